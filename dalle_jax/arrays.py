@@ -1,0 +1,13 @@
+"""Array types and the alphabet of axis letters.
+
+Letters used in shapes, einsum strings and comments, everywhere the same:
+
+    B batch          P prompts        M candidates of one prompt
+    T text length    I image tokens   L text and image tokens together   S keys
+    D width          N heads          H head width                       F hidden width
+    V vocabulary     K codebook       h w grid of codes                  C channels
+"""
+
+from jaxtyping import Array, Bool, Float, Int, Key, Num, UInt8
+
+__all__ = ["Array", "Bool", "Float", "Int", "Key", "Num", "UInt8"]

@@ -1,0 +1,29 @@
+"""What every data source offers: random access to captioned pictures, and a name for its contents."""
+
+from typing import Protocol, TypedDict
+
+import numpy as np
+
+
+class Example(TypedDict):
+    """One captioned picture. ``captions`` holds at least one caption; ``key`` names the record in reports."""
+
+    key: str
+    image: np.ndarray
+    captions: list[str]
+
+
+class Source(Protocol):
+    """A finite list of examples. ``source[i]`` is a pure function of i and of the source's configuration."""
+
+    def __len__(self) -> int:
+        """Examples in one epoch."""
+        ...
+
+    def __getitem__(self, index: int) -> Example:
+        """Example ``index``: ``image`` is uint8 [H W 3]."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Changes whenever the examples or their order would: saved with checkpoints and compared on resume."""
+        ...

@@ -1,0 +1,43 @@
+"""What every text-to-codes transformer offers to the sampler: teacher forcing, prefill and one cached step."""
+
+from typing import Any, NamedTuple, Protocol
+
+from dalle_jax.arrays import Array, Float, Int
+
+
+class Logits(NamedTuple):
+    """Float32 logits of teacher forcing; ``text`` is None for a model that predicts no text."""
+
+    image: Float[Array, "B I K"]
+    text: Float[Array, "B T V"] | None
+
+
+class CodeGenerator(Protocol):
+    """A transformer p(codes | text) in raster order. Caches are values that go in and come out."""
+
+    @property
+    def text_length(self) -> int:
+        """T; a prompt is padded with 0 to this length. The prompt of all zeros is the empty caption."""
+        ...
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w); I = h * w."""
+        ...
+
+    @property
+    def codebook_size(self) -> int:
+        """K."""
+        ...
+
+    def __call__(self, text: Int[Array, "B T"], codes: Int[Array, "B I"]) -> Logits:
+        """Teacher forcing: ``image[:, i]`` are the logits of code i given the text and the codes before i."""
+        ...
+
+    def prefill(self, text: Int[Array, "P T"], candidates: int) -> Any:
+        """A cache that holds each prompt's text once, shared by its candidates, and room for their codes."""
+        ...
+
+    def decode(self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: Any) -> tuple[Float[Array, "P M K"], Any]:
+        """Logits of code ``position`` (0 to I - 1) given code ``position - 1`` (ignored at 0), and the new cache."""
+        ...

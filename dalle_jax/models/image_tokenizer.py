@@ -1,0 +1,27 @@
+"""What every image tokenizer (VQ-VAE, dVAE, VQGAN) offers to the stages after it."""
+
+from typing import Protocol
+
+from dalle_jax.arrays import Array, Float, Int
+
+
+class ImageTokenizer(Protocol):
+    """Pictures to codes and back. Pixels are RGB floats in [0, 1]; a network with another range converts inside."""
+
+    @property
+    def codebook_size(self) -> int:
+        """K, the number of codes."""
+        ...
+
+    @property
+    def downsample(self) -> int:
+        """The side of the square of pixels that one code stands for; H and W must be multiples of it."""
+        ...
+
+    def encode(self, pixels: Float[Array, "B H W 3"]) -> Int[Array, "B h w"]:
+        """The codes of pictures: values in [0, K)."""
+        ...
+
+    def decode(self, codes: Int[Array, "B h w"]) -> Float[Array, "B H W 3"]:
+        """Pictures for codes, clipped to [0, 1]."""
+        ...

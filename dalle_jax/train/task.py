@@ -1,0 +1,71 @@
+"""What the trainer asks of a task and what it gets back: the only words that the trainer and the tasks share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import jax
+import numpy as np
+from flax import nnx
+
+from dalle_jax.arrays import Array, Float, Key
+
+Batch: TypeAlias = dict[str, Array]
+"""Names to arrays whose first dimension is the batch."""
+
+Sums: TypeAlias = dict[str, tuple[Array, Array]]
+"""Names to (sum, weight). They merge by adding, over microbatches, devices, steps and hosts, and are divided once."""
+
+Loss: TypeAlias = Callable[[nnx.Module, nnx.Module | None, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], Sums]]
+"""``loss(module, frozen, batch, key, step) -> (scalar, Sums)``; may update variables of ``module`` that are no Param."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One loss and the parameters that it moves.
+
+    ``trains`` is an nnx filter over parameters (``nnx.Param`` for all of them). Objectives of one task are stepped in
+    order, each with its own optimizer state.
+    """
+
+    name: str
+    trains: Any
+    loss: Loss
+
+
+class Task(Protocol):
+    """What is trained. Knows its model, its loss and its batch; nothing of optimizers, meshes, jit or checkpoints."""
+
+    def prepare(self, examples: dict[str, list[Any]], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """On the host: raw examples (``image`` uint8 [H W 3], ``caption`` str) to the arrays of one batch."""
+        ...
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Names to shape and dtype of what ``prepare`` returns for that many examples."""
+        ...
+
+    def init(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The module to train, newly initialised."""
+        ...
+
+    def frozen(self) -> nnx.Module | None:
+        """A module that losses read and nothing trains (an image tokenizer, a CLIP), or None."""
+        ...
+
+    def objectives(self) -> tuple[Objective, ...]:
+        """What to minimise, in the order in which it is stepped."""
+        ...
+
+    def evaluate(self, module: nnx.Module, frozen: nnx.Module | None, batch: Batch, key: Key[Array, ""]) -> Sums:
+        """Figures on held-out batches, for the model and for its average; a pure function."""
+        ...
+
+    def pictures(
+        self, module: nnx.Module, frozen: nnx.Module | None, batch: Batch, key: Key[Array, ""]
+    ) -> Float[Array, "n H W 3"] | None:
+        """What to draw every so often, values in [0, 1], or None for a task that draws nothing; a pure function."""
+        ...
+
+    def model_files(self) -> dict[str, bytes]:
+        """Small files that a checkpoint needs to be used alone: ``model.gin`` and, where there is one, ``text.model``."""
+        ...
