@@ -1,0 +1,48 @@
+# make demo    the whole of DALL·E on drawn scenes, on this machine: pictures and a report in runs/demo/
+# make test    lint and every quick test       make lint / make test-slow / make bench: see README.md
+# Each installs what it needs into .venv/ (once) and reuses it.
+
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test test-slow lint bench clean
+
+demo: $(VENV)/.installed
+	$(RUN) -m dalle_jax demo --out runs/demo
+
+test: lint
+	$(RUN) -m pytest
+
+test-slow: $(VENV)/.installed-test
+	$(RUN) -m pytest -m slow
+
+lint: $(VENV)/.installed-test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+bench: $(VENV)/.installed .venv-bench/.installed
+	$(RUN) -m benchmarks --peer-python .venv-bench/bin/python
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dalle_jax needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.py constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.installed-test: setup.py constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[test]'
+	touch $@ $(VENV)/.installed
+
+.venv-bench/.installed: benchmarks/peer-requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peer-requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-bench build *.egg-info

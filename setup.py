@@ -1,0 +1,43 @@
+"""Packaging: what dalle_jax needs, as ranges. constraints.txt holds one tested version of each."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+configs = sorted({str(path.parent) for path in Path("configs").rglob("*.gin")})
+
+setup(
+    name="dalle-jax",
+    version="0.1.0",
+    description="DALL·E and its family in JAX: from captioned pictures to ranked samples",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["dalle_jax", "dalle_jax.*"]),
+    data_files=[
+        (f"share/dalle_jax/{folder}", [str(path) for path in sorted(Path(folder).glob("*.gin"))]) for folder in configs
+    ],
+    install_requires=[
+        "jax>=0.10,<0.13",
+        "flax>=0.12.8,<0.14",
+        "optax>=0.2.6,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "grain>=0.2.15,<0.3",
+        "gin-config>=0.5,<0.6",
+        "sentencepiece>=0.2,<0.3",
+        "jaxtyping>=0.3,<0.4",
+        "numpy>=2,<3",
+        "pillow>=11",
+        "tensorboardX>=2.6,<3",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "hypothesis>=6", "beartype>=0.20", "ruff>=0.14,<0.18", "mypy>=1.18,<3"],
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "cuda13": ["jax[cuda13]>=0.10,<0.13"],
+        "cuda12": ["jax[cuda12]>=0.10,<0.13"],
+    },
+    entry_points={"console_scripts": ["dalle-jax = dalle_jax.__main__:main"]},
+)
