@@ -1,0 +1,161 @@
+"""The only translator from logical axes to devices, the same for training, restoring, sampling and serving."""
+
+import contextvars
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dalle_jax.arrays import Array
+from dalle_jax.config.errors import UserError
+from dalle_jax.parallel.axes import BATCH, LAYERS
+from dalle_jax.parallel.rules import Rules
+
+Axes = Sequence[str | None]
+
+_current: contextvars.ContextVar["Layout | None"] = contextvars.ContextVar("layout", default=None)
+
+
+def constrain(x: Array, *axes: str | None) -> Array:
+    """Lays an activation out by its logical axes, one per dimension; the identity outside ``Layout.jit``."""
+    layout = _current.get()
+    if layout is None or layout.mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, layout.sharding(axes, x.shape, "activation"))
+
+
+def platform() -> str:
+    """"cpu", "gpu" or "tpu": what the code being traced will run on."""
+    layout = _current.get()
+    name = jax.default_backend() if layout is None else layout.platform
+    return "gpu" if name in ("cuda", "rocm") else name
+
+
+class Layout:
+    """A mesh and the rules that say which of its axes each logical axis is split over."""
+
+    def __init__(self, mesh: jax.sharding.Mesh, rules: Rules):
+        self.mesh = mesh
+        self.rules = rules
+        self.platform = mesh.devices.flat[0].platform
+
+    def spec(self, axes: Axes) -> PartitionSpec:
+        """Mesh axes for each dimension; one that an earlier dimension has taken is left out."""
+        taken: set[str] = set()
+        entries: list[tuple[str, ...] | str | None] = []
+        for axis in axes:
+            wanted = () if axis is None else self.rules.mesh_axes(axis)
+            free = tuple(name for name in wanted if name not in taken)
+            taken.update(free)
+            entries.append(free[0] if len(free) == 1 else free or None)
+        while entries and entries[-1] is None:
+            entries.pop()
+        return PartitionSpec(*entries)
+
+    def sharding(self, axes: Axes, shape: Sequence[int], name: str) -> NamedSharding:
+        """The sharding of one array; ``name`` is what an error calls it. Leading unnamed dimensions are LAYERS."""
+        if len(axes) > len(shape):
+            raise ValueError(f"{name} of shape {tuple(shape)} has {len(shape)} dimensions but axes {tuple(axes)}")
+        axes = (*(LAYERS,) * (len(shape) - len(axes)), *axes)
+        spec = self.spec(axes)
+        for size, axis, entry in zip(shape, axes, spec, strict=False):
+            self._check_divides(size, axis, entry, name)
+        return NamedSharding(self.mesh, spec)
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """A whole copy on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def state_shardings(self, state: Any) -> Any:
+        """Shardings for a tree of nnx variables (abstract or not), by their ``axes``; what names none is replicated.
+
+        Each variable is replaced by one sharding, so the result is a prefix tree, fit for ``out_shardings``.
+        """
+
+        def one(path: Any, leaf: Any) -> NamedSharding:
+            axes = leaf.get_metadata().get("axes") if isinstance(leaf, nnx.Variable) else None
+            if axes is None:
+                return self.replicated
+            return self.sharding(axes, leaf.get_value().shape, "parameter " + jax.tree_util.keystr(path))
+
+        return jax.tree_util.tree_map_with_path(one, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+    def batch_shardings(self, spec: Mapping[str, Any]) -> dict[str, NamedSharding]:
+        """Shardings of a batch: the first dimension of every array (anything with a shape) is BATCH."""
+        return {
+            name: self.sharding(_batch_axes(array.shape), array.shape, f"batch {name!r}")
+            for name, array in spec.items()
+        }
+
+    def put_batch(self, batch: Mapping[str, np.ndarray], rows: int | None = None) -> dict[str, Array]:
+        """Host arrays to sharded ones. With many processes each gives its ``local_rows`` of ``rows`` in all."""
+        arrays = {}
+        for name, local in batch.items():
+            shape = (local.shape[0] if rows is None else rows, *local.shape[1:])
+            sharding = self.sharding(_batch_axes(shape), shape, f"batch {name!r}")
+            arrays[name] = jax.make_array_from_process_local_data(sharding, local, shape)
+        return arrays
+
+    def local_rows(self, rows: int) -> np.ndarray:
+        """Which rows of a batch of ``rows`` this process must give, in order, found through the sharding itself."""
+        sharding = self.sharding((BATCH,), (rows,), "batch")
+        indices = sharding.addressable_devices_indices_map((rows,)).values()
+        return np.unique(np.concatenate([np.arange(rows)[index] for index in indices if index is not None]))
+
+    def jit(self, fn: Callable[..., Any], **jit_kwargs: Any) -> "LayoutJit":
+        """Like ``jax.jit``, but traced and called with this layout current: ``constrain`` and ``platform`` see it."""
+        return LayoutJit(self, fn, jit_kwargs)
+
+    def _check_divides(self, size: int, axis: str | None, entry: Any, name: str) -> None:
+        names = (entry,) if isinstance(entry, str) else entry or ()
+        parts = 1
+        for mesh_axis in names:
+            parts *= self.mesh.shape[mesh_axis]
+        if size % parts:
+            below, above = size // parts * parts, (size // parts + 1) * parts
+            nearest = f"{below} or {above}" if below else f"{above}"
+            raise UserError(
+                f"{name}: dimension {axis!r} of size {size} is split over mesh axis {' and '.join(names)} of {parts} "
+                f"devices, which does not divide it; the nearest sizes that work are {nearest}"
+            )
+
+
+class LayoutJit:
+    """A jitted function that runs under its layout's mesh."""
+
+    def __init__(self, layout: Layout, fn: Callable[..., Any], jit_kwargs: dict[str, Any]):
+        @functools.wraps(fn)
+        def traced(*args: Any, **kwargs: Any) -> Any:
+            token = _current.set(layout)
+            try:
+                return fn(*args, **kwargs)
+            finally:
+                _current.reset(token)
+
+        self._layout = layout
+        self._jitted: Any = jax.jit(traced, **jit_kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the compiled function."""
+        if _current.get() is self._layout:
+            return self._jitted(*args, **kwargs)
+        with jax.set_mesh(self._layout.mesh):
+            return self._jitted(*args, **kwargs)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        """Traces and lowers without running, as ``jax.jit(...).lower`` does."""
+        with jax.set_mesh(self._layout.mesh):
+            return self._jitted.lower(*args, **kwargs)
+
+    def compiles(self) -> int:
+        """How many signatures it has been compiled for."""
+        return self._jitted._cache_size()
+
+
+def _batch_axes(shape: Sequence[int]) -> tuple[str | None, ...]:
+    return (BATCH, *(None,) * (len(shape) - 1))
