@@ -36,8 +36,11 @@ class Objective:
 class Task(Protocol):
     """What is trained. Knows its model, its loss and its batch; nothing of optimizers, meshes, jit or checkpoints."""
 
-    def prepare(self, examples: dict[str, list[Any]], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """On the host: raw examples (``image`` uint8 [H W 3], ``caption`` str) to the arrays of one batch."""
+    def prepare(self, examples: dict[str, list[Any]], rng: np.random.Generator | None) -> dict[str, np.ndarray]:
+        """On the host: raw examples (``image`` uint8 [H W 3], ``caption`` str) to the arrays of one batch.
+
+        ``rng`` is None for evaluation, which augments nothing.
+        """
         ...
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,0 +1,110 @@
+"""Run folders back to models: ``model.gin`` says what the network is, the newest checkpoint holds its averaged weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from dalle_jax.config.bind import loads
+from dalle_jax.config.errors import UserError
+from dalle_jax.models.clip import Clip, ClipConfig
+from dalle_jax.models.dalle import Dalle, DalleConfig
+from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
+from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
+from dalle_jax.text.sentencepiece import SentencePiece
+from dalle_jax.train.checkpoint import load_params
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What ``model.gin`` says: enough to build the network without the task that trained it.
+
+    ``image_tokenizer`` is the folder of the tokenizer whose codes a transformer generates.
+    """
+
+    model: VqvaeConfig | DalleConfig | DalleBartConfig | ClipConfig
+    image_tokenizer: str | None = None
+
+
+@dataclass(frozen=True)
+class PipelineFile:
+    """What ``pipeline.gin`` says: the folders, relative to its own, of the stages that draw together."""
+
+    image_tokenizer: str
+    transformer: str
+    clip: str | None = None
+
+
+NETWORKS: dict[type, type[nnx.Module]] = {
+    VqvaeConfig: Vqvae,
+    DalleConfig: Dalle,
+    DalleBartConfig: DalleBart,
+    ClipConfig: Clip,
+}
+
+
+def build(config: Any, rngs: nnx.Rngs) -> Any:
+    """The network of a config, newly initialised."""
+    return NETWORKS[type(config)](config, rngs=rngs)
+
+
+def read_model_file(folder: Path) -> ModelFile:
+    """``model.gin`` of a run folder; raises UserError where there is none."""
+    path = folder / "model.gin"
+    if not path.is_file():
+        raise UserError(f"{folder}: expected the folder of a trained model, which holds model.gin, found none there")
+    return loads(path.read_text(encoding="utf-8"), ModelFile, name=str(path))
+
+
+def load_network(folder: Path, kinds: tuple[type, ...]) -> Any:
+    """The network of a run folder with its averaged weights; its config must be one of ``kinds``."""
+    config = read_model_file(folder).model
+    if not isinstance(config, kinds):
+        expected = " or ".join(kind.__name__.removesuffix("Config") for kind in kinds)
+        raise UserError(f"{folder}: expected a {expected}, got a {type(config).__name__.removesuffix('Config')}")
+    module = nnx.eval_shape(lambda: build(config, nnx.Rngs(0)))
+    load_params(folder, module)
+    return module
+
+
+def load_image_tokenizer(folder: Path) -> Any:
+    """A trained image tokenizer (models/image_tokenizer.py)."""
+    return load_network(folder, (VqvaeConfig,))
+
+
+def load_generator(folder: Path) -> Any:
+    """A trained text-to-codes transformer (models/code_generator.py)."""
+    return load_network(folder, (DalleConfig, DalleBartConfig))
+
+
+def load_clip(folder: Path) -> Clip:
+    """A trained CLIP."""
+    return load_network(folder, (ClipConfig,))
+
+
+def load_text(folder: Path, length: int) -> SentencePiece:
+    """The text tokenizer that a model was trained with; it travels with its checkpoint."""
+    path = folder / "text.model"
+    if not path.is_file():
+        raise UserError(f"{folder}: expected text.model, the text tokenizer that the model was trained with, found none")
+    return SentencePiece(path.read_bytes(), length)
+
+
+def stage_folders(folder: Path) -> PipelineFile:
+    """The folders of the stages: from ``pipeline.gin``, or of a transformer alone, from its ``model.gin``."""
+    path = folder / "pipeline.gin"
+    if path.is_file():
+        file = loads(path.read_text(encoding="utf-8"), PipelineFile, name=str(path))
+        return PipelineFile(
+            image_tokenizer=str(folder / file.image_tokenizer),
+            transformer=str(folder / file.transformer),
+            clip=None if file.clip is None else str(folder / file.clip),
+        )
+    model = read_model_file(folder)
+    if model.image_tokenizer is None:
+        raise UserError(
+            f"{folder}: expected pipeline.gin, or model.gin of a transformer with its image_tokenizer, "
+            f"got a {type(model.model).__name__.removesuffix('Config')}"
+        )
+    return PipelineFile(image_tokenizer=model.image_tokenizer, transformer=str(folder))

@@ -1,0 +1,105 @@
+"""Training CLIP: a picture and its caption end up at the same place."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dalle_jax.arrays import Array, Float, Key
+from dalle_jax.config.render import render
+from dalle_jax.images.pixels import to_float
+from dalle_jax.losses.contrastive import contrastive_loss, retrieval_top1
+from dalle_jax.models.clip import Clip, ClipConfig
+from dalle_jax.pipelines.load import ModelFile, load_image_tokenizer
+from dalle_jax.tasks.batches import pixel_rows, pixel_spec, text_spec
+from dalle_jax.tasks.captions import Captions, check_vocabulary
+from dalle_jax.train.task import Batch, Objective, Sums
+
+
+@dataclass(frozen=True)
+class AlignTextImages:
+    """The contrastive loss over the global batch (CLIP, arXiv 2103.00020, section 2.3).
+
+    With ``image_tokenizer`` (the folder of a trained one) the share ``reconstructed`` of the pictures is seen through
+    it, so that the CLIP ranks what a decoder paints as well as what a camera saw.
+    """
+
+    model: ClipConfig
+    captions: Captions
+    image_tokenizer: str | None = None
+    reconstructed: float = 0.5
+
+    def prepare(self, examples: dict[str, list[Any]], rng: np.random.Generator | None) -> dict[str, np.ndarray]:
+        """``pixels`` uint8 [B H W 3] and ``text`` int32 [B T]."""
+        text = self.captions.rows(examples["caption"], self.model.text_length, rng)
+        return {"pixels": pixel_rows(examples["image"], self.model.image_size), "text": text}
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of ``prepare``."""
+        return {
+            "pixels": pixel_spec(batch_size, self.model.image_size),
+            "text": text_spec(batch_size, self.model.text_length),
+        }
+
+    def init(self, rngs: nnx.Rngs) -> Clip:
+        """A new CLIP."""
+        check_vocabulary(self.captions, self.model.text_vocab, self.model.text_length, "task.model.text_vocab")
+        return Clip(self.model, rngs=rngs)
+
+    @cached_property
+    def _tokenizer(self) -> nnx.Module | None:
+        return None if self.image_tokenizer is None else load_image_tokenizer(Path(self.image_tokenizer))
+
+    def frozen(self) -> nnx.Module | None:
+        """The image tokenizer, where there is one."""
+        return self._tokenizer
+
+    def objectives(self) -> tuple[Objective, ...]:
+        """One: align."""
+        return (Objective("align", nnx.Param, self.loss),)
+
+    def loss(
+        self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""], step: Array
+    ) -> tuple[Float[Array, ""], Sums]:
+        """The contrastive loss of a batch, some of its pictures seen through the tokenizer."""
+        del step
+        pixels = to_float(batch["pixels"])
+        if frozen is not None:
+            through = jax.random.bernoulli(key, self.reconstructed, (pixels.shape[0], 1, 1, 1))
+            painted = jax.lax.stop_gradient(frozen.decode(frozen.encode(pixels)))
+            pixels = jnp.where(through, painted, pixels)
+        image, text = module.encode_image(pixels), module.encode_text(batch["text"])
+        loss = contrastive_loss(image, text, module.scale(), batch["text"])
+        one = jnp.ones(())
+        return loss, {"loss": (loss, one), "logit_scale": (module.scale(), one)}
+
+    def evaluate(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
+        """Retrieval within the batch, through the tokenizer where there is one: is the caption found for the picture?
+
+        A caption that equals the right one counts as right.
+        """
+        del key
+        pixels = to_float(batch["pixels"])
+        if frozen is not None:
+            pixels = frozen.decode(frozen.encode(pixels))
+        image, text = module.encode_image(pixels), module.encode_text(batch["text"])
+        right = retrieval_top1(image, text, batch["text"])  # [B]
+        loss = contrastive_loss(image, text, module.scale(), batch["text"])
+        return {
+            "retrieval_top1": (jnp.sum(right), jnp.asarray(right.size, jnp.float32)),
+            "loss": (loss, jnp.ones(())),
+        }
+
+    def pictures(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""]) -> None:
+        """CLIP draws nothing."""
+        del module, frozen, batch, key
+        return None
+
+    def model_files(self) -> dict[str, bytes]:
+        """``model.gin`` and ``text.model``."""
+        return {"model.gin": render(ModelFile(model=self.model)).encode(), "text.model": self.captions.model}

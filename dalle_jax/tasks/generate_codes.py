@@ -1,0 +1,128 @@
+"""Training a text-to-image transformer: captions to the codes of a frozen image tokenizer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dalle_jax.arrays import Array, Float, Int, Key
+from dalle_jax.config.errors import UserError
+from dalle_jax.config.render import render
+from dalle_jax.images.pixels import to_float
+from dalle_jax.losses.cross_entropy import cross_entropy
+from dalle_jax.models.dalle import Dalle, DalleConfig
+from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
+from dalle_jax.pipelines.load import ModelFile, build, load_image_tokenizer
+from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
+from dalle_jax.tasks.batches import pixel_rows, pixel_spec, text_spec
+from dalle_jax.tasks.captions import Captions, check_vocabulary
+from dalle_jax.train.task import Batch, Objective, Sums
+
+PICTURES = 8
+
+
+@dataclass(frozen=True)
+class GenerateCodes:
+    """p(codes | caption), or p(caption, codes) where the model predicts text too.
+
+    ``loss = text_weight * nll per text token + image_weight * nll per code``, each the mean over its own tokens
+    (1/8 and 7/8 in DALL·E 1, arXiv 2102.12092, section 2.2). ``blank_captions`` is the share of captions replaced by the
+    empty one, which is what guidance needs. ``guidance`` is used for the pictures drawn while training.
+    """
+
+    model: DalleConfig | DalleBartConfig
+    image_tokenizer: str
+    image_size: int
+    captions: Captions
+    text_weight: float = 0.125
+    image_weight: float = 0.875
+    blank_captions: float = 0.1
+    guidance: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.blank_captions < 1.0:
+            raise ValueError(f"blank_captions: expected a share in [0, 1), got {self.blank_captions}")
+
+    def prepare(self, examples: dict[str, list[Any]], rng: np.random.Generator | None) -> dict[str, np.ndarray]:
+        """``pixels`` uint8 [B H W 3] and ``text`` int32 [B T]."""
+        text = self.captions.rows(examples["caption"], self.model.text_length, rng)
+        return {"pixels": pixel_rows(examples["image"], self.image_size), "text": text}
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of ``prepare``."""
+        return {
+            "pixels": pixel_spec(batch_size, self.image_size),
+            "text": text_spec(batch_size, self.model.text_length),
+        }
+
+    def init(self, rngs: nnx.Rngs) -> Dalle | DalleBart:
+        """A new transformer."""
+        check_vocabulary(self.captions, self.model.text_vocab, self.model.text_length, "task.model.text_vocab")
+        return build(self.model, rngs)
+
+    def frozen(self) -> nnx.Module:
+        """The image tokenizer, with its averaged weights."""
+        tokenizer = load_image_tokenizer(Path(self.image_tokenizer))
+        side = self.image_size // tokenizer.downsample
+        if tokenizer.codebook_size != self.model.codebook_size or (side, side) != tuple(self.model.grid):
+            raise UserError(
+                f"task.model: expected codebook_size {tokenizer.codebook_size} and grid ({side}, {side}), as the image "
+                f"tokenizer in {self.image_tokenizer} gives for {self.image_size} px, "
+                f"got {self.model.codebook_size} and {tuple(self.model.grid)}"
+            )
+        return tokenizer
+
+    def objectives(self) -> tuple[Objective, ...]:
+        """One: predict."""
+        return (Objective("predict", nnx.Param, self.loss),)
+
+    def loss(
+        self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""], step: Array
+    ) -> tuple[Float[Array, ""], Sums]:
+        """The weighted loss of a batch, some of its captions blanked."""
+        del step
+        blank_key, dropout_key = jax.random.split(key)
+        blank = jax.random.bernoulli(blank_key, self.blank_captions, (batch["text"].shape[0], 1))
+        text = jnp.where(blank, 0, batch["text"])
+        sums = self._likelihood(module, frozen, batch["pixels"], text, dropout_key)
+        loss = self.image_weight * sums["image_nll"][0] / sums["image_nll"][1]
+        if "text_nll" in sums:
+            loss += self.text_weight * sums["text_nll"][0] / sums["text_nll"][1]
+        return loss, sums | {"loss": (loss, jnp.ones(()))}
+
+    def _likelihood(
+        self, module: Any, frozen: Any, pixels: Array, text: Int[Array, "B T"], dropout_key: Key[Array, ""] | None
+    ) -> Sums:
+        codes = frozen.encode(to_float(pixels)).reshape(pixels.shape[0], -1)  # [B I]
+        codes = jax.lax.stop_gradient(codes)
+        logits = module(text, codes, dropout_key=dropout_key)
+        image = cross_entropy(logits.image, codes)  # [B I]
+        sums: Sums = {"image_nll": (jnp.sum(image), jnp.asarray(image.size, jnp.float32))}
+        if logits.text is not None:
+            nll = cross_entropy(logits.text, text)  # [B T]
+            sums["text_nll"] = (jnp.sum(nll), jnp.asarray(nll.size, jnp.float32))
+        return sums
+
+    def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
+        """Nats per code (and per text token) on held-out pictures with their captions."""
+        del key
+        return self._likelihood(module, frozen, batch["pixels"], batch["text"], None)
+
+    def pictures(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"]:
+        """One sample for each of the first captions, always with the same keys."""
+        del key
+        text = batch["text"][:PICTURES]
+        keys = picture_keys(jnp.zeros(text.shape[0], jnp.int32), 1)  # [P 1]
+        settings = Settings.of(text.shape[0], guidance=self.guidance)
+        codes = sample(module, text, keys, settings, guided=True)  # [P 1 I]
+        return frozen.decode(codes.reshape(-1, *self.model.grid))
+
+    def model_files(self) -> dict[str, bytes]:
+        """``model.gin``, which also says which image tokenizer the codes are of, and ``text.model``."""
+        tokenizer = str(Path(self.image_tokenizer).absolute())
+        file = ModelFile(model=self.model, image_tokenizer=tokenizer)
+        return {"model.gin": render(file).encode(), "text.model": self.captions.model}
