@@ -1,0 +1,87 @@
+"""On what machine a run was made: enough to judge its times by, and nothing that names the machine or its user."""
+
+import os
+import platform
+import re
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """``cores`` are those that this process may use, of ``cores_total``; ``memory_gib`` is None where it is unknown."""
+
+    cpu: str
+    cores: int
+    cores_total: int
+    memory_gib: float | None
+    accelerators: str | None
+    system: str
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as they are."""
+        return asdict(self)
+
+
+def this_machine() -> Machine:
+    """Describes the machine of this process; asks jax for its devices, so call it after jax is set up."""
+    return Machine(
+        cpu=_cpu_model(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores_total=os.cpu_count() or 1,
+        memory_gib=_memory_gib(),
+        accelerators=_accelerators(),
+        system=f"{platform.system()} {platform.machine()}",
+        versions={"python": platform.python_version(), **_versions()},
+    )
+
+
+def _cpu_model() -> str:
+    """From /proc/cpuinfo on Linux; some ARM machines give no name there, nor do other systems."""
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
+    except OSError:
+        match = None
+    return match.group(1).strip() if match else platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float | None:
+    """The smaller of the machine's memory and of what a container is allowed."""
+    sizes = []
+    try:
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (ValueError, OSError, AttributeError):
+        pass
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(limit).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            sizes.append(int(text))
+    return round(min(sizes) / 2**30, 1) if sizes else None
+
+
+def _accelerators() -> str | None:
+    """"4 x TPU v5e", or None where jax runs on the CPU."""
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        return None
+    return f"{len(devices)} x {devices[0].device_kind}"
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
