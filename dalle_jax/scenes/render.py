@@ -1,0 +1,136 @@
+"""Scenes to pictures: where the things stand, and drawing them with soft edges at any size.
+
+All lengths are in units of the picture's side, so a scene looks alike at 32 and at 256 pixels.
+"""
+
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from dalle_jax.scenes.scene import COLOURS, PLAIN, Scene
+from dalle_jax.scenes.shapes import GLYPH_ROWS, REACH, RESOLUTION, distance_table, word_bitmap
+
+DIAMETER = {"small": 0.34, "big": 0.62}
+PAIR_DIAMETER = 0.39
+BACKGROUND_DIAMETER = 0.56
+COUNT_DIAMETER = 0.37
+STACK_DIAMETER = 0.25
+SIGN_WIDTH, SIGN_HEIGHT, SIGN_CELL = 0.94, 0.46, 0.042
+NEAR, FAR = 0.26, 0.74
+_GROUPS = {
+    2: [(NEAR, 0.5), (FAR, 0.5)],
+    3: [(0.5, NEAR), (NEAR, FAR), (FAR, FAR)],
+    4: [(NEAR, NEAR), (FAR, NEAR), (NEAR, FAR), (FAR, FAR)],
+}
+_STACK = [(0.5, 0.17), (0.5, 0.5), (0.5, 0.83)]
+_DARK_INK, _LIGHT_INK = (15, 15, 15), (250, 250, 250)
+_INK = {colour: _DARK_INK if colour in ("yellow", "cyan", "pink") else _LIGHT_INK for colour in COLOURS}
+
+
+def render(scene: Scene, size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "size size 3"]:
+    """One picture of a scene; places, sizes and brightness come from ``rng``."""
+    canvas = np.empty((3, size, size), np.float32)
+    brightness = rng.random() * 8 - 4
+    for plane, value in zip(canvas, PLAIN if scene.background is None else COLOURS[scene.background], strict=True):
+        plane.fill(min(max(value + brightness, 0.0), 255.0))
+    if scene.word is not None:
+        _draw_sign(canvas, scene, rng)
+    else:
+        for thing, (x, y, diameter) in zip(scene.objects, _places(scene, rng), strict=True):
+            draw_shape(canvas, thing.shape, COLOURS[thing.colour], x * size, y * size, diameter * size / 2)
+    canvas += 0.5
+    return np.ascontiguousarray(canvas.astype(np.uint8).transpose(1, 2, 0))
+
+
+def draw_shape(
+    canvas: Float[np.ndarray, "c h w"], shape: str, colour: tuple[float, ...], x: float, y: float, half: float
+) -> None:
+    """Lay a shape of half width ``half`` pixels with its centre at (x, y) onto ``canvas``, in place.
+
+    The canvas holds one plane per channel: numpy is several times faster along rows than along three channels.
+    """
+    height, width = canvas.shape[1:]
+    reach = half * 1.15 + 1
+    left, right = max(0, int(x - reach)), min(width, int(x + reach) + 1)
+    top, bottom = max(0, int(y - reach)), min(height, int(y + reach) + 1)
+    scale, middle = RESOLUTION / (2 * REACH * half), RESOLUTION / 2
+    rows = (np.arange(top + 0.5 - y, bottom - y) * scale + middle).astype(np.intp)
+    columns = (np.arange(left + 0.5 - x, right - x) * scale + middle).astype(np.intp)
+    coverage = distance_table(shape).take(rows, axis=0, mode="clip").take(columns, axis=1, mode="clip")
+    coverage *= -half
+    coverage += 0.5
+    np.maximum(np.minimum(coverage, 1, out=coverage), 0, out=coverage)
+    _blend(canvas[:, top:bottom, left:right], coverage, colour)
+
+
+def _blend(planes: np.ndarray, coverage: np.ndarray, colour: tuple[float, ...]) -> None:
+    """Paint ``colour`` over ``planes`` [C h w] where ``coverage`` [h w] is 1, in place."""
+    planes += coverage * (_paint(colour) - planes)
+
+
+@cache
+def _paint(colour: tuple[float, ...]) -> np.ndarray:
+    return np.array(colour, np.float32)[:, None, None]  # [C 1 1]
+
+
+def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, float]]:
+    """Centre x, centre y and diameter of each object: one shift of all together, and a small shake of each."""
+    count = len(scene.objects)
+    jitter = (rng.random(2 * count + 4) * 2 - 1).tolist()
+    shake, shift, grow = 0.01, 0.02, 0.03
+    match scene.arrangement:
+        case "single":
+            size = scene.objects[0].size
+            diameter = BACKGROUND_DIAMETER if size is None else DIAMETER[size]
+            centres = [(0.5, 0.5)]
+            shift, grow = 0.12 if size == "small" else 0.07, 0.05
+        case "vertical":
+            diameter = PAIR_DIAMETER
+            centres = [(0.5 + 0.05 * jitter[-1], NEAR), (0.5 - 0.05 * jitter[-1], FAR)]
+        case "horizontal":
+            diameter = PAIR_DIAMETER
+            centres = [(NEAR, 0.5 + 0.05 * jitter[-1]), (FAR, 0.5 - 0.05 * jitter[-1])]
+        case "group":
+            diameter, centres = COUNT_DIAMETER, _GROUPS[count]
+        case _:
+            diameter, centres = STACK_DIAMETER, _STACK
+    dx, dy = shift * jitter[-2], shift * jitter[-3]
+    diameter *= 1 + grow * jitter[-4]
+    return [
+        (x + dx + shake * jitter[2 * i], y + dy + shake * jitter[2 * i + 1], diameter) for i, (x, y) in enumerate(centres)
+    ]
+
+
+def _draw_sign(canvas: np.ndarray, scene: Scene, rng: np.random.Generator) -> None:
+    """A board across the picture with a word in its middle."""
+    shift = (rng.random(3) * 2 - 1) * (0.01, 0.06, 0.03)
+    x, y, cell = 0.5 + shift[0], 0.5 + shift[1], SIGN_CELL * (1 + shift[2])
+    colour = scene.objects[0].colour
+    board = np.ones((1, 1), np.float32)
+    _draw_bitmap(canvas, board, COLOURS[colour], x, y, SIGN_WIDTH, SIGN_HEIGHT)
+    bitmap = word_bitmap(str(scene.word))
+    _draw_bitmap(canvas, bitmap, _INK[colour], x, y, bitmap.shape[1] * cell, GLYPH_ROWS * cell)
+
+
+def _draw_bitmap(
+    canvas: np.ndarray, bitmap: np.ndarray, colour: tuple[float, ...], x: float, y: float, width: float, height: float
+) -> None:
+    """Lay a bitmap of that width and height onto ``canvas``; each pixel gets the share of it that ink covers."""
+    size = canvas.shape[1]
+    rows = overlap(size, bitmap.shape[0], (y - height / 2) * size, height * size)
+    columns = overlap(size, bitmap.shape[1], (x - width / 2) * size, width * size)
+    _blend(canvas, rows @ bitmap @ columns.T, colour)
+
+
+def overlap(pixels: int, cells: int, start: float, length: float) -> np.ndarray:
+    """Share of each pixel that each of ``cells`` equal cells laid over [start, start + length] covers: [pixels cells]."""
+    edges = start + np.arange(cells + 1) * (length / cells)
+    low = np.maximum(_pixel_edges(pixels), edges[:-1])
+    high = np.minimum(_pixel_edges(pixels) + 1, edges[1:])
+    return np.maximum(high - low, 0).astype(np.float32)
+
+
+@cache
+def _pixel_edges(pixels: int) -> np.ndarray:
+    return np.arange(pixels)[:, None]

@@ -1,0 +1,114 @@
+"""Which combinations training never shows, and scenes drawn from either side of that line.
+
+A scene is held out when it contains at least one held-out combination, whatever its level:
+
+    colour with shape                8 of 48   each colour once, each shape once or twice
+    shape, axis, shape               9 of 72   axis is above or left of; in a stack all three pairs count
+    count with shape                 3 of 18   each count once
+    background with object colour    8 of 56   each colour once on either side
+    letter followed by letter       50 of 400  each letter two or three times on either side
+
+Share of uniformly drawn scenes that are held out, per level (``tests/scenes/test_split.py`` holds these to their word):
+1: 17 %  colour with shape. 2: 39 %  either colour with shape or the triple. 3: 31 %  colour with shape or count with
+shape. 4: 62 %  colour with shape or a pair of the stack. 5: 29 %  colour with shape or background. 6: 12 %  letter pairs;
+words of one letter are never held out.
+"""
+
+import numpy as np
+
+from dalle_jax.scenes.scene import COLOURS, COUNTS, LETTERS, SHAPES, SIZES, Scene, Split, Thing
+
+_COLOURS = tuple(COLOURS)
+
+HELD_OUT_COLOUR_SHAPE = frozenset(
+    {
+        ("red", "heart"),
+        ("yellow", "square"),
+        ("green", "ring"),
+        ("cyan", "triangle"),
+        ("blue", "circle"),
+        ("purple", "cross"),
+        ("pink", "square"),
+        ("black", "triangle"),
+    }
+)
+HELD_OUT_COUNT_SHAPE = frozenset({(2, "heart"), (3, "circle"), (4, "cross")})
+# i + 3j + 5a = 3 mod 8 never holds for i = j, so alike things side by side (level 3) show none of these triples.
+HELD_OUT_RELATION = frozenset(
+    (first, axis, second)
+    for i, first in enumerate(SHAPES)
+    for a, axis in enumerate(("vertical", "horizontal"))
+    for j, second in enumerate(SHAPES)
+    if (i + 3 * j + 5 * a) % 8 == 3
+)
+HELD_OUT_BACKGROUND = frozenset((_COLOURS[b], _COLOURS[(b + 3) % len(_COLOURS)]) for b in range(len(_COLOURS)))
+HELD_OUT_LETTERS = frozenset(
+    first + second for i, first in enumerate(LETTERS) for j, second in enumerate(LETTERS) if (3 * i + 5 * j) % 8 == 1
+)
+
+
+def is_held_out(scene: Scene) -> bool:
+    """Whether any combination in the scene belongs to the held-out set; ``is_held_out(parse(caption))`` for a caption."""
+    shapes = [thing.shape for thing in scene.objects]
+    if any((thing.colour, thing.shape) in HELD_OUT_COLOUR_SHAPE for thing in scene.objects):
+        return True
+    if scene.arrangement == "group":
+        return (len(shapes), shapes[0]) in HELD_OUT_COUNT_SHAPE
+    if scene.arrangement in ("vertical", "horizontal", "stack"):
+        axis = "horizontal" if scene.arrangement == "horizontal" else "vertical"
+        pairs = [(shapes[i], axis, shapes[j]) for i in range(len(shapes)) for j in range(i + 1, len(shapes))]
+        return any(pair in HELD_OUT_RELATION for pair in pairs)
+    if scene.background is not None:
+        return (scene.background, scene.objects[0].colour) in HELD_OUT_BACKGROUND
+    if scene.word is not None:
+        return any(scene.word[i : i + 2] in HELD_OUT_LETTERS for i in range(len(scene.word) - 1))
+    return False
+
+
+def sample_scene(level: int, rng: np.random.Generator, split: Split) -> Scene:
+    """A scene of a level, uniform among those of the split: "held_out", or "train" and "validation" (alike but in seed)."""
+    held_out = split == "held_out"
+    while True:
+        scene = _DRAW[level](rng)
+        if is_held_out(scene) == held_out:
+            return scene
+
+
+def _pick(rng: np.random.Generator, options: tuple) -> str:
+    return options[int(rng.random() * len(options))]
+
+
+def _thing(rng: np.random.Generator) -> Thing:
+    return Thing(_pick(rng, _COLOURS), _pick(rng, SHAPES))
+
+
+def _one(rng: np.random.Generator) -> Scene:
+    return Scene(1, "single", (Thing(_pick(rng, _COLOURS), _pick(rng, SHAPES), _pick(rng, SIZES)),))
+
+
+def _two(rng: np.random.Generator) -> Scene:
+    first = second = _thing(rng)
+    while second == first:  # alike things leave no relation to tell
+        second = _thing(rng)
+    return Scene(2, "vertical" if rng.random() < 0.5 else "horizontal", (first, second))
+
+
+def _count(rng: np.random.Generator) -> Scene:
+    return Scene(3, "group", (_thing(rng),) * COUNTS[int(rng.random() * len(COUNTS))])
+
+
+def _stack(rng: np.random.Generator) -> Scene:
+    return Scene(4, "stack", (_thing(rng), _thing(rng), _thing(rng)))
+
+
+def _background(rng: np.random.Generator) -> Scene:
+    thing = _thing(rng)
+    return Scene(5, "single", (thing,), background=_pick(rng, tuple(c for c in _COLOURS if c != thing.colour)))
+
+
+def _sign(rng: np.random.Generator) -> Scene:
+    letters = range(1 + int(rng.random() * 3))
+    return Scene(6, "sign", (Thing(_pick(rng, _COLOURS), "sign"),), word="".join(_pick(rng, tuple(LETTERS)) for _ in letters))
+
+
+_DRAW = {1: _one, 2: _two, 3: _count, 4: _stack, 5: _background, 6: _sign}
