@@ -146,15 +146,24 @@ class Builder:
                 self._wrong_choice(title, slot, binding)
                 legal = False
                 if binding.value is BROKEN or len(slot.classes) > 1 or slot.optional:
-                    return NO
+                    return self._unsure(title, slot, depth, tree, old)
         if chosen is None:
             return self._nothing(path, slot, tree, old)
         if chosen is NO:
             self._missing(tree.where(where), f"{title} is not chosen; expected {title} = {slot.expected}")
-            return NO
+            return self._unsure(title, slot, depth, tree, old)
         base = default if type(default) is chosen else None
         built = self._object(path, chosen, tree, base, old, where)
         return built if legal else NO
+
+    def _unsure(self, path: str, slot: Slot, depth: int, tree: Tree, old: tuple[Rechosen, ...]) -> Any:
+        """``NO``, for a slot of unknown variant; report what would fit none of its variants."""
+        for binding in (one for part in tree.children.values() for one in part.all()):
+            fits = could_hold(slot, tuple(binding.name.split("."))[depth:], binding.value)
+            if not fits and binding.value is not BROKEN and not any(one.excuses(binding) for one in old):
+                text = f"{binding.name} = {show(binding.value)} fits no choice of {path}, {slot.expected}"
+                self.problems.add(binding.where, text)
+        return NO
 
     def _wrong_choice(self, path: str, slot: Slot, binding: Binding) -> None:
         value = binding.value
@@ -225,8 +234,7 @@ class Builder:
         return NO if wrong else value
 
     def _missing(self, where: Where, text: str) -> None:
-        if not self.problems.incomplete:
-            self.problems.add(where, text)
+        self.problems.add(where, text + self.problems.unless)
 
     def report_unknown(self, said_which: bool) -> None:
         """Report the names that fit nowhere, each with the legal names nearest to it."""

@@ -25,7 +25,7 @@ class Where:
 
 @dataclass
 class Problems:
-    """Collects what is wrong; ``incomplete`` says that text was lost, so that what is missing may well be there."""
+    """Collects what is wrong; ``incomplete`` says that text was lost, and with it perhaps what seems missing."""
 
     found: list[tuple[Where, str]] = field(default_factory=list)
     incomplete: bool = False
@@ -33,6 +33,11 @@ class Problems:
     def add(self, where: Where, text: str) -> None:
         """Remember one problem."""
         self.found.append((where, text))
+
+    @property
+    def unless(self) -> str:
+        """What to add to a report of something missing."""
+        return " (unless what could not be read does it)" if self.incomplete else ""
 
     def lines(self) -> list[str]:
         """One printable line for each problem, by file and line, those of ``--set`` last, none twice."""

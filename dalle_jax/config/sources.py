@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -110,8 +111,8 @@ class Source:
 def _places(name: str, folder: Path) -> list[Path]:
     """Where an include is looked for: its file's folder, the folder ``configs`` above, the package's configs."""
     above = [p for p in (folder, *folder.absolute().parents) if p.name == "configs"][:1]
-    ours = Path(__file__).parents[2] / "configs"
-    return [Path(os.path.normpath(place / name)) for place in (folder, *above, ours)]
+    ours = (Path(__file__).parents[2] / "configs", Path(sys.prefix) / "share" / "dalle_jax" / "configs")
+    return [Path(os.path.normpath(place / name)) for place in (folder, *above, *ours)]
 
 
 def _near_files(places: Sequence[Path]) -> str:
@@ -168,8 +169,8 @@ class Macros:
             self.problems.add(where, f"a circle of macros: {circle}")
             return BROKEN
         if definition is None:
-            if not self.problems.incomplete:
-                self.problems.add(where, f"%{name} is defined nowhere{near(name, self.definitions)}")
+            hint = near(name, self.definitions)
+            self.problems.add(where, f"%{name} is defined nowhere{hint}{self.problems.unless}")
             return BROKEN
         found = self.value(definition.value, definition.where, (*open_, name), depth + 1)
         self.values[name] = found

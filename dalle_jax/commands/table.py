@@ -1,0 +1,25 @@
+"""The commands in the order in which ``--help`` lists them.
+
+A command's module is imported only when it is the one to run. It has ``add_arguments(parser)`` and ``run(args) -> int``, the exit code.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its name, the module that holds it, and what it does in one line."""
+
+    name: str
+    module: str
+    help: str
+
+
+COMMANDS = (
+    Command("demo", "dalle_jax.commands.demo", "the whole of DALL·E on drawn scenes: train, sample, rerank, report"),
+    Command("train", "dalle_jax.commands.train", "one training stage; goes on from the run folder's newest checkpoint"),
+    Command("text-tokenizer", "dalle_jax.commands.text_tokenizer", "a SentencePiece model from a source's captions"),
+    Command("config", "dalle_jax.commands.config", "print the resolved config, which parses back to the same run"),
+    Command("sample", "dalle_jax.commands.sample", "pictures for prompts, ranked, with their scores and a grid"),
+    Command("evaluate", "dalle_jax.commands.evaluate", "the figures of a trained model"),
+)
