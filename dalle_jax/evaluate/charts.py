@@ -28,7 +28,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """What to draw. ``percent`` labels the values 0 to 1 of the y axis as 0 to 100 %; ``x_ticks`` fixes the x labels."""
+    """What to draw. ``percent`` labels values 0 to 1 of the y axis as 0 to 100 %; ``x_ticks`` fixes the x labels."""
 
     title: str
     x_label: str
@@ -56,7 +56,7 @@ class _Axis:
 
 
 def svg(chart: Chart) -> str:
-    """The chart as one ``<svg>`` element, scaling to the width it is given; points that cannot be drawn are left out."""
+    """The chart as one ``<svg>`` element, scaling to the width it is given; what cannot be drawn is left out."""
     lines = [_drawable(line, chart) for line in chart.lines]
     lines = [line for line in lines if line.points]
     label = f"{chart.title} against {chart.x_label}: {', '.join(_summary(line, chart) for line in lines) or 'no data'}"
@@ -73,7 +73,7 @@ def svg(chart: Chart) -> str:
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
-    """Round numbers (1, 2, 2.5 or 5 times a power of ten) apart, the first at or below ``low``, the last at or above."""
+    """Round numbers (1, 2, 2.5 or 5 times a power of ten) apart, from at or below ``low`` to at or above ``high``."""
     span = high - low or abs(high) or 1.0
     rough = span / count
     power = 10.0 ** math.floor(math.log10(rough))

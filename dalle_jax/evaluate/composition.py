@@ -1,7 +1,7 @@
 """How often a picture is what its caption says: first candidate, CLIP's choice, and the best there was.
 
-Letters: P captions, M candidates of each. A picture is right when the reader (``scenes.read``), which sees pixels alone,
-finds every part of the caption in it.
+Letters: P captions, M candidates of each. A picture is right when the reader (``scenes.read``), which sees pixels
+alone, finds every part of the caption in it.
 """
 
 from collections import defaultdict
@@ -42,8 +42,8 @@ class PartShare:
 class Cell:
     """One level and split of the table.
 
-    ``reranked`` and ``any_of`` go from a number of candidates to the share of captions for which CLIP's choice among the
-    first that many is right, or at least one of them is. ``parts`` compares the first candidate with CLIP's choice
+    ``reranked`` and ``any_of`` go from a number of candidates to the share of captions for which CLIP's choice among
+    the first that many is right, or at least one of them is. ``parts`` compares the first candidate with CLIP's choice
     among ``chosen_of`` (16, or the largest number there was).
     """
 
@@ -149,11 +149,13 @@ def measure_cell(
 ) -> tuple[Cell, tuple[JudgedCaption, ...]]:
     """Judges the candidates of one level and split; returns the figures and what was said of the pictures to show.
 
-    Read are the candidates that a figure needs: the first 16 and the choices, which for M = 64 is a quarter of them all.
+    Read are the candidates that a figure needs: the first 16 and the choices, for M = 64 a quarter of them all.
     Raises ValueError where captions, pictures and scores do not match.
     """
     if not len(captions) == len(pictures) == len(scores):
-        raise ValueError(f"{len(captions)} captions, pictures of {len(pictures)} and scores of {len(scores)}: must agree")
+        raise ValueError(
+            f"{len(captions)} captions, pictures of {len(pictures)} and scores of {len(scores)}: must agree"
+        )
     if pictures.shape[1] != scores.shape[1]:
         raise ValueError(f"{pictures.shape[1]} candidates of each caption but {scores.shape[1]} scores: must agree")
     available = pictures.shape[1]

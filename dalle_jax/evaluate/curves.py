@@ -4,6 +4,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from dalle_jax.evaluate.charts import Chart, Line
@@ -67,14 +68,15 @@ def thinned(series: Series, limit: int = LINE_POINTS) -> Series:
     if len(series) <= limit:
         return series
     edges = [round(i * len(series) / limit) for i in range(limit + 1)]
-    groups = [series[start:end] for start, end in zip(edges[:-1], edges[1:], strict=True)]
+    groups = [series[start:end] for start, end in pairwise(edges)]
     return tuple((_mean([x for x, _ in group]), _mean([y for _, y in group])) for group in groups)
 
 
 def _figure_chart(figure: str, by_origin: dict[str, Series]) -> Chart:
     values = [value for series in by_origin.values() for _, value in series]
     lines = tuple(
-        Line(name=origin.replace("_", " "), points=thinned(by_origin[origin])) for origin in sorted(by_origin, key=_rank)
+        Line(name=origin.replace("_", " "), points=thinned(by_origin[origin]))
+        for origin in sorted(by_origin, key=_rank)
     )
     log_y = min(values) > 0 and max(values) > LOG_SPAN * min(values)
     return Chart(title=figure.replace("_", " "), x_label="step", lines=lines, log_y=log_y)

@@ -59,7 +59,7 @@ def share(path: str, measured: Share | None) -> str:
         f'<span class="bar" aria-hidden="true"><i style="width:{100 * measured.value:.1f}%"></i>'
         f'<b style="left:{low:.1f}%;width:{max(high - low, 0.5):.1f}%"></b></span>'
     )
-    return f'{figure(path, measured.value, "percent")}{bar}<small>{low:.0f}–{high:.0f}</small>'
+    return f"{figure(path, measured.value, 'percent')}{bar}<small>{low:.0f}–{high:.0f}</small>"
 
 
 def cards(figures: Sequence[tuple[str, Figure]]) -> str:
@@ -114,10 +114,10 @@ def marks(parts: Sequence[Part]) -> str:
     return f'<ul class="marks">{"".join(items)}</ul>' if items else ""
 
 
-def candidate(shown: Candidate, heading: str, caption: str) -> str:
+def candidate(shown: Candidate, heading: str, place: str, caption: str) -> str:
     """A generated picture under its heading, with what the reader says of it."""
     judged = {True: ", judged right", False: ", judged wrong", None: ""}[shown.right]
     return (
-        f'<div class="candidate"><span class="label">{escape(heading)}</span>'
-        f'{picture(shown.picture, f"{heading} for: {caption}{judged}")}{verdict(shown.right)}{marks(shown.parts)}</div>'
+        f'<div class="candidate"><span class="label"><b>{escape(heading)}</b>{escape(place)}</span>'
+        f"{picture(shown.picture, f'{heading} for: {caption}{judged}')}{verdict(shown.right)}{marks(shown.parts)}</div>"
     )

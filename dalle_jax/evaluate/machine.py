@@ -70,7 +70,7 @@ def _memory_gib() -> float | None:
 
 
 def _accelerators() -> str | None:
-    """"4 x TPU v5e", or None where jax runs on the CPU."""
+    """ "4 x TPU v5e", or None where jax runs on the CPU."""
     devices = jax.devices()
     if devices[0].platform == "cpu":
         return None

@@ -67,7 +67,9 @@ def measure_reconstruction(
     if originals.shape != copies.shape or not len(originals):
         raise ValueError(f"expected as many copies as originals, got {copies.shape} for {originals.shape}")
     if len(captions) != len(levels) or len(captions) not in (0, len(originals)):
-        raise ValueError(f"{len(originals)} pictures need as many captions and levels, got {len(captions)}, {len(levels)}")
+        raise ValueError(
+            f"{len(originals)} pictures need as many captions and levels, got {len(captions)}, {len(levels)}"
+        )
     return Reconstruction(
         psnr=float(psnr(originals, copies).mean()),
         mse=float(mean_squared_errors(originals, copies).mean()),
@@ -78,7 +80,10 @@ def measure_reconstruction(
 
 
 def _right_per_level(
-    pictures: np.ndarray, captions: Sequence[str], levels: Sequence[int], judged_by: Callable[[np.ndarray, str], Judgement]
+    pictures: np.ndarray,
+    captions: Sequence[str],
+    levels: Sequence[int],
+    judged_by: Callable[[np.ndarray, str], Judgement],
 ) -> dict[int, Share]:
     outcomes: dict[int, list[bool]] = {level: [] for level in sorted(set(levels))}
     for picture, caption, level in zip(pictures, captions, levels, strict=False):

@@ -20,11 +20,11 @@ nav a{text-decoration:none}nav a:hover{text-decoration:underline}
 section{padding:30px 0 8px;border-top:1px solid var(--line);margin-top:26px}
 small,.label,.tick{color:var(--soft)}
 .label{display:block;font-size:.84rem;line-height:1.35}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(158px,1fr));gap:12px;margin:22px 0}
+.cards{display:grid;grid-template-columns:repeat(4,1fr);gap:12px;margin:22px 0}
 .card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:14px 16px}
-.card strong{display:block;font-size:1.55rem;line-height:1.3;letter-spacing:-.02em;color:var(--accent)}
+.card strong{display:block;font-size:1.5rem;white-space:nowrap;line-height:1.3;letter-spacing:-.02em;color:var(--accent)}
 .card small{display:block;font-size:.8rem;line-height:1.35}
-.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,320px),1fr));gap:14px}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,420px),1fr));gap:14px}
 figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:12px;padding:12px 14px}
 figcaption{font-size:.92rem;font-weight:600}
 figcaption small{font-weight:400}
@@ -37,17 +37,16 @@ caption{text-align:left;padding:10px 14px 2px;color:var(--soft);font-size:.86rem
 th,td{padding:8px 14px;text-align:right;vertical-align:top;border-top:1px solid var(--line);white-space:nowrap}
 thead th{border-top:0;color:var(--soft);font-weight:600;vertical-align:bottom;white-space:normal}
 th:first-child{text-align:left;font-weight:600}
-td small{font-size:.76rem}
-tr.chosen{background:#eef6fa}
-.bar{display:block;position:relative;height:5px;min-width:64px;margin:4px 0 1px;border-radius:3px;background:#eeece6}
+td small{font-size:.76rem}th small{font-weight:400}
+.bar{display:block;position:relative;height:5px;width:96px;margin:4px 0 1px auto;border-radius:3px;background:#eeece6}
 .bar i{position:absolute;left:0;top:0;bottom:0;border-radius:3px;background:#7fb4cb}
 .bar b{position:absolute;top:1.5px;height:2px;background:#1f2a33;opacity:.6}
 .none{color:#a8aeb3}
-img{display:block;border-radius:8px;width:100%;height:auto;aspect-ratio:attr(width)/attr(height)}
+img{display:block;border-radius:8px;width:100%;height:auto}
 img.sharp{image-rendering:pixelated}
 .strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(112px,1fr));gap:12px;margin:22px 0 6px}
 .strip div{font-size:.82rem;line-height:1.35}
-.strip img{margin-bottom:6px}
+.strip img{margin-bottom:6px}.strip .verdict{display:table;margin:4px 0 0}
 .pairs{display:grid;grid-template-columns:repeat(auto-fill,minmax(92px,1fr));gap:12px;margin:14px 0 18px}
 .pairs div{font-size:.76rem;line-height:1.3;color:var(--soft)}
 .pairs img{margin-bottom:4px}
@@ -55,15 +54,14 @@ img.sharp{image-rendering:pixelated}
 .sample{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:14px;break-inside:avoid}
 .sample>p{font-weight:600;margin:0 0 10px;line-height:1.35}
 .two{display:grid;grid-template-columns:1fr 1fr;gap:14px}
-.candidate .label{margin-bottom:4px;font-size:.8rem}
+.candidate .label{margin-bottom:6px;font-size:.8rem}.candidate .label b{display:block;color:var(--ink)}
 .verdict{display:inline-block;margin:7px 0 3px;padding:1px 9px;border-radius:99px;font-size:.82rem;font-weight:600}
 .right{color:var(--right)}.wrong{color:var(--wrong)}
 .verdict.right{background:var(--right-bg)}.verdict.wrong{background:var(--wrong-bg)}
 .marks{list-style:none;margin:2px 0 0;padding:0;font-size:.82rem;line-height:1.45}
-.marks li{padding-left:1.25em;text-indent:-1.25em}
-.marks b{display:inline-block;width:1.25em;text-indent:0}
+.marks li{position:relative;padding-left:1.3em}
+.marks b{position:absolute;left:0}
 .marks em{font-style:normal;opacity:.85}
-.legend{font-size:.86rem;color:var(--soft)}
 ul.plain{padding-left:1.2em;max-width:74ch}ul.plain li{margin:.35em 0}
 pre{background:#f1efe9;border-radius:10px;padding:12px 14px;overflow-x:auto;font:13px/1.5 ui-monospace,SFMono-Regular,
 Menlo,Consolas,monospace}
@@ -71,7 +69,7 @@ details summary{cursor:pointer;color:var(--accent);margin:8px 0}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 18px;font-size:.94rem}
 dt{color:var(--soft)}dd{margin:0}
 footer{padding-top:24px;padding-bottom:48px;color:var(--soft);font-size:.86rem}
-@media (max-width:520px){main,header,footer{padding-left:14px;padding-right:14px}th,td{padding:7px 10px}
+@media (max-width:520px){main,header,footer{padding-left:14px;padding-right:14px}th,td{padding:7px 10px}.cards{grid-template-columns:1fr 1fr}.card{padding:11px 13px}.card strong{font-size:1.25rem}.two{gap:10px}
 .strip{grid-template-columns:repeat(3,1fr)}.pairs{grid-template-columns:repeat(4,1fr)}dl{grid-template-columns:1fr}dd{margin-bottom:6px}}
 @media print{body{background:#fff;font-size:11pt}nav{display:none}section{break-inside:auto}figure,.card,tr,.sample
 {break-inside:avoid}.scroll{overflow:visible}*{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
