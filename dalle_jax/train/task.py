@@ -1,6 +1,6 @@
 """What the trainer asks of a task and what it gets back: the only words that the trainer and the tasks share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -17,7 +17,7 @@ Sums: TypeAlias = dict[str, tuple[Array, Array]]
 """Names to (sum, weight). They merge by adding, over microbatches, devices, steps and hosts, and are divided once."""
 
 Loss: TypeAlias = Callable[[nnx.Module, nnx.Module | None, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], Sums]]
-"""``loss(module, frozen, batch, key, step) -> (scalar, Sums)``; may update variables of ``module`` that are no Param."""
+"""``loss(module, frozen, batch, key, step) -> (scalar, Sums)``; may update variables of the module but no Param."""
 
 
 @dataclass(frozen=True)
@@ -70,5 +70,21 @@ class Task(Protocol):
         ...
 
     def model_files(self) -> dict[str, bytes]:
-        """Small files that a checkpoint needs to be used alone: ``model.gin`` and, where there is one, ``text.model``."""
+        """Small files that make a checkpoint usable alone: ``model.gin`` and, where there is one, ``text.model``."""
+        ...
+
+
+class Batches(Protocol):
+    """Where raw examples come from. A batch is a pure function of the step, so there is no position to lose."""
+
+    def batch(self, step: int) -> dict[str, list[Any]]:
+        """The examples of one step, one list entry each; the same whenever it is asked for."""
+        ...
+
+    def evaluation_batches(self) -> Iterable[dict[str, list[Any]]]:
+        """The held-out examples, finite and always the same; every batch of one size."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Changes whenever any batch would: saved with checkpoints and compared on resume."""
         ...

@@ -1,0 +1,41 @@
+"""The moving average of the parameters that evaluation and sampling use."""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+
+from dalle_jax.arrays import Array
+
+
+@dataclass(frozen=True)
+class ConstantEma:
+    """``average <- decay * average + (1 - decay) * params`` at every step."""
+
+    decay: float
+
+    def decay_at(self, step: Array) -> Any:
+        """The decay of step ``step`` (from 0)."""
+        del step
+        return self.decay
+
+
+@dataclass(frozen=True)
+class WarmedEma:
+    """As ``ConstantEma`` with ``min(decay, (1 + step) / (10 + step))``: untrained weights are soon forgotten."""
+
+    decay: float
+
+    def decay_at(self, step: Array) -> Any:
+        """The decay of step ``step`` (from 0)."""
+        t = step.astype(jnp.float32)
+        return jnp.minimum(self.decay, (1.0 + t) / (10.0 + t))
+
+
+Ema: TypeAlias = ConstantEma | WarmedEma
+
+
+def update(ema: Ema, average: dict[str, Array], params: dict[str, Array], step: Array) -> dict[str, Array]:
+    """The average after one more step."""
+    decay = ema.decay_at(step)
+    return {name: value + (1.0 - decay) * (params[name] - value) for name, value in average.items()}

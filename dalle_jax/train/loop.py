@@ -1,0 +1,242 @@
+"""The one trainer: whatever the task, the same loop of feed, step, figures, evaluation, pictures and checkpoints."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.parallel import hosts
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.train import feed, metrics, optimizers, pictures, schedules
+from dalle_jax.train.checkpoint import Checkpoints, Meta
+from dalle_jax.train.ema import ConstantEma, WarmedEma
+from dalle_jax.train.interrupt import Interrupt, command_to_go_on
+from dalle_jax.train.runner import Runner
+from dalle_jax.train.state import State
+from dalle_jax.train.task import Batches, Sums, Task
+from dalle_jax.train.watch import Watch
+from dalle_jax.train.writers import METRICS_FILE, Progress, Writers, read_lines, unwritable
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How long and how. The ``_every`` are in steps and None is never; a checkpoint is always kept at the end."""
+
+    steps: int
+    schedule: schedules.ConstantRate | schedules.CosineRate | schedules.LinearRate | schedules.InverseRootRate
+    optimizer: optimizers.AdamW | optimizers.Adafactor | optimizers.Lion = field(default_factory=optimizers.AdamW)
+    ema: ConstantEma | WarmedEma | None = None
+    seed: int = 0
+    accumulate: int = 1
+    clip_norm: float | None = None
+    log_every: int = 50
+    evaluate_every: int | None = None
+    pictures_every: int | None = None
+    save_every: int | None = None
+    keep: int = 2
+    abort_after_skips: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "log_every", "keep", "abort_after_skips"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended: its step, its newest figures by name, whether it was interrupted, and the seconds it took."""
+
+    step: int
+    metrics: dict[str, float]
+    interrupted: bool
+    seconds: float
+    skipped: int
+
+
+def train(
+    task: Task, data: Batches, trainer: Trainer, layout: Layout, out: str | Path, config_text: str
+) -> TrainResult:
+    """Trains to ``trainer.steps``, going on from the newest checkpoint in ``out`` if there is one.
+
+    Raises UserError for a folder that cannot be written, a checkpoint of another model, data or seed, and a run that
+    has diverged.
+    """
+    run = Run(task, data, trainer, layout, Path(out), config_text)
+    try:
+        return run.go()
+    finally:
+        run.close()
+
+
+class Run:
+    """One run from its folder being opened to its last checkpoint."""
+
+    def __init__(self, task: Task, data: Batches, trainer: Trainer, layout: Layout, out: Path, config_text: str):
+        self.began = time.monotonic()
+        self.data, self.task, self.trainer, self.layout, self.out = data, task, trainer, layout, out
+        self.meta = Meta(config_text, data.fingerprint(), trainer.seed, task.model_files())
+        make_folder(out)
+        self.checkpoints = Checkpoints(out, trainer.keep)
+        found = self.checkpoints.newest()
+        if found is not None:
+            refuse_changes(self.checkpoints.meta(found), self.meta, out)
+        self.runner = Runner(task, trainer, layout)
+        self.state = self._first_state(found)
+        self.start = 0 if found is None else found
+        self.saved = found
+        if hosts.is_first():
+            write_files(out, self.meta)
+        self.writers = Writers(out, self.start) if hosts.is_first() else None
+        self.progress = Progress(self.start, trainer.steps)
+        self.watch = Watch(trainer.abort_after_skips)
+        self.metrics: dict[str, float] = newest_figures(out)
+        self.sums: Sums | None = None
+        self.logged = (self.start, time.monotonic())
+
+    def go(self) -> TrainResult:
+        """The loop."""
+        if self.start:
+            self.progress.say(f"{self.out}: going on from step {self.start} of {self.trainer.steps}")
+        step = self.start
+        batches = feed.Feed(self.task, self.data, self.layout, self.trainer.seed, step, self.trainer.steps)
+        with Interrupt() as interrupt:
+            try:
+                while step < self.trainer.steps and not interrupt.asked:
+                    self.state, self.sums = self.runner.step(self.state, self.sums, batches.next())
+                    step += 1
+                    self.progress.step(step)
+                    self._after(step)
+            finally:
+                batches.close()
+            self._save(step)
+            self.checkpoints.wait()
+        interrupted = step < self.trainer.steps
+        if interrupted:
+            self.progress.say(f"stopped at step {step} and saved; go on with:\n  {command_to_go_on()}")
+        seconds = time.monotonic() - self.began
+        return TrainResult(step, dict(self.metrics), interrupted, seconds, int(self.state.skipped))
+
+    def close(self) -> None:
+        """Lets go of files; safe after an error."""
+        self.progress.close()
+        if self.writers is not None:
+            self.writers.close()
+        self.checkpoints.close()
+
+    def _first_state(self, found: int | None) -> State:
+        if found is None:
+            return self.runner.plan.born(self.layout, self.trainer.seed)
+        return self.checkpoints.restore(found, self.runner.plan.target())
+
+    def _after(self, step: int) -> None:
+        trainer, last = self.trainer, step == self.trainer.steps
+        if step % trainer.log_every == 0 or last:
+            self._log(step)
+        if due(step, trainer.evaluate_every, last):
+            self._evaluate(step)
+        if due(step, trainer.pictures_every, last):
+            self._draw(step)
+        if due(step, trainer.save_every, False):
+            self._save(step)
+
+    def _log(self, step: int) -> None:
+        """Reads the figures since the last time: the only place of the loop that waits for the devices."""
+        values = metrics.divide(self.sums or {})
+        self.sums = None
+        before, then = self.logged
+        self.logged = (step, time.monotonic())
+        values["steps_per_second"] = (step - before) / max(self.logged[1] - then, 1e-9)
+        for line in self.watch.warnings(step, values):
+            self.progress.say(line)
+        self._write(step, {f"train/{name}": value for name, value in values.items()})
+        self.progress.log(step, {"loss": values["loss"]} if "loss" in values else {})
+        self.watch.check(step, int(self.state.skipped_in_a_row))
+
+    def _evaluate(self, step: int) -> None:
+        sums: Sums = {}
+        for index, batch in enumerate(feed.evaluation(self.task, self.data, self.layout, self.trainer.seed)):
+            sums = metrics.merge(sums, self.runner.evaluate(self.state, batch, index))
+        values = metrics.divide(sums)
+        if values:
+            self._write(step, {f"evaluation/{name}": value for name, value in values.items()})
+            self.progress.say(f"step {step}: " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
+
+    def _draw(self, step: int) -> None:
+        batch = next(feed.evaluation(self.task, self.data, self.layout, self.trainer.seed), None)
+        drawn = None if batch is None else self.runner.pictures(self.state, batch)
+        if drawn is not None and self.writers is not None:
+            page = pictures.sheet(jax.device_get(drawn))
+            pictures.write(self.out, step, page)
+            self.writers.picture(step, "pictures", page)
+
+    def _save(self, step: int) -> None:
+        if self.saved != step:
+            self.checkpoints.save(step, self.state, self.meta)
+            self.saved = step
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        self.metrics.update(values)
+        if self.writers is not None:
+            self.writers.figures(step, values)
+
+
+def due(step: int, every: int | None, last: bool) -> bool:
+    """Whether what is done every so often is done after this step."""
+    return every is not None and (step % every == 0 or last)
+
+
+def make_folder(out: Path) -> None:
+    """The run folder, with its parents."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(out, error) from error
+
+
+def write_files(out: Path, meta: Meta) -> None:
+    """``config.gin`` and the files that make the model usable from the folder alone."""
+    for name, content in {"config.gin": meta.config.encode(), **meta.files}.items():
+        try:
+            (out / name).write_bytes(content)
+        except OSError as error:
+            raise unwritable(out / name, error) from error
+
+
+def refuse_changes(old: Meta, new: Meta, out: Path) -> None:
+    """Raises UserError where going on would not be the same run: other data, another seed, another model."""
+    changed = []
+    if old.fingerprint != new.fingerprint:
+        changed.append(
+            f"data: its checkpoints were trained on {old.fingerprint}, the config now gives {new.fingerprint}"
+        )
+    if old.seed != new.seed:
+        changed.append(f"trainer.seed: {old.seed} in its checkpoints, {new.seed} now")
+    for name in sorted(old.files.keys() | new.files.keys()):
+        before, now = old.files.get(name, b""), new.files.get(name, b"")
+        if before != now:
+            changed.append(f"{name}: {first_difference(before, now)}")
+    if changed:
+        raise UserError(f"cannot go on in {out}: " + "; ".join(changed) + ". Undo the change, or give another --out")
+
+
+def first_difference(before: bytes, now: bytes) -> str:
+    """The first line that differs, or that the contents do, for files that are no text."""
+    try:
+        old, new = before.decode().splitlines(), now.decode().splitlines()
+    except UnicodeDecodeError:
+        return "its contents differ"
+    gone = [line for line in old if line not in new][:1] or ["nothing"]
+    come = [line for line in new if line not in old][:1] or ["nothing"]
+    return f"had {gone[0]!r}, now has {come[0]!r}"
+
+
+def newest_figures(out: Path) -> dict[str, float]:
+    """The last value of each figure in ``metrics.jsonl``."""
+    path = out / METRICS_FILE
+    found: dict[str, Any] = {}
+    for line in read_lines(path) if path.exists() else []:
+        found.update(line)
+    return {name: value for name, value in found.items() if name != "step" and value is not None}

@@ -1,0 +1,83 @@
+"""The jitted functions of one run: the step, evaluation and pictures, each compiled once."""
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from dalle_jax.arrays import Array, Key
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.train import metrics
+from dalle_jax.train.state import Arrays, Blueprint, State, plan
+from dalle_jax.train.step import make_step
+from dalle_jax.train.task import Batch, Sums, Task
+
+if TYPE_CHECKING:
+    from dalle_jax.train.loop import Trainer
+
+EVALUATION_KEY = 1
+
+
+class Runner:
+    """A task made runnable on a layout. The frozen module's arrays are an argument of their own: never donated."""
+
+    def __init__(self, task: Task, trainer: "Trainer", layout: Layout):
+        self.plan = plan(task, trainer.optimizer, trainer.ema is not None, layout)
+        frozen = task.frozen()
+        self._frozen_blueprint = None if frozen is None else Blueprint.of(frozen)
+        self._frozen = _on_devices(frozen, self._frozen_blueprint, layout)
+        self._task = task
+        self._key = jax.device_put(jax.random.key(trainer.seed), layout.replicated)
+        step = make_step(
+            task,
+            self.plan,
+            self._frozen_blueprint,
+            schedule=trainer.schedule,
+            steps=trainer.steps,
+            accumulate=trainer.accumulate,
+            clip_norm=trainer.clip_norm,
+            ema=trainer.ema,
+        )
+        outputs = (self.plan.shardings, layout.replicated)
+        self._step = layout.jit(step, donate_argnums=0, out_shardings=outputs)
+        self._merge = layout.jit(metrics.merge, donate_argnums=0)
+        self._evaluate = layout.jit(self._evaluation, out_shardings=layout.replicated)
+        self._draw = layout.jit(self._drawing, out_shardings=layout.replicated)
+
+    def step(self, state: State, sums: Sums | None, batch: Batch) -> tuple[State, Sums]:
+        """One step; ``state`` and ``sums`` are donated, and the step's Sums are added to ``sums``."""
+        state, found = self._step(state, self._frozen, batch, self._key)
+        return state, found if sums is None else self._merge(sums, found)
+
+    def evaluate(self, state: State, batch: Batch, index: int) -> Sums:
+        """The task's figures on one held-out batch, with the averaged parameters where there are any."""
+        key = jax.random.fold_in(jax.random.fold_in(self._key, EVALUATION_KEY), index)
+        return self._evaluate(state.average or state.params, state.others, self._frozen, batch, key)
+
+    def pictures(self, state: State, batch: Batch) -> Array | None:
+        """What the task draws, if it draws."""
+        return self._draw(state.average or state.params, state.others, self._frozen, batch, self._key)
+
+    def compiles(self) -> dict[str, int]:
+        """How often each function was compiled."""
+        functions = {"step": self._step, "evaluate": self._evaluate, "pictures": self._draw}
+        return {name: function.compiles() for name, function in functions.items()}
+
+    def _evaluation(self, params: Arrays, others: Arrays, frozen: Arrays, batch: Batch, key: Key[Array, ""]) -> Sums:
+        module = self.plan.blueprint.merge(params, others)
+        return metrics.as_float32(self._task.evaluate(module, self._frozen_module(frozen), batch, key))
+
+    def _drawing(self, params: Arrays, others: Arrays, frozen: Arrays, batch: Batch, key: Key[Array, ""]) -> Any:
+        module = self.plan.blueprint.merge(params, others)
+        return self._task.pictures(module, self._frozen_module(frozen), batch, key)
+
+    def _frozen_module(self, arrays: Arrays) -> Any:
+        return None if self._frozen_blueprint is None else self._frozen_blueprint.merge(arrays)
+
+
+def _on_devices(module: Any, blueprint: Blueprint | None, layout: Layout) -> Arrays:
+    if blueprint is None:
+        return {}
+    params, others = blueprint.split(module)
+    arrays = params | others
+    shardings = blueprint.shardings(layout)
+    return {name: jax.device_put(value, shardings[name]) for name, value in arrays.items()}

@@ -1,0 +1,190 @@
+"""What training changes, as one tree of arrays, and the way from an nnx module to it and back.
+
+The module is split once. Jitted functions take and give flat dictionaries of arrays by dotted path ("blocks.0.scale"),
+which dispatch fast, and merge the module inside: ``jax.jit`` over nnx objects would drop in-place updates in silence.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from dalle_jax.arrays import Array
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.train import optimizers
+from dalle_jax.train.task import Objective, Task
+
+Arrays = dict[str, Any]
+
+
+class State(NamedTuple):
+    """The whole of it; ``average`` is empty without an Ema. ``others`` are the variables that are no parameters.
+
+    ``skipped`` counts updates that were not finite and ``skipped_in_a_row`` those up to now without a good one between.
+    """
+
+    step: Any
+    params: Arrays
+    others: Arrays
+    average: Arrays
+    optimizers: dict[str, Any]
+    skipped: Any
+    skipped_in_a_row: Any
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A module without its values: enough to rebuild it from arrays."""
+
+    graph: Any
+    paths: dict[str, tuple[Any, ...]]
+    variables: dict[str, Any]
+
+    @classmethod
+    def of(cls, module: nnx.Module) -> "Blueprint":
+        """The blueprint of a module, abstract (``nnx.eval_shape``) or not."""
+        graph, state = nnx.split(module)
+        flat = dict(nnx.to_flat_state(state))
+        paths = {".".join(map(str, path)): path for path in flat}
+        return cls(graph, paths, {name: flat[path] for name, path in paths.items()})
+
+    def is_param(self, name: str) -> bool:
+        """Whether gradients reach it; all the rest is carried along."""
+        return isinstance(self.variables[name], nnx.Param)
+
+    def axes(self, name: str) -> tuple[str | None, ...] | None:
+        """The logical axes that the variable names, if it names any."""
+        return self.variables[name].get_metadata().get("axes")
+
+    def merge(self, *arrays: Mapping[str, Any]) -> nnx.Module:
+        """The module with these values; all of its variables must be among them."""
+        values = {name: value for part in arrays for name, value in part.items()}
+        flat = [(path, self._variable(name, values[name])) for name, path in self.paths.items()]
+        return nnx.merge(self.graph, nnx.from_flat_state(flat))
+
+    def split(self, module: nnx.Module) -> tuple[Arrays, Arrays]:
+        """The values of a module of this blueprint: parameters and others. Random keys are given as their words."""
+        params: Arrays = {}
+        others: Arrays = {}
+        for path, variable in nnx.to_flat_state(nnx.split(module)[1]):
+            name = ".".join(map(str, path))
+            value = variable.get_value()
+            if _is_key(value):
+                value = jax.random.key_data(value)
+            (params if self.is_param(name) else others)[name] = value
+        return params, others
+
+    def stored(self) -> Arrays:
+        """Shapes and dtypes of what ``split`` gives."""
+        values = {name: variable.get_value() for name, variable in self.variables.items()}
+        return {
+            name: jax.eval_shape(jax.random.key_data, value) if _is_key(value) else value
+            for name, value in values.items()
+        }
+
+    def shardings(self, layout: Layout) -> Arrays:
+        """How each variable is laid out."""
+        found = {}
+        for name, variable in self.variables.items():
+            axes = self.axes(name)
+            shape = variable.get_value().shape
+            found[name] = layout.replicated if axes is None else layout.sharding(axes, shape, f"parameter {name}")
+        return found
+
+    def _variable(self, name: str, value: Any) -> Any:
+        variable = self.variables[name]
+        if _is_key(variable.get_value()):
+            value = jax.random.wrap_key_data(value)
+        return variable.replace(value)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is known of a training state before it holds a number: how to build it, its shapes, where it lies."""
+
+    blueprint: Blueprint
+    transformations: dict[str, optax.GradientTransformation]
+    trained: dict[str, tuple[str, ...]]
+    abstract: State
+    shardings: State
+    build: Any
+
+    def born(self, layout: Layout, seed: int) -> State:
+        """The state of step 0. Every array is made where it lies, so no device ever holds the whole."""
+        return layout.jit(self.build, out_shardings=self.shardings)(jax.random.key(seed))
+
+    def target(self) -> State:
+        """Shapes, dtypes and shardings, for restoring."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            self.abstract,
+            self.shardings,
+        )
+
+
+def plan(task: Task, optimizer: optimizers.Optimizer, averaged: bool, layout: Layout) -> Plan:
+    """What the training state of a task will be."""
+    blueprint = Blueprint.of(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))
+    decays = {
+        name: optimizers.is_decayed(name, blueprint.axes(name), variable.get_value().shape)
+        for name, variable in blueprint.variables.items()
+    }
+    transformation = optimizer.transformation(decays)
+    trained = {objective.name: _trained(blueprint, objective) for objective in task.objectives()}
+    transformations = dict.fromkeys(trained, transformation)
+
+    def build(key: Array) -> State:
+        params, others = blueprint.split(task.init(nnx.Rngs(key)))
+        # A copy each: an average that shared its buffers with the parameters could not be donated beside them.
+        average = jax.tree.map(jnp.copy, params) if averaged else {}
+        zero = jnp.zeros((), jnp.int32)
+        states = {name: transformation.init({path: params[path] for path in paths}) for name, paths in trained.items()}
+        return State(zero, params, others, average, states, zero, zero)
+
+    abstract = jax.eval_shape(build, jax.random.key(0))
+    shardings = _shardings(blueprint, transformation, trained, abstract, layout)
+    return Plan(blueprint, transformations, trained, abstract, shardings, build)
+
+
+def _shardings(
+    blueprint: Blueprint,
+    transformation: optax.GradientTransformation,
+    trained: Mapping[str, tuple[str, ...]],
+    abstract: State,
+    layout: Layout,
+) -> State:
+    lies = blueprint.shardings(layout)
+    whole = layout.replicated
+    states = {}
+    for name, paths in trained.items():
+        params = {path: abstract.params[path] for path in paths}
+        states[name] = optimizers.state_shardings(transformation, params, {path: lies[path] for path in paths}, whole)
+    return State(
+        step=whole,
+        params={name: lies[name] for name in abstract.params},
+        others={name: lies[name] for name in abstract.others},
+        average={name: lies[name] for name in abstract.average},
+        optimizers=states,
+        skipped=whole,
+        skipped_in_a_row=whole,
+    )
+
+
+def _trained(blueprint: Blueprint, objective: Objective) -> tuple[str, ...]:
+    chosen = nnx.filterlib.to_predicate(objective.trains)
+    names = tuple(
+        name
+        for name, path in blueprint.paths.items()
+        if blueprint.is_param(name) and chosen(path, blueprint.variables[name])
+    )
+    if not names:
+        raise ValueError(f"objective {objective.name!r}: its filter {objective.trains!r} matches no parameter")
+    return names
+
+
+def _is_key(value: Any) -> bool:
+    return jnp.issubdtype(value.dtype, jax.dtypes.prng_key)

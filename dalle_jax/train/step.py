@@ -1,0 +1,159 @@
+"""One step of training, as a pure function of the state: every objective in order, all of it or nothing."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from dalle_jax.arrays import Array
+from dalle_jax.config.errors import UserError
+from dalle_jax.parallel.axes import BATCH
+from dalle_jax.parallel.layout import constrain
+from dalle_jax.train import ema as averaging
+from dalle_jax.train import metrics, schedules
+from dalle_jax.train.state import Arrays, Blueprint, Plan, State
+from dalle_jax.train.task import Batch, Objective, Sums, Task
+
+Step = Callable[[State, Arrays, Batch, Array], tuple[State, Sums]]
+
+
+def make_step(
+    task: Task,
+    plan: Plan,
+    frozen: Blueprint | None,
+    schedule: schedules.Schedule,
+    steps: int,
+    accumulate: int,
+    clip_norm: float | None,
+    ema: averaging.Ema | None,
+) -> Step:
+    """``step(state, frozen arrays, batch, seed key) -> (state, Sums)``, not yet jitted; ``state`` may be donated.
+
+    A loss or a gradient that is not finite, in any objective, leaves everything but the counters as it was. Gradients
+    are averaged over ``accumulate`` microbatches inside the step and clipped to ``clip_norm`` by their global norm.
+    """
+    objectives = task.objectives()
+
+    def step(state: State, frozen_arrays: Arrays, batch: Batch, key: Array) -> tuple[State, Sums]:
+        fixed = None if frozen is None else functools.partial(frozen.merge, frozen_arrays)
+        key = jax.random.fold_in(key, state.step)
+        rate = schedules.in_step(schedule, state.step, steps)
+        microbatches = split_batch(batch, accumulate)
+        params, others, states = state.params, state.others, dict(state.optimizers)
+        finite = jnp.asarray(True)
+        sums: Sums = {"learning_rate": (rate, jnp.ones(()))}
+        for index, objective in enumerate(objectives):
+            trained = {name: params[name] for name in plan.trained[objective.name]}
+            loss = bind_loss(objective, plan.blueprint, fixed, params, state.step)
+            objective_key = jax.random.fold_in(key, index)
+            value, grads, others, found = _gradients(loss, trained, others, microbatches, objective_key, plan)
+            norm = optax.tree.norm(grads)
+            finite = finite & jnp.isfinite(value) & jnp.isfinite(norm)
+            grads = clipped(grads, norm, clip_norm)
+            transformation = plan.transformations[objective.name]
+            trained, states[objective.name] = _update(transformation, grads, states[objective.name], trained, rate)
+            params = params | trained
+            found = metrics.merge(found, {f"gradient_norm/{objective.name}": (norm, jnp.ones(()))})
+            sums = metrics.merge(sums, found)
+        average = state.average if ema is None else averaging.update(ema, state.average, params, state.step)
+        kept = keep_if(finite, (params, others, average, states), state[1:5])
+        return _count(state, kept, finite), _report(sums, finite)
+
+    return step
+
+
+def split_batch(batch: Batch, parts: int) -> Batch:
+    """[B ...] to [parts B/parts ...]. Rows are dealt out in turn, so each device keeps the rows that it has."""
+
+    def one(rows: Array) -> Array:
+        if rows.shape[0] % parts:
+            below = rows.shape[0] // parts * parts
+            nearest = f"{below} or {below + parts}" if below else f"{parts}"
+            raise UserError(f"accumulate={parts} does not divide the batch of {rows.shape[0]}; {nearest} would do")
+        dealt = rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]).swapaxes(0, 1)
+        return constrain(dealt, None, BATCH, *(None,) * (rows.ndim - 1))
+
+    return {name: one(rows) for name, rows in batch.items()}
+
+
+def bind_loss(
+    objective: Objective, blueprint: Blueprint, frozen: Callable[[], nnx.Module] | None, params: Arrays, step: Array
+) -> Callable[..., Any]:
+    """``loss(trained, others, batch, key) -> (scalar, (Sums, others))``; the modules live only inside it."""
+
+    def loss(trained: Arrays, others: Arrays, batch: Batch, key: Array) -> tuple[Array, tuple[Sums, Arrays]]:
+        module = blueprint.merge(params | trained, others)
+        value, sums = objective.loss(module, None if frozen is None else frozen(), batch, key, step)
+        return value, (metrics.as_float32(sums), blueprint.split(module)[1])
+
+    return loss
+
+
+def clipped(grads: Arrays, norm: Array, limit: float | None) -> Arrays:
+    """Gradients scaled down to a global norm of at most ``limit``."""
+    if limit is None:
+        return grads
+    scale = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-16))
+    return jax.tree.map(lambda grad: grad * scale, grads)
+
+
+def keep_if(good: Array, new: Any, old: Any) -> Any:
+    """``new`` where the step was good, else ``old``, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(good, a, b), tuple(new), tuple(old))
+
+
+def _gradients(
+    loss: Callable[..., Any], trained: Arrays, others: Arrays, batches: Batch, key: Array, plan: Plan
+) -> tuple[Array, Arrays, Arrays, Sums]:
+    """Loss and gradients averaged over microbatches, the others after the last of them, and all their Sums."""
+    count = next(iter(batches.values())).shape[0]
+    value_and_grad = jax.value_and_grad(loss, has_aux=True)
+
+    def one(others: Arrays, index: Any) -> tuple[Array, Arrays, Arrays, Sums]:
+        batch = {name: rows[index] for name, rows in batches.items()}
+        (value, (sums, others)), grads = value_and_grad(trained, others, batch, jax.random.fold_in(key, index))
+        return value.astype(jnp.float32), grads, others, sums
+
+    if count == 1:
+        return one(others, 0)
+
+    def body(carry: Any, index: Array) -> tuple[Any, Sums]:
+        total, grads, others = carry
+        value, more, others, sums = one(others, index)
+        grads = jax.tree.map(lambda a, b: a + b.astype(a.dtype) / count, grads, more)
+        return (total + value / count, grads, others), sums
+
+    zeros = {name: _zeros(value, plan.shardings.params[name]) for name, value in trained.items()}
+    (total, grads, others), sums = jax.lax.scan(body, (jnp.zeros(()), zeros, others), jnp.arange(count))
+    return total, grads, others, jax.tree.map(lambda values: values.sum(0), sums)
+
+
+def _zeros(like: Array, sharding: Any) -> Array:
+    """Float32 zeros that lie as the parameter does: left to itself, the compiler may replicate an accumulator."""
+    zeros = jnp.zeros(like.shape, jnp.float32)
+    return zeros if sharding.mesh.size == 1 else jax.lax.with_sharding_constraint(zeros, sharding)
+
+
+def _update(
+    transformation: optax.GradientTransformation, grads: Arrays, state: Any, params: Arrays, rate: Array
+) -> tuple[Arrays, Any]:
+    directions, state = transformation.update(grads, state, params)
+    moved = {name: (value - rate * directions[name]).astype(value.dtype) for name, value in params.items()}
+    return moved, state
+
+
+def _count(state: State, kept: Any, finite: Array) -> State:
+    bad = 1 - finite.astype(jnp.int32)
+    params, others, average, optimizers = kept
+    in_a_row = (state.skipped_in_a_row + bad) * bad
+    return State(state.step + 1, params, others, average, optimizers, state.skipped + bad, in_a_row)
+
+
+def _report(sums: Mapping[str, Any], finite: Array) -> Sums:
+    """The figures of a good step, or none of them, and whether it was skipped."""
+    bad = 1.0 - finite.astype(jnp.float32)
+    return metrics.where(finite, metrics.as_float32(sums)) | {"skipped": (bad, jnp.ones(()))}

@@ -1,0 +1,105 @@
+"""A task small enough to count by hand: y = x w + b on noisy lines, with a variable that is no parameter."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dalle_jax.parallel.axes import BATCH, EMBED, MLP
+from dalle_jax.parallel.layout import Layout, constrain
+from dalle_jax.parallel.mesh import Mesh, make_mesh
+from dalle_jax.parallel.rules import Rules
+from dalle_jax.train.task import Objective
+
+
+class Seen(nnx.Variable):
+    """How many rows have passed, and their running mean."""
+
+
+class Model(nnx.Module):
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        normal = nnx.initializers.normal(0.3)
+        self.up = nnx.Param(normal(rngs.params(), (4, width)), axes=(EMBED, MLP))
+        self.down = nnx.Param(normal(rngs.params(), (width, 1)), axes=(MLP, None))
+        self.bias = nnx.Param(jnp.zeros((width,)), axes=(MLP,))
+        self.count = Seen(jnp.zeros((), jnp.int32), axes=())
+        self.mean = Seen(jnp.zeros((4,)), axes=(EMBED,))
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        self.count[...] = self.count[...] + x.shape[0]
+        self.mean[...] = 0.9 * self.mean[...] + 0.1 * x.mean(0)
+        hidden = constrain(jnp.tanh(x @ self.up[...] + self.bias[...]), BATCH, MLP)
+        return (hidden @ self.down[...])[:, 0]
+
+
+@dataclass(frozen=True)
+class Toy:
+    width: int = 8
+    noise: float = 0.0
+    fixed: bool = False
+
+    def prepare(self, examples: dict[str, list[Any]], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        x = np.stack(examples["x"]).astype(np.float32)
+        return {"x": x, "y": (x.sum(1) + self.noise * rng.standard_normal(len(x))).astype(np.float32)}
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        return {
+            "x": jax.ShapeDtypeStruct((batch_size, 4), jnp.float32),
+            "y": jax.ShapeDtypeStruct((batch_size,), jnp.float32),
+        }
+
+    def init(self, rngs: nnx.Rngs) -> Model:
+        return Model(self.width, rngs)
+
+    def frozen(self) -> Model | None:
+        return Model(2, nnx.Rngs(7)) if self.fixed else None
+
+    def objectives(self) -> tuple[Objective, ...]:
+        return (Objective("fit", nnx.Param, self.loss),)
+
+    def loss(self, module: Any, frozen: Any, batch: Any, key: Any, step: Any) -> Any:
+        offset = 0.0 if frozen is None else frozen(batch["x"])
+        jitter = self.noise * jax.random.normal(key, batch["y"].shape)
+        squared = (module(batch["x"]) + offset - batch["y"] - jitter) ** 2
+        return squared.mean(), {"loss": (squared.sum(), squared.size), "steps_seen": (step, 1)}
+
+    def evaluate(self, module: Any, frozen: Any, batch: Any, key: Any) -> Any:
+        squared = (module(batch["x"]) - batch["y"]) ** 2
+        return {"error": (squared.sum(), squared.size)}
+
+    def pictures(self, module: Any, frozen: Any, batch: Any, key: Any) -> Any:
+        return jnp.broadcast_to(jax.nn.sigmoid(module(batch["x"]))[:, None, None, None], (8, 3, 3, 3))
+
+    def model_files(self) -> dict[str, bytes]:
+        return {"model.gin": f"width = {self.width}\n".encode(), "text.model": bytes(range(256))}
+
+
+@dataclass(frozen=True)
+class Lines:
+    rows: int = 8
+    seed: int = 3
+    bad: tuple[int, ...] = ()
+
+    def batch(self, step: int) -> dict[str, list[Any]]:
+        x = np.random.default_rng((self.seed, step)).standard_normal((self.rows, 4))
+        return {"x": list(x * np.nan if step in self.bad else x)}
+
+    def evaluation_batches(self) -> list[dict[str, list[Any]]]:
+        return [self.batch(10**6), self.batch(10**6 + 1)]
+
+    def fingerprint(self) -> str:
+        return f"lines {self.rows} {self.seed}"
+
+
+def layout(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Layout:
+    return Layout(make_mesh(Mesh(data, fsdp, tensor)), Rules())
+
+
+def leaves(tree: Any) -> dict[str, bytes]:
+    """Every leaf's bytes by its path."""
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in found}
