@@ -1,0 +1,80 @@
+"""Batches of a source, by step: shuffled anew each epoch, every example once per epoch, any step at random access.
+
+The position in the data is the step and nothing else: ``batch(step)`` is a pure function of the source, the seed and the
+step, so a resumed run goes on with the very examples that it would have seen. Batches run on over the end of an epoch.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+from grain import MapDataset
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.data.schema import Example, Source
+
+
+class Loader:
+    """Training batches of ``source`` and the fixed evaluation batches of ``evaluation_source``.
+
+    A batch is ``{"image": [uint8 [H W 3]], "caption": [str], "key": [str]}`` with ``batch_size`` entries each. Which of
+    an example's captions is taken depends on (seed, epoch, index).
+    """
+
+    def __init__(self, source: Source, evaluation_source: Source | None, batch_size: int, seed: int):
+        if len(source) == 0:
+            raise UserError("expected training data, got a source with no examples in it")
+        if batch_size < 1:
+            raise UserError(f"expected a batch size of at least 1, got {batch_size}")
+        if not 0 <= seed < 2**32:
+            raise UserError(f"expected a data seed of 0 to {2**32 - 1}, got {seed}")
+        if evaluation_source is not None and len(evaluation_source) < batch_size:
+            raise UserError(
+                f"expected at least one batch of {batch_size} evaluation examples, got {len(evaluation_source)}: "
+                "lower the batch size or give more"
+            )
+        self._source = source
+        self._evaluation_source = evaluation_source
+        self._batch_size = batch_size
+        self._seed = seed
+        order = MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
+        self._batches = order.map_with_index(self._load).batch(batch_size, batch_fn=_collate)
+
+    def batch(self, step: int) -> dict[str, list[Any]]:
+        """The raw examples of a step (0, 1, …)."""
+        return self._batches[step]
+
+    def evaluation_batches(self) -> Iterator[dict[str, list[Any]]]:
+        """Whole batches of the evaluation examples, in order, always the same; a last partial batch is left out."""
+        source = self._evaluation_source
+        for start in range(0, 0 if source is None else len(source) - self._batch_size + 1, self._batch_size):
+            indices = range(start, start + self._batch_size)
+            yield _collate([self._pick(source[index], 0, index) for index in indices])  # type: ignore[index]
+
+    def steps_per_epoch(self) -> float:
+        """How many batches the training examples make; a fraction where batches run over the end of an epoch."""
+        return len(self._source) / self._batch_size
+
+    def fingerprint(self) -> str:
+        """Changes whenever any batch would: source, evaluation source, order or batch size."""
+        evaluation = "" if self._evaluation_source is None else self._evaluation_source.fingerprint()
+        parts = (self._source.fingerprint(), len(self._source), evaluation, self._batch_size, self._seed)
+        return "loader-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    def _load(self, position: int, index: int) -> tuple[str, Any, str]:
+        """Example ``index``, which stands at ``position`` in the endless order of all epochs."""
+        return self._pick(self._source[int(index)], position // len(self._source), int(index))
+
+    def _pick(self, example: Example, epoch: int, index: int) -> tuple[str, Any, str]:
+        captions = example["captions"]
+        return example["key"], example["image"], captions[_draw(self._seed, epoch, index) % len(captions)]
+
+
+def _draw(*numbers: int) -> int:
+    """A number of 64 bits that looks random and depends on ``numbers`` alone; fifteen times faster than a Generator."""
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "little")
+
+
+def _collate(examples: Any) -> dict[str, list[Any]]:
+    keys, images, captions = zip(*examples, strict=True)
+    return {"image": list(images), "caption": list(captions), "key": list(keys)}
