@@ -8,6 +8,6 @@ Letters used in shapes, einsum strings and comments, everywhere the same:
     V vocabulary     K codebook       h w grid of codes                  C channels
 """
 
-from jaxtyping import Array, Bool, Float, Int, Key, Num, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Num, UInt, UInt8
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "Num", "UInt8"]
+__all__ = ["Array", "Bool", "Float", "Int", "Key", "Num", "UInt", "UInt8"]

@@ -34,10 +34,19 @@ class CodeGenerator(Protocol):
         """Teacher forcing: ``image[:, i]`` are the logits of code i given the text and the codes before i."""
         ...
 
-    def prefill(self, text: Int[Array, "P T"], candidates: int) -> Any:
-        """A cache that holds each prompt's text once, shared by its candidates, and room for their codes."""
+    def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], Any]:
+        """Logits of code 0, the same for a prompt's candidates, and a cache that holds each prompt's text once.
+
+        Every array of a cache leads with the prompts axis. It has room for no codes until it is grown.
+        """
         ...
 
-    def decode(self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: Any) -> tuple[Float[Array, "P M K"], Any]:
-        """Logits of code ``position`` (0 to I - 1) given code ``position - 1`` (ignored at 0), and the new cache."""
+    def grow(self, cache: Any, codes: int) -> Any:
+        """The same cache with room for the first ``codes`` codes. Small caches are quick to read: grow by stages."""
+        ...
+
+    def decode(
+        self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: Any
+    ) -> tuple[Float[Array, "P M K"], Any]:
+        """Logits of code ``position`` (1 to I - 1) given code ``position - 1``, and the new cache."""
         ...

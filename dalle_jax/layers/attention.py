@@ -1,0 +1,112 @@
+"""Self-attention and cross-attention of transformer blocks: whole streams, prefill and single cached steps."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dalle_jax.arrays import Array, Bool, Float, Int
+from dalle_jax.layers import kv_cache
+from dalle_jax.layers.attend import FAR_BELOW, dense_attention, stream_attention
+from dalle_jax.layers.attention_masks import Pattern
+from dalle_jax.layers.kv_cache import KvCache
+from dalle_jax.layers.linear import Initializer, Linear
+from dalle_jax.parallel.axes import BATCH, EMBED, HEAD_DIM, HEADS, SEQ
+from dalle_jax.parallel.layout import constrain
+
+
+def _heads_first(x: Float[Array, "B L N H"]) -> Float[Array, "B N L H"]:
+    return constrain(x.swapaxes(1, 2), BATCH, HEADS, SEQ, None)
+
+
+def step_attention(
+    q: Float[Array, "P M N H"], cache: KvCache, pattern: Pattern, index: Int[Array, ""]
+) -> Float[Array, "P M N H"]:
+    """One query per candidate, that of code ``index``, against the context and the codes in the cache."""
+    codes = kv_cache.read(cache, pattern, index)
+    q = q * q.shape[-1] ** -0.5
+    context = jnp.einsum("pmnh,pnch->pmnc", q, cache.context_k, preferred_element_type=jnp.float32)
+    image = jnp.einsum("pmnh,pmnsh->pmns", q, codes.k, preferred_element_type=jnp.float32)
+    scores = jnp.concatenate([context, jnp.where(codes.visible, image, FAR_BELOW)], axis=-1)  # [P M N C+S]
+    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+    split = cache.context_k.shape[2]
+    out = jnp.einsum("pmnc,pnch->pmnh", weights[..., :split], cache.context_v)
+    return out + jnp.einsum("pmns,pmnsh->pmnh", weights[..., split:], codes.v)
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head self-attention without biases; queries, keys and values come from one product."""
+
+    def __init__(
+        self, width: int, heads: int, head_size: int, *, dtype: Any, init: Initializer | None = None,
+        init_out: Initializer | None = None, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        self.qkv = Linear(
+            width, (3, heads, head_size), axes=(EMBED, None, HEADS, HEAD_DIM), bias=False, dtype=dtype, init=init,
+            rngs=rngs,
+        )  # fmt: skip
+        self.out = Linear(
+            (heads, head_size), width, axes=(HEADS, HEAD_DIM, EMBED), bias=False, dtype=dtype,
+            init=init if init_out is None else init_out, rngs=rngs,
+        )  # fmt: skip
+
+    def split(self, x: Float[Array, "B L D"]) -> tuple[Array, Array, Array]:
+        """Queries, keys and values [B N L H]."""
+        qkv = self.qkv(x)  # [B L 3 N H]
+        return _heads_first(qkv[:, :, 0]), _heads_first(qkv[:, :, 1]), _heads_first(qkv[:, :, 2])
+
+    def __call__(self, x: Float[Array, "B L D"], pattern: Pattern) -> Float[Array, "B L D"]:
+        """A whole stream."""
+        return self.out(stream_attention(*self.split(x), pattern).swapaxes(1, 2))
+
+    def over(self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
+        """In both directions over the positions where ``mask`` is True (an encoder)."""
+        return self.out(dense_attention(*self.split(x), mask[:, None, None]).swapaxes(1, 2))
+
+    def prefill(self, x: Float[Array, "P C D"], candidates: int, pattern: Pattern) -> tuple[Array, KvCache]:
+        """The context alone: its outputs [P C D] and a cache for that many candidates."""
+        q, k, v = self.split(x)
+        out = self.out(stream_attention(q, k, v, pattern).swapaxes(1, 2))
+        return out, kv_cache.new_cache(k, v, candidates, pattern)
+
+    def decode(
+        self, x: Float[Array, "P M D"], cache: KvCache, pattern: Pattern, index: Int[Array, ""]
+    ) -> tuple[Float[Array, "P M D"], KvCache]:
+        """One step: ``x`` belongs to code ``index``, whose key and value are added to the cache."""
+        qkv = self.qkv(x)  # [P M 3 N H]
+        cache = kv_cache.write(cache, pattern, qkv[:, :, 1], qkv[:, :, 2], index)
+        return self.out(step_attention(qkv[:, :, 0], cache, pattern, index)), cache
+
+
+class CrossKeys(NamedTuple):
+    """Keys and values of an encoded text, and which of its positions are text. Every array leads with the prompts."""
+
+    k: Float[Array, "P N T H"]
+    v: Float[Array, "P N T H"]
+    mask: Bool[Array, "P T"]
+
+
+class CrossAttention(nnx.Module):
+    """Multi-head attention to an encoded text, without biases."""
+
+    def __init__(self, width: int, heads: int, head_size: int, *, dtype: Any, init: Initializer, rngs: nnx.Rngs):
+        into = (EMBED, HEADS, HEAD_DIM)
+        self.q = Linear(width, (heads, head_size), axes=into, bias=False, dtype=dtype, init=init, rngs=rngs)
+        self.kv = Linear(
+            width, (2, heads, head_size), axes=(EMBED, None, HEADS, HEAD_DIM), bias=False, dtype=dtype, init=init,
+            rngs=rngs,
+        )  # fmt: skip
+        self.out = Linear(
+            (heads, head_size), width, axes=(HEADS, HEAD_DIM, EMBED), bias=False, dtype=dtype, init=init, rngs=rngs
+        )
+
+    def keys(self, text: Float[Array, "P T D"], mask: Bool[Array, "P T"]) -> CrossKeys:
+        """What the queries look at: computed once per text."""
+        kv = self.kv(text)  # [P T 2 N H]
+        return CrossKeys(_heads_first(kv[:, :, 0]), _heads_first(kv[:, :, 1]), mask)
+
+    def __call__(self, x: Float[Array, "P L D"], keys: CrossKeys) -> Float[Array, "P L D"]:
+        """``x``: a stream per text, or one step of each of its L candidates."""
+        q = _heads_first(self.q(x))  # [P N L H]
+        return self.out(dense_attention(q, keys.k, keys.v, keys.mask[:, None, None]).swapaxes(1, 2))

@@ -1,0 +1,59 @@
+"""The position-wise networks of a transformer block."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dalle_jax.arrays import Array, Float
+from dalle_jax.layers.linear import Initializer, Linear
+from dalle_jax.layers.norms import LayerNorm
+from dalle_jax.parallel.axes import BATCH, EMBED, MLP, SEQ
+from dalle_jax.parallel.layout import constrain
+
+
+def constrain_hidden(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Lays hidden activations [B L F] out over the tensor axis; other ranks (single steps) are left to the compiler."""
+    return constrain(x, BATCH, SEQ, MLP) if x.ndim == 3 else x
+
+
+class Mlp(nnx.Module):
+    """``W2 gelu(W1 x)``, or ``W2 (gelu(W1 x) * W0 x)`` if ``gated``; tanh-approximated GELU."""
+
+    def __init__(
+        self, width: int, hidden: int, *, gated: bool = False, dtype: Any = jnp.float32,
+        init_out: Initializer | None = None, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        self.gated = gated
+        outs, axes = ((2, hidden), (EMBED, None, MLP)) if gated else ((hidden,), (EMBED, MLP))
+        self.up = Linear(width, outs, axes=axes, dtype=dtype, rngs=rngs)
+        self.down = Linear(hidden, width, axes=(MLP, EMBED), dtype=dtype, init=init_out, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Acts on the last dimension."""
+        hidden = self.up(x)  # [... F] or [... 2 F]
+        if self.gated:
+            hidden = jax.nn.gelu(hidden[..., 0, :], approximate=True) * hidden[..., 1, :]
+        else:
+            hidden = jax.nn.gelu(hidden, approximate=True)
+        return self.down(constrain_hidden(hidden))
+
+
+class NormFormerGlu(nnx.Module):
+    """DALL·E mini's gated network: ``W2 LN(gelu(W0 LN(x)) * W1 LN(x))``, exact GELU, no biases in the products.
+
+    Its two norms learn a bias and no scale, since each is followed by a matrix.
+    """
+
+    def __init__(self, width: int, hidden: int, *, dtype: Any, init: Initializer | None = None, rngs: nnx.Rngs):
+        self.norm_in = LayerNorm(width, scale=False, dtype=dtype)
+        self.up = Linear(width, (2, hidden), axes=(EMBED, None, MLP), bias=False, init=init, dtype=dtype, rngs=rngs)
+        self.norm_hidden = LayerNorm(hidden, scale=False, axes=(MLP,), dtype=dtype)
+        self.down = Linear(hidden, width, axes=(MLP, EMBED), bias=False, init=init, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Acts on the last dimension."""
+        hidden = self.up(self.norm_in(x))  # [... 2 F]
+        hidden = jax.nn.gelu(hidden[..., 0, :], approximate=False) * hidden[..., 1, :]  # [... F]
+        return self.down(self.norm_hidden(constrain_hidden(hidden)))

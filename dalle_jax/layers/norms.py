@@ -1,0 +1,45 @@
+"""Layer normalisation in float32, with or without scale and bias."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dalle_jax.arrays import Array, Float
+from dalle_jax.parallel.axes import EMBED
+
+
+def normalize(x: Float[Array, "... D"], epsilon: float) -> Float[Array, "... D"]:
+    """Zero mean and unit variance over the last dimension, in float32."""
+    x = x.astype(jnp.float32)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt((centred * centred).mean(axis=-1, keepdims=True) + epsilon)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last dimension; ``scale`` and ``bias`` say which of the two it learns."""
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        scale: bool = True,
+        bias: bool = True,
+        epsilon: float = 1e-5,
+        axes: tuple[str | None, ...] = (EMBED,),
+        dtype: Any = jnp.float32,
+    ):
+        self.epsilon = epsilon
+        self.dtype = jnp.dtype(dtype)
+        self.scale = nnx.Param(jnp.ones(size, jnp.float32), axes=axes) if scale else None
+        self.bias = nnx.Param(jnp.zeros(size, jnp.float32), axes=axes) if bias else None
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Normalised, scaled and shifted; statistics in float32, result in ``dtype``."""
+        y = normalize(x, self.epsilon)
+        if self.scale is not None:
+            y = y * self.scale[...]
+        if self.bias is not None:
+            y = y + self.bias[...]
+        return y.astype(self.dtype)

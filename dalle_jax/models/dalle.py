@@ -1,0 +1,180 @@
+"""DALL·E 1's transformer: one stream of text and image tokens (Ramesh et al. 2021, arXiv 2102.12092, section 2.2).
+
+The stream is  <bos> text_0 ... text_{T-1} code_0 ... code_{I-2},  L = T + I long; the output at each position predicts
+the next token, so <bos> predicts text_0 and the last text token predicts code_0. The first T + 1 positions are the
+context: all of the image sees all of it. Letters: B T I L D N H V K as in arrays.py; C = T + 1.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dalle_jax.arrays import Array, Float, Int, Key
+from dalle_jax.layers import kv_cache
+from dalle_jax.layers.attention import SelfAttention
+from dalle_jax.layers.attention_masks import Pattern, repeat_kinds
+from dalle_jax.layers.embeddings import Embedding, GridEmbedding
+from dalle_jax.layers.kv_cache import KvCache
+from dalle_jax.layers.linear import Linear
+from dalle_jax.layers.mlp import Mlp
+from dalle_jax.layers.norms import LayerNorm
+from dalle_jax.layers.stack import Stack, stack_keys
+from dalle_jax.models.code_generator import Logits
+from dalle_jax.parallel.axes import BATCH, CODES, EMBED, POSITIONS, SEQ, VOCAB
+from dalle_jax.parallel.layout import constrain
+
+
+@dataclass(frozen=True)
+class DalleConfig:
+    """Sizes of the network.
+
+    ``attention`` is a pattern of kinds repeated over the layers, and ``last_attention`` replaces the last layer's; the
+    published model has ("row", "column", "row", "row") and "convolutional". ``kernel`` is the odd side of the
+    convolutional window. ``scan`` loops over layers with one compiled body. ``dropout`` acts on residual branches.
+    """
+
+    text_vocab: int
+    text_length: int
+    codebook_size: int
+    grid: tuple[int, int]
+    width: int
+    depth: int
+    heads: int
+    head_size: int = 64
+    hidden_multiple: int = 4
+    gated: bool = False
+    attention: tuple[Literal["full", "row", "column", "convolutional"], ...] = ("full",)
+    last_attention: Literal["full", "row", "column", "convolutional"] | None = None
+    kernel: int = 11
+    dropout: float = 0.0
+    scan: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
+    """Zeroes a share ``rate`` of the values and scales the rest up; the identity with no key."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+class Block(nnx.Module):
+    """Pre-norm attention and a pre-norm MLP, each added to the stream."""
+
+    def __init__(self, config: DalleConfig, *, rngs: nnx.Rngs):
+        width, dtype = config.width, config.dtype
+        branch = nnx.initializers.normal(0.02 / (2 * config.depth) ** 0.5)
+        self.rate = config.dropout
+        self.attention_norm = LayerNorm(width, dtype=dtype)
+        self.attention = SelfAttention(width, config.heads, config.head_size, dtype=dtype, init_out=branch, rngs=rngs)
+        self.mlp_norm = LayerNorm(width, dtype=dtype)
+        hidden = width * config.hidden_multiple
+        self.mlp = Mlp(width, hidden, gated=config.gated, dtype=dtype, init_out=branch, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B L D"], pattern: Pattern, key: Any) -> Float[Array, "B L D"]:
+        """A whole stream; ``key`` draws the dropout."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        x = x + dropout(self.attention(self.attention_norm(x), pattern), self.rate, keys[0])
+        x = x + dropout(self.mlp(self.mlp_norm(x)), self.rate, keys[1])
+        return constrain(x, BATCH, SEQ, EMBED)
+
+    def prefill(self, x: Float[Array, "P C D"], candidates: int, pattern: Pattern) -> tuple[Array, KvCache]:
+        """The context alone, and a cache for that many candidates."""
+        out, cache = self.attention.prefill(self.attention_norm(x), candidates, pattern)
+        x = x + out
+        return x + self.mlp(self.mlp_norm(x)), cache
+
+    def decode(
+        self, x: Float[Array, "P M D"], cache: KvCache, pattern: Pattern, index: Int[Array, ""]
+    ) -> tuple[Array, KvCache]:
+        """One step, that of code ``index``."""
+        out, cache = self.attention.decode(self.attention_norm(x), cache, pattern, index)
+        x = x + out
+        return x + self.mlp(self.mlp_norm(x)), cache
+
+
+class Dalle(nnx.Module):
+    """p(text, codes) as one stream; implements models.code_generator.CodeGenerator."""
+
+    def __init__(self, config: DalleConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        width, dtype = config.width, config.dtype
+        kinds = repeat_kinds(config.attention, config.last_attention, config.depth)
+        self.patterns = tuple(Pattern(kind, config.text_length + 1, config.grid, config.kernel) for kind in kinds)
+        self.text_embedding = Embedding(config.text_vocab, width, axis=VOCAB, dtype=dtype, rngs=rngs)
+        self.pad_embedding = Embedding(config.text_length, width, axis=POSITIONS, dtype=dtype, rngs=rngs)
+        self.text_positions = Embedding(config.text_length, width, axis=POSITIONS, dtype=dtype, rngs=rngs)
+        self.bos = nnx.Param(jax.random.normal(rngs.params(), (width,)) * 0.02, axes=(EMBED,))
+        self.code_embedding = Embedding(config.codebook_size, width, axis=CODES, dtype=dtype, rngs=rngs)
+        self.code_positions = GridEmbedding(config.grid, width, dtype=dtype, rngs=rngs)
+        self.stack = Stack(lambda rngs: Block(config, rngs=rngs), config.depth, scan=config.scan, rngs=rngs)
+        self.norm = LayerNorm(width, dtype=dtype)
+        self.text_head = Linear(width, config.text_vocab, axes=(EMBED, VOCAB), dtype=dtype, rngs=rngs)
+        self.code_head = Linear(width, config.codebook_size, axes=(EMBED, CODES), dtype=dtype, rngs=rngs)
+
+    @property
+    def text_length(self) -> int:
+        """T."""
+        return self.config.text_length
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w)."""
+        return self.config.grid
+
+    @property
+    def codebook_size(self) -> int:
+        """K."""
+        return self.config.codebook_size
+
+    def embed_text(self, text: Int[Array, "B T"]) -> Float[Array, "B C D"]:
+        """<bos> and the text; a pad (0) at position t becomes the t-th learned pad."""
+        tokens = jnp.where((text == 0)[..., None], self.pad_embedding.all(), self.text_embedding(text))
+        tokens = tokens + self.text_positions.all()  # [B T D]
+        bos = jnp.broadcast_to(self.bos[...].astype(tokens.dtype), (text.shape[0], 1, tokens.shape[-1]))
+        return jnp.concatenate([bos, tokens], axis=1)
+
+    def __call__(
+        self, text: Int[Array, "B T"], codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None
+    ) -> Logits:
+        """Teacher forcing: logits of every text token and of every code; dropout only with a key."""
+        image = self.code_embedding(codes[:, :-1]) + self.code_positions.all()[:-1]  # [B I-1 D]
+        x = constrain(jnp.concatenate([self.embed_text(text), image], axis=1), BATCH, SEQ, EMBED)  # [B L D]
+        keys = stack_keys(dropout_key if self.config.dropout else None, self.config.depth)
+
+        def apply(block: Block, x: Array, pattern: Pattern, key: Any) -> tuple[Array, None]:
+            return block(x, pattern, key), None
+
+        x = self.norm(self.stack(apply, x, self.patterns, keys)[0])
+        split = self.config.text_length
+        text_logits = self.text_head(x[:, :split]).astype(jnp.float32)
+        return Logits(image=self.code_head(x[:, split:]).astype(jnp.float32), text=text_logits)
+
+    def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], list[KvCache]]:
+        """Logits of code 0 for each prompt, and a cache that has room for no code yet."""
+
+        def apply(block: Block, x: Array, pattern: Pattern, _: Any) -> tuple[Array, KvCache]:
+            return block.prefill(x, candidates, pattern)
+
+        x, caches = self.stack(apply, self.embed_text(text), self.patterns)
+        return self.code_head(self.norm(x[:, -1])).astype(jnp.float32), caches
+
+    def grow(self, cache: list[KvCache], codes: int) -> list[KvCache]:
+        """The same cache with room for the first ``codes`` codes."""
+        return [kv_cache.grow(layer, pattern, codes) for layer, pattern in zip(cache, self.patterns, strict=True)]
+
+    def decode(
+        self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: list[KvCache]
+    ) -> tuple[Float[Array, "P M K"], list[KvCache]]:
+        """Logits of code ``position`` >= 1 given code ``position - 1``, and the new cache."""
+        index = position - 1
+        x = self.code_embedding(previous) + self.code_positions(index)  # [P M D]
+        new = []
+        for layer, (pattern, layer_cache) in enumerate(zip(self.patterns, cache, strict=True)):
+            x, layer_cache = self.stack.block(layer).decode(x, layer_cache, pattern, index)
+            new.append(layer_cache)
+        return self.code_head(self.norm(x)).astype(jnp.float32), new

@@ -1,0 +1,247 @@
+"""DALL·E mini's transformer: a BART that reads a text and writes codes, with NormFormer norms and gated networks.
+
+Dayma et al. 2021 (dalle-mini); Shleifer et al. 2021 (NormFormer, arXiv 2110.09456). No biases in matrix products,
+learned positions, a norm after the embeddings, a norm without scale wherever a matrix follows, an untied head. The decoder's
+input is  <start> code_0 ... code_{I-2}  and its output at i predicts code i. Letters as in arrays.py; P M prompts,
+candidates.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dalle_jax.arrays import Array, Bool, Float, Int, Key
+from dalle_jax.layers import kv_cache
+from dalle_jax.layers.attention import CrossAttention, CrossKeys, SelfAttention
+from dalle_jax.layers.attention_masks import Pattern
+from dalle_jax.layers.embeddings import Embedding
+from dalle_jax.layers.kv_cache import KvCache
+from dalle_jax.layers.linear import Linear
+from dalle_jax.layers.mlp import NormFormerGlu
+from dalle_jax.layers.norms import LayerNorm
+from dalle_jax.layers.stack import Stack, stack_keys
+from dalle_jax.models.code_generator import Logits
+from dalle_jax.parallel.axes import BATCH, CODES, EMBED, POSITIONS, SEQ, VOCAB
+from dalle_jax.parallel.layout import constrain
+
+
+@dataclass(frozen=True)
+class DalleBartConfig:
+    """Sizes of the network; heads must divide the width.
+
+    ``init_std`` is the standard deviation of every matrix and table. ``scan`` loops over layers with one compiled body.
+    ``dropout`` acts on residual branches.
+    """
+
+    text_vocab: int
+    text_length: int
+    codebook_size: int
+    grid: tuple[int, int]
+    width: int
+    encoder_layers: int
+    encoder_heads: int
+    encoder_hidden: int
+    decoder_layers: int
+    decoder_heads: int
+    decoder_hidden: int
+    init_std: float = 0.02
+    dropout: float = 0.0
+    scan: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
+    """Zeroes a share ``rate`` of the values and scales the rest up; the identity with no key."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+class EncoderBlock(nnx.Module):
+    """``x + LN(attention(LN x))``, then ``x + glu(x)``, whose norms are inside."""
+
+    def __init__(self, config: DalleBartConfig, *, rngs: nnx.Rngs):
+        width, heads, dtype = config.width, config.encoder_heads, config.dtype
+        init = nnx.initializers.normal(config.init_std)
+        self.rate = config.dropout
+        self.attention_norm = LayerNorm(width, scale=False, dtype=dtype)
+        self.attention = SelfAttention(width, heads, width // heads, dtype=dtype, init=init, rngs=rngs)
+        self.attention_norm_after = LayerNorm(width, dtype=dtype)
+        self.glu = NormFormerGlu(width, config.encoder_hidden, dtype=dtype, init=init, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"], key: Any) -> Float[Array, "B T D"]:
+        """Every position sees the positions where ``mask`` is True."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        out = self.attention_norm_after(self.attention.over(self.attention_norm(x), mask))
+        x = x + dropout(out, self.rate, keys[0])
+        return constrain(x + dropout(self.glu(x), self.rate, keys[1]), BATCH, SEQ, EMBED)
+
+
+class DecoderCache(NamedTuple):
+    """One layer's view of the text and of the codes so far."""
+
+    text: CrossKeys
+    codes: KvCache
+
+
+class DecoderBlock(nnx.Module):
+    """Causal self-attention, attention to the text, gated network; each normed before and after it, or inside."""
+
+    def __init__(self, config: DalleBartConfig, *, rngs: nnx.Rngs):
+        width, heads, dtype = config.width, config.decoder_heads, config.dtype
+        init = nnx.initializers.normal(config.init_std)
+        self.rate = config.dropout
+        self.attention_norm = LayerNorm(width, scale=False, dtype=dtype)
+        self.attention = SelfAttention(width, heads, width // heads, dtype=dtype, init=init, rngs=rngs)
+        self.attention_norm_after = LayerNorm(width, dtype=dtype)
+        self.cross_norm = LayerNorm(width, scale=False, dtype=dtype)
+        self.cross = CrossAttention(width, heads, width // heads, dtype=dtype, init=init, rngs=rngs)
+        self.cross_norm_after = LayerNorm(width, dtype=dtype)
+        self.glu = NormFormerGlu(width, config.decoder_hidden, dtype=dtype, init=init, rngs=rngs)
+
+    def read_text(self, x: Array, keys: CrossKeys, key: Any = None) -> Array:
+        """The attention to the text and the gated network: the same for a stream and for one step of candidates."""
+        drop = (None, None) if key is None else jax.random.split(key)
+        x = x + dropout(self.cross_norm_after(self.cross(self.cross_norm(x), keys)), self.rate, drop[0])
+        return x + dropout(self.glu(x), self.rate, drop[1])
+
+    def __call__(
+        self,
+        x: Float[Array, "B I D"],
+        text: Float[Array, "B T D"],
+        mask: Bool[Array, "B T"],
+        pattern: Pattern,
+        key: Any,
+    ) -> Float[Array, "B I D"]:
+        """A whole stream against its encoded text."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        out = self.attention_norm_after(self.attention(self.attention_norm(x), pattern))
+        x = x + dropout(out, self.rate, keys[0])
+        return constrain(self.read_text(x, self.cross.keys(text, mask), keys[1]), BATCH, SEQ, EMBED)
+
+    def prefill(
+        self, x: Float[Array, "P 1 D"], text: Array, mask: Array, candidates: int, pattern: Pattern
+    ) -> tuple[Array, DecoderCache]:
+        """The start token alone, and a cache for that many candidates."""
+        out, codes = self.attention.prefill(self.attention_norm(x), candidates, pattern)
+        keys = self.cross.keys(text, mask)
+        return self.read_text(x + self.attention_norm_after(out), keys), DecoderCache(keys, codes)
+
+    def decode(
+        self, x: Float[Array, "P M D"], cache: DecoderCache, pattern: Pattern, index: Int[Array, ""]
+    ) -> tuple[Array, DecoderCache]:
+        """One step, that of code ``index``."""
+        out, codes = self.attention.decode(self.attention_norm(x), cache.codes, pattern, index)
+        return self.read_text(x + self.attention_norm_after(out), cache.text), cache._replace(codes=codes)
+
+
+class Encoder(nnx.Module):
+    """A text to one vector per token."""
+
+    def __init__(self, config: DalleBartConfig, *, rngs: nnx.Rngs):
+        width, dtype, init = config.width, config.dtype, nnx.initializers.normal(config.init_std)
+        self.tokens = Embedding(config.text_vocab, width, axis=VOCAB, dtype=dtype, init=init, rngs=rngs)
+        self.positions = Embedding(config.text_length, width, axis=POSITIONS, dtype=dtype, init=init, rngs=rngs)
+        self.embedding_norm = LayerNorm(width, dtype=dtype)
+        self.stack = Stack(lambda r: EncoderBlock(config, rngs=r), config.encoder_layers, scan=config.scan, rngs=rngs)
+        self.norm = LayerNorm(width, scale=False, dtype=dtype)
+
+    def __call__(self, text: Int[Array, "B T"], mask: Bool[Array, "B T"], key: Any = None) -> Float[Array, "B T D"]:
+        """Only positions where ``mask`` is True are looked at."""
+        x = self.embedding_norm(self.tokens(text) + self.positions.all())
+
+        def apply(block: EncoderBlock, x: Array, _: Any, key: Any) -> tuple[Array, None]:
+            return block(x, mask, key), None
+
+        layers = self.stack.depth
+        return self.norm(self.stack(apply, x, (None,) * layers, stack_keys(key, layers))[0])
+
+
+def text_mask(text: Int[Array, "B T"]) -> Bool[Array, "B T"]:
+    """True where there is text; position 0 always counts, so that the empty caption (all pads) has something to see."""
+    return (text != 0).at[:, 0].set(True)
+
+
+class DalleBart(nnx.Module):
+    """p(codes | text) as an encoder and a decoder; implements models.code_generator.CodeGenerator."""
+
+    def __init__(self, config: DalleBartConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        width, dtype, init = config.width, config.dtype, nnx.initializers.normal(config.init_std)
+        self.pattern = Pattern("full", context=1, grid=config.grid)
+        self.encoder = Encoder(config, rngs=rngs)
+        self.start = nnx.Param(init(rngs.params(), (width,), jnp.float32), axes=(EMBED,))
+        self.codes = Embedding(config.codebook_size, width, axis=CODES, dtype=dtype, init=init, rngs=rngs)
+        self.positions = Embedding(
+            self.pattern.positions, width, axis=POSITIONS, dtype=dtype, init=init, rngs=rngs
+        )
+        self.embedding_norm = LayerNorm(width, dtype=dtype)
+        self.stack = Stack(lambda r: DecoderBlock(config, rngs=r), config.decoder_layers, scan=config.scan, rngs=rngs)
+        self.norm = LayerNorm(width, scale=False, dtype=dtype)
+        self.head = Linear(
+            width, config.codebook_size, axes=(EMBED, CODES), bias=False, init=init, dtype=dtype, rngs=rngs
+        )
+
+    @property
+    def text_length(self) -> int:
+        """T."""
+        return self.config.text_length
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w)."""
+        return self.config.grid
+
+    @property
+    def codebook_size(self) -> int:
+        """K."""
+        return self.config.codebook_size
+
+    def __call__(
+        self, text: Int[Array, "B T"], codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None
+    ) -> Logits:
+        """Teacher forcing: logits of every code; dropout only with a key."""
+        drop = dropout_key is not None and self.config.dropout > 0
+        encoder_key, decoder_key = jax.random.split(dropout_key) if drop else (None, None)
+        mask = text_mask(text)
+        encoded = self.encoder(text, mask, encoder_key)
+        start = jnp.broadcast_to(self.start[...].astype(encoded.dtype), (codes.shape[0], 1, encoded.shape[-1]))
+        x = jnp.concatenate([start, self.codes(codes[:, :-1])], axis=1) + self.positions.all()  # [B I D]
+
+        def apply(block: DecoderBlock, x: Array, _: Any, key: Any) -> tuple[Array, None]:
+            return block(x, encoded, mask, self.pattern, key), None
+
+        layers = self.config.decoder_layers
+        x, _ = self.stack(apply, self.embedding_norm(x), (None,) * layers, stack_keys(decoder_key, layers))
+        return Logits(image=self.head(self.norm(x)).astype(jnp.float32), text=None)
+
+    def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], list[DecoderCache]]:
+        """Logits of code 0 for each prompt, and a cache that has room for no code yet."""
+        mask = text_mask(text)
+        encoded = self.encoder(text, mask)
+        x = jnp.broadcast_to(self.start[...].astype(encoded.dtype) + self.positions.all()[0], encoded[:, :1].shape)
+
+        def apply(block: DecoderBlock, x: Array, _: Any, __: Any) -> tuple[Array, DecoderCache]:
+            return block.prefill(x, encoded, mask, candidates, self.pattern)
+
+        x, caches = self.stack(apply, self.embedding_norm(x), (None,) * self.config.decoder_layers)
+        return self.head(self.norm(x[:, 0])).astype(jnp.float32), caches
+
+    def grow(self, cache: list[DecoderCache], codes: int) -> list[DecoderCache]:
+        """The same cache with room for the first ``codes`` codes."""
+        return [layer._replace(codes=kv_cache.grow(layer.codes, self.pattern, codes)) for layer in cache]
+
+    def decode(
+        self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: list[DecoderCache]
+    ) -> tuple[Float[Array, "P M K"], list[DecoderCache]]:
+        """Logits of code ``position`` >= 1 given code ``position - 1``, and the new cache."""
+        x = self.embedding_norm(self.codes(previous) + self.positions(position))  # [P M D]
+        new = []
+        for layer, layer_cache in enumerate(cache):
+            x, layer_cache = self.stack.block(layer).decode(x, layer_cache, self.pattern, position - 1)
+            new.append(layer_cache)
+        return self.head(self.norm(x)).astype(jnp.float32), new

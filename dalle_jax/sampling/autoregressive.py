@@ -1,0 +1,113 @@
+"""Codes drawn one after another from a transformer with a cache.
+
+The generator is anything with ``prefill``, ``grow`` and ``decode`` as models/code_generator.py describes them.
+"""
+
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dalle_jax.arrays import Array, Float, Int, Key, UInt
+from dalle_jax.sampling.filters import restrict
+from dalle_jax.sampling.guidance import guide
+
+STAGES = 4
+"""In how many steps the cache grows: a longer one is read more slowly, and each stage is compiled on its own."""
+
+NOISE_AT_ONCE = 2**24
+"""Values of noise that are drawn before the first code (64 MiB); where more are needed, each step draws its own."""
+
+
+class Settings(NamedTuple):
+    """How to draw, per prompt. None of these values compiles anything anew."""
+
+    temperature: Float[Array, "P"]
+    top_k: Int[Array, "P"]
+    top_p: Float[Array, "P"]
+    guidance: Float[Array, "P"]
+
+    @classmethod
+    def of(
+        cls, prompts: int, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, guidance: float = 1.0
+    ) -> "Settings":
+        """The same for each prompt; temperature 0 is greedy, top_k 0 and top_p 1 and guidance 1 are off."""
+        return cls(
+            jnp.full(prompts, temperature, jnp.float32),
+            jnp.full(prompts, top_k, jnp.int32),
+            jnp.full(prompts, top_p, jnp.float32),
+            jnp.full(prompts, guidance, jnp.float32),
+        )
+
+
+def picture_keys(seeds: Int[Array, "P"] | UInt[Array, "P"], candidates: int, first: int = 0) -> Key[Array, "P M"]:
+    """A key for each picture: candidate m of a prompt has ``fold_in(key(seed), first + m)``, and nothing else in it."""
+    numbers = first + jnp.arange(candidates)
+    return jax.vmap(lambda seed: jax.vmap(lambda m: jax.random.fold_in(jax.random.key(seed), m))(numbers))(seeds)
+
+
+def _noise(keys: Key[Array, "P M"], position: Int[Array, ""], size: int) -> Float[Array, "P M K"]:
+    """Gumbel noise of one position: a picture's key folded with the position, whatever else is in the batch."""
+    one = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, position), (size,))))
+    return one(keys)
+
+
+def draw(logits: Float[Array, "P M K"], noise: Float[Array, "P M K"], how: Settings) -> Int[Array, "P M"]:
+    """Codes distributed as the restricted logits: the largest of logit plus Gumbel noise; greedy at temperature 0."""
+    noise = jnp.where((how.temperature > 0)[:, None, None], noise, 0.0)
+    return jnp.argmax(restrict(logits, how.temperature, how.top_k, how.top_p) + noise, axis=-1).astype(jnp.int32)
+
+
+def _with_empty_prompt(text: Int[Array, "P T"], generator: Any, candidates: int) -> tuple[Array, Any]:
+    """Prefill of the prompts and, once, of the empty caption, whose row is then repeated for each prompt."""
+    prompts = text.shape[0]
+    first, cache = generator.prefill(jnp.concatenate([text, jnp.zeros_like(text[:1])]), candidates)
+    rows = jnp.concatenate([jnp.arange(prompts), jnp.full(prompts, prompts)])
+    return jax.tree.map(lambda leaf: leaf[rows], (first, cache))
+
+
+def sample(
+    generator: Any,
+    text: Int[Array, "P T"],
+    keys: Key[Array, "P M"],
+    how: Settings,
+    prefix: Int[Array, "P I"] | None = None,
+    prefix_length: Int[Array, "P"] | None = None,
+    *,
+    guided: bool,
+) -> Int[Array, "P M I"]:
+    """Codes of M pictures for each prompt; a pure function that compiles once per shape and ``guided``.
+
+    The first ``prefix_length`` codes of each prompt are those of ``prefix``. ``guided`` False ignores the scale and
+    spends nothing on the empty caption.
+    """
+    candidates, length = keys.shape[1], generator.grid[0] * generator.grid[1]
+    prompts, size = text.shape[0], generator.codebook_size
+    first, cache = _with_empty_prompt(text, generator, candidates) if guided else generator.prefill(text, candidates)
+    noise_ahead = prompts * candidates * length * size <= NOISE_AT_ONCE
+    noises = jax.vmap(lambda i: _noise(keys, i, size))(jnp.arange(length)) if noise_ahead else None
+
+    def choose(logits: Array, position: Array, noise: Array | None) -> Array:
+        logits = guide(logits[:prompts], logits[prompts:], how.guidance) if guided else logits
+        code = draw(logits, _noise(keys, position, size) if noise is None else noise, how)
+        if prefix is None or prefix_length is None:
+            return code
+        given = jax.lax.dynamic_index_in_dim(prefix, position, axis=1)  # [P 1]
+        return jnp.where((position < prefix_length)[:, None], given, code).astype(jnp.int32)
+
+    def step(carry: tuple[Array, Any], scanned: tuple[Array, Array | None]) -> tuple[tuple[Array, Any], Array]:
+        (previous, cache), (position, noise) = carry, scanned
+        inputs = jnp.concatenate([previous, previous]) if guided else previous
+        logits, cache = generator.decode(inputs, position, cache)
+        code = choose(logits, position, noise)
+        return (code, cache), code
+
+    start = jnp.broadcast_to(first[:, None], (first.shape[0], candidates, size))
+    code = choose(start, jnp.int32(0), None if noises is None else noises[0])
+    pieces, bounds = [code[None]], [1 + (length - 1) * stage // STAGES for stage in range(STAGES + 1)]
+    for begin, end in itertools.pairwise(bounds):
+        scanned = jnp.arange(begin, end), None if noises is None else noises[begin:end]
+        (code, cache), codes = jax.lax.scan(step, (code, generator.grow(cache, end - 1)), scanned)
+        pieces.append(codes)
+    return jnp.moveaxis(jnp.concatenate(pieces), 0, -1)  # [P M I]
