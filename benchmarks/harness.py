@@ -1,7 +1,7 @@
 """Side by side with a peer: two processes on the same cores, called in turn, compared within each round.
 
-A benchmark is two files: ours (``CASES`` and ``main([Case(...), ...])``) and the peer's (``CASES`` alone, see worker.py).
-While one side works, the other waits on a pipe. A round is one turn of each; its ratio is the peer's time over ours, so
+A benchmark is two files: ours (``CASES`` and ``main(...)``) and the peer's (``CASES`` alone, see worker.py). While one
+side works, the other waits on a pipe. A round is one turn of each; its ratio is the peer's time over ours, so
 1.3 means that we are 1.3 times as fast. What is reported is the median over the rounds, with the smallest and largest.
 
     python benchmarks/tokenizer_step.py [--cores 0] [--rounds 9] [--only NAME] [--peer-python PATH]
@@ -27,8 +27,8 @@ PAUSE = 0.05  # seconds between turns, for the other side's spinning threads to 
 class Case:
     """One comparison: the same name is built on both sides unless ``peer`` names another of the peer's cases.
 
-    ``calls`` is how many calls a turn of (ours, peer) takes. ``units`` is the work that one call of (ours, peer) does, in
-    ``unit``, where the two differ. ``least`` and ``aim`` are the ratios that we hold ourselves to.
+    ``calls`` is how many calls a turn of (ours, peer) takes. ``units`` is the work that one call of (ours, peer) does,
+    in ``unit``, where the two differ. ``least`` and ``aim`` are the ratios that we hold ourselves to.
     """
 
     name: str

@@ -1,8 +1,7 @@
 """DALLE-pytorch's DiscreteVAE: one training step at 64 px (forward, backward, Adam), as its train_vae.py does it."""
 
-import torch
-
 import peer_stubs  # noqa: F401  before dalle_pytorch
+import torch
 from dalle_pytorch import DiscreteVAE
 
 SIZE, BATCH, LAYERS, BLOCKS, HIDDEN, CODES, CODE_WIDTH = 64, 8, 2, 2, 64, 512, 64

@@ -1,0 +1,211 @@
+"""Convolutions, laid out for the platform that they run on, and the residual block made of them.
+
+Accelerators get ``lax.conv_general_dilated`` as it is. XLA on a CPU runs plain convolutions at full speed, but strides,
+dilations and the gradient of the kernel slowly. There (docs/architecture.md), every convolution becomes one of stride
+1: a strided one by moving space to depth, a transposed one by computing all phases of its output as channels; and the
+kernel's gradient is one matrix product for each kernel position.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dalle_jax.arrays import Array, Float
+from dalle_jax.layers.linear import Initializer, flat_matmul
+from dalle_jax.parallel.axes import CHANNELS, KERNEL
+from dalle_jax.parallel.layout import platform
+
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+Padding: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
+
+
+def space_to_depth(x: Float[Array, "B H W C"], side: int) -> Float[Array, "B h w d"]:
+    """Squares of ``side`` x ``side`` pixels become channels, ordered (row, column, C)."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // side, side, width // side, side, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // side, width // side, -1)  # [B h w side*side*C]
+
+
+def depth_to_space(x: Float[Array, "B h w d"], side: int) -> Float[Array, "B H W C"]:
+    """The inverse of ``space_to_depth``."""
+    batch, height, width, depth = x.shape
+    x = x.reshape(batch, height, width, side, side, depth // side**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * side, width * side, -1)  # [B h*side w*side C]
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """What "SAME" pads one dimension with: the output has ceil(size / stride) entries, the odd one goes behind."""
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def convolve(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"], *, stride: int = 1, padding: Padding | None = None
+) -> Float[Array, "B h w F"]:
+    """A convolution; ``padding`` is ((top, bottom), (left, right)), None for "SAME"."""
+    size = kernel.shape[0]
+    height, width = x.shape[1:3]
+    padding = padding or (same_padding(height, size, stride), same_padding(width, size, stride))
+    if platform() != "cpu":
+        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=DIMENSIONS)
+    if size == stride == 1 and padding == ((0, 0), (0, 0)):
+        return flat_matmul(x, kernel[0, 0])
+    if stride == 1:
+        return _plain(x, kernel, padding)
+    return _strided(x, kernel, stride, padding)
+
+
+def convolve_transposed(
+    x: Float[Array, "B h w C"], kernel: Float[Array, "k k C F"], *, stride: int
+) -> Float[Array, "B H W F"]:
+    """A transposed convolution to ``stride`` times the size; like torch's with kernel 4, stride 2, padding 1.
+
+    It is the convolution of x with stride - 1 zeros between its entries, padded to the right size, so the kernel is
+    flipped in space when compared with torch's.
+    """
+    size = kernel.shape[0]
+    before, after = (stride + size - 1) // 2, (stride + size - 2) // 2
+    if platform() != "cpu":
+        pads = ((before, after), (before, after))
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), pads, lhs_dilation=(stride, stride), dimension_numbers=DIMENSIONS
+        )
+    return _by_phases(x, kernel, stride, before)
+
+
+@jax.custom_vjp
+def _plain_valid(x: Float[Array, "B H W C"], kernel: Float[Array, "k l C F"]) -> Float[Array, "B h w F"]:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=DIMENSIONS)
+
+
+def _plain_valid_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _plain_valid(x, kernel), (x, kernel)
+
+
+def _plain_valid_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    rows, columns, channels, features = kernel.shape
+    height, width = gradient.shape[1:3]
+    to_x = jax.vjp(lambda x: _convolution(x, kernel), x)[1](gradient)[0]
+    flat = gradient.reshape(-1, features)  # [B*h*w F]
+    products = [
+        jax.lax.optimization_barrier(x[:, i : i + height, j : j + width].reshape(-1, channels)).T @ flat  # [C F]
+        for i in range(rows)
+        for j in range(columns)
+    ]
+    return to_x, jnp.stack(products).reshape(kernel.shape)
+
+
+def _convolution(x: Array, kernel: Array) -> Array:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=DIMENSIONS)
+
+
+_plain_valid.defvjp(_plain_valid_forward, _plain_valid_backward)
+
+
+def _plain(x: Array, kernel: Array, padding: Padding) -> Array:
+    return _plain_valid(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel)
+
+
+def _strided(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """Stride s is stride 1 on squares of s x s pixels, with a kernel filled up to a multiple of s."""
+    size, channels, features = kernel.shape[0], *kernel.shape[2:]
+    outputs = [(n + sum(pad) - size) // stride + 1 for n, pad in zip(x.shape[1:3], padding, strict=True)]
+    taps = -(-size // stride)
+    kernel = jnp.pad(kernel, ((0, taps * stride - size),) * 2 + ((0, 0), (0, 0)))
+    kernel = kernel.reshape(taps, stride, taps, stride, channels, features).transpose(0, 2, 1, 3, 4, 5)
+    ends = [
+        (pad[0], (output + taps - 1) * stride - n - pad[0])
+        for n, pad, output in zip(x.shape[1:3], padding, outputs, strict=True)
+    ]
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*end, 0) for end in ends), (0, 0, 0)))
+    return _plain_valid(space_to_depth(x, stride), kernel.reshape(taps, taps, -1, features))
+
+
+def _by_phases(x: Array, kernel: Array, stride: int, before: int) -> Array:
+    """Output row s*t + a sees x[t + j] through kernel row s*j + before - a: each a has its own rows of the kernel."""
+    batch, height, width, _ = x.shape
+    size, channels, features = kernel.shape[0], *kernel.shape[2:]
+    taps = -(-size // stride)
+    first = [-((before - a) // stride) for a in range(stride)]  # the first j of each phase
+    index = [stride * (u + first[a]) + before - a for u in range(taps) for a in range(stride)]
+    kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))  # a row of zeros for indices outside the kernel
+    rows = jnp.stack([kernel[i if 0 <= i < size else size] for i in index])  # [taps*s k+1 C F]
+    phases = jnp.stack([rows[:, i if 0 <= i < size else size] for i in index], axis=1)  # [taps*s taps*s C F]
+    phases = phases.reshape(taps, stride, taps, stride, channels, features).transpose(0, 2, 4, 1, 3, 5)
+    low, high = -first[0], first[-1] + taps - 1
+    y = _plain(x, phases.reshape(taps, taps, channels, -1), ((low, high), (low, high)))
+    y = y.reshape(*y.shape[:3], stride, stride, features)
+    shifts = [j - first[0] for j in first]
+    y = jnp.stack([y[:, shift : shift + height, :, a] for a, shift in enumerate(shifts)], axis=2)  # [B h s w' s F]
+    y = jnp.stack([y[:, :, :, shift : shift + width, a] for a, shift in enumerate(shifts)], axis=4)  # [B h s w s F]
+    return y.reshape(batch, height * stride, width * stride, features)
+
+
+class Conv(nnx.Module):
+    """A convolution with bias. ``padding`` pads all sides alike; None is "SAME". The kernel is [k k C F]."""
+
+    def __init__(
+        self, channels: int, features: int, *, kernel: int, stride: int = 1, padding: int | None = None,
+        dtype: Any = jnp.float32, init: Initializer | None = None, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        init = init or nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
+        shape = (kernel, kernel, channels, features)
+        self.stride = stride
+        self.padding = None if padding is None else ((padding, padding), (padding, padding))
+        self.dtype = jnp.dtype(dtype)
+        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32), axes=(KERNEL, KERNEL, None, CHANNELS))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32), axes=(CHANNELS,))
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
+        """Computed in ``dtype``."""
+        kernel = self.kernel[...].astype(self.dtype)
+        y = convolve(x.astype(self.dtype), kernel, stride=self.stride, padding=self.padding)
+        return y + self.bias[...].astype(self.dtype)
+
+
+class ConvTranspose(nnx.Module):
+    """A transposed convolution with bias to ``stride`` times the size."""
+
+    def __init__(
+        self, channels: int, features: int, *, kernel: int, stride: int, dtype: Any = jnp.float32,
+        init: Initializer | None = None, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        # Each output sees (kernel / stride)^2 positions of the input, so the variance is a stride^2-th of fan_in's.
+        init = init or nnx.initializers.variance_scaling(2.0 * stride**2, "fan_in", "normal")
+        shape = (kernel, kernel, channels, features)
+        self.stride = stride
+        self.dtype = jnp.dtype(dtype)
+        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32), axes=(KERNEL, KERNEL, None, CHANNELS))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32), axes=(CHANNELS,))
+
+    def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B H W F"]:
+        """Computed in ``dtype``."""
+        kernel = self.kernel[...].astype(self.dtype)
+        return convolve_transposed(x.astype(self.dtype), kernel, stride=self.stride) + self.bias[...].astype(self.dtype)
+
+
+class ResBlock(nnx.Module):
+    """``x + conv(relu(... conv(relu(x))))``, one convolution for each of ``kernels``; the last one starts at zero."""
+
+    def __init__(
+        self, channels: int, *, kernels: tuple[int, ...], activation: Callable[[Array], Array] = jax.nn.relu,
+        dtype: Any = jnp.float32, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        last = len(kernels) - 1
+        inits = [nnx.initializers.zeros if index == last else None for index in range(len(kernels))]
+        self.activation = activation
+        self.convs = nnx.List(
+            Conv(channels, channels, kernel=kernel, dtype=dtype, init=init, rngs=rngs)
+            for kernel, init in zip(kernels, inits, strict=True)
+        )
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        """Size and channels stay."""
+        y = x
+        for conv in self.convs:
+            y = conv(self.activation(y))
+        return x + y

@@ -1,0 +1,127 @@
+"""Vector quantisation with a codebook that follows the encoder by moving averages.
+
+van den Oord et al. 2017, "Neural Discrete Representation Learning" (arXiv 1711.00937), appendix A.1. Codes that fall
+out of use are moved onto encoder outputs that the codebook represents badly, drawn in proportion to their squared error.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dalle_jax.arrays import Array, Float, Int, Key
+from dalle_jax.parallel.axes import CODES
+
+SMOOTHING = 1e-5  # epsilon of the Laplace smoothing of cluster sizes
+
+
+class Codebook(nnx.Variable):
+    """State of a codebook: no parameter, has no gradient, is updated by the module itself when it trains."""
+
+
+class Quantized(NamedTuple):
+    """``vectors`` are the codes' vectors in value and the inputs in gradient; ``nearest`` have no gradient."""
+
+    vectors: Float[Array, "... c"]
+    nearest: Float[Array, "... c"]
+    codes: Int[Array, "..."]
+    histogram: Float[Array, " K"]
+
+
+class CodebookState(NamedTuple):
+    """``vectors`` = ``sums`` / smoothed ``counts``; both are moving averages of a batch's totals."""
+
+    vectors: Float[Array, "K c"]
+    counts: Float[Array, " K"]
+    sums: Float[Array, "K c"]
+
+
+def straight_through(x: Float[Array, "..."], quantized: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The value of ``quantized`` with the gradient of ``x``."""
+    return x + jax.lax.stop_gradient(quantized - x)
+
+
+def squared_distances(x: Float[Array, "n c"], vectors: Float[Array, "K c"]) -> Float[Array, "n K"]:
+    """|x - e|^2 by one float32 matrix product; rounding may leave it slightly below zero."""
+    x, vectors = x.astype(jnp.float32), vectors.astype(jnp.float32)
+    cross = jnp.matmul(x, vectors.T, precision=jax.lax.Precision.HIGHEST)  # [n K]
+    return (x * x).sum(-1)[:, None] - 2 * cross + (vectors * vectors).sum(-1)
+
+
+def update(
+    state: CodebookState, x: Float[Array, "n c"], assigned: Float[Array, "n K"], decay: float
+) -> CodebookState:
+    """One step of the moving averages; ``assigned`` is one-hot (equations of appendix A.1, sizes smoothed)."""
+    counts = decay * state.counts + (1 - decay) * assigned.sum(0)
+    sums = decay * state.sums + (1 - decay) * assigned.T @ x
+    total = counts.sum()
+    smoothed = (counts + SMOOTHING) / (total + counts.shape[0] * SMOOTHING) * total
+    return CodebookState(vectors=sums / jnp.maximum(smoothed, 1e-20)[:, None], counts=counts, sums=sums)
+
+
+def revive(
+    state: CodebookState, x: Float[Array, "n c"], errors: Float[Array, " n"], below: float, key: Key[Array, ""]
+) -> CodebookState:
+    """Moves codes with less than ``below`` times the mean count onto rows of ``x`` drawn in proportion to ``errors``.
+
+    A revived code starts with the mean count, so it has time to find its place. At the first batch nearly all codes are
+    dead: this is also the codebook's initialisation from data.
+    """
+    size = state.counts.shape[0]
+    mean_count = state.counts.sum() / size
+    cumulated = jnp.cumsum(jnp.maximum(errors, 0) + 1e-12)  # [n]
+    drawn = jax.random.uniform(key, (size,)) * cumulated[-1]
+    rows = jnp.minimum(jnp.searchsorted(cumulated, drawn), x.shape[0] - 1)  # [K]
+    dead = state.counts < below * mean_count
+    vectors = jnp.where(dead[:, None], x[rows], state.vectors)
+    counts = jnp.where(dead, mean_count, state.counts)
+    return CodebookState(
+        vectors=vectors, counts=counts, sums=jnp.where(dead[:, None], vectors * counts[:, None], state.sums)
+    )
+
+
+class Quantizer(nnx.Module):
+    """Nearest vector of a codebook [K c].
+
+    ``decay`` is that of the moving averages. ``revive_below`` is the share of the mean count under which a code counts
+    as dead; 0 never revives.
+    """
+
+    def __init__(self, size: int, width: int, *, decay: float, revive_below: float, rngs: nnx.Rngs):
+        self.decay, self.revive_below = decay, revive_below
+        self.vectors = Codebook(jax.random.normal(rngs.params(), (size, width)), axes=(CODES, None))
+        self.counts = Codebook(jnp.zeros(size), axes=(CODES,))
+        self.sums = Codebook(jnp.zeros((size, width)), axes=(CODES, None))
+
+    def __call__(
+        self, x: Float[Array, "... c"], *, train: bool = False, key: Key[Array, ""] | None = None
+    ) -> Quantized:
+        """Quantises; with ``train`` it also updates the codebook, for the next call, and needs a key for revival."""
+        x = x.astype(jnp.float32)
+        flat = jax.lax.stop_gradient(x).reshape(-1, x.shape[-1])  # [n c]
+        vectors = self.vectors[...]
+        distances = squared_distances(flat, vectors)  # [n K]
+        codes = jnp.argmin(distances, axis=-1)  # [n]
+        assigned = jax.nn.one_hot(codes, vectors.shape[0])  # [n K]
+        if train:
+            if key is None:
+                raise ValueError("a quantizer needs a key to train: revived codes are drawn at random")
+            self._follow(flat, assigned, distances.min(axis=-1), key)
+        nearest = vectors[codes].reshape(x.shape)
+        codes = codes.reshape(x.shape[:-1])
+        return Quantized(straight_through(x, nearest), nearest, codes, assigned.sum(0))
+
+    def encode(self, x: Float[Array, "... c"]) -> Int[Array, "..."]:
+        """Codes only."""
+        flat = x.reshape(-1, x.shape[-1])
+        return jnp.argmin(squared_distances(flat, self.vectors[...]), axis=-1).reshape(x.shape[:-1])
+
+    def lookup(self, codes: Int[Array, "..."]) -> Float[Array, "... c"]:
+        """The vectors of codes."""
+        return jnp.take(self.vectors[...], codes, axis=0, mode="clip")
+
+    def _follow(self, x: Array, assigned: Array, errors: Array, key: Array) -> None:
+        state = CodebookState(self.vectors[...], self.counts[...], self.sums[...])
+        state = revive(update(state, x, assigned, self.decay), x, errors, self.revive_below, key)
+        self.vectors[...], self.counts[...], self.sums[...] = state.vectors, state.counts, state.sums

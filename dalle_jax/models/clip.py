@@ -1,0 +1,184 @@
+"""CLIP with a vision transformer: pictures and captions as unit vectors of one space (arXiv 2103.00020, section 2.4).
+
+    B batch   T text length   L patches + 1   D width of a tower   N heads   H head width   E embedding
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dalle_jax.arrays import Array, Bool, Float, Int
+from dalle_jax.layers.conv_blocks import space_to_depth
+from dalle_jax.layers.embeddings import Embedding
+from dalle_jax.layers.linear import Linear
+from dalle_jax.layers.norms import LayerNorm
+from dalle_jax.parallel.axes import BATCH, EMBED, HEAD_DIM, HEADS, MLP, POSITIONS, SEQ, VOCAB
+from dalle_jax.parallel.layout import constrain
+
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # RGB in [0, 1], of CLIP's own data; pictures are normalised by them
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+INITIAL_SCALE = 1 / 0.07  # section 2.5
+LARGEST_SCALE = 100.0
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """One transformer of pre-norm blocks; the hidden width is 4 ``width``."""
+
+    width: int
+    layers: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """``patch`` divides ``image_size``; texts of ``text_length`` ids are padded with 0 behind."""
+
+    image_size: int
+    patch: int
+    vision: TowerConfig
+    vocab_size: int
+    text_length: int
+    text: TowerConfig
+    embed_width: int
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The sigmoid approximation of GELU that OpenAI's checkpoints were trained with."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def last_token(text: Int[Array, "B T"]) -> Int[Array, " B"]:
+    """The position of the last id that is not padding; 0 for the empty caption."""
+    positions = jnp.arange(text.shape[1])
+    return jnp.where(text != 0, positions, 0).max(axis=-1)
+
+
+def unit(x: Float[Array, "... E"]) -> Float[Array, "... E"]:
+    """Scaled to length 1, in float32."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
+
+
+class Block(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: TowerConfig, *, activation: str, dtype: str, rngs: nnx.Rngs):
+        width, heads = config.width, config.heads
+        if width % heads:
+            raise ValueError(f"a width of {width} does not divide into {heads} heads")
+        self.activation = activation
+        shape = (heads, width // heads)
+        in_init, hidden_init = nnx.initializers.normal(width**-0.5), nnx.initializers.normal((2 * width) ** -0.5)
+        out_init = nnx.initializers.normal(width**-0.5 * (2 * config.layers) ** -0.5)
+        self.norm_attention = LayerNorm(width, dtype=dtype)
+        self.qkv = Linear(
+            width, (3, *shape), axes=(EMBED, None, HEADS, HEAD_DIM), init=in_init, dtype=dtype, rngs=rngs
+        )
+        self.out = Linear(shape, width, axes=(HEADS, HEAD_DIM, EMBED), init=out_init, dtype=dtype, rngs=rngs)
+        self.norm_mlp = LayerNorm(width, dtype=dtype)
+        self.up = Linear(width, 4 * width, axes=(EMBED, MLP), init=hidden_init, dtype=dtype, rngs=rngs)
+        self.down = Linear(4 * width, width, axes=(MLP, EMBED), init=out_init, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B L D"], mask: Bool[Array, "L L"] | None) -> Float[Array, "B L D"]:
+        """``mask`` is true where a query (row) may see a key (column); None lets all see all."""
+        x = x + self.attend(self.norm_attention(x), mask)
+        hidden = self.up(self.norm_mlp(x))  # [B L F]
+        hidden = quick_gelu(hidden) if self.activation == "quick_gelu" else jax.nn.gelu(hidden, approximate=False)
+        return x + self.down(hidden)
+
+    def attend(self, x: Float[Array, "B L D"], mask: Bool[Array, "L L"] | None) -> Float[Array, "B L D"]:
+        """Softmax attention; logits in float32."""
+        q, k, v = jnp.moveaxis(self.qkv(x), 2, 0)  # [B L N H] each
+        logits = jnp.einsum("BLNH,BSNH->BNLS", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
+        if mask is not None:
+            logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+        return self.out(jnp.einsum("BNLS,BSNH->BLNH", weights, v))
+
+
+def make_blocks(config: TowerConfig, activation: str, dtype: str, rngs: nnx.Rngs) -> nnx.List:
+    """The blocks of one tower."""
+    return nnx.List(Block(config, activation=activation, dtype=dtype, rngs=rngs) for _ in range(config.layers))
+
+
+class VisionTower(nnx.Module):
+    """Patches and a class token through a transformer; the class token is projected."""
+
+    def __init__(self, config: ClipConfig, *, rngs: nnx.Rngs):
+        if config.image_size % config.patch:
+            raise ValueError(f"pictures of {config.image_size} px do not divide into patches of {config.patch} px")
+        width, dtype = config.vision.width, config.dtype
+        init = nnx.initializers.normal(width**-0.5)
+        self.patch = config.patch
+        self.embed = Linear(config.patch**2 * 3, width, axes=(None, EMBED), bias=False, dtype=dtype, rngs=rngs)
+        self.class_token = nnx.Param(init(rngs.params(), (width,), jnp.float32), axes=(EMBED,))
+        places = (config.image_size // config.patch) ** 2 + 1
+        self.positions = Embedding(places, width, axis=POSITIONS, init=init, dtype=dtype, rngs=rngs)
+        self.norm_before = LayerNorm(width, dtype=dtype)
+        self.blocks = make_blocks(config.vision, config.activation, dtype, rngs)
+        self.norm_after = LayerNorm(width, dtype=dtype)
+        self.project = Linear(width, config.embed_width, axes=(EMBED, None), bias=False, dtype=dtype, rngs=rngs)
+
+    def __call__(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B E"]:
+        """Values in [0, 1] to embeddings of any length."""
+        x = (pixels - jnp.array(PIXEL_MEAN)) / jnp.array(PIXEL_STD)
+        x = space_to_depth(x, self.patch)  # [B h w patch*patch*3]
+        x = self.embed(x.reshape(x.shape[0], -1, x.shape[-1]))  # [B h*w D]
+        first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
+        x = jnp.concatenate([first, x], axis=1) + self.positions.all()  # [B L D]
+        x = self.norm_before(x)
+        for block in self.blocks:
+            x = block(constrain(x, BATCH, SEQ, EMBED), None)
+        return self.project(self.norm_after(x[:, 0]))
+
+
+class TextTower(nnx.Module):
+    """Ids through a causal transformer; the last token that is not padding is projected."""
+
+    def __init__(self, config: ClipConfig, *, rngs: nnx.Rngs):
+        width, dtype = config.text.width, config.dtype
+        self.tokens = Embedding(config.vocab_size, width, axis=VOCAB, dtype=dtype, rngs=rngs)
+        init = nnx.initializers.normal(0.01)
+        self.positions = Embedding(config.text_length, width, axis=POSITIONS, init=init, dtype=dtype, rngs=rngs)
+        self.blocks = make_blocks(config.text, config.activation, dtype, rngs)
+        self.norm_after = LayerNorm(width, dtype=dtype)
+        self.project = Linear(width, config.embed_width, axes=(EMBED, None), bias=False, dtype=dtype, rngs=rngs)
+
+    def __call__(self, text: Int[Array, "B T"]) -> Float[Array, "B E"]:
+        """Padded ids to embeddings of any length."""
+        x = self.tokens(text) + self.positions.all()  # [B T D]
+        mask = jnp.tri(text.shape[1], dtype=bool)
+        for block in self.blocks:
+            x = block(constrain(x, BATCH, SEQ, EMBED), mask)
+        x = jnp.take_along_axis(x, last_token(text)[:, None, None], axis=1)[:, 0]  # [B D]
+        return self.project(self.norm_after(x))
+
+
+class Clip(nnx.Module):
+    """Both towers and the learned scale of the logits."""
+
+    def __init__(self, config: ClipConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.vision = VisionTower(config, rngs=rngs)
+        self.text = TextTower(config, rngs=rngs)
+        self.log_scale = nnx.Param(jnp.array(math.log(INITIAL_SCALE), jnp.float32), axes=())
+
+    def encode_image(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B E"]:
+        """Unit vectors, float32, of pictures with values in [0, 1]."""
+        return unit(self.vision(pixels))
+
+    def encode_text(self, text: Int[Array, "B T"]) -> Float[Array, "B E"]:
+        """Unit vectors, float32, of captions padded with 0."""
+        return unit(self.text(text))
+
+    @property
+    def logit_scale(self) -> Float[Array, ""]:
+        """What cosines are multiplied with to be logits: at most 100."""
+        return jnp.exp(jnp.minimum(self.log_scale[...], math.log(LARGEST_SCALE)))

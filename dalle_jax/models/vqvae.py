@@ -1,0 +1,162 @@
+"""VQ-VAE: pictures to a grid of codes and back (van den Oord et al. 2017, arXiv 1711.00937).
+
+The published layout is strided 4x4 convolutions, residual blocks, the quantizer, residual blocks and transposed
+convolutions (``stem="conv"``). With ``stem="patch"`` squares of pixels become channels at once and all else happens on
+the code grid, which is several times cheaper and on small pictures no worse.
+
+    B batch   H W pixels   h w grid   C width   c code width   K codebook
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dalle_jax.arrays import Array, Float, Int, Key
+from dalle_jax.layers.conv_blocks import Conv, ConvTranspose, ResBlock, depth_to_space, space_to_depth
+from dalle_jax.layers.quantize import Quantizer
+from dalle_jax.losses.quantization import commitment, perplexity, usage
+from dalle_jax.parallel.axes import BATCH, CHANNELS, HEIGHT, WIDTH
+from dalle_jax.parallel.layout import constrain
+
+
+@dataclass(frozen=True)
+class VqvaeConfig:
+    """``downsample`` is the side of a code's square, a power of 2; ``blocks`` counts residual blocks on either side.
+
+    ``decay`` and ``revive_below`` are the quantizer's; ``commitment`` weighs the commitment loss.
+    """
+
+    downsample: int
+    width: int
+    blocks: int
+    codebook_size: int
+    code_width: int
+    channels: int = 3
+    block_kernels: tuple[int, ...] = (3, 1)
+    stem: Literal["conv", "patch"] = "conv"
+    decay: float = 0.99
+    revive_below: float = 0.1
+    commitment: float = 0.25
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class Output(NamedTuple):
+    """A pass through the bottleneck; ``reconstruction`` is not clipped, ``commitment`` carries its weight."""
+
+    reconstruction: Float[Array, "B H W 3"]
+    codes: Int[Array, "B h w"]
+    commitment: Float[Array, ""]
+    histogram: Float[Array, " K"]
+    perplexity: Float[Array, ""]
+    usage: Float[Array, ""]
+
+
+class Encoder(nnx.Module):
+    """[B H W 3] to [B h w c]."""
+
+    def __init__(self, config: VqvaeConfig, *, rngs: nnx.Rngs):
+        self.patch = config.downsample if config.stem == "patch" else 1
+        channels = config.channels * self.patch**2
+        if config.stem == "patch":
+            stem = [Conv(channels, config.width, kernel=3, dtype=config.dtype, rngs=rngs)]
+        else:
+            inputs = [channels] + [config.width] * (config.downsample.bit_length() - 2)
+            stem = [
+                Conv(size, config.width, kernel=4, stride=2, padding=1, dtype=config.dtype, rngs=rngs)
+                for size in inputs
+            ]
+        self.stem = nnx.List(stem)
+        self.blocks = make_blocks(config, rngs)
+        self.head = Conv(config.width, config.code_width, kernel=1, dtype=config.dtype, rngs=rngs)
+
+    def __call__(self, pixels: Float[Array, "B H W C"]) -> Float[Array, "B h w c"]:
+        """Values in [0, 1] to what is quantised."""
+        x = space_to_depth(2 * pixels - 1, self.patch)
+        for index, conv in enumerate(self.stem):
+            x = conv(x if index == 0 else jax.nn.relu(x))
+        for block in self.blocks:
+            x = block(constrain(x, BATCH, HEIGHT, WIDTH, CHANNELS))
+        return self.head(jax.nn.relu(x)).astype(jnp.float32)
+
+
+class Decoder(nnx.Module):
+    """[B h w c] to [B H W 3]."""
+
+    def __init__(self, config: VqvaeConfig, *, rngs: nnx.Rngs):
+        self.patch = config.downsample if config.stem == "patch" else 1
+        self.inputs = Conv(config.code_width, config.width, kernel=3, dtype=config.dtype, rngs=rngs)
+        self.blocks = make_blocks(config, rngs)
+        stages = 0 if config.stem == "patch" else config.downsample.bit_length() - 1
+        self.stages = nnx.List(
+            ConvTranspose(config.width, config.width, kernel=4, stride=2, dtype=config.dtype, rngs=rngs)
+            for _ in range(stages)
+        )
+        self.head = Conv(config.width, config.channels * self.patch**2, kernel=1, dtype=config.dtype, rngs=rngs)
+
+    def __call__(self, vectors: Float[Array, "B h w c"]) -> Float[Array, "B H W C"]:
+        """Vectors of codes to pixels, not clipped."""
+        x = self.inputs(vectors)
+        for block in self.blocks:
+            x = block(constrain(x, BATCH, HEIGHT, WIDTH, CHANNELS))
+        for stage in self.stages:
+            x = stage(jax.nn.relu(x))
+        x = self.head(jax.nn.relu(x)).astype(jnp.float32)
+        return (depth_to_space(x, self.patch) + 1) / 2
+
+
+def make_blocks(config: VqvaeConfig, rngs: nnx.Rngs) -> nnx.List:
+    """The residual blocks of one side."""
+    return nnx.List(
+        ResBlock(config.width, kernels=config.block_kernels, dtype=config.dtype, rngs=rngs)
+        for _ in range(config.blocks)
+    )
+
+
+class Vqvae(nnx.Module):
+    """An ImageTokenizer that learns: see models/image_tokenizer.py."""
+
+    def __init__(self, config: VqvaeConfig, *, rngs: nnx.Rngs):
+        if config.downsample < 2 or config.downsample & (config.downsample - 1):
+            raise ValueError(f"downsample must be a power of 2 from 2 on, got {config.downsample}")
+        self.config = config
+        self.encoder = Encoder(config, rngs=rngs)
+        self.quantizer = Quantizer(
+            config.codebook_size, config.code_width, decay=config.decay, revive_below=config.revive_below, rngs=rngs
+        )
+        self.decoder = Decoder(config, rngs=rngs)
+
+    @property
+    def codebook_size(self) -> int:
+        """K."""
+        return self.config.codebook_size
+
+    @property
+    def downsample(self) -> int:
+        """The side of a code's square of pixels."""
+        return self.config.downsample
+
+    def __call__(
+        self, pixels: Float[Array, "B H W 3"], *, train: bool = False, key: Key[Array, ""] | None = None
+    ) -> Output:
+        """Encodes, quantises and decodes; with ``train`` the codebook follows the batch, and ``key`` is needed."""
+        x = self.encoder(pixels)
+        quantized = self.quantizer(x, train=train, key=key)
+        return Output(
+            reconstruction=self.decoder(quantized.vectors),
+            codes=quantized.codes,
+            commitment=self.config.commitment * commitment(x, quantized.nearest),
+            histogram=quantized.histogram,
+            perplexity=perplexity(quantized.histogram),
+            usage=usage(quantized.histogram),
+        )
+
+    def encode(self, pixels: Float[Array, "B H W 3"]) -> Int[Array, "B h w"]:
+        """The codes of pictures."""
+        return self.quantizer.encode(self.encoder(pixels))
+
+    def decode(self, codes: Int[Array, "B h w"]) -> Float[Array, "B H W 3"]:
+        """Pictures for codes, clipped to [0, 1]."""
+        return self.decoder(self.quantizer.lookup(codes)).clip(0, 1)
