@@ -1,7 +1,8 @@
 """Vector quantisation with a codebook that follows the encoder by moving averages.
 
 van den Oord et al. 2017, "Neural Discrete Representation Learning" (arXiv 1711.00937), appendix A.1. Codes that fall
-out of use are moved onto encoder outputs that the codebook represents badly, drawn in proportion to their squared error.
+out of use are moved onto encoder outputs that the codebook represents badly, drawn in proportion to their squared
+error.
 """
 
 from typing import NamedTuple

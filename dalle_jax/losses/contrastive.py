@@ -23,8 +23,8 @@ def contrastive(
     """Symmetric cross-entropy over the [B B] similarities, in float32.
 
     ``same`` (symmetric) marks captions that say the same: each of the n pictures with one caption then has a target
-    of 1 / n, where CLIP's own loss (None) would call n - 1 right answers wrong. On captions drawn from a small grammar such
-    pairs are common; on captions written by people they hardly occur.
+    of 1 / n, where CLIP's own loss (None) would call n - 1 right answers wrong. On captions drawn from a small grammar
+    such pairs are common; on captions written by people they hardly occur.
     """
     logits = scale * similarities(image, text)  # [B B]
     same = jnp.eye(logits.shape[0], dtype=bool) if same is None else same
