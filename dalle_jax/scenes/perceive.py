@@ -20,6 +20,8 @@ FOREGROUND = 48.0
 """Colour distance (of 442) from which a pixel is not background: above noise, below a third of the weakest contrast."""
 SPECK = 0.009
 """Components below this share of the picture are noise; a small ring covers 0.04."""
+APART = 0.33
+"""Share of a component's strongest distance that a pixel needs to stay in it; pink on plain has 0.46 of black's."""
 NEAR_COLOUR = 75.0
 SAME_SHAPE = 0.90
 SMALL_BIG = 0.465
@@ -57,13 +59,13 @@ def perceive(image: UInt8[np.ndarray, "size size 3"]) -> Reading:
     size = image.shape[0]
     background = _frame_colour(pixels)
     difference = pixels - background  # [H W C]
-    labels, count = ndimage.label(np.einsum("hwc,hwc->hw", difference, difference) > FOREGROUND**2)
-    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    labels, windows = _components(np.sqrt(np.einsum("hwc,hwc->hw", difference, difference)))
+    boards = [window for window in windows.values() if window[1].stop - window[1].start > SIGN * size]
     objects, word = [], None
-    for label, window in enumerate(ndimage.find_objects(labels), start=1):
-        if areas[label] < SPECK * size * size:
-            continue
-        if window[1].stop - window[1].start > SIGN * size:
+    for label, window in windows.items():
+        if any(_lies_in(window, board) for board in boards):
+            continue  # the inside of an O
+        if window in boards:
             colour, word = _read_sign(pixels[window])
             rows, columns = window
             middle = ((columns.start + columns.stop) / 2 / size, (rows.start + rows.stop) / 2 / size)
@@ -71,6 +73,23 @@ def perceive(image: UInt8[np.ndarray, "size size 3"]) -> Reading:
         else:
             objects.append(_read_object(difference, labels, label, window, background))
     return Reading(_name_background(background), tuple(objects), word)
+
+
+def _components(distance: np.ndarray) -> tuple[np.ndarray, dict[int, tuple[slice, slice]]]:
+    """Connected pixels apart from the background: labels [H W], and label to window of all but specks.
+
+    A second, higher threshold relative to each component's strongest pixel parts neighbours whose blurred edges meet.
+    """
+    rough, count = ndimage.label(distance > FOREGROUND)
+    strongest = ndimage.maximum(distance, rough, np.arange(count + 1)) if count else np.zeros(1)
+    labels, count = ndimage.label((rough > 0) & (distance > APART * np.asarray(strongest)[rough]))
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    windows = dict(enumerate(ndimage.find_objects(labels), start=1))
+    return labels, {label: window for label, window in windows.items() if areas[label] >= SPECK * distance.size}
+
+
+def _lies_in(window: tuple[slice, slice], board: tuple[slice, slice]) -> bool:
+    return window != board and all(a.start >= b.start and a.stop <= b.stop for a, b in zip(window, board, strict=True))
 
 
 def _frame_colour(pixels: np.ndarray) -> np.ndarray:
@@ -135,7 +154,7 @@ def _name_colour(core: np.ndarray, background: np.ndarray) -> str:
 def _read_sign(board: Float[np.ndarray, "h w c"]) -> tuple[str, str]:
     """The colour of a board and the letters on it, from left to right."""
     height, width = board.shape[:2]
-    edge = max(1, height // 10)
+    edge = max(1, round(0.11 * height))
     rim = np.concatenate([board[edge, edge:-edge], board[-1 - edge, edge:-edge]])
     colour = np.median(rim, axis=0)
     distances = np.linalg.norm(_PALETTE - colour, axis=1)
