@@ -4,8 +4,8 @@
 
 FILE is a Python file with ``CASES: dict[str, Callable[[], Callable[[], None]]]``: each entry builds its case and
 returns a function that does one call of it and returns when the work is done (``block_until_ready``). Requests and
-answers are lines of JSON on standard input and on the descriptor that was standard output; what a case prints goes to standard
-error. Standard library only, since it runs in both environments.
+answers are lines of JSON on standard input and on the descriptor that was standard output; what a case prints goes to
+standard error. Standard library only, since it runs in both environments.
 """
 
 import argparse
