@@ -154,7 +154,7 @@ def _name_colour(core: np.ndarray, background: np.ndarray) -> str:
 def _read_sign(board: Float[np.ndarray, "h w c"]) -> tuple[str, str]:
     """The colour of a board and the letters on it, from left to right."""
     height, width = board.shape[:2]
-    edge = max(1, round(0.11 * height))
+    edge = max(1, int(0.1 * height))
     rim = np.concatenate([board[edge, edge:-edge], board[-1 - edge, edge:-edge]])
     colour = np.median(rim, axis=0)
     distances = np.linalg.norm(_PALETTE - colour, axis=1)

@@ -14,7 +14,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "cyan": (0, 200, 230),
     "blue": (30, 60, 225),
     "purple": (125, 30, 150),
-    "pink": (252, 100, 185),
+    "pink": (255, 80, 170),
     "black": (20, 20, 20),
 }
 PLAIN = (236, 236, 236)
