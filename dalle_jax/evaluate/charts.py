@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TypeAlias
+
+Number: TypeAlias = float | int
 
 WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 16, 40
@@ -23,7 +26,7 @@ class Line:
     """One named line through (x, y) points."""
 
     name: str
-    points: tuple[tuple[float, float], ...]
+    points: tuple[tuple[Number, Number], ...]
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,21 @@ class Chart:
     log_x: bool = False
     log_y: bool = False
     percent: bool = False
-    x_ticks: tuple[float, ...] = ()
+    x_ticks: tuple[Number, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Axis:
     """Maps values to positions along one side of the plot."""
 
-    low: float
-    high: float
-    start: float
-    end: float
+    low: Number
+    high: Number
+    start: Number
+    end: Number
     log: bool
-    ticks: tuple[float, ...]
+    ticks: tuple[Number, ...]
 
-    def at(self, value: float) -> float:
+    def at(self, value: Number) -> float:
         low, high, value = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
         return self.start + (self.end - self.start) * (value - low) / (high - low)
 
@@ -72,7 +75,7 @@ def svg(chart: Chart) -> str:
     return head + "".join(body) + "</svg>"
 
 
-def nice_ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
+def nice_ticks(low: Number, high: Number, count: int = 5) -> tuple[float, ...]:
     """Round numbers (1, 2, 2.5 or 5 times a power of ten) apart, from at or below ``low`` to at or above ``high``."""
     span = high - low or abs(high) or 1.0
     rough = span / count
@@ -82,7 +85,7 @@ def nice_ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
     return tuple(step * i for i in range(first, max(last, first + 1) + 1))
 
 
-def log_ticks(low: float, high: float) -> tuple[float, ...]:
+def log_ticks(low: Number, high: Number) -> tuple[float, ...]:
     """Of 1, 2 and 5 times powers of ten those that bracket the values; only the powers where the span is large."""
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     factors = (1,) if last - first > 3 else (1, 2, 5)
@@ -92,7 +95,7 @@ def log_ticks(low: float, high: float) -> tuple[float, ...]:
     return tuple(tick for tick in ticks if below[-1] <= tick <= above[0]) if below and above else tuple(ticks)
 
 
-def tick_label(value: float, percent: bool = False) -> str:
+def tick_label(value: Number, percent: bool = False) -> str:
     """A short label: 12k for 12,000, 40 % for 0.4, no trailing zeros."""
     if percent:
         return f"{100 * value:.4g} %"
@@ -103,8 +106,8 @@ def tick_label(value: float, percent: bool = False) -> str:
 
 
 def _drawable(line: Line, chart: Chart) -> Line:
-    def fits(value: float, log: bool) -> bool:
-        return math.isfinite(value) and (value > 0 or not log)
+    def fits(value: Number, log: bool) -> bool:
+        return abs(value) < 1e300 and (value > 0 or not log)
 
     return Line(line.name, tuple((x, y) for x, y in line.points if fits(x, chart.log_x) and fits(y, chart.log_y)))
 
@@ -113,20 +116,25 @@ def _summary(line: Line, chart: Chart) -> str:
     return f"{line.name} ends at {tick_label(line.points[-1][1], chart.percent)}"
 
 
-def _x_axis(values: Sequence[float], chart: Chart) -> _Axis:
-    low, high = min(values), max(values)
-    if low == high:
-        low, high = (low / 2, high * 2) if chart.log_x else (low - 0.5, high + 0.5)
+def _x_axis(values: Sequence[Number], chart: Chart) -> _Axis:
+    low, high = _range(values, chart.log_x)
     ticks = chart.x_ticks or (log_ticks(low, high) if chart.log_x else nice_ticks(low, high))
     inside = tuple(tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9))
     return _Axis(low, high, LEFT + 6, WIDTH - RIGHT - 6, chart.log_x, inside)
 
 
-def _y_axis(values: Sequence[float], chart: Chart, top: float) -> _Axis:
-    low, high = (0.0, 1.0) if chart.percent else (min(values), max(values))
+def _range(values: Sequence[Number], log: bool) -> tuple[Number, Number]:
+    """Smallest and largest, moved apart where they are all but the same."""
+    low, high = min(values), max(values)
+    if high - low > 1e-6 * max(abs(low), abs(high)):
+        return low, high
+    room = 0.1 * max(abs(low), abs(high)) or 0.5
+    return (low / 2, high * 2) if log else (low - room, high + room)
+
+
+def _y_axis(values: Sequence[Number], chart: Chart, top: Number) -> _Axis:
+    low, high = (0.0, 1.0) if chart.percent else _range(values, chart.log_y)
     ticks = log_ticks(low, high) if chart.log_y else nice_ticks(low, high)
-    if len(ticks) == 1:
-        ticks = (ticks[0] / 2, ticks[0], ticks[0] * 2)
     return _Axis(ticks[0], ticks[-1], HEIGHT - BOTTOM, top, chart.log_y, ticks)
 
 

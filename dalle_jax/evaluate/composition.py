@@ -92,11 +92,7 @@ class Composition:
                 "count": cell.first.count,
                 "interval_95": {name: _listed(share.interval) for name, share in figures.items()},
                 "parts": {
-                    part.name: {
-                        "first": part.first.value,
-                        f"reranked_{cell.chosen_of}": part.chosen.value,
-                        "count": part.first.count,
-                    }
+                    part.name: {"first": part.first.value, f"reranked_{cell.chosen_of}": part.chosen.value}
                     for part in cell.parts
                 },
             }

@@ -49,7 +49,7 @@ def read_metrics_file(path: Path) -> dict[str, Series]:
 
 
 def training_charts(metrics: dict[str, Series], names: Sequence[str] | None = None) -> tuple[Chart, ...]:
-    """One chart per figure: ``train/loss``, ``evaluate/loss`` and ``evaluate_average/loss`` share the chart "loss".
+    """One chart per figure: ``train/loss`` and ``evaluation/loss`` share the chart "loss".
 
     ``names`` chooses figures (by what stands after the last slash) and their order; without it all are drawn but
     timings and series of a single point. A name with no slash is a training figure.

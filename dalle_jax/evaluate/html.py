@@ -8,6 +8,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
+from dalle_jax.evaluate.charts import Number
 from dalle_jax.evaluate.report_data import Candidate, Figure, Kind
 from dalle_jax.evaluate.shares import Share
 from dalle_jax.scenes.read import Part
@@ -15,7 +16,7 @@ from dalle_jax.scenes.read import Part
 NOT_MEASURED = "not measured"
 
 
-def written(value: float | None, kind: Kind) -> str:
+def written(value: Number | None, kind: Kind) -> str:
     """A value as the page shows it, with its unit."""
     if value is None or value != value:
         return NOT_MEASURED
@@ -34,7 +35,7 @@ def written(value: float | None, kind: Kind) -> str:
             return f"{value:.4g}"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: Number) -> str:
     """8.2 s, 13 min 51 s, 2 h 5 min."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
@@ -43,15 +44,15 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def figure(path: str, value: float | None, kind: Kind) -> str:
-    """A number of the page. ``path``, its keys in ``metrics.json`` parted by slashes, lets a reader or a test find it."""
+def figure(path: str, value: Number | None, kind: Kind) -> str:
+    """A number of the page; ``path`` is its keys in ``metrics.json`` parted by slashes, to compare the two by."""
     shown = escape(written(value, kind)).replace(" ", "&nbsp;")
     exact = "" if value is None else repr(float(value))
     return f'<data value="{exact}" data-path="{escape(path)}">{shown}</data>'
 
 
-def share(path: str, measured: Share | None) -> str:
-    """A share, a bar with its 95 % interval, and the interval in figures; a dash where it was not measured."""
+def share(path: str, measured: Share | None, in_figures: bool = True) -> str:
+    """A share, a bar with its 95 % interval, and that interval ``in_figures``; a dash where it was not measured."""
     if measured is None or measured.value is None or measured.interval is None:
         return '<span class="none">–</span>'
     low, high = (100 * end for end in measured.interval)
@@ -59,7 +60,8 @@ def share(path: str, measured: Share | None) -> str:
         f'<span class="bar" aria-hidden="true"><i style="width:{100 * measured.value:.1f}%"></i>'
         f'<b style="left:{low:.1f}%;width:{max(high - low, 0.5):.1f}%"></b></span>'
     )
-    return f"{figure(path, measured.value, 'percent')}{bar}<small>{low:.0f}–{high:.0f}</small>"
+    interval = f"<small>{low:.0f}–{high:.0f}</small>" if in_figures else ""
+    return f"{figure(path, measured.value, 'percent')}{bar}{interval}"
 
 
 def cards(figures: Sequence[tuple[str, Figure]]) -> str:
@@ -72,15 +74,16 @@ def cards(figures: Sequence[tuple[str, Figure]]) -> str:
     return f'<div class="cards">{"".join(items)}</div>'
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, tight: bool = False) -> str:
     """A table of ready HTML cells, the first of each row a heading; scrolls by itself where it is too wide."""
+    kind = ' class="tight"' if tight else ""
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     body = "".join(
         f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
     )
     return (
-        f'<div class="scroll"><table><caption>{escape(caption)}</caption>'
-        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<div class="box"><p>{escape(caption)}</p><div class="scroll"><table{kind} aria-label="{escape(caption)}">'
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div></div>"
     )
 
 
@@ -109,7 +112,7 @@ def marks(parts: Sequence[Part]) -> str:
         if part.right:
             items.append(f'<li class="right"><b>✓</b> {name}: {expected}</li>')
         else:
-            instead = "not found" if part.found in (None, "") else f"found {found}"
+            instead = "not found" if part.found in ("", "nothing") else f"found {found}"
             items.append(f'<li class="wrong"><b>✗</b> {name}: {expected} <em>({instead})</em></li>')
     return f'<ul class="marks">{"".join(items)}</ul>' if items else ""
 

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +21,7 @@ class Machine:
     cpu: str
     cores: int
     cores_total: int
-    memory_gib: float | None
+    memory_gib: float | int | None
     accelerators: str | None
     system: str
     versions: dict[str, str]
@@ -55,10 +56,8 @@ def _cpu_model() -> str:
 def _memory_gib() -> float | None:
     """The smaller of the machine's memory and of what a container is allowed."""
     sizes = []
-    try:
+    with suppress(ValueError, OSError, AttributeError):
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (ValueError, OSError, AttributeError):
-        pass
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             text = Path(limit).read_text().strip()

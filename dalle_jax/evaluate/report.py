@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dalle_jax.config.errors import UserError
+from dalle_jax.evaluate.charts import Number
 from dalle_jax.evaluate.composition import Composition
-from dalle_jax.evaluate.report_data import Comparison, Report
+from dalle_jax.evaluate.report_data import Comparison, ReaderCheck, Report
 from dalle_jax.evaluate.report_page import page
 
 PAGE_NAME = "report.html"
@@ -46,15 +47,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
     if report.guidance:
         out["guidance"] = {f"{point.scale:g}": _shares(point.composition) for point in report.guidance}
     if report.reader:
-        out["reader"] = {
-            check.name: {
-                "true_accepted": check.true_accepted.value,
-                "true_count": check.true_accepted.count,
-                "wrong_accepted": check.wrong_accepted.value,
-                "wrong_count": check.wrong_accepted.count,
-            }
-            for check in report.reader
-        }
+        out["reader"] = {check.name: _reader(check) for check in report.reader}
     if report.comparison is not None:
         out["comparison"] = _comparison(report.comparison)
     for figure in report.figures:
@@ -103,6 +96,16 @@ def _shares(composition: Composition) -> dict[str, Any]:
     }
 
 
+def _reader(check: ReaderCheck) -> dict[str, Any]:
+    other = check.other_accepted
+    return {
+        "true_accepted": check.true_accepted.value,
+        "wrong_accepted": check.wrong_accepted.value,
+        "other_accepted": None if other is None else other.value,
+        "count": check.true_accepted.count,
+    }
+
+
 def _comparison(comparison: Comparison) -> dict[str, Any]:
     out: dict[str, Any] = {"chosen": comparison.chosen, "why": comparison.why, "contenders": {}}
     for contender in comparison.contenders:
@@ -110,7 +113,7 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     return out
 
 
-def _put(out: dict[str, Any], path: str, value: float | None) -> None:
+def _put(out: dict[str, Any], path: str, value: Number | None) -> None:
     """Sets the value at a dotted path; two figures at one path would hide one of them, so that is refused."""
     *parents, leaf = path.split(".")
     for name in parents:

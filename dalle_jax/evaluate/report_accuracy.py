@@ -2,7 +2,7 @@
 
 from html import escape
 
-from dalle_jax.evaluate.charts import Chart, Line, svg
+from dalle_jax.evaluate.charts import Chart, Line, Number, svg
 from dalle_jax.evaluate.composition import RERANKED_COUNTS, SPLITS, Cell, Composition, Split, level_name
 from dalle_jax.evaluate.html import share, table, written
 from dalle_jax.evaluate.report_data import GuidancePoint, Report
@@ -38,19 +38,15 @@ def guidance(report: Report) -> str:
         return ""
     order = sorted({(cell.level, SPLITS.index(cell.split)) for p in report.guidance for cell in p.composition.cells})
     keys = [(level, SPLITS[split]) for level, split in order]
-    rows, lines = [], []
+    rows = []
     for point in report.guidance:
         rows += _guidance_rows(point, keys)
-    for level, split in keys:
-        cells = [(point.scale, point.composition.cell(level, split)) for point in report.guidance]
-        points = tuple((scale, cell.first.value) for scale, cell in cells if cell and cell.first.value is not None)
-        lines.append(Line(f"level {level}, {SPLIT_NAMES[split]}", points))
     counts = sorted({cell.first.count for point in report.guidance for cell in point.composition.cells})
     text = f"{' or '.join(map(str, counts))} captions per figure; small: 95 % Wilson interval in %"
     head = ["Guidance scale", *(f"Level {level}<br>{SPLIT_NAMES[split]}" for level, split in keys)]
     scales = tuple(point.scale for point in report.guidance)
-    chart = Chart("Right, first candidate", "guidance scale", tuple(lines), percent=True, x_ticks=scales)
-    drawn = f'<div class="charts">{figures([chart])}</div>' if len(scales) > 1 else ""
+    charts = [_guidance_chart(report, split, scales) for split in SPLITS if any(split == other for _, other in keys)]
+    drawn = f'<div class="charts">{figures(charts)}</div>' if len(scales) > 1 else ""
     return f"<h3>Against the guidance scale</h3>{table(head, rows, text)}{drawn}"
 
 
@@ -80,7 +76,7 @@ def _weakness(report: Report, cell: Cell) -> str:
     parts = [part for part in cell.parts if part.chosen.count and part.chosen.right < part.chosen.count]
     if parts:
         part = min(parts, key=lambda part: part.chosen.value or 0.0)
-        out += f" What fails most often is the {part.name}, right in {written(part.chosen.value, 'percent')}."
+        out += f" What fails most often is “{part.name}”, right in {written(part.chosen.value, 'percent')}."
     best = cell.any_of.get(cell.chosen_of)
     if best is not None and best.right > cell.chosen.right:
         missed = best.right - cell.chosen.right
@@ -92,7 +88,7 @@ def _table(report: Report, composition: Composition) -> str:
     reranked = [n for n in RERANKED_COUNTS if any(n in cell.reranked for cell in composition.cells)]
     any_of = sorted({n for cell in composition.cells for n in cell.any_of})
     columns = ["first", *(f"reranked_{n}" for n in reranked), *(f"any_of_{n}" for n in any_of)]
-    head = ["Captions", "Number", "First candidate", *(f"CLIP’s choice of {n}" for n in reranked)]
+    head = ["Captions", "Number", "First<br>candidate", *(f"CLIP’s<br>choice of {n}" for n in reranked)]
     head += [f"Any of {n}" for n in any_of]
     rows = []
     for cell in composition.cells:
@@ -125,18 +121,25 @@ def _parts(report: Report, composition: Composition) -> str:
         cells = {split: composition.cell(level, split) for split in SPLITS}
         names = dict.fromkeys(part.name for cell in cells.values() if cell for part in cell.parts)
         for name in names:
-            row = [f"{escape(name)}<br><small>Level {level}</small>"]
+            row = [f"{escape(name)} <small>level {level}</small>"]
             for split, cell in cells.items():
-                part = next((part for part in cell.parts if part.name == name), None) if cell else None
-                base = f"composition/{level_name(level)}/{split}/parts/{name}"
-                row.append(share(f"{base}/first", part.first if part else None))
-                chosen = share(f"{base}/reranked_{cell.chosen_of}", part.chosen) if part and cell else share("", None)
-                row.append(chosen)
+                row += _part_shares(cell, name, f"composition/{level_name(level)}/{split}/parts/{name}")
             rows.append(row)
     largest = max(cell.chosen_of for cell in composition.cells)
     choice = f"CLIP’s choice of {largest}" if largest > 1 else "CLIP’s choice"
     head = ["Part", "Seen<br>first", f"Seen<br>{choice}", "Held out<br>first", f"Held out<br>{choice}"]
-    return table(head, rows, "How often each part of a caption is right, whatever its other parts are")
+    return table(head, rows, "How often each part of a caption is right, whatever its other parts are", tight=True)
+
+
+def _part_shares(cell: Cell | None, name: str, path: str) -> list[str]:
+    part = next((part for part in cell.parts if part.name == name), None) if cell else None
+    if cell is None or part is None:
+        return [share("", None)] * 2
+    chosen = part.chosen if cell.chosen_of > 1 else None
+    return [
+        share(f"{path}/first", part.first, in_figures=False),
+        share(f"{path}/reranked_{cell.chosen_of}", chosen, in_figures=False),
+    ]
 
 
 def _guidance_rows(point: GuidancePoint, keys: list[tuple[int, Split]]) -> list[list[str]]:
@@ -151,3 +154,14 @@ def _guidance_rows(point: GuidancePoint, keys: list[tuple[int, Split]]) -> list[
         shares = [share(f"{base}/reranked_{n}", cell.reranked.get(n) if cell else None) for cell, base in pairs]
         rows.append([f"<small>CLIP’s choice of {n}</small>", *shares])
     return rows
+
+
+def _guidance_chart(report: Report, split: Split, scales: tuple[Number, ...]) -> Chart:
+    """A line per level; one chart per split, so that six levels still have a colour each."""
+    points: dict[int, list[tuple[Number, Number]]] = {}
+    for point in report.guidance:
+        for cell in point.composition.cells:
+            if cell.split == split and cell.first.value is not None:
+                points.setdefault(cell.level, []).append((point.scale, cell.first.value))
+    lines = tuple(Line(f"level {level}", tuple(points[level])) for level in sorted(points))
+    return Chart(f"First candidate right, {SPLIT_NAMES[split]}", "guidance scale", lines, percent=True, x_ticks=scales)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from dalle_jax.evaluate.charts import Chart
+from dalle_jax.evaluate.charts import Chart, Number
 from dalle_jax.evaluate.composition import Composition, Split
 from dalle_jax.evaluate.machine import Machine
 from dalle_jax.evaluate.reconstruction import Reconstruction
@@ -25,7 +25,7 @@ class Figure:
 
     path: str
     label: str
-    value: float | None
+    value: Number | None
     kind: Kind
     note: str = ""
 
@@ -36,7 +36,7 @@ class Stage:
 
     name: str
     title: str
-    seconds: float
+    seconds: Number
     steps: int | None = None
     parameters: int | None = None
     charts: tuple[Chart, ...] = ()
@@ -85,7 +85,7 @@ class Candidate:
     right: bool | None = None
     parts: tuple[Part, ...] = ()
     index: int = 0
-    score: float | None = None
+    score: Number | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class SampleGroup:
-    """Samples that are shown together, all of one fixed set of captions in its order; level and split where it has them."""
+    """Samples shown together, all of one fixed list of captions in its order; level and split where it has them."""
 
     title: str
     samples: tuple[Sample, ...]
@@ -110,19 +110,23 @@ class SampleGroup:
 
 @dataclass(frozen=True)
 class ReaderCheck:
-    """How the reader did on one kind of picture: true captions it accepted, and wrong captions it accepted."""
+    """How the reader did on one kind of picture: how many captions of each sort it accepted.
+
+    ``wrong_accepted`` are captions with one attribute wrong, ``other_accepted`` those of other pictures altogether.
+    """
 
     name: str
     title: str
     true_accepted: Share
     wrong_accepted: Share
+    other_accepted: Share | None = None
 
 
 @dataclass(frozen=True)
 class GuidancePoint:
     """The table at one guidance scale; usually over fewer captions and candidates than the main one."""
 
-    scale: float
+    scale: Number
     composition: Composition
 
 
@@ -139,7 +143,7 @@ class Report:
     command: str
     seed: int
     config_text: str
-    wall_seconds: float
+    wall_seconds: Number
     machine: Machine
     stages: tuple[Stage, ...]
     figures: tuple[Figure, ...] = ()

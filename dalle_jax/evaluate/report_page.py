@@ -9,7 +9,7 @@ from dalle_jax.evaluate.report_accuracy import SPLIT_NAMES, accuracy, figures, g
 from dalle_jax.evaluate.report_data import Comparison, Figure, Report, Sample, SampleGroup
 from dalle_jax.evaluate.report_style import STYLE
 
-STRIP_PICTURES = 8
+STRIP_PICTURES = 16
 
 
 def page(report: Report) -> str:
@@ -73,8 +73,8 @@ def _samples(report: Report) -> str:
     if not any(group.samples for group in report.samples):
         return ""
     out = [
-        "<p>The first captions of each fixed set, in order: nothing was picked, failures are shown. Ticks and crosses are the "
-        "verdict of a reader that looks at the pixels alone; a picture is right when every part is.</p>"
+        "<p>The first captions of each fixed set, in order: nothing was picked, failures are shown. Ticks and crosses "
+        "are the verdict of a reader that looks at the pixels alone; a picture is right when every part is.</p>"
     ]
     if report.sampling:
         out.append(f"<p>Drawn with {escape(report.sampling)}.</p>")
@@ -96,9 +96,9 @@ def _accuracy(report: Report) -> str:
     if not body:
         return ""
     return (
-        "<p><b>Seen</b> captions name combinations that occur in training; <b>held out</b> ones never do. “CLIP’s choice "
-        "of 16” draws 16 pictures and keeps the one that CLIP scores highest; “any of 16” asks whether at least one of them "
-        "is right, which is the most that reranking could reach.</p>" + body
+        "<p><b>Seen</b> captions name combinations that occur in training; <b>held out</b> ones never do. “CLIP’s "
+        "choice of 16” draws 16 pictures and keeps the one that CLIP scores highest; “any of 16” asks whether at least "
+        "one of them is right, which is the most that reranking could reach.</p>" + body
     )
 
 
@@ -168,13 +168,23 @@ def _reader(report: Report) -> str:
         return ""
     rows = []
     for check in report.reader:
-        counts = f"{check.true_accepted.count:,} / {check.wrong_accepted.count:,}"
         base = f"reader/{check.name}"
-        accepted = share(f"{base}/true_accepted", check.true_accepted)
-        rows.append([escape(check.title), accepted, share(f"{base}/wrong_accepted", check.wrong_accepted), counts])
-    head = ["Pictures", "True captions accepted", "Wrong captions accepted", "Number true / wrong"]
-    text = "The measuring stick measured: drawn pictures, whose captions are known to be true or wrong in one part"
-    return table(head, rows, text)
+        accepted = [
+            share(f"{base}/true_accepted", check.true_accepted),
+            share(f"{base}/wrong_accepted", check.wrong_accepted),
+            share(f"{base}/other_accepted", check.other_accepted),
+        ]
+        rows.append([escape(check.title), f"{check.true_accepted.count:,}", *accepted])
+    head = [
+        "Pictures",
+        "Number",
+        "True captions accepted",
+        "One attribute wrong, accepted",
+        "Another picture’s, accepted",
+    ]
+    return table(
+        head, rows, "The measuring stick, measured on drawn pictures whose captions are known to be true or not"
+    )
 
 
 def _times(report: Report) -> str:

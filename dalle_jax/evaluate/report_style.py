@@ -22,7 +22,8 @@ small,.label,.tick{color:var(--soft)}
 .label{display:block;font-size:.84rem;line-height:1.35}
 .cards{display:grid;grid-template-columns:repeat(4,1fr);gap:12px;margin:22px 0}
 .card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:14px 16px}
-.card strong{display:block;font-size:1.5rem;white-space:nowrap;line-height:1.3;letter-spacing:-.02em;color:var(--accent)}
+.card strong{display:block;font-size:1.5rem;white-space:nowrap;line-height:1.3;letter-spacing:-.02em;
+color:var(--accent)}
 .card small{display:block;font-size:.8rem;line-height:1.35}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,420px),1fr));gap:14px}
 figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:12px;padding:12px 14px}
@@ -31,12 +32,14 @@ figcaption small{font-weight:400}
 .chart{display:block;width:100%;height:auto;margin-top:4px}
 .chart .grid{stroke:#eceae4}.chart .axis{stroke:#b9bcbe}
 .chart .tick{font-size:12.5px;fill:#5b6873}
-.scroll{overflow-x:auto;margin:14px 0 18px;background:var(--card);border:1px solid var(--line);border-radius:12px}
+.scroll{overflow-x:auto}
+.box{margin:14px 0 18px;background:var(--card);border:1px solid var(--line);border-radius:12px}
 table{border-collapse:collapse;width:100%;font-size:.92rem}
-caption{text-align:left;padding:10px 14px 2px;color:var(--soft);font-size:.86rem}
+.box>p{max-width:none;margin:0;padding:10px 14px 2px;color:var(--soft);font-size:.86rem}
 th,td{padding:8px 14px;text-align:right;vertical-align:top;border-top:1px solid var(--line);white-space:nowrap}
 thead th{border-top:0;color:var(--soft);font-weight:600;vertical-align:bottom;white-space:normal}
-th:first-child{text-align:left;font-weight:600}
+th:first-child{text-align:left;font-weight:600}tbody th{white-space:normal;min-width:118px}.tight th{white-space:nowrap}
+.tight td,.tight th{padding-top:5px;padding-bottom:5px}.tight .bar{display:inline-block;margin:0 0 3px 9px}
 td small{font-size:.76rem}th small{font-weight:400}
 .bar{display:block;position:relative;height:5px;width:96px;margin:4px 0 1px auto;border-radius:3px;background:#eeece6}
 .bar i{position:absolute;left:0;top:0;bottom:0;border-radius:3px;background:#7fb4cb}
@@ -69,8 +72,11 @@ details summary{cursor:pointer;color:var(--accent);margin:8px 0}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 18px;font-size:.94rem}
 dt{color:var(--soft)}dd{margin:0}
 footer{padding-top:24px;padding-bottom:48px;color:var(--soft);font-size:.86rem}
-@media (max-width:520px){main,header,footer{padding-left:14px;padding-right:14px}th,td{padding:7px 10px}.cards{grid-template-columns:1fr 1fr}.card{padding:11px 13px}.card strong{font-size:1.25rem}.two{gap:10px}
-.strip{grid-template-columns:repeat(3,1fr)}.pairs{grid-template-columns:repeat(4,1fr)}dl{grid-template-columns:1fr}dd{margin-bottom:6px}}
+@media (max-width:520px){
+main,header,footer{padding-left:14px;padding-right:14px}th,td{padding:7px 10px}tbody th{max-width:150px}
+.cards{grid-template-columns:1fr 1fr}.card{padding:11px 13px}.card strong{font-size:1.25rem}.two{gap:10px}
+.strip{grid-template-columns:repeat(3,1fr)}.strip div:nth-child(n+10){display:none}
+.pairs{grid-template-columns:repeat(4,1fr)}dl{grid-template-columns:1fr}dd{margin-bottom:6px}}
 @media print{body{background:#fff;font-size:11pt}nav{display:none}section{break-inside:auto}figure,.card,tr,.sample
 {break-inside:avoid}.scroll{overflow:visible}*{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 """

@@ -24,7 +24,6 @@ from dalle_jax.evaluate.report_data import (
 )
 from dalle_jax.evaluate.shares import Share
 from dalle_jax.scenes.grammar import parse
-from dalle_jax.scenes.read import judge
 from dalle_jax.scenes.render import render
 
 SIZE = 32
@@ -57,7 +56,7 @@ def curves(start, end, steps, rng, log_every=10):
         lines.append(json.dumps(record))
         if step % (10 * log_every) == 0:
             lines.append(
-                json.dumps({"step": step, "evaluate/loss": loss * 1.05, "evaluate/accuracy": 1 - loss / start})
+                json.dumps({"step": step, "evaluation/loss": loss * 1.05, "evaluation/accuracy": 1 - loss / start})
             )
     return "\n".join(lines)
 
@@ -93,7 +92,7 @@ def example_report(captions_per_cell=3, count=4, levels=(1, 2)):
     reconstruction = measure_reconstruction(
         originals, copies, captions, [k for k in levels for _ in range(captions_per_cell)]
     )
-    stages = tuple(
+    trained = tuple(
         Stage(
             name, title, seconds, steps, parameters, training_charts(read_metrics(curves(start, end, steps, rng))), note
         )
@@ -102,16 +101,16 @@ def example_report(captions_per_cell=3, count=4, levels=(1, 2)):
             ("transformer", "Transformer", 409.5, 2400, 4_810_000, 5.5, 0.9, ""),
             ("clip", "CLIP", 95.2, 800, 2_100_000, 4.2, 0.3, ""),
         )
-    ) + (Stage("sampling", "Sampling and judging", 121.7),)
+    )
     return Report(
         title="dalle_jax: captions to ranked pictures",
-        summary="An image tokenizer, a transformer and a CLIP, trained from nothing on 2 cores in a quarter of an hour.",
+        summary="An image tokenizer, a transformer and a CLIP, trained from nothing in a quarter of an hour.",
         command="python -m dalle_jax demo --out runs/demo",
         seed=7,
         config_text="task = @TokenizeImages\ntask.model.width = 64  # <not html> & so on\n",
         wall_seconds=802.4,
         machine=Machine("Some CPU @ 2.60GHz", 2, 8, 15.6, None, "Linux x86_64", {"python": "3.11.7", "jax": "0.10.2"}),
-        stages=stages,
+        stages=(*trained, Stage("sampling", "Sampling and judging", 121.7)),
         figures=(
             Figure("transformer.image_nll", "Image codes", 1.234, "nats", "per code, held-out pictures"),
             Figure("clip.retrieval_top1", "CLIP retrieval", 0.914, "percent", "top-1 among 100 captions"),

@@ -1,0 +1,32 @@
+import getpass
+import json
+import platform
+import socket
+
+import jax
+import pytest
+
+from dalle_jax.evaluate.machine import this_machine
+
+
+def test_the_machine_is_described_without_naming_it():
+    machine = this_machine()
+    assert 1 <= machine.cores <= machine.cores_total
+    assert machine.cpu
+    assert machine.accelerators is None  # the tests run on the CPU
+    assert machine.memory_gib is None or machine.memory_gib > 0
+    assert machine.versions["python"] == platform.python_version()
+    assert machine.versions["jax"] == jax.__version__
+    text = json.dumps(machine.to_json())
+    assert socket.gethostname() not in text or len(socket.gethostname()) < 4
+    assert f"/{getpass.getuser()}/" not in text
+
+
+def test_a_system_without_proc_still_has_a_processor(monkeypatch):
+    def missing(self, *args, **kwargs):
+        raise FileNotFoundError(str(self))
+
+    monkeypatch.setattr("pathlib.Path.read_text", missing)
+    machine = this_machine()
+    assert machine.cpu
+    assert machine.memory_gib == pytest.approx(this_machine().memory_gib)
