@@ -1,6 +1,6 @@
 """The commands in the order in which ``--help`` lists them.
 
-A command's module is imported only when it is the one to run. It has ``add_arguments(parser)`` and ``run(args) -> int``, the exit code.
+A module is imported only when its command runs. It has ``add_arguments(parser)`` and ``run(args)``, the exit code.
 """
 
 from dataclasses import dataclass

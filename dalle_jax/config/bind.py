@@ -51,6 +51,8 @@ def loads(
 
 
 def _bind(source: Source, root: Any, sets: Sequence[str], name: str) -> Any:
+    if source.problems.incomplete and not source.statements:
+        source.problems.raise_if_any()
     for one in sets:
         source.set(one)
     tree = Tree(None)
@@ -62,7 +64,7 @@ def _bind(source: Source, root: Any, sets: Sequence[str], name: str) -> Any:
     chosen = tree.children.pop(ROOT, Tree(None))
     tree.own = chosen.own
     builder = Builder(source.problems, slot)
-    run = builder.slot("", slot, tree, NO if tree.own else slot.classes[0], (), Where(name, 1))
+    run = builder.slot("", slot, tree, slot.classes[0], (), Where(name, 1))
     for binding in (one for part in chosen.children.values() for one in part.all()):
         source.problems.add(binding.where, f"{binding.name}: paths do not begin with `{ROOT}.`; leave it out")
     builder.report_unknown(said_which=bool(tree.own))
@@ -123,7 +125,7 @@ class Builder:
     problems: Problems
     root: Slot
     legal: list[str] = field(default_factory=list)
-    unknown: list[tuple[Binding, type]] = field(default_factory=list)
+    unknown: list[tuple[Binding, str, str, type]] = field(default_factory=list)
 
     def slot(self, path: str, slot: Slot, tree: Tree, default: Any, old: tuple[Rechosen, ...], where: Where) -> Any:
         """The object in a slot.
@@ -189,7 +191,7 @@ class Builder:
         known = fields(cls)
         for name in tree.children.keys() - known.keys():
             strange = [one for one in tree.children[name].all() if not any(o.excuses(one) for o in old)]
-            self.unknown.extend((one, cls) for one in strange if one.value is not BROKEN)
+            self.unknown.extend((one, path, name, cls) for one in strange if one.value is not BROKEN)
         values = {}
         here = tree.where(where) if path else where
         for name, one in known.items():
@@ -238,13 +240,14 @@ class Builder:
 
     def report_unknown(self, said_which: bool) -> None:
         """Report the names that fit nowhere, each with the legal names nearest to it."""
-        for binding, cls in self.unknown:
+        for binding, path, wrong, cls in self.unknown:
             name = binding.name
             last = name.rsplit(".", 1)[-1]
-            ends = [one for one in self.legal if one.rsplit(".", 1)[-1] == last][:2]
-            hint = f"; did you mean {' or '.join(ends)}?" if ends else near(name, self.legal)
+            same = [one for one in self.legal if one.rsplit(".", 1)[-1] == last]
+            inside = near(wrong, fields(cls), prefix=f"{path}." if path else "")
+            hint = near(name, same) or inside or (f"; did you mean {same[0]}?" if same else "")
             have = hint or f"; {cls.__name__} has {', '.join(fields(cls)) or 'no fields'}"
-            if not said_which and len(self.root.classes) > 1 and "." not in name:
+            if not said_which and len(self.root.classes) > 1 and not path:
                 have += f" (read as {cls.__name__}; else begin with {ROOT} = @Name)"
             self.problems.add(binding.where, f"{name}: no such name{have}")
 

@@ -57,8 +57,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-def near(name: str, legal: Iterable[str], most: int = 3) -> str:
+def near(name: str, legal: Iterable[str], prefix: str = "") -> str:
     """``; did you mean a or b?`` for the legal names that look like ``name``, or an empty string."""
     by_fold = {one.casefold(): one for one in legal}
-    close = difflib.get_close_matches(name[:200].casefold(), list(by_fold), n=most, cutoff=0.6)
-    return f"; did you mean {' or '.join(by_fold[one] for one in close)}?" if close else ""
+    typed = name[:200].casefold()
+    close = difflib.get_close_matches(typed, list(by_fold), n=3, cutoff=0.6)
+    likeness = [difflib.SequenceMatcher(None, one, typed).ratio() for one in close]
+    close = [one for one, like in zip(close, likeness, strict=True) if like > likeness[0] - 0.06]
+    return f"; did you mean {' or '.join(prefix + by_fold[one] for one in close)}?" if close else ""

@@ -1,0 +1,144 @@
+"""The command line: exit codes, and one clear line for what the user can mend."""
+
+import errno
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+from dalle_jax.__main__ import main
+from dalle_jax.commands.table import COMMANDS
+from dalle_jax.config.errors import UserError
+
+
+@pytest.fixture
+def sample(monkeypatch):
+    """Puts a command of the test's own in the place of ``sample``: what it raises, or the exit code that it returns."""
+
+    def put(result: BaseException | int) -> None:
+        module = ModuleType("dalle_jax.commands.sample")
+
+        def run(args):
+            if isinstance(result, BaseException):
+                raise result
+            return result
+
+        module.run = run
+        module.add_arguments = lambda parser: parser.add_argument("--candidates", type=int)
+        monkeypatch.setitem(sys.modules, "dalle_jax.commands.sample", module)
+
+    return put
+
+
+def complaint(capsys, argv: list[str]) -> str:
+    assert main(argv) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("dalle-jax: error: ")
+    assert printed.err.count("\n") == 1
+    return printed.err.removeprefix("dalle-jax: error: ").strip()
+
+
+def test_help_lists_every_command_and_exits_0(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {command.name} " in out and command.help in out for command in COMMANDS)
+
+
+def test_an_unknown_command_is_answered_with_the_nearest(capsys):
+    assert complaint(capsys, ["trian"]) == "'trian' is no command; did you mean train? (see dalle-jax --help)"
+    assert "the commands are demo, train" in complaint(capsys, ["\n\x1b[31m"])
+    assert complaint(capsys, []).startswith("a command is missing: demo, train")
+
+
+def test_a_wrong_flag_is_one_line_with_the_nearest_flag(capsys, sample):
+    sample(0)
+    assert complaint(capsys, ["sample", "--candidate", "3"]).startswith(
+        "unknown argument --candidate; did you mean --candidates? (see dalle-jax sample --help)"
+    )
+    assert "invalid int value: 'x'" in complaint(capsys, ["sample", "--candidates", "x"])
+
+
+def test_a_commands_own_exit_code_is_returned(sample):
+    sample(1)
+    assert main(["sample"]) == 1
+
+
+def test_help_of_a_command_exits_0(capsys, sample):
+    sample(1)
+    assert main(["sample", "--help"]) == 0
+    assert "--candidates" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("expected a folder, got a file"), "expected a folder, got a file"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.png"), "a.png: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "out"), "out: Permission denied"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "m\nx"), r"m\nx: No such file or directory"),
+        (ValueError("INTERNAL: x\nwriting d: No space left on device [y]"), "writing d: No space left on device [y]"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_exit_code_2(capsys, sample, error, line):
+    sample(error)
+    assert complaint(capsys, ["sample"]) == line
+
+
+def test_an_error_of_the_disk_is_found_below_a_librarys_own(capsys, sample):
+    wrapped = RuntimeError("saving failed")
+    wrapped.__cause__ = OSError(errno.EROFS, "Read-only file system", "out")
+    sample(wrapped)
+    assert complaint(capsys, ["sample"]) == "out: Read-only file system"
+
+
+def test_a_mistake_of_the_program_keeps_its_traceback(sample):
+    sample(ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        main(["sample"])
+
+
+def test_each_line_of_a_config_error_is_printed_as_one(capsys, sample):
+    sample(UserError("a.gin:1: x\na.gin:2: y"))
+    assert main(["sample"]) == 2
+    assert capsys.readouterr().err == "dalle-jax: error: a.gin:1: x\ndalle-jax: error: a.gin:2: y\n"
+
+
+def test_ctrl_c_exits_130_without_a_traceback(capsys, sample):
+    sample(KeyboardInterrupt())
+    assert main(["sample"]) == 130
+    assert capsys.readouterr().err.strip() == "dalle-jax: interrupted"
+
+
+def run(command: str) -> subprocess.CompletedProcess:
+    command = command.replace("PROGRAM", f"{sys.executable} -m dalle_jax")
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=100)
+
+
+def test_a_full_disk_behind_standard_output_is_one_line():
+    done = run("PROGRAM --help > /dev/full")
+    assert (done.returncode, done.stderr) == (2, "dalle-jax: error: No space left on device\n")
+
+
+def test_a_reader_that_went_away_is_not_an_error():
+    done = run("PROGRAM --help | true; exit ${PIPESTATUS[0]}")
+    assert done.returncode in (0, 141)
+    assert done.stderr == ""
+
+
+def test_the_config_command_prints_what_parses_back(capsys, tmp_path):
+    runs = pytest.importorskip("dalle_jax.runs")
+    from dalle_jax.config.bind import load, loads
+
+    path = tmp_path / "text.gin"
+    path.write_text(
+        "run = @TextTokenizerRun\nsource.size = 32\nsource.levels = (1,)\nsource.split = 'train'\n"
+        "source.count = 8\nsource.seed = 0\nvocabulary = 64\ncaptions = 10\n"
+    )
+    assert main(["config", str(path), "--set", "captions=20"]) == 0
+    run = loads(capsys.readouterr().out, runs.Run)
+    assert run == load(path, runs.Run, ("captions=20",))
+    assert run.captions == 20
+    assert complaint(capsys, ["config", str(path), "--set", "caption=20"]).endswith("did you mean captions?")
+    assert "no such file" in complaint(capsys, ["config", str(tmp_path / "nothing.gin")])

@@ -1,0 +1,231 @@
+import os
+
+import pytest
+from example_runs import PLAIN, Measure, Train
+
+from dalle_jax.config.bind import load, loads
+from dalle_jax.config.errors import UserError
+
+LINES = PLAIN.count("\n")
+
+
+def errors(text: str, *sets: str, root=Train) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        loads(text, root, "x.gin", sets)
+    return str(caught.value).splitlines()
+
+
+def only(line: str) -> str:
+    """The one error of the plain text with one more line; it must name that line."""
+    (error,) = errors(PLAIN + line + "\n")
+    assert error.startswith(f"x.gin:{LINES + 1}: ")
+    return error.removeprefix(f"x.gin:{LINES + 1}: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("trainer.stepz = 3", "trainer.stepz: no such name; did you mean trainer.steps?"),
+        ("task.modle.width = 3", "task.modle.width: no such name; did you mean task.model.width?"),
+        ("model.width = 3", "model.width: no such name; did you mean task.model.width?"),
+        ("zzz.qqq = 3", "zzz.qqq: no such name; Train has task, trainer, mesh, wide, name"),
+        ("trainer.steps = 1.5", "trainer.steps: expected an int, got 1.5"),
+        ("trainer.steps = True", "trainer.steps: expected an int, got True"),
+        ("trainer.steps = 'ten'", "trainer.steps: expected an int, got 'ten'"),
+        ("trainer.steps = None", "trainer.steps: expected an int, got None"),
+        ("trainer.steps = 9223372036854775808", "trainer.steps: expected an int, got 9223372036854775808"),
+        ("trainer.resume = 1", "trainer.resume: expected True or False, got 1"),
+        ("trainer.limit = 'x'", "trainer.limit: expected an int or None, got 'x'"),
+        ("trainer.levels = 3", "trainer.levels: expected (an int, ...), got 3; write (3,)"),
+        ("trainer.levels = (1, 'a')", "trainer.levels: expected (an int, ...), got (1, 'a')"),
+        ("trainer.optimizer.betas = (1,)", "trainer.optimizer.betas: expected (a float, a float), got (1,)"),
+        ("trainer.optimizer.betas = (1, 1e999)", "trainer.optimizer.betas: expected (a float, a float), got (1, inf)"),
+        ("trainer.optimizer.clip = 3j", "trainer.optimizer.clip: expected a float or None, got 3j"),
+        ("name = b'x'", "name: expected a str, got b'x'"),
+        ("name = {'a': 1}", "name: expected a str, got {'a': 1}"),
+        ("name = @Adam", "name: expected a str, got @Adam"),
+        (
+            "task.model.dtype = 'bfloat61'",
+            "task.model.dtype: expected 'float32' or 'bfloat16', got 'bfloat61'; did you mean bfloat16?",
+        ),
+        ("trainer.ema = @Emma", "trainer.ema: expected @Ema or None, got @Emma; did you mean Ema?"),
+        ("trainer.optimizer = @adam", "trainer.optimizer: expected @Adam or @Lion, got @adam; did you mean Adam?"),
+        ("trainer.ema.decay = 0.1", "trainer.ema.decay: trainer.ema is None and has no parts; choose one with"),
+        ("task.model = 3", "task.model: expected @Model, got 3; its parts are set one by one, as task.model.width"),
+        ("trainer.steps.x = 3", "trainer.steps.x: trainer.steps is an int and has no parts"),
+        ("task.model.heads = 3", "task.model (Model): width 64 is not a multiple of heads 3"),
+        ("task.model.heads = 0", "task.model (Model): "),
+        ("trainer.steps = %STEPZ", "%STEPZ is defined nowhere"),
+        ("trainer.steps = %WIDHT", "%WIDHT is defined nowhere; did you mean WIDTH?"),
+        ("UNUSED = 3", "the macro UNUSED is used nowhere"),
+        ("LOOP = %LOOP", "a circle of macros: %LOOP -> %LOOP"),
+        ("import os", "`import os`: a config is data and imports nothing"),
+        ("from os import path", "`from os import path`: a config is data and imports nothing"),
+        ("trainer.optimizer = @Adam()", "@Adam() is a call, and a config never runs anything; write @Adam"),
+        ("trainer.levels = (1, @f())", "@f() is a call"),
+        ("trainer.optimizer = @a/Adam", "@a/Adam: expected one word after @"),
+        ("trainer.optimizer = @a.Adam", "@a.Adam: expected one word after @"),
+        ("trainer.steps = %a/B", "%a/B: expected one word after %"),
+        ("a/trainer.steps = 3", "scopes (a/) mean nothing here"),
+        ("include 'nowhere.gin'", "include 'nowhere.gin': this text stands in no folder"),
+        ("name = cats", "cannot be read: cats is no value; text is written 'cats'"),
+        ("name = ", "cannot be read: a value is expected"),
+        ("name 3", "cannot be read: expected name = value"),
+        ("name == 3", "cannot be read: "),
+        ("trainer .steps = 3", "cannot be read: a name is words joined by dots"),
+        ("trainer.levels = (1,", "cannot be read: "),
+        ("name = 'open", "cannot be read: "),
+        ("name = 'a' 3", "cannot be read: "),
+        ("trainer.levels = " + "[" * 60 + "]" * 60, "brackets are nested more than 50 deep"),
+        ("trainer.levels = " + "[" * 5000 + "]" * 5000, "cannot be read: "),
+        ("trainer.steps = " + "9" * 5000, "cannot be read: "),
+        ("trainer.steps = 0x" + "f" * 5000, "trainer.steps: expected an int, got a number of thousands of digits"),
+        ("run = @Measure", "run: expected @Train, got @Measure"),
+        ("run.name = 'x'", "run.name: paths do not begin with `run.`"),
+    ],
+)
+def test_an_error_names_its_line_what_was_expected_and_what_was_got(line: str, error: str):
+    assert only(line).startswith(error)
+
+
+def test_a_null_character_is_no_text():
+    assert errors("\n\nname = 'a\0b'\n")[0] == "x.gin:3: a null character: this is no text file"
+
+
+def test_what_is_missing_is_named_with_its_type_beside_what_was_said_of_the_same_part():
+    assert errors("task = @Tokenize\ntask.model.heads = 2\ntrainer.steps = 3\n") == [
+        "x.gin:2: task.model.width is missing; expected task.model.width = an int",
+        "x.gin:2: task.codes is missing; expected task.codes = an int",
+        "x.gin:3: trainer.optimizer is not chosen; expected trainer.optimizer = @Adam or @Lion",
+    ]
+
+
+def test_all_errors_of_a_run_are_reported_together_in_their_order():
+    text = """task = @Generat
+task.folder = 3
+
+$ %
+trainer.steps = 'x'
+trainer.stops = 3
+import os
+name = x
+mesh.data = 'a'
+wide.tensor = %NONE
+"""
+    assert errors(text, "trainer.resume=maybe", "nonsense", root=Train | Measure) == [
+        "x.gin:1: task: expected @Tokenize or @Generate, got @Generat; did you mean Generate?",
+        "x.gin:2: task.folder = 3 fits no choice of task, @Tokenize or @Generate",
+        "x.gin:4: cannot be read: expected name = value, in `$ %`",
+        "x.gin:5: trainer.steps: expected an int, got 'x'",
+        "x.gin:6: trainer.optimizer is not chosen; expected trainer.optimizer = @Adam or @Lion"
+        " (unless what could not be read does it)",
+        "x.gin:6: trainer.stops: no such name; did you mean trainer.steps?",
+        "x.gin:7: `import os`: a config is data and imports nothing; take the line out",
+        "x.gin:8: cannot be read: x is no value; text is written 'x', a macro %x, a variant @x, in `name = x`",
+        "x.gin:9: mesh.data: expected an int, got 'a'",
+        "x.gin:10: %NONE is defined nowhere (unless what could not be read does it)",
+        "--set nonsense: expected name=value, as in --set trainer.steps=10",
+        "--set trainer.resume=maybe: trainer.resume: expected True or False, got maybe",
+    ]
+
+
+def test_a_line_that_another_one_overrides_is_still_checked():
+    assert only("trainer.steps = 'x'\ntrainer.steps = 3").startswith("trainer.steps: expected an int")
+
+
+def test_a_line_for_an_old_variant_that_never_fitted_it_is_an_error():
+    text = "trainer.optimizer.bettas = (0.8, 0.9)\ntrainer.optimizer = @Lion"
+    assert only(text).startswith("trainer.optimizer.bettas: no such name")
+    assert only("trainer.optimizer.beta = 0.3").startswith("trainer.optimizer.beta: no such name")
+
+
+@pytest.mark.parametrize(
+    ("argument", "error"),
+    [
+        ("trainer.steps=ten", "trainer.steps: expected an int, got ten"),
+        ("trainer.steps=", "trainer.steps: expected an int, got nothing"),
+        ("trainer.steps", "expected name=value, as in --set trainer.steps=10"),
+        ("=3", "expected name=value"),
+        ("a b=3", "expected name=value"),
+        ("trainer.stepz=3", "trainer.stepz: no such name; did you mean trainer.steps?"),
+        ("trainer.resume=true", "trainer.resume: expected True or False, got true; did you mean True?"),
+        ("trainer.optimizer=Lionn", "trainer.optimizer: expected @Adam or @Lion, got Lionn; did you mean Lion?"),
+        ("trainer.optimizer=@Lion()", "trainer.optimizer: expected @Adam or @Lion, got @Lion(); did you mean Lion?"),
+        ("trainer.steps=3\nname='x'", "trainer.steps: expected an int, got 3\\nname='x'"),
+        ("trainer.steps=%NO", "%NO is defined nowhere"),
+        ("WIDHT=3", "the macro WIDHT is used nowhere; did you mean WIDTH?"),
+    ],
+)
+def test_an_error_of_set_names_the_argument(argument: str, error: str):
+    (found,) = errors(PLAIN, argument)
+    shown = argument.replace("\n", "\\n")
+    assert found.startswith(f"--set {shown}: {error}")
+
+
+def test_a_run_of_another_command_is_told_how_to_say_so():
+    assert "(read as Train; else begin with run = @Name)" in errors("folder = 'x'\n" + PLAIN, root=Train | Measure)[0]
+
+
+def write(folder, **files: str) -> None:
+    for name, text in files.items():
+        (folder / f"{name}.gin").write_text(text)
+
+
+def file_errors(path) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        load(path, Train)
+    return str(caught.value).splitlines()
+
+
+def test_a_missing_include_names_the_line_the_places_and_a_near_file(tmp_path):
+    write(tmp_path, a="\ninclude 'bass.gin'\n" + PLAIN, base="")
+    (error,) = file_errors(tmp_path / "a.gin")
+    assert error.startswith(f"{tmp_path}/a.gin:2: include 'bass.gin': no such file (looked in {tmp_path}")
+    assert error.endswith("; did you mean base.gin?")
+
+
+def test_a_circle_of_includes_is_shown(tmp_path):
+    write(tmp_path, a=PLAIN + "include 'b.gin'\n", b="include 'c.gin'\n", c="\ninclude 'a.gin'\n")
+    (error,) = file_errors(tmp_path / "a.gin")
+    assert error == f"{tmp_path}/c.gin:2: include 'a.gin': a circle of includes: a.gin -> b.gin -> c.gin -> a.gin"
+
+
+def test_includes_that_multiply_end(tmp_path):
+    files = {f"f{i}": f"include 'f{i + 1}.gin'\ninclude 'f{i + 1}.gin'\n" for i in range(30)}
+    write(tmp_path, **files, f30=PLAIN)
+    assert any("more than 100 files are included" in line for line in file_errors(tmp_path / "f0.gin"))
+
+
+def test_macros_that_multiply_end():
+    powers = "".join(f"M{i} = (%M{i + 1}, %M{i + 1})\n" for i in range(40)) + "M40 = 1\ntrainer.levels = %M0\n"
+    assert any("parts" in line or "deep" in line for line in errors(PLAIN + powers))
+    chain = "".join(f"M{i} = %M{i + 1}\n" for i in range(3000)) + "M3000 = 1\ntrainer.steps = %M0\n"
+    assert any("nested more than" in line for line in errors(PLAIN + chain))
+
+
+def test_an_error_in_an_included_file_names_that_file(tmp_path):
+    write(tmp_path, a="include 'b.gin'\n" + PLAIN, b="trainer.steps = 1\ntrainer.stepz = 3\n")
+    assert file_errors(tmp_path / "a.gin")[0].startswith(f"{tmp_path}/b.gin:2: trainer.stepz: no such name")
+
+
+def test_a_file_that_is_no_config_is_named(tmp_path):
+    (tmp_path / "latin.gin").write_bytes(PLAIN.encode() + "name = 'café'\n".encode("latin-1"))
+    assert file_errors(tmp_path / "latin.gin")[0].startswith(f"{tmp_path}/latin.gin:{LINES + 1}: byte ")
+    (tmp_path / "big.gin").write_text("#" * 200_000)
+    assert "a text file of at most" in file_errors(tmp_path / "big.gin")[0]
+    assert "no such file; did you mean big.gin?" in file_errors(tmp_path / "bigg.gin")[0]
+    assert "a folder" in file_errors(tmp_path)[0]
+    os.mkfifo(tmp_path / "pipe.gin")
+    assert "expected a text file" in file_errors(tmp_path / "pipe.gin")[0]
+    assert file_errors(tmp_path / ("x" * 300))
+    assert file_errors("a\0b")
+    write(tmp_path, a="include 'a\\0b'\n" + PLAIN, b="include '" + "x" * 300 + "'\n" + PLAIN)
+    assert "no such file" in file_errors(tmp_path / "a.gin")[0]
+    assert "no such file" in file_errors(tmp_path / "b.gin")[0]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file_is_named(tmp_path):
+    write(tmp_path, a=PLAIN)
+    (tmp_path / "a.gin").chmod(0)
+    assert "Permission denied" in file_errors(tmp_path / "a.gin")[0]
