@@ -1,6 +1,6 @@
 """What every data source offers: random access to captioned pictures, and a name for its contents."""
 
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +13,7 @@ class Example(TypedDict):
     captions: list[str]
 
 
+@runtime_checkable
 class Source(Protocol):
     """A finite list of examples. ``source[i]`` is a pure function of i and of the source's configuration."""
 

@@ -1,6 +1,6 @@
 """What every text-to-codes transformer offers to the sampler: teacher forcing, prefill and one cached step."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from dalle_jax.arrays import Array, Float, Int
 
@@ -12,6 +12,7 @@ class Logits(NamedTuple):
     text: Float[Array, "B T V"] | None
 
 
+@runtime_checkable
 class CodeGenerator(Protocol):
     """A transformer p(codes | text) in raster order. Caches are values that go in and come out."""
 

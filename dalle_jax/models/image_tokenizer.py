@@ -1,10 +1,11 @@
 """What every image tokenizer (VQ-VAE, dVAE, VQGAN) offers to the stages after it."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dalle_jax.arrays import Array, Float, Int
 
 
+@runtime_checkable
 class ImageTokenizer(Protocol):
     """Pictures to codes and back. Pixels are RGB floats in [0, 1]; a network with another range converts inside."""
 

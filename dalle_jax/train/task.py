@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import numpy as np
@@ -33,6 +33,7 @@ class Objective:
     loss: Loss
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is trained. Knows its model, its loss and its batch; nothing of optimizers, meshes, jit or checkpoints."""
 
@@ -74,6 +75,7 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Where raw examples come from. A batch is a pure function of the step, so there is no position to lose."""
 
