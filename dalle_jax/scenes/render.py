@@ -44,7 +44,7 @@ def render(scene: Scene, size: int, rng: np.random.Generator) -> UInt8[np.ndarra
 
 
 def draw_shape(
-    canvas: Float[np.ndarray, "c h w"], shape: str, colour: tuple[float, ...], x: float, y: float, half: float
+    canvas: Float[np.ndarray, "c h w"], shape: str, colour: tuple[float | int, ...], x: float, y: float, half: float
 ) -> None:
     """Lay a shape of half width ``half`` pixels with its centre at (x, y) onto ``canvas``, in place.
 
@@ -64,13 +64,13 @@ def draw_shape(
     _blend(canvas[:, top:bottom, left:right], coverage, colour)
 
 
-def _blend(planes: np.ndarray, coverage: np.ndarray, colour: tuple[float, ...]) -> None:
+def _blend(planes: np.ndarray, coverage: np.ndarray, colour: tuple[float | int, ...]) -> None:
     """Paint ``colour`` over ``planes`` [C h w] where ``coverage`` [h w] is 1, in place."""
     planes += coverage * (_paint(colour) - planes)
 
 
 @cache
-def _paint(colour: tuple[float, ...]) -> np.ndarray:
+def _paint(colour: tuple[float | int, ...]) -> np.ndarray:
     return np.array(colour, np.float32)[:, None, None]  # [C 1 1]
 
 
@@ -114,7 +114,7 @@ def _draw_sign(canvas: np.ndarray, scene: Scene, rng: np.random.Generator) -> No
 
 
 def _draw_bitmap(
-    canvas: np.ndarray, bitmap: np.ndarray, colour: tuple[float, ...], x: float, y: float, width: float, height: float
+    canvas: np.ndarray, bitmap: np.ndarray, colour: tuple[float | int, ...], x: float, y: float, width: float, height: float
 ) -> None:
     """Lay a bitmap of that width and height onto ``canvas``; each pixel gets the share of it that ink covers."""
     size = canvas.shape[1]
