@@ -47,7 +47,7 @@ def duration(seconds: Number) -> str:
 def figure(path: str, value: Number | None, kind: Kind) -> str:
     """A number of the page; ``path`` is its keys in ``metrics.json`` parted by slashes, to compare the two by."""
     shown = escape(written(value, kind)).replace(" ", "&nbsp;")
-    exact = "" if value is None else repr(float(value))
+    exact = "" if value is None or value != value else repr(float(value))
     return f'<data value="{exact}" data-path="{escape(path)}">{shown}</data>'
 
 

@@ -48,7 +48,7 @@ def test_a_chart_with_nothing_to_draw_says_so():
     assert "no data" in svg(Chart("t", "x", (Line("a", ((1.0, -1.0),)),), log_y=True))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=15), max_size=7), st.booleans(), st.booleans())
 def test_any_points_give_well_formed_drawings_inside_the_frame(lines, log_x, log_y):
     chart = Chart("t", "x", tuple(Line(str(i), tuple(points)) for i, points in enumerate(lines)), log_x, log_y)

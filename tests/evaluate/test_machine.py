@@ -2,9 +2,9 @@ import getpass
 import json
 import platform
 import socket
+from pathlib import Path
 
 import jax
-import pytest
 
 from dalle_jax.evaluate.machine import this_machine
 
@@ -23,10 +23,14 @@ def test_the_machine_is_described_without_naming_it():
 
 
 def test_a_system_without_proc_still_has_a_processor(monkeypatch):
-    def missing(self, *args, **kwargs):
-        raise FileNotFoundError(str(self))
+    original = Path.read_text
 
-    monkeypatch.setattr("pathlib.Path.read_text", missing)
+    def missing(self, *args, **kwargs):
+        if str(self).startswith(("/proc", "/sys")):
+            raise FileNotFoundError(str(self))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", missing)
     machine = this_machine()
     assert machine.cpu
-    assert machine.memory_gib == pytest.approx(this_machine().memory_gib)
+    assert machine.memory_gib is None or machine.memory_gib > 0
