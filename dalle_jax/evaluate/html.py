@@ -36,7 +36,9 @@ def written(value: Number | None, kind: Kind) -> str:
 
 
 def duration(seconds: Number) -> str:
-    """8.2 s, 13 min 51 s, 2 h 5 min."""
+    """171 ms, 8.2 s, 13 min 51 s, 2 h 5 min."""
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -60,7 +62,8 @@ def share(path: str, measured: Share | None, in_figures: bool = True) -> str:
         f'<span class="bar" aria-hidden="true"><i style="width:{100 * measured.value:.1f}%"></i>'
         f'<b style="left:{low:.1f}%;width:{max(high - low, 0.5):.1f}%"></b></span>'
     )
-    interval = f"<small>{low:.0f}–{high:.0f}</small>" if in_figures else ""
+    digits = 1 if measured.count >= 500 else 0
+    interval = f"<small>{low:.{digits}f}–{high:.{digits}f}</small>" if in_figures else ""
     return f"{figure(path, measured.value, 'percent')}{bar}{interval}"
 
 

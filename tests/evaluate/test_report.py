@@ -223,7 +223,15 @@ def test_figures_are_written_with_their_units(value, kind, text):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(8.21, "8.2 s"), (59.97, "1 min 0 s"), (119.6, "2 min 0 s"), (7530, "2 h 5 min")]
+    ("seconds", "text"),
+    [
+        (0.1714, "171 ms"),
+        (0.9999, "1.0 s"),
+        (8.21, "8.2 s"),
+        (59.97, "1 min 0 s"),
+        (119.6, "2 min 0 s"),
+        (7530, "2 h 5 min"),
+    ],
 )
 def test_durations_round_without_ever_saying_sixty(seconds, text):
     assert duration(seconds) == text
