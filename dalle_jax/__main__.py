@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from dalle_jax import __version__
 from dalle_jax.commands.table import COMMANDS, Command
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error))
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
-        _silence(sys.stdout)
+        _silence()
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print(f"\n{PROGRAM}: interrupted", file=sys.stderr)
@@ -51,8 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         text = _mendable(error)
         if text is None:
             raise
-        _silence(sys.stdout)
-        return _complain(text)
+        _silence()
+        return _complain(printable(text))
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -117,10 +117,10 @@ def _complain(text: str) -> int:
     return 2
 
 
-def _silence(stream: TextIO) -> None:
-    """Let what is still unwritten go nowhere, so that Python does not fail over it again on its way out."""
+def _silence() -> None:
+    """Let output that is still unwritten go nowhere, so that Python does not fail over it again on its way out."""
     try:
-        descriptor = stream.fileno()
+        descriptor = sys.stdout.fileno()
     except (OSError, ValueError):  # a stream of a test
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -67,6 +67,7 @@ sys.addaudithook(_watch)
 def warmed() -> None:
     """Whatever Python imports late, it imports now."""
     loads(PLAIN, Train, sets=("name=x", "trainer.steps=3"))
+    b"".decode("utf-8-sig")
 
 
 def read(text: str, sets: tuple[str, ...] = (), root=Train | Measure) -> None:

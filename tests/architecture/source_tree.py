@@ -1,0 +1,55 @@
+"""The source tree as the architecture tests read it: files, their syntax trees, the modules that they import."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "dalle_jax"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# the last three are one floor, the edge, in the order in which they stand on each other
+FLOORS = [
+    ["config", "arrays"],
+    ["parallel", "text", "images", "scenes"],
+    ["layers", "losses", "diffusion", "sampling"],
+    ["models", "data", "train"],
+    ["pipelines", "pretrained", "plan"],
+    ["tasks", "evaluate", "serve"],
+    ["runs"],
+    ["commands"],
+    ["__main__"],
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def module(path: Path) -> str:
+    """``dalle_jax.config.bind`` for its file."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room(name: str) -> str:
+    """The folder of the package that a module lives in, or its file's name if it lives in none."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def imports(tree: ast.Module, name: str) -> list[tuple[str, int]]:
+    """Modules of this package that are imported anywhere in the module ``name``, with their lines."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = name.split(".")[: -node.level] if node.level else []
+            base = ".".join([*above, *(node.module.split(".") if node.module else [])])
+            found += [(f"{base}.{alias.name}" if base == "dalle_jax" else base, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            found += [(one.value, node.lineno) for one in node.args if isinstance(one, ast.Constant)]
+    return [(one, line) for one, line in found if one.split(".")[0] == "dalle_jax"]

@@ -1,0 +1,57 @@
+"""A file imports from its own folder and from lower floors (docs/architecture.md)."""
+
+import ast
+
+import pytest
+from source_tree import FLOOR, PACKAGE, SOURCES, imports, module, parsed, room
+
+ALLOWED = {("dalle_jax.pipelines.load", "pretrained")}
+NO_ROOM = {"__version__"}
+
+
+def wrong_imports(tree: ast.Module, name: str) -> list[str]:
+    wrong = []
+    for imported, line in imports(tree, name):
+        there = room(imported)
+        if there in NO_ROOM or there == room(name) or (name, there) in ALLOWED:
+            continue
+        if FLOOR[there] >= FLOOR[room(name)]:
+            wrong.append(f"{name}:{line} imports {imported}: floor {FLOOR[there]} from floor {FLOOR[room(name)]}")
+    return wrong
+
+
+def test_imports_go_down():
+    names = {module(path): path for path in SOURCES if module(path) != "dalle_jax"}
+    wrong = [one for name, path in names.items() for one in wrong_imports(parsed(path), name)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_folder_and_file_of_the_package_has_a_floor():
+    rooms = {one.stem for one in PACKAGE.iterdir() if one.suffix == ".py" or any(one.glob("*.py"))} - {"__init__"}
+    assert rooms <= FLOOR.keys()
+
+
+def test_init_files_are_empty_but_for_the_package_itself():
+    full = [str(path) for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE and path.read_text().strip()]
+    assert not full
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import dalle_jax.train.loop",
+        "from dalle_jax.tasks import generate_codes",
+        "from dalle_jax import runs",
+        "from ..pipelines import load",
+        "from dalle_jax.data.loader import Loader",
+        "def f():\n    from dalle_jax.serve.engine import Engine",
+        "import importlib\nimportlib.import_module('dalle_jax.commands.train')",
+    ],
+)
+def test_the_check_sees_an_import_that_goes_up_or_sideways(line: str):
+    assert wrong_imports(ast.parse(line), "dalle_jax.models.clip")
+
+
+def test_the_check_lets_imports_go_down():
+    line = "from dalle_jax.layers.linear import Linear\nfrom dalle_jax.models import vqvae\nimport dalle_jax.arrays"
+    assert not wrong_imports(ast.parse(line), "dalle_jax.models.clip")
