@@ -21,9 +21,8 @@ def reachable(root: object) -> list[type]:
         cls = waiting.pop()
         if cls not in found:
             found[cls] = None
-            waiting += [
-                one for field in fields(cls).values() if isinstance(field.kind, Slot) for one in field.kind.classes
-            ]
+            slots = (field.kind for field in fields(cls).values() if isinstance(field.kind, Slot))
+            waiting += [one for slot in slots for one in slot.classes]
     return list(found)
 
 
@@ -65,7 +64,7 @@ def test_config_dataclasses_compare_by_value_so_that_a_saved_config_can_be_compa
     assert not [cls.__name__ for cls in classes if not cls.__dataclass_params__.eq]
 
 
-def test_variants_of_one_slot_and_commands_are_found_by_name(classes):
+def test_every_command_of_the_table_has_its_module():
     table = importlib.import_module("dalle_jax.commands.table")
     for command in table.COMMANDS:
         module = ROOT / (command.module.replace(".", "/") + ".py")
