@@ -2,7 +2,8 @@
 
 A benchmark is two files: ours (``CASES`` and ``main(...)``) and the peer's (``CASES`` alone, see worker.py). While one
 side works, the other waits on a pipe. A round is one turn of each; its ratio is the peer's time over ours, so
-1.3 means that we are 1.3 times as fast. What is reported is the median over the rounds, with the smallest and largest.
+1.3 means that we are 1.3 times as fast. What is reported is the median over the rounds, with the smallest and largest;
+the same ratio of CPU seconds stands beside it, for machines that have other work.
 
     python benchmarks/tokenizer_step.py [--cores 0] [--rounds 9] [--only NAME] [--peer-python PATH]
 """
@@ -83,25 +84,29 @@ def compare(case: Case, ours: Side, peer: Side, rounds: int, warm_up: int = 2) -
     ours_built = ours.ask(do="build", case=case.name)
     peer_built = peer.ask(do="build", case=case.peer or case.name)
     times: dict[str, list[float]] = {"ours": [], "peer": []}
-    ratios = []
+    ratios, cpu_ratios = [], []
     for index in range(-warm_up, rounds):
-        pair = {}
+        pair, cpu = {}, {}
         for name, side, calls, units in zip(("ours", "peer"), (ours, peer), case.calls, case.units, strict=True):
             time.sleep(PAUSE)
-            pair[name] = side.ask(do="run", calls=1 if index < 0 else calls)["seconds"] / units
+            answer = side.ask(do="run", calls=1 if index < 0 else calls)
+            pair[name], cpu[name] = answer["seconds"] / units, answer["cpu_seconds"] / units
         if index >= 0:
             for name, seconds in pair.items():
                 times[name].append(seconds)
             ratios.append(pair["peer"] / pair["ours"])
+            cpu_ratios.append(cpu["peer"] / cpu["ours"])
     steady = statistics.median(times["ours"]) * case.units[0]
     return {
         **asdict(case),
         "rounds": rounds,
         "ratio": spread(ratios),
+        "cpu_ratio": spread(cpu_ratios),
         "seconds_per_unit": {name: spread(values) for name, values in times.items()},
         "ours_built": ours_built,
         "peer_built": peer_built,
         "compile_seconds": max(0.0, ours_built["first_call_seconds"] - steady),
+        "compile_cpu_seconds": ours_built["first_call_cpu_seconds"],
     }
 
 
@@ -114,7 +119,8 @@ def cpu_model() -> str:
 
 
 def table(results: list[dict]) -> str:
-    rows = ["| case | ours | peer | ratio: median (min..max) | asked | compile |", "|---|---|---|---|---|---|"]
+    heads = ("case", "ours", "peer", "ratio: median (min..max)", "of CPU seconds", "asked", "compile")
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for result in results:
         ours, peer = (result["seconds_per_unit"][name]["median"] for name in ("ours", "peer"))
         ratio = result["ratio"]
@@ -122,7 +128,8 @@ def table(results: list[dict]) -> str:
         rows.append(
             f"| {result['title']} | {ours * 1e3:.4g} ms{per} | {peer * 1e3:.4g} ms{per} "
             f"| **{ratio['median']:.2f}** ({ratio['min']:.2f}..{ratio['max']:.2f}) "
-            f"| {result['least']:g} (aim {result['aim']:g}) | {result['compile_seconds']:.1f} s |"
+            f"| {result['cpu_ratio']['median']:.2f} | {result['least']:g} (aim {result['aim']:g}) "
+            f"| {result['compile_seconds']:.1f} s |"
         )
     notes = [f"- {result['title']}: {result['note']}" for result in results if result["note"]]
     return "\n".join([*rows, *notes])

@@ -13,6 +13,7 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int, Key
 from dalle_jax.parallel.axes import CODES
+from dalle_jax.parallel.layout import platform
 
 SMOOTHING = 1e-5  # epsilon of the Laplace smoothing of cluster sizes
 
@@ -50,12 +51,30 @@ def squared_distances(x: Float[Array, "n c"], vectors: Float[Array, "K c"]) -> F
     return (x * x).sum(-1)[:, None] - 2 * cross + (vectors * vectors).sum(-1)
 
 
+def first_smallest(x: Float[Array, "n K"]) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
+    """argmin and min of each row, as two plain reductions: XLA on a CPU is slower at ``argmin``."""
+    smallest = x.min(axis=-1)
+    index = jnp.arange(x.shape[-1])
+    return jnp.where(x <= smallest[:, None], index, x.shape[-1] - 1).min(axis=-1), smallest
+
+
+def totals(
+    x: Float[Array, "n c"], codes: Int[Array, " n"], size: int
+) -> tuple[Float[Array, " K"], Float[Array, "K c"]]:
+    """How many rows each code has, and their sum: scattered on a CPU, elsewhere by a product with one-hot rows."""
+    if platform() == "cpu":
+        ones = jnp.ones(codes.shape, x.dtype)
+        return jax.ops.segment_sum(ones, codes, size), jax.ops.segment_sum(x, codes, size)
+    assigned = jax.nn.one_hot(codes, size, dtype=x.dtype)  # [n K]
+    return assigned.sum(0), jnp.matmul(assigned.T, x, precision=jax.lax.Precision.HIGHEST)
+
+
 def update(
-    state: CodebookState, x: Float[Array, "n c"], assigned: Float[Array, "n K"], decay: float
+    state: CodebookState, batch_counts: Float[Array, " K"], batch_sums: Float[Array, "K c"], decay: float
 ) -> CodebookState:
-    """One step of the moving averages; ``assigned`` is one-hot (equations of appendix A.1, sizes smoothed)."""
-    counts = decay * state.counts + (1 - decay) * assigned.sum(0)
-    sums = decay * state.sums + (1 - decay) * assigned.T @ x
+    """One step of the moving averages (equations of appendix A.1, with smoothed sizes)."""
+    counts = decay * state.counts + (1 - decay) * batch_counts
+    sums = decay * state.sums + (1 - decay) * batch_sums
     total = counts.sum()
     smoothed = (counts + SMOOTHING) / (total + counts.shape[0] * SMOOTHING) * total
     return CodebookState(vectors=sums / jnp.maximum(smoothed, 1e-20)[:, None], counts=counts, sums=sums)
@@ -103,26 +122,23 @@ class Quantizer(nnx.Module):
         flat = jax.lax.stop_gradient(x).reshape(-1, x.shape[-1])  # [n c]
         vectors = self.vectors[...]
         distances = squared_distances(flat, vectors)  # [n K]
-        codes = jnp.argmin(distances, axis=-1)  # [n]
-        assigned = jax.nn.one_hot(codes, vectors.shape[0])  # [n K]
+        codes, errors = first_smallest(distances)  # [n] [n]
+        counts, sums = totals(flat, codes, vectors.shape[0])
         if train:
             if key is None:
                 raise ValueError("a quantizer needs a key to train: revived codes are drawn at random")
-            self._follow(flat, assigned, distances.min(axis=-1), key)
+            state = CodebookState(vectors, self.counts[...], self.sums[...])
+            state = revive(update(state, counts, sums, self.decay), flat, errors, self.revive_below, key)
+            self.vectors[...], self.counts[...], self.sums[...] = state
         nearest = vectors[codes].reshape(x.shape)
         codes = codes.reshape(x.shape[:-1])
-        return Quantized(straight_through(x, nearest), nearest, codes, assigned.sum(0))
+        return Quantized(straight_through(x, nearest), nearest, codes, counts)
 
     def encode(self, x: Float[Array, "... c"]) -> Int[Array, "..."]:
         """Codes only."""
         flat = x.reshape(-1, x.shape[-1])
-        return jnp.argmin(squared_distances(flat, self.vectors[...]), axis=-1).reshape(x.shape[:-1])
+        return first_smallest(squared_distances(flat, self.vectors[...]))[0].reshape(x.shape[:-1])
 
     def lookup(self, codes: Int[Array, "..."]) -> Float[Array, "... c"]:
         """The vectors of codes."""
         return jnp.take(self.vectors[...], codes, axis=0, mode="clip")
-
-    def _follow(self, x: Array, assigned: Array, errors: Array, key: Array) -> None:
-        state = CodebookState(self.vectors[...], self.counts[...], self.sums[...])
-        state = revive(update(state, x, assigned, self.decay), x, errors, self.revive_below, key)
-        self.vectors[...], self.counts[...], self.sums[...] = state.vectors, state.counts, state.sums
