@@ -43,9 +43,9 @@ def test_a_config_is_read_and_what_it_resolves_to_is_the_same_run(path: Path):
         run = load(path, runs.Run)
     except UserError as error:
         lacks = all("is missing;" in line or "is not chosen;" in line for line in str(error).splitlines())
-        assert lacks, str(error)
-        assert path in included_by_others(), str(error)  # what other runs of its folder share
-        return
+        if lacks and path in included_by_others():  # what other runs of its folder share
+            return
+        raise
     assert loads(render(run), runs.Run) == run
 
 
