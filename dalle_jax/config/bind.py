@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from dalle_jax.config.problems import Problems, Where, near
 from dalle_jax.config.schema import NO, Leaf, Slot, could_hold, fields, fit, kind
-from dalle_jax.config.sources import Source, bindings
+from dalle_jax.config.sources import Source, bindings, find
 from dalle_jax.config.syntax import BROKEN, Binding, Reference, Word, show
 
 T = TypeVar("T")
@@ -26,12 +26,13 @@ ROOT = "run"
 def load(path: str | Path, root: type[T] | Any, sets: Sequence[str] = ()) -> T:
     """Read a config file as the dataclass ``root``, or one of a union of them.
 
-    ``sets`` are bindings as ``--set`` takes them (``"trainer.steps=10"``), applied after the file. Raises one
+    A file that is not there is looked for among the package's configs. ``sets`` are bindings as ``--set`` takes them (``"trainer.steps=10"``), applied after the file. Raises one
     ``UserError`` with a line for everything that is wrong.
     """
     source = Source(Problems())
-    source.file(Path(path))
-    return _bind(source, root, sets, str(path))
+    found = find(path)
+    source.file(found)
+    return _bind(source, root, sets, str(found))
 
 
 def loads(

@@ -108,11 +108,25 @@ class Source:
         return None
 
 
+def find(name: str | Path) -> Path:
+    """A file named on the command line or by a config: as it stands, else among the package's configs.
+
+    A name that is found nowhere comes back as it stands, for the reader of the file to complain of.
+    """
+    places = [Path(name), *(place / name for place in _OURS)]
+    try:
+        return next((place for place in places if place.exists()), places[0])
+    except (OSError, ValueError):  # too long, or with characters that no file name has
+        return places[0]
+
+
+_OURS = (Path(__file__).parents[2] / "configs", Path(sys.prefix) / "share" / "dalle_jax" / "configs")
+
+
 def _places(name: str, folder: Path) -> list[Path]:
     """Where an include is looked for: its file's folder, the folder ``configs`` above, the package's configs."""
     above = [p for p in (folder, *folder.absolute().parents) if p.name == "configs"][:1]
-    ours = (Path(__file__).parents[2] / "configs", Path(sys.prefix) / "share" / "dalle_jax" / "configs")
-    return [Path(os.path.normpath(place / name)) for place in (folder, *above, *ours)]
+    return [Path(os.path.normpath(place / name)) for place in (folder, *above, *_OURS)]
 
 
 def _near_files(places: Sequence[Path]) -> str:

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dalle_jax.arrays import Array, Float, Int, Key
+from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.pixels import to_float, to_uint8
 from dalle_jax.pipelines.load import load_clip, load_generator, load_image_tokenizer, load_text, stage_folders
-from dalle_jax.pipelines.rerank import best_k
+from dalle_jax.pipelines.rerank import best_candidates
 from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
 
 
@@ -149,13 +149,13 @@ class Pipeline:
         for first in range(0, candidates, pieces):
             pixels, scores = self._draw_call(padded, first, pieces)
             painted.append(pixels)
-            scored.append(scores)
+            scored += [] if scores is None else [scores]
         pictures = np.concatenate(painted, axis=1)[:, :candidates]  # [P M H W 3]
-        scores = None if self._score is None else np.concatenate(scored, axis=1)[:, :candidates]  # [P M]
+        scores = None if not scored else np.concatenate(scored, axis=1)[:, :candidates]  # [P M]
         results = []
         for row, request in enumerate(requests):
             own = None if scores is None else scores[row]
-            best = np.arange(request.keep) if own is None else best_k(own[None], request.keep)[0]
+            best = np.arange(request.keep) if own is None else best_candidates(own[None], request.keep)[0]
             results.append(
                 Drawn(
                     prompt=request.prompt,
@@ -200,13 +200,38 @@ class Pipeline:
             rows, extra = divmod(request.beginning.shape[0], factor)
             if extra or request.beginning.shape[1:] != (self.side, 3) or not 0 < rows <= height:
                 raise UserError(
-                    f"beginning: expected the top of a picture {self.side} px wide, its height a multiple of {factor} up to "
-                    f"{self.side} px, got {request.beginning.shape[1]} x {request.beginning.shape[0]} px"
+                    f"beginning: expected the top of a picture {self.side} px wide, its height a multiple of {factor} up "
+                    f"to {self.side} px, got {request.beginning.shape[1]} x {request.beginning.shape[0]} px"
                 )
             given = self._encode(self._tokenizer[1], request.beginning[None])[0]  # [rows w]
             codes[row, : rows * width] = np.asarray(given).reshape(-1)
             lengths[row] = rows * width
         return jnp.asarray(codes), jnp.asarray(lengths)
+
+    def reconstruct(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> UInt8[np.ndarray, "B H W 3"]:
+        """Pictures through the image tokenizer and back."""
+        copies = [
+            self._paint(self._tokenizer[1], self._encode(self._tokenizer[1], piece)) for piece in self._split(pixels)
+        ]
+        return np.concatenate([np.asarray(copy) for copy in copies])[: len(pixels)]
+
+    def similarity(self, pixels: UInt8[np.ndarray, "B H W 3"], prompts: list[str]) -> Float[np.ndarray, "B n"]:
+        """CLIP's cosine of every picture with every prompt."""
+        if self._clip is None:
+            raise UserError("similarity needs a CLIP, and this pipeline has none; name one with --clip")
+        graph, state = self._clip
+        words = jax.jit(lambda state, text: nnx.merge(graph, state).encode_text(text))(
+            state, jnp.asarray(self.clip_text.encode_batch(prompts))
+        )
+        see = jax.jit(lambda state, pixels: nnx.merge(graph, state).encode_image(to_float(pixels)))
+        images = np.concatenate([np.asarray(see(state, piece)) for piece in self._split(pixels)])[: len(pixels)]
+        return images @ np.asarray(words).T
+
+    def _split(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Pieces of one shape, the last filled up by repeating its last picture."""
+        missing = -len(pixels) % self.batch
+        filled = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
+        return list(filled.reshape(-1, self.batch, *pixels.shape[1:]))
 
     def __call__(self, prompt: str, **settings: Any) -> Drawn:
         """One prompt; ``settings`` are the fields of ``Request``."""
@@ -230,6 +255,8 @@ def load_pipeline(
         image_tokenizer=load_image_tokenizer(image_tokenizer or Path(stages.image_tokenizer)),
         text=load_text(Path(stages.transformer), generator.text_length),
         clip=ranker,
-        clip_text=None if ranker is None or ranker_folder is None else load_text(ranker_folder, ranker.config.text_length),
+        clip_text=None
+        if ranker is None or ranker_folder is None
+        else load_text(ranker_folder, ranker.config.text_length),
         batch=batch,
     )

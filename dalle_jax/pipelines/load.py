@@ -1,4 +1,4 @@
-"""Run folders back to models: ``model.gin`` says what the network is, the newest checkpoint holds its averaged weights."""
+"""Run folders back to models: ``model.gin`` says what the network is, the newest checkpoint holds its weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ class PipelineFile:
     clip: str | None = None
 
 
-NETWORKS: dict[type, type[nnx.Module]] = {
+NETWORKS: dict[type, Any] = {
     VqvaeConfig: Vqvae,
     DalleConfig: Dalle,
     DalleBartConfig: DalleBart,
@@ -87,7 +87,9 @@ def load_text(folder: Path, length: int) -> SentencePiece:
     """The text tokenizer that a model was trained with; it travels with its checkpoint."""
     path = folder / "text.model"
     if not path.is_file():
-        raise UserError(f"{folder}: expected text.model, the text tokenizer that the model was trained with, found none")
+        raise UserError(
+            f"{folder}: expected text.model, the text tokenizer that the model was trained with, found none"
+        )
     return SentencePiece(path.read_bytes(), length)
 
 
@@ -95,7 +97,7 @@ def stage_folders(folder: Path) -> PipelineFile:
     """The folders of the stages: from ``pipeline.gin``, or of a transformer alone, from its ``model.gin``."""
     path = folder / "pipeline.gin"
     if path.is_file():
-        file = loads(path.read_text(encoding="utf-8"), PipelineFile, name=str(path))
+        file: PipelineFile = loads(path.read_text(encoding="utf-8"), PipelineFile, name=str(path))
         return PipelineFile(
             image_tokenizer=str(folder / file.image_tokenizer),
             transformer=str(folder / file.transformer),

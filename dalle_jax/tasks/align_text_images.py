@@ -13,7 +13,7 @@ from flax import nnx
 from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
-from dalle_jax.losses.contrastive import contrastive_loss, retrieval_top1
+from dalle_jax.losses.contrastive import contrastive, retrieved, same_rows
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.pipelines.load import ModelFile, load_image_tokenizer
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, text_spec
@@ -48,7 +48,7 @@ class AlignTextImages:
 
     def init(self, rngs: nnx.Rngs) -> Clip:
         """A new CLIP."""
-        check_vocabulary(self.captions, self.model.text_vocab, self.model.text_length, "task.model.text_vocab")
+        check_vocabulary(self.captions, self.model.vocab_size, self.model.text_length, "task.model.vocab_size")
         return Clip(self.model, rngs=rngs)
 
     @cached_property
@@ -74,9 +74,9 @@ class AlignTextImages:
             painted = jax.lax.stop_gradient(frozen.decode(frozen.encode(pixels)))
             pixels = jnp.where(through, painted, pixels)
         image, text = module.encode_image(pixels), module.encode_text(batch["text"])
-        loss = contrastive_loss(image, text, module.scale(), batch["text"])
+        loss = contrastive(image, text, module.logit_scale, same_rows(batch["text"]))
         one = jnp.ones(())
-        return loss, {"loss": (loss, one), "logit_scale": (module.scale(), one)}
+        return loss, {"loss": (loss, one), "logit_scale": (module.logit_scale, one)}
 
     def evaluate(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
         """Retrieval within the batch, through the tokenizer where there is one: is the caption found for the picture?
@@ -88,8 +88,9 @@ class AlignTextImages:
         if frozen is not None:
             pixels = frozen.decode(frozen.encode(pixels))
         image, text = module.encode_image(pixels), module.encode_text(batch["text"])
-        right = retrieval_top1(image, text, batch["text"])  # [B]
-        loss = contrastive_loss(image, text, module.scale(), batch["text"])
+        same = same_rows(batch["text"])  # [B B]
+        right = retrieved(image, text, same)[0]  # [B]
+        loss = contrastive(image, text, module.logit_scale, same)
         return {
             "retrieval_top1": (jnp.sum(right), jnp.asarray(right.size, jnp.float32)),
             "loss": (loss, jnp.ones(())),

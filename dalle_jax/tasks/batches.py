@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.images.resize import centre_crop
+from dalle_jax.images.resize import centre_square
 
 
 def pixel_rows(images: list[np.ndarray], size: int) -> np.ndarray:
     """Pictures uint8 [H W 3] of any size, cropped in the middle and resized, to one array uint8 [B size size 3]."""
     square = (size, size)
-    return np.stack([image if image.shape[:2] == square else centre_crop(image, size) for image in images])
+    return np.stack([image if image.shape[:2] == square else centre_square(image, size) for image in images])
 
 
 def pixel_spec(batch_size: int, size: int) -> jax.ShapeDtypeStruct:

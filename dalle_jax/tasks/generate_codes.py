@@ -30,8 +30,8 @@ class GenerateCodes:
     """p(codes | caption), or p(caption, codes) where the model predicts text too.
 
     ``loss = text_weight * nll per text token + image_weight * nll per code``, each the mean over its own tokens
-    (1/8 and 7/8 in DALL·E 1, arXiv 2102.12092, section 2.2). ``blank_captions`` is the share of captions replaced by the
-    empty one, which is what guidance needs. ``guidance`` is used for the pictures drawn while training.
+    (1/8 and 7/8 in DALL·E 1, arXiv 2102.12092, section 2.2). ``blank_captions`` is the share of captions
+    replaced by the empty one, which is what guidance needs. ``guidance`` is used for the pictures drawn while training.
     """
 
     model: DalleConfig | DalleBartConfig

@@ -32,7 +32,9 @@ class TokenizeImages:
     def __post_init__(self) -> None:
         factor = self.model.downsample
         if self.image_size % factor:
-            raise ValueError(f"image_size: expected a multiple of {factor}, the tokenizer's factor, got {self.image_size}")
+            raise ValueError(
+                f"image_size: expected a multiple of {factor}, the tokenizer's factor, got {self.image_size}"
+            )
 
     def prepare(self, examples: dict[str, list[Any]], rng: np.random.Generator | None) -> dict[str, np.ndarray]:
         """``pixels`` uint8 [B H W 3]."""

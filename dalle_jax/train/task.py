@@ -16,7 +16,7 @@ Batch: TypeAlias = dict[str, Array]
 Sums: TypeAlias = dict[str, tuple[Array, Array]]
 """Names to (sum, weight). They merge by adding, over microbatches, devices, steps and hosts, and are divided once."""
 
-Loss: TypeAlias = Callable[[nnx.Module, nnx.Module | None, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], Sums]]
+Loss: TypeAlias = Callable[[Any, Any, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], Sums]]
 """``loss(module, frozen, batch, key, step) -> (scalar, Sums)``; may update variables of the module but no Param."""
 
 
@@ -60,13 +60,11 @@ class Task(Protocol):
         """What to minimise, in the order in which it is stepped."""
         ...
 
-    def evaluate(self, module: nnx.Module, frozen: nnx.Module | None, batch: Batch, key: Key[Array, ""]) -> Sums:
+    def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
         """Figures on held-out batches, for the model and for its average; a pure function."""
         ...
 
-    def pictures(
-        self, module: nnx.Module, frozen: nnx.Module | None, batch: Batch, key: Key[Array, ""]
-    ) -> Float[Array, "n H W 3"] | None:
+    def pictures(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"] | None:
         """What to draw every so often, values in [0, 1], or None for a task that draws nothing; a pure function."""
         ...
 

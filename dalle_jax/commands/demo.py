@@ -1,0 +1,232 @@
+"""``demo``: text tokenizer, image tokenizer, CLIP and transformer from nothing, then pictures, figures and a report."""
+
+import argparse
+import json
+import shlex
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dalle_jax.commands.text_tokenizer import train_text_tokenizer
+from dalle_jax.commands.train import train_stage
+from dalle_jax.config.bind import load
+from dalle_jax.config.errors import UserError
+from dalle_jax.config.render import render
+from dalle_jax.config.sources import find
+from dalle_jax.evaluate.curves import read_metrics_file, training_charts
+from dalle_jax.evaluate.machine import this_machine
+from dalle_jax.evaluate.reader import check_reader, check_reader_on
+from dalle_jax.evaluate.report import write_report
+from dalle_jax.evaluate.report_data import Comparison, Contender, Figure, ReaderCheck, Report, Stage
+from dalle_jax.evaluate.scenes import LEVEL_TITLES, EvaluateScenes, SceneFindings, evaluate_scenes
+from dalle_jax.images.files import write_bytes
+from dalle_jax.pipelines.autoregressive import Pipeline, load_pipeline
+from dalle_jax.pipelines.load import PipelineFile
+from dalle_jax.runs import DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
+from dalle_jax.train.loop import TrainResult
+
+DEFAULT = "demo/demo.gin"
+READER_PICTURES = 300
+"""Pictures of each level on which the report measures the reader."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument("config", nargs="?", default=DEFAULT, help=f"which demo (default: configs/{DEFAULT})")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="the last word on one field")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="the folder to write to")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs what is not yet done of the demo's stages, then evaluates and writes the report."""
+    demo = Demo.read(args.config, args.set, args.out)
+    if not demo.train():
+        return 0
+    page, _ = demo.report()
+    say(f"the report is in {page}")
+    return 0
+
+
+def say(text: str) -> None:
+    """One line of what is going on."""
+    print(f"[demo] {text}", flush=True)
+
+
+@dataclass
+class Demo:
+    """One demo in its folder: the configs of its stages, and when each of them ended."""
+
+    config: DemoRun
+    out: Path
+    text: TextTokenizerRun
+    stages: dict[str, TrainRun]
+    evaluation: EvaluateScenes
+
+    @classmethod
+    def read(cls, path: str, sets: list[str], out: Path) -> "Demo":
+        """Reads every config before anything runs, so that no mistake waits for the end."""
+        config: DemoRun = load(path, DemoRun, sets)
+        evaluation: EvaluateRun = load(config.evaluation, EvaluateRun)
+        captions = f"task.captions.file='{out / 'text.model'}'"
+        tokenizer = f"task.image_tokenizer='{out / 'tokenizer'}'"
+        return cls(
+            config=config,
+            out=out,
+            text=load(config.text, TextTokenizerRun),
+            stages={
+                "tokenizer": load(config.tokenizer, TrainRun),
+                "clip": load(config.clip, TrainRun, [captions, tokenizer]),
+                "transformer": load(config.transformer, TrainRun, [captions, tokenizer]),
+            },
+            evaluation=evaluation.evaluation,
+        )
+
+    def train(self) -> bool:
+        """Every stage in order, each going on from where it was left; False where it was interrupted."""
+        began = time.monotonic()
+        if not (self.out / "text.model").exists():
+            train_text_tokenizer(self.text, self.out / "text.model")
+            self._took("text", time.monotonic() - began)
+        for name, config in self.stages.items():
+            steps = config.trainer.steps
+            say(f"training the {name}: {steps} steps of {config.data.batch_size}")
+            began = time.monotonic()
+            result = train_stage(config, self.out / name)
+            if result.interrupted:
+                return False
+            self._took(name, time.monotonic() - began, result)
+        file = PipelineFile(image_tokenizer="tokenizer", transformer="transformer", clip="clip")
+        write_bytes(self.out / "pipeline.gin", render(file).encode())
+        return True
+
+    def report(self) -> tuple[Path, Path]:
+        """Draws, judges, and writes ``report.html`` and ``metrics.json``."""
+        began = time.monotonic()
+        pipeline = load_pipeline(self.out, batch=self.evaluation.drawing.batch)
+        findings = evaluate_scenes(pipeline, self.evaluation, say)
+        reader = self._check_reader(pipeline)
+        self._took("sampling", time.monotonic() - began)
+        return write_report(self._report(findings, reader), self.out)
+
+    def _took(self, stage: str, seconds: float, result: TrainResult | None = None) -> None:
+        """Adds to the seconds of a stage, which a resumed demo goes on counting, and keeps its last figures."""
+        path = self.out / "stages.json"
+        record = _read_stages(path)
+        entry = record.setdefault(stage, {"seconds": 0.0})
+        entry["seconds"] += seconds
+        if result is not None:
+            entry |= {"steps": result.step, "metrics": result.metrics}
+        write_bytes(path, json.dumps(record, indent=2).encode())
+
+    def _check_reader(self, pipeline: Pipeline) -> tuple[ReaderCheck, ...]:
+        levels, size, seed = self.evaluation.levels, pipeline.side, self.evaluation.seed + 10
+        clean, blurred = check_reader(levels, size, READER_PICTURES, seed)
+        through = check_reader_on(
+            "tokenizer",
+            "Through this demo’s own tokenizer",
+            levels,
+            size,
+            READER_PICTURES,
+            seed,
+            lambda picture, rng: pipeline.reconstruct(picture[None])[0],
+        )
+        return clean, blurred, through
+
+    def _report(self, findings: SceneFindings, reader: tuple[ReaderCheck, ...]) -> Report:
+        stages = _read_stages(self.out / "stages.json")
+        drawing = self.evaluation.drawing
+        return Report(
+            title=self.config.title,
+            summary=_summary(findings, sum(entry["seconds"] for entry in stages.values())),
+            command=f"python -m dalle_jax demo --out {shlex.quote(str(self.out))}",
+            seed=self.stages["transformer"].trainer.seed,
+            config_text="\n".join(f"# {name}\n{render(config)}" for name, config in self.stages.items()),
+            wall_seconds=sum(entry["seconds"] for entry in stages.values()),
+            machine=this_machine(),
+            stages=tuple(self._stage(name, entry) for name, entry in stages.items()),
+            figures=_figures(stages, findings),
+            comparison=self._comparison(),
+            reconstruction=findings.reconstruction,
+            reconstructed=findings.reconstructed,
+            sampling=(
+                f"{drawing.candidates} candidates for each caption, guidance {drawing.guidance:g}, "
+                f"temperature {drawing.temperature:g}, top-k {drawing.top_k or 'off'}, "
+                f"top-p {'off' if drawing.top_p == 1 else drawing.top_p}"
+            ),
+            samples=findings.samples,
+            composition=findings.composition,
+            guidance=findings.guidance,
+            reader=reader,
+            level_titles=tuple(pair for pair in LEVEL_TITLES if pair[0] in self.evaluation.levels),
+        )
+
+    def _stage(self, name: str, entry: dict[str, Any]) -> Stage:
+        titles = {
+            "text": "Text tokenizer",
+            "tokenizer": "Image tokenizer",
+            "clip": "CLIP",
+            "transformer": "Transformer",
+            "sampling": "Sampling, ranking and judging",
+        }
+        return Stage(
+            name=name,
+            title=titles[name],
+            seconds=entry["seconds"],
+            steps=entry.get("steps"),
+            charts=training_charts(read_metrics_file(self.out / name / "metrics.jsonl"), CHARTED),
+        )
+
+    def _comparison(self) -> Comparison | None:
+        """What both transformers measured in this demo, where the config names the file."""
+        if self.config.compared is None:
+            return None
+        measured = json.loads(Path(find(self.config.compared)).read_text(encoding="utf-8"))
+        contenders = tuple(
+            Contender(one["name"], tuple(Figure(f["path"], f["label"], f["value"], f["kind"]) for f in one["figures"]))
+            for one in measured["contenders"]
+        )
+        return Comparison(contenders, chosen=measured["chosen"], why=measured["why"])
+
+
+CHARTED = ("loss", "psnr", "image_nll", "retrieval_top1", "codebook/perplexity", "perplexity", "usage")
+
+
+def _read_stages(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: expected the JSON that the demo wrote, got something else; delete it") from error
+
+
+def _summary(findings: SceneFindings, seconds: float) -> str:
+    cells = [cell for cell in findings.composition.cells if cell.split == "held_out"]
+    right = sum(cell.chosen.right for cell in cells) / max(sum(cell.chosen.count for cell in cells), 1)
+    return (
+        f"An image tokenizer, a text-to-image transformer and a CLIP, trained from nothing in {seconds / 60:.0f} minutes, "
+        f"drew captions whose combinations never occurred in training; {100 * right:.0f} % of CLIP’s choices are right."
+    )
+
+
+def _figures(stages: dict[str, Any], findings: SceneFindings) -> tuple[Figure, ...]:
+    clip, transformer = (stages[name]["metrics"] for name in ("clip", "transformer"))
+    zero_shot = findings.zero_shot.value
+    return (
+        Figure(
+            "clip.retrieval_top1",
+            "CLIP finds the caption",
+            clip["evaluation/retrieval_top1"],
+            "percent",
+            "of a held-out picture among those of its batch",
+        ),
+        Figure("clip.zero_shot", "CLIP names the scene", zero_shot, "percent", "level 1, among all of its scenes"),
+        Figure(
+            "transformer.image_nll",
+            "Nats per code",
+            transformer["evaluation/image_nll"],
+            "nats",
+            "of held-out pictures, given their captions",
+        ),
+    )

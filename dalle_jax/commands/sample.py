@@ -1,0 +1,105 @@
+"""``sample --model DIR --prompt TEXT``: pictures, ranked, with their scores and a grid."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.images.files import BadPictureError, decode, write_bytes, write_png
+from dalle_jax.images.grid import grid
+from dalle_jax.images.resize import centre_square
+from dalle_jax.pipelines.autoregressive import Drawn, Pipeline, Request, load_pipeline
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument("--model", type=Path, required=True, help="a folder with pipeline.gin, such as runs/demo")
+    prompts = parser.add_mutually_exclusive_group(required=True)
+    prompts.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
+    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="a text file, one prompt a line")
+    parser.add_argument("--candidates", type=int, default=16, help="pictures drawn for each prompt (default 16)")
+    parser.add_argument("--keep", type=int, default=4, help="how many of them are kept, best first (default 4)")
+    parser.add_argument("--top-k", type=int, default=0, help="sample among the k likeliest codes (0: all)")
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, help="sample among the likeliest codes of this share (1: all)"
+    )
+    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
+    parser.add_argument("--guidance", type=float, default=3.0, help="how strongly the prompt is followed (1: off)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--beginning", type=Path, metavar="IMAGE", help="a picture whose top is kept")
+    parser.add_argument("--keep-rows", type=float, default=0.5, metavar="SHARE", help="how much of it (default 0.5)")
+    parser.add_argument("--image-tokenizer", type=Path, metavar="DIR", help="instead of the one that the model names")
+    parser.add_argument("--clip", type=Path, metavar="DIR", help="what ranks, instead of the one that the model names")
+    parser.add_argument("--batch", type=int, default=64, help="pictures drawn in one call (default 64)")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draws and writes."""
+    prompts = _prompts(args)
+    pipeline = load_pipeline(args.model, args.image_tokenizer, args.clip, batch=args.batch)
+    beginning = None if args.beginning is None else _beginning(args.beginning, args.keep_rows, pipeline)
+    requests = [
+        Request(
+            prompt=prompt,
+            candidates=args.candidates,
+            keep=args.keep,
+            temperature=args.temperature,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            guidance=args.guidance,
+            seed=args.seed,
+            beginning=beginning,
+        )
+        for prompt in prompts
+    ]
+    write_drawn(pipeline.draw(requests), args.out)
+    print(f"{args.out}/grid.png")
+    return 0
+
+
+def write_drawn(drawn: list[Drawn], out: Path) -> None:
+    """One PNG per kept picture, ``grid.png``, and last ``scores.jsonl``, so that where it is, all is."""
+    lines, pictures, captions = [], [], []
+    for number, one in enumerate(drawn):
+        for rank, picture in enumerate(one.pictures):
+            name = f"{number:04d}_{rank:02d}.png"
+            score = None if one.scores is None else round(float(one.scores[rank]), 6)
+            write_png(out / name, picture, {"prompt": one.prompt})
+            record = {"file": name, "prompt": one.prompt, "candidate": int(one.chosen[rank]), "score": score}
+            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+            pictures.append(picture)
+            captions.append(one.prompt if rank == 0 else "")
+    columns = max(len(one.pictures) for one in drawn)
+    scale = max(1, 128 // pictures[0].shape[0])
+    write_png(out / "grid.png", grid(pictures, columns=columns, captions=captions, scale=scale))
+    write_bytes(out / "scores.jsonl", "".join(lines).encode())
+
+
+def _prompts(args: argparse.Namespace) -> list[str]:
+    if args.prompt:
+        return list(args.prompt)
+    try:
+        text = args.prompts.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{args.prompts}: expected a text file in UTF-8, got a byte that is none at {error.start}"
+        ) from error
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise UserError(f"{args.prompts}: expected one prompt a line, got no line with text")
+    return prompts
+
+
+def _beginning(path: Path, share: float, pipeline: Pipeline) -> np.ndarray:
+    """The top of a picture, cut to the model's size and to whole rows of codes."""
+    if not 0.0 < share <= 1.0:
+        raise UserError(f"--keep-rows: expected a share in (0, 1], got {share}")
+    rows = max(1, round(share * pipeline.grid[0]))
+    try:
+        picture = centre_square(decode(path.read_bytes()), pipeline.side)
+    except BadPictureError as error:
+        raise UserError(f"{path}: {error}") from error
+    return picture[: rows * pipeline.image_tokenizer.downsample]

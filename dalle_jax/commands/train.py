@@ -1,0 +1,31 @@
+"""``train CONFIG``: one stage; goes on from the newest checkpoint of the run folder, if there is one."""
+
+import argparse
+from pathlib import Path
+
+from dalle_jax.config.bind import load
+from dalle_jax.config.render import render
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import make_mesh
+from dalle_jax.runs import TrainRun
+from dalle_jax.train.loop import TrainResult, train
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument("config", help="a config file, such as configs/demo/tokenizer.gin")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="the last word on one field")
+    parser.add_argument("--out", type=Path, help="the run folder (default: runs/ and the config's name)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains to the end of the config's steps, or until it is told to stop, and saves."""
+    config: TrainRun = load(args.config, TrainRun, args.set)
+    train_stage(config, args.out or Path("runs") / Path(args.config).stem)
+    return 0
+
+
+def train_stage(config: TrainRun, out: Path) -> TrainResult:
+    """Trains one stage into ``out``."""
+    layout = Layout(make_mesh(config.mesh), config.rules)
+    return train(config.task, config.data.open(), config.trainer, layout, out, render(config))

@@ -1,0 +1,190 @@
+"""The figures of a pipeline trained on captioned scenes: what it draws, judged from pixels alone."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dalle_jax.evaluate.composition import (
+    SPLITS,
+    Cell,
+    Composition,
+    JudgedCaption,
+    Split,
+    evaluation_captions,
+    measure_cell,
+)
+from dalle_jax.evaluate.reconstruction import Reconstruction, measure_reconstruction
+from dalle_jax.evaluate.report_data import Candidate, GuidancePoint, ReconstructedPicture, Sample, SampleGroup
+from dalle_jax.evaluate.shares import Share, share_of
+from dalle_jax.pipelines.autoregressive import Drawn, Pipeline, Request
+from dalle_jax.scenes import grammar
+from dalle_jax.scenes.render import render
+from dalle_jax.scenes.scene import COLOURS, SHAPES, SIZES, Scene, Thing
+
+LEVEL_TITLES = (
+    (1, "one object: size, colour, shape"),
+    (2, "two objects and how they stand"),
+    (3, "two, three or four alike"),
+    (4, "a stack of three"),
+    (5, "an object on a coloured background"),
+    (6, "a word on a sign"),
+)
+SPLIT_TITLES: dict[Split, str] = {"seen": "combinations seen in training", "held_out": "combinations never seen"}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How evaluation draws; the names are those of ``Request``. ``batch`` is how many pictures one call holds."""
+
+    candidates: int
+    guidance: float
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    batch: int = 64
+
+    def requests(self, captions: tuple[str, ...], seed: int) -> list[Request]:
+        """One request per caption; captions have seeds of their own, so that their noise differs."""
+        return [
+            Request(
+                prompt=caption,
+                candidates=self.candidates,
+                keep=1,
+                temperature=self.temperature,
+                top_k=self.top_k,
+                top_p=self.top_p,
+                guidance=self.guidance,
+                seed=seed + number,
+            )
+            for number, caption in enumerate(captions)
+        ]
+
+
+@dataclass(frozen=True)
+class EvaluateScenes:
+    """``captions`` are drawn per level and split with ``drawing``.
+
+    ``guidance_captions`` of each are drawn again with each of ``guidances``, one candidate each. ``reconstructions``
+    pictures of each level go through the tokenizer. ``shown`` captions of each level and split stand in the report: the
+    first of the fixed list, not the best.
+    """
+
+    levels: tuple[int, ...]
+    captions: int
+    drawing: Drawing
+    seed: int = 0
+    guidance_captions: int = 0
+    guidances: tuple[float, ...] = ()
+    reconstructions: int = 200
+    shown: int = 8
+
+
+@dataclass(frozen=True)
+class SceneFindings:
+    """All that was measured and what is shown of it; ``zero_shot`` is CLIP's, on level 1, among all of its scenes."""
+
+    reconstruction: Reconstruction
+    reconstructed: tuple[ReconstructedPicture, ...]
+    composition: Composition
+    samples: tuple[SampleGroup, ...]
+    guidance: tuple[GuidancePoint, ...]
+    zero_shot: Share
+    pictures: int
+
+
+def evaluate_scenes(pipeline: Pipeline, config: EvaluateScenes, say: Callable[[str], None]) -> SceneFindings:
+    """Draws, judges and counts; ``say`` is told what is going on. The pipeline needs a CLIP."""
+    reconstruction, shown = _reconstruct(pipeline, config)
+    say(f"reconstruction {reconstruction.psnr:.1f} dB")
+    cells: list[Cell] = []
+    groups: list[SampleGroup] = []
+    for level in config.levels:
+        for split in SPLITS:
+            captions = evaluation_captions(level, split, config.captions, config.seed)
+            cell, judged, drawn = _draw_cell(pipeline, level, split, captions, config.drawing, config.seed)
+            cells.append(cell)
+            groups.append(_group(level, split, judged[: config.shown], drawn[: config.shown], cell.chosen_of))
+            say(f"level {level} {split}: {_percent(cell.first)} first, {_percent(cell.chosen)} CLIP's choice")
+    pictures = len(cells) * config.captions * config.drawing.candidates
+    points = tuple(_guidance_point(pipeline, config, scale) for scale in config.guidances)
+    pictures += len(points) * len(cells) * config.guidance_captions
+    zero_shot = _zero_shot(pipeline, config)
+    say(f"CLIP's zero-shot accuracy on level 1: {_percent(zero_shot)}")
+    return SceneFindings(reconstruction, shown, Composition(tuple(cells)), tuple(groups), points, zero_shot, pictures)
+
+
+def _draw_cell(
+    pipeline: Pipeline, level: int, split: Split, captions: tuple[str, ...], drawing: Drawing, seed: int
+) -> tuple[Cell, tuple[JudgedCaption, ...], list[Drawn]]:
+    drawn = pipeline.draw(drawing.requests(captions, seed))
+    pictures = np.stack([one.candidates for one in drawn])  # [P M H W 3]
+    scores = np.stack([one.candidate_scores for one in drawn if one.candidate_scores is not None])  # [P M]
+    cell, judged = measure_cell(level, split, captions, pictures, scores)
+    return cell, judged, drawn
+
+
+def _guidance_point(pipeline: Pipeline, config: EvaluateScenes, scale: float) -> GuidancePoint:
+    drawing = replace(config.drawing, guidance=scale, candidates=1)
+    cells = []
+    for level in config.levels:
+        for split in SPLITS:
+            captions = evaluation_captions(level, split, config.guidance_captions, config.seed)
+            cells.append(_draw_cell(pipeline, level, split, captions, drawing, config.seed)[0])
+    return GuidancePoint(scale, Composition(tuple(cells)))
+
+
+def _group(
+    level: int, split: Split, judged: tuple[JudgedCaption, ...], drawn: list[Drawn], chosen_of: int
+) -> SampleGroup:
+    samples = []
+    for said, one in zip(judged, drawn, strict=True):
+        scores = one.candidate_scores
+        first, chosen = (
+            Candidate(
+                picture=one.candidates[index],
+                right=verdict.right,
+                parts=verdict.parts,
+                index=index,
+                score=None if scores is None else float(scores[index]),
+            )
+            for index, verdict in ((0, said.first), (said.chosen_index, said.chosen))
+        )
+        samples.append(Sample(said.caption, first, chosen, chosen_of))
+    title = f"Level {level}, {dict(LEVEL_TITLES)[level]}: {SPLIT_TITLES[split]}"
+    return SampleGroup(title, tuple(samples), level, split)
+
+
+def _reconstruct(pipeline: Pipeline, config: EvaluateScenes) -> tuple[Reconstruction, tuple[ReconstructedPicture, ...]]:
+    originals, captions, levels = [], [], []
+    for level in config.levels:
+        rng = np.random.default_rng((config.seed, 1, level))
+        for _ in range(config.reconstructions):
+            scene = grammar.sample_scene(level, rng, "validation")
+            originals.append(render(scene, pipeline.side, rng))
+            captions.append(grammar.caption(scene, rng))
+            levels.append(level)
+    pictures = np.stack(originals)
+    copies = pipeline.reconstruct(pictures)
+    shown = [
+        ReconstructedPicture(pictures[i], copies[i], captions[i])
+        for start in range(0, len(pictures), config.reconstructions)
+        for i in range(start, min(start + config.shown, start + config.reconstructions))
+    ]
+    return measure_reconstruction(pictures, copies, captions, levels), tuple(shown)
+
+
+def _zero_shot(pipeline: Pipeline, config: EvaluateScenes) -> Share:
+    """Pictures of level 1 against one caption for each of the level's scenes, whatever their split."""
+    rng = np.random.default_rng((config.seed, 2))
+    scenes = [grammar.sample_scene(1, rng, "validation") for _ in range(config.reconstructions)]
+    pictures = pipeline.reconstruct(np.stack([render(scene, pipeline.side, rng) for scene in scenes]))
+    things = itertools.product(COLOURS, SHAPES, SIZES)
+    classes = [Scene(1, "single", (Thing(colour, shape, size),)) for colour, shape, size in things]
+    scores = pipeline.similarity(pictures, [grammar.captions(scene)[0] for scene in classes])  # [B n]
+    return share_of(classes[int(best)] == scene for best, scene in zip(scores.argmax(1), scenes, strict=True))
+
+
+def _percent(share: Share) -> str:
+    return "nothing" if share.value is None else f"{100 * share.value:.0f} %"
