@@ -1,8 +1,10 @@
 """VQ-VAE: pictures to a grid of codes and back (van den Oord et al. 2017, arXiv 1711.00937).
 
 The published layout is strided 4x4 convolutions, residual blocks, the quantizer, residual blocks and transposed
-convolutions (``stem="conv"``). With ``stem="patch"`` squares of pixels become channels at once and all else happens on
-the code grid, which is several times cheaper and on small pictures no worse.
+convolutions (``stem="conv"``). With ``stem="patch"`` each code sees its own square of pixels alone, through a network
+that starts as a rotation of the pixels: distances between vectors start as distances between squares, the codebook as
+their k-means, and no code is spent on what stands beside a square. The decoder sees the neighbours. It is several times
+cheaper, and on small flat pictures several decibels better.
 
     B batch   H W pixels   h w grid   C width   c code width   K codebook
 """
@@ -38,7 +40,7 @@ class VqvaeConfig:
     block_kernels: tuple[int, ...] = (3, 1)
     stem: Literal["conv", "patch"] = "conv"
     decay: float = 0.99
-    revive_below: float = 0.1
+    revive_below: float = 0.02
     commitment: float = 0.25
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -54,27 +56,39 @@ class Output(NamedTuple):
     usage: Float[Array, ""]
 
 
-class Encoder(nnx.Module):
-    """[B H W 3] to [B h w c]."""
+class PatchEncoder(nnx.Module):
+    """[B H W 3] to [B h w c], each square by itself."""
 
     def __init__(self, config: VqvaeConfig, *, rngs: nnx.Rngs):
-        self.patch = config.downsample if config.stem == "patch" else 1
+        self.patch = config.downsample
+        rotation = nnx.initializers.orthogonal(column_axis=-1)
         channels = config.channels * self.patch**2
-        if config.stem == "patch":
-            stem = [Conv(channels, config.width, kernel=3, dtype=config.dtype, rngs=rngs)]
-        else:
-            inputs = [channels] + [config.width] * (config.downsample.bit_length() - 2)
-            stem = [
-                Conv(size, config.width, kernel=4, stride=2, padding=1, dtype=config.dtype, rngs=rngs)
-                for size in inputs
-            ]
-        self.stem = nnx.List(stem)
-        self.blocks = make_blocks(config, rngs)
+        self.stem = Conv(channels, config.width, kernel=1, dtype=config.dtype, init=rotation, rngs=rngs)
+        self.blocks = make_blocks(config, (1, 1), rngs)
+        self.head = Conv(config.width, config.code_width, kernel=1, dtype=config.dtype, init=rotation, rngs=rngs)
+
+    def __call__(self, pixels: Float[Array, "B H W C"]) -> Float[Array, "B h w c"]:
+        """Values in [0, 1] to what is quantised."""
+        x = self.stem(space_to_depth(2 * pixels - 1, self.patch))
+        for block in self.blocks:
+            x = block(constrain(x, BATCH, HEIGHT, WIDTH, CHANNELS))
+        return self.head(x).astype(jnp.float32)
+
+
+class ConvEncoder(nnx.Module):
+    """[B H W 3] to [B h w c], halving the size with every convolution of its stem."""
+
+    def __init__(self, config: VqvaeConfig, *, rngs: nnx.Rngs):
+        inputs = [config.channels] + [config.width] * (config.downsample.bit_length() - 2)
+        self.stem = nnx.List(
+            Conv(size, config.width, kernel=4, stride=2, padding=1, dtype=config.dtype, rngs=rngs) for size in inputs
+        )
+        self.blocks = make_blocks(config, config.block_kernels, rngs)
         self.head = Conv(config.width, config.code_width, kernel=1, dtype=config.dtype, rngs=rngs)
 
     def __call__(self, pixels: Float[Array, "B H W C"]) -> Float[Array, "B h w c"]:
         """Values in [0, 1] to what is quantised."""
-        x = space_to_depth(2 * pixels - 1, self.patch)
+        x = 2 * pixels - 1
         for index, conv in enumerate(self.stem):
             x = conv(x if index == 0 else jax.nn.relu(x))
         for block in self.blocks:
@@ -88,7 +102,7 @@ class Decoder(nnx.Module):
     def __init__(self, config: VqvaeConfig, *, rngs: nnx.Rngs):
         self.patch = config.downsample if config.stem == "patch" else 1
         self.inputs = Conv(config.code_width, config.width, kernel=3, dtype=config.dtype, rngs=rngs)
-        self.blocks = make_blocks(config, rngs)
+        self.blocks = make_blocks(config, config.block_kernels, rngs)
         stages = 0 if config.stem == "patch" else config.downsample.bit_length() - 1
         self.stages = nnx.List(
             ConvTranspose(config.width, config.width, kernel=4, stride=2, dtype=config.dtype, rngs=rngs)
@@ -107,11 +121,10 @@ class Decoder(nnx.Module):
         return (depth_to_space(x, self.patch) + 1) / 2
 
 
-def make_blocks(config: VqvaeConfig, rngs: nnx.Rngs) -> nnx.List:
+def make_blocks(config: VqvaeConfig, kernels: tuple[int, ...], rngs: nnx.Rngs) -> nnx.List:
     """The residual blocks of one side."""
     return nnx.List(
-        ResBlock(config.width, kernels=config.block_kernels, dtype=config.dtype, rngs=rngs)
-        for _ in range(config.blocks)
+        ResBlock(config.width, kernels=kernels, dtype=config.dtype, rngs=rngs) for _ in range(config.blocks)
     )
 
 
@@ -122,7 +135,8 @@ class Vqvae(nnx.Module):
         if config.downsample < 2 or config.downsample & (config.downsample - 1):
             raise ValueError(f"downsample must be a power of 2 from 2 on, got {config.downsample}")
         self.config = config
-        self.encoder = Encoder(config, rngs=rngs)
+        encoder = PatchEncoder if config.stem == "patch" else ConvEncoder
+        self.encoder = encoder(config, rngs=rngs)
         self.quantizer = Quantizer(
             config.codebook_size, config.code_width, decay=config.decay, revive_below=config.revive_below, rngs=rngs
         )
