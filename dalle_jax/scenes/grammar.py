@@ -28,7 +28,12 @@ PHRASINGS: dict[int, tuple[str, ...]] = {
         "a picture of a {size} {colour} {shape}",
         "a {colour} {shape} that is {size}",
     ),
-    2: ("{a} {relation} {b}", "{a} is {relation} {b}", "there is {a} {relation} {b}", "a picture of {a} {relation} {b}"),
+    2: (
+        "{a} {relation} {b}",
+        "{a} is {relation} {b}",
+        "there is {a} {relation} {b}",
+        "a picture of {a} {relation} {b}",
+    ),
     3: (
         "{number} {colour} {shapes}",
         "there are {number} {colour} {shapes}",
@@ -133,7 +138,9 @@ def _compile(phrasing: str) -> re.Pattern[str]:
 
 def _scene(level: int, found: dict[str, str]) -> Scene:
     """The scene of a matched pattern's slots."""
-    things = {slot: Thing(found[f"{slot}_colour"], found[f"{slot}_shape"]) for slot in "abc" if f"{slot}_colour" in found}
+    things = {
+        slot: Thing(found[f"{slot}_colour"], found[f"{slot}_shape"]) for slot in "abc" if f"{slot}_colour" in found
+    }
     match level:
         case 1:
             size = next(size for size, words in SIZE_WORDS.items() if found["size"] in words)

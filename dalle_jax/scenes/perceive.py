@@ -46,7 +46,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows. ``background`` is "plain", a colour or "unknown"; ``word`` is None where there is no sign."""
+    """What a picture shows. ``background`` is "plain", a colour or "unknown"; ``word`` is None without a sign."""
 
     background: str
     objects: tuple[Seen, ...]
@@ -174,7 +174,7 @@ def _letters(coverage: np.ndarray, size: float) -> list[str]:
     edges = np.flatnonzero(np.diff(inked))
     names, bank = letter_bank()
     letters = []
-    for start, stop in edges.reshape(-1, 2):
+    for start, stop in edges.reshape(-1, 2).tolist():
         if stop - start < 0.06 * size:
             continue
         if stop - start > GLYPH_HEIGHT * size:

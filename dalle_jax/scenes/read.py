@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 from jaxtyping import UInt8
@@ -58,8 +58,7 @@ def judge_batch(images: Sequence[np.ndarray], captions: Sequence[str]) -> list[J
     """``judge`` for each picture and its caption."""
     scenes = {caption: parse(caption) for caption in set(captions)}
     return [
-        judge_scene(perceive(image), scenes[caption], caption)
-        for image, caption in zip(images, captions, strict=True)
+        judge_scene(perceive(image), scenes[caption], caption) for image, caption in zip(images, captions, strict=True)
     ]
 
 
@@ -142,7 +141,7 @@ def _stack_parts(scene: Scene, objects: Sequence[Seen]) -> list[Part]:
     """Objects from top to bottom; a stack needs each to stand above the next rather than beside it."""
     ordered = sorted(objects, key=lambda seen: seen.y)
     places = [ordered[i] if i < len(ordered) else None for i in range(len(scene.objects))]
-    upright = all(_relation(a, b) == "above" for a, b in zip(ordered, ordered[1:], strict=False))
+    upright = all(_relation(a, b) == "above" for a, b in pairwise(ordered))
     parts = [Part("arrangement", "stack", "stack" if upright else "scattered")]
     for number, (thing, seen) in enumerate(zip(scene.objects, places, strict=True), start=1):
         parts += _thing_parts(thing, seen, f" {number}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,6 +16,8 @@ from dalle_jax.scenes.scene import COLOURS, COUNTS, LETTERS, SHAPES, SIZES
 
 Degrade = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """A picture uint8 [H W 3] to a worse one."""
+
+Value = TypeVar("Value", str, int)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def near_miss(scene: Scene, rng: np.random.Generator) -> Scene:
             return changed
 
 
-def _other(rng: np.random.Generator, options: tuple, value: object) -> str:
+def _other(rng: np.random.Generator, options: tuple[Value, ...], value: Value | None) -> Value:
     rest = [option for option in options if option != value]
     return rest[int(rng.integers(len(rest)))]
 
@@ -92,7 +95,7 @@ def _change(scene: Scene, rng: np.random.Generator) -> Scene:
         return replace(scene, word=word[:place] + _other(rng, tuple(LETTERS), word[place]) + word[place + 1 :])
     if scene.level == 3:
         if rng.random() < 1 / 3:
-            return replace(scene, objects=(first,) * int(_other(rng, COUNTS, len(scene.objects))))
+            return replace(scene, objects=(first,) * _other(rng, COUNTS, len(scene.objects)))
         return replace(scene, objects=(_change_thing(first, rng, ("colour", "shape")),) * len(scene.objects))
     if scene.level == 2 and rng.random() < 1 / 3:
         if rng.random() < 0.5:

@@ -98,7 +98,8 @@ def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, 
     dx, dy = shift * jitter[-2], shift * jitter[-3]
     diameter *= 1 + grow * jitter[-4]
     return [
-        (x + dx + shake * jitter[2 * i], y + dy + shake * jitter[2 * i + 1], diameter) for i, (x, y) in enumerate(centres)
+        (x + dx + shake * jitter[2 * i], y + dy + shake * jitter[2 * i + 1], diameter)
+        for i, (x, y) in enumerate(centres)
     ]
 
 
@@ -114,7 +115,13 @@ def _draw_sign(canvas: np.ndarray, scene: Scene, rng: np.random.Generator) -> No
 
 
 def _draw_bitmap(
-    canvas: np.ndarray, bitmap: np.ndarray, colour: tuple[float | int, ...], x: float, y: float, width: float, height: float
+    canvas: np.ndarray,
+    bitmap: np.ndarray,
+    colour: tuple[float | int, ...],
+    x: float,
+    y: float,
+    width: float,
+    height: float,
 ) -> None:
     """Lay a bitmap of that width and height onto ``canvas``; each pixel gets the share of it that ink covers."""
     size = canvas.shape[1]
@@ -124,7 +131,7 @@ def _draw_bitmap(
 
 
 def overlap(pixels: int, cells: int, start: float, length: float) -> np.ndarray:
-    """Share of each pixel that each of ``cells`` equal cells laid over [start, start + length] covers: [pixels cells]."""
+    """Share of each pixel that each of ``cells`` equal cells over [start, start + length] covers: [pixels cells]."""
     edges = start + np.arange(cells + 1) * (length / cells)
     low = np.maximum(_pixel_edges(pixels), edges[:-1])
     high = np.minimum(_pixel_edges(pixels) + 1, edges[1:])

@@ -1,4 +1,4 @@
-"""Shapes as tables of signed distance, and letters as bitmaps: what ``render`` draws with and ``perceive`` compares with.
+"""Shapes as tables of signed distance, and letters as bitmaps: what ``render`` draws with.
 
 A shape's distance is measured once on a fine grid over [-REACH, REACH]^2, in units of the shape's half width, y down.
 Drawing at any place and size is then a look-up: coverage = clip(1/2 - distance in pixels, 0, 1).

@@ -16,7 +16,7 @@ from dalle_jax.scenes.scene import LETTERS, SHAPES
 from dalle_jax.scenes.shapes import GLYPH_COLUMNS, GLYPH_ROWS, word_bitmap
 
 SHAPE_GRID = (np.arange(14) + 0.5) / 14 * 4.4 - 2.2
-"""Where a shape is sampled, in units of the root mean square of its pixels' distance from their middle along an axis."""
+"""Where a shape is sampled, in units of the root mean square distance of its pixels from their middle on an axis."""
 GLYPH_HEIGHT = GLYPH_ROWS * SIGN_CELL
 LETTER_ROWS = (np.arange(14) + 0.5) / 14 * 1.24 - 0.62
 LETTER_COLUMNS = (np.arange(12) + 0.5) / 12 * 1.04 - 0.52

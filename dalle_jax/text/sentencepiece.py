@@ -92,11 +92,13 @@ class SentencePiece:
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
-            raise UserError(f"expected the bytes of a SentencePiece model, got something else: {_reason(error)}") from error
+            raise UserError(
+                f"expected the bytes of a SentencePiece model, got something else: {_reason(error)}"
+            ) from error
         if self._model.pad_id() != PAD or self._model.unk_id() != UNKNOWN:
             raise UserError(
-                f"expected a SentencePiece model with pad id {PAD} and unknown id {UNKNOWN}, got {self._model.pad_id()} "
-                f"and {self._model.unk_id()}: train it with train_sentencepiece"
+                f"expected a SentencePiece model with pad id {PAD} and unknown id {UNKNOWN}, got "
+                f"{self._model.pad_id()} and {self._model.unk_id()}: train it with train_sentencepiece"
             )
         self.bytes = model
         self.length = length

@@ -1,0 +1,96 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.data.loader import Loader
+
+
+class Numbers:
+    """Example i is a picture filled with i, with four captions."""
+
+    def __init__(self, count, name="numbers"):
+        self.count, self.name = count, name
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        image = np.full((2, 2, 3), index % 256, np.uint8)
+        return {"key": str(index), "image": image, "captions": [f"{index} {letter}" for letter in "abcd"]}
+
+    def fingerprint(self):
+        return self.name
+
+
+def keys(loader, steps):
+    return [key for step in steps for key in loader.batch(step)["key"]]
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, 4), (7, 7), (5, 8), (1, 3), (64, 5)])
+def test_every_example_comes_once_per_epoch_whatever_the_batch_size(count, size):
+    order = keys(Loader(Numbers(count), None, size, seed=1), range(4 * count))
+    for epoch in range(4):
+        assert sorted(order[epoch * count : (epoch + 1) * count], key=int) == [str(i) for i in range(count)]
+
+
+def test_epochs_are_shuffled_anew_and_seeds_differ():
+    order = keys(Loader(Numbers(50), None, 10, seed=1), range(10))
+    assert order[:50] != order[50:]
+    assert order != keys(Loader(Numbers(50), None, 10, seed=2), range(10))
+
+
+def test_any_step_can_be_had_first_and_again():
+    whole = [Loader(Numbers(30), None, 7, seed=1).batch(step) for step in range(12)]
+    resumed = Loader(Numbers(30), None, 7, seed=1)
+    for step in (11, 5, 5, 0):
+        assert resumed.batch(step)["key"] == whole[step]["key"]
+        assert resumed.batch(step)["caption"] == whole[step]["caption"]
+        np.testing.assert_array_equal(resumed.batch(step)["image"], whole[step]["image"])
+
+
+def test_a_batch_keeps_pictures_captions_and_keys_together():
+    batch = Loader(Numbers(30), None, 7, seed=1).batch(3)
+    assert list(batch) == ["image", "caption", "key"]
+    for image, caption, key in zip(batch["image"], batch["caption"], batch["key"], strict=True):
+        assert image.dtype == np.uint8
+        assert image[0, 0, 0] == int(key) == int(caption.split()[0])
+
+
+def test_captions_change_from_epoch_to_epoch_and_all_are_used():
+    loader = Loader(Numbers(200), None, 200, seed=1)
+    chosen = [dict(zip(loader.batch(epoch)["key"], loader.batch(epoch)["caption"], strict=True)) for epoch in range(12)]
+    letters = Counter(caption.split()[1] for epoch in chosen for caption in epoch.values())
+    assert all(abs(letters[letter] / 2400 - 0.25) < 0.04 for letter in "abcd")
+    assert np.mean([chosen[0][key] == chosen[1][key] for key in chosen[0]]) == pytest.approx(0.25, abs=0.1)
+
+
+def test_evaluation_batches_are_whole_ordered_and_always_the_same():
+    loader = Loader(Numbers(10), Numbers(11, "held out"), 4, seed=1)
+    first, again = list(loader.evaluation_batches()), list(loader.evaluation_batches())
+    assert [batch["key"] for batch in first] == [["0", "1", "2", "3"], ["4", "5", "6", "7"]]
+    assert [batch["caption"] for batch in first] == [batch["caption"] for batch in again]
+    assert list(Loader(Numbers(10), None, 4, seed=1).evaluation_batches()) == []
+
+
+def test_the_fingerprint_changes_with_whatever_changes_a_batch():
+    def fingerprint(count=10, name="a", evaluation="b", size=4, seed=0):
+        return Loader(Numbers(count, name), Numbers(9, evaluation), size, seed).fingerprint()
+
+    different = [{}, {"count": 11}, {"name": "c"}, {"evaluation": "c"}, {"size": 5}, {"seed": 1}]
+    assert len({fingerprint(**change) for change in different}) == len(different)
+    assert fingerprint() == fingerprint()
+
+
+def test_what_cannot_make_batches_is_a_user_error():
+    with pytest.raises(UserError, match="no examples"):
+        Loader(Numbers(0), None, 4, seed=0)
+    with pytest.raises(UserError, match="at least 1"):
+        Loader(Numbers(5), None, 0, seed=0)
+    with pytest.raises(UserError, match="evaluation examples, got 3"):
+        Loader(Numbers(5), Numbers(3), 4, seed=0)
+    with pytest.raises(UserError, match="seed"):
+        Loader(Numbers(5), None, 4, seed=-1)

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from dalle_jax.scenes.grammar import Scene, Thing, sample_scene
+from dalle_jax.scenes.render import draw_shape, overlap, render
+from dalle_jax.scenes.scene import COLOURS, LETTERS, LEVELS, SHAPES
+from dalle_jax.scenes.shapes import word_bitmap
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_seed_gives_the_same_picture(level):
+    scene = sample_scene(level, np.random.default_rng(level), "train")
+    first, again, other = (render(scene, 32, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    assert first.shape == (32, 32, 3)
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_large_picture_averaged_down_is_the_small_one(level):
+    rng = np.random.default_rng(level)
+    for _ in range(10):
+        scene, seed = sample_scene(level, rng, "train"), int(rng.integers(1000))
+        small = render(scene, 32, np.random.default_rng(seed)).astype(float)
+        large = render(scene, 256, np.random.default_rng(seed)).astype(float)
+        averaged = large.reshape(32, 8, 32, 8, 3).mean(axis=(1, 3))
+        assert np.abs(averaged - small).mean() < 1.5
+        assert np.abs(averaged - small).max() < 70  # sharp corners: coverage from the distance to one edge
+
+
+def coverage_of(shape, half, x=20.0, y=20.0, size=40):
+    canvas = np.zeros((1, size, size), np.float32)
+    draw_shape(canvas, shape, (1.0,), x, y, half)
+    return canvas[0]
+
+
+def test_drawn_areas_are_those_of_geometry():
+    half = 12.0
+    expected = {
+        "circle": np.pi * half**2,
+        "square": (1.84 * half) ** 2,
+        "triangle": 0.5 * 2.1 * 1.8 * half**2,
+        "cross": (4 * 2 * 0.35 * 1.02 - 0.7**2) * half**2,
+        "ring": np.pi * (1.05**2 - 0.47**2) * half**2,
+    }
+    for shape, area in expected.items():
+        assert coverage_of(shape, half).sum() == pytest.approx(area, rel=0.01), shape
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes_are_alike_left_and_right_and_move_by_whole_pixels_unchanged(shape):
+    drawn = coverage_of(shape, 7.3)
+    np.testing.assert_allclose(drawn, drawn[:, ::-1], atol=0.06)
+    np.testing.assert_allclose(np.roll(drawn, 5, axis=1), coverage_of(shape, 7.3, x=25.0), atol=1e-5)
+
+
+def test_drawing_over_the_edge_is_cut_off():
+    whole = coverage_of("heart", 8.0, x=30.0, y=30.0, size=60)
+    np.testing.assert_allclose(coverage_of("heart", 8.0, x=2.0, y=3.0, size=20), whole[27:47, 28:48], atol=1e-5)
+    assert coverage_of("heart", 8.0, x=-50.0, y=3.0, size=20).sum() == 0
+
+
+def test_overlap_of_cells_with_pixels_is_exact():
+    np.testing.assert_allclose(overlap(4, 2, 0.5, 3.0)[:, 0], [0.5, 1.0, 0.0, 0.0])
+    np.testing.assert_allclose(overlap(4, 2, 0.5, 3.0)[:, 1], [0.0, 0.0, 1.0, 0.5])
+
+
+def test_all_letters_differ_by_at_least_two_cells():
+    bitmaps = {letter: word_bitmap(letter) for letter in LETTERS}
+    for a in LETTERS:
+        assert bitmaps[a].shape == (7, 5)
+        assert all(np.abs(bitmaps[a] - bitmaps[b]).sum() >= 2 for b in LETTERS if b != a)
+
+
+def test_colours_are_far_apart():
+    values = np.array([*COLOURS.values(), (236, 236, 236)], float)
+    distances = np.linalg.norm(values[:, None] - values[None], axis=-1) + 1000 * np.eye(len(values))
+    assert distances.min() > 120
+
+
+def test_the_named_colour_is_what_is_drawn():
+    scene = Scene(5, "single", (Thing("blue", "square"),), background="yellow")
+    image = render(scene, 64, np.random.default_rng(0))
+    np.testing.assert_allclose(image[32, 32], COLOURS["blue"], atol=1)
+    np.testing.assert_allclose(image[0, 0], COLOURS["yellow"], atol=5)

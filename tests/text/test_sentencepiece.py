@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.scenes.grammar import caption, sample_scene
+from dalle_jax.text.normalize import normalize
+from dalle_jax.text.sentencepiece import PAD, UNKNOWN, SentencePiece, train_sentencepiece
+
+
+def some_captions(count=300):
+    rng = np.random.default_rng(0)
+    return [caption(sample_scene(1 + i % 6, rng, "train"), rng) for i in range(count)]
+
+
+@pytest.fixture(scope="module", params=["bpe", "unigram"])
+def model(request):
+    return train_sentencepiece(some_captions(), vocab_size=160, model_type=request.param, seed=0)
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return SentencePiece(train_sentencepiece(some_captions(), vocab_size=160, model_type="bpe", seed=0), length=48)
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_training_twice_gives_the_same_bytes_and_says_nothing(model_type, capfd):
+    models = [train_sentencepiece(some_captions(), vocab_size=96, model_type=model_type, seed=0) for _ in range(2)]
+    assert models[0] == models[1]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_captions_survive_encoding_and_decoding(model):
+    text = SentencePiece(model, length=64)
+    for one in some_captions(50):
+        assert text.decode(text.encode(one)) == one.lower()
+
+
+def test_padding_is_zero_and_the_empty_caption_is_all_padding(model):
+    text = SentencePiece(model, length=32)
+    assert not text.encode("").any()
+    assert not text.encode("  \n").any()
+    ids = text.encode("a red circle")
+    used = np.flatnonzero(ids)
+    assert (used == np.arange(len(used))).all()
+    assert (ids[len(used) :] == PAD).all()
+    assert text.encode_batch([]).shape == (0, 32)
+
+
+def test_unseen_characters_are_unknown_and_do_no_harm(model):
+    text = SentencePiece(model, length=32)
+    ids = text.encode("a 漢字 circle \ud800 \x00")
+    assert UNKNOWN in ids
+    assert ids.max() < text.vocab_size
+
+
+def test_long_captions_are_cut_and_counted(model):
+    text = SentencePiece(model, length=4)
+    whole = SentencePiece(model, length=64)
+    captions = ["a red circle " * 5, "a"]
+    np.testing.assert_array_equal(text.encode_batch(captions), whole.encode_batch(captions)[:, :4])
+    assert (text.seen_captions, text.cut_captions) == (2, 1)
+    assert (whole.seen_captions, whole.cut_captions) == (2, 0)
+
+
+def test_case_is_folded_or_kept_as_chosen_at_training():
+    captions = [*some_captions(100), *(one.upper() for one in some_captions(100))]
+    folded = SentencePiece(train_sentencepiece(captions, 96, "bpe", 0, lower=True), 48)
+    kept = SentencePiece(train_sentencepiece(captions, 96, "bpe", 0, lower=False), 48)
+    np.testing.assert_array_equal(folded.encode("A RED circle"), folded.encode("a red CIRCLE"))
+    assert kept.decode(kept.encode("A RED circle")) == "A RED circle"
+
+
+def test_bpe_without_dropped_merges_is_the_librarys_bpe(bpe):
+    rng = np.random.default_rng(0)
+    for one in [*some_captions(100), "unseen 漢字 words!", "", "x"]:
+        ours = bpe.encode_batch([one], rng=rng, dropout=1e-12)
+        np.testing.assert_array_equal(ours[0], bpe.encode(one))
+
+
+def test_bpe_dropout_splits_finer_keeps_the_text_and_repeats_with_its_seed(bpe):
+    captions = some_captions(60)
+    dropped = bpe.encode_batch(captions, rng=np.random.default_rng(1), dropout=0.3)
+    again = bpe.encode_batch(captions, rng=np.random.default_rng(1), dropout=0.3)
+    np.testing.assert_array_equal(dropped, again)
+    assert (dropped != bpe.encode_batch(captions)).any()
+    assert (dropped != PAD).sum() > 1.1 * (bpe.encode_batch(captions) != PAD).sum()
+    short = [i for i, row in enumerate(dropped) if row[-1] == PAD]
+    assert len(short) > 30
+    assert all(bpe.decode(dropped[i]) == captions[i].lower() for i in short)
+
+
+def test_all_merges_dropped_leaves_single_characters(bpe):
+    ids = bpe.encode_batch(["red"], rng=np.random.default_rng(0), dropout=1.0)[0]
+    assert (ids != PAD).sum() == len("_red")
+
+
+def test_dropout_needs_a_bpe_model():
+    text = SentencePiece(train_sentencepiece(some_captions(), 96, "unigram", 0), 32)
+    with pytest.raises(UserError, match="bpe"):
+        text.encode_batch(["a red circle"], rng=np.random.default_rng(0), dropout=0.1)
+
+
+def test_a_vocabulary_larger_than_the_text_allows_comes_out_smaller():
+    for model_type in ("bpe", "unigram"):
+        text = SentencePiece(train_sentencepiece(["ab cd", "ab"], 500, model_type, 0), 8)
+        assert text.vocab_size < 20
+        assert text.decode(text.encode("ab cd")) == "ab cd"
+
+
+def test_what_cannot_be_trained_or_read_is_a_user_error():
+    with pytest.raises(UserError, match="captions"):
+        train_sentencepiece(["", "  "], 96, "bpe", 0)
+    with pytest.raises(UserError, match="3 pieces"):
+        train_sentencepiece(some_captions(20), 3, "bpe", 0)
+    with pytest.raises(UserError, match="SentencePiece model"):
+        SentencePiece(b"not a model", 8)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=50))
+def test_any_text_can_be_encoded(bpe, text):
+    ids = bpe.encode(text)
+    assert ids.shape == (48,)
+    assert ids.min() >= 0
+    assert ids.max() < bpe.vocab_size
+    assert normalize(normalize(text)) == normalize(text)
+
+
+def test_normalizing_leaves_one_clean_line():
+    assert normalize("  a\tred \n circle\x00 ") == "a red circle"
+    assert normalize("e\u0301") == "\u00e9"
+    assert normalize("Ä B") == "Ä B"
