@@ -5,6 +5,8 @@ Each holds the parts of the state side by side (params, average, ..., so that on
 """
 
 import base64
+import contextlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +50,8 @@ class Checkpoints:
     """The checkpoints of one run folder, for its trainer: the newest ``keep`` of them stay."""
 
     def __init__(self, out: Path, keep: int):
+        # Orbax logs a failed save with its whole traceback; ours is told as one line.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.folder = (out / FOLDER).absolute()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -84,8 +88,11 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits, then lets go of the folder."""
-        self.wait()
-        self._orbax.close()
+        try:
+            self.wait()
+        finally:
+            with contextlib.suppress(Exception):  # what failed has been raised by wait
+                self._orbax.close()
 
     def restore(self, step: int, target: State) -> State:
         """The state of a step, laid out as ``target`` says; UserError names what differs from another model's."""

@@ -1,5 +1,6 @@
 """The one trainer: whatever the task, the same loop of feed, step, figures, evaluation, pictures and checkpoints."""
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,22 +65,29 @@ def train(
     Raises UserError for a folder that cannot be written, a checkpoint of another model, data or seed, and a run that
     has diverged.
     """
-    run = Run(task, data, trainer, layout, Path(out), config_text)
-    try:
-        return run.go()
-    finally:
-        run.close()
+    with contextlib.ExitStack() as opened:
+        return Run(task, data, trainer, layout, Path(out), config_text, opened).go()
 
 
 class Run:
-    """One run from its folder being opened to its last checkpoint."""
+    """One run from its folder being opened to its last checkpoint; what it opens is closed with ``opened``."""
 
-    def __init__(self, task: Task, data: Batches, trainer: Trainer, layout: Layout, out: Path, config_text: str):
+    def __init__(
+        self,
+        task: Task,
+        data: Batches,
+        trainer: Trainer,
+        layout: Layout,
+        out: Path,
+        config_text: str,
+        opened: contextlib.ExitStack,
+    ):
         self.began = time.monotonic()
         self.data, self.task, self.trainer, self.layout, self.out = data, task, trainer, layout, out
         self.meta = Meta(config_text, data.fingerprint(), trainer.seed, task.model_files())
         make_folder(out)
         self.checkpoints = Checkpoints(out, trainer.keep)
+        opened.callback(self.checkpoints.close)
         found = self.checkpoints.newest()
         if found is not None:
             refuse_changes(self.checkpoints.meta(found), self.meta, out)
@@ -90,7 +98,10 @@ class Run:
         if hosts.is_first():
             write_files(out, self.meta)
         self.writers = Writers(out, self.start) if hosts.is_first() else None
+        if self.writers is not None:
+            opened.callback(self.writers.close)
         self.progress = Progress(self.start, trainer.steps)
+        opened.callback(self.progress.close)
         self.watch = Watch(trainer.abort_after_skips)
         self.metrics: dict[str, float] = newest_figures(out)
         self.sums: Sums | None = None
@@ -118,13 +129,6 @@ class Run:
             self.progress.say(f"stopped at step {step} and saved; go on with:\n  {command_to_go_on()}")
         seconds = time.monotonic() - self.began
         return TrainResult(step, dict(self.metrics), interrupted, seconds, int(self.state.skipped))
-
-    def close(self) -> None:
-        """Lets go of files; safe after an error."""
-        self.progress.close()
-        if self.writers is not None:
-            self.writers.close()
-        self.checkpoints.close()
 
     def _first_state(self, found: int | None) -> State:
         if found is None:

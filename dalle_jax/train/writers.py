@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +19,11 @@ class Writers:
     """The files of one run. Each call of ``figures`` adds ``{"step": 100, name: value}`` to ``metrics.jsonl``."""
 
     def __init__(self, out: Path, step: int):
-        from tensorboardX import SummaryWriter
-
         self._path = out / METRICS_FILE
         try:
             truncate(self._path, step)
             self._lines = self._path.open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(out), purge_step=step + 1, write_to_disk=True)
+            self._board = Board(out, step)
         except OSError as error:
             raise unwritable(out, error) from error
 
@@ -35,19 +33,57 @@ class Writers:
         try:
             self._lines.write(json.dumps({"step": step, **finite}) + "\n")
             self._lines.flush()
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+            self._board.scalars(step, values)
         except OSError as error:
             raise unwritable(self._path, error) from error
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture uint8 [H W 3] for TensorBoard."""
-        self._board.add_image(name, pixels, step, dataformats="HWC")
+        try:
+            self._board.image(step, name, pixels)
+        except OSError as error:
+            raise unwritable(self._path.parent, error) from error
 
     def close(self) -> None:
         """Writes out what is buffered."""
-        self._lines.close()
-        self._board.close()
+        try:
+            self._lines.close()
+            self._board.close()
+        except OSError as error:
+            raise unwritable(self._path.parent, error) from error
+
+
+class Board:
+    """A TensorBoard event file. Written at once: tensorboardX's own thread would hang on a full disk."""
+
+    def __init__(self, out: Path, step: int):
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2
+
+        self._summary, self._protocol = summary, event_pb2
+        self._events = event_file_writer.EventsWriter(str(out / "events"))
+        if step:  # tells TensorBoard to drop what the same run wrote beyond the step that it goes on from
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(step + 1, session_log=start)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Curves by name."""
+        for name, value in values.items():
+            self._write(step, summary=self._summary.scalar(name, value))
+        self._events.flush()
+
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """A picture uint8 [H W 3]."""
+        self._write(step, summary=self._summary.image(name, pixels, dataformats="HWC"))
+        self._events.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._events.close()
+
+    def _write(self, step: int, summary: Any = None, session_log: Any = None) -> None:
+        event = self._protocol.Event(wall_time=time.time(), step=step, summary=summary, session_log=session_log)
+        self._events.write_event(event)
 
 
 def truncate(path: Path, step: int) -> None:
@@ -79,7 +115,7 @@ def unwritable(path: Path, error: OSError) -> UserError:
 class Progress:
     """A bar that is redrawn on a terminal; a plain line at every logging step otherwise."""
 
-    def __init__(self, start: int, steps: int, stream: TextIO | None = None):
+    def __init__(self, start: int, steps: int, stream: Any = None):
         self._stream = sys.stderr if stream is None else stream
         self._terminal = self._stream.isatty()
         self._start, self._steps = start, steps

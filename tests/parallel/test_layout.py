@@ -1,0 +1,111 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.parallel import axes as names
+from dalle_jax.parallel.axes import BATCH, EMBED, HEAD_DIM, HEADS, MLP, SEQ
+from dalle_jax.parallel.layout import Layout, constrain, platform
+from dalle_jax.parallel.mesh import Mesh, make_mesh, mesh_shape
+from dalle_jax.parallel.rules import Rules
+
+
+@pytest.fixture
+def cube() -> Layout:
+    return Layout(make_mesh(Mesh(2, 2, 2)), Rules())
+
+
+class Block(nnx.Module):
+    def __init__(self, size: int = 4):
+        self.kernel = nnx.Param(jnp.zeros((size, 6)), axes=(EMBED, MLP))
+        self.stacked = nnx.Param(jnp.zeros((3, 4, 6)), axes=(EMBED, MLP))
+        self.plain = nnx.Param(jnp.zeros((5,)))
+
+
+def test_every_logical_axis_has_a_rule():
+    vocabulary = {value for name, value in vars(names).items() if name.isupper()}
+    assert vocabulary == set(Rules.__dataclass_fields__)
+
+
+def test_a_name_outside_the_vocabulary_is_an_error(cube):
+    with pytest.raises(KeyError, match="embedd"):
+        cube.spec(("embedd",))
+
+
+def test_a_mesh_axis_is_used_once_in_an_array(cube):
+    assert cube.spec((EMBED, HEADS, HEAD_DIM)) == P("fsdp", "tensor")
+    assert cube.spec((BATCH, SEQ, EMBED)) == P(("data", "fsdp"))
+    assert cube.spec((None, HEADS)) == P(None, "tensor")
+
+
+def test_state_shardings_come_from_the_axes_and_the_rest_is_replicated(cube):
+    state = nnx.state(nnx.eval_shape(Block))
+    shardings = cube.state_shardings(state)
+    assert shardings["kernel"].spec == P("fsdp", "tensor")
+    assert shardings["stacked"].spec == P(None, "fsdp", "tensor")
+    assert shardings["plain"].spec == P()
+    born = jax.jit(lambda: nnx.state(Block()), out_shardings=shardings)()
+    assert born["kernel"].get_value().addressable_shards[0].data.shape == (2, 3)
+
+
+def test_a_size_that_does_not_divide_names_the_nearest_that_do(cube):
+    with pytest.raises(UserError, match=r"'embed' of size 5 .* fsdp of 2 .* 4 or 6"):
+        cube.state_shardings(nnx.state(nnx.eval_shape(lambda: Block(5))))
+    with pytest.raises(UserError, match=r"'batch' of size 6 .* data and fsdp of 4 .* 4 or 8"):
+        cube.put_batch({"x": np.zeros((6, 2), np.float32)})
+
+
+def test_put_batch_spreads_the_rows_and_keeps_the_values(cube):
+    rows = np.arange(16, dtype=np.int32).reshape(8, 2)
+    batch = cube.put_batch({"x": rows})
+    assert batch["x"].sharding == cube.batch_shardings({"x": rows})["x"]
+    np.testing.assert_array_equal(batch["x"], rows)
+    np.testing.assert_array_equal(cube.local_rows(8), np.arange(8))
+
+
+def test_constrain_is_the_identity_outside_and_lays_out_inside(cube):
+    x = jnp.ones((8, 4))
+    assert constrain(x, BATCH, MLP) is x
+    assert cube.jit(lambda x: constrain(x, BATCH, MLP))(x).sharding.spec == P(("data", "fsdp"), "tensor")
+
+
+def test_platform_is_that_of_the_mesh(cube):
+    assert platform() == "cpu"
+    seen = []
+    cube.jit(lambda x: (seen.append(platform()), x)[1])(jnp.ones(()))
+    assert seen == ["cpu"]
+
+
+def test_layout_jit_compiles_once_for_one_signature(cube):
+    double = cube.jit(lambda x: 2 * x)
+    for value in range(3):
+        assert float(double(jnp.asarray(float(value)))) == 2 * value
+    assert double.compiles() == 1
+
+
+def test_layout_jit_nests(cube):
+    inner = cube.jit(lambda x: constrain(x + 1, BATCH))
+    assert float(cube.jit(lambda x: inner(x) * 2)(jnp.ones(8))[0]) == 4
+
+
+def test_minus_one_is_the_rest():
+    assert mesh_shape(Mesh(-1, 2, 2), 8) == (2, 2, 2)
+    assert make_mesh(Mesh()).shape == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert make_mesh(Mesh(1, 1, 1)).size == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Mesh(3, -1, 1), "8 devices cannot be split into groups of 3"),
+        (Mesh(4, 4, 1), "asks for 16 devices, but there are 8"),
+        (Mesh(-1, -1, 1), "at most one of them -1"),
+        (Mesh(0, 1, 1), "positive"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_refused(config, message):
+    with pytest.raises(UserError, match=message):
+        mesh_shape(config, 8)

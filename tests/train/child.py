@@ -1,0 +1,61 @@
+"""A run in a process of its own, to be killed, interrupted or short of disk: ``child.py OUT PAUSE full|""``."""
+
+import dataclasses
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.train.ema import WarmedEma
+from dalle_jax.train.loop import Trainer, train
+from dalle_jax.train.schedules import CosineRate
+from tests.train.toy import Lines, Toy, layout
+
+TRAINER = Trainer(
+    steps=20,
+    schedule=CosineRate(1e-2, warmup=5),
+    ema=WarmedEma(0.99),
+    clip_norm=1.0,
+    log_every=4,
+    save_every=5,
+    abort_after_skips=3,
+)
+TASK = Toy(noise=0.1, fixed=True)
+
+
+@dataclass(frozen=True)
+class SlowLines(Lines):
+    """Takes its time from step 12 on, so that there is a moment at which to be killed."""
+
+    pause: float = 0.0
+
+    full: bool = False
+
+    def batch(self, step: int) -> dict[str, list[Any]]:
+        if self.full and step == 12:
+            wait_for_checkpoint(10)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+        time.sleep(self.pause if step >= 12 else 0.0)
+        return super().batch(step)
+
+
+def wait_for_checkpoint(step: int) -> None:
+    while not (Path(sys.argv[1]) / "checkpoints" / str(step)).is_dir():
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    data = SlowLines(pause=float(sys.argv[2]), full=sys.argv[3] == "full")
+    # Figures only at the end, so that a full disk is met by a checkpoint first.
+    trainer = dataclasses.replace(TRAINER, log_every=20) if data.full else TRAINER
+    try:
+        result = train(TASK, data, trainer, layout(), sys.argv[1], "trainer.steps = 20\n")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    print(f"interrupted={result.interrupted} step={result.step}")

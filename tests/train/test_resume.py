@@ -1,0 +1,209 @@
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.train import checkpoint
+from dalle_jax.train.checkpoint import load_params, whole_steps
+from dalle_jax.train.loop import Run, train
+from dalle_jax.train.optimizers import Lion
+from tests.train.child import TASK, TRAINER
+from tests.train.toy import Lines, Toy, layout, leaves
+
+CONFIG = "trainer.steps = 20\n"
+LINES = Lines()
+
+
+def run(out, data=LINES, task=TASK, lay=None, **changes):
+    """A whole run; gives its Run, closed, with the state that it ended in."""
+    with contextlib.ExitStack() as opened:
+        trainer = dataclasses.replace(TRAINER, **changes)
+        this = Run(task, data, trainer, lay or layout(), Path(out), CONFIG, opened)
+        this.result = this.go()
+    return this
+
+
+@dataclasses.dataclass(frozen=True)
+class StopsAt(Lines):
+    """Raises at a step, as a machine that fails would."""
+
+    step: int = 0
+
+    def batch(self, step):
+        if step == self.step:
+            raise OSError("the disk is gone")
+        return super().batch(step)
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("runs") / "whole", evaluate_every=10, pictures_every=10)
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """A run folder whose newest checkpoint is of step 10, with metrics up to step 12."""
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(tmp_path / "run", StopsAt(step=13))
+    assert whole_steps(tmp_path / "run" / "checkpoints")[-1] == 10
+    return tmp_path / "run"
+
+
+def start_child(out, pause, full=""):
+    command = [sys.executable, str(Path(__file__).with_name("child.py")), str(out), str(pause), full]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    deadline = time.monotonic() + 120
+    while not (out / "checkpoints" / "10").is_dir():
+        assert child.poll() is None, child.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return child
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_stopped_and_gone_on_equals_never_stopped_to_the_last_bit(stopped, never_stopped):
+    (stopped / "checkpoints" / "15.orbax-checkpoint-tmp").mkdir()
+    resumed = run(stopped)
+    assert resumed.start == 10
+    assert leaves(resumed.state) == leaves(never_stopped.state)
+    assert int(resumed.state.others["count"]) == 160
+
+
+def test_killed_and_gone_on_equals_never_stopped_to_the_last_bit(tmp_path, never_stopped):
+    child = start_child(tmp_path / "run", pause=1.0)
+    child.send_signal(signal.SIGKILL)
+    child.communicate(timeout=60)
+    resumed = run(tmp_path / "run")
+    assert resumed.start == 10
+    assert leaves(resumed.state) == leaves(never_stopped.state)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, never_stopped):
+    child = start_child(tmp_path / "run", pause=0.5)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 0, err
+    step = whole_steps(tmp_path / "run" / "checkpoints")[-1]
+    assert f"interrupted=True step={step}" in out
+    assert f"stopped at step {step} and saved; go on with" in err and "child.py" in err and "Traceback" not in err
+    assert leaves(run(tmp_path / "run").state) == leaves(never_stopped.state)
+
+
+def test_the_run_folder_holds_everything(never_stopped):
+    out = never_stopped.out
+    assert (out / "config.gin").read_text() == CONFIG
+    assert (out / "model.gin").read_bytes() == TASK.model_files()["model.gin"]
+    assert (out / "text.model").read_bytes() == bytes(range(256))
+    assert sorted(path.name for path in (out / "pictures").iterdir()) == ["step_00000010.png", "step_00000020.png"]
+    assert list(out.glob("events.out.tfevents*"))
+    assert whole_steps(out / "checkpoints") == [15, 20]
+    assert [line["step"] for line in lines(out)] == [4, 8, 10, 12, 16, 20, 20]
+
+
+def test_each_function_is_compiled_once(never_stopped):
+    assert never_stopped.runner.compiles() == {"step": 1, "evaluate": 1, "pictures": 1}
+
+
+def test_the_result_has_the_newest_figures_also_when_there_is_nothing_left_to_do(never_stopped):
+    result = never_stopped.result
+    assert result.step == 20 and not result.interrupted and result.skipped == 0
+    assert result.metrics["train/learning_rate"] > 0 and result.metrics["evaluation/error"] > 0
+    again = train(TASK, Lines(), TRAINER, layout(), never_stopped.out, CONFIG)
+    assert again.step == 20 and again.metrics == result.metrics
+
+
+def test_figures_are_means_over_all_rows_since_the_last_line(never_stopped):
+    assert lines(never_stopped.out)[0]["train/steps_seen"] == np.mean([0, 1, 2, 3])
+
+
+def test_metrics_beyond_the_restored_step_are_dropped(stopped):
+    with (stopped / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 14, "train/loss": 1.0}\n{"step": 15, "tra')
+    run(stopped)
+    assert [line["step"] for line in lines(stopped)] == [4, 8, 12, 16, 20]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": Lines(seed=4)}, "data: .* lines 8 3, .* lines 8 4"),
+        ({"seed": 1}, "trainer.seed: 0 in its checkpoints, 1 now"),
+        ({"task": Toy(width=16)}, "model.gin: had 'width = 8', now has 'width = 16'"),
+        ({"optimizer": Lion()}, r"another model or optimizer: optimizers .* is not in"),
+        ({"ema": None}, "average bias is not in this run"),
+    ],
+)
+def test_going_on_with_something_else_is_refused(never_stopped, changes, message):
+    with pytest.raises(UserError, match=message):
+        run(never_stopped.out, **changes)
+    assert whole_steps(never_stopped.out / "checkpoints") == [15, 20]
+
+
+def test_a_changed_shape_or_dtype_is_named():
+    struct = jax.ShapeDtypeStruct
+    old, new = {"params": {"w": struct((2,), "float32")}}, {"params": {"w": struct((3,), "bfloat16")}}
+    with pytest.raises(UserError, match=r"params w is float32\[2\] in the checkpoint and bfloat16\[3\] in this run"):
+        checkpoint.compare("here", old, new)
+
+
+def test_a_checkpoint_goes_on_on_another_mesh(stopped, never_stopped):
+    resumed = run(stopped, lay=layout(2, 2, 2))
+    assert resumed.start == 10 and resumed.state.params["up"].sharding.mesh.size == 8
+    for one, many in zip(jax.tree.leaves(never_stopped.state), jax.tree.leaves(resumed.state), strict=True):
+        np.testing.assert_allclose(one, many, rtol=1e-4, atol=1e-5)
+
+
+def test_load_params_takes_the_average_and_the_others_alone(never_stopped):
+    module = nnx.eval_shape(lambda: TASK.init(nnx.Rngs(0)))
+    assert load_params(never_stopped.out, module) == 20
+    np.testing.assert_array_equal(module.up[...], never_stopped.state.average["up"])
+    assert int(module.count[...]) == 160
+    assert load_params(never_stopped.out, module, which="params") == 20
+    np.testing.assert_array_equal(module.up[...], never_stopped.state.params["up"])
+    with pytest.raises(UserError, match=r"a checkpoint of step 3, found \[15, 20\]"):
+        load_params(never_stopped.out, module, step=3)
+    with pytest.raises(UserError, match=r"params|average up is float32\[4, 8\]"):
+        load_params(never_stopped.out, nnx.eval_shape(lambda: Toy(width=16).init(nnx.Rngs(0))))
+
+
+def test_a_folder_without_checkpoints_is_named(tmp_path):
+    with pytest.raises(UserError, match="expected a checkpoint, found none"):
+        load_params(tmp_path, TASK.init(nnx.Rngs(0)))
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*file/run: Not a directory"):
+        run(tmp_path / "file" / "run")
+
+
+def test_a_full_disk_ends_the_run_with_one_line_and_leaves_old_checkpoints_whole(tmp_path, never_stopped):
+    child = start_child(tmp_path / "run", pause=0.1, full="full")
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 2
+    assert "Traceback" not in err
+    assert re.search(r"could not save .*File too large.* whole ones there: 5, 10$", err.splitlines()[-1])
+    resumed = run(tmp_path / "run")
+    assert resumed.start == 10
+    assert leaves(resumed.state) == leaves(never_stopped.state)
+
+
+def test_too_many_bad_batches_in_a_row_end_the_run(tmp_path):
+    with pytest.raises(UserError, match="stopped at step 16: the last 3 updates in a row were not finite"):
+        run(tmp_path / "run", Lines(bad=(13, 14, 15)))
+    assert run(tmp_path / "other", Lines(bad=(3, 13, 14)), log_every=1).result.skipped == 3

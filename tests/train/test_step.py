@@ -1,0 +1,217 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.train.ema import ConstantEma, WarmedEma
+from dalle_jax.train.loop import Trainer
+from dalle_jax.train.optimizers import Adafactor, AdamW, Lion
+from dalle_jax.train.runner import Runner
+from dalle_jax.train.schedules import ConstantRate
+from dalle_jax.train.step import clipped
+from dalle_jax.train.task import Objective
+from tests.train.toy import Lines, Toy, layout, leaves
+
+TOY = Toy()
+TRAINER = Trainer(steps=20, schedule=ConstantRate(1e-2))
+
+
+def batch_of(lay, step=0, bad=(), rows=8):
+    return lay.put_batch(Toy().prepare(Lines(rows=rows, bad=bad).batch(step), np.random.default_rng(0)))
+
+
+def started(task=TOY, trainer=TRAINER, lay=None):
+    lay = lay or layout()
+    runner = Runner(task, trainer, lay)
+    return runner, runner.plan.born(lay, 0), lay
+
+
+def host(tree):
+    return jax.tree.map(np.array, tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoObjectives(Toy):
+    second: float = 1.0
+
+    def objectives(self):
+        return (
+            Objective("first", nnx.PathContains("up"), self.loss),
+            Objective("second", nnx.PathContains("down"), self.second_loss),
+        )
+
+    def second_loss(self, module, frozen, batch, key, step):
+        value, sums = self.loss(module, frozen, batch, key, step)
+        return self.second * value, {"second": sums["loss"]}
+
+
+def test_others_change_inside_the_loss_and_are_carried():
+    runner, state, lay = started()
+    batch = batch_of(lay)
+    state, _ = runner.step(state, None, batch)
+    state, _ = runner.step(state, None, batch)
+    assert int(state.others["count"]) == 16
+    np.testing.assert_allclose(state.others["mean"], 0.19 * np.asarray(batch["x"]).mean(0), rtol=1e-5)
+
+
+def test_a_batch_that_is_not_finite_leaves_everything_as_it_was_and_is_counted():
+    runner, state, lay = started(trainer=dataclasses.replace(TRAINER, ema=ConstantEma(0.9)))
+    state, sums = runner.step(state, None, batch_of(lay))
+    before = leaves((state.params, state.others, state.average, state.optimizers))
+    state, sums = runner.step(state, sums, batch_of(lay, bad=(0,)))
+    assert leaves((state.params, state.others, state.average, state.optimizers)) == before
+    assert (int(state.step), int(state.skipped), int(state.skipped_in_a_row)) == (2, 1, 1)
+    assert float(sums["skipped"][0]) == 1 and float(sums["skipped"][1]) == 2
+    assert float(sums["loss"][1]) == 8 and np.isfinite(float(sums["loss"][0]))
+    state, sums = runner.step(state, sums, batch_of(lay))
+    assert (int(state.skipped), int(state.skipped_in_a_row)) == (1, 0)
+
+
+def test_a_bad_second_objective_undoes_the_first_too():
+    runner, state, lay = started(TwoObjectives(second=float("nan")))
+    before = leaves(state.params)
+    state, _ = runner.step(state, None, batch_of(lay))
+    assert leaves(state.params) == before
+
+
+def test_two_objectives_move_only_their_own_parameters():
+    runner, state, lay = started(TwoObjectives(second=0.0))
+    before = host(state.params)
+    state, sums = runner.step(state, None, batch_of(lay))
+    assert not np.array_equal(state.params["up"], before["up"])
+    np.testing.assert_array_equal(state.params["down"], before["down"])
+    np.testing.assert_array_equal(state.params["bias"], before["bias"])
+    assert {"gradient_norm/first", "gradient_norm/second", "loss", "second"} <= sums.keys()
+    assert state.optimizers["first"].mu.keys() == {"up"} and state.optimizers["second"].mu.keys() == {"down"}
+
+
+def test_an_objective_that_trains_nothing_is_refused():
+    class Nothing(Toy):
+        def objectives(self):
+            return (Objective("none", nnx.PathContains("elsewhere"), self.loss),)
+
+    with pytest.raises(ValueError, match="matches no parameter"):
+        started(Nothing())
+
+
+def test_four_microbatches_equal_the_full_batch():
+    results = []
+    for parts in (1, 4):
+        runner, state, lay = started(trainer=dataclasses.replace(TRAINER, accumulate=parts, clip_norm=0.5))
+        state, sums = runner.step(state, None, batch_of(lay))
+        results.append((host(state.params), host(sums["loss"]), host(sums["gradient_norm/fit"])))
+        assert int(state.others["count"]) == 8
+    for one, four in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
+        np.testing.assert_allclose(one, four, rtol=1e-5, atol=1e-7)
+
+
+def test_a_batch_that_microbatches_do_not_divide_is_refused():
+    runner, state, lay = started(trainer=dataclasses.replace(TRAINER, accumulate=3))
+    with pytest.raises(UserError, match="accumulate=3 does not divide the batch of 8; 6 or 9"):
+        runner.step(state, None, batch_of(lay))
+
+
+def test_adamw_by_hand():
+    decay = AdamW(beta1=0.9, beta2=0.99, weight_decay=0.1)
+    runner, state, lay = started(trainer=dataclasses.replace(TRAINER, optimizer=decay))
+    before, batch = host(state.params), batch_of(lay)
+
+    def loss(params):
+        hidden = jnp.tanh(batch["x"] @ params["up"] + params["bias"])
+        return jnp.mean(((hidden @ params["down"])[:, 0] - batch["y"]) ** 2)
+
+    grads = host(jax.grad(loss)(before))
+    state, _ = runner.step(state, None, batch)
+    for name, decayed in {"up": 0.1, "down": 0.1, "bias": 0.0}.items():
+        expected = before[name] - 1e-2 * (grads[name] / (np.abs(grads[name]) + 1e-8) + decayed * before[name])
+        np.testing.assert_allclose(state.params[name], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(), Adafactor(factored_from=2), Lion(weight_decay=0.01)])
+def test_every_optimizer_lowers_the_loss(optimizer):
+    runner, state, lay = started(trainer=dataclasses.replace(TRAINER, optimizer=optimizer))
+    batch, losses = batch_of(lay), []
+    for _ in range(20):
+        state, sums = runner.step(state, None, batch)
+        losses.append(float(sums["loss"][0]))
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("ema", [ConstantEma(0.9), WarmedEma(0.15)])
+def test_the_average_by_hand(ema):
+    runner, state, lay = started(trainer=dataclasses.replace(TRAINER, ema=ema))
+    average = host(state.params)["up"]
+    for step in range(3):
+        state, _ = runner.step(state, None, batch_of(lay, step))
+        decay = 0.9 if isinstance(ema, ConstantEma) else min(0.15, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * np.asarray(state.params["up"])
+    np.testing.assert_allclose(state.average["up"], average, rtol=1e-5)
+
+
+def test_clipping_bounds_the_global_norm_and_keeps_the_direction():
+    grads = {"a": jnp.asarray([3.0, 0.0]), "b": jnp.asarray([4.0])}
+    small = clipped(grads, jnp.asarray(5.0), 1.0)
+    np.testing.assert_allclose(small["a"], [0.6, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(small["b"], [0.8], rtol=1e-6)
+    np.testing.assert_array_equal(clipped(grads, jnp.asarray(5.0), 10.0)["a"], grads["a"])
+
+
+def test_the_frozen_module_stays_as_it_is_and_is_no_part_of_the_state():
+    runner, state, lay = started(Toy(fixed=True))
+    before = leaves(runner._frozen)
+    for step in range(3):
+        state, _ = runner.step(state, None, batch_of(lay, step))
+    assert leaves(runner._frozen) == before
+    assert state.params["up"].shape == (4, 8) and len(state.params) == 3
+
+
+def test_the_randomness_of_a_step_depends_on_seed_and_step_alone():
+    losses = []
+    for _ in range(2):
+        runner, state, lay = started(Toy(noise=1.0))
+        found = []
+        for _ in range(2):
+            state, sums = runner.step(state, None, batch_of(lay))
+            found.append(float(sums["loss"][0]))
+        losses.append(found)
+    assert losses[0] == losses[1] and losses[0][0] != losses[0][1]
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_sharded_step_equals_a_single_device(shape, accumulate):
+    trainer = dataclasses.replace(TRAINER, accumulate=accumulate, ema=ConstantEma(0.9), clip_norm=1.0)
+    results = []
+    for lay in (layout(), layout(*shape)):
+        runner, state, _ = started(ShardableToy(), trainer, lay)
+        for step in range(2):
+            state, sums = runner.step(state, None, batch_of(lay, step, rows=16))
+        results.append((host(state), host(sums)))
+    for one, many in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
+        np.testing.assert_allclose(one, many, rtol=1e-5, atol=1e-5)
+    specs = {"up": P("fsdp", "tensor"), "down": P("tensor"), "bias": P("tensor")}
+    adam = state.optimizers["fit"]
+    for name, spec in specs.items():
+        for tree in (state.params, state.average, adam.mu, adam.nu):
+            assert tree[name].sharding.spec == spec
+    assert state.others["mean"].sharding.spec == P("fsdp")
+    assert runner.compiles()["step"] == 1
+
+
+class ShardableToy(Toy):
+    """Four inputs cannot be split by eight; the rows of ``up`` are repeated."""
+
+    def init(self, rngs):
+        module = super().init(rngs)
+        module.up = nnx.Param(jnp.concatenate([module.up[...]] * 2), axes=module.up.get_metadata()["axes"])
+        module.mean = type(module.mean)(jnp.zeros((8,)), axes=module.mean.get_metadata()["axes"])
+        return module
+
+    def loss(self, module, frozen, batch, key, step):
+        wide = {"x": jnp.concatenate([batch["x"]] * 2, axis=1), "y": batch["y"]}
+        return super().loss(module, frozen, wide, key, step)

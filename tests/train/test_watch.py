@@ -1,0 +1,59 @@
+import io
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.train import metrics
+from dalle_jax.train.watch import Watch
+from dalle_jax.train.writers import Progress, Writers, clock
+
+
+def test_codebook_collapse_is_said_loudly_once_and_again_after_a_recovery():
+    watch = Watch(abort_after=3)
+    assert watch.warnings(100, {"codebook/usage": 0.01}) == []
+    assert "CODEBOOK COLLAPSE: only 1.0% of the codes" in watch.warnings(300, {"codebook/usage": 0.01})[0]
+    assert watch.warnings(400, {"codebook/usage": 0.01}) == []
+    assert watch.warnings(500, {"codebook/usage": 0.9}) == []
+    assert len(watch.warnings(600, {"codebook/usage": 0.02})) == 1
+
+
+def test_skipped_updates_are_reported_and_end_the_run_when_too_many():
+    watch = Watch(abort_after=3)
+    assert "50% of the last updates were not finite" in watch.warnings(10, {"skipped": 0.5})[0]
+    watch.check(10, 2)
+    with pytest.raises(UserError, match="lower learning rate"):
+        watch.check(11, 3)
+
+
+def test_sums_merge_by_adding_and_are_divided_once():
+    first = {"a": (jnp.asarray(1.0), jnp.asarray(2.0))}
+    second = {"a": (jnp.asarray(5.0), jnp.asarray(1.0)), "b": (jnp.asarray(3.0), jnp.asarray(0.0))}
+    assert metrics.divide(metrics.merge(first, second)) == {"a": 2.0}
+
+
+def test_a_figure_that_is_not_finite_is_written_as_null(tmp_path):
+    writers = Writers(tmp_path, 0)
+    writers.figures(1, {"loss": float("nan"), "psnr": 20.0})
+    writers.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": None, "psnr": 20.0}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_a_bar_and_a_file_gets_lines():
+    for stream, expected in ((Terminal(), "\r"), (io.StringIO(), "\n")):
+        progress = Progress(0, 10, stream)
+        progress.log(5, {"loss": 2.0})
+        progress.step(5)
+        assert "5/10  50%" in stream.getvalue() and "loss 2" in stream.getvalue()
+        assert (expected == "\r") == ("█" in stream.getvalue())
+        progress.close()
+
+
+def test_the_clock():
+    assert (clock(59.6), clock(125.0), clock(3723.0)) == ("1:00", "2:05", "1:02:03")
