@@ -1,6 +1,7 @@
 """Batches of a source, by step: shuffled anew each epoch, every example once per epoch, any step at random access.
 
-The position in the data is the step and nothing else: ``batch(step)`` is a pure function of source, seed and step, so a resumed run goes on with the very examples that it would have seen. Batches run on over the end of an epoch.
+The position in the data is the step and nothing else: ``batch(step)`` is a pure function of source, seed and step, so a
+resumed run goes on with the very examples that it would have seen. Batches run on over the end of an epoch.
 """
 
 import hashlib

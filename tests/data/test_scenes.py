@@ -55,7 +55,7 @@ def test_the_fingerprint_changes_with_every_field():
 
 
 def test_everything_wrong_is_reported_together():
-    with pytest.raises(UserError, match="size.*levels.*count.*seed.*weights"):
+    with pytest.raises(UserError, match=r"size.*levels.*count.*seed.*weights"):
         Scenes(size=4, levels=(9,), count=0, seed=-1, split="train", weights=(1.0, 2.0)).open()
 
 
