@@ -43,9 +43,9 @@ class Thing:
 class Scene:
     """What a caption says, in one canonical form.
 
-    ``objects`` run from top to bottom (vertical, stack) or from left to right (horizontal), so "a circle above a square"
-    and "a square below a circle" are one scene. ``background`` is a colour's name or None for the plain one; ``word`` is
-    what a sign says, in capitals.
+    ``objects`` run from top to bottom (vertical, stack) or from left to right (horizontal), so "a circle above a
+    square" and "a square below a circle" are one scene. ``background`` is a colour's name or None for the plain
+    one; ``word`` is what a sign says, in capitals.
     """
 
     level: int

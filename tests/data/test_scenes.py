@@ -47,7 +47,7 @@ def test_the_fingerprint_changes_with_every_field():
         {"count": 301},
         {"seed": 4},
         {"split": "held_out"},
-        {"weights": (1, 1, 2)},
+        {"weights": (1.0, 1.0, 2.0)},
     )
     prints = [replace(CONFIG, **change).open().fingerprint() for change in ({}, *changes)]
     assert len(set(prints)) == len(prints)
