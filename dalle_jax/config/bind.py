@@ -26,8 +26,8 @@ ROOT = "run"
 def load(path: str | Path, root: type[T] | Any, sets: Sequence[str] = ()) -> T:
     """Read a config file as the dataclass ``root``, or one of a union of them.
 
-    A file that is not there is looked for among the package's configs. ``sets`` are bindings as ``--set`` takes them (``"trainer.steps=10"``), applied after the file. Raises one
-    ``UserError`` with a line for everything that is wrong.
+    A file that is not there is looked for among the package's configs. ``sets`` are bindings as ``--set`` takes them
+    (``"trainer.steps=10"``), applied after the file. Raises one ``UserError`` with a line for everything that is wrong.
     """
     source = Source(Problems())
     found = find(path)

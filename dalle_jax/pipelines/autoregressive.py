@@ -24,8 +24,8 @@ class Request:
     """How one prompt is drawn.
 
     ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off; ``guidance`` 1 is off. ``seed`` alone decides the
-    noise of candidate i, whatever else is drawn beside it. ``beginning`` uint8 [rows*f W 3]: the top of a picture, whose
-    codes are kept exactly.
+    noise of candidate i, whatever else is drawn beside it. ``beginning`` uint8 [rows*f W 3]: the top of a picture,
+    whose codes are kept exactly.
     """
 
     prompt: str
@@ -200,8 +200,8 @@ class Pipeline:
             rows, extra = divmod(request.beginning.shape[0], factor)
             if extra or request.beginning.shape[1:] != (self.side, 3) or not 0 < rows <= height:
                 raise UserError(
-                    f"beginning: expected the top of a picture {self.side} px wide, its height a multiple of {factor} up "
-                    f"to {self.side} px, got {request.beginning.shape[1]} x {request.beginning.shape[0]} px"
+                    f"beginning: expected the top of a picture {self.side} px wide, its height a multiple of {factor} "
+                    f"up to {self.side} px, got {request.beginning.shape[1]} x {request.beginning.shape[0]} px"
                 )
             given = self._encode(self._tokenizer[1], request.beginning[None])[0]  # [rows w]
             codes[row, : rows * width] = np.asarray(given).reshape(-1)

@@ -1,0 +1,47 @@
+import json
+import os
+
+from dalle_jax.__main__ import main
+
+
+def test_the_demo_leaves_a_page_its_figures_and_a_pipeline(smoke_demo):
+    assert (smoke_demo / "report.html").read_text().startswith("<!doctype html>")
+    metrics = json.loads((smoke_demo / "metrics.json").read_text())
+    assert metrics["wall_seconds"] > 0
+    assert metrics["reconstruction"]["psnr"] > 0
+    for level in ("level_1", "level_2"):
+        for split in ("seen", "held_out"):
+            cell = metrics["composition"][level][split]
+            assert 0 <= cell["first"] <= cell["any_of_4"] <= 1
+            assert cell["count"] == 2
+    assert 0 <= metrics["clip"]["retrieval_top1"] <= 1
+    assert metrics["transformer"]["image_nll"] > 0
+    for stage in ("tokenizer", "clip", "transformer"):
+        assert (smoke_demo / stage / "model.gin").exists()
+
+
+def test_a_demo_that_is_done_trains_nothing_again(smoke_demo, capsys):
+    before = {path: os.stat(path).st_mtime_ns for path in smoke_demo.glob("*/metrics.jsonl")}
+    steps = json.loads((smoke_demo / "stages.json").read_text())["transformer"]["steps"]
+    assert main(["demo", "smoke/demo.gin", "--out", str(smoke_demo)]) == 0
+    assert steps == json.loads((smoke_demo / "stages.json").read_text())["transformer"]["steps"]
+    for path in before:
+        assert all(json.loads(line)["step"] <= 2 for line in path.read_text().splitlines())
+
+
+def test_a_wrong_config_of_a_later_stage_is_told_before_anything_runs(tmp_path, capsys):
+    wrong = tmp_path / "wrong.gin"
+    wrong.write_text("# wrong\ninclude 'smoke/dalle.gin'\ntask.model.widht = 3\n")
+    out = tmp_path / "out"
+    assert main(["demo", "smoke/demo.gin", "--set", f"transformer='{wrong}'", "--out", str(out)]) == 2
+    assert "widht" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_an_unwritable_folder_is_one_line(tmp_path, capsys):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert main(["demo", "smoke/demo.gin", "--out", str(blocked / "demo")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(blocked) in error

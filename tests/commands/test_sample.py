@@ -1,0 +1,67 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dalle_jax.__main__ import main
+
+
+def sample(smoke_demo, out, *more: str) -> int:
+    return main(["sample", "--model", str(smoke_demo), "--out", str(out), "--batch", "8", *more])
+
+
+def test_kept_pictures_stand_in_the_order_of_their_scores(smoke_demo, tmp_path):
+    flags = ("--prompt", "a small red circle", "--candidates", "4", "--keep", "2", "--guidance", "2")
+    assert sample(smoke_demo, tmp_path / "a", *flags) == 0
+    lines = [json.loads(line) for line in (tmp_path / "a" / "scores.jsonl").read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == ["a small red circle"] * 2
+    assert lines[0]["score"] >= lines[1]["score"]
+    for line in lines:
+        picture = Image.open(tmp_path / "a" / line["file"])
+        assert picture.size == (32, 32)
+        assert picture.text["prompt"] == "a small red circle"
+    assert (tmp_path / "a" / "grid.png").exists()
+
+
+def test_prompts_of_a_file_are_drawn_each(smoke_demo, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\n\n a blue square above a pink ring \n")
+    assert sample(smoke_demo, tmp_path / "b", "--prompts", str(prompts), "--candidates", "4", "--keep", "1") == 0
+    lines = [json.loads(line) for line in (tmp_path / "b" / "scores.jsonl").read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == ["a red circle", "a blue square above a pink ring"]
+
+
+def test_the_beginning_of_a_picture_is_given(smoke_demo, tmp_path):
+    Image.fromarray(np.full((32, 32, 3), 128, np.uint8)).save(tmp_path / "grey.png")
+    flags = ("--prompt", "a circle", "--candidates", "4", "--keep", "1", "--beginning", str(tmp_path / "grey.png"))
+    assert sample(smoke_demo, tmp_path / "c", *flags) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (("--prompt", "x", "--candidates", "0"), "candidates"),
+        (("--prompt", "x", "--keep", "17"), "keep"),
+        (("--prompt", "x", "--top-p", "0"), "top_p"),
+        (("--prompt", "x", "--temperature", "-1"), "temperature"),
+        (("--prompt", "x", "--temperature", "nan"), "temperature"),
+        (("--prompt", "x", "--seed", "-1"), "seed"),
+        (("--prompt", "x", "--keep-rows", "2", "--beginning", "x.png"), "keep-rows"),
+        (("--prompt", "x", "--beginning", "missing.png"), "missing.png"),
+        (("--prompts", "missing.txt"), "missing.txt"),
+        (("--prompt", "x", "--clip", "nowhere"), "nowhere"),
+        (("--promt", "x"), "prompt"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_that_names_it(smoke_demo, tmp_path, capsys, flags, word):
+    assert sample(smoke_demo, tmp_path / "out", *flags) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert word in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_model_is_one_line(tmp_path, capsys):
+    assert main(["sample", "--model", str(tmp_path), "--prompt", "x", "--out", str(tmp_path / "o")]) == 2
+    assert "model.gin" in capsys.readouterr().err

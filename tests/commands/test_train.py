@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from dalle_jax.__main__ import main
+from dalle_jax.pipelines.load import load_generator
+
+
+@pytest.mark.parametrize("transformer", ["dalle", "dalle_bart"])
+def test_either_transformer_trains_two_steps_and_is_loaded_with_its_average(smoke_demo, tmp_path, transformer):
+    out = tmp_path / transformer
+    sets = [
+        *("--set", f"task.captions.file='{smoke_demo / 'text.model'}'"),
+        *("--set", f"task.image_tokenizer='{smoke_demo / 'tokenizer'}'"),
+        *("--set", "trainer.evaluate_every=None"),
+        *("--set", "trainer.pictures_every=None"),
+    ]
+    assert main(["train", f"smoke/{transformer}.gin", "--out", str(out), *sets]) == 0
+    leaves = jax.tree.leaves(nnx.state(load_generator(out), nnx.Param))
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves)
+
+
+def test_a_vocabulary_that_is_not_the_tokenizers_is_named(smoke_demo, tmp_path, capsys):
+    flags = [
+        *("--set", f"task.captions.file='{smoke_demo / 'text.model'}'"),
+        *("--set", f"task.image_tokenizer='{smoke_demo / 'tokenizer'}'"),
+        *("--set", "task.model.text_vocab=7"),
+    ]
+    assert main(["train", "smoke/dalle.gin", "--out", str(tmp_path / "x"), *flags]) == 2
+    assert "text_vocab: expected 160" in capsys.readouterr().err
+
+
+def test_a_grid_that_is_not_the_tokenizers_is_named(smoke_demo, tmp_path, capsys):
+    flags = [
+        *("--set", f"task.captions.file='{smoke_demo / 'text.model'}'"),
+        *("--set", f"task.image_tokenizer='{smoke_demo / 'tokenizer'}'"),
+        *("--set", "task.model.grid=(8, 8)"),
+    ]
+    assert main(["train", "smoke/dalle.gin", "--out", str(tmp_path / "x"), *flags]) == 2
+    assert "grid (4, 4)" in capsys.readouterr().err
+
+
+def test_a_missing_text_tokenizer_says_how_to_get_one(tmp_path, capsys):
+    missing = tmp_path / "none.model"
+    assert main(["train", "smoke/dalle.gin", "--set", f"task.captions.file='{missing}'", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert str(missing) in error
+    assert "text-tokenizer" in error
+
+
+def test_a_trained_stage_is_evaluated_alone(smoke_demo, tmp_path):
+    out = tmp_path / "figures.json"
+    flags = ["--model", str(smoke_demo), "--out", str(out), "--set", "evaluation.levels=(1,)"]
+    assert main(["evaluate", "smoke/evaluation.gin", *flags]) == 0
+    assert '"level_1"' in Path(out).read_text()
