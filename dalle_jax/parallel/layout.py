@@ -29,7 +29,7 @@ def constrain(x: Array, *axes: str | None) -> Array:
 
 
 def platform() -> str:
-    """"cpu", "gpu" or "tpu": what the code being traced will run on."""
+    """What the code being traced will run on: "cpu", "gpu" or "tpu"."""
     layout = _current.get()
     name = jax.default_backend() if layout is None else layout.platform
     return "gpu" if name in ("cuda", "rocm") else name

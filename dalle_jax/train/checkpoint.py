@@ -7,6 +7,7 @@ Each holds the parts of the state side by side (params, average, ..., so that on
 import base64
 import contextlib
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.train.state import Blueprint, State
 
 FOLDER = "checkpoints"
+ROOM_BYTES = 2_000_000
 COUNTERS = ("step", "skipped", "skipped_in_a_row")
 
 
@@ -73,8 +75,9 @@ class Checkpoints:
 
     def save(self, step: int, state: State, meta: Meta) -> None:
         """Copies the state and writes it in the background; waits first for the save before, if it is still on."""
+        self.wait()
+        self._check_room(step, state)
         try:
-            self._orbax.wait()
             self._orbax.save_checkpointables_async(step, to_parts(state), force=True, custom_metadata=meta.to_json())
         except Exception as error:
             raise self._failed(step, error) from error
@@ -100,11 +103,19 @@ class Checkpoints:
         compare(f"{self.folder / str(step)}", self._orbax.checkpointables_metadata(step).metadata, parts)
         return from_parts(self._orbax.load_checkpointables(step, parts), target)
 
+    def _check_room(self, step: int, state: State) -> None:
+        """A disk that is too small is better told before than by half a checkpoint."""
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + ROOM_BYTES
+        free = shutil.disk_usage(self.folder).free
+        if free < size:
+            reason = f"it needs {size / 1e6:.0f} MB and {free / 1e6:.0f} MB are free"
+            raise self._failed(step, OSError(reason))
+
     def _failed(self, step: int | None, error: Exception) -> UserError:
         what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
         whole = ", ".join(str(found) for found in whole_steps(self.folder)) or "none"
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        return UserError(f"could not save {what} in {self.folder} ({reason[:300]}); whole ones there: {whole}")
+        return UserError(f"could not save {what} in {self.folder} ({reason[:250]}); whole ones there: {whole}")
 
 
 def whole_steps(folder: Path) -> list[int]:

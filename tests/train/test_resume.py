@@ -1,8 +1,10 @@
+import collections
 import contextlib
 import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,13 +54,20 @@ def never_stopped(tmp_path_factory):
     return run(tmp_path_factory.mktemp("runs") / "whole", evaluate_every=10, pictures_every=10)
 
 
-@pytest.fixture
-def stopped(tmp_path):
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory):
     """A run folder whose newest checkpoint is of step 10, with metrics up to step 12."""
+    out = tmp_path_factory.mktemp("runs") / "failed"
     with pytest.raises(OSError, match="the disk is gone"):
-        run(tmp_path / "run", StopsAt(step=13))
-    assert whole_steps(tmp_path / "run" / "checkpoints")[-1] == 10
-    return tmp_path / "run"
+        run(out, StopsAt(step=13))
+    assert whole_steps(out / "checkpoints")[-1] == 10
+    return out
+
+
+@pytest.fixture
+def stopped(failed, tmp_path):
+    """A copy of it to go on from."""
+    return Path(shutil.copytree(failed, tmp_path / "run"))
 
 
 def start_child(out, pause, full=""):
@@ -192,15 +201,22 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path):
         run(tmp_path / "file" / "run")
 
 
-def test_a_full_disk_ends_the_run_with_one_line_and_leaves_old_checkpoints_whole(tmp_path, never_stopped):
+def test_a_disk_that_fills_up_ends_the_run_and_leaves_old_checkpoints_whole(tmp_path, never_stopped):
     child = start_child(tmp_path / "run", pause=0.1, full="full")
     _, err = child.communicate(timeout=60)
     assert child.returncode == 2
-    assert "Traceback" not in err
-    assert re.search(r"could not save .*File too large.* whole ones there: 5, 10$", err.splitlines()[-1])
+    assert re.search(r"could not save .* whole ones there: 5, 10$", err.splitlines()[-1])
     resumed = run(tmp_path / "run")
     assert resumed.start == 10
     assert leaves(resumed.state) == leaves(never_stopped.state)
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    usage = collections.namedtuple("usage", "free")
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage(1_000_000))
+    with pytest.raises(UserError, match=r"could not save the checkpoint of step 5 .*it needs 2 MB and 1 MB are free"):
+        run(tmp_path / "run")
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
 def test_too_many_bad_batches_in_a_row_end_the_run(tmp_path):

@@ -182,8 +182,7 @@ def test_the_randomness_of_a_step_depends_on_seed_and_step_alone():
     assert losses[0] == losses[1] and losses[0][0] != losses[0][1]
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("shape", "accumulate"), [((8, 1, 1), 1), ((1, 8, 1), 1), ((2, 2, 2), 1), ((2, 2, 2), 2)])
 def test_a_sharded_step_equals_a_single_device(shape, accumulate):
     trainer = dataclasses.replace(TRAINER, accumulate=accumulate, ema=ConstantEma(0.9), clip_norm=1.0)
     results = []
