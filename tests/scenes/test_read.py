@@ -26,7 +26,7 @@ def wrong_parts(image, caption):
 
 @pytest.mark.parametrize(("level", "size"), [(1, 32), (2, 32), (3, 32), *((level, 64) for level in LEVELS)])
 def test_the_reader_is_right_on_clean_pictures(level, size):
-    rates = measure_reader(level=level, size=size, count=200, seed=11)
+    rates = measure_reader(level=level, size=size, count=120, seed=11)
     assert rates.accepted_true >= 0.995
     assert rates.accepted_near <= 0.005
     assert rates.accepted_random <= 0.005
@@ -34,7 +34,7 @@ def test_the_reader_is_right_on_clean_pictures(level, size):
 
 @pytest.mark.parametrize(("level", "size"), [(1, 32), (2, 32), (3, 32), *((level, 64) for level in LEVELS)])
 def test_the_reader_is_right_on_blurred_and_noisy_pictures(level, size):
-    rates = measure_reader(level=level, size=size, count=130, seed=12, degrade=blur_and_noise)
+    rates = measure_reader(level=level, size=size, count=80, seed=12, degrade=blur_and_noise)
     assert rates.accepted_true >= 0.97
     assert rates.accepted_near <= 0.01
     assert rates.accepted_random <= 0.01
