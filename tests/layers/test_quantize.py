@@ -1,0 +1,139 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dalle_jax.layers.quantize import (
+    SMOOTHING,
+    CodebookState,
+    Quantizer,
+    first_smallest,
+    revive,
+    squared_distances,
+    straight_through,
+    totals,
+)
+
+KEY = jax.random.key(5)
+
+
+def quantizer(size=6, width=3, decay=0.9, revive_below=0.0):
+    return Quantizer(size, width, decay=decay, revive_below=revive_below, rngs=nnx.Rngs(0))
+
+
+def batches(count, rows=20, width=3):
+    return np.random.default_rng(0).normal(size=(count, rows, width)).astype(np.float32)
+
+
+def test_the_codebook_follows_the_paper_by_hand():
+    """Appendix A.1 in numpy: N and m decay, e = m / N with Laplace-smoothed N."""
+    module = quantizer()
+    vectors = np.asarray(module.vectors[...])
+    counts, sums = np.zeros(6), np.zeros((6, 3))
+    for x in batches(4):
+        codes = ((x[:, None] - vectors[None]) ** 2).sum(-1).argmin(-1)
+        np.testing.assert_array_equal(module(jnp.asarray(x), train=True, key=KEY).codes, codes)
+        for k in range(6):
+            counts[k] = 0.9 * counts[k] + 0.1 * (codes == k).sum()
+            sums[k] = 0.9 * sums[k] + 0.1 * x[codes == k].sum(0)
+        smoothed = (counts + SMOOTHING) / (counts.sum() + 6 * SMOOTHING) * counts.sum()
+        vectors = (sums / smoothed[:, None]).astype(np.float32)
+        np.testing.assert_allclose(module.vectors[...], vectors, atol=1e-5)
+    np.testing.assert_allclose(module.counts[...], counts, atol=1e-5)
+
+
+def test_without_training_nothing_moves():
+    module, x = quantizer(), jnp.asarray(batches(1)[0])
+    before = jax.tree.map(jnp.copy, nnx.state(module))
+    module(x)
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(nnx.state(module)), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_straight_through_has_the_value_of_one_and_the_gradient_of_the_other():
+    x, e = jnp.array([1.0, -2.0]), jnp.array([3.0, 5.0])
+    np.testing.assert_allclose(straight_through(x, e), e)
+    to_x, to_e = jax.grad(lambda x, e: (straight_through(x, e) ** 2).sum(), argnums=(0, 1))(x, e)
+    np.testing.assert_allclose(to_x, 2 * e)
+    np.testing.assert_array_equal(to_e, 0)
+
+
+def test_codes_are_the_nearest_vectors_and_lookup_gives_them():
+    module, x = quantizer(size=16), jnp.asarray(batches(1)[0]).reshape(4, 5, 3)
+    out = module(x)
+    brute = np.square(np.asarray(x)[..., None, :] - np.asarray(module.vectors[...])).sum(-1).argmin(-1)
+    np.testing.assert_array_equal(out.codes, brute)
+    np.testing.assert_array_equal(module.encode(x), brute)
+    np.testing.assert_array_equal(module.lookup(out.codes), out.nearest)
+    np.testing.assert_allclose(out.vectors, out.nearest, atol=1e-6)
+    np.testing.assert_array_equal(out.histogram, np.bincount(brute.ravel(), minlength=16))
+
+
+def test_ties_go_to_the_first_code_as_with_argmin():
+    x = jnp.array([[3.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
+    index, smallest = first_smallest(x)
+    np.testing.assert_array_equal(index, [1, 0])
+    np.testing.assert_array_equal(smallest, [1, 2])
+
+
+def test_distances_are_those_of_the_definition():
+    x, e = batches(2)
+    brute = ((x[:, None] - e[None]) ** 2).sum(-1)
+    np.testing.assert_allclose(squared_distances(jnp.asarray(x), jnp.asarray(e)), brute, atol=1e-5)
+
+
+def test_totals_are_alike_on_all_platforms(monkeypatch):
+    x, codes = jnp.asarray(batches(1)[0]), jnp.arange(20) % 4
+    here = totals(x, codes, 6)
+    monkeypatch.setattr("dalle_jax.layers.quantize.platform", lambda: "tpu")
+    for got, expected in zip(totals(x, codes, 6), here, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_dead_codes_move_onto_badly_coded_inputs_and_get_the_mean_count():
+    state = CodebookState(vectors=jnp.zeros((4, 2)), counts=jnp.array([8.0, 0.0, 4.0, 0.0]), sums=jnp.ones((4, 2)))
+    x = jnp.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+    new = revive(state, x, jnp.array([0.0, 1.0, 0.0]), 0.1, KEY)  # only the second row has an error
+    np.testing.assert_array_equal(new.vectors, [[0, 0], [2, 2], [0, 0], [2, 2]])
+    np.testing.assert_array_equal(new.counts, [8, 3, 4, 3])
+    np.testing.assert_array_equal(new.sums, [[1, 1], [6, 6], [1, 1], [6, 6]])
+
+
+def test_revival_depends_on_its_key_alone():
+    state = CodebookState(vectors=jnp.zeros((8, 3)), counts=jnp.zeros(8).at[0].set(1), sums=jnp.zeros((8, 3)))
+    x = jnp.asarray(batches(1)[0])
+    first, again, other = (revive(state, x, jnp.ones(20), 0.1, jax.random.key(k)).vectors for k in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_revival_brings_a_collapsed_codebook_back():
+    module = quantizer(size=32, revive_below=0.1)
+    module.vectors[...] = module.vectors[...] + 100  # all far away but equally so: one code takes everything
+    x = jnp.asarray(batches(1, rows=200)[0])
+    used = [int((module(x, train=True, key=jax.random.fold_in(KEY, step)).histogram > 0).sum()) for step in range(4)]
+    assert used[0] < 5
+    assert used[-1] > 24
+
+
+def test_training_without_a_key_is_refused():
+    with pytest.raises(ValueError, match="key"):
+        quantizer()(jnp.zeros((4, 3)), train=True)
+
+
+def test_a_sharded_batch_updates_the_codebook_as_one_device_does():
+    x = jnp.asarray(batches(1, rows=64)[0])
+    graph, state = nnx.split(quantizer(revive_below=0.5))
+
+    def step(state, x):
+        module = nnx.merge(graph, state, copy=True)
+        module(x, train=True, key=KEY)
+        return nnx.state(module)
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    alone = jax.jit(step)(state, x)
+    spread = jax.jit(step)(state, jax.device_put(x, NamedSharding(mesh, PartitionSpec("data"))))
+    for one, many in zip(jax.tree.leaves(alone), jax.tree.leaves(spread), strict=True):
+        np.testing.assert_allclose(one, many, atol=1e-5)

@@ -1,0 +1,65 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dalle_jax.losses.contrastive import contrastive, retrieved, same_rows, zero_shot
+
+
+def units(seed, rows, width=8):
+    x = jax.random.normal(jax.random.key(seed), (rows, width))
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def test_the_loss_of_two_pairs_by_hand():
+    image = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    text = jnp.array([[1.0, 0.0], [0.6, 0.8]])
+    # logits at scale 2: [[2, 1.2], [0, 1.6]]
+    of_image = (np.log1p(np.exp(1.2 - 2)) + np.log1p(np.exp(-1.6))) / 2
+    of_text = (np.log1p(np.exp(-2)) + np.log1p(np.exp(1.2 - 1.6))) / 2
+    assert float(contrastive(image, text, jnp.array(2.0))) == pytest.approx((of_image + of_text) / 2, rel=1e-5)
+
+
+def test_equal_captions_share_their_target():
+    text = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    same = same_rows(jnp.array([[4, 5, 0], [4, 5, 0], [4, 0, 0]]))
+    np.testing.assert_array_equal(same, [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
+    # Perfect embeddings: with shared targets the loss goes to ln 2 for the twins and 0 for the third; never below.
+    assert float(contrastive(text, text, jnp.array(100.0), same)) == pytest.approx(2 / 3 * np.log(2), rel=1e-4)
+    log_p = jax.nn.log_softmax(2 * text @ text.T, axis=-1)
+    by_hand = -(log_p[0, 0] + log_p[0, 1] + log_p[1, 0] + log_p[1, 1]) / 2 / 3 - log_p[2, 2] / 3
+    assert float(contrastive(text, text, jnp.array(2.0), same)) == pytest.approx(float(by_hand), rel=1e-5)
+
+
+def test_different_captions_make_both_forms_equal():
+    image, text = units(0, 6), units(1, 6)
+    plain = contrastive(image, text, jnp.array(5.0))
+    shared = contrastive(image, text, jnp.array(5.0), jnp.eye(6, dtype=bool))
+    np.testing.assert_array_equal(plain, shared)
+
+
+def test_a_batch_on_eight_devices_has_the_loss_and_gradients_of_one():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    image, text = units(0, 16), units(1, 16)
+    same = same_rows(jnp.arange(16)[:, None] // 2)
+    loss = jax.jit(jax.value_and_grad(lambda i, t: contrastive(i, t, jnp.array(10.0), same), argnums=(0, 1)))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    alone, spread = loss(image, text), loss(jax.device_put(image, sharding), jax.device_put(text, sharding))
+    for one, many in zip(jax.tree.leaves(alone), jax.tree.leaves(spread), strict=True):
+        np.testing.assert_allclose(one, many, atol=1e-5)
+
+
+def test_retrieval_counts_an_equal_caption_as_right():
+    image = jnp.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    text = jnp.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    by_caption = jnp.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=bool)
+    of_image, of_text = retrieved(image, text, by_caption)
+    np.testing.assert_array_equal(of_image, [True, True, False])
+    np.testing.assert_array_equal(of_text, [True, True, False])
+
+
+def test_zero_shot_compares_a_picture_with_all_captions():
+    captions = jnp.eye(3)
+    image = jnp.array([[0.9, 0.1, 0.0], [0.1, 0.2, 0.8]])
+    np.testing.assert_array_equal(zero_shot(image, captions, jnp.array([0, 1])), [True, False])

@@ -1,0 +1,31 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dalle_jax.losses.quantization import commitment, perplexity, reconstruction, usage
+
+
+def test_perplexity_counts_equally_used_codes():
+    assert float(perplexity(jnp.array([5.0, 0.0, 0.0]))) == pytest.approx(1)
+    assert float(perplexity(jnp.array([2.0, 2.0, 2.0, 2.0, 0.0]))) == pytest.approx(4)
+    # shares 3/4 and 1/4: exp(0.75 ln(4/3) + 0.25 ln 4)
+    assert float(perplexity(jnp.array([3.0, 1.0]))) == pytest.approx((4 / 3) ** 0.75 * 4**0.25)
+
+
+def test_usage_is_the_share_of_codes_that_occur():
+    assert float(usage(jnp.array([5.0, 0.0, 1.0, 0.0]))) == 0.5
+
+
+def test_commitment_pulls_the_encoder_and_not_the_codes():
+    x, e = jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 4.0]])
+    assert float(commitment(x, e)) == 2.5
+    to_x, to_e = jax.grad(commitment, argnums=(0, 1))(x, e)
+    np.testing.assert_allclose(to_x, [[1, -2]])
+    np.testing.assert_array_equal(to_e, 0)
+
+
+def test_reconstruction_mixes_absolute_and_squared_errors():
+    pixels, drawn = jnp.zeros((1, 1, 2, 1)), jnp.array([[[[2.0], [-1.0]]]])
+    assert float(reconstruction(pixels, drawn, absolute=1.0, squared=0.0)) == 1.5
+    assert float(reconstruction(pixels, drawn, absolute=2.0, squared=10.0)) == 2 * 1.5 + 10 * 2.5

@@ -1,0 +1,106 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from dalle_jax.losses.contrastive import contrastive, retrieved
+from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig, last_token, quick_gelu
+
+CONFIG = ClipConfig(
+    image_size=16,
+    patch=4,
+    vision=TowerConfig(width=32, layers=2, heads=2),
+    vocab_size=50,
+    text_length=8,
+    text=TowerConfig(width=32, layers=2, heads=2),
+    embed_width=16,
+)
+TEXT = jnp.array([[5, 6, 7, 0, 0, 0, 0, 0], [5, 6, 8, 9, 3, 2, 1, 4], [9, 0, 0, 0, 0, 0, 0, 0], [0] * 8])
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return Clip(CONFIG, rngs=nnx.Rngs(0))
+
+
+def test_embeddings_are_unit_vectors_also_of_the_empty_caption(clip):
+    pixels = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3))
+    for vectors in (clip.encode_image(pixels), clip.encode_text(TEXT)):
+        assert vectors.shape == (4, 16)
+        np.testing.assert_allclose(jnp.linalg.norm(vectors, axis=-1), 1, atol=1e-5)
+
+
+def test_the_last_token_is_the_one_before_the_padding():
+    np.testing.assert_array_equal(last_token(TEXT), [2, 7, 0, 0])
+
+
+def test_padding_does_not_change_a_caption(clip):
+    short = Clip(dataclasses.replace(CONFIG, text_length=4), rngs=nnx.Rngs(0))
+    for name in ("tokens", "blocks", "norm_after", "project"):
+        setattr(short.text, name, getattr(clip.text, name))
+    short.text.positions.table[...] = clip.text.positions.table[...][:4]
+    np.testing.assert_allclose(short.encode_text(TEXT[:1, :4]), clip.encode_text(TEXT[:1]), atol=1e-6)
+
+
+def test_what_stands_behind_the_last_token_is_not_seen(clip):
+    """Causality: pooled at position 2, ids behind it change nothing; an id before it does."""
+    embedding = clip.text.tokens.table[...]
+    clip.text.tokens.table[...] = embedding.at[0].set(100.0)  # a padding vector that would be noticed
+    try:
+        loud = clip.encode_text(TEXT[:1])
+    finally:
+        clip.text.tokens.table[...] = embedding
+    np.testing.assert_allclose(loud, clip.encode_text(TEXT[:1]), atol=1e-6)
+    other = clip.encode_text(TEXT[:1].at[0, 0].set(11))
+    assert float(jnp.abs(other - loud).max()) > 1e-3
+
+
+def test_the_order_of_words_matters(clip):
+    reversed_words = TEXT[:1].at[0, :3].set(TEXT[0, 2::-1])
+    assert float(jnp.abs(clip.encode_text(TEXT[:1]) - clip.encode_text(reversed_words)).max()) > 1e-3
+
+
+def test_the_scale_starts_at_the_papers_and_stays_below_100(clip):
+    assert float(clip.logit_scale) == pytest.approx(1 / 0.07, rel=1e-5)
+    loud = Clip(CONFIG, rngs=nnx.Rngs(0))
+    loud.log_scale[...] = jnp.array(9.0)
+    assert float(loud.logit_scale) == pytest.approx(100, rel=1e-5)
+
+
+def test_quick_gelu_has_the_values_of_its_formula():
+    assert float(quick_gelu(jnp.array(1.0))) == pytest.approx(1 / (1 + np.exp(-1.702)), rel=1e-6)
+
+
+def test_wrong_sizes_are_refused():
+    with pytest.raises(ValueError, match="patches"):
+        Clip(dataclasses.replace(CONFIG, patch=5), rngs=nnx.Rngs(0))
+
+
+def test_it_learns_to_tell_sixteen_pictures_apart():
+    colours = jax.random.uniform(jax.random.key(1), (16, 1, 1, 3))
+    pixels = jnp.broadcast_to(colours, (16, 16, 16, 3))
+    text = jnp.zeros((16, 8), jnp.int32).at[:, 0].set(1 + jnp.arange(16) // 4).at[:, 1].set(10 + jnp.arange(16) % 4)
+    graph, state = nnx.split(Clip(CONFIG, rngs=nnx.Rngs(0)))
+    optimizer = optax.adam(3e-3)
+
+    @jax.jit
+    def step(state, moments):
+        def loss(state):
+            clip = nnx.merge(graph, state)
+            return contrastive(clip.encode_image(pixels), clip.encode_text(text), clip.logit_scale)
+
+        value, gradients = jax.value_and_grad(loss)(state)
+        updates, moments = optimizer.update(gradients, moments, state)
+        return optax.apply_updates(state, updates), moments, value
+
+    moments = optimizer.init(state)
+    for _ in range(80):
+        state, moments, value = step(state, moments)
+    clip = nnx.merge(graph, state)
+    hits = retrieved(clip.encode_image(pixels), clip.encode_text(text), jnp.eye(16, dtype=bool))
+    assert float(value) < 0.3
+    assert all(bool(hit.all()) for hit in hits)

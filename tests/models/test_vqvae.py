@@ -1,0 +1,88 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from dalle_jax.layers.conv_blocks import space_to_depth
+from dalle_jax.layers.quantize import Codebook, squared_distances
+from dalle_jax.losses.quantization import reconstruction
+from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
+
+PIXELS = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))
+
+
+def config(stem="patch", **changes):
+    values = {"downsample": 4, "width": 16, "blocks": 1, "codebook_size": 32, "code_width": 8, "stem": stem}
+    return VqvaeConfig(**(values | changes))
+
+
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_decoding_the_codes_is_what_the_whole_pass_draws(stem):
+    model = Vqvae(config(stem), rngs=nnx.Rngs(0))
+    output = model(PIXELS)
+    codes = model.encode(PIXELS)
+    assert codes.shape == (2, 4, 4)
+    np.testing.assert_array_equal(codes, output.codes)
+    np.testing.assert_allclose(model.decode(codes), output.reconstruction.clip(0, 1), atol=1e-5)
+    assert float(output.histogram.sum()) == 2 * 4 * 4
+
+
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_the_grid_is_the_picture_over_the_downsampling_for_other_sizes_too(stem):
+    model = Vqvae(config(stem, downsample=8), rngs=nnx.Rngs(0))
+    assert model.encode(jnp.zeros((1, 24, 32, 3))).shape == (1, 3, 4)
+    assert model.decode(jnp.zeros((1, 3, 4), jnp.int32)).shape == (1, 24, 32, 3)
+
+
+def test_the_encoder_learns_through_the_quantizer_and_the_codebook_has_no_gradient():
+    graph, parameters, rest = nnx.split(Vqvae(config(), rngs=nnx.Rngs(0)), nnx.Param, ...)
+    assert all(isinstance(leaf, Codebook) for _, leaf in nnx.to_flat_state(rest))
+
+    def loss(parameters):
+        output = nnx.merge(graph, parameters, rest)(PIXELS)
+        return jnp.square(output.reconstruction - PIXELS).mean()
+
+    gradients = jax.grad(loss)(parameters)
+    assert float(optax.global_norm(gradients["encoder"])) > 1e-4
+
+
+def test_the_patch_encoder_starts_as_a_rotation_and_sees_one_square_only():
+    model = Vqvae(config(width=64, code_width=64), rngs=nnx.Rngs(0))
+    vectors, squares = model.encoder(PIXELS).reshape(-1, 64), space_to_depth(2 * PIXELS - 1, 4).reshape(-1, 48)
+    np.testing.assert_allclose(squared_distances(vectors, vectors), squared_distances(squares, squares), atol=1e-3)
+    changed = model.encode(PIXELS.at[:, :4, :4].set(0.0)) != model.encode(PIXELS)
+    assert not bool(changed.reshape(2, -1)[:, 1:].any())
+
+
+def test_a_downsampling_by_no_power_of_two_is_refused():
+    with pytest.raises(ValueError, match="power of 2"):
+        Vqvae(config(downsample=6), rngs=nnx.Rngs(0))
+
+
+def test_it_overfits_one_batch():
+    """Two pictures of random 4x4 squares: 32 squares, 32 codes."""
+    graph, parameters, rest = nnx.split(Vqvae(config(width=32, decay=0.9), rngs=nnx.Rngs(0)), nnx.Param, ...)
+    optimizer = optax.adam(3e-3)
+    pixels = jnp.repeat(jnp.repeat(jax.random.uniform(jax.random.key(3), (2, 4, 4, 3)), 4, axis=1), 4, axis=2)
+
+    @jax.jit
+    def step(parameters, rest, moments, key):
+        def loss(parameters):
+            model = nnx.merge(graph, parameters, rest, copy=True)
+            output = model(pixels, train=True, key=key)
+            value = reconstruction(pixels, output.reconstruction, absolute=0.0, squared=1.0)
+            return value + output.commitment, (value, nnx.state(model, nnx.Not(nnx.Param)))
+
+        gradients, (value, rest) = jax.grad(loss, has_aux=True)(parameters)
+        updates, moments = optimizer.update(gradients, moments, parameters)
+        return optax.apply_updates(parameters, updates), rest, moments, value
+
+    moments, values = optimizer.init(parameters), []
+    for index in range(300):
+        parameters, rest, moments, value = step(parameters, rest, moments, jax.random.key(index))
+        values.append(float(value))
+    assert values[-1] < 1e-3 < values[0] / 10
+    model = nnx.merge(graph, parameters, rest)
+    assert float(jnp.abs(model.decode(model.encode(pixels)) - pixels).mean()) < 0.03
