@@ -108,17 +108,15 @@ def _column_blocks(q: Array, k: Array, v: Array, pattern: Pattern) -> Array:
     """Column attention with the image tokens transposed, so that a column's tokens are neighbours."""
     length, (height, width) = q.shape[2], pattern.grid
     whole = pattern.context + pattern.positions
-    padded = [jnp.pad(x, ((0, 0), (0, 0), (0, whole - length), (0, 0))) for x in (q, k, v)]
-    turned = [_transpose_grid(x, pattern.context, (height, width)) for x in padded]
+    q, k, v = (
+        _transpose_grid(jnp.pad(x, ((0, 0), (0, 0), (0, whole - length), (0, 0))), pattern.context, (height, width))
+        for x in (q, k, v)
+    )
     raster = np.arange(pattern.positions).reshape(height, width).T.reshape(-1)
     mask = pattern.mask(whole)
     mask[pattern.context :, pattern.context :] = pattern.image_mask(pattern.positions)[np.ix_(raster, raster)]
-    out = blockwise_attention(*turned, mask, _column_starts(pattern, height))
+    out = blockwise_attention(q, k, v, mask, _block_starts(pattern.context, whole, height))
     return _transpose_grid(out, pattern.context, (width, height))[:, :, :length]
-
-
-def _column_starts(pattern: Pattern, height: int) -> tuple[int, ...]:
-    return _block_starts(pattern.context, pattern.context + pattern.positions, height)
 
 
 def stream_attention(

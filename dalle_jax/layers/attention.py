@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -21,18 +20,26 @@ def _heads_first(x: Float[Array, "B L N H"]) -> Float[Array, "B N L H"]:
 
 
 def step_attention(
-    q: Float[Array, "P M N H"], cache: KvCache, pattern: Pattern, index: Int[Array, ""]
+    q: Float[Array, "P M N H"],
+    k: Float[Array, "P M N H"],
+    v: Float[Array, "P M N H"],
+    cache: KvCache,
+    pattern: Pattern,
+    index: Int[Array, ""],
 ) -> Float[Array, "P M N H"]:
-    """One query per candidate, that of code ``index``, against the context and the codes in the cache."""
+    """One query per candidate, that of code ``index``: against the context, the codes in the cache, and itself."""
     codes = kv_cache.read(cache, pattern, index)
     q = q * q.shape[-1] ** -0.5
     context = jnp.einsum("pmnh,pnch->pmnc", q, cache.context_k, preferred_element_type=jnp.float32)
     image = jnp.einsum("pmnh,pmnsh->pmns", q, codes.k, preferred_element_type=jnp.float32)
-    scores = jnp.concatenate([context, jnp.where(codes.visible, image, FAR_BELOW)], axis=-1)  # [P M N C+S]
-    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-    split = cache.context_k.shape[2]
-    out = jnp.einsum("pmnc,pnch->pmnh", weights[..., :split], cache.context_v)
-    return out + jnp.einsum("pmns,pmnsh->pmnh", weights[..., split:], codes.v)
+    own = (q.astype(jnp.float32) * k.astype(jnp.float32)).sum(axis=-1, keepdims=True)  # [P M N 1]
+    scores = jnp.concatenate([context, jnp.where(codes.visible, image, FAR_BELOW), own], axis=-1)
+    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [P M N C+S+1], not normalised
+    total = weights.sum(axis=-1, keepdims=True)
+    weights, split = weights.astype(q.dtype), cache.context_v.shape[3]
+    out = jnp.einsum("pmnc,pnhc->pmnh", weights[..., :split], cache.context_v)
+    out = out + jnp.einsum("pmns,pmnsh->pmnh", weights[..., split:-1], codes.v) + weights[..., -1:] * v
+    return out / total.astype(q.dtype)
 
 
 class SelfAttention(nnx.Module):
@@ -75,8 +82,10 @@ class SelfAttention(nnx.Module):
     ) -> tuple[Float[Array, "P M D"], KvCache]:
         """One step: ``x`` belongs to code ``index``, whose key and value are added to the cache."""
         qkv = self.qkv(x)  # [P M 3 N H]
-        cache = kv_cache.write(cache, pattern, qkv[:, :, 1], qkv[:, :, 2], index)
-        return self.out(step_attention(qkv[:, :, 0], cache, pattern, index)), cache
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        out = step_attention(q, k, v, cache, pattern, index)
+        k, v = kv_cache.after(out, k, v)
+        return self.out(out), kv_cache.write(cache, pattern, k, v, index)
 
 
 class CrossKeys(NamedTuple):

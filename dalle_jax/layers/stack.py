@@ -26,6 +26,7 @@ class Stack(nnx.Module):
         keys = jax.random.split(rngs.params(), depth)
         self.depth = depth
         self.scan = scan
+        self.blocks: Any
         if not scan:
             self.blocks = nnx.List([make_block(nnx.Rngs(key)) for key in keys])
             return

@@ -1,9 +1,8 @@
 """DALL·E mini's transformer: a BART that reads a text and writes codes, with NormFormer norms and gated networks.
 
 Dayma et al. 2021 (dalle-mini); Shleifer et al. 2021 (NormFormer, arXiv 2110.09456). No biases in matrix products,
-learned positions, a norm after the embeddings, a norm without scale wherever a matrix follows, an untied head. The decoder's
-input is  <start> code_0 ... code_{I-2}  and its output at i predicts code i. Letters as in arrays.py; P M prompts,
-candidates.
+learned positions, a norm after the embeddings, a norm without scale wherever a matrix follows, an untied head. The
+decoder's input is  <start> code_0 ... code_{I-2}  and its output at i predicts code i. Letters as in arrays.py.
 """
 
 from dataclasses import dataclass
@@ -205,8 +204,9 @@ class DalleBart(nnx.Module):
         self, text: Int[Array, "B T"], codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None
     ) -> Logits:
         """Teacher forcing: logits of every code; dropout only with a key."""
-        drop = dropout_key is not None and self.config.dropout > 0
-        encoder_key, decoder_key = jax.random.split(dropout_key) if drop else (None, None)
+        encoder_key, decoder_key = None, None
+        if dropout_key is not None and self.config.dropout > 0:
+            encoder_key, decoder_key = jax.random.split(dropout_key)
         mask = text_mask(text)
         encoded = self.encoder(text, mask, encoder_key)
         start = jnp.broadcast_to(self.start[...].astype(encoded.dtype), (codes.shape[0], 1, encoded.shape[-1]))

@@ -13,8 +13,9 @@ from dalle_jax.arrays import Array, Float, Int, Key, UInt
 from dalle_jax.sampling.filters import restrict
 from dalle_jax.sampling.guidance import guide
 
+STAGE = 64
 STAGES = 4
-"""In how many steps the cache grows: a longer one is read more slowly, and each stage is compiled on its own."""
+"""The cache grows in stages of at least ``STAGE`` codes, at most ``STAGES`` of them, each compiled on its own."""
 
 NOISE_AT_ONCE = 2**24
 """Values of noise that are drawn before the first code (64 MiB); where more are needed, each step draws its own."""
@@ -105,7 +106,8 @@ def sample(
 
     start = jnp.broadcast_to(first[:, None], (first.shape[0], candidates, size))
     code = choose(start, jnp.int32(0), None if noises is None else noises[0])
-    pieces, bounds = [code[None]], [1 + (length - 1) * stage // STAGES for stage in range(STAGES + 1)]
+    stages = max(1, min(STAGES, length // STAGE))
+    pieces, bounds = [code[None]], [1 + (length - 1) * stage // stages for stage in range(stages + 1)]
     for begin, end in itertools.pairwise(bounds):
         scanned = jnp.arange(begin, end), None if noises is None else noises[begin:end]
         (code, cache), codes = jax.lax.scan(step, (code, generator.grow(cache, end - 1)), scanned)

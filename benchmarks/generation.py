@@ -1,0 +1,63 @@
+"""(b) Generating 4 pictures of 256 tokens for one text against DALLE-pytorch: cached, as shipped, and guided.
+
+The network is that of transformer_step.py with full attention. Both sides filter to the upper half of the codes; our
+time ends with the codes, the peer's includes a pixel decoder of a few milliseconds. As shipped, the peer loses its
+cache at guidance scale 1; with guidance and cache together its guidance has no effect from the second token on
+(docs/architecture.md), so that case compares time and not results.
+"""
+
+from harness import Case, main
+from transformer_step import TEXT, network
+
+PICTURES = 4
+
+
+def generate(guidance: float, kinds: tuple[str, ...] = ("full",)):
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from flax import nnx
+
+    from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
+
+    graph, state = nnx.split(network(kinds, gated=True))
+    text = jnp.asarray(np.random.default_rng(0).integers(1, 8192, (1, TEXT)), jnp.int32)
+    how = Settings.of(1, top_k=512, guidance=guidance)
+    guided = guidance != 1.0
+    draw = jax.jit(lambda state, text, keys, how: sample(nnx.merge(graph, state), text, keys, how, guided=guided))
+    seeds = iter(range(1_000_000))
+
+    def call() -> None:
+        keys = picture_keys(jnp.full(1, next(seeds), jnp.int32), PICTURES)
+        draw(state, text, keys, how).block_until_ready()
+
+    return call
+
+
+CASES = {
+    "cached": lambda: generate(1.0),
+    "as_shipped": lambda: generate(1.0),
+    "guided": lambda: generate(3.0),
+    "mix": lambda: generate(1.0, ("row", "column", "convolutional")),
+}
+
+if __name__ == "__main__":
+    main(
+        "generation",
+        __file__,
+        "peer_generation.py",
+        [
+            Case("cached", "4 pictures, the peer's cache forced on", least=2.75, aim=4.0, rounds=5),
+            Case("as_shipped", "4 pictures, as the peer ships it", least=40.0, aim=40.0, calls=(3, 1), rounds=3),
+            Case("guided", "4 pictures, guided", least=2.75, aim=4.0, rounds=3),
+            Case(
+                "mix",
+                "4 pictures, our row/column/convolutional mix",
+                least=2.75,
+                aim=4.0,
+                peer="cached",
+                rounds=3,
+                note="the peer keeps full attention, since its sparse layers have no cache",
+            ),
+        ],
+    )

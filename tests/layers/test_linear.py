@@ -1,0 +1,43 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dalle_jax.layers.linear import Linear, flat_matmul
+from dalle_jax.parallel.axes import EMBED, HEAD_DIM, HEADS
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def test_flattened_product_and_its_gradients_equal_the_plain_ones():
+    x, kernel, weight = normal(0, 2, 3, 5), normal(1, 5, 7), normal(2, 2, 3, 7)
+    flat = jax.jit(jax.value_and_grad(lambda x, k: (flat_matmul(x, k) * weight).sum(), argnums=(0, 1)))(x, kernel)
+    plain = jax.value_and_grad(lambda x, k: ((x @ k) * weight).sum(), argnums=(0, 1))(x, kernel)
+    for ours, theirs in zip(jax.tree.leaves(flat), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_both_platform_forms_give_the_same_projection(monkeypatch):
+    layer = Linear(6, (2, 4), axes=(EMBED, HEADS, HEAD_DIM), rngs=nnx.Rngs(0))
+    back = Linear((2, 4), 6, axes=(HEADS, HEAD_DIM, EMBED), bias=False, rngs=nnx.Rngs(1))
+    x = normal(0, 3, 5, 6)
+    cpu = back(layer(x))
+    monkeypatch.setattr("dalle_jax.layers.linear.platform", lambda: "tpu")
+    np.testing.assert_allclose(back(layer(x)), cpu, rtol=1e-5, atol=1e-6)
+
+
+def test_kernel_and_bias_carry_one_axis_per_dimension():
+    layer = Linear(6, (2, 4), axes=(EMBED, HEADS, HEAD_DIM), rngs=nnx.Rngs(0))
+    assert layer.kernel.axes == (EMBED, HEADS, HEAD_DIM)
+    assert layer.bias.axes == (HEADS, HEAD_DIM)
+    with pytest.raises(ValueError, match="needs 2 axes"):
+        Linear(6, 4, axes=(EMBED,), rngs=nnx.Rngs(0))
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
+    layer = Linear(6, 4, axes=(EMBED, None), dtype="bfloat16", rngs=nnx.Rngs(0))
+    assert layer(normal(0, 3, 6)).dtype == jnp.bfloat16
+    assert layer.kernel[...].dtype == jnp.float32
