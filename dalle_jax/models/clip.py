@@ -103,9 +103,9 @@ class Block(nnx.Module):
         return self.out(jnp.einsum("BNLS,BSNH->BLNH", weights, v))
 
 
-def make_blocks(config: TowerConfig, activation: str, dtype: str, rngs: nnx.Rngs) -> nnx.List:
+def make_blocks(config: TowerConfig, activation: str, dtype: str, rngs: nnx.Rngs) -> list[Block]:
     """The blocks of one tower."""
-    return nnx.List(Block(config, activation=activation, dtype=dtype, rngs=rngs) for _ in range(config.layers))
+    return [Block(config, activation=activation, dtype=dtype, rngs=rngs) for _ in range(config.layers)]
 
 
 class VisionTower(nnx.Module):
@@ -122,7 +122,7 @@ class VisionTower(nnx.Module):
         places = (config.image_size // config.patch) ** 2 + 1
         self.positions = Embedding(places, width, axis=POSITIONS, init=init, dtype=dtype, rngs=rngs)
         self.norm_before = LayerNorm(width, dtype=dtype)
-        self.blocks = make_blocks(config.vision, config.activation, dtype, rngs)
+        self.blocks = nnx.List(make_blocks(config.vision, config.activation, dtype, rngs))
         self.norm_after = LayerNorm(width, dtype=dtype)
         self.project = Linear(width, config.embed_width, axes=(EMBED, None), bias=False, dtype=dtype, rngs=rngs)
 
@@ -147,7 +147,7 @@ class TextTower(nnx.Module):
         self.tokens = Embedding(config.vocab_size, width, axis=VOCAB, dtype=dtype, rngs=rngs)
         init = nnx.initializers.normal(0.01)
         self.positions = Embedding(config.text_length, width, axis=POSITIONS, init=init, dtype=dtype, rngs=rngs)
-        self.blocks = make_blocks(config.text, config.activation, dtype, rngs)
+        self.blocks = nnx.List(make_blocks(config.text, config.activation, dtype, rngs))
         self.norm_after = LayerNorm(width, dtype=dtype)
         self.project = Linear(width, config.embed_width, axes=(EMBED, None), bias=False, dtype=dtype, rngs=rngs)
 

@@ -64,7 +64,7 @@ class PatchEncoder(nnx.Module):
         rotation = nnx.initializers.orthogonal(column_axis=-1)
         channels = config.channels * self.patch**2
         self.stem = Conv(channels, config.width, kernel=1, dtype=config.dtype, init=rotation, rngs=rngs)
-        self.blocks = make_blocks(config, (1, 1), rngs)
+        self.blocks = nnx.List(make_blocks(config, (1, 1), rngs))
         self.head = Conv(config.width, config.code_width, kernel=1, dtype=config.dtype, init=rotation, rngs=rngs)
 
     def __call__(self, pixels: Float[Array, "B H W C"]) -> Float[Array, "B h w c"]:
@@ -83,7 +83,7 @@ class ConvEncoder(nnx.Module):
         self.stem = nnx.List(
             Conv(size, config.width, kernel=4, stride=2, padding=1, dtype=config.dtype, rngs=rngs) for size in inputs
         )
-        self.blocks = make_blocks(config, config.block_kernels, rngs)
+        self.blocks = nnx.List(make_blocks(config, config.block_kernels, rngs))
         self.head = Conv(config.width, config.code_width, kernel=1, dtype=config.dtype, rngs=rngs)
 
     def __call__(self, pixels: Float[Array, "B H W C"]) -> Float[Array, "B h w c"]:
@@ -102,7 +102,7 @@ class Decoder(nnx.Module):
     def __init__(self, config: VqvaeConfig, *, rngs: nnx.Rngs):
         self.patch = config.downsample if config.stem == "patch" else 1
         self.inputs = Conv(config.code_width, config.width, kernel=3, dtype=config.dtype, rngs=rngs)
-        self.blocks = make_blocks(config, config.block_kernels, rngs)
+        self.blocks = nnx.List(make_blocks(config, config.block_kernels, rngs))
         stages = 0 if config.stem == "patch" else config.downsample.bit_length() - 1
         self.stages = nnx.List(
             ConvTranspose(config.width, config.width, kernel=4, stride=2, dtype=config.dtype, rngs=rngs)
@@ -121,11 +121,9 @@ class Decoder(nnx.Module):
         return (depth_to_space(x, self.patch) + 1) / 2
 
 
-def make_blocks(config: VqvaeConfig, kernels: tuple[int, ...], rngs: nnx.Rngs) -> nnx.List:
+def make_blocks(config: VqvaeConfig, kernels: tuple[int, ...], rngs: nnx.Rngs) -> list[ResBlock]:
     """The residual blocks of one side."""
-    return nnx.List(
-        ResBlock(config.width, kernels=kernels, dtype=config.dtype, rngs=rngs) for _ in range(config.blocks)
-    )
+    return [ResBlock(config.width, kernels=kernels, dtype=config.dtype, rngs=rngs) for _ in range(config.blocks)]
 
 
 class Vqvae(nnx.Module):

@@ -1,4 +1,5 @@
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,32 @@ from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig, last_token, qui
 CONFIG = ClipConfig(
     image_size=16,
     patch=4,
-    vision=TowerConfig(width=32, layers=2, heads=2),
+    vision=TowerConfig(width=32, layers=1, heads=2),
     vocab_size=50,
     text_length=8,
-    text=TowerConfig(width=32, layers=2, heads=2),
+    text=TowerConfig(width=32, layers=1, heads=2),
     embed_width=16,
 )
 TEXT = jnp.array([[5, 6, 7, 0, 0, 0, 0, 0], [5, 6, 8, 9, 3, 2, 1, 4], [9, 0, 0, 0, 0, 0, 0, 0], [0] * 8])
+
+
+# Compiled whole: op by op these tests take several times as long.
+@partial(jax.jit, static_argnums=0)
+def run_image(graph, state, pixels):
+    return nnx.merge(graph, state).encode_image(pixels)
+
+
+@partial(jax.jit, static_argnums=0)
+def run_text(graph, state, text):
+    return nnx.merge(graph, state).encode_text(text)
+
+
+def encode_image(clip, pixels):
+    return run_image(*nnx.split(clip), pixels)
+
+
+def encode_text(clip, text):
+    return run_text(*nnx.split(clip), text)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +49,7 @@ def clip():
 
 def test_embeddings_are_unit_vectors_also_of_the_empty_caption(clip):
     pixels = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3))
-    for vectors in (clip.encode_image(pixels), clip.encode_text(TEXT)):
+    for vectors in (encode_image(clip, pixels), encode_text(clip, TEXT)):
         assert vectors.shape == (4, 16)
         np.testing.assert_allclose(jnp.linalg.norm(vectors, axis=-1), 1, atol=1e-5)
 
@@ -43,7 +63,7 @@ def test_padding_does_not_change_a_caption(clip):
     for name in ("tokens", "blocks", "norm_after", "project"):
         setattr(short.text, name, getattr(clip.text, name))
     short.text.positions.table[...] = clip.text.positions.table[...][:4]
-    np.testing.assert_allclose(short.encode_text(TEXT[:1, :4]), clip.encode_text(TEXT[:1]), atol=1e-6)
+    np.testing.assert_allclose(encode_text(short, TEXT[:1, :4]), encode_text(clip, TEXT[:1]), atol=1e-6)
 
 
 def test_what_stands_behind_the_last_token_is_not_seen(clip):
@@ -51,17 +71,17 @@ def test_what_stands_behind_the_last_token_is_not_seen(clip):
     embedding = clip.text.tokens.table[...]
     clip.text.tokens.table[...] = embedding.at[0].set(100.0)  # a padding vector that would be noticed
     try:
-        loud = clip.encode_text(TEXT[:1])
+        loud = encode_text(clip, TEXT[:1])
     finally:
         clip.text.tokens.table[...] = embedding
-    np.testing.assert_allclose(loud, clip.encode_text(TEXT[:1]), atol=1e-6)
-    other = clip.encode_text(TEXT[:1].at[0, 0].set(11))
+    np.testing.assert_allclose(loud, encode_text(clip, TEXT[:1]), atol=1e-6)
+    other = encode_text(clip, TEXT[:1].at[0, 0].set(11))
     assert float(jnp.abs(other - loud).max()) > 1e-3
 
 
 def test_the_order_of_words_matters(clip):
     reversed_words = TEXT[:1].at[0, :3].set(TEXT[0, 2::-1])
-    assert float(jnp.abs(clip.encode_text(TEXT[:1]) - clip.encode_text(reversed_words)).max()) > 1e-3
+    assert float(jnp.abs(encode_text(clip, TEXT[:1]) - encode_text(clip, reversed_words)).max()) > 1e-3
 
 
 def test_the_scale_starts_at_the_papers_and_stays_below_100(clip):
@@ -98,9 +118,9 @@ def test_it_learns_to_tell_sixteen_pictures_apart():
         return optax.apply_updates(state, updates), moments, value
 
     moments = optimizer.init(state)
-    for _ in range(80):
+    for _ in range(160):
         state, moments, value = step(state, moments)
     clip = nnx.merge(graph, state)
-    hits = retrieved(clip.encode_image(pixels), clip.encode_text(text), jnp.eye(16, dtype=bool))
+    hits = retrieved(encode_image(clip, pixels), encode_text(clip, text), jnp.eye(16, dtype=bool))
     assert float(value) < 0.3
     assert all(bool(hit.all()) for hit in hits)

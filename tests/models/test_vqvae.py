@@ -45,7 +45,7 @@ def test_the_encoder_learns_through_the_quantizer_and_the_codebook_has_no_gradie
         return jnp.square(output.reconstruction - PIXELS).mean()
 
     gradients = jax.grad(loss)(parameters)
-    assert float(optax.global_norm(gradients["encoder"])) > 1e-4
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients["encoder"])) > 1e-4
 
 
 def test_the_patch_encoder_starts_as_a_rotation_and_sees_one_square_only():
