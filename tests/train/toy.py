@@ -21,9 +21,9 @@ class Seen(nnx.Variable):
 
 class Model(nnx.Module):
     def __init__(self, width: int, rngs: nnx.Rngs):
-        normal = nnx.initializers.normal(0.3)
-        self.up = nnx.Param(normal(rngs.params(), (4, width)), axes=(EMBED, MLP))
-        self.down = nnx.Param(normal(rngs.params(), (width, 1)), axes=(MLP, None))
+        values = jax.random.uniform(rngs.params(), (5, width), minval=-0.5, maxval=0.5)  # one draw: quick to compile
+        self.up = nnx.Param(values[:4], axes=(EMBED, MLP))
+        self.down = nnx.Param(values[4:].T, axes=(MLP, None))
         self.bias = nnx.Param(jnp.zeros((width,)), axes=(MLP,))
         self.count = Seen(jnp.zeros((), jnp.int32), axes=())
         self.mean = Seen(jnp.zeros((4,)), axes=(EMBED,))
@@ -63,7 +63,7 @@ class Toy:
 
     def loss(self, module: Any, frozen: Any, batch: Any, key: Any, step: Any) -> Any:
         offset = 0.0 if frozen is None else frozen(batch["x"])
-        jitter = self.noise * jax.random.normal(key, batch["y"].shape)
+        jitter = self.noise * jax.random.uniform(key, batch["y"].shape) if self.noise else 0.0
         squared = (module(batch["x"]) + offset - batch["y"] - jitter) ** 2
         return squared.mean(), {"loss": (squared.sum(), squared.size), "steps_seen": (step, 1)}
 
