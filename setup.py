@@ -29,6 +29,7 @@ setup(
         "sentencepiece>=0.2,<0.3",
         "jaxtyping>=0.3,<0.4",
         "numpy>=2,<3",
+        "scipy>=1.14,<2",
         "pillow>=11",
         "tensorboardX>=2.6,<3",
         "tqdm>=4.66",

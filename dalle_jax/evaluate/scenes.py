@@ -66,8 +66,9 @@ class Drawing:
 class EvaluateScenes:
     """``captions`` are drawn per level and split with ``drawing``.
 
-    ``guidance_captions`` of each are drawn again with each of ``guidances``, one candidate each. ``reconstructions``
-    pictures of each level go through the tokenizer. ``shown`` captions of each level and split stand in the report: the
+    The first ``many_captions`` of each are drawn again with ``many_candidates``, to show what ranking more of them gives,
+    and ``guidance_captions`` with each of ``guidances``, one candidate each. ``reconstructions`` pictures of each level
+    go through the tokenizer. ``shown`` captions of each level and split stand in the report: the
     first of the fixed list, not the best.
     """
 
@@ -75,6 +76,8 @@ class EvaluateScenes:
     captions: int
     drawing: Drawing
     seed: int = 0
+    many_captions: int = 0
+    many_candidates: int = 64
     guidance_captions: int = 0
     guidances: tuple[float, ...] = ()
     reconstructions: int = 200
@@ -104,10 +107,13 @@ def evaluate_scenes(pipeline: Pipeline, config: EvaluateScenes, say: Callable[[s
         for split in SPLITS:
             captions = evaluation_captions(level, split, config.captions, config.seed)
             cell, judged, drawn = _draw_cell(pipeline, level, split, captions, config.drawing, config.seed)
+            if config.many_captions:
+                cell = _with_many(pipeline, cell, captions[: config.many_captions], config)
             cells.append(cell)
             groups.append(_group(level, split, judged[: config.shown], drawn[: config.shown], cell.chosen_of))
             say(f"level {level} {split}: {_percent(cell.first)} first, {_percent(cell.chosen)} CLIP's choice")
     pictures = len(cells) * config.captions * config.drawing.candidates
+    pictures += len(cells) * config.many_captions * config.many_candidates
     points = tuple(_guidance_point(pipeline, config, scale) for scale in config.guidances)
     pictures += len(points) * len(cells) * config.guidance_captions
     zero_shot = _zero_shot(pipeline, config)
@@ -123,6 +129,14 @@ def _draw_cell(
     scores = np.stack([one.candidate_scores for one in drawn if one.candidate_scores is not None])  # [P M]
     cell, judged = measure_cell(level, split, captions, pictures, scores)
     return cell, judged, drawn
+
+
+def _with_many(pipeline: Pipeline, cell: Cell, captions: tuple[str, ...], config: EvaluateScenes) -> Cell:
+    """The cell with CLIP's choice among ``many_candidates``, over fewer captions than the rest of it."""
+    drawing = replace(config.drawing, candidates=config.many_candidates)
+    many = _draw_cell(pipeline, cell.level, cell.split, captions, drawing, config.seed)[0]
+    more = {n: share for n, share in many.reranked.items() if n not in cell.reranked}
+    return replace(cell, reranked=cell.reranked | more)
 
 
 def _guidance_point(pipeline: Pipeline, config: EvaluateScenes, scale: float) -> GuidancePoint:

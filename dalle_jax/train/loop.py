@@ -28,7 +28,9 @@ class Trainer:
 
     steps: int
     schedule: schedules.ConstantRate | schedules.CosineRate | schedules.LinearRate | schedules.InverseRootRate
-    optimizer: optimizers.AdamW | optimizers.Adafactor | optimizers.Lion = field(default_factory=optimizers.AdamW)
+    optimizer: optimizers.AdamW | optimizers.Adafactor | optimizers.Lion | optimizers.Muon = field(
+        default_factory=optimizers.AdamW
+    )
     ema: ConstantEma | WarmedEma | None = None
     seed: int = 0
     accumulate: int = 1

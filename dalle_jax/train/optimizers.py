@@ -4,6 +4,7 @@ Every transformation returns the descent direction; the train step subtracts it 
 is decoupled (arXiv 1711.05101) and so is multiplied by the rate too.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,9 +12,20 @@ from typing import Any, TypeAlias
 import jax
 import optax
 
-from dalle_jax.parallel.axes import LAYERS
+from dalle_jax.parallel.axes import CODES, EMBED, LAYERS, POSITIONS, VOCAB
 
-Mask = Mapping[str, bool]
+Axes = Sequence[str | None]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What an optimizer may know of one parameter: the logical axes of its dimensions, and whether it is decayed."""
+
+    axes: tuple[str | None, ...]
+    decays: bool
+
+
+Parameters = Mapping[str, Parameter]
 
 
 @dataclass(frozen=True)
@@ -25,10 +37,10 @@ class AdamW:
     epsilon: float = 1e-8
     weight_decay: float = 0.0
 
-    def transformation(self, decays: Mask) -> optax.GradientTransformation:
-        """Moments in float32; ``decays`` says which parameters are decayed."""
+    def transformation(self, parameters: Parameters) -> optax.GradientTransformation:
+        """Moments in float32."""
         adam = optax.scale_by_adam(b1=self.beta1, b2=self.beta2, eps=self.epsilon)
-        return _with_decay(adam, self.weight_decay, decays)
+        return _with_decay(adam, self.weight_decay, parameters)
 
 
 @dataclass(frozen=True)
@@ -40,14 +52,14 @@ class Adafactor:
     factored_from: int = 128
     weight_decay: float = 0.0
 
-    def transformation(self, decays: Mask) -> optax.GradientTransformation:
+    def transformation(self, parameters: Parameters) -> optax.GradientTransformation:
         """Matrices with both sides of at least ``factored_from`` are factored."""
         adafactor = optax.chain(
             optax.scale_by_factored_rms(decay_rate=self.decay, min_dim_size_to_factor=self.factored_from),
             optax.clip_by_block_rms(self.clipping),
             optax.scale_by_param_block_rms(),
         )
-        return _with_decay(adafactor, self.weight_decay, decays)
+        return _with_decay(adafactor, self.weight_decay, parameters)
 
 
 @dataclass(frozen=True)
@@ -58,12 +70,69 @@ class Lion:
     beta2: float = 0.99
     weight_decay: float = 0.0
 
-    def transformation(self, decays: Mask) -> optax.GradientTransformation:
+    def transformation(self, parameters: Parameters) -> optax.GradientTransformation:
         """One moment for each parameter."""
-        return _with_decay(optax.scale_by_lion(b1=self.beta1, b2=self.beta2), self.weight_decay, decays)
+        return _with_decay(optax.scale_by_lion(b1=self.beta1, b2=self.beta2), self.weight_decay, parameters)
 
 
-Optimizer: TypeAlias = AdamW | Adafactor | Lion
+@dataclass(frozen=True)
+class Muon:
+    """Orthogonalised momentum for the matrices between hidden layers (Jordan et al. 2024), Adam for all else.
+
+    Updates of matrices have the root mean square of Adam's, 0.2 (arXiv 2502.16982, section 2.2), so one rate fits both.
+    """
+
+    momentum: float = 0.95
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+
+    def transformation(self, parameters: Parameters) -> optax.GradientTransformation:
+        """Tables, heads, biases and norms go to Adam."""
+        numbers = {name: matrix_dimensions(parameter.axes) for name, parameter in parameters.items()}
+
+        def labels(params: Any) -> dict[str, str]:
+            return {name: "adam" if numbers[name] is None else "muon" for name in params}
+
+        def dimensions(params: Any) -> dict[str, Any]:
+            return {name: numbers[name] or optax.MaskedNode() for name in params}
+
+        def like_adam(updates: Any, params: Any) -> Any:
+            del params
+            return {name: _like_adam(update, numbers[name]) for name, update in updates.items()}
+
+        orthogonal = optax.contrib.scale_by_muon(beta=self.momentum, weight_dimension_numbers=dimensions)
+        muon = optax.chain(orthogonal, optax.stateless(like_adam))
+        adam = optax.scale_by_adam(b1=self.beta1, b2=self.beta2, eps=self.epsilon)
+        return _with_decay(optax.partition({"muon": muon, "adam": adam}, labels), self.weight_decay, parameters)
+
+
+Optimizer: TypeAlias = AdamW | Adafactor | Lion | Muon
+
+
+def matrix_dimensions(axes: Axes) -> optax.contrib.MuonDimensionNumbers | None:
+    """Which dimensions of a parameter are the inputs and the outputs of its matrix; None for what is no hidden matrix.
+
+    One side is EMBED, the other all other named dimensions; unnamed ones and LAYERS count matrices.
+    """
+    others = tuple(i for i, axis in enumerate(axes) if axis not in (None, LAYERS, EMBED))
+    if EMBED not in axes or not others or set(axes) & {VOCAB, CODES, POSITIONS}:
+        return None
+    embed = axes.index(EMBED)
+    if embed < others[0]:
+        return optax.contrib.MuonDimensionNumbers(reduction_axis=embed, output_axis=others)
+    return optax.contrib.MuonDimensionNumbers(reduction_axis=others, output_axis=embed)
+
+
+def _like_adam(update: Any, dimensions: optax.contrib.MuonDimensionNumbers | None) -> Any:
+    """An orthogonal update at the root mean square of Adam's; what is masked stays as it is."""
+    if dimensions is None:
+        return update
+    sides = [
+        math.prod(update.shape[i] for i in (axis if isinstance(axis, tuple) else (axis,))) for axis in dimensions
+    ]
+    return update * (0.2 * max(sides) ** 0.5)
 
 
 def is_decayed(name: str, axes: Sequence[str | None] | None, shape: Sequence[int]) -> bool:
@@ -84,24 +153,21 @@ def state_shardings(
     Without them ``jax.jit(transformation.init)`` replicates every moment and says nothing.
     """
 
-    def moment(leaf: Any, sharding: Any, param: Any) -> Any:
-        return sharding if leaf.shape == param.shape else whole
+    def one(path: Any, leaf: Any) -> Any:
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey) and key.key in params]
+        moment = bool(names) and leaf.shape == params[names[-1]].shape
+        return shardings[names[-1]] if moment else whole
 
-    return optax.tree_utils.tree_map_params(
-        transformation,
-        moment,
-        jax.eval_shape(transformation.init, dict(params)),
-        dict(shardings),
-        dict(params),
-        transform_non_params=lambda _: whole,
-    )
+    return jax.tree_util.tree_map_with_path(one, jax.eval_shape(transformation.init, dict(params)))
 
 
-def _with_decay(transformation: optax.GradientTransformation, decay: float, mask: Mask) -> optax.GradientTransformation:
+def _with_decay(
+    transformation: optax.GradientTransformation, decay: float, parameters: Parameters
+) -> optax.GradientTransformation:
     if decay == 0.0:
         return transformation
 
     def masked(params: Any) -> dict[str, bool]:
-        return {name: mask[name] for name in params}
+        return {name: parameters[name].decays for name in params}
 
     return optax.chain(transformation, optax.add_decayed_weights(decay, mask=masked))

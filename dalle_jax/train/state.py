@@ -129,11 +129,14 @@ class Plan:
 def plan(task: Task, optimizer: optimizers.Optimizer, averaged: bool, layout: Layout) -> Plan:
     """What the training state of a task will be."""
     blueprint = Blueprint.of(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))
-    decays = {
-        name: optimizers.is_decayed(name, blueprint.axes(name), variable.get_value().shape)
+    parameters = {
+        name: optimizers.Parameter(
+            axes=tuple(blueprint.axes(name) or ()),
+            decays=optimizers.is_decayed(name, blueprint.axes(name), variable.get_value().shape),
+        )
         for name, variable in blueprint.variables.items()
     }
-    transformation = optimizer.transformation(decays)
+    transformation = optimizer.transformation(parameters)
     trained = {objective.name: _trained(blueprint, objective) for objective in task.objectives()}
     transformations = dict.fromkeys(trained, transformation)
 
