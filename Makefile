@@ -24,7 +24,9 @@ lint: $(VENV)/.installed-test
 	$(RUN) -m mypy
 
 bench: $(VENV)/.installed .venv-bench/.installed
-	$(RUN) -m benchmarks --peer-python .venv-bench/bin/python
+	$(RUN) benchmarks/transformer_step.py
+	$(RUN) benchmarks/generation.py
+	$(RUN) benchmarks/tokenizer_step.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dalle_jax needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 ...")'
@@ -40,8 +42,8 @@ $(VENV)/.installed-test: setup.py constraints.txt | $(VENV)/bin/python
 
 .venv-bench/.installed: benchmarks/peer-requirements.txt
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peer-requirements.txt
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peer-requirements.txt
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps dalle-pytorch==1.6.6
 	touch $@
 
 clean:
