@@ -206,7 +206,8 @@ def _summary(findings: SceneFindings, seconds: float) -> str:
     right = sum(cell.chosen.right for cell in cells) / max(sum(cell.chosen.count for cell in cells), 1)
     return (
         f"An image tokenizer, a text-to-image transformer and a CLIP, trained from nothing in {seconds / 60:.0f} "
-        f"minutes, drew captions whose combinations never occurred in training; {100 * right:.0f} % of CLIP’s choices are right."
+        f"minutes, drew captions whose combinations never occurred in training; {100 * right:.0f} % of CLIP’s choices "
+        "are right."
     )
 
 

@@ -49,8 +49,6 @@ def retrieved(
     return same[rows, cosines.argmax(axis=1)], same[rows, cosines.argmax(axis=0)]
 
 
-def zero_shot(
-    image: Float[Array, "B E"], captions: Float[Array, "N E"], label: Int[Array, " B"]
-) -> Bool[Array, " B"]:
+def zero_shot(image: Float[Array, "B E"], captions: Float[Array, "N E"], label: Int[Array, " B"]) -> Bool[Array, " B"]:
     """Whether each picture is nearer to caption ``label`` than to all others of a list: classification by captions."""
     return similarities(image, captions).argmax(axis=-1) == label

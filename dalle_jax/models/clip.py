@@ -1,6 +1,6 @@
 """CLIP with a vision transformer: pictures and captions as unit vectors of one space (arXiv 2103.00020, section 2.4).
 
-    B batch   T text length   L patches + 1   D width of a tower   N heads   H head width   E embedding
+B batch   T text length   L patches + 1   D width of a tower   N heads   H head width   E embedding
 """
 
 import math
@@ -78,9 +78,7 @@ class Block(nnx.Module):
         in_init, hidden_init = nnx.initializers.normal(width**-0.5), nnx.initializers.normal((2 * width) ** -0.5)
         out_init = nnx.initializers.normal(width**-0.5 * (2 * config.layers) ** -0.5)
         self.norm_attention = LayerNorm(width, dtype=dtype)
-        self.qkv = Linear(
-            width, (3, *shape), axes=(EMBED, None, HEADS, HEAD_DIM), init=in_init, dtype=dtype, rngs=rngs
-        )
+        self.qkv = Linear(width, (3, *shape), axes=(EMBED, None, HEADS, HEAD_DIM), init=in_init, dtype=dtype, rngs=rngs)
         self.out = Linear(shape, width, axes=(HEADS, HEAD_DIM, EMBED), init=out_init, dtype=dtype, rngs=rngs)
         self.norm_mlp = LayerNorm(width, dtype=dtype)
         self.up = Linear(width, 4 * width, axes=(EMBED, MLP), init=hidden_init, dtype=dtype, rngs=rngs)

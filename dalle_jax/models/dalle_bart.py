@@ -175,9 +175,7 @@ class DalleBart(nnx.Module):
         self.encoder = Encoder(config, rngs=rngs)
         self.start = nnx.Param(init(rngs.params(), (width,), jnp.float32), axes=(EMBED,))
         self.codes = Embedding(config.codebook_size, width, axis=CODES, dtype=dtype, init=init, rngs=rngs)
-        self.positions = Embedding(
-            self.pattern.positions, width, axis=POSITIONS, dtype=dtype, init=init, rngs=rngs
-        )
+        self.positions = Embedding(self.pattern.positions, width, axis=POSITIONS, dtype=dtype, init=init, rngs=rngs)
         self.embedding_norm = LayerNorm(width, dtype=dtype)
         self.stack = Stack(lambda r: DecoderBlock(config, rngs=r), config.decoder_layers, scan=config.scan, rngs=rngs)
         self.norm = LayerNorm(width, scale=False, dtype=dtype)

@@ -129,9 +129,7 @@ def _like_adam(update: Any, dimensions: optax.contrib.MuonDimensionNumbers | Non
     """An orthogonal update at the root mean square of Adam's; what is masked stays as it is."""
     if dimensions is None:
         return update
-    sides = [
-        math.prod(update.shape[i] for i in (axis if isinstance(axis, tuple) else (axis,))) for axis in dimensions
-    ]
+    sides = [math.prod(update.shape[i] for i in (axis if isinstance(axis, tuple) else (axis,))) for axis in dimensions]
     return update * (0.2 * max(sides) ** 0.5)
 
 
