@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# One training stage in one process on this machine, on all of its devices:
+#   launch/local.sh CONFIG [flags of train]
+# Launching many processes and many hosts comes with the scale issue.
+set -eu
+if [ $# -lt 1 ]; then
+  echo "usage: launch/local.sh CONFIG [flags of train]" >&2
+  exit 2
+fi
+root="$(cd "$(dirname "$0")/.." && pwd)"
+python="${PYTHON:-$root/.venv/bin/python}"
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+exec "$python" -m dalle_jax train "$@"
