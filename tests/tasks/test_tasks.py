@@ -1,0 +1,102 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dalle_jax.losses.cross_entropy import cross_entropy
+from dalle_jax.models.dalle import Dalle, DalleConfig
+from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
+from dalle_jax.tasks.captions import Captions
+from dalle_jax.tasks.generate_codes import GenerateCodes
+from dalle_jax.tasks.tokenize_images import TokenizeImages
+from dalle_jax.text.sentencepiece import train_sentencepiece
+
+VQVAE = VqvaeConfig(downsample=4, width=8, blocks=1, codebook_size=16, code_width=4, stem="patch")
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory) -> Captions:
+    path = tmp_path_factory.mktemp("text") / "text.model"
+    path.write_bytes(train_sentencepiece(["a red circle", "a blue square"] * 5, 30, "bpe", 0))
+    return Captions(file=str(path))
+
+
+@pytest.fixture(scope="module")
+def generate(captions) -> GenerateCodes:
+    vocabulary = captions.tokenizer(6).vocab_size
+    model = DalleConfig(
+        text_vocab=vocabulary, text_length=6, codebook_size=16, grid=(4, 4), width=16, depth=1, heads=2, head_size=8
+    )
+    return GenerateCodes(
+        model=model, image_tokenizer="none", image_size=16, captions=captions, text_weight=0.125, image_weight=0.875
+    )
+
+
+@pytest.fixture(scope="module")
+def batch(generate) -> dict:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (16, 16, 3), dtype=np.uint8) for _ in range(4)]
+    examples = {"image": images, "caption": ["a red circle", "a blue square"] * 2, "key": list("abcd")}
+    prepared = generate.prepare(examples, np.random.default_rng(0))
+    spec = generate.batch_spec(4)
+    assert {name: (array.shape, array.dtype) for name, array in prepared.items()} == {
+        name: (one.shape, one.dtype) for name, one in spec.items()
+    }
+    return {name: jnp.asarray(array) for name, array in prepared.items()}
+
+
+def test_the_loss_weighs_text_and_image_each_by_its_own_mean(generate, batch):
+    module, tokenizer = Dalle(generate.model, rngs=nnx.Rngs(0)), Vqvae(VQVAE, rngs=nnx.Rngs(1))
+    plain = GenerateCodes(**{**vars(generate), "blank_captions": 0.0})
+    loss, sums = plain.loss(module, tokenizer, batch, jax.random.key(0), jnp.int32(0))
+    codes = tokenizer.encode(batch["pixels"] / 255.0).reshape(4, -1)
+    logits = module(batch["text"], codes)
+    image, text = cross_entropy(logits.image, codes).mean(), cross_entropy(logits.text, batch["text"]).mean()
+    np.testing.assert_allclose(loss, 0.875 * image + 0.125 * text, rtol=1e-5)
+    np.testing.assert_allclose(sums["image_nll"][0] / sums["image_nll"][1], image, rtol=1e-5)
+
+
+def test_a_share_of_the_captions_is_blanked_in_training_and_none_in_evaluation(generate, batch):
+    module, tokenizer = Dalle(generate.model, rngs=nnx.Rngs(0)), Vqvae(VQVAE, rngs=nnx.Rngs(1))
+    blanking = GenerateCodes(**{**vars(generate), "blank_captions": 0.999999})
+    blank = dict(batch, text=jnp.zeros_like(batch["text"]))
+    key, step = jax.random.key(0), jnp.int32(0)
+    np.testing.assert_allclose(
+        blanking.loss(module, tokenizer, batch, key, step)[0],
+        blanking.loss(module, tokenizer, blank, key, step)[0],
+        rtol=1e-6,
+    )
+    kept = blanking.evaluate(module, tokenizer, batch, key)["image_nll"][0]
+    emptied = blanking.evaluate(module, tokenizer, blank, key)["image_nll"][0]
+    assert abs(float(kept - emptied)) > 1e-4
+
+
+def test_no_gradient_reaches_the_frozen_tokenizer(generate, batch):
+    module, tokenizer = Dalle(generate.model, rngs=nnx.Rngs(0)), Vqvae(VQVAE, rngs=nnx.Rngs(1))
+    graph, state = nnx.split(tokenizer, nnx.Param, ...)[0], nnx.split(tokenizer, nnx.Param, ...)[1:]
+
+    def loss(params):
+        return generate.loss(module, nnx.merge(graph, params, *state[1:]), batch, jax.random.key(0), jnp.int32(0))[0]
+
+    leaves = jax.tree.leaves(jax.grad(loss)(state[0]))
+    assert leaves
+    assert all(float(jnp.abs(leaf).max()) == 0.0 for leaf in leaves)
+
+
+def test_reconstruction_loss_is_what_its_docstring_says():
+    task = TokenizeImages(model=VQVAE, image_size=16, l2=2.0, l1=0.5)
+    module, twin = Vqvae(VQVAE, rngs=nnx.Rngs(0)), Vqvae(VQVAE, rngs=nnx.Rngs(0))
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    key = jax.random.key(0)
+    loss, sums = task.loss(module, None, {"pixels": jnp.asarray(pixels)}, key, jnp.int32(0))
+    out = twin(jnp.asarray(pixels, jnp.float32) / 255.0, train=True, key=key)
+    error = np.asarray(pixels / 255.0 - out.reconstruction)
+    expected = 2.0 * np.mean(error**2) + 0.5 * np.mean(np.abs(error)) + float(out.commitment)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    np.testing.assert_allclose(sums["mse"][0], np.mean(error**2), rtol=1e-4)
+
+
+def test_a_picture_size_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="multiple of 4"):
+        TokenizeImages(model=VQVAE, image_size=18)
