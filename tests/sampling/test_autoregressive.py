@@ -1,0 +1,108 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from small_generators import KINDS, MIX, dalle, dalle_bart, forward
+
+from dalle_jax.sampling.autoregressive import Settings, draw, picture_keys, sample
+
+TEXT = jnp.array([[3, 5, 0, 0], [1, 2, 9, 4]])
+GENERATORS = {**{kind: (lambda kind=kind: dalle([kind])) for kind in KINDS}, "bart": dalle_bart}
+
+
+def sampler(model, guided=False):
+    graph, state = nnx.split(model)
+    return jax.jit(lambda *arguments: sample(nnx.merge(graph, state), *arguments, guided=guided))
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    return dalle(MIX, depth=4)
+
+
+@pytest.fixture(scope="module")
+def run(mixed):
+    return sampler(mixed)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_cached_decoding_equals_teacher_forcing(name):
+    model, candidates, positions = GENERATORS[name](), 3, 12
+    codes = jax.random.randint(jax.random.key(0), (2, candidates, positions), 0, 7)
+    graph, state = nnx.split(model)
+    forced = forward(model)(jnp.repeat(TEXT, candidates, axis=0), codes.reshape(-1, positions)).image
+    forced = forced.reshape(2, candidates, positions, 7)
+    decode = jax.jit(lambda previous, i, cache: nnx.merge(graph, state).decode(previous, i, cache))
+    first, cache = jax.jit(lambda text: nnx.merge(graph, state).prefill(text, candidates))(TEXT)
+    np.testing.assert_allclose(jnp.repeat(first[:, None], candidates, 1), forced[:, :, 0], rtol=1e-4, atol=1e-5)
+    for position in range(1, positions):
+        if position in (1, 6):
+            cache = model.grow(cache, 5 if position == 1 else positions - 1)
+        logits, cache = decode(codes[:, :, position - 1], jnp.int32(position), cache)
+        np.testing.assert_allclose(logits, forced[:, :, position], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mixed", "bart"])
+def test_greedy_guided_samples_with_a_prefix_are_the_argmax_of_guided_teacher_forcing(name, mixed):
+    model = mixed if name == "mixed" else dalle_bart()
+    prefix = jax.random.randint(jax.random.key(3), (2, 12), 0, 7)
+    lengths, scale = jnp.array([0, 5]), jnp.array([2.5, 1.0])
+    how = Settings.of(2, temperature=0.0)._replace(guidance=scale)
+    keys = picture_keys(jnp.arange(2), 2)
+    codes = sampler(model, guided=True)(TEXT, keys, how, prefix, lengths)
+    np.testing.assert_array_equal(codes[:, 0], codes[:, 1])
+    codes = codes[:, 0]
+    conditional, empty = (forward(model)(text, codes).image for text in (TEXT, jnp.zeros_like(TEXT)))
+    expected = (empty + scale[:, None, None] * (conditional - empty)).argmax(-1)
+    np.testing.assert_array_equal(codes[0], expected[0])
+    np.testing.assert_array_equal(codes[1, 5:], expected[1, 5:])
+    np.testing.assert_array_equal(codes[1, :5], prefix[1, :5])
+
+
+def test_greedy_sampling_equals_top_1_and_the_smallest_nucleus(run):
+    keys = picture_keys(jnp.array([4, 5]), 2)
+    greedy = run(TEXT, keys, Settings.of(2, temperature=0.0))
+    np.testing.assert_array_equal(run(TEXT, keys, Settings.of(2, top_k=1)), greedy)
+    np.testing.assert_array_equal(run(TEXT, keys, Settings.of(2, top_p=1e-6)), greedy)
+    assert run._cache_size() == 1  # settings compile nothing anew
+
+
+def test_a_picture_is_the_same_alone_and_inside_a_batch(mixed, run):
+    how = Settings.of(2, temperature=0.9, top_k=5)
+    batch = run(TEXT, picture_keys(jnp.array([7, 8]), 2), how)
+    alone = run(TEXT[1:], picture_keys(jnp.array([8]), 1, first=1), jax.tree.map(lambda x: x[1:], how))
+    np.testing.assert_array_equal(alone[0, 0], batch[1, 1])
+    assert (np.asarray(batch[1, 0]) != np.asarray(batch[1, 1])).any()
+
+
+def test_the_whole_of_a_picture_can_be_given(run):
+    given = jax.random.randint(jax.random.key(3), (2, 12), 0, 7)
+    codes = run(TEXT, picture_keys(jnp.arange(2), 2), Settings.of(2), given, jnp.array([12, 12]))
+    np.testing.assert_array_equal(codes, jnp.repeat(given[:, None], 2, axis=1))
+
+
+def test_noise_drawn_step_by_step_gives_the_same_picture(mixed, run, monkeypatch):
+    keys, how = picture_keys(jnp.arange(2), 2), Settings.of(2)
+    ahead = run(TEXT, keys, how)
+    monkeypatch.setattr("dalle_jax.sampling.autoregressive.NOISE_AT_ONCE", 0)
+    np.testing.assert_array_equal(sampler(mixed)(TEXT, keys, how), ahead)
+
+
+def test_drawn_codes_follow_their_probabilities():
+    count, logits = 20_000, jnp.array([1.0, 0.0, -1.0, 2.0, 0.5])
+    noise = jax.random.gumbel(jax.random.key(0), (1, count, 5))
+    for how, expected in (
+        (Settings.of(1, temperature=0.7), jax.nn.softmax(logits / 0.7)),
+        (Settings.of(1, top_k=2), jax.nn.softmax(jnp.array([1.0, -jnp.inf, -jnp.inf, 2.0, -jnp.inf]))),
+    ):
+        codes = draw(jnp.broadcast_to(logits, (1, count, 5)), noise, how)
+        counts = np.bincount(np.asarray(codes)[0], minlength=5)
+        drawn, wanted = counts[np.asarray(expected) > 0], np.asarray(expected)[np.asarray(expected) > 0] * count
+        assert counts.sum() == drawn.sum()
+        assert ((drawn - wanted) ** 2 / wanted).sum() < 18.5  # chi-square, 4 degrees of freedom, p = 0.001
+
+
+def test_keys_of_a_picture_depend_on_its_seed_and_number_alone():
+    keys = jax.random.key_data(picture_keys(jnp.array([3, 9]), 4))
+    np.testing.assert_array_equal(keys[1, 2], jax.random.key_data(picture_keys(jnp.array([9]), 1, first=2))[0, 0])
