@@ -87,7 +87,7 @@ def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, 
             size = scene.objects[0].size
             diameter = BACKGROUND_DIAMETER if size is None else DIAMETER[size]
             centres = [(0.5, 0.5)]
-            shift = 0.12 if size == "small" else 0.07
+            shift = 0.06 if size == "small" else 0.04
         case "vertical":
             diameter = PAIR_DIAMETER
             centres = [(0.5 + 0.05 * jitter[-1], NEAR), (0.5 - 0.05 * jitter[-1], FAR)]
