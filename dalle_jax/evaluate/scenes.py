@@ -67,9 +67,9 @@ class EvaluateScenes:
     """``captions`` are drawn per level and split with ``drawing``.
 
     The first ``many_captions`` of each are drawn again with ``many_candidates``, to show what ranking more of them
-    gives, and ``guidance_captions`` with each of ``guidances``, one candidate each. ``reconstructions`` pictures of each
-    level go through the tokenizer. ``shown`` captions of each level and split stand in the report: the
-    first of the fixed list, not the best.
+    gives, and ``guidance_captions`` with each of ``guidances``, one candidate each. ``reconstructions`` pictures of
+    each level go through the tokenizer. ``shown`` captions of each level and split stand in the report: the first of
+    the fixed list, not the best.
     """
 
     levels: tuple[int, ...]
