@@ -2,6 +2,7 @@
 
 import contextvars
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,11 +22,16 @@ _current: contextvars.ContextVar["Layout | None"] = contextvars.ContextVar("layo
 
 
 def constrain(x: Array, *axes: str | None) -> Array:
-    """Lays an activation out by its logical axes, one per dimension; the identity outside ``Layout.jit``."""
+    """Lays an activation out by its logical axes, one per dimension; the identity outside ``Layout.jit``.
+
+    It is a hint, so a dimension that its mesh axes do not divide (the prompts of a request and the empty prompt, say)
+    stays whole; for parameters and batches that is an error.
+    """
     layout = _current.get()
     if layout is None or layout.mesh.size == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, layout.sharding(axes, x.shape, "activation"))
+    fitting = [axis if layout.divides(size, axis) else None for size, axis in zip(x.shape, axes, strict=True)]
+    return jax.lax.with_sharding_constraint(x, layout.sharding(fitting, x.shape, "activation"))
 
 
 def platform() -> str:
@@ -55,6 +61,11 @@ class Layout:
         while entries and entries[-1] is None:
             entries.pop()
         return PartitionSpec(*entries)
+
+    def divides(self, size: int, axis: str | None) -> bool:
+        """Whether a dimension of that size can be split as the rules say."""
+        names = () if axis is None else self.rules.mesh_axes(axis)
+        return size % math.prod(self.mesh.shape[name] for name in names) == 0
 
     def sharding(self, axes: Axes, shape: Sequence[int], name: str) -> NamedSharding:
         """The sharding of one array; ``name`` is what an error calls it. Leading unnamed dimensions are LAYERS."""
