@@ -1,5 +1,5 @@
 # make demo    the whole of DALL·E on drawn scenes, on this machine: pictures and a report in runs/demo/
-# make test    lint and every quick test       make lint / make test-slow / make bench: see README.md
+# make test    lint and every quick test       make lint / make bench: see README.md
 # Each installs what it needs into .venv/ (once) and reuses it.
 
 PYTHON ?= python3
@@ -7,17 +7,14 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test lint bench clean
 
-# Large buffers on huge pages: on Linux a training step spends a fifth of its time on page faults without them.
+# Large buffers on huge pages: a profile of a training step showed page faults for a tenth of its time and more.
 demo: $(VENV)/.installed
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(RUN) -m dalle_jax demo --out runs/demo
 
 test: lint
 	$(RUN) -m pytest
-
-test-slow: $(VENV)/.installed-test
-	$(RUN) -m pytest -m slow
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .

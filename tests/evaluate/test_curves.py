@@ -30,7 +30,8 @@ def test_no_text_is_an_error(text):
 
 @given(st.lists(st.dictionaries(st.sampled_from(["step", "a"]), st.integers() | st.floats() | st.none() | st.text())))
 def test_no_record_is_an_error(records):
-    training_charts(read_metrics("\n".join(json.dumps(record) for record in records)))
+    charts = training_charts(read_metrics("\n".join(json.dumps(record) for record in records)))
+    assert all(len(line.points) > 1 for chart in charts for line in chart.lines)
 
 
 def test_a_missing_file_is_a_run_that_wrote_nothing(tmp_path):
