@@ -17,8 +17,10 @@ from dalle_jax.data.schema import Example, Source
 class Loader:
     """Training batches of ``source`` and the fixed evaluation batches of ``evaluation_source``.
 
-    A batch is ``{"image": [uint8 [H W 3]], "caption": [str], "key": [str]}`` with ``batch_size`` entries each. Which of
-    an example's captions is taken depends on (seed, epoch, index).
+    A batch is ``{"image": [uint8 [H W 3]], "caption": [str], "key": [str], "meaning": [int]}`` with ``batch_size``
+    entries each. Which of an example's captions is taken depends on (seed, epoch, index). ``meaning`` is a number of 31
+    bits that two examples share when their lists of captions hold the same: a picture's other phrasings are no
+    negatives of it.
     """
 
     def __init__(self, source: Source, evaluation_source: Source | None, batch_size: int, seed: int):
@@ -61,20 +63,21 @@ class Loader:
         parts = (self._source.fingerprint(), len(self._source), evaluation, self._batch_size, self._seed)
         return "loader-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
-    def _load(self, position: int, index: int) -> tuple[str, Any, str]:
+    def _load(self, position: int, index: int) -> tuple[str, Any, str, int]:
         """Example ``index``, which stands at ``position`` in the endless order of all epochs."""
         return self._pick(self._source[int(index)], position // len(self._source), int(index))
 
-    def _pick(self, example: Example, epoch: int, index: int) -> tuple[str, Any, str]:
+    def _pick(self, example: Example, epoch: int, index: int) -> tuple[str, Any, str, int]:
         captions = example["captions"]
-        return example["key"], example["image"], captions[_draw(self._seed, epoch, index) % len(captions)]
+        caption = captions[_draw(self._seed, epoch, index) % len(captions)]
+        return example["key"], example["image"], caption, _draw(*sorted(captions)) >> 33
 
 
-def _draw(*numbers: int) -> int:
-    """A number of 64 bits that looks random and depends on ``numbers`` alone; fifteen times faster than a Generator."""
-    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "little")
+def _draw(*of: int | str) -> int:
+    """A number of 64 bits that looks random and depends on ``of`` alone; fifteen times faster than a Generator."""
+    return int.from_bytes(hashlib.blake2b(repr(of).encode(), digest_size=8).digest(), "little")
 
 
 def _collate(examples: Any) -> dict[str, list[Any]]:
-    keys, images, captions = zip(*examples, strict=True)
-    return {"image": list(images), "caption": list(captions), "key": list(keys)}
+    keys, images, captions, meanings = zip(*examples, strict=True)
+    return {"image": list(images), "caption": list(captions), "key": list(keys), "meaning": list(meanings)}

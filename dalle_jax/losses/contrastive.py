@@ -14,6 +14,11 @@ def same_rows(text: Int[Array, "B T"]) -> Bool[Array, "B B"]:
     return (text[:, None, :] == text[None, :, :]).all(axis=-1)
 
 
+def same_meaning(text: Int[Array, "B T"], meaning: Int[Array, " B"]) -> Bool[Array, "B B"]:
+    """Which pairs of a batch say the same: by their rows of tokens or, worded otherwise, by their ``meaning``."""
+    return same_rows(text) | (meaning[:, None] == meaning[None, :])
+
+
 def contrastive(
     image: Float[Array, "B E"],
     text: Float[Array, "B E"],

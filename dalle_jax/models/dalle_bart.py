@@ -16,6 +16,7 @@ from dalle_jax.arrays import Array, Bool, Float, Int, Key
 from dalle_jax.layers import kv_cache
 from dalle_jax.layers.attention import CrossAttention, CrossKeys, SelfAttention
 from dalle_jax.layers.attention_masks import Pattern
+from dalle_jax.layers.dropout import dropout
 from dalle_jax.layers.embeddings import Embedding
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Linear
@@ -50,14 +51,6 @@ class DalleBartConfig:
     dropout: float = 0.0
     scan: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
-
-
-def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
-    """Zeroes a share ``rate`` of the values and scales the rest up; the identity with no key."""
-    if key is None or rate == 0.0:
-        return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
 class EncoderBlock(nnx.Module):

@@ -13,7 +13,7 @@ from flax import nnx
 from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
-from dalle_jax.losses.contrastive import contrastive, retrieved, same_rows
+from dalle_jax.losses.contrastive import contrastive, retrieved, same_meaning
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.pipelines.load import ModelFile, load_image_tokenizer
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, text_spec
@@ -35,15 +35,17 @@ class AlignTextImages:
     reconstructed: float = 0.5
 
     def prepare(self, examples: dict[str, list[Any]], rng: np.random.Generator | None) -> dict[str, np.ndarray]:
-        """``pixels`` uint8 [B H W 3] and ``text`` int32 [B T]."""
+        """``pixels`` uint8 [B H W 3], ``text`` int32 [B T] and ``meaning`` int32 [B]: see data/loader.py."""
         text = self.captions.rows(examples["caption"], self.model.text_length, rng)
-        return {"pixels": pixel_rows(examples["image"], self.model.image_size), "text": text}
+        meaning = np.array(examples["meaning"], np.int32)
+        return {"pixels": pixel_rows(examples["image"], self.model.image_size), "text": text, "meaning": meaning}
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of ``prepare``."""
         return {
             "pixels": pixel_spec(batch_size, self.model.image_size),
             "text": text_spec(batch_size, self.model.text_length),
+            "meaning": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
         }
 
     def init(self, rngs: nnx.Rngs) -> Clip:
@@ -74,21 +76,21 @@ class AlignTextImages:
             painted = jax.lax.stop_gradient(frozen.decode(frozen.encode(pixels)))
             pixels = jnp.where(through, painted, pixels)
         image, text = module.encode_image(pixels), module.encode_text(batch["text"])
-        loss = contrastive(image, text, module.logit_scale, same_rows(batch["text"]))
+        loss = contrastive(image, text, module.logit_scale, same_meaning(batch["text"], batch["meaning"]))
         one = jnp.ones(())
         return loss, {"loss": (loss, one), "logit_scale": (module.logit_scale, one)}
 
     def evaluate(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
         """Retrieval within the batch, through the tokenizer where there is one: is the caption found for the picture?
 
-        A caption that equals the right one counts as right.
+        A caption that says the same as the right one counts as right.
         """
         del key
         pixels = to_float(batch["pixels"])
         if frozen is not None:
             pixels = frozen.decode(frozen.encode(pixels))
         image, text = module.encode_image(pixels), module.encode_text(batch["text"])
-        same = same_rows(batch["text"])  # [B B]
+        same = same_meaning(batch["text"], batch["meaning"])  # [B B]
         right = retrieved(image, text, same)[0]  # [B]
         loss = contrastive(image, text, module.logit_scale, same)
         return {

@@ -13,7 +13,7 @@ from dalle_jax.arrays import Array, Float, Int, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
-from dalle_jax.losses.cross_entropy import cross_entropy
+from dalle_jax.losses.cross_entropy import cross_entropy, dalle_loss
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.pipelines.load import ModelFile, build, load_image_tokenizer
@@ -29,9 +29,10 @@ PICTURES = 8
 class GenerateCodes:
     """p(codes | caption), or p(caption, codes) where the model predicts text too.
 
-    ``loss = text_weight * nll per text token + image_weight * nll per code``, each the mean over its own tokens
-    (1/8 and 7/8 in DALL·E 1, arXiv 2102.12092, section 2.2). ``blank_captions`` is the share of captions
-    replaced by the empty one, which is what guidance needs. ``guidance`` is used for the pictures drawn while training.
+    ``loss = text_weight * nll per text token + (1 - text_weight) * nll per code``, each the mean over its own tokens
+    (1/8 and 7/8 in DALL·E 1, arXiv 2102.12092, section 2.2); the nll per code alone where no text is predicted.
+    ``blank_captions`` is the share of captions replaced by the empty one, which is what guidance needs. ``guidance`` is
+    used for the pictures drawn while training.
     """
 
     model: DalleConfig | DalleBartConfig
@@ -39,7 +40,6 @@ class GenerateCodes:
     image_size: int
     captions: Captions
     text_weight: float = 0.125
-    image_weight: float = 0.875
     blank_captions: float = 0.1
     guidance: float = 3.0
 
@@ -88,29 +88,22 @@ class GenerateCodes:
         blank_key, dropout_key = jax.random.split(key)
         blank = jax.random.bernoulli(blank_key, self.blank_captions, (batch["text"].shape[0], 1))
         text = jnp.where(blank, 0, batch["text"])
-        sums = self._likelihood(module, frozen, batch["pixels"], text, dropout_key)
-        loss = self.image_weight * sums["image_nll"][0] / sums["image_nll"][1]
-        if "text_nll" in sums:
-            loss += self.text_weight * sums["text_nll"][0] / sums["text_nll"][1]
-        return loss, sums | {"loss": (loss, jnp.ones(()))}
+        image, words = self._likelihoods(module, frozen, batch["pixels"], text, dropout_key)
+        loss = dalle_loss(words, image, text_weight=self.text_weight)
+        return loss, _sums(image, words) | {"loss": (loss, jnp.ones(()))}
 
-    def _likelihood(
+    def _likelihoods(
         self, module: Any, frozen: Any, pixels: Array, text: Int[Array, "B T"], dropout_key: Key[Array, ""] | None
-    ) -> Sums:
-        codes = frozen.encode(to_float(pixels)).reshape(pixels.shape[0], -1)  # [B I]
-        codes = jax.lax.stop_gradient(codes)
+    ) -> tuple[Float[Array, "B I"], Float[Array, "B T"] | None]:
+        """Nats of every code and, where the model predicts text, of every token."""
+        codes = jax.lax.stop_gradient(frozen.encode(to_float(pixels)).reshape(pixels.shape[0], -1))  # [B I]
         logits = module(text, codes, dropout_key=dropout_key)
-        image = cross_entropy(logits.image, codes)  # [B I]
-        sums: Sums = {"image_nll": (jnp.sum(image), jnp.asarray(image.size, jnp.float32))}
-        if logits.text is not None:
-            nll = cross_entropy(logits.text, text)  # [B T]
-            sums["text_nll"] = (jnp.sum(nll), jnp.asarray(nll.size, jnp.float32))
-        return sums
+        return cross_entropy(logits.image, codes), None if logits.text is None else cross_entropy(logits.text, text)
 
     def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
         """Nats per code (and per text token) on held-out pictures with their captions."""
         del key
-        return self._likelihood(module, frozen, batch["pixels"], batch["text"], None)
+        return _sums(*self._likelihoods(module, frozen, batch["pixels"], batch["text"], None))
 
     def pictures(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"]:
         """One sample for each of the first captions, always with the same keys."""
@@ -126,3 +119,11 @@ class GenerateCodes:
         tokenizer = str(Path(self.image_tokenizer).absolute())
         file = ModelFile(model=self.model, image_tokenizer=tokenizer)
         return {"model.gin": render(file).encode(), "text.model": self.captions.model}
+
+
+def _sums(image: Float[Array, "B I"], text: Float[Array, "B T"] | None) -> Sums:
+    """Nats per code and per text token, as sums with their counts."""
+    sums: Sums = {"image_nll": (jnp.sum(image), jnp.asarray(image.size, jnp.float32))}
+    if text is not None:
+        sums["text_nll"] = (jnp.sum(text), jnp.asarray(text.size, jnp.float32))
+    return sums

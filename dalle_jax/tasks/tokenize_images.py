@@ -11,6 +11,7 @@ from flax import nnx
 from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
+from dalle_jax.losses.quantization import reconstruction
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.pipelines.load import ModelFile
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec
@@ -64,9 +65,8 @@ class TokenizeImages:
         del frozen, step
         pixels = to_float(batch["pixels"])
         out = module(pixels, train=True, key=key)
-        error = pixels - out.reconstruction.astype(jnp.float32)
-        squared, absolute = jnp.mean(error**2), jnp.mean(jnp.abs(error))
-        loss = self.l2 * squared + self.l1 * absolute + out.commitment
+        squared = reconstruction(pixels, out.reconstruction, absolute=0.0, squared=1.0)
+        loss = reconstruction(pixels, out.reconstruction, absolute=self.l1, squared=self.l2) + out.commitment
         one = jnp.ones(())
         sums = {
             "loss": (loss, one),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dalle_jax.losses.contrastive import contrastive, retrieved, same_rows, zero_shot
+from dalle_jax.losses.contrastive import contrastive, retrieved, same_meaning, same_rows, zero_shot
 
 
 def units(seed, rows, width=8):
@@ -30,6 +30,11 @@ def test_equal_captions_share_their_target():
     log_p = jax.nn.log_softmax(2 * text @ text.T, axis=-1)
     by_hand = -(log_p[0, 0] + log_p[0, 1] + log_p[1, 0] + log_p[1, 1]) / 2 / 3 - log_p[2, 2] / 3
     assert float(contrastive(text, text, jnp.array(2.0), same)) == pytest.approx(float(by_hand), rel=1e-5)
+
+
+def test_pairs_say_the_same_by_their_tokens_or_by_their_meaning():
+    same = same_meaning(jnp.array([[4, 5], [4, 5], [6, 0], [7, 0]]), jnp.array([1, 2, 3, 3]))
+    np.testing.assert_array_equal(same, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])
 
 
 def test_different_captions_make_both_forms_equal():

@@ -28,9 +28,7 @@ def generate(captions) -> GenerateCodes:
     model = DalleConfig(
         text_vocab=vocabulary, text_length=6, codebook_size=16, grid=(4, 4), width=16, depth=1, heads=2, head_size=8
     )
-    return GenerateCodes(
-        model=model, image_tokenizer="none", image_size=16, captions=captions, text_weight=0.125, image_weight=0.875
-    )
+    return GenerateCodes(model=model, image_tokenizer="none", image_size=16, captions=captions, text_weight=0.125)
 
 
 @pytest.fixture(scope="module")
