@@ -16,6 +16,7 @@ from dalle_jax.arrays import Array, Float, Int, Key
 from dalle_jax.layers import kv_cache
 from dalle_jax.layers.attention import SelfAttention
 from dalle_jax.layers.attention_masks import Pattern, repeat_kinds
+from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.dropout import dropout
 from dalle_jax.layers.embeddings import Embedding, GridEmbedding
 from dalle_jax.layers.kv_cache import KvCache
@@ -24,7 +25,7 @@ from dalle_jax.layers.mlp import Mlp
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.stack import Stack, stack_keys
 from dalle_jax.models.code_generator import Logits
-from dalle_jax.parallel.axes import BATCH, CODES, EMBED, POSITIONS, SEQ, VOCAB
+from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
 
 
@@ -35,6 +36,8 @@ class DalleConfig:
     ``attention`` is a pattern of kinds repeated over the layers, and ``last_attention`` replaces the last layer's; the
     published model has ("row", "column", "row", "row") and "convolutional". ``kernel`` is the odd side of the
     convolutional window. ``scan`` loops over layers with one compiled body. ``dropout`` acts on residual branches.
+    ``code_width`` is the width of the tokenizer's code vectors where these are to be looked at, 0 (as published) where
+    codes are mere numbers: layers/code_tokens.py.
     """
 
     text_vocab: int
@@ -52,6 +55,7 @@ class DalleConfig:
     kernel: int = 11
     dropout: float = 0.0
     scan: bool = False
+    code_width: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -102,12 +106,13 @@ class Dalle(nnx.Module):
         self.pad_embedding = Embedding(config.text_length, width, axis=POSITIONS, dtype=dtype, rngs=rngs)
         self.text_positions = Embedding(config.text_length, width, axis=POSITIONS, dtype=dtype, rngs=rngs)
         self.bos = nnx.Param(jax.random.normal(rngs.params(), (width,)) * 0.02, axes=(EMBED,))
-        self.code_embedding = Embedding(config.codebook_size, width, axis=CODES, dtype=dtype, rngs=rngs)
+        self.codes = CodeTokens(
+            config.codebook_size, width, code_width=config.code_width, bias=True, dtype=dtype, rngs=rngs
+        )
         self.code_positions = GridEmbedding(config.grid, width, dtype=dtype, rngs=rngs)
         self.stack = Stack(lambda rngs: Block(config, rngs=rngs), config.depth, scan=config.scan, rngs=rngs)
         self.norm = LayerNorm(width, dtype=dtype)
         self.text_head = Linear(width, config.text_vocab, axes=(EMBED, VOCAB), dtype=dtype, rngs=rngs)
-        self.code_head = Linear(width, config.codebook_size, axes=(EMBED, CODES), dtype=dtype, rngs=rngs)
 
     @property
     def text_length(self) -> int:
@@ -135,7 +140,7 @@ class Dalle(nnx.Module):
         self, text: Int[Array, "B T"], codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None
     ) -> Logits:
         """Teacher forcing: logits of every text token and of every code; dropout only with a key."""
-        image = self.code_embedding(codes[:, :-1]) + self.code_positions.all()[:-1]  # [B I-1 D]
+        image = self.codes.embed(codes[:, :-1]) + self.code_positions.all()[:-1]  # [B I-1 D]
         x = constrain(jnp.concatenate([self.embed_text(text), image], axis=1), BATCH, SEQ, EMBED)  # [B L D]
         keys = stack_keys(dropout_key if self.config.dropout else None, self.config.depth)
 
@@ -145,7 +150,7 @@ class Dalle(nnx.Module):
         x = self.norm(self.stack(apply, x, self.patterns, keys)[0])
         split = self.config.text_length
         text_logits = self.text_head(x[:, :split]).astype(jnp.float32)
-        return Logits(image=self.code_head(x[:, split:]).astype(jnp.float32), text=text_logits)
+        return Logits(image=self.codes.predict(x[:, split:]), text=text_logits)
 
     def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], list[KvCache]]:
         """Logits of code 0 for each prompt, and a cache that has room for no code yet."""
@@ -154,7 +159,7 @@ class Dalle(nnx.Module):
             return block.prefill(x, candidates, pattern)
 
         x, caches = self.stack(apply, self.embed_text(text), self.patterns)
-        return self.code_head(self.norm(x[:, -1])).astype(jnp.float32), caches
+        return self.codes.predict(self.norm(x[:, -1])), caches
 
     def grow(self, cache: list[KvCache], codes: int) -> list[KvCache]:
         """The same cache with room for the first ``codes`` codes."""
@@ -165,9 +170,9 @@ class Dalle(nnx.Module):
     ) -> tuple[Float[Array, "P M K"], list[KvCache]]:
         """Logits of code ``position`` >= 1 given code ``position - 1``, and the new cache."""
         index = position - 1
-        x = self.code_embedding(previous) + self.code_positions(index)  # [P M D]
+        x = self.codes.embed(previous) + self.code_positions(index)  # [P M D]
         new = []
         for layer, (pattern, layer_cache) in enumerate(zip(self.patterns, cache, strict=True)):
             x, layer_cache = self.stack.block(layer).decode(x, layer_cache, pattern, index)
             new.append(layer_cache)
-        return self.code_head(self.norm(x)).astype(jnp.float32), new
+        return self.codes.predict(self.norm(x)), new

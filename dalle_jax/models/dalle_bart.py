@@ -16,15 +16,15 @@ from dalle_jax.arrays import Array, Bool, Float, Int, Key
 from dalle_jax.layers import kv_cache
 from dalle_jax.layers.attention import CrossAttention, CrossKeys, SelfAttention
 from dalle_jax.layers.attention_masks import Pattern
+from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.dropout import dropout
 from dalle_jax.layers.embeddings import Embedding
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.mlp import NormFormerGlu
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.stack import Stack, stack_keys
 from dalle_jax.models.code_generator import Logits
-from dalle_jax.parallel.axes import BATCH, CODES, EMBED, POSITIONS, SEQ, VOCAB
+from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
 
 
@@ -33,7 +33,8 @@ class DalleBartConfig:
     """Sizes of the network; heads must divide the width.
 
     ``init_std`` is the standard deviation of every matrix and table. ``scan`` loops over layers with one compiled body.
-    ``dropout`` acts on residual branches.
+    ``dropout`` acts on residual branches. ``code_width`` is the width of the tokenizer's code vectors where these are
+    to be looked at, 0 (as published) where codes are mere numbers: layers/code_tokens.py.
     """
 
     text_vocab: int
@@ -50,6 +51,7 @@ class DalleBartConfig:
     init_std: float = 0.02
     dropout: float = 0.0
     scan: bool = False
+    code_width: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -167,14 +169,13 @@ class DalleBart(nnx.Module):
         self.pattern = Pattern("full", context=1, grid=config.grid)
         self.encoder = Encoder(config, rngs=rngs)
         self.start = nnx.Param(init(rngs.params(), (width,), jnp.float32), axes=(EMBED,))
-        self.codes = Embedding(config.codebook_size, width, axis=CODES, dtype=dtype, init=init, rngs=rngs)
+        self.codes = CodeTokens(
+            config.codebook_size, width, code_width=config.code_width, bias=False, dtype=dtype, init=init, rngs=rngs
+        )
         self.positions = Embedding(self.pattern.positions, width, axis=POSITIONS, dtype=dtype, init=init, rngs=rngs)
         self.embedding_norm = LayerNorm(width, dtype=dtype)
         self.stack = Stack(lambda r: DecoderBlock(config, rngs=r), config.decoder_layers, scan=config.scan, rngs=rngs)
         self.norm = LayerNorm(width, scale=False, dtype=dtype)
-        self.head = Linear(
-            width, config.codebook_size, axes=(EMBED, CODES), bias=False, init=init, dtype=dtype, rngs=rngs
-        )
 
     @property
     def text_length(self) -> int:
@@ -201,14 +202,14 @@ class DalleBart(nnx.Module):
         mask = text_mask(text)
         encoded = self.encoder(text, mask, encoder_key)
         start = jnp.broadcast_to(self.start[...].astype(encoded.dtype), (codes.shape[0], 1, encoded.shape[-1]))
-        x = jnp.concatenate([start, self.codes(codes[:, :-1])], axis=1) + self.positions.all()  # [B I D]
+        x = jnp.concatenate([start, self.codes.embed(codes[:, :-1])], axis=1) + self.positions.all()  # [B I D]
 
         def apply(block: DecoderBlock, x: Array, _: Any, key: Any) -> tuple[Array, None]:
             return block(x, encoded, mask, self.pattern, key), None
 
         layers = self.config.decoder_layers
         x, _ = self.stack(apply, self.embedding_norm(x), (None,) * layers, stack_keys(decoder_key, layers))
-        return Logits(image=self.head(self.norm(x)).astype(jnp.float32), text=None)
+        return Logits(image=self.codes.predict(self.norm(x)), text=None)
 
     def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], list[DecoderCache]]:
         """Logits of code 0 for each prompt, and a cache that has room for no code yet."""
@@ -220,7 +221,7 @@ class DalleBart(nnx.Module):
             return block.prefill(x, encoded, mask, candidates, self.pattern)
 
         x, caches = self.stack(apply, self.embedding_norm(x), (None,) * self.config.decoder_layers)
-        return self.head(self.norm(x[:, 0])).astype(jnp.float32), caches
+        return self.codes.predict(self.norm(x[:, 0])), caches
 
     def grow(self, cache: list[DecoderCache], codes: int) -> list[DecoderCache]:
         """The same cache with room for the first ``codes`` codes."""
@@ -230,9 +231,9 @@ class DalleBart(nnx.Module):
         self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: list[DecoderCache]
     ) -> tuple[Float[Array, "P M K"], list[DecoderCache]]:
         """Logits of code ``position`` >= 1 given code ``position - 1``, and the new cache."""
-        x = self.embedding_norm(self.codes(previous) + self.positions(position))  # [P M D]
+        x = self.embedding_norm(self.codes.embed(previous) + self.positions(position))  # [P M D]
         new = []
         for layer, layer_cache in enumerate(cache):
             x, layer_cache = self.stack.block(layer).decode(x, layer_cache, self.pattern, position - 1)
             new.append(layer_cache)
-        return self.head(self.norm(x)).astype(jnp.float32), new
+        return self.codes.predict(self.norm(x)), new

@@ -19,6 +19,11 @@ class ImageTokenizer(Protocol):
         """The side of the square of pixels that one code stands for; H and W must be multiples of it."""
         ...
 
+    @property
+    def code_vectors(self) -> Float[Array, "K c"]:
+        """What stands for each code in front of the decoder: codes that look alike have vectors that are alike."""
+        ...
+
     def encode(self, pixels: Float[Array, "B H W 3"]) -> Int[Array, "B h w"]:
         """The codes of pictures: values in [0, K)."""
         ...

@@ -150,6 +150,11 @@ class Vqvae(nnx.Module):
         """The side of a code's square of pixels."""
         return self.config.downsample
 
+    @property
+    def code_vectors(self) -> Float[Array, "K c"]:
+        """The codebook."""
+        return self.quantizer.vectors[...]
+
     def __call__(
         self, pixels: Float[Array, "B H W 3"], *, train: bool = False, key: Key[Array, ""] | None = None
     ) -> Output:

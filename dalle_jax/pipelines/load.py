@@ -74,8 +74,10 @@ def load_image_tokenizer(folder: Path) -> Any:
 
 
 def load_generator(folder: Path) -> Any:
-    """A trained text-to-codes transformer (models/code_generator.py)."""
-    return load_network(folder, (DalleConfig, DalleBartConfig))
+    """A trained text-to-codes transformer (models/code_generator.py), its code tokens folded into plain tables."""
+    generator = load_network(folder, (DalleConfig, DalleBartConfig))
+    generator.codes.fold()
+    return generator
 
 
 def load_clip(folder: Path) -> Clip:
