@@ -24,7 +24,6 @@ from dalle_jax.tasks.captions import Captions, check_vocabulary
 from dalle_jax.train.task import Batch, Objective, Sums
 
 PICTURES = 8
-THINNING = 0.3
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,8 @@ class GenerateCodes:
 
     ``loss = text_weight * nll per text token + (1 - text_weight) * nll per code``, each the mean over its own tokens
     (1/8 and 7/8 in DALL·E 1, arXiv 2102.12092, section 2.2); the nll per code alone where no text is predicted.
-    ``blank_captions`` is the share of captions replaced by the empty one, which is what guidance needs. Of the share
-    ``thinned_captions`` each token is blanked with probability ``THINNING``, so that words are learned one by one and
-    not only in the company that they keep. ``guidance`` is used for the pictures drawn while training.
+    ``blank_captions`` is the share of captions replaced by the empty one, which is what guidance needs. ``guidance`` is
+    used for the pictures drawn while training.
     """
 
     model: DalleConfig | DalleBartConfig
@@ -44,14 +42,11 @@ class GenerateCodes:
     captions: Captions
     text_weight: float = 0.125
     blank_captions: float = 0.1
-    thinned_captions: float = 0.0
     guidance: float = 3.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.blank_captions < 1.0:
             raise ValueError(f"blank_captions: expected a share in [0, 1), got {self.blank_captions}")
-        if not 0.0 <= self.thinned_captions <= 1.0:
-            raise ValueError(f"thinned_captions: expected a share in [0, 1], got {self.thinned_captions}")
 
     def prepare(self, examples: dict[str, list[Any]], rng: np.random.Generator | None) -> dict[str, np.ndarray]:
         """``pixels`` uint8 [B H W 3] and ``text`` int32 [B T]."""
@@ -105,18 +100,11 @@ class GenerateCodes:
         """The weighted loss of a batch, some of its captions blanked."""
         del step
         blank_key, dropout_key = jax.random.split(key)
-        text = self._blanked(batch["text"], blank_key)
+        blank = jax.random.bernoulli(blank_key, self.blank_captions, (batch["text"].shape[0], 1))
+        text = jnp.where(blank, 0, batch["text"])
         image, words = self._likelihoods(module, frozen, batch["pixels"], text, dropout_key)
         loss = dalle_loss(words, image, text_weight=self.text_weight)
         return loss, _sums(image, words) | {"loss": (loss, jnp.ones(()))}
-
-    def _blanked(self, text: Int[Array, "B T"], key: Key[Array, ""]) -> Int[Array, "B T"]:
-        """Some captions blanked whole and some in part."""
-        whole_key, thinned_key, token_key = jax.random.split(key, 3)
-        rows = (text.shape[0], 1)
-        whole = jax.random.bernoulli(whole_key, self.blank_captions, rows)
-        thinned = jax.random.bernoulli(thinned_key, self.thinned_captions, rows)
-        return jnp.where(whole | (thinned & jax.random.bernoulli(token_key, THINNING, text.shape)), 0, text)
 
     def _likelihoods(
         self, module: Any, frozen: Any, pixels: Array, text: Int[Array, "B T"], dropout_key: Key[Array, ""] | None

@@ -8,7 +8,7 @@ from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.tasks.captions import Captions
-from dalle_jax.tasks.generate_codes import THINNING, GenerateCodes
+from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.tokenize_images import TokenizeImages
 from dalle_jax.text.sentencepiece import train_sentencepiece
 
@@ -68,17 +68,6 @@ def test_a_share_of_the_captions_is_blanked_in_training_and_none_in_evaluation(g
     kept = blanking.evaluate(module, tokenizer, batch, key)["image_nll"][0]
     emptied = blanking.evaluate(module, tokenizer, blank, key)["image_nll"][0]
     assert abs(float(kept - emptied)) > 1e-4
-
-
-def test_thinned_captions_lose_tokens_at_the_rate_and_the_others_none(generate):
-    text = jnp.ones((4000, 6), jnp.int32)
-    thinning = GenerateCodes(**{**vars(generate), "blank_captions": 0.0, "thinned_captions": 0.5})
-    lost = np.asarray(thinning._blanked(text, jax.random.key(3)) == 0)
-    touched = lost.any(axis=1)
-    np.testing.assert_allclose(touched.mean(), 0.5 * (1 - (1 - THINNING) ** 6), atol=0.03)
-    np.testing.assert_allclose(lost.mean(), 0.5 * THINNING, atol=0.02)
-    plain = GenerateCodes(**{**vars(generate), "blank_captions": 0.0})
-    np.testing.assert_array_equal(plain._blanked(text, jax.random.key(3)), text)
 
 
 def test_no_gradient_reaches_the_frozen_tokenizer(generate, batch):
