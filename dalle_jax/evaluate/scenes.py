@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dalle_jax.arrays import Float, UInt8
 from dalle_jax.evaluate.composition import (
     SPLITS,
     Cell,
@@ -66,7 +67,7 @@ class Drawing:
 class EvaluateScenes:
     """``captions`` are drawn per level and split with ``drawing``.
 
-    The first ``many_captions`` of each are drawn again with ``many_candidates``, to show what ranking more of them
+    Of the first ``many_captions`` of each more are drawn, up to ``many_candidates``, to show what ranking more of them
     gives, and ``guidance_captions`` with each of ``guidances``, one candidate each. ``reconstructions`` pictures of
     each level go through the tokenizer. ``shown`` captions of each level and split stand in the report: the first of
     the fixed list, not the best.
@@ -82,6 +83,15 @@ class EvaluateScenes:
     guidances: tuple[float, ...] = ()
     reconstructions: int = 200
     shown: int = 8
+
+    def __post_init__(self) -> None:
+        if self.many_captions and self.many_candidates <= self.drawing.candidates:
+            raise ValueError(
+                f"many_candidates: expected more than drawing.candidates ({self.drawing.candidates}), "
+                f"got {self.many_candidates}"
+            )
+        if self.many_captions > self.captions:
+            raise ValueError(f"many_captions: expected at most captions ({self.captions}), got {self.many_captions}")
 
 
 @dataclass(frozen=True)
@@ -108,13 +118,13 @@ def evaluate_scenes(pipeline: Pipeline, config: EvaluateScenes, say: Callable[[s
             captions = evaluation_captions(level, split, config.captions, config.seed)
             cell, judged, drawn = _draw_cell(pipeline, level, split, captions, config.drawing, config.seed)
             if config.many_captions:
-                cell = _with_many(pipeline, cell, captions[: config.many_captions], config)
+                cell = _with_many(pipeline, cell, drawn[: config.many_captions], config)
             cells.append(cell)
             groups.append(_group(level, split, judged[: config.shown], drawn[: config.shown], cell.chosen_of))
             say(f"level {level} {split}: {_percent(cell.first)} first, {_percent(cell.chosen)} CLIP's choice")
     pictures = len(cells) * config.captions * config.drawing.candidates
     pictures += len(cells) * config.many_captions * config.many_candidates
-    points = tuple(_guidance_point(pipeline, config, scale) for scale in config.guidances)
+    points = _guidance_points(pipeline, config)
     pictures += len(points) * len(cells) * config.guidance_captions
     zero_shot = _zero_shot(pipeline, config)
     say(f"CLIP's zero-shot accuracy on level 1: {_percent(zero_shot)}")
@@ -125,28 +135,47 @@ def _draw_cell(
     pipeline: Pipeline, level: int, split: Split, captions: tuple[str, ...], drawing: Drawing, seed: int
 ) -> tuple[Cell, tuple[JudgedCaption, ...], list[Drawn]]:
     drawn = pipeline.draw(drawing.requests(captions, seed))
-    pictures = np.stack([one.candidates for one in drawn])  # [P M H W 3]
-    scores = np.stack([one.candidate_scores for one in drawn if one.candidate_scores is not None])  # [P M]
-    cell, judged = measure_cell(level, split, captions, pictures, scores)
+    cell, judged = measure_cell(level, split, captions, *_candidates(drawn))
     return cell, judged, drawn
 
 
-def _with_many(pipeline: Pipeline, cell: Cell, captions: tuple[str, ...], config: EvaluateScenes) -> Cell:
-    """The cell with CLIP's choice among ``many_candidates``, over fewer captions than the rest of it."""
-    drawing = replace(config.drawing, candidates=config.many_candidates)
-    many = _draw_cell(pipeline, cell.level, cell.split, captions, drawing, config.seed)[0]
+def _candidates(drawn: list[Drawn]) -> tuple[UInt8[np.ndarray, "P M H W 3"], Float[np.ndarray, "P M"]]:
+    """All pictures and CLIP's scores of them."""
+    scores = [one.candidate_scores for one in drawn if one.candidate_scores is not None]
+    return np.stack([one.candidates for one in drawn]), np.stack(scores)
+
+
+def _with_many(pipeline: Pipeline, cell: Cell, drawn: list[Drawn], config: EvaluateScenes) -> Cell:
+    """The cell with CLIP's choice among ``many_candidates``, over fewer captions than the rest of it.
+
+    What was drawn counts among them: only the missing candidates are added.
+    """
+    captions = tuple(one.prompt for one in drawn)
+    first = config.drawing.candidates
+    requests = config.drawing.requests(captions, config.seed)
+    missing = [replace(one, candidates=config.many_candidates - first, first=first) for one in requests]
+    both = zip(_candidates(drawn), _candidates(pipeline.draw(missing)), strict=True)
+    pictures, scores = (np.concatenate(pair, axis=1) for pair in both)
+    many = measure_cell(cell.level, cell.split, captions, pictures, scores)[0]
     more = {n: share for n, share in many.reranked.items() if n not in cell.reranked}
     return replace(cell, reranked=cell.reranked | more)
 
 
-def _guidance_point(pipeline: Pipeline, config: EvaluateScenes, scale: float) -> GuidancePoint:
-    drawing = replace(config.drawing, guidance=scale, candidates=1)
-    cells = []
-    for level in config.levels:
-        for split in SPLITS:
-            captions = evaluation_captions(level, split, config.guidance_captions, config.seed)
-            cells.append(_draw_cell(pipeline, level, split, captions, drawing, config.seed)[0])
-    return GuidancePoint(scale, Composition(tuple(cells)))
+def _guidance_points(pipeline: Pipeline, config: EvaluateScenes) -> tuple[GuidancePoint, ...]:
+    """One candidate per caption at every scale; the scales of a cell share their calls."""
+    cells: dict[float, list[Cell]] = {scale: [] for scale in config.guidances}
+    for level, split in itertools.product(config.levels, SPLITS):
+        captions = evaluation_captions(level, split, config.guidance_captions, config.seed)
+        requests = [
+            one
+            for scale in config.guidances
+            for one in replace(config.drawing, guidance=scale, candidates=1).requests(captions, config.seed)
+        ]
+        drawn = pipeline.draw(requests)
+        for number, scale in enumerate(config.guidances):
+            own = drawn[number * len(captions) : (number + 1) * len(captions)]
+            cells[scale].append(measure_cell(level, split, captions, *_candidates(own))[0])
+    return tuple(GuidancePoint(scale, Composition(tuple(own))) for scale, own in cells.items())
 
 
 def _group(

@@ -18,14 +18,17 @@ from dalle_jax.pipelines.load import load_clip, load_generator, load_image_token
 from dalle_jax.pipelines.rerank import best_candidates
 from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
 
+SIDE_BY_SIDE = 16
+"""Candidates of a prompt that one call draws where there are prompts enough to fill it; more come in further calls."""
+
 
 @dataclass(frozen=True)
 class Request:
     """How one prompt is drawn.
 
-    ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off; ``guidance`` 1 is off. ``seed`` alone decides the
-    noise of candidate i, whatever else is drawn beside it. ``beginning`` uint8 [rows*f W 3]: the top of a picture,
-    whose codes are kept exactly.
+    Candidates are numbered from ``first`` on, so that more can be drawn later. ``temperature`` 0 is greedy; ``top_k`` 0
+    and ``top_p`` 1 are off; ``guidance`` 1 is off. ``seed`` alone decides the noise of candidate i, whatever else is
+    drawn beside it. ``beginning`` uint8 [rows*f W 3]: the top of a picture, whose codes are kept exactly.
     """
 
     prompt: str
@@ -36,6 +39,7 @@ class Request:
     top_p: float = 1.0
     guidance: float = 3.0
     seed: int = 0
+    first: int = 0
     beginning: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -47,6 +51,7 @@ class Request:
             ("top_p", 0.0 < self.top_p <= 1.0, "in (0, 1]", self.top_p),
             ("guidance", 0.0 <= self.guidance < math.inf, "0 or more (1 is off)", self.guidance),
             ("seed", 0 <= self.seed < 2**32, "in [0, 2^32)", self.seed),
+            ("first", self.first >= 0, "0 or more", self.first),
         )
         for name, fine, expected, got in checks:
             if not fine:
@@ -129,11 +134,11 @@ class Pipeline:
         return jax.jit(run)
 
     def draw(self, requests: list[Request]) -> list[Drawn]:
-        """Pictures for every request, in order. Requests of equal ``candidates`` share calls."""
+        """Pictures for every request, in order. Requests of equal ``candidates`` and ``first`` share calls."""
         drawn: dict[int, Drawn] = {}
-        for candidates in sorted({request.candidates for request in requests}):
-            chosen = [i for i, request in enumerate(requests) if request.candidates == candidates]
-            together = max(1, self.batch // candidates)
+        for candidates, first in sorted({(request.candidates, request.first) for request in requests}):
+            chosen = [i for i, one in enumerate(requests) if (one.candidates, one.first) == (candidates, first)]
+            together = max(1, self.batch // min(candidates, SIDE_BY_SIDE))
             for start in range(0, len(chosen), together):
                 rows = chosen[start : start + together]
                 for i, result in zip(rows, self._draw_bucket([requests[i] for i in rows]), strict=True):
@@ -143,11 +148,11 @@ class Pipeline:
     def _draw_bucket(self, requests: list[Request]) -> list[Drawn]:
         prompts = _power_of_two(len(requests))
         padded = requests + [replace(requests[-1], beginning=None)] * (prompts - len(requests))
-        candidates = requests[0].candidates
+        candidates, start = requests[0].candidates, requests[0].first
         pieces = min(_power_of_two(candidates), max(1, self.batch // prompts))  # candidates in one call
         painted, scored = [], []
         for first in range(0, candidates, pieces):
-            pixels, scores = self._draw_call(padded, first, pieces)
+            pixels, scores = self._draw_call(padded, start + first, pieces)
             painted.append(pixels)
             scored += [] if scores is None else [scores]
         pictures = np.concatenate(painted, axis=1)[:, :candidates]  # [P M H W 3]

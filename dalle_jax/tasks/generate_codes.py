@@ -73,7 +73,7 @@ class GenerateCodes:
         with jax.ensure_compile_time_eval():  # ``init`` runs under a trace, and what is kept here must outlive it
             return load_image_tokenizer(Path(self.image_tokenizer))
 
-    def frozen(self) -> nnx.Module:
+    def frozen(self) -> Any:
         """The image tokenizer, with its averaged weights."""
         tokenizer = self._tokenizer
         side = self.image_size // tokenizer.downsample

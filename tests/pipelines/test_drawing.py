@@ -61,6 +61,8 @@ def test_the_first_candidates_of_many_are_those_of_few(pipeline):
     many = pipeline("a red circle", candidates=20, keep=1, seed=1)
     assert many.candidates.shape == (20, 16, 16, 3)
     np.testing.assert_array_equal(many.candidates[:4], few.candidates)
+    later = pipeline("a red circle", candidates=4, keep=1, seed=1, first=16)
+    np.testing.assert_array_equal(many.candidates[16:], later.candidates)
 
 
 def test_seeds_and_candidates_differ_from_each_other(pipeline):
