@@ -15,10 +15,8 @@ from pathlib import Path
 def figures(folder: Path) -> list[dict]:
     """The figures of one finished demo that are compared."""
     metrics = json.loads((folder / "metrics.json").read_text())
-    stage = json.loads((folder / "stages.json").read_text())["transformer"]
     out = [
         {"path": "image_nll", "label": "nats per code", "value": metrics["transformer"]["image_nll"], "kind": "nats"},
-        {"path": "seconds", "label": "training", "value": stage["seconds"], "kind": "seconds"},
     ]
     for level, splits in metrics["composition"].items():
         for split, cell in splits.items():
