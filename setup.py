@@ -17,7 +17,8 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["dalle_jax", "dalle_jax.*"]),
     data_files=[
-        (f"share/dalle_jax/{folder}", [str(path) for path in sorted(Path(folder).glob("*.gin"))]) for folder in configs
+        (f"share/dalle_jax/{folder}", [str(path) for path in sorted(Path(folder).iterdir()) if path.is_file()])
+        for folder in configs
     ],
     install_requires=[
         "jax>=0.10,<0.13",

@@ -27,7 +27,7 @@ from dalle_jax.runs import DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
 from dalle_jax.train.loop import TrainResult
 
 DEFAULT = "demo/demo.gin"
-READER_PICTURES = 200
+READER_PICTURES = 300
 """Pictures of each level on which the report measures the reader."""
 
 

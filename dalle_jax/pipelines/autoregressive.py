@@ -233,10 +233,10 @@ class Pipeline:
         return images @ np.asarray(words).T
 
     def _split(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Pieces of one shape, the last filled up by repeating its last picture."""
-        missing = -len(pixels) % self.batch
-        filled = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
-        return list(filled.reshape(-1, self.batch, *pixels.shape[1:]))
+        """Pieces of one shape, of at most ``batch``, the last filled up by repeating its last picture."""
+        size = min(self.batch, _power_of_two(len(pixels)))
+        filled = np.concatenate([pixels, np.repeat(pixels[-1:], -len(pixels) % size, axis=0)])
+        return list(filled.reshape(-1, size, *pixels.shape[1:]))
 
     def __call__(self, prompt: str, **settings: Any) -> Drawn:
         """One prompt; ``settings`` are the fields of ``Request``."""
