@@ -32,6 +32,7 @@ def right(contender: dict) -> float:
 
 
 def main() -> None:
+    """Reads the finished demos that are named and writes what is compared of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demos", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--out", type=Path, required=True)

@@ -16,6 +16,7 @@ from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
+from dalle_jax.pipelines.load import build
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.captions import Captions
 from dalle_jax.tasks.generate_codes import GenerateCodes
@@ -52,9 +53,10 @@ class WithoutFiles:
         return getattr(self._task, name)
 
     def init(self, rngs):
-        from dalle_jax.pipelines.load import build
-
-        return build(self._task.model, rngs)
+        module = build(self._task.model, rngs)
+        if getattr(self._task.model, "code_width", 0) and isinstance(self._task, GenerateCodes):
+            module.codes.know(self._tokenizer.code_vectors)
+        return module
 
     def frozen(self):
         return None if isinstance(self._task, TokenizeImages) else self._tokenizer
