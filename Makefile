@@ -9,9 +9,8 @@ PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint
 
 .PHONY: demo test lint bench clean
 
-# Large buffers on huge pages: a profile of a training step showed page faults for a tenth of its time and more.
 demo: $(VENV)/.installed
-	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(RUN) -m dalle_jax demo --out runs/demo
+	$(RUN) -m dalle_jax demo --out runs/demo
 
 test: lint
 	$(RUN) -m pytest

@@ -18,13 +18,18 @@ def generate(guidance: float, kinds: tuple[str, ...] = ("full",)):
     import numpy as np
     from flax import nnx
 
+    from dalle_jax.parallel.layout import compiler_options
     from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
 
     graph, state = nnx.split(network(kinds, gated=True))
     text = jnp.asarray(np.random.default_rng(0).integers(1, 8192, (1, TEXT)), jnp.int32)
     how = Settings.of(1, top_k=512, guidance=guidance)
     guided = guidance != 1.0
-    draw = jax.jit(lambda state, text, keys, how: sample(nnx.merge(graph, state), text, keys, how, guided=guided))
+
+    def run(state, text, keys, how):
+        return sample(nnx.merge(graph, state), text, keys, how, guided=guided)
+
+    draw = jax.jit(run, compiler_options=compiler_options())
     seeds = iter(range(1_000_000))
 
     def call() -> None:

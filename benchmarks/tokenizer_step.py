@@ -6,6 +6,8 @@ Different, since ours is another model: nearest codes with a moving average, com
 Gumbel-softmax over 512 maps; 64 instead of 512 features before the codes; a 3x3 convolution after them, not a 1x1.
 """
 
+from functools import partial
+
 from harness import Case, main
 
 SIZE, BATCH = 64, 8
@@ -20,6 +22,7 @@ def training_step():
 
     from dalle_jax.losses.quantization import reconstruction
     from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
+    from dalle_jax.parallel.layout import compiler_options
 
     config = VqvaeConfig(
         downsample=4, width=64, blocks=2, codebook_size=512, code_width=64, block_kernels=(3, 3, 1), stem="conv"
@@ -29,7 +32,7 @@ def training_step():
     state = parameters, rest, optimizer.init(parameters)
     pixels = jax.random.uniform(jax.random.key(0), (BATCH, SIZE, SIZE, 3))
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler_options())
     def step(state, pixels, key):
         parameters, rest, moments = state
 

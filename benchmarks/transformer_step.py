@@ -31,6 +31,7 @@ def step(kinds: tuple[str, ...], gated: bool = True):
     from flax import nnx
 
     from dalle_jax.losses.cross_entropy import cross_entropy, dalle_loss
+    from dalle_jax.parallel.layout import compiler_options
 
     graph, state = nnx.split(network(kinds, gated))
     optimizer = optax.adam(3e-4)
@@ -47,7 +48,7 @@ def step(kinds: tuple[str, ...], gated: bool = True):
         updates, moments = optimizer.update(gradients, moments, state)
         return optax.apply_updates(state, updates), moments, value
 
-    compiled = jax.jit(update, donate_argnums=(0, 1))
+    compiled = jax.jit(update, donate_argnums=(0, 1), compiler_options=compiler_options())
     held = [state, jax.jit(optimizer.init)(state)]
 
     def call() -> None:

@@ -18,6 +18,9 @@ import traceback
 from importlib import metadata
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from dalle_jax.commands.memory import keep_large_buffers  # standard library only
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "dalle-pytorch", "numpy")
 
 
@@ -100,6 +103,7 @@ def main() -> None:
         os.environ[name] = str(len(cores))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    keep_large_buffers()
     module = load(options.file.resolve())
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(len(cores))

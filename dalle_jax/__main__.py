@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from dalle_jax import __version__
+from dalle_jax.commands.memory import keep_large_buffers
 from dalle_jax.commands.table import COMMANDS, Command
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import near, printable
@@ -129,4 +130,5 @@ def _silence() -> None:
 
 
 if __name__ == "__main__":
+    keep_large_buffers()
     sys.exit(main())

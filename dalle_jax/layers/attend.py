@@ -4,7 +4,9 @@ The dense form is one product over all pairs. On a CPU, where skipped work is sa
 that are given only the keys some of them may see, found from the mask; the results are equal to rounding.
 """
 
+import itertools
 from functools import partial
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -75,20 +77,56 @@ def blockwise_attention(
     first image token that is seen.
     """
     context = starts[1] if len(starts) > 1 else 0
-    blocks = []
-    for begin, end in zip(starts, (*starts[1:], q.shape[2]), strict=True):
+    ends = (*starts[1:], q.shape[2])
+    pieces: list[Pieces] = []
+    for begin, end in zip(starts, ends, strict=True):
         seen = np.flatnonzero(mask[begin:end, context:end].any(axis=0)) + context
         first = int(seen[0]) if begin and len(seen) else context
-        pieces = [slice(0, end)] if first == context or not begin else [slice(0, context), slice(first, end)]
-        take = partial(_take, pieces=pieces)
-        columns = np.concatenate([mask[begin:end, piece] for piece in pieces], axis=1)
-        blocks.append(_lean_attention(q[:, :, begin:end], take(k), take(v), jnp.asarray(columns)))
+        pieces.append(((0, end),) if first == context or not begin else ((0, context), (first, end)))
+    queries = jax.lax.split(q, tuple(end - begin for begin, end in zip(starts, ends, strict=True)), 2)
+    keys, values = _take(k, tuple(pieces)), _take(v, tuple(pieces))
+    blocks = []
+    for i, (begin, end) in enumerate(zip(starts, ends, strict=True)):
+        columns = np.concatenate([mask[begin:end, a:b] for a, b in pieces[i]], axis=1)
+        blocks.append(_lean_attention(queries[i], keys[i], values[i], jnp.asarray(columns)))
     return jnp.concatenate(blocks, axis=2)
 
 
-def _take(x: Array, pieces: list[slice]) -> Array:
-    parts = [x[:, :, piece] for piece in pieces]
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=2)
+Pieces: TypeAlias = tuple[tuple[int, int], ...]
+"""Ranges of positions, in order."""
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _take(x: Float[Array, "B N L H"], blocks: tuple[Pieces, ...]) -> tuple[Float[Array, "B N S H"], ...]:
+    """For each block, its pieces of ``x`` joined.
+
+    JAX's gradient of slices is a sum of padded arrays, which XLA on a CPU computes with a branch for each element; here
+    it is written out as sums over stretches that are joined.
+    """
+    taken = [[jax.lax.slice_in_dim(x, *piece, axis=2) for piece in pieces] for pieces in blocks]
+    return tuple(parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=2) for parts in taken)
+
+
+def _take_forward(x: Array, blocks: tuple[Pieces, ...]) -> tuple[tuple[Array, ...], None]:
+    return _take(x, blocks), None
+
+
+def _take_backward(blocks: tuple[Pieces, ...], _: None, gradients: tuple[Array, ...]) -> tuple[Array]:
+    bounds = sorted({bound for pieces in blocks for piece in pieces for bound in piece})
+    stretches = []
+    for begin, end in itertools.pairwise(bounds):
+        parts = []
+        for pieces, gradient in zip(blocks, gradients, strict=True):
+            offset = 0
+            for a, b in pieces:
+                if a <= begin and end <= b:
+                    parts.append(jax.lax.slice_in_dim(gradient, offset + begin - a, offset + end - a, axis=2))
+                offset += b - a
+        stretches.append(sum(parts[1:], parts[0]))
+    return (jnp.concatenate(stretches, axis=2),)
+
+
+_take.defvjp(_take_forward, _take_backward)
 
 
 def _block_starts(context: int, length: int, unit: int) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from dalle_jax.layers import kv_cache
 from dalle_jax.layers.attend import FAR_BELOW, dense_attention, stream_attention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import Initializer, Linear
+from dalle_jax.layers.linear import Initializer, Linear, unstack
 from dalle_jax.parallel.axes import BATCH, EMBED, HEAD_DIM, HEADS, SEQ
 from dalle_jax.parallel.layout import constrain
 
@@ -60,8 +60,8 @@ class SelfAttention(nnx.Module):
 
     def split(self, x: Float[Array, "B L D"]) -> tuple[Array, Array, Array]:
         """Queries, keys and values [B N L H]."""
-        qkv = self.qkv(x)  # [B L 3 N H]
-        return _heads_first(qkv[:, :, 0]), _heads_first(qkv[:, :, 1]), _heads_first(qkv[:, :, 2])
+        q, k, v = unstack(self.qkv(x), 2)  # [B L N H] each
+        return _heads_first(q), _heads_first(k), _heads_first(v)
 
     def __call__(self, x: Float[Array, "B L D"], pattern: Pattern) -> Float[Array, "B L D"]:
         """A whole stream."""
@@ -112,8 +112,8 @@ class CrossAttention(nnx.Module):
 
     def keys(self, text: Float[Array, "P T D"], mask: Bool[Array, "P T"]) -> CrossKeys:
         """What the queries look at: computed once per text."""
-        kv = self.kv(text)  # [P T 2 N H]
-        return CrossKeys(_heads_first(kv[:, :, 0]), _heads_first(kv[:, :, 1]), mask)
+        k, v = unstack(self.kv(text), 2)  # [P T N H] each
+        return CrossKeys(_heads_first(k), _heads_first(v), mask)
 
     def __call__(self, x: Float[Array, "P L D"], keys: CrossKeys) -> Float[Array, "P L D"]:
         """``x``: a stream per text, or one step of each of its L candidates."""

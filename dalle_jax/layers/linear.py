@@ -7,7 +7,7 @@ the parameter's own shape, which keeps the sharding of every dimension visible.
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from dalle_jax.arrays import Array, Float
 from dalle_jax.parallel.layout import platform
 
 Initializer: TypeAlias = Callable[..., Array]
+Module = TypeVar("Module", bound=nnx.Module)
 
 
 @jax.custom_vjp
@@ -40,6 +41,22 @@ def _flat_matmul_backward(residuals: tuple[Array, Array], gradient: Array) -> tu
 flat_matmul.defvjp(_flat_matmul_forward, _flat_matmul_backward)
 
 
+PANEL = 64
+"""Columns of a kernel that a product of few rows reads together."""
+
+
+class Panels(nnx.Variable):
+    """A kernel's columns, ``PANEL`` at a time: the kernel in another order, not a parameter."""
+
+
+def panel_matmul(x: Float[Array, "... D"], panels: Float[Array, "n D c"]) -> Float[Array, "... F"]:
+    """``x @ kernel``, each panel of which lies together in memory."""
+    count, width, columns = panels.shape
+    rows = jnp.broadcast_to(x.reshape(-1, width), (count, x.size // width, width))
+    product = jax.lax.dot_general(rows, panels, (((2,), (1,)), ((0,), (0,))))  # [n B c]
+    return product.swapaxes(0, 1).reshape(*x.shape[:-1], count * columns)
+
+
 def project(x: Float[Array, "..."], kernel: Float[Array, "..."], inputs: int) -> Float[Array, "..."]:
     """Contracts the last ``inputs`` dimensions of ``x`` with the first ``inputs`` of ``kernel``."""
     lead, out_shape = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
@@ -49,6 +66,12 @@ def project(x: Float[Array, "..."], kernel: Float[Array, "..."], inputs: int) ->
     width = math.prod(kernel.shape[:inputs])
     product = flat_matmul(x.reshape(*lead, width), kernel.reshape(width, -1))  # [... F]
     return product.reshape(*lead, *out_shape)
+
+
+def unstack(x: Float[Array, "..."], axis: int) -> tuple[Float[Array, "..."], ...]:
+    """The slices of ``x`` along an axis. Indexing's gradient would be a sum of padded arrays; this one's is a stack."""
+    parts = jax.lax.split(x, (1,) * x.shape[axis], axis % x.ndim)
+    return tuple(jnp.squeeze(part, axis) for part in parts)
 
 
 class Linear(nnx.Module):
@@ -76,12 +99,42 @@ class Linear(nnx.Module):
         fan_in, fan_out = math.prod(ins), math.prod(outs)
         init = init or nnx.initializers.normal(fan_in**-0.5)
         kernel = init(rngs.params(), (fan_in, fan_out), jnp.float32).reshape(*ins, *outs)
-        self.inputs = len(ins)
+        self.inputs, self.dimensions = len(ins), len(ins) + len(outs)
         self.dtype = jnp.dtype(dtype)
         self.kernel = nnx.Param(kernel, axes=tuple(axes))
         self.bias = nnx.Param(jnp.zeros(outs, jnp.float32), axes=tuple(axes[len(ins) :])) if bias else None
+        self.panels: Panels | None = nnx.data(None)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """[... *in_shape] to [... *out_shape], computed in ``dtype``."""
-        y = project(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.inputs)
+        x = x.astype(self.dtype)
+        if self.panels is None:
+            y = project(x, self.kernel[...].astype(self.dtype), self.inputs)
+        else:
+            lead, outs = x.shape[: x.ndim - self.inputs], self.kernel.shape[self.inputs :]
+            y = panel_matmul(x.reshape(*lead, -1), self.panels[...]).reshape(*lead, *outs)
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+    def split_into_panels(self) -> None:
+        """Lays a wide kernel out for products of few rows; a narrow one stays as it is. It may lead with layers."""
+        lead = self.kernel.shape[: self.kernel.ndim - self.dimensions]
+        inputs = math.prod(self.kernel.shape[len(lead) : len(lead) + self.inputs])
+        columns = self.kernel.size // math.prod(lead) // inputs
+        if columns >= 1024 and columns % PANEL == 0:
+            kernel = self.kernel[...].astype(self.dtype).reshape(*lead, inputs, columns // PANEL, PANEL)
+            self.panels = Panels(kernel.swapaxes(-3, -2))
+
+
+def for_steps(module: Module, rows: int) -> Module:
+    """The module, or a copy laid out for a loop of many calls with so few rows that they only read the kernels.
+
+    XLA on a CPU reads a kernel whose rows are long at half the speed of one whose columns are split into panels
+    (docs/architecture.md). A single row is as fast without.
+    """
+    if platform() != "cpu" or not 2 <= rows <= 32:
+        return module
+    module = nnx.clone(module)
+    for _, node in nnx.iter_graph(module):
+        if isinstance(node, Linear):
+            node.split_into_panels()
+    return module

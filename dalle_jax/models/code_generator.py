@@ -46,6 +46,10 @@ class CodeGenerator(Protocol):
         """The same cache with room for the first ``codes`` codes. Small caches are quick to read: grow by stages."""
         ...
 
+    def for_steps(self, rows: int) -> "CodeGenerator":
+        """The same generator, laid out for a loop of ``decode`` with that many pictures; it may be itself."""
+        ...
+
     def decode(
         self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: Any
     ) -> tuple[Float[Array, "P M K"], Any]:

@@ -20,7 +20,7 @@ from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.dropout import dropout
 from dalle_jax.layers.embeddings import Embedding, GridEmbedding
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import Linear
+from dalle_jax.layers.linear import Linear, for_steps
 from dalle_jax.layers.mlp import Mlp
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.stack import Stack, stack_keys
@@ -164,6 +164,10 @@ class Dalle(nnx.Module):
     def grow(self, cache: list[KvCache], codes: int) -> list[KvCache]:
         """The same cache with room for the first ``codes`` codes."""
         return [kv_cache.grow(layer, pattern, codes) for layer, pattern in zip(cache, self.patterns, strict=True)]
+
+    def for_steps(self, rows: int) -> "Dalle":
+        """The same transformer, laid out for a loop of ``decode`` with that many pictures."""
+        return for_steps(self, rows)
 
     def decode(
         self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: list[KvCache]

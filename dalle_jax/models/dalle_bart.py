@@ -20,6 +20,7 @@ from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.dropout import dropout
 from dalle_jax.layers.embeddings import Embedding
 from dalle_jax.layers.kv_cache import KvCache
+from dalle_jax.layers.linear import for_steps
 from dalle_jax.layers.mlp import NormFormerGlu
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.stack import Stack, stack_keys
@@ -226,6 +227,10 @@ class DalleBart(nnx.Module):
     def grow(self, cache: list[DecoderCache], codes: int) -> list[DecoderCache]:
         """The same cache with room for the first ``codes`` codes."""
         return [layer._replace(codes=kv_cache.grow(layer.codes, self.pattern, codes)) for layer in cache]
+
+    def for_steps(self, rows: int) -> "DalleBart":
+        """The same transformer, laid out for a loop of ``decode`` with that many pictures."""
+        return for_steps(self, rows)
 
     def decode(
         self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: list[DecoderCache]

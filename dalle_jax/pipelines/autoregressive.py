@@ -14,6 +14,7 @@ from flax import nnx
 from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.pixels import to_float, to_uint8
+from dalle_jax.parallel.layout import compiler_options
 from dalle_jax.pipelines.load import load_clip, load_generator, load_image_tokenizer, load_text, stage_folders
 from dalle_jax.pipelines.rerank import best_candidates
 from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
@@ -107,7 +108,7 @@ class Pipeline:
         ) -> Int[Array, "P M I"]:
             return sample(nnx.merge(graph, state), text, keys, settings, prefix, lengths, guided=guided)
 
-        return jax.jit(run, static_argnames="guided")
+        return jax.jit(run, static_argnames="guided", compiler_options=compiler_options())
 
     @cached_property
     def _paint(self) -> Any:
@@ -131,7 +132,7 @@ class Pipeline:
             words = clip.encode_text(text)  # [P E]
             return jnp.einsum("pme,pe->pm", image.reshape(text.shape[0], -1, image.shape[-1]), words)
 
-        return jax.jit(run)
+        return jax.jit(run, compiler_options=compiler_options())
 
     def draw(self, requests: list[Request]) -> list[Drawn]:
         """Pictures for every request, in order. Requests of equal ``candidates`` and ``first`` share calls."""

@@ -1,6 +1,7 @@
 """Codes drawn one after another from a transformer with a cache.
 
-The generator is anything with ``prefill``, ``grow`` and ``decode`` as models/code_generator.py describes them.
+The generator is anything with ``prefill``, ``grow``, ``for_steps`` and ``decode`` as models/code_generator.py
+describes them.
 """
 
 import itertools
@@ -86,6 +87,7 @@ def sample(
     candidates, length = keys.shape[1], generator.grid[0] * generator.grid[1]
     prompts, size = text.shape[0], generator.codebook_size
     first, cache = _with_empty_prompt(text, generator, candidates) if guided else generator.prefill(text, candidates)
+    generator = generator.for_steps(first.shape[0] * candidates)
     noise_ahead = prompts * candidates * length * size <= NOISE_AT_ONCE
     noises = jax.vmap(lambda i: _noise(keys, i, size))(jnp.arange(length)) if noise_ahead else None
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dalle_jax.layers.linear import Linear, flat_matmul
+from dalle_jax.layers.linear import Linear, flat_matmul, for_steps, unstack
+from dalle_jax.layers.stack import Stack
 from dalle_jax.parallel.axes import EMBED, HEAD_DIM, HEADS
 
 
@@ -41,3 +42,46 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
     layer = Linear(6, 4, axes=(EMBED, None), dtype="bfloat16", rngs=nnx.Rngs(0))
     assert layer(normal(0, 3, 6)).dtype == jnp.bfloat16
     assert layer.kernel[...].dtype == jnp.float32
+
+
+def wide(rngs):
+    return Linear((2, 3), (3, 8, 64), axes=(None, EMBED, None, HEADS, HEAD_DIM), rngs=rngs)
+
+
+def test_panels_give_the_product_of_the_kernel_they_were_made_from():
+    layer = wide(nnx.Rngs(0))
+    layer.bias[...] = normal(3, 3, 8, 64)
+    x = normal(1, 4, 2, 3)
+    stepping = for_steps(layer, 4)
+    assert layer.panels is None
+    assert stepping.panels.shape == (24, 6, 64)
+    np.testing.assert_allclose(stepping(x), layer(x), rtol=1e-5, atol=1e-5)
+    assert for_steps(layer, 1) is layer
+    assert for_steps(layer, 33) is layer
+
+
+def test_a_narrow_kernel_stays_whole():
+    assert for_steps(Linear(6, 960, axes=(EMBED, None), rngs=nnx.Rngs(0)), 4).panels is None
+
+
+def test_panels_of_scanned_layers_belong_to_their_layer():
+    stack = Stack(wide, 2, scan=True, rngs=nnx.Rngs(0))
+    x = normal(1, 4, 2, 3)
+    for layer in range(2):
+        np.testing.assert_allclose(
+            for_steps(stack, 4).block(layer)(x), stack.block(layer)(x), rtol=1e-5, atol=1e-5
+        )  # fmt: skip
+
+
+def test_other_platforms_take_no_panels(monkeypatch):
+    layer = wide(nnx.Rngs(0))
+    monkeypatch.setattr("dalle_jax.layers.linear.platform", lambda: "gpu")
+    assert for_steps(layer, 4) is layer
+
+
+def test_unstacked_slices_and_their_gradient_are_those_of_indexing():
+    x, weight = normal(0, 2, 3, 5), normal(1, 3, 2, 5)
+    ours = jax.value_and_grad(lambda x: sum((one * w).sum() for one, w in zip(unstack(x, 1), weight, strict=True)))(x)
+    plain = jax.value_and_grad(lambda x: sum((x[:, i] * weight[i]).sum() for i in range(3)))(x)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

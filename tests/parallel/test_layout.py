@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 from dalle_jax.config.errors import UserError
 from dalle_jax.parallel import axes as names
 from dalle_jax.parallel.axes import BATCH, EMBED, HEAD_DIM, HEADS, MLP, SEQ
-from dalle_jax.parallel.layout import Layout, constrain, platform
+from dalle_jax.parallel.layout import Layout, compiler_options, constrain, platform
 from dalle_jax.parallel.mesh import Mesh, make_mesh, mesh_shape
 from dalle_jax.parallel.rules import Rules
 
@@ -109,3 +109,12 @@ def test_minus_one_is_the_rest():
 def test_a_mesh_that_cannot_be_is_refused(config, message):
     with pytest.raises(UserError, match=message):
         mesh_shape(config, 8)
+
+
+def test_only_a_cpu_is_compiled_for_at_a_lower_level_and_the_users_own_level_rules(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    assert compiler_options("cpu") == {"xla_backend_optimization_level": 1}
+    assert compiler_options("gpu") is None
+    assert compiler_options("tpu") is None
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=3")
+    assert compiler_options("cpu") is None

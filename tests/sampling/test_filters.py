@@ -31,9 +31,9 @@ def test_top_p_keeps_codes_that_likelier_ones_outweigh_by_less_than_p():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=8, max_size=8), st.integers(1, 8))
+@given(st.lists(st.floats(-1e6, 1e6, width=32, allow_subnormal=False), min_size=8, max_size=8), st.integers(1, 8))
 def test_top_k_threshold_is_exact_for_any_floats(values, k):
-    logits = jnp.asarray(values, jnp.float32)[None, None]
+    logits = jnp.asarray(values, jnp.float32)[None, None]  # no subnormals: XLA takes them for 0, numpy does not
     smallest = np.sort(np.asarray(logits)[0, 0])[-k]
     np.testing.assert_array_equal(kept(top_k(logits, jnp.array([k])))[0, 0], np.asarray(logits)[0, 0] >= smallest)
 
