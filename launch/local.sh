@@ -9,5 +9,4 @@ if [ $# -lt 1 ]; then
 fi
 root="$(cd "$(dirname "$0")/.." && pwd)"
 python="${PYTHON:-$root/.venv/bin/python}"
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 exec "$python" -m dalle_jax train "$@"
