@@ -9,8 +9,9 @@ PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint
 
 .PHONY: demo test lint bench clean
 
+# Huge pages, where the kernel grants them, are worth a few percent more than commands/memory.py is by itself.
 demo: $(VENV)/.installed
-	$(RUN) -m dalle_jax demo --out runs/demo
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(RUN) -m dalle_jax demo --out runs/demo
 
 test: lint
 	$(RUN) -m pytest

@@ -8,6 +8,9 @@ from pathlib import Path
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 """glibc's names for what ``mallopt`` sets (malloc.h)."""
 
+TUNABLES = ("glibc.malloc.trim_threshold", "glibc.malloc.mmap_max", "glibc.malloc.arena_max")
+"""The same as ``GLIBC_TUNABLES`` calls them."""
+
 ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio")
 
 
@@ -17,10 +20,11 @@ def keep_large_buffers() -> None:
     XLA allocates a step's scratch memory anew at each step. glibc maps blocks of that size and unmaps them when they
     are freed, so every page is faulted in and zeroed again: a fifth of a training step (docs/architecture.md). It acts
     only before the process has a second thread, on Linux with glibc, and where no accelerator is to be seen or
-    ``JAX_PLATFORMS`` is ``cpu``. A user's own ``MALLOC_`` or ``GLIBC_TUNABLES`` variables are left to rule.
+    ``JAX_PLATFORMS`` is ``cpu``. What a user has set of these in ``MALLOC_`` variables or ``GLIBC_TUNABLES`` rules.
     """
     on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu" or not any(Path(device).exists() for device in ACCELERATORS)
-    chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    chosen = any(name.startswith("MALLOC_") for name in os.environ) or any(name in tunables for name in TUNABLES)
     if sys.platform != "linux" or not on_cpu or chosen:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
