@@ -25,6 +25,11 @@ def figures(folder: Path) -> list[dict]:
     return out
 
 
+def steps(folder: Path) -> int:
+    """How many steps the transformer of a finished demo was trained for."""
+    return json.loads((folder / "stages.json").read_text())["transformer"]["steps"]
+
+
 def right(contender: dict) -> float:
     """The mean share of right choices over levels and splits."""
     shares = [figure["value"] for figure in contender["figures"] if figure["kind"] == "percent"]
@@ -37,14 +42,20 @@ def main() -> None:
     parser.add_argument("demos", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    contenders = []
+    contenders, trained = [], set()
     for name, _, folder in (demo.partition("=") for demo in args.demos):
         if not (Path(folder) / "metrics.json").is_file():
             sys.exit(f"{name}: expected NAME=FOLDER of a finished demo, found no metrics.json in {folder!r}")
         contenders.append({"name": name, "figures": figures(Path(folder))})
+        trained.add(steps(Path(folder)))
+    if len(trained) > 1:
+        sys.exit(f"expected demos of equal length, got transformers trained for {sorted(trained)} steps")
     best = max(contenders, key=right)
     means = ", ".join(f"{one['name']} {100 * right(one):.0f} %" for one in contenders)
-    why = f"Right over all levels and splits, with CLIP's choice of 16: {means}. Same data, steps and other stages."
+    why = (
+        f"Right over all levels and splits, with CLIP's choice of 16, after {trained.pop()} steps: {means}. "
+        "Same data, steps and other stages."
+    )
     text = json.dumps({"contenders": contenders, "chosen": best["name"], "why": why}, indent=2)
     args.out.write_text(text + "\n")
     print(why, f"Chosen: {best['name']}.")

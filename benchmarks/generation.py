@@ -13,12 +13,12 @@ PICTURES = 4
 
 
 def generate(guidance: float, kinds: tuple[str, ...] = ("full",)):
-    import jax
+    """A call that draws the codes [4 256] of one text [1 64], from another seed each time, at that guidance scale."""
     import jax.numpy as jnp
     import numpy as np
     from flax import nnx
 
-    from dalle_jax.parallel.layout import compiler_options
+    from dalle_jax.parallel.layout import jit
     from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
 
     graph, state = nnx.split(network(kinds, gated=True))
@@ -29,7 +29,7 @@ def generate(guidance: float, kinds: tuple[str, ...] = ("full",)):
     def run(state, text, keys, how):
         return sample(nnx.merge(graph, state), text, keys, how, guided=guided)
 
-    draw = jax.jit(run, compiler_options=compiler_options())
+    draw = jit(run)
     seeds = iter(range(1_000_000))
 
     def call() -> None:

@@ -13,6 +13,7 @@ MIX = ("row", "column", "convolutional")
 
 
 def network(kinds: tuple[str, ...], gated: bool):
+    """The transformer of every case but the tokenizer's, from seed 0."""
     from flax import nnx
 
     from dalle_jax.models.dalle import Dalle, DalleConfig
@@ -25,13 +26,14 @@ def network(kinds: tuple[str, ...], gated: bool):
 
 
 def step(kinds: tuple[str, ...], gated: bool = True):
+    """A call that makes one update from the same text [8 64] and codes [8 256]; ``kinds`` go around the layers."""
     import jax
     import numpy as np
     import optax
     from flax import nnx
 
     from dalle_jax.losses.cross_entropy import cross_entropy, dalle_loss
-    from dalle_jax.parallel.layout import compiler_options
+    from dalle_jax.parallel.layout import jit
 
     graph, state = nnx.split(network(kinds, gated))
     optimizer = optax.adam(3e-4)
@@ -48,8 +50,8 @@ def step(kinds: tuple[str, ...], gated: bool = True):
         updates, moments = optimizer.update(gradients, moments, state)
         return optax.apply_updates(state, updates), moments, value
 
-    compiled = jax.jit(update, donate_argnums=(0, 1), compiler_options=compiler_options())
-    held = [state, jax.jit(optimizer.init)(state)]
+    compiled = jit(update, donate_argnums=(0, 1))
+    held = [state, jit(optimizer.init)(state)]
 
     def call() -> None:
         held[0], held[1], value = compiled(held[0], held[1], text, codes)

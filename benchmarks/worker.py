@@ -93,6 +93,7 @@ def serve(worker: Worker, requests, answers) -> None:
 
 
 def main() -> None:
+    """Pins the process and its threads to the cores before it loads FILE, then serves until its input ends."""
     parser = argparse.ArgumentParser()
     parser.add_argument("file", type=Path)
     parser.add_argument("--cores", required=True)

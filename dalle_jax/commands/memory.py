@@ -18,7 +18,7 @@ def keep_large_buffers() -> None:
     """Lets freed memory be used again instead of going back to the kernel, where training runs on the CPU.
 
     XLA allocates a step's scratch memory anew at each step. glibc maps blocks of that size and unmaps them when they
-    are freed, so every page is faulted in and zeroed again: a fifth of a training step (docs/architecture.md). It acts
+    are freed, so every page is faulted in and zeroed again; docs/architecture.md has what that costs. It acts
     only before the process has a second thread, on Linux with glibc, and where no accelerator is to be seen or
     ``JAX_PLATFORMS`` is ``cpu``. What a user has set of these in ``MALLOC_`` variables or ``GLIBC_TUNABLES`` rules.
     """

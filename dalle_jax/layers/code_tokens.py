@@ -82,7 +82,10 @@ class CodeTokens(nnx.Module):
         )
 
     def fold(self) -> None:
-        """Adds what the networks give to the tables and drops them: the same tokens, without the work at each step."""
+        """Adds what the networks give to the tables and drops them: the same tokens, without the work at each step.
+
+        The model's config goes on saying what it was trained with.
+        """
         if self.read is None or self.predicted is None:
             return
         width = self.embedding.table[...].shape[-1]

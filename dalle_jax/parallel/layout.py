@@ -45,12 +45,18 @@ def platform() -> str:
 def compiler_options(name: str | None = None) -> dict[str, Any] | None:
     """What XLA is told when it compiles for a platform, by default the current one.
 
-    On a CPU the products are in libraries, and LLVM's passes beyond its first level cost a third of the time to compile
-    and made no program here faster. A level set in ``XLA_FLAGS`` rules.
+    On a CPU the products are in libraries, so what LLVM does beyond its first level buys little: without it the
+    training step with row, column and convolutional attention compiled in 10.3 CPU seconds instead of 14.6, and no
+    program that was timed became slower (docs/architecture.md says which). A level set in ``XLA_FLAGS`` rules.
     """
     if (name or platform()) != "cpu" or "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", ""):
         return None
     return {"xla_backend_optimization_level": 1}
+
+
+def jit(function: Callable[..., Any], **kwargs: Any) -> Any:
+    """``jax.jit`` with ``compiler_options``, for a program that is called without a ``Layout``."""
+    return jax.jit(function, compiler_options=compiler_options(), **kwargs)
 
 
 class Layout:

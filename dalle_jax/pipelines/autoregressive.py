@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -14,7 +13,7 @@ from flax import nnx
 from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.pixels import to_float, to_uint8
-from dalle_jax.parallel.layout import compiler_options
+from dalle_jax.parallel.layout import jit
 from dalle_jax.pipelines.load import load_clip, load_generator, load_image_tokenizer, load_text, stage_folders
 from dalle_jax.pipelines.rerank import best_candidates
 from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
@@ -108,17 +107,17 @@ class Pipeline:
         ) -> Int[Array, "P M I"]:
             return sample(nnx.merge(graph, state), text, keys, settings, prefix, lengths, guided=guided)
 
-        return jax.jit(run, static_argnames="guided", compiler_options=compiler_options())
+        return jit(run, static_argnames="guided")
 
     @cached_property
     def _paint(self) -> Any:
         graph = self._tokenizer[0]
-        return jax.jit(lambda state, codes: to_uint8(nnx.merge(graph, state).decode(codes.reshape(-1, *self.grid))))
+        return jit(lambda state, codes: to_uint8(nnx.merge(graph, state).decode(codes.reshape(-1, *self.grid))))
 
     @cached_property
     def _encode(self) -> Any:
         graph = self._tokenizer[0]
-        return jax.jit(lambda state, pixels: nnx.merge(graph, state).encode(to_float(pixels)))
+        return jit(lambda state, pixels: nnx.merge(graph, state).encode(to_float(pixels)))
 
     @cached_property
     def _score(self) -> Any:
@@ -132,7 +131,7 @@ class Pipeline:
             words = clip.encode_text(text)  # [P E]
             return jnp.einsum("pme,pe->pm", image.reshape(text.shape[0], -1, image.shape[-1]), words)
 
-        return jax.jit(run, compiler_options=compiler_options())
+        return jit(run)
 
     def draw(self, requests: list[Request]) -> list[Drawn]:
         """Pictures for every request, in order. Requests of equal ``candidates`` and ``first`` share calls."""
@@ -226,10 +225,10 @@ class Pipeline:
         if self._clip is None:
             raise UserError("similarity needs a CLIP, and this pipeline has none; name one with --clip")
         graph, state = self._clip
-        words = jax.jit(lambda state, text: nnx.merge(graph, state).encode_text(text))(
+        words = jit(lambda state, text: nnx.merge(graph, state).encode_text(text))(
             state, jnp.asarray(self.clip_text.encode_batch(prompts))
         )
-        see = jax.jit(lambda state, pixels: nnx.merge(graph, state).encode_image(to_float(pixels)))
+        see = jit(lambda state, pixels: nnx.merge(graph, state).encode_image(to_float(pixels)))
         images = np.concatenate([np.asarray(see(state, piece)) for piece in self._split(pixels)])[: len(pixels)]
         return images @ np.asarray(words).T
 

@@ -44,3 +44,9 @@ def test_a_large_block_that_was_freed_is_used_again_without_page_faults():
 @glibc
 def test_what_the_user_set_for_the_allocator_rules():
     assert faults_of_the_second_block(JAX_PLATFORMS="cpu", MALLOC_TOP_PAD_="131072") > 1000
+    assert faults_of_the_second_block(JAX_PLATFORMS="cpu", GLIBC_TUNABLES="glibc.malloc.mmap_max=65536") > 1000
+
+
+@glibc
+def test_asking_for_huge_pages_alone_leaves_the_rest_to_us():
+    assert faults_of_the_second_block(JAX_PLATFORMS="cpu", GLIBC_TUNABLES="glibc.malloc.hugetlb=1") < 100
