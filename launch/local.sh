@@ -1,12 +1,39 @@
 #!/usr/bin/env bash
-# One training stage in one process on this machine, on all of its devices:
-#   launch/local.sh CONFIG [flags of train]
-# Launching many processes and many hosts comes with the scale issue.
+# N processes of one training stage on this machine, each with one of its GPUs where it has that many:
+#   launch/local.sh N CONFIG [flags of train]
+# When one fails, the others are ended too; Ctrl-C and SIGTERM reach all of them, and they save the same step.
 set -eu
-if [ $# -lt 1 ]; then
-  echo "usage: launch/local.sh CONFIG [flags of train]" >&2
+if [ $# -lt 2 ] || ! [ "$1" -ge 1 ] 2>/dev/null; then
+  echo "usage: launch/local.sh N CONFIG [flags of train]" >&2
   exit 2
 fi
+processes=$1
+shift
 root="$(cd "$(dirname "$0")/.." && pwd)"
 python="${PYTHON:-$root/.venv/bin/python}"
-exec "$python" -m dalle_jax train "$@"
+gpus="$(command -v nvidia-smi >/dev/null && nvidia-smi --list-gpus 2>/dev/null | wc -l || echo 0)"
+port="$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
+export DALLE_JAX_COORDINATOR="127.0.0.1:$port" DALLE_JAX_PROCESSES="$processes"
+
+children=()
+tell() { kill -s "$1" "${children[@]}" 2>/dev/null || true; }
+trap 'tell TERM' TERM INT
+
+for ((process = 0; process < processes; process++)); do
+  if [ "$processes" -gt 1 ] && [ "$gpus" -ge "$processes" ]; then export CUDA_VISIBLE_DEVICES="$process"; fi
+  DALLE_JAX_PROCESS="$process" "$python" -m dalle_jax train "$@" &
+  children+=($!)
+done
+
+code=0
+for ((left = processes; left > 0; left--)); do
+  wait -n "${children[@]}" && ended=0 || ended=$?
+  while [ "$ended" -gt 128 ] && [ "$(jobs -pr | wc -l)" -ge "$left" ]; do # wait was interrupted by the trap
+    wait -n "${children[@]}" && ended=0 || ended=$?
+  done
+  if [ "$ended" -ne 0 ] && [ "$code" -eq 0 ]; then
+    code=$ended
+    tell KILL
+  fi
+done
+exit "$code"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dalle_jax.config.bind import load
 from dalle_jax.config.render import render
+from dalle_jax.parallel import hosts
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh
 from dalle_jax.runs import TrainRun
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains to the end of the config's steps, or until it is told to stop, and saves."""
     config: TrainRun = load(args.config, TrainRun, args.set)
+    hosts.join()
     train_stage(config, args.out or Path("runs") / Path(args.config).stem)
     return 0
 

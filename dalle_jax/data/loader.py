@@ -5,7 +5,7 @@ resumed run goes on with the very examples that it would have seen. Batches run 
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from grain import MapDataset
@@ -40,18 +40,27 @@ class Loader:
         self._batch_size = batch_size
         self._seed = seed
         order = MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
-        self._batches = order.map_with_index(self._load).batch(batch_size, batch_fn=_collate)
+        self._examples = order.map_with_index(self._load)
 
-    def batch(self, step: int) -> dict[str, list[Any]]:
-        """The raw examples of a step (0, 1, …)."""
-        return self._batches[step]
+    @property
+    def batch_size(self) -> int:
+        """Examples in a batch, over all hosts."""
+        return self._batch_size
 
-    def evaluation_batches(self) -> Iterator[dict[str, list[Any]]]:
-        """Whole batches of the evaluation examples, in order, always the same; a last partial batch is left out."""
+    def batch(self, step: int, rows: Sequence[int] | None = None) -> dict[str, list[Any]]:
+        """The raw examples of a step (0, 1, …): those at ``rows`` of the batch, by default all."""
+        first = step * self._batch_size
+        return _collate([self._examples[first + row] for row in self._all(rows)])
+
+    def evaluation_batches(self, rows: Sequence[int] | None = None) -> Iterator[dict[str, list[Any]]]:
+        """``rows`` of each batch of the evaluation examples, always the same; a last partial batch is left out."""
         source = self._evaluation_source
         for start in range(0, 0 if source is None else len(source) - self._batch_size + 1, self._batch_size):
-            indices = range(start, start + self._batch_size)
+            indices = [start + row for row in self._all(rows)]
             yield _collate([self._pick(source[index], 0, index) for index in indices])  # type: ignore[index]
+
+    def _all(self, rows: Sequence[int] | None) -> Sequence[int]:
+        return range(self._batch_size) if rows is None else rows
 
     def steps_per_epoch(self) -> float:
         """How many batches the training examples make; a fraction where batches run over the end of an epoch."""

@@ -1,5 +1,6 @@
 """Training CLIP: a picture and its caption end up at the same place."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.pipelines.load import ModelFile, load_image_tokenizer
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, text_spec
 from dalle_jax.tasks.captions import Captions, check_vocabulary
-from dalle_jax.train.task import Batch, Objective, Sums
+from dalle_jax.train.task import Batch, Objective, Seed, Sums
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class AlignTextImages:
     image_tokenizer: str | None = None
     reconstructed: float = 0.5
 
-    def prepare(self, examples: dict[str, list[Any]], rng: np.random.Generator | None) -> dict[str, np.ndarray]:
+    def prepare(self, examples: dict[str, list[Any]], seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
         """``pixels`` uint8 [B H W 3], ``text`` int32 [B T] and ``meaning`` int32 [B]: see data/loader.py."""
-        text = self.captions.rows(examples["caption"], self.model.text_length, rng)
+        text = self.captions.rows(examples["caption"], self.model.text_length, seeds)
         meaning = np.array(examples["meaning"], np.int32)
         return {"pixels": pixel_rows(examples["image"], self.model.image_size), "text": text, "meaning": meaning}
 

@@ -1,5 +1,6 @@
 """Captions to token rows, as the tasks that read text do it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.text.sentencepiece import SentencePiece
+from dalle_jax.train.task import Seed
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,13 @@ class Captions:
         """The tokenizer that pads or cuts to ``length`` tokens."""
         return SentencePiece(self.model, length)
 
-    def rows(self, captions: list[str], length: int, rng: np.random.Generator | None) -> np.ndarray:
-        """Token ids int32 [B length]; ``rng`` is None for evaluation, which drops nothing."""
+    def rows(self, captions: list[str], length: int, seeds: Sequence[Seed] | None) -> np.ndarray:
+        """Token ids int32 [B length]; a seed for each caption, or None for evaluation, which drops nothing."""
         tokenizer = self.tokenizer(length)
-        if rng is None or self.dropout == 0.0:
+        if seeds is None or self.dropout == 0.0:
             return tokenizer.encode_batch(captions)
-        return tokenizer.encode_batch(captions, rng=rng, dropout=self.dropout)
+        rngs = [np.random.default_rng(seed) for seed in seeds]
+        return tokenizer.encode_batch(captions, rngs=rngs, dropout=self.dropout)
 
 
 def check_vocabulary(captions: Captions, vocabulary: int, length: int, where: str) -> None:

@@ -1,5 +1,6 @@
 """Training a text-to-image transformer: captions to the codes of a frozen image tokenizer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from dalle_jax.pipelines.load import ModelFile, build, load_image_tokenizer
 from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, text_spec
 from dalle_jax.tasks.captions import Captions, check_vocabulary
-from dalle_jax.train.task import Batch, Objective, Sums
+from dalle_jax.train.task import Batch, Objective, Seed, Sums
 
 PICTURES = 8
 
@@ -48,9 +49,9 @@ class GenerateCodes:
         if not 0.0 <= self.blank_captions < 1.0:
             raise ValueError(f"blank_captions: expected a share in [0, 1), got {self.blank_captions}")
 
-    def prepare(self, examples: dict[str, list[Any]], rng: np.random.Generator | None) -> dict[str, np.ndarray]:
+    def prepare(self, examples: dict[str, list[Any]], seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
         """``pixels`` uint8 [B H W 3] and ``text`` int32 [B T]."""
-        text = self.captions.rows(examples["caption"], self.model.text_length, rng)
+        text = self.captions.rows(examples["caption"], self.model.text_length, seeds)
         return {"pixels": pixel_rows(examples["image"], self.image_size), "text": text}
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,5 +1,6 @@
 """Training an image tokenizer: pictures to codes and back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from dalle_jax.losses.quantization import reconstruction
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.pipelines.load import ModelFile
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec
-from dalle_jax.train.task import Batch, Objective, Sums
+from dalle_jax.train.task import Batch, Objective, Seed, Sums
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class TokenizeImages:
                 f"image_size: expected a multiple of {factor}, the tokenizer's factor, got {self.image_size}"
             )
 
-    def prepare(self, examples: dict[str, list[Any]], rng: np.random.Generator | None) -> dict[str, np.ndarray]:
+    def prepare(self, examples: dict[str, list[Any]], seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
         """``pixels`` uint8 [B H W 3]."""
-        del rng
+        del seeds
         return {"pixels": pixel_rows(examples["image"], self.image_size)}
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:

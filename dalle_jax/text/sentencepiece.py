@@ -116,17 +116,18 @@ class SentencePiece:
         return self.encode_batch([caption])[0]
 
     def encode_batch(
-        self, captions: Sequence[str], rng: np.random.Generator | None = None, dropout: float = 0.0
+        self, captions: Sequence[str], rngs: Sequence[np.random.Generator] | None = None, dropout: float = 0.0
     ) -> Int32[np.ndarray, "B T"]:
         """The ids of captions, each cut or padded to ``length``.
 
-        ``dropout`` is the share of merges that BPE skips, drawn from ``rng``; only a BPE model has it.
+        ``dropout`` is the share of merges that BPE skips, drawn from each caption's own of ``rngs``; only a BPE
+        model has it.
         """
         texts = [normalize(caption) for caption in captions]
         if dropout > 0:
-            if rng is None:
-                raise ValueError("BPE dropout draws random numbers: give encode_batch an rng")
-            rows = [self._encode_with_dropout(text, rng, dropout) for text in texts]
+            if rngs is None:
+                raise ValueError("BPE dropout draws random numbers: give encode_batch rngs, one for each caption")
+            rows = [self._encode_with_dropout(text, rng, dropout) for text, rng in zip(texts, rngs, strict=True)]
         else:
             rows = self._model.encode(texts, out_type=int)
         ids = np.zeros((len(texts), self.length), np.int32)

@@ -208,7 +208,7 @@ def load_params(
 
 
 def _structs(blueprint: Blueprint, layout: Layout | None) -> dict[str, jax.ShapeDtypeStruct]:
-    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shardings = blueprint.shardings(layout) if layout is not None else dict.fromkeys(blueprint.paths, first)
     return {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[name])

@@ -5,13 +5,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.train.task import Batch, Batches, Task
 
 AHEAD = 2
-EVALUATION_STREAM = 0x5EED
 
 
 class Feed:
@@ -40,9 +37,10 @@ class Feed:
 
     def _fill(self, task: Task, data: Batches, layout: Layout, seed: int, steps: range) -> None:
         try:
+            rows = layout.local_rows(data.batch_size).tolist()
             for step in steps:
-                rng = np.random.default_rng((seed, step))
-                self._put(layout.put_batch(task.prepare(data.batch(step), rng)))
+                seeds = [(seed, step, row) for row in rows]
+                self._put(layout.put_batch(task.prepare(data.batch(step, rows), seeds), data.batch_size))
                 if self._stop.is_set():
                     return
         except BaseException as error:
@@ -61,7 +59,7 @@ class Feed:
             self._ready.get_nowait()
 
 
-def evaluation(task: Task, data: Batches, layout: Layout, seed: int) -> Iterator[Batch]:
+def evaluation(task: Task, data: Batches, layout: Layout) -> Iterator[Batch]:
     """The held-out batches on the devices, the same each time."""
-    for index, examples in enumerate(data.evaluation_batches()):
-        yield layout.put_batch(task.prepare(examples, np.random.default_rng((seed, EVALUATION_STREAM, index))))
+    for examples in data.evaluation_batches(layout.local_rows(data.batch_size).tolist()):
+        yield layout.put_batch(task.prepare(examples, None), data.batch_size)

@@ -1,11 +1,17 @@
-"""Ctrl-C and SIGTERM: the first asks the loop to finish its step and save, the second ends it at once."""
+"""Ctrl-C and SIGTERM: the first asks the loop to finish its step and save, the second ends it at once.
 
+With several processes SIGTERM is left to jax's preemption service, which tells them all, and Ctrl-C is made into one.
+"""
+
+import os
 import shlex
 import signal
 import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
+
+import jax
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -19,7 +25,8 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            ours = SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)
+            self._before = {number: signal.signal(number, self._handle) for number in ours}
         return self
 
     def __exit__(
@@ -32,6 +39,8 @@ class Interrupt:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def command_to_go_on() -> str:

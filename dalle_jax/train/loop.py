@@ -102,7 +102,7 @@ class Run:
         self.writers = Writers(out, self.start) if hosts.is_first() else None
         if self.writers is not None:
             opened.callback(self.writers.close)
-        self.progress = Progress(self.start, trainer.steps)
+        self.progress = Progress(self.start, trainer.steps, silent=not hosts.is_first())
         opened.callback(self.progress.close)
         self.watch = Watch(trainer.abort_after_skips)
         self.metrics: dict[str, float] = newest_figures(out)
@@ -117,7 +117,7 @@ class Run:
         batches = feed.Feed(self.task, self.data, self.layout, self.trainer.seed, step, self.trainer.steps)
         with Interrupt() as interrupt:
             try:
-                while step < self.trainer.steps and not interrupt.asked:
+                while step < self.trainer.steps and not hosts.all_stop(interrupt.asked, step):
                     self.state, self.sums = self.runner.step(self.state, self.sums, batches.next())
                     step += 1
                     self.progress.step(step)
@@ -162,16 +162,16 @@ class Run:
         self.watch.check(step, int(self.state.skipped_in_a_row))
 
     def _evaluate(self, step: int) -> None:
-        sums: Sums = {}
-        for index, batch in enumerate(feed.evaluation(self.task, self.data, self.layout, self.trainer.seed)):
-            sums = metrics.merge(sums, self.runner.evaluate(self.state, batch, index))
-        values = metrics.divide(sums)
+        sums: Sums | None = None
+        for index, batch in enumerate(feed.evaluation(self.task, self.data, self.layout)):
+            sums = self.runner.merge(sums, self.runner.evaluate(self.state, batch, index))
+        values = metrics.divide(sums or {})
         if values:
             self._write(step, {f"evaluation/{name}": value for name, value in values.items()})
             self.progress.say(f"step {step}: " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
     def _draw(self, step: int) -> None:
-        batch = next(feed.evaluation(self.task, self.data, self.layout, self.trainer.seed), None)
+        batch = next(feed.evaluation(self.task, self.data, self.layout), None)
         drawn = None if batch is None else self.runner.pictures(self.state, batch)
         if drawn is not None and self.writers is not None:
             page = pictures.sheet(jax.device_get(drawn))

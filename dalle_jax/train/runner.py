@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 
-from dalle_jax.arrays import Array, Key
+from dalle_jax.arrays import Array, Int, Key
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.train import metrics
 from dalle_jax.train.state import Arrays, Blueprint, State, plan
@@ -26,7 +27,7 @@ class Runner:
         self._frozen_blueprint = None if frozen is None else Blueprint.of(frozen)
         self._frozen = _on_devices(frozen, self._frozen_blueprint, layout)
         self._task = task
-        self._key = jax.device_put(jax.random.key(trainer.seed), layout.replicated)
+        self._key = layout.jit(lambda: jax.random.key(trainer.seed), out_shardings=layout.replicated)()
         step = make_step(
             task,
             self.plan,
@@ -46,12 +47,17 @@ class Runner:
     def step(self, state: State, sums: Sums | None, batch: Batch) -> tuple[State, Sums]:
         """One step; ``state`` and ``sums`` are donated, and the step's Sums are added to ``sums``."""
         state, found = self._step(state, self._frozen, batch, self._key)
-        return state, found if sums is None else self._merge(sums, found)
+        return state, self.merge(sums, found)
 
     def evaluate(self, state: State, batch: Batch, index: int) -> Sums:
         """The task's figures on one held-out batch, with the averaged parameters where there are any."""
-        key = jax.random.fold_in(jax.random.fold_in(self._key, EVALUATION_KEY), index)
-        return self._evaluate(state.average or state.params, state.others, self._frozen, batch, key)
+        return self._evaluate(
+            state.average or state.params, state.others, self._frozen, batch, self._key, np.int32(index)
+        )
+
+    def merge(self, sums: Sums | None, found: Sums) -> Sums:
+        """Both together; ``sums`` is donated."""
+        return found if sums is None else self._merge(sums, found)
 
     def pictures(self, state: State, batch: Batch) -> Array | None:
         """What the task draws, if it draws."""
@@ -62,7 +68,10 @@ class Runner:
         functions = {"step": self._step, "evaluate": self._evaluate, "pictures": self._draw}
         return {name: function.compiles() for name, function in functions.items()}
 
-    def _evaluation(self, params: Arrays, others: Arrays, frozen: Arrays, batch: Batch, key: Key[Array, ""]) -> Sums:
+    def _evaluation(
+        self, params: Arrays, others: Arrays, frozen: Arrays, batch: Batch, key: Key[Array, ""], index: Int[Array, ""]
+    ) -> Sums:
+        key = jax.random.fold_in(jax.random.fold_in(key, EVALUATION_KEY), index)
         module = self.plan.blueprint.merge(params, others)
         return metrics.as_float32(self._task.evaluate(module, self._frozen_module(frozen), batch, key))
 
@@ -80,4 +89,6 @@ def _on_devices(module: Any, blueprint: Blueprint | None, layout: Layout) -> Arr
     params, others = blueprint.split(module)
     arrays = params | others
     shardings = blueprint.shardings(layout)
+    if jax.process_count() > 1:  # each has the whole on a device of its own
+        arrays = jax.device_get(arrays)
     return {name: jax.device_put(value, shardings[name]) for name, value in arrays.items()}

@@ -1,6 +1,6 @@
 """What the trainer asks of a task and what it gets back: the only words that the trainer and the tasks share."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -12,6 +12,9 @@ from dalle_jax.arrays import Array, Float, Key
 
 Batch: TypeAlias = dict[str, Array]
 """Names to arrays whose first dimension is the batch."""
+
+Seed: TypeAlias = tuple[int, ...]
+"""What ``numpy.random.default_rng`` takes."""
 
 Sums: TypeAlias = dict[str, tuple[Array, Array]]
 """Names to (sum, weight). They merge by adding, over microbatches, devices, steps and hosts, and are divided once."""
@@ -37,10 +40,11 @@ class Objective:
 class Task(Protocol):
     """What is trained. Knows its model, its loss and its batch; nothing of optimizers, meshes, jit or checkpoints."""
 
-    def prepare(self, examples: dict[str, list[Any]], rng: np.random.Generator | None) -> dict[str, np.ndarray]:
+    def prepare(self, examples: dict[str, list[Any]], seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
         """On the host: raw examples (``image`` uint8 [H W 3], ``caption`` str) to the arrays of one batch.
 
-        ``rng`` is None for evaluation, which augments nothing.
+        ``seeds`` has one for each example, so that what is random of it does not depend on which host prepares it;
+        None for evaluation, which augments nothing.
         """
         ...
 
@@ -77,12 +81,17 @@ class Task(Protocol):
 class Batches(Protocol):
     """Where raw examples come from. A batch is a pure function of the step, so there is no position to lose."""
 
-    def batch(self, step: int) -> dict[str, list[Any]]:
-        """The examples of one step, one list entry each; the same whenever it is asked for."""
+    @property
+    def batch_size(self) -> int:
+        """Examples in a batch, over all hosts."""
         ...
 
-    def evaluation_batches(self) -> Iterable[dict[str, list[Any]]]:
-        """The held-out examples, finite and always the same; every batch of one size."""
+    def batch(self, step: int, rows: Sequence[int]) -> dict[str, list[Any]]:
+        """Some rows of the batch of one step, one list entry each; the same whenever they are asked for."""
+        ...
+
+    def evaluation_batches(self, rows: Sequence[int]) -> Iterable[dict[str, list[Any]]]:
+        """Those rows of every batch of the held-out examples, finite and always the same; batches of one size."""
         ...
 
     def fingerprint(self) -> str:

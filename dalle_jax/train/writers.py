@@ -115,9 +115,10 @@ def unwritable(path: Path, error: OSError) -> UserError:
 class Progress:
     """A bar that is redrawn on a terminal; a plain line at every logging step otherwise."""
 
-    def __init__(self, start: int, steps: int, stream: Any = None):
+    def __init__(self, start: int, steps: int, stream: Any = None, silent: bool = False):
         self._stream = sys.stderr if stream is None else stream
-        self._terminal = self._stream.isatty()
+        self._silent = silent
+        self._terminal = self._stream.isatty() and not silent
         self._start, self._steps = start, steps
         self._began: tuple[int, float] | None = None
         self._drawn = 0.0
@@ -159,6 +160,8 @@ class Progress:
         return f"{drawn}{share}  {rate:.3g} steps/s  {left} left  {self._note}"
 
     def _write(self, text: str) -> None:
+        if self._silent:
+            return
         self._stream.write(text)
         self._stream.flush()
 

@@ -36,7 +36,7 @@ def batch(generate) -> dict:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (16, 16, 3), dtype=np.uint8) for _ in range(4)]
     examples = {"image": images, "caption": ["a red circle", "a blue square"] * 2, "key": list("abcd")}
-    prepared = generate.prepare(examples, np.random.default_rng(0))
+    prepared = generate.prepare(examples, [(0, row) for row in range(len(examples["caption"]))])
     spec = generate.batch_spec(4)
     assert {name: (array.shape, array.dtype) for name, array in prepared.items()} == {
         name: (one.shape, one.dtype) for name, one in spec.items()

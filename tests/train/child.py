@@ -36,12 +36,12 @@ class SlowLines(Lines):
 
     full: bool = False
 
-    def batch(self, step: int) -> dict[str, list[Any]]:
+    def batch(self, step: int, rows: Any) -> dict[str, list[Any]]:
         if self.full and step == 12:
             wait_for_checkpoint(10)
             resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
         time.sleep(self.pause if step >= 12 else 0.0)
-        return super().batch(step)
+        return super().batch(step, rows)
 
 
 def wait_for_checkpoint(step: int) -> None:

@@ -43,10 +43,10 @@ class StopsAt(Lines):
 
     step: int = 0
 
-    def batch(self, step):
+    def batch(self, step, rows):
         if step == self.step:
             raise OSError("the disk is gone")
-        return super().batch(step)
+        return super().batch(step, rows)
 
 
 @pytest.fixture(scope="module")

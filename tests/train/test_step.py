@@ -22,7 +22,7 @@ TRAINER = Trainer(steps=20, schedule=ConstantRate(1e-2))
 
 
 def batch_of(lay, step=0, bad=(), rows=8):
-    return lay.put_batch(Toy().prepare(Lines(rows=rows, bad=bad).batch(step), np.random.default_rng(0)))
+    return lay.put_batch(Toy().prepare(Lines(rows=rows, bad=bad).batch(step, range(rows)), None))
 
 
 def started(task=TOY, trainer=TRAINER, lay=None):

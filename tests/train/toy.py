@@ -1,5 +1,6 @@
 """A task small enough to count by hand: y = x w + b on noisy lines, with a variable that is no parameter."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +43,10 @@ class Toy:
     noise: float = 0.0
     fixed: bool = False
 
-    def prepare(self, examples: dict[str, list[Any]], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def prepare(self, examples: dict[str, list[Any]], seeds: Any) -> dict[str, np.ndarray]:
         x = np.stack(examples["x"]).astype(np.float32)
-        return {"x": x, "y": (x.sum(1) + self.noise * rng.standard_normal(len(x))).astype(np.float32)}
+        noise = np.array([np.random.default_rng(seed).standard_normal() for seed in seeds]) if seeds else 0.0
+        return {"x": x, "y": (x.sum(1) + self.noise * noise).astype(np.float32)}
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         return {
@@ -84,12 +86,16 @@ class Lines:
     seed: int = 3
     bad: tuple[int, ...] = ()
 
-    def batch(self, step: int) -> dict[str, list[Any]]:
-        x = np.random.default_rng((self.seed, step)).standard_normal((self.rows, 4))
+    @property
+    def batch_size(self) -> int:
+        return self.rows
+
+    def batch(self, step: int, rows: Sequence[int]) -> dict[str, list[Any]]:
+        x = np.random.default_rng((self.seed, step)).standard_normal((self.rows, 4))[list(rows)]
         return {"x": list(x * np.nan if step in self.bad else x)}
 
-    def evaluation_batches(self) -> list[dict[str, list[Any]]]:
-        return [self.batch(10**6), self.batch(10**6 + 1)]
+    def evaluation_batches(self, rows: Sequence[int]) -> list[dict[str, list[Any]]]:
+        return [self.batch(10**6, rows), self.batch(10**6 + 1, rows)]
 
     def fingerprint(self) -> str:
         return f"lines {self.rows} {self.seed}"

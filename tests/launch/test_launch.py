@@ -1,0 +1,132 @@
+"""The launch scripts, with a Python, srun and scancel of the tests' own that write down how they were called."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+VARIABLES = ("DALLE_JAX_COORDINATOR", "DALLE_JAX_PROCESSES", "DALLE_JAX_PROCESS")
+
+FAKE = f"""#!{sys.executable}
+import json, os, signal, sys, time
+if sys.argv[1] == "-c":
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+name = os.path.basename(sys.argv[0])
+process = os.environ.get("DALLE_JAX_PROCESS", "none")
+here = os.environ["NOTES"]
+
+def note(what):
+    with open(os.path.join(here, f"{{name}}.{{process}}.{{what}}"), "w") as file:
+        json.dump({{"arguments": sys.argv[1:], "variables": {{k: os.environ.get(k) for k in {VARIABLES!r}}}}}, file)
+
+def end(number, frame):
+    note("told")
+    sys.exit(0)
+
+signal.signal(signal.SIGTERM, end)
+note("called")
+if name == "scancel":
+    os.kill(int(open(os.path.join(here, "srun.pid")).read()), signal.SIGTERM)
+if name == "srun":
+    open(os.path.join(here, "srun.pid"), "w").write(str(os.getpid()))
+if process == os.environ.get("FAILING"):
+    sys.exit(7)
+if name in ("python", "srun"):
+    time.sleep(float(os.environ.get("SECONDS_TO_RUN", "0")))
+"""
+
+
+@pytest.fixture
+def fakes(tmp_path) -> Path:
+    """A folder with the commands, which write their notes into it."""
+    for name in ("python", "srun", "scancel", "scontrol"):
+        (tmp_path / name).write_text(FAKE)
+        (tmp_path / name).chmod(0o755)
+    return tmp_path
+
+
+def start(fakes: Path, script: str, *arguments: str, **variables: str) -> subprocess.Popen:
+    known = {"PATH": f"{fakes}:{os.environ['PATH']}", "NOTES": str(fakes), "PYTHON": str(fakes / "python")}
+    return subprocess.Popen(
+        ["bash", str(LAUNCH / script), *arguments],
+        env=os.environ | known | variables,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def notes(fakes: Path, what: str) -> dict[str, dict]:
+    return {path.name.removesuffix(f".{what}"): json.loads(path.read_text()) for path in fakes.glob(f"*.{what}")}
+
+
+def wait_for(fakes: Path, what: str, count: int) -> None:
+    until = time.monotonic() + 30
+    while len(list(fakes.glob(f"*.{what}"))) < count:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_local_starts_every_process_with_its_number_and_the_same_coordinator(fakes):
+    assert start(fakes, "local.sh", "3", "a.gin", "--set", "b=(1, 2)").wait(60) == 0
+    called = notes(fakes, "called")
+    assert called.keys() == {"python.0", "python.1", "python.2"}
+    for name, one in called.items():
+        assert one["arguments"] == ["-m", "dalle_jax", "train", "a.gin", "--set", "b=(1, 2)"]
+        assert one["variables"]["DALLE_JAX_PROCESS"] == name[-1]
+        assert one["variables"]["DALLE_JAX_PROCESSES"] == "3"
+    coordinators = {one["variables"]["DALLE_JAX_COORDINATOR"] for one in called.values()}
+    assert len(coordinators) == 1
+    assert coordinators.pop().startswith("127.0.0.1:")
+
+
+def test_local_ends_the_others_when_one_fails_and_says_its_code(fakes):
+    began = time.monotonic()
+    assert start(fakes, "local.sh", "3", "a.gin", FAILING="1", SECONDS_TO_RUN="60").wait(30) == 7
+    assert time.monotonic() - began < 30
+
+
+def test_local_tells_all_of_them_to_stop(fakes):
+    running = start(fakes, "local.sh", "2", "a.gin", SECONDS_TO_RUN="60")
+    wait_for(fakes, "called", 2)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(30) == 0
+    assert notes(fakes, "told").keys() == {"python.0", "python.1"}
+
+
+@pytest.mark.parametrize("arguments", [[], ["a.gin"], ["0", "a.gin"], ["two", "a.gin"]], ids=str)
+def test_local_says_how_it_is_used(fakes, arguments):
+    running = start(fakes, "local.sh", *arguments)
+    assert "usage" in running.communicate(timeout=30)[1]
+    assert running.returncode == 2
+
+
+def test_slurm_runs_the_training_in_every_task(fakes):
+    assert start(fakes, "slurm.sbatch", "a.gin", "--set", "b=(1, 2)", SLURM_JOB_ID="5").wait(30) == 0
+    python = str(fakes / "python")
+    assert notes(fakes, "called").keys() == {"srun.none"}
+    expected = ["--kill-on-bad-exit=1", python, "-m", "dalle_jax", "train", "a.gin", "--set", "b=(1, 2)"]
+    assert notes(fakes, "called")["srun.none"]["arguments"] == expected
+
+
+def test_slurm_passes_the_warning_on_and_queues_the_job_again(fakes):
+    running = start(fakes, "slurm.sbatch", "a.gin", SLURM_JOB_ID="5", SECONDS_TO_RUN="60")
+    wait_for(fakes, "pid", 1)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(30) == 0
+    called = notes(fakes, "called")
+    assert called["scancel.none"]["arguments"] == ["--signal=TERM", "5"]
+    assert called["scontrol.none"]["arguments"] == ["requeue", "5"]
+    assert notes(fakes, "told").keys() == {"srun.none"}
+
+
+def test_the_scripts_pass_shellcheck():
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    files = sorted(str(path) for path in LAUNCH.iterdir())
+    done = subprocess.run([str(shellcheck), *files], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout

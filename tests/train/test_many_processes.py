@@ -1,0 +1,108 @@
+"""Two processes of four devices are one run of eight: the same losses, one stop, one checkpoint."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dalle_jax.train.checkpoint import whole_steps
+
+MANY = Path(__file__).with_name("many.py")
+WAIT = 150
+
+
+def start(out: Path, mesh: tuple[int, int, int], processes: int, pause: float = 0.0) -> list[subprocess.Popen]:
+    """The processes of a run on eight devices in all."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = f"--xla_force_host_platform_device_count={8 // processes} --xla_backend_optimization_level=0"
+    started = []
+    for process in range(processes):
+        known = {
+            "DALLE_JAX_COORDINATOR": f"127.0.0.1:{port}",
+            "DALLE_JAX_PROCESSES": str(processes),
+            "DALLE_JAX_PROCESS": str(process),
+            "DALLE_JAX_WAIT": "60",
+            "XLA_FLAGS": flags,
+            "JAX_PLATFORMS": "cpu",
+        }
+        arguments = [str(out), *map(str, mesh), str(pause)]
+        command = [sys.executable, str(MANY), *arguments]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, env=os.environ | known, text=True, stdout=pipe, stderr=pipe))
+    return started
+
+
+def finish(started: list[subprocess.Popen]) -> list[str]:
+    """What each printed; all must end well."""
+    try:
+        said = [process.communicate(timeout=WAIT) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0] * len(started), said
+    return [out.strip().splitlines()[-1] for out, _ in said]
+
+
+def losses(out: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("many") / "alone"
+    assert finish(start(out, (2, 2, 2), 1)) == ["interrupted=False step=20"]
+    return out
+
+
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2), (1, 1, 8)], ids=str)
+def test_two_processes_of_four_devices_find_the_losses_of_one_of_eight(alone, tmp_path, mesh):
+    assert finish(start(tmp_path / "run", mesh, 2)) == ["interrupted=False step=20"] * 2
+    ours, expected = losses(tmp_path / "run"), losses(alone)
+    assert ours.keys() == expected.keys() == {4, 8, 12, 16, 20}
+    np.testing.assert_allclose(list(ours.values()), list(expected.values()), rtol=1e-5)
+
+
+def test_sigterm_to_one_saves_one_step_and_any_number_of_processes_goes_on(alone, tmp_path):
+    out = tmp_path / "run"
+    started = start(out, (2, 2, 2), 2, pause=0.5)
+    while not whole_steps(out / "checkpoints"):
+        assert all(process.poll() is None for process in started)
+        time.sleep(0.05)
+    started[1].send_signal(signal.SIGTERM)
+    said = finish(started)
+    assert said[0] == said[1]
+    assert said[0].startswith("interrupted=True")
+    stopped = int(said[0].rpartition("=")[2])
+    assert 5 <= stopped < 20
+    assert whole_steps(out / "checkpoints")[-1] == stopped
+    assert finish(start(out, (4, 2, 1), 1)) == ["interrupted=False step=20"]
+    ours, expected = losses(out), losses(alone)
+    np.testing.assert_allclose([ours[step] for step in (16, 20)], [expected[step] for step in (16, 20)], rtol=1e-5)
+
+
+def test_a_process_that_never_arrives_is_one_line_in_bounded_time(tmp_path):
+    known = {
+        "DALLE_JAX_COORDINATOR": "127.0.0.1:1",
+        "DALLE_JAX_PROCESSES": "2",
+        "DALLE_JAX_PROCESS": "1",
+        "DALLE_JAX_WAIT": "3",
+        "JAX_PLATFORMS": "cpu",
+    }
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(MANY), str(tmp_path / "run"), "1", "1", "1", "0"], env=os.environ | known, text=True,
+        capture_output=True, timeout=WAIT,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "did not find each other at 127.0.0.1:1 in 3 s" in done.stderr
+    assert time.monotonic() - began < 60
