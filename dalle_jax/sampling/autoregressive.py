@@ -15,7 +15,7 @@ from dalle_jax.sampling.filters import restrict
 from dalle_jax.sampling.guidance import guide
 
 STAGE = 64
-STAGES = 4
+STAGES = 3
 """The cache grows in stages of at least ``STAGE`` codes, at most ``STAGES`` of them, each compiled on its own."""
 
 NOISE_AT_ONCE = 2**24
