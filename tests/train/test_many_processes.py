@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dalle_jax.train.checkpoint import whole_steps
+from dalle_jax.train.checkpoint import Checkpoints, whole_steps
+from dalle_jax.train.state import plan
+from tests.train.child import TRAINER
+from tests.train.toy import Toy, layout, leaves
 
 MANY = Path(__file__).with_name("many.py")
 WAIT = 150
@@ -64,7 +68,7 @@ def alone(tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2), (1, 1, 8)], ids=str)
+@pytest.mark.parametrize("mesh", [(2, 2, 2), (1, 1, 8)], ids=str)
 def test_two_processes_of_four_devices_find_the_losses_of_one_of_eight(alone, tmp_path, mesh):
     assert finish(start(tmp_path / "run", mesh, 2)) == ["interrupted=False step=20"] * 2
     ours, expected = losses(tmp_path / "run"), losses(alone)
@@ -72,9 +76,11 @@ def test_two_processes_of_four_devices_find_the_losses_of_one_of_eight(alone, tm
     np.testing.assert_allclose(list(ours.values()), list(expected.values()), rtol=1e-5)
 
 
-def test_sigterm_to_one_saves_one_step_and_any_number_of_processes_goes_on(alone, tmp_path):
-    out = tmp_path / "run"
-    started = start(out, (2, 2, 2), 2, pause=0.5)
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory) -> tuple[Path, int]:
+    """A run of two processes on (4, 2, 1) after SIGTERM to the second, and the step at which both stopped."""
+    out = tmp_path_factory.mktemp("many") / "run"
+    started = start(out, (4, 2, 1), 2, pause=0.5)
     while not whole_steps(out / "checkpoints"):
         assert all(process.poll() is None for process in started)
         time.sleep(0.05)
@@ -82,12 +88,30 @@ def test_sigterm_to_one_saves_one_step_and_any_number_of_processes_goes_on(alone
     said = finish(started)
     assert said[0] == said[1]
     assert said[0].startswith("interrupted=True")
-    stopped = int(said[0].rpartition("=")[2])
-    assert 5 <= stopped < 20
-    assert whole_steps(out / "checkpoints")[-1] == stopped
-    assert finish(start(out, (4, 2, 1), 1)) == ["interrupted=False step=20"]
-    ours, expected = losses(out), losses(alone)
-    np.testing.assert_allclose([ours[step] for step in (16, 20)], [expected[step] for step in (16, 20)], rtol=1e-5)
+    return out, int(said[0].rpartition("=")[2])
+
+
+def values(out: Path) -> dict[str, bytes]:
+    """All that the checkpoint of step 20 holds."""
+    target = plan(Toy(fixed=True), TRAINER.optimizer, TRAINER.ema is not None, layout()).target()
+    return leaves(Checkpoints(out, 2).restore(20, target))
+
+
+def test_sigterm_to_one_saves_one_step_and_the_run_goes_on_as_if_it_had_not_been(stopped, tmp_path):
+    out, step = stopped
+    assert 5 <= step < 20
+    assert whole_steps(out / "checkpoints")[-1] == step
+    shutil.copytree(out, tmp_path / "run")
+    assert finish(start(tmp_path / "run", (4, 2, 1), 2)) == ["interrupted=False step=20"] * 2
+    assert finish(start(tmp_path / "whole", (4, 2, 1), 2)) == ["interrupted=False step=20"] * 2
+    assert values(tmp_path / "run") == values(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_any_number_of_processes_on_another_mesh_goes_on_with_the_same_losses(alone, stopped, tmp_path, processes):
+    shutil.copytree(stopped[0], tmp_path / "run")
+    assert finish(start(tmp_path / "run", (2, 4, 1), processes)) == ["interrupted=False step=20"] * processes
+    np.testing.assert_allclose(losses(tmp_path / "run")[20], losses(alone)[20], rtol=1e-5)
 
 
 def test_a_process_that_never_arrives_is_one_line_in_bounded_time(tmp_path):

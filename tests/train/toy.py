@@ -58,7 +58,7 @@ class Toy:
         return Model(self.width, rngs)
 
     def frozen(self) -> Model | None:
-        return Model(2, nnx.Rngs(7)) if self.fixed else None
+        return Model(8, nnx.Rngs(7)) if self.fixed else None
 
     def objectives(self) -> tuple[Objective, ...]:
         return (Objective("fit", nnx.Param, self.loss),)
