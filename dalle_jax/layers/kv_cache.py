@@ -4,7 +4,7 @@ Each kind of attention keeps, and reads, only what its mask allows:
     full            every code; the room grows by stages, so early steps read little
     row, convolutional
                     a ring of the last R codes, R being the furthest that the mask reaches back
-    column          every code, filed by column, of which one column is read
+    column          every code, filed by column, of which one column is read: so there is room for all from the start
 
 A step reads the codes before its own and writes its own last, so that a compiled loop can write in place.
 """
@@ -45,7 +45,7 @@ def new_cache(
 def grow(cache: KvCache, pattern: Pattern, codes: int) -> KvCache:
     """The same cache with room for the first ``codes`` codes; never smaller than it was."""
     reach = max(1, len(pattern.distances()) - 1)
-    wanted = -(-codes // pattern.grid[1]) if pattern.kind == "column" else min(codes, reach)
+    wanted = pattern.grid[0] if pattern.kind == "column" else min(codes, reach)
     extra = max(0, wanted - cache.k.shape[-2])
     padding = [(0, 0)] * (cache.k.ndim - 2) + [(0, extra), (0, 0)]
     return cache._replace(k=jnp.pad(cache.k, padding), v=jnp.pad(cache.v, padding))

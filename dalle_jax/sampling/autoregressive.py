@@ -14,8 +14,8 @@ from dalle_jax.arrays import Array, Float, Int, Key, UInt
 from dalle_jax.sampling.filters import restrict
 from dalle_jax.sampling.guidance import guide
 
-STAGE = 64
-STAGES = 3
+STAGE = 128
+STAGES = 4
 """The cache grows in stages of at least ``STAGE`` codes, at most ``STAGES`` of them, each compiled on its own."""
 
 NOISE_AT_ONCE = 2**24
@@ -69,6 +69,18 @@ def _with_empty_prompt(text: Int[Array, "P T"], generator: Any, candidates: int)
     return jax.tree.map(lambda leaf: leaf[rows], (first, cache))
 
 
+def _stages(generator: Any, cache: Any, length: int) -> list[int]:
+    """Where stages begin, and the end: a single one where the cache is nearly as large after the first as after all."""
+
+    def room(codes: int) -> int:
+        grown = jax.eval_shape(lambda cache: generator.grow(cache, codes), cache)
+        return sum(leaf.size for leaf in jax.tree.leaves(grown)) - sum(leaf.size for leaf in jax.tree.leaves(cache))
+
+    stages = max(1, min(STAGES, length // STAGE))
+    bounds = [1 + (length - 1) * stage // stages for stage in range(stages + 1)]
+    return bounds if 4 * room(bounds[1] - 1) < 3 * room(length - 1) else [1, length]
+
+
 def sample(
     generator: Any,
     text: Int[Array, "P T"],
@@ -108,9 +120,8 @@ def sample(
 
     start = jnp.broadcast_to(first[:, None], (first.shape[0], candidates, size))
     code = choose(start, jnp.int32(0), None if noises is None else noises[0])
-    stages = max(1, min(STAGES, length // STAGE))
-    pieces, bounds = [code[None]], [1 + (length - 1) * stage // stages for stage in range(stages + 1)]
-    for begin, end in itertools.pairwise(bounds):
+    pieces = [code[None]]
+    for begin, end in itertools.pairwise(_stages(generator, cache, length)):
         scanned = jnp.arange(begin, end), None if noises is None else noises[begin:end]
         (code, cache), codes = jax.lax.scan(step, (code, generator.grow(cache, end - 1)), scanned)
         pieces.append(codes)

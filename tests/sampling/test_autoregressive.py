@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 from small_generators import KINDS, MIX, dalle, dalle_bart, forward
 
+from dalle_jax.sampling import autoregressive
 from dalle_jax.sampling.autoregressive import Settings, draw, picture_keys, sample
 
 TEXT = jnp.array([[3, 5, 0, 0], [1, 2, 9, 4]])
@@ -58,6 +59,22 @@ def test_greedy_guided_samples_with_a_prefix_are_the_argmax_of_guided_teacher_fo
     np.testing.assert_array_equal(codes[0], expected[0])
     np.testing.assert_array_equal(codes[1, 5:], expected[1, 5:])
     np.testing.assert_array_equal(codes[1, :5], prefix[1, :5])
+
+
+@pytest.mark.parametrize("kinds", [["full"], MIX], ids=["full", "mix"])
+def test_the_cache_growing_in_stages_changes_no_code(kinds, monkeypatch):
+    model, keys, how = dalle(kinds, depth=4), picture_keys(jnp.array([4, 5]), 2), Settings.of(2)
+    whole = sampler(model)(TEXT, keys, how)
+    monkeypatch.setattr(autoregressive, "STAGE", 4)
+    cache = model.prefill(TEXT, 2)[1]
+    assert autoregressive._stages(model, cache, 12) == [1, 4, 8, 12]
+    np.testing.assert_array_equal(sampler(model)(TEXT, keys, how), whole)
+
+
+def test_a_cache_that_hardly_grows_is_one_stage(monkeypatch):
+    monkeypatch.setattr(autoregressive, "STAGE", 4)
+    model = dalle(["row", "column"])
+    assert autoregressive._stages(model, model.prefill(TEXT, 2)[1], 12) == [1, 12]
 
 
 def test_greedy_sampling_equals_top_1_and_the_smallest_nucleus(run):
