@@ -50,9 +50,9 @@ class Traffic:
     collectives: tuple[Collective, ...]
     loops: tuple[str, ...]
 
-    def by_kind(self) -> dict[str, dict[str, float]]:
+    def by_kind(self) -> dict[str, dict[str, int | float]]:
         """Operations in the program, how often they run in a step, and the bytes, for each kind."""
-        table: dict[str, dict[str, float]] = {}
+        table: dict[str, dict[str, int | float]] = {}
         for one in self.collectives:
             row = table.setdefault(one.kind, {"operations": 0, "runs": 0, "bytes": 0.0, "sent": 0.0})
             row["operations"] += 1
@@ -64,7 +64,7 @@ class Traffic:
     @property
     def sent(self) -> float:
         """Bytes that each chip sends per step."""
-        return sum(one.sent for one in self.collectives)
+        return math.fsum(one.sent for one in self.collectives)
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,8 @@ def _size(type_text: str, kind: str, is_start: bool) -> float:
              for dtype, sides in ARRAY.findall(type_text)]  # fmt: skip
     if is_start and kind in ("all-gather", "collective-permute") and len(sizes) > 1:
         nested = re.match(r"\(\((.*?)\), \((.*?)\)", type_text)
-        return _size(nested[2], kind, False) if nested else sizes[1]
-    return sum(sizes)
+        return _size(nested[2], kind, False) if nested else float(sizes[1])
+    return float(sum(sizes))
 
 
 def _group(rest: str, devices: int) -> int:

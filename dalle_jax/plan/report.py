@@ -179,5 +179,5 @@ def _peak(program: Mapping[str, Any]) -> str:
     return _gib(program["peak_bytes"]) + ("" if program["compiled"] else ", refused by the compiler")
 
 
-def _gib(count: float) -> str:
+def _gib(count: int | float) -> str:
     return f"{count / GIB:.2f} GiB"

@@ -42,7 +42,7 @@ class Count:
     def __add__(self, other: "Count") -> "Count":
         return Count(self.fixed + other.fixed, self.moved + other.moved, self.uncounted | other.uncounted)
 
-    def times(self, count: float) -> "Count":
+    def times(self, count: int) -> "Count":
         """The same, ``count`` times over."""
         return Count(self.fixed * count, self.moved * count, self.uncounted)
 
