@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
 from jax.sharding import AxisType
 
 from dalle_jax.config.errors import UserError
@@ -48,27 +47,11 @@ def mesh_shape(config: Mesh, devices: int) -> tuple[int, int, int]:
 
 
 def make_mesh(config: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """The mesh over ``devices`` (all there are when None); sizes given outright may leave devices idle.
-
-    An axis may take a part of one axis of a TPU slice's torus. Of several slices each holds whole groups of ``fsdp``
-    and ``tensor``, so that only sums of gradients cross the network between them.
-    """
+    """The mesh over ``devices`` (all there are when None); sizes given outright may leave devices idle."""
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(config, len(devices))
     used = list(devices)[: math.prod(shape)]
-    return jax.sharding.Mesh(_arranged(shape, used), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
-
-
-def _arranged(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:
-    """The devices in the mesh's shape, neighbours in the mesh near each other."""
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if len(devices) == 1:
-        return np.array(devices).reshape(shape)
-    if slices == 1:
-        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    if devices[0].platform != "tpu":  # their devices come host by host
-        return np.array(devices).reshape(shape)
-    if shape[0] % slices:
-        raise UserError(f"mesh data={shape[0]}: expected a multiple of {slices}, the number of slices")
-    within = (shape[0] // slices, *shape[1:])
-    return mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
+    types = (AxisType.Auto,) * len(MESH_AXES)
+    if len(used) == 1:
+        return jax.sharding.Mesh(np.array(used).reshape(shape), MESH_AXES, axis_types=types)
+    return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=used)
