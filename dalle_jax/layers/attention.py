@@ -11,6 +11,7 @@ from dalle_jax.layers.attend import FAR_BELOW, dense_attention, stream_attention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Initializer, Linear, unstack
+from dalle_jax.layers.remat import name_attention
 from dalle_jax.parallel.axes import BATCH, EMBED, HEAD_DIM, HEADS, SEQ
 from dalle_jax.parallel.layout import constrain
 
@@ -60,16 +61,16 @@ class SelfAttention(nnx.Module):
 
     def split(self, x: Float[Array, "B L D"]) -> tuple[Array, Array, Array]:
         """Queries, keys and values [B N L H]."""
-        q, k, v = unstack(self.qkv(x), 2)  # [B L N H] each
+        q, k, v = unstack(name_attention(self.qkv(x)), 2)  # [B L N H] each
         return _heads_first(q), _heads_first(k), _heads_first(v)
 
     def __call__(self, x: Float[Array, "B L D"], pattern: Pattern) -> Float[Array, "B L D"]:
         """A whole stream."""
-        return self.out(stream_attention(*self.split(x), pattern).swapaxes(1, 2))
+        return self.out(name_attention(stream_attention(*self.split(x), pattern)).swapaxes(1, 2))
 
     def over(self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
         """In both directions over the positions where ``mask`` is True (an encoder)."""
-        return self.out(dense_attention(*self.split(x), mask[:, None, None]).swapaxes(1, 2))
+        return self.out(name_attention(dense_attention(*self.split(x), mask[:, None, None])).swapaxes(1, 2))
 
     def prefill(self, x: Float[Array, "P C D"], candidates: int, pattern: Pattern) -> tuple[Array, KvCache]:
         """The context alone: its outputs [P C D] and a cache for that many candidates."""
@@ -112,10 +113,11 @@ class CrossAttention(nnx.Module):
 
     def keys(self, text: Float[Array, "P T D"], mask: Bool[Array, "P T"]) -> CrossKeys:
         """What the queries look at: computed once per text."""
-        k, v = unstack(self.kv(text), 2)  # [P T N H] each
+        k, v = unstack(name_attention(self.kv(text)), 2)  # [P T N H] each
         return CrossKeys(_heads_first(k), _heads_first(v), mask)
 
     def __call__(self, x: Float[Array, "P L D"], keys: CrossKeys) -> Float[Array, "P L D"]:
         """``x``: a stream per text, or one step of each of its L candidates."""
-        q = _heads_first(self.q(x))  # [P N L H]
-        return self.out(dense_attention(q, keys.k, keys.v, keys.mask[:, None, None]).swapaxes(1, 2))
+        q = _heads_first(name_attention(self.q(x)))  # [P N L H]
+        out = name_attention(dense_attention(q, keys.k, keys.v, keys.mask[:, None, None]))
+        return self.out(out.swapaxes(1, 2))

@@ -23,6 +23,7 @@ from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Linear, for_steps
 from dalle_jax.layers.mlp import Mlp
 from dalle_jax.layers.norms import LayerNorm
+from dalle_jax.layers.remat import Remat
 from dalle_jax.layers.stack import Stack, stack_keys
 from dalle_jax.models.code_generator import Logits
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
@@ -35,9 +36,10 @@ class DalleConfig:
 
     ``attention`` is a pattern of kinds repeated over the layers, and ``last_attention`` replaces the last layer's; the
     published model has ("row", "column", "row", "row") and "convolutional". ``kernel`` is the odd side of the
-    convolutional window. ``scan`` loops over layers with one compiled body. ``dropout`` acts on residual branches.
-    ``code_width`` is the width of the tokenizer's code vectors where these are to be looked at, 0 (as published) where
-    codes are mere numbers: layers/code_tokens.py.
+    convolutional window. ``scan`` loops over layers with one compiled body; ``remat`` says what each layer keeps for
+    the backward pass (layers/remat.py). ``dropout`` acts on residual branches. ``code_width`` is the width of the
+    tokenizer's code vectors where these are to be looked at, 0 (as published) where codes are mere numbers:
+    layers/code_tokens.py.
     """
 
     text_vocab: int
@@ -55,6 +57,7 @@ class DalleConfig:
     kernel: int = 11
     dropout: float = 0.0
     scan: bool = False
+    remat: Remat = "none"
     code_width: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -110,7 +113,9 @@ class Dalle(nnx.Module):
             config.codebook_size, width, code_width=config.code_width, bias=True, dtype=dtype, rngs=rngs
         )
         self.code_positions = GridEmbedding(config.grid, width, dtype=dtype, rngs=rngs)
-        self.stack = Stack(lambda rngs: Block(config, rngs=rngs), config.depth, scan=config.scan, rngs=rngs)
+        self.stack = Stack(
+            lambda rngs: Block(config, rngs=rngs), self.patterns, scan=config.scan, remat=config.remat, rngs=rngs
+        )
         self.norm = LayerNorm(width, dtype=dtype)
         self.text_head = Linear(width, config.text_vocab, axes=(EMBED, VOCAB), dtype=dtype, rngs=rngs)
 
@@ -147,7 +152,7 @@ class Dalle(nnx.Module):
         def apply(block: Block, x: Array, pattern: Pattern, key: Any) -> tuple[Array, None]:
             return block(x, pattern, key), None
 
-        x = self.norm(self.stack(apply, x, self.patterns, keys)[0])
+        x = self.norm(self.stack(apply, x, keys)[0])
         split = self.config.text_length
         text_logits = self.text_head(x[:, :split]).astype(jnp.float32)
         return Logits(image=self.codes.predict(x[:, split:]), text=text_logits)
@@ -158,7 +163,7 @@ class Dalle(nnx.Module):
         def apply(block: Block, x: Array, pattern: Pattern, _: Any) -> tuple[Array, KvCache]:
             return block.prefill(x, candidates, pattern)
 
-        x, caches = self.stack(apply, self.embed_text(text), self.patterns)
+        x, caches = self.stack(apply, self.embed_text(text))
         return self.codes.predict(self.norm(x[:, -1])), caches
 
     def grow(self, cache: list[KvCache], codes: int) -> list[KvCache]:

@@ -23,6 +23,7 @@ from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import for_steps
 from dalle_jax.layers.mlp import NormFormerGlu
 from dalle_jax.layers.norms import LayerNorm
+from dalle_jax.layers.remat import Remat
 from dalle_jax.layers.stack import Stack, stack_keys
 from dalle_jax.models.code_generator import Logits
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
@@ -33,8 +34,9 @@ from dalle_jax.parallel.layout import constrain
 class DalleBartConfig:
     """Sizes of the network; heads must divide the width.
 
-    ``init_std`` is the standard deviation of every matrix and table. ``scan`` loops over layers with one compiled body.
-    ``dropout`` acts on residual branches. ``code_width`` is the width of the tokenizer's code vectors where these are
+    ``init_std`` is the standard deviation of every matrix and table. ``scan`` loops over layers with one compiled body,
+    ``remat`` says what each layer keeps for the backward pass (layers/remat.py). ``dropout`` acts on residual branches.
+    ``code_width`` is the width of the tokenizer's code vectors where these are
     to be looked at, 0 (as published) where codes are mere numbers: layers/code_tokens.py.
     """
 
@@ -52,6 +54,7 @@ class DalleBartConfig:
     init_std: float = 0.02
     dropout: float = 0.0
     scan: bool = False
+    remat: Remat = "none"
     code_width: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -142,7 +145,10 @@ class Encoder(nnx.Module):
         self.tokens = Embedding(config.text_vocab, width, axis=VOCAB, dtype=dtype, init=init, rngs=rngs)
         self.positions = Embedding(config.text_length, width, axis=POSITIONS, dtype=dtype, init=init, rngs=rngs)
         self.embedding_norm = LayerNorm(width, dtype=dtype)
-        self.stack = Stack(lambda r: EncoderBlock(config, rngs=r), config.encoder_layers, scan=config.scan, rngs=rngs)
+        self.stack = Stack(
+            lambda rngs: EncoderBlock(config, rngs=rngs), (None,) * config.encoder_layers, scan=config.scan,
+            remat=config.remat, rngs=rngs,
+        )  # fmt: skip
         self.norm = LayerNorm(width, scale=False, dtype=dtype)
 
     def __call__(self, text: Int[Array, "B T"], mask: Bool[Array, "B T"], key: Any = None) -> Float[Array, "B T D"]:
@@ -152,8 +158,7 @@ class Encoder(nnx.Module):
         def apply(block: EncoderBlock, x: Array, _: Any, key: Any) -> tuple[Array, None]:
             return block(x, mask, key), None
 
-        layers = self.stack.depth
-        return self.norm(self.stack(apply, x, (None,) * layers, stack_keys(key, layers))[0])
+        return self.norm(self.stack(apply, x, stack_keys(key, self.stack.depth))[0])
 
 
 def text_mask(text: Int[Array, "B T"]) -> Bool[Array, "B T"]:
@@ -175,7 +180,10 @@ class DalleBart(nnx.Module):
         )
         self.positions = Embedding(self.pattern.positions, width, axis=POSITIONS, dtype=dtype, init=init, rngs=rngs)
         self.embedding_norm = LayerNorm(width, dtype=dtype)
-        self.stack = Stack(lambda r: DecoderBlock(config, rngs=r), config.decoder_layers, scan=config.scan, rngs=rngs)
+        self.stack = Stack(
+            lambda rngs: DecoderBlock(config, rngs=rngs), (self.pattern,) * config.decoder_layers, scan=config.scan,
+            remat=config.remat, rngs=rngs,
+        )  # fmt: skip
         self.norm = LayerNorm(width, scale=False, dtype=dtype)
 
     @property
@@ -205,11 +213,10 @@ class DalleBart(nnx.Module):
         start = jnp.broadcast_to(self.start[...].astype(encoded.dtype), (codes.shape[0], 1, encoded.shape[-1]))
         x = jnp.concatenate([start, self.codes.embed(codes[:, :-1])], axis=1) + self.positions.all()  # [B I D]
 
-        def apply(block: DecoderBlock, x: Array, _: Any, key: Any) -> tuple[Array, None]:
-            return block(x, encoded, mask, self.pattern, key), None
+        def apply(block: DecoderBlock, x: Array, pattern: Pattern, key: Any) -> tuple[Array, None]:
+            return block(x, encoded, mask, pattern, key), None
 
-        layers = self.config.decoder_layers
-        x, _ = self.stack(apply, self.embedding_norm(x), (None,) * layers, stack_keys(decoder_key, layers))
+        x, _ = self.stack(apply, self.embedding_norm(x), stack_keys(decoder_key, self.stack.depth))
         return Logits(image=self.codes.predict(self.norm(x)), text=None)
 
     def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], list[DecoderCache]]:
@@ -218,10 +225,10 @@ class DalleBart(nnx.Module):
         encoded = self.encoder(text, mask)
         x = jnp.broadcast_to(self.start[...].astype(encoded.dtype) + self.positions.all()[0], encoded[:, :1].shape)
 
-        def apply(block: DecoderBlock, x: Array, _: Any, __: Any) -> tuple[Array, DecoderCache]:
-            return block.prefill(x, encoded, mask, candidates, self.pattern)
+        def apply(block: DecoderBlock, x: Array, pattern: Pattern, _: Any) -> tuple[Array, DecoderCache]:
+            return block.prefill(x, encoded, mask, candidates, pattern)
 
-        x, caches = self.stack(apply, self.embedding_norm(x), (None,) * self.config.decoder_layers)
+        x, caches = self.stack(apply, self.embedding_norm(x))
         return self.codes.predict(self.norm(x[:, 0])), caches
 
     def grow(self, cache: list[DecoderCache], codes: int) -> list[DecoderCache]:
