@@ -7,7 +7,8 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.layers import kv_cache
-from dalle_jax.layers.attend import FAR_BELOW, dense_attention, stream_attention
+from dalle_jax.layers.attend import Backend, stream_attention
+from dalle_jax.layers.attend_dense import FAR_BELOW, dense_attention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Initializer, Linear, unstack
@@ -44,12 +45,17 @@ def step_attention(
 
 
 class SelfAttention(nnx.Module):
-    """Multi-head self-attention without biases; queries, keys and values come from one product."""
+    """Multi-head self-attention without biases; queries, keys and values come from one product.
+
+    ``backend`` computes whole streams (layers/attend.py). A context alone and single steps are XLA's, so that a model
+    draws on any platform, whatever it was trained with.
+    """
 
     def __init__(
-        self, width: int, heads: int, head_size: int, *, dtype: Any, init: Initializer | None = None,
-        init_out: Initializer | None = None, rngs: nnx.Rngs,
+        self, width: int, heads: int, head_size: int, *, dtype: Any, backend: Backend = "auto",
+        init: Initializer | None = None, init_out: Initializer | None = None, rngs: nnx.Rngs,
     ):  # fmt: skip
+        self.backend = backend
         self.qkv = Linear(
             width, (3, heads, head_size), axes=(EMBED, None, HEADS, HEAD_DIM), bias=False, dtype=dtype, init=init,
             rngs=rngs,
@@ -66,7 +72,8 @@ class SelfAttention(nnx.Module):
 
     def __call__(self, x: Float[Array, "B L D"], pattern: Pattern) -> Float[Array, "B L D"]:
         """A whole stream."""
-        return self.out(name_attention(stream_attention(*self.split(x), pattern)).swapaxes(1, 2))
+        out = stream_attention(*self.split(x), pattern, self.backend)
+        return self.out(name_attention(out).swapaxes(1, 2))
 
     def over(self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
         """In both directions over the positions where ``mask`` is True (an encoder)."""
@@ -75,7 +82,7 @@ class SelfAttention(nnx.Module):
     def prefill(self, x: Float[Array, "P C D"], candidates: int, pattern: Pattern) -> tuple[Array, KvCache]:
         """The context alone: its outputs [P C D] and a cache for that many candidates."""
         q, k, v = self.split(x)
-        out = self.out(stream_attention(q, k, v, pattern).swapaxes(1, 2))
+        out = self.out(stream_attention(q, k, v, pattern, "xla").swapaxes(1, 2))
         return out, kv_cache.new_cache(k, v, candidates, pattern)
 
     def decode(

@@ -14,6 +14,7 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int, Key
 from dalle_jax.layers import kv_cache
+from dalle_jax.layers.attend import Backend
 from dalle_jax.layers.attention import SelfAttention
 from dalle_jax.layers.attention_masks import Pattern, repeat_kinds
 from dalle_jax.layers.code_tokens import CodeTokens
@@ -37,9 +38,9 @@ class DalleConfig:
     ``attention`` is a pattern of kinds repeated over the layers, and ``last_attention`` replaces the last layer's; the
     published model has ("row", "column", "row", "row") and "convolutional". ``kernel`` is the odd side of the
     convolutional window. ``scan`` loops over layers with one compiled body; ``remat`` says what each layer keeps for
-    the backward pass (layers/remat.py). ``dropout`` acts on residual branches. ``code_width`` is the width of the
-    tokenizer's code vectors where these are to be looked at, 0 (as published) where codes are mere numbers:
-    layers/code_tokens.py.
+    the backward pass (layers/remat.py), ``backend`` computes attention in training (layers/attend.py). ``dropout`` acts
+    on residual branches. ``code_width`` is the width of the tokenizer's code vectors where these are to be looked at, 0
+    (as published) where codes are mere numbers: layers/code_tokens.py.
     """
 
     text_vocab: int
@@ -58,6 +59,7 @@ class DalleConfig:
     dropout: float = 0.0
     scan: bool = False
     remat: Remat = "none"
+    backend: Backend = "auto"
     code_width: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -70,7 +72,9 @@ class Block(nnx.Module):
         branch = nnx.initializers.normal(0.02 / (2 * config.depth) ** 0.5)
         self.rate = config.dropout
         self.attention_norm = LayerNorm(width, dtype=dtype)
-        self.attention = SelfAttention(width, config.heads, config.head_size, dtype=dtype, init_out=branch, rngs=rngs)
+        self.attention = SelfAttention(
+            width, config.heads, config.head_size, dtype=dtype, backend=config.backend, init_out=branch, rngs=rngs
+        )
         self.mlp_norm = LayerNorm(width, dtype=dtype)
         hidden = width * config.hidden_multiple
         self.mlp = Mlp(width, hidden, gated=config.gated, dtype=dtype, init_out=branch, rngs=rngs)

@@ -14,6 +14,7 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Bool, Float, Int, Key
 from dalle_jax.layers import kv_cache
+from dalle_jax.layers.attend import Backend
 from dalle_jax.layers.attention import CrossAttention, CrossKeys, SelfAttention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
@@ -35,9 +36,10 @@ class DalleBartConfig:
     """Sizes of the network; heads must divide the width.
 
     ``init_std`` is the standard deviation of every matrix and table. ``scan`` loops over layers with one compiled body,
-    ``remat`` says what each layer keeps for the backward pass (layers/remat.py). ``dropout`` acts on residual branches.
-    ``code_width`` is the width of the tokenizer's code vectors where these are
-    to be looked at, 0 (as published) where codes are mere numbers: layers/code_tokens.py.
+    ``remat`` says what each layer keeps for the backward pass (layers/remat.py), ``backend`` computes the decoder's
+    self-attention in training (layers/attend.py). ``dropout`` acts on residual branches. ``code_width`` is the width of
+    the tokenizer's code vectors where these are to be looked at, 0 (as published) where codes are mere numbers:
+    layers/code_tokens.py.
     """
 
     text_vocab: int
@@ -55,6 +57,7 @@ class DalleBartConfig:
     dropout: float = 0.0
     scan: bool = False
     remat: Remat = "none"
+    backend: Backend = "auto"
     code_width: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -94,7 +97,9 @@ class DecoderBlock(nnx.Module):
         init = nnx.initializers.normal(config.init_std)
         self.rate = config.dropout
         self.attention_norm = LayerNorm(width, scale=False, dtype=dtype)
-        self.attention = SelfAttention(width, heads, width // heads, dtype=dtype, init=init, rngs=rngs)
+        self.attention = SelfAttention(
+            width, heads, width // heads, dtype=dtype, backend=config.backend, init=init, rngs=rngs
+        )
         self.attention_norm_after = LayerNorm(width, dtype=dtype)
         self.cross_norm = LayerNorm(width, scale=False, dtype=dtype)
         self.cross = CrossAttention(width, heads, width // heads, dtype=dtype, init=init, rngs=rngs)
