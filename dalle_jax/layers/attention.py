@@ -87,13 +87,12 @@ class SelfAttention(nnx.Module):
 
     def decode(
         self, x: Float[Array, "P M D"], cache: KvCache, pattern: Pattern, index: Int[Array, ""]
-    ) -> tuple[Float[Array, "P M D"], KvCache]:
-        """One step: ``x`` belongs to code ``index``, whose key and value are added to the cache."""
+    ) -> tuple[Float[Array, "P M D"], tuple[Array, Array]]:
+        """One step: ``x`` belongs to code ``index``, whose key and value [P M N H] are to be written to the cache."""
         qkv = self.qkv(x)  # [P M 3 N H]
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         out = step_attention(q, k, v, cache, pattern, index)
-        k, v = kv_cache.after(out, k, v)
-        return self.out(out), kv_cache.write(cache, pattern, k, v, index)
+        return self.out(out), kv_cache.after(out, k, v)
 
 
 class CrossKeys(NamedTuple):

@@ -7,9 +7,10 @@ layers that remain (an odd one at the end, and what of its period came before it
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array
@@ -18,6 +19,20 @@ from dalle_jax.parallel.axes import LAYERS
 
 Apply = Callable[[Any, Array, Any, Any], tuple[Array, Any]]
 """``apply(block, x, static, extra) -> (x, output)``: ``static`` and ``extra`` belong to the layer."""
+
+Write = Callable[[Any, Any, Any, Array | None], Any]
+"""``write(kept, static, output, group) -> kept``, where ``kept`` holds the layers of all groups, or one if None."""
+
+
+class Layered(NamedTuple):
+    """A tree of arrays for each layer of a stack.
+
+    ``repeated`` holds one for each place in the period, whose arrays carry the repetitions (groups) on their second
+    axis; ``rest`` one for each layer after them.
+    """
+
+    repeated: tuple[Any, ...]
+    rest: tuple[Any, ...]
 
 
 class Stack(nnx.Module):
@@ -52,19 +67,41 @@ class Stack(nnx.Module):
         """The number of layers."""
         return len(self.statics)
 
-    def __call__(self, apply: Apply, x: Array, extras: Any = None) -> tuple[Array, list[Any]]:
-        """Folds ``x`` through the blocks; returns it with each layer's output.
+    def __call__(self, apply: Apply, x: Array, extras: Any = None) -> tuple[Array, Layered]:
+        """Folds ``x`` through the blocks; returns it with each layer's output, whose arrays lead with the batch.
 
         ``extras`` is None or a tree of arrays that lead with the depth.
         """
+        repeated: tuple[Any, ...] = ()
         outputs = []
         if self.scanned:
-            x, outputs = self._scan(apply, x, extras)
+            x, repeated = self._scan(apply, x, extras)
         for layer in range(self.scanned, self.depth):
             extra = jax.tree.map(lambda leaf, layer=layer: leaf[layer], extras)
             x, output = self._run(apply, self.block(layer), x, self.statics[layer], extra, in_loop=False)
             outputs.append(output)
-        return x, outputs
+        return x, Layered(repeated, tuple(outputs))
+
+    def step(self, apply: Apply, write: Write, x: Array, kept: Layered) -> tuple[Array, Layered]:
+        """As a call whose extras are what is kept of each layer, to which ``write`` then adds the layer's output.
+
+        In a loop it is written in place: nothing but the new output is copied.
+        """
+        repeated = kept.repeated
+        if self.scanned:
+            x, repeated = self._scan_step(apply, write, x, repeated)
+        rest = []
+        for layer, layer_kept in zip(range(self.scanned, self.depth), kept.rest, strict=True):
+            x, output = apply(self.block(layer), x, self.statics[layer], layer_kept)
+            rest.append(write(layer_kept, self.statics[layer], output, None))
+        return x, Layered(repeated, tuple(rest))
+
+    def map(self, function: Callable[[Any, Any], Any], kept: Layered) -> Layered:
+        """``function(static, tree)`` of each tree; it must not mind the groups on the second axis."""
+        return Layered(
+            tuple(function(static, tree) for static, tree in zip(self.statics, kept.repeated, strict=False)),
+            tuple(function(*one) for one in zip(self.statics[self.scanned :], kept.rest, strict=True)),
+        )
 
     def block(self, layer: int) -> Any:
         """One block, whichever way the stack keeps it."""
@@ -75,23 +112,44 @@ class Stack(nnx.Module):
         graph, state = nnx.split(self.blocks)
         return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[layer], state))
 
-    def _scan(self, apply: Apply, x: Array, extras: Any) -> tuple[Array, list[Any]]:
-        graph, state = nnx.split(self.blocks)
-        period, groups = self.period, self.scanned // self.period
+    def _grouped(self, tree: Any) -> Any:
+        """Arrays that lead with the scanned layers, so that they lead with groups and then places of the period."""
+        groups = self.scanned // self.period
+        return jax.tree.map(lambda leaf: leaf.reshape(groups, self.period, *leaf.shape[1:]), tree)
 
-        def body(x: Array, group: tuple[Any, Any]) -> tuple[Array, list[Any]]:
+    def _scan(self, apply: Apply, x: Array, extras: Any) -> tuple[Array, tuple[Any, ...]]:
+        graph, state = nnx.split(self.blocks)
+
+        def body(x: Array, group: tuple[Any, Any]) -> tuple[Array, tuple[Any, ...]]:
             outputs = []
-            for i in range(period):
+            for i in range(self.period):
                 block_state, extra = jax.tree.map(lambda leaf, i=i: leaf[i], group)
                 block = nnx.merge(graph, block_state)
                 x, output = self._run(apply, block, x, self.statics[i], extra, in_loop=True)
                 outputs.append(output)
-            return x, outputs
+            return x, tuple(outputs)
 
         extras = jax.tree.map(lambda leaf: leaf[: self.scanned], extras)
-        grouped = jax.tree.map(lambda leaf: leaf.reshape(groups, period, *leaf.shape[1:]), (state, extras))
-        x, stacked = jax.lax.scan(body, x, grouped)
-        return x, [jax.tree.map(lambda leaf, g=g: leaf[g], out) for g in range(groups) for out in stacked]
+        x, outputs = jax.lax.scan(body, x, self._grouped((state, extras)))
+        return x, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), outputs)
+
+    def _scan_step(
+        self, apply: Apply, write: Write, x: Array, repeated: tuple[Any, ...]
+    ) -> tuple[Array, tuple[Any, ...]]:
+        graph, state = nnx.split(self.blocks)
+
+        def body(carry: tuple[Array, tuple[Any, ...]], scanned: tuple[Any, Array]) -> tuple[Any, None]:
+            (x, kept), (group_state, group) = carry, scanned
+            new = []
+            for i, whole in enumerate(kept):
+                block = nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], group_state))
+                layer = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, group, 1, keepdims=False), whole)
+                x, output = apply(block, x, self.statics[i], layer)
+                new.append(write(whole, self.statics[i], output, group))
+            return (x, tuple(new)), None
+
+        groups = jnp.arange(self.scanned // self.period)
+        return jax.lax.scan(body, (x, repeated), (self._grouped(state), groups))[0]
 
     def _run(
         self, apply: Apply, block: Any, x: Array, static: Hashable, extra: Any, *, in_loop: bool

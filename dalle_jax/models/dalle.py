@@ -25,7 +25,7 @@ from dalle_jax.layers.linear import Linear, for_steps
 from dalle_jax.layers.mlp import Mlp
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
-from dalle_jax.layers.stack import Stack, stack_keys
+from dalle_jax.layers.stack import Layered, Stack, stack_keys
 from dalle_jax.models.code_generator import Logits
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
@@ -94,11 +94,11 @@ class Block(nnx.Module):
 
     def decode(
         self, x: Float[Array, "P M D"], cache: KvCache, pattern: Pattern, index: Int[Array, ""]
-    ) -> tuple[Array, KvCache]:
-        """One step, that of code ``index``."""
-        out, cache = self.attention.decode(self.attention_norm(x), cache, pattern, index)
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """One step, that of code ``index``, and its key and value."""
+        out, new = self.attention.decode(self.attention_norm(x), cache, pattern, index)
         x = x + out
-        return x + self.mlp(self.mlp_norm(x)), cache
+        return x + self.mlp(self.mlp_norm(x)), new
 
 
 class Dalle(nnx.Module):
@@ -161,7 +161,7 @@ class Dalle(nnx.Module):
         text_logits = self.text_head(x[:, :split]).astype(jnp.float32)
         return Logits(image=self.codes.predict(x[:, split:]), text=text_logits)
 
-    def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], list[KvCache]]:
+    def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], Layered]:
         """Logits of code 0 for each prompt, and a cache that has room for no code yet."""
 
         def apply(block: Block, x: Array, pattern: Pattern, _: Any) -> tuple[Array, KvCache]:
@@ -170,22 +170,26 @@ class Dalle(nnx.Module):
         x, caches = self.stack(apply, self.embed_text(text))
         return self.codes.predict(self.norm(x[:, -1])), caches
 
-    def grow(self, cache: list[KvCache], codes: int) -> list[KvCache]:
+    def grow(self, cache: Layered, codes: int) -> Layered:
         """The same cache with room for the first ``codes`` codes."""
-        return [kv_cache.grow(layer, pattern, codes) for layer, pattern in zip(cache, self.patterns, strict=True)]
+        return self.stack.map(lambda pattern, layer: kv_cache.grow(layer, pattern, codes), cache)
 
     def for_steps(self, rows: int) -> "Dalle":
         """The same transformer, laid out for a loop of ``decode`` with that many pictures."""
         return for_steps(self, rows)
 
     def decode(
-        self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: list[KvCache]
-    ) -> tuple[Float[Array, "P M K"], list[KvCache]]:
+        self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: Layered
+    ) -> tuple[Float[Array, "P M K"], Layered]:
         """Logits of code ``position`` >= 1 given code ``position - 1``, and the new cache."""
         index = position - 1
         x = self.codes.embed(previous) + self.code_positions(index)  # [P M D]
-        new = []
-        for layer, (pattern, layer_cache) in enumerate(zip(self.patterns, cache, strict=True)):
-            x, layer_cache = self.stack.block(layer).decode(x, layer_cache, pattern, index)
-            new.append(layer_cache)
-        return self.codes.predict(self.norm(x)), new
+
+        def apply(block: Block, x: Array, pattern: Pattern, cache: KvCache) -> tuple[Array, tuple[Array, Array]]:
+            return block.decode(x, cache, pattern, index)
+
+        def write(cache: KvCache, pattern: Pattern, new: tuple[Array, Array], group: Array | None) -> KvCache:
+            return kv_cache.write(cache, pattern, *new, index, group)
+
+        x, cache = self.stack.step(apply, write, x, cache)
+        return self.codes.predict(self.norm(x)), cache

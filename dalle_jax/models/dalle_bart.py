@@ -25,7 +25,7 @@ from dalle_jax.layers.linear import for_steps
 from dalle_jax.layers.mlp import NormFormerGlu
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
-from dalle_jax.layers.stack import Stack, stack_keys
+from dalle_jax.layers.stack import Layered, Stack, stack_keys
 from dalle_jax.models.code_generator import Logits
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
@@ -136,10 +136,10 @@ class DecoderBlock(nnx.Module):
 
     def decode(
         self, x: Float[Array, "P M D"], cache: DecoderCache, pattern: Pattern, index: Int[Array, ""]
-    ) -> tuple[Array, DecoderCache]:
-        """One step, that of code ``index``."""
-        out, codes = self.attention.decode(self.attention_norm(x), cache.codes, pattern, index)
-        return self.read_text(x + self.attention_norm_after(out), cache.text), cache._replace(codes=codes)
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """One step, that of code ``index``, and its key and value."""
+        out, new = self.attention.decode(self.attention_norm(x), cache.codes, pattern, index)
+        return self.read_text(x + self.attention_norm_after(out), cache.text), new
 
 
 class Encoder(nnx.Module):
@@ -224,7 +224,7 @@ class DalleBart(nnx.Module):
         x, _ = self.stack(apply, self.embedding_norm(x), stack_keys(decoder_key, self.stack.depth))
         return Logits(image=self.codes.predict(self.norm(x)), text=None)
 
-    def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], list[DecoderCache]]:
+    def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], Layered]:
         """Logits of code 0 for each prompt, and a cache that has room for no code yet."""
         mask = text_mask(text)
         encoded = self.encoder(text, mask)
@@ -236,21 +236,30 @@ class DalleBart(nnx.Module):
         x, caches = self.stack(apply, self.embedding_norm(x))
         return self.codes.predict(self.norm(x[:, 0])), caches
 
-    def grow(self, cache: list[DecoderCache], codes: int) -> list[DecoderCache]:
+    def grow(self, cache: Layered, codes: int) -> Layered:
         """The same cache with room for the first ``codes`` codes."""
-        return [layer._replace(codes=kv_cache.grow(layer.codes, self.pattern, codes)) for layer in cache]
+
+        def grown(pattern: Pattern, layer: DecoderCache) -> DecoderCache:
+            return layer._replace(codes=kv_cache.grow(layer.codes, pattern, codes))
+
+        return self.stack.map(grown, cache)
 
     def for_steps(self, rows: int) -> "DalleBart":
         """The same transformer, laid out for a loop of ``decode`` with that many pictures."""
         return for_steps(self, rows)
 
     def decode(
-        self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: list[DecoderCache]
-    ) -> tuple[Float[Array, "P M K"], list[DecoderCache]]:
+        self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: Layered
+    ) -> tuple[Float[Array, "P M K"], Layered]:
         """Logits of code ``position`` >= 1 given code ``position - 1``, and the new cache."""
+        index = position - 1
         x = self.embedding_norm(self.codes.embed(previous) + self.positions(position))  # [P M D]
-        new = []
-        for layer, layer_cache in enumerate(cache):
-            x, layer_cache = self.stack.block(layer).decode(x, layer_cache, self.pattern, position - 1)
-            new.append(layer_cache)
-        return self.codes.predict(self.norm(x)), new
+
+        def apply(block: DecoderBlock, x: Array, pattern: Pattern, cache: DecoderCache) -> tuple[Array, Any]:
+            return block.decode(x, cache, pattern, index)
+
+        def write(cache: DecoderCache, pattern: Pattern, new: Any, group: Array | None) -> DecoderCache:
+            return cache._replace(codes=kv_cache.write(cache.codes, pattern, *new, index, group))
+
+        x, cache = self.stack.step(apply, write, x, cache)
+        return self.codes.predict(self.norm(x)), cache
