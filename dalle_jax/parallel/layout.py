@@ -47,8 +47,21 @@ def constrain(x: Array, *axes: str | None) -> Array:
     layout = _current.get()
     if layout is None or layout.mesh.size == 1:
         return x
-    fitting = [axis if layout.divides(size, axis) else None for size, axis in zip(x.shape, axes, strict=True)]
-    return jax.lax.with_sharding_constraint(x, layout.sharding(fitting, x.shape, "activation"))
+    return jax.lax.with_sharding_constraint(x, layout.sharding(layout.fitting(axes, x.shape), x.shape, "activation"))
+
+
+def on_each_device(function: Callable[..., Array], axes: Axes, *arrays: Array) -> Array:
+    """What the function gives for arrays of one shape laid out by ``axes``, each device calling it with its own part.
+
+    For kernels that the compiler cannot split: no part may depend on another. A dimension that its mesh axes do not
+    divide is whole on every device. Outside ``Layout.jit`` and on one device it is a plain call.
+    """
+    layout = _current.get()
+    if layout is None or layout.mesh.size == 1:
+        return function(*arrays)
+    spec = layout.spec(layout.fitting(axes, arrays[0].shape))
+    specs = (spec,) * len(arrays)
+    return jax.shard_map(function, mesh=layout.mesh, in_specs=specs, out_specs=spec, check_vma=False)(*arrays)
 
 
 def platform() -> str:
@@ -102,6 +115,10 @@ class Layout:
         """Whether a dimension of that size can be split as the rules say."""
         names = () if axis is None else self.rules.mesh_axes(axis)
         return size % math.prod(self.mesh.shape[name] for name in names) == 0
+
+    def fitting(self, axes: Axes, shape: Sequence[int]) -> list[str | None]:
+        """The axes of an array's dimensions, None in place of those that cannot be split as the rules say."""
+        return [axis if self.divides(size, axis) else None for size, axis in zip(shape, axes, strict=True)]
 
     def sharding(self, axes: Axes, shape: Sequence[int], name: str) -> NamedSharding:
         """The sharding of one array; ``name`` is what an error calls it. Leading unnamed dimensions are LAYERS."""
