@@ -22,7 +22,8 @@ class Runner:
     """A task made runnable on a layout. The frozen module's arrays are an argument of their own: never donated."""
 
     def __init__(self, task: Task, trainer: "Trainer", layout: Layout):
-        self.plan = plan(task, trainer.optimizer, trainer.ema is not None, layout)
+        averaged = trainer.ema is not None
+        self.plan = plan(task, trainer.optimizer, averaged, layout, trainer.decayed, trainer.schedule)
         frozen = task.frozen()
         self._frozen_blueprint = None if frozen is None else Blueprint.of(frozen)
         self._frozen = _on_devices(frozen, self._frozen_blueprint, layout)
@@ -37,6 +38,7 @@ class Runner:
             accumulate=trainer.accumulate,
             clip_norm=trainer.clip_norm,
             ema=trainer.ema,
+            reduce_dtype=trainer.reduce_dtype,
         )
         outputs = (self.plan.shardings, layout.replicated)
         self._step = layout.jit(step, donate_argnums=0, out_shardings=outputs)
