@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a config file of a training stage, such as configs/runs/dalle1_12b.gin")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="the last word on one field")
     parser.add_argument("--topology", required=True, metavar="v5p:8x8x8", help="v4, v5e, v5p, v6e or tpu7x and a shape")
-    parser.add_argument("--slices", type=int, default=1, help="how many such slices (default 1)")
+    parser.add_argument("--slices", type=int, help="how many such slices (default: the config's mesh.slices)")
     parser.add_argument("--sample", type=int, metavar="PROMPTS", help="compile the sampler too, for so many prompts")
     parser.add_argument("--no-search", action="store_true", help="where it does not fit, do not look for what would")
     parser.add_argument("--json", action="store_true", help="the report as JSON")
@@ -56,13 +57,15 @@ def make_report(args: argparse.Namespace) -> dict[str, Any]:
     from dalle_jax.plan.topologies import parse
     from dalle_jax.runs import TrainRun
 
-    topology = parse(args.topology, args.slices)
     config: TrainRun = load(args.config, TrainRun, args.set)
+    topology = parse(args.topology, config.mesh.slices if args.slices is None else args.slices)
     check_tokenizer(config.task)
     if args.sample is not None and args.sample < 1:
         raise UserError(f"--sample: expected 1 or more prompts, got {args.sample}")
     batch, chip = config.data.batch_size, topology.chip
-    planned = Planned(config.task, config.trainer, Layout(make_mesh(config.mesh, topology.devices()), config.rules))
+    config = replace(config, mesh=replace(config.mesh, slices=topology.slices))
+    layout = Layout(make_mesh(config.mesh, topology.devices()), config.rules)
+    planned = Planned(config.task, config.trainer, layout)
     say(f"compiling the step of {args.config} for {topology}")
     step = planned.step(batch)
     start = planned.initialisation()

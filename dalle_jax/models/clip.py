@@ -13,7 +13,7 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.layers.conv_blocks import space_to_depth
-from dalle_jax.layers.embeddings import Embedding
+from dalle_jax.layers.embeddings import Embedding, spread
 from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat, name_attention
@@ -150,8 +150,8 @@ class VisionTower(nnx.Module):
         x = (pixels - jnp.array(PIXEL_MEAN)) / jnp.array(PIXEL_STD)
         x = space_to_depth(x, self.patch)  # [B h w patch*patch*3]
         x = self.embed(x.reshape(x.shape[0], -1, x.shape[-1]))  # [B h*w D]
-        first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
-        x = jnp.concatenate([first, x], axis=1) + self.positions.all()  # [B L D]
+        first = spread(self.class_token[...][None], x.shape[0], x.dtype)  # [B 1 D]
+        x = jnp.concatenate([first, x], axis=1) + self.positions.all(x.shape[0])  # [B L D]
         x = run_stack(self.stack, self.norm_before(x), None)
         return self.project(self.norm_after(x[:, 0]))
 
@@ -170,7 +170,7 @@ class TextTower(nnx.Module):
 
     def __call__(self, text: Int[Array, "B T"]) -> Float[Array, "B E"]:
         """Padded ids to embeddings of any length."""
-        x = self.tokens(text) + self.positions.all()  # [B T D]
+        x = self.tokens(text) + self.positions.all(text.shape[0])  # [B T D]
         x = run_stack(self.stack, x, jnp.tri(text.shape[1], dtype=bool))
         x = jnp.take_along_axis(x, last_token(text)[:, None, None], axis=1)[:, 0]  # [B D]
         return self.project(self.norm_after(x))

@@ -19,7 +19,7 @@ from dalle_jax.layers.attention import SelfAttention
 from dalle_jax.layers.attention_masks import Pattern, repeat_kinds
 from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.dropout import dropout
-from dalle_jax.layers.embeddings import Embedding, GridEmbedding
+from dalle_jax.layers.embeddings import Embedding, GridEmbedding, spread
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Linear, for_steps
 from dalle_jax.layers.mlp import Mlp
@@ -140,16 +140,16 @@ class Dalle(nnx.Module):
 
     def embed_text(self, text: Int[Array, "B T"]) -> Float[Array, "B C D"]:
         """<bos> and the text; a pad (0) at position t becomes the t-th learned pad."""
-        tokens = jnp.where((text == 0)[..., None], self.pad_embedding.all(), self.text_embedding(text))
-        tokens = tokens + self.text_positions.all()  # [B T D]
-        bos = jnp.broadcast_to(self.bos[...].astype(tokens.dtype), (text.shape[0], 1, tokens.shape[-1]))
+        tokens = jnp.where((text == 0)[..., None], self.pad_embedding.all(text.shape[0]), self.text_embedding(text))
+        tokens = tokens + self.text_positions.all(text.shape[0])  # [B T D]
+        bos = spread(self.bos[...][None], text.shape[0], tokens.dtype)  # [B 1 D]
         return jnp.concatenate([bos, tokens], axis=1)
 
     def __call__(
         self, text: Int[Array, "B T"], codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None
     ) -> Logits:
         """Teacher forcing: logits of every text token and of every code; dropout only with a key."""
-        image = self.codes.embed(codes[:, :-1]) + self.code_positions.all()[:-1]  # [B I-1 D]
+        image = self.codes.embed(codes[:, :-1]) + self.code_positions.all(text.shape[0])[:, :-1]  # [B I-1 D]
         x = constrain(jnp.concatenate([self.embed_text(text), image], axis=1), BATCH, SEQ, EMBED)  # [B L D]
         keys = stack_keys(dropout_key if self.config.dropout else None, self.config.depth)
 

@@ -19,7 +19,7 @@ from dalle_jax.layers.attention import CrossAttention, CrossKeys, SelfAttention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.dropout import dropout
-from dalle_jax.layers.embeddings import Embedding
+from dalle_jax.layers.embeddings import Embedding, spread
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import for_steps
 from dalle_jax.layers.mlp import NormFormerGlu
@@ -158,7 +158,7 @@ class Encoder(nnx.Module):
 
     def __call__(self, text: Int[Array, "B T"], mask: Bool[Array, "B T"], key: Any = None) -> Float[Array, "B T D"]:
         """Only positions where ``mask`` is True are looked at."""
-        x = self.embedding_norm(self.tokens(text) + self.positions.all())
+        x = self.embedding_norm(self.tokens(text) + self.positions.all(text.shape[0]))
 
         def apply(block: EncoderBlock, x: Array, _: Any, key: Any) -> tuple[Array, None]:
             return block(x, mask, key), None
@@ -215,8 +215,9 @@ class DalleBart(nnx.Module):
             encoder_key, decoder_key = jax.random.split(dropout_key)
         mask = text_mask(text)
         encoded = self.encoder(text, mask, encoder_key)
-        start = jnp.broadcast_to(self.start[...].astype(encoded.dtype), (codes.shape[0], 1, encoded.shape[-1]))
-        x = jnp.concatenate([start, self.codes.embed(codes[:, :-1])], axis=1) + self.positions.all()  # [B I D]
+        start = spread(self.start[...][None], codes.shape[0], encoded.dtype)  # [B 1 D]
+        x = jnp.concatenate([start, self.codes.embed(codes[:, :-1])], axis=1)  # [B I D]
+        x = x + self.positions.all(codes.shape[0])
 
         def apply(block: DecoderBlock, x: Array, pattern: Pattern, key: Any) -> tuple[Array, None]:
             return block(x, encoded, mask, pattern, key), None

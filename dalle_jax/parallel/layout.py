@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import dataclasses
 import functools
 import math
 import os
@@ -15,7 +16,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dalle_jax.arrays import Array
 from dalle_jax.config.errors import UserError
+from dalle_jax.config.problems import near
 from dalle_jax.parallel.axes import BATCH, LAYERS
+from dalle_jax.parallel.mesh import MESH_AXES, SLICES
 from dalle_jax.parallel.rules import Rules
 
 Axes = Sequence[str | None]
@@ -94,6 +97,7 @@ class Layout:
     """A mesh and the rules that say which of its axes each logical axis is split over."""
 
     def __init__(self, mesh: jax.sharding.Mesh, rules: Rules):
+        check_rules(rules, mesh)
         self.mesh = mesh
         self.rules = rules
         self.platform = mesh.devices.flat[0].platform
@@ -103,7 +107,7 @@ class Layout:
         taken: set[str] = set()
         entries: list[tuple[str, ...] | str | None] = []
         for axis in axes:
-            wanted = () if axis is None else self.rules.mesh_axes(axis)
+            wanted = self.mesh_axes(axis)
             free = tuple(name for name in wanted if name not in taken)
             taken.update(free)
             entries.append(free[0] if len(free) == 1 else free or None)
@@ -111,10 +115,18 @@ class Layout:
             entries.pop()
         return PartitionSpec(*entries)
 
+    def mesh_axes(self, axis: str | None) -> tuple[str, ...]:
+        """The axes of this mesh that a logical axis is split over."""
+        wanted = () if axis is None else self.rules.mesh_axes(axis)
+        return tuple(name for name in wanted if name in self.mesh.shape)
+
+    def parts(self, axis: str | None) -> int:
+        """How many devices a dimension is split over."""
+        return math.prod(self.mesh.shape[name] for name in self.mesh_axes(axis))
+
     def divides(self, size: int, axis: str | None) -> bool:
         """Whether a dimension of that size can be split as the rules say."""
-        names = () if axis is None else self.rules.mesh_axes(axis)
-        return size % math.prod(self.mesh.shape[name] for name in names) == 0
+        return size % self.parts(axis) == 0
 
     def fitting(self, axes: Axes, shape: Sequence[int]) -> list[str | None]:
         """The axes of an array's dimensions, None in place of those that cannot be split as the rules say."""
@@ -185,8 +197,31 @@ class Layout:
             nearest = f"{below} or {above}" if below else f"{above}"
             raise UserError(
                 f"{name}: dimension {axis!r} of size {size} is split over mesh axis {' and '.join(names)} of {parts} "
-                f"devices, which does not divide it; the nearest sizes that work are {nearest}"
+                f"devices, which does not divide it; the nearest sizes that work are {nearest} (or split it over less: "
+                f"rules.{axis})"
             )
+
+
+def check_rules(rules: Rules, mesh: jax.sharding.Mesh) -> None:
+    """Raises UserError for mesh axes in the rules that no mesh has."""
+    known = {*MESH_AXES, SLICES, *mesh.axis_names}
+    for field in dataclasses.fields(rules):
+        for name in getattr(rules, field.name):
+            if name not in known:
+                legal = ", ".join((*MESH_AXES, SLICES))
+                raise UserError(f"rules.{field.name}: expected mesh axes of {legal}, got {name!r}{near(name, known)}")
+
+
+def check_microbatch(rows: int, parts: int) -> None:
+    """Raises UserError where a microbatch cannot be spread over the devices, which would each compute all of it."""
+    layout = _current.get()
+    if layout is None or layout.divides(rows // parts, BATCH):
+        return
+    devices = layout.parts(BATCH)
+    raise UserError(
+        f"accumulate={parts} leaves {rows // parts} rows of the batch of {rows} in each microbatch, which the mesh "
+        f"splits over {devices} devices; the batch must be a multiple of {devices * parts}"
+    )
 
 
 class LayoutJit:

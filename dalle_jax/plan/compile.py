@@ -24,8 +24,8 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.sampling.autoregressive import Settings, sample
 from dalle_jax.train.flops import Count, count, model_flops
 from dalle_jax.train.loop import Trainer
-from dalle_jax.train.runner import jitted_step
-from dalle_jax.train.state import Blueprint, plan
+from dalle_jax.train.runner import jitted_step, state_plan
+from dalle_jax.train.state import Blueprint
 from dalle_jax.train.task import Task
 
 REFUSED = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
@@ -76,7 +76,7 @@ class Planned:
 
     def __init__(self, task: Task, trainer: Trainer, layout: Layout) -> None:
         self.task, self.trainer, self.layout = task, trainer, layout
-        self.plan = plan(task, trainer.optimizer, trainer.ema is not None, layout)
+        self.plan = state_plan(task, trainer, layout)
         frozen = task.frozen()
         self.frozen = None if frozen is None else Blueprint.of(frozen)
 
@@ -98,8 +98,7 @@ class Planned:
     @property
     def rows(self) -> int:
         """A batch must be a multiple of it: the parts that the mesh splits rows into, times the microbatches."""
-        names = self.layout.rules.mesh_axes(BATCH)
-        return math.prod(self.layout.mesh.shape[name] for name in names) * self.trainer.accumulate
+        return self.layout.parts(BATCH) * self.trainer.accumulate
 
     def model_flops(self, batch: int) -> Count:
         """Model FLOPs of one step, of all devices together."""

@@ -85,9 +85,9 @@ def _widest(
     """The mesh with the largest ``fsdp`` that divides everything, and the plan on it."""
     devices = topology.devices()
     tensor = max(mesh.tensor, 1)
-    if len(devices) % tensor:
+    if len(devices) // topology.slices % tensor:
         return None
-    rest = len(devices) // tensor
+    rest = len(devices) // topology.slices // tensor
     for fsdp in (n for n in range(rest, 0, -1) if rest % n == 0):
         wide = replace(mesh, data=rest // fsdp, fsdp=fsdp, tensor=tensor)
         try:

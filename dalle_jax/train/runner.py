@@ -22,7 +22,7 @@ class Runner:
     """A task made runnable on a layout. The frozen module's arrays are an argument of their own: never donated."""
 
     def __init__(self, task: Task, trainer: "Trainer", layout: Layout):
-        self.plan = plan(task, trainer.optimizer, trainer.ema is not None, layout)
+        self.plan = state_plan(task, trainer, layout)
         frozen = task.frozen()
         self._frozen_blueprint = None if frozen is None else Blueprint.of(frozen)
         self._frozen = _on_devices(frozen, self._frozen_blueprint, layout)
@@ -72,6 +72,11 @@ class Runner:
         return None if self._frozen_blueprint is None else self._frozen_blueprint.merge(arrays)
 
 
+def state_plan(task: Task, trainer: "Trainer", layout: Layout) -> Plan:
+    """What the training state of a run will be."""
+    return plan(task, trainer.optimizer, trainer.ema is not None, layout, trainer.decayed, trainer.schedule)
+
+
 def jitted_step(task: Task, plan: Plan, frozen: Blueprint | None, trainer: "Trainer", layout: Layout) -> LayoutJit:
     """The step as it is trained with, and as ``plan`` compiles it: state, frozen arrays, batch, seed key."""
     step = make_step(
@@ -83,6 +88,7 @@ def jitted_step(task: Task, plan: Plan, frozen: Blueprint | None, trainer: "Trai
         accumulate=trainer.accumulate,
         clip_norm=trainer.clip_norm,
         ema=trainer.ema,
+        reduce_dtype=trainer.reduce_dtype,
     )
     return layout.jit(step, donate_argnums=0, out_shardings=(plan.shardings, layout.replicated))
 

@@ -87,4 +87,4 @@ def test_the_command_asks_for_a_topology():
     parser = argparse.ArgumentParser(exit_on_error=False)
     command.add_arguments(parser)
     args = parser.parse_args(["x.gin", "--topology", "v5e:2x2", "--set", "a=1", "--set", "b=2"])
-    assert (args.topology, args.slices, args.set) == ("v5e:2x2", 1, ["a=1", "b=2"])
+    assert (args.topology, args.slices, args.set) == ("v5e:2x2", None, ["a=1", "b=2"])
