@@ -19,7 +19,7 @@ BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, 
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*->.*\{\s*$")
 INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
-CALLED = re.compile(r"\b(?:calls|to_apply|called_computations|async_execution_thread)=\{?%?([\w.\-]+)")
+CALLED = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)|\b(?:called|branch)_computations=\{([^}]*)\}")
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,12 @@ def _runs(computations: dict[str, list[Instruction]], entry: str) -> tuple[dict[
                     unknown.append(body)
                 visit(body, times * (1 if length is None else length))
                 continue
-            for callee in CALLED.findall(one.rest):
+            if one.op in ("async-done", "async-update"):  # its start has called already
+                continue
+            called = (name for names in CALLED.findall(one.rest) for name in re.findall(r"[\w.\-]+", " ".join(names)))
+            for callee in called:
                 if callee in computations:
                     visit(callee, times)
-            branches = re.search(r"\bbranch_computations=\{([^}]*)\}", one.rest)
-            for callee in re.findall(r"[\w.\-]+", branches[1]) if branches else ():
-                visit(callee, times)
 
     visit(entry, 1)
     return runs, unknown
