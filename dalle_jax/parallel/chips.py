@@ -18,7 +18,8 @@ class Chip:
     ``flops`` are bfloat16 FLOP/s, ``memory`` bytes of HBM (or GDDR), ``bandwidth`` bytes/s of that memory,
     ``interconnect`` bytes/s over all links between chips, both directions together as makers publish it, None where
     there is no link. ``kinds`` are the values of ``jax.Device.device_kind``; ``devices`` is how many devices of jax one
-    chip is.
+    chip is. ``usable`` are the bytes of one device that libtpu 0.0.42 lets a program have, as it says when it refuses one
+    that is too large; None where that is not known.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Chip:
     kinds: tuple[str, ...]
     source: str
     devices: int = 1
+    usable: int | None = None
 
     @property
     def device_flops(self) -> float:
@@ -42,14 +44,19 @@ class Chip:
 
 
 CHIPS = (
-    Chip("v4", 275e12, 32 * GIB, 1200e9, 600e9, ("TPU v4",),
+    Chip("v4", 275e12, 32 * GIB, 1200e9, 600e9, ("TPU v4",,
+         usable=int(30.75 * GIB)),
          f"{TPU_PAGES}v4; the links from arXiv 2304.01433, table 4: 6 of 50 GB/s each way"),
-    Chip("v5e", 197e12, 16 * GB, 819e9, 400e9, ("TPU v5 lite", "TPU v5e"), f"{TPU_PAGES}v5e"),
-    Chip("v5p", 459e12, 95 * GIB, 2765e9, 1200e9, ("TPU v5", "TPU v5p"),
+    Chip("v5e", 197e12, 16 * GB, 819e9, 400e9, ("TPU v5 lite", "TPU v5e"), f"{TPU_PAGES}v5e",
+         usable=int(15.75 * GIB)),
+    Chip("v5p", 459e12, 95 * GIB, 2765e9, 1200e9, ("TPU v5", "TPU v5p",
+         usable=int(95.74 * GIB)),
          f"{TPU_PAGES}tpu7x, which has a column for v5p"),
-    Chip("v6e", 918e12, 32 * GIB, 1638e9, 800e9, ("TPU v6 lite", "TPU v6e"),
+    Chip("v6e", 918e12, 32 * GIB, 1638e9, 800e9, ("TPU v6 lite", "TPU v6e",
+         usable=int(31.25 * GIB)),
          f"{TPU_PAGES}tpu7x, which has a column for v6e"),
-    Chip("tpu7x", 2307e12, 192 * GIB, 7380e9, 1200e9, ("TPU7x",), f"{TPU_PAGES}tpu7x", devices=2),
+    Chip("tpu7x", 2307e12, 192 * GIB, 7380e9, 1200e9, ("TPU7x",), f"{TPU_PAGES}tpu7x", devices=2,
+         usable=int(94.75 * GIB)),
     Chip("A100-40GB", 312e12, 40 * GB, 1555e9, 600e9, ("NVIDIA A100-SXM4-40GB",),
          "NVIDIA A100 data sheet, SXM 40 GB"),
     Chip("A100-80GB", 312e12, 80 * GB, 2039e9, 600e9, ("NVIDIA A100-SXM4-80GB",),

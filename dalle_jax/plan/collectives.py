@@ -27,7 +27,7 @@ class Collective:
     """One operation between chips: ``bytes`` of the whole array on each chip of a ``group``, ``times`` a step."""
 
     kind: str
-    bytes: float
+    bytes: int | float
     group: int
     times: int
 

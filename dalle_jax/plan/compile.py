@@ -28,8 +28,10 @@ from dalle_jax.train.runner import jitted_step, state_plan
 from dalle_jax.train.state import Blueprint
 from dalle_jax.train.task import Task
 
-REFUSED = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
-UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+REFUSED = re.compile(
+    r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm|temporaries \(([\d.]+)([KMGT])\) exceeds available HBM"
+)
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def compile_program(jitted: Any, *arguments: Any) -> Program:
         refused = REFUSED.search(str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or refused is None:
             raise
-        peak = round(float(refused[1]) * UNITS[refused[2]])
+        peak = round(float(refused[1] or refused[3]) * UNITS[refused[2] or refused[4]])
         return Program(peak, 0, 0, flops, time.monotonic() - began, None)
     memory = compiled.memory_analysis()
     return Program(

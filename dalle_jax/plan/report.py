@@ -13,12 +13,12 @@ from dalle_jax.plan.topologies import Topology, versions
 GIB = 2**30
 
 RESERVED = 0.02
-"""Share of a chip's memory that a plan leaves free: the runtime's own buffers and the next batch are in no program."""
+"""Share of the usable memory that a plan leaves free: the runtime's own buffers and the next batch are in no program."""
 
 
 def room(chip: Chip) -> int:
     """Bytes of one device that a program may take."""
-    return int(chip.device_memory * (1 - RESERVED))
+    return int((chip.usable or chip.device_memory) * (1 - RESERVED))
 
 
 def step_report(planned: Planned, topology: Topology, batch: int, step: Program, start: Program) -> dict[str, Any]:

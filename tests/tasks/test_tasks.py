@@ -112,6 +112,7 @@ def test_codes_written_ahead_train_as_their_pictures_do(generate, batch):
     assert {name: (rows.shape, rows.dtype) for name, rows in prepared.items()} == {
         name: (one.shape, one.dtype) for name, one in spec.items()
     }
+    prepared = {name: jnp.asarray(rows) for name, rows in prepared.items()}
     key, step = jax.random.key(0), jnp.int32(0)
     pictures = generate.loss(module, tokenizer, batch, key, step)
     np.testing.assert_allclose(ahead.loss(module, None, prepared, key, step)[0], pictures[0], rtol=1e-6)
