@@ -18,8 +18,8 @@ class Chip:
     ``flops`` are bfloat16 FLOP/s, ``memory`` bytes of HBM (or GDDR), ``bandwidth`` bytes/s of that memory,
     ``interconnect`` bytes/s over all links between chips, both directions together as makers publish it, None where
     there is no link. ``kinds`` are the values of ``jax.Device.device_kind``; ``devices`` is how many devices of jax one
-    chip is. ``usable`` are the bytes of one device that libtpu 0.0.42 lets a program have, as it says when it refuses one
-    that is too large; None where that is not known.
+    chip is. ``usable`` are the bytes of a device that libtpu 0.0.42 lets a program have, as it says when it refuses one;
+    None where that is not known.
     """
 
     name: str
@@ -44,17 +44,14 @@ class Chip:
 
 
 CHIPS = (
-    Chip("v4", 275e12, 32 * GIB, 1200e9, 600e9, ("TPU v4",,
-         usable=int(30.75 * GIB)),
-         f"{TPU_PAGES}v4; the links from arXiv 2304.01433, table 4: 6 of 50 GB/s each way"),
+    Chip("v4", 275e12, 32 * GIB, 1200e9, 600e9, ("TPU v4",),
+         f"{TPU_PAGES}v4; the links from arXiv 2304.01433, table 4: 6 of 50 GB/s each way", usable=int(30.75 * GIB)),
     Chip("v5e", 197e12, 16 * GB, 819e9, 400e9, ("TPU v5 lite", "TPU v5e"), f"{TPU_PAGES}v5e",
          usable=int(15.75 * GIB)),
-    Chip("v5p", 459e12, 95 * GIB, 2765e9, 1200e9, ("TPU v5", "TPU v5p",
-         usable=int(95.74 * GIB)),
-         f"{TPU_PAGES}tpu7x, which has a column for v5p"),
-    Chip("v6e", 918e12, 32 * GIB, 1638e9, 800e9, ("TPU v6 lite", "TPU v6e",
-         usable=int(31.25 * GIB)),
-         f"{TPU_PAGES}tpu7x, which has a column for v6e"),
+    Chip("v5p", 459e12, 95 * GIB, 2765e9, 1200e9, ("TPU v5", "TPU v5p"),
+         f"{TPU_PAGES}tpu7x, which has a column for v5p", usable=int(95.74 * GIB)),
+    Chip("v6e", 918e12, 32 * GIB, 1638e9, 800e9, ("TPU v6 lite", "TPU v6e"),
+         f"{TPU_PAGES}tpu7x, which has a column for v6e", usable=int(31.25 * GIB)),
     Chip("tpu7x", 2307e12, 192 * GIB, 7380e9, 1200e9, ("TPU7x",), f"{TPU_PAGES}tpu7x", devices=2,
          usable=int(94.75 * GIB)),
     Chip("A100-40GB", 312e12, 40 * GB, 1555e9, 600e9, ("NVIDIA A100-SXM4-40GB",),

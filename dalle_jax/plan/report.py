@@ -13,7 +13,7 @@ from dalle_jax.plan.topologies import Topology, versions
 GIB = 2**30
 
 RESERVED = 0.02
-"""Share of the usable memory that a plan leaves free: the runtime's own buffers and the next batch are in no program."""
+"""Share of the usable memory that a plan leaves free: the runtime's buffers and the next batch are in no program."""
 
 
 def room(chip: Chip) -> int:
