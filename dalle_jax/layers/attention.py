@@ -7,10 +7,12 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.layers import kv_cache
-from dalle_jax.layers.attend import FAR_BELOW, dense_attention, stream_attention
+from dalle_jax.layers.attend import Backend, stream_attention
+from dalle_jax.layers.attend_dense import FAR_BELOW, dense_attention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Initializer, Linear, unstack
+from dalle_jax.layers.remat import name_attention
 from dalle_jax.parallel.axes import BATCH, EMBED, HEAD_DIM, HEADS, SEQ
 from dalle_jax.parallel.layout import constrain
 
@@ -43,12 +45,17 @@ def step_attention(
 
 
 class SelfAttention(nnx.Module):
-    """Multi-head self-attention without biases; queries, keys and values come from one product."""
+    """Multi-head self-attention without biases; queries, keys and values come from one product.
+
+    ``backend`` computes whole streams (layers/attend.py). A context alone and single steps are XLA's, so that a model
+    draws on any platform, whatever it was trained with.
+    """
 
     def __init__(
-        self, width: int, heads: int, head_size: int, *, dtype: Any, init: Initializer | None = None,
-        init_out: Initializer | None = None, rngs: nnx.Rngs,
+        self, width: int, heads: int, head_size: int, *, dtype: Any, backend: Backend = "auto",
+        init: Initializer | None = None, init_out: Initializer | None = None, rngs: nnx.Rngs,
     ):  # fmt: skip
+        self.backend = backend
         self.qkv = Linear(
             width, (3, heads, head_size), axes=(EMBED, None, HEADS, HEAD_DIM), bias=False, dtype=dtype, init=init,
             rngs=rngs,
@@ -60,32 +67,32 @@ class SelfAttention(nnx.Module):
 
     def split(self, x: Float[Array, "B L D"]) -> tuple[Array, Array, Array]:
         """Queries, keys and values [B N L H]."""
-        q, k, v = unstack(self.qkv(x), 2)  # [B L N H] each
+        q, k, v = unstack(name_attention(self.qkv(x)), 2)  # [B L N H] each
         return _heads_first(q), _heads_first(k), _heads_first(v)
 
     def __call__(self, x: Float[Array, "B L D"], pattern: Pattern) -> Float[Array, "B L D"]:
         """A whole stream."""
-        return self.out(stream_attention(*self.split(x), pattern).swapaxes(1, 2))
+        out = stream_attention(*self.split(x), pattern, self.backend)
+        return self.out(name_attention(out).swapaxes(1, 2))
 
     def over(self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
         """In both directions over the positions where ``mask`` is True (an encoder)."""
-        return self.out(dense_attention(*self.split(x), mask[:, None, None]).swapaxes(1, 2))
+        return self.out(name_attention(dense_attention(*self.split(x), mask[:, None, None])).swapaxes(1, 2))
 
     def prefill(self, x: Float[Array, "P C D"], candidates: int, pattern: Pattern) -> tuple[Array, KvCache]:
         """The context alone: its outputs [P C D] and a cache for that many candidates."""
         q, k, v = self.split(x)
-        out = self.out(stream_attention(q, k, v, pattern).swapaxes(1, 2))
+        out = self.out(stream_attention(q, k, v, pattern, "xla").swapaxes(1, 2))
         return out, kv_cache.new_cache(k, v, candidates, pattern)
 
     def decode(
         self, x: Float[Array, "P M D"], cache: KvCache, pattern: Pattern, index: Int[Array, ""]
-    ) -> tuple[Float[Array, "P M D"], KvCache]:
-        """One step: ``x`` belongs to code ``index``, whose key and value are added to the cache."""
+    ) -> tuple[Float[Array, "P M D"], tuple[Array, Array]]:
+        """One step: ``x`` belongs to code ``index``, whose key and value [P M N H] are to be written to the cache."""
         qkv = self.qkv(x)  # [P M 3 N H]
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         out = step_attention(q, k, v, cache, pattern, index)
-        k, v = kv_cache.after(out, k, v)
-        return self.out(out), kv_cache.write(cache, pattern, k, v, index)
+        return self.out(out), kv_cache.after(out, k, v)
 
 
 class CrossKeys(NamedTuple):
@@ -112,10 +119,11 @@ class CrossAttention(nnx.Module):
 
     def keys(self, text: Float[Array, "P T D"], mask: Bool[Array, "P T"]) -> CrossKeys:
         """What the queries look at: computed once per text."""
-        k, v = unstack(self.kv(text), 2)  # [P T N H] each
+        k, v = unstack(name_attention(self.kv(text)), 2)  # [P T N H] each
         return CrossKeys(_heads_first(k), _heads_first(v), mask)
 
     def __call__(self, x: Float[Array, "P L D"], keys: CrossKeys) -> Float[Array, "P L D"]:
         """``x``: a stream per text, or one step of each of its L candidates."""
-        q = _heads_first(self.q(x))  # [P N L H]
-        return self.out(dense_attention(q, keys.k, keys.v, keys.mask[:, None, None]).swapaxes(1, 2))
+        q = _heads_first(name_attention(self.q(x)))  # [P N L H]
+        out = name_attention(dense_attention(q, keys.k, keys.v, keys.mask[:, None, None]))
+        return self.out(out.swapaxes(1, 2))

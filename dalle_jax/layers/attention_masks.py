@@ -12,7 +12,11 @@ and of itself, an image token sees
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from dalle_jax.arrays import Array, Float
 
 Kind: TypeAlias = Literal["full", "row", "column", "convolutional"]
 
@@ -67,6 +71,14 @@ class Pattern:
             mask[self.context :, self.context :] = self.image_mask(length - self.context)
         return mask
 
+    def transposed_mask(self) -> np.ndarray:
+        """``mask`` of the context and all I codes, these in the order of their columns: column by column, downwards."""
+        whole, (height, width) = self.context + self.positions, self.grid
+        raster = np.arange(self.positions).reshape(height, width).T.reshape(-1)
+        mask = self.mask(whole)
+        mask[self.context :, self.context :] = self.image_mask(self.positions)[np.ix_(raster, raster)]
+        return mask
+
 
 def repeat_kinds(pattern: tuple[Kind, ...], last: Kind | None, depth: int) -> tuple[Kind, ...]:
     """The kind of each layer: ``pattern`` over and over, the last layer replaced by ``last`` if that is given.
@@ -75,3 +87,10 @@ def repeat_kinds(pattern: tuple[Kind, ...], last: Kind | None, depth: int) -> tu
     """
     kinds = [pattern[i % len(pattern)] for i in range(depth)]
     return (*kinds[:-1], last) if last is not None else tuple(kinds)
+
+
+def transpose_grid(x: Float[Array, "B N L H"], context: int, lines: tuple[int, int]) -> Float[Array, "B N L H"]:
+    """Reorders the codes of a whole stream (L = context + I) from lines of ``lines[1]`` to lines of ``lines[0]``."""
+    first, image = jax.lax.split(x, (context, x.shape[2] - context), 2)  # its gradient is a join, that of slices is not
+    image = image.reshape(*x.shape[:2], *lines, x.shape[-1]).swapaxes(2, 3)
+    return jnp.concatenate([first, image.reshape(*x.shape[:2], -1, x.shape[-1])], axis=2)

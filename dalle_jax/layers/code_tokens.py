@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int
-from dalle_jax.layers.embeddings import Embedding
+from dalle_jax.layers.embeddings import Embedding, lookup
 from dalle_jax.layers.linear import Initializer, Linear, project
 from dalle_jax.parallel.axes import CODES, EMBED, MLP
 
@@ -32,7 +32,7 @@ class CodeFeatures(nnx.Module):
 
     def __init__(self, size: int, code_width: int, width: int, *, rngs: nnx.Rngs):
         self.vectors = CodeVectors(jnp.zeros((size, code_width)), axes=(CODES, None))
-        self.up = Linear(code_width, HIDDEN, axes=(None, MLP), rngs=rngs)
+        self.up = Linear(code_width, HIDDEN, axes=(None, EMBED), rngs=rngs)  # so that fsdp splits it too
         self.down = Linear(HIDDEN, width, axes=(MLP, EMBED), rngs=rngs)
 
     def __call__(self) -> Float[Array, "K D"]:
@@ -69,14 +69,14 @@ class CodeTokens(nnx.Module):
         if self.read is None:
             return self.embedding(codes)
         table = self.embedding.table[...] + EMBEDDING_SCALE * self.read()
-        return jnp.take(table.astype(self.dtype), codes, axis=0, mode="clip")
+        return lookup(table, codes, self.dtype)
 
     def predict(self, x: Float[Array, "... D"]) -> Float[Array, "... K"]:
         """Logits in float32."""
         if self.predicted is None:
             return self.head(x).astype(jnp.float32)
         kernel = self.head.kernel[...] + self.predicted().T * x.shape[-1] ** -0.5  # [D K]
-        logits = project(x.astype(self.dtype), kernel.astype(self.dtype), 1)
+        logits = project(x.astype(self.dtype), kernel, 1)
         return (
             logits.astype(jnp.float32) if self.head.bias is None else logits.astype(jnp.float32) + self.head.bias[...]
         )

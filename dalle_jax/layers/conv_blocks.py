@@ -6,6 +6,7 @@ dilations and the gradient of the kernel slowly. There (docs/architecture.md), e
 kernel's gradient is one matrix product for each kernel position.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float
-from dalle_jax.layers.linear import Initializer, flat_matmul
+from dalle_jax.layers.linear import Initializer, add_bias, flat_matmul, weight_gradient
 from dalle_jax.parallel.axes import CHANNELS, KERNEL
 from dalle_jax.parallel.layout import platform
+from dalle_jax.parallel.reduction import gradient_dtype
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 Padding: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
@@ -45,12 +47,12 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 def convolve(
     x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"], *, stride: int = 1, padding: Padding | None = None
 ) -> Float[Array, "B h w F"]:
-    """A convolution; ``padding`` is ((top, bottom), (left, right)), None for "SAME"."""
+    """A convolution, the kernel cast to x's dtype; ``padding`` is ((top, bottom), (left, right)), None for "SAME"."""
     size = kernel.shape[0]
     height, width = x.shape[1:3]
     padding = padding or (same_padding(height, size, stride), same_padding(width, size, stride))
     if platform() != "cpu":
-        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=DIMENSIONS)
+        return _native(x, kernel, stride, padding, 1, gradient_dtype().name)
     if size == stride == 1 and padding == ((0, 0), (0, 0)):
         return flat_matmul(x, kernel[0, 0])
     if stride == 1:
@@ -70,33 +72,69 @@ def convolve_transposed(
     before, after = (stride + size - 1) // 2, (stride + size - 2) // 2
     if platform() != "cpu":
         pads = ((before, after), (before, after))
-        return jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), pads, lhs_dilation=(stride, stride), dimension_numbers=DIMENSIONS
-        )
+        return _native(x, kernel, 1, pads, stride, gradient_dtype().name)
     return _by_phases(x, kernel, stride, before)
 
 
-@jax.custom_vjp
-def _plain_valid(x: Float[Array, "B H W C"], kernel: Float[Array, "k l C F"]) -> Float[Array, "B h w F"]:
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=DIMENSIONS)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _native(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int, summed_in: str) -> Array:
+    """XLA's own convolution; its kernel's gradient is computed, and so summed over devices, in ``summed_in``."""
+    del summed_in
+    return jax.lax.conv_general_dilated(
+        x, kernel.astype(x.dtype), (stride, stride), padding, lhs_dilation=(dilation, dilation),
+        dimension_numbers=DIMENSIONS,
+    )  # fmt: skip
 
 
-def _plain_valid_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _plain_valid(x, kernel), (x, kernel)
+def _native_forward(
+    x: Array, kernel: Array, stride: int, padding: Padding, dilation: int, summed_in: str
+) -> tuple[Array, tuple[Array, Array]]:
+    return _native(x, kernel, stride, padding, dilation, summed_in), (x, kernel)
 
 
-def _plain_valid_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _native_backward(
+    stride: int, padding: Padding, dilation: int, summed_in: str, residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    x, kernel = residuals
+
+    def convolution(x: Array, kernel: Array) -> Array:
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), padding, lhs_dilation=(dilation, dilation), dimension_numbers=DIMENSIONS
+        )
+
+    to_x = jax.vjp(lambda x: convolution(x, kernel.astype(x.dtype)), x)[1](gradient)[0]
+    to_kernel = jax.vjp(lambda kernel: convolution(x.astype(summed_in), kernel), kernel.astype(summed_in))[1]
+    return to_x, to_kernel(gradient.astype(summed_in))[0].astype(kernel.dtype)
+
+
+_native.defvjp(_native_forward, _native_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _plain_valid(x: Array, kernel: Array, summed_in: str) -> Array:
+    """[B H W C] and [k l C F] to [B h w F]."""
+    del summed_in
+    return _convolution(x, kernel.astype(x.dtype))
+
+
+def _plain_valid_forward(x: Array, kernel: Array, summed_in: str) -> tuple[Array, tuple[Array, Array]]:
+    return _plain_valid(x, kernel, summed_in), (x, kernel)
+
+
+def _plain_valid_backward(summed_in: str, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     rows, columns, channels, features = kernel.shape
     height, width = gradient.shape[1:3]
-    to_x = jax.vjp(lambda x: _convolution(x, kernel), x)[1](gradient)[0]
+    to_x = jax.vjp(lambda x: _convolution(x, kernel.astype(x.dtype)), x)[1](gradient)[0]
     flat = gradient.reshape(-1, features)  # [B*h*w F]
     products = [
-        jax.lax.optimization_barrier(x[:, i : i + height, j : j + width].reshape(-1, channels)).T @ flat  # [C F]
+        weight_gradient(
+            jax.lax.optimization_barrier(x[:, i : i + height, j : j + width].reshape(-1, channels)), flat, summed_in
+        )  # [C F]
         for i in range(rows)
         for j in range(columns)
     ]
-    return to_x, jnp.stack(products).reshape(kernel.shape)
+    return to_x, jnp.stack(products).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _convolution(x: Array, kernel: Array) -> Array:
@@ -107,7 +145,7 @@ _plain_valid.defvjp(_plain_valid_forward, _plain_valid_backward)
 
 
 def _plain(x: Array, kernel: Array, padding: Padding) -> Array:
-    return _plain_valid(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel)
+    return _plain_valid(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel, gradient_dtype().name)
 
 
 def _strided(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
@@ -122,7 +160,8 @@ def _strided(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
         for n, pad, output in zip(x.shape[1:3], padding, outputs, strict=True)
     ]
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*end, 0) for end in ends), (0, 0, 0)))
-    return _plain_valid(space_to_depth(x, stride), kernel.reshape(taps, taps, -1, features))
+    kernel = kernel.reshape(taps, taps, -1, features)
+    return _plain_valid(space_to_depth(x, stride), kernel, gradient_dtype().name)
 
 
 def _by_phases(x: Array, kernel: Array, stride: int, before: int) -> Array:
@@ -145,6 +184,11 @@ def _by_phases(x: Array, kernel: Array, stride: int, before: int) -> Array:
     return y.reshape(batch, height * stride, width * stride, features)
 
 
+def named_channels(channels: int, features: int) -> tuple[str | None, str | None]:
+    """The axes of a kernel's inputs and outputs: the wider side is CHANNELS, since three colours cannot be split."""
+    return (None, CHANNELS) if features >= channels else (CHANNELS, None)
+
+
 class Conv(nnx.Module):
     """A convolution with bias. ``padding`` pads all sides alike; None is "SAME". The kernel is [k k C F]."""
 
@@ -157,14 +201,14 @@ class Conv(nnx.Module):
         self.stride = stride
         self.padding = None if padding is None else ((padding, padding), (padding, padding))
         self.dtype = jnp.dtype(dtype)
-        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32), axes=(KERNEL, KERNEL, None, CHANNELS))
-        self.bias = nnx.Param(jnp.zeros(features, jnp.float32), axes=(CHANNELS,))
+        ins, outs = named_channels(channels, features)
+        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32), axes=(KERNEL, KERNEL, ins, outs))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32), axes=(outs,))
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
         """Computed in ``dtype``."""
-        kernel = self.kernel[...].astype(self.dtype)
-        y = convolve(x.astype(self.dtype), kernel, stride=self.stride, padding=self.padding)
-        return y + self.bias[...].astype(self.dtype)
+        y = convolve(x.astype(self.dtype), self.kernel[...], stride=self.stride, padding=self.padding)
+        return add_bias(y, self.bias[...])
 
 
 class ConvTranspose(nnx.Module):
@@ -179,13 +223,14 @@ class ConvTranspose(nnx.Module):
         shape = (kernel, kernel, channels, features)
         self.stride = stride
         self.dtype = jnp.dtype(dtype)
-        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32), axes=(KERNEL, KERNEL, None, CHANNELS))
-        self.bias = nnx.Param(jnp.zeros(features, jnp.float32), axes=(CHANNELS,))
+        ins, outs = named_channels(channels, features)
+        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32), axes=(KERNEL, KERNEL, ins, outs))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32), axes=(outs,))
 
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B H W F"]:
         """Computed in ``dtype``."""
-        kernel = self.kernel[...].astype(self.dtype)
-        return convolve_transposed(x.astype(self.dtype), kernel, stride=self.stride) + self.bias[...].astype(self.dtype)
+        y = convolve_transposed(x.astype(self.dtype), self.kernel[...], stride=self.stride)
+        return add_bias(y, self.bias[...])
 
 
 class ResBlock(nnx.Module):

@@ -1,13 +1,49 @@
 """Tables of learned vectors: for tokens, for positions and for grids of positions."""
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int
 from dalle_jax.layers.linear import Initializer
 from dalle_jax.parallel.axes import EMBED, POSITIONS
+from dalle_jax.parallel.reduction import gradient_dtype
+
+
+def lookup(table: Float[Array, "size D"], index: Int[Array, "..."], dtype: Any) -> Float[Array, "... D"]:
+    """The rows of a table at ``index`` in ``dtype``; an index outside it is clipped to the nearest row.
+
+    A row's gradient is the sum over all places where it was looked up, in ``gradient_dtype`` and not in ``dtype``.
+    """
+    return _lookup(table, index, jnp.dtype(dtype).name, gradient_dtype().name)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _lookup(table: Array, index: Array, dtype: str, summed_in: str) -> Array:
+    del summed_in
+    return jnp.take(table.astype(dtype), index, axis=0, mode="clip")
+
+
+def _lookup_forward(table: Array, index: Array, dtype: str, summed_in: str) -> tuple[Array, tuple[Array, Array]]:
+    return _lookup(table, index, dtype, summed_in), (table, index)
+
+
+def _lookup_backward(dtype: str, summed_in: str, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, None]:
+    del dtype
+    table, index = residuals
+    zeros = jnp.zeros(table.shape, summed_in)
+    return zeros.at[index].add(gradient.astype(summed_in), mode="clip").astype(table.dtype), None
+
+
+_lookup.defvjp(_lookup_forward, _lookup_backward)
+
+
+def spread(x: Float[Array, "..."], rows: int | None, dtype: Any) -> Float[Array, "..."]:
+    """A parameter in ``dtype``, or one copy of it for each of ``rows``, whose gradients are summed in its own dtype."""
+    return (x if rows is None else jnp.broadcast_to(x, (rows, *x.shape))).astype(dtype)
 
 
 class Embedding(nnx.Module):
@@ -23,11 +59,11 @@ class Embedding(nnx.Module):
 
     def __call__(self, index: Int[Array, "..."]) -> Float[Array, "... D"]:
         """The rows of the table at ``index``; an index outside it is clipped to the nearest row."""
-        return jnp.take(self.table[...].astype(self.dtype), index, axis=0, mode="clip")
+        return lookup(self.table[...], index, self.dtype)
 
-    def all(self) -> Float[Array, "size D"]:
-        """The whole table."""
-        return self.table[...].astype(self.dtype)
+    def all(self, rows: int | None = None) -> Float[Array, "size D"] | Float[Array, "B size D"]:
+        """The whole table, or for each of ``rows`` a table: cast after it is spread, so gradients are summed before."""
+        return spread(self.table[...], rows, self.dtype)
 
 
 class GridEmbedding(nnx.Module):
@@ -43,9 +79,11 @@ class GridEmbedding(nnx.Module):
 
     def __call__(self, position: Int[Array, "..."]) -> Float[Array, "... D"]:
         """The vector of raster ``position``."""
-        return self.rows(position // self.grid_width) + self.columns(position % self.grid_width)
+        row = lookup(self.rows.table[...], position // self.grid_width, jnp.float32)
+        column = lookup(self.columns.table[...], position % self.grid_width, jnp.float32)
+        return (row + column).astype(self.rows.dtype)
 
-    def all(self) -> Float[Array, "I D"]:
-        """The vectors of all I = h * w positions, in raster order."""
-        table = self.rows.all()[:, None] + self.columns.all()[None, :]  # [h w D]
-        return table.reshape(-1, table.shape[-1])
+    def all(self, rows: int | None = None) -> Float[Array, "I D"] | Float[Array, "B I D"]:
+        """The vectors of all I = h * w positions, in raster order; ``rows`` as in ``Embedding.all``."""
+        table = self.rows.table[...][:, None] + self.columns.table[...][None, :]  # [h w D]
+        return spread(table.reshape(-1, table.shape[-1]), rows, self.rows.dtype)

@@ -64,14 +64,23 @@ def after(
 
 
 def write(
-    cache: KvCache, pattern: Pattern, k: Float[Array, "P M N H"], v: Float[Array, "P M N H"], index: Int[Array, ""]
+    cache: KvCache,
+    pattern: Pattern,
+    k: Float[Array, "P M N H"],
+    v: Float[Array, "P M N H"],
+    index: Int[Array, ""],
+    group: Int[Array, ""] | None = None,
 ) -> KvCache:
-    """Files the key and value of code ``index``, which must come after all those written before."""
+    """Files the key and value of code ``index``, which must come after all those written before.
+
+    Where the arrays carry several layers on their second axis (``stack.Layered``), ``group`` says which one's they are.
+    """
     slot: tuple[Array, ...] = (index % cache.k.shape[-2],)
     if pattern.kind == "column":
         slot = (index % pattern.grid[1], index // pattern.grid[1])
-    start: tuple[Array | int, ...] = (0, 0, 0, *slot, 0)
-    shape = (*k.shape[:3], *(1,) * len(slot), k.shape[-1])
+    layer: tuple[Array, ...] = () if group is None else (group,)
+    start: tuple[Array | int, ...] = (0, *layer, 0, 0, *slot, 0)
+    shape = (k.shape[0], *(1,) * len(layer), *k.shape[1:3], *(1,) * len(slot), k.shape[-1])
     return cache._replace(
         k=jax.lax.dynamic_update_slice(cache.k, k.reshape(shape).astype(cache.k.dtype), start),
         v=jax.lax.dynamic_update_slice(cache.v, v.reshape(shape).astype(cache.v.dtype), start),

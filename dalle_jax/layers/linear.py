@@ -5,6 +5,7 @@ XLA on a CPU computes the weight gradient of a product over [B L D] three times 
 the parameter's own shape, which keeps the sharding of every dimension visible.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
@@ -15,30 +16,79 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Float
 from dalle_jax.parallel.layout import platform
+from dalle_jax.parallel.reduction import gradient_dtype
 
 Initializer: TypeAlias = Callable[..., Array]
 Module = TypeVar("Module", bound=nnx.Module)
 
 
-@jax.custom_vjp
 def flat_matmul(x: Float[Array, "... D"], kernel: Float[Array, "D F"]) -> Float[Array, "... F"]:
-    """``x @ kernel`` whose forward and gradients are 2-D products; the barriers keep XLA from undoing the reshape."""
+    """``x @ kernel``, cast to x's dtype, whose forward and gradients are 2-D products; see ``gradient_dtype``."""
+    return _flat_matmul(x, kernel, gradient_dtype().name)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _flat_matmul(x: Array, kernel: Array, summed_in: str) -> Array:
+    del summed_in
     flat = x.reshape(-1, x.shape[-1])  # [B D]
-    return (flat @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+    return (flat @ kernel.astype(x.dtype)).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def _flat_matmul_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return flat_matmul(x, kernel), (x, kernel)
+def _flat_matmul_forward(x: Array, kernel: Array, summed_in: str) -> tuple[Array, tuple[Array, Array]]:
+    return _flat_matmul(x, kernel, summed_in), (x, kernel)
 
 
-def _flat_matmul_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _flat_matmul_backward(summed_in: str, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = residuals
+    # The barriers keep XLA from undoing the reshape.
     flat_x = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]))  # [B D]
     flat_gradient = jax.lax.optimization_barrier(gradient.reshape(-1, gradient.shape[-1]))  # [B F]
-    return (flat_gradient @ kernel.T).reshape(x.shape), flat_x.T @ flat_gradient
+    to_x = (flat_gradient @ kernel.astype(x.dtype).T).reshape(x.shape)
+    return to_x, weight_gradient(flat_x, flat_gradient, summed_in).astype(kernel.dtype)
 
 
-flat_matmul.defvjp(_flat_matmul_forward, _flat_matmul_backward)
+_flat_matmul.defvjp(_flat_matmul_forward, _flat_matmul_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _contract(x: Array, kernel: Array, inputs: int, summed_in: str) -> Array:
+    """The last ``inputs`` dimensions of ``x`` with the first of ``kernel``, as one dot_general."""
+    del summed_in
+    x_axes = tuple(range(x.ndim - inputs, x.ndim))
+    return jax.lax.dot_general(x, kernel.astype(x.dtype), ((x_axes, tuple(range(inputs))), ((), ())))
+
+
+def _contract_forward(x: Array, kernel: Array, inputs: int, summed_in: str) -> tuple[Array, tuple[Array, Array]]:
+    return _contract(x, kernel, inputs, summed_in), (x, kernel)
+
+
+def _contract_backward(
+    inputs: int, summed_in: str, residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    x, kernel = residuals
+    lead, outs = x.ndim - inputs, kernel.ndim - inputs
+    axes = (tuple(range(lead, lead + outs)), tuple(range(inputs, kernel.ndim)))
+    to_x = jax.lax.dot_general(gradient, kernel.astype(x.dtype), (axes, ((), ())))
+    if summed_in == "bfloat16":
+        x, gradient = x.astype(summed_in), gradient.astype(summed_in)
+    over = (tuple(range(lead)), tuple(range(lead)))
+    to_kernel = jax.lax.dot_general(x, gradient, (over, ((), ())), preferred_element_type=jnp.dtype(summed_in))
+    return to_x, to_kernel.astype(kernel.dtype)
+
+
+_contract.defvjp(_contract_forward, _contract_backward)
+
+
+def weight_gradient(x: Float[Array, "n D"], gradient: Float[Array, "n F"], summed_in: str) -> Float[Array, "D F"]:
+    """``x^T gradient``, which devices then sum in the dtype that it comes out in; float32 operands are cast to it."""
+    if summed_in == "bfloat16":
+        x, gradient = x.astype(summed_in), gradient.astype(summed_in)
+    return jnp.matmul(x.T, gradient, preferred_element_type=jnp.dtype(summed_in))
+
+
+def add_bias(x: Float[Array, "..."], bias: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``x + bias`` in x's dtype; cast after it is spread, the bias has a gradient that is summed in its own dtype."""
+    return x + jnp.broadcast_to(bias, x.shape).astype(x.dtype)
 
 
 PANEL = 64
@@ -58,11 +108,13 @@ def panel_matmul(x: Float[Array, "... D"], panels: Float[Array, "n D c"]) -> Flo
 
 
 def project(x: Float[Array, "..."], kernel: Float[Array, "..."], inputs: int) -> Float[Array, "..."]:
-    """Contracts the last ``inputs`` dimensions of ``x`` with the first ``inputs`` of ``kernel``."""
+    """Contracts the last ``inputs`` dimensions of ``x`` with the first of ``kernel``, which is cast to x's dtype here.
+
+    So the kernel's gradient can leave its product in the dtype that gradients are summed in (``gradient_dtype``).
+    """
     lead, out_shape = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
     if platform() != "cpu":
-        x_axes = tuple(range(x.ndim - inputs, x.ndim))
-        return jax.lax.dot_general(x, kernel, ((x_axes, tuple(range(inputs))), ((), ())))
+        return _contract(x, kernel, inputs, gradient_dtype().name)
     width = math.prod(kernel.shape[:inputs])
     product = flat_matmul(x.reshape(*lead, width), kernel.reshape(width, -1))  # [... F]
     return product.reshape(*lead, *out_shape)
@@ -109,11 +161,11 @@ class Linear(nnx.Module):
         """[... *in_shape] to [... *out_shape], computed in ``dtype``."""
         x = x.astype(self.dtype)
         if self.panels is None:
-            y = project(x, self.kernel[...].astype(self.dtype), self.inputs)
+            y = project(x, self.kernel[...], self.inputs)
         else:
             lead, outs = x.shape[: x.ndim - self.inputs], self.kernel.shape[self.inputs :]
             y = panel_matmul(x.reshape(*lead, -1), self.panels[...]).reshape(*lead, *outs)
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+        return y if self.bias is None else add_bias(y, self.bias[...])
 
     def split_into_panels(self) -> None:
         """Lays a wide kernel out for products of few rows; a narrow one stays as it is. It may lead with layers."""

@@ -5,7 +5,7 @@ B batch   T text length   L patches + 1   D width of a tower   N heads   H head 
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,11 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.layers.conv_blocks import space_to_depth
-from dalle_jax.layers.embeddings import Embedding
+from dalle_jax.layers.embeddings import Embedding, spread
 from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.norms import LayerNorm
+from dalle_jax.layers.remat import Remat, name_attention
+from dalle_jax.layers.stack import Stack
 from dalle_jax.parallel.axes import BATCH, EMBED, HEAD_DIM, HEADS, MLP, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
 
@@ -36,7 +38,11 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """``patch`` divides ``image_size``; texts of ``text_length`` ids are padded with 0 behind."""
+    """``patch`` divides ``image_size``; texts of ``text_length`` ids are padded with 0 behind.
+
+    ``scan`` loops over a tower's layers with one compiled body, ``remat`` says what each layer keeps for the backward
+    pass (layers/remat.py).
+    """
 
     image_size: int
     patch: int
@@ -46,6 +52,8 @@ class ClipConfig:
     text: TowerConfig
     embed_width: int
     activation: Literal["gelu", "quick_gelu"] = "gelu"
+    scan: bool = False
+    remat: Remat = "none"
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -93,17 +101,30 @@ class Block(nnx.Module):
 
     def attend(self, x: Float[Array, "B L D"], mask: Bool[Array, "L L"] | None) -> Float[Array, "B L D"]:
         """Softmax attention; logits in float32."""
-        q, k, v = jnp.moveaxis(self.qkv(x), 2, 0)  # [B L N H] each
+        q, k, v = jnp.moveaxis(name_attention(self.qkv(x)), 2, 0)  # [B L N H] each
         logits = jnp.einsum("BLNH,BSNH->BNLS", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
         if mask is not None:
             logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        return self.out(jnp.einsum("BNLS,BSNH->BLNH", weights, v))
+        return self.out(name_attention(jnp.einsum("BNLS,BSNH->BLNH", weights, v)))
 
 
-def make_blocks(config: TowerConfig, activation: str, dtype: str, rngs: nnx.Rngs) -> list[Block]:
+def make_stack(tower: TowerConfig, config: ClipConfig, rngs: nnx.Rngs) -> Stack:
     """The blocks of one tower."""
-    return [Block(config, activation=activation, dtype=dtype, rngs=rngs) for _ in range(config.layers)]
+
+    def make_block(rngs: nnx.Rngs) -> Block:
+        return Block(tower, activation=config.activation, dtype=config.dtype, rngs=rngs)
+
+    return Stack(make_block, (None,) * tower.layers, scan=config.scan, remat=config.remat, rngs=rngs)
+
+
+def run_stack(stack: Stack, x: Float[Array, "B L D"], mask: Bool[Array, "L L"] | None) -> Float[Array, "B L D"]:
+    """All blocks of a tower under one mask."""
+
+    def apply(block: Block, x: Array, _: Any, __: Any) -> tuple[Array, None]:
+        return block(constrain(x, BATCH, SEQ, EMBED), mask), None
+
+    return stack(apply, x)[0]
 
 
 class VisionTower(nnx.Module):
@@ -120,7 +141,7 @@ class VisionTower(nnx.Module):
         places = (config.image_size // config.patch) ** 2 + 1
         self.positions = Embedding(places, width, axis=POSITIONS, init=init, dtype=dtype, rngs=rngs)
         self.norm_before = LayerNorm(width, dtype=dtype)
-        self.blocks = nnx.List(make_blocks(config.vision, config.activation, dtype, rngs))
+        self.stack = make_stack(config.vision, config, rngs)
         self.norm_after = LayerNorm(width, dtype=dtype)
         self.project = Linear(width, config.embed_width, axes=(EMBED, None), bias=False, dtype=dtype, rngs=rngs)
 
@@ -129,11 +150,9 @@ class VisionTower(nnx.Module):
         x = (pixels - jnp.array(PIXEL_MEAN)) / jnp.array(PIXEL_STD)
         x = space_to_depth(x, self.patch)  # [B h w patch*patch*3]
         x = self.embed(x.reshape(x.shape[0], -1, x.shape[-1]))  # [B h*w D]
-        first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
-        x = jnp.concatenate([first, x], axis=1) + self.positions.all()  # [B L D]
-        x = self.norm_before(x)
-        for block in self.blocks:
-            x = block(constrain(x, BATCH, SEQ, EMBED), None)
+        first = spread(self.class_token[...][None], x.shape[0], x.dtype)  # [B 1 D]
+        x = jnp.concatenate([first, x], axis=1) + self.positions.all(x.shape[0])  # [B L D]
+        x = run_stack(self.stack, self.norm_before(x), None)
         return self.project(self.norm_after(x[:, 0]))
 
 
@@ -145,16 +164,14 @@ class TextTower(nnx.Module):
         self.tokens = Embedding(config.vocab_size, width, axis=VOCAB, dtype=dtype, rngs=rngs)
         init = nnx.initializers.normal(0.01)
         self.positions = Embedding(config.text_length, width, axis=POSITIONS, init=init, dtype=dtype, rngs=rngs)
-        self.blocks = nnx.List(make_blocks(config.text, config.activation, dtype, rngs))
+        self.stack = make_stack(config.text, config, rngs)
         self.norm_after = LayerNorm(width, dtype=dtype)
         self.project = Linear(width, config.embed_width, axes=(EMBED, None), bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, text: Int[Array, "B T"]) -> Float[Array, "B E"]:
         """Padded ids to embeddings of any length."""
-        x = self.tokens(text) + self.positions.all()  # [B T D]
-        mask = jnp.tri(text.shape[1], dtype=bool)
-        for block in self.blocks:
-            x = block(constrain(x, BATCH, SEQ, EMBED), mask)
+        x = self.tokens(text) + self.positions.all(text.shape[0])  # [B T D]
+        x = run_stack(self.stack, x, jnp.tri(text.shape[1], dtype=bool))
         x = jnp.take_along_axis(x, last_token(text)[:, None, None], axis=1)[:, 0]  # [B D]
         return self.project(self.norm_after(x))
 

@@ -14,16 +14,18 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int, Key
 from dalle_jax.layers import kv_cache
+from dalle_jax.layers.attend import Backend
 from dalle_jax.layers.attention import SelfAttention
 from dalle_jax.layers.attention_masks import Pattern, repeat_kinds
 from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.dropout import dropout
-from dalle_jax.layers.embeddings import Embedding, GridEmbedding
+from dalle_jax.layers.embeddings import Embedding, GridEmbedding, spread
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Linear, for_steps
 from dalle_jax.layers.mlp import Mlp
 from dalle_jax.layers.norms import LayerNorm
-from dalle_jax.layers.stack import Stack, stack_keys
+from dalle_jax.layers.remat import Remat
+from dalle_jax.layers.stack import Layered, Stack, stack_keys
 from dalle_jax.models.code_generator import Logits
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
@@ -35,9 +37,10 @@ class DalleConfig:
 
     ``attention`` is a pattern of kinds repeated over the layers, and ``last_attention`` replaces the last layer's; the
     published model has ("row", "column", "row", "row") and "convolutional". ``kernel`` is the odd side of the
-    convolutional window. ``scan`` loops over layers with one compiled body. ``dropout`` acts on residual branches.
-    ``code_width`` is the width of the tokenizer's code vectors where these are to be looked at, 0 (as published) where
-    codes are mere numbers: layers/code_tokens.py.
+    convolutional window. ``scan`` loops over layers with one compiled body; ``remat`` says what each layer keeps for
+    the backward pass (layers/remat.py), ``backend`` computes attention in training (layers/attend.py). ``dropout`` acts
+    on residual branches. ``code_width`` is the width of the tokenizer's code vectors where these are to be looked at, 0
+    (as published) where codes are mere numbers: layers/code_tokens.py.
     """
 
     text_vocab: int
@@ -55,6 +58,8 @@ class DalleConfig:
     kernel: int = 11
     dropout: float = 0.0
     scan: bool = False
+    remat: Remat = "none"
+    backend: Backend = "auto"
     code_width: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -67,7 +72,9 @@ class Block(nnx.Module):
         branch = nnx.initializers.normal(0.02 / (2 * config.depth) ** 0.5)
         self.rate = config.dropout
         self.attention_norm = LayerNorm(width, dtype=dtype)
-        self.attention = SelfAttention(width, config.heads, config.head_size, dtype=dtype, init_out=branch, rngs=rngs)
+        self.attention = SelfAttention(
+            width, config.heads, config.head_size, dtype=dtype, backend=config.backend, init_out=branch, rngs=rngs
+        )
         self.mlp_norm = LayerNorm(width, dtype=dtype)
         hidden = width * config.hidden_multiple
         self.mlp = Mlp(width, hidden, gated=config.gated, dtype=dtype, init_out=branch, rngs=rngs)
@@ -87,11 +94,11 @@ class Block(nnx.Module):
 
     def decode(
         self, x: Float[Array, "P M D"], cache: KvCache, pattern: Pattern, index: Int[Array, ""]
-    ) -> tuple[Array, KvCache]:
-        """One step, that of code ``index``."""
-        out, cache = self.attention.decode(self.attention_norm(x), cache, pattern, index)
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """One step, that of code ``index``, and its key and value."""
+        out, new = self.attention.decode(self.attention_norm(x), cache, pattern, index)
         x = x + out
-        return x + self.mlp(self.mlp_norm(x)), cache
+        return x + self.mlp(self.mlp_norm(x)), new
 
 
 class Dalle(nnx.Module):
@@ -110,7 +117,9 @@ class Dalle(nnx.Module):
             config.codebook_size, width, code_width=config.code_width, bias=True, dtype=dtype, rngs=rngs
         )
         self.code_positions = GridEmbedding(config.grid, width, dtype=dtype, rngs=rngs)
-        self.stack = Stack(lambda rngs: Block(config, rngs=rngs), config.depth, scan=config.scan, rngs=rngs)
+        self.stack = Stack(
+            lambda rngs: Block(config, rngs=rngs), self.patterns, scan=config.scan, remat=config.remat, rngs=rngs
+        )
         self.norm = LayerNorm(width, dtype=dtype)
         self.text_head = Linear(width, config.text_vocab, axes=(EMBED, VOCAB), dtype=dtype, rngs=rngs)
 
@@ -131,52 +140,56 @@ class Dalle(nnx.Module):
 
     def embed_text(self, text: Int[Array, "B T"]) -> Float[Array, "B C D"]:
         """<bos> and the text; a pad (0) at position t becomes the t-th learned pad."""
-        tokens = jnp.where((text == 0)[..., None], self.pad_embedding.all(), self.text_embedding(text))
-        tokens = tokens + self.text_positions.all()  # [B T D]
-        bos = jnp.broadcast_to(self.bos[...].astype(tokens.dtype), (text.shape[0], 1, tokens.shape[-1]))
+        tokens = jnp.where((text == 0)[..., None], self.pad_embedding.all(text.shape[0]), self.text_embedding(text))
+        tokens = tokens + self.text_positions.all(text.shape[0])  # [B T D]
+        bos = spread(self.bos[...][None], text.shape[0], tokens.dtype)  # [B 1 D]
         return jnp.concatenate([bos, tokens], axis=1)
 
     def __call__(
         self, text: Int[Array, "B T"], codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None
     ) -> Logits:
         """Teacher forcing: logits of every text token and of every code; dropout only with a key."""
-        image = self.codes.embed(codes[:, :-1]) + self.code_positions.all()[:-1]  # [B I-1 D]
+        image = self.codes.embed(codes[:, :-1]) + self.code_positions.all(text.shape[0])[:, :-1]  # [B I-1 D]
         x = constrain(jnp.concatenate([self.embed_text(text), image], axis=1), BATCH, SEQ, EMBED)  # [B L D]
         keys = stack_keys(dropout_key if self.config.dropout else None, self.config.depth)
 
         def apply(block: Block, x: Array, pattern: Pattern, key: Any) -> tuple[Array, None]:
             return block(x, pattern, key), None
 
-        x = self.norm(self.stack(apply, x, self.patterns, keys)[0])
+        x = self.norm(self.stack(apply, x, keys)[0])
         split = self.config.text_length
         text_logits = self.text_head(x[:, :split]).astype(jnp.float32)
         return Logits(image=self.codes.predict(x[:, split:]), text=text_logits)
 
-    def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], list[KvCache]]:
+    def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], Layered]:
         """Logits of code 0 for each prompt, and a cache that has room for no code yet."""
 
         def apply(block: Block, x: Array, pattern: Pattern, _: Any) -> tuple[Array, KvCache]:
             return block.prefill(x, candidates, pattern)
 
-        x, caches = self.stack(apply, self.embed_text(text), self.patterns)
+        x, caches = self.stack(apply, self.embed_text(text))
         return self.codes.predict(self.norm(x[:, -1])), caches
 
-    def grow(self, cache: list[KvCache], codes: int) -> list[KvCache]:
+    def grow(self, cache: Layered, codes: int) -> Layered:
         """The same cache with room for the first ``codes`` codes."""
-        return [kv_cache.grow(layer, pattern, codes) for layer, pattern in zip(cache, self.patterns, strict=True)]
+        return self.stack.map(lambda pattern, layer: kv_cache.grow(layer, pattern, codes), cache)
 
     def for_steps(self, rows: int) -> "Dalle":
         """The same transformer, laid out for a loop of ``decode`` with that many pictures."""
         return for_steps(self, rows)
 
     def decode(
-        self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: list[KvCache]
-    ) -> tuple[Float[Array, "P M K"], list[KvCache]]:
+        self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: Layered
+    ) -> tuple[Float[Array, "P M K"], Layered]:
         """Logits of code ``position`` >= 1 given code ``position - 1``, and the new cache."""
         index = position - 1
         x = self.codes.embed(previous) + self.code_positions(index)  # [P M D]
-        new = []
-        for layer, (pattern, layer_cache) in enumerate(zip(self.patterns, cache, strict=True)):
-            x, layer_cache = self.stack.block(layer).decode(x, layer_cache, pattern, index)
-            new.append(layer_cache)
-        return self.codes.predict(self.norm(x)), new
+
+        def apply(block: Block, x: Array, pattern: Pattern, cache: KvCache) -> tuple[Array, tuple[Array, Array]]:
+            return block.decode(x, cache, pattern, index)
+
+        def write(cache: KvCache, pattern: Pattern, new: tuple[Array, Array], group: Array | None) -> KvCache:
+            return kv_cache.write(cache, pattern, *new, index, group)
+
+        x, cache = self.stack.step(apply, write, x, cache)
+        return self.codes.predict(self.norm(x)), cache

@@ -14,16 +14,18 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Bool, Float, Int, Key
 from dalle_jax.layers import kv_cache
+from dalle_jax.layers.attend import Backend
 from dalle_jax.layers.attention import CrossAttention, CrossKeys, SelfAttention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.dropout import dropout
-from dalle_jax.layers.embeddings import Embedding
+from dalle_jax.layers.embeddings import Embedding, spread
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import for_steps
 from dalle_jax.layers.mlp import NormFormerGlu
 from dalle_jax.layers.norms import LayerNorm
-from dalle_jax.layers.stack import Stack, stack_keys
+from dalle_jax.layers.remat import Remat
+from dalle_jax.layers.stack import Layered, Stack, stack_keys
 from dalle_jax.models.code_generator import Logits
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
@@ -33,9 +35,11 @@ from dalle_jax.parallel.layout import constrain
 class DalleBartConfig:
     """Sizes of the network; heads must divide the width.
 
-    ``init_std`` is the standard deviation of every matrix and table. ``scan`` loops over layers with one compiled body.
-    ``dropout`` acts on residual branches. ``code_width`` is the width of the tokenizer's code vectors where these are
-    to be looked at, 0 (as published) where codes are mere numbers: layers/code_tokens.py.
+    ``init_std`` is the standard deviation of every matrix and table. ``scan`` loops over layers with one compiled body,
+    ``remat`` says what each layer keeps for the backward pass (layers/remat.py), ``backend`` computes the decoder's
+    self-attention in training (layers/attend.py). ``dropout`` acts on residual branches. ``code_width`` is the width of
+    the tokenizer's code vectors where these are to be looked at, 0 (as published) where codes are mere numbers:
+    layers/code_tokens.py.
     """
 
     text_vocab: int
@@ -52,6 +56,8 @@ class DalleBartConfig:
     init_std: float = 0.02
     dropout: float = 0.0
     scan: bool = False
+    remat: Remat = "none"
+    backend: Backend = "auto"
     code_width: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -91,7 +97,9 @@ class DecoderBlock(nnx.Module):
         init = nnx.initializers.normal(config.init_std)
         self.rate = config.dropout
         self.attention_norm = LayerNorm(width, scale=False, dtype=dtype)
-        self.attention = SelfAttention(width, heads, width // heads, dtype=dtype, init=init, rngs=rngs)
+        self.attention = SelfAttention(
+            width, heads, width // heads, dtype=dtype, backend=config.backend, init=init, rngs=rngs
+        )
         self.attention_norm_after = LayerNorm(width, dtype=dtype)
         self.cross_norm = LayerNorm(width, scale=False, dtype=dtype)
         self.cross = CrossAttention(width, heads, width // heads, dtype=dtype, init=init, rngs=rngs)
@@ -128,10 +136,10 @@ class DecoderBlock(nnx.Module):
 
     def decode(
         self, x: Float[Array, "P M D"], cache: DecoderCache, pattern: Pattern, index: Int[Array, ""]
-    ) -> tuple[Array, DecoderCache]:
-        """One step, that of code ``index``."""
-        out, codes = self.attention.decode(self.attention_norm(x), cache.codes, pattern, index)
-        return self.read_text(x + self.attention_norm_after(out), cache.text), cache._replace(codes=codes)
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """One step, that of code ``index``, and its key and value."""
+        out, new = self.attention.decode(self.attention_norm(x), cache.codes, pattern, index)
+        return self.read_text(x + self.attention_norm_after(out), cache.text), new
 
 
 class Encoder(nnx.Module):
@@ -142,18 +150,20 @@ class Encoder(nnx.Module):
         self.tokens = Embedding(config.text_vocab, width, axis=VOCAB, dtype=dtype, init=init, rngs=rngs)
         self.positions = Embedding(config.text_length, width, axis=POSITIONS, dtype=dtype, init=init, rngs=rngs)
         self.embedding_norm = LayerNorm(width, dtype=dtype)
-        self.stack = Stack(lambda r: EncoderBlock(config, rngs=r), config.encoder_layers, scan=config.scan, rngs=rngs)
+        self.stack = Stack(
+            lambda rngs: EncoderBlock(config, rngs=rngs), (None,) * config.encoder_layers, scan=config.scan,
+            remat=config.remat, rngs=rngs,
+        )  # fmt: skip
         self.norm = LayerNorm(width, scale=False, dtype=dtype)
 
     def __call__(self, text: Int[Array, "B T"], mask: Bool[Array, "B T"], key: Any = None) -> Float[Array, "B T D"]:
         """Only positions where ``mask`` is True are looked at."""
-        x = self.embedding_norm(self.tokens(text) + self.positions.all())
+        x = self.embedding_norm(self.tokens(text) + self.positions.all(text.shape[0]))
 
         def apply(block: EncoderBlock, x: Array, _: Any, key: Any) -> tuple[Array, None]:
             return block(x, mask, key), None
 
-        layers = self.stack.depth
-        return self.norm(self.stack(apply, x, (None,) * layers, stack_keys(key, layers))[0])
+        return self.norm(self.stack(apply, x, stack_keys(key, self.stack.depth))[0])
 
 
 def text_mask(text: Int[Array, "B T"]) -> Bool[Array, "B T"]:
@@ -175,7 +185,10 @@ class DalleBart(nnx.Module):
         )
         self.positions = Embedding(self.pattern.positions, width, axis=POSITIONS, dtype=dtype, init=init, rngs=rngs)
         self.embedding_norm = LayerNorm(width, dtype=dtype)
-        self.stack = Stack(lambda r: DecoderBlock(config, rngs=r), config.decoder_layers, scan=config.scan, rngs=rngs)
+        self.stack = Stack(
+            lambda rngs: DecoderBlock(config, rngs=rngs), (self.pattern,) * config.decoder_layers, scan=config.scan,
+            remat=config.remat, rngs=rngs,
+        )  # fmt: skip
         self.norm = LayerNorm(width, scale=False, dtype=dtype)
 
     @property
@@ -202,43 +215,52 @@ class DalleBart(nnx.Module):
             encoder_key, decoder_key = jax.random.split(dropout_key)
         mask = text_mask(text)
         encoded = self.encoder(text, mask, encoder_key)
-        start = jnp.broadcast_to(self.start[...].astype(encoded.dtype), (codes.shape[0], 1, encoded.shape[-1]))
-        x = jnp.concatenate([start, self.codes.embed(codes[:, :-1])], axis=1) + self.positions.all()  # [B I D]
+        start = spread(self.start[...][None], codes.shape[0], encoded.dtype)  # [B 1 D]
+        x = jnp.concatenate([start, self.codes.embed(codes[:, :-1])], axis=1)  # [B I D]
+        x = x + self.positions.all(codes.shape[0])
 
-        def apply(block: DecoderBlock, x: Array, _: Any, key: Any) -> tuple[Array, None]:
-            return block(x, encoded, mask, self.pattern, key), None
+        def apply(block: DecoderBlock, x: Array, pattern: Pattern, key: Any) -> tuple[Array, None]:
+            return block(x, encoded, mask, pattern, key), None
 
-        layers = self.config.decoder_layers
-        x, _ = self.stack(apply, self.embedding_norm(x), (None,) * layers, stack_keys(decoder_key, layers))
+        x, _ = self.stack(apply, self.embedding_norm(x), stack_keys(decoder_key, self.stack.depth))
         return Logits(image=self.codes.predict(self.norm(x)), text=None)
 
-    def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], list[DecoderCache]]:
+    def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], Layered]:
         """Logits of code 0 for each prompt, and a cache that has room for no code yet."""
         mask = text_mask(text)
         encoded = self.encoder(text, mask)
         x = jnp.broadcast_to(self.start[...].astype(encoded.dtype) + self.positions.all()[0], encoded[:, :1].shape)
 
-        def apply(block: DecoderBlock, x: Array, _: Any, __: Any) -> tuple[Array, DecoderCache]:
-            return block.prefill(x, encoded, mask, candidates, self.pattern)
+        def apply(block: DecoderBlock, x: Array, pattern: Pattern, _: Any) -> tuple[Array, DecoderCache]:
+            return block.prefill(x, encoded, mask, candidates, pattern)
 
-        x, caches = self.stack(apply, self.embedding_norm(x), (None,) * self.config.decoder_layers)
+        x, caches = self.stack(apply, self.embedding_norm(x))
         return self.codes.predict(self.norm(x[:, 0])), caches
 
-    def grow(self, cache: list[DecoderCache], codes: int) -> list[DecoderCache]:
+    def grow(self, cache: Layered, codes: int) -> Layered:
         """The same cache with room for the first ``codes`` codes."""
-        return [layer._replace(codes=kv_cache.grow(layer.codes, self.pattern, codes)) for layer in cache]
+
+        def grown(pattern: Pattern, layer: DecoderCache) -> DecoderCache:
+            return layer._replace(codes=kv_cache.grow(layer.codes, pattern, codes))
+
+        return self.stack.map(grown, cache)
 
     def for_steps(self, rows: int) -> "DalleBart":
         """The same transformer, laid out for a loop of ``decode`` with that many pictures."""
         return for_steps(self, rows)
 
     def decode(
-        self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: list[DecoderCache]
-    ) -> tuple[Float[Array, "P M K"], list[DecoderCache]]:
+        self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: Layered
+    ) -> tuple[Float[Array, "P M K"], Layered]:
         """Logits of code ``position`` >= 1 given code ``position - 1``, and the new cache."""
+        index = position - 1
         x = self.embedding_norm(self.codes.embed(previous) + self.positions(position))  # [P M D]
-        new = []
-        for layer, layer_cache in enumerate(cache):
-            x, layer_cache = self.stack.block(layer).decode(x, layer_cache, self.pattern, position - 1)
-            new.append(layer_cache)
-        return self.codes.predict(self.norm(x)), new
+
+        def apply(block: DecoderBlock, x: Array, pattern: Pattern, cache: DecoderCache) -> tuple[Array, Any]:
+            return block.decode(x, cache, pattern, index)
+
+        def write(cache: DecoderCache, pattern: Pattern, new: Any, group: Array | None) -> DecoderCache:
+            return cache._replace(codes=kv_cache.write(cache.codes, pattern, *new, index, group))
+
+        x, cache = self.stack.step(apply, write, x, cache)
+        return self.codes.predict(self.norm(x)), cache

@@ -1,10 +1,12 @@
 """The only translator from logical axes to devices, the same for training, restoring, sampling and serving."""
 
+import contextlib
 import contextvars
+import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,12 +16,29 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dalle_jax.arrays import Array
 from dalle_jax.config.errors import UserError
+from dalle_jax.config.problems import near
 from dalle_jax.parallel.axes import BATCH, LAYERS
+from dalle_jax.parallel.mesh import MESH_AXES, SLICES
 from dalle_jax.parallel.rules import Rules
 
 Axes = Sequence[str | None]
 
 _current: contextvars.ContextVar["Layout | None"] = contextvars.ContextVar("layout", default=None)
+_nowhere: contextvars.ContextVar[bool] = contextvars.ContextVar("nowhere", default=False)
+
+
+@contextlib.contextmanager
+def nowhere() -> Iterator[None]:
+    """While it is open what is traced is only looked at: ``platform`` says "none" and ``constrain`` does nothing.
+
+    So every layer is traced in its plainest form, the same on every machine, and can be counted (train/flops.py).
+    """
+    layout, flag = _current.set(None), _nowhere.set(True)
+    try:
+        yield
+    finally:
+        _current.reset(layout)
+        _nowhere.reset(flag)
 
 
 def constrain(x: Array, *axes: str | None) -> Array:
@@ -31,12 +50,27 @@ def constrain(x: Array, *axes: str | None) -> Array:
     layout = _current.get()
     if layout is None or layout.mesh.size == 1:
         return x
-    fitting = [axis if layout.divides(size, axis) else None for size, axis in zip(x.shape, axes, strict=True)]
-    return jax.lax.with_sharding_constraint(x, layout.sharding(fitting, x.shape, "activation"))
+    return jax.lax.with_sharding_constraint(x, layout.sharding(layout.fitting(axes, x.shape), x.shape, "activation"))
+
+
+def on_each_device(function: Callable[..., Array], axes: Axes, *arrays: Array) -> Array:
+    """What the function gives for arrays of one shape laid out by ``axes``, each device calling it with its own part.
+
+    For kernels that the compiler cannot split: no part may depend on another. A dimension that its mesh axes do not
+    divide is whole on every device. Outside ``Layout.jit`` and on one device it is a plain call.
+    """
+    layout = _current.get()
+    if layout is None or layout.mesh.size == 1:
+        return function(*arrays)
+    spec = layout.spec(layout.fitting(axes, arrays[0].shape))
+    specs = (spec,) * len(arrays)
+    return jax.shard_map(function, mesh=layout.mesh, in_specs=specs, out_specs=spec, check_vma=False)(*arrays)
 
 
 def platform() -> str:
-    """What the code being traced will run on: "cpu", "gpu" or "tpu"."""
+    """What the code being traced will run on: "cpu", "gpu" or "tpu"; "none" inside ``nowhere``."""
+    if _nowhere.get():
+        return "none"
     layout = _current.get()
     name = jax.default_backend() if layout is None else layout.platform
     return "gpu" if name in ("cuda", "rocm") else name
@@ -63,6 +97,7 @@ class Layout:
     """A mesh and the rules that say which of its axes each logical axis is split over."""
 
     def __init__(self, mesh: jax.sharding.Mesh, rules: Rules):
+        check_rules(rules, mesh)
         self.mesh = mesh
         self.rules = rules
         self.platform = mesh.devices.flat[0].platform
@@ -72,7 +107,7 @@ class Layout:
         taken: set[str] = set()
         entries: list[tuple[str, ...] | str | None] = []
         for axis in axes:
-            wanted = () if axis is None else self.rules.mesh_axes(axis)
+            wanted = self.mesh_axes(axis)
             free = tuple(name for name in wanted if name not in taken)
             taken.update(free)
             entries.append(free[0] if len(free) == 1 else free or None)
@@ -80,10 +115,22 @@ class Layout:
             entries.pop()
         return PartitionSpec(*entries)
 
+    def mesh_axes(self, axis: str | None) -> tuple[str, ...]:
+        """The axes of this mesh that a logical axis is split over."""
+        wanted = () if axis is None else self.rules.mesh_axes(axis)
+        return tuple(name for name in wanted if name in self.mesh.shape)
+
+    def parts(self, axis: str | None) -> int:
+        """How many devices a dimension is split over."""
+        return math.prod(self.mesh.shape[name] for name in self.mesh_axes(axis))
+
     def divides(self, size: int, axis: str | None) -> bool:
         """Whether a dimension of that size can be split as the rules say."""
-        names = () if axis is None else self.rules.mesh_axes(axis)
-        return size % math.prod(self.mesh.shape[name] for name in names) == 0
+        return size % self.parts(axis) == 0
+
+    def fitting(self, axes: Axes, shape: Sequence[int]) -> list[str | None]:
+        """The axes of an array's dimensions, None in place of those that cannot be split as the rules say."""
+        return [axis if self.divides(size, axis) else None for size, axis in zip(shape, axes, strict=True)]
 
     def sharding(self, axes: Axes, shape: Sequence[int], name: str) -> NamedSharding:
         """The sharding of one array; ``name`` is what an error calls it. Leading unnamed dimensions are LAYERS."""
@@ -150,8 +197,31 @@ class Layout:
             nearest = f"{below} or {above}" if below else f"{above}"
             raise UserError(
                 f"{name}: dimension {axis!r} of size {size} is split over mesh axis {' and '.join(names)} of {parts} "
-                f"devices, which does not divide it; the nearest sizes that work are {nearest}"
+                f"devices, which does not divide it; the nearest sizes that work are {nearest} (or split it over less: "
+                f"rules.{axis})"
             )
+
+
+def check_rules(rules: Rules, mesh: jax.sharding.Mesh) -> None:
+    """Raises UserError for mesh axes in the rules that no mesh has."""
+    known = {*MESH_AXES, SLICES, *mesh.axis_names}
+    for field in dataclasses.fields(rules):
+        for name in getattr(rules, field.name):
+            if name not in known:
+                legal = ", ".join((*MESH_AXES, SLICES))
+                raise UserError(f"rules.{field.name}: expected mesh axes of {legal}, got {name!r}{near(name, known)}")
+
+
+def check_microbatch(rows: int, parts: int) -> None:
+    """Raises UserError where a microbatch cannot be spread over the devices, which would each compute all of it."""
+    layout = _current.get()
+    if layout is None or layout.divides(rows // parts, BATCH):
+        return
+    devices = layout.parts(BATCH)
+    raise UserError(
+        f"accumulate={parts} leaves {rows // parts} rows of the batch of {rows} in each microbatch, which the mesh "
+        f"splits over {devices} devices; the batch must be a multiple of {devices * parts}"
+    )
 
 
 class LayoutJit:
@@ -180,6 +250,11 @@ class LayoutJit:
         """Traces and lowers without running, as ``jax.jit(...).lower`` does."""
         with jax.set_mesh(self._layout.mesh):
             return self._jitted.lower(*args, **kwargs)
+
+    def trace(self, *args: Any, **kwargs: Any) -> Any:
+        """Traces without running, as ``jax.jit(...).trace`` does: its ``jaxpr``, and ``lower()``."""
+        with jax.set_mesh(self._layout.mesh):
+            return self._jitted.trace(*args, **kwargs)
 
     def compiles(self) -> int:
         """How many signatures it has been compiled for."""

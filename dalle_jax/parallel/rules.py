@@ -8,11 +8,12 @@ from dataclasses import dataclass
 class Rules:
     """One field per logical axis of ``axes.py``: the mesh axes that it is split over, none of them for a whole copy.
 
-    The defaults give data parallelism over ``data`` and ``fsdp``, fully sharded parameters over ``fsdp`` and tensor
-    parallelism over ``tensor``. A mesh axis that an earlier dimension of the same array has taken is left out.
+    The defaults give data parallelism over ``slices``, ``data`` and ``fsdp``, fully sharded parameters over ``fsdp``
+    and tensor parallelism over ``tensor``; of a convolution, the wider side is split over ``fsdp``. A mesh axis that an
+    earlier dimension of the same array has taken, or that the mesh does not have, is left out.
     """
 
-    batch: tuple[str, ...] = ("data", "fsdp")
+    batch: tuple[str, ...] = ("slices", "data", "fsdp")
     seq: tuple[str, ...] = ()
     embed: tuple[str, ...] = ("fsdp",)
     heads: tuple[str, ...] = ("tensor",)
@@ -24,7 +25,7 @@ class Rules:
     layers: tuple[str, ...] = ()
     height: tuple[str, ...] = ()
     width: tuple[str, ...] = ()
-    channels: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ("fsdp",)
     kernel: tuple[str, ...] = ()
 
     def mesh_axes(self, axis: str) -> tuple[str, ...]:

@@ -131,24 +131,23 @@ def to_parts(state: State) -> dict[str, Any]:
         "average": state.average,
         "counters": {name: getattr(state, name) for name in COUNTERS},
         "optimizers": _named_leaves(state.optimizers),
+        "schedule": _named_leaves(state.schedule),
     }
     return {name: part for name, part in parts.items() if part}
 
 
 def from_parts(parts: Mapping[str, Any], target: State) -> State:
     """The inverse of ``to_parts``."""
-    names = list(_named_leaves(target.optimizers))
-    leaves = parts.get("optimizers", {})
-    optimizers = jax.tree.unflatten(jax.tree.structure(target.optimizers), [leaves[name] for name in names])
     counters = parts["counters"]
     return State(
         step=counters["step"],
         params=parts.get("params", {}),
         others=parts.get("others", {}),
         average=parts.get("average", {}),
-        optimizers=optimizers,
+        optimizers=_from_leaves(parts.get("optimizers", {}), target.optimizers),
         skipped=counters["skipped"],
         skipped_in_a_row=counters["skipped_in_a_row"],
+        schedule=_from_leaves(parts.get("schedule", {}), target.schedule),
     )
 
 
@@ -218,6 +217,10 @@ def _structs(blueprint: Blueprint, layout: Layout | None) -> dict[str, jax.Shape
 
 def _named_leaves(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _from_leaves(leaves: Mapping[str, Any], like: Any) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in _named_leaves(like)])
 
 
 def _signature(leaf: Any) -> str:

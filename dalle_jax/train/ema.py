@@ -32,7 +32,26 @@ class WarmedEma:
         return jnp.minimum(self.decay, (1.0 + t) / (10.0 + t))
 
 
-Ema: TypeAlias = ConstantEma | WarmedEma
+@dataclass(frozen=True)
+class PeriodicEma:
+    """As ``ConstantEma``, but once every ``every`` steps: exponentially weighted iterate averaging.
+
+    DALL·E 1's transformer: decay 0.99 every 25 updates (arXiv 2102.12092, appendix B); its dVAE averaged every step.
+    """
+
+    decay: float = 0.99
+    every: int = 25
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every: expected at least 1 step, got {self.every}")
+
+    def decay_at(self, step: Array) -> Any:
+        """The decay after steps ``every - 1``, ``2 every - 1``, ..., and 1, which changes nothing, after the others."""
+        return jnp.where((step + 1) % self.every == 0, self.decay, 1.0)
+
+
+Ema: TypeAlias = ConstantEma | WarmedEma | PeriodicEma
 
 
 def update(ema: Ema, average: dict[str, Array], params: dict[str, Array], step: Array) -> dict[str, Array]:

@@ -11,9 +11,10 @@ import jax
 from dalle_jax.config.errors import UserError
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.train import feed, metrics, optimizers, pictures, schedules
+from dalle_jax.parallel.reduction import ReduceDtype
+from dalle_jax.train import decay, feed, metrics, optimizers, pictures, schedules
 from dalle_jax.train.checkpoint import Checkpoints, Meta
-from dalle_jax.train.ema import ConstantEma, WarmedEma
+from dalle_jax.train.ema import Ema
 from dalle_jax.train.interrupt import Interrupt, command_to_go_on
 from dalle_jax.train.runner import Runner
 from dalle_jax.train.state import State
@@ -24,16 +25,20 @@ from dalle_jax.train.writers import METRICS_FILE, Progress, Writers, read_lines,
 
 @dataclass(frozen=True)
 class Trainer:
-    """How long and how. The ``_every`` are in steps and None is never; a checkpoint is always kept at the end."""
+    """How long and how. The ``_every`` are in steps and None is never; a checkpoint is always kept at the end.
+
+    ``decayed`` says which parameters the optimizer's weight decay reaches. ``reduce_dtype`` is that in which gradients
+    are summed over devices: parallel/reduction.py.
+    """
 
     steps: int
-    schedule: schedules.ConstantRate | schedules.CosineRate | schedules.LinearRate | schedules.InverseRootRate
-    optimizer: optimizers.AdamW | optimizers.Adafactor | optimizers.Lion | optimizers.Muon = field(
-        default_factory=optimizers.AdamW
-    )
-    ema: ConstantEma | WarmedEma | None = None
+    schedule: schedules.Schedule
+    optimizer: optimizers.Optimizer = field(default_factory=optimizers.AdamW)
+    decayed: decay.Decayed = field(default_factory=decay.DecayMatrices)
+    ema: Ema | None = None
     seed: int = 0
     accumulate: int = 1
+    reduce_dtype: ReduceDtype = "float32"
     clip_norm: float | None = None
     log_every: int = 50
     evaluate_every: int | None = None

@@ -5,42 +5,37 @@ is decoupled (arXiv 1711.05101) and so is multiplied by the rate too.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import optax
 
 from dalle_jax.parallel.axes import CODES, EMBED, LAYERS, POSITIONS, VOCAB
-
-Axes = Sequence[str | None]
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """What an optimizer may know of one parameter: the logical axes of its dimensions, and whether it is decayed."""
-
-    axes: tuple[str | None, ...]
-    decays: bool
-
-
-Parameters = Mapping[str, Parameter]
+from dalle_jax.train.decay import Axes, Parameters, with_decay
+from dalle_jax.train.named_optimizers import Optax
 
 
 @dataclass(frozen=True)
 class AdamW:
-    """Adam with decoupled weight decay (arXiv 1412.6980, 1711.05101)."""
+    """Adam with decoupled weight decay (arXiv 1412.6980, 1711.05101).
+
+    DALL·E 1's transformer had beta2 0.96 and weight_decay 4.5e-2 (arXiv 2102.12092, appendix B), and held its moments
+    in 16 bits. ``first_moment`` halves the memory of the first; the second stays in float32, since bfloat16 cannot tell
+    v from v + (1 - beta2) g^2 once the change is below v / 256.
+    """
 
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.0
+    first_moment: Literal["float32", "bfloat16"] = "float32"
 
     def transformation(self, parameters: Parameters) -> optax.GradientTransformation:
-        """Moments in float32."""
-        adam = optax.scale_by_adam(b1=self.beta1, b2=self.beta2, eps=self.epsilon)
-        return _with_decay(adam, self.weight_decay, parameters)
+        """Two moments for each parameter."""
+        adam = optax.scale_by_adam(b1=self.beta1, b2=self.beta2, eps=self.epsilon, mu_dtype=self.first_moment)
+        return with_decay(adam, self.weight_decay, parameters)
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class Adafactor:
             optax.clip_by_block_rms(self.clipping),
             optax.scale_by_param_block_rms(),
         )
-        return _with_decay(adafactor, self.weight_decay, parameters)
+        return with_decay(adafactor, self.weight_decay, parameters)
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,7 @@ class Lion:
 
     def transformation(self, parameters: Parameters) -> optax.GradientTransformation:
         """One moment for each parameter."""
-        return _with_decay(optax.scale_by_lion(b1=self.beta1, b2=self.beta2), self.weight_decay, parameters)
+        return with_decay(optax.scale_by_lion(b1=self.beta1, b2=self.beta2), self.weight_decay, parameters)
 
 
 @dataclass(frozen=True)
@@ -105,10 +100,10 @@ class Muon:
         orthogonal = optax.contrib.scale_by_muon(beta=self.momentum, weight_dimension_numbers=dimensions)
         muon = optax.chain(orthogonal, optax.stateless(like_adam))
         adam = optax.scale_by_adam(b1=self.beta1, b2=self.beta2, eps=self.epsilon)
-        return _with_decay(optax.partition({"muon": muon, "adam": adam}, labels), self.weight_decay, parameters)
+        return with_decay(optax.partition({"muon": muon, "adam": adam}, labels), self.weight_decay, parameters)
 
 
-Optimizer: TypeAlias = AdamW | Adafactor | Lion | Muon
+Optimizer: TypeAlias = AdamW | Adafactor | Lion | Muon | Optax
 
 
 def matrix_dimensions(axes: Axes) -> optax.contrib.MuonDimensionNumbers | None:
@@ -133,16 +128,6 @@ def _like_adam(update: Any, dimensions: optax.contrib.MuonDimensionNumbers | Non
     return update * (0.2 * max(sides) ** 0.5)
 
 
-def is_decayed(name: str, axes: Sequence[str | None] | None, shape: Sequence[int]) -> bool:
-    """Whether weight decay applies: to matrices and tables, not to biases, scales and other vectors.
-
-    The stacked axis of a scan over layers is not counted.
-    """
-    stacked = axes is not None and (LAYERS in axes or len(shape) > len(axes))
-    dimensions = len(shape) - (1 if stacked else 0)
-    return dimensions >= 2 and "bias" not in name.rsplit(".", 1)[-1]
-
-
 def state_shardings(
     transformation: optax.GradientTransformation, params: Mapping[str, Any], shardings: Mapping[str, Any], whole: Any
 ) -> Any:
@@ -157,15 +142,3 @@ def state_shardings(
         return shardings[names[-1]] if moment else whole
 
     return jax.tree_util.tree_map_with_path(one, jax.eval_shape(transformation.init, dict(params)))
-
-
-def _with_decay(
-    transformation: optax.GradientTransformation, decay: float, parameters: Parameters
-) -> optax.GradientTransformation:
-    if decay == 0.0:
-        return transformation
-
-    def masked(params: Any) -> dict[str, bool]:
-        return {name: parameters[name].decays for name in params}
-
-    return optax.chain(transformation, optax.add_decayed_weights(decay, mask=masked))

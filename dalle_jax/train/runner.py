@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from dalle_jax.arrays import Array, Int, Key
-from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.layout import Layout, LayoutJit
 from dalle_jax.train import metrics
-from dalle_jax.train.state import Arrays, Blueprint, State, plan
+from dalle_jax.train.state import Arrays, Blueprint, Plan, State, plan
 from dalle_jax.train.step import make_step
 from dalle_jax.train.task import Batch, Sums, Task
 
@@ -22,24 +22,13 @@ class Runner:
     """A task made runnable on a layout. The frozen module's arrays are an argument of their own: never donated."""
 
     def __init__(self, task: Task, trainer: "Trainer", layout: Layout):
-        self.plan = plan(task, trainer.optimizer, trainer.ema is not None, layout)
+        self.plan = state_plan(task, trainer, layout)
         frozen = task.frozen()
         self._frozen_blueprint = None if frozen is None else Blueprint.of(frozen)
         self._frozen = _on_devices(frozen, self._frozen_blueprint, layout)
         self._task = task
         self._key = layout.jit(lambda: jax.random.key(trainer.seed), out_shardings=layout.replicated)()
-        step = make_step(
-            task,
-            self.plan,
-            self._frozen_blueprint,
-            schedule=trainer.schedule,
-            steps=trainer.steps,
-            accumulate=trainer.accumulate,
-            clip_norm=trainer.clip_norm,
-            ema=trainer.ema,
-        )
-        outputs = (self.plan.shardings, layout.replicated)
-        self._step = layout.jit(step, donate_argnums=0, out_shardings=outputs)
+        self._step = jitted_step(task, self.plan, self._frozen_blueprint, trainer, layout)
         self._merge = layout.jit(metrics.merge, donate_argnums=0)
         self._evaluate = layout.jit(self._evaluation, out_shardings=layout.replicated)
         self._draw = layout.jit(self._drawing, out_shardings=layout.replicated)
@@ -81,6 +70,27 @@ class Runner:
 
     def _frozen_module(self, arrays: Arrays) -> Any:
         return None if self._frozen_blueprint is None else self._frozen_blueprint.merge(arrays)
+
+
+def state_plan(task: Task, trainer: "Trainer", layout: Layout) -> Plan:
+    """What the training state of a run will be."""
+    return plan(task, trainer.optimizer, trainer.ema is not None, layout, trainer.decayed, trainer.schedule)
+
+
+def jitted_step(task: Task, plan: Plan, frozen: Blueprint | None, trainer: "Trainer", layout: Layout) -> LayoutJit:
+    """The step as it is trained with, and as ``plan`` compiles it: state, frozen arrays, batch, seed key."""
+    step = make_step(
+        task,
+        plan,
+        frozen,
+        schedule=trainer.schedule,
+        steps=trainer.steps,
+        accumulate=trainer.accumulate,
+        clip_norm=trainer.clip_norm,
+        ema=trainer.ema,
+        reduce_dtype=trainer.reduce_dtype,
+    )
+    return layout.jit(step, donate_argnums=0, out_shardings=(plan.shardings, layout.replicated))
 
 
 def _on_devices(module: Any, blueprint: Blueprint | None, layout: Layout) -> Arrays:

@@ -15,7 +15,7 @@ from flax import nnx
 
 from dalle_jax.arrays import Array
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.train import optimizers
+from dalle_jax.train import decay, optimizers, schedules
 from dalle_jax.train.task import Objective, Task
 
 Arrays = dict[str, Any]
@@ -25,6 +25,7 @@ class State(NamedTuple):
     """The whole of it; ``average`` is empty without an Ema. ``others`` are the variables that are no parameters.
 
     ``skipped`` counts updates that were not finite and ``skipped_in_a_row`` those up to now without a good one between.
+    ``schedule`` is what the learning rate's schedule remembers: nothing, or a few scalars.
     """
 
     step: Any
@@ -34,6 +35,7 @@ class State(NamedTuple):
     optimizers: dict[str, Any]
     skipped: Any
     skipped_in_a_row: Any
+    schedule: Any
 
 
 @dataclass(frozen=True)
@@ -126,17 +128,17 @@ class Plan:
         )
 
 
-def plan(task: Task, optimizer: optimizers.Optimizer, averaged: bool, layout: Layout) -> Plan:
-    """What the training state of a task will be."""
+def plan(
+    task: Task,
+    optimizer: optimizers.Optimizer,
+    averaged: bool,
+    layout: Layout,
+    decayed: decay.Decayed = decay.DecayMatrices(),  # noqa: B008 (frozen)
+    schedule: schedules.Schedule | None = None,
+) -> Plan:
+    """What the training state of a task will be; ``schedule`` matters where it remembers something."""
     blueprint = Blueprint.of(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))
-    parameters = {
-        name: optimizers.Parameter(
-            axes=tuple(blueprint.axes(name) or ()),
-            decays=optimizers.is_decayed(name, blueprint.axes(name), variable.get_value().shape),
-        )
-        for name, variable in blueprint.variables.items()
-    }
-    transformation = optimizer.transformation(parameters)
+    transformation = optimizer.transformation(_parameters(blueprint, decayed))
     trained = {objective.name: _trained(blueprint, objective) for objective in task.objectives()}
     transformations = dict.fromkeys(trained, transformation)
 
@@ -146,11 +148,23 @@ def plan(task: Task, optimizer: optimizers.Optimizer, averaged: bool, layout: La
         average = jax.tree.map(jnp.copy, params) if averaged else {}
         zero = jnp.zeros((), jnp.int32)
         states = {name: transformation.init({path: params[path] for path in paths}) for name, paths in trained.items()}
-        return State(zero, params, others, average, states, zero, zero)
+        remembered = () if schedule is None else schedules.first_state(schedule)
+        return State(zero, params, others, average, states, zero, zero, remembered)
 
     abstract = jax.eval_shape(build, jax.random.key(0))
     shardings = _shardings(blueprint, transformation, trained, abstract, layout)
     return Plan(blueprint, transformations, trained, abstract, shardings, build)
+
+
+def _parameters(blueprint: Blueprint, decayed: decay.Decayed) -> decay.Parameters:
+    """What the optimizer may know of each parameter."""
+    shaped = {
+        name: decay.Shaped(blueprint.axes(name), variable.get_value().shape)
+        for name, variable in blueprint.variables.items()
+        if blueprint.is_param(name)
+    }
+    reached = decayed.reached(shaped)
+    return {name: decay.Parameter(tuple(one.axes or ()), name in reached) for name, one in shaped.items()}
 
 
 def _shardings(
@@ -174,6 +188,7 @@ def _shardings(
         optimizers=states,
         skipped=whole,
         skipped_in_a_row=whole,
+        schedule=jax.tree.map(lambda _: whole, abstract.schedule),
     )
 
 

@@ -12,7 +12,8 @@ from flax import nnx
 from dalle_jax.arrays import Array
 from dalle_jax.config.errors import UserError
 from dalle_jax.parallel.axes import BATCH
-from dalle_jax.parallel.layout import constrain
+from dalle_jax.parallel.layout import check_microbatch, constrain
+from dalle_jax.parallel.reduction import ReduceDtype, gradients_summed_in
 from dalle_jax.train import ema as averaging
 from dalle_jax.train import metrics, schedules
 from dalle_jax.train.state import Arrays, Blueprint, Plan, State
@@ -30,28 +31,31 @@ def make_step(
     accumulate: int,
     clip_norm: float | None,
     ema: averaging.Ema | None,
+    reduce_dtype: ReduceDtype = "float32",
 ) -> Step:
     """``step(state, frozen arrays, batch, seed key) -> (state, Sums)``, not yet jitted; ``state`` may be donated.
 
     A loss or a gradient that is not finite, in any objective, leaves everything but the counters as it was. Gradients
-    are averaged over ``accumulate`` microbatches inside the step and clipped to ``clip_norm`` by their global norm.
+    are summed over devices in ``reduce_dtype``, averaged over ``accumulate`` microbatches inside the step and clipped
+    to ``clip_norm`` by their global norm.
     """
     objectives = task.objectives()
 
     def step(state: State, frozen_arrays: Arrays, batch: Batch, key: Array) -> tuple[State, Sums]:
         fixed = None if frozen is None else functools.partial(frozen.merge, frozen_arrays)
         key = jax.random.fold_in(key, state.step)
-        rate = schedules.in_step(schedule, state.step, steps)
+        rate = schedules.in_step(schedule, state.step, steps, state.schedule)
         microbatches = split_batch(batch, accumulate)
         params, others, states = state.params, state.others, dict(state.optimizers)
-        finite = jnp.asarray(True)
+        finite, total = jnp.asarray(True), jnp.zeros(())
         sums: Sums = {"learning_rate": (rate, jnp.ones(()))}
         for index, objective in enumerate(objectives):
             trained = {name: params[name] for name in plan.trained[objective.name]}
             loss = bind_loss(objective, plan.blueprint, fixed, params, state.step)
             objective_key = jax.random.fold_in(key, index)
-            value, grads, others, found = _gradients(loss, trained, others, microbatches, objective_key, plan)
-            norm = optax.tree.norm(grads)
+            with gradients_summed_in(reduce_dtype):
+                value, grads, others, found = _gradients(loss, trained, others, microbatches, objective_key, plan)
+            norm, total = optax.tree.norm(grads), total + value
             finite = finite & jnp.isfinite(value) & jnp.isfinite(norm)
             grads = clipped(grads, norm, clip_norm)
             transformation = plan.transformations[objective.name]
@@ -60,7 +64,9 @@ def make_step(
             found = metrics.merge(found, {f"gradient_norm/{objective.name}": (norm, jnp.ones(()))})
             sums = metrics.merge(sums, found)
         average = state.average if ema is None else averaging.update(ema, state.average, params, state.step)
-        kept = keep_if(finite, (params, others, average, states), state[1:5])
+        remembered = schedules.next_state(schedule, state.schedule, state.step, total)
+        old = (*state[1:5], state.schedule)
+        kept = keep_if(finite, (params, others, average, states, remembered), old)
         return _count(state, kept, finite), _report(sums, finite)
 
     return step
@@ -74,6 +80,7 @@ def split_batch(batch: Batch, parts: int) -> Batch:
             below = rows.shape[0] // parts * parts
             nearest = f"{below} or {below + parts}" if below else f"{parts}"
             raise UserError(f"accumulate={parts} does not divide the batch of {rows.shape[0]}; {nearest} would do")
+        check_microbatch(rows.shape[0], parts)
         dealt = rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]).swapaxes(0, 1)
         return constrain(dealt, None, BATCH, *(None,) * (rows.ndim - 1))
 
@@ -148,9 +155,9 @@ def _update(
 
 def _count(state: State, kept: Any, finite: Array) -> State:
     bad = 1 - finite.astype(jnp.int32)
-    params, others, average, optimizers = kept
+    params, others, average, optimizers, remembered = kept
     in_a_row = (state.skipped_in_a_row + bad) * bad
-    return State(state.step + 1, params, others, average, optimizers, state.skipped + bad, in_a_row)
+    return State(state.step + 1, params, others, average, optimizers, state.skipped + bad, in_a_row, remembered)
 
 
 def _report(sums: Mapping[str, Any], finite: Array) -> Sums:

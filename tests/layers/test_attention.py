@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dalle_jax.layers import attend, kv_cache
-from dalle_jax.layers.attend import dense_attention, stream_attention
+from dalle_jax.layers import kv_cache
+from dalle_jax.layers.attend_dense import dense_attention
 from dalle_jax.layers.attention import step_attention
 from dalle_jax.layers.attention_masks import Pattern
 
@@ -20,39 +20,6 @@ def test_dense_attention_equals_the_definition():
     scores = np.asarray(q)[0, 0] @ np.asarray(k)[0, 0].T / 2
     weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     np.testing.assert_allclose(dense_attention(q, k, v)[0, 0], weights @ np.asarray(v)[0, 0], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("grid", [(12, 12), (3, 5)])
-def test_blocks_equal_the_masked_dense_result_and_gradient(kind, grid):
-    pattern = Pattern(kind, 5, grid, 3)
-    length = 5 + grid[0] * grid[1] - 1
-    q, k, v, weight = (normal(seed, 2, 2, length, 4) for seed in range(4))
-    mask = jnp.asarray(pattern.mask(length))[None, None]
-
-    @jax.jit
-    def blocks(q, k, v):
-        out = stream_attention(q, k, v, pattern)
-        return (out * weight).sum(), out
-
-    @jax.jit
-    def dense(q, k, v):
-        out = dense_attention(q, k, v, mask)
-        return (out * weight).sum(), out
-
-    ours = jax.grad(blocks, argnums=(0, 1, 2), has_aux=True)(q, k, v)
-    theirs = jax.grad(dense, argnums=(0, 1, 2), has_aux=True)(q, k, v)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_accelerators_get_the_dense_form(kind, monkeypatch):
-    pattern = Pattern(kind, 5, (4, 4), 3)
-    q, k, v = (normal(seed, 1, 2, 20, 4) for seed in range(3))
-    cpu = stream_attention(q, k, v, pattern)
-    monkeypatch.setattr(attend, "platform", lambda: "tpu")
-    np.testing.assert_allclose(stream_attention(q, k, v, pattern), cpu, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

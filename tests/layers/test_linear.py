@@ -65,7 +65,7 @@ def test_a_narrow_kernel_stays_whole():
 
 
 def test_panels_of_scanned_layers_belong_to_their_layer():
-    stack = Stack(wide, 2, scan=True, rngs=nnx.Rngs(0))
+    stack = Stack(wide, (None, None), scan=True, rngs=nnx.Rngs(0))
     x = normal(1, 4, 2, 3)
     for layer in range(2):
         np.testing.assert_allclose(

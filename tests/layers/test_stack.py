@@ -1,11 +1,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
+from dalle_jax.layers.attention_masks import repeat_kinds
 from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.stack import Stack
 from dalle_jax.parallel.axes import EMBED, LAYERS
+
+MIXED = ("a", "b", "a", "a", "b", "a", "b")
 
 
 def make(rngs):
@@ -14,27 +18,49 @@ def make(rngs):
 
 def apply(block, x, kind, extra):
     y = block(x) * (2.0 if kind == "b" else 1.0) + (0 if extra is None else extra)
-    return jnp.tanh(y), y.sum()
+    return jnp.tanh(y), y.sum(axis=-1)
+
+
+def by_layer(outputs):
+    """Outputs [B] of all layers in order."""
+    repeated = jnp.stack(outputs.repeated, axis=2)  # [B groups period]
+    return jnp.concatenate([repeated.reshape(len(repeated), -1).T, jnp.stack(outputs.rest)])
 
 
 def test_scanned_stack_equals_the_unrolled_one_with_mixed_kinds_extras_and_outputs():
-    x, kinds = jax.random.normal(jax.random.key(0), (3, 4)), ("a", "b", "a", "a", "b", "a", "b")
-    extras = jnp.arange(7.0)
-    unrolled = Stack(make, 7, scan=False, rngs=nnx.Rngs(0))
-    scanned = Stack(make, 7, scan=True, rngs=nnx.Rngs(0))
-    a, outs_a = unrolled(apply, x, kinds, extras)
-    b, outs_b = scanned(apply, x, kinds, extras)
+    x, extras = jax.random.normal(jax.random.key(0), (3, 4)), jnp.arange(7.0)
+    unrolled = Stack(make, MIXED, scan=False, rngs=nnx.Rngs(0))
+    scanned = Stack(make, MIXED, scan=True, rngs=nnx.Rngs(0))
+    a, outs_a = unrolled(apply, x, extras)
+    b, outs_b = scanned(apply, x, extras)
     np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(jnp.stack(outs_a), jnp.stack(outs_b), rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(scanned.block(3).kernel[...], unrolled.block(3).kernel[...])
+    np.testing.assert_allclose(jnp.stack(outs_a.rest), by_layer(outs_b), rtol=1e-5, atol=1e-5)
+    for layer in range(7):
+        np.testing.assert_array_equal(scanned.block(layer).kernel[...], unrolled.block(layer).kernel[...])
 
 
-def test_scanned_parameters_lead_with_the_layers_axis():
-    stack = Stack(make, 3, scan=True, rngs=nnx.Rngs(0))
+def test_scanned_parameters_lead_with_the_layers_axis_and_the_rest_are_their_own():
+    stack = Stack(make, ("a", "a", "a", "b"), scan=True, rngs=nnx.Rngs(0))
     assert stack.blocks.kernel.axes == (LAYERS, EMBED, None)
     assert stack.blocks.kernel.shape == (3, 4, 4)
+    assert [one.kernel.axes for one in stack.rest] == [(EMBED, None)]
 
 
 def test_each_layer_begins_differently():
-    stack = Stack(make, 2, scan=False, rngs=nnx.Rngs(0))
+    stack = Stack(make, ("a", "a"), scan=False, rngs=nnx.Rngs(0))
     assert not np.allclose(stack.block(0).kernel[...], stack.block(1).kernel[...])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "period", "scanned"),
+    [
+        (("a",) * 5, 1, 5),
+        (("a", "b", "a", "b", "a"), 2, 4),
+        (repeat_kinds(("row", "column", "row", "row"), "convolutional", 64), 4, 60),
+        (("a", "b", "c"), 1, 0),
+        (("a",), 1, 0),
+    ],
+)
+def test_the_period_is_the_one_that_leaves_the_fewest_blocks_to_compile(kinds, period, scanned):
+    stack = Stack(make, kinds, scan=True, rngs=nnx.Rngs(0))
+    assert (stack.period, stack.scanned, len(stack.rest)) == (period, scanned, len(kinds) - scanned if scanned else 0)

@@ -60,7 +60,7 @@ def test_the_last_token_is_the_one_before_the_padding():
 
 def test_padding_does_not_change_a_caption(clip):
     short = Clip(dataclasses.replace(CONFIG, text_length=4), rngs=nnx.Rngs(0))
-    for name in ("tokens", "blocks", "norm_after", "project"):
+    for name in ("tokens", "stack", "norm_after", "project"):
         setattr(short.text, name, getattr(clip.text, name))
     short.text.positions.table[...] = clip.text.positions.table[...][:4]
     np.testing.assert_allclose(encode_text(short, TEXT[:1, :4]), encode_text(clip, TEXT[:1]), atol=1e-6)
@@ -124,3 +124,12 @@ def test_it_learns_to_tell_sixteen_pictures_apart():
     hits = retrieved(encode_image(clip, pixels), encode_text(clip, text), jnp.eye(16, dtype=bool))
     assert float(value) < 0.3
     assert all(bool(hit.all()) for hit in hits)
+
+
+def test_scanned_towers_equal_the_unrolled_ones():
+    tower = TowerConfig(width=32, layers=2, heads=2)
+    configs = (dataclasses.replace(CONFIG, vision=tower, text=tower, scan=scan) for scan in (False, True))
+    plain, scanned = (Clip(config, rngs=nnx.Rngs(0)) for config in configs)
+    pixels = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3))
+    np.testing.assert_allclose(encode_image(scanned, pixels), encode_image(plain, pixels), atol=1e-5)
+    np.testing.assert_allclose(encode_text(scanned, TEXT), encode_text(plain, TEXT), atol=1e-5)

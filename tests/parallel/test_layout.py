@@ -9,7 +9,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.parallel import axes as names
 from dalle_jax.parallel.axes import BATCH, EMBED, HEAD_DIM, HEADS, MLP, SEQ
 from dalle_jax.parallel.layout import Layout, compiler_options, constrain, platform
-from dalle_jax.parallel.mesh import Mesh, make_mesh, mesh_shape
+from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 
 
@@ -89,26 +89,6 @@ def test_layout_jit_compiles_once_for_one_signature(cube):
 def test_layout_jit_nests(cube):
     inner = cube.jit(lambda x: constrain(x + 1, BATCH))
     assert float(cube.jit(lambda x: inner(x) * 2)(jnp.ones(8))[0]) == 4
-
-
-def test_minus_one_is_the_rest():
-    assert mesh_shape(Mesh(-1, 2, 2), 8) == (2, 2, 2)
-    assert make_mesh(Mesh()).shape == {"data": 8, "fsdp": 1, "tensor": 1}
-    assert make_mesh(Mesh(1, 1, 1)).size == 1
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (Mesh(3, -1, 1), "8 devices cannot be split into groups of 3"),
-        (Mesh(4, 4, 1), "asks for 16 devices, but there are 8"),
-        (Mesh(-1, -1, 1), "at most one of them -1"),
-        (Mesh(0, 1, 1), "positive"),
-    ],
-)
-def test_a_mesh_that_cannot_be_is_refused(config, message):
-    with pytest.raises(UserError, match=message):
-        mesh_shape(config, 8)
 
 
 def test_only_a_cpu_is_compiled_for_at_a_lower_level_and_the_users_own_level_rules(monkeypatch):

@@ -9,7 +9,12 @@ from dalle_jax.sampling import autoregressive
 from dalle_jax.sampling.autoregressive import Settings, draw, picture_keys, sample
 
 TEXT = jnp.array([[3, 5, 0, 0], [1, 2, 9, 4]])
-GENERATORS = {**{kind: (lambda kind=kind: dalle([kind])) for kind in KINDS}, "bart": dalle_bart}
+GENERATORS = {
+    **{kind: (lambda kind=kind: dalle([kind])) for kind in KINDS},
+    "bart": dalle_bart,
+    "scanned": lambda: dalle(("row", "column"), depth=5, last_attention="convolutional", scan=True),
+    "scanned bart": lambda: dalle_bart(decoder_layers=3, scan=True),
+}
 
 
 def sampler(model, guided=False):

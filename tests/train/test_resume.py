@@ -21,6 +21,7 @@ from dalle_jax.train import checkpoint
 from dalle_jax.train.checkpoint import load_params, whole_steps
 from dalle_jax.train.loop import Run, train
 from dalle_jax.train.optimizers import Lion
+from dalle_jax.train.schedules import PlateauRate
 from tests.train.child import TASK, TRAINER
 from tests.train.toy import Lines, Toy, layout, leaves
 
@@ -91,6 +92,19 @@ def test_stopped_and_gone_on_equals_never_stopped_to_the_last_bit(stopped, never
     assert resumed.start == 10
     assert leaves(resumed.state) == leaves(never_stopped.state)
     assert int(resumed.state.others["count"]) == 160
+
+
+def test_what_a_schedule_remembers_is_saved(tmp_path):
+    plateau = PlateauRate(1e-5, window=3, patience=2, threshold=0.5)
+    whole = run(tmp_path / "whole", schedule=plateau)
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(tmp_path / "run", StopsAt(step=13), schedule=plateau)
+    resumed = run(tmp_path / "run", schedule=plateau)
+    assert resumed.start == 10
+    assert leaves(resumed.state) == leaves(whole.state)
+    assert float(whole.state.schedule.scale) < 1.0 and int(whole.state.schedule.count) == 2
+    with pytest.raises(UserError, match=r"schedule .* is not in this run"):
+        run(tmp_path / "run")
 
 
 def test_killed_and_gone_on_equals_never_stopped_to_the_last_bit(tmp_path, never_stopped):

@@ -8,11 +8,12 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.train.ema import ConstantEma, WarmedEma
+from dalle_jax.train.decay import DecayMatrices, DecayNamed
+from dalle_jax.train.ema import ConstantEma, PeriodicEma, WarmedEma
 from dalle_jax.train.loop import Trainer
 from dalle_jax.train.optimizers import Adafactor, AdamW, Lion
 from dalle_jax.train.runner import Runner
-from dalle_jax.train.schedules import ConstantRate
+from dalle_jax.train.schedules import ConstantRate, PlateauRate
 from dalle_jax.train.step import clipped
 from dalle_jax.train.task import Objective
 from tests.train.toy import Lines, Toy, layout, leaves
@@ -142,15 +143,52 @@ def test_every_optimizer_lowers_the_loss(optimizer):
     assert losses[-1] < 0.9 * losses[0]
 
 
-@pytest.mark.parametrize("ema", [ConstantEma(0.9), WarmedEma(0.15)])
-def test_the_average_by_hand(ema):
+@pytest.mark.parametrize(
+    ("ema", "decays"),
+    [
+        (ConstantEma(0.9), [0.9] * 5),
+        (WarmedEma(0.15), [1 / 10, 0.15, 0.15, 0.15, 0.15]),
+        (PeriodicEma(0.9, every=2), [1.0, 0.9, 1.0, 0.9, 1.0]),
+    ],
+)
+def test_the_average_by_hand(ema, decays):
     runner, state, lay = started(trainer=dataclasses.replace(TRAINER, ema=ema))
     average = host(state.params)["up"]
-    for step in range(3):
+    for step, decay in enumerate(decays):
+        before = host(state.average)["up"]
         state, _ = runner.step(state, None, batch_of(lay, step))
-        decay = 0.9 if isinstance(ema, ConstantEma) else min(0.15, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * np.asarray(state.params["up"])
-    np.testing.assert_allclose(state.average["up"], average, rtol=1e-5)
+        np.testing.assert_allclose(state.average["up"], average, rtol=1e-5)
+        assert np.array_equal(state.average["up"], before) == (decay == 1.0)
+
+
+def test_an_average_of_no_steps_is_refused():
+    with pytest.raises(ValueError, match="every: expected at least 1 step, got 0"):
+        PeriodicEma(every=0)
+
+
+def test_the_rate_falls_when_the_loss_does_not_and_a_bad_batch_does_not_count():
+    plateau = PlateauRate(1e-6, window=1, patience=2, threshold=0.5)
+    runner, state, lay = started(trainer=dataclasses.replace(TRAINER, schedule=plateau))
+    rates = []
+    for step in range(6):
+        state, sums = runner.step(state, None, batch_of(lay, 0, bad=(0,) if step == 1 else ()))
+        rates.append(float(sums["learning_rate"][0]))
+    # The first loss is the best; two good steps without a better one follow, with the bad one among them.
+    np.testing.assert_allclose(rates, [1e-6, 0.0, 1e-6, 1e-6, 5e-7, 5e-7], rtol=1e-6)
+
+
+def test_what_decays_is_a_choice():
+    moved = {}
+    for decayed in (DecayMatrices(), DecayNamed(("bias", "up"))):
+        trainer = dataclasses.replace(TRAINER, optimizer=AdamW(weight_decay=0.5), decayed=decayed)
+        runner, state, lay = started(trainer=trainer)
+        state = state._replace(params=jax.tree.map(jnp.ones_like, state.params))
+        moved[type(decayed)] = host(runner.step(state, None, batch_of(lay))[0].params)
+    change = jax.tree.map(lambda one, other: (other - one).round(5), *moved.values())
+    np.testing.assert_allclose(change["bias"], -1e-2 * 0.5)
+    np.testing.assert_allclose(change["down"], 1e-2 * 0.5)
+    np.testing.assert_array_equal(change["up"], 0.0)
 
 
 def test_clipping_bounds_the_global_norm_and_keeps_the_direction():

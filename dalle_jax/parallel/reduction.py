@@ -1,0 +1,32 @@
+"""In which dtype the gradients of parameters are summed over devices.
+
+Where weights are cast to bfloat16 inside a block, the gradient of a weight leaves its product in bfloat16 and is summed
+over devices as it is, before anything makes it float32: half the bytes, and 8 bits of each sum. The products that make
+gradients of parameters (layers/linear.py, layers/conv_blocks.py, layers/embeddings.py) therefore ask here what to give.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any, Literal, TypeAlias
+
+import jax.numpy as jnp
+
+ReduceDtype: TypeAlias = Literal["float32", "bfloat16"]
+
+_dtype: contextvars.ContextVar[ReduceDtype] = contextvars.ContextVar("reduce_dtype", default="float32")
+
+
+@contextlib.contextmanager
+def gradients_summed_in(dtype: ReduceDtype) -> Iterator[None]:
+    """What is differentiated inside gives the gradients of its parameters in ``dtype``."""
+    token = _dtype.set(dtype)
+    try:
+        yield
+    finally:
+        _dtype.reset(token)
+
+
+def gradient_dtype() -> Any:
+    """The dtype in which a gradient should leave the product that makes it."""
+    return jnp.dtype(_dtype.get())

@@ -1,0 +1,108 @@
+"""TPU slices by name, and their devices for a compiler on a machine that has none of them."""
+
+import importlib.util
+import math
+import re
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.config.problems import near
+from dalle_jax.parallel.chips import Chip, chip_named
+
+FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+CUBE = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8), (8, 8, 16), (8, 16, 16))
+
+SLICES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "v4": (*CUBE, (16, 16, 16)),
+    "v5e": FLAT,
+    "v5p": (*CUBE, (16, 16, 16), (16, 16, 24)),
+    "v6e": FLAT,
+    "tpu7x": (*CUBE, (16, 16, 16)),
+}
+"""Slices that Google's pages on each generation list for training, smallest first."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """``slices`` slices of one shape of one generation of TPUs."""
+
+    family: str
+    shape: tuple[int, ...]
+    slices: int = 1
+
+    def __str__(self) -> str:
+        name = f"{self.family}:{'x'.join(map(str, self.shape))}"
+        return name if self.slices == 1 else f"{self.slices} slices of {name}"
+
+    @property
+    def chips(self) -> int:
+        """Chips of all slices."""
+        return math.prod(self.shape) * self.slices
+
+    @property
+    def chip(self) -> Chip:
+        """What is known of one of them."""
+        chip = chip_named(self.family)
+        assert chip is not None
+        return chip
+
+    def larger(self) -> list["Topology"]:
+        """The family's slices with more chips than one of these, smallest first, as many of them."""
+        mine = math.prod(self.shape)
+        return [Topology(self.family, s, self.slices) for s in SLICES[self.family] if math.prod(s) > mine]
+
+    def devices(self) -> list[Any]:
+        """The devices, which can be compiled for and nothing else; raises UserError without libtpu."""
+        check_libtpu()
+        options: dict[str, Any] = {}
+        if self.family == "v4":
+            options["chip_config_name"] = "megacore"  # else a chip is two devices, as it is used by nobody
+        if self.slices > 1:
+            options["num_slices"] = self.slices
+        if len(self.shape) == 2:
+            bounds = [min(2, side) for side in self.shape]
+            options["chips_per_host_bounds"] = [*bounds, 1]
+        name = f"{self.family}:{'x'.join(map(str, self.shape))}"
+        try:
+            return list(topologies.get_topology_desc(name, platform="tpu", **options).devices)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            said = str(error).strip().splitlines()[0][:300]
+            raise UserError(f"--topology {name}: libtpu knows no such slice: {said}") from error
+
+
+def parse(text: str, slices: int = 1) -> Topology:
+    """``v5p:8x8x8`` to a Topology; raises UserError for what is none."""
+    if slices < 1:
+        raise UserError(f"--slices: expected 1 or more, got {slices}")
+    family, colon, sides = text.partition(":")
+    if family not in SLICES:
+        raise UserError(
+            f"--topology {text!r}: expected one of {', '.join(SLICES)}, a colon and the slice's shape, "
+            f"such as v5p:4x4x4{near(family, list(SLICES))}"
+        )
+    dimensions = len(SLICES[family][0])
+    if not colon or not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3})*", sides) or sides.count("x") + 1 != dimensions:
+        example = "x".join(map(str, SLICES[family][4]))
+        raise UserError(
+            f"--topology {text!r}: expected the shape of a {family} slice as {dimensions} numbers, such as "
+            f"{family}:{example}, got {sides!r}"
+        )
+    return Topology(family, tuple(int(side) for side in sides.split("x")), slices)
+
+
+def check_libtpu() -> None:
+    """Raises UserError where the compiler is missing."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "plan needs libtpu, the compiler for TPUs (it runs where there is none): pip install 'dalle-jax[plan]'"
+        )
+
+
+def versions() -> dict[str, str]:
+    """The versions that a plan depends on."""
+    return {"jax": jax.__version__, "libtpu": version("libtpu")}

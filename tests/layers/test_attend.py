@@ -1,0 +1,171 @@
+"""Every form of a stream's attention is that of the mask, and the right one is chosen."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.layers import attend, attend_cudnn
+from dalle_jax.layers.attend import choose, stream_attention
+from dalle_jax.layers.attend_dense import dense_attention
+from dalle_jax.layers.attend_splash import Tiling, best_tiling, blocks_run, splash_attention, stream_mask
+from dalle_jax.layers.attention_masks import Pattern
+
+KINDS = ["full", "row", "column", "convolutional"]
+GRID = (9, 16)
+CONTEXT = 20
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def value_and_gradients(attention, pattern, length):
+    """What attention gives for a stream of 2 examples and 2 heads, and the gradients of a weighted sum of it."""
+    q, k, v, weight = (normal(seed, 2, 2, length, 8) for seed in range(4))
+
+    @jax.jit
+    def weighted(q, k, v):
+        out = attention(q, k, v, pattern)
+        return (out * weight).sum(), out
+
+    return jax.grad(weighted, argnums=(0, 1, 2), has_aux=True)(q, k, v)
+
+
+def brute_force(q, k, v, pattern):
+    return dense_attention(q, k, v, jnp.asarray(pattern.mask(q.shape[2]))[None, None])
+
+
+def assert_is_the_masked_form(attention, pattern, length, tolerance=2e-5):
+    ours = value_and_gradients(attention, pattern, length)
+    theirs = value_and_gradients(brute_force, pattern, length)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("grid", [(12, 12), (3, 5)])
+def test_blocks_equal_the_masked_form_and_its_gradients(kind, grid):
+    assert_is_the_masked_form(stream_attention, Pattern(kind, 5, grid, 3), 5 + grid[0] * grid[1] - 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "transposed"),
+    [("full", False), ("row", False), ("convolutional", False), ("column", False), ("column", True)],
+)
+def test_the_splash_kernel_equals_the_masked_form_and_its_gradients(kind, transposed):
+    def attention(q, k, v, pattern):
+        return splash_attention(q, k, v, pattern, tiling=Tiling(128, 256, transposed), interpret=True)
+
+    assert_is_the_masked_form(attention, Pattern(kind, CONTEXT, GRID, 5), CONTEXT + 9 * 16 - 1)
+
+
+def test_the_two_backward_kernels_equal_the_fused_one(monkeypatch):
+    monkeypatch.setattr("dalle_jax.layers.attend_splash.MOST_FUSED", 1)
+
+    def attention(q, k, v, pattern):
+        return splash_attention(q, k, v, pattern, tiling=Tiling(128, 256), interpret=True)
+
+    assert_is_the_masked_form(attention, Pattern("row", CONTEXT + 1, GRID), CONTEXT + 9 * 16)
+
+
+def test_padding_of_the_kernel_sees_itself_alone_and_is_not_seen():
+    mask = stream_mask(Pattern("row", CONTEXT, GRID), 163, Tiling(128, 256))
+    np.testing.assert_array_equal(mask[163:], np.eye(256, dtype=bool)[163:])
+    assert not mask[:163, 163:].any()
+
+
+def test_transposed_columns_leave_blocks_to_skip():
+    """DALL·E 1's stream of 256 + 1024: with blocks of 128, of 100 full attention runs 55, columns in their order 27."""
+    patterns = {kind: Pattern(kind, 256, (32, 32), 11) for kind in KINDS}
+    run = {kind: blocks_run(pattern, 1280, Tiling(128, 1280)) for kind, pattern in patterns.items()}
+    assert run == {"full": 55, "row": 27, "column": 55, "convolutional": 40}
+    assert blocks_run(patterns["column"], 1280, Tiling(128, 1280, True)) == 27
+
+
+def test_tilings_hold_the_stream_and_transpose_where_it_helps():
+    for context, grid in ((257, (32, 32)), (257, (64, 64)), (1, (16, 16)), (65, (8, 8))):
+        for kind in KINDS:
+            length = context + grid[0] * grid[1] - 1
+            tiling = best_tiling(Pattern(kind, context, grid), length)
+            assert tiling.length % tiling.block == 0
+            assert tiling.length - tiling.block < length + tiling.transposed <= tiling.length
+    assert best_tiling(Pattern("column", 257, (64, 64)), 4352).transposed
+    assert not best_tiling(Pattern("column", 5, (4, 4)), 20).transposed  # one block, whatever the order
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cudnn_is_asked_for_the_masked_form(kind, monkeypatch):
+    real, asked = jax.nn.dot_product_attention, []
+
+    def fake(q, k, v, *, mask, is_causal, implementation):
+        asked.append((implementation, is_causal, None if mask is None else mask.shape))
+        return real(q, k, v, mask=mask, is_causal=is_causal, implementation="xla")
+
+    monkeypatch.setattr(attend_cudnn.jax.nn, "dot_product_attention", fake)
+    assert_is_the_masked_form(attend_cudnn.cudnn_attention, Pattern(kind, 6, (4, 5), 3), 26)
+    assert set(asked) == {("cudnn", True, None) if kind == "full" else ("cudnn", False, (1, 1, 26, 26))}
+
+
+def stream(length=20, dtype="bfloat16", size=64):
+    return jnp.zeros((1, 2, length, size), dtype)
+
+
+def on(monkeypatch, where):
+    monkeypatch.setattr(attend, "platform", lambda: where)
+
+
+def test_auto_takes_what_the_platform_and_the_shapes_allow(monkeypatch):
+    row, full = Pattern("row", 5, (4, 4)), Pattern("full", 5, (4, 4))
+    assert choose(stream(), full, "auto") == "xla"
+    on(monkeypatch, "tpu")
+    assert [choose(stream(length), full, "auto") for length in (127, 128)] == ["xla", "splash"]
+    on(monkeypatch, "gpu")
+    cases = [(full, {}), (row, {}), (full, {"length": 19}), (row, {"length": 19})]
+    assert [choose(stream(**sizes), pattern, "auto") for pattern, sizes in cases] == ["cudnn", "cudnn", "cudnn", "xla"]
+    assert [choose(stream(**one), full, "auto") for one in ({"dtype": "float32"}, {"size": 20}, {"size": 136})] == [
+        "xla"
+    ] * 3
+    for where in ("cpu", "gpu", "tpu"):
+        on(monkeypatch, where)
+        assert choose(stream(), full, "xla") == "xla"
+
+
+@pytest.mark.parametrize(
+    ("where", "backend", "sizes", "words"),
+    [
+        ("cpu", "splash", {}, "backend = 'splash': expected to run on a tpu, got a cpu"),
+        ("gpu", "splash", {}, "got a gpu"),
+        ("tpu", "cudnn", {}, "backend = 'cudnn': expected to run on a gpu, got a tpu"),
+        ("gpu", "cudnn", {"dtype": "float32"}, "bfloat16 or float16, got float32"),
+        ("gpu", "cudnn", {"size": 20}, "multiple of 8 and at most 128, got 20"),
+        ("gpu", "cudnn", {"length": 19}, "row attention needs a stream of even length, got 19"),
+    ],
+)
+def test_a_kernel_that_cannot_run_is_an_error_that_says_why(where, backend, sizes, words, monkeypatch):
+    on(monkeypatch, where)
+    with pytest.raises(UserError, match=words):
+        choose(stream(**sizes), Pattern("row", 5, (4, 4)), backend)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_platforms_get_the_dense_form_from_xla(kind, monkeypatch):
+    pattern = Pattern(kind, 5, (4, 4), 3)
+    q, k, v = (normal(seed, 1, 2, 20, 4) for seed in range(3))
+    on(monkeypatch, "gpu")
+    text = jax.jit(lambda q, k, v: stream_attention(q, k, v, pattern, "xla")).lower(q, k, v).as_text()
+    assert "tensor<1x2x20x20xf32>" in text  # all pairs at once
+    np.testing.assert_allclose(
+        stream_attention(q, k, v, pattern, "xla"), brute_force(q, k, v, pattern), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_splash_is_called_where_it_is_chosen(monkeypatch):
+    on(monkeypatch, "tpu")
+    monkeypatch.setattr(attend, "splash_attention", lambda q, k, v, pattern: q + 1)
+    monkeypatch.setattr(attend, "cudnn_attention", lambda q, k, v, pattern: q + 2)
+    x, pattern = stream(128), Pattern("full", 5, (12, 12))
+    assert float(stream_attention(x, x, x, pattern).max()) == 1
+    on(monkeypatch, "gpu")
+    assert float(stream_attention(x, x, x, pattern).max()) == 2

@@ -1,0 +1,85 @@
+"""Recomputing changes what is kept, and nothing else."""
+
+import functools
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from small_generators import dalle, dalle_bart
+
+from dalle_jax.layers.remat import Remat
+from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
+
+TEXT = jnp.array([[3, 5, 0, 0], [1, 2, 9, 4]])
+CODES = jax.random.randint(jax.random.key(1), (2, 12), 0, 7)
+PIXELS = jax.random.uniform(jax.random.key(2), (2, 16, 16, 3))
+NAMES = typing.get_args(Remat)
+
+
+def one_stream(**changes):
+    return dalle(("row", "column"), depth=5, last_attention="full", dropout=0.1, **changes)
+
+
+def clip(**changes):
+    tower = TowerConfig(width=16, layers=3, heads=2)
+    config = ClipConfig(
+        image_size=16, patch=4, vision=tower, vocab_size=11, text_length=4, text=tower, embed_width=8, **changes
+    )
+    return Clip(config, rngs=nnx.Rngs(0))
+
+
+def loss_of(model):
+    """A scalar of every parameter, and the parameters."""
+    graph, state = nnx.split(model)
+
+    def loss(state):
+        model = nnx.merge(graph, state)
+        if isinstance(model, Clip):
+            return (model.encode_text(TEXT) * model.encode_image(PIXELS)).sum() * model.logit_scale
+        logits = model(TEXT, CODES, dropout_key=jax.random.key(3))
+        return sum((one**2).mean() for one in jax.tree.leaves(logits))
+
+    return loss, state
+
+
+def kept(model):
+    """Bytes that the forward pass keeps for the backward pass, parameters among them."""
+    loss, state = loss_of(model)
+    residuals = jax.eval_shape(lambda state: jax.tree.leaves(jax.vjp(loss, state)[1]), state)
+    return sum(one.size * one.dtype.itemsize for one in residuals)
+
+
+@functools.cache
+def plain(make, scan):
+    loss, state = loss_of(make(scan=scan))
+    return jax.jit(jax.value_and_grad(loss))(state)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize(
+    ("make", "remat"), [*((one_stream, name) for name in NAMES[1:]), (dalle_bart, "full"), (clip, "full")]
+)
+def test_loss_and_gradients_are_the_same(make, remat, scan):
+    loss, state = loss_of(make(scan=scan, remat=remat))
+    ours = jax.jit(jax.value_and_grad(loss))(state)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain(make, scan)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("make", [one_stream, dalle_bart, clip])
+def test_each_policy_keeps_less_than_the_one_before_it(make, scan):
+    everything, *less = (kept(make(scan=scan, remat=name)) for name in NAMES)
+    assert everything > less[0] > less[1] > less[2]
+
+
+def test_full_keeps_what_goes_into_each_block_and_no_more():
+    parts = []
+    for depth in (2, 3):
+        model = dalle(depth=depth, remat="full")
+        parameters = sum(one.nbytes for one in jax.tree.leaves(nnx.split(model)[1]))
+        parts.append(kept(model) - parameters)
+    assert parts[1] - parts[0] == 2 * 16 * 12 * 4  # [B L D] of float32

@@ -1,0 +1,85 @@
+"""Which devices stand where in a mesh, with one slice and with several, and what is refused."""
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.parallel.axes import BATCH, EMBED, HEADS, MLP
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import Mesh, make_mesh, mesh_shape, split_into_slices
+from dalle_jax.parallel.rules import Rules
+
+
+def device(index, in_slice, platform="tpu"):
+    return SimpleNamespace(id=index, slice_index=in_slice, platform=platform)
+
+
+def test_minus_one_is_the_rest():
+    assert mesh_shape(Mesh(-1, 2, 2), 8) == (2, 2, 2)
+    assert mesh_shape(Mesh(-1, 2, 1, slices=2), 8) == (2, 2, 1)
+    assert make_mesh(Mesh()).shape == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert make_mesh(Mesh(1, 1, 1)).size == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Mesh(3, -1, 1), "8 devices cannot be split into groups of 3"),
+        (Mesh(4, 4, 1), "asks for 16 devices, but there are 8"),
+        (Mesh(-1, -1, 1), "at most one of them -1"),
+        (Mesh(0, 1, 1), "positive"),
+        (Mesh(slices=3), r"slices=3: 8 devices cannot be split into so many slices; it must be one of \[1, 2, 4, 8\]"),
+        (Mesh(slices=0), "slices=0"),
+        (Mesh(4, 2, 1, slices=2), "asks for 8 devices, but there are 4 in each slice"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_refused(config, message):
+    with pytest.raises(UserError, match=message):
+        make_mesh(config)
+
+
+def test_several_processes_leave_no_device_idle(monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(UserError, match="all 8 devices of 2 processes to be in use, got 4"):
+        make_mesh(Mesh(2, 2, 1))
+
+
+def test_slices_are_an_outer_axis_over_runs_of_devices():
+    mesh = make_mesh(Mesh(-1, 2, 1, slices=2))
+    assert mesh.shape == {"slices": 2, "data": 2, "fsdp": 2, "tensor": 1}
+    assert [[one.id for one in part.flat] for part in mesh.devices] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_devices_go_into_the_slice_that_they_say_they_are_in():
+    devices = [device(index, index % 2) for index in range(6)]
+    found = [[one.id for one in part] for part in split_into_slices(devices, 2)]
+    assert found == [[0, 2, 4], [1, 3, 5]]
+    with pytest.raises(UserError, match=r"slices=1: the devices are in 2 slices; give mesh\.slices=2"):
+        split_into_slices(devices, 1)
+
+
+def test_groups_of_fast_links_that_are_no_tpu_slices_may_be_one_slice():
+    devices = [device(index, index // 2, "gpu") for index in range(8)]
+    assert split_into_slices(devices, 1) == [devices]
+    assert split_into_slices(devices, 2) == [devices[:4], devices[4:]]
+
+
+def test_slices_split_the_batch_and_hold_all_parameters_each():
+    layout = Layout(make_mesh(Mesh(1, 2, 2, slices=2)), Rules())
+    assert layout.spec((BATCH, None, EMBED)) == P(("slices", "data", "fsdp"))
+    assert layout.spec((EMBED, HEADS)) == P("fsdp", "tensor")
+    kernel = jax.device_put(np.arange(16.0).reshape(4, 4), layout.sharding((EMBED, MLP), (4, 4), "kernel"))
+    parts = {shard.device.id: np.asarray(shard.data) for shard in kernel.addressable_shards}
+    for index in range(4):
+        np.testing.assert_array_equal(parts[index], parts[index + 4])
+    rows = layout.put_batch({"x": np.arange(8)})["x"]
+    assert {shard.device.id: shard.data.tolist() for shard in rows.addressable_shards}[4] == [4, 5]
+
+
+def test_rules_that_name_no_mesh_axis_are_refused():
+    with pytest.raises(UserError, match=r"rules\.mlp: expected mesh axes of .*, got 'tensors'; did you mean tensor\?"):
+        Layout(make_mesh(Mesh()), Rules(mlp=("tensors",)))

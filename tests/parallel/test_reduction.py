@@ -1,0 +1,63 @@
+"""In which dtype gradients are summed over devices: read from the collectives of the compiled step.
+
+A CPU sums bfloat16 in float32, and marks the collectives that it promoted so.
+"""
+
+import math
+import re
+from dataclasses import replace
+
+import jax
+import pytest
+
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import Mesh, make_mesh
+from dalle_jax.parallel.rules import Rules
+from dalle_jax.train.loop import Trainer
+from dalle_jax.train.runner import Runner
+from dalle_jax.train.schedules import ConstantRate
+from tests.parallel.test_sharded_tasks import MODELS, ROWS, task_of
+
+COLLECTIVE = re.compile(r"= (.*?) (?:all-reduce|reduce-scatter)\(.*to_apply=%([\w.\-]+)")
+
+
+def summed(text: str) -> dict[str, int]:
+    """How many numbers the collectives of a compiled program sum, by dtype."""
+    found: dict[str, int] = {}
+    for shapes, computation in COLLECTIVE.findall(text):
+        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
+            name = "bf16" if "promoted" in computation else dtype
+            found[name] = found.get(name, 0) + math.prod(int(size) for size in shape.split(",") if size)
+    return found
+
+
+def compiled(kind: str, reduce_dtype: str) -> tuple[Runner, str]:
+    """The step of a task that computes in bfloat16, on eight devices that all hold all parameters."""
+    task = task_of(kind)
+    task._task = replace(task._task, model=replace(task._task.model, dtype="bfloat16"))
+    layout = Layout(make_mesh(Mesh(8, 1, 1)), Rules())
+    runner = Runner(task, Trainer(steps=1, schedule=ConstantRate(1e-3), reduce_dtype=reduce_dtype), layout)
+    spec = task.batch_spec(ROWS)
+    lies = layout.batch_shardings(spec)
+    batch = {name: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=lies[name]) for name, one in spec.items()}
+    lowered = runner._step.lower(runner.plan.target(), runner._frozen, batch, runner._key)
+    return runner, lowered.compile().as_text()
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", *MODELS])
+def test_in_float32_no_gradient_is_summed_in_anything_less(kind):
+    runner, text = compiled(kind, "float32")
+    found = summed(text)
+    parameters = sum(math.prod(one.shape) for one in runner.plan.abstract.params.values())
+    assert "bf16" not in found
+    assert found["f32"] >= parameters
+
+
+def test_in_bfloat16_matrices_and_tables_are_summed_so():
+    runner, text = compiled("dalle_bart", "bfloat16")
+    matrices = {
+        name: math.prod(one.shape)
+        for name, one in runner.plan.abstract.params.items()
+        if name.endswith(("kernel", "table")) and "positions" not in name
+    }
+    assert summed(text)["bf16"] == sum(matrices.values())

@@ -1,0 +1,111 @@
+"""A small transformer compiled for four chips that are not there. Needs libtpu (the extra ``plan``)."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+include 'data/codes_stand_in.gin'
+data.batch_size = 8
+task = @GenerateCodes
+task.captions.file = 'not/there.model'
+task.model = @DalleConfig
+task.model.text_vocab = 32
+task.model.text_length = 16
+task.model.codebook_size = 64
+task.model.grid = (8, 8)
+task.model.width = 128
+task.model.depth = 3
+task.model.heads = 2
+task.model.scan = True
+task.model.dtype = 'bfloat16'
+mesh.data = 1
+mesh.fsdp = -1
+mesh.tensor = 2
+trainer.steps = 10
+trainer.schedule = @ConstantRate
+trainer.schedule.rate = 1e-3
+trainer.ema = @ConstantEma
+trainer.ema.decay = 0.9
+"""
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (pip install 'dalle-jax[plan]')"
+)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("plan") / "small.gin"
+    path.write_text(CONFIG)
+    return path
+
+
+def plan(config: Path, *flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "dalle_jax", "plan", str(config), "--topology", "v5e:2x2", *flags]
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, env=environment)
+
+
+@needs_libtpu
+def test_a_small_model_fits_and_the_report_adds_up(config):
+    done = plan(config, "--json", "--sample", "4")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["fits"] and report["chips"] == report["devices"] == 4
+    assert report["mesh"] == {"data": 1, "fsdp": 2, "tensor": 2}
+    # float32 parameters, their average and two moments, most of them split over all four
+    assert report["whole_model_bytes"] == 4 * report["parameters"]
+    assert report["parameters"] * 4 <= report["state_bytes"] < report["parameters"] * 8
+    assert report["state_bytes"] <= report["initialisation_peak_bytes"] < report["peak_bytes"] < report["room_bytes"]
+    length, rows, width = 16 + 64, 8, 128
+    products = 12 * width * width * 3 * length + 32 * width * 16 + 64 * width * 64
+    assert report["model_flops"] == 6 * products * rows + 3 * 4 * length**2 * width * 3 * rows
+    assert report["hardware_flops"] >= report["model_flops"] * 0.9 and not report["uncounted"]
+    assert {"all-gather", "all-reduce"} & set(report["collectives"])
+    assert all(kind["sent"] > 0 for kind in report["collectives"].values())
+    line = report["roofline"]
+    assert 0 < line["least_seconds"] <= line["most_seconds"] and 0 < line["mfu_at_least_seconds"] <= 1
+    assert report["not_checked"] == ["the vocabulary against not/there.model, which is not there yet"]
+    assert report["sampler"]["fits"] and report["sampler"]["flops"] > 0
+
+
+@needs_libtpu
+def test_a_batch_that_does_not_fit_is_a_no_that_says_what_would(config):
+    done = plan(config, "--set", "data.batch_size=65536", "--json")
+    assert done.returncode == 1, done.stderr
+    report = json.loads(done.stdout)
+    assert not report["fits"] and report["peak_bytes"] > report["room_bytes"]
+    found = report["largest_batch"]
+    assert 0 < found["fits"] < found["does_not_fit"] <= 65536
+    assert report["smallest_slice"]["topology"].startswith("v5e:")
+    assert report["smallest_slice"]["peak_bytes"] <= report["room_bytes"]
+    assert done.stderr.count("GiB of") >= 2  # a line for each compilation
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("mesh.fsdp=3", "4 devices cannot be split"),
+        ("data.batch_size=7", "batch 'codes': dimension 'batch' of size 7"),
+        ("task.model.width=127", "does not divide"),
+    ],
+)
+def test_what_does_not_divide_is_bad_input_as_in_training(config, change, says):
+    done = plan(config, "--set", change, "--no-search")
+    assert done.returncode == 2
+    assert says in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
+def test_without_libtpu_one_line_names_the_extra(config):
+    done = plan(config)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [done.stderr.strip()] and "dalle-jax[plan]" in done.stderr
