@@ -77,7 +77,7 @@ def test_gradients_are_the_plain_formulas(name):
 def test_of_bfloat16_layers_sums_in_float32_are_those_of_float32(name):
     layer, plain, shapes = LAYERS[name]
     x, parameter = normal(0, *shapes[0]).astype(jnp.bfloat16), normal(1, *shapes[1])
-    weights = normal(2, *jax.eval_shape(plain, x, parameter).shape).astype(jnp.bfloat16)
+    weights = normal(2, *jax.eval_shape(layer, x, parameter).shape).astype(jnp.bfloat16)
     rounded = parameter.astype(jnp.bfloat16).astype(jnp.float32)
     expected = gradients(plain, x.astype(jnp.float32), rounded, weights.astype(jnp.float32))[1]
     with gradients_summed_in("float32"):
@@ -93,7 +93,7 @@ def test_of_bfloat16_layers_sums_in_float32_are_those_of_float32(name):
 def test_sums_in_bfloat16_have_its_eight_bits(name, dtype):
     layer, plain, shapes = LAYERS[name]
     x, parameter = normal(0, *shapes[0]).astype(dtype), normal(1, *shapes[1])
-    weights = normal(2, *jax.eval_shape(plain, x, parameter).shape).astype(dtype)
+    weights = normal(2, *jax.eval_shape(layer, x, parameter).shape).astype(dtype)
     with gradients_summed_in("bfloat16"):
         found = gradients(layer, x, parameter, weights)[1]
     np.testing.assert_array_equal(found, found.astype(jnp.bfloat16).astype(jnp.float32))
