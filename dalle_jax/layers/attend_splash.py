@@ -42,9 +42,14 @@ class Tiling:
     transposed: bool = False
 
 
+@functools.lru_cache(maxsize=2)
+def _ordered_mask(pattern: Pattern, length: int, transposed: bool) -> np.ndarray:
+    return pattern.transposed_mask() if transposed else pattern.mask(length)
+
+
 def stream_mask(pattern: Pattern, length: int, tiling: Tiling) -> np.ndarray:
     """Bool [padded padded]: who sees whom in a stream of ``length`` in the order in which the kernel gets it."""
-    mask = pattern.transposed_mask() if tiling.transposed else pattern.mask(length)
+    mask = _ordered_mask(pattern, length, tiling.transposed)
     whole = np.eye(tiling.length, dtype=bool)
     whole[: len(mask), : len(mask)] = mask
     return whole
