@@ -42,9 +42,14 @@ class Tiling:
     transposed: bool = False
 
 
+@functools.lru_cache(maxsize=2)
+def _ordered_mask(pattern: Pattern, length: int, transposed: bool) -> np.ndarray:
+    return pattern.transposed_mask() if transposed else pattern.mask(length)
+
+
 def stream_mask(pattern: Pattern, length: int, tiling: Tiling) -> np.ndarray:
     """Bool [padded padded]: who sees whom in a stream of ``length`` in the order in which the kernel gets it."""
-    mask = pattern.transposed_mask() if tiling.transposed else pattern.mask(length)
+    mask = _ordered_mask(pattern, length, tiling.transposed)
     whole = np.eye(tiling.length, dtype=bool)
     whole[: len(mask), : len(mask)] = mask
     return whole
@@ -73,21 +78,29 @@ def best_tiling(pattern: Pattern, length: int) -> Tiling:
 
 @functools.cache
 def _kernel(pattern: Pattern, length: int, tiling: Tiling, interpret: bool) -> Any:
-    """The kernel of one mask, for any number of heads: arrays of numpy, which belong to no trace and no device."""
-    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # a second that only TPUs have to spend
+    """The kernel of one mask, for any number of heads: arrays of numpy, which belong to no trace and no device.
 
-    block, parts = tiling.block, tiling.length // tiling.block
-    fused = parts <= MOST_FUSED
-    sizes = splash.BlockSizes(
+    Put together from the package's parts: its own ``make_splash_mha`` places arrays on a device, and there is none when
+    a program is compiled for a slice that is elsewhere.
+    """
+    # Imported here: it takes a second, which only those who use it should spend.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as infos
+    from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask import MultiHeadMask, NumpyMask
+
+    block, fused = tiling.block, tiling.length // tiling.block <= MOST_FUSED
+    mask = MultiHeadMask([NumpyMask(stream_mask(pattern, length, tiling))])
+    forward, mask_function = infos.process_mask(mask, (block, block))
+    backward, _ = infos.process_mask_dkv(mask, (block, block), shrink_grid=not fused)
+    sizes = kernels.BlockSizes(
         block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, use_fused_bwd_kernel=fused,
         block_q_dq=None if fused else block, block_kv_dq=None if fused else block,
     )  # fmt: skip
-    mask = splash.NumpyMask(stream_mask(pattern, length, tiling))
-    with jax.ensure_compile_time_eval():
-        kernel = splash.make_splash_mha_single_device(
-            splash.MultiHeadMask([mask]), block_sizes=sizes, residual_checkpoint_name=ATTENTION, interpret=interpret
-        )
-        return jax.tree.map(np.asarray, kernel)
+    return kernels.SplashAttentionKernel(
+        forward, None if fused else forward, backward, block_sizes=sizes, is_mqa=False, save_residuals=False,
+        mask_value=kernels.DEFAULT_MASK_VALUE, attn_logits_soft_cap=None, residual_checkpoint_name=ATTENTION,
+        mask_function=mask_function, interpret=interpret,
+    )  # fmt: skip
 
 
 def splash_attention(

@@ -20,11 +20,11 @@ NAMES = typing.get_args(Remat)
 
 
 def one_stream(**changes):
-    return dalle(("row", "column"), depth=5, last_attention="full", dropout=0.1, **changes)
+    return dalle(("row",), depth=3, last_attention="full", dropout=0.1, **changes)
 
 
 def clip(**changes):
-    tower = TowerConfig(width=16, layers=3, heads=2)
+    tower = TowerConfig(width=16, layers=2, heads=2)
     config = ClipConfig(
         image_size=16, patch=4, vision=tower, vocab_size=11, text_length=4, text=tower, embed_width=8, **changes
     )
@@ -58,9 +58,14 @@ def plain(make, scan):
     return jax.jit(jax.value_and_grad(loss))(state)
 
 
-@pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize(
-    ("make", "remat"), [*((one_stream, name) for name in NAMES[1:]), (dalle_bart, "full"), (clip, "full")]
+    ("make", "remat", "scan"),
+    [
+        *((one_stream, name, True) for name in NAMES[1:]),
+        (one_stream, "full", False),
+        (dalle_bart, "full", True),
+        (clip, "full", True),
+    ],
 )
 def test_loss_and_gradients_are_the_same(make, remat, scan):
     loss, state = loss_of(make(scan=scan, remat=remat))
