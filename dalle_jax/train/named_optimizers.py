@@ -50,8 +50,8 @@ class Optax:
     """An optimizer of optax by name, with its numeric arguments: ``settings = [("b1", 0.9), ("nesterov", True)]``.
 
     ``weight_decay`` goes where the optimizer has a place for it (before the trust ratio of LAMB and LARS), else it is
-    decoupled. LARS, SGD and the like gather momentum before the rate, not after it, so that a rate that changes acts at
-    once.
+    decoupled. LARS gathers its momentum before the rate, where optax's gathers it after, so a rate that changes acts at
+    once. Norms of parameters (LAMB, LARS, NovoGrad) are those of all layers together where layers are scanned.
     """
 
     name: str

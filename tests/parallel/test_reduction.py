@@ -8,16 +8,10 @@ import re
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from dalle_jax.layers.conv_blocks import convolve, convolve_transposed
-from dalle_jax.layers.embeddings import lookup
-from dalle_jax.layers.linear import Linear, project
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
-from dalle_jax.parallel.reduction import gradients_summed_in
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.train.loop import Trainer
 from dalle_jax.train.runner import Runner

@@ -38,22 +38,26 @@ def moved(transformation, scale: float, steps: int = 3) -> dict:
     return values
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("lars", "sgd", "sm3")])
+@pytest.mark.parametrize("name", NAMES)
 def test_at_a_constant_rate_each_is_optaxs_own(name):
     own = {"weight_decay": 0.0} if "weight_decay" in inspect.signature(NAMES[name]).parameters else {}
     ours = moved(Optax(name).transformation(PARAMETERS), -RATE)
     theirs = moved(NAMES[name](learning_rate=RATE, **own), 1.0)
     for one in ours:
         np.testing.assert_allclose(ours[one], theirs[one], rtol=1e-5, atol=1e-7)
-    assert float(jnp.abs(ours["up"] - params()["up"]).max()) > 1e-5
+    assert float(jnp.abs(ours["up"] - params()["up"]).max()) > 1e-6
 
 
-@pytest.mark.parametrize("name", ["lars", "sgd", "sm3"])
+@pytest.mark.parametrize("name", ["lars", "sgd"])
 def test_momentum_is_gathered_before_the_rate(name):
-    transformation = Optax(name, (("momentum", 0.9),)).transformation(PARAMETERS)
-    ours, theirs = moved(transformation, -RATE), moved(NAMES[name](learning_rate=RATE, momentum=0.9), 1.0)
-    for one in ours:  # the same at a constant rate
-        np.testing.assert_allclose(ours[one], theirs[one], rtol=1e-5, atol=1e-7)
+    transformation = Optax(name, (("momentum", 0.5),)).transformation(PARAMETERS)
+    state, found = transformation.init(params()), []
+    for step in range(2):
+        direction, state = transformation.update(gradients(step), state, params())
+        found.append(direction["bias"])
+    alone = Optax(name, (("momentum", 0.0),)).transformation(PARAMETERS)
+    second, _ = alone.update(gradients(1), alone.init(params()), params())
+    np.testing.assert_allclose(found[1], 0.5 * found[0] + second["bias"], rtol=1e-5)
 
 
 def test_settings_reach_the_optimizer():
@@ -114,11 +118,12 @@ def test_moments_lie_where_their_parameter_lies(name):
     lies = {"up": P("fsdp", "tensor"), "bias": P("tensor")}
     transformation = Optax(name).transformation(PARAMETERS)
     found = state_shardings(transformation, params(), lies, P())
-    flat, _ = jax.tree_util.tree_flatten_with_path(found, is_leaf=lambda leaf: isinstance(leaf, P))
-    state = dict(jax.tree_util.tree_flatten_with_path(transformation.init(params()))[0])
-    for path, spec in flat:
-        shape = state[path].shape
-        assert spec == {(4, 3): lies["up"], (3,): lies["bias"]}.get(shape, P()), (path, shape)
+    specs = jax.tree_util.tree_leaves_with_path(found, is_leaf=lambda leaf: isinstance(leaf, P))
+    moments = jax.tree_util.tree_leaves_with_path(transformation.init(params()))
+    for (path, spec), (_, leaf) in zip(specs, moments, strict=True):
+        of = next((one for one in lies if jax.tree_util.DictKey(one) in path), None)
+        whole = of is None or leaf.shape != params()[of].shape
+        assert spec == (P() if whole else lies[of]), (path, leaf.shape)
 
 
 def test_the_first_moment_of_adamw_may_be_held_in_16_bits():

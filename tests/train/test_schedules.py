@@ -66,12 +66,12 @@ def test_the_rate_is_halved_after_as_many_windows_without_a_better_loss():
     plateau = PlateauRate(1.0, window=2, patience=2, threshold=0.01, lowest=0.25)
     # Windows of two steps have the means 4, 3, 3, 3 (halved), 2, 2, 2 (halved), 2, 2 (already at the lowest).
     losses = [5.0, 3.0, 4.0, 2.0, 3.0, 3.0, 2.5, 3.5] + [2.0] * 6 + [1.999] * 4
-    assert shares(plateau, losses) == [1.0] * 8 + [0.5] * 6 + [0.25] * 4
+    assert shares(plateau, losses) == pytest.approx([1.0] * 8 + [0.5] * 6 + [0.25] * 4)
 
 
 def test_losses_of_the_warm_up_do_not_count():
     plateau = PlateauRate(1.0, warmup=3, window=1, patience=2, threshold=0.01)
-    assert shares(plateau, [0.0] * 3 + [9.0] * 4) == [1.0] * 6 + [0.5]
+    assert shares(plateau, [0.0] * 3 + [9.0] * 4) == pytest.approx([1.0] * 6 + [0.5])
 
 
 def test_plateaus_are_those_of_optax():
