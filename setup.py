@@ -49,7 +49,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],
-        "plan": ["libtpu>=0.0.40,<0.1"],
+        "plan": ["libtpu>=0.0.42,<0.0.51"],
     },
     entry_points={"console_scripts": ["dalle-jax = dalle_jax.__main__:main"]},
 )

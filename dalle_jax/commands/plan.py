@@ -19,8 +19,9 @@ ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_LOG_DIR": "disabled",
 }
-"""No device is looked for, and other processes may use libtpu meanwhile (else its lock file ends this one)."""
+"""No device is looked for, no log written, and others may use libtpu meanwhile (else its lock file ends this one)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,8 +18,8 @@ class Chip:
     ``flops`` are bfloat16 FLOP/s, ``memory`` bytes of HBM (or GDDR), ``bandwidth`` bytes/s of that memory,
     ``interconnect`` bytes/s over all links between chips, both directions together as makers publish it, None where
     there is no link. ``kinds`` are the values of ``jax.Device.device_kind``; ``devices`` is how many devices of jax one
-    chip is. ``usable`` are the bytes of a device that libtpu 0.0.42 lets a program have, as it says when it refuses one;
-    None where that is not known.
+    chip is. ``usable`` are the bytes of a device that libtpu 0.0.42 lets a program have, as it says on refusing
+    one; None where that is not known.
     """
 
     name: str

@@ -252,9 +252,12 @@ class LayoutJit:
             return self._jitted.lower(*args, **kwargs)
 
     def trace(self, *args: Any, **kwargs: Any) -> Any:
-        """Traces without running, as ``jax.jit(...).trace`` does: its ``jaxpr``, and ``lower()``."""
-        with jax.set_mesh(self._layout.mesh):
-            return self._jitted.trace(*args, **kwargs)
+        """Traces without running, as ``jax.jit(...).trace`` does: its ``jaxpr``, and ``lower()``.
+
+        The mesh is not made current: it may be of devices that are only compiled for, and what a trace computes on the
+        side (the masks of a kernel) would be sent there. Every sharding in it names its mesh.
+        """
+        return self._jitted.trace(*args, **kwargs)
 
     def compiles(self) -> int:
         """How many signatures it has been compiled for."""
