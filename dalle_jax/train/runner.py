@@ -7,7 +7,7 @@ import numpy as np
 
 from dalle_jax.arrays import Array, Int, Key
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.train import metrics
+from dalle_jax.train import metrics, recompile
 from dalle_jax.train.state import Arrays, Blueprint, State, plan
 from dalle_jax.train.step import make_step
 from dalle_jax.train.task import Batch, Sums, Task
@@ -27,6 +27,10 @@ class Runner:
         self._frozen_blueprint = None if frozen is None else Blueprint.of(frozen)
         self._frozen = _on_devices(frozen, self._frozen_blueprint, layout)
         self._task = task
+        self.mark: Array | None = None
+        self._compiled = 0
+        self._called: dict[str, str] = {}
+        self._recompiled: list[str] = []
         self._key = layout.jit(lambda: jax.random.key(trainer.seed), out_shardings=layout.replicated)()
         step = make_step(
             task,
@@ -37,6 +41,7 @@ class Runner:
             accumulate=trainer.accumulate,
             clip_norm=trainer.clip_norm,
             ema=trainer.ema,
+            skip=trainer.spikes,
         )
         outputs = (self.plan.shardings, layout.replicated)
         self._step = layout.jit(step, donate_argnums=0, out_shardings=outputs)
@@ -45,9 +50,21 @@ class Runner:
         self._draw = layout.jit(self._drawing, out_shardings=layout.replicated)
 
     def step(self, state: State, sums: Sums | None, batch: Batch) -> tuple[State, Sums]:
-        """One step; ``state`` and ``sums`` are donated, and the step's Sums are added to ``sums``."""
-        state, found = self._step(state, self._frozen, batch, self._key)
+        """One step; ``state`` and ``sums`` are donated, and the step's Sums are added to ``sums``.
+
+        ``mark`` is then an array that is ready when the step has finished; None where the Sums themselves are returned.
+        """
+        before = state
+        state, found = self._step(before, self._frozen, batch, self._key)
+        if self._step.compiles() != self._compiled:
+            self._note_compiled(before, batch)
+        self.mark = None if sums is None else found["skipped"][0]
         return state, self.merge(sums, found)
+
+    def recompiled(self) -> list[str]:
+        """Why the step was compiled again, for each time that it was since this was last asked."""
+        reasons, self._recompiled = self._recompiled, []
+        return reasons
 
     def evaluate(self, state: State, batch: Batch, index: int) -> Sums:
         """The task's figures on one held-out batch, with the averaged parameters where there are any."""
@@ -67,6 +84,12 @@ class Runner:
         """How often each function was compiled."""
         functions = {"step": self._step, "evaluate": self._evaluate, "pictures": self._draw}
         return {name: function.compiles() for name, function in functions.items()}
+
+    def _note_compiled(self, state: State, batch: Batch) -> None:
+        called = recompile.signature({"state": state._asdict(), "batch": batch})
+        if self._compiled:
+            self._recompiled.append(recompile.difference(self._called, called))
+        self._compiled, self._called = self._step.compiles(), called
 
     def _evaluation(
         self, params: Arrays, others: Arrays, frozen: Arrays, batch: Batch, key: Key[Array, ""], index: Int[Array, ""]

@@ -24,7 +24,8 @@ Arrays = dict[str, Any]
 class State(NamedTuple):
     """The whole of it; ``average`` is empty without an Ema. ``others`` are the variables that are no parameters.
 
-    ``skipped`` counts updates that were not finite and ``skipped_in_a_row`` those up to now without a good one between.
+    ``gradient_norms`` are running averages by objective (train/spikes.py). ``skipped`` counts updates that were not
+    finite, ``spiked`` those skipped for a spike, and ``skipped_in_a_row`` both, up to now with no good one between.
     """
 
     step: Any
@@ -32,7 +33,9 @@ class State(NamedTuple):
     others: Arrays
     average: Arrays
     optimizers: dict[str, Any]
+    gradient_norms: Arrays
     skipped: Any
+    spiked: Any
     skipped_in_a_row: Any
 
 
@@ -146,7 +149,8 @@ def plan(task: Task, optimizer: optimizers.Optimizer, averaged: bool, layout: La
         average = jax.tree.map(jnp.copy, params) if averaged else {}
         zero = jnp.zeros((), jnp.int32)
         states = {name: transformation.init({path: params[path] for path in paths}) for name, paths in trained.items()}
-        return State(zero, params, others, average, states, zero, zero)
+        norms = {name: jnp.zeros(()) for name in trained}
+        return State(zero, params, others, average, states, norms, zero, zero, zero)
 
     abstract = jax.eval_shape(build, jax.random.key(0))
     shardings = _shardings(blueprint, transformation, trained, abstract, layout)
@@ -172,7 +176,9 @@ def _shardings(
         others={name: lies[name] for name in abstract.others},
         average={name: lies[name] for name in abstract.average},
         optimizers=states,
+        gradient_norms=dict.fromkeys(trained, whole),
         skipped=whole,
+        spiked=whole,
         skipped_in_a_row=whole,
     )
 
