@@ -1,10 +1,11 @@
 """The only translator from logical axes to devices, the same for training, restoring, sampling and serving."""
 
+import contextlib
 import contextvars
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +21,21 @@ from dalle_jax.parallel.rules import Rules
 Axes = Sequence[str | None]
 
 _current: contextvars.ContextVar["Layout | None"] = contextvars.ContextVar("layout", default=None)
+_nowhere: contextvars.ContextVar[bool] = contextvars.ContextVar("nowhere", default=False)
+
+
+@contextlib.contextmanager
+def nowhere() -> Iterator[None]:
+    """While it is open what is traced is only looked at: ``platform`` says "none" and ``constrain`` does nothing.
+
+    So every layer is traced in its plainest form, the same on every machine, and can be counted (train/flops.py).
+    """
+    layout, flag = _current.set(None), _nowhere.set(True)
+    try:
+        yield
+    finally:
+        _current.reset(layout)
+        _nowhere.reset(flag)
 
 
 def constrain(x: Array, *axes: str | None) -> Array:
@@ -36,7 +52,9 @@ def constrain(x: Array, *axes: str | None) -> Array:
 
 
 def platform() -> str:
-    """What the code being traced will run on: "cpu", "gpu" or "tpu"."""
+    """What the code being traced will run on: "cpu", "gpu" or "tpu"; "none" inside ``nowhere``."""
+    if _nowhere.get():
+        return "none"
     layout = _current.get()
     name = jax.default_backend() if layout is None else layout.platform
     return "gpu" if name in ("cuda", "rocm") else name
@@ -180,6 +198,11 @@ class LayoutJit:
         """Traces and lowers without running, as ``jax.jit(...).lower`` does."""
         with jax.set_mesh(self._layout.mesh):
             return self._jitted.lower(*args, **kwargs)
+
+    def trace(self, *args: Any, **kwargs: Any) -> Any:
+        """Traces without running, as ``jax.jit(...).trace`` does: its ``jaxpr``, and ``lower()``."""
+        with jax.set_mesh(self._layout.mesh):
+            return self._jitted.trace(*args, **kwargs)
 
     def compiles(self) -> int:
         """How many signatures it has been compiled for."""
