@@ -1,9 +1,13 @@
 """Examples to the arrays that several tasks have in common."""
 
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dalle_jax.config.errors import UserError
 from dalle_jax.images.resize import centre_square
 
 
@@ -21,3 +25,20 @@ def pixel_spec(batch_size: int, size: int) -> jax.ShapeDtypeStruct:
 def text_spec(batch_size: int, length: int) -> jax.ShapeDtypeStruct:
     """The shape and dtype of token rows."""
     return jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
+
+
+def code_rows(examples: dict[str, list[Any]], grid: tuple[int, int], codebook_size: int) -> np.ndarray:
+    """Codes that an image tokenizer wrote ahead, as int32 [B I]; raises UserError where there are none, or others."""
+    if "codes" not in examples:
+        raise UserError(
+            f"task.image_tokenizer is not given, so the data must hold codes; it holds {', '.join(sorted(examples))}"
+        )
+    rows = [np.asarray(codes).reshape(-1) for codes in examples["codes"]]
+    count = math.prod(grid)
+    for row in rows:
+        if len(row) != count or row.min() < 0 or row.max() >= codebook_size:
+            raise UserError(
+                f"task.model: expected {count} codes (grid {tuple(grid)}) from 0 to {codebook_size - 1}, the data "
+                f"gives {len(row)} from {row.min()} to {row.max()}"
+            )
+    return np.stack(rows).astype(np.int32)

@@ -48,7 +48,12 @@ class Captions:
 
 
 def check_vocabulary(captions: Captions, vocabulary: int, length: int, where: str) -> None:
-    """Raises UserError where the model's vocabulary is not the text tokenizer's."""
+    """Raises UserError where the model's vocabulary is not the text tokenizer's.
+
+    A file that is not there is not checked: a plan needs none. Training asks for it before anything else.
+    """
+    if not Path(captions.file).is_file():
+        return
     found = captions.tokenizer(length).vocab_size
     if found != vocabulary:
         raise UserError(

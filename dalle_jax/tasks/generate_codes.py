@@ -1,5 +1,6 @@
 """Training a text-to-image transformer: captions to the codes of a frozen image tokenizer."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.pipelines.load import ModelFile, build, load_image_tokenizer
 from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
-from dalle_jax.tasks.batches import pixel_rows, pixel_spec, text_spec
+from dalle_jax.tasks.batches import code_rows, pixel_rows, pixel_spec, text_spec
 from dalle_jax.tasks.captions import Captions, check_vocabulary
 from dalle_jax.train.task import Batch, Objective, Seed, Sums
 
@@ -35,12 +36,15 @@ class GenerateCodes:
     (1/8 and 7/8 in DALL·E 1, arXiv 2102.12092, section 2.2); the nll per code alone where no text is predicted.
     ``blank_captions`` is the share of captions replaced by the empty one, which is what guidance needs. ``guidance`` is
     used for the pictures drawn while training.
+
+    ``image_tokenizer``, the folder of a trained one, encodes pictures of ``image_size`` inside the step. Without both
+    of them the data holds codes that were written ahead, and nothing is drawn while training.
     """
 
     model: DalleConfig | DalleBartConfig
-    image_tokenizer: str
-    image_size: int
     captions: Captions
+    image_tokenizer: str | None = None
+    image_size: int | None = None
     text_weight: float = 0.125
     blank_captions: float = 0.1
     guidance: float = 3.0
@@ -48,18 +52,30 @@ class GenerateCodes:
     def __post_init__(self) -> None:
         if not 0.0 <= self.blank_captions < 1.0:
             raise ValueError(f"blank_captions: expected a share in [0, 1), got {self.blank_captions}")
+        if (self.image_tokenizer is None) != (self.image_size is None):
+            raise ValueError(
+                "image_tokenizer and image_size: expected both, or neither where the data holds codes, got "
+                f"{self.image_tokenizer!r} and {self.image_size}"
+            )
+        if self.image_tokenizer is None and self.model.code_width:
+            raise ValueError(
+                f"model.code_width: expected 0 without an image_tokenizer, whose code vectors are looked at, "
+                f"got {self.model.code_width}"
+            )
 
     def prepare(self, examples: dict[str, list[Any]], seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
-        """``pixels`` uint8 [B H W 3] and ``text`` int32 [B T]."""
+        """``pixels`` uint8 [B H W 3], or ``codes`` int32 [B I] that were written ahead, and ``text`` int32 [B T]."""
         text = self.captions.rows(examples["caption"], self.model.text_length, seeds)
-        return {"pixels": pixel_rows(examples["image"], self.image_size), "text": text}
+        if self.image_size is not None:
+            return {"pixels": pixel_rows(examples["image"], self.image_size), "text": text}
+        return {"codes": code_rows(examples, self.model.grid, self.model.codebook_size), "text": text}
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of ``prepare``."""
-        return {
-            "pixels": pixel_spec(batch_size, self.image_size),
-            "text": text_spec(batch_size, self.model.text_length),
-        }
+        text = text_spec(batch_size, self.model.text_length)
+        if self.image_size is not None:
+            return {"pixels": pixel_spec(batch_size, self.image_size), "text": text}
+        return {"codes": text_spec(batch_size, math.prod(self.model.grid)), "text": text}
 
     def init(self, rngs: nnx.Rngs) -> Dalle | DalleBart:
         """A new transformer, which knows the tokenizer's code vectors if it looks at them."""
@@ -71,12 +87,16 @@ class GenerateCodes:
 
     @cached_property
     def _tokenizer(self) -> Any:
+        if self.image_tokenizer is None:
+            return None
         with jax.ensure_compile_time_eval():  # ``init`` runs under a trace, and what is kept here must outlive it
             return load_image_tokenizer(Path(self.image_tokenizer))
 
     def frozen(self) -> Any:
-        """The image tokenizer, with its averaged weights."""
+        """The image tokenizer, with its averaged weights, or None where the data holds codes."""
         tokenizer = self._tokenizer
+        if tokenizer is None or self.image_size is None:
+            return None
         side = self.image_size // tokenizer.downsample
         if tokenizer.codebook_size != self.model.codebook_size or (side, side) != tuple(self.model.grid):
             raise UserError(
@@ -103,26 +123,32 @@ class GenerateCodes:
         blank_key, dropout_key = jax.random.split(key)
         blank = jax.random.bernoulli(blank_key, self.blank_captions, (batch["text"].shape[0], 1))
         text = jnp.where(blank, 0, batch["text"])
-        image, words = self._likelihoods(module, frozen, batch["pixels"], text, dropout_key)
+        image, words = self._likelihoods(module, frozen, batch, text, dropout_key)
         loss = dalle_loss(words, image, text_weight=self.text_weight)
         return loss, _sums(image, words) | {"loss": (loss, jnp.ones(()))}
 
     def _likelihoods(
-        self, module: Any, frozen: Any, pixels: Array, text: Int[Array, "B T"], dropout_key: Key[Array, ""] | None
+        self, module: Any, frozen: Any, batch: Batch, text: Int[Array, "B T"], dropout_key: Key[Array, ""] | None
     ) -> tuple[Float[Array, "B I"], Float[Array, "B T"] | None]:
         """Nats of every code and, where the model predicts text, of every token."""
-        codes = jax.lax.stop_gradient(frozen.encode(to_float(pixels)).reshape(pixels.shape[0], -1))  # [B I]
+        if frozen is None:
+            codes = batch["codes"]  # [B I]
+        else:
+            codes = frozen.encode(to_float(batch["pixels"])).reshape(text.shape[0], -1)
+            codes = jax.lax.stop_gradient(codes)
         logits = module(text, codes, dropout_key=dropout_key)
         return cross_entropy(logits.image, codes), None if logits.text is None else cross_entropy(logits.text, text)
 
     def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
         """Nats per code (and per text token) on held-out pictures with their captions."""
         del key
-        return _sums(*self._likelihoods(module, frozen, batch["pixels"], batch["text"], None))
+        return _sums(*self._likelihoods(module, frozen, batch, batch["text"], None))
 
-    def pictures(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"]:
-        """One sample for each of the first captions, always with the same keys."""
+    def pictures(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"] | None:
+        """One sample for each of the first captions, always with the same keys; None with nothing to decode them."""
         del key
+        if frozen is None:
+            return None
         text = batch["text"][:PICTURES]
         keys = picture_keys(jnp.zeros(text.shape[0], jnp.int32), 1)  # [P 1]
         settings = Settings.of(text.shape[0], guidance=self.guidance)
@@ -130,8 +156,8 @@ class GenerateCodes:
         return frozen.decode(codes.reshape(-1, *self.model.grid))
 
     def model_files(self) -> dict[str, bytes]:
-        """``model.gin``, which also says which image tokenizer the codes are of, and ``text.model``."""
-        tokenizer = str(Path(self.image_tokenizer).absolute())
+        """``model.gin``, which also says which image tokenizer encoded the pictures, and ``text.model``."""
+        tokenizer = None if self.image_tokenizer is None else str(Path(self.image_tokenizer).absolute())
         file = ModelFile(model=self.model, image_tokenizer=tokenizer)
         return {"model.gin": render(file).encode(), "text.model": self.captions.model}
 

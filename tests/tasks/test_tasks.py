@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from dalle_jax.config.errors import UserError
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
@@ -98,3 +101,52 @@ def test_reconstruction_loss_is_what_its_docstring_says():
 def test_a_picture_size_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="multiple of 4"):
         TokenizeImages(model=VQVAE, image_size=18)
+
+
+def test_codes_written_ahead_train_as_their_pictures_do(generate, batch):
+    module, tokenizer = Dalle(generate.model, rngs=nnx.Rngs(0)), Vqvae(VQVAE, rngs=nnx.Rngs(1))
+    ahead = GenerateCodes(**{**vars(generate), "image_tokenizer": None, "image_size": None})
+    codes = np.asarray(tokenizer.encode(batch["pixels"] / 255.0))  # [B h w]
+    prepared = ahead.prepare({"codes": list(codes), "caption": ["a red circle", "a blue square"] * 2}, None)
+    spec = ahead.batch_spec(4)
+    assert {name: (rows.shape, rows.dtype) for name, rows in prepared.items()} == {
+        name: (one.shape, one.dtype) for name, one in spec.items()
+    }
+    key, step = jax.random.key(0), jnp.int32(0)
+    pictures = generate.loss(module, tokenizer, batch, key, step)
+    np.testing.assert_allclose(ahead.loss(module, None, prepared, key, step)[0], pictures[0], rtol=1e-6)
+    expected = generate.evaluate(module, tokenizer, batch, key)["image_nll"]
+    np.testing.assert_allclose(ahead.evaluate(module, None, prepared, key)["image_nll"], expected, rtol=1e-6)
+    assert ahead.frozen() is None and ahead.pictures(module, None, prepared, key) is None
+    assert b"image_tokenizer = None" in ahead.model_files()["model.gin"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "says"),
+    [
+        (None, "the data must hold codes; it holds caption, image"),
+        (np.full((4, 4), 16), r"expected 16 codes \(grid \(4, 4\)\) from 0 to 15, the data gives 16 from 16 to 16"),
+        (np.zeros((2, 4), int), "the data gives 8 from 0 to 0"),
+    ],
+)
+def test_data_without_the_codes_that_a_model_is_for_is_an_error(generate, codes, says):
+    ahead = GenerateCodes(**{**vars(generate), "image_tokenizer": None, "image_size": None})
+    examples = {"caption": ["a red circle"]} | ({"image": [None]} if codes is None else {"codes": [codes]})
+    with pytest.raises(UserError, match=says):
+        ahead.prepare(examples, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"image_size": None}, "expected both, or neither"),
+        ({"image_tokenizer": None}, "expected both, or neither"),
+        ({"image_tokenizer": None, "image_size": None, "model": "wide"}, "expected 0 without an image_tokenizer"),
+    ],
+)
+def test_half_of_a_tokenizer_is_an_error(generate, changes, says):
+    settings = vars(generate) | changes
+    if settings["model"] == "wide":
+        settings["model"] = replace(generate.model, code_width=4)
+    with pytest.raises(ValueError, match=says):
+        GenerateCodes(**settings)
