@@ -7,12 +7,13 @@ import statistics
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 HISTORY = 8
 """Earlier values that a figure is compared with."""
 
 
+@runtime_checkable
 class Detector(Protocol):
     """Something that can be wrong with a run."""
 

@@ -27,6 +27,7 @@ class Monitor:
         self._before = self._pace.spent()
         self._ledger = Ledger(out, step) if hosts.is_first() else None
         self._straggler, self._names = speed.Straggler(), speed.host_names()
+        self._flops: tuple[float | None, float | None] | None = None
         self._peak = peak_flops(layout.mesh.devices.flat)
         watchdog.starts(step)
 
@@ -86,12 +87,16 @@ class Monitor:
         return found, said
 
     def _rates(self, steps_per_second: float) -> dict[str, float]:
-        """Examples per second and, where the chip's peak is known, how much of it is used."""
+        """Examples per second and, where they are known, the shares of the chips' peak that are made use of."""
         found = {"speed/examples_per_second": steps_per_second * self._batch_size}
-        if self._peak is not None:
-            model, hardware = self._runner.flops()
-            found["speed/mfu"] = model * steps_per_second / self._peak
-            found["speed/hfu"] = hardware * steps_per_second / self._peak
+        if self._peak is None:
+            return found
+        if self._flops is None:  # counted once, which takes as long as tracing the step
+            with self._pace.pause():
+                self._flops = self._runner.flops(self._batch_size)
+        for name, flops in zip(("speed/mfu", "speed/hfu"), self._flops, strict=True):
+            if flops is not None:
+                found[name] = flops * steps_per_second / self._peak
         return found
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from dalle_jax.arrays import Array, Int, Key
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.train import metrics, recompile
+from dalle_jax.train import flops, metrics, recompile
 from dalle_jax.train.state import Arrays, Blueprint, State, plan
 from dalle_jax.train.step import make_step
 from dalle_jax.train.task import Batch, Sums, Task
@@ -26,7 +26,7 @@ class Runner:
         frozen = task.frozen()
         self._frozen_blueprint = None if frozen is None else Blueprint.of(frozen)
         self._frozen = _on_devices(frozen, self._frozen_blueprint, layout)
-        self._task = task
+        self._task, self._accumulate = task, trainer.accumulate
         self.mark: Array | None = None
         self._compiled = 0
         self._called: dict[str, str] = {}
@@ -84,6 +84,15 @@ class Runner:
         """How often each function was compiled."""
         functions = {"step": self._step, "evaluate": self._evaluate, "pictures": self._draw}
         return {name: function.compiles() for name, function in functions.items()}
+
+    def flops(self, batch_size: int) -> tuple[float | None, float | None]:
+        """Model and hardware FLOPs of one step (train/flops.py); None where something in it has no known count."""
+        batch = self._task.batch_spec(batch_size)
+        model = flops.model_flops(self._task, self.plan, self._frozen_blueprint, batch, self._accumulate)
+        traced = self._step.trace(self.plan.target(), self._frozen, batch, self._key)
+        counts = (model, flops.count(traced.jaxpr))
+        whole = [None if count.uncounted else count.total for count in counts]
+        return whole[0], whole[1]
 
     def _note_compiled(self, state: State, batch: Batch) -> None:
         called = recompile.signature({"state": state._asdict(), "batch": batch})

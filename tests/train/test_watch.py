@@ -2,11 +2,13 @@ import io
 import json
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.train import metrics
 from dalle_jax.train.detectors import detectors
+from dalle_jax.train.pictures import one_colour
 from dalle_jax.train.watch import Watch
 from dalle_jax.train.writers import Progress, Writers, clock
 
@@ -41,6 +43,15 @@ def test_a_figure_that_is_not_finite_is_written_as_null(tmp_path):
     writers.figures(1, {"loss": float("nan"), "psnr": 20.0})
     writers.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": None, "psnr": 20.0}
+
+
+def test_pictures_of_one_colour_are_counted_whatever_the_colour_and_the_noise():
+    rng = np.random.default_rng(0)
+    noisy = np.array([0.9, 0.2, 0.4]) + 0.005 * rng.standard_normal((8, 8, 3))
+    stripes = np.zeros((8, 8, 3))
+    stripes[::2] = (0.5, 0.0, 0.0)
+    drawn = np.stack([np.zeros((8, 8, 3)), noisy, stripes, rng.random((8, 8, 3))]).astype(np.float32)
+    assert one_colour(drawn) == 0.5
 
 
 class Terminal(io.StringIO):
