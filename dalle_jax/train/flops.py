@@ -42,7 +42,7 @@ class Count:
     def __add__(self, other: "Count") -> "Count":
         return Count(self.fixed + other.fixed, self.moved + other.moved, self.uncounted | other.uncounted)
 
-    def times(self, count: float) -> "Count":
+    def times(self, count: int) -> "Count":
         """The same, ``count`` times over."""
         return Count(self.fixed * count, self.moved * count, self.uncounted)
 
@@ -144,10 +144,14 @@ def _settled(body: Any, fixed: list[bool], carry: list[bool], rest: list[bool]) 
 
 
 def _scan(eqn: Any, inputs: list[bool]) -> tuple[Count, list[bool]]:
-    body, consts, carries = _open(eqn.params["jaxpr"]), eqn.params["num_consts"], eqn.params["num_carry"]
+    body, params = _open(eqn.params["jaxpr"]), eqn.params
+    if "num_carry" in params:
+        consts, carries = params["num_consts"], params["num_carry"]
+    else:  # jax 0.12 keeps the three parts of the inputs as trees
+        consts, carries = (len(part) for part in params["ft_in"].unpack()[:2])
     carry, rest = inputs[consts : consts + carries], inputs[consts + carries :]
     found, outputs = _settled(body, inputs[:consts], carry, rest)
-    return found.times(eqn.params["length"]), outputs
+    return found.times(params["length"]), outputs
 
 
 def _while(eqn: Any, inputs: list[bool]) -> tuple[Count, list[bool]]:

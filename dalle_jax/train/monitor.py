@@ -1,7 +1,7 @@
 """What the loop says about itself while it runs: speed, goodput, recompiles, other hosts, and a watchdog over it."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ class Monitor:
         self._ledger = Ledger(out, step) if hosts.is_first() else None
         self._straggler, self._names = speed.Straggler(), speed.host_names()
         self._flops: tuple[float | None, float | None] | None = None
-        self._peak = peak_flops(layout.mesh.devices.flat)
+        self._peak = peak_flops([device.device_kind for device in layout.mesh.devices.flat])
         watchdog.starts(step)
 
     def batch(self, get: Callable[[], T]) -> T:
@@ -73,8 +73,7 @@ class Monitor:
         Right after the devices were waited for. An interval with no step by the clock has figures of the run alone.
         """
         spent = self._pace.spent()
-        interval = speed.Spent(*(now - before for now, before in zip(spent, self._before, strict=True)))
-        self._before = spent
+        interval, self._before = spent.since(self._before), spent
         found = {"speed/compiles": float(self._runner.compiles()["step"])}
         if self._ledger is not None:
             found["speed/goodput"] = self._ledger.goodput(spent.useful)
@@ -100,8 +99,8 @@ class Monitor:
         return found
 
 
-def peak_flops(devices: Iterable[jax.Device]) -> float | None:
-    """FLOP/s of the devices together by their makers' data sheets, or None where one of them is not known."""
-    chips = [chip_of(device.device_kind) for device in devices]
+def peak_flops(kinds: Sequence[str]) -> float | None:
+    """FLOP/s of devices of those kinds together, by their makers' data sheets; None where one of them is not known."""
+    chips = [chip_of(kind) for kind in kinds]
     known = [chip.device_flops for chip in chips if chip is not None]
     return sum(known) if len(known) == len(chips) else None

@@ -30,6 +30,10 @@ class Spent(NamedTuple):
         """Seconds in steps that had their batch."""
         return self.seconds - self.waited
 
+    def since(self, before: "Spent") -> "Spent":
+        """What was spent after ``before``."""
+        return Spent(self.steps - before.steps, self.seconds - before.seconds, self.waited - before.waited)
+
 
 class Pace:
     """The clock of one process's loop. It starts when the first step has been handed over, so compiling is left out.
