@@ -157,8 +157,10 @@ def _update(
 
 def _count(state: State, kept: Any, finite: Array, spiked: Array) -> State:
     bad, spike = 1 - finite.astype(jnp.int32), spiked.astype(jnp.int32)
+    params, others, average, optimizers, norms = kept
     in_a_row = (state.skipped_in_a_row + bad + spike) * (bad + spike)
-    return State(state.step + 1, *kept, state.skipped + bad, state.spiked + spike, in_a_row)
+    skipped, spiked = state.skipped + bad, state.spiked + spike
+    return State(state.step + 1, params, others, average, optimizers, norms, skipped, spiked, in_a_row)
 
 
 def _report(sums: Mapping[str, Any], finite: Array) -> Sums:

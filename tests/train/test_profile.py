@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 
 import pytest
@@ -24,27 +25,22 @@ def traces(out):
     return list((out / "profile").rglob("*.xplane.pb"))
 
 
-def test_the_steps_asked_for_are_traced_and_one_line_says_where(tmp_path, capsys):
-    train(TASK, Lines(), TRAINER, layout(), tmp_path, CONFIG, Steps(12, 14))
+def test_the_steps_asked_for_are_traced_to_the_end_at_most_and_one_line_says_where(tmp_path, capsys):
+    train(TASK, Lines(), TRAINER, layout(), tmp_path, CONFIG, Steps(18, 30))
     (file,) = traces(tmp_path)
     assert file.stat().st_size > 1000
     said = [line for line in capsys.readouterr().err.splitlines() if "traced" in line]
-    assert len(said) == 1 and str(tmp_path / "profile") in said[0] and "the steps after 12 up to 14 into" in said[0]
+    assert len(said) == 1 and str(tmp_path / "profile") in said[0] and "the steps after 18 up to 20 into" in said[0]
 
 
-def test_the_signal_traces_the_next_steps_of_a_run_and_nothing_is_written_otherwise(tmp_path, capsys):
+def test_the_signal_traces_the_next_five_steps(tmp_path, capsys):
     before = signal.getsignal(signal.SIGUSR1)
-    train(TASK, Lines(), TRAINER, layout(), tmp_path / "plain", CONFIG)
-    assert not (tmp_path / "plain" / "profile").exists()
-    train(TASK, Signals(), TRAINER, layout(), tmp_path / "asked", CONFIG)
-    assert len(traces(tmp_path / "asked")) == 1
-    assert len([line for line in capsys.readouterr().err.splitlines() if "traced" in line]) == 1
-    assert signal.getsignal(signal.SIGUSR1) == before
-
-
-def test_steps_beyond_the_end_are_traced_to_the_end(tmp_path):
-    train(TASK, Lines(), TRAINER, layout(), tmp_path, CONFIG, Steps(18, 30))
+    train(TASK, Signals(), TRAINER, layout(), tmp_path, CONFIG)
     assert len(traces(tmp_path)) == 1
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "traced" in line]
+    first, last = map(int, re.search(r"after (\d+) up to (\d+)", said).groups())
+    assert last == first + 5
+    assert signal.getsignal(signal.SIGUSR1) == before
 
 
 @pytest.mark.parametrize("text", ["100", "5:5", "7:3", "a:b", "-1:3", ":"])
