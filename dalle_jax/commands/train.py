@@ -10,6 +10,7 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh
 from dalle_jax.runs import TrainRun
 from dalle_jax.train.loop import TrainResult, train
+from dalle_jax.train.profile import Steps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,17 +18,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a config file, such as configs/demo/tokenizer.gin")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="the last word on one field")
     parser.add_argument("--out", type=Path, help="the run folder (default: runs/ and the config's name)")
+    parser.add_argument(
+        "--profile",
+        metavar="FIRST:LAST",
+        help="trace the steps after step FIRST up to step LAST into the run folder's profile/; SIGUSR1 traces 5 steps",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains to the end of the config's steps, or until it is told to stop, and saves."""
+    profile = None if args.profile is None else Steps.parse(args.profile)
     config: TrainRun = load(args.config, TrainRun, args.set)
     hosts.join()
-    train_stage(config, args.out or Path("runs") / Path(args.config).stem)
+    train_stage(config, args.out or Path("runs") / Path(args.config).stem, profile)
     return 0
 
 
-def train_stage(config: TrainRun, out: Path) -> TrainResult:
-    """Trains one stage into ``out``."""
+def train_stage(config: TrainRun, out: Path, profile: Steps | None = None) -> TrainResult:
+    """Trains one stage into ``out``; ``profile`` are steps to trace."""
     layout = Layout(make_mesh(config.mesh), config.rules)
-    return train(config.task, config.data.open(), config.trainer, layout, out, render(config))
+    return train(config.task, config.data.open(), config.trainer, layout, out, render(config), profile)

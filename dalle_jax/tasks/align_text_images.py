@@ -1,5 +1,6 @@
 """Training CLIP: a picture and its caption end up at the same place."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,7 +70,10 @@ class AlignTextImages:
     def loss(
         self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], Sums]:
-        """The contrastive loss of a batch, the first of its pictures seen through the tokenizer."""
+        """The contrastive loss of a batch, the first of its pictures seen through the tokenizer.
+
+        ``loss_of_uniform`` is the loss as a share of what guessing within the batch gives, the logarithm of its size.
+        """
         del key, step
         pixels = to_float(batch["pixels"])
         through = 0 if frozen is None else round(self.reconstructed * pixels.shape[0])
@@ -79,7 +83,12 @@ class AlignTextImages:
         image, text = module.encode_image(pixels), module.encode_text(batch["text"])
         loss = contrastive(image, text, module.logit_scale, same_meaning(batch["text"], batch["meaning"]))
         one = jnp.ones(())
-        return loss, {"loss": (loss, one), "logit_scale": (module.logit_scale, one)}
+        guessing = math.log(max(pixels.shape[0], 2))
+        return loss, {
+            "loss": (loss, one),
+            "loss_of_uniform": (loss / guessing, one),
+            "logit_scale": (module.logit_scale, one),
+        }
 
     def evaluate(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
         """Retrieval within the batch, through the tokenizer where there is one: is the caption found for the picture?

@@ -125,24 +125,43 @@ class GenerateCodes:
         text = jnp.where(blank, 0, batch["text"])
         image, words = self._likelihoods(module, frozen, batch, text, dropout_key)
         loss = dalle_loss(words, image, text_weight=self.text_weight)
-        return loss, _sums(image, words) | {"loss": (loss, jnp.ones(()))}
+        guessing = math.log(self.model.codebook_size)
+        sums = _sums(image, words) | {"loss": (loss, jnp.ones(()))}
+        return loss, sums | {"image_nll_of_uniform": (jnp.sum(image) / guessing, sums["image_nll"][1])}
+
+    def _codes(self, frozen: Any, batch: Batch) -> Int[Array, "B I"]:
+        """The codes of the pictures, or those that were written ahead."""
+        if frozen is None:
+            return batch["codes"]
+        pixels = batch["pixels"]
+        return jax.lax.stop_gradient(frozen.encode(to_float(pixels)).reshape(pixels.shape[0], -1))
 
     def _likelihoods(
         self, module: Any, frozen: Any, batch: Batch, text: Int[Array, "B T"], dropout_key: Key[Array, ""] | None
     ) -> tuple[Float[Array, "B I"], Float[Array, "B T"] | None]:
         """Nats of every code and, where the model predicts text, of every token."""
-        if frozen is None:
-            codes = batch["codes"]  # [B I]
-        else:
-            codes = frozen.encode(to_float(batch["pixels"])).reshape(text.shape[0], -1)
-            codes = jax.lax.stop_gradient(codes)
+        codes = self._codes(frozen, batch)
         logits = module(text, codes, dropout_key=dropout_key)
         return cross_entropy(logits.image, codes), None if logits.text is None else cross_entropy(logits.text, text)
 
     def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
-        """Nats per code (and per text token) on held-out pictures with their captions."""
+        """Nats per code (and per text token) on held-out pictures with their captions, and what guidance can do."""
         del key
-        return _sums(*self._likelihoods(module, frozen, batch, batch["text"], None))
+        sums = _sums(*self._likelihoods(module, frozen, batch, batch["text"], None))
+        return sums | (self._guidance_effect(module, frozen, batch) if self.blank_captions else {})
+
+    def _guidance_effect(self, module: Any, frozen: Any, batch: Batch) -> Sums:
+        """How far a caption moves the logits of the codes: the mean of |with it - without it|, in nats.
+
+        Guidance adds multiples of that difference (sampling/guidance.py), and a part that is the same for all codes of
+        a place changes nothing, so it is taken off. On the first few pictures, their codes given.
+        """
+        codes, text = self._codes(frozen, batch)[:PICTURES], batch["text"][:PICTURES]  # [n I] [n T]
+        text = jnp.concatenate([text, jnp.zeros_like(text)])
+        with_text, without = jnp.split(module(text, jnp.concatenate([codes, codes])).image, 2)  # [n I K] each
+        moved = with_text - without
+        moved = jnp.abs(moved - moved.mean(axis=-1, keepdims=True))
+        return {"guidance_effect": (jnp.sum(moved), jnp.asarray(moved.size, jnp.float32))}
 
     def pictures(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"] | None:
         """One sample for each of the first captions, always with the same keys; None with nothing to decode them."""

@@ -24,7 +24,7 @@ from dalle_jax.train.state import Blueprint, State
 
 FOLDER = "checkpoints"
 ROOM_BYTES = 2_000_000
-COUNTERS = ("step", "skipped", "skipped_in_a_row")
+COUNTERS = ("step", "skipped", "spiked", "skipped_in_a_row")
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ def to_parts(state: State) -> dict[str, Any]:
         "params": state.params,
         "others": state.others,
         "average": state.average,
+        "gradient_norms": state.gradient_norms,
         "counters": {name: getattr(state, name) for name in COUNTERS},
         "optimizers": _named_leaves(state.optimizers),
         "schedule": _named_leaves(state.schedule),
@@ -145,7 +146,9 @@ def from_parts(parts: Mapping[str, Any], target: State) -> State:
         others=parts.get("others", {}),
         average=parts.get("average", {}),
         optimizers=_from_leaves(parts.get("optimizers", {}), target.optimizers),
+        gradient_norms=parts["gradient_norms"],
         skipped=counters["skipped"],
+        spiked=counters["spiked"],
         skipped_in_a_row=counters["skipped_in_a_row"],
         schedule=_from_leaves(parts.get("schedule", {}), target.schedule),
     )

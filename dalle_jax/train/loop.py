@@ -12,11 +12,15 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.reduction import ReduceDtype
-from dalle_jax.train import decay, feed, metrics, optimizers, pictures, schedules
+from dalle_jax.train import decay, detectors, feed, metrics, optimizers, pictures, schedules
 from dalle_jax.train.checkpoint import Checkpoints, Meta
 from dalle_jax.train.ema import Ema
 from dalle_jax.train.interrupt import Interrupt, command_to_go_on
+from dalle_jax.train.monitor import Monitor
+from dalle_jax.train.profile import Profiler, Steps
 from dalle_jax.train.runner import Runner
+from dalle_jax.train.spikes import SkipSpikes
+from dalle_jax.train.stall import Doing, Watchdog
 from dalle_jax.train.state import State
 from dalle_jax.train.task import Batches, Sums, Task
 from dalle_jax.train.watch import Watch
@@ -28,7 +32,8 @@ class Trainer:
     """How long and how. The ``_every`` are in steps and None is never; a checkpoint is always kept at the end.
 
     ``decayed`` says which parameters the optimizer's weight decay reaches. ``reduce_dtype`` is that in which gradients
-    are summed over devices: parallel/reduction.py.
+    are summed over devices: parallel/reduction.py. After ``stall_seconds`` in which no step finishes the process ends
+    (train/stall.py); None is never.
     """
 
     steps: int
@@ -46,11 +51,15 @@ class Trainer:
     save_every: int | None = None
     keep: int = 2
     abort_after_skips: int = 20
+    spikes: SkipSpikes | None = None
+    stall_seconds: float | None = 600.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "log_every", "keep", "abort_after_skips"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.stall_seconds is not None and self.stall_seconds <= 0:
+            raise ValueError(f"stall_seconds: expected more than 0, or None, got {self.stall_seconds}")
 
 
 @dataclass(frozen=True)
@@ -65,15 +74,21 @@ class TrainResult:
 
 
 def train(
-    task: Task, data: Batches, trainer: Trainer, layout: Layout, out: str | Path, config_text: str
+    task: Task,
+    data: Batches,
+    trainer: Trainer,
+    layout: Layout,
+    out: str | Path,
+    config_text: str,
+    profile: Steps | None = None,
 ) -> TrainResult:
     """Trains to ``trainer.steps``, going on from the newest checkpoint in ``out`` if there is one.
 
-    Raises UserError for a folder that cannot be written, a checkpoint of another model, data or seed, and a run that
-    has diverged.
+    ``profile`` are steps to trace (train/profile.py). Raises UserError for a folder that cannot be written, a
+    checkpoint of another model, data or seed, and a run that has diverged.
     """
     with contextlib.ExitStack() as opened:
-        return Run(task, data, trainer, layout, Path(out), config_text, opened).go()
+        return Run(task, data, trainer, layout, Path(out), config_text, opened, profile).go()
 
 
 class Run:
@@ -88,8 +103,10 @@ class Run:
         out: Path,
         config_text: str,
         opened: contextlib.ExitStack,
+        profile: Steps | None = None,
     ):
         self.began = time.monotonic()
+        watchdog = opened.enter_context(Watchdog(trainer.stall_seconds, out))
         self.data, self.task, self.trainer, self.layout, self.out = data, task, trainer, layout, out
         self.meta = Meta(config_text, data.fingerprint(), trainer.seed, task.model_files())
         make_folder(out)
@@ -109,7 +126,9 @@ class Run:
             opened.callback(self.writers.close)
         self.progress = Progress(self.start, trainer.steps, silent=not hosts.is_first())
         opened.callback(self.progress.close)
-        self.watch = Watch(trainer.abort_after_skips)
+        self.watch = Watch(trainer.abort_after_skips, detectors.detectors(trainer.schedule.warmup))
+        self.monitor = Monitor(watchdog, self.runner, layout, data.batch_size, out, self.start)
+        self.profiler = Profiler(out, profile, self.progress.say)
         self.metrics: dict[str, float] = newest_figures(out)
         self.sums: Sums | None = None
         self.logged = (self.start, time.monotonic())
@@ -120,17 +139,23 @@ class Run:
             self.progress.say(f"{self.out}: going on from step {self.start} of {self.trainer.steps}")
         step = self.start
         batches = feed.Feed(self.task, self.data, self.layout, self.trainer.seed, step, self.trainer.steps)
-        with Interrupt() as interrupt:
+        with Interrupt() as interrupt, self.profiler:
             try:
                 while step < self.trainer.steps and not hosts.all_stop(interrupt.asked, step):
-                    self.state, self.sums = self.runner.step(self.state, self.sums, batches.next())
+                    self.profiler.between(step, self.state.step)
+                    batch = self.monitor.batch(batches.next)
+                    self.state, self.sums = self.runner.step(self.state, self.sums, batch)
+                    del batch  # or it would lie on the devices beside the next one
                     step += 1
+                    self.monitor.stepped(step)
                     self.progress.step(step)
                     self._after(step)
             finally:
                 batches.close()
+            self.profiler.ends(step, self.state.step)
             self._save(step)
-            self.checkpoints.wait()
+            with self.monitor.pause(step, Doing.CHECKPOINT, self.state.step):
+                self.checkpoints.wait()
         interrupted = step < self.trainer.steps
         if interrupted:
             self.progress.say(f"stopped at step {step} and saved; go on with:\n  {command_to_go_on()}")
@@ -147,22 +172,26 @@ class Run:
         if step % trainer.log_every == 0 or last:
             self._log(step)
         if due(step, trainer.evaluate_every, last):
-            self._evaluate(step)
+            with self.monitor.pause(step, Doing.EVALUATION, self.state.step):
+                self._evaluate(step)
         if due(step, trainer.pictures_every, last):
-            self._draw(step)
+            with self.monitor.pause(step, Doing.PICTURES, self.state.step):
+                self._draw(step)
         if due(step, trainer.save_every, False):
             self._save(step)
 
     def _log(self, step: int) -> None:
         """Reads the figures since the last time: the only place of the loop that waits for the devices."""
-        values = metrics.divide(self.sums or {})
+        with self.monitor.reading(step):
+            values = metrics.divide(self.sums or {})
         self.sums = None
         before, then = self.logged
         self.logged = (step, time.monotonic())
         values["steps_per_second"] = (step - before) / max(self.logged[1] - then, 1e-9)
-        for line in self.watch.warnings(step, values):
-            self.progress.say(line)
-        self._write(step, {f"train/{name}": value for name, value in values.items()})
+        figures, said = self.monitor.figures()
+        for line in said:
+            self.progress.say(f"WARNING step {step}: {line}")
+        self._write(step, {f"train/{name}": value for name, value in values.items()} | figures)
         self.progress.log(step, {"loss": values["loss"]} if "loss" in values else {})
         self.watch.check(step, int(self.state.skipped_in_a_row))
 
@@ -179,17 +208,23 @@ class Run:
         batch = next(feed.evaluation(self.task, self.data, self.layout), None)
         drawn = None if batch is None else self.runner.pictures(self.state, batch)
         if drawn is not None and self.writers is not None:
-            page = pictures.sheet(jax.device_get(drawn))
+            drawn = jax.device_get(drawn)
+            page = pictures.sheet(drawn)
             pictures.write(self.out, step, page)
+            self._write(step, {"pictures/one_colour": pictures.one_colour(drawn)})
             self.writers.picture(step, "pictures", page)
 
     def _save(self, step: int) -> None:
         if self.saved != step:
-            self.checkpoints.save(step, self.state, self.meta)
+            with self.monitor.pause(step, Doing.CHECKPOINT, self.state.step):
+                self.monitor.saves(step)
+                self.checkpoints.save(step, self.state, self.meta)
             self.saved = step
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         self.metrics.update(values)
+        for line in self.watch.warnings(step, values):
+            self.progress.say(line)
         if self.writers is not None:
             self.writers.figures(step, values)
 

@@ -10,6 +10,8 @@ from dalle_jax.arrays import Float, UInt8
 from dalle_jax.train.writers import unwritable
 
 COLUMNS = 8
+ONE_COLOUR = 0.02
+"""The largest standard deviation of a channel, in [0, 1], in a picture that looks like one colour."""
 
 
 def sheet(pictures: Float[np.ndarray, "n H W C"]) -> UInt8[np.ndarray, "h w C"]:
@@ -23,6 +25,12 @@ def sheet(pictures: Float[np.ndarray, "n H W C"]) -> UInt8[np.ndarray, "h w C"]:
         y, x = index // columns * (height + 1), index % columns * (width + 1)
         page[y : y + height, x : x + width] = picture
     return page
+
+
+def one_colour(pictures: Float[np.ndarray, "n H W C"]) -> float:
+    """The share of the pictures in which no channel varies by more than noise (values in [0, 1])."""
+    flat = pictures.reshape(pictures.shape[0], -1, pictures.shape[-1])  # [n HW C]
+    return float(np.mean(flat.std(axis=1).max(axis=1) < ONE_COLOUR))
 
 
 def write(out: Path, step: int, page: UInt8[np.ndarray, "h w C"]) -> Path:

@@ -7,7 +7,7 @@ import numpy as np
 
 from dalle_jax.arrays import Array, Int, Key
 from dalle_jax.parallel.layout import Layout, LayoutJit
-from dalle_jax.train import metrics
+from dalle_jax.train import flops, metrics, recompile
 from dalle_jax.train.state import Arrays, Blueprint, Plan, State, plan
 from dalle_jax.train.step import make_step
 from dalle_jax.train.task import Batch, Sums, Task
@@ -26,7 +26,11 @@ class Runner:
         frozen = task.frozen()
         self._frozen_blueprint = None if frozen is None else Blueprint.of(frozen)
         self._frozen = _on_devices(frozen, self._frozen_blueprint, layout)
-        self._task = task
+        self._task, self._accumulate = task, trainer.accumulate
+        self.mark: Array | None = None
+        self._compiled = 0
+        self._called: dict[str, str] = {}
+        self._recompiled: list[str] = []
         self._key = layout.jit(lambda: jax.random.key(trainer.seed), out_shardings=layout.replicated)()
         self._step = jitted_step(task, self.plan, self._frozen_blueprint, trainer, layout)
         self._merge = layout.jit(metrics.merge, donate_argnums=0)
@@ -34,9 +38,21 @@ class Runner:
         self._draw = layout.jit(self._drawing, out_shardings=layout.replicated)
 
     def step(self, state: State, sums: Sums | None, batch: Batch) -> tuple[State, Sums]:
-        """One step; ``state`` and ``sums`` are donated, and the step's Sums are added to ``sums``."""
-        state, found = self._step(state, self._frozen, batch, self._key)
+        """One step; ``state`` and ``sums`` are donated, and the step's Sums are added to ``sums``.
+
+        ``mark`` is then an array that is ready when the step has finished; None where the Sums themselves are returned.
+        """
+        before = state
+        state, found = self._step(before, self._frozen, batch, self._key)
+        if self._step.compiles() != self._compiled:
+            self._note_compiled(before, batch)
+        self.mark = None if sums is None else found["skipped"][0]
         return state, self.merge(sums, found)
+
+    def recompiled(self) -> list[str]:
+        """Why the step was compiled again, for each time that it was since this was last asked."""
+        reasons, self._recompiled = self._recompiled, []
+        return reasons
 
     def evaluate(self, state: State, batch: Batch, index: int) -> Sums:
         """The task's figures on one held-out batch, with the averaged parameters where there are any."""
@@ -56,6 +72,21 @@ class Runner:
         """How often each function was compiled."""
         functions = {"step": self._step, "evaluate": self._evaluate, "pictures": self._draw}
         return {name: function.compiles() for name, function in functions.items()}
+
+    def flops(self, batch_size: int) -> tuple[float | None, float | None]:
+        """Model and hardware FLOPs of one step (train/flops.py); None where something in it has no known count."""
+        batch = self._task.batch_spec(batch_size)
+        model = flops.model_flops(self._task, self.plan, self._frozen_blueprint, batch, self._accumulate)
+        traced = self._step.trace(self.plan.target(), self._frozen, batch, self._key)
+        counts = (model, flops.count(traced.jaxpr))
+        whole = [None if count.uncounted else count.total for count in counts]
+        return whole[0], whole[1]
+
+    def _note_compiled(self, state: State, batch: Batch) -> None:
+        called = recompile.signature({"state": state._asdict(), "batch": batch})
+        if self._compiled:
+            self._recompiled.append(recompile.difference(self._called, called))
+        self._compiled, self._called = self._step.compiles(), called
 
     def _evaluation(
         self, params: Arrays, others: Arrays, frozen: Arrays, batch: Batch, key: Key[Array, ""], index: Int[Array, ""]
@@ -88,6 +119,7 @@ def jitted_step(task: Task, plan: Plan, frozen: Blueprint | None, trainer: "Trai
         accumulate=trainer.accumulate,
         clip_norm=trainer.clip_norm,
         ema=trainer.ema,
+        skip=trainer.spikes,
         reduce_dtype=trainer.reduce_dtype,
     )
     return layout.jit(step, donate_argnums=0, out_shardings=(plan.shardings, layout.replicated))

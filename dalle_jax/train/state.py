@@ -24,7 +24,8 @@ Arrays = dict[str, Any]
 class State(NamedTuple):
     """The whole of it; ``average`` is empty without an Ema. ``others`` are the variables that are no parameters.
 
-    ``skipped`` counts updates that were not finite and ``skipped_in_a_row`` those up to now without a good one between.
+    ``gradient_norms`` are running averages by objective (train/spikes.py). ``skipped`` counts updates that were not
+    finite, ``spiked`` those skipped for a spike, and ``skipped_in_a_row`` both, up to now with no good one between.
     ``schedule`` is what the learning rate's schedule remembers: nothing, or a few scalars.
     """
 
@@ -33,7 +34,9 @@ class State(NamedTuple):
     others: Arrays
     average: Arrays
     optimizers: dict[str, Any]
+    gradient_norms: Arrays
     skipped: Any
+    spiked: Any
     skipped_in_a_row: Any
     schedule: Any
 
@@ -149,7 +152,8 @@ def plan(
         zero = jnp.zeros((), jnp.int32)
         states = {name: transformation.init({path: params[path] for path in paths}) for name, paths in trained.items()}
         remembered = () if schedule is None else schedules.first_state(schedule)
-        return State(zero, params, others, average, states, zero, zero, remembered)
+        norms = {name: jnp.zeros(()) for name in trained}
+        return State(zero, params, others, average, states, norms, zero, zero, zero, remembered)
 
     abstract = jax.eval_shape(build, jax.random.key(0))
     shardings = _shardings(blueprint, transformation, trained, abstract, layout)
@@ -186,7 +190,9 @@ def _shardings(
         others={name: lies[name] for name in abstract.others},
         average={name: lies[name] for name in abstract.average},
         optimizers=states,
+        gradient_norms=dict.fromkeys(trained, whole),
         skipped=whole,
+        spiked=whole,
         skipped_in_a_row=whole,
         schedule=jax.tree.map(lambda _: whole, abstract.schedule),
     )

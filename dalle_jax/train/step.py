@@ -15,7 +15,7 @@ from dalle_jax.parallel.axes import BATCH
 from dalle_jax.parallel.layout import check_microbatch, constrain
 from dalle_jax.parallel.reduction import ReduceDtype, gradients_summed_in
 from dalle_jax.train import ema as averaging
-from dalle_jax.train import metrics, schedules
+from dalle_jax.train import metrics, schedules, spikes
 from dalle_jax.train.state import Arrays, Blueprint, Plan, State
 from dalle_jax.train.task import Batch, Objective, Sums, Task
 
@@ -31,13 +31,14 @@ def make_step(
     accumulate: int,
     clip_norm: float | None,
     ema: averaging.Ema | None,
+    skip: spikes.SkipSpikes | None = None,
     reduce_dtype: ReduceDtype = "float32",
 ) -> Step:
     """``step(state, frozen arrays, batch, seed key) -> (state, Sums)``, not yet jitted; ``state`` may be donated.
 
-    A loss or a gradient that is not finite, in any objective, leaves everything but the counters as it was. Gradients
-    are summed over devices in ``reduce_dtype``, averaged over ``accumulate`` microbatches inside the step and clipped
-    to ``clip_norm`` by their global norm.
+    A loss or a gradient that is not finite, in any objective, leaves everything but the counters as it was, and so does
+    a spike of the gradient norm where ``skip`` says so. Gradients are summed over devices in ``reduce_dtype``, averaged
+    over ``accumulate`` microbatches inside the step and clipped to ``clip_norm`` by their global norm.
     """
     objectives = task.objectives()
 
@@ -48,6 +49,7 @@ def make_step(
         microbatches = split_batch(batch, accumulate)
         params, others, states = state.params, state.others, dict(state.optimizers)
         finite, total = jnp.asarray(True), jnp.zeros(())
+        norms: Arrays = {}
         sums: Sums = {"learning_rate": (rate, jnp.ones(()))}
         for index, objective in enumerate(objectives):
             trained = {name: params[name] for name in plan.trained[objective.name]}
@@ -55,7 +57,8 @@ def make_step(
             objective_key = jax.random.fold_in(key, index)
             with gradients_summed_in(reduce_dtype):
                 value, grads, others, found = _gradients(loss, trained, others, microbatches, objective_key, plan)
-            norm, total = optax.tree.norm(grads), total + value
+            total = total + value
+            norms[objective.name] = norm = optax.tree.norm(grads)
             finite = finite & jnp.isfinite(value) & jnp.isfinite(norm)
             grads = clipped(grads, norm, clip_norm)
             transformation = plan.transformations[objective.name]
@@ -65,9 +68,15 @@ def make_step(
             sums = metrics.merge(sums, found)
         average = state.average if ema is None else averaging.update(ema, state.average, params, state.step)
         remembered = schedules.next_state(schedule, state.schedule, state.step, total)
-        old = (*state[1:5], state.schedule)
-        kept = keep_if(finite, (params, others, average, states, remembered), old)
-        return _count(state, kept, finite), _report(sums, finite)
+        spiked = jnp.asarray(False)
+        if skip is not None:
+            made = state.step - state.skipped - state.spiked
+            spiked = finite & skip.among(norms, state.gradient_norms, state.step, made)
+            sums["spiked"] = (spiked.astype(jnp.float32), jnp.ones(()))
+        followed = spikes.follow(state.gradient_norms, norms)
+        old = (*state[1:6], state.schedule)
+        kept = keep_if(finite & ~spiked, (params, others, average, states, followed, remembered), old)
+        return _count(state, kept, finite, spiked), _report(sums, finite)
 
     return step
 
@@ -153,11 +162,11 @@ def _update(
     return moved, state
 
 
-def _count(state: State, kept: Any, finite: Array) -> State:
-    bad = 1 - finite.astype(jnp.int32)
-    params, others, average, optimizers, remembered = kept
-    in_a_row = (state.skipped_in_a_row + bad) * bad
-    return State(state.step + 1, params, others, average, optimizers, state.skipped + bad, in_a_row, remembered)
+def _count(state: State, kept: Any, finite: Array, spiked: Array) -> State:
+    bad, spike = 1 - finite.astype(jnp.int32), spiked.astype(jnp.int32)
+    *parts, remembered = kept
+    in_a_row = (state.skipped_in_a_row + bad + spike) * (bad + spike)
+    return State(state.step + 1, *parts, state.skipped + bad, state.spiked + spike, in_a_row, remembered)
 
 
 def _report(sums: Mapping[str, Any], finite: Array) -> Sums:

@@ -73,6 +73,27 @@ def test_a_share_of_the_captions_is_blanked_in_training_and_none_in_evaluation(g
     assert abs(float(kept - emptied)) > 1e-4
 
 
+def test_the_effect_of_guidance_is_how_far_a_caption_moves_the_logits(generate, batch):
+    module, tokenizer = Dalle(generate.model, rngs=nnx.Rngs(0)), Vqvae(VQVAE, rngs=nnx.Rngs(1))
+    codes = tokenizer.encode(batch["pixels"] / 255.0).reshape(4, -1)
+    moved = np.asarray(module(batch["text"], codes).image - module(jnp.zeros_like(batch["text"]), codes).image)
+    expected = np.abs(moved - moved.mean(-1, keepdims=True)).mean()
+    total, weight = generate.evaluate(module, tokenizer, batch, jax.random.key(0))["guidance_effect"]
+    assert expected > 1e-3
+    np.testing.assert_allclose(total / weight, expected, rtol=1e-4)
+    empty = generate.evaluate(module, tokenizer, dict(batch, text=jnp.zeros_like(batch["text"])), jax.random.key(0))
+    np.testing.assert_allclose(empty["guidance_effect"][0], 0.0, atol=1e-3)
+    unguided = GenerateCodes(**{**vars(generate), "blank_captions": 0.0})
+    assert "guidance_effect" not in unguided.evaluate(module, tokenizer, batch, jax.random.key(0))
+
+
+def test_the_loss_is_also_told_as_a_share_of_guessing(generate, batch):
+    module, tokenizer = Dalle(generate.model, rngs=nnx.Rngs(0)), Vqvae(VQVAE, rngs=nnx.Rngs(1))
+    sums = generate.loss(module, tokenizer, batch, jax.random.key(0), jnp.int32(0))[1]
+    total, weight = sums["image_nll_of_uniform"]
+    np.testing.assert_allclose(total / weight * np.log(16), sums["image_nll"][0] / sums["image_nll"][1], rtol=1e-5)
+
+
 def test_no_gradient_reaches_the_frozen_tokenizer(generate, batch):
     module, tokenizer = Dalle(generate.model, rngs=nnx.Rngs(0)), Vqvae(VQVAE, rngs=nnx.Rngs(1))
     graph, state = nnx.split(tokenizer, nnx.Param, ...)[0], nnx.split(tokenizer, nnx.Param, ...)[1:]

@@ -74,6 +74,8 @@ def test_two_processes_of_four_devices_find_the_losses_of_one_of_eight(alone, tm
     ours, expected = losses(tmp_path / "run"), losses(alone)
     assert ours.keys() == expected.keys() == {4, 8, 12, 16, 20}
     np.testing.assert_allclose(list(ours.values()), list(expected.values()), rtol=1e-5)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {line["host/slowest"] for line in lines} <= {0, 1}  # one host of two, and each line has it
 
 
 @pytest.fixture(scope="module")
