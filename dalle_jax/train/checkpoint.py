@@ -1,7 +1,9 @@
-"""Checkpoints: the only file that knows Orbax. A checkpoint is whole or it is not there.
+"""Checkpoints: the only file that knows Orbax. A checkpoint is whole, or it is not there, or it is found to be damaged.
 
 Each holds the parts of the state side by side (params, average, ..., so that one can be read without the rest) and a
-``Meta``: what was trained on what, with the small files that make the weights usable.
+``Meta``: what was trained on what, with the small files that make the weights usable. That is all that a run is made
+of. The data position is the step, since ``Batches.batch`` is a pure function of it; the randomness of a step is
+``fold_in(seed, step)`` with the seed in ``Meta``; and random keys that a module carries along are among the ``others``.
 """
 
 import base64
@@ -20,10 +22,15 @@ from orbax.checkpoint import v1 as ocp
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.parallel.layout import Layout
+from dalle_jax.train import checksums, recovery
+from dalle_jax.train.recovery import whole_steps
 from dalle_jax.train.state import Blueprint, State
 
 FOLDER = "checkpoints"
 ROOM_BYTES = 2_000_000
+UNFINISHED = ".orbax-checkpoint-tmp"
+"""What Orbax adds to the name of a checkpoint that it has not committed."""
+
 COUNTERS = ("step", "skipped", "skipped_in_a_row")
 
 
@@ -49,23 +56,33 @@ class Meta:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, for its trainer: the newest ``keep`` of them stay."""
+    """The checkpoints of one run folder, for its trainer.
 
-    def __init__(self, out: Path, keep: int):
+    The newest ``keep`` of them stay, and every one whose step ``keep_every`` divides. To open them is to look whether
+    the newest is as it was written: one that is not is set aside, with a warning, until there is one to go on from.
+    """
+
+    def __init__(self, out: Path, keep: int, keep_every: int | None = None):
         # Orbax logs a failed save with its whole traceback; ours is told as one line.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.folder = (out / FOLDER).absolute()
+        self._saving = 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            policy = ocp.training.preservation_policies.LatestN(keep)
+            _, damaged = recovery.newest_whole(self.folder, recovery.damage_found_together)
+            for step, reason in damaged.items():
+                recovery.set_aside(self.folder, step, reason)
             self._orbax = ocp.training.Checkpointer(
-                self.folder, preservation_policy=policy, cleanup_tmp_directories=True
+                self.folder,
+                context=self._sealing(),
+                preservation_policy=preservation(keep, keep_every),
+                cleanup_tmp_directories=True,
             )
         except OSError as error:
             raise UserError(f"cannot keep checkpoints in {self.folder}: {error.strerror or error}") from error
 
     def newest(self) -> int | None:
-        """The step of the newest whole checkpoint."""
+        """The step of the newest checkpoint, which is whole."""
         latest = self._orbax.latest
         return None if latest is None else latest.step
 
@@ -77,6 +94,7 @@ class Checkpoints:
         """Copies the state and writes it in the background; waits first for the save before, if it is still on."""
         self.wait()
         self._check_room(step, state)
+        self._saving = step
         try:
             self._orbax.save_checkpointables_async(step, to_parts(state), force=True, custom_metadata=meta.to_json())
         except Exception as error:
@@ -103,6 +121,17 @@ class Checkpoints:
         compare(f"{self.folder / str(step)}", self._orbax.checkpointables_metadata(step).metadata, parts)
         return from_parts(self._orbax.load_checkpointables(step, parts), target)
 
+    def _sealing(self) -> ocp.Context:
+        """Has Orbax call ``checksums.seal`` when every process has written, just before it commits."""
+
+        def seal() -> None:  # a function, since Orbax copies its options, and with a method all of its object
+            path = self.folder / f"{self._saving}{UNFINISHED}"
+            checksums.seal(path if path.is_dir() else self.folder / str(self._saving))
+
+        context = ocp.Context()
+        context.asynchronous.post_finalization_callback = seal
+        return context
+
     def _check_room(self, step: int, state: State) -> None:
         """A disk that is too small is better told before than by half a checkpoint."""
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + ROOM_BYTES
@@ -118,9 +147,11 @@ class Checkpoints:
         return UserError(f"could not save {what} in {self.folder} ({reason[:250]}); whole ones there: {whole}")
 
 
-def whole_steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints that were finished, oldest first; half-written ones have other names."""
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+def preservation(keep: int, keep_every: int | None) -> Any:
+    """Orbax's rule for what stays: the newest ``keep``, and those whose step ``keep_every`` divides."""
+    policies = ocp.training.preservation_policies
+    newest = policies.LatestN(keep)
+    return newest if keep_every is None else policies.AnyPreservationPolicy([newest, policies.EveryNSteps(keep_every)])
 
 
 def to_parts(state: State) -> dict[str, Any]:
@@ -180,17 +211,12 @@ def load_params(
 
     Only the weights are read, not the optimizer's state. ``which="average"`` takes the parameters themselves where the
     run kept no average. ``prefix`` (such as "generator.") is where the module sits in the one that was trained. Without
-    a layout everything goes to the first device.
+    a layout everything goes to the first device. A damaged checkpoint is passed over with a warning, and left as it is.
     """
-    checkpoints = Path(folder).absolute() / FOLDER
-    steps = whole_steps(checkpoints)
-    if not steps or (step is not None and step not in steps):
-        wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
-        raise UserError(f"{folder}: expected {wanted}, found {steps or 'none'}; train it first, or name another folder")
-    path = checkpoints / str(steps[-1] if step is None else step)
+    path = _readable(Path(folder).absolute() / FOLDER, which, step)
     stored = ocp.checkpointables_metadata(path).metadata
     blueprint = Blueprint.of(module)
-    source = "average" if which == "average" and "average" in stored else "params"
+    source = _source(path, which)
     target: dict[str, dict[str, Any]] = {source: {}, "others": {}}
     for name, struct in _structs(blueprint, layout).items():
         target[source if blueprint.is_param(name) else "others"][prefix + name] = struct
@@ -205,6 +231,35 @@ def load_params(
     values = {name.removeprefix(prefix): leaf for part in loaded.values() for name, leaf in part.items()}
     nnx.update(module, nnx.state(blueprint.merge({name: values[name] for name in blueprint.paths})))
     return int(path.name)
+
+
+def _readable(checkpoints: Path, which: str, step: int | None) -> Path:
+    """The checkpoint to read: of ``step``, or the newest whose weights are as they were written."""
+    steps = whole_steps(checkpoints)
+    if not steps or (step is not None and step not in steps):
+        wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
+        raise UserError(
+            f"{checkpoints.parent}: expected {wanted}, found {steps or 'none'}; train it first, or name another folder"
+        )
+
+    def damage(path: Path) -> str | None:
+        parts = (_source(path, which), "others")
+        return checksums.damage(path, lambda name: name.split("/")[0] in parts or "/d/" not in name)
+
+    if step is not None:
+        reason = damage(checkpoints / str(step))
+        if reason is not None:
+            raise UserError(f"the checkpoint of step {step} in {checkpoints} is damaged ({reason}); there are {steps}")
+        return checkpoints / str(step)
+    newest, damaged = recovery.newest_whole(checkpoints, damage)
+    for bad, reason in damaged.items():
+        recovery.warn(f"the checkpoint of step {bad} in {checkpoints} is damaged ({reason}): using that of {newest}")
+    return checkpoints / str(newest)
+
+
+def _source(path: Path, which: str) -> str:
+    """The part that holds the weights wanted."""
+    return "average" if which == "average" and (path / "average").is_dir() else "params"
 
 
 def _structs(blueprint: Blueprint, layout: Layout | None) -> dict[str, jax.ShapeDtypeStruct]:

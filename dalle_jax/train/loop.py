@@ -24,7 +24,10 @@ from dalle_jax.train.writers import METRICS_FILE, Progress, Writers, read_lines,
 
 @dataclass(frozen=True)
 class Trainer:
-    """How long and how. The ``_every`` are in steps and None is never; a checkpoint is always kept at the end."""
+    """How long and how. The ``_every`` are in steps and None is never; a checkpoint is always kept at the end.
+
+    The newest ``keep`` checkpoints stay, and for good those whose step ``keep_every`` divides.
+    """
 
     steps: int
     schedule: schedules.ConstantRate | schedules.CosineRate | schedules.LinearRate | schedules.InverseRootRate
@@ -40,12 +43,15 @@ class Trainer:
     pictures_every: int | None = None
     save_every: int | None = None
     keep: int = 2
+    keep_every: int | None = None
     abort_after_skips: int = 20
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "log_every", "keep", "abort_after_skips"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.keep_every is not None and (not self.save_every or self.keep_every % self.save_every):
+            raise ValueError(f"keep_every: expected a multiple of save_every={self.save_every}, got {self.keep_every}")
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class Run:
         self.data, self.task, self.trainer, self.layout, self.out = data, task, trainer, layout, out
         self.meta = Meta(config_text, data.fingerprint(), trainer.seed, task.model_files())
         make_folder(out)
-        self.checkpoints = Checkpoints(out, trainer.keep)
+        self.checkpoints = Checkpoints(out, trainer.keep, trainer.keep_every)
         opened.callback(self.checkpoints.close)
         found = self.checkpoints.newest()
         if found is not None:
@@ -216,7 +222,8 @@ def refuse_changes(old: Meta, new: Meta, out: Path) -> None:
     changed = []
     if old.fingerprint != new.fingerprint:
         changed.append(
-            f"data: its checkpoints were trained on {old.fingerprint}, the config now gives {new.fingerprint}"
+            f"data: its checkpoints were trained on {old.fingerprint}, now it is {new.fingerprint} "
+            f"({data_difference(old.config, new.config)})"
         )
     if old.seed != new.seed:
         changed.append(f"trainer.seed: {old.seed} in its checkpoints, {new.seed} now")
@@ -226,6 +233,14 @@ def refuse_changes(old: Meta, new: Meta, out: Path) -> None:
             changed.append(f"{name}: {first_difference(before, now)}")
     if changed:
         raise UserError(f"cannot go on in {out}: " + "; ".join(changed) + ". Undo the change, or give another --out")
+
+
+def data_difference(before: str, now: str) -> str:
+    """The first line of the config's data that differs, or that none does."""
+    old, new = ([line for line in text.splitlines() if line.startswith("data")] for text in (before, now))
+    if old == new:
+        return "the config says the same, so what it names holds something else now"
+    return first_difference("\n".join(old).encode(), "\n".join(new).encode())
 
 
 def first_difference(before: bytes, now: bytes) -> str:

@@ -1,0 +1,97 @@
+"""Checksums of a checkpoint: what a disk, a copy or a hand has changed since is found before it is used.
+
+``checksums.json`` holds the size and CRC-32 of every file of its checkpoint. It is written in the thread that saves,
+before the rename that makes the files a checkpoint, so that there is none without it.
+"""
+
+import json
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
+
+from dalle_jax import storage
+from dalle_jax.storage import Place
+
+FILE = "checksums.json"
+STEP_FILE = "_CHECKPOINT_METADATA"
+COMMIT_FILE = "commit_success.txt"
+"""What Orbax still writes as it commits: the time of that into the first, where to into the second."""
+
+CHUNK_BYTES = 1 << 22
+THREADS = 4
+"""Files read at once; zlib lets go of Python's lock, so a training loop goes on beside them."""
+
+Sum: TypeAlias = tuple[int, str]
+"""Bytes, and their CRC-32 as eight hexadecimal digits."""
+
+
+def seal(folder: Place) -> None:
+    """Writes ``checksums.json`` for all that lies in ``folder``; reads every file once."""
+    names = sorted(storage.files(folder).keys() - {FILE, STEP_FILE, COMMIT_FILE})
+    with ThreadPoolExecutor(THREADS) as pool:
+        sums = list(pool.map(lambda name: checksum(folder / name), names))
+    record = {STEP_FILE: _step_record(folder), "files": dict(zip(names, sums, strict=True))}
+    body = json.dumps(record, sort_keys=True).encode()
+    storage.write(folder / FILE, f"{zlib.crc32(body):08x}\n".encode() + body)
+
+
+def damage(folder: Place, needed: Callable[[str], bool] | None = None, share: tuple[int, int] = (0, 1)) -> str | None:
+    """What is wrong with a sealed checkpoint, in one line; None where nothing is. Reads every file once.
+
+    ``needed`` chooses files by name (default: all). ``share=(2, 8)`` looks at the third of eight parts of them, for
+    processes that share the work.
+    """
+    try:
+        record = _record(folder)
+        if _step_record(folder) != record[STEP_FILE]:
+            return f"{STEP_FILE} is not as it was written"
+    except ValueError as error:
+        return str(error)
+    except OSError as error:
+        return _unreadable(str(error.filename), error)
+    names = sorted(name for name in record["files"] if needed is None or needed(name))[share[0] :: share[1]]
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = pool.map(lambda name: _difference(folder / name, name, *record["files"][name]), names)
+        return next((line for line in found if line is not None), None)
+
+
+def checksum(file: Place) -> Sum:
+    """Size and CRC-32 of a file."""
+    size, value = 0, 0
+    with file.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            size, value = size + len(chunk), zlib.crc32(chunk, value)
+    return size, f"{value:08x}"
+
+
+def _difference(file: Place, name: str, size: int, value: str) -> str | None:
+    try:
+        now_size, now = checksum(file)
+    except OSError as error:
+        return _unreadable(name, error)
+    if now_size != size:
+        return f"{name} has {now_size} bytes, {size} were written"
+    return None if now == value else f"{name} is not as it was written: its CRC-32 is {now} and was {value}"
+
+
+def _unreadable(name: str, error: OSError) -> str:
+    return f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name} cannot be read: {error.strerror}"
+
+
+def _record(folder: Place) -> dict[str, Any]:
+    """What ``seal`` wrote, with the CRC-32 of its own that stands before it."""
+    value, _, body = (folder / FILE).read_bytes().partition(b"\n")
+    if value != f"{zlib.crc32(body):08x}".encode():
+        raise ValueError(f"{FILE} is not as it was written")
+    return json.loads(body)
+
+
+def _step_record(folder: Place) -> str:
+    """CRC-32 of Orbax's own file of a step without the time of the commit, which it adds at the very end."""
+    try:
+        record = dict(json.loads((folder / STEP_FILE).read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{STEP_FILE} is not as it was written") from error
+    record.pop("commit_timestamp_nsecs", None)
+    return f"{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}"
