@@ -23,15 +23,18 @@ THREADS = 4
 """Files read at once; zlib lets go of Python's lock, so a training loop goes on beside them."""
 
 Sum: TypeAlias = tuple[int, str]
-"""Bytes, and their CRC-32 as eight hexadecimal digits."""
+"""Bytes, and their CRC-32 as eight hexadecimal digits; behind a URL the checksum that the store has of its own."""
 
 
 def seal(folder: Place) -> None:
     """Writes ``checksums.json`` for all that lies in ``folder``; reads every file once."""
     names = sorted(storage.files(folder).keys() - {FILE, STEP_FILE, COMMIT_FILE})
-    with ThreadPoolExecutor(THREADS) as pool:
-        sums = list(pool.map(lambda name: checksum(folder / name), names))
-    record = {STEP_FILE: _step_record(folder), "files": dict(zip(names, sums, strict=True))}
+    if storage.is_remote(folder):
+        sums = _kept_by_the_store(folder)
+    else:
+        with ThreadPoolExecutor(THREADS) as pool:
+            sums = dict(zip(names, pool.map(lambda name: checksum(folder / name), names), strict=True))
+    record = {STEP_FILE: _step_record(folder), "files": {name: sums[name] for name in names}}
     body = json.dumps(record, sort_keys=True).encode()
     storage.write(folder / FILE, f"{zlib.crc32(body):08x}\n".encode() + body)
 
@@ -51,9 +54,24 @@ def damage(folder: Place, needed: Callable[[str], bool] | None = None, share: tu
     except OSError as error:
         return _unreadable(str(error.filename), error)
     names = sorted(name for name in record["files"] if needed is None or needed(name))[share[0] :: share[1]]
+    now = _kept_by_the_store(folder) if storage.is_remote(folder) else {}
+
+    def difference(name: str) -> str | None:
+        try:
+            found = now[name] if now else checksum(folder / name)
+        except (KeyError, FileNotFoundError):
+            return f"{name} is missing"
+        except OSError as error:
+            return _unreadable(name, error)
+        return _difference(name, found, *record["files"][name])
+
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda name: _difference(folder / name, name, *record["files"][name]), names)
-        return next((line for line in found if line is not None), None)
+        return next((line for line in pool.map(difference, names) if line is not None), None)
+
+
+def _kept_by_the_store(folder: Place) -> dict[str, Sum]:
+    sizes = storage.files(folder)
+    return {name: (sizes[name], value) for name, value in storage.stored_checksums(folder).items()}
 
 
 def checksum(file: Place) -> Sum:
@@ -65,14 +83,10 @@ def checksum(file: Place) -> Sum:
     return size, f"{value:08x}"
 
 
-def _difference(file: Place, name: str, size: int, value: str) -> str | None:
-    try:
-        now_size, now = checksum(file)
-    except OSError as error:
-        return _unreadable(name, error)
-    if now_size != size:
-        return f"{name} has {now_size} bytes, {size} were written"
-    return None if now == value else f"{name} is not as it was written: its CRC-32 is {now} and was {value}"
+def _difference(name: str, now: Sum, size: int, value: str) -> str | None:
+    if now[0] != size:
+        return f"{name} has {now[0]} bytes, {size} were written"
+    return None if now[1] == value else f"{name} is not as it was written: its checksum is {now[1]} and was {value}"
 
 
 def _unreadable(name: str, error: OSError) -> str:

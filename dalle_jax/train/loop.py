@@ -8,14 +8,17 @@ from typing import Any
 
 import jax
 
+from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.layout import Layout
+from dalle_jax.storage import Place
 from dalle_jax.train import feed, metrics, optimizers, pictures, schedules
 from dalle_jax.train.checkpoint import Checkpoints, Meta
 from dalle_jax.train.ema import ConstantEma, WarmedEma
 from dalle_jax.train.interrupt import Interrupt, command_to_go_on
 from dalle_jax.train.runner import Runner
+from dalle_jax.train.spool import Spool
 from dalle_jax.train.state import State
 from dalle_jax.train.task import Batches, Sums, Task
 from dalle_jax.train.watch import Watch
@@ -66,7 +69,7 @@ class TrainResult:
 
 
 def train(
-    task: Task, data: Batches, trainer: Trainer, layout: Layout, out: str | Path, config_text: str
+    task: Task, data: Batches, trainer: Trainer, layout: Layout, out: str | Place, config_text: str
 ) -> TrainResult:
     """Trains to ``trainer.steps``, going on from the newest checkpoint in ``out`` if there is one.
 
@@ -74,7 +77,7 @@ def train(
     has diverged.
     """
     with contextlib.ExitStack() as opened:
-        return Run(task, data, trainer, layout, Path(out), config_text, opened).go()
+        return Run(task, data, trainer, layout, storage.place(out), config_text, opened).go()
 
 
 class Run:
@@ -86,15 +89,17 @@ class Run:
         data: Batches,
         trainer: Trainer,
         layout: Layout,
-        out: Path,
+        out: Place,
         config_text: str,
         opened: contextlib.ExitStack,
     ):
         self.began = time.monotonic()
         self.data, self.task, self.trainer, self.layout, self.out = data, task, trainer, layout, out
         self.meta = Meta(config_text, data.fingerprint(), trainer.seed, task.model_files())
-        make_folder(out)
-        self.checkpoints = Checkpoints(out, trainer.keep, trainer.keep_every)
+        self.spool = Spool(out, brought=(METRICS_FILE,))
+        opened.callback(self.spool.close)
+        make_folder(self.spool.folder)
+        self.checkpoints = Checkpoints(out, trainer.keep, trainer.keep_every, before_commit=self.spool.send_now)
         opened.callback(self.checkpoints.close)
         found = self.checkpoints.newest()
         if found is not None:
@@ -104,14 +109,14 @@ class Run:
         self.start = 0 if found is None else found
         self.saved = found
         if hosts.is_first():
-            write_files(out, self.meta)
-        self.writers = Writers(out, self.start) if hosts.is_first() else None
+            write_files(self.spool.folder, self.meta)
+        self.writers = Writers(self.spool.folder, self.start) if hosts.is_first() else None
         if self.writers is not None:
             opened.callback(self.writers.close)
         self.progress = Progress(self.start, trainer.steps, silent=not hosts.is_first())
         opened.callback(self.progress.close)
         self.watch = Watch(trainer.abort_after_skips)
-        self.metrics: dict[str, float] = newest_figures(out)
+        self.metrics: dict[str, float] = newest_figures(self.spool.folder)
         self.sums: Sums | None = None
         self.logged = (self.start, time.monotonic())
 
@@ -181,8 +186,9 @@ class Run:
         drawn = None if batch is None else self.runner.pictures(self.state, batch)
         if drawn is not None and self.writers is not None:
             page = pictures.sheet(jax.device_get(drawn))
-            pictures.write(self.out, step, page)
+            pictures.write(self.spool.folder, step, page)
             self.writers.picture(step, "pictures", page)
+            self.spool.send()
 
     def _save(self, step: int) -> None:
         if self.saved != step:
@@ -193,6 +199,7 @@ class Run:
         self.metrics.update(values)
         if self.writers is not None:
             self.writers.figures(step, values)
+            self.spool.send()
 
 
 def due(step: int, every: int | None, last: bool) -> bool:
@@ -217,7 +224,7 @@ def write_files(out: Path, meta: Meta) -> None:
             raise unwritable(out / name, error) from error
 
 
-def refuse_changes(old: Meta, new: Meta, out: Path) -> None:
+def refuse_changes(old: Meta, new: Meta, out: Place) -> None:
     """Raises UserError where going on would not be the same run: other data, another seed, another model."""
     changed = []
     if old.fingerprint != new.fingerprint:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.parallel import hosts
 from dalle_jax.storage import Place
@@ -14,8 +15,17 @@ from dalle_jax.train import checksums
 
 
 def whole_steps(folder: Place) -> list[int]:
-    """Steps of the checkpoints that were finished, oldest first; half-written and damaged ones have other names."""
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    """Steps of the checkpoints that were finished, oldest first.
+
+    Half-written and damaged ones have other names; behind a URL, where a rename is no single act, half-written ones
+    lack their marker.
+    """
+    if storage.is_remote(folder):
+        marker = "/" + checksums.COMMIT_FILE
+        names = [name.removesuffix(marker) for name in storage.files(folder) if name.endswith(marker)]
+    else:
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def newest_whole(folder: Place, damage: Callable[[Place], str | None]) -> tuple[int | None, dict[int, str]]:
@@ -51,9 +61,9 @@ def damage_found_together(path: Place) -> str | None:
 def set_aside(folder: Place, step: int, reason: str) -> None:
     """Renames a damaged checkpoint, so that its step can be saved again, and says so."""
     if hosts.is_first():
-        names = {path.name for path in folder.iterdir()}
+        names = {name.split("/")[0] for name in storage.files(folder)}
         aside = next(name for number in range(len(names) + 1) if (name := _aside_name(step, number)) not in names)
-        (folder / str(step)).rename(folder / aside)
+        storage.rename(folder / str(step), folder / aside)
         warn(f"the checkpoint of step {step} in {folder} is damaged ({reason}): it is now {aside}")
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"checkpoint {step} set aside")
