@@ -91,8 +91,12 @@ class Checkpoints:
                 preservation_policy=preservation(keep, keep_every) if self._mirror is None else preservation(1, None),
                 cleanup_tmp_directories=True,
             )
-        except OSError as error:
-            raise UserError(f"cannot keep checkpoints in {self.folder}: {error.strerror or error}") from error
+        except BaseException as error:
+            if self._mirror is not None:
+                self._mirror.close()
+            if isinstance(error, OSError):
+                raise UserError(f"cannot keep checkpoints in {self.folder}: {error.strerror or error}") from error
+            raise
 
     def newest(self) -> int | None:
         """The step of the newest checkpoint, which is whole."""

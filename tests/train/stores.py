@@ -53,6 +53,7 @@ def google() -> Iterator[str]:
     server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="pictures")
     server.start()
     url = f"http://127.0.0.1:{port}"
-    with environment(STORAGE_EMULATOR_HOST=url, TENSORSTORE_GCS_HTTP_URL=url, GOOGLE_CLOUD_PROJECT="test"):
+    known = {"GOOGLE_AUTH_TOKEN_FOR_TESTING": "test"}
+    with environment(STORAGE_EMULATOR_HOST=url, TENSORSTORE_GCS_HTTP_URL=url, GOOGLE_CLOUD_PROJECT="test", **known):
         yield "gs://pictures"
     server.stop()

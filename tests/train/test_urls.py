@@ -24,6 +24,14 @@ def bucket(request):
         yield url
 
 
+@pytest.fixture(autouse=True)
+def spools(tmp_path, monkeypatch):
+    """Where temporary folders are made, which must be gone afterwards."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    yield
+    assert not list(tmp_path.glob("dalle_jax-*"))
+
+
 @pytest.fixture(scope="module")
 def never_stopped(tmp_path_factory):
     return run(tmp_path_factory.mktemp("runs") / "whole")
@@ -62,7 +70,6 @@ def test_a_run_goes_on_to_the_same_bits_and_leaves_what_a_folder_would_hold(stop
     names = storage.files(stopped)
     assert {"config.gin", "model.gin", "text.model", "pictures/step_00000010.png"} <= names.keys()
     assert sum("tfevents" in name for name in names) == 2
-    assert not list(Path(tempfile.gettempdir()).glob("dalle_jax-*"))
 
 
 def test_a_damaged_newest_is_set_aside_and_the_run_goes_on_from_the_one_before(stopped, never_stopped, capfd):
@@ -97,7 +104,6 @@ def test_weights_are_read_from_the_newest_whole_checkpoint(stopped, capfd):
     assert "using that of 5" in capfd.readouterr().err
     assert whole_steps(stopped / "checkpoints") == [5, 10]
     assert np.isfinite(np.asarray(module.up[...])).all()
-    assert not list(Path(tempfile.gettempdir()).glob("dalle_jax-*"))
 
 
 def test_a_bucket_that_is_not_there_is_one_line(bucket):
