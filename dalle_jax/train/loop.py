@@ -53,7 +53,8 @@ class Trainer:
         for name in ("steps", "accumulate", "log_every", "keep", "abort_after_skips"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if self.keep_every is not None and (not self.save_every or self.keep_every % self.save_every):
+        kept, saved = self.keep_every, self.save_every
+        if kept is not None and (kept < 1 or not saved or kept % saved):
             raise ValueError(f"keep_every: expected a multiple of save_every={self.save_every}, got {self.keep_every}")
 
 

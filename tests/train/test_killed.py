@@ -1,5 +1,6 @@
 """SIGKILL at any moment, during a save or between two: the run goes on from a whole checkpoint, to the same bits."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -23,7 +24,12 @@ def kill(out: Path, steps: int, rng: np.random.Generator) -> str:
     """Starts or goes on with the run and kills it at a random moment; gives where it was hit."""
     checkpoints = out / "checkpoints"
     before = whole_steps(checkpoints)[-1:]
-    child = subprocess.Popen([sys.executable, str(PROGRAM), str(out), str(steps)], stderr=subprocess.PIPE, text=True)
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(out.parent / "programs"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    command = [sys.executable, str(PROGRAM), str(out), str(steps)]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | cache)
     if rng.random() < STARTS_UP:
         time.sleep(rng.uniform(0.0, 6.0))
     else:
@@ -48,7 +54,7 @@ def check_kills(out: Path, kills: int, steps: int) -> list[str]:
         where.append(kill(out / "run", steps, rng))
         found = whole_steps(out / "run" / "checkpoints")
         assert not found or checksums.damage(out / "run" / "checkpoints" / str(found[-1])) is None
-    resumed = run(out / "run", steps=steps, save_every=1, config="")
+    resumed = run(out / "run", steps=steps, save_every=None, config="")
     assert resumed.start == (found[-1] if found else 0)
     assert leaves(resumed.state) == leaves(never_killed.state)
     assert not list((out / "run" / "checkpoints").glob("*.damaged*"))

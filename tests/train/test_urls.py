@@ -53,7 +53,7 @@ def lines(out) -> list[int]:
 
 def flip_a_bit(out, step: int, part: str) -> None:
     folder = out / "checkpoints" / str(step) / part
-    name = max(storage.files(folder).items(), key=lambda item: item[1])[0]
+    name = max((size, name) for name, size in storage.files(folder).items() if name.startswith("d/"))[1]
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
     storage.write(folder / name, bytes(content))
