@@ -47,7 +47,10 @@ def reachable(name: str) -> Place:
     found = place(name)
     if is_remote(found):
         with said_in_one_line(found):
-            list(_system(found).ls(_bucket(found)))
+            try:
+                _system(found).ls(_bucket(found))
+            except FileNotFoundError as error:
+                raise OSError(f"no such bucket: {error}") from error
     return found
 
 
@@ -118,7 +121,8 @@ def rename(folder: Place, target: Place) -> None:
         return
     with said_in_one_line(folder):
         for name in files(folder):
-            _system(folder).mv(os.fspath(folder / name), os.fspath(target / name))
+            _system(folder).cp_file(os.fspath(folder / name), os.fspath(target / name))
+            _system(folder).rm_file(os.fspath(folder / name))
 
 
 def remove(folder: Place, first: str) -> None:
