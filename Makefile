@@ -1,5 +1,5 @@
 # make demo    the whole of DALL·E on drawn scenes, on this machine: pictures and a report in runs/demo/
-# make test    lint and every quick test       make lint / make bench: see README.md
+# make test    lint and every quick test       make lint / make bench / make test-slow: see README.md
 # Each installs what it needs into .venv/ (once) and reuses it.
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-slow lint bench clean
 
 # Huge pages, where the kernel grants them, are worth a few percent more than commands/memory.py is by itself.
 demo: $(VENV)/.installed
@@ -15,6 +15,10 @@ demo: $(VENV)/.installed
 
 test: lint
 	$(RUN) -m pytest
+
+# Thirty kills of one run: several minutes.
+test-slow: $(VENV)/.installed-test
+	$(RUN) -m pytest -m slow
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .

@@ -46,6 +46,8 @@ setup(
             "kubernetes-validate>=1.34",
             "pyyaml>=6",
         ],
+        "gcs": ["gcsfs>=2026.1", "google-cloud-storage>=3,<4"],
+        "s3": ["s3fs>=2026.1"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dalle_jax import storage
 from dalle_jax.commands.text_tokenizer import train_text_tokenizer
 from dalle_jax.commands.train import train_stage
 from dalle_jax.config.bind import load
@@ -24,6 +25,7 @@ from dalle_jax.images.files import write_bytes
 from dalle_jax.pipelines.autoregressive import Pipeline, load_pipeline
 from dalle_jax.pipelines.load import PipelineFile
 from dalle_jax.runs import DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
+from dalle_jax.storage import Place
 from dalle_jax.train.loop import TrainResult
 
 DEFAULT = "demo/demo.gin"
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument("config", nargs="?", default=DEFAULT, help=f"which demo (default: configs/{DEFAULT})")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="the last word on one field")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="the folder to write to")
+    parser.add_argument("--out", type=storage.reachable, default=Path("runs/demo"), help="the folder to write to")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,13 +60,13 @@ class Demo:
     """One demo in its folder: the configs of its stages, and when each of them ended."""
 
     config: DemoRun
-    out: Path
+    out: Place
     text: TextTokenizerRun
     stages: dict[str, TrainRun]
     evaluation: EvaluateScenes
 
     @classmethod
-    def read(cls, path: str, sets: list[str], out: Path) -> "Demo":
+    def read(cls, path: str, sets: list[str], out: Place) -> "Demo":
         """Reads every config before anything runs, so that no mistake waits for the end."""
         config: DemoRun = load(path, DemoRun, sets)
         evaluation: EvaluateRun = load(config.evaluation, EvaluateRun)
@@ -100,7 +102,7 @@ class Demo:
         write_bytes(self.out / "pipeline.gin", render(file).encode())
         return True
 
-    def report(self) -> tuple[Path, Path]:
+    def report(self) -> tuple[Place, Place]:
         """Draws, judges, and writes ``report.html`` and ``metrics.json``."""
         began = time.monotonic()
         pipeline = load_pipeline(self.out, batch=self.evaluation.drawing.batch)
@@ -192,7 +194,7 @@ class Demo:
 CHARTED = ("loss", "psnr", "image_nll", "retrieval_top1", "codebook/perplexity", "perplexity", "usage")
 
 
-def _read_stages(path: Path) -> dict[str, Any]:
+def _read_stages(path: Place) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:

@@ -1,8 +1,8 @@
 """``evaluate CONFIG --model DIR``: the figures of a trained pipeline on captioned scenes, as JSON."""
 
 import argparse
-from pathlib import Path
 
+from dalle_jax import storage
 from dalle_jax.config.bind import load
 from dalle_jax.evaluate.report import write_metrics
 from dalle_jax.evaluate.scenes import evaluate_scenes
@@ -14,8 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument("config", help="a config file, such as configs/demo/evaluation.gin")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="the last word on one field")
-    parser.add_argument("--model", type=Path, required=True, help="a folder with pipeline.gin, such as runs/demo")
-    parser.add_argument("--out", type=Path, help="the JSON file to write (default: evaluation.json beside the model)")
+    parser.add_argument(
+        "--model", type=storage.reachable, required=True, help="a folder with pipeline.gin, such as runs/demo"
+    )
+    parser.add_argument(
+        "--out", type=storage.reachable, help="the JSON file to write (default: evaluation.json beside the model)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,16 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
+from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.files import BadPictureError, decode, write_bytes, write_png
 from dalle_jax.images.grid import grid
 from dalle_jax.images.resize import centre_square
 from dalle_jax.pipelines.autoregressive import Drawn, Pipeline, Request, load_pipeline
+from dalle_jax.storage import Place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.add_argument("--model", type=Path, required=True, help="a folder with pipeline.gin, such as runs/demo")
+    parser.add_argument(
+        "--model", type=storage.reachable, required=True, help="a folder with pipeline.gin, such as runs/demo"
+    )
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
     prompts.add_argument("--prompts", type=Path, metavar="FILE", help="a text file, one prompt a line")
@@ -30,10 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--beginning", type=Path, metavar="IMAGE", help="a picture whose top is kept")
     parser.add_argument("--keep-rows", type=float, default=0.5, metavar="SHARE", help="how much of it (default 0.5)")
-    parser.add_argument("--image-tokenizer", type=Path, metavar="DIR", help="instead of the one that the model names")
-    parser.add_argument("--clip", type=Path, metavar="DIR", help="what ranks, instead of the one that the model names")
+    parser.add_argument(
+        "--image-tokenizer", type=storage.reachable, metavar="DIR", help="instead of the one that the model names"
+    )
+    parser.add_argument(
+        "--clip", type=storage.reachable, metavar="DIR", help="what ranks, instead of the one that the model names"
+    )
     parser.add_argument("--batch", type=int, default=64, help="pictures drawn in one call (default 64)")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
+    parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def write_drawn(drawn: list[Drawn], out: Path) -> None:
+def write_drawn(drawn: list[Drawn], out: Place) -> None:
     """One PNG per kept picture, ``grid.png``, and last ``scores.jsonl``, so that where it is, all is."""
     lines, pictures, captions = [], [], []
     for number, one in enumerate(drawn):

@@ -1,11 +1,12 @@
 """``text-tokenizer CONFIG``: a SentencePiece model trained on the captions of a source."""
 
 import argparse
-from pathlib import Path
 
+from dalle_jax import storage
 from dalle_jax.config.bind import load
 from dalle_jax.images.files import write_bytes
 from dalle_jax.runs import TextTokenizerRun
+from dalle_jax.storage import Place
 from dalle_jax.text.sentencepiece import train_sentencepiece
 
 
@@ -13,7 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument("config", help="a config file, such as configs/demo/text.gin")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="the last word on one field")
-    parser.add_argument("--out", type=Path, required=True, help="the model file to write, such as runs/text.model")
+    parser.add_argument(
+        "--out", type=storage.reachable, required=True, help="the model file to write, such as runs/text.model"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def train_text_tokenizer(config: TextTokenizerRun, out: Path) -> None:
+def train_text_tokenizer(config: TextTokenizerRun, out: Place) -> None:
     """Trains on the captions of the source's first examples and writes ``out``, whole or not at all."""
     source = config.source.open()
     captions = [caption for i in range(min(config.captions, len(source))) for caption in source[i]["captions"]]

@@ -3,12 +3,14 @@
 import argparse
 from pathlib import Path
 
+from dalle_jax import storage
 from dalle_jax.config.bind import load
 from dalle_jax.config.render import render
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh
 from dalle_jax.runs import TrainRun
+from dalle_jax.storage import Place
 from dalle_jax.train.loop import TrainResult, train
 from dalle_jax.train.profile import Steps
 
@@ -17,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument("config", help="a config file, such as configs/demo/tokenizer.gin")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="the last word on one field")
-    parser.add_argument("--out", type=Path, help="the run folder (default: runs/ and the config's name)")
+    parser.add_argument("--out", type=storage.reachable, help="the run folder (default: runs/ and the config's name)")
     parser.add_argument(
         "--profile",
         metavar="FIRST:LAST",
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def train_stage(config: TrainRun, out: Path, profile: Steps | None = None) -> TrainResult:
+def train_stage(config: TrainRun, out: Place, profile: Steps | None = None) -> TrainResult:
     """Trains one stage into ``out``; ``profile`` are steps to trace."""
     layout = Layout(make_mesh(config.mesh), config.rules)
     return train(config.task, config.data.open(), config.trainer, layout, out, render(config), profile)

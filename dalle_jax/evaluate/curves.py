@@ -5,9 +5,9 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 from dalle_jax.evaluate.charts import Chart, Line
+from dalle_jax.storage import Place
 
 Series = tuple[tuple[float, float], ...]
 """(step, value) pairs in the order of steps."""
@@ -41,11 +41,11 @@ def read_metrics(text: str) -> dict[str, Series]:
     return {name: tuple(sorted(points.items())) for name, points in found.items()}
 
 
-def read_metrics_file(path: Path) -> dict[str, Series]:
+def read_metrics_file(path: Place) -> dict[str, Series]:
     """``read_metrics`` of a file; a file that is not there is a run that wrote nothing."""
     if not path.is_file():
         return {}
-    return read_metrics(path.read_text(encoding="utf-8", errors="replace"))
+    return read_metrics(path.read_bytes().decode("utf-8", errors="replace"))
 
 
 def training_charts(metrics: dict[str, Series], names: Sequence[str] | None = None) -> tuple[Chart, ...]:

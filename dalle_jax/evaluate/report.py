@@ -2,21 +2,21 @@
 
 import json
 import math
-import os
-from pathlib import Path
 from typing import Any
 
+from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.charts import Number
 from dalle_jax.evaluate.composition import Composition
 from dalle_jax.evaluate.report_data import Comparison, ReaderCheck, Report
 from dalle_jax.evaluate.report_page import page
+from dalle_jax.storage import Place
 
 PAGE_NAME = "report.html"
 METRICS_NAME = "metrics.json"
 
 
-def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
+def write_report(report: Report, folder: Place) -> tuple[Place, Place]:
     """Writes both files into ``folder`` (made if need be) and returns their paths.
 
     Raises UserError where the folder cannot be written to; a file that is there is whole, or is the one from before.
@@ -55,7 +55,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
     return out
 
 
-def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
+def write_metrics(path: Place, metrics: dict[str, Any]) -> None:
     """Writes ``metrics`` as strict JSON, whole or not at all.
 
     JSON knows no NaN and no infinity: such a value is written as null, and ``unmeasured`` says which and why. Raises
@@ -68,19 +68,10 @@ def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
     write_aside(path, json.dumps(cleaned, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_aside(path: Path, text: str) -> None:
+def write_aside(path: Place, text: str) -> None:
     """Writes beside ``path`` and renames, so that no reader meets half a file and a full disk destroys nothing."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(aside, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+        storage.write(path, text.encode())
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose another folder with --out"

@@ -1,17 +1,16 @@
 """Picture files: bytes of strangers to pixels, with limits checked before decoding, and pixels to PNG files."""
 
 import io
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, PngImagePlugin
 
+from dalle_jax import storage
 from dalle_jax.config.errors import UserError
+from dalle_jax.storage import Place
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
@@ -73,30 +72,18 @@ def png_text(data: bytes) -> dict[str, str]:
     return {str(key): str(value) for key, value in image.info.items() if isinstance(value, str)}
 
 
-def write_png(path: str | Path, pixels: UInt8[np.ndarray, "H W 3"], text: Mapping[str, str] | None = None) -> None:
+def write_png(path: str | Place, pixels: UInt8[np.ndarray, "H W 3"], text: Mapping[str, str] | None = None) -> None:
     """Write a PNG file whole or not at all."""
     write_bytes(path, encode_png(pixels, text))
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
+def write_bytes(path: str | Place, data: bytes) -> None:
     """Write a file aside and rename it into place, so that no reader ever sees half of it.
 
     Folders are made. Raises ``UserError`` where the disk is full or the folder cannot be written.
     """
-    path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(aside, 0o644)
-            os.replace(aside, path)
-        except BaseException:
-            Path(aside).unlink(missing_ok=True)
-            raise
+        storage.write(storage.place(path), data)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. Free some space or name another folder"

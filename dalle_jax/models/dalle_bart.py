@@ -260,7 +260,8 @@ class DalleBart(nnx.Module):
             return block.decode(x, cache, pattern, index)
 
         def write(cache: DecoderCache, pattern: Pattern, new: Any, group: Array | None) -> DecoderCache:
-            return cache._replace(codes=kv_cache.write(cache.codes, pattern, *new, index, group))
+            k, v = new
+            return cache._replace(codes=kv_cache.write(cache.codes, pattern, k, v, index, group))
 
         x, cache = self.stack.step(apply, write, x, cache)
         return self.codes.predict(self.norm(x)), cache

@@ -3,13 +3,13 @@
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dalle_jax import storage
 from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.pixels import to_float, to_uint8
@@ -17,6 +17,7 @@ from dalle_jax.parallel.layout import jit
 from dalle_jax.pipelines.load import load_clip, load_generator, load_image_tokenizer, load_text, stage_folders
 from dalle_jax.pipelines.rerank import best_candidates
 from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
+from dalle_jax.storage import Place
 
 SIDE_BY_SIDE = 16
 """Candidates of a prompt that one call draws where there are prompts enough to fill it; more come in further calls."""
@@ -248,17 +249,18 @@ def _power_of_two(count: int) -> int:
 
 
 def load_pipeline(
-    folder: Path, image_tokenizer: Path | None = None, clip: Path | None = None, batch: int = 64
+    folder: Place, image_tokenizer: Place | None = None, clip: Place | None = None, batch: int = 64
 ) -> Pipeline:
     """The pipeline of a folder that holds ``pipeline.gin``, or of a transformer's run folder."""
     stages = stage_folders(folder)
-    generator = load_generator(Path(stages.transformer))
-    ranker_folder = clip or (None if stages.clip is None else Path(stages.clip))
+    transformer = storage.place(stages.transformer)
+    generator = load_generator(transformer)
+    ranker_folder = clip or (None if stages.clip is None else storage.place(stages.clip))
     ranker = None if ranker_folder is None else load_clip(ranker_folder)
     return Pipeline(
         generator=generator,
-        image_tokenizer=load_image_tokenizer(image_tokenizer or Path(stages.image_tokenizer)),
-        text=load_text(Path(stages.transformer), generator.text_length),
+        image_tokenizer=load_image_tokenizer(image_tokenizer or storage.place(stages.image_tokenizer)),
+        text=load_text(transformer, generator.text_length),
         clip=ranker,
         clip_text=None
         if ranker is None or ranker_folder is None

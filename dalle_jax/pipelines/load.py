@@ -1,7 +1,6 @@
 """Run folders back to models: ``model.gin`` says what the network is, the newest checkpoint holds its weights."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from flax import nnx
@@ -12,6 +11,7 @@ from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
+from dalle_jax.storage import Place
 from dalle_jax.text.sentencepiece import SentencePiece
 from dalle_jax.train.checkpoint import load_params
 
@@ -49,7 +49,7 @@ def build(config: Any, rngs: nnx.Rngs) -> Any:
     return NETWORKS[type(config)](config, rngs=rngs)
 
 
-def read_model_file(folder: Path) -> ModelFile:
+def read_model_file(folder: Place) -> ModelFile:
     """``model.gin`` of a run folder; raises UserError where there is none."""
     path = folder / "model.gin"
     if not path.is_file():
@@ -57,7 +57,7 @@ def read_model_file(folder: Path) -> ModelFile:
     return loads(path.read_text(encoding="utf-8"), ModelFile, name=str(path))
 
 
-def load_network(folder: Path, kinds: tuple[type, ...]) -> Any:
+def load_network(folder: Place, kinds: tuple[type, ...]) -> Any:
     """The network of a run folder with its averaged weights; its config must be one of ``kinds``."""
     config = read_model_file(folder).model
     if not isinstance(config, kinds):
@@ -68,24 +68,24 @@ def load_network(folder: Path, kinds: tuple[type, ...]) -> Any:
     return module
 
 
-def load_image_tokenizer(folder: Path) -> Any:
+def load_image_tokenizer(folder: Place) -> Any:
     """A trained image tokenizer (models/image_tokenizer.py)."""
     return load_network(folder, (VqvaeConfig,))
 
 
-def load_generator(folder: Path) -> Any:
+def load_generator(folder: Place) -> Any:
     """A trained text-to-codes transformer (models/code_generator.py), its code tokens folded into plain tables."""
     generator = load_network(folder, (DalleConfig, DalleBartConfig))
     generator.codes.fold()
     return generator
 
 
-def load_clip(folder: Path) -> Clip:
+def load_clip(folder: Place) -> Clip:
     """A trained CLIP."""
     return load_network(folder, (ClipConfig,))
 
 
-def load_text(folder: Path, length: int) -> SentencePiece:
+def load_text(folder: Place, length: int) -> SentencePiece:
     """The text tokenizer that a model was trained with; it travels with its checkpoint."""
     path = folder / "text.model"
     if not path.is_file():
@@ -95,7 +95,7 @@ def load_text(folder: Path, length: int) -> SentencePiece:
     return SentencePiece(path.read_bytes(), length)
 
 
-def stage_folders(folder: Path) -> PipelineFile:
+def stage_folders(folder: Place) -> PipelineFile:
     """The folders of the stages: from ``pipeline.gin``, or of a transformer alone, from its ``model.gin``."""
     path = folder / "pipeline.gin"
     if path.is_file():

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dalle_jax import storage
 from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
@@ -57,7 +57,7 @@ class AlignTextImages:
 
     @cached_property
     def _tokenizer(self) -> nnx.Module | None:
-        return None if self.image_tokenizer is None else load_image_tokenizer(Path(self.image_tokenizer))
+        return None if self.image_tokenizer is None else load_image_tokenizer(storage.place(self.image_tokenizer))
 
     def frozen(self) -> nnx.Module | None:
         """The image tokenizer, where there is one."""

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
+from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.text.sentencepiece import SentencePiece
 from dalle_jax.train.task import Seed
@@ -26,7 +26,7 @@ class Captions:
     @cached_property
     def model(self) -> bytes:
         """The bytes of the model file, which travel with every checkpoint."""
-        path = Path(self.file)
+        path = storage.place(self.file)
         if not path.is_file():
             raise UserError(
                 f"captions.file: expected a SentencePiece model file, found none at {path}; "

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dalle_jax import storage
 from dalle_jax.arrays import Array, Float, Int, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
@@ -90,7 +90,7 @@ class GenerateCodes:
         if self.image_tokenizer is None:
             return None
         with jax.ensure_compile_time_eval():  # ``init`` runs under a trace, and what is kept here must outlive it
-            return load_image_tokenizer(Path(self.image_tokenizer))
+            return load_image_tokenizer(storage.place(self.image_tokenizer))
 
     def frozen(self) -> Any:
         """The image tokenizer, with its averaged weights, or None where the data holds codes."""
@@ -175,8 +175,8 @@ class GenerateCodes:
         return frozen.decode(codes.reshape(-1, *self.model.grid))
 
     def model_files(self) -> dict[str, bytes]:
-        """``model.gin``, which also says which image tokenizer encoded the pictures, and ``text.model``."""
-        tokenizer = None if self.image_tokenizer is None else str(Path(self.image_tokenizer).absolute())
+        """``model.gin``, which also says which image tokenizer the codes are of, and ``text.model``."""
+        tokenizer = None if self.image_tokenizer is None else str(storage.absolute(storage.place(self.image_tokenizer)))
         file = ModelFile(model=self.model, image_tokenizer=tokenizer)
         return {"model.gin": render(file).encode(), "text.model": self.captions.model}
 

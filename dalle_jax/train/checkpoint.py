@@ -1,30 +1,38 @@
-"""Checkpoints: the only file that knows Orbax. A checkpoint is whole or it is not there.
+"""Checkpoints: the only file that knows Orbax. A checkpoint is whole, or it is not there, or it is found to be damaged.
 
 Each holds the parts of the state side by side (params, average, ..., so that one can be read without the rest) and a
-``Meta``: what was trained on what, with the small files that make the weights usable.
+``Meta``: what was trained on what, with the small files that make the weights usable. That is all that a run is made
+of. The data position is the step, since ``Batches.batch`` is a pure function of it; the randomness of a step is
+``fold_in(seed, step)`` with the seed in ``Meta``; and random keys that a module carries along are among the ``others``.
 """
 
 import base64
 import contextlib
 import logging
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
+from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.parallel.layout import Layout
+from dalle_jax.storage import Place
+from dalle_jax.train import checksums, recovery
+from dalle_jax.train.mirror import Mirror
+from dalle_jax.train.parts import compare, from_parts, to_parts
+from dalle_jax.train.recovery import whole_steps
 from dalle_jax.train.state import Blueprint, State
 
 FOLDER = "checkpoints"
 ROOM_BYTES = 2_000_000
-COUNTERS = ("step", "skipped", "spiked", "skipped_in_a_row")
+UNFINISHED = ".orbax-checkpoint-tmp"
+"""What Orbax adds to the name of a checkpoint that it has not committed."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +57,49 @@ class Meta:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, for its trainer: the newest ``keep`` of them stay."""
+    """The checkpoints of one run folder, for its trainer.
 
-    def __init__(self, out: Path, keep: int):
+    The newest ``keep`` of them stay, and every one whose step ``keep_every`` divides. To open them is to look whether
+    the newest is as it was written: one that is not is set aside, with a warning, until there is one to go on from.
+    ``before_commit`` is called in the thread that saves when all is written but the checkpoint does not yet count.
+    """
+
+    def __init__(
+        self,
+        out: Place,
+        keep: int,
+        keep_every: int | None = None,
+        before_commit: Callable[[], None] = lambda: None,
+    ):
         # Orbax logs a failed save with its whole traceback; ours is told as one line.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        self.folder = (out / FOLDER).absolute()
+        self.folder = storage.absolute(out / FOLDER)
+        self._mirror = mirror_of(self.folder)
+        self._keep, self._keep_every, self._before_commit = keep, keep_every, before_commit
+        self._saving = 0
+        here = self.folder if self._mirror is None else self._mirror.local
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            policy = ocp.training.preservation_policies.LatestN(keep)
+            if not storage.is_remote(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+            damage = recovery.damage_found_together if self._mirror is None else self._mirror.damage
+            _, damaged = recovery.newest_whole(self.folder, damage)
+            for step, reason in damaged.items():
+                recovery.set_aside(self.folder, step, reason)
             self._orbax = ocp.training.Checkpointer(
-                self.folder, preservation_policy=policy, cleanup_tmp_directories=True
+                here,
+                context=self._committing(here),
+                preservation_policy=preservation(keep, keep_every) if self._mirror is None else preservation(1, None),
+                cleanup_tmp_directories=True,
             )
-        except OSError as error:
-            raise UserError(f"cannot keep checkpoints in {self.folder}: {error.strerror or error}") from error
+        except BaseException as error:
+            if self._mirror is not None:
+                self._mirror.close()
+            if isinstance(error, OSError):
+                raise UserError(f"cannot keep checkpoints in {self.folder}: {error.strerror or error}") from error
+            raise
 
     def newest(self) -> int | None:
-        """The step of the newest whole checkpoint."""
+        """The step of the newest checkpoint, which is whole."""
         latest = self._orbax.latest
         return None if latest is None else latest.step
 
@@ -77,6 +111,7 @@ class Checkpoints:
         """Copies the state and writes it in the background; waits first for the save before, if it is still on."""
         self.wait()
         self._check_room(step, state)
+        self._saving = step
         try:
             self._orbax.save_checkpointables_async(step, to_parts(state), force=True, custom_metadata=meta.to_json())
         except Exception as error:
@@ -96,6 +131,8 @@ class Checkpoints:
         finally:
             with contextlib.suppress(Exception):  # what failed has been raised by wait
                 self._orbax.close()
+            if self._mirror is not None:
+                self._mirror.close()
 
     def restore(self, step: int, target: State) -> State:
         """The state of a step, laid out as ``target`` says; UserError names what differs from another model's."""
@@ -103,10 +140,29 @@ class Checkpoints:
         compare(f"{self.folder / str(step)}", self._orbax.checkpointables_metadata(step).metadata, parts)
         return from_parts(self._orbax.load_checkpointables(step, parts), target)
 
+    def _committing(self, here: Place) -> ocp.Context:
+        """What Orbax does in the first process when every process has written, just before it commits."""
+
+        def commit() -> None:  # a function, since Orbax copies its options, and with a method all of its object
+            step = self._saving
+            unfinished = here / f"{step}{UNFINISHED}"
+            written = unfinished if unfinished.exists() else here / str(step)  # as it is on gs://
+            checksums.seal(written)
+            self._before_commit()
+            if self._mirror is not None:
+                self._mirror.store(step, written)
+                self._mirror.retain(whole_steps(self.folder), self._keep, self._keep_every)
+
+        context = ocp.Context()
+        context.asynchronous.post_finalization_callback = commit
+        return context
+
     def _check_room(self, step: int, state: State) -> None:
         """A disk that is too small is better told before than by half a checkpoint."""
+        if storage.is_remote(self._orbax.directory):
+            return
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + ROOM_BYTES
-        free = shutil.disk_usage(self.folder).free
+        free = shutil.disk_usage(self._orbax.directory).free
         if free < size:
             reason = f"it needs {size / 1e6:.0f} MB and {free / 1e6:.0f} MB are free"
             raise self._failed(step, OSError(reason))
@@ -118,60 +174,27 @@ class Checkpoints:
         return UserError(f"could not save {what} in {self.folder} ({reason[:250]}); whole ones there: {whole}")
 
 
-def whole_steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints that were finished, oldest first; half-written ones have other names."""
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+def mirror_of(folder: Place) -> Mirror | None:
+    """What stands between Orbax and a URL to which it cannot write; UserError where there are several processes."""
+    if not os.fspath(folder).startswith("s3://"):
+        return None
+    if jax.process_count() > 1:
+        raise UserError(
+            f"{folder}: Orbax cannot write to s3://, and what is done about it needs all of a checkpoint on one "
+            f"machine, but this run has {jax.process_count()} processes; use gs:// or a folder that all of them share"
+        )
+    return Mirror(folder)
 
 
-def to_parts(state: State) -> dict[str, Any]:
-    """The state as named flat dictionaries, without the empty ones."""
-    parts = {
-        "params": state.params,
-        "others": state.others,
-        "average": state.average,
-        "gradient_norms": state.gradient_norms,
-        "counters": {name: getattr(state, name) for name in COUNTERS},
-        "optimizers": _named_leaves(state.optimizers),
-        "schedule": _named_leaves(state.schedule),
-    }
-    return {name: part for name, part in parts.items() if part}
-
-
-def from_parts(parts: Mapping[str, Any], target: State) -> State:
-    """The inverse of ``to_parts``."""
-    counters = parts["counters"]
-    return State(
-        step=counters["step"],
-        params=parts.get("params", {}),
-        others=parts.get("others", {}),
-        average=parts.get("average", {}),
-        optimizers=_from_leaves(parts.get("optimizers", {}), target.optimizers),
-        gradient_norms=parts["gradient_norms"],
-        skipped=counters["skipped"],
-        spiked=counters["spiked"],
-        skipped_in_a_row=counters["skipped_in_a_row"],
-        schedule=_from_leaves(parts.get("schedule", {}), target.schedule),
-    )
-
-
-def compare(where: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raises UserError with all that differs in names, shapes and dtypes; Orbax casts and reshapes some in silence."""
-    problems = []
-    for part in sorted(stored.keys() | wanted.keys()):
-        have, want = stored.get(part, {}), wanted.get(part, {})
-        problems += [f"{part} {name} is not in the checkpoint" for name in sorted(want.keys() - have.keys())]
-        problems += [f"{part} {name} is not in this run" for name in sorted(have.keys() - want.keys())]
-        for name in sorted(want.keys() & have.keys()):
-            old, new = _signature(have[name]), _signature(want[name])
-            if old != new:
-                problems.append(f"{part} {name} is {old} in the checkpoint and {new} in this run")
-    if problems:
-        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise UserError(f"{where} is of another model or optimizer: {shown}. Undo the change, or give another --out")
+def preservation(keep: int, keep_every: int | None) -> Any:
+    """Orbax's rule for what stays: the newest ``keep``, and those whose step ``keep_every`` divides."""
+    policies = ocp.training.preservation_policies
+    newest = policies.LatestN(keep)
+    return newest if keep_every is None else policies.AnyPreservationPolicy([newest, policies.EveryNSteps(keep_every)])
 
 
 def load_params(
-    folder: Path,
+    folder: str | Place,
     module: nnx.Module,
     which: Literal["average", "params"] = "average",
     step: int | None = None,
@@ -182,17 +205,18 @@ def load_params(
 
     Only the weights are read, not the optimizer's state. ``which="average"`` takes the parameters themselves where the
     run kept no average. ``prefix`` (such as "generator.") is where the module sits in the one that was trained. Without
-    a layout everything goes to the first device.
+    a layout everything goes to the first device. A damaged checkpoint is passed over with a warning, and left as it is.
     """
-    checkpoints = Path(folder).absolute() / FOLDER
-    steps = whole_steps(checkpoints)
-    if not steps or (step is not None and step not in steps):
-        wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
-        raise UserError(f"{folder}: expected {wanted}, found {steps or 'none'}; train it first, or name another folder")
-    path = checkpoints / str(steps[-1] if step is None else step)
+    with contextlib.ExitStack() as opened:
+        path = _readable(storage.absolute(storage.place(folder)) / FOLDER, which, step, opened)
+        _load(path, module, which, layout, prefix)
+    return int(path.name)
+
+
+def _load(path: Place, module: nnx.Module, which: str, layout: Layout | None, prefix: str) -> None:
     stored = ocp.checkpointables_metadata(path).metadata
     blueprint = Blueprint.of(module)
-    source = "average" if which == "average" and "average" in stored else "params"
+    source = _source(path, which)
     target: dict[str, dict[str, Any]] = {source: {}, "others": {}}
     for name, struct in _structs(blueprint, layout).items():
         target[source if blueprint.is_param(name) else "others"][prefix + name] = struct
@@ -206,7 +230,43 @@ def load_params(
     loaded = ocp.load_checkpointables(path, wanted_parts)
     values = {name.removeprefix(prefix): leaf for part in loaded.values() for name, leaf in part.items()}
     nnx.update(module, nnx.state(blueprint.merge({name: values[name] for name in blueprint.paths})))
-    return int(path.name)
+
+
+def _readable(checkpoints: Place, which: str, step: int | None, opened: contextlib.ExitStack) -> Place:
+    """The checkpoint to read: of ``step``, or the newest whose weights are as they were written.
+
+    Behind a URL that Orbax cannot read it is a copy, which goes when ``opened`` closes.
+    """
+    steps = whole_steps(checkpoints)
+    if not steps or (step is not None and step not in steps):
+        wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
+        raise UserError(
+            f"{checkpoints.parent}: expected {wanted}, found {steps or 'none'}; train it first, or name another folder"
+        )
+
+    mirror = mirror_of(checkpoints)
+    if mirror is not None:
+        opened.callback(mirror.close)
+
+    def damage(path: Place) -> str | None:
+        parts = (_source(path, which), "others")
+        look = checksums.damage if mirror is None else mirror.damage
+        return look(path, lambda name: name.split("/")[0] in parts or "/d/" not in name)
+
+    if step is not None:
+        reason = damage(checkpoints / str(step))
+        if reason is not None:
+            raise UserError(f"the checkpoint of step {step} in {checkpoints} is damaged ({reason}); there are {steps}")
+        return (checkpoints if mirror is None else mirror.local) / str(step)
+    newest, damaged = recovery.newest_whole(checkpoints, damage)
+    for bad, reason in damaged.items():
+        recovery.warn(f"the checkpoint of step {bad} in {checkpoints} is damaged ({reason}): using that of {newest}")
+    return (checkpoints if mirror is None else mirror.local) / str(newest)
+
+
+def _source(path: Place, which: str) -> str:
+    """The part that holds the weights wanted."""
+    return "average" if which == "average" and (path / "average").is_dir() else "params"
 
 
 def _structs(blueprint: Blueprint, layout: Layout | None) -> dict[str, jax.ShapeDtypeStruct]:
@@ -216,15 +276,3 @@ def _structs(blueprint: Blueprint, layout: Layout | None) -> dict[str, jax.Shape
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[name])
         for name, leaf in blueprint.stored().items()
     }
-
-
-def _named_leaves(tree: Any) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _from_leaves(leaves: Mapping[str, Any], like: Any) -> Any:
-    return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in _named_leaves(like)])
-
-
-def _signature(leaf: Any) -> str:
-    return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"

@@ -8,11 +8,13 @@ from typing import Any
 
 import jax
 
+from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.reduction import ReduceDtype
-from dalle_jax.train import decay, detectors, feed, metrics, optimizers, pictures, schedules
+from dalle_jax.storage import Place
+from dalle_jax.train import decay, detectors, feed, goodput, metrics, optimizers, pictures, schedules
 from dalle_jax.train.checkpoint import Checkpoints, Meta
 from dalle_jax.train.ema import Ema
 from dalle_jax.train.interrupt import Interrupt, command_to_go_on
@@ -20,6 +22,7 @@ from dalle_jax.train.monitor import Monitor
 from dalle_jax.train.profile import Profiler, Steps
 from dalle_jax.train.runner import Runner
 from dalle_jax.train.spikes import SkipSpikes
+from dalle_jax.train.spool import Spool
 from dalle_jax.train.stall import Doing, Watchdog
 from dalle_jax.train.state import State
 from dalle_jax.train.task import Batches, Sums, Task
@@ -31,9 +34,10 @@ from dalle_jax.train.writers import METRICS_FILE, Progress, Writers, read_lines,
 class Trainer:
     """How long and how. The ``_every`` are in steps and None is never; a checkpoint is always kept at the end.
 
-    ``decayed`` says which parameters the optimizer's weight decay reaches. ``reduce_dtype`` is that in which gradients
-    are summed over devices: parallel/reduction.py. After ``stall_seconds`` in which no step finishes the process ends
-    (train/stall.py); None is never.
+    The newest ``keep`` checkpoints stay, and for good those whose step ``keep_every`` divides. ``decayed`` says which
+    parameters the optimizer's weight decay reaches. ``reduce_dtype`` is that in which gradients are summed over
+    devices: parallel/reduction.py. After ``stall_seconds`` in which no step finishes the process ends (train/stall.py);
+    None is never.
     """
 
     steps: int
@@ -50,6 +54,7 @@ class Trainer:
     pictures_every: int | None = None
     save_every: int | None = None
     keep: int = 2
+    keep_every: int | None = None
     abort_after_skips: int = 20
     spikes: SkipSpikes | None = None
     stall_seconds: float | None = 600.0
@@ -60,6 +65,9 @@ class Trainer:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.stall_seconds is not None and self.stall_seconds <= 0:
             raise ValueError(f"stall_seconds: expected more than 0, or None, got {self.stall_seconds}")
+        kept, saved = self.keep_every, self.save_every
+        if kept is not None and (kept < 1 or not saved or kept % saved):
+            raise ValueError(f"keep_every: expected a multiple of save_every={self.save_every}, got {self.keep_every}")
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def train(
     data: Batches,
     trainer: Trainer,
     layout: Layout,
-    out: str | Path,
+    out: str | Place,
     config_text: str,
     profile: Steps | None = None,
 ) -> TrainResult:
@@ -88,7 +96,7 @@ def train(
     checkpoint of another model, data or seed, and a run that has diverged.
     """
     with contextlib.ExitStack() as opened:
-        return Run(task, data, trainer, layout, Path(out), config_text, opened, profile).go()
+        return Run(task, data, trainer, layout, storage.place(out), config_text, opened, profile).go()
 
 
 class Run:
@@ -100,17 +108,19 @@ class Run:
         data: Batches,
         trainer: Trainer,
         layout: Layout,
-        out: Path,
+        out: Place,
         config_text: str,
         opened: contextlib.ExitStack,
         profile: Steps | None = None,
     ):
         self.began = time.monotonic()
-        watchdog = opened.enter_context(Watchdog(trainer.stall_seconds, out))
         self.data, self.task, self.trainer, self.layout, self.out = data, task, trainer, layout, out
         self.meta = Meta(config_text, data.fingerprint(), trainer.seed, task.model_files())
-        make_folder(out)
-        self.checkpoints = Checkpoints(out, trainer.keep)
+        self.spool = Spool(out, brought=(METRICS_FILE, goodput.FILE))
+        opened.callback(self.spool.close)
+        make_folder(self.spool.folder)
+        watchdog = opened.enter_context(Watchdog(trainer.stall_seconds, self.spool.folder))
+        self.checkpoints = Checkpoints(out, trainer.keep, trainer.keep_every, before_commit=self.spool.send_now)
         opened.callback(self.checkpoints.close)
         found = self.checkpoints.newest()
         if found is not None:
@@ -120,16 +130,16 @@ class Run:
         self.start = 0 if found is None else found
         self.saved = found
         if hosts.is_first():
-            write_files(out, self.meta)
-        self.writers = Writers(out, self.start) if hosts.is_first() else None
+            write_files(self.spool.folder, self.meta)
+        self.writers = Writers(self.spool.folder, self.start) if hosts.is_first() else None
         if self.writers is not None:
             opened.callback(self.writers.close)
         self.progress = Progress(self.start, trainer.steps, silent=not hosts.is_first())
         opened.callback(self.progress.close)
         self.watch = Watch(trainer.abort_after_skips, detectors.detectors(trainer.schedule.warmup))
-        self.monitor = Monitor(watchdog, self.runner, layout, data.batch_size, out, self.start)
-        self.profiler = Profiler(out, profile, self.progress.say)
-        self.metrics: dict[str, float] = newest_figures(out)
+        self.monitor = Monitor(watchdog, self.runner, layout, data.batch_size, self.spool.folder, self.start)
+        self.profiler = Profiler(self.spool.folder, profile, self.progress.say)
+        self.metrics: dict[str, float] = newest_figures(self.spool.folder)
         self.sums: Sums | None = None
         self.logged = (self.start, time.monotonic())
 
@@ -210,9 +220,10 @@ class Run:
         if drawn is not None and self.writers is not None:
             drawn = jax.device_get(drawn)
             page = pictures.sheet(drawn)
-            pictures.write(self.out, step, page)
+            pictures.write(self.spool.folder, step, page)
             self._write(step, {"pictures/one_colour": pictures.one_colour(drawn)})
             self.writers.picture(step, "pictures", page)
+            self.spool.send()
 
     def _save(self, step: int) -> None:
         if self.saved != step:
@@ -227,6 +238,7 @@ class Run:
             self.progress.say(line)
         if self.writers is not None:
             self.writers.figures(step, values)
+            self.spool.send()
 
 
 def due(step: int, every: int | None, last: bool) -> bool:
@@ -251,12 +263,13 @@ def write_files(out: Path, meta: Meta) -> None:
             raise unwritable(out / name, error) from error
 
 
-def refuse_changes(old: Meta, new: Meta, out: Path) -> None:
+def refuse_changes(old: Meta, new: Meta, out: Place) -> None:
     """Raises UserError where going on would not be the same run: other data, another seed, another model."""
     changed = []
     if old.fingerprint != new.fingerprint:
         changed.append(
-            f"data: its checkpoints were trained on {old.fingerprint}, the config now gives {new.fingerprint}"
+            f"data: its checkpoints were trained on {old.fingerprint}, now it is {new.fingerprint} "
+            f"({data_difference(old.config, new.config)})"
         )
     if old.seed != new.seed:
         changed.append(f"trainer.seed: {old.seed} in its checkpoints, {new.seed} now")
@@ -266,6 +279,14 @@ def refuse_changes(old: Meta, new: Meta, out: Path) -> None:
             changed.append(f"{name}: {first_difference(before, now)}")
     if changed:
         raise UserError(f"cannot go on in {out}: " + "; ".join(changed) + ". Undo the change, or give another --out")
+
+
+def data_difference(before: str, now: str) -> str:
+    """The first line of the config's data that differs, or that none does."""
+    old, new = ([line for line in text.splitlines() if line.startswith("data")] for text in (before, now))
+    if old == new:
+        return "the config says the same, so what it names holds something else now"
+    return first_difference("\n".join(old).encode(), "\n".join(new).encode())
 
 
 def first_difference(before: bytes, now: bytes) -> str:

@@ -167,6 +167,11 @@ class JoinedRate:
     until: int
     then: "Plain | JoinedRate"
 
+    @property
+    def warmup(self) -> int:
+        """That of ``first``."""
+        return self.first.warmup
+
     def value(self, step: Any, steps: int, xp: ModuleType = np) -> Any:
         """The rate of step ``step`` (from 0) of ``steps``."""
         before = self.first.value(step, self.until, xp)

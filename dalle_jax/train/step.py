@@ -164,9 +164,12 @@ def _update(
 
 def _count(state: State, kept: Any, finite: Array, spiked: Array) -> State:
     bad, spike = 1 - finite.astype(jnp.int32), spiked.astype(jnp.int32)
-    *parts, remembered = kept
+    params, others, average, optimizers, norms, remembered = kept
     in_a_row = (state.skipped_in_a_row + bad + spike) * (bad + spike)
-    return State(state.step + 1, *parts, state.skipped + bad, state.spiked + spike, in_a_row, remembered)
+    skipped, spikes = state.skipped + bad, state.spiked + spike
+    return State(
+        state.step + 1, params, others, average, optimizers, norms, skipped, spikes, in_a_row, schedule=remembered
+    )
 
 
 def _report(sums: Mapping[str, Any], finite: Array) -> Sums:

@@ -8,9 +8,10 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "dalle_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# the last three are one floor, the edge, in the order in which they stand on each other
+# storage stands on config, and the last three are one floor, the edge, in the order in which they stand on each other
 FLOORS = [
     ["config", "arrays"],
+    ["storage"],
     ["parallel", "text", "images", "scenes"],
     ["layers", "losses", "diffusion", "sampling"],
     ["models", "data", "train"],

@@ -1,6 +1,4 @@
 import collections
-import contextlib
-import dataclasses
 import json
 import os
 import re
@@ -19,35 +17,12 @@ from flax import nnx
 from dalle_jax.config.errors import UserError
 from dalle_jax.train import checkpoint
 from dalle_jax.train.checkpoint import load_params, whole_steps
-from dalle_jax.train.loop import Run, train
+from dalle_jax.train.loop import train
 from dalle_jax.train.optimizers import Lion
 from dalle_jax.train.schedules import PlateauRate
 from tests.train.child import TASK, TRAINER
+from tests.train.runs import CONFIG, StopsAt, run
 from tests.train.toy import Lines, Toy, layout, leaves
-
-CONFIG = "trainer.steps = 20\n"
-LINES = Lines()
-
-
-def run(out, data=LINES, task=TASK, lay=None, **changes):
-    """A whole run; gives its Run, closed, with the state that it ended in."""
-    with contextlib.ExitStack() as opened:
-        trainer = dataclasses.replace(TRAINER, **changes)
-        this = Run(task, data, trainer, lay or layout(), Path(out), CONFIG, opened)
-        this.result = this.go()
-    return this
-
-
-@dataclasses.dataclass(frozen=True)
-class StopsAt(Lines):
-    """Raises at a step, as a machine that fails would."""
-
-    step: int = 0
-
-    def batch(self, step, rows):
-        if step == self.step:
-            raise OSError("the disk is gone")
-        return super().batch(step, rows)
 
 
 @pytest.fixture(scope="module")

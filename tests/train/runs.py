@@ -1,0 +1,37 @@
+"""Whole runs of the toy in this process."""
+
+import contextlib
+import dataclasses
+from typing import Any
+
+from dalle_jax import storage
+from dalle_jax.storage import Place
+from dalle_jax.train.loop import Run
+from tests.train.child import TASK, TRAINER
+from tests.train.toy import Lines, layout
+
+CONFIG = "trainer.steps = 20\n"
+LINES = Lines()
+
+
+def run(
+    out: str | Place, data: Any = LINES, task: Any = TASK, lay: Any = None, config: str = CONFIG, **changes: Any
+) -> Run:
+    """A whole run; gives its Run, closed, with the state that it ended in."""
+    with contextlib.ExitStack() as opened:
+        trainer = dataclasses.replace(TRAINER, **changes)
+        this = Run(task, data, trainer, lay or layout(), storage.place(out), config, opened)
+        this.result = this.go()
+    return this
+
+
+@dataclasses.dataclass(frozen=True)
+class StopsAt(Lines):
+    """Raises at a step, as a machine that fails would."""
+
+    step: int = 0
+
+    def batch(self, step: int, rows: Any) -> dict[str, list[Any]]:
+        if self.step == step:
+            raise OSError("the disk is gone")
+        return super().batch(step, rows)

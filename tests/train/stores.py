@@ -1,0 +1,59 @@
+"""Servers on this machine that speak as Amazon's and Google's stores do; each test that needs one says which."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+
+@contextlib.contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Sets variables of the environment for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def amazon() -> Iterator[str]:
+    """``s3://`` and a new bucket, served by moto."""
+    pytest.importorskip("s3fs", reason="s3:// needs s3fs: pip install 'dalle-jax[s3]'")
+    moto = pytest.importorskip("moto.server", reason="the test of s3:// needs a server: pip install 'moto[server]'")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    known = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    with environment(AWS_ENDPOINT_URL=f"http://{host}:{port}", AWS_EC2_METADATA_DISABLED="true", **known):
+        import fsspec
+
+        fsspec.filesystem("s3").mkdir("pictures")
+        yield "s3://pictures"
+    server.stop()
+
+
+@contextlib.contextmanager
+def google() -> Iterator[str]:
+    """``gs://`` and a new bucket, served by gcp-storage-emulator."""
+    pytest.importorskip("gcsfs", reason="gs:// needs gcsfs: pip install 'dalle-jax[gcs]'")
+    emulator = pytest.importorskip(
+        "gcp_storage_emulator.server", reason="the test of gs:// needs a server: pip install gcp-storage-emulator"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="pictures")
+    server.start()
+    url = f"http://127.0.0.1:{port}"
+    known = {"GOOGLE_AUTH_TOKEN_FOR_TESTING": "test"}
+    with environment(STORAGE_EMULATOR_HOST=url, TENSORSTORE_GCS_HTTP_URL=url, GOOGLE_CLOUD_PROJECT="test", **known):
+        yield "gs://pictures"
+    server.stop()
