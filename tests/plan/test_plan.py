@@ -93,7 +93,7 @@ def test_a_batch_that_does_not_fit_is_a_no_that_says_what_would(config):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("mesh.fsdp=3", "4 devices cannot be split"),
+        ("mesh.fsdp=3", "asks for 6 devices, but there are 4"),
         ("data.batch_size=7", "batch 'codes': dimension 'batch' of size 7"),
         ("task.model.width=127", "does not divide"),
     ],
