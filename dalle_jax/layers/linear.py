@@ -20,15 +20,19 @@ Initializer: TypeAlias = Callable[..., Array]
 Module = TypeVar("Module", bound=nnx.Module)
 
 
-@jax.custom_vjp
-def flat_matmul(x: Float[Array, "... D"], kernel: Float[Array, "D F"]) -> Float[Array, "... F"]:
-    """``x @ kernel`` whose forward and gradients are 2-D products; the barriers keep XLA from undoing the reshape."""
+def _product(x: Array, kernel: Array) -> Array:
     flat = x.reshape(-1, x.shape[-1])  # [B D]
     return (flat @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
+@jax.custom_vjp
+def flat_matmul(x: Float[Array, "... D"], kernel: Float[Array, "D F"]) -> Float[Array, "... F"]:
+    """``x @ kernel`` whose forward and gradients are 2-D products; the barriers keep XLA from undoing the reshape."""
+    return _product(x, kernel)
+
+
 def _flat_matmul_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return flat_matmul(x, kernel), (x, kernel)
+    return _product(x, kernel), (x, kernel)  # not through flat_matmul, in which remat's policies see no product
 
 
 def _flat_matmul_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
