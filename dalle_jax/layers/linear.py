@@ -27,15 +27,20 @@ def flat_matmul(x: Float[Array, "... D"], kernel: Float[Array, "D F"]) -> Float[
     return _flat_matmul(x, kernel, gradient_dtype().name)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _flat_matmul(x: Array, kernel: Array, summed_in: str) -> Array:
-    del summed_in
+def _flat_product(x: Array, kernel: Array) -> Array:
     flat = x.reshape(-1, x.shape[-1])  # [B D]
     return (flat @ kernel.astype(x.dtype)).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _flat_matmul(x: Array, kernel: Array, summed_in: str) -> Array:
+    del summed_in
+    return _flat_product(x, kernel)
+
+
 def _flat_matmul_forward(x: Array, kernel: Array, summed_in: str) -> tuple[Array, tuple[Array, Array]]:
-    return _flat_matmul(x, kernel, summed_in), (x, kernel)
+    del summed_in
+    return _flat_product(x, kernel), (x, kernel)  # not through _flat_matmul, in which remat's policies see no product
 
 
 def _flat_matmul_backward(summed_in: str, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
@@ -50,16 +55,21 @@ def _flat_matmul_backward(summed_in: str, residuals: tuple[Array, Array], gradie
 _flat_matmul.defvjp(_flat_matmul_forward, _flat_matmul_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _contract(x: Array, kernel: Array, inputs: int, summed_in: str) -> Array:
+def _product(x: Array, kernel: Array, inputs: int) -> Array:
     """The last ``inputs`` dimensions of ``x`` with the first of ``kernel``, as one dot_general."""
-    del summed_in
     x_axes = tuple(range(x.ndim - inputs, x.ndim))
     return jax.lax.dot_general(x, kernel.astype(x.dtype), ((x_axes, tuple(range(inputs))), ((), ())))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _contract(x: Array, kernel: Array, inputs: int, summed_in: str) -> Array:
+    del summed_in
+    return _product(x, kernel, inputs)
+
+
 def _contract_forward(x: Array, kernel: Array, inputs: int, summed_in: str) -> tuple[Array, tuple[Array, Array]]:
-    return _contract(x, kernel, inputs, summed_in), (x, kernel)
+    del summed_in
+    return _product(x, kernel, inputs), (x, kernel)
 
 
 def _contract_backward(

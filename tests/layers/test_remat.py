@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small_generators import dalle, dalle_bart
+from small_generators import DALLE, DECODER, ENCODER, SIZES
 
 from dalle_jax.layers.remat import Remat
 from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
+from dalle_jax.models.dalle import Dalle, DalleConfig
+from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 
 TEXT = jnp.array([[3, 5, 0, 0], [1, 2, 9, 4]])
 CODES = jax.random.randint(jax.random.key(1), (2, 12), 0, 7)
@@ -19,21 +21,26 @@ PIXELS = jax.random.uniform(jax.random.key(2), (2, 16, 16, 3))
 NAMES = typing.get_args(Remat)
 
 
-def one_stream(**changes):
-    return dalle(("row",), depth=3, last_attention="full", dropout=0.1, **changes)
+def one_stream(depth=3, **changes):
+    sizes = DALLE | {"attention": ("row",), "depth": depth, "last_attention": "full", "dropout": 0.1}
+    return Dalle, DalleConfig(**(sizes | changes))
+
+
+def bart(**changes):
+    return DalleBart, DalleBartConfig(**(SIZES | ENCODER | DECODER | changes))
 
 
 def clip(**changes):
     tower = TowerConfig(width=16, layers=2, heads=2)
-    config = ClipConfig(
-        image_size=16, patch=4, vision=tower, vocab_size=11, text_length=4, text=tower, embed_width=8, **changes
-    )
-    return Clip(config, rngs=nnx.Rngs(0))
+    sizes = {"image_size": 16, "patch": 4, "vocab_size": 11, "text_length": 4, "embed_width": 8}
+    return Clip, ClipConfig(vision=tower, text=tower, **sizes, **changes)
 
 
-def loss_of(model):
-    """A scalar of every parameter, and the parameters."""
-    graph, state = nnx.split(model)
+def loss_of(kind, config):
+    """A scalar of every parameter, and the parameters, which are drawn without a compiled program."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0))))
+    draw = np.random.default_rng(0)
+    state = jax.tree.map(lambda leaf: draw.normal(0, 0.2, leaf.shape).astype(leaf.dtype), state)
 
     def loss(state):
         model = nnx.merge(graph, state)
@@ -45,16 +52,16 @@ def loss_of(model):
     return loss, state
 
 
-def kept(model):
+def kept(kind, config):
     """Bytes that the forward pass keeps for the backward pass, parameters among them."""
-    loss, state = loss_of(model)
+    loss, state = loss_of(kind, config)
     residuals = jax.eval_shape(lambda state: jax.tree.leaves(jax.vjp(loss, state)[1]), state)
     return sum(one.size * one.dtype.itemsize for one in residuals)
 
 
 @functools.cache
 def plain(make, scan):
-    loss, state = loss_of(make(scan=scan))
+    loss, state = loss_of(*make(scan=scan))
     return jax.jit(jax.value_and_grad(loss))(state)
 
 
@@ -63,28 +70,28 @@ def plain(make, scan):
     [
         *((one_stream, name, True) for name in NAMES[1:]),
         (one_stream, "full", False),
-        (dalle_bart, "full", True),
+        (bart, "full", True),
         (clip, "full", True),
     ],
 )
 def test_loss_and_gradients_are_the_same(make, remat, scan):
-    loss, state = loss_of(make(scan=scan, remat=remat))
+    loss, state = loss_of(*make(scan=scan, remat=remat))
     ours = jax.jit(jax.value_and_grad(loss))(state)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain(make, scan)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("make", [one_stream, dalle_bart, clip])
+@pytest.mark.parametrize("make", [one_stream, bart, clip])
 def test_each_policy_keeps_less_than_the_one_before_it(make, scan):
-    everything, *less = (kept(make(scan=scan, remat=name)) for name in NAMES)
+    everything, *less = (kept(*make(scan=scan, remat=name)) for name in NAMES)
     assert everything > less[0] > less[1] > less[2]
 
 
 def test_full_keeps_what_goes_into_each_block_and_no_more():
     parts = []
     for depth in (2, 3):
-        model = dalle(depth=depth, remat="full")
-        parameters = sum(one.nbytes for one in jax.tree.leaves(nnx.split(model)[1]))
-        parts.append(kept(model) - parameters)
+        kind, config = one_stream(depth, remat="full", dropout=0.0)
+        parameters = sum(one.nbytes for one in jax.tree.leaves(loss_of(kind, config)[1]))
+        parts.append(kept(kind, config) - parameters)
     assert parts[1] - parts[0] == 2 * 16 * 12 * 4  # [B L D] of float32
