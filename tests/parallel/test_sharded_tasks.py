@@ -115,12 +115,15 @@ def run(kind: str, mesh: Mesh, accumulate: int = 1) -> SimpleNamespace:
 
 
 def assert_the_same(many: SimpleNamespace, one: SimpleNamespace) -> None:
-    """Loss and gradients: 1e-5 of the loss, and of the largest entry of each parameter's gradient."""
+    """Loss and gradients: 1e-5 of the loss, and of the largest entry of each parameter's gradient.
+
+    A gradient of nothing but rounding (a bias that moves all logits alike) is held against the largest of all.
+    """
     np.testing.assert_allclose(many.loss, one.loss, rtol=1e-5)
     assert many.gradients.keys() == one.gradients.keys()
     largest = max(np.abs(gradient).max() for gradient in one.gradients.values())
     for name, gradient in one.gradients.items():
-        scale = max(np.abs(gradient).max(), 1e-3 * largest)
+        scale = max(np.abs(gradient).max(), 1e-2 * largest)
         np.testing.assert_allclose(many.gradients[name] / scale, gradient / scale, atol=1e-5, err_msg=name)
 
 
