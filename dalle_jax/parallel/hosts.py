@@ -37,7 +37,7 @@ def _join_given(given: dict[str, str], seconds: int) -> None:
     if missing:
         raise UserError(f"expected {', '.join(missing)} beside {', '.join(given)}: all three or none")
     if not re.fullmatch(r"(.+):(\d{1,5})", given[COORDINATOR]):
-        raise UserError(f"{COORDINATOR}: expected host:port, such as 10.0.0.1:8476, got {given[COORDINATOR]!r}")
+        raise UserError(f"{COORDINATOR}: expected host:port, such as node0:8476, got {given[COORDINATOR]!r}")
     processes, process = _number(PROCESSES, given[PROCESSES]), _number(PROCESS, given[PROCESS])
     if not 0 <= process < processes:
         raise UserError(f"{PROCESS}: expected 0 to {processes - 1}, since {PROCESSES} is {processes}, got {process}")

@@ -7,7 +7,7 @@ import pytest
 from source_tree import ROOT
 
 MACHINE = re.compile(
-    rb"(?<![\w.<}/~])/(?:work|root|home/\w+|Users/\w+)/|\b(?:\d{1,3}\.){3}\d{1,3}:\d+|\bindex-url\b|\bextra-index\b"
+    rb"(?<![\w.<}/~])/(?:work|root|home/\w+|Users/\w+)/|\b(?!127\.)(?:\d{1,3}\.){3}\d{1,3}:\d+|\bindex-url\b|\bextra-index\b"
     rb"|https?://(?!(?:www\.)?(?:arxiv|github|huggingface|apache|w3|openai|localhost|127|example|pypi\.org)\b)"
     rb"[^/\s]*(?:pypi|simple|nexus|artifactory|mirror|proxy|registry)"
 )
@@ -37,7 +37,7 @@ def test_the_check_sees_what_it_looks_for(text: bytes):
 
 
 @pytest.mark.parametrize(
-    "text", [b"https://github.com/a/b", b"framework/x", b"~/work/x", b"https://pypi.org/project/jax"]
+    "text", [b"https://github.com/a/b", b"127.0.0.1:80", b"framework/x", b"~/work/x", b"https://pypi.org/project/jax"]
 )
 def test_the_check_lets_through_what_is_no_machine(text: bytes):
     assert not MACHINE.search(text)

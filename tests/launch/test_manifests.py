@@ -81,10 +81,10 @@ def test_sky_runs_one_process_on_each_node_that_knows_the_first(tmp_path):
         "print(sys.argv[1:], *(os.environ['DALLE_JAX_' + x] for x in ('COORDINATOR', 'PROCESSES', 'PROCESS')))\n"
     )
     python.chmod(0o755)
-    node = {"SKYPILOT_NODE_IPS": "10.0.0.4\n10.0.0.5", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1"}
+    node = {"SKYPILOT_NODE_IPS": "node0\nnode1", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1"}
     done = subprocess.run(
         ["bash", "-c", task["run"]], cwd=tmp_path, env=os.environ | task["envs"] | node, capture_output=True, text=True,
         timeout=60, check=True,
     )  # fmt: skip
     expected = ["-m", "dalle_jax", "train", task["envs"]["CONFIG"], "--out", task["envs"]["OUT"]]
-    assert done.stdout == f"{expected} 10.0.0.4:8476 2 1\n"
+    assert done.stdout == f"{expected} node0:8476 2 1\n"

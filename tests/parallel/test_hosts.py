@@ -22,7 +22,7 @@ def known(monkeypatch):
     return put
 
 
-def three(coordinator="10.0.0.1:8476", processes="4", process="3"):
+def three(coordinator="node0:8476", processes="4", process="3"):
     return {hosts.COORDINATOR: coordinator, hosts.PROCESSES: processes, hosts.PROCESS: process}
 
 
@@ -32,7 +32,7 @@ def test_alone_nothing_is_joined(known):
 
 
 def test_the_three_variables_say_where_how_many_and_which(known):
-    expected = {"coordinator_address": "10.0.0.1:8476", "num_processes": 4, "process_id": 3}
+    expected = {"coordinator_address": "node0:8476", "num_processes": 4, "process_id": 3}
     assert known(**three(), DALLE_JAX_WAIT="20") == [expected | {"initialization_timeout": 80}]
 
 
@@ -52,7 +52,7 @@ def test_a_tpu_pod_is_left_to_jax(known):
     ("variables", "message"),
     [
         ({hosts.PROCESS: "0"}, "expected DALLE_JAX_COORDINATOR, DALLE_JAX_PROCESSES beside DALLE_JAX_PROCESS"),
-        (three(coordinator="10.0.0.1"), "DALLE_JAX_COORDINATOR: expected host:port"),
+        (three(coordinator="node0"), "DALLE_JAX_COORDINATOR: expected host:port"),
         (three(process="4"), "DALLE_JAX_PROCESS: expected 0 to 3"),
         (three(processes="four"), "DALLE_JAX_PROCESSES: expected a whole number, got 'four'"),
         ({hosts.WAIT: "soon"}, "DALLE_JAX_WAIT: expected a whole number"),
