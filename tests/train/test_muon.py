@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dalle_jax.train.optimizers import Muon, Parameter, matrix_dimensions, state_shardings
+from dalle_jax.train.decay import Parameter
+from dalle_jax.train.optimizers import Muon, matrix_dimensions, state_shardings
 
 PARAMETERS = {
     "up": Parameter(("embed", "mlp"), True),
