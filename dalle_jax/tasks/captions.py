@@ -52,7 +52,7 @@ def check_vocabulary(captions: Captions, vocabulary: int, length: int, where: st
 
     A file that is not there is not checked: a plan needs none. Training asks for it before anything else.
     """
-    if not Path(captions.file).is_file():
+    if not storage.place(captions.file).is_file():
         return
     found = captions.tokenizer(length).vocab_size
     if found != vocabulary:

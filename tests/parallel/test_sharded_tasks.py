@@ -194,10 +194,10 @@ SPECS = {
     },
     "clip": {
         "vision.embed.kernel": P(None, "fsdp"),
-        "vision.blocks.0.qkv.kernel": P("fsdp", None, "tensor"),
+        "vision.stack.blocks.0.qkv.kernel": P("fsdp", None, "tensor"),
         "vision.project.kernel": P("fsdp"),
         "text.tokens.table": P("tensor", "fsdp"),
-        "text.blocks.0.down.kernel": P("tensor", "fsdp"),
+        "text.stack.blocks.0.down.kernel": P("tensor", "fsdp"),
         "log_scale": P(),
     },
 }
