@@ -41,14 +41,18 @@ def compiled(kind: str, reduce_dtype: str) -> tuple[Runner, str]:
     lies = layout.batch_shardings(spec)
     batch = {name: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=lies[name]) for name, one in spec.items()}
     lowered = runner._step.lower(runner.plan.target(), runner._frozen, batch, runner._key)
-    return runner, lowered.compile().as_text()
+    return runner, lowered.compile(compiler_options={"xla_allow_excess_precision": False}).as_text()
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", *MODELS])
 def test_in_float32_no_gradient_is_summed_in_anything_less(kind):
     runner, text = compiled(kind, "float32")
     found = summed(text)
-    parameters = sum(math.prod(one.shape) for one in runner.plan.abstract.params.values())
+    shapes = {name: one.shape for name, one in runner.plan.abstract.params.items()}
+    # The networks over code vectors see no batch: what is summed is the gradient of the table that they give.
+    parameters = sum(
+        math.prod(shape) for name, shape in shapes.items() if not name.startswith(("codes.read", "codes.pred"))
+    )
     assert "bf16" not in found
     assert found["f32"] >= parameters
 

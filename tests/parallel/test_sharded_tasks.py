@@ -39,7 +39,7 @@ ROWS, SIDE, TEXT, VOCABULARY = 16, 16, 6, 32
 CODES = {"text_vocab": VOCABULARY, "text_length": TEXT, "codebook_size": 16, "grid": (4, 4), "width": 16}
 MODELS = {
     "dalle": DalleConfig(
-        **CODES, depth=3, heads=2, head_size=8, attention=("full", "row", "column"), code_width=8, scan=True
+        **CODES, depth=3, heads=2, head_size=8, attention=("row",), last_attention="column", code_width=8, scan=True
     ),
     "dalle_bart": DalleBartConfig(
         **CODES, encoder_layers=1, encoder_heads=2, encoder_hidden=32, decoder_layers=1, decoder_heads=2,

@@ -24,7 +24,7 @@ from tests.train.toy import Model, Toy, layout, leaves
 def save(out: Path, steps: range, keep: int, keep_every: int | None) -> list[int]:
     """Saves a small state at every step; gives the steps of what is left."""
     zero = jnp.zeros((), jnp.int32)
-    state = State(zero, {"w": jnp.arange(3.0)}, {}, {}, {}, skipped=zero, skipped_in_a_row=zero)
+    state = State(zero, {"w": jnp.arange(3.0)}, {}, {}, {}, {}, zero, zero, zero, ())
     checkpoints = Checkpoints(out, keep, keep_every)
     for step in steps:
         checkpoints.save(step, state, Meta(config="", fingerprint="", seed=0, files={}))

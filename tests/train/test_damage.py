@@ -94,7 +94,7 @@ def test_a_damaged_newest_is_set_aside_and_the_run_goes_on_from_the_one_before(
     resumed = run(stopped, keep=4)
     assert resumed.start == 5
     assert leaves(resumed.state) == leaves(never_stopped.state)
-    said = [line for line in capfd.readouterr().err.splitlines() if "WARNING" in line]
+    said = [line for line in capfd.readouterr().err.splitlines() if "WARNING" in line and "checkpoint" in line]
     assert len(said) == 1
     assert "the checkpoint of step 10" in said[0]
     assert "damaged" in said[0]
