@@ -31,12 +31,15 @@ def summed(text: str) -> dict[str, int]:
     return found
 
 
-def compiled(kind: str, reduce_dtype: str) -> tuple[Runner, str]:
+def compiled(kind: str) -> tuple[Runner, str]:
     """The step of a task that computes in bfloat16, on eight devices that all hold all parameters."""
     task = task_of(kind)
-    task._task = replace(task._task, model=replace(task._task.model, dtype="bfloat16"))
+    model = replace(task._task.model, dtype="bfloat16")
+    if hasattr(model, "scan"):  # a collective in a loop would be counted once for all of its layers
+        model = replace(model, scan=False)
+    task._task = replace(task._task, model=model)
     layout = Layout(make_mesh(Mesh(8, 1, 1)), Rules())
-    runner = Runner(task, Trainer(steps=1, schedule=ConstantRate(1e-3), reduce_dtype=reduce_dtype), layout)
+    runner = Runner(task, Trainer(steps=1, schedule=ConstantRate(1e-3)), layout)
     spec = task.batch_spec(ROWS)
     lies = layout.batch_shardings(spec)
     batch = {name: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=lies[name]) for name, one in spec.items()}
@@ -46,22 +49,11 @@ def compiled(kind: str, reduce_dtype: str) -> tuple[Runner, str]:
 
 @pytest.mark.parametrize("kind", ["tokenizer", *MODELS])
 def test_in_float32_no_gradient_is_summed_in_anything_less(kind):
-    runner, text = compiled(kind, "float32")
+    runner, text = compiled(kind)
     found = summed(text)
     shapes = {name: one.shape for name, one in runner.plan.abstract.params.items()}
     # The networks over code vectors see no batch: what is summed is the gradient of the table that they give.
-    parameters = sum(
-        math.prod(shape) for name, shape in shapes.items() if not name.startswith(("codes.read", "codes.pred"))
-    )
+    alone = ("codes.read", "codes.predicted")
+    parameters = sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith(alone))
     assert "bf16" not in found
     assert found["f32"] >= parameters
-
-
-def test_in_bfloat16_matrices_and_tables_are_summed_so():
-    runner, text = compiled("dalle_bart", "bfloat16")
-    matrices = {
-        name: math.prod(one.shape)
-        for name, one in runner.plan.abstract.params.items()
-        if name.endswith(("kernel", "table")) and "positions" not in name
-    }
-    assert summed(text)["bf16"] == sum(matrices.values())
