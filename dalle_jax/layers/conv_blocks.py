@@ -18,7 +18,7 @@ from dalle_jax.arrays import Array, Float
 from dalle_jax.layers.linear import Initializer, add_bias, flat_matmul, weight_gradient
 from dalle_jax.parallel.axes import CHANNELS, KERNEL
 from dalle_jax.parallel.layout import platform
-from dalle_jax.parallel.reduction import gradient_dtype
+from dalle_jax.parallel.reduction import cast_for_sum, gradient_dtype
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 Padding: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
@@ -103,11 +103,26 @@ def _native_backward(
         )
 
     to_x = jax.vjp(lambda x: convolution(x, kernel.astype(x.dtype)), x)[1](gradient)[0]
-    to_kernel = jax.vjp(lambda kernel: convolution(x.astype(summed_in), kernel), kernel.astype(summed_in))[1]
-    return to_x, to_kernel(gradient.astype(summed_in))[0].astype(kernel.dtype)
+    to_kernel = _kernel_gradient(x, gradient, kernel.shape[:2], stride, padding, dilation, summed_in)
+    return to_x, to_kernel.astype(kernel.dtype)
 
 
 _native.defvjp(_native_forward, _native_backward)
+
+
+def _kernel_gradient(
+    x: Array, gradient: Array, sides: tuple[int, int], stride: int, padding: Padding, dilation: int, summed_in: str
+) -> Array:
+    """[k k C F]: x convolved with the gradient over the batch. JAX's own gives its operands' dtype and no other."""
+    pads = []
+    for size, steps, side, (before, _) in zip(x.shape[1:3], gradient.shape[1:3], sides, padding, strict=True):
+        inside, reach = (size - 1) * dilation + 1, (steps - 1) * stride + 1
+        pads.append((before, side - 1 - inside - before + reach))
+    x, gradient = cast_for_sum(summed_in, x, gradient)
+    return jax.lax.conv_general_dilated(
+        x, gradient, (1, 1), pads, lhs_dilation=(dilation, dilation), rhs_dilation=(stride, stride),
+        dimension_numbers=("CHWN", "IHWO", "HWNC"), preferred_element_type=jnp.dtype(summed_in),
+    )  # fmt: skip
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -16,7 +16,7 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Float
 from dalle_jax.parallel.layout import platform
-from dalle_jax.parallel.reduction import gradient_dtype
+from dalle_jax.parallel.reduction import cast_for_sum, gradient_dtype
 
 Initializer: TypeAlias = Callable[..., Array]
 Module = TypeVar("Module", bound=nnx.Module)
@@ -79,8 +79,7 @@ def _contract_backward(
     lead, outs = x.ndim - inputs, kernel.ndim - inputs
     axes = (tuple(range(lead, lead + outs)), tuple(range(inputs, kernel.ndim)))
     to_x = jax.lax.dot_general(gradient, kernel.astype(x.dtype), (axes, ((), ())))
-    if summed_in == "bfloat16":
-        x, gradient = x.astype(summed_in), gradient.astype(summed_in)
+    x, gradient = cast_for_sum(summed_in, x, gradient)
     over = (tuple(range(lead)), tuple(range(lead)))
     to_kernel = jax.lax.dot_general(x, gradient, (over, ((), ())), preferred_element_type=jnp.dtype(summed_in))
     return to_x, to_kernel.astype(kernel.dtype)
@@ -91,8 +90,7 @@ _contract.defvjp(_contract_forward, _contract_backward)
 
 def weight_gradient(x: Float[Array, "n D"], gradient: Float[Array, "n F"], summed_in: str) -> Float[Array, "D F"]:
     """``x^T gradient``, which devices then sum in the dtype that it comes out in; float32 operands are cast to it."""
-    if summed_in == "bfloat16":
-        x, gradient = x.astype(summed_in), gradient.astype(summed_in)
+    x, gradient = cast_for_sum(summed_in, x, gradient)
     return jnp.matmul(x.T, gradient, preferred_element_type=jnp.dtype(summed_in))
 
 

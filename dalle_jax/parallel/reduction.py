@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeAlias
 
 import jax.numpy as jnp
 
+from dalle_jax.arrays import Array
+
 ReduceDtype: TypeAlias = Literal["float32", "bfloat16"]
 
 _dtype: contextvars.ContextVar[ReduceDtype] = contextvars.ContextVar("reduce_dtype", default="float32")
@@ -33,3 +35,8 @@ def gradients_summed_in(dtype: ReduceDtype) -> Iterator[None]:
 def gradient_dtype() -> Any:
     """The dtype in which a gradient should leave the product that makes it."""
     return jnp.dtype(_dtype.get())
+
+
+def cast_for_sum(summed_in: str, *operands: Array) -> tuple[Array, ...]:
+    """Operands of the product that gives a gradient: in bfloat16 where that is summed so, else as they are."""
+    return tuple(one.astype(summed_in) for one in operands) if summed_in == "bfloat16" else operands
