@@ -6,6 +6,8 @@ Letters used in shapes, einsum strings and comments, everywhere the same:
     T text length    I image tokens   L text and image tokens together   S keys
     D width          N heads          H head width                       F hidden width
     V vocabulary     K codebook       h w grid of codes                  C channels
+
+A shape of one letter is written with a space before it (``Float[Array, " B"]``): lint takes "B" for a name.
 """
 
 from jaxtyping import Array, Bool, Float, Int, Key, Num, UInt, UInt8

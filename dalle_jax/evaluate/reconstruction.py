@@ -40,13 +40,13 @@ class Reconstruction:
 
 def mean_squared_errors(
     originals: UInt8[np.ndarray, "B H W 3"], copies: UInt8[np.ndarray, "B H W 3"]
-) -> Float[np.ndarray, "B"]:
+) -> Float[np.ndarray, " B"]:
     """The mean squared error of each picture, for values in [0, 1]."""
     difference = (originals.astype(np.float64) - copies.astype(np.float64)) / 255.0
     return np.mean(difference**2, axis=(1, 2, 3))
 
 
-def psnr(originals: UInt8[np.ndarray, "B H W 3"], copies: UInt8[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B"]:
+def psnr(originals: UInt8[np.ndarray, "B H W 3"], copies: UInt8[np.ndarray, "B H W 3"]) -> Float[np.ndarray, " B"]:
     """Peak signal to noise ratio of each picture in dB, -10 log10(MSE) for values in [0, 1]; at most 100."""
     errors = mean_squared_errors(originals, copies)
     return -10.0 * np.log10(np.maximum(errors, 10.0 ** (-PSNR_LIMIT / 10.0)))

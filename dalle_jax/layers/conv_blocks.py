@@ -111,7 +111,7 @@ _native.defvjp(_native_forward, _native_backward)
 
 
 def _kernel_gradient(
-    x: Array, gradient: Array, sides: tuple[int, int], stride: int, padding: Padding, dilation: int, summed_in: str
+    x: Array, gradient: Array, sides: tuple[int, ...], stride: int, padding: Padding, dilation: int, summed_in: str
 ) -> Array:
     """[k k C F]: x convolved with the gradient over the batch. JAX's own gives its operands' dtype and no other."""
     pads = []

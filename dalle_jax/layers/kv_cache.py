@@ -92,7 +92,7 @@ class Read(NamedTuple):
 
     k: Float[Array, "P M N S H"]
     v: Float[Array, "P M N S H"]
-    visible: Bool[Array, "S"]
+    visible: Bool[Array, " S"]
 
 
 def read(cache: KvCache, pattern: Pattern, index: Int[Array, ""]) -> Read:
@@ -105,7 +105,7 @@ def read(cache: KvCache, pattern: Pattern, index: Int[Array, ""]) -> Read:
     return Read(cache.k, cache.v, _ring_visible(pattern, slots, index))
 
 
-def _ring_visible(pattern: Pattern, slots: Int[Array, "S"], index: Int[Array, ""]) -> Bool[Array, "S"]:
+def _ring_visible(pattern: Pattern, slots: Int[Array, " S"], index: Int[Array, ""]) -> Bool[Array, " S"]:
     """Slot s of a ring of S holds the code at distance (index - s - 1) mod S + 1, if there is one that far back."""
     written = slots < index
     size = slots.shape[0]

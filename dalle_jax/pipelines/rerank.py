@@ -27,7 +27,7 @@ def best_candidates(scores: Float[np.ndarray, "P M"], keep: int) -> Int[np.ndarr
 
 def choice_among_first(
     scores: Float[np.ndarray, "P M"], counts: Sequence[int] = CANDIDATE_COUNTS
-) -> dict[int, Int[np.ndarray, "P"]]:
+) -> dict[int, Int[np.ndarray, " P"]]:
     """Which candidate would have been chosen had only the first n been drawn, for every n of ``counts`` up to M.
 
     The key 1 is the first candidate, chosen by nothing. Candidates have a key each, so the first n of M pictures are

@@ -25,10 +25,10 @@ NOISE_AT_ONCE = 2**24
 class Settings(NamedTuple):
     """How to draw, per prompt. None of these values compiles anything anew."""
 
-    temperature: Float[Array, "P"]
-    top_k: Int[Array, "P"]
-    top_p: Float[Array, "P"]
-    guidance: Float[Array, "P"]
+    temperature: Float[Array, " P"]
+    top_k: Int[Array, " P"]
+    top_p: Float[Array, " P"]
+    guidance: Float[Array, " P"]
 
     @classmethod
     def of(
@@ -43,7 +43,7 @@ class Settings(NamedTuple):
         )
 
 
-def picture_keys(seeds: Int[Array, "P"] | UInt[Array, "P"], candidates: int, first: int = 0) -> Key[Array, "P M"]:
+def picture_keys(seeds: Int[Array, " P"] | UInt[Array, " P"], candidates: int, first: int = 0) -> Key[Array, "P M"]:
     """A key for each picture: candidate m of a prompt has ``fold_in(key(seed), first + m)``, and nothing else in it."""
     numbers = first + jnp.arange(candidates)
     return jax.vmap(lambda seed: jax.vmap(lambda m: jax.random.fold_in(jax.random.key(seed), m))(numbers))(seeds)
@@ -87,7 +87,7 @@ def sample(
     keys: Key[Array, "P M"],
     how: Settings,
     prefix: Int[Array, "P I"] | None = None,
-    prefix_length: Int[Array, "P"] | None = None,
+    prefix_length: Int[Array, " P"] | None = None,
     *,
     guided: bool,
 ) -> Int[Array, "P M I"]:

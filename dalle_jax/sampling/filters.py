@@ -35,7 +35,7 @@ def _smallest(accepts: Callable[[Array], Array], shape: tuple[int, ...]) -> Int[
     return jax.lax.fori_loop(0, 32, halve, (low, high))[1]
 
 
-def top_k(logits: Float[Array, "P M K"], k: Int[Array, "P"]) -> Float[Array, "P M K"]:
+def top_k(logits: Float[Array, "P M K"], k: Int[Array, " P"]) -> Float[Array, "P M K"]:
     """Excludes all but the ``k`` largest logits (and those equal to the smallest of them); 0 excludes none."""
     order, wanted = _order(logits), k[:, None, None]
     threshold = _smallest(
@@ -44,7 +44,7 @@ def top_k(logits: Float[Array, "P M K"], k: Int[Array, "P"]) -> Float[Array, "P 
     return jnp.where((order >= threshold) | (wanted <= 0), logits, NOT_DRAWN)
 
 
-def top_p(logits: Float[Array, "P M K"], p: Float[Array, "P"]) -> Float[Array, "P M K"]:
+def top_p(logits: Float[Array, "P M K"], p: Float[Array, " P"]) -> Float[Array, "P M K"]:
     """Excludes every code that more likely codes outweigh by a mass of ``p`` or more; 1 excludes none.
 
     The likeliest code is always kept, so p = 0 is greedy (the nucleus of Holtzman et al. 2020, arXiv 1904.09751).
@@ -59,7 +59,7 @@ def top_p(logits: Float[Array, "P M K"], p: Float[Array, "P"]) -> Float[Array, "
 
 
 def restrict(
-    logits: Float[Array, "P M K"], temperature: Float[Array, "P"], k: Int[Array, "P"], p: Float[Array, "P"]
+    logits: Float[Array, "P M K"], temperature: Float[Array, " P"], k: Int[Array, " P"], p: Float[Array, " P"]
 ) -> Float[Array, "P M K"]:
     """Logits divided by the temperature, then top-k, then top-p of what is left; a filter no prompt uses costs nothing.
 

@@ -6,7 +6,7 @@ from dalle_jax.arrays import Array, Float
 
 
 def guide(
-    conditional: Float[Array, "P M K"], unconditional: Float[Array, "P M K"], scale: Float[Array, "P"]
+    conditional: Float[Array, "P M K"], unconditional: Float[Array, "P M K"], scale: Float[Array, " P"]
 ) -> Float[Array, "P M K"]:
     """``unconditional + scale * (conditional - unconditional)``; a scale of 1 gives the conditional logits exactly."""
     scale = scale[:, None, None]

@@ -23,7 +23,7 @@ LETTER_COLUMNS = (np.arange(12) + 0.5) / 12 * 1.04 - 0.52
 """Where a letter is sampled, in units of its height."""
 
 
-def shape_view(coverage: Float[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, "n"], float, float]:
+def shape_view(coverage: Float[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, " n"], float, float]:
     """The standard view of a shape, and its middle y and x in pixels."""
     weights = coverage * coverage
     by_row, by_column = weights.sum(axis=1), weights.sum(axis=0)
@@ -40,7 +40,7 @@ def extent(coverage: Float[np.ndarray, "h w"]) -> float:
     return max(_width(coverage.max(axis=0)), _width(coverage.max(axis=1)))
 
 
-def letter_view(coverage: Float[np.ndarray, "h w"], start: int, stop: int) -> Float[np.ndarray, "n"]:
+def letter_view(coverage: Float[np.ndarray, "h w"], start: int, stop: int) -> Float[np.ndarray, " n"]:
     """The standard view of the letter that stands in columns start..stop-1 of a board's ink."""
     own = coverage[:, max(0, start - 1) : stop + 1]
     top, bottom = crossings(own.max(axis=1))
@@ -50,7 +50,7 @@ def letter_view(coverage: Float[np.ndarray, "h w"], start: int, stop: int) -> Fl
     return _standard(sample_grid(own, y + LETTER_ROWS * height, x + LETTER_COLUMNS * height))
 
 
-def crossings(profile: Float[np.ndarray, "n"]) -> tuple[float, float]:
+def crossings(profile: Float[np.ndarray, " n"]) -> tuple[float, float]:
     """Where a profile first and last crosses one half, in pixel edges, between pixels by linear interpolation."""
     above = np.flatnonzero(profile >= 0.5)
     if len(above) == 0:
@@ -64,7 +64,7 @@ def crossings(profile: Float[np.ndarray, "n"]) -> tuple[float, float]:
 
 
 def sample_grid(
-    values: Float[np.ndarray, "h w"], rows: Float[np.ndarray, "r"], columns: Float[np.ndarray, "c"]
+    values: Float[np.ndarray, "h w"], rows: Float[np.ndarray, " r"], columns: Float[np.ndarray, " c"]
 ) -> Float[np.ndarray, "r c"]:
     """Values at the crossings of rows and columns (pixel centres at whole numbers), bilinear, 0 outside."""
     return _hats(rows, values.shape[0]) @ values @ _hats(columns, values.shape[1]).T

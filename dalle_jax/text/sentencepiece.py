@@ -111,7 +111,7 @@ class SentencePiece:
         """How many ids there are, padding and unknown among them."""
         return self._model.get_piece_size()
 
-    def encode(self, caption: str) -> Int32[np.ndarray, "T"]:
+    def encode(self, caption: str) -> Int32[np.ndarray, " T"]:
         """The ids of a caption, cut or padded to ``length``; the empty caption is all padding."""
         return self.encode_batch([caption])[0]
 
@@ -138,7 +138,7 @@ class SentencePiece:
         self.seen_captions += len(texts)
         return ids  # [B T]
 
-    def decode(self, ids: Sequence[int] | Int32[np.ndarray, "T"]) -> str:
+    def decode(self, ids: Sequence[int] | Int32[np.ndarray, " T"]) -> str:
         """The text of ids; padding is skipped."""
         return self._model.decode([int(i) for i in ids if int(i) != PAD])
 
