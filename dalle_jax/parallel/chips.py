@@ -1,7 +1,9 @@
 """What the makers publish of their chips: the peaks that utilisation and plans are measured against.
 
-Each figure is that of one chip, dense (no sparsity), as the page or data sheet named in ``source`` gives it. A chip may
-be several devices to jax, each with its share. What is not in the table is None: nothing here is guessed.
+Each figure is that of one chip, dense (no sparsity). ``source`` names the pages that were read, in stored copies, and
+says of a figure that no page was found for that it was not checked. Google's chips are read from its own pages but for
+the links of v4; NVIDIA's data sheets could not be had, so its chips are read from pages of others, most citing them. A
+chip may be several devices to jax, each with its share. A chip that is not in the table is None and never guessed.
 """
 
 from dataclasses import dataclass
@@ -9,6 +11,9 @@ from dataclasses import dataclass
 GB, GIB = 10**9, 2**30
 
 TPU_PAGES = "docs.cloud.google.com/tpu/docs/"
+ML_ENGINEERING = "github.com/stas00/ml-engineering, compute/accelerator and network"
+PROCESSORS = "glennklockwood.com/garden/processors/"
+GPU_SPECS = "github.com/winston-zhang-orz/gpu-specs"
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,10 @@ class Chip:
 
 CHIPS = (
     Chip("v4", 275e12, 32 * GIB, 1200e9, 600e9, ("TPU v4",),
-         f"{TPU_PAGES}v4; the links from arXiv 2304.01433, table 4: 6 of 50 GB/s each way", usable=int(30.75 * GIB)),
-    Chip("v5e", 197e12, 16 * GB, 819e9, 400e9, ("TPU v5 lite", "TPU v5e"), f"{TPU_PAGES}v5e",
-         usable=int(15.75 * GIB)),
+         f"{TPU_PAGES}v4; the links, 6 of 50 GB/s each way, as others quote arXiv 2304.01433, table 4",
+         usable=int(30.75 * GIB)),
+    Chip("v5e", 197e12, 16 * GB, 819e9, 400e9, ("TPU v5 lite", "TPU v5e"),
+         f"{TPU_PAGES}v5e, of which another version has 800 GiB/s of bandwidth", usable=int(15.75 * GIB)),
     Chip("v5p", 459e12, 95 * GIB, 2765e9, 1200e9, ("TPU v5", "TPU v5p"),
          f"{TPU_PAGES}tpu7x, which has a column for v5p", usable=int(95.74 * GIB)),
     Chip("v6e", 918e12, 32 * GIB, 1638e9, 800e9, ("TPU v6 lite", "TPU v6e"),
@@ -55,19 +61,20 @@ CHIPS = (
     Chip("tpu7x", 2307e12, 192 * GIB, 7380e9, 1200e9, ("TPU7x",), f"{TPU_PAGES}tpu7x", devices=2,
          usable=int(94.75 * GIB)),
     Chip("A100-40GB", 312e12, 40 * GB, 1555e9, 600e9, ("NVIDIA A100-SXM4-40GB",),
-         "NVIDIA A100 data sheet, SXM 40 GB"),
+         f"{PROCESSORS}A100, which cites NVIDIA's data sheet"),
     Chip("A100-80GB", 312e12, 80 * GB, 2039e9, 600e9, ("NVIDIA A100-SXM4-80GB",),
-         "NVIDIA A100 data sheet, SXM 80 GB"),
-    Chip("H100", 989.4e12, 80 * GB, 3350e9, 900e9, ("NVIDIA H100 80GB HBM3",),
-         "NVIDIA H100 data sheet, SXM: half of 1,979 TFLOP/s with sparsity"),
+         f"{PROCESSORS}A100, which cites NVIDIA's data sheet"),
+    Chip("H100", 989e12, 80 * GB, 3350e9, 900e9, ("NVIDIA H100 80GB HBM3",),
+         f"{ML_ENGINEERING}, SXM, which cites nvidia.com/en-us/data-center/h100"),
     Chip("H100-PCIe", 756e12, 80 * GB, 2000e9, 600e9, ("NVIDIA H100 PCIe",),
-         "NVIDIA H100 PCIe data sheet: half of 1,513 TFLOP/s with sparsity"),
-    Chip("H200", 989.4e12, 141 * GB, 4800e9, 900e9, ("NVIDIA H200",),
-         "NVIDIA H200 data sheet, SXM: half of 1,979 TFLOP/s with sparsity"),
+         f"{ML_ENGINEERING}; half of 1,513 TFLOP/s with sparsity of {GPU_SPECS}; "
+         "the links, a bridge between two cards, not checked against a page: the maker's usual figure"),
+    Chip("H200", 989e12, 141 * GB, 4800e9, 900e9, ("NVIDIA H200",),
+         f"{ML_ENGINEERING}, SXM, which cites nvidia.com/en-us/data-center/h200"),
     Chip("B200", 2250e12, 180 * GB, 8000e9, 1800e9, ("NVIDIA B200",),
-         "NVIDIA DGX B200 data sheet, an eighth of the system: half of 4.5 PFLOP/s with sparsity"),
-    Chip("L4", 121e12, 24 * GB, 300e9, None, ("NVIDIA L4",),
-         "NVIDIA L4 data sheet: half of 242 TFLOP/s with sparsity"),
+         f"{ML_ENGINEERING}; half of 4.5 PFLOP/s with sparsity of {PROCESSORS}B200; "
+         "the memory also from docs.nvidia.com/nim/bionemo/boltz2, where other pages have 192 GB"),
+    Chip("L4", 121e12, 24 * GB, 300e9, None, ("NVIDIA L4",), f"{GPU_SPECS}: half of 242 TFLOP/s with sparsity"),
 )  # fmt: skip
 
 
