@@ -13,8 +13,9 @@ PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint
 demo: $(VENV)/.installed
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(RUN) -m dalle_jax demo --out runs/demo
 
+# A worker for each core, four at most: each takes up to 3 GB.
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # Thirty kills of one run: several minutes.
 test-slow: $(VENV)/.installed-test

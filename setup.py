@@ -38,6 +38,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "hypothesis>=6",
             "beartype>=0.20",
             "ruff>=0.14,<0.18",

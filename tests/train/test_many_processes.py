@@ -15,6 +15,7 @@ import pytest
 
 from dalle_jax.train.checkpoint import Checkpoints, whole_steps
 from dalle_jax.train.state import plan
+from tests.quick_compiling import QUICK
 from tests.train.child import TRAINER
 from tests.train.toy import Toy, layout, leaves
 
@@ -27,7 +28,7 @@ def start(out: Path, mesh: tuple[int, int, int], processes: int, pause: float = 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={8 // processes} --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count={8 // processes} {QUICK}"
     started = []
     for process in range(processes):
         known = {
