@@ -1,5 +1,5 @@
 # make demo    the whole of DALL·E on drawn scenes, on this machine: pictures and a report in runs/demo/
-# make test    lint and every quick test       make lint / make bench / make test-slow: see README.md
+# make test    lint and every quick test       make lint / bench / test-slow / test-plan: see README.md
 # Each installs what it needs into .venv/ (once) and reuses it.
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow test-plan lint bench clean
 
 # Huge pages, where the kernel grants them, are worth a few percent more than commands/memory.py is by itself.
 demo: $(VENV)/.installed
@@ -20,6 +20,10 @@ test: lint
 # Thirty kills of one run: several minutes.
 test-slow: $(VENV)/.installed-test
 	$(RUN) -m pytest -m slow
+
+# What compiles for TPUs that are not there: libtpu comes into an environment of its own.
+test-plan: .venv-plan/.installed
+	.venv-plan/bin/python -m pytest tests/plan tests/layers/test_attend_tpu.py
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
@@ -43,6 +47,11 @@ $(VENV)/.installed-test: setup.py constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[test]'
 	touch $@ $(VENV)/.installed
 
+.venv-plan/.installed: setup.py constraints.txt
+	$(PYTHON) -m venv .venv-plan
+	.venv-plan/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,plan]'
+	touch $@
+
 .venv-bench/.installed: benchmarks/peer-requirements.txt
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peer-requirements.txt
@@ -50,4 +59,4 @@ $(VENV)/.installed-test: setup.py constraints.txt | $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-bench build *.egg-info
+	rm -rf $(VENV) .venv-bench .venv-plan build *.egg-info

@@ -118,7 +118,7 @@ class Demo:
         entry = record.setdefault(stage, {"seconds": 0.0})
         entry["seconds"] += seconds
         if result is not None:
-            entry |= {"steps": result.step, "metrics": result.metrics}
+            entry |= {"steps": result.step, "parameters": result.parameters, "metrics": result.metrics}
         write_bytes(path, json.dumps(record, indent=2).encode())
 
     def _check_reader(self, pipeline: Pipeline) -> tuple[ReaderCheck, ...]:
@@ -176,6 +176,7 @@ class Demo:
             title=titles[name],
             seconds=entry["seconds"],
             steps=entry.get("steps"),
+            parameters=entry.get("parameters"),
             charts=training_charts(read_metrics_file(self.out / name / "metrics.jsonl"), CHARTED),
         )
 

@@ -72,13 +72,17 @@ class Trainer:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended: its step, its newest figures by name, whether it was interrupted, and the seconds it took."""
+    """How a run ended: its step, its newest figures by name, whether it was interrupted, and the seconds it took.
+
+    ``skipped`` counts the updates that were not finite, ``parameters`` the model's trained numbers.
+    """
 
     step: int
     metrics: dict[str, float]
     interrupted: bool
     seconds: float
     skipped: int
+    parameters: int
 
 
 def train(
@@ -170,7 +174,8 @@ class Run:
         if interrupted:
             self.progress.say(f"stopped at step {step} and saved; go on with:\n  {command_to_go_on()}")
         seconds = time.monotonic() - self.began
-        return TrainResult(step, dict(self.metrics), interrupted, seconds, int(self.state.skipped))
+        parameters = sum(one.size for one in self.state.params.values())
+        return TrainResult(step, dict(self.metrics), interrupted, seconds, int(self.state.skipped), parameters)
 
     def _first_state(self, found: int | None) -> State:
         if found is None:

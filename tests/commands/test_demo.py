@@ -1,7 +1,12 @@
 import json
 import os
 
+import jax
+from flax import nnx
+
 from dalle_jax.__main__ import main
+from dalle_jax.pipelines.load import load_clip
+from dalle_jax.storage import place
 
 
 def test_the_demo_leaves_a_page_its_figures_and_a_pipeline(smoke_demo):
@@ -18,6 +23,8 @@ def test_the_demo_leaves_a_page_its_figures_and_a_pipeline(smoke_demo):
     assert metrics["transformer"]["image_nll"] > 0
     for stage in ("tokenizer", "clip", "transformer"):
         assert (smoke_demo / stage / "model.gin").exists()
+    clip = jax.tree.leaves(nnx.state(load_clip(place(str(smoke_demo / "clip"))), nnx.Param))
+    assert metrics["stages"]["clip"]["parameters"] == sum(one.size for one in clip)
 
 
 def test_a_demo_that_is_done_trains_nothing_again(smoke_demo, capsys):
