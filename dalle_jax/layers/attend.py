@@ -3,7 +3,10 @@
 xla     on a CPU in blocks (attend_blocks.py), elsewhere one masked product over all pairs (attend_dense.py)
 splash  the kernel for TPUs (attend_splash.py)
 cudnn   the kernel for NVIDIA GPUs (attend_cudnn.py)
-auto    splash on a TPU for streams of 128 and more, cudnn on a GPU where its kernel takes type and shapes, else xla
+auto    splash on a TPU for streams of 128 and more, else xla
+
+The splash kernel was compiled for TPUs and equals the mask when it is interpreted; no TPU has run it yet, nor a GPU the
+form for cuDNN, which nothing here can compile either: so ``auto`` does not choose that one.
 """
 
 from typing import Literal, TypeAlias
@@ -31,9 +34,7 @@ def choose(q: Float[Array, "B N L H"], pattern: Pattern, backend: Backend) -> Ba
     if where == "none":
         return "xla"
     if backend == "auto":
-        if where == "tpu":
-            return "splash" if q.shape[2] >= LANES else "xla"
-        return "cudnn" if where == "gpu" and cudnn_obstacle(q, pattern) is None else "xla"
+        return "splash" if where == "tpu" and q.shape[2] >= LANES else "xla"
     if backend == "xla":
         return backend
     if HOMES[backend] != where:
@@ -43,7 +44,7 @@ def choose(q: Float[Array, "B N L H"], pattern: Pattern, backend: Backend) -> Ba
         )
     obstacle = cudnn_obstacle(q, pattern) if backend == "cudnn" else None
     if obstacle is not None:
-        raise UserError(f"backend = {backend!r}: {obstacle}; 'auto' takes another form where it must")
+        raise UserError(f"backend = {backend!r}: {obstacle}; 'xla' runs everywhere")
     return backend
 
 

@@ -65,7 +65,9 @@ def compiled(shape, remat="none", backend="auto"):
 def test_forward_and_backward_compile_with_rows_and_heads_of_each_device(shape, rows, heads):
     calls = compiled(shape, backend="splash")["calls"]
     assert len(calls) == 8  # for each of four layers a forward and a fused backward kernel
-    assert all(f"bf16[{rows},{heads},1280,64]" in call for call in calls)
+    whole = f"bf16[{rows},{heads},1280,64]"
+    forms = (whole, whole.replace("[1,", "["))  # the compiler leaves out a single row
+    assert all(any(form in call for form in forms) for call in calls), calls
 
 
 def test_remat_of_attention_runs_the_forward_kernel_once_and_full_twice():
