@@ -20,8 +20,10 @@ ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_LOG_DIR": "disabled",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
 }
-"""No device is looked for, no log written, and others may use libtpu meanwhile (else its lock file ends this one)."""
+"""No device is looked for, no log written, and others may use libtpu meanwhile (else its lock file ends this one). The
+type is that of no device: without one libtpu warns that it has found none; the slice that is compiled for is named."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
