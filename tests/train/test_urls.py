@@ -48,7 +48,9 @@ def stopped(bucket, request):
 
 
 def lines(out) -> list[int]:
-    return [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    """The steps whose losses were written."""
+    found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in found if any(name.startswith("train/") for name in line)]
 
 
 def flip_a_bit(out, step: int, part: str) -> None:
@@ -87,7 +89,7 @@ def test_one_that_was_being_sent_when_its_process_was_killed_is_none(stopped, ne
     resumed = run(stopped)
     assert resumed.start == 5
     assert leaves(resumed.state) == leaves(never_stopped.state)
-    assert "WARNING" not in capfd.readouterr().err
+    assert "the checkpoint of step" not in capfd.readouterr().err
 
 
 def test_those_of_every_so_many_steps_stay(bucket):
