@@ -155,10 +155,13 @@ def _read_sign(board: Float[np.ndarray, "h w c"]) -> tuple[str, str]:
     """The colour of a board and the letters on it, from left to right."""
     height, width = board.shape[:2]
     edge = max(1, int(0.1 * height))
-    rim = np.concatenate([board[edge, edge:-edge], board[-1 - edge, edge:-edge]])
+    thin = height <= 2 * edge  # a stroke, with no room for letters
+    rim = board.reshape(-1, 3) if thin else np.concatenate([board[edge, edge:-edge], board[-1 - edge, edge:-edge]])
     colour = np.median(rim, axis=0)
     distances = np.linalg.norm(_PALETTE - colour, axis=1)
     name = _NAMES[distances.argmin()] if distances.min() < NEAR_COLOUR else UNKNOWN
+    if thin:
+        return name, ""
     difference = (board - colour)[edge:-edge, edge:-edge]
     strength = np.einsum("hwc,hwc->hw", difference, difference)
     ink = difference[strength >= np.partition(strength, -height, axis=None)[-height]].mean(axis=0)

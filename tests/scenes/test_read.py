@@ -92,6 +92,14 @@ def test_an_empty_picture_shows_nothing():
         assert not judge(image, captions(scene)[0]).right
 
 
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("thick", range(1, 9))
+def test_a_stroke_as_wide_as_a_sign_has_no_word(size, thick):
+    image = picture(size=size)
+    image[8 : 8 + thick, 2:-2] = COLOURS["red"]
+    assert not read(image).word
+
+
 def test_a_blob_that_is_no_shape_is_unknown():
     image = picture()
     image[8:24, 8:11] = COLOURS["red"]
