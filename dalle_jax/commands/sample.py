@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
     prompts.add_argument("--prompts", type=Path, metavar="FILE", help="a text file, one prompt a line")
     parser.add_argument("--candidates", type=int, default=16, help="pictures drawn for each prompt (default 16)")
-    parser.add_argument("--keep", type=int, default=4, help="how many of them are kept, best first (default 4)")
+    parser.add_argument("--keep", type=int, help="how many of them are kept, best first (default 4, or all if fewer)")
     parser.add_argument("--top-k", type=int, default=0, help="sample among the k likeliest codes (0: all)")
     parser.add_argument(
         "--top-p", type=float, default=1.0, help="sample among the likeliest codes of this share (1: all)"
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         Request(
             prompt=prompt,
             candidates=args.candidates,
-            keep=args.keep,
+            keep=min(4, args.candidates) if args.keep is None else args.keep,
             temperature=args.temperature,
             top_k=args.top_k,
             top_p=args.top_p,

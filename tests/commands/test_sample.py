@@ -34,8 +34,9 @@ def test_prompts_of_a_file_are_drawn_each(smoke_demo, tmp_path):
 
 def test_the_beginning_of_a_picture_is_given(smoke_demo, tmp_path):
     Image.fromarray(np.full((32, 32, 3), 128, np.uint8)).save(tmp_path / "grey.png")
-    flags = ("--prompt", "a circle", "--candidates", "4", "--keep", "1", "--beginning", str(tmp_path / "grey.png"))
+    flags = ("--prompt", "a circle", "--candidates", "3", "--beginning", str(tmp_path / "grey.png"))
     assert sample(smoke_demo, tmp_path / "c", *flags) == 0
+    assert len((tmp_path / "c" / "scores.jsonl").read_text().splitlines()) == 3  # fewer than are kept by default
 
 
 @pytest.mark.parametrize(
