@@ -8,8 +8,10 @@ import numpy as np
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.images.files import BadPictureError, decode, write_bytes, write_png
+from dalle_jax.images.decode import decode
+from dalle_jax.images.files import write_bytes, write_png
 from dalle_jax.images.grid import grid
+from dalle_jax.images.header import BadPicture
 from dalle_jax.images.resize import centre_square
 from dalle_jax.pipelines.autoregressive import Drawn, Pipeline, Request, load_pipeline
 from dalle_jax.storage import Place
@@ -108,6 +110,6 @@ def _beginning(path: Path, share: float, pipeline: Pipeline) -> np.ndarray:
     rows = max(1, round(share * pipeline.grid[0]))
     try:
         picture = centre_square(decode(path.read_bytes()), pipeline.side)
-    except BadPictureError as error:
+    except BadPicture as error:
         raise UserError(f"{path}: {error}") from error
     return picture[: rows * pipeline.image_tokenizer.downsample]

@@ -28,3 +28,12 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """Changes whenever the examples or their order would: saved with checkpoints and compared on resume."""
         ...
+
+
+@runtime_checkable
+class EpochSource(Source, Protocol):
+    """A source whose examples change from epoch to epoch (crops, captions). ``source[i]`` is that of epoch 0."""
+
+    def example(self, index: int, epoch: int) -> Example:
+        """Example ``index`` as epoch 0, 1, … shows it: a pure function of both and of the source's configuration."""
+        ...

@@ -1,0 +1,61 @@
+"""The square of a picture that a model sees: DALL·E 1's random one, or the middle. First a box is chosen, then cut."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+
+from dalle_jax.images.resize import resize
+
+
+@dataclass(frozen=True)
+class Box:
+    """A square in a picture of a known size, in its pixels; fractions are allowed."""
+
+    left: float
+    top: float
+    side: float
+
+
+def random_box(width: int, height: int, size: int, rng: np.random.Generator) -> Box:
+    """What the crop of DALL·E 1's transformer shows at ``size`` pixels a side, as a box (arXiv 2102.12092, listing 2).
+
+    The largest square, from the middle quarter of the room that it has; that at t pixels a side, t being anything from
+    ``size`` to 9/8 of it, but no more than the picture has; of that any ``size`` pixels a side. It is never mirrored,
+    since pictures hold writing. A picture smaller than ``size`` (the paper's are not) is shown whole along its shorter
+    side. That sides are within 1:2 of each other is no matter of the crop: the paper leaves out the others.
+    """
+    side = min(width, height)
+    left, top = _about_the_middle(width - side, rng), _about_the_middle(height - side, rng)
+    between = rng.integers(size, max(size, min(side, round(9 / 8 * size))) + 1)
+    right, down = rng.integers(0, between - size + 1, 2)
+    return Box(float(left + right * side / between), float(top + down * side / between), float(side * size / between))
+
+
+def centre_box(width: int, height: int) -> Box:
+    """The largest square in the middle."""
+    side = min(width, height)
+    return Box(float((width - side) // 2), float((height - side) // 2), float(side))
+
+
+def cut(
+    pixels: UInt8[np.ndarray, "H W 3"], box: Box, size: int, of: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "size size 3"]:
+    """What is in a box, at ``size`` pixels a side, resized as ``resize`` does; what lies around it is not seen.
+
+    ``of``: width and height of the picture that the box speaks of, where ``pixels`` are the same picture at a reduced
+    size (``decode(at_least=…)``).
+    """
+    height, width = pixels.shape[:2]
+    across, down = (width / of[0], height / of[1]) if of else (1.0, 1.0)
+    left, top = box.left * across, box.top * down
+    right, bottom = min(left + box.side * across, width), min(top + box.side * down, height)
+    column, row = math.floor(left), math.floor(top)
+    part = pixels[row : math.ceil(bottom), column : math.ceil(right)]
+    return resize(part, size, size, (left - column, top - row, right - column, bottom - row))
+
+
+def _about_the_middle(room: int, rng: np.random.Generator) -> int:
+    low = 3 * room // 8
+    return int(rng.integers(low, max(low + 1, 5 * room // 8)))
