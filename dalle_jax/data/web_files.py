@@ -5,6 +5,7 @@ import re
 import time
 import urllib.error
 import urllib.request
+from email.message import Message
 
 from dalle_jax.config.errors import UserError
 
@@ -74,5 +75,5 @@ def _size_of(content_range: str) -> int:
     return int(size) if size.isdigit() else 0
 
 
-def _stamp(headers: http.client.HTTPMessage) -> str:
+def _stamp(headers: Message) -> str:
     return headers.get("ETag") or headers.get("Last-Modified") or ""
