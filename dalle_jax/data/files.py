@@ -46,11 +46,16 @@ def expanded(pattern: str) -> list[str]:
 
     Braces around one word are letters like others. Raises UserError for too many names.
     """
-    texts = [pattern]
-    while any(choices := [_first_choice(text) for text in texts]):
-        if sum(map(len, choices)) > MOST_NAMES:
-            raise _too_many(pattern)
-        texts = [one for text, made in zip(texts, choices, strict=True) for one in made or (text,)]
+    texts, changed = [pattern], True
+    while changed:
+        following, changed = [], False
+        for text in texts:
+            choices = _first_choice(text)
+            changed = changed or bool(choices)
+            following += choices or [text]
+            if len(following) > MOST_NAMES:
+                raise _too_many(pattern)
+        texts = following
     return list(dict.fromkeys(texts))
 
 
