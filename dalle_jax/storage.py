@@ -81,6 +81,35 @@ def stored_checksums(folder: Place) -> dict[str, str]:
     return {name: str(info.get("crc32c") or info.get("ETag")) for name, info in _objects(folder).items()}
 
 
+def matching(pattern: Place) -> list[str]:
+    """The URLs of the objects that a pattern with ``*``, ``?`` or ``[`` names."""
+    with said_in_one_line(pattern):
+        found = _system(pattern).glob(os.fspath(pattern), detail=True)
+    scheme = os.fspath(pattern).partition("://")[0]
+    return [f"{scheme}://{name}" for name, info in found.items() if info["type"] == "file"]
+
+
+def described(file: Place) -> tuple[int, str]:
+    """The bytes of a file, and a text that is another when it is written again: its time, its checksum in a store."""
+    if not is_remote(file):
+        about = os.stat(file)
+        return about.st_size, str(about.st_mtime_ns)
+    with said_in_one_line(file):
+        system = _system(file)
+        system.invalidate_cache()
+        info = system.info(os.fspath(file))
+    stamps = (info.get(name) for name in ("crc32c", "ETag", "LastModified", "updated"))
+    return info["size"], str(next((stamp for stamp in stamps if stamp), ""))
+
+
+def read_part(file: Place, start: int, length: int) -> bytes:
+    """``length`` bytes of an object from ``start`` on, fewer where it ends."""
+    if length == 0:
+        return b""
+    with said_in_one_line(file):
+        return _system(file).cat_file(os.fspath(file), start=start, end=start + length)
+
+
 def write(file: Place, content: bytes) -> None:
     """Writes a file whole or not at all: aside and renamed on this machine, one put behind a URL. Makes folders."""
     if is_remote(file):
