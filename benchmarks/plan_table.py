@@ -2,8 +2,9 @@
 
     python benchmarks/plan_table.py [--only dalle_mini ...]
 
-No TPU is needed; libtpu is (pip install 'dalle-jax[plan]'). The large models take minutes each. With --only, rows of
-other configs stay as they are in benchmarks/results/plans.json, from which the table is written.
+No TPU is needed; libtpu is (pip install 'dalle-jax[plan]'). The large models take ten minutes each and more. With --only,
+rows of other configs stay as they are in benchmarks/results/plans.json, from which the table is written; those that are
+not there are left out. --only without a name writes the table and plans nothing.
 """
 
 import argparse
@@ -101,11 +102,12 @@ def main() -> None:
     plans = {}
     for config, topology in PLANS:
         key = f"{config} {topology}"
-        if only is None or config in only or key not in known:
+        if only is None or config in only:
             print(key, file=sys.stderr, flush=True)
             known[key] = plan(config, topology)
             RESULTS.write_text(json.dumps(known, indent=1) + "\n")
-        plans[key] = known[key]
+        if key in known:
+            plans[key] = known[key]
     RESULTS.write_text(json.dumps(plans, indent=1) + "\n")
     before, rest = PAGE.read_text().split(BEGIN)
     after = rest.split(END)[1]
