@@ -26,13 +26,15 @@ PLANS = (
     ("dalle1_5b6", "v5p:4x4x4"),
     ("dalle1_2b8", "v4:4x4x4"),
     ("dalle_mini", "v5e:2x4"),
+    ("dalle_mini", "2 slices of v5e:2x4"),
     ("dalle_mega", "tpu7x:4x4x4"),
     ("dalle_mega", "v4:4x4x4"),
     ("clip_vit_l14", "v5p:4x4x4"),
 )
 
 
-def plan(config: str, topology: str) -> dict:
+def plan(config: str, where: str) -> dict:
+    slices, _, topology = where.rpartition(" slices of ")
     command = [
         sys.executable,
         "-m",
@@ -42,6 +44,8 @@ def plan(config: str, topology: str) -> dict:
         "--topology",
         topology,
         "--json",
+        "--slices",
+        slices or "1",
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode not in (0, 1):
@@ -60,7 +64,7 @@ def row(name: str, plan: dict) -> str:
         f"{plan['batch']}" + (f" in {plan['accumulate']}" if plan["accumulate"] > 1 else ""),
         f"{plan['parameters'] / 1e9:.2f}",
         f"{plan['state_bytes'] / GIB:.2f}",
-        f"{plan['initialisation_peak_bytes'] / GIB:.2f}",
+        "" if plan["initialisation_peak_bytes"] is None else f"{plan['initialisation_peak_bytes'] / GIB:.2f}",
         f"{plan['peak_bytes'] / GIB:.2f} of {plan['room_bytes'] / GIB:.2f}",
         f"{plan['model_flops']:.3g} / {plan['hardware_flops']:.3g}",
         f"{sent / GIB:.2f}" if line else "",

@@ -69,11 +69,15 @@ def make_report(args: argparse.Namespace) -> dict[str, Any]:
     config = replace(config, mesh=replace(config.mesh, slices=topology.slices))
     layout = Layout(make_mesh(config.mesh, topology.devices()), config.rules)
     planned = Planned(config.task, config.trainer, layout)
-    say(f"compiling the step of {args.config} for {topology}")
-    step = planned.step(batch)
-    start = planned.initialisation()
+    possible = planned.state_bytes <= reports.room(chip)
+    if possible:
+        say(f"compiling the step of {args.config} for {topology}")
+        step, start = planned.step(batch), planned.initialisation()
+    else:
+        say(f"the state of {args.config} alone is too much for {topology}: nothing is compiled for it")
+        step, start = planned.step_without_room(batch), None
     report = {"config": str(args.config)} | reports.step_report(planned, topology, batch, step, start)
-    if args.sample is not None:
+    if args.sample is not None and possible:
         say(f"compiling the sampler of {args.sample} prompts")
         report["sampler"] = reports.sampler_report(args.sample, planned.sampler(args.sample), chip)
     report["not_checked"] = unchecked(config.task)

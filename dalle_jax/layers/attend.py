@@ -3,10 +3,10 @@
 xla     on a CPU in blocks (attend_blocks.py), elsewhere one masked product over all pairs (attend_dense.py)
 splash  the kernel for TPUs (attend_splash.py)
 cudnn   the kernel for NVIDIA GPUs (attend_cudnn.py)
-auto    splash on a TPU for streams of 128 and more, else xla
+auto    splash on a TPU for streams of 128 and more, cudnn on a GPU for what it computes, else xla
 
-The splash kernel was compiled for TPUs and equals the mask when it is interpreted; no TPU has run it yet, nor a GPU the
-form for cuDNN, which nothing here can compile either: so ``auto`` does not choose that one.
+The form for cuDNN was run on an H200 and equals the mask there (tests/layers/test_attend_gpu.py). The splash kernel was
+compiled for TPUs and equals the mask when it is interpreted; no TPU has run it yet.
 """
 
 from typing import Literal, TypeAlias
@@ -34,6 +34,8 @@ def choose(q: Float[Array, "B N L H"], pattern: Pattern, backend: Backend) -> Ba
     if where == "none":
         return "xla"
     if backend == "auto":
+        if where == "gpu":
+            return "cudnn" if cudnn_obstacle(q, pattern) is None else "xla"
         return "splash" if where == "tpu" and q.shape[2] >= LANES else "xla"
     if backend == "xla":
         return backend

@@ -104,7 +104,7 @@ def windowed_attention(
     own keys and as many before them as any block needs, which may not be more than ``size``.
     """
     blocks = (q.shape[2] - context) // size
-    near, reach = _windows(mask[context:, context:], size)
+    near, reach = windows(mask[context:, context:], size)
     seen = np.concatenate([np.ones((blocks, size, context), bool), near], axis=2)
     queries, (keys, values) = _in_blocks(q, context, size), (_with_neighbours(x, context, size, reach) for x in (k, v))
     image = _lean_attention(queries[1], keys[1], values[1], jnp.asarray(seen))  # [B N blocks size H]
@@ -112,7 +112,7 @@ def windowed_attention(
     return jnp.concatenate([first, image.reshape(*first.shape[:2], -1, first.shape[-1])], axis=2)
 
 
-def _windows(mask: np.ndarray, size: int) -> tuple[np.ndarray, int]:
+def windows(mask: np.ndarray, size: int) -> tuple[np.ndarray, int]:
     """The mask [I I] of image tokens as blocks [blocks size reach+size], and how far back any block looks: reach."""
     count = len(mask)
     starts = range(0, count, size)
@@ -139,7 +139,7 @@ def _with_neighbours(x: Array, context: int, size: int, reach: int) -> tuple[Arr
     return first, jnp.concatenate([shared, before, image], axis=3)
 
 
-def _block_size(lines: int, unit: int, wanted: int) -> int:
+def block_size(lines: int, unit: int, wanted: int) -> int:
     """Image tokens of so many whole lines of ``unit`` that there are ``wanted`` and that they divide ``lines``."""
     return unit * next(n for n in range(1, lines + 1) if lines % n == 0 and (n * unit >= wanted or n == lines))
 
@@ -150,10 +150,10 @@ def _sparse_attention(q: Array, k: Array, v: Array, pattern: Pattern) -> Array:
     whole = context + pattern.positions
     q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, whole - length), (0, 0))) for x in (q, k, v))
     if pattern.kind != "column":
-        size = _block_size(height, width, max(SPARSE_BLOCK, len(pattern.distances()) - 1))
+        size = block_size(height, width, max(SPARSE_BLOCK, len(pattern.distances()) - 1))
         return windowed_attention(q, k, v, pattern.mask(whole), context, size)[:, :, :length]
     q, k, v = (transpose_grid(x, context, (height, width)) for x in (q, k, v))
-    out = windowed_attention(q, k, v, pattern.transposed_mask(), context, _block_size(width, height, SPARSE_BLOCK))
+    out = windowed_attention(q, k, v, pattern.transposed_mask(), context, block_size(width, height, SPARSE_BLOCK))
     return transpose_grid(out, context, (width, height))[:, :, :length]
 
 
@@ -164,5 +164,5 @@ def block_attention(
     length, context = q.shape[2], pattern.context
     if pattern.kind != "full" and length > context:
         return _sparse_attention(q, k, v, pattern)
-    size = _block_size(*pattern.grid, max(FULL_BLOCK, pattern.positions // 8))
+    size = block_size(*pattern.grid, max(FULL_BLOCK, pattern.positions // 8))
     return causal_attention(q, k, v, (*range(context, length, size), length))

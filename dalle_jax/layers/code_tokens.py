@@ -50,7 +50,7 @@ class CodeTokens(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         self.embedding = Embedding(size, width, axis=CODES, dtype=dtype, init=init, rngs=rngs)
         self.head = Linear(
-            width, size, axes=(EMBED, CODES), bias=bias, dtype=dtype,
+            width, size, axes=(EMBED, CODES), bias=bias, dtype=dtype, result=jnp.float32,
             init=nnx.initializers.zeros if code_width else init, rngs=rngs,
         )  # fmt: skip
         read = CodeFeatures(size, code_width, width, rngs=rngs) if code_width else None
@@ -74,12 +74,10 @@ class CodeTokens(nnx.Module):
     def predict(self, x: Float[Array, "... D"]) -> Float[Array, "... K"]:
         """Logits in float32."""
         if self.predicted is None:
-            return self.head(x).astype(jnp.float32)
+            return self.head(x)
         kernel = self.head.kernel[...] + self.predicted().T * x.shape[-1] ** -0.5  # [D K]
-        logits = project(x.astype(self.dtype), kernel, 1)
-        return (
-            logits.astype(jnp.float32) if self.head.bias is None else logits.astype(jnp.float32) + self.head.bias[...]
-        )
+        logits = project(x.astype(self.dtype), kernel, 1, "float32")
+        return logits if self.head.bias is None else logits + self.head.bias[...]
 
     def fold(self) -> None:
         """Adds what the networks give to the tables and drops them: the same tokens, without the work at each step.

@@ -2,7 +2,8 @@
 
 XLA on a CPU computes the weight gradient of a product over [B L D] three times slower than the same product over
 [B*L D] (docs/architecture.md), so there forward and gradients are 2-D products. Accelerators get one dot_general over
-the parameter's own shape, which keeps the sharding of every dimension visible.
+the parameter's own shape, which keeps the sharding of every dimension visible; on a GPU the rows [B L] are one
+dimension, or XLA transposes some of what goes into a library's product.
 """
 
 import functools
@@ -22,29 +23,39 @@ Initializer: TypeAlias = Callable[..., Array]
 Module = TypeVar("Module", bound=nnx.Module)
 
 
-def flat_matmul(x: Float[Array, "... D"], kernel: Float[Array, "D F"]) -> Float[Array, "... F"]:
-    """``x @ kernel``, cast to x's dtype, whose forward and gradients are 2-D products; see ``gradient_dtype``."""
-    return _flat_matmul(x, kernel, gradient_dtype().name)
+def flat_matmul(
+    x: Float[Array, "... D"], kernel: Float[Array, "D F"], result: str | None = None
+) -> Float[Array, "... F"]:
+    """``x @ kernel``, cast to x's dtype, whose forward and gradients are 2-D products; see ``gradient_dtype``.
+
+    ``result`` is the dtype that it comes out in, by default x's: sums are kept in float32 until then.
+    """
+    return _flat_matmul(x, kernel, gradient_dtype().name, result or x.dtype.name)
 
 
-def _flat_product(x: Array, kernel: Array) -> Array:
+def _flat_product(x: Array, kernel: Array, result: str) -> Array:
     flat = x.reshape(-1, x.shape[-1])  # [B D]
-    return (flat @ kernel.astype(x.dtype)).reshape(*x.shape[:-1], kernel.shape[-1])
+    product = jnp.matmul(flat, kernel.astype(x.dtype), preferred_element_type=jnp.dtype(result))
+    return product.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _flat_matmul(x: Array, kernel: Array, summed_in: str) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _flat_matmul(x: Array, kernel: Array, summed_in: str, result: str) -> Array:
     del summed_in
-    return _flat_product(x, kernel)
+    return _flat_product(x, kernel, result)
 
 
-def _flat_matmul_forward(x: Array, kernel: Array, summed_in: str) -> tuple[Array, tuple[Array, Array]]:
-    del summed_in
-    return _flat_product(x, kernel), (x, kernel)  # not through _flat_matmul, in which remat's policies see no product
+def _flat_matmul_forward(x: Array, kernel: Array, summed_in: str, result: str) -> tuple[Array, tuple[Array, Array]]:
+    del summed_in  # not through _flat_matmul, in which remat's policies see no product
+    return _flat_product(x, kernel, result), (x, kernel)
 
 
-def _flat_matmul_backward(summed_in: str, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _flat_matmul_backward(
+    summed_in: str, result: str, residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    del result
     x, kernel = residuals
+    gradient = gradient.astype(x.dtype)
     # The barriers keep XLA from undoing the reshape.
     flat_x = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]))  # [B D]
     flat_gradient = jax.lax.optimization_barrier(gradient.reshape(-1, gradient.shape[-1]))  # [B F]
@@ -55,27 +66,31 @@ def _flat_matmul_backward(summed_in: str, residuals: tuple[Array, Array], gradie
 _flat_matmul.defvjp(_flat_matmul_forward, _flat_matmul_backward)
 
 
-def _product(x: Array, kernel: Array, inputs: int) -> Array:
+def _product(x: Array, kernel: Array, inputs: int, result: str) -> Array:
     """The last ``inputs`` dimensions of ``x`` with the first of ``kernel``, as one dot_general."""
-    x_axes = tuple(range(x.ndim - inputs, x.ndim))
-    return jax.lax.dot_general(x, kernel.astype(x.dtype), ((x_axes, tuple(range(inputs))), ((), ())))
+    axes = ((tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))), ((), ()))
+    return jax.lax.dot_general(x, kernel.astype(x.dtype), axes, preferred_element_type=jnp.dtype(result))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _contract(x: Array, kernel: Array, inputs: int, summed_in: str) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _contract(x: Array, kernel: Array, inputs: int, summed_in: str, result: str) -> Array:
     del summed_in
-    return _product(x, kernel, inputs)
+    return _product(x, kernel, inputs, result)
 
 
-def _contract_forward(x: Array, kernel: Array, inputs: int, summed_in: str) -> tuple[Array, tuple[Array, Array]]:
+def _contract_forward(
+    x: Array, kernel: Array, inputs: int, summed_in: str, result: str
+) -> tuple[Array, tuple[Array, Array]]:
     del summed_in
-    return _product(x, kernel, inputs), (x, kernel)
+    return _product(x, kernel, inputs, result), (x, kernel)
 
 
 def _contract_backward(
-    inputs: int, summed_in: str, residuals: tuple[Array, Array], gradient: Array
+    inputs: int, summed_in: str, result: str, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
+    del result
     x, kernel = residuals
+    gradient = gradient.astype(x.dtype)
     lead, outs = x.ndim - inputs, kernel.ndim - inputs
     axes = (tuple(range(lead, lead + outs)), tuple(range(inputs, kernel.ndim)))
     to_x = jax.lax.dot_general(gradient, kernel.astype(x.dtype), (axes, ((), ())))
@@ -107,24 +122,33 @@ class Panels(nnx.Variable):
     """A kernel's columns, ``PANEL`` at a time: the kernel in another order, not a parameter."""
 
 
-def panel_matmul(x: Float[Array, "... D"], panels: Float[Array, "n D c"]) -> Float[Array, "... F"]:
-    """``x @ kernel``, each panel of which lies together in memory."""
+def panel_matmul(
+    x: Float[Array, "... D"], panels: Float[Array, "n D c"], result: str | None = None
+) -> Float[Array, "... F"]:
+    """``x @ kernel``, each panel of which lies together in memory; see ``flat_matmul`` for ``result``."""
     count, width, columns = panels.shape
     rows = jnp.broadcast_to(x.reshape(-1, width), (count, x.size // width, width))
-    product = jax.lax.dot_general(rows, panels, (((2,), (1,)), ((0,), (0,))))  # [n B c]
+    axes, result = (((2,), (1,)), ((0,), (0,))), result or x.dtype.name
+    product = jax.lax.dot_general(rows, panels, axes, preferred_element_type=jnp.dtype(result))  # [n B c]
     return product.swapaxes(0, 1).reshape(*x.shape[:-1], count * columns)
 
 
-def project(x: Float[Array, "..."], kernel: Float[Array, "..."], inputs: int) -> Float[Array, "..."]:
+def project(
+    x: Float[Array, "..."], kernel: Float[Array, "..."], inputs: int, result: str | None = None
+) -> Float[Array, "..."]:
     """Contracts the last ``inputs`` dimensions of ``x`` with the first of ``kernel``, which is cast to x's dtype here.
 
     So the kernel's gradient can leave its product in the dtype that gradients are summed in (``gradient_dtype``).
+    ``result`` is the dtype that it comes out in, by default x's.
     """
-    lead, out_shape = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
+    lead, out_shape, result = x.shape[: x.ndim - inputs], kernel.shape[inputs:], result or x.dtype.name
+    if platform() == "gpu":
+        rows = x.reshape(-1, *kernel.shape[:inputs])
+        return _contract(rows, kernel, inputs, gradient_dtype().name, result).reshape(*lead, *out_shape)
     if platform() != "cpu":
-        return _contract(x, kernel, inputs, gradient_dtype().name)
+        return _contract(x, kernel, inputs, gradient_dtype().name, result)
     width = math.prod(kernel.shape[:inputs])
-    product = flat_matmul(x.reshape(*lead, width), kernel.reshape(width, -1))  # [... F]
+    product = flat_matmul(x.reshape(*lead, width), kernel.reshape(width, -1), result)  # [... F]
     return product.reshape(*lead, *out_shape)
 
 
@@ -138,7 +162,8 @@ class Linear(nnx.Module):
     """``y = x W + b`` from the trailing dimensions ``in_shape`` to ``out_shape``.
 
     ``axes`` names the dimensions of the kernel, [*in_shape, *out_shape]. ``init`` is called with the 2-D shape
-    (all inputs, all outputs); the default is normal with standard deviation 1 / sqrt(inputs).
+    (all inputs, all outputs); the default is normal with standard deviation 1 / sqrt(inputs). Operands are of
+    ``dtype``; ``result`` is that of y, by default the same: logits are float32 ever since they were summed.
     """
 
     def __init__(
@@ -148,6 +173,7 @@ class Linear(nnx.Module):
         *,
         axes: tuple[str | None, ...],
         dtype: Any = jnp.float32,
+        result: Any = None,
         bias: bool = True,
         init: Initializer | None = None,
         rngs: nnx.Rngs,
@@ -161,19 +187,33 @@ class Linear(nnx.Module):
         kernel = init(rngs.params(), (fan_in, fan_out), jnp.float32).reshape(*ins, *outs)
         self.inputs, self.dimensions = len(ins), len(ins) + len(outs)
         self.dtype = jnp.dtype(dtype)
+        self.result = jnp.dtype(dtype if result is None else result).name
         self.kernel = nnx.Param(kernel, axes=tuple(axes))
         self.bias = nnx.Param(jnp.zeros(outs, jnp.float32), axes=tuple(axes[len(ins) :])) if bias else None
         self.panels: Panels | None = nnx.data(None)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """[... *in_shape] to [... *out_shape], computed in ``dtype``."""
+        """[... *in_shape] to [... *out_shape]."""
         x = x.astype(self.dtype)
         if self.panels is None:
-            y = project(x, self.kernel[...], self.inputs)
+            y = project(x, self.kernel[...], self.inputs, self.result)
         else:
             lead, outs = x.shape[: x.ndim - self.inputs], self.kernel.shape[self.inputs :]
-            y = panel_matmul(x.reshape(*lead, -1), self.panels[...]).reshape(*lead, *outs)
+            y = panel_matmul(x.reshape(*lead, -1), self.panels[...], self.result).reshape(*lead, *outs)
         return y if self.bias is None else add_bias(y, self.bias[...])
+
+    def parts(self, x: Float[Array, "..."]) -> tuple[Float[Array, "..."], ...]:
+        """The call's result along the first of ``out_shape``, [... *out_shape[1:]] each; without biases.
+
+        On a GPU each is a product of its own with a part of the kernel: a kernel of the device takes only what lies
+        together, and cutting weights and joining their gradients is cheaper than cutting and joining activations.
+        """
+        if self.bias is not None:
+            raise ValueError("parts of a linear layer with a bias are not made")
+        if platform() != "gpu":
+            return unstack(self(x), x.ndim - self.inputs)
+        kernels = unstack(self.kernel[...], self.inputs)
+        return tuple(project(x.astype(self.dtype), kernel, self.inputs, self.result) for kernel in kernels)
 
     def split_into_panels(self) -> None:
         """Lays a wide kernel out for products of few rows; a narrow one stays as it is. It may lead with layers."""

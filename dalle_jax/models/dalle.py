@@ -121,7 +121,9 @@ class Dalle(nnx.Module):
             lambda rngs: Block(config, rngs=rngs), self.patterns, scan=config.scan, remat=config.remat, rngs=rngs
         )
         self.norm = LayerNorm(width, dtype=dtype)
-        self.text_head = Linear(width, config.text_vocab, axes=(EMBED, VOCAB), dtype=dtype, rngs=rngs)
+        self.text_head = Linear(
+            width, config.text_vocab, axes=(EMBED, VOCAB), dtype=dtype, result=jnp.float32, rngs=rngs
+        )
 
     @property
     def text_length(self) -> int:
@@ -158,8 +160,7 @@ class Dalle(nnx.Module):
 
         x = self.norm(self.stack(apply, x, keys)[0])
         split = self.config.text_length
-        text_logits = self.text_head(x[:, :split]).astype(jnp.float32)
-        return Logits(image=self.codes.predict(x[:, split:]), text=text_logits)
+        return Logits(image=self.codes.predict(x[:, split:]), text=self.text_head(x[:, :split]))
 
     def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], Layered]:
         """Logits of code 0 for each prompt, and a cache that has room for no code yet."""

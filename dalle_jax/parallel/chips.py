@@ -52,8 +52,9 @@ CHIPS = (
     Chip("v4", 275e12, 32 * GIB, 1200e9, 600e9, ("TPU v4",),
          f"{TPU_PAGES}v4; the links, 6 of 50 GB/s each way, as others quote arXiv 2304.01433, table 4",
          usable=int(30.75 * GIB)),
-    Chip("v5e", 197e12, 16 * GB, 819e9, 400e9, ("TPU v5 lite", "TPU v5e"),
-         f"{TPU_PAGES}v5e, of which another version has 800 GiB/s of bandwidth", usable=int(15.75 * GIB)),
+    Chip("v5e", 197e12, 16 * GIB, 819e9, 400e9, ("TPU v5 lite", "TPU v5e"),
+         f"{TPU_PAGES}v5e, of which another version has 800 GiB/s of bandwidth; its 16 GB are taken for GiB, since "
+         "libtpu offers 15.75 GiB of them", usable=int(15.75 * GIB)),
     Chip("v5p", 459e12, 95 * GIB, 2765e9, 1200e9, ("TPU v5", "TPU v5p"),
          f"{TPU_PAGES}tpu7x, which has a column for v5p", usable=int(95.74 * GIB)),
     Chip("v6e", 918e12, 32 * GIB, 1638e9, 800e9, ("TPU v6 lite", "TPU v6e"),

@@ -36,9 +36,10 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled program; bytes are those of one device. ``text`` is None where the compiler refused it for its size.
+    """A compiled program; bytes are those of one device.
 
-    ``peak`` is all that is held at the worst moment, arguments and code included; then what the compiler said.
+    ``peak`` is all that is held at the worst moment, arguments and code included. ``text`` is None where there is no
+    program: ``refused`` then says why, and ``peak`` is what is known to be too much.
     """
 
     peak: int
@@ -47,12 +48,12 @@ class Program:
     flops: Count
     seconds: float
     text: str | None
+    refused: str | None = None
 
 
-def compile_program(jitted: Any, *arguments: Any) -> Program:
-    """Traces, counts and compiles."""
+def compile_program(traced: Any) -> Program:
+    """Counts and compiles what was traced."""
     began = time.monotonic()
-    traced = jitted.trace(*arguments)
     flops = count(traced.jaxpr)
     try:
         compiled = traced.lower().compile()
@@ -61,7 +62,7 @@ def compile_program(jitted: Any, *arguments: Any) -> Program:
         if "RESOURCE_EXHAUSTED" not in str(error) or refused is None:
             raise
         peak = round(float(refused[1] or refused[3]) * UNITS[refused[2] or refused[4]])
-        return Program(peak, 0, 0, flops, time.monotonic() - began, None)
+        return Program(peak, 0, 0, flops, time.monotonic() - began, None, "refused by the compiler")
     memory = compiled.memory_analysis()
     return Program(
         peak=memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes,
@@ -108,15 +109,23 @@ class Planned:
 
     def step(self, batch: int) -> Program:
         """One training step on that many rows; raises UserError for a batch that the mesh does not divide."""
+        return compile_program(self._traced_step(batch))
+
+    def step_without_room(self, batch: int) -> Program:
+        """As ``step`` where the state alone is too much: traced, so that bad input is an error, and not compiled."""
+        traced = self._traced_step(batch)
+        return Program(self.state_bytes, 0, 0, count(traced.jaxpr), 0.0, None, "the state alone; nothing was compiled")
+
+    def _traced_step(self, batch: int) -> Any:
         spec = self.task.batch_spec(batch)
         shardings = self.layout.batch_shardings(spec)
         rows = {name: _laid_out(spec[name], shardings[name]) for name in spec}
         step = jitted_step(self.task, self.plan, self.frozen, self.trainer, self.layout)
-        return compile_program(step, self.plan.target(), self._frozen_arrays(), rows, self._key())
+        return step.trace(self.plan.target(), self._frozen_arrays(), rows, self._key())
 
     def initialisation(self) -> Program:
         """The state of step 0 being made where it lies."""
-        return compile_program(self.layout.jit(self.plan.build, out_shardings=self.plan.shardings), self._key())
+        return compile_program(self.layout.jit(self.plan.build, out_shardings=self.plan.shardings).trace(self._key()))
 
     def sampler(self, prompts: int, guided: bool = True) -> Program:
         """One candidate for each of that many prompts, all codes of it; raises UserError for a task that has no codes.
@@ -140,7 +149,8 @@ class Planned:
         settings = jax.tree.map(
             lambda leaf: _laid_out(leaf, self.layout.replicated), jax.eval_shape(lambda: Settings.of(prompts))
         )
-        return compile_program(self.layout.jit(run), target.params, target.others, over["text"], over["keys"], settings)
+        traced = self.layout.jit(run).trace(target.params, target.others, over["text"], over["keys"], settings)
+        return compile_program(traced)
 
     def _rows(self, array: Any, name: str) -> jax.ShapeDtypeStruct:
         axes = (BATCH, *(None,) * (len(array.shape) - 1))

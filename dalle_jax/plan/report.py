@@ -21,8 +21,10 @@ def room(chip: Chip) -> int:
     return int((chip.usable or chip.device_memory) * (1 - RESERVED))
 
 
-def step_report(planned: Planned, topology: Topology, batch: int, step: Program, start: Program) -> dict[str, Any]:
-    """What is known of a step on a slice; everything of memory is of one device."""
+def step_report(
+    planned: Planned, topology: Topology, batch: int, step: Program, start: Program | None
+) -> dict[str, Any]:
+    """What is known of a step and of the initialisation, where it was compiled; everything of memory is of a device."""
     chip, mesh = topology.chip, planned.layout.mesh
     model = planned.model_flops(batch)
     report: dict[str, Any] = {
@@ -40,11 +42,12 @@ def step_report(planned: Planned, topology: Topology, batch: int, step: Program,
         "peak_bytes": step.peak,
         "argument_bytes": step.arguments,
         "temporary_bytes": step.temporaries,
-        "initialisation_peak_bytes": start.peak,
+        "initialisation_peak_bytes": None if start is None else start.peak,
         "memory_bytes": chip.device_memory,
         "room_bytes": room(chip),
         "compiled": step.text is not None,
-        "fits": fits(step, chip) and fits(start, chip),
+        "refused": step.refused,
+        "fits": start is not None and fits(step, chip) and fits(start, chip),
         "compile_seconds": round(step.seconds, 1),
         "model_flops": model.total,
         "hardware_flops": step.flops.total,
@@ -81,6 +84,7 @@ def sampler_report(prompts: int, program: Program, chip: Chip) -> dict[str, Any]
         "prompts": prompts,
         "peak_bytes": program.peak,
         "compiled": program.text is not None,
+        "refused": program.refused,
         "fits": fits(program, chip),
         "flops": program.flops.total,
         "uncounted": sorted(program.flops.uncounted),
@@ -115,11 +119,12 @@ def words(report: Mapping[str, Any]) -> str:
         ("parameters", f"{report['parameters']:,} ({_gib(report['whole_model_bytes'])} whole)"),
         (f"state on a {device}", _gib(report["state_bytes"])),
         (f"peak of a step on a {device}", _peak(report)),
-        (f"peak of the initialisation on a {device}", _gib(report["initialisation_peak_bytes"])),
         (f"memory of a {device}", f"{_gib(report['memory_bytes'])}, of which a plan uses {_gib(report['room_bytes'])}"),
         ("model FLOPs of a step", f"{report['model_flops']:.4g}"),
         ("hardware FLOPs of a step", f"{report['hardware_flops']:.4g}"),
     ]  # fmt: skip
+    if report["initialisation_peak_bytes"] is not None:
+        rows.insert(5, (f"peak of the initialisation on a {device}", _gib(report["initialisation_peak_bytes"])))
     if report["uncounted"]:
         rows.append(("not counted", ", ".join(report["uncounted"])))
     for kind, row in report.get("collectives", {}).items():
@@ -176,7 +181,7 @@ def _verdict(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _peak(program: Mapping[str, Any]) -> str:
-    return _gib(program["peak_bytes"]) + ("" if program["compiled"] else ", refused by the compiler")
+    return _gib(program["peak_bytes"]) + ("" if program["compiled"] else f", {program['refused']}")
 
 
 def _gib(count: int | float) -> str:

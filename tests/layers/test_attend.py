@@ -95,17 +95,35 @@ def test_tilings_hold_the_stream_and_transpose_where_it_helps():
     assert not best_tiling(Pattern("column", 5, (4, 4)), 20).transposed  # one block, whatever the order
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_cudnn_is_asked_for_the_masked_form(kind, monkeypatch):
-    real, asked = jax.nn.dot_product_attention, []
+@pytest.fixture
+def asked(monkeypatch):
+    """Calls of cuDNN's kernel, which XLA answers: implementation, causal or not, and the shape of the mask."""
+    real, calls = jax.nn.dot_product_attention, []
 
     def fake(q, k, v, *, mask, is_causal, implementation):
-        asked.append((implementation, is_causal, None if mask is None else mask.shape))
+        calls.append((implementation, is_causal, None if mask is None else mask.shape))
+        assert mask is None or k.shape[1] % 2 == 0
         return real(q, k, v, mask=mask, is_causal=is_causal, implementation="xla")
 
     monkeypatch.setattr(attend_cudnn.jax.nn, "dot_product_attention", fake)
+    return calls
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cudnn_is_asked_for_the_masked_form(kind, asked):
     assert_is_the_masked_form(attend_cudnn.cudnn_attention, Pattern(kind, 6, (4, 5), 3), 26)
     assert set(asked) == {("cudnn", True, None) if kind == "full" else ("cudnn", False, (1, 1, 26, 26))}
+
+
+@pytest.mark.parametrize(("kind", "context", "keys"), [("row", 9, 22), ("column", 9, 18), ("convolutional", 8, 22)])
+def test_cudnn_is_given_blocks_of_image_tokens_where_that_saves_pairs(kind, context, keys, asked, monkeypatch):
+    monkeypatch.setattr(attend_cudnn, "BLOCK", 8)
+    attend_cudnn.image_blocks.cache_clear()
+    pattern = Pattern(kind, context, (8, 4) if kind != "column" else (8, 6), 3)
+    assert_is_the_masked_form(attend_cudnn.cudnn_attention, pattern, context + pattern.positions - 1)
+    attend_cudnn.image_blocks.cache_clear()
+    blocks = pattern.positions // 8
+    assert set(asked) == {("cudnn", True, None), ("cudnn", False, (2 * blocks, 1, 8, keys))}
 
 
 def stream(length=20, dtype="bfloat16", size=64):
@@ -122,7 +140,8 @@ def test_auto_takes_what_the_platform_and_the_shapes_allow(monkeypatch):
     on(monkeypatch, "tpu")
     assert [choose(stream(length), full, "auto") for length in (127, 128)] == ["xla", "splash"]
     on(monkeypatch, "gpu")
-    assert [choose(stream(), full, name) for name in ("auto", "cudnn")] == ["xla", "cudnn"]
+    assert [choose(stream(), full, name) for name in ("auto", "cudnn")] == ["cudnn", "cudnn"]
+    assert choose(stream(dtype="float32"), full, "auto") == choose(stream(size=20), full, "auto") == "xla"
     for where in ("cpu", "gpu", "tpu"):
         on(monkeypatch, where)
         assert choose(stream(), full, "xla") == "xla"

@@ -21,13 +21,38 @@ def test_flattened_product_and_its_gradients_equal_the_plain_ones():
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_both_platform_forms_give_the_same_projection(monkeypatch):
+def values_and_gradients(function, *arguments):
+    """What the function gives, and the gradients of a weighted sum of it."""
+    weight = normal(9, *jax.eval_shape(function, *arguments).shape)
+    gradients = jax.grad(lambda *given: (function(*given) * weight).sum(), argnums=tuple(range(len(arguments))))
+    return jax.tree.leaves((function(*arguments), gradients(*arguments)))
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_all_platform_forms_give_the_same_projection(platform, monkeypatch):
     layer = Linear(6, (2, 4), axes=(EMBED, HEADS, HEAD_DIM), rngs=nnx.Rngs(0))
     back = Linear((2, 4), 6, axes=(HEADS, HEAD_DIM, EMBED), bias=False, rngs=nnx.Rngs(1))
     x = normal(0, 3, 5, 6)
-    cpu = back(layer(x))
-    monkeypatch.setattr("dalle_jax.layers.linear.platform", lambda: "tpu")
-    np.testing.assert_allclose(back(layer(x)), cpu, rtol=1e-5, atol=1e-6)
+    cpu = values_and_gradients(lambda x: back(layer(x)), x)
+    monkeypatch.setattr("dalle_jax.layers.linear.platform", lambda: platform)
+    for ours, theirs in zip(values_and_gradients(lambda x: back(layer(x)), x), cpu, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_parts_of_a_product_are_those_of_the_whole_and_so_are_their_gradients(monkeypatch):
+    layer = Linear(6, (3, 2, 4), axes=(EMBED, None, HEADS, HEAD_DIM), bias=False, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(layer)
+
+    def parts(kernel, x):
+        layer = nnx.merge(graph, jax.tree.map(lambda _: kernel, state))
+        return jnp.stack(layer.parts(x))
+
+    arguments = (layer.kernel[...], normal(0, 3, 5, 6))
+    cpu = values_and_gradients(parts, *arguments)
+    np.testing.assert_allclose(parts(*arguments)[1], layer(arguments[1])[:, :, 1], rtol=1e-6, atol=1e-6)
+    monkeypatch.setattr("dalle_jax.layers.linear.platform", lambda: "gpu")
+    for ours, theirs in zip(values_and_gradients(parts, *arguments), cpu, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_kernel_and_bias_carry_one_axis_per_dimension():
@@ -42,6 +67,19 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
     layer = Linear(6, 4, axes=(EMBED, None), dtype="bfloat16", rngs=nnx.Rngs(0))
     assert layer(normal(0, 3, 6)).dtype == jnp.bfloat16
     assert layer.kernel[...].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])
+def test_logits_are_summed_in_float32_and_not_rounded_to_bfloat16(platform, monkeypatch):
+    monkeypatch.setattr("dalle_jax.layers.linear.platform", lambda: platform)
+    layer = Linear(6, 4, axes=(EMBED, None), dtype="bfloat16", result="float32", bias=False, rngs=nnx.Rngs(0))
+    x = normal(0, 3, 6).astype(jnp.bfloat16)
+    wanted = np.asarray(x, np.float64) @ np.asarray(layer.kernel[...].astype(jnp.bfloat16), np.float64)
+    assert layer(x).dtype == jnp.float32
+    np.testing.assert_allclose(layer(x), wanted, rtol=1e-6, atol=1e-6)
+    assert np.abs(np.asarray(layer(x).astype(jnp.bfloat16), np.float64) - wanted).max() > 1e-4
+    gradient = jax.grad(lambda x: (layer(x) ** 2).sum())(x)
+    assert gradient.dtype == jnp.bfloat16 and np.isfinite(np.asarray(gradient, np.float32)).all()
 
 
 def wide(rngs):

@@ -90,6 +90,17 @@ def test_a_batch_that_does_not_fit_is_a_no_that_says_what_would(config):
 
 
 @needs_libtpu
+def test_a_state_that_does_not_fit_is_a_no_without_compiling_its_step(config):
+    changes = ("width=8192", "heads=128", "depth=40", "remat='full'")
+    done = plan(config, "--json", "--no-search", *(flag for one in changes for flag in ("--set", f"task.model.{one}")))
+    assert done.returncode == 1, done.stderr
+    report = json.loads(done.stdout)
+    assert report["peak_bytes"] == report["state_bytes"] > report["room_bytes"]
+    assert report["compiled"] is False and report["initialisation_peak_bytes"] is None
+    assert report["refused"].startswith("the state alone") and report["model_flops"] > 0
+
+
+@needs_libtpu
 @pytest.mark.parametrize(
     ("change", "says"),
     [
