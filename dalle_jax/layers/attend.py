@@ -28,14 +28,14 @@ HOMES = {"splash": "tpu", "cudnn": "gpu"}
 """The platform that each kernel is for."""
 
 
-def choose(q: Float[Array, "B N L H"], pattern: Pattern, backend: Backend) -> Backend:
+def choose(q: Float[Array, "B N L H"], backend: Backend) -> Backend:
     """What computes this stream: never ``auto``. Raises UserError where a kernel that was asked for cannot."""
     where = platform()
     if where == "none":
         return "xla"
     if backend == "auto":
         if where == "gpu":
-            return "cudnn" if cudnn_obstacle(q, pattern) is None else "xla"
+            return "cudnn" if cudnn_obstacle(q) is None else "xla"
         return "splash" if where == "tpu" and q.shape[2] >= LANES else "xla"
     if backend == "xla":
         return backend
@@ -44,7 +44,7 @@ def choose(q: Float[Array, "B N L H"], pattern: Pattern, backend: Backend) -> Ba
             f"backend = {backend!r}: expected to run on a {HOMES[backend]}, got a {where}; "
             f"'auto' and 'xla' run everywhere"
         )
-    obstacle = cudnn_obstacle(q, pattern) if backend == "cudnn" else None
+    obstacle = cudnn_obstacle(q) if backend == "cudnn" else None
     if obstacle is not None:
         raise UserError(f"backend = {backend!r}: {obstacle}; 'xla' runs everywhere")
     return backend
@@ -58,7 +58,7 @@ def stream_attention(
     backend: Backend = "auto",
 ) -> Float[Array, "B N L H"]:
     """Attention of a stream (context, then codes) to itself under ``pattern``."""
-    chosen = choose(q, pattern, backend)
+    chosen = choose(q, backend)
     if chosen == "splash":
         return splash_attention(q, k, v, pattern)
     if chosen == "cudnn":

@@ -27,15 +27,13 @@ WORTH = 0.5
 """Blocks are taken where they leave less than this share of all pairs: keys that several blocks see are copied."""
 
 
-def cudnn_obstacle(q: Float[Array, "B N L H"], pattern: Pattern) -> str | None:
+def cudnn_obstacle(q: Float[Array, "B N L H"]) -> str | None:
     """Why the kernel cannot compute this, or None."""
-    length, size = q.shape[2:]
+    size = q.shape[3]
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"it computes in bfloat16 or float16, got {q.dtype}"
     if size % 8 or size > WIDEST_HEAD:
         return f"head_size must be a multiple of 8 and at most {WIDEST_HEAD}, got {size}"
-    if length % 2 and not is_causal(pattern, length):
-        return f"{pattern.kind} attention needs a stream of even length, got {length}"
     return None
 
 
@@ -51,17 +49,35 @@ def cudnn_attention(
     length = q.shape[2]
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [B L N H]
     if is_causal(pattern, length):
-        out = _kernel(q, k, v)
+        out = _causal(q, k, v)
     elif (blocks := image_blocks(pattern)).seen.size < WORTH * length**2:
         out = _in_blocks(q, k, v, pattern, blocks)
     else:
-        out = _kernel(q, k, v, jnp.asarray(pattern.mask(length))[None, None])
+        out = _masked(q, k, v, pattern.mask(length))
     return out.swapaxes(1, 2)
 
 
 def _kernel(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
     """Queries [B L N H] to keys [B S N H]; causal without a mask."""
     return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=mask is None, implementation="cudnn")
+
+
+def _even(x: Array) -> Array:
+    """[B L N H] with L made even at its end: the kernel's gradient takes no odd number of queries or keys."""
+    return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
+
+
+def _causal(q: Array, k: Array, v: Array) -> Array:
+    """Every position sees itself and those before it, so none of them what was added at the end."""
+    return _kernel(_even(q), _even(k), _even(v))[:, : q.shape[1]]
+
+
+def _masked(q: Array, k: Array, v: Array, mask: np.ndarray) -> Array:
+    """All pairs under a mask [L L]; what was added at the end sees itself alone."""
+    length = len(mask)
+    whole = np.eye(length + length % 2, dtype=bool)
+    whole[:length, :length] = mask
+    return _kernel(_even(q), _even(k), _even(v), jnp.asarray(whole)[None, None])[:, :length]
 
 
 class ImageBlocks(NamedTuple):
@@ -97,7 +113,7 @@ def _in_blocks(q: Array, k: Array, v: Array, pattern: Pattern, blocks: ImageBloc
     q, k, v = (jnp.pad(x, ((0, 0), (0, context + pattern.positions - length), (0, 0), (0, 0))) for x in (q, k, v))
     if columns:
         q, k, v = (_transposed(x, context, pattern.grid) for x in (q, k, v))
-    first = _kernel(q[:, :context], k[:, :context], v[:, :context])
+    first = _causal(q[:, :context], k[:, :context], v[:, :context])
 
     def keys(x: Array) -> Array:
         shared = jnp.broadcast_to(x[:, None, :context], (rows, count, context, heads, width))

@@ -11,7 +11,7 @@ from dalle_jax.layers.attend import Backend, stream_attention
 from dalle_jax.layers.attend_dense import FAR_BELOW, dense_attention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import Initializer, Linear
+from dalle_jax.layers.linear import Initializer, Linear, unstack
 from dalle_jax.layers.remat import name_attention
 from dalle_jax.parallel.axes import BATCH, EMBED, HEAD_DIM, HEADS, SEQ
 from dalle_jax.parallel.layout import constrain
@@ -67,7 +67,7 @@ class SelfAttention(nnx.Module):
 
     def split(self, x: Float[Array, "B L D"]) -> tuple[Array, Array, Array]:
         """Queries, keys and values [B N L H]."""
-        q, k, v = map(name_attention, self.qkv.parts(x))  # [B L N H] each
+        q, k, v = unstack(name_attention(self.qkv(x)), 2)  # [B L N H] each
         return _heads_first(q), _heads_first(k), _heads_first(v)
 
     def __call__(self, x: Float[Array, "B L D"], pattern: Pattern) -> Float[Array, "B L D"]:
@@ -119,7 +119,7 @@ class CrossAttention(nnx.Module):
 
     def keys(self, text: Float[Array, "P T D"], mask: Bool[Array, "P T"]) -> CrossKeys:
         """What the queries look at: computed once per text."""
-        k, v = map(name_attention, self.kv.parts(text))  # [P T N H] each
+        k, v = unstack(name_attention(self.kv(text)), 2)  # [P T N H] each
         return CrossKeys(_heads_first(k), _heads_first(v), mask)
 
     def __call__(self, x: Float[Array, "P L D"], keys: CrossKeys) -> Float[Array, "P L D"]:

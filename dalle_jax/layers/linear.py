@@ -2,8 +2,7 @@
 
 XLA on a CPU computes the weight gradient of a product over [B L D] three times slower than the same product over
 [B*L D] (docs/architecture.md), so there forward and gradients are 2-D products. Accelerators get one dot_general over
-the parameter's own shape, which keeps the sharding of every dimension visible; on a GPU the rows [B L] are one
-dimension, or XLA transposes some of what goes into a library's product.
+the parameter's own shape, which keeps the sharding of every dimension visible.
 """
 
 import functools
@@ -142,9 +141,6 @@ def project(
     ``result`` is the dtype that it comes out in, by default x's.
     """
     lead, out_shape, result = x.shape[: x.ndim - inputs], kernel.shape[inputs:], result or x.dtype.name
-    if platform() == "gpu":
-        rows = x.reshape(-1, *kernel.shape[:inputs])
-        return _contract(rows, kernel, inputs, gradient_dtype().name, result).reshape(*lead, *out_shape)
     if platform() != "cpu":
         return _contract(x, kernel, inputs, gradient_dtype().name, result)
     width = math.prod(kernel.shape[:inputs])
@@ -201,19 +197,6 @@ class Linear(nnx.Module):
             lead, outs = x.shape[: x.ndim - self.inputs], self.kernel.shape[self.inputs :]
             y = panel_matmul(x.reshape(*lead, -1), self.panels[...], self.result).reshape(*lead, *outs)
         return y if self.bias is None else add_bias(y, self.bias[...])
-
-    def parts(self, x: Float[Array, "..."]) -> tuple[Float[Array, "..."], ...]:
-        """The call's result along the first of ``out_shape``, [... *out_shape[1:]] each; without biases.
-
-        On a GPU each is a product of its own with a part of the kernel: a kernel of the device takes only what lies
-        together, and cutting weights and joining their gradients is cheaper than cutting and joining activations.
-        """
-        if self.bias is not None:
-            raise ValueError("parts of a linear layer with a bias are not made")
-        if platform() != "gpu":
-            return unstack(self(x), x.ndim - self.inputs)
-        kernels = unstack(self.kernel[...], self.inputs)
-        return tuple(project(x.astype(self.dtype), kernel, self.inputs, self.result) for kernel in kernels)
 
     def split_into_panels(self) -> None:
         """Lays a wide kernel out for products of few rows; a narrow one stays as it is. It may lead with layers."""

@@ -28,30 +28,13 @@ def values_and_gradients(function, *arguments):
     return jax.tree.leaves((function(*arguments), gradients(*arguments)))
 
 
-@pytest.mark.parametrize("platform", ["tpu", "gpu"])
-def test_all_platform_forms_give_the_same_projection(platform, monkeypatch):
+def test_both_platform_forms_give_the_same_projection(monkeypatch):
     layer = Linear(6, (2, 4), axes=(EMBED, HEADS, HEAD_DIM), rngs=nnx.Rngs(0))
     back = Linear((2, 4), 6, axes=(HEADS, HEAD_DIM, EMBED), bias=False, rngs=nnx.Rngs(1))
     x = normal(0, 3, 5, 6)
     cpu = values_and_gradients(lambda x: back(layer(x)), x)
-    monkeypatch.setattr("dalle_jax.layers.linear.platform", lambda: platform)
+    monkeypatch.setattr("dalle_jax.layers.linear.platform", lambda: "tpu")
     for ours, theirs in zip(values_and_gradients(lambda x: back(layer(x)), x), cpu, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
-def test_parts_of_a_product_are_those_of_the_whole_and_so_are_their_gradients(monkeypatch):
-    layer = Linear(6, (3, 2, 4), axes=(EMBED, None, HEADS, HEAD_DIM), bias=False, rngs=nnx.Rngs(0))
-    graph, state = nnx.split(layer)
-
-    def parts(kernel, x):
-        layer = nnx.merge(graph, jax.tree.map(lambda _: kernel, state))
-        return jnp.stack(layer.parts(x))
-
-    arguments = (layer.kernel[...], normal(0, 3, 5, 6))
-    cpu = values_and_gradients(parts, *arguments)
-    np.testing.assert_allclose(parts(*arguments)[1], layer(arguments[1])[:, :, 1], rtol=1e-6, atol=1e-6)
-    monkeypatch.setattr("dalle_jax.layers.linear.platform", lambda: "gpu")
-    for ours, theirs in zip(values_and_gradients(parts, *arguments), cpu, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -69,7 +52,7 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
     assert layer.kernel[...].dtype == jnp.float32
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
 def test_logits_are_summed_in_float32_and_not_rounded_to_bfloat16(platform, monkeypatch):
     monkeypatch.setattr("dalle_jax.layers.linear.platform", lambda: platform)
     layer = Linear(6, 4, axes=(EMBED, None), dtype="bfloat16", result="float32", bias=False, rngs=nnx.Rngs(0))
