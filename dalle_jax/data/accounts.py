@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dalle_jax import storage
-from dalle_jax.data.pictures import READS_BEFORE_A_STOP, stop_if_bad
+from dalle_jax.data.pictures import stop_if_bad
 from dalle_jax.data.report import Report, merged, summary
 from dalle_jax.parallel import hosts
 from dalle_jax.storage import Place
@@ -21,12 +21,14 @@ FILE = "records.json"
 class Account:
     """Of one source: what was seen before the first step, the same on all hosts, and what this host meets since.
 
-    ``records`` are all that the files hold, the bad ones too; ``surveyed``: all of them were looked at before.
+    ``records`` are all that the files hold, the bad ones too; ``surveyed``: all of them were looked at before. Else
+    nothing is judged before ``enough`` were read.
     """
 
     fingerprint: str
     records: int
     surveyed: bool
+    enough: int
     bad_share: float
     before: Mapping[str, Any]
     since: Sequence[Report]
@@ -48,11 +50,10 @@ class Accounts:
         for name, parts in self._gathered().items():
             account = self._accounts[name]
             whole = merged([account.before, *(one for _, one in parts)])
-            if account.surveyed:
-                read, bad = account.records, sum(one["count"] for one in whole["bad"].values())
-            else:
+            read, bad = account.records, sum(one["count"] for one in whole["bad"].values())
+            if not account.surveyed:
                 read, bad = (sum(counts[what] for counts, _ in parts) for what in ("read", "bad_read"))
-            if read >= min(READS_BEFORE_A_STOP, account.records):
+            if account.surveyed or read >= account.enough:
                 stop_if_bad(bad, read, account.bad_share, functools.partial(dict, whole))
 
     def content(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from dalle_jax.data.accounts import Account, Accounts
 from dalle_jax.data.held_out import Chosen, HeldOut, keys_of
 from dalle_jax.data.loader import Loader
 from dalle_jax.data.mixture import Mixed, Mixture
-from dalle_jax.data.pictures import Pictures, PicturesSource, stop_if_bad
+from dalle_jax.data.pictures import READS_BEFORE_A_STOP, Pictures, PicturesSource, stop_if_bad
 from dalle_jax.data.records import Records
 from dalle_jax.data.report import Report, summary
 from dalle_jax.data.schema import Source
@@ -26,6 +26,7 @@ NEEDS_PICTURES = (
 )
 
 
+@runtime_checkable
 class Openable(Protocol):
     """The configuration of a source: examples ready made, or records that ``Pictures`` makes examples of."""
 
@@ -88,7 +89,9 @@ class Opening:
             kept = replace(pictures, crop="centre").of(Chosen(records, usable[held]), agreed=True)
         total = len(records) + len(records.problems)
         since = [source.report] if kept is None else [source.report, kept.report]
-        account = Account(source.fingerprint(), total, surveyed, pictures.bad_share, before.content(), since)
+        enough = min(READS_BEFORE_A_STOP, len(source))
+        share = pictures.bad_share
+        account = Account(source.fingerprint(), total, surveyed, enough, share, before.content(), since)
         self._accounts[name] = account
         use = f"{int((~held).sum()):,} to use" + (f", {int(held.sum()):,} held out" if held_out is not None else "")
         told = f"bad: {summary(before.content(), 'bad')}; left out: {summary(before.content(), 'dropped')}"
