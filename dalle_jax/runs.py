@@ -11,6 +11,7 @@ from dalle_jax.data.opening import open_batches
 from dalle_jax.data.pictures import Pictures
 from dalle_jax.data.scenes import Scenes
 from dalle_jax.data.webdataset import WebDataset
+from dalle_jax.evaluate.captioned import EvaluateCaptioned
 from dalle_jax.evaluate.scenes import EvaluateScenes
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.mesh import Mesh
@@ -67,10 +68,25 @@ class TrainRun:
 
 
 @dataclass(frozen=True)
-class TextTokenizerRun:
-    """``text-tokenizer``: a SentencePiece model from the first ``captions`` captions of a source."""
+class OwnData:
+    """Captioned pictures of one's own for all stages of a pipeline, each of which has its own batch size."""
 
-    source: Scenes
+    source: WebDataset | Folder | Mixture
+    evaluation: WebDataset | Folder | HeldOut
+    pictures: Pictures
+    seed: int = 0
+    workers: int = 0
+
+    def of(self, batch_size: int) -> Data:
+        """The data of a stage."""
+        return Data(self.source, self.evaluation, batch_size, self.seed, self.pictures, self.workers)
+
+
+@dataclass(frozen=True)
+class TextTokenizerRun:
+    """``text-tokenizer``: a SentencePiece model from the captions of a source's first ``captions`` pictures."""
+
+    source: Scenes | WebDataset | Folder | Mixture
     vocabulary: int
     captions: int
     algorithm: Literal["unigram", "bpe"] = "unigram"
@@ -79,17 +95,24 @@ class TextTokenizerRun:
 
 @dataclass(frozen=True)
 class EvaluateRun:
-    """``evaluate``: the figures of a trained pipeline."""
+    """``evaluate``: the figures of a trained pipeline, on drawn scenes or on held-out pictures of ``data``."""
 
-    evaluation: EvaluateScenes
+    evaluation: EvaluateScenes | EvaluateCaptioned
+    data: OwnData | None = None
+
+    def __post_init__(self) -> None:
+        if (self.data is None) == isinstance(self.evaluation, EvaluateCaptioned):
+            expected = "the data that pictures were held out of" if self.data is None else "None: scenes are drawn"
+            got = "None" if self.data is None else "OwnData"
+            raise ValueError(f"data: expected {expected} for {type(self.evaluation).__name__}, got {got}")
 
 
 @dataclass(frozen=True)
 class DemoRun:
     """``demo``: the config files of its stages in the order in which they run, each usable alone.
 
-    Files are looked for as they stand, then among the package's configs. ``compared`` names a JSON file with what both
-    transformers measured in this demo, which the report shows.
+    Files are looked for as they stand, then among the package's configs. ``data`` takes the place of that of every
+    stage. ``compared`` names a JSON file with what both transformers measured in this demo, which the report shows.
     """
 
     title: str
@@ -98,6 +121,7 @@ class DemoRun:
     clip: str
     transformer: str
     evaluation: str
+    data: OwnData | None = None
     compared: str | None = None
 
 

@@ -4,17 +4,19 @@ import argparse
 import json
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dalle_jax import storage
+from dalle_jax.commands.evaluate import held_out_batches
 from dalle_jax.commands.text_tokenizer import train_text_tokenizer
 from dalle_jax.commands.train import train_stage
 from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.config.sources import find
+from dalle_jax.evaluate.captioned import CaptionedFindings, EvaluateCaptioned, evaluate_captioned
 from dalle_jax.evaluate.curves import read_metrics_file, training_charts
 from dalle_jax.evaluate.machine import this_machine
 from dalle_jax.evaluate.reader import check_reader, check_reader_on
@@ -63,26 +65,29 @@ class Demo:
     out: Place
     text: TextTokenizerRun
     stages: dict[str, TrainRun]
-    evaluation: EvaluateScenes
+    evaluation: EvaluateRun
+    command: str
 
     @classmethod
     def read(cls, path: str, sets: list[str], out: Place) -> "Demo":
         """Reads every config before anything runs, so that no mistake waits for the end."""
         config: DemoRun = load(path, DemoRun, sets)
-        evaluation: EvaluateRun = load(config.evaluation, EvaluateRun)
         captions = f"task.captions.file='{out / 'text.model'}'"
         tokenizer = f"task.image_tokenizer='{out / 'tokenizer'}'"
-        return cls(
-            config=config,
-            out=out,
-            text=load(config.text, TextTokenizerRun),
-            stages={
-                "tokenizer": load(config.tokenizer, TrainRun),
-                "clip": load(config.clip, TrainRun, [captions, tokenizer]),
-                "transformer": load(config.transformer, TrainRun, [captions, tokenizer]),
-            },
-            evaluation=evaluation.evaluation,
-        )
+        stages: dict[str, TrainRun] = {
+            "tokenizer": load(config.tokenizer, TrainRun),
+            "clip": load(config.clip, TrainRun, [captions, tokenizer]),
+            "transformer": load(config.transformer, TrainRun, [captions, tokenizer]),
+        }
+        text: TextTokenizerRun = load(config.text, TextTokenizerRun)
+        evaluation: EvaluateRun = load(config.evaluation, EvaluateRun)
+        if config.data is not None:
+            text = replace(text, source=config.data.source)
+            stages = {name: replace(one, data=config.data.of(one.data.batch_size)) for name, one in stages.items()}
+            evaluation = replace(evaluation, data=config.data)
+        flags = [word for one in sets for word in ("--set", one)]
+        command = shlex.join(["python", "-m", "dalle_jax", "demo", path, *flags, "--out", str(out)])
+        return cls(config, out, text, stages, evaluation, command)
 
     def train(self) -> bool:
         """Every stage in order, each going on from where it was left; False where it was interrupted."""
@@ -105,11 +110,17 @@ class Demo:
     def report(self) -> tuple[Place, Place]:
         """Draws, judges, and writes ``report.html`` and ``metrics.json``."""
         began = time.monotonic()
-        pipeline = load_pipeline(self.out, batch=self.evaluation.drawing.batch)
-        findings = evaluate_scenes(pipeline, self.evaluation, say)
-        reader = self._check_reader(pipeline)
+        evaluation = self.evaluation.evaluation
+        pipeline = load_pipeline(self.out, batch=evaluation.drawing.batch)
+        if isinstance(evaluation, EvaluateCaptioned):
+            batches = held_out_batches(self.evaluation, evaluation)
+            captioned = evaluate_captioned(pipeline, evaluation, batches, say)
+            self._took("sampling", time.monotonic() - began)
+            return write_report(self._captioned_report(captioned), self.out)
+        findings = evaluate_scenes(pipeline, evaluation, say)
+        reader = _check_reader(pipeline, evaluation)
         self._took("sampling", time.monotonic() - began)
-        return write_report(self._report(findings, reader), self.out)
+        return write_report(self._scenes_report(findings, reader, evaluation), self.out)
 
     def _took(self, stage: str, seconds: float, result: TrainResult | None = None) -> None:
         """Adds to the seconds of a stage, which a resumed demo goes on counting, and keeps its last figures."""
@@ -121,46 +132,57 @@ class Demo:
             entry |= {"steps": result.step, "parameters": result.parameters, "metrics": result.metrics}
         write_bytes(path, json.dumps(record, indent=2).encode())
 
-    def _check_reader(self, pipeline: Pipeline) -> tuple[ReaderCheck, ...]:
-        levels, size, seed = self.evaluation.levels, pipeline.side, self.evaluation.seed + 10
-        clean, blurred = check_reader(levels, size, READER_PICTURES, seed)
-        through = check_reader_on(
-            "tokenizer",
-            "Through this demo’s own tokenizer",
-            levels,
-            size,
-            READER_PICTURES,
-            seed,
-            lambda picture, rng: pipeline.reconstruct(picture[None])[0],
-        )
-        return clean, blurred, through
-
-    def _report(self, findings: SceneFindings, reader: tuple[ReaderCheck, ...]) -> Report:
+    def _report(self, summary: str) -> Report:
+        """What every report says."""
         stages = _read_stages(self.out / "stages.json")
-        drawing = self.evaluation.drawing
+        drawing = self.evaluation.evaluation.drawing
         return Report(
             title=self.config.title,
-            summary=_summary(findings, sum(entry["seconds"] for entry in stages.values())),
-            command=f"python -m dalle_jax demo --out {shlex.quote(str(self.out))}",
+            summary=summary,
+            command=self.command,
             seed=self.stages["transformer"].trainer.seed,
             config_text="\n".join(f"# {name}\n{render(config)}" for name, config in self.stages.items()),
             wall_seconds=sum(entry["seconds"] for entry in stages.values()),
             machine=this_machine(),
             stages=tuple(self._stage(name, entry) for name, entry in stages.items()),
-            figures=_figures(stages, findings),
             comparison=self._comparison(),
-            reconstruction=findings.reconstruction,
-            reconstructed=findings.reconstructed,
             sampling=(
                 f"{drawing.candidates} candidates for each caption, guidance {drawing.guidance:g}, "
                 f"temperature {drawing.temperature:g}, top-k {drawing.top_k or 'off'}, "
                 f"top-p {'off' if drawing.top_p == 1 else drawing.top_p}"
             ),
+        )
+
+    def _captioned_report(self, findings: CaptionedFindings) -> Report:
+        stages = _read_stages(self.out / "stages.json")
+        minutes = sum(entry["seconds"] for entry in stages.values()) / 60
+        summary = (
+            "An image tokenizer, a text-to-image transformer and a CLIP, trained from nothing on captioned pictures in "
+            f"{minutes:.0f} minutes, drew the captions of pictures that were held out."
+        )
+        return replace(
+            self._report(summary),
+            figures=findings.figures,
+            reconstruction=findings.reconstruction,
+            reconstructed=findings.reconstructed,
+            samples=(findings.samples,),
+            limits=("Drawn pictures are judged by the CLIP that ranked them, which is kind to its own choices.",),
+        )
+
+    def _scenes_report(
+        self, findings: SceneFindings, reader: tuple[ReaderCheck, ...], evaluation: EvaluateScenes
+    ) -> Report:
+        stages = _read_stages(self.out / "stages.json")
+        return replace(
+            self._report(_summary(findings, sum(entry["seconds"] for entry in stages.values()))),
+            figures=_figures(stages, findings),
+            reconstruction=findings.reconstruction,
+            reconstructed=findings.reconstructed,
             samples=findings.samples,
             composition=findings.composition,
             guidance=findings.guidance,
             reader=reader,
-            level_titles=tuple(pair for pair in LEVEL_TITLES if pair[0] in self.evaluation.levels),
+            level_titles=tuple(pair for pair in LEVEL_TITLES if pair[0] in evaluation.levels),
         )
 
     def _stage(self, name: str, entry: dict[str, Any]) -> Stage:
@@ -193,6 +215,21 @@ class Demo:
 
 
 CHARTED = ("loss", "psnr", "image_nll", "retrieval_top1", "codebook/perplexity", "perplexity", "usage")
+
+
+def _check_reader(pipeline: Pipeline, evaluation: EvaluateScenes) -> tuple[ReaderCheck, ...]:
+    levels, size, seed = evaluation.levels, pipeline.side, evaluation.seed + 10
+    clean, blurred = check_reader(levels, size, READER_PICTURES, seed)
+    through = check_reader_on(
+        "tokenizer",
+        "Through this demo’s own tokenizer",
+        levels,
+        size,
+        READER_PICTURES,
+        seed,
+        lambda picture, rng: pipeline.reconstruct(picture[None])[0],
+    )
+    return clean, blurred, through
 
 
 def _read_stages(path: Place) -> dict[str, Any]:

@@ -1,12 +1,15 @@
-"""``evaluate CONFIG --model DIR``: the figures of a trained pipeline on captioned scenes, as JSON."""
+"""``evaluate CONFIG --model DIR``: the figures of a trained pipeline on scenes or held-out pictures, as JSON."""
 
 import argparse
+from collections.abc import Iterator
+from typing import Any
 
 from dalle_jax import storage
 from dalle_jax.config.bind import load
+from dalle_jax.evaluate.captioned import EvaluateCaptioned, evaluate_captioned
 from dalle_jax.evaluate.report import write_metrics
 from dalle_jax.evaluate.scenes import evaluate_scenes
-from dalle_jax.pipelines.autoregressive import load_pipeline
+from dalle_jax.pipelines.autoregressive import Pipeline, load_pipeline
 from dalle_jax.runs import EvaluateRun
 
 
@@ -25,18 +28,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draws, judges and writes the figures."""
     run: EvaluateRun = load(args.config, EvaluateRun, args.set)
-    config = run.evaluation
-    pipeline = load_pipeline(args.model, batch=config.drawing.batch)
-    findings = evaluate_scenes(pipeline, config, lambda line: print(line, flush=True))
+    pipeline = load_pipeline(args.model, batch=run.evaluation.drawing.batch)
     out = args.out or args.model / "evaluation.json"
-    write_metrics(
-        out,
-        {
-            "reconstruction": findings.reconstruction.to_json(),
-            "composition": findings.composition.to_json(),
-            "guidance": {f"{point.scale:g}": point.composition.to_json() for point in findings.guidance},
-            "clip": {"zero_shot": findings.zero_shot.value},
-        },
-    )
+    write_metrics(out, _figures(pipeline, run))
     print(out)
     return 0
+
+
+def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[dict[str, list[Any]]]:
+    """The held-out examples of a run's data, ``config.among`` at a time."""
+    assert run.data is not None
+    return run.data.of(config.among).open().evaluation_batches()
+
+
+def _figures(pipeline: Pipeline, run: EvaluateRun) -> dict[str, Any]:
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    config = run.evaluation
+    if isinstance(config, EvaluateCaptioned):
+        captioned = evaluate_captioned(pipeline, config, held_out_batches(run, config), say)
+        return {"reconstruction": captioned.reconstruction.to_json()} | {f.path: f.value for f in captioned.figures}
+    findings = evaluate_scenes(pipeline, config, say)
+    return {
+        "reconstruction": findings.reconstruction.to_json(),
+        "composition": findings.composition.to_json(),
+        "guidance": {f"{point.scale:g}": point.composition.to_json() for point in findings.guidance},
+        "clip": {"zero_shot": findings.zero_shot.value},
+    }

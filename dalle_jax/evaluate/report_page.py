@@ -72,10 +72,13 @@ def _strip(groups: Sequence[SampleGroup]) -> str:
 def _samples(report: Report) -> str:
     if not any(group.samples for group in report.samples):
         return ""
-    out = [
-        "<p>The first captions of each fixed set, in order: nothing was picked, failures are shown. Ticks and crosses "
-        "are the verdict of a reader that looks at the pixels alone; a picture is right when every part is.</p>"
-    ]
+    judged = any(sample.first.right is not None for group in report.samples for sample in group.samples)
+    reader = (
+        " Ticks and crosses are the verdict of a reader that looks at the pixels alone; a picture is right when every "
+        "part is."
+    )
+    fixed = "The first captions of each fixed set, in order: nothing was picked, failures are shown."
+    out = [f"<p>{fixed}{reader if judged else ''}</p>"]
     if report.sampling:
         out.append(f"<p>Drawn with {escape(report.sampling)}.</p>")
     for group in report.samples:

@@ -13,6 +13,7 @@ from dalle_jax import storage
 from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.pixels import to_float, to_uint8
+from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.parallel.layout import jit
 from dalle_jax.pipelines.load import load_clip, load_generator, load_image_tokenizer, load_text, stage_folders
 from dalle_jax.pipelines.rerank import best_candidates
@@ -220,6 +221,24 @@ class Pipeline:
             self._paint(self._tokenizer[1], self._encode(self._tokenizer[1], piece)) for piece in self._split(pixels)
         ]
         return np.concatenate([np.asarray(copy) for copy in copies])[: len(pixels)]
+
+    @cached_property
+    def _nats(self) -> Any:
+        graph = self._generator[0]
+
+        def run(state: Any, text: Int[Array, "B T"], codes: Int[Array, "B I"]) -> Float[Array, " B"]:
+            return cross_entropy(nnx.merge(graph, state)(text, codes).image, codes).mean(axis=-1)
+
+        return jit(run)
+
+    def nats(self, pixels: UInt8[np.ndarray, "B H W 3"], captions: list[str]) -> Float[np.ndarray, " B"]:
+        """Nats that the transformer needs for each code of a picture, the mean over its codes, given its caption."""
+        text = self.text.encode_batch(captions)  # [B T]
+        found = []
+        for piece, rows in zip(self._split(pixels), self._split(text), strict=True):
+            codes = self._encode(self._tokenizer[1], piece).reshape(len(piece), -1)
+            found.append(np.asarray(self._nats(self._generator[1], jnp.asarray(rows), codes)))
+        return np.concatenate(found)[: len(pixels)]
 
     def similarity(self, pixels: UInt8[np.ndarray, "B H W 3"], prompts: list[str]) -> Float[np.ndarray, "B n"]:
         """CLIP's cosine of every picture with every prompt."""
