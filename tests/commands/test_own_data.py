@@ -1,0 +1,106 @@
+"""From a folder of captioned pictures to a report, as docs/your_data.md has it, on a tiny set."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dalle_jax.__main__ import main
+from dalle_jax.evaluate.captioned import retrieved_among
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "white": (250, 250, 250)}
+SMALL = {
+    "all": "tokenizer = '{here}/tokenizer.gin'\nclip = '{here}/clip.gin'\ntransformer = '{here}/transformer.gin'\n"
+    "text = '{here}/text.gin'\nevaluation = '{here}/evaluation.gin'\ndata.pictures.size = 16\n"
+    "data.evaluation.share = 0.4",
+    "text": "vocabulary = 40",
+    "tokenizer": "task.image_size = 16\ntask.model.width = 8\ntask.model.blocks = 1\ntask.model.codebook_size = 16\n"
+    "data.batch_size = 8\ntrainer.pictures_every = None\ntrainer.steps = 2\ndata.pictures.size = 16",
+    "clip": "task.model.image_size = 16\ntask.model.patch = 8\ntask.model.vision.width = 8\ntask.model.text.width = 8\n"
+    "task.model.vision.layers = 1\ntask.model.text.layers = 1\ntask.model.vocab_size = 40\ntrainer.steps = 2\n"
+    "data.batch_size = 8\ndata.pictures.size = 16",
+    "transformer": "task.image_size = 16\ntask.model.grid = (4, 4)\ntask.model.codebook_size = 16\ntrainer.steps = 2\n"
+    "task.model.width = 16\ntask.model.heads = 1\ntask.model.depth = 1\ntask.model.text_vocab = 40\n"
+    "data.batch_size = 8\ntrainer.pictures_every = None\ndata.pictures.size = 16",
+    "evaluation": "evaluation.captions = 4\nevaluation.shown = 2\nevaluation.among = 5\n"
+    "evaluation.drawing.candidates = 2\nevaluation.drawing.batch = 8\ndata.pictures.size = 16\n"
+    "data.evaluation.share = 0.4",
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Forty pictures of 20 x 16 px: a coloured square on another colour, with a text beside each."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        inside, ground = rng.choice(list(COLOURS), 2, replace=False)
+        image = np.empty((16, 20, 3), np.uint8)
+        image[:], image[4:12, 6:14] = COLOURS[ground], COLOURS[inside]
+        Image.fromarray(image).save(folder / f"{number:02d}.png")
+        (folder / f"{number:02d}.txt").write_text(f"a {inside} square on {ground}\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory) -> Path:
+    """The page's configs, made small."""
+    here = tmp_path_factory.mktemp("configs")
+    for name, lines in SMALL.items():
+        text = f"# small\ninclude 'runs/your_data/{name}.gin'\n{lines.format(here=here)}\n"
+        (here / f"{name}.gin").write_text(text)
+    return here
+
+
+@pytest.fixture(scope="module")
+def trained(pictures, configs, tmp_path_factory) -> Path:
+    """The folder of ``demo`` on those pictures."""
+    out = tmp_path_factory.mktemp("own") / "mine"
+    source = ["--set", "data.source=@Folder", "--set", f"data.source.path='{pictures}'"]
+    assert main(["demo", str(configs / "all.gin"), *source, "--out", str(out)]) == 0
+    return out
+
+
+def test_a_folder_of_pictures_becomes_a_pipeline_with_a_report(trained, pictures, configs):
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["reconstruction"]["psnr"] > 0 and metrics["reconstruction"]["count"] % 5 == 0
+    assert 0 <= metrics["clip"]["retrieval_top1"] <= metrics["clip"]["retrieval_top5"] <= 1
+    assert metrics["transformer"]["image_nll"] == pytest.approx(np.log(16), rel=0.2)  # hardly trained
+    page = (trained / "report.html").read_text()
+    assert "square on" in page and "judged by the CLIP" in page
+    assert "Ticks and crosses" not in page and "level" not in page.split("<style>")[0].lower()
+    assert f"--set &#x27;data.source.path=&#x27;" in page or str(pictures) in page  # how to do it again
+    assert (trained / "transformer" / "config.gin").read_text().count("Folder") >= 1
+
+
+def test_it_draws_and_is_evaluated_again_with_the_same_figures(trained, pictures, configs, tmp_path, capsys):
+    flags = ["--set", "data.source=@Folder", "--set", f"data.source.path='{pictures}'"]
+    out = tmp_path / "figures.json"
+    command = ["evaluate", str(configs / "evaluation.gin"), *flags, "--model", str(trained), "--out", str(out)]
+    assert main(command) == 0
+    before, again = json.loads((trained / "metrics.json").read_text()), json.loads(out.read_text())
+    assert again["reconstruction"] == before["reconstruction"]
+    assert again["transformer.image_nll"] == pytest.approx(before["transformer"]["image_nll"], rel=1e-5)
+    draw = ["sample", "--model", str(trained), "--prompt", "a red square on white", "--candidates", "2", "--keep", "1"]
+    assert main([*draw, "--out", str(tmp_path / "drawn")]) == 0
+    assert (tmp_path / "drawn" / "grid.png").exists()
+
+
+def test_an_evaluation_of_captions_without_data_says_so(tmp_path, trained, capsys):
+    file = tmp_path / "x.gin"
+    file.write_text(
+        "run = @EvaluateRun\nevaluation = @EvaluateCaptioned\nevaluation.drawing.candidates = 2\n"
+        "evaluation.drawing.guidance = 1.0\n"
+    )
+    assert main(["evaluate", str(file), "--model", str(trained)]) == 2
+    assert "data: expected the data that pictures were held out of" in capsys.readouterr().err
+
+
+def test_a_caption_counts_as_found_where_one_that_reads_the_same_is_among_the_best():
+    similarity = np.array([[0.1, 0.9, 0.3], [0.8, 0.2, 0.5], [0.7, 0.6, 0.1]])
+    captions = ["a", "a", "b"]
+    np.testing.assert_array_equal(retrieved_among(similarity, captions, 1), [1, 1, 0])
+    np.testing.assert_array_equal(retrieved_among(similarity, captions, 2), [1, 1, 0])
+    np.testing.assert_array_equal(retrieved_among(similarity, captions, 3), [1, 1, 1])
