@@ -54,6 +54,7 @@ class Loader:
             raise UserError(f"expected at least 0 data workers, got {workers}")
         self._source = source
         self._parts = source.sources if isinstance(source, Mixed) else (source,)
+        self._changing = tuple(one if isinstance(one, EpochSource) else None for one in self._parts)
         self._pattern = source.pattern if isinstance(source, Mixed) else Pattern((1.0,))
         self._evaluation_source = evaluation_source
         self._batch_size = batch_size
@@ -112,9 +113,9 @@ class Loader:
     def _load(self, position: int) -> tuple[str, Any, str, int]:
         """The example that stands at ``position`` in the endless order of all epochs."""
         part, place = self._pattern.at(position)
-        source, index = self._parts[part], int(self._orders[part][place])
+        source, changing, index = self._parts[part], self._changing[part], int(self._orders[part][place])
         epoch = place // len(source)
-        example = source.example(index, epoch) if isinstance(source, EpochSource) else source[index]
+        example = source[index] if changing is None else changing.example(index, epoch)
         return self._pick(example, _seed_of(self._seed, part), epoch, index)
 
     def _held_out(self, index: int) -> tuple[str, Any, str, int]:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
-
-from dalle_jax.images.resize import resize
+from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,21 @@ def cut(
     ``of``: width and height of the picture that the box speaks of, where ``pixels`` are the same picture at a reduced
     size (``decode(at_least=…)``).
     """
-    height, width = pixels.shape[:2]
+    return cut_image(Image.fromarray(pixels), box, size, of)
+
+
+def cut_image(
+    image: Image.Image, box: Box, size: int, of: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "size size 3"]:
+    """``cut`` from an image of Pillow's, which is spared the way into an array and back."""
+    width, height = image.size
     across, down = (width / of[0], height / of[1]) if of else (1.0, 1.0)
     left, top = box.left * across, box.top * down
     right, bottom = min(left + box.side * across, width), min(top + box.side * down, height)
     column, row = math.floor(left), math.floor(top)
-    part = pixels[row : math.ceil(bottom), column : math.ceil(right)]
-    return resize(part, size, size, (left - column, top - row, right - column, bottom - row))
+    part = image.crop((column, row, math.ceil(right), math.ceil(bottom)))
+    inside = (left - column, top - row, right - column, bottom - row)
+    return np.array(part.resize((size, size), Image.Resampling.LANCZOS, box=inside))
 
 
 def _about_the_middle(room: int, rng: np.random.Generator) -> int:
