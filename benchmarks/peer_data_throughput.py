@@ -10,7 +10,11 @@ from PIL import Image
 
 
 def square(image: Image.Image) -> np.ndarray:
-    """A random square along the shorter side, at the size wanted."""
+    """Over white, as ours are; a random square along the shorter side, at the size wanted."""
+    if image.mode == "RGBA":
+        under = Image.new("RGB", image.size, (255, 255, 255))
+        under.paste(image, mask=image)
+        image = under
     side = min(image.size)
     left, top = (np.random.randint(0, length - side + 1) for length in image.size)
     part = image.crop((left, top, left + side, top + side))
@@ -24,10 +28,10 @@ def tars():
         webdataset.WebDataset(sorted(map(str, folder.glob("*.tar"))), shardshuffle=100)
         .repeat()
         .shuffle(1000)
-        .decode("pilrgb")
+        .decode("pil")
         .to_tuple("png", "txt")
         .map_tuple(square, str)
-        .batched(BATCH)
+        .batched(BATCH, partial=False)
     )
     batches = iter(dataset)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -180,7 +181,7 @@ class PicturesSource:
         """What is cut out of a picture of that size (as it is to be seen) when it is shown as that example."""
         if self._config.crop == "centre":
             return centre_box(width, height)
-        return random_box(width, height, self._config.size, np.random.default_rng((self._config.seed, epoch, index)))
+        return random_box(width, height, self._config.size, random.Random(draw(self._config.seed, epoch, index)))
 
     def fingerprint(self) -> str:
         """Changes whenever the records, their order or what is made of them would."""

@@ -1,6 +1,7 @@
 """The square of a picture that a model sees: DALL·E 1's random one, or the middle. First a box is chosen, then cut."""
 
 import math
+import random
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ class Box:
     side: float
 
 
-def random_box(width: int, height: int, size: int, rng: np.random.Generator) -> Box:
+def random_box(width: int, height: int, size: int, rng: random.Random) -> Box:
     """What the crop of DALL·E 1's transformer shows at ``size`` pixels a side, as a box (arXiv 2102.12092, listing 2).
 
     The largest square, from the middle quarter of the room that it has; that at t pixels a side, t being anything from
@@ -27,9 +28,9 @@ def random_box(width: int, height: int, size: int, rng: np.random.Generator) -> 
     """
     side = min(width, height)
     left, top = _about_the_middle(width - side, rng), _about_the_middle(height - side, rng)
-    between = rng.integers(size, max(size, min(side, round(9 / 8 * size))) + 1)
-    right, down = rng.integers(0, between - size + 1, 2)
-    return Box(float(left + right * side / between), float(top + down * side / between), float(side * size / between))
+    between = rng.randint(size, max(size, min(side, round(9 / 8 * size))))
+    right, down = rng.randint(0, between - size), rng.randint(0, between - size)
+    return Box(left + right * side / between, top + down * side / between, side * size / between)
 
 
 def centre_box(width: int, height: int) -> Box:
@@ -60,9 +61,10 @@ def cut_image(
     column, row = math.floor(left), math.floor(top)
     part = image.crop((column, row, math.ceil(right), math.ceil(bottom)))
     inside = (left - column, top - row, right - column, bottom - row)
-    return np.array(part.resize((size, size), Image.Resampling.LANCZOS, box=inside))
+    square = part.resize((size, size), Image.Resampling.LANCZOS, box=inside)
+    return np.frombuffer(square.tobytes(), np.uint8).reshape(size, size, 3)  # quicker than np.array by a third
 
 
-def _about_the_middle(room: int, rng: np.random.Generator) -> int:
+def _about_the_middle(room: int, rng: random.Random) -> int:
     low = 3 * room // 8
-    return int(rng.integers(low, max(low + 1, 5 * room // 8)))
+    return rng.randrange(low, max(low + 1, 5 * room // 8))

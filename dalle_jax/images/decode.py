@@ -84,9 +84,9 @@ def _to_rgb(image: Image.Image, raw: str, background: tuple[int, int, int]) -> I
         image.info["transparency"] = tuple(value >> 8 for value in mark)
     if "A" not in image.getbands() and mark is None:
         return image.convert("RGB")
-    layer = image.convert("RGBA")
+    layer = image if image.mode == "RGBA" else image.convert("RGBA")
     under = Image.new("RGB", layer.size, background)
-    under.paste(layer, mask=layer.getchannel("A"))
+    under.paste(layer, mask=layer)
     return under
 
 
