@@ -3,14 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from dalle_jax.data.folder import Folder
 from dalle_jax.data.held_out import HeldOut
 from dalle_jax.data.loader import Loader
-from dalle_jax.data.mixture import Mixture
+from dalle_jax.data.mixture import Mixture, Single
 from dalle_jax.data.opening import open_batches
 from dalle_jax.data.pictures import Pictures
 from dalle_jax.data.scenes import Scenes
-from dalle_jax.data.webdataset import WebDataset
 from dalle_jax.evaluate.captioned import EvaluateCaptioned
 from dalle_jax.evaluate.scenes import EvaluateScenes
 from dalle_jax.parallel import hosts
@@ -31,8 +29,8 @@ class Data:
     threads that decode beside the loop; with 0 there is one that does all.
     """
 
-    source: Scenes | WebDataset | Folder | Mixture
-    evaluation: Scenes | WebDataset | Folder | HeldOut
+    source: Single | Mixture
+    evaluation: Single | HeldOut
     batch_size: int
     seed: int = 0
     pictures: Pictures | None = None
@@ -71,8 +69,8 @@ class TrainRun:
 class OwnData:
     """Captioned pictures of one's own for all stages of a pipeline, each of which has its own batch size."""
 
-    source: WebDataset | Folder | Mixture
-    evaluation: WebDataset | Folder | HeldOut
+    source: Single | Mixture
+    evaluation: Single | HeldOut
     pictures: Pictures
     seed: int = 0
     workers: int = 0
@@ -86,7 +84,7 @@ class OwnData:
 class TextTokenizerRun:
     """``text-tokenizer``: a SentencePiece model from the captions of a source's first ``captions`` pictures."""
 
-    source: Scenes | WebDataset | Folder | Mixture
+    source: Single | Mixture
     vocabulary: int
     captions: int
     algorithm: Literal["unigram", "bpe"] = "unigram"
