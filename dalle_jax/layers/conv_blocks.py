@@ -38,6 +38,20 @@ def depth_to_space(x: Float[Array, "B h w d"], side: int) -> Float[Array, "B H W
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * side, width * side, -1)  # [B h*side w*side C]
 
 
+def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+    """The largest value of each square of 2 x 2; of an odd size, the last row or column is left out."""
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+
+
+def upsample(x: Float[Array, "B h w C"]) -> Float[Array, "B H W C"]:
+    """Twice the size, each value four times: the nearest neighbour."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """What "SAME" pads one dimension with: the output has ceil(size / stride) entries, the odd one goes behind."""
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
