@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float
-from dalle_jax.layers.linear import Initializer, add_bias, flat_matmul, weight_gradient
+from dalle_jax.layers.linear import Initializer, add_bias, flat_matmul, unstack, weight_gradient
 from dalle_jax.parallel.axes import CHANNELS, KERNEL
 from dalle_jax.parallel.layout import platform
 from dalle_jax.parallel.reduction import cast_for_sum, gradient_dtype
@@ -39,10 +39,17 @@ def depth_to_space(x: Float[Array, "B h w d"], side: int) -> Float[Array, "B H W
 
 
 def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-    """The largest value of each square of 2 x 2; of an odd size, the last row or column is left out."""
+    """The largest value of each square of 2 x 2; of an odd size, the last row or column is left out.
+
+    By comparisons of two, whose gradient goes to the first of equals. That of ``jnp.max`` divides by the number of
+    values that equal the maximum, which is none where XLA rounds x differently when it computes it again.
+    """
     batch, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+    upper, lower = unstack(x.reshape(batch, height // 2, 2, -1), axis=2)  # [B h W*C]
+    x = jnp.where(upper >= lower, upper, lower).reshape(batch, height // 2, width // 2, 2, channels)
+    left, right = unstack(x, axis=3)  # [B h w C]
+    return jnp.where(left >= right, left, right)
 
 
 def upsample(x: Float[Array, "B h w C"]) -> Float[Array, "B H W C"]:
