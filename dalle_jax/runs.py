@@ -12,6 +12,7 @@ from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.tokenize_images import TokenizeImages
 from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
+from dalle_jax.tasks.tokenize_images_gan import TokenizeImagesGan
 from dalle_jax.train.loop import Trainer
 
 
@@ -33,7 +34,7 @@ class Data:
 class TrainRun:
     """``train``: one stage."""
 
-    task: TokenizeImages | TokenizeImagesDvae | GenerateCodes | AlignTextImages
+    task: TokenizeImages | TokenizeImagesDvae | TokenizeImagesGan | GenerateCodes | AlignTextImages
     data: Data
     trainer: Trainer
     mesh: Mesh = field(default_factory=Mesh)

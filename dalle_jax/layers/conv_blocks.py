@@ -226,11 +226,11 @@ def named_channels(channels: int, features: int) -> tuple[str | None, str | None
 
 
 class Conv(nnx.Module):
-    """A convolution with bias. ``padding`` pads all sides alike; None is "SAME". The kernel is [k k C F]."""
+    """A convolution. ``padding`` pads all sides alike; None is "SAME". The kernel is [k k C F]."""
 
     def __init__(
         self, channels: int, features: int, *, kernel: int, stride: int = 1, padding: int | None = None,
-        dtype: Any = jnp.float32, init: Initializer | None = None, rngs: nnx.Rngs,
+        bias: bool = True, dtype: Any = jnp.float32, init: Initializer | None = None, rngs: nnx.Rngs,
     ):  # fmt: skip
         init = init or nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
         shape = (kernel, kernel, channels, features)
@@ -239,12 +239,12 @@ class Conv(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         ins, outs = named_channels(channels, features)
         self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32), axes=(KERNEL, KERNEL, ins, outs))
-        self.bias = nnx.Param(jnp.zeros(features, jnp.float32), axes=(outs,))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32), axes=(outs,)) if bias else None
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
         """Computed in ``dtype``."""
         y = convolve(x.astype(self.dtype), self.kernel[...], stride=self.stride, padding=self.padding)
-        return add_bias(y, self.bias[...])
+        return y if self.bias is None else add_bias(y, self.bias[...])
 
 
 class ConvTranspose(nnx.Module):

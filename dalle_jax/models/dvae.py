@@ -117,8 +117,8 @@ class Decoder(nnx.Module):
 
     def hard(self, codes: Int[Array, "B h w"]) -> Pixels:
         """From codes: the rows of the first kernel are looked up, which is ``soft`` of one-hot shares."""
-        table = self.input.kernel[0, 0]  # [K c]
-        return self._from(jnp.take(table, codes, axis=0, mode="clip") + self.input.bias[...])
+        x = jnp.take(self.input.kernel[0, 0], codes, axis=0, mode="clip")  # [B h w c]
+        return self._from(x if self.input.bias is None else x + self.input.bias[...])
 
     def _from(self, x: Float[Array, "B h w c"]) -> Pixels:
         for index, group in enumerate(self.groups):

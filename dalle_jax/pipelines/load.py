@@ -11,6 +11,8 @@ from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.models.dvae import Dvae, DvaeConfig
+from dalle_jax.models.lpips import Lpips, LpipsConfig
+from dalle_jax.models.vqgan import Vqgan, VqganConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.storage import Place
 from dalle_jax.text.sentencepiece import SentencePiece
@@ -25,7 +27,7 @@ class ModelFile:
     "generator.") is where the network sits in what was trained.
     """
 
-    model: VqvaeConfig | DvaeConfig | DalleConfig | DalleBartConfig | ClipConfig
+    model: VqvaeConfig | DvaeConfig | VqganConfig | DalleConfig | DalleBartConfig | ClipConfig | LpipsConfig
     image_tokenizer: str | None = None
     prefix: str = ""
 
@@ -42,13 +44,15 @@ class PipelineFile:
 NETWORKS: dict[type, Any] = {
     VqvaeConfig: Vqvae,
     DvaeConfig: Dvae,
+    VqganConfig: Vqgan,
+    LpipsConfig: Lpips,
     DalleConfig: Dalle,
     DalleBartConfig: DalleBart,
     ClipConfig: Clip,
 }
 
 
-TOKENIZERS = (VqvaeConfig, DvaeConfig)
+TOKENIZERS = (VqvaeConfig, DvaeConfig, VqganConfig)
 
 
 def build(config: Any, rngs: nnx.Rngs) -> Any:
@@ -79,6 +83,11 @@ def load_network(folder: Place, kinds: tuple[type, ...]) -> Any:
 def load_image_tokenizer(folder: Place) -> Any:
     """A trained image tokenizer (models/image_tokenizer.py)."""
     return load_network(folder, TOKENIZERS)
+
+
+def load_lpips(folder: Place) -> Lpips:
+    """The imported perceptual distance."""
+    return load_network(folder, (LpipsConfig,))
 
 
 def load_generator(folder: Place) -> Any:
