@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int
-from dalle_jax.layers.conv_blocks import Conv, upsample
+from dalle_jax.layers.conv_blocks import Conv, named_channels, upsample
 from dalle_jax.layers.norms import GroupNorm
 from dalle_jax.layers.quantize import first_smallest, squared_distances, straight_through
 from dalle_jax.layers.remat import Remat, run_block
-from dalle_jax.parallel.axes import BATCH, CHANNELS, CODES, HEIGHT, WIDTH
+from dalle_jax.parallel.axes import BATCH, CHANNELS, HEIGHT, WIDTH
 from dalle_jax.parallel.layout import constrain
 
 EPSILON = 1e-6
@@ -221,7 +221,7 @@ class Vqgan(nnx.Module):
         self.into_codes = conv(config.latent_width, config.code_width, 1, config.dtype, rngs)
         size = config.codebook_size
         table = jax.random.uniform(rngs.params(), (size, config.code_width), minval=-1 / size, maxval=1 / size)
-        self.codebook = nnx.Param(unit(table) if config.distance == "cosine" else table, axes=(CODES, None))
+        self.codebook = nnx.Param(unit(table) if config.distance == "cosine" else table, axes=named_channels(*table.shape))
         self.out_of_codes = conv(config.code_width, config.latent_width, 1, config.dtype, rngs)
         self.decoder = Decoder(config, rngs=rngs)
 
