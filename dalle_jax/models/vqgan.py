@@ -221,7 +221,9 @@ class Vqgan(nnx.Module):
         self.into_codes = conv(config.latent_width, config.code_width, 1, config.dtype, rngs)
         size = config.codebook_size
         table = jax.random.uniform(rngs.params(), (size, config.code_width), minval=-1 / size, maxval=1 / size)
-        self.codebook = nnx.Param(unit(table) if config.distance == "cosine" else table, axes=named_channels(*table.shape))
+        self.codebook = nnx.Param(
+            unit(table) if config.distance == "cosine" else table, axes=named_channels(*table.shape)
+        )
         self.out_of_codes = conv(config.code_width, config.latent_width, 1, config.dtype, rngs)
         self.decoder = Decoder(config, rngs=rngs)
 

@@ -27,6 +27,8 @@ EXPORTERS = (
     Exporter(
         "hf-clip", "dalle_jax.pretrained.hugging_face_clip", "ClipConfig", "Hugging Face's CLIPModel, in safetensors"
     ),
+    Exporter("taming-vqgan", "dalle_jax.pretrained.taming_vqgan", "VqganConfig", "taming's last.ckpt and model.yaml"),
+    Exporter("dalle-mini-vqgan", "dalle_jax.pretrained.dalle_mini_vqgan", "VqganConfig", "DALL·E mini's Flax VQModel"),
 )
 
 

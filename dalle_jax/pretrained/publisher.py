@@ -59,6 +59,11 @@ KINDS = (
     Kind("openai-clip", "dalle_jax.pretrained.openai_clip", "OpenAI's CLIP: a .pt file"),
     Kind("hf-clip", "dalle_jax.pretrained.hugging_face_clip", "Hugging Face's CLIPModel: a folder with config.json"),
     Kind("open-clip", "dalle_jax.pretrained.open_clip", "open_clip: a folder with open_clip_config.json"),
+    Kind("openai-dvae", "dalle_jax.pretrained.openai_dvae", "DALL·E 1's dVAE: a folder with encoder.pkl, decoder.pkl"),
+    Kind("taming-vqgan", "dalle_jax.pretrained.taming_vqgan", "taming's VQGAN: a .ckpt, or a folder with last.ckpt"),
+    Kind("dalle-mini-vqgan", "dalle_jax.pretrained.dalle_mini_vqgan", "DALL·E mini's Flax VQGAN: a folder"),
+    Kind("llamagen-vq", "dalle_jax.pretrained.llamagen_vq", "LlamaGen's image tokenizer: a .pt file"),
+    Kind("lpips", "dalle_jax.pretrained.lpips_weights", "LPIPS: a state dict, or a folder with VGG-16 and its weights"),
 )
 
 

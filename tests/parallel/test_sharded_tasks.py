@@ -42,7 +42,7 @@ MESHES = {"8x1x1": Mesh(8, 1, 1), "1x8x1": Mesh(1, 8, 1), "2x2x2": Mesh(2, 2, 2)
 VQVAE = VqvaeConfig(downsample=4, width=16, blocks=1, codebook_size=16, code_width=8, stem="patch")
 DVAE = DvaeConfig(width=8, codebook_size=16, code_width=8, groups=2, blocks=1)
 VQGAN = VqganConfig(
-    width=32, multipliers=(1,), blocks=1, attention_levels=(), latent_width=8, code_width=8, codebook_size=16,
+    width=64, multipliers=(1,), blocks=1, attention_levels=(), latent_width=8, code_width=8, codebook_size=16,
     distance="cosine",
 )  # fmt: skip
 ADVERSARY = Adversary(network=DiscriminatorConfig(width=8, layers=1), start=0)
@@ -91,7 +91,14 @@ def task_of(kind: str) -> WithoutFiles:
         return WithoutFiles(TokenizeImagesDvae(model=DVAE, image_size=SIDE))
     if kind == "vqgan":
         return WithoutFiles(
-            TokenizeImagesGan(model=VQGAN, image_size=SIDE, perceptual=Pyramid(), adversary=ADVERSARY, entropy=0.1, entropy_temperature=1.0)
+            TokenizeImagesGan(
+                model=VQGAN,
+                image_size=SIDE,
+                perceptual=Pyramid(),
+                adversary=ADVERSARY,
+                entropy=0.1,
+                entropy_temperature=1.0,
+            )
         )
     if kind == "clip":
         return WithoutFiles(AlignTextImages(model=MODELS[kind], captions=text))
