@@ -37,5 +37,5 @@ def exporter(name: str) -> Exporter:
     found = next((one for one in EXPORTERS if one.name == name), None)
     if found is None:
         names = [one.name for one in EXPORTERS]
-        raise UserError(f"{name!r} is no layout to export{near(name, names)}; there are: {', '.join(names)}")
+        raise UserError(f"{name!r} is none of the layouts {', '.join(names)}{near(name, names)}")
     return found

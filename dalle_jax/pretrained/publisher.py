@@ -72,7 +72,7 @@ def kind(name: str) -> Kind:
     found = next((one for one in KINDS if one.name == name), None)
     if found is None:
         names = [one.name for one in KINDS]
-        raise UserError(f"{name!r} is no kind of published weights{near(name, names)}; the kinds: {', '.join(names)}")
+        raise UserError(f"{name!r} is none of the kinds {', '.join(names)}{near(name, names)}")
     return found
 
 
