@@ -18,6 +18,8 @@ from dalle_jax.storage import Place
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.tokenize_images import TokenizeImages
+from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
+from dalle_jax.tasks.tokenize_images_gan import TokenizeImagesGan
 from dalle_jax.train.loop import Trainer
 
 
@@ -52,7 +54,7 @@ class Data:
 class TrainRun:
     """``train``: one stage."""
 
-    task: TokenizeImages | GenerateCodes | AlignTextImages
+    task: TokenizeImages | TokenizeImagesDvae | TokenizeImagesGan | GenerateCodes | AlignTextImages
     data: Data
     trainer: Trainer
     mesh: Mesh = field(default_factory=Mesh)

@@ -54,5 +54,8 @@ def _figures(pipeline: Pipeline, run: EvaluateRun) -> dict[str, Any]:
         "reconstruction": findings.reconstruction.to_json(),
         "composition": findings.composition.to_json(),
         "guidance": {f"{point.scale:g}": point.composition.to_json() for point in findings.guidance},
-        "clip": {"zero_shot": findings.zero_shot.value},
+        "clip": {
+            "zero_shot": findings.zero_shot.value,
+            "zero_shot_ensemble": findings.zero_shot_ensemble.value,
+        },
     }

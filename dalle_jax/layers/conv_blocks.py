@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float
-from dalle_jax.layers.linear import Initializer, add_bias, flat_matmul, weight_gradient
+from dalle_jax.layers.linear import Initializer, add_bias, flat_matmul, unstack, weight_gradient
 from dalle_jax.parallel.axes import CHANNELS, KERNEL
 from dalle_jax.parallel.layout import platform
 from dalle_jax.parallel.reduction import cast_for_sum, gradient_dtype
@@ -36,6 +36,27 @@ def depth_to_space(x: Float[Array, "B h w d"], side: int) -> Float[Array, "B H W
     batch, height, width, depth = x.shape
     x = x.reshape(batch, height, width, side, side, depth // side**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * side, width * side, -1)  # [B h*side w*side C]
+
+
+def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+    """The largest value of each square of 2 x 2; of an odd size, the last row or column is left out.
+
+    By comparisons of two, whose gradient goes to the first of equals. That of ``jnp.max`` divides by the number of
+    values that equal the maximum, which is none where XLA rounds x differently when it computes it again.
+    """
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    upper, lower = unstack(x.reshape(batch, height // 2, 2, -1), axis=2)  # [B h W*C]
+    x = jnp.where(upper >= lower, upper, lower).reshape(batch, height // 2, width // 2, 2, channels)
+    left, right = unstack(x, axis=3)  # [B h w C]
+    return jnp.where(left >= right, left, right)
+
+
+def upsample(x: Float[Array, "B h w C"]) -> Float[Array, "B H W C"]:
+    """Twice the size, each value four times: the nearest neighbour."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -205,11 +226,11 @@ def named_channels(channels: int, features: int) -> tuple[str | None, str | None
 
 
 class Conv(nnx.Module):
-    """A convolution with bias. ``padding`` pads all sides alike; None is "SAME". The kernel is [k k C F]."""
+    """A convolution. ``padding`` pads all sides alike; None is "SAME". The kernel is [k k C F]."""
 
     def __init__(
         self, channels: int, features: int, *, kernel: int, stride: int = 1, padding: int | None = None,
-        dtype: Any = jnp.float32, init: Initializer | None = None, rngs: nnx.Rngs,
+        bias: bool = True, dtype: Any = jnp.float32, init: Initializer | None = None, rngs: nnx.Rngs,
     ):  # fmt: skip
         init = init or nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
         shape = (kernel, kernel, channels, features)
@@ -218,12 +239,12 @@ class Conv(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         ins, outs = named_channels(channels, features)
         self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32), axes=(KERNEL, KERNEL, ins, outs))
-        self.bias = nnx.Param(jnp.zeros(features, jnp.float32), axes=(outs,))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32), axes=(outs,)) if bias else None
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
         """Computed in ``dtype``."""
         y = convolve(x.astype(self.dtype), self.kernel[...], stride=self.stride, padding=self.padding)
-        return add_bias(y, self.bias[...])
+        return y if self.bias is None else add_bias(y, self.bias[...])
 
 
 class ConvTranspose(nnx.Module):

@@ -1,4 +1,4 @@
-"""Layer normalisation in float32, with or without scale and bias."""
+"""Layer and group normalisation in float32, with or without scale and bias."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float
-from dalle_jax.parallel.axes import EMBED
+from dalle_jax.parallel.axes import CHANNELS, EMBED
 
 
 def normalize(x: Float[Array, "... D"], epsilon: float) -> Float[Array, "... D"]:
@@ -43,3 +43,23 @@ class LayerNorm(nnx.Module):
         if self.bias is not None:
             y = y + self.bias[...]
         return y.astype(self.dtype)
+
+
+class GroupNorm(nnx.Module):
+    """Normalisation over a picture's positions and a group of neighbouring channels (arXiv 1803.08494)."""
+
+    def __init__(self, channels: int, *, groups: int = 32, epsilon: float, dtype: Any = jnp.float32):
+        if channels % groups:
+            raise ValueError(f"{groups} groups need a multiple of {groups} channels, got {channels}")
+        self.groups, self.epsilon = groups, epsilon
+        self.dtype = jnp.dtype(dtype)
+        self.scale = nnx.Param(jnp.ones(channels, jnp.float32), axes=(CHANNELS,))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32), axes=(CHANNELS,))
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        """Normalised, scaled and shifted; statistics in float32, result in ``dtype``."""
+        grouped = x.astype(jnp.float32).reshape(*x.shape[:3], self.groups, -1)  # [B H W g c]
+        centred = grouped - grouped.mean(axis=(1, 2, 4), keepdims=True)
+        variance = (centred * centred).mean(axis=(1, 2, 4), keepdims=True)
+        y = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+        return (y * self.scale[...] + self.bias[...]).astype(self.dtype)

@@ -12,7 +12,10 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax
+from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+
+from dalle_jax.arrays import Array
 
 Remat: TypeAlias = Literal["none", "dots", "attention", "full"]
 
@@ -41,3 +44,11 @@ def rematerialised(function: Callable[..., Any], remat: Remat, *, in_loop: bool)
         "full": jax.checkpoint_policies.nothing_saveable,
     }
     return jax.checkpoint(function, policy=policies[remat], prevent_cse=not in_loop)
+
+
+def run_block(block: nnx.Module, x: Array, remat: Remat) -> Array:
+    """``block(x)`` outside of any loop, keeping what ``remat`` says; the block may read its variables, not set them."""
+    if remat == "none":
+        return block(x)  # type: ignore[operator]
+    graph, state = nnx.split(block)
+    return rematerialised(lambda state, x: nnx.merge(graph, state)(x), remat, in_loop=False)(state, x)

@@ -11,6 +11,18 @@ def commitment(x: Float[Array, "... c"], nearest: Float[Array, "... c"]) -> Floa
     return jnp.square(x.astype(jnp.float32) - jax.lax.stop_gradient(nearest).astype(jnp.float32)).mean()
 
 
+def entropy_gap(distances: Float[Array, "n K"], temperature: float) -> Float[Array, ""]:
+    """Mean entropy of each row's choice less the entropy of their mean, in nats: least when each row is sure of its
+    code and all codes are in use (Yu et al. 2023, arXiv 2310.05737, section 3.2; LlamaGen's option).
+
+    A row's choice is softmax(-distances / temperature).
+    """
+    log_share = jax.nn.log_softmax(-distances.astype(jnp.float32) / temperature, axis=-1)  # [n K]
+    share = jnp.exp(log_share)
+    mean = share.mean(axis=0)  # [K]
+    return -(share * log_share).sum(-1).mean() + (mean * jnp.log(mean + 1e-5)).sum()
+
+
 def reconstruction(
     pixels: Float[Array, "B H W C"], drawn: Float[Array, "B H W C"], *, absolute: float, squared: float
 ) -> Float[Array, ""]:

@@ -10,6 +10,9 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
+from dalle_jax.models.dvae import Dvae, DvaeConfig
+from dalle_jax.models.lpips import Lpips, LpipsConfig
+from dalle_jax.models.vqgan import Vqgan, VqganConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.storage import Place
 from dalle_jax.text.sentencepiece import SentencePiece
@@ -20,11 +23,13 @@ from dalle_jax.train.checkpoint import load_params
 class ModelFile:
     """What ``model.gin`` says: enough to build the network without the task that trained it.
 
-    ``image_tokenizer`` is the folder of the tokenizer whose codes a transformer generates.
+    ``image_tokenizer`` is the folder of the tokenizer whose codes a transformer generates. ``prefix`` (such as
+    "generator.") is where the network sits in what was trained.
     """
 
-    model: VqvaeConfig | DalleConfig | DalleBartConfig | ClipConfig
+    model: VqvaeConfig | DvaeConfig | VqganConfig | DalleConfig | DalleBartConfig | ClipConfig | LpipsConfig
     image_tokenizer: str | None = None
+    prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,16 @@ class PipelineFile:
 
 NETWORKS: dict[type, Any] = {
     VqvaeConfig: Vqvae,
+    DvaeConfig: Dvae,
+    VqganConfig: Vqgan,
+    LpipsConfig: Lpips,
     DalleConfig: Dalle,
     DalleBartConfig: DalleBart,
     ClipConfig: Clip,
 }
+
+
+TOKENIZERS = (VqvaeConfig, DvaeConfig, VqganConfig)
 
 
 def build(config: Any, rngs: nnx.Rngs) -> Any:
@@ -59,18 +70,24 @@ def read_model_file(folder: Place) -> ModelFile:
 
 def load_network(folder: Place, kinds: tuple[type, ...]) -> Any:
     """The network of a run folder with its averaged weights; its config must be one of ``kinds``."""
-    config = read_model_file(folder).model
+    file = read_model_file(folder)
+    config = file.model
     if not isinstance(config, kinds):
         expected = " or ".join(kind.__name__.removesuffix("Config") for kind in kinds)
         raise UserError(f"{folder}: expected a {expected}, got a {type(config).__name__.removesuffix('Config')}")
     module = nnx.eval_shape(lambda: build(config, nnx.Rngs(0)))
-    load_params(folder, module)
+    load_params(folder, module, prefix=file.prefix)
     return module
 
 
 def load_image_tokenizer(folder: Place) -> Any:
     """A trained image tokenizer (models/image_tokenizer.py)."""
-    return load_network(folder, (VqvaeConfig,))
+    return load_network(folder, TOKENIZERS)
+
+
+def load_lpips(folder: Place) -> Lpips:
+    """The imported perceptual distance."""
+    return load_network(folder, (LpipsConfig,))
 
 
 def load_generator(folder: Place) -> Any:

@@ -14,7 +14,9 @@ from dalle_jax.layers.conv_blocks import (
     convolve,
     convolve_transposed,
     depth_to_space,
+    max_pool,
     space_to_depth,
+    upsample,
 )
 
 
@@ -122,3 +124,19 @@ def test_a_residual_block_starts_as_the_identity():
 def test_parameters_name_every_dimension():
     for _, leaf in nnx.to_flat_state(nnx.state(ResBlock(8, kernels=(3, 1), rngs=nnx.Rngs(0)))):
         assert len(leaf.get_metadata()["axes"]) == leaf.get_value().ndim
+
+
+def test_max_pool_is_the_largest_of_each_square_and_its_gradient_goes_there():
+    x = jax.random.permutation(jax.random.key(0), jnp.arange(2 * 5 * 6 * 3.0)).reshape(2, 5, 6, 3)
+    squares = x[:, :4].reshape(2, 2, 2, 3, 2, 3)
+    np.testing.assert_array_equal(max_pool(x), squares.max(axis=(2, 4)))
+    gradient = jax.grad(lambda x: (2 * max_pool(x)).sum())(x)
+    largest = squares == squares.max(axis=(2, 4), keepdims=True)
+    np.testing.assert_array_equal(gradient[:, :4].reshape(squares.shape), 2.0 * largest)
+    np.testing.assert_array_equal(gradient[:, 4], 0.0)
+    assert float(jax.grad(lambda x: max_pool(x).sum())(jnp.zeros((1, 2, 2, 1))).sum()) == 1.0
+
+
+def test_upsample_repeats_each_value_in_a_square():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    np.testing.assert_array_equal(upsample(x), np.repeat(np.repeat(x, 2, axis=1), 2, axis=2))

@@ -1,0 +1,73 @@
+"""PatchGAN's discriminator: how real each patch of a picture looks (Isola et al. 2017, arXiv 1611.07004), for VQGAN.
+
+Convolutions of 4x4 with leaky ReLU: ``layers`` of stride 2, one of stride 1 and one to a single channel. Between the
+first and the last they have no bias and are followed by batch normalisation. It is only ever used to train, so its
+statistics are those of a batch (on many devices, of the whole of it) and none are kept.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dalle_jax.arrays import Array, Float
+from dalle_jax.layers.conv_blocks import Conv
+from dalle_jax.parallel.axes import BATCH, CHANNELS, HEIGHT, WIDTH
+from dalle_jax.parallel.layout import constrain
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """``layers`` halve the size each; the width doubles with each up to 8 times ``width``."""
+
+    width: int = 64
+    layers: int = 3
+    channels: int = 3
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.layers < 1:
+            raise ValueError(f"layers: expected at least 1, got {self.layers}")
+
+
+class BatchNorm(nnx.Module):
+    """Normalisation of each channel over the batch and its positions, in float32."""
+
+    def __init__(self, channels: int, dtype: Any, *, rngs: nnx.Rngs):
+        self.dtype = jnp.dtype(dtype)
+        self.scale = nnx.Param(1.0 + 0.02 * jax.random.normal(rngs.params(), (channels,)), axes=(CHANNELS,))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32), axes=(CHANNELS,))
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        """The statistics are those of ``x``."""
+        x = x.astype(jnp.float32)
+        centred = x - x.mean(axis=(0, 1, 2))
+        y = centred * jax.lax.rsqrt((centred * centred).mean(axis=(0, 1, 2)) + 1e-5)
+        return (y * self.scale[...] + self.bias[...]).astype(self.dtype)
+
+
+class Discriminator(nnx.Module):
+    """[B H W 3] to one number for each patch, high for real ones."""
+
+    def __init__(self, config: DiscriminatorConfig, *, rngs: nnx.Rngs):
+        widths = [config.width * min(2**layer, 8) for layer in range(config.layers + 1)]
+        strides = [2] * config.layers + [1]
+        sizes = list(zip([config.channels, *widths], [*widths, 1], [*strides, 1], strict=True))
+        init = nnx.initializers.normal(0.02)
+        self.convs = nnx.List(
+            Conv(
+                inputs, features, kernel=4, stride=stride, padding=1, bias=index in (0, len(widths)),
+                dtype=config.dtype, init=init, rngs=rngs,
+            )
+            for index, (inputs, features, stride) in enumerate(sizes)
+        )  # fmt: skip
+        self.norms = nnx.List(BatchNorm(width, config.dtype, rngs=rngs) for width in widths[1:])
+
+    def __call__(self, values: Float[Array, "B H W C"]) -> Float[Array, "B h w 1"]:
+        """Values in the tokenizer's range."""
+        x = jax.nn.leaky_relu(self.convs[0](values), 0.2)
+        for conv, norm in zip(self.convs[1:-1], self.norms, strict=True):
+            x = jax.nn.leaky_relu(norm(conv(constrain(x, BATCH, HEIGHT, WIDTH, CHANNELS))), 0.2)
+        return self.convs[-1](x).astype(jnp.float32)

@@ -1,0 +1,25 @@
+"""Each image tokenizer from its smoke config: two steps, a checkpoint, and codes out of what is loaded again."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dalle_jax.__main__ import main
+from dalle_jax.models.image_tokenizer import ImageTokenizer
+from dalle_jax.pipelines.load import load_image_tokenizer
+
+
+@pytest.mark.parametrize("name", ["dvae", "vqgan"])
+def test_it_trains_two_steps_and_is_loaded_with_its_average(name, tmp_path):
+    quiet = [*("--set", "trainer.evaluate_every=None"), *("--set", "trainer.pictures_every=None")]
+    assert main(["train", f"smoke/{name}.gin", "--out", str(tmp_path), *quiet]) == 0
+    tokenizer = load_image_tokenizer(tmp_path)
+    assert isinstance(tokenizer, ImageTokenizer)
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(nnx.state(tokenizer, nnx.Param)))
+    side = 32 // tokenizer.downsample
+    codes = jnp.arange(side * side).reshape(1, side, side) % tokenizer.codebook_size
+    graph, state = nnx.split(tokenizer)
+    drawn = jax.jit(lambda state, codes: nnx.merge(graph, state).decode(codes))(state, codes)
+    assert drawn.shape == (1, 32, 32, 3) and bool(jnp.isfinite(drawn).all())

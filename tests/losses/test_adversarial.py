@@ -1,0 +1,18 @@
+import jax.numpy as jnp
+import numpy as np
+
+from dalle_jax.losses.adversarial import adaptive_weight, hinge, started
+
+
+def test_hinge_asks_no_more_of_what_is_far_enough():
+    np.testing.assert_allclose(hinge(jnp.array([2.0, 0.5]), jnp.array([-3.0, 0.0])), 0.5 * (0.25 + 0.5))
+
+
+def test_the_adaptive_weight_is_the_ratio_of_norms_and_bounded():
+    one, other = jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 2.0]])
+    np.testing.assert_allclose(adaptive_weight(one, other), 5.0 / (2.0 + 1e-4), rtol=1e-6)
+    assert float(adaptive_weight(one, jnp.zeros((1, 2)))) == 1e4
+
+
+def test_the_discriminator_starts_at_its_step():
+    assert [float(started(jnp.int32(step), 5)) for step in (0, 4, 5, 6)] == [0.0, 0.0, 1.0, 1.0]

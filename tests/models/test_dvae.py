@@ -1,0 +1,51 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dalle_jax.models.dvae import Dvae, DvaeConfig
+from dalle_jax.models.image_tokenizer import ImageTokenizer
+
+PIXELS = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))
+
+
+def config(**changes):
+    values = {"width": 8, "codebook_size": 32, "code_width": 8, "groups": 3, "blocks": 1}
+    return DvaeConfig(**(values | changes))
+
+
+def test_it_is_an_image_tokenizer_whose_factor_follows_from_its_groups():
+    model = Dvae(config(), rngs=nnx.Rngs(0))
+    assert isinstance(model, ImageTokenizer)
+    codes = model.encode(PIXELS)
+    assert (model.downsample, codes.shape, model.code_vectors.shape) == (4, (2, 4, 4), (32, 8))
+    np.testing.assert_array_equal(codes, np.asarray(model.logits(PIXELS)).argmax(-1))
+    assert model.decode(jnp.zeros((1, 3, 4), jnp.int32)).shape == (1, 12, 16, 3)
+
+
+def test_looking_codes_up_is_decoding_their_one_hot_shares():
+    model = Dvae(config(), rngs=nnx.Rngs(0))
+    model.decoder.input.bias[...] = jnp.arange(8.0)
+    codes = model.encode(PIXELS)
+    hard, soft = model.decoder.hard(codes), model.decoder.soft(jax.nn.one_hot(codes, 32))
+    np.testing.assert_allclose(hard.mean, soft.mean, atol=1e-5)
+    np.testing.assert_allclose(hard.log_scale, soft.log_scale, atol=1e-5)
+
+
+def test_remat_changes_nothing_but_what_is_kept():
+    plain, spared = (Dvae(config(remat=remat), rngs=nnx.Rngs(0)) for remat in ("none", "full"))
+
+    def gradients(model):
+        graph, state = nnx.split(model)
+        return jax.grad(lambda state: nnx.merge(graph, state).decoder.soft(jax.nn.softmax(
+            nnx.merge(graph, state).logits(PIXELS))).mean.sum())(state)  # fmt: skip
+
+    for one, other in zip(*(jax.tree.leaves(gradients(model)) for model in (plain, spared)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * max(1e-3, float(jnp.abs(one).max())))
+
+
+@pytest.mark.parametrize("changes", [{"width": 6}, {"groups": 1}, {"blocks": 0}])
+def test_sizes_that_make_no_dvae_are_refused(changes):
+    with pytest.raises(ValueError, match="multiple of 4, with at least 2 groups of at least 1 block"):
+        Dvae(config(**changes), rngs=nnx.Rngs(0))

@@ -1,0 +1,43 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dalle_jax.models.lpips import SCALE, SHIFT, Lpips, LpipsConfig
+
+SMALL = LpipsConfig(widths=(4, 6), depths=(1, 2))
+
+
+def test_a_picture_is_at_no_distance_from_itself_and_its_gradient_is_finite_there():
+    model = Lpips(SMALL, rngs=nnx.Rngs(0))
+    x = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3), minval=-1.0)
+    np.testing.assert_array_equal(model(x, x), 0.0)
+    far, near = model(x, -x), model(x, x + 0.01)
+    assert bool((far > near).all()) and bool((near > 0).all())
+    black = jnp.broadcast_to(jnp.asarray(SHIFT), x.shape)  # no feature of it is anything but 0
+    assert bool(jnp.isfinite(jax.grad(lambda y: model(x, y).sum())(black)).all())
+
+
+def test_it_is_the_weighed_squared_difference_of_unit_features():
+    model = Lpips(SMALL, rngs=nnx.Rngs(0))
+    model.weights[1][...] = jnp.arange(6.0)
+    x, y = (jax.random.uniform(jax.random.key(seed), (1, 8, 8, 3), minval=-1.0) for seed in (0, 1))
+
+    def layers(values):
+        first = jax.nn.relu(model.groups[0][0]((values - SHIFT) / SCALE))
+        pooled = first.reshape(1, 4, 2, 4, 2, 4).max((2, 4))
+        return first, jax.nn.relu(model.groups[1][1](jax.nn.relu(model.groups[1][0](pooled))))
+
+    expected = 0.0
+    for weight, one, other in zip((np.full(4, 0.25), np.arange(6.0)), layers(x), layers(y), strict=True):
+        one, other = (np.asarray(f) / (np.linalg.norm(f, axis=-1, keepdims=True) + 1e-10) for f in (one, other))
+        expected += ((one - other) ** 2 * weight).sum(-1).mean()
+    np.testing.assert_allclose(model(x, y)[0], expected, rtol=1e-4)
+
+
+def test_the_published_sizes_are_vgg_16_s():
+    model = nnx.eval_shape(lambda: Lpips(LpipsConfig(), rngs=nnx.Rngs(0)))
+    assert [len(group) for group in model.groups] == [2, 2, 3, 3, 3]
+    assert [group[0].kernel.shape[2:] for group in model.groups] == [
+        (3, 64), (64, 128), (128, 256), (256, 512), (512, 512)
+    ]  # fmt: skip

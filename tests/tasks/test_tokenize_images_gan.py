@@ -1,0 +1,124 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.losses.perceptual import pyramid_distance
+from dalle_jax.models.patch_discriminator import DiscriminatorConfig
+from dalle_jax.models.vqgan import VqganConfig
+from dalle_jax.tasks.tokenize_images_gan import Adversary, ImportedLpips, Pyramid, TokenizeImagesGan
+
+MODEL = VqganConfig(
+    width=32, multipliers=(1,), blocks=1, attention_levels=(), latent_width=4, code_width=4, codebook_size=8
+)
+ADVERSARY = Adversary(network=DiscriminatorConfig(width=4, layers=1), start=10, weight=0.7)
+TASK = TokenizeImagesGan(
+    model=MODEL, image_size=8, perceptual=Pyramid(levels=2, weight=0.5), adversary=ADVERSARY, l2=0.3
+)
+BATCH = {"pixels": jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8))}
+VALUES = BATCH["pixels"] / 127.5 - 1
+KEY = jax.random.key(0)
+
+
+def drawn_by(generator):
+    quantized = generator.quantize(generator.latents(VALUES))
+    return generator.decoder(generator.out_of_codes(quantized.vectors)), quantized
+
+
+def unlikeness_of(drawn):
+    difference = drawn - VALUES
+    pixels = jnp.abs(difference).mean() + 0.3 * jnp.square(difference).mean()
+    return pixels + 0.5 * pyramid_distance(VALUES, drawn, levels=2).mean()
+
+
+def codebook_of(quantized):
+    held = jax.lax.stop_gradient
+    loss = 0.25 * jnp.square(quantized.nearest - held(quantized.inputs)).mean()
+    return loss + jnp.square(held(quantized.nearest) - quantized.inputs).mean()
+
+
+def assert_trees_close(one, other):
+    """To 2e-4 of each parameter's largest entry; what is nothing but rounding (a bias before a norm) of the whole's."""
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(other))
+    for (path, a), (_, b) in zip(*(nnx.to_flat_state(tree) for tree in (one, other)), strict=True):
+        scale = max(float(jnp.abs(b[...]).max()), 1e-2 * largest)
+        np.testing.assert_allclose(a[...] / scale, b[...] / scale, atol=2e-4, err_msg=str(path))
+
+
+@pytest.fixture(scope="module")
+def split():
+    return nnx.split(TASK.init(nnx.Rngs(0)))
+
+
+@pytest.fixture(scope="module")
+def plain(split):
+    """Values and gradients by separate passes through everything, as the papers write them."""
+    graph, state = split
+
+    def losses(state):
+        players = nnx.merge(graph, state)
+        drawn, quantized = drawn_by(players.generator)
+        return unlikeness_of(drawn), -players.discriminator(drawn).mean(), codebook_of(quantized)
+
+    values = losses(state)
+    return values, [jax.jit(jax.grad(lambda state, i=i: losses(state)[i]))(state)["generator"] for i in range(3)]
+
+
+@pytest.mark.parametrize("step", [9, 10])
+def test_the_tokenizer_s_loss_and_gradient_are_those_of_the_sum_with_the_adaptive_weight(split, plain, step):
+    graph, state = split
+    (unlikeness, fooling, codebook), gradients = plain
+    kernels = [one["decoder"]["output"]["kernel"][...] for one in gradients[:2]]
+    ratio = jnp.linalg.norm(kernels[0].ravel()) / (jnp.linalg.norm(kernels[1].ravel()) + 1e-4)
+    weight = 0.7 * ratio.clip(0, 1e4) * (step >= 10)
+
+    def loss(state):
+        return TASK.generator_loss(nnx.merge(graph, state), None, BATCH, KEY, jnp.int32(step))
+
+    found, sums = jax.jit(jax.grad(loss, has_aux=True))(state)
+    np.testing.assert_allclose(sums["adversary/weight"][0], weight, rtol=1e-3)
+    np.testing.assert_allclose(sums["loss"][0], unlikeness + weight * fooling + codebook, rtol=1e-4)
+    expected = jax.tree.map(lambda a, b, c: a + weight * b + c, *gradients)
+    assert_trees_close(found["generator"], expected)
+
+
+@pytest.mark.parametrize("step", [9, 10])
+def test_the_discriminator_learns_the_hinge_loss_once_it_plays(split, step):
+    graph, state = split
+    players = nnx.merge(graph, state)
+    drawn = drawn_by(players.generator)[0]
+    real, fake = players.discriminator(VALUES), players.discriminator(drawn)
+    expected = 0.5 * (jnp.maximum(0, 1 - real).mean() + jnp.maximum(0, 1 + fake).mean()) * (step >= 10)
+    loss, sums = TASK.discriminator_loss(players, None, BATCH, KEY, jnp.int32(step))
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(sums["discriminator/real"][0], real.mean(), rtol=1e-5)
+
+
+def test_its_objectives_share_out_all_parameters_between_them(split):
+    state = split[1]
+    found = [nnx.filterlib.to_predicate(objective.trains) for objective in TASK.objectives()]
+    for path, variable in nnx.to_flat_state(state):
+        assert [bool(trains(path, variable)) for trains in found] == [path[0] == "generator", path[0] != "generator"]
+
+
+def test_what_stands_in_for_lpips_is_said_and_nothing_stands_in_unasked(tmp_path, capsys):
+    absent = str(tmp_path / "none")
+    told = TokenizeImagesGan(model=MODEL, image_size=8, perceptual=ImportedLpips(absent, otherwise=Pyramid()))
+    assert told.frozen() is None
+    said = capsys.readouterr().err
+    assert f"expected LPIPS's weights in {absent}, found none" in said and "NOT LPIPS" in said
+    assert TASK.frozen() is None and "NOT LPIPS" in capsys.readouterr().err
+    silent = TokenizeImagesGan(model=MODEL, image_size=8, perceptual=ImportedLpips(absent))
+    with pytest.raises(UserError, match=r"import lpips SOURCE .* or name what to train with instead"):
+        silent.frozen()
+
+
+def test_a_pyramid_that_the_picture_has_no_room_for_is_refused():
+    with pytest.raises(ValueError, match="a pyramid of 5 levels halves 8 px to no whole number"):
+        TokenizeImagesGan(model=MODEL, image_size=8, perceptual=Pyramid(levels=5))
+
+
+def test_model_gin_says_where_the_tokenizer_sits_in_what_is_trained():
+    assert b"prefix = 'generator.'" in TASK.model_files()["model.gin"]
