@@ -138,6 +138,10 @@ class Dalle(nnx.Module):
         """K."""
         return self.config.codebook_size
 
+    def empty(self, text: Int[Array, "P T"]) -> Int[Array, "1 T"]:
+        """The empty caption, all pads: one row for whatever prompts."""
+        return jnp.zeros((1, self.config.text_length), text.dtype)
+
     def embed_text(self, text: Int[Array, "B T"]) -> Float[Array, "B C D"]:
         """<bos> and the text; a pad (0) at position t becomes the t-th learned pad."""
         tokens = jnp.where((text == 0)[..., None], self.pad_embedding.all(text.shape[0]), self.text_embedding(text))

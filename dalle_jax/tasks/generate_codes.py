@@ -122,7 +122,7 @@ class GenerateCodes:
         del step
         blank_key, dropout_key = jax.random.split(key)
         blank = jax.random.bernoulli(blank_key, self.blank_captions, (batch["text"].shape[0], 1))
-        text = jnp.where(blank, 0, batch["text"])
+        text = jnp.where(blank, module.empty(batch["text"]), batch["text"])
         image, words = self._likelihoods(module, frozen, batch, text, dropout_key)
         loss = dalle_loss(words, image, text_weight=self.text_weight)
         guessing = math.log(self.model.codebook_size)
@@ -157,7 +157,7 @@ class GenerateCodes:
         a place changes nothing, so it is taken off. On the first few pictures, their codes given.
         """
         codes, text = self._codes(frozen, batch)[:PICTURES], batch["text"][:PICTURES]  # [n I] [n T]
-        text = jnp.concatenate([text, jnp.zeros_like(text)])
+        text = jnp.concatenate([text, jnp.broadcast_to(module.empty(text), text.shape)])
         with_text, without = jnp.split(module(text, jnp.concatenate([codes, codes])).image, 2)  # [n I K] each
         moved = with_text - without
         moved = jnp.abs(moved - moved.mean(axis=-1, keepdims=True))
