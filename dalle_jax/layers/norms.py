@@ -1,4 +1,4 @@
-"""Layer normalisation in float32, with or without scale and bias."""
+"""Layer normalisation in float32, with or without scale and bias; root mean square normalisation."""
 
 from typing import Any
 
@@ -43,3 +43,18 @@ class LayerNorm(nnx.Module):
         if self.bias is not None:
             y = y + self.bias[...]
         return y.astype(self.dtype)
+
+
+class RmsNorm(nnx.Module):
+    """Division by the root mean square over the last dimension, then a learned scale (Zhang et al. 2019)."""
+
+    def __init__(self, size: int, *, epsilon: float = 1e-5, dtype: Any = jnp.float32):
+        self.epsilon = epsilon
+        self.dtype = jnp.dtype(dtype)
+        self.scale = nnx.Param(jnp.ones(size, jnp.float32), axes=(EMBED,))
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Statistics in float32, result in ``dtype``."""
+        x = x.astype(jnp.float32)
+        y = x * jax.lax.rsqrt((x * x).mean(axis=-1, keepdims=True) + self.epsilon)
+        return (y * self.scale[...]).astype(self.dtype)

@@ -19,7 +19,7 @@ class Logits(NamedTuple):
 class CodeGenerator(Protocol):
     """A transformer p(codes | prompt) in raster order. Caches are values that go in and come out.
 
-    A prompt is what the model was made for (``Prompts``): DALL·E's are token ids, LlamaGen's are classes or features.
+    A prompt is what the model was made for (``arrays.Prompts``): DALL·E's are token ids, LlamaGen's are classes or features.
     """
 
     @property
@@ -37,7 +37,7 @@ class CodeGenerator(Protocol):
         """K."""
         ...
 
-    def empty(self, text: Prompts) -> Prompts:
+    def empty(self, text: Prompts) -> Array:
         """The empty prompt, towards which guidance looks: one row for all, or a row for each where they differ."""
         ...
 
