@@ -19,7 +19,8 @@ class Logits(NamedTuple):
 class CodeGenerator(Protocol):
     """A transformer p(codes | prompt) in raster order. Caches are values that go in and come out.
 
-    A prompt is what the model was made for (``arrays.Prompts``): DALL·E's are token ids, LlamaGen's are classes or features.
+    A prompt is what the model was made for (``arrays.Prompts``): token ids for DALL·E, a class or a caption's features
+    for LlamaGen.
     """
 
     @property

@@ -241,7 +241,7 @@ class DalleBart(nnx.Module):
 
     def _begin(self, rows: int, dtype: Any) -> Float[Array, "B 1 D"]:
         """What stands before the codes."""
-        if self.start is None:
+        if self.config.start_code is not None:
             return self.codes.embed(jnp.full((rows, 1), self.config.start_code))
         return spread(self.start[...][None], rows, dtype)
 

@@ -1,8 +1,8 @@
 """LlamaGen's transformer: a Llama over codes, asked by a class or by the features of a caption (arXiv 2406.06525).
 
 Sun et al. 2024. The stream is  condition_0 ... condition_{T-1} code_0 ... code_{I-2}; the output at the last condition
-predicts code 0. T = 1 for a class; features of captions are padded before the words, with rows of zeros. Pre-norm blocks
-without biases: root mean square norms, rotary positions over the grid (layers/rotary.py), SwiGLU. Letters as in
+predicts code 0. T = 1 for a class; features of captions are padded before the words, with rows of zeros. Pre-norm
+blocks without biases: root mean square norms, rotary positions over the grid (layers/rotary.py), SwiGLU. Letters as in
 arrays.py; L = T + I - 1; c the width of a caption's features.
 """
 
@@ -54,8 +54,8 @@ class ByCaption:
 class LlamaGenConfig:
     """Sizes of the network; a head's width, ``width / heads``, is a multiple of 4.
 
-    The hidden width of the SwiGLU is the first multiple of ``multiple_of`` from 8/3 of ``width`` on. ``dropout`` acts on
-    residual branches and on what enters the first block. ``scan``, ``remat``, ``backend`` and ``code_width`` as in
+    The hidden width of the SwiGLU is the first multiple of ``multiple_of`` from 8/3 of ``width`` on. ``dropout`` acts
+    on residual branches and on what enters the first block. ``scan``, ``remat``, ``backend`` and ``code_width`` as in
     DalleConfig; a caption's padding needs a mask of its own, so there attention is XLA's whatever the ``backend``.
     """
 
@@ -164,8 +164,8 @@ class Block(nnx.Module):
 def _mask(seen: Bool[Array, "B T"], length: int) -> Bool[Array, "B 1 L L"]:
     """Causal, without the condition's padding; every position sees itself."""
     keys = jnp.pad(seen, ((0, 0), (0, length - seen.shape[1])), constant_values=True)  # [B L]
-    causal = np.tril(np.ones((length, length), bool))
-    return (causal & keys[:, None] | np.eye(length, dtype=bool))[:, None]
+    causal, own = (jnp.asarray(one) for one in (np.tri(length, dtype=bool), np.eye(length, dtype=bool)))
+    return (causal & keys[:, None] | own)[:, None]
 
 
 class NoCaption(nnx.Variable):
@@ -241,13 +241,13 @@ class LlamaGen(nnx.Module):
         config = self.config
         return grid_rotary_table(config.grid, config.width // config.heads, config.text_length)
 
-    def __call__(
-        self, text: Prompts, codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None
-    ) -> Logits:
+    def __call__(self, text: Prompts, codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None) -> Logits:
         """Teacher forcing: logits of every code; dropout only with a key."""
         condition, seen = self._read(text)
         x = jnp.concatenate([condition, self.codes.embed(codes[:, :-1])], axis=1)  # [B L D]
-        enter, layers = (None, None) if dropout_key is None or not self.config.dropout else jax.random.split(dropout_key)
+        enter, layers = (
+            (None, None) if dropout_key is None or not self.config.dropout else jax.random.split(dropout_key)
+        )
         x = constrain(dropout(x, self.config.dropout, enter), BATCH, SEQ, EMBED)
         table = self._table()[: x.shape[1]]
 

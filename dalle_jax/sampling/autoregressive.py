@@ -1,7 +1,7 @@
 """Codes drawn one after another from a transformer with a cache.
 
-The generator is anything with ``empty``, ``prefill``, ``grow``, ``for_steps`` and ``decode`` as models/code_generator.py
-describes them.
+The generator is anything with ``empty``, ``prefill``, ``grow``, ``for_steps`` and ``decode`` as
+models/code_generator.py describes them.
 """
 
 import itertools
