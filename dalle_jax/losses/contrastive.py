@@ -39,6 +39,23 @@ def contrastive(
     return (of_image + of_text) / 2
 
 
+def sigmoid(
+    image: Float[Array, "B E"],
+    text: Float[Array, "B E"],
+    scale: Float[Array, ""],
+    bias: Float[Array, ""],
+    same: Bool[Array, "B B"] | None = None,
+) -> Float[Array, ""]:
+    """SigLIP's loss (arXiv 2303.15343, equation 1): every pair by itself is one that belongs together, or not.
+
+    The sum over all pairs, divided by B, in float32. ``same`` marks captions that say the same: their pairs belong
+    together too.
+    """
+    logits = scale * similarities(image, text) + bias  # [B B]
+    same = jnp.eye(logits.shape[0], dtype=bool) if same is None else same
+    return -jax.nn.log_sigmoid(jnp.where(same, logits, -logits)).sum() / logits.shape[0]
+
+
 def similarities(image: Float[Array, "B E"], text: Float[Array, "N E"]) -> Float[Array, "B N"]:
     """Cosines of unit vectors, in float32."""
     image, text = image.astype(jnp.float32), text.astype(jnp.float32)

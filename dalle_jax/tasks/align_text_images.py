@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,10 @@ import numpy as np
 from flax import nnx
 
 from dalle_jax import storage
-from dalle_jax.arrays import Array, Float, Key
+from dalle_jax.arrays import Array, Bool, Float, Key
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
-from dalle_jax.losses.contrastive import contrastive, retrieved, same_meaning
+from dalle_jax.losses.contrastive import contrastive, retrieved, same_meaning, sigmoid
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.pipelines.load import ModelFile, load_image_tokenizer
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, text_spec
@@ -28,13 +28,23 @@ class AlignTextImages:
     """The contrastive loss over the global batch (CLIP, arXiv 2103.00020, section 2.3).
 
     With ``image_tokenizer`` (the folder of a trained one) the share ``reconstructed`` of the pictures is seen through
-    it, so that the CLIP ranks what a decoder paints as well as what a camera saw.
+    it, so that the CLIP ranks what a decoder paints as well as what a camera saw. ``contrast`` is CLIP's softmax over
+    the batch, or SigLIP's sigmoid for each pair (arXiv 2303.15343), which needs ``model.initial_bias``.
     """
 
     model: ClipConfig
     captions: Captions
     image_tokenizer: str | None = None
     reconstructed: float = 0.5
+    contrast: Literal["softmax", "sigmoid"] = "softmax"
+
+    def __post_init__(self) -> None:
+        if (self.contrast == "sigmoid") == (self.model.initial_bias is None):
+            bias = self.model.initial_bias
+            raise ValueError(
+                f"contrast = {self.contrast!r} with model.initial_bias = {bias}: "
+                "a sigmoid needs one (SigLIP's is -10), a softmax has no use for one"
+            )
 
     def prepare(self, examples: dict[str, list[Any]], seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
         """``pixels`` uint8 [B H W 3], ``text`` int32 [B T] and ``meaning`` int32 [B]: see data/loader.py."""
@@ -72,7 +82,8 @@ class AlignTextImages:
     ) -> tuple[Float[Array, ""], Sums]:
         """The contrastive loss of a batch, the first of its pictures seen through the tokenizer.
 
-        ``loss_of_uniform`` is the loss as a share of what guessing within the batch gives, the logarithm of its size.
+        ``loss_of_uniform`` is the softmax loss as a share of what guessing within the batch gives, the logarithm of
+        its size.
         """
         del key, step
         pixels = to_float(batch["pixels"])
@@ -80,15 +91,20 @@ class AlignTextImages:
         if through:  # batches are shuffled, so the first are as good as any
             painted = jax.lax.stop_gradient(frozen.decode(frozen.encode(pixels[:through])))
             pixels = jnp.concatenate([painted, pixels[through:]])
-        image, text = module.encode_image(pixels), module.encode_text(batch["text"])
-        loss = contrastive(image, text, module.logit_scale, same_meaning(batch["text"], batch["meaning"]))
+        image, text = module.encode_image(pixels, train=True), module.encode_text(batch["text"])
+        loss = self._contrast(module, image, text, same_meaning(batch["text"], batch["meaning"]))
         one = jnp.ones(())
-        guessing = math.log(max(pixels.shape[0], 2))
-        return loss, {
-            "loss": (loss, one),
-            "loss_of_uniform": (loss / guessing, one),
-            "logit_scale": (module.logit_scale, one),
-        }
+        sums = {"loss": (loss, one), "logit_scale": (module.trained_scale, one)}
+        if self.contrast == "softmax":
+            sums["loss_of_uniform"] = (loss / math.log(max(pixels.shape[0], 2)), one)
+        return loss, sums
+
+    def _contrast(
+        self, module: Clip, image: Float[Array, "B E"], text: Float[Array, "B E"], same: Bool[Array, "B B"]
+    ) -> Float[Array, ""]:
+        if self.contrast == "softmax":
+            return contrastive(image, text, module.trained_scale, same)
+        return sigmoid(image, text, module.trained_scale, module.bias[...], same)
 
     def evaluate(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
         """Retrieval within the batch, through the tokenizer where there is one: is the caption found for the picture?
@@ -102,7 +118,7 @@ class AlignTextImages:
         image, text = module.encode_image(pixels), module.encode_text(batch["text"])
         same = same_meaning(batch["text"], batch["meaning"])  # [B B]
         right = retrieved(image, text, same)[0]  # [B]
-        loss = contrastive(image, text, module.logit_scale, same)
+        loss = self._contrast(module, image, text, same)
         return {
             "retrieval_top1": (jnp.sum(right), jnp.asarray(right.size, jnp.float32)),
             "loss": (loss, jnp.ones(())),

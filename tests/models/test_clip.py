@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from dalle_jax.losses.contrastive import contrastive, retrieved
-from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig, last_token, quick_gelu
+from dalle_jax.models.clip import Clip, ClipConfig, FirstEnd, LargestId, LastToken, TowerConfig, quick_gelu
 
 CONFIG = ClipConfig(
     image_size=16,
@@ -54,8 +54,12 @@ def test_embeddings_are_unit_vectors_also_of_the_empty_caption(clip):
         np.testing.assert_allclose(jnp.linalg.norm(vectors, axis=-1), 1, atol=1e-5)
 
 
-def test_the_last_token_is_the_one_before_the_padding():
-    np.testing.assert_array_equal(last_token(TEXT), [2, 7, 0, 0])
+def test_a_text_is_read_where_its_end_is():
+    """By the padding, by the largest id, by the first end: three conventions."""
+    np.testing.assert_array_equal(LastToken().positions(TEXT), [2, 7, 0, 0])
+    np.testing.assert_array_equal(LargestId().positions(TEXT), [2, 3, 0, 0])
+    ends = jnp.array([[5, 49, 49, 49], [49, 3, 2, 49], [1, 2, 3, 4]])
+    np.testing.assert_array_equal(FirstEnd(49).positions(ends), [1, 0, 0])
 
 
 def test_padding_does_not_change_a_caption(clip):
@@ -84,11 +88,12 @@ def test_the_order_of_words_matters(clip):
     assert float(jnp.abs(encode_text(clip, TEXT[:1]) - encode_text(clip, reversed_words)).max()) > 1e-3
 
 
-def test_the_scale_starts_at_the_papers_and_stays_below_100(clip):
+def test_the_scale_starts_at_the_papers_and_is_kept_below_100_in_training(clip):
     assert float(clip.logit_scale) == pytest.approx(1 / 0.07, rel=1e-5)
     loud = Clip(CONFIG, rngs=nnx.Rngs(0))
     loud.log_scale[...] = jnp.array(9.0)
-    assert float(loud.logit_scale) == pytest.approx(100, rel=1e-5)
+    assert float(loud.trained_scale) == pytest.approx(100, rel=1e-5)
+    assert float(loud.logit_scale) == pytest.approx(np.exp(9.0), rel=1e-5)
 
 
 def test_quick_gelu_has_the_values_of_its_formula():

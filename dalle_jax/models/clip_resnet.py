@@ -1,0 +1,147 @@
+"""CLIP's ResNet (arXiv 2103.00020, section 2.4): a stem of three convolutions, strides by averaging, an attention pool.
+
+B batch   h w grid   C channels   N heads   H head width   E embedding
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dalle_jax.arrays import Array, Float
+from dalle_jax.layers.batch_norm import BatchNorm
+from dalle_jax.layers.conv_blocks import convolve, named_channels
+from dalle_jax.layers.embeddings import Embedding
+from dalle_jax.layers.linear import Linear
+from dalle_jax.parallel.axes import BATCH, CHANNELS, EMBED, HEAD_DIM, HEADS, HEIGHT, KERNEL, POSITIONS, WIDTH
+from dalle_jax.parallel.layout import constrain
+
+HEAD_WIDTH = 64
+EXPANSION = 4
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """``width`` channels after the stem; four stages of ``layers`` blocks, the channels of whose outputs are 4, 8, 16
+    and 32 ``width``; the pool has one head for 64 of the last.
+    """
+
+    width: int
+    layers: tuple[int, int, int, int]
+
+
+class NormedConv(nnx.Module):
+    """A convolution without bias, and a batch norm behind it."""
+
+    def __init__(self, channels: int, features: int, *, kernel: int, stride: int = 1, dtype: Any, rngs: nnx.Rngs):
+        ins, outs = named_channels(channels, features)
+        init = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
+        value = init(rngs.params(), (kernel, kernel, channels, features), jnp.float32)
+        self.kernel = nnx.Param(value, axes=(KERNEL, KERNEL, ins, outs))
+        self.norm = BatchNorm(features, axes=(outs,), dtype=dtype)
+        self.stride, self.dtype = stride, jnp.dtype(dtype)
+        self.padding = ((kernel // 2, kernel // 2),) * 2
+
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w F"]:
+        """Padded on all sides alike, also where it strides."""
+        padding = (self.padding[0], self.padding[1])
+        y = convolve(x.astype(self.dtype), self.kernel[...], stride=self.stride, padding=padding)
+        return self.norm(y, train)
+
+
+def shrink(x: Float[Array, "B H W C"], side: int) -> Float[Array, "B h w C"]:
+    """The mean of each square of ``side`` x ``side``; rows and columns that remain are dropped."""
+    batch, height, width, channels = x.shape
+    rows, columns = height // side, width // side
+    x = x[:, : rows * side, : columns * side]
+    return x.reshape(batch, rows, side, columns, side, channels).mean(axis=(2, 4))  # [B h w C]
+
+
+class Bottleneck(nnx.Module):
+    """1x1, 3x3 and 1x1 convolutions; where it strides, an average before the last one and before the shortcut's."""
+
+    def __init__(self, channels: int, width: int, stride: int, *, dtype: Any, rngs: nnx.Rngs):
+        out = EXPANSION * width
+        self.stride = stride
+        self.first = NormedConv(channels, width, kernel=1, dtype=dtype, rngs=rngs)
+        self.second = NormedConv(width, width, kernel=3, dtype=dtype, rngs=rngs)
+        self.third = NormedConv(width, out, kernel=1, dtype=dtype, rngs=rngs)
+        self.third.norm.scale[...] = jnp.zeros(out, jnp.float32)  # the block begins as its shortcut
+        shortcut = stride > 1 or channels != out
+        self.shortcut = NormedConv(channels, out, kernel=1, dtype=dtype, rngs=rngs) if shortcut else None
+
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w F"]:
+        """F = 4 ``width``."""
+        y = jax.nn.relu(self.first(x, train))
+        y = jax.nn.relu(self.second(y, train))
+        y = self.third(shrink(y, self.stride), train)
+        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(shrink(x, self.stride), train)))
+
+
+class AttentionPool(nnx.Module):
+    """One round of attention in which the mean of all places asks, itself and all places."""
+
+    def __init__(self, places: int, channels: int, embed_width: int, *, dtype: Any, rngs: nnx.Rngs):
+        heads = channels // HEAD_WIDTH
+        if channels % HEAD_WIDTH:
+            raise ValueError(f"{channels} channels do not divide into heads of {HEAD_WIDTH}")
+        shape = (heads, HEAD_WIDTH)
+        init = nnx.initializers.normal(channels**-0.5)
+        self.positions = Embedding(places + 1, channels, axis=POSITIONS, init=init, dtype=dtype, rngs=rngs)
+        self.q, self.k, self.v = (
+            Linear(channels, shape, axes=(EMBED, HEADS, HEAD_DIM), init=init, dtype=dtype, rngs=rngs) for _ in range(3)
+        )
+        self.project = Linear(shape, embed_width, axes=(HEADS, HEAD_DIM, None), init=init, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B E"]:
+        """Logits in float32."""
+        x = x.reshape(x.shape[0], -1, x.shape[-1])  # [B h*w C]
+        x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1) + self.positions.all(x.shape[0])  # [B L C]
+        q, k, v = self.q(x[:, 0]), self.k(x), self.v(x)
+        logits = jnp.einsum("BNH,BSNH->BNS", q * HEAD_WIDTH**-0.5, k).astype(jnp.float32)
+        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+        return self.project(jnp.einsum("BNS,BSNH->BNH", weights, v))
+
+
+class ModifiedResNet(nnx.Module):
+    """The image tower; it needs no projection beside the pool's."""
+
+    shrinks = 32
+
+    def __init__(self, config: ResNetConfig, image_size: int, embed_width: int, *, dtype: Any, rngs: nnx.Rngs):
+        if image_size % self.shrinks:
+            raise ValueError(f"pictures of {image_size} px do not divide by {self.shrinks}")
+        width = config.width
+        self.stem = nnx.List(
+            [
+                NormedConv(3, width // 2, kernel=3, stride=2, dtype=dtype, rngs=rngs),
+                NormedConv(width // 2, width // 2, kernel=3, dtype=dtype, rngs=rngs),
+                NormedConv(width // 2, width, kernel=3, dtype=dtype, rngs=rngs),
+            ]
+        )
+        self.stages = nnx.List([])
+        channels = width
+        for stage, layers in enumerate(config.layers):
+            blocks = []
+            for layer in range(layers):
+                stride = 2 if stage and not layer else 1
+                blocks.append(Bottleneck(channels, width * 2**stage, stride, dtype=dtype, rngs=rngs))
+                channels = EXPANSION * width * 2**stage
+            self.stages.append(nnx.List(blocks))
+        self.pool = AttentionPool((image_size // self.shrinks) ** 2, channels, embed_width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B H W 3"], *, train: bool = False) -> Float[Array, "B E"]:
+        """Normalised pictures to embeddings of any length; ``train`` uses and follows the batch's own statistics."""
+        return self.pool(self.states(x, train=train))
+
+    def states(self, x: Float[Array, "B H W 3"], *, train: bool = False) -> Float[Array, "B h w C"]:
+        """What the last stage gives."""
+        for conv in self.stem:
+            x = jax.nn.relu(conv(x, train))
+        x = shrink(x, 2)
+        for stage in self.stages:
+            for block in stage:
+                x = constrain(block(x, train), BATCH, HEIGHT, WIDTH, CHANNELS)
+        return x
