@@ -10,6 +10,7 @@ from dalle_jax.parallel.mesh import Mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.generate_codes import GenerateCodes
+from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.tokenize_images import TokenizeImages
 from dalle_jax.train.loop import Trainer
 
@@ -32,7 +33,7 @@ class Data:
 class TrainRun:
     """``train``: one stage."""
 
-    task: TokenizeImages | GenerateCodes | AlignTextImages
+    task: TokenizeImages | GenerateCodes | GenerateFromConditions | AlignTextImages
     data: Data
     trainer: Trainer
     mesh: Mesh = field(default_factory=Mesh)

@@ -241,9 +241,9 @@ class DalleBart(nnx.Module):
 
     def _begin(self, rows: int, dtype: Any) -> Float[Array, "B 1 D"]:
         """What stands before the codes."""
-        if self.config.start_code is not None:
-            return self.codes.embed(jnp.full((rows, 1), self.config.start_code))
-        return spread(self.start[...][None], rows, dtype)
+        if self.start is not None:
+            return spread(self.start[...][None], rows, dtype)
+        return self.codes.embed(jnp.tile(jnp.asarray(self.config.start_code), (rows, 1)))
 
     def __call__(
         self, text: Int[Array, "B T"], codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None

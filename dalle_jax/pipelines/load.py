@@ -10,6 +10,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
+from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.storage import Place
 from dalle_jax.text.sentencepiece import SentencePiece
@@ -23,7 +24,7 @@ class ModelFile:
     ``image_tokenizer`` is the folder of the tokenizer whose codes a transformer generates.
     """
 
-    model: VqvaeConfig | DalleConfig | DalleBartConfig | ClipConfig
+    model: VqvaeConfig | DalleConfig | DalleBartConfig | LlamaGenConfig | ClipConfig
     image_tokenizer: str | None = None
 
 
@@ -40,6 +41,7 @@ NETWORKS: dict[type, Any] = {
     VqvaeConfig: Vqvae,
     DalleConfig: Dalle,
     DalleBartConfig: DalleBart,
+    LlamaGenConfig: LlamaGen,
     ClipConfig: Clip,
 }
 
@@ -75,7 +77,7 @@ def load_image_tokenizer(folder: Place) -> Any:
 
 def load_generator(folder: Place) -> Any:
     """A trained text-to-codes transformer (models/code_generator.py), its code tokens folded into plain tables."""
-    generator = load_network(folder, (DalleConfig, DalleBartConfig))
+    generator = load_network(folder, (DalleConfig, DalleBartConfig, LlamaGenConfig))
     generator.codes.fold()
     return generator
 
