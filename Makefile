@@ -1,5 +1,6 @@
 # make demo    the whole of DALL·E on drawn scenes, on this machine: pictures and a report in runs/demo/
 # make test    lint and every quick test       make lint / bench / test-slow / test-plan: see README.md
+#                make parity PARITY=…: published layouts against a folder of references
 # Each installs what it needs into .venv/ (once) and reuses it.
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow test-plan lint bench clean
+.PHONY: demo test test-slow test-plan parity lint bench clean
 
 # Huge pages, where the kernel grants them, are worth a few percent more than commands/memory.py is by itself.
 demo: $(VENV)/.installed
@@ -20,6 +21,11 @@ test: lint
 # Thirty kills of one run: several minutes.
 test-slow: $(VENV)/.installed-test
 	$(RUN) -m pytest -m slow
+
+# PARITY: a folder of small models in published layouts with their references' outputs.
+parity: $(VENV)/.installed-test
+	@test -d "$(PARITY)" || { echo "make parity PARITY=FOLDER: expected a folder, got '$(PARITY)'"; exit 2; }
+	DALLE_JAX_PARITY="$(abspath $(PARITY))" $(RUN) -m pytest tests/parity
 
 # What compiles for TPUs that are not there: libtpu comes into an environment of its own.
 test-plan: .venv-plan/.installed

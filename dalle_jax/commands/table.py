@@ -22,5 +22,7 @@ COMMANDS = (
     Command("config", "dalle_jax.commands.config", "print the resolved config, which parses back to the same run"),
     Command("plan", "dalle_jax.commands.plan", "whether a training config fits a TPU slice, found without one"),
     Command("sample", "dalle_jax.commands.sample", "pictures for prompts, ranked, with their scores and a grid"),
+    Command("import", "dalle_jax.commands.import_", "published weights to a model folder that every command takes"),
+    Command("export", "dalle_jax.commands.export", "a trained model in the layout that another program loads"),
     Command("evaluate", "dalle_jax.commands.evaluate", "the figures of a trained model"),
 )

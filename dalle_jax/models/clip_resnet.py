@@ -121,7 +121,7 @@ class ModifiedResNet(nnx.Module):
                 NormedConv(width // 2, width, kernel=3, dtype=dtype, rngs=rngs),
             ]
         )
-        self.stages = nnx.List([])
+        self.stages: Any = nnx.List([])
         channels = width
         for stage, layers in enumerate(config.layers):
             blocks = []

@@ -99,7 +99,7 @@ def fill(
 
 def ignored_names(tensors: Tensors, ignored: Ignored) -> dict[str, str]:
     """The tensors that a pattern matches, with its reason."""
-    found = {}
+    found: dict[str, str] = {}
     for pattern, reason in ignored.items():
         found.update({name: reason for name in tensors if re.fullmatch(pattern, name) and name not in found})
     return found
@@ -160,7 +160,7 @@ def taken_back(module: nnx.Module, rules: Sequence[Rule]) -> dict[str, np.ndarra
     by_target = {one.target: one for one in rules}
     if by_target.keys() != values.keys():
         raise UserError(f"no layout for these parts of the model: {_some(sorted(values.keys() ^ by_target.keys()))}")
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name, value in values.items():
         arrays = by_target[name].how.backward(np.asarray(value))
         found.update(zip(by_target[name].sources, arrays, strict=True))

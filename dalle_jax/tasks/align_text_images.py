@@ -102,7 +102,7 @@ class AlignTextImages:
     def _contrast(
         self, module: Clip, image: Float[Array, "B E"], text: Float[Array, "B E"], same: Bool[Array, "B B"]
     ) -> Float[Array, ""]:
-        if self.contrast == "softmax":
+        if module.bias is None:
             return contrastive(image, text, module.trained_scale, same)
         return sigmoid(image, text, module.trained_scale, module.bias[...], same)
 

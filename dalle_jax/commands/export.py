@@ -1,0 +1,29 @@
+"""``export KIND MODEL DIR``: what was trained or imported here, in the layout that another program loads."""
+
+import argparse
+from pathlib import Path
+
+from dalle_jax import storage
+from dalle_jax.config.errors import UserError
+from dalle_jax.pipelines.load import load_network, read_model_file
+from dalle_jax.pretrained.exporters import EXPORTERS, exporter
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument("kind", metavar="KIND", help="; ".join(f"{one.name}: {one.help}" for one in EXPORTERS))
+    parser.add_argument("model", type=storage.reachable, metavar="MODEL", help="the folder of a trained model")
+    parser.add_argument("out", type=Path, metavar="DIR", help="the folder to write to")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Loads the averaged weights and writes them."""
+    chosen = exporter(args.kind)
+    found = type(read_model_file(args.model).model).__name__
+    if found != chosen.config:
+        expected = chosen.config.removesuffix("Config")
+        raise UserError(f"{args.model}: expected a {expected} for {chosen.name}, got a {found.removesuffix('Config')}")
+    network = load_network(args.model, (object,))
+    chosen.write(network, args.out)
+    print(args.out)
+    return 0

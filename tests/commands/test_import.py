@@ -1,0 +1,148 @@
+"""Import, load, export: published files in, an ordinary checkpoint, the same files out."""
+
+import dataclasses
+import hashlib
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from dalle_jax.__main__ import main
+from dalle_jax.models.clip import Clip, ClipConfig, FirstEnd, LargestId, TowerConfig
+from dalle_jax.models.clip_resnet import ResNetConfig
+from dalle_jax.pipelines.load import load_clip, read_model_file
+from dalle_jax.pretrained import hugging_face_clip
+from dalle_jax.pretrained.clip_rules import openai_rules
+from dalle_jax.pretrained.mapping import taken_back
+from dalle_jax.pretrained.read import read_tensors
+from dalle_jax.pretrained.safetensors_files import write_safetensors
+
+TOWER = TowerConfig(width=64, layers=1, heads=1)
+CONFIG = ClipConfig(
+    image_size=32,
+    patch=16,
+    vision=TOWER,
+    vocab_size=20,
+    text_length=6,
+    text=TOWER,
+    embed_width=8,
+    activation="quick_gelu",
+    end_of_text=LargestId(),
+)
+
+
+def values(module) -> dict[str, np.ndarray]:
+    flat = nnx.to_flat_state(nnx.state(module))
+    return {".".join(map(str, path)): np.asarray(leaf.get_value()) for path, leaf in flat}
+
+
+def noisy(config: ClipConfig) -> Clip:
+    """A CLIP no two of whose numbers are equal, biases and statistics included."""
+    clip = Clip(config, rngs=nnx.Rngs(0))
+    keys = iter(jax.random.split(jax.random.key(1), 500))
+    graph, state = nnx.split(clip)
+    return nnx.merge(graph, jax.tree.map(lambda leaf: jax.random.uniform(next(keys), leaf.shape), state))
+
+
+def openai_file(path, config: ClipConfig) -> Clip:
+    clip = noisy(config)
+    write_safetensors(path, taken_back(clip, openai_rules(config)), {})
+    return clip
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        dataclasses.replace(CONFIG, image_size=64, patch=32, vision=ResNetConfig(width=2 * 8, layers=(1, 2, 1, 1))),
+    ],
+    ids=["vit", "resnet"],
+)
+def test_what_is_imported_is_a_checkpoint_with_every_number_in_its_place(tmp_path, capsys, config):
+    clip = openai_file(tmp_path / "clip.safetensors", config)
+    assert main(["import", "openai-clip", str(tmp_path / "clip.safetensors"), str(tmp_path / "out")]) == 0
+    assert "licence: MIT" in capsys.readouterr().out
+    assert read_model_file(tmp_path / "out").model == config
+    loaded, wanted = values(load_clip(tmp_path / "out")), values(clip)
+    assert loaded.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(loaded[name], value, err_msg=name)
+    record = json.loads((tmp_path / "out" / "source.json").read_text())
+    digest = hashlib.sha256((tmp_path / "clip.safetensors").read_bytes()).hexdigest()
+    assert record["files"][0]["sha256"] == digest and record["kind"] == "openai-clip"
+    assert (tmp_path / "out" / "checkpoints" / "0" / "checksums.json").is_file()
+
+
+@pytest.mark.parametrize("end", [LargestId(), FirstEnd(19)])
+def test_what_is_exported_to_hugging_face_comes_back_the_same(tmp_path, end):
+    config = dataclasses.replace(CONFIG, end_of_text=end, activation="gelu", pixel_mean=(0.5, 0.25, 0.5))
+    clip = noisy(config)
+    hugging_face_clip.export(clip, tmp_path / "hf")
+    assert main(["import", "hf-clip", str(tmp_path / "hf"), str(tmp_path / "out")]) == 0
+    assert read_model_file(tmp_path / "out").model == config
+    loaded = values(load_clip(tmp_path / "out"))
+    for name, value in values(clip).items():
+        np.testing.assert_array_equal(loaded[name], value, err_msg=name)
+    assert main(["export", "hf-clip", str(tmp_path / "out"), str(tmp_path / "again")]) == 0
+    names = ("config.json", "preprocessor_config.json", "model.safetensors")
+    assert all((tmp_path / "hf" / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in names)
+
+
+def test_weights_land_split_over_devices(tmp_path):
+    """With four devices each holds a quarter of the large matrices, and the checkpoint is the same."""
+    clip = openai_file(tmp_path / "clip.safetensors", CONFIG)
+    out = str(tmp_path / "out")
+    assert main(["import", "openai-clip", str(tmp_path / "clip.safetensors"), out, "--fsdp", "4"]) == 0
+    loaded = values(load_clip(tmp_path / "out"))
+    for name, value in values(clip).items():
+        np.testing.assert_array_equal(loaded[name], value, err_msg=name)
+
+
+def test_all_that_does_not_fit_is_said_together(tmp_path, capsys):
+    path = tmp_path / "clip.safetensors"
+    openai_file(path, CONFIG)
+    tensors = dict(read_tensors(path))
+    del tensors["ln_final.bias"]
+    tensors["extra.weight"] = np.zeros(3, np.float32)
+    tensors["visual.ln_pre.weight"] = np.zeros(63, np.float32)
+    tensors["visual.ln_pre.bias"] = np.zeros(64, np.int64)
+    tensors["visual.bn1.num_batches_tracked"] = np.zeros((), np.int64)
+    write_safetensors(path, tensors, {})
+    assert main(["import", "openai-clip", str(path), str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "missing: ln_final.bias" in said and "no place: extra.weight" in said
+    assert "visual.ln_pre.weight (expected float32[64], got float32[63])" in said
+    assert "visual.ln_pre.bias (expected float32[64], got int64[64])" in said
+    assert "num_batches" not in said and not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_flags_that_are_not_implemented_are_refused_by_name(tmp_path, capsys):
+    hugging_face_clip.export(noisy(CONFIG), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["layer_norm_eps"] = 1e-6
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["import", "hf-clip", str(tmp_path), str(tmp_path / "out")]) == 2
+    assert "layer_norm_eps = '1e-06', of which only 1e-05 is implemented" in capsys.readouterr().err
+    model = {"embed_dim": 8, "vision_cfg": {"timm_model_name": "x"}, "text_cfg": {}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
+    assert main(["import", "open-clip", str(tmp_path), str(tmp_path / "out")]) == 2
+    assert "timm_model_name = 'x' is not known here" in capsys.readouterr().err
+
+
+def test_wrong_kinds_sources_and_targets_are_one_line(tmp_path, capsys):
+    openai_file(tmp_path / "clip.safetensors", CONFIG)
+    source, out = str(tmp_path / "clip.safetensors"), str(tmp_path / "out")
+    for arguments, words in (
+        (["import", "openai-clop", source, out], "openai-clip"),
+        (["import", "openai-clip", source + "x", out], "found nothing there"),
+        (["import", "hf-clip", str(tmp_path), out], "config.json"),
+        (["export", "hf", out, out], "hf-clip"),
+    ):
+        assert main(arguments) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1
+    assert main(["import", "openai-clip", source, out]) == 0
+    assert main(["import", "openai-clip", source, out]) == 2
+    assert "without checkpoints" in capsys.readouterr().err

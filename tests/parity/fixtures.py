@@ -1,0 +1,58 @@
+"""Small models in published layouts with the reference's outputs: the folder that DALLE_JAX_PARITY names.
+
+``meta.json`` holds the observed rounding of the reference; ten times that, at least 2e-5, is the tolerance.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from dalle_jax.pipelines.load import build
+from dalle_jax.pretrained.mapping import fill
+from dalle_jax.pretrained.publisher import kind
+from dalle_jax.pretrained.read import read_tensors
+
+
+class Fixture(NamedTuple):
+    folder: Path
+    io: dict[str, np.ndarray]
+    tolerance: float
+
+
+def fixture(name: str) -> Fixture:
+    """The fixture's folder, inputs and outputs; the test is skipped where there is no folder."""
+    root = os.environ.get("DALLE_JAX_PARITY")
+    if not root:
+        pytest.skip("DALLE_JAX_PARITY is not set")
+    folder = Path(root) / name
+    if not folder.is_dir():
+        pytest.skip(f"{root} has no {name}")
+    meta = json.loads((folder / "meta.json").read_text())
+    rounding = max(meta["float32_vs_float64"].values(), default=0.0)
+    return Fixture(folder, dict(read_tensors(folder / "io.npz")), max(10 * rounding, 2e-5))
+
+
+def imported(name: str, source: Path) -> Any:
+    """The network of a published source, filled."""
+    found = kind(name).read(source)
+    module = nnx.eval_shape(lambda: build(found.config, nnx.Rngs(0)))
+    fill(module, found.tensors, found.rules, found.ignored)
+    return module
+
+
+def run(function: Any, module: nnx.Module, *arrays: np.ndarray) -> np.ndarray:
+    """``function(module, *arrays)``, compiled, with matrix products at full precision."""
+    graph, state = nnx.split(module)
+    with jax.default_matmul_precision("float32"):
+        out = jax.jit(lambda state, *arrays: function(nnx.merge(graph, state), *arrays))(state, *arrays)
+    return np.asarray(out)
+
+
+def assert_close(got: Any, wanted: np.ndarray, tolerance: float) -> None:
+    np.testing.assert_allclose(np.asarray(got), wanted, rtol=0, atol=tolerance)
