@@ -15,8 +15,10 @@ from flax.serialization import msgpack_serialize
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import near
-from dalle_jax.models.dalle_bart import DalleBartConfig
+from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.pretrained.mapping import SAME, How, Rule, rule, taken_back
+from dalle_jax.pretrained.publisher import Published, licence_beside, read_json
+from dalle_jax.pretrained.read import read_tensors
 
 PAD_ID, EMPTY_CAPTION = 1, (0, 2)
 """BART's tokenizer: ``<pad>``, and ``<s> </s>`` of a caption without words."""
@@ -251,26 +253,37 @@ def rules_of(config: DalleBartConfig) -> list[Rule]:
     ]
 
 
-def read_config(folder: Path, codebook_size: int | None = None) -> DalleBartConfig:
-    """The network of a folder's ``config.json``."""
-    path = folder / "config.json"
-    try:
-        published = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: expected DALL·E mini's config.json, got {error}") from error
-    if not isinstance(published, dict):
-        raise UserError(f"{path}: expected an object of flags, got a {type(published).__name__}")
-    return config_of(published, str(path), codebook_size)
+def published(source: Path) -> Published:
+    """The network in a folder with ``config.json`` and ``flax_model.msgpack``."""
+    path, weights = source / "config.json", source / "flax_model.msgpack"
+    config = config_of(read_json(path), str(path))
+    return Published(
+        config=config,
+        tensors=read_tensors(weights),
+        rules=rules_of(config),
+        ignored={},
+        files=(path, weights),
+        licence=licence_beside(source),
+        beside=text_files(source, "bart"),
+    )
 
 
-def write_published(module: Any, folder: Path) -> None:
+def text_files(source: Path, reading: str) -> dict[str, bytes]:
+    """The text tokenizer's files for a run folder, where they lie beside the weights: vocabulary, merges, text.gin."""
+    files = {name: (source / name).read_bytes() for name in ("vocab.json", "merges.txt") if (source / name).is_file()}
+    if len(files) < 2:
+        return {}
+    return files | {"text.gin": f"vocabulary = @BartBpe\nvocabulary.reading = {reading!r}\n".encode()}
+
+
+def export(network: DalleBart, folder: Path) -> None:
     """Writes ``config.json`` and ``flax_model.msgpack`` in DALL·E mini's layout; layers must be scanned."""
-    config: DalleBartConfig = module.config
+    config = network.config
     if not config.scan:
         raise UserError("model.scan: expected True, whose stacked layers are DALL·E mini's layout, got False")
-    published = published_config(config)
+    flags = published_config(config)
     tree: dict[str, Any] = {}
-    for name, array in taken_back(module, rules_of(config)).items():
+    for name, array in taken_back(network, rules_of(config)).items():
         *parts, last = name.split("/")
         place = tree
         for part in parts:
@@ -278,7 +291,7 @@ def write_published(module: Any, folder: Path) -> None:
         place[last] = np.ascontiguousarray(array)
     folder.mkdir(parents=True, exist_ok=True)
     for file, content in (
-        ("config.json", json.dumps(published, indent=2, sort_keys=True).encode()),
+        ("config.json", json.dumps(flags, indent=2, sort_keys=True).encode()),
         ("flax_model.msgpack", msgpack_serialize(tree)),
     ):
         aside = folder / f"{file}.partial"

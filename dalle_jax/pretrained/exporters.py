@@ -27,6 +27,7 @@ EXPORTERS = (
     Exporter(
         "hf-clip", "dalle_jax.pretrained.hugging_face_clip", "ClipConfig", "Hugging Face's CLIPModel, in safetensors"
     ),
+    Exporter("dalle-mini", "dalle_jax.pretrained.dalle_mini", "DalleBartConfig", "DALL·E mini's, in Flax's msgpack"),
 )
 
 

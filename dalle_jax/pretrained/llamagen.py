@@ -1,5 +1,6 @@
 """LlamaGen's published transformers (``.pt``), and the sizes in which they are published."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ import numpy as np
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.llamagen import ByCaption, ByClass, LlamaGenConfig
 from dalle_jax.pretrained.mapping import SAME, TURNED, How, Rule, dense, rule
+from dalle_jax.pretrained.publisher import Published, licence_beside, read_json
 from dalle_jax.pretrained.read import read_tensors
-from dalle_jax.pretrained.tensors import Stored, Tensors
+from dalle_jax.pretrained.tensors import Stored, Tensors, refused
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,62 @@ def tensors_of(path: Path, caption_length: int | None = None) -> Tensors:
     return Tensors(tensors.name, tensors.stored | {"cls_embedding.uncond_embedding": short}, tensors.values_beside)
 
 
-IGNORED = {"freqs_cis": "a table that follows from the sizes"}
+IGNORED = {r"freqs_cis": "a table that follows from the sizes"}
+
+
+def published(source: Path) -> Published:
+    """The network in a ``.pt``. What its tensors do not tell comes from ``config.json`` beside it, or from its name.
+
+    ``config.json`` may say ``n_head``, ``block_size`` and, of a model of captions, ``cls_token_num``. Published names
+    end in the picture's size: ``c2i_B_256.pt``, ``t2i_XL_stage2_512.pt``.
+    """
+    path = source.parent / "config.json"
+    sizes = read_json(path) if path.is_file() else {}
+    for key in ("n_head", "block_size", "cls_token_num"):
+        if key in sizes and not (isinstance(sizes[key], int) and sizes[key] > 0):
+            raise refused(path, f"{key} as a whole number from 1 on", repr(sizes[key])[:80])
+    length = sizes.get("cls_token_num") if sizes.get("model_type") == "t2i" else None
+    tensors = tensors_of(source, length)
+    shapes = {name: one.shape for name, one in tensors.stored.items()}
+    config = config_of(shapes, str(source), heads=sizes.get("n_head"), grid=grid_of(source, sizes.get("block_size")))
+    return Published(
+        config=config,
+        tensors=tensors,
+        rules=rules_of(config),
+        ignored=IGNORED,
+        files=(source, path) if sizes else (source,),
+        licence=licence_beside(source.parent),
+        name=next(
+            (name for name, one in SIZES.items() if (one.depth, one.width) == (config.depth, config.width)), None
+        ),
+    )
+
+
+def grid_of(source: Path, positions: int | None) -> tuple[int, int]:
+    """(h, w) of so many ``positions``, or by the size in the file's name; UserError where neither tells."""
+    found = re.search(r"_(256|384|512)$", source.stem)
+    if positions is None and found is None:
+        raise UserError(
+            f"{source}: expected a name that ends in the picture's size (_256.pt, _384.pt or _512.pt), or config.json "
+            "with block_size beside it, got neither"
+        )
+    side = math.isqrt(positions) if positions is not None else int(found[1] if found else 0) // DOWNSAMPLE
+    if positions is not None and side**2 != positions:
+        raise UserError(f"{source.parent / 'config.json'}: expected block_size as a square, got {positions}")
+    return side, side
+
+
+DOWNSAMPLE = 16
+"""Pixels of a side that one code of the published tokenizer stands for."""
 
 
 def config_of(
-    shapes: Mapping[str, tuple[int, ...]], name: str, *, heads: int | None = None, grid: tuple[int, int] | None = None
+    shapes: Mapping[str, tuple[int, ...]], name: str, *, grid: tuple[int, int], heads: int | None = None
 ) -> LlamaGenConfig:  # fmt: skip
     """The network of a state dict of these shapes.
 
-    A file holds neither the number of heads, which follows from a published depth and width, nor the grid, which is
-    24 x 24 by the file of 384 px and 16 x 16 by that of 256 px: 16 x 16 unless it is given. Raises UserError where a
-    size cannot be told.
+    They tell neither the grid nor the number of heads; the latter follows from a published depth and width. Raises
+    UserError where a size cannot be told.
     """
     needed = ("tok_embeddings.weight", "layers.0.feed_forward.w1.weight", "layers.0.attention.wqkv.weight")
     missing = [key for key in needed if len(shapes.get(key, ())) != 2]
@@ -67,9 +114,9 @@ def config_of(
     if heads is None:
         sizes = [one for one in SIZES.values() if (one.depth, one.width) == (depth, width)]
         if not sizes:
-            published = ", ".join(f"{one.depth} x {one.width}" for one in SIZES.values())
+            known = ", ".join(f"{one.depth} x {one.width}" for one in SIZES.values())
             raise UserError(
-                f"{name}: expected a published depth and width ({published}) or the number of heads, "
+                f"{name}: expected a published depth and width ({known}) or config.json with n_head, "
                 f"got {depth} x {width}"
             )
         heads = sizes[0].heads
@@ -82,7 +129,7 @@ def config_of(
     try:
         return LlamaGenConfig(
             condition=_condition(shapes, name), codebook_size=vocabulary,
-            grid=(16, 16) if grid is None else grid, width=width, depth=depth, heads=heads,
+            grid=grid, width=width, depth=depth, heads=heads,
             multiple_of=_multiple_of(width, hidden, name), scan=True,
         )  # fmt: skip
     except ValueError as error:

@@ -13,8 +13,9 @@ import numpy as np
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.dalle_bart import DalleBartConfig
-from dalle_jax.pretrained.dalle_mini import EMPTY_CAPTION, PAD_ID, VQGAN_CODES, rules_of
+from dalle_jax.pretrained.dalle_mini import EMPTY_CAPTION, PAD_ID, VQGAN_CODES, config_of, rules_of, text_files
 from dalle_jax.pretrained.mapping import TURNED, How, Rule, rule
+from dalle_jax.pretrained.publisher import Published, licence_beside, read_json
 from dalle_jax.pretrained.read import read_tensors
 from dalle_jax.pretrained.tensors import Tensors
 
@@ -92,7 +93,9 @@ def config_of_min_dalle(
     positions = size["positions"][0]
     side = math.isqrt(positions)
     if heads is None and width % HEAD_WIDTH:
-        raise UserError(f"{name}: expected a width that {HEAD_WIDTH} divides, or the number of heads, got {width}")
+        raise UserError(
+            f"{name}: expected a width that {HEAD_WIDTH} divides, or DALL·E mini's config.json beside, got {width}"
+        )
     if side**2 != positions:
         raise UserError(f"{name}: expected a square number of positions in decoder.pt, got {positions}")
     codes = min(rows - 1, VQGAN_CODES) if codebook_size is None else codebook_size
@@ -121,3 +124,22 @@ def read_min_dalle(folder: Path) -> Tensors:
         tensors = read_tensors(folder / f"{side}.pt")
         stored.update({f"{side}/{name}": one for name, one in tensors.stored.items()})
     return Tensors(str(folder), stored)
+
+
+def published(source: Path) -> Published:
+    """The network in a folder with ``encoder.pt`` and ``decoder.pt``; DALL·E mini's ``config.json`` may lie beside."""
+    tensors, path = read_min_dalle(source), source / "config.json"
+    files = tuple(source / f"{side}.pt" for side in ("encoder", "decoder"))
+    if path.is_file():
+        config, files = config_of(read_json(path), str(path)), (path, *files)
+    else:
+        config = config_of_min_dalle({name: one.shape for name, one in tensors.stored.items()}, str(source))
+    return Published(
+        config=config,
+        tensors=tensors,
+        rules=rules_of_min_dalle(config),
+        ignored={},
+        files=files,
+        licence=licence_beside(source),
+        beside=text_files(source, "min_dalle"),
+    )

@@ -59,6 +59,9 @@ KINDS = (
     Kind("openai-clip", "dalle_jax.pretrained.openai_clip", "OpenAI's CLIP: a .pt file"),
     Kind("hf-clip", "dalle_jax.pretrained.hugging_face_clip", "Hugging Face's CLIPModel: a folder with config.json"),
     Kind("open-clip", "dalle_jax.pretrained.open_clip", "open_clip: a folder with open_clip_config.json"),
+    Kind("dalle-mini", "dalle_jax.pretrained.dalle_mini", "DALL·E mini or mega: a folder with flax_model.msgpack"),
+    Kind("min-dalle", "dalle_jax.pretrained.min_dalle", "min-dalle: a folder with encoder.pt and decoder.pt"),
+    Kind("llamagen", "dalle_jax.pretrained.llamagen", "LlamaGen's transformers: a .pt file"),
 )
 
 

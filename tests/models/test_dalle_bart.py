@@ -66,7 +66,8 @@ def test_published_tables_begin_with_a_row_of_their_own_and_never_draw_it():
     run, text = forward(model), jnp.array([[0, 5, 2, 1], [0, 2, 1, 1]])
     logits = run(text, CODES).image
     assert logits.shape[-1] == 10
-    first, _ = model.prefill(text, 1)
+    graph, state = nnx.split(model)
+    first, _ = jax.jit(lambda text: nnx.merge(graph, state).prefill(text, 1))(text)
     np.testing.assert_allclose(first, logits[:, 0, :7], rtol=1e-4, atol=1e-4)
     model.codes.embedding.table[...] = model.codes.embedding.table[...].at[8].multiply(-1.0)
     assert abs(forward(model)(text, CODES).image - logits).max() > 1e-3

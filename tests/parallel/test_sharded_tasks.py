@@ -48,8 +48,8 @@ MODELS = {
         decoder_hidden=32,
     ),
     "llamagen": LlamaGenConfig(
-        condition=ByCaption(length=3, width=8), codebook_size=16, grid=(4, 4), width=16, depth=2, heads=2, multiple_of=8,
-        scan=True,
+        condition=ByCaption(length=3, width=8), codebook_size=16, grid=(4, 4), width=16, depth=2, heads=2,
+        multiple_of=8, scan=True,
     ),
     "clip": ClipConfig(
         image_size=SIDE, patch=8, vision=TOWER, vocab_size=VOCABULARY, text_length=TEXT, text=TOWER, embed_width=8

@@ -1,48 +1,27 @@
-"""Fixtures of transformers: their folder, what goes in and what came out; skipped where DALLE_JAX_PARITY is unset."""
+"""Steps through a transformer's cache, and fixtures by their folders."""
 
-import json
-import os
 from pathlib import Path
 
+import fixtures
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from fixtures import fixture
 from flax import nnx
-
-from dalle_jax.pretrained.mapping import fill
 
 
 def fixture_folder(name: str) -> Path:
     """The folder of a fixture."""
-    if "DALLE_JAX_PARITY" not in os.environ:
-        pytest.skip("DALLE_JAX_PARITY, the folder of parity fixtures, is not set")
-    folder = Path(os.environ["DALLE_JAX_PARITY"]) / name
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return folder
+    return fixture(name).folder
 
 
 def arrays(folder: Path) -> dict[str, np.ndarray]:
-    """``io.npz``."""
-    with np.load(folder / "io.npz", allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
-
-
-def tolerance(folder: Path) -> float:
-    """Ten times the reference's own rounding, at least 2e-5: what the fixtures' README allows."""
-    return max(2e-5, 10 * max(json.loads((folder / "meta.json").read_text())["float32_vs_float64"].values()))
+    """What went in and came out."""
+    return fixture(folder.name).io
 
 
 def assert_close(ours, theirs, folder: Path) -> None:
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance(folder))
-
-
-def filled(network, config, tensors, rules, ignored=None):
-    """The network of a config with a file's numbers."""
-    module = nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0)))
-    fill(module, tensors, rules, ignored or {})
-    return module
+    fixtures.assert_close(ours, np.asarray(theirs), fixture(folder.name).tolerance)
 
 
 def compiled(model, function):

@@ -1,27 +1,18 @@
 """LlamaGen's transformers by class and by caption: the rotary table, logits, steps through the cache."""
 
-import json
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from generator_fixtures import arrays, assert_close, compiled, filled, fixture_folder, stepwise
+from fixtures import imported
+from generator_fixtures import arrays, assert_close, compiled, fixture_folder, stepwise
 
 from dalle_jax.layers.rotary import grid_rotary_table
-from dalle_jax.models.llamagen import LlamaGen
-from dalle_jax.pretrained.llamagen import config_of, rules_of, tensors_of
 
 
 @pytest.fixture(scope="module", params=["llamagen_gpt_c2i", "llamagen_gpt_t2i"])
 def loaded(request):
     folder = fixture_folder(request.param)
-    sizes = json.loads((folder / "config.json").read_text())
-    side = int(sizes["block_size"] ** 0.5)
-    length = sizes["cls_token_num"] if sizes["model_type"] == "t2i" else None
-    tensors = tensors_of(folder / "model.pt", caption_length=length)
-    shapes = {name: one.shape for name, one in tensors.stored.items()}
-    config = config_of(shapes, str(folder), heads=sizes["n_head"], grid=(side, side))
-    model = filled(LlamaGen, config, tensors, rules_of(config))
+    model = imported("llamagen", folder / "model.pt")
     return folder, model, {name: jnp.asarray(value) for name, value in arrays(folder).items()}
 
 

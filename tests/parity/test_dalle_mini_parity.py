@@ -5,11 +5,13 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures import imported
 from flax import nnx
-from generator_fixtures import arrays, assert_close, compiled, filled, fixture_folder, stepwise
+from generator_fixtures import arrays, assert_close, compiled, fixture_folder, stepwise
 
 from dalle_jax.models.dalle_bart import DalleBart, text_mask
-from dalle_jax.pretrained.dalle_mini import read_config, rules_of, write_published
+from dalle_jax.pretrained.dalle_mini import export
+from dalle_jax.pretrained.mapping import fill
 from dalle_jax.pretrained.min_dalle import config_of_min_dalle, read_min_dalle, rules_of_min_dalle
 from dalle_jax.pretrained.read import read_tensors
 from dalle_jax.sampling.guidance import guide
@@ -22,16 +24,16 @@ def load(name):
     folder = fixture_folder(name)
     io = {key: jnp.asarray(value) for key, value in arrays(folder).items()}
     if name == "dalle_mini_flax":
-        config = read_config(folder)
-        model = filled(DalleBart, config, read_tensors(folder / "flax_model.msgpack"), rules_of(config))
+        model = imported("dalle-mini", folder)
         text, empty, given = io["input_ids"], io["input_ids_uncond"], io["decoder_input_ids"]
     else:
         tensors, sizes = read_min_dalle(folder), json.loads((folder / "meta.json").read_text())["config"]
         shapes = {name: one.shape for name, one in tensors.stored.items()}
-        config = config_of_min_dalle(shapes, str(folder), heads=sizes["heads"])
-        model = filled(DalleBart, config, tensors, rules_of_min_dalle(config))
+        config = config_of_min_dalle(shapes, str(folder), heads=sizes["heads"])  # which no tensor tells
+        model = nnx.eval_shape(lambda: DalleBart(config, rngs=nnx.Rngs(0)))
+        fill(model, tensors, rules_of_min_dalle(config), {})
         text, empty, given = io["text_tokens"][1:], io["text_tokens"][:1], io["codes"]
-    assert (given[:, 0] == config.start_code).all()
+    assert (given[:, 0] == model.config.start_code).all()
     codes = jnp.concatenate([given[:, 1:], jnp.zeros_like(given[:, :1])], axis=1)  # the last one is never an input
     return folder, model, text, empty, codes, io
 
@@ -87,10 +89,9 @@ def test_steps_through_the_cache_are_the_reference_and_give_no_code_beyond_the_c
 
 def test_what_is_exported_is_what_was_imported_and_is_read_back(loaded, tmp_path):
     model = loaded[1]
-    write_published(model, tmp_path)
-    config = read_config(tmp_path)
-    assert config == model.config
-    again = filled(DalleBart, config, read_tensors(tmp_path / "flax_model.msgpack"), rules_of(config))
+    export(model, tmp_path)
+    again = imported("dalle-mini", tmp_path)
+    assert again.config == model.config
     for (path, ours), (_, theirs) in zip(
         nnx.to_flat_state(nnx.state(model)), nnx.to_flat_state(nnx.state(again)), strict=True
     ):
@@ -99,7 +100,7 @@ def test_what_is_exported_is_what_was_imported_and_is_read_back(loaded, tmp_path
 
 def test_the_export_has_the_published_names_and_numbers(tmp_path):
     folder, model, *_ = load("dalle_mini_flax")
-    write_published(model, tmp_path)
+    export(model, tmp_path)
     ours, theirs = (read_tensors(place / "flax_model.msgpack") for place in (tmp_path, folder))
     assert ours.keys() == theirs.keys()
     for name in theirs:
