@@ -26,6 +26,9 @@ PAD_ID, EMPTY_CAPTION = 1, (0, 2)
 VQGAN_CODES = 16384
 """The codebook of the published VQGAN; mega's tables have more rows, which training never asked for."""
 
+MOST, MOST_LAYERS = 1 << 24, 1000
+"""No published size comes near these; a config that says more is wrong, and would fill the memory."""
+
 SIZES = {
     "d_model": "width",
     "encoder_vocab_size": "text_vocab",
@@ -107,10 +110,11 @@ def config_of(published: Mapping[str, Any], name: str, codebook_size: int | None
             problems.append(f"{key}: a flag that is not known here, got {value!r}; {near(key, [*REQUIRED, *SIZES])}")
     numbers: dict[str, Any] = {key: published.get(key) for key in (*SIZES, "image_vocab_size", "image_length")}
     for key, value in numbers.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            problems.append(f"{key}: expected a whole number from 1 on, got {value!r}")
+        most = MOST_LAYERS if key.endswith("_layers") else MOST
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            problems.append(f"{key}: expected a whole number from 1 to {most}, got {value!r}")
     length = numbers["image_length"]
-    if isinstance(length, int) and length > 0 and math.isqrt(length) ** 2 != length:
+    if isinstance(length, int) and 1 <= length <= MOST and math.isqrt(length) ** 2 != length:
         problems.append(f"image_length: expected a square, got {length}")
     if problems:
         raise UserError("\n".join(f"{name}: {problem}" for problem in problems))

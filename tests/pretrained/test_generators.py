@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from flax.serialization import msgpack_restore
 
 from dalle_jax.__main__ import main
 from dalle_jax.config.errors import UserError
@@ -78,8 +79,10 @@ def test_flags_that_are_not_implemented_are_refused_all_together():
         "image_length: expected a square, got 10",
     ):
         assert f"config.json: {part}" in text
-    with pytest.raises(UserError, match="decoder_ffn_dim: expected a whole number from 1 on, got None"):
+    with pytest.raises(UserError, match="decoder_ffn_dim: expected a whole number from 1 to 16777216, got None"):
         dalle_mini.config_of({k: v for k, v in flags.items() if k != "decoder_ffn_dim"}, "config.json")
+    with pytest.raises(UserError, match="encoder_layers: expected a whole number from 1 to 1000, got 1000000000"):
+        dalle_mini.config_of(flags | {"encoder_layers": 10**9}, "config.json")
     with pytest.raises(UserError, match="start_code: expected a row from 0 to 7, got 70"):
         dalle_mini.config_of(flags | {"decoder_start_token_id": 70}, "config.json")
 
@@ -96,6 +99,10 @@ def test_export_and_import_on_the_command_line_lose_no_number(tmp_path, capsys):
     text = render(ModelFile(model=BART))
     save_weights(folder, module, text, {"model.gin": text.encode()})
     assert main(["export", "dalle-mini", str(folder), str(tmp_path / "theirs")]) == 0
+    stored = msgpack_restore((tmp_path / "theirs" / "flax_model.msgpack").read_bytes())  # as DALL·E mini reads it
+    layers = stored["model"]["decoder"]["layers"]["FlaxBartDecoderLayers"]
+    value = module.stack.blocks.attention.qkv.kernel[...][:, :, 2].reshape(2, 128, 128)
+    np.testing.assert_array_equal(layers["FlaxBartAttention_0"]["v_proj"]["kernel"], value)
     (tmp_path / "theirs" / "vocab.json").write_text("{}")
     (tmp_path / "theirs" / "merges.txt").write_text("")
     assert main(["import", "dalle-mini", str(tmp_path / "theirs"), str(tmp_path / "again")]) == 0
