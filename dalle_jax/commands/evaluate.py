@@ -35,7 +35,10 @@ def run(args: argparse.Namespace) -> int:
             "reconstruction": findings.reconstruction.to_json(),
             "composition": findings.composition.to_json(),
             "guidance": {f"{point.scale:g}": point.composition.to_json() for point in findings.guidance},
-            "clip": {"zero_shot": findings.zero_shot.value},
+            "clip": {
+                "zero_shot": findings.zero_shot.value,
+                "zero_shot_ensemble": findings.zero_shot_ensemble.value,
+            },
         },
     )
     print(out)

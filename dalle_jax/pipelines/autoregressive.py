@@ -223,15 +223,24 @@ class Pipeline:
 
     def similarity(self, pixels: UInt8[np.ndarray, "B H W 3"], prompts: list[str]) -> Float[np.ndarray, "B n"]:
         """CLIP's cosine of every picture with every prompt."""
+        return self.image_vectors(pixels) @ self.text_vectors(prompts).T
+
+    def text_vectors(self, prompts: list[str]) -> Float[np.ndarray, "n E"]:
+        """CLIP's unit vector of every prompt."""
+        graph, state = self._ranker()
+        words = jit(lambda state, text: nnx.merge(graph, state).encode_text(text))
+        return np.asarray(words(state, jnp.asarray(self.clip_text.encode_batch(prompts))))
+
+    def image_vectors(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B E"]:
+        """CLIP's unit vector of every picture."""
+        graph, state = self._ranker()
+        see = jit(lambda state, pixels: nnx.merge(graph, state).encode_image(to_float(pixels)))
+        return np.concatenate([np.asarray(see(state, piece)) for piece in self._split(pixels)])[: len(pixels)]
+
+    def _ranker(self) -> Any:
         if self._clip is None:
             raise UserError("similarity needs a CLIP, and this pipeline has none; name one with --clip")
-        graph, state = self._clip
-        words = jit(lambda state, text: nnx.merge(graph, state).encode_text(text))(
-            state, jnp.asarray(self.clip_text.encode_batch(prompts))
-        )
-        see = jit(lambda state, pixels: nnx.merge(graph, state).encode_image(to_float(pixels)))
-        images = np.concatenate([np.asarray(see(state, piece)) for piece in self._split(pixels)])[: len(pixels)]
-        return images @ np.asarray(words).T
+        return self._clip
 
     def _split(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Pieces of one shape, of at most ``batch``, the last filled up by repeating its last picture."""

@@ -40,6 +40,9 @@ class Tensors(Mapping[str, np.ndarray]):
     def __getitem__(self, key: str) -> np.ndarray:
         return self.stored[key].read()
 
+    def __contains__(self, key: object) -> bool:
+        return key in self.stored  # what Mapping has would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.stored)
 

@@ -76,7 +76,7 @@ class Checkpoints:
         self.folder = storage.absolute(out / FOLDER)
         self._mirror = mirror_of(self.folder)
         self._keep, self._keep_every, self._before_commit = keep, keep_every, before_commit
-        self._saving = 0
+        self._saving: tuple[int, dict[str, Any]] = (0, {})
         here = self.folder if self._mirror is None else self._mirror.local
         try:
             if not storage.is_remote(self.folder):
@@ -111,7 +111,7 @@ class Checkpoints:
         """Copies the state and writes it in the background; waits first for the save before, if it is still on."""
         self.wait()
         self._check_room(step, state)
-        self._saving = step
+        self._saving = (step, meta.to_json())
         try:
             self._orbax.save_checkpointables_async(step, to_parts(state), force=True, custom_metadata=meta.to_json())
         except Exception as error:
@@ -144,9 +144,10 @@ class Checkpoints:
         """What Orbax does in the first process when every process has written, just before it commits."""
 
         def commit() -> None:  # a function, since Orbax copies its options, and with a method all of its object
-            step = self._saving
+            step, custom = self._saving
             unfinished = here / f"{step}{UNFINISHED}"
             written = unfinished if unfinished.exists() else here / str(step)  # as it is on gs://
+            checksums.await_step(written, custom)
             checksums.seal(written)
             self._before_commit()
             if self._mirror is not None:

@@ -6,9 +6,11 @@ byte once: CRC-32 went at 1.0 GB a second and thread on a busy Intel Xeon at 2.5
 set the pace. Behind gs:// nothing is read: the store's own checksums are compared.
 """
 
+import contextlib
 import json
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
@@ -39,6 +41,21 @@ def seal(folder: Place) -> None:
     record = {STEP_FILE: _step_record(folder), "files": {name: sums[name] for name in names}}
     body = json.dumps(record, sort_keys=True).encode()
     storage.write(folder / FILE, f"{zlib.crc32(body):08x}\n".encode() + body)
+
+
+def await_step(folder: Place, custom: Mapping[str, Any]) -> None:
+    """Waits until Orbax has put the custom metadata of a step into its file, which it does in a thread of its own.
+
+    A seal made before that would not be of what is there afterwards. Raises OSError where it takes a minute.
+    """
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(ValueError):  # half of it is there
+            if json.loads(_read(folder, STEP_FILE)).get("custom_metadata") == custom:
+                return
+        if time.monotonic() > deadline:
+            raise OSError(f"{STEP_FILE} was not written within a minute")
+        time.sleep(0.002)
 
 
 def damage(folder: Place, needed: Callable[[str], bool] | None = None, share: tuple[int, int] = (0, 1)) -> str | None:

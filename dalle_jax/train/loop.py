@@ -21,6 +21,7 @@ from dalle_jax.train.interrupt import Interrupt, command_to_go_on
 from dalle_jax.train.monitor import Monitor
 from dalle_jax.train.profile import Profiler, Steps
 from dalle_jax.train.runner import Runner
+from dalle_jax.train.save_weights import with_weights
 from dalle_jax.train.spikes import SkipSpikes
 from dalle_jax.train.spool import Spool
 from dalle_jax.train.stall import Doing, Watchdog
@@ -37,7 +38,8 @@ class Trainer:
     The newest ``keep`` checkpoints stay, and for good those whose step ``keep_every`` divides. ``decayed`` says which
     parameters the optimizer's weight decay reaches. ``reduce_dtype`` is that in which gradients are summed over
     devices: parallel/reduction.py. After ``stall_seconds`` in which no step finishes the process ends (train/stall.py);
-    None is never.
+    None is never. ``initial`` is the folder of a trained or imported model whose averaged weights a new run begins
+    with (fine-tuning); one that goes on has its own.
     """
 
     steps: int
@@ -58,6 +60,7 @@ class Trainer:
     abort_after_skips: int = 20
     spikes: SkipSpikes | None = None
     stall_seconds: float | None = 600.0
+    initial: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "log_every", "keep", "abort_after_skips"):
@@ -179,7 +182,10 @@ class Run:
 
     def _first_state(self, found: int | None) -> State:
         if found is None:
-            return self.runner.plan.born(self.layout, self.trainer.seed)
+            born = self.runner.plan.born(self.layout, self.trainer.seed)
+            if self.trainer.initial is None:
+                return born
+            return with_weights(born, self.task, storage.place(self.trainer.initial), self.layout)
         return self.checkpoints.restore(found, self.runner.plan.target())
 
     def _after(self, step: int) -> None:

@@ -1,16 +1,19 @@
-"""A checkpoint of weights alone, such as training leaves: what was imported then loads like what was trained."""
+"""Weights alone: a checkpoint of them, which loads like what was trained, and a run that begins with such."""
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
+from dalle_jax.parallel.layout import Layout
 from dalle_jax.storage import Place
-from dalle_jax.train.checkpoint import FOLDER, Checkpoints, Meta
+from dalle_jax.train.checkpoint import FOLDER, Checkpoints, Meta, load_params
 from dalle_jax.train.recovery import whole_steps
 from dalle_jax.train.state import Blueprint, State
+from dalle_jax.train.task import Task
 
 
 def save_weights(out: Place, module: nnx.Module, config_text: str, files: Mapping[str, bytes]) -> None:
@@ -32,3 +35,17 @@ def save_weights(out: Place, module: nnx.Module, config_text: str, files: Mappin
         checkpoints.close()
     for name, content in files.items():
         storage.write(out / name, content)
+
+
+def with_weights(state: State, task: Task, folder: Place, layout: Layout) -> State:
+    """A state of step 0 with the averaged weights of a trained model in place of its own, laid out as its own are.
+
+    What is no parameter (a codebook, a batch norm's statistics, random keys) comes along. Raises UserError for
+    another model.
+    """
+    module = nnx.eval_shape(lambda: task.init(nnx.Rngs(0)))
+    load_params(folder, module, layout=layout)
+    params, others = Blueprint.of(module).split(module)
+    # A copy each: an average that shared its buffers with the parameters could not be donated beside them.
+    average = jax.tree.map(jnp.copy, params) if state.average else {}
+    return state._replace(params=params, others=others, average=average)

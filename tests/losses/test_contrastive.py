@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dalle_jax.losses.contrastive import contrastive, retrieved, same_meaning, same_rows, zero_shot
+from dalle_jax.losses.contrastive import contrastive, retrieved, same_meaning, same_rows, sigmoid, zero_shot
 
 
 def units(seed, rows, width=8):
@@ -68,3 +68,23 @@ def test_zero_shot_compares_a_picture_with_all_captions():
     captions = jnp.eye(3)
     image = jnp.array([[0.9, 0.1, 0.0], [0.1, 0.2, 0.8]])
     np.testing.assert_array_equal(zero_shot(image, captions, jnp.array([0, 1])), [True, False])
+
+
+def test_the_sigmoid_loss_is_its_formula():
+    """SigLIP's equation 1, pair by pair: -1/B sum log 1 / (1 + exp(z (-t x.y - b)))."""
+    rng = np.random.default_rng(0)
+    image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.normal(size=(2, 4, 6)).astype(np.float32))
+    scale, bias, total = 7.0, -2.0, 0.0
+    for i in range(4):
+        for j in range(4):
+            z = 1 if i == j else -1
+            total += np.log1p(np.exp(z * (-scale * float(image[i] @ text[j]) - bias)))
+    got = sigmoid(jnp.asarray(image), jnp.asarray(text), jnp.array(scale), jnp.array(bias))
+    assert float(got) == pytest.approx(total / 4, rel=1e-5)
+
+
+def test_the_sigmoid_loss_takes_captions_that_say_the_same_as_belonging_together():
+    image = text = jnp.ones((2, 1))
+    scale, bias = jnp.array(20.0), jnp.array(-10.0)
+    assert float(sigmoid(image, text, scale, bias)) > 9
+    assert float(sigmoid(image, text, scale, bias, jnp.ones((2, 2), bool))) < 1e-3

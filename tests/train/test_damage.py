@@ -1,6 +1,9 @@
 """A checkpoint that is not as it was written is found, said and passed over, whatever of it was changed."""
 
+import json
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -147,3 +150,20 @@ def test_weights_are_read_from_the_newest_whole_checkpoint_and_nothing_is_rename
     with pytest.raises(UserError, match=r"the checkpoint of step 10 in .* is damaged \(average/"):
         load_params(stopped, module, step=10)
     assert whole_steps(stopped / "checkpoints") == [5, 10]
+
+
+def test_a_seal_waits_for_what_orbax_writes_in_its_own_thread(tmp_path):
+    """The file of the step is written late, and first by half: both are waited for."""
+    custom = {"config": "x"}
+    content = json.dumps({"custom_metadata": custom, "item_handlers": {}})
+
+    def write_late() -> None:
+        for part in ("{}", content[:9], content):
+            time.sleep(0.05)
+            (tmp_path / checksums.STEP_FILE).write_text(part)
+
+    writer = threading.Thread(target=write_late)
+    writer.start()
+    checksums.await_step(tmp_path, custom)
+    assert (tmp_path / checksums.STEP_FILE).read_text() == content
+    writer.join()

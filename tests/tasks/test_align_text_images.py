@@ -1,0 +1,102 @@
+"""Training CLIP in its variants: the ResNet with its statistics, the sigmoid loss with its bias."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dalle_jax.losses.contrastive import contrastive, sigmoid
+from dalle_jax.models.clip import ClipConfig, TowerConfig
+from dalle_jax.models.clip_resnet import ResNetConfig
+from dalle_jax.tasks.align_text_images import AlignTextImages
+from dalle_jax.tasks.captions import Captions
+from dalle_jax.text.sentencepiece import train_sentencepiece
+
+TOWER = TowerConfig(width=16, layers=1, heads=2)
+
+
+def clip_config(**changes) -> ClipConfig:
+    sizes = {"image_size": 32, "vocab_size": 30, "text_length": 6, "text": TOWER, "embed_width": 8}
+    return ClipConfig(**({"patch": 16, "vision": TOWER} | sizes | changes))
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory) -> Captions:
+    path = tmp_path_factory.mktemp("text") / "text.model"
+    path.write_bytes(train_sentencepiece(["a red circle", "a blue square"] * 5, 30, "bpe", 0))
+    return Captions(file=str(path))
+
+
+def batch_of(task: AlignTextImages) -> dict:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(4)]
+    examples = {"image": images, "caption": ["a red circle", "a blue square"] * 2, "meaning": [0, 1, 0, 1]}
+    return {name: jnp.asarray(rows) for name, rows in task.prepare(examples, [(0, row) for row in range(4)]).items()}
+
+
+def trained(task: AlignTextImages, module, batch):
+    """Loss, sums, gradients of the parameters, and the variables that are none afterwards."""
+    graph, params, others = nnx.split(module, nnx.Param, ...)
+
+    @jax.jit
+    def step(params, others):
+        def loss(params):
+            merged = nnx.merge(graph, params, others, copy=True)
+            value, sums = task.loss(merged, None, batch, jax.random.key(0), jnp.int32(0))
+            return value, (sums, nnx.split(merged, nnx.Param, ...)[2])
+
+        (value, (sums, others)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        return value, sums, gradients, others
+
+    return step(params, others)
+
+
+def test_a_resnet_trains_by_its_batch_and_is_evaluated_by_its_statistics(captions):
+    model = clip_config(patch=32, vision=ResNetConfig(width=2, layers=(1, 1, 1, 1)))
+    task = AlignTextImages(model=model, captions=captions)
+    module = task.init(nnx.Rngs(0))
+    batch = batch_of(task)
+    value, sums, gradients, others = trained(task, module, batch)
+    assert np.isfinite(float(value)) and set(sums) == {"loss", "logit_scale", "loss_of_uniform"}
+    leaves = jax.tree.leaves(gradients["vision"]["stem"]) + jax.tree.leaves(gradients["vision"]["pool"]["project"])
+    assert leaves and all(float(jnp.abs(leaf).max()) > 0 for leaf in leaves)
+    before = nnx.split(module, nnx.Param, ...)[2]
+    moved = jax.tree.map(lambda old, new: float(jnp.abs(new - old).max()), before, others)
+    assert jax.tree.leaves(moved) and min(jax.tree.leaves(moved)) > 0
+    apart = jax.jit(lambda x: [module.vision(x, train=False), module.vision(x[:1], train=False)])
+    all_of_them, alone = apart(batch["pixels"] / 255.0)
+    np.testing.assert_allclose(all_of_them[:1], alone, atol=1e-5)  # no picture depends on the others
+
+
+def test_the_sigmoid_loss_trains_scale_and_bias(captions):
+    task = AlignTextImages(
+        model=clip_config(initial_bias=-10.0, initial_scale=10.0), captions=captions, contrast="sigmoid"
+    )
+    module = task.init(nnx.Rngs(0))
+    batch = batch_of(task)
+    value, sums, gradients, _ = trained(task, module, batch)
+    image, text = module.encode_image(batch["pixels"] / 255.0), module.encode_text(batch["text"])
+    same = jnp.array([[1, 0, 1, 0], [0, 1, 0, 1]] * 2, bool)
+    wanted = sigmoid(image, text, jnp.array(10.0), jnp.array(-10.0), same)
+    np.testing.assert_allclose(value, wanted, rtol=1e-4)
+    assert abs(float(wanted) - float(contrastive(image, text, jnp.array(10.0), same))) > 1
+    assert "loss_of_uniform" not in sums
+    assert float(gradients["bias"][...]) < 0 and float(gradients["log_scale"][...]) != 0
+
+
+@pytest.mark.parametrize(("bias", "contrast"), [(None, "sigmoid"), (-10.0, "softmax")])
+def test_a_bias_without_the_sigmoid_or_the_other_way_round_is_refused(captions, bias, contrast):
+    with pytest.raises(ValueError, match=r"a sigmoid needs one \(SigLIP's is -10\)"):
+        AlignTextImages(model=clip_config(initial_bias=bias), captions=captions, contrast=contrast)
+
+
+def test_sizes_that_a_resnet_cannot_have_are_refused(captions):
+    vision = ResNetConfig(width=2, layers=(1, 1, 1, 1))
+    for model, message in (
+        (clip_config(patch=16, vision=vision), "patch: expected 32"),
+        (clip_config(patch=32, vision=vision, image_size=48), "do not divide by 32"),
+        (clip_config(patch=32, vision=ResNetConfig(width=3, layers=(1, 1, 1, 1))), "heads of 64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            nnx.eval_shape(lambda model=model: AlignTextImages(model=model, captions=captions).init(nnx.Rngs(0)))

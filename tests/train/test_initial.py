@@ -1,0 +1,41 @@
+"""Fine-tuning: a run that begins with the weights of another."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.train.ema import ConstantEma
+from dalle_jax.train.save_weights import save_weights
+from dalle_jax.train.schedules import ConstantRate
+from dalle_jax.train.state import Blueprint
+from tests.train.runs import run
+from tests.train.toy import Model, Toy
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A folder with weights alone, and its parameters."""
+    folder = tmp_path_factory.mktemp("imported")
+    module = Model(8, nnx.Rngs(7))
+    module.mean[...] = jax.numpy.full((4,), 3.0)
+    save_weights(folder, module, "", {"model.gin": b"# a toy\n"})
+    return folder, Blueprint.of(module).split(module)[0]
+
+
+def test_a_run_begins_with_the_weights_that_it_is_given(imported, tmp_path):
+    """With a rate of zero they are there at the end: parameters, average and what is no parameter."""
+    folder, params = imported
+    this = run(tmp_path, initial=str(folder), steps=1, ema=ConstantEma(0.5), schedule=ConstantRate(0.0))
+    for name, value in params.items():
+        np.testing.assert_array_equal(np.asarray(this.state.params[name]), np.asarray(value), err_msg=name)
+        np.testing.assert_allclose(np.asarray(this.state.average[name]), np.asarray(value), rtol=1e-6, err_msg=name)
+    assert float(this.state.others["mean"].min()) > 2  # 0.9 of 3, and a tenth of the batch's
+    again = run(tmp_path, initial=str(folder), steps=2, ema=ConstantEma(0.5), schedule=ConstantRate(0.0))
+    assert int(again.state.step) == 2  # it goes on with its own
+
+
+def test_weights_of_another_model_are_refused(imported, tmp_path):
+    with pytest.raises(UserError, match="is of another model"):
+        run(tmp_path, task=Toy(width=16), initial=str(imported[0]))
