@@ -175,9 +175,13 @@ class SentencePiece:
         """How a caption is split, for people to look at; not cut."""
         return self._model.encode(normalize(caption), out_type=str)
 
+    def ids(self, captions: Sequence[str]) -> list[list[int]]:
+        """The ids of captions as they are, neither cut nor padded."""
+        return self._model.encode([normalize(one) for one in captions], out_type=int)
+
     def lengths(self, captions: Sequence[str]) -> list[int]:
         """How many ids each caption would have if none were cut."""
-        return [len(row) for row in self._model.encode([normalize(one) for one in captions], out_type=int)]
+        return [len(row) for row in self.ids(captions)]
 
     def _encode_with_dropout(self, text: str, rng: np.random.Generator, dropout: float) -> list[int]:
         if self._ranks is None:
