@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 
 from dalle_jax.data.folder import Folder
 from dalle_jax.data.loader import Loader
+from dalle_jax.data.pictures import Pictures
 from dalle_jax.data.scenes import Scenes
 from dalle_jax.data.webdataset import WebDataset
 from dalle_jax.evaluate.scenes import EvaluateScenes
@@ -68,6 +69,19 @@ class TextTokenizerRun:
 
 
 @dataclass(frozen=True)
+class InspectRun:
+    """``inspect``: what is in a source, and what ``pictures`` makes of it.
+
+    Of a source of more than ``examine`` pictures so many are looked at, evenly spread; ``cells`` are on the sheet.
+    """
+
+    source: Scenes | WebDataset | Folder
+    pictures: Pictures
+    examine: int = 10_000
+    cells: int = 60
+
+
+@dataclass(frozen=True)
 class EvaluateRun:
     """``evaluate``: the figures of a trained pipeline."""
 
@@ -91,5 +105,5 @@ class DemoRun:
     compared: str | None = None
 
 
-Run: TypeAlias = TrainRun | TextTokenizerRun | EvaluateRun | DemoRun
+Run: TypeAlias = TrainRun | TextTokenizerRun | InspectRun | EvaluateRun | DemoRun
 """A config file says which it is by ``run = @TextTokenizerRun``; one that says nothing is a ``TrainRun``."""
