@@ -8,7 +8,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -69,7 +69,7 @@ class Findings:
             if len(values)
         }
 
-    def add(self, name: str, value: float) -> None:
+    def add(self, name: str, value: float | int) -> None:
         """One more number of a kind."""
         self.numbers.setdefault(name, array("d")).append(value)
 
@@ -103,7 +103,8 @@ class _Look:
         self._source = source
         self._config = pictures
         self._found = findings
-        self._boxes = PicturesSource(source, pictures) if isinstance(source, Records) else None
+        whatever_is_bad = replace(pictures, bad_share=1.0)
+        self._boxes = PicturesSource(source, whatever_is_bad) if isinstance(source, Records) else None
         self._digests: dict[str, tuple[array, array]] = {}
 
     def at(self, index: int, wants_cell: bool) -> None:

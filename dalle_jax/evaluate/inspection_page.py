@@ -47,6 +47,7 @@ def words(content: dict[str, Any]) -> str:
         for kind, one in content[part].items():
             names = ", ".join(record["key"] for record in one["records"][:3])
             lines.append(f"{part}: {one['count']} {kind} ({names})")
+    lines.append("formats: " + (", ".join(f"{name} {count}" for name, count in content["formats"].items()) or "none"))
     for name, values in content["numbers"].items():
         lines.append(f"{name}: {' / '.join(f'{value:.4g}' for value in values.values())} (least/5 %/median/95 %/most)")
     for kind, same in content["same"].items():
@@ -74,7 +75,7 @@ def page(title: str, content: dict[str, Any], sheet: np.ndarray | None) -> str:
         f"{content['usable']:,} usable</p>",
     ]
     if sheet is not None:
-        legend = "Green: used, the orange square is what is cut out of it. Red: left out, with the filter's name."
+        legend = "Green: used; the orange square is cut out of it in the first epoch. Red: left out, and by what."
         parts.append(f"<p>{legend}</p>{picture(sheet, 'contact sheet')}")
     parts += [_kinds("Bad records", content["bad"]), _kinds("Left out by filters", content["dropped"])]
     parts.append(_numbers(content["numbers"]))
