@@ -13,7 +13,6 @@ from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.storage import Place
-from dalle_jax.text.sentencepiece import SentencePiece
 from dalle_jax.train.checkpoint import load_params
 
 
@@ -85,16 +84,6 @@ def load_generator(folder: Place) -> Any:
 def load_clip(folder: Place) -> Clip:
     """A trained CLIP."""
     return load_network(folder, (ClipConfig,))
-
-
-def load_text(folder: Place, length: int) -> SentencePiece:
-    """The text tokenizer that a model was trained with; it travels with its checkpoint."""
-    path = folder / "text.model"
-    if not path.is_file():
-        raise UserError(
-            f"{folder}: expected text.model, the text tokenizer that the model was trained with, found none"
-        )
-    return SentencePiece(path.read_bytes(), length)
 
 
 def stage_folders(folder: Place) -> PipelineFile:

@@ -175,10 +175,10 @@ class GenerateCodes:
         return frozen.decode(codes.reshape(-1, *self.model.grid))
 
     def model_files(self) -> dict[str, bytes]:
-        """``model.gin``, which also says which image tokenizer the codes are of, and ``text.model``."""
+        """``model.gin``, which also says which image tokenizer the codes are of, and the text tokenizer's files."""
         tokenizer = None if self.image_tokenizer is None else str(storage.absolute(storage.place(self.image_tokenizer)))
         file = ModelFile(model=self.model, image_tokenizer=tokenizer)
-        return {"model.gin": render(file).encode(), "text.model": self.captions.model}
+        return {"model.gin": render(file).encode(), **self.captions.files()}
 
 
 def _sums(image: Float[Array, "B I"], text: Float[Array, "B T"] | None) -> Sums:
