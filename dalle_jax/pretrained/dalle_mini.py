@@ -260,7 +260,8 @@ def rules_of(config: DalleBartConfig) -> list[Rule]:
 def published(source: Path) -> Published:
     """The network in a folder with ``config.json`` and ``flax_model.msgpack``."""
     path, weights = source / "config.json", source / "flax_model.msgpack"
-    config = config_of(read_json(path), str(path))
+    flags = read_json(path)
+    config = config_of(flags, str(path))
     return Published(
         config=config,
         tensors=read_tensors(weights),
@@ -268,16 +269,20 @@ def published(source: Path) -> Published:
         ignored={},
         files=(path, weights),
         licence=licence_beside(source),
-        beside=text_files(source, "bart"),
+        beside=text_files(source, "bart", lower=flags.get("normalize_text") is True),
     )
 
 
-def text_files(source: Path, reading: str) -> dict[str, bytes]:
-    """The text tokenizer's files for a run folder, where they lie beside the weights: vocabulary, merges, text.gin."""
+def text_files(source: Path, reading: str, lower: bool) -> dict[str, bytes]:
+    """The text tokenizer's files for a run folder, where they lie beside the weights: vocabulary, merges, text.gin.
+
+    ``lower`` is all that is taken of DALL·E mini's ``normalize_text``.
+    """
     files = {name: (source / name).read_bytes() for name in ("vocab.json", "merges.txt") if (source / name).is_file()}
     if len(files) < 2:
         return {}
-    return files | {"text.gin": f"vocabulary = @BartBpe\nvocabulary.reading = {reading!r}\n".encode()}
+    text = f"vocabulary = @BartBpe\nvocabulary.reading = {reading!r}\nvocabulary.lower = {lower}\n"
+    return files | {"text.gin": text.encode()}
 
 
 def export(network: DalleBart, folder: Path) -> None:

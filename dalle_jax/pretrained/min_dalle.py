@@ -141,5 +141,5 @@ def published(source: Path) -> Published:
         ignored={},
         files=files,
         licence=licence_beside(source),
-        beside=text_files(source, "min_dalle"),
+        beside=text_files(source, "min_dalle", lower=False),
     )

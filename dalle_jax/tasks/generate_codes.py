@@ -79,7 +79,8 @@ class GenerateCodes:
 
     def init(self, rngs: nnx.Rngs) -> Dalle | DalleBart:
         """A new transformer, which knows the tokenizer's code vectors if it looks at them."""
-        check_vocabulary(self.captions, self.model.text_vocab, self.model.text_length, "task.model.text_vocab")
+        model = self.model
+        check_vocabulary(self.captions, model.text_vocab, model.text_length, "task.model.text_vocab", pad=model.pad_id)
         module = build(self.model, rngs)
         if self.model.code_width:
             module.codes.know(self.frozen().code_vectors)

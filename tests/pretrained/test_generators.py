@@ -15,6 +15,7 @@ from dalle_jax.config.render import render
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.models.llamagen import ByCaption, ByClass, LlamaGen, LlamaGenConfig
 from dalle_jax.pipelines.load import ModelFile, load_generator
+from dalle_jax.pipelines.load_text import load_text
 from dalle_jax.pretrained import dalle_mini, llamagen, min_dalle
 from dalle_jax.pretrained.mapping import fill, taken_back
 from dalle_jax.pretrained.tensors import Stored, Tensors
@@ -103,14 +104,15 @@ def test_export_and_import_on_the_command_line_lose_no_number(tmp_path, capsys):
     layers = stored["model"]["decoder"]["layers"]["FlaxBartDecoderLayers"]
     value = module.stack.blocks.attention.qkv.kernel[...][:, :, 2].reshape(2, 128, 128)
     np.testing.assert_array_equal(layers["FlaxBartAttention_0"]["v_proj"]["kernel"], value)
-    (tmp_path / "theirs" / "vocab.json").write_text("{}")
-    (tmp_path / "theirs" / "merges.txt").write_text("")
+    pieces = ("<s>", "<pad>", "</s>", "<unk>", "a", "b", "ab", "c", "d", "e", "<mask>")
+    (tmp_path / "theirs" / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}))
+    (tmp_path / "theirs" / "merges.txt").write_text("#version: 0.2\na b\n")
     assert main(["import", "dalle-mini", str(tmp_path / "theirs"), str(tmp_path / "again")]) == 0
     assert "DalleBart" in capsys.readouterr().out
     assert_equal(load_generator(tmp_path / "again"), module)
-    assert {"text.gin", "vocab.json", "merges.txt", "source.json"} <= {
-        one.name for one in (tmp_path / "again").iterdir()
-    }
+    text = load_text(tmp_path / "again", BART.text_length)
+    assert text.encode_batch(["ab", ""]).tolist() == [[0, 6, 2, 1], [*BART.empty_caption, 1, 1]]
+    assert (tmp_path / "again" / "source.json").is_file()
     flags = json.loads((tmp_path / "theirs" / "config.json").read_text())
     (tmp_path / "theirs" / "config.json").write_text(json.dumps(flags | {"use_bias": True}))
     assert main(["import", "dalle-mini", str(tmp_path / "theirs"), str(tmp_path / "never")]) == 2
