@@ -10,6 +10,11 @@ Letters used in shapes, einsum strings and comments, everywhere the same:
 A shape of one letter is written with a space before it (``Float[Array, " B"]``): lint takes "B" for a name.
 """
 
+from typing import TypeAlias
+
 from jaxtyping import Array, Bool, Float, Int, Key, Num, UInt, UInt8
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "Num", "UInt", "UInt8"]
+__all__ = ["Array", "Bool", "Float", "Int", "Key", "Num", "Prompts", "UInt", "UInt8"]
+
+Prompts: TypeAlias = Int[Array, "P T"] | Int[Array, " P"] | Float[Array, "P T c"]
+"""What a transformer is asked for: token ids, classes, or features of captions, whose rows of zeros are padding."""

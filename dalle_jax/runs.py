@@ -17,6 +17,7 @@ from dalle_jax.parallel.rules import Rules
 from dalle_jax.storage import Place
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.generate_codes import GenerateCodes
+from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.tokenize_images import TokenizeImages
 from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
 from dalle_jax.tasks.tokenize_images_gan import TokenizeImagesGan
@@ -54,7 +55,14 @@ class Data:
 class TrainRun:
     """``train``: one stage."""
 
-    task: TokenizeImages | TokenizeImagesDvae | TokenizeImagesGan | GenerateCodes | AlignTextImages
+    task: (
+        TokenizeImages
+        | TokenizeImagesDvae
+        | TokenizeImagesGan
+        | GenerateCodes
+        | GenerateFromConditions
+        | AlignTextImages
+    )
     data: Data
     trainer: Trainer
     mesh: Mesh = field(default_factory=Mesh)
@@ -84,13 +92,41 @@ class OwnData:
 
 @dataclass(frozen=True)
 class TextTokenizerRun:
-    """``text-tokenizer``: a SentencePiece model from the captions of a source's first ``captions`` pictures."""
+    """``text-tokenizer``: a SentencePiece model from the captions of a source's first ``captions`` pictures.
+
+    ``lower`` folds case. ``text_length`` and ``dropout`` are those of the model that will read it: how many captions it
+    will cut is said when the tokenizer is trained.
+    """
 
     source: Single | Mixture
     vocabulary: int
     captions: int
     algorithm: Literal["unigram", "bpe"] = "unigram"
+    lower: bool = True
+    text_length: int | None = None
+    dropout: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.dropout < 1.0 or (self.dropout and self.algorithm != "bpe"):
+            raise ValueError(
+                f"dropout: expected a share of a BPE's merges in [0, 1), got {self.dropout} of {self.algorithm}"
+            )
+        if self.captions < 1 or (self.text_length is not None and self.text_length < 1):
+            raise ValueError(f"captions, text_length: expected 1 or more, got {self.captions}, {self.text_length}")
+
+
+@dataclass(frozen=True)
+class InspectRun:
+    """``inspect``: what is in a source, and what ``pictures`` makes of it.
+
+    Of a source of more than ``examine`` pictures so many are looked at, evenly spread; ``cells`` are on the sheet.
+    """
+
+    source: Scenes | WebDataset | Folder
+    pictures: Pictures
+    examine: int = 10_000
+    cells: int = 60
 
 
 @dataclass(frozen=True)
@@ -125,5 +161,5 @@ class DemoRun:
     compared: str | None = None
 
 
-Run: TypeAlias = TrainRun | TextTokenizerRun | EvaluateRun | DemoRun
+Run: TypeAlias = TrainRun | TextTokenizerRun | InspectRun | EvaluateRun | DemoRun
 """A config file says which it is by ``run = @TextTokenizerRun``; one that says nothing is a ``TrainRun``."""

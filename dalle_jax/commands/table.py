@@ -18,6 +18,7 @@ class Command:
 COMMANDS = (
     Command("demo", "dalle_jax.commands.demo", "the whole of DALL·E on drawn scenes: train, sample, rerank, report"),
     Command("train", "dalle_jax.commands.train", "one training stage; goes on from the run folder's newest checkpoint"),
+    Command("inspect", "dalle_jax.commands.inspect", "what is in a source: sizes, captions, faults, a contact sheet"),
     Command("text-tokenizer", "dalle_jax.commands.text_tokenizer", "a SentencePiece model from a source's captions"),
     Command("config", "dalle_jax.commands.config", "print the resolved config, which parses back to the same run"),
     Command("plan", "dalle_jax.commands.plan", "whether a training config fits a TPU slice, found without one"),

@@ -1,18 +1,21 @@
-"""``text-tokenizer CONFIG``: a SentencePiece model trained on the captions of a source."""
+"""``text-tokenizer CONFIG``: a SentencePiece model trained on the captions of a source, and how well it fits them."""
 
 import argparse
-import itertools
-from collections.abc import Iterator, Sequence
-from typing import Any
 
 from dalle_jax import storage
 from dalle_jax.config.bind import load
+from dalle_jax.config.errors import UserError
 from dalle_jax.data.mixture import Mixture
-from dalle_jax.data.records import BadRecord, Record
+from dalle_jax.data.read_captions import read_captions
+from dalle_jax.data.records import BadRecord
 from dalle_jax.images.files import write_bytes
 from dalle_jax.runs import TextTokenizerRun
 from dalle_jax.storage import Place
+from dalle_jax.text.coverage import Coverage, measure
 from dalle_jax.text.sentencepiece import train_sentencepiece
+
+MEASURED = 100_000
+"""Captions that the coverage is measured on, evenly spread where there are more."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,27 +28,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains and writes the model."""
-    train_text_tokenizer(load(args.config, TextTokenizerRun, args.set), args.out)
+    """Trains and writes the model, and says what it covers."""
+    config: TextTokenizerRun = load(args.config, TextTokenizerRun, args.set)
+    coverage = train_text_tokenizer(config, args.out)
+    print(coverage.words(config.text_length, config.dropout))
     print(args.out)
     return 0
 
 
-def train_text_tokenizer(config: TextTokenizerRun, out: Place) -> None:
-    """Trains on the captions of the source's first examples and writes ``out``, whole or not at all."""
-    parts = list(config.source.sources().values()) if isinstance(config.source, Mixture) else [config.source]
-    captions = itertools.chain.from_iterable(map(_captions, parts))
-    first = itertools.islice(captions, config.captions)
-    model = train_sentencepiece(itertools.chain.from_iterable(first), config.vocabulary, config.algorithm, config.seed)
+def train_text_tokenizer(config: TextTokenizerRun, out: Place) -> Coverage:
+    """Trains on the captions of the source's first pictures and writes ``out``, whole or not at all."""
+    parts = config.source.sources().values() if isinstance(config.source, Mixture) else [config.source]
+    bad: list[BadRecord] = []
+    captions = [caption for part in parts for caption in read_captions(part.open(), config.captions, bad)]
+    if not captions:
+        first = f"; the first of {len(bad)} bad records is {bad[0]}" if bad else ""
+        raise UserError(f"source: expected captions to train a text tokenizer on, got none{first}")
+    if bad:
+        print(f"{len(bad)} records could not be read, such as {bad[0]}")
+    model = train_sentencepiece(captions, config.vocabulary, config.algorithm, config.seed, config.lower)
     write_bytes(out, model)
-
-
-def _captions(config: Any) -> Iterator[Sequence[str]]:
-    """The captions of each example or record; a record that cannot be read is passed over, as training does."""
-    source = config.open()
-    for index in range(len(source)):
-        try:
-            one = source[index]
-        except BadRecord:
-            continue
-        yield one.captions if isinstance(one, Record) else one["captions"]
+    measured = captions[:: -(-len(captions) // MEASURED)]
+    return measure(model, measured, config.text_length, config.dropout, config.seed)

@@ -12,7 +12,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.schema import Example
 from dalle_jax.scenes.grammar import captions, sample_scene
 from dalle_jax.scenes.render import render
-from dalle_jax.scenes.scene import LEVELS
+from dalle_jax.scenes.scene import LEVELS, Scene
 
 VERSION = 1
 """Goes up whenever the same configuration would give other pictures or captions."""
@@ -64,13 +64,22 @@ class ScenesSource:
 
     def __getitem__(self, index: int) -> Example:
         config = self._config
+        scene, rng = self._scene(index)
+        image = render(scene, config.size, rng)
+        return Example(key=f"{config.split}/{index:08d}", image=image, captions=captions(scene))
+
+    def captions(self, index: int) -> list[str]:
+        """The captions of example ``index``, which is not drawn for it."""
+        return captions(self._scene(index)[0])
+
+    def _scene(self, index: int) -> tuple[Scene, np.random.Generator]:
+        """A scene, and the random numbers that its drawing goes on with."""
+        config = self._config
         if not 0 <= index < config.count:
             raise IndexError(index)
         rng = np.random.default_rng((config.seed, _SPLITS.index(config.split), index))
         level = config.levels[bisect_right(self._bounds, rng.random())]
-        scene = sample_scene(level, rng, config.split)
-        image = render(scene, config.size, rng)
-        return Example(key=f"{config.split}/{index:08d}", image=image, captions=captions(scene))
+        return sample_scene(level, rng, config.split), rng
 
     def fingerprint(self) -> str:
         """A digest of the configuration and of the version of the drawing."""

@@ -51,8 +51,18 @@ def _wrap(captions: Sequence[str] | None, width: int) -> list[list[str]]:
     """Lines that fit below a cell of that many pixels."""
     if captions is None:
         return []
-    characters = max(6, int(width / max(_font().getlength("abcdefghij") / 10, 1)))
-    return [textwrap.wrap(_printable(caption), characters) or [""] for caption in captions]
+    return [_fitting(_printable(caption), width) for caption in captions]
+
+
+def _fitting(text: str, width: int) -> list[str]:
+    """Lines of so many letters that the widest of them fits, but of six at least."""
+    font = _font()
+    letters = max(6, int(width / max(font.getlength("abcdefghij") / 10, 1)))
+    lines = textwrap.wrap(text, letters) or [""]
+    while letters > 6 and max(map(font.getlength, lines)) > width:
+        letters -= 1
+        lines = textwrap.wrap(text, letters) or [""]
+    return lines
 
 
 def _printable(text: str) -> str:

@@ -28,11 +28,17 @@ def step_attention(
     cache: KvCache,
     pattern: Pattern,
     index: Int[Array, ""],
+    seen: Bool[Array, "P C"] | None = None,
 ) -> Float[Array, "P M N H"]:
-    """One query per candidate, that of code ``index``: against the context, the codes in the cache, and itself."""
+    """One query per candidate, that of code ``index``: against the context, the codes in the cache, and itself.
+
+    Of the context it looks at the positions where ``seen`` is True; at all of it where that is None.
+    """
     codes = kv_cache.read(cache, pattern, index)
     q = q * q.shape[-1] ** -0.5
     context = jnp.einsum("pmnh,pnch->pmnc", q, cache.context_k, preferred_element_type=jnp.float32)
+    if seen is not None:
+        context = jnp.where(seen[:, None, None], context, FAR_BELOW)
     image = jnp.einsum("pmnh,pmnsh->pmns", q, codes.k, preferred_element_type=jnp.float32)
     own = (q.astype(jnp.float32) * k.astype(jnp.float32)).sum(axis=-1, keepdims=True)  # [P M N 1]
     scores = jnp.concatenate([context, jnp.where(codes.visible, image, FAR_BELOW), own], axis=-1)

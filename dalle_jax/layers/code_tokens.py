@@ -45,13 +45,13 @@ class CodeTokens(nnx.Module):
 
     def __init__(
         self, size: int, width: int, *, code_width: int, bias: bool, dtype: Any, init: Initializer | None = None,
-        rngs: nnx.Rngs,
+        init_head: Initializer | None = None, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.dtype = jnp.dtype(dtype)
         self.embedding = Embedding(size, width, axis=CODES, dtype=dtype, init=init, rngs=rngs)
         self.head = Linear(
             width, size, axes=(EMBED, CODES), bias=bias, dtype=dtype, result=jnp.float32,
-            init=nnx.initializers.zeros if code_width else init, rngs=rngs,
+            init=nnx.initializers.zeros if code_width else init_head or init, rngs=rngs,
         )  # fmt: skip
         read = CodeFeatures(size, code_width, width, rngs=rngs) if code_width else None
         predicted = CodeFeatures(size, code_width, width, rngs=rngs) if code_width else None

@@ -1,4 +1,4 @@
-"""Layer and group normalisation in float32, with or without scale and bias."""
+"""Layer, group and root mean square normalisation in float32."""
 
 from typing import Any
 
@@ -63,3 +63,18 @@ class GroupNorm(nnx.Module):
         variance = (centred * centred).mean(axis=(1, 2, 4), keepdims=True)
         y = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
         return (y * self.scale[...] + self.bias[...]).astype(self.dtype)
+
+
+class RmsNorm(nnx.Module):
+    """Division by the root mean square over the last dimension, then a learned scale (Zhang et al. 2019)."""
+
+    def __init__(self, size: int, *, epsilon: float = 1e-5, dtype: Any = jnp.float32):
+        self.epsilon = epsilon
+        self.dtype = jnp.dtype(dtype)
+        self.scale = nnx.Param(jnp.ones(size, jnp.float32), axes=(EMBED,))
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Statistics in float32, result in ``dtype``."""
+        x = x.astype(jnp.float32)
+        y = x * jax.lax.rsqrt((x * x).mean(axis=-1, keepdims=True) + self.epsilon)
+        return (y * self.scale[...]).astype(self.dtype)

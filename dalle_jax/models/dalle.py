@@ -63,6 +63,11 @@ class DalleConfig:
     code_width: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
+    @property
+    def pad_id(self) -> int:
+        """The id of a text's padding."""
+        return 0
+
 
 class Block(nnx.Module):
     """Pre-norm attention and a pre-norm MLP, each added to the stream."""
@@ -140,9 +145,14 @@ class Dalle(nnx.Module):
         """K."""
         return self.config.codebook_size
 
+    def empty(self, text: Int[Array, "P T"]) -> Int[Array, "1 T"]:
+        """The empty caption, all pads: one row for whatever prompts."""
+        return jnp.full((1, self.config.text_length), self.config.pad_id, text.dtype)
+
     def embed_text(self, text: Int[Array, "B T"]) -> Float[Array, "B C D"]:
         """<bos> and the text; a pad (0) at position t becomes the t-th learned pad."""
-        tokens = jnp.where((text == 0)[..., None], self.pad_embedding.all(text.shape[0]), self.text_embedding(text))
+        pads = (text == self.config.pad_id)[..., None]
+        tokens = jnp.where(pads, self.pad_embedding.all(text.shape[0]), self.text_embedding(text))
         tokens = tokens + self.text_positions.all(text.shape[0])  # [B T D]
         bos = spread(self.bos[...][None], text.shape[0], tokens.dtype)  # [B 1 D]
         return jnp.concatenate([bos, tokens], axis=1)

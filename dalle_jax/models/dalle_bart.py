@@ -2,7 +2,8 @@
 
 Dayma et al. 2021 (dalle-mini); Shleifer et al. 2021 (NormFormer, arXiv 2110.09456). No biases in matrix products,
 learned positions, a norm after the embeddings, a norm without scale wherever a matrix follows, an untied head. The
-decoder's input is  <start> code_0 ... code_{I-2}  and its output at i predicts code i. Letters as in arrays.py.
+decoder's input is  <start> code_0 ... code_{I-2}  and its output at i predicts code i. Letters as in arrays.py; R rows
+of the tables of codes, R >= K.
 """
 
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ class DalleBartConfig:
     self-attention in training (layers/attend.py). ``dropout`` acts on residual branches. ``code_width`` is the width of
     the tokenizer's code vectors where these are to be looked at, 0 (as published) where codes are mere numbers:
     layers/code_tokens.py.
+
+    As published, texts are padded with ``pad_id`` 1, ``empty_caption`` is (0, 2), the tables of codes have
+    ``extra_codes`` rows beyond the codebook, which are learned and never drawn, and ``start_code`` is one of them.
+    The defaults suit a text tokenizer whose pad is 0 and whose empty caption is all pads; with no ``start_code`` a
+    vector of its own stands before the codes.
     """
 
     text_vocab: int
@@ -59,7 +65,27 @@ class DalleBartConfig:
     remat: Remat = "none"
     backend: Backend = "auto"
     code_width: int = 0
+    pad_id: int = 0
+    empty_caption: tuple[int, ...] = ()
+    extra_codes: int = 0
+    start_code: int | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        rows = self.codebook_size + self.extra_codes
+        if self.extra_codes and self.code_width:
+            raise ValueError(
+                f"extra_codes: expected 0 with code_width {self.code_width}, since codes beyond the codebook have no "
+                f"vectors, got {self.extra_codes}"
+            )
+        if self.start_code is not None and not 0 <= self.start_code < rows:
+            raise ValueError(f"start_code: expected a row from 0 to {rows - 1}, got {self.start_code}")
+        if not 0 <= self.pad_id < self.text_vocab:
+            raise ValueError(f"pad_id: expected an id from 0 to {self.text_vocab - 1}, got {self.pad_id}")
+        if len(self.empty_caption) > self.text_length:
+            raise ValueError(
+                f"empty_caption: expected at most {self.text_length} ids (text_length), got {len(self.empty_caption)}"
+            )
 
 
 class EncoderBlock(nnx.Module):
@@ -166,9 +192,9 @@ class Encoder(nnx.Module):
         return self.norm(self.stack(apply, x, stack_keys(key, self.stack.depth))[0])
 
 
-def text_mask(text: Int[Array, "B T"]) -> Bool[Array, "B T"]:
-    """True where there is text; position 0 always counts, so that the empty caption (all pads) has something to see."""
-    return (text != 0).at[:, 0].set(True)
+def text_mask(text: Int[Array, "B T"], pad_id: int) -> Bool[Array, "B T"]:
+    """True where there is text; position 0 always counts, so that a caption of pads alone has something to see."""
+    return (text != pad_id).at[:, 0].set(True)
 
 
 class DalleBart(nnx.Module):
@@ -179,10 +205,12 @@ class DalleBart(nnx.Module):
         width, dtype, init = config.width, config.dtype, nnx.initializers.normal(config.init_std)
         self.pattern = Pattern("full", context=1, grid=config.grid)
         self.encoder = Encoder(config, rngs=rngs)
-        self.start = nnx.Param(init(rngs.params(), (width,), jnp.float32), axes=(EMBED,))
+        start = init(rngs.params(), (width,), jnp.float32) if config.start_code is None else None
+        self.start = nnx.data(None if start is None else nnx.Param(start, axes=(EMBED,)))
         self.codes = CodeTokens(
-            config.codebook_size, width, code_width=config.code_width, bias=False, dtype=dtype, init=init, rngs=rngs
-        )
+            config.codebook_size + config.extra_codes, width, code_width=config.code_width, bias=False, dtype=dtype,
+            init=init, rngs=rngs,
+        )  # fmt: skip
         self.positions = Embedding(self.pattern.positions, width, axis=POSITIONS, dtype=dtype, init=init, rngs=rngs)
         self.embedding_norm = LayerNorm(width, dtype=dtype)
         self.stack = Stack(
@@ -206,16 +234,27 @@ class DalleBart(nnx.Module):
         """K."""
         return self.config.codebook_size
 
+    def empty(self, text: Int[Array, "P T"]) -> Int[Array, "1 T"]:
+        """The empty caption: one row for whatever prompts."""
+        row = jnp.full((1, self.config.text_length), self.config.pad_id, text.dtype)
+        return row.at[0, : len(self.config.empty_caption)].set(jnp.asarray(self.config.empty_caption, text.dtype))
+
+    def _begin(self, rows: int, dtype: Any) -> Float[Array, "B 1 D"]:
+        """What stands before the codes."""
+        if self.start is not None:
+            return spread(self.start[...][None], rows, dtype)
+        return self.codes.embed(jnp.tile(jnp.asarray(self.config.start_code), (rows, 1)))
+
     def __call__(
         self, text: Int[Array, "B T"], codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None
     ) -> Logits:
-        """Teacher forcing: logits of every code; dropout only with a key."""
+        """Teacher forcing: logits [B I R] of every code; dropout only with a key."""
         encoder_key, decoder_key = None, None
         if dropout_key is not None and self.config.dropout > 0:
             encoder_key, decoder_key = jax.random.split(dropout_key)
-        mask = text_mask(text)
+        mask = text_mask(text, self.config.pad_id)
         encoded = self.encoder(text, mask, encoder_key)
-        start = spread(self.start[...][None], codes.shape[0], encoded.dtype)  # [B 1 D]
+        start = self._begin(codes.shape[0], encoded.dtype)
         x = jnp.concatenate([start, self.codes.embed(codes[:, :-1])], axis=1)  # [B I D]
         x = x + self.positions.all(codes.shape[0])
 
@@ -227,15 +266,15 @@ class DalleBart(nnx.Module):
 
     def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], Layered]:
         """Logits of code 0 for each prompt, and a cache that has room for no code yet."""
-        mask = text_mask(text)
+        mask = text_mask(text, self.config.pad_id)
         encoded = self.encoder(text, mask)
-        x = jnp.broadcast_to(self.start[...].astype(encoded.dtype) + self.positions.all()[0], encoded[:, :1].shape)
+        x = self._begin(text.shape[0], encoded.dtype) + self.positions.all()[:1]
 
         def apply(block: DecoderBlock, x: Array, pattern: Pattern, _: Any) -> tuple[Array, DecoderCache]:
             return block.prefill(x, encoded, mask, candidates, pattern)
 
         x, caches = self.stack(apply, self.embedding_norm(x))
-        return self.codes.predict(self.norm(x[:, 0])), caches
+        return self._drawable(self.norm(x[:, 0])), caches
 
     def grow(self, cache: Layered, codes: int) -> Layered:
         """The same cache with room for the first ``codes`` codes."""
@@ -264,4 +303,8 @@ class DalleBart(nnx.Module):
             return cache._replace(codes=kv_cache.write(cache.codes, pattern, k, v, index, group))
 
         x, cache = self.stack.step(apply, write, x, cache)
-        return self.codes.predict(self.norm(x)), cache
+        return self._drawable(self.norm(x)), cache
+
+    def _drawable(self, x: Float[Array, "... D"]) -> Float[Array, "... K"]:
+        """Logits of the codebook's codes; the rows beyond it are never drawn."""
+        return self.codes.predict(x)[..., : self.config.codebook_size]

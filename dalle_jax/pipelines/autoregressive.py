@@ -15,7 +15,8 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.images.pixels import to_float, to_uint8
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.parallel.layout import jit
-from dalle_jax.pipelines.load import load_clip, load_generator, load_image_tokenizer, load_text, stage_folders
+from dalle_jax.pipelines.load import load_clip, load_generator, load_image_tokenizer, stage_folders
+from dalle_jax.pipelines.load_text import load_text
 from dalle_jax.pipelines.rerank import best_candidates
 from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
 from dalle_jax.storage import Place

@@ -13,9 +13,9 @@ from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.models.dvae import Dvae, DvaeConfig
 from dalle_jax.models.lpips import Lpips, LpipsConfig
 from dalle_jax.models.vqgan import Vqgan, VqganConfig
+from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.storage import Place
-from dalle_jax.text.sentencepiece import SentencePiece
 from dalle_jax.train.checkpoint import load_params
 
 
@@ -27,7 +27,16 @@ class ModelFile:
     "generator.") is where the network sits in what was trained.
     """
 
-    model: VqvaeConfig | DvaeConfig | VqganConfig | DalleConfig | DalleBartConfig | ClipConfig | LpipsConfig
+    model: (
+        VqvaeConfig
+        | DvaeConfig
+        | VqganConfig
+        | DalleConfig
+        | DalleBartConfig
+        | LlamaGenConfig
+        | ClipConfig
+        | LpipsConfig
+    )
     image_tokenizer: str | None = None
     prefix: str = ""
 
@@ -48,6 +57,7 @@ NETWORKS: dict[type, Any] = {
     LpipsConfig: Lpips,
     DalleConfig: Dalle,
     DalleBartConfig: DalleBart,
+    LlamaGenConfig: LlamaGen,
     ClipConfig: Clip,
 }
 
@@ -92,7 +102,7 @@ def load_lpips(folder: Place) -> Lpips:
 
 def load_generator(folder: Place) -> Any:
     """A trained text-to-codes transformer (models/code_generator.py), its code tokens folded into plain tables."""
-    generator = load_network(folder, (DalleConfig, DalleBartConfig))
+    generator = load_network(folder, (DalleConfig, DalleBartConfig, LlamaGenConfig))
     generator.codes.fold()
     return generator
 
@@ -100,16 +110,6 @@ def load_generator(folder: Place) -> Any:
 def load_clip(folder: Place) -> Clip:
     """A trained CLIP."""
     return load_network(folder, (ClipConfig,))
-
-
-def load_text(folder: Place, length: int) -> SentencePiece:
-    """The text tokenizer that a model was trained with; it travels with its checkpoint."""
-    path = folder / "text.model"
-    if not path.is_file():
-        raise UserError(
-            f"{folder}: expected text.model, the text tokenizer that the model was trained with, found none"
-        )
-    return SentencePiece(path.read_bytes(), length)
 
 
 def stage_folders(folder: Place) -> PipelineFile:

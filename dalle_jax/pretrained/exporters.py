@@ -29,6 +29,7 @@ EXPORTERS = (
     ),
     Exporter("taming-vqgan", "dalle_jax.pretrained.taming_vqgan", "VqganConfig", "taming's last.ckpt and model.yaml"),
     Exporter("dalle-mini-vqgan", "dalle_jax.pretrained.dalle_mini_vqgan", "VqganConfig", "DALL·E mini's Flax VQModel"),
+    Exporter("dalle-mini", "dalle_jax.pretrained.dalle_mini", "DalleBartConfig", "DALL·E mini's, in Flax's msgpack"),
 )
 
 

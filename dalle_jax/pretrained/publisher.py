@@ -64,6 +64,9 @@ KINDS = (
     Kind("dalle-mini-vqgan", "dalle_jax.pretrained.dalle_mini_vqgan", "DALL·E mini's Flax VQGAN: a folder"),
     Kind("llamagen-vq", "dalle_jax.pretrained.llamagen_vq", "LlamaGen's image tokenizer: a .pt file"),
     Kind("lpips", "dalle_jax.pretrained.lpips_weights", "LPIPS: a state dict, or a folder with VGG-16 and its weights"),
+    Kind("dalle-mini", "dalle_jax.pretrained.dalle_mini", "DALL·E mini or mega: a folder with flax_model.msgpack"),
+    Kind("min-dalle", "dalle_jax.pretrained.min_dalle", "min-dalle: a folder with encoder.pt and decoder.pt"),
+    Kind("llamagen", "dalle_jax.pretrained.llamagen", "LlamaGen's transformers: a .pt file"),
 )
 
 

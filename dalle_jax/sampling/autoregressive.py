@@ -1,7 +1,7 @@
 """Codes drawn one after another from a transformer with a cache.
 
-The generator is anything with ``prefill``, ``grow``, ``for_steps`` and ``decode`` as models/code_generator.py
-describes them.
+The generator is anything with ``empty``, ``prefill``, ``grow``, ``for_steps`` and ``decode`` as
+models/code_generator.py describes them.
 """
 
 import itertools
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dalle_jax.arrays import Array, Float, Int, Key, UInt
+from dalle_jax.arrays import Array, Float, Int, Key, Prompts, UInt
 from dalle_jax.sampling.filters import restrict
 from dalle_jax.sampling.guidance import guide
 
@@ -61,11 +61,11 @@ def draw(logits: Float[Array, "P M K"], noise: Float[Array, "P M K"], how: Setti
     return jnp.argmax(restrict(logits, how.temperature, how.top_k, how.top_p) + noise, axis=-1).astype(jnp.int32)
 
 
-def _with_empty_prompt(text: Int[Array, "P T"], generator: Any, candidates: int) -> tuple[Array, Any]:
-    """Prefill of the prompts and, once, of the empty caption, whose row is then repeated for each prompt."""
-    prompts = text.shape[0]
-    first, cache = generator.prefill(jnp.concatenate([text, jnp.zeros_like(text[:1])]), candidates)
-    rows = jnp.concatenate([jnp.arange(prompts), jnp.full(prompts, prompts)])
+def _with_empty_prompt(text: Prompts, generator: Any, candidates: int) -> tuple[Array, Any]:
+    """Prefill of the prompts and of the empty one, whose row, where there is one for all, is repeated for each."""
+    prompts, empty = text.shape[0], generator.empty(text)
+    first, cache = generator.prefill(jnp.concatenate([text, empty]), candidates)
+    rows = jnp.concatenate([jnp.arange(prompts), prompts + jnp.arange(prompts) % empty.shape[0]])
     return jax.tree.map(lambda leaf: leaf[rows], (first, cache))
 
 
@@ -83,7 +83,7 @@ def _stages(generator: Any, cache: Any, length: int) -> list[int]:
 
 def sample(
     generator: Any,
-    text: Int[Array, "P T"],
+    text: Prompts,
     keys: Key[Array, "P M"],
     how: Settings,
     prefix: Int[Array, "P I"] | None = None,

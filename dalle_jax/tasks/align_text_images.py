@@ -130,5 +130,5 @@ class AlignTextImages:
         return None
 
     def model_files(self) -> dict[str, bytes]:
-        """``model.gin`` and ``text.model``."""
-        return {"model.gin": render(ModelFile(model=self.model)).encode(), "text.model": self.captions.model}
+        """``model.gin`` and the text tokenizer's files."""
+        return {"model.gin": render(ModelFile(model=self.model)).encode(), **self.captions.files()}

@@ -1,42 +1,53 @@
 """Captions to token rows, as the tasks that read text do it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.text.sentencepiece import SentencePiece
+from dalle_jax.pipelines.load_text import Vocabulary, packed
+from dalle_jax.text.sentencepiece import SentencePieceModel
+from dalle_jax.text.tokenizer import TextTokenizer
 from dalle_jax.train.task import Seed
 
 
 @dataclass(frozen=True)
 class Captions:
-    """A trained SentencePiece model and how captions are cut with it.
+    """A text tokenizer and how captions are cut with it.
 
-    ``file`` is its ``.model`` file; ``dropout`` is the share of BPE merges left out at random while training
-    (DALL·E 1 has 0.1; arXiv 2102.12092, section 2.2), 0 for none.
+    ``vocabulary`` says which kind it is, and ``file`` where it lies: the ``.model`` file of SentencePiece, CLIP's
+    ``bpe_simple_vocab_16e6.txt.gz``, BART's ``vocab.json``. ``dropout`` is the share of BPE merges left out at random
+    while training (DALL·E 1 has 0.1; arXiv 2102.12092, section 2.2), 0 for none.
     """
 
     file: str
     dropout: float = 0.0
+    vocabulary: Vocabulary = field(default_factory=SentencePieceModel)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout: expected a share of the merges in [0, 1), got {self.dropout}")
 
     @cached_property
-    def model(self) -> bytes:
-        """The bytes of the model file, which travel with every checkpoint."""
-        path = storage.place(self.file)
-        if not path.is_file():
-            raise UserError(
-                f"captions.file: expected a SentencePiece model file, found none at {path}; "
-                "train one with `python -m dalle_jax text-tokenizer`, or point to the text.model of a trained run"
-            )
-        return path.read_bytes()
+    def _files(self) -> Mapping[str, bytes]:
+        return self.vocabulary.files(self.file)
 
-    def tokenizer(self, length: int) -> SentencePiece:
-        """The tokenizer that pads or cuts to ``length`` tokens."""
-        return SentencePiece(self.model, length)
+    @cached_property
+    def _made(self) -> dict[int, TextTokenizer]:
+        return {}
+
+    def files(self) -> dict[str, bytes]:
+        """The files that travel with every checkpoint (pipelines/load_text.py)."""
+        return packed(self.vocabulary, self._files)
+
+    def tokenizer(self, length: int) -> TextTokenizer:
+        """The tokenizer that pads or cuts to ``length`` tokens, the same one every time."""
+        if length not in self._made:
+            self._made[length] = self.vocabulary.tokenizer(self._files, length)
+        return self._made[length]
 
     def rows(self, captions: list[str], length: int, seeds: Sequence[Seed] | None) -> np.ndarray:
         """Token ids int32 [B length]; a seed for each caption, or None for evaluation, which drops nothing."""
@@ -47,16 +58,23 @@ class Captions:
         return tokenizer.encode_batch(captions, rngs=rngs, dropout=self.dropout)
 
 
-def check_vocabulary(captions: Captions, vocabulary: int, length: int, where: str) -> None:
-    """Raises UserError where the model's vocabulary is not the text tokenizer's.
+def check_vocabulary(captions: Captions, vocabulary: int, length: int, where: str, pad: int = 0) -> None:
+    """Raises UserError where the model's vocabulary is not the text tokenizer's, or takes another id for padding.
 
-    A file that is not there is not checked: a plan needs none. Training asks for it before anything else.
+    The table of a published model may have more rows than its tokenizer has ids. A file that is not there is not
+    checked: a plan needs none. Training asks for it before anything else.
     """
     if not storage.place(captions.file).is_file():
         return
-    found = captions.tokenizer(length).vocab_size
-    if found != vocabulary:
+    tokenizer = captions.tokenizer(length)
+    found = tokenizer.vocab_size
+    if found > vocabulary or (found < vocabulary and not captions.vocabulary.published):
         raise UserError(
             f"{where}: expected {found}, the vocabulary of {captions.file}, got {vocabulary}; "
             "set it to that figure or train a text tokenizer of the size wanted"
+        )
+    if tokenizer.pad_id != pad:
+        raise UserError(
+            f"task.captions.vocabulary: expected a text tokenizer that pads with id {pad}, as the model reads it, got "
+            f"{type(captions.vocabulary).__name__}, which pads with {tokenizer.pad_id}"
         )

@@ -79,7 +79,8 @@ class GenerateCodes:
 
     def init(self, rngs: nnx.Rngs) -> Dalle | DalleBart:
         """A new transformer, which knows the tokenizer's code vectors if it looks at them."""
-        check_vocabulary(self.captions, self.model.text_vocab, self.model.text_length, "task.model.text_vocab")
+        model = self.model
+        check_vocabulary(self.captions, model.text_vocab, model.text_length, "task.model.text_vocab", pad=model.pad_id)
         module = build(self.model, rngs)
         if self.model.code_width:
             module.codes.know(self.frozen().code_vectors)
@@ -122,7 +123,7 @@ class GenerateCodes:
         del step
         blank_key, dropout_key = jax.random.split(key)
         blank = jax.random.bernoulli(blank_key, self.blank_captions, (batch["text"].shape[0], 1))
-        text = jnp.where(blank, 0, batch["text"])
+        text = jnp.where(blank, module.empty(batch["text"]), batch["text"])
         image, words = self._likelihoods(module, frozen, batch, text, dropout_key)
         loss = dalle_loss(words, image, text_weight=self.text_weight)
         guessing = math.log(self.model.codebook_size)
@@ -157,7 +158,7 @@ class GenerateCodes:
         a place changes nothing, so it is taken off. On the first few pictures, their codes given.
         """
         codes, text = self._codes(frozen, batch)[:PICTURES], batch["text"][:PICTURES]  # [n I] [n T]
-        text = jnp.concatenate([text, jnp.zeros_like(text)])
+        text = jnp.concatenate([text, jnp.broadcast_to(module.empty(text), text.shape)])
         with_text, without = jnp.split(module(text, jnp.concatenate([codes, codes])).image, 2)  # [n I K] each
         moved = with_text - without
         moved = jnp.abs(moved - moved.mean(axis=-1, keepdims=True))
@@ -175,10 +176,10 @@ class GenerateCodes:
         return frozen.decode(codes.reshape(-1, *self.model.grid))
 
     def model_files(self) -> dict[str, bytes]:
-        """``model.gin``, which also says which image tokenizer the codes are of, and ``text.model``."""
+        """``model.gin``, which also says which image tokenizer the codes are of, and the text tokenizer's files."""
         tokenizer = None if self.image_tokenizer is None else str(storage.absolute(storage.place(self.image_tokenizer)))
         file = ModelFile(model=self.model, image_tokenizer=tokenizer)
-        return {"model.gin": render(file).encode(), "text.model": self.captions.model}
+        return {"model.gin": render(file).encode(), **self.captions.files()}
 
 
 def _sums(image: Float[Array, "B I"], text: Float[Array, "B T"] | None) -> Sums:

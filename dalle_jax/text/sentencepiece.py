@@ -7,13 +7,15 @@ Ids: 0 is padding and nothing else, 1 is unknown, the rest are pieces. There is 
 import io
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import sentencepiece
 from jaxtyping import Int32
 
+from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.text.normalize import normalize
 
@@ -82,6 +84,28 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+@dataclass(frozen=True)
+class SentencePieceModel:
+    """A SentencePiece model of one's own, which ``text-tokenizer`` trains; whether it folds case is in the model."""
+
+    NAMES: ClassVar[tuple[str, ...]] = ("text.model",)
+    published: ClassVar[bool] = False
+
+    def files(self, path: str) -> Mapping[str, bytes]:
+        """The bytes of the model file, which travel with every checkpoint."""
+        place = storage.place(path)
+        if not place.is_file():
+            raise UserError(
+                f"captions.file: expected a SentencePiece model file, found none at {place}; "
+                "train one with `python -m dalle_jax text-tokenizer`, or point to the text.model of a trained run"
+            )
+        return {self.NAMES[0]: place.read_bytes()}
+
+    def tokenizer(self, files: Mapping[str, bytes], length: int) -> "SentencePiece":
+        """The tokenizer of that model."""
+        return SentencePiece(files[self.NAMES[0]], length)
+
+
 class SentencePiece:
     """A trained model with a fixed text length.
 
@@ -110,6 +134,11 @@ class SentencePiece:
     def vocab_size(self) -> int:
         """How many ids there are, padding and unknown among them."""
         return self._model.get_piece_size()
+
+    @property
+    def pad_id(self) -> int:
+        """The id after a caption's end."""
+        return PAD
 
     def encode(self, caption: str) -> Int32[np.ndarray, " T"]:
         """The ids of a caption, cut or padded to ``length``; the empty caption is all padding."""
@@ -145,6 +174,14 @@ class SentencePiece:
     def pieces(self, caption: str) -> list[str]:
         """How a caption is split, for people to look at; not cut."""
         return self._model.encode(normalize(caption), out_type=str)
+
+    def ids(self, captions: Sequence[str]) -> list[list[int]]:
+        """The ids of captions as they are, neither cut nor padded."""
+        return self._model.encode([normalize(one) for one in captions], out_type=int)
+
+    def lengths(self, captions: Sequence[str]) -> list[int]:
+        """How many ids each caption would have if none were cut."""
+        return [len(row) for row in self.ids(captions)]
 
     def _encode_with_dropout(self, text: str, rng: np.random.Generator, dropout: float) -> list[int]:
         if self._ranks is None:

@@ -73,7 +73,7 @@ class Task(Protocol):
         ...
 
     def model_files(self) -> dict[str, bytes]:
-        """Small files that make a checkpoint usable alone: ``model.gin`` and, where there is one, ``text.model``."""
+        """Small files that make a checkpoint usable alone: ``model.gin`` and the text tokenizer's."""
         ...
 
 

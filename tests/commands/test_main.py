@@ -133,7 +133,7 @@ def test_the_config_command_prints_what_parses_back(capsys, tmp_path):
 
     path = tmp_path / "text.gin"
     path.write_text(
-        "run = @TextTokenizerRun\nsource.size = 32\nsource.levels = (1,)\nsource.split = 'train'\n"
+        "run = @TextTokenizerRun\nsource = @Scenes\nsource.size = 32\nsource.levels = (1,)\nsource.split = 'train'\n"
         "source.count = 8\nsource.seed = 0\nvocabulary = 64\ncaptions = 10\n"
     )
     assert main(["config", str(path), "--set", "captions=20"]) == 0

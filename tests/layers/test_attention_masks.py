@@ -43,3 +43,41 @@ def test_published_pattern_is_column_where_i_minus_2_is_a_multiple_of_4_and_conv
     for i in range(1, 64):
         assert kinds[i - 1] == ("column" if (i - 2) % 4 == 0 else "row")
     assert kinds[63] == "convolutional"
+
+
+def places(codes=1024, width=32):
+    """Row and column of the looking token [I 1] and of the one looked at [1 I] on the published grid."""
+    i, j = np.arange(codes)[:, None], np.arange(codes)[None]
+    return i // width, i % width, j // width, j % width
+
+
+def test_on_the_published_grid_a_row_reaches_from_the_token_above_to_itself():
+    row, column, other_row, other_column = places()
+    expected = ((other_row == row) & (other_column <= column)) | ((other_row == row - 1) & (other_column >= column))
+    mask = Pattern("row", 257, (32, 32)).image_mask(1024)
+    np.testing.assert_array_equal(mask, expected)
+    assert mask[500].sum() == 33  # the 32 before it, and itself
+
+
+def test_on_the_published_grid_the_last_layer_sees_the_upper_half_of_an_11_by_11_window():
+    row, column, other_row, other_column = places()
+    near = (row - other_row <= 5) & (abs(column - other_column) <= 5)
+    before = (other_row < row) | ((other_row == row) & (other_column <= column))
+    mask = Pattern("convolutional", 257, (32, 32), 11).image_mask(1024)
+    inside = (column[:, 0] >= 5) & (column[:, 0] < 32 - 5)  # at the edges the window goes on in the row above or below
+    np.testing.assert_array_equal(mask[inside], (near & before)[inside])
+    assert not np.triu(mask, 1).any()
+    assert set(mask[10 * 32 + 16 :: 32].sum(axis=1)) == {5 * 11 + 6}
+    wrapped = np.zeros_like(mask)
+    for down in range(6):
+        for across in range(-5, 6):
+            distance = 32 * down + across
+            if distance >= 0:
+                wrapped |= np.eye(1024, k=-distance, dtype=bool)
+    np.testing.assert_array_equal(mask, wrapped)
+
+
+def test_on_the_published_grid_a_column_is_seen_from_its_top():
+    row, column, other_row, other_column = places()
+    mask = Pattern("column", 257, (32, 32)).image_mask(1024)
+    np.testing.assert_array_equal(mask, (column == other_column) & (other_row <= row))

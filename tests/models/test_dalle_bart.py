@@ -1,8 +1,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from small_generators import dalle_bart, forward
+
+from dalle_jax.models.dalle_bart import text_mask
 
 TEXT = jnp.array([[3, 5, 0, 0], [1, 2, 9, 4]])
 CODES = jax.random.randint(jax.random.key(1), (2, 12), 0, 7)
@@ -51,3 +54,41 @@ def test_norms_before_a_matrix_have_no_scale_and_products_no_bias():
     assert "stack.blocks.0.attention_norm.scale" not in names
     assert "stack.blocks.0.attention_norm_after.scale" in names
     assert not [name for name in names if name.endswith(("qkv.bias", "out.bias", "up.bias", "down.bias", "head.bias"))]
+
+
+PUBLISHED = {"pad_id": 1, "empty_caption": (0, 2), "extra_codes": 3, "start_code": 8}
+
+
+def test_published_tables_begin_with_a_row_of_their_own_and_never_draw_it():
+    model = dalle_bart(**PUBLISHED)
+    assert model.start is None
+    assert model.codes.embedding.table.shape[0] == 7 + 3
+    run, text = forward(model), jnp.array([[0, 5, 2, 1], [0, 2, 1, 1]])
+    logits = run(text, CODES).image
+    assert logits.shape[-1] == 10
+    graph, state = nnx.split(model)
+    first, _ = jax.jit(lambda text: nnx.merge(graph, state).prefill(text, 1))(text)
+    np.testing.assert_allclose(first, logits[:, 0, :7], rtol=1e-4, atol=1e-4)
+    model.codes.embedding.table[...] = model.codes.embedding.table[...].at[8].multiply(-1.0)
+    assert abs(forward(model)(text, CODES).image - logits).max() > 1e-3
+
+
+def test_pads_are_those_of_the_config_and_the_empty_caption_is_padded_with_them():
+    model = dalle_bart(**PUBLISHED)
+    np.testing.assert_array_equal(model.empty(TEXT), [[0, 2, 1, 1]])
+    np.testing.assert_array_equal(text_mask(jnp.array([[0, 5, 2, 1], [1, 0, 1, 1]]), 1), [[1, 1, 1, 0], [1, 1, 0, 0]])
+    np.testing.assert_array_equal(dalle_bart().empty(TEXT), [[0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"start_code": 7}, "start_code: expected a row from 0 to 6, got 7"),
+        ({"extra_codes": 1, "code_width": 4}, "extra_codes: expected 0 with code_width 4"),
+        ({"pad_id": 11}, "pad_id: expected an id from 0 to 10, got 11"),
+        ({"empty_caption": (0, 1, 2, 3, 4)}, r"empty_caption: expected at most 4 ids \(text_length\), got 5"),
+    ],
+)
+def test_ids_outside_their_tables_are_refused(changes, says):
+    with pytest.raises(ValueError, match=says):
+        dalle_bart(**changes)

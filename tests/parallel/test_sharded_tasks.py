@@ -18,6 +18,7 @@ from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.patch_discriminator import DiscriminatorConfig
 from dalle_jax.models.vqgan import VqganConfig
+from dalle_jax.models.llamagen import ByCaption, LlamaGenConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
@@ -26,6 +27,7 @@ from dalle_jax.pipelines.load import build
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.captions import Captions
 from dalle_jax.tasks.generate_codes import GenerateCodes
+from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.reconstruct_images import ReconstructImages
 from dalle_jax.tasks.tokenize_images import TokenizeImages
 from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
@@ -57,6 +59,10 @@ MODELS = {
         **CODES, encoder_layers=1, encoder_heads=2, encoder_hidden=32, decoder_layers=1, decoder_heads=2,
         decoder_hidden=32,
     ),
+    "llamagen": LlamaGenConfig(
+        condition=ByCaption(length=3, width=8), codebook_size=16, grid=(4, 4), width=16, depth=2, heads=2,
+        multiple_of=8, scan=True,
+    ),
     "clip": ClipConfig(
         image_size=SIDE, patch=8, vision=TOWER, vocab_size=VOCABULARY, text_length=TEXT, text=TOWER, embed_width=8
     ),
@@ -83,7 +89,7 @@ class WithoutFiles:
         return None if isinstance(self._task, ReconstructImages) else self._tokenizer
 
 
-def task_of(kind: str) -> WithoutFiles:
+def task_of(kind: str) -> WithoutFiles | GenerateFromConditions:
     text = Captions(file="unread")
     if kind == "tokenizer":
         return WithoutFiles(TokenizeImages(model=VQVAE, image_size=SIDE, l1=0.2))
@@ -100,6 +106,8 @@ def task_of(kind: str) -> WithoutFiles:
                 entropy_temperature=1.0,
             )
         )
+    if kind == "llamagen":
+        return GenerateFromConditions(model=MODELS[kind])
     if kind == "clip":
         return WithoutFiles(AlignTextImages(model=MODELS[kind], captions=text))
     blanks = 0.0 if kind == "dalle" else 0.3  # microbatches draw others
@@ -116,6 +124,8 @@ def batch_of() -> dict[str, np.ndarray]:
         "pixels": random.integers(0, 256, (ROWS, SIDE, SIDE, 3), dtype=np.uint8),
         "text": random.integers(1, VOCABULARY, (ROWS, TEXT)).astype(np.int32),
         "meaning": np.arange(ROWS, dtype=np.int32) // 2,
+        "codes": random.integers(0, 16, (ROWS, 16)).astype(np.int32),
+        "condition": random.normal(size=(ROWS, 3, 8)).astype(np.float32),
     }
 
 
@@ -155,7 +165,7 @@ def assert_the_same(many: SimpleNamespace, one: SimpleNamespace) -> None:
         np.testing.assert_allclose(many.gradients[name] / scale, gradient / scale, atol=1e-5, err_msg=name)
 
 
-KINDS = ("tokenizer", "dvae", "vqgan", "dalle", "dalle_bart", "clip")
+KINDS = ("tokenizer", "dvae", "vqgan", "dalle", "dalle_bart", "llamagen", "clip")
 SLOW_TO_COMPILE = ("dvae", "vqgan")  # these on the mesh that splits everything alone
 CASES = [(kind, name) for kind in KINDS for name in MESHES if name == "2x2x2" or kind not in SLOW_TO_COMPILE]
 
@@ -235,6 +245,15 @@ SPECS = {
         "stack.blocks.0.cross.out.kernel": P("tensor", None, "fsdp"),
         "positions.table": P(None, "fsdp"),
         "codes.head.kernel": P("fsdp", "tensor"),
+    },
+    "llamagen": {
+        "condition.up.kernel": P(None, "fsdp"),
+        "condition.down.kernel": P("tensor", "fsdp"),
+        "codes.head.kernel": P("fsdp", "tensor"),
+        "stack.blocks.attention.qkv.kernel": P(None, "fsdp", None, "tensor"),
+        "stack.blocks.mlp.up.kernel": P(None, "fsdp", None, "tensor"),
+        "stack.blocks.attention_norm.scale": P(None, "fsdp"),
+        "norm.scale": P("fsdp"),
     },
     "clip": {
         "vision.embed.kernel": P(None, "fsdp"),

@@ -9,6 +9,7 @@ from flax import nnx
 from dalle_jax.config.errors import UserError
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.dalle import Dalle, DalleConfig
+from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.tasks.captions import Captions
 from dalle_jax.tasks.generate_codes import GenerateCodes
@@ -172,3 +173,12 @@ def test_half_of_a_tokenizer_is_an_error(generate, changes, says):
         settings["model"] = replace(generate.model, code_width=4)
     with pytest.raises(ValueError, match=says):
         GenerateCodes(**settings)
+
+
+def test_a_model_that_reads_another_padding_than_the_text_tokenizers_is_refused(generate, captions):
+    model = DalleBartConfig(
+        text_vocab=generate.model.text_vocab, text_length=6, codebook_size=16, grid=(4, 4), width=16, encoder_layers=1,
+        encoder_heads=2, encoder_hidden=8, decoder_layers=1, decoder_heads=2, decoder_hidden=8, pad_id=1,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"expected a text tokenizer that pads with id 1.* got SentencePieceModel"):
+        GenerateCodes(model=model, captions=captions).init(nnx.Rngs(0))

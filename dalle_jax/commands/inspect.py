@@ -1,0 +1,60 @@
+"""``inspect CONFIG|SOURCE --out DIR``: what is in a source, and what a config makes of it; a page, JSON and a sheet."""
+
+import argparse
+import json
+import sys
+
+from dalle_jax import storage
+from dalle_jax.config.bind import load
+from dalle_jax.config.errors import UserError
+from dalle_jax.data.folder import Folder
+from dalle_jax.data.inspection import inspect
+from dalle_jax.data.pictures import Pictures
+from dalle_jax.data.webdataset import WebDataset
+from dalle_jax.evaluate.inspection_page import contact_sheet, page, to_json, words
+from dalle_jax.images.files import write_bytes, write_png
+from dalle_jax.runs import InspectRun
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument("source", help="a config (.gin) with run = @InspectRun, a folder of pictures or tars, or tars")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="the last word on one field")
+    parser.add_argument(
+        "--out", type=storage.reachable, required=True, help="the folder for the page, the JSON and the contact sheet"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Reads, prints and writes."""
+    config = read_config(args.source, args.set)
+    source = config.source.open()
+    if config.examine < 1 or config.cells < 0:
+        raise UserError(f"examine, cells: expected 1 or more and 0 or more, got {config.examine}, {config.cells}")
+    if problems := config.pictures.problems():
+        raise UserError("pictures: " + "; ".join(problems))
+    findings = inspect(
+        source, config.pictures, config.examine, config.cells, lambda line: print(line, file=sys.stderr, flush=True)
+    )
+    content = to_json(findings)
+    sheet = contact_sheet(findings)
+    if sheet is not None:
+        write_png(args.out / "contact_sheet.png", sheet)
+    write_bytes(args.out / "inspect.json", (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+    write_bytes(args.out / "inspect.html", page(str(args.source), content, sheet).encode())
+    print(words(content))
+    print(args.out / "inspect.html")
+    return 0
+
+
+def read_config(source: str, sets: list[str]) -> InspectRun:
+    """The config of that name; of a folder or of tars, one with all defaults."""
+    if source.endswith(".gin"):
+        return load(source, InspectRun, sets)
+    if sets:
+        raise UserError(f"--set changes a config, and {source} is none: write a .gin file with run = @InspectRun")
+    place = storage.place(source)
+    tars = source.endswith(".tar") or any(one in source for one in "*{")
+    if tars or (place.is_dir() and any(one.name.endswith(".tar") for one in place.iterdir())):
+        return InspectRun(source=WebDataset(files=(source,)), pictures=Pictures(size=256))
+    return InspectRun(source=Folder(path=source), pictures=Pictures(size=256))

@@ -1,0 +1,34 @@
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864) over a grid of codes, as LlamaGen has it.
+
+A head's width is H/2 pairs of neighbours (0, 1), (2, 3), ...: the first half of the pairs turns with the row of a code,
+the second half with its column. On the positions before the codes the table is zero and not the identity: their queries
+and keys become zero, so that all of them are looked at alike.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from dalle_jax.arrays import Array, Float
+
+
+def grid_rotary_table(
+    grid: tuple[int, int], head_size: int, context: int, base: float = 10_000.0
+) -> Float[np.ndarray, "L h 2"]:
+    """Cosine and sine of each pair's angle at ``context`` positions (zeros) and then at the codes in raster order.
+
+    h = H/2 pairs. The angle of pair j of either half is row or column times base^(-4j/H). ``head_size`` is a multiple
+    of 4.
+    """
+    frequencies = base ** -(np.arange(0, head_size // 2, 2) / (head_size // 2))  # [H/4]
+    rows, columns = (np.arange(size)[:, None] * frequencies for size in grid)
+    angles = np.concatenate(np.broadcast_arrays(rows[:, None], columns[None]), axis=-1).reshape(-1, head_size // 2)
+    codes = np.stack([np.cos(angles), np.sin(angles)], axis=-1)  # [I H/2 2]
+    return np.concatenate([np.zeros((context, *codes.shape[1:])), codes]).astype(np.float32)
+
+
+def rotate(x: Float[Array, "... H"], table: Float[Array, "... h 2"]) -> Float[Array, "... H"]:
+    """Each pair of ``x`` turned by its angle in ``table``, whose leading dimensions broadcast with those of ``x``."""
+    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)  # [... h 2]
+    cosine, sine = table[..., 0], table[..., 1]
+    turned = (pairs[..., 0] * cosine - pairs[..., 1] * sine, pairs[..., 1] * cosine + pairs[..., 0] * sine)
+    return jnp.stack(turned, axis=-1).reshape(x.shape).astype(x.dtype)

@@ -1,0 +1,298 @@
+"""LlamaGen's transformer: a Llama over codes, asked by a class or by the features of a caption (arXiv 2406.06525).
+
+Sun et al. 2024. The stream is  condition_0 ... condition_{T-1} code_0 ... code_{I-2}; the output at the last condition
+predicts code 0. T = 1 for a class; features of captions are padded before the words, with rows of zeros. Pre-norm
+blocks without biases: root mean square norms, rotary positions over the grid (layers/rotary.py), SwiGLU. Letters as in
+arrays.py; L = T + I - 1; c the width of a caption's features.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dalle_jax.arrays import Array, Bool, Float, Int, Key, Prompts
+from dalle_jax.layers import kv_cache
+from dalle_jax.layers.attend import Backend, stream_attention
+from dalle_jax.layers.attend_dense import dense_attention
+from dalle_jax.layers.attention import SelfAttention, step_attention
+from dalle_jax.layers.attention_masks import Pattern
+from dalle_jax.layers.code_tokens import CodeTokens
+from dalle_jax.layers.dropout import dropout
+from dalle_jax.layers.embeddings import Embedding
+from dalle_jax.layers.kv_cache import KvCache
+from dalle_jax.layers.linear import Linear, for_steps
+from dalle_jax.layers.mlp import constrain_hidden
+from dalle_jax.layers.norms import RmsNorm
+from dalle_jax.layers.remat import Remat, name_attention
+from dalle_jax.layers.rotary import grid_rotary_table, rotate
+from dalle_jax.layers.stack import Layered, Stack, stack_keys
+from dalle_jax.models.code_generator import Logits
+from dalle_jax.parallel.axes import BATCH, EMBED, MLP, POSITIONS, SEQ
+from dalle_jax.parallel.layout import constrain
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """The prompt is one of ``classes`` numbers; the number after the last stands for none of them."""
+
+    classes: int
+
+
+@dataclass(frozen=True)
+class ByCaption:
+    """The prompt is what a text encoder says of a caption: ``length`` vectors of ``width``."""
+
+    length: int
+    width: int
+
+
+@dataclass(frozen=True)
+class LlamaGenConfig:
+    """Sizes of the network; a head's width, ``width / heads``, is a multiple of 4.
+
+    The hidden width of the SwiGLU is the first multiple of ``multiple_of`` from 8/3 of ``width`` on. ``dropout`` acts
+    on residual branches and on what enters the first block. ``scan``, ``remat``, ``backend`` and ``code_width`` as in
+    DalleConfig; a caption's padding needs a mask of its own, so there attention is XLA's whatever the ``backend``.
+    """
+
+    condition: ByClass | ByCaption
+    codebook_size: int
+    grid: tuple[int, int]
+    width: int
+    depth: int
+    heads: int
+    multiple_of: int = 256
+    init_std: float = 0.02
+    dropout: float = 0.0
+    scan: bool = False
+    remat: Remat = "none"
+    backend: Backend = "auto"
+    code_width: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.width % (4 * self.heads):
+            raise ValueError(f"width: expected a multiple of 4 * heads ({4 * self.heads}), got {self.width}")
+
+    @property
+    def hidden(self) -> int:
+        """F."""
+        return -(-int(2 * 4 * self.width / 3) // self.multiple_of) * self.multiple_of
+
+    @property
+    def text_length(self) -> int:
+        """T."""
+        return 1 if isinstance(self.condition, ByClass) else self.condition.length
+
+
+class SwiGlu(nnx.Module):
+    """``W2 (silu(W1 x) * W3 x)`` (Shazeer 2020, arXiv 2002.05202), without biases."""
+
+    def __init__(self, config: LlamaGenConfig, *, rngs: nnx.Rngs):
+        width, hidden, init = config.width, config.hidden, nnx.initializers.normal(config.init_std)
+        axes = (EMBED, None, MLP)
+        self.up = Linear(width, (2, hidden), axes=axes, bias=False, dtype=config.dtype, init=init, rngs=rngs)
+        self.down = Linear(hidden, width, axes=(MLP, EMBED), bias=False, dtype=config.dtype, init=init, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Acts on the last dimension."""
+        hidden = self.up(x)  # [... 2 F]
+        return self.down(constrain_hidden(jax.nn.silu(hidden[..., 0, :]) * hidden[..., 1, :]))
+
+
+class LayerCache(NamedTuple):
+    """One layer's keys and values, and which of the condition's positions are looked at (None: all)."""
+
+    codes: KvCache
+    seen: Bool[Array, "P T"] | None
+
+
+class Block(nnx.Module):
+    """``x + attention(norm x)``, then ``x + swiglu(norm x)``."""
+
+    def __init__(self, config: LlamaGenConfig, *, rngs: nnx.Rngs):
+        width, init = config.width, nnx.initializers.normal(config.init_std)
+        self.rate = config.dropout
+        self.attention_norm = RmsNorm(width, dtype=config.dtype)
+        self.attention = SelfAttention(
+            width, config.heads, width // config.heads, dtype=config.dtype, backend=config.backend, init=init, rngs=rngs
+        )
+        self.mlp_norm = RmsNorm(width, dtype=config.dtype)
+        self.mlp = SwiGlu(config, rngs=rngs)
+
+    def _attend(self, x: Array, table: Array, pattern: Pattern, seen: Array | None) -> tuple[Array, Array, Array]:
+        """The attention of a stream, or of its beginning, to itself [B L D], and its keys and values [B N L H]."""
+        q, k, v = self.attention.split(self.attention_norm(x))
+        q, k = rotate(q, table), rotate(k, table)  # the table [L h 2] stands before the heads' batch
+        if seen is None:
+            out = stream_attention(q, k, v, pattern, self.attention.backend)
+        else:
+            out = dense_attention(q, k, v, _mask(seen, x.shape[1]))
+        return self.attention.out(name_attention(out).swapaxes(1, 2)), k, v
+
+    def __call__(
+        self, x: Float[Array, "B L D"], table: Array, pattern: Pattern, seen: Bool[Array, "B T"] | None, key: Any
+    ) -> Float[Array, "B L D"]:
+        """A whole stream; ``key`` draws the dropout."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        x = x + dropout(self._attend(x, table, pattern, seen)[0], self.rate, keys[0])
+        return constrain(x + dropout(self.mlp(self.mlp_norm(x)), self.rate, keys[1]), BATCH, SEQ, EMBED)
+
+    def prefill(
+        self, x: Float[Array, "P T D"], table: Array, pattern: Pattern, seen: Array | None, candidates: int
+    ) -> tuple[Array, LayerCache]:
+        """The condition alone, and a cache for that many candidates."""
+        out, k, v = self._attend(x, table, pattern, seen)
+        x = x + out
+        return x + self.mlp(self.mlp_norm(x)), LayerCache(kv_cache.new_cache(k, v, candidates, pattern), seen)
+
+    def decode(
+        self, x: Float[Array, "P M D"], table: Array, cache: LayerCache, pattern: Pattern, index: Int[Array, ""]
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """One step, that of code ``index`` whose angles are ``table`` [h 2], and its key and value."""
+        qkv = self.attention.qkv(self.attention_norm(x))  # [P M 3 N H]
+        q, k, v = rotate(qkv[:, :, 0], table), rotate(qkv[:, :, 1], table), qkv[:, :, 2]
+        out = step_attention(q, k, v, cache.codes, pattern, index, cache.seen)
+        x = x + self.attention.out(out)
+        return x + self.mlp(self.mlp_norm(x)), kv_cache.after(out, k, v)
+
+
+def _mask(seen: Bool[Array, "B T"], length: int) -> Bool[Array, "B 1 L L"]:
+    """Causal, without the condition's padding; every position sees itself."""
+    keys = jnp.pad(seen, ((0, 0), (0, length - seen.shape[1])), constant_values=True)  # [B L]
+    causal, own = (jnp.asarray(one) for one in (np.tri(length, dtype=bool), np.eye(length, dtype=bool)))
+    return (causal & keys[:, None] | own)[:, None]
+
+
+class NoCaption(nnx.Variable):
+    """What stands for no caption: drawn once and, as published, not trained."""
+
+
+class CaptionEmbedding(nnx.Module):
+    """``W2 gelu(W1 f)`` of a caption's features f, tanh-approximated GELU, without biases."""
+
+    def __init__(self, condition: ByCaption, width: int, init: Any, dtype: Any, *, rngs: nnx.Rngs):
+        self.up = Linear(condition.width, width, axes=(None, EMBED), bias=False, dtype=dtype, init=init, rngs=rngs)
+        self.down = Linear(width, width, axes=(MLP, EMBED), bias=False, dtype=dtype, init=init, rngs=rngs)
+        none = jax.random.normal(rngs.params(), (condition.length, condition.width)) * condition.width**-0.5
+        self.none = NoCaption(none, axes=(POSITIONS, None))
+
+    def __call__(self, features: Float[Array, "B T c"]) -> Float[Array, "B T D"]:
+        """A vector per position."""
+        return self.down(jax.nn.gelu(self.up(features), approximate=True))
+
+
+class LlamaGen(nnx.Module):
+    """p(codes | class) or p(codes | caption); implements models.code_generator.CodeGenerator."""
+
+    def __init__(self, config: LlamaGenConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        width, dtype, init = config.width, config.dtype, nnx.initializers.normal(config.init_std)
+        self.pattern = Pattern("full", config.text_length, config.grid)
+        self.condition: Any
+        if isinstance(config.condition, ByClass):
+            size = config.condition.classes + 1
+            self.condition = Embedding(size, width, axis=POSITIONS, dtype=dtype, init=init, rngs=rngs)
+        else:
+            self.condition = CaptionEmbedding(config.condition, width, init, dtype, rngs=rngs)
+        self.codes = CodeTokens(
+            config.codebook_size, width, code_width=config.code_width, bias=False, dtype=dtype, init=init,
+            init_head=nnx.initializers.zeros, rngs=rngs,
+        )  # fmt: skip
+        self.stack = Stack(
+            lambda rngs: Block(config, rngs=rngs), (self.pattern,) * config.depth, scan=config.scan,
+            remat=config.remat, rngs=rngs,
+        )  # fmt: skip
+        self.norm = RmsNorm(width, dtype=dtype)
+
+    @property
+    def text_length(self) -> int:
+        """T."""
+        return self.config.text_length
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w)."""
+        return self.config.grid
+
+    @property
+    def codebook_size(self) -> int:
+        """K."""
+        return self.config.codebook_size
+
+    def empty(self, text: Prompts) -> Array:
+        """No class: one row for all. No caption: a row for each, which keeps the padding of its caption."""
+        if isinstance(self.config.condition, ByClass):
+            return jnp.full((1,), self.config.condition.classes, text.dtype)
+        return jnp.where((text != 0).any(axis=-1, keepdims=True), self.condition.none[...], 0).astype(text.dtype)
+
+    def _read(self, text: Prompts) -> tuple[Float[Array, "P T D"], Bool[Array, "P T"] | None]:
+        """The condition's vectors, and which of them are no padding (None: all)."""
+        if isinstance(self.config.condition, ByClass):
+            return self.condition(text)[:, None], None
+        return self.condition(text), (text != 0).any(axis=-1)
+
+    def _table(self) -> Float[np.ndarray, "S h 2"]:
+        """Angles of every position: T of the condition, I codes."""
+        config = self.config
+        return grid_rotary_table(config.grid, config.width // config.heads, config.text_length)
+
+    def __call__(self, text: Prompts, codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None) -> Logits:
+        """Teacher forcing: logits of every code; dropout only with a key."""
+        condition, seen = self._read(text)
+        x = jnp.concatenate([condition, self.codes.embed(codes[:, :-1])], axis=1)  # [B L D]
+        enter, layers = (
+            (None, None) if dropout_key is None or not self.config.dropout else jax.random.split(dropout_key)
+        )
+        x = constrain(dropout(x, self.config.dropout, enter), BATCH, SEQ, EMBED)
+        table = self._table()[: x.shape[1]]
+
+        def apply(block: Block, x: Array, pattern: Pattern, key: Any) -> tuple[Array, None]:
+            return block(x, jnp.asarray(table), pattern, seen, key), None
+
+        x, _ = self.stack(apply, x, stack_keys(layers, self.config.depth))
+        return Logits(image=self.codes.predict(self.norm(x[:, self.text_length - 1 :])), text=None)
+
+    def prefill(self, text: Prompts, candidates: int) -> tuple[Float[Array, "P K"], Layered]:
+        """Logits of code 0 for each prompt, and a cache that has room for no code yet."""
+        condition, seen = self._read(text)
+        table = self._table()[: self.text_length]
+
+        def apply(block: Block, x: Array, pattern: Pattern, _: Any) -> tuple[Array, LayerCache]:
+            return block.prefill(x, jnp.asarray(table), pattern, seen, candidates)
+
+        x, caches = self.stack(apply, condition)
+        return self.codes.predict(self.norm(x[:, -1])), caches
+
+    def grow(self, cache: Layered, codes: int) -> Layered:
+        """The same cache with room for the first ``codes`` codes."""
+
+        def grown(pattern: Pattern, layer: LayerCache) -> LayerCache:
+            return layer._replace(codes=kv_cache.grow(layer.codes, pattern, codes))
+
+        return self.stack.map(grown, cache)
+
+    def for_steps(self, rows: int) -> "LlamaGen":
+        """The same transformer, laid out for a loop of ``decode`` with that many pictures."""
+        return for_steps(self, rows)
+
+    def decode(
+        self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: Layered
+    ) -> tuple[Float[Array, "P M K"], Layered]:
+        """Logits of code ``position`` >= 1 given code ``position - 1``, and the new cache."""
+        index = position - 1
+        table = jnp.asarray(self._table()[self.text_length :])[index]  # [h 2]
+
+        def apply(block: Block, x: Array, pattern: Pattern, cache: LayerCache) -> tuple[Array, tuple[Array, Array]]:
+            return block.decode(x, table, cache, pattern, index)
+
+        def write(cache: LayerCache, pattern: Pattern, new: Any, group: Array | None) -> LayerCache:
+            k, v = new
+            return cache._replace(codes=kv_cache.write(cache.codes, pattern, k, v, index, group))
+
+        x, cache = self.stack.step(apply, write, self.codes.embed(previous), cache)
+        return self.codes.predict(self.norm(x)), cache

@@ -1,0 +1,49 @@
+"""The text tokenizer that travels with a checkpoint: ``text.model``, or ``text.gin`` and a vocabulary's own files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from dalle_jax.config.bind import loads
+from dalle_jax.config.errors import UserError
+from dalle_jax.config.render import render
+from dalle_jax.storage import Place
+from dalle_jax.text.bart_bpe import BartBpe
+from dalle_jax.text.clip_bpe import ClipBpe
+from dalle_jax.text.sentencepiece import SentencePieceModel
+from dalle_jax.text.tokenizer import TextTokenizer
+
+Vocabulary: TypeAlias = SentencePieceModel | ClipBpe | BartBpe
+FILE = "text.gin"
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """What ``text.gin`` says: which vocabulary it is and how it is read."""
+
+    vocabulary: Vocabulary
+
+
+def packed(vocabulary: Vocabulary, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files of a checkpoint that hold a text tokenizer, which ``load_text`` takes back.
+
+    Of a SentencePiece model nothing has to be said beside it.
+    """
+    said = {} if isinstance(vocabulary, SentencePieceModel) else {FILE: render(TextFile(vocabulary)).encode()}
+    return {**said, **files}
+
+
+def load_text(folder: Place, length: int) -> TextTokenizer:
+    """The text tokenizer that a model was trained with; it travels with its checkpoint."""
+    path = folder / FILE
+    vocabulary: Vocabulary = SentencePieceModel()
+    if path.is_file():
+        file: TextFile = loads(path.read_text(encoding="utf-8"), TextFile, name=str(path))
+        vocabulary = file.vocabulary
+    files = {name: (folder / name).read_bytes() for name in vocabulary.NAMES if (folder / name).is_file()}
+    if not files:
+        expected = " or ".join(vocabulary.NAMES)
+        raise UserError(
+            f"{folder}: expected {expected}, the text tokenizer that the model was trained with, found none"
+        )
+    return vocabulary.tokenizer(files, length)

@@ -1,0 +1,125 @@
+"""BART's text tokenizer, from vocab.json and merges.txt (Lewis et al. 2019, arXiv:1910.13461), and min-dalle's of it.
+
+DALL·E mini reads captions with BART's: byte-level BPE, <s> before and </s> after, padding of id 1. min-dalle 0.4 wrote
+its own for the same files: emoji become their names, the text is lower-cased and what is not ASCII is left out, words
+are parted at spaces alone and each has one before it, and a caption that is cut loses its </s>.
+"""
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Int32
+
+from dalle_jax import storage
+from dalle_jax.config.errors import UserError
+from dalle_jax.text.byte_pairs import Draw, Merges, read_pairs, spelled, unpacked, unspelled, word_pattern
+from dalle_jax.text.rows import RowTokenizer
+
+VOCABULARY, MERGES = "vocab.json", "merges.txt"
+BEGIN, PAD, END, UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"
+MASK = "<mask>"
+SPACE = spelled(" ")
+
+
+@dataclass(frozen=True)
+class BartBpe:
+    """BART's BPE. ``captions.file`` is its ``vocab.json``; ``merges.txt`` lies beside it.
+
+    ``reading``: "bart", as DALL·E mini was trained, or "min_dalle", as min-dalle reads the same files (needs the
+    package ``emoji``). ``lower`` lower-cases first, which the first leaves to whoever cleans captions.
+    """
+
+    NAMES: ClassVar[tuple[str, ...]] = (VOCABULARY, MERGES)
+    published: ClassVar[bool] = True
+    reading: Literal["bart", "min_dalle"] = "bart"
+    lower: bool = False
+
+    def files(self, path: str) -> Mapping[str, bytes]:
+        """Both files."""
+        place = storage.place(path)
+        found = {}
+        for name, one in ((VOCABULARY, place), (MERGES, place.parent / MERGES)):
+            if not one.is_file():
+                raise UserError(
+                    f"captions.file: expected BART's {VOCABULARY} with {MERGES} beside it, found no {name} at {one}; "
+                    "both come with every BART and DALL·E mini"
+                )
+            found[name] = one.read_bytes()
+        return found
+
+    def tokenizer(self, files: Mapping[str, bytes], length: int) -> "BartTokenizer":
+        """The tokenizer of both files."""
+        if missing := ", ".join(sorted(set(self.NAMES) - set(files))):
+            raise UserError(f"expected BART's {VOCABULARY} and {MERGES} among {sorted(files)}, found no {missing}")
+        merges = Merges(read_pairs(unpacked(files[MERGES], MERGES), MERGES))
+        return BartTokenizer(_vocabulary(files[VOCABULARY]), merges, length, self)
+
+
+class BartTokenizer(RowTokenizer):
+    """A ``TextTokenizer``. Nothing that a caption says is taken for a begin or an end."""
+
+    def __init__(self, ids: dict[str, int], merges: Merges, length: int, config: BartBpe):
+        super().__init__(length, ids[BEGIN], ids[END], ids[PAD], keeps_end=config.reading == "bart")
+        self._config = config
+        self._merges = merges
+        self._ids = ids
+        self._unknown = ids[UNKNOWN]
+        self._pieces = {number: piece for piece, number in ids.items()}
+        self._demojize = _demojize() if config.reading == "min_dalle" else None
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id of a caption; <mask>, which stands in none, is left out."""
+        return 1 + max(number for piece, number in self._ids.items() if piece != MASK)
+
+    def split(self, caption: str, draw: Draw | None = None, dropout: float = 0.0) -> list[str]:
+        """The pieces of a caption."""
+        text = caption.lower() if self._config.lower else caption
+        if self._demojize is None:
+            words = [spelled(word) for word in word_pattern(gpt2=True).findall(text)]
+        else:
+            text = self._demojize(text, delimiters=("", "")).lower().encode("ascii", errors="ignore").decode()
+            words = [SPACE + word for word in text.split(" ") if word]
+        return [piece for word in words for piece in self._merges.split(word, draw, dropout)]
+
+    def id_of(self, piece: str) -> int:
+        """A piece's id, that of <unk> for one that the vocabulary lacks."""
+        return self._ids.get(piece, self._unknown)
+
+    def decode(self, ids: Sequence[int] | Int32[np.ndarray, " T"]) -> str:
+        """The text of ids up to the first end."""
+        pieces = []
+        for one in map(int, ids):
+            if one == self._end:
+                break
+            if one not in (self._begin, self._pad, self._unknown):
+                pieces.append(self._pieces.get(one, ""))
+        return unspelled("".join(pieces)).strip()
+
+
+def _vocabulary(content: bytes) -> dict[str, int]:
+    """Pieces and their ids. Raises UserError for a file that holds anything else."""
+    try:
+        ids = json.loads(unpacked(content, VOCABULARY))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{VOCABULARY}: expected a JSON object of pieces and ids, got no JSON: {error}") from error
+    if not isinstance(ids, dict) or not all(type(one) is int and 0 <= one < 2**31 for one in ids.values()):
+        raise UserError(f"{VOCABULARY}: expected a JSON object of pieces and ids from 0, got something else")
+    if missing := [one for one in (BEGIN, PAD, END, UNKNOWN) if one not in ids]:
+        raise UserError(f"{VOCABULARY}: expected BART's {', '.join(missing)} among its pieces, found none")
+    return ids
+
+
+def _demojize() -> Any:
+    """The function of the package ``emoji``, which min-dalle names emoji with."""
+    try:
+        return importlib.import_module("emoji").demojize
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "captions.vocabulary.reading = 'min_dalle': expected the package emoji, found none; "
+            "install it: pip install 'dalle-jax[min-dalle]'"
+        ) from error

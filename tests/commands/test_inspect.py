@@ -1,0 +1,46 @@
+import io
+import json
+
+import numpy as np
+from PIL import Image
+
+from dalle_jax.__main__ import main
+
+
+def write_folder(folder):
+    folder.mkdir()
+    out = io.BytesIO()
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(out, format="PNG")
+    for name in ("a", "b"):
+        (folder / f"{name}.png").write_bytes(out.getvalue())
+        (folder / f"{name}.txt").write_text(f"caption {name}")
+    (folder / "c.jpg").write_bytes(b"<html>")
+    (folder / "c.txt").write_text("caption c")
+
+
+def test_a_folder_is_inspected_without_a_config(tmp_path, capsys):
+    write_folder(tmp_path / "pictures")
+    assert main(["inspect", str(tmp_path / "pictures"), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "3 listed, 3 examined, 2 usable" in said and "bad: 1 not a picture (c.jpg)" in said
+    content = json.loads((tmp_path / "out" / "inspect.json").read_text(encoding="utf-8"))
+    assert content["same"]["picture"]["count"] == 1
+    assert (tmp_path / "out" / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert "data:image/png;base64," in (tmp_path / "out" / "inspect.html").read_text(encoding="utf-8")
+
+
+def test_a_config_says_what_is_left_out(tmp_path, capsys):
+    write_folder(tmp_path / "pictures")
+    path = tmp_path / "inspect.gin"
+    path.write_text(
+        f"run = @InspectRun\nsource = @Folder\nsource.path = '{tmp_path / 'pictures'}'\npictures.size = 8\n"
+        "pictures.filters.least_side = 25\n"
+    )
+    flags = ["--out", str(tmp_path / "out")]
+    assert main(["inspect", str(path), *flags]) == 0
+    assert "dropped: 2 side (a.png, b.png)" in capsys.readouterr().out
+    assert main(["inspect", str(path), *flags, "--set", "examine=0"]) == 2
+    assert main(["inspect", str(path), *flags, "--set", "pictures.size=0"]) == 2
+    assert main(["inspect", str(tmp_path / "pictures"), *flags, "--set", "examine=5"]) == 2
+    assert main(["inspect", str(tmp_path / "nothing"), *flags]) == 2
+    assert capsys.readouterr().err.count("error:") == 4

@@ -1,0 +1,48 @@
+import io
+import tarfile
+
+import pytest
+
+from dalle_jax.__main__ import main
+from dalle_jax.data.read_captions import captions_of
+from dalle_jax.data.scenes import Scenes
+from dalle_jax.text.sentencepiece import SentencePiece
+
+
+@pytest.fixture
+def config(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for place in range(30):
+            for name, content in (("jpg", b"no picture at all"), ("txt", b"A Red circle\na blue square")):
+                info = tarfile.TarInfo(f"{place:03d}.{name}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    path = tmp_path / "text.gin"
+    path.write_text(
+        f"run = @TextTokenizerRun\nsource = @WebDataset\nsource.files = ('{tmp_path / 'a.tar'}',)\nvocabulary = 30\n"
+        "captions = 30\nalgorithm = 'bpe'\ntext_length = 4\ndropout = 0.1\n"
+    )
+    return path
+
+
+def test_captions_of_tars_are_read_without_their_pictures_and_coverage_is_said(config, tmp_path, capsys):
+    out = tmp_path / "text.model"
+    assert main(["text-tokenizer", str(config), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "60 captions" in said and "cut at 4" in said and "merges dropped" in said
+    text = SentencePiece(out.read_bytes(), 32)
+    assert text.decode(text.encode("A RED square")) == "a red square"
+    assert main(["text-tokenizer", str(config), "--out", str(out), "--set", "lower=False"]) == 0
+    text = SentencePiece(out.read_bytes(), 32)
+    assert text.decode(text.encode("A Red square")) == "A Red square"
+
+
+def test_dropout_of_a_unigram_model_is_refused(config, capsys, tmp_path):
+    flags = ["--set", "algorithm='unigram'", "--out", str(tmp_path / "m")]
+    assert main(["text-tokenizer", str(config), *flags]) == 2
+    assert "expected a share of a BPE's merges" in capsys.readouterr().err
+
+
+def test_the_captions_of_scenes_are_those_of_the_drawn_ones():
+    source = Scenes(size=16, levels=(1, 2, 3), count=20, seed=3, split="train").open()
+    assert [captions_of(source, one) for one in range(20)] == [source[one]["captions"] for one in range(20)]

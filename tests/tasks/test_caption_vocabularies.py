@@ -1,0 +1,72 @@
+import json
+
+import numpy as np
+import pytest
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.pipelines.load_text import load_text
+from dalle_jax.tasks.captions import Captions, check_vocabulary
+from dalle_jax.text.bart_bpe import BartBpe
+from dalle_jax.text.byte_pairs import letters
+from dalle_jax.text.clip_bpe import ClipBpe
+from dalle_jax.text.sentencepiece import SentencePieceModel, train_sentencepiece
+
+PAD = {SentencePieceModel: 0, ClipBpe: 0, BartBpe: 1}
+
+
+@pytest.fixture(params=PAD)
+def captions(request, tmp_path) -> Captions:
+    path = tmp_path / "vocab.json"
+    if request.param is SentencePieceModel:
+        path.write_bytes(train_sentencepiece(["a red circle", "a blue square"] * 5, 30, "bpe", 0))
+        return Captions(file=str(path), dropout=0.5)
+    if request.param is ClipBpe:
+        path.write_text("#version: 0.2\nr e\nre d</w>\n", encoding="utf-8")
+        return Captions(file=str(path), dropout=0.5, vocabulary=ClipBpe(lower=False))
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *letters(), "re", "red"]
+    path.write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}), encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nr e\nre d\n", encoding="utf-8")
+    return Captions(file=str(path), dropout=0.5, vocabulary=BartBpe(lower=True))
+
+
+def test_the_tokenizer_travels_with_the_checkpoint(captions, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name, content in captions.files().items():
+        (folder / name).write_bytes(content)
+    texts = ["a RED circle", "", "red red red red red red"]
+    loaded = load_text(folder, 9)
+    np.testing.assert_array_equal(loaded.encode_batch(texts), captions.rows(texts, 9, None))
+    assert loaded.pad_id == PAD[type(captions.vocabulary)]
+    with pytest.raises(UserError, match=r"expected text\.model, the text tokenizer"):
+        load_text(tmp_path, 9)
+
+
+def test_merges_are_dropped_by_each_captions_seed_in_training_alone(captions):
+    texts = ["red a red"] * 20
+    seeds = [(1, row) for row in range(20)]
+    dropped = captions.rows(texts, 16, seeds)
+    np.testing.assert_array_equal(dropped, captions.rows(texts, 16, seeds))
+    np.testing.assert_array_equal(dropped[5:7], captions.rows(texts[5:7], 16, seeds[5:7]))
+    assert len({row.tobytes() for row in dropped}) > 3
+    assert len({row.tobytes() for row in captions.rows(texts, 16, None)}) == 1
+
+
+def test_a_model_of_another_vocabulary_or_padding_is_refused(captions):
+    found = captions.tokenizer(8).vocab_size
+    pad = PAD[type(captions.vocabulary)]
+    check_vocabulary(captions, found, 8, "here", pad=pad)
+    with pytest.raises(UserError, match=f"here: expected {found}"):
+        check_vocabulary(captions, found - 1, 8, "here", pad=pad)
+    with pytest.raises(UserError, match=f"pads with id {1 - pad}"):
+        check_vocabulary(captions, found, 8, "here", pad=1 - pad)
+    if captions.vocabulary.published:
+        check_vocabulary(captions, found + 7, 8, "here", pad=pad)
+    else:
+        with pytest.raises(UserError, match="expected"):
+            check_vocabulary(captions, found + 7, 8, "here", pad=pad)
+
+
+def test_dropout_is_a_share():
+    with pytest.raises(ValueError, match=r"share of the merges"):
+        Captions(file="none", dropout=1.0)

@@ -1,0 +1,126 @@
+"""Every training config under configs/runs takes a step of the real trainer, its network made small and thin.
+
+Only sizes are changed, and the length of warm-ups: attention, norms, dtype, remat, optimizer, schedule, averaging and
+accumulation are the file's. Files that differ in sizes and machines alone are one run, which is compiled
+once.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dalle_jax.config.bind import load
+from dalle_jax.config.errors import UserError
+from dalle_jax.config.render import render
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import Mesh, make_mesh
+from dalle_jax.parallel.rules import Rules
+from dalle_jax.runs import Run, TrainRun
+from dalle_jax.train.runner import Runner
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+FILES = sorted(path.relative_to(CONFIGS) for path in (CONFIGS / "runs").glob("*.gin"))
+CODES = {"codebook_size": 16, "grid": (3, 4), "width": 16}
+SMALL = {
+    "DalleConfig": CODES | {"text_vocab": 16, "text_length": 4, "depth": 5, "heads": 2, "head_size": 8, "kernel": 3},
+    "DalleBartConfig": CODES
+    | {"text_vocab": 16, "text_length": 4, "extra_codes": 1, "start_code": 16, "init_std": 0.02}
+    | {f"{side}_layers": 2 for side in ("encoder", "decoder")}
+    | {f"{side}_heads": 2 for side in ("encoder", "decoder")}
+    | {f"{side}_hidden": 24 for side in ("encoder", "decoder")},
+    "LlamaGenConfig": CODES | {"depth": 2, "heads": 2, "multiple_of": 8},
+    "ByClass": {"classes": 10},
+    "ByCaption": {"length": 3, "width": 6},
+    "ClipConfig": {"image_size": 8, "patch": 4, "vocab_size": 16, "text_length": 4, "embed_width": 8},
+    "TowerConfig": {"width": 16, "layers": 2, "heads": 2},
+    "ConstantRate": {"warmup": 100},
+}
+"""What each config dataclass becomes; a model that is not here is stepped at its full size, so add it."""
+LARGEST = 200_000
+
+
+def read(file: Path):
+    """The run of a file, or None for what other files share."""
+    try:
+        return load(CONFIGS / file, Run)
+    except UserError as error:
+        if all("is missing;" in line or "is not chosen;" in line for line in str(error).splitlines()):
+            return None
+        raise
+
+
+def small(config):
+    """The same with the sizes of ``SMALL``, all the way down."""
+    changes = {
+        field.name: small(value)
+        for field in dataclasses.fields(config)
+        if dataclasses.is_dataclass(value := getattr(config, field.name))
+    }
+    return dataclasses.replace(config, **(changes | SMALL.get(type(config).__name__, {})))
+
+
+TRAINED = [file for file in FILES if isinstance(read(file), TrainRun)]
+
+
+def test_the_published_models_are_among_them():
+    assert {"dalle1_12b", "dalle1_2b8", "dalle_mini", "dalle_mega", "llamagen_c2i_b"} <= {one.stem for one in TRAINED}
+
+
+@functools.cache
+def prepared(file: Path):
+    """Task, trainer and rows of a batch; and what tells it from others."""
+    run = small(read(file))
+    run = dataclasses.replace(run, mesh=Mesh(1, 1, 1), rules=Rules())
+    rows = 2 * run.trainer.accumulate
+    task = run.task
+    same = dataclasses.replace(run, data=dataclasses.replace(run.data, batch_size=rows))
+    same = dataclasses.replace(same, trainer=dataclasses.replace(same.trainer, steps=10))
+    return task, same.trainer, rows, render(same)
+
+
+def batch_of(task, rows: int):
+    random = np.random.default_rng(0)
+    batch = {}
+    for name, spec in task.batch_spec(rows).items():
+        if np.issubdtype(spec.dtype, np.floating):
+            batch[name] = random.normal(size=spec.shape).astype(spec.dtype)
+        else:
+            batch[name] = random.integers(0, 255 if spec.dtype == np.uint8 else 10, spec.shape).astype(spec.dtype)
+    return batch
+
+
+@functools.cache
+def stepped(text: str, file: Path):
+    """The state before and after a step, and the loss."""
+    del text
+    task, trainer, rows, _ = prepared(file)
+    layout = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
+    runner = Runner(task, trainer, layout)
+    assert sum(leaf.size for leaf in jax.tree.leaves(runner.plan.abstract.params)) < LARGEST
+    state, sums = runner.step(runner.plan.born(layout, 0), None, layout.put_batch(batch_of(task, rows)))
+    return state, float(sums["loss"][0]) / float(sums["loss"][1])
+
+
+@functools.cache
+def first_like(text: str) -> Path:
+    """The first file that is the same run."""
+    return next(file for file in TRAINED if prepared(file)[3] == text)
+
+
+@pytest.mark.parametrize("file", TRAINED, ids=lambda file: file.stem)
+def test_a_config_takes_a_step(file):
+    text = prepared(file)[3]
+    state, loss = stepped(text, first_like(text))
+    assert np.isfinite(loss)
+    assert loss > 0.1
+    assert int(state.step) == 1
+    for name, value in state.params.items():
+        assert jnp.isfinite(value).all(), name
+    moments = [leaf for leaf in jax.tree.leaves(state.optimizers) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    # LlamaGen's head begins as zeros, behind which no gradient comes in the first step.
+    assert [leaf for leaf in moments if leaf.ndim and float(jnp.abs(leaf).max()) > 0]

@@ -1,0 +1,22 @@
+"""Vocabularies of a few merges, for tests."""
+
+import json
+
+from dalle_jax.text.byte_pairs import letters
+
+CLIP = '"bpe_simple_vocab_16e6.txt#version: 0.2\nr e\nre d</w>\nc i\nci r\nc l\ncl e</w>\ncir cle</w>\n'
+MERGES = "#version: 0.2\nĠ a\nr e\nĠ re\nĠre d\nre d\n"
+VOCABULARY = {
+    piece: number
+    for number, piece in enumerate(
+        ["<s>", "<pad>", "</s>", "<unk>", *letters(), "Ġa", "re", "Ġre", "Ġred", "red", "<mask>"]
+    )
+}
+
+
+def write_bart(folder):
+    """Both files; gives the path of the first."""
+    (folder / "merges.txt").write_text(MERGES, encoding="utf-8")
+    path = folder / "vocab.json"
+    path.write_text(json.dumps(VOCABULARY), encoding="utf-8")
+    return path

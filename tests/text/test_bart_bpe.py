@@ -1,0 +1,87 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from byte_vocabularies import MERGES, VOCABULARY, write_bart
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.text.bart_bpe import BartBpe
+
+
+def tokenizer(length=10, **choices):
+    files = {"vocab.json": json.dumps(VOCABULARY).encode(), "merges.txt": MERGES.encode()}
+    return BartBpe(**choices).tokenizer(files, length)
+
+
+def test_a_caption_is_begun_ended_and_padded_with_one():
+    text = tokenizer()
+    ids = [VOCABULARY[one] for one in ("red", "Ġa", "Ġred", "Ġ", "B")]
+    assert text.encode("red a red B").tolist() == [0, *ids, 2, 1, 1, 1]
+    assert text.encode("").tolist() == [0, 2, *[1] * 8]
+    assert text.pad_id == 1
+    assert text.vocab_size == VOCABULARY["<mask>"]
+    assert text.decode(text.encode("red a red B")) == "red a red B"
+    assert tokenizer(lower=True).pieces("RED") == text.pieces("red") != text.pieces("RED")
+
+
+def test_what_is_cut_keeps_its_end():
+    text = tokenizer(length=4)
+    assert text.encode("red a red red").tolist() == [0, VOCABULARY["red"], VOCABULARY["Ġa"], 2]
+    assert (text.seen_captions, text.cut_captions) == (1, 1)
+
+
+def test_words_keep_the_space_before_them_as_gpt_2s_do():
+    assert tokenizer().pieces("it's 12,  é\n") == [
+        *"it", "'", "s", "Ġ", "1", "2", ",", "Ġ", "Ġ", "Ã", "©", "Ċ",
+    ]  # fmt: skip
+
+
+def test_every_text_comes_back():
+    text = tokenizer(length=200)
+    for one in ("漢字 🐱  and\tré'll ½ _x_", "don't", "a\u0301"):
+        assert text.decode(text.encode(one)) == one
+    row = text.encode("</s> <s> <pad> <mask>")
+    assert np.count_nonzero(row == 2) == 1 and VOCABULARY["<mask>"] not in row
+
+
+def test_min_dalles_reading_leaves_case_and_all_but_ascii_out():
+    pytest.importorskip("emoji")
+    text = tokenizer(length=24, reading="min_dalle")
+    assert text.pieces("RED é a\tb 🐱") == ["Ġred", "Ġa", "\t", "b", "Ġ", *"cat_face"]
+    assert text.encode("a\tb").tolist()[:5] == [0, VOCABULARY["Ġa"], 3, VOCABULARY["b"], 2]
+    cut = tokenizer(length=3, reading="min_dalle")
+    assert cut.encode("red red red").tolist() == [0, VOCABULARY["Ġred"], VOCABULARY["Ġred"]]
+
+
+def test_files_that_are_something_else_are_refused(tmp_path):
+    path = write_bart(tmp_path)
+    config = BartBpe()
+    assert config.tokenizer(config.files(str(path)), 10).encode("red").tolist() == tokenizer().encode("red").tolist()
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(UserError, match=r"found no merges\.txt"):
+        config.files(str(path))
+    for content, said in (
+        (b"[", "got no JSON"),
+        (b"[1]", "something else"),
+        (b'{"a": true}', "something else"),
+        (b'{"<s>": 0, "</s>": 2}', "<pad>, <unk>"),
+    ):
+        with pytest.raises(UserError, match=said):
+            config.tokenizer({"vocab.json": content, "merges.txt": MERGES.encode()}, 10)
+
+
+def test_ids_are_min_dalles():
+    if "DALLE_JAX_PARITY" not in os.environ:
+        pytest.skip("DALLE_JAX_PARITY is unset")
+    pytest.importorskip("emoji")
+    folder = Path(os.environ["DALLE_JAX_PARITY"]) / "min_dalle"
+    config = BartBpe(reading="min_dalle")
+    cases = json.loads((folder / "tokenizer_cases.json").read_text(encoding="utf-8"))
+    assert cases
+    text = config.tokenizer(config.files(str(folder / "vocab.json")), 2 + max(len(case["ids"]) for case in cases))
+    for case in cases:
+        row = text.encode(case["text"]).tolist()
+        count = len(case["ids"])
+        assert row == case["ids"] + [1] * (len(row) - count), case["text"]
