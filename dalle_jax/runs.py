@@ -8,7 +8,6 @@ from dalle_jax.data.loader import Loader
 from dalle_jax.data.mixture import Mixture, Single
 from dalle_jax.data.opening import open_batches
 from dalle_jax.data.pictures import Pictures
-from dalle_jax.data.scenes import Scenes
 from dalle_jax.evaluate.captioned import EvaluateCaptioned
 from dalle_jax.evaluate.scenes import EvaluateScenes
 from dalle_jax.parallel import hosts
@@ -123,7 +122,7 @@ class InspectRun:
     Of a source of more than ``examine`` pictures so many are looked at, evenly spread; ``cells`` are on the sheet.
     """
 
-    source: Scenes | WebDataset | Folder
+    source: Single | Mixture
     pictures: Pictures
     examine: int = 10_000
     cells: int = 60

@@ -11,9 +11,9 @@ from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.models.dvae import Dvae, DvaeConfig
+from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
 from dalle_jax.models.lpips import Lpips, LpipsConfig
 from dalle_jax.models.vqgan import Vqgan, VqganConfig
-from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.storage import Place
 from dalle_jax.train.checkpoint import load_params

@@ -71,7 +71,7 @@ def test_a_folder_of_pictures_becomes_a_pipeline_with_a_report(trained, pictures
     page = (trained / "report.html").read_text()
     assert "square on" in page and "judged by the CLIP" in page
     assert "Ticks and crosses" not in page and "level" not in page.split("<style>")[0].lower()
-    assert f"--set &#x27;data.source.path=&#x27;" in page or str(pictures) in page  # how to do it again
+    assert str(pictures) in page  # how to do it again
     assert (trained / "transformer" / "config.gin").read_text().count("Folder") >= 1
 
 

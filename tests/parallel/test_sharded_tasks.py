@@ -16,9 +16,9 @@ from dalle_jax.models.clip import ClipConfig, TowerConfig
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.dvae import DvaeConfig
+from dalle_jax.models.llamagen import ByCaption, LlamaGenConfig
 from dalle_jax.models.patch_discriminator import DiscriminatorConfig
 from dalle_jax.models.vqgan import VqganConfig
-from dalle_jax.models.llamagen import ByCaption, LlamaGenConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
