@@ -3,14 +3,20 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from dalle_jax.data.captions import Blend
 from dalle_jax.data.folder import Folder
+from dalle_jax.data.held_out import HeldOut
 from dalle_jax.data.loader import Loader
+from dalle_jax.data.mixture import Mixture
+from dalle_jax.data.opening import open_batches
 from dalle_jax.data.pictures import Pictures
 from dalle_jax.data.scenes import Scenes
 from dalle_jax.data.webdataset import WebDataset
 from dalle_jax.evaluate.scenes import EvaluateScenes
+from dalle_jax.parallel import hosts
 from dalle_jax.parallel.mesh import Mesh
 from dalle_jax.parallel.rules import Rules
+from dalle_jax.storage import Place
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.tokenize_images import TokenizeImages
@@ -19,16 +25,29 @@ from dalle_jax.train.loop import Trainer
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained on, and the fixed held-out examples for the figures that are printed while training."""
+    """What is trained on, and the fixed held-out examples for the figures that are printed while training.
 
-    source: Scenes
-    evaluation: Scenes
+    ``pictures`` says how sources of encoded pictures become examples, and is None where there are none. ``workers`` are
+    threads that decode beside the loop; with 0 there is one that does all.
+    """
+
+    source: Scenes | WebDataset | Folder | Mixture
+    evaluation: Scenes | WebDataset | Folder | HeldOut
     batch_size: int
     seed: int = 0
+    pictures: Pictures | None = None
+    workers: int = 0
 
-    def open(self) -> Loader:
-        """Batches as the trainer asks for them."""
-        return Loader(self.source.open(), self.evaluation.open(), self.batch_size, self.seed)
+    def open(self, folder: Place | None = None) -> Loader:
+        """Batches as the trainer asks for them; ``folder`` is the run's. All hosts call it at the same place."""
+
+        def say(line: str) -> None:
+            if hosts.is_first():
+                print(line, flush=True)
+
+        return open_batches(
+            self.source, self.evaluation, self.batch_size, self.seed, self.pictures, self.workers, folder, say
+        )
 
 
 @dataclass(frozen=True)
@@ -41,22 +60,30 @@ class TrainRun:
     mesh: Mesh = field(default_factory=Mesh)
     rules: Rules = field(default_factory=Rules)
 
+    def __post_init__(self) -> None:
+        wanted = self.task.batch_spec(1).get("pixels")
+        if self.data.pictures is not None and wanted is not None and self.data.pictures.size != wanted.shape[1]:
+            size = self.data.pictures.size
+            raise ValueError(f"data.pictures.size: expected {wanted.shape[1]}, the task's pictures, got {size}")
+
 
 @dataclass(frozen=True)
 class TextTokenizerRun:
     """``text-tokenizer``: a SentencePiece model from the captions of a source's first ``captions`` pictures.
 
     ``lower`` folds case. ``text_length`` and ``dropout`` are those of the model that will read it: how many captions it
-    will cut is said when the tokenizer is trained.
+    will cut is said when the tokenizer is trained. ``blend`` names the fields that captions are in where they are not
+    only those that the pictures came with; all are trained on. Sources of a mixture share ``captions`` by weight.
     """
 
-    source: Scenes | WebDataset | Folder
+    source: Scenes | WebDataset | Folder | Mixture
     vocabulary: int
     captions: int
     algorithm: Literal["unigram", "bpe"] = "unigram"
     lower: bool = True
     text_length: int | None = None
     dropout: float = 0.0
+    blend: Blend | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -75,7 +102,7 @@ class InspectRun:
     Of a source of more than ``examine`` pictures so many are looked at, evenly spread; ``cells`` are on the sheet.
     """
 
-    source: Scenes | WebDataset | Folder
+    source: Scenes | WebDataset | Folder | Mixture
     pictures: Pictures
     examine: int = 10_000
     cells: int = 60

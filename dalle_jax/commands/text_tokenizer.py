@@ -37,9 +37,8 @@ def run(args: argparse.Namespace) -> int:
 
 def train_text_tokenizer(config: TextTokenizerRun, out: Place) -> Coverage:
     """Trains on the captions of the source's first pictures and writes ``out``, whole or not at all."""
-    source = config.source.open()
     bad: list[BadRecord] = []
-    captions = list(read_captions(source, config.captions, bad))
+    captions = list(read_captions(config.source, config.captions, bad, config.blend))
     if not captions:
         first = f"; the first of {len(bad)} bad records is {bad[0]}" if bad else ""
         raise UserError(f"source: expected captions to train a text tokenizer on, got none{first}")

@@ -39,4 +39,4 @@ def run(args: argparse.Namespace) -> int:
 def train_stage(config: TrainRun, out: Place, profile: Steps | None = None) -> TrainResult:
     """Trains one stage into ``out``; ``profile`` are steps to trace."""
     layout = Layout(make_mesh(config.mesh), config.rules)
-    return train(config.task, config.data.open(), config.trainer, layout, out, render(config), profile)
+    return train(config.task, config.data.open(out), config.trainer, layout, out, render(config), profile)
