@@ -51,7 +51,8 @@ def test_the_data_of_a_training_config_is_inspected_each_source_of_a_mixture_for
     path = tmp_path / "train.gin"
     path.write_text(
         "include 'smoke/tokenizer.gin'\ndata.source = @Mixture\ndata.source.weights = (1.0, 1.0)\n"
-        f"data.source.first = @Folder\ndata.source.first.path = '{tmp_path / 'pictures'}'\ndata.source.second = @Scenes\n"
+        f"data.source.first = @Folder\ndata.source.first.path = '{tmp_path / 'pictures'}'\n"
+        "data.source.second = @Scenes\n"
         "data.source.second.size = 32\ndata.source.second.levels = (1,)\ndata.source.second.count = 5\n"
         "data.source.second.seed = 0\ndata.source.second.split = 'train'\n"
     )
