@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,13 @@ from peer_sizes import BATCH, BATCHES, SIZE
 EXAMPLES = BATCH * BATCHES
 
 
-def batches_of(source):
+def batches_of(source, workers=0):
     """A call that takes the next batches of a source of records."""
     from dalle_jax.data.held_out import HeldOut
     from dalle_jax.data.pictures import Pictures
     from dalle_jax.runs import Data
 
-    loader = Data(source, HeldOut(count=BATCH), BATCH, pictures=Pictures(size=SIZE)).open()
+    loader = Data(source, HeldOut(count=BATCH), BATCH, pictures=Pictures(size=SIZE), workers=workers).open()
     step = 0
 
     def call():
@@ -42,14 +43,14 @@ def batches_of(source):
     return call
 
 
-def tars():
+def tars(workers=0):
     from dalle_jax.data.webdataset import WebDataset
 
     folder = Path(os.environ["DALLE_JAX_DATA"]) / "emoji"
-    return batches_of(WebDataset((str(folder),), index_folder=tempfile.mkdtemp(prefix="dalle_jax-index-")))
+    return batches_of(WebDataset((str(folder),), index_folder=tempfile.mkdtemp(prefix="dalle_jax-index-")), workers)
 
 
-CASES = {"tars": tars}
+CASES = {"tars": tars} | {f"tars, {workers} workers": partial(tars, workers) for workers in (1, 2, 4)}
 CASES_TO_COMPARE = [
     Case("tars", "pictures out of tars", 1.0, 1.5, unit="examples", units=(EXAMPLES, EXAMPLES), calls=(2, 2))
 ]
@@ -66,16 +67,34 @@ def row(result: dict) -> str:
     )
 
 
+def compare_workers(cores: str, rounds: int) -> None:
+    """Our examples per second by the number of workers, in turn; prints the median and the largest of the rounds."""
+    sides = {name: Side(sys.executable, Path(__file__).resolve(), cores) for name in CASES}
+    rates: dict[str, list[float]] = {name: [] for name in CASES}
+    for name, side in sides.items():
+        side.ask(do="build", case=name)
+    for _ in range(rounds):
+        for name, side in sides.items():
+            rates[name].append(EXAMPLES / side.ask(do="run", calls=1)["seconds"])
+    for name, side in sides.items():
+        side.close()
+        print(f"{name}, cores {cores}: {np.median(rates[name]):,.0f} /s (most {max(rates[name]):,.0f})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cores", default="0")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--workers", action="store_true", help="our side alone with 0, 1, 2 and 4 data workers")
     parser.add_argument("--only", action="append", help="the name of a case; may be given more than once")
     parser.add_argument("--peer-python", default=os.environ.get("DALLE_JAX_PEER_PYTHON", str(PEER_PYTHON)))
     parser.add_argument("--results", type=Path, default=HERE / "results")
     options = parser.parse_args()
     if "DALLE_JAX_DATA" not in os.environ:
         raise SystemExit("expected DALLE_JAX_DATA, a folder with emoji/*.tar in it, got none")
+    if options.workers:
+        compare_workers(options.cores, options.rounds)
+        return
     ours = Side(sys.executable, Path(__file__).resolve(), options.cores)
     peer = Side(options.peer_python, HERE / "peer_data_throughput.py", options.cores)
     try:

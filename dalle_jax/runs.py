@@ -4,14 +4,11 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from dalle_jax.data.captions import Blend
-from dalle_jax.data.folder import Folder
 from dalle_jax.data.held_out import HeldOut
 from dalle_jax.data.loader import Loader
-from dalle_jax.data.mixture import Mixture
+from dalle_jax.data.mixture import Mixture, Single
 from dalle_jax.data.opening import open_batches
 from dalle_jax.data.pictures import Pictures
-from dalle_jax.data.scenes import Scenes
-from dalle_jax.data.webdataset import WebDataset
 from dalle_jax.evaluate.scenes import EvaluateScenes
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.mesh import Mesh
@@ -31,8 +28,8 @@ class Data:
     threads that decode beside the loop; with 0 there is one that does all.
     """
 
-    source: Scenes | WebDataset | Folder | Mixture
-    evaluation: Scenes | WebDataset | Folder | HeldOut
+    source: Single | Mixture
+    evaluation: Single | HeldOut
     batch_size: int
     seed: int = 0
     pictures: Pictures | None = None
@@ -76,7 +73,7 @@ class TextTokenizerRun:
     only those that the pictures came with; all are trained on. Sources of a mixture share ``captions`` by weight.
     """
 
-    source: Scenes | WebDataset | Folder | Mixture
+    source: Single | Mixture
     vocabulary: int
     captions: int
     algorithm: Literal["unigram", "bpe"] = "unigram"
@@ -102,7 +99,7 @@ class InspectRun:
     Of a source of more than ``examine`` pictures so many are looked at, evenly spread; ``cells`` are on the sheet.
     """
 
-    source: Scenes | WebDataset | Folder | Mixture
+    source: Single | Mixture
     pictures: Pictures
     examine: int = 10_000
     cells: int = 60

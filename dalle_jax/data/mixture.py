@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeAlias
 
 import numpy as np
 
@@ -18,6 +19,10 @@ LONGEST = 100_000
 """Examples after which the pattern of sources begins again, at most."""
 
 
+Single: TypeAlias = Scenes | WebDataset | Folder
+"""What a config can name as one source of data, its ``open()`` giving a ``Source`` or ``Records``."""
+
+
 @dataclass(frozen=True)
 class Mixture:
     """Two to four sources. Of the examples that are seen each has the share of its weight, exactly in each pattern.
@@ -27,10 +32,10 @@ class Mixture:
     """
 
     weights: tuple[float, ...]
-    first: Scenes | WebDataset | Folder
-    second: Scenes | WebDataset | Folder
-    third: Scenes | WebDataset | Folder | None = None
-    fourth: Scenes | WebDataset | Folder | None = None
+    first: Single
+    second: Single
+    third: Single | None = None
+    fourth: Single | None = None
 
     def __post_init__(self) -> None:
         Pattern(self.weights)
@@ -40,7 +45,7 @@ class Mixture:
         if self.third is None and self.fourth is not None:
             raise ValueError("expected sources without a gap, got a fourth and no third")
 
-    def sources(self) -> dict[str, Scenes | WebDataset | Folder]:
+    def sources(self) -> dict[str, Single]:
         """Those that are given, by name."""
         named = {"first": self.first, "second": self.second, "third": self.third, "fourth": self.fourth}
         return {name: one for name, one in named.items() if one is not None}
