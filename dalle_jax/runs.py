@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from dalle_jax.data.captions import Blend
 from dalle_jax.data.held_out import HeldOut
 from dalle_jax.data.loader import Loader
 from dalle_jax.data.mixture import Mixture, Single
@@ -94,7 +95,8 @@ class TextTokenizerRun:
     """``text-tokenizer``: a SentencePiece model from the captions of a source's first ``captions`` pictures.
 
     ``lower`` folds case. ``text_length`` and ``dropout`` are those of the model that will read it: how many captions it
-    will cut is said when the tokenizer is trained.
+    will cut is said when the tokenizer is trained. ``blend`` names the fields that captions are in where they are not
+    only those that the pictures came with; all are trained on. Sources of a mixture share ``captions`` by weight.
     """
 
     source: Single | Mixture
@@ -104,6 +106,7 @@ class TextTokenizerRun:
     lower: bool = True
     text_length: int | None = None
     dropout: float = 0.0
+    blend: Blend | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -5,7 +5,6 @@ import argparse
 from dalle_jax import storage
 from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.mixture import Mixture
 from dalle_jax.data.read_captions import read_captions
 from dalle_jax.data.records import BadRecord
 from dalle_jax.images.files import write_bytes
@@ -38,9 +37,8 @@ def run(args: argparse.Namespace) -> int:
 
 def train_text_tokenizer(config: TextTokenizerRun, out: Place) -> Coverage:
     """Trains on the captions of the source's first pictures and writes ``out``, whole or not at all."""
-    parts = config.source.sources().values() if isinstance(config.source, Mixture) else [config.source]
     bad: list[BadRecord] = []
-    captions = [caption for part in parts for caption in read_captions(part.open(), config.captions, bad)]
+    captions = list(read_captions(config.source, config.captions, bad, config.blend))
     if not captions:
         first = f"; the first of {len(bad)} bad records is {bad[0]}" if bad else ""
         raise UserError(f"source: expected captions to train a text tokenizer on, got none{first}")

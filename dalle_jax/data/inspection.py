@@ -12,14 +12,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dalle_jax.data.pictures import Pictures, PicturesSource
+from dalle_jax.data.pictures import Dropped, Pictures, PicturesSource, Usable
 from dalle_jax.data.records import BadRecord, Record, Records
 from dalle_jax.data.report import Report
 from dalle_jax.data.schema import Source
 from dalle_jax.images.contact import cell
 from dalle_jax.images.crops import Box
-from dalle_jax.images.decode import decode_read
-from dalle_jax.images.header import BadPicture, read_header
+from dalle_jax.images.header import BadPicture, Header, Limits, read_header
 
 CELL = 128
 MOST_WORDS = 200_000
@@ -138,15 +137,14 @@ class _Look:
         self._note("picture", index, record.picture)
         self._captions(index, list(record.captions))
         found.add("bytes", len(record.picture))
-        dropped = config.filters.dropped(record)
+        dropped = None
         try:
-            header = read_header(record.picture, config.limits)
-            width, height = header.upright
-            dropped = dropped or config.filters.dropped_for_size(width, height)
-            pixels = decode_read(header, background=config.background)
-        except BadPicture as error:
-            raise BadRecord(record.key, error.kind, error.reason) from error
-        dropped = dropped or self._without_caption(record)
+            header = config.considered(record).header
+        except Dropped as choice:
+            dropped, header = choice.name, _header(record, config.limits)
+        if dropped is None or wants_cell:
+            pixels = np.asarray(config.decoded(Usable(record.key, header, [])))
+        width, height = header.upright
         found.formats[header.format] += 1
         self._size(width, height)
         box = self._box(index, width, height)
@@ -164,14 +162,6 @@ class _Look:
     def _box(self, index: int, width: int, height: int) -> Box:
         assert self._boxes is not None
         return self._boxes.box(index, 0, width, height)
-
-    def _without_caption(self, record: Record) -> str | None:
-        """The name of the filter that leaves no caption; raises BadRecord where there is none to begin with."""
-        blend = self._config.blend
-        offers = blend.offers(record) if blend else [(1.0, record.captions)]
-        if not any(texts for _, texts in offers):
-            raise BadRecord(record.key, "no caption", f"expected a text in one of {blend and blend.fields}, got none")
-        return None if any(self._config.filters.kept(texts) for _, texts in offers) else "caption length"
 
     def _captions(self, index: int, captions: list[str]) -> None:
         found = self._found
@@ -213,3 +203,10 @@ class _Look:
     def _key(self, index: int) -> str:
         found = self._source[index]
         return found.key if isinstance(found, Record) else found["key"]
+
+
+def _header(record: Record, limits: Limits) -> Header:
+    try:
+        return read_header(record.picture, limits)
+    except BadPicture as error:
+        raise BadRecord(record.key, error.kind, error.reason) from error

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 from dalle_jax.images.crops import Box
 
 GREY = (236, 236, 232)
-INNER, OUTER = (255, 120, 0), (255, 255, 255)
+ORANGE, WHITE = (255, 120, 0), (255, 255, 255)
 
 
 def cell(pixels: UInt8[np.ndarray, "H W 3"], side: int, box: Box | None = None) -> UInt8[np.ndarray, "side side 3"]:
@@ -20,12 +20,15 @@ def cell(pixels: UInt8[np.ndarray, "H W 3"], side: int, box: Box | None = None) 
     sheet.paste(Image.fromarray(pixels).resize((wide, high), Image.Resampling.BOX), (left, top))
     if box is not None:
         pen = ImageDraw.Draw(sheet)
-        first = (round(left + box.left * scale), round(top + box.top * scale))
-        last = (
-            min(side, round(left + (box.left + box.side) * scale)) - 1,
-            min(side, round(top + (box.top + box.side) * scale)) - 1,
-        )
-        inside = tuple(max(near, far) for near, far in zip((first[0] + 1, first[1] + 1), first, strict=True))
-        pen.rectangle((*first, *last), outline=INNER)
-        pen.rectangle((*inside, max(inside[0], last[0] - 1), max(inside[1], last[1] - 1)), outline=OUTER)
+        across = _edges(left + box.left * scale, left + (box.left + box.side) * scale, side)
+        down = _edges(top + box.top * scale, top + (box.top + box.side) * scale, side)
+        for inset, colour in enumerate((ORANGE, WHITE)):
+            if min(across[1] - across[0], down[1] - down[0]) >= 2 * inset:
+                pen.rectangle((across[0] + inset, down[0] + inset, across[1] - inset, down[1] - inset), outline=colour)
     return np.array(sheet)
+
+
+def _edges(start: float, end: float, side: int) -> tuple[int, int]:
+    """The first and the last pixel of a length, one at least, within the cell."""
+    first = min(max(0, round(start)), side - 1)
+    return first, max(first, min(side, round(end)) - 1)

@@ -26,7 +26,7 @@ def grid(
         raise ValueError("a grid needs at least one picture")
     height, width = pictures[0].shape[0] * scale, pictures[0].shape[1] * scale
     cell_width = width + 2 * FRAME + GAP
-    wrapped = _wrap(captions, cell_width)
+    wrapped = _wrap(captions, cell_width - 2 * FRAME)
     cell_height = height + 2 * FRAME + GAP + LINE * max((len(lines) for lines in wrapped), default=0)
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)

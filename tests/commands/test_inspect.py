@@ -44,3 +44,24 @@ def test_a_config_says_what_is_left_out(tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "pictures"), *flags, "--set", "examine=5"]) == 2
     assert main(["inspect", str(tmp_path / "nothing"), *flags]) == 2
     assert capsys.readouterr().err.count("error:") == 4
+
+
+def test_the_data_of_a_training_config_is_inspected_each_source_of_a_mixture_for_itself(tmp_path, capsys):
+    write_folder(tmp_path / "pictures")
+    path = tmp_path / "train.gin"
+    path.write_text(
+        "include 'smoke/tokenizer.gin'\ndata.source = @Mixture\ndata.source.weights = (1.0, 1.0)\n"
+        f"data.source.first = @Folder\ndata.source.first.path = '{tmp_path / 'pictures'}'\n"
+        "data.source.second = @Scenes\n"
+        "data.source.second.size = 32\ndata.source.second.levels = (1,)\ndata.source.second.count = 5\n"
+        "data.source.second.seed = 0\ndata.source.second.split = 'train'\n"
+    )
+    flags = ["--out", str(tmp_path / "out")]
+    assert main(["inspect", str(path), *flags]) == 2
+    assert "data.pictures: expected @Pictures" in capsys.readouterr().err
+    assert (
+        main(["inspect", str(path), *flags, "--set", "data.pictures=@Pictures", "--set", "data.pictures.size=32"]) == 0
+    )
+    said = capsys.readouterr().out
+    assert "3 listed, 3 examined, 2 usable" in said and "5 listed, 5 examined, 5 usable" in said
+    assert all((tmp_path / "out" / name / "inspect.html").is_file() for name in ("first", "second"))
