@@ -1,8 +1,8 @@
 """One captioned picture as bytes, as our array_record files hold it.
 
-A msgpack map (version 1): ``v`` is 1; ``picture`` the encoded picture (JPEG, PNG, WebP) as it came; ``captions`` an array
-of at least one text; ``about`` a map of what else is known of it, of plain values (null, true and false, numbers, texts,
-arrays and maps of them). Other names are an error, so that no later version is taken for this one.
+A msgpack map (version 1): ``v`` is 1; ``picture`` the encoded picture (JPEG, PNG, WebP) as it came; ``captions`` an
+array of at least one text; ``about`` a map of what else is known of it, of plain values (null, true and false, numbers,
+texts, arrays and maps of them). Other names are an error, so that no later version is taken for this one.
 """
 
 from collections.abc import Mapping

@@ -4,6 +4,7 @@ import multiprocessing
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import msgpack
 import pytest
@@ -132,7 +133,7 @@ def test_records_that_fail_to_come_leave_nothing_behind(tmp_path):
 
 class Ranges(http.server.SimpleHTTPRequestHandler):
     def do_GET(self):
-        content = open(self.translate_path(self.path), "rb").read()
+        content = Path(self.translate_path(self.path)).read_bytes()
         first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
         part = content[first : last + 1]
         self.send_response(206)
