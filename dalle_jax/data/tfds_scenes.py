@@ -1,4 +1,4 @@
-"""The drawn scenes as a data set of TensorFlow Datasets, ``dalle_jax_scenes``: made on this machine, nothing is fetched.
+"""The drawn scenes as a data set of TensorFlow Datasets, ``dalle_jax_scenes``: drawn here, nothing is fetched.
 
     from dalle_jax.data import tfds_scenes
     tfds_scenes.register()
@@ -37,16 +37,18 @@ def package() -> Any:
 def register() -> Any:
     """Makes the data set known to tensorflow_datasets by its name, and returns its builder's class."""
     tfds = package()
+    base_config: Any = tfds.core.BuilderConfig
+    base_builder: Any = tfds.core.GeneratorBasedBuilder
 
     @dataclass(eq=False)
-    class ScenesConfig(tfds.core.BuilderConfig):
+    class ScenesConfig(base_config):
         """Captioned scenes of ``size`` pixels a side, ``counts`` in each split."""
 
         size: int = 32
         levels: tuple[int, ...] = LEVELS
         counts: dict[str, int] = field(default_factory=lambda: dict(COUNTS))
 
-    class DalleJaxScenes(tfds.core.GeneratorBasedBuilder):
+    class DalleJaxScenes(base_builder):
         """Captioned scenes of one or two coloured shapes; those of held_out show combinations that train never does."""
 
         VERSION = tfds.core.Version("1.0.0")
@@ -66,7 +68,7 @@ def register() -> Any:
             del dl_manager
             return {split: self._generate_examples(split) for split in self.builder_config.counts}
 
-        def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        def _generate_examples(self, split: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             config = self.builder_config
             count = config.counts[split]
             source = Scenes(size=config.size, levels=config.levels, count=count, seed=0, split=split).open()
