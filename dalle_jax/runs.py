@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from dalle_jax.data.codes import Codes
 from dalle_jax.data.loader import Loader
 from dalle_jax.data.scenes import Scenes
 from dalle_jax.evaluate.scenes import EvaluateScenes
@@ -18,8 +19,8 @@ from dalle_jax.train.loop import Trainer
 class Data:
     """What is trained on, and the fixed held-out examples for the figures that are printed while training."""
 
-    source: Scenes
-    evaluation: Scenes
+    source: Scenes | Codes
+    evaluation: Scenes | Codes
     batch_size: int
     seed: int = 0
 
@@ -51,6 +52,23 @@ class TextTokenizerRun:
 
 
 @dataclass(frozen=True)
+class EncodeRun:
+    """``encode``: the codes that the tokenizer in the folder ``image_tokenizer`` gives for a source's pictures.
+
+    Of each picture ``crops`` are encoded, at ``image_size`` pixels a side: those that the source shows in its first
+    epochs. A file holds the codes of ``shard_examples`` pictures; ``batch_size`` pictures are encoded at once on the
+    devices of each process.
+    """
+
+    source: Scenes
+    image_tokenizer: str
+    image_size: int
+    batch_size: int
+    crops: int = 1
+    shard_examples: int = 16_384
+
+
+@dataclass(frozen=True)
 class EvaluateRun:
     """``evaluate``: the figures of a trained pipeline."""
 
@@ -74,5 +92,5 @@ class DemoRun:
     compared: str | None = None
 
 
-Run: TypeAlias = TrainRun | TextTokenizerRun | EvaluateRun | DemoRun
+Run: TypeAlias = TrainRun | TextTokenizerRun | EncodeRun | EvaluateRun | DemoRun
 """A config file says which it is by ``run = @TextTokenizerRun``; one that says nothing is a ``TrainRun``."""

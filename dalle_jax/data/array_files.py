@@ -47,14 +47,16 @@ def digest(file: Stored) -> str:
     return hashlib.sha256(ends + str(file.size).encode()).hexdigest()[:32]
 
 
-def write(path: str | os.PathLike[str], records: Iterable[bytes]) -> int:
+def write(path: str | os.PathLike[str], records: Iterable[bytes], aside_in: Path | None = None) -> int:
     """Writes a file aside and renames it; returns how many records it holds. Folders are made.
 
-    Each record is compressed by itself, so that one is read without its neighbours.
+    Each record is compressed by itself, so that one is read without its neighbours. ``aside_in`` is the folder, on the
+    same disk, where it is written first (default: the file's own).
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(prefix=".aside.", dir=target.parent)
+    for folder in (target.parent, aside_in or target.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(prefix=".aside.", dir=aside_in or target.parent)
     os.close(handle)
     try:
         writer: Any = ArrayRecordWriter(aside, "group_size:1")

@@ -11,6 +11,7 @@ from typing import Any
 from grain import MapDataset
 
 from dalle_jax.config.errors import UserError
+from dalle_jax.data.codes import CodesSource, Manifest, check_pair
 from dalle_jax.data.draws import draw
 from dalle_jax.data.schema import EpochSource, Example, Source
 
@@ -19,9 +20,9 @@ class Loader:
     """Training batches of ``source`` and the fixed evaluation batches of ``evaluation_source``.
 
     A batch is ``{"image": [uint8 [H W 3]], "caption": [str], "key": [str], "meaning": [int]}`` with ``batch_size``
-    entries each. Which of an example's captions is taken depends on (seed, epoch, index). ``meaning`` is a number of 31
-    bits that two examples share when their lists of captions hold the same: a picture's other phrasings are no
-    negatives of it.
+    entries each; a source of codes has ``"codes": [int32 [h w]]`` in place of pictures. Which of an example's captions
+    is taken depends on (seed, epoch, index). ``meaning`` is a number of 31 bits that two examples share when their
+    lists of captions hold the same: a picture's other phrasings are no negatives of it.
     """
 
     def __init__(self, source: Source, evaluation_source: Source | None, batch_size: int, seed: int):
@@ -36,6 +37,7 @@ class Loader:
                 f"expected at least one batch of {batch_size} evaluation examples, got {len(evaluation_source)}: "
                 "lower the batch size or give more"
             )
+        check_pair(source, evaluation_source)
         self._source = source
         self._changing = source if isinstance(source, EpochSource) else None
         self._evaluation_source = evaluation_source
@@ -43,6 +45,11 @@ class Loader:
         self._seed = seed
         order = MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
         self._examples = order.map_with_index(self._load)
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """What the codes are of, where the source is one of codes."""
+        return self._source.manifest if isinstance(self._source, CodesSource) else None
 
     @property
     def batch_size(self) -> int:
@@ -74,18 +81,18 @@ class Loader:
         parts = (self._source.fingerprint(), len(self._source), evaluation, self._batch_size, self._seed)
         return "loader-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
-    def _load(self, position: int, index: int) -> tuple[str, Any, str, int]:
+    def _load(self, position: int, index: int) -> dict[str, Any]:
         """Example ``index``, which stands at ``position`` in the endless order of all epochs."""
         epoch, index = position // len(self._source), int(index)
         example = self._changing.example(index, epoch) if self._changing is not None else self._source[index]
         return self._pick(example, epoch, index)
 
-    def _pick(self, example: Example, epoch: int, index: int) -> tuple[str, Any, str, int]:
+    def _pick(self, example: Example, epoch: int, index: int) -> dict[str, Any]:
         captions = example["captions"]
         caption = captions[draw(self._seed, epoch, index) % len(captions)]
-        return example["key"], example["image"], caption, draw(*sorted(captions)) >> 33
+        shown = {"codes": example["codes"]} if "codes" in example else {"image": example["image"]}
+        return {**shown, "caption": caption, "key": example["key"], "meaning": draw(*sorted(captions)) >> 33}
 
 
-def _collate(examples: Any) -> dict[str, list[Any]]:
-    keys, images, captions, meanings = zip(*examples, strict=True)
-    return {"image": list(images), "caption": list(captions), "key": list(keys), "meaning": list(meanings)}
+def _collate(examples: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [one[name] for one in examples] for name in examples[0]}

@@ -4,11 +4,16 @@ import os
 import re
 import sys
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from dalle_jax.config.errors import UserError
+
+T = TypeVar("T")
 
 COORDINATOR, PROCESSES, PROCESS = "DALLE_JAX_COORDINATOR", "DALLE_JAX_PROCESSES", "DALLE_JAX_PROCESS"
 """Where the first process listens (host:port), how many there are, and which this is; launch/ sets them."""
@@ -86,6 +91,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def place() -> tuple[int, int]:
+    """The number of this process, and how many there are."""
+    return jax.process_index(), jax.process_count()
+
+
 def all_stop(asked: bool, step: int) -> bool:
     """Whether the run stops before ``step``: the same answer on every process.
 
@@ -95,3 +105,29 @@ def all_stop(asked: bool, step: int) -> bool:
     if jax.process_count() == 1:
         return asked
     return multihost_utils.reached_preemption_sync_point(step)
+
+
+def gather(content: bytes) -> list[bytes]:
+    """What each process gives, in their order; all of them call it at the same place, from their main thread."""
+    if jax.process_count() == 1:
+        return [content]
+    sizes = multihost_utils.process_allgather(np.asarray(len(content), np.int32))
+    room = 1 << max(int(sizes.max()) - 1, 1).bit_length()  # few sizes, since each is compiled anew
+    padded = np.zeros(room, np.uint8)
+    padded[: len(content)] = np.frombuffer(content, np.uint8)
+    rows = multihost_utils.process_allgather(padded)
+    return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
+
+
+def together(work: Callable[[], T]) -> T:
+    """What ``work`` gives this process; a UserError of any process is raised on all of them, so that none waits."""
+    done: T | None = None
+    try:
+        done, said = work(), b""
+    except UserError as error:
+        said = str(error).encode()
+    for process, one in enumerate(gather(said)):
+        if one:
+            where = f"process {process}: " if jax.process_count() > 1 else ""
+            raise UserError(where + one.decode())
+    return done  # type: ignore[return-value]
