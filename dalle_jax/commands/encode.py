@@ -1,22 +1,23 @@
 """``encode CONFIG --out DIR``: pictures to codes, once; goes on where it was stopped."""
 
 import argparse
-from collections.abc import Callable
-from typing import TypeVar
+import contextlib
+from pathlib import Path
 
 from dalle_jax import storage
 from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.data.code_folder import CodeFolder
-from dalle_jax.data.report import Report
+from dalle_jax.data import accounts
+from dalle_jax.data.accounts import Accounts
+from dalle_jax.data.code_folder import CodeFolder, locked
+from dalle_jax.data.opening import Opening
+from dalle_jax.data.schema import Source
 from dalle_jax.parallel import hosts
 from dalle_jax.pipelines.encode import Encoder, encode, encoding
 from dalle_jax.pipelines.load import load_image_tokenizer
 from dalle_jax.runs import EncodeRun
 from dalle_jax.storage import Place
-
-T = TypeVar("T")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,56 +39,57 @@ def encode_source(config: EncodeRun, out: Place) -> Encoder | None:
     """Fills a folder of this machine with codes; returns what encoded, None where nothing was missing."""
     if storage.is_remote(out):
         raise UserError(f"{out}: expected a folder of this machine or of a network drive; copy it to a URL afterwards")
+    process, _ = hosts.place()
+    path = Path(storage.absolute(out))
+    with contextlib.ExitStack() as held:
+        hosts.together(lambda: held.enter_context(locked(path, process)))
+        return _encode(config, path)
+
+
+def _encode(config: EncodeRun, path: Path) -> Encoder | None:
     process, processes = hosts.place()
+    source, records = _opened(config, path)
     place = storage.place(config.image_tokenizer)
-    source, tokenizer = config.source.open(), load_image_tokenizer(place)
+    tokenizer = hosts.together(lambda: load_image_tokenizer(place))
     what = encoding(source, tokenizer, config.image_size, config.crops, config.shard_examples)
-    folder = CodeFolder(storage.absolute(out), what, process, processes)
-    lock = folder.lock()
-    _together(lock.__enter__)
-    try:
-        _together(lambda: None if process else folder.begin())
-        _together(folder.compare)
-        missing = folder.missing()
-        if not sum(_gathered(len(missing))) and all(_gathered(int(folder.is_finished()))):
-            _say(f"{out} is finished: {what.examples} pictures, {what.crops} crops of each", process)
-            return None
+    folder = CodeFolder(path, what, process, processes)
+    hosts.together(lambda: None if process else folder.begin())
+    hosts.together(folder.compare)
+    missing = folder.missing()
+    done = all(hosts.gather(b"x" if folder.is_finished() and not missing else b""))
+    if not done:
         if process == 0:
             folder.reopen()
-        _gathered(0)
+        hosts.gather(b"")
         encoder = Encoder(tokenizer, source, what, config.batch_size)
-        try:
-            encode(encoder, folder, missing, lambda line: _say(line, process))
-        finally:
-            report: Report | None = getattr(source, "report", None)
-            if report is not None:
-                report.write(out / f"report-{process}.json")
+        encode(encoder, folder, missing, lambda line: print(f"[encode {process}] {line}", flush=True))
+        folder.wait_for_shards()
+        _account(records, path)
         folder.finish(str(storage.absolute(place)), render(config))
-        _say(f"{out}: the codes of {what.examples} pictures, {what.crops} crops of each", process)
-        return encoder
-    finally:
-        lock.__exit__(None, None, None)
+    _say(f"{path} has the codes of {what.examples} pictures, {what.crops} of each")
+    return None if done else encoder
 
 
-def _together(step: Callable[[], T]) -> T | None:
-    """A step that all processes take or none: where one of them raises UserError, the others do too."""
-    error, result = None, None
-    try:
-        result = step()
-    except UserError as raised:
-        error = raised
-    failed = _gathered(int(error is not None))
-    if error is not None:
-        raise error
-    if any(failed):
-        raise UserError(f"process {failed.index(1)} of this run could not begin; see what it says")
-    return result
+def _opened(config: EncodeRun, path: Path) -> tuple[Source, Accounts | None]:
+    opening = Opening(config.pictures, config.workers, path, _say)
+    training, held_out = opening.examples(config.source, "source", config.held_out)
+    chosen = held_out if config.part == "held_out" else training
+    if chosen is None or not len(chosen):
+        raise UserError(f"encode: expected pictures, got none of the part {config.part}")
+    return chosen, opening.finish()
 
 
-def _gathered(value: int) -> list[int]:
-    """What every process gives; none goes on before all have given it."""
-    return [int(one) for one in hosts.gather(str(value).encode())]
+def _account(records: Accounts | None, path: Path) -> None:
+    """Writes what became of the records and tells it. Raises UserError where more are bad than may be."""
+    if records is None:
+        return
+    content = records.content()
+    if hosts.is_first():
+        storage.write(path / accounts.FILE, records.file(content))
+    _say(accounts.line(content))
+    records.stop_together()
 
 
-def _say(line: str, process: int) -> None:
-    print(f"[encode {process}] {line}", flush=True)
+def _say(line: str) -> None:
+    if hosts.is_first():
+        print(line, flush=True)

@@ -40,6 +40,6 @@ def run(args: argparse.Namespace) -> int:
 def train_stage(config: TrainRun, out: Place, profile: Steps | None = None) -> TrainResult:
     """Trains one stage into ``out``; ``profile`` are steps to trace."""
     layout = Layout(make_mesh(config.mesh), config.rules)
-    data = config.data.open()
+    data = config.data.open(out)
     task = matched(config.task, data.manifest)
     return train(task, data, config.trainer, layout, out, render(config), profile)

@@ -60,12 +60,16 @@ class ArrayRecordRecords:
 
     def __getitem__(self, index: int) -> Record:
         file, row = self._rows.find(index)
-        key = self._rows.key(file, row)
+        key = self.key(index)
         try:
             content = array_files.record(self._files[file], row)
         except array_files.BrokenRecord as error:
             raise BadRecord(key, "broken record", f"its bytes are not as they were written: {error}") from error
         return decoded(key, content, self._config.most_bytes)
+
+    def key(self, index: int) -> str:
+        """The key of record ``index``, without reading it."""
+        return self._rows.key(*self._rows.find(index))
 
     def fingerprint(self) -> str:
         """A digest of the configuration and of the files' sizes and ends, which say where their records lie."""

@@ -25,6 +25,30 @@ WAIT = 0.5
 """Seconds between looks for what other processes write."""
 
 
+@contextlib.contextmanager
+def locked(path: Path, process: int) -> Iterator[None]:
+    """Keeps others from writing to a folder as that process of a run; the kernel ends it when the process ends.
+
+    Raises UserError where another does.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    number = os.open(path / f".lock-{process}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            by = os.pread(number, 200, 0).decode(errors="replace").strip()
+            raise UserError(
+                f"{path}: another `encode` is writing here ({by}); wait for it or name another folder"
+            ) from error
+        os.ftruncate(number, 0)
+        os.pwrite(number, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        shutil.rmtree(path / f".writing-{process}", ignore_errors=True)
+        yield
+    finally:
+        os.close(number)
+
+
 class CodeFolder:
     """A folder of codes for one process of those that share its shards: process p makes p, p + processes, and so on."""
 
@@ -35,26 +59,6 @@ class CodeFolder:
         self._names = shard_names(encoding)
         self._own = range(process, len(self._names), processes)
         self._aside = path / f".writing-{process}"
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keeps others from writing here. Raises UserError where one does; the kernel ends it with the process."""
-        self._path.mkdir(parents=True, exist_ok=True)
-        number = os.open(self._path / f".lock-{self._process}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            try:
-                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                by = os.pread(number, 200, 0).decode(errors="replace").strip()
-                raise UserError(
-                    f"{self._path}: another `encode` is writing here ({by}); wait for it or name another folder"
-                ) from error
-            os.ftruncate(number, 0)
-            os.pwrite(number, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-            shutil.rmtree(self._aside, ignore_errors=True)
-            yield
-        finally:
-            os.close(number)
 
     def begin(self) -> None:
         """Says what the codes are of, or compares. Raises UserError for a folder with codes of something else."""
@@ -106,19 +110,22 @@ class CodeFolder:
         """Whether the manifest is there."""
         return (self._path / MANIFEST).is_file()
 
+    def wait_for_shards(self) -> None:
+        """Until all processes have written theirs."""
+        while not all(self._record(number).is_file() for number in range(len(self._names))):
+            time.sleep(WAIT)
+
     def finish(self, image_tokenizer: str, config: str) -> None:
-        """Writes the manifest when all processes have written their shards; the others only wait for it."""
+        """Writes the manifest when all shards are there; processes other than the first only wait for it."""
         if self._process:
             while not self.is_finished():
                 time.sleep(WAIT)
             return
-        records = [self._record(number) for number in range(len(self._names))]
-        while not all(one.is_file() for one in records):
-            time.sleep(WAIT)
-        shards = tuple(Shard(**json.loads(one.read_text(encoding="utf-8"))) for one in records)
+        records = [self._record(number).read_text(encoding="utf-8") for number in range(len(self._names))]
+        shards = tuple(Shard(**json.loads(one)) for one in records)
         manifest = Manifest(encoding=self._encoding, image_tokenizer=image_tokenizer, config=config, shards=shards)
         storage.write(self._path / MANIFEST, manifest.to_json())
-        for left in [*self._path.glob(".writing-*")]:
+        for left in self._path.glob(".writing-*"):
             shutil.rmtree(left, ignore_errors=True)
         for left in [*self._path.glob(".*.json.*"), *(self._path / "progress").glob(".*")]:
             left.unlink(missing_ok=True)

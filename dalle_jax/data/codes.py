@@ -165,19 +165,25 @@ class CodesSource:
         return "codes-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def check_pair(source: Any, evaluation: Any) -> None:
-    """Raises UserError where of training and evaluation data only one holds codes, or codes of another tokenizer."""
-    both = [one.manifest.encoding if isinstance(one, CodesSource) else None for one in (source, evaluation)]
-    if evaluation is None or both == [None, None]:
-        return
-    codes = [one for one in both if one is not None]
-    if len(codes) < 2:
+def shared_manifest(sources: Sequence[Any], evaluation: Any) -> Manifest | None:
+    """The manifest of the first source, None where none holds codes.
+
+    Raises UserError where of the sources and the evaluation data only some hold codes, or codes of another tokenizer.
+    """
+    found = [
+        one.manifest if isinstance(one, CodesSource) else None for one in (*sources, evaluation) if one is not None
+    ]
+    manifests = [one for one in found if one is not None]
+    if not manifests:
+        return None
+    if len(manifests) < len(found):
         raise UserError(
-            "data: expected codes in both source and evaluation or in neither; encode those of the other too"
+            "data: expected codes in all of source and evaluation or in none; encode those of the others too"
         )
-    if codes[0].tokenizer != codes[1].tokenizer or codes[0].grid != codes[1].grid:
-        said = [f"{one.tokenizer} in a grid of {one.grid}" for one in codes]
-        raise UserError(f"data.evaluation: expected codes of {said[0]}, as data.source holds, got those of {said[1]}")
+    said = [f"{one.encoding.tokenizer} in a grid of {one.encoding.grid}" for one in manifests]
+    if other := next((one for one in said if one != said[0]), None):
+        raise UserError(f"data: expected codes of {said[0]} in all of source and evaluation, got those of {other} too")
+    return manifests[0]
 
 
 def sha256(file: str) -> str:

@@ -86,6 +86,10 @@ class FolderRecords:
             captions = sidecars.lines(key, self._read(_beside(key, "txt")))
         return Record(key, picture, sidecars.distinct(key, captions), about)
 
+    def key(self, index: int) -> str:
+        """The path of picture ``index`` from the folder on."""
+        return self._keys[index]
+
     def fingerprint(self) -> str:
         """A digest of the configuration, of the names and bytes of all files, and of the metadata."""
         config = self._config

@@ -1,18 +1,23 @@
 """Batches of a source, by step: shuffled anew each epoch, every example once per epoch, any step at random access.
 
 The position in the data is the step and nothing else: ``batch(step)`` is a pure function of source, seed and step, so a
-resumed run goes on with the very examples that it would have seen. Batches run on over the end of an epoch.
+resumed run goes on with the very examples that it would have seen, whatever number of hosts and workers prepare them.
+Batches run on over the end of an epoch. data/survey.py says what an epoch is where records are bad or left out.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from grain import MapDataset
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.codes import CodesSource, Manifest, check_pair
+from dalle_jax.data import accounts
+from dalle_jax.data.accounts import Accounts
+from dalle_jax.data.codes import Manifest, shared_manifest
 from dalle_jax.data.draws import draw
+from dalle_jax.data.mixture import Mixed, Pattern
 from dalle_jax.data.schema import EpochSource, Example, Source
 
 
@@ -20,12 +25,21 @@ class Loader:
     """Training batches of ``source`` and the fixed evaluation batches of ``evaluation_source``.
 
     A batch is ``{"image": [uint8 [H W 3]], "caption": [str], "key": [str], "meaning": [int]}`` with ``batch_size``
-    entries each; a source of codes has ``"codes": [int32 [h w]]`` in place of pictures. Which of an example's captions
+    entries each; sources of codes have ``"codes": [int32 [h w]]`` in place of pictures. Which of an example's captions
     is taken depends on (seed, epoch, index). ``meaning`` is a number of 31 bits that two examples share when their
-    lists of captions hold the same: a picture's other phrasings are no negatives of it.
+    lists of captions hold the same: a picture's other phrasings are no negatives of it. ``workers`` threads make the
+    examples of a batch beside each other; with 0 the caller makes them. ``records`` are the accounts of what was read.
     """
 
-    def __init__(self, source: Source, evaluation_source: Source | None, batch_size: int, seed: int):
+    def __init__(
+        self,
+        source: Source | Mixed,
+        evaluation_source: Source | None,
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        records: Accounts | None = None,
+    ):
         if len(source) == 0:
             raise UserError("expected training data, got a source with no examples in it")
         if batch_size < 1:
@@ -37,19 +51,22 @@ class Loader:
                 f"expected at least one batch of {batch_size} evaluation examples, got {len(evaluation_source)}: "
                 "lower the batch size or give more"
             )
-        check_pair(source, evaluation_source)
+        if workers < 0:
+            raise UserError(f"expected at least 0 data workers, got {workers}")
         self._source = source
-        self._changing = source if isinstance(source, EpochSource) else None
+        self._parts = source.sources if isinstance(source, Mixed) else (source,)
+        self._pattern = source.pattern if isinstance(source, Mixed) else Pattern((1.0,))
+        self.manifest: Manifest | None = shared_manifest(self._parts, evaluation_source)
+        """What the codes are of, where the sources are of codes."""
         self._evaluation_source = evaluation_source
         self._batch_size = batch_size
         self._seed = seed
-        order = MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
-        self._examples = order.map_with_index(self._load)
-
-    @property
-    def manifest(self) -> Manifest | None:
-        """What the codes are of, where the source is one of codes."""
-        return self._source.manifest if isinstance(self._source, CodesSource) else None
+        self._orders = [
+            MapDataset.range(len(one)).seed(_seed_of(seed, part)).shuffle().repeat(None)
+            for part, one in enumerate(self._parts)
+        ]
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="data") if workers else None
+        self._records = records
 
     @property
     def batch_size(self) -> int:
@@ -59,14 +76,28 @@ class Loader:
     def batch(self, step: int, rows: Sequence[int] | None = None) -> dict[str, list[Any]]:
         """The raw examples of a step (0, 1, …): those at ``rows`` of the batch, by default all."""
         first = step * self._batch_size
-        return _collate([self._examples[first + row] for row in self._all(rows)])
+        return self._made(self._load, [first + row for row in self._all(rows)])
 
     def evaluation_batches(self, rows: Sequence[int] | None = None) -> Iterator[dict[str, list[Any]]]:
         """``rows`` of each batch of the evaluation examples, always the same; a last partial batch is left out."""
         source = self._evaluation_source
         for start in range(0, 0 if source is None else len(source) - self._batch_size + 1, self._batch_size):
-            indices = [start + row for row in self._all(rows)]
-            yield _collate([self._pick(source[index], 0, index) for index in indices])  # type: ignore[index]
+            yield self._made(self._held_out, [start + row for row in self._all(rows)])
+
+    def stop_together(self) -> None:
+        """Raises the same ``UserError`` on all hosts where too many records were bad; all call it at the same step."""
+        if self._records is not None:
+            self._records.stop_together()
+
+    def told(self) -> tuple[str, bytes, str] | None:
+        """What became of the records, over all hosts, which call it at the same place: file, its bytes, a line."""
+        if self._records is None:
+            return None
+        content = self._records.content()
+        return accounts.FILE, self._records.file(content), accounts.line(content)
+
+    def _made(self, make: Callable[[int], dict[str, Any]], places: list[int]) -> dict[str, list[Any]]:
+        return _collate(list(map(make, places)) if self._pool is None else list(self._pool.map(make, places)))
 
     def _all(self, rows: Sequence[int] | None) -> Sequence[int]:
         return range(self._batch_size) if rows is None else rows
@@ -81,17 +112,27 @@ class Loader:
         parts = (self._source.fingerprint(), len(self._source), evaluation, self._batch_size, self._seed)
         return "loader-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
-    def _load(self, position: int, index: int) -> dict[str, Any]:
-        """Example ``index``, which stands at ``position`` in the endless order of all epochs."""
-        epoch, index = position // len(self._source), int(index)
-        example = self._changing.example(index, epoch) if self._changing is not None else self._source[index]
-        return self._pick(example, epoch, index)
+    def _load(self, position: int) -> dict[str, Any]:
+        """The example that stands at ``position`` in the endless order of all epochs."""
+        part, place = self._pattern.at(position)
+        source, index = self._parts[part], int(self._orders[part][place])
+        epoch = place // len(source)
+        example = source.example(index, epoch) if isinstance(source, EpochSource) else source[index]
+        return self._pick(example, _seed_of(self._seed, part), epoch, index)
 
-    def _pick(self, example: Example, epoch: int, index: int) -> dict[str, Any]:
+    def _held_out(self, index: int) -> dict[str, Any]:
+        return self._pick(self._evaluation_source[index], self._seed, 0, index)  # type: ignore[index]
+
+    def _pick(self, example: Example, seed: int, epoch: int, index: int) -> dict[str, Any]:
         captions = example["captions"]
-        caption = captions[draw(self._seed, epoch, index) % len(captions)]
+        caption = captions[draw(seed, epoch, index) % len(captions)]
         shown = {"codes": example["codes"]} if "codes" in example else {"image": example["image"]}
         return {**shown, "caption": caption, "key": example["key"], "meaning": draw(*sorted(captions)) >> 33}
+
+
+def _seed_of(seed: int, part: int) -> int:
+    """Each source of a mixture has chances of its own, the first those that it has alone."""
+    return draw("part", seed, part) % 2**32 if part else seed
 
 
 def _collate(examples: list[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -76,7 +76,7 @@ class ParquetRecords:
 
     def __getitem__(self, index: int) -> Record:
         file, row = self._rows.find(index)
-        key = self._rows.key(file, row)
+        key = self.key(index)
         try:
             fields = self._fields(file, row)
         except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are of these kinds
@@ -92,6 +92,10 @@ class ParquetRecords:
             raise BadRecord(key, *sidecars.too_large("picture", config.picture, len(picture), config.most_bytes))
         captions = [one for name in config.caption for one in sidecars.said(fields.pop(name, None))]
         return Record(key, picture, sidecars.distinct(key, captions), fields)
+
+    def key(self, index: int) -> str:
+        """The key of record ``index``, without reading it."""
+        return self._rows.key(*self._rows.find(index))
 
     def fingerprint(self) -> str:
         """A digest of the configuration and of the files' sizes and footers, which say where their columns lie."""

@@ -3,9 +3,9 @@
 import hashlib
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -14,11 +14,11 @@ from dalle_jax.data.captions import Blend, choose
 from dalle_jax.data.draws import draw
 from dalle_jax.data.filters import Filters
 from dalle_jax.data.records import BadRecord, Record, Records
-from dalle_jax.data.report import Report
+from dalle_jax.data.report import Report, summary
 from dalle_jax.data.schema import Example
 from dalle_jax.images.crops import Box, centre_box, cut, random_box
 from dalle_jax.images.decode import WHITE, decode_read
-from dalle_jax.images.header import BadPicture, Limits, read_header
+from dalle_jax.images.header import BadPicture, Header, Limits, read_header
 
 VERSION = 1
 """Goes up whenever the same records and configuration would give other examples."""
@@ -36,6 +36,10 @@ class Pictures:
     over ``background``. ``reduced_jpeg`` decodes large JPEGs at a half, a quarter or an eighth where that leaves two
     pixels for each one wanted: faster, and nearly the same pixels. ``blend``: none lets the loader pick among the
     record's own captions. When more than ``bad_share`` of the records read are bad the run stops.
+
+    ``survey`` says what is looked at before the first step, of every record and once (data/survey.py): "headers" all
+    but the pixels, "pixels" those too, "none" nothing. The list that it makes is stored in ``survey_folder``, by
+    default in the run's folder.
     """
 
     size: int
@@ -47,6 +51,8 @@ class Pictures:
     filters: Filters = field(default_factory=Filters)
     blend: Blend | None = None
     bad_share: float = 0.1
+    survey: Literal["headers", "pixels", "none"] = "headers"
+    survey_folder: str | None = None
 
     def problems(self) -> list[str]:
         """What makes no sense, one message each."""
@@ -63,11 +69,65 @@ class Pictures:
             wrong.append(f"bad_share must be 0 to 1, got {self.bad_share}")
         return wrong + self.filters.problems() + (self.blend.problems() if self.blend else [])
 
-    def of(self, records: Records) -> "PicturesSource":
-        """The source. Raises ``UserError`` naming every field that makes no sense."""
+    def check(self) -> None:
+        """Raises ``UserError`` naming every field that makes no sense."""
         if problems := self.problems():
             raise UserError("pictures: " + "; ".join(problems))
-        return PicturesSource(records, self)
+
+    def of(self, records: Records, agreed: bool = False) -> "PicturesSource":
+        """The source, without a survey. Raises ``UserError`` naming every field that makes no sense.
+
+        ``agreed``: too many bad records stop nothing here, since all hosts agree on that (data/accounts.py).
+        """
+        self.check()
+        return PicturesSource(records, self, agreed)
+
+    def considered(self, record: Record) -> "Usable":
+        """What a record offers, as far as it is known without its pixels. Raises BadRecord or ``Dropped``."""
+        if name := self.filters.dropped(record):
+            raise Dropped(record.key, name)
+        offers = self._offers(record)
+        try:
+            header = read_header(record.picture, self.limits)
+        except BadPicture as error:
+            raise BadRecord(record.key, error.kind, error.reason) from error
+        if name := self.filters.dropped_for_size(*header.upright):
+            raise Dropped(record.key, name)
+        return Usable(record.key, header, offers)
+
+    def decoded(self, usable: "Usable", at_least: int | None = None) -> np.ndarray:
+        """The pixels: uint8 [H W 3]. Raises BadRecord."""
+        try:
+            return decode_read(usable.header, background=self.background, at_least=at_least)
+        except BadPicture as error:
+            raise BadRecord(usable.key, error.kind, error.reason) from error
+
+    def _offers(self, record: Record) -> list[tuple[float, tuple[str, ...]]]:
+        offers = self.blend.offers(record) if self.blend else [(1.0, record.captions)]
+        if not any(texts for _, texts in offers):
+            asked = self.blend.fields if self.blend else "captions"
+            raise BadRecord(record.key, "no caption", f"expected a text in one of {asked}, got none")
+        left = [(weight, texts) for weight, all_ in offers if (texts := self.filters.kept(all_))]
+        if not left:
+            raise Dropped(record.key, "caption length")
+        return left
+
+
+class Usable(NamedTuple):
+    """A record that is neither bad nor left out, its pixels aside: captions by field, each with its weight."""
+
+    key: str
+    header: Header
+    offers: list[tuple[float, tuple[str, ...]]]
+
+
+class Dropped(Exception):
+    """A record left out by a filter, by whose name it is counted."""
+
+    def __init__(self, key: str, name: str):
+        super().__init__(f"{key}: {name}")
+        self.key = key
+        self.name = name
 
 
 class PicturesSource:
@@ -78,17 +138,17 @@ class PicturesSource:
     this process has met. Which records cannot be used is remembered, so each is read once.
     """
 
-    def __init__(self, records: Records, config: Pictures):
+    def __init__(self, records: Records, config: Pictures, agreed: bool = False):
         self.report = Report()
         self._records = records
         self._config = config
         self._states = np.zeros(len(records), np.uint8)
         self._lock = threading.Lock()
+        self._agreed = agreed
         problems = records.problems
         for problem in problems:
             self.report.found(problem)
-        if len(problems) > config.bad_share * (len(problems) + len(records)):
-            raise UserError(self._too_many(len(problems), len(problems) + len(records)))
+        stop_if_bad(len(problems), len(problems) + len(records), config.bad_share, self.report.content)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -107,7 +167,7 @@ class PicturesSource:
                 example = self._prepare(self._records[place], index, epoch)
             except BadRecord as error:
                 self._note(place, error)
-            except _Dropped as choice:
+            except Dropped as choice:
                 self._note(place, choice)
             else:
                 self._note(place, None)
@@ -124,7 +184,8 @@ class PicturesSource:
     def fingerprint(self) -> str:
         """Changes whenever the records, their order or what is made of them would."""
         settings = asdict(self._config)
-        del settings["bad_share"]  # says when to stop, not what is shown
+        for name in ("bad_share", "survey", "survey_folder"):  # say when to stop and what to read, not what is shown
+            del settings[name]
         text = repr((VERSION, self._records.fingerprint(), sorted(settings.items())))
         return "pictures-" + hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -140,34 +201,16 @@ class PicturesSource:
 
     def _prepare(self, record: Record, index: int, epoch: int) -> Example:
         config = self._config
-        if name := config.filters.dropped(record):
-            raise _Dropped(record.key, name)
-        captions = self._captions(record, index, epoch)
-        try:
-            header = read_header(record.picture, config.limits)
-            width, height = header.upright
-            if name := config.filters.dropped_for_size(width, height):
-                raise _Dropped(record.key, name)
-            box = self.box(index, epoch, width, height)
-            enough = math.ceil(2 * config.size * min(width, height) / box.side) if config.reduced_jpeg else None
-            pixels = decode_read(header, background=config.background, at_least=enough)
-        except BadPicture as error:
-            raise BadRecord(record.key, error.kind, error.reason) from error
-        image = cut(pixels, box, config.size, of=(width, height))
+        usable = config.considered(record)
+        width, height = usable.header.upright
+        box = self.box(index, epoch, width, height)
+        enough = math.ceil(2 * config.size * min(width, height) / box.side) if config.reduced_jpeg else None
+        image = cut(config.decoded(usable, enough), box, config.size, of=(width, height))
+        offers = usable.offers
+        captions = [choose(offers, config.seed, epoch, index)] if config.blend else list(offers[0][1])
         return Example(key=record.key, image=image, captions=captions)
 
-    def _captions(self, record: Record, index: int, epoch: int) -> list[str]:
-        config = self._config
-        offers = config.blend.offers(record) if config.blend else [(1.0, record.captions)]
-        if not any(texts for _, texts in offers):
-            asked = config.blend.fields if config.blend else "captions"
-            raise BadRecord(record.key, "no caption", f"expected a text in one of {asked}, got none")
-        left = [(weight, texts) for weight, all_ in offers if (texts := config.filters.kept(all_))]
-        if not left:
-            raise _Dropped(record.key, "caption length")
-        return [choose(left, config.seed, epoch, index)] if config.blend else list(left[0][1])
-
-    def _note(self, place: int, fate: "BadRecord | _Dropped | None") -> None:
+    def _note(self, place: int, fate: BadRecord | Dropped | None) -> None:
         """Counts what became of a record when it is read for the first time; stops where too many are bad."""
         with self._lock:
             first = self._states[place] == _UNREAD
@@ -180,21 +223,18 @@ class PicturesSource:
             self.report.bad(fate)
         else:
             self.report.dropped(fate.key, fate.name)
-        read, bad = self.report.read()
-        if read >= min(READS_BEFORE_A_STOP, len(self)) and bad > self._config.bad_share * read:
-            raise UserError(self._too_many(bad, read))
-
-    def _too_many(self, bad: int, of: int) -> str:
-        return (
-            f"{bad} of {of} records are bad, {bad / of:.1%}, and bad_share lets {self._config.bad_share:.1%} pass: "
-            f"{self.report.summary('bad')}. Mend or remove them, or raise bad_share"
-        )
+        if not self._agreed:
+            read, bad = self.report.read()
+            if read >= min(READS_BEFORE_A_STOP, len(self)):
+                stop_if_bad(bad, read, self._config.bad_share, self.report.content)
 
 
-class _Dropped(Exception):
-    """A record left out by a filter, by whose name it is counted."""
-
-    def __init__(self, key: str, name: str):
-        super().__init__(f"{key}: {name}")
-        self.key = key
-        self.name = name
+def stop_if_bad(bad: int, of: int, bad_share: float, content: Callable[[], Mapping[str, Any]]) -> None:
+    """Raises ``UserError`` where more than ``bad_share`` of so many records are bad; ``content`` is their report's."""
+    if bad <= bad_share * of:
+        return
+    said = summary(content(), "bad")
+    raise UserError(
+        f"{bad} of {of} records are bad, {bad / of:.1%}, and bad_share lets {bad_share:.1%} pass: {said}. "
+        "Mend or remove them, or raise bad_share"
+    )

@@ -54,3 +54,12 @@ class Records(Protocol):
     def fingerprint(self) -> str:
         """Changes whenever records or their order would."""
         ...
+
+
+@runtime_checkable
+class Keyed(Protocol):
+    """Records whose keys are known without reading them."""
+
+    def key(self, index: int) -> str:
+        """The key of record ``index``."""
+        ...

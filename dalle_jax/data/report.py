@@ -3,6 +3,7 @@
 import json
 import threading
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dalle_jax.data.records import BadRecord
@@ -52,6 +53,17 @@ class Report:
         with self._lock:
             return self._read, self._bad_read
 
+    def add(self, content: Mapping[str, Any], bad_read: int) -> None:
+        """What another report counted, of records that this one has not met; ``bad_read`` of them were read and bad."""
+        with self._lock:
+            self._read += content["read"]
+            self._bad_read += bad_read
+            for part, counts in self._counts.items():
+                for kind, one in content[part].items():
+                    counts[kind] += one["count"]
+                    names = self._names.setdefault((part, kind), [])
+                    names += one["records"][: self._named - len(names)]
+
     def content(self) -> dict[str, Any]:
         """``read``, and for "bad" and "dropped" by kind ``count`` and ``records`` (key, for bad ones the reason)."""
         with self._lock:
@@ -66,13 +78,7 @@ class Report:
 
     def summary(self, part: str, keys: int = 3) -> str:
         """ "bad" or "dropped" in words: how many of each kind, with some keys."""
-        kinds = self.content()[part]
-        said = []
-        for kind, one in kinds.items():
-            names = [record["key"] for record in one["records"][:keys]]
-            more = ", …" if one["count"] > len(names) else ""
-            said.append(f"{one['count']} {kind} ({', '.join(names)}{more})")
-        return "; ".join(said) or "none"
+        return summary(self.content(), part, keys)
 
     def write(self, path: str | Place) -> None:
         """Writes the content as JSON, aside and renamed. Raises ``UserError`` where that cannot be."""
@@ -83,3 +89,34 @@ class Report:
         names = self._names.setdefault((part, kind), [])
         if len(names) < self._named:
             names.append(record)
+
+
+def summary(content: Mapping[str, Any], part: str, keys: int = 3) -> str:
+    """ "bad" or "dropped" of a report's content in words."""
+    said = []
+    for kind, one in content[part].items():
+        names = [record["key"] for record in one["records"][:keys]]
+        more = ", …" if one["count"] > len(names) else ""
+        said.append(f"{one['count']} {kind} ({', '.join(names)}{more})")
+    return "; ".join(said) or "none"
+
+
+def merged(contents: Sequence[Mapping[str, Any]], named: int = 1000) -> dict[str, Any]:
+    """Reports of several processes on the same records as one: what two of them name is one record.
+
+    Where a report counts more records than it names, the sum of the counts stands, which may count a record twice.
+    """
+    together: dict[str, Any] = {"read": sum(one["read"] for one in contents)}
+    for part in ("bad", "dropped"):
+        kinds = dict.fromkeys(kind for one in contents for kind in one[part])
+        together[part] = {
+            kind: _merged([one[part][kind] for one in contents if kind in one[part]], named) for kind in kinds
+        }
+    return together
+
+
+def _merged(ones: Sequence[Mapping[str, Any]], named: int) -> dict[str, Any]:
+    records = {record["key"]: record for one in ones for record in one["records"]}
+    whole = all(one["count"] == len(one["records"]) for one in ones)
+    count = len(records) if whole else sum(one["count"] for one in ones)
+    return {"count": count, "records": [records[key] for key in sorted(records)][:named]}

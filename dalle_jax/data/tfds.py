@@ -81,7 +81,7 @@ class TfdsRecords:
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        config, key = self._config, f"{self._name}/{self._config.split}:{index}"
+        config, key = self._config, self.key(index)
         try:
             row = dict(self._rows[index])
         except Exception as error:  # whatever a decoder or the array_record reader raises
@@ -95,6 +95,10 @@ class TfdsRecords:
         captions = [one for path in config.caption for one in sidecars.said(_plain(key, _within(row, path)))]
         about = {name: _plain(key, row[name]) for name in self._single}
         return Record(key, picture, sidecars.distinct(key, captions), about)
+
+    def key(self, index: int) -> str:
+        """The key of record ``index``, without reading it."""
+        return f"{self._name}/{self._config.split}:{index}"
 
     def fingerprint(self) -> str:
         """A digest of the configuration, of the data set's name and version, and of the sizes of its shards."""

@@ -103,6 +103,10 @@ class WebDatasetRecords:
         rest = {name: value for name, value in about.items() if name not in self._fields}
         return Record(key, parts[picture], sidecars.distinct(key, captions), rest)
 
+    def key(self, index: int) -> str:
+        """The key of sample ``index``, from the index of its tar."""
+        return self._indexes[self._tars[index]].key(int(self._samples[index]))
+
     def fingerprint(self) -> str:
         """A digest of the configuration and of all headers of the tars: names, sizes and times of their members."""
         config = self._config

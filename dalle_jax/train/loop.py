@@ -25,7 +25,7 @@ from dalle_jax.train.spikes import SkipSpikes
 from dalle_jax.train.spool import Spool
 from dalle_jax.train.stall import Doing, Watchdog
 from dalle_jax.train.state import State
-from dalle_jax.train.task import Batches, Sums, Task
+from dalle_jax.train.task import Accountable, Batches, Sums, Task
 from dalle_jax.train.watch import Watch
 from dalle_jax.train.writers import METRICS_FILE, Progress, Writers, read_lines, unwritable
 
@@ -167,6 +167,7 @@ class Run:
             finally:
                 batches.close()
             self.profiler.ends(step, self.state.step)
+            self._account(last=True)
             self._save(step)
             with self.monitor.pause(step, Doing.CHECKPOINT, self.state.step):
                 self.checkpoints.wait()
@@ -209,6 +210,21 @@ class Run:
         self._write(step, {f"train/{name}": value for name, value in values.items()} | figures)
         self.progress.log(step, {"loss": values["loss"]} if "loss" in values else {})
         self.watch.check(step, int(self.state.skipped_in_a_row))
+        if isinstance(self.data, Accountable):
+            try:
+                self.data.stop_together()
+            except UserError:
+                self._account(last=False)
+                raise
+
+    def _account(self, last: bool) -> None:
+        """Writes what became of the data's records, and tells it at the end."""
+        told = self.data.told() if isinstance(self.data, Accountable) else None
+        if told is not None and hosts.is_first():
+            name, content, line = told
+            storage.write(self.spool.folder / name, content)
+            if last:
+                self.progress.say(line)
 
     def _evaluate(self, step: int) -> None:
         sums: Sums | None = None
@@ -234,6 +250,7 @@ class Run:
         if self.saved != step:
             with self.monitor.pause(step, Doing.CHECKPOINT, self.state.step):
                 self.monitor.saves(step)
+                self._account(last=False)
                 self.checkpoints.save(step, self.state, self.meta)
             self.saved = step
 

@@ -97,3 +97,16 @@ class Batches(Protocol):
     def fingerprint(self) -> str:
         """Changes whenever any batch would: saved with checkpoints and compared on resume."""
         ...
+
+
+@runtime_checkable
+class Accountable(Protocol):
+    """Batches that account for records which cannot be used. All hosts call both methods at the same steps."""
+
+    def stop_together(self) -> None:
+        """Raises the same UserError on all hosts where too many were bad, so that none waits for another."""
+        ...
+
+    def told(self) -> tuple[str, bytes, str] | None:
+        """A file for the run's folder, its bytes, and the same in a line; None where there is nothing to tell."""
+        ...

@@ -55,6 +55,10 @@ class Run:
     batch_size: int = 8
     crops: int = 2
     shard_examples: int = 3
+    pictures: None = None
+    workers: int = 0
+    held_out: None = None
+    part: str = "training"
 
 
 def tokenizer() -> Vqvae:

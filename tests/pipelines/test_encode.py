@@ -16,7 +16,7 @@ from PIL import Image
 from dalle_jax.data import array_record
 from dalle_jax.data.array_record import ArrayRecord
 from dalle_jax.data.captions import Blend
-from dalle_jax.data.code_folder import CodeFolder
+from dalle_jax.data.code_folder import CodeFolder, locked
 from dalle_jax.data.codes import Codes, read_manifest
 from dalle_jax.data.loader import Loader
 from dalle_jax.data.pictures import Pictures
@@ -36,9 +36,10 @@ def encoded(source, out, crops, process=0, processes=1):
     what = encoding(source, tokenizer(), SIDE, crops, 3)
     folder = CodeFolder(out, what, process, processes)
     encoder = Encoder(tokenizer(), source, what, 8)
-    with folder.lock():
+    with locked(out, process):
         folder.begin()
         encode(encoder, folder, folder.missing(), print)
+        folder.wait_for_shards()
         folder.finish("tokenizer", "")
     return encoder
 

@@ -1,0 +1,101 @@
+"""Several sources in one stream of examples, each with its weight: exact, and known from the position alone."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.data.choices import OfAny
+from dalle_jax.data.schema import Source
+
+LONGEST = 100_000
+"""Examples after which the pattern of sources begins again, at most."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Two to four sources. Of the examples that are seen each has the share of its weight, exactly in each pattern.
+
+    (0.95, 0.05) is a pattern of twenty: nineteen of the first and one of the second. Each source goes through its own
+    epochs, shuffled for itself, so a small one of a large weight comes again sooner.
+    """
+
+    weights: tuple[float, ...]
+    first: OfAny
+    second: OfAny
+    third: OfAny | None = None
+    fourth: OfAny | None = None
+
+    def __post_init__(self) -> None:
+        Pattern(self.weights)
+        if len(self.weights) != len(self.sources()):
+            given = len(self.sources())
+            raise ValueError(f"weights: expected {given} numbers, one for each source, got {self.weights}")
+        if self.third is None and self.fourth is not None:
+            raise ValueError("expected sources without a gap, got a fourth and no third")
+
+    def sources(self) -> dict[str, OfAny]:
+        """Those that are given, by name."""
+        named = {"first": self.first, "second": self.second, "third": self.third, "fourth": self.fourth}
+        return {name: one for name, one in named.items() if one is not None}
+
+
+class Pattern:
+    """Which source each position takes, in turns as even as can be (smooth weighted round robin).
+
+    Raises ValueError for weights that are not positive or have no short pattern.
+    """
+
+    def __init__(self, weights: Sequence[float]):
+        if not weights or not all(math.isfinite(weight) and weight > 0 for weight in weights):
+            raise ValueError(f"weights: expected positive numbers, got {tuple(weights)}")
+        exact = [Fraction(repr(float(weight))) for weight in weights]
+        scale = math.lcm(*(one.denominator for one in exact))
+        whole = [int(one * scale) for one in exact]
+        shared = math.gcd(*whole)
+        self.turns = tuple(one // shared for one in whole)
+        """How often each source comes in one pattern."""
+        period = sum(self.turns)
+        if period > LONGEST:
+            raise ValueError(
+                f"weights: expected simple shares, such as (0.95, 0.05); {tuple(weights)} repeat only after "
+                f"{period:,} examples, and {LONGEST:,} is the most"
+            )
+        credit = [0] * len(self.turns)
+        counts = [0] * len(self.turns)
+        self._part = np.zeros(period, np.int32)
+        self._before = np.zeros(period, np.int64)
+        for slot in range(period):
+            credit = [have + turn for have, turn in zip(credit, self.turns, strict=True)]
+            part = max(range(len(credit)), key=lambda one: (credit[one], -one))
+            credit[part] -= period
+            self._part[slot], self._before[slot] = part, counts[part]
+            counts[part] += 1
+
+    def at(self, position: int) -> tuple[int, int]:
+        """The source that a position takes, and how many examples of that source come before it."""
+        cycle, slot = divmod(position, len(self._part))
+        part = int(self._part[slot])
+        return part, cycle * self.turns[part] + int(self._before[slot])
+
+
+class Mixed:
+    """Opened sources and the pattern in which they take turns: what ``Loader`` asks of a mixture."""
+
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float]):
+        if empty := [str(number) for number, one in enumerate(sources, 1) if len(one) == 0]:
+            raise UserError(f"mixture: expected examples in every source, got none in source {', '.join(empty)}")
+        self.sources = tuple(sources)
+        self.pattern = Pattern(weights)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def fingerprint(self) -> str:
+        """Changes with any of the sources, with their order and with the pattern."""
+        parts = ([(one.fingerprint(), len(one)) for one in self.sources], self.pattern.turns)
+        return "mixture-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,144 @@
+"""From what a configuration names to batches: sources opened, records looked at, some held out, all put in order."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from dalle_jax import storage
+from dalle_jax.config.errors import UserError
+from dalle_jax.data.accounts import Account, Accounts
+from dalle_jax.data.held_out import Chosen, HeldOut, keys_of
+from dalle_jax.data.loader import Loader
+from dalle_jax.data.mixture import Mixed, Mixture
+from dalle_jax.data.pictures import READS_BEFORE_A_STOP, Pictures, PicturesSource, stop_if_bad
+from dalle_jax.data.records import Records
+from dalle_jax.data.report import Report, summary
+from dalle_jax.data.schema import Source
+from dalle_jax.data.survey import survey
+from dalle_jax.parallel import hosts
+from dalle_jax.storage import Place
+
+NEEDS_PICTURES = (
+    "data.pictures: expected data.pictures = @Pictures with its size, since data.{name} gives pictures of any size; "
+    "got None"
+)
+
+
+@runtime_checkable
+class Openable(Protocol):
+    """The configuration of a source: examples ready made, or records that ``Pictures`` makes examples of."""
+
+    def open(self) -> Source | Records:
+        """What it names."""
+        ...
+
+
+class Opening:
+    """Opens the sources of a run one after the other and keeps the accounts of their records."""
+
+    def __init__(self, pictures: Pictures | None, workers: int, folder: Place | None, say: Callable[[str], None]):
+        if pictures is not None:
+            pictures.check()
+        self._pictures, self._workers, self._folder, self._say = pictures, workers, folder, say
+        self._accounts: dict[str, Account] = {}
+        self._used = False
+
+    def examples(self, config: Openable, name: str, held_out: HeldOut | None = None) -> tuple[Source, Source | None]:
+        """A source of examples, and those held out of it, in the middle's crop; ``name`` is its place in the data.
+
+        Raises ``UserError`` as opening does, and where records need ``Pictures`` or nothing can be held out.
+        """
+        opened = hosts.together(config.open)
+        if len(set(hosts.gather(opened.fingerprint().encode()))) > 1:
+            raise UserError(f"data.{name}: expected the same files on all hosts of the run, got others on some")
+        if not isinstance(opened, Records):
+            if held_out is not None:
+                raise UserError(
+                    f"data.evaluation: expected a source of its own, since records can be held out of files alone and "
+                    f"data.source is a {type(config).__name__}; got HeldOut"
+                )
+            return opened, None
+        if self._pictures is None:
+            raise UserError(NEEDS_PICTURES.format(name=name))
+        self._used = True
+        return self._of_records(opened, self._pictures, name, held_out)
+
+    def finish(self) -> Accounts | None:
+        """The accounts, None where no source has records. Raises ``UserError`` for ``Pictures`` that nothing uses."""
+        if self._pictures is not None and not self._used:
+            raise UserError(
+                "data.pictures: expected None, since no source of data gives encoded pictures; got Pictures"
+            )
+        return Accounts(self._accounts, self._folder) if self._accounts else None
+
+    def _of_records(
+        self, records: Records, pictures: Pictures, name: str, held_out: HeldOut | None
+    ) -> tuple[PicturesSource, PicturesSource | None]:
+        if name == "evaluation":
+            pictures = replace(pictures, crop="centre")
+        before, usable = self._look(records, pictures)
+        held = np.zeros(len(usable), bool)
+        if held_out is not None:
+            held = held_out.chosen(keys_of(records, usable))
+        surveyed = pictures.survey != "none"
+        source = pictures.of(Chosen(records, usable[~held], () if surveyed else records.problems), agreed=True)
+        kept = None
+        if held_out is not None:
+            kept = replace(pictures, crop="centre").of(Chosen(records, usable[held]), agreed=True)
+        total = len(records) + len(records.problems)
+        since = [source.report] if kept is None else [source.report, kept.report]
+        enough = min(READS_BEFORE_A_STOP, len(source))
+        share = pictures.bad_share
+        account = Account(source.fingerprint(), total, surveyed, enough, share, before.content(), since)
+        self._accounts[name] = account
+        use = f"{int((~held).sum()):,} to use" + (f", {int(held.sum()):,} held out" if held_out is not None else "")
+        told = f"bad: {summary(before.content(), 'bad')}; left out: {summary(before.content(), 'dropped')}"
+        self._say(f"data.{name}: {total:,} records, {use}" + (f"; {told}" if surveyed else ""))
+        if len(source) == 0:
+            raise UserError(f"data.{name}: expected records that can be used, got none of {total:,} ({told})")
+        return source, kept
+
+    def _look(self, records: Records, pictures: Pictures) -> tuple[Report, np.ndarray]:
+        """What a survey finds, and the indices of the records that can be used as far as it knows."""
+        report = Report()
+        if pictures.survey == "none":
+            return report, np.arange(len(records))
+        folder = storage.place(pictures.survey_folder) if pictures.survey_folder is not None else self._folder
+        found = survey(records, pictures, self._workers, folder)
+        for problem in records.problems:
+            report.found(problem)
+        report.add(found.content, found.bad_read)
+        problems, total = len(records.problems), len(records) + len(records.problems)
+        stop_if_bad(problems + found.bad_read, total, pictures.bad_share, report.content)
+        return report, np.flatnonzero(found.usable)
+
+
+def open_batches(
+    source: Openable | Mixture,
+    evaluation: Openable | HeldOut,
+    batch_size: int,
+    seed: int,
+    pictures: Pictures | None,
+    workers: int,
+    folder: Place | None,
+    say: Callable[[str], None],
+) -> Loader:
+    """Batches as the trainer asks for them; ``folder`` is the run's, which keeps lists of records.
+
+    All hosts of a run call it at the same place. Raises ``UserError`` where anything that is named cannot be used.
+    """
+    opening = Opening(pictures, workers, folder, say)
+    examples: Any
+    held = None
+    if isinstance(source, Mixture):
+        if isinstance(evaluation, HeldOut):
+            raise UserError("data.evaluation: expected a source of its own beside a Mixture, got HeldOut")
+        parts = [opening.examples(one, f"source.{name}")[0] for name, one in source.sources().items()]
+        examples = Mixed(parts, source.weights)
+    else:
+        examples, held = opening.examples(source, "source", evaluation if isinstance(evaluation, HeldOut) else None)
+    if not isinstance(evaluation, HeldOut):
+        held, _ = opening.examples(evaluation, "evaluation")
+    return Loader(examples, held, batch_size, seed, workers, opening.finish())

@@ -1,0 +1,50 @@
+"""Tars of small pictures, some of them bad in every way that a stranger's are."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.data.tars import write
+
+
+def picture(number: int, kind: str = "PNG", side: int = 24) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (side, side + 6, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format=kind)
+    return out.getvalue()
+
+
+def members(key: str, content: bytes, caption: bytes | None = None, **about: object) -> list[tuple[str, bytes]]:
+    text = f"caption of {key}".encode() if caption is None else caption
+    return [(f"{key}.jpg", content), (f"{key}.txt", text), (f"{key}.json", json.dumps(about).encode())]
+
+
+BOMB = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\1\x86\xa0\0\1\x86\xa0\x08\2\0\0\0" + bytes(4)
+KINDS = ("truncated", "not a picture", "too many pixels", "no caption", "caption not utf-8", "broken json")
+"""What is found on reading a record, and of those only the first by decoding its pixels."""
+
+
+def bad(key: str, kind: str) -> list[tuple[str, bytes]]:
+    """A sample that is bad in that way."""
+    good = picture(len(key))
+    return {
+        "truncated": members(key, picture(len(key), "JPEG", 64)[:-900]),
+        "not a picture": members(key, b"<html><body>404</body></html>"),
+        "too many pixels": members(key, BOMB),
+        "no caption": members(key, good, b" \n"),
+        "caption not utf-8": members(key, good, b"caf\xe9"),
+        "broken json": [*members(key, good)[:2], (f"{key}.json", b"{")],
+    }[kind]
+
+
+def shard(path: Path, first: int, count: int, bad_ones: dict[int, str] | None = None) -> Path:
+    """A tar of ``count`` samples numbered from ``first`` on, those of the given numbers bad."""
+    samples = []
+    for number in range(first, first + count):
+        key = f"{number:05d}"
+        kind = (bad_ones or {}).get(number)
+        samples += members(key, picture(number), similarity=number / 1000) if kind is None else bad(key, kind)
+    return write(path, *samples)

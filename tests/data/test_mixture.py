@@ -1,0 +1,85 @@
+from collections import Counter
+
+import pytest
+from test_loader import Numbers, keys
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.data.loader import Loader
+from dalle_jax.data.mixture import Mixed, Mixture, Pattern
+from dalle_jax.data.scenes import Scenes
+
+SCENES = Scenes(size=32, levels=(1,), count=4, seed=0, split="train")
+
+
+class Named(Numbers):
+    """Examples whose keys name their source."""
+
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "key": f"{self.name}/{index}"}
+
+
+@pytest.mark.parametrize("weights", [(0.95, 0.05), (1.0, 2.0, 3.0), (0.7, 0.1, 0.1, 0.1), (5.0, 1.0, 1.0)])
+def test_every_pattern_holds_each_source_exactly_as_its_weight_says_and_spread_evenly(weights):
+    pattern = Pattern(weights)
+    period = sum(pattern.turns)
+    places = [pattern.at(position) for position in range(3 * period)]
+    for first in range(0, 3 * period, period):
+        counts = Counter(part for part, _ in places[first : first + period])
+        assert [counts[part] / period for part in range(len(weights))] == pytest.approx(
+            [weight / sum(weights) for weight in weights]
+        )
+    for part, weight in enumerate(weights):
+        seen = [place for which, place in places if which == part]
+        assert seen == list(range(len(seen)))
+        for position in range(period):
+            before = sum(which == part for which, _ in places[:position])
+            assert abs(before - position * weight / sum(weights)) < len(weights)
+
+
+def test_each_source_of_a_mixture_goes_through_its_own_epochs():
+    mixed = Mixed([Named(6, "a"), Named(4, "b")], (3.0, 1.0))
+    order = keys(Loader(mixed, None, 5, seed=1), range(16))
+    for name, count, times in (("a", 6, 10), ("b", 4, 5)):
+        own = [key for key in order if key.startswith(name)]
+        assert len(own) == count * times
+        for epoch in range(times):
+            assert sorted(own[epoch * count : (epoch + 1) * count]) == [f"{name}/{index}" for index in range(count)]
+
+
+def test_a_mixture_can_be_had_at_any_step_and_by_rows():
+    loader = Loader(Mixed([Named(6, "a"), Named(4, "b")], (3.0, 1.0)), None, 8, seed=1)
+    whole = [loader.batch(step) for step in range(9)]
+    again = Loader(Mixed([Named(6, "a"), Named(4, "b")], (3.0, 1.0)), None, 8, seed=1)
+    for step in (8, 2):
+        rows = [again.batch(step, rows) for rows in ([0, 1, 2, 3], [4, 5, 6, 7])]
+        for name in ("key", "caption", "meaning"):
+            assert rows[0][name] + rows[1][name] == whole[step][name]
+
+
+def test_a_source_alone_is_shuffled_as_the_first_of_a_mixture():
+    alone = keys(Loader(Named(6, "a"), None, 6, seed=1), range(3))
+    mixed = keys(Loader(Mixed([Named(6, "a"), Named(4, "b")], (1.0, 1.0)), None, 6, seed=1), range(6))
+    assert [key for key in mixed if key.startswith("a")] == alone
+
+
+def test_the_fingerprint_changes_with_the_sources_their_order_and_the_weights():
+    a, b = Named(6, "a"), Named(4, "b")
+    mixtures = [([a, b], (1.0, 1.0)), ([b, a], (1.0, 1.0)), ([a, b], (1.0, 2.0)), ([a, Named(5, "b")], (1.0, 1.0))]
+    assert len({Mixed(*one).fingerprint() for one in mixtures}) == 4
+    assert Mixed([a, b], (1.0, 1.0)).fingerprint() == Mixed([a, b], (0.5, 0.5)).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [((1.0,), "expected 2 numbers"), ((1.0, 0.0), "positive"), ((0.333333333, 0.1), "simple shares"), ((), "positive")],
+)
+def test_weights_that_make_no_sense_are_a_value_error(weights, said):
+    with pytest.raises(ValueError, match=said):
+        Mixture(weights, SCENES, SCENES)
+
+
+def test_a_source_left_out_between_two_and_an_empty_one_are_errors():
+    with pytest.raises(ValueError, match="without a gap"):
+        Mixture((1.0, 1.0, 1.0), SCENES, SCENES, fourth=SCENES)
+    with pytest.raises(UserError, match="none in source 2"):
+        Mixed([Named(1, "a"), Named(0, "b")], (1.0, 1.0))
