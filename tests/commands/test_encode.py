@@ -10,7 +10,10 @@ from dalle_jax.__main__ import main
 from dalle_jax.commands.encode import encode_source
 from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
+from dalle_jax.data import array_record
 from dalle_jax.data.codes import Codes, read_manifest
+from dalle_jax.data.records import Record
+from dalle_jax.images.files import encode_png
 from dalle_jax.images.pixels import to_float
 from dalle_jax.pipelines.load import load_image_tokenizer, read_model_file
 from dalle_jax.runs import EncodeRun
@@ -181,3 +184,29 @@ def test_codes_that_do_not_fit_the_task_are_named(smoke_demo, written, tmp_path,
     sets = [f"--set={one}" for one in codes[:4]]
     assert main(["train", "smoke/tokenizer.gin", "--out", str(tmp_path / "x"), *sets]) == 2
     assert "TokenizeImages needs pictures here and the data holds codes" in capsys.readouterr().err
+
+
+def test_records_are_encoded_in_two_crops_beside_those_held_out_and_both_train(smoke_demo, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    pictures = [encode_png(rng.integers(0, 256, (40, 36, 3), np.uint8)) for _ in range(30)]
+    pictures[11] = b"<html>"
+    array_record.write(tmp_path / "a.array_record", [Record(str(n), one, ("x",), {}) for n, one in enumerate(pictures)])
+    common = [f"--set=source.files=('{tmp_path / 'a.array_record'}',)", f"--set=image_tokenizer='{smoke_demo / 'tokenizer'}'"]
+    training, held_out = tmp_path / "training", tmp_path / "held_out"
+    assert main(["encode", "smoke/encode_pictures.gin", "--out", str(training), *common]) == 0
+    of_held_out = ["--set=part=held_out", "--set=crops=1"]
+    assert main(["encode", "smoke/encode_pictures.gin", "--out", str(held_out), *common, *of_held_out]) == 0
+    said = capsys.readouterr().out
+    assert "source: 30 of 30 records read; bad: 1 not a picture" in said
+    assert [one["key"] for one in json.loads((training / "records.json").read_text())["source"]["report"]["bad"][
+        "not a picture"]["records"]] == ["a.array_record:11"]  # fmt: skip
+    keys = [[source[i]["key"] for i in range(len(source))] for source in (opened(training), opened(held_out))]
+    assert len(keys[1]) == 8
+    assert sorted(keys[0] + keys[1]) == sorted(f"a.array_record:{n}" for n in range(30) if n != 11)
+    assert not np.array_equal(opened(training).example(0, 0)["codes"], opened(training).example(0, 1)["codes"])
+    sets = [*of_codes(training), f"data.evaluation.folder='{held_out}'", "trainer.steps=2"]
+    assert train(smoke_demo, tmp_path / "run", *sets) == 0
+
+
+def opened(folder):
+    return Codes(folder=str(folder)).open()
