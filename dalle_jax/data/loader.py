@@ -55,6 +55,8 @@ class Loader:
             raise UserError(f"expected at least 0 data workers, got {workers}")
         self._source = source
         self._parts = source.sources if isinstance(source, Mixed) else (source,)
+        # asked once: it takes a fifth of the time that codes of an example do
+        self._changing = [one if isinstance(one, EpochSource) else None for one in self._parts]
         self._pattern = source.pattern if isinstance(source, Mixed) else Pattern((1.0,))
         self.manifest: Manifest | None = shared_manifest(self._parts, evaluation_source)
         """What the codes are of, where the sources are of codes."""
@@ -117,7 +119,8 @@ class Loader:
         part, place = self._pattern.at(position)
         source, index = self._parts[part], int(self._orders[part][place])
         epoch = place // len(source)
-        example = source.example(index, epoch) if isinstance(source, EpochSource) else source[index]
+        changing = self._changing[part]
+        example = source[index] if changing is None else changing.example(index, epoch)
         return self._pick(example, _seed_of(self._seed, part), epoch, index)
 
     def _held_out(self, index: int) -> dict[str, Any]:

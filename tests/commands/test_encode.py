@@ -191,7 +191,10 @@ def test_records_are_encoded_in_two_crops_beside_those_held_out_and_both_train(s
     pictures = [encode_png(rng.integers(0, 256, (40, 36, 3), np.uint8)) for _ in range(30)]
     pictures[11] = b"<html>"
     array_record.write(tmp_path / "a.array_record", [Record(str(n), one, ("x",), {}) for n, one in enumerate(pictures)])
-    common = [f"--set=source.files=('{tmp_path / 'a.array_record'}',)", f"--set=image_tokenizer='{smoke_demo / 'tokenizer'}'"]
+    common = [
+        f"--set=source.files=('{tmp_path / 'a.array_record'}',)",
+        f"--set=image_tokenizer='{smoke_demo / 'tokenizer'}'",
+    ]
     training, held_out = tmp_path / "training", tmp_path / "held_out"
     assert main(["encode", "smoke/encode_pictures.gin", "--out", str(training), *common]) == 0
     of_held_out = ["--set=part=held_out", "--set=crops=1"]
