@@ -2,12 +2,14 @@
 
 import hashlib
 import math
+import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.captions import Blend, choose
@@ -16,8 +18,8 @@ from dalle_jax.data.filters import Filters
 from dalle_jax.data.records import BadRecord, Record, Records
 from dalle_jax.data.report import Report, summary
 from dalle_jax.data.schema import Example
-from dalle_jax.images.crops import Box, centre_box, cut, random_box
-from dalle_jax.images.decode import WHITE, decode_read
+from dalle_jax.images.crops import Box, centre_box, cut_image, random_box
+from dalle_jax.images.decode import WHITE, decode_image
 from dalle_jax.images.header import BadPicture, Header, Limits, read_header
 
 VERSION = 1
@@ -95,10 +97,10 @@ class Pictures:
             raise Dropped(record.key, name)
         return Usable(record.key, header, offers)
 
-    def decoded(self, usable: "Usable", at_least: int | None = None) -> np.ndarray:
-        """The pixels: uint8 [H W 3]. Raises BadRecord."""
+    def decoded(self, usable: "Usable", at_least: int | None = None) -> Image.Image:
+        """The pixels, RGB. Raises BadRecord."""
         try:
-            return decode_read(usable.header, background=self.background, at_least=at_least)
+            return decode_image(usable.header, background=self.background, at_least=at_least)
         except BadPicture as error:
             raise BadRecord(usable.key, error.kind, error.reason) from error
 
@@ -179,7 +181,7 @@ class PicturesSource:
         """What is cut out of a picture of that size (as it is to be seen) when it is shown as that example."""
         if self._config.crop == "centre":
             return centre_box(width, height)
-        return random_box(width, height, self._config.size, np.random.default_rng((self._config.seed, epoch, index)))
+        return random_box(width, height, self._config.size, random.Random(draw(self._config.seed, epoch, index)))
 
     def fingerprint(self) -> str:
         """Changes whenever the records, their order or what is made of them would."""
@@ -205,7 +207,7 @@ class PicturesSource:
         width, height = usable.header.upright
         box = self.box(index, epoch, width, height)
         enough = math.ceil(2 * config.size * min(width, height) / box.side) if config.reduced_jpeg else None
-        image = cut(config.decoded(usable, enough), box, config.size, of=(width, height))
+        image = cut_image(config.decoded(usable, enough), box, config.size, of=(width, height))
         offers = usable.offers
         captions = [choose(offers, config.seed, epoch, index)] if config.blend else list(offers[0][1])
         return Example(key=record.key, image=image, captions=captions)

@@ -40,6 +40,13 @@ def decode_read(
     header: Header, *, background: tuple[int, int, int] = WHITE, at_least: int | None = None
 ) -> UInt8[np.ndarray, "H W 3"]:
     """``decode`` for a caller that has read the header, and with it checked the limits, for reasons of its own."""
+    return np.ascontiguousarray(decode_image(header, background=background, at_least=at_least))
+
+
+def decode_image(
+    header: Header, *, background: tuple[int, int, int] = WHITE, at_least: int | None = None
+) -> Image.Image:
+    """``decode_read`` as an image of Pillow's, RGB, for a caller that has Pillow go on with it."""
     try:
         image = Image.open(io.BytesIO(header.content), formats=(header.format,))
         if image.size != (header.width, header.height):
@@ -48,7 +55,7 @@ def decode_read(
             image.draft(None, (at_least, at_least))  # does nothing to other formats than JPEG
         raw = _raw_mode(image)
         image.load()
-        return np.ascontiguousarray(_turned(_to_rgb(image, raw, background), header.orientation))
+        return _turned(_to_rgb(image, raw, background), header.orientation)
     except (BadPicture, MemoryError):
         raise
     except Exception as error:  # Pillow raises a dozen kinds of error on broken files
@@ -64,10 +71,10 @@ def _raw_mode(image: Any) -> str:
     return first if isinstance(first, str) else ""
 
 
-def _to_rgb(image: Image.Image, raw: str, background: tuple[int, int, int]) -> UInt8[np.ndarray, "H W 3"]:
+def _to_rgb(image: Image.Image, raw: str, background: tuple[int, int, int]) -> Image.Image:
     """8 bits, opaque, RGB, of any mode whose white is known."""
     if image.mode.startswith("I;16"):
-        return _from_deep_grey(image, raw, background)
+        return Image.fromarray(_from_deep_grey(image, raw, background))
     if image.mode in ("I", "F", "LAB"):
         raise BadPicture("format", f"{image.format} file with pixels of the kind {raw or image.mode}")
     mark = image.info.get("transparency")
@@ -76,11 +83,11 @@ def _to_rgb(image: Image.Image, raw: str, background: tuple[int, int, int]) -> U
     if image.mode == "RGB" and isinstance(mark, tuple) and ";16" in raw:
         image.info["transparency"] = tuple(value >> 8 for value in mark)
     if "A" not in image.getbands() and mark is None:
-        return np.asarray(image.convert("RGB"))
-    layer = image.convert("RGBA")
+        return image.convert("RGB")
+    layer = image if image.mode == "RGBA" else image.convert("RGBA")
     under = Image.new("RGB", layer.size, background)
-    under.paste(layer, mask=layer.getchannel("A"))
-    return np.asarray(under)
+    under.paste(layer, mask=layer)
+    return under
 
 
 def _from_deep_grey(image: Any, raw: str, background: tuple[int, int, int]) -> UInt8[np.ndarray, "H W 3"]:
@@ -95,10 +102,17 @@ def _from_deep_grey(image: Any, raw: str, background: tuple[int, int, int]) -> U
     return pixels if mark is None else np.where((values == mark)[:, :, None], np.array(background, np.uint8), pixels)
 
 
-def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
     """Upright from as stored (EXIF 2.32, table 6)."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}

@@ -9,6 +9,7 @@ import pytest
 
 from dalle_jax.config.bind import loads
 from dalle_jax.config.errors import UserError
+from dalle_jax.config.render import render
 from dalle_jax.data import survey as surveys
 from dalle_jax.data.filters import Filters
 from dalle_jax.data.held_out import HeldOut
@@ -16,7 +17,12 @@ from dalle_jax.data.mixture import Mixture
 from dalle_jax.data.pictures import Pictures
 from dalle_jax.data.scenes import Scenes
 from dalle_jax.data.webdataset import WebDataset
+from dalle_jax.models.vqvae import VqvaeConfig
 from dalle_jax.runs import Data, TrainRun
+from dalle_jax.tasks.tokenize_images import TokenizeImages
+from dalle_jax.train import loop
+from dalle_jax.train.checkpoint import Meta
+from dalle_jax.train.schedules import ConstantRate
 from tests.data.damaged import KINDS, shard
 
 SCENES = Scenes(size=16, levels=(1,), count=64, seed=0, split="train")
@@ -208,3 +214,23 @@ def test_a_run_of_pictures_of_another_size_than_the_tasks_is_refused_with_its_li
     without = "\n".join(line for line in text.splitlines() if "evaluation" not in line)
     with pytest.raises(UserError, match=r"data\.evaluation is not chosen; expected.*@HeldOut"):
         loads(without, TrainRun)
+
+
+def test_going_on_with_other_data_is_refused_with_the_line_that_changed(tars, tmp_path):
+    config = data(tars)
+    changes = {
+        r"had 'data\.evaluation\.count = 8'": data(tars, evaluation=HeldOut(count=9)),
+        r"had 'data\.pictures\.crop = 'random''|had \"data\.pictures\.crop": data(
+            tars, pictures=replace(PICTURES, crop="centre")
+        ),
+        r"had \"data\.source\.caption": data(tars, source=WebDataset((tars,), caption=("txt", "json"))),
+        r"the config says the same, so what it names holds something else now": config,
+    }
+    model = VqvaeConfig(downsample=8, width=16, blocks=1, codebook_size=32, code_width=8)
+    task = TokenizeImages(model, image_size=16)
+    trainer = loop.Trainer(steps=1, schedule=ConstantRate(1e-3))
+    before = Meta(render(TrainRun(task, config, trainer)), config.open().fingerprint(), 0, {})
+    for expected, changed in changes.items():
+        fingerprint = "other" if changed is config else changed.open().fingerprint()
+        with pytest.raises(UserError, match=expected):
+            loop.refuse_changes(before, Meta(render(TrainRun(task, changed, trainer)), fingerprint, 0, {}), tmp_path)

@@ -1,5 +1,6 @@
 import io
 import json
+import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,6 +11,7 @@ from PIL import Image
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.captions import Blend
+from dalle_jax.data.draws import draw
 from dalle_jax.data.filters import Filters
 from dalle_jax.data.loader import Loader
 from dalle_jax.data.pictures import Pictures
@@ -63,7 +65,7 @@ def test_an_example_is_the_crop_of_its_epoch_and_index():
     assert isinstance(source, Source) and isinstance(source, EpochSource) and isinstance(Made(1), Records)
     for index, epoch in ((0, 0), (7, 0), (7, 3)):
         example = source.example(index, epoch)
-        box = random_box(30, 20, 8, np.random.default_rng((3, epoch, index)))
+        box = random_box(30, 20, 8, random.Random(draw(3, epoch, index)))
         assert box == source.box(index, epoch, 30, 20)
         np.testing.assert_array_equal(example["image"], cut(decode(picture(index)), box, 8))
         assert example["key"] == f"k{index}" and example["captions"] == [f"caption {index}"]

@@ -1,0 +1,47 @@
+"""Captioned pictures out of tars by the package webdataset and PIL, as its manual has it."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import webdataset
+from peer_sizes import BATCH, BATCHES, SIZE
+from PIL import Image
+
+
+def square(image: Image.Image) -> np.ndarray:
+    """Over white, as ours are; a random square along the shorter side, at the size wanted."""
+    if image.mode == "RGBA":
+        under = Image.new("RGB", image.size, (255, 255, 255))
+        under.paste(image, mask=image)
+        image = under
+    side = min(image.size)
+    left, top = (np.random.randint(0, length - side + 1) for length in image.size)
+    part = image.crop((left, top, left + side, top + side))
+    return np.asarray(part.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+
+
+def tars():
+    """Shuffled in a buffer, decoded, cropped, resized: a call is 8 batches of 64."""
+    folder = Path(os.environ["DALLE_JAX_DATA"]) / "emoji"
+    dataset = (
+        webdataset.WebDataset(sorted(map(str, folder.glob("*.tar"))), shardshuffle=100)
+        .repeat()
+        .shuffle(1000)
+        .decode("pil")
+        .to_tuple("png", "txt")
+        .map_tuple(square, str)
+        .batched(BATCH, partial=False)
+    )
+    batches = iter(dataset)
+
+    def call():
+        for _ in range(BATCHES):
+            pictures, captions = next(batches)
+            assert np.stack(pictures).shape == (BATCH, SIZE, SIZE, 3)
+            assert len(captions) == BATCH
+
+    return call
+
+
+CASES = {"tars": tars}
