@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from dalle_jax.data.captions import Blend
+from dalle_jax.data.choices import OfAny, OfPictures
 from dalle_jax.data.held_out import HeldOut
 from dalle_jax.data.loader import Loader
-from dalle_jax.data.mixture import Mixture, Single
+from dalle_jax.data.mixture import Mixture
 from dalle_jax.data.opening import open_batches
 from dalle_jax.data.pictures import Pictures
 from dalle_jax.evaluate.captioned import EvaluateCaptioned
@@ -32,8 +33,8 @@ class Data:
     threads that decode beside the loop; with 0 there is one that does all.
     """
 
-    source: Single | Mixture
-    evaluation: Single | HeldOut
+    source: OfAny | Mixture
+    evaluation: OfAny | HeldOut
     batch_size: int
     seed: int = 0
     pictures: Pictures | None = None
@@ -79,8 +80,8 @@ class TrainRun:
 class OwnData:
     """Captioned pictures of one's own for all stages of a pipeline, each of which has its own batch size."""
 
-    source: Single | Mixture
-    evaluation: Single | HeldOut
+    source: OfPictures | Mixture
+    evaluation: OfPictures | HeldOut
     pictures: Pictures
     seed: int = 0
     workers: int = 0
@@ -99,7 +100,7 @@ class TextTokenizerRun:
     only those that the pictures came with; all are trained on. Sources of a mixture share ``captions`` by weight.
     """
 
-    source: Single | Mixture
+    source: OfAny | Mixture
     vocabulary: int
     captions: int
     algorithm: Literal["unigram", "bpe"] = "unigram"
@@ -125,10 +126,38 @@ class InspectRun:
     Of a source of more than ``examine`` pictures so many are looked at, evenly spread; ``cells`` are on the sheet.
     """
 
-    source: Single | Mixture
+    source: OfPictures | Mixture
     pictures: Pictures
     examine: int = 10_000
     cells: int = 60
+
+
+@dataclass(frozen=True)
+class EncodeRun:
+    """``encode``: the codes that the tokenizer in the folder ``image_tokenizer`` gives for a source's pictures.
+
+    Of each picture ``crops`` are encoded, at ``image_size`` pixels a side: those that the source shows in its first
+    epochs. A file holds the codes of ``shard_examples`` pictures; ``batch_size`` pictures are encoded at once on the
+    devices of each process. ``source``, ``pictures`` and ``workers`` are as in ``Data``; with ``held_out`` the
+    pictures are those that training is given beside it, or, with ``part`` "held_out", those that it is not.
+    """
+
+    source: OfPictures
+    image_tokenizer: str
+    image_size: int
+    batch_size: int
+    crops: int = 1
+    shard_examples: int = 16_384
+    pictures: Pictures | None = None
+    workers: int = 0
+    held_out: HeldOut | None = None
+    part: Literal["training", "held_out"] = "training"
+
+    def __post_init__(self) -> None:
+        if self.part == "held_out" and self.held_out is None:
+            raise ValueError("part: expected held_out to say which pictures these are, got None")
+        if self.pictures is not None and self.pictures.size != self.image_size:
+            raise ValueError(f"pictures.size: expected image_size {self.image_size}, got {self.pictures.size}")
 
 
 @dataclass(frozen=True)
@@ -163,5 +192,5 @@ class DemoRun:
     compared: str | None = None
 
 
-Run: TypeAlias = TrainRun | TextTokenizerRun | InspectRun | EvaluateRun | DemoRun
+Run: TypeAlias = TrainRun | TextTokenizerRun | InspectRun | EncodeRun | EvaluateRun | DemoRun
 """A config file says which it is by ``run = @TextTokenizerRun``; one that says nothing is a ``TrainRun``."""

@@ -7,6 +7,7 @@ import sys
 from dalle_jax import storage
 from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
+from dalle_jax.data.codes import Codes
 from dalle_jax.data.folder import Folder
 from dalle_jax.data.inspection import inspect
 from dalle_jax.data.mixture import Mixture
@@ -69,6 +70,8 @@ def read_config(source: str, sets: list[str]) -> InspectRun:
         config: TrainRun | InspectRun = load(source, TrainRun | InspectRun, sets)
         if isinstance(config, InspectRun):
             return config
+        if isinstance(config.data.source, Codes):
+            raise UserError(f"{source}: data.source: expected pictures to look at, got Codes, which were written ahead")
         if config.data.pictures is None and not isinstance(config.data.source, Scenes):
             raise UserError(f"{source}: data.pictures: expected @Pictures, which says how pictures are cut; got None")
         return InspectRun(config.data.source, config.data.pictures or Pictures(size=256))  # scenes come ready made

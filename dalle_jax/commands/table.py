@@ -20,6 +20,7 @@ COMMANDS = (
     Command("train", "dalle_jax.commands.train", "one training stage; goes on from the run folder's newest checkpoint"),
     Command("inspect", "dalle_jax.commands.inspect", "what is in a source: sizes, captions, faults, a contact sheet"),
     Command("text-tokenizer", "dalle_jax.commands.text_tokenizer", "a SentencePiece model from a source's captions"),
+    Command("encode", "dalle_jax.commands.encode", "pictures to codes, once; goes on where it was stopped"),
     Command("config", "dalle_jax.commands.config", "print the resolved config, which parses back to the same run"),
     Command("plan", "dalle_jax.commands.plan", "whether a training config fits a TPU slice, found without one"),
     Command("sample", "dalle_jax.commands.sample", "pictures for prompts, ranked, with their scores and a grid"),

@@ -11,6 +11,7 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh
 from dalle_jax.runs import TrainRun
 from dalle_jax.storage import Place
+from dalle_jax.tasks.written_ahead import matched
 from dalle_jax.train.loop import TrainResult, train
 from dalle_jax.train.profile import Steps
 
@@ -39,4 +40,6 @@ def run(args: argparse.Namespace) -> int:
 def train_stage(config: TrainRun, out: Place, profile: Steps | None = None) -> TrainResult:
     """Trains one stage into ``out``; ``profile`` are steps to trace."""
     layout = Layout(make_mesh(config.mesh), config.rules)
-    return train(config.task, config.data.open(out), config.trainer, layout, out, render(config), profile)
+    data = config.data.open(out)
+    task = matched(config.task, data.manifest)
+    return train(task, data, config.trainer, layout, out, render(config), profile)

@@ -15,6 +15,7 @@ from grain.experimental import index_shuffle
 from dalle_jax.config.errors import UserError
 from dalle_jax.data import accounts
 from dalle_jax.data.accounts import Accounts
+from dalle_jax.data.codes import Manifest, shared_manifest
 from dalle_jax.data.draws import draw
 from dalle_jax.data.mixture import Mixed, Pattern
 from dalle_jax.data.schema import EpochSource, Example, Source
@@ -27,10 +28,10 @@ class Loader:
     """Training batches of ``source`` and the fixed evaluation batches of ``evaluation_source``.
 
     A batch is ``{"image": [uint8 [H W 3]], "caption": [str], "key": [str], "meaning": [int]}`` with ``batch_size``
-    entries each. Which of an example's captions is taken depends on (seed, epoch, index). ``meaning`` is a number of 31
-    bits that two examples share when their lists of captions hold the same: a picture's other phrasings are no
-    negatives of it. ``workers`` threads make the examples of a batch beside each other; with 0 the caller makes them.
-    ``records`` are the accounts of what was read.
+    entries each; sources of codes have ``"codes": [int32 [h w]]`` in place of pictures. Which of an example's captions
+    is taken depends on (seed, epoch, index). ``meaning`` is a number of 31 bits that two examples share when their
+    lists of captions hold the same: a picture's other phrasings are no negatives of it. ``workers`` threads make the
+    examples of a batch beside each other; with 0 the caller makes them. ``records`` are the accounts of what was read.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class Loader:
         self._parts = source.sources if isinstance(source, Mixed) else (source,)
         self._changing = tuple(one if isinstance(one, EpochSource) else None for one in self._parts)
         self._pattern = source.pattern if isinstance(source, Mixed) else Pattern((1.0,))
+        self.manifest: Manifest | None = shared_manifest(self._parts, evaluation_source)
+        """What the codes are of, where the sources are of codes."""
         self._evaluation_source = evaluation_source
         self._batch_size = batch_size
         self._seed = seed
@@ -93,7 +96,7 @@ class Loader:
         content = self._records.content()
         return accounts.FILE, self._records.file(content), accounts.line(content)
 
-    def _made(self, make: Callable[[int], tuple[str, Any, str, int]], places: list[int]) -> dict[str, list[Any]]:
+    def _made(self, make: Callable[[int], dict[str, Any]], places: list[int]) -> dict[str, list[Any]]:
         return _collate(list(map(make, places)) if self._pool is None else list(self._pool.map(make, places)))
 
     def _all(self, rows: Sequence[int] | None) -> Sequence[int]:
@@ -109,7 +112,7 @@ class Loader:
         parts = (VERSION, self._source.fingerprint(), len(self._source), evaluation, self._batch_size, self._seed)
         return "loader-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
-    def _load(self, position: int) -> tuple[str, Any, str, int]:
+    def _load(self, position: int) -> dict[str, Any]:
         """The example that stands at ``position`` in the endless order of all epochs."""
         part, place = self._pattern.at(position)
         source, changing, seed = self._parts[part], self._changing[part], _seed_of(self._seed, part)
@@ -118,13 +121,14 @@ class Loader:
         example = source[index] if changing is None else changing.example(index, epoch)
         return self._pick(example, seed, epoch, index)
 
-    def _held_out(self, index: int) -> tuple[str, Any, str, int]:
+    def _held_out(self, index: int) -> dict[str, Any]:
         return self._pick(self._evaluation_source[index], self._seed, 0, index)  # type: ignore[index]
 
-    def _pick(self, example: Example, seed: int, epoch: int, index: int) -> tuple[str, Any, str, int]:
+    def _pick(self, example: Example, seed: int, epoch: int, index: int) -> dict[str, Any]:
         captions = example["captions"]
         caption = captions[draw(seed, epoch, index) % len(captions)]
-        return example["key"], example["image"], caption, draw(*sorted(captions)) >> 33
+        shown = {"codes": example["codes"]} if "codes" in example else {"image": example["image"]}
+        return {**shown, "caption": caption, "key": example["key"], "meaning": draw(*sorted(captions)) >> 33}
 
 
 def shuffled(place: int, count: int, seed: int, epoch: int) -> int:
@@ -140,6 +144,5 @@ def _seed_of(seed: int, part: int) -> int:
     return draw("part", seed, part) % 2**32 if part else seed
 
 
-def _collate(examples: Any) -> dict[str, list[Any]]:
-    keys, images, captions, meanings = zip(*examples, strict=True)
-    return {"image": list(images), "caption": list(captions), "key": list(keys), "meaning": list(meanings)}
+def _collate(examples: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [one[name] for one in examples] for name in examples[0]}

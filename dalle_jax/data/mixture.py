@@ -5,22 +5,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeAlias
 
 import numpy as np
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.folder import Folder
-from dalle_jax.data.scenes import Scenes
+from dalle_jax.data.choices import OfAny
 from dalle_jax.data.schema import Source
-from dalle_jax.data.webdataset import WebDataset
 
 LONGEST = 100_000
 """Examples after which the pattern of sources begins again, at most."""
-
-
-Single: TypeAlias = Scenes | WebDataset | Folder
-"""What a config can name as one source of data, its ``open()`` giving a ``Source`` or ``Records``."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +25,10 @@ class Mixture:
     """
 
     weights: tuple[float, ...]
-    first: Single
-    second: Single
-    third: Single | None = None
-    fourth: Single | None = None
+    first: OfAny
+    second: OfAny
+    third: OfAny | None = None
+    fourth: OfAny | None = None
 
     def __post_init__(self) -> None:
         Pattern(self.weights)
@@ -45,7 +38,7 @@ class Mixture:
         if self.third is None and self.fourth is not None:
             raise ValueError("expected sources without a gap, got a fourth and no third")
 
-    def sources(self) -> dict[str, Single]:
+    def sources(self) -> dict[str, OfAny]:
         """Those that are given, by name."""
         named = {"first": self.first, "second": self.second, "third": self.third, "fourth": self.fourth}
         return {name: one for name, one in named.items() if one is not None}

@@ -1,15 +1,19 @@
 """What every data source offers: random access to captioned pictures, and a name for its contents."""
 
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
 
 class Example(TypedDict):
-    """One captioned picture. ``captions`` holds at least one caption; ``key`` names the record in reports."""
+    """One captioned picture. ``captions`` holds at least one caption; ``key`` names the record in reports.
+
+    ``image`` is uint8 [H W 3]; where codes were written ahead there are ``codes`` int32 [h w] in its place.
+    """
 
     key: str
-    image: np.ndarray
+    image: NotRequired[np.ndarray]
+    codes: NotRequired[np.ndarray]
     captions: list[str]
 
 
@@ -22,7 +26,7 @@ class Source(Protocol):
         ...
 
     def __getitem__(self, index: int) -> Example:
-        """Example ``index``: ``image`` is uint8 [H W 3]."""
+        """Example ``index``."""
         ...
 
     def fingerprint(self) -> str:

@@ -37,8 +37,9 @@ class GenerateCodes:
     ``blank_captions`` is the share of captions replaced by the empty one, which is what guidance needs. ``guidance`` is
     used for the pictures drawn while training.
 
-    ``image_tokenizer``, the folder of a trained one, encodes pictures of ``image_size`` inside the step. Without both
-    of them the data holds codes that were written ahead, and nothing is drawn while training.
+    ``image_tokenizer``, the folder of a trained one, encodes pictures of ``image_size`` inside the step. Without an
+    ``image_size`` the data holds codes that were written ahead (data/codes.py) and says whose they are; the tokenizer
+    then only draws.
     """
 
     model: DalleConfig | DalleBartConfig
@@ -52,10 +53,10 @@ class GenerateCodes:
     def __post_init__(self) -> None:
         if not 0.0 <= self.blank_captions < 1.0:
             raise ValueError(f"blank_captions: expected a share in [0, 1), got {self.blank_captions}")
-        if (self.image_tokenizer is None) != (self.image_size is None):
+        if self.image_tokenizer is None and self.image_size is not None:
             raise ValueError(
-                "image_tokenizer and image_size: expected both, or neither where the data holds codes, got "
-                f"{self.image_tokenizer!r} and {self.image_size}"
+                "image_tokenizer: expected the folder of one that encodes pictures of image_size (which is left out "
+                f"where the data holds codes), got None and image_size {self.image_size}"
             )
         if self.image_tokenizer is None and self.model.code_width:
             raise ValueError(
@@ -94,17 +95,14 @@ class GenerateCodes:
             return load_image_tokenizer(storage.place(self.image_tokenizer))
 
     def frozen(self) -> Any:
-        """The image tokenizer, with its averaged weights, or None where the data holds codes."""
+        """The image tokenizer, with its averaged weights, or None where it is not known."""
         tokenizer = self._tokenizer
-        if tokenizer is None or self.image_size is None:
+        if tokenizer is None:
             return None
-        side = self.image_size // tokenizer.downsample
-        if tokenizer.codebook_size != self.model.codebook_size or (side, side) != tuple(self.model.grid):
-            raise UserError(
-                f"task.model: expected codebook_size {tokenizer.codebook_size} and grid ({side}, {side}), as the image "
-                f"tokenizer in {self.image_tokenizer} gives for {self.image_size} px, "
-                f"got {self.model.codebook_size} and {tuple(self.model.grid)}"
-            )
+        if self.image_size is not None:
+            side = self.image_size // tokenizer.downsample
+            given = f"the image tokenizer in {self.image_tokenizer} gives for {self.image_size} px"
+            check_codes(self.model, tokenizer.codebook_size, (side, side), given)
         if self.model.code_width not in (0, tokenizer.code_vectors.shape[1]):
             raise UserError(
                 f"task.model.code_width: expected {tokenizer.code_vectors.shape[1]}, the width of the code vectors of "
@@ -132,7 +130,7 @@ class GenerateCodes:
 
     def _codes(self, frozen: Any, batch: Batch) -> Int[Array, "B I"]:
         """The codes of the pictures, or those that were written ahead."""
-        if frozen is None:
+        if "codes" in batch:
             return batch["codes"]
         pixels = batch["pixels"]
         return jax.lax.stop_gradient(frozen.encode(to_float(pixels)).reshape(pixels.shape[0], -1))
@@ -180,6 +178,15 @@ class GenerateCodes:
         tokenizer = None if self.image_tokenizer is None else str(storage.absolute(storage.place(self.image_tokenizer)))
         file = ModelFile(model=self.model, image_tokenizer=tokenizer)
         return {"model.gin": render(file).encode(), **self.captions.files()}
+
+
+def check_codes(model: DalleConfig | DalleBartConfig, codebook_size: int, grid: tuple[int, int], given: str) -> None:
+    """Raises UserError where a transformer's codes are not those that it is ``given``."""
+    if codebook_size != model.codebook_size or tuple(grid) != tuple(model.grid):
+        raise UserError(
+            f"task.model: expected codebook_size {codebook_size} and grid {tuple(grid)}, as {given}, "
+            f"got {model.codebook_size} and {tuple(model.grid)}"
+        )
 
 
 def _sums(image: Float[Array, "B I"], text: Float[Array, "B T"] | None) -> Sums:

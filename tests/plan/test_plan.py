@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
-include 'data/codes_stand_in.gin'
+include 'data/codes.gin'
 data.batch_size = 8
 task = @GenerateCodes
 task.captions.file = 'not/there.model'

@@ -1,0 +1,91 @@
+"""Examples per second from codes that were written ahead, beside those of decoding the pictures that they are of.
+
+    DALLE_JAX_DATA=DIR python benchmarks/codes_throughput.py [--size 64] [--rounds 9] [--core 0]
+
+DIR holds ``emoji/*.tar`` as img2dataset writes them. Both sides are batches of 64 through the same loader, shuffled,
+on one core and in one thread, in turn. The tokenizer is not trained: how fast codes are read does not depend on them.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+BATCH = 64
+FACTOR = 8
+
+
+def loaders(size: int, folder: Path) -> dict[str, Callable[[int], dict]]:
+    """What gives the batch of a step, from pictures and from their codes."""
+    from flax import nnx
+
+    from dalle_jax.data.code_folder import CodeFolder, locked
+    from dalle_jax.data.codes import Codes
+    from dalle_jax.data.held_out import HeldOut
+    from dalle_jax.data.loader import Loader
+    from dalle_jax.data.opening import Opening
+    from dalle_jax.data.pictures import Pictures
+    from dalle_jax.data.webdataset import WebDataset
+    from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
+    from dalle_jax.pipelines.encode import Encoder, encode, encoding
+
+    tars = WebDataset((str(Path(os.environ["DALLE_JAX_DATA"]) / "emoji"),), index_folder=str(folder / "indexes"))
+    opening = Opening(Pictures(size=size), 0, folder, print)
+    source, _ = opening.examples(tars, "source", HeldOut(count=BATCH))
+    config = VqvaeConfig(downsample=FACTOR, width=8, blocks=0, codebook_size=64, code_width=8, stem="patch")
+    tokenizer = Vqvae(config, rngs=nnx.Rngs(0))
+    what = encoding(source, tokenizer, size, 1, 1024)
+    codes = CodeFolder(folder / "codes", what, 0, 1)
+    with locked(folder / "codes", 0):
+        codes.begin()
+        encode(Encoder(tokenizer, source, what, BATCH), codes, codes.missing(), print)
+        codes.finish("not kept", "")
+    written = Codes(str(folder / "codes")).open()
+    return {"pictures": Loader(source, None, BATCH, 0).batch, "codes": Loader(written, None, BATCH, 0).batch}
+
+
+def seconds(batch: Callable[[int], dict], steps: range) -> float:
+    """Seconds of CPU for an example."""
+    began = time.process_time()
+    for step in steps:
+        assert len(batch(step)["caption"]) == BATCH
+    return (time.process_time() - began) / (len(steps) * BATCH)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--core", type=int, default=0)
+    options = parser.parse_args()
+    if "DALLE_JAX_DATA" not in os.environ:
+        raise SystemExit("expected DALLE_JAX_DATA, a folder with emoji/*.tar in it, got none")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    with tempfile.TemporaryDirectory(prefix="dalle_jax-codes-") as folder:
+        sides = loaders(options.size, Path(folder))
+        os.sched_setaffinity(0, {options.core})
+        found: dict[str, list[float]] = {"pictures": [], "codes": []}
+        for number in range(options.rounds + 1):
+            for name, count in (("pictures", 2), ("codes", 40)):
+                one = seconds(sides[name], range(number * count, (number + 1) * count))
+                if number:  # the first round warms up
+                    found[name].append(one)
+    ratios = [slow / fast for slow, fast in zip(found["pictures"], found["codes"], strict=True)]
+    report = {
+        "machine": platform.processor() or platform.machine(),
+        "size": options.size,
+        "codes": (options.size // FACTOR) ** 2,
+        "pictures_per_cpu_second": round(1 / statistics.median(found["pictures"])),
+        "codes_per_cpu_second": round(1 / statistics.median(found["codes"])),
+        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+    }
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

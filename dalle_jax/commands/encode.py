@@ -1,0 +1,95 @@
+"""``encode CONFIG --out DIR``: pictures to codes, once; goes on where it was stopped."""
+
+import argparse
+import contextlib
+from pathlib import Path
+
+from dalle_jax import storage
+from dalle_jax.config.bind import load
+from dalle_jax.config.errors import UserError
+from dalle_jax.config.render import render
+from dalle_jax.data import accounts
+from dalle_jax.data.accounts import Accounts
+from dalle_jax.data.code_folder import CodeFolder, locked
+from dalle_jax.data.opening import Opening
+from dalle_jax.data.schema import Source
+from dalle_jax.parallel import hosts
+from dalle_jax.pipelines.encode import Encoder, encode, encoding
+from dalle_jax.pipelines.load import load_image_tokenizer
+from dalle_jax.runs import EncodeRun
+from dalle_jax.storage import Place
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument("config", help="a config file that says run = @EncodeRun, such as configs/smoke/encode.gin")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="the last word on one field")
+    parser.add_argument("--out", required=True, help="the folder for the codes, which all processes of the run see")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Encodes what is missing, and writes the manifest."""
+    config: EncodeRun = load(args.config, EncodeRun, args.set)
+    hosts.join()
+    encode_source(config, storage.place(args.out))
+    return 0
+
+
+def encode_source(config: EncodeRun, out: Place) -> Encoder | None:
+    """Fills a folder of this machine with codes; returns what encoded, None where nothing was missing."""
+    if storage.is_remote(out):
+        raise UserError(f"{out}: expected a folder of this machine or of a network drive; copy it to a URL afterwards")
+    process, _ = hosts.place()
+    path = Path(storage.absolute(out))
+    with contextlib.ExitStack() as held:
+        hosts.together(lambda: held.enter_context(locked(path, process)))
+        return _encode(config, path)
+
+
+def _encode(config: EncodeRun, path: Path) -> Encoder | None:
+    process, processes = hosts.place()
+    source, records = _opened(config, path)
+    place = storage.place(config.image_tokenizer)
+    tokenizer = hosts.together(lambda: load_image_tokenizer(place))
+    what = encoding(source, tokenizer, config.image_size, config.crops, config.shard_examples)
+    folder = CodeFolder(path, what, process, processes)
+    hosts.together(lambda: None if process else folder.begin())
+    hosts.together(folder.compare)
+    missing = folder.missing()
+    done = all(hosts.gather(b"x" if folder.is_finished() and not missing else b""))
+    if not done:
+        if process == 0:
+            folder.reopen()
+        hosts.gather(b"")
+        encoder = Encoder(tokenizer, source, what, config.batch_size)
+        encode(encoder, folder, missing, lambda line: print(f"[encode {process}] {line}", flush=True))
+        folder.wait_for_shards()
+        _account(records, path)
+        folder.finish(str(storage.absolute(place)), render(config))
+    _say(f"{path} has the codes of {what.examples} pictures, {what.crops} of each")
+    return None if done else encoder
+
+
+def _opened(config: EncodeRun, path: Path) -> tuple[Source, Accounts | None]:
+    opening = Opening(config.pictures, config.workers, path, _say)
+    training, held_out = opening.examples(config.source, "source", config.held_out)
+    chosen = held_out if config.part == "held_out" else training
+    if chosen is None or not len(chosen):
+        raise UserError(f"encode: expected pictures, got none of the part {config.part}")
+    return chosen, opening.finish()
+
+
+def _account(records: Accounts | None, path: Path) -> None:
+    """Writes what became of the records and tells it. Raises UserError where more are bad than may be."""
+    if records is None:
+        return
+    content = records.content()
+    if hosts.is_first():
+        storage.write(path / accounts.FILE, records.file(content))
+    _say(accounts.line(content))
+    records.stop_together()
+
+
+def _say(line: str) -> None:
+    if hosts.is_first():
+        print(line, flush=True)

@@ -1,0 +1,87 @@
+"""Captioned pictures in array_record files of our own layout (data/record_layout.py)."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.data import array_files
+from dalle_jax.data.copies import local
+from dalle_jax.data.files import named
+from dalle_jax.data.parts import stored
+from dalle_jax.data.record_layout import decoded, encoded
+from dalle_jax.data.records import BadRecord, Record
+from dalle_jax.data.rows import Rows
+
+VERSION = 1
+"""Goes up whenever the same files and configuration would give other records."""
+SUFFIXES = (".array_record", ".arrayrecord")
+
+
+@dataclass(frozen=True)
+class ArrayRecord:
+    """The records of the array_record files that ``files`` name: files, folders, patterns, URLs (data/files.py).
+
+    A file behind a URL is copied once to ``copies``, a folder of this machine. A picture of more than ``most_bytes`` is
+    bad.
+    """
+
+    files: tuple[str, ...]
+    most_bytes: int = 64 * 2**20
+    copies: str | None = None
+
+    def open(self) -> "ArrayRecordRecords":
+        """The records. Raises UserError where there are no such files, and for one that is no array_record."""
+        if self.most_bytes < 1:
+            raise UserError(f"array_record files: most_bytes must be at least 1, got {self.most_bytes}")
+        return ArrayRecordRecords(self)
+
+
+class ArrayRecordRecords:
+    """``Records`` in the order of the files' names; a key is the file and the record's number in it."""
+
+    def __init__(self, config: ArrayRecord):
+        self._config = config
+        names = named(config.files, SUFFIXES)
+        self._files = [local(stored(name), config.copies, "source.copies") for name in names]
+        counts = [array_files.count(file) for file in self._files]
+        self._rows = Rows(names, counts)
+        if not len(self._rows):
+            raise UserError(f"{', '.join(config.files)}: expected records, got array_record files with none in them")
+
+    @property
+    def problems(self) -> tuple[BadRecord, ...]:
+        """None: what is bad is found when it is read."""
+        return ()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Record:
+        file, row = self._rows.find(index)
+        key = self.key(index)
+        try:
+            content = array_files.record(self._files[file], row)
+        except array_files.BrokenRecord as error:
+            raise BadRecord(key, "broken record", f"its bytes are not as they were written: {error}") from error
+        return decoded(key, content, self._config.most_bytes)
+
+    def key(self, index: int) -> str:
+        """The key of record ``index``, without reading it."""
+        return self._rows.key(*self._rows.find(index))
+
+    def fingerprint(self) -> str:
+        """A digest of the configuration and of the files' sizes and ends, which say where their records lie."""
+        parts = (VERSION, self._config.most_bytes, [array_files.digest(file) for file in self._files])
+        return "array_record-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def write(path: str | os.PathLike[str], records: Iterable[Record]) -> int:
+    """Writes records of another source as a file of this one, aside and renamed; returns how many.
+
+    What a record was called goes into its ``about`` as ``key``, where nothing else has that name.
+    """
+    return array_files.write(
+        path, (encoded(one.picture, one.captions, {"key": one.key, **one.about}) for one in records)
+    )

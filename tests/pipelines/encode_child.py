@@ -1,0 +1,76 @@
+"""Encodes in a process of its own, to be killed: ``encode_child.py OUT PAUSE``; the environment says which it is."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+from flax import nnx
+
+from dalle_jax.commands import encode as command
+from dalle_jax.config.errors import UserError
+from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
+from dalle_jax.parallel import hosts
+
+TOKENIZER = VqvaeConfig(
+    downsample=8, width=8, blocks=0, codebook_size=300, code_width=4, stem="patch", block_kernels=(1,)
+)
+COUNT, SIDE = 40, 16
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Pictures that differ in every epoch, each of which takes its time."""
+
+    pause: float = 0.0
+
+    def open(self) -> "Noise":
+        return self
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, index: int) -> dict:
+        return self.example(index, 0)
+
+    def example(self, index: int, epoch: int) -> dict:
+        time.sleep(self.pause)
+        image = np.random.default_rng((index, epoch)).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+        return {"key": str(index), "image": image, "captions": [f"{index} in {epoch}", f"{index} again"]}
+
+    def fingerprint(self) -> str:
+        return "noise"
+
+
+@dataclass(frozen=True)
+class Run:
+    """As ``runs.EncodeRun``, which no such source fits."""
+
+    source: Noise
+    image_tokenizer: str = "tokenizer"
+    image_size: int = SIDE
+    batch_size: int = 8
+    crops: int = 2
+    shard_examples: int = 3
+    pictures: None = None
+    workers: int = 0
+    held_out: None = None
+    part: str = "training"
+
+
+def tokenizer() -> Vqvae:
+    return Vqvae(TOKENIZER, rngs=nnx.Rngs(0))
+
+
+if __name__ == "__main__":
+    command.load_image_tokenizer = lambda place: tokenizer()
+    command.render = lambda config: "# a test\n"
+    try:
+        hosts.join()
+        command.encode_source(Run(Noise(float(sys.argv[2]))), Path(sys.argv[1]))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

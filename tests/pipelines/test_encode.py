@@ -1,0 +1,182 @@
+"""Codes written ahead: the same as from pictures, whatever is killed on the way and however many processes write."""
+
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from dalle_jax.data import array_record
+from dalle_jax.data.array_record import ArrayRecord
+from dalle_jax.data.captions import Blend
+from dalle_jax.data.code_folder import CodeFolder, locked
+from dalle_jax.data.codes import Codes, read_manifest
+from dalle_jax.data.loader import Loader
+from dalle_jax.data.pictures import Pictures
+from dalle_jax.data.records import Record
+from dalle_jax.images.files import encode_png
+from dalle_jax.images.pixels import to_float
+from dalle_jax.pipelines.encode import Encoder, encode, encoding
+from tests.pipelines.encode_child import COUNT, SIDE, Noise, tokenizer
+from tests.quick_compiling import QUICK
+
+CHILD = Path(__file__).with_name("encode_child.py")
+SHARDS = 14
+
+
+def encoded(source, out, crops, process=0, processes=1):
+    """What ``encode`` does, in this process."""
+    what = encoding(source, tokenizer(), SIDE, crops, 3)
+    folder = CodeFolder(out, what, process, processes)
+    encoder = Encoder(tokenizer(), source, what, 8)
+    with locked(out, process):
+        folder.begin()
+        encode(encoder, folder, folder.missing(), print)
+        folder.wait_for_shards()
+        folder.finish("tokenizer", "")
+    return encoder
+
+
+def start(out, pause=0.0, processes=1):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for process in range(processes):
+        known = {"XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu", "DALLE_JAX_WAIT": "60"}
+        if processes > 1:
+            known |= {
+                "DALLE_JAX_COORDINATOR": f"127.0.0.1:{port}",
+                "DALLE_JAX_PROCESSES": str(processes),
+                "DALLE_JAX_PROCESS": str(process),
+            }
+        command = [sys.executable, str(CHILD), str(out), str(pause)]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, env=os.environ | known, text=True, stdout=pipe, stderr=pipe))
+    return started
+
+
+def finish(started):
+    try:
+        said = [one.communicate(timeout=120) for one in started]
+    finally:
+        for one in started:
+            one.kill()
+    assert [one.returncode for one in started] == [0] * len(started), said
+    return said
+
+
+def kill_in_the_middle(started, out, shards, wait):
+    """Kills once there are so many shards and some more seconds have passed."""
+    while len(list(out.glob("*.array_record"))) < shards and all(one.poll() is None for one in started):
+        time.sleep(0.005)
+    time.sleep(wait)
+    for one in started:
+        one.kill()
+        one.communicate()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "codes"
+    encoded(Noise(), out, crops=2)
+    return out
+
+
+def check_same(out, whole):
+    """The same shards, bytes and all, with nothing else left in the folder."""
+    assert read_manifest(out).shards == read_manifest(whole).shards
+    assert len(read_manifest(out).shards) == SHARDS
+    kept = {one.name for one in out.iterdir() if not one.name.startswith((".lock-", ".checked-"))}
+    names = {shard.file for shard in read_manifest(whole).shards}
+    assert kept == {*names, "manifest.json", "encoding.json", "progress"}
+    assert {one.name for one in (out / "progress").iterdir()} == {f"{name}.json" for name in names}
+    source = Codes(folder=str(out)).open()
+    assert [source[index]["key"] for index in range(COUNT)] == [str(index) for index in range(COUNT)]
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_it_goes_on_and_no_shard_is_lost_or_doubled(whole, tmp_path, kills):
+    rng = random.Random(kills)
+    out = tmp_path / "codes"
+    for kill in range(kills):
+        started = start(out, pause=0.02)
+        kill_in_the_middle(started, out, min(kill * SHARDS // kills + 1, SHARDS - 1), rng.uniform(0.0, 0.15))
+    survived = {one.name: one.stat().st_mtime_ns for one in (out / "progress").glob("[!.]*")}
+    assert 0 < len(survived) <= SHARDS
+    finish(start(out))
+    check_same(out, whole)
+    assert survived.items() <= {one.name: one.stat().st_mtime_ns for one in (out / "progress").iterdir()}.items()
+
+
+def test_two_processes_share_the_shards(whole, tmp_path):
+    out = tmp_path / "two"
+    said = finish(start(out, processes=2))
+    check_same(out, whole)
+    assert [f"[encode {process}] " in said[process][0] for process in (0, 1)] == [True, True]
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_from_what_two_left(whole, tmp_path):
+    left = tmp_path / "left"
+    kill_in_the_middle(start(left, pause=0.02, processes=2), left, 3, 0.0)
+    assert not (left / "manifest.json").exists()
+    finish(start(left))
+    check_same(left, whole)
+
+
+def pictures(tmp_path, count=7):
+    rng = np.random.default_rng(0)
+    records = []
+    for number in range(count):
+        small = rng.integers(0, 256, (4, 5, 3), np.uint8)
+        image = np.asarray(Image.fromarray(small).resize((33 + number, 25), Image.Resampling.BICUBIC))
+        content = encode_png(image) if number != 3 else b"<html>"
+        records.append(Record(str(number), content, (f"own {number}",), {"synthetic": [f"a {number}", f"b {number}"]}))
+    array_record.write(tmp_path / "pictures.array_record", records)
+    config = Pictures(size=SIDE, blend=Blend(weights=(0.5, 0.5)), bad_share=0.5)
+    return config.of(ArrayRecord(files=(str(tmp_path / "pictures.array_record"),)).open())
+
+
+def test_batches_of_codes_are_those_of_the_pictures_crop_by_crop_and_compiled_once(tmp_path):
+    source = pictures(tmp_path)
+    encoder = encoded(source, tmp_path / "codes", crops=3)
+    assert encoder.compiles() == 1
+    codes = Codes(folder=str(tmp_path / "codes")).open()
+    ours, theirs = Loader(codes, codes, 7, seed=2), Loader(pictures(tmp_path), None, 7, seed=2)
+    network, seen = tokenizer(), set()
+    for step in range(3):
+        batch, expected = ours.batch(step), theirs.batch(step)
+        for name in ("key", "caption", "meaning"):
+            assert batch[name] == expected[name]
+        wanted = np.asarray(network.encode(to_float(jnp.asarray(np.stack(expected["image"])))))
+        np.testing.assert_array_equal(np.stack(batch["codes"]), wanted)
+        seen |= {(key, codes.tobytes()) for key, codes in zip(batch["key"], batch["codes"], strict=True)}
+    assert len(seen) > 7 + 3  # crops do differ
+    again = ours.batch(3)  # epoch 3 shows the first crops again
+    order = {key: row.tobytes() for key, row in zip(again["key"], again["codes"], strict=True)}
+    assert set(order.items()) <= seen
+    bad = source.report.content()["bad"].values()
+    assert [record["key"] for kind in bad for record in kind["records"]] == ["pictures.array_record:3"]
+
+
+def test_a_folder_that_was_checked_is_read_once_and_again_when_it_changes(whole, tmp_path, monkeypatch):
+    from dalle_jax.data import codes as module
+
+    read = []
+    whole_sha256 = module.sha256
+    monkeypatch.setattr(module, "sha256", lambda file: read.append(file) or whole_sha256(file))
+    for one in whole.glob(".checked-*"):
+        one.unlink()
+    assert Codes(folder=str(whole)).open().fingerprint() == Codes(folder=str(whole)).open().fingerprint()
+    assert len(read) == SHARDS
+    os.utime(next(whole.glob("*.array_record")))
+    Codes(folder=str(whole)).open()
+    assert len(read) == 2 * SHARDS
