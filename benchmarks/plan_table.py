@@ -30,6 +30,8 @@ PLANS = (
     ("dalle_mega", "tpu7x:4x4x4"),
     ("dalle_mega", "v4:4x4x4"),
     ("clip_vit_l14", "v5p:4x4x4"),
+    ("dvae", "v5e:4x4"),
+    ("vqgan_f16", "v5e:4x4"),
 )
 
 
