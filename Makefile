@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 test: lint
 	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-# Thirty kills of one run: several minutes.
+# Thirty kills of one run, tasks that compile slowly on every mesh: many minutes.
 test-slow: $(VENV)/.installed-test
 	$(RUN) -m pytest -m slow
 

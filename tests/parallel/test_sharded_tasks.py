@@ -166,8 +166,21 @@ def assert_the_same(many: SimpleNamespace, one: SimpleNamespace) -> None:
 
 
 KINDS = ("tokenizer", "dvae", "vqgan", "dalle", "dalle_bart", "llamagen", "clip")
-SLOW_TO_COMPILE = ("dvae", "vqgan")  # these on the mesh that splits everything alone
-CASES = [(kind, name) for kind in KINDS for name in MESHES if name == "2x2x2" or kind not in SLOW_TO_COMPILE]
+SLOW_TO_COMPILE = ("dvae", "vqgan")
+"""On the mesh that splits everything these are tested always, on the others by ``make test-slow``."""
+
+
+def cases(*meshes: str) -> list:
+    """Every task on each of the meshes."""
+    slow = {(kind, name) for kind in SLOW_TO_COMPILE for name in meshes if name != "2x2x2"}
+    return [
+        pytest.param(kind, name, marks=[pytest.mark.slow] if (kind, name) in slow else [])
+        for kind in KINDS
+        for name in meshes
+    ]
+
+
+CASES = cases(*MESHES)
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
@@ -272,7 +285,7 @@ def test_these_parameters_lie_so(kind):
     assert {name: params[name].sharding.spec for name in SPECS[kind]} == SPECS[kind]
 
 
-@pytest.mark.parametrize(("kind", "name"), [case for case in CASES if case[1] != "8x1x1"])
+@pytest.mark.parametrize(("kind", "name"), cases(*(name for name in MESHES if name != "8x1x1")))
 def test_no_matrix_is_whole_on_a_mesh_that_could_split_it(kind, name):
     many = run(kind, MESHES[name])
     for path, value in many.state.params.items():
