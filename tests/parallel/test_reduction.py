@@ -34,10 +34,15 @@ def summed(text: str) -> dict[str, int]:
 def compiled(kind: str) -> tuple[Runner, str]:
     """The step of a task that computes in bfloat16, on eight devices that all hold all parameters."""
     task = task_of(kind)
-    model = replace(task._task.model, dtype="bfloat16")
+    inner = getattr(task, "_task", task)
+    model = replace(inner.model, dtype="bfloat16")
     if hasattr(model, "scan"):  # a collective in a loop would be counted once for all of its layers
         model = replace(model, scan=False)
-    task._task = replace(task._task, model=model)
+    inner = replace(inner, model=model)
+    if hasattr(task, "_task"):
+        task._task = inner
+    else:
+        task = inner
     layout = Layout(make_mesh(Mesh(8, 1, 1)), Rules())
     runner = Runner(task, Trainer(steps=1, schedule=ConstantRate(1e-3)), layout)
     spec = task.batch_spec(ROWS)

@@ -38,10 +38,16 @@ SMALL = {
     "ByCaption": {"length": 3, "width": 6},
     "ClipConfig": {"image_size": 8, "patch": 4, "vocab_size": 16, "text_length": 4, "embed_width": 8},
     "TowerConfig": {"width": 16, "layers": 2, "heads": 2},
+    "TokenizeImagesDvae": {"image_size": 16},
+    "DvaeConfig": {"width": 8, "code_width": 16, "codebook_size": 16, "blocks": 1},
+    "TokenizeImagesGan": {"image_size": 16},
+    "VqganConfig": {"width": 32, "multipliers": (1, 1), "blocks": 1, "attention_levels": (1,), "latent_width": 16}
+    | {"code_width": 8, "codebook_size": 16},
+    "DiscriminatorConfig": {"width": 8, "layers": 2},
     "ConstantRate": {"warmup": 100},
 }
 """What each config dataclass becomes; a model that is not here is stepped at its full size, so add it."""
-LARGEST = 200_000
+LARGEST = 400_000
 
 
 def read(file: Path):
@@ -117,7 +123,7 @@ def test_a_config_takes_a_step(file):
     text = prepared(file)[3]
     state, loss = stepped(text, first_like(text))
     assert np.isfinite(loss)
-    assert loss > 0.1
+    assert abs(loss) > 0.01  # of a density (the dVAE) it may be negative
     assert int(state.step) == 1
     for name, value in state.params.items():
         assert jnp.isfinite(value).all(), name

@@ -162,8 +162,7 @@ def test_data_without_the_codes_that_a_model_is_for_is_an_error(generate, codes,
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"image_size": None}, "expected both, or neither"),
-        ({"image_tokenizer": None}, "expected both, or neither"),
+        ({"image_tokenizer": None}, "image_tokenizer: expected the folder of one .* got None and image_size 16"),
         ({"image_tokenizer": None, "image_size": None, "model": "wide"}, "expected 0 without an image_tokenizer"),
     ],
 )
