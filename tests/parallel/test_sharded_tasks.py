@@ -42,7 +42,7 @@ from dalle_jax.train.schedules import ConstantRate
 ONE = Mesh(1, 1, 1)
 MESHES = {"8x1x1": Mesh(8, 1, 1), "1x8x1": Mesh(1, 8, 1), "2x2x2": Mesh(2, 2, 2)}
 VQVAE = VqvaeConfig(downsample=4, width=16, blocks=1, codebook_size=16, code_width=8, stem="patch")
-DVAE = DvaeConfig(width=8, codebook_size=16, code_width=8, groups=2, blocks=1)
+DVAE = DvaeConfig(width=32, codebook_size=16, code_width=8, groups=2, blocks=1)
 VQGAN = VqganConfig(
     width=64, multipliers=(1,), blocks=1, attention_levels=(), latent_width=8, code_width=8, codebook_size=16,
     distance="cosine",
@@ -224,7 +224,7 @@ SPECS = {
     "dvae": {
         "encoder.input.kernel": P(None, None, None, "fsdp"),
         "encoder.groups.1.0.skip.kernel": P(None, None, None, "fsdp"),
-        "encoder.output.kernel": P(None, None, None, "fsdp"),
+        "encoder.output.kernel": P(None, None, "fsdp"),
         "decoder.input.kernel": P(None, None, "fsdp"),
     },
     "vqgan": {
