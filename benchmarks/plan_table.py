@@ -32,6 +32,8 @@ PLANS = (
     ("clip_vit_l14", "v5p:4x4x4"),
     ("dvae", "v5e:4x4"),
     ("vqgan_f16", "v5e:4x4"),
+    ("llamagen_c2i_b", "v5e:2x4"),
+    ("llamagen_t2i_xl", "v5p:4x4x4"),
 )
 
 
