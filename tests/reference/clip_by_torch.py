@@ -1,6 +1,7 @@
 """Run by the Python of another environment, which has torch: what a reference makes of a file, as an .npz.
 
 clip_by_torch.py hugging_face FOLDER IN.npz OUT.npz     CLIPModel.from_pretrained of an exported folder
+clip_by_torch.py new_hugging_face CONFIG.json FOLDER OUT.npz    a new CLIPModel in a folder, and a zero-shot choice
 clip_by_torch.py openai SIZES.json FILE.pt OUT.npz      a new model of clip.model, saved as OpenAI saves, and outputs
 """
 
@@ -21,6 +22,38 @@ def hugging_face(folder: str, given: str, out: str) -> None:
     with torch.no_grad():
         result = model(input_ids=torch.tensor(inputs["ids"]), pixel_values=torch.tensor(inputs["pixels"]))
     np.savez(out, image=result.image_embeds, text=result.text_embeds, logits=result.logits_per_image)
+
+
+def new_hugging_face(config: str, folder: str, out: str) -> None:
+    from transformers import CLIPConfig, CLIPModel
+
+    with open(config) as stream:
+        given = json.load(stream)
+    torch.manual_seed(0)
+    model = CLIPModel._from_config(CLIPConfig(**given), attn_implementation="eager").eval()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if value.ndim == 1:  # norms and biases, which are ones and zeros at first
+                value.normal_(0, 0.1) if name.endswith("bias") else value.normal_(1, 0.3)
+            elif value.ndim > 1:
+                value.mul_(4)
+    model.save_pretrained(folder)
+    text, size = given["text_config"], given["vision_config"]["image_size"]
+    end, length = text["eos_token_id"], text["max_position_embeddings"]
+    classes, wordings, pictures = 5, 3, 12
+    ids = torch.randint(3, end, (classes * wordings, length))
+    for row, place in enumerate(torch.randint(2, length, (len(ids),))):
+        ids[row, place:] = end
+    pixels = torch.randn(pictures, 3, size, size)
+    with torch.no_grad():
+        found = model(input_ids=ids, pixel_values=pixels)
+    words = found.text_embeds.reshape(classes, wordings, -1).mean(dim=1)
+    words = words / words.norm(dim=-1, keepdim=True)
+    chances = (model.logit_scale.exp() * found.image_embeds @ words.T).softmax(dim=-1)
+    np.savez(
+        out, pixels=pixels, ids=ids, image=found.image_embeds, text=found.text_embeds, logits=found.logits_per_image,
+        classes=words, chances=chances.detach(),
+    )  # fmt: skip
 
 
 def openai(sizes: str, file: str, out: str) -> None:
@@ -52,4 +85,4 @@ def openai(sizes: str, file: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    {"hugging_face": hugging_face, "openai": openai}[sys.argv[1]](*sys.argv[2:])
+    {"hugging_face": hugging_face, "new_hugging_face": new_hugging_face, "openai": openai}[sys.argv[1]](*sys.argv[2:])

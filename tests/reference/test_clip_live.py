@@ -4,32 +4,26 @@ DALLE_JAX_REFERENCE names its Python, which needs torch (the CPU build), transfo
 """
 
 import json
-import os
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dalle_jax.__main__ import main
+from dalle_jax.evaluate.zero_shot import accuracies, class_vectors
 from dalle_jax.losses.contrastive import similarities
 from dalle_jax.models.clip import unit
+from dalle_jax.pipelines.load import load_clip
 from dalle_jax.pretrained import hugging_face_clip
 from tests.parity.fixtures import assert_close, imported, run
+from tests.reference.live import by_reference
 
 pytestmark = pytest.mark.reference
-SCRIPT = Path(__file__).with_name("clip_by_torch.py")
 TOLERANCE = 5e-5
 """Rounding of two programs in float32; the logits are up to 14 times a cosine."""
 
 
-def by_torch(*arguments: object) -> dict[str, np.ndarray]:
-    """The outputs that the script wrote to its last argument."""
-    python = os.environ.get("DALLE_JAX_REFERENCE")
-    if not python:
-        pytest.skip("DALLE_JAX_REFERENCE is not set")
-    done = subprocess.run([python, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return dict(np.load(str(arguments[-1])))
+def by_torch(*arguments):
+    return by_reference("clip_by_torch.py", *arguments)
 
 
 TEXT = {"context_length": 8, "vocab_size": 50, "transformer_width": 64, "transformer_heads": 1, "transformer_layers": 2}
@@ -68,3 +62,54 @@ def test_what_is_imported_and_exported_is_loaded_by_transformers_and_gives_the_s
     compare(clip, openai["pixels"], openai["ids"], wanted)
     assert_close(wanted["logits"], openai["logits"], 14 * TOLERANCE)
     compare(imported("hf-clip", tmp_path / "hf"), openai["pixels"], openai["ids"], wanted)
+
+
+TOWERS = {"hidden_act": "gelu", "num_hidden_layers": 2, "attention_dropout": 0.0}
+HUGGING_FACE = {
+    "projection_dim": 20,
+    "vision_config": TOWERS
+    | {"hidden_size": 72, "intermediate_size": 200, "num_attention_heads": 6, "image_size": 28, "patch_size": 7},
+    "text_config": TOWERS
+    | {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 3, "vocab_size": 40, "eos_token_id": 39}
+    | {"max_position_embeddings": 11, "bos_token_id": 0, "pad_token_id": 39},
+}
+
+
+def test_a_new_model_of_transformers_is_imported_and_chooses_the_same_classes_by_an_ensemble_of_prompts(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(HUGGING_FACE))
+    wanted = by_torch("new_hugging_face", tmp_path / "config.json", tmp_path / "hf", tmp_path / "out.npz")
+    clip = imported("hf-clip", tmp_path / "hf")
+    compare(clip, wanted["pixels"], wanted["ids"], wanted)
+    count = len(wanted["classes"])
+    prompts = np.split(np.arange(len(wanted["ids"])).astype(str), count)  # ids are known by their rows
+
+    def encode(rows):
+        ids = wanted["ids"].astype(np.int32)[np.asarray(rows, int)]
+        return run(lambda clip, ids: clip.encode_text(ids), clip, ids)
+
+    classes = class_vectors(encode, [part.tolist() for part in prompts])
+    assert_close(classes, wanted["classes"], TOLERANCE)
+    image = run(lambda clip, x: unit(clip.vision(x)), clip, wanted["pixels"].transpose(0, 2, 3, 1))
+    logits = float(clip.logit_scale) * image @ classes.T
+    chances = np.exp(logits - logits.max(axis=1, keepdims=True))
+    assert_close(chances / chances.sum(axis=1, keepdims=True), wanted["chances"], 14 * TOLERANCE)
+    best = wanted["chances"].argmax(axis=1)
+    assert len(set(best.tolist())) > 1
+    share = accuracies(image, classes, best)[1]
+    assert (share.right, share.count) == (len(best), len(best))
+
+
+def test_a_clip_that_was_trained_here_is_exported_and_transformers_gives_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["text-tokenizer", "smoke/text.gin", "--out", "runs/smoke/text.model"]) == 0
+    settings = ["trainer.evaluate_every=None", "trainer.pictures_every=None"]
+    words = [word for one in settings for word in ("--set", one)]
+    assert main(["train", "smoke/tokenizer.gin", "--out", "runs/smoke/tokenizer", *words]) == 0
+    end = ["--set", "task.model.end_of_text=@LargestId"]
+    assert main(["train", "smoke/clip.gin", "--out", "run", *words, *end]) == 0
+    assert main(["export", "hf-clip", "run", "hf"]) == 0
+    clip, random = load_clip(tmp_path / "run"), np.random.default_rng(0)
+    pixels = random.normal(size=(2, 3, 32, 32)).astype(np.float32)
+    ids = random.integers(3, clip.config.vocab_size, (2, clip.config.text_length))
+    np.savez(tmp_path / "in.npz", pixels=pixels, ids=ids)
+    compare(clip, pixels, ids, by_torch("hugging_face", "hf", tmp_path / "in.npz", tmp_path / "out.npz"))

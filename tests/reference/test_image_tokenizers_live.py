@@ -1,8 +1,11 @@
-"""What is exported, loaded by taming-transformers itself: needs torch and taming-transformers 0.0.1, else skipped."""
+"""Image tokenizers beside DALL-E and taming-transformers, run live in an environment of their own.
 
-import sys
-import types
-from dataclasses import replace
+DALLE_JAX_REFERENCE names its Python, which needs torch (the CPU build), DALL-E and taming-transformers-rom1504
+(--no-deps), attrs, requests, tqdm, pytorch-lightning and msgpack.
+"""
+
+import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -10,101 +13,117 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from dalle_jax.__main__ import main
 from dalle_jax.models.lpips import Lpips, LpipsConfig
 from dalle_jax.models.patch_discriminator import Discriminator, DiscriminatorConfig
 from dalle_jax.models.vqgan import Vqgan, VqganConfig
+from dalle_jax.pipelines.load import load_image_tokenizer
 from dalle_jax.pretrained.exporters import exporter
 from dalle_jax.pretrained.mapping import KERNEL
-from tests.parity.fixtures import assert_close, run
+from tests.parity.fixtures import assert_close, imported, run
 from tests.pretrained.test_image_tokenizer_files import lpips_tensors, noisy
+from tests.reference.live import by_reference
 
 pytestmark = pytest.mark.reference
 CONFIG = VqganConfig(
     width=32, multipliers=(1, 2), blocks=1, attention_levels=(1,), latent_width=8, code_width=6, codebook_size=32
 )
 VALUES = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+TOLERANCE = 5e-5
+"""Rounding of two programs in float32."""
 
 
-@pytest.fixture(scope="module")
-def torch():
-    found = pytest.importorskip("torch")
-    pytest.importorskip("taming.modules.vqvae.quantize")
-    return found
+def by_torch(*arguments):
+    return by_reference("tokenizers_by_torch.py", *arguments)
 
 
-def first(torch, x):
-    return torch.tensor(x).permute(0, 3, 1, 2)
+def same_codes_and_pictures(vqgan, wanted):
+    """``wanted``: values in -1..1 that were shown, and what came back."""
+    codes = run(lambda model, x: model.quantize(model.latents(x)).codes, vqgan, wanted["values"])
+    np.testing.assert_array_equal(codes, wanted["codes"])
+    assert len(np.unique(codes)) > 3
+    drawn = run(lambda model, codes: model.decoder(model.out_of_codes(model.code_vectors[codes])), vqgan, codes)
+    assert_close(drawn, wanted["drawn"], TOLERANCE * max(1, np.abs(wanted["drawn"]).max()))
 
 
-def last(x):
-    return x.detach().permute(0, 2, 3, 1).numpy()
+DVAES = {
+    "two blocks": ({"n_hid": 16, "n_blk_per_group": 2, "vocab_size": 40}, 8),
+    "three blocks, other widths": ({"n_hid": 24, "n_blk_per_group": 3, "vocab_size": 72}, 12),
+}
 
 
-def test_taming_loads_an_exported_vqgan_and_gives_the_same_codes_and_pictures(torch, tmp_path):
-    from taming.modules.diffusionmodules.model import Decoder, Encoder
-    from taming.modules.vqvae.quantize import VectorQuantizer
-
-    vqgan = Vqgan(CONFIG, rngs=nnx.Rngs(0))
-    vqgan.codebook[...] = 0.1 * jax.random.normal(jax.random.key(3), vqgan.codebook.shape)
-    exporter("taming-vqgan").write(vqgan, tmp_path)
-    yaml = (tmp_path / "model.yaml").read_text()
-    assert "attn_resolutions: [128]" in yaml and "resolution: 256" in yaml
-    sizes = {
-        "double_z": False, "z_channels": 8, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32,
-        "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [128], "dropout": 0.0,
-    }  # fmt: skip
-    model = torch.nn.ModuleDict(
-        {
-            "encoder": Encoder(**sizes),
-            "decoder": Decoder(**sizes),
-            "quantize": VectorQuantizer(32, 6, beta=0.25),
-            "quant_conv": torch.nn.Conv2d(8, 6, 1),
-            "post_quant_conv": torch.nn.Conv2d(6, 8, 1),
-        }
-    )
-    model.load_state_dict(torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"], strict=True)
-    quantized, _, found = model["quantize"](model["quant_conv"](model["encoder"](first(torch, VALUES))))
-    drawn = last(model["decoder"](model["post_quant_conv"](quantized)))
-    codes = run(lambda model, x: model.encode(x), vqgan, (VALUES + 1) / 2)
-    np.testing.assert_array_equal(codes, found[2].reshape(codes.shape).numpy())
-    ours = run(lambda model, codes: model.decoder(model.out_of_codes(model.code_vectors[codes])), vqgan, codes)
-    assert_close(ours, drawn, 5e-5)
+@pytest.mark.parametrize("sizes", DVAES.values(), ids=DVAES)
+def test_a_new_dvae_of_openais_code_is_imported_and_gives_the_same(tmp_path, sizes):
+    encoder, before = sizes
+    given = {"encoder": encoder, "decoder": encoder | {"n_init": before}}
+    (tmp_path / "sizes.json").write_text(json.dumps(given))
+    wanted = by_torch("dvae", tmp_path / "sizes.json", tmp_path, tmp_path / "out.npz")
+    dvae = imported("openai-dvae", tmp_path)
+    assert_close(run(lambda model, x: model.logits(x), dvae, wanted["pixels"]), wanted["logits"], TOLERANCE)
+    codes = run(lambda model, x: model.encode(x), dvae, wanted["pixels"])
+    np.testing.assert_array_equal(codes, wanted["codes"])
+    assert_close(run(lambda model, codes: model.decode(codes), dvae, codes), wanted["drawn"], TOLERANCE)
 
 
-def test_lpips_and_its_gradient_are_taming_s(torch, monkeypatch):
-    layers, inputs = [], 3
-    config = LpipsConfig()
-    for width, depth in zip(config.widths, config.depths, strict=True):
-        for size in [inputs] + [width] * (depth - 1):
-            layers += [torch.nn.Conv2d(size, width, 3, padding=1), torch.nn.ReLU()]
-        layers.append(torch.nn.MaxPool2d(2))
-        inputs = width
-    features = types.SimpleNamespace(features=torch.nn.Sequential(*layers))
-    models = types.SimpleNamespace(vgg16=lambda pretrained: features)
-    for name in ("torchvision", "requests", "tqdm"):
-        if name not in sys.modules:
-            monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(models=models, tqdm=None))
-    from taming.modules.losses import lpips as theirs
+NETWORK = {"double_z": False, "in_channels": 3, "out_ch": 3, "dropout": 0.0, "resolution": 32}
+VQ_MODELS = {
+    "attention at the smallest size": NETWORK
+    | {"z_channels": 12, "ch": 32, "ch_mult": [1, 1, 2], "num_res_blocks": 1, "attn_resolutions": [8]},
+    "attention at two sizes, two blocks": NETWORK
+    | {"z_channels": 10, "ch": 64, "ch_mult": [1, 2], "num_res_blocks": 2, "attn_resolutions": [16, 32]},
+}
 
-    monkeypatch.setattr(theirs, "models", models)
-    monkeypatch.setattr(theirs.LPIPS, "load_from_pretrained", lambda self: None)
-    ours, reference = Lpips(config, rngs=nnx.Rngs(0)), theirs.LPIPS().eval()
-    tensors = {name: torch.tensor(value) for name, value in lpips_tensors(ours, slices=True).items()}
-    assert not reference.load_state_dict(tensors, strict=False).unexpected_keys
-    other = first(torch, -VALUES).requires_grad_(True)
-    distance = reference(first(torch, VALUES), other)
-    distance.sum().backward()
-    assert_close(run(lambda model, x, y: model(x, y), ours, VALUES, -VALUES), distance.detach().flatten(), 1e-5)
+
+@pytest.mark.parametrize("network", VQ_MODELS.values(), ids=VQ_MODELS)
+def test_a_new_vqgan_of_taming_goes_in_and_out_and_gives_the_same_in_both_programs(tmp_path, network):
+    model = {"ddconfig": network, "lossconfig": None, "n_embed": 48, "embed_dim": 7}
+    (tmp_path / "model.json").write_text(json.dumps(model))
+    wanted = by_torch("new_taming", tmp_path / "model.json", tmp_path, tmp_path / "out.npz")
+    vqgan = imported("taming-vqgan", tmp_path / "last.ckpt")
+    same_codes_and_pictures(vqgan, wanted)
+    exporter("taming-vqgan").write(vqgan, tmp_path / "ours")
+    again = by_torch("taming", tmp_path / "ours", tmp_path / "out.npz", tmp_path / "again.npz")
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["taming", "flax"])
+def test_what_is_exported_is_loaded_by_taming_and_gives_the_same(tmp_path, name):
+    """Flax's layout too, from which the script makes taming's, since vqgan-jax is on no index."""
+    graph, state = nnx.split(Vqgan(CONFIG, rngs=nnx.Rngs(0)))
+    random = np.random.default_rng(1)  # kernels stay as they begin: of large ones rounding would be all that is seen
+    state = jax.tree.map(lambda x: x + random.normal(0, 0.3, x.shape).astype("f") if x.ndim < 3 else x, state)
+    vqgan = nnx.merge(graph, state)
+    exporter({"taming": "taming-vqgan", "flax": "dalle-mini-vqgan"}[name]).write(vqgan, tmp_path / "out")
+    np.savez(tmp_path / "in.npz", values=VALUES)
+    same_codes_and_pictures(vqgan, by_torch(name, tmp_path / "out", tmp_path / "in.npz", tmp_path / "out.npz"))
+
+
+@pytest.mark.parametrize("name", ["taming", "flax"])
+def test_a_vqgan_that_was_trained_here_is_exported_and_gives_the_same_there(tmp_path, name):
+    quiet = ["trainer.evaluate_every=None", "trainer.pictures_every=None", "task.model.distance='euclidean'"]
+    given = [word for one in quiet for word in ("--set", one)]
+    assert main(["train", "smoke/vqgan.gin", "--out", str(tmp_path / "run"), *given]) == 0
+    kind = {"taming": "taming-vqgan", "flax": "dalle-mini-vqgan"}[name]
+    assert main(["export", kind, str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    np.savez(tmp_path / "in.npz", values=VALUES)
+    wanted = by_torch(name, tmp_path / "out", tmp_path / "in.npz", tmp_path / "out.npz")
+    same_codes_and_pictures(load_image_tokenizer(tmp_path / "run"), wanted)
+
+
+def test_lpips_and_its_gradient_are_taming_s(tmp_path):
+    ours = Lpips(LpipsConfig(), rngs=nnx.Rngs(0))
+    np.savez(tmp_path / "in.npz", one=VALUES, other=-VALUES, **lpips_tensors(ours, slices=True))
+    wanted = by_torch("lpips", tmp_path / "in.npz", tmp_path / "out.npz")
+    assert_close(run(lambda model, x, y: model(x, y), ours, VALUES, -VALUES), wanted["distance"], 1e-5)
     got = run(lambda model, x, y: jax.grad(lambda y: model(x, y).sum())(y), ours, VALUES, -VALUES)
-    wanted = last(other.grad)
-    assert_close(got / np.abs(wanted).max(), wanted / np.abs(wanted).max(), 1e-4)
+    largest = np.abs(wanted["gradient"]).max()
+    assert_close(got / largest, wanted["gradient"] / largest, 1e-4)
 
 
-def test_the_discriminator_is_taming_s(torch):
-    from taming.modules.discriminator.model import NLayerDiscriminator
-
-    ours = noisy(Discriminator(replace(DiscriminatorConfig(), width=16, layers=3), rngs=nnx.Rngs(0)))
-    reference, tensors, number = NLayerDiscriminator(3, 16, 3), {}, 0
+def test_the_discriminator_is_taming_s(tmp_path):
+    config = dataclasses.replace(DiscriminatorConfig(), width=16, layers=3)
+    ours, tensors, number = noisy(Discriminator(config, rngs=nnx.Rngs(0))), {}, 0
     for index, conv in enumerate(ours.convs):
         tensors[f"main.{number}.weight"] = KERNEL.backward(np.asarray(conv.kernel[...]))[0]
         if conv.bias is not None:
@@ -114,7 +133,6 @@ def test_the_discriminator_is_taming_s(torch):
             tensors[f"main.{number}.weight"] = np.asarray(ours.norms[index - 1].scale[...])
             tensors[f"main.{number}.bias"] = np.asarray(ours.norms[index - 1].bias[...])
         number += 2
-    missing = reference.load_state_dict({name: torch.tensor(x) for name, x in tensors.items()}, strict=False)
-    assert not missing.unexpected_keys and all("running" in name for name in missing.missing_keys)
-    wanted = last(reference.train()(first(torch, VALUES)))
+    np.savez(tmp_path / "in.npz", values=VALUES, **tensors)
+    wanted = by_torch("discriminator", tmp_path / "in.npz", tmp_path / "out.npz")["logits"]
     assert_close(run(lambda model, x: model(x), ours, jnp.asarray(VALUES)), wanted, 1e-5 * max(1, np.abs(wanted).max()))
