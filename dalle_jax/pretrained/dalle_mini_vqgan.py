@@ -15,6 +15,8 @@ from dalle_jax.pretrained.tensors import refused
 from dalle_jax.pretrained.vqgan_layouts import TAMING, flax_rules, pairs
 
 WEIGHTS = ("flax_model.msgpack",)
+MOST_BLOCKS = 32
+"""Blocks of a level, and levels: published ones have 2 and 5; thousands would be built before any is found missing."""
 ONLY = {"double_z": False, "resamp_with_conv": True, "give_pre_end": False, "dropout": 0.0}
 """Fields of which one value is implemented; those that are not the network's are the hub's own and change nothing."""
 
@@ -38,9 +40,10 @@ def config_of(path: Path, config: Json) -> VqganConfig:
     wrong = [f"{name} = {config[name]!r}" for name, only in ONLY.items() if config.get(name, only) != only]
     numbers = ("ch", "num_res_blocks", "resolution", "z_channels", "embed_dim", "n_embed", "in_channels", "out_ch")
     wrong += [f"{name} = {config.get(name)!r}" for name in numbers if not _is_size(config.get(name))]
+    wrong += [f"{name} = {config[name]!r}" for name in ("num_res_blocks",) if not wrong and config[name] > MOST_BLOCKS]
     for name in ("ch_mult", "attn_resolutions"):
         value = config.get(name)
-        if not isinstance(value, list) or not all(_is_size(one) for one in value):
+        if not isinstance(value, list) or len(value) > MOST_BLOCKS or not all(_is_size(one) for one in value):
             wrong.append(f"{name} = {value!r}")
     if not wrong and config["in_channels"] != config["out_ch"]:
         wrong.append(f"out_ch = {config['out_ch']!r} beside in_channels = {config['in_channels']!r}")

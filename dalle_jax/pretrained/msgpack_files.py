@@ -2,12 +2,14 @@
 
 import math
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from dalle_jax.pretrained.tensors import (
     DTYPES,
+    LONGEST_NAME,
     MOST_TENSORS,
     MappedFile,
     Stored,
@@ -15,12 +17,15 @@ from dalle_jax.pretrained.tensors import (
     check_name,
     check_shape,
     refused,
+    shown,
 )
 
 ARRAY, SCALAR = 1, 3
 """Flax's extension types for an array and for a numpy scalar; both are [shape, dtype, bytes]."""
 CHUNKED = "__msgpack_chunked_array__"
 DEEPEST = 64
+MOST_VALUES = 5_000_000
+"""Numbers, texts and arrays of a file: an array takes about eight."""
 
 
 class _Broken(Exception):
@@ -37,8 +42,9 @@ class _Raw:
 class _Reader:
     """MessagePack (its specification, version 5) from ``at`` to ``end``; binary data stays where it is."""
 
-    def __init__(self, file: MappedFile, at: int, end: int):
+    def __init__(self, file: MappedFile, at: int, end: int, left: Iterator[int] | None = None):
         self.file, self.at, self.end = file, at, end
+        self.left = iter(range(MOST_VALUES)) if left is None else left
 
     def skip(self, count: int) -> int:
         start = self.at
@@ -60,6 +66,8 @@ class _Reader:
     def value(self, depth: int = 0) -> Any:
         if depth > DEEPEST:
             raise _Broken(f"dicts in each other more than {DEEPEST} deep")
+        if next(self.left, None) is None:
+            raise _Broken(f"more than {MOST_VALUES} values")
         first = self.take(1)[0]
         if first < 0x80 or first >= 0xE0:
             return first if first < 0x80 else first - 256
@@ -102,20 +110,20 @@ class _Reader:
         for _ in range(count):
             key = self.value(depth + 1)
             if not isinstance(key, str) or key in found:
-                raise _Broken(f"the key {str(key)[:80]!r}, no text or there before")
+                raise _Broken(f"the key {shown(key)}, no text or there before")
             found[key] = self.value(depth + 1)
         return found
 
     def extension(self, kind: int, start: int, end: int) -> Any:
         if kind not in (ARRAY, SCALAR):
             raise _Broken(f"an extension of type {kind}")
-        inside = _Reader(self.file, start, end)
+        inside = _Reader(self.file, start, end, self.left)
         parts = inside.value(DEEPEST - 2)
         if inside.at != end or not isinstance(parts, list) or len(parts) != 3 or not isinstance(parts[2], _Raw):
             raise _Broken("an array that is not shape, dtype and bytes")
         shape, dtype, raw = check_shape(self.file.path, "an array", parts[0]), parts[1], parts[2]
         if not isinstance(dtype, str) or dtype not in DTYPES:
-            raise _Broken(f"an array of dtype {str(dtype)[:80]!r}")
+            raise _Broken(f"an array of dtype {shown(dtype)}")
         known = DTYPES[dtype]
         if raw.end - raw.start != math.prod(shape) * known.itemsize:
             raise _Broken(f"{raw.end - raw.start} bytes for {dtype}{list(shape)}"[:200])
@@ -161,6 +169,8 @@ def read_msgpack(file: MappedFile) -> Tensors:
 def _flatten(prefix: str, node: dict[str, Any], stored: dict[str, Stored], values: dict[str, Any]) -> None:
     for key, value in node.items():
         name = f"{prefix}{key}"
+        if len(name) > LONGEST_NAME:
+            raise _Broken(f"a name of {len(name)} letters")
         if isinstance(value, dict):
             if CHUNKED in value:
                 value = _joined(value)

@@ -2,6 +2,7 @@
 
 import io
 import math
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,12 @@ def _array(file: MappedFile, archive: Archive, name: str) -> Stored:
             return np.frombuffer(content, dtype, offset=header).reshape(shape, order="F" if fortran else "C")
 
         return Stored(shape, dtype, unpack)
-    return Stored(shape, dtype, lambda: file.array(dtype, shape, member.start + header, steps))
+
+    def view() -> np.ndarray:
+        archive.check(name)
+        return file.array(dtype, shape, member.start + header, steps)
+
+    return Stored(shape, dtype, view)
 
 
 def _header(file: MappedFile, name: str, content: bytes) -> tuple[tuple[int, ...], np.dtype, bool, int]:
@@ -42,7 +48,7 @@ def _header(file: MappedFile, name: str, content: bytes) -> tuple[tuple[int, ...
     try:
         version = np.lib.format.read_magic(stream)
         shape, fortran, dtype = read[version[0]](stream, max_header_size=LONGEST_HEADER)
-    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except (ValueError, KeyError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
         raise refused(file.path, f"{name!r} to be a .npy file", f"a broken one ({str(error)[:100]})") from error
     if dtype.hasobject or dtype.kind not in "biuf":
         raise refused(file.path, f"numbers in {name!r}", f"an array of {dtype}")

@@ -46,7 +46,7 @@ def config_of(tensors: Tensors) -> DvaeConfig:
 def _last(tensors: Tensors, pattern: str) -> int:
     """How many there are of what is counted from 1 on."""
     numbers = {int(match.group(1)) for name in tensors if (match := re.match(pattern, name))}
-    if not numbers or numbers != set(range(1, max(numbers) + 1)):
+    if not numbers or numbers != set(range(1, len(numbers) + 1)):
         raise refused(tensors.name, f"all of {pattern} from 1 on", f"the numbers {sorted(numbers)[:20]}")
     return max(numbers)
 

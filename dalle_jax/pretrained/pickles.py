@@ -10,6 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from dalle_jax.pretrained.tensors import LARGEST, LONGEST_NAME, shown
+
+MOST_STEPS = 5_000_000
+"""Opcodes, and elements that they copy: a file of weights has some tens of them for each tensor."""
+
 
 class BadPickle(Exception):
     """What a pickle holds that no weight file needs, or that makes no sense."""
@@ -63,12 +68,19 @@ def _first(value: Any, *beside: Any) -> Any:
     return value
 
 
+def _key(value: Any) -> Any:
+    """A key of a dict or set: tuples of tuples, which can take for ever to hash, are refused."""
+    if isinstance(value, tuple) and any(isinstance(one, tuple) for one in value):
+        raise BadPickle("a key that is a tuple of tuples")
+    return value
+
+
 def _dict(pairs: Any = ()) -> dict[Any, Any]:
-    return dict(pairs)
+    return {_key(key): value for key, value in (pairs.items() if isinstance(pairs, dict) else pairs)}
 
 
 def _set(elements: Any = ()) -> set[Any]:
-    return set(elements)
+    return {_key(one) for one in elements}
 
 
 def _nothing(*arguments: Any) -> None:
@@ -132,9 +144,11 @@ def is_bag(name: Name) -> bool:
 
 def allowed(module: Any, name: Any) -> Name:
     """The name, refused where it is not one of the list."""
-    found = Name(module, name)
-    if not isinstance(module, str) or not isinstance(name, str) or not (str(found) in ALLOWED or is_bag(found)):
-        raise BadPickle(f"the name {str(found)[:120]!r}, which no published weights need")
+    texts = isinstance(module, str) and isinstance(name, str)
+    found = Name(module, name) if texts else None
+    if found is None or not (str(found) in ALLOWED or is_bag(found)):
+        got = repr(str(found)[:120]) if texts else f"{shown(module)}.{shown(name)}"
+        raise BadPickle(f"the name {got}, which no published weights need")
     return found
 
 
@@ -148,6 +162,7 @@ def load(stream: Any, persistent: Persistent) -> Any:
         for opcode, argument, _ in pickletools.genops(stream):
             if opcode.name == "STOP":
                 return machine.pop()
+            machine.spend(1)
             machine.run(opcode.name, argument)
     except BadPickle:
         raise
@@ -164,6 +179,13 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.persistent = persistent
+        self.left = MOST_STEPS
+
+    def spend(self, steps: int) -> None:
+        """Refuses a pickle that takes more than any file of weights does."""
+        self.left -= steps
+        if self.left < 0:
+            raise BadPickle(f"a pickle of more than {MOST_STEPS} steps, which no published weights need")
 
     def pop(self) -> Any:
         if self.marks and len(self.stack) <= self.marks[-1]:
@@ -212,7 +234,7 @@ class _Machine:
         items = target.items if isinstance(target, Bag) else target
         if not isinstance(items, dict) or len(values) % 2:
             raise BadPickle(f"a pickle that sets items of a {type(target).__name__}")
-        items.update(zip(values[::2], values[1::2], strict=True))
+        items.update(zip(map(_key, values[::2]), values[1::2], strict=True))
 
     def set_item(self, argument: Any) -> None:
         del argument
@@ -223,7 +245,7 @@ class _Machine:
         target = self.stack[-1]
         if not isinstance(target, set):
             raise BadPickle(f"a pickle that adds to a {type(target).__name__}")
-        target.update(values)
+        target.update(map(_key, values))
 
     def name(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
@@ -239,6 +261,7 @@ class _Machine:
         arguments, function = self.pop(), self.pop()
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
             raise BadPickle(f"a pickle that calls a {type(function).__name__}")
+        self.spend(sum(len(one) for one in arguments if isinstance(one, dict | list | set | tuple)))
         if is_bag(function):
             self.stack.append(Bag(function))
         elif str(function) in CALLS:
@@ -254,6 +277,7 @@ class _Machine:
             for part in parts:
                 if part is not None and not isinstance(part, dict):
                     raise BadPickle(f"a pickle that builds an object from a {type(part).__name__}")
+                self.spend(len(part or {}))
                 target.attributes.update(part or {})
         elif not isinstance(target, dict) and target is not None:  # an OrderedDict's attributes: torch's versions
             raise BadPickle(f"a pickle that builds a {type(target).__name__}")
@@ -334,6 +358,8 @@ def leaves(root: Any, deepest: int = 64, most: int = 200_000) -> Iterator[tuple[
         if children is None:
             yield prefix, node
             continue
+        if any(len(key) > LONGEST_NAME if isinstance(key, str) else abs(key) >= LARGEST for key, _ in children):
+            raise BadPickle("names that are too long")
         inside = [(f"{prefix}.{key}" if prefix else str(key), value, depth + 1) for key, value in children]
         if seen + len(waiting) + len(inside) > most:
             raise BadPickle(f"more than {most} objects")

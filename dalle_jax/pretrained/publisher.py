@@ -1,6 +1,7 @@
 """What every publisher's file gives, and the table of them: ``import KIND`` and ``export`` read nothing else."""
 
 import importlib
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -146,8 +147,8 @@ def count(tensors: Tensors, pattern: str) -> int:
     """How many numbers, from 0 on without a gap, the pattern's group takes among the names."""
     numbers = {int(match.group(1)) for name in tensors if (match := re.match(pattern, name))}
     if numbers != set(range(len(numbers))):
-        missing = sorted(set(range(max(numbers) + 1)) - numbers)
-        raise refused(tensors.name, f"all layers of {pattern}", f"none of number {missing[0]}")
+        missing = next(number for number in itertools.count() if number not in numbers)
+        raise refused(tensors.name, f"all layers of {pattern}", f"none of number {missing}")
     return len(numbers)
 
 

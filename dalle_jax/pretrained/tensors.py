@@ -13,6 +13,10 @@ import numpy as np
 from dalle_jax.config.errors import UserError
 
 MOST_DIMENSIONS = 16
+LONGEST_NAME = 1000
+LARGEST = 2**63
+SHOWN = 80
+"""Letters of a value that a message shows."""
 MOST_TENSORS = 200_000
 """Published models have up to some thousands; a file of a few bytes that names more is meant to fill the memory."""
 
@@ -26,10 +30,11 @@ class Stored:
     read: Callable[[], np.ndarray]
 
 
-class Tensors(Mapping[str, np.ndarray]):
+class Tensors(Mapping):
     """The tensors of the file ``name`` by theirs, and in ``values`` the numbers and texts that lie beside them.
 
-    ``stored`` tells shapes and dtypes without reading. Arrays are read-only.
+    ``stored`` tells shapes and dtypes without reading. Arrays are read-only. Reading one raises UserError where its
+    bytes are damaged. (No ``Mapping[str, ndarray]``: what checks types in the tests would read one to look at it.)
     """
 
     def __init__(self, name: str, stored: Mapping[str, Stored], values: Mapping[str, Any] | None = None):
@@ -95,15 +100,26 @@ def refused(path: Path | str, expected: str, got: str) -> UserError:
     return UserError(f"{path}: expected {expected}, got {got}")
 
 
+def shown(value: Any, depth: int = 2) -> str:
+    """A value of a file as a message may show it: short, whatever lies in it, so that no error is itself a bomb."""
+    if isinstance(value, str | bytes):
+        return repr(value[:SHOWN])
+    if isinstance(value, list | tuple) and depth and len(value) <= MOST_DIMENSIONS:
+        return f"[{', '.join(shown(one, depth - 1) for one in value)}]"[:SHOWN]
+    if isinstance(value, int | float) and abs(value) >= LARGEST:
+        return "a huge number"
+    return repr(value) if isinstance(value, int | float | None) else f"a {type(value).__name__}"
+
+
 def whole_number(value: Any) -> bool:
-    """Whether it is an int, not negative and no bool."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    """Whether it is an int that a size may be: not negative, of 63 bits, and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST
 
 
 def check_shape(path: Path | str, name: str, shape: Any) -> tuple[int, ...]:
     """A shape as a tuple, refused where it is none."""
     if not isinstance(shape, list | tuple) or not all(whole_number(size) for size in shape):
-        raise refused(path, f"the shape of {name!r} to be whole numbers", repr(shape)[:80])
+        raise refused(path, f"the shape of {name!r} to be whole numbers", shown(shape))
     if len(shape) > MOST_DIMENSIONS:
         raise refused(path, f"{name!r} to have {MOST_DIMENSIONS} dimensions at most", str(len(shape)))
     return tuple(shape)
@@ -111,8 +127,8 @@ def check_shape(path: Path | str, name: str, shape: Any) -> tuple[int, ...]:
 
 def check_name(path: Path | str, name: Any) -> str:
     """A tensor's or member's name, refused where it is none or leads out of a folder."""
-    if not isinstance(name, str) or not name or len(name) > 1000 or not name.isprintable():
-        raise refused(path, "names of letters", repr(name)[:80])
+    if not isinstance(name, str) or not name or len(name) > LONGEST_NAME or not name.isprintable():
+        raise refused(path, "names of letters", shown(name))
     if name.startswith("/") or "\\" in name or ".." in name.split("/") or name[1:3] == ":/":
         raise refused(path, "names without a path out of the file", repr(name)[:80])
     return name

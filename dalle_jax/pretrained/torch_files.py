@@ -25,6 +25,7 @@ from dalle_jax.pretrained.tensors import (
     check_name,
     check_shape,
     refused,
+    shown,
     whole_number,
 )
 from dalle_jax.pretrained.zips import Archive
@@ -60,6 +61,7 @@ def read_zip(file: MappedFile, archive: Archive) -> Tensors:
     member = archive.in_place(objects[0])
     if member.size > LARGEST_PICKLE:
         raise refused(file.path, f"a pickle of at most {LARGEST_PICKLE} bytes", f"{member.size}")
+    archive.check(objects[0])
     stream = _Slice(file, member.start, member.start + member.size)
     root = _load(file.path, stream, lambda value: _storage(file.path, value))
 
@@ -70,7 +72,7 @@ def read_zip(file: MappedFile, archive: Archive) -> Tensors:
             raise refused(file.path, f"storage {storage.key!r} of {said}", f"{data.size} bytes")
         return data.start
 
-    return _tensors(file, root, place)
+    return _tensors(file, root, place, lambda storage: archive.check(f"{stem}data/{storage.key}"))
 
 
 def read_old(file: MappedFile) -> Tensors:
@@ -89,7 +91,8 @@ def read_old(file: MappedFile) -> Tensors:
 
     root = _load(file.path, stream, persistent)
     keys = _load(file.path, stream, _no_storage)
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
+    texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not texts or sorted(keys) != sorted(storages):
         raise refused(file.path, f"the keys of its {len(storages)} storages", "others")
     starts = {}
     at = stream.tell()
@@ -103,7 +106,7 @@ def read_old(file: MappedFile) -> Tensors:
         starts[key], at = at + 8, at + 8 + size * storage.dtype.itemsize
         if at > len(file):
             raise refused(file.path, f"{at} bytes", f"{len(file)}: it is cut off")
-    return _tensors(file, root, lambda storage: starts[storage.key])
+    return _tensors(file, root, lambda storage: starts[storage.key], lambda storage: None)
 
 
 class _Slice:
@@ -133,7 +136,7 @@ def _load(path: Path, stream: Any, persistent: Callable[[Any], Any]) -> Any:
 
 
 def _no_storage(value: Any) -> Any:
-    raise BadPickle(f"a reference {str(value)[:80]!r} where there is none")
+    raise BadPickle(f"a reference {shown(value)} where there is none")
 
 
 def _storage(path: Path, value: Any) -> Storage:
@@ -141,19 +144,20 @@ def _storage(path: Path, value: Any) -> Storage:
     if not isinstance(value, tuple) or not value or value[0] != "storage":
         if isinstance(value, tuple) and value[:1] == ("module",):
             raise BadPickle("a whole network with its source code, which is not run; save its state_dict() instead")
-        raise BadPickle(f"a reference {str(value)[:80]!r}")
+        raise BadPickle(f"a reference {shown(value)}")
     if len(value) not in (5, 6) or (len(value) == 6 and value[5] is not None):
         raise BadPickle("a storage that is a view of another, as torch saved before 0.4")
     _, kind, key, _, size = value[:5]
     name = kind.name.removesuffix("Storage") if isinstance(kind, Name) else ""
     if name not in STORAGES or not whole_number(size):
-        raise BadPickle(f"a storage of kind {str(kind)[:80]!r} and size {str(size)[:80]!r}")
+        raise BadPickle(f"a storage of kind {kind if isinstance(kind, Name) else shown(kind)} and size {shown(size)}")
     if check_name(path, key).startswith("."):
         raise BadPickle(f"a storage with the key {key!r}")
     return Storage(key, DTYPES[STORAGES[name]], size)
 
 
-def _tensors(file: MappedFile, root: Any, place: Callable[[Storage], int]) -> Tensors:
+def _tensors(file: MappedFile, root: Any, place: Callable[[Storage], int], check: Callable[[Storage], None]) -> Tensors:
+    """All tensors of an object; ``check`` is asked before one of a storage is read, and refuses damaged bytes."""
     stored: dict[str, Stored] = {}
     values: dict[str, Any] = {}
     try:
@@ -164,7 +168,7 @@ def _tensors(file: MappedFile, root: Any, place: Callable[[Storage], int]) -> Te
         if isinstance(value, TensorRef):
             if name in stored:
                 raise refused(file.path, "every tensor once", f"{name!r} twice")
-            stored[check_name(file.path, name)] = _stored(file, name, value, place)
+            stored[check_name(file.path, name)] = _stored(file, name, value, place, check)
         elif isinstance(value, int | float | str | bool):
             values[name] = value
     if not stored:
@@ -172,7 +176,9 @@ def _tensors(file: MappedFile, root: Any, place: Callable[[Storage], int]) -> Te
     return Tensors(str(file.path), stored, values)
 
 
-def _stored(file: MappedFile, name: str, ref: TensorRef, place: Callable[[Storage], int]) -> Stored:
+def _stored(
+    file: MappedFile, name: str, ref: TensorRef, place: Callable[[Storage], int], check: Callable[[Storage], None]
+) -> Stored:
     """A tensor whose every element lies in its storage, and which has no more elements than that."""
     storage = ref.storage
     if not isinstance(storage, Storage):
@@ -186,7 +192,7 @@ def _stored(file: MappedFile, name: str, ref: TensorRef, place: Callable[[Storag
     shape, strides = check_shape(file.path, name, ref.shape), check_shape(file.path, name, ref.strides)
     if len(strides) != len(shape) or not whole_number(ref.offset):
         raise refused(
-            file.path, f"an offset and {len(shape)} strides for {name!r}", f"{ref.offset!r} and {strides}"[:80]
+            file.path, f"an offset and {len(shape)} strides for {name!r}", f"{shown(ref.offset)} and {shown(strides)}"
         )
     count = math.prod(shape)
     last = ref.offset + sum((length - 1) * step for length, step in zip(shape, strides, strict=True))
@@ -194,4 +200,9 @@ def _stored(file: MappedFile, name: str, ref: TensorRef, place: Callable[[Storag
         got = f"shape {list(shape)} with strides {list(strides)} from {ref.offset} on"
         raise refused(file.path, f"{name!r} inside its storage of {size} numbers", got[:200])
     at = start + ref.offset * dtype.itemsize
-    return Stored(shape, dtype, lambda: file.array(dtype, shape, at, strides))
+
+    def read() -> np.ndarray:
+        check(storage)
+        return file.array(dtype, shape, at, strides)
+
+    return Stored(shape, dtype, read)

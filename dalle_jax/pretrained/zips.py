@@ -9,6 +9,8 @@ from pathlib import Path
 
 from dalle_jax.pretrained.tensors import MappedFile, check_name, refused
 
+UTF8 = 1 << 11
+"""The flag of a member whose name is in UTF-8."""
 LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
 MOST_MEMBERS = 200_000
 LARGEST_RATIO = 200
@@ -19,12 +21,17 @@ FREE_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class Member:
-    """Where the bytes of a member lie in the file; ``packed`` where they are deflated."""
+    """Where the bytes of a member lie in the file; ``packed`` where they are deflated, ``header`` where its own is.
 
+    ``checksum`` is the CRC-32 of the archive's list, 0 where it was not computed.
+    """
+
+    header: int
     start: int
     stored_size: int
     size: int
     packed: bool
+    checksum: int
 
 
 class Archive:
@@ -40,6 +47,7 @@ class Archive:
         if len(infos) > MOST_MEMBERS:
             raise refused(file.path, f"at most {MOST_MEMBERS} members", str(len(infos)))
         self.members: dict[str, Member] = {}
+        self.checked: set[str] = set()
         for info in infos:
             name = check_name(file.path, info.filename)
             if name in self.members:
@@ -61,8 +69,30 @@ class Archive:
             raise refused(self.path, f"{name!r} stored as torch stores it", "a packed one; save it anew with torch")
         return member
 
+    def check(self, name: str) -> None:
+        """Raises UserError where the bytes of a member that is not packed are not those that were written.
+
+        They are read once, at the first call. torch can be told to compute no checksums; it writes 0 then.
+        """
+        member = self.members[name]
+        if name in self.checked or not member.checksum:
+            return
+        with memoryview(self.file.bytes) as whole, whole[member.start : member.start + member.size] as part:
+            found = zlib.crc32(part)
+        if found != member.checksum:
+            got = f"{found:08x}: the file is damaged; get it anew"
+            raise refused(self.path, f"{name!r} with the checksum {member.checksum:08x}", got)
+        self.checked.add(name)
+
     def content(self, name: str, count: int = -1) -> bytes:
         """The first ``count`` bytes of a member, or all, unpacked if need be."""
+        member = self.members[name]
+        if not member.packed:
+            if count < 0:
+                self.check(name)
+            return self.file.bytes[
+                member.start : member.start + (member.size if count < 0 else min(count, member.size))
+            ]
         try:
             with self.zip.open(name) as stream:
                 return stream.read(count)
@@ -79,8 +109,14 @@ class Archive:
         head = self.file.bytes[at : at + LOCAL_HEADER.size] if at >= 0 else b""
         if len(head) < LOCAL_HEADER.size or head[:4] != b"PK\x03\x04":
             raise refused(self.path, f"{name!r} where the archive's list says", f"something else at byte {at}")
-        *_, name_length, extra_length = LOCAL_HEADER.unpack(head)
+        _, _, flags, kind, *_, name_length, extra_length = LOCAL_HEADER.unpack(head)
         start = at + LOCAL_HEADER.size + name_length + extra_length
+        own = self.file.bytes[at + LOCAL_HEADER.size : start - extra_length]
+        if (
+            own != info.orig_filename.encode("utf-8" if flags & UTF8 else "cp437", "replace")
+            or kind != info.compress_type
+        ):
+            raise refused(self.path, f"{name!r} at byte {at}", f"another member {own[:80]!r}")
         if info.flag_bits & 1:
             raise refused(self.path, "no passwords", f"{name!r} encrypted")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -90,10 +126,10 @@ class Archive:
             raise refused(self.path, f"{name!r} of one size", f"{info.compress_size} and {info.file_size} bytes")
         if start + info.compress_size > self.zip.start_dir:
             raise refused(self.path, f"{name!r} inside the file", f"an end at byte {start + info.compress_size}")
-        return Member(start, info.compress_size, info.file_size, packed)
+        return Member(at, start, info.compress_size, info.file_size, packed, info.CRC)
 
     def _check_apart(self) -> None:
-        placed = sorted((one.start, one.start + one.stored_size, name) for name, one in self.members.items())
+        placed = sorted((one.header, one.start + one.stored_size, name) for name, one in self.members.items())
         for (_, end, name), (start, _, other) in itertools.pairwise(placed):
             if start < end:
                 raise refused(self.path, "members apart from each other", f"{name!r} and {other!r} overlapping")
