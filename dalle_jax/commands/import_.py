@@ -47,14 +47,14 @@ def run(args: argparse.Namespace) -> int:
         "kind": chosen.name,
         "name": found.name,
         "licence": licence,
-        "tensors": len(found.tensors),
+        "tensors": len(found.tensors) + len(found.tensors.left),
         "ignored": left,
         "files": [_hashed(path) for path in found.files],
     }
     text = render(ModelFile(model=found.config))
     files = {"model.gin": text.encode(), SOURCE_FILE: (json.dumps(record, indent=2) + "\n").encode(), **found.beside}
     save_weights(args.out, module, text, files)
-    used = len(found.tensors) - len(left)
+    used = len(found.tensors) + len(found.tensors.left) - len(left)
     print(f"{args.out}: {_called(found)}, {used} tensors used, {len(left)} ignored, licence: {licence}")
     return 0
 

@@ -45,7 +45,9 @@ def tensors_of(path: Path, caption_length: int | None = None) -> Tensors:
     if caption_length is None or none is None:
         return tensors
     short = Stored((caption_length, *none.shape[1:]), none.dtype, lambda: none.read()[:caption_length])
-    return Tensors(tensors.name, tensors.stored | {"cls_embedding.uncond_embedding": short}, tensors.values_beside)
+    found = Tensors(tensors.name, tensors.stored | {"cls_embedding.uncond_embedding": short}, tensors.values_beside)
+    found.left = tensors.left
+    return found
 
 
 IGNORED = {r"freqs_cis": "a table that follows from the sizes"}

@@ -11,7 +11,7 @@ from dalle_jax.pretrained.mapping import KERNEL, How, Rule, rule
 from dalle_jax.pretrained.publisher import Published, shape
 from dalle_jax.pretrained.read import read_tensors
 from dalle_jax.pretrained.taming_vqgan import state_of
-from dalle_jax.pretrained.tensors import Tensors, refused
+from dalle_jax.pretrained.tensors import Stored, Tensors, refused
 
 GROUPS = 5
 VGG_FILE, OWN_FILE = "vgg16*.pth", "vgg*.pth"
@@ -27,10 +27,18 @@ IGNORED = {
 def published(source: Path) -> Published:
     """LPIPS in a state dict, or in a folder with ``vgg16….pth`` (torchvision's) and ``vgg….pth`` (LPIPS's own)."""
     files = [source] if source.is_file() else _two_files(source)
-    stored = {}
+    stored: dict[str, Stored] = {}
+    left: dict[str, str] = {}
     for file in files:
-        stored.update(state_of(read_tensors(file)).stored)
-    tensors = Tensors(str(source), {name.removeprefix(IN_TAMING): one for name, one in stored.items()})
+        inside = state_of(read_tensors(file))
+        left |= inside.left
+        for name, one in inside.stored.items():
+            own = name.removeprefix(IN_TAMING)
+            if own in stored:
+                raise refused(file, "every tensor once", f"{own!r} twice")
+            stored[own] = one
+    tensors = Tensors(str(source), stored)
+    tensors.left = left
     names = convolutions(tensors)
     widths = tuple(shape(tensors, f"{group[0]}.weight", 4)[0] for group in names)
     rules: list[Rule] = []

@@ -88,6 +88,7 @@ def fill(
     """
     blueprint = Blueprint.of(module)
     left = ignored_names(tensors, ignored)
+    reasons = {**tensors.left, **left}
     problems = mismatches(blueprint.stored(), tensors, rules, left)
     if problems:
         raise UserError("\n".join(f"{tensors.name}: {line}" for line in problems))
@@ -97,7 +98,7 @@ def fill(
     stored = blueprint.stored()
     values = {name: _placed(by_target[name], tensors, stored[name].dtype, shardings[name]) for name in blueprint.paths}
     nnx.update(module, nnx.state(blueprint.merge(values)))
-    return left
+    return reasons
 
 
 def ignored_names(tensors: Tensors, ignored: Ignored) -> dict[str, str]:

@@ -41,7 +41,7 @@ def published(source: Path) -> Published:
 
 def state_of(tensors: Tensors) -> Tensors:
     """What lies under ``state_dict`` in a Lightning checkpoint, without the optimizer's; all, where there is none."""
-    inside = tensors.under("state_dict.")
+    inside = tensors.inside("state_dict")
     return inside if inside.stored else tensors
 
 

@@ -33,12 +33,14 @@ class Stored:
 class Tensors(Mapping):
     """The tensors of the file ``name`` by theirs, and in ``values`` the numbers and texts that lie beside them.
 
-    ``stored`` tells shapes and dtypes without reading. Arrays are read-only. Reading one raises UserError where its
-    bytes are damaged. (No ``Mapping[str, ndarray]``: what checks types in the tests would read one to look at it.)
+    ``stored`` tells shapes and dtypes without reading; ``left`` are tensors of the file that are none of these, and
+    why. Arrays are read-only. Reading one raises UserError where its bytes are damaged. (No ``Mapping[str, ndarray]``:
+    what checks types in the tests would read one to look at it.)
     """
 
     def __init__(self, name: str, stored: Mapping[str, Stored], values: Mapping[str, Any] | None = None):
         self.name = name
+        self.left: dict[str, str] = {}
         self.stored = dict(stored)
         self.values_beside = dict(values or {})
 
@@ -65,10 +67,18 @@ class Tensors(Mapping):
     def without_wrapper(self, wrappers: tuple[str, ...] = ("state_dict", "model", "module")) -> "Tensors":
         """What a training program saved under the first of these keys that is there; all, where none is."""
         for wrapper in wrappers:
-            inside = self.under(f"{wrapper}.")
+            inside = self.inside(wrapper)
             if inside.stored and not any("." not in key for key in self.stored):
                 return inside
         return self
+
+    def inside(self, wrapper: str) -> "Tensors":
+        """What a training program saved under a key; what lies beside it is left, with that as the reason."""
+        prefix = f"{wrapper}."
+        found = self.under(prefix)
+        others = (key for key in self.stored if not key.startswith(prefix))
+        found.left = self.left | dict.fromkeys(others, f"beside the weights under {wrapper!r}")
+        return found
 
 
 class MappedFile:
