@@ -73,8 +73,30 @@ def small(config):
 TRAINED = [file for file in FILES if isinstance(read(file), TrainRun)]
 
 
+OWN_RECIPES = {
+    "scenes": "its three stages are those of configs/demo at other sizes, which tests/commands/test_demo.py runs",
+    "your_data": "tests/commands/test_own_data.py runs the whole of it on a few pictures",
+    "your_data_128": "your_data at other sizes",
+}
+"""Folders of training configs that are ours and no published model's, and where their steps are taken instead."""
+SHARED = {"dalle1", "dalle_bart", "llamagen"}
+"""What several published configs include, and no run by itself."""
+OTHER_RUNS = {"scenes": "a DemoRun over the folder of that name"}
+
+
 def test_the_published_models_are_among_them():
-    assert {"dalle1_12b", "dalle1_2b8", "dalle_mini", "dalle_mega", "llamagen_c2i_b"} <= {one.stem for one in TRAINED}
+    published = {"dalle1_12b", "dalle1_5b6", "dalle1_2b8", "dalle_mini", "dalle_mega", "clip_vit_l14", "dvae"}
+    assert published | {"vqgan_f16", "llamagen_c2i_b", "llamagen_t2i_xl"} <= {one.stem for one in TRAINED}
+
+
+def test_every_config_of_runs_takes_a_step_here_or_is_left_out_for_a_reason():
+    assert {one.stem for one in FILES} == {one.stem for one in TRAINED} | SHARED | OTHER_RUNS.keys()
+    assert all(read(CONFIGS / "runs" / f"{name}.gin") is None for name in SHARED)
+    texts = [(CONFIGS / file).read_text() for file in TRAINED]
+    assert all(any(f"include 'runs/{name}.gin'" in text for text in texts) for name in SHARED)
+    inside = [path.relative_to(CONFIGS) for path in sorted((CONFIGS / "runs").glob("*/**/*.gin"))]
+    trained = {file.parts[1] for file in inside if isinstance(read(file), TrainRun)}
+    assert trained == OWN_RECIPES.keys()
 
 
 @functools.cache
