@@ -144,6 +144,11 @@ def published_config(config: DalleBartConfig) -> dict[str, Any]:
         )
     if config.grid[0] != config.grid[1]:
         raise UserError(f"model.grid: expected a square, as DALL·E mini has it, got {config.grid}")
+    if (config.pad_id, config.empty_caption) != (PAD_ID, EMPTY_CAPTION):
+        raise UserError(
+            f"model: expected pad_id {PAD_ID} and empty_caption {EMPTY_CAPTION}, as DALL·E mini's text tokenizer has "
+            f"them and its layout cannot say otherwise, got {config.pad_id} and {config.empty_caption}"
+        )
     sizes = {theirs: getattr(config, ours) for theirs, ours in SIZES.items()}
     vocabulary, start = config.codebook_size + config.extra_codes - 1, config.start_code
     return REQUIRED | sizes | {

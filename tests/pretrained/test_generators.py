@@ -88,6 +88,29 @@ def test_flags_that_are_not_implemented_are_refused_all_together():
         dalle_mini.config_of(flags | {"decoder_start_token_id": 70}, "config.json")
 
 
+OTHER_VALUES = {
+    "activation_function": ("relu", "gelu_new", "swish", None),
+    "activation_dropout": (0.1,),
+    "attention_dropout": (0.1,),
+    "ln_positions": ("swinv2", "cogview", "postln", "preln", "subln", "deepnet"),
+    "ln_type": ("rmsnorm",),
+    "model_type": ("bart",),
+    "sinkhorn_iters": (2, 0),
+}
+"""Of flags that are no booleans: what the published program takes beside the one value that is implemented."""
+
+
+@pytest.mark.parametrize("flag", dalle_mini.REQUIRED)
+def test_each_flag_of_dalle_mini_is_refused_by_name_with_every_other_value(flag):
+    only, flags = dalle_mini.REQUIRED[flag], dalle_mini.published_config(BART)
+    others = (not only,) if isinstance(only, bool) else OTHER_VALUES[flag]
+    for other in others:
+        with pytest.raises(UserError) as error:
+            dalle_mini.config_of(flags | {flag: other}, "config.json")
+        wanted = f"config.json: {flag}: expected {only!r}, the only one implemented, got {other!r}"
+        assert str(error.value).splitlines() == [wanted]
+
+
 def test_megas_codes_are_the_vqgans_and_its_start_is_the_last_row():
     flags = dalle_mini.published_config(BART) | {"image_vocab_size": 16415}
     del flags["decoder_start_token_id"]
@@ -125,6 +148,8 @@ def test_export_and_import_on_the_command_line_lose_no_number(tmp_path, capsys):
     [
         ({"scan": False}, "model.scan: expected True"),
         ({"start_code": None}, "expected code_width 0, a start_code and extra_codes of 1 or more"),
+        ({"pad_id": 0}, r"expected pad_id 1 and empty_caption \(0, 2\), .* got 0 and \(0, 2\)"),
+        ({"empty_caption": ()}, r"expected pad_id 1 and empty_caption \(0, 2\), .* got 1 and \(\)"),
         ({"grid": (3, 4)}, r"model.grid: expected a square, as DALL·E mini has it, got \(3, 4\)"),
     ],
 )

@@ -1,9 +1,11 @@
 """Run by the Python of another environment, which has dalle-mini 0.1.5 and a Flax of its time: its transformer.
 
 new CONFIG.json FOLDER OUT.npz      a new DalleBart, saved as it is published, and what it makes of captions and codes
+flags OUT.npz                       the names of all flags that its config takes, with their defaults as JSON
 load FOLDER IN.npz OUT.npz          the DalleBart of config.json and flax_model.msgpack
 """
 
+import inspect
 import json
 import pathlib
 import sys
@@ -81,5 +83,13 @@ def load(folder, given, out):
     outputs(config, module, tree, text, codes, out)
 
 
+def flags(out):
+    Config, _ = parts()
+    given = inspect.signature(Config.__init__).parameters
+    found = {name: one.default for name, one in given.items() if one.default is not inspect.Parameter.empty}
+    written = json.loads(Config().to_json_string(use_diff=False))
+    np.savez(out, constructor=json.dumps(found), written=json.dumps(written))
+
+
 if __name__ == "__main__":
-    {"new": new, "load": load}[sys.argv[1]](*sys.argv[2:])
+    {"flags": flags, "new": new, "load": load}[sys.argv[1]](*sys.argv[2:])

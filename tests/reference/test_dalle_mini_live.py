@@ -13,6 +13,7 @@ from flax import nnx
 from dalle_jax.__main__ import main
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig, text_mask
 from dalle_jax.pipelines.load import load_generator
+from dalle_jax.pretrained import dalle_mini
 from dalle_jax.pretrained.dalle_mini import export
 from dalle_jax.pretrained.read import read_tensors
 from tests.parity.fixtures import assert_close, imported, run
@@ -66,6 +67,16 @@ def test_a_new_dalle_mini_goes_in_and_out_and_gives_the_same_in_both_programs(tm
     again = by_flax("load", tmp_path / "ours", tmp_path / "out.npz", tmp_path / "again.npz")
     for name, value in wanted.items():
         np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+
+def test_every_flag_that_their_config_takes_or_writes_is_known_here(tmp_path):
+    found = by_flax("flags", tmp_path / "out.npz")
+    constructor, written = (json.loads(str(found[name])) for name in ("constructor", "written"))
+    known = {*dalle_mini.REQUIRED, *dalle_mini.SIZES, *dalle_mini.OTHER}
+    assert len(constructor) > 35 and constructor.keys() <= known and written.keys() <= known
+    defaults = constructor | {"use_scan": True}  # None there, which stands for True
+    read = dalle_mini.config_of(defaults, "config.json")
+    assert (read.width, read.codebook_size, read.start_code) == (1024, 16384, 16384)
 
 
 def asked(folder, config):
