@@ -4,16 +4,12 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
-
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.images.decode import decode
 from dalle_jax.images.files import write_bytes, write_png
 from dalle_jax.images.grid import grid
-from dalle_jax.images.header import BadPicture
-from dalle_jax.images.resize import centre_square
-from dalle_jax.pipelines.autoregressive import Drawn, Pipeline, Request, load_pipeline
+from dalle_jax.pipelines.autoregressive import Drawn
+from dalle_jax.pipelines.load_pipeline import load_pipeline
 from dalle_jax.storage import Place
 
 
@@ -50,22 +46,19 @@ def run(args: argparse.Namespace) -> int:
     """Draws and writes."""
     prompts = _prompts(args)
     pipeline = load_pipeline(args.model, args.image_tokenizer, args.clip, batch=args.batch)
-    beginning = None if args.beginning is None else _beginning(args.beginning, args.keep_rows, pipeline)
-    requests = [
-        Request(
-            prompt=prompt,
-            candidates=args.candidates,
-            keep=min(4, args.candidates) if args.keep is None else args.keep,
-            temperature=args.temperature,
-            top_k=args.top_k,
-            top_p=args.top_p,
-            guidance=args.guidance,
-            seed=args.seed,
-            beginning=beginning,
-        )
-        for prompt in prompts
-    ]
-    write_drawn(pipeline.draw(requests), args.out)
+    drawn = pipeline(
+        prompts,
+        candidates=args.candidates,
+        keep=args.keep,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        guidance=args.guidance,
+        seed=args.seed,
+        image=args.beginning,
+        keep_rows=args.keep_rows,
+    )
+    write_drawn(drawn, args.out)
     print(f"{args.out}/grid.png")
     return 0
 
@@ -101,15 +94,3 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     if not prompts:
         raise UserError(f"{args.prompts}: expected one prompt a line, got no line with text")
     return prompts
-
-
-def _beginning(path: Path, share: float, pipeline: Pipeline) -> np.ndarray:
-    """The top of a picture, cut to the model's size and to whole rows of codes."""
-    if not 0.0 < share <= 1.0:
-        raise UserError(f"--keep-rows: expected a share in (0, 1], got {share}")
-    rows = max(1, round(share * pipeline.grid[0]))
-    try:
-        picture = centre_square(decode(path.read_bytes()), pipeline.side)
-    except BadPicture as error:
-        raise UserError(f"{path}: {error}") from error
-    return picture[: rows * pipeline.image_tokenizer.downsample]

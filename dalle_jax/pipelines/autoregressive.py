@@ -1,25 +1,27 @@
 """Prompts to ranked pictures: text, codes, pixels, CLIP scores."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from PIL import Image
 
-from dalle_jax import storage
 from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
-from dalle_jax.images.pixels import to_float, to_uint8
+from dalle_jax.images.given import Picture, pictures_of, pixels_of
+from dalle_jax.images.resize import centre_square
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.parallel.layout import jit
-from dalle_jax.pipelines.load import load_clip, load_generator, load_image_tokenizer, stage_folders
-from dalle_jax.pipelines.load_text import load_text
+from dalle_jax.pipelines.picture_codes import PictureCodes
+from dalle_jax.pipelines.pieces import pieces, power_of_two
+from dalle_jax.pipelines.ranker import Pixels, Ranker
 from dalle_jax.pipelines.rerank import best_candidates
 from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
-from dalle_jax.storage import Place
 
 SIDE_BY_SIDE = 16
 """Candidates of a prompt that one call draws where there are prompts enough to fill it; more come in further calls."""
@@ -72,6 +74,14 @@ class Drawn:
     candidates: np.ndarray  # uint8 [M H W 3]
     candidate_scores: np.ndarray | None  # float32 [M]
 
+    @property
+    def images(self) -> list[Image.Image]:
+        """``pictures`` as images of Pillow's."""
+        return [Image.fromarray(picture) for picture in self.pictures]
+
+
+Several: TypeAlias = list[str] | tuple[str, ...]
+
 
 class Pipeline:
     """A transformer, its tokenizers and, where there is one, the CLIP that ranks.
@@ -84,16 +94,15 @@ class Pipeline:
         self, generator: Any, image_tokenizer: Any, text: Any, clip: Any = None, clip_text: Any = None, batch: int = 64
     ) -> None:
         self.grid: tuple[int, int] = tuple(generator.grid)
-        self.image_tokenizer = image_tokenizer
-        self.text, self.clip_text, self.batch = text, clip_text, batch
+        self.tokenizer = PictureCodes(image_tokenizer, batch)
+        self.ranker = None if clip is None else Ranker(clip, clip_text, batch)
+        self.text, self.batch = text, batch
         self._generator = nnx.split(generator)
-        self._tokenizer = nnx.split(image_tokenizer)
-        self._clip = None if clip is None else nnx.split(clip)
 
     @property
     def side(self) -> int:
         """The side of a picture in pixels."""
-        return self.grid[0] * self.image_tokenizer.downsample
+        return self.grid[0] * self.tokenizer.downsample
 
     @cached_property
     def _sample(self) -> Any:
@@ -112,29 +121,69 @@ class Pipeline:
 
         return jit(run, static_argnames="guided")
 
-    @cached_property
-    def _paint(self) -> Any:
-        graph = self._tokenizer[0]
-        return jit(lambda state, codes: to_uint8(nnx.merge(graph, state).decode(codes.reshape(-1, *self.grid))))
+    @overload
+    def __call__(
+        self, prompt: str, *, candidates: int = 16, keep: int | None = None, temperature: float = 1.0, top_k: int = 0,
+        top_p: float = 1.0, guidance: float = 3.0, seed: int = 0, first: int = 0, image: Picture | None = None,
+        keep_rows: float = 0.5,
+    ) -> Drawn: ...  # fmt: skip
 
-    @cached_property
-    def _encode(self) -> Any:
-        graph = self._tokenizer[0]
-        return jit(lambda state, pixels: nnx.merge(graph, state).encode(to_float(pixels)))
+    @overload
+    def __call__(
+        self, prompt: Several, *, candidates: int = 16, keep: int | None = None, temperature: float = 1.0,
+        top_k: int = 0, top_p: float = 1.0, guidance: float = 3.0, seed: int = 0, first: int = 0,
+        image: Picture | None = None, keep_rows: float = 0.5,
+    ) -> list[Drawn]: ...  # fmt: skip
 
-    @cached_property
-    def _score(self) -> Any:
-        if self._clip is None:
-            return None
-        graph = self._clip[0]
+    def __call__(
+        self,
+        prompt: str | Several,
+        *,
+        candidates: int = 16,
+        keep: int | None = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        guidance: float = 3.0,
+        seed: int = 0,
+        first: int = 0,
+        image: Picture | None = None,
+        keep_rows: float = 0.5,
+    ) -> Drawn | list[Drawn]:
+        """The pictures of one prompt, or of each of several, all drawn with the same ``seed``.
 
-        def run(state: Any, pixels: Array, text: Int[Array, "P T"]) -> Float[Array, "P M"]:
-            clip = nnx.merge(graph, state)
-            image = clip.encode_image(to_float(pixels))  # [P*M E]
-            words = clip.encode_text(text)  # [P E]
-            return jnp.einsum("pme,pe->pm", image.reshape(text.shape[0], -1, image.shape[-1]), words)
+        Settings are those of ``Request``; ``keep`` None keeps 4, or all if there are fewer. Of ``image``, cut to the
+        middle square at the model's size, the share ``keep_rows`` is kept, in whole rows of codes from the top on; what
+        is below is drawn. Raises UserError for values that cannot be.
+        """
+        if not isinstance(prompt, str | list | tuple) or not len(prompt):
+            raise UserError(f"prompt: expected a text or several, got {prompt!r}")
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        beginning = None if image is None else self._beginning(image, keep_rows)
+        requests = [
+            Request(
+                prompt=one,
+                candidates=candidates,
+                keep=min(4, candidates) if keep is None else keep,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                guidance=guidance,
+                seed=seed,
+                first=first,
+                beginning=beginning,
+            )
+            for one in prompts
+        ]
+        drawn = self.draw(requests)
+        return drawn[0] if isinstance(prompt, str) else drawn
 
-        return jit(run)
+    def _beginning(self, image: Picture, share: float) -> UInt8[np.ndarray, "H W 3"]:
+        """The top of a picture, cut to the model's size and to whole rows of codes."""
+        if not 0.0 < share <= 1.0:
+            raise UserError(f"keep_rows: expected a share in (0, 1], got {share}")
+        rows = max(1, round(share * self.grid[0]))
+        return centre_square(pixels_of(image), self.side)[: rows * self.tokenizer.downsample]
 
     def draw(self, requests: list[Request]) -> list[Drawn]:
         """Pictures for every request, in order. Requests of equal ``candidates`` and ``first`` share calls."""
@@ -149,10 +198,10 @@ class Pipeline:
         return [drawn[i] for i in range(len(requests))]
 
     def _draw_bucket(self, requests: list[Request]) -> list[Drawn]:
-        prompts = _power_of_two(len(requests))
+        prompts = power_of_two(len(requests))
         padded = requests + [replace(requests[-1], beginning=None)] * (prompts - len(requests))
         candidates, start = requests[0].candidates, requests[0].first
-        pieces = min(_power_of_two(candidates), max(1, self.batch // prompts))  # candidates in one call
+        pieces = min(power_of_two(candidates), max(1, self.batch // prompts))  # candidates in one call
         painted, scored = [], []
         for first in range(0, candidates, pieces):
             pixels, scores = self._draw_call(padded, start + first, pieces)
@@ -189,11 +238,10 @@ class Pipeline:
         prefix, lengths = self._prefix(requests)
         guided = any(request.guidance != 1.0 for request in requests)
         codes = self._sample(self._generator[1], text, keys, settings, prefix, lengths, guided=guided)
-        pixels = self._paint(self._tokenizer[1], codes)  # [P*M H W 3]
+        pixels = self.tokenizer.paint(codes.reshape(-1, *self.grid))  # [P*M H W 3]
         scores = None
-        if self._clip is not None:
-            rows = jnp.asarray(self.clip_text.encode_batch([request.prompt for request in requests]))
-            scores = np.asarray(self._score(self._clip[1], pixels, rows))
+        if self.ranker is not None:
+            scores = self.ranker.score(pixels, [request.prompt for request in requests])
         return np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores
 
     def _prefix(self, requests: list[Request]) -> tuple[Array, Array]:
@@ -201,7 +249,7 @@ class Pipeline:
         height, width = self.grid
         codes = np.zeros((len(requests), height * width), np.int32)
         lengths = np.zeros(len(requests), np.int32)
-        factor = self.image_tokenizer.downsample
+        factor = self.tokenizer.downsample
         for row, request in enumerate(requests):
             if request.beginning is None:
                 continue
@@ -211,17 +259,10 @@ class Pipeline:
                     f"beginning: expected the top of a picture {self.side} px wide, its height a multiple of {factor} "
                     f"up to {self.side} px, got {request.beginning.shape[1]} x {request.beginning.shape[0]} px"
                 )
-            given = self._encode(self._tokenizer[1], request.beginning[None])[0]  # [rows w]
+            given = self.tokenizer.look(request.beginning[None])[0]  # [rows w]
             codes[row, : rows * width] = np.asarray(given).reshape(-1)
             lengths[row] = rows * width
         return jnp.asarray(codes), jnp.asarray(lengths)
-
-    def reconstruct(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> UInt8[np.ndarray, "B H W 3"]:
-        """Pictures through the image tokenizer and back."""
-        copies = [
-            self._paint(self._tokenizer[1], self._encode(self._tokenizer[1], piece)) for piece in self._split(pixels)
-        ]
-        return np.concatenate([np.asarray(copy) for copy in copies])[: len(pixels)]
 
     @cached_property
     def _nats(self) -> Any:
@@ -236,63 +277,44 @@ class Pipeline:
         """Nats that the transformer needs for each code of a picture, the mean over its codes, given its caption."""
         text = self.text.encode_batch(captions)  # [B T]
         found = []
-        for piece, rows in zip(self._split(pixels), self._split(text), strict=True):
-            codes = self._encode(self._tokenizer[1], piece).reshape(len(piece), -1)
+        for piece, rows in zip(pieces(pixels, self.batch), pieces(text, self.batch), strict=True):
+            codes = self.tokenizer.look(piece).reshape(len(piece), -1)
             found.append(np.asarray(self._nats(self._generator[1], jnp.asarray(rows), codes)))
         return np.concatenate(found)[: len(pixels)]
 
-    def similarity(self, pixels: UInt8[np.ndarray, "B H W 3"], prompts: list[str]) -> Float[np.ndarray, "B n"]:
+    def reconstruct(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> UInt8[np.ndarray, "B H W 3"]:
+        """Pictures through the image tokenizer and back."""
+        return self.tokenizer.reconstruct(pixels)
+
+    @overload
+    def rank(self, pictures: Picture | Sequence[Picture], text: str) -> Float[np.ndarray, " B"]: ...
+
+    @overload
+    def rank(self, pictures: Picture | Sequence[Picture], text: Several) -> Float[np.ndarray, "B n"]: ...
+
+    def rank(self, pictures: Picture | Sequence[Picture], text: str | Several) -> np.ndarray:
+        """CLIP's cosine of each of one or more pictures, of any sizes, with a text [B], or with each of several [B n].
+
+        Raises UserError where the pipeline has no CLIP.
+        """
+        scores = self.similarity(pictures_of(pictures), [text] if isinstance(text, str) else list(text))
+        return scores[:, 0] if isinstance(text, str) else scores
+
+    def similarity(self, pixels: Pixels, prompts: list[str]) -> Float[np.ndarray, "B n"]:
         """CLIP's cosine of every picture with every prompt."""
         return self.image_vectors(pixels) @ self.text_vectors(prompts).T
 
     def text_vectors(self, prompts: list[str]) -> Float[np.ndarray, "n E"]:
         """CLIP's unit vector of every prompt."""
-        graph, state = self._ranker()
-        words = jit(lambda state, text: nnx.merge(graph, state).encode_text(text))
-        return np.asarray(words(state, jnp.asarray(self.clip_text.encode_batch(prompts))))
+        return self._ranker().text_vectors(prompts)
 
-    def image_vectors(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B E"]:
+    def image_vectors(self, pixels: Pixels) -> Float[np.ndarray, "B E"]:
         """CLIP's unit vector of every picture."""
-        graph, state = self._ranker()
-        see = jit(lambda state, pixels: nnx.merge(graph, state).encode_image(to_float(pixels)))
-        return np.concatenate([np.asarray(see(state, piece)) for piece in self._split(pixels)])[: len(pixels)]
+        return self._ranker().image_vectors(pixels)
 
-    def _ranker(self) -> Any:
-        if self._clip is None:
-            raise UserError("similarity needs a CLIP, and this pipeline has none; name one with --clip")
-        return self._clip
-
-    def _split(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Pieces of one shape, of at most ``batch``, the last filled up by repeating its last picture."""
-        size = min(self.batch, _power_of_two(len(pixels)))
-        filled = np.concatenate([pixels, np.repeat(pixels[-1:], -len(pixels) % size, axis=0)])
-        return list(filled.reshape(-1, size, *pixels.shape[1:]))
-
-    def __call__(self, prompt: str, **settings: Any) -> Drawn:
-        """One prompt; ``settings`` are the fields of ``Request``."""
-        return self.draw([Request(prompt, **settings)])[0]
-
-
-def _power_of_two(count: int) -> int:
-    return 1 << (count - 1).bit_length()
-
-
-def load_pipeline(
-    folder: Place, image_tokenizer: Place | None = None, clip: Place | None = None, batch: int = 64
-) -> Pipeline:
-    """The pipeline of a folder that holds ``pipeline.gin``, or of a transformer's run folder."""
-    stages = stage_folders(folder)
-    transformer = storage.place(stages.transformer)
-    generator = load_generator(transformer)
-    ranker_folder = clip or (None if stages.clip is None else storage.place(stages.clip))
-    ranker = None if ranker_folder is None else load_clip(ranker_folder)
-    return Pipeline(
-        generator=generator,
-        image_tokenizer=load_image_tokenizer(image_tokenizer or storage.place(stages.image_tokenizer)),
-        text=load_text(transformer, generator.text_length),
-        clip=ranker,
-        clip_text=None
-        if ranker is None or ranker_folder is None
-        else load_text(ranker_folder, ranker.config.text_length),
-        batch=batch,
-    )
+    def _ranker(self) -> Ranker:
+        if self.ranker is None:
+            raise UserError(
+                "similarity needs a CLIP, and this pipeline has none; name one with --clip DIR (in Python clip=DIR)"
+            )
+        return self.ranker
