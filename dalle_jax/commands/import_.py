@@ -6,20 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
+from dalle_jax.models.clip import ClipConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.pipelines.load import ModelFile, build
+from dalle_jax.pipelines.load_text import IMPORTED, packed
 from dalle_jax.pretrained.mapping import fill
 from dalle_jax.pretrained.publisher import KINDS, Published, kind
+from dalle_jax.text.vocabulary_files import MERGES
 from dalle_jax.train.save_weights import save_weights
 
-SOURCE_FILE = "source.json"
 CHUNK_BYTES = 1 << 22
 
 
@@ -30,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the file or folder with the published weights")
     parser.add_argument("out", type=storage.reachable, metavar="DIR", help="the folder to make")
     parser.add_argument("--licence", metavar="TEXT", help="the licence of the weights, where the source does not say")
+    parser.add_argument(
+        "--vocabulary", type=Path, metavar="FILE",
+        help="the text tokenizer's file where none lies beside the weights: CLIP's bpe_simple_vocab_16e6.txt.gz, or "
+        "vocab.json with merges.txt beside it",
+    )  # fmt: skip
     parser.add_argument("--fsdp", type=int, default=1, help="devices over which the weights are split (default 1)")
 
 
@@ -43,20 +51,53 @@ def run(args: argparse.Namespace) -> int:
     layout = None if args.fsdp == 1 else Layout(make_mesh(Mesh(data=1, fsdp=args.fsdp)), Rules())
     left = fill(module, found.tensors, found.rules, found.ignored, layout)
     licence = args.licence or found.licence
+    text_files, read = _text(found, args.vocabulary, chosen.name)
     record = {
         "kind": chosen.name,
         "name": found.name,
         "licence": licence,
         "tensors": len(found.tensors),
         "ignored": left,
-        "files": [_hashed(path) for path in found.files],
+        "files": [_hashed(path) for path in (*found.files, *read)],
     }
     text = render(ModelFile(model=found.config))
-    files = {"model.gin": text.encode(), SOURCE_FILE: (json.dumps(record, indent=2) + "\n").encode(), **found.beside}
+    files = {"model.gin": text.encode(), IMPORTED: (json.dumps(record, indent=2) + "\n").encode(), **text_files}
     save_weights(args.out, module, text, files)
     used = len(found.tensors) - len(left)
     print(f"{args.out}: {_called(found)}, {used} tensors used, {len(left)} ignored, licence: {licence}")
+    if found.vocabulary is not None and not text_files:
+        print(f"{args.out}: no text tokenizer lay beside the weights; to give it texts, import with --vocabulary FILE")
     return 0
+
+
+def _text(found: Published, given: Path | None, kind_name: str) -> tuple[dict[str, bytes], list[Path]]:
+    """The text tokenizer's files for the folder, and those that were read; UserError for one that is not the model's.
+
+    A model that reads a text's end by its id must find it where the tokenizer puts it, and an empty caption that
+    guidance was learned with must be the tokenizer's.
+    """
+    vocabulary, config = found.vocabulary, found.config
+    if vocabulary is None and given is not None:
+        raise UserError(f"--vocabulary: expected none, since {kind_name} reads no texts, got {given}")
+    file = given or found.vocabulary_file
+    if vocabulary is None or file is None:
+        return {}, []
+    files = vocabulary.files(str(file))
+    tokenizer = vocabulary.tokenizer(files, config.text_length)
+    rows = config.vocab_size if isinstance(config, ClipConfig) else config.text_vocab
+    empty = tokenizer.encode_batch([""])  # [1 T]
+    if tokenizer.vocab_size > rows:
+        raise UserError(f"{file}: expected at most {rows} ids, as many as the model has, got {tokenizer.vocab_size}")
+    if isinstance(config, ClipConfig):
+        wrong = int(config.end_of_text.positions(jnp.asarray(empty))[0]) != 1
+    else:
+        wrong = (*config.empty_caption, config.pad_id) != tuple(empty[0, : len(config.empty_caption) + 1].tolist())
+    if wrong:
+        raise UserError(
+            f"{file}: expected the text tokenizer that the model was trained with, got one whose empty text, "
+            f"{empty[0, :3].tolist()} ..., it does not read as one"
+        )
+    return packed(vocabulary, files), [file, file.with_name(MERGES)] if file.suffix == ".json" else [file]
 
 
 def _called(found: Published) -> str:

@@ -67,4 +67,4 @@ class Ranker:
         size = self.config.image_size
         if getattr(pictures, "shape", ())[1:3] == (size, size):
             return pictures
-        return np.stack([clip_pixels(Image.fromarray(np.asarray(one)), size) for one in pictures])
+        return np.stack([clip_pixels(Image.fromarray(np.asarray(one)), size, self.config.crop) for one in pictures])

@@ -6,7 +6,6 @@ are parted at spaces alone and each has one before it, and a caption that is cut
 """
 
 import importlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -14,12 +13,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Int32
 
-from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.text.byte_pairs import Draw, Merges, read_pairs, spelled, unpacked, unspelled, word_pattern
+from dalle_jax.text.byte_pairs import Draw, Merges, spelled, unspelled, word_pattern
 from dalle_jax.text.rows import RowTokenizer
+from dalle_jax.text.vocabulary_files import MERGES, VOCABULARY, both_files, read_merges, read_vocabulary
 
-VOCABULARY, MERGES = "vocab.json", "merges.txt"
 BEGIN, PAD, END, UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"
 MASK = "<mask>"
 SPACE = spelled(" ")
@@ -40,23 +38,14 @@ class BartBpe:
 
     def files(self, path: str) -> Mapping[str, bytes]:
         """Both files."""
-        place = storage.place(path)
-        found = {}
-        for name, one in ((VOCABULARY, place), (MERGES, place.parent / MERGES)):
-            if not one.is_file():
-                raise UserError(
-                    f"captions.file: expected BART's {VOCABULARY} with {MERGES} beside it, found no {name} at {one}; "
-                    "both come with every BART and DALL·E mini"
-                )
-            found[name] = one.read_bytes()
-        return found
+        return both_files(path, "BART")
 
     def tokenizer(self, files: Mapping[str, bytes], length: int) -> "BartTokenizer":
         """The tokenizer of both files."""
         if missing := ", ".join(sorted(set(self.NAMES) - set(files))):
             raise UserError(f"expected BART's {VOCABULARY} and {MERGES} among {sorted(files)}, found no {missing}")
-        merges = Merges(read_pairs(unpacked(files[MERGES], MERGES), MERGES))
-        return BartTokenizer(_vocabulary(files[VOCABULARY]), merges, length, self)
+        ids = read_vocabulary(files[VOCABULARY], "BART", (BEGIN, PAD, END, UNKNOWN))
+        return BartTokenizer(ids, Merges(read_merges(files[MERGES])), length, self)
 
 
 class BartTokenizer(RowTokenizer):
@@ -99,19 +88,6 @@ class BartTokenizer(RowTokenizer):
             if one not in (self._begin, self._pad, self._unknown):
                 pieces.append(self._pieces.get(one, ""))
         return unspelled("".join(pieces)).strip()
-
-
-def _vocabulary(content: bytes) -> dict[str, int]:
-    """Pieces and their ids. Raises UserError for a file that holds anything else."""
-    try:
-        ids = json.loads(unpacked(content, VOCABULARY))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{VOCABULARY}: expected a JSON object of pieces and ids, got no JSON: {error}") from error
-    if not isinstance(ids, dict) or not all(type(one) is int and 0 <= one < 2**31 for one in ids.values()):
-        raise UserError(f"{VOCABULARY}: expected a JSON object of pieces and ids from 0, got something else")
-    if missing := [one for one in (BEGIN, PAD, END, UNKNOWN) if one not in ids]:
-        raise UserError(f"{VOCABULARY}: expected BART's {', '.join(missing)} among its pieces, found none")
-    return ids
 
 
 def _demojize() -> Any:
