@@ -20,7 +20,7 @@ from dalle_jax.pipelines.load import ModelFile, build
 from dalle_jax.pipelines.load_text import IMPORTED, packed
 from dalle_jax.pretrained.mapping import fill
 from dalle_jax.pretrained.publisher import KINDS, Published, kind
-from dalle_jax.text.vocabulary_files import MERGES
+from dalle_jax.text.vocabulary_files import VOCABULARY
 from dalle_jax.train.save_weights import save_weights
 
 CHUNK_BYTES = 1 << 22
@@ -97,7 +97,8 @@ def _text(found: Published, given: Path | None, kind_name: str) -> tuple[dict[st
             f"{file}: expected the text tokenizer that the model was trained with, got one whose empty text, "
             f"{empty[0, :3].tolist()} ..., it does not read as one"
         )
-    return packed(vocabulary, files), [file, file.with_name(MERGES)] if file.suffix == ".json" else [file]
+    beside = [file.with_name(name) for name in files if file.suffix == ".json" and name != VOCABULARY]
+    return packed(vocabulary, files), [file, *beside]
 
 
 def _called(found: Published) -> str:

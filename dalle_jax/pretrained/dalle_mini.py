@@ -258,6 +258,11 @@ def rules_of(config: DalleBartConfig) -> list[Rule]:
     ]
 
 
+def vocabulary_of(flags: Mapping[str, Any]) -> BartBpe:
+    """How the network of a ``config.json`` reads captions."""
+    return BartBpe(cleans="dalle_mini" if flags.get("normalize_text") is True else "nothing")
+
+
 def published(source: Path) -> Published:
     """The network in a folder with ``config.json`` and ``flax_model.msgpack``."""
     path, weights = source / "config.json", source / "flax_model.msgpack"
@@ -270,7 +275,7 @@ def published(source: Path) -> Published:
         ignored={},
         files=(path, weights),
         licence=licence_beside(source),
-        vocabulary=BartBpe(lower=flags.get("normalize_text") is True),
+        vocabulary=vocabulary_of(flags),
         vocabulary_file=vocabulary_beside(source),
     )
 

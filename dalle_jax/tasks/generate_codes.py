@@ -81,7 +81,9 @@ class GenerateCodes:
     def init(self, rngs: nnx.Rngs) -> Dalle | DalleBart:
         """A new transformer, which knows the tokenizer's code vectors if it looks at them."""
         model = self.model
-        check_vocabulary(self.captions, model.text_vocab, model.text_length, "task.model.text_vocab", pad=model.pad_id)
+        empty = model.empty_caption if isinstance(model, DalleBartConfig) else None
+        where = "task.model.text_vocab"
+        check_vocabulary(self.captions, model.text_vocab, model.text_length, where, pad=model.pad_id, empty=empty)
         module = build(self.model, rngs)
         if self.model.code_width:
             module.codes.know(self.frozen().code_vectors)
