@@ -4,11 +4,14 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
+
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.files import write_bytes, write_png
 from dalle_jax.images.grid import grid
 from dalle_jax.pipelines.autoregressive import Drawn
+from dalle_jax.pipelines.conditions import Prompt
 from dalle_jax.pipelines.load_pipeline import load_pipeline
 from dalle_jax.storage import Place
 
@@ -21,6 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
     prompts.add_argument("--prompts", type=Path, metavar="FILE", help="a text file, one prompt a line")
+    prompts.add_argument("--class-id", action="append", type=int, metavar="N", help="a class, of a model of classes")
+    prompts.add_argument(
+        "--features", action="append", type=Path, metavar="FILE",
+        help="a .npy of what the model's text encoder says of a caption, [tokens width], or of several",
+    )  # fmt: skip
+    parser.add_argument(
+        "--caption", action="append", metavar="TEXT", help="what CLIP ranks by, for each --class-id or --features"
+    )
     parser.add_argument("--candidates", type=int, default=16, help="pictures drawn for each prompt (default 16)")
     parser.add_argument("--keep", type=int, help="how many of them are kept, best first (default 4, or all if fewer)")
     parser.add_argument("--top-k", type=int, default=0, help="sample among the k likeliest codes (0: all)")
@@ -56,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         guidance=args.guidance,
         seed=args.seed,
         image=args.beginning,
+        caption=args.caption,
         keep_rows=args.keep_rows,
     )
     write_drawn(drawn, args.out)
@@ -81,9 +93,11 @@ def write_drawn(drawn: list[Drawn], out: Place) -> None:
     write_bytes(out / "scores.jsonl", "".join(lines).encode())
 
 
-def _prompts(args: argparse.Namespace) -> list[str]:
-    if args.prompt:
-        return list(args.prompt)
+def _prompts(args: argparse.Namespace) -> tuple[Prompt, ...]:
+    if args.prompt or args.class_id is not None:
+        return tuple(args.prompt or args.class_id)
+    if args.features:
+        return tuple(features for path in args.features for features in read_features(path))
     try:
         text = args.prompts.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -93,4 +107,16 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
         raise UserError(f"{args.prompts}: expected one prompt a line, got no line with text")
-    return prompts
+    return tuple(prompts)
+
+
+def read_features(path: Path) -> list[np.ndarray]:
+    """The features [t c] of each caption in a ``.npy`` file, which may hold one or several [n t c]."""
+    try:
+        with path.open("rb") as stream:
+            found = np.lib.format.read_array(stream, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path}: expected numbers in a .npy file, got something else ({error})") from error
+    if found.ndim not in (2, 3) or not np.issubdtype(found.dtype, np.floating):
+        raise UserError(f"{path}: expected features [t c] or [n t c], got {found.dtype.name}{list(found.shape)}")
+    return list(found if found.ndim == 3 else found[None])

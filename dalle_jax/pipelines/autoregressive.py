@@ -11,12 +11,13 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from dalle_jax.arrays import Array, Float, Int, Key, UInt8
+from dalle_jax.arrays import Array, Float, Int, Key, Prompts, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.given import Picture, pictures_of, pixels_of
 from dalle_jax.images.resize import centre_square
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.parallel.layout import jit
+from dalle_jax.pipelines.conditions import Prompt, Reader, read_prompts
 from dalle_jax.pipelines.picture_codes import PictureCodes
 from dalle_jax.pipelines.pieces import pieces, power_of_two
 from dalle_jax.pipelines.ranker import Pixels, Ranker
@@ -33,10 +34,11 @@ class Request:
 
     Candidates are numbered from ``first`` on, so that more can be drawn later. ``temperature`` 0 is greedy; ``top_k`` 0
     and ``top_p`` 1 are off; ``guidance`` 1 is off. ``seed`` alone decides the noise of candidate i, whatever else is
-    drawn beside it. ``beginning`` uint8 [rows*f W 3]: the top of a picture, whose codes are kept exactly.
+    drawn beside it. ``beginning`` uint8 [rows*f W 3]: the top of a picture, whose codes are kept exactly. ``caption``
+    is what CLIP compares pictures with where the prompt is no text.
     """
 
-    prompt: str
+    prompt: Prompt
     candidates: int = 16
     keep: int = 4
     temperature: float = 1.0
@@ -46,6 +48,19 @@ class Request:
     seed: int = 0
     first: int = 0
     beginning: np.ndarray | None = None
+    caption: str | None = None
+
+    @property
+    def text(self) -> str | None:
+        """What CLIP compares pictures with, if anything."""
+        return self.prompt if isinstance(self.prompt, str) else self.caption
+
+    @property
+    def said(self) -> str:
+        """The prompt in words."""
+        if self.text is not None:
+            return self.text
+        return "features" if isinstance(self.prompt, np.ndarray) else f"class {self.prompt}"
 
     def __post_init__(self) -> None:
         checks = (
@@ -67,9 +82,9 @@ class Request:
 class Drawn:
     """The pictures kept for one prompt, best first, and all that was drawn on the way."""
 
-    prompt: str
+    prompt: str  # in words, where it is a class or features
     pictures: np.ndarray  # uint8 [keep H W 3]
-    scores: np.ndarray | None  # float32 [keep], cosine similarity; None without a CLIP
+    scores: np.ndarray | None  # float32 [keep], cosine similarity; None without a CLIP or without a text
     chosen: np.ndarray  # int [keep], which candidates they are
     candidates: np.ndarray  # uint8 [M H W 3]
     candidate_scores: np.ndarray | None  # float32 [M]
@@ -81,6 +96,7 @@ class Drawn:
 
 
 Several: TypeAlias = list[str] | tuple[str, ...]
+SeveralPrompts: TypeAlias = list[str] | list[int] | list[np.ndarray] | tuple[Prompt, ...]
 
 
 class Pipeline:
@@ -91,8 +107,15 @@ class Pipeline:
     """
 
     def __init__(
-        self, generator: Any, image_tokenizer: Any, text: Any, clip: Any = None, clip_text: Any = None, batch: int = 64
+        self,
+        generator: Any,
+        image_tokenizer: Any,
+        text: Reader,
+        clip: Any = None,
+        clip_text: Any = None,
+        batch: int = 64,
     ) -> None:
+        """``text`` is what reads prompts: a text tokenizer, or the condition of a model that takes no texts."""
         self.grid: tuple[int, int] = tuple(generator.grid)
         self.tokenizer = PictureCodes(image_tokenizer, batch)
         self.ranker = None if clip is None else Ranker(clip, clip_text, batch)
@@ -110,7 +133,7 @@ class Pipeline:
 
         def run(
             state: Any,
-            text: Int[Array, "P T"],
+            text: Prompts,
             keys: Key[Array, "P M"],
             settings: Settings,
             prefix: Int[Array, "P I"],
@@ -123,21 +146,21 @@ class Pipeline:
 
     @overload
     def __call__(
-        self, prompt: str, *, candidates: int = 16, keep: int | None = None, temperature: float = 1.0, top_k: int = 0,
-        top_p: float = 1.0, guidance: float = 3.0, seed: int = 0, first: int = 0, image: Picture | None = None,
-        keep_rows: float = 0.5,
+        self, prompt: Prompt, *, candidates: int = 16, keep: int | None = None, temperature: float = 1.0,
+        top_k: int = 0, top_p: float = 1.0, guidance: float = 3.0, seed: int = 0, first: int = 0,
+        image: Picture | None = None, keep_rows: float = 0.5, caption: str | Several | None = None,
     ) -> Drawn: ...  # fmt: skip
 
     @overload
     def __call__(
-        self, prompt: Several, *, candidates: int = 16, keep: int | None = None, temperature: float = 1.0,
+        self, prompt: SeveralPrompts, *, candidates: int = 16, keep: int | None = None, temperature: float = 1.0,
         top_k: int = 0, top_p: float = 1.0, guidance: float = 3.0, seed: int = 0, first: int = 0,
-        image: Picture | None = None, keep_rows: float = 0.5,
+        image: Picture | None = None, keep_rows: float = 0.5, caption: str | Several | None = None,
     ) -> list[Drawn]: ...  # fmt: skip
 
     def __call__(
         self,
-        prompt: str | Several,
+        prompt: Prompt | SeveralPrompts,
         *,
         candidates: int = 16,
         keep: int | None = None,
@@ -149,16 +172,22 @@ class Pipeline:
         first: int = 0,
         image: Picture | None = None,
         keep_rows: float = 0.5,
+        caption: str | Several | None = None,
     ) -> Drawn | list[Drawn]:
         """The pictures of one prompt, or of each of several, all drawn with the same ``seed``.
 
         Settings are those of ``Request``; ``keep`` None keeps 4, or all if there are fewer. Of ``image``, cut to the
         middle square at the model's size, the share ``keep_rows`` is kept, in whole rows of codes from the top on; what
-        is below is drawn. Raises UserError for values that cannot be.
+        is below is drawn. A model of classes or of a text encoder's features takes a number or an array [t c] (several:
+        a list) as its prompt, and a ``caption`` of each for CLIP. Raises UserError for values that cannot be.
         """
-        if not isinstance(prompt, str | list | tuple) or not len(prompt):
-            raise UserError(f"prompt: expected a text or several, got {prompt!r}")
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        several = isinstance(prompt, list | tuple)
+        prompts: list[Any] = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
+        captions = list(caption) if isinstance(caption, list | tuple) else [caption]
+        if not prompts:
+            raise UserError(f"prompt: expected one or several, got {prompt!r}")
+        if caption is not None and (len(captions) != len(prompts) or isinstance(prompts[0], str)):
+            raise UserError(f"caption: expected one for each prompt that is no text ({len(prompts)}), got {caption!r}")
         beginning = None if image is None else self._beginning(image, keep_rows)
         requests = [
             Request(
@@ -172,11 +201,12 @@ class Pipeline:
                 seed=seed,
                 first=first,
                 beginning=beginning,
+                caption=None if caption is None else captions[number],
             )
-            for one in prompts
+            for number, one in enumerate(prompts)
         ]
         drawn = self.draw(requests)
-        return drawn[0] if isinstance(prompt, str) else drawn
+        return drawn if several else drawn[0]
 
     def _beginning(self, image: Picture, share: float) -> UInt8[np.ndarray, "H W 3"]:
         """The top of a picture, cut to the model's size and to whole rows of codes."""
@@ -211,11 +241,11 @@ class Pipeline:
         scores = None if not scored else np.concatenate(scored, axis=1)[:, :candidates]  # [P M]
         results = []
         for row, request in enumerate(requests):
-            own = None if scores is None else scores[row]
+            own = None if scores is None or request.text is None else scores[row]
             best = np.arange(request.keep) if own is None else best_candidates(own[None], request.keep)[0]
             results.append(
                 Drawn(
-                    prompt=request.prompt,
+                    prompt=request.said,
                     pictures=pictures[row, best],
                     scores=None if own is None else own[best],
                     chosen=best,
@@ -226,7 +256,7 @@ class Pipeline:
         return results
 
     def _draw_call(self, requests: list[Request], first: int, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-        text = jnp.asarray(self.text.encode_batch([request.prompt for request in requests]))
+        text = jnp.asarray(read_prompts(self.text, [request.prompt for request in requests]))
         seeds = jnp.asarray([request.seed for request in requests], jnp.uint32)
         keys = picture_keys(seeds, count, first=first)
         settings = Settings(
@@ -239,9 +269,10 @@ class Pipeline:
         guided = any(request.guidance != 1.0 for request in requests)
         codes = self._sample(self._generator[1], text, keys, settings, prefix, lengths, guided=guided)
         pixels = self.tokenizer.paint(codes.reshape(-1, *self.grid))  # [P*M H W 3]
+        texts = [request.text for request in requests]
         scores = None
-        if self.ranker is not None:
-            scores = self.ranker.score(pixels, [request.prompt for request in requests])
+        if self.ranker is not None and any(text is not None for text in texts):
+            scores = self.ranker.score(pixels, [text or "" for text in texts])
         return np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores
 
     def _prefix(self, requests: list[Request]) -> tuple[Array, Array]:
@@ -268,14 +299,14 @@ class Pipeline:
     def _nats(self) -> Any:
         graph = self._generator[0]
 
-        def run(state: Any, text: Int[Array, "B T"], codes: Int[Array, "B I"]) -> Float[Array, " B"]:
+        def run(state: Any, text: Prompts, codes: Int[Array, "B I"]) -> Float[Array, " B"]:
             return cross_entropy(nnx.merge(graph, state)(text, codes).image, codes).mean(axis=-1)
 
         return jit(run)
 
-    def nats(self, pixels: UInt8[np.ndarray, "B H W 3"], captions: list[str]) -> Float[np.ndarray, " B"]:
-        """Nats that the transformer needs for each code of a picture, the mean over its codes, given its caption."""
-        text = self.text.encode_batch(captions)  # [B T]
+    def nats(self, pixels: UInt8[np.ndarray, "B H W 3"], prompts: Sequence[Prompt]) -> Float[np.ndarray, " B"]:
+        """Nats that the transformer needs for each code of a picture, the mean over its codes, given its prompt."""
+        text = read_prompts(self.text, prompts)  # [B T]
         found = []
         for piece, rows in zip(pieces(pixels, self.batch), pieces(text, self.batch), strict=True):
             codes = self.tokenizer.look(piece).reshape(len(piece), -1)

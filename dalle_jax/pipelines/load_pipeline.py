@@ -2,6 +2,7 @@
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
+from dalle_jax.models.llamagen import LlamaGen
 from dalle_jax.pipelines.autoregressive import Pipeline
 from dalle_jax.pipelines.load import load_clip, load_generator, load_image_tokenizer, stage_folders
 from dalle_jax.pipelines.load_text import load_text
@@ -28,10 +29,12 @@ def load_pipeline(
         )
     ranker_folder = None if stages.clip is None else storage.place(stages.clip)
     ranker = None if ranker_folder is None else load_clip(ranker_folder)
+    asked_by_text = not isinstance(generator, LlamaGen)
+    reader = load_text(transformer, generator.text_length) if asked_by_text else generator.config.condition
     return Pipeline(
         generator=generator,
         image_tokenizer=tokenizer,
-        text=load_text(transformer, generator.text_length),
+        text=reader,
         clip=ranker,
         clip_text=None
         if ranker is None or ranker_folder is None
