@@ -8,6 +8,7 @@ import numpy as np
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
+from dalle_jax.data.conditions import read_npy
 from dalle_jax.images.files import write_bytes, write_png
 from dalle_jax.images.grid import grid
 from dalle_jax.pipelines.autoregressive import Drawn
@@ -112,11 +113,7 @@ def _prompts(args: argparse.Namespace) -> tuple[Prompt, ...]:
 
 def read_features(path: Path) -> list[np.ndarray]:
     """The features [t c] of each caption in a ``.npy`` file, which may hold one or several [n t c]."""
-    try:
-        with path.open("rb") as stream:
-            found = np.lib.format.read_array(stream, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path}: expected numbers in a .npy file, got something else ({error})") from error
+    found = read_npy(path)
     if found.ndim not in (2, 3) or not np.issubdtype(found.dtype, np.floating):
         raise UserError(f"{path}: expected features [t c] or [n t c], got {found.dtype.name}{list(found.shape)}")
     return list(found if found.ndim == 3 else found[None])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dalle_jax import storage
 from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
@@ -27,10 +28,13 @@ class GenerateFromConditions:
 
     Features of fewer positions than the model has are padded before them, of more they keep their beginning. ``blanks``
     is the share of conditions replaced by the empty one, which is what guidance needs (LlamaGen has 0.1).
+    ``image_tokenizer`` is the folder of the one that the codes are of, which draws what is trained here; codes that
+    ``encode`` wrote say it themselves.
     """
 
     model: LlamaGenConfig
     blanks: float = 0.1
+    image_tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.blanks < 1.0:
@@ -46,7 +50,8 @@ class GenerateFromConditions:
         del seeds
         if "condition" not in examples:
             raise UserError(
-                f"data: expected a condition beside the codes of every picture, it holds {', '.join(sorted(examples))}"
+                "data: expected a condition beside the codes of every picture (data.source.conditions), it holds "
+                f"{', '.join(sorted(examples))}"
             )
         kind, given = self.model.condition, examples["condition"]
         where = "data: condition"
@@ -96,8 +101,9 @@ class GenerateFromConditions:
         del module, frozen, batch, key
 
     def model_files(self) -> dict[str, bytes]:
-        """``model.gin``."""
-        return {"model.gin": render(ModelFile(model=self.model)).encode()}
+        """``model.gin``, which also says which image tokenizer the codes are of."""
+        tokenizer = None if self.image_tokenizer is None else str(storage.absolute(storage.place(self.image_tokenizer)))
+        return {"model.gin": render(ModelFile(model=self.model, image_tokenizer=tokenizer)).encode()}
 
 
 def _sums(nats: Float[Array, "B I"]) -> Sums:
