@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from dalle_jax.pipelines.load import ModelFile, build
 from dalle_jax.pipelines.load_text import IMPORTED, packed
 from dalle_jax.pretrained.mapping import fill
 from dalle_jax.pretrained.publisher import KINDS, Published, kind
+from dalle_jax.text.bart_bpe import BartBpe
+from dalle_jax.text.clip_bpe import ClipBpe
 from dalle_jax.text.vocabulary_files import VOCABULARY
 from dalle_jax.train.save_weights import save_weights
 
@@ -51,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     layout = None if args.fsdp == 1 else Layout(make_mesh(Mesh(data=1, fsdp=args.fsdp)), Rules())
     left = fill(module, found.tensors, found.rules, found.ignored, layout)
     licence = args.licence or found.licence
-    text_files, read = _text(found, args.vocabulary, chosen.name)
+    text_files, read, said = _text(found, args.vocabulary, chosen.name)
     record = {
         "kind": chosen.name,
         "name": found.name,
@@ -65,25 +68,43 @@ def run(args: argparse.Namespace) -> int:
     save_weights(args.out, module, text, files)
     used = len(found.tensors) - len(left)
     print(f"{args.out}: {_called(found)}, {used} tensors used, {len(left)} ignored, licence: {licence}")
-    if found.vocabulary is not None and not text_files:
-        print(f"{args.out}: no text tokenizer lay beside the weights; to give it texts, import with --vocabulary FILE")
+    if said:
+        print(f"{args.out}: {said}")
     return 0
 
 
-def _text(found: Published, given: Path | None, kind_name: str) -> tuple[dict[str, bytes], list[Path]]:
-    """The text tokenizer's files for the folder, and those that were read; UserError for one that is not the model's.
+def _text(found: Published, given: Path | None, kind_name: str) -> tuple[dict[str, bytes], list[Path], str]:
+    """The text tokenizer's files for the folder, those that were read, and what is to be said of it.
+
+    One that is not the model's is left out where it lay beside the weights, and UserError where it was ``given``.
+    """
+    vocabulary = found.vocabulary
+    if vocabulary is None:
+        if given is not None:
+            raise UserError(f"--vocabulary: expected none, since {kind_name} reads no texts, got {given}")
+        return {}, [], ""
+    file = given or found.vocabulary_file
+    if file is None:
+        return {}, [], "no text tokenizer lay beside the weights; to give it texts, import with --vocabulary FILE"
+    try:
+        files = vocabulary.files(str(file))
+        _check_vocabulary(vocabulary, files, found.config, file)
+    except UserError as error:
+        if given is not None:
+            raise
+        return {}, [], f"the text tokenizer beside the weights is left out: {error}"
+    beside = [file.with_name(name) for name in files if file.suffix == ".json" and name != VOCABULARY]
+    return packed(vocabulary, files), [file, *beside], ""
+
+
+def _check_vocabulary(vocabulary: ClipBpe | BartBpe, files: Mapping[str, bytes], config: Any, file: Path) -> None:
+    """Raises UserError for a text tokenizer that is not the model's.
 
     A model that reads a text's end by its id must find it where the tokenizer puts it, and an empty caption that
-    guidance was learned with must be the tokenizer's.
+    guidance was learned with must be the tokenizer's. How captions are cleaned, and the packages for it, is no matter.
     """
-    vocabulary, config = found.vocabulary, found.config
-    if vocabulary is None and given is not None:
-        raise UserError(f"--vocabulary: expected none, since {kind_name} reads no texts, got {given}")
-    file = given or found.vocabulary_file
-    if vocabulary is None or file is None:
-        return {}, []
-    files = vocabulary.files(str(file))
-    tokenizer = vocabulary.tokenizer(files, config.text_length)
+    plain = vocabulary if isinstance(vocabulary, ClipBpe) else BartBpe()
+    tokenizer = plain.tokenizer(files, config.text_length)
     rows = config.vocab_size if isinstance(config, ClipConfig) else config.text_vocab
     empty = tokenizer.encode_batch([""])  # [1 T]
     if tokenizer.vocab_size > rows:
@@ -97,8 +118,6 @@ def _text(found: Published, given: Path | None, kind_name: str) -> tuple[dict[st
             f"{file}: expected the text tokenizer that the model was trained with, got one whose empty text, "
             f"{empty[0, :3].tolist()} ..., it does not read as one"
         )
-    beside = [file.with_name(name) for name in files if file.suffix == ".json" and name != VOCABULARY]
-    return packed(vocabulary, files), [file, *beside]
 
 
 def _called(found: Published) -> str:

@@ -188,6 +188,10 @@ def test_a_vocabulary_that_is_not_the_models_is_refused(tmp_path, capsys):
         said = capsys.readouterr().err
         assert says in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+    write_vocabulary(tmp_path, 14)  # beside the weights it is no reason to refuse these
+    assert main(openai[:-1]) == 0
+    assert "is left out" in (said := capsys.readouterr().out) and "expected at most 20 ids" in said
+    assert not (tmp_path / "out" / "vocab.json").exists()
 
 
 def test_wrong_kinds_sources_and_targets_are_one_line(tmp_path, capsys):
