@@ -97,13 +97,15 @@ class Drawn:
 
 Several: TypeAlias = list[str] | tuple[str, ...]
 SeveralPrompts: TypeAlias = list[str] | list[int] | list[np.ndarray] | tuple[Prompt, ...]
+"""Said so closely because a text is a sequence of texts too."""
 
 
 class Pipeline:
-    """A transformer, its tokenizers and, where there is one, the CLIP that ranks.
+    """A transformer, its tokenizers and, where there is one, the CLIP that ranks (docs/python.md).
 
-    Pictures are drawn in calls of at most ``batch`` at once; a call is compiled once per bucket of
-    (prompts, candidates), both rounded up to powers of two, and per guidance on or off.
+    A call draws; ``rank`` compares pictures with texts; ``tokenizer`` turns pictures into codes and back. Pictures are
+    drawn in calls of at most ``batch`` at once; a call is compiled once per bucket of (prompts, candidates), both
+    rounded up to powers of two, and per guidance on or off.
     """
 
     def __init__(
