@@ -12,7 +12,7 @@ SMALL = {
     "all": "tokenizer = '{here}/tokenizer.gin'\nclip = '{here}/clip.gin'\ntransformer = '{here}/transformer.gin'\n"
     "text = '{here}/text.gin'\nevaluation = '{here}/evaluation.gin'\ndata.pictures.size = 16\n"
     "data.evaluation.share = 0.4",
-    "text": "vocabulary = 40",
+    "text": "vocabulary = 40\nheld_out.share = 0.4",
     "tokenizer": "task.image_size = 16\ntask.model.width = 8\ntask.model.blocks = 1\ntask.model.codebook_size = 16\n"
     "data.batch_size = 8\ntrainer.pictures_every = None\ntrainer.steps = 2\ndata.pictures.size = 16\n"
     "data.evaluation.share = 0.4",
