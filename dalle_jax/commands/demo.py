@@ -83,7 +83,7 @@ class Demo:
         text: TextTokenizerRun = load(config.text, TextTokenizerRun)
         evaluation: EvaluateRun = load(config.evaluation, EvaluateRun)
         if config.data is not None:
-            text = replace(text, source=config.data.source)
+            text = replace(text, source=config.data.source, held_out=config.data.held_out)
             stages = {name: replace(one, data=config.data.of(one.data.batch_size)) for name, one in stages.items()}
             evaluation = replace(evaluation, data=config.data)
         flags = [word for one in sets for word in ("--set", one)]

@@ -17,7 +17,7 @@ from flax import nnx
 from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.images.clip_pixels import Convention
 from dalle_jax.layers.conv_blocks import space_to_depth
-from dalle_jax.layers.embeddings import Embedding, spread
+from dalle_jax.layers.embeddings import Embedding, EmbeddingParam, spread
 from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat, name_attention
@@ -178,7 +178,7 @@ class VisionTower(nnx.Module):
         init = nnx.initializers.normal(width**-0.5)
         self.patch = config.patch
         self.embed = Linear(config.patch**2 * 3, width, axes=(None, EMBED), bias=False, dtype=dtype, rngs=rngs)
-        self.class_token = nnx.Param(init(rngs.params(), (width,), jnp.float32), axes=(EMBED,))
+        self.class_token = EmbeddingParam(init(rngs.params(), (width,), jnp.float32), axes=(EMBED,))
         places = (config.image_size // config.patch) ** 2 + 1
         self.positions = Embedding(places, width, axis=POSITIONS, init=init, dtype=dtype, rngs=rngs)
         self.norm_before = LayerNorm(width, dtype=dtype)

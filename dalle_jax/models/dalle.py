@@ -18,7 +18,7 @@ from dalle_jax.layers.attention import SelfAttention
 from dalle_jax.layers.attention_masks import Pattern, repeat_kinds
 from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.dropout import dropout
-from dalle_jax.layers.embeddings import Embedding, GridEmbedding, spread
+from dalle_jax.layers.embeddings import Embedding, EmbeddingParam, GridEmbedding, spread
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.mlp import Mlp
@@ -116,7 +116,7 @@ class Dalle(CachedGenerator):
         self.text_embedding = Embedding(config.text_vocab, width, axis=VOCAB, dtype=dtype, rngs=rngs)
         self.pad_embedding = Embedding(config.text_length, width, axis=POSITIONS, dtype=dtype, rngs=rngs)
         self.text_positions = Embedding(config.text_length, width, axis=POSITIONS, dtype=dtype, rngs=rngs)
-        self.bos = nnx.Param(jax.random.normal(rngs.params(), (width,)) * 0.02, axes=(EMBED,))
+        self.bos = EmbeddingParam(jax.random.normal(rngs.params(), (width,)) * 0.02, axes=(EMBED,))
         self.codes = CodeTokens(
             config.codebook_size, width, code_width=config.code_width, bias=True, dtype=dtype, rngs=rngs
         )

@@ -19,7 +19,7 @@ from dalle_jax.layers.attention import CrossAttention, CrossKeys, SelfAttention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.dropout import dropout
-from dalle_jax.layers.embeddings import Embedding, spread
+from dalle_jax.layers.embeddings import Embedding, EmbeddingParam, spread
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.mlp import NormFormerGlu
 from dalle_jax.layers.norms import LayerNorm
@@ -204,7 +204,7 @@ class DalleBart(CachedGenerator):
         self.pattern = Pattern("full", context=1, grid=config.grid)
         self.encoder = Encoder(config, rngs=rngs)
         start = init(rngs.params(), (width,), jnp.float32) if config.start_code is None else None
-        self.start = nnx.data(None if start is None else nnx.Param(start, axes=(EMBED,)))
+        self.start = nnx.data(None if start is None else EmbeddingParam(start, axes=(EMBED,)))
         self.codes = CodeTokens(
             config.codebook_size + config.extra_codes, width, code_width=config.code_width, bias=False, dtype=dtype,
             init=init, rngs=rngs,

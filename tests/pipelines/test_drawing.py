@@ -183,7 +183,7 @@ def test_ranking_is_a_cosine_with_each_text_and_takes_pictures_of_any_size(pipel
         (lambda one: one("x", image=np.zeros((4, 4, 3))), r"image: expected .* got float64\[4, 4, 3\]"),
         (lambda one: one("x", image=__file__), "test_drawing.py"),
         (lambda one: one("x", image=np.zeros((4, 4, 3), np.uint8), keep_rows=0.0), "keep_rows: expected a share"),
-        (lambda one: one([]), r"prompt: expected a text or several, got \[\]"),
+        (lambda one: one([]), r"prompt: expected one or several, got \[\]"),
         (lambda one: one.tokenizer.encode(np.zeros((5, 8, 3), np.uint8)), "multiples of 4 px, got 8 x 5 px"),
         (lambda one: one.tokenizer.encode([]), "pictures: expected one picture or several, got nothing"),
         (
