@@ -86,6 +86,11 @@ class OwnData:
     seed: int = 0
     workers: int = 0
 
+    @property
+    def held_out(self) -> HeldOut | None:
+        """What is held out of the source, where the evaluation is that."""
+        return self.evaluation if isinstance(self.evaluation, HeldOut) else None
+
     def of(self, batch_size: int) -> Data:
         """The data of a stage."""
         return Data(self.source, self.evaluation, batch_size, self.seed, self.pictures, self.workers)
@@ -98,6 +103,8 @@ class TextTokenizerRun:
     ``lower`` folds case. ``text_length`` and ``dropout`` are those of the model that will read it: how many captions it
     will cut is said when the tokenizer is trained. ``blend`` names the fields that captions are in where they are not
     only those that the pictures came with; all are trained on. Sources of a mixture share ``captions`` by weight.
+    Captions of the pictures ``held_out`` are not read; say it as ``data.evaluation`` does. (A bad record takes a place
+    in a count here, since nothing has been looked at; of a share both hold out the same.)
     """
 
     source: OfAny | Mixture
@@ -108,6 +115,7 @@ class TextTokenizerRun:
     text_length: int | None = None
     dropout: float = 0.0
     blend: Blend | None = None
+    held_out: HeldOut | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

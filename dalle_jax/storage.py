@@ -28,7 +28,7 @@ CLIENTS = ("aiohttp", "aiobotocore", "botocore", "gcsfs", "google", "requests", 
 """Libraries whose errors are those of the network, the bucket or the credentials."""
 
 
-def place(name: str | Place) -> Place:
+def place(name: str | os.PathLike[str]) -> Place:
     """A path as this program uses it. Raises UserError for a URL of another kind and for a package that is missing."""
     text = os.fspath(name)
     if "://" not in text:
@@ -42,7 +42,7 @@ def place(name: str | Place) -> Place:
     return epath.Path(text)
 
 
-def reachable(name: str) -> Place:
+def reachable(name: str | os.PathLike[str]) -> Place:
     """``place``, after a look at the bucket of a URL: UserError with one line where there is none, or no way in."""
     found = place(name)
     if is_remote(found):

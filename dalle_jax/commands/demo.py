@@ -24,8 +24,9 @@ from dalle_jax.evaluate.report import write_report
 from dalle_jax.evaluate.report_data import Comparison, Contender, Figure, ReaderCheck, Report, Stage
 from dalle_jax.evaluate.scenes import LEVEL_TITLES, EvaluateScenes, SceneFindings, evaluate_scenes
 from dalle_jax.images.files import write_bytes
-from dalle_jax.pipelines.autoregressive import Pipeline, load_pipeline
+from dalle_jax.pipelines.autoregressive import Pipeline
 from dalle_jax.pipelines.load import PipelineFile
+from dalle_jax.pipelines.load_pipeline import load_pipeline
 from dalle_jax.runs import DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
 from dalle_jax.storage import Place
 from dalle_jax.train.loop import TrainResult
@@ -82,7 +83,7 @@ class Demo:
         text: TextTokenizerRun = load(config.text, TextTokenizerRun)
         evaluation: EvaluateRun = load(config.evaluation, EvaluateRun)
         if config.data is not None:
-            text = replace(text, source=config.data.source)
+            text = replace(text, source=config.data.source, held_out=config.data.held_out)
             stages = {name: replace(one, data=config.data.of(one.data.batch_size)) for name, one in stages.items()}
             evaluation = replace(evaluation, data=config.data)
         flags = [word for one in sets for word in ("--set", one)]

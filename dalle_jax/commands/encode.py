@@ -10,7 +10,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data import accounts
 from dalle_jax.data.accounts import Accounts
-from dalle_jax.data.code_folder import CodeFolder, locked
+from dalle_jax.data.code_folder import CodeFolder, locked, send
 from dalle_jax.data.opening import Opening
 from dalle_jax.data.schema import Source
 from dalle_jax.parallel import hosts
@@ -24,21 +24,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument("config", help="a config file that says run = @EncodeRun, such as configs/smoke/encode.gin")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="the last word on one field")
-    parser.add_argument("--out", required=True, help="the folder for the codes, which all processes of the run see")
+    parser.add_argument("--out", required=True, help="the folder or URL for the codes, which all processes see")
+    parser.add_argument("--work", help="where they are made before they go to a URL: a folder that all processes see")
 
 
 def run(args: argparse.Namespace) -> int:
     """Encodes what is missing, and writes the manifest."""
     config: EncodeRun = load(args.config, EncodeRun, args.set)
     hosts.join()
-    encode_source(config, storage.place(args.out))
+    out = hosts.together(lambda: storage.reachable(args.out))
+    if not storage.is_remote(out):
+        if args.work is not None:
+            raise UserError(f"--work: expected none, since --out {out} is no URL and codes are made there")
+        encode_source(config, out)
+        return 0
+    if args.work is None:
+        raise UserError(f"--out {out}: expected --work FOLDER beside a URL: codes are made there before they are sent")
+    work = storage.place(args.work)
+    encode_source(config, work)
+    sent = hosts.together(lambda: send(Path(work), out) if hosts.is_first() else 0)
+    _say(f"{out} has them too, {sent} shards sent")
     return 0
 
 
 def encode_source(config: EncodeRun, out: Place) -> Encoder | None:
     """Fills a folder of this machine with codes; returns what encoded, None where nothing was missing."""
     if storage.is_remote(out):
-        raise UserError(f"{out}: expected a folder of this machine or of a network drive; copy it to a URL afterwards")
+        raise UserError(f"{out}: expected a folder of this machine or of a network drive, in which codes are made")
     process, _ = hosts.place()
     path = Path(storage.absolute(out))
     with contextlib.ExitStack() as held:

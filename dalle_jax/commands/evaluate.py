@@ -9,7 +9,8 @@ from dalle_jax.config.bind import load
 from dalle_jax.evaluate.captioned import EvaluateCaptioned, evaluate_captioned
 from dalle_jax.evaluate.report import write_metrics
 from dalle_jax.evaluate.scenes import evaluate_scenes
-from dalle_jax.pipelines.autoregressive import Pipeline, load_pipeline
+from dalle_jax.pipelines.autoregressive import Pipeline
+from dalle_jax.pipelines.load_pipeline import load_pipeline
 from dalle_jax.runs import EvaluateRun
 
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.images.decode import decode
+from dalle_jax.data.conditions import read_npy
 from dalle_jax.images.files import write_bytes, write_png
 from dalle_jax.images.grid import grid
-from dalle_jax.images.header import BadPicture
-from dalle_jax.images.resize import centre_square
-from dalle_jax.pipelines.autoregressive import Drawn, Pipeline, Request, load_pipeline
+from dalle_jax.pipelines.autoregressive import Drawn
+from dalle_jax.pipelines.conditions import Prompt
+from dalle_jax.pipelines.load_pipeline import load_pipeline
 from dalle_jax.storage import Place
 
 
@@ -25,6 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
     prompts.add_argument("--prompts", type=Path, metavar="FILE", help="a text file, one prompt a line")
+    prompts.add_argument("--class-id", action="append", type=int, metavar="N", help="a class, of a model of classes")
+    prompts.add_argument(
+        "--features", action="append", type=Path, metavar="FILE",
+        help="a .npy of what the model's text encoder says of a caption, [tokens width], or of several",
+    )  # fmt: skip
+    parser.add_argument(
+        "--caption", action="append", metavar="TEXT", help="what CLIP ranks by, for each --class-id or --features"
+    )
     parser.add_argument("--candidates", type=int, default=16, help="pictures drawn for each prompt (default 16)")
     parser.add_argument("--keep", type=int, help="how many of them are kept, best first (default 4, or all if fewer)")
     parser.add_argument("--top-k", type=int, default=0, help="sample among the k likeliest codes (0: all)")
@@ -50,22 +58,20 @@ def run(args: argparse.Namespace) -> int:
     """Draws and writes."""
     prompts = _prompts(args)
     pipeline = load_pipeline(args.model, args.image_tokenizer, args.clip, batch=args.batch)
-    beginning = None if args.beginning is None else _beginning(args.beginning, args.keep_rows, pipeline)
-    requests = [
-        Request(
-            prompt=prompt,
-            candidates=args.candidates,
-            keep=min(4, args.candidates) if args.keep is None else args.keep,
-            temperature=args.temperature,
-            top_k=args.top_k,
-            top_p=args.top_p,
-            guidance=args.guidance,
-            seed=args.seed,
-            beginning=beginning,
-        )
-        for prompt in prompts
-    ]
-    write_drawn(pipeline.draw(requests), args.out)
+    drawn = pipeline(
+        prompts,
+        candidates=args.candidates,
+        keep=args.keep,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        guidance=args.guidance,
+        seed=args.seed,
+        image=args.beginning,
+        caption=args.caption,
+        keep_rows=args.keep_rows,
+    )
+    write_drawn(drawn, args.out)
     print(f"{args.out}/grid.png")
     return 0
 
@@ -88,9 +94,11 @@ def write_drawn(drawn: list[Drawn], out: Place) -> None:
     write_bytes(out / "scores.jsonl", "".join(lines).encode())
 
 
-def _prompts(args: argparse.Namespace) -> list[str]:
-    if args.prompt:
-        return list(args.prompt)
+def _prompts(args: argparse.Namespace) -> tuple[Prompt, ...]:
+    if args.prompt or args.class_id is not None:
+        return tuple(args.prompt or args.class_id)
+    if args.features:
+        return tuple(features for path in args.features for features in read_features(path))
     try:
         text = args.prompts.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -100,16 +108,12 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
         raise UserError(f"{args.prompts}: expected one prompt a line, got no line with text")
-    return prompts
+    return tuple(prompts)
 
 
-def _beginning(path: Path, share: float, pipeline: Pipeline) -> np.ndarray:
-    """The top of a picture, cut to the model's size and to whole rows of codes."""
-    if not 0.0 < share <= 1.0:
-        raise UserError(f"--keep-rows: expected a share in (0, 1], got {share}")
-    rows = max(1, round(share * pipeline.grid[0]))
-    try:
-        picture = centre_square(decode(path.read_bytes()), pipeline.side)
-    except BadPicture as error:
-        raise UserError(f"{path}: {error}") from error
-    return picture[: rows * pipeline.image_tokenizer.downsample]
+def read_features(path: Path) -> list[np.ndarray]:
+    """The features [t c] of each caption in a ``.npy`` file, which may hold one or several [n t c]."""
+    found = read_npy(path)
+    if found.ndim not in (2, 3) or not np.issubdtype(found.dtype, np.floating):
+        raise UserError(f"{path}: expected features [t c] or [n t c], got {found.dtype.name}{list(found.shape)}")
+    return list(found if found.ndim == 3 else found[None])

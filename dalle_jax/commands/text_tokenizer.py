@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 def train_text_tokenizer(config: TextTokenizerRun, out: Place) -> Coverage:
     """Trains on the captions of the source's first pictures and writes ``out``, whole or not at all."""
     bad: list[BadRecord] = []
-    captions = list(read_captions(config.source, config.captions, bad, config.blend))
+    captions = list(read_captions(config.source, config.captions, bad, config.blend, config.held_out))
     if not captions:
         first = f"; the first of {len(bad)} bad records is {bad[0]}" if bad else ""
         raise UserError(f"source: expected captions to train a text tokenizer on, got none{first}")

@@ -12,7 +12,7 @@ from dalle_jax.data.files import named
 from dalle_jax.data.parts import stored
 from dalle_jax.data.record_layout import decoded, encoded
 from dalle_jax.data.records import BadRecord, Record
-from dalle_jax.data.rows import Rows
+from dalle_jax.data.rows import RowRecords
 
 VERSION = 1
 """Goes up whenever the same files and configuration would give other records."""
@@ -38,25 +38,14 @@ class ArrayRecord:
         return ArrayRecordRecords(self)
 
 
-class ArrayRecordRecords:
-    """``Records`` in the order of the files' names; a key is the file and the record's number in it."""
+class ArrayRecordRecords(RowRecords):
+    """``Records`` in the order of the files' names."""
 
     def __init__(self, config: ArrayRecord):
         self._config = config
         names = named(config.files, SUFFIXES)
         self._files = [local(stored(name), config.copies, "source.copies") for name in names]
-        counts = [array_files.count(file) for file in self._files]
-        self._rows = Rows(names, counts)
-        if not len(self._rows):
-            raise UserError(f"{', '.join(config.files)}: expected records, got array_record files with none in them")
-
-    @property
-    def problems(self) -> tuple[BadRecord, ...]:
-        """None: what is bad is found when it is read."""
-        return ()
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        super().__init__(config.files, names, [array_files.count(file) for file in self._files])
 
     def __getitem__(self, index: int) -> Record:
         file, row = self._rows.find(index)
@@ -66,10 +55,6 @@ class ArrayRecordRecords:
         except array_files.BrokenRecord as error:
             raise BadRecord(key, "broken record", f"its bytes are not as they were written: {error}") from error
         return decoded(key, content, self._config.most_bytes)
-
-    def key(self, index: int) -> str:
-        """The key of record ``index``, without reading it."""
-        return self._rows.key(*self._rows.find(index))
 
     def fingerprint(self) -> str:
         """A digest of the configuration and of the files' sizes and ends, which say where their records lie."""

@@ -17,10 +17,12 @@ from pathlib import Path
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.data import array_files
+from dalle_jax.data import accounts, array_files
 from dalle_jax.data.codes import MANIFEST, Encoding, Manifest, Shard, sha256, shard_names
+from dalle_jax.storage import Place
 
 BEGUN = "encoding.json"
+PROGRESS = "progress"
 WAIT = 0.5
 """Seconds between looks for what other processes write."""
 
@@ -47,6 +49,32 @@ def locked(path: Path, process: int) -> Iterator[None]:
         yield
     finally:
         os.close(number)
+
+
+def send(path: Path, url: Place) -> int:
+    """Copies a finished folder to a URL, ``manifest.json`` last; returns how many shards were not there yet.
+
+    Raises UserError where codes of something else are there, or files that `encode` did not put there.
+    """
+    begun, there = (path / BEGUN).read_bytes(), storage.files(url)
+    if BEGUN not in there and (MANIFEST in there or any(name.endswith(".array_record") for name in there)):
+        raise UserError(f"{url}: expected an empty folder, or one that `encode` began; found other files")
+    if BEGUN in there and (url / BEGUN).read_bytes() != begun:
+        raise UserError(f"{url} holds codes of something else than {path}; name another one for --out")
+    storage.write(url / BEGUN, begun)
+    sent = 0
+    for record in sorted((path / PROGRESS).glob("*.json")):
+        name, content = record.name.removesuffix(".json"), record.read_bytes()
+        said = f"{PROGRESS}/{record.name}"
+        if there.get(name) == (path / name).stat().st_size and said in there and (url / said).read_bytes() == content:
+            continue
+        storage.send(path / name, url / name)
+        storage.write(url / said, content)
+        sent += 1
+    for name in (accounts.FILE, MANIFEST):
+        if (path / name).is_file():
+            storage.write(url / name, (path / name).read_bytes())
+    return sent
 
 
 class CodeFolder:
@@ -127,11 +155,11 @@ class CodeFolder:
         storage.write(self._path / MANIFEST, manifest.to_json())
         for left in self._path.glob(".writing-*"):
             shutil.rmtree(left, ignore_errors=True)
-        for left in [*self._path.glob(".*.json.*"), *(self._path / "progress").glob(".*")]:
+        for left in [*self._path.glob(".*.json.*"), *(self._path / PROGRESS).glob(".*")]:
             left.unlink(missing_ok=True)
 
     def _record(self, number: int) -> Path:
-        return self._path / "progress" / f"{self._names[number]}.json"
+        return self._path / PROGRESS / f"{self._names[number]}.json"
 
     def _is_whole(self, number: int) -> bool:
         try:

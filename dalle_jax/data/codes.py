@@ -14,6 +14,7 @@ import numpy as np
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.data import array_files
+from dalle_jax.data.conditions import Conditions
 from dalle_jax.data.copies import local
 from dalle_jax.data.parts import Stored, stored
 from dalle_jax.data.rows import Rows
@@ -111,11 +112,13 @@ class Codes:
     """The codes that ``encode`` wrote into ``folder``, of this machine or a URL.
 
     In epoch e an example shows crop e of as many as were encoded, then the first again. Shards behind a URL are copied
-    once to ``copies``, a folder of this machine.
+    once to ``copies``, a folder of this machine. ``conditions`` is a folder of ``KEY.npy`` for each record, a class or
+    a text encoder's features of its caption, for a transformer that is asked by these (data/conditions.py).
     """
 
     folder: str
     copies: str | None = None
+    conditions: str | None = None
 
     def open(self) -> "CodesSource":
         """The source. Raises UserError naming every shard that is not as it was written; reads each once for that.
@@ -128,7 +131,10 @@ class Codes:
         names = [f"{place}/{shard.file}" for shard in manifest.shards]
         files = [local(stored(name), self.copies, "source.copies") for name in names]
         _check(manifest, files)
-        return CodesSource(manifest, files)
+        source = CodesSource(manifest, files)
+        if self.conditions is not None:
+            source.conditions = Conditions(storage.absolute(storage.place(self.conditions)), len(source))
+        return source
 
 
 class CodesSource:
@@ -136,6 +142,7 @@ class CodesSource:
 
     def __init__(self, manifest: Manifest, files: Sequence[Stored]):
         self.manifest = manifest
+        self.conditions: Conditions | None = None
         self._files = files
         self._rows = Rows([shard.file for shard in manifest.shards], [shard.examples for shard in manifest.shards])
 
@@ -157,12 +164,16 @@ class CodesSource:
         codes = np.frombuffer(found["codes"], f"<u{found['width']}")
         captions = found["captions"][crop if len(found["captions"]) > 1 else 0]
         shown = codes.reshape(encoding.crops, *encoding.grid)[crop].astype(np.int32)
-        return Example(key=found["key"], codes=shown, captions=captions)
+        example = Example(key=found["key"], codes=shown, captions=captions)
+        if self.conditions is not None:
+            example["condition"] = self.conditions.of(found["key"])
+        return example
 
     def fingerprint(self) -> str:
         """A digest of what was encoded and of the shards' checksums; where they lie is no matter."""
         parts = (VERSION, self.manifest.encoding, [shard.sha256 for shard in self.manifest.shards])
-        return "codes-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        said = "" if self.conditions is None else f"-{self.conditions.fingerprint()}"
+        return "codes-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16] + said
 
 
 def shared_manifest(sources: Sequence[Any], evaluation: Any) -> Manifest | None:

@@ -14,6 +14,8 @@ from dalle_jax.data.records import BadRecord, Keyed, Record, Records
 class HeldOut:
     """``count`` records of the training source, or the ``share`` of them, that are never trained on.
 
+    Of a mixture they are held out of each source.
+
     Which ones depends on their keys and ``seed`` alone: on no order, no other record's bytes and no other setting.
     With a count they are those whose keys come first by chance; with a share each key decides for itself, so that
     records that are added later move none from one side to the other.

@@ -127,7 +127,7 @@ class Loader:
     def _pick(self, example: Example, seed: int, epoch: int, index: int) -> dict[str, Any]:
         captions = example["captions"]
         caption = captions[draw(seed, epoch, index) % len(captions)]
-        shown = {"codes": example["codes"]} if "codes" in example else {"image": example["image"]}
+        shown = {name: value for name, value in example.items() if name in ("image", "codes", "condition")}
         return {**shown, "caption": caption, "key": example["key"], "meaning": draw(*sorted(captions)) >> 33}
 
 

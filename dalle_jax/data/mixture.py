@@ -10,7 +10,7 @@ import numpy as np
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.choices import OfAny
-from dalle_jax.data.schema import Source
+from dalle_jax.data.schema import Example, Source
 
 LONGEST = 100_000
 """Examples after which the pattern of sources begins again, at most."""
@@ -81,6 +81,28 @@ class Pattern:
         cycle, slot = divmod(position, len(self._part))
         part = int(self._part[slot])
         return part, cycle * self.turns[part] + int(self._before[slot])
+
+
+class Joined:
+    """Sources one after the other, each example once: what is held out of each source of a mixture."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self._sources = tuple(sources)
+        self._ends = np.cumsum([len(one) for one in self._sources])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self._sources[part][index - int(self._ends[part]) + len(self._sources[part])]
+
+    def fingerprint(self) -> str:
+        """Changes with any of the sources and with their order."""
+        parts = [(one.fingerprint(), len(one)) for one in self._sources]
+        return "joined-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 class Mixed:

@@ -11,7 +11,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.accounts import Account, Accounts
 from dalle_jax.data.held_out import Chosen, HeldOut, keys_of
 from dalle_jax.data.loader import Loader
-from dalle_jax.data.mixture import Mixed, Mixture
+from dalle_jax.data.mixture import Joined, Mixed, Mixture
 from dalle_jax.data.pictures import READS_BEFORE_A_STOP, Pictures, PicturesSource, stop_if_bad
 from dalle_jax.data.records import Records
 from dalle_jax.data.report import Report, summary
@@ -57,7 +57,7 @@ class Opening:
             if held_out is not None:
                 raise UserError(
                     f"data.evaluation: expected a source of its own, since records can be held out of files alone and "
-                    f"data.source is a {type(config).__name__}; got HeldOut"
+                    f"data.{name} is a {type(config).__name__}; got HeldOut"
                 )
             return opened, None
         if self._pictures is None:
@@ -131,14 +131,14 @@ def open_batches(
     """
     opening = Opening(pictures, workers, folder, say)
     examples: Any
-    held = None
+    held: Source | None
+    held_out = evaluation if isinstance(evaluation, HeldOut) else None
     if isinstance(source, Mixture):
-        if isinstance(evaluation, HeldOut):
-            raise UserError("data.evaluation: expected a source of its own beside a Mixture, got HeldOut")
-        parts = [opening.examples(one, f"source.{name}")[0] for name, one in source.sources().items()]
-        examples = Mixed(parts, source.weights)
+        parts = [opening.examples(one, f"source.{name}", held_out) for name, one in source.sources().items()]
+        examples = Mixed([training for training, _ in parts], source.weights)
+        held = Joined([kept for _, kept in parts if kept is not None]) if held_out is not None else None
     else:
-        examples, held = opening.examples(source, "source", evaluation if isinstance(evaluation, HeldOut) else None)
+        examples, held = opening.examples(source, "source", held_out)
     if not isinstance(evaluation, HeldOut):
         held, _ = opening.examples(evaluation, "evaluation")
     return Loader(examples, held, batch_size, seed, workers, opening.finish())

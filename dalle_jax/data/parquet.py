@@ -13,7 +13,7 @@ from dalle_jax.data import sidecars
 from dalle_jax.data.files import named
 from dalle_jax.data.parts import Stored, read, stored
 from dalle_jax.data.records import BadRecord, Record
-from dalle_jax.data.rows import Rows
+from dalle_jax.data.rows import RowRecords, Rows
 
 VERSION = 1
 """Goes up whenever the same files and configuration would give other records."""
@@ -53,26 +53,16 @@ class Parquet:
         return ParquetRecords(self)
 
 
-class ParquetRecords:
-    """``Records`` in the order of the files' names; a key is the file and the row's number in it."""
+class ParquetRecords(RowRecords):
+    """``Records`` in the order of the files' names."""
 
     def __init__(self, config: Parquet):
         self._config = config
         names = named(config.files, (".parquet",))
         self._files = [_Table(stored(name), config) for name in names]
-        self._rows = Rows(names, [len(file) for file in self._files])
+        super().__init__(config.files, names, [len(file) for file in self._files])
         self._lock = threading.Lock()
         self._groups: OrderedDict[tuple[int, int], Any] = OrderedDict()
-        if not len(self._rows):
-            raise UserError(f"{', '.join(config.files)}: expected rows, got parquet files with none in them")
-
-    @property
-    def problems(self) -> tuple[BadRecord, ...]:
-        """None: what is bad is found when it is read."""
-        return ()
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def __getitem__(self, index: int) -> Record:
         file, row = self._rows.find(index)
@@ -86,16 +76,9 @@ class ParquetRecords:
         picture = fields.pop(config.picture)
         if isinstance(picture, dict):
             picture = picture.get("bytes")
-        if not isinstance(picture, bytes) or not picture:
-            raise BadRecord(key, "no picture", f"its {config.picture} holds no bytes")
-        if len(picture) > config.most_bytes:
-            raise BadRecord(key, *sidecars.too_large("picture", config.picture, len(picture), config.most_bytes))
+        picture = sidecars.picture(key, config.picture, picture, config.most_bytes)
         captions = [one for name in config.caption for one in sidecars.said(fields.pop(name, None))]
         return Record(key, picture, sidecars.distinct(key, captions), fields)
-
-    def key(self, index: int) -> str:
-        """The key of record ``index``, without reading it."""
-        return self._rows.key(*self._rows.find(index))
 
     def fingerprint(self) -> str:
         """A digest of the configuration and of the files' sizes and footers, which say where their columns lie."""

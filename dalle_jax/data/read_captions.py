@@ -3,7 +3,11 @@
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
+from dalle_jax.config.errors import UserError
 from dalle_jax.data.captions import Blend
+from dalle_jax.data.held_out import HeldOut, keys_of
 from dalle_jax.data.mixture import Mixture
 from dalle_jax.data.opening import Openable
 from dalle_jax.data.records import BadRecord, Record, Records
@@ -31,11 +35,16 @@ def captions_of(source: Source | Records, index: int, blend: Blend | None = None
 
 
 def read_captions(
-    config: Openable | Mixture, count: int, bad: list[BadRecord], blend: Blend | None = None
+    config: Openable | Mixture,
+    count: int,
+    bad: list[BadRecord],
+    blend: Blend | None = None,
+    held_out: HeldOut | None = None,
 ) -> Iterator[str]:
     """The captions of the first ``count`` examples; those that cannot be read are put among the ``bad``.
 
-    Of a mixture they are the first of each source, by its weight.
+    Of a mixture they are the first of each source, by its weight. Those ``held_out`` are passed over. Raises UserError
+    where nothing can be held out.
     """
     parts = (
         [(1.0, config)]
@@ -45,8 +54,21 @@ def read_captions(
     whole = sum(weight for weight, _ in parts)
     for weight, one in parts:
         source = one.open()
-        for index in range(min(round(count * weight / whole), len(source))):
+        wanted = round(count * weight / whole)
+        for index in _trained_on(source, wanted, held_out):
             try:
                 yield from captions_of(source, index, blend)
             except BadRecord as problem:
                 bad.append(problem)
+
+
+def _trained_on(source: Source | Records, count: int, held_out: HeldOut | None) -> list[int]:
+    """The first ``count`` examples that are not held out."""
+    if held_out is None:
+        return list(range(min(count, len(source))))
+    if not isinstance(source, Records):
+        raise UserError(
+            "held_out: expected None, since records can be held out of files alone; the source's examples are made"
+        )
+    held = held_out.chosen(keys_of(source, np.arange(len(source))))
+    return np.flatnonzero(~held)[:count].tolist()

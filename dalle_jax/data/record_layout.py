@@ -35,11 +35,7 @@ def decoded(key: str, content: bytes, most_bytes: int) -> Record:
         names = ", ".join(sorted(map(str, found))) if isinstance(found, dict) else type(found).__name__
         wanted = f"a map of {', '.join(sorted(_NAMES))} with v {VERSION}"
         raise BadRecord(key, "another layout", f"expected {wanted}, got {names} with v {version!r}"[:300])
-    picture, about = found["picture"], found["about"]
-    if not isinstance(picture, bytes) or not picture:
-        raise BadRecord(key, "no picture", f"expected the bytes of a picture, got {type(picture).__name__}")
-    if len(picture) > most_bytes:
-        raise BadRecord(key, *sidecars.too_large("picture", "this record", len(picture), most_bytes))
+    picture, about = sidecars.picture(key, "picture", found["picture"], most_bytes), found["about"]
     if not isinstance(about, dict):
         raise BadRecord(key, "another layout", f"about: expected a map, got {type(about).__name__}")
     return Record(key, picture, sidecars.distinct(key, sidecars.said(found["captions"])), about)

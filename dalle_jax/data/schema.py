@@ -8,12 +8,14 @@ import numpy as np
 class Example(TypedDict):
     """One captioned picture. ``captions`` holds at least one caption; ``key`` names the record in reports.
 
-    ``image`` is uint8 [H W 3]; where codes were written ahead there are ``codes`` int32 [h w] in its place.
+    ``image`` is uint8 [H W 3]; where codes were written ahead there are ``codes`` int32 [h w] in its place, and the
+    ``condition`` that goes with them where one was written too: a class, or features [t c] of the caption.
     """
 
     key: str
     image: NotRequired[np.ndarray]
     codes: NotRequired[np.ndarray]
+    condition: NotRequired[np.ndarray]
     captions: list[str]
 
 

@@ -19,6 +19,15 @@ def too_large(what: str, where: str, size: int, most: int) -> tuple[str, str]:
     return f"{what} too large", f"its {what} in {where} has {size:,} bytes, expected at most {most:,}"
 
 
+def picture(key: str, field: str, value: object, most_bytes: int) -> bytes:
+    """The encoded picture in a field. BadRecord if there are no bytes, or too many."""
+    if not isinstance(value, bytes) or not value:
+        raise BadRecord(key, "no picture", f"its {field} holds no bytes")
+    if len(value) > most_bytes:
+        raise BadRecord(key, *too_large("picture", field, len(value), most_bytes))
+    return value
+
+
 def lines(key: str, content: bytes) -> list[str]:
     """The captions of a text file: each line that is not blank is one. BadRecord if it is not UTF-8."""
     try:

@@ -87,11 +87,7 @@ class TfdsRecords:
         except Exception as error:  # whatever a decoder or the array_record reader raises
             said = " ".join(str(error).split())[:200]
             raise BadRecord(key, "broken record", f"tensorflow_datasets cannot read it: {said}") from error
-        picture = row.pop(config.picture)
-        if not isinstance(picture, bytes) or not picture:
-            raise BadRecord(key, "no picture", f"its {config.picture} holds no bytes")
-        if len(picture) > config.most_bytes:
-            raise BadRecord(key, *sidecars.too_large("picture", config.picture, len(picture), config.most_bytes))
+        picture = sidecars.picture(key, config.picture, row.pop(config.picture), config.most_bytes)
         captions = [one for path in config.caption for one in sidecars.said(_plain(key, _within(row, path)))]
         about = {name: _plain(key, row[name]) for name in self._single}
         return Record(key, picture, sidecars.distinct(key, captions), about)

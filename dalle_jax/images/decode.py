@@ -64,6 +64,11 @@ def decode_image(
         raise BadPicture("truncated" if short else "broken", f"{header.format} file: {said}") from error
 
 
+def opaque(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Image.Image:
+    """An image of Pillow's as RGB, transparent parts over ``background``; it is left as it was, and is not turned."""
+    return _to_rgb(image.copy(), "", background)
+
+
 def _raw_mode(image: Any) -> str:
     """How the pixels lie in the file, in Pillow's words; known only until they are loaded, and not of every format."""
     arguments = image.tile[0][3] if image.tile else ""

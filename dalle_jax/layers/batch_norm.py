@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float
+from dalle_jax.layers.norms import NormParam
 
 EPSILON = 1e-5
 MOMENTUM = 0.1
@@ -21,8 +22,8 @@ class BatchNorm(nnx.Module):
 
     def __init__(self, channels: int, *, axes: tuple[str | None, ...], dtype: Any = jnp.float32):
         self.dtype = jnp.dtype(dtype)
-        self.scale = nnx.Param(jnp.ones(channels, jnp.float32), axes=axes)
-        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32), axes=axes)
+        self.scale = NormParam(jnp.ones(channels, jnp.float32), axes=axes)
+        self.bias = NormParam(jnp.zeros(channels, jnp.float32), axes=axes)
         self.mean = Statistics(jnp.zeros(channels, jnp.float32), axes=axes)
         self.variance = Statistics(jnp.ones(channels, jnp.float32), axes=axes)
 

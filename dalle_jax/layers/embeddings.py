@@ -13,6 +13,10 @@ from dalle_jax.parallel.axes import EMBED, POSITIONS
 from dalle_jax.parallel.reduction import gradient_dtype
 
 
+class EmbeddingParam(nnx.Param):
+    """A table of learned vectors, or one of them: fine-tuning may train these alone (train/trained.py)."""
+
+
 def lookup(table: Float[Array, "size D"], index: Int[Array, "..."], dtype: Any) -> Float[Array, "... D"]:
     """The rows of a table at ``index`` in ``dtype``; an index outside it is clipped to the nearest row.
 
@@ -55,7 +59,7 @@ class Embedding(nnx.Module):
     ):  # fmt: skip
         init = init or nnx.initializers.normal(0.02)
         self.dtype = jnp.dtype(dtype)
-        self.table = nnx.Param(init(rngs.params(), (size, width), jnp.float32), axes=(axis, EMBED))
+        self.table = EmbeddingParam(init(rngs.params(), (size, width), jnp.float32), axes=(axis, EMBED))
 
     def __call__(self, index: Int[Array, "..."]) -> Float[Array, "... D"]:
         """The rows of the table at ``index``; an index outside it is clipped to the nearest row."""

@@ -10,6 +10,10 @@ from dalle_jax.arrays import Array, Float
 from dalle_jax.parallel.axes import CHANNELS, EMBED
 
 
+class NormParam(nnx.Param):
+    """The scale or the bias of a norm: fine-tuning may train these alone (train/trained.py)."""
+
+
 def normalize(x: Float[Array, "... D"], epsilon: float) -> Float[Array, "... D"]:
     """Zero mean and unit variance over the last dimension, in float32."""
     x = x.astype(jnp.float32)
@@ -32,8 +36,8 @@ class LayerNorm(nnx.Module):
     ):
         self.epsilon = epsilon
         self.dtype = jnp.dtype(dtype)
-        self.scale = nnx.Param(jnp.ones(size, jnp.float32), axes=axes) if scale else None
-        self.bias = nnx.Param(jnp.zeros(size, jnp.float32), axes=axes) if bias else None
+        self.scale = NormParam(jnp.ones(size, jnp.float32), axes=axes) if scale else None
+        self.bias = NormParam(jnp.zeros(size, jnp.float32), axes=axes) if bias else None
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """Normalised, scaled and shifted; statistics in float32, result in ``dtype``."""
@@ -53,8 +57,8 @@ class GroupNorm(nnx.Module):
             raise ValueError(f"{groups} groups need a multiple of {groups} channels, got {channels}")
         self.groups, self.epsilon = groups, epsilon
         self.dtype = jnp.dtype(dtype)
-        self.scale = nnx.Param(jnp.ones(channels, jnp.float32), axes=(CHANNELS,))
-        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32), axes=(CHANNELS,))
+        self.scale = NormParam(jnp.ones(channels, jnp.float32), axes=(CHANNELS,))
+        self.bias = NormParam(jnp.zeros(channels, jnp.float32), axes=(CHANNELS,))
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         """Normalised, scaled and shifted; statistics in float32, result in ``dtype``."""
@@ -71,7 +75,7 @@ class RmsNorm(nnx.Module):
     def __init__(self, size: int, *, epsilon: float = 1e-5, dtype: Any = jnp.float32):
         self.epsilon = epsilon
         self.dtype = jnp.dtype(dtype)
-        self.scale = nnx.Param(jnp.ones(size, jnp.float32), axes=(EMBED,))
+        self.scale = NormParam(jnp.ones(size, jnp.float32), axes=(EMBED,))
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """Statistics in float32, result in ``dtype``."""

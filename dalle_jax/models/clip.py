@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Bool, Float, Int
+from dalle_jax.images.clip_pixels import Convention
 from dalle_jax.layers.conv_blocks import space_to_depth
-from dalle_jax.layers.embeddings import Embedding, spread
+from dalle_jax.layers.embeddings import Embedding, EmbeddingParam, spread
 from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat, name_attention
@@ -79,7 +80,8 @@ class ClipConfig:
 
     ``initial_bias`` is that of the logits which a sigmoid loss needs (SigLIP, arXiv 2303.15343: -10, with
     ``initial_scale`` 10); None is CLIP, which has none. ``scan`` loops over a transformer's layers with one compiled
-    body, ``remat`` says what each of them keeps for the backward pass (layers/remat.py).
+    body, ``remat`` says what each of them keeps for the backward pass (layers/remat.py). ``crop`` is whose way
+    of cutting pictures to its size it was shown (images/clip_pixels.py).
     """
 
     image_size: int
@@ -93,6 +95,7 @@ class ClipConfig:
     end_of_text: EndOfText = LastToken()
     pixel_mean: tuple[float, float, float] = PIXEL_MEAN
     pixel_std: tuple[float, float, float] = PIXEL_STD
+    crop: Convention = "openai"
     initial_scale: float = INITIAL_SCALE
     initial_bias: float | None = None
     scan: bool = False
@@ -175,7 +178,7 @@ class VisionTower(nnx.Module):
         init = nnx.initializers.normal(width**-0.5)
         self.patch = config.patch
         self.embed = Linear(config.patch**2 * 3, width, axes=(None, EMBED), bias=False, dtype=dtype, rngs=rngs)
-        self.class_token = nnx.Param(init(rngs.params(), (width,), jnp.float32), axes=(EMBED,))
+        self.class_token = EmbeddingParam(init(rngs.params(), (width,), jnp.float32), axes=(EMBED,))
         places = (config.image_size // config.patch) ** 2 + 1
         self.positions = Embedding(places, width, axis=POSITIONS, init=init, dtype=dtype, rngs=rngs)
         self.norm_before = LayerNorm(width, dtype=dtype)

@@ -1,8 +1,16 @@
 """What every text-to-codes transformer offers to the sampler: teacher forcing, prefill and one cached step."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from flax import nnx
+
 from dalle_jax.arrays import Array, Float, Int, Prompts
+from dalle_jax.layers import kv_cache
+from dalle_jax.layers.attention_masks import Pattern
+from dalle_jax.layers.kv_cache import KvCache
+from dalle_jax.layers.linear import for_steps
+from dalle_jax.layers.stack import Apply, Layered, Stack
 
 
 class Logits(NamedTuple):
@@ -66,3 +74,53 @@ class CodeGenerator(Protocol):
     ) -> tuple[Float[Array, "P M K"], Any]:
         """Logits of code ``position`` (1 to I - 1) given code ``position - 1``, and the new cache."""
         ...
+
+
+class CachedGenerator(nnx.Module):
+    """What transformers whose layers each keep a KvCache have in common: their sizes, a growing cache, its one writer.
+
+    A layer's cache is a KvCache, or a tuple whose field ``codes`` is one.
+    """
+
+    config: Any
+    stack: Stack
+
+    @property
+    def text_length(self) -> int:
+        """T."""
+        return self.config.text_length
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w)."""
+        return self.config.grid
+
+    @property
+    def codebook_size(self) -> int:
+        """K."""
+        return self.config.codebook_size
+
+    def grow(self, cache: Layered, codes: int) -> Layered:
+        """The same cache with room for the first ``codes`` codes."""
+        return self.stack.map(lambda pattern, layer: _of_codes(layer, kv_cache.grow, pattern, codes), cache)
+
+    def for_steps(self, rows: int) -> "CachedGenerator":
+        """The same transformer, laid out for a loop of ``decode`` with that many pictures."""
+        return for_steps(self, rows)
+
+    def step(
+        self, apply: Apply, x: Float[Array, "P M D"], cache: Layered, index: Int[Array, ""]
+    ) -> tuple[Float[Array, "P M D"], Layered]:
+        """Every layer's step for code ``index``; ``apply`` gives each one's new key and value, which are written."""
+
+        def write(layer: Any, pattern: Pattern, new: tuple[Array, Array], group: Array | None) -> Any:
+            return _of_codes(layer, kv_cache.write, pattern, *new, index, group)
+
+        return self.stack.step(apply, write, x, cache)
+
+
+def _of_codes(layer: Any, change: Callable[..., KvCache], *arguments: Any) -> Any:
+    """A layer's cache with that of its codes changed."""
+    if isinstance(layer, KvCache):
+        return change(layer, *arguments)
+    return layer._replace(codes=change(layer.codes, *arguments))

@@ -13,20 +13,19 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int, Key
-from dalle_jax.layers import kv_cache
 from dalle_jax.layers.attend import Backend
 from dalle_jax.layers.attention import SelfAttention
 from dalle_jax.layers.attention_masks import Pattern, repeat_kinds
 from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.dropout import dropout
-from dalle_jax.layers.embeddings import Embedding, GridEmbedding, spread
+from dalle_jax.layers.embeddings import Embedding, EmbeddingParam, GridEmbedding, spread
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import Linear, for_steps
+from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.mlp import Mlp
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
 from dalle_jax.layers.stack import Layered, Stack, stack_keys
-from dalle_jax.models.code_generator import Logits
+from dalle_jax.models.code_generator import CachedGenerator, Logits
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
 
@@ -106,7 +105,7 @@ class Block(nnx.Module):
         return x + self.mlp(self.mlp_norm(x)), new
 
 
-class Dalle(nnx.Module):
+class Dalle(CachedGenerator):
     """p(text, codes) as one stream; implements models.code_generator.CodeGenerator."""
 
     def __init__(self, config: DalleConfig, *, rngs: nnx.Rngs):
@@ -117,7 +116,7 @@ class Dalle(nnx.Module):
         self.text_embedding = Embedding(config.text_vocab, width, axis=VOCAB, dtype=dtype, rngs=rngs)
         self.pad_embedding = Embedding(config.text_length, width, axis=POSITIONS, dtype=dtype, rngs=rngs)
         self.text_positions = Embedding(config.text_length, width, axis=POSITIONS, dtype=dtype, rngs=rngs)
-        self.bos = nnx.Param(jax.random.normal(rngs.params(), (width,)) * 0.02, axes=(EMBED,))
+        self.bos = EmbeddingParam(jax.random.normal(rngs.params(), (width,)) * 0.02, axes=(EMBED,))
         self.codes = CodeTokens(
             config.codebook_size, width, code_width=config.code_width, bias=True, dtype=dtype, rngs=rngs
         )
@@ -129,21 +128,6 @@ class Dalle(nnx.Module):
         self.text_head = Linear(
             width, config.text_vocab, axes=(EMBED, VOCAB), dtype=dtype, result=jnp.float32, rngs=rngs
         )
-
-    @property
-    def text_length(self) -> int:
-        """T."""
-        return self.config.text_length
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(h, w)."""
-        return self.config.grid
-
-    @property
-    def codebook_size(self) -> int:
-        """K."""
-        return self.config.codebook_size
 
     def empty(self, text: Int[Array, "P T"]) -> Int[Array, "1 T"]:
         """The empty caption, all pads: one row for whatever prompts."""
@@ -181,14 +165,6 @@ class Dalle(nnx.Module):
         x, caches = self.stack(apply, self.embed_text(text))
         return self.codes.predict(self.norm(x[:, -1])), caches
 
-    def grow(self, cache: Layered, codes: int) -> Layered:
-        """The same cache with room for the first ``codes`` codes."""
-        return self.stack.map(lambda pattern, layer: kv_cache.grow(layer, pattern, codes), cache)
-
-    def for_steps(self, rows: int) -> "Dalle":
-        """The same transformer, laid out for a loop of ``decode`` with that many pictures."""
-        return for_steps(self, rows)
-
     def decode(
         self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: Layered
     ) -> tuple[Float[Array, "P M K"], Layered]:
@@ -199,8 +175,5 @@ class Dalle(nnx.Module):
         def apply(block: Block, x: Array, pattern: Pattern, cache: KvCache) -> tuple[Array, tuple[Array, Array]]:
             return block.decode(x, cache, pattern, index)
 
-        def write(cache: KvCache, pattern: Pattern, new: tuple[Array, Array], group: Array | None) -> KvCache:
-            return kv_cache.write(cache, pattern, *new, index, group)
-
-        x, cache = self.stack.step(apply, write, x, cache)
+        x, cache = self.step(apply, x, cache, index)
         return self.codes.predict(self.norm(x)), cache

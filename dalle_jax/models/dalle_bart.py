@@ -14,20 +14,18 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Bool, Float, Int, Key
-from dalle_jax.layers import kv_cache
 from dalle_jax.layers.attend import Backend
 from dalle_jax.layers.attention import CrossAttention, CrossKeys, SelfAttention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.dropout import dropout
-from dalle_jax.layers.embeddings import Embedding, spread
+from dalle_jax.layers.embeddings import Embedding, EmbeddingParam, spread
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import for_steps
 from dalle_jax.layers.mlp import NormFormerGlu
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
 from dalle_jax.layers.stack import Layered, Stack, stack_keys
-from dalle_jax.models.code_generator import Logits
+from dalle_jax.models.code_generator import CachedGenerator, Logits
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
 
@@ -197,7 +195,7 @@ def text_mask(text: Int[Array, "B T"], pad_id: int) -> Bool[Array, "B T"]:
     return (text != pad_id).at[:, 0].set(True)
 
 
-class DalleBart(nnx.Module):
+class DalleBart(CachedGenerator):
     """p(codes | text) as an encoder and a decoder; implements models.code_generator.CodeGenerator."""
 
     def __init__(self, config: DalleBartConfig, *, rngs: nnx.Rngs):
@@ -206,7 +204,7 @@ class DalleBart(nnx.Module):
         self.pattern = Pattern("full", context=1, grid=config.grid)
         self.encoder = Encoder(config, rngs=rngs)
         start = init(rngs.params(), (width,), jnp.float32) if config.start_code is None else None
-        self.start = nnx.data(None if start is None else nnx.Param(start, axes=(EMBED,)))
+        self.start = nnx.data(None if start is None else EmbeddingParam(start, axes=(EMBED,)))
         self.codes = CodeTokens(
             config.codebook_size + config.extra_codes, width, code_width=config.code_width, bias=False, dtype=dtype,
             init=init, rngs=rngs,
@@ -218,21 +216,6 @@ class DalleBart(nnx.Module):
             remat=config.remat, rngs=rngs,
         )  # fmt: skip
         self.norm = LayerNorm(width, scale=False, dtype=dtype)
-
-    @property
-    def text_length(self) -> int:
-        """T."""
-        return self.config.text_length
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(h, w)."""
-        return self.config.grid
-
-    @property
-    def codebook_size(self) -> int:
-        """K."""
-        return self.config.codebook_size
 
     def empty(self, text: Int[Array, "P T"]) -> Int[Array, "1 T"]:
         """The empty caption: one row for whatever prompts."""
@@ -276,18 +259,6 @@ class DalleBart(nnx.Module):
         x, caches = self.stack(apply, self.embedding_norm(x))
         return self._drawable(self.norm(x[:, 0])), caches
 
-    def grow(self, cache: Layered, codes: int) -> Layered:
-        """The same cache with room for the first ``codes`` codes."""
-
-        def grown(pattern: Pattern, layer: DecoderCache) -> DecoderCache:
-            return layer._replace(codes=kv_cache.grow(layer.codes, pattern, codes))
-
-        return self.stack.map(grown, cache)
-
-    def for_steps(self, rows: int) -> "DalleBart":
-        """The same transformer, laid out for a loop of ``decode`` with that many pictures."""
-        return for_steps(self, rows)
-
     def decode(
         self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: Layered
     ) -> tuple[Float[Array, "P M K"], Layered]:
@@ -298,11 +269,7 @@ class DalleBart(nnx.Module):
         def apply(block: DecoderBlock, x: Array, pattern: Pattern, cache: DecoderCache) -> tuple[Array, Any]:
             return block.decode(x, cache, pattern, index)
 
-        def write(cache: DecoderCache, pattern: Pattern, new: Any, group: Array | None) -> DecoderCache:
-            k, v = new
-            return cache._replace(codes=kv_cache.write(cache.codes, pattern, k, v, index, group))
-
-        x, cache = self.stack.step(apply, write, x, cache)
+        x, cache = self.step(apply, x, cache, index)
         return self._drawable(self.norm(x)), cache
 
     def _drawable(self, x: Float[Array, "... D"]) -> Float[Array, "... K"]:

@@ -24,13 +24,13 @@ from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.dropout import dropout
 from dalle_jax.layers.embeddings import Embedding
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import Linear, for_steps
+from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.mlp import constrain_hidden
 from dalle_jax.layers.norms import RmsNorm
 from dalle_jax.layers.remat import Remat, name_attention
 from dalle_jax.layers.rotary import grid_rotary_table, rotate
 from dalle_jax.layers.stack import Layered, Stack, stack_keys
-from dalle_jax.models.code_generator import Logits
+from dalle_jax.models.code_generator import CachedGenerator, Logits
 from dalle_jax.parallel.axes import BATCH, EMBED, MLP, POSITIONS, SEQ
 from dalle_jax.parallel.layout import constrain
 
@@ -186,7 +186,7 @@ class CaptionEmbedding(nnx.Module):
         return self.down(jax.nn.gelu(self.up(features), approximate=True))
 
 
-class LlamaGen(nnx.Module):
+class LlamaGen(CachedGenerator):
     """p(codes | class) or p(codes | caption); implements models.code_generator.CodeGenerator."""
 
     def __init__(self, config: LlamaGenConfig, *, rngs: nnx.Rngs):
@@ -208,21 +208,6 @@ class LlamaGen(nnx.Module):
             remat=config.remat, rngs=rngs,
         )  # fmt: skip
         self.norm = RmsNorm(width, dtype=dtype)
-
-    @property
-    def text_length(self) -> int:
-        """T."""
-        return self.config.text_length
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(h, w)."""
-        return self.config.grid
-
-    @property
-    def codebook_size(self) -> int:
-        """K."""
-        return self.config.codebook_size
 
     def empty(self, text: Prompts) -> Array:
         """No class: one row for all. No caption: a row for each, which keeps the padding of its caption."""
@@ -268,18 +253,6 @@ class LlamaGen(nnx.Module):
         x, caches = self.stack(apply, condition)
         return self.codes.predict(self.norm(x[:, -1])), caches
 
-    def grow(self, cache: Layered, codes: int) -> Layered:
-        """The same cache with room for the first ``codes`` codes."""
-
-        def grown(pattern: Pattern, layer: LayerCache) -> LayerCache:
-            return layer._replace(codes=kv_cache.grow(layer.codes, pattern, codes))
-
-        return self.stack.map(grown, cache)
-
-    def for_steps(self, rows: int) -> "LlamaGen":
-        """The same transformer, laid out for a loop of ``decode`` with that many pictures."""
-        return for_steps(self, rows)
-
     def decode(
         self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: Layered
     ) -> tuple[Float[Array, "P M K"], Layered]:
@@ -290,9 +263,5 @@ class LlamaGen(nnx.Module):
         def apply(block: Block, x: Array, pattern: Pattern, cache: LayerCache) -> tuple[Array, tuple[Array, Array]]:
             return block.decode(x, table, cache, pattern, index)
 
-        def write(cache: LayerCache, pattern: Pattern, new: Any, group: Array | None) -> LayerCache:
-            k, v = new
-            return cache._replace(codes=kv_cache.write(cache.codes, pattern, k, v, index, group))
-
-        x, cache = self.stack.step(apply, write, self.codes.embed(previous), cache)
+        x, cache = self.step(apply, self.codes.embed(previous), cache, index)
         return self.codes.predict(self.norm(x)), cache

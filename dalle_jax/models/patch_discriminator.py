@@ -14,6 +14,7 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Float
 from dalle_jax.layers.conv_blocks import Conv
+from dalle_jax.layers.norms import NormParam
 from dalle_jax.parallel.axes import BATCH, CHANNELS, HEIGHT, WIDTH
 from dalle_jax.parallel.layout import constrain
 
@@ -37,8 +38,8 @@ class BatchNorm(nnx.Module):
 
     def __init__(self, channels: int, dtype: Any, *, rngs: nnx.Rngs):
         self.dtype = jnp.dtype(dtype)
-        self.scale = nnx.Param(1.0 + 0.02 * jax.random.normal(rngs.params(), (channels,)), axes=(CHANNELS,))
-        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32), axes=(CHANNELS,))
+        self.scale = NormParam(1.0 + 0.02 * jax.random.normal(rngs.params(), (channels,)), axes=(CHANNELS,))
+        self.bias = NormParam(jnp.zeros(channels, jnp.float32), axes=(CHANNELS,))
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         """The statistics are those of ``x``."""

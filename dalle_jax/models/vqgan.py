@@ -18,6 +18,7 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int
 from dalle_jax.layers.conv_blocks import Conv, named_channels, upsample
+from dalle_jax.layers.embeddings import EmbeddingParam
 from dalle_jax.layers.norms import GroupNorm
 from dalle_jax.layers.quantize import first_smallest, squared_distances, straight_through
 from dalle_jax.layers.remat import Remat, run_block
@@ -221,7 +222,7 @@ class Vqgan(nnx.Module):
         self.into_codes = conv(config.latent_width, config.code_width, 1, config.dtype, rngs)
         size = config.codebook_size
         table = jax.random.uniform(rngs.params(), (size, config.code_width), minval=-1 / size, maxval=1 / size)
-        self.codebook = nnx.Param(
+        self.codebook = EmbeddingParam(
             unit(table) if config.distance == "cosine" else table, axes=named_channels(*table.shape)
         )
         self.out_of_codes = conv(config.code_width, config.latent_width, 1, config.dtype, rngs)

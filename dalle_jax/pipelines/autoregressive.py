@@ -1,25 +1,28 @@
 """Prompts to ranked pictures: text, codes, pixels, CLIP scores."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from PIL import Image
 
-from dalle_jax import storage
-from dalle_jax.arrays import Array, Float, Int, Key, UInt8
+from dalle_jax.arrays import Array, Float, Int, Key, Prompts, UInt8
 from dalle_jax.config.errors import UserError
-from dalle_jax.images.pixels import to_float, to_uint8
+from dalle_jax.images.given import Picture, pictures_of, pixels_of
+from dalle_jax.images.resize import centre_square
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.parallel.layout import jit
-from dalle_jax.pipelines.load import load_clip, load_generator, load_image_tokenizer, stage_folders
-from dalle_jax.pipelines.load_text import load_text
+from dalle_jax.pipelines.conditions import Prompt, Reader, read_prompts
+from dalle_jax.pipelines.picture_codes import PictureCodes
+from dalle_jax.pipelines.pieces import pieces, power_of_two
+from dalle_jax.pipelines.ranker import Pixels, Ranker
 from dalle_jax.pipelines.rerank import best_candidates
 from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
-from dalle_jax.storage import Place
 
 SIDE_BY_SIDE = 16
 """Candidates of a prompt that one call draws where there are prompts enough to fill it; more come in further calls."""
@@ -31,10 +34,11 @@ class Request:
 
     Candidates are numbered from ``first`` on, so that more can be drawn later. ``temperature`` 0 is greedy; ``top_k`` 0
     and ``top_p`` 1 are off; ``guidance`` 1 is off. ``seed`` alone decides the noise of candidate i, whatever else is
-    drawn beside it. ``beginning`` uint8 [rows*f W 3]: the top of a picture, whose codes are kept exactly.
+    drawn beside it. ``beginning`` uint8 [rows*f W 3]: the top of a picture, whose codes are kept exactly. ``caption``
+    is what CLIP compares pictures with where the prompt is no text.
     """
 
-    prompt: str
+    prompt: Prompt
     candidates: int = 16
     keep: int = 4
     temperature: float = 1.0
@@ -44,6 +48,19 @@ class Request:
     seed: int = 0
     first: int = 0
     beginning: np.ndarray | None = None
+    caption: str | None = None
+
+    @property
+    def text(self) -> str | None:
+        """What CLIP compares pictures with, if anything."""
+        return self.prompt if isinstance(self.prompt, str) else self.caption
+
+    @property
+    def said(self) -> str:
+        """The prompt in words."""
+        if self.text is not None:
+            return self.text
+        return "features" if isinstance(self.prompt, np.ndarray) else f"class {self.prompt}"
 
     def __post_init__(self) -> None:
         checks = (
@@ -65,35 +82,52 @@ class Request:
 class Drawn:
     """The pictures kept for one prompt, best first, and all that was drawn on the way."""
 
-    prompt: str
+    prompt: str  # in words, where it is a class or features
     pictures: np.ndarray  # uint8 [keep H W 3]
-    scores: np.ndarray | None  # float32 [keep], cosine similarity; None without a CLIP
+    scores: np.ndarray | None  # float32 [keep], cosine similarity; None without a CLIP or without a text
     chosen: np.ndarray  # int [keep], which candidates they are
     candidates: np.ndarray  # uint8 [M H W 3]
     candidate_scores: np.ndarray | None  # float32 [M]
 
+    @property
+    def images(self) -> list[Image.Image]:
+        """``pictures`` as images of Pillow's."""
+        return [Image.fromarray(picture) for picture in self.pictures]
+
+
+Several: TypeAlias = list[str] | tuple[str, ...]
+SeveralPrompts: TypeAlias = list[str] | list[int] | list[np.ndarray] | tuple[Prompt, ...]
+"""Said so closely because a text is a sequence of texts too."""
+
 
 class Pipeline:
-    """A transformer, its tokenizers and, where there is one, the CLIP that ranks.
+    """A transformer, its tokenizers and, where there is one, the CLIP that ranks (docs/python.md).
 
-    Pictures are drawn in calls of at most ``batch`` at once; a call is compiled once per bucket of
-    (prompts, candidates), both rounded up to powers of two, and per guidance on or off.
+    A call draws; ``rank`` compares pictures with texts; ``tokenizer`` turns pictures into codes and back. Pictures are
+    drawn in calls of at most ``batch`` at once; a call is compiled once per bucket of (prompts, candidates), both
+    rounded up to powers of two, and per guidance on or off.
     """
 
     def __init__(
-        self, generator: Any, image_tokenizer: Any, text: Any, clip: Any = None, clip_text: Any = None, batch: int = 64
+        self,
+        generator: Any,
+        image_tokenizer: Any,
+        text: Reader,
+        clip: Any = None,
+        clip_text: Any = None,
+        batch: int = 64,
     ) -> None:
+        """``text`` is what reads prompts: a text tokenizer, or the condition of a model that takes no texts."""
         self.grid: tuple[int, int] = tuple(generator.grid)
-        self.image_tokenizer = image_tokenizer
-        self.text, self.clip_text, self.batch = text, clip_text, batch
+        self.tokenizer = PictureCodes(image_tokenizer, batch)
+        self.ranker = None if clip is None else Ranker(clip, clip_text, batch)
+        self.text, self.batch = text, batch
         self._generator = nnx.split(generator)
-        self._tokenizer = nnx.split(image_tokenizer)
-        self._clip = None if clip is None else nnx.split(clip)
 
     @property
     def side(self) -> int:
         """The side of a picture in pixels."""
-        return self.grid[0] * self.image_tokenizer.downsample
+        return self.grid[0] * self.tokenizer.downsample
 
     @cached_property
     def _sample(self) -> Any:
@@ -101,7 +135,7 @@ class Pipeline:
 
         def run(
             state: Any,
-            text: Int[Array, "P T"],
+            text: Prompts,
             keys: Key[Array, "P M"],
             settings: Settings,
             prefix: Int[Array, "P I"],
@@ -112,29 +146,76 @@ class Pipeline:
 
         return jit(run, static_argnames="guided")
 
-    @cached_property
-    def _paint(self) -> Any:
-        graph = self._tokenizer[0]
-        return jit(lambda state, codes: to_uint8(nnx.merge(graph, state).decode(codes.reshape(-1, *self.grid))))
+    @overload
+    def __call__(
+        self, prompt: Prompt, *, candidates: int = 16, keep: int | None = None, temperature: float = 1.0,
+        top_k: int = 0, top_p: float = 1.0, guidance: float = 3.0, seed: int = 0, first: int = 0,
+        image: Picture | None = None, keep_rows: float = 0.5, caption: str | Several | None = None,
+    ) -> Drawn: ...  # fmt: skip
 
-    @cached_property
-    def _encode(self) -> Any:
-        graph = self._tokenizer[0]
-        return jit(lambda state, pixels: nnx.merge(graph, state).encode(to_float(pixels)))
+    @overload
+    def __call__(
+        self, prompt: SeveralPrompts, *, candidates: int = 16, keep: int | None = None, temperature: float = 1.0,
+        top_k: int = 0, top_p: float = 1.0, guidance: float = 3.0, seed: int = 0, first: int = 0,
+        image: Picture | None = None, keep_rows: float = 0.5, caption: str | Several | None = None,
+    ) -> list[Drawn]: ...  # fmt: skip
 
-    @cached_property
-    def _score(self) -> Any:
-        if self._clip is None:
-            return None
-        graph = self._clip[0]
+    def __call__(
+        self,
+        prompt: Prompt | SeveralPrompts,
+        *,
+        candidates: int = 16,
+        keep: int | None = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        guidance: float = 3.0,
+        seed: int = 0,
+        first: int = 0,
+        image: Picture | None = None,
+        keep_rows: float = 0.5,
+        caption: str | Several | None = None,
+    ) -> Drawn | list[Drawn]:
+        """The pictures of one prompt, or of each of several, all drawn with the same ``seed``.
 
-        def run(state: Any, pixels: Array, text: Int[Array, "P T"]) -> Float[Array, "P M"]:
-            clip = nnx.merge(graph, state)
-            image = clip.encode_image(to_float(pixels))  # [P*M E]
-            words = clip.encode_text(text)  # [P E]
-            return jnp.einsum("pme,pe->pm", image.reshape(text.shape[0], -1, image.shape[-1]), words)
+        Settings are those of ``Request``; ``keep`` None keeps 4, or all if there are fewer. Of ``image``, cut to the
+        middle square at the model's size, the share ``keep_rows`` is kept, in whole rows of codes from the top on; what
+        is below is drawn. A model of classes or of a text encoder's features takes a number or an array [t c] (several:
+        a list) as its prompt, and a ``caption`` of each for CLIP. Raises UserError for values that cannot be.
+        """
+        several = isinstance(prompt, list | tuple)
+        prompts: list[Any] = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
+        captions = list(caption) if isinstance(caption, list | tuple) else [caption]
+        if not prompts:
+            raise UserError(f"prompt: expected one or several, got {prompt!r}")
+        if caption is not None and (len(captions) != len(prompts) or isinstance(prompts[0], str)):
+            raise UserError(f"caption: expected one for each prompt that is no text ({len(prompts)}), got {caption!r}")
+        beginning = None if image is None else self._beginning(image, keep_rows)
+        requests = [
+            Request(
+                prompt=one,
+                candidates=candidates,
+                keep=min(4, candidates) if keep is None else keep,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                guidance=guidance,
+                seed=seed,
+                first=first,
+                beginning=beginning,
+                caption=None if caption is None else captions[number],
+            )
+            for number, one in enumerate(prompts)
+        ]
+        drawn = self.draw(requests)
+        return drawn if several else drawn[0]
 
-        return jit(run)
+    def _beginning(self, image: Picture, share: float) -> UInt8[np.ndarray, "H W 3"]:
+        """The top of a picture, cut to the model's size and to whole rows of codes."""
+        if not 0.0 < share <= 1.0:
+            raise UserError(f"keep_rows: expected a share in (0, 1], got {share}")
+        rows = max(1, round(share * self.grid[0]))
+        return centre_square(pixels_of(image), self.side)[: rows * self.tokenizer.downsample]
 
     def draw(self, requests: list[Request]) -> list[Drawn]:
         """Pictures for every request, in order. Requests of equal ``candidates`` and ``first`` share calls."""
@@ -149,10 +230,10 @@ class Pipeline:
         return [drawn[i] for i in range(len(requests))]
 
     def _draw_bucket(self, requests: list[Request]) -> list[Drawn]:
-        prompts = _power_of_two(len(requests))
+        prompts = power_of_two(len(requests))
         padded = requests + [replace(requests[-1], beginning=None)] * (prompts - len(requests))
         candidates, start = requests[0].candidates, requests[0].first
-        pieces = min(_power_of_two(candidates), max(1, self.batch // prompts))  # candidates in one call
+        pieces = min(power_of_two(candidates), max(1, self.batch // prompts))  # candidates in one call
         painted, scored = [], []
         for first in range(0, candidates, pieces):
             pixels, scores = self._draw_call(padded, start + first, pieces)
@@ -162,11 +243,11 @@ class Pipeline:
         scores = None if not scored else np.concatenate(scored, axis=1)[:, :candidates]  # [P M]
         results = []
         for row, request in enumerate(requests):
-            own = None if scores is None else scores[row]
+            own = None if scores is None or request.text is None else scores[row]
             best = np.arange(request.keep) if own is None else best_candidates(own[None], request.keep)[0]
             results.append(
                 Drawn(
-                    prompt=request.prompt,
+                    prompt=request.said,
                     pictures=pictures[row, best],
                     scores=None if own is None else own[best],
                     chosen=best,
@@ -177,7 +258,7 @@ class Pipeline:
         return results
 
     def _draw_call(self, requests: list[Request], first: int, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-        text = jnp.asarray(self.text.encode_batch([request.prompt for request in requests]))
+        text = jnp.asarray(read_prompts(self.text, [request.prompt for request in requests]))
         seeds = jnp.asarray([request.seed for request in requests], jnp.uint32)
         keys = picture_keys(seeds, count, first=first)
         settings = Settings(
@@ -189,11 +270,11 @@ class Pipeline:
         prefix, lengths = self._prefix(requests)
         guided = any(request.guidance != 1.0 for request in requests)
         codes = self._sample(self._generator[1], text, keys, settings, prefix, lengths, guided=guided)
-        pixels = self._paint(self._tokenizer[1], codes)  # [P*M H W 3]
+        pixels = self.tokenizer.paint(codes.reshape(-1, *self.grid))  # [P*M H W 3]
+        texts = [request.text for request in requests]
         scores = None
-        if self._clip is not None:
-            rows = jnp.asarray(self.clip_text.encode_batch([request.prompt for request in requests]))
-            scores = np.asarray(self._score(self._clip[1], pixels, rows))
+        if self.ranker is not None and any(text is not None for text in texts):
+            scores = self.ranker.score(pixels, [text or "" for text in texts])
         return np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores
 
     def _prefix(self, requests: list[Request]) -> tuple[Array, Array]:
@@ -201,7 +282,7 @@ class Pipeline:
         height, width = self.grid
         codes = np.zeros((len(requests), height * width), np.int32)
         lengths = np.zeros(len(requests), np.int32)
-        factor = self.image_tokenizer.downsample
+        factor = self.tokenizer.downsample
         for row, request in enumerate(requests):
             if request.beginning is None:
                 continue
@@ -211,88 +292,62 @@ class Pipeline:
                     f"beginning: expected the top of a picture {self.side} px wide, its height a multiple of {factor} "
                     f"up to {self.side} px, got {request.beginning.shape[1]} x {request.beginning.shape[0]} px"
                 )
-            given = self._encode(self._tokenizer[1], request.beginning[None])[0]  # [rows w]
+            given = self.tokenizer.look(request.beginning[None])[0]  # [rows w]
             codes[row, : rows * width] = np.asarray(given).reshape(-1)
             lengths[row] = rows * width
         return jnp.asarray(codes), jnp.asarray(lengths)
-
-    def reconstruct(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> UInt8[np.ndarray, "B H W 3"]:
-        """Pictures through the image tokenizer and back."""
-        copies = [
-            self._paint(self._tokenizer[1], self._encode(self._tokenizer[1], piece)) for piece in self._split(pixels)
-        ]
-        return np.concatenate([np.asarray(copy) for copy in copies])[: len(pixels)]
 
     @cached_property
     def _nats(self) -> Any:
         graph = self._generator[0]
 
-        def run(state: Any, text: Int[Array, "B T"], codes: Int[Array, "B I"]) -> Float[Array, " B"]:
+        def run(state: Any, text: Prompts, codes: Int[Array, "B I"]) -> Float[Array, " B"]:
             return cross_entropy(nnx.merge(graph, state)(text, codes).image, codes).mean(axis=-1)
 
         return jit(run)
 
-    def nats(self, pixels: UInt8[np.ndarray, "B H W 3"], captions: list[str]) -> Float[np.ndarray, " B"]:
-        """Nats that the transformer needs for each code of a picture, the mean over its codes, given its caption."""
-        text = self.text.encode_batch(captions)  # [B T]
+    def nats(self, pixels: UInt8[np.ndarray, "B H W 3"], prompts: Sequence[Prompt]) -> Float[np.ndarray, " B"]:
+        """Nats that the transformer needs for each code of a picture, the mean over its codes, given its prompt."""
+        text = read_prompts(self.text, prompts)  # [B T]
         found = []
-        for piece, rows in zip(self._split(pixels), self._split(text), strict=True):
-            codes = self._encode(self._tokenizer[1], piece).reshape(len(piece), -1)
+        for piece, rows in zip(pieces(pixels, self.batch), pieces(text, self.batch), strict=True):
+            codes = self.tokenizer.look(piece).reshape(len(piece), -1)
             found.append(np.asarray(self._nats(self._generator[1], jnp.asarray(rows), codes)))
         return np.concatenate(found)[: len(pixels)]
 
-    def similarity(self, pixels: UInt8[np.ndarray, "B H W 3"], prompts: list[str]) -> Float[np.ndarray, "B n"]:
+    def reconstruct(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> UInt8[np.ndarray, "B H W 3"]:
+        """Pictures through the image tokenizer and back."""
+        return self.tokenizer.reconstruct(pixels)
+
+    @overload
+    def rank(self, pictures: Picture | Sequence[Picture], text: str) -> Float[np.ndarray, " B"]: ...
+
+    @overload
+    def rank(self, pictures: Picture | Sequence[Picture], text: Several) -> Float[np.ndarray, "B n"]: ...
+
+    def rank(self, pictures: Picture | Sequence[Picture], text: str | Several) -> np.ndarray:
+        """CLIP's cosine of each of one or more pictures, of any sizes, with a text [B], or with each of several [B n].
+
+        Raises UserError where the pipeline has no CLIP.
+        """
+        scores = self.similarity(pictures_of(pictures), [text] if isinstance(text, str) else list(text))
+        return scores[:, 0] if isinstance(text, str) else scores
+
+    def similarity(self, pixels: Pixels, prompts: list[str]) -> Float[np.ndarray, "B n"]:
         """CLIP's cosine of every picture with every prompt."""
         return self.image_vectors(pixels) @ self.text_vectors(prompts).T
 
     def text_vectors(self, prompts: list[str]) -> Float[np.ndarray, "n E"]:
         """CLIP's unit vector of every prompt."""
-        graph, state = self._ranker()
-        words = jit(lambda state, text: nnx.merge(graph, state).encode_text(text))
-        return np.asarray(words(state, jnp.asarray(self.clip_text.encode_batch(prompts))))
+        return self._ranker().text_vectors(prompts)
 
-    def image_vectors(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B E"]:
+    def image_vectors(self, pixels: Pixels) -> Float[np.ndarray, "B E"]:
         """CLIP's unit vector of every picture."""
-        graph, state = self._ranker()
-        see = jit(lambda state, pixels: nnx.merge(graph, state).encode_image(to_float(pixels)))
-        return np.concatenate([np.asarray(see(state, piece)) for piece in self._split(pixels)])[: len(pixels)]
+        return self._ranker().image_vectors(pixels)
 
-    def _ranker(self) -> Any:
-        if self._clip is None:
-            raise UserError("similarity needs a CLIP, and this pipeline has none; name one with --clip")
-        return self._clip
-
-    def _split(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Pieces of one shape, of at most ``batch``, the last filled up by repeating its last picture."""
-        size = min(self.batch, _power_of_two(len(pixels)))
-        filled = np.concatenate([pixels, np.repeat(pixels[-1:], -len(pixels) % size, axis=0)])
-        return list(filled.reshape(-1, size, *pixels.shape[1:]))
-
-    def __call__(self, prompt: str, **settings: Any) -> Drawn:
-        """One prompt; ``settings`` are the fields of ``Request``."""
-        return self.draw([Request(prompt, **settings)])[0]
-
-
-def _power_of_two(count: int) -> int:
-    return 1 << (count - 1).bit_length()
-
-
-def load_pipeline(
-    folder: Place, image_tokenizer: Place | None = None, clip: Place | None = None, batch: int = 64
-) -> Pipeline:
-    """The pipeline of a folder that holds ``pipeline.gin``, or of a transformer's run folder."""
-    stages = stage_folders(folder)
-    transformer = storage.place(stages.transformer)
-    generator = load_generator(transformer)
-    ranker_folder = clip or (None if stages.clip is None else storage.place(stages.clip))
-    ranker = None if ranker_folder is None else load_clip(ranker_folder)
-    return Pipeline(
-        generator=generator,
-        image_tokenizer=load_image_tokenizer(image_tokenizer or storage.place(stages.image_tokenizer)),
-        text=load_text(transformer, generator.text_length),
-        clip=ranker,
-        clip_text=None
-        if ranker is None or ranker_folder is None
-        else load_text(ranker_folder, ranker.config.text_length),
-        batch=batch,
-    )
+    def _ranker(self) -> Ranker:
+        if self.ranker is None:
+            raise UserError(
+                "similarity needs a CLIP, and this pipeline has none; name one with --clip DIR (in Python clip=DIR)"
+            )
+        return self.ranker

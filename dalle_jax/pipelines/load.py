@@ -63,6 +63,7 @@ NETWORKS: dict[type, Any] = {
 
 
 TOKENIZERS = (VqvaeConfig, DvaeConfig, VqganConfig)
+GENERATORS = (DalleConfig, DalleBartConfig, LlamaGenConfig)
 
 
 def build(config: Any, rngs: nnx.Rngs) -> Any:
@@ -102,7 +103,7 @@ def load_lpips(folder: Place) -> Lpips:
 
 def load_generator(folder: Place) -> Any:
     """A trained text-to-codes transformer (models/code_generator.py), its code tokens folded into plain tables."""
-    generator = load_network(folder, (DalleConfig, DalleBartConfig, LlamaGenConfig))
+    generator = load_network(folder, GENERATORS)
     generator.codes.fold()
     return generator
 
@@ -112,20 +113,30 @@ def load_clip(folder: Place) -> Clip:
     return load_network(folder, (ClipConfig,))
 
 
-def stage_folders(folder: Place) -> PipelineFile:
-    """The folders of the stages: from ``pipeline.gin``, or of a transformer alone, from its ``model.gin``."""
+def stage_folders(folder: Place, image_tokenizer: Place | None = None, clip: Place | None = None) -> PipelineFile:
+    """The folders of the stages: from ``pipeline.gin``, or of a transformer alone, from its ``model.gin``.
+
+    ``image_tokenizer`` and ``clip``, where given, take the place of those that are named there.
+    """
+    tokenizer, ranker = (None if one is None else str(one) for one in (image_tokenizer, clip))
     path = folder / "pipeline.gin"
     if path.is_file():
         file: PipelineFile = loads(path.read_text(encoding="utf-8"), PipelineFile, name=str(path))
         return PipelineFile(
-            image_tokenizer=str(folder / file.image_tokenizer),
+            image_tokenizer=tokenizer or str(folder / file.image_tokenizer),
             transformer=str(folder / file.transformer),
-            clip=None if file.clip is None else str(folder / file.clip),
+            clip=ranker or (None if file.clip is None else str(folder / file.clip)),
         )
     model = read_model_file(folder)
-    if model.image_tokenizer is None:
+    if not isinstance(model.model, GENERATORS):
         raise UserError(
-            f"{folder}: expected pipeline.gin, or model.gin of a transformer with its image_tokenizer, "
+            f"{folder}: expected pipeline.gin, or model.gin of a transformer that draws codes, "
             f"got a {type(model.model).__name__.removesuffix('Config')}"
         )
-    return PipelineFile(image_tokenizer=model.image_tokenizer, transformer=str(folder))
+    named = tokenizer or model.image_tokenizer
+    if named is None:
+        raise UserError(
+            f"{folder}: its model.gin names no image tokenizer; name the folder of one with --image-tokenizer DIR "
+            "(in Python image_tokenizer=DIR)"
+        )
+    return PipelineFile(image_tokenizer=named, transformer=str(folder), clip=ranker)

@@ -15,6 +15,8 @@ from dalle_jax.text.tokenizer import TextTokenizer
 
 Vocabulary: TypeAlias = SentencePieceModel | ClipBpe | BartBpe
 FILE = "text.gin"
+IMPORTED = "source.json"
+"""What ``import`` leaves beside published weights: where they came from."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ def load_text(folder: Place, length: int) -> TextTokenizer:
     files = {name: (folder / name).read_bytes() for name in vocabulary.NAMES if (folder / name).is_file()}
     if not files:
         expected = " or ".join(vocabulary.NAMES)
+        said = "; import it again with --vocabulary FILE" if (folder / IMPORTED).is_file() else ""
         raise UserError(
-            f"{folder}: expected {expected}, the text tokenizer that the model was trained with, found none"
+            f"{folder}: expected {expected}, the text tokenizer that the model was trained with, found none{said}"
         )
     return vocabulary.tokenizer(files, length)

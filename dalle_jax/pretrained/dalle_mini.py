@@ -17,8 +17,9 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import near
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.pretrained.mapping import SAME, How, Rule, rule, taken_back
-from dalle_jax.pretrained.publisher import Published, licence_beside, read_json
+from dalle_jax.pretrained.publisher import Published, licence_beside, read_json, vocabulary_beside
 from dalle_jax.pretrained.read import read_tensors
+from dalle_jax.text.bart_bpe import BartBpe
 
 PAD_ID, EMPTY_CAPTION = 1, (0, 2)
 """BART's tokenizer: ``<pad>``, and ``<s> </s>`` of a caption without words."""
@@ -262,6 +263,11 @@ def rules_of(config: DalleBartConfig) -> list[Rule]:
     ]
 
 
+def vocabulary_of(flags: Mapping[str, Any]) -> BartBpe:
+    """How the network of a ``config.json`` reads captions."""
+    return BartBpe(cleans="dalle_mini" if flags.get("normalize_text") is True else "nothing")
+
+
 def published(source: Path) -> Published:
     """The network in a folder with ``config.json`` and ``flax_model.msgpack``."""
     path, weights = source / "config.json", source / "flax_model.msgpack"
@@ -274,20 +280,9 @@ def published(source: Path) -> Published:
         ignored={},
         files=(path, weights),
         licence=licence_beside(source),
-        beside=text_files(source, "bart", lower=flags.get("normalize_text") is True),
+        vocabulary=vocabulary_of(flags),
+        vocabulary_file=vocabulary_beside(source),
     )
-
-
-def text_files(source: Path, reading: str, lower: bool) -> dict[str, bytes]:
-    """The text tokenizer's files for a run folder, where they lie beside the weights: vocabulary, merges, text.gin.
-
-    ``lower`` is all that is taken of DALL·E mini's ``normalize_text``.
-    """
-    files = {name: (source / name).read_bytes() for name in ("vocab.json", "merges.txt") if (source / name).is_file()}
-    if len(files) < 2:
-        return {}
-    text = f"vocabulary = @BartBpe\nvocabulary.reading = {reading!r}\nvocabulary.lower = {lower}\n"
-    return files | {"text.gin": text.encode()}
 
 
 def export(network: DalleBart, folder: Path) -> None:

@@ -23,10 +23,12 @@ from dalle_jax.pretrained.publisher import (
     refuse_flags,
     shape,
     square,
+    vocabulary_beside,
 )
 from dalle_jax.pretrained.read import read_tensors, source_files
 from dalle_jax.pretrained.safetensors_files import write_safetensors
 from dalle_jax.pretrained.tensors import Tensors, refused
+from dalle_jax.text.clip_bpe import ClipBpe
 
 WEIGHTS = (
     "model.safetensors",
@@ -65,6 +67,8 @@ def published(source: Path) -> Published:
         ignored=IGNORED,
         files=(path, *beside, *source_files(weights)),
         licence=licence_beside(source),
+        vocabulary=ClipBpe(pad="end", mends="nfc"),
+        vocabulary_file=vocabulary_beside(source),
     )
 
 
@@ -91,6 +95,7 @@ def _config(path: Path, parts: dict[str, Json], tensors: Tensors, preprocessing:
         end_of_text=LargestId() if end == OLD_END else FirstEnd(end),
         pixel_mean=three(path, preprocessing.get("image_mean", PIXEL_MEAN)),
         pixel_std=three(path, preprocessing.get("image_std", PIXEL_STD)),
+        crop="hugging_face",
     )
 
 

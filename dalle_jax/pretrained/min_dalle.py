@@ -13,11 +13,12 @@ import numpy as np
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.dalle_bart import DalleBartConfig
-from dalle_jax.pretrained.dalle_mini import EMPTY_CAPTION, PAD_ID, VQGAN_CODES, config_of, rules_of, text_files
+from dalle_jax.pretrained.dalle_mini import EMPTY_CAPTION, PAD_ID, VQGAN_CODES, config_of, rules_of
 from dalle_jax.pretrained.mapping import TURNED, How, Rule, rule
-from dalle_jax.pretrained.publisher import Published, licence_beside, read_json
+from dalle_jax.pretrained.publisher import Published, licence_beside, read_json, vocabulary_beside
 from dalle_jax.pretrained.read import read_tensors
 from dalle_jax.pretrained.tensors import Tensors
+from dalle_jax.text.bart_bpe import BartBpe
 
 HEAD_WIDTH = 64
 
@@ -141,5 +142,6 @@ def published(source: Path) -> Published:
         ignored={},
         files=files,
         licence=licence_beside(source),
-        beside=text_files(source, "min_dalle", lower=False),
+        vocabulary=BartBpe(reading="min_dalle"),
+        vocabulary_file=vocabulary_beside(source),
     )

@@ -7,9 +7,18 @@ from dalle_jax.models.clip import PIXEL_MEAN, PIXEL_STD, ClipConfig
 from dalle_jax.models.clip_resnet import HEAD_WIDTH, ResNetConfig
 from dalle_jax.pretrained.clip_rules import openai_rules
 from dalle_jax.pretrained.openai_clip import IGNORED, config_of
-from dalle_jax.pretrained.publisher import Json, Published, first_file, licence_beside, read_json, refuse_flags
+from dalle_jax.pretrained.publisher import (
+    Json,
+    Published,
+    first_file,
+    licence_beside,
+    read_json,
+    refuse_flags,
+    vocabulary_beside,
+)
 from dalle_jax.pretrained.read import read_tensors, source_files
 from dalle_jax.pretrained.tensors import refused
+from dalle_jax.text.clip_bpe import ClipBpe
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
@@ -60,6 +69,8 @@ def published(source: Path) -> Published:
         ignored=IGNORED,
         files=(path, *source_files(weights)),
         licence=licence_beside(source),
+        vocabulary=ClipBpe(),
+        vocabulary_file=vocabulary_beside(source),
     )
 
 

@@ -7,9 +7,10 @@ from dalle_jax.models.clip import ClipConfig, LargestId, TowerConfig
 from dalle_jax.models.clip_resnet import HEAD_WIDTH, ModifiedResNet, ResNetConfig
 from dalle_jax.pretrained.clip_presets import preset_name
 from dalle_jax.pretrained.clip_rules import openai_rules
-from dalle_jax.pretrained.publisher import Published, count, shape, square
+from dalle_jax.pretrained.publisher import Published, count, shape, square, vocabulary_beside
 from dalle_jax.pretrained.read import read_tensors, source_files
 from dalle_jax.pretrained.tensors import Tensors
+from dalle_jax.text.clip_bpe import ClipBpe
 
 IGNORED = {
     r".*\.num_batches_tracked": "a count that inference does not use",
@@ -30,6 +31,8 @@ def published(source: Path) -> Published:
         files=tuple(source_files(source)),
         licence="MIT (OpenAI's repository CLIP)",
         name=preset_name(config),
+        vocabulary=ClipBpe(),
+        vocabulary_file=vocabulary_beside(source.parent),
     )
 
 

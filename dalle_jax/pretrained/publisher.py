@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -13,6 +13,9 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import near
 from dalle_jax.pretrained.mapping import Ignored, Rule
 from dalle_jax.pretrained.tensors import Tensors, refused
+from dalle_jax.text.bart_bpe import BartBpe
+from dalle_jax.text.clip_bpe import FILE, ClipBpe
+from dalle_jax.text.vocabulary_files import MERGES, VOCABULARY
 
 LARGEST_CONFIG = 1 << 24
 UNKNOWN_LICENCE = "not stated beside the weights; ask whoever published them"
@@ -22,7 +25,8 @@ UNKNOWN_LICENCE = "not stated beside the weights; ask whoever published them"
 class Published:
     """A published model as read: the config of ours that it has, its tensors, and where they go.
 
-    ``files`` are those that were read, whose hashes are kept; ``beside`` more files for the run folder, by name.
+    ``files`` are those that were read, whose hashes are kept. ``vocabulary`` is how a model of captions reads them, and
+    ``vocabulary_file`` where its vocabulary was found beside the weights.
     """
 
     config: Any
@@ -32,7 +36,8 @@ class Published:
     files: tuple[Path, ...]
     licence: str = UNKNOWN_LICENCE
     name: str | None = None
-    beside: Mapping[str, bytes] = field(default_factory=dict)
+    vocabulary: ClipBpe | BartBpe | None = None
+    vocabulary_file: Path | None = None
 
 
 class Publisher(Protocol):
@@ -104,6 +109,14 @@ def first_file(folder: Path, names: Sequence[str]) -> Path:
     if found is None:
         raise refused(folder, f"a folder with {' or '.join(names)}", "none of them")
     return found
+
+
+def vocabulary_beside(folder: Path) -> Path | None:
+    """The text tokenizer's file in the folder: ``vocab.json`` with its merges, or CLIP's; None where there is none."""
+    if all((folder / name).is_file() for name in (VOCABULARY, MERGES)):
+        return folder / VOCABULARY
+    names = (f"{FILE}.gz", FILE)
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def refuse_flags(path: Path, config: Json, known: Mapping[str, Any], ignored: frozenset[str] = frozenset()) -> None:

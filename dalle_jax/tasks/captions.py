@@ -58,11 +58,15 @@ class Captions:
         return tokenizer.encode_batch(captions, rngs=rngs, dropout=self.dropout)
 
 
-def check_vocabulary(captions: Captions, vocabulary: int, length: int, where: str, pad: int = 0) -> None:
+def check_vocabulary(
+    captions: Captions, vocabulary: int, length: int, where: str, pad: int = 0, empty: tuple[int, ...] | None = None
+) -> None:
     """Raises UserError where the model's vocabulary is not the text tokenizer's, or takes another id for padding.
 
-    The table of a published model may have more rows than its tokenizer has ids. A file that is not there is not
-    checked: a plan needs none. Training asks for it before anything else.
+    ``empty`` are the ids of the caption that a model is shown in place of blanked ones, where its config says so: those
+    that the tokenizer gives for a caption without words, as DALL·E mini's guidance has it. The table of a published
+    model may have more rows than its tokenizer has ids. A file that is not there is not checked: a plan needs none.
+    Training asks for it before anything else.
     """
     if not storage.place(captions.file).is_file():
         return
@@ -77,4 +81,11 @@ def check_vocabulary(captions: Captions, vocabulary: int, length: int, where: st
         raise UserError(
             f"task.captions.vocabulary: expected a text tokenizer that pads with id {pad}, as the model reads it, got "
             f"{type(captions.vocabulary).__name__}, which pads with {tokenizer.pad_id}"
+        )
+    without_words = tokenizer.encode_batch([""])[0]
+    ids = tuple(without_words[without_words != pad].tolist())
+    if empty is not None and ids != empty:
+        raise UserError(
+            f"task.model.empty_caption: expected {ids}, what {type(captions.vocabulary).__name__} gives for a caption "
+            f"without words, got {empty}"
         )

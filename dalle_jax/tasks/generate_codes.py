@@ -19,6 +19,7 @@ from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.cross_entropy import cross_entropy, dalle_loss
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
+from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.pipelines.load import ModelFile, build, load_image_tokenizer
 from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
 from dalle_jax.tasks.batches import code_rows, pixel_rows, pixel_spec, text_spec
@@ -81,7 +82,9 @@ class GenerateCodes:
     def init(self, rngs: nnx.Rngs) -> Dalle | DalleBart:
         """A new transformer, which knows the tokenizer's code vectors if it looks at them."""
         model = self.model
-        check_vocabulary(self.captions, model.text_vocab, model.text_length, "task.model.text_vocab", pad=model.pad_id)
+        empty = model.empty_caption if isinstance(model, DalleBartConfig) else None
+        where = "task.model.text_vocab"
+        check_vocabulary(self.captions, model.text_vocab, model.text_length, where, pad=model.pad_id, empty=empty)
         module = build(self.model, rngs)
         if self.model.code_width:
             module.codes.know(self.frozen().code_vectors)
@@ -180,7 +183,9 @@ class GenerateCodes:
         return {"model.gin": render(file).encode(), **self.captions.files()}
 
 
-def check_codes(model: DalleConfig | DalleBartConfig, codebook_size: int, grid: tuple[int, int], given: str) -> None:
+def check_codes(
+    model: DalleConfig | DalleBartConfig | LlamaGenConfig, codebook_size: int, grid: tuple[int, int], given: str
+) -> None:
     """Raises UserError where a transformer's codes are not those that it is ``given``."""
     if codebook_size != model.codebook_size or tuple(grid) != tuple(model.grid):
         raise UserError(

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dalle_jax import storage
 from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.llamagen import ByCaption, ByClass, LlamaGen, LlamaGenConfig
+from dalle_jax.pipelines.conditions import class_rows, feature_rows
 from dalle_jax.pipelines.load import ModelFile
 from dalle_jax.tasks.batches import code_rows, text_spec
 from dalle_jax.train.task import Batch, Objective, Seed, Sums
@@ -26,10 +28,13 @@ class GenerateFromConditions:
 
     Features of fewer positions than the model has are padded before them, of more they keep their beginning. ``blanks``
     is the share of conditions replaced by the empty one, which is what guidance needs (LlamaGen has 0.1).
+    ``image_tokenizer`` is the folder of the one that the codes are of, which draws what is trained here; codes that
+    ``encode`` wrote say it themselves.
     """
 
     model: LlamaGenConfig
     blanks: float = 0.1
+    image_tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.blanks < 1.0:
@@ -45,10 +50,12 @@ class GenerateFromConditions:
         del seeds
         if "condition" not in examples:
             raise UserError(
-                f"data: expected a condition beside the codes of every picture, it holds {', '.join(sorted(examples))}"
+                "data: expected a condition beside the codes of every picture (data.source.conditions), it holds "
+                f"{', '.join(sorted(examples))}"
             )
         kind, given = self.model.condition, examples["condition"]
-        rows = _classes(given, kind) if isinstance(kind, ByClass) else _features(given, kind)
+        where = "data: condition"
+        rows = class_rows(given, kind, where) if isinstance(kind, ByClass) else feature_rows(given, kind, where)
         return {"codes": code_rows(examples, self.model.grid, self.model.codebook_size), "condition": rows}
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -94,33 +101,10 @@ class GenerateFromConditions:
         del module, frozen, batch, key
 
     def model_files(self) -> dict[str, bytes]:
-        """``model.gin``."""
-        return {"model.gin": render(ModelFile(model=self.model)).encode()}
+        """``model.gin``, which also says which image tokenizer the codes are of."""
+        tokenizer = None if self.image_tokenizer is None else str(storage.absolute(storage.place(self.image_tokenizer)))
+        return {"model.gin": render(ModelFile(model=self.model, image_tokenizer=tokenizer)).encode()}
 
 
 def _sums(nats: Float[Array, "B I"]) -> Sums:
     return {"image_nll": (jnp.sum(nats), jnp.asarray(nats.size, jnp.float32))}
-
-
-def _classes(given: list[Any], kind: ByClass) -> np.ndarray:
-    rows = np.asarray(given)
-    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer) or rows.min() < 0 or rows.max() >= kind.classes:
-        raise UserError(
-            f"task.model.condition: expected a class from 0 to {kind.classes - 1} for each picture, the data gives "
-            f"{rows.dtype.name}{list(rows.shape)} from {rows.min()} to {rows.max()}"
-        )
-    return rows.astype(np.int32)
-
-
-def _features(given: list[Any], kind: ByCaption) -> np.ndarray:
-    rows = np.zeros((len(given), kind.length, kind.width), np.float32)
-    for row, one in zip(rows, given, strict=True):
-        features = np.asarray(one)
-        if features.ndim != 2 or features.shape[1] != kind.width or not len(features):
-            raise UserError(
-                f"task.model.condition: expected features of {kind.width} numbers for each token of a caption, the "
-                f"data gives {features.dtype.name}{list(features.shape)}"
-            )
-        features = features[: kind.length]
-        row[kind.length - len(features) :] = features
-    return rows

@@ -9,6 +9,7 @@ from dalle_jax.data.codes import Manifest
 from dalle_jax.pipelines.encode import fingerprint
 from dalle_jax.pipelines.load import load_image_tokenizer
 from dalle_jax.tasks.generate_codes import GenerateCodes, check_codes
+from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 
 
 def matched(task: Any, manifest: Manifest | None) -> Any:
@@ -20,7 +21,7 @@ def matched(task: Any, manifest: Manifest | None) -> Any:
     if manifest is None:
         return task
     encoding = manifest.encoding
-    if not isinstance(task, GenerateCodes) or task.image_size is not None:
+    if not isinstance(task, GenerateCodes | GenerateFromConditions) or getattr(task, "image_size", None) is not None:
         wanted = "leave task.image_size out" if isinstance(task, GenerateCodes) else "train it from pictures"
         raise UserError(f"task: {type(task).__name__} needs pictures here and the data holds codes; {wanted}")
     check_codes(task.model, encoding.codebook_size, encoding.grid, "the manifest of the codes says")

@@ -6,8 +6,7 @@ are parted at spaces alone and each has one before it, and a caption that is cut
 """
 
 import importlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -16,10 +15,11 @@ from jaxtyping import Int32
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.text.byte_pairs import Draw, Merges, read_pairs, spelled, unpacked, unspelled, word_pattern
+from dalle_jax.text.byte_pairs import Draw, Merges, spelled, unspelled, word_pattern
+from dalle_jax.text.dalle_mini_captions import WORDS, cleaner
 from dalle_jax.text.rows import RowTokenizer
+from dalle_jax.text.vocabulary_files import MERGES, VOCABULARY, both_files, read_merges, read_vocabulary
 
-VOCABULARY, MERGES = "vocab.json", "merges.txt"
 BEGIN, PAD, END, UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"
 MASK = "<mask>"
 SPACE = spelled(" ")
@@ -30,41 +30,45 @@ class BartBpe:
     """BART's BPE. ``captions.file`` is its ``vocab.json``; ``merges.txt`` lies beside it.
 
     ``reading``: "bart", as DALL·E mini was trained, or "min_dalle", as min-dalle reads the same files (needs the
-    package ``emoji``). ``lower`` lower-cases first, which the first leaves to whoever cleans captions.
+    package ``emoji``). ``lower`` lower-cases first. ``cleans`` "dalle_mini" is what DALL·E mini and mega do to captions
+    before they read them (needs the packages ``emoji`` and ``unidecode``); it splits hashtags where
+    ``enwiki-words-frequency.txt`` lies beside ``vocab.json``.
     """
 
-    NAMES: ClassVar[tuple[str, ...]] = (VOCABULARY, MERGES)
+    NAMES: ClassVar[tuple[str, ...]] = (VOCABULARY, MERGES, WORDS)
     published: ClassVar[bool] = True
     reading: Literal["bart", "min_dalle"] = "bart"
     lower: bool = False
+    cleans: Literal["nothing", "dalle_mini"] = "nothing"
 
     def files(self, path: str) -> Mapping[str, bytes]:
-        """Both files."""
-        place = storage.place(path)
-        found = {}
-        for name, one in ((VOCABULARY, place), (MERGES, place.parent / MERGES)):
-            if not one.is_file():
-                raise UserError(
-                    f"captions.file: expected BART's {VOCABULARY} with {MERGES} beside it, found no {name} at {one}; "
-                    "both come with every BART and DALL·E mini"
-                )
-            found[name] = one.read_bytes()
-        return found
+        """Both files, and that of frequent words where there is one and it is used."""
+        found, words = both_files(path, "BART"), storage.place(path).parent / WORDS
+        return found | ({WORDS: words.read_bytes()} if self.cleans == "dalle_mini" and words.is_file() else {})
 
     def tokenizer(self, files: Mapping[str, bytes], length: int) -> "BartTokenizer":
         """The tokenizer of both files."""
-        if missing := ", ".join(sorted(set(self.NAMES) - set(files))):
+        if missing := ", ".join(sorted({VOCABULARY, MERGES} - set(files))):
             raise UserError(f"expected BART's {VOCABULARY} and {MERGES} among {sorted(files)}, found no {missing}")
-        merges = Merges(read_pairs(unpacked(files[MERGES], MERGES), MERGES))
-        return BartTokenizer(_vocabulary(files[VOCABULARY]), merges, length, self)
+        ids = read_vocabulary(files[VOCABULARY], "BART", (BEGIN, PAD, END, UNKNOWN))
+        clean = cleaner(files.get(WORDS)) if self.cleans == "dalle_mini" else None
+        return BartTokenizer(ids, Merges(read_merges(files[MERGES])), length, self, clean)
 
 
 class BartTokenizer(RowTokenizer):
     """A ``TextTokenizer``. Nothing that a caption says is taken for a begin or an end."""
 
-    def __init__(self, ids: dict[str, int], merges: Merges, length: int, config: BartBpe):
+    def __init__(
+        self,
+        ids: dict[str, int],
+        merges: Merges,
+        length: int,
+        config: BartBpe,
+        clean: Callable[[str], str] | None = None,
+    ):
+        """``clean`` is what is done to a caption first."""
         super().__init__(length, ids[BEGIN], ids[END], ids[PAD], keeps_end=config.reading == "bart")
-        self._config = config
+        self._config, self._clean = config, clean
         self._merges = merges
         self._ids = ids
         self._unknown = ids[UNKNOWN]
@@ -79,6 +83,8 @@ class BartTokenizer(RowTokenizer):
     def split(self, caption: str, draw: Draw | None = None, dropout: float = 0.0) -> list[str]:
         """The pieces of a caption."""
         text = caption.lower() if self._config.lower else caption
+        if self._clean is not None:  # nothing stays nothing: it is what guidance was learned with
+            text = self._clean(text) if text.strip() else ""
         if self._demojize is None:
             words = [spelled(word) for word in word_pattern(gpt2=True).findall(text)]
         else:
@@ -99,19 +105,6 @@ class BartTokenizer(RowTokenizer):
             if one not in (self._begin, self._pad, self._unknown):
                 pieces.append(self._pieces.get(one, ""))
         return unspelled("".join(pieces)).strip()
-
-
-def _vocabulary(content: bytes) -> dict[str, int]:
-    """Pieces and their ids. Raises UserError for a file that holds anything else."""
-    try:
-        ids = json.loads(unpacked(content, VOCABULARY))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{VOCABULARY}: expected a JSON object of pieces and ids, got no JSON: {error}") from error
-    if not isinstance(ids, dict) or not all(type(one) is int and 0 <= one < 2**31 for one in ids.values()):
-        raise UserError(f"{VOCABULARY}: expected a JSON object of pieces and ids from 0, got something else")
-    if missing := [one for one in (BEGIN, PAD, END, UNKNOWN) if one not in ids]:
-        raise UserError(f"{VOCABULARY}: expected BART's {', '.join(missing)} among its pieces, found none")
-    return ids
 
 
 def _demojize() -> Any:

@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
 import optax
 
-from dalle_jax.config.errors import UserError
-from dalle_jax.config.problems import near
 from dalle_jax.parallel.axes import LAYERS
+from dalle_jax.train.patterns import fitting
 
 Axes: TypeAlias = Sequence[str | None]
 
@@ -60,15 +58,7 @@ class DecayNamed:
 
     def reached(self, parameters: Mapping[str, Shaped]) -> set[str]:
         """Names of the parameters that are decayed; UserError for a pattern that fits none."""
-        idle = [one for one in (*self.only, *self.but) if not any(fnmatchcase(name, one) for name in parameters)]
-        if idle:
-            hints = "".join(near(one, parameters) for one in idle[:1])
-            raise UserError(
-                f"trainer.decayed: expected patterns that fit a parameter, got {', '.join(map(repr, idle))}{hints}; "
-                f"the model has {len(parameters)}, such as {', '.join(sorted(parameters)[:4])}"
-            )
-        chosen = {name for name in parameters if any(fnmatchcase(name, one) for one in self.only)}
-        return {name for name in chosen if not any(fnmatchcase(name, one) for one in self.but)}
+        return fitting("trainer.decayed", parameters, self.only, self.but)
 
 
 Decayed: TypeAlias = DecayMatrices | DecayAll | DecayNamed

@@ -27,6 +27,7 @@ from dalle_jax.train.spool import Spool
 from dalle_jax.train.stall import Doing, Watchdog
 from dalle_jax.train.state import State
 from dalle_jax.train.task import Accountable, Batches, Sums, Task
+from dalle_jax.train.trained import TrainAll, Trained
 from dalle_jax.train.watch import Watch
 from dalle_jax.train.writers import METRICS_FILE, Progress, Writers, read_lines, unwritable
 
@@ -39,13 +40,14 @@ class Trainer:
     parameters the optimizer's weight decay reaches. ``reduce_dtype`` is that in which gradients are summed over
     devices: parallel/reduction.py. After ``stall_seconds`` in which no step finishes the process ends (train/stall.py);
     None is never. ``initial`` is the folder of a trained or imported model whose averaged weights a new run begins
-    with (fine-tuning); one that goes on has its own.
+    with (fine-tuning); one that goes on has its own. ``trained`` says which parameters are trained; the others stay.
     """
 
     steps: int
     schedule: schedules.Schedule
     optimizer: optimizers.Optimizer = field(default_factory=optimizers.AdamW)
     decayed: decay.Decayed = field(default_factory=decay.DecayMatrices)
+    trained: Trained = field(default_factory=TrainAll)
     ema: Ema | None = None
     seed: int = 0
     accumulate: int = 1
@@ -77,7 +79,7 @@ class Trainer:
 class TrainResult:
     """How a run ended: its step, its newest figures by name, whether it was interrupted, and the seconds it took.
 
-    ``skipped`` counts the updates that were not finite, ``parameters`` the model's trained numbers.
+    ``skipped`` counts the updates that were not finite, ``parameters`` the model's numbers, trained or not.
     """
 
     step: int
@@ -154,6 +156,9 @@ class Run:
         """The loop."""
         if self.start:
             self.progress.say(f"{self.out}: going on from step {self.start} of {self.trainer.steps}")
+        told = self.runner.plan.told()
+        if told is not None:
+            self.progress.say(told)
         step = self.start
         batches = feed.Feed(self.task, self.data, self.layout, self.trainer.seed, step, self.trainer.steps)
         with Interrupt() as interrupt, self.profiler:

@@ -105,7 +105,9 @@ class Runner:
 
 def state_plan(task: Task, trainer: "Trainer", layout: Layout) -> Plan:
     """What the training state of a run will be."""
-    return plan(task, trainer.optimizer, trainer.ema is not None, layout, trainer.decayed, trainer.schedule)
+    return plan(
+        task, trainer.optimizer, trainer.ema is not None, layout, trainer.decayed, trainer.schedule, trainer.trained
+    )
 
 
 def jitted_step(task: Task, plan: Plan, frozen: Blueprint | None, trainer: "Trainer", layout: Layout) -> LayoutJit:

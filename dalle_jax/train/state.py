@@ -14,9 +14,11 @@ import optax
 from flax import nnx
 
 from dalle_jax.arrays import Array
+from dalle_jax.config.errors import UserError
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.train import decay, optimizers, schedules
 from dalle_jax.train.task import Objective, Task
+from dalle_jax.train.trained import TrainAll, Trained
 
 Arrays = dict[str, Any]
 
@@ -122,6 +124,15 @@ class Plan:
         """The state of step 0. Every array is made where it lies, so no device ever holds the whole."""
         return layout.jit(self.build, out_shardings=self.shardings)(jax.random.key(seed))
 
+    def told(self) -> str | None:
+        """How much is trained, in a line; None where all is."""
+        params = self.abstract.params
+        trained = {name for names in self.trained.values() for name in names}
+        if len(trained) == len(params):
+            return None
+        numbers = sum(params[name].size for name in trained), sum(one.size for one in params.values())
+        return f"trains {len(trained)} of {len(params)} parameters: {numbers[0]:,} of {numbers[1]:,} numbers"
+
     def target(self) -> State:
         """Shapes, dtypes and shardings, for restoring."""
         return jax.tree.map(
@@ -138,11 +149,16 @@ def plan(
     layout: Layout,
     decayed: decay.Decayed = decay.DecayMatrices(),  # noqa: B008 (frozen)
     schedule: schedules.Schedule | None = None,
+    chosen: Trained = TrainAll(),  # noqa: B008 (frozen)
 ) -> Plan:
-    """What the training state of a task will be; ``schedule`` matters where it remembers something."""
+    """What the training state of a task will be; ``schedule`` matters where it remembers something.
+
+    Raises UserError where ``chosen`` leaves an objective nothing to train.
+    """
     blueprint = Blueprint.of(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))
     transformation = optimizer.transformation(_parameters(blueprint, decayed))
-    trained = {objective.name: _trained(blueprint, objective) for objective in task.objectives()}
+    names = chosen.chosen({name: one for name, one in blueprint.variables.items() if blueprint.is_param(name)})
+    trained = {objective.name: _trained(blueprint, objective, names) for objective in task.objectives()}
     transformations = dict.fromkeys(trained, transformation)
 
     def build(key: Array) -> State:
@@ -198,7 +214,7 @@ def _shardings(
     )
 
 
-def _trained(blueprint: Blueprint, objective: Objective) -> tuple[str, ...]:
+def _trained(blueprint: Blueprint, objective: Objective, among: set[str]) -> tuple[str, ...]:
     chosen = nnx.filterlib.to_predicate(objective.trains)
     names = tuple(
         name
@@ -207,7 +223,14 @@ def _trained(blueprint: Blueprint, objective: Objective) -> tuple[str, ...]:
     )
     if not names:
         raise ValueError(f"objective {objective.name!r}: its filter {objective.trains!r} matches no parameter")
-    return names
+    kept = tuple(name for name in names if name in among)
+    if not kept:
+        raise UserError(
+            f"trainer.trained: expected some of the {len(names)} parameters of the objective {objective.name!r}, got "
+            f"none of them; they are {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}: choose among them with "
+            "trainer.trained = @TrainNamed, or leave trainer.trained out to train all"
+        )
+    return kept
 
 
 def _is_key(value: Any) -> bool:

@@ -66,7 +66,10 @@ def make_step(
             params = params | trained
             found = metrics.merge(found, {f"gradient_norm/{objective.name}": (norm, jnp.ones(()))})
             sums = metrics.merge(sums, found)
-        average = state.average if ema is None else averaging.update(ema, state.average, params, state.step)
+        average = state.average
+        if ema is not None:
+            moved = {name: average[name] for names in plan.trained.values() for name in names}
+            average = average | averaging.update(ema, moved, params, state.step)
         remembered = schedules.next_state(schedule, state.schedule, state.step, total)
         spiked = jnp.asarray(False)
         if skip is not None:

@@ -40,3 +40,11 @@ def test_help_and_a_wrong_command_import_no_jax():
 def test_the_config_reader_imports_no_jax():
     code = "import sys, dalle_jax.config.bind, dalle_jax.config.render; assert 'jax' not in sys.modules"
     assert run(code).returncode == 0
+
+
+def test_the_package_itself_imports_nothing_that_takes_time():
+    code = (
+        "import sys, dalle_jax; dalle_jax.load; assert not {'jax', 'flax', 'numpy', 'PIL', 'etils'} & set(sys.modules)"
+    )
+    done = run(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -213,3 +213,8 @@ def test_records_are_encoded_in_two_crops_beside_those_held_out_and_both_train(s
 
 def opened(folder):
     return Codes(folder=str(folder)).open()
+
+
+def test_a_work_folder_is_for_urls_alone(tmp_path, capsys):
+    assert main(["encode", "smoke/encode.gin", "--out", str(tmp_path / "codes"), "--work", str(tmp_path / "work")]) == 2
+    assert "--work: expected none, since --out" in capsys.readouterr().err

@@ -11,9 +11,11 @@ import pytest
 from flax import nnx
 
 from dalle_jax.__main__ import main
+from dalle_jax.config.errors import UserError
 from dalle_jax.models.clip import Clip, ClipConfig, FirstEnd, LargestId, TowerConfig
 from dalle_jax.models.clip_resnet import ResNetConfig
 from dalle_jax.pipelines.load import load_clip, read_model_file
+from dalle_jax.pipelines.load_text import load_text
 from dalle_jax.pretrained import hugging_face_clip
 from dalle_jax.pretrained.clip_rules import openai_rules
 from dalle_jax.pretrained.mapping import taken_back
@@ -81,7 +83,7 @@ def test_what_is_exported_to_hugging_face_comes_back_the_same(tmp_path, end):
     clip = noisy(config)
     hugging_face_clip.export(clip, tmp_path / "hf")
     assert main(["import", "hf-clip", str(tmp_path / "hf"), str(tmp_path / "out")]) == 0
-    assert read_model_file(tmp_path / "out").model == config
+    assert read_model_file(tmp_path / "out").model == dataclasses.replace(config, crop="hugging_face")
     loaded = values(load_clip(tmp_path / "out"))
     for name, value in values(clip).items():
         np.testing.assert_array_equal(loaded[name], value, err_msg=name)
@@ -129,6 +131,67 @@ def test_flags_that_are_not_implemented_are_refused_by_name(tmp_path, capsys):
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
     assert main(["import", "open-clip", str(tmp_path), str(tmp_path / "out")]) == 2
     assert "timm_model_name = 'x' is not known here" in capsys.readouterr().err
+
+
+PIECES = ["a", "b", "a</w>", "b</w>", "ab</w>", "<|startoftext|>", "<|endoftext|>"]
+
+
+def write_vocabulary(folder, first: int, pieces=PIECES):
+    """Hugging Face's two files; ids begin at ``first``."""
+    folder.mkdir(exist_ok=True)
+    (folder / "merges.txt").write_text("#version: 0.2\na b</w>\n")
+    (folder / "vocab.json").write_text(json.dumps({piece: first + number for number, piece in enumerate(pieces)}))
+    return folder / "vocab.json"
+
+
+def test_the_text_tokenizer_travels_with_an_imported_clip(tmp_path, capsys):
+    """Beside Hugging Face's weights it is found, OpenAI's is named; both are hashed, and texts become their ids."""
+    hugging_face_clip.export(noisy(dataclasses.replace(CONFIG, end_of_text=FirstEnd(19))), tmp_path / "hf")
+    write_vocabulary(tmp_path / "hf", 13)
+    assert main(["import", "hf-clip", str(tmp_path / "hf"), str(tmp_path / "a")]) == 0
+    openai_file(tmp_path / "clip.safetensors", CONFIG)
+    named = write_vocabulary(tmp_path / "named", 13)
+    openai = ["import", "openai-clip", str(tmp_path / "clip.safetensors")]
+    assert main([*openai, str(tmp_path / "b"), "--vocabulary", str(named)]) == 0
+    assert "no text tokenizer" not in capsys.readouterr().out
+    for folder, pad in (("a", 19), ("b", 0)):
+        text = load_text(tmp_path / folder, CONFIG.text_length)
+        assert text.encode_batch(["AB b", ""]).tolist() == [[18, 17, 16, 19, pad, pad], [18, 19, *[pad] * 4]]
+        hashed = {
+            one["name"]: one["sha256"] for one in json.loads((tmp_path / folder / "source.json").read_text())["files"]
+        }
+        for name in ("vocab.json", "merges.txt"):
+            assert hashed[name] == hashlib.sha256((tmp_path / folder / name).read_bytes()).hexdigest()
+    assert (
+        load_text(tmp_path / "a", 6).encode("&amp;").tolist() != load_text(tmp_path / "b", 6).encode("&amp;").tolist()
+    )
+    assert main([*openai, str(tmp_path / "c")]) == 0
+    assert "import with --vocabulary FILE" in capsys.readouterr().out
+    with pytest.raises(UserError, match="import it again with --vocabulary FILE"):
+        load_text(tmp_path / "c", 6)
+
+
+def test_a_vocabulary_that_is_not_the_models_is_refused(tmp_path, capsys):
+    openai_file(tmp_path / "clip.safetensors", CONFIG)
+    openai = ["import", "openai-clip", str(tmp_path / "clip.safetensors"), str(tmp_path / "out"), "--vocabulary"]
+    for file, says in (
+        (write_vocabulary(tmp_path / "large", 14), "expected at most 20 ids, as many as the model has, got 21"),
+        (
+            write_vocabulary(tmp_path / "turned", 0, [*PIECES[:5], *PIECES[:4:-1]]),
+            "whose empty text, [6, 5, 0] ..., it",
+        ),
+        (write_vocabulary(tmp_path / "endless", 0, PIECES[:6]), "expected CLIP's <|endoftext|> among its pieces"),
+        (tmp_path / "nowhere.gz", "nowhere.gz"),
+        (tmp_path / "nowhere.json", "found no vocab.json"),
+    ):
+        assert main([*openai, str(file)]) == 2
+        said = capsys.readouterr().err
+        assert says in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    write_vocabulary(tmp_path, 14)  # beside the weights it is no reason to refuse these
+    assert main(openai[:-1]) == 0
+    assert "is left out" in (said := capsys.readouterr().out) and "expected at most 20 ids" in said
+    assert not (tmp_path / "out" / "vocab.json").exists()
 
 
 def test_wrong_kinds_sources_and_targets_are_one_line(tmp_path, capsys):

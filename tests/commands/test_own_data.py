@@ -5,42 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dalle_jax.__main__ import main
 from dalle_jax.evaluate.captioned import retrieved_among
-
-COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "white": (250, 250, 250)}
-SMALL = {
-    "all": "tokenizer = '{here}/tokenizer.gin'\nclip = '{here}/clip.gin'\ntransformer = '{here}/transformer.gin'\n"
-    "text = '{here}/text.gin'\nevaluation = '{here}/evaluation.gin'\ndata.pictures.size = 16\n"
-    "data.evaluation.share = 0.4",
-    "text": "vocabulary = 40",
-    "tokenizer": "task.image_size = 16\ntask.model.width = 8\ntask.model.blocks = 1\ntask.model.codebook_size = 16\n"
-    "data.batch_size = 8\ntrainer.pictures_every = None\ntrainer.steps = 2\ndata.pictures.size = 16",
-    "clip": "task.model.image_size = 16\ntask.model.patch = 8\ntask.model.vision.width = 8\ntask.model.text.width = 8\n"
-    "task.model.vision.layers = 1\ntask.model.text.layers = 1\ntask.model.vocab_size = 40\ntrainer.steps = 2\n"
-    "data.batch_size = 8\ndata.pictures.size = 16",
-    "transformer": "task.image_size = 16\ntask.model.grid = (4, 4)\ntask.model.codebook_size = 16\ntrainer.steps = 2\n"
-    "task.model.width = 16\ntask.model.heads = 1\ntask.model.depth = 1\ntask.model.text_vocab = 40\n"
-    "data.batch_size = 8\ntrainer.pictures_every = None\ndata.pictures.size = 16",
-    "evaluation": "evaluation.captions = 4\nevaluation.shown = 2\nevaluation.among = 5\n"
-    "evaluation.drawing.candidates = 2\nevaluation.drawing.batch = 8\ndata.pictures.size = 16\n"
-    "data.evaluation.share = 0.4",
-}
+from tests.commands.own_data import SMALL, captioned
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """Forty pictures of 20 x 16 px: a coloured square on another colour, with a text beside each."""
+    """A folder of pictures with a text beside each."""
     folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for number in range(40):
-        inside, ground = rng.choice(list(COLOURS), 2, replace=False)
-        image = np.empty((16, 20, 3), np.uint8)
-        image[:], image[4:12, 6:14] = COLOURS[ground], COLOURS[inside]
-        Image.fromarray(image).save(folder / f"{number:02d}.png")
-        (folder / f"{number:02d}.txt").write_text(f"a {inside} square on {ground}\n")
+    for name, picture, caption in captioned():
+        (folder / f"{name}.png").write_bytes(picture)
+        (folder / f"{name}.txt").write_text(caption)
     return folder
 
 

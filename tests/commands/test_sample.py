@@ -48,7 +48,7 @@ def test_the_beginning_of_a_picture_is_given(smoke_demo, tmp_path):
         (("--prompt", "x", "--temperature", "-1"), "temperature"),
         (("--prompt", "x", "--temperature", "nan"), "temperature"),
         (("--prompt", "x", "--seed", "-1"), "seed"),
-        (("--prompt", "x", "--keep-rows", "2", "--beginning", "x.png"), "keep-rows"),
+        (("--prompt", "x", "--keep-rows", "2", "--beginning", "x.png"), "keep_rows"),
         (("--prompt", "x", "--beginning", "missing.png"), "missing.png"),
         (("--prompts", "missing.txt"), "missing.txt"),
         (("--prompt", "x", "--clip", "nowhere"), "nowhere"),

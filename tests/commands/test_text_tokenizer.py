@@ -4,9 +4,13 @@ import tarfile
 import pytest
 
 from dalle_jax.__main__ import main
-from dalle_jax.data.read_captions import captions_of
+from dalle_jax.data.held_out import HeldOut
+from dalle_jax.data.mixture import Mixture
+from dalle_jax.data.read_captions import captions_of, read_captions
 from dalle_jax.data.scenes import Scenes
+from dalle_jax.data.webdataset import WebDataset
 from dalle_jax.text.sentencepiece import SentencePiece
+from tests.data.tars import sample, write
 
 
 @pytest.fixture
@@ -35,6 +39,27 @@ def test_captions_of_tars_are_read_without_their_pictures_and_coverage_is_said(c
     assert main(["text-tokenizer", str(config), "--out", str(out), "--set", "lower=False"]) == 0
     text = SentencePiece(out.read_bytes(), 32)
     assert text.decode(text.encode("A Red square")) == "A Red square"
+
+
+def test_the_captions_of_held_out_pictures_are_passed_over(tmp_path):
+    folder = tmp_path / "numbered"
+    folder.mkdir()
+    members = [one for number in range(40) for one in sample(f"{number:02d}")]
+    source = WebDataset((str(write(folder / "0.tar", *members)),))
+    held_out = HeldOut(share=0.25)
+    keys = [f"{number:02d}" for number in range(40)]
+    kept = [f"caption {key}" for key, held in zip(keys, held_out.chosen(keys), strict=True) if not held]
+    assert list(read_captions(source, 40, [], held_out=held_out)) == kept and 25 < len(kept) < 35
+    assert list(read_captions(source, 7, [], held_out=held_out)) == kept[:7]
+    assert list(read_captions(Mixture((1.0, 1.0), source, source), 8, [], held_out=held_out)) == 2 * kept[:4]
+
+
+def test_the_config_says_what_is_held_out_and_drawn_scenes_hold_out_nothing(config, tmp_path, capsys):
+    flags = ["--set", "held_out=@HeldOut", "--set", "held_out.count=10", "--out", str(tmp_path / "m")]
+    assert main(["text-tokenizer", str(config), *flags]) == 0
+    assert "40 captions" in capsys.readouterr().out
+    assert main(["text-tokenizer", "smoke/text.gin", *flags]) == 2
+    assert "held_out: expected None, since records can be held out of files alone" in capsys.readouterr().err
 
 
 def test_dropout_of_a_unigram_model_is_refused(config, capsys, tmp_path):

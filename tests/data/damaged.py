@@ -2,12 +2,13 @@
 
 import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from tests.data.tars import write
+from tests.data.tars import member, write
 
 
 def picture(number: int, kind: str = "PNG", side: int = 24) -> bytes:
@@ -38,6 +39,32 @@ def bad(key: str, kind: str) -> list[tuple[str, bytes]]:
         "caption not utf-8": members(key, good, b"caf\xe9"),
         "broken json": [*members(key, good)[:2], (f"{key}.json", b"{")],
     }[kind]
+
+
+FOUND_BEFORE = ("duplicate key", "link", "path outside", "no caption", "broken tail")
+"""What the headers of a tar tell, before any record of it is read; a sample without any text is one of them."""
+
+
+def spoil(path: Path, first: int, again: str) -> dict[str, str]:
+    """Adds to a tar what its headers tell to be bad and cuts off its end; the key of each kind.
+
+    The samples are numbered from ``first`` on; ``again`` is a key that the tar has.
+    """
+    keys = dict(zip(FOUND_BEFORE[1:4], (f"{first + number:05d}" for number in range(3)), strict=True))
+    with tarfile.open(path, "a") as tar:
+        for info in (
+            member(f"{keys['link']}.jpg", tarfile.SYMTYPE, linkname="/etc/passwd"),
+            member(f"../{keys['path outside']}.jpg"),
+        ):
+            tar.addfile(info)
+        picture_only = members(keys["no caption"], picture(1))[:1]
+        for name, content in (*members(again, picture(2)), *picture_only, *members("cut off", picture(3))[:1]):
+            info = member(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        end = tar.offset
+    path.write_bytes(path.read_bytes()[: end - 1024])
+    return keys | {"path outside": f"../{keys['path outside']}", "duplicate key": again, "broken tail": path.name}
 
 
 def shard(path: Path, first: int, count: int, bad_ones: dict[int, str] | None = None) -> Path:

@@ -181,6 +181,17 @@ def test_a_mixture_takes_records_and_drawn_scenes_by_weight(tars):
     assert set(json.loads(loader.told()[1])) == {"source.first", "evaluation"}
 
 
+def test_what_is_held_out_of_each_source_of_a_mixture_is_never_trained_on(tars):
+    first, second = (WebDataset((f"{tars}/{number}.tar",)) for number in (0, 1))
+    loader = data(tars, source=Mixture((3.0, 1.0), first, second), evaluation=HeldOut(share=0.3)).open()
+    held = set(numbers(batch["key"] for batch in loader.evaluation_batches()))
+    alone = data(tars, evaluation=HeldOut(share=0.3), batch_size=4).open()
+    assert held == set(numbers(batch["key"] for batch in alone.evaluation_batches())) and len(held) == 16
+    assert {number < 30 for number in held} == {True, False}
+    seen = set(numbers(keys(loader, 24)))
+    assert seen == set(GOOD) - held
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -191,7 +202,7 @@ def test_a_mixture_takes_records_and_drawn_scenes_by_weight(tars):
         ({"evaluation": HeldOut(count=60)}, r"expected records that can be used, got none"),
         ({"source": WebDataset(("nowhere/*.tar",))}, r"found nothing for nowhere"),
         ({"pictures": replace(PICTURES, filters=Filters(least_side=99))}, r"got none of 60 .*left out: 50 side"),
-        ({"source": Mixture((1.0, 1.0), SCENES, SCENES)}, r"beside a Mixture"),
+        ({"source": Mixture((1.0, 1.0), SCENES, SCENES)}, r"a source of its own.*data\.source\.first is a Scenes"),
         ({"workers": -1}, r"at least 0 data workers"),
     ],
 )

@@ -21,6 +21,7 @@ def captions(request, tmp_path) -> Captions:
         path.write_bytes(train_sentencepiece(["a red circle", "a blue square"] * 5, 30, "bpe", 0))
         return Captions(file=str(path), dropout=0.5)
     if request.param is ClipBpe:
+        path = tmp_path / "clip.txt"
         path.write_text("#version: 0.2\nr e\nre d</w>\n", encoding="utf-8")
         return Captions(file=str(path), dropout=0.5, vocabulary=ClipBpe(lower=False))
     pieces = ["<s>", "<pad>", "</s>", "<unk>", *letters(), "re", "red"]
@@ -65,6 +66,14 @@ def test_a_model_of_another_vocabulary_or_padding_is_refused(captions):
     else:
         with pytest.raises(UserError, match="expected"):
             check_vocabulary(captions, found + 7, 8, "here", pad=pad)
+
+
+def test_the_empty_caption_of_a_model_is_the_tokenizers(captions):
+    found, pad = captions.tokenizer(8).vocab_size, PAD[type(captions.vocabulary)]
+    empty = {SentencePieceModel: (), ClipBpe: (found - 2, found - 1), BartBpe: (0, 2)}[type(captions.vocabulary)]
+    check_vocabulary(captions, found, 8, "here", pad=pad, empty=empty)
+    with pytest.raises(UserError, match=rf"task\.model\.empty_caption: expected \({', '.join(map(str, empty))}"):
+        check_vocabulary(captions, found, 8, "here", pad=pad, empty=(*empty, 5))
 
 
 def test_dropout_is_a_share():

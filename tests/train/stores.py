@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -23,6 +24,15 @@ def environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def forget(kind: str) -> None:
+    """Lets go of the clients that know the server of an earlier module."""
+    import fsspec
+    from etils.epath import backend
+
+    fsspec.get_filesystem_class(kind).clear_instance_cache()
+    backend._FileSystemSpecBackend._get_filesystem.cache_clear()
+
+
 @contextlib.contextmanager
 def amazon() -> Iterator[str]:
     """``s3://`` and a new bucket, served by moto."""
@@ -35,6 +45,8 @@ def amazon() -> Iterator[str]:
     with environment(AWS_ENDPOINT_URL=f"http://{host}:{port}", AWS_EC2_METADATA_DISABLED="true", **known):
         import fsspec
 
+        forget("s3")
+        urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()  # and moto its buckets
         fsspec.filesystem("s3").mkdir("pictures")
         yield "s3://pictures"
     server.stop()
@@ -55,5 +67,6 @@ def google() -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     known = {"GOOGLE_AUTH_TOKEN_FOR_TESTING": "test"}
     with environment(STORAGE_EMULATOR_HOST=url, TENSORSTORE_GCS_HTTP_URL=url, GOOGLE_CLOUD_PROJECT="test", **known):
+        forget("gs")
         yield "gs://pictures"
     server.stop()

@@ -10,6 +10,7 @@ from dalle_jax.train.ema import ConstantEma
 from dalle_jax.train.save_weights import save_weights
 from dalle_jax.train.schedules import ConstantRate
 from dalle_jax.train.state import Blueprint
+from dalle_jax.train.trained import TrainNamed
 from tests.train.runs import run
 from tests.train.toy import Model, Toy
 
@@ -34,6 +35,15 @@ def test_a_run_begins_with_the_weights_that_it_is_given(imported, tmp_path):
     assert float(this.state.others["mean"].min()) > 2  # 0.9 of 3, and a tenth of the batch's
     again = run(tmp_path, initial=str(folder), steps=2, ema=ConstantEma(0.5), schedule=ConstantRate(0.0))
     assert int(again.state.step) == 2  # it goes on with its own
+
+
+def test_what_is_not_trained_keeps_the_weights_that_it_is_given(imported, tmp_path):
+    folder, params = imported
+    chosen = TrainNamed(("down",))
+    this = run(tmp_path, initial=str(folder), steps=3, ema=ConstantEma(0.5), trained=chosen)
+    for name, value in params.items():
+        for end in (this.state.params[name], this.state.average[name]):
+            assert (np.asarray(end) == np.asarray(value)).all() == (name != "down"), name
 
 
 def test_weights_of_another_model_are_refused(imported, tmp_path):

@@ -1,0 +1,59 @@
+"""Codes made on a disk and sent to a store, and trained from where they lie there."""
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from dalle_jax import storage
+from dalle_jax.__main__ import main
+from dalle_jax.data.codes import Codes
+from tests.train.stores import amazon
+
+pytest.importorskip("moto", reason="the test of s3:// needs a server: pip install 'moto[server]'")
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with amazon() as url:
+        yield url
+
+
+def test_codes_go_to_a_url_once_and_are_read_from_there(bucket, smoke_demo, tmp_path, capsys):
+    url, work = f"{bucket}/codes", tmp_path / "work"
+    encode = ["encode", "smoke/encode.gin", "--set", f"image_tokenizer='{smoke_demo / 'tokenizer'}'", "--out", url]
+    assert main(encode) == 2
+    assert f"--out {url}: expected --work FOLDER beside a URL" in capsys.readouterr().err
+    encode += ["--work", str(work)]
+
+    def sent() -> str:
+        assert main(encode) == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    assert sent() == f"{url} has them too, 3 shards sent"
+    there = storage.files(storage.place(url))
+    names = {f"codes-0000{number}-of-00003.array_record" for number in range(3)}
+    assert {name for name in there if "/" not in name} == {*names, "manifest.json", "encoding.json"}
+    here, back = Codes(str(work)).open(), Codes(url, copies=str(tmp_path / "copies")).open()
+    assert here.fingerprint() == back.fingerprint() and len(back) == 64
+    np.testing.assert_array_equal(back[40]["codes"], here[40]["codes"])
+
+    assert sent().endswith("0 shards sent")
+    storage.write(storage.place(f"{url}/codes-00001-of-00003.array_record"), b"cut off")
+    assert sent().endswith("1 shards sent")
+    assert storage.files(storage.place(url)) == there
+
+
+def test_a_url_with_codes_of_something_else_is_left_alone(bucket, smoke_demo, tmp_path, capsys):
+    encode = ["encode", "smoke/encode.gin", "--set", f"image_tokenizer='{smoke_demo / 'tokenizer'}'"]
+    encode += ["--work", str(tmp_path / "work")]
+    for name, content, said in (
+        ("encoding.json", json.dumps({"tokenizer": "another"}).encode(), "holds codes of something else than"),
+        ("mine.array_record", b"x", "expected an empty folder, or one that `encode` began; found other files"),
+    ):
+        url = f"{bucket}/{name.partition('.')[0]}"
+        storage.write(storage.place(f"{url}/{name}"), content)
+        assert main([*encode, "--out", url]) == 2
+        assert said in capsys.readouterr().err
+        assert list(storage.files(storage.place(url))) == [name]

@@ -1,0 +1,55 @@
+"""docs/python.md as it stands, block after block, and the Python face beside the command."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dalle_jax
+from dalle_jax.__main__ import main
+
+PAGE = Path(__file__).parents[2] / "docs" / "python.md"
+
+
+def test_every_block_of_the_page_runs_as_it_is_written(smoke_demo, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(smoke_demo)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == PAGE.read_text(encoding="utf-8").count("```") // 2 >= 5
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), names)
+    drawn = names["drawn"]
+    assert drawn.pictures.shape == (4, 32, 32, 3) and drawn.pictures.dtype == np.uint8
+    np.testing.assert_array_equal(np.asarray(Image.open("best.png")), drawn.pictures[0])
+    np.testing.assert_allclose(names["fit"], drawn.scores, atol=1e-5)
+    assert names["table"].shape == (1, 2)
+    np.testing.assert_array_equal(names["copies"], names["pipeline"].reconstruct(drawn.pictures))
+    top = names["pipeline"].tokenizer.encode("best.png")[0, : names["codes"].shape[1] // 2]
+    assert names["completed"].pictures.shape == (4, 32, 32, 3)
+    np.testing.assert_array_equal(names["codes"][0, : len(top)], top)
+
+
+def test_a_seed_gives_the_pictures_and_scores_of_the_command(smoke_demo, tmp_path):
+    flags = ["--prompt", "a red circle", "--candidates", "4", "--keep", "2", "--guidance", "2", "--seed", "7"]
+    assert main(["sample", "--model", str(smoke_demo), *flags, "--out", str(tmp_path)]) == 0
+    pipeline = dalle_jax.load(str(smoke_demo))
+    drawn = pipeline("a red circle", candidates=4, keep=2, guidance=2.0, seed=7)
+    for rank, picture in enumerate(drawn.pictures):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"0000_{rank:02d}.png")), picture)
+
+
+def test_a_folder_of_something_else_is_said(smoke_demo, tmp_path):
+    for folder, says in (
+        (tmp_path, "model.gin"),
+        (smoke_demo / "clip", "expected pipeline.gin, or model.gin of a transformer that draws codes, got a Clip"),
+    ):
+        with pytest.raises(dalle_jax.UserError, match=says):
+            dalle_jax.load(folder)
+    with pytest.raises(dalle_jax.UserError, match="expected a Clip, got a"):
+        dalle_jax.load(smoke_demo, clip=smoke_demo / "tokenizer")
+    with pytest.raises(dalle_jax.UserError, match="batch: expected at least 1"):
+        dalle_jax.load(smoke_demo, batch=0)

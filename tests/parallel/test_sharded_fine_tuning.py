@@ -1,0 +1,63 @@
+"""Fine-tuning embeddings and norms only: what that is in every family, and a real step of it on eight devices."""
+
+import numpy as np
+import pytest
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import Mesh, make_mesh
+from dalle_jax.parallel.rules import Rules
+from dalle_jax.train.ema import ConstantEma
+from dalle_jax.train.loop import Trainer
+from dalle_jax.train.optimizers import AdamW
+from dalle_jax.train.runner import Runner, state_plan
+from dalle_jax.train.schedules import ConstantRate
+from dalle_jax.train.state import State
+from dalle_jax.train.trained import TrainEmbeddingsAndNorms
+from tests.parallel.test_sharded_tasks import batch_of, task_of
+
+TRAINER = Trainer(
+    steps=10, schedule=ConstantRate(1e-2), optimizer=AdamW(weight_decay=0.1), ema=ConstantEma(0.5),
+    trained=TrainEmbeddingsAndNorms(),
+)  # fmt: skip
+LAYOUT = Layout(make_mesh(Mesh(2, 2, 2)), Rules())
+NOT_CHOSEN = ("kernel", "log_scale")
+CHOSEN = {
+    "dalle": {"text_embedding.table", "bos", "code_positions.rows.table", "codes.embedding.table", "norm.scale"},
+    "dalle_bart": {"encoder.tokens.table", "start", "positions.table", "codes.embedding.table", "embedding_norm.bias"},
+    "llamagen": {"codes.embedding.table", "norm.scale"},
+    "clip": {"vision.class_token", "vision.positions.table", "text.tokens.table", "text.norm_after.bias"},
+    "vqgan": {"generator.codebook", "generator.encoder.norm.scale"},
+}
+
+
+@pytest.mark.parametrize("kind", CHOSEN)
+def test_embeddings_and_norms_of_every_family(kind):
+    plan = state_plan(task_of(kind), TRAINER, LAYOUT)
+    trained = {name for names in plan.trained.values() for name in names}
+    assert trained >= CHOSEN[kind]
+    assert not [name for name in trained if name.endswith(NOT_CHOSEN)]
+    rest = plan.abstract.params.keys() - trained
+    assert all(name.rsplit(".", 1)[-1] in (*NOT_CHOSEN, "bias") for name in rest)
+    biases = {name for name in rest if name.endswith(".bias")}
+    assert all(name.removesuffix("bias") + "kernel" in rest for name in biases)
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "dvae"])
+def test_families_without_any_say_so(kind):
+    with pytest.raises(UserError, match=r"trainer\.trained: expected some of the \d+ parameters .* got none"):
+        state_plan(task_of(kind), TRAINER, LAYOUT)
+
+
+@pytest.mark.parametrize("kind", ["dalle", "vqgan"])
+def test_a_sharded_step_moves_the_chosen_and_nothing_else(kind):
+    runner = Runner(task_of(kind), TRAINER, LAYOUT)
+    state: State = runner.plan.born(LAYOUT, 0)
+    before = {name: np.asarray(value) for name, value in state.params.items()}
+    after, _ = runner.step(state, None, LAYOUT.put_batch(batch_of()))
+    trained = {name for names in runner.plan.trained.values() for name in names}
+    for name, value in before.items():
+        for moved in (after.params[name], after.average[name]):
+            assert (np.asarray(moved) == value).all() == (name not in trained), name
+    moments = [leaf for one in after.optimizers.values() for leaf in one[0].mu]
+    assert sorted(moments) == sorted(trained)

@@ -1,0 +1,79 @@
+"""Imported LlamaGen weights draw by command: by class, and by a file of a caption's features."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fixtures import fixture
+from PIL import Image
+
+from dalle_jax.__main__ import main
+from dalle_jax.images.pixels import to_uint8
+from dalle_jax.pipelines.load import load_generator, load_image_tokenizer
+from dalle_jax.pretrained.read import read_tensors
+from dalle_jax.pretrained.safetensors_files import write_safetensors
+
+
+@pytest.fixture(scope="module", params=["llamagen_gpt_c2i", "llamagen_gpt_t2i"])
+def imported(request, tmp_path_factory):
+    """Both stages, the image tokenizer's codebook made as large as the transformer's, which is another fixture."""
+    folder, io, _ = fixture(request.param)
+    tokenizer, out = fixture("llamagen_vq").folder, tmp_path_factory.mktemp(request.param)
+    assert main(["import", "llamagen", str(folder / "model.pt"), str(out / "transformer")]) == 0
+    size = load_generator(out / "transformer").codebook_size
+    tensors = dict(read_tensors(tokenizer / "vq.pt").without_wrapper(("ema", "model", "state_dict")))
+    codes = tensors["quantize.embedding.weight"]
+    more = np.random.default_rng(0).normal(size=(size, codes.shape[1])).astype(codes.dtype)
+    tensors["quantize.embedding.weight"] = np.concatenate([codes, more])[:size]
+    write_safetensors(out / "vq.safetensors", tensors, {})
+    assert main(["import", "llamagen-vq", str(out / "vq.safetensors"), str(out / "tokenizer")]) == 0
+    return out, io
+
+
+def asked(io, out) -> tuple[list[str], list[str]]:
+    """The flags that ask for the fixture's prompts, and what they are called."""
+    if io["cond"].ndim == 1:
+        classes = [str(one) for one in io["cond"]]
+        return [word for one in classes for word in ("--class-id", one)], [f"class {one}" for one in classes]
+    np.save(out / "features.npy", io["cond"])
+    return ["--features", str(out / "features.npy")], ["features"] * len(io["cond"])
+
+
+def test_greedy_pictures_are_the_transformers_likeliest_codes(imported, tmp_path):
+    """The first code is the reference's likeliest; each further one is that of teacher forcing on those before it."""
+    out, io = imported
+    flags, names = asked(io, out)
+    command = ["sample", "--model", str(out / "transformer"), "--image-tokenizer", str(out / "tokenizer"), *flags]
+    draw = ["--candidates", "1", "--temperature", "0", "--guidance", "1", "--out", str(tmp_path)]
+    assert main([*command, *draw]) == 0
+    generator, tokenizer = load_generator(out / "transformer"), load_image_tokenizer(out / "tokenizer")
+    codes, condition = jnp.zeros(io["codes"].shape, jnp.int32), jnp.asarray(io["cond"])
+    for position in range(codes.shape[1]):
+        codes = codes.at[:, position].set(generator(condition, codes).image[:, position].argmax(-1))
+    np.testing.assert_array_equal(codes[:, 0], io["out_logits"][:, generator.text_length - 1].argmax(-1))
+    expected = np.asarray(to_uint8(tokenizer.decode(codes.reshape(-1, *generator.grid))))
+    lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == names and all(line["score"] is None for line in lines)
+    for line, picture in zip(lines, expected, strict=True):
+        drawn = np.asarray(Image.open(tmp_path / line["file"])).astype(int)
+        assert np.abs(drawn - picture).max() <= 1  # another program for each may round the last bit otherwise
+
+
+def test_what_the_model_was_not_made_for_is_one_line(imported, tmp_path, capsys):
+    out, io = imported
+    flags, _ = asked(io, out)
+    command = ["sample", "--model", str(out / "transformer"), "--out", str(tmp_path / "x")]
+    tokenizer = ["--image-tokenizer", str(out / "tokenizer")]
+    for more, says in (
+        (flags, "its model.gin names no image tokenizer; name the folder of one with --image-tokenizer DIR"),
+        (["--prompt", "a cat", *tokenizer], "for which this model was made, got 'a cat'"),
+        ([*flags, "--prompt", "a cat", *tokenizer], "not allowed with"),
+        (["--class-id", "99999", *tokenizer], "99999"),
+        (["--features", str(out / "vq.safetensors"), *tokenizer], "expected numbers in a .npy file"),
+        ([*flags, "--caption", "a cat", *tokenizer], "caption: expected one for each prompt"),
+    ):
+        assert main([*command, *more]) == 2
+        said = capsys.readouterr().err
+        assert says in said and said.count("\n") == 1
+    assert not (tmp_path / "x").exists()
