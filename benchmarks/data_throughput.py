@@ -3,8 +3,8 @@
     DALLE_JAX_DATA=DIR python benchmarks/data_throughput.py [--cores 0] [--rounds 9] [--peer-python PATH]
 
 DIR holds ``emoji/*.tar`` as img2dataset writes them. One call of either side is 8 batches of 64 pictures, read,
-decoded, laid over white, cropped at random and resized to 64 px. A case that the peer lacks (codes written ahead) is
-set beside the peer's pictures.
+decoded, laid over white, cropped at random and resized to 64 px. Two cases that the peer lacks are set beside
+its pictures out of tars: the same pictures as array_record files, and codes written ahead.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from codes_throughput import loaders
 from harness import HERE, PEER_PYTHON, Case, Side, compare, cpu_model
 from peer_sizes import BATCH, BATCHES, SIZE
 
@@ -50,9 +51,35 @@ def tars(workers=0):
     return batches_of(WebDataset((str(folder),), index_folder=tempfile.mkdtemp(prefix="dalle_jax-index-")), workers)
 
 
-CASES = {"tars": tars} | {f"tars, {workers} workers": partial(tars, workers) for workers in (1, 2, 4)}
+def array_records():
+    from dalle_jax.data import array_record
+    from dalle_jax.data.webdataset import WebDataset
+
+    folder = Path(tempfile.mkdtemp(prefix="dalle_jax-records-"))
+    tars = Path(os.environ["DALLE_JAX_DATA"]) / "emoji"
+    records = WebDataset((str(tars),), index_folder=str(folder / "indexes")).open()
+    array_record.write(folder / "00000.array_record", (records[index] for index in range(len(records))))
+    return batches_of(array_record.ArrayRecord((str(folder),)))
+
+
+def codes():
+    batch, step = loaders(SIZE, Path(tempfile.mkdtemp(prefix="dalle_jax-codes-")))["codes"], 0
+
+    def call():
+        nonlocal step
+        for _ in range(BATCHES):
+            assert len(batch(step)["caption"]) == BATCH
+            step += 1
+
+    return call
+
+
+CASES = {"tars": tars, "array_record": array_records, "codes": codes}
+CASES |= {f"tars, {workers} workers": partial(tars, workers) for workers in (1, 2, 4)}
 CASES_TO_COMPARE = [
-    Case("tars", "pictures out of tars", 1.0, 1.5, unit="examples", units=(EXAMPLES, EXAMPLES), calls=(2, 2))
+    Case("tars", "pictures out of tars", 1.0, 1.5, unit="examples", units=(EXAMPLES, EXAMPLES), calls=(2, 2)),
+    Case("array_record", "array_record", 1.0, 1.5, "tars", (2, 2), (EXAMPLES, EXAMPLES), "examples"),
+    Case("codes", "codes written ahead", 20.0, 30.0, "tars", (40, 2), (EXAMPLES, EXAMPLES), "examples"),
 ]
 
 
@@ -69,8 +96,9 @@ def row(result: dict) -> str:
 
 def compare_workers(cores: str, rounds: int) -> None:
     """Our examples per second by the number of workers, in turn; prints the median and the largest of the rounds."""
-    sides = {name: Side(sys.executable, Path(__file__).resolve(), cores) for name in CASES}
-    rates: dict[str, list[float]] = {name: [] for name in CASES}
+    cases = [name for name in CASES if name.startswith("tars")]
+    sides = {name: Side(sys.executable, Path(__file__).resolve(), cores) for name in cases}
+    rates: dict[str, list[float]] = {name: [] for name in cases}
     for name, side in sides.items():
         side.ask(do="build", case=name)
     for _ in range(rounds):

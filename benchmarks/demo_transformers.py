@@ -1,15 +1,22 @@
-"""Which of the demo's two transformers measures better: two finished demos to the JSON that the report shows.
+"""Which of the demo's transformers measures better: finished demos to the JSON that the report shows.
 
 python -m dalle_jax demo --out runs/demo
-cp -r runs/demo/{text.model,tokenizer,clip} runs/demo_bart/      # so that both draw with the same other stages
+cp -r runs/demo/{text.model,tokenizer,clip} runs/demo_bart/      # so that all draw with the same other stages
 python -m dalle_jax demo --set "transformer='demo/dalle_bart.gin'" --out runs/demo_bart
 python benchmarks/demo_transformers.py dalle=runs/demo dalle_bart=runs/demo_bart --out configs/demo/transformers.json
+
+Their trainings must have taken the same model FLOPs, within two percent.
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
+
+from arithmetic import flops_of_a_step
+
+from dalle_jax.config.bind import load
+from dalle_jax.runs import TrainRun
 
 
 def figures(folder: Path) -> list[dict]:
@@ -25,9 +32,10 @@ def figures(folder: Path) -> list[dict]:
     return out
 
 
-def steps(folder: Path) -> int:
-    """How many steps the transformer of a finished demo was trained for."""
-    return json.loads((folder / "stages.json").read_text())["transformer"]["steps"]
+def trained(folder: Path) -> tuple[int, float]:
+    """The steps that the transformer of a finished demo was trained for, and their model FLOPs."""
+    steps = json.loads((folder / "stages.json").read_text())["transformer"]["steps"]
+    return steps, steps * flops_of_a_step(load(str(folder / "transformer" / "config.gin"), TrainRun))
 
 
 def right(contender: dict) -> float:
@@ -42,19 +50,20 @@ def main() -> None:
     parser.add_argument("demos", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    contenders, trained = [], set()
+    contenders, costs = [], {}
     for name, _, folder in (demo.partition("=") for demo in args.demos):
         if not (Path(folder) / "metrics.json").is_file():
             sys.exit(f"{name}: expected NAME=FOLDER of a finished demo, found no metrics.json in {folder!r}")
         contenders.append({"name": name, "figures": figures(Path(folder))})
-        trained.add(steps(Path(folder)))
-    if len(trained) > 1:
-        sys.exit(f"expected demos of equal length, got transformers trained for {sorted(trained)} steps")
+        costs[name] = trained(Path(folder))
+    flops = [each for _, each in costs.values()]
+    if max(flops) > 1.02 * min(flops):
+        sys.exit(f"expected transformers trained for the same FLOPs, got (steps, FLOPs) {costs}")
     best = max(contenders, key=right)
     means = ", ".join(f"{one['name']} {100 * right(one):.0f} %" for one in contenders)
     why = (
-        f"Right over all levels and splits, with CLIP's choice of 16, after {trained.pop()} steps: {means}. "
-        "Same data, steps and other stages."
+        f"Right over all levels and splits, with CLIP's choice of 16, after {max(flops) / 1e12:.1f} TFLOP of training "
+        f"each: {means}. Same data and other stages."
     )
     text = json.dumps({"contenders": contenders, "chosen": best["name"], "why": why}, indent=2)
     args.out.write_text(text + "\n")

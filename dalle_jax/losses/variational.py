@@ -20,3 +20,12 @@ def kl_from_uniform(logits: Float[Array, "... K"]) -> Float[Array, "..."]:
     """KL(softmax(logits) || uniform) in nats, from 0 to ln K."""
     log_share = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     return (jnp.exp(log_share) * log_share).sum(-1) + math.log(logits.shape[-1])
+
+
+def marginal_from_uniform(logits: Float[Array, "... K"]) -> Float[Array, ""]:
+    """KL(mean of softmax(logits) || uniform) in nats: 0 where all codes are used alike, ln K where only one is.
+
+    The mean over positions of ``kl_from_uniform`` is this plus what the codes say of their positions.
+    """
+    shares = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).mean(range(logits.ndim - 1))
+    return (shares * jnp.log(jnp.maximum(shares, 1e-20))).sum() + math.log(logits.shape[-1])

@@ -6,6 +6,9 @@ for each pixel and channel the mean and log-scale of a logit-Laplace distributio
 ``skip(x) + residual(x) / L^2``, L the number of blocks of one side; a ReLU stands before each convolution, there are no
 norms, and the skip is a 1x1 convolution where the width changes.
 
+Two initial values are ours (those of training were not published), so that short runs get going: grey pictures begin as
+zeros after the first convolution, and a single code, not all K together, begins with variance 1 in the decoder.
+
     B batch   H W pixels   h w grid   C channels   K codebook
 """
 
@@ -54,9 +57,9 @@ class Pixels(NamedTuple):
     log_scale: Float[Array, "B H W C"]
 
 
-def conv(inputs: int, features: int, kernel: int, dtype: Any, rngs: nnx.Rngs) -> Conv:
-    """A convolution with the initial values of the published code: normal, variance 1 / fan-in."""
-    init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal")
+def conv(inputs: int, features: int, kernel: int, dtype: Any, rngs: nnx.Rngs, fan_in: int | None = None) -> Conv:
+    """A convolution with the initial values of the published code: normal, variance 1 / ``fan_in``."""
+    init = nnx.initializers.normal((kernel**2 * inputs if fan_in is None else fan_in) ** -0.5)
     return Conv(inputs, features, kernel=kernel, dtype=dtype, init=init, rngs=rngs)
 
 
@@ -89,6 +92,7 @@ class Encoder(nnx.Module):
     def __init__(self, config: DvaeConfig, *, rngs: nnx.Rngs):
         self.remat = config.remat
         self.input = conv(config.channels, config.width, 7, config.dtype, rngs)
+        self.input.bias[...] = -0.5 * self.input.kernel.sum((0, 1, 2))
         widths = [config.width * 2**group for group in range(config.groups)]
         self.groups = nnx.List(map(nnx.List, make_groups(config, config.width, widths, ENCODER_KERNELS, rngs)))
         self.output = conv(widths[-1], config.codebook_size, 1, "float32", rngs)
@@ -106,7 +110,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: DvaeConfig, *, rngs: nnx.Rngs):
         self.remat = config.remat
-        self.input = conv(config.codebook_size, config.code_width, 1, "float32", rngs)
+        self.input = conv(config.codebook_size, config.code_width, 1, "float32", rngs, fan_in=1)
         widths = [config.width * 2**group for group in reversed(range(config.groups))]
         self.groups = nnx.List(map(nnx.List, make_groups(config, config.code_width, widths, DECODER_KERNELS, rngs)))
         self.output = conv(config.width, 2 * config.channels, 1, config.dtype, rngs)

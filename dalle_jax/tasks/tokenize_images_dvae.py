@@ -11,7 +11,7 @@ from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.logit_laplace import map_pixels, negative_log_likelihood
 from dalle_jax.losses.quantization import perplexity, usage
-from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform
+from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform, marginal_from_uniform
 from dalle_jax.models.dvae import Dvae, DvaeConfig, downsample, expected_pixels
 from dalle_jax.tasks.reconstruct_images import ReconstructImages, check_size
 from dalle_jax.train.task import Batch, Objective, Sums
@@ -43,12 +43,19 @@ class TokenizeImagesDvae(ReconstructImages):
     ``kl`` the mean over codes of KL(softmax(logits) || uniform), both in nats, and C f^2 the values that a code stands
     for (192 as published), so that the weight is that of a sum over the whole picture. ``elb`` is its negative with
     kl_weight 1, the bound itself. The defaults of the schedules are the paper's.
+
+    Two choices are ours, for short runs, and off by default. ``log_scale_floor`` bends ln b to stay above it: drawn
+    pictures have areas without any noise, whose likelihood grows without end and outweighs all else.
+    ``marginal_weight`` adds that much of KL(mean over the batch of softmax(logits) || uniform), in nats: codes that
+    nothing uses come back.
     """
 
     model: DvaeConfig
     image_size: int
     temperature: Cosine = field(default_factory=lambda: Cosine(1.0, 1 / 16, 150_000))
     kl_weight: Cosine = field(default_factory=lambda: Cosine(0.0, 6.6, 5000))
+    log_scale_floor: float | None = None
+    marginal_weight: float = 0.0
 
     def __post_init__(self) -> None:
         check_size(self.image_size, downsample(self.model))
@@ -74,16 +81,20 @@ class TokenizeImagesDvae(ReconstructImages):
         temperature, weight = self.temperature.value(step), self.kl_weight.value(step)
         logits = module.logits(pixels)  # [B h w K]
         drawn = module.decoder.soft(gumbel_softmax(logits, temperature, key))
-        nll = negative_log_likelihood(map_pixels(pixels), drawn.mean, drawn.log_scale).mean()
-        kl = kl_from_uniform(logits).mean()
+        log_scale = drawn.log_scale
+        if self.log_scale_floor is not None:
+            log_scale = self.log_scale_floor + jax.nn.softplus(log_scale - self.log_scale_floor)
+        nll = negative_log_likelihood(map_pixels(pixels), drawn.mean, log_scale).mean()
+        kl, marginal = kl_from_uniform(logits).mean(), marginal_from_uniform(logits)
         values = self.model.channels * downsample(self.model) ** 2
-        loss = nll + weight / values * kl
+        loss = nll + weight / values * kl + self.marginal_weight * marginal
         codes = logits.argmax(axis=-1).reshape(-1)
         histogram = jnp.zeros(module.codebook_size).at[codes].add(1.0)
         figures = {
             "loss": loss,
             "nll": nll,
             "kl": kl,
+            "marginal_kl": marginal,
             "elb": -(nll + kl / values),
             "mse": jnp.square(pixels - expected_pixels(drawn)).mean(),
             "temperature": temperature,

@@ -1,0 +1,91 @@
+r"""Image tokenizers after the same arithmetic: what the copies of held-out pictures measure.
+
+python benchmarks/tokenizers.py --out runs/tokenizers --tflop 10 vqvae=configs/demo/tokenizer.gin \
+    dvae=configs/demo/dvae.gin
+
+Each is trained for as many of its steps as the budget of model FLOPs (train/flops.py) holds, by its own config but for
+that number; a run folder that is there already goes on. Writes tokenizers.json and tokenizers.png into the folder: the
+first held-out pictures, and under them the copies of each tokenizer in the order in which they were named.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from arithmetic import flops_of_a_step
+
+import dalle_jax
+from dalle_jax.commands.train import train_stage
+from dalle_jax.config.bind import load
+from dalle_jax.evaluate.machine import this_machine
+from dalle_jax.images.files import write_png
+from dalle_jax.images.grid import grid
+from dalle_jax.runs import TrainRun
+
+SHOWN = 16
+
+
+def held_out(config: TrainRun, folder: Path) -> np.ndarray:
+    """The held-out pictures of a config, uint8 [N H W 3]."""
+    batches = config.data.open(folder).evaluation_batches()
+    return np.concatenate([config.task.prepare(examples, None)["pixels"] for examples in batches])
+
+
+def measure(folder: Path, pictures: np.ndarray) -> tuple[dict, np.ndarray]:
+    """What the copies of the pictures measure, and the copies."""
+    tokenizer = dalle_jax.load_image_tokenizer(str(folder))
+    codes = tokenizer.encode(pictures)
+    copies = tokenizer.decode(codes)
+    squared = np.square(copies.astype(np.float64) / 255 - pictures.astype(np.float64) / 255).mean((1, 2, 3))
+    shares = np.bincount(codes.reshape(-1), minlength=tokenizer.codebook_size) / codes.size
+    some = shares[shares > 0]
+    return {
+        "pictures": len(pictures),
+        "psnr_db": float((-10 * np.log10(squared)).mean()),
+        "usage": float((shares > 0).mean()),
+        "perplexity": float(np.exp(-(some * np.log(some)).sum())),
+    }, copies
+
+
+def main() -> None:
+    """Trains, measures and draws."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("configs", nargs="+", metavar="NAME=CONFIG")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tflop", type=float, required=True, help="model FLOPs of each training, in 10^12")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="for every config")
+    args = parser.parse_args()
+    rows, shown, pictures = {}, [], None
+    for name, _, path in (one.partition("=") for one in args.configs):
+        config: TrainRun = load(path, TrainRun, args.set)
+        each = flops_of_a_step(config)
+        steps = round(args.tflop * 1e12 / each)
+        config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, steps=steps))
+        started, cpu = time.monotonic(), time.process_time()
+        train_stage(config, args.out / name)
+        seconds, cpu = time.monotonic() - started, time.process_time() - cpu
+        if pictures is None:
+            pictures = held_out(config, args.out / name)
+        figures, copies = measure(args.out / name, pictures)
+        rows[name] = {
+            "config": path,
+            "steps": steps,
+            "batch": config.data.batch_size,
+            "tflop": each * steps / 1e12,
+            "seconds": seconds,
+            "cpu_seconds": cpu,
+            **figures,
+        }
+        print(name, json.dumps(rows[name]), flush=True)
+        shown.extend(copies[:SHOWN])
+    assert pictures is not None
+    about = {"machine": this_machine().to_json(), "set": args.set}
+    (args.out / "tokenizers.json").write_text(json.dumps({**about, "tokenizers": rows}, indent=2) + "\n")
+    write_png(args.out / "tokenizers.png", grid([*pictures[:SHOWN], *shown], SHOWN, scale=2))
+
+
+if __name__ == "__main__":
+    main()
