@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,8 +8,8 @@ import pytest
 from flax import nnx
 
 from dalle_jax.losses.logit_laplace import map_pixels, negative_log_likelihood
-from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform
-from dalle_jax.models.dvae import DvaeConfig
+from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform, marginal_from_uniform
+from dalle_jax.models.dvae import Dvae, DvaeConfig
 from dalle_jax.tasks.tokenize_images_dvae import Cosine, TokenizeImagesDvae
 
 MODEL = DvaeConfig(width=16, codebook_size=16, code_width=16, groups=3, blocks=1)
@@ -33,6 +35,26 @@ def test_the_loss_is_the_bound_per_value_of_the_picture(step):
     np.testing.assert_allclose(loss, whole, rtol=1e-5)
     np.testing.assert_allclose(sums["elb"][0], -(nll.sum() + kl_from_uniform(logits).sum()) / nll.size, rtol=1e-5)
     assert float(sums["temperature"][0]) <= 1.0
+
+
+def test_choices_of_ours_bend_the_log_scale_and_add_the_marginal_s_divergence():
+    ours = dataclasses.replace(TASK, log_scale_floor=-1.0, marginal_weight=0.5)
+    module, key = ours.init(nnx.Rngs(0)), jax.random.key(1)
+    loss, sums = ours.loss(module, None, {"pixels": PIXELS}, key, jnp.int32(0))
+    logits = module.logits(PIXELS / 255.0)
+    drawn = module.decoder.soft(gumbel_softmax(logits, jnp.float32(1.0), key))
+    bent = jnp.log1p(jnp.exp(drawn.log_scale + 1.0)) - 1.0
+    assert float(bent.min()) > -1.0
+    nll = negative_log_likelihood(map_pixels(PIXELS / 255.0), drawn.mean, bent).mean()
+    np.testing.assert_allclose(loss, nll + 0.5 * marginal_from_uniform(logits), rtol=1e-5)
+    np.testing.assert_allclose(sums["marginal_kl"][0], marginal_from_uniform(logits), rtol=1e-5)
+
+
+def test_grey_begins_as_nothing_and_codes_with_variance_one():
+    module = Dvae(dataclasses.replace(MODEL, codebook_size=512, code_width=64), rngs=nnx.Rngs(0))
+    grey = module.encoder.input(map_pixels(jnp.full((1, 16, 16, 3), 0.5)))
+    np.testing.assert_allclose(grey[:, 3:-3, 3:-3], 0.0, atol=1e-5)  # zeros beyond the border are no grey
+    np.testing.assert_allclose(module.code_vectors.std(), 1.0, atol=0.02)
 
 
 def test_a_temperature_of_nothing_and_a_schedule_of_no_steps_are_refused():
