@@ -92,6 +92,7 @@ class Encoder(nnx.Module):
     def __init__(self, config: DvaeConfig, *, rngs: nnx.Rngs):
         self.remat = config.remat
         self.input = conv(config.channels, config.width, 7, config.dtype, rngs)
+        assert self.input.bias is not None
         self.input.bias[...] = -0.5 * self.input.kernel.sum((0, 1, 2))
         widths = [config.width * 2**group for group in range(config.groups)]
         self.groups = nnx.List(map(nnx.List, make_groups(config, config.width, widths, ENCODER_KERNELS, rngs)))
