@@ -9,14 +9,12 @@ import pytest
 from dalle_jax import storage
 from dalle_jax.__main__ import main
 from dalle_jax.data.codes import Codes
-from tests.train.stores import amazon
-
-pytest.importorskip("moto", reason="the test of s3:// needs a server: pip install 'moto[server]'")
+from tests.train.stores import amazon, google
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    with amazon() as url:
+@pytest.fixture(scope="module", params=[amazon, google], ids=["s3", "gs"])
+def bucket(request) -> Iterator[str]:
+    with request.param() as url:
         yield url
 
 
