@@ -23,7 +23,7 @@ from dalle_jax.pretrained.mapping import fill
 from dalle_jax.pretrained.publisher import KINDS, Published, kind
 from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import ClipBpe
-from dalle_jax.text.vocabulary_files import VOCABULARY
+from dalle_jax.text.vocabulary_files import BOTH, MERGES, VOCABULARY
 from dalle_jax.train.save_weights import save_weights
 
 CHUNK_BYTES = 1 << 22
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vocabulary", type=Path, metavar="FILE",
         help="the text tokenizer's file where none lies beside the weights: CLIP's bpe_simple_vocab_16e6.txt.gz, or "
-        "vocab.json with merges.txt beside it",
+        "vocab.json with merges.txt beside it, or tokenizer.json",
     )  # fmt: skip
     parser.add_argument("--fsdp", type=int, default=1, help="devices over which the weights are split (default 1)")
 
@@ -93,7 +93,8 @@ def _text(found: Published, given: Path | None, kind_name: str) -> tuple[dict[st
         if given is not None:
             raise
         return {}, [], f"the text tokenizer beside the weights is left out: {error}"
-    beside = [file.with_name(name) for name in files if file.suffix == ".json" and name != VOCABULARY]
+    within = {VOCABULARY, MERGES} if file.name == BOTH else {VOCABULARY}
+    beside = [file.with_name(name) for name in files if file.suffix == ".json" and name not in within]
     return packed(vocabulary, files), [file, *beside], ""
 
 

@@ -21,6 +21,7 @@ from dalle_jax.pretrained.clip_rules import openai_rules
 from dalle_jax.pretrained.mapping import taken_back
 from dalle_jax.pretrained.read import read_tensors
 from dalle_jax.pretrained.safetensors_files import write_safetensors
+from tests.text.byte_vocabularies import write_one_file
 
 TOWER = TowerConfig(width=64, layers=1, heads=1)
 CONFIG = ClipConfig(
@@ -169,6 +170,16 @@ def test_the_text_tokenizer_travels_with_an_imported_clip(tmp_path, capsys):
     assert "import with --vocabulary FILE" in capsys.readouterr().out
     with pytest.raises(UserError, match="import it again with --vocabulary FILE"):
         load_text(tmp_path / "c", 6)
+
+
+def test_a_text_tokenizer_in_one_file_travels_as_the_two_that_it_says(tmp_path):
+    hugging_face_clip.export(noisy(dataclasses.replace(CONFIG, end_of_text=FirstEnd(19))), tmp_path / "hf")
+    ids = {piece: 13 + number for number, piece in enumerate(PIECES)}
+    one = write_one_file(tmp_path / "hf", ids, "#version: 0.2\na b</w>\n", PIECES[-1])
+    assert main(["import", "hf-clip", str(tmp_path / "hf"), str(tmp_path / "a")]) == 0
+    assert load_text(tmp_path / "a", 6).encode("AB b").tolist() == [18, 17, 16, 19, 19, 19]
+    read = {file["name"]: file["sha256"] for file in json.loads((tmp_path / "a" / "source.json").read_text())["files"]}
+    assert read["tokenizer.json"] == hashlib.sha256(one.read_bytes()).hexdigest() and "merges.txt" not in read
 
 
 def test_a_vocabulary_that_is_not_the_models_is_refused(tmp_path, capsys):

@@ -20,3 +20,13 @@ def write_bart(folder):
     path = folder / "vocab.json"
     path.write_text(json.dumps(VOCABULARY), encoding="utf-8")
     return path
+
+
+def write_one_file(folder, ids, merges, end, pairs=True):
+    """The same as Hugging Face's one file of both: an ``end`` that is an added token alone, merges as pairs or text."""
+    lines = merges.strip().split("\n")[1:]
+    vocab = {piece: number for piece, number in ids.items() if piece != end}
+    model = {"type": "BPE", "vocab": vocab, "merges": [one.split(" ") for one in lines] if pairs else lines}
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({"version": "1.0", "added_tokens": [{"id": ids[end], "content": end}], "model": model}))
+    return path

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from byte_vocabularies import MERGES, VOCABULARY, write_bart
+from byte_vocabularies import MERGES, VOCABULARY, write_bart, write_one_file
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.text.bart_bpe import BartBpe
@@ -70,6 +70,25 @@ def test_files_that_are_something_else_are_refused(tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             config.tokenizer({"vocab.json": content, "merges.txt": MERGES.encode()}, 10)
+
+
+def test_one_file_of_both_is_the_same_vocabulary(tmp_path):
+    config = BartBpe()
+    for pairs in (True, False):
+        path = write_one_file(tmp_path, VOCABULARY, MERGES, "<mask>", pairs)
+        files = config.files(str(path))
+        assert json.loads(files["vocab.json"]) == VOCABULARY and files["merges.txt"].decode() == MERGES
+        assert config.tokenizer(files, 10).encode("red").tolist() == tokenizer().encode("red").tolist()
+    for content, said in (
+        (b"[", "something else"),
+        (b"{}", "something else: 'model'"),
+        (b'{"model": {"type": "BPE", "vocab": 3, "merges": []}}', "something else"),
+        (b'{"model": {"type": "BPE", "vocab": {}, "merges": [1]}}', "something else"),
+        (b'{"model": {"type": "WordPiece", "vocab": {}, "merges": []}}', "expected model.type BPE, got 'WordPiece'"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"tokenizer\.json: .*" + said):
+            config.files(str(path))
 
 
 def test_ids_are_min_dalles():
