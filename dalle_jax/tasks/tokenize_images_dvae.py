@@ -47,7 +47,7 @@ class TokenizeImagesDvae(ReconstructImages):
     Two choices are ours, for short runs, and off by default. ``log_scale_floor`` bends ln b to stay above it: drawn
     pictures have areas without any noise, whose likelihood grows without end and outweighs all else.
     ``marginal_weight`` adds that much of KL(mean over the batch of softmax(logits) || uniform), in nats: codes that
-    nothing uses come back.
+    nothing uses come back. Beside it a ``kl_weight`` that ends below 0 pays each position for being certain.
     """
 
     model: DvaeConfig
