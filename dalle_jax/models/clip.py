@@ -29,7 +29,6 @@ from dalle_jax.parallel.layout import constrain
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # RGB in [0, 1], of CLIP's own data; pictures are normalised by them
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 INITIAL_SCALE = 1 / 0.07  # section 2.5
-LARGEST_SCALE = 100.0
 
 
 @dataclass(frozen=True)
@@ -255,10 +254,5 @@ class Clip(nnx.Module):
 
     @property
     def logit_scale(self) -> Float[Array, ""]:
-        """What cosines are multiplied with to be logits, as it is stored."""
+        """The factor from cosines to logits. Training bounds its parameter (tasks/align_text_images.py)."""
         return jnp.exp(self.log_scale[...])
-
-    @property
-    def trained_scale(self) -> Float[Array, ""]:
-        """The same in training: at most 100."""
-        return jnp.exp(jnp.minimum(self.log_scale[...], math.log(LARGEST_SCALE)))

@@ -20,7 +20,18 @@ from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.pipelines.load import ModelFile, load_image_tokenizer
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, text_spec
 from dalle_jax.tasks.captions import Captions, check_vocabulary
-from dalle_jax.train.task import Batch, Objective, Seed, Sums
+from dalle_jax.train.task import Batch, Constraint, Objective, Seed, Sums
+
+LARGEST_SCALE = 100.0
+"""Bound on the logit scale (arXiv 2103.00020, section 2.5)."""
+
+
+def at_most_100(log_scale: Float[Array, ""]) -> Float[Array, ""]:
+    """Clip the logarithm of the logit scale to ln 100.
+
+    The parameter is clipped after its update and not in the loss, whose gradient above a bound would be 0.
+    """
+    return jnp.minimum(log_scale, math.log(LARGEST_SCALE))
 
 
 @dataclass(frozen=True)
@@ -74,8 +85,9 @@ class AlignTextImages:
         return self._tokenizer
 
     def objectives(self) -> tuple[Objective, ...]:
-        """One: align."""
-        return (Objective("align", nnx.Param, self.loss),)
+        """One: align. The softmax loss keeps its logit scale at 100 or below, as published."""
+        bounded = (Constraint(nnx.PathContains("log_scale"), at_most_100),) if self.contrast == "softmax" else ()
+        return (Objective("align", nnx.Param, self.loss, constraints=bounded),)
 
     def loss(
         self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""], step: Array
@@ -94,7 +106,7 @@ class AlignTextImages:
         image, text = module.encode_image(pixels, train=True), module.encode_text(batch["text"])
         loss = self._contrast(module, image, text, same_meaning(batch["text"], batch["meaning"]))
         one = jnp.ones(())
-        sums = {"loss": (loss, one), "logit_scale": (module.trained_scale, one)}
+        sums = {"loss": (loss, one), "logit_scale": (module.logit_scale, one)}
         if self.contrast == "softmax":
             sums["loss_of_uniform"] = (loss / math.log(max(pixels.shape[0], 2)), one)
         return loss, sums
@@ -103,8 +115,8 @@ class AlignTextImages:
         self, module: Clip, image: Float[Array, "B E"], text: Float[Array, "B E"], same: Bool[Array, "B B"]
     ) -> Float[Array, ""]:
         if module.bias is None:
-            return contrastive(image, text, module.trained_scale, same)
-        return sigmoid(image, text, module.trained_scale, module.bias[...], same)
+            return contrastive(image, text, module.logit_scale, same)
+        return sigmoid(image, text, module.logit_scale, module.bias[...], same)
 
     def evaluate(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
         """Retrieval within the batch, through the tokenizer where there is one: is the caption found for the picture?

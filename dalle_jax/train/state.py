@@ -63,6 +63,13 @@ class Blueprint:
         """Whether gradients reach it; all the rest is carried along."""
         return isinstance(self.variables[name], nnx.Param)
 
+    def matching(self, chosen: Any) -> tuple[str, ...]:
+        """Return the names of the parameters that an nnx filter matches."""
+        matches = nnx.filterlib.to_predicate(chosen)
+        return tuple(
+            name for name, path in self.paths.items() if self.is_param(name) and matches(path, self.variables[name])
+        )
+
     def axes(self, name: str) -> tuple[str | None, ...] | None:
         """The logical axes that the variable names, if it names any."""
         return self.variables[name].get_metadata().get("axes")
@@ -215,12 +222,7 @@ def _shardings(
 
 
 def _trained(blueprint: Blueprint, objective: Objective, among: set[str]) -> tuple[str, ...]:
-    chosen = nnx.filterlib.to_predicate(objective.trains)
-    names = tuple(
-        name
-        for name, path in blueprint.paths.items()
-        if blueprint.is_param(name) and chosen(path, blueprint.variables[name])
-    )
+    names = blueprint.matching(objective.trains)
     if not names:
         raise ValueError(f"objective {objective.name!r}: its filter {objective.trains!r} matches no parameter")
     kept = tuple(name for name in names if name in among)

@@ -14,8 +14,8 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.parallel.axes import BATCH
 from dalle_jax.parallel.layout import check_microbatch, constrain
 from dalle_jax.parallel.reduction import ReduceDtype, gradients_summed_in
+from dalle_jax.train import constraints, metrics, schedules, spikes
 from dalle_jax.train import ema as averaging
-from dalle_jax.train import metrics, schedules, spikes
 from dalle_jax.train.state import Arrays, Blueprint, Plan, State
 from dalle_jax.train.task import Batch, Objective, Sums, Task
 
@@ -38,9 +38,11 @@ def make_step(
 
     A loss or a gradient that is not finite, in any objective, leaves everything but the counters as it was, and so does
     a spike of the gradient norm where ``skip`` says so. Gradients are summed over devices in ``reduce_dtype``, averaged
-    over ``accumulate`` microbatches inside the step and clipped to ``clip_norm`` by their global norm.
+    over ``accumulate`` microbatches inside the step and clipped to ``clip_norm`` by their global norm. The constraints
+    of an objective are applied to what its update gives, before the moving average sees it.
     """
     objectives = task.objectives()
+    bounds = {one.name: constraints.projections(one, plan.blueprint, plan.trained[one.name]) for one in objectives}
 
     def step(state: State, frozen_arrays: Arrays, batch: Batch, key: Array) -> tuple[State, Sums]:
         fixed = None if frozen is None else functools.partial(frozen.merge, frozen_arrays)
@@ -63,7 +65,7 @@ def make_step(
             grads = clipped(grads, norm, clip_norm)
             transformation = plan.transformations[objective.name]
             trained, states[objective.name] = _update(transformation, grads, states[objective.name], trained, rate)
-            params = params | trained
+            params = params | constraints.project(bounds[objective.name], trained)
             found = metrics.merge(found, {f"gradient_norm/{objective.name}": (norm, jnp.ones(()))})
             sums = metrics.merge(sums, found)
         average = state.average

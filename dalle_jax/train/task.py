@@ -24,16 +24,28 @@ Loss: TypeAlias = Callable[[Any, Any, Batch, Key[Array, ""], Array], tuple[Float
 
 
 @dataclass(frozen=True)
+class Constraint:
+    """A projection of parameters, which the trainer applies after every update and whatever the optimizer.
+
+    ``on`` is an nnx filter over parameters. ``project`` maps a value to the nearest allowed one, of the same shape.
+    """
+
+    on: Any
+    project: Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
 class Objective:
     """One loss and the parameters that it moves.
 
     ``trains`` is an nnx filter over parameters (``nnx.Param`` for all of them). Objectives of one task are stepped in
-    order, each with its own optimizer state.
+    order, each with its own optimizer state. ``constraints`` hold for those of their parameters that are trained.
     """
 
     name: str
     trains: Any
     loss: Loss
+    constraints: tuple[Constraint, ...] = ()
 
 
 @runtime_checkable

@@ -1,5 +1,7 @@
 """Training CLIP in its variants: the ResNet with its statistics, the sigmoid loss with its bias."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +11,16 @@ from flax import nnx
 from dalle_jax.losses.contrastive import contrastive, sigmoid
 from dalle_jax.models.clip import ClipConfig, TowerConfig
 from dalle_jax.models.clip_resnet import ResNetConfig
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import Mesh, make_mesh
+from dalle_jax.parallel.rules import Rules
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.captions import Captions
 from dalle_jax.text.sentencepiece import train_sentencepiece
+from dalle_jax.train.loop import Trainer
+from dalle_jax.train.optimizers import AdamW
+from dalle_jax.train.runner import Runner
+from dalle_jax.train.schedules import ConstantRate
 
 TOWER = TowerConfig(width=16, layers=1, heads=2)
 
@@ -107,3 +116,54 @@ def test_sizes_that_a_resnet_cannot_have_are_refused(captions):
     ):
         with pytest.raises(ValueError, match=message):
             nnx.eval_shape(lambda model=model: AlignTextImages(model=model, captions=captions).init(nnx.Rngs(0)))
+
+
+LN_100 = math.log(100)
+
+
+def scale_after_a_step(task: AlignTextImages, log_scale: float) -> tuple[float, float]:
+    """The gradient of the logarithm of the scale, and its value after one step of the trainer from ``log_scale``."""
+    layout = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
+    trainer = Trainer(steps=10, schedule=ConstantRate(0.01), optimizer=AdamW(beta1=0.0))
+    runner = Runner(task, trainer, layout)
+    state = runner.plan.born(layout, 0)
+    state = state._replace(params=state.params | {"log_scale": jnp.float32(log_scale)})
+    batch = {name: np.asarray(values) for name, values in batch_of(task).items()}
+    state, _ = runner.step(state, None, layout.put_batch(batch))
+    return float(state.optimizers["align"].mu["log_scale"]), float(state.params["log_scale"])
+
+
+@pytest.mark.parametrize("log_scale", [LN_100 - 0.1, LN_100, LN_100 + 0.1])
+def test_the_scale_has_its_full_gradient_below_at_and_above_its_bound(captions, log_scale):
+    """The derivative of the softmax loss with respect to its scale, by hand, from the embeddings."""
+    task = AlignTextImages(model=clip_config(), captions=captions)
+    module, batch = born(task), batch_of(task)
+    encode = jax.jit(lambda batch: (module.encode_image(batch["pixels"] / 255.0), module.encode_text(batch["text"])))
+    image, text = (np.asarray(x, np.float64) for x in encode(batch))
+    cosines, scale = image @ text.T, math.exp(log_scale)
+    targets = np.array([[1, 0, 1, 0], [0, 1, 0, 1]] * 2) / 2
+
+    def slope(cosines):
+        shares = np.exp(scale * (cosines - cosines.max(1, keepdims=True)))
+        return ((shares / shares.sum(1, keepdims=True) - targets) * cosines).sum(1).mean()
+
+    wanted = scale * (slope(cosines) + slope(cosines.T)) / 2
+    gradient, _ = scale_after_a_step(task, log_scale)
+    assert abs(wanted) > 1e-3
+    assert gradient == pytest.approx(wanted, rel=1e-3)
+
+
+def test_the_scale_is_clipped_after_the_update_and_comes_back_from_its_bound(captions):
+    task = AlignTextImages(model=clip_config(), captions=captions)
+    gradient, after = scale_after_a_step(task, LN_100 + 0.5)
+    assert after == np.float32(LN_100)  # an update of 0.01 cannot have done it
+    gradient, after = scale_after_a_step(task, LN_100)
+    assert gradient > 0 and after == pytest.approx(LN_100 - 0.01, abs=1e-5)
+
+
+def test_the_scale_of_the_sigmoid_loss_has_no_bound(captions):
+    task = AlignTextImages(
+        model=clip_config(initial_bias=-10.0, initial_scale=10.0), captions=captions, contrast="sigmoid"
+    )
+    _, after = scale_after_a_step(task, LN_100 + 0.5)
+    assert abs(after - LN_100 - 0.5) == pytest.approx(0.01, abs=1e-5)
