@@ -37,7 +37,8 @@ def training_step():
 
         def loss(parameters):
             model = nnx.merge(graph, parameters, rest, copy=True)
-            output = model(pixels, train=True, key=key)
+            output = model(pixels)
+            model.quantizer.follow(output.assignments, key)
             value = reconstruction(pixels, output.reconstruction, absolute=0.0, squared=1.0) + output.commitment
             return value, nnx.state(model, nnx.Not(nnx.Param))
 

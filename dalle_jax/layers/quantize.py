@@ -22,12 +22,23 @@ class Codebook(nnx.Variable):
     """State of a codebook: no parameter, has no gradient, is updated by the module itself when it trains."""
 
 
+class Assignments(NamedTuple):
+    """The inputs of a quantizer, their codes, and their squared distances to them: all that a codebook follows.
+
+    None has a gradient. The first axis is the batch.
+    """
+
+    inputs: Float[Array, "B ... c"]
+    codes: Int[Array, "B ..."]
+    errors: Float[Array, "B ..."]
+
+
 class Quantized(NamedTuple):
     """``vectors`` are the codes' vectors in value and the inputs in gradient; ``nearest`` have no gradient."""
 
-    vectors: Float[Array, "... c"]
-    nearest: Float[Array, "... c"]
-    codes: Int[Array, "..."]
+    vectors: Float[Array, "B ... c"]
+    nearest: Float[Array, "B ... c"]
+    assignments: Assignments
     histogram: Float[Array, " K"]
 
 
@@ -114,25 +125,26 @@ class Quantizer(nnx.Module):
         self.counts = Codebook(jnp.zeros(size), axes=(CODES,))
         self.sums = Codebook(jnp.zeros((size, width)), axes=(CODES, None))
 
-    def __call__(
-        self, x: Float[Array, "... c"], *, train: bool = False, key: Key[Array, ""] | None = None
-    ) -> Quantized:
-        """Quantises; with ``train`` it also updates the codebook, for the next call, and needs a key for revival."""
+    def __call__(self, x: Float[Array, "B ... c"]) -> Quantized:
+        """Quantise. The codebook stays as it is: ``follow`` updates it, for the next call."""
         x = x.astype(jnp.float32)
         flat = jax.lax.stop_gradient(x).reshape(-1, x.shape[-1])  # [n c]
         vectors = self.vectors[...]
-        distances = squared_distances(flat, vectors)  # [n K]
-        codes, errors = first_smallest(distances)  # [n] [n]
-        counts, sums = totals(flat, codes, vectors.shape[0])
-        if train:
-            if key is None:
-                raise ValueError("a quantizer needs a key to train: revived codes are drawn at random")
-            state = CodebookState(vectors, self.counts[...], self.sums[...])
-            state = revive(update(state, counts, sums, self.decay), flat, errors, self.revive_below, key)
-            self.vectors[...], self.counts[...], self.sums[...] = state
+        codes, errors = first_smallest(squared_distances(flat, vectors))  # [n] [n]
         nearest = vectors[codes].reshape(x.shape)
-        codes = codes.reshape(x.shape[:-1])
-        return Quantized(straight_through(x, nearest), nearest, codes, counts)
+        histogram = totals(flat, codes, vectors.shape[0])[0]
+        shape = x.shape[:-1]
+        assignments = Assignments(flat.reshape(x.shape), codes.reshape(shape), errors.reshape(shape))
+        return Quantized(straight_through(x, nearest), nearest, assignments, histogram)
+
+    def follow(self, assignments: Assignments, key: Key[Array, ""]) -> None:
+        """Update the codebook from the assignments of a whole batch, and revive dead codes, drawn with ``key``."""
+        flat = assignments.inputs.reshape(-1, assignments.inputs.shape[-1])  # [n c]
+        codes, errors = assignments.codes.reshape(-1), assignments.errors.reshape(-1)
+        vectors = self.vectors[...]
+        state = CodebookState(vectors, self.counts[...], self.sums[...])
+        state = update(state, *totals(flat, codes, vectors.shape[0]), self.decay)
+        self.vectors[...], self.counts[...], self.sums[...] = revive(state, flat, errors, self.revive_below, key)
 
     def encode(self, x: Float[Array, "... c"]) -> Int[Array, "..."]:
         """Codes only."""

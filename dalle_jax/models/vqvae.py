@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dalle_jax.arrays import Array, Float, Int, Key
+from dalle_jax.arrays import Array, Float, Int
 from dalle_jax.layers.conv_blocks import Conv, ConvTranspose, ResBlock, depth_to_space, space_to_depth
-from dalle_jax.layers.quantize import Quantizer
+from dalle_jax.layers.quantize import Assignments, Quantizer
 from dalle_jax.losses.quantization import commitment, perplexity, usage
 from dalle_jax.parallel.axes import BATCH, CHANNELS, HEIGHT, WIDTH
 from dalle_jax.parallel.layout import constrain
@@ -49,7 +49,7 @@ class Output(NamedTuple):
     """A pass through the bottleneck; ``reconstruction`` is not clipped, ``commitment`` carries its weight."""
 
     reconstruction: Float[Array, "B H W 3"]
-    codes: Int[Array, "B h w"]
+    assignments: Assignments
     commitment: Float[Array, ""]
     histogram: Float[Array, " K"]
     perplexity: Float[Array, ""]
@@ -155,15 +155,13 @@ class Vqvae(nnx.Module):
         """The codebook."""
         return self.quantizer.vectors[...]
 
-    def __call__(
-        self, pixels: Float[Array, "B H W 3"], *, train: bool = False, key: Key[Array, ""] | None = None
-    ) -> Output:
-        """Encodes, quantises and decodes; with ``train`` the codebook follows the batch, and ``key`` is needed."""
+    def __call__(self, pixels: Float[Array, "B H W 3"]) -> Output:
+        """Encode, quantise and decode. In training ``quantizer.follow`` then moves the codebook to the batch."""
         x = self.encoder(pixels)
-        quantized = self.quantizer(x, train=train, key=key)
+        quantized = self.quantizer(x)
         return Output(
             reconstruction=self.decoder(quantized.vectors),
-            codes=quantized.codes,
+            assignments=quantized.assignments,
             commitment=self.config.commitment * commitment(x, quantized.nearest),
             histogram=quantized.histogram,
             perplexity=perplexity(quantized.histogram),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,20 @@ from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.contrastive import contrastive, retrieved, same_meaning, sigmoid
 from dalle_jax.models.clip import Clip, ClipConfig
+from dalle_jax.models.clip_resnet import ResNetConfig
 from dalle_jax.pipelines.load import ModelFile, load_image_tokenizer
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, text_spec
 from dalle_jax.tasks.captions import Captions, check_vocabulary
-from dalle_jax.train.task import Batch, Constraint, Objective, Seed, Sums
+from dalle_jax.train.task import (
+    Batch,
+    CachedEmbeddings,
+    Constraint,
+    Microbatches,
+    Objective,
+    Seed,
+    Sums,
+    WholeBatchOnly,
+)
 
 LARGEST_SCALE = 100.0
 """Bound on the logit scale (arXiv 2103.00020, section 2.5)."""
@@ -32,6 +42,13 @@ def at_most_100(log_scale: Float[Array, ""]) -> Float[Array, ""]:
     The parameter is clipped after its update and not in the loss, whose gradient above a bound would be 0.
     """
     return jnp.minimum(log_scale, math.log(LARGEST_SCALE))
+
+
+class Embeddings(NamedTuple):
+    """Unit vectors of the images and of the captions of a batch."""
+
+    image: Float[Array, "B E"]
+    text: Float[Array, "B E"]
 
 
 @dataclass(frozen=True)
@@ -87,15 +104,23 @@ class AlignTextImages:
     def objectives(self) -> tuple[Objective, ...]:
         """One: align. The softmax loss keeps its logit scale at 100 or below, as published."""
         bounded = (Constraint(nnx.PathContains("log_scale"), at_most_100),) if self.contrast == "softmax" else ()
-        return (Objective("align", nnx.Param, self.loss, constraints=bounded),)
+        parts: Microbatches = CachedEmbeddings(self.embed, self.loss_of_embeddings)
+        if isinstance(self.model.vision, ResNetConfig):
+            parts = WholeBatchOnly(
+                "the batch normalisation of task.model.vision = @ResNetConfig takes its statistics from the whole batch"
+            )
+        return (Objective("align", nnx.Param, self.loss, constraints=bounded, microbatches=parts),)
 
     def loss(
         self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], Sums]:
-        """The contrastive loss of a batch, the first of its pictures seen through the tokenizer.
+        """The contrastive loss of a batch, the first of its pictures seen through the tokenizer."""
+        return self.loss_of_embeddings(module, self.embed(module, frozen, batch, key, step), batch, key, step)
 
-        ``loss_of_uniform`` is the softmax loss as a share of what guessing within the batch gives, the logarithm of
-        its size.
+    def embed(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""], step: Array) -> Embeddings:
+        """The embeddings of images and captions, the first images seen through the tokenizer.
+
+        Their number is rounded in each microbatch.
         """
         del key, step
         pixels = to_float(batch["pixels"])
@@ -103,12 +128,23 @@ class AlignTextImages:
         if through:  # batches are shuffled, so the first are as good as any
             painted = jax.lax.stop_gradient(frozen.decode(frozen.encode(pixels[:through])))
             pixels = jnp.concatenate([painted, pixels[through:]])
-        image, text = module.encode_image(pixels, train=True), module.encode_text(batch["text"])
+        return Embeddings(module.encode_image(pixels, train=True), module.encode_text(batch["text"]))
+
+    def loss_of_embeddings(
+        self, module: Clip, embeddings: Embeddings, batch: Batch, key: Key[Array, ""], step: Array
+    ) -> tuple[Float[Array, ""], Sums]:
+        """The contrastive loss over all pairs of a batch.
+
+        ``loss_of_uniform`` is the softmax loss as a share of what guessing within the batch gives, the logarithm of
+        its size.
+        """
+        del key, step
+        image, text = embeddings
         loss = self._contrast(module, image, text, same_meaning(batch["text"], batch["meaning"]))
         one = jnp.ones(())
         sums = {"loss": (loss, one), "logit_scale": (module.logit_scale, one)}
         if self.contrast == "softmax":
-            sums["loss_of_uniform"] = (loss / math.log(max(pixels.shape[0], 2)), one)
+            sums["loss_of_uniform"] = (loss / math.log(max(image.shape[0], 2)), one)
         return loss, sums
 
     def _contrast(

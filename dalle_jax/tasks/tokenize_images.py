@@ -7,10 +7,11 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.images.pixels import to_float
+from dalle_jax.layers.quantize import Assignments
 from dalle_jax.losses.quantization import reconstruction
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.tasks.reconstruct_images import ReconstructImages, check_size
-from dalle_jax.train.task import Batch, Objective, Sums
+from dalle_jax.train.task import Batch, Objective, Sums, UpdateOnce
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,27 @@ class TokenizeImages(ReconstructImages):
 
     def objectives(self) -> tuple[Objective, ...]:
         """One: reconstruct."""
-        return (Objective("reconstruct", nnx.Param, self.loss),)
+        return (Objective("reconstruct", nnx.Param, self.loss, microbatches=UpdateOnce(self.reconstruct, self.update)),)
 
     def loss(
         self, module: Vqvae, frozen: None, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], Sums]:
         """The training loss; updates the codebook's moving averages inside ``module``."""
-        del frozen, step
+        loss, sums, assignments = self.reconstruct(module, frozen, batch, key, step)
+        self.update(module, assignments, key)
+        return loss, sums
+
+    def update(self, module: Vqvae, assignments: Assignments, key: Key[Array, ""]) -> None:
+        """Move the codebook to a whole batch."""
+        module.quantizer.follow(assignments, key)
+
+    def reconstruct(
+        self, module: Vqvae, frozen: None, batch: Batch, key: Key[Array, ""], step: Array
+    ) -> tuple[Float[Array, ""], Sums, Assignments]:
+        """The training loss and the codes of each image; the codebook stays as it is."""
+        del frozen, key, step
         pixels = to_float(batch["pixels"])
-        out = module(pixels, train=True, key=key)
+        out = module(pixels)
         squared = reconstruction(pixels, out.reconstruction, absolute=0.0, squared=1.0)
         loss = reconstruction(pixels, out.reconstruction, absolute=self.l1, squared=self.l2) + out.commitment
         one = jnp.ones(())
@@ -52,4 +65,4 @@ class TokenizeImages(ReconstructImages):
             "codebook/perplexity": (out.perplexity, one),
             "codebook/usage": (out.usage, one),
         }
-        return loss, sums
+        return loss, sums, out.assignments

@@ -14,7 +14,7 @@ from dalle_jax.losses.quantization import perplexity, usage
 from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform, marginal_from_uniform
 from dalle_jax.models.dvae import Dvae, DvaeConfig, downsample, expected_pixels
 from dalle_jax.tasks.reconstruct_images import ReconstructImages, check_size
-from dalle_jax.train.task import Batch, Objective, Sums
+from dalle_jax.train.task import Batch, Objective, Sums, WholeBatchOnly
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,12 @@ class TokenizeImagesDvae(ReconstructImages):
         return Dvae(self.model, rngs=rngs)
 
     def objectives(self) -> tuple[Objective, ...]:
-        """One: the bound."""
-        return (Objective("bound", nnx.Param, self.loss),)
+        """One: the bound. Its terms are means over images, but for the divergence of the batch's mean."""
+        whole = WholeBatchOnly(
+            f"task.marginal_weight = {self.marginal_weight} weighs a divergence of the mean over the batch, which is "
+            "no mean over its microbatches"
+        )
+        return (Objective("bound", nnx.Param, self.loss, microbatches=whole if self.marginal_weight else None),)
 
     def loss(
         self, module: Dvae, frozen: None, batch: Batch, key: Key[Array, ""], step: Array

@@ -21,7 +21,7 @@ from dalle_jax.models.patch_discriminator import Discriminator, DiscriminatorCon
 from dalle_jax.models.vqgan import Quantized, Vqgan, VqganConfig, downsample, from_range, to_range
 from dalle_jax.pipelines.load import load_lpips
 from dalle_jax.tasks.reconstruct_images import ReconstructImages, check_size
-from dalle_jax.train.task import Batch, Objective, Sums
+from dalle_jax.train.task import Batch, Objective, Sums, WholeBatchOnly
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,13 @@ class TokenizeImagesGan(ReconstructImages):
         """The tokenizer's, and the discriminator's with what the tokenizer then draws."""
         generator = nnx.All(nnx.Param, nnx.PathContains("generator"))
         discriminator = nnx.All(nnx.Param, nnx.PathContains("discriminator"))
+        whole = WholeBatchOnly(
+            "the discriminator's batch normalisation takes its statistics, and the adaptive weight its ratio, from the "
+            "whole batch"
+        )
         return (
-            Objective("generator", generator, self.generator_loss),
-            Objective("discriminator", discriminator, self.discriminator_loss),
+            Objective("generator", generator, self.generator_loss, microbatches=whole),
+            Objective("discriminator", discriminator, self.discriminator_loss, microbatches=whole),
         )
 
     def generator_loss(

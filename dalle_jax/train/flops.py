@@ -21,9 +21,9 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from dalle_jax.parallel.layout import nowhere
+from dalle_jax.train.microbatches import Bound
 from dalle_jax.train.state import Blueprint, Plan
-from dalle_jax.train.step import bind_loss
-from dalle_jax.train.task import Objective, Task
+from dalle_jax.train.task import CachedEmbeddings, Objective, Task
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,11 @@ def model_flops(
 ) -> Count:
     """Model FLOPs of one training step on a batch of those shapes, as ``fixed`` (once) and ``moved`` (three times)."""
     total = Count()
-    rows = {name: jax.ShapeDtypeStruct((s.shape[0] // accumulate, *s.shape[1:]), s.dtype) for name, s in batch.items()}
     state = plan.abstract
     for objective in task.objectives():
+        all_pairs = isinstance(objective.microbatches, CachedEmbeddings)
+        parts = 1 if all_pairs else accumulate
+        rows = {name: jax.ShapeDtypeStruct((s.shape[0] // parts, *s.shape[1:]), s.dtype) for name, s in batch.items()}
         trained = {name: state.params[name] for name in plan.trained[objective.name]}
         rest = {
             "params": {name: value for name, value in state.params.items() if name not in trained},
@@ -73,13 +75,13 @@ def model_flops(
 
         def loss(trained: Any, rest: Any, objective: Objective = objective) -> Any:
             fixed = None if frozen is None else partial(frozen.merge, rest["frozen"])
-            bound = bind_loss(objective, plan.blueprint, fixed, rest["params"], rest["step"])
-            return bound(trained, rest["others"], rest["batch"], jax.random.key(rest["seed"]))[0]
+            bound = Bound(objective, plan.blueprint, fixed, rest["params"], rest["step"])
+            return bound.loss(trained, rest["others"], rest["batch"], jax.random.key(rest["seed"]))[0]
 
         with nowhere():
             jaxpr = jax.make_jaxpr(loss)(trained, rest)
         found = count(jaxpr, [True] * len(trained) + [False] * len(jax.tree.leaves(rest)))
-        total += Count(found.fixed, 3 * found.moved, found.uncounted).times(accumulate)
+        total += Count(found.fixed, 3 * found.moved, found.uncounted).times(parts)
     return total
 
 

@@ -92,6 +92,12 @@ class Blueprint:
             (params if self.is_param(name) else others)[name] = value
         return params, others
 
+    def changed(self, module: nnx.Module, others: Arrays) -> list[str]:
+        """Return the names of the variables in ``others`` that a traced function has set since ``merge``."""
+        now = self.split(module)[1]
+        keys = {name for name, variable in self.variables.items() if _is_key(variable.get_value())}
+        return [name for name, value in now.items() if name not in keys and value is not others[name]]
+
     def stored(self) -> Arrays:
         """Shapes and dtypes of what ``split`` gives."""
         values = {name: variable.get_value() for name, variable in self.variables.items()}

@@ -7,17 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 from dalle_jax.arrays import Array
-from dalle_jax.config.errors import UserError
-from dalle_jax.parallel.axes import BATCH
-from dalle_jax.parallel.layout import check_microbatch, constrain
 from dalle_jax.parallel.reduction import ReduceDtype, gradients_summed_in
 from dalle_jax.train import constraints, metrics, schedules, spikes
 from dalle_jax.train import ema as averaging
+from dalle_jax.train.microbatches import Bound, check_accumulate, gradients
 from dalle_jax.train.state import Arrays, Blueprint, Plan, State
-from dalle_jax.train.task import Batch, Objective, Sums, Task
+from dalle_jax.train.task import Batch, Sums, Task
 
 Step = Callable[[State, Arrays, Batch, Array], tuple[State, Sums]]
 
@@ -37,10 +34,11 @@ def make_step(
     """``step(state, frozen arrays, batch, seed key) -> (state, Sums)``, not yet jitted; ``state`` may be donated.
 
     A loss or a gradient that is not finite, in any objective, leaves everything but the counters as it was, and so does
-    a spike of the gradient norm where ``skip`` says so. Gradients are summed over devices in ``reduce_dtype``, averaged
-    over ``accumulate`` microbatches inside the step and clipped to ``clip_norm`` by their global norm. The constraints
-    of an objective are applied to what its update gives, before the moving average sees it.
+    a spike of the gradient norm where ``skip`` says so. Gradients are summed over devices in ``reduce_dtype``, found
+    in ``accumulate`` microbatches (train/microbatches.py) and clipped to ``clip_norm`` by their global norm. The
+    constraints of an objective are applied to what its update gives, before the moving average sees it.
     """
+    check_accumulate(task, accumulate)
     objectives = task.objectives()
     bounds = {one.name: constraints.projections(one, plan.blueprint, plan.trained[one.name]) for one in objectives}
 
@@ -48,17 +46,16 @@ def make_step(
         fixed = None if frozen is None else functools.partial(frozen.merge, frozen_arrays)
         key = jax.random.fold_in(key, state.step)
         rate = schedules.in_step(schedule, state.step, steps, state.schedule)
-        microbatches = split_batch(batch, accumulate)
         params, others, states = state.params, state.others, dict(state.optimizers)
         finite, total = jnp.asarray(True), jnp.zeros(())
         norms: Arrays = {}
         sums: Sums = {"learning_rate": (rate, jnp.ones(()))}
         for index, objective in enumerate(objectives):
             trained = {name: params[name] for name in plan.trained[objective.name]}
-            loss = bind_loss(objective, plan.blueprint, fixed, params, state.step)
-            objective_key = jax.random.fold_in(key, index)
+            bound = Bound(objective, plan.blueprint, fixed, params, state.step)
+            objective_key, lies = jax.random.fold_in(key, index), plan.shardings.params
             with gradients_summed_in(reduce_dtype):
-                value, grads, others, found = _gradients(loss, trained, others, microbatches, objective_key, plan)
+                value, grads, others, found = gradients(bound, trained, others, batch, accumulate, objective_key, lies)
             total = total + value
             norms[objective.name] = norm = optax.tree.norm(grads)
             finite = finite & jnp.isfinite(value) & jnp.isfinite(norm)
@@ -86,34 +83,6 @@ def make_step(
     return step
 
 
-def split_batch(batch: Batch, parts: int) -> Batch:
-    """[B ...] to [parts B/parts ...]. Rows are dealt out in turn, so each device keeps the rows that it has."""
-
-    def one(rows: Array) -> Array:
-        if rows.shape[0] % parts:
-            below = rows.shape[0] // parts * parts
-            nearest = f"{below} or {below + parts}" if below else f"{parts}"
-            raise UserError(f"accumulate={parts} does not divide the batch of {rows.shape[0]}; {nearest} would do")
-        check_microbatch(rows.shape[0], parts)
-        dealt = rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]).swapaxes(0, 1)
-        return constrain(dealt, None, BATCH, *(None,) * (rows.ndim - 1))
-
-    return {name: one(rows) for name, rows in batch.items()}
-
-
-def bind_loss(
-    objective: Objective, blueprint: Blueprint, frozen: Callable[[], nnx.Module] | None, params: Arrays, step: Array
-) -> Callable[..., Any]:
-    """``loss(trained, others, batch, key) -> (scalar, (Sums, others))``; the modules live only inside it."""
-
-    def loss(trained: Arrays, others: Arrays, batch: Batch, key: Array) -> tuple[Array, tuple[Sums, Arrays]]:
-        module = blueprint.merge(params | trained, others)
-        value, sums = objective.loss(module, None if frozen is None else frozen(), batch, key, step)
-        return value, (metrics.as_float32(sums), blueprint.split(module)[1])
-
-    return loss
-
-
 def clipped(grads: Arrays, norm: Array, limit: float | None) -> Arrays:
     """Gradients scaled down to a global norm of at most ``limit``."""
     if limit is None:
@@ -125,38 +94,6 @@ def clipped(grads: Arrays, norm: Array, limit: float | None) -> Arrays:
 def keep_if(good: Array, new: Any, old: Any) -> Any:
     """``new`` where the step was good, else ``old``, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(good, a, b), tuple(new), tuple(old))
-
-
-def _gradients(
-    loss: Callable[..., Any], trained: Arrays, others: Arrays, batches: Batch, key: Array, plan: Plan
-) -> tuple[Array, Arrays, Arrays, Sums]:
-    """Loss and gradients averaged over microbatches, the others after the last of them, and all their Sums."""
-    count = next(iter(batches.values())).shape[0]
-    value_and_grad = jax.value_and_grad(loss, has_aux=True)
-
-    def one(others: Arrays, index: Any) -> tuple[Array, Arrays, Arrays, Sums]:
-        batch = {name: rows[index] for name, rows in batches.items()}
-        (value, (sums, others)), grads = value_and_grad(trained, others, batch, jax.random.fold_in(key, index))
-        return value.astype(jnp.float32), grads, others, sums
-
-    if count == 1:
-        return one(others, 0)
-
-    def body(carry: Any, index: Array) -> tuple[Any, Sums]:
-        total, grads, others = carry
-        value, more, others, sums = one(others, index)
-        grads = jax.tree.map(lambda a, b: a + b.astype(a.dtype) / count, grads, more)
-        return (total + value / count, grads, others), sums
-
-    zeros = {name: _zeros(value, plan.shardings.params[name]) for name, value in trained.items()}
-    (total, grads, others), sums = jax.lax.scan(body, (jnp.zeros(()), zeros, others), jnp.arange(count))
-    return total, grads, others, jax.tree.map(lambda values: values.sum(0), sums)
-
-
-def _zeros(like: Array, sharding: Any) -> Array:
-    """Float32 zeros that lie as the parameter does: left to itself, the compiler may replicate an accumulator."""
-    zeros = jnp.zeros(like.shape, jnp.float32)
-    return zeros if sharding.mesh.size == 1 else jax.lax.with_sharding_constraint(zeros, sharding)
 
 
 def _update(

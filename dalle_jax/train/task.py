@@ -35,17 +35,55 @@ class Constraint:
 
 
 @dataclass(frozen=True)
+class CachedEmbeddings:
+    """Microbatches for a loss over all pairs of a batch, in two passes (GradCache, arXiv 2101.06983).
+
+    ``embed(module, frozen, batch, key, step)`` returns a tree of float arrays with a row for each example. It must set
+    no variable, and no row may depend on another. ``loss(module, embeddings, batch, key, step)`` returns the loss of
+    the whole batch and its Sums. Together they are the objective's ``loss``.
+    """
+
+    embed: Callable[[Any, Any, Batch, Key[Array, ""], Array], Any]
+    loss: Callable[[Any, Any, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], Sums]]
+
+
+@dataclass(frozen=True)
+class UpdateOnce:
+    """Microbatches for a mean over examples beside variables that follow the batch, such as a codebook.
+
+    ``loss(module, frozen, batch, key, step)`` returns the loss, its Sums, and a tree of arrays with a row for each
+    example; it must set no variable. ``update(module, rows, key)`` gets the rows of the whole batch and sets variables.
+    Together they are the objective's ``loss``.
+    """
+
+    loss: Callable[[Any, Any, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], Sums, Any]]
+    update: Callable[[Any, Any, Key[Array, ""]], None]
+
+
+@dataclass(frozen=True)
+class WholeBatchOnly:
+    """No microbatches: they would change the loss. ``why`` is the reason, as the user reads it."""
+
+    why: str
+
+
+Microbatches: TypeAlias = CachedEmbeddings | UpdateOnce | WholeBatchOnly
+
+
+@dataclass(frozen=True)
 class Objective:
     """One loss and the parameters that it moves.
 
     ``trains`` is an nnx filter over parameters (``nnx.Param`` for all of them). Objectives of one task are stepped in
     order, each with its own optimizer state. ``constraints`` hold for those of their parameters that are trained.
+    ``microbatches`` says how the loss is found in parts of a batch; None is for a mean over examples.
     """
 
     name: str
     trains: Any
     loss: Loss
     constraints: tuple[Constraint, ...] = ()
+    microbatches: Microbatches | None = None
 
 
 @runtime_checkable

@@ -24,7 +24,7 @@ def test_decoding_the_codes_is_what_the_whole_pass_draws(stem):
     output = model(PIXELS)
     codes = model.encode(PIXELS)
     assert codes.shape == (2, 4, 4)
-    np.testing.assert_array_equal(codes, output.codes)
+    np.testing.assert_array_equal(codes, output.assignments.codes)
     np.testing.assert_allclose(model.decode(codes), output.reconstruction.clip(0, 1), atol=1e-5)
     assert float(output.histogram.sum()) == 2 * 4 * 4
 
@@ -71,7 +71,8 @@ def test_it_overfits_one_batch():
     def step(parameters, rest, moments, key):
         def loss(parameters):
             model = nnx.merge(graph, parameters, rest, copy=True)
-            output = model(pixels, train=True, key=key)
+            output = model(pixels)
+            model.quantizer.follow(output.assignments, key)
             value = reconstruction(pixels, output.reconstruction, absolute=0.0, squared=1.0)
             return value + output.commitment, (value, nnx.state(model, nnx.Not(nnx.Param)))
 

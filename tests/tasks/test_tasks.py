@@ -113,7 +113,7 @@ def test_reconstruction_loss_is_what_its_docstring_says():
     pixels = np.random.default_rng(1).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
     key = jax.random.key(0)
     loss, sums = task.loss(module, None, {"pixels": jnp.asarray(pixels)}, key, jnp.int32(0))
-    out = twin(jnp.asarray(pixels, jnp.float32) / 255.0, train=True, key=key)
+    out = twin(jnp.asarray(pixels, jnp.float32) / 255.0)
     error = np.asarray(pixels / 255.0 - out.reconstruction)
     expected = 2.0 * np.mean(error**2) + 0.5 * np.mean(np.abs(error)) + float(out.commitment)
     np.testing.assert_allclose(loss, expected, rtol=1e-4)

@@ -80,8 +80,8 @@ def test_saved_on_one_mesh_the_next_losses_on_another_are_the_same(on_4_2_1, tmp
 class Dropping(Model):
     """Drops activations with a key of its own, which it carries along and counts up."""
 
-    def __call__(self, x: Any) -> Any:
-        return super().__call__(self.dropout(x))
+    def predict(self, x: Any) -> Any:
+        return super().predict(self.dropout(x))
 
 
 class DroppingToy(Toy):

@@ -179,13 +179,14 @@ def test_a_training_step_of_dalle_is_6_operations_per_weight_and_token_and_the_a
     assert not found.uncounted
 
 
-def test_a_training_step_of_clip_compares_every_picture_with_every_text():
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_training_step_of_clip_compares_every_picture_with_every_text(accumulate):
     tower = TowerConfig(width=8, layers=2, heads=2)
     config = ClipConfig(image_size=8, patch=4, vision=tower, vocab_size=11, text_length=3, text=tower, embed_width=6)
     rows, weights = 4, 2 * 12 * 8 * 8
     patches = 4 * (4 * 4 * 3 * 8)
     towers = (5 + 3) * weights + 2 * 2 * 8 * (5**2 + 3**2) + 2 * 8 * 6  # weights, attention, projections
-    found = step_flops(AlignTextImages(config, Captions("there is none")), rows)
+    found = step_flops(AlignTextImages(config, Captions("there is none")), rows, accumulate)
     assert found.moved == 3 * 2 * (rows * (patches + towers) + rows * rows * 6)
 
 

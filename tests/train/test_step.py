@@ -105,7 +105,7 @@ def test_four_microbatches_equal_the_full_batch():
     for parts in (1, 4):
         runner, state, lay = started(trainer=dataclasses.replace(TRAINER, accumulate=parts, clip_norm=0.5))
         state, sums = runner.step(state, None, batch_of(lay))
-        results.append((host(state.params), host(sums["loss"]), host(sums["gradient_norm/fit"])))
+        results.append((host(state.params), host(state.others), host(sums["loss"]), host(sums["gradient_norm/fit"])))
         assert int(state.others["count"]) == 8
     for one, four in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
         np.testing.assert_allclose(one, four, rtol=1e-5, atol=1e-7)
@@ -249,6 +249,6 @@ class ShardableToy(Toy):
         module.mean = type(module.mean)(jnp.zeros((8,)), axes=module.mean.get_metadata()["axes"])
         return module
 
-    def loss(self, module, frozen, batch, key, step):
+    def errors(self, module, frozen, batch, key, step):
         wide = {"x": jnp.concatenate([batch["x"]] * 2, axis=1), "y": batch["y"]}
-        return super().loss(module, frozen, wide, key, step)
+        return super().errors(module, frozen, wide, key, step)

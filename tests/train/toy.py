@@ -13,7 +13,7 @@ from dalle_jax.parallel.axes import BATCH, EMBED, MLP
 from dalle_jax.parallel.layout import Layout, constrain
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.train.task import Objective
+from dalle_jax.train.task import Objective, UpdateOnce
 
 
 class Seen(nnx.Variable):
@@ -30,9 +30,15 @@ class Model(nnx.Module):
         self.mean = Seen(jnp.zeros((4,)), axes=(EMBED,))
         self.dropout = nnx.Dropout(0.1, rngs=rngs)
 
-    def __call__(self, x: Any) -> Any:
+    def see(self, x: Any) -> None:
         self.count[...] = self.count[...] + x.shape[0]
         self.mean[...] = 0.9 * self.mean[...] + 0.1 * x.mean(0)
+
+    def __call__(self, x: Any) -> Any:
+        self.see(x)
+        return self.predict(x)
+
+    def predict(self, x: Any) -> Any:
         hidden = constrain(jnp.tanh(x @ self.up[...] + self.bias[...]), BATCH, MLP)
         return (hidden @ self.down[...])[:, 0]
 
@@ -61,13 +67,21 @@ class Toy:
         return Model(8, nnx.Rngs(7)) if self.fixed else None
 
     def objectives(self) -> tuple[Objective, ...]:
-        return (Objective("fit", nnx.Param, self.loss),)
+        return (Objective("fit", nnx.Param, self.loss, microbatches=UpdateOnce(self.errors, self.see)),)
 
     def loss(self, module: Any, frozen: Any, batch: Any, key: Any, step: Any) -> Any:
+        value, sums, x = self.errors(module, frozen, batch, key, step)
+        self.see(module, x, key)
+        return value, sums
+
+    def see(self, module: Any, x: Any, key: Any) -> None:
+        module.see(x)
+
+    def errors(self, module: Any, frozen: Any, batch: Any, key: Any, step: Any) -> Any:
         offset = 0.0 if frozen is None else frozen(batch["x"])
         jitter = self.noise * jax.random.uniform(key, batch["y"].shape) if self.noise else 0.0
-        squared = (module(batch["x"]) + offset - batch["y"] - jitter) ** 2
-        return squared.mean(), {"loss": (squared.sum(), squared.size), "steps_seen": (step, 1)}
+        squared = (module.predict(batch["x"]) + offset - batch["y"] - jitter) ** 2
+        return squared.mean(), {"loss": (squared.sum(), squared.size), "steps_seen": (step, 1)}, batch["x"]
 
     def evaluate(self, module: Any, frozen: Any, batch: Any, key: Any) -> Any:
         squared = (module(batch["x"]) - batch["y"]) ** 2

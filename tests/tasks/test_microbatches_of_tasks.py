@@ -1,0 +1,124 @@
+"""Every task: one step in four microbatches finds the gradients and the state of the whole batch, or is refused."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.models.clip_resnet import ResNetConfig
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import Mesh, make_mesh
+from dalle_jax.parallel.rules import Rules
+from dalle_jax.tasks import tokenize_images_dvae
+from dalle_jax.tasks.align_text_images import AlignTextImages
+from dalle_jax.tasks.captions import Captions
+from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
+from dalle_jax.train.loop import Trainer
+from dalle_jax.train.optimizers import AdamW
+from dalle_jax.train.runner import Runner
+from dalle_jax.train.schedules import ConstantRate
+from tests.parallel.test_sharded_tasks import DVAE, MODELS, SIDE, WithoutFiles, batch_of, task_of
+
+TEXT = Captions(file="unread")
+SIGMOID = dataclasses.replace(MODELS["clip"], initial_bias=-10.0, initial_scale=10.0)
+RESNET = dataclasses.replace(MODELS["clip"], image_size=32, patch=32, vision=ResNetConfig(width=2, layers=(1, 1, 1, 1)))
+
+
+def without_blanks(kind: str) -> Any:
+    """A task none of whose captions or conditions is blanked at random."""
+    task = task_of(kind)
+    if kind == "llamagen":
+        return dataclasses.replace(task, blanks=0.0)
+    return WithoutFiles(dataclasses.replace(task._task, blank_captions=0.0))
+
+
+TASKS = {
+    "tokenizer": functools.partial(task_of, "tokenizer"),
+    "dvae": functools.partial(task_of, "dvae"),
+    "clip": functools.partial(task_of, "clip"),
+    "clip_sigmoid": lambda: WithoutFiles(AlignTextImages(model=SIGMOID, captions=TEXT, contrast="sigmoid")),
+    "dalle": functools.partial(without_blanks, "dalle"),
+    "dalle_bart": functools.partial(without_blanks, "dalle_bart"),
+    "llamagen": functools.partial(without_blanks, "llamagen"),
+}
+WHOLE = {
+    "vqgan": (functools.partial(task_of, "vqgan"), "'generator', got 4: the discriminator's batch normalisation"),
+    "dvae_marginal": (
+        lambda: WithoutFiles(TokenizeImagesDvae(model=DVAE, image_size=SIDE, marginal_weight=0.5)),
+        r"'bound', got 4: task\.marginal_weight = 0\.5 weighs",
+    ),
+    "clip_resnet": (
+        lambda: WithoutFiles(AlignTextImages(model=RESNET, captions=TEXT)),
+        r"'align', got 4: the batch normalisation of task\.model\.vision = @ResNetConfig",
+    ),
+}
+
+
+def runner_of(task: Any, accumulate: int, mesh: Mesh = Mesh(1, 1, 1)) -> tuple[Runner, Layout]:  # noqa: B008 (frozen)
+    layout = Layout(make_mesh(mesh), Rules())
+    trainer = Trainer(steps=10, schedule=ConstantRate(1e-3), optimizer=AdamW(beta1=0.0), accumulate=accumulate)
+    return Runner(task, trainer, layout), layout
+
+
+@functools.cache
+def stepped(kind: str, accumulate: int, mesh: Mesh = Mesh(1, 1, 1)) -> dict[str, np.ndarray]:  # noqa: B008 (frozen)
+    """The loss, the gradients (the first moment with beta1 = 0) and the variables that are not parameters."""
+    runner, layout = runner_of(TASKS[kind](), accumulate, mesh)
+    state, sums = runner.step(runner.plan.born(layout, 0), None, layout.put_batch(batch_of()))
+    found = {"loss": np.asarray(sums["loss"][0] / sums["loss"][1])}
+    for optimizer in state.optimizers.values():
+        found |= {f"gradient of {name}": np.asarray(value) for name, value in optimizer.mu.items()}
+    return found | {name: np.asarray(value) for name, value in state.others.items()}
+
+
+def assert_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    """To 1e-5 of the largest entry of each array; gradients of rounding alone, of the largest of all gradients."""
+    assert found.keys() == wanted.keys()
+    largest = max(np.abs(value).max() for name, value in wanted.items() if name.startswith("gradient"))
+    for name, value in wanted.items():
+        least = 1e-2 * largest if name.startswith("gradient") else 1e-6
+        scale = max(np.abs(value).max(), least)
+        np.testing.assert_allclose(found[name] / scale, value / scale, atol=1e-5, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_four_microbatches_find_the_gradients_and_the_state_of_the_whole_batch(kind, monkeypatch):
+    """The dVAE without its noise, which is drawn for each microbatch."""
+    monkeypatch.setattr(
+        tokenize_images_dvae, "gumbel_softmax", lambda logits, temperature, key: jax.nn.softmax(logits / temperature)
+    )
+    assert_equal(stepped(kind, 4), stepped(kind, 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mesh"), [("clip", Mesh(8, 1, 1)), ("clip", Mesh(2, 2, 2)), ("tokenizer", Mesh(2, 2, 2))]
+)
+def test_microbatches_on_eight_devices_find_what_one_device_finds_in_one_batch(kind, mesh):
+    assert_equal(stepped(kind, 2, mesh), stepped(kind, 1))
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_loss_that_needs_the_whole_batch_is_refused_in_one_line(kind):
+    task, message = WHOLE[kind]
+    with pytest.raises(UserError, match=r"trainer\.accumulate: expected 1 for the objective " + message) as caught:
+        runner_of(task(), 4)
+    assert "\n" not in str(caught.value)
+    runner_of(task(), 1)
+
+
+def test_microbatches_of_a_clip_need_the_memory_of_one():
+    """The temporaries of the compiled step: activations of 256 rows at once, or of 32."""
+
+    def temporaries(accumulate: int) -> int:
+        runner, layout = runner_of(TASKS["clip"](), accumulate)
+        batch = layout.put_batch(
+            {name: np.tile(rows, (16, *(1,) * (rows.ndim - 1))) for name, rows in batch_of().items()}
+        )
+        step = runner._step.lower(runner.plan.target(), runner._frozen, batch, runner._key).compile()
+        return step.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(8) < temporaries(1) / 3
