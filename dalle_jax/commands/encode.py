@@ -14,6 +14,7 @@ from dalle_jax.data.code_folder import CodeFolder, locked, send
 from dalle_jax.data.opening import Opening
 from dalle_jax.data.schema import Source
 from dalle_jax.parallel import hosts
+from dalle_jax.parallel.agreement import require_same_config
 from dalle_jax.pipelines.encode import Encoder, encode, encoding
 from dalle_jax.pipelines.load import load_image_tokenizer
 from dalle_jax.runs import EncodeRun
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Encodes what is missing, and writes the manifest."""
     config: EncodeRun = load(args.config, EncodeRun, args.set)
     hosts.join()
+    require_same_config(render(config, per_host=False))
     out = hosts.together(lambda: storage.reachable(args.out))
     if not storage.is_remote(out):
         if args.work is not None:
