@@ -24,13 +24,14 @@ def loaders(size: int, folder: Path) -> dict[str, Callable[[int], dict]]:
     """What gives the batch of a step, from pictures and from their codes."""
     from flax import nnx
 
-    from dalle_jax.data.code_folder import CodeFolder, locked
+    from dalle_jax.data.code_folder import CodeFolder
     from dalle_jax.data.codes import Codes
     from dalle_jax.data.held_out import HeldOut
     from dalle_jax.data.loader import Loader
     from dalle_jax.data.opening import Opening
     from dalle_jax.data.pictures import Pictures
     from dalle_jax.data.webdataset import WebDataset
+    from dalle_jax.folder_lock import locked
     from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
     from dalle_jax.pipelines.encode import Encoder, encode, encoding
 
@@ -41,7 +42,7 @@ def loaders(size: int, folder: Path) -> dict[str, Callable[[int], dict]]:
     tokenizer = Vqvae(config, rngs=nnx.Rngs(0))
     what = encoding(source, tokenizer, size, 1, 1024)
     codes = CodeFolder(folder / "codes", what, 0, 1)
-    with locked(folder / "codes", 0):
+    with locked(folder / "codes", "encode"):
         codes.begin()
         encode(Encoder(tokenizer, source, what, BATCH), codes, codes.missing(), print)
         codes.finish("not kept", "")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from dalle_jax.config.schema import PER_HOST
 from dalle_jax.data.captions import Blend
 from dalle_jax.data.choices import OfAny, OfPictures
 from dalle_jax.data.held_out import HeldOut
@@ -38,7 +39,7 @@ class Data:
     batch_size: int
     seed: int = 0
     pictures: Pictures | None = None
-    workers: int = 0
+    workers: int = field(default=0, metadata=PER_HOST)
 
     def open(self, folder: Place | None = None) -> Loader:
         """Batches as the trainer asks for them; ``folder`` is the run's. All hosts call it at the same place."""
@@ -84,7 +85,7 @@ class OwnData:
     evaluation: OfPictures | HeldOut
     pictures: Pictures
     seed: int = 0
-    workers: int = 0
+    workers: int = field(default=0, metadata=PER_HOST)
 
     @property
     def held_out(self) -> HeldOut | None:
@@ -157,7 +158,7 @@ class EncodeRun:
     crops: int = 1
     shard_examples: int = 16_384
     pictures: Pictures | None = None
-    workers: int = 0
+    workers: int = field(default=0, metadata=PER_HOST)
     held_out: HeldOut | None = None
     part: Literal["training", "held_out"] = "training"
 

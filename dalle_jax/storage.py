@@ -6,6 +6,7 @@ Google and Amazon find by themselves.
 """
 
 import contextlib
+import errno
 import importlib.util
 import os
 import shutil
@@ -23,6 +24,9 @@ Place: TypeAlias = Path | epath.Path
 
 PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 """For each kind of URL the package that it needs, and the extra of ours that installs it."""
+
+NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES})
+"""Errors of link(2) on a file system that has no hard links, or allows none."""
 
 CLIENTS = ("aiohttp", "aiobotocore", "botocore", "gcsfs", "google", "requests", "s3fs", "urllib3")
 """Libraries whose errors are those of the network, the bucket or the credentials."""
@@ -128,6 +132,87 @@ def write(file: Place, content: bytes) -> None:
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise
+
+
+def create(file: Place, content: bytes) -> bool:
+    """Write a file whole unless one of its name exists; return whether this call wrote it.
+
+    On this machine the file system decides: a hard link, or an exclusive open where it has none. Behind a URL
+    the store decides, by a conditional put. A store that ignores or refuses the condition may let two callers
+    write who both found no file; the last one wins, so a caller who must be alone reads the file back after a while.
+    """
+    if not is_remote(file):
+        return _create_here(Path(file), content)
+    if exists(file):  # for stores that ignore the condition
+        return False
+    with said_in_one_line(file):
+        try:
+            _system(file).pipe_file(os.fspath(file), content, mode="create")
+            return True
+        except FileExistsError:
+            return False
+        except Exception as error:
+            if not (isinstance(error, OSError) or _of_client(error)):
+                raise
+            if exists(file):
+                return False
+    write(file, content)
+    return True
+
+
+def _create_here(file: Path, content: bytes) -> bool:
+    handle, aside = tempfile.mkstemp(prefix=f".{file.name[:40]}.", dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        os.chmod(aside, 0o644)
+        try:
+            os.link(aside, file)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            return _create_by_opening(file, content)
+        return True
+    finally:
+        Path(aside).unlink(missing_ok=True)
+
+
+def _create_by_opening(file: Path, content: bytes) -> bool:
+    """Create a file on a disk without hard links: a reader may see it before its content is there."""
+    try:
+        with file.open("xb") as stream:
+            stream.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
+def read(file: Place) -> bytes:
+    """Return the content of a file as it is now; FileNotFoundError where there is none."""
+    if not is_remote(file):
+        return Path(file).read_bytes()
+    with said_in_one_line(file):
+        return _system(file).cat_file(os.fspath(file))
+
+
+def exists(file: Place) -> bool:
+    """Whether a small file is there now, past what the client of a store remembers."""
+    try:
+        read(file)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove_file(file: Place) -> None:
+    """Remove a file, if it is there."""
+    if not is_remote(file):
+        Path(file).unlink(missing_ok=True)
+        return
+    with said_in_one_line(file), contextlib.suppress(FileNotFoundError):
+        _system(file).rm_file(os.fspath(file))
 
 
 def send(source: Path, target: epath.Path) -> None:

@@ -23,6 +23,7 @@ from dalle_jax.evaluate.reader import check_reader, check_reader_on
 from dalle_jax.evaluate.report import write_report
 from dalle_jax.evaluate.report_data import Comparison, Contender, Figure, ReaderCheck, Report, Stage
 from dalle_jax.evaluate.scenes import LEVEL_TITLES, EvaluateScenes, SceneFindings, evaluate_scenes
+from dalle_jax.folder_lock import locked
 from dalle_jax.images.files import write_bytes
 from dalle_jax.pipelines.autoregressive import Pipeline
 from dalle_jax.pipelines.load import PipelineFile
@@ -46,9 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs what is not yet done of the demo's stages, then evaluates and writes the report."""
     demo = Demo.read(args.config, args.set, args.out)
-    if not demo.train():
-        return 0
-    page, _ = demo.report()
+    with locked(args.out, "demo"):
+        if not demo.train():
+            return 0
+        page, _ = demo.report()
     say(f"the report is in {page}")
     return 0
 
@@ -100,7 +102,7 @@ class Demo:
             steps = config.trainer.steps
             say(f"training the {name}: {steps} steps of {config.data.batch_size}")
             began = time.monotonic()
-            result = train_stage(config, self.out / name)
+            result = train_stage(config, self.out / name, command="demo")
             if result.interrupted:
                 return False
             self._took(name, time.monotonic() - began, result)

@@ -1,7 +1,6 @@
 """``encode CONFIG --out DIR``: pictures to codes, once; goes on where it was stopped."""
 
 import argparse
-import contextlib
 from pathlib import Path
 
 from dalle_jax import storage
@@ -10,10 +9,12 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data import accounts
 from dalle_jax.data.accounts import Accounts
-from dalle_jax.data.code_folder import CodeFolder, locked, send
+from dalle_jax.data.code_folder import CodeFolder, send
 from dalle_jax.data.opening import Opening
 from dalle_jax.data.schema import Source
+from dalle_jax.folder_lock import locked
 from dalle_jax.parallel import hosts
+from dalle_jax.parallel.agreement import require_same_config
 from dalle_jax.pipelines.encode import Encoder, encode, encoding
 from dalle_jax.pipelines.load import load_image_tokenizer
 from dalle_jax.runs import EncodeRun
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Encodes what is missing, and writes the manifest."""
     config: EncodeRun = load(args.config, EncodeRun, args.set)
     hosts.join()
+    require_same_config(render(config, per_host=False))
     out = hosts.together(lambda: storage.reachable(args.out))
     if not storage.is_remote(out):
         if args.work is not None:
@@ -41,8 +43,9 @@ def run(args: argparse.Namespace) -> int:
     if args.work is None:
         raise UserError(f"--out {out}: expected --work FOLDER beside a URL: codes are made there before they are sent")
     work = storage.place(args.work)
-    encode_source(config, work)
-    sent = hosts.together(lambda: send(Path(work), out) if hosts.is_first() else 0)
+    with locked(out, "encode"):
+        encode_source(config, work)
+        sent = hosts.together(lambda: send(Path(work), out) if hosts.is_first() else 0)
     _say(f"{out} has them too, {sent} shards sent")
     return 0
 
@@ -51,10 +54,8 @@ def encode_source(config: EncodeRun, out: Place) -> Encoder | None:
     """Fills a folder of this machine with codes; returns what encoded, None where nothing was missing."""
     if storage.is_remote(out):
         raise UserError(f"{out}: expected a folder of this machine or of a network drive, in which codes are made")
-    process, _ = hosts.place()
     path = Path(storage.absolute(out))
-    with contextlib.ExitStack() as held:
-        hosts.together(lambda: held.enter_context(locked(path, process)))
+    with locked(path, "encode"):
         return _encode(config, path)
 
 

@@ -13,6 +13,7 @@ from flax import nnx
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
+from dalle_jax.folder_lock import locked
 from dalle_jax.models.clip import ClipConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
@@ -20,7 +21,7 @@ from dalle_jax.parallel.rules import Rules
 from dalle_jax.pipelines.load import ModelFile, build
 from dalle_jax.pipelines.load_text import IMPORTED, packed
 from dalle_jax.pretrained.mapping import fill
-from dalle_jax.pretrained.publisher import KINDS, Published, kind
+from dalle_jax.pretrained.publisher import KINDS, Kind, Published, kind
 from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import ClipBpe
 from dalle_jax.text.vocabulary_files import BOTH, MERGES, VOCABULARY
@@ -49,6 +50,12 @@ def run(args: argparse.Namespace) -> int:
     chosen = kind(args.kind)
     if not args.source.exists():
         raise UserError(f"{args.source}: expected {chosen.help}, found nothing there")
+    with locked(args.out, "import"):
+        _import(args, chosen)
+    return 0
+
+
+def _import(args: argparse.Namespace, chosen: Kind) -> None:
     found = chosen.read(args.source)
     module = nnx.eval_shape(lambda: build(found.config, nnx.Rngs(0)))
     layout = None if args.fsdp == 1 else Layout(make_mesh(Mesh(data=1, fsdp=args.fsdp)), Rules())
@@ -70,7 +77,6 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.out}: {_called(found)}, {used} tensors used, {len(left)} ignored, licence: {licence}")
     if said:
         print(f"{args.out}: {said}")
-    return 0
 
 
 def _text(found: Published, given: Path | None, kind_name: str) -> tuple[dict[str, bytes], list[Path], str]:

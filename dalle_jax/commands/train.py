@@ -6,7 +6,9 @@ from pathlib import Path
 from dalle_jax import storage
 from dalle_jax.config.bind import load
 from dalle_jax.config.render import render
+from dalle_jax.folder_lock import locked
 from dalle_jax.parallel import hosts
+from dalle_jax.parallel.agreement import require_same_config
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh
 from dalle_jax.runs import TrainRun
@@ -33,13 +35,15 @@ def run(args: argparse.Namespace) -> int:
     profile = None if args.profile is None else Steps.parse(args.profile)
     config: TrainRun = load(args.config, TrainRun, args.set)
     hosts.join()
+    require_same_config(render(config, per_host=False))
     train_stage(config, args.out or Path("runs") / Path(args.config).stem, profile)
     return 0
 
 
-def train_stage(config: TrainRun, out: Place, profile: Steps | None = None) -> TrainResult:
-    """Trains one stage into ``out``; ``profile`` are steps to trace."""
+def train_stage(config: TrainRun, out: Place, profile: Steps | None = None, command: str = "train") -> TrainResult:
+    """Train one stage into ``out``, locked by ``command`` meanwhile; ``profile`` are steps to trace."""
     layout = Layout(make_mesh(config.mesh), config.rules)
-    data = config.data.open(out)
-    task = matched(config.task, data.manifest)
-    return train(task, data, config.trainer, layout, out, render(config), profile)
+    with locked(out, command):
+        data = config.data.open(out)
+        task = matched(config.task, data.manifest)
+        return train(task, data, config.trainer, layout, out, render(config), profile)

@@ -8,21 +8,24 @@ from dalle_jax.config.bind import ROOT
 from dalle_jax.config.schema import Slot, fields
 
 
-def render(obj: Any) -> str:
-    """The resolved text of a run: its variant, its leaves, then a group of lines for each of its parts.
+def render(obj: Any, per_host: bool = True) -> str:
+    """Return the resolved text of a run: its variant, its leaves, then a group of lines for each of its parts.
 
     ``bind.loads(render(obj), type(obj)) == obj``. Raises ``TypeError`` or ``ValueError`` for what no text can say.
+    With ``per_host=False`` it leaves out the fields that may differ between the hosts of one run.
     """
     groups: list[list[str]] = [[f"{ROOT} = @{type(obj).__name__}"]]
-    _collect("", obj, groups)
+    _collect("", obj, groups, per_host)
     return "\n\n".join("\n".join(group) for group in groups if group) + "\n"
 
 
-def _collect(path: str, obj: Any, groups: list[list[str]]) -> None:
+def _collect(path: str, obj: Any, groups: list[list[str]], per_host: bool) -> None:
     """Append the object's leaves to the last group and begin a new one for each part."""
     parts = []
     cls: type = type(obj)
     for name, field in fields(cls).items():
+        if field.per_host and not per_host:
+            continue
         place, value = f"{path}.{name}" if path else name, getattr(obj, name)
         if dataclasses.is_dataclass(value) and isinstance(field.kind, Slot):
             parts.append((place, value, len(field.kind.classes) > 1 or field.kind.optional))
@@ -30,7 +33,7 @@ def _collect(path: str, obj: Any, groups: list[list[str]]) -> None:
             groups[-1].append(f"{place} = {literal(value)}")
     for place, value, is_choice in parts:
         groups.append([f"{place} = @{type(value).__name__}"] if is_choice else [])
-        _collect(place, value, groups)
+        _collect(place, value, groups, per_host)
 
 
 def literal(value: Any) -> str:

@@ -16,6 +16,9 @@ from dalle_jax.config.syntax import BROKEN, Reference, Word
 
 LARGEST_INT = 2**63 - 1
 
+PER_HOST = {"per_host": True}
+"""Metadata of a field that may differ between the hosts of one run, since it changes no number of the run."""
+
 
 class _No:
     """Says that a value does not fit, or that there is none."""
@@ -61,10 +64,14 @@ class Slot:
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a config dataclass: what fits, and the value that it has unless text says otherwise (``NO``: none)."""
+    """A field of a config dataclass: what fits, and the value that it has unless text says otherwise (``NO``: none).
+
+    A field that is ``per_host`` may differ between the hosts of one run.
+    """
 
     kind: Leaf | Slot
     default: Any
+    per_host: bool = False
 
 
 @functools.cache
@@ -72,7 +79,9 @@ def fields(cls: type) -> dict[str, Field]:
     """The fields of a config dataclass by name, in their order; ``TypeError`` for a type that a config cannot have."""
     hints = typing.get_type_hints(cls)
     return {
-        one.name: Field(kind(hints[one.name], f"{cls.__name__}.{one.name}"), _default(one))
+        one.name: Field(
+            kind(hints[one.name], f"{cls.__name__}.{one.name}"), _default(one), one.metadata.get("per_host", False)
+        )
         for one in dataclasses.fields(cls)
         if one.init
     }

@@ -3,9 +3,10 @@
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dalle_jax.config.errors import UserError
+from dalle_jax.config.schema import PER_HOST
 from dalle_jax.data import array_files
 from dalle_jax.data.copies import local
 from dalle_jax.data.files import named
@@ -29,7 +30,7 @@ class ArrayRecord:
 
     files: tuple[str, ...]
     most_bytes: int = 64 * 2**20
-    copies: str | None = None
+    copies: str | None = field(default=None, metadata=PER_HOST)
 
     def open(self) -> "ArrayRecordRecords":
         """The records. Raises UserError where there are no such files, and for one that is no array_record."""

@@ -1,17 +1,15 @@
-"""The folder that ``encode`` fills: which shards are whole, who may write, and when it is finished.
+"""The folder that ``encode`` fills: which shards are whole, who makes which, and when it is finished.
 
 ``encoding.json`` says what decides the codes, and is there first. A shard is written aside and renamed; after it
 ``progress/SHARD.json`` is, with its checksum, so a shard without one is made anew. ``manifest.json`` comes last.
 """
 
-import contextlib
-import fcntl
 import json
 import os
 import shutil
-import socket
 import time
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -25,30 +23,6 @@ BEGUN = "encoding.json"
 PROGRESS = "progress"
 WAIT = 0.5
 """Seconds between looks for what other processes write."""
-
-
-@contextlib.contextmanager
-def locked(path: Path, process: int) -> Iterator[None]:
-    """Keeps others from writing to a folder as that process of a run; the kernel ends it when the process ends.
-
-    Raises UserError where another does.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    number = os.open(path / f".lock-{process}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            by = os.pread(number, 200, 0).decode(errors="replace").strip()
-            raise UserError(
-                f"{path}: another `encode` is writing here ({by}); wait for it or name another folder"
-            ) from error
-        os.ftruncate(number, 0)
-        os.pwrite(number, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        shutil.rmtree(path / f".writing-{process}", ignore_errors=True)
-        yield
-    finally:
-        os.close(number)
 
 
 def send(path: Path, url: Place) -> int:
@@ -86,10 +60,13 @@ class CodeFolder:
         self._process = process
         self._names = shard_names(encoding)
         self._own = range(process, len(self._names), processes)
-        self._aside = path / f".writing-{process}"
+        self._aside = path / f".writing-{process}-{uuid.uuid4().hex[:8]}"  # a process that outlived its run has its own
 
     def begin(self) -> None:
-        """Says what the codes are of, or compares. Raises UserError for a folder with codes of something else."""
+        """Say what the codes are of, or compare; remove what killed processes left.
+
+        The first process calls this before any writes. Raises UserError for a folder with codes of something else.
+        """
         place = self._path / BEGUN
         if place.is_file():
             self.compare()
@@ -97,6 +74,7 @@ class CodeFolder:
             raise UserError(f"{self._path}: expected an empty folder, or one that `encode` began; found other files")
         else:
             storage.write(place, (json.dumps(asdict(self._encoding), indent=1) + "\n").encode())
+        self._clear_aside()
 
     def compare(self) -> None:
         """Raises UserError where the folder was begun with other settings, naming each."""
@@ -153,10 +131,13 @@ class CodeFolder:
         shards = tuple(Shard(**json.loads(one)) for one in records)
         manifest = Manifest(encoding=self._encoding, image_tokenizer=image_tokenizer, config=config, shards=shards)
         storage.write(self._path / MANIFEST, manifest.to_json())
-        for left in self._path.glob(".writing-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        self._clear_aside()
         for left in [*self._path.glob(".*.json.*"), *(self._path / PROGRESS).glob(".*")]:
             left.unlink(missing_ok=True)
+
+    def _clear_aside(self) -> None:
+        for left in self._path.glob(".writing-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _record(self, number: int) -> Path:
         return self._path / PROGRESS / f"{self._names[number]}.json"

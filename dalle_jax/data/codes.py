@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
+from dalle_jax.config.schema import PER_HOST
 from dalle_jax.data import array_files
 from dalle_jax.data.conditions import Conditions
 from dalle_jax.data.copies import local
@@ -117,7 +118,7 @@ class Codes:
     """
 
     folder: str
-    copies: str | None = None
+    copies: str | None = field(default=None, metadata=PER_HOST)
     conditions: str | None = None
 
     def open(self) -> "CodesSource":

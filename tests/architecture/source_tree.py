@@ -8,11 +8,13 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "dalle_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# storage stands on config, and the last three are one floor, the edge, in the order in which they stand on each other
+# storage stands on config, and folder_lock on storage and parallel; the last three are one floor, the edge, in the
+# order in which they stand on each other
 FLOORS = [
     ["config", "arrays"],
     ["storage"],
     ["parallel", "text", "images", "scenes"],
+    ["folder_lock"],
     ["layers", "losses", "diffusion", "sampling"],
     ["models", "data", "train"],
     ["pipelines", "pretrained", "plan"],

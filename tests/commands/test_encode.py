@@ -96,7 +96,7 @@ def test_a_second_process_is_refused_while_one_writes(smoke_demo, tmp_path, monk
     whole, refused = command.encode, []
 
     def and_another(*of):
-        with pytest.raises(UserError, match=r"another `encode` is writing here \(process \d+ on "):
+        with pytest.raises(UserError, match=r"got one that `encode` \(process \d+ on .* has locked; wait"):
             encode_source(run(smoke_demo), tmp_path / "codes")
         refused.append(True)
         return whole(*of)

@@ -16,11 +16,12 @@ from PIL import Image
 from dalle_jax.data import array_record
 from dalle_jax.data.array_record import ArrayRecord
 from dalle_jax.data.captions import Blend
-from dalle_jax.data.code_folder import CodeFolder, locked
+from dalle_jax.data.code_folder import CodeFolder
 from dalle_jax.data.codes import Codes, read_manifest
 from dalle_jax.data.loader import Loader
 from dalle_jax.data.pictures import Pictures
 from dalle_jax.data.records import Record
+from dalle_jax.folder_lock import locked
 from dalle_jax.images.files import encode_png
 from dalle_jax.images.pixels import to_float
 from dalle_jax.pipelines.encode import Encoder, encode, encoding
@@ -36,7 +37,7 @@ def encoded(source, out, crops, process=0, processes=1):
     what = encoding(source, tokenizer(), SIDE, crops, 3)
     folder = CodeFolder(out, what, process, processes)
     encoder = Encoder(tokenizer(), source, what, 8)
-    with locked(out, process):
+    with locked(out, "encode"):
         folder.begin()
         encode(encoder, folder, folder.missing(), print)
         folder.wait_for_shards()
@@ -94,7 +95,7 @@ def check_same(out, whole):
     """The same shards, bytes and all, with nothing else left in the folder."""
     assert read_manifest(out).shards == read_manifest(whole).shards
     assert len(read_manifest(out).shards) == SHARDS
-    kept = {one.name for one in out.iterdir() if not one.name.startswith((".lock-", ".checked-"))}
+    kept = {one.name for one in out.iterdir() if not one.name.startswith(".checked-")}
     names = {shard.file for shard in read_manifest(whole).shards}
     assert kept == {*names, "manifest.json", "encoding.json", "progress"}
     assert {one.name for one in (out / "progress").iterdir()} == {f"{name}.json" for name in names}
