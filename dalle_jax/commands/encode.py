@@ -13,7 +13,7 @@ from dalle_jax.data.accounts import Accounts
 from dalle_jax.data.code_folder import CodeFolder, locked, send
 from dalle_jax.data.opening import Opening
 from dalle_jax.data.schema import Source
-from dalle_jax.parallel import hosts
+from dalle_jax.parallel import failures, hosts
 from dalle_jax.pipelines.encode import Encoder, encode, encoding
 from dalle_jax.pipelines.load import load_image_tokenizer
 from dalle_jax.runs import EncodeRun
@@ -32,19 +32,25 @@ def run(args: argparse.Namespace) -> int:
     """Encodes what is missing, and writes the manifest."""
     config: EncodeRun = load(args.config, EncodeRun, args.set)
     hosts.join()
+    with failures.shared():
+        _encode_to(config, args)
+    return 0
+
+
+def _encode_to(config: EncodeRun, args: argparse.Namespace) -> None:
+    """Encode into the folder or URL that the flags name."""
     out = hosts.together(lambda: storage.reachable(args.out))
     if not storage.is_remote(out):
         if args.work is not None:
             raise UserError(f"--work: expected none, since --out {out} is no URL and codes are made there")
         encode_source(config, out)
-        return 0
+        return
     if args.work is None:
         raise UserError(f"--out {out}: expected --work FOLDER beside a URL: codes are made there before they are sent")
     work = storage.place(args.work)
     encode_source(config, work)
     sent = hosts.together(lambda: send(Path(work), out) if hosts.is_first() else 0)
     _say(f"{out} has them too, {sent} shards sent")
-    return 0
 
 
 def encode_source(config: EncodeRun, out: Place) -> Encoder | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from dalle_jax import storage
 from dalle_jax.config.bind import load
 from dalle_jax.config.render import render
-from dalle_jax.parallel import hosts
+from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh
 from dalle_jax.runs import TrainRun
@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
     profile = None if args.profile is None else Steps.parse(args.profile)
     config: TrainRun = load(args.config, TrainRun, args.set)
     hosts.join()
-    train_stage(config, args.out or Path("runs") / Path(args.config).stem, profile)
+    with failures.shared():
+        train_stage(config, args.out or Path("runs") / Path(args.config).stem, profile)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A run in a process of its own, to be killed, interrupted or unable to save: ``child.py OUT PAUSE full|blocked|""``."""
+"""A run in its own process, to be killed, interrupted or kept from saving: ``child.py OUT PAUSE full|blocked|""``."""
 
 import dataclasses
 import resource
