@@ -70,5 +70,5 @@ setup(
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],
         "plan": ["libtpu>=0.0.42,<0.0.51"],
     },
-    entry_points={"console_scripts": ["dalle-jax = dalle_jax.__main__:main"]},
+    entry_points={"console_scripts": ["dalle-jax = dalle_jax.__main__:run_process"]},
 )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from dalle_jax import __version__
+from dalle_jax.commands.leave import leave
 from dalle_jax.commands.memory import keep_large_buffers
 from dalle_jax.commands.table import COMMANDS, Command
 from dalle_jax.config.errors import UserError
@@ -129,6 +130,16 @@ def _silence() -> None:
     os.close(nowhere)
 
 
-if __name__ == "__main__":
+def run_process() -> NoReturn:
+    """Run the command of this process's arguments and end the process with its exit code."""
     keep_large_buffers()
-    sys.exit(main())
+    try:
+        code = main()
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    leave(code)
+
+
+if __name__ == "__main__":
+    run_process()

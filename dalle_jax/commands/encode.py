@@ -13,7 +13,7 @@ from dalle_jax.data.code_folder import CodeFolder, send
 from dalle_jax.data.opening import Opening
 from dalle_jax.data.schema import Source
 from dalle_jax.folder_lock import locked
-from dalle_jax.parallel import hosts
+from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.agreement import require_same_config
 from dalle_jax.pipelines.encode import Encoder, encode, encoding
 from dalle_jax.pipelines.load import load_image_tokenizer
@@ -33,13 +33,20 @@ def run(args: argparse.Namespace) -> int:
     """Encodes what is missing, and writes the manifest."""
     config: EncodeRun = load(args.config, EncodeRun, args.set)
     hosts.join()
-    require_same_config(render(config, per_host=False))
+    with failures.shared():
+        require_same_config(render(config, per_host=False))
+        _encode_to(config, args)
+    return 0
+
+
+def _encode_to(config: EncodeRun, args: argparse.Namespace) -> None:
+    """Encode into the folder or URL that the flags name."""
     out = hosts.together(lambda: storage.reachable(args.out))
     if not storage.is_remote(out):
         if args.work is not None:
             raise UserError(f"--work: expected none, since --out {out} is no URL and codes are made there")
         encode_source(config, out)
-        return 0
+        return
     if args.work is None:
         raise UserError(f"--out {out}: expected --work FOLDER beside a URL: codes are made there before they are sent")
     work = storage.place(args.work)
@@ -47,7 +54,6 @@ def run(args: argparse.Namespace) -> int:
         encode_source(config, work)
         sent = hosts.together(lambda: send(Path(work), out) if hosts.is_first() else 0)
     _say(f"{out} has them too, {sent} shards sent")
-    return 0
 
 
 def encode_source(config: EncodeRun, out: Place) -> Encoder | None:

@@ -7,7 +7,7 @@ from dalle_jax import storage
 from dalle_jax.config.bind import load
 from dalle_jax.config.render import render
 from dalle_jax.folder_lock import locked
-from dalle_jax.parallel import hosts
+from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.agreement import require_same_config
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh
@@ -35,8 +35,9 @@ def run(args: argparse.Namespace) -> int:
     profile = None if args.profile is None else Steps.parse(args.profile)
     config: TrainRun = load(args.config, TrainRun, args.set)
     hosts.join()
-    require_same_config(render(config, per_host=False))
-    train_stage(config, args.out or Path("runs") / Path(args.config).stem, profile)
+    with failures.shared():
+        require_same_config(render(config, per_host=False))
+        train_stage(config, args.out or Path("runs") / Path(args.config).stem, profile)
     return 0
 
 

@@ -156,6 +156,8 @@ class Checkpoints:
 
         context = ocp.Context()
         context.asynchronous.post_finalization_callback = commit
+        # Created in the background, a folder that cannot be created leaves threads that wait for it for 20 minutes.
+        context.asynchronous.create_directories_asynchronously = False
         return context
 
     def _check_room(self, step: int, state: State) -> None:

@@ -1,4 +1,4 @@
-"""A run in a process of its own, to be killed, interrupted or short of disk: ``child.py OUT PAUSE full|""``."""
+"""A run in its own process, to be killed, interrupted or kept from saving: ``child.py OUT PAUSE full|blocked|""``."""
 
 import dataclasses
 import resource
@@ -33,13 +33,17 @@ class SlowLines(Lines):
     """Takes its time from step 12 on, so that there is a moment at which to be killed."""
 
     pause: float = 0.0
-
-    full: bool = False
+    fails: str = ""
 
     def batch(self, step: int, rows: Any) -> dict[str, list[Any]]:
-        if self.full and step == 12:
+        if self.fails and step == 12:
             wait_for_checkpoint(10)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+            if self.fails == "full":
+                resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+            else:  # a file in place of the folder, so that the next checkpoint's folder cannot be created
+                folder = Path(sys.argv[1]) / "checkpoints"
+                folder.rename(folder.with_name("moved"))
+                folder.touch()
         time.sleep(self.pause if step >= 12 else 0.0)
         return super().batch(step, rows)
 
@@ -50,9 +54,9 @@ def wait_for_checkpoint(step: int) -> None:
 
 
 if __name__ == "__main__":
-    data = SlowLines(pause=float(sys.argv[2]), full=sys.argv[3] == "full")
+    data = SlowLines(pause=float(sys.argv[2]), fails=sys.argv[3])
     # Figures only at the end, so that a full disk is met by a checkpoint first.
-    trainer = dataclasses.replace(TRAINER, log_every=20) if data.full else TRAINER
+    trainer = dataclasses.replace(TRAINER, log_every=20) if data.fails else TRAINER
     try:
         result = train(TASK, data, trainer, layout(), sys.argv[1], "trainer.steps = 20\n")
     except UserError as error:

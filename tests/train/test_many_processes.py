@@ -23,7 +23,9 @@ MANY = Path(__file__).with_name("many.py")
 WAIT = 150
 
 
-def start(out: Path, mesh: tuple[int, int, int], processes: int, pause: float = 0.0) -> list[subprocess.Popen]:
+def start(
+    out: Path, mesh: tuple[int, int, int], processes: int, pause: float = 0.0, fails: int = -1
+) -> list[subprocess.Popen]:
     """The processes of a run on eight devices in all."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -39,7 +41,7 @@ def start(out: Path, mesh: tuple[int, int, int], processes: int, pause: float = 
             "XLA_FLAGS": flags,
             "JAX_PLATFORMS": "cpu",
         }
-        arguments = [str(out), *map(str, mesh), str(pause)]
+        arguments = [str(out), *map(str, mesh), str(pause), str(fails)]
         command = [sys.executable, str(MANY), *arguments]
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, env=os.environ | known, text=True, stdout=pipe, stderr=pipe))
@@ -117,6 +119,19 @@ def test_any_number_of_processes_on_another_mesh_goes_on_with_the_same_losses(al
     np.testing.assert_allclose(losses(tmp_path / "run")[20], losses(alone)[20], rtol=1e-5)
 
 
+@pytest.mark.parametrize("fails", [0, 1])
+def test_an_error_of_one_process_ends_both_with_its_code_and_its_reason(tmp_path, fails):
+    started = start(tmp_path / "run", (2, 2, 2), 2, fails=fails)
+    try:
+        said = [process.communicate(timeout=WAIT)[1] for process in started]  # each waited for the other for 300 s
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [2, 2], said
+    assert "its disk is gone" in said[fails].splitlines()
+    assert said[1 - fails].endswith(f"dalle-jax: error: process {fails} ended the run: its disk is gone\n")
+
+
 def test_a_process_that_never_arrives_is_one_line_in_bounded_time(tmp_path):
     known = {
         "DALLE_JAX_COORDINATOR": "127.0.0.1:1",
@@ -127,7 +142,7 @@ def test_a_process_that_never_arrives_is_one_line_in_bounded_time(tmp_path):
     }
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, str(MANY), str(tmp_path / "run"), "1", "1", "1", "0"], env=os.environ | known, text=True,
+        [sys.executable, str(MANY), str(tmp_path / "run"), "1", "1", "1", "0", "-1"], env=os.environ | known, text=True,
         capture_output=True, timeout=WAIT,
     )  # fmt: skip
     assert done.returncode == 2

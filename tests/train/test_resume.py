@@ -46,8 +46,8 @@ def stopped(failed, tmp_path):
     return Path(shutil.copytree(failed, tmp_path / "run"))
 
 
-def start_child(out, pause, full=""):
-    command = [sys.executable, str(Path(__file__).with_name("child.py")), str(out), str(pause), full]
+def start_child(out, pause, fails=""):
+    command = [sys.executable, str(Path(__file__).with_name("child.py")), str(out), str(pause), fails]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     deadline = time.monotonic() + 120
     while not (out / "checkpoints" / "10").is_dir():
@@ -192,7 +192,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path):
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_leaves_old_checkpoints_whole(tmp_path, never_stopped):
-    child = start_child(tmp_path / "run", pause=0.1, full="full")
+    child = start_child(tmp_path / "run", pause=0.1, fails="full")
     _, err = child.communicate(timeout=60)
     assert child.returncode == 2
     which = r"could not save .* whole ones there: 5, 10$|cannot write .*goodput\.jsonl: "
@@ -200,6 +200,13 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_old_checkpoints_whole(tmp_
     resumed = run(tmp_path / "run")
     assert resumed.start == 10
     assert leaves(resumed.state) == leaves(never_stopped.state)
+
+
+def test_a_save_that_cannot_begin_ends_the_process(tmp_path):
+    command = [sys.executable, str(Path(__file__).with_name("child.py")), str(tmp_path / "run"), "0", "blocked"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)  # threads of Orbax waited for 1,200 s
+    assert done.returncode == 2
+    assert re.search(r"could not save .*checkpoint.*Not a directory.* there: none$", done.stderr.splitlines()[-1])
 
 
 def test_a_disk_without_room_for_a_checkpoint_is_told_before_anything_is_written(tmp_path, monkeypatch):

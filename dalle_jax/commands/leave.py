@@ -1,0 +1,31 @@
+"""The end of the process: after an error it comes within seconds, even if threads or exit handlers still wait."""
+
+import os
+import sys
+import threading
+from typing import NoReturn
+
+GRACE_SECONDS = 5.0
+"""Time after an error for threads and exit handlers to end by themselves."""
+
+
+def leave(code: int) -> NoReturn:
+    """Exit with ``code``; if it is not 0, exit within ``GRACE_SECONDS``.
+
+    Python joins every non-daemon thread before it exits, and ``jax.distributed`` waits for the run's other processes.
+    After an error these may wait for minutes: for a file that is never written, or for this process.
+    """
+    if code != 0:
+        end = threading.Timer(GRACE_SECONDS, _end, [code])
+        end.daemon = True
+        end.start()
+    sys.exit(code)
+
+
+def _end(code: int) -> None:
+    """Name the threads that still wait, and exit without them. Python's streams may be locked, so bypass them."""
+    waiting = [one.name for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+    names = ", ".join(waiting[:5]) + (f" and {len(waiting) - 5} more" if len(waiting) > 5 else "")
+    what = f"the threads {names}" if waiting else "Python's exit handlers"
+    os.write(2, f"dalle-jax: exits without waiting longer than {GRACE_SECONDS:g} s for {what}\n".encode())
+    os._exit(code)

@@ -1,0 +1,48 @@
+"""Processes that end, or would not: each of these waited for ever or for its threads when Python alone ended it."""
+
+import subprocess
+import sys
+
+import pytest
+
+LIMIT = 100
+"""Seconds after which a process counts as hung."""
+
+WAITS = "import threading; threading.Thread(target=threading.Event().wait, name='endless').start()\n"
+
+
+def end(code: str, *arguments: str) -> tuple[int, str, str]:
+    """The exit code, the output and the errors of a process that runs ``code``."""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("code", [1, 2, 75, 130])
+def test_an_error_ends_the_process_with_its_code_while_a_thread_still_waits(code):
+    ended = end(WAITS + f"from dalle_jax.commands.leave import leave; print('last words'); leave({code})")
+    assert ended[:2] == (code, "last words\n")
+    assert ended[2].endswith("for the threads endless\n")
+
+
+def test_an_exit_handler_that_waits_does_not_hold_the_process_either():
+    waits = "import atexit, threading; atexit.register(threading.Event().wait)\n"
+    code, _, said = end(waits + "from dalle_jax.commands.leave import leave; leave(2)")
+    assert code == 2 and said.endswith("for Python's exit handlers\n")
+
+
+def test_a_thread_that_still_works_is_waited_for_when_all_went_well():
+    works = "import threading, time; threading.Thread(target=lambda: (time.sleep(1), print('done'))).start()\n"
+    assert end(works + "from dalle_jax.commands.leave import leave; leave(0)") == (0, "done\n", "")
+
+
+def test_bad_input_ends_the_process_with_code_2_while_a_thread_still_waits():
+    run = "from dalle_jax.__main__ import run_process; run_process()"
+    code, _, said = end(WAITS + run, "train", "no_such_file.gin")
+    assert code == 2 and said.startswith("dalle-jax: error: ") and "endless" in said
+
+
+def test_an_error_of_ours_ends_the_process_with_its_traceback_and_code_1():
+    broken = "import dalle_jax.__main__ as edge\ndef broken(argv): return 1 // 0\nedge._run = broken\n"
+    code, _, said = end(WAITS + broken + "edge.run_process()")
+    assert code == 1 and "ZeroDivisionError" in said and "in broken" in said
