@@ -29,12 +29,13 @@ from dalle_jax.train.loop import Trainer
 class Data:
     """What is trained on, and the fixed held-out examples for the figures that are printed while training.
 
-    ``pictures`` says how sources of encoded pictures become examples, and is None where there are none. ``workers`` are
-    threads that decode beside the loop; with 0 there is one that does all.
+    With ``evaluation`` None nothing is evaluated and no images are drawn while training. ``pictures`` says how sources
+    of encoded pictures become examples, and is None where there are none. ``workers`` are threads that decode beside
+    the loop; with 0 there is one that does all.
     """
 
     source: OfAny | Mixture
-    evaluation: OfAny | HeldOut
+    evaluation: OfAny | HeldOut | None
     batch_size: int
     seed: int = 0
     pictures: Pictures | None = None
@@ -81,7 +82,7 @@ class OwnData:
     """Captioned pictures of one's own for all stages of a pipeline, each of which has its own batch size."""
 
     source: OfPictures | Mixture
-    evaluation: OfPictures | HeldOut
+    evaluation: OfPictures | HeldOut | None
     pictures: Pictures
     seed: int = 0
     workers: int = 0
