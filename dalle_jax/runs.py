@@ -41,11 +41,14 @@ class Data:
     pictures: Pictures | None = None
     workers: int = 0
 
-    def open(self, folder: Place | None = None) -> Loader:
-        """Batches as the trainer asks for them; ``folder`` is the run's. All hosts call it at the same place."""
+    def open(self, folder: Place | None = None, quiet: bool = False) -> Loader:
+        """Return batches as the trainer asks for them; ``folder`` is the run's. All hosts call it at the same place.
+
+        It prints what it finds, unless ``quiet``.
+        """
 
         def say(line: str) -> None:
-            if hosts.is_first():
+            if hosts.is_first() and not quiet:
                 print(line, flush=True)
 
         return open_batches(
