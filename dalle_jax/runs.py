@@ -30,22 +30,26 @@ from dalle_jax.train.loop import Trainer
 class Data:
     """What is trained on, and the fixed held-out examples for the figures that are printed while training.
 
-    ``pictures`` says how sources of encoded pictures become examples, and is None where there are none. ``workers`` are
-    threads that decode beside the loop; with 0 there is one that does all.
+    With ``evaluation`` None nothing is evaluated and no images are drawn while training. ``pictures`` says how sources
+    of encoded pictures become examples, and is None where there are none. ``workers`` are threads that decode beside
+    the loop; with 0 there is one that does all.
     """
 
     source: OfAny | Mixture
-    evaluation: OfAny | HeldOut
+    evaluation: OfAny | HeldOut | None
     batch_size: int
     seed: int = 0
     pictures: Pictures | None = None
     workers: int = field(default=0, metadata=PER_HOST)
 
-    def open(self, folder: Place | None = None) -> Loader:
-        """Batches as the trainer asks for them; ``folder`` is the run's. All hosts call it at the same place."""
+    def open(self, folder: Place | None = None, quiet: bool = False) -> Loader:
+        """Return batches as the trainer asks for them; ``folder`` is the run's. All hosts call it at the same place.
+
+        It prints what it finds, unless ``quiet``.
+        """
 
         def say(line: str) -> None:
-            if hosts.is_first():
+            if hosts.is_first() and not quiet:
                 print(line, flush=True)
 
         return open_batches(
@@ -82,7 +86,7 @@ class OwnData:
     """Captioned pictures of one's own for all stages of a pipeline, each of which has its own batch size."""
 
     source: OfPictures | Mixture
-    evaluation: OfPictures | HeldOut
+    evaluation: OfPictures | HeldOut | None
     pictures: Pictures
     seed: int = 0
     workers: int = field(default=0, metadata=PER_HOST)

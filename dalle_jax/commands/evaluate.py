@@ -6,6 +6,7 @@ from typing import Any
 
 from dalle_jax import storage
 from dalle_jax.config.bind import load
+from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.captioned import EvaluateCaptioned, evaluate_captioned
 from dalle_jax.evaluate.report import write_metrics
 from dalle_jax.evaluate.scenes import evaluate_scenes
@@ -37,9 +38,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[dict[str, list[Any]]]:
-    """The held-out examples of a run's data, ``config.among`` at a time."""
+    """Yield the held-out examples of a run's data, ``config.among`` at a time; raise UserError where there are none."""
     assert run.data is not None
-    return run.data.of(config.among).open().evaluation_batches()
+    opened = run.data.of(config.among).open()
+    if not opened.held_out:
+        raise UserError(
+            f"data.evaluation: expected images that are held out, to measure on, got none of {opened.examples:,}; hold "
+            "some out before training, such as with data.evaluation = @HeldOut and data.evaluation.count = 1"
+        )
+    return opened.evaluation_batches()
 
 
 def _figures(pipeline: Pipeline, run: EvaluateRun) -> dict[str, Any]:

@@ -37,6 +37,13 @@ def run(args: argparse.Namespace) -> int:
 
 def train_text_tokenizer(config: TextTokenizerRun, out: Place) -> Coverage:
     """Trains on the captions of the source's first pictures and writes ``out``, whole or not at all."""
+    model, coverage = text_model(config)
+    write_bytes(out, model)
+    return coverage
+
+
+def text_model(config: TextTokenizerRun) -> tuple[bytes, Coverage]:
+    """Train on the captions of the source's first images; return the model and how well it fits them."""
     bad: list[BadRecord] = []
     captions = list(read_captions(config.source, config.captions, bad, config.blend, config.held_out))
     if not captions:
@@ -45,6 +52,5 @@ def train_text_tokenizer(config: TextTokenizerRun, out: Place) -> Coverage:
     if bad:
         print(f"{len(bad)} records could not be read, such as {bad[0]}")
     model = train_sentencepiece(captions, config.vocabulary, config.algorithm, config.seed, config.lower)
-    write_bytes(out, model)
     measured = captions[:: -(-len(captions) // MEASURED)]
-    return measure(model, measured, config.text_length, config.dropout, config.seed)
+    return model, measure(model, measured, config.text_length, config.dropout, config.seed)

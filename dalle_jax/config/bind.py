@@ -23,16 +23,17 @@ ROOT = "run"
 """The name of the slot that the whole run stands in."""
 
 
-def load(path: str | Path, root: type[T] | Any, sets: Sequence[str] = ()) -> T:
+def load(path: str | Path, root: type[T] | Any, sets: Sequence[str] = (), within: str = "") -> T:
     """Read a config file as the dataclass ``root``, or one of a union of them.
 
     A file that is not there is looked for among the package's configs. ``sets`` are bindings as ``--set`` takes them
-    (``"trainer.steps=10"``), applied after the file. Raises one ``UserError`` with a line for everything that is wrong.
+    (``"trainer.steps=10"``), applied after the file; ``within`` (``"stages.clip."``) is the prefix that their names may
+    have where the config is a part of another. Raises one ``UserError`` with a line for everything that is wrong.
     """
     source = Source(Problems())
     found = find(path)
     source.file(found)
-    return _bind(source, root, sets, str(found))
+    return _bind(source, root, sets, str(found), within)
 
 
 def loads(
@@ -51,11 +52,11 @@ def loads(
     return _bind(source, root, sets, name)
 
 
-def _bind(source: Source, root: Any, sets: Sequence[str], name: str) -> Any:
+def _bind(source: Source, root: Any, sets: Sequence[str], name: str, within: str = "") -> Any:
     if source.problems.incomplete and not source.statements:
         source.problems.raise_if_any()
     for one in sets:
-        source.set(one)
+        source.set(one, within)
     tree = Tree(None)
     for binding in bindings(source):
         tree.add(binding)

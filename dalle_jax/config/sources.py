@@ -48,10 +48,10 @@ class Source:
             else:
                 self._add(statement)
 
-    def set(self, argument: str) -> None:
-        """Add one ``--set`` of the form ``name=value``."""
+    def set(self, argument: str, within: str = "") -> None:
+        """Add one ``--set`` of the form ``name=value``; a name may begin with ``within``, the place of this config."""
         name, equals, value = argument.partition("=")
-        name = name.strip()
+        name = name.strip().removeprefix(within)
         where = Where(f"--set {argument if len(argument) <= 60 else argument[:57] + '...'}", 0)
         if not equals or not _PATH.fullmatch(name):
             self.problems.add(where, "expected name=value, as in --set trainer.steps=10")

@@ -18,7 +18,7 @@ class HeldOut:
 
     Which ones depends on their keys and ``seed`` alone: on no order, no other record's bytes and no other setting.
     With a count they are those whose keys come first by chance; with a share each key decides for itself, so that
-    records that are added later move none from one side to the other.
+    records that are added later move none from one side to the other. A count or share of 0 holds nothing out.
     """
 
     count: int | None = None
@@ -28,10 +28,10 @@ class HeldOut:
     def __post_init__(self) -> None:
         if (self.count is None) == (self.share is None):
             raise ValueError(f"expected either a count or a share, got count {self.count} and share {self.share}")
-        if self.count is not None and self.count < 1:
-            raise ValueError(f"count: expected at least 1, got {self.count}")
-        if self.share is not None and not 0 < self.share < 1:
-            raise ValueError(f"share: expected more than 0 and less than 1, got {self.share}")
+        if self.count is not None and self.count < 0:
+            raise ValueError(f"count: expected at least 0, got {self.count}")
+        if self.share is not None and not 0 <= self.share < 1:
+            raise ValueError(f"share: expected at least 0 and less than 1, got {self.share}")
 
     def chosen(self, keys: Sequence[str]) -> np.ndarray:
         """Whether each of the records with those keys is held out: bool [N]."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from grain.experimental import index_shuffle
 
+from dalle_jax.arrays import CANDIDATE, COUNTED
 from dalle_jax.config.errors import UserError
 from dalle_jax.data import accounts
 from dalle_jax.data.accounts import Accounts
@@ -20,7 +21,7 @@ from dalle_jax.data.draws import draw
 from dalle_jax.data.mixture import Mixed, Pattern
 from dalle_jax.data.schema import EpochSource, Example, Source
 
-VERSION = 2
+VERSION = 3
 """Goes up whenever the same sources, seed and batch size would give other batches."""
 
 
@@ -49,11 +50,6 @@ class Loader:
             raise UserError(f"expected a batch size of at least 1, got {batch_size}")
         if not 0 <= seed < 2**32:
             raise UserError(f"expected a data seed of 0 to {2**32 - 1}, got {seed}")
-        if evaluation_source is not None and len(evaluation_source) < batch_size:
-            raise UserError(
-                f"expected at least one batch of {batch_size} evaluation examples, got {len(evaluation_source)}: "
-                "lower the batch size or give more"
-            )
         if workers < 0:
             raise UserError(f"expected at least 0 data workers, got {workers}")
         self._source = source
@@ -78,11 +74,34 @@ class Loader:
         first = step * self._batch_size
         return self._made(self._load, [first + row for row in self._all(rows)])
 
+    @property
+    def examples(self) -> int:
+        """The number of training examples."""
+        return len(self._source)
+
+    @property
+    def held_out(self) -> int:
+        """The number of evaluation examples, 0 without an evaluation."""
+        return 0 if self._evaluation_source is None else len(self._evaluation_source)
+
     def evaluation_batches(self, rows: Sequence[int] | None = None) -> Iterator[dict[str, list[Any]]]:
-        """``rows`` of each batch of the evaluation examples, always the same; a last partial batch is left out."""
-        source = self._evaluation_source
-        for start in range(0, 0 if source is None else len(source) - self._batch_size + 1, self._batch_size):
-            yield self._made(self._held_out, [start + row for row in self._all(rows)])
+        """Yield every evaluation example once, always in the same order.
+
+        Without ``rows`` the last batch is as small as what is left. With ``rows`` every batch has those rows, and the
+        last is filled up with examples from the beginning. Then all batches say of each row whether it is ``COUNTED``
+        (arrays.py), and whether it is a ``CANDIDATE``: the first row of its example in this batch.
+        """
+        count, size = self.held_out, self._batch_size
+        for start in range(0, count, size):
+            if rows is None:
+                yield self._made(self._held_out, list(range(start, min(start + size, count))))
+                continue
+            places = [start + row for row in rows]
+            batch = self._made(self._held_out, [place % count for place in places])
+            if count % size:
+                batch[COUNTED] = [place < count for place in places]
+                batch[CANDIDATE] = [place < count + start for place in places]
+            yield batch
 
     def stop_together(self) -> None:
         """Raises the same ``UserError`` on all hosts where too many records were bad; all call it at the same step."""

@@ -96,6 +96,11 @@ class Opening:
         use = f"{int((~held).sum()):,} to use" + (f", {int(held.sum()):,} held out" if held_out is not None else "")
         told = f"bad: {summary(before.content(), 'bad')}; left out: {summary(before.content(), 'dropped')}"
         self._say(f"data.{name}: {total:,} records, {use}" + (f"; {told}" if surveyed else ""))
+        if held.any() and held.all():
+            raise UserError(
+                f"data.evaluation: expected some of data.{name} to be left to train on, got all {len(held):,} held "
+                "out; hold out fewer, or nothing with data.evaluation = None"
+            )
         if len(source) == 0:
             raise UserError(f"data.{name}: expected records that can be used, got none of {total:,} ({told})")
         return source, kept
@@ -117,7 +122,7 @@ class Opening:
 
 def open_batches(
     source: Openable | Mixture,
-    evaluation: Openable | HeldOut,
+    evaluation: Openable | HeldOut | None,
     batch_size: int,
     seed: int,
     pictures: Pictures | None,
@@ -131,7 +136,7 @@ def open_batches(
     """
     opening = Opening(pictures, workers, folder, say)
     examples: Any
-    held: Source | None
+    held: Source | None = None
     held_out = evaluation if isinstance(evaluation, HeldOut) else None
     if isinstance(source, Mixture):
         parts = [opening.examples(one, f"source.{name}", held_out) for name, one in source.sources().items()]
@@ -139,6 +144,14 @@ def open_batches(
         held = Joined([kept for _, kept in parts if kept is not None]) if held_out is not None else None
     else:
         examples, held = opening.examples(source, "source", held_out)
-    if not isinstance(evaluation, HeldOut):
+    if evaluation is not None and not isinstance(evaluation, HeldOut):
         held, _ = opening.examples(evaluation, "evaluation")
-    return Loader(examples, held, batch_size, seed, workers, opening.finish())
+    loader = Loader(examples, held, batch_size, seed, workers, opening.finish())
+    if not loader.held_out:
+        say("data.evaluation: no images are held out, so nothing is evaluated and no images are drawn while training")
+    if batch_size > loader.examples:
+        say(
+            f"data.batch_size: {batch_size} with {loader.examples:,} images to train on, so images come several times "
+            "in a batch"
+        )
+    return loader

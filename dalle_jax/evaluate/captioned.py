@@ -6,12 +6,12 @@ the first five (CLIP, arXiv 2103.00020, section 3)?
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from dalle_jax.arrays import Float
+from dalle_jax.arrays import Float, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.reconstruction import Reconstruction, measure_reconstruction
 from dalle_jax.evaluate.report_data import Candidate, Figure, ReconstructedPicture, Sample, SampleGroup
@@ -23,9 +23,10 @@ TOP = (1, 5)
 
 @dataclass(frozen=True)
 class EvaluateCaptioned:
-    """The first ``captions`` of the held-out pictures are drawn with ``drawing``; ``shown`` stand in the report.
+    """The first ``captions`` of the held-out images are drawn with ``drawing``; ``shown`` stand in the report.
 
-    Captions are found for pictures among ``among`` at a time; held-out pictures beyond a multiple of it are left out.
+    Captions are found for images among ``among`` at a time, or among all where fewer images are held out. ``captions``
+    and ``shown`` are lowered to the number of held-out images.
     """
 
     drawing: Drawing
@@ -51,7 +52,19 @@ class CaptionedFindings:
     figures: tuple[Figure, ...]
 
 
-def retrieved_among(similarity: Float[np.ndarray, "n n"], captions: list[str], top: int) -> Float[np.ndarray, " n"]:
+def fitted(config: EvaluateCaptioned, held_out: int) -> tuple[EvaluateCaptioned, list[str]]:
+    """Lower ``captions`` and ``shown`` to the number of held-out images; return a line for each that was."""
+    wanted = {"captions": config.captions, "shown": config.shown}
+    fitting = {name: min(value, held_out) for name, value in wanted.items()}
+    said = [
+        f"evaluation.{name}: {value} lowered to {held_out}, since so many images are held out"
+        for name, value in wanted.items()
+        if value > held_out
+    ]
+    return replace(config, captions=fitting["captions"], shown=fitting["shown"]), said
+
+
+def retrieved_among(similarity: Float[np.ndarray, "n m"], captions: list[str], top: int) -> Float[np.ndarray, " n"]:
     """Whether for picture i (row) a caption that reads as its own is among the ``top`` most similar: 0 or 1 each."""
     best = np.argsort(-similarity, axis=1, kind="stable")[:, :top]
     return np.array([any(captions[j] == captions[i] for j in row) for i, row in enumerate(best)], float)
@@ -60,24 +73,21 @@ def retrieved_among(similarity: Float[np.ndarray, "n n"], captions: list[str], t
 def evaluate_captioned(
     pipeline: Pipeline, config: EvaluateCaptioned, batches: Iterable[dict[str, list[Any]]], say: Callable[[str], None]
 ) -> CaptionedFindings:
-    """Measures on ``batches`` of ``config.among`` held-out examples each (data/loader.py); needs a CLIP."""
-    pictures, captions = [], []
-    found: dict[int, list[np.ndarray]] = {top: [] for top in TOP}
+    """Measure on ``batches`` of held-out examples, at least one (data/loader.py); needs a CLIP."""
+    pictures: list[np.ndarray] = []
+    captions: list[str] = []
     for batch in batches:
         pixels = np.stack(batch["image"])
         if pixels.shape[1:3] != (pipeline.side, pipeline.side):
             raise UserError(f"expected held-out pictures of {pipeline.side} px, the model's, got {pixels.shape[1:3]}")
-        similarity = pipeline.similarity(pixels, batch["caption"])
-        for top in TOP:
-            found[top].append(retrieved_among(similarity, batch["caption"], top))
         pictures.append(pixels)
         captions += batch["caption"]
-    if len(captions) < config.captions:
-        raise UserError(
-            f"evaluation.captions: expected at most {len(captions)}, the held-out pictures there are, "
-            f"got {config.captions}"
-        )
+    config, lowered = fitted(config, len(captions))
+    for line in lowered:
+        say(line)
     originals = np.concatenate(pictures)
+    among = min(config.among, len(captions))
+    found = _retrieved(pipeline, originals, captions, among)
     copies = pipeline.reconstruct(originals)
     reconstruction = measure_reconstruction(originals, copies)
     say(f"reconstruction {reconstruction.psnr:.1f} dB over {len(originals)} held-out pictures")
@@ -86,35 +96,60 @@ def evaluate_captioned(
     other = pipeline.nats(originals, [captions[i] for i in shuffled])
     drawn = pipeline.draw(config.drawing.requests(tuple(captions[: config.captions]), config.seed))
     figures = (
-        _figure("clip.retrieval_top1", "CLIP finds the caption", found[1], f"of a held-out picture, of {config.among}"),
-        _figure("clip.retrieval_top5", "… among its first five", found[5], f"of a held-out picture, of {config.among}"),
+        _figure("clip.retrieval_top1", "CLIP finds the caption", found[1], f"of a held-out picture, of {among}"),
+        _figure("clip.retrieval_top5", "… among its first five", found[5], f"of a held-out picture, of {among}"),
         Figure("transformer.image_nll", "Nats per code", float(nats.mean()), "nats", "given the picture’s caption"),
         Figure("transformer.image_nll_other", "… another’s caption", float(other.mean()), "nats", "captions exchanged"),
         *_agreement(pipeline, drawn, captions[: config.among]),
     )
     for figure in figures:
-        say(f"{figure.label}: {figure.value:.4g}")
+        say(f"{figure.label}: " + ("not measured" if figure.value is None else f"{figure.value:.4g}"))
     shown = [ReconstructedPicture(originals[i], copies[i], captions[i]) for i in range(config.shown)]
-    return CaptionedFindings(reconstruction, tuple(shown), _group(drawn[: config.shown]), figures)
+    group = _group("Captions of held-out pictures", drawn[: config.shown])
+    return CaptionedFindings(reconstruction, tuple(shown), group, figures)
 
 
-def _figure(path: str, label: str, outcomes: list[np.ndarray], note: str) -> Figure:
-    return Figure(path, label, float(np.concatenate(outcomes).mean()), "percent", note)
+def draw_trained_captions(pipeline: Pipeline, config: EvaluateCaptioned, captions: list[str]) -> SampleGroup:
+    """Draw captions of the training images, for a report where no images are held out."""
+    drawn = pipeline.draw(config.drawing.requests(tuple(captions), config.seed))
+    return _group("Captions of images that were trained on, since none are held out", drawn)
+
+
+def _retrieved(
+    pipeline: Pipeline, images: UInt8[np.ndarray, "N H W 3"], captions: list[str], among: int
+) -> dict[int, Float[np.ndarray, " N"] | None]:
+    """Return for each of ``TOP`` whether each image's caption is found; None where it is one of so few anyway.
+
+    The last images are compared with captions of the first too, so that every image has ``among`` captions.
+    """
+    found: dict[int, list[np.ndarray]] = {top: [] for top in TOP if top < among}
+    for start in range(0, len(captions), among):
+        own = range(start, min(start + among, len(captions)))
+        texts = [captions[i] for i in (*own, *range(among - len(own)))]
+        similarity = pipeline.similarity(images[own.start : own.stop], texts)
+        for top, outcomes in found.items():
+            outcomes.append(retrieved_among(similarity, texts, top))
+    return {top: np.concatenate(found[top]) if top in found else None for top in TOP}
+
+
+def _figure(path: str, label: str, outcomes: np.ndarray | None, note: str) -> Figure:
+    return Figure(path, label, None if outcomes is None else float(outcomes.mean()), "percent", note)
 
 
 def _agreement(pipeline: Pipeline, drawn: list[Drawn], captions: list[str]) -> tuple[Figure, ...]:
-    """Of drawn pictures: does CLIP find the caption that they were drawn for among those of others?"""
+    """Return how often CLIP finds the caption that an image was drawn for among others; of one caption, nothing."""
     figures = []
     for name, label, pick in (("first", "Drawn, first candidate", False), ("chosen", "Drawn, CLIP’s choice", True)):
         pictures = np.stack([one.candidates[one.chosen[0] if pick else 0] for one in drawn])
         similarity = pipeline.similarity(pictures, captions)
-        right = [captions[int(row.argmax())] == one.prompt for row, one in zip(similarity, drawn, strict=True)]
+        best = similarity.argmax(axis=1)
+        right = np.array([captions[i] == one.prompt for i, one in zip(best, drawn, strict=True)])
         note = f"CLIP finds its caption, of {len(captions)}"
-        figures.append(Figure(f"drawn.{name}_found", label, float(np.mean(right)), "percent", note))
+        figures.append(_figure(f"drawn.{name}_found", label, right if len(captions) > 1 else None, note))
     return tuple(figures)
 
 
-def _group(drawn: list[Drawn]) -> SampleGroup:
+def _group(title: str, drawn: list[Drawn]) -> SampleGroup:
     samples = []
     for one in drawn:
         scores = one.candidate_scores
@@ -123,4 +158,4 @@ def _group(drawn: list[Drawn]) -> SampleGroup:
             for i in (0, one.chosen[0])
         )
         samples.append(Sample(one.prompt, first, chosen, len(one.candidates)))
-    return SampleGroup("Captions of held-out pictures", tuple(samples))
+    return SampleGroup(title, tuple(samples))

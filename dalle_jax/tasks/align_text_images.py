@@ -12,14 +12,14 @@ import numpy as np
 from flax import nnx
 
 from dalle_jax import storage
-from dalle_jax.arrays import Array, Bool, Float, Key
+from dalle_jax.arrays import CANDIDATE, COUNTED, Array, Bool, Float, Key
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.contrastive import contrastive, retrieved, same_meaning, sigmoid
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.clip_resnet import ResNetConfig
 from dalle_jax.pipelines.load import ModelFile, load_image_tokenizer
-from dalle_jax.tasks.batches import pixel_rows, pixel_spec, text_spec
+from dalle_jax.tasks.batches import pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.captions import Captions, check_vocabulary
 from dalle_jax.train.task import (
     Batch,
@@ -148,16 +148,23 @@ class AlignTextImages:
         return loss, sums
 
     def _contrast(
-        self, module: Clip, image: Float[Array, "B E"], text: Float[Array, "B E"], same: Bool[Array, "B B"]
+        self,
+        module: Clip,
+        image: Float[Array, "B E"],
+        text: Float[Array, "B E"],
+        same: Bool[Array, "B B"],
+        counted: Bool[Array, " B"] | None = None,
+        candidates: Bool[Array, " B"] | None = None,
     ) -> Float[Array, ""]:
         if module.bias is None:
-            return contrastive(image, text, module.logit_scale, same)
-        return sigmoid(image, text, module.logit_scale, module.bias[...], same)
+            return contrastive(image, text, module.logit_scale, same, counted, candidates)
+        return sigmoid(image, text, module.logit_scale, module.bias[...], same, counted, candidates)
 
     def evaluate(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
         """Retrieval within the batch, through the tokenizer where there is one: is the caption found for the picture?
 
-        A caption that says the same as the right one counts as right.
+        A caption that says the same as the right one counts as right. In a batch that was filled up, the rows that are
+        not counted are still what the others are told apart from, each example once.
         """
         del key
         pixels = to_float(batch["pixels"])
@@ -165,12 +172,11 @@ class AlignTextImages:
             pixels = frozen.decode(frozen.encode(pixels))
         image, text = module.encode_image(pixels), module.encode_text(batch["text"])
         same = same_meaning(batch["text"], batch["meaning"])  # [B B]
-        right = retrieved(image, text, same)[0]  # [B]
-        loss = self._contrast(module, image, text, same)
-        return {
-            "retrieval_top1": (jnp.sum(right), jnp.asarray(right.size, jnp.float32)),
-            "loss": (loss, jnp.ones(())),
-        }
+        counted, candidates = batch.get(COUNTED), batch.get(CANDIDATE)  # [B] each, or None
+        right = retrieved(image, text, same, candidates)[0]  # [B]
+        loss = self._contrast(module, image, text, same, counted, candidates)
+        weight = jnp.ones(()) if counted is None else jnp.sum(counted, dtype=jnp.float32)
+        return {"retrieval_top1": summed(right.astype(jnp.float32), batch), "loss": (loss * weight, weight)}
 
     def pictures(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""]) -> None:
         """CLIP draws nothing."""

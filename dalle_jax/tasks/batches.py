@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dalle_jax.arrays import COUNTED, Array, Float
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.resize import centre_square
+from dalle_jax.train.task import Batch
 
 
 def pixel_rows(images: list[np.ndarray], size: int) -> np.ndarray:
@@ -42,3 +44,12 @@ def code_rows(examples: dict[str, list[Any]], grid: tuple[int, int], codebook_si
                 f"gives {len(row)} from {row.min()} to {row.max()}"
             )
     return np.stack(rows).astype(np.int32)
+
+
+def summed(values: Float[Array, "B ..."], batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Return the sum of the values and their number, without the rows of a filled-up batch that are not COUNTED."""
+    if COUNTED not in batch:
+        return jnp.sum(values), jnp.asarray(values.size, jnp.float32)
+    counted = batch[COUNTED][: values.shape[0]].reshape(-1, *(1,) * (values.ndim - 1))  # [B 1 ...]
+    each = math.prod(values.shape[1:])
+    return jnp.sum(jnp.where(counted, values, 0.0)), jnp.sum(counted, dtype=jnp.float32) * each

@@ -22,7 +22,7 @@ from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.pipelines.load import ModelFile, build, load_image_tokenizer
 from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
-from dalle_jax.tasks.batches import code_rows, pixel_rows, pixel_spec, text_spec
+from dalle_jax.tasks.batches import code_rows, pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.captions import Captions, check_vocabulary
 from dalle_jax.train.task import Batch, Objective, Seed, Sums
 
@@ -128,7 +128,7 @@ class GenerateCodes:
         image, words = self._likelihoods(module, frozen, batch, text, dropout_key)
         loss = dalle_loss(words, image, text_weight=self.text_weight)
         guessing = math.log(self.model.codebook_size)
-        sums = _sums(image, words) | {"loss": (loss, jnp.ones(()))}
+        sums = _sums(image, words, batch) | {"loss": (loss, jnp.ones(()))}
         return loss, sums | {"image_nll_of_uniform": (jnp.sum(image) / guessing, sums["image_nll"][1])}
 
     def _codes(self, frozen: Any, batch: Batch) -> Int[Array, "B I"]:
@@ -149,7 +149,7 @@ class GenerateCodes:
     def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
         """Nats per code (and per text token) on held-out pictures with their captions, and what guidance can do."""
         del key
-        sums = _sums(*self._likelihoods(module, frozen, batch, batch["text"], None))
+        sums = _sums(*self._likelihoods(module, frozen, batch, batch["text"], None), batch)
         return sums | (self._guidance_effect(module, frozen, batch) if self.blank_captions else {})
 
     def _guidance_effect(self, module: Any, frozen: Any, batch: Batch) -> Sums:
@@ -163,7 +163,7 @@ class GenerateCodes:
         with_text, without = jnp.split(module(text, jnp.concatenate([codes, codes])).image, 2)  # [n I K] each
         moved = with_text - without
         moved = jnp.abs(moved - moved.mean(axis=-1, keepdims=True))
-        return {"guidance_effect": (jnp.sum(moved), jnp.asarray(moved.size, jnp.float32))}
+        return {"guidance_effect": summed(moved, batch)}
 
     def pictures(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"] | None:
         """One sample for each of the first captions, always with the same keys; None with nothing to decode them."""
@@ -194,9 +194,9 @@ def check_codes(
         )
 
 
-def _sums(image: Float[Array, "B I"], text: Float[Array, "B T"] | None) -> Sums:
-    """Nats per code and per text token, as sums with their counts."""
-    sums: Sums = {"image_nll": (jnp.sum(image), jnp.asarray(image.size, jnp.float32))}
+def _sums(image: Float[Array, "B I"], text: Float[Array, "B T"] | None, batch: Batch) -> Sums:
+    """Return the nats per code and per text token, as sums with their counts."""
+    sums: Sums = {"image_nll": summed(image, batch)}
     if text is not None:
-        sums["text_nll"] = (jnp.sum(text), jnp.asarray(text.size, jnp.float32))
+        sums["text_nll"] = summed(text, batch)
     return sums

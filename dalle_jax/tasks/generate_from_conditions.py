@@ -18,7 +18,7 @@ from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.llamagen import ByCaption, ByClass, LlamaGen, LlamaGenConfig
 from dalle_jax.pipelines.conditions import class_rows, feature_rows
 from dalle_jax.pipelines.load import ModelFile
-from dalle_jax.tasks.batches import code_rows, text_spec
+from dalle_jax.tasks.batches import code_rows, summed, text_spec
 from dalle_jax.train.task import Batch, Objective, Seed, Sums
 
 
@@ -89,12 +89,12 @@ class GenerateFromConditions:
         logits = module(condition, batch["codes"], dropout_key=dropout_key)
         nats = cross_entropy(logits.image, batch["codes"])
         loss = nats.mean()
-        return loss, _sums(nats) | {"loss": (loss, jnp.ones(()))}
+        return loss, _sums(nats, batch) | {"loss": (loss, jnp.ones(()))}
 
     def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
         """Nats per code of held-out pictures."""
         del frozen, key
-        return _sums(cross_entropy(module(batch["condition"], batch["codes"]).image, batch["codes"]))
+        return _sums(cross_entropy(module(batch["condition"], batch["codes"]).image, batch["codes"]), batch)
 
     def pictures(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> None:
         """None: there is nothing here to decode codes."""
@@ -106,5 +106,5 @@ class GenerateFromConditions:
         return {"model.gin": render(ModelFile(model=self.model, image_tokenizer=tokenizer)).encode()}
 
 
-def _sums(nats: Float[Array, "B I"]) -> Sums:
-    return {"image_nll": (jnp.sum(nats), jnp.asarray(nats.size, jnp.float32))}
+def _sums(nats: Float[Array, "B I"], batch: Batch) -> Sums:
+    return {"image_nll": summed(nats, batch)}

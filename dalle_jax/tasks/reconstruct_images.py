@@ -12,7 +12,7 @@ from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.pipelines.load import ModelFile
-from dalle_jax.tasks.batches import pixel_rows, pixel_spec
+from dalle_jax.tasks.batches import pixel_rows, pixel_spec, summed
 from dalle_jax.train.task import Batch, Seed, Sums
 
 
@@ -56,10 +56,9 @@ class ReconstructImages:
         del frozen, key
         pixels, copies = to_float(batch["pixels"]), self.tokenizer_of(module)
         squared = jnp.mean((pixels - copies.decode(copies.encode(pixels))) ** 2, axis=(1, 2, 3))  # [B]
-        count = jnp.asarray(squared.size, jnp.float32)
         return {
-            "psnr": (jnp.sum(-10.0 * jnp.log10(jnp.maximum(squared, 1e-10))), count),
-            "mse": (jnp.sum(squared), count),
+            "psnr": summed(-10.0 * jnp.log10(jnp.maximum(squared, 1e-10)), batch),
+            "mse": summed(squared, batch),
         }
 
     def pictures(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"]:

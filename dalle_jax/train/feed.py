@@ -5,6 +5,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
+from dalle_jax.arrays import CANDIDATE, COUNTED
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.train.task import Batch, Batches, Task
 
@@ -60,6 +63,7 @@ class Feed:
 
 
 def evaluation(task: Task, data: Batches, layout: Layout) -> Iterator[Batch]:
-    """The held-out batches on the devices, the same each time."""
+    """Yield the held-out batches on the devices, always the same, with COUNTED and CANDIDATE if the data has them."""
     for examples in data.evaluation_batches(layout.local_rows(data.batch_size).tolist()):
-        yield layout.put_batch(task.prepare(examples, None), data.batch_size)
+        marks = {name: np.array(examples.pop(name), bool) for name in (COUNTED, CANDIDATE) if name in examples}
+        yield layout.put_batch({**task.prepare(examples, None), **marks}, data.batch_size)

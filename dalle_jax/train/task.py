@@ -115,7 +115,11 @@ class Task(Protocol):
         ...
 
     def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
-        """Figures on held-out batches, for the model and for its average; a pure function."""
+        """Figures on held-out batches, for the model and for its average; a pure function.
+
+        A batch that was filled up to its size has ``COUNTED`` and ``CANDIDATE`` (arrays.py). The sums are then over the
+        counted rows alone, so that the figure is the mean over the held-out examples.
+        """
         ...
 
     def pictures(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"] | None:
@@ -141,7 +145,10 @@ class Batches(Protocol):
         ...
 
     def evaluation_batches(self, rows: Sequence[int]) -> Iterable[dict[str, list[Any]]]:
-        """Those rows of every batch of the held-out examples, finite and always the same; batches of one size."""
+        """Yield those rows of every batch of the held-out examples, finite and always the same; batches of one size.
+
+        Where the last batch is filled up, every batch has bools by the names ``COUNTED`` and ``CANDIDATE`` (arrays.py).
+        """
         ...
 
     def fingerprint(self) -> str:

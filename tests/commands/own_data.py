@@ -22,7 +22,7 @@ SMALL = {
     "transformer": "task.image_size = 16\ntask.model.grid = (4, 4)\ntask.model.codebook_size = 16\ntrainer.steps = 2\n"
     "task.model.width = 16\ntask.model.heads = 1\ntask.model.depth = 1\ntask.model.text_vocab = 40\n"
     "data.batch_size = 8\ntrainer.pictures_every = None\ndata.pictures.size = 16\ndata.evaluation.share = 0.4",
-    "evaluation": "evaluation.captions = 4\nevaluation.shown = 2\nevaluation.among = 5\n"
+    "evaluation": "evaluation.captions = 4\nevaluation.shown = 2\nevaluation.among = 6\n"
     "evaluation.drawing.candidates = 2\nevaluation.drawing.batch = 8\ndata.pictures.size = 16\n"
     "data.evaluation.share = 0.4",
 }

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from dalle_jax.__main__ import main
+from dalle_jax.data.folder import Folder
+from dalle_jax.data.held_out import HeldOut, keys_of
 from dalle_jax.evaluate.captioned import retrieved_among
 from tests.commands.own_data import SMALL, captioned
 
@@ -42,7 +44,10 @@ def trained(pictures, configs, tmp_path_factory) -> Path:
 
 def test_a_folder_of_pictures_becomes_a_pipeline_with_a_report(trained, pictures, configs):
     metrics = json.loads((trained / "metrics.json").read_text())
-    assert metrics["reconstruction"]["psnr"] > 0 and metrics["reconstruction"]["count"] % 5 == 0
+    records = Folder(path=str(pictures)).open()
+    held_out = sum(HeldOut(share=0.4).chosen(keys_of(records, np.arange(len(records)))))
+    assert held_out % 8 and held_out % 6  # neither training's batches nor evaluation.among leave any out
+    assert metrics["reconstruction"]["psnr"] > 0 and metrics["reconstruction"]["count"] == held_out
     assert 0 <= metrics["clip"]["retrieval_top1"] <= metrics["clip"]["retrieval_top5"] <= 1
     assert metrics["transformer"]["image_nll"] == pytest.approx(np.log(16), rel=0.2)  # hardly trained
     page = (trained / "report.html").read_text()

@@ -45,10 +45,15 @@ def test_with_a_share_more_records_move_none_from_one_side_to_the_other():
     assert held(config, KEYS[:1000]) == held(config, KEYS) & set(KEYS[:1000])
 
 
-@pytest.mark.parametrize("wrong", [{}, {"count": 5, "share": 0.1}, {"count": 0}, {"share": 0.0}, {"share": 1.0}])
-def test_what_holds_out_nothing_or_all_is_a_value_error(wrong):
+@pytest.mark.parametrize("wrong", [{}, {"count": 5, "share": 0.1}, {"count": -1}, {"share": -0.1}, {"share": 1.0}])
+def test_what_says_nothing_or_holds_out_all_is_a_value_error(wrong):
     with pytest.raises(ValueError, match=r"count|share"):
         HeldOut(**wrong)
+
+
+@pytest.mark.parametrize("config", [HeldOut(count=0), HeldOut(share=0.0)], ids=["count", "share"])
+def test_a_count_or_share_of_0_holds_nothing_out(config):
+    assert held(config, KEYS) == set()
 
 
 def test_chosen_records_are_those_of_their_indices_and_name_them_in_the_fingerprint():

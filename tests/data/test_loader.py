@@ -81,12 +81,38 @@ def test_captions_change_from_epoch_to_epoch_and_all_are_used():
     assert np.mean([chosen[0][key] == chosen[1][key] for key in chosen[0]]) == pytest.approx(0.25, abs=0.1)
 
 
-def test_evaluation_batches_are_whole_ordered_and_always_the_same():
+def test_evaluation_batches_are_ordered_always_the_same_and_leave_nothing_out():
     loader = Loader(Numbers(10), Numbers(11, "held out"), 4, seed=1)
     first, again = list(loader.evaluation_batches()), list(loader.evaluation_batches())
-    assert [batch["key"] for batch in first] == [["0", "1", "2", "3"], ["4", "5", "6", "7"]]
+    assert [batch["key"] for batch in first] == [["0", "1", "2", "3"], ["4", "5", "6", "7"], ["8", "9", "10"]]
     assert [batch["caption"] for batch in first] == [batch["caption"] for batch in again]
-    assert list(Loader(Numbers(10), None, 4, seed=1).evaluation_batches()) == []
+    assert all("counted" not in batch for batch in first)
+
+
+@pytest.mark.parametrize("nothing", [None, Numbers(0)], ids=["none", "empty"])
+def test_without_held_out_examples_there_is_no_evaluation(nothing):
+    loader = Loader(Numbers(10), nothing, 4, seed=1)
+    assert list(loader.evaluation_batches()) == list(loader.evaluation_batches(range(4))) == []
+    assert (loader.examples, loader.held_out) == (10, 0)
+
+
+@pytest.mark.parametrize(("count", "size"), [(11, 4), (3, 8), (1, 4), (13, 8), (9, 8)])
+def test_a_filled_up_batch_counts_each_example_once_and_offers_each_once_as_a_candidate(count, size):
+    loader = Loader(Numbers(10), Numbers(count), size, seed=1)
+    counted = []
+    for batch in loader.evaluation_batches(range(size)):
+        assert len(batch["key"]) == len(batch["counted"]) == len(batch["candidate"]) == size
+        counted += [key for key, one in zip(batch["key"], batch["counted"], strict=True) if one]
+        candidates = [key for key, one in zip(batch["key"], batch["candidate"], strict=True) if one]
+        assert len(candidates) == len(set(candidates)) == min(count, size)
+        assert not any(one and not other for one, other in zip(batch["counted"], batch["candidate"], strict=True))
+    assert counted == [str(number) for number in range(count)]
+
+
+def test_evaluation_of_whole_batches_has_no_marks():
+    batches = list(Loader(Numbers(10), Numbers(8), 4, seed=1).evaluation_batches(range(4)))
+    assert [batch["key"] for batch in batches] == [["0", "1", "2", "3"], ["4", "5", "6", "7"]]
+    assert all("counted" not in batch and "candidate" not in batch for batch in batches)
 
 
 def test_the_fingerprint_changes_with_whatever_changes_a_batch():
@@ -103,7 +129,5 @@ def test_what_cannot_make_batches_is_a_user_error():
         Loader(Numbers(0), None, 4, seed=0)
     with pytest.raises(UserError, match="at least 1"):
         Loader(Numbers(5), None, 0, seed=0)
-    with pytest.raises(UserError, match="evaluation examples, got 3"):
-        Loader(Numbers(5), Numbers(3), 4, seed=0)
     with pytest.raises(UserError, match="seed"):
         Loader(Numbers(5), None, 4, seed=-1)

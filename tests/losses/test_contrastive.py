@@ -88,3 +88,27 @@ def test_the_sigmoid_loss_takes_captions_that_say_the_same_as_belonging_together
     scale, bias = jnp.array(20.0), jnp.array(-10.0)
     assert float(sigmoid(image, text, scale, bias)) > 9
     assert float(sigmoid(image, text, scale, bias, jnp.ones((2, 2), bool))) < 1e-3
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_rows_that_are_no_candidates_have_no_part_in_the_loss_of_the_others(loss):
+    image, text, extra = units(0, 5), units(1, 5), units(2, 3)
+    same = same_rows(jnp.array([[1], [1], [2], [3], [4]]))
+    real = jnp.arange(8) < 5
+    longer = [jnp.concatenate([one, extra]) for one in (image, text)]
+    wider = jnp.pad(same, (0, 3)).at[5:, 5:].set(True)
+    given = (jnp.array(5.0),) if loss == "softmax" else (jnp.array(5.0), jnp.array(-2.0))
+    function = contrastive if loss == "softmax" else sigmoid
+    alone = function(image, text, *given, same)
+    np.testing.assert_allclose(function(*longer, *given, wider, real, real), alone, rtol=1e-5)
+    np.testing.assert_array_equal(retrieved(*longer, wider, real)[0][:5], retrieved(image, text, same)[0])
+    np.testing.assert_array_equal(retrieved(*longer, wider, real)[1][:5], retrieved(image, text, same)[1])
+
+
+def test_the_losses_of_rows_counted_one_by_one_have_the_loss_of_the_batch_as_their_mean():
+    image, text, every = units(0, 6), units(1, 6), jnp.ones(6, bool)
+    eye = jnp.eye(6, dtype=bool)
+    for loss, given in ((contrastive, (jnp.array(5.0),)), (sigmoid, (jnp.array(5.0), jnp.array(-2.0)))):
+        rows = [loss(image, text, *given, eye, jnp.arange(6) == row, every) for row in range(6)]
+        np.testing.assert_allclose(np.mean(rows), loss(image, text, *given), rtol=1e-5)
+        assert np.std(rows) > 1e-3

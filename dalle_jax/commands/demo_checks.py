@@ -1,0 +1,209 @@
+"""Check the stages of a demo against each other and against the data, before the first of them is trained.
+
+Sizes that the data cannot fill are lowered, with a line for each. Every problem that remains is a line of its own and
+names what the command can set: ``--set stages.NAME.PATH=VALUE``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+from flax import nnx
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.evaluate.captioned import EvaluateCaptioned, fitted
+from dalle_jax.parallel.axes import BATCH, VOCAB
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import make_mesh
+from dalle_jax.runs import EvaluateRun, TrainRun
+from dalle_jax.tasks.align_text_images import AlignTextImages
+from dalle_jax.tasks.generate_codes import GenerateCodes
+from dalle_jax.tasks.tokenize_images import TokenizeImages
+from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
+from dalle_jax.tasks.tokenize_images_gan import TokenizeImagesGan
+from dalle_jax.text.sentencepiece import SentencePieceModel
+
+Tokenize: TypeAlias = TokenizeImages | TokenizeImagesDvae | TokenizeImagesGan
+"""The tasks that train an image tokenizer."""
+
+
+class Counts(NamedTuple):
+    """The numbers of examples to train on and of examples that are held out."""
+
+    training: int
+    held_out: int
+
+
+class Codes(NamedTuple):
+    """The codes of an image tokenizer, as its config alone determines them."""
+
+    downsample: int
+    codebook_size: int
+    width: int
+
+
+@dataclass
+class DemoChecks:
+    """The stages and the evaluation as they fit the data, the lines that say so, and the problems that remain."""
+
+    stages: dict[str, TrainRun]
+    evaluation: EvaluateRun
+    said: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def fit_vocabularies(self, pieces: int, wanted: int) -> None:
+        """Lower vocabularies to the ``pieces`` of the text tokenizer, if the captions have fewer than were ``wanted``.
+
+        A vocabulary that is neither is a problem, as is one that the devices cannot split.
+        """
+        for name, run in self.stages.items():
+            task = run.task
+            if not isinstance(task, AlignTextImages | GenerateCodes):
+                continue
+            if not isinstance(task.captions.vocabulary, SentencePieceModel):
+                continue
+            path, size = _vocabulary(task)
+            where = f"stages.{name}.{path}"
+            if pieces < size == wanted:
+                self.stages[name] = replace(run, task=_with_vocabulary(task, pieces))
+                self.said.append(f"{where}: {size} lowered to {pieces}, since the captions have no more pieces")
+            elif size != pieces:
+                self.problems.append(f"{where}: expected {pieces}, the pieces of the text tokenizer, got {size}")
+            layout = self._layout(name)
+            if layout is not None and not layout.divides(pieces, VOCAB):
+                parts = layout.parts(VOCAB)
+                self.problems.append(
+                    f"{where}: expected a multiple of {parts}, the devices that split it, got {pieces} pieces; "
+                    f"train fewer with stages.text.vocabulary={pieces // parts * parts}"
+                )
+
+    def check_codes(self) -> None:
+        """Find what the transformer and CLIP ask of an image tokenizer that is not this one."""
+        tokenizer, transformer = self.stages["tokenizer"].task, self.stages["transformer"].task
+        clip = self.stages["clip"].task
+        if not isinstance(tokenizer, Tokenize):
+            self._wrong_task("tokenizer", "an image tokenizer")
+        if not isinstance(clip, AlignTextImages):
+            self._wrong_task("clip", "AlignTextImages")
+        if not isinstance(transformer, GenerateCodes):
+            self._wrong_task("transformer", "GenerateCodes")
+        if not isinstance(tokenizer, Tokenize):
+            return
+        codes = codes_of(tokenizer)
+        if isinstance(clip, AlignTextImages):
+            self._expect_multiple("stages.clip.task.model.image_size", clip.model.image_size, codes)
+        if isinstance(transformer, GenerateCodes):
+            self._check_transformer(transformer, codes)
+
+    def check_batches(self, counts: Mapping[str, Counts]) -> None:
+        """Find batches that the devices cannot split, and say which are larger than their data."""
+        for name, run in self.stages.items():
+            layout = self._layout(name)
+            size, where = run.data.batch_size, f"stages.{name}.data.batch_size"
+            devices, accumulate = 1 if layout is None else layout.parts(BATCH), run.trainer.accumulate
+            parts = devices * accumulate
+            if size < 1 or size % parts:
+                near = sorted({max(size // parts, 1) * parts, (size // parts + 1) * parts})
+                self.problems.append(
+                    f"{where}: expected a multiple of {parts} ({devices} devices, accumulate {accumulate}), got "
+                    f"{size}; the nearest are {' and '.join(map(str, near))}"
+                )
+            if name in counts and size > counts[name].training:
+                self.said.append(
+                    f"{where}: {size} with {counts[name].training:,} images to train on, so images come several times "
+                    "in a batch"
+                )
+
+    def fit_evaluation(self, counts: Counts) -> None:
+        """Lower what is drawn of the held-out images to their number."""
+        evaluation = self.evaluation.evaluation
+        if not isinstance(evaluation, EvaluateCaptioned):
+            return
+        if counts.held_out:
+            lowered, said = fitted(evaluation, counts.held_out)
+            self.evaluation = replace(self.evaluation, evaluation=lowered)
+            self.said += [f"stages.evaluation.{line}" for line in said]
+            among = evaluation.among
+            if among > counts.held_out:
+                self.said.append(
+                    f"stages.evaluation.evaluation.among: {among} lowered to {counts.held_out}, since so many images "
+                    "are held out"
+                )
+        else:
+            self.said.append(
+                "data.evaluation: no images are held out, so nothing is measured; the report shows captions that were "
+                "trained on"
+            )
+
+    def _check_transformer(self, task: GenerateCodes, codes: Codes) -> None:
+        model, where = task.model, "stages.transformer.task"
+        if model.codebook_size != codes.codebook_size:
+            self.problems.append(
+                f"{where}.model.codebook_size: expected {codes.codebook_size}, the codes of the image tokenizer, got "
+                f"{model.codebook_size}"
+            )
+        if model.code_width not in (0, codes.width):
+            self.problems.append(
+                f"{where}.model.code_width: expected {codes.width}, the width of the image tokenizer's code vectors, "
+                f"or 0 not to look at them, got {model.code_width}"
+            )
+        if task.image_size is None or not self._expect_multiple(f"{where}.image_size", task.image_size, codes):
+            return
+        side = task.image_size // codes.downsample
+        if tuple(model.grid) != (side, side):
+            self.problems.append(
+                f"{where}.model.grid: expected {(side, side)}, the codes of {task.image_size} px, got "
+                f"{tuple(model.grid)}"
+            )
+
+    def _expect_multiple(self, where: str, size: int, codes: Codes) -> bool:
+        fine = size % codes.downsample == 0
+        if not fine:
+            self.problems.append(
+                f"{where}: expected a multiple of {codes.downsample} px, which a code of the image tokenizer stands "
+                f"for, got {size}"
+            )
+        return fine
+
+    def _wrong_task(self, name: str, expected: str) -> None:
+        got = type(self.stages[name].task).__name__
+        self.problems.append(f"stages.{name}.task: expected {expected}, got {got}")
+
+    def _layout(self, name: str) -> Layout | None:
+        """Return how a stage is laid out on the devices; a mesh that cannot be made is a problem, and None."""
+        run = self.stages[name]
+        try:
+            return Layout(make_mesh(run.mesh), run.rules)
+        except UserError as error:
+            problem = f"stages.{name}: {error}"
+            if problem not in self.problems:
+                self.problems.append(problem)
+            return None
+
+
+def codes_of(task: Tokenize) -> Codes:
+    """Return the codes of a tokenizer that is yet to be trained; no array of it is made."""
+    found: list[tuple[int, int]] = []
+
+    def vectors() -> jax.Array:
+        module: Any = task.init(nnx.Rngs(0))
+        tokenizer = task.tokenizer_of(module)
+        found.append((tokenizer.downsample, tokenizer.codebook_size))
+        return tokenizer.code_vectors
+
+    width = jax.eval_shape(vectors).shape[1]
+    return Codes(*found[0], width)
+
+
+def _vocabulary(task: AlignTextImages | GenerateCodes) -> tuple[str, int]:
+    """Return the path of the field that holds the size of the vocabulary, and the size."""
+    if isinstance(task, AlignTextImages):
+        return "task.model.vocab_size", task.model.vocab_size
+    return "task.model.text_vocab", task.model.text_vocab
+
+
+def _with_vocabulary(task: AlignTextImages | GenerateCodes, pieces: int) -> AlignTextImages | GenerateCodes:
+    if isinstance(task, AlignTextImages):
+        return replace(task, model=replace(task.model, vocab_size=pieces))
+    return replace(task, model=replace(task.model, text_vocab=pieces))

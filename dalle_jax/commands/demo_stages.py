@@ -1,0 +1,83 @@
+"""Read the configs of a demo's stages, with what ``--set stages.NAME.PATH=VALUE`` changes in them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dalle_jax.config.bind import load
+from dalle_jax.config.errors import UserError
+from dalle_jax.config.problems import near
+from dalle_jax.runs import DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
+from dalle_jax.storage import Place
+
+PREFIX = "stages."
+TRAINED = ("tokenizer", "clip", "transformer")
+"""The stages that the trainer trains, in their order."""
+NAMES = ("text", *TRAINED, "evaluation")
+FROM_THE_DEMO = dict.fromkeys(("clip", "transformer"), ("task.captions.file", "task.image_tokenizer"))
+"""Fields that the demo sets, since they name what earlier stages made."""
+FROM_ITS_DATA = {"text": ("source", "held_out"), "evaluation": ("data",), **dict.fromkeys(TRAINED, ("data",))}
+"""Fields that ``data`` of the demo takes the place of, where it has its own."""
+
+
+@dataclass(frozen=True)
+class DemoStages:
+    """A demo's config and those of its stages."""
+
+    config: DemoRun
+    text: TextTokenizerRun
+    trained: dict[str, TrainRun]
+    evaluation: EvaluateRun
+
+
+def read_stages(path: str, sets: Sequence[str], out: Place) -> DemoStages:
+    """Read every config. Raises one UserError with the problems of all of them."""
+    own = [one for one in sets if not one.strip().startswith(PREFIX)]
+    config: DemoRun = load(path, DemoRun, own)
+    by_stage, problems = _by_stage([one for one in sets if one.strip().startswith(PREFIX)], config)
+    read: dict[str, Any] = {}
+    for name, root in (("text", TextTokenizerRun), *((one, TrainRun) for one in TRAINED), ("evaluation", EvaluateRun)):
+        fixed = []
+        if name in FROM_THE_DEMO:
+            places = (out / "text.model", out / "tokenizer")
+            fixed = [f"{field}='{place}'" for field, place in zip(FROM_THE_DEMO[name], places, strict=True)]
+        try:
+            run = load(getattr(config, name), root, by_stage[name] + fixed, f"{PREFIX}{name}.")
+            read[name] = _with_data(run, config)
+        except (UserError, ValueError) as error:
+            problems += [str(error) if isinstance(error, UserError) else f"{PREFIX}{name}: {error}"]
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    return DemoStages(config, read["text"], {name: read[name] for name in TRAINED}, read["evaluation"])
+
+
+def _with_data(run: Any, config: DemoRun) -> Any:
+    """Return a stage's run on the demo's data, if it has its own. Raises ValueError if they do not fit."""
+    if config.data is None:
+        return run
+    if isinstance(run, TextTokenizerRun):
+        return replace(run, source=config.data.source, held_out=config.data.held_out)
+    return replace(run, data=config.data.of(run.data.batch_size) if isinstance(run, TrainRun) else config.data)
+
+
+def _by_stage(sets: Sequence[str], config: DemoRun) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the settings of each stage by its name, and what is wrong with others."""
+    found: dict[str, list[str]] = {name: [] for name in NAMES}
+    problems = []
+    for one in sets:
+        words = one.partition("=")[0].strip().split(".")
+        name, field = words[1], ".".join(words[2:])
+        if name not in NAMES or not field:
+            hint = near(name, NAMES) if name not in NAMES else ""
+            problems.append(f"--set {one}: expected stages.NAME.PATH=VALUE with NAME of {', '.join(NAMES)}{hint}")
+        elif _covers(FROM_THE_DEMO.get(name, ()), field):
+            problems.append(f"--set {one}: the demo sets {field} of its stages itself; expected another field")
+        elif config.data is not None and field != "data.batch_size" and _covers(FROM_ITS_DATA[name], field):
+            problems.append(f"--set {one}: the demo gives its own data to every stage; expected data.PATH=VALUE")
+        else:
+            found[name].append(one)
+    return found, problems
+
+
+def _covers(fields: Sequence[str], name: str) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in fields)

@@ -1,0 +1,114 @@
+"""Held-out examples that fill no whole number of batches: the figures are the mean over each of them, counted once."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from dalle_jax.data.loader import Loader
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import Mesh, make_mesh
+from dalle_jax.parallel.rules import Rules
+from dalle_jax.train import feed, metrics
+from dalle_jax.train.loop import Trainer
+from dalle_jax.train.runner import Runner
+from dalle_jax.train.schedules import ConstantRate
+from tests.parallel.test_sharded_tasks import MESHES, ONE, batch_of, task_of
+
+COUNT = 13
+EXAMPLES = {name: rows[:COUNT] for name, rows in batch_of().items()}
+
+
+class Numbered:
+    """Example i is an image of the one value i."""
+
+    def __init__(self, count: int = COUNT):
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"key": str(index), "image": np.full((1, 1, 3), index, np.uint8), "captions": [str(index)]}
+
+    def fingerprint(self) -> str:
+        return f"numbered {self.count}"
+
+
+class Ready:
+    """A task whose batches are rows of EXAMPLES, by the number in each example's image."""
+
+    def __init__(self, kind: str):
+        self._task = task_of(kind)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def prepare(self, examples: dict[str, list[Any]], seeds: Sequence[Any] | None) -> dict[str, np.ndarray]:
+        rows = [int(image[0, 0, 0]) for image in examples["image"]]
+        return {name: EXAMPLES[name][rows] for name in self._task.batch_spec(1)}
+
+
+@functools.cache
+def runner_of(kind: str, mesh: Mesh) -> tuple[Runner, Layout, Any]:
+    layout = Layout(make_mesh(mesh), Rules())
+    runner = Runner(Ready(kind), Trainer(steps=1, schedule=ConstantRate(1e-3)), layout)
+    return runner, layout, runner.plan.born(layout, 0)
+
+
+def evaluated(kind: str, size: int, mesh: Mesh = ONE, count: int = COUNT) -> dict[str, float]:
+    """The figures of the first ``count`` examples in batches of ``size``, as a run evaluates them."""
+    runner, layout, state = runner_of(kind, mesh)
+    data, sums = Loader(Numbered(), Numbered(count), size, seed=0), None
+    for index, batch in enumerate(feed.evaluation(Ready(kind), data, layout)):
+        sums = runner.merge(sums, runner.evaluate(state, batch, index))
+    return metrics.divide(sums)
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "dalle", "llamagen"])
+@pytest.mark.parametrize(("size", "mesh"), [(8, "one"), (8, "8x1x1"), (16, "2x2x2")])
+def test_thirteen_examples_in_batches_of_any_size_measure_what_one_batch_of_thirteen_does(kind, size, mesh):
+    whole = evaluated(kind, COUNT)
+    filled_up = evaluated(kind, size, MESHES.get(mesh, ONE))
+    assert whole.keys() == filled_up.keys() and whole
+    for name, value in whole.items():
+        np.testing.assert_allclose(filled_up[name], value, rtol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("mesh", ["one", "8x1x1"])
+def test_retrieval_among_thirteen_is_the_same_in_a_batch_filled_up_to_sixteen(mesh):
+    whole, filled_up = evaluated("clip", COUNT), evaluated("clip", 16, MESHES.get(mesh, ONE))
+    assert filled_up["retrieval_top1"] == whole["retrieval_top1"]
+    np.testing.assert_allclose(filled_up["loss"], whole["loss"], rtol=1e-5)
+
+
+def test_in_a_last_batch_retrieval_is_among_as_many_as_in_the_others():
+    """Of 13 in batches of 8 the last 5 are told apart from each other and from the first 3."""
+    runner, layout, state = runner_of("clip", ONE)
+    right, loss = [], []
+    for rows, own in ((range(8), 8), ([*range(8, 13), 0, 1, 2], 5)):
+        batch = {name: EXAMPLES[name][list(rows)] for name in ("pixels", "text", "meaning")}
+        for row in range(own):  # each example alone is counted, so that nothing of the summing is taken for granted
+            marks = {"counted": np.arange(8) == row, "candidate": np.ones(8, bool)}
+            sums = runner.evaluate(state, layout.put_batch(batch | marks), 0)
+            right.append(float(sums["retrieval_top1"][0]))
+            loss.append(float(sums["loss"][0]))
+        plain = metrics.divide(runner.evaluate(state, layout.put_batch(batch), 0))
+        if own == 8:
+            np.testing.assert_allclose(np.mean(loss), plain["loss"], rtol=1e-5)
+            assert np.mean(right) == plain["retrieval_top1"]
+    figures = evaluated("clip", 8)
+    assert figures["retrieval_top1"] == pytest.approx(np.mean(right))
+    assert figures["loss"] == pytest.approx(np.mean(loss), rel=1e-5)
+
+
+def test_batches_that_need_no_filling_are_evaluated_as_they_are():
+    runner, layout, state = runner_of("tokenizer", ONE)
+    (batch,) = feed.evaluation(Ready("tokenizer"), Loader(Numbered(), Numbered(8), 8, seed=0), layout)
+    assert set(batch) == {"pixels"}
+    figures = metrics.divide(runner.evaluate(state, batch, 0))
+    assert figures == evaluated("tokenizer", 8, count=8)
+    assert jax.tree.leaves(figures)
