@@ -16,13 +16,13 @@ from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.config.sources import find
-from dalle_jax.evaluate.captioned import CaptionedFindings, EvaluateCaptioned, evaluate_captioned
-from dalle_jax.evaluate.curves import read_metrics_file, training_charts
-from dalle_jax.evaluate.machine import this_machine
-from dalle_jax.evaluate.reader import check_reader, check_reader_on
-from dalle_jax.evaluate.report import write_report
-from dalle_jax.evaluate.report_data import Comparison, Contender, Figure, ReaderCheck, Report, Stage
-from dalle_jax.evaluate.scenes import LEVEL_TITLES, EvaluateScenes, SceneFindings, evaluate_scenes
+from dalle_jax.evaluate.metrics.scene_reader import check_reader, check_reader_on
+from dalle_jax.evaluate.report.curves import read_metrics_file, training_charts
+from dalle_jax.evaluate.report.machine import this_machine
+from dalle_jax.evaluate.report.run_report import Comparison, Contender, Figure, ReaderCheck, Report, Stage
+from dalle_jax.evaluate.report.write_report import write_report
+from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedFindings, EvaluateCaptioned, evaluate_captioned
+from dalle_jax.evaluate.suites.evaluate_scenes import LEVEL_TITLES, EvaluateScenes, SceneFindings, evaluate_scenes
 from dalle_jax.images.files import write_bytes
 from dalle_jax.pipelines.autoregressive import Pipeline
 from dalle_jax.pipelines.load import PipelineFile

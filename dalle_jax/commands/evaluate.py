@@ -6,9 +6,9 @@ from typing import Any
 
 from dalle_jax import storage
 from dalle_jax.config.bind import load
-from dalle_jax.evaluate.captioned import EvaluateCaptioned, evaluate_captioned
-from dalle_jax.evaluate.report import write_metrics
-from dalle_jax.evaluate.scenes import evaluate_scenes
+from dalle_jax.evaluate.report.write_report import write_metrics
+from dalle_jax.evaluate.suites.evaluate_captioned import EvaluateCaptioned, evaluate_captioned
+from dalle_jax.evaluate.suites.evaluate_scenes import evaluate_scenes
 from dalle_jax.pipelines.autoregressive import Pipeline
 from dalle_jax.pipelines.load_pipeline import load_pipeline
 from dalle_jax.runs import EvaluateRun

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dalle_jax.__main__ import main
-from dalle_jax.evaluate.captioned import retrieved_among
+from dalle_jax.evaluate.suites.evaluate_captioned import retrieved_among
 from tests.commands.own_data import SMALL, captioned
 
 

@@ -10,7 +10,7 @@ from dalle_jax.data.inspection import CELL, inspect
 from dalle_jax.data.pictures import Pictures
 from dalle_jax.data.scenes import Scenes
 from dalle_jax.data.webdataset import WebDataset
-from dalle_jax.evaluate.inspection_page import contact_sheet, page, to_json, words
+from dalle_jax.evaluate.report.inspection_page import contact_sheet, page, to_json, words
 from dalle_jax.images.contact import GREY, ORANGE, cell
 from dalle_jax.images.crops import Box
 

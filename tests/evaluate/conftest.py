@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from dalle_jax.evaluate.composition import Composition, evaluation_captions, measure_cell
-from dalle_jax.evaluate.curves import read_metrics, training_charts
-from dalle_jax.evaluate.machine import Machine
-from dalle_jax.evaluate.reconstruction import measure_reconstruction
-from dalle_jax.evaluate.report_data import (
+from dalle_jax.evaluate.metrics.composition import Composition, evaluation_captions, measure_cell
+from dalle_jax.evaluate.metrics.reconstruction import measure_reconstruction
+from dalle_jax.evaluate.metrics.shares import Share
+from dalle_jax.evaluate.report.curves import read_metrics, training_charts
+from dalle_jax.evaluate.report.machine import Machine
+from dalle_jax.evaluate.report.run_report import (
     Candidate,
     Comparison,
     Contender,
@@ -22,7 +23,6 @@ from dalle_jax.evaluate.report_data import (
     SampleGroup,
     Stage,
 )
-from dalle_jax.evaluate.shares import Share
 from dalle_jax.scenes.grammar import parse
 from dalle_jax.scenes.render import render
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dalle_jax.__main__ import main
-from dalle_jax.evaluate.zero_shot import accuracies, class_vectors
+from dalle_jax.evaluate.metrics.zero_shot import accuracies, class_vectors
 from dalle_jax.losses.contrastive import similarities
 from dalle_jax.models.clip import unit
 from dalle_jax.pipelines.load import load_clip

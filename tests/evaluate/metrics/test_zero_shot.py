@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.evaluate.zero_shot import accuracies, class_vectors, wordings
+from dalle_jax.evaluate.metrics.zero_shot import accuracies, class_vectors, wordings
 
 
 def test_every_class_is_said_in_every_template():

@@ -12,14 +12,23 @@ import pytest
 from PIL import Image
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.evaluate.charts import Chart, Line
-from dalle_jax.evaluate.composition import Composition
-from dalle_jax.evaluate.html import duration, marks, written
-from dalle_jax.evaluate.machine import Machine
-from dalle_jax.evaluate.report import metrics_of, write_metrics, write_report
-from dalle_jax.evaluate.report_accuracy import weakest
-from dalle_jax.evaluate.report_data import Candidate, Comparison, Contender, Figure, Report, Sample, SampleGroup, Stage
-from dalle_jax.evaluate.report_page import page
+from dalle_jax.evaluate.metrics.composition import Composition
+from dalle_jax.evaluate.report.accuracy import weakest
+from dalle_jax.evaluate.report.charts import Chart, Line
+from dalle_jax.evaluate.report.formats import duration, marks, written
+from dalle_jax.evaluate.report.machine import Machine
+from dalle_jax.evaluate.report.page import page
+from dalle_jax.evaluate.report.run_report import (
+    Candidate,
+    Comparison,
+    Contender,
+    Figure,
+    Report,
+    Sample,
+    SampleGroup,
+    Stage,
+)
+from dalle_jax.evaluate.report.write_report import metrics_of, write_metrics, write_report
 from dalle_jax.scenes.read import Part
 
 SHOWN = re.compile(r'<data value="([^"]*)" data-path="([^"]*)">([^<]*)</data>')

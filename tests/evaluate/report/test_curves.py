@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dalle_jax.evaluate.curves import read_metrics, read_metrics_file, thinned, training_charts
+from dalle_jax.evaluate.report.curves import read_metrics, read_metrics_file, thinned, training_charts
 
 
 def test_lines_become_series_in_the_order_of_steps():

@@ -10,7 +10,7 @@ import numpy as np
 
 from dalle_jax.arrays import Float, Int
 from dalle_jax.config.errors import UserError
-from dalle_jax.evaluate.shares import Share, share_of
+from dalle_jax.evaluate.metrics.shares import Share, share_of
 
 EncodeText = Callable[[list[str]], np.ndarray]
 """Captions to unit vectors [n E]."""

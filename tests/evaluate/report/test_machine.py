@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from dalle_jax.evaluate.machine import this_machine
+from dalle_jax.evaluate.report.machine import this_machine
 
 
 def test_the_machine_is_described_without_naming_it():

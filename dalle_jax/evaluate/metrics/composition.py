@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dalle_jax.arrays import Float, UInt8
-from dalle_jax.evaluate.shares import Share, share_of
+from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.pipelines.rerank import CANDIDATE_COUNTS, choice_among_first
 from dalle_jax.scenes import grammar
 from dalle_jax.scenes.read import Judgement, judge

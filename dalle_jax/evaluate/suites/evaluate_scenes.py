@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dalle_jax.arrays import Float, UInt8
-from dalle_jax.evaluate.composition import (
+from dalle_jax.evaluate.metrics.composition import (
     SPLITS,
     Cell,
     Composition,
@@ -16,10 +16,10 @@ from dalle_jax.evaluate.composition import (
     evaluation_captions,
     measure_cell,
 )
-from dalle_jax.evaluate.reconstruction import Reconstruction, measure_reconstruction
-from dalle_jax.evaluate.report_data import Candidate, GuidancePoint, ReconstructedPicture, Sample, SampleGroup
-from dalle_jax.evaluate.shares import Share, share_of
-from dalle_jax.evaluate.zero_shot import class_vectors
+from dalle_jax.evaluate.metrics.reconstruction import Reconstruction, measure_reconstruction
+from dalle_jax.evaluate.metrics.shares import Share, share_of
+from dalle_jax.evaluate.metrics.zero_shot import class_vectors
+from dalle_jax.evaluate.report.run_report import Candidate, GuidancePoint, ReconstructedPicture, Sample, SampleGroup
 from dalle_jax.pipelines.autoregressive import Drawn, Pipeline, Request
 from dalle_jax.scenes import grammar
 from dalle_jax.scenes.render import render

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dalle_jax.evaluate.composition import SPLITS, Composition, evaluation_captions, measure_cell
-from dalle_jax.evaluate.shares import Share
+from dalle_jax.evaluate.metrics.composition import SPLITS, Composition, evaluation_captions, measure_cell
+from dalle_jax.evaluate.metrics.shares import Share
 from dalle_jax.scenes.grammar import is_held_out, parse, sample_scene
 from dalle_jax.scenes.read import Judgement, Part, Reading
 from dalle_jax.scenes.render import render

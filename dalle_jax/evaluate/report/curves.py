@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 
-from dalle_jax.evaluate.charts import Chart, Line
+from dalle_jax.evaluate.report.charts import Chart, Line
 from dalle_jax.storage import Place
 
 Series = tuple[tuple[float, float], ...]

@@ -2,10 +2,10 @@
 
 from html import escape
 
-from dalle_jax.evaluate.charts import Chart, Line, Number, svg
-from dalle_jax.evaluate.composition import RERANKED_COUNTS, SPLITS, Cell, Composition, Split, level_name
-from dalle_jax.evaluate.html import share, table, written
-from dalle_jax.evaluate.report_data import GuidancePoint, Report
+from dalle_jax.evaluate.metrics.composition import RERANKED_COUNTS, SPLITS, Cell, Composition, Split, level_name
+from dalle_jax.evaluate.report.charts import Chart, Line, Number, svg
+from dalle_jax.evaluate.report.formats import share, table, written
+from dalle_jax.evaluate.report.run_report import GuidancePoint, Report
 
 SPLIT_NAMES = {"seen": "seen", "held_out": "held out"}
 WEAKEST = 3

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from dalle_jax.evaluate.composition import evaluation_captions
-from dalle_jax.evaluate.reconstruction import PSNR_LIMIT, mean_squared_errors, measure_reconstruction, psnr
-from dalle_jax.evaluate.shares import Share
+from dalle_jax.evaluate.metrics.composition import evaluation_captions
+from dalle_jax.evaluate.metrics.reconstruction import PSNR_LIMIT, mean_squared_errors, measure_reconstruction, psnr
+from dalle_jax.evaluate.metrics.shares import Share
 from dalle_jax.scenes.grammar import parse
 from dalle_jax.scenes.render import render
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dalle_jax.arrays import Float, UInt8
-from dalle_jax.evaluate.shares import Share, share_of
+from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.scenes.read import Judgement, judge
 
 PSNR_LIMIT = 100.0

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from dalle_jax.data.inspection import Findings
-from dalle_jax.evaluate.html import picture, table
-from dalle_jax.evaluate.report_style import STYLE
+from dalle_jax.evaluate.report.formats import picture, table
+from dalle_jax.evaluate.report.style import STYLE
 from dalle_jax.images.grid import grid
 
 COLUMNS = 10

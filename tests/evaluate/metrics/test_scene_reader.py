@@ -1,4 +1,4 @@
-from dalle_jax.evaluate.reader import check_reader
+from dalle_jax.evaluate.metrics.scene_reader import check_reader
 
 
 def test_the_reader_is_checked_on_clean_and_on_blurred_pictures():

@@ -13,9 +13,9 @@ import numpy as np
 
 from dalle_jax.arrays import Float
 from dalle_jax.config.errors import UserError
-from dalle_jax.evaluate.reconstruction import Reconstruction, measure_reconstruction
-from dalle_jax.evaluate.report_data import Candidate, Figure, ReconstructedPicture, Sample, SampleGroup
-from dalle_jax.evaluate.scenes import Drawing
+from dalle_jax.evaluate.metrics.reconstruction import Reconstruction, measure_reconstruction
+from dalle_jax.evaluate.report.run_report import Candidate, Figure, ReconstructedPicture, Sample, SampleGroup
+from dalle_jax.evaluate.suites.evaluate_scenes import Drawing
 from dalle_jax.pipelines.autoregressive import Drawn, Pipeline
 
 TOP = (1, 5)

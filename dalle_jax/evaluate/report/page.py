@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from dalle_jax.evaluate.composition import level_name
-from dalle_jax.evaluate.html import candidate, cards, duration, figure, picture, share, table, verdict
-from dalle_jax.evaluate.report_accuracy import SPLIT_NAMES, accuracy, figures, guidance, level_title, weakest
-from dalle_jax.evaluate.report_data import Comparison, Figure, Report, Sample, SampleGroup
-from dalle_jax.evaluate.report_style import STYLE
+from dalle_jax.evaluate.metrics.composition import level_name
+from dalle_jax.evaluate.report.accuracy import SPLIT_NAMES, accuracy, figures, guidance, level_title, weakest
+from dalle_jax.evaluate.report.formats import candidate, cards, duration, figure, picture, share, table, verdict
+from dalle_jax.evaluate.report.run_report import Comparison, Figure, Report, Sample, SampleGroup
+from dalle_jax.evaluate.report.style import STYLE
 
 STRIP_PICTURES = 16
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.evaluate.charts import Number
-from dalle_jax.evaluate.composition import Composition
-from dalle_jax.evaluate.report_data import Comparison, ReaderCheck, Report
-from dalle_jax.evaluate.report_page import page
+from dalle_jax.evaluate.metrics.composition import Composition
+from dalle_jax.evaluate.report.charts import Number
+from dalle_jax.evaluate.report.page import page
+from dalle_jax.evaluate.report.run_report import Comparison, ReaderCheck, Report
 from dalle_jax.storage import Place
 
 PAGE_NAME = "report.html"

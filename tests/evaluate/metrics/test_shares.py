@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dalle_jax.evaluate.shares import Z_95, Share, share_of
+from dalle_jax.evaluate.metrics.shares import Z_95, Share, share_of
 
 
 def test_the_interval_is_that_of_wilson():

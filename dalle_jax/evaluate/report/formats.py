@@ -8,9 +8,9 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from dalle_jax.evaluate.charts import Number
-from dalle_jax.evaluate.report_data import Candidate, Figure, Kind
-from dalle_jax.evaluate.shares import Share
+from dalle_jax.evaluate.metrics.shares import Share
+from dalle_jax.evaluate.report.charts import Number
+from dalle_jax.evaluate.report.run_report import Candidate, Figure, Kind
 from dalle_jax.scenes.read import Part
 
 NOT_MEASURED = "not measured"

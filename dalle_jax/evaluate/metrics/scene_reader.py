@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from dalle_jax.evaluate.report_data import ReaderCheck
-from dalle_jax.evaluate.shares import Share
+from dalle_jax.evaluate.metrics.shares import Share
+from dalle_jax.evaluate.report.run_report import ReaderCheck
 from dalle_jax.scenes.read_check import Degrade, blur_and_noise, measure_reader
 
 CLEAN, BLURRED = "clean", "blurred"

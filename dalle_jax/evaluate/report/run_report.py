@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from dalle_jax.evaluate.charts import Chart, Number
-from dalle_jax.evaluate.composition import Composition, Split
-from dalle_jax.evaluate.machine import Machine
-from dalle_jax.evaluate.reconstruction import Reconstruction
-from dalle_jax.evaluate.shares import Share
+from dalle_jax.evaluate.metrics.composition import Composition, Split
+from dalle_jax.evaluate.metrics.reconstruction import Reconstruction
+from dalle_jax.evaluate.metrics.shares import Share
+from dalle_jax.evaluate.report.charts import Chart, Number
+from dalle_jax.evaluate.report.machine import Machine
 from dalle_jax.scenes.read import Part
 
 Kind = Literal["percent", "decibel", "nats", "seconds", "count", "number"]

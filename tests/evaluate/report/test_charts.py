@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dalle_jax.evaluate.charts import HEIGHT, WIDTH, Chart, Line, log_ticks, nice_ticks, svg, tick_label
+from dalle_jax.evaluate.report.charts import HEIGHT, WIDTH, Chart, Line, log_ticks, nice_ticks, svg, tick_label
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True, width=32)
 
