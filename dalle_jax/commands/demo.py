@@ -16,10 +16,11 @@ from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.config.sources import find
-from dalle_jax.evaluate.metrics.scene_reader import check_reader, check_reader_on
+from dalle_jax.evaluate.metrics.scene_reader import ReaderCheck, check_reader, check_reader_on
+from dalle_jax.evaluate.report.captioned_figures import captioned_figures
 from dalle_jax.evaluate.report.curves import read_metrics_file, training_charts
 from dalle_jax.evaluate.report.machine import this_machine
-from dalle_jax.evaluate.report.run_report import Comparison, Contender, Figure, ReaderCheck, Report, Stage
+from dalle_jax.evaluate.report.run_report import Comparison, Contender, Figure, RunReport, Stage
 from dalle_jax.evaluate.report.write_report import write_report
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedFindings, EvaluateCaptioned, evaluate_captioned
 from dalle_jax.evaluate.suites.evaluate_scenes import LEVEL_TITLES, EvaluateScenes, SceneFindings, evaluate_scenes
@@ -133,11 +134,11 @@ class Demo:
             entry |= {"steps": result.step, "parameters": result.parameters, "metrics": result.metrics}
         write_bytes(path, json.dumps(record, indent=2).encode())
 
-    def _report(self, summary: str) -> Report:
+    def _report(self, summary: str) -> RunReport:
         """What every report says."""
         stages = _read_stages(self.out / "stages.json")
         drawing = self.evaluation.evaluation.drawing
-        return Report(
+        return RunReport(
             title=self.config.title,
             summary=summary,
             command=self.command,
@@ -154,7 +155,7 @@ class Demo:
             ),
         )
 
-    def _captioned_report(self, findings: CaptionedFindings) -> Report:
+    def _captioned_report(self, findings: CaptionedFindings) -> RunReport:
         stages = _read_stages(self.out / "stages.json")
         minutes = sum(entry["seconds"] for entry in stages.values()) / 60
         summary = (
@@ -163,7 +164,7 @@ class Demo:
         )
         return replace(
             self._report(summary),
-            figures=findings.figures,
+            figures=captioned_figures(findings),
             reconstruction=findings.reconstruction,
             reconstructed=findings.reconstructed,
             samples=(findings.samples,),
@@ -172,7 +173,7 @@ class Demo:
 
     def _scenes_report(
         self, findings: SceneFindings, reader: tuple[ReaderCheck, ...], evaluation: EvaluateScenes
-    ) -> Report:
+    ) -> RunReport:
         stages = _read_stages(self.out / "stages.json")
         return replace(
             self._report(_summary(findings, sum(entry["seconds"] for entry in stages.values()))),

@@ -1,17 +1,18 @@
-"""How often a picture is what its caption says: first candidate, CLIP's choice, and the best there was.
+"""Compositional accuracy: the share of captions with a right image, for the first candidate and after reranking.
 
-Letters: P captions, M candidates of each. A picture is right when the reader (``scenes.read``), which sees pixels
-alone, finds every part of the caption in it.
+Letters: P captions, M candidates of each. An image is right if the reader (``scenes.read``) finds every part of the
+caption in its pixels.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from dalle_jax.arrays import Float, UInt8
+from dalle_jax.evaluate.metrics.judging import Judge
 from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.pipelines.rerank import CANDIDATE_COUNTS, choice_among_first
 from dalle_jax.scenes import grammar
@@ -21,17 +22,15 @@ Split = Literal["seen", "held_out"]
 SPLITS: tuple[Split, ...] = ("seen", "held_out")
 RERANKED_COUNTS = CANDIDATE_COUNTS[1:]
 ANY_OF_COUNTS = (4, 16)
-"""How many candidates "at least one of them is right" looks at; all of those are judged, so no more than is needed."""
+"""Numbers of candidates for which "at least one is right" is measured; every one of these candidates is judged."""
 
 DRAWS = 1000
-"""How often a caption that is not yet in the list is looked for before one is repeated."""
-
-Judge = Callable[[np.ndarray, str], Judgement]
+"""Attempts to draw a caption that is not yet in the list; after them one is repeated."""
 
 
 @dataclass(frozen=True)
 class PartShare:
-    """How often one part of the captions (a colour, a relation) is right, whatever the other parts are."""
+    """Accuracy of one part of the captions (a colour, a relation), counted apart from the other parts."""
 
     name: str
     first: Share
@@ -40,11 +39,11 @@ class PartShare:
 
 @dataclass(frozen=True)
 class Cell:
-    """One level and split of the table.
+    """Accuracy on one level and split: one row of the table.
 
-    ``reranked`` and ``any_of`` go from a number of candidates to the share of captions for which CLIP's choice among
-    the first that many is right, or at least one of them is. ``parts`` compares the first candidate with CLIP's choice
-    among ``chosen_of`` (16, or the largest number there was).
+    ``reranked[n]`` is the share of captions for which CLIP's choice among the first n candidates is right;
+    ``any_of[n]`` the share for which at least one of them is. ``parts`` compares the first candidate with CLIP's choice
+    among ``chosen_of`` (16, or all candidates if there are fewer).
     """
 
     level: int
@@ -57,11 +56,11 @@ class Cell:
 
     @property
     def chosen(self) -> Share:
-        """CLIP's choice among ``chosen_of``; the first candidate where there was no choice."""
+        """Return the accuracy of CLIP's choice among ``chosen_of``; with one candidate, that of the candidate."""
         return self.reranked.get(self.chosen_of, self.first)
 
     def figures(self) -> dict[str, Share]:
-        """Every share of the cell under its name in ``metrics.json``: first, reranked_16, any_of_16, ..."""
+        """Return every share of the cell under its key in ``metrics.json``: first, reranked_16, any_of_16, ..."""
         out = {"first": self.first}
         out |= {f"reranked_{n}": share for n, share in self.reranked.items()}
         return out | {f"any_of_{n}": share for n, share in self.any_of.items()}
@@ -69,22 +68,25 @@ class Cell:
 
 @dataclass(frozen=True)
 class Composition:
-    """The table: its cells in the order in which they are shown."""
+    """The table of compositional accuracy: cells in the order in which they are shown."""
 
     cells: tuple[Cell, ...]
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """The levels that were measured, from easy to hard."""
+        """Return the measured levels, from easy to hard."""
         return tuple(sorted({cell.level for cell in self.cells}))
 
     def cell(self, level: int, split: Split) -> Cell | None:
-        """The cell of that level and split, or None where it was not measured."""
+        """Return the cell of a level and split, or None if it was not measured."""
         return next((cell for cell in self.cells if (cell.level, cell.split) == (level, split)), None)
 
-    def to_json(self) -> dict[str, Any]:
-        """``{"level_1": {"seen": {"first": 0.84, ..., "count": 100, "interval_95": {...}, "parts": {...}}}}``."""
-        out: dict[str, Any] = {level_name(level): {} for level in self.levels}
+    def to_json(self) -> dict[str, dict[str, dict[str, object]]]:
+        """Return the shares by level and split, with counts, 95 % intervals and parts.
+
+        ``{"level_1": {"seen": {"first": 0.84, ..., "count": 100, "interval_95": {...}, "parts": {...}}}}``
+        """
+        out: dict[str, dict[str, dict[str, object]]] = {level_name(level): {} for level in self.levels}
         for cell in self.cells:
             figures = cell.figures()
             out[level_name(cell.level)][cell.split] = {
@@ -101,7 +103,7 @@ class Composition:
 
 @dataclass(frozen=True)
 class JudgedCaption:
-    """What the reader said of one caption's first candidate and of CLIP's choice, for showing them side by side."""
+    """The reader's verdicts on the first candidate of a caption and on CLIP's choice."""
 
     caption: str
     first: Judgement
@@ -110,15 +112,15 @@ class JudgedCaption:
 
 
 def level_name(level: int) -> str:
-    """The key of a level in ``metrics.json``."""
+    """Return the key of a level in ``metrics.json``."""
     return f"level_{level}"
 
 
 def evaluation_captions(level: int, split: Split, count: int, seed: int) -> tuple[str, ...]:
-    """A fixed list of ``count`` captions: the same for the same arguments, and the beginning of any longer list.
+    """Return ``count`` captions, determined by the arguments; a longer list begins with the same captions.
 
-    ``seen`` draws combinations that occur in training, with a seed of its own; ``held_out`` those that never do. No
-    caption stands twice as long as a new one is found in ``DRAWS`` draws: level 1 has only some 160 held-out captions.
+    ``seen`` draws attribute combinations that occur in training, ``held_out`` combinations that never do. A caption is
+    repeated only after ``DRAWS`` draws give no new one: level 1 has only some 160 held-out captions.
     """
     rng = np.random.default_rng((seed, level, SPLITS.index(split)))
     source: Literal["validation", "held_out"] = "validation" if split == "seen" else "held_out"
@@ -139,28 +141,28 @@ def measure_cell(
     level: int,
     split: Split,
     captions: Sequence[str],
-    pictures: UInt8[np.ndarray, "P M H W 3"],
+    images: UInt8[np.ndarray, "P M H W 3"],
     scores: Float[np.ndarray, "P M"],
     judged_by: Judge = judge,
 ) -> tuple[Cell, tuple[JudgedCaption, ...]]:
-    """Judges the candidates of one level and split; returns the figures and what was said of the pictures to show.
+    """Judge the candidates of one level and split; return its accuracies and the verdicts on each caption.
 
-    Read are the candidates that a figure needs: the first 16 and the choices, for M = 64 a quarter of them all.
-    Raises ValueError where captions, pictures and scores do not match.
+    Only the candidates that a share needs are judged: the first 16 and CLIP's choices, for M = 64 about a quarter.
+    Raises ValueError if the lengths of captions, images and scores differ.
     """
-    if not len(captions) == len(pictures) == len(scores):
+    if not len(captions) == len(images) == len(scores):
         raise ValueError(
-            f"{len(captions)} captions, pictures of {len(pictures)} and scores of {len(scores)}: must agree"
+            f"images, scores: expected {len(captions)} rows each, one per caption, got {len(images)}, {len(scores)}"
         )
-    if pictures.shape[1] != scores.shape[1]:
-        raise ValueError(f"{pictures.shape[1]} candidates of each caption but {scores.shape[1]} scores: must agree")
-    available = pictures.shape[1]
+    if images.shape[1] != scores.shape[1]:
+        raise ValueError(f"scores: expected {images.shape[1]} of each caption, one per image, got {scores.shape[1]}")
+    available = images.shape[1]
     choices = choice_among_first(scores)
     any_of = [n for n in ANY_OF_COUNTS if n <= available]
     chosen_of = max(n for n in choices if n <= 16)
     verdicts = [
         {
-            index: judged_by(pictures[row, index], caption)
+            index: judged_by(images[row, index], caption)
             for index in sorted({*range(max(any_of, default=1)), *(int(choice[row]) for choice in choices.values())})
         }
         for row, caption in enumerate(captions)
@@ -187,7 +189,7 @@ def measure_cell(
 
 
 def _part_shares(shown: Sequence[JudgedCaption]) -> tuple[PartShare, ...]:
-    """Per part name, in the order in which names first occur; a caption may hold a name more than once."""
+    """Return the accuracy of each part name, in order of first occurrence; a caption may hold a name repeatedly."""
     first: dict[str, list[bool]] = defaultdict(list)
     chosen: dict[str, list[bool]] = defaultdict(list)
     for judged in shown:

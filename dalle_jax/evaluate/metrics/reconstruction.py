@@ -1,24 +1,25 @@
-"""What is left of a picture after the image tokenizer: in decibels, and in whether it is still read right."""
+"""Quality of an image tokenizer: PSNR of its reconstructions, and the share that the scene reader still reads right."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from dalle_jax.arrays import Float, UInt8
+from dalle_jax.evaluate.metrics.judging import Judge
 from dalle_jax.evaluate.metrics.shares import Share, share_of
-from dalle_jax.scenes.read import Judgement, judge
+from dalle_jax.scenes.read import judge
 
 PSNR_LIMIT = 100.0
-"""Decibels given to a perfect copy, whose PSNR is infinite and would swallow every mean."""
+"""PSNR in dB that stands for an exact copy: its true value is infinite and would make every mean infinite."""
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """``psnr`` is the mean over pictures in dB; ``still_right`` is per level, on true pictures and their captions.
+    """Mean PSNR in dB and mean squared error over ``count`` images, and reading accuracy per level.
 
-    ``read_right`` is the same share on the originals: what the reader itself loses is not the tokenizer's doing.
+    ``still_right`` is the share of reconstructions that the reader finds true to their captions. ``read_right`` is the
+    same share of the originals, and so the errors of the reader itself.
     """
 
     psnr: float
@@ -27,8 +28,8 @@ class Reconstruction:
     still_right: dict[int, Share]
     read_right: dict[int, Share]
 
-    def to_json(self) -> dict[str, Any]:
-        """``{"psnr": 27.1, "mse": 0.002, "count": 256, "still_right": {"level_1": 0.99}, "read_right": {...}}``."""
+    def to_json(self) -> dict[str, object]:
+        """Return ``{"psnr": 27.1, "mse": 0.002, "count": 256, "still_right": {"level_1": 0.99}, ...}``."""
         return {
             "psnr": self.psnr,
             "mse": self.mse,
@@ -41,13 +42,13 @@ class Reconstruction:
 def mean_squared_errors(
     originals: UInt8[np.ndarray, "B H W 3"], copies: UInt8[np.ndarray, "B H W 3"]
 ) -> Float[np.ndarray, " B"]:
-    """The mean squared error of each picture, for values in [0, 1]."""
+    """Return the mean squared error of each image, for values in [0, 1]."""
     difference = (originals.astype(np.float64) - copies.astype(np.float64)) / 255.0
     return np.mean(difference**2, axis=(1, 2, 3))
 
 
 def psnr(originals: UInt8[np.ndarray, "B H W 3"], copies: UInt8[np.ndarray, "B H W 3"]) -> Float[np.ndarray, " B"]:
-    """Peak signal to noise ratio of each picture in dB, -10 log10(MSE) for values in [0, 1]; at most 100."""
+    """Return the PSNR of each image in dB, -10 log10(MSE) for values in [0, 1]; at most ``PSNR_LIMIT``."""
     errors = mean_squared_errors(originals, copies)
     return -10.0 * np.log10(np.maximum(errors, 10.0 ** (-PSNR_LIMIT / 10.0)))
 
@@ -57,18 +58,19 @@ def measure_reconstruction(
     copies: UInt8[np.ndarray, "B H W 3"],
     captions: Sequence[str] = (),
     levels: Sequence[int] = (),
-    judged_by: Callable[[np.ndarray, str], Judgement] = judge,
+    judged_by: Judge = judge,
 ) -> Reconstruction:
-    """Compares pictures with what the tokenizer made of them.
+    """Compare images with their reconstructions.
 
-    ``captions`` and ``levels`` are true of the originals, one each; leave both out for pictures that the reader cannot
-    read. Raises ValueError where lengths differ or there is no picture.
+    ``captions`` and ``levels`` describe the originals, one each; leave both out for images that are no drawn scenes.
+    Raises ValueError if lengths differ or there are no images.
     """
     if originals.shape != copies.shape or not len(originals):
-        raise ValueError(f"expected as many copies as originals, got {copies.shape} for {originals.shape}")
+        raise ValueError(f"copies: expected the shape of originals, {originals.shape}, not empty; got {copies.shape}")
     if len(captions) != len(levels) or len(captions) not in (0, len(originals)):
         raise ValueError(
-            f"{len(originals)} pictures need as many captions and levels, got {len(captions)}, {len(levels)}"
+            f"captions, levels: expected {len(originals)} each, one per image, or none; "
+            f"got {len(captions)}, {len(levels)}"
         )
     return Reconstruction(
         psnr=float(psnr(originals, copies).mean()),
@@ -80,12 +82,12 @@ def measure_reconstruction(
 
 
 def _right_per_level(
-    pictures: np.ndarray,
+    images: np.ndarray,
     captions: Sequence[str],
     levels: Sequence[int],
-    judged_by: Callable[[np.ndarray, str], Judgement],
+    judged_by: Judge,
 ) -> dict[int, Share]:
     outcomes: dict[int, list[bool]] = {level: [] for level in sorted(set(levels))}
-    for picture, caption, level in zip(pictures, captions, levels, strict=False):
-        outcomes[level].append(judged_by(picture, caption).right)
+    for image, caption, level in zip(images, captions, levels, strict=False):
+        outcomes[level].append(judged_by(image, caption).right)
     return {level: share_of(listed) for level, listed in outcomes.items()}

@@ -1,32 +1,32 @@
-"""A share of things that came out right, with how sure one can be of it."""
+"""Proportions with their 95 % confidence intervals."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 Z_95 = 1.959963984540054
-"""The normal quantile that leaves 2.5 % on either side."""
+"""The 97.5 % quantile of the standard normal distribution."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """``right`` of ``count``: a proportion that remembers how many it was counted over."""
+    """A proportion: ``right`` outcomes of ``count``."""
 
     right: int
     count: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.right <= self.count:
-            raise ValueError(f"a share needs 0 <= right <= count, got right = {self.right}, count = {self.count}")
+            raise ValueError(f"expected 0 <= right <= count, got right = {self.right}, count = {self.count}")
 
     @property
     def value(self) -> float | None:
-        """The proportion in [0, 1], or None where nothing was counted."""
+        """Return the proportion in [0, 1], or None if nothing was counted."""
         return self.right / self.count if self.count else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % Wilson score interval (Wilson 1927): unlike the normal one it stays in [0, 1] near 0 and 1."""
+        """Return the 95 % Wilson score interval (Wilson 1927), or None if nothing was counted."""
         if not self.count:
             return None
         n, p = self.count, self.right / self.count
@@ -41,6 +41,6 @@ class Share:
 
 
 def share_of(outcomes: Iterable[bool]) -> Share:
-    """How many of ``outcomes`` are true."""
+    """Count the true ``outcomes``."""
     listed = [bool(outcome) for outcome in outcomes]
     return Share(right=sum(listed), count=len(listed))

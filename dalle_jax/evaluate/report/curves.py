@@ -1,4 +1,4 @@
-"""From a run's ``metrics.jsonl`` to the lines of its training curves."""
+"""Training curves from a run's ``metrics.jsonl``."""
 
 import json
 import math
@@ -10,23 +10,23 @@ from dalle_jax.evaluate.report.charts import Chart, Line
 from dalle_jax.storage import Place
 
 Series = tuple[tuple[float, float], ...]
-"""(step, value) pairs in the order of steps."""
+"""(step, value) pairs, sorted by step."""
 
 LINE_POINTS = 300
-"""More than a chart has pixels for; longer series are averaged down to this many points."""
+"""Longest series that a chart draws; longer ones are averaged to this number of points."""
 
 LOG_SPAN = 8.0
-"""A positive figure whose largest value is this many times its smallest is drawn on a log scale."""
+"""Ratio of largest to smallest value above which a positive metric gets a log scale."""
 
 TIMINGS = ("_per_second", "seconds", "eta", "time")
-"""Ends of names that say how fast training went, not how well."""
+"""Name endings of metrics of speed, which are not drawn by default."""
 
 
 def read_metrics(text: str) -> dict[str, Series]:
-    """Lines of ``{"step": 10, name: value, ...}`` to one series per name.
+    """Convert lines of ``{"step": 10, name: value, ...}`` to one series per name.
 
-    A line that is torn (the run was killed while writing) or is no such object is passed over, as are values that are
-    no finite number. Where a step stands twice, as after resuming from an earlier checkpoint, the later line wins.
+    Skips lines that are not such objects (the last may be cut short by a kill) and values that are not finite numbers.
+    If a step occurs twice, as after resuming from an earlier checkpoint, the later line wins.
     """
     found: dict[str, dict[float, float]] = defaultdict(dict)
     for line in text.splitlines():
@@ -42,17 +42,17 @@ def read_metrics(text: str) -> dict[str, Series]:
 
 
 def read_metrics_file(path: Place) -> dict[str, Series]:
-    """``read_metrics`` of a file; a file that is not there is a run that wrote nothing."""
+    """Return ``read_metrics`` of a file; nothing if there is no file, since the run wrote none."""
     if not path.is_file():
         return {}
     return read_metrics(path.read_bytes().decode("utf-8", errors="replace"))
 
 
 def training_charts(metrics: dict[str, Series], names: Sequence[str] | None = None) -> tuple[Chart, ...]:
-    """One chart per figure: ``train/loss`` and ``evaluation/loss`` share the chart "loss".
+    """Return one chart per metric: ``train/loss`` and ``evaluation/loss`` share the chart "loss".
 
-    ``names`` chooses figures (by what stands after the last slash) and their order; without it all are drawn but
-    timings and series of a single point. A name with no slash is a training figure.
+    ``names`` selects metrics by the part after the last slash, in order. By default all are drawn except timings.
+    Series of a single point are never drawn. A name without a slash is a training metric.
     """
     grouped: dict[str, dict[str, Series]] = defaultdict(dict)
     for full_name, series in metrics.items():
@@ -64,7 +64,7 @@ def training_charts(metrics: dict[str, Series], names: Sequence[str] | None = No
 
 
 def thinned(series: Series, limit: int = LINE_POINTS) -> Series:
-    """At most ``limit`` points: the means of consecutive groups of nearly equal size, so no point is left out."""
+    """Return at most ``limit`` points: means of consecutive groups of nearly equal size."""
     if len(series) <= limit:
         return series
     edges = [round(i * len(series) / limit) for i in range(limit + 1)]
@@ -83,7 +83,7 @@ def _figure_chart(figure: str, by_origin: dict[str, Series]) -> Chart:
 
 
 def _rank(origin: str) -> tuple[bool, str]:
-    """Training first, then the others by name, so that colours mean the same in every chart."""
+    """Return a sort key: training first, then by name, so that colours mean the same in every chart."""
     return (not origin.startswith("train"), origin)
 
 

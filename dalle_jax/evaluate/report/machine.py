@@ -1,4 +1,4 @@
-"""On what machine a run was made: enough to judge its times by, and nothing that names the machine or its user."""
+"""Description of the machine of a run: hardware and versions, but neither the machine's name nor its user's."""
 
 import os
 import platform
@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -16,7 +15,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 @dataclass(frozen=True)
 class Machine:
-    """``cores`` are those that this process may use, of ``cores_total``; ``memory_gib`` is None where it is unknown."""
+    """Hardware and versions. This process may use ``cores`` of ``cores_total``; ``memory_gib`` is None if unknown."""
 
     cpu: str
     cores: int
@@ -26,13 +25,13 @@ class Machine:
     system: str
     versions: dict[str, str]
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields as they are."""
+    def to_json(self) -> dict[str, object]:
+        """Return the fields by name."""
         return asdict(self)
 
 
 def this_machine() -> Machine:
-    """Describes the machine of this process; asks jax for its devices, so call it after jax is set up."""
+    """Describe the machine of this process. Starts a JAX backend, so call it after ``jax.distributed`` is set up."""
     return Machine(
         cpu=_cpu_model(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -45,7 +44,7 @@ def this_machine() -> Machine:
 
 
 def _cpu_model() -> str:
-    """From /proc/cpuinfo on Linux; some ARM machines give no name there, nor do other systems."""
+    """Return the model name in /proc/cpuinfo; without one, as on some ARM machines, the processor or architecture."""
     try:
         match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
     except OSError:
@@ -54,7 +53,7 @@ def _cpu_model() -> str:
 
 
 def _memory_gib() -> float | None:
-    """The smaller of the machine's memory and of what a container is allowed."""
+    """Return the smaller of the machine's memory and the container's limit; None if neither is known."""
     sizes = []
     with suppress(ValueError, OSError, AttributeError):
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -69,7 +68,7 @@ def _memory_gib() -> float | None:
 
 
 def _accelerators() -> str | None:
-    """ "4 x TPU v5e", or None where jax runs on the CPU."""
+    """Return the number and kind of the devices, such as "4 x TPU v5e"; None if JAX runs on the CPU."""
     devices = jax.devices()
     if devices[0].platform == "cpu":
         return None

@@ -1,38 +1,36 @@
-"""What a report says, as plain values: no model, no run folder, and every part but the first few may be missing.
+"""Content of a run's report as plain values, independent of models and run folders.
 
-The page and ``metrics.json`` are both made from one ``Report``, so they cannot disagree.
+The page and ``metrics.json`` are both made from one ``RunReport``, so they cannot disagree.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
-from dalle_jax.evaluate.metrics.composition import Composition, Split
+from dalle_jax.evaluate.metrics.composition import Composition
 from dalle_jax.evaluate.metrics.reconstruction import Reconstruction
-from dalle_jax.evaluate.metrics.shares import Share
+from dalle_jax.evaluate.metrics.scene_reader import ReaderCheck
 from dalle_jax.evaluate.report.charts import Chart, Number
 from dalle_jax.evaluate.report.machine import Machine
-from dalle_jax.scenes.read import Part
+from dalle_jax.evaluate.suites.findings import GuidancePoint, ReconstructedImage, SampleGroup
 
-Kind = Literal["percent", "decibel", "nats", "seconds", "count", "number"]
-"""How a figure is written: 0.84 as 84.0 %, 27.13 as 27.1 dB, 831.0 as 13 min 51 s."""
+Format = Literal["percent", "decibel", "nats", "seconds", "count", "number"]
+"""The format of a figure: percent 84.0 %, decibel 27.1 dB, nats 1.234 nats, seconds 13 min 51 s, count 4,810,000."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number. ``path`` is its dotted key in ``metrics.json``; a value of None was not measured."""
+    """A number with its label. ``path`` is its dotted key in ``metrics.json``; a value of None was not measured."""
 
     path: str
     label: str
     value: Number | None
-    kind: Kind
+    kind: Format
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One thing that took time. Only training has ``steps``, ``parameters`` and ``charts``."""
+    """One stage of the run and its duration. Only stages of training have ``steps``, ``parameters`` and ``charts``."""
 
     name: str
     title: str
@@ -45,7 +43,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Contender:
-    """One of the compared networks and its figures; the paths of these are relative: ``image_nll``, ``seconds``."""
+    """One compared network. Paths of its figures are relative to the network: ``image_nll``, ``seconds``."""
 
     name: str
     figures: tuple[Figure, ...]
@@ -53,89 +51,25 @@ class Contender:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which of several networks was run, and why."""
+    """Several networks compared, the one that was run, and the reason for the choice."""
 
     contenders: tuple[Contender, ...]
     chosen: str
     why: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         names = [contender.name for contender in self.contenders]
         if self.chosen not in names:
-            raise ValueError(f"chosen = {self.chosen!r} is none of the compared: {names}")
+            raise ValueError(f"chosen: expected one of the compared networks {names}, got {self.chosen!r}")
 
 
 @dataclass(frozen=True)
-class ReconstructedPicture:
-    """A picture, uint8 [H W 3], and what the tokenizer made of it."""
+class RunReport:
+    """Content of the page and of ``metrics.json``.
 
-    original: np.ndarray
-    copy: np.ndarray
-    caption: str
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One generated picture, uint8 [H W 3]; ``right`` is None where nothing can judge it.
-
-    ``index`` counts candidates from 0; ``score`` is what ranked them.
-    """
-
-    picture: np.ndarray
-    right: bool | None = None
-    parts: tuple[Part, ...] = ()
-    index: int = 0
-    score: Number | None = None
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A caption, the first candidate, and what CLIP chose among ``chosen_of`` (None: there was no choice)."""
-
-    caption: str
-    first: Candidate
-    chosen: Candidate | None = None
-    chosen_of: int = 16
-
-
-@dataclass(frozen=True)
-class SampleGroup:
-    """Samples shown together, all of one fixed list of captions in its order; level and split where it has them."""
-
-    title: str
-    samples: tuple[Sample, ...]
-    level: int | None = None
-    split: Split | None = None
-
-
-@dataclass(frozen=True)
-class ReaderCheck:
-    """How the reader did on one kind of picture: how many captions of each sort it accepted.
-
-    ``wrong_accepted`` are captions with one attribute wrong, ``other_accepted`` those of other pictures altogether.
-    """
-
-    name: str
-    title: str
-    true_accepted: Share
-    wrong_accepted: Share
-    other_accepted: Share | None = None
-
-
-@dataclass(frozen=True)
-class GuidancePoint:
-    """The table at one guidance scale; usually over fewer captions and candidates than the main one."""
-
-    scale: Number
-    composition: Composition
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that the page shows. ``wall_seconds`` is the whole run, ``seed`` and ``command`` are how to repeat it.
-
-    ``figures`` are those that stand in no table: ``clip.retrieval_top1``, ``transformer.image_nll``. ``limits`` are
-    sentences of the caller's on what does not work; the page adds the weakest figures by itself.
+    ``wall_seconds`` is the duration of the whole run; ``seed`` and ``command`` repeat it. ``figures`` are the numbers
+    outside all tables, such as ``clip.retrieval_top1``. ``limits`` are sentences on known failures; the page adds the
+    weakest cells of the table.
     """
 
     title: str
@@ -149,7 +83,7 @@ class Report:
     figures: tuple[Figure, ...] = ()
     comparison: Comparison | None = None
     reconstruction: Reconstruction | None = None
-    reconstructed: tuple[ReconstructedPicture, ...] = ()
+    reconstructed: tuple[ReconstructedImage, ...] = ()
     sampling: str = ""
     samples: tuple[SampleGroup, ...] = ()
     composition: Composition | None = None

@@ -1,31 +1,39 @@
-"""The figures of a pipeline trained on captioned pictures of any kind, on pictures that were held out.
+"""Evaluation of a pipeline trained on captioned images of any kind, on held-out images.
 
-There is no reader of such pictures as there is of drawn scenes, so what is drawn is judged by CLIP alone, and the
-report says so. Retrieval is measured on true pictures: of ``among`` captions, is the picture's own the first, or one of
-the first five (CLIP, arXiv 2103.00020, section 3)?
+No reader judges such images, so generated images are judged by CLIP alone, and the report says so. Retrieval is
+measured on real images: among ``among`` captions, is the image's own the most similar, or one of the five most
+similar (CLIP, arXiv 2103.00020, section 3)?
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from dalle_jax.arrays import Float
 from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.metrics.reconstruction import Reconstruction, measure_reconstruction
-from dalle_jax.evaluate.report.run_report import Candidate, Figure, ReconstructedPicture, Sample, SampleGroup
-from dalle_jax.evaluate.suites.evaluate_scenes import Drawing
+from dalle_jax.evaluate.suites.drawing import Drawing
+from dalle_jax.evaluate.suites.findings import Candidate, ReconstructedImage, Sample, SampleGroup
 from dalle_jax.pipelines.autoregressive import Drawn, Pipeline
 
 TOP = (1, 5)
 
 
+class CaptionedBatch(TypedDict):
+    """Held-out examples: images, uint8 [H W 3] each, and one caption per image."""
+
+    image: list[np.ndarray]
+    caption: list[str]
+
+
 @dataclass(frozen=True)
 class EvaluateCaptioned:
-    """The first ``captions`` of the held-out pictures are drawn with ``drawing``; ``shown`` stand in the report.
+    """Draw the captions of the first ``captions`` held-out images; the report shows ``shown`` of them.
 
-    Captions are found for pictures among ``among`` at a time; held-out pictures beyond a multiple of it are left out.
+    Retrieval compares each image with the captions of its group of ``among`` images. Held-out images beyond a multiple
+    of ``among`` are left out.
     """
 
     drawing: Drawing
@@ -43,75 +51,101 @@ class EvaluateCaptioned:
 
 @dataclass(frozen=True)
 class CaptionedFindings:
-    """All that was measured and what is shown of it."""
+    """Measurements on held-out images, and the images that a report shows.
+
+    ``retrieval_top1``, ``retrieval_top5``: shares of images whose own caption is the most similar, or among the five
+    most similar, of ``retrieval_among``. ``image_nll``: nats per image code given the image's caption;
+    ``image_nll_other``: given another image's. ``first_found``, ``chosen_found``: shares of generated images (first
+    candidate, CLIP's choice) whose prompt is the most similar caption of ``found_among``.
+    """
 
     reconstruction: Reconstruction
-    reconstructed: tuple[ReconstructedPicture, ...]
+    reconstructed: tuple[ReconstructedImage, ...]
     samples: SampleGroup
-    figures: tuple[Figure, ...]
+    retrieval_top1: float
+    retrieval_top5: float
+    retrieval_among: int
+    image_nll: float
+    image_nll_other: float
+    first_found: float
+    chosen_found: float
+    found_among: int
+
+    def scalars(self) -> dict[str, float]:
+        """Return each number of the transformer and of CLIP under its dotted key in ``metrics.json``."""
+        return {
+            "clip.retrieval_top1": self.retrieval_top1,
+            "clip.retrieval_top5": self.retrieval_top5,
+            "transformer.image_nll": self.image_nll,
+            "transformer.image_nll_other": self.image_nll_other,
+            "drawn.first_found": self.first_found,
+            "drawn.chosen_found": self.chosen_found,
+        }
+
+    def to_json(self) -> dict[str, object]:
+        """Return all numbers as ``evaluation.json`` holds them."""
+        return {"reconstruction": self.reconstruction.to_json(), **self.scalars()}
 
 
 def retrieved_among(similarity: Float[np.ndarray, "n n"], captions: list[str], top: int) -> Float[np.ndarray, " n"]:
-    """Whether for picture i (row) a caption that reads as its own is among the ``top`` most similar: 0 or 1 each."""
+    """Return 1 for each image (row) with a caption equal to its own among its ``top`` most similar, else 0."""
     best = np.argsort(-similarity, axis=1, kind="stable")[:, :top]
     return np.array([any(captions[j] == captions[i] for j in row) for i, row in enumerate(best)], float)
 
 
 def evaluate_captioned(
-    pipeline: Pipeline, config: EvaluateCaptioned, batches: Iterable[dict[str, list[Any]]], say: Callable[[str], None]
+    pipeline: Pipeline, config: EvaluateCaptioned, batches: Iterable[CaptionedBatch], say: Callable[[str], None]
 ) -> CaptionedFindings:
-    """Measures on ``batches`` of ``config.among`` held-out examples each (data/loader.py); needs a CLIP."""
-    pictures, captions = [], []
+    """Measure on ``batches`` of ``config.among`` held-out examples each (data/loader.py); needs a CLIP."""
+    images, captions = [], []
     found: dict[int, list[np.ndarray]] = {top: [] for top in TOP}
     for batch in batches:
         pixels = np.stack(batch["image"])
         if pixels.shape[1:3] != (pipeline.side, pipeline.side):
-            raise UserError(f"expected held-out pictures of {pipeline.side} px, the model's, got {pixels.shape[1:3]}")
+            size = pixels.shape[1:3]
+            raise UserError(f"held-out images: expected {pipeline.side} px a side, the model's size, got {size}")
         similarity = pipeline.similarity(pixels, batch["caption"])
         for top in TOP:
             found[top].append(retrieved_among(similarity, batch["caption"], top))
-        pictures.append(pixels)
+        images.append(pixels)
         captions += batch["caption"]
     if len(captions) < config.captions:
         raise UserError(
-            f"evaluation.captions: expected at most {len(captions)}, the held-out pictures there are, "
+            f"evaluation.captions: expected at most {len(captions)}, the number of held-out images, "
             f"got {config.captions}"
         )
-    originals = np.concatenate(pictures)
+    originals = np.concatenate(images)
     copies = pipeline.reconstruct(originals)
     reconstruction = measure_reconstruction(originals, copies)
-    say(f"reconstruction {reconstruction.psnr:.1f} dB over {len(originals)} held-out pictures")
+    say(f"reconstruction {reconstruction.psnr:.1f} dB over {len(originals)} held-out images")
     nats = pipeline.nats(originals, captions)
     shuffled = np.random.default_rng(config.seed).permutation(len(captions))
     other = pipeline.nats(originals, [captions[i] for i in shuffled])
     drawn = pipeline.draw(config.drawing.requests(tuple(captions[: config.captions]), config.seed))
-    figures = (
-        _figure("clip.retrieval_top1", "CLIP finds the caption", found[1], f"of a held-out picture, of {config.among}"),
-        _figure("clip.retrieval_top5", "… among its first five", found[5], f"of a held-out picture, of {config.among}"),
-        Figure("transformer.image_nll", "Nats per code", float(nats.mean()), "nats", "given the picture’s caption"),
-        Figure("transformer.image_nll_other", "… another’s caption", float(other.mean()), "nats", "captions exchanged"),
-        *_agreement(pipeline, drawn, captions[: config.among]),
+    among = captions[: config.among]
+    findings = CaptionedFindings(
+        reconstruction=reconstruction,
+        reconstructed=tuple(ReconstructedImage(originals[i], copies[i], captions[i]) for i in range(config.shown)),
+        samples=_group(drawn[: config.shown]),
+        retrieval_top1=float(np.concatenate(found[1]).mean()),
+        retrieval_top5=float(np.concatenate(found[5]).mean()),
+        retrieval_among=config.among,
+        image_nll=float(nats.mean()),
+        image_nll_other=float(other.mean()),
+        first_found=_found(pipeline, drawn, [one.candidates[0] for one in drawn], among),
+        chosen_found=_found(pipeline, drawn, [one.candidates[one.chosen[0]] for one in drawn], among),
+        found_among=len(among),
     )
-    for figure in figures:
-        say(f"{figure.label}: {figure.value:.4g}")
-    shown = [ReconstructedPicture(originals[i], copies[i], captions[i]) for i in range(config.shown)]
-    return CaptionedFindings(reconstruction, tuple(shown), _group(drawn[: config.shown]), figures)
+    for name, value in findings.scalars().items():
+        say(f"{name}: {value:.4g}")
+    return findings
 
 
-def _figure(path: str, label: str, outcomes: list[np.ndarray], note: str) -> Figure:
-    return Figure(path, label, float(np.concatenate(outcomes).mean()), "percent", note)
-
-
-def _agreement(pipeline: Pipeline, drawn: list[Drawn], captions: list[str]) -> tuple[Figure, ...]:
-    """Of drawn pictures: does CLIP find the caption that they were drawn for among those of others?"""
-    figures = []
-    for name, label, pick in (("first", "Drawn, first candidate", False), ("chosen", "Drawn, CLIP’s choice", True)):
-        pictures = np.stack([one.candidates[one.chosen[0] if pick else 0] for one in drawn])
-        similarity = pipeline.similarity(pictures, captions)
-        right = [captions[int(row.argmax())] == one.prompt for row, one in zip(similarity, drawn, strict=True)]
-        note = f"CLIP finds its caption, of {len(captions)}"
-        figures.append(Figure(f"drawn.{name}_found", label, float(np.mean(right)), "percent", note))
-    return tuple(figures)
+def _found(pipeline: Pipeline, drawn: list[Drawn], images: list[np.ndarray], captions: list[str]) -> float:
+    """Return the share of generated images to which CLIP finds their own prompt most similar among ``captions``."""
+    similarity = pipeline.similarity(np.stack(images), captions)
+    right = [captions[int(row.argmax())] == one.prompt for row, one in zip(similarity, drawn, strict=True)]
+    return float(np.mean(right))
 
 
 def _group(drawn: list[Drawn]) -> SampleGroup:
@@ -123,4 +157,4 @@ def _group(drawn: list[Drawn]) -> SampleGroup:
             for i in (0, one.chosen[0])
         )
         samples.append(Sample(one.prompt, first, chosen, len(one.candidates)))
-    return SampleGroup("Captions of held-out pictures", tuple(samples))
+    return SampleGroup("Captions of held-out images", tuple(samples))

@@ -1,4 +1,4 @@
-"""The figures of a pipeline trained on captioned scenes: what it draws, judged from pixels alone."""
+"""Evaluation of a pipeline trained on captioned scenes: the scene reader judges generated images by their pixels."""
 
 import itertools
 from collections.abc import Callable
@@ -19,8 +19,9 @@ from dalle_jax.evaluate.metrics.composition import (
 from dalle_jax.evaluate.metrics.reconstruction import Reconstruction, measure_reconstruction
 from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.evaluate.metrics.zero_shot import class_vectors
-from dalle_jax.evaluate.report.run_report import Candidate, GuidancePoint, ReconstructedPicture, Sample, SampleGroup
-from dalle_jax.pipelines.autoregressive import Drawn, Pipeline, Request
+from dalle_jax.evaluate.suites.drawing import Drawing
+from dalle_jax.evaluate.suites.findings import Candidate, GuidancePoint, ReconstructedImage, Sample, SampleGroup
+from dalle_jax.pipelines.autoregressive import Drawn, Pipeline
 from dalle_jax.scenes import grammar
 from dalle_jax.scenes.render import render
 from dalle_jax.scenes.scene import COLOURS, SHAPES, SIZES, Scene, Thing
@@ -37,41 +38,13 @@ SPLIT_TITLES: dict[Split, str] = {"seen": "combinations seen in training", "held
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How evaluation draws; the names are those of ``Request``. ``batch`` is how many pictures one call holds."""
-
-    candidates: int
-    guidance: float
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    batch: int = 64
-
-    def requests(self, captions: tuple[str, ...], seed: int) -> list[Request]:
-        """One request per caption; captions have seeds of their own, so that their noise differs."""
-        return [
-            Request(
-                prompt=caption,
-                candidates=self.candidates,
-                keep=1,
-                temperature=self.temperature,
-                top_k=self.top_k,
-                top_p=self.top_p,
-                guidance=self.guidance,
-                seed=seed + number,
-            )
-            for number, caption in enumerate(captions)
-        ]
-
-
-@dataclass(frozen=True)
 class EvaluateScenes:
-    """``captions`` are drawn per level and split with ``drawing``.
+    """Draw ``captions`` captions of each level and split with ``drawing``, and judge the images.
 
-    Of the first ``many_captions`` of each more are drawn, up to ``many_candidates``, to show what ranking more of them
-    gives, and ``guidance_captions`` with each of ``guidances``, one candidate each. ``reconstructions`` pictures of
-    each level go through the tokenizer. ``shown`` captions of each level and split stand in the report: the first of
-    the fixed list, not the best.
+    The first ``many_captions`` of each get ``many_candidates`` candidates, to measure reranking among more images. The
+    first ``guidance_captions`` are drawn at each scale of ``guidances``, one candidate each. ``reconstructions``
+    scenes of each level are reconstructed by the image tokenizer. The report shows the first ``shown`` captions of
+    each level and split.
     """
 
     levels: tuple[int, ...]
@@ -97,20 +70,32 @@ class EvaluateScenes:
 
 @dataclass(frozen=True)
 class SceneFindings:
-    """All that was measured and what is shown of it; ``zero_shot`` is CLIP's, on level 1, among all of its scenes."""
+    """Measurements on drawn scenes, and the images that a report shows.
+
+    ``zero_shot`` is CLIP's accuracy on scenes of level 1 among all scenes of the level, one caption per scene;
+    ``zero_shot_ensemble`` the same with every caption of each scene.
+    """
 
     reconstruction: Reconstruction
-    reconstructed: tuple[ReconstructedPicture, ...]
+    reconstructed: tuple[ReconstructedImage, ...]
     composition: Composition
     samples: tuple[SampleGroup, ...]
     guidance: tuple[GuidancePoint, ...]
     zero_shot: Share
-    pictures: int
     zero_shot_ensemble: Share
+
+    def to_json(self) -> dict[str, object]:
+        """Return all numbers as ``evaluation.json`` holds them."""
+        return {
+            "reconstruction": self.reconstruction.to_json(),
+            "composition": self.composition.to_json(),
+            "guidance": {f"{point.scale:g}": point.composition.to_json() for point in self.guidance},
+            "clip": {"zero_shot": self.zero_shot.value, "zero_shot_ensemble": self.zero_shot_ensemble.value},
+        }
 
 
 def evaluate_scenes(pipeline: Pipeline, config: EvaluateScenes, say: Callable[[str], None]) -> SceneFindings:
-    """Draws, judges and counts; ``say`` is told what is going on. The pipeline needs a CLIP."""
+    """Draw, judge and count; ``say`` takes a line of progress. The pipeline needs a CLIP."""
     reconstruction, shown = _reconstruct(pipeline, config)
     say(f"reconstruction {reconstruction.psnr:.1f} dB")
     cells: list[Cell] = []
@@ -123,15 +108,20 @@ def evaluate_scenes(pipeline: Pipeline, config: EvaluateScenes, say: Callable[[s
                 cell = _with_many(pipeline, cell, drawn[: config.many_captions], config)
             cells.append(cell)
             groups.append(_group(level, split, judged[: config.shown], drawn[: config.shown], cell.chosen_of))
-            say(f"level {level} {split}: {_percent(cell.first)} first, {_percent(cell.chosen)} CLIP's choice")
-    pictures = len(cells) * config.captions * config.drawing.candidates
-    pictures += len(cells) * config.many_captions * config.many_candidates
+            say(f"level {level} {split}: first candidate {_percent(cell.first)}, CLIP's choice {_percent(cell.chosen)}")
     points = _guidance_points(pipeline, config)
-    pictures += len(points) * len(cells) * config.guidance_captions
-    zero_shot, ensemble = (_zero_shot(pipeline, config, wordings) for wordings in (1, None))
-    say(f"CLIP's zero-shot accuracy on level 1: {_percent(zero_shot)}, with all wordings {_percent(ensemble)}")
+    zero_shot, ensemble = (_zero_shot(pipeline, config, captions) for captions in (1, None))
+    say(f"CLIP's zero-shot accuracy on level 1: {_percent(zero_shot)}, with prompt ensemble {_percent(ensemble)}")
     composition = Composition(tuple(cells))
-    return SceneFindings(reconstruction, shown, composition, tuple(groups), points, zero_shot, pictures, ensemble)
+    return SceneFindings(
+        reconstruction=reconstruction,
+        reconstructed=shown,
+        composition=composition,
+        samples=tuple(groups),
+        guidance=points,
+        zero_shot=zero_shot,
+        zero_shot_ensemble=ensemble,
+    )
 
 
 def _draw_cell(
@@ -143,29 +133,29 @@ def _draw_cell(
 
 
 def _candidates(drawn: list[Drawn]) -> tuple[UInt8[np.ndarray, "P M H W 3"], Float[np.ndarray, "P M"]]:
-    """All pictures and CLIP's scores of them."""
+    """Return all candidates and their CLIP scores."""
     scores = [one.candidate_scores for one in drawn if one.candidate_scores is not None]
     return np.stack([one.candidates for one in drawn]), np.stack(scores)
 
 
 def _with_many(pipeline: Pipeline, cell: Cell, drawn: list[Drawn], config: EvaluateScenes) -> Cell:
-    """The cell with CLIP's choice among ``many_candidates``, over fewer captions than the rest of it.
+    """Return the cell with CLIP's choice among ``many_candidates`` added, over fewer captions than its other shares.
 
-    What was drawn counts among them: only the missing candidates are added.
+    The candidates in ``drawn`` are kept; only the missing ones are drawn.
     """
     captions = tuple(one.prompt for one in drawn)
     first = config.drawing.candidates
     requests = config.drawing.requests(captions, config.seed)
     missing = [replace(one, candidates=config.many_candidates - first, first=first) for one in requests]
     both = zip(_candidates(drawn), _candidates(pipeline.draw(missing)), strict=True)
-    pictures, scores = (np.concatenate(pair, axis=1) for pair in both)
-    many = measure_cell(cell.level, cell.split, captions, pictures, scores)[0]
+    images, scores = (np.concatenate(pair, axis=1) for pair in both)
+    many = measure_cell(cell.level, cell.split, captions, images, scores)[0]
     more = {n: share for n, share in many.reranked.items() if n not in cell.reranked}
     return replace(cell, reranked=cell.reranked | more)
 
 
 def _guidance_points(pipeline: Pipeline, config: EvaluateScenes) -> tuple[GuidancePoint, ...]:
-    """One candidate per caption at every scale; the scales of a cell share their calls."""
+    """Draw one candidate per caption at every scale; one call draws all scales of a cell."""
     cells: dict[float, list[Cell]] = {scale: [] for scale in config.guidances}
     for level, split in itertools.product(config.levels, SPLITS):
         captions = evaluation_captions(level, split, config.guidance_captions, config.seed)
@@ -189,7 +179,7 @@ def _group(
         scores = one.candidate_scores
         first, chosen = (
             Candidate(
-                picture=one.candidates[index],
+                image=one.candidates[index],
                 right=verdict.right,
                 parts=verdict.parts,
                 index=index,
@@ -202,7 +192,7 @@ def _group(
     return SampleGroup(title, tuple(samples), level, split)
 
 
-def _reconstruct(pipeline: Pipeline, config: EvaluateScenes) -> tuple[Reconstruction, tuple[ReconstructedPicture, ...]]:
+def _reconstruct(pipeline: Pipeline, config: EvaluateScenes) -> tuple[Reconstruction, tuple[ReconstructedImage, ...]]:
     originals, captions, levels = [], [], []
     for level in config.levels:
         rng = np.random.default_rng((config.seed, 1, level))
@@ -211,27 +201,27 @@ def _reconstruct(pipeline: Pipeline, config: EvaluateScenes) -> tuple[Reconstruc
             originals.append(render(scene, pipeline.side, rng))
             captions.append(grammar.caption(scene, rng))
             levels.append(level)
-    pictures = np.stack(originals)
-    copies = pipeline.reconstruct(pictures)
+    images = np.stack(originals)
+    copies = pipeline.reconstruct(images)
     shown = [
-        ReconstructedPicture(pictures[i], copies[i], captions[i])
-        for start in range(0, len(pictures), config.reconstructions)
+        ReconstructedImage(images[i], copies[i], captions[i])
+        for start in range(0, len(images), config.reconstructions)
         for i in range(start, min(start + config.shown, start + config.reconstructions))
     ]
-    return measure_reconstruction(pictures, copies, captions, levels), tuple(shown)
+    return measure_reconstruction(images, copies, captions, levels), tuple(shown)
 
 
-def _zero_shot(pipeline: Pipeline, config: EvaluateScenes, wordings: int | None) -> Share:
-    """Pictures of level 1 against the level's scenes, whatever their split, each said in so many ways (None: all)."""
+def _zero_shot(pipeline: Pipeline, config: EvaluateScenes, captions: int | None) -> Share:
+    """Classify images of level 1 among all scenes of the level, with ``captions`` captions per scene (None: all)."""
     rng = np.random.default_rng((config.seed, 2))
     scenes = [grammar.sample_scene(1, rng, "validation") for _ in range(config.reconstructions)]
-    pictures = pipeline.reconstruct(np.stack([render(scene, pipeline.side, rng) for scene in scenes]))
+    images = pipeline.reconstruct(np.stack([render(scene, pipeline.side, rng) for scene in scenes]))
     things = itertools.product(COLOURS, SHAPES, SIZES)
     classes = [Scene(1, "single", (Thing(colour, shape, size),)) for colour, shape, size in things]
-    vectors = class_vectors(pipeline.text_vectors, [grammar.captions(scene)[:wordings] for scene in classes])
-    best = (pipeline.image_vectors(pictures) @ vectors.T).argmax(axis=1)  # [B]
+    vectors = class_vectors(pipeline.text_vectors, [grammar.captions(scene)[:captions] for scene in classes])
+    best = (pipeline.image_vectors(images) @ vectors.T).argmax(axis=1)  # [B]
     return share_of(classes[int(one)] == scene for one, scene in zip(best, scenes, strict=True))
 
 
 def _percent(share: Share) -> str:
-    return "nothing" if share.value is None else f"{100 * share.value:.0f} %"
+    return "not measured" if share.value is None else f"{100 * share.value:.0f} %"

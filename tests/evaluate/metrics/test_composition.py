@@ -9,7 +9,7 @@ from dalle_jax.scenes.render import render
 
 
 def judged_by_pixel(image, caption):
-    """Right where the first pixel is 1: lets a test say which candidates are right."""
+    """Judge an image right if its first pixel is 1, so that a test chooses the right candidates."""
     found = "red" if image[0, 0, 0] else "blue"
     return Judgement(caption, (Part("colour", "red", found), Part("shape", "circle", "circle")), Reading(found, ()))
 
@@ -22,7 +22,7 @@ def cell_of(right, scores, level=1, split="seen"):
     return measure_cell(level, split, captions, pictures, np.asarray(scores, np.float64), judged_by_pixel)
 
 
-def test_first_chosen_and_any_are_counted_by_their_definitions():
+def test_first_chosen_and_any_of_equal_their_definitions():
     rng = np.random.default_rng(0)
     right, scores = rng.random((50, 64)) < 0.1, rng.normal(size=(50, 64))
     cell, shown = cell_of(right, scores)
@@ -37,7 +37,7 @@ def test_first_chosen_and_any_are_counted_by_their_definitions():
     assert [said.chosen.right for said in shown] == right[rows, scores[:, :16].argmax(1)].tolist()
 
 
-def test_only_candidates_that_a_figure_needs_are_read():
+def test_only_candidates_that_a_share_needs_are_judged():
     read = []
 
     def judge(image, caption):
@@ -50,20 +50,20 @@ def test_only_candidates_that_a_figure_needs_are_read():
     assert len(read) == 17
 
 
-def test_a_single_candidate_has_no_choice():
+def test_a_single_candidate_gives_no_reranked_share():
     cell, _ = cell_of([[True], [False]], [[0.1], [0.2]])
     assert (cell.reranked, cell.any_of, cell.chosen_of, cell.chosen) == ({}, {}, 1, Share(1, 2))
     assert Composition((cell,)).to_json()["level_1"]["seen"]["first"] == 0.5
 
 
-def test_parts_are_counted_apart_for_the_first_and_for_the_choice():
+def test_parts_are_counted_separately_for_the_first_candidate_and_the_choice():
     cell, _ = cell_of([[False, True, False, False]] * 2, [[0, 1, 0, 0], [0, 0, 1, 0]])
     colour, shape = cell.parts
     assert (colour.name, colour.first, colour.chosen) == ("colour", Share(0, 2), Share(1, 2))
     assert (shape.name, shape.first, shape.chosen) == ("shape", Share(2, 2), Share(2, 2))
 
 
-def test_the_json_has_the_promised_keys():
+def test_the_json_has_the_documented_keys():
     cells = tuple(
         cell_of(np.ones((3, 16), bool), np.zeros((3, 16)), level, split)[0] for level in (1, 2) for split in SPLITS
     )
@@ -78,12 +78,12 @@ def test_the_json_has_the_promised_keys():
             assert "reranked_64" not in found
 
 
-def test_captions_of_another_number_are_refused():
-    with pytest.raises(ValueError, match="3 captions, pictures of 2 and scores of 2: must agree"):
+def test_a_wrong_number_of_images_is_refused():
+    with pytest.raises(ValueError, match="expected 3 rows each, one per caption, got 2, 2"):
         measure_cell(1, "seen", ["a", "b", "c"], np.zeros((2, 4, 2, 2, 3), np.uint8), np.zeros((2, 4)), judged_by_pixel)
 
 
-def test_true_pictures_of_every_level_are_right_and_pictures_of_other_captions_are_wrong():
+def test_true_images_of_every_level_are_right_and_images_of_other_captions_are_wrong():
     rng = np.random.default_rng(3)
     for level in (1, 2, 4):
         captions = evaluation_captions(level, "seen", 4, seed=1)
@@ -95,7 +95,7 @@ def test_true_pictures_of_every_level_are_right_and_pictures_of_other_captions_a
 
 
 @pytest.mark.parametrize("level", [1, 2, 3, 4, 5, 6])
-def test_evaluation_captions_are_fixed_different_and_of_their_split(level):
+def test_evaluation_captions_are_deterministic_distinct_and_of_their_split(level):
     for split in SPLITS:
         captions = evaluation_captions(level, split, 60, seed=5)
         assert captions == evaluation_captions(level, split, 60, seed=5)
@@ -106,7 +106,7 @@ def test_evaluation_captions_are_fixed_different_and_of_their_split(level):
     assert captions != evaluation_captions(level, "held_out", 60, seed=6)
 
 
-def test_more_captions_than_there_are_repeat_some_and_keep_the_count(monkeypatch):
+def test_captions_repeat_when_the_level_has_too_few(monkeypatch):
     few = [sample_scene(1, np.random.default_rng(0), "train")]
     monkeypatch.setattr("dalle_jax.scenes.grammar.sample_scene", lambda level, rng, split: few[0])
     captions = evaluation_captions(1, "seen", 14, seed=0)

@@ -5,9 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dalle_jax.evaluate.report.charts import HEIGHT, WIDTH, Chart, Line, log_ticks, nice_ticks, svg, tick_label
+from dalle_jax.evaluate.report.charts import HEIGHT, WIDTH, Chart, Line, drawing, log_ticks, nice_ticks, tick_label
+from dalle_jax.evaluate.report.environment import render
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True, width=32)
+
+
+def svg(chart):
+    return render("chart.svg.j2", chart=drawing(chart))
 
 
 def path_places(drawing, number=0):
@@ -31,19 +36,19 @@ def test_a_log_axis_places_factors_in_proportion():
     assert y0 - y1 == pytest.approx(y1 - y2, abs=0.11)
 
 
-def test_percent_charts_always_span_nothing_to_all():
+def test_percent_charts_span_0_to_100_percent():
     drawn = svg(Chart("t", "x", (Line("a", ((1.0, 0.5), (2.0, 0.6))),), percent=True))
     assert ">0 %<" in drawn
     assert ">100 %<" in drawn
 
 
-def test_names_are_escaped_and_said_in_the_label():
+def test_names_are_escaped_and_stand_in_the_label():
     drawn = svg(Chart("<b>", "x", (Line('a & "b"', ((0.0, 1.0), (1.0, 2.0))),)))
     element = ElementTree.fromstring(drawn)
     assert element.attrib["aria-label"] == '<b> against x: a & "b" ends at 2'
 
 
-def test_a_chart_with_nothing_to_draw_says_so():
+def test_a_chart_without_points_reads_no_data():
     assert "no data" in svg(Chart("t", "x", (Line("a", ((1.0, float("nan")),)),)))
     assert "no data" in svg(Chart("t", "x", (Line("a", ((1.0, -1.0),)),), log_y=True))
 
@@ -62,7 +67,7 @@ def test_any_points_give_well_formed_drawings_inside_the_frame(lines, log_x, log
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
-def test_ticks_bracket_the_values_at_round_steps(low, span):
+def test_ticks_enclose_the_values(low, span):
     ticks = nice_ticks(low, low + span)
     assert ticks[0] <= low + 1e-6 * span
     assert ticks[-1] >= low + span - 1e-6 * span

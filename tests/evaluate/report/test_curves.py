@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from dalle_jax.evaluate.report.curves import read_metrics, read_metrics_file, thinned, training_charts
 
 
-def test_lines_become_series_in_the_order_of_steps():
+def test_lines_become_series_sorted_by_step():
     text = '{"step": 20, "train/loss": 1.0}\n{"step": 10, "train/loss": 2, "evaluation/loss": 3.0}\n'
     assert read_metrics(text) == {"train/loss": ((10, 2.0), (20, 1.0)), "evaluation/loss": ((10, 3.0),)}
 
 
-def test_torn_lines_and_values_that_are_no_number_are_passed_over():
+def test_incomplete_lines_and_values_that_are_not_numbers_are_skipped():
     text = (
         '{"step": 1, "a": NaN, "b": null, "c": "x", "d": true, "e": 1e999, "f": 4}\nno\n[1]\n{"a": 1}\n{"step": 2, "f":'
     )
@@ -34,7 +34,7 @@ def test_no_record_is_an_error(records):
     assert all(len(line.points) > 1 for chart in charts for line in chart.lines)
 
 
-def test_a_missing_file_is_a_run_that_wrote_nothing(tmp_path):
+def test_a_missing_file_has_no_series(tmp_path):
     assert read_metrics_file(tmp_path / "metrics.jsonl") == {}
 
 
@@ -46,7 +46,7 @@ def test_thinning_keeps_the_mean_of_equal_groups():
     assert thinned(series[:5], limit=5) == series[:5]
 
 
-def test_a_figure_of_training_and_evaluation_shares_a_chart():
+def test_training_and_evaluation_of_a_metric_share_a_chart():
     metrics = {
         "evaluation/loss": ((10.0, 0.9), (20.0, 0.01)),
         "train/loss": ((1.0, 2.0), (2.0, 1.0)),

@@ -9,7 +9,7 @@ import jax
 from dalle_jax.evaluate.report.machine import this_machine
 
 
-def test_the_machine_is_described_without_naming_it():
+def test_the_description_names_neither_machine_nor_user():
     machine = this_machine()
     assert 1 <= machine.cores <= machine.cores_total
     assert machine.cpu
@@ -22,7 +22,7 @@ def test_the_machine_is_described_without_naming_it():
     assert f"/{getpass.getuser()}/" not in text
 
 
-def test_a_system_without_proc_still_has_a_processor(monkeypatch):
+def test_a_system_without_proc_has_a_processor(monkeypatch):
     original = Path.read_text
 
     def missing(self, *args, **kwargs):

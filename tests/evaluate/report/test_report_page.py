@@ -13,22 +13,14 @@ from PIL import Image
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.metrics.composition import Composition
-from dalle_jax.evaluate.report.accuracy import weakest
+from dalle_jax.evaluate.report.accuracy_section import weakest
 from dalle_jax.evaluate.report.charts import Chart, Line
-from dalle_jax.evaluate.report.formats import duration, marks, written
+from dalle_jax.evaluate.report.formats import duration, format_value
 from dalle_jax.evaluate.report.machine import Machine
-from dalle_jax.evaluate.report.page import page
-from dalle_jax.evaluate.report.run_report import (
-    Candidate,
-    Comparison,
-    Contender,
-    Figure,
-    Report,
-    Sample,
-    SampleGroup,
-    Stage,
-)
+from dalle_jax.evaluate.report.report_page import report_page
+from dalle_jax.evaluate.report.run_report import Comparison, Contender, Figure, RunReport, Stage
 from dalle_jax.evaluate.report.write_report import metrics_of, write_metrics, write_report
+from dalle_jax.evaluate.suites.findings import Candidate, Sample, SampleGroup
 from dalle_jax.scenes.read import Part
 
 SHOWN = re.compile(r'<data value="([^"]*)" data-path="([^"]*)">([^<]*)</data>')
@@ -37,7 +29,7 @@ VOID = {"meta", "img", "br", "line", "path", "circle"}
 
 
 class Tags(HTMLParser):
-    """Collects elements and complains where they are not nested."""
+    """Parser that collects elements and fails if they are not nested."""
 
     def __init__(self):
         super().__init__()
@@ -88,7 +80,7 @@ def test_page_and_json_hold_the_same_figures(report, tmp_path):
     } == set()
 
 
-def test_the_promised_keys_are_there(report):
+def test_metrics_have_the_documented_keys(report):
     metrics = metrics_of(report)
     assert metrics["wall_seconds"] == report.wall_seconds
     assert metrics["reconstruction"]["psnr"] == report.reconstruction.psnr
@@ -100,8 +92,8 @@ def test_the_promised_keys_are_there(report):
         assert found["first"] == cell.first.value
 
 
-def test_the_page_needs_nothing_but_itself_and_is_well_formed(report):
-    text = page(report)
+def test_the_page_loads_nothing_and_is_well_formed(report):
+    text = report_page(report)
     seen = tags_of(text)
     assert ("meta", {"charset": "utf-8"}) in seen
     assert not any(tag in ("script", "link", "iframe") for tag, _ in seen)
@@ -115,22 +107,22 @@ def test_the_page_needs_nothing_but_itself_and_is_well_formed(report):
     assert "url(" not in text
 
 
-def test_pictures_are_the_pixels_of_the_samples(report):
-    images = [attributes["src"] for tag, attributes in tags_of(page(report)) if tag == "img"]
+def test_images_have_the_pixels_of_the_samples(report):
+    images = [attributes["src"] for tag, attributes in tags_of(report_page(report)) if tag == "img"]
     shown = {np.asarray(Image.open(io.BytesIO(base64.b64decode(src.partition(",")[2])))).tobytes() for src in images}
     for group in report.samples:
         for sample in group.samples:
-            assert {sample.first.picture.tobytes(), sample.chosen.picture.tobytes()} <= shown
+            assert {sample.first.image.tobytes(), sample.chosen.image.tobytes()} <= shown
 
 
-def test_what_people_wrote_is_escaped():
+def test_text_from_users_is_escaped():
     picture = np.zeros((4, 4, 3), np.uint8)
     nasty = '<script>alert("x")</script> & "more"'
     shown = Candidate(picture, False, (Part("<i>", nasty, "<u>"),))
     sample = Sample(nasty, shown, shown)
     report = training_report(title=nasty, summary=nasty, config_text=nasty, limits=(nasty,))
     report = dataclasses.replace(report, samples=(SampleGroup(nasty, (sample,)),), command=nasty, sampling=nasty)
-    text = page(report)
+    text = report_page(report)
     assert not any(tag in ("script", "i", "u") for tag, _ in tags_of(text))
     assert "&lt;script&gt;" in text
 
@@ -140,30 +132,33 @@ def training_report(**changes):
     stage = Stage("tokenizer", "Image tokenizer", 12.0, steps=2, parameters=10, charts=(chart,))
     machine = Machine("CPU", 1, 1, None, None, "Linux x86_64", {})
     given = {"title": "t", "summary": "s", "command": "c", "seed": 0, "config_text": "", "wall_seconds": 12.5}
-    return Report(**(given | changes), machine=machine, stages=(stage,))
+    return RunReport(**(given | changes), machine=machine, stages=(stage,))
 
 
-def test_a_report_of_training_alone_leaves_the_other_sections_out():
-    text = page(training_report())
+def test_a_report_of_training_alone_has_no_other_sections():
+    text = report_page(training_report())
     sections = [attributes["id"] for tag, attributes in tags_of(text) if tag == "section"]
     assert sections == ["training", "times", "again"]
     assert metrics_of(training_report()).keys() == {"title", "command", "seed", "wall_seconds", "stages", "machine"}
 
 
-def test_pictures_that_nothing_can_judge_have_no_verdict():
+def test_images_that_no_reader_can_judge_have_no_verdict():
     sample = Sample("a fox", Candidate(np.zeros((4, 4, 3), np.uint8)))
-    text = page(dataclasses.replace(training_report(), samples=(SampleGroup("Own captions", (sample,)),)))
+    text = report_page(dataclasses.replace(training_report(), samples=(SampleGroup("Own captions", (sample,)),)))
     assert "a fox" in text
     assert 'class="verdict' not in text
     assert "judged" not in text
 
 
 def test_every_part_has_a_sign_and_words():
-    text = marks((Part("colour", "red", "red"), Part("shape", "ring", "star"), Part("word", "CAT", "nothing")))
-    assert re.sub(r"<[^>]+>", "", text) == "✓ colour: red✗ shape: ring (found star)✗ word: CAT (not found)"
+    parts = (Part("colour", "red", "red"), Part("shape", "ring", "star"), Part("word", "CAT", "nothing"))
+    sample = Sample("a fox", Candidate(np.zeros((4, 4, 3), np.uint8), False, parts))
+    text = report_page(dataclasses.replace(training_report(), samples=(SampleGroup("Own captions", (sample,)),)))
+    marks = re.search(r'<ul class="marks">.*?</ul>', text, flags=re.DOTALL).group()
+    assert re.sub(r"<[^>]+>", "", marks) == "✓ colour: red✗ shape: ring (found star)✗ word: CAT (not found)"
 
 
-def test_figures_that_are_no_number_become_null_with_a_reason(tmp_path):
+def test_nan_and_infinity_become_null_with_a_reason(tmp_path):
     write_metrics(tmp_path / "metrics.json", {"a": {"b": float("nan")}, "c": [np.float32(1.5), float("inf")], "d": 1})
     assert json.loads((tmp_path / "metrics.json").read_text()) == {
         "a": {"b": None},
@@ -175,20 +170,20 @@ def test_figures_that_are_no_number_become_null_with_a_reason(tmp_path):
         },
     }
     report = training_report(figures=(Figure("clip.retrieval_top1", "CLIP", float("nan"), "percent"),))
-    assert "not&nbsp;measured" in page(report)
+    assert "not\u00a0measured" in report_page(report)
 
 
 def test_two_figures_at_one_path_are_refused():
-    with pytest.raises(ValueError, match="two figures for seed"):
+    with pytest.raises(ValueError, match="seed: expected one figure, got two: 0 and 1"):
         metrics_of(training_report(figures=(Figure("seed", "Seed", 1, "count"),)))
 
 
-def test_a_choice_that_was_not_compared_is_refused():
-    with pytest.raises(ValueError, match="chosen = 'c' is none of the compared"):
+def test_a_chosen_network_that_was_not_compared_is_refused():
+    with pytest.raises(ValueError, match=r"chosen: expected one of the compared networks \['a', 'b'\], got 'c'"):
         Comparison((Contender("a", ()), Contender("b", ())), chosen="c", why="")
 
 
-def test_a_failed_write_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_write_is_one_line_and_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "metrics.json"
     write_metrics(path, {"a": 1})
 
@@ -202,13 +197,13 @@ def test_a_failed_write_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatc
     assert os.listdir(tmp_path) == ["metrics.json"]
 
 
-def test_a_file_in_the_place_of_the_folder_is_one_line(tmp_path):
+def test_a_file_instead_of_the_folder_is_one_line(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         write_report(training_report(), tmp_path / "run")
 
 
-def test_the_weakest_cells_are_named_from_the_weakest_up(report):
+def test_the_weakest_cells_come_weakest_first(report):
     sentences = weakest(report)
     wrong = sorted((cell.chosen.value, cell.level) for cell in report.composition.cells if cell.chosen.value < 1)
     assert len(sentences) == min(3, len(wrong))
@@ -227,8 +222,8 @@ def test_the_weakest_cells_are_named_from_the_weakest_up(report):
         (None, "nats", "not measured"),
     ],
 )
-def test_figures_are_written_with_their_units(value, kind, text):
-    assert written(value, kind) == text
+def test_figures_have_their_units(value, kind, text):
+    assert format_value(value, kind) == text
 
 
 @pytest.mark.parametrize(
@@ -242,5 +237,5 @@ def test_figures_are_written_with_their_units(value, kind, text):
         (7530, "2 h 5 min"),
     ],
 )
-def test_durations_round_without_ever_saying_sixty(seconds, text):
+def test_durations_never_round_to_60_seconds_or_minutes(seconds, text):
     assert duration(seconds) == text
