@@ -1,4 +1,4 @@
-"""``evaluate CONFIG --model DIR``: evaluate a trained pipeline on drawn scenes or held-out images; writes JSON."""
+"""``evaluate CONFIG --model DIR``: evaluate a trained pipeline on scene captions or held-out images; writes JSON."""
 
 import argparse
 from collections.abc import Iterator

@@ -62,7 +62,7 @@ def measure_reconstruction(
 ) -> Reconstruction:
     """Compare images with their reconstructions.
 
-    ``captions`` and ``levels`` describe the originals, one each; leave both out for images that are no drawn scenes.
+    ``captions`` and ``levels`` describe the originals, one each; leave both out if the images are not scenes.
     Raises ValueError if lengths differ or there are no images.
     """
     if originals.shape != copies.shape or not len(originals):

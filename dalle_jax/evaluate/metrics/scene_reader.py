@@ -34,8 +34,8 @@ class ReaderCheck:
 
 def check_reader(levels: Sequence[int], size: int, count: int, seed: int) -> tuple[ReaderCheck, ReaderCheck]:
     """Check ``count`` rendered scenes of each level: clean, then blurred and noised as by an image tokenizer."""
-    clean = check_reader_on(CLEAN, "As drawn", levels, size, count, seed)
-    blurred = "Blurred and noised like the tokenizer’s copies"
+    clean = check_reader_on(CLEAN, "Clean", levels, size, count, seed)
+    blurred = "Blurred and noised as by an image tokenizer"
     return clean, check_reader_on(BLURRED, blurred, levels, size, count, seed, blur_and_noise)
 
 

@@ -24,7 +24,7 @@ class ShareCell:
 
 @dataclass(frozen=True)
 class ShareRow:
-    """A row of shares under a title, a small note, or both; ``count`` is a column of its own unless it is None."""
+    """A row of shares with a title, a small note, or both. ``count``, if not None, has a column of its own."""
 
     title: str
     note: str
@@ -34,7 +34,7 @@ class ShareRow:
 
 @dataclass(frozen=True)
 class ShareTable:
-    """A table of shares. A line break in a heading is one on the page."""
+    """A table of shares; ``\\n`` in a heading is a line break on the page."""
 
     caption: str
     head: tuple[str, ...]
@@ -75,7 +75,7 @@ def level_title(report: RunReport, level: int) -> str:
 
 
 def weakest(report: RunReport) -> tuple[str, ...]:
-    """Return a sentence on each of the weakest cells: its errors, its weakest part, and CLIP's wrong choices."""
+    """Return sentences on the weakest cells: their errors, weakest parts, and right candidates that CLIP passed over."""
     if report.composition is None:
         return ()
     cells = [cell for cell in report.composition.cells if cell.chosen.count and cell.chosen.right < cell.chosen.count]
@@ -91,11 +91,11 @@ def _weakness(report: RunReport, cell: Cell) -> str:
     parts = [part for part in cell.parts if part.chosen.count and part.chosen.right < part.chosen.count]
     if parts:
         part = min(parts, key=lambda part: part.chosen.value or 0.0)
-        out += f" What fails most often is “{part.name}”, right in {format_value(part.chosen.value, 'percent')}."
+        out += f" The weakest part is “{part.name}”, right in {format_value(part.chosen.value, 'percent')}."
     best = cell.any_of.get(cell.chosen_of)
     if best is not None and best.right > cell.chosen.right:
         missed = best.right - cell.chosen.right
-        out += f" For {missed} of them a right picture was among the candidates and CLIP did not choose it."
+        out += f" For {missed} of them a candidate is right that CLIP did not choose."
     return out
 
 
@@ -111,7 +111,7 @@ def _table(report: RunReport, composition: Composition) -> ShareTable:
         base = f"composition/{level_name(cell.level)}/{cell.split}"
         cells = tuple(ShareCell(f"{base}/{column}", shares.get(column)) for column in columns)
         rows.append(ShareRow(level_title(report, cell.level), SPLIT_NAMES[cell.split], cells, cell.first.count))
-    caption = "Share of captions whose picture is right in every part; small: 95 % Wilson interval in %"
+    caption = "Share of captions with an image that is right in every part; small: 95 % Wilson interval in %"
     return ShareTable(caption, tuple(head), tuple(rows))
 
 
@@ -143,7 +143,7 @@ def _parts(composition: Composition) -> ShareTable:
     largest = max(cell.chosen_of for cell in composition.cells)
     choice = f"CLIP’s choice of {largest}" if largest > 1 else "CLIP’s choice"
     head = ("Part", "Seen\nfirst", f"Seen\n{choice}", "Held out\nfirst", f"Held out\n{choice}")
-    return ShareTable("How often each part of a caption is right, whatever its other parts are", head, tuple(rows))
+    return ShareTable("Accuracy of each part of the captions, counted apart from the other parts", head, tuple(rows))
 
 
 def _part_cells(cell: Cell | None, name: str, path: str) -> list[ShareCell]:

@@ -43,7 +43,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Maps values to positions along one side of the plot."""
+    """Scale from values to positions along one side of the plot."""
 
     low: Number
     high: Number

@@ -81,7 +81,9 @@ def format_text(content: InspectionContent) -> str:
             lines.append(f"{part}: {one['count']} {kind} ({names})")
     lines.append("formats: " + (", ".join(f"{name} {count}" for name, count in content["formats"].items()) or "none"))
     for name, values in content["numbers"].items():
-        lines.append(f"{name}: {' / '.join(f'{value:.4g}' for value in values.values())} (least/5 %/median/95 %/most)")
+        lines.append(
+            f"{name}: {' / '.join(f'{value:.4g}' for value in values.values())} (minimum/5 %/median/95 %/maximum)"
+        )
     for kind, same in content["same"].items():
         first = f" ({' and '.join(same['examples'][0])})" if same["examples"] else ""
         lines.append(f"same {kind}: {same['count']}{first}")

@@ -47,14 +47,14 @@ def report_page(report: RunReport) -> str:
     trained = tuple(stage for stage in report.stages if stage.charts or stage.note)
     sections = (
         Section("samples", "Samples", any(group.samples for group in report.samples)),
-        Section("accuracy", "How often it is right", accuracy is not None),
-        Section("limits", "What it cannot do yet", bool(limits)),
+        Section("accuracy", "Accuracy", accuracy is not None),
+        Section("limits", "Known failures", bool(limits)),
         Section("training", "Training", bool(trained)),
-        Section("transformer", "Which transformer", report.comparison is not None),
+        Section("transformer", "Choice of transformer", report.comparison is not None),
         Section("tokenizer", "Reconstructions", bool(report.reconstructed) or report.reconstruction is not None),
-        Section("reader", "How the reader was measured", bool(report.reader)),
-        Section("times", "Times and machine", True),
-        Section("again", "Do it again", True),
+        Section("reader", "Accuracy of the scene reader", bool(report.reader)),
+        Section("times", "Durations and machine", True),
+        Section("again", "Reproduction", True),
     )
     return render(
         "report.html.j2",
@@ -84,7 +84,7 @@ def headline(report: RunReport) -> tuple[Figure, ...]:
         label = f"Level {cell.level}, {SPLIT_NAMES[cell.split]}"
         out.append(Figure(path, label, cell.chosen.value, "percent", note))
     if report.reconstruction is not None:
-        note = f"tokenizer PSNR over {report.reconstruction.count} pictures"
+        note = f"tokenizer PSNR over {report.reconstruction.count} images"
         out.append(Figure("reconstruction/psnr", "Reconstruction", report.reconstruction.psnr, "decibel", note))
     return (*out, *report.figures, Figure("wall_seconds", "Time", report.wall_seconds, "seconds", "the whole run"))
 
@@ -149,13 +149,13 @@ def _reader_table(report: RunReport) -> ShareTable:
         for check in report.reader
     )
     head = (
-        "Pictures",
+        "Images",
         "Number",
         "True captions accepted",
-        "One attribute wrong, accepted",
-        "Another picture’s, accepted",
+        "Captions with one wrong attribute accepted",
+        "Captions of other scenes accepted",
     )
-    caption = "The measuring stick, measured on drawn pictures whose captions are known to be true or not"
+    caption = "Verdicts of the scene reader on captions that are known to be true or false"
     return ShareTable(caption, head, rows)
 
 

@@ -17,7 +17,7 @@ class Drawing:
     batch: int = 64
 
     def requests(self, captions: tuple[str, ...], seed: int) -> list[Request]:
-        """Return one request per caption. Caption i is drawn with ``seed + i``, so no two share their noise."""
+        """Return one request per caption. Caption i has the seed ``seed + i``, so no two share their noise."""
         return [
             Request(
                 prompt=caption,

@@ -30,7 +30,7 @@ class CaptionedBatch(TypedDict):
 
 @dataclass(frozen=True)
 class EvaluateCaptioned:
-    """Draw the captions of the first ``captions`` held-out images; the report shows ``shown`` of them.
+    """Evaluation on held-out images: generates images for ``captions`` of their captions; a report shows ``shown``.
 
     Retrieval compares each image with the captions of its group of ``among`` images. Held-out images beyond a multiple
     of ``among`` are left out.

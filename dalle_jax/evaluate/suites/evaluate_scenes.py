@@ -1,4 +1,4 @@
-"""Evaluation of a pipeline trained on captioned scenes: the scene reader judges generated images by their pixels."""
+"""Evaluation of a pipeline trained on captioned scenes; the scene reader judges generated images by their pixels."""
 
 import itertools
 from collections.abc import Callable
@@ -39,12 +39,12 @@ SPLIT_TITLES: dict[Split, str] = {"seen": "combinations seen in training", "held
 
 @dataclass(frozen=True)
 class EvaluateScenes:
-    """Draw ``captions`` captions of each level and split with ``drawing``, and judge the images.
+    """Evaluation on scene captions: generates images for ``captions`` of each level and split, and judges them.
 
     The first ``many_captions`` of each get ``many_candidates`` candidates, to measure reranking among more images. The
-    first ``guidance_captions`` are drawn at each scale of ``guidances``, one candidate each. ``reconstructions``
-    scenes of each level are reconstructed by the image tokenizer. The report shows the first ``shown`` captions of
-    each level and split.
+    first ``guidance_captions`` get one candidate at each scale of ``guidances``. The image tokenizer reconstructs
+    ``reconstructions`` rendered scenes of each level. A report shows the first ``shown`` captions of each level and
+    split.
     """
 
     levels: tuple[int, ...]
@@ -70,7 +70,7 @@ class EvaluateScenes:
 
 @dataclass(frozen=True)
 class SceneFindings:
-    """Measurements on drawn scenes, and the images that a report shows.
+    """Measurements on captioned scenes, and the images that a report shows.
 
     ``zero_shot`` is CLIP's accuracy on scenes of level 1 among all scenes of the level, one caption per scene;
     ``zero_shot_ensemble`` the same with every caption of each scene.
@@ -95,7 +95,7 @@ class SceneFindings:
 
 
 def evaluate_scenes(pipeline: Pipeline, config: EvaluateScenes, say: Callable[[str], None]) -> SceneFindings:
-    """Draw, judge and count; ``say`` takes a line of progress. The pipeline needs a CLIP."""
+    """Generate, judge and count; ``say`` takes a line of progress. The pipeline needs a CLIP."""
     reconstruction, shown = _reconstruct(pipeline, config)
     say(f"reconstruction {reconstruction.psnr:.1f} dB")
     cells: list[Cell] = []
@@ -141,7 +141,7 @@ def _candidates(drawn: list[Drawn]) -> tuple[UInt8[np.ndarray, "P M H W 3"], Flo
 def _with_many(pipeline: Pipeline, cell: Cell, drawn: list[Drawn], config: EvaluateScenes) -> Cell:
     """Return the cell with CLIP's choice among ``many_candidates`` added, over fewer captions than its other shares.
 
-    The candidates in ``drawn`` are kept; only the missing ones are drawn.
+    The candidates in ``drawn`` are kept; only the missing ones are generated.
     """
     captions = tuple(one.prompt for one in drawn)
     first = config.drawing.candidates
@@ -155,7 +155,7 @@ def _with_many(pipeline: Pipeline, cell: Cell, drawn: list[Drawn], config: Evalu
 
 
 def _guidance_points(pipeline: Pipeline, config: EvaluateScenes) -> tuple[GuidancePoint, ...]:
-    """Draw one candidate per caption at every scale; one call draws all scales of a cell."""
+    """Generate one candidate per caption at every scale, with one call for all scales of a cell."""
     cells: dict[float, list[Cell]] = {scale: [] for scale in config.guidances}
     for level, split in itertools.product(config.levels, SPLITS):
         captions = evaluation_captions(level, split, config.guidance_captions, config.seed)

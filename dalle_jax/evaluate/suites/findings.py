@@ -43,7 +43,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class SampleGroup:
-    """Samples of one fixed list of captions in its order; level and split are None outside the drawn scenes."""
+    """Samples of one fixed list of captions, in order; level and split are None if the captions are not of scenes."""
 
     title: str
     samples: tuple[Sample, ...]
