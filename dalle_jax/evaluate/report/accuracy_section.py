@@ -34,7 +34,7 @@ class ShareRow:
 
 @dataclass(frozen=True)
 class ShareTable:
-    """A table of shares; ``\\n`` in a heading is a line break on the page."""
+    """A table of shares; headings may hold line breaks."""
 
     caption: str
     head: tuple[str, ...]
@@ -75,7 +75,7 @@ def level_title(report: RunReport, level: int) -> str:
 
 
 def weakest(report: RunReport) -> tuple[str, ...]:
-    """Return sentences on the weakest cells: their errors, weakest parts, and right candidates that CLIP passed over."""
+    """Return a sentence on each of the weakest cells: errors, weakest part, right candidates that CLIP missed."""
     if report.composition is None:
         return ()
     cells = [cell for cell in report.composition.cells if cell.chosen.count and cell.chosen.right < cell.chosen.count]
