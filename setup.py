@@ -16,6 +16,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["dalle_jax", "dalle_jax.*"]),
+    package_data={"dalle_jax.evaluate.report": ["templates/*", "templates/sections/*"]},
     data_files=[
         (f"share/dalle_jax/{folder}", [str(path) for path in sorted(Path(folder).iterdir()) if path.is_file()])
         for folder in configs
@@ -28,6 +29,7 @@ setup(
         "grain>=0.2.15,<0.3",
         "array_record>=0.8,<0.9",
         "msgpack>=1,<2",
+        "jinja2>=3.1,<4",
         "gin-config>=0.5,<0.6",
         "sentencepiece>=0.2,<0.3",
         "ftfy>=6.3,<7",

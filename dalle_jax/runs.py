@@ -11,8 +11,8 @@ from dalle_jax.data.loader import Loader
 from dalle_jax.data.mixture import Mixture
 from dalle_jax.data.opening import open_batches
 from dalle_jax.data.pictures import Pictures
-from dalle_jax.evaluate.captioned import EvaluateCaptioned
-from dalle_jax.evaluate.scenes import EvaluateScenes
+from dalle_jax.evaluate.suites.evaluate_captioned import EvaluateCaptioned
+from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.mesh import Mesh
 from dalle_jax.parallel.rules import Rules

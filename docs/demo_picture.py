@@ -6,7 +6,7 @@ python docs/demo_picture.py runs/demo docs/demo.png
 import sys
 from pathlib import Path
 
-from dalle_jax.evaluate.composition import SPLITS, evaluation_captions
+from dalle_jax.evaluate.metrics.composition import SPLITS, evaluation_captions
 from dalle_jax.images.files import write_png
 from dalle_jax.images.grid import grid
 from dalle_jax.pipelines.autoregressive import Request

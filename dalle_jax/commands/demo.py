@@ -4,9 +4,10 @@ import argparse
 import json
 import shlex
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dalle_jax import storage
 from dalle_jax.commands.demo_checks import Counts, DemoChecks
@@ -16,18 +17,21 @@ from dalle_jax.commands.train import train_stage
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.config.sources import find
-from dalle_jax.evaluate.captioned import (
+from dalle_jax.evaluate.metrics.scene_reader import ReaderCheck, check_reader, check_reader_on
+from dalle_jax.evaluate.report.captioned_figures import captioned_figures
+from dalle_jax.evaluate.report.curves import read_metrics_file, training_charts
+from dalle_jax.evaluate.report.machine import this_machine
+from dalle_jax.evaluate.report.run_report import Comparison, Contender, Figure, RunReport, Stage
+from dalle_jax.evaluate.report.write_report import write_report
+from dalle_jax.evaluate.suites.evaluate_captioned import (
+    CaptionedBatch,
     CaptionedFindings,
     EvaluateCaptioned,
     draw_trained_captions,
     evaluate_captioned,
 )
-from dalle_jax.evaluate.curves import read_metrics_file, training_charts
-from dalle_jax.evaluate.machine import this_machine
-from dalle_jax.evaluate.reader import check_reader, check_reader_on
-from dalle_jax.evaluate.report import write_report
-from dalle_jax.evaluate.report_data import Comparison, Contender, Figure, ReaderCheck, Report, SampleGroup, Stage
-from dalle_jax.evaluate.scenes import LEVEL_TITLES, EvaluateScenes, SceneFindings, evaluate_scenes
+from dalle_jax.evaluate.suites.evaluate_scenes import LEVEL_TITLES, EvaluateScenes, SceneFindings, evaluate_scenes
+from dalle_jax.evaluate.suites.findings import SampleGroup
 from dalle_jax.folder_lock import locked
 from dalle_jax.images.files import write_bytes
 from dalle_jax.pipelines.autoregressive import Pipeline
@@ -168,7 +172,8 @@ class Demo:
             data = self.evaluation.data.of(evaluation.among).open()
             findings: CaptionedFindings | SampleGroup
             if data.held_out:
-                findings = evaluate_captioned(pipeline, evaluation, data.evaluation_batches(), say)
+                batches = cast("Iterator[CaptionedBatch]", data.evaluation_batches())
+                findings = evaluate_captioned(pipeline, evaluation, batches, say)
             else:
                 captions = dict.fromkeys(data.batch(0, range(min(evaluation.shown, data.examples)))["caption"])
                 findings = draw_trained_captions(pipeline, evaluation, list(captions))
@@ -190,11 +195,11 @@ class Demo:
             entry |= {"steps": result.step, "parameters": result.parameters, "metrics": result.metrics}
         write_bytes(path, json.dumps(record, indent=2).encode())
 
-    def _report(self, summary: str) -> Report:
+    def _report(self, summary: str) -> RunReport:
         """What every report says."""
         stages = _read_stages(self.out / "stages.json")
         drawing = self.evaluation.evaluation.drawing
-        return Report(
+        return RunReport(
             title=self.config.title,
             summary=summary,
             command=self.command,
@@ -211,7 +216,7 @@ class Demo:
             ),
         )
 
-    def _captioned_report(self, findings: CaptionedFindings | SampleGroup) -> Report:
+    def _captioned_report(self, findings: CaptionedFindings | SampleGroup) -> RunReport:
         stages = _read_stages(self.out / "stages.json")
         minutes = sum(entry["seconds"] for entry in stages.values()) / 60
         summary = (
@@ -223,7 +228,7 @@ class Demo:
             return replace(self._report(f"{summary}trained on."), samples=(findings,), limits=limits)
         return replace(
             self._report(f"{summary}held out."),
-            figures=findings.figures,
+            figures=captioned_figures(findings),
             reconstruction=findings.reconstruction,
             reconstructed=findings.reconstructed,
             samples=(findings.samples,),
@@ -232,7 +237,7 @@ class Demo:
 
     def _scenes_report(
         self, findings: SceneFindings, reader: tuple[ReaderCheck, ...], evaluation: EvaluateScenes
-    ) -> Report:
+    ) -> RunReport:
         stages = _read_stages(self.out / "stages.json")
         return replace(
             self._report(_summary(findings, sum(entry["seconds"] for entry in stages.values()))),

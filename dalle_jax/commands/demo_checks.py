@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.evaluate.captioned import EvaluateCaptioned, fitted
+from dalle_jax.evaluate.suites.evaluate_captioned import EvaluateCaptioned, fitted
 from dalle_jax.parallel.axes import BATCH, VOCAB
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh

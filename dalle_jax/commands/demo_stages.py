@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import near
 from dalle_jax.runs import DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
 from dalle_jax.storage import Place
+
+StageRun: TypeAlias = TextTokenizerRun | TrainRun | EvaluateRun
+"""The config of one stage."""
 
 PREFIX = "stages."
 TRAINED = ("tokenizer", "clip", "transformer")
@@ -42,7 +45,9 @@ def read_stages(path: str, sets: Sequence[str], out: Place) -> DemoStages:
             places = (out / "text.model", out / "tokenizer")
             fixed = [f"{field}='{place}'" for field, place in zip(FROM_THE_DEMO[name], places, strict=True)]
         try:
-            run = load(getattr(config, name), root, by_stage[name] + fixed, f"{PREFIX}{name}.")
+            run: TextTokenizerRun | TrainRun | EvaluateRun = load(
+                getattr(config, name), root, by_stage[name] + fixed, f"{PREFIX}{name}."
+            )
             read[name] = _with_data(run, config)
         except (UserError, ValueError) as error:
             problems += [str(error) if isinstance(error, UserError) else f"{PREFIX}{name}: {error}"]

@@ -1,34 +1,34 @@
-"""``evaluate CONFIG --model DIR``: the figures of a trained pipeline on scenes or held-out pictures, as JSON."""
+"""``evaluate CONFIG --model DIR``: evaluate a trained pipeline on scene captions or held-out images; writes JSON."""
 
 import argparse
 from collections.abc import Iterator
-from typing import Any
+from typing import cast
 
 from dalle_jax import storage
 from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
-from dalle_jax.evaluate.captioned import EvaluateCaptioned, evaluate_captioned
-from dalle_jax.evaluate.report import write_metrics
-from dalle_jax.evaluate.scenes import evaluate_scenes
+from dalle_jax.evaluate.report.write_report import write_metrics
+from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
+from dalle_jax.evaluate.suites.evaluate_scenes import evaluate_scenes
 from dalle_jax.pipelines.autoregressive import Pipeline
 from dalle_jax.pipelines.load_pipeline import load_pipeline
 from dalle_jax.runs import EvaluateRun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's flags."""
+    """Add the command's flags."""
     parser.add_argument("config", help="a config file, such as configs/demo/evaluation.gin")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="the last word on one field")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="set one field of the config")
     parser.add_argument(
         "--model", type=storage.reachable, required=True, help="a folder with pipeline.gin, such as runs/demo"
     )
     parser.add_argument(
-        "--out", type=storage.reachable, help="the JSON file to write (default: evaluation.json beside the model)"
+        "--out", type=storage.reachable, help="the JSON file to write (default: evaluation.json in the model's folder)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draws, judges and writes the figures."""
+    """Evaluate and write the figures."""
     run: EvaluateRun = load(args.config, EvaluateRun, args.set)
     pipeline = load_pipeline(args.model, batch=run.evaluation.drawing.batch)
     out = args.out or args.model / "evaluation.json"
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[dict[str, list[Any]]]:
+def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[CaptionedBatch]:
     """Yield the held-out examples of a run's data, ``config.among`` at a time; raise UserError where there are none."""
     assert run.data is not None
     opened = run.data.of(config.among).open()
@@ -46,24 +46,14 @@ def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[di
             f"data.evaluation: expected images that are held out, to measure on, got none of {opened.examples:,}; hold "
             "some out before training, such as with data.evaluation = @HeldOut and data.evaluation.count = 1"
         )
-    return opened.evaluation_batches()
+    return cast("Iterator[CaptionedBatch]", opened.evaluation_batches())
 
 
-def _figures(pipeline: Pipeline, run: EvaluateRun) -> dict[str, Any]:
+def _figures(pipeline: Pipeline, run: EvaluateRun) -> dict[str, object]:
     def say(line: str) -> None:
         print(line, flush=True)
 
     config = run.evaluation
     if isinstance(config, EvaluateCaptioned):
-        captioned = evaluate_captioned(pipeline, config, held_out_batches(run, config), say)
-        return {"reconstruction": captioned.reconstruction.to_json()} | {f.path: f.value for f in captioned.figures}
-    findings = evaluate_scenes(pipeline, config, say)
-    return {
-        "reconstruction": findings.reconstruction.to_json(),
-        "composition": findings.composition.to_json(),
-        "guidance": {f"{point.scale:g}": point.composition.to_json() for point in findings.guidance},
-        "clip": {
-            "zero_shot": findings.zero_shot.value,
-            "zero_shot_ensemble": findings.zero_shot_ensemble.value,
-        },
-    }
+        return evaluate_captioned(pipeline, config, held_out_batches(run, config), say).to_json()
+    return evaluate_scenes(pipeline, config, say).to_json()

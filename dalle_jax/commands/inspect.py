@@ -1,4 +1,4 @@
-"""``inspect CONFIG|SOURCE --out DIR``: what is in a source, and what a config makes of it; a page, JSON and a sheet."""
+"""``inspect CONFIG|SOURCE --out DIR``: examine a data source; writes a page, JSON and a contact sheet."""
 
 import argparse
 import json
@@ -15,25 +15,25 @@ from dalle_jax.data.opening import Openable
 from dalle_jax.data.pictures import Pictures
 from dalle_jax.data.scenes import Scenes
 from dalle_jax.data.webdataset import WebDataset
-from dalle_jax.evaluate.inspection_page import contact_sheet, page, to_json, words
+from dalle_jax.evaluate.report.inspection_page import contact_sheet, format_text, inspection_page, to_json
 from dalle_jax.images.files import write_bytes, write_png
 from dalle_jax.runs import InspectRun, TrainRun
 from dalle_jax.storage import Place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's flags."""
+    """Add the command's flags."""
     parser.add_argument(
-        "source", help="a config (.gin) of training or with run = @InspectRun, a folder of pictures or tars, or tars"
+        "source", help="a config (.gin) of training or with run = @InspectRun, a folder of images or tars, or tars"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="the last word on one field")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="set one field of the config")
     parser.add_argument(
         "--out", type=storage.reachable, required=True, help="the folder for the page, the JSON and the contact sheet"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Reads, prints and writes; of a mixture each source for itself, in a folder of its name."""
+    """Examine the source, print and write. Each source of a mixture has a folder of its own."""
     config = read_config(args.source, args.set)
     if config.examine < 1 or config.cells < 0:
         raise UserError(f"examine, cells: expected 1 or more and 0 or more, got {config.examine}, {config.cells}")
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _inspect(source: Openable, config: InspectRun, out: Place, title: str) -> None:
-    """One source."""
+    """Examine one source."""
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -59,24 +59,25 @@ def _inspect(source: Openable, config: InspectRun, out: Place, title: str) -> No
     if sheet is not None:
         write_png(out / "contact_sheet.png", sheet)
     write_bytes(out / "inspect.json", (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
-    write_bytes(out / "inspect.html", page(title, content, sheet).encode())
-    print(words(content))
+    write_bytes(out / "inspect.html", inspection_page(title, content, sheet).encode())
+    print(format_text(content))
     print(out / "inspect.html")
 
 
 def read_config(source: str, sets: list[str]) -> InspectRun:
-    """An inspection's config, or what a training's says of its data; of a folder or of tars, one with all defaults."""
+    """Return an inspection's config, one for the data of a training config, or the default one for files."""
     if source.endswith(".gin"):
         config: TrainRun | InspectRun = load(source, TrainRun | InspectRun, sets)
         if isinstance(config, InspectRun):
             return config
         if isinstance(config.data.source, Codes):
-            raise UserError(f"{source}: data.source: expected pictures to look at, got Codes, which were written ahead")
+            raise UserError(f"{source}: data.source: expected a source of images, got Codes, which are precomputed")
         if config.data.pictures is None and not isinstance(config.data.source, Scenes):
-            raise UserError(f"{source}: data.pictures: expected @Pictures, which says how pictures are cut; got None")
-        return InspectRun(config.data.source, config.data.pictures or Pictures(size=256))  # scenes come ready made
+            raise UserError(f"{source}: data.pictures: expected @Pictures, which crops and filters images; got None")
+        cropping = config.data.pictures or Pictures(size=256)  # has no effect on scenes, which are rendered in size
+        return InspectRun(config.data.source, cropping)
     if sets:
-        raise UserError(f"--set changes a config, and {source} is none: write a .gin file with run = @InspectRun")
+        raise UserError(f"--set: expected a config (.gin), with run = @InspectRun for example, got {source}")
     place = storage.place(source)
     tars = source.endswith(".tar") or any(one in source for one in "*{")
     if tars or (place.is_dir() and any(one.name.endswith(".tar") for one in place.iterdir())):

@@ -9,7 +9,6 @@ import pytest
 from dalle_jax.__main__ import main
 from dalle_jax.data.folder import Folder
 from dalle_jax.data.held_out import HeldOut, keys_of
-from dalle_jax.evaluate.captioned import retrieved_among
 from tests.commands.own_data import SMALL, captioned
 
 
@@ -78,11 +77,3 @@ def test_an_evaluation_of_captions_without_data_says_so(tmp_path, trained, capsy
     )
     assert main(["evaluate", str(file), "--model", str(trained)]) == 2
     assert "data: expected the data that pictures were held out of" in capsys.readouterr().err
-
-
-def test_a_caption_counts_as_found_where_one_that_reads_the_same_is_among_the_best():
-    similarity = np.array([[0.1, 0.9, 0.3], [0.8, 0.2, 0.5], [0.7, 0.6, 0.1]])
-    captions = ["a", "a", "b"]
-    np.testing.assert_array_equal(retrieved_among(similarity, captions, 1), [1, 1, 0])
-    np.testing.assert_array_equal(retrieved_among(similarity, captions, 2), [1, 1, 0])
-    np.testing.assert_array_equal(retrieved_among(similarity, captions, 3), [1, 1, 1])

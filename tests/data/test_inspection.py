@@ -10,7 +10,7 @@ from dalle_jax.data.inspection import CELL, inspect
 from dalle_jax.data.pictures import Pictures
 from dalle_jax.data.scenes import Scenes
 from dalle_jax.data.webdataset import WebDataset
-from dalle_jax.evaluate.inspection_page import contact_sheet, page, to_json, words
+from dalle_jax.evaluate.report.inspection_page import contact_sheet, format_text, inspection_page, to_json
 from dalle_jax.images.contact import GREY, ORANGE, cell
 from dalle_jax.images.crops import Box
 
@@ -75,9 +75,9 @@ def test_the_sheet_is_spread_over_the_source_and_the_page_escapes_what_captions_
     sheet = contact_sheet(findings)
     assert sheet.shape[1] >= CELL * min(10, len(findings.sheet))
     content = to_json(findings)
-    made = page("<b>title</b>", content, sheet)
+    made = inspection_page("<b>title</b>", content, sheet)
     assert "<b>title" not in made and "&lt;html&gt;" in made and "duplicate key" in made
-    assert "9 usable" in words(content) and "dropped: 1 aspect (100)" in words(content)
+    assert "9 usable" in format_text(content) and "dropped: 1 aspect (100)" in format_text(content)
 
 
 def test_large_sources_are_looked_at_evenly():

@@ -1,28 +1,18 @@
-"""A report with something in every section, made of drawn scenes and invented figures."""
+"""A report with content in every section, made of rendered scenes and invented figures."""
 
 import json
 
 import numpy as np
 import pytest
 
-from dalle_jax.evaluate.composition import Composition, evaluation_captions, measure_cell
-from dalle_jax.evaluate.curves import read_metrics, training_charts
-from dalle_jax.evaluate.machine import Machine
-from dalle_jax.evaluate.reconstruction import measure_reconstruction
-from dalle_jax.evaluate.report_data import (
-    Candidate,
-    Comparison,
-    Contender,
-    Figure,
-    GuidancePoint,
-    ReaderCheck,
-    ReconstructedPicture,
-    Report,
-    Sample,
-    SampleGroup,
-    Stage,
-)
-from dalle_jax.evaluate.shares import Share
+from dalle_jax.evaluate.metrics.composition import Composition, evaluation_captions, measure_cell
+from dalle_jax.evaluate.metrics.reconstruction import measure_reconstruction
+from dalle_jax.evaluate.metrics.scene_reader import ReaderCheck
+from dalle_jax.evaluate.metrics.shares import Share
+from dalle_jax.evaluate.report.curves import read_metrics, training_charts
+from dalle_jax.evaluate.report.machine import Machine
+from dalle_jax.evaluate.report.run_report import Comparison, Contender, Figure, RunReport, Stage
+from dalle_jax.evaluate.suites.findings import Candidate, GuidancePoint, ReconstructedImage, Sample, SampleGroup
 from dalle_jax.scenes.grammar import parse
 from dalle_jax.scenes.render import render
 
@@ -30,21 +20,21 @@ SIZE = 32
 
 
 def drawn(captions, rng):
-    """A true picture of each caption."""
+    """Render a scene for each caption."""
     return np.stack([render(parse(caption), SIZE, rng) for caption in captions])
 
 
 def candidates(captions, right_share, count, rng):
-    """Pictures [P M H W 3], a share of them true, and scores [P M] that prefer the true ones most of the time."""
+    """Return images [P M H W 3], a share of them right, and scores [P M] that prefer right images most of the time."""
     true = rng.random((len(captions), count)) < right_share
     others = [captions[(i + 1) % len(captions)] for i in range(len(captions))]
     rows = zip(captions, others, true, strict=True)
-    pictures = np.stack([drawn([mine if t else other for t in row], rng) for mine, other, row in rows])
-    return pictures, true + 0.6 * rng.normal(size=true.shape)
+    images = np.stack([drawn([mine if t else other for t in row], rng) for mine, other, row in rows])
+    return images, true + 0.6 * rng.normal(size=true.shape)
 
 
 def curves(start, end, steps, rng, log_every=10):
-    """Lines of a metrics.jsonl, falling from ``start`` to ``end``."""
+    """Return the lines of a metrics.jsonl with a loss that falls from ``start`` to ``end``."""
     lines = []
     for step in range(log_every, steps + 1, log_every):
         loss = end + (start - end) * np.exp(-5 * step / steps)
@@ -62,14 +52,14 @@ def curves(start, end, steps, rng, log_every=10):
 
 
 def example_report(captions_per_cell=3, count=4, levels=(1, 2)):
-    """The same report every time for the same arguments."""
+    """Return a report that is determined by the arguments."""
     rng = np.random.default_rng(0)
     cells, groups = [], []
     for level in levels:
         for split, share in (("seen", 0.8), ("held_out", 0.5)):
             captions = evaluation_captions(level, split, captions_per_cell, seed=7)
-            pictures, scores = candidates(captions, share, count, rng)
-            cell, judged = measure_cell(level, split, captions, pictures, scores)
+            images, scores = candidates(captions, share, count, rng)
+            cell, judged = measure_cell(level, split, captions, images, scores)
             cells.append(cell)
             samples = tuple(
                 Sample(
@@ -80,7 +70,7 @@ def example_report(captions_per_cell=3, count=4, levels=(1, 2)):
                     ),
                     chosen_of=cell.chosen_of,
                 )
-                for said, mine in list(zip(judged, pictures, strict=True))[:4]
+                for said, mine in list(zip(judged, images, strict=True))[:4]
             )
             groups.append(SampleGroup(f"Level {level}, {split.replace('_', ' ')}", samples, level, split))
     composition = Composition(tuple(cells))
@@ -102,8 +92,8 @@ def example_report(captions_per_cell=3, count=4, levels=(1, 2)):
             ("clip", "CLIP", 95.2, 800, 2_100_000, 4.2, 0.3, ""),
         )
     )
-    return Report(
-        title="dalle_jax: captions to ranked pictures",
+    return RunReport(
+        title="dalle_jax: captions to ranked images",
         summary="An image tokenizer, a transformer and a CLIP, trained from nothing in a quarter of an hour.",
         command="python -m dalle_jax demo --out runs/demo",
         seed=7,
@@ -112,7 +102,7 @@ def example_report(captions_per_cell=3, count=4, levels=(1, 2)):
         machine=Machine("Some CPU @ 2.60GHz", 2, 8, 15.6, None, "Linux x86_64", {"python": "3.11.7", "jax": "0.10.2"}),
         stages=(*trained, Stage("sampling", "Sampling and judging", 121.7)),
         figures=(
-            Figure("transformer.image_nll", "Image codes", 1.234, "nats", "per code, held-out pictures"),
+            Figure("transformer.image_nll", "Image codes", 1.234, "nats", "per code, held-out images"),
             Figure("clip.retrieval_top1", "CLIP retrieval", 0.914, "percent", "top-1 among 100 captions"),
         ),
         comparison=Comparison(
@@ -135,7 +125,7 @@ def example_report(captions_per_cell=3, count=4, levels=(1, 2)):
         ),
         reconstruction=reconstruction,
         reconstructed=tuple(
-            ReconstructedPicture(a, b, c) for a, b, c in list(zip(originals, copies, captions, strict=True))[:8]
+            ReconstructedImage(a, b, c) for a, b, c in list(zip(originals, copies, captions, strict=True))[:8]
         ),
         sampling="temperature 1, top-k 64, guidance 2",
         samples=tuple(groups),

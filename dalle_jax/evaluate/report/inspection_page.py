@@ -1,0 +1,107 @@
+"""Findings on a data source as an HTML page, as JSON, as text, and as a contact sheet."""
+
+from typing import TypedDict
+
+import numpy as np
+
+from dalle_jax.data.inspection import Findings
+from dalle_jax.evaluate.report.environment import render
+from dalle_jax.evaluate.report.formats import shortened
+from dalle_jax.images.grid import grid
+
+COLUMNS = 10
+MOST_LETTERS = 60
+WORDS, SIZES = 40, 12
+QUANTILES = ("least", "p5", "median", "p95", "most")
+
+
+class RecordKind(TypedDict):
+    """Number of bad or dropped records of one kind, and the first of them: ``key``, for bad ones also ``reason``."""
+
+    count: int
+    records: list[dict[str, str]]
+
+
+class ImageSize(TypedDict):
+    """Number of images of one size in pixels."""
+
+    width: int
+    height: int
+    count: int
+
+
+class Duplicates(TypedDict):
+    """Number of repeats, and (earlier, later) keys of the first of them."""
+
+    count: int
+    examples: list[list[str]]
+
+
+class InspectionContent(TypedDict):
+    """Content of ``inspect.json``. ``numbers`` holds quantiles by name, ``same`` duplicates by kind."""
+
+    listed: int
+    examined: int
+    usable: int
+    bad: dict[str, RecordKind]
+    dropped: dict[str, RecordKind]
+    formats: dict[str, int]
+    sizes: list[ImageSize]
+    numbers: dict[str, dict[str, float]]
+    words: dict[str, int]
+    same: dict[str, Duplicates]
+
+
+def to_json(findings: Findings) -> InspectionContent:
+    """Return everything but the pixels."""
+    report = findings.report.content()
+    return {
+        "listed": findings.listed,
+        "examined": findings.examined,
+        "usable": findings.usable,
+        "bad": report["bad"],
+        "dropped": report["dropped"],
+        "formats": dict(findings.formats.most_common()),
+        "sizes": [{"width": w, "height": h, "count": n} for (w, h), n in findings.sizes.most_common(SIZES)],
+        "numbers": {name: dict(zip(QUANTILES, values, strict=True)) for name, values in findings.quantiles().items()},
+        "words": dict(findings.words.most_common(WORDS)),
+        "same": {
+            kind: {"count": twins.count, "examples": [list(pair) for pair in twins.examples]}
+            for kind, twins in findings.twins.items()
+        },
+    }
+
+
+def format_text(content: InspectionContent) -> str:
+    """Return the most important findings on a few lines."""
+    lines = [f"{content['listed']} listed, {content['examined']} examined, {content['usable']} usable"]
+    for part, kinds in (("bad", content["bad"]), ("dropped", content["dropped"])):
+        for kind, one in kinds.items():
+            names = ", ".join(record["key"] for record in one["records"][:3])
+            lines.append(f"{part}: {one['count']} {kind} ({names})")
+    lines.append("formats: " + (", ".join(f"{name} {count}" for name, count in content["formats"].items()) or "none"))
+    for name, values in content["numbers"].items():
+        lines.append(
+            f"{name}: {' / '.join(f'{value:.4g}' for value in values.values())} (minimum/5 %/median/95 %/maximum)"
+        )
+    for kind, same in content["same"].items():
+        first = f" ({' and '.join(same['examples'][0])})" if same["examples"] else ""
+        lines.append(f"same {kind}: {same['count']}{first}")
+    lines.append("words: " + ", ".join(f"{word} {count}" for word, count in list(content["words"].items())[:15]))
+    return "\n".join(lines)
+
+
+def contact_sheet(findings: Findings) -> np.ndarray | None:
+    """Return the sheet of cells with captions, or None without cells: used images framed green, dropped ones red."""
+    if not findings.sheet:
+        return None
+    captions = [
+        (f"[{one.dropped}] " if one.dropped else "") + shortened(one.caption, MOST_LETTERS) for one in findings.sheet
+    ]
+    marks = [one.dropped is None for one in findings.sheet]
+    return grid([one.pixels for one in findings.sheet], COLUMNS, captions, marks)
+
+
+def inspection_page(title: str, content: InspectionContent, sheet: np.ndarray | None) -> str:
+    """Return the page, which loads nothing."""
+    return render("inspection.html.j2", title=title, content=content, sheet=sheet)

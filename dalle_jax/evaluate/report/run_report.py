@@ -1,0 +1,93 @@
+"""Content of a run's report as plain values, independent of models and run folders.
+
+The page and ``metrics.json`` are both made from one ``RunReport``, so they cannot disagree.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dalle_jax.evaluate.metrics.composition import Composition
+from dalle_jax.evaluate.metrics.reconstruction import Reconstruction
+from dalle_jax.evaluate.metrics.scene_reader import ReaderCheck
+from dalle_jax.evaluate.report.charts import Chart, Number
+from dalle_jax.evaluate.report.machine import Machine
+from dalle_jax.evaluate.suites.findings import GuidancePoint, ReconstructedImage, SampleGroup
+
+Format = Literal["percent", "decibel", "nats", "seconds", "count", "number"]
+"""The format of a figure: percent 84.0 %, decibel 27.1 dB, nats 1.234 nats, seconds 13 min 51 s, count 4,810,000."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number with its label. ``path`` is its dotted key in ``metrics.json``; a value of None was not measured."""
+
+    path: str
+    label: str
+    value: Number | None
+    kind: Format
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the run and its duration. Only stages of training have ``steps``, ``parameters`` and ``charts``."""
+
+    name: str
+    title: str
+    seconds: Number
+    steps: int | None = None
+    parameters: int | None = None
+    charts: tuple[Chart, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One compared network. Paths of its figures are relative to the network: ``image_nll``, ``seconds``."""
+
+    name: str
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several networks compared, the one that was run, and the reason for the choice."""
+
+    contenders: tuple[Contender, ...]
+    chosen: str
+    why: str
+
+    def __post_init__(self) -> None:
+        names = [contender.name for contender in self.contenders]
+        if self.chosen not in names:
+            raise ValueError(f"chosen: expected one of the compared networks {names}, got {self.chosen!r}")
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Content of the page and of ``metrics.json``.
+
+    ``wall_seconds`` is the duration of the whole run; ``seed`` and ``command`` repeat it. ``figures`` are the numbers
+    outside all tables, such as ``clip.retrieval_top1``. ``limits`` are sentences on known failures; the page adds the
+    weakest cells of the table.
+    """
+
+    title: str
+    summary: str
+    command: str
+    seed: int
+    config_text: str
+    wall_seconds: Number
+    machine: Machine
+    stages: tuple[Stage, ...]
+    figures: tuple[Figure, ...] = ()
+    comparison: Comparison | None = None
+    reconstruction: Reconstruction | None = None
+    reconstructed: tuple[ReconstructedImage, ...] = ()
+    sampling: str = ""
+    samples: tuple[SampleGroup, ...] = ()
+    composition: Composition | None = None
+    guidance: tuple[GuidancePoint, ...] = ()
+    reader: tuple[ReaderCheck, ...] = ()
+    limits: tuple[str, ...] = ()
+    level_titles: tuple[tuple[int, str], ...] = ()

@@ -1,0 +1,227 @@
+"""Evaluation of a pipeline trained on captioned scenes; the scene reader judges generated images by their pixels."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dalle_jax.arrays import Float, UInt8
+from dalle_jax.evaluate.metrics.composition import (
+    SPLITS,
+    Cell,
+    Composition,
+    JudgedCaption,
+    Split,
+    evaluation_captions,
+    measure_cell,
+)
+from dalle_jax.evaluate.metrics.reconstruction import Reconstruction, measure_reconstruction
+from dalle_jax.evaluate.metrics.shares import Share, share_of
+from dalle_jax.evaluate.metrics.zero_shot import class_vectors
+from dalle_jax.evaluate.suites.drawing import Drawing
+from dalle_jax.evaluate.suites.findings import Candidate, GuidancePoint, ReconstructedImage, Sample, SampleGroup
+from dalle_jax.pipelines.autoregressive import Drawn, Pipeline
+from dalle_jax.scenes import grammar
+from dalle_jax.scenes.render import render
+from dalle_jax.scenes.scene import COLOURS, SHAPES, SIZES, Scene, Thing
+
+LEVEL_TITLES = (
+    (1, "one object: size, colour, shape"),
+    (2, "two objects and how they stand"),
+    (3, "two, three or four alike"),
+    (4, "a stack of three"),
+    (5, "an object on a coloured background"),
+    (6, "a word on a sign"),
+)
+SPLIT_TITLES: dict[Split, str] = {"seen": "combinations seen in training", "held_out": "combinations never seen"}
+
+
+@dataclass(frozen=True)
+class EvaluateScenes:
+    """Evaluation on scene captions: generates images for ``captions`` of each level and split, and judges them.
+
+    The first ``many_captions`` of each get ``many_candidates`` candidates, to measure reranking among more images. The
+    first ``guidance_captions`` get one candidate at each scale of ``guidances``. The image tokenizer reconstructs
+    ``reconstructions`` rendered scenes of each level. A report shows the first ``shown`` captions of each level and
+    split.
+    """
+
+    levels: tuple[int, ...]
+    captions: int
+    drawing: Drawing
+    seed: int = 0
+    many_captions: int = 0
+    many_candidates: int = 64
+    guidance_captions: int = 0
+    guidances: tuple[float, ...] = ()
+    reconstructions: int = 200
+    shown: int = 8
+
+    def __post_init__(self) -> None:
+        if self.many_captions and self.many_candidates <= self.drawing.candidates:
+            raise ValueError(
+                f"many_candidates: expected more than drawing.candidates ({self.drawing.candidates}), "
+                f"got {self.many_candidates}"
+            )
+        if self.many_captions > self.captions:
+            raise ValueError(f"many_captions: expected at most captions ({self.captions}), got {self.many_captions}")
+
+
+@dataclass(frozen=True)
+class SceneFindings:
+    """Measurements on captioned scenes, and the images that a report shows.
+
+    ``zero_shot`` is CLIP's accuracy on scenes of level 1 among all scenes of the level, one caption per scene;
+    ``zero_shot_ensemble`` the same with every caption of each scene.
+    """
+
+    reconstruction: Reconstruction
+    reconstructed: tuple[ReconstructedImage, ...]
+    composition: Composition
+    samples: tuple[SampleGroup, ...]
+    guidance: tuple[GuidancePoint, ...]
+    zero_shot: Share
+    zero_shot_ensemble: Share
+
+    def to_json(self) -> dict[str, object]:
+        """Return all numbers as ``evaluation.json`` holds them."""
+        return {
+            "reconstruction": self.reconstruction.to_json(),
+            "composition": self.composition.to_json(),
+            "guidance": {f"{point.scale:g}": point.composition.to_json() for point in self.guidance},
+            "clip": {"zero_shot": self.zero_shot.value, "zero_shot_ensemble": self.zero_shot_ensemble.value},
+        }
+
+
+def evaluate_scenes(pipeline: Pipeline, config: EvaluateScenes, say: Callable[[str], None]) -> SceneFindings:
+    """Generate, judge and count; ``say`` takes a line of progress. The pipeline needs a CLIP."""
+    reconstruction, shown = _reconstruct(pipeline, config)
+    say(f"reconstruction {reconstruction.psnr:.1f} dB")
+    cells: list[Cell] = []
+    groups: list[SampleGroup] = []
+    for level in config.levels:
+        for split in SPLITS:
+            captions = evaluation_captions(level, split, config.captions, config.seed)
+            cell, judged, drawn = _draw_cell(pipeline, level, split, captions, config.drawing, config.seed)
+            if config.many_captions:
+                cell = _with_many(pipeline, cell, drawn[: config.many_captions], config)
+            cells.append(cell)
+            groups.append(_group(level, split, judged[: config.shown], drawn[: config.shown], cell.chosen_of))
+            say(f"level {level} {split}: first candidate {_percent(cell.first)}, CLIP's choice {_percent(cell.chosen)}")
+    points = _guidance_points(pipeline, config)
+    zero_shot, ensemble = (_zero_shot(pipeline, config, captions) for captions in (1, None))
+    say(f"CLIP's zero-shot accuracy on level 1: {_percent(zero_shot)}, with prompt ensemble {_percent(ensemble)}")
+    composition = Composition(tuple(cells))
+    return SceneFindings(
+        reconstruction=reconstruction,
+        reconstructed=shown,
+        composition=composition,
+        samples=tuple(groups),
+        guidance=points,
+        zero_shot=zero_shot,
+        zero_shot_ensemble=ensemble,
+    )
+
+
+def _draw_cell(
+    pipeline: Pipeline, level: int, split: Split, captions: tuple[str, ...], drawing: Drawing, seed: int
+) -> tuple[Cell, tuple[JudgedCaption, ...], list[Drawn]]:
+    drawn = pipeline.draw(drawing.requests(captions, seed))
+    cell, judged = measure_cell(level, split, captions, *_candidates(drawn))
+    return cell, judged, drawn
+
+
+def _candidates(drawn: list[Drawn]) -> tuple[UInt8[np.ndarray, "P M H W 3"], Float[np.ndarray, "P M"]]:
+    """Return all candidates and their CLIP scores."""
+    scores = [one.candidate_scores for one in drawn if one.candidate_scores is not None]
+    return np.stack([one.candidates for one in drawn]), np.stack(scores)
+
+
+def _with_many(pipeline: Pipeline, cell: Cell, drawn: list[Drawn], config: EvaluateScenes) -> Cell:
+    """Return the cell with CLIP's choice among ``many_candidates`` added, over fewer captions than its other shares.
+
+    The candidates in ``drawn`` are kept; only the missing ones are generated.
+    """
+    captions = tuple(one.prompt for one in drawn)
+    first = config.drawing.candidates
+    requests = config.drawing.requests(captions, config.seed)
+    missing = [replace(one, candidates=config.many_candidates - first, first=first) for one in requests]
+    both = zip(_candidates(drawn), _candidates(pipeline.draw(missing)), strict=True)
+    images, scores = (np.concatenate(pair, axis=1) for pair in both)
+    many = measure_cell(cell.level, cell.split, captions, images, scores)[0]
+    more = {n: share for n, share in many.reranked.items() if n not in cell.reranked}
+    return replace(cell, reranked=cell.reranked | more)
+
+
+def _guidance_points(pipeline: Pipeline, config: EvaluateScenes) -> tuple[GuidancePoint, ...]:
+    """Generate one candidate per caption at every scale, with one call for all scales of a cell."""
+    cells: dict[float, list[Cell]] = {scale: [] for scale in config.guidances}
+    for level, split in itertools.product(config.levels, SPLITS):
+        captions = evaluation_captions(level, split, config.guidance_captions, config.seed)
+        requests = [
+            one
+            for scale in config.guidances
+            for one in replace(config.drawing, guidance=scale, candidates=1).requests(captions, config.seed)
+        ]
+        drawn = pipeline.draw(requests)
+        for number, scale in enumerate(config.guidances):
+            own = drawn[number * len(captions) : (number + 1) * len(captions)]
+            cells[scale].append(measure_cell(level, split, captions, *_candidates(own))[0])
+    return tuple(GuidancePoint(scale, Composition(tuple(own))) for scale, own in cells.items())
+
+
+def _group(
+    level: int, split: Split, judged: tuple[JudgedCaption, ...], drawn: list[Drawn], chosen_of: int
+) -> SampleGroup:
+    samples = []
+    for said, one in zip(judged, drawn, strict=True):
+        scores = one.candidate_scores
+        first, chosen = (
+            Candidate(
+                image=one.candidates[index],
+                right=verdict.right,
+                parts=verdict.parts,
+                index=index,
+                score=None if scores is None else float(scores[index]),
+            )
+            for index, verdict in ((0, said.first), (said.chosen_index, said.chosen))
+        )
+        samples.append(Sample(said.caption, first, chosen, chosen_of))
+    title = f"Level {level}, {dict(LEVEL_TITLES)[level]}: {SPLIT_TITLES[split]}"
+    return SampleGroup(title, tuple(samples), level, split)
+
+
+def _reconstruct(pipeline: Pipeline, config: EvaluateScenes) -> tuple[Reconstruction, tuple[ReconstructedImage, ...]]:
+    originals, captions, levels = [], [], []
+    for level in config.levels:
+        rng = np.random.default_rng((config.seed, 1, level))
+        for _ in range(config.reconstructions):
+            scene = grammar.sample_scene(level, rng, "validation")
+            originals.append(render(scene, pipeline.side, rng))
+            captions.append(grammar.caption(scene, rng))
+            levels.append(level)
+    images = np.stack(originals)
+    copies = pipeline.reconstruct(images)
+    shown = [
+        ReconstructedImage(images[i], copies[i], captions[i])
+        for start in range(0, len(images), config.reconstructions)
+        for i in range(start, min(start + config.shown, start + config.reconstructions))
+    ]
+    return measure_reconstruction(images, copies, captions, levels), tuple(shown)
+
+
+def _zero_shot(pipeline: Pipeline, config: EvaluateScenes, captions: int | None) -> Share:
+    """Classify images of level 1 among all scenes of the level, with ``captions`` captions per scene (None: all)."""
+    rng = np.random.default_rng((config.seed, 2))
+    scenes = [grammar.sample_scene(1, rng, "validation") for _ in range(config.reconstructions)]
+    images = pipeline.reconstruct(np.stack([render(scene, pipeline.side, rng) for scene in scenes]))
+    things = itertools.product(COLOURS, SHAPES, SIZES)
+    classes = [Scene(1, "single", (Thing(colour, shape, size),)) for colour, shape, size in things]
+    vectors = class_vectors(pipeline.text_vectors, [grammar.captions(scene)[:captions] for scene in classes])
+    best = (pipeline.image_vectors(images) @ vectors.T).argmax(axis=1)  # [B]
+    return share_of(classes[int(one)] == scene for one, scene in zip(best, scenes, strict=True))
+
+
+def _percent(share: Share) -> str:
+    return "not measured" if share.value is None else f"{100 * share.value:.0f} %"

@@ -1,0 +1,59 @@
+"""Findings of the evaluation suites as plain values; ``report`` turns them into pages."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dalle_jax.evaluate.metrics.composition import Composition, Split
+from dalle_jax.scenes.read import Part
+
+
+@dataclass(frozen=True)
+class ReconstructedImage:
+    """An image, uint8 [H W 3], and its reconstruction by the image tokenizer."""
+
+    original: np.ndarray
+    reconstruction: np.ndarray
+    caption: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A generated image, uint8 [H W 3]; ``right`` is None if no reader can judge it.
+
+    ``index`` counts candidates from 0; ``score`` is the CLIP score that ranked them.
+    """
+
+    image: np.ndarray
+    right: bool | None = None
+    parts: tuple[Part, ...] = ()
+    index: int = 0
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A caption, its first candidate, and CLIP's choice among ``chosen_of``; without a CLIP ``chosen`` is None."""
+
+    caption: str
+    first: Candidate
+    chosen: Candidate | None = None
+    chosen_of: int = 16
+
+
+@dataclass(frozen=True)
+class SampleGroup:
+    """Samples of one fixed list of captions, in order; level and split are None if the captions are not of scenes."""
+
+    title: str
+    samples: tuple[Sample, ...]
+    level: int | None = None
+    split: Split | None = None
+
+
+@dataclass(frozen=True)
+class GuidancePoint:
+    """The composition table at one guidance scale, usually over fewer captions and candidates than the main one."""
+
+    scale: float
+    composition: Composition

@@ -1,0 +1,50 @@
+"""A pipeline without networks: it renders a share of the captions truly and scores true images highest."""
+
+import numpy as np
+
+from dalle_jax.pipelines.autoregressive import Drawn, Pipeline
+from dalle_jax.scenes.grammar import parse
+from dalle_jax.scenes.render import render
+
+SIDE = 32
+WRONG = "a small red circle"
+
+
+class FakePipeline(Pipeline):
+    """Reconstruct exactly, draw the candidates in ``right`` truly and others as ``WRONG``, and score true ones 1."""
+
+    def __init__(self, right: set[int]) -> None:
+        self._right = right
+
+    @property
+    def side(self) -> int:
+        return SIDE
+
+    def reconstruct(self, pictures):
+        return pictures
+
+    def draw(self, requests):
+        return [self._drawn(one) for one in requests]
+
+    def similarity(self, pictures, texts):
+        return self.image_vectors(pictures) @ self.text_vectors(texts).T
+
+    def nats(self, pictures, texts):
+        return np.array([float(len(text)) for text in texts])
+
+    def text_vectors(self, texts):
+        return self.image_vectors(np.stack([self._rendered(text) for text in texts]))
+
+    def image_vectors(self, pictures):
+        flat = pictures.reshape(len(pictures), -1).astype(np.float32) - 235.0
+        return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+
+    def _rendered(self, caption):
+        return render(parse(caption), SIDE, np.random.default_rng(0))
+
+    def _drawn(self, request):
+        numbers = range(request.first, request.first + request.candidates)
+        candidates = np.stack([self._rendered(request.prompt if i in self._right else WRONG) for i in numbers])
+        scores = np.array([float(i in self._right) for i in numbers], np.float32)
+        chosen = np.argsort(-scores, kind="stable")[: request.keep]
+        return Drawn(request.prompt, candidates[chosen], scores[chosen], chosen, candidates, scores)
