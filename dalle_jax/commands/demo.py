@@ -82,6 +82,7 @@ class Demo:
         }
         text: TextTokenizerRun = load(config.text, TextTokenizerRun)
         evaluation: EvaluateRun = load(config.evaluation, EvaluateRun)
+        evaluation.single()  # the report shows one
         if config.data is not None:
             text = replace(text, source=config.data.source, held_out=config.data.held_out)
             stages = {name: replace(one, data=config.data.of(one.data.batch_size)) for name, one in stages.items()}
@@ -104,14 +105,14 @@ class Demo:
             if result.interrupted:
                 return False
             self._took(name, time.monotonic() - began, result)
-        file = PipelineFile(image_tokenizer="tokenizer", transformer="transformer", clip="clip")
+        file = PipelineFile({"image_tokenizer": "tokenizer", "transformer": "transformer", "clip": "clip"})
         write_bytes(self.out / "pipeline.gin", render(file).encode())
         return True
 
     def report(self) -> tuple[Place, Place]:
         """Draws, judges, and writes ``report.html`` and ``metrics.json``."""
         began = time.monotonic()
-        evaluation = self.evaluation.evaluation
+        evaluation = self.evaluation.single()
         pipeline = load_pipeline(self.out, batch=evaluation.drawing.batch)
         if isinstance(evaluation, EvaluateCaptioned):
             batches = held_out_batches(self.evaluation, evaluation)
@@ -136,7 +137,7 @@ class Demo:
     def _report(self, summary: str) -> Report:
         """What every report says."""
         stages = _read_stages(self.out / "stages.json")
-        drawing = self.evaluation.evaluation.drawing
+        drawing = self.evaluation.single().drawing
         return Report(
             title=self.config.title,
             summary=summary,

@@ -1,14 +1,15 @@
-"""``evaluate CONFIG --model DIR``: the figures of a trained pipeline on scenes or held-out pictures, as JSON."""
+"""``evaluate CONFIG --model DIR``: run the evaluations of a config on a trained pipeline and write JSON."""
 
 import argparse
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from dalle_jax import storage
 from dalle_jax.config.bind import load
 from dalle_jax.evaluate.captioned import EvaluateCaptioned, evaluate_captioned
 from dalle_jax.evaluate.report import write_metrics
-from dalle_jax.evaluate.scenes import evaluate_scenes
+from dalle_jax.evaluate.scenes import EvaluateScenes, evaluate_scenes
 from dalle_jax.pipelines.autoregressive import Pipeline
 from dalle_jax.pipelines.load_pipeline import load_pipeline
 from dalle_jax.runs import EvaluateRun
@@ -27,26 +28,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draws, judges and writes the figures."""
+    """Run each evaluation and write the figures of all, by the evaluation's name."""
     run: EvaluateRun = load(args.config, EvaluateRun, args.set)
-    pipeline = load_pipeline(args.model, batch=run.evaluation.drawing.batch)
+    pipeline_of = cache(lambda batch: load_pipeline(args.model, batch=batch))  # compiled once per size of batch
     out = args.out or args.model / "evaluation.json"
-    write_metrics(out, _figures(pipeline, run))
+    figures = {}
+    for name, config in run.evaluations.items():
+        print(f"evaluation {name}", flush=True)
+        figures[name] = _figures(pipeline_of(config.drawing.batch), run, config)
+    write_metrics(out, figures)
     print(out)
     return 0
 
 
 def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[dict[str, list[Any]]]:
-    """The held-out examples of a run's data, ``config.among`` at a time."""
+    """Yield the held-out examples of the run's data in batches of ``config.among``."""
     assert run.data is not None
     return run.data.of(config.among).open().evaluation_batches()
 
 
-def _figures(pipeline: Pipeline, run: EvaluateRun) -> dict[str, Any]:
+def _figures(pipeline: Pipeline, run: EvaluateRun, config: EvaluateScenes | EvaluateCaptioned) -> dict[str, Any]:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    config = run.evaluation
     if isinstance(config, EvaluateCaptioned):
         captioned = evaluate_captioned(pipeline, config, held_out_batches(run, config), say)
         return {"reconstruction": captioned.reconstruction.to_json()} | {f.path: f.value for f in captioned.figures}

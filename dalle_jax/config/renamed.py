@@ -15,7 +15,15 @@ class Renamed:
     note: str = ""
 
 
-RENAMED: Mapping[str, Renamed] = {}
+RENAMED: Mapping[str, Renamed] = {
+    "EvaluateRun.evaluation": Renamed("evaluations.NAME", "an evaluate run may have several"),
+    "Mixture.weights": Renamed("parts.NAME.weight", "one number for each part"),
+    **{f"Mixture.{name}": Renamed("parts.NAME.source") for name in ("first", "second", "third", "fourth")},
+    "ModelFile.image_tokenizer": Renamed("needs.image_tokenizer", "remove the line if the value is None"),
+    "PipelineFile.clip": Renamed("needs.clip", "remove the line if the value is None"),
+    "PipelineFile.image_tokenizer": Renamed("needs.image_tokenizer"),
+    "PipelineFile.transformer": Renamed("needs.transformer"),
+}
 """Old name to present name.
 
 - ``"Class.field"`` is a field (or the start of a path) of a config dataclass, by the class's present name. ``now`` is a

@@ -74,7 +74,7 @@ def evaluate_captioned(
         captions += batch["caption"]
     if len(captions) < config.captions:
         raise UserError(
-            f"evaluation.captions: expected at most {len(captions)}, the held-out pictures there are, "
+            f"evaluations.NAME.captions: expected at most {len(captions)}, the held-out pictures there are, "
             f"got {config.captions}"
         )
     originals = np.concatenate(pictures)
