@@ -57,13 +57,13 @@ def _bind(reader: ConfigReader, root: Any, sets: Sequence[str], name: str) -> An
         reader.problems.raise_if_any()
     for argument in sets:
         reader.set(argument)
-    tree = Tree(None)
+    tree = Tree()
     for binding in bindings(reader):
         tree.add(binding)
     slot = kind(root, ROOT)
     if not isinstance(slot, Slot):
         raise TypeError(f"the root of a config is a dataclass or a union of dataclasses, not {root}")
-    run_tree = tree.children.pop(ROOT, Tree(None))
+    run_tree = tree.children.pop(ROOT, Tree())
     tree.own = run_tree.own
     builder = Builder(reader.problems, slot)
     run = builder.slot("", slot, tree, slot.classes[0], (), Location(name, 1))
@@ -78,7 +78,6 @@ def _bind(reader: ConfigReader, root: Any, sets: Sequence[str], name: str) -> An
 class Tree:
     """The bindings of one path and of the paths below it."""
 
-    parent: "Tree | None"
     own: list[Binding] = field(default_factory=list)
     children: dict[str, "Tree"] = field(default_factory=dict)
 
@@ -86,7 +85,7 @@ class Tree:
         """Add a binding. The first ``depth`` words of its path lead to this tree."""
         place = self
         for word in binding.name.split(".")[depth:]:
-            place = place.children.setdefault(word, Tree(place))
+            place = place.children.setdefault(word, Tree())
         place.own.append(binding)
 
     def all(self) -> Iterator[Binding]:
@@ -194,7 +193,7 @@ class Builder:
         for binding in tree.below():
             fits = could_hold(slot, tuple(binding.name.split("."))[depth:], binding.value)
             if not fits and binding.value is not UNREADABLE and not _excused(binding, old):
-                text = f"{binding.name} = {show(binding.value)} fits no choice of {path}, {slot.expected}"
+                text = f"{binding.name} = {show(binding.value)} fits no variant of {path}, which is {slot.expected}"
                 self.problems.add(binding.where, text)
         return MISSING
 
@@ -226,7 +225,7 @@ class Builder:
         for name, declared in known.items():
             place = f"{path}.{name}" if path else name
             self.legal.append(place)
-            below = tree.children.get(name, Tree(tree))
+            below = tree.children.get(name, Tree())
             default = declared.default if base is None else getattr(base, name)
             if name in replaced and default is MISSING and not any(below.all()):
                 values[name] = MISSING  # its old name is reported already
@@ -238,7 +237,7 @@ class Builder:
             return cls(**values)
         except Exception as error:  # the class rejects a combination of values that each have the right type
             text = str(error) or type(error).__name__
-            own = [binding.where for name in known for binding in tree.children.get(name, Tree(tree)).own]
+            own = [binding.where for name in known for binding in tree.children.get(name, Tree()).own]
             at = max(own, key=lambda one: one.order, default=where)
             self.problems.add(at, f"{path or ROOT} ({cls.__name__}): {text}")
             return MISSING
@@ -297,7 +296,7 @@ class Builder:
             return MISSING
         entries = {}
         for name in dict.fromkeys([*inherited, *tree.children]):
-            place, below = f"{path}.{name}", tree.children.get(name, Tree(tree))
+            place, below = f"{path}.{name}", tree.children.get(name, Tree())
             if name not in stated:
                 hint = did_you_mean(name, stated, f"{path}.")
                 for binding in below.own:
@@ -316,7 +315,7 @@ class Builder:
             fits = could_hold(map_, tuple(binding.name.split("."))[_depth(path) :], binding.value)
             judged = binding.where.order < order and binding.value is not UNREADABLE and not _excused(binding, old)
             if judged and not fits:
-                text = f"{binding.name} = {show(binding.value)} fits no entry of {path}, {map_.item.expected}"
+                text = f"{binding.name} = {show(binding.value)} fits no entry of {path}, which is {map_.item.expected}"
                 self.problems.add(binding.where, text)
 
     def _missing(self, path: str, where: Location, text: str) -> None:
@@ -356,7 +355,7 @@ def _states(binding: Binding) -> bool:
 
 def _since(tree: Tree, order: int, depth: int) -> Tree:
     """Return the bindings after a statement."""
-    later = Tree(tree.parent)
+    later = Tree()
     for binding in sorted(tree.all(), key=lambda one: one.where.order):
         if binding.where.order > order:
             later.add(binding, depth)

@@ -114,7 +114,7 @@ wide.tensor = %NONE
 """
     assert errors(text, "trainer.resume=maybe", "nonsense", root=Train | Measure) == [
         "x.gin:1: task: expected @Tokenize or @Generate, got @Generat; did you mean Generate?",
-        "x.gin:2: task.folder = 3 fits no choice of task, @Tokenize or @Generate",
+        "x.gin:2: task.folder = 3 fits no variant of task, which is @Tokenize or @Generate",
         "x.gin:4: cannot be read: expected name = value, in `$ %`",
         "x.gin:5: trainer.steps: expected an int, got 'x'",
         "x.gin:6: trainer.optimizer is not chosen; expected trainer.optimizer = @Adam or @Lion"

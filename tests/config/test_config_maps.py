@@ -128,7 +128,7 @@ def test_a_binding_below_a_removed_entry_is_an_error():
 
 def test_entries_removed_by_an_empty_map_are_still_checked():
     assert errors(MAPS + "parts.x.wait = 1.0\nparts = {}\n") == [
-        "x.gin:8: parts.x.wait = 1.0 fits no entry of parts, @Part"
+        "x.gin:8: parts.x.wait = 1.0 fits no entry of parts, which is @Part"
     ]
 
 
