@@ -14,7 +14,7 @@ from dalle_jax.commands.leave import leave
 from dalle_jax.commands.memory import keep_large_buffers
 from dalle_jax.commands.table import COMMANDS, Command
 from dalle_jax.config.errors import UserError
-from dalle_jax.config.problems import near, printable
+from dalle_jax.config.problems import did_you_mean, printable
 
 PROGRAM = "dalle-jax"
 
@@ -70,7 +70,7 @@ def _run(argv: Sequence[str]) -> int:
     command = next((one for one in COMMANDS if one.name == name), None)
     if command is None:
         names = [one.name for one in COMMANDS]
-        said = near(name, names) or f"; the commands are {', '.join(names)}"
+        said = did_you_mean(name, names) or f"; the commands are {', '.join(names)}"
         raise UserError(f"{name!r} is no command{said} (see {PROGRAM} --help)")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter is no reason to stop
@@ -88,7 +88,7 @@ def _run_command(command: Command, argv: Sequence[str]) -> int:
         return end.code if isinstance(end.code, int) else 0
     if strange:
         flags = [flag for action in parser._actions for flag in action.option_strings]
-        parser.error(f"unknown argument {strange[0]}{near(strange[0].partition('=')[0], flags)}")
+        parser.error(f"unknown argument {strange[0]}{did_you_mean(strange[0].partition('=')[0], flags)}")
     return module.run(args)
 
 

@@ -1,8 +1,10 @@
 """The root dataclass of each command: what a config file of that command fills in."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from dalle_jax.config.errors import UserError
 from dalle_jax.config.schema import PER_HOST
 from dalle_jax.data.captions import Blend
 from dalle_jax.data.choices import OfAny, OfPictures
@@ -175,16 +177,30 @@ class EncodeRun:
 
 @dataclass(frozen=True)
 class EvaluateRun:
-    """``evaluate``: the figures of a trained pipeline, on drawn scenes or on held-out pictures of ``data``."""
+    """``evaluate``: one or more named evaluations of a trained pipeline.
 
-    evaluation: EvaluateScenes | EvaluateCaptioned
+    ``EvaluateScenes`` renders its own scenes. ``EvaluateCaptioned`` measures on the held-out images of ``data``.
+    """
+
+    evaluations: Mapping[str, EvaluateScenes | EvaluateCaptioned]
     data: OwnData | None = None
 
     def __post_init__(self) -> None:
-        if (self.data is None) == isinstance(self.evaluation, EvaluateCaptioned):
-            expected = "the data that pictures were held out of" if self.data is None else "None: scenes are drawn"
-            got = "None" if self.data is None else "OwnData"
-            raise ValueError(f"data: expected {expected} for {type(self.evaluation).__name__}, got {got}")
+        if not self.evaluations:
+            raise ValueError("evaluations: expected at least one, such as evaluations.scenes = @EvaluateScenes")
+        captioned = [name for name, one in self.evaluations.items() if isinstance(one, EvaluateCaptioned)]
+        if captioned and self.data is None:
+            raise ValueError(
+                f"data: expected @OwnData, whose held-out images evaluations.{captioned[0]} uses, got None"
+            )
+        if self.data is not None and not captioned:
+            raise ValueError("data: expected None, because only EvaluateCaptioned uses data, got OwnData")
+
+    def single(self) -> EvaluateScenes | EvaluateCaptioned:
+        """Return the evaluation if there is only one. Raise ``UserError`` if there are more."""
+        if len(self.evaluations) > 1:
+            raise UserError(f"evaluations: expected one here, got {', '.join(self.evaluations)}")
+        return next(iter(self.evaluations.values()))
 
 
 @dataclass(frozen=True)

@@ -159,14 +159,14 @@ class Demo:
             if result.interrupted:
                 return False
             self._took(name, time.monotonic() - began, result)
-        file = PipelineFile(image_tokenizer="tokenizer", transformer="transformer", clip="clip")
+        file = PipelineFile({"image_tokenizer": "tokenizer", "transformer": "transformer", "clip": "clip"})
         write_bytes(self.out / "pipeline.gin", render(file).encode())
         return True
 
     def report(self) -> tuple[Place, Place]:
         """Draws, judges, and writes ``report.html`` and ``metrics.json``."""
         began = time.monotonic()
-        evaluation = self.evaluation.evaluation
+        evaluation = self.evaluation.single()
         pipeline = load_pipeline(self.out, batch=evaluation.drawing.batch)
         if isinstance(evaluation, EvaluateCaptioned) and self.evaluation.data is not None:
             data = self.evaluation.data.of(evaluation.among).open()
@@ -198,7 +198,7 @@ class Demo:
     def _report(self, summary: str) -> RunReport:
         """What every report says."""
         stages = _read_stages(self.out / "stages.json")
-        drawing = self.evaluation.evaluation.drawing
+        drawing = self.evaluation.single().drawing
         return RunReport(
             title=self.config.title,
             summary=summary,

@@ -117,19 +117,17 @@ class DemoChecks:
 
     def fit_evaluation(self, counts: Counts) -> None:
         """Lower what is drawn of the held-out images to their number."""
-        evaluation = self.evaluation.evaluation
+        evaluation, name = self.evaluation.single(), next(iter(self.evaluation.evaluations))
         if not isinstance(evaluation, EvaluateCaptioned):
             return
+        where = f"stages.evaluation.evaluations.{name}"
         if counts.held_out:
             lowered, said = fitted(evaluation, counts.held_out)
-            self.evaluation = replace(self.evaluation, evaluation=lowered)
-            self.said += [f"stages.evaluation.{line}" for line in said]
+            self.evaluation = replace(self.evaluation, evaluations={name: lowered})
+            self.said += [f"{where}.{line}" for line in said]
             among = evaluation.among
             if among > counts.held_out:
-                self.said.append(
-                    f"stages.evaluation.evaluation.among: {among} lowered to {counts.held_out}, since so many images "
-                    "are held out"
-                )
+                self.said.append(f"{where}.among: {among} lowered to {counts.held_out}, the number of held-out images")
         else:
             self.said.append(
                 "data.evaluation: no images are held out, so nothing is measured; the report shows captions that were "

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
-from dalle_jax.config.problems import near
+from dalle_jax.config.problems import did_you_mean
 from dalle_jax.runs import DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
 from dalle_jax.storage import Place
 
@@ -73,7 +73,7 @@ def _by_stage(sets: Sequence[str], config: DemoRun) -> tuple[dict[str, list[str]
         words = one.partition("=")[0].strip().split(".")
         name, field = words[1], ".".join(words[2:])
         if name not in NAMES or not field:
-            hint = near(name, NAMES) if name not in NAMES else ""
+            hint = did_you_mean(name, NAMES) if name not in NAMES else ""
             problems.append(f"--set {one}: expected stages.NAME.PATH=VALUE with NAME of {', '.join(NAMES)}{hint}")
         elif _covers(FROM_THE_DEMO.get(name, ()), field):
             problems.append(f"--set {one}: the demo sets {field} of its stages itself; expected another field")

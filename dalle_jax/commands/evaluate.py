@@ -1,7 +1,8 @@
-"""``evaluate CONFIG --model DIR``: evaluate a trained pipeline on scene captions or held-out images; writes JSON."""
+"""``evaluate CONFIG --model DIR``: run the evaluations of a config on a trained pipeline and write JSON."""
 
 import argparse
 from collections.abc import Iterator
+from functools import cache
 from typing import cast
 
 from dalle_jax import storage
@@ -9,7 +10,7 @@ from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.report.write_report import write_metrics
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
-from dalle_jax.evaluate.suites.evaluate_scenes import evaluate_scenes
+from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes, evaluate_scenes
 from dalle_jax.pipelines.autoregressive import Pipeline
 from dalle_jax.pipelines.load_pipeline import load_pipeline
 from dalle_jax.runs import EvaluateRun
@@ -28,11 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate and write the figures."""
+    """Run each evaluation and write the figures of all, by the evaluation's name."""
     run: EvaluateRun = load(args.config, EvaluateRun, args.set)
-    pipeline = load_pipeline(args.model, batch=run.evaluation.drawing.batch)
+    pipeline_of = cache(lambda batch: load_pipeline(args.model, batch=batch))  # compiled once per size of batch
     out = args.out or args.model / "evaluation.json"
-    write_metrics(out, _figures(pipeline, run))
+    figures = {}
+    for name, config in run.evaluations.items():
+        print(f"evaluation {name}", flush=True)
+        figures[name] = _figures(pipeline_of(config.drawing.batch), run, config)
+    write_metrics(out, figures)
     print(out)
     return 0
 
@@ -49,11 +54,10 @@ def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[Ca
     return cast("Iterator[CaptionedBatch]", opened.evaluation_batches())
 
 
-def _figures(pipeline: Pipeline, run: EvaluateRun) -> dict[str, object]:
+def _figures(pipeline: Pipeline, run: EvaluateRun, config: EvaluateScenes | EvaluateCaptioned) -> dict[str, object]:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    config = run.evaluation
     if isinstance(config, EvaluateCaptioned):
         return evaluate_captioned(pipeline, config, held_out_batches(run, config), say).to_json()
     return evaluate_scenes(pipeline, config, say).to_json()

@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"examine, cells: expected 1 or more and 0 or more, got {config.examine}, {config.cells}")
     config.pictures.check()
     if isinstance(config.source, Mixture):
-        for name, one in config.source.sources().items():
+        for name, part in config.source.parts.items():
             print(f"{name}:")
-            _inspect(one, config, args.out / name, f"{args.source}: {name}")
+            _inspect(part.source, config, args.out / name, f"{args.source}: {name}")
     else:
         _inspect(config.source, config, args.out, str(args.source))
     return 0

@@ -1,39 +1,40 @@
-"""Config text to the dataclasses of one run.
+"""Build the dataclasses of a run from config text.
 
-A binding names a path in the tree of a run. Variants are chosen first, then leaves are set, and of several bindings of
-one place the last wins. When a later binding chooses another variant, earlier bindings of that slot's parts stay where
-they fit the new variant, and are forgotten where they fit only another one of the slot's; all else that fits nowhere is
-an error. The root itself is the slot ``run``: ``run = @Name`` says which of a union of runs a text describes; a text
-without it describes the union's first.
+A binding names a path in the tree of a run. Variants are chosen first, then leaves are set; the last binding of a path
+wins. When a later binding chooses another variant, earlier bindings below the slot stay if they fit the new variant.
+They are ignored if they fit only another variant of the slot. Any other binding that fits nowhere is an error.
+
+The root is the slot ``run``: ``run = @Name`` chooses from a union of runs, and the first one is the default.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dalle_jax.config.problems import Problems, Where, near
-from dalle_jax.config.schema import NO, Leaf, Slot, could_hold, fields, fit, kind
-from dalle_jax.config.sources import Source, bindings, find
-from dalle_jax.config.syntax import BROKEN, Binding, Reference, Word, show
+from dalle_jax.config.problems import Location, Problems, did_you_mean
+from dalle_jax.config.renamed import Renamed, renamed_field, renamed_variant
+from dalle_jax.config.schema import MISSING, Kind, Leaf, Map, Slot, could_hold, fields, fit, kind
+from dalle_jax.config.sources import ConfigReader, bindings, find
+from dalle_jax.config.syntax import UNREADABLE, Binding, Reference, SetValue, show
 
 T = TypeVar("T")
 
 ROOT = "run"
-"""The name of the slot that the whole run stands in."""
+"""The name of the slot that holds the whole run."""
 
 
 def load(path: str | Path, root: type[T] | Any, sets: Sequence[str] = (), within: str = "") -> T:
-    """Read a config file as the dataclass ``root``, or one of a union of them.
+    """Read a config file as the dataclass ``root``, or as one of a union of dataclasses.
 
-    A file that is not there is looked for among the package's configs. ``sets`` are bindings as ``--set`` takes them
-    (``"trainer.steps=10"``), applied after the file; ``within`` (``"stages.clip."``) is the prefix that their names may
-    have where the config is a part of another. Raises one ``UserError`` with a line for everything that is wrong.
+    The package's own configs are searched if the file does not exist. ``sets`` are ``--set`` arguments, such as
+    ``"trainer.steps=10"``, applied after the file. ``within``, such as "stages.clip.", is a prefix that their names may
+    have if the config is a part of another. Raise one ``UserError`` with a line for each problem.
     """
-    source = Source(Problems())
+    reader = ConfigReader(Problems())
     found = find(path)
-    source.file(found)
-    return _bind(source, root, sets, str(found), within)
+    reader.file(found)
+    return _bind(reader, root, sets, str(found), within)
 
 
 def loads(
@@ -43,222 +44,339 @@ def loads(
     sets: Sequence[str] = (),
     include_folder: Path | None = None,
 ) -> T:
-    """Read config text as ``load`` does a file.
+    """Read config text as ``load`` reads a file.
 
-    ``name`` stands for the text in errors; without ``include_folder`` it can include nothing.
+    Errors call the text ``name``. Without ``include_folder`` an include is an error.
     """
-    source = Source(Problems())
-    source.text(text, name, include_folder)
-    return _bind(source, root, sets, name)
+    reader = ConfigReader(Problems())
+    reader.text(text, name, include_folder)
+    return _bind(reader, root, sets, name)
 
 
-def _bind(source: Source, root: Any, sets: Sequence[str], name: str, within: str = "") -> Any:
-    if source.problems.incomplete and not source.statements:
-        source.problems.raise_if_any()
-    for one in sets:
-        source.set(one, within)
-    tree = Tree(None)
-    for binding in bindings(source):
+def _bind(reader: ConfigReader, root: Any, sets: Sequence[str], name: str, within: str = "") -> Any:
+    if reader.problems.incomplete and not reader.statements:
+        reader.problems.raise_if_any()
+    for argument in sets:
+        reader.set(argument, within)
+    tree = Tree()
+    for binding in bindings(reader):
         tree.add(binding)
     slot = kind(root, ROOT)
     if not isinstance(slot, Slot):
         raise TypeError(f"the root of a config is a dataclass or a union of dataclasses, not {root}")
-    chosen = tree.children.pop(ROOT, Tree(None))
-    tree.own = chosen.own
-    builder = Builder(source.problems, slot)
-    run = builder.slot("", slot, tree, slot.classes[0], (), Where(name, 1))
-    for binding in (one for part in chosen.children.values() for one in part.all()):
-        source.problems.add(binding.where, f"{binding.name}: paths do not begin with `{ROOT}.`; leave it out")
-    builder.report_unknown(said_which=bool(tree.own))
-    source.problems.raise_if_any()
+    run_tree = tree.children.pop(ROOT, Tree())
+    tree.own = run_tree.own
+    builder = Builder(reader.problems, slot)
+    run = builder.slot("", slot, tree, slot.classes[0], (), Location(name, 1))
+    for binding in run_tree.below():
+        reader.problems.add(binding.where, f"{binding.name}: paths do not begin with `{ROOT}.`; leave it out")
+    builder.report_unknown(variant_is_given=bool(tree.own))
+    reader.problems.raise_if_any()
     return run
 
 
 @dataclass
 class Tree:
-    """The bindings of one path and of those below it."""
+    """The bindings of one path and of the paths below it."""
 
-    parent: "Tree | None"
     own: list[Binding] = field(default_factory=list)
     children: dict[str, "Tree"] = field(default_factory=dict)
 
-    def add(self, binding: Binding) -> None:
-        """Put a binding where its path leads."""
+    def add(self, binding: Binding, depth: int = 0) -> None:
+        """Add a binding. The first ``depth`` words of its path lead to this tree."""
         place = self
-        for part in binding.name.split("."):
-            place = place.children.setdefault(part, Tree(place))
+        for word in binding.name.split(".")[depth:]:
+            place = place.children.setdefault(word, Tree())
         place.own.append(binding)
 
     def all(self) -> Iterator[Binding]:
-        """The bindings of this path and, after them, of those below it."""
+        """Yield the bindings of this path, then those below it."""
         stack = [self]
         while stack:
             place = stack.pop()
             yield from place.own
             stack.extend(reversed(place.children.values()))
 
-    def where(self, otherwise: Where) -> Where:
-        """Where text last speaks of this path or of what lies below it."""
-        in_files = (one.where for one in self.all() if one.where.line)
-        return max(in_files, key=lambda one: one.order, default=otherwise)
+    def below(self) -> Iterator[Binding]:
+        """Yield the bindings below this path."""
+        for child in self.children.values():
+            yield from child.all()
+
+    def where(self, otherwise: Location) -> Location:
+        """Return the location of the last binding in a file at or below this path."""
+        in_files = (binding.where for binding in self.all() if binding.where.line)
+        return max(in_files, key=lambda where: where.order, default=otherwise)
 
 
 @dataclass(frozen=True)
-class Rechosen:
-    """A slot at ``depth`` of the path that got another variant at statement ``order``.
+class Replaced:
+    """A slot or map at ``depth`` of the path that got another variant, or was cleared, at statement ``order``.
 
-    Older bindings below it may not fit the new one.
+    Older bindings below it may fit only the value that was replaced.
     """
 
-    slot: Slot
+    kind: Kind
     depth: int
     order: int
 
     def excuses(self, binding: Binding) -> bool:
-        """Whether the binding was meant for a variant that the slot had before."""
+        """Return whether the binding fitted the value that was replaced."""
         path = tuple(binding.name.split("."))[self.depth :]
-        return binding.where.order < self.order and could_hold(self.slot, path, binding.value)
+        return binding.where.order < self.order and could_hold(self.kind, path, binding.value)
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A binding with a name that the class at ``path`` does not have."""
+
+    binding: Binding
+    path: str
+    cls: type
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the words of the binding below ``path``; the first is the unknown name."""
+        return tuple(self.binding.name.split("."))[_depth(self.path) :]
 
 
 @dataclass
 class Builder:
-    """Builds objects from the bottom up and notes what is wrong; ``NO`` stands for what could not be built."""
+    """Builds objects from the leaves up and collects problems. ``MISSING`` stands for an object with a problem."""
 
     problems: Problems
     root: Slot
     legal: list[str] = field(default_factory=list)
-    unknown: list[tuple[Binding, str, str, type]] = field(default_factory=list)
+    unknown: list[Unknown] = field(default_factory=list)
+    similar: dict[str, str] = field(default_factory=dict)
+    """A hint for each new map entry whose name is similar to that of another entry, by path."""
 
-    def slot(self, path: str, slot: Slot, tree: Tree, default: Any, old: tuple[Rechosen, ...], where: Where) -> Any:
-        """The object in a slot.
+    def value(self, path: str, kind: Kind, tree: Tree, default: Any, old: tuple[Replaced, ...], where: Location) -> Any:
+        """Return the value of a field of any kind."""
+        if isinstance(kind, Leaf):
+            return self._leaf(path, kind, tree, default, old, where)
+        if isinstance(kind, Map):
+            return self._map(path, kind, tree, default, old, where)
+        return self.slot(path, kind, tree, default, old, where)
 
-        ``default`` is an object, None, a class, or ``NO``; ``where`` is the place to name for what is missing.
+    def slot(self, path: str, slot: Slot, tree: Tree, default: Any, old: tuple[Replaced, ...], where: Location) -> Any:
+        """Return the object in a slot.
+
+        ``default`` is an object, None, a class, or ``MISSING``. ``where`` is the location to blame for missing values.
         """
         title = path or ROOT
-        before = default if isinstance(default, type) or default in (None, NO) else type(default)
-        if before is NO and len(slot.classes) == 1 and not slot.optional:
+        before = default if isinstance(default, type) or default in (None, MISSING) else type(default)
+        if before is MISSING and len(slot.classes) == 1 and not slot.optional:
             before = slot.classes[0]
-        depth = len(path.split(".")) if path else 0
+        depth = _depth(path)
         chosen, legal = before, True
         for binding in tree.own:
-            found = slot.named(binding.value)
-            if found is not NO:
+            found = slot.choice(binding.value)
+            if found is not MISSING:
                 if isinstance(chosen, type) and chosen is not found:
-                    old = (*old, Rechosen(slot, depth, binding.where.order))
+                    old = (*old, Replaced(slot, depth, binding.where.order))
                 chosen, where = found, binding.where
-            elif not any(one.excuses(binding) for one in old):
+            elif not _excused(binding, old):
                 self._wrong_choice(title, slot, binding)
                 legal = False
-                if binding.value is BROKEN or len(slot.classes) > 1 or slot.optional:
-                    return self._unsure(title, slot, depth, tree, old)
+                if binding.value is UNREADABLE or len(slot.classes) > 1 or slot.optional:
+                    return self._undecided(title, slot, depth, tree, old)
         if chosen is None:
-            return self._nothing(path, slot, tree, old)
-        if chosen is NO:
-            self._missing(tree.where(where), f"{title} is not chosen; expected {title} = {slot.expected}")
-            return self._unsure(title, slot, depth, tree, old)
+            return self._none(path, slot, tree, old)
+        if chosen is MISSING:
+            self._missing(path, tree.where(where), f"{title} is not chosen; expected {title} = {slot.expected}")
+            return self._undecided(title, slot, depth, tree, old)
         base = default if type(default) is chosen else None
         built = self._object(path, chosen, tree, base, old, where)
-        return built if legal else NO
+        return built if legal else MISSING
 
-    def _unsure(self, path: str, slot: Slot, depth: int, tree: Tree, old: tuple[Rechosen, ...]) -> Any:
-        """``NO``, for a slot of unknown variant; report what would fit none of its variants."""
-        for binding in (one for part in tree.children.values() for one in part.all()):
+    def _undecided(self, path: str, slot: Slot, depth: int, tree: Tree, old: tuple[Replaced, ...]) -> Any:
+        """Return ``MISSING`` for a slot of unknown variant, and report bindings that fit none of its variants."""
+        for binding in tree.below():
             fits = could_hold(slot, tuple(binding.name.split("."))[depth:], binding.value)
-            if not fits and binding.value is not BROKEN and not any(one.excuses(binding) for one in old):
-                text = f"{binding.name} = {show(binding.value)} fits no choice of {path}, {slot.expected}"
+            if not fits and binding.value is not UNREADABLE and not _excused(binding, old):
+                text = f"{binding.name} = {show(binding.value)} fits no variant of {path}, which is {slot.expected}"
                 self.problems.add(binding.where, text)
-        return NO
+        return MISSING
 
     def _wrong_choice(self, path: str, slot: Slot, binding: Binding) -> None:
         value = binding.value
-        if value is BROKEN:
+        if value is UNREADABLE:
             return
-        name = value.name if isinstance(value, Reference) else value.text if isinstance(value, Word) else ""
-        hint = near(name.removeprefix("@"), [one.__name__ for one in slot.classes])
+        name = value.name if isinstance(value, Reference) else value.text if isinstance(value, SetValue) else ""
+        name = name.removeprefix("@")
+        hint = renamed_variant(name) or did_you_mean(name, [cls.__name__ for cls in slot.classes])
         if not name:
-            hint = f"; its parts are set one by one, as {path}.{next(iter(fields(slot.classes[0])), 'part')} = ..."
+            hint = f"; set its fields one by one, as {path}.{next(iter(fields(slot.classes[0])), 'field')} = ..."
         self.problems.add(binding.where, f"{path}: expected {slot.expected}, got {show(value)}{hint}")
 
-    def _nothing(self, path: str, slot: Slot, tree: Tree, old: tuple[Rechosen, ...]) -> Any:
-        below = [one for part in tree.children.values() for one in part.all()]
-        lost = [binding for binding in below if not any(one.excuses(binding) for one in old)]
-        choices = " or ".join(f"@{one.__name__}" for one in slot.classes)
+    def _none(self, path: str, slot: Slot, tree: Tree, old: tuple[Replaced, ...]) -> Any:
+        lost = [binding for binding in tree.below() if not _excused(binding, old)]
+        choices = " or ".join(f"@{cls.__name__}" for cls in slot.classes)
         for binding in lost:
-            text = f"{binding.name}: {path} is None and has no parts; choose one with {path} = {choices}"
+            text = f"{binding.name}: {path} is None and has no fields; choose a variant with {path} = {choices}"
             self.problems.add(binding.where, text)
-        return NO if lost else None
+        return MISSING if lost else None
 
-    def _object(self, path: str, cls: type, tree: Tree, base: Any, old: tuple[Rechosen, ...], where: Where) -> Any:
-        """An object of the class; what no binding sets is as in ``base``, if there is one, or as the class says."""
+    def _object(self, path: str, cls: type, tree: Tree, base: Any, old: tuple[Replaced, ...], where: Location) -> Any:
+        """Return an object of the class. Unbound fields are as in ``base`` or, without one, as the class declares."""
         known = fields(cls)
-        for name in tree.children.keys() - known.keys():
-            strange = [one for one in tree.children[name].all() if not any(o.excuses(one) for o in old)]
-            self.unknown.extend((one, path, name, cls) for one in strange if one.value is not BROKEN)
+        replaced = self._unknown_names(path, cls, tree, old)
         values = {}
         here = tree.where(where) if path else where
-        for name, one in known.items():
+        for name, declared in known.items():
             place = f"{path}.{name}" if path else name
             self.legal.append(place)
-            below = tree.children.get(name, Tree(tree))
-            default = one.default if base is None else getattr(base, name)
-            if isinstance(one.kind, Slot):
-                values[name] = self.slot(place, one.kind, below, default, old, here)
+            below = tree.children.get(name, Tree())
+            default = declared.default if base is None else getattr(base, name)
+            if name in replaced and default is MISSING and not any(below.all()):
+                values[name] = MISSING  # its old name is reported already
             else:
-                values[name] = self._leaf(place, one.kind, below, default, old, here)
-        if any(value is NO for value in values.values()):
-            return NO
+                values[name] = self.value(place, declared.kind, below, default, old, here)
+        if any(value is MISSING for value in values.values()):
+            return MISSING
         try:
             return cls(**values)
-        except Exception as error:  # a check of values that fit their types
-            said = str(error) or type(error).__name__
-            own = [one.where for name in known for one in tree.children.get(name, Tree(tree)).own]
+        except Exception as error:  # the class rejects a combination of values that each have the right type
+            text = str(error) or type(error).__name__
+            own = [binding.where for name in known for binding in tree.children.get(name, Tree()).own]
             at = max(own, key=lambda one: one.order, default=where)
-            self.problems.add(at, f"{path or ROOT} ({cls.__name__}): {said}")
-            return NO
+            self.problems.add(at, f"{path or ROOT} ({cls.__name__}): {text}")
+            return MISSING
 
-    def _leaf(self, path: str, leaf: Leaf, tree: Tree, default: Any, old: tuple[Rechosen, ...], where: Where) -> Any:
+    def _unknown_names(self, path: str, cls: type, tree: Tree, old: tuple[Replaced, ...]) -> set[str]:
+        """Note the bindings of fields that the class does not have; return the fields that old names now stand for."""
+        replaced = set()
+        for name in tree.children.keys() - fields(cls).keys():
+            for binding in tree.children[name].all():
+                if binding.value is not UNREADABLE and not _excused(binding, old):
+                    one = Unknown(binding, path, cls)
+                    self.unknown.append(one)
+                    if (found := renamed_field(cls, one.names)) and found[1].now:
+                        replaced.add(found[1].now.split(".")[0])
+        return replaced
+
+    def _leaf(self, path: str, leaf: Leaf, tree: Tree, default: Any, old: tuple[Replaced, ...], where: Location) -> Any:
         value, wrong = default, False
         for binding in tree.all():
-            excused = any(one.excuses(binding) for one in old)
-            if binding.value is BROKEN and binding.name == path:
-                return NO
+            excused = _excused(binding, old)
+            if binding.value is UNREADABLE and binding.name == path:
+                return MISSING
             if binding.name != path:
                 if not excused:
-                    self.problems.add(binding.where, f"{binding.name}: {path} is {leaf.expected} and has no parts")
+                    self.problems.add(binding.where, f"{binding.name}: {path} is {leaf.expected} and has no fields")
                 continue
             found = fit(leaf.annotation, binding.value)
-            if found is not NO:
+            if found is not MISSING:
                 value = found
             elif not excused:
                 got = (show(binding.value) or "nothing") + _hint(leaf, binding.value)
                 self.problems.add(binding.where, f"{path}: expected {leaf.expected}, got {got}")
                 wrong = True
-        if value is NO and not wrong:
-            self._missing(where, f"{path} is missing; expected {path} = {leaf.expected}")
-        return NO if wrong else value
+        if value is MISSING and not wrong:
+            self._missing(path, where, f"{path} is missing; expected {path} = {leaf.expected}")
+        return MISSING if wrong else value
 
-    def _missing(self, where: Where, text: str) -> None:
-        self.problems.add(where, text + self.problems.unless)
+    def _map(self, path: str, map_: Map, tree: Tree, default: Any, old: tuple[Replaced, ...], where: Location) -> Any:
+        """Return the entries of a map by name, in the order in which they are first mentioned."""
+        wrong = False
+        inherited: Mapping[str, Any] = {} if default is MISSING else default
+        stated = {*inherited, *(name for name, child in tree.children.items() if any(map(_states, child.all())))}
+        for binding in tree.own:
+            if map_.is_clear(binding.value):
+                self._check_cleared(path, map_, tree, binding.where.order, old)
+                old = (*old, Replaced(map_, _depth(path), binding.where.order))
+                inherited, tree = {}, _since(tree, binding.where.order, _depth(path))
+                default = inherited
+            elif not _excused(binding, old):
+                wrong = True
+                if binding.value is not UNREADABLE:
+                    expected = f"{path}.NAME = {map_.item.expected}, or {path} = {{}}, which removes all entries"
+                    self.problems.add(binding.where, f"{path}: expected {expected}, got {show(binding.value)}")
+        if default is MISSING and not tree.children and not wrong:
+            self._missing(path, where, f"{path} is missing; expected {path}.NAME = {map_.item.expected}")
+            return MISSING
+        entries = {}
+        for name in dict.fromkeys([*inherited, *tree.children]):
+            place, below = f"{path}.{name}", tree.children.get(name, Tree())
+            if name not in stated:
+                hint = did_you_mean(name, stated, f"{path}.")
+                for binding in below.own:
+                    self.problems.add(binding.where, f"{place} = None: there is no such entry to remove{hint}")
+            self.legal.append(place)
+            self.similar[place] = did_you_mean(name, stated - {name}, f"{path}.")
+            entry_default = inherited.get(name, map_.entry_default)
+            entries[name] = self.value(place, map_.entry, below, entry_default, old, where)
+        if wrong or any(entry is MISSING for entry in entries.values()):
+            return MISSING
+        return {name: entry for name, entry in entries.items() if entry is not None}
 
-    def report_unknown(self, said_which: bool) -> None:
-        """Report the names that fit nowhere, each with the legal names nearest to it."""
-        for binding, path, wrong, cls in self.unknown:
-            name = binding.name
+    def _check_cleared(self, path: str, map_: Map, tree: Tree, order: int, old: tuple[Replaced, ...]) -> None:
+        """Report bindings of removed entries that would not have fitted."""
+        for binding in tree.below():
+            fits = could_hold(map_, tuple(binding.name.split("."))[_depth(path) :], binding.value)
+            judged = binding.where.order < order and binding.value is not UNREADABLE and not _excused(binding, old)
+            if judged and not fits:
+                text = f"{binding.name} = {show(binding.value)} fits no entry of {path}, which is {map_.item.expected}"
+                self.problems.add(binding.where, text)
+
+    def _missing(self, path: str, where: Location, text: str) -> None:
+        hint = next((hint for entry, hint in self.similar.items() if f"{path}.".startswith(f"{entry}.")), "")
+        self.problems.add(where, text + hint + self.problems.unless)
+
+    def report_unknown(self, variant_is_given: bool) -> None:
+        """Report each unknown name with its present name, or else with the most similar legal names."""
+        for one in self.unknown:
+            if found := renamed_field(one.cls, one.names):
+                self.problems.add(one.binding.where, _renamed(one, *found))
+                continue
+            path, name = one.path, one.binding.name
             last = name.rsplit(".", 1)[-1]
-            same = [one for one in self.legal if one.rsplit(".", 1)[-1] == last]
-            inside = near(wrong, fields(cls), prefix=f"{path}." if path else "")
-            hint = near(name, same) or inside or (f"; did you mean {same[0]}?" if same else "")
-            have = hint or f"; {cls.__name__} has {', '.join(fields(cls)) or 'no fields'}"
-            if not said_which and len(self.root.classes) > 1 and not path:
-                have += f" (read as {cls.__name__}; else begin with {ROOT} = @Name)"
-            self.problems.add(binding.where, f"{name}: no such name{have}")
+            same = [legal for legal in self.legal if legal.rsplit(".", 1)[-1] == last]
+            inside = did_you_mean(one.names[0], fields(one.cls), prefix=f"{path}." if path else "")
+            hint = did_you_mean(name, same) or inside or (f"; did you mean {same[0]}?" if same else "")
+            have = hint or f"; {one.cls.__name__} has {', '.join(fields(one.cls)) or 'no fields'}"
+            if not variant_is_given and len(self.root.classes) > 1 and not path:
+                have += f" (read as {one.cls.__name__}; else begin with {ROOT} = @Name)"
+            self.problems.add(one.binding.where, f"{name}: no such name{have}")
+
+
+def _depth(path: str) -> int:
+    return len(path.split(".")) if path else 0
+
+
+def _excused(binding: Binding, old: tuple[Replaced, ...]) -> bool:
+    return any(one.excuses(binding) for one in old)
+
+
+def _states(binding: Binding) -> bool:
+    """Return whether the binding gives a value, and does not remove an entry."""
+    value = binding.value.value if isinstance(binding.value, SetValue) else binding.value
+    return value is not None
+
+
+def _since(tree: Tree, order: int, depth: int) -> Tree:
+    """Return the bindings after a statement."""
+    later = Tree()
+    for binding in sorted(tree.all(), key=lambda one: one.where.order):
+        if binding.where.order > order:
+            later.add(binding, depth)
+    return later
+
+
+def _renamed(one: Unknown, old: str, found: Renamed) -> str:
+    """Return the line about a binding whose name is an old one."""
+    note = f"; {found.note}" if found.note else ""
+    if found.now is None:
+        return f"{one.binding.name}: this field is gone{note}"
+    rest = ".".join(one.names)[len(old) :]
+    return f"{one.binding.name} is now {f'{one.path}.' if one.path else ''}{found.now}{rest}{note}"
 
 
 def _hint(leaf: Leaf, value: Any) -> str:
-    """A word more for mistakes that are often made."""
-    letters = value.text if isinstance(value, Word) else value
-    plain = value.value if isinstance(value, Word) else value
+    """Return a hint for a mistake that is often made: a misspelt word, or a value without its tuple."""
+    letters = value.text if isinstance(value, SetValue) else value
+    plain = value.value if isinstance(value, SetValue) else value
     words = [one.strip("'") for one in leaf.expected.split(" or ") if one.startswith(("'", "True", "False", "None"))]
-    if isinstance(letters, str) and (hint := near(letters, words)):
+    if isinstance(letters, str) and (hint := did_you_mean(letters, words)):
         return hint
-    return f"; write ({show(plain)},)" if fit(leaf.annotation, (plain,)) is not NO else ""
+    return f"; write ({show(plain)},)" if fit(leaf.annotation, (plain,)) is not MISSING else ""

@@ -1,5 +1,5 @@
-"""The one error that a command prints as a line of its own instead of a traceback."""
+"""The error that a command prints as plain text, without a traceback."""
 
 
 class UserError(Exception):
-    """Something the user gave is wrong: says where, what was expected, what was got and what to do next."""
+    """Bad input. The message names the field or file, the expected and the actual value, and a way to fix it."""

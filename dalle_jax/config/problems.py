@@ -1,4 +1,4 @@
-"""Where a piece of config text stands, and the list of everything that is wrong with it, reported at once."""
+"""Locations in config text, and the list of problems that is reported at once."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,59 +6,59 @@ from dataclasses import dataclass, field
 
 from dalle_jax.config.errors import UserError
 
-MOST_REPORTED = 50
-"""Lines of one report; what goes beyond is counted."""
+MAX_REPORTED = 50
+"""Lines in one report. Further problems are only counted."""
 
 
 @dataclass(frozen=True)
-class Where:
-    """A line of a file, or the argument of one ``--set`` (then ``line`` is 0). ``order`` counts statements as read."""
+class Location:
+    """A line of a file, or a ``--set`` argument, which has line 0. ``order`` is the number of the statement."""
 
     file: str
     line: int
     order: int = 0
 
     def __str__(self) -> str:
-        """``file:line`` as editors and terminals understand it."""
+        """Return ``file:line``, which editors and terminals turn into a link."""
         return f"{self.file}:{self.line}" if self.line else self.file
 
 
 @dataclass
 class Problems:
-    """Collects what is wrong; ``incomplete`` says that text was lost, and with it perhaps what seems missing."""
+    """Collected problems. ``incomplete`` means that unreadable text may hold a value that seems to be missing."""
 
-    found: list[tuple[Where, str]] = field(default_factory=list)
+    found: list[tuple[Location, str]] = field(default_factory=list)
     incomplete: bool = False
 
-    def add(self, where: Where, text: str) -> None:
-        """Remember one problem."""
+    def add(self, where: Location, text: str) -> None:
+        """Add one problem."""
         self.found.append((where, text))
 
     @property
     def unless(self) -> str:
-        """What to add to a report of something missing."""
-        return " (unless what could not be read does it)" if self.incomplete else ""
+        """Return a caveat for reports of a missing value, empty if all text was read."""
+        return " (unless the text that could not be read sets it)" if self.incomplete else ""
 
     def lines(self) -> list[str]:
-        """One printable line for each problem, by file and line, those of ``--set`` last, none twice."""
+        """Return one printable line for each distinct problem, by file and line, ``--set`` last."""
         ordered = sorted(self.found, key=lambda one: (one[0].line == 0, one[0].file, one[0].line))
         unique = list(dict.fromkeys(printable(f"{where}: {text}") for where, text in ordered))
-        more = len(unique) - MOST_REPORTED
-        return unique[:MOST_REPORTED] + ([f"and {more} more of these"] if more > 0 else [])
+        more = len(unique) - MAX_REPORTED
+        return unique[:MAX_REPORTED] + ([f"and {more} more problems"] if more > 0 else [])
 
     def raise_if_any(self) -> None:
-        """Raise one ``UserError`` that holds a line for each problem; do nothing when there is none."""
+        """Raise one ``UserError`` with a line for each problem, if there is any."""
         if self.found:
             raise UserError("\n".join(self.lines()))
 
 
 def printable(text: str) -> str:
-    """The text with control characters, line breaks and lone surrogates written as escapes."""
+    """Escape control characters, line breaks and lone surrogates."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-def near(name: str, legal: Iterable[str], prefix: str = "") -> str:
-    """``; did you mean a or b?`` for the legal names that look like ``name``, or an empty string."""
+def did_you_mean(name: str, legal: Iterable[str], prefix: str = "") -> str:
+    """Return ``; did you mean a or b?`` for the legal names most similar to ``name``, or an empty string."""
     by_fold = {one.casefold(): one for one in legal}
     typed = name[:200].casefold()
     close = difflib.get_close_matches(typed, list(by_fold), n=3, cutoff=0.6)

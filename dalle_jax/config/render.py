@@ -1,43 +1,65 @@
-"""The dataclasses of one run to config text that parses back to the same run."""
+"""Write the dataclasses of a run as config text that parses back to the same run."""
 
 import dataclasses
 import math
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from dalle_jax.config.bind import ROOT
-from dalle_jax.config.schema import Slot, fields
+from dalle_jax.config.schema import MISSING, Map, Slot, fields
+from dalle_jax.config.sources import IDENTIFIER
 
 
 def render(obj: Any, per_host: bool = True) -> str:
-    """Return the resolved text of a run: its variant, its leaves, then a group of lines for each of its parts.
+    """Return the config text of a run: its variant, its leaves, then one group of lines for each slot.
 
-    ``bind.loads(render(obj), type(obj)) == obj``. Raises ``TypeError`` or ``ValueError`` for what no text can say.
-    With ``per_host=False`` it leaves out the fields that may differ between the hosts of one run.
+    ``bind.loads(render(obj), type(obj)) == obj``. Raise ``TypeError`` or ``ValueError`` for a value without a text.
+    ``per_host=False`` leaves out the fields that may differ between the hosts of one run.
     """
     groups: list[list[str]] = [[f"{ROOT} = @{type(obj).__name__}"]]
-    _collect("", obj, groups, per_host)
+    _collect("", obj, None, groups, per_host)
     return "\n\n".join("\n".join(group) for group in groups if group) + "\n"
 
 
-def _collect(path: str, obj: Any, groups: list[list[str]], per_host: bool) -> None:
-    """Append the object's leaves to the last group and begin a new one for each part."""
-    parts = []
+def _collect(path: str, obj: Any, base: Any, groups: list[list[str]], per_host: bool) -> None:
+    """Append the leaves to the last group, then one group for each slot.
+
+    ``base`` is the instance that ``bind`` starts from, or None if it starts from the defaults of the class.
+    """
+    slots: list[tuple[str, Any, Any, bool]] = []
     cls: type = type(obj)
     for name, field in fields(cls).items():
         if field.per_host and not per_host:
             continue
         place, value = f"{path}.{name}" if path else name, getattr(obj, name)
-        if dataclasses.is_dataclass(value) and isinstance(field.kind, Slot):
-            parts.append((place, value, len(field.kind.classes) > 1 or field.kind.optional))
+        default = field.default if base is None else getattr(base, name)
+        if isinstance(field.kind, Map):
+            inherited: Mapping[str, Any] = {} if default is MISSING else default
+            if inherited or not value:
+                groups[-1].append(f"{place} = {{}}")
+            entries = {_entry(place, key): entry for key, entry in value.items()}
+            if isinstance(field.kind.item, Slot):
+                slots += [(key, entry, None, True) for key, entry in entries.items()]
+            else:
+                groups[-1] += [f"{key} = {literal(entry)}" for key, entry in entries.items()]
+        elif dataclasses.is_dataclass(value) and isinstance(field.kind, Slot):
+            slots.append((place, value, default, len(field.kind.classes) > 1 or field.kind.optional))
         else:
             groups[-1].append(f"{place} = {literal(value)}")
-    for place, value, is_choice in parts:
+    for place, value, default, is_choice in slots:
         groups.append([f"{place} = @{type(value).__name__}"] if is_choice else [])
-        _collect(place, value, groups, per_host)
+        _collect(place, value, default if type(default) is type(value) else None, groups, per_host)
+
+
+def _entry(path: str, name: Any) -> str:
+    if not isinstance(name, str) or not re.fullmatch(IDENTIFIER, name):
+        raise ValueError(f"{path}: expected identifiers as names, got {name!r}")
+    return f"{path}.{name}"
 
 
 def literal(value: Any) -> str:
-    """A value as gin text."""
+    """Return a plain value as gin text."""
     if isinstance(value, tuple):
         return f"({', '.join(literal(one) for one in value)}{',' if len(value) == 1 else ''})"
     if value is None or type(value) in (bool, int, str):

@@ -1,7 +1,11 @@
-"""What may stand where in the tree of a run: the fields of config dataclasses, their types, and values that fit them.
+"""Types of config fields: the slots, maps and leaves of a run, and the check that a value fits.
 
-Types of a leaf: bool, int, float, str, Literal, ``X | None``, ``tuple[X, ...]``, ``tuple[X, Y]``. A slot holds a frozen
-dataclass, or one of a closed union of them, or None where the union says so; ``@Name`` chooses.
+- A *leaf* holds a plain value: bool, int, float, str, ``Literal``, ``X | None``, ``tuple[X, ...]`` or ``tuple[X, Y]``.
+- A *slot* holds a frozen dataclass of a closed union, or None if the union allows it. ``slot = @Name`` chooses.
+- A *map* ``Mapping[str, X]`` holds named leaves or slots that cannot be None. ``map.NAME = ...`` adds an entry,
+  ``map.NAME = None`` removes it, and ``map = {}`` removes all entries so far. Entries keep the order of first mention.
+
+There are no lists of slots: gin has no syntax for an index, and a name says more. Use a map.
 """
 
 import dataclasses
@@ -9,10 +13,11 @@ import functools
 import math
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Union
+from typing import Any, Literal, TypeAlias, Union
 
-from dalle_jax.config.syntax import BROKEN, Reference, Word
+from dalle_jax.config.syntax import UNREADABLE, Reference, SetValue
 
 LARGEST_INT = 2**63 - 1
 
@@ -20,91 +25,134 @@ PER_HOST = {"per_host": True}
 """Metadata of a field that may differ between the hosts of one run, since it changes no number of the run."""
 
 
-class _No:
-    """Says that a value does not fit, or that there is none."""
+class _Missing:
+    """The type of ``MISSING``."""
 
 
-NO = _No()
+MISSING = _Missing()
+"""Stands for a value that does not fit, or for no value at all."""
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A place for a plain value."""
+    """A field that holds a plain value."""
 
     annotation: Any
 
     @property
     def expected(self) -> str:
-        """The type, in words for a message."""
+        """Describe the type for an error message."""
         return describe(self.annotation)
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for an object of one of some dataclasses."""
+    """A field that holds an instance of one of several dataclasses."""
 
     classes: tuple[type, ...]
     optional: bool
 
     @property
     def expected(self) -> str:
-        """The choices, in words for a message."""
-        return " or ".join([*(f"@{one.__name__}" for one in self.classes), *(["None"] if self.optional else [])])
+        """List the choices for an error message."""
+        return " or ".join([*(f"@{cls.__name__}" for cls in self.classes), *(["None"] if self.optional else [])])
 
-    def named(self, value: Any) -> Any:
-        """The class that a value chooses, None if it chooses none of them, ``NO`` if it is no choice of this slot."""
+    def choice(self, value: Any) -> Any:
+        """Return the class that the value chooses, None for a legal None, or ``MISSING`` for anything else."""
         name = value.name if isinstance(value, Reference) else None
-        if isinstance(value, Word):
+        if isinstance(value, SetValue):
             name = value.value.name if isinstance(value.value, Reference) else value.text
             value = value.value
         if value is None and self.optional:
             return None
-        return next((one for one in self.classes if one.__name__ == name), NO)
+        return next((cls for cls in self.classes if cls.__name__ == name), MISSING)
+
+
+@dataclass(frozen=True)
+class Map:
+    """A field that holds named entries, all of one type."""
+
+    item: Leaf | Slot
+
+    @property
+    def entry(self) -> Leaf | Slot:
+        """Return the type of an entry, in which None is legal because it removes the entry."""
+        if isinstance(self.item, Slot):
+            return Slot(self.item.classes, optional=True)
+        return Leaf(self.item.annotation | None)
+
+    @property
+    def entry_default(self) -> Any:
+        """Return the class of a new entry if there is only one, else ``MISSING``."""
+        return self.item.classes[0] if isinstance(self.item, Slot) and len(self.item.classes) == 1 else MISSING
+
+    @staticmethod
+    def is_clear(value: Any) -> bool:
+        """Return whether the value is ``{}``, which removes all entries."""
+        value = value.value if isinstance(value, SetValue) else value
+        return isinstance(value, dict) and not value
+
+
+Kind: TypeAlias = Leaf | Slot | Map
+"""The type of a config field."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a config dataclass: what fits, and the value that it has unless text says otherwise (``NO``: none).
+    """A field of a config dataclass with its default, which is ``MISSING`` for a required field.
 
-    A field that is ``per_host`` may differ between the hosts of one run.
+    A ``per_host`` field may differ between the hosts of one run.
     """
 
-    kind: Leaf | Slot
+    kind: Kind
     default: Any
     per_host: bool = False
 
 
 @functools.cache
 def fields(cls: type) -> dict[str, Field]:
-    """The fields of a config dataclass by name, in their order; ``TypeError`` for a type that a config cannot have."""
+    """Return the fields of a config dataclass by name. Raise ``TypeError`` for a type that no config can hold."""
     hints = typing.get_type_hints(cls)
     return {
-        one.name: Field(
-            kind(hints[one.name], f"{cls.__name__}.{one.name}"), _default(one), one.metadata.get("per_host", False)
+        field.name: Field(
+            kind(hints[field.name], f"{cls.__name__}.{field.name}"),
+            _default(field),
+            field.metadata.get("per_host", False),
         )
-        for one in dataclasses.fields(cls)
-        if one.init
+        for field in dataclasses.fields(cls)
+        if field.init
     }
 
 
-def _default(one: Any) -> Any:
-    if one.default_factory is not dataclasses.MISSING:
-        return one.default_factory()
-    return NO if one.default is dataclasses.MISSING else one.default
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return MISSING if field.default is dataclasses.MISSING else field.default
 
 
-def kind(annotation: Any, name: str) -> Leaf | Slot:
-    """What an annotation says; ``TypeError`` that speaks of ``name`` if a config cannot have it."""
+def kind(annotation: Any, name: str) -> Kind:
+    """Classify an annotation as leaf, slot or map. Raise ``TypeError`` naming ``name`` if no config can hold it."""
+    if typing.get_origin(annotation) in (dict, Mapping):
+        return _map(annotation, name)
     members = _members(annotation)
     classes: tuple[type, ...] = tuple(one for one in members if isinstance(one, type) and dataclasses.is_dataclass(one))
     if not classes:
-        if not all(_is_leaf(one) for one in members):
+        if not all(_is_leaf(member) for member in members):
             raise TypeError(f"{name}: no config can hold {annotation}; see dalle_jax/config/schema.py")
         return Leaf(annotation)
-    others = [one for one in members if one not in classes]
-    if others not in ([], [type(None)]) or len({one.__name__ for one in classes}) < len(classes):
+    others = [member for member in members if member not in classes]
+    if others not in ([], [type(None)]) or len({cls.__name__ for cls in classes}) < len(classes):
         raise TypeError(f"{name}: a slot is a union of dataclasses of different names, and None; got {annotation}")
     return Slot(classes, bool(others))
+
+
+def _map(annotation: Any, name: str) -> Map:
+    keys, values = typing.get_args(annotation)
+    if keys is not str or type(None) in _members(values) or typing.get_origin(values) in (dict, Mapping):
+        raise TypeError(f"{name}: a map is a Mapping[str, X], in which X is neither None nor a map; got {annotation}")
+    item = kind(values, name)
+    assert not isinstance(item, Map)
+    return Map(item)
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -122,43 +170,43 @@ def _is_leaf(annotation: Any) -> bool:
 
 
 def fit(annotation: Any, value: Any) -> Any:
-    """The value as the type wants it (an int becomes a float, a list a tuple), or ``NO``."""
-    if isinstance(value, Word):
+    """Return the value converted to the type (int to float, list to tuple), or ``MISSING`` if it does not fit."""
+    if isinstance(value, SetValue):
         fitting = fit(annotation, value.value)
-        return fit(annotation, value.text) if fitting is NO and value.value is not None else fitting
-    if value is BROKEN:
-        return NO
+        return fit(annotation, value.text) if fitting is MISSING and value.value is not None else fitting
+    if value is UNREADABLE:
+        return MISSING
     members = _members(annotation)
     if len(members) > 1:
         exact = [one for one in members if one is type(value)]
-        return next((found for one in [*exact, *members] if (found := fit(one, value)) is not NO), NO)
+        return next((found for one in [*exact, *members] if (found := fit(one, value)) is not MISSING), MISSING)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
-        return next((one for one in arguments if type(one) is type(value) and one == value), NO)
+        return next((one for one in arguments if type(one) is type(value) and one == value), MISSING)
     if origin is tuple:
         return _fit_tuple(arguments, value)
     if annotation is float and type(value) is int:
-        return float(value) if abs(value) <= LARGEST_INT else NO
+        return float(value) if abs(value) <= LARGEST_INT else MISSING
     wrong = (
         type(value) is not members[0]
         or (type(value) is int and abs(value) > LARGEST_INT)
         or (type(value) is float and not math.isfinite(value))
     )
-    return NO if wrong else value
+    return MISSING if wrong else value
 
 
 def _fit_tuple(arguments: tuple[Any, ...], value: Any) -> Any:
     if not isinstance(value, tuple | list):
-        return NO
+        return MISSING
     wanted = arguments[:1] * len(value) if arguments[1:] == (Ellipsis,) else arguments
     if len(wanted) != len(value):
-        return NO
+        return MISSING
     parts = tuple(fit(one, part) for one, part in zip(wanted, value, strict=True))
-    return NO if any(part is NO for part in parts) else parts
+    return MISSING if any(part is MISSING for part in parts) else parts
 
 
 def describe(annotation: Any) -> str:
-    """A leaf's type as a message names it."""
+    """Describe the type of a leaf for an error message."""
     members = _members(annotation)
     if len(members) > 1:
         return " or ".join(describe(one) for one in members)
@@ -172,11 +220,13 @@ def describe(annotation: Any) -> str:
     return names[members[0]]
 
 
-def could_hold(place: Leaf | Slot, path: tuple[str, ...], value: Any) -> bool:
-    """Whether the value fits at the path below the place with some choice of variants along it."""
-    if isinstance(place, Leaf):
-        return not path and fit(place.annotation, value) is not NO
+def could_hold(kind: Kind, path: tuple[str, ...], value: Any) -> bool:
+    """Return whether the value fits at ``path`` below a field under some choice of variants along the path."""
+    if isinstance(kind, Leaf):
+        return not path and fit(kind.annotation, value) is not MISSING
+    if isinstance(kind, Map):
+        return could_hold(kind.entry, path[1:], value) if path else kind.is_clear(value)
     if not path:
-        return place.named(value) is not NO
-    below = (fields(one).get(path[0]) for one in place.classes)
-    return any(one is not None and could_hold(one.kind, path[1:], value) for one in below)
+        return kind.choice(value) is not MISSING
+    below = (fields(cls).get(path[0]) for cls in kind.classes)
+    return any(field is not None and could_hold(field.kind, path[1:], value) for field in below)

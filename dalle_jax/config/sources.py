@@ -1,4 +1,4 @@
-"""Files, their includes and ``--set`` to one list of bindings in their order, with the macros put in."""
+"""Read files, their includes and ``--set`` arguments into one list of bindings, and expand the macros."""
 
 import os
 import re
@@ -9,39 +9,41 @@ from pathlib import Path
 from typing import Any
 
 from dalle_jax.config import syntax
-from dalle_jax.config.problems import Problems, Where, near, printable
-from dalle_jax.config.syntax import BROKEN, Binding, Include, Macro, Word
+from dalle_jax.config.problems import Location, Problems, did_you_mean, printable
+from dalle_jax.config.syntax import UNREADABLE, Binding, Include, Macro, SetValue
 
-MOST_FILES = 100
-"""Files read for one config, a file that is included twice counted twice."""
+MAX_FILES = 100
+"""Files read for one config. A file that is included twice counts twice."""
 
-MOST_BYTES = 100_000
-"""Of one file: a config is written by hand."""
+MAX_BYTES = 100_000
+"""Largest file, in bytes. Configs are written by hand."""
 
-MOST_PARTS = 10_000
-"""Parts of one value after its macros are put in."""
+MAX_ELEMENTS = 10_000
+"""Elements of one value after macro expansion, nested ones included."""
 
 _MACRO = re.compile(r"[A-Z][A-Z0-9_]*")
-_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+IDENTIFIER = r"[A-Za-z_]\w*"
+"""Regular expression of one word of a path."""
+_PATH = re.compile(rf"{IDENTIFIER}(\.{IDENTIFIER})*")
 
 
 @dataclass
-class Source:
-    """Reads one config with everything that it includes."""
+class ConfigReader:
+    """Reads one config and the files that it includes."""
 
     problems: Problems
     read: int = 0
     statements: list[Binding] = field(default_factory=list)
 
-    def file(self, path: Path, within: tuple[str, ...] = (), where: Where | None = None) -> None:
-        """Add a file's bindings; ``within`` are the files that include it, ``where`` the line that does."""
+    def file(self, path: Path, within: tuple[str, ...] = (), where: Location | None = None) -> None:
+        """Add the bindings of a file, included at ``where`` by the chain of files ``within``."""
         self.read += 1
-        text = self._text(path, where or Where(str(path), 1))
+        text = self._text(path, where or Location(str(path), 1))
         if text is not None:
             self.text(text, str(path), path.parent, (*within, os.path.realpath(path)))
 
     def text(self, text: str, name: str, folder: Path | None, within: tuple[str, ...] = ()) -> None:
-        """Add the bindings of a text called ``name`` whose includes stand in ``folder`` (None: it has no includes)."""
+        """Add the bindings of a text. Includes are looked up from ``folder``; without one they are errors."""
         for statement in syntax.read(text, name, self.problems):
             if isinstance(statement, Include):
                 self._include(statement, folder, within)
@@ -49,14 +51,14 @@ class Source:
                 self._add(statement)
 
     def set(self, argument: str, within: str = "") -> None:
-        """Add one ``--set`` of the form ``name=value``; a name may begin with ``within``, the place of this config."""
+        """Add one ``--set`` argument, ``name=value``; the name may begin with ``within``."""
         name, equals, value = argument.partition("=")
         name = name.strip().removeprefix(within)
-        where = Where(f"--set {argument if len(argument) <= 60 else argument[:57] + '...'}", 0)
+        where = Location(f"--set {argument if len(argument) <= 60 else argument[:57] + '...'}", 0)
         if not equals or not _PATH.fullmatch(name):
             self.problems.add(where, "expected name=value, as in --set trainer.steps=10")
             return
-        self._add(Binding(name, syntax.word(value.strip()), where))
+        self._add(Binding(name, syntax.set_value(value.strip()), where))
 
     def _add(self, binding: Binding) -> None:
         where = replace(binding.where, order=len(self.statements))
@@ -66,40 +68,40 @@ class Source:
         where, name = include.where, include.file
         try:
             found = None if folder is None else next((p for p in _places(name, folder) if p.is_file()), None)
-        except (OSError, ValueError):  # too long, or with characters that no file name has
+        except (OSError, ValueError):  # the name is too long, or has characters that no file name has
             found = None
         if folder is None:
-            problem = "this text stands in no folder and can include nothing"
+            problem = "this text is not a file, so it cannot include one"
         elif found is None:
             places = _places(printable(name), folder)
             looked = ", ".join(dict.fromkeys(os.path.dirname(p) or "." for p in places))
-            problem = f"no such file (looked in {looked}){_near_files(places)}"
+            problem = f"no such file (looked in {looked}){_similar_files(places)}"
         elif (real := os.path.realpath(found)) in within:
             circle = " -> ".join([*map(os.path.basename, within[within.index(real) :]), found.name])
-            problem = f"a circle of includes: {circle}"
-        elif self.read >= MOST_FILES:
-            problem = f"more than {MOST_FILES} files are included"
+            problem = f"files include each other in a circle: {circle}"
+        elif self.read >= MAX_FILES:
+            problem = f"expected at most {MAX_FILES} included files, got more"
         else:
             self.file(found, within, where)
             return
         self.problems.add(where, f"include {syntax.show(name)}: {problem}")
         self.problems.incomplete = True
 
-    def _text(self, path: Path, where: Where) -> str | None:
-        """The file's text; None, and a problem, if it is no readable text file of a config's size."""
+    def _text(self, path: Path, where: Location) -> str | None:
+        """Return the text of a file. Add a problem and return None if it is not a readable text file of legal size."""
         said = "" if where.file == str(path) else f"include {syntax.show(str(path))}: "
         try:
             if path.is_dir():
-                problem = "a folder; expected a config file"
+                problem = "expected a config file, got a folder"
             elif not path.exists():
-                problem = f"no such file{_near_files([path])}"
-            elif not path.is_file() or path.stat().st_size > MOST_BYTES:
-                problem = f"expected a text file of at most {MOST_BYTES // 1000} kB"
+                problem = f"no such file{_similar_files([path])}"
+            elif not path.is_file() or path.stat().st_size > MAX_BYTES:
+                problem = f"expected a text file of at most {MAX_BYTES // 1000} kB"
             else:
                 data = path.read_bytes()
                 return data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            where, said = Where(str(path), data.count(b"\n", 0, error.start) + 1), ""
+            where, said = Location(str(path), data.count(b"\n", 0, error.start) + 1), ""
             problem = f"byte {error.start} is not UTF-8; save the file as UTF-8 text"
         except (OSError, ValueError) as error:
             problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
@@ -109,14 +111,14 @@ class Source:
 
 
 def find(name: str | Path) -> Path:
-    """A file named on the command line or by a config: as it stands, else among the package's configs.
+    """Return the path of a config file, searched first as given, then among the configs of the package.
 
-    A name that is found nowhere comes back as it stands, for the reader of the file to complain of.
+    A name that is found nowhere is returned unchanged, and reading it reports the problem.
     """
     places = [Path(name), *(place / name for place in _OURS)]
     try:
         return next((place for place in places if place.exists()), places[0])
-    except (OSError, ValueError):  # too long, or with characters that no file name has
+    except (OSError, ValueError):  # the name is too long, or has characters that no file name has
         return places[0]
 
 
@@ -124,23 +126,23 @@ _OURS = (Path(__file__).parents[2] / "configs", Path(sys.prefix) / "share" / "da
 
 
 def _places(name: str, folder: Path) -> list[Path]:
-    """Where an include is looked for: its file's folder, the folder ``configs`` above, the package's configs."""
+    """Return the candidate paths of an include: beside its file, in the ``configs`` folder above, in the package."""
     above = [p for p in (folder, *folder.absolute().parents) if p.name == "configs"][:1]
     return [Path(os.path.normpath(place / name)) for place in (folder, *above, *_OURS)]
 
 
-def _near_files(places: Sequence[Path]) -> str:
-    """A hint at files with like names beside the one that is missing."""
+def _similar_files(places: Sequence[Path]) -> str:
+    """Return a hint at files with similar names in the folders of the missing file."""
     try:
         names = [one.name for place in places if place.parent.is_dir() for one in place.parent.glob("*.gin")]
     except (OSError, ValueError):
         return ""
-    return near(places[0].name, names)
+    return did_you_mean(places[0].name, names)
 
 
 @dataclass
 class Macros:
-    """The macros of one config; a macro has the value of its last definition wherever it is used."""
+    """The macros of one config. Every use of a macro has the value of its last definition."""
 
     definitions: dict[str, Binding]
     problems: Problems
@@ -149,58 +151,58 @@ class Macros:
     sizes: dict[int, int] = field(default_factory=dict)
     kept: list[tuple[Any, ...]] = field(default_factory=list)
 
-    def value(self, value: Any, where: Where, open_: tuple[str, ...] = (), depth: int = 0) -> Any:
-        """The value with its macros put in; ``BROKEN``, and a problem reported once, where that cannot be."""
-        if isinstance(value, Word):
+    def value(self, value: Any, where: Location, open_: tuple[str, ...] = (), depth: int = 0) -> Any:
+        """Return the value with its macros expanded. Report a problem and return ``UNREADABLE`` if that fails."""
+        if isinstance(value, SetValue):
             inner = self.value(value.value, where, open_, depth)
-            return inner if isinstance(value.value, Macro) else Word(value.text, inner)
-        if depth > syntax.DEEPEST:
-            self.problems.add(where, f"brackets and macros are nested more than {syntax.DEEPEST} deep")
-            return BROKEN
+            return inner if isinstance(value.value, Macro) else SetValue(value.text, inner)
+        if depth > syntax.MAX_DEPTH:
+            self.problems.add(where, f"expected brackets and macros nested at most {syntax.MAX_DEPTH} deep, got more")
+            return UNREADABLE
         if isinstance(value, Macro):
             return self._macro(value.name, where, open_, depth)
         if not isinstance(value, tuple | list):
             return value
         parts = [self.value(part, where, open_, depth + 1) for part in value]
         size = 1 + sum(self.sizes.get(id(part), 1) for part in parts)
-        if size > MOST_PARTS:
-            self.problems.add(where, f"a value of more than {MOST_PARTS} parts")
-            return BROKEN
-        if any(part is BROKEN for part in parts):
-            return BROKEN
+        if size > MAX_ELEMENTS:
+            self.problems.add(where, f"expected at most {MAX_ELEMENTS} elements in a value, got more")
+            return UNREADABLE
+        if any(part is UNREADABLE for part in parts):
+            return UNREADABLE
         whole = tuple(parts)
         self.sizes[id(whole)] = size
-        self.kept.append(whole)  # alive, so that its id stays its own
+        self.kept.append(whole)  # keep it alive, so that no other tuple gets its id
         return whole
 
-    def _macro(self, name: str, where: Where, open_: tuple[str, ...], depth: int) -> Any:
+    def _macro(self, name: str, where: Location, open_: tuple[str, ...], depth: int) -> Any:
         self.used.add(name)
         if name in self.values:
             return self.values[name]
         definition = self.definitions.get(name)
         if name in open_:
             circle = " -> ".join(f"%{one}" for one in [*open_[open_.index(name) :], name])
-            self.problems.add(where, f"a circle of macros: {circle}")
-            return BROKEN
+            self.problems.add(where, f"macros refer to each other in a circle: {circle}")
+            return UNREADABLE
         if definition is None:
-            hint = near(name, self.definitions)
-            self.problems.add(where, f"%{name} is defined nowhere{hint}{self.problems.unless}")
-            return BROKEN
+            hint = did_you_mean(name, self.definitions)
+            self.problems.add(where, f"%{name} is not defined{hint}{self.problems.unless}")
+            return UNREADABLE
         found = self.value(definition.value, definition.where, (*open_, name), depth + 1)
         self.values[name] = found
         return found
 
 
-def bindings(source: Source) -> Iterator[Binding]:
-    """The source's bindings without its macros, whose values are put in."""
-    defined = [one for one in source.statements if _MACRO.fullmatch(one.name)]
-    macros = Macros({one.name: one for one in defined}, source.problems)
-    for one in source.statements:
+def bindings(reader: ConfigReader) -> Iterator[Binding]:
+    """Yield the bindings with their macros expanded, without the definitions of macros."""
+    defined = [one for one in reader.statements if _MACRO.fullmatch(one.name)]
+    macros = Macros({one.name: one for one in defined}, reader.problems)
+    for one in reader.statements:
         is_macro = _MACRO.fullmatch(one.name) is not None
         value = macros.value(one.value, one.where, (one.name,) if is_macro else ())
         if not is_macro:
             yield replace(one, value=value)
     for one in defined:
-        if one.name not in macros.used and not source.problems.incomplete:
-            hint = near(one.name, macros.used - {one.name})
-            source.problems.add(one.where, f"the macro {one.name} is used nowhere{hint}")
+        if one.name not in macros.used and not reader.problems.incomplete:
+            hint = did_you_mean(one.name, macros.used - {one.name})
+            reader.problems.add(one.where, f"the macro {one.name} is not used{hint}")

@@ -1,9 +1,9 @@
-"""Gin text to statements with their lines. Only gin's parser is used: nothing is registered, imported, called or run.
+"""Parse gin text into statements with line numbers. Only gin's parser is used; no code is imported or run.
 
-A text is a list of ``name = value``, ``include 'file'`` and blocks (``name:`` and indented bindings). A value is a
-Python literal, ``%MACRO``, ``@Name`` or a tuple, list or dict of these. A name in capitals defines a macro, any other
-is a path in the tree of a run. After a statement that cannot be read, reading goes on with the next one, so that all
-errors of a file are found together.
+A text consists of ``name = value``, ``include 'file'`` and blocks (``name:`` followed by indented bindings). A value is
+a Python literal, ``%MACRO``, ``@Name``, or a tuple, list or dict of these. A name in capitals defines a macro. Any
+other name is a path in the tree of a run. After an unreadable statement the parser continues with the next one, so
+that all errors of a file are reported together.
 """
 
 import re
@@ -15,89 +15,89 @@ from typing import Any
 
 from gin import config_parser
 
-from dalle_jax.config.problems import Problems, Where
+from dalle_jax.config.problems import Location, Problems
 
-DEEPEST = 50
-"""Brackets within brackets, macros of macros."""
+MAX_DEPTH = 50
+"""Nesting of brackets within brackets, or of macros within macros."""
 
-MOST_ERRORS = 30
-"""Unreadable statements of one file after which reading stops."""
+MAX_ERRORS = 30
+"""Unreadable statements in one file after which reading stops."""
 
 _TARGET = re.compile(r"\s*([A-Za-z_][\w.]*)\s*[=:]")
 _TOKEN = re.compile(r"Failed to parse token '(.*)'", re.DOTALL)
 _NO_START = re.compile(r"[\s)\]}'\"#\d]|$")
-_WORDS = {
-    "Unable to parse value.": "a value is expected",
+_MESSAGES = {
+    "Unable to parse value.": "expected a value, got nothing",
     "Couldn't parse statement, expected ':' or '='.": "expected name = value",
-    "Malformatted scope or selector.": "a name is words joined by dots, with no spaces between",
+    "Malformatted scope or selector.": "a name consists of words joined by dots, without spaces",
     "Unexpected token.": "expected name = value",
 }
 
 
 @dataclass(frozen=True)
 class Reference:
-    """``@Name``: the choice of a variant by the name of its class."""
+    """``@Name``, which chooses a variant by the name of its class."""
 
     name: str
     called: bool = False
 
     def __repr__(self) -> str:
-        """As it is written in gin."""
+        """Return the gin text."""
         return f"@{self.name}" + ("()" if self.called else "")
 
 
 @dataclass(frozen=True)
 class Macro:
-    """``%NAME``: the value of the macro's last definition."""
+    """``%NAME``, which stands for the value of the last definition of a macro."""
 
     name: str
 
     def __repr__(self) -> str:
-        """As it is written in gin."""
+        """Return the gin text."""
         return f"%{self.name}"
 
 
 @dataclass(frozen=True)
-class Word:
-    """A value of ``--set``: what it says as gin text (``BROKEN`` when it says nothing) and the letters as typed."""
+class SetValue:
+    """A value of ``--set``: ``text`` as typed, and its ``value`` as gin text (``UNREADABLE`` if it is not gin)."""
 
     text: str
     value: Any
 
     def __repr__(self) -> str:
-        """As it was typed."""
-        return self.text if self.value is BROKEN else show(self.value)
+        """Return the gin text, or else the text as typed."""
+        return self.text if self.value is UNREADABLE else show(self.value)
 
 
-class _Broken:
-    """The value of a statement that could not be read; what depends on it is not judged."""
+class _Unreadable:
+    """The value of a statement that could not be read. It causes no further errors."""
 
     def __repr__(self) -> str:
         return "(unreadable)"
 
 
-BROKEN = _Broken()
+UNREADABLE = _Unreadable()
 
 
 @dataclass(frozen=True)
 class Binding:
-    """``name = value`` at a place."""
+    """``name = value`` and its location."""
 
     name: str
     value: Any
-    where: Where
+    where: Location
 
 
 @dataclass(frozen=True)
 class Include:
-    """``include 'file'`` at a place."""
+    """``include 'file'`` and its location."""
 
     file: str
-    where: Where
+    where: Location
 
 
 class _Delegate(config_parser.ParserDelegate):
-    """Turns references and macros into plain values."""
+    """Makes gin's parser return references and macros as plain values."""
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
         return Reference(scoped_configurable_name, evaluate)
@@ -107,17 +107,17 @@ class _Delegate(config_parser.ParserDelegate):
 
 
 def read(text: str, file: str, problems: Problems) -> Iterator[Binding | Include]:
-    """Yield the statements of a text in their order; what cannot be read goes to ``problems``."""
+    """Yield the statements of a text in order. Add unreadable ones to ``problems``."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if "\0" in text:
         line = next(number for number, one in enumerate(lines, start=1) if "\0" in one)
-        problems.add(Where(file, line), "a null character: this is no text file")
+        problems.add(Location(file, line), "expected a text file, got a null character")
         problems.incomplete = True
         return
     start, errors = 0, 0
     while start < len(lines):
-        if errors == MOST_ERRORS:
-            problems.add(Where(file, start + 1), f"reading stops here, after {errors} statements that cannot be read")
+        if errors == MAX_ERRORS:
+            problems.add(Location(file, start + 1), f"reading stops here, after {errors} unreadable statements")
             problems.incomplete = True
             return
         start = yield from _read_from(lines, start, file, problems)
@@ -125,7 +125,7 @@ def read(text: str, file: str, problems: Problems) -> Iterator[Binding | Include
 
 
 def _read_from(lines: list[str], start: int, file: str, problems: Problems) -> Generator[Binding | Include, None, int]:
-    """Yield statements up to the first that cannot be read; return the index of the line to go on with."""
+    """Yield statements up to the first unreadable one. Return the index of the line to continue with."""
     parser = None
     begin = start
     with_lines = "\n".join(lines[start:]) + "\n"
@@ -134,103 +134,103 @@ def _read_from(lines: list[str], start: int, file: str, problems: Problems) -> G
             parser = parser or config_parser.ConfigParser(with_lines, _Delegate())
             begin = start + parser.current_token.start[0] - 1
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # '\d' and the like
+                warnings.simplefilter("ignore")  # such as the one about '\d' in a string
                 statement = parser.parse_statement()
-        except Exception as error:  # gin lets through whatever tokenize, ast and its own code raise on strange text
+        except Exception as error:  # gin raises any error of tokenize, ast and its own code
             begin = _first_statement(lines, begin)
-            where = Where(file, _line(error, start, begin, len(lines)))
+            where = Location(file, _line(error, start, begin, len(lines)))
             problems.add(where, _explain(error, lines[where.line - 1], begin + 1, where.line))
             if target := _TARGET.match(lines[begin]):
-                yield Binding(target[1], BROKEN, Where(file, begin + 1))
+                yield Binding(target[1], UNREADABLE, Location(file, begin + 1))
             else:
                 problems.incomplete = True
             return next((i for i in range(begin + 1, len(lines)) if not _NO_START.match(lines[i])), len(lines))
         if statement is None:
             return len(lines)
-        yield from _statement(statement, Where(file, start + statement.location.line_num), problems)
+        yield from _statement(statement, Location(file, start + statement.location.line_num), problems)
 
 
-def _statement(statement: Any, where: Where, problems: Problems) -> Iterator[Binding | Include]:
-    """Ours for one of gin's; what gin allows and a config may not do goes to ``problems``."""
+def _statement(statement: Any, where: Location, problems: Problems) -> Iterator[Binding | Include]:
+    """Convert a statement of gin. Add it to ``problems`` if gin allows it and a config does not."""
     if isinstance(statement, config_parser.ImportStatement):
-        problems.add(where, f"`{statement.format()}`: a config is data and imports nothing; take the line out")
+        problems.add(where, f"`{statement.format()}`: a config is data and cannot import; remove the line")
     elif isinstance(statement, config_parser.IncludeStatement):
         yield Include(statement.filename, where)
     elif statement.scope:
-        problems.add(where, f"scopes ({statement.scope}/) mean nothing here; write the whole path with dots")
+        problems.add(where, f"scopes ({statement.scope}/) are not supported; write the whole path with dots")
     elif isinstance(statement, config_parser.BindingStatement):
         name = ".".join(part for part in (statement.selector, statement.arg_name) if part)
         yield Binding(name, legal_value(statement.value, where, problems), where)
 
 
-def legal_value(value: Any, where: Where, problems: Problems, depth: int = 0) -> Any:
-    """The value, or ``BROKEN`` with a problem for calls, scopes and brackets that are too deep."""
-    if depth > DEEPEST:
-        problems.add(where, f"brackets are nested more than {DEEPEST} deep")
-        return BROKEN
+def legal_value(value: Any, where: Location, problems: Problems, depth: int = 0) -> Any:
+    """Return the value, or report a call, a scope or too deep brackets and return ``UNREADABLE``."""
+    if depth > MAX_DEPTH:
+        problems.add(where, f"expected brackets nested at most {MAX_DEPTH} deep, got more")
+        return UNREADABLE
     if isinstance(value, Reference) and value.called:
-        problems.add(where, f"{value} is a call, and a config never runs anything; write @{value.name}")
-        return BROKEN
+        problems.add(where, f"{value} is a call, and a config cannot call anything; write @{value.name}")
+        return UNREADABLE
     if isinstance(value, Reference | Macro) and not value.name.isidentifier():
         problems.add(where, f"{value}: expected one word after {str(value)[0]}, without scopes or module names")
-        return BROKEN
+        return UNREADABLE
     parts = (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    if any(legal_value(part, where, problems, depth + 1) is BROKEN for part in parts):
-        return BROKEN
+    if any(legal_value(part, where, problems, depth + 1) is UNREADABLE for part in parts):
+        return UNREADABLE
     return value
 
 
-def word(text: str) -> Word:
-    """The value of a ``--set``: gin text where it is, else just the letters."""
+def set_value(text: str) -> SetValue:
+    """Parse the value of a ``--set`` argument as gin text; keep the text as typed beside it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             statements = list(read(f"x = {text}", "", problems := Problems()))
     except RecursionError:
-        return Word(text, BROKEN)
+        return SetValue(text, UNREADABLE)
     single = len(statements) == 1 and isinstance(statements[0], Binding) and not problems.found and "\n" not in text
-    return Word(text, statements[0].value if single and isinstance(statements[0], Binding) else BROKEN)
+    return SetValue(text, statements[0].value if single and isinstance(statements[0], Binding) else UNREADABLE)
 
 
 def show(value: Any) -> str:
-    """The value as gin text, cut to a length that fits a message."""
+    """Return the value as gin text, shortened for a message."""
     try:
         text = repr(value)
-    except ValueError:  # more digits than Python is willing to print
+    except ValueError:  # Python refuses to print so many digits
         text = "a number of thousands of digits"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _first_statement(lines: list[str], begin: int) -> int:
-    """The index of the first line from ``begin`` on that is neither blank nor a comment."""
+    """Return the index of the first line from ``begin`` on that is neither blank nor a comment."""
     written = (i for i in range(begin, len(lines)) if lines[i].strip() and not lines[i].lstrip().startswith("#"))
     return next(written, min(begin, len(lines) - 1))
 
 
 def _line(error: Exception, start: int, begin: int, total: int) -> int:
-    """The line number of an error: its own when gin gives it, else that of the statement."""
+    """Return the line number of the error if gin gives it, else of the statement."""
     own = error.lineno if isinstance(error, SyntaxError) else None
     return min(start + own, total) if own else begin + 1
 
 
 def _explain(error: Exception, line: str, begin: int, at: int) -> str:
-    """What is wrong with a statement, for its author."""
+    """Describe the error in a statement to its author."""
     if isinstance(error, RecursionError | MemoryError):
-        what = "nested too deep"
+        problem = "nested too deeply"
     elif isinstance(error, tokenize.TokenError):
-        what = "a bracket or a string is not closed"
+        problem = "a bracket or a string is not closed"
     elif isinstance(error, StopIteration):
-        what = "the text ends in the middle of a statement"
+        problem = "the text ends in the middle of a statement"
     elif isinstance(error, SyntaxError) and error.msg:
         token = _TOKEN.search(error.msg)
-        what = _no_value(token[1]) if token else _WORDS.get(error.msg, error.msg.split("\n")[0])
+        problem = _no_value(token[1]) if token else _MESSAGES.get(error.msg, error.msg.split("\n")[0])
     else:
-        what = str(error) or type(error).__name__
-    since = f" (the statement begins in line {begin})" if begin != at else ""
+        problem = str(error) or type(error).__name__
+    since = f" (the statement begins on line {begin})" if begin != at else ""
     line = line.strip()
-    return f"cannot be read: {what}{since}, in `{line if len(line) <= 80 else line[:77] + '...'}`"
+    return f"cannot be read: {problem}{since}, in `{line if len(line) <= 80 else line[:77] + '...'}`"
 
 
 def _no_value(token: str) -> str:
     token = token if len(token) <= 40 else token[:37] + "..."
-    return f"{token} is no value; text is written '{token}', a macro %{token}, a variant @{token}"
+    return f"{token} is not a value; a text is written '{token}', a macro %{token}, a variant @{token}"

@@ -1,8 +1,8 @@
-"""Several sources in one stream of examples, each with its weight: exact, and known from the position alone."""
+"""Mix several sources in one stream of examples by exact weights, as a pure function of the position."""
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -17,31 +17,36 @@ LONGEST = 100_000
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """Two to four sources. Of the examples that are seen each has the share of its weight, exactly in each pattern.
+class MixturePart:
+    """One source of a mixture and its weight, relative to the other weights."""
 
-    (0.95, 0.05) is a pattern of twenty: nineteen of the first and one of the second. Each source goes through its own
-    epochs, shuffled for itself, so a small one of a large weight comes again sooner.
-    """
-
-    weights: tuple[float, ...]
-    first: OfAny
-    second: OfAny
-    third: OfAny | None = None
-    fourth: OfAny | None = None
+    source: OfAny
+    weight: float
 
     def __post_init__(self) -> None:
-        Pattern(self.weights)
-        if len(self.weights) != len(self.sources()):
-            given = len(self.sources())
-            raise ValueError(f"weights: expected {given} numbers, one for each source, got {self.weights}")
-        if self.third is None and self.fourth is not None:
-            raise ValueError("expected sources without a gap, got a fourth and no third")
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise ValueError(f"weight: expected a positive number, got {self.weight}")
 
-    def sources(self) -> dict[str, OfAny]:
-        """Those that are given, by name."""
-        named = {"first": self.first, "second": self.second, "third": self.third, "fourth": self.fourth}
-        return {name: one for name, one in named.items() if one is not None}
+
+@dataclass(frozen=True)
+class Mixture:
+    """Sources by name. The share of each in the examples equals its share of the weights, exactly in each pattern.
+
+    Weights of 0.95 and 0.05 make a pattern of twenty examples: nineteen of the first source and one of the second. Each
+    source has its own epochs and shuffling, so a small source with a large weight repeats sooner.
+    """
+
+    parts: Mapping[str, MixturePart]
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("parts: expected at least one, such as parts.NAME.source and parts.NAME.weight, got none")
+        Pattern(self.weights)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Return the weights in the order of the parts."""
+        return tuple(part.weight for part in self.parts.values())
 
 
 class Pattern:
@@ -62,7 +67,7 @@ class Pattern:
         period = sum(self.turns)
         if period > LONGEST:
             raise ValueError(
-                f"weights: expected simple shares, such as (0.95, 0.05); {tuple(weights)} repeat only after "
+                f"weights: expected simple shares, such as 0.95 and 0.05; {tuple(weights)} repeat only after "
                 f"{period:,} examples, and {LONGEST:,} is the most"
             )
         credit = [0] * len(self.turns)

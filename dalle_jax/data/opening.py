@@ -139,7 +139,7 @@ def open_batches(
     held: Source | None = None
     held_out = evaluation if isinstance(evaluation, HeldOut) else None
     if isinstance(source, Mixture):
-        parts = [opening.examples(one, f"source.{name}", held_out) for name, one in source.sources().items()]
+        parts = [opening.examples(one.source, f"source.parts.{name}", held_out) for name, one in source.parts.items()]
         examples = Mixed([training for training, _ in parts], source.weights)
         held = Joined([kept for _, kept in parts if kept is not None]) if held_out is not None else None
     else:

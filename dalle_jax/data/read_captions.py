@@ -49,7 +49,7 @@ def read_captions(
     parts = (
         [(1.0, config)]
         if not isinstance(config, Mixture)
-        else [*zip(config.weights, config.sources().values(), strict=True)]
+        else [(part.weight, part.source) for part in config.parts.values()]
     )
     whole = sum(weight for weight, _ in parts)
     for weight, one in parts:

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dalle_jax.arrays import Array
 from dalle_jax.config.errors import UserError
-from dalle_jax.config.problems import near
+from dalle_jax.config.problems import did_you_mean
 from dalle_jax.parallel.axes import BATCH, LAYERS
 from dalle_jax.parallel.mesh import MESH_AXES, SLICES
 from dalle_jax.parallel.rules import Rules
@@ -209,7 +209,9 @@ def check_rules(rules: Rules, mesh: jax.sharding.Mesh) -> None:
         for name in getattr(rules, field.name):
             if name not in known:
                 legal = ", ".join((*MESH_AXES, SLICES))
-                raise UserError(f"rules.{field.name}: expected mesh axes of {legal}, got {name!r}{near(name, known)}")
+                raise UserError(
+                    f"rules.{field.name}: expected mesh axes of {legal}, got {name!r}{did_you_mean(name, known)}"
+                )
 
 
 def check_microbatch(rows: int, parts: int) -> None:

@@ -1,12 +1,15 @@
 """Run folders back to models: ``model.gin`` says what the network is, the newest checkpoint holds its weights."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from flax import nnx
 
+from dalle_jax import storage
 from dalle_jax.config.bind import loads
 from dalle_jax.config.errors import UserError
+from dalle_jax.config.problems import did_you_mean
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
@@ -21,10 +24,10 @@ from dalle_jax.train.checkpoint import load_params
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What ``model.gin`` says: enough to build the network without the task that trained it.
+    """The content of ``model.gin``, which builds the network without the task that trained it.
 
-    ``image_tokenizer`` is the folder of the tokenizer whose codes a transformer generates. ``prefix`` (such as
-    "generator.") is where the network sits in what was trained.
+    ``needs`` names the folders of the models that this one depends on: a transformer needs the ``image_tokenizer``
+    whose codes it generates. ``prefix`` (such as "generator.") is the path of the network within the trained module.
     """
 
     model: (
@@ -37,17 +40,37 @@ class ModelFile:
         | ClipConfig
         | LpipsConfig
     )
-    image_tokenizer: str | None = None
+    needs: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
 
 
 @dataclass(frozen=True)
 class PipelineFile:
-    """What ``pipeline.gin`` says: the folders, relative to its own, of the stages that draw together."""
+    """The content of ``pipeline.gin``: the folders of the models of a pipeline by name, relative to the file's folder.
 
-    image_tokenizer: str
-    transformer: str
-    clip: str | None = None
+    A pipeline needs an ``image_tokenizer`` and a ``transformer``, and may have a ``clip`` that ranks.
+    """
+
+    needs: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        missing = [f"needs.{name}" for name in ("image_tokenizer", "transformer") if name not in self.needs]
+        if missing:
+            raise ValueError(f"{missing[0]}: expected a folder, got none")
+        for name in self.needs:
+            if name not in PIPELINE_NEEDS:
+                hint = did_you_mean(name, PIPELINE_NEEDS, "needs.")
+                raise ValueError(f"needs.{name}: expected one of {', '.join(PIPELINE_NEEDS)}, got {name}{hint}")
+
+
+PIPELINE_NEEDS = ("image_tokenizer", "transformer", "clip")
+"""Names of the models that a pipeline may be made of."""
+
+
+def absolute_needs(**folders: str | None) -> dict[str, str]:
+    """Return the ``needs`` of a model file: absolute folders by name, without those that are None."""
+    given = {name: folder for name, folder in folders.items() if folder is not None}
+    return {name: str(storage.absolute(storage.place(folder))) for name, folder in given.items()}
 
 
 NETWORKS: dict[type, Any] = {
@@ -114,29 +137,26 @@ def load_clip(folder: Place) -> Clip:
 
 
 def stage_folders(folder: Place, image_tokenizer: Place | None = None, clip: Place | None = None) -> PipelineFile:
-    """The folders of the stages: from ``pipeline.gin``, or of a transformer alone, from its ``model.gin``.
+    """Return the folders of a pipeline's models, from ``pipeline.gin`` or from the ``model.gin`` of a transformer.
 
-    ``image_tokenizer`` and ``clip``, where given, take the place of those that are named there.
+    ``image_tokenizer`` and ``clip`` replace the folders that the file names.
     """
-    tokenizer, ranker = (None if one is None else str(one) for one in (image_tokenizer, clip))
+    given = {"image_tokenizer": image_tokenizer, "clip": clip}
+    replacing = {name: str(one) for name, one in given.items() if one is not None}
     path = folder / "pipeline.gin"
     if path.is_file():
         file: PipelineFile = loads(path.read_text(encoding="utf-8"), PipelineFile, name=str(path))
-        return PipelineFile(
-            image_tokenizer=tokenizer or str(folder / file.image_tokenizer),
-            transformer=str(folder / file.transformer),
-            clip=ranker or (None if file.clip is None else str(folder / file.clip)),
-        )
+        return PipelineFile({name: str(folder / one) for name, one in file.needs.items()} | replacing)
     model = read_model_file(folder)
     if not isinstance(model.model, GENERATORS):
         raise UserError(
             f"{folder}: expected pipeline.gin, or model.gin of a transformer that draws codes, "
             f"got a {type(model.model).__name__.removesuffix('Config')}"
         )
-    named = tokenizer or model.image_tokenizer
-    if named is None:
+    needs = {**model.needs, "transformer": str(folder), **replacing}
+    if "image_tokenizer" not in needs:
         raise UserError(
             f"{folder}: its model.gin names no image tokenizer; name the folder of one with --image-tokenizer DIR "
             "(in Python image_tokenizer=DIR)"
         )
-    return PipelineFile(image_tokenizer=named, transformer=str(folder), clip=ranker)
+    return PipelineFile(needs)

@@ -19,15 +19,15 @@ def load_pipeline(
     """
     if batch < 1:
         raise UserError(f"batch: expected at least 1 picture at once, got {batch}")
-    stages = stage_folders(folder, image_tokenizer, clip)
-    transformer, tokenizer_folder = storage.place(stages.transformer), storage.place(stages.image_tokenizer)
+    needs = stage_folders(folder, image_tokenizer, clip).needs
+    transformer, tokenizer_folder = storage.place(needs["transformer"]), storage.place(needs["image_tokenizer"])
     generator, tokenizer = load_generator(transformer), load_image_tokenizer(tokenizer_folder)
     if generator.codebook_size != tokenizer.codebook_size:
         raise UserError(
             f"{tokenizer_folder}: expected an image tokenizer of {generator.codebook_size} codes, which the "
             f"transformer in {transformer} draws, got one of {tokenizer.codebook_size}"
         )
-    ranker_folder = None if stages.clip is None else storage.place(stages.clip)
+    ranker_folder = storage.place(needs["clip"]) if "clip" in needs else None
     ranker = None if ranker_folder is None else load_clip(ranker_folder)
     asked_by_text = not isinstance(generator, LlamaGen)
     reader = load_text(transformer, generator.text_length) if asked_by_text else generator.config.condition

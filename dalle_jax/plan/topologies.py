@@ -11,7 +11,7 @@ import jax
 from jax.experimental import topologies
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.config.problems import near
+from dalle_jax.config.problems import did_you_mean
 from dalle_jax.parallel.chips import Chip, chip_named
 
 FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
@@ -83,7 +83,7 @@ def parse(text: str, slices: int = 1) -> Topology:
     if family not in SLICES:
         raise UserError(
             f"--topology {text!r}: expected one of {', '.join(SLICES)}, a colon and the slice's shape, "
-            f"such as v5p:4x4x4{near(family, list(SLICES))}"
+            f"such as v5p:4x4x4{did_you_mean(family, list(SLICES))}"
         )
     dimensions = len(SLICES[family][0])
     if not colon or not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3})*", sides) or sides.count("x") + 1 != dimensions:

@@ -14,7 +14,7 @@ import numpy as np
 from flax.serialization import msgpack_serialize
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.config.problems import near
+from dalle_jax.config.problems import did_you_mean
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.pretrained.mapping import SAME, How, Rule, rule, taken_back
 from dalle_jax.pretrained.publisher import Published, licence_beside, read_json, vocabulary_beside
@@ -108,7 +108,7 @@ def config_of(published: Mapping[str, Any], name: str, codebook_size: int | None
         if key in REQUIRED and value != REQUIRED[key] and not (key == "use_scan" and value is None):
             problems.append(f"{key}: expected {REQUIRED[key]!r}, the only one implemented, got {value!r}")
         elif key not in REQUIRED and key not in SIZES and key not in OTHER:
-            problems.append(f"{key}: a flag that is not known here, got {value!r}; {near(key, [*REQUIRED, *SIZES])}")
+            problems.append(f"{key}: an unknown flag, got {value!r}{did_you_mean(key, [*REQUIRED, *SIZES])}")
     numbers: dict[str, Any] = {key: published.get(key) for key in (*SIZES, "image_vocab_size", "image_length")}
     for key, value in numbers.items():
         most = MOST_LAYERS if key.endswith("_layers") else MOST

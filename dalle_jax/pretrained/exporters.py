@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.config.problems import near
+from dalle_jax.config.problems import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -38,5 +38,5 @@ def exporter(name: str) -> Exporter:
     found = next((one for one in EXPORTERS if one.name == name), None)
     if found is None:
         names = [one.name for one in EXPORTERS]
-        raise UserError(f"{name!r} is none of the layouts {', '.join(names)}{near(name, names)}")
+        raise UserError(f"{name!r} is none of the layouts {', '.join(names)}{did_you_mean(name, names)}")
     return found

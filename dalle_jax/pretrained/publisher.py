@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.config.problems import near
+from dalle_jax.config.problems import did_you_mean
 from dalle_jax.pretrained.mapping import Ignored, Rule
 from dalle_jax.pretrained.tensors import Tensors, refused
 from dalle_jax.text.bart_bpe import BartBpe
@@ -81,7 +81,7 @@ def kind(name: str) -> Kind:
     found = next((one for one in KINDS if one.name == name), None)
     if found is None:
         names = [one.name for one in KINDS]
-        raise UserError(f"{name!r} is none of the kinds {', '.join(names)}{near(name, names)}")
+        raise UserError(f"{name!r} is none of the kinds {', '.join(names)}{did_you_mean(name, names)}")
     return found
 
 

@@ -20,7 +20,7 @@ from dalle_jax.losses.cross_entropy import cross_entropy, dalle_loss
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.models.llamagen import LlamaGenConfig
-from dalle_jax.pipelines.load import ModelFile, build, load_image_tokenizer
+from dalle_jax.pipelines.load import ModelFile, absolute_needs, build, load_image_tokenizer
 from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
 from dalle_jax.tasks.batches import code_rows, pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.captions import Captions, check_vocabulary
@@ -178,8 +178,8 @@ class GenerateCodes:
 
     def model_files(self) -> dict[str, bytes]:
         """``model.gin``, which also says which image tokenizer the codes are of, and the text tokenizer's files."""
-        tokenizer = None if self.image_tokenizer is None else str(storage.absolute(storage.place(self.image_tokenizer)))
-        file = ModelFile(model=self.model, image_tokenizer=tokenizer)
+        needs = absolute_needs(image_tokenizer=self.image_tokenizer)
+        file = ModelFile(model=self.model, needs=needs)
         return {"model.gin": render(file).encode(), **self.captions.files()}
 
 

@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dalle_jax import storage
 from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.llamagen import ByCaption, ByClass, LlamaGen, LlamaGenConfig
 from dalle_jax.pipelines.conditions import class_rows, feature_rows
-from dalle_jax.pipelines.load import ModelFile
+from dalle_jax.pipelines.load import ModelFile, absolute_needs
 from dalle_jax.tasks.batches import code_rows, summed, text_spec
 from dalle_jax.train.task import Batch, Objective, Seed, Sums
 
@@ -102,8 +101,8 @@ class GenerateFromConditions:
 
     def model_files(self) -> dict[str, bytes]:
         """``model.gin``, which also says which image tokenizer the codes are of."""
-        tokenizer = None if self.image_tokenizer is None else str(storage.absolute(storage.place(self.image_tokenizer)))
-        return {"model.gin": render(ModelFile(model=self.model, image_tokenizer=tokenizer)).encode()}
+        needs = absolute_needs(image_tokenizer=self.image_tokenizer)
+        return {"model.gin": render(ModelFile(model=self.model, needs=needs)).encode()}
 
 
 def _sums(nats: Float[Array, "B I"], batch: Batch) -> Sums:

@@ -7,7 +7,7 @@ from typing import Any
 
 import optax
 
-from dalle_jax.config.problems import near
+from dalle_jax.config.problems import did_you_mean
 from dalle_jax.train.decay import Parameters, mask, with_decay
 
 NAMES: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -60,12 +60,14 @@ class Optax:
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
-            raise ValueError(f"name: expected one of {', '.join(NAMES)}, got {self.name!r}{near(self.name, NAMES)}")
+            raise ValueError(
+                f"name: expected one of {', '.join(NAMES)}, got {self.name!r}{did_you_mean(self.name, NAMES)}"
+            )
         known, given = numeric_settings(self.name), [name for name, _ in self.settings]
         for name, value in self.settings:
             if name not in known:
                 has = ", ".join(known) or "none"
-                raise ValueError(f"settings: {self.name} has {has}, got {name!r}{near(name, known)}")
+                raise ValueError(f"settings: {self.name} has {has}, got {name!r}{did_you_mean(name, known)}")
             if isinstance(value, bool) != isinstance(known[name], bool):
                 expected = "True or False" if isinstance(known[name], bool) else "a number"
                 raise ValueError(f"settings: {name} of {self.name} is {expected}, got {value!r}")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.config.problems import near
+from dalle_jax.config.problems import did_you_mean
 
 
 def fitting(field: str, names: Iterable[str], only: Sequence[str], but: Sequence[str]) -> set[str]:
@@ -12,7 +12,7 @@ def fitting(field: str, names: Iterable[str], only: Sequence[str], but: Sequence
     names = sorted(names)
     idle = [one for one in (*only, *but) if not any(fnmatchcase(name, one) for name in names)]
     if idle:
-        hints = "".join(near(one, names) for one in idle[:1])
+        hints = "".join(did_you_mean(one, names) for one in idle[:1])
         raise UserError(
             f"{field}: expected patterns that fit a parameter, got {', '.join(map(repr, idle))}{hints}; "
             f"the model has {len(names)}, such as {', '.join(names[:4])}"

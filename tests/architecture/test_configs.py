@@ -10,7 +10,7 @@ from dalle_jax.config.bind import load, loads
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import Problems
 from dalle_jax.config.render import render
-from dalle_jax.config.sources import Source
+from dalle_jax.config.sources import ConfigReader
 from dalle_jax.config.syntax import Include, read
 
 CONFIGS = ROOT / "configs"
@@ -56,9 +56,9 @@ def test_a_config_opens_with_a_comment_that_says_what_it_is(path: Path):
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_every_statement_of_a_config_and_of_its_includes_is_read(path: Path):
-    source = Source(Problems())
-    source.file(path)
-    source.problems.raise_if_any()
+    reader = ConfigReader(Problems())
+    reader.file(path)
+    reader.problems.raise_if_any()
 
 
 def test_every_fragment_is_included_by_some_config():

@@ -1,4 +1,4 @@
-"""No option outlives its reader: every field of every config dataclass is read somewhere."""
+"""Every field of every config dataclass is read somewhere, and every old name leads to a present one."""
 
 import ast
 import dataclasses
@@ -8,26 +8,30 @@ import pytest
 from source_tree import ROOT, SOURCES, parsed
 
 from dalle_jax.config.bind import ROOT as RUN
-from dalle_jax.config.schema import Slot, fields, kind
+from dalle_jax.config.renamed import RENAMED
+from dalle_jax.config.schema import Kind, Map, Slot, fields, kind
 
 
 def reachable(root: object) -> list[type]:
-    """The config dataclasses in the tree of a run; a type that no config can hold raises ``TypeError``."""
-    slot = kind(root, RUN)
-    assert isinstance(slot, Slot)
+    """Return the config dataclasses in the tree of a run. Raise ``TypeError`` for a type that no config can hold."""
     found: dict[type, None] = {}
-    waiting = list(slot.classes)
+    waiting = list(classes_of(kind(root, RUN)))
     while waiting:
         cls = waiting.pop()
         if cls not in found:
             found[cls] = None
-            slots = (field.kind for field in fields(cls).values() if isinstance(field.kind, Slot))
-            waiting += [one for slot in slots for one in slot.classes]
+            waiting += [one for field in fields(cls).values() for one in classes_of(field.kind)]
     return list(found)
 
 
+def classes_of(field_kind: Kind) -> tuple[type, ...]:
+    """Return the dataclasses that a field of this kind may hold."""
+    item = field_kind.item if isinstance(field_kind, Map) else field_kind
+    return item.classes if isinstance(item, Slot) else ()
+
+
 def attributes_read() -> set[str]:
-    """Names that are read as ``something.name`` anywhere in the package."""
+    """Return the names that are read as attributes anywhere in the package."""
     nodes = (node for path in SOURCES for node in ast.walk(parsed(path)))
     return {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
 
@@ -38,7 +42,7 @@ def classes() -> list[type]:
 
 
 def iterated() -> set[str]:
-    """Classes whose fields are all read by ``dataclasses.fields``, ``asdict`` or ``astuple`` in their own file."""
+    """Return classes whose file reads all fields at once: by ``dataclasses.fields``, ``asdict`` or ``astuple``."""
     readers = ("fields", "asdict", "astuple")
     found = set()
     for path in SOURCES:
@@ -62,6 +66,19 @@ def test_config_dataclasses_are_frozen_and_documented(classes):
 
 def test_config_dataclasses_compare_by_value_so_that_a_saved_config_can_be_compared(classes):
     assert not [cls.__name__ for cls in classes if not cls.__dataclass_params__.eq]
+
+
+def test_every_old_name_is_unknown_today_and_leads_to_a_field_or_variant_of_today(classes):
+    load = importlib.import_module("dalle_jax.pipelines.load")
+    known = {cls.__name__: cls for cls in [*classes, load.ModelFile, load.PipelineFile]}
+    for old, new in RENAMED.items():
+        if old.startswith("@"):
+            assert old[1:] not in known, old
+            assert new.now is None or new.now in known, old
+        else:
+            name, _, path = old.partition(".")
+            assert path.split(".")[0] not in fields(known[name]), old
+            assert new.now is None or new.now.split(".")[0] in fields(known[name]), old
 
 
 def test_every_command_of_the_table_has_its_module():

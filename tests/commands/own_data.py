@@ -22,8 +22,9 @@ SMALL = {
     "transformer": "task.image_size = 16\ntask.model.grid = (4, 4)\ntask.model.codebook_size = 16\ntrainer.steps = 2\n"
     "task.model.width = 16\ntask.model.heads = 1\ntask.model.depth = 1\ntask.model.text_vocab = 40\n"
     "data.batch_size = 8\ntrainer.pictures_every = None\ndata.pictures.size = 16\ndata.evaluation.share = 0.4",
-    "evaluation": "evaluation.captions = 4\nevaluation.shown = 2\nevaluation.among = 6\n"
-    "evaluation.drawing.candidates = 2\nevaluation.drawing.batch = 8\ndata.pictures.size = 16\n"
+    "evaluation": "evaluations.captioned.captions = 4\nevaluations.captioned.shown = 2\n"
+    "evaluations.captioned.among = 6\nevaluations.captioned.drawing.candidates = 2\n"
+    "evaluations.captioned.drawing.batch = 8\ndata.pictures.size = 16\n"
     "data.evaluation.share = 0.4",
 }
 """What is said beside each config of configs/runs/your_data, by its name; ``here`` is the folder of the small ones."""

@@ -55,7 +55,7 @@ def test_it_trains_knows_its_image_tokenizer_and_draws(smoke_demo, written, tmp_
     assert main(["train", str(written / "run.gin"), "--out", str(run)]) == 0
     losses = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert losses and all(np.isfinite(line.get("loss", 0.0)) for line in losses)
-    assert read_model_file(run).image_tokenizer == str(smoke_demo / "tokenizer")
+    assert read_model_file(run).needs == {"image_tokenizer": str(smoke_demo / "tokenizer")}
     features = next((written / "conditions").rglob("*.npy"))
     draw = ["--features", str(features), "--candidates", "2", "--keep", "1", "--out", str(tmp_path / "drawn")]
     assert main(["sample", "--model", str(run), *draw]) == 0

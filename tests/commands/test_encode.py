@@ -163,7 +163,7 @@ def test_training_from_codes_is_training_from_pictures_and_its_model_draws(smoke
     assert train(smoke_demo, from_codes, *of_codes(written[0])) == 0
     assert len(losses(from_pictures)) == 10
     np.testing.assert_allclose(losses(from_codes), losses(from_pictures), rtol=1e-5)
-    assert read_model_file(from_codes).image_tokenizer == str(smoke_demo / "tokenizer")
+    assert read_model_file(from_codes).needs == {"image_tokenizer": str(smoke_demo / "tokenizer")}
     assert list((from_codes / "pictures").iterdir())
     prompt = ["--prompt", "a red circle", "--candidates", "2", "--keep", "1", "--out", str(tmp_path / "drawn")]
     assert main(["sample", "--model", str(from_codes), *prompt]) == 0

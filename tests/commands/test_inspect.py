@@ -50,11 +50,13 @@ def test_the_data_of_a_training_config_is_inspected_each_source_of_a_mixture_for
     write_folder(tmp_path / "pictures")
     path = tmp_path / "train.gin"
     path.write_text(
-        "include 'smoke/tokenizer.gin'\ndata.source = @Mixture\ndata.source.weights = (1.0, 1.0)\n"
-        f"data.source.first = @Folder\ndata.source.first.path = '{tmp_path / 'pictures'}'\n"
-        "data.source.second = @Scenes\n"
-        "data.source.second.size = 32\ndata.source.second.levels = (1,)\ndata.source.second.count = 5\n"
-        "data.source.second.seed = 0\ndata.source.second.split = 'train'\n"
+        "include 'smoke/tokenizer.gin'\ndata.source = @Mixture\n"
+        "data.source.parts.own.weight = 1.0\ndata.source.parts.own.source = @Folder\n"
+        f"data.source.parts.own.source.path = '{tmp_path / 'pictures'}'\n"
+        "data.source.parts.drawn.weight = 1.0\ndata.source.parts.drawn.source = @Scenes\n"
+        "data.source.parts.drawn.source.size = 32\ndata.source.parts.drawn.source.levels = (1,)\n"
+        "data.source.parts.drawn.source.count = 5\ndata.source.parts.drawn.source.seed = 0\n"
+        "data.source.parts.drawn.source.split = 'train'\n"
     )
     flags = ["--out", str(tmp_path / "out")]
     assert main(["inspect", str(path), *flags]) == 2
@@ -64,4 +66,4 @@ def test_the_data_of_a_training_config_is_inspected_each_source_of_a_mixture_for
     )
     said = capsys.readouterr().out
     assert "3 listed, 3 examined, 2 usable" in said and "5 listed, 5 examined, 5 usable" in said
-    assert all((tmp_path / "out" / name / "inspect.html").is_file() for name in ("first", "second"))
+    assert all((tmp_path / "out" / name / "inspect.html").is_file() for name in ("own", "drawn"))

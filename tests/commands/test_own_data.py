@@ -61,7 +61,7 @@ def test_it_draws_and_is_evaluated_again_with_the_same_figures(trained, pictures
     out = tmp_path / "figures.json"
     command = ["evaluate", str(configs / "evaluation.gin"), *flags, "--model", str(trained), "--out", str(out)]
     assert main(command) == 0
-    before, again = json.loads((trained / "metrics.json").read_text()), json.loads(out.read_text())
+    before, again = json.loads((trained / "metrics.json").read_text()), json.loads(out.read_text())["captioned"]
     assert again["reconstruction"] == before["reconstruction"]
     assert again["transformer.image_nll"] == pytest.approx(before["transformer"]["image_nll"], rel=1e-5)
     draw = ["sample", "--model", str(trained), "--prompt", "a red square on white", "--candidates", "2", "--keep", "1"]
@@ -72,8 +72,8 @@ def test_it_draws_and_is_evaluated_again_with_the_same_figures(trained, pictures
 def test_an_evaluation_of_captions_without_data_says_so(tmp_path, trained, capsys):
     file = tmp_path / "x.gin"
     file.write_text(
-        "run = @EvaluateRun\nevaluation = @EvaluateCaptioned\nevaluation.drawing.candidates = 2\n"
-        "evaluation.drawing.guidance = 1.0\n"
+        "run = @EvaluateRun\nevaluations.mine = @EvaluateCaptioned\nevaluations.mine.drawing.candidates = 2\n"
+        "evaluations.mine.drawing.guidance = 1.0\n"
     )
     assert main(["evaluate", str(file), "--model", str(trained)]) == 2
-    assert "data: expected the data that pictures were held out of" in capsys.readouterr().err
+    assert "data: expected @OwnData, whose held-out images evaluations.mine uses, got None" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import pytest
 
 from dalle_jax.__main__ import main
 from dalle_jax.data.held_out import HeldOut
-from dalle_jax.data.mixture import Mixture
+from dalle_jax.data.mixture import Mixture, MixturePart
 from dalle_jax.data.read_captions import captions_of, read_captions
 from dalle_jax.data.scenes import Scenes
 from dalle_jax.data.webdataset import WebDataset
@@ -51,7 +51,8 @@ def test_the_captions_of_held_out_pictures_are_passed_over(tmp_path):
     kept = [f"caption {key}" for key, held in zip(keys, held_out.chosen(keys), strict=True) if not held]
     assert list(read_captions(source, 40, [], held_out=held_out)) == kept and 25 < len(kept) < 35
     assert list(read_captions(source, 7, [], held_out=held_out)) == kept[:7]
-    assert list(read_captions(Mixture((1.0, 1.0), source, source), 8, [], held_out=held_out)) == 2 * kept[:4]
+    twice = Mixture({"a": MixturePart(source, 1.0), "b": MixturePart(source, 1.0)})
+    assert list(read_captions(twice, 8, [], held_out=held_out)) == 2 * kept[:4]
 
 
 def test_the_config_says_what_is_held_out_and_drawn_scenes_hold_out_nothing(config, tmp_path, capsys):

@@ -1,4 +1,4 @@
-from pathlib import Path
+import json
 
 import jax
 import numpy as np
@@ -53,6 +53,26 @@ def test_a_missing_text_tokenizer_says_how_to_get_one(tmp_path, capsys):
 
 def test_a_trained_stage_is_evaluated_alone(smoke_demo, tmp_path):
     out = tmp_path / "figures.json"
-    flags = ["--model", str(smoke_demo), "--out", str(out), "--set", "evaluation.levels=(1,)"]
+    flags = ["--model", str(smoke_demo), "--out", str(out), "--set", "evaluations.scenes.levels=(1,)"]
     assert main(["evaluate", "smoke/evaluation.gin", *flags]) == 0
-    assert '"level_1"' in Path(out).read_text()
+    figures = json.loads(out.read_text())["scenes"]
+    assert "level_1" in json.dumps(figures["composition"])
+
+
+def test_an_evaluate_run_may_have_several_evaluations(smoke_demo, tmp_path):
+    config, out = tmp_path / "two.gin", tmp_path / "figures.json"
+    config.write_text(
+        "include 'smoke/evaluation.gin'\nevaluations.scenes.levels = (1,)\nevaluations.cold = @EvaluateScenes\n"
+        "evaluations.cold.levels = (2,)\nevaluations.cold.captions = 2\nevaluations.cold.reconstructions = 2\n"
+        "evaluations.cold.drawing.candidates = 2\nevaluations.cold.drawing.guidance = 1.0\n"
+        "evaluations.cold.drawing.batch = 4\nevaluations.cold.guidances = (1.0,)\nevaluations.cold.shown = 1\n"
+        "evaluations.cold.many_captions = 1\nevaluations.cold.many_candidates = 3\n"
+        "evaluations.cold.guidance_captions = 1\n"
+    )
+    assert main(["evaluate", str(config), "--model", str(smoke_demo), "--out", str(out)]) == 0
+    figures = json.loads(out.read_text())
+    assert list(figures) == ["scenes", "cold"]
+    assert set(figures["scenes"]["guidance"]) == {"1", "3"} and set(figures["cold"]["guidance"]) == {"1"}
+    assert (
+        main(["evaluate", str(config), "--model", str(smoke_demo), "--out", str(out), "--set", "evaluations={}"]) == 2
+    )

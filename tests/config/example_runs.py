@@ -1,5 +1,6 @@
-"""Small runs that the tests of the config reader fill in: every type of field, variants within variants."""
+"""Small config dataclasses for tests: every type of field, variants within variants, and maps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -84,6 +85,22 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Part:
+    model: Model
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A required map of unions, a map of one class, a map of leaves, and a map with default entries."""
+
+    schedules: Mapping[str, Constant | Cosine]
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    needs: Mapping[str, str] = field(default_factory=dict)
+    meshes: dict[str, Mesh] = field(default_factory=lambda: {"small": Mesh(2, 3), "large": Mesh(4, 5)})
+
+
+@dataclass(frozen=True)
 class Measure:
     folder: str
     seed: int = 0
@@ -97,4 +114,13 @@ trainer.steps = 100
 trainer.optimizer = @Adam
 trainer.optimizer.schedule = @Cosine
 trainer.optimizer.schedule.rate = 1e-3
+"""
+
+MAPS = """
+schedules.b = @Cosine
+schedules.b.rate = 0.5
+schedules.a = @Constant
+schedules.a.rate = 0.25
+parts.x.model.width = 8
+needs.clip = 'runs/clip'
 """

@@ -16,7 +16,7 @@ def errors(text: str, *sets: str, root=Train) -> list[str]:
 
 
 def only(line: str) -> str:
-    """The one error of the plain text with one more line; it must name that line."""
+    """Return the only error of the plain text with one more line, and check that it names that line."""
     (error,) = errors(PLAIN + line + "\n")
     assert error.startswith(f"x.gin:{LINES + 1}: ")
     return error.removeprefix(f"x.gin:{LINES + 1}: ")
@@ -50,33 +50,33 @@ def only(line: str) -> str:
         ),
         ("trainer.ema = @Emma", "trainer.ema: expected @Ema or None, got @Emma; did you mean Ema?"),
         ("trainer.optimizer = @adam", "trainer.optimizer: expected @Adam or @Lion, got @adam; did you mean Adam?"),
-        ("trainer.ema.decay = 0.1", "trainer.ema.decay: trainer.ema is None and has no parts; choose one with"),
-        ("task.model = 3", "task.model: expected @Model, got 3; its parts are set one by one, as task.model.width"),
-        ("trainer.steps.x = 3", "trainer.steps.x: trainer.steps is an int and has no parts"),
+        ("trainer.ema.decay = 0.1", "trainer.ema.decay: trainer.ema is None and has no fields; choose a variant with"),
+        ("task.model = 3", "task.model: expected @Model, got 3; set its fields one by one, as task.model.width"),
+        ("trainer.steps.x = 3", "trainer.steps.x: trainer.steps is an int and has no fields"),
         ("task.model.heads = 3", "task.model (Model): width 64 is not a multiple of heads 3"),
         ("task.model.heads = 0", "task.model (Model): "),
-        ("trainer.steps = %STEPZ", "%STEPZ is defined nowhere"),
-        ("trainer.steps = %WIDHT", "%WIDHT is defined nowhere; did you mean WIDTH?"),
-        ("UNUSED = 3", "the macro UNUSED is used nowhere"),
-        ("LOOP = %LOOP", "a circle of macros: %LOOP -> %LOOP"),
-        ("import os", "`import os`: a config is data and imports nothing"),
-        ("from os import path", "`from os import path`: a config is data and imports nothing"),
-        ("trainer.optimizer = @Adam()", "@Adam() is a call, and a config never runs anything; write @Adam"),
+        ("trainer.steps = %STEPZ", "%STEPZ is not defined"),
+        ("trainer.steps = %WIDHT", "%WIDHT is not defined; did you mean WIDTH?"),
+        ("UNUSED = 3", "the macro UNUSED is not used"),
+        ("LOOP = %LOOP", "macros refer to each other in a circle: %LOOP -> %LOOP"),
+        ("import os", "`import os`: a config is data and cannot import"),
+        ("from os import path", "`from os import path`: a config is data and cannot import"),
+        ("trainer.optimizer = @Adam()", "@Adam() is a call, and a config cannot call anything; write @Adam"),
         ("trainer.levels = (1, @f())", "@f() is a call"),
         ("trainer.optimizer = @a/Adam", "@a/Adam: expected one word after @"),
         ("trainer.optimizer = @a.Adam", "@a.Adam: expected one word after @"),
         ("trainer.steps = %a/B", "%a/B: expected one word after %"),
-        ("a/trainer.steps = 3", "scopes (a/) mean nothing here"),
-        ("include 'nowhere.gin'", "include 'nowhere.gin': this text stands in no folder"),
-        ("name = cats", "cannot be read: cats is no value; text is written 'cats'"),
-        ("name = ", "cannot be read: a value is expected"),
+        ("a/trainer.steps = 3", "scopes (a/) are not supported"),
+        ("include 'nowhere.gin'", "include 'nowhere.gin': this text is not a file"),
+        ("name = cats", "cannot be read: cats is not a value; a text is written 'cats'"),
+        ("name = ", "cannot be read: expected a value, got nothing"),
         ("name 3", "cannot be read: expected name = value"),
         ("name == 3", "cannot be read: "),
-        ("trainer .steps = 3", "cannot be read: a name is words joined by dots"),
+        ("trainer .steps = 3", "cannot be read: a name consists of words joined by dots"),
         ("trainer.levels = (1,", "cannot be read: "),
         ("name = 'open", "cannot be read: "),
         ("name = 'a' 3", "cannot be read: "),
-        ("trainer.levels = " + "[" * 60 + "]" * 60, "brackets are nested more than 50 deep"),
+        ("trainer.levels = " + "[" * 60 + "]" * 60, "expected brackets nested at most 50 deep, got more"),
         ("trainer.levels = " + "[" * 5000 + "]" * 5000, "cannot be read: "),
         ("trainer.steps = " + "9" * 5000, "cannot be read: "),
         ("trainer.steps = 0x" + "f" * 5000, "trainer.steps: expected an int, got a number of thousands of digits"),
@@ -84,15 +84,15 @@ def only(line: str) -> str:
         ("run.name = 'x'", "run.name: paths do not begin with `run.`"),
     ],
 )
-def test_an_error_names_its_line_what_was_expected_and_what_was_got(line: str, error: str):
+def test_an_error_names_its_line_and_the_expected_and_actual_value(line: str, error: str):
     assert only(line).startswith(error)
 
 
-def test_a_null_character_is_no_text():
-    assert errors("\n\nname = 'a\0b'\n")[0] == "x.gin:3: a null character: this is no text file"
+def test_a_null_character_is_an_error():
+    assert errors("\n\nname = 'a\0b'\n")[0] == "x.gin:3: expected a text file, got a null character"
 
 
-def test_what_is_missing_is_named_with_its_type_beside_what_was_said_of_the_same_part():
+def test_a_missing_field_is_reported_with_its_type_at_the_last_line_about_its_slot():
     assert errors("task = @Tokenize\ntask.model.heads = 2\ntrainer.steps = 3\n") == [
         "x.gin:2: task.model.width is missing; expected task.model.width = an int",
         "x.gin:2: task.codes is missing; expected task.codes = an int",
@@ -100,7 +100,7 @@ def test_what_is_missing_is_named_with_its_type_beside_what_was_said_of_the_same
     ]
 
 
-def test_all_errors_of_a_run_are_reported_together_in_their_order():
+def test_all_errors_of_a_run_are_reported_together_in_order():
     text = """task = @Generat
 task.folder = 3
 
@@ -114,26 +114,26 @@ wide.tensor = %NONE
 """
     assert errors(text, "trainer.resume=maybe", "nonsense", root=Train | Measure) == [
         "x.gin:1: task: expected @Tokenize or @Generate, got @Generat; did you mean Generate?",
-        "x.gin:2: task.folder = 3 fits no choice of task, @Tokenize or @Generate",
+        "x.gin:2: task.folder = 3 fits no variant of task, which is @Tokenize or @Generate",
         "x.gin:4: cannot be read: expected name = value, in `$ %`",
         "x.gin:5: trainer.steps: expected an int, got 'x'",
         "x.gin:6: trainer.optimizer is not chosen; expected trainer.optimizer = @Adam or @Lion"
-        " (unless what could not be read does it)",
+        " (unless the text that could not be read sets it)",
         "x.gin:6: trainer.stops: no such name; did you mean trainer.steps?",
-        "x.gin:7: `import os`: a config is data and imports nothing; take the line out",
-        "x.gin:8: cannot be read: x is no value; text is written 'x', a macro %x, a variant @x, in `name = x`",
+        "x.gin:7: `import os`: a config is data and cannot import; remove the line",
+        "x.gin:8: cannot be read: x is not a value; a text is written 'x', a macro %x, a variant @x, in `name = x`",
         "x.gin:9: mesh.data: expected an int, got 'a'",
-        "x.gin:10: %NONE is defined nowhere (unless what could not be read does it)",
+        "x.gin:10: %NONE is not defined (unless the text that could not be read sets it)",
         "--set nonsense: expected name=value, as in --set trainer.steps=10",
         "--set trainer.resume=maybe: trainer.resume: expected True or False, got maybe",
     ]
 
 
-def test_a_line_that_another_one_overrides_is_still_checked():
+def test_a_binding_that_a_later_one_overrides_is_still_checked():
     assert only("trainer.steps = 'x'\ntrainer.steps = 3").startswith("trainer.steps: expected an int")
 
 
-def test_a_line_for_an_old_variant_that_never_fitted_it_is_an_error():
+def test_a_binding_that_fits_neither_the_old_nor_the_new_variant_is_an_error():
     text = "trainer.optimizer.bettas = (0.8, 0.9)\ntrainer.optimizer = @Lion"
     assert only(text).startswith("trainer.optimizer.bettas: no such name")
     assert only("trainer.optimizer.beta = 0.3").startswith("trainer.optimizer.beta: no such name")
@@ -152,8 +152,8 @@ def test_a_line_for_an_old_variant_that_never_fitted_it_is_an_error():
         ("trainer.optimizer=Lionn", "trainer.optimizer: expected @Adam or @Lion, got Lionn; did you mean Lion?"),
         ("trainer.optimizer=@Lion()", "trainer.optimizer: expected @Adam or @Lion, got @Lion(); did you mean Lion?"),
         ("trainer.steps=3\nname='x'", "trainer.steps: expected an int, got 3\\nname='x'"),
-        ("trainer.steps=%NO", "%NO is defined nowhere"),
-        ("WIDHT=3", "the macro WIDHT is used nowhere; did you mean WIDTH?"),
+        ("trainer.steps=%NO", "%NO is not defined"),
+        ("WIDHT=3", "the macro WIDHT is not used; did you mean WIDTH?"),
     ],
 )
 def test_an_error_of_set_names_the_argument(argument: str, error: str):
@@ -162,7 +162,7 @@ def test_an_error_of_set_names_the_argument(argument: str, error: str):
     assert found.startswith(f"--set {shown}: {error}")
 
 
-def test_a_run_of_another_command_is_told_how_to_say_so():
+def test_a_config_of_another_command_gets_a_hint_to_name_its_run():
     assert "(read as Train; else begin with run = @Name)" in errors("folder = 'x'\n" + PLAIN, root=Train | Measure)[0]
 
 
@@ -177,7 +177,7 @@ def file_errors(path) -> list[str]:
     return str(caught.value).splitlines()
 
 
-def test_a_missing_include_names_the_line_the_places_and_a_near_file(tmp_path):
+def test_a_missing_include_names_the_line_the_folders_and_a_similar_file(tmp_path):
     write(tmp_path, a="\ninclude 'bass.gin'\n" + PLAIN, base="")
     (error,) = file_errors(tmp_path / "a.gin")
     assert error.startswith(f"{tmp_path}/a.gin:2: include 'bass.gin': no such file (looked in {tmp_path}")
@@ -187,20 +187,21 @@ def test_a_missing_include_names_the_line_the_places_and_a_near_file(tmp_path):
 def test_a_circle_of_includes_is_shown(tmp_path):
     write(tmp_path, a=PLAIN + "include 'b.gin'\n", b="include 'c.gin'\n", c="\ninclude 'a.gin'\n")
     (error,) = file_errors(tmp_path / "a.gin")
-    assert error == f"{tmp_path}/c.gin:2: include 'a.gin': a circle of includes: a.gin -> b.gin -> c.gin -> a.gin"
+    circle = "a.gin -> b.gin -> c.gin -> a.gin"
+    assert error == f"{tmp_path}/c.gin:2: include 'a.gin': files include each other in a circle: {circle}"
 
 
-def test_includes_that_multiply_end(tmp_path):
+def test_includes_that_grow_exponentially_are_stopped(tmp_path):
     files = {f"f{i}": f"include 'f{i + 1}.gin'\ninclude 'f{i + 1}.gin'\n" for i in range(30)}
     write(tmp_path, **files, f30=PLAIN)
-    assert any("more than 100 files are included" in line for line in file_errors(tmp_path / "f0.gin"))
+    assert any("expected at most 100 included files" in line for line in file_errors(tmp_path / "f0.gin"))
 
 
-def test_macros_that_multiply_end():
+def test_macros_that_grow_exponentially_are_stopped():
     powers = "".join(f"M{i} = (%M{i + 1}, %M{i + 1})\n" for i in range(40)) + "M40 = 1\ntrainer.levels = %M0\n"
-    assert any("parts" in line or "deep" in line for line in errors(PLAIN + powers))
+    assert any("elements" in line or "deep" in line for line in errors(PLAIN + powers))
     chain = "".join(f"M{i} = %M{i + 1}\n" for i in range(3000)) + "M3000 = 1\ntrainer.steps = %M0\n"
-    assert any("nested more than" in line for line in errors(PLAIN + chain))
+    assert any("nested at most" in line for line in errors(PLAIN + chain))
 
 
 def test_an_error_in_an_included_file_names_that_file(tmp_path):
@@ -208,13 +209,13 @@ def test_an_error_in_an_included_file_names_that_file(tmp_path):
     assert file_errors(tmp_path / "a.gin")[0].startswith(f"{tmp_path}/b.gin:2: trainer.stepz: no such name")
 
 
-def test_a_file_that_is_no_config_is_named(tmp_path):
+def test_a_file_that_is_not_a_config_is_named(tmp_path):
     (tmp_path / "latin.gin").write_bytes(PLAIN.encode() + "name = 'café'\n".encode("latin-1"))
     assert file_errors(tmp_path / "latin.gin")[0].startswith(f"{tmp_path}/latin.gin:{LINES + 1}: byte ")
     (tmp_path / "big.gin").write_text("#" * 200_000)
     assert "a text file of at most" in file_errors(tmp_path / "big.gin")[0]
     assert "no such file; did you mean big.gin?" in file_errors(tmp_path / "bigg.gin")[0]
-    assert "a folder" in file_errors(tmp_path)[0]
+    assert "got a folder" in file_errors(tmp_path)[0]
     os.mkfifo(tmp_path / "pipe.gin")
     assert "expected a text file" in file_errors(tmp_path / "pipe.gin")[0]
     assert file_errors(tmp_path / ("x" * 300))
@@ -224,7 +225,7 @@ def test_a_file_that_is_no_config_is_named(tmp_path):
     assert "no such file" in file_errors(tmp_path / "b.gin")[0]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
 def test_an_unreadable_file_is_named(tmp_path):
     write(tmp_path, a=PLAIN)
     (tmp_path / "a.gin").chmod(0)

@@ -56,7 +56,7 @@ def test_rendered_text_parses_back_to_an_equal_run(run: Train):
     assert render(loads(text, Train)) == text
 
 
-def test_the_text_says_everything_part_by_part():
+def test_the_text_has_every_field_slot_by_slot():
     assert render(loads(PLAIN, Train)).splitlines() == [
         "run = @Train",
         "name = 'run'",
@@ -91,7 +91,7 @@ def test_the_text_says_everything_part_by_part():
     ]
 
 
-def test_what_no_text_can_say_is_refused():
+def test_a_value_without_a_text_is_refused():
     with pytest.raises(ValueError, match="cannot hold nan"):
         render(Constant(rate=math.nan))
     with pytest.raises(TypeError, match="cannot hold"):

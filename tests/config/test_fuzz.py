@@ -1,11 +1,11 @@
-"""Whatever is read, the reader answers with a run or with a ``UserError``, and runs nothing."""
+"""Any text gives a run or a ``UserError``, and no text can run code."""
 
 import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
-from example_runs import PLAIN, Measure, Train
+from example_runs import MAPS, PLAIN, Measure, Mixed, Train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +14,13 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 
 TREE = Path(__file__).parents[2]
-TEXTS = [PLAIN, render(loads(PLAIN, Train)), *(path.read_text() for path in sorted(TREE.glob("configs/**/*.gin")))]
+TEXTS = [
+    PLAIN,
+    MAPS,
+    "run = @Mixed\n" + MAPS,
+    render(loads(PLAIN, Train)),
+    *(path.read_text() for path in sorted(TREE.glob("configs/**/*.gin"))),
+]
 PIECES = [
     *"()[]{}@%=:,./\\'\"#\n\t -+$!?\0\x0c\r\ufeff\u2028é漢\ud800",
     *(
@@ -42,6 +48,10 @@ PIECES = [
         "trainer",
         "run",
         "None",
+        "= None\n",
+        "= {}\n",
+        "schedules",
+        "schedules.a",
         "True",
         "lambda: 0",
         "__import__('os')",
@@ -65,12 +75,12 @@ sys.addaudithook(_watch)
 
 @cache
 def warmed() -> None:
-    """Whatever Python imports late, it imports now."""
+    """Trigger Python's own late imports before the audit hook watches."""
     loads(PLAIN, Train, sets=("name=x", "trainer.steps=3"))
     b"".decode("utf-8-sig")
 
 
-def read(text: str, sets: tuple[str, ...] = (), root=Train | Measure) -> None:
+def read(text: str, sets: tuple[str, ...] = (), root=Train | Measure | Mixed) -> None:
     warmed()
     global watching
     seen.clear()
@@ -112,11 +122,11 @@ def mutated(draw: st.DrawFn) -> str:
 
 @settings(max_examples=150, deadline=None)
 @given(mutated())
-def test_configs_with_damage_never_end_in_a_traceback(text: str):
+def test_damaged_configs_never_end_in_a_traceback(text: str):
     read(text)
 
 
-def test_configs_with_damage_read_as_the_real_runs_never_end_in_a_traceback():
+def test_damaged_configs_read_as_the_real_runs_never_end_in_a_traceback():
     root = pytest.importorskip("dalle_jax.runs").Run
 
     @settings(max_examples=100, deadline=None)
@@ -128,14 +138,29 @@ def test_configs_with_damage_read_as_the_real_runs_never_end_in_a_traceback():
 
 
 NAMES = st.sampled_from(
-    ["trainer.steps", "name", "task", "task.model.dtype", "trainer.levels", "run", "WIDTH", "a..b", ""]
+    [
+        "trainer.steps",
+        "name",
+        "schedules.a",
+        "schedules",
+        "needs.x.y",
+        "task",
+        "task.model.dtype",
+        "trainer.levels",
+        "run",
+        "WIDTH",
+        "a..b",
+        "",
+    ]
 )
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(NAMES, st.sampled_from(PIECES) | st.text(max_size=10)) | st.text(max_size=20), max_size=3))
-def test_random_sets_never_end_in_a_traceback(sets: list):
-    read(PLAIN, tuple(one if isinstance(one, str) else "=".join(one) for one in sets))
+def test_random_set_arguments_never_end_in_a_traceback(sets: list):
+    arguments = tuple(one if isinstance(one, str) else "=".join(one) for one in sets)
+    read(PLAIN, arguments)
+    read(MAPS, ("run=Mixed", *arguments))
 
 
 @pytest.mark.parametrize("count", [60, 199, 201, 900, 1500, 20_000])
@@ -145,7 +170,7 @@ def test_deep_nesting_never_ends_in_a_traceback(left: str, right: str, count: in
     read(PLAIN, (f"trainer.levels={left * count}1{right * count}",))
 
 
-def test_the_watch_sees_what_it_watches_for():
+def test_the_audit_hook_sees_code_that_runs():
     global watching
     watching = True
     try:

@@ -3,9 +3,11 @@ from collections import Counter
 import pytest
 from test_loader import Numbers, keys
 
+from dalle_jax.config.bind import loads
 from dalle_jax.config.errors import UserError
+from dalle_jax.config.render import render
 from dalle_jax.data.loader import Loader
-from dalle_jax.data.mixture import Mixed, Mixture, Pattern
+from dalle_jax.data.mixture import Mixed, Mixture, MixturePart, Pattern
 from dalle_jax.data.scenes import Scenes
 
 SCENES = Scenes(size=32, levels=(1,), count=4, seed=0, split="train")
@@ -71,15 +73,35 @@ def test_the_fingerprint_changes_with_the_sources_their_order_and_the_weights():
 
 @pytest.mark.parametrize(
     ("weights", "said"),
-    [((1.0,), "expected 2 numbers"), ((1.0, 0.0), "positive"), ((0.333333333, 0.1), "simple shares"), ((), "positive")],
+    [((1.0, 0.0), "weight: expected a positive"), ((0.333333333, 0.1), "simple shares"), ((), "at least one")],
 )
 def test_weights_that_make_no_sense_are_a_value_error(weights, said):
     with pytest.raises(ValueError, match=said):
-        Mixture(weights, SCENES, SCENES)
+        Mixture({f"part_{index}": MixturePart(SCENES, weight) for index, weight in enumerate(weights)})
 
 
-def test_a_source_left_out_between_two_and_an_empty_one_are_errors():
-    with pytest.raises(ValueError, match="without a gap"):
-        Mixture((1.0, 1.0, 1.0), SCENES, SCENES, fourth=SCENES)
+def test_parts_are_named_in_a_config_and_an_including_config_can_remove_one():
+    scenes = "".join(f"{name} = {value!r}\n" for name, value in vars(SCENES).items() if name != "weights")
+    text = "run = @Mixture\n"
+    for name, weight in (("large", 3.0), ("small", 1.0), ("rare", 0.5)):
+        text += f"parts.{name}.weight = {weight}\nparts.{name}.source = @Scenes\n"
+        text += "".join(f"parts.{name}.source.{line}\n" for line in scenes.splitlines())
+    mixture: Mixture = loads(text, Mixture, sets=["parts.small=None", "parts.rare.weight=1"])
+    assert mixture == Mixture({"large": MixturePart(SCENES, 3.0), "rare": MixturePart(SCENES, 1.0)})
+    assert mixture.weights == (3.0, 1.0)
+    assert loads(render(mixture), Mixture) == mixture
+
+
+def test_the_numbered_sources_of_old_configs_get_the_names_of_today():
+    with pytest.raises(UserError) as caught:
+        loads("weights = (1.0, 2.0)\nfirst = @Scenes\nfirst.size = 32\n", Mixture, "x.gin")
+    assert str(caught.value).splitlines() == [
+        "x.gin:1: weights is now parts.NAME.weight; one number for each part",
+        "x.gin:2: first is now parts.NAME.source",
+        "x.gin:3: first.size is now parts.NAME.source.size",
+    ]
+
+
+def test_an_empty_source_of_a_mixture_is_an_error():
     with pytest.raises(UserError, match="none in source 2"):
         Mixed([Named(1, "a"), Named(0, "b")], (1.0, 1.0))

@@ -13,7 +13,7 @@ from dalle_jax.config.render import render
 from dalle_jax.data import survey as surveys
 from dalle_jax.data.filters import Filters
 from dalle_jax.data.held_out import HeldOut
-from dalle_jax.data.mixture import Mixture
+from dalle_jax.data.mixture import Mixture, MixturePart
 from dalle_jax.data.pictures import Pictures
 from dalle_jax.data.scenes import Scenes
 from dalle_jax.data.webdataset import WebDataset
@@ -42,6 +42,10 @@ def tars(tmp_path_factory):
 def data(tars, **changes):
     kept = {"source": WebDataset((tars,)), "evaluation": HeldOut(count=8), "batch_size": 8, "pictures": PICTURES}
     return Data(**{**kept, **changes})
+
+
+def mixed(parts):
+    return Mixture({name: MixturePart(source, weight) for name, (source, weight) in parts.items()})
 
 
 def keys(loader, steps):
@@ -167,23 +171,23 @@ def test_the_fingerprint_changes_with_what_is_held_out_and_what_is_left_out(tars
         {"evaluation": HeldOut(count=8, seed=1)},
         {"evaluation": WebDataset((f"{tars}/1.tar",))},
         {"pictures": replace(PICTURES, filters=Filters(least_similarity=0.002))},
-        {"source": Mixture((1.0, 1.0), WebDataset((tars,)), SCENES), "evaluation": SCENES},
+        {"source": mixed({"tars": (WebDataset((tars,)), 1.0), "scenes": (SCENES, 1.0)}), "evaluation": SCENES},
     ]
     assert len({data(tars, **change).open().fingerprint() for change in changes}) == len(changes)
     assert data(tars, workers=3).open().fingerprint() == data(tars).open().fingerprint()
 
 
 def test_a_mixture_takes_records_and_drawn_scenes_by_weight(tars):
-    mixture = Mixture((3.0, 1.0), WebDataset((tars,)), SCENES)
+    mixture = mixed({"tars": (WebDataset((tars,)), 3.0), "scenes": (SCENES, 1.0)})
     loader = data(tars, source=mixture, evaluation=WebDataset((f"{tars}/1.tar",))).open()
     for step in range(4):
         assert sum(key.startswith("train/") for key in loader.batch(step)["key"]) == 2
-    assert set(json.loads(loader.told()[1])) == {"source.first", "evaluation"}
+    assert set(json.loads(loader.told()[1])) == {"source.parts.tars", "evaluation"}
 
 
-def test_what_is_held_out_of_each_source_of_a_mixture_is_never_trained_on(tars):
+def test_examples_held_out_of_each_source_of_a_mixture_are_never_trained_on(tars):
     first, second = (WebDataset((f"{tars}/{number}.tar",)) for number in (0, 1))
-    loader = data(tars, source=Mixture((3.0, 1.0), first, second), evaluation=HeldOut(share=0.3)).open()
+    loader = data(tars, source=mixed({"a": (first, 3.0), "b": (second, 1.0)}), evaluation=HeldOut(share=0.3)).open()
     held = set(numbers(batch["key"] for batch in loader.evaluation_batches()))
     alone = data(tars, evaluation=HeldOut(share=0.3), batch_size=4).open()
     assert held == set(numbers(batch["key"] for batch in alone.evaluation_batches())) and len(held) == 16
@@ -217,7 +221,7 @@ def test_a_partial_batch_of_held_out_records_is_evaluated(tars):
         ({"evaluation": HeldOut(count=60)}, r"data\.evaluation: expected some .* got all 48 held out; .* = None"),
         ({"source": WebDataset(("nowhere/*.tar",))}, r"found nothing for nowhere"),
         ({"pictures": replace(PICTURES, filters=Filters(least_side=99))}, r"got none of 60 .*left out: 50 side"),
-        ({"source": Mixture((1.0, 1.0), SCENES, SCENES)}, r"a source of its own.*data\.source\.first is a Scenes"),
+        ({"source": mixed({"a": (SCENES, 1.0)})}, r"a source of its own.*data\.source\.parts\.a is a Scenes"),
         ({"workers": -1}, r"at least 0 data workers"),
     ],
 )

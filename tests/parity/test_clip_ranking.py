@@ -35,7 +35,7 @@ def drawing(tmp_path_factory):
     model = train_sentencepiece(["a red circle", "a blue square", "a green ring"] * 5, 40, "bpe", 0)
     save(folder / "tokenizer", Vqvae, VQVAE, {})
     save(folder / "transformer", Dalle, DalleConfig(text_vocab=40, head_size=8, **TRANSFORMER), {"text.model": model})
-    file = PipelineFile(image_tokenizer="tokenizer", transformer="transformer")
+    file = PipelineFile({"image_tokenizer": "tokenizer", "transformer": "transformer"})
     (folder / "pipeline.gin").write_text(render(file))
     return folder
 

@@ -93,7 +93,7 @@ def fitted(config: EvaluateCaptioned, held_out: int) -> tuple[EvaluateCaptioned,
     wanted = {"captions": config.captions, "shown": config.shown}
     fitting = {name: min(value, held_out) for name, value in wanted.items()}
     lines = [
-        f"evaluation.{name}: {value} lowered to {held_out}, the number of held-out images"
+        f"{name}: {value} lowered to {held_out}, the number of held-out images"
         for name, value in wanted.items()
         if value > held_out
     ]

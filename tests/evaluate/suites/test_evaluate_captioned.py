@@ -23,7 +23,7 @@ def test_true_images_and_candidates_are_found_and_wrong_candidates_are_not():
     config = EvaluateCaptioned(DRAWING, captions=7, shown=3, among=5)
     lines = []
     found = evaluate_captioned(FakePipeline(right={2}), config, batches(CAPTIONS, 5), lines.append)
-    assert found.retrieval_top1 == found.retrieval_top5 == 1.0
+    assert found.retrieval_top1 == 1.0 and found.retrieval_top5 is None  # all of five captions are among five
     assert (found.retrieval_among, found.found_among) == (5, 5)
     assert found.chosen_found == pytest.approx(5 / 7)  # the captions of the other two are not among the first five
     assert found.first_found < found.chosen_found
@@ -35,10 +35,12 @@ def test_true_images_and_candidates_are_found_and_wrong_candidates_are_not():
     assert found.to_json() == {"reconstruction": found.reconstruction.to_json(), **found.scalars()}
 
 
-def test_more_captions_than_held_out_images_are_refused():
-    config = EvaluateCaptioned(DRAWING, captions=11, shown=1, among=5)
-    with pytest.raises(UserError, match=r"evaluation.captions: expected at most 10, .* got 11"):
-        evaluate_captioned(FakePipeline(right={0}), config, batches(CAPTIONS, 5), lambda line: None)
+def test_more_captions_than_held_out_images_are_lowered_and_every_image_is_measured():
+    config = EvaluateCaptioned(DRAWING, captions=11, shown=11, among=7)
+    lines = []
+    found = evaluate_captioned(FakePipeline(right={0}), config, batches(CAPTIONS, 7), lines.append)
+    assert lines[:2] == [f"{name}: 11 lowered to 10, the number of held-out images" for name in ("captions", "shown")]
+    assert found.reconstruction.count == 10 and len(found.samples.samples) == 10
 
 
 def test_images_of_a_different_size_are_refused():

@@ -1,0 +1,50 @@
+"""Old names of config fields and variants, so that an old config or run folder gets a line with the name of today.
+
+Each name is looked up only where it is unknown, so a field that another class still has is not affected.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """The present name of a field, or None if the field is gone; ``note`` says what else the author must change."""
+
+    now: str | None
+    note: str = ""
+
+
+RENAMED: Mapping[str, Renamed] = {
+    "EvaluateRun.evaluation": Renamed("evaluations.NAME", "an evaluate run may have several"),
+    "Mixture.weights": Renamed("parts.NAME.weight", "one number for each part"),
+    **{f"Mixture.{name}": Renamed("parts.NAME.source") for name in ("first", "second", "third", "fourth")},
+    "ModelFile.image_tokenizer": Renamed("needs.image_tokenizer", "remove the line if the value is None"),
+    "PipelineFile.clip": Renamed("needs.clip", "remove the line if the value is None"),
+    "PipelineFile.image_tokenizer": Renamed("needs.image_tokenizer"),
+    "PipelineFile.transformer": Renamed("needs.transformer"),
+}
+"""Old name to present name.
+
+- ``"Class.field"`` is a field (or the start of a path) of a config dataclass, by the class's present name. ``now`` is a
+  path in the same class; words in capitals are for the author to choose. The rest of the path is kept.
+- ``"@Class"`` is a variant, and ``now`` is the present name of the class.
+"""
+
+
+def renamed_field(cls: type, path: tuple[str, ...]) -> tuple[str, Renamed] | None:
+    """Return the longest old name at the start of ``path`` in a class, and its rename."""
+    for length in range(len(path), 0, -1):
+        old = ".".join(path[:length])
+        if found := RENAMED.get(f"{cls.__name__}.{old}"):
+            return old, found
+    return None
+
+
+def renamed_variant(name: str) -> str:
+    """Return ``; Old is now @New`` for the old name of a variant, or an empty string."""
+    found = RENAMED.get(f"@{name}")
+    if found is None:
+        return ""
+    note = f"; {found.note}" if found.note else ""
+    return f"; @{name} is now @{found.now}{note}" if found.now else f"; @{name} is gone{note}"

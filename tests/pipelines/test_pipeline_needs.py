@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+
+from dalle_jax.config.bind import loads
+from dalle_jax.config.errors import UserError
+from dalle_jax.config.render import render
+from dalle_jax.models.vqvae import VqvaeConfig
+from dalle_jax.pipelines.load import ModelFile, PipelineFile, absolute_needs, stage_folders
+
+TOKENIZER = VqvaeConfig(downsample=4, width=8, blocks=1, codebook_size=16, code_width=4)
+
+
+def error(text: str, root: type) -> str:
+    with pytest.raises(UserError) as caught:
+        loads(text, root, "x.gin")
+    return str(caught.value)
+
+
+def test_folders_are_relative_to_the_pipeline_file_and_are_replaced_by_arguments(tmp_path):
+    file = PipelineFile({"image_tokenizer": "tokenizer", "transformer": "/else/where", "clip": "clip"})
+    (tmp_path / "pipeline.gin").write_text(render(file))
+    needs = {"image_tokenizer": f"{tmp_path}/tokenizer", "transformer": "/else/where", "clip": f"{tmp_path}/clip"}
+    assert stage_folders(tmp_path) == PipelineFile(needs)
+    assert stage_folders(tmp_path, clip=Path("other")) == PipelineFile(needs | {"clip": "other"})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("needs.transformer = 't'\n", "needs.image_tokenizer: expected a folder, got none"),
+        ("", "needs is missing; expected needs.NAME = a str"),
+        (
+            "needs.transformer = 't'\nneeds.image_tokenizer = 'i'\nneeds.clipp = 'c'\n",
+            "needs.clipp: expected one of image_tokenizer, transformer, clip, got clipp; did you mean needs.clip?",
+        ),
+    ],
+)
+def test_a_pipeline_without_its_models_or_with_an_unknown_one_is_an_error(text: str, said: str):
+    assert said in error(text, PipelineFile)
+
+
+def test_old_pipeline_and_model_files_get_the_names_of_today():
+    assert error("image_tokenizer = 'i'\ntransformer = 't'\nclip = None\n", PipelineFile).splitlines() == [
+        "x.gin:1: image_tokenizer is now needs.image_tokenizer",
+        "x.gin:2: transformer is now needs.transformer",
+        "x.gin:3: clip is now needs.clip; remove the line if the value is None",
+    ]
+    old = render(ModelFile(TOKENIZER)).replace("needs = {}", "image_tokenizer = None")
+    assert error(old, ModelFile).endswith(
+        "image_tokenizer is now needs.image_tokenizer; remove the line if the value is None"
+    )
+
+
+def test_a_model_file_names_the_absolute_folders_that_it_needs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = ModelFile(TOKENIZER, absolute_needs(image_tokenizer="runs/tokenizer", clip=None))
+    assert file.needs == {"image_tokenizer": f"{tmp_path}/runs/tokenizer"}
+    assert loads(render(file), ModelFile) == file
