@@ -23,12 +23,11 @@ from dalle_jax.evaluate.reader import check_reader, check_reader_on
 from dalle_jax.evaluate.report import write_report
 from dalle_jax.evaluate.report_data import Comparison, Contender, Figure, ReaderCheck, Report, Stage
 from dalle_jax.evaluate.scenes import LEVEL_TITLES, EvaluateScenes, SceneFindings, evaluate_scenes
-from dalle_jax.images.files import write_bytes
 from dalle_jax.pipelines.autoregressive import Pipeline
 from dalle_jax.pipelines.load import PipelineFile
 from dalle_jax.pipelines.load_pipeline import load_pipeline
 from dalle_jax.runs import DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
-from dalle_jax.storage import Place
+from dalle_jax.storage import Place, write_bytes
 from dalle_jax.train.loop import TrainResult
 
 DEFAULT = "demo/demo.gin"

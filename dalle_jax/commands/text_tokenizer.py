@@ -7,9 +7,8 @@ from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.read_captions import read_captions
 from dalle_jax.data.records import BadRecord
-from dalle_jax.images.files import write_bytes
 from dalle_jax.runs import TextTokenizerRun
-from dalle_jax.storage import Place
+from dalle_jax.storage import Place, write_bytes
 from dalle_jax.text.coverage import Coverage, measure
 from dalle_jax.text.sentencepiece import train_sentencepiece
 

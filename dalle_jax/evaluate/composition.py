@@ -15,7 +15,7 @@ from dalle_jax.arrays import Float, UInt8
 from dalle_jax.evaluate.shares import Share, share_of
 from dalle_jax.pipelines.rerank import CANDIDATE_COUNTS, choice_among_first
 from dalle_jax.scenes import grammar
-from dalle_jax.scenes.read import Judgement, judge
+from dalle_jax.scenes.judge import Judgement, judge
 
 Split = Literal["seen", "held_out"]
 SPLITS: tuple[Split, ...] = ("seen", "held_out")

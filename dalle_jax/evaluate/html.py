@@ -11,7 +11,7 @@ from PIL import Image
 from dalle_jax.evaluate.charts import Number
 from dalle_jax.evaluate.report_data import Candidate, Figure, Kind
 from dalle_jax.evaluate.shares import Share
-from dalle_jax.scenes.read import Part
+from dalle_jax.scenes.judge import Part
 
 NOT_MEASURED = "not measured"
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from dalle_jax.evaluate.report_data import ReaderCheck
 from dalle_jax.evaluate.shares import Share
-from dalle_jax.scenes.read_check import Degrade, blur_and_noise, measure_reader
+from dalle_jax.scenes.reader_accuracy import Degrade, blur_and_noise, measure_reader
 
 CLEAN, BLURRED = "clean", "blurred"
 

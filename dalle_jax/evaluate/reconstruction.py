@@ -8,7 +8,7 @@ import numpy as np
 
 from dalle_jax.arrays import Float, UInt8
 from dalle_jax.evaluate.shares import Share, share_of
-from dalle_jax.scenes.read import Judgement, judge
+from dalle_jax.scenes.judge import Judgement, judge
 
 PSNR_LIMIT = 100.0
 """Decibels given to a perfect copy, whose PSNR is infinite and would swallow every mean."""

@@ -13,7 +13,7 @@ from dalle_jax.evaluate.composition import Composition, Split
 from dalle_jax.evaluate.machine import Machine
 from dalle_jax.evaluate.reconstruction import Reconstruction
 from dalle_jax.evaluate.shares import Share
-from dalle_jax.scenes.read import Part
+from dalle_jax.scenes.judge import Part
 
 Kind = Literal["percent", "decibel", "nats", "seconds", "count", "number"]
 """How a figure is written: 0.84 as 84.0 %, 27.13 as 27.1 dB, 831.0 as 13 min 51 s."""

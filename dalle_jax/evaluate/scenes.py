@@ -22,7 +22,7 @@ from dalle_jax.evaluate.shares import Share, share_of
 from dalle_jax.evaluate.zero_shot import class_vectors
 from dalle_jax.pipelines.autoregressive import Drawn, Pipeline, Request
 from dalle_jax.scenes import grammar
-from dalle_jax.scenes.render import render
+from dalle_jax.scenes.rendering import render
 from dalle_jax.scenes.scene import COLOURS, SHAPES, SIZES, Scene, Thing
 
 LEVEL_TITLES = (

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
-from dalle_jax.scenes.render import SIGN_CELL, draw_shape, overlap
+from dalle_jax.scenes.rendering import SIGN_CELL, draw_shape, overlap
 from dalle_jax.scenes.scene import LETTERS, SHAPES
 from dalle_jax.scenes.shapes import GLYPH_COLUMNS, GLYPH_ROWS, word_bitmap
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.images.resize import centre_square
+from dalle_jax.images.pixels import centre_square
 
 
 def pixel_rows(images: list[np.ndarray], size: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.text.byte_pairs import Draw, Merges, spelled, unspelled, word_pattern
 from dalle_jax.text.dalle_mini_captions import WORDS, cleaner
-from dalle_jax.text.rows import RowTokenizer
+from dalle_jax.text.fixed_length import FixedLengthTokenizer
 from dalle_jax.text.vocabulary_files import MERGES, VOCABULARY, both_files, read_merges, read_vocabulary
 
 BEGIN, PAD, END, UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"
@@ -55,7 +55,7 @@ class BartBpe:
         return BartTokenizer(ids, Merges(read_merges(files[MERGES])), length, self, clean)
 
 
-class BartTokenizer(RowTokenizer):
+class BartTokenizer(FixedLengthTokenizer):
     """A ``TextTokenizer``. Nothing that a caption says is taken for a begin or an end."""
 
     def __init__(

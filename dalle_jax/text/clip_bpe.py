@@ -27,7 +27,7 @@ from dalle_jax.text.byte_pairs import (
     unspelled,
     word_pattern,
 )
-from dalle_jax.text.rows import RowTokenizer
+from dalle_jax.text.fixed_length import FixedLengthTokenizer
 from dalle_jax.text.vocabulary_files import MERGES, VOCABULARY, both_files, read_merges, read_vocabulary
 
 FILE = "bpe_simple_vocab_16e6.txt"
@@ -87,7 +87,7 @@ def _published_ids(pairs: Sequence[Pair]) -> dict[str, int]:
     return {piece: number for number, piece in enumerate(pieces)}
 
 
-class ClipTokenizer(RowTokenizer):
+class ClipTokenizer(FixedLengthTokenizer):
     """A ``TextTokenizer``. Nothing that a caption says is taken for a begin or an end."""
 
     def __init__(self, ids: dict[str, int], pairs: Sequence[Pair], length: int, config: ClipBpe):

@@ -24,7 +24,7 @@ from dalle_jax.evaluate.report_data import (
 )
 from dalle_jax.evaluate.shares import Share
 from dalle_jax.scenes.grammar import parse
-from dalle_jax.scenes.render import render
+from dalle_jax.scenes.rendering import render
 
 SIZE = 32
 

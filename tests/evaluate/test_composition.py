@@ -4,8 +4,8 @@ import pytest
 from dalle_jax.evaluate.composition import SPLITS, Composition, evaluation_captions, measure_cell
 from dalle_jax.evaluate.shares import Share
 from dalle_jax.scenes.grammar import is_held_out, parse, sample_scene
-from dalle_jax.scenes.read import Judgement, Part, Reading
-from dalle_jax.scenes.render import render
+from dalle_jax.scenes.judge import Judgement, Part, Reading
+from dalle_jax.scenes.rendering import render
 
 
 def judged_by_pixel(image, caption):

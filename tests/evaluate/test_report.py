@@ -20,7 +20,7 @@ from dalle_jax.evaluate.report import metrics_of, write_metrics, write_report
 from dalle_jax.evaluate.report_accuracy import weakest
 from dalle_jax.evaluate.report_data import Candidate, Comparison, Contender, Figure, Report, Sample, SampleGroup, Stage
 from dalle_jax.evaluate.report_page import page
-from dalle_jax.scenes.read import Part
+from dalle_jax.scenes.judge import Part
 
 SHOWN = re.compile(r'<data value="([^"]*)" data-path="([^"]*)">([^<]*)</data>')
 UNITS = {"%": 100, "dB": 1, "nats": 1}

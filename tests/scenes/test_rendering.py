@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dalle_jax.scenes.grammar import Scene, Thing, sample_scene
-from dalle_jax.scenes.render import draw_shape, overlap, render
+from dalle_jax.scenes.rendering import draw_shape, overlap, render
 from dalle_jax.scenes.scene import COLOURS, LETTERS, LEVELS, SHAPES
 from dalle_jax.scenes.shapes import word_bitmap
 

@@ -12,7 +12,7 @@ from dalle_jax.text.byte_pairs import Draw
 from dalle_jax.text.tokenizer import Rngs
 
 
-class RowTokenizer(ABC):
+class FixedLengthTokenizer(ABC):
     """What CLIP's and BART's tokenizers do alike: begin, pieces, end, then padding; BPE dropout by each one's seed."""
 
     def __init__(self, length: int, begin: int, end: int, pad: int, keeps_end: bool = True):

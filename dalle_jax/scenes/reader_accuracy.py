@@ -9,9 +9,9 @@ from jaxtyping import UInt8
 from scipy import ndimage
 
 from dalle_jax.scenes.grammar import Scene, Thing, sample_scene
+from dalle_jax.scenes.judge import judge_scene
 from dalle_jax.scenes.perceive import perceive
-from dalle_jax.scenes.read import judge_scene
-from dalle_jax.scenes.render import render
+from dalle_jax.scenes.rendering import render
 from dalle_jax.scenes.scene import COLOURS, COUNTS, LETTERS, SHAPES, SIZES
 
 Degrade = Callable[[np.ndarray, np.random.Generator], np.ndarray]

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.scenes.grammar import Scene, Thing, captions, parse, sample_scene
-from dalle_jax.scenes.read import judge, judge_batch, judge_scene, read
-from dalle_jax.scenes.read_check import blur_and_noise, measure_reader, near_miss
-from dalle_jax.scenes.render import COUNT_DIAMETER, draw_shape, render
+from dalle_jax.scenes.judge import judge, judge_batch, judge_scene, read
+from dalle_jax.scenes.reader_accuracy import blur_and_noise, measure_reader, near_miss
+from dalle_jax.scenes.rendering import COUNT_DIAMETER, draw_shape, render
 from dalle_jax.scenes.scene import COLOURS, LEVELS, PLAIN
 
 
