@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from dalle_jax.evaluate.report_data import ReaderCheck
 from dalle_jax.evaluate.shares import Share
-from dalle_jax.scenes.reader_accuracy import Degrade, blur_and_noise, measure_reader
+from dalle_jax.scenes.reader_accuracy import Degradation, blur_and_noise, measure_reader
 
 CLEAN, BLURRED = "clean", "blurred"
 
@@ -17,7 +17,7 @@ def check_reader(levels: Sequence[int], size: int, count: int, seed: int) -> tup
 
 
 def check_reader_on(
-    name: str, title: str, levels: Sequence[int], size: int, count: int, seed: int, degrade: Degrade | None = None
+    name: str, title: str, levels: Sequence[int], size: int, count: int, seed: int, degrade: Degradation | None = None
 ) -> ReaderCheck:
     """One kind of picture; ``degrade`` makes it (a tokenizer's reconstruction, say)."""
     rates = [measure_reader(level, size, count, seed, degrade) for level in levels]

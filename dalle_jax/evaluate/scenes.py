@@ -23,7 +23,7 @@ from dalle_jax.evaluate.zero_shot import class_vectors
 from dalle_jax.pipelines.autoregressive import Drawn, Pipeline, Request
 from dalle_jax.scenes import grammar
 from dalle_jax.scenes.rendering import render
-from dalle_jax.scenes.scene import COLOURS, SHAPES, SIZES, Scene, Thing
+from dalle_jax.scenes.scene import COLOURS, SHAPES, SIZES, Scene, SceneObject
 
 LEVEL_TITLES = (
     (1, "one object: size, colour, shape"),
@@ -227,7 +227,7 @@ def _zero_shot(pipeline: Pipeline, config: EvaluateScenes, wordings: int | None)
     scenes = [grammar.sample_scene(1, rng, "validation") for _ in range(config.reconstructions)]
     pictures = pipeline.reconstruct(np.stack([render(scene, pipeline.side, rng) for scene in scenes]))
     things = itertools.product(COLOURS, SHAPES, SIZES)
-    classes = [Scene(1, "single", (Thing(colour, shape, size),)) for colour, shape, size in things]
+    classes = [Scene(1, "single", (SceneObject(colour, shape, size),)) for colour, shape, size in things]
     vectors = class_vectors(pipeline.text_vectors, [grammar.captions(scene)[:wordings] for scene in classes])
     best = (pipeline.image_vectors(pictures) @ vectors.T).argmax(axis=1)  # [B]
     return share_of(classes[int(one)] == scene for one, scene in zip(best, scenes, strict=True))

@@ -4,14 +4,16 @@ import pytest
 from dalle_jax.evaluate.composition import SPLITS, Composition, evaluation_captions, measure_cell
 from dalle_jax.evaluate.shares import Share
 from dalle_jax.scenes.grammar import is_held_out, parse, sample_scene
-from dalle_jax.scenes.judge import Judgement, Part, Reading
+from dalle_jax.scenes.judge import DetectedScene, Judgement, Part
 from dalle_jax.scenes.rendering import render
 
 
 def judged_by_pixel(image, caption):
     """Right where the first pixel is 1: lets a test say which candidates are right."""
     found = "red" if image[0, 0, 0] else "blue"
-    return Judgement(caption, (Part("colour", "red", found), Part("shape", "circle", "circle")), Reading(found, ()))
+    return Judgement(
+        caption, (Part("colour", "red", found), Part("shape", "circle", "circle")), DetectedScene(found, ())
+    )
 
 
 def cell_of(right, scores, level=1, split="seen"):
