@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from etils import epath
 
@@ -74,7 +74,7 @@ def absolute(place: Place) -> Place:
 def files(folder: Place) -> dict[str, int]:
     """List all files below a folder: relative path to size in bytes."""
     if is_remote(folder):
-        return {name: info["size"] for name, info in _objects(folder).items()}
+        return {name: found.size for name, found in _objects(folder).items()}
     found = {}
     for top, _, names in os.walk(folder):
         for name in names:
@@ -85,7 +85,7 @@ def files(folder: Place) -> dict[str, int]:
 
 def stored_checksums(folder: Place) -> dict[str, str]:
     """Return the store's own checksum of each object below a folder: CRC-32C at Google, ETag at Amazon."""
-    return {name: str(info.get("crc32c") or info.get("ETag")) for name, info in _objects(folder).items()}
+    return {name: found.checksum for name, found in _objects(folder).items()}
 
 
 def glob_objects(pattern: Place) -> list[str]:
@@ -219,11 +219,20 @@ def _bucket(place: Place) -> str:
     return os.fspath(place).partition("://")[2].split("/")[0]
 
 
-def _objects(folder: Place) -> dict[str, dict[str, Any]]:
-    """List the store's current objects below a URL: relative name to the store's metadata."""
+def _objects(folder: Place) -> dict[str, "_Object"]:
+    """List the store's current objects below a URL by relative name."""
     system = _file_system(folder)
     with store_errors(folder):
         system.invalidate_cache()  # tensorstore and other processes write there too
         top = os.fspath(folder).partition("://")[2].rstrip("/") + "/"
         found = system.find(os.fspath(folder), detail=True)
-    return {name.removeprefix(top): info for name, info in found.items() if info["type"] == "file"}
+    return {
+        name.removeprefix(top): _Object(info["size"], str(info.get("crc32c") or info.get("ETag")))
+        for name, info in found.items()
+        if info["type"] == "file"
+    }
+
+
+class _Object(NamedTuple):
+    size: int
+    checksum: str
