@@ -33,6 +33,7 @@ setup(
         "gin-config>=0.5,<0.6",
         "sentencepiece>=0.2,<0.3",
         "ftfy>=6.3,<7",
+        "regex>=2024.5",
         "jaxtyping>=0.3,<0.4",
         "numpy>=2,<3",
         "scipy>=1.14,<2",

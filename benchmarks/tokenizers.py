@@ -20,8 +20,8 @@ import dalle_jax
 from dalle_jax.commands.train import train_stage
 from dalle_jax.config.bind import load
 from dalle_jax.evaluate.report.machine import this_machine
-from dalle_jax.images.files import write_png
 from dalle_jax.images.grid import grid
+from dalle_jax.images.png import write_png
 from dalle_jax.runs import TrainRun
 
 SHOWN = 16

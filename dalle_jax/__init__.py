@@ -20,10 +20,10 @@ def load(
     clip: str | os.PathLike[str] | None = None,
     batch: int = 64,
 ) -> "Pipeline":
-    """The pipeline of a folder: what ``sample --model`` takes (docs/python.md).
+    """Load the pipeline of a model folder, as ``sample --model`` does (docs/python.md).
 
-    ``image_tokenizer`` and ``clip`` are folders that take the place of those which the model names, or names none of;
-    ``batch`` is how many pictures are drawn in one call at most. Raises UserError where a folder holds something else.
+    ``image_tokenizer`` and ``clip`` are folders that replace the model's own, or supply missing ones. ``batch`` is the
+    largest number of images generated in one call. Raises ``UserError`` if a folder holds something else.
     """
     from dalle_jax import storage
     from dalle_jax.pipelines.load_pipeline import load_pipeline
@@ -33,7 +33,7 @@ def load(
 
 
 def load_image_tokenizer(folder: str | os.PathLike[str], *, batch: int = 64) -> "PictureCodes":
-    """The image tokenizer of a folder alone: pictures to codes and back, ``batch`` of them at once."""
+    """Load only the image tokenizer of a folder: images to codes and back, at most ``batch`` at once."""
     from dalle_jax import storage
     from dalle_jax.pipelines.load import load_image_tokenizer
     from dalle_jax.pipelines.picture_codes import PictureCodes

@@ -1,4 +1,4 @@
-"""``python -m dalle_jax COMMAND``: picks the command; what the user can mend becomes one line and exit code 2."""
+"""``python -m dalle_jax COMMAND``: run a command; errors that the user can fix become one line and exit code 2."""
 
 import argparse
 import errno
@@ -18,48 +18,48 @@ from dalle_jax.config.problems import did_you_mean, printable
 
 PROGRAM = "dalle-jax"
 
-USERS_ERRORS = frozenset(
+USER_ERRNOS = frozenset(
     {
         *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
         *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
     }
 )
-"""Errors of the operating system that the user can mend: a full disk, a missing file, a folder that is not writable."""
+"""Operating-system errors that the user can fix: a full disk, a missing file, a folder that is not writable."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises ``UserError`` where argparse would print its usage and exit."""
+    """An argument parser that raises ``UserError`` instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """One line, and where to read on."""
+        """Raise the error as one line with a pointer to the help."""
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return its exit code: 0, 1 as the command says, 2 for bad input, 130 after Ctrl-C."""
+    """Run one command and return its exit code: 0, 1 if the command says so, 2 for bad input, 130 after Ctrl-C."""
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return code
     except UserError as error:
-        return _complain(str(error))
-    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
-        _silence()
+        return _print_error(str(error))
+    except BrokenPipeError:  # the reader of the output has closed it, as in `| head`
+        _discard_output()
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print(f"\n{PROGRAM}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
-        text = _mendable(error)
+        text = _fixable_os_error(error)
         if text is None:
             raise
-        _silence()
-        return _complain(printable(text))
+        _discard_output()
+        return _print_error(printable(text))
 
 
 def _run(argv: Sequence[str]) -> int:
     if not argv:
-        raise UserError(f"a command is missing: {', '.join(one.name for one in COMMANDS)} (see {PROGRAM} --help)")
+        raise UserError(f"expected a command: {', '.join(one.name for one in COMMANDS)} (see {PROGRAM} --help)")
     name = argv[0]
     if name in ("-h", "--help", "help"):
         print(_overview())
@@ -70,10 +70,10 @@ def _run(argv: Sequence[str]) -> int:
     command = next((one for one in COMMANDS if one.name == name), None)
     if command is None:
         names = [one.name for one in COMMANDS]
-        said = did_you_mean(name, names) or f"; the commands are {', '.join(names)}"
-        raise UserError(f"{name!r} is no command{said} (see {PROGRAM} --help)")
+        hint = did_you_mean(name, names) or f"; the commands are {', '.join(names)}"
+        raise UserError(f"expected a command, got {name!r}{hint} (see {PROGRAM} --help)")
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal's encoding may lack a character
     return _run_command(command, argv[1:])
 
 
@@ -83,12 +83,12 @@ def _run_command(command: Command, argv: Sequence[str]) -> int:
     parser = Parser(prog=f"{PROGRAM} {command.name}", description=command.help, allow_abbrev=False)
     module.add_arguments(parser)
     try:
-        args, strange = parser.parse_known_args(argv)
-    except SystemExit as end:  # --help, printed
+        args, unknown = parser.parse_known_args(argv)
+    except SystemExit as end:  # --help was printed
         return end.code if isinstance(end.code, int) else 0
-    if strange:
+    if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
-        parser.error(f"unknown argument {strange[0]}{did_you_mean(strange[0].partition('=')[0], flags)}")
+        parser.error(f"unknown argument {unknown[0]}{did_you_mean(unknown[0].partition('=')[0], flags)}")
     return module.run(args)
 
 
@@ -98,36 +98,36 @@ def _overview() -> str:
     return "\n".join([f"usage: {PROGRAM} COMMAND [--help] ...", "", *lines, "", f"  --version: {__version__}"])
 
 
-def _mendable(error: BaseException | None) -> str | None:
-    """One line for an error of the operating system that the user can mend, wrapped or not; else None."""
+def _fixable_os_error(error: BaseException | None) -> str | None:
+    """Return one line if the error or one of its causes is in ``USER_ERRNOS``, else None."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in USERS_ERRORS:
+        if isinstance(error, OSError) and error.errno in USER_ERRNOS:
             names = [str(name) for name in (error.filename, error.filename2) if name is not None]
             return ": ".join([*names, error.strerror or os.strerror(error.errno or 0)])
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            if os.strerror(number) in str(error):  # as tensorstore words it
+            if os.strerror(number) in str(error):  # tensorstore raises other types with this text
                 lines = [line for line in str(error).splitlines() if os.strerror(number) in line]
                 return lines[0].strip()[:500]
         error = error.__cause__
     return None
 
 
-def _complain(text: str) -> int:
-    """Print each line of the text as an error; return the exit code of bad input."""
+def _print_error(text: str) -> int:
+    """Print each line of the text as an error; return the exit code for bad input."""
     for line in text.splitlines() or [""]:
         print(f"{PROGRAM}: error: {printable(line)}", file=sys.stderr)
     return 2
 
 
-def _silence() -> None:
-    """Let output that is still unwritten go nowhere, so that Python does not fail over it again on its way out."""
+def _discard_output() -> None:
+    """Redirect standard output to the null device, so that flushing it at exit does not fail again."""
     try:
         descriptor = sys.stdout.fileno()
-    except (OSError, ValueError):  # a stream of a test
+    except (OSError, ValueError):  # standard output without a descriptor, as in tests
         return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
 
 
 def run_process() -> NoReturn:

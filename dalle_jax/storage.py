@@ -1,8 +1,8 @@
-"""Where runs and models lie: a folder of this machine, or one behind a ``gs://`` or ``s3://`` URL.
+"""Files and folders, local or behind a ``gs://`` or ``s3://`` URL.
 
-Behind a URL there are objects, not files: a put is whole or not there, nothing is appended to, and a folder is only
-the beginning of names, so to rename one is to copy all of it. Credentials and endpoints are those that the clients of
-Google and Amazon find by themselves.
+A URL names objects in a store rather than files. A put is atomic and nothing can be appended. A folder is only a prefix
+of object names, so renaming one copies all of its objects. The client libraries of Google and Amazon find credentials
+and endpoints by themselves.
 """
 
 import contextlib
@@ -13,65 +13,72 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from etils import epath
 
 from dalle_jax.config.errors import UserError
 
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
 Place: TypeAlias = Path | epath.Path
-"""A folder or a file: ``pathlib.Path`` on this machine, ``etils.epath.Path`` (nearly the same methods) behind a URL."""
+"""A folder or a file: a local ``pathlib.Path``, or for URLs an ``etils.epath.Path`` with nearly the same methods."""
 
 PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
-"""For each kind of URL the package that it needs, and the extra of ours that installs it."""
+"""For each URL scheme the package that it needs, and the extra of dalle-jax that installs it."""
 
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES})
 """Errors of link(2) on a file system that has no hard links, or allows none."""
 
 CLIENTS = ("aiohttp", "aiobotocore", "botocore", "gcsfs", "google", "requests", "s3fs", "urllib3")
-"""Libraries whose errors are those of the network, the bucket or the credentials."""
+"""Libraries whose errors come from the network, the bucket or the credentials."""
 
 
 def place(name: str | os.PathLike[str]) -> Place:
-    """A path as this program uses it. Raises UserError for a URL of another kind and for a package that is missing."""
+    """Return the path of a file name or URL. Raises ``UserError`` for other URL schemes and for missing packages."""
     text = os.fspath(name)
     if "://" not in text:
         return name if isinstance(name, Path) else Path(text)
     scheme = text.partition("://")[0]
     if scheme not in PACKAGES:
-        raise UserError(f"{text}: expected a folder, or a URL of {' or '.join(f'{one}://' for one in PACKAGES)}")
+        raise UserError(
+            f"{text}: expected a path, or a URL that begins with {' or '.join(f'{one}://' for one in PACKAGES)}"
+        )
     package, extra = PACKAGES[scheme]
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"{text}: needs the package {package}; install it with: pip install 'dalle-jax[{extra}]'")
+        raise UserError(
+            f"{text}: expected the package {package}, found none; install it: pip install 'dalle-jax[{extra}]'"
+        )
     return epath.Path(text)
 
 
 def reachable(name: str | os.PathLike[str]) -> Place:
-    """``place``, after a look at the bucket of a URL: UserError with one line where there is none, or no way in."""
+    """Return ``place(name)`` after checking a URL's bucket. Raises ``UserError`` if it is missing or not accessible."""
     found = place(name)
     if is_remote(found):
-        with said_in_one_line(found):
+        with store_errors(found):
             try:
-                _system(found).ls(_bucket(found))
+                _file_system(found).ls(_bucket(found))
             except FileNotFoundError as error:
                 raise OSError(f"no such bucket: {error}") from error
     return found
 
 
 def is_remote(place: Place) -> bool:
-    """Whether a URL leads there."""
+    """Return True for a URL."""
     return "://" in os.fspath(place)
 
 
 def absolute(place: Place) -> Place:
-    """A folder's full path; a URL is one."""
+    """Return the absolute path; a URL is absolute already."""
     return place if is_remote(place) else place.absolute()
 
 
 def files(folder: Place) -> dict[str, int]:
-    """Every file below a folder, by its path in it, and its bytes."""
+    """List all files below a folder: relative path to size in bytes."""
     if is_remote(folder):
-        return {name: info["size"] for name, info in _objects(folder).items()}
+        return {name: found.size for name, found in _objects(folder).items()}
     found = {}
     for top, _, names in os.walk(folder):
         for name in names:
@@ -81,56 +88,62 @@ def files(folder: Place) -> dict[str, int]:
 
 
 def stored_checksums(folder: Place) -> dict[str, str]:
-    """What the store itself keeps as checksum (CRC-32C at Google, ETag at Amazon) of each object below a folder."""
-    return {name: str(info.get("crc32c") or info.get("ETag")) for name, info in _objects(folder).items()}
+    """Return the store's own checksum of each object below a folder: CRC-32C at Google, ETag at Amazon."""
+    return {name: found.checksum for name, found in _objects(folder).items()}
 
 
-def matching(pattern: Place) -> list[str]:
-    """The URLs of the objects that a pattern with ``*``, ``?`` or ``[`` names."""
-    with said_in_one_line(pattern):
-        found = _system(pattern).glob(os.fspath(pattern), detail=True)
+def glob_objects(pattern: Place) -> list[str]:
+    """List the URLs of the objects that match a pattern with ``*``, ``?`` or ``[``."""
+    with store_errors(pattern):
+        found = _file_system(pattern).glob(os.fspath(pattern), detail=True)
     scheme = os.fspath(pattern).partition("://")[0]
     return [f"{scheme}://{name}" for name, info in found.items() if info["type"] == "file"]
 
 
-def described(file: Place) -> tuple[int, str]:
-    """The bytes of a file, and a text that is another when it is written again: its time, its checksum in a store."""
+def size_and_version(file: Place) -> tuple[int, str]:
+    """Return a file's size in bytes and a version stamp that changes when the file does.
+
+    The stamp is a local file's modification time, or an object's checksum.
+    """
     if not is_remote(file):
-        about = os.stat(file)
-        return about.st_size, str(about.st_mtime_ns)
-    with said_in_one_line(file):
-        system = _system(file)
+        stat = os.stat(file)
+        return stat.st_size, str(stat.st_mtime_ns)
+    with store_errors(file):
+        system = _file_system(file)
         system.invalidate_cache()
         info = system.info(os.fspath(file))
     stamps = (info.get(name) for name in ("crc32c", "ETag", "LastModified", "updated"))
     return info["size"], str(next((stamp for stamp in stamps if stamp), ""))
 
 
-def read_part(file: Place, start: int, length: int) -> bytes:
-    """``length`` bytes of an object from ``start`` on, fewer where it ends."""
+def read_range(file: Place, start: int, length: int) -> bytes:
+    """Read ``length`` bytes of an object from ``start`` on, fewer if it ends before."""
     if length == 0:
         return b""
-    with said_in_one_line(file):
-        return _system(file).cat_file(os.fspath(file), start=start, end=start + length)
+    with store_errors(file):
+        return _file_system(file).cat_file(os.fspath(file), start=start, end=start + length)
 
 
 def write(file: Place, content: bytes) -> None:
-    """Writes a file whole or not at all: aside and renamed on this machine, one put behind a URL. Makes folders."""
+    """Write a file atomically, so that no reader sees half of it. Missing folders are created.
+
+    A local file is written under a temporary name, then renamed. An object is one put.
+    """
     if is_remote(file):
-        with said_in_one_line(file):
-            _system(file).pipe_file(os.fspath(file), content)
+        with store_errors(file):
+            _file_system(file).pipe_file(os.fspath(file), content)
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(prefix=f".{file.name[:40]}.", dir=file.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{file.name[:40]}.", dir=file.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, file)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, file)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 
@@ -145,14 +158,14 @@ def create(file: Place, content: bytes) -> bool:
         return _create_here(Path(file), content)
     if exists(file):  # for stores that ignore the condition
         return False
-    with said_in_one_line(file):
+    with store_errors(file):
         try:
-            _system(file).pipe_file(os.fspath(file), content, mode="create")
+            _file_system(file).pipe_file(os.fspath(file), content, mode="create")
             return True
         except FileExistsError:
             return False
         except Exception as error:
-            if not (isinstance(error, OSError) or _of_client(error)):
+            if not (isinstance(error, OSError) or _is_client_error(error)):
                 raise
             if exists(file):
                 return False
@@ -193,8 +206,8 @@ def read(file: Place) -> bytes:
     """Return the content of a file as it is now; FileNotFoundError where there is none."""
     if not is_remote(file):
         return Path(file).read_bytes()
-    with said_in_one_line(file):
-        return _system(file).cat_file(os.fspath(file))
+    with store_errors(file):
+        return _file_system(file).cat_file(os.fspath(file))
 
 
 def exists(file: Place) -> bool:
@@ -211,54 +224,64 @@ def remove_file(file: Place) -> None:
     if not is_remote(file):
         Path(file).unlink(missing_ok=True)
         return
-    with said_in_one_line(file), contextlib.suppress(FileNotFoundError):
-        _system(file).rm_file(os.fspath(file))
+    with store_errors(file), contextlib.suppress(FileNotFoundError):
+        _file_system(file).rm_file(os.fspath(file))
 
 
-def send(source: Path, target: epath.Path) -> None:
-    """Copies a file of this machine, of any size, to a URL."""
-    with said_in_one_line(target):
-        _system(target).put_file(os.fspath(source), os.fspath(target))
+def write_bytes(path: str | Place, content: bytes) -> None:
+    """Write a file as ``write`` does. Raises ``UserError`` if the disk is full or the folder is not writable."""
+    try:
+        write(place(path), content)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. Free some space or name another folder"
+        ) from error
 
 
-def fetch(source: epath.Path, target: Path) -> None:
-    """Copies an object to a file of this machine."""
+def upload(source: Path, target: epath.Path) -> None:
+    """Copy a local file to a URL; it may be larger than memory."""
+    with store_errors(target):
+        _file_system(target).put_file(os.fspath(source), os.fspath(target))
+
+
+def download(source: epath.Path, target: Path) -> None:
+    """Copy an object to a local file."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with said_in_one_line(source):
-        _system(source).get_file(os.fspath(source), os.fspath(target))
+    with store_errors(source):
+        _file_system(source).get_file(os.fspath(source), os.fspath(target))
 
 
 def rename(folder: Place, target: Place) -> None:
-    """Renames a folder. Behind a URL that copies every object of it, in the store, and deletes the old ones."""
+    """Rename a folder. Behind a URL, copy each object within the store and delete the old one."""
     if not is_remote(folder):
         folder.rename(target)
         return
-    with said_in_one_line(folder):
+    with store_errors(folder):
         for name in files(folder):
-            _system(folder).cp_file(os.fspath(folder / name), os.fspath(target / name))
-            _system(folder).rm_file(os.fspath(folder / name))
+            _file_system(folder).cp_file(os.fspath(folder / name), os.fspath(target / name))
+            _file_system(folder).rm_file(os.fspath(folder / name))
 
 
 def remove(folder: Place, first: str) -> None:
-    """Removes a folder with all that is in it, the file named ``first`` before the rest."""
+    """Remove a folder with its contents, the file named ``first`` before the rest."""
     if not is_remote(folder):
         (Path(folder) / first).unlink(missing_ok=True)
         shutil.rmtree(folder)
         return
-    with said_in_one_line(folder):
+    with store_errors(folder):
         for name in sorted(files(folder), key=lambda name: name != first):
-            _system(folder).rm_file(os.fspath(folder / name))
+            _file_system(folder).rm_file(os.fspath(folder / name))
 
 
 @contextlib.contextmanager
-def said_in_one_line(place: Place) -> Iterator[None]:
-    """Turns what a client of a store raises into a UserError; that a file is not there stays FileNotFoundError."""
+def store_errors(place: Place) -> Iterator[None]:
+    """Convert errors of a store's client to ``UserError``, except ``FileNotFoundError``, which passes through."""
     try:
         yield
     except (UserError, FileNotFoundError):
         raise
     except Exception as error:
-        if not is_remote(place) or not (isinstance(error, OSError) or _of_client(error)):
+        if not is_remote(place) or not (isinstance(error, OSError) or _is_client_error(error)):
             raise
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
@@ -266,12 +289,12 @@ def said_in_one_line(place: Place) -> Iterator[None]:
         ) from error
 
 
-def _of_client(error: BaseException) -> bool:
+def _is_client_error(error: BaseException) -> bool:
     return type(error).__module__.split(".")[0] in CLIENTS
 
 
-def _system(place: Place) -> Any:
-    """The fsspec file system of a URL; fsspec keeps one for each kind."""
+def _file_system(place: Place) -> "AbstractFileSystem":
+    """Return the fsspec file system of a URL; fsspec caches one for each scheme."""
     import fsspec
 
     return fsspec.filesystem(os.fspath(place).partition("://")[0])
@@ -281,11 +304,20 @@ def _bucket(place: Place) -> str:
     return os.fspath(place).partition("://")[2].split("/")[0]
 
 
-def _objects(folder: Place) -> dict[str, dict[str, Any]]:
-    """Every object below a URL as the store lists it now, by its name from there on."""
-    system = _system(folder)
-    with said_in_one_line(folder):
-        system.invalidate_cache()  # others write there too, tensorstore among them
+def _objects(folder: Place) -> dict[str, "_Object"]:
+    """List the store's current objects below a URL by relative name."""
+    system = _file_system(folder)
+    with store_errors(folder):
+        system.invalidate_cache()  # tensorstore and other processes write there too
         top = os.fspath(folder).partition("://")[2].rstrip("/") + "/"
         found = system.find(os.fspath(folder), detail=True)
-    return {name.removeprefix(top): info for name, info in found.items() if info["type"] == "file"}
+    return {
+        name.removeprefix(top): _Object(info["size"], str(info.get("crc32c") or info.get("ETag")))
+        for name, info in found.items()
+        if info["type"] == "file"
+    }
+
+
+class _Object(NamedTuple):
+    size: int
+    checksum: str

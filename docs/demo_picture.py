@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from dalle_jax.evaluate.metrics.composition import SPLITS, evaluation_captions
-from dalle_jax.images.files import write_png
 from dalle_jax.images.grid import grid
+from dalle_jax.images.png import write_png
 from dalle_jax.pipelines.autoregressive import Request
 from dalle_jax.pipelines.load_pipeline import load_pipeline
-from dalle_jax.scenes.read import judge
+from dalle_jax.scenes.judge import judge
 
 COLUMNS = 6
 

@@ -33,12 +33,11 @@ from dalle_jax.evaluate.suites.evaluate_captioned import (
 from dalle_jax.evaluate.suites.evaluate_scenes import LEVEL_TITLES, EvaluateScenes, SceneFindings, evaluate_scenes
 from dalle_jax.evaluate.suites.findings import SampleGroup
 from dalle_jax.folder_lock import locked
-from dalle_jax.images.files import write_bytes
 from dalle_jax.pipelines.autoregressive import Pipeline
 from dalle_jax.pipelines.load import PipelineFile
 from dalle_jax.pipelines.load_pipeline import load_pipeline
 from dalle_jax.runs import Data, DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
-from dalle_jax.storage import Place
+from dalle_jax.storage import Place, write_bytes
 from dalle_jax.text.sentencepiece import SentencePiece
 from dalle_jax.train.loop import TrainResult
 

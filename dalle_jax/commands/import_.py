@@ -24,7 +24,7 @@ from dalle_jax.pretrained.mapping import fill
 from dalle_jax.pretrained.publisher import KINDS, Kind, Published, kind
 from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import ClipBpe
-from dalle_jax.text.vocabulary_files import BOTH, MERGES, VOCABULARY
+from dalle_jax.text.vocabulary_files import MERGES, TOKENIZER, VOCABULARY
 from dalle_jax.train.save_weights import save_weights
 
 CHUNK_BYTES = 1 << 22
@@ -99,7 +99,7 @@ def _text(found: Published, given: Path | None, kind_name: str) -> tuple[dict[st
         if given is not None:
             raise
         return {}, [], f"the text tokenizer beside the weights is left out: {error}"
-    within = {VOCABULARY, MERGES} if file.name == BOTH else {VOCABULARY}
+    within = {VOCABULARY, MERGES} if file.name == TOKENIZER else {VOCABULARY}
     beside = [file.with_name(name) for name in files if file.suffix == ".json" and name not in within]
     return packed(vocabulary, files), [file, *beside], ""
 

@@ -16,9 +16,9 @@ from dalle_jax.data.pictures import Pictures
 from dalle_jax.data.scenes import Scenes
 from dalle_jax.data.webdataset import WebDataset
 from dalle_jax.evaluate.report.inspection_page import contact_sheet, format_text, inspection_page, to_json
-from dalle_jax.images.files import write_bytes, write_png
+from dalle_jax.images.png import write_png
 from dalle_jax.runs import InspectRun, TrainRun
-from dalle_jax.storage import Place
+from dalle_jax.storage import Place, write_bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

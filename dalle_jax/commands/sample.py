@@ -9,12 +9,12 @@ import numpy as np
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.conditions import read_npy
-from dalle_jax.images.files import write_bytes, write_png
 from dalle_jax.images.grid import grid
+from dalle_jax.images.png import write_png
 from dalle_jax.pipelines.autoregressive import Drawn
 from dalle_jax.pipelines.conditions import Prompt
 from dalle_jax.pipelines.load_pipeline import load_pipeline
-from dalle_jax.storage import Place
+from dalle_jax.storage import Place, write_bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,10 +7,9 @@ from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.read_captions import read_captions
 from dalle_jax.data.records import BadRecord
-from dalle_jax.images.files import write_bytes
 from dalle_jax.runs import TextTokenizerRun
-from dalle_jax.storage import Place
-from dalle_jax.text.coverage import Coverage, measure
+from dalle_jax.storage import Place, write_bytes
+from dalle_jax.text.coverage import Coverage, measure_coverage
 from dalle_jax.text.sentencepiece import train_sentencepiece
 
 MEASURED = 100_000
@@ -30,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Trains and writes the model, and says what it covers."""
     config: TextTokenizerRun = load(args.config, TextTokenizerRun, args.set)
     coverage = train_text_tokenizer(config, args.out)
-    print(coverage.words(config.text_length, config.dropout))
+    print(coverage.format_text(config.text_length, config.dropout))
     print(args.out)
     return 0
 
@@ -53,4 +52,4 @@ def text_model(config: TextTokenizerRun) -> tuple[bytes, Coverage]:
         print(f"{len(bad)} records could not be read, such as {bad[0]}")
     model = train_sentencepiece(captions, config.vocabulary, config.algorithm, config.seed, config.lower)
     measured = captions[:: -(-len(captions) // MEASURED)]
-    return model, measure(model, measured, config.text_length, config.dropout, config.seed)
+    return model, measure_coverage(model, measured, config.text_length, config.dropout, config.seed)

@@ -99,7 +99,7 @@ def _earlier(folder: Place | None) -> dict[str, Any]:
     """What the report of the same folder says, where there is one."""
     if folder is None:
         return {}
-    with contextlib.suppress(OSError, ValueError), storage.said_in_one_line(folder):
+    with contextlib.suppress(OSError, ValueError), storage.store_errors(folder):
         found = json.loads((folder / FILE).read_text())
         return found if isinstance(found, dict) else {}
     return {}

@@ -42,7 +42,7 @@ def send(path: Path, url: Place) -> int:
         said = f"{PROGRESS}/{record.name}"
         if there.get(name) == (path / name).stat().st_size and said in there and (url / said).read_bytes() == content:
             continue
-        storage.send(path / name, url / name)
+        storage.upload(path / name, url / name)
         storage.write(url / said, content)
         sent += 1
     for name in (accounts.FILE, MANIFEST):

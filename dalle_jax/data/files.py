@@ -103,7 +103,7 @@ def _files(pattern: str, suffixes: Sequence[str]) -> list[str]:
 def _files_behind_url(pattern: str, suffixes: Sequence[str]) -> list[str]:
     place = storage.place(pattern)
     if glob.has_magic(pattern):
-        return storage.matching(place)
+        return storage.glob_objects(place)
     try:
         below = storage.files(place)
     except FileNotFoundError:

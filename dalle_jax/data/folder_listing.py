@@ -61,7 +61,7 @@ def read_whole(top: Path | epath.Path, name: str, size: int) -> bytes:
     path = top / name
     try:
         if storage.is_remote(path):
-            content = storage.read_part(path, 0, size)
+            content = storage.read_range(path, 0, size)
         else:
             with open(path, "rb", buffering=0) as file:
                 content = file.read(size + 1)

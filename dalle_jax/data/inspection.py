@@ -16,7 +16,7 @@ from dalle_jax.data.pictures import Dropped, Pictures, PicturesSource, Usable
 from dalle_jax.data.records import BadRecord, Record, Records
 from dalle_jax.data.report import Report
 from dalle_jax.data.schema import Source
-from dalle_jax.images.contact import cell
+from dalle_jax.images.contact import contact_cell
 from dalle_jax.images.crops import Box
 from dalle_jax.images.header import BadPicture, Header, Limits, read_header
 
@@ -128,7 +128,7 @@ class _Look:
         self._found.report.good()
         self._found.usable += 1
         if wants_cell:
-            self._found.sheet.append(Shown(key, cell(image, CELL), captions[0], None))
+            self._found.sheet.append(Shown(key, contact_cell(image, CELL), captions[0], None))
 
     def _record(self, index: int, record: Record, wants_cell: bool) -> None:
         """A record, judged as ``data/pictures.py`` does: bad, or left out by the first filter that it does not pass."""
@@ -156,7 +156,7 @@ class _Look:
         else:
             found.report.dropped(record.key, dropped)
         if wants_cell:
-            drawn = cell(pixels, CELL, box if dropped is None else None)
+            drawn = contact_cell(pixels, CELL, box if dropped is None else None)
             found.sheet.append(Shown(record.key, drawn, record.captions[0], dropped))
 
     def _box(self, index: int, width: int, height: int) -> Box:

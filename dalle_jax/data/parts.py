@@ -35,7 +35,7 @@ def is_web(name: str) -> bool:
 def stored(name: str) -> Stored:
     """Looks at a file. Raises UserError if it is not there."""
     try:
-        size, stamp = web_files.described(name) if is_web(name) else storage.described(storage.place(name))
+        size, stamp = web_files.described(name) if is_web(name) else storage.size_and_version(storage.place(name))
     except OSError as error:
         raise UserError(f"cannot read {name}: {error.strerror or 'no such file'}") from error
     return Stored(name, size, stamp)
@@ -47,7 +47,7 @@ def read(file: Stored, start: int, length: int) -> bytes:
         if is_web(file.name):
             return web_files.read_part(file.name, start, length)
         if "://" in file.name:
-            return storage.read_part(storage.place(file.name), start, length)
+            return storage.read_range(storage.place(file.name), start, length)
         return _read_here(file, start, length)
     except OSError as error:
         raise UserError(f"cannot read {file.name}: {error.strerror or 'no such file'}") from error

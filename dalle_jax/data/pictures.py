@@ -18,7 +18,7 @@ from dalle_jax.data.filters import Filters
 from dalle_jax.data.records import BadRecord, Record, Records
 from dalle_jax.data.report import Report, summary
 from dalle_jax.data.schema import Example
-from dalle_jax.images.crops import Box, centre_box, cut_image, random_box
+from dalle_jax.images.crops import Box, centre_box, crop_image, random_box
 from dalle_jax.images.decode import WHITE, decode_image
 from dalle_jax.images.header import BadPicture, Header, Limits, read_header
 
@@ -100,7 +100,7 @@ class Pictures:
     def decoded(self, usable: "Usable", at_least: int | None = None) -> Image.Image:
         """The pixels, RGB. Raises BadRecord."""
         try:
-            return decode_image(usable.header, background=self.background, at_least=at_least)
+            return decode_image(usable.header, background=self.background, min_side=at_least)
         except BadPicture as error:
             raise BadRecord(usable.key, error.kind, error.reason) from error
 
@@ -207,7 +207,7 @@ class PicturesSource:
         width, height = usable.header.upright
         box = self.box(index, epoch, width, height)
         enough = math.ceil(2 * config.size * min(width, height) / box.side) if config.reduced_jpeg else None
-        image = cut_image(config.decoded(usable, enough), box, config.size, of=(width, height))
+        image = crop_image(config.decoded(usable, enough), box, config.size, of=(width, height))
         offers = usable.offers
         captions = [choose(offers, config.seed, epoch, index)] if config.blend else list(offers[0][1])
         return Example(key=record.key, image=image, captions=captions)

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dalle_jax.data.records import BadRecord
-from dalle_jax.images.files import write_bytes
-from dalle_jax.storage import Place
+from dalle_jax.storage import Place, write_bytes
 
 
 class Report:

@@ -11,7 +11,7 @@ import numpy as np
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.schema import Example
 from dalle_jax.scenes.grammar import captions, sample_scene
-from dalle_jax.scenes.render import render
+from dalle_jax.scenes.rendering import render
 from dalle_jax.scenes.scene import LEVELS, Scene
 
 VERSION = 1

@@ -21,9 +21,8 @@ from dalle_jax import storage
 from dalle_jax.data.pictures import Dropped, Pictures
 from dalle_jax.data.records import BadRecord, Records
 from dalle_jax.data.report import Report, merged
-from dalle_jax.images.files import write_bytes
 from dalle_jax.parallel import hosts
-from dalle_jax.storage import Place
+from dalle_jax.storage import Place, write_bytes
 
 VERSION = 1
 """Goes up whenever the same records and configuration would give another list."""
@@ -126,7 +125,7 @@ def _decoded(content: bytes, count: int | None) -> Survey:
 def _stored(path: Place) -> bytes:
     """A list that was stored and is whole; empty where there is none, so that it is made anew."""
     try:
-        with storage.said_in_one_line(path):
+        with storage.store_errors(path):
             content = path.read_bytes()
         _decoded(content, None)
     except (OSError, ValueError):

@@ -15,7 +15,7 @@ from typing import Any
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.scenes import Scenes
-from dalle_jax.images.files import encode_png
+from dalle_jax.images.png import encode_png
 from dalle_jax.scenes.scene import LEVELS
 
 NAME = "dalle_jax_scenes"

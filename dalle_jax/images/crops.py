@@ -1,4 +1,4 @@
-"""The square of a picture that a model sees: DALL·E 1's random one, or the middle. First a box is chosen, then cut."""
+"""Square crops for training: DALL·E 1's random crop, or the middle square."""
 
 import math
 import random
@@ -11,7 +11,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Box:
-    """A square in a picture of a known size, in its pixels; fractions are allowed."""
+    """A square part of an image of known size, in its pixels; fractions are allowed."""
 
     left: float
     top: float
@@ -19,41 +19,36 @@ class Box:
 
 
 def random_box(width: int, height: int, size: int, rng: random.Random) -> Box:
-    """What the crop of DALL·E 1's transformer shows at ``size`` pixels a side, as a box (arXiv 2102.12092, listing 2).
+    """Return the region that DALL·E 1's random crop shows at ``size`` pixels a side (arXiv 2102.12092, listing 2).
 
-    The largest square, from the middle quarter of the room that it has; that at t pixels a side, t being anything from
-    ``size`` to 9/8 of it, but no more than the picture has; of that any ``size`` pixels a side. It is never mirrored,
-    since pictures hold writing. A picture smaller than ``size`` (the paper's are not) is shown whole along its shorter
-    side. That sides are within 1:2 of each other is no matter of the crop: the paper leaves out the others.
+    1. Take the largest square, with its corner in the middle quarter of the margin.
+    2. Resize it to t pixels a side, t uniform in ``size`` … 9/8 ``size``, but no larger than the image.
+    3. Take any ``size`` pixels a side of that.
+
+    An image smaller than ``size``, which the paper has none of, is shown whole along its shorter side. There is no
+    mirroring, since images contain writing. The paper leaves out aspect ratios beyond 1:2; ``Filters`` can do so.
     """
     side = min(width, height)
-    left, top = _about_the_middle(width - side, rng), _about_the_middle(height - side, rng)
+    left, top = _corner_near_the_middle(width - side, rng), _corner_near_the_middle(height - side, rng)
     between = rng.randint(size, max(size, min(side, round(9 / 8 * size))))
     right, down = rng.randint(0, between - size), rng.randint(0, between - size)
     return Box(left + right * side / between, top + down * side / between, side * size / between)
 
 
 def centre_box(width: int, height: int) -> Box:
-    """The largest square in the middle."""
+    """Return the largest square in the middle."""
     side = min(width, height)
     return Box(float((width - side) // 2), float((height - side) // 2), float(side))
 
 
-def cut(
-    pixels: UInt8[np.ndarray, "H W 3"], box: Box, size: int, of: tuple[int, int] | None = None
-) -> UInt8[np.ndarray, "size size 3"]:
-    """What is in a box, at ``size`` pixels a side, resized as ``resize`` does; what lies around it is not seen.
-
-    ``of``: width and height of the picture that the box speaks of, where ``pixels`` are the same picture at a reduced
-    size (``decode(at_least=…)``).
-    """
-    return cut_image(Image.fromarray(pixels), box, size, of)
-
-
-def cut_image(
+def crop_image(
     image: Image.Image, box: Box, size: int, of: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """``cut`` from an image of Pillow's, which is spared the way into an array and back."""
+    """Crop a box and resize it to ``size`` pixels a side with a Lanczos filter that sees nothing outside the box.
+
+    ``of`` is the width and height that the box refers to, if ``image`` was decoded at a reduced size
+    (``decode(min_side=…)``).
+    """
     width, height = image.size
     across, down = (width / of[0], height / of[1]) if of else (1.0, 1.0)
     left, top = box.left * across, box.top * down
@@ -62,9 +57,9 @@ def cut_image(
     part = image.crop((column, row, math.ceil(right), math.ceil(bottom)))
     inside = (left - column, top - row, right - column, bottom - row)
     square = part.resize((size, size), Image.Resampling.LANCZOS, box=inside)
-    return np.frombuffer(square.tobytes(), np.uint8).reshape(size, size, 3)  # quicker than np.array by a third
+    return np.frombuffer(square.tobytes(), np.uint8).reshape(size, size, 3)  # a third faster than np.array
 
 
-def _about_the_middle(room: int, rng: random.Random) -> int:
-    low = 3 * room // 8
-    return rng.randrange(low, max(low + 1, 5 * room // 8))
+def _corner_near_the_middle(margin: int, rng: random.Random) -> int:
+    low = 3 * margin // 8
+    return rng.randrange(low, max(low + 1, 5 * margin // 8))

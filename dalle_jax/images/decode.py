@@ -1,11 +1,10 @@
-"""Picture files of strangers to pixels: limits first, then one page, upright, 8 bits, opaque, RGB."""
+"""Decoding of untrusted image files: size limits first, then one page, upright, 8 bits, opaque, RGB."""
 
 import io
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from dalle_jax.images.header import BadPicture, Header, Limits, read_header
 
@@ -17,77 +16,72 @@ def decode(
     limits: Limits | None = None,
     *,
     background: tuple[int, int, int] = WHITE,
-    at_least: int | None = None,
+    min_side: int | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture in a JPEG, PNG, WebP, GIF, BMP or TIFF file, told from each other by content.
+    """Decode a JPEG, PNG, WebP, GIF, BMP or TIFF file; its content tells the format.
 
-    It is turned as its EXIF says. Of several frames or pages it is the first. Transparent parts are laid over
-    ``background``, both in sRGB values as they stand (what browsers do). 16-bit grey is rounded to 8 bits; of 16-bit
-    colours Pillow gives the upper 8. CMYK becomes RGB as (1 - C)(1 - K) with no colour profile, JPEGs of it being
-    inverted as Adobe writes them (Pillow and browsers take them so).
+    - EXIF orientation is applied. Only the first frame or page is decoded.
+    - Transparent parts are blended over ``background`` in sRGB values, as browsers do.
+    - 16-bit grey is rounded to 8 bits; 16-bit colours keep their upper 8, which is all that Pillow gives.
+    - CMYK becomes RGB as (1 - C)(1 - K), without a colour profile. CMYK JPEGs are taken as inverted, as Adobe writes
+      them.
 
-    ``at_least``: a JPEG whose sides allow it is decoded at a half, a quarter or an eighth, both sides being no shorter
-    than that. It is several times faster; the pixels are then averages of blocks, not those of the whole picture shrunk
-    by ``resize``, and look alike from two pixels for each pixel wanted.
+    ``min_side`` lets a JPEG be decoded at a half, a quarter or an eighth of its size, several times faster. Both sides
+    stay at least that long. Its pixels are block averages, not the Lanczos filter's; from two decoded pixels for each
+    final pixel on, the results look alike.
 
-    Raises ``BadPicture`` for everything else. Changes nothing of Pillow's settings, and many threads may call it at
-    once. It prints nothing, but libtiff writes a line of its own to standard error when compressed data are broken.
+    Raises ``BadPicture`` for anything else. Thread-safe: no setting of Pillow changes. Prints nothing, except that
+    libtiff writes a line to standard error for broken compressed data.
     """
-    return decode_read(read_header(content, limits or Limits()), background=background, at_least=at_least)
-
-
-def decode_read(
-    header: Header, *, background: tuple[int, int, int] = WHITE, at_least: int | None = None
-) -> UInt8[np.ndarray, "H W 3"]:
-    """``decode`` for a caller that has read the header, and with it checked the limits, for reasons of its own."""
-    return np.ascontiguousarray(decode_image(header, background=background, at_least=at_least))
+    image = decode_image(read_header(content, limits or Limits()), background=background, min_side=min_side)
+    return np.ascontiguousarray(image)
 
 
 def decode_image(
-    header: Header, *, background: tuple[int, int, int] = WHITE, at_least: int | None = None
+    header: Header, *, background: tuple[int, int, int] = WHITE, min_side: int | None = None
 ) -> Image.Image:
-    """``decode_read`` as an image of Pillow's, RGB, for a caller that has Pillow go on with it."""
+    """Decode a file whose header is read, and its limits checked, to a Pillow image in RGB. See ``decode``."""
     try:
         image = Image.open(io.BytesIO(header.content), formats=(header.format,))
         if image.size != (header.width, header.height):
             raise BadPicture("broken", f"{header.width}x{header.height} and {image.size} pixels in one header")
-        if at_least is not None:
-            image.draft(None, (at_least, at_least))  # does nothing to other formats than JPEG
+        if min_side is not None:
+            image.draft(None, (min_side, min_side))  # only JPEG is affected
         raw = _raw_mode(image)
         image.load()
-        return _turned(_to_rgb(image, raw, background), header.orientation)
+        return _turn_upright(_to_rgb(image, raw, background), header.orientation)
     except (BadPicture, MemoryError):
         raise
     except Exception as error:  # Pillow raises a dozen kinds of error on broken files
-        said = " ".join(str(error).split()) or type(error).__name__
-        short = "truncated" in said.lower() or "not enough" in said
-        raise BadPicture("truncated" if short else "broken", f"{header.format} file: {said}") from error
+        message = " ".join(str(error).split()) or type(error).__name__
+        truncated = "truncated" in message.lower() or "not enough" in message
+        raise BadPicture("truncated" if truncated else "broken", f"{header.format} file: {message}") from error
 
 
-def opaque(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Image.Image:
-    """An image of Pillow's as RGB, transparent parts over ``background``; it is left as it was, and is not turned."""
+def to_opaque_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Image.Image:
+    """Return a Pillow image as RGB, transparent parts blended over ``background``. EXIF orientation is not applied."""
     return _to_rgb(image.copy(), "", background)
 
 
-def _raw_mode(image: Any) -> str:
-    """How the pixels lie in the file, in Pillow's words; known only until they are loaded, and not of every format."""
+def _raw_mode(image: ImageFile.ImageFile) -> str:
+    """Return Pillow's name for the pixel layout in the file, "" if unknown. It is lost once the pixels are loaded."""
     arguments = image.tile[0][3] if image.tile else ""
-    first = arguments if isinstance(arguments, str) else arguments[0]
+    first = arguments if isinstance(arguments, str | None) else arguments[0]
     return first if isinstance(first, str) else ""
 
 
 def _to_rgb(image: Image.Image, raw: str, background: tuple[int, int, int]) -> Image.Image:
-    """8 bits, opaque, RGB, of any mode whose white is known."""
+    """Convert any mode whose white level is known to 8 bits, opaque, RGB."""
     if image.mode.startswith("I;16"):
-        return Image.fromarray(_from_deep_grey(image, raw, background))
+        return Image.fromarray(_deep_grey_to_rgb(image, raw, background))
     if image.mode in ("I", "F", "LAB"):
         raise BadPicture("format", f"{image.format} file with pixels of the kind {raw or image.mode}")
-    mark = image.info.get("transparency")
-    if image.mode == "L" and isinstance(mark, int):
-        image.info["transparency"] = mark * {"L;2": 85, "L;4": 17}.get(raw, 1)  # the file has it in its own depth
-    if image.mode == "RGB" and isinstance(mark, tuple) and ";16" in raw:
-        image.info["transparency"] = tuple(value >> 8 for value in mark)
-    if "A" not in image.getbands() and mark is None:
+    transparent = image.info.get("transparency")
+    if image.mode == "L" and isinstance(transparent, int):  # given in the bit depth of the file
+        image.info["transparency"] = transparent * {"L;2": 85, "L;4": 17}.get(raw, 1)
+    if image.mode == "RGB" and isinstance(transparent, tuple) and ";16" in raw:
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+    if "A" not in image.getbands() and transparent is None:
         return image.convert("RGB")
     layer = image if image.mode == "RGBA" else image.convert("RGBA")
     under = Image.new("RGB", layer.size, background)
@@ -95,24 +89,26 @@ def _to_rgb(image: Image.Image, raw: str, background: tuple[int, int, int]) -> I
     return under
 
 
-def _from_deep_grey(image: Any, raw: str, background: tuple[int, int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    """12 or 16 bits, rounded to 8: 32,768 of 65,535 is 128."""
+def _deep_grey_to_rgb(image: Image.Image, raw: str, background: tuple[int, int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    """Round 12 or 16 bits to 8: 32,768 of 65,535 becomes 128."""
     values = np.asarray(image).astype(np.uint32)
     white = 4095 if raw == "I;12" else 65_535
     grey = ((values * 255 + white // 2) // white).astype(np.uint8)
-    if image.format == "TIFF" and image.tag_v2.get(262) == 0:  # there 0 is white, which Pillow obeys in 8 bits only
-        grey = 255 - grey
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(262) == 0:
+        grey = 255 - grey  # WhiteIsZero, which Pillow applies to 8 bits only
     pixels = np.repeat(grey[:, :, None], 3, axis=2)
-    mark = image.info.get("transparency")
-    return pixels if mark is None else np.where((values == mark)[:, :, None], np.array(background, np.uint8), pixels)
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return pixels
+    return np.where((values == transparent)[:, :, None], np.array(background, np.uint8), pixels)
 
 
-def _turned(image: Image.Image, orientation: int) -> Image.Image:
-    """Upright from as stored (EXIF 2.32, table 6)."""
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+def _turn_upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Undo a stored orientation (EXIF 2.32, table 6)."""
+    return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
 
 
-_TURNS = {
+_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,

@@ -1,4 +1,4 @@
-"""Many pictures on one sheet, with captions under them and a frame that says right or wrong."""
+"""Image grids with captions, and with green or red frames for right or wrong images."""
 
 import textwrap
 from collections.abc import Sequence
@@ -12,50 +12,51 @@ FRAME, GAP, LINE = 3, 6, 13
 
 
 def grid(
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     columns: int,
     captions: Sequence[str] | None = None,
     marks: Sequence[bool | None] | None = None,
     scale: int = 1,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Pictures (uint8 [H W 3], all of one size) from left to right and from top to bottom, enlarged ``scale`` times.
+    """Lay out images (uint8 [H W 3], all of one size) row by row, enlarged ``scale`` times.
 
-    ``captions`` stand under their pictures, wrapped; ``marks`` give a green frame (True), a red one (False) or none.
+    ``captions`` are wrapped under their images. ``marks`` give a green frame (True), a red frame (False) or no frame
+    (None).
     """
-    if not pictures:
-        raise ValueError("a grid needs at least one picture")
-    height, width = pictures[0].shape[0] * scale, pictures[0].shape[1] * scale
+    if not images:
+        raise ValueError("expected at least one image for a grid, got none")
+    height, width = images[0].shape[0] * scale, images[0].shape[1] * scale
     cell_width = width + 2 * FRAME + GAP
     wrapped = _wrap(captions, cell_width - 2 * FRAME)
     cell_height = height + 2 * FRAME + GAP + LINE * max((len(lines) for lines in wrapped), default=0)
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * cell_width + GAP, rows * cell_height + GAP), PLAIN)
     pen = ImageDraw.Draw(sheet)
-    for place, picture in enumerate(pictures):
-        left = GAP + place % columns * cell_width
-        top = GAP + place // columns * cell_height
-        mark = marks[place] if marks is not None else None
+    for index, image in enumerate(images):
+        left = GAP + index % columns * cell_width
+        top = GAP + index // columns * cell_height
+        mark = marks[index] if marks is not None else None
         if mark is not None:
             pen.rectangle(
                 (left, top, left + width + 2 * FRAME - 1, top + height + 2 * FRAME - 1), RIGHT if mark else WRONG
             )
-        image = Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST)
-        sheet.paste(image, (left + FRAME, top + FRAME))
-        for number, line in enumerate(wrapped[place] if wrapped else ()):
+        enlarged = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(enlarged, (left + FRAME, top + FRAME))
+        for number, line in enumerate(wrapped[index] if wrapped else ()):
             pen.text((left + FRAME, top + height + 2 * FRAME + LINE * number), line, fill=(40, 40, 40), font=_font())
     return np.array(sheet)
 
 
 def _wrap(captions: Sequence[str] | None, width: int) -> list[list[str]]:
-    """Lines that fit below a cell of that many pixels."""
+    """Wrap each caption to lines of at most ``width`` pixels."""
     if captions is None:
         return []
-    return [_fitting(_printable(caption), width) for caption in captions]
+    return [_wrap_line(_printable(caption), width) for caption in captions]
 
 
-def _fitting(text: str, width: int) -> list[str]:
-    """Lines of so many letters that the widest of them fits, but of six at least."""
+def _wrap_line(text: str, width: int) -> list[str]:
+    """Wrap by the largest number of letters, at least six, with which the widest line fits."""
     font = _font()
     letters = max(6, int(width / max(font.getlength("abcdefghij") / 10, 1)))
     lines = textwrap.wrap(text, letters) or [""]
@@ -66,7 +67,7 @@ def _fitting(text: str, width: int) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """Pillow without FreeType has a Latin-1 font only."""
+    """Replace letters that the font lacks: without FreeType, Pillow only has a Latin-1 font."""
     return text if isinstance(_font(), ImageFont.FreeTypeFont) else text.encode("latin-1", "replace").decode("latin-1")
 
 

@@ -1,8 +1,9 @@
-"""What a file says before a pixel of it is decoded: format, size, orientation; and the parts that pixels need.
+"""Headers of untrusted image files: format, size and orientation, read before Pillow sees the file.
 
-Pillow sees a file only after this: its size has been checked, and what pixels do not need (EXIF, colour profiles, text,
-further pages and animation frames of some formats) has been left out, since that is where it warns, allocates and
-unpacks. Layouts: JPEG ITU-T T.81 B.1, PNG (W3C) 5.3, GIF89a, TIFF 6.0 section 2 (EXIF is a TIFF of its own), BMP
+The size is checked against limits here. Parts that the pixels do not need are removed: EXIF, colour profiles, text,
+and in some formats further pages and animation frames. In those Pillow warns, allocates memory and decompresses.
+
+Layouts: JPEG ITU-T T.81 B.1, PNG (W3C) 5.3, GIF89a, TIFF 6.0 section 2 (EXIF data are a TIFF too), BMP
 (BITMAPINFOHEADER), WebP container specification.
 """
 
@@ -12,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 ORIENTATION = 274
-"""EXIF's tag of how the camera was held: 1 upright … 8."""
-_JPEG_DROPPED = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # JFIF (E0) and Adobe's segment (EE) say what the colours are
+"""EXIF tag of the camera's orientation, 1 (upright) to 8."""
+_JPEG_DROPPED = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # JFIF (E0) and Adobe (EE) define the colours
 _JPEG_SIZES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
@@ -21,10 +22,10 @@ _TIFF_SINGLE = (256, 257, 259, 262, 266, ORIENTATION, 277, 278, 282, 283, 284, 2
 
 
 class BadPicture(Exception):
-    """Bytes that are no picture that we decode. ``kind`` is a word or two, the same for all of one fault.
+    """A file that cannot be decoded. ``kind`` groups faults for reports; ``reason`` describes this one.
 
-    "not a picture", "format" (one that we do not decode), "truncated", "broken", "too many bytes", "too many pixels",
-    "too small".
+    Kinds: "not a picture", "format" (a format that is not supported), "truncated", "broken", "too many bytes",
+    "too many pixels", "too small".
     """
 
     def __init__(self, kind: str, reason: str):
@@ -35,32 +36,34 @@ class BadPicture(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What is refused before a picture is decoded; ``pixels`` is width times height, ``side`` the longer one.
+    """Size limits, checked before an image is decoded.
 
-    More than 89 million pixels would make Pillow warn of each picture.
+    ``bytes`` limits the file, ``pixels`` width times height, ``side`` the longer side, ``min_side`` the shorter one.
+    Pillow warns about each image of more than 89 million pixels.
     """
 
     bytes: int = 50_000_000
     pixels: int = 50_000_000
     side: int = 20_000
-    least_side: int = 1
+    min_side: int = 1
 
     def check(self, width: int, height: int) -> None:
-        """Raises BadPicture for a size outside."""
+        """Raise ``BadPicture`` if a size is outside the limits."""
         if width < 1 or height < 1:
             raise BadPicture("broken", f"{width}x{height} pixels")
         if width * height > self.pixels or max(width, height) > self.side:
-            most = f"at most {self.pixels} and {self.side} a side are decoded"
-            raise BadPicture("too many pixels", f"{width}x{height} pixels, {most}")
-        if min(width, height) < self.least_side:
-            raise BadPicture("too small", f"{width}x{height} pixels, expected at least {self.least_side} a side")
+            allowed = f"expected at most {self.pixels} and at most {self.side} a side"
+            raise BadPicture("too many pixels", f"{width}x{height} pixels, {allowed}")
+        if min(width, height) < self.min_side:
+            raise BadPicture("too small", f"{width}x{height} pixels, expected at least {self.min_side} a side")
 
 
 @dataclass(frozen=True)
 class Header:
-    """``format`` is Pillow's name, ``width`` and ``height`` are as stored, ``orientation`` is EXIF's, 1 to 8.
+    """Properties of an image file, and the part of it that Pillow decodes.
 
-    ``content`` is the file without what its pixels do not need: always upright and of one page by its own account.
+    ``format`` is Pillow's name, ``width`` and ``height`` are as stored, ``orientation`` is EXIF's, 1 to 8. ``content``
+    is the file without metadata; it claims to be upright and to have one page.
     """
 
     format: str
@@ -71,21 +74,21 @@ class Header:
 
     @property
     def upright(self) -> tuple[int, int]:
-        """Width and height as the picture is to be seen."""
+        """Return width and height after the orientation is applied."""
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
 def read_header(content: bytes, limits: Limits) -> Header:
-    """The header of a file of one of the six formats. Allocates no more than the file's own size.
+    """Read the header of a file in one of the six formats. Allocates no more memory than the file's size.
 
-    Raises BadPicture for other bytes, for a size outside the limits, and for a file that ends too early where its
-    container says so.
+    Raises ``BadPicture`` for other bytes, for a size outside the limits, and if the container's lengths show that the
+    file is truncated.
     """
     if len(content) > limits.bytes:
-        raise BadPicture("too many bytes", f"file of {len(content)} bytes, at most {limits.bytes} are read")
+        raise BadPicture("too many bytes", f"file of {len(content)} bytes, expected at most {limits.bytes}")
     name = next((name for name, (magics, _) in _READERS.items() if content.startswith(magics)), None)
     if name is None or (name == "WEBP" and content[8:12] != b"WEBP"):
-        raise _no_picture(content)
+        raise _unknown_format(content)
     try:
         return _READERS[name][1](content, limits)
     except (struct.error, IndexError) as error:
@@ -93,7 +96,7 @@ def read_header(content: bytes, limits: Limits) -> Header:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """The orientation in a block of EXIF data (with or without its "Exif" mark); 1 where it says none or is broken."""
+    """Return the orientation in EXIF data, with or without the "Exif" prefix; 1 if absent or broken."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
@@ -105,18 +108,18 @@ def exif_orientation(exif: bytes) -> int:
     return _orientation(_number(exif, order, entries.get(ORIENTATION)))
 
 
-def _no_picture(content: bytes) -> BadPicture:
+def _unknown_format(content: bytes) -> BadPicture:
     if content[4:8] == b"ftyp":
-        return BadPicture("format", f"a file of the kind {content[8:12]!r} (AVIF, HEIC, video); expected {_NAMES}")
-    what = "no bytes" if not content else f"{len(content)} bytes that begin with {content[:12]!r}"
-    text = " (text, such as a page of HTML)" if content[:64].lstrip()[:1] in (b"<", b"{") else ""
-    return BadPicture("not a picture", f"expected {_NAMES}, got {what}{text}")
+        return BadPicture("format", f"expected {_FORMATS}, got a file of type {content[8:12]!r} (AVIF, HEIC, video)")
+    got = "no bytes" if not content else f"{len(content)} bytes that begin with {content[:12]!r}"
+    text = " (text, such as an HTML page)" if content[:64].lstrip()[:1] in (b"<", b"{") else ""
+    return BadPicture("not a picture", f"expected {_FORMATS}, got {got}{text}")
 
 
 def _jpeg(content: bytes, limits: Limits) -> Header:
     kept, exif, size = [content[:2]], b"", (0, 0)
     position = 2
-    while (position := content.find(b"\xff", position)) >= 0:  # bytes between segments are skipped, as libjpeg does
+    while (position := content.find(b"\xff", position)) >= 0:  # like libjpeg, skip bytes between segments
         code = content[position + 1]
         if code == 0xFF:
             position += 1
@@ -135,11 +138,11 @@ def _jpeg(content: bytes, limits: Limits) -> Header:
             if code not in _JPEG_DROPPED:
                 kept.append(segment)
             position = end
-    raise BadPicture("truncated", f"JPEG file of {len(content)} bytes ends before its picture begins")
+    raise BadPicture("truncated", f"JPEG file of {len(content)} bytes ends before its pixels begin")
 
 
 def _png(content: bytes, limits: Limits) -> Header:
-    if not b"IHDR".startswith(content[12:16]):  # a beginning of it is left to be truncated
+    if not b"IHDR".startswith(content[12:16]):  # a shorter file is reported as truncated below
         raise BadPicture("broken", f"PNG file begins with {content[12:16]!r}, expected b'IHDR'")
     width, height = struct.unpack_from(">II", content, 16)
     limits.check(width, height)
@@ -151,7 +154,7 @@ def _png(content: bytes, limits: Limits) -> Header:
         (checksum,) = struct.unpack_from(">I", content, end - 4)
         if name in _PNG_KEPT:
             if zlib.crc32(view[position + 4 : end - 4]) != checksum:
-                raise BadPicture("broken", f"PNG file with a wrong checksum of its {name.decode()} at byte {position}")
+                raise BadPicture("broken", f"PNG file: wrong checksum of {name.decode()} at byte {position}")
             kept.append(content[position:end])
         elif name == b"eXIf":
             exif = content[position + 8 : end - 4]
@@ -168,7 +171,7 @@ def _gif(content: bytes, limits: Limits) -> Header:
         while content[position]:
             position += 1 + content[position]
         position += 1
-    if content[position] == 0x2C:  # a frame may stand out over the screen, and Pillow makes room for it
+    if content[position] == 0x2C:  # a frame may exceed the screen, and Pillow allocates for both
         left, top, wide, high = struct.unpack_from("<4H", content, position + 1)
         width, height = max(width, left + wide), max(height, top + high)
     limits.check(width, height)
@@ -178,7 +181,7 @@ def _gif(content: bytes, limits: Limits) -> Header:
 def _bmp(content: bytes, limits: Limits) -> Header:
     (length,) = struct.unpack_from("<I", content, 14)
     width, height = struct.unpack_from("<HH" if length == 12 else "<ii", content, 18)
-    limits.check(width, abs(height))  # a negative one says that rows go down
+    limits.check(width, abs(height))  # a negative height means top-down rows
     return Header("BMP", width, abs(height), 1, content)
 
 
@@ -207,7 +210,7 @@ def _webp(content: bytes, limits: Limits) -> Header:
 
 
 def _tiff(content: bytes, limits: Limits) -> Header:
-    """The first page of a TIFF, its orientation set to upright in the content."""
+    """Keep the first page of a TIFF and set its orientation to upright."""
     order = "<" if content[:2] == b"II" else ">"
     entries, end = _directory(content, order)
     width, height = (_number(content, order, entries.get(tag)) or 0 for tag in (256, 257))
@@ -223,7 +226,7 @@ def _tiff(content: bytes, limits: Limits) -> Header:
             if room < 0 or struct.unpack_from(order + "I", content, position)[0] + size > len(content):
                 raise BadPicture("truncated", f"TIFF file of {len(content)} bytes ends within its tag {tag}")
         if tag in _TIFF_SINGLE and count != 1:
-            raise BadPicture("broken", f"TIFF file with {count} values of tag {tag}, expected one")
+            raise BadPicture("broken", f"TIFF file with {count} values of tag {tag}, expected 1")
     first = bytearray(content)
     struct.pack_into(order + "I", first, end, 0)  # no further page
     if ORIENTATION in entries:
@@ -233,9 +236,10 @@ def _tiff(content: bytes, limits: Limits) -> Header:
 
 
 def _directory(content: bytes, order: str) -> tuple[dict[int, tuple[int, int, int]], int]:
-    """The first directory of a TIFF: type, count and position of the value by tag; and where the next one is named.
+    """Read the first directory of a TIFF.
 
-    Raises ``struct.error`` where it does not lie within the content.
+    Returns (type, count, position of the value) by tag, and the position of the link to the next directory. Raises
+    ``struct.error`` if the directory exceeds the content.
     """
     (start,) = struct.unpack_from(order + "I", content, 4)
     (count,) = struct.unpack_from(order + "H", content, start)
@@ -249,7 +253,7 @@ def _directory(content: bytes, order: str) -> tuple[dict[int, tuple[int, int, in
 
 
 def _number(content: bytes, order: str, entry: tuple[int, int, int] | None) -> int | None:
-    """A single value of one of the two integer types."""
+    """Return an entry's value if it is a single 16-bit or 32-bit integer."""
     if entry is None or entry[0] not in (3, 4) or entry[1] != 1:
         return None
     return struct.unpack_from(order + ("H" if entry[0] == 3 else "I"), content, entry[2])[0]
@@ -267,4 +271,4 @@ _READERS: dict[str, tuple[bytes | tuple[bytes, ...], Callable[[bytes, Limits], H
     "BMP": (b"BM", _bmp),
     "TIFF": ((b"II*\0", b"MM\0*"), _tiff),
 }
-_NAMES = ", ".join(_READERS)
+_FORMATS = ", ".join(_READERS)

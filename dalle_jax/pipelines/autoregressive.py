@@ -13,8 +13,8 @@ from PIL import Image
 
 from dalle_jax.arrays import Array, Float, Int, Key, Prompts, UInt8
 from dalle_jax.config.errors import UserError
-from dalle_jax.images.given import Picture, pictures_of, pixels_of
-from dalle_jax.images.resize import centre_square
+from dalle_jax.images.inputs import ImageInput, load_all_pixels, load_pixels
+from dalle_jax.images.pixels import centre_square
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.parallel.layout import jit
 from dalle_jax.pipelines.conditions import Prompt, Reader, read_prompts
@@ -150,14 +150,14 @@ class Pipeline:
     def __call__(
         self, prompt: Prompt, *, candidates: int = 16, keep: int | None = None, temperature: float = 1.0,
         top_k: int = 0, top_p: float = 1.0, guidance: float = 3.0, seed: int = 0, first: int = 0,
-        image: Picture | None = None, keep_rows: float = 0.5, caption: str | Several | None = None,
+        image: ImageInput | None = None, keep_rows: float = 0.5, caption: str | Several | None = None,
     ) -> Drawn: ...  # fmt: skip
 
     @overload
     def __call__(
         self, prompt: SeveralPrompts, *, candidates: int = 16, keep: int | None = None, temperature: float = 1.0,
         top_k: int = 0, top_p: float = 1.0, guidance: float = 3.0, seed: int = 0, first: int = 0,
-        image: Picture | None = None, keep_rows: float = 0.5, caption: str | Several | None = None,
+        image: ImageInput | None = None, keep_rows: float = 0.5, caption: str | Several | None = None,
     ) -> list[Drawn]: ...  # fmt: skip
 
     def __call__(
@@ -172,7 +172,7 @@ class Pipeline:
         guidance: float = 3.0,
         seed: int = 0,
         first: int = 0,
-        image: Picture | None = None,
+        image: ImageInput | None = None,
         keep_rows: float = 0.5,
         caption: str | Several | None = None,
     ) -> Drawn | list[Drawn]:
@@ -210,12 +210,12 @@ class Pipeline:
         drawn = self.draw(requests)
         return drawn if several else drawn[0]
 
-    def _beginning(self, image: Picture, share: float) -> UInt8[np.ndarray, "H W 3"]:
+    def _beginning(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
         """The top of a picture, cut to the model's size and to whole rows of codes."""
         if not 0.0 < share <= 1.0:
             raise UserError(f"keep_rows: expected a share in (0, 1], got {share}")
         rows = max(1, round(share * self.grid[0]))
-        return centre_square(pixels_of(image), self.side)[: rows * self.tokenizer.downsample]
+        return centre_square(load_pixels(image), self.side)[: rows * self.tokenizer.downsample]
 
     def draw(self, requests: list[Request]) -> list[Drawn]:
         """Pictures for every request, in order. Requests of equal ``candidates`` and ``first`` share calls."""
@@ -320,17 +320,17 @@ class Pipeline:
         return self.tokenizer.reconstruct(pixels)
 
     @overload
-    def rank(self, pictures: Picture | Sequence[Picture], text: str) -> Float[np.ndarray, " B"]: ...
+    def rank(self, pictures: ImageInput | Sequence[ImageInput], text: str) -> Float[np.ndarray, " B"]: ...
 
     @overload
-    def rank(self, pictures: Picture | Sequence[Picture], text: Several) -> Float[np.ndarray, "B n"]: ...
+    def rank(self, pictures: ImageInput | Sequence[ImageInput], text: Several) -> Float[np.ndarray, "B n"]: ...
 
-    def rank(self, pictures: Picture | Sequence[Picture], text: str | Several) -> np.ndarray:
+    def rank(self, pictures: ImageInput | Sequence[ImageInput], text: str | Several) -> np.ndarray:
         """CLIP's cosine of each of one or more pictures, of any sizes, with a text [B], or with each of several [B n].
 
         Raises UserError where the pipeline has no CLIP.
         """
-        scores = self.similarity(pictures_of(pictures), [text] if isinstance(text, str) else list(text))
+        scores = self.similarity(load_all_pixels(pictures), [text] if isinstance(text, str) else list(text))
         return scores[:, 0] if isinstance(text, str) else scores
 
     def similarity(self, pixels: Pixels, prompts: list[str]) -> Float[np.ndarray, "B n"]:

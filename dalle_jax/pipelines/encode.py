@@ -16,8 +16,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.code_folder import CodeFolder
 from dalle_jax.data.codes import Encoding, encoded
 from dalle_jax.data.schema import EpochSource, Example, Source
-from dalle_jax.images.pixels import to_float
-from dalle_jax.images.resize import centre_square
+from dalle_jax.images.pixels import centre_square, to_float
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules

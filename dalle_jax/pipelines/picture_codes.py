@@ -10,7 +10,7 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Int, UInt8
 from dalle_jax.config.errors import UserError
-from dalle_jax.images.given import Picture, pictures_of, same_size
+from dalle_jax.images.inputs import ImageInput, load_all_pixels, stack_images
 from dalle_jax.images.pixels import to_float, to_uint8
 from dalle_jax.parallel.layout import jit
 from dalle_jax.pipelines.pieces import pieces
@@ -41,12 +41,12 @@ class PictureCodes:
         """The pictures of codes in one call, on the device."""
         return self._paint(self._state, codes)
 
-    def encode(self, pictures: Picture | Sequence[Picture]) -> Int[np.ndarray, "B h w"]:
+    def encode(self, pictures: ImageInput | Sequence[ImageInput]) -> Int[np.ndarray, "B h w"]:
         """The codes of one picture or of several of one size, whose sides are multiples of ``downsample``.
 
         Raises UserError for other sizes.
         """
-        pixels = same_size(pictures_of(pictures))
+        pixels = stack_images(load_all_pixels(pictures))
         height, width = pixels.shape[1:3]
         if height % self.downsample or width % self.downsample:
             raise UserError(

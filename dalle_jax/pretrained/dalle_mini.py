@@ -265,7 +265,7 @@ def rules_of(config: DalleBartConfig) -> list[Rule]:
 
 def vocabulary_of(flags: Mapping[str, Any]) -> BartBpe:
     """How the network of a ``config.json`` reads captions."""
-    return BartBpe(cleans="dalle_mini" if flags.get("normalize_text") is True else "nothing")
+    return BartBpe(cleaning="dalle_mini" if flags.get("normalize_text") is True else "none")
 
 
 def published(source: Path) -> Published:

@@ -67,7 +67,7 @@ def published(source: Path) -> Published:
         ignored=IGNORED,
         files=(path, *beside, *source_files(weights)),
         licence=licence_beside(source),
-        vocabulary=ClipBpe(pad="end", mends="nfc"),
+        vocabulary=ClipBpe(pad="end", text_fix="nfc"),
         vocabulary_file=vocabulary_beside(source),
     )
 

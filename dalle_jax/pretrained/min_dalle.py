@@ -142,6 +142,6 @@ def published(source: Path) -> Published:
         ignored={},
         files=files,
         licence=licence_beside(source),
-        vocabulary=BartBpe(reading="min_dalle"),
+        vocabulary=BartBpe(variant="min_dalle"),
         vocabulary_file=vocabulary_beside(source),
     )

@@ -15,7 +15,7 @@ from dalle_jax.pretrained.mapping import Ignored, Rule
 from dalle_jax.pretrained.tensors import Tensors, refused
 from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import FILE, ClipBpe
-from dalle_jax.text.vocabulary_files import BOTH, MERGES, VOCABULARY
+from dalle_jax.text.vocabulary_files import MERGES, TOKENIZER, VOCABULARY
 
 LARGEST_CONFIG = 1 << 24
 UNKNOWN_LICENCE = "not stated beside the weights; ask whoever published them"
@@ -115,7 +115,7 @@ def vocabulary_beside(folder: Path) -> Path | None:
     """The text tokenizer's file: ``vocab.json`` with its merges, CLIP's, or ``tokenizer.json``; else None."""
     if all((folder / name).is_file() for name in (VOCABULARY, MERGES)):
         return folder / VOCABULARY
-    names = (f"{FILE}.gz", FILE, BOTH)
+    names = (f"{FILE}.gz", FILE, TOKENIZER)
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 

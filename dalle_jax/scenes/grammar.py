@@ -1,7 +1,7 @@
-"""Captions of scenes and back: every phrasing of a scene, and the one scene that a phrasing describes.
+"""The grammar of captions: every phrasing of a scene, and the scene that a phrasing describes.
 
-Phrasings are patterns with slots, one list per level; ``captions`` fills them and ``parse`` reads them, both from the
-same lists, so that neither knows a phrasing that the other does not.
+Phrasings are templates with slots, one list per level. ``captions`` fills the templates and ``parse`` matches them, so
+both know the same phrasings.
 """
 
 import re
@@ -9,10 +9,10 @@ import re
 import numpy as np
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.scenes.scene import COLOURS, LETTERS, SHAPES, Arrangement, Scene, Split, Thing
+from dalle_jax.scenes.scene import COLOURS, LETTERS, SHAPES, Arrangement, Scene, SceneObject
 from dalle_jax.scenes.split import is_held_out, sample_scene
 
-__all__ = ["Arrangement", "Scene", "Split", "Thing", "caption", "captions", "is_held_out", "parse", "sample_scene"]
+__all__ = ["Scene", "SceneObject", "caption", "captions", "is_held_out", "parse", "sample_scene"]
 
 SIZE_WORDS = {"small": ("small", "little"), "big": ("big", "large")}
 NUMBER_WORDS = {"two": 2, "three": 3, "four": 4}
@@ -62,19 +62,19 @@ PHRASINGS: dict[int, tuple[str, ...]] = {
 
 
 def captions(scene: Scene) -> list[str]:
-    """Every phrasing of a scene, all different, always in the same order."""
+    """List every phrasing of a scene, without duplicates, in a fixed order."""
     return [_fill(phrasing, slots) for slots in _slots(scene) for phrasing in PHRASINGS[scene.level]]
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One of the scene's phrasings, each as likely as the others."""
+    """Draw one of the scene's phrasings uniformly."""
     slots = _slots(scene)
     phrasings = PHRASINGS[scene.level]
     return _fill(phrasings[int(rng.integers(len(phrasings)))], slots[int(rng.integers(len(slots)))])
 
 
 def parse(caption: str) -> Scene:
-    """The scene that a caption describes, whatever its case, spacing and full stop.
+    """Return the scene that a caption describes. Case, spacing and a final full stop do not matter.
 
     Raises ``UserError`` for a sentence outside the grammar.
     """
@@ -92,12 +92,12 @@ def _fill(phrasing: str, slots: dict[str, str]) -> str:
     return phrasing.format_map(slots)
 
 
-def _name(thing: Thing) -> str:
+def _name(thing: SceneObject) -> str:
     return f"a {thing.colour} {thing.shape}"
 
 
 def _slots(scene: Scene) -> list[dict[str, str]]:
-    """What goes into a level's phrasings: one dict per choice of synonyms."""
+    """Return the slot values for the phrasings of a scene's level: one dict for each choice of synonyms."""
     first = scene.objects[0]
     match scene.level:
         case 1:
@@ -137,14 +137,16 @@ def _compile(phrasing: str) -> re.Pattern[str]:
 
 
 def _scene(level: int, found: dict[str, str]) -> Scene:
-    """The scene of a matched pattern's slots."""
+    """Build the scene from the slots of a matched phrasing."""
     things = {
-        slot: Thing(found[f"{slot}_colour"], found[f"{slot}_shape"]) for slot in "abc" if f"{slot}_colour" in found
+        slot: SceneObject(found[f"{slot}_colour"], found[f"{slot}_shape"])
+        for slot in "abc"
+        if f"{slot}_colour" in found
     }
     match level:
         case 1:
             size = next(size for size, words in SIZE_WORDS.items() if found["size"] in words)
-            return Scene(1, "single", (Thing(found["colour"], found["shape"], size),))
+            return Scene(1, "single", (SceneObject(found["colour"], found["shape"], size),))
         case 2:
             relation = found["relation"]
             axis: Arrangement = "vertical" if relation in FORWARD["vertical"] + BACKWARD["vertical"] else "horizontal"
@@ -152,22 +154,22 @@ def _scene(level: int, found: dict[str, str]) -> Scene:
             return Scene(2, axis, tuple(things[slot] for slot in order))
         case 3:
             shape = next(shape for shape, plural in PLURALS.items() if plural == found["shapes"])
-            return Scene(3, "group", (Thing(found["colour"], shape),) * NUMBER_WORDS[found["number"]])
+            return Scene(3, "group", (SceneObject(found["colour"], shape),) * NUMBER_WORDS[found["number"]])
         case 4:
             return Scene(4, "stack", (things["a"], things["b"], things["c"]))
         case 5:
             return Scene(5, "single", (things["a"],), background=found["background"])
         case _:
-            return Scene(6, "sign", (Thing(found["colour"], "sign"),), word=found["word"].upper())
+            return Scene(6, "sign", (SceneObject(found["colour"], "sign"),), word=found["word"].upper())
 
 
 _PATTERNS = {level: tuple(_compile(phrasing) for phrasing in phrasings) for level, phrasings in PHRASINGS.items()}
-_RED, _BLUE, _GREEN = Thing("red", "circle"), Thing("blue", "square"), Thing("green", "triangle")
+_RED, _BLUE, _GREEN = SceneObject("red", "circle"), SceneObject("blue", "square"), SceneObject("green", "triangle")
 _EXAMPLES = {
-    1: Scene(1, "single", (Thing("red", "circle", "small"),)),
+    1: Scene(1, "single", (SceneObject("red", "circle", "small"),)),
     2: Scene(2, "vertical", (_RED, _BLUE)),
     3: Scene(3, "group", (_RED, _RED)),
     4: Scene(4, "stack", (_RED, _BLUE, _GREEN)),
     5: Scene(5, "single", (_RED,), background="blue"),
-    6: Scene(6, "sign", (Thing("red", "sign"),), word="CAT"),
+    6: Scene(6, "sign", (SceneObject("red", "sign"),), word="CAT"),
 }

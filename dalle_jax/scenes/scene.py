@@ -1,7 +1,7 @@
-"""What a captioned scene is made of: things with a colour, a shape and a size, how they stand, what is written on them.
+"""Captioned scenes: objects with a colour, a shape and a size, their arrangement, and the word on a sign.
 
-A ``Scene`` says only what a caption can say. Where exactly the things stand is drawn by ``render`` from its own random
-numbers, so that a scene equals the description which ``grammar.parse`` finds in any of its captions.
+A ``Scene`` holds exactly the content of its captions, so ``grammar.parse`` returns an equal scene for each of them. The
+exact positions of objects are not part of it: ``render`` draws them from its random generator.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (20, 20, 20),
 }
 PLAIN = (236, 236, 236)
-"""The background of a scene whose captions name none."""
+"""The background colour if the caption names none."""
 
 SHAPES = ("circle", "square", "triangle", "cross", "ring", "heart")
 SIZES = ("small", "big")
@@ -31,8 +31,8 @@ Split = Literal["train", "validation", "held_out"]
 
 
 @dataclass(frozen=True)
-class Thing:
-    """One object. ``size`` is named at level 1 only; ``shape`` is "sign" at level 6."""
+class SceneObject:
+    """One object of a scene. Only level 1 has a ``size``; at level 6 ``shape`` is "sign"."""
 
     colour: str
     shape: str
@@ -41,15 +41,15 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a caption says, in one canonical form.
+    """The content of a caption in canonical form.
 
-    ``objects`` run from top to bottom (vertical, stack) or from left to right (horizontal), so "a circle above a
-    square" and "a square below a circle" are one scene. ``background`` is a colour's name or None for the plain
-    one; ``word`` is what a sign says, in capitals.
+    ``objects`` are ordered from top to bottom (vertical, stack) or from left to right (horizontal). So "a circle above
+    a square" and "a square below a circle" are equal scenes. ``background`` is the name of a colour, None for the plain
+    background. ``word`` is the text of a sign in capitals.
     """
 
     level: int
     arrangement: Arrangement
-    objects: tuple[Thing, ...]
+    objects: tuple[SceneObject, ...]
     background: str | None = None
     word: str | None = None

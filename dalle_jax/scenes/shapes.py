@@ -1,7 +1,7 @@
-"""Shapes as tables of signed distance, and letters as bitmaps: what ``render`` draws with.
+"""Signed distance fields of shapes, and bitmaps of letters, for ``render``.
 
-A shape's distance is measured once on a fine grid over [-REACH, REACH]^2, in units of the shape's half width, y down.
-Drawing at any place and size is then a look-up: coverage = clip(1/2 - distance in pixels, 0, 1).
+A shape's distance field is computed once on a fine grid over [-REACH, REACH]^2, in units of its half width, y down.
+Drawing at any position and size is then a look-up: coverage = clip(1/2 - distance in pixels, 0, 1).
 """
 
 from functools import cache
@@ -39,7 +39,7 @@ GLYPH_ROWS, GLYPH_COLUMNS, GLYPH_GAP = 7, 5, 2
 
 @cache
 def distance_table(shape: str) -> Float[np.ndarray, "n n"]:
-    """Signed distance to the outline of a shape, negative inside, in half widths; rows are y, columns x."""
+    """Return the signed distance field of a shape, negative inside, in half widths; rows are y, columns x."""
     ticks = (np.arange(RESOLUTION) + 0.5) / RESOLUTION * 2 * REACH - REACH
     y, x = np.meshgrid(ticks, ticks, indexing="ij")
     match shape:
@@ -54,7 +54,7 @@ def distance_table(shape: str) -> Float[np.ndarray, "n n"]:
 
 @cache
 def word_bitmap(word: str) -> Float[np.ndarray, "7 columns"]:
-    """Letters of five columns with two empty ones between them; 1 is ink."""
+    """Return the bitmap of a word, 1 for ink: five columns for each letter, two empty columns between letters."""
     gap = np.zeros((GLYPH_ROWS, GLYPH_GAP), np.float32)
     parts: list[np.ndarray] = []
     for letter in word:
@@ -64,7 +64,7 @@ def word_bitmap(word: str) -> Float[np.ndarray, "7 columns"]:
 
 
 def _polygon(x: np.ndarray, y: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Signed distance to a simple polygon: the nearest edge, and the crossing number for the sign."""
+    """Compute the signed distance to a simple polygon: the nearest edge, with the sign from the crossing number."""
     squared = np.full(x.shape, np.inf)
     inside = np.zeros(x.shape, bool)
     for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0), strict=True):

@@ -1,22 +1,27 @@
-"""Which combinations training never shows, and scenes drawn from either side of that line.
+"""The split by combination: held-out combinations never occur in training scenes.
 
-A scene is held out when it contains at least one held-out combination, whatever its level:
+A scene of any level is held out if it contains at least one held-out combination:
 
     colour with shape                8 of 48   each colour once, each shape once or twice
-    shape, axis, shape               9 of 72   axis is above or left of; in a stack all three pairs count
+    shape, axis, shape               9 of 72   axis: above or left of; a stack has three such pairs
     count with shape                 3 of 18   each count once
     background with object colour    8 of 56   each colour once on either side
     letter followed by letter       49 of 400  each letter two or three times on either side
 
-Share of uniformly drawn scenes that are held out, per level (``tests/scenes/test_split.py`` holds these to their word):
-1: 17 %  colour with shape. 2: 40 %  either colour with shape or the triple. 3: 31 %  colour with shape or count with
-shape. 4: 62 %  colour with shape or a pair of the stack. 5: 29 %  colour with shape or background. 6: 11 %  letter
-pairs; words of one letter are never held out.
+Share of uniformly drawn scenes that are held out (checked by ``tests/scenes/test_split.py``):
+
+    level   share   held-out combinations
+    1       17 %    colour with shape
+    2       40 %    colour with shape; shape, axis, shape
+    3       31 %    colour with shape; count with shape
+    4       62 %    colour with shape; shape, axis, shape
+    5       29 %    colour with shape; background with object colour
+    6       11 %    letter followed by letter; words of one letter are never held out
 """
 
 import numpy as np
 
-from dalle_jax.scenes.scene import COLOURS, COUNTS, LETTERS, SHAPES, SIZES, Scene, Split, Thing
+from dalle_jax.scenes.scene import COLOURS, COUNTS, LETTERS, SHAPES, SIZES, Scene, SceneObject, Split
 
 _COLOURS = tuple(COLOURS)
 
@@ -33,7 +38,7 @@ HELD_OUT_COLOUR_SHAPE = frozenset(
     }
 )
 HELD_OUT_COUNT_SHAPE = frozenset({(2, "heart"), (3, "circle"), (4, "cross")})
-# i + 3j + 5a = 3 mod 8 never holds for i = j, so alike things side by side (level 3) show none of these triples.
+# i + 3j + 5a = 3 mod 8 never holds for i = j, so equal objects next to each other (level 3) show none of these triples.
 HELD_OUT_RELATION = frozenset(
     (first, axis, second)
     for i, first in enumerate(SHAPES)
@@ -48,7 +53,7 @@ HELD_OUT_LETTERS = frozenset(
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether any combination in the scene is held out; ``is_held_out(parse(caption))`` tells it of a caption."""
+    """Return True if any combination in the scene is held out. For a caption: ``is_held_out(parse(caption))``."""
     shapes = [thing.shape for thing in scene.objects]
     if any((thing.colour, thing.shape) in HELD_OUT_COLOUR_SHAPE for thing in scene.objects):
         return True
@@ -66,7 +71,7 @@ def is_held_out(scene: Scene) -> bool:
 
 
 def sample_scene(level: int, rng: np.random.Generator, split: Split) -> Scene:
-    """A scene of a level, uniform among those of the split; "train" and "validation" differ in their seeds alone."""
+    """Draw a scene of a level, uniformly within the split. "train" and "validation" differ only in their seeds."""
     held_out = split == "held_out"
     while True:
         scene = _DRAW[level](rng)
@@ -78,17 +83,17 @@ def _pick(rng: np.random.Generator, options: tuple) -> str:
     return options[int(rng.random() * len(options))]
 
 
-def _thing(rng: np.random.Generator) -> Thing:
-    return Thing(_pick(rng, _COLOURS), _pick(rng, SHAPES))
+def _thing(rng: np.random.Generator) -> SceneObject:
+    return SceneObject(_pick(rng, _COLOURS), _pick(rng, SHAPES))
 
 
 def _one(rng: np.random.Generator) -> Scene:
-    return Scene(1, "single", (Thing(_pick(rng, _COLOURS), _pick(rng, SHAPES), _pick(rng, SIZES)),))
+    return Scene(1, "single", (SceneObject(_pick(rng, _COLOURS), _pick(rng, SHAPES), _pick(rng, SIZES)),))
 
 
 def _two(rng: np.random.Generator) -> Scene:
     first = second = _thing(rng)
-    while second == first:  # alike things leave no relation to tell
+    while second == first:  # equal objects would make the relation ambiguous
         second = _thing(rng)
     return Scene(2, "vertical" if rng.random() < 0.5 else "horizontal", (first, second))
 
@@ -109,7 +114,10 @@ def _background(rng: np.random.Generator) -> Scene:
 def _sign(rng: np.random.Generator) -> Scene:
     letters = range(1 + int(rng.random() * 3))
     return Scene(
-        6, "sign", (Thing(_pick(rng, _COLOURS), "sign"),), word="".join(_pick(rng, tuple(LETTERS)) for _ in letters)
+        6,
+        "sign",
+        (SceneObject(_pick(rng, _COLOURS), "sign"),),
+        word="".join(_pick(rng, tuple(LETTERS)) for _ in letters),
     )
 
 

@@ -1,8 +1,8 @@
-"""Standard views of shapes and letters, and the banks of templates that the reader compares them with.
+"""Normalised views of shapes and letters, and the template banks for matching them.
 
-A view is a coverage map brought to a standard place and scale, sampled on a small grid, mean removed and of unit norm,
-so that the inner product of two views is their correlation. Banks are drawn once, at first use, by the renderer's own
-strokes at several sizes, sub-pixel places and amounts of blur.
+A view is a coverage map moved and scaled to a standard frame, sampled on a small grid, with zero mean and unit norm. So
+the inner product of two views is their correlation. The banks are rendered once, at first use, at several sizes,
+sub-pixel positions and amounts of blur.
 """
 
 from functools import cache
@@ -11,20 +11,20 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
-from dalle_jax.scenes.render import SIGN_CELL, draw_shape, overlap
+from dalle_jax.scenes.rendering import SIGN_CELL, draw_shape, overlap
 from dalle_jax.scenes.scene import LETTERS, SHAPES
 from dalle_jax.scenes.shapes import GLYPH_COLUMNS, GLYPH_ROWS, word_bitmap
 
 SHAPE_GRID = (np.arange(14) + 0.5) / 14 * 4.4 - 2.2
-"""Where a shape is sampled, in units of the root mean square distance of its pixels from their middle on an axis."""
+"""Sampling points of a shape, in units of the root mean square distance of its pixels from their centre on an axis."""
 GLYPH_HEIGHT = GLYPH_ROWS * SIGN_CELL
 LETTER_ROWS = (np.arange(14) + 0.5) / 14 * 1.24 - 0.62
 LETTER_COLUMNS = (np.arange(12) + 0.5) / 12 * 1.04 - 0.52
-"""Where a letter is sampled, in units of its height."""
+"""Sampling points of a letter, in units of its height."""
 
 
 def shape_view(coverage: Float[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, " n"], float, float]:
-    """The standard view of a shape, and its middle y and x in pixels."""
+    """Return the view of a shape, and y and x of its centre in pixels."""
     weights = coverage * coverage
     by_row, by_column = weights.sum(axis=1), weights.sum(axis=0)
     total = by_row.sum() + 1e-6
@@ -32,26 +32,26 @@ def shape_view(coverage: Float[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, " 
     y, x = by_row @ rows / total, by_column @ columns / total
     spread = np.sqrt((by_row @ (rows - y) ** 2 + by_column @ (columns - x) ** 2) / (2 * total)) + 1e-3
     view = sample_grid(coverage, y + SHAPE_GRID * spread, x + SHAPE_GRID * spread)
-    return _standard(view), float(y + 0.5), float(x + 0.5)
+    return _normalise(view), float(y + 0.5), float(x + 0.5)
 
 
 def extent(coverage: Float[np.ndarray, "h w"]) -> float:
-    """The larger side, in pixels, of the box within which coverage is above a half."""
+    """Return the larger side, in pixels, of the bounding box of coverage above one half."""
     return max(_width(coverage.max(axis=0)), _width(coverage.max(axis=1)))
 
 
 def letter_view(coverage: Float[np.ndarray, "h w"], start: int, stop: int) -> Float[np.ndarray, " n"]:
-    """The standard view of the letter that stands in columns start..stop-1 of a board's ink."""
+    """Return the view of the letter in columns start … stop - 1 of a sign."""
     own = coverage[:, max(0, start - 1) : stop + 1]
     top, bottom = crossings(own.max(axis=1))
     left, right = crossings(own.max(axis=0))
     height = bottom - top
     y, x = (top + bottom - 1) / 2, (left + right - 1) / 2
-    return _standard(sample_grid(own, y + LETTER_ROWS * height, x + LETTER_COLUMNS * height))
+    return _normalise(sample_grid(own, y + LETTER_ROWS * height, x + LETTER_COLUMNS * height))
 
 
 def crossings(profile: Float[np.ndarray, " n"]) -> tuple[float, float]:
-    """Where a profile first and last crosses one half, in pixel edges, between pixels by linear interpolation."""
+    """Return the first and last crossing of one half, linearly interpolated; pixel i covers [i, i + 1]."""
     above = np.flatnonzero(profile >= 0.5)
     if len(above) == 0:
         return 0.0, float(len(profile))
@@ -66,12 +66,13 @@ def crossings(profile: Float[np.ndarray, " n"]) -> tuple[float, float]:
 def sample_grid(
     values: Float[np.ndarray, "h w"], rows: Float[np.ndarray, " r"], columns: Float[np.ndarray, " c"]
 ) -> Float[np.ndarray, "r c"]:
-    """Values at the crossings of rows and columns (pixel centres at whole numbers), bilinear, 0 outside."""
-    return _hats(rows, values.shape[0]) @ values @ _hats(columns, values.shape[1]).T
+    """Sample values bilinearly on a grid of rows and columns; pixel centres are integers, values outside are 0."""
+    across = _interpolation_weights(columns, values.shape[1])
+    return _interpolation_weights(rows, values.shape[0]) @ values @ across.T
 
 
-def _hats(places: np.ndarray, pixels: int) -> np.ndarray:
-    """Weights of linear interpolation at each place: [places pixels]."""
+def _interpolation_weights(places: np.ndarray, pixels: int) -> np.ndarray:
+    """Return the weights of linear interpolation at each place: [places pixels]."""
     return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(pixels)))
 
 
@@ -80,14 +81,14 @@ def _width(profile: np.ndarray) -> float:
     return stop - start
 
 
-def _standard(view: np.ndarray) -> np.ndarray:
+def _normalise(view: np.ndarray) -> np.ndarray:
     view = (view - view.mean()).ravel()
     return (view / (np.linalg.norm(view) + 1e-6)).astype(np.float32)
 
 
 @cache
 def shape_bank() -> tuple[list[str], Float[np.ndarray, "templates n"]]:
-    """Names and views of every shape at several sizes (half widths in pixels), places and blurs."""
+    """Render views of every shape at several sizes (half widths in pixels), positions and blurs, with their names."""
     names, views = [], []
     for shape in SHAPES:
         for half in (4.0, 5.0, 6.0, 7.5, 10.0, 20.0):
@@ -103,7 +104,7 @@ def shape_bank() -> tuple[list[str], Float[np.ndarray, "templates n"]]:
 
 @cache
 def letter_bank() -> tuple[list[str], Float[np.ndarray, "templates n"]]:
-    """Names and views of every letter at several sizes (pixels per cell), places and blurs."""
+    """Render views of every letter at several sizes (pixels per cell), positions and blurs, with their names."""
     names, views = [], []
     for letter in LETTERS:
         for cell in (1.35, 2.7, 5.4):

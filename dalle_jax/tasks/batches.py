@@ -9,7 +9,7 @@ import numpy as np
 
 from dalle_jax.arrays import COUNTED, Array, Float
 from dalle_jax.config.errors import UserError
-from dalle_jax.images.resize import centre_square
+from dalle_jax.images.pixels import centre_square
 from dalle_jax.train.task import Batch
 
 

@@ -1,7 +1,7 @@
-"""CLIP's text tokenizer, from its published vocabulary file (Radford et al. 2021, arXiv:2103.00020, section 2.4).
+"""CLIP's text tokenizer, from its published vocabulary (Radford et al. 2021, arXiv:2103.00020, section 2.4).
 
-Ids: 256 letters of bytes, the same at the end of a word, the merges, begin and end: 49,408 with the published file.
-Hugging Face publishes the same ids in vocab.json and the merges in merges.txt.
+Ids in order: 256 letters for bytes, the same 256 at the end of a word, the merges, begin and end. The published file
+gives 49,408 ids. Hugging Face publishes the same ids as vocab.json and the merges as merges.txt.
 """
 
 import html
@@ -17,22 +17,22 @@ from jaxtyping import Int32
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.text.byte_pairs import (
+    CLIP_WORDS,
     Draw,
     Merges,
     Pair,
-    letters,
-    read_pairs,
-    spelled,
-    unpacked,
-    unspelled,
-    word_pattern,
+    byte_letters,
+    bytes_to_letters,
+    letters_to_text,
+    parse_merges,
+    read_text,
 )
-from dalle_jax.text.rows import RowTokenizer
-from dalle_jax.text.vocabulary_files import MERGES, VOCABULARY, both_files, read_merges, read_vocabulary
+from dalle_jax.text.fixed_length import FixedLengthTokenizer
+from dalle_jax.text.vocabulary_files import MERGES, VOCABULARY, read_bpe_files, read_merges, read_vocabulary
 
 FILE = "bpe_simple_vocab_16e6.txt"
-MOST_MERGES = 49_152 - 256 - 2
-"""Those of the file that CLIP uses; the published one holds five times as many."""
+MAX_MERGES = 49_152 - 256 - 2
+"""The number of merges that CLIP uses; the published file has five times as many."""
 WORD_END = "</w>"
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -41,36 +41,39 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 class ClipBpe:
     """CLIP's BPE. ``captions.file`` is ``bpe_simple_vocab_16e6.txt``, gzipped or not, or Hugging Face's ``vocab.json``.
 
-    The first comes with any CLIP; beside the second lies ``merges.txt``. ``pad``: what follows the end: id 0, as
-    OpenAI's and open_clip's models were trained, or the end again, as Hugging Face's files have it. ``mends``: "ftfy"
-    puts right encodings and HTML as CLIP's training text was, "nfc" composes characters and no more, as Hugging Face
-    does. ``lower`` is how CLIP was trained.
+    The first is part of every CLIP release; the second needs ``merges.txt`` next to it.
+
+    - ``pad``: the id after the end. "zero" is id 0, as OpenAI and open_clip train; "end" repeats the end id, as Hugging
+      Face's files do.
+    - ``text_fix``: "ftfy" repairs encodings and HTML entities, as for CLIP's training text; "nfc" only composes
+      characters, as Hugging Face does.
+    - ``lower``: lower-case captions, as CLIP was trained.
     """
 
     NAMES: ClassVar[tuple[str, ...]] = (f"{FILE}.gz", FILE, VOCABULARY, MERGES)
     published: ClassVar[bool] = True
     pad: Literal["zero", "end"] = "zero"
-    mends: Literal["ftfy", "nfc"] = "ftfy"
+    text_fix: Literal["ftfy", "nfc"] = "ftfy"
     lower: bool = True
 
     def files(self, path: str) -> Mapping[str, bytes]:
-        """The vocabulary, gzipped or not, as it was found."""
+        """Read the vocabulary files, unchanged, to store them with every checkpoint."""
         place = storage.place(path)
         if place.suffix == ".json":
-            return both_files(path, "CLIP")
+            return read_bpe_files(path, "CLIP")
         if not place.is_file():
             raise UserError(
                 f"captions.file: expected CLIP's vocabulary, {FILE}.gz, found none at {place}; "
-                "it lies in OpenAI's CLIP repository and in the packages of open_clip_torch"
+                "it is in OpenAI's CLIP repository and in the package open_clip_torch"
             )
         content = place.read_bytes()
         return {FILE + (".gz" if content[:2] == b"\x1f\x8b" else ""): content}
 
     def tokenizer(self, files: Mapping[str, bytes], length: int) -> "ClipTokenizer":
-        """The tokenizer of that vocabulary."""
+        """Build the tokenizer from its vocabulary files, with rows of ``length`` ids."""
         for name in (f"{FILE}.gz", FILE):
             if name in files:
-                pairs = read_pairs(unpacked(files[name], name), name, MOST_MERGES)
+                pairs = parse_merges(read_text(files[name], name), name, MAX_MERGES)
                 return ClipTokenizer(_published_ids(pairs), pairs, length, self)
         if {VOCABULARY, MERGES} <= files.keys():
             ids = read_vocabulary(files[VOCABULARY], "CLIP", (BEGIN, END))
@@ -81,14 +84,14 @@ class ClipBpe:
 
 
 def _published_ids(pairs: Sequence[Pair]) -> dict[str, int]:
-    """The id of every piece, and of begin and end, which are the last two."""
-    alphabet = sorted(letters())  # Latin-1's printed ones come first, then those from 256 on: the published order
+    """Number the pieces as published; begin and end come last."""
+    alphabet = sorted(byte_letters())  # published order: Latin-1's printed letters, then those from U+0100 on
     pieces = [*alphabet, *(letter + WORD_END for letter in alphabet), *map("".join, pairs), BEGIN, END]
     return {piece: number for number, piece in enumerate(pieces)}
 
 
-class ClipTokenizer(RowTokenizer):
-    """A ``TextTokenizer``. Nothing that a caption says is taken for a begin or an end."""
+class ClipTokenizer(FixedLengthTokenizer):
+    """A ``TextTokenizer`` for CLIP. Begin and end in a caption's text are split like other text."""
 
     def __init__(self, ids: dict[str, int], pairs: Sequence[Pair], length: int, config: ClipBpe):
         super().__init__(length, ids[BEGIN], ids[END], ids[END] if config.pad == "end" else 0)
@@ -99,30 +102,30 @@ class ClipTokenizer(RowTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """One more than the largest id; as published the last two are begin and end."""
+        """Return one more than the largest id; the last two of the published vocabulary are begin and end."""
         return 1 + max(self._pieces)
 
     def split(self, caption: str, draw: Draw | None = None, dropout: float = 0.0) -> list[str]:
-        """The pieces of a caption, mended first."""
-        if self._config.mends == "ftfy":
+        """Split a caption into pieces after fixing its text."""
+        if self._config.text_fix == "ftfy":
             caption = html.unescape(html.unescape(ftfy.fix_text(caption)))
         else:
             caption = unicodedata.normalize("NFC", caption.encode("utf-8", errors="replace").decode("utf-8"))
         text = " ".join(caption.split())
         text = text.lower() if self._config.lower else text
-        words = map(spelled, word_pattern(gpt2=False).findall(text))
+        words = map(bytes_to_letters, CLIP_WORDS.findall(text))
         return [piece for word in words for piece in self._merges.split(word, draw, dropout)]
 
     def id_of(self, piece: str) -> int:
-        """A piece's id; one that a vocabulary lacks is the end, as Hugging Face has it. The published lacks none."""
+        """Return a piece's id; the end id for a missing piece, as Hugging Face does. The published file has all."""
         return self._ids.get(piece, self._end)
 
     def decode(self, ids: Sequence[int] | Int32[np.ndarray, " T"]) -> str:
-        """The text of ids up to the first end; padding of id 0, which is also "!", is told by standing behind it."""
+        """Return the text of ids up to the first end. Id 0 is also "!", so padding is recognised by its place."""
         pieces = []
         for one in map(int, ids):
             if one == self._end:
                 break
             if one != self._begin:
                 pieces.append(self._pieces.get(one, ""))
-        return unspelled("".join(pieces).replace(WORD_END, spelled(" "))).strip()
+        return letters_to_text("".join(pieces).replace(WORD_END, bytes_to_letters(" "))).strip()

@@ -1,8 +1,12 @@
-"""Captions as DALL·E mini and mega were shown them (``normalize_text`` in their configs): Dayma et al. 2021, text.py.
+"""Caption cleaning of DALL·E mini and mega (``normalize_text`` in their configs): Dayma et al. 2021, text.py.
 
-Encodings and HTML are mended, emoji named, the rest brought to ASCII and lower case; references, tags, addresses and
-needless signs go, all punctuation becomes commas but for decimal points, dates and the apostrophes of "it's"; hashtags
-are split into words. What comes out begins with a space, so that BART's tokenizer sees each word with one.
+1. Encodings and HTML entities are repaired.
+2. Emoji are replaced by their names; other text is converted to ASCII and lower case.
+3. References, tags, addresses and needless signs are removed.
+4. Punctuation becomes commas, except decimal points, dates and the apostrophes of "it's".
+5. Hashtags are split into words.
+
+A cleaned caption begins with a space, so that BART's tokenizer sees each word with a space before it.
 """
 
 import html
@@ -10,24 +14,23 @@ import importlib
 import math
 import re
 from collections.abc import Callable
-from typing import Any
 
 import ftfy
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.text.byte_pairs import unpacked
+from dalle_jax.text.byte_pairs import read_text
 
-WORDS = "enwiki-words-frequency.txt"
-"""A word and its count on each line, the most frequent first; it lies in the published model's folder."""
+FREQUENCIES = "enwiki-words-frequency.txt"
+"""A file of the published model: a word and its count on each line, the most frequent first."""
 
 Rule = tuple[str, str]
-Words = Callable[[str], str]
+TextFunction = Callable[[str], str]
 
 _DOT, _QUOTE, _SLASH = (f"xtokx{name}xtokx" for name in ("dot", "quote", "slash"))
-"""Stand for signs that are kept, made of letters; a hashtag may be split with one inside, so these are as published."""
+"""Placeholders for signs that are kept. A hashtag may be split with one inside, so these are as published."""
 
 _MARKUP: tuple[Rule, ...] = (
-    (r"<person>([,\s]*(and)*[,\s]*<person>)+", " people "),  # as Conceptual Captions hide names
+    (r"<person>([,\s]*(and)*[,\s]*<person>)+", " people "),  # Conceptual Captions' placeholder for names
     (r"<person>", " a person "),
     (r"\A\s*\[\d+\]", ""),  # Wikipedia's references
     (r"\[\d+\]\s*\Z", ""),
@@ -35,7 +38,7 @@ _MARKUP: tuple[Rule, ...] = (
     (r"http\S+", ""),
 )
 _SIGNS: tuple[Rule, ...] = (
-    *((r"(\d),(\d{3})", r"\1\2"),) * 2,  # 1,234,567; once more, since matches do not overlap
+    *((r"(\d),(\d{3})", r"\1\2"),) * 2,  # 1,234,567: applied twice, since matches do not overlap
     (r"(\w)\.(\w)", rf"\1{_DOT}\2"),
     (r"'(?=(?:[stdm]|ll|re|ve)\b)", _QUOTE),
     (r"(\d)/(\d)", rf"\1{_SLASH}\2"),
@@ -49,51 +52,54 @@ _PUNCTUATION: tuple[Rule, ...] = (
     (_DOT, "."),
     (_QUOTE, "'"),
     (_SLASH, "/"),
-    (r"(\D)\1{3,}", r"\1"),  # four or more of one; three may be a roman number
+    (r"(\D)\1{3,}", r"\1"),  # four or more equal characters; three may be a roman number
     (r"(?:\s*\"+\s*)+", ' " '),
     (r"(?:\s*,+\s*)+", ", "),
     (r"\s+", " "),
 )
 
 
-def clean(caption: str, demojize: Callable[[str], str], to_ascii: Callable[[str], str], words: Words) -> str:
-    """The caption as the model is shown it; ``words`` parts the words of a hashtag with spaces.
+def clean(caption: str, demojize: TextFunction, to_ascii: TextFunction, split_hashtag: TextFunction) -> str:
+    """Clean a caption; ``split_hashtag`` puts spaces between the words of a hashtag.
 
-    Published, each <person> becomes one of three phrases by chance; here it is always the likeliest of them.
+    The published code replaces each <person> by one of three phrases at random; this takes the likeliest.
     """
     text = html.unescape(html.unescape(ftfy.fix_text(caption)))
     text = to_ascii(demojize(text)).lower()
-    text = _ruled(_ruled(text, _MARKUP), _SIGNS)
-    text = re.sub(r"#(\w+)", lambda found: words(found[1]), text)
-    text = _ruled(text, _PUNCTUATION).strip()
+    text = _apply(_apply(text, _MARKUP), _SIGNS)
+    text = re.sub(r"#(\w+)", lambda found: split_hashtag(found[1]), text)
+    text = _apply(text, _PUNCTUATION).strip()
     return " " + text.removesuffix(",").removeprefix(",").strip()
 
 
-def _ruled(text: str, rules: tuple[Rule, ...]) -> str:
-    for pattern, instead in rules:
-        text = re.sub(pattern, instead, text)
+def _apply(text: str, rules: tuple[Rule, ...]) -> str:
+    for pattern, replacement in rules:
+        text = re.sub(pattern, replacement, text)
     return text
 
 
-class HashtagWords:
-    """Parts what is written without spaces into the likeliest words: the n-th most frequent word costs ln n."""
+class HashtagSplitter:
+    """A splitter of text without spaces into the likeliest words: the n-th most frequent word costs ln n."""
 
     def __init__(self, content: bytes):
-        lines = unpacked(content, WORDS).splitlines()
+        lines = read_text(content, FREQUENCIES).splitlines()
         ranks = {line.split()[0]: rank for rank, line in enumerate(lines, 1) if line.strip()}
         if not ranks:
-            raise UserError(f"{WORDS}: expected a word and its count on each line, got none")
+            raise UserError(f"{FREQUENCIES}: expected a word and its count on each line, got none")
         self._costs = {word: math.log(rank) for word, rank in ranks.items()}
         self._longest = max(map(len, ranks))
 
     def __call__(self, text: str) -> str:
-        """The words with spaces between them; signs between words are left out."""
+        """Return the words with spaces between them; signs between words are removed."""
         parts = re.split(r"[^a-zA-Z0-9']+", text)
-        return " ".join(word for part in parts for word in self._joined(self._cut(part)))
+        return " ".join(word for part in parts for word in self._rejoin(self._split(part)))
 
-    def _cut(self, part: str) -> list[str]:
-        """The cut of the least cost, with the shorter last word where two are equal; letters where no words fit."""
-        best: list[tuple[float, int]] = [(0.0, 0)]  # of each beginning: its cost, and the length of its last word
+    def _split(self, part: str) -> list[str]:
+        """Find the split of least cost by dynamic programming; ties go to the shorter last word.
+
+        A part that no words make up is split into letters.
+        """
+        best: list[tuple[float, int]] = [(0.0, 0)]  # for each prefix: its cost, and the length of its last word
         for end in range(1, len(part) + 1):
             lengths = range(1, min(end, self._longest) + 1)
             costs = ((best[end - n][0] + self._costs.get(part[end - n : end].lower(), math.inf), n) for n in lengths)
@@ -104,34 +110,34 @@ class HashtagWords:
             end -= best[end][1]
         return words[::-1]
 
-    def _joined(self, words: list[str]) -> list[str]:
-        """A split 's goes back to its word, and digits to the digits after them."""
+    def _rejoin(self, words: list[str]) -> list[str]:
+        """Rejoin a split 's with its word, and digits with the digits after them."""
         joined: list[str] = []
         for word in reversed(words):
-            behind = joined[0] if joined else ""
-            digits = word[-1].isdigit() and behind[:1].isdigit()
-            if word != "'" and (behind == "'s" or digits):
-                joined[0] = word + behind
+            following = joined[0] if joined else ""
+            digits = word[-1].isdigit() and following[:1].isdigit()
+            if word != "'" and (following == "'s" or digits):
+                joined[0] = word + following
             else:
                 joined.insert(0, word)
         return joined
 
 
-def cleaner(words: bytes | None) -> Callable[[str], str]:
-    """``clean`` with the packages that it needs; without a file of words a hashtag stays one. UserError for no package.
+def make_cleaner(frequencies: bytes | None) -> TextFunction:
+    """Return ``clean`` with the packages ``emoji`` and ``unidecode``. Raises ``UserError`` if one is missing.
 
-    ``words`` is the content of the file.
+    ``frequencies`` is the content of the word-frequency file; without it, hashtags are not split.
     """
-    demojize, to_ascii = (_function(package, name) for package, name in (("emoji", "demojize"), ("unidecode",) * 2))
-    split: Words = (lambda text: text) if words is None else HashtagWords(words)
+    demojize, to_ascii = _import_function("emoji", "demojize"), _import_function("unidecode", "unidecode")
+    split: TextFunction = (lambda text: text) if frequencies is None else HashtagSplitter(frequencies)
     return lambda caption: clean(caption, demojize, lambda text: text if text.isascii() else to_ascii(text), split)
 
 
-def _function(package: str, name: str) -> Any:
+def _import_function(package: str, name: str) -> TextFunction:
     try:
         return getattr(importlib.import_module(package), name)
     except ModuleNotFoundError as error:
         raise UserError(
-            f"captions.vocabulary.cleans = 'dalle_mini': expected the package {package}, found none; "
+            f"captions.vocabulary.cleaning = 'dalle_mini': expected the package {package}, found none; "
             "install it: pip install 'dalle-jax[dalle-mini]'"
         ) from error

@@ -1,12 +1,13 @@
-"""SentencePiece trained on one's own captions, and its use as a text tokenizer of fixed length.
+"""SentencePiece models: training on captions, and a text tokenizer with rows of fixed length.
 
-Ids: 0 is padding and nothing else, 1 is unknown, the rest are pieces. There is no begin or end of sentence. BPE dropout
-(Provilkov et al. 2020, arXiv:1910.13267) is done here rather than by the library, whose random numbers cannot be given.
+Ids: 0 is padding only, 1 is unknown, the rest are pieces. There is no begin or end of sentence. BPE dropout (Provilkov
+et al. 2020, arXiv:1910.13267) is implemented here, since the library's random generator cannot be seeded per caption.
 """
 
 import io
 import math
 import random
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -17,27 +18,39 @@ from jaxtyping import Int32
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.text.normalize import normalize
 
 PAD, UNKNOWN = 0, 1
-CAPTIONS_AT_MOST = 1_000_000
+MAX_CAPTIONS = 1_000_000
 
 ModelType = Literal["bpe", "unigram"]
+
+
+def normalize(caption: str) -> str:
+    """Return one line of NFC text with single spaces, without control characters and lone surrogates.
+
+    Case is kept: case folding is chosen when a model is trained, and stored in the model.
+    """
+    text = caption.encode("utf-8", errors="replace").decode("utf-8")
+    text = unicodedata.normalize("NFC", text)
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
+    return " ".join(text.split())
 
 
 def train_sentencepiece(
     captions: Iterable[str], vocab_size: int, model_type: ModelType, seed: int, lower: bool = True
 ) -> bytes:
-    """A SentencePiece model of at most ``vocab_size`` pieces, the same bytes for the same arguments.
+    """Train a SentencePiece model; equal arguments give equal bytes.
 
-    Fewer pieces come out where the captions have no more to give. ``seed`` picks the captions used when there are more
-    than a million. Raises ``UserError`` when there is no text, or ``vocab_size`` cannot hold the characters.
+    The model has at most ``vocab_size`` pieces, fewer if the captions do not yield as many. ``seed`` samples the
+    training captions if there are more than a million. Raises ``UserError`` if there is no text, or if ``vocab_size``
+    is less than the number of characters.
     """
     sentences = [text for text in map(normalize, captions) if text]
     if not sentences:
         raise UserError("expected captions to train a text tokenizer on, got none with any text")
-    if len(sentences) > CAPTIONS_AT_MOST:
-        kept = np.random.default_rng(seed).choice(len(sentences), CAPTIONS_AT_MOST, replace=False)
+    if len(sentences) > MAX_CAPTIONS:
+        kept = np.random.default_rng(seed).choice(len(sentences), MAX_CAPTIONS, replace=False)
         sentences = [sentences[i] for i in np.sort(kept)]
     size = vocab_size
     while True:
@@ -46,7 +59,7 @@ def train_sentencepiece(
         except RuntimeError as error:
             smaller = _largest_possible(str(error))
             if smaller is None or smaller >= size:
-                raise UserError(f"no text tokenizer of {vocab_size} pieces can be trained: {_reason(error)}") from error
+                raise UserError(f"cannot train a text tokenizer of {vocab_size} pieces: {_one_line(error)}") from error
             size = smaller
 
 
@@ -72,7 +85,7 @@ def _train(sentences: list[str], vocab_size: int, model_type: ModelType, lower: 
 
 
 def _largest_possible(message: str) -> int | None:
-    """The size that the library says would do, when it was asked for too many pieces."""
+    """Parse the largest possible size from the library's error about too many pieces; None for other errors."""
     marker = "value <= "
     if "too high" not in message or marker not in message:
         return None
@@ -80,19 +93,19 @@ def _largest_possible(message: str) -> int | None:
     return int(digits) if digits.isdigit() else None
 
 
-def _reason(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """A SentencePiece model of one's own, which ``text-tokenizer`` trains; whether it folds case is in the model."""
+    """A SentencePiece model that ``text-tokenizer`` trained. Case folding is stored in the model."""
 
     NAMES: ClassVar[tuple[str, ...]] = ("text.model",)
     published: ClassVar[bool] = False
 
     def files(self, path: str) -> Mapping[str, bytes]:
-        """The bytes of the model file, which travel with every checkpoint."""
+        """Read the model file, to store it with every checkpoint."""
         place = storage.place(path)
         if not place.is_file():
             raise UserError(
@@ -102,22 +115,19 @@ class SentencePieceModel:
         return {self.NAMES[0]: place.read_bytes()}
 
     def tokenizer(self, files: Mapping[str, bytes], length: int) -> "SentencePiece":
-        """The tokenizer of that model."""
+        """Build the tokenizer from the model file, with rows of ``length`` ids."""
         return SentencePiece(files[self.NAMES[0]], length)
 
 
 class SentencePiece:
-    """A trained model with a fixed text length.
-
-    Captions with more than ``length`` tokens lose their ends; ``cut_captions`` of ``seen_captions`` so far were.
-    """
+    """A ``TextTokenizer`` for a trained model; captions longer than ``length`` are truncated."""
 
     def __init__(self, model: bytes, length: int):
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
             raise UserError(
-                f"expected the bytes of a SentencePiece model, got something else: {_reason(error)}"
+                f"expected the bytes of a SentencePiece model, got something else: {_one_line(error)}"
             ) from error
         if self._model.pad_id() != PAD or self._model.unk_id() != UNKNOWN:
             raise UserError(
@@ -126,92 +136,88 @@ class SentencePiece:
             )
         self.bytes = model
         self.length = length
-        self.seen_captions = 0
-        self.cut_captions = 0
         self._ranks: dict[str, tuple[float, int]] | None = None
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are, padding and unknown among them."""
+        """Return the number of ids, padding and unknown included."""
         return self._model.get_piece_size()
 
     @property
     def pad_id(self) -> int:
-        """The id after a caption's end."""
+        """Return the id that follows a caption's end."""
         return PAD
 
     def encode(self, caption: str) -> Int32[np.ndarray, " T"]:
-        """The ids of a caption, cut or padded to ``length``; the empty caption is all padding."""
+        """Encode one caption, truncated or padded to ``length``; the empty caption is all padding."""
         return self.encode_batch([caption])[0]
 
     def encode_batch(
         self, captions: Sequence[str], rngs: Sequence[np.random.Generator] | None = None, dropout: float = 0.0
     ) -> Int32[np.ndarray, "B T"]:
-        """The ids of captions, each cut or padded to ``length``.
+        """Encode captions, each truncated or padded to ``length``.
 
-        ``dropout`` is the share of merges that BPE skips, drawn from each caption's own of ``rngs``; only a BPE
-        model has it.
+        ``dropout``, for BPE models only, is the probability of skipping a merge. It draws from the caption's own
+        generator in ``rngs``.
         """
         texts = [normalize(caption) for caption in captions]
         if dropout > 0:
             if rngs is None:
-                raise ValueError("BPE dropout draws random numbers: give encode_batch rngs, one for each caption")
+                raise ValueError("expected rngs for BPE dropout, one generator for each caption, got none")
             rows = [self._encode_with_dropout(text, rng, dropout) for text, rng in zip(texts, rngs, strict=True)]
         else:
             rows = self._model.encode(texts, out_type=int)
         ids = np.zeros((len(texts), self.length), np.int32)
         for place, row in enumerate(rows):
-            self.cut_captions += len(row) > self.length
             row = row[: self.length]
             ids[place, : len(row)] = row
-        self.seen_captions += len(texts)
         return ids  # [B T]
 
     def decode(self, ids: Sequence[int] | Int32[np.ndarray, " T"]) -> str:
-        """The text of ids; padding is skipped."""
+        """Return the text of ids; padding is skipped."""
         return self._model.decode([int(i) for i in ids if int(i) != PAD])
 
     def pieces(self, caption: str) -> list[str]:
-        """How a caption is split, for people to look at; not cut."""
+        """Split a caption into pieces, for display; not truncated."""
         return self._model.encode(normalize(caption), out_type=str)
 
     def ids(self, captions: Sequence[str]) -> list[list[int]]:
-        """The ids of captions as they are, neither cut nor padded."""
+        """Encode captions without truncation and padding."""
         return self._model.encode([normalize(one) for one in captions], out_type=int)
 
     def lengths(self, captions: Sequence[str]) -> list[int]:
-        """How many ids each caption would have if none were cut."""
+        """Count each caption's ids before truncation."""
         return [len(row) for row in self.ids(captions)]
 
     def _encode_with_dropout(self, text: str, rng: np.random.Generator, dropout: float) -> list[int]:
         if self._ranks is None:
             self._ranks = self._read_merges()
         prepared = self._prepare(text)
-        draw = random.Random(int(rng.integers(2**63))).random  # ten times faster one by one than numpy's
+        draw = random.Random(int(rng.integers(2**63))).random  # ten times faster than numpy for single numbers
         pieces: list[str] = []
-        for word in prepared.split("\u2581")[1:]:  # no piece reaches over a space
+        for word in prepared.split("\u2581")[1:]:  # no piece crosses a space
             pieces += _merge(list("\u2581" + word), self._ranks, draw, dropout)
-        return _without_double_unknown([self._ranks[piece][1] if piece in self._ranks else UNKNOWN for piece in pieces])
+        return _join_unknown([self._ranks[piece][1] if piece in self._ranks else UNKNOWN for piece in pieces])
 
     def _prepare(self, text: str) -> str:
-        """The text as the model's own normaliser leaves it, with its sign for a space."""
+        """Apply the model's normalizer, which writes a space as U+2581."""
         normal = self._model.normalize(text)
         return normal if normal.startswith("\u2581") or not normal else "\u2581" + normal
 
     def _read_merges(self) -> dict[str, tuple[float, int]]:
-        """Piece to (score, id); the score of a BPE piece says how early its merge comes."""
+        """Return piece to (score, id); the score of a BPE piece orders the merges, the highest first."""
         model = self._model
         pieces = {model.id_to_piece(i): (model.get_score(i), i) for i in range(2, model.get_piece_size())}
         multi = [score for piece, (score, _) in pieces.items() if len(piece) > 1]
         if multi and not all(score == int(score) for score in multi):
-            raise UserError("BPE dropout needs a BPE model, got a unigram one: train it with model_type='bpe'")
+            raise UserError("expected a BPE model for BPE dropout, got a unigram model: train it with model_type='bpe'")
         return pieces
 
 
 def _merge(
     symbols: list[str], ranks: dict[str, tuple[float, int]], draw: Callable[[], float], dropout: float
 ) -> list[str]:
-    """Merge the pair that BPE learned first, over and over; each pair is skipped with chance ``dropout`` each time."""
+    """Repeat: merge the pair with the highest score, each pair skipped with probability ``dropout``."""
     while len(symbols) > 1:
         best, place = -math.inf, -1
         for i in range(len(symbols) - 1):
@@ -224,6 +230,6 @@ def _merge(
     return symbols
 
 
-def _without_double_unknown(ids: list[int]) -> list[int]:
-    """Neighbouring unknown characters are one unknown, as the library has it."""
+def _join_unknown(ids: list[int]) -> list[int]:
+    """Join neighbouring unknown ids into one, as the library does."""
     return [i for place, i in enumerate(ids) if not (i == UNKNOWN and place and ids[place - 1] == UNKNOWN)]

@@ -1,7 +1,7 @@
-"""What tasks and pipelines ask of a text tokenizer, whichever it is."""
+"""The interface of text tokenizers, as tasks and pipelines use them."""
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32
@@ -11,53 +11,37 @@ Rngs = Sequence[np.random.Generator]
 
 @runtime_checkable
 class TextTokenizer(Protocol):
-    """Captions to rows of ``length`` ids and back. What is cut off of long captions is counted."""
+    """A tokenizer from captions to rows of ``length`` ids, and back."""
 
     length: int
-    seen_captions: int
-    cut_captions: int
 
     @property
     def vocab_size(self) -> int:
-        """One more than the largest id that a caption can have."""
+        """Return one more than the largest id that a caption can have."""
         ...
 
     @property
     def pad_id(self) -> int:
-        """The id that fills a row after its caption's end: 0 for SentencePiece and OpenAI's CLIP, 1 for BART."""
+        """Return the id that fills a row after its caption: 0 for SentencePiece and OpenAI's CLIP, 1 for BART."""
         ...
 
     def encode_batch(
         self, captions: Sequence[str], rngs: Rngs | None = None, dropout: float = 0.0
     ) -> Int32[np.ndarray, "B T"]:
-        """The ids of captions, each cut or padded; ``dropout`` is the share of BPE merges left out at random."""
+        """Encode captions, each truncated or padded to ``length``.
+
+        ``dropout`` is the probability of skipping a BPE merge; it draws from the caption's own generator in ``rngs``.
+        """
         ...
 
     def pieces(self, caption: str) -> list[str]:
-        """How a caption is split, for people to look at; not cut, and without begin and end."""
+        """Split a caption into pieces, for display; not truncated, without begin and end."""
         ...
 
     def lengths(self, captions: Sequence[str]) -> list[int]:
-        """How many ids each caption would have if none were cut, begin and end among them."""
+        """Count each caption's ids before truncation, begin and end included."""
         ...
 
     def decode(self, ids: Sequence[int] | Int32[np.ndarray, " T"]) -> str:
-        """The text of ids; padding, begin and end are skipped."""
-        ...
-
-
-class TextVocabulary(Protocol):
-    """A choice of tokenizer in a config: which files it is made of, and the tokenizer that they make."""
-
-    NAMES: ClassVar[tuple[str, ...]]
-    """The names by which those files, or some of them, travel with a checkpoint."""
-    published: ClassVar[bool]
-    """Whether it is a known model's, whose table of tokens may have more rows than it has ids."""
-
-    def files(self, path: str) -> Mapping[str, bytes]:
-        """The files that ``path`` names, under some of ``NAMES``."""
-        ...
-
-    def tokenizer(self, files: Mapping[str, bytes], length: int) -> TextTokenizer:
-        """The tokenizer of those files that pads or cuts to ``length`` ids."""
+        """Return the text of ids; padding, begin and end are skipped."""
         ...

@@ -34,7 +34,7 @@ class Mirror:
         shutil.rmtree(here, ignore_errors=True)
         names = [name for name in storage.files(path) if needed is None or needed(name)]
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(lambda name: storage.fetch(path / name, here / name), names))
+            list(pool.map(lambda name: storage.download(path / name, here / name), names))
         found = checksums.damage(here, needed)
         if found is not None:
             shutil.rmtree(here, ignore_errors=True)
@@ -46,7 +46,7 @@ class Mirror:
         storage.remove(target, first=checksums.COMMIT_FILE)  # what a killed process left
         names = storage.files(written).keys() - {checksums.COMMIT_FILE}
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(lambda name: storage.send(written / name, target / name), names))
+            list(pool.map(lambda name: storage.upload(written / name, target / name), names))
         storage.write(target / checksums.COMMIT_FILE, b"whole\n")
 
     def retain(self, steps: list[int], keep: int, keep_every: int | None) -> None:

@@ -31,7 +31,7 @@ class Spool:
         if self._url is not None:
             for name in brought:
                 with contextlib.suppress(FileNotFoundError):
-                    storage.fetch(self._url / name, self.folder / name)
+                    storage.download(self._url / name, self.folder / name)
                     self._sent[name] = self._status(name)
 
     def send(self) -> None:

@@ -13,8 +13,8 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data import array_record
 from dalle_jax.data.codes import Codes, read_manifest
 from dalle_jax.data.records import Record
-from dalle_jax.images.files import encode_png
 from dalle_jax.images.pixels import to_float
+from dalle_jax.images.png import encode_png
 from dalle_jax.pipelines.load import load_image_tokenizer, read_model_file
 from dalle_jax.runs import EncodeRun
 

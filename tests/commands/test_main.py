@@ -47,9 +47,9 @@ def test_help_lists_every_command_and_exits_0(capsys):
 
 
 def test_an_unknown_command_is_answered_with_the_nearest(capsys):
-    assert complaint(capsys, ["trian"]) == "'trian' is no command; did you mean train? (see dalle-jax --help)"
+    assert complaint(capsys, ["trian"]) == "expected a command, got 'trian'; did you mean train? (see dalle-jax --help)"
     assert "the commands are demo, train" in complaint(capsys, ["\n\x1b[31m"])
-    assert complaint(capsys, []).startswith("a command is missing: demo, train")
+    assert complaint(capsys, []).startswith("expected a command: demo, train")
 
 
 def test_a_wrong_flag_is_one_line_with_the_nearest_flag(capsys, sample):

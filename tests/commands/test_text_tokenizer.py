@@ -33,7 +33,7 @@ def test_captions_of_tars_are_read_without_their_pictures_and_coverage_is_said(c
     out = tmp_path / "text.model"
     assert main(["text-tokenizer", str(config), "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "60 captions" in said and "cut at 4" in said and "merges dropped" in said
+    assert "60 captions" in said and "truncated at 4" in said and "merges dropped" in said
     text = SentencePiece(out.read_bytes(), 32)
     assert text.decode(text.encode("A RED square")) == "a red square"
     assert main(["text-tokenizer", str(config), "--out", str(out), "--set", "lower=False"]) == 0

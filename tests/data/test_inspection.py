@@ -11,7 +11,7 @@ from dalle_jax.data.pictures import Pictures
 from dalle_jax.data.scenes import Scenes
 from dalle_jax.data.webdataset import WebDataset
 from dalle_jax.evaluate.report.inspection_page import contact_sheet, format_text, inspection_page, to_json
-from dalle_jax.images.contact import GREY, ORANGE, cell
+from dalle_jax.images.contact import GREY, ORANGE, contact_cell
 from dalle_jax.images.crops import Box
 
 
@@ -90,11 +90,11 @@ def test_large_sources_are_looked_at_evenly():
 
 def test_a_cell_shows_the_whole_picture_and_what_is_cut_out_of_it():
     pixels = np.zeros((20, 40, 3), np.uint8)
-    plain = cell(pixels, 80)
+    plain = contact_cell(pixels, 80)
     assert plain.shape == (80, 80, 3)
     assert (plain[:20] == GREY).all() and not plain[20:60].any() and (plain[60:] == GREY).all()
-    boxed = cell(pixels, 80, Box(10.0, 0.0, 20.0))
+    boxed = contact_cell(pixels, 80, Box(10.0, 0.0, 20.0))
     rows, columns = np.nonzero((boxed == ORANGE).all(axis=-1))
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (20, 59, 20, 59)
     for box in (Box(0.0, 0.0, 0.1), Box(39.9, 19.9, 0.1)):
-        assert cell(pixels, 80, box).shape == (80, 80, 3)
+        assert contact_cell(pixels, 80, box).shape == (80, 80, 3)

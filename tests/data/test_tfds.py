@@ -10,7 +10,7 @@ from dalle_jax.data.pictures import Pictures
 from dalle_jax.data.records import BadRecord, Records
 from dalle_jax.data.scenes import Scenes
 from dalle_jax.data.tfds import Tfds
-from dalle_jax.images.files import encode_png
+from dalle_jax.images.png import encode_png
 from tests.architecture.source_tree import ROOT
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="needs tensorflow-datasets: pip install 'dalle-jax[tfds]'")

@@ -14,7 +14,7 @@ from dalle_jax.evaluate.report.machine import Machine
 from dalle_jax.evaluate.report.run_report import Comparison, Contender, Figure, RunReport, Stage
 from dalle_jax.evaluate.suites.findings import Candidate, GuidancePoint, ReconstructedImage, Sample, SampleGroup
 from dalle_jax.scenes.grammar import parse
-from dalle_jax.scenes.render import render
+from dalle_jax.scenes.rendering import render
 
 SIZE = 32
 

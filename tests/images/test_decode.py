@@ -46,7 +46,7 @@ def chunk(name, data):
 
 
 def png(width, height, depth, colour, rows, *between):
-    """A PNG made by hand: ``rows`` are the bytes of each row, ``between`` chunks before the pixels."""
+    """Build a PNG file: ``rows`` are the bytes of each row, ``between`` are chunks before the pixels."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
     return b"\x89PNG\r\n\x1a\n" + head + b"".join(between) + body + chunk(b"IEND", b"")
@@ -63,7 +63,7 @@ def test_lossless_formats_give_back_their_pixels(kind):
     np.testing.assert_array_equal(decode(as_file(noise(), kind)), noise())
 
 
-def test_other_formats_give_what_was_put_in():
+def test_other_formats_return_the_encoded_pixels_or_close_to_them():
     np.testing.assert_array_equal(decode(as_file(noise(), "WEBP", lossless=True)), noise())
     np.testing.assert_array_equal(decode(as_file(noise(), "TIFF", compression="tiff_lzw")), noise())
     assert np.abs(decode(as_file(smooth(), "JPEG", quality=95)).astype(int) - smooth()).max() < 25
@@ -90,7 +90,7 @@ def test_16_bit_grey_is_scaled_and_rounded(kind):
     np.testing.assert_array_equal(found[:, :, 0], found[:, :, 2])
 
 
-def test_16_bit_grey_whose_white_is_0_is_turned_over():
+def test_16_bit_tiff_with_white_as_zero_is_inverted():
     content = bytearray(as_file(np.array([[0, 65_535]], np.uint16), "TIFF"))
     entry = struct.pack("<HHIHH", 262, 3, 1, 1, 0)
     place = bytes(content).index(entry)
@@ -105,13 +105,13 @@ def test_16_bit_colours_are_scaled():
     np.testing.assert_array_equal(decode(png(2, 1, 16, 6, [row]), background=(1, 2, 3)), [[[255, 0, 0], [1, 2, 3]]])
 
 
-def test_pixels_whose_white_is_not_known_are_refused():
+def test_pixels_without_a_known_white_level_are_refused():
     for image in (np.array([[1, 70_000]], np.int32), np.array([[0.5, 3.0]], np.float32)):
         assert kind_of(as_file(image, "TIFF")) == "format"
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-def test_alpha_is_laid_over_the_background(kind):
+def test_alpha_is_blended_over_the_background(kind):
     layer = np.zeros((4, 8, 4), np.uint8)
     layer[..., :3] = (200, 100, 0)
     layer[..., 3] = np.repeat([0, 64, 128, 255], 8).reshape(4, 8)
@@ -124,7 +124,7 @@ def test_alpha_is_laid_over_the_background(kind):
     np.testing.assert_array_equal(found[0, 0], (0, 100, 255))
 
 
-def test_grey_with_alpha_and_palettes_with_transparency_are_laid_over_the_background():
+def test_grey_with_alpha_and_transparent_palettes_are_blended_over_the_background():
     layer = Image.merge("LA", [Image.new("L", (1, 1), 200), Image.new("L", (1, 1), 51)])
     np.testing.assert_array_equal(decode(as_file(layer), background=(100, 0, 255)), [[[120, 40, 244]]])
     palette = Image.new("P", (3, 1))
@@ -140,12 +140,12 @@ def test_grey_with_alpha_and_palettes_with_transparency_are_laid_over_the_backgr
     ("depth", "row", "mark", "seen"),
     [(1, b"\x40", 1, [0, 9]), (2, b"\xb0", 2, [9, 255]), (4, b"\x3a", 3, [9, 170]), (8, b"\x07\x06", 7, [9, 6])],
 )
-def test_a_grey_level_that_stands_for_transparent_is_taken_in_the_depth_of_the_file(depth, row, mark, seen):
+def test_a_transparent_grey_level_is_read_in_the_bit_depth_of_the_file(depth, row, mark, seen):
     content = png(2, 1, depth, 0, [row], chunk(b"tRNS", struct.pack(">H", mark)))
     np.testing.assert_array_equal(decode(content, background=(9, 9, 9))[0, :, 0], seen)
 
 
-def test_a_deep_colour_that_stands_for_transparent_is_taken_in_its_depth():
+def test_a_transparent_16_bit_colour_is_read_in_16_bits():
     grey = png(2, 1, 16, 0, [struct.pack(">2H", 0x1234, 0x1235)], chunk(b"tRNS", struct.pack(">H", 0x1234)))
     np.testing.assert_array_equal(decode(grey, background=(9, 9, 9))[0, :, 0], [9, 0x12])
     rows, mark = struct.pack(">6H", 0x1234, 0, 0xFFFF, 0xFF00, 0, 0), struct.pack(">3H", 0x1234, 0, 0xFFFF)
@@ -153,10 +153,10 @@ def test_a_deep_colour_that_stands_for_transparent_is_taken_in_its_depth():
     np.testing.assert_array_equal(colour, [[[9, 9, 9], [255, 0, 0]]])
 
 
-def test_premultiplied_alpha_is_undone_before_it_is_laid_over():
+def test_premultiplied_alpha_is_undone_before_blending():
     content = bytearray(as_file(np.full((1, 1, 4), (50, 25, 0, 128), np.uint8), "TIFF"))
-    place = bytes(content).index(struct.pack("<HHI", 338, 3, 1))  # extra samples: 2, alpha as it stands
-    content[place + 8 : place + 10] = struct.pack("<H", 1)  # 1: colours multiplied by it
+    place = bytes(content).index(struct.pack("<HHI", 338, 3, 1))  # extra samples: 2, unassociated alpha
+    content[place + 8 : place + 10] = struct.pack("<H", 1)  # 1: premultiplied alpha
     found = decode(bytes(content), background=(255, 255, 255)).astype(int)
     np.testing.assert_allclose(found[0, 0], np.array([50, 25, 0]) + 127, atol=1)
 
@@ -172,8 +172,8 @@ def test_cmyk_becomes_rgb():
         np.testing.assert_allclose(decode(content)[4, 4::8].astype(int), right, atol=close)
 
 
-def tried(content):
-    """The picture, or why there is none; any other error is raised."""
+def decode_or_error(content):
+    """Return the pixels, or the BadPicture that is raised."""
     try:
         return decode(content, Limits(pixels=1_000_000))
     except BadPicture as error:
@@ -181,7 +181,7 @@ def tried(content):
 
 
 def oriented(upright, orientation):
-    """How a camera held that way stores it, by the meaning of the numbers: where row 0 and column 0 of the file are."""
+    """Store an upright image in an EXIF orientation, defined by the sides that row 0 and column 0 of the file show."""
     first_row, first_column = {
         1: ("top", "left"), 2: ("top", "right"), 3: ("bottom", "right"), 4: ("bottom", "left"),
         5: ("left", "top"), 6: ("right", "top"), 7: ("right", "bottom"), 8: ("left", "bottom"),
@@ -193,7 +193,7 @@ def oriented(upright, orientation):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_obeyed(kind, orientation):
+def test_exif_orientation_is_applied(kind, orientation):
     upright = smooth(16, 24)
     options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     exif = Image.Exif()
@@ -207,7 +207,7 @@ def test_exif_orientation_is_obeyed(kind, orientation):
 
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=60), st.sampled_from([b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"]))
-def test_broken_exif_is_no_fault_and_says_nothing(rest, start):
+def test_broken_exif_is_ignored_silently(rest, start):
     assert 1 <= exif_orientation(start + rest) <= 8
     segment = b"Exif\0\0" + start + rest
     jpeg = as_file(noise(), "JPEG")
@@ -215,7 +215,7 @@ def test_broken_exif_is_no_fault_and_says_nothing(rest, start):
     assert sorted(decode(marked).shape) == [3, 6, 8]
 
 
-def test_the_first_frame_of_an_animation_and_the_first_page_of_a_tiff_are_taken():
+def test_the_first_frame_of_an_animation_and_the_first_page_of_a_tiff_are_decoded():
     frames = [Image.fromarray(np.full((8, 6, 3), value, np.uint8)) for value in (40, 200)]
     for kind, options in (("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})):
         content = as_file(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -224,13 +224,13 @@ def test_the_first_frame_of_an_animation_and_the_first_page_of_a_tiff_are_taken(
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_limits_hold_before_decoding(kind):
+def test_limits_are_checked_before_decoding(kind):
     content = as_file(np.zeros((40, 50, 3), np.uint8), kind)
     assert kind_of(content, Limits(pixels=1999)) == "too many pixels"
     assert kind_of(content, Limits(side=49)) == "too many pixels"
-    assert kind_of(content, Limits(least_side=41)) == "too small"
+    assert kind_of(content, Limits(min_side=41)) == "too small"
     assert kind_of(content, Limits(bytes=len(content) - 1)) == "too many bytes"
-    most = Limits(pixels=2000, side=50, least_side=40, bytes=len(content))
+    most = Limits(pixels=2000, side=50, min_side=40, bytes=len(content))
     assert decode(content, most).shape == (40, 50, 3)
 
 
@@ -246,7 +246,7 @@ def bombs():
     yield b"II*\0\x08\0\0\0\2\0" + struct.pack("<HHIIHHII", 256, 4, 1, huge, 257, 4, 1, huge) + bytes(4)
 
 
-def test_a_decompression_bomb_is_refused_from_its_header_without_room_being_made_for_it():
+def test_a_decompression_bomb_is_refused_by_its_header_without_allocating_memory():
     for content in bombs():
         tracemalloc.start()
         assert kind_of(content) == "too many pixels"
@@ -269,16 +269,16 @@ def test_a_decompression_bomb_is_refused_from_its_header_without_room_being_made
         (b"\x89PNG\r\n\x1a\n\0\0\0\x0dIDAT", "broken"),
     ],
 )
-def test_what_is_no_picture_has_its_kind(content, kind):
+def test_bytes_that_are_no_image_have_a_kind_of_fault(content, kind):
     assert kind_of(content) == kind
 
 
-def test_what_is_no_picture_is_named():
+def test_the_error_shows_the_first_bytes_and_the_expected_formats():
     with pytest.raises(BadPicture, match=r"expected JPEG, PNG.*got 9 bytes.*<html>404.*HTML"):
         decode(b"<html>404")
 
 
-def test_a_picture_that_was_changed_on_its_way_is_refused():
+def test_a_png_with_a_flipped_bit_is_refused():
     content = bytearray(as_file(noise(32, 32)))
     content[len(content) // 2] ^= 1
     assert kind_of(bytes(content)) == "broken"
@@ -297,7 +297,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_a_truncated_file_gives_the_exact_picture_or_is_refused(kind, capfd):
+def test_a_truncated_file_gives_the_exact_image_or_is_refused(kind, capfd):
     whole = WHOLE[kind]
     right, refused = decode(whole), 0
 
@@ -305,7 +305,7 @@ def test_a_truncated_file_gives_the_exact_picture_or_is_refused(kind, capfd):
     @given(st.integers(0, len(whole) - 1))
     def check(length):
         nonlocal refused
-        found = tried(whole[:length])
+        found = decode_or_error(whole[:length])
         if isinstance(found, BadPicture):
             assert found.kind in ("truncated", "broken", "not a picture")
             refused += 1
@@ -319,35 +319,35 @@ def test_a_truncated_file_gives_the_exact_picture_or_is_refused(kind, capfd):
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_a_file_with_changed_bytes_gives_a_picture_or_is_refused(kind, capfd):
+def test_a_file_with_changed_bytes_gives_an_image_or_is_refused(kind, capfd):
     @settings(deadline=None, max_examples=150)
     @given(st.lists(st.tuples(st.integers(0, len(WHOLE[kind]) - 1), st.integers(0, 255)), min_size=1, max_size=4))
     def check(changes):
         content = bytearray(WHOLE[kind])
         for place, value in changes:
             content[place] = value
-        found = tried(bytes(content))
+        found = decode_or_error(bytes(content))
         if isinstance(found, BadPicture):
             assert found.kind and found.reason
         else:
             assert found.dtype == np.uint8 and found.ndim == 3
 
     check()
-    if kind != "LZW":  # libtiff writes to standard error by itself
+    if kind != "LZW":  # libtiff itself writes to standard error
         assert capfd.readouterr() == ("", "")
 
 
-def test_a_jpeg_may_be_decoded_at_a_reduced_size_that_is_no_smaller_than_asked():
+def test_a_jpeg_may_be_decoded_at_a_reduced_size_no_smaller_than_min_side():
     picture = smooth(60, 80).repeat(8, 0).repeat(8, 1)  # 480 x 640
     content = as_file(picture, "JPEG", quality=95)
     for least, sides in ((481, (480, 640)), (240, (240, 320)), (239, (240, 320)), (64, (60 * 2, 160)), (60, (60, 80))):
-        assert decode(content, at_least=least).shape[:2] == sides
-    eighth = decode(content, at_least=60).astype(int)
-    np.testing.assert_allclose(eighth, smooth(60, 80), atol=8)  # each block is of one colour
-    np.testing.assert_array_equal(decode(as_file(picture), at_least=60), picture)
+        assert decode(content, min_side=least).shape[:2] == sides
+    eighth = decode(content, min_side=60).astype(int)
+    np.testing.assert_allclose(eighth, smooth(60, 80), atol=8)  # each block has one colour
+    np.testing.assert_array_equal(decode(as_file(picture), min_side=60), picture)
 
 
-def test_many_threads_decode_the_same():
+def test_threads_decode_the_same_pixels_as_one_thread():
     contents = [WHOLE[kind] for kind in WHOLE] * 8
     alone = [decode(content) for content in contents]
     with ThreadPoolExecutor(8) as pool:

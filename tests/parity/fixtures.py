@@ -25,6 +25,12 @@ class Fixture(NamedTuple):
     tolerance: float
 
 
+def normalise(pixels: np.ndarray, mean: tuple[float, float, float], std: tuple[float, float, float]) -> np.ndarray:
+    """Return ``(pixels / 255 - mean) / std``, each step rounded to float32 as in the references."""
+    values = pixels.astype(np.float32) / np.float32(255)
+    return (values - np.array(mean, np.float32)) / np.array(std, np.float32)
+
+
 def fixture(name: str) -> Fixture:
     """The fixture's folder, inputs and outputs; the test is skipped where there is no folder."""
     root = os.environ.get("DALLE_JAX_PARITY")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dalle_jax.images.clip_pixels import clip_pixels, normalised
-from tests.parity.fixtures import fixture
+from dalle_jax.images.clip_pixels import clip_pixels
+from tests.parity.fixtures import fixture, normalise
 
 PREFIXES = {"openai": "out_", "hugging_face": "hf_out_"}
 
@@ -22,5 +22,5 @@ def test_every_picture_is_preprocessed_to_the_last_bit(convention):
     for name in names:
         picture = Image.open(folder / f"image_{name.removeprefix(prefix)}.png")
         pixels = clip_pixels(picture, config["size"], convention)
-        got = normalised(pixels, tuple(config["mean"]), tuple(config["std"]))
+        got = normalise(pixels, tuple(config["mean"]), tuple(config["std"]))
         np.testing.assert_array_equal(got.transpose(2, 0, 1), io[name], err_msg=name)

@@ -5,14 +5,14 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures import assert_close, fixture
+from fixtures import assert_close, fixture, normalise
 from flax import nnx
 from PIL import Image
 
 import dalle_jax
 from dalle_jax.__main__ import main
 from dalle_jax.config.render import render
-from dalle_jax.images.clip_pixels import clip_pixels, normalised
+from dalle_jax.images.clip_pixels import clip_pixels
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.pipelines.load import ModelFile, PipelineFile, load_clip
@@ -86,7 +86,7 @@ def test_candidates_are_ranked_by_an_imported_clip(drawing, tmp_path, capsys, ki
     text[0, :9] = [begin, *letters, end]
     size, mean, std = network.config.image_size, network.config.pixel_mean, network.config.pixel_std
     assert pictures[0].size == (40, 40) and size == 32
-    shown = np.stack([normalised(clip_pixels(picture, size, convention), mean, std) for picture in pictures])
+    shown = np.stack([normalise(clip_pixels(picture, size, convention), mean, std) for picture in pictures])
     images, words = (
         np.asarray(x, np.float64) for x in (network.vision(jnp.asarray(shown)), network.text(jnp.asarray(text)))
     )

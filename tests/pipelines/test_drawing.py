@@ -185,10 +185,10 @@ def test_ranking_is_a_cosine_with_each_text_and_takes_pictures_of_any_size(pipel
         (lambda one: one("x", image=np.zeros((4, 4, 3), np.uint8), keep_rows=0.0), "keep_rows: expected a share"),
         (lambda one: one([]), r"prompt: expected one or several, got \[\]"),
         (lambda one: one.tokenizer.encode(np.zeros((5, 8, 3), np.uint8)), "multiples of 4 px, got 8 x 5 px"),
-        (lambda one: one.tokenizer.encode([]), "pictures: expected one picture or several, got nothing"),
+        (lambda one: one.tokenizer.encode([]), "images: expected one image or several, got nothing"),
         (
             lambda one: one.tokenizer.encode([np.zeros((8, 8, 3), np.uint8), np.zeros((4, 8, 3), np.uint8)]),
-            "pictures of one size, got 8 x 4 and 8 x 8 px",
+            "images of one size, got 8 x 4 and 8 x 8 px",
         ),
         (lambda one: one.tokenizer.decode(np.full((1, 4, 4), 16)), r"from 0 to 15, got int64\[1, 4, 4\] from 16 to 16"),
         (lambda one: one.tokenizer.decode(np.zeros((4, 4))), r"got float64\[4, 4\]"),

@@ -22,8 +22,8 @@ from dalle_jax.data.loader import Loader
 from dalle_jax.data.pictures import Pictures
 from dalle_jax.data.records import Record
 from dalle_jax.folder_lock import locked
-from dalle_jax.images.files import encode_png
 from dalle_jax.images.pixels import to_float
+from dalle_jax.images.png import encode_png
 from dalle_jax.pipelines.encode import Encoder, encode, encoding
 from tests.pipelines.encode_child import COUNT, SIDE, Noise, tokenizer
 from tests.quick_compiling import QUICK

@@ -3,7 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from dalle_jax.scenes.grammar import Scene, Thing, captions, is_held_out, parse, sample_scene
+from dalle_jax.scenes.grammar import Scene, SceneObject, captions, is_held_out, parse, sample_scene
 from dalle_jax.scenes.scene import COLOURS, COUNTS, LETTERS, LEVELS, SHAPES, SIZES
 from dalle_jax.scenes.split import (
     _DRAW,
@@ -14,13 +14,13 @@ from dalle_jax.scenes.split import (
     HELD_OUT_RELATION,
 )
 
-THINGS = [Thing(colour, shape) for colour, shape in product(COLOURS, SHAPES)]
+THINGS = [SceneObject(colour, shape) for colour, shape in product(COLOURS, SHAPES)]
 
 
 def every_scene(level):
-    """All scenes of the levels that have a finite handful."""
+    """List all scenes of a level; levels 4 and 6 have too many."""
     if level == 1:
-        return [Scene(1, "single", (Thing(c, s, z),)) for c, s, z in product(COLOURS, SHAPES, SIZES)]
+        return [Scene(1, "single", (SceneObject(c, s, z),)) for c, s, z in product(COLOURS, SHAPES, SIZES)]
     if level == 2:
         pairs = [(a, b) for a, b in product(THINGS, THINGS) if a != b]
         return [Scene(2, axis, pair) for axis in ("vertical", "horizontal") for pair in pairs]
@@ -30,7 +30,7 @@ def every_scene(level):
 
 
 def shows_held_out_combination(scene):
-    """An independent account of the split: every statement that is true of a scene, looked up one by one."""
+    """Look up every combination in a scene, independently of ``is_held_out``."""
     facts = {(thing.colour, thing.shape) in HELD_OUT_COLOUR_SHAPE for thing in scene.objects}
     shapes = [thing.shape for thing in scene.objects]
     if scene.level == 2:
@@ -62,14 +62,14 @@ def test_every_sampled_held_out_scene_shows_a_held_out_combination(level):
 
 
 @pytest.mark.parametrize("level", [1, 2, 3, 5])
-def test_the_split_agrees_with_an_independent_account_on_every_scene(level):
+def test_the_split_agrees_with_an_independent_look_up_on_every_scene(level):
     scenes = every_scene(level)
     assert len(set(scenes)) == len(scenes)
     assert all(is_held_out(scene) == shows_held_out_combination(scene) for scene in scenes)
 
 
 @pytest.mark.parametrize("level", [1, 3, 5])
-def test_every_scene_of_the_split_is_drawn_sooner_or_later(level):
+def test_every_training_scene_is_drawn(level):
     rng = np.random.default_rng(0)
     expected = {scene for scene in every_scene(level) if not is_held_out(scene)}
     drawn = {sample_scene(level, rng, "train") for _ in range(12 * len(expected))}
@@ -77,14 +77,14 @@ def test_every_scene_of_the_split_is_drawn_sooner_or_later(level):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_the_split_is_the_same_under_every_phrasing(level):
+def test_all_captions_of_a_scene_are_on_the_same_side_of_the_split(level):
     rng = np.random.default_rng(level)
     for _ in range(100):
         scene = _DRAW[level](rng)
         assert {is_held_out(parse(caption)) for caption in captions(scene)} == {is_held_out(scene)}
 
 
-def test_shares_are_as_documented():
+def test_held_out_shares_equal_the_documented_ones():
     rng = np.random.default_rng(0)
     documented = {1: 0.167, 2: 0.395, 3: 0.31, 4: 0.62, 5: 0.29, 6: 0.11}
     for level, share in documented.items():
@@ -95,7 +95,7 @@ def test_shares_are_as_documented():
     assert len(HELD_OUT_LETTERS) == 49
 
 
-def test_every_part_of_a_held_out_combination_is_still_common_in_training():
+def test_each_part_of_a_held_out_combination_is_common_in_training():
     for colour in COLOURS:
         assert sum((colour, shape) in HELD_OUT_COLOUR_SHAPE for shape in SHAPES) == 1
         assert sum((colour, other) in HELD_OUT_BACKGROUND for other in COLOURS) == 1

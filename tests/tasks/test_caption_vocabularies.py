@@ -7,7 +7,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.pipelines.load_text import load_text
 from dalle_jax.tasks.captions import Captions, check_vocabulary
 from dalle_jax.text.bart_bpe import BartBpe
-from dalle_jax.text.byte_pairs import letters
+from dalle_jax.text.byte_pairs import byte_letters
 from dalle_jax.text.clip_bpe import ClipBpe
 from dalle_jax.text.sentencepiece import SentencePieceModel, train_sentencepiece
 
@@ -24,7 +24,7 @@ def captions(request, tmp_path) -> Captions:
         path = tmp_path / "clip.txt"
         path.write_text("#version: 0.2\nr e\nre d</w>\n", encoding="utf-8")
         return Captions(file=str(path), dropout=0.5, vocabulary=ClipBpe(lower=False))
-    pieces = ["<s>", "<pad>", "</s>", "<unk>", *letters(), "re", "red"]
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *byte_letters(), "re", "red"]
     path.write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}), encoding="utf-8")
     (tmp_path / "merges.txt").write_text("#version: 0.2\nr e\nre d\n", encoding="utf-8")
     return Captions(file=str(path), dropout=0.5, vocabulary=BartBpe(lower=True))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.text.byte_pairs import unpacked
+from dalle_jax.text.byte_pairs import read_text
 from dalle_jax.text.clip_bpe import FILE, ClipBpe
 
 BEGIN, END = 512 + 7, 512 + 8
@@ -21,7 +21,7 @@ def tokenizer(length=12, **choices):
     return ClipBpe(**choices).tokenizer({FILE: CLIP.encode()}, length)
 
 
-def test_a_caption_is_begun_ended_and_padded_by_choice():
+def test_a_caption_gets_begin_end_and_the_chosen_padding():
     text = tokenizer()
     row = text.encode("Red  CIRCLE")
     red, circle = 512 + 1, 512 + 6
@@ -33,18 +33,17 @@ def test_a_caption_is_begun_ended_and_padded_by_choice():
     assert text.encode("").tolist() == [BEGIN, END, *[0] * 10]
 
 
-def test_what_is_cut_keeps_its_end_and_is_counted():
+def test_a_truncated_caption_keeps_its_end():
     text = tokenizer(length=4)
     rows = text.encode_batch(["red red red", "red red"])
     red = 512 + 1
     assert rows.tolist() == [[BEGIN, red, red, END]] * 2
-    assert (text.seen_captions, text.cut_captions) == (2, 1)
     assert text.lengths(["red red red", "red"]) == [5, 3]
     with pytest.raises(UserError, match="expected at least 2"):
         tokenizer(length=1)
 
 
-def test_text_is_mended_before_it_is_split():
+def test_encodings_and_entities_are_fixed_before_splitting():
     text = tokenizer(length=32)
     same = ["<b> & é", "&lt;b&gt; &amp;amp; Ã©", " <B>\t&\n É "]
     assert len({text.encode(one).tobytes() for one in same}) == 1
@@ -53,12 +52,12 @@ def test_text_is_mended_before_it_is_split():
     assert kept.pieces("RED Red") != text.pieces("RED Red") == ["red</w>", "red</w>"]
 
 
-def test_no_caption_can_say_begin_or_end():
+def test_special_tokens_in_a_caption_are_plain_text():
     row = tokenizer(length=64).encode("<start_of_text> <|endoftext|> <end_of_text>")
     assert (np.count_nonzero(row == BEGIN), np.count_nonzero(row == END)) == (1, 1)
 
 
-def test_dropout_splits_finer_keeps_the_text_and_repeats_with_its_seed():
+def test_bpe_dropout_splits_finer_keeps_the_text_and_repeats_with_its_seed():
     text = tokenizer(length=40)
     captions = ["red circle red circle"] * 20
 
@@ -74,7 +73,7 @@ def test_dropout_splits_finer_keeps_the_text_and_repeats_with_its_seed():
 
 @settings(max_examples=50, deadline=None)
 @given(st.text(max_size=40))
-def test_any_text_has_ids_and_comes_back_in_lower_case(caption):
+def test_any_text_decodes_to_a_text_with_the_same_ids(caption):
     text = tokenizer(length=400)
     row = text.encode(caption)
     assert row.min() >= 0
@@ -83,11 +82,11 @@ def test_any_text_has_ids_and_comes_back_in_lower_case(caption):
     np.testing.assert_array_equal(again, text.encode(text.decode(again)))
 
 
-def test_long_words_are_no_trouble():
+def test_a_long_word_is_split_in_parts():
     assert tokenizer(length=8).lengths(["x" * 20_000]) == [20_002]
 
 
-def test_files_may_be_gzipped_and_are_refused_where_they_are_something_else(tmp_path):
+def test_a_vocabulary_may_be_gzipped_and_other_files_are_refused(tmp_path):
     plain, packed = tmp_path / "a", tmp_path / "b"
     plain.write_text(CLIP, encoding="utf-8")
     packed.write_bytes(gzip.compress(CLIP.encode()))
@@ -97,11 +96,11 @@ def test_files_may_be_gzipped_and_are_refused_where_they_are_something_else(tmp_
     with pytest.raises(UserError, match="found none at"):
         config.files(str(tmp_path / "c"))
     with pytest.raises(UserError, match="ends early"):
-        unpacked(packed.read_bytes()[:-9], "b")
+        read_text(packed.read_bytes()[:-9], "b")
     with pytest.raises(UserError, match="expected UTF-8 text"):
-        unpacked(b"\xff\xfe\x00", "c")
+        read_text(b"\xff\xfe\x00", "c")
     with pytest.raises(UserError, match="at most"):
-        unpacked(gzip.compress(bytes(65 * 2**20)), "bomb")
+        read_text(gzip.compress(bytes(65 * 2**20)), "bomb")
     with pytest.raises(UserError, match=rf"{FILE}:2: expected two pieces"):
         config.tokenizer({FILE: b"#version: 0.2\nabc\n"}, 9)
     with pytest.raises(UserError, match="expected a merge on each line"):
@@ -109,7 +108,7 @@ def test_files_may_be_gzipped_and_are_refused_where_they_are_something_else(tmp_
 
 
 def published_vocabulary():
-    """``DALLE_JAX_CLIP_VOCABULARY``, or that of an installed open_clip_torch."""
+    """Return the path in ``DALLE_JAX_CLIP_VOCABULARY``, or that of an installed open_clip_torch."""
     named = os.environ.get("DALLE_JAX_CLIP_VOCABULARY")
     found = None if named else find_spec("open_clip")
     if named is None and (found is None or found.origin is None):
@@ -118,7 +117,7 @@ def published_vocabulary():
 
 
 @pytest.mark.reference
-def test_ids_are_those_of_the_published_vocabulary():
+def test_ids_equal_the_recorded_ones_of_the_published_tokenizer():
     if "DALLE_JAX_PARITY" not in os.environ:
         pytest.skip("DALLE_JAX_PARITY is unset")
     config = ClipBpe()

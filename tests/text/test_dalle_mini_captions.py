@@ -1,4 +1,4 @@
-"""What DALL·E mini does to captions, worked out by hand; most cases need none of the packages that it needs."""
+"""DALL·E mini's caption cleaning against cases worked out by hand. Most of them need no optional package."""
 
 import json
 
@@ -9,7 +9,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.pretrained import dalle_mini
 from dalle_jax.text import dalle_mini_captions
 from dalle_jax.text.bart_bpe import BartBpe
-from dalle_jax.text.dalle_mini_captions import WORDS, HashtagWords, clean
+from dalle_jax.text.dalle_mini_captions import FREQUENCIES, HashtagSplitter, clean
 
 RANKED = b"the 900\nday 800\nit 700\nsun 600\nny 500\nsunny 400\ns 300\n20 200\n12 100\n's 90\n"
 
@@ -64,22 +64,22 @@ def test_a_caption_is_cleaned(caption, expected):
     ],
 )
 def test_hashtags_are_split_into_frequent_words(text, expected):
-    words = HashtagWords(RANKED)
+    words = HashtagSplitter(RANKED)
     assert words(text) == expected
     assert cleaned("a #sunnyday!", words) == " a sunny day"
     assert cleaned("a #sunnyday!") == " a sunnyday"  # without the file
     with pytest.raises(UserError, match=r"enwiki-words-frequency\.txt: expected a word"):
-        HashtagWords(b"\n\n")
+        HashtagSplitter(b"\n\n")
 
 
-def test_the_choice_travels_with_the_words_and_leaves_no_words_empty(tmp_path, monkeypatch):
-    monkeypatch.setattr(dalle_mini_captions, "_function", lambda package, name: ascii_of)
-    path, config = write_bart(tmp_path), BartBpe(cleans="dalle_mini")
+def test_cleaning_keeps_the_frequency_file_and_leaves_empty_captions_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(dalle_mini_captions, "_import_function", lambda package, name: ascii_of)
+    path, config = write_bart(tmp_path), BartBpe(cleaning="dalle_mini")
     assert set(config.files(str(path))) == {"vocab.json", "merges.txt"}
-    (tmp_path / WORDS).write_bytes(b"red 9\na 8\n")
+    (tmp_path / FREQUENCIES).write_bytes(b"red 9\na 8\n")
     files = config.files(str(path))
-    assert files[WORDS] == b"red 9\na 8\n"
-    assert WORDS not in BartBpe().files(str(path))
+    assert files[FREQUENCIES] == b"red 9\na 8\n"
+    assert FREQUENCIES not in BartBpe().files(str(path))
     text = config.tokenizer(files, 8)
     red, a = VOCABULARY["Ġred"], VOCABULARY["Ġa"]
     assert text.encode_batch(["RED", "#ared.", "", " \n"]).tolist() == [
@@ -90,7 +90,7 @@ def test_the_choice_travels_with_the_words_and_leaves_no_words_empty(tmp_path, m
     ]
 
 
-def test_a_package_that_is_missing_is_said(monkeypatch):
+def test_a_missing_package_is_named(monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(name)
 
@@ -99,19 +99,19 @@ def test_a_package_that_is_missing_is_said(monkeypatch):
     with pytest.raises(
         UserError, match=r"the package emoji, found none; install it: pip install 'dalle-jax\[dalle-mini"
     ):
-        BartBpe(cleans="dalle_mini").tokenizer(files, 8)
+        BartBpe(cleaning="dalle_mini").tokenizer(files, 8)
 
 
-def test_the_packages_do_what_is_expected_of_them():
+def test_emoji_and_unidecode_clean_a_caption():
     pytest.importorskip("emoji")
     pytest.importorskip("unidecode")
-    assert dalle_mini_captions.cleaner(None)("Ångström — 漢字 🐱 “x”") == ' angstrom, han zi, cat face, " x "'
+    assert dalle_mini_captions.make_cleaner(None)("Ångström — 漢字 🐱 “x”") == ' angstrom, han zi, cat face, " x "'
 
 
-def test_published_weights_say_whether_captions_are_cleaned():
-    for flags, cleans in (
+def test_normalize_text_in_a_published_config_chooses_cleaning():
+    for flags, cleaning in (
         ({"normalize_text": True}, "dalle_mini"),
-        ({"normalize_text": False}, "nothing"),
-        ({}, "nothing"),
+        ({"normalize_text": False}, "none"),
+        ({}, "none"),
     ):
-        assert dalle_mini.vocabulary_of(flags) == BartBpe(cleans=cleans)
+        assert dalle_mini.vocabulary_of(flags) == BartBpe(cleaning=cleaning)

@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.scenes.grammar import caption, sample_scene
-from dalle_jax.text.normalize import normalize
-from dalle_jax.text.sentencepiece import PAD, UNKNOWN, SentencePiece, train_sentencepiece
+from dalle_jax.text.sentencepiece import PAD, UNKNOWN, SentencePiece, normalize, train_sentencepiece
 
 
 def some_captions(count=300):
@@ -25,7 +24,7 @@ def bpe():
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
-def test_training_twice_gives_the_same_bytes_and_says_nothing(model_type, capfd):
+def test_training_twice_gives_the_same_bytes_and_prints_nothing(model_type, capfd):
     models = [train_sentencepiece(some_captions(), vocab_size=96, model_type=model_type, seed=0) for _ in range(2)]
     assert models[0] == models[1]
     assert capfd.readouterr() == ("", "")
@@ -52,23 +51,21 @@ def test_padding_is_zero_and_the_empty_caption_is_all_padding(model):
     assert text.encode_batch([]).shape == (0, 32)
 
 
-def test_unseen_characters_are_unknown_and_do_no_harm(model):
+def test_unseen_characters_get_the_unknown_id(model):
     text = SentencePiece(model, length=32)
     ids = text.encode("a 漢字 circle \ud800 \x00")
     assert UNKNOWN in ids
     assert ids.max() < text.vocab_size
 
 
-def test_long_captions_are_cut_and_counted(model):
+def test_long_captions_are_truncated(model):
     text = SentencePiece(model, length=4)
     whole = SentencePiece(model, length=64)
     captions = ["a red circle " * 5, "a"]
     np.testing.assert_array_equal(text.encode_batch(captions), whole.encode_batch(captions)[:, :4])
-    assert (text.seen_captions, text.cut_captions) == (2, 1)
-    assert (whole.seen_captions, whole.cut_captions) == (2, 0)
 
 
-def test_case_is_folded_or_kept_as_chosen_at_training():
+def test_case_folding_is_chosen_when_a_model_is_trained():
     captions = [*some_captions(100), *(one.upper() for one in some_captions(100))]
     folded = SentencePiece(train_sentencepiece(captions, 96, "bpe", 0, lower=True), 48)
     kept = SentencePiece(train_sentencepiece(captions, 96, "bpe", 0, lower=False), 48)
@@ -76,7 +73,7 @@ def test_case_is_folded_or_kept_as_chosen_at_training():
     assert kept.decode(kept.encode("A RED circle")) == "A RED circle"
 
 
-def test_bpe_without_dropped_merges_is_the_librarys_bpe(bpe):
+def test_bpe_without_dropout_equals_the_librarys_bpe(bpe):
     rng = np.random.default_rng(0)
     for one in [*some_captions(100), "unseen 漢字 words!", "", "x"]:
         ours = bpe.encode_batch([one], rngs=[rng], dropout=1e-12)
@@ -95,7 +92,7 @@ def test_bpe_dropout_splits_finer_keeps_the_text_and_repeats_with_its_seed(bpe):
     assert all(bpe.decode(dropped[i]) == captions[i].lower() for i in short)
 
 
-def test_all_merges_dropped_leaves_single_characters(bpe):
+def test_dropping_all_merges_leaves_single_characters(bpe):
     ids = bpe.encode_batch(["red"], rngs=rngs(["red"]), dropout=1.0)[0]
     assert (ids != PAD).sum() == len("_red")
 
@@ -106,14 +103,14 @@ def test_dropout_needs_a_bpe_model():
         text.encode_batch(["a red circle"], rngs=rngs(["red"]), dropout=0.1)
 
 
-def test_a_vocabulary_larger_than_the_text_allows_comes_out_smaller():
+def test_a_vocabulary_is_smaller_if_the_captions_do_not_yield_as_many_pieces():
     for model_type in ("bpe", "unigram"):
         text = SentencePiece(train_sentencepiece(["ab cd", "ab"], 500, model_type, 0), 8)
         assert text.vocab_size < 20
         assert text.decode(text.encode("ab cd")) == "ab cd"
 
 
-def test_what_cannot_be_trained_or_read_is_a_user_error():
+def test_missing_text_and_broken_models_are_user_errors():
     with pytest.raises(UserError, match="captions"):
         train_sentencepiece(["", "  "], 96, "bpe", 0)
     with pytest.raises(UserError, match="3 pieces"):
@@ -132,7 +129,7 @@ def test_any_text_can_be_encoded(bpe, text):
     assert normalize(normalize(text)) == normalize(text)
 
 
-def test_normalizing_leaves_one_clean_line():
+def test_normalize_returns_one_line_of_nfc():
     assert normalize("  a\tred \n circle\x00 ") == "a red circle"
     assert normalize("e\u0301") == "\u00e9"
     assert normalize("Ä B") == "Ä B"

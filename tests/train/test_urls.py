@@ -117,11 +117,11 @@ def test_a_bucket_that_is_not_there_is_one_line(bucket):
 def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch):
     for url, package, extra in (("gs://a/b", "gcsfs", "gcs"), ("s3://a/b", "s3fs", "s3")):
         monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(UserError, match=rf"needs the package {package}; .* 'dalle-jax\[{extra}\]'"):
+        with pytest.raises(UserError, match=rf"expected the package {package}, found none; .* 'dalle-jax\[{extra}\]'"):
             storage.place(url)
 
 
 def test_a_url_of_another_kind_is_refused():
-    with pytest.raises(UserError, match="az://box/run: expected a folder, or a URL of gs:// or s3://"):
+    with pytest.raises(UserError, match="az://box/run: expected a path, or a URL that begins with gs:// or s3://"):
         storage.place("az://box/run")
     assert storage.place("runs/a:b") == Path("runs/a:b")

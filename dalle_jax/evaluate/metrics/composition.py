@@ -1,6 +1,6 @@
 """Compositional accuracy: the share of captions with a right image, for the first candidate and after reranking.
 
-Letters: P captions, M candidates of each. An image is right if the reader (``scenes.read``) finds every part of the
+Letters: P captions, M candidates of each. An image is right if the reader (``scenes.judge``) finds every part of the
 caption in its pixels.
 """
 
@@ -16,7 +16,7 @@ from dalle_jax.evaluate.metrics.judging import Judge
 from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.pipelines.rerank import CANDIDATE_COUNTS, choice_among_first
 from dalle_jax.scenes import grammar
-from dalle_jax.scenes.read import Judgement, judge
+from dalle_jax.scenes.judge import Judgement, judge
 
 Split = Literal["seen", "held_out"]
 SPLITS: tuple[Split, ...] = ("seen", "held_out")

@@ -8,7 +8,7 @@ import numpy as np
 from dalle_jax.arrays import Float, UInt8
 from dalle_jax.evaluate.metrics.judging import Judge
 from dalle_jax.evaluate.metrics.shares import Share, share_of
-from dalle_jax.scenes.read import judge
+from dalle_jax.scenes.judge import judge
 
 PSNR_LIMIT = 100.0
 """PSNR in dB that stands for an exact copy: its true value is infinite and would make every mean infinite."""

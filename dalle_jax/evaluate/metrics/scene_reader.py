@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dalle_jax.evaluate.metrics.shares import Share
-from dalle_jax.scenes.read_check import Degrade, blur_and_noise, measure_reader
+from dalle_jax.scenes.reader_accuracy import Degradation, blur_and_noise, measure_reader
 
 CLEAN, BLURRED = "clean", "blurred"
 
@@ -40,7 +40,7 @@ def check_reader(levels: Sequence[int], size: int, count: int, seed: int) -> tup
 
 
 def check_reader_on(
-    name: str, title: str, levels: Sequence[int], size: int, count: int, seed: int, degrade: Degrade | None = None
+    name: str, title: str, levels: Sequence[int], size: int, count: int, seed: int, degrade: Degradation | None = None
 ) -> ReaderCheck:
     """Check one kind of image: rendered scenes after ``degrade`` (a tokenizer's reconstruction, for example)."""
     rates = [measure_reader(level, size, count, seed, degrade) for level in levels]

@@ -23,8 +23,8 @@ from dalle_jax.evaluate.suites.drawing import Drawing
 from dalle_jax.evaluate.suites.findings import Candidate, GuidancePoint, ReconstructedImage, Sample, SampleGroup
 from dalle_jax.pipelines.autoregressive import Drawn, Pipeline
 from dalle_jax.scenes import grammar
-from dalle_jax.scenes.render import render
-from dalle_jax.scenes.scene import COLOURS, SHAPES, SIZES, Scene, Thing
+from dalle_jax.scenes.rendering import render
+from dalle_jax.scenes.scene import COLOURS, SHAPES, SIZES, Scene, SceneObject
 
 LEVEL_TITLES = (
     (1, "one object: size, colour, shape"),
@@ -217,7 +217,7 @@ def _zero_shot(pipeline: Pipeline, config: EvaluateScenes, captions: int | None)
     scenes = [grammar.sample_scene(1, rng, "validation") for _ in range(config.reconstructions)]
     images = pipeline.reconstruct(np.stack([render(scene, pipeline.side, rng) for scene in scenes]))
     things = itertools.product(COLOURS, SHAPES, SIZES)
-    classes = [Scene(1, "single", (Thing(colour, shape, size),)) for colour, shape, size in things]
+    classes = [Scene(1, "single", (SceneObject(colour, shape, size),)) for colour, shape, size in things]
     vectors = class_vectors(pipeline.text_vectors, [grammar.captions(scene)[:captions] for scene in classes])
     best = (pipeline.image_vectors(images) @ vectors.T).argmax(axis=1)  # [B]
     return share_of(classes[int(one)] == scene for one, scene in zip(best, scenes, strict=True))

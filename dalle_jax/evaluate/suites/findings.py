@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dalle_jax.evaluate.metrics.composition import Composition, Split
-from dalle_jax.scenes.read import Part
+from dalle_jax.scenes.judge import Part
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ import pytest
 from dalle_jax.evaluate.metrics.composition import SPLITS, Composition, evaluation_captions, measure_cell
 from dalle_jax.evaluate.metrics.shares import Share
 from dalle_jax.scenes.grammar import is_held_out, parse, sample_scene
-from dalle_jax.scenes.read import Judgement, Part, Reading
-from dalle_jax.scenes.render import render
+from dalle_jax.scenes.judge import DetectedScene, Judgement, Part
+from dalle_jax.scenes.rendering import render
 
 
 def judged_by_pixel(image, caption):
     """Judge an image right if its first pixel is 1, so that a test chooses the right candidates."""
     found = "red" if image[0, 0, 0] else "blue"
-    return Judgement(caption, (Part("colour", "red", found), Part("shape", "circle", "circle")), Reading(found, ()))
+    return Judgement(
+        caption, (Part("colour", "red", found), Part("shape", "circle", "circle")), DetectedScene(found, ())
+    )
 
 
 def cell_of(right, scores, level=1, split="seen"):

@@ -5,7 +5,7 @@ from dalle_jax.evaluate.metrics.composition import evaluation_captions
 from dalle_jax.evaluate.metrics.reconstruction import PSNR_LIMIT, mean_squared_errors, measure_reconstruction, psnr
 from dalle_jax.evaluate.metrics.shares import Share
 from dalle_jax.scenes.grammar import parse
-from dalle_jax.scenes.render import render
+from dalle_jax.scenes.rendering import render
 
 
 def test_psnr_of_a_known_error():

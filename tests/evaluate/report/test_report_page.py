@@ -21,7 +21,7 @@ from dalle_jax.evaluate.report.report_page import report_page
 from dalle_jax.evaluate.report.run_report import Comparison, Contender, Figure, RunReport, Stage
 from dalle_jax.evaluate.report.write_report import metrics_of, write_metrics, write_report
 from dalle_jax.evaluate.suites.findings import Candidate, Sample, SampleGroup
-from dalle_jax.scenes.read import Part
+from dalle_jax.scenes.judge import Part
 
 SHOWN = re.compile(r'<data value="([^"]*)" data-path="([^"]*)">([^<]*)</data>')
 UNITS = {"%": 100, "dB": 1, "nats": 1}

@@ -4,7 +4,7 @@ import numpy as np
 
 from dalle_jax.pipelines.autoregressive import Drawn, Pipeline
 from dalle_jax.scenes.grammar import parse
-from dalle_jax.scenes.render import render
+from dalle_jax.scenes.rendering import render
 
 SIDE = 32
 WRONG = "a small red circle"

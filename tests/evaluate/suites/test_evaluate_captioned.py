@@ -7,7 +7,7 @@ from dalle_jax.evaluate.metrics.composition import evaluation_captions
 from dalle_jax.evaluate.suites.drawing import Drawing
 from dalle_jax.evaluate.suites.evaluate_captioned import EvaluateCaptioned, evaluate_captioned, retrieved_among
 from dalle_jax.scenes.grammar import parse
-from dalle_jax.scenes.render import render
+from dalle_jax.scenes.rendering import render
 
 DRAWING = Drawing(candidates=4, guidance=2.0)
 CAPTIONS = list({parse(text): text for text in evaluation_captions(2, "seen", 40, 3)}.values())[:10]  # of 10 scenes

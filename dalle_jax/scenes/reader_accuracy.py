@@ -1,4 +1,4 @@
-"""How far the reader can be trusted: its verdicts on pictures whose captions are known to be true or false."""
+"""Accuracy of ``judge``: its verdicts on rendered images with captions that are known to be true or false."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,23 +8,23 @@ import numpy as np
 from jaxtyping import UInt8
 from scipy import ndimage
 
-from dalle_jax.scenes.grammar import Scene, Thing, sample_scene
+from dalle_jax.scenes.grammar import Scene, SceneObject, sample_scene
+from dalle_jax.scenes.judge import judge_scene
 from dalle_jax.scenes.perceive import perceive
-from dalle_jax.scenes.read import judge_scene
-from dalle_jax.scenes.render import render
+from dalle_jax.scenes.rendering import render
 from dalle_jax.scenes.scene import COLOURS, COUNTS, LETTERS, SHAPES, SIZES
 
-Degrade = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-"""A picture uint8 [H W 3] to a worse one."""
+Degradation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+"""Maps an image uint8 [H W 3] and a random generator to a degraded image."""
 
 Value = TypeVar("Value", str, int)
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Shares in [0, 1]. ``accepted_true`` should be 1; both kinds of false captions accepted should be 0.
+class AcceptanceRates:
+    """Shares of captions that ``judge`` accepts; ideally 1 for true captions and 0 for both kinds of false ones.
 
-    ``accepted_near``: captions that differ from the truth in exactly one attribute; ``accepted_random``: captions of
+    ``accepted_near``: captions that differ from a true one in exactly one attribute. ``accepted_random``: captions of
     other scenes of the level.
     """
 
@@ -34,28 +34,29 @@ class Rates:
     count: int
 
 
-def measure_reader(level: int, size: int, count: int, seed: int, degrade: Degrade | None = None) -> Rates:
-    """Draw ``count`` pictures of a level, seen and held-out combinations alike, and judge three captions of each."""
+def measure_reader(level: int, size: int, count: int, seed: int, degrade: Degradation | None = None) -> AcceptanceRates:
+    """Render ``count`` scenes of a level, from both sides of the split, and judge three captions of each."""
     rng = np.random.default_rng((seed, level, size))
     accepted = np.zeros(3)
     for number in range(count):
         scene = sample_scene(level, rng, "held_out" if number % 3 == 0 else "train")
         image = render(scene, size, rng)
-        reading = perceive(image if degrade is None else degrade(image, rng))
+        detected = perceive(image if degrade is None else degrade(image, rng))
         other = sample_scene(level, rng, "train")
         while other == scene:
             other = sample_scene(level, rng, "train")
         claims = (scene, near_miss(scene, rng), other)
-        accepted += [judge_scene(reading, claim, "").right for claim in claims]
+        accepted += [judge_scene(detected, claim, "").right for claim in claims]
     true, near, random = (accepted / count).tolist()
-    return Rates(true, near, random, count)
+    return AcceptanceRates(true, near, random, count)
 
 
 def blur_and_noise(image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
-    """About what a small VQ-VAE at 32 px does, scaled with the side.
+    """Degrade an image about as a small VQ-VAE at 32 px does.
 
-    Gaussian blur of 0.6 to 0.8 px at 32 px, noise of standard deviation 6 (of 255) that is alike in neighbouring
-    pixels, and a shift of each channel of standard deviation 4.
+    - Gaussian blur with sigma 0.6 to 0.8 px at 32 px, scaled with the side
+    - noise of standard deviation 6 (of 255), correlated between neighbouring pixels
+    - a shift of each channel with standard deviation 4
     """
     sigma = rng.uniform(0.6, 0.8) * image.shape[0] / 32
     blurred = ndimage.gaussian_filter(image.astype(np.float32), (sigma, sigma, 0))
@@ -65,7 +66,7 @@ def blur_and_noise(image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) 
 
 
 def near_miss(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The scene with exactly one of its attributes changed to another value."""
+    """Change exactly one attribute of a scene to a different value."""
     while True:
         changed = _change(scene, rng)
         if changed != scene:
@@ -77,7 +78,7 @@ def _other(rng: np.random.Generator, options: tuple[Value, ...], value: Value | 
     return rest[int(rng.integers(len(rest)))]
 
 
-def _change_thing(thing: Thing, rng: np.random.Generator, attributes: tuple[str, ...]) -> Thing:
+def _change_thing(thing: SceneObject, rng: np.random.Generator, attributes: tuple[str, ...]) -> SceneObject:
     attribute = attributes[int(rng.integers(len(attributes)))]
     options = {"colour": tuple(COLOURS), "shape": SHAPES, "size": SIZES}[attribute]
     return replace(thing, **{attribute: _other(rng, options, getattr(thing, attribute))})

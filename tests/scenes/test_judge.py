@@ -4,18 +4,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.scenes.grammar import Scene, Thing, captions, parse, sample_scene
-from dalle_jax.scenes.read import judge, judge_batch, judge_scene, read
-from dalle_jax.scenes.read_check import blur_and_noise, measure_reader, near_miss
-from dalle_jax.scenes.render import COUNT_DIAMETER, draw_shape, render
+from dalle_jax.scenes.grammar import Scene, SceneObject, captions, parse, sample_scene
+from dalle_jax.scenes.judge import judge, judge_scene
+from dalle_jax.scenes.perceive import perceive
+from dalle_jax.scenes.reader_accuracy import blur_and_noise, measure_reader, near_miss
+from dalle_jax.scenes.rendering import COUNT_DIAMETER, draw_shape
 from dalle_jax.scenes.scene import COLOURS, LEVELS, PLAIN
 
 
-def picture(*things, size=32, background=PLAIN):
-    """Things as (colour, shape, x, y, diameter), x, y and diameter in units of the side."""
+def draw_objects(*objects, size=32, background=PLAIN):
+    """Draw objects given as (colour, shape, x, y, diameter), with lengths in units of the side."""
     canvas = np.empty((3, size, size), np.float32)
     canvas[:] = np.array(background, np.float32)[:, None, None]
-    for colour, shape, x, y, diameter in things:
+    for colour, shape, x, y, diameter in objects:
         draw_shape(canvas, shape, COLOURS[colour], x * size, y * size, diameter * size / 2)
     return np.ascontiguousarray(canvas.round().astype(np.uint8).transpose(1, 2, 0))
 
@@ -25,7 +26,7 @@ def wrong_parts(image, caption):
 
 
 @pytest.mark.parametrize(("level", "size"), [(1, 32), (2, 32), (3, 32), *((level, 64) for level in LEVELS)])
-def test_the_reader_is_right_on_clean_pictures(level, size):
+def test_judge_is_right_on_clean_images(level, size):
     rates = measure_reader(level=level, size=size, count=120, seed=11)
     assert rates.accepted_true >= 0.995
     assert rates.accepted_near <= 0.005
@@ -33,23 +34,23 @@ def test_the_reader_is_right_on_clean_pictures(level, size):
 
 
 @pytest.mark.parametrize(("level", "size"), [(1, 32), (2, 32), (3, 32), *((level, 64) for level in LEVELS)])
-def test_the_reader_is_right_on_blurred_and_noisy_pictures(level, size):
+def test_judge_is_right_on_blurred_and_noisy_images(level, size):
     rates = measure_reader(level=level, size=size, count=80, seed=12, degrade=blur_and_noise)
     assert rates.accepted_true >= 0.97
     assert rates.accepted_near <= 0.01
     assert rates.accepted_random <= 0.01
 
 
-def test_an_object_is_found_where_it_was_drawn():
-    seen = read(picture(("pink", "triangle", 0.4, 0.6, 0.5), size=64)).objects
+def test_an_object_is_detected_where_it_was_drawn():
+    seen = perceive(draw_objects(("pink", "triangle", 0.4, 0.6, 0.5), size=64)).objects
     assert [(one.colour, one.shape) for one in seen] == [("pink", "triangle")]
     assert abs(seen[0].x - 0.4) < 0.02
-    assert abs(seen[0].y - 0.6) < 0.08  # the middle of a triangle's area lies below the middle of its box
+    assert abs(seen[0].y - 0.6) < 0.08  # a triangle's centroid is below the centre of its box
     assert abs(seen[0].extent - 0.525) < 0.03
 
 
-def test_wrong_attributes_are_named_one_by_one():
-    image = picture(("red", "circle", 0.5, 0.5, 0.62))
+def test_each_wrong_attribute_is_listed():
+    image = draw_objects(("red", "circle", 0.5, 0.5, 0.62))
     assert judge(image, "a big red circle").right
     assert wrong_parts(image, "a big blue circle") == {"colour": ("blue", "red")}
     assert wrong_parts(image, "a big red square") == {"shape": ("square", "circle")}
@@ -57,36 +58,38 @@ def test_wrong_attributes_are_named_one_by_one():
     assert wrong_parts(image, "a red circle on a blue background") == {"background": ("blue", "plain")}
 
 
-def test_an_object_too_many_makes_a_caption_false():
-    image = picture(("red", "circle", 0.26, 0.5, 0.39), ("blue", "ring", 0.74, 0.5, 0.39))
+def test_an_additional_object_makes_a_caption_wrong():
+    image = draw_objects(("red", "circle", 0.26, 0.5, 0.39), ("blue", "ring", 0.74, 0.5, 0.39))
     assert judge(image, "a red circle left of a blue ring").right
     assert wrong_parts(image, "a small red circle") == {"count": ("1", "2")}
-    three = picture(*[("red", "circle", x, y, COUNT_DIAMETER) for x, y in ((0.26, 0.26), (0.74, 0.26), (0.26, 0.74))])
+    three = draw_objects(
+        *[("red", "circle", x, y, COUNT_DIAMETER) for x, y in ((0.26, 0.26), (0.74, 0.26), (0.26, 0.74))]
+    )
     assert judge(three, "three red circles").right
     assert wrong_parts(three, "two red circles") == {"count": ("2", "3")}
 
 
-def test_a_swapped_relation_is_wrong_and_the_objects_right():
-    image = picture(("red", "circle", 0.5, 0.26, 0.39), ("blue", "ring", 0.5, 0.74, 0.39))
+def test_a_swapped_relation_is_wrong_but_its_objects_are_right():
+    image = draw_objects(("red", "circle", 0.5, 0.26, 0.39), ("blue", "ring", 0.5, 0.74, 0.39))
     assert judge(image, "a blue ring below a red circle").right
     assert wrong_parts(image, "a blue ring above a red circle") == {"relation": ("above", "below")}
     assert wrong_parts(image, "a red circle left of a blue ring") == {"relation": ("left of", "above")}
 
 
-def test_unlike_objects_are_no_group():
-    image = picture(("red", "circle", 0.26, 0.5, 0.37), ("blue", "circle", 0.74, 0.5, 0.37))
+def test_different_objects_are_not_a_group():
+    image = draw_objects(("red", "circle", 0.26, 0.5, 0.37), ("blue", "circle", 0.74, 0.5, 0.37))
     assert wrong_parts(image, "two red circles") == {"colour": ("red", "mixed")}
 
 
-def test_an_object_of_two_colours_has_none():
-    image = picture(("red", "square", 0.5, 0.5, 0.6), size=64)
+def test_an_object_of_two_colours_has_an_unknown_colour():
+    image = draw_objects(("red", "square", 0.5, 0.5, 0.6), size=64)
     image[:, 32:][(image[:, 32:] != PLAIN).any(axis=-1)] = COLOURS["green"]
-    assert read(image).objects[0].colour == "unknown"
+    assert perceive(image).objects[0].colour == "unknown"
 
 
-def test_an_empty_picture_shows_nothing():
-    image = picture()
-    assert read(image).objects == ()
+def test_an_empty_image_has_no_objects():
+    image = draw_objects()
+    assert perceive(image).objects == ()
     for level in LEVELS:
         scene = sample_scene(level, np.random.default_rng(level), "train")
         assert not judge(image, captions(scene)[0]).right
@@ -94,46 +97,38 @@ def test_an_empty_picture_shows_nothing():
 
 @pytest.mark.parametrize("size", [32, 64])
 @pytest.mark.parametrize("thick", range(1, 9))
-def test_a_stroke_as_wide_as_a_sign_has_no_word(size, thick):
-    image = picture(size=size)
+def test_a_stroke_as_wide_as_a_sign_has_no_letters(size, thick):
+    image = draw_objects(size=size)
     image[8 : 8 + thick, 2:-2] = COLOURS["red"]
-    assert not read(image).word
+    assert not perceive(image).word
 
 
-def test_a_blob_that_is_no_shape_is_unknown():
-    image = picture()
+def test_an_object_of_another_shape_is_unknown():
+    image = draw_objects()
     image[8:24, 8:11] = COLOURS["red"]
     image[8:11, 8:28] = COLOURS["red"]
-    assert read(image).objects[0].shape == "unknown"
-
-
-def test_judging_a_batch_is_judging_one_by_one():
-    rng = np.random.default_rng(0)
-    scenes = [sample_scene(level, rng, "train") for level in LEVELS for _ in range(3)]
-    images = [render(scene, 64, rng) for scene in scenes]
-    texts = [captions(scene)[0] for scene in scenes[1:] + scenes[:1]]
-    assert judge_batch(images, texts) == [judge(image, text) for image, text in zip(images, texts, strict=True)]
+    assert perceive(image).objects[0].shape == "unknown"
 
 
 def test_a_caption_outside_the_grammar_is_a_user_error():
     with pytest.raises(UserError, match="grammar"):
-        judge(picture(), "a cat")
+        judge(draw_objects(), "a cat")
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from([16, 32, 48, 64]), st.floats(0, 12))
-def test_any_picture_can_be_judged(seed, size, smoothness):
+def test_any_image_can_be_judged(seed, size, smoothness):
     rng = np.random.default_rng(seed)
     cells = rng.integers(0, 256, (int(2 + smoothness), int(2 + smoothness), 3))
     image = np.kron(cells, np.ones((size, size, 1)))[:: len(cells), :: len(cells)][:size, :size].astype(np.uint8)
     for level in LEVELS:
         scene = sample_scene(level, rng, "train")
-        judgement = judge_scene(read(image), scene, "")
+        judgement = judge_scene(perceive(image), scene, "")
         assert len(judgement.parts) >= 3
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_near_miss_is_another_scene_of_the_level_with_captions_of_its_own(level):
+def test_a_near_miss_is_a_different_scene_of_the_level_whose_captions_parse(level):
     rng = np.random.default_rng(level)
     for _ in range(60):
         scene = sample_scene(level, rng, "train")
@@ -145,7 +140,7 @@ def test_a_near_miss_is_another_scene_of_the_level_with_captions_of_its_own(leve
 
 def test_a_near_miss_at_level_1_changes_one_attribute():
     rng = np.random.default_rng(0)
-    thing = Thing("red", "circle", "big")
+    thing = SceneObject("red", "circle", "big")
     for _ in range(100):
         other = near_miss(Scene(1, "single", (thing,)), rng).objects[0]
         changed = [name for name in ("colour", "shape", "size") if getattr(other, name) != getattr(thing, name)]

@@ -1,4 +1,4 @@
-"""Is a caption true of a picture? Looks at pixels alone, and answers part by part."""
+"""Checks of captions against images, part by part, from pixels only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,17 +8,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 from dalle_jax.scenes.grammar import parse
-from dalle_jax.scenes.perceive import Reading, Seen, perceive
-from dalle_jax.scenes.scene import Scene, Thing
-
-__all__ = ["Judgement", "Part", "Reading", "Seen", "judge", "judge_batch", "judge_scene", "read"]
+from dalle_jax.scenes.perceive import DetectedObject, DetectedScene, perceive
+from dalle_jax.scenes.scene import Scene, SceneObject
 
 NOTHING = "nothing"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One thing that a caption claims, and what the picture shows in its place."""
+    """One claim of a caption (a colour, a relation), and the value found in the image."""
 
     name: str
     expected: str
@@ -26,60 +24,47 @@ class Part:
 
     @property
     def right(self) -> bool:
-        """Whether the picture shows what the caption claims."""
+        """Return True if the image agrees with the claim."""
         return self.expected == self.found
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A caption held against a picture: right when every part is. ``reading`` is all that was seen."""
+    """The result of checking a caption against an image, and the scene detected in the image."""
 
     caption: str
     parts: tuple[Part, ...]
-    reading: Reading
+    detected: DetectedScene
 
     @property
     def right(self) -> bool:
-        """Whether the caption is true of the picture."""
+        """Return True if every part is right."""
         return all(part.right for part in self.parts)
 
 
-def read(image: UInt8[np.ndarray, "size size 3"]) -> Reading:
-    """What is in a picture, and where."""
-    return perceive(image)
-
-
 def judge(image: UInt8[np.ndarray, "size size 3"], caption: str) -> Judgement:
-    """Hold a caption against a picture. Raises ``UserError`` for a caption outside the grammar."""
+    """Check a caption against an image. Raises ``UserError`` for a caption outside the grammar."""
     return judge_scene(perceive(image), parse(caption), caption)
 
 
-def judge_batch(images: Sequence[np.ndarray], captions: Sequence[str]) -> list[Judgement]:
-    """``judge`` for each picture and its caption."""
-    scenes = {caption: parse(caption) for caption in set(captions)}
-    return [
-        judge_scene(perceive(image), scenes[caption], caption) for image, caption in zip(images, captions, strict=True)
-    ]
-
-
-def judge_scene(reading: Reading, scene: Scene, caption: str) -> Judgement:
-    """Hold what a caption describes against what was seen. An object too many makes a caption false."""
-    count = Part("count", str(len(scene.objects)), str(len(reading.objects)))
-    background = Part("background", scene.background or "plain", reading.background)
+def judge_scene(detected: DetectedScene, scene: Scene, caption: str) -> Judgement:
+    """Check a described scene against a detected one. Additional objects make a caption wrong."""
+    count = Part("count", str(len(scene.objects)), str(len(detected.objects)))
+    background = Part("background", scene.background or "plain", detected.background)
     if scene.arrangement == "sign":
-        parts = _sign_parts(scene, reading)
+        parts = _sign_parts(scene, detected)
     elif scene.arrangement == "group":
-        parts = _group_parts(scene, reading.objects)
+        parts = _group_parts(scene, detected.objects)
     elif scene.arrangement == "stack":
-        parts = _stack_parts(scene, reading.objects)
+        parts = _stack_parts(scene, detected.objects)
     elif scene.arrangement == "single":
-        parts = _thing_parts(scene.objects[0], _nearest(scene.objects[0], reading.objects), "")
+        parts = _thing_parts(scene.objects[0], _nearest(scene.objects[0], detected.objects), "")
     else:
-        parts = _pair_parts(scene, reading.objects)
-    return Judgement(caption, (*parts, count, background), reading)
+        parts = _pair_parts(scene, detected.objects)
+    return Judgement(caption, (*parts, count, background), detected)
 
 
-def _thing_parts(thing: Thing, seen: Seen | None, suffix: str) -> list[Part]:
+def _thing_parts(thing: SceneObject, seen: DetectedObject | None, suffix: str) -> list[Part]:
     parts = [
         Part("colour" + suffix, thing.colour, seen.colour if seen else NOTHING),
         Part("shape" + suffix, thing.shape, seen.shape if seen else NOTHING),
@@ -89,25 +74,25 @@ def _thing_parts(thing: Thing, seen: Seen | None, suffix: str) -> list[Part]:
     return parts
 
 
-def _likeness(thing: Thing, seen: Seen) -> int:
+def _likeness(thing: SceneObject, seen: DetectedObject) -> int:
     return (thing.colour == seen.colour) + (thing.shape == seen.shape)
 
 
-def _nearest(thing: Thing, objects: Sequence[Seen]) -> Seen | None:
-    """The seen object that is most like what was asked for."""
+def _nearest(thing: SceneObject, objects: Sequence[DetectedObject]) -> DetectedObject | None:
+    """Return the detected object that is most like the described one."""
     return max(objects, key=lambda seen: _likeness(thing, seen), default=None)
 
 
-def _relation(first: Seen, second: Seen) -> str:
-    """How the first stands to the second, along the axis on which they are farther apart."""
+def _relation(first: DetectedObject, second: DetectedObject) -> str:
+    """Return the relation of the first to the second on the axis along which they are farther apart."""
     dx, dy = second.x - first.x, second.y - first.y
     if abs(dy) > abs(dx):
         return "above" if dy > 0 else "below"
     return "left of" if dx > 0 else "right of"
 
 
-def _pair_parts(scene: Scene, objects: Sequence[Seen]) -> list[Part]:
-    """Both objects, matched with what is most like them (and stands as said, where that leaves a choice)."""
+def _pair_parts(scene: Scene, objects: Sequence[DetectedObject]) -> list[Part]:
+    """Check two objects, each matched with the most similar detection; ties go to the described relation."""
     expected = "above" if scene.arrangement == "vertical" else "left of"
     if len(objects) < 2:
         first, second = scene.objects
@@ -117,7 +102,7 @@ def _pair_parts(scene: Scene, objects: Sequence[Seen]) -> list[Part]:
         parts += _thing_parts(second, None if takes_first else only, " 2")
         return [*parts, Part("relation", expected, NOTHING)]
 
-    def merit(pair: tuple[Seen, Seen]) -> tuple[int, bool]:
+    def merit(pair: tuple[DetectedObject, DetectedObject]) -> tuple[int, bool]:
         likeness = sum(_likeness(thing, seen) for thing, seen in zip(scene.objects, pair, strict=True))
         return likeness, _relation(*pair) == expected
 
@@ -126,8 +111,8 @@ def _pair_parts(scene: Scene, objects: Sequence[Seen]) -> list[Part]:
     return [*parts, Part("relation", expected, _relation(first_seen, second_seen))]
 
 
-def _group_parts(scene: Scene, objects: Sequence[Seen]) -> list[Part]:
-    """What the objects have in common; "mixed" where they differ."""
+def _group_parts(scene: Scene, objects: Sequence[DetectedObject]) -> list[Part]:
+    """Check the attributes that all objects share; they are "mixed" if the objects differ."""
     thing = scene.objects[0]
 
     def common(names: set[str]) -> str:
@@ -137,8 +122,8 @@ def _group_parts(scene: Scene, objects: Sequence[Seen]) -> list[Part]:
     return [Part("colour", thing.colour, colour), Part("shape", thing.shape, shape)]
 
 
-def _stack_parts(scene: Scene, objects: Sequence[Seen]) -> list[Part]:
-    """Objects from top to bottom; a stack needs each to stand above the next rather than beside it."""
+def _stack_parts(scene: Scene, objects: Sequence[DetectedObject]) -> list[Part]:
+    """Check objects from top to bottom. In a stack each object is above the next rather than next to it."""
     ordered = sorted(objects, key=lambda seen: seen.y)
     places = [ordered[i] if i < len(ordered) else None for i in range(len(scene.objects))]
     upright = all(_relation(a, b) == "above" for a, b in pairwise(ordered))
@@ -148,9 +133,9 @@ def _stack_parts(scene: Scene, objects: Sequence[Seen]) -> list[Part]:
     return parts
 
 
-def _sign_parts(scene: Scene, reading: Reading) -> list[Part]:
-    board = next((seen for seen in reading.objects if seen.shape == "sign"), None)
+def _sign_parts(scene: Scene, detected: DetectedScene) -> list[Part]:
+    board = next((seen for seen in detected.objects if seen.shape == "sign"), None)
     return [
         Part("colour", scene.objects[0].colour, board.colour if board else NOTHING),
-        Part("word", str(scene.word), NOTHING if reading.word is None else reading.word),
+        Part("word", str(scene.word), NOTHING if detected.word is None else detected.word),
     ]

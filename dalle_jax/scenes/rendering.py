@@ -1,6 +1,6 @@
-"""Scenes to pictures: where the things stand, and drawing them with soft edges at any size.
+"""Rendering of scenes: positions of objects, and antialiased drawing at any image size.
 
-All lengths are in units of the picture's side, so a scene looks alike at 32 and at 256 pixels.
+Lengths are in units of the image's side, so a scene looks alike at 32 and at 256 pixels.
 """
 
 from functools import cache
@@ -30,7 +30,7 @@ _INK = {colour: _DARK_INK if colour in ("yellow", "cyan", "pink") else _LIGHT_IN
 
 
 def render(scene: Scene, size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "size size 3"]:
-    """One picture of a scene; places come from ``rng``."""
+    """Render an image of a scene; ``rng`` draws the positions."""
     canvas = np.empty((3, size, size), np.float32)
     for plane, value in zip(canvas, PLAIN if scene.background is None else COLOURS[scene.background], strict=True):
         plane.fill(value)
@@ -46,9 +46,9 @@ def render(scene: Scene, size: int, rng: np.random.Generator) -> UInt8[np.ndarra
 def draw_shape(
     canvas: Float[np.ndarray, "c h w"], shape: str, colour: tuple[float | int, ...], x: float, y: float, half: float
 ) -> None:
-    """Lay a shape of half width ``half`` pixels with its centre at (x, y) onto ``canvas``, in place.
+    """Draw a shape of half width ``half`` pixels, centred at (x, y), onto ``canvas`` in place.
 
-    The canvas holds one plane per channel: numpy is several times faster along rows than along three channels.
+    The canvas is channel-first, since numpy is several times faster along rows than along three channels.
     """
     height, width = canvas.shape[1:]
     reach = half * 1.15 + 1
@@ -65,20 +65,20 @@ def draw_shape(
 
 
 def _blend(planes: np.ndarray, coverage: np.ndarray, colour: tuple[float | int, ...]) -> None:
-    """Paint ``colour`` over ``planes`` [C h w] where ``coverage`` [h w] is 1, in place."""
-    planes += coverage * (_paint(colour) - planes)
+    """Blend ``colour`` over ``planes`` [C h w] in place, with ``coverage`` [h w] as opacity."""
+    planes += coverage * (_as_plane(colour) - planes)
 
 
 @cache
-def _paint(colour: tuple[float | int, ...]) -> np.ndarray:
+def _as_plane(colour: tuple[float | int, ...]) -> np.ndarray:
     return np.array(colour, np.float32)[:, None, None]  # [C 1 1]
 
 
 def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Centre x, centre y and diameter of each object: one shift of all together, and a lean of pairs.
+    """Draw centre x, centre y and diameter of each object: one random shift of all, and a random slant of pairs.
 
-    Centres lie on a lattice of ``LATTICE`` lines a side: at 32 px those are whole pixels, so that a small tokenizer has
-    few different edges to tell apart, and what is hard to learn is what the caption says.
+    Centres are rounded to a lattice of ``LATTICE`` points a side, which at 32 px are whole pixels. So a small image
+    tokenizer meets few different edges, and the difficulty of a scene lies in its caption.
     """
     jitter = (rng.random(3) * 2 - 1).tolist()
     shift = 0.02
@@ -107,7 +107,7 @@ def _on_lattice(place: float) -> float:
 
 
 def _draw_sign(canvas: np.ndarray, scene: Scene, rng: np.random.Generator) -> None:
-    """A board across the picture with a word in its middle."""
+    """Draw a board across the image with a word in its middle."""
     x, y, cell = 0.5, _on_lattice(0.5 + 0.06 * (rng.random() * 2 - 1)), SIGN_CELL
     colour = scene.objects[0].colour
     board = np.ones((1, 1), np.float32)
@@ -125,7 +125,7 @@ def _draw_bitmap(
     width: float,
     height: float,
 ) -> None:
-    """Lay a bitmap of that width and height onto ``canvas``; each pixel gets the share of it that ink covers."""
+    """Draw a bitmap of the given size onto ``canvas``; the opacity of a pixel is the share that ink covers."""
     size = canvas.shape[1]
     rows = overlap(size, bitmap.shape[0], (y - height / 2) * size, height * size)
     columns = overlap(size, bitmap.shape[1], (x - width / 2) * size, width * size)
@@ -133,7 +133,10 @@ def _draw_bitmap(
 
 
 def overlap(pixels: int, cells: int, start: float, length: float) -> np.ndarray:
-    """Share of each pixel that each of ``cells`` equal cells over [start, start + length] covers: [pixels cells]."""
+    """Return the share of each pixel that each of ``cells`` equal cells covers: [pixels cells].
+
+    The cells divide the interval [start, start + length], in pixels.
+    """
     edges = start + np.arange(cells + 1) * (length / cells)
     low = np.maximum(_pixel_edges(pixels), edges[:-1])
     high = np.minimum(_pixel_edges(pixels) + 1, edges[1:])

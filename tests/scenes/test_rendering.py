@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from dalle_jax.scenes.grammar import Scene, Thing, sample_scene
-from dalle_jax.scenes.render import draw_shape, overlap, render
+from dalle_jax.scenes.grammar import Scene, SceneObject, sample_scene
+from dalle_jax.scenes.rendering import draw_shape, overlap, render
 from dalle_jax.scenes.scene import COLOURS, LETTERS, LEVELS, SHAPES
 from dalle_jax.scenes.shapes import word_bitmap
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_seed_gives_the_same_picture(level):
+def test_a_seed_gives_the_same_image(level):
     scene = sample_scene(level, np.random.default_rng(level), "train")
     first, again, other = (render(scene, 32, np.random.default_rng(seed)) for seed in (5, 5, 6))
     assert first.shape == (32, 32, 3)
@@ -17,7 +17,7 @@ def test_a_seed_gives_the_same_picture(level):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_large_picture_averaged_down_is_the_small_one(level):
+def test_a_large_image_averaged_down_equals_a_small_one(level):
     rng = np.random.default_rng(level)
     for _ in range(10):
         scene, seed = sample_scene(level, rng, "train"), int(rng.integers(1000))
@@ -34,7 +34,7 @@ def coverage_of(shape, half, x=20.0, y=20.0, size=40):
     return canvas[0]
 
 
-def test_drawn_areas_are_those_of_geometry():
+def test_drawn_areas_equal_the_geometric_ones():
     half = 12.0
     expected = {
         "circle": np.pi * half**2,
@@ -48,19 +48,19 @@ def test_drawn_areas_are_those_of_geometry():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_shapes_are_alike_left_and_right_and_move_by_whole_pixels_unchanged(shape):
+def test_shapes_are_symmetric_and_unchanged_by_whole_pixel_shifts(shape):
     drawn = coverage_of(shape, 7.3)
     np.testing.assert_allclose(drawn, drawn[:, ::-1], atol=0.06)
     np.testing.assert_allclose(np.roll(drawn, 5, axis=1), coverage_of(shape, 7.3, x=25.0), atol=1e-5)
 
 
-def test_drawing_over_the_edge_is_cut_off():
+def test_shapes_are_clipped_at_the_edge():
     whole = coverage_of("heart", 8.0, x=30.0, y=30.0, size=60)
     np.testing.assert_allclose(coverage_of("heart", 8.0, x=2.0, y=3.0, size=20), whole[27:47, 28:48], atol=1e-5)
     assert coverage_of("heart", 8.0, x=-50.0, y=3.0, size=20).sum() == 0
 
 
-def test_overlap_of_cells_with_pixels_is_exact():
+def test_overlap_of_cells_and_pixels_is_exact():
     np.testing.assert_allclose(overlap(4, 2, 0.5, 3.0)[:, 0], [0.5, 1.0, 0.0, 0.0])
     np.testing.assert_allclose(overlap(4, 2, 0.5, 3.0)[:, 1], [0.0, 0.0, 1.0, 0.5])
 
@@ -78,8 +78,8 @@ def test_colours_are_far_apart():
     assert distances.min() > 120
 
 
-def test_the_named_colour_is_what_is_drawn():
-    scene = Scene(5, "single", (Thing("blue", "square"),), background="yellow")
+def test_objects_and_background_are_drawn_in_their_colours():
+    scene = Scene(5, "single", (SceneObject("blue", "square"),), background="yellow")
     image = render(scene, 64, np.random.default_rng(0))
     np.testing.assert_allclose(image[32, 32], COLOURS["blue"], atol=1)
     np.testing.assert_allclose(image[0, 0], COLOURS["yellow"], atol=5)
