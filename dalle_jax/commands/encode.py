@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     """Encodes what is missing, and writes the manifest."""
     config: EncodeRun = load(args.config, EncodeRun, args.set)
     hosts.join()
-    out = hosts.together(lambda: storage.reachable(args.out))
+    out = hosts.call_and_share_errors(lambda: storage.reachable(args.out))
     if not storage.is_remote(out):
         if args.work is not None:
             raise UserError(f"--work: expected none, since --out {out} is no URL and codes are made there")
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--out {out}: expected --work FOLDER beside a URL: codes are made there before they are sent")
     work = storage.place(args.work)
     encode_source(config, work)
-    sent = hosts.together(lambda: send(Path(work), out) if hosts.is_first() else 0)
+    sent = hosts.call_and_share_errors(lambda: send(Path(work), out) if hosts.is_first() else 0)
     _say(f"{out} has them too, {sent} shards sent")
     return 0
 
@@ -51,22 +51,22 @@ def encode_source(config: EncodeRun, out: Place) -> Encoder | None:
     """Fills a folder of this machine with codes; returns what encoded, None where nothing was missing."""
     if storage.is_remote(out):
         raise UserError(f"{out}: expected a folder of this machine or of a network drive, in which codes are made")
-    process, _ = hosts.place()
+    process, _ = hosts.process_index_and_count()
     path = Path(storage.absolute(out))
     with contextlib.ExitStack() as held:
-        hosts.together(lambda: held.enter_context(locked(path, process)))
+        hosts.call_and_share_errors(lambda: held.enter_context(locked(path, process)))
         return _encode(config, path)
 
 
 def _encode(config: EncodeRun, path: Path) -> Encoder | None:
-    process, processes = hosts.place()
+    process, processes = hosts.process_index_and_count()
     source, records = _opened(config, path)
     place = storage.place(config.image_tokenizer)
-    tokenizer = hosts.together(lambda: load_image_tokenizer(place))
+    tokenizer = hosts.call_and_share_errors(lambda: load_image_tokenizer(place))
     what = encoding(source, tokenizer, config.image_size, config.crops, config.shard_examples)
     folder = CodeFolder(path, what, process, processes)
-    hosts.together(lambda: None if process else folder.begin())
-    hosts.together(folder.compare)
+    hosts.call_and_share_errors(lambda: None if process else folder.begin())
+    hosts.call_and_share_errors(folder.compare)
     missing = folder.missing()
     done = all(hosts.gather(b"x" if folder.is_finished() and not missing else b""))
     if not done:

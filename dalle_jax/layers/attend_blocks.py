@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dalle_jax.arrays import Array, Float
-from dalle_jax.layers.attend_dense import FAR_BELOW
-from dalle_jax.layers.attention_masks import Pattern, transpose_grid
+from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern, transpose_grid
 
 SPARSE_BLOCK, FULL_BLOCK = 32, 64
 """How many image tokens are taken at once, at least, where few and where all earlier ones are seen. Full attention has
@@ -27,7 +26,7 @@ def _lean_attention(q: Array, k: Array, v: Array, mask: Array) -> Array:
 
 def _lean_forward(q: Array, k: Array, v: Array, mask: Array) -> tuple[Array, tuple[Array, ...]]:
     scores = jnp.einsum("...lh,...sh->...ls", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, scores, FAR_BELOW)
+    scores = jnp.where(mask, scores, MASKED_SCORE)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [... L S], not normalised
     total = weights.sum(axis=-1, keepdims=True)  # [... L 1]
     out = jnp.einsum("...ls,...sh->...lh", weights.astype(v.dtype), v) / total.astype(v.dtype)

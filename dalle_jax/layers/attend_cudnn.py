@@ -17,13 +17,13 @@ from dalle_jax.arrays import Array, Float
 from dalle_jax.layers.attend_blocks import block_size, windows
 from dalle_jax.layers.attention_masks import Pattern
 
-WIDEST_HEAD = 128
+MAX_HEAD_SIZE = 128
 """What every GPU with the kernel takes (Hopper takes 256); a head's width is a multiple of 8."""
 
 BLOCK = 128
 """Image tokens that are taken together, at least: what the kernel computes at once."""
 
-WORTH = 0.5
+MAX_PAIR_SHARE = 0.5
 """Blocks are taken where they leave less than this share of all pairs: keys that several blocks see are copied."""
 
 
@@ -32,8 +32,8 @@ def cudnn_obstacle(q: Float[Array, "B N L H"]) -> str | None:
     size = q.shape[3]
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"it computes in bfloat16 or float16, got {q.dtype}"
-    if size % 8 or size > WIDEST_HEAD:
-        return f"head_size must be a multiple of 8 and at most {WIDEST_HEAD}, got {size}"
+    if size % 8 or size > MAX_HEAD_SIZE:
+        return f"head_size must be a multiple of 8 and at most {MAX_HEAD_SIZE}, got {size}"
     return None
 
 
@@ -50,7 +50,7 @@ def cudnn_attention(
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [B L N H]
     if is_causal(pattern, length):
         out = _causal(q, k, v)
-    elif (blocks := image_blocks(pattern)).seen.size < WORTH * length**2:
+    elif (blocks := image_blocks(pattern)).seen.size < MAX_PAIR_SHARE * length**2:
         out = _in_blocks(q, k, v, pattern, blocks)
     else:
         out = _masked(q, k, v, pattern.mask(length))

@@ -29,7 +29,7 @@ PAIRS_PER_STEP = 512 * 512
 """How many pairs of a query and a key could be computed in the time that a block costs besides. An estimate: it was
 never timed. It makes blocks large, since a small one is done before the next has begun."""
 
-MOST_FUSED = 4
+MAX_FUSED_BLOCKS = 4
 """Up to so many blocks of keys one kernel gives all three gradients, keeping a gradient of the queries for each."""
 
 
@@ -88,7 +88,7 @@ def _kernel(pattern: Pattern, length: int, tiling: Tiling, interpret: bool) -> A
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as infos
     from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask import MultiHeadMask, NumpyMask
 
-    block, fused = tiling.block, tiling.length // tiling.block <= MOST_FUSED
+    block, fused = tiling.block, tiling.length // tiling.block <= MAX_FUSED_BLOCKS
     mask = MultiHeadMask([NumpyMask(stream_mask(pattern, length, tiling))])
     forward, mask_function = infos.process_mask(mask, (block, block))
     backward, _ = infos.process_mask_dkv(mask, (block, block), shrink_grid=not fused)

@@ -7,9 +7,8 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.layers import kv_cache
-from dalle_jax.layers.attend import Backend, stream_attention
-from dalle_jax.layers.attend_dense import FAR_BELOW, dense_attention
-from dalle_jax.layers.attention_masks import Pattern
+from dalle_jax.layers.attend import Backend, dense_attention, stream_attention
+from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Initializer, Linear, unstack
 from dalle_jax.layers.remat import name_attention
@@ -38,10 +37,10 @@ def step_attention(
     q = q * q.shape[-1] ** -0.5
     context = jnp.einsum("pmnh,pnch->pmnc", q, cache.context_k, preferred_element_type=jnp.float32)
     if seen is not None:
-        context = jnp.where(seen[:, None, None], context, FAR_BELOW)
+        context = jnp.where(seen[:, None, None], context, MASKED_SCORE)
     image = jnp.einsum("pmnh,pmnsh->pmns", q, codes.k, preferred_element_type=jnp.float32)
     own = (q.astype(jnp.float32) * k.astype(jnp.float32)).sum(axis=-1, keepdims=True)  # [P M N 1]
-    scores = jnp.concatenate([context, jnp.where(codes.visible, image, FAR_BELOW), own], axis=-1)
+    scores = jnp.concatenate([context, jnp.where(codes.visible, image, MASKED_SCORE), own], axis=-1)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [P M N C+S+1], not normalised
     total = weights.sum(axis=-1, keepdims=True)
     weights, split = weights.astype(q.dtype), cache.context_v.shape[3]
@@ -71,23 +70,23 @@ class SelfAttention(nnx.Module):
             init=init if init_out is None else init_out, rngs=rngs,
         )  # fmt: skip
 
-    def split(self, x: Float[Array, "B L D"]) -> tuple[Array, Array, Array]:
+    def project_qkv(self, x: Float[Array, "B L D"]) -> tuple[Array, Array, Array]:
         """Queries, keys and values [B N L H]."""
         q, k, v = unstack(name_attention(self.qkv(x)), 2)  # [B L N H] each
         return _heads_first(q), _heads_first(k), _heads_first(v)
 
     def __call__(self, x: Float[Array, "B L D"], pattern: Pattern) -> Float[Array, "B L D"]:
         """A whole stream."""
-        out = stream_attention(*self.split(x), pattern, self.backend)
+        out = stream_attention(*self.project_qkv(x), pattern, self.backend)
         return self.out(name_attention(out).swapaxes(1, 2))
 
-    def over(self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
+    def bidirectional(self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
         """In both directions over the positions where ``mask`` is True (an encoder)."""
-        return self.out(name_attention(dense_attention(*self.split(x), mask[:, None, None])).swapaxes(1, 2))
+        return self.out(name_attention(dense_attention(*self.project_qkv(x), mask[:, None, None])).swapaxes(1, 2))
 
     def prefill(self, x: Float[Array, "P C D"], candidates: int, pattern: Pattern) -> tuple[Array, KvCache]:
         """The context alone: its outputs [P C D] and a cache for that many candidates."""
-        q, k, v = self.split(x)
+        q, k, v = self.project_qkv(x)
         out = self.out(stream_attention(q, k, v, pattern, "xla").swapaxes(1, 2))
         return out, kv_cache.new_cache(k, v, candidates, pattern)
 
@@ -98,7 +97,7 @@ class SelfAttention(nnx.Module):
         qkv = self.qkv(x)  # [P M 3 N H]
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         out = step_attention(q, k, v, cache, pattern, index)
-        return self.out(out), kv_cache.after(out, k, v)
+        return self.out(out), kv_cache.order_after(out, k, v)
 
 
 class CrossKeys(NamedTuple):

@@ -20,6 +20,9 @@ from dalle_jax.arrays import Array, Float
 
 Kind: TypeAlias = Literal["full", "row", "column", "convolutional"]
 
+MASKED_SCORE = -1e30
+"""The score of a masked pair: finite, so that a row with no visible key gives the mean of the values and not NaN."""
+
 
 @dataclass(frozen=True)
 class Pattern:

@@ -50,14 +50,14 @@ class CodeTokens(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         self.embedding = Embedding(size, width, axis=CODES, dtype=dtype, init=init, rngs=rngs)
         self.head = Linear(
-            width, size, axes=(EMBED, CODES), bias=bias, dtype=dtype, result=jnp.float32,
+            width, size, axes=(EMBED, CODES), bias=bias, dtype=dtype, out_dtype=jnp.float32,
             init=nnx.initializers.zeros if code_width else init_head or init, rngs=rngs,
         )  # fmt: skip
         read = CodeFeatures(size, code_width, width, rngs=rngs) if code_width else None
         predicted = CodeFeatures(size, code_width, width, rngs=rngs) if code_width else None
         self.read, self.predicted = nnx.data(read), nnx.data(predicted)
 
-    def know(self, vectors: Float[Array, "K c"]) -> None:
+    def set_code_vectors(self, vectors: Float[Array, "K c"]) -> None:
         """Takes the tokenizer's code vectors, brought to mean 0 in each dimension and variance 1 over all."""
         if self.read is None or self.predicted is None:
             raise ValueError("tokens with code_width 0 do not look at code vectors")

@@ -220,7 +220,7 @@ def _by_phases(x: Array, kernel: Array, stride: int, before: int) -> Array:
     return y.reshape(batch, height * stride, width * stride, features)
 
 
-def named_channels(channels: int, features: int) -> tuple[str | None, str | None]:
+def channel_axes(channels: int, features: int) -> tuple[str | None, str | None]:
     """The axes of a kernel's inputs and outputs: the wider side is CHANNELS, since three colours cannot be split."""
     return (None, CHANNELS) if features >= channels else (CHANNELS, None)
 
@@ -237,7 +237,7 @@ class Conv(nnx.Module):
         self.stride = stride
         self.padding = None if padding is None else ((padding, padding), (padding, padding))
         self.dtype = jnp.dtype(dtype)
-        ins, outs = named_channels(channels, features)
+        ins, outs = channel_axes(channels, features)
         self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32), axes=(KERNEL, KERNEL, ins, outs))
         self.bias = nnx.Param(jnp.zeros(features, jnp.float32), axes=(outs,)) if bias else None
 
@@ -259,7 +259,7 @@ class ConvTranspose(nnx.Module):
         shape = (kernel, kernel, channels, features)
         self.stride = stride
         self.dtype = jnp.dtype(dtype)
-        ins, outs = named_channels(channels, features)
+        ins, outs = channel_axes(channels, features)
         self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32), axes=(KERNEL, KERNEL, ins, outs))
         self.bias = nnx.Param(jnp.zeros(features, jnp.float32), axes=(outs,))
 
@@ -269,7 +269,7 @@ class ConvTranspose(nnx.Module):
         return add_bias(y, self.bias[...])
 
 
-class ResBlock(nnx.Module):
+class ReluResBlock(nnx.Module):
     """``x + conv(relu(... conv(relu(x))))``, one convolution for each of ``kernels``; the last one starts at zero."""
 
     def __init__(

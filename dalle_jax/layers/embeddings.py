@@ -45,7 +45,7 @@ def _lookup_backward(dtype: str, summed_in: str, residuals: tuple[Array, Array],
 _lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
-def spread(x: Float[Array, "..."], rows: int | None, dtype: Any) -> Float[Array, "..."]:
+def broadcast_param(x: Float[Array, "..."], rows: int | None, dtype: Any) -> Float[Array, "..."]:
     """A parameter in ``dtype``, or one copy of it for each of ``rows``, whose gradients are summed in its own dtype."""
     return (x if rows is None else jnp.broadcast_to(x, (rows, *x.shape))).astype(dtype)
 
@@ -67,7 +67,7 @@ class Embedding(nnx.Module):
 
     def all(self, rows: int | None = None) -> Float[Array, "size D"] | Float[Array, "B size D"]:
         """The whole table, or for each of ``rows`` a table: cast after it is spread, so gradients are summed before."""
-        return spread(self.table[...], rows, self.dtype)
+        return broadcast_param(self.table[...], rows, self.dtype)
 
 
 class GridEmbedding(nnx.Module):
@@ -90,4 +90,4 @@ class GridEmbedding(nnx.Module):
     def all(self, rows: int | None = None) -> Float[Array, "I D"] | Float[Array, "B I D"]:
         """The vectors of all I = h * w positions, in raster order; ``rows`` as in ``Embedding.all``."""
         table = self.rows.table[...][:, None] + self.columns.table[...][None, :]  # [h w D]
-        return spread(table.reshape(-1, table.shape[-1]), rows, self.rows.dtype)
+        return broadcast_param(table.reshape(-1, table.shape[-1]), rows, self.rows.dtype)

@@ -51,7 +51,7 @@ def grow(cache: KvCache, pattern: Pattern, codes: int) -> KvCache:
     return cache._replace(k=jnp.pad(cache.k, padding), v=jnp.pad(cache.v, padding))
 
 
-def after(
+def order_after(
     out: Float[Array, "P M N H"], k: Float[Array, "P M N H"], v: Float[Array, "P M N H"]
 ) -> tuple[Float[Array, "P M N H"], Float[Array, "P M N H"]]:
     """``k`` and ``v`` unchanged, but not to be had before ``out``, which was computed from the cache.

@@ -23,36 +23,36 @@ Module = TypeVar("Module", bound=nnx.Module)
 
 
 def flat_matmul(
-    x: Float[Array, "... D"], kernel: Float[Array, "D F"], result: str | None = None
+    x: Float[Array, "... D"], kernel: Float[Array, "D F"], out_dtype: str | None = None
 ) -> Float[Array, "... F"]:
     """``x @ kernel``, cast to x's dtype, whose forward and gradients are 2-D products; see ``gradient_dtype``.
 
-    ``result`` is the dtype that it comes out in, by default x's: sums are kept in float32 until then.
+    ``out_dtype`` is the dtype that it comes out in, by default x's: sums are kept in float32 until then.
     """
-    return _flat_matmul(x, kernel, gradient_dtype().name, result or x.dtype.name)
+    return _flat_matmul(x, kernel, gradient_dtype().name, out_dtype or x.dtype.name)
 
 
-def _flat_product(x: Array, kernel: Array, result: str) -> Array:
+def _flat_product(x: Array, kernel: Array, out_dtype: str) -> Array:
     flat = x.reshape(-1, x.shape[-1])  # [B D]
-    product = jnp.matmul(flat, kernel.astype(x.dtype), preferred_element_type=jnp.dtype(result))
+    product = jnp.matmul(flat, kernel.astype(x.dtype), preferred_element_type=jnp.dtype(out_dtype))
     return product.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _flat_matmul(x: Array, kernel: Array, summed_in: str, result: str) -> Array:
+def _flat_matmul(x: Array, kernel: Array, summed_in: str, out_dtype: str) -> Array:
     del summed_in
-    return _flat_product(x, kernel, result)
+    return _flat_product(x, kernel, out_dtype)
 
 
-def _flat_matmul_forward(x: Array, kernel: Array, summed_in: str, result: str) -> tuple[Array, tuple[Array, Array]]:
+def _flat_matmul_forward(x: Array, kernel: Array, summed_in: str, out_dtype: str) -> tuple[Array, tuple[Array, Array]]:
     del summed_in  # not through _flat_matmul, in which remat's policies see no product
-    return _flat_product(x, kernel, result), (x, kernel)
+    return _flat_product(x, kernel, out_dtype), (x, kernel)
 
 
 def _flat_matmul_backward(
-    summed_in: str, result: str, residuals: tuple[Array, Array], gradient: Array
+    summed_in: str, out_dtype: str, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
-    del result
+    del out_dtype
     x, kernel = residuals
     gradient = gradient.astype(x.dtype)
     # The barriers keep XLA from undoing the reshape.
@@ -65,29 +65,29 @@ def _flat_matmul_backward(
 _flat_matmul.defvjp(_flat_matmul_forward, _flat_matmul_backward)
 
 
-def _product(x: Array, kernel: Array, inputs: int, result: str) -> Array:
+def _product(x: Array, kernel: Array, inputs: int, out_dtype: str) -> Array:
     """The last ``inputs`` dimensions of ``x`` with the first of ``kernel``, as one dot_general."""
     axes = ((tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))), ((), ()))
-    return jax.lax.dot_general(x, kernel.astype(x.dtype), axes, preferred_element_type=jnp.dtype(result))
+    return jax.lax.dot_general(x, kernel.astype(x.dtype), axes, preferred_element_type=jnp.dtype(out_dtype))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _contract(x: Array, kernel: Array, inputs: int, summed_in: str, result: str) -> Array:
+def _contract(x: Array, kernel: Array, inputs: int, summed_in: str, out_dtype: str) -> Array:
     del summed_in
-    return _product(x, kernel, inputs, result)
+    return _product(x, kernel, inputs, out_dtype)
 
 
 def _contract_forward(
-    x: Array, kernel: Array, inputs: int, summed_in: str, result: str
+    x: Array, kernel: Array, inputs: int, summed_in: str, out_dtype: str
 ) -> tuple[Array, tuple[Array, Array]]:
     del summed_in
-    return _product(x, kernel, inputs, result), (x, kernel)
+    return _product(x, kernel, inputs, out_dtype), (x, kernel)
 
 
 def _contract_backward(
-    inputs: int, summed_in: str, result: str, residuals: tuple[Array, Array], gradient: Array
+    inputs: int, summed_in: str, out_dtype: str, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
-    del result
+    del out_dtype
     x, kernel = residuals
     gradient = gradient.astype(x.dtype)
     lead, outs = x.ndim - inputs, kernel.ndim - inputs
@@ -122,29 +122,29 @@ class Panels(nnx.Variable):
 
 
 def panel_matmul(
-    x: Float[Array, "... D"], panels: Float[Array, "n D c"], result: str | None = None
+    x: Float[Array, "... D"], panels: Float[Array, "n D c"], out_dtype: str | None = None
 ) -> Float[Array, "... F"]:
-    """``x @ kernel``, each panel of which lies together in memory; see ``flat_matmul`` for ``result``."""
+    """``x @ kernel``, each panel of which lies together in memory; see ``flat_matmul`` for ``out_dtype``."""
     count, width, columns = panels.shape
     rows = jnp.broadcast_to(x.reshape(-1, width), (count, x.size // width, width))
-    axes, result = (((2,), (1,)), ((0,), (0,))), result or x.dtype.name
-    product = jax.lax.dot_general(rows, panels, axes, preferred_element_type=jnp.dtype(result))  # [n B c]
+    axes, out_dtype = (((2,), (1,)), ((0,), (0,))), out_dtype or x.dtype.name
+    product = jax.lax.dot_general(rows, panels, axes, preferred_element_type=jnp.dtype(out_dtype))  # [n B c]
     return product.swapaxes(0, 1).reshape(*x.shape[:-1], count * columns)
 
 
 def project(
-    x: Float[Array, "..."], kernel: Float[Array, "..."], inputs: int, result: str | None = None
+    x: Float[Array, "..."], kernel: Float[Array, "..."], inputs: int, out_dtype: str | None = None
 ) -> Float[Array, "..."]:
     """Contracts the last ``inputs`` dimensions of ``x`` with the first of ``kernel``, which is cast to x's dtype here.
 
     So the kernel's gradient can leave its product in the dtype that gradients are summed in (``gradient_dtype``).
-    ``result`` is the dtype that it comes out in, by default x's.
+    ``out_dtype`` is the dtype that it comes out in, by default x's.
     """
-    lead, out_shape, result = x.shape[: x.ndim - inputs], kernel.shape[inputs:], result or x.dtype.name
+    lead, out_shape, out_dtype = x.shape[: x.ndim - inputs], kernel.shape[inputs:], out_dtype or x.dtype.name
     if platform() != "cpu":
-        return _contract(x, kernel, inputs, gradient_dtype().name, result)
+        return _contract(x, kernel, inputs, gradient_dtype().name, out_dtype)
     width = math.prod(kernel.shape[:inputs])
-    product = flat_matmul(x.reshape(*lead, width), kernel.reshape(width, -1), result)  # [... F]
+    product = flat_matmul(x.reshape(*lead, width), kernel.reshape(width, -1), out_dtype)  # [... F]
     return product.reshape(*lead, *out_shape)
 
 
@@ -159,7 +159,7 @@ class Linear(nnx.Module):
 
     ``axes`` names the dimensions of the kernel, [*in_shape, *out_shape]. ``init`` is called with the 2-D shape
     (all inputs, all outputs); the default is normal with standard deviation 1 / sqrt(inputs). Operands are of
-    ``dtype``; ``result`` is that of y, by default the same: logits are float32 ever since they were summed.
+    ``dtype``; ``out_dtype`` is that of y, by default the same: logits are float32 ever since they were summed.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Linear(nnx.Module):
         *,
         axes: tuple[str | None, ...],
         dtype: Any = jnp.float32,
-        result: Any = None,
+        out_dtype: Any = None,
         bias: bool = True,
         init: Initializer | None = None,
         rngs: nnx.Rngs,
@@ -183,7 +183,7 @@ class Linear(nnx.Module):
         kernel = init(rngs.params(), (fan_in, fan_out), jnp.float32).reshape(*ins, *outs)
         self.inputs, self.dimensions = len(ins), len(ins) + len(outs)
         self.dtype = jnp.dtype(dtype)
-        self.result = jnp.dtype(dtype if result is None else result).name
+        self.out_dtype = jnp.dtype(dtype if out_dtype is None else out_dtype).name
         self.kernel = nnx.Param(kernel, axes=tuple(axes))
         self.bias = nnx.Param(jnp.zeros(outs, jnp.float32), axes=tuple(axes[len(ins) :])) if bias else None
         self.panels: Panels | None = nnx.data(None)
@@ -192,10 +192,10 @@ class Linear(nnx.Module):
         """[... *in_shape] to [... *out_shape]."""
         x = x.astype(self.dtype)
         if self.panels is None:
-            y = project(x, self.kernel[...], self.inputs, self.result)
+            y = project(x, self.kernel[...], self.inputs, self.out_dtype)
         else:
             lead, outs = x.shape[: x.ndim - self.inputs], self.kernel.shape[self.inputs :]
-            y = panel_matmul(x.reshape(*lead, -1), self.panels[...], self.result).reshape(*lead, *outs)
+            y = panel_matmul(x.reshape(*lead, -1), self.panels[...], self.out_dtype).reshape(*lead, *outs)
         return y if self.bias is None else add_bias(y, self.bias[...])
 
     def split_into_panels(self) -> None:
@@ -208,7 +208,7 @@ class Linear(nnx.Module):
             self.panels = Panels(kernel.swapaxes(-3, -2))
 
 
-def for_steps(module: Module, rows: int) -> Module:
+def for_decoding(module: Module, rows: int) -> Module:
     """The module, or a copy laid out for a loop of many calls with so few rows that they only read the kernels.
 
     XLA on a CPU reads a kernel whose rows are long at half the speed of one whose columns are split into panels

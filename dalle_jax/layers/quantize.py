@@ -22,7 +22,7 @@ class Codebook(nnx.Variable):
     """State of a codebook: no parameter, has no gradient, is updated by the module itself when it trains."""
 
 
-class Quantized(NamedTuple):
+class QuantizerOutput(NamedTuple):
     """``vectors`` are the codes' vectors in value and the inputs in gradient; ``nearest`` have no gradient."""
 
     vectors: Float[Array, "... c"]
@@ -32,7 +32,7 @@ class Quantized(NamedTuple):
 
 
 class CodebookState(NamedTuple):
-    """``vectors`` = ``sums`` / smoothed ``counts``; both are moving averages of a batch's totals."""
+    """``vectors`` = ``sums`` / smoothed ``counts``; both are moving averages of a batch's code_totals."""
 
     vectors: Float[Array, "K c"]
     counts: Float[Array, " K"]
@@ -51,14 +51,14 @@ def squared_distances(x: Float[Array, "n c"], vectors: Float[Array, "K c"]) -> F
     return (x * x).sum(-1)[:, None] - 2 * cross + (vectors * vectors).sum(-1)
 
 
-def first_smallest(x: Float[Array, "n K"]) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
+def argmin_and_min(x: Float[Array, "n K"]) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
     """argmin and min of each row, as two plain reductions: XLA on a CPU is slower at ``argmin``."""
     smallest = x.min(axis=-1)
     index = jnp.arange(x.shape[-1])
     return jnp.where(x <= smallest[:, None], index, x.shape[-1] - 1).min(axis=-1), smallest
 
 
-def totals(
+def code_totals(
     x: Float[Array, "n c"], codes: Int[Array, " n"], size: int
 ) -> tuple[Float[Array, " K"], Float[Array, "K c"]]:
     """How many rows each code has, and their sum: scattered on a CPU, elsewhere by a product with one-hot rows."""
@@ -69,7 +69,7 @@ def totals(
     return assigned.sum(0), jnp.matmul(assigned.T, x, precision=jax.lax.Precision.HIGHEST)
 
 
-def update(
+def ema_update(
     state: CodebookState, batch_counts: Float[Array, " K"], batch_sums: Float[Array, "K c"], decay: float
 ) -> CodebookState:
     """One step of the moving averages (equations of appendix A.1, with smoothed sizes)."""
@@ -116,28 +116,28 @@ class Quantizer(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "... c"], *, train: bool = False, key: Key[Array, ""] | None = None
-    ) -> Quantized:
+    ) -> QuantizerOutput:
         """Quantises; with ``train`` it also updates the codebook, for the next call, and needs a key for revival."""
         x = x.astype(jnp.float32)
         flat = jax.lax.stop_gradient(x).reshape(-1, x.shape[-1])  # [n c]
         vectors = self.vectors[...]
         distances = squared_distances(flat, vectors)  # [n K]
-        codes, errors = first_smallest(distances)  # [n] [n]
-        counts, sums = totals(flat, codes, vectors.shape[0])
+        codes, errors = argmin_and_min(distances)  # [n] [n]
+        counts, sums = code_totals(flat, codes, vectors.shape[0])
         if train:
             if key is None:
                 raise ValueError("a quantizer needs a key to train: revived codes are drawn at random")
             state = CodebookState(vectors, self.counts[...], self.sums[...])
-            state = revive(update(state, counts, sums, self.decay), flat, errors, self.revive_below, key)
+            state = revive(ema_update(state, counts, sums, self.decay), flat, errors, self.revive_below, key)
             self.vectors[...], self.counts[...], self.sums[...] = state
         nearest = vectors[codes].reshape(x.shape)
         codes = codes.reshape(x.shape[:-1])
-        return Quantized(straight_through(x, nearest), nearest, codes, counts)
+        return QuantizerOutput(straight_through(x, nearest), nearest, codes, counts)
 
     def encode(self, x: Float[Array, "... c"]) -> Int[Array, "..."]:
         """Codes only."""
         flat = x.reshape(-1, x.shape[-1])
-        return first_smallest(squared_distances(flat, self.vectors[...]))[0].reshape(x.shape[:-1])
+        return argmin_and_min(squared_distances(flat, self.vectors[...]))[0].reshape(x.shape[:-1])
 
     def lookup(self, codes: Int[Array, "..."]) -> Float[Array, "... c"]:
         """The vectors of codes."""

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dalle_jax.arrays import Array
+from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.layers.remat import Remat, rematerialised
 from dalle_jax.parallel.axes import LAYERS
 
@@ -195,3 +195,11 @@ def _repetition(statics: Sequence[Hashable]) -> tuple[int, int]:
 def stack_keys(key: Array | None, depth: int) -> Array | None:
     """One key per layer, or None."""
     return None if key is None else jax.random.split(key, depth)
+
+
+def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
+    """Zeroes a share ``rate`` of the values and scales the rest up; the identity with no key."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))

@@ -14,7 +14,7 @@ def same_rows(text: Int[Array, "B T"]) -> Bool[Array, "B B"]:
     return (text[:, None, :] == text[None, :, :]).all(axis=-1)
 
 
-def same_meaning(text: Int[Array, "B T"], meaning: Int[Array, " B"]) -> Bool[Array, "B B"]:
+def same_caption_group(text: Int[Array, "B T"], meaning: Int[Array, " B"]) -> Bool[Array, "B B"]:
     """Which pairs of a batch say the same: by their rows of tokens or, worded otherwise, by their ``meaning``."""
     return same_rows(text) | (meaning[:, None] == meaning[None, :])
 
@@ -62,15 +62,10 @@ def similarities(image: Float[Array, "B E"], text: Float[Array, "N E"]) -> Float
     return jnp.matmul(image, text.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def retrieved(
+def retrieval_hits(
     image: Float[Array, "B E"], text: Float[Array, "B E"], same: Bool[Array, "B B"]
 ) -> tuple[Bool[Array, " B"], Bool[Array, " B"]]:
     """Whether the nearest caption of each picture, and the nearest picture of each caption, is as good as its own."""
     cosines = similarities(image, text)
     rows = jnp.arange(cosines.shape[0])
     return same[rows, cosines.argmax(axis=1)], same[rows, cosines.argmax(axis=0)]
-
-
-def zero_shot(image: Float[Array, "B E"], captions: Float[Array, "N E"], label: Int[Array, " B"]) -> Bool[Array, " B"]:
-    """Whether each picture is nearer to caption ``label`` than to all others of a list: classification by captions."""
-    return similarities(image, captions).argmax(axis=-1) == label

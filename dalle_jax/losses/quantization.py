@@ -11,7 +11,7 @@ def commitment(x: Float[Array, "... c"], nearest: Float[Array, "... c"]) -> Floa
     return jnp.square(x.astype(jnp.float32) - jax.lax.stop_gradient(nearest).astype(jnp.float32)).mean()
 
 
-def entropy_gap(distances: Float[Array, "n K"], temperature: float) -> Float[Array, ""]:
+def entropy_loss(distances: Float[Array, "n K"], temperature: float) -> Float[Array, ""]:
     """Mean entropy of each row's choice less the entropy of their mean, in nats: least when each row is sure of its
     code and all codes are in use (Yu et al. 2023, arXiv 2310.05737, section 3.2; LlamaGen's option).
 

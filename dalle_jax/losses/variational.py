@@ -22,7 +22,7 @@ def kl_from_uniform(logits: Float[Array, "... K"]) -> Float[Array, "..."]:
     return (jnp.exp(log_share) * log_share).sum(-1) + math.log(logits.shape[-1])
 
 
-def marginal_from_uniform(logits: Float[Array, "... K"]) -> Float[Array, ""]:
+def marginal_kl_from_uniform(logits: Float[Array, "... K"]) -> Float[Array, ""]:
     """KL(mean of softmax(logits) || uniform) in nats: 0 where all codes are used alike, ln K where only one is.
 
     The mean over positions of ``kl_from_uniform`` is this plus what the codes say of their positions.

@@ -91,12 +91,12 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def place() -> tuple[int, int]:
+def process_index_and_count() -> tuple[int, int]:
     """The number of this process, and how many there are."""
     return jax.process_index(), jax.process_count()
 
 
-def all_stop(asked: bool, step: int) -> bool:
+def agree_to_stop(asked: bool, step: int) -> bool:
     """Whether the run stops before ``step``: the same answer on every process.
 
     Alone it is what this process was ``asked``. With others a SIGTERM to any of them is agreed upon by all, at one step
@@ -119,7 +119,7 @@ def gather(content: bytes) -> list[bytes]:
     return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
 
 
-def together(work: Callable[[], T]) -> T:
+def call_and_share_errors(work: Callable[[], T]) -> T:
     """What ``work`` gives this process; a UserError of any process is raised on all of them, so that none waits."""
     done: T | None = None
     try:

@@ -1,6 +1,6 @@
 """Codes drawn one after another from a transformer with a cache.
 
-The generator is anything with ``empty``, ``prefill``, ``grow``, ``for_steps`` and ``decode`` as
+The generator is anything with ``empty``, ``prefill``, ``grow``, ``for_decoding`` and ``decode`` as
 models/code_generator.py describes them.
 """
 
@@ -12,13 +12,12 @@ import jax.numpy as jnp
 
 from dalle_jax.arrays import Array, Float, Int, Key, Prompts, UInt
 from dalle_jax.sampling.filters import restrict
-from dalle_jax.sampling.guidance import guide
 
 STAGE = 128
 STAGES = 4
 """The cache grows in stages of at least ``STAGE`` codes, at most ``STAGES`` of them, each compiled on its own."""
 
-NOISE_AT_ONCE = 2**24
+MAX_NOISE_VALUES = 2**24
 """Values of noise that are drawn before the first code (64 MiB); where more are needed, each step draws its own."""
 
 
@@ -55,10 +54,20 @@ def _noise(keys: Key[Array, "P M"], position: Int[Array, ""], size: int) -> Floa
     return one(keys)
 
 
-def draw(logits: Float[Array, "P M K"], noise: Float[Array, "P M K"], how: Settings) -> Int[Array, "P M"]:
+def draw(logits: Float[Array, "P M K"], noise: Float[Array, "P M K"], settings: Settings) -> Int[Array, "P M"]:
     """Codes distributed as the restricted logits: the largest of logit plus Gumbel noise; greedy at temperature 0."""
-    noise = jnp.where((how.temperature > 0)[:, None, None], noise, 0.0)
-    return jnp.argmax(restrict(logits, how.temperature, how.top_k, how.top_p) + noise, axis=-1).astype(jnp.int32)
+    noise = jnp.where((settings.temperature > 0)[:, None, None], noise, 0.0)
+    return jnp.argmax(restrict(logits, settings.temperature, settings.top_k, settings.top_p) + noise, axis=-1).astype(
+        jnp.int32
+    )
+
+
+def guide(
+    conditional: Float[Array, "P M K"], unconditional: Float[Array, "P M K"], scale: Float[Array, " P"]
+) -> Float[Array, "P M K"]:
+    """``unconditional + scale * (conditional - unconditional)``; a scale of 1 gives the conditional logits exactly."""
+    scale = scale[:, None, None]
+    return jnp.where(scale == 1, conditional, unconditional + scale * (conditional - unconditional))
 
 
 def _with_empty_prompt(text: Prompts, generator: Any, candidates: int) -> tuple[Array, Any]:
@@ -85,7 +94,7 @@ def sample(
     generator: Any,
     text: Prompts,
     keys: Key[Array, "P M"],
-    how: Settings,
+    settings: Settings,
     prefix: Int[Array, "P I"] | None = None,
     prefix_length: Int[Array, " P"] | None = None,
     *,
@@ -99,13 +108,13 @@ def sample(
     candidates, length = keys.shape[1], generator.grid[0] * generator.grid[1]
     prompts, size = text.shape[0], generator.codebook_size
     first, cache = _with_empty_prompt(text, generator, candidates) if guided else generator.prefill(text, candidates)
-    generator = generator.for_steps(first.shape[0] * candidates)
-    noise_ahead = prompts * candidates * length * size <= NOISE_AT_ONCE
+    generator = generator.for_decoding(first.shape[0] * candidates)
+    noise_ahead = prompts * candidates * length * size <= MAX_NOISE_VALUES
     noises = jax.vmap(lambda i: _noise(keys, i, size))(jnp.arange(length)) if noise_ahead else None
 
     def choose(logits: Array, position: Array, noise: Array | None) -> Array:
-        logits = guide(logits[:prompts], logits[prompts:], how.guidance) if guided else logits
-        code = draw(logits, _noise(keys, position, size) if noise is None else noise, how)
+        logits = guide(logits[:prompts], logits[prompts:], settings.guidance) if guided else logits
+        code = draw(logits, _noise(keys, position, size) if noise is None else noise, settings)
         if prefix is None or prefix_length is None:
             return code
         given = jax.lax.dynamic_index_in_dim(prefix, position, axis=1)  # [P 1]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dalle_jax.arrays import Array, Float, Int
 
-NOT_DRAWN = -1e30
+EXCLUDED_LOGIT = -1e30
 """What the logit of an excluded code becomes."""
 
 
@@ -41,7 +41,7 @@ def top_k(logits: Float[Array, "P M K"], k: Int[Array, " P"]) -> Float[Array, "P
     threshold = _smallest(
         lambda t: (order > t).sum(axis=-1, keepdims=True) < jnp.maximum(wanted, 1), (*logits.shape[:2], 1)
     )
-    return jnp.where((order >= threshold) | (wanted <= 0), logits, NOT_DRAWN)
+    return jnp.where((order >= threshold) | (wanted <= 0), logits, EXCLUDED_LOGIT)
 
 
 def top_p(logits: Float[Array, "P M K"], p: Float[Array, " P"]) -> Float[Array, "P M K"]:
@@ -55,7 +55,7 @@ def top_p(logits: Float[Array, "P M K"], p: Float[Array, " P"]) -> Float[Array, 
         lambda t: jnp.where(order > t, probabilities, 0.0).sum(axis=-1, keepdims=True) < jnp.maximum(wanted, 1e-9),
         (*logits.shape[:2], 1),
     )
-    return jnp.where((order >= threshold) | (wanted >= 1), logits, NOT_DRAWN)
+    return jnp.where((order >= threshold) | (wanted >= 1), logits, EXCLUDED_LOGIT)
 
 
 def restrict(

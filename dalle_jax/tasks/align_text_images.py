@@ -15,7 +15,7 @@ from dalle_jax import storage
 from dalle_jax.arrays import Array, Bool, Float, Key
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
-from dalle_jax.losses.contrastive import contrastive, retrieved, same_meaning, sigmoid
+from dalle_jax.losses.contrastive import contrastive, retrieval_hits, same_caption_group, sigmoid
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.pipelines.load import ModelFile, load_image_tokenizer
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, text_spec
@@ -92,7 +92,7 @@ class AlignTextImages:
             painted = jax.lax.stop_gradient(frozen.decode(frozen.encode(pixels[:through])))
             pixels = jnp.concatenate([painted, pixels[through:]])
         image, text = module.encode_image(pixels, train=True), module.encode_text(batch["text"])
-        loss = self._contrast(module, image, text, same_meaning(batch["text"], batch["meaning"]))
+        loss = self._contrast(module, image, text, same_caption_group(batch["text"], batch["meaning"]))
         one = jnp.ones(())
         sums = {"loss": (loss, one), "logit_scale": (module.trained_scale, one)}
         if self.contrast == "softmax":
@@ -116,8 +116,8 @@ class AlignTextImages:
         if frozen is not None:
             pixels = frozen.decode(frozen.encode(pixels))
         image, text = module.encode_image(pixels), module.encode_text(batch["text"])
-        same = same_meaning(batch["text"], batch["meaning"])  # [B B]
-        right = retrieved(image, text, same)[0]  # [B]
+        same = same_caption_group(batch["text"], batch["meaning"])  # [B B]
+        right = retrieval_hits(image, text, same)[0]  # [B]
         loss = self._contrast(module, image, text, same)
         return {
             "retrieval_top1": (jnp.sum(right), jnp.asarray(right.size, jnp.float32)),
