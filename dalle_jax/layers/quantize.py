@@ -1,8 +1,7 @@
-"""Vector quantisation with a codebook that follows the encoder by moving averages.
+"""Vector quantisation with an EMA codebook (van den Oord et al. 2017, arXiv 1711.00937, appendix A.1).
 
-van den Oord et al. 2017, "Neural Discrete Representation Learning" (arXiv 1711.00937), appendix A.1. Codes that fall
-out of use are moved onto encoder outputs that the codebook represents badly, drawn in proportion to their squared
-error.
+Unused codes are revived: they move to encoder outputs drawn in proportion to their squared quantisation error. Revival
+is our own addition.
 """
 
 from typing import NamedTuple
@@ -15,15 +14,19 @@ from dalle_jax.arrays import Array, Float, Int, Key
 from dalle_jax.parallel.axes import CODES
 from dalle_jax.parallel.layout import platform
 
-SMOOTHING = 1e-5  # epsilon of the Laplace smoothing of cluster sizes
+SMOOTHING = 1e-5  # the epsilon of the Laplace smoothing of cluster sizes
 
 
 class Codebook(nnx.Variable):
-    """State of a codebook: no parameter, has no gradient, is updated by the module itself when it trains."""
+    """The state of a codebook: not a parameter; it has no gradient, and the module updates it in training."""
 
 
 class QuantizerOutput(NamedTuple):
-    """``vectors`` are the codes' vectors in value and the inputs in gradient; ``nearest`` have no gradient."""
+    """The result of quantisation.
+
+    ``nearest`` are the vectors of ``codes``, without gradient. ``vectors`` are the same values, with a straight-through
+    gradient to the inputs. ``histogram`` counts each code in the batch.
+    """
 
     vectors: Float[Array, "... c"]
     nearest: Float[Array, "... c"]
@@ -32,7 +35,7 @@ class QuantizerOutput(NamedTuple):
 
 
 class CodebookState(NamedTuple):
-    """``vectors`` = ``sums`` / smoothed ``counts``; both are moving averages of a batch's code_totals."""
+    """A codebook: ``vectors`` = ``sums`` / smoothed ``counts``, which are moving averages over batches."""
 
     vectors: Float[Array, "K c"]
     counts: Float[Array, " K"]
@@ -40,19 +43,19 @@ class CodebookState(NamedTuple):
 
 
 def straight_through(x: Float[Array, "..."], quantized: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The value of ``quantized`` with the gradient of ``x``."""
+    """Return ``quantized`` with a straight-through gradient to ``x``."""
     return x + jax.lax.stop_gradient(quantized - x)
 
 
 def squared_distances(x: Float[Array, "n c"], vectors: Float[Array, "K c"]) -> Float[Array, "n K"]:
-    """|x - e|^2 by one float32 matrix product; rounding may leave it slightly below zero."""
+    """Compute |x - e|^2 with one float32 matrix product; rounding may leave it slightly below zero."""
     x, vectors = x.astype(jnp.float32), vectors.astype(jnp.float32)
     cross = jnp.matmul(x, vectors.T, precision=jax.lax.Precision.HIGHEST)  # [n K]
     return (x * x).sum(-1)[:, None] - 2 * cross + (vectors * vectors).sum(-1)
 
 
 def argmin_and_min(x: Float[Array, "n K"]) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
-    """argmin and min of each row, as two plain reductions: XLA on a CPU is slower at ``argmin``."""
+    """Return the argmin and min of each row, as two plain reductions; ``argmin`` is slower in XLA on a CPU."""
     smallest = x.min(axis=-1)
     index = jnp.arange(x.shape[-1])
     return jnp.where(x <= smallest[:, None], index, x.shape[-1] - 1).min(axis=-1), smallest
@@ -61,7 +64,10 @@ def argmin_and_min(x: Float[Array, "n K"]) -> tuple[Int[Array, " n"], Float[Arra
 def code_totals(
     x: Float[Array, "n c"], codes: Int[Array, " n"], size: int
 ) -> tuple[Float[Array, " K"], Float[Array, "K c"]]:
-    """How many rows each code has, and their sum: scattered on a CPU, elsewhere by a product with one-hot rows."""
+    """Return the number of rows of each code, and their sum.
+
+    A CPU uses a segment sum; other platforms use a product with one-hot rows.
+    """
     if platform() == "cpu":
         ones = jnp.ones(codes.shape, x.dtype)
         return jax.ops.segment_sum(ones, codes, size), jax.ops.segment_sum(x, codes, size)
@@ -72,7 +78,7 @@ def code_totals(
 def ema_update(
     state: CodebookState, batch_counts: Float[Array, " K"], batch_sums: Float[Array, "K c"], decay: float
 ) -> CodebookState:
-    """One step of the moving averages (equations of appendix A.1, with smoothed sizes)."""
+    """Update the moving averages by one batch (appendix A.1), with Laplace-smoothed cluster sizes."""
     counts = decay * state.counts + (1 - decay) * batch_counts
     sums = decay * state.sums + (1 - decay) * batch_sums
     total = counts.sum()
@@ -83,10 +89,10 @@ def ema_update(
 def revive(
     state: CodebookState, x: Float[Array, "n c"], errors: Float[Array, " n"], below: float, key: Key[Array, ""]
 ) -> CodebookState:
-    """Moves codes with less than ``below`` times the mean count onto rows of ``x`` drawn in proportion to ``errors``.
+    """Move codes with a count below ``below`` times the mean to rows of ``x`` drawn in proportion to ``errors``.
 
-    A revived code starts with the mean count, so it has time to find its place. At the first batch nearly all codes are
-    dead: this is also the codebook's initialisation from data.
+    A revived code gets the mean count, so it is not revived again at once. At the first batch nearly all codes are
+    dead, so this also initialises the codebook from data.
     """
     size = state.counts.shape[0]
     mean_count = state.counts.sum() / size
@@ -102,10 +108,10 @@ def revive(
 
 
 class Quantizer(nnx.Module):
-    """Nearest vector of a codebook [K c].
+    """A vector quantiser: each input becomes the nearest vector of a codebook [K c].
 
-    ``decay`` is that of the moving averages. ``revive_below`` is the share of the mean count under which a code counts
-    as dead; 0 never revives.
+    ``decay`` is the decay of the moving averages. A code is dead if its count is below ``revive_below`` times the mean
+    count; 0 never revives.
     """
 
     def __init__(self, size: int, width: int, *, decay: float, revive_below: float, rngs: nnx.Rngs):
@@ -117,7 +123,7 @@ class Quantizer(nnx.Module):
     def __call__(
         self, x: Float[Array, "... c"], *, train: bool = False, key: Key[Array, ""] | None = None
     ) -> QuantizerOutput:
-        """Quantises; with ``train`` it also updates the codebook, for the next call, and needs a key for revival."""
+        """Quantise ``x``. With ``train``, also update the codebook for the next call; this needs a key for revival."""
         x = x.astype(jnp.float32)
         flat = jax.lax.stop_gradient(x).reshape(-1, x.shape[-1])  # [n c]
         vectors = self.vectors[...]
@@ -126,7 +132,7 @@ class Quantizer(nnx.Module):
         counts, sums = code_totals(flat, codes, vectors.shape[0])
         if train:
             if key is None:
-                raise ValueError("a quantizer needs a key to train: revived codes are drawn at random")
+                raise ValueError("key: expected one with train=True, since revived codes are drawn at random; got None")
             state = CodebookState(vectors, self.counts[...], self.sums[...])
             state = revive(ema_update(state, counts, sums, self.decay), flat, errors, self.revive_below, key)
             self.vectors[...], self.counts[...], self.sums[...] = state
@@ -135,10 +141,10 @@ class Quantizer(nnx.Module):
         return QuantizerOutput(straight_through(x, nearest), nearest, codes, counts)
 
     def encode(self, x: Float[Array, "... c"]) -> Int[Array, "..."]:
-        """Codes only."""
+        """Return the codes of the nearest vectors."""
         flat = x.reshape(-1, x.shape[-1])
         return argmin_and_min(squared_distances(flat, self.vectors[...]))[0].reshape(x.shape[:-1])
 
     def lookup(self, codes: Int[Array, "..."]) -> Float[Array, "... c"]:
-        """The vectors of codes."""
+        """Return the vectors of codes."""
         return jnp.take(self.vectors[...], codes, axis=0, mode="clip")

@@ -42,7 +42,7 @@ def test_kernel_and_bias_carry_one_axis_per_dimension():
     layer = Linear(6, (2, 4), axes=(EMBED, HEADS, HEAD_DIM), rngs=nnx.Rngs(0))
     assert layer.kernel.axes == (EMBED, HEADS, HEAD_DIM)
     assert layer.bias.axes == (HEADS, HEAD_DIM)
-    with pytest.raises(ValueError, match="needs 2 axes"):
+    with pytest.raises(ValueError, match=r"axes: expected 2 for a kernel of shape \(6, 4\)"):
         Linear(6, 4, axes=(EMBED,), rngs=nnx.Rngs(0))
 
 
