@@ -29,7 +29,7 @@ def contrastive(
 
     It is the symmetric cross-entropy over the [B B] similarities. ``same`` (symmetric) marks pairs with equivalent
     captions; a caption shared by n images then has a target of 1 / n for each of them. None is CLIP's own loss, which
-    treats the other n - 1 as negatives. Such pairs are common in captions from a small grammar and rare in natural ones.
+    treats the other n - 1 as negatives. Such pairs are common in captions of a small grammar, and rare in natural ones.
     """
     logits = scale * similarities(image, text)  # [B B]
     same = jnp.eye(logits.shape[0], dtype=bool) if same is None else same
