@@ -60,7 +60,9 @@ def locked(folder: Place, command: str) -> Iterator[None]:
     Raises UserError on all of them where another command holds the lock.
     """
     with contextlib.ExitStack() as held:
-        hosts.together(lambda: held.enter_context(FolderLock(folder, command)) if hosts.is_first() else None)
+        hosts.call_and_share_errors(
+            lambda: held.enter_context(FolderLock(folder, command)) if hosts.is_first() else None
+        )
         yield
 
 
@@ -316,7 +318,7 @@ class FolderLock:
 
     def _handle_sigterm(self) -> None:
         """Release at SIGTERM where that would end the process; jax handles it in a run of several processes."""
-        if threading.current_thread() is not threading.main_thread() or hosts.place()[1] > 1:
+        if threading.current_thread() is not threading.main_thread() or hosts.process_index_and_count()[1] > 1:
             return
         self._before = signal.getsignal(signal.SIGTERM)
         if self._before == signal.SIG_DFL or callable(self._before):

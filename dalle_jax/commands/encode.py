@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _encode_to(config: EncodeRun, args: argparse.Namespace) -> None:
     """Encode into the folder or URL that the flags name."""
-    out = hosts.together(lambda: storage.reachable(args.out))
+    out = hosts.call_and_share_errors(lambda: storage.reachable(args.out))
     if not storage.is_remote(out):
         if args.work is not None:
             raise UserError(f"--work: expected none, since --out {out} is no URL and codes are made there")
@@ -52,7 +52,7 @@ def _encode_to(config: EncodeRun, args: argparse.Namespace) -> None:
     work = storage.place(args.work)
     with locked(out, "encode"):
         encode_source(config, work)
-        sent = hosts.together(lambda: send(Path(work), out) if hosts.is_first() else 0)
+        sent = hosts.call_and_share_errors(lambda: send(Path(work), out) if hosts.is_first() else 0)
     _say(f"{out} has them too, {sent} shards sent")
 
 
@@ -66,14 +66,14 @@ def encode_source(config: EncodeRun, out: Place) -> Encoder | None:
 
 
 def _encode(config: EncodeRun, path: Path) -> Encoder | None:
-    process, processes = hosts.place()
+    process, processes = hosts.process_index_and_count()
     source, records = _opened(config, path)
     place = storage.place(config.image_tokenizer)
-    tokenizer = hosts.together(lambda: load_image_tokenizer(place))
+    tokenizer = hosts.call_and_share_errors(lambda: load_image_tokenizer(place))
     what = encoding(source, tokenizer, config.image_size, config.crops, config.shard_examples)
     folder = CodeFolder(path, what, process, processes)
-    hosts.together(lambda: None if process else folder.begin())
-    hosts.together(folder.compare)
+    hosts.call_and_share_errors(lambda: None if process else folder.begin())
+    hosts.call_and_share_errors(folder.compare)
     missing = folder.missing()
     done = all(hosts.gather(b"x" if folder.is_finished() and not missing else b""))
     if not done:

@@ -50,7 +50,7 @@ class Opening:
 
         Raises ``UserError`` as opening does, and where records need ``Pictures`` or nothing can be held out.
         """
-        opened = hosts.together(config.open)
+        opened = hosts.call_and_share_errors(config.open)
         if len(set(hosts.gather(opened.fingerprint().encode()))) > 1:
             raise UserError(f"data.{name}: expected the same files on all hosts of the run, got others on some")
         if not isinstance(opened, Records):

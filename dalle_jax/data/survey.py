@@ -51,9 +51,9 @@ def survey(records: Records, pictures: Pictures, workers: int, folder: Place | N
     together = hosts.gather(hashlib.sha256(stored).digest() if stored else b"")
     if stored and len(set(together)) == 1:
         return _decoded(stored, len(records))
-    host, count = hosts.place()
+    host, count = hosts.process_index_and_count()
     share = range(len(records) * host // count, len(records) * (host + 1) // count)
-    found = hosts.together(lambda: _look(records, pictures, share, max(1, workers)))
+    found = hosts.call_and_share_errors(lambda: _look(records, pictures, share, max(1, workers)))
     parts = [_decoded(one, None) for one in hosts.gather(_encoded(found))]
     whole = Survey(
         np.concatenate([part.usable for part in parts]),

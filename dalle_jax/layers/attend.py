@@ -1,47 +1,67 @@
-"""Attention of a stream to itself, in the form that suits the platform or that a config asks for by name.
+"""Self-attention over a stream (context, then image tokens), with the backend that a config names.
 
-xla     on a CPU in blocks (attend_blocks.py), elsewhere one masked product over all pairs (attend_dense.py)
-splash  the kernel for TPUs (attend_splash.py)
-cudnn   the kernel for NVIDIA GPUs (attend_cudnn.py)
-auto    splash on a TPU for streams of 128 and more, cudnn on a GPU for what it computes, else xla
+xla     in blocks on a CPU (attend_blocks.py), elsewhere one masked product over all pairs (``dense_attention``)
+splash  the Pallas kernel for TPUs (attend_splash.py)
+cudnn   the fused kernel for NVIDIA GPUs (attend_cudnn.py)
+auto    splash on a TPU for streams of 128 or more; cudnn on a GPU if the kernel supports the operands; else xla
 
-The form for cuDNN was run on an H200 and equals the mask there (tests/layers/test_attend_gpu.py). The splash kernel was
-compiled for TPUs and equals the mask when it is interpreted; no TPU has run it yet.
+All backends compute the same masked attention. cuDNN's was verified on an H200 (tests/layers/test_attend_gpu.py). The
+splash kernel was compiled for TPUs and verified in interpret mode. It has not run on a TPU yet.
 """
 
 from typing import Literal, TypeAlias
 
+import jax
 import jax.numpy as jnp
 
-from dalle_jax.arrays import Array, Float
+from dalle_jax.arrays import Array, Bool, Float
 from dalle_jax.config.errors import UserError
 from dalle_jax.layers.attend_blocks import block_attention
 from dalle_jax.layers.attend_cudnn import cudnn_attention, cudnn_obstacle
-from dalle_jax.layers.attend_dense import dense_attention
 from dalle_jax.layers.attend_splash import LANES, splash_attention
-from dalle_jax.layers.attention_masks import Pattern
+from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
 from dalle_jax.parallel.layout import platform
 
 Backend: TypeAlias = Literal["auto", "xla", "splash", "cudnn"]
 
-HOMES = {"splash": "tpu", "cudnn": "gpu"}
-"""The platform that each kernel is for."""
+KERNEL_PLATFORM = {"splash": "tpu", "cudnn": "gpu"}
+"""The platform on which each kernel runs."""
 
 
-def choose(q: Float[Array, "B N L H"], backend: Backend) -> Backend:
-    """What computes this stream: never ``auto``. Raises UserError where a kernel that was asked for cannot."""
-    where = platform()
-    if where == "none":
+def dense_attention(
+    q: Float[Array, "B N L H"],
+    k: Float[Array, "B N S H"],
+    v: Float[Array, "B N S H"],
+    mask: Bool[Array, "#B 1 #L S"] | None = None,
+) -> Float[Array, "B N L H"]:
+    """Compute softmax(q k / sqrt(H)) v over all pairs, with the softmax in float32.
+
+    ``mask`` is True if a query (row) may attend to a key (column).
+    """
+    scores = jnp.einsum("bnlh,bnsh->bnls", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = jnp.where(mask, scores, MASKED_SCORE)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)  # [B N L S]
+    return jnp.einsum("bnls,bnsh->bnlh", weights, v)
+
+
+def choose_backend(q: Float[Array, "B N L H"], backend: Backend) -> Backend:
+    """Resolve ``auto`` to a backend for this stream, and check a backend that is named.
+
+    Raises UserError if the named kernel cannot compute this stream on this platform.
+    """
+    here = platform()
+    if here == "none":
         return "xla"
     if backend == "auto":
-        if where == "gpu":
+        if here == "gpu":
             return "cudnn" if cudnn_obstacle(q) is None else "xla"
-        return "splash" if where == "tpu" and q.shape[2] >= LANES else "xla"
+        return "splash" if here == "tpu" and q.shape[2] >= LANES else "xla"
     if backend == "xla":
         return backend
-    if HOMES[backend] != where:
+    if KERNEL_PLATFORM[backend] != here:
         raise UserError(
-            f"backend = {backend!r}: expected to run on a {HOMES[backend]}, got a {where}; "
+            f"backend = {backend!r}: expected to run on a {KERNEL_PLATFORM[backend]}, got a {here}; "
             f"'auto' and 'xla' run everywhere"
         )
     obstacle = cudnn_obstacle(q) if backend == "cudnn" else None
@@ -57,8 +77,8 @@ def stream_attention(
     pattern: Pattern,
     backend: Backend = "auto",
 ) -> Float[Array, "B N L H"]:
-    """Attention of a stream (context, then codes) to itself under ``pattern``."""
-    chosen = choose(q, backend)
+    """Compute self-attention over a stream (context, then codes) under the mask of ``pattern``."""
+    chosen = choose_backend(q, backend)
     if chosen == "splash":
         return splash_attention(q, k, v, pattern)
     if chosen == "cudnn":

@@ -1,7 +1,7 @@
-"""Attention on a CPU, where skipped work is saved work.
+"""Blockwise attention for CPUs, which skips masked pairs.
 
-Queries are taken in blocks that are given only the keys which some of them may see; the results are those of the masked
-product over all pairs, to rounding.
+Queries are processed in blocks. Each block gets only the keys that some of its queries may attend to. The result equals
+the masked product over all pairs (``attend.dense_attention``) up to rounding.
 """
 
 from functools import partial
@@ -11,23 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from dalle_jax.arrays import Array, Float
-from dalle_jax.layers.attend_dense import FAR_BELOW
-from dalle_jax.layers.attention_masks import Pattern, transpose_grid
+from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern, transpose_grid
 
 SPARSE_BLOCK, FULL_BLOCK = 32, 64
-"""How many image tokens are taken at once, at least, where few and where all earlier ones are seen. Full attention has
-a program for each block, so at most 8 of them."""
+"""The least number of image tokens in a block, for sparse and for full attention.
+
+Full attention compiles a program per block, so it uses at most 8 blocks.
+"""
 
 
 @jax.custom_vjp
 def _lean_attention(q: Array, k: Array, v: Array, mask: Array) -> Array:
-    """As ``dense_attention`` on [... L H] and [... S H] with a mask [... L S], with few passes over the scores."""
+    """Compute ``dense_attention`` with fewer passes over the scores: q [... L H], k and v [... S H], mask [... L S]."""
     return _lean_forward(q, k, v, mask)[0]
 
 
 def _lean_forward(q: Array, k: Array, v: Array, mask: Array) -> tuple[Array, tuple[Array, ...]]:
     scores = jnp.einsum("...lh,...sh->...ls", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, scores, FAR_BELOW)
+    scores = jnp.where(mask, scores, MASKED_SCORE)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [... L S], not normalised
     total = weights.sum(axis=-1, keepdims=True)  # [... L 1]
     out = jnp.einsum("...ls,...sh->...lh", weights.astype(v.dtype), v) / total.astype(v.dtype)
@@ -52,9 +53,9 @@ _lean_attention.defvjp(_lean_forward, _lean_backward)
 def causal_attention(
     q: Float[Array, "B N L H"], k: Float[Array, "B N L H"], v: Float[Array, "B N L H"], ends: tuple[int, ...]
 ) -> Float[Array, "B N L H"]:
-    """Each position sees itself and those before it; the blocks of queries end at ``ends``, the last one L.
+    """Compute causal attention in blocks of queries that end at ``ends``; the last end is L.
 
-    A block is given the keys up to its end.
+    Each block gets the keys up to its end.
     """
     starts = (0, *ends[:-1])
     queries = jax.lax.split(q, [end - begin for begin, end in zip(starts, ends, strict=True)], 2)
@@ -67,10 +68,10 @@ def causal_attention(
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _prefixes(x: Float[Array, "B N L H"], ends: tuple[int, ...]) -> tuple[Float[Array, "B N S H"], ...]:
-    """``x`` up to each of ``ends``.
+    """Return the prefix of ``x`` up to each of ``ends``.
 
-    JAX's gradient of slices is a sum of padded arrays, which XLA on a CPU computes with a branch for each element; here
-    it is written out as sums over stretches that are joined.
+    JAX's gradient of several slices is a sum of padded arrays, which XLA on a CPU computes with a branch per element.
+    The gradient here sums each segment between two ends, then concatenates the segments.
     """
     return tuple(jax.lax.slice_in_dim(x, 0, end, axis=2) for end in ends)
 
@@ -80,11 +81,11 @@ def _prefixes_forward(x: Array, ends: tuple[int, ...]) -> tuple[tuple[Array, ...
 
 
 def _prefixes_backward(ends: tuple[int, ...], _: None, gradients: tuple[Array, ...]) -> tuple[Array]:
-    stretches = []
+    segments = []
     for i, (begin, end) in enumerate(zip((0, *ends[:-1]), ends, strict=True)):
         parts = [jax.lax.slice_in_dim(gradient, begin, end, axis=2) for gradient in gradients[i:]]
-        stretches.append(sum(parts[1:], parts[0]))
-    return (jnp.concatenate(stretches, axis=2),)
+        segments.append(sum(parts[1:], parts[0]))
+    return (jnp.concatenate(segments, axis=2),)
 
 
 _prefixes.defvjp(_prefixes_forward, _prefixes_backward)
@@ -98,10 +99,10 @@ def windowed_attention(
     context: int,
     size: int,
 ) -> Float[Array, "B N L H"]:
-    """Attention under a static mask [L L] whose image tokens, L - context of them, see only near ones.
+    """Compute attention under a static mask [L L] in which image tokens attend only to near image tokens.
 
-    They are taken in blocks of ``size``, which divides their number, all at once: each block is given the context, its
-    own keys and as many before them as any block needs, which may not be more than ``size``.
+    The L - context image tokens form blocks of ``size``, which divides their number. All blocks are computed at once.
+    Each block gets the context, its own keys and the ``reach`` keys before them (at most ``size``; see ``windows``).
     """
     blocks = (q.shape[2] - context) // size
     near, reach = windows(mask[context:, context:], size)
@@ -113,7 +114,10 @@ def windowed_attention(
 
 
 def windows(mask: np.ndarray, size: int) -> tuple[np.ndarray, int]:
-    """The mask [I I] of image tokens as blocks [blocks size reach+size], and how far back any block looks: reach."""
+    """Cut a mask [I I] of image tokens into blocks [blocks size reach+size].
+
+    The second result is reach: the largest number of keys before a block that the block attends to.
+    """
     count = len(mask)
     starts = range(0, count, size)
     reach = max(start - int(np.flatnonzero(mask[start : start + size].any(axis=0))[0]) for start in starts)
@@ -122,13 +126,19 @@ def windows(mask: np.ndarray, size: int) -> tuple[np.ndarray, int]:
 
 
 def _in_blocks(x: Array, context: int, size: int) -> tuple[Array, Array]:
-    """[B N C H] and [B N blocks size H]. Splitting, unlike slicing, has a gradient that is a join."""
+    """Split a stream into its context [B N C H] and blocks of image tokens [B N blocks size H].
+
+    The gradient of ``split`` is a concatenation; that of slices is a sum of padded arrays.
+    """
     first, image = jax.lax.split(x, (context, x.shape[2] - context), 2)
     return first, image.reshape(*x.shape[:2], -1, size, x.shape[-1])
 
 
 def _with_neighbours(x: Array, context: int, size: int, reach: int) -> tuple[Array, Array]:
-    """[B N C H], and the context, ``reach`` tokens before each block and its own: [B N blocks C+reach+size H]."""
+    """Return the context [B N C H] and the keys of each block [B N blocks C+reach+size H].
+
+    The keys of a block are the context, the ``reach`` image tokens before the block, and the block's own.
+    """
     first, image = _in_blocks(x, context, size)
     shared = jnp.broadcast_to(first[:, :, None], (*image.shape[:3], context, x.shape[-1]))
     if not reach:
@@ -140,12 +150,15 @@ def _with_neighbours(x: Array, context: int, size: int, reach: int) -> tuple[Arr
 
 
 def block_size(lines: int, unit: int, wanted: int) -> int:
-    """Image tokens of so many whole lines of ``unit`` that there are ``wanted`` and that they divide ``lines``."""
+    """Return the smallest block size >= ``wanted`` that is a whole number of lines of ``unit`` tokens.
+
+    That number divides ``lines``. If no block is large enough, all lines form one.
+    """
     return unit * next(n for n in range(1, lines + 1) if lines % n == 0 and (n * unit >= wanted or n == lines))
 
 
 def _sparse_attention(q: Array, k: Array, v: Array, pattern: Pattern) -> Array:
-    """Row, column and convolutional attention; for columns the tokens of one become neighbours."""
+    """Compute row, column or convolutional attention; column attention transposes the grid first."""
     length, (height, width), context = q.shape[2], pattern.grid, pattern.context
     whole = context + pattern.positions
     q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, whole - length), (0, 0))) for x in (q, k, v))
@@ -160,7 +173,7 @@ def _sparse_attention(q: Array, k: Array, v: Array, pattern: Pattern) -> Array:
 def block_attention(
     q: Float[Array, "B N L H"], k: Float[Array, "B N L H"], v: Float[Array, "B N L H"], pattern: Pattern
 ) -> Float[Array, "B N L H"]:
-    """Attention of a stream (context, then codes) to itself under ``pattern``."""
+    """Compute self-attention over a stream (context, then codes) under the mask of ``pattern``."""
     length, context = q.shape[2], pattern.context
     if pattern.kind != "full" and length > context:
         return _sparse_attention(q, k, v, pattern)

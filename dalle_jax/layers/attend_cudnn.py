@@ -1,9 +1,9 @@
-"""Attention on an NVIDIA GPU by cuDNN's fused kernel, which ``jax.nn.dot_product_attention`` calls.
+"""Attention on NVIDIA GPUs with cuDNN's fused kernel, called through ``jax.nn.dot_product_attention``.
 
-Full attention is the kernel's own causal form, which skips what no query sees. The kernel skips nothing under a mask,
-so of the other kinds only those pairs go in that are near each other: image tokens in blocks, each with the context and
-with as many tokens before it as any block needs (as in attend_blocks.py). Where that saves little, all pairs go in with
-a mask that rows and heads share. In neither form are scores stored.
+Full attention uses the kernel's causal mode, which skips masked pairs. With an explicit mask the kernel skips nothing.
+Sparse attention therefore passes image tokens in blocks, each with the context and the tokens before it that any block
+needs (as in attend_blocks.py). If blocks save little, all pairs are passed with one mask that rows and heads share.
+No form stores the scores.
 """
 
 import functools
@@ -17,40 +17,40 @@ from dalle_jax.arrays import Array, Float
 from dalle_jax.layers.attend_blocks import block_size, windows
 from dalle_jax.layers.attention_masks import Pattern
 
-WIDEST_HEAD = 128
-"""What every GPU with the kernel takes (Hopper takes 256); a head's width is a multiple of 8."""
+MAX_HEAD_SIZE = 128
+"""The widest head that the kernel supports on every GPU (Hopper supports 256). Widths are multiples of 8."""
 
 BLOCK = 128
-"""Image tokens that are taken together, at least: what the kernel computes at once."""
+"""The least number of image tokens in a block: the size of the kernel's own tiles."""
 
-WORTH = 0.5
-"""Blocks are taken where they leave less than this share of all pairs: keys that several blocks see are copied."""
+MAX_PAIR_SHARE = 0.5
+"""Blocks are used if they compute less than this share of all pairs, since keys shared by blocks are copied."""
 
 
 def cudnn_obstacle(q: Float[Array, "B N L H"]) -> str | None:
-    """Why the kernel cannot compute this, or None."""
+    """Return why the kernel cannot compute these queries, or None if it can."""
     size = q.shape[3]
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"it computes in bfloat16 or float16, got {q.dtype}"
-    if size % 8 or size > WIDEST_HEAD:
-        return f"head_size must be a multiple of 8 and at most {WIDEST_HEAD}, got {size}"
+    if size % 8 or size > MAX_HEAD_SIZE:
+        return f"head_size must be a multiple of 8 and at most {MAX_HEAD_SIZE}, got {size}"
     return None
 
 
 def is_causal(pattern: Pattern, length: int) -> bool:
-    """Whether every position sees all positions up to itself."""
+    """Return True if every position attends to all positions up to itself."""
     return pattern.kind == "full" or length <= pattern.context
 
 
 def cudnn_attention(
     q: Float[Array, "B N L H"], k: Float[Array, "B N L H"], v: Float[Array, "B N L H"], pattern: Pattern
 ) -> Float[Array, "B N L H"]:
-    """Attention of a stream to itself under ``pattern``; softmax in float32."""
+    """Compute self-attention over a stream under the mask of ``pattern``, with the softmax in float32."""
     length = q.shape[2]
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [B L N H]
     if is_causal(pattern, length):
         out = _causal(q, k, v)
-    elif (blocks := image_blocks(pattern)).seen.size < WORTH * length**2:
+    elif (blocks := image_blocks(pattern)).seen.size < MAX_PAIR_SHARE * length**2:
         out = _in_blocks(q, k, v, pattern, blocks)
     else:
         out = _masked(q, k, v, pattern.mask(length))
@@ -58,22 +58,22 @@ def cudnn_attention(
 
 
 def _kernel(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
-    """Queries [B L N H] to keys [B S N H]; causal without a mask."""
+    """Call the kernel on queries [B L N H] and keys [B S N H]; causal if ``mask`` is None."""
     return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=mask is None, implementation="cudnn")
 
 
 def _even(x: Array) -> Array:
-    """[B L N H] with L made even at its end: the kernel's gradient takes no odd number of queries or keys."""
+    """Pad L of [B L N H] at its end to an even number; the kernel's gradient does not support odd ones."""
     return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
 
 
 def _causal(q: Array, k: Array, v: Array) -> Array:
-    """Every position sees itself and those before it, so none of them what was added at the end."""
+    """Compute causal attention. No real position attends to the padding, which comes last."""
     return _kernel(_even(q), _even(k), _even(v))[:, : q.shape[1]]
 
 
 def _masked(q: Array, k: Array, v: Array, mask: np.ndarray) -> Array:
-    """All pairs under a mask [L L]; what was added at the end sees itself alone."""
+    """Compute all pairs under a mask [L L]. A padding position attends to itself only."""
     length = len(mask)
     whole = np.eye(length + length % 2, dtype=bool)
     whole[:length, :length] = mask
@@ -81,9 +81,10 @@ def _masked(q: Array, k: Array, v: Array, mask: np.ndarray) -> Array:
 
 
 class ImageBlocks(NamedTuple):
-    """``seen``, bool [blocks size S]: which keys the image tokens of each block see, columns taken in their own order.
+    """The mask of image tokens in blocks: ``seen``, bool [blocks size S]. Column attention uses column-major order.
 
-    The keys are the context, ``reach`` image tokens before the block, its own, and ``spare`` that none sees.
+    The keys of a block are the context, ``reach`` image tokens before the block, and the block's own. ``spare`` masked
+    keys follow, which make their number even.
     """
 
     seen: np.ndarray
@@ -93,7 +94,7 @@ class ImageBlocks(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def image_blocks(pattern: Pattern) -> ImageBlocks:
-    """The blocks of a pattern's image tokens."""
+    """Cut the mask of a pattern's image tokens into blocks."""
     (height, width), context = pattern.grid, pattern.context
     if pattern.kind == "column":
         mask, size = pattern.transposed_mask(), block_size(width, height, BLOCK)
@@ -101,12 +102,15 @@ def image_blocks(pattern: Pattern) -> ImageBlocks:
         mask = pattern.mask(context + pattern.positions)
         size = block_size(height, width, max(BLOCK, len(pattern.distances()) - 1))
     near, reach = windows(mask[context:, context:], size)
-    spare = (context + near.shape[2]) % 2  # the kernel takes an even number of keys
+    spare = (context + near.shape[2]) % 2  # the kernel needs an even number of keys
     return ImageBlocks(np.pad(near, ((0, 0), (0, 0), (context, 0)), constant_values=True), reach, spare)
 
 
 def _in_blocks(q: Array, k: Array, v: Array, pattern: Pattern, blocks: ImageBlocks) -> Array:
-    """[B L N H] each: the context by itself, then all blocks of image tokens at once, as if they were examples."""
+    """Compute attention in blocks; q, k and v are [B L N H].
+
+    The context is one causal call. All blocks of image tokens are a second call, in which blocks are batch entries.
+    """
     (rows, length, heads, width), context = q.shape, pattern.context
     count, size, _ = blocks.seen.shape
     columns = pattern.kind == "column"
@@ -131,6 +135,6 @@ def _in_blocks(q: Array, k: Array, v: Array, pattern: Pattern, blocks: ImageBloc
 
 
 def _transposed(x: Array, context: int, lines: tuple[int, int]) -> Array:
-    """[B C+I N H] with the codes from lines of ``lines[1]`` to lines of ``lines[0]``."""
+    """Transpose the codes of [B C+I N H] from lines of ``lines[1]`` codes to lines of ``lines[0]`` codes."""
     image = x[:, context:].reshape(x.shape[0], *lines, *x.shape[2:]).swapaxes(1, 2)
     return jnp.concatenate([x[:, :context], image.reshape(x.shape[0], -1, *x.shape[2:])], axis=1)

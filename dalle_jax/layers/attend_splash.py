@@ -1,13 +1,14 @@
-"""Attention on a TPU by the splash kernel of jax.experimental.pallas: scores are never stored, empty blocks skipped.
+"""Attention on TPUs with the splash kernel of jax.experimental.pallas.
 
-A stream is padded to whole blocks behind its end. A padding position sees itself alone and no position of the stream
-sees it, so that it changes nothing. With column attention the codes can be transposed, so that a column's are
-neighbours and the blocks between them are empty: done where it leaves fewer blocks.
+The kernel does not store scores and skips blocks in which every pair is masked. A stream is padded at its end to whole
+blocks. A padding position attends to itself only, and no real position attends to it, so padding changes nothing.
+Column attention may transpose the codes, so that the codes of a column are adjacent and more blocks are empty. It does
+so if fewer blocks remain.
 """
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,22 +21,30 @@ from dalle_jax.parallel.axes import BATCH, HEADS
 from dalle_jax.parallel.layout import on_each_device
 
 LANES = 128
-"""Blocks are multiples of a TPU's vector registers."""
+"""The width of a TPU's vector registers. Block sides are multiples of it."""
 
 BLOCKS = tuple(LANES * n for n in (1, 2, 3, 4, 5))
-"""Sides of blocks; the scores of one, in float32 and several times over, lie in a core's own memory."""
+"""The sides of blocks to choose from. A core's own memory holds several float32 copies of a block's scores."""
 
 PAIRS_PER_STEP = 512 * 512
-"""How many pairs of a query and a key could be computed in the time that a block costs besides. An estimate: it was
-never timed. It makes blocks large, since a small one is done before the next has begun."""
+"""The fixed cost of a block, as the number of query-key pairs computed in the same time.
 
-MOST_FUSED = 4
-"""Up to so many blocks of keys one kernel gives all three gradients, keeping a gradient of the queries for each."""
+An estimate, never timed. It favours large blocks.
+"""
+
+MAX_FUSED_BLOCKS = 4
+"""The largest number of key blocks for the fused backward kernel.
+
+That kernel keeps one partial gradient of the queries per key block.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """How a stream is cut: blocks of side ``block``, ``length`` positions with padding, codes transposed or not."""
+    """The cut of a stream into blocks of side ``block``; ``length`` counts padding.
+
+    ``transposed`` says that the codes are in column-major order.
+    """
 
     block: int
     length: int
@@ -48,7 +57,7 @@ def _ordered_mask(pattern: Pattern, length: int, transposed: bool) -> np.ndarray
 
 
 def stream_mask(pattern: Pattern, length: int, tiling: Tiling) -> np.ndarray:
-    """Bool [padded padded]: who sees whom in a stream of ``length`` in the order in which the kernel gets it."""
+    """Return the mask, bool [padded padded], of a stream of ``length`` in the order that the kernel gets."""
     mask = _ordered_mask(pattern, length, tiling.transposed)
     whole = np.eye(tiling.length, dtype=bool)
     whole[: len(mask), : len(mask)] = mask
@@ -56,7 +65,7 @@ def stream_mask(pattern: Pattern, length: int, tiling: Tiling) -> np.ndarray:
 
 
 def blocks_run(pattern: Pattern, length: int, tiling: Tiling) -> int:
-    """The number of blocks in which some query sees some key; the others are skipped."""
+    """Count the blocks that have at least one unmasked pair; the kernel skips the others."""
     parts = tiling.length // tiling.block
     mask = stream_mask(pattern, length, tiling).reshape(parts, tiling.block, parts, tiling.block)
     return int(mask.any(axis=(1, 3)).sum())
@@ -64,7 +73,7 @@ def blocks_run(pattern: Pattern, length: int, tiling: Tiling) -> int:
 
 @functools.cache
 def best_tiling(pattern: Pattern, length: int) -> Tiling:
-    """The tiling with the least pairs to compute, where each block costs ``PAIRS_PER_STEP`` more than its own."""
+    """Return the tiling of least cost; a block costs its pairs plus ``PAIRS_PER_STEP``."""
     orders = [(False, length)]
     if pattern.kind == "column" and length > pattern.context:
         orders.append((True, pattern.context + pattern.positions))
@@ -77,18 +86,18 @@ def best_tiling(pattern: Pattern, length: int) -> Tiling:
 
 
 @functools.cache
-def _kernel(pattern: Pattern, length: int, tiling: Tiling, interpret: bool) -> Any:
-    """The kernel of one mask, for any number of heads: arrays of numpy, which belong to no trace and no device.
+def _kernel(pattern: Pattern, length: int, tiling: Tiling, interpret: bool) -> Callable[..., Array]:
+    """Build the kernel of one mask, for any number of heads. Its arrays are numpy's, so no trace or device owns them.
 
-    Put together from the package's parts: its own ``make_splash_mha`` places arrays on a device, and there is none when
-    a program is compiled for a slice that is elsewhere.
+    The kernel is built from the package's parts, since ``make_splash_mha`` places arrays on a device. There is no
+    device when a program is compiled ahead of time for a TPU topology.
     """
-    # Imported here: it takes a second, which only those who use it should spend.
+    # Imported here, since the import takes a second.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as infos
     from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask import MultiHeadMask, NumpyMask
 
-    block, fused = tiling.block, tiling.length // tiling.block <= MOST_FUSED
+    block, fused = tiling.block, tiling.length // tiling.block <= MAX_FUSED_BLOCKS
     mask = MultiHeadMask([NumpyMask(stream_mask(pattern, length, tiling))])
     forward, mask_function = infos.process_mask(mask, (block, block))
     backward, _ = infos.process_mask_dkv(mask, (block, block), shrink_grid=not fused)
@@ -96,7 +105,7 @@ def _kernel(pattern: Pattern, length: int, tiling: Tiling, interpret: bool) -> A
         block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, use_fused_bwd_kernel=fused,
         block_q_dq=None if fused else block, block_kv_dq=None if fused else block,
     )  # fmt: skip
-    return kernels.SplashAttentionKernel(
+    return kernels.SplashAttentionKernel(  # type: ignore[return-value]  # one array, since it saves no residuals
         forward, None if fused else forward, backward, block_sizes=sizes, is_mqa=False, save_residuals=False,
         mask_value=kernels.DEFAULT_MASK_VALUE, attn_logits_soft_cap=None, residual_checkpoint_name=ATTENTION,
         mask_function=mask_function, interpret=interpret,
@@ -112,9 +121,10 @@ def splash_attention(
     tiling: Tiling | None = None,
     interpret: bool = False,
 ) -> Float[Array, "B N L H"]:
-    """Attention of a stream to itself under ``pattern``; softmax in float32. Each device does its own rows and heads.
+    """Compute self-attention over a stream under the mask of ``pattern``, with the softmax in float32.
 
-    ``interpret`` runs the kernel step by step on any platform, for tests.
+    Each device computes its own rows and heads. ``interpret`` runs the kernel in Pallas's interpreter on any platform,
+    for tests.
     """
     length, (height, width) = q.shape[2], pattern.grid
     tiling = tiling or best_tiling(pattern, length)

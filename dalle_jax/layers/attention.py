@@ -1,15 +1,15 @@
-"""Self-attention and cross-attention of transformer blocks: whole streams, prefill and single cached steps."""
+"""Self-attention and cross-attention of transformer blocks, for whole streams, prefill and single cached steps."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.layers import kv_cache
-from dalle_jax.layers.attend import Backend, stream_attention
-from dalle_jax.layers.attend_dense import FAR_BELOW, dense_attention
-from dalle_jax.layers.attention_masks import Pattern
+from dalle_jax.layers.attend import Backend, dense_attention, stream_attention
+from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Initializer, Linear, unstack
 from dalle_jax.layers.remat import name_attention
@@ -30,18 +30,18 @@ def step_attention(
     index: Int[Array, ""],
     seen: Bool[Array, "P C"] | None = None,
 ) -> Float[Array, "P M N H"]:
-    """One query per candidate, that of code ``index``: against the context, the codes in the cache, and itself.
+    """Attend from one query per candidate, at code ``index``, to the context, the cached codes and itself.
 
-    Of the context it looks at the positions where ``seen`` is True; at all of it where that is None.
+    ``seen`` marks the visible context positions; None makes all of them visible.
     """
     codes = kv_cache.read(cache, pattern, index)
     q = q * q.shape[-1] ** -0.5
     context = jnp.einsum("pmnh,pnch->pmnc", q, cache.context_k, preferred_element_type=jnp.float32)
     if seen is not None:
-        context = jnp.where(seen[:, None, None], context, FAR_BELOW)
+        context = jnp.where(seen[:, None, None], context, MASKED_SCORE)
     image = jnp.einsum("pmnh,pmnsh->pmns", q, codes.k, preferred_element_type=jnp.float32)
     own = (q.astype(jnp.float32) * k.astype(jnp.float32)).sum(axis=-1, keepdims=True)  # [P M N 1]
-    scores = jnp.concatenate([context, jnp.where(codes.visible, image, FAR_BELOW), own], axis=-1)
+    scores = jnp.concatenate([context, jnp.where(codes.visible, image, MASKED_SCORE), own], axis=-1)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [P M N C+S+1], not normalised
     total = weights.sum(axis=-1, keepdims=True)
     weights, split = weights.astype(q.dtype), cache.context_v.shape[3]
@@ -51,14 +51,14 @@ def step_attention(
 
 
 class SelfAttention(nnx.Module):
-    """Multi-head self-attention without biases; queries, keys and values come from one product.
+    """Multi-head self-attention without biases; one product gives queries, keys and values.
 
-    ``backend`` computes whole streams (layers/attend.py). A context alone and single steps are XLA's, so that a model
-    draws on any platform, whatever it was trained with.
+    ``backend`` computes whole streams (layers/attend.py). Prefill and single steps always use XLA, so a model samples
+    on any platform, regardless of the backend that trained it.
     """
 
     def __init__(
-        self, width: int, heads: int, head_size: int, *, dtype: Any, backend: Backend = "auto",
+        self, width: int, heads: int, head_size: int, *, dtype: DTypeLike, backend: Backend = "auto",
         init: Initializer | None = None, init_out: Initializer | None = None, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.backend = backend
@@ -71,38 +71,41 @@ class SelfAttention(nnx.Module):
             init=init if init_out is None else init_out, rngs=rngs,
         )  # fmt: skip
 
-    def split(self, x: Float[Array, "B L D"]) -> tuple[Array, Array, Array]:
-        """Queries, keys and values [B N L H]."""
+    def project_qkv(self, x: Float[Array, "B L D"]) -> tuple[Array, Array, Array]:
+        """Project ``x`` to queries, keys and values, each [B N L H]."""
         q, k, v = unstack(name_attention(self.qkv(x)), 2)  # [B L N H] each
         return _heads_first(q), _heads_first(k), _heads_first(v)
 
     def __call__(self, x: Float[Array, "B L D"], pattern: Pattern) -> Float[Array, "B L D"]:
-        """A whole stream."""
-        out = stream_attention(*self.split(x), pattern, self.backend)
+        """Attend over a whole stream."""
+        out = stream_attention(*self.project_qkv(x), pattern, self.backend)
         return self.out(name_attention(out).swapaxes(1, 2))
 
-    def over(self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
-        """In both directions over the positions where ``mask`` is True (an encoder)."""
-        return self.out(name_attention(dense_attention(*self.split(x), mask[:, None, None])).swapaxes(1, 2))
+    def bidirectional(self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
+        """Attend in both directions (an encoder) to the positions where ``mask`` is True."""
+        return self.out(name_attention(dense_attention(*self.project_qkv(x), mask[:, None, None])).swapaxes(1, 2))
 
     def prefill(self, x: Float[Array, "P C D"], candidates: int, pattern: Pattern) -> tuple[Array, KvCache]:
-        """The context alone: its outputs [P C D] and a cache for that many candidates."""
-        q, k, v = self.split(x)
+        """Attend over the context alone; return its outputs [P C D] and a cache for ``candidates`` per prompt."""
+        q, k, v = self.project_qkv(x)
         out = self.out(stream_attention(q, k, v, pattern, "xla").swapaxes(1, 2))
         return out, kv_cache.new_cache(k, v, candidates, pattern)
 
     def decode(
         self, x: Float[Array, "P M D"], cache: KvCache, pattern: Pattern, index: Int[Array, ""]
     ) -> tuple[Float[Array, "P M D"], tuple[Array, Array]]:
-        """One step: ``x`` belongs to code ``index``, whose key and value [P M N H] are to be written to the cache."""
+        """Attend for one step, at code ``index``; return its output, and its key and value [P M N H].
+
+        The caller writes the key and value to the cache (``kv_cache.write``).
+        """
         qkv = self.qkv(x)  # [P M 3 N H]
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         out = step_attention(q, k, v, cache, pattern, index)
-        return self.out(out), kv_cache.after(out, k, v)
+        return self.out(out), kv_cache.order_after(out, k, v)
 
 
 class CrossKeys(NamedTuple):
-    """Keys and values of an encoded text, and which of its positions are text. Every array leads with the prompts."""
+    """Keys and values of an encoded text. ``mask`` is False at padding. The first axis of each array is prompts."""
 
     k: Float[Array, "P N T H"]
     v: Float[Array, "P N T H"]
@@ -112,7 +115,7 @@ class CrossKeys(NamedTuple):
 class CrossAttention(nnx.Module):
     """Multi-head attention to an encoded text, without biases."""
 
-    def __init__(self, width: int, heads: int, head_size: int, *, dtype: Any, init: Initializer, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, head_size: int, *, dtype: DTypeLike, init: Initializer, rngs: nnx.Rngs):
         into = (EMBED, HEADS, HEAD_DIM)
         self.q = Linear(width, (heads, head_size), axes=into, bias=False, dtype=dtype, init=init, rngs=rngs)
         self.kv = Linear(
@@ -124,12 +127,12 @@ class CrossAttention(nnx.Module):
         )
 
     def keys(self, text: Float[Array, "P T D"], mask: Bool[Array, "P T"]) -> CrossKeys:
-        """What the queries look at: computed once per text."""
+        """Project an encoded text to keys and values, once per text."""
         k, v = unstack(name_attention(self.kv(text)), 2)  # [P T N H] each
         return CrossKeys(_heads_first(k), _heads_first(v), mask)
 
     def __call__(self, x: Float[Array, "P L D"], keys: CrossKeys) -> Float[Array, "P L D"]:
-        """``x``: a stream per text, or one step of each of its L candidates."""
+        """Attend to a text from ``x``: one stream per text, or one step for each of its L candidates."""
         q = _heads_first(name_attention(self.q(x)))  # [P N L H]
         out = name_attention(dense_attention(q, keys.k, keys.v, keys.mask[:, None, None]))
         return self.out(out.swapaxes(1, 2))

@@ -1,10 +1,10 @@
-"""Who sees whom in a stream of context tokens (text, start) followed by a grid of image codes (DALL·E 1, figure 11).
+"""Attention masks of a stream of context tokens (text, start) and then a grid of image codes.
 
-Every position sees the positions up to itself; all image tokens see all of the context. Of the image tokens before it
-and of itself, an image token sees
+The patterns are DALL·E 1's (Ramesh et al. 2021, arXiv 2102.12092, figure 11). Attention is causal, and every image
+token attends to the whole context. Among image tokens, a token attends to itself and, of the earlier ones, to
     full            all
-    row             itself and the w before it in raster order (so back to the same column of the previous row)
-    column          those of its column
+    row             the w before it in raster order, back to the same column of the previous row
+    column          those in its column
     convolutional   those at raster distance a*w + b, 0 <= a <= k//2, |b| <= k//2: the upper half of a k x k window,
                     which wraps around at the edges as row attention does
 """
@@ -20,12 +20,15 @@ from dalle_jax.arrays import Array, Float
 
 Kind: TypeAlias = Literal["full", "row", "column", "convolutional"]
 
+MASKED_SCORE = -1e30
+"""The score of a masked pair. It is finite, so a query without visible keys gets the mean of the values, not NaN."""
+
 
 @dataclass(frozen=True)
 class Pattern:
     """A kind of attention over ``context`` tokens and then codes on ``grid`` (h, w); ``kernel`` (odd) is k.
 
-    Codes may be fewer than h * w: the last one is never an input.
+    A stream may have fewer codes than h * w, since the last code is never an input.
     """
 
     kind: Kind
@@ -35,13 +38,13 @@ class Pattern:
 
     @property
     def positions(self) -> int:
-        """I, the number of codes."""
+        """The number of codes, I = h * w."""
         return self.grid[0] * self.grid[1]
 
     def distances(self) -> np.ndarray:
-        """Bool [R]: is the code at raster distance 0, 1, ..., R - 1 visible? Further ones never are.
+        """Return bool [R]: entry d is True if a code attends to the code at raster distance d.
 
-        Not for column attention, where it depends on the position.
+        Codes at distance R or more are never visible. Undefined for column attention, which depends on the position.
         """
         width, reach = self.grid[1], self.kernel // 2
         if self.kind == "full":
@@ -55,7 +58,7 @@ class Pattern:
         return visible[: self.positions]
 
     def image_mask(self, codes: int) -> np.ndarray:
-        """Bool [codes codes]: does code i (row) see code j (column)?"""
+        """Return the mask of image codes, bool [codes codes]: True if code i (row) attends to code j (column)."""
         i = np.arange(codes)
         distance = i[:, None] - i[None, :]
         if self.kind == "column":
@@ -65,14 +68,14 @@ class Pattern:
         return inside & visible[np.clip(distance, 0, len(visible) - 1)]
 
     def mask(self, length: int) -> np.ndarray:
-        """Bool [length length]: does stream position i (row) see j (column)? Context first, then codes."""
+        """Return the mask of a stream, bool [length length]: True if position i (row) attends to j (column)."""
         mask = np.tril(np.ones((length, length), bool))
         if length > self.context:
             mask[self.context :, self.context :] = self.image_mask(length - self.context)
         return mask
 
     def transposed_mask(self) -> np.ndarray:
-        """``mask`` of the context and all I codes, these in the order of their columns: column by column, downwards."""
+        """Return the mask of the context and all I codes, with the codes in column-major order."""
         whole, (height, width) = self.context + self.positions, self.grid
         raster = np.arange(self.positions).reshape(height, width).T.reshape(-1)
         mask = self.mask(whole)
@@ -81,16 +84,16 @@ class Pattern:
 
 
 def repeat_kinds(pattern: tuple[Kind, ...], last: Kind | None, depth: int) -> tuple[Kind, ...]:
-    """The kind of each layer: ``pattern`` over and over, the last layer replaced by ``last`` if that is given.
+    """Return the kind of each layer: ``pattern`` repeated, with the last layer replaced by ``last`` if given.
 
-    DALL·E 1 is ("row", "column", "row", "row") with last "convolutional" at depth 64.
+    DALL·E 1 uses ("row", "column", "row", "row") with last "convolutional" at depth 64.
     """
     kinds = [pattern[i % len(pattern)] for i in range(depth)]
     return (*kinds[:-1], last) if last is not None else tuple(kinds)
 
 
 def transpose_grid(x: Float[Array, "B N L H"], context: int, lines: tuple[int, int]) -> Float[Array, "B N L H"]:
-    """Reorders the codes of a whole stream (L = context + I) from lines of ``lines[1]`` to lines of ``lines[0]``."""
-    first, image = jax.lax.split(x, (context, x.shape[2] - context), 2)  # its gradient is a join, that of slices is not
+    """Transpose the codes of a stream (L = context + I) from lines of ``lines[1]`` codes to lines of ``lines[0]``."""
+    first, image = jax.lax.split(x, (context, x.shape[2] - context), 2)  # its gradient is a concatenation
     image = image.reshape(*x.shape[:2], *lines, x.shape[-1]).swapaxes(2, 3)
     return jnp.concatenate([first, image.reshape(*x.shape[:2], -1, x.shape[-1])], axis=2)

@@ -1,16 +1,15 @@
-"""The codes of an image tokenizer as tokens: how a transformer reads them and how it predicts them.
+"""Input embeddings and output logits of an image tokenizer's codes in a transformer.
 
-As published, both are tables with one learned row per code. A code of a VQ-VAE is not an arbitrary symbol, though: its
-vector in the tokenizer's codebook says what it looks like, and codes that look alike stand close together. With
-``code_width`` set, a small network over those frozen vectors is added to each table, so that what is learned of one
-code carries over to its neighbours: a red corner is known from a blue one. docs/architecture.md has what it gave.
+DALL·E uses two learned tables with one row per code. A VQ-VAE's code is not an arbitrary symbol, though: similar codes
+have similar vectors in the tokenizer's codebook. With ``code_width`` set, an MLP over those frozen vectors is added to
+each table. The transformer then generalises between similar codes, such as a red corner and a blue one. This is our own
+addition; docs/architecture.md has its measured effect.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Float, Int
 from dalle_jax.layers.embeddings import Embedding, lookup
@@ -18,61 +17,64 @@ from dalle_jax.layers.linear import Initializer, Linear, project
 from dalle_jax.parallel.axes import CODES, EMBED, MLP
 
 HIDDEN = 512
-"""The width of the network over code vectors."""
+"""The hidden width of the MLP over code vectors."""
 EMBEDDING_SCALE = 0.3
-"""Of what the network adds to the table that is read: rows of that table start at a length of 0.02 a dimension."""
+"""The factor of the MLP's output in the input embedding, whose table starts at a standard deviation of 0.02."""
 
 
 class CodeVectors(nnx.Variable):
-    """The tokenizer's code vectors, standardised: data, not a parameter."""
+    """The tokenizer's standardised code vectors: data, not a parameter."""
 
 
 class CodeFeatures(nnx.Module):
-    """``W2 gelu(W1 v + b1) + b2`` for the vector v of every code."""
+    """An MLP over code vectors: ``W2 gelu(W1 v + b1) + b2`` for the vector v of every code."""
 
     def __init__(self, size: int, code_width: int, width: int, *, rngs: nnx.Rngs):
         self.vectors = CodeVectors(jnp.zeros((size, code_width)), axes=(CODES, None))
-        self.up = Linear(code_width, HIDDEN, axes=(None, EMBED), rngs=rngs)  # so that fsdp splits it too
+        self.up = Linear(code_width, HIDDEN, axes=(None, EMBED), rngs=rngs)  # EMBED, so that fsdp shards it too
         self.down = Linear(HIDDEN, width, axes=(MLP, EMBED), rngs=rngs)
 
     def __call__(self) -> Float[Array, "K D"]:
-        """The features of all codes, float32."""
+        """Compute the features of all codes, in float32."""
         return self.down(jax.nn.gelu(self.up(self.vectors[...])))
 
 
 class CodeTokens(nnx.Module):
-    """Embedding and prediction of K codes; ``code_width`` is that of the tokenizer's vectors, 0 for tables alone."""
+    """The input embedding and the logits of K codes.
+
+    ``code_width`` is the width of the tokenizer's code vectors; 0 uses the tables alone.
+    """
 
     def __init__(
-        self, size: int, width: int, *, code_width: int, bias: bool, dtype: Any, init: Initializer | None = None,
+        self, size: int, width: int, *, code_width: int, bias: bool, dtype: DTypeLike, init: Initializer | None = None,
         init_head: Initializer | None = None, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.dtype = jnp.dtype(dtype)
         self.embedding = Embedding(size, width, axis=CODES, dtype=dtype, init=init, rngs=rngs)
         self.head = Linear(
-            width, size, axes=(EMBED, CODES), bias=bias, dtype=dtype, result=jnp.float32,
+            width, size, axes=(EMBED, CODES), bias=bias, dtype=dtype, out_dtype=jnp.float32,
             init=nnx.initializers.zeros if code_width else init_head or init, rngs=rngs,
         )  # fmt: skip
         read = CodeFeatures(size, code_width, width, rngs=rngs) if code_width else None
         predicted = CodeFeatures(size, code_width, width, rngs=rngs) if code_width else None
         self.read, self.predicted = nnx.data(read), nnx.data(predicted)
 
-    def know(self, vectors: Float[Array, "K c"]) -> None:
-        """Takes the tokenizer's code vectors, brought to mean 0 in each dimension and variance 1 over all."""
+    def set_code_vectors(self, vectors: Float[Array, "K c"]) -> None:
+        """Store the tokenizer's code vectors, with mean 0 in each dimension and variance 1 over all values."""
         if self.read is None or self.predicted is None:
-            raise ValueError("tokens with code_width 0 do not look at code vectors")
+            raise ValueError("code vectors: expected code_width > 0, got code_width 0, which uses the tables alone")
         vectors = (vectors - vectors.mean(axis=0)) / vectors.std()
         self.read.vectors[...], self.predicted.vectors[...] = vectors, vectors
 
     def embed(self, codes: Int[Array, "..."]) -> Float[Array, "... D"]:
-        """The vectors of codes; a code outside the table is clipped to the nearest."""
+        """Return the embeddings of codes; a code outside the table is clipped to the nearest row."""
         if self.read is None:
             return self.embedding(codes)
         table = self.embedding.table[...] + EMBEDDING_SCALE * self.read()
         return lookup(table, codes, self.dtype)
 
     def predict(self, x: Float[Array, "... D"]) -> Float[Array, "... K"]:
-        """Logits in float32."""
+        """Return the logits of all codes, in float32."""
         if self.predicted is None:
             return self.head(x)
         kernel = self.head.kernel[...] + self.predicted().T * x.shape[-1] ** -0.5  # [D K]
@@ -80,9 +82,9 @@ class CodeTokens(nnx.Module):
         return logits if self.head.bias is None else logits + self.head.bias[...]
 
     def fold(self) -> None:
-        """Adds what the networks give to the tables and drops them: the same tokens, without the work at each step.
+        """Add the MLPs' outputs to the tables and drop the MLPs, so that inference does not recompute them.
 
-        The model's config goes on saying what it was trained with.
+        Embeddings and logits stay the same. The model's config keeps the ``code_width`` of training.
         """
         if self.read is None or self.predicted is None:
             return

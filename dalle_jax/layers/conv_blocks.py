@@ -1,18 +1,20 @@
-"""Convolutions, laid out for the platform that they run on, and the residual block made of them.
+"""Convolutions, computed in the form that is fast on the platform, and a residual block made of them.
 
-Accelerators get ``lax.conv_general_dilated`` as it is. XLA on a CPU runs plain convolutions at full speed, but strides,
-dilations and the gradient of the kernel slowly. There (docs/architecture.md), every convolution becomes one of stride
-1: a strided one by moving space to depth, a transposed one by computing all phases of its output as channels; and the
-kernel's gradient is one matrix product for each kernel position.
+Accelerators run ``lax.conv_general_dilated`` as it is. XLA on a CPU is fast for stride-1 convolutions, but slow for
+strides, dilations and kernel gradients (docs/architecture.md). On a CPU every convolution therefore has stride 1:
+    strided     space to depth first, then stride 1
+    transposed  all phases of the output as channels, then depth to space
+    gradient    of the kernel: one matrix product per kernel position
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Float
 from dalle_jax.layers.linear import Initializer, add_bias, flat_matmul, unstack, weight_gradient
@@ -25,24 +27,24 @@ Padding: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 
 
 def space_to_depth(x: Float[Array, "B H W C"], side: int) -> Float[Array, "B h w d"]:
-    """Squares of ``side`` x ``side`` pixels become channels, ordered (row, column, C)."""
+    """Turn squares of ``side`` x ``side`` pixels into channels, ordered (row, column, C)."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // side, side, width // side, side, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // side, width // side, -1)  # [B h w side*side*C]
 
 
 def depth_to_space(x: Float[Array, "B h w d"], side: int) -> Float[Array, "B H W C"]:
-    """The inverse of ``space_to_depth``."""
+    """Invert ``space_to_depth``."""
     batch, height, width, depth = x.shape
     x = x.reshape(batch, height, width, side, side, depth // side**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * side, width * side, -1)  # [B h*side w*side C]
 
 
 def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-    """The largest value of each square of 2 x 2; of an odd size, the last row or column is left out.
+    """Return the maximum of each 2 x 2 square; an odd last row or column is dropped.
 
-    By comparisons of two, whose gradient goes to the first of equals. That of ``jnp.max`` divides by the number of
-    values that equal the maximum, which is none where XLA rounds x differently when it computes it again.
+    Pairwise comparisons send the gradient to the first of equal values. The gradient of ``jnp.max`` divides by the
+    number of values that equal the maximum. That number can be 0 if XLA recomputes x with another rounding.
     """
     batch, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
@@ -53,14 +55,17 @@ def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
 
 
 def upsample(x: Float[Array, "B h w C"]) -> Float[Array, "B H W C"]:
-    """Twice the size, each value four times: the nearest neighbour."""
+    """Double height and width by repeating each value (nearest neighbour)."""
     batch, height, width, channels = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
     return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """What "SAME" pads one dimension with: the output has ceil(size / stride) entries, the odd one goes behind."""
+    """Return the "SAME" padding of one dimension, whose output has ceil(size / stride) entries.
+
+    An odd padding has its extra entry at the end.
+    """
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
@@ -68,7 +73,10 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 def convolve(
     x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"], *, stride: int = 1, padding: Padding | None = None
 ) -> Float[Array, "B h w F"]:
-    """A convolution, the kernel cast to x's dtype; ``padding`` is ((top, bottom), (left, right)), None for "SAME"."""
+    """Convolve ``x`` with the kernel, cast to x's dtype.
+
+    ``padding`` is ((top, bottom), (left, right)); None means "SAME".
+    """
     size = kernel.shape[0]
     height, width = x.shape[1:3]
     padding = padding or (same_padding(height, size, stride), same_padding(width, size, stride))
@@ -84,10 +92,10 @@ def convolve(
 def convolve_transposed(
     x: Float[Array, "B h w C"], kernel: Float[Array, "k k C F"], *, stride: int
 ) -> Float[Array, "B H W F"]:
-    """A transposed convolution to ``stride`` times the size; like torch's with kernel 4, stride 2, padding 1.
+    """Compute a transposed convolution to ``stride`` times the size, as torch's with kernel 4, stride 2, padding 1.
 
-    It is the convolution of x with stride - 1 zeros between its entries, padded to the right size, so the kernel is
-    flipped in space when compared with torch's.
+    It convolves x with stride - 1 zeros between its entries. The kernel is therefore flipped in space relative to
+    torch's.
     """
     size = kernel.shape[0]
     before, after = (stride + size - 1) // 2, (stride + size - 2) // 2
@@ -99,7 +107,7 @@ def convolve_transposed(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def _native(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int, summed_in: str) -> Array:
-    """XLA's own convolution; its kernel's gradient is computed, and so summed over devices, in ``summed_in``."""
+    """Call XLA's convolution. Its kernel gradient has dtype ``summed_in``, in which devices sum it."""
     del summed_in
     return jax.lax.conv_general_dilated(
         x, kernel.astype(x.dtype), (stride, stride), padding, lhs_dilation=(dilation, dilation),
@@ -134,7 +142,10 @@ _native.defvjp(_native_forward, _native_backward)
 def _kernel_gradient(
     x: Array, gradient: Array, sides: tuple[int, ...], stride: int, padding: Padding, dilation: int, summed_in: str
 ) -> Array:
-    """[k k C F]: x convolved with the gradient over the batch. JAX's own gives its operands' dtype and no other."""
+    """Return the kernel gradient [k k C F]: the convolution of x with the output gradient over the batch.
+
+    JAX's own gradient always has the dtype of its operands.
+    """
     pads = []
     for size, steps, side, (before, _) in zip(x.shape[1:3], gradient.shape[1:3], sides, padding, strict=True):
         inside, reach = (size - 1) * dilation + 1, (steps - 1) * stride + 1
@@ -148,7 +159,7 @@ def _kernel_gradient(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _plain_valid(x: Array, kernel: Array, summed_in: str) -> Array:
-    """[B H W C] and [k l C F] to [B h w F]."""
+    """Convolve [B H W C] with [k l C F] to [B h w F], without padding."""
     del summed_in
     return _convolution(x, kernel.astype(x.dtype))
 
@@ -185,7 +196,7 @@ def _plain(x: Array, kernel: Array, padding: Padding) -> Array:
 
 
 def _strided(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-    """Stride s is stride 1 on squares of s x s pixels, with a kernel filled up to a multiple of s."""
+    """Compute a convolution of stride s with stride 1 on s x s squares; the kernel is padded to a multiple of s."""
     size, channels, features = kernel.shape[0], *kernel.shape[2:]
     outputs = [(n + sum(pad) - size) // stride + 1 for n, pad in zip(x.shape[1:3], padding, strict=True)]
     taps = -(-size // stride)
@@ -201,13 +212,16 @@ def _strided(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
 
 
 def _by_phases(x: Array, kernel: Array, stride: int, before: int) -> Array:
-    """Output row s*t + a sees x[t + j] through kernel row s*j + before - a: each a has its own rows of the kernel."""
+    """Compute a transposed convolution with stride 1, the s x s phases of the output as channels.
+
+    Output row s*t + a multiplies x[t + j] by kernel row s*j + before - a. So each phase a has its own kernel rows.
+    """
     batch, height, width, _ = x.shape
     size, channels, features = kernel.shape[0], *kernel.shape[2:]
     taps = -(-size // stride)
     first = [-((before - a) // stride) for a in range(stride)]  # the first j of each phase
     index = [stride * (u + first[a]) + before - a for u in range(taps) for a in range(stride)]
-    kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))  # a row of zeros for indices outside the kernel
+    kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))  # row ``size`` is zero, for indices outside the kernel
     rows = jnp.stack([kernel[i if 0 <= i < size else size] for i in index])  # [taps*s k+1 C F]
     phases = jnp.stack([rows[:, i if 0 <= i < size else size] for i in index], axis=1)  # [taps*s taps*s C F]
     phases = phases.reshape(taps, stride, taps, stride, channels, features).transpose(0, 2, 4, 1, 3, 5)
@@ -220,61 +234,67 @@ def _by_phases(x: Array, kernel: Array, stride: int, before: int) -> Array:
     return y.reshape(batch, height * stride, width * stride, features)
 
 
-def named_channels(channels: int, features: int) -> tuple[str | None, str | None]:
-    """The axes of a kernel's inputs and outputs: the wider side is CHANNELS, since three colours cannot be split."""
+def channel_axes(channels: int, features: int) -> tuple[str | None, str | None]:
+    """Return the logical axes of a kernel's inputs and outputs.
+
+    Only the wider side is CHANNELS, since a mesh axis cannot split three colours.
+    """
     return (None, CHANNELS) if features >= channels else (CHANNELS, None)
 
 
 class Conv(nnx.Module):
-    """A convolution. ``padding`` pads all sides alike; None is "SAME". The kernel is [k k C F]."""
+    """A convolution with a kernel [k k C F]. ``padding`` applies to all sides; None means "SAME"."""
 
     def __init__(
         self, channels: int, features: int, *, kernel: int, stride: int = 1, padding: int | None = None,
-        bias: bool = True, dtype: Any = jnp.float32, init: Initializer | None = None, rngs: nnx.Rngs,
+        bias: bool = True, dtype: DTypeLike = jnp.float32, init: Initializer | None = None, rngs: nnx.Rngs,
     ):  # fmt: skip
         init = init or nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
         shape = (kernel, kernel, channels, features)
         self.stride = stride
         self.padding = None if padding is None else ((padding, padding), (padding, padding))
         self.dtype = jnp.dtype(dtype)
-        ins, outs = named_channels(channels, features)
+        ins, outs = channel_axes(channels, features)
         self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32), axes=(KERNEL, KERNEL, ins, outs))
         self.bias = nnx.Param(jnp.zeros(features, jnp.float32), axes=(outs,)) if bias else None
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
-        """Computed in ``dtype``."""
+        """Convolve in ``dtype``."""
         y = convolve(x.astype(self.dtype), self.kernel[...], stride=self.stride, padding=self.padding)
         return y if self.bias is None else add_bias(y, self.bias[...])
 
 
 class ConvTranspose(nnx.Module):
-    """A transposed convolution with bias to ``stride`` times the size."""
+    """A transposed convolution with bias; the output has ``stride`` times the size."""
 
     def __init__(
-        self, channels: int, features: int, *, kernel: int, stride: int, dtype: Any = jnp.float32,
+        self, channels: int, features: int, *, kernel: int, stride: int, dtype: DTypeLike = jnp.float32,
         init: Initializer | None = None, rngs: nnx.Rngs,
     ):  # fmt: skip
-        # Each output sees (kernel / stride)^2 positions of the input, so the variance is a stride^2-th of fan_in's.
+        # Each output sums (kernel / stride)^2 input positions, so its true fan-in is fan_in / stride^2.
         init = init or nnx.initializers.variance_scaling(2.0 * stride**2, "fan_in", "normal")
         shape = (kernel, kernel, channels, features)
         self.stride = stride
         self.dtype = jnp.dtype(dtype)
-        ins, outs = named_channels(channels, features)
+        ins, outs = channel_axes(channels, features)
         self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32), axes=(KERNEL, KERNEL, ins, outs))
         self.bias = nnx.Param(jnp.zeros(features, jnp.float32), axes=(outs,))
 
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B H W F"]:
-        """Computed in ``dtype``."""
+        """Convolve in ``dtype``."""
         y = convolve_transposed(x.astype(self.dtype), self.kernel[...], stride=self.stride)
         return add_bias(y, self.bias[...])
 
 
-class ResBlock(nnx.Module):
-    """``x + conv(relu(... conv(relu(x))))``, one convolution for each of ``kernels``; the last one starts at zero."""
+class ReluResBlock(nnx.Module):
+    """A residual block ``x + conv(relu(... conv(relu(x))))`` with one convolution per entry of ``kernels``.
+
+    The last convolution starts at zero.
+    """
 
     def __init__(
         self, channels: int, *, kernels: tuple[int, ...], activation: Callable[[Array], Array] = jax.nn.relu,
-        dtype: Any = jnp.float32, rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs,
     ):  # fmt: skip
         last = len(kernels) - 1
         inits = [nnx.initializers.zeros if index == last else None for index in range(len(kernels))]
@@ -285,7 +305,7 @@ class ResBlock(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        """Size and channels stay."""
+        """Apply the block; the shape stays."""
         y = x
         for conv in self.convs:
             y = conv(self.activation(y))

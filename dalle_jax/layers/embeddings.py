@@ -1,11 +1,11 @@
-"""Tables of learned vectors: for tokens, for positions and for grids of positions."""
+"""Learned embedding tables for tokens, positions and 2-D grids of positions."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Float, Int
 from dalle_jax.layers.linear import Initializer
@@ -14,13 +14,13 @@ from dalle_jax.parallel.reduction import gradient_dtype
 
 
 class EmbeddingParam(nnx.Param):
-    """A table of learned vectors, or one of them: fine-tuning may train these alone (train/trained.py)."""
+    """A learned embedding table or vector. Fine-tuning may train these alone (train/trained.py)."""
 
 
-def lookup(table: Float[Array, "size D"], index: Int[Array, "..."], dtype: Any) -> Float[Array, "... D"]:
-    """The rows of a table at ``index`` in ``dtype``; an index outside it is clipped to the nearest row.
+def lookup(table: Float[Array, "size D"], index: Int[Array, "..."], dtype: DTypeLike) -> Float[Array, "... D"]:
+    """Return the rows of a table at ``index``, in ``dtype``; an index outside it is clipped to the nearest row.
 
-    A row's gradient is the sum over all places where it was looked up, in ``gradient_dtype`` and not in ``dtype``.
+    The gradient of a row is the sum over all its look-ups. It is summed in ``gradient_dtype()``, not in ``dtype``.
     """
     return _lookup(table, index, jnp.dtype(dtype).name, gradient_dtype().name)
 
@@ -45,16 +45,19 @@ def _lookup_backward(dtype: str, summed_in: str, residuals: tuple[Array, Array],
 _lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
-def spread(x: Float[Array, "..."], rows: int | None, dtype: Any) -> Float[Array, "..."]:
-    """A parameter in ``dtype``, or one copy of it for each of ``rows``, whose gradients are summed in its own dtype."""
+def broadcast_param(x: Float[Array, "..."], rows: int | None, dtype: DTypeLike) -> Float[Array, "..."]:
+    """Broadcast a parameter over ``rows`` (None: no new axis), then cast it to ``dtype``.
+
+    The cast comes last, so the gradients of all rows are summed in the parameter's own dtype.
+    """
     return (x if rows is None else jnp.broadcast_to(x, (rows, *x.shape))).astype(dtype)
 
 
 class Embedding(nnx.Module):
-    """A table [size D] of learned vectors; ``axis`` names its first dimension (VOCAB, CODES, POSITIONS)."""
+    """A learned table [size D]; ``axis`` is the logical axis of its first dimension (VOCAB, CODES, POSITIONS)."""
 
     def __init__(
-        self, size: int, width: int, *, axis: str, dtype: Any = jnp.float32, init: Initializer | None = None,
+        self, size: int, width: int, *, axis: str, dtype: DTypeLike = jnp.float32, init: Initializer | None = None,
         rngs: nnx.Rngs,
     ):  # fmt: skip
         init = init or nnx.initializers.normal(0.02)
@@ -62,19 +65,19 @@ class Embedding(nnx.Module):
         self.table = EmbeddingParam(init(rngs.params(), (size, width), jnp.float32), axes=(axis, EMBED))
 
     def __call__(self, index: Int[Array, "..."]) -> Float[Array, "... D"]:
-        """The rows of the table at ``index``; an index outside it is clipped to the nearest row."""
+        """Return the rows of the table at ``index``; an index outside it is clipped to the nearest row."""
         return lookup(self.table[...], index, self.dtype)
 
     def all(self, rows: int | None = None) -> Float[Array, "size D"] | Float[Array, "B size D"]:
-        """The whole table, or for each of ``rows`` a table: cast after it is spread, so gradients are summed before."""
-        return spread(self.table[...], rows, self.dtype)
+        """Return the whole table, or with ``rows`` a copy per batch row (``broadcast_param``)."""
+        return broadcast_param(self.table[...], rows, self.dtype)
 
 
 class GridEmbedding(nnx.Module):
-    """A vector per row plus a vector per column of a grid h x w, in raster order (DALL·E 1, section 2.2)."""
+    """A learned vector per row plus one per column of a grid h x w, in raster order (DALL·E 1, section 2.2)."""
 
     def __init__(
-        self, grid: tuple[int, int], width: int, *, dtype: Any = jnp.float32, init: Initializer | None = None,
+        self, grid: tuple[int, int], width: int, *, dtype: DTypeLike = jnp.float32, init: Initializer | None = None,
         rngs: nnx.Rngs,
     ):  # fmt: skip
         self.rows = Embedding(grid[0], width, axis=POSITIONS, dtype=dtype, init=init, rngs=rngs)
@@ -82,12 +85,12 @@ class GridEmbedding(nnx.Module):
         self.grid_width = grid[1]
 
     def __call__(self, position: Int[Array, "..."]) -> Float[Array, "... D"]:
-        """The vector of raster ``position``."""
+        """Return the vector at raster ``position``."""
         row = lookup(self.rows.table[...], position // self.grid_width, jnp.float32)
         column = lookup(self.columns.table[...], position % self.grid_width, jnp.float32)
         return (row + column).astype(self.rows.dtype)
 
     def all(self, rows: int | None = None) -> Float[Array, "I D"] | Float[Array, "B I D"]:
-        """The vectors of all I = h * w positions, in raster order; ``rows`` as in ``Embedding.all``."""
+        """Return the vectors of all I = h * w positions in raster order; ``rows`` is as in ``Embedding.all``."""
         table = self.rows.table[...][:, None] + self.columns.table[...][None, :]  # [h w D]
-        return spread(table.reshape(-1, table.shape[-1]), rows, self.rows.dtype)
+        return broadcast_param(table.reshape(-1, table.shape[-1]), rows, self.rows.dtype)

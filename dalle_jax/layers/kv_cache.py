@@ -1,12 +1,12 @@
-"""Keys and values kept while codes are drawn one by one: the context once per prompt, the codes per candidate.
+"""The key-value cache of autoregressive sampling: the context once per prompt, the codes once per candidate.
 
-Each kind of attention keeps, and reads, only what its mask allows:
-    full            every code; the room grows by stages, so early steps read little
+Each kind of attention stores and reads only what its mask allows:
+    full            every code; the capacity grows in stages, so early steps read little
     row, convolutional
-                    a ring of the last R codes, R being the furthest that the mask reaches back
-    column          every code, filed by column, of which one column is read: so there is room for all from the start
+                    a ring buffer of the last R codes, where R is the longest distance that the mask allows
+    column          every code, stored by column; a step reads one column, so the full capacity is allocated at once
 
-A step reads the codes before its own and writes its own last, so that a compiled loop can write in place.
+A step reads the earlier codes first and writes its own last, so a compiled loop can update the cache in place.
 """
 
 from typing import NamedTuple
@@ -20,10 +20,10 @@ from dalle_jax.layers.attention_masks import Pattern
 
 
 class KvCache(NamedTuple):
-    """Keys and values of one layer. Every array leads with the prompts axis.
+    """Keys and values of one layer. The first axis of every array is prompts.
 
-    The context's values are kept transposed, the order in which XLA multiplies them on a CPU. Of column attention the
-    codes' arrays are [P M N w r H], r rows of each column.
+    The context's values are stored transposed, the order in which XLA multiplies them on a CPU. Column attention stores
+    the codes as [P M N w r H]: r rows of each of the w columns.
     """
 
     context_k: Float[Array, "P N C H"]
@@ -35,7 +35,7 @@ class KvCache(NamedTuple):
 def new_cache(
     context_k: Float[Array, "P N C H"], context_v: Float[Array, "P N C H"], candidates: int, pattern: Pattern
 ) -> KvCache:
-    """A cache that holds the context and has no room for codes yet."""
+    """Create a cache that holds the context and has no capacity for codes yet."""
     prompts, heads, _, size = context_k.shape
     room = (pattern.grid[1], 0) if pattern.kind == "column" else (0,)
     empty = jnp.zeros((prompts, candidates, heads, *room, size), context_k.dtype)
@@ -43,7 +43,7 @@ def new_cache(
 
 
 def grow(cache: KvCache, pattern: Pattern, codes: int) -> KvCache:
-    """The same cache with room for the first ``codes`` codes; never smaller than it was."""
+    """Grow a cache to the capacity for the first ``codes`` codes; it never shrinks."""
     reach = max(1, len(pattern.distances()) - 1)
     wanted = pattern.grid[0] if pattern.kind == "column" else min(codes, reach)
     extra = max(0, wanted - cache.k.shape[-2])
@@ -51,13 +51,14 @@ def grow(cache: KvCache, pattern: Pattern, codes: int) -> KvCache:
     return cache._replace(k=jnp.pad(cache.k, padding), v=jnp.pad(cache.v, padding))
 
 
-def after(
+def order_after(
     out: Float[Array, "P M N H"], k: Float[Array, "P M N H"], v: Float[Array, "P M N H"]
 ) -> tuple[Float[Array, "P M N H"], Float[Array, "P M N H"]]:
-    """``k`` and ``v`` unchanged, but not to be had before ``out``, which was computed from the cache.
+    """Return ``k`` and ``v`` unchanged, with a data dependency on ``out``, which was read from the cache.
 
-    A loop that may write before it reads copies the whole cache, twice in each step (XLA on a CPU; an
-    optimization_barrier is dropped too early to help). A zero that the compiler cannot prove to be one orders the two.
+    Without it XLA on a CPU may schedule the write before the read, and then copies the whole cache twice per step. An
+    ``optimization_barrier`` does not help, since XLA drops it too early. The dependency is a zero that the compiler
+    cannot fold.
     """
     zero = out[..., :1] * 0
     return k + zero, v + zero
@@ -71,9 +72,9 @@ def write(
     index: Int[Array, ""],
     group: Int[Array, ""] | None = None,
 ) -> KvCache:
-    """Files the key and value of code ``index``, which must come after all those written before.
+    """Write the key and value of code ``index``, which must follow all codes written before.
 
-    Where the arrays carry several layers on their second axis (``stack.Layered``), ``group`` says which one's they are.
+    In a scanned stack the second axis of the arrays is layers (``stack.Layered``). ``group`` is the index on that axis.
     """
     slot: tuple[Array, ...] = (index % cache.k.shape[-2],)
     if pattern.kind == "column":
@@ -87,31 +88,34 @@ def write(
     )
 
 
-class Read(NamedTuple):
-    """What one step looks at beside itself: slots of earlier codes, and which of them it sees."""
+class CachedCodes(NamedTuple):
+    """The cached codes that one step reads: S slots, and which of them are visible."""
 
     k: Float[Array, "P M N S H"]
     v: Float[Array, "P M N S H"]
     visible: Bool[Array, " S"]
 
 
-def read(cache: KvCache, pattern: Pattern, index: Int[Array, ""]) -> Read:
-    """The earlier codes that code ``index``, which is to be written next, may see."""
+def read(cache: KvCache, pattern: Pattern, index: Int[Array, ""]) -> CachedCodes:
+    """Read the earlier codes that are visible to code ``index``, the next one to write."""
     if pattern.kind == "column":
         column, row = index % pattern.grid[1], index // pattern.grid[1]
         k, v = (jax.lax.dynamic_index_in_dim(x, column, axis=3, keepdims=False) for x in (cache.k, cache.v))
-        return Read(k, v, jnp.arange(k.shape[-2]) < row)
+        return CachedCodes(k, v, jnp.arange(k.shape[-2]) < row)
     slots = jnp.arange(cache.k.shape[-2])
-    return Read(cache.k, cache.v, _ring_visible(pattern, slots, index))
+    return CachedCodes(cache.k, cache.v, _ring_visible(pattern, slots, index))
 
 
 def _ring_visible(pattern: Pattern, slots: Int[Array, " S"], index: Int[Array, ""]) -> Bool[Array, " S"]:
-    """Slot s of a ring of S holds the code at distance (index - s - 1) mod S + 1, if there is one that far back."""
+    """Return the visible slots of a ring buffer.
+
+    Slot s of S holds the code at distance (index - s - 1) mod S + 1, if that code exists.
+    """
     written = slots < index
     size = slots.shape[0]
     distances = pattern.distances()[1 : 1 + size]
     if distances.all():
         return written
-    # One slice of the table backwards and twice is its rotation: entry s becomes distances[(index - s - 1) mod S].
+    # A slice of the reversed table, tiled twice, is a rotation: entry s becomes distances[(index - s - 1) mod S].
     twice = jnp.asarray(np.tile(distances[::-1], 2))
     return written & jax.lax.dynamic_slice(twice, ((size - index % size) % size,), (size,))

@@ -1,18 +1,19 @@
-"""A linear layer whose matrix product is laid out for the platform that it runs on.
+"""A linear layer whose matrix product has the form that is fast on the platform.
 
-XLA on a CPU computes the weight gradient of a product over [B L D] three times slower than the same product over
-[B*L D] (docs/architecture.md), so there forward and gradients are 2-D products. Accelerators get one dot_general over
-the parameter's own shape, which keeps the sharding of every dimension visible.
+XLA on a CPU computes the weight gradient of a product over [B L D] three times slower than over [B*L D]
+(docs/architecture.md). On a CPU, forward and gradients are therefore 2-D products. Accelerators run one dot_general
+over the parameter's own shape, so XLA sees the sharding of every dimension.
 """
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Float
 from dalle_jax.parallel.layout import platform
@@ -23,36 +24,37 @@ Module = TypeVar("Module", bound=nnx.Module)
 
 
 def flat_matmul(
-    x: Float[Array, "... D"], kernel: Float[Array, "D F"], result: str | None = None
+    x: Float[Array, "... D"], kernel: Float[Array, "D F"], out_dtype: str | None = None
 ) -> Float[Array, "... F"]:
-    """``x @ kernel``, cast to x's dtype, whose forward and gradients are 2-D products; see ``gradient_dtype``.
+    """Compute ``x @ kernel``, with 2-D products for the output and for both gradients.
 
-    ``result`` is the dtype that it comes out in, by default x's: sums are kept in float32 until then.
+    The kernel is cast to x's dtype. ``out_dtype`` is the output's dtype, by default x's. Sums are accumulated in
+    float32. The kernel's gradient has dtype ``gradient_dtype()`` when devices sum it.
     """
-    return _flat_matmul(x, kernel, gradient_dtype().name, result or x.dtype.name)
+    return _flat_matmul(x, kernel, gradient_dtype().name, out_dtype or x.dtype.name)
 
 
-def _flat_product(x: Array, kernel: Array, result: str) -> Array:
+def _flat_product(x: Array, kernel: Array, out_dtype: str) -> Array:
     flat = x.reshape(-1, x.shape[-1])  # [B D]
-    product = jnp.matmul(flat, kernel.astype(x.dtype), preferred_element_type=jnp.dtype(result))
+    product = jnp.matmul(flat, kernel.astype(x.dtype), preferred_element_type=jnp.dtype(out_dtype))
     return product.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _flat_matmul(x: Array, kernel: Array, summed_in: str, result: str) -> Array:
+def _flat_matmul(x: Array, kernel: Array, summed_in: str, out_dtype: str) -> Array:
     del summed_in
-    return _flat_product(x, kernel, result)
+    return _flat_product(x, kernel, out_dtype)
 
 
-def _flat_matmul_forward(x: Array, kernel: Array, summed_in: str, result: str) -> tuple[Array, tuple[Array, Array]]:
-    del summed_in  # not through _flat_matmul, in which remat's policies see no product
-    return _flat_product(x, kernel, result), (x, kernel)
+def _flat_matmul_forward(x: Array, kernel: Array, summed_in: str, out_dtype: str) -> tuple[Array, tuple[Array, Array]]:
+    del summed_in  # calls _flat_product, since remat's policies see no product inside the custom_vjp
+    return _flat_product(x, kernel, out_dtype), (x, kernel)
 
 
 def _flat_matmul_backward(
-    summed_in: str, result: str, residuals: tuple[Array, Array], gradient: Array
+    summed_in: str, out_dtype: str, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
-    del result
+    del out_dtype
     x, kernel = residuals
     gradient = gradient.astype(x.dtype)
     # The barriers keep XLA from undoing the reshape.
@@ -65,29 +67,29 @@ def _flat_matmul_backward(
 _flat_matmul.defvjp(_flat_matmul_forward, _flat_matmul_backward)
 
 
-def _product(x: Array, kernel: Array, inputs: int, result: str) -> Array:
-    """The last ``inputs`` dimensions of ``x`` with the first of ``kernel``, as one dot_general."""
+def _product(x: Array, kernel: Array, inputs: int, out_dtype: str) -> Array:
+    """Contract the last ``inputs`` dimensions of ``x`` with the first ones of ``kernel`` in one dot_general."""
     axes = ((tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))), ((), ()))
-    return jax.lax.dot_general(x, kernel.astype(x.dtype), axes, preferred_element_type=jnp.dtype(result))
+    return jax.lax.dot_general(x, kernel.astype(x.dtype), axes, preferred_element_type=jnp.dtype(out_dtype))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _contract(x: Array, kernel: Array, inputs: int, summed_in: str, result: str) -> Array:
+def _contract(x: Array, kernel: Array, inputs: int, summed_in: str, out_dtype: str) -> Array:
     del summed_in
-    return _product(x, kernel, inputs, result)
+    return _product(x, kernel, inputs, out_dtype)
 
 
 def _contract_forward(
-    x: Array, kernel: Array, inputs: int, summed_in: str, result: str
+    x: Array, kernel: Array, inputs: int, summed_in: str, out_dtype: str
 ) -> tuple[Array, tuple[Array, Array]]:
     del summed_in
-    return _product(x, kernel, inputs, result), (x, kernel)
+    return _product(x, kernel, inputs, out_dtype), (x, kernel)
 
 
 def _contract_backward(
-    inputs: int, summed_in: str, result: str, residuals: tuple[Array, Array], gradient: Array
+    inputs: int, summed_in: str, out_dtype: str, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
-    del result
+    del out_dtype
     x, kernel = residuals
     gradient = gradient.astype(x.dtype)
     lead, outs = x.ndim - inputs, kernel.ndim - inputs
@@ -103,63 +105,69 @@ _contract.defvjp(_contract_forward, _contract_backward)
 
 
 def weight_gradient(x: Float[Array, "n D"], gradient: Float[Array, "n F"], summed_in: str) -> Float[Array, "D F"]:
-    """``x^T gradient``, which devices then sum in the dtype that it comes out in; float32 operands are cast to it."""
+    """Compute ``x^T gradient`` in dtype ``summed_in``, in which devices then sum it."""
     x, gradient = cast_for_sum(summed_in, x, gradient)
     return jnp.matmul(x.T, gradient, preferred_element_type=jnp.dtype(summed_in))
 
 
 def add_bias(x: Float[Array, "..."], bias: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``x + bias`` in x's dtype; cast after it is spread, the bias has a gradient that is summed in its own dtype."""
+    """Compute ``x + bias`` in x's dtype.
+
+    The bias is broadcast before the cast, so its gradient is summed in its own dtype.
+    """
     return x + jnp.broadcast_to(bias, x.shape).astype(x.dtype)
 
 
 PANEL = 64
-"""Columns of a kernel that a product of few rows reads together."""
+"""The number of kernel columns in a panel."""
 
 
 class Panels(nnx.Variable):
-    """A kernel's columns, ``PANEL`` at a time: the kernel in another order, not a parameter."""
+    """A kernel cut into panels of ``PANEL`` columns: a copy in another memory order, not a parameter."""
 
 
 def panel_matmul(
-    x: Float[Array, "... D"], panels: Float[Array, "n D c"], result: str | None = None
+    x: Float[Array, "... D"], panels: Float[Array, "n D c"], out_dtype: str | None = None
 ) -> Float[Array, "... F"]:
-    """``x @ kernel``, each panel of which lies together in memory; see ``flat_matmul`` for ``result``."""
+    """Compute ``x @ kernel`` from panels, each contiguous in memory; ``out_dtype`` is as in ``flat_matmul``."""
     count, width, columns = panels.shape
     rows = jnp.broadcast_to(x.reshape(-1, width), (count, x.size // width, width))
-    axes, result = (((2,), (1,)), ((0,), (0,))), result or x.dtype.name
-    product = jax.lax.dot_general(rows, panels, axes, preferred_element_type=jnp.dtype(result))  # [n B c]
+    axes, out_dtype = (((2,), (1,)), ((0,), (0,))), out_dtype or x.dtype.name
+    product = jax.lax.dot_general(rows, panels, axes, preferred_element_type=jnp.dtype(out_dtype))  # [n B c]
     return product.swapaxes(0, 1).reshape(*x.shape[:-1], count * columns)
 
 
 def project(
-    x: Float[Array, "..."], kernel: Float[Array, "..."], inputs: int, result: str | None = None
+    x: Float[Array, "..."], kernel: Float[Array, "..."], inputs: int, out_dtype: str | None = None
 ) -> Float[Array, "..."]:
-    """Contracts the last ``inputs`` dimensions of ``x`` with the first of ``kernel``, which is cast to x's dtype here.
+    """Contract the last ``inputs`` dimensions of ``x`` with the first ones of ``kernel``.
 
-    So the kernel's gradient can leave its product in the dtype that gradients are summed in (``gradient_dtype``).
-    ``result`` is the dtype that it comes out in, by default x's.
+    The kernel is cast to x's dtype inside the custom gradient, so the kernel's gradient has dtype ``gradient_dtype()``.
+    ``out_dtype`` is the output's dtype, by default x's.
     """
-    lead, out_shape, result = x.shape[: x.ndim - inputs], kernel.shape[inputs:], result or x.dtype.name
+    lead, out_shape, out_dtype = x.shape[: x.ndim - inputs], kernel.shape[inputs:], out_dtype or x.dtype.name
     if platform() != "cpu":
-        return _contract(x, kernel, inputs, gradient_dtype().name, result)
+        return _contract(x, kernel, inputs, gradient_dtype().name, out_dtype)
     width = math.prod(kernel.shape[:inputs])
-    product = flat_matmul(x.reshape(*lead, width), kernel.reshape(width, -1), result)  # [... F]
+    product = flat_matmul(x.reshape(*lead, width), kernel.reshape(width, -1), out_dtype)  # [... F]
     return product.reshape(*lead, *out_shape)
 
 
 def unstack(x: Float[Array, "..."], axis: int) -> tuple[Float[Array, "..."], ...]:
-    """The slices of ``x`` along an axis. Indexing's gradient would be a sum of padded arrays; this one's is a stack."""
+    """Return the slices of ``x`` along an axis.
+
+    The gradient is a concatenation; that of indexing is a sum of padded arrays.
+    """
     parts = jax.lax.split(x, (1,) * x.shape[axis], axis % x.ndim)
     return tuple(jnp.squeeze(part, axis) for part in parts)
 
 
 class Linear(nnx.Module):
-    """``y = x W + b`` from the trailing dimensions ``in_shape`` to ``out_shape``.
+    """A linear layer ``y = x W + b`` from the trailing dimensions ``in_shape`` to ``out_shape``.
 
-    ``axes`` names the dimensions of the kernel, [*in_shape, *out_shape]. ``init`` is called with the 2-D shape
-    (all inputs, all outputs); the default is normal with standard deviation 1 / sqrt(inputs). Operands are of
-    ``dtype``; ``result`` is that of y, by default the same: logits are float32 ever since they were summed.
+    ``axes`` are the logical axes of the kernel, [*in_shape, *out_shape]. ``init`` gets the 2-D shape (all inputs, all
+    outputs); the default is normal with standard deviation 1 / sqrt(inputs). Operands have ``dtype``. ``out_dtype`` is
+    the dtype of y, by default ``dtype``; with float32, the products of bfloat16 operands are never rounded to bfloat16.
     """
 
     def __init__(
@@ -168,8 +176,8 @@ class Linear(nnx.Module):
         out_shape: int | tuple[int, ...],
         *,
         axes: tuple[str | None, ...],
-        dtype: Any = jnp.float32,
-        result: Any = None,
+        dtype: DTypeLike = jnp.float32,
+        out_dtype: DTypeLike | None = None,
         bias: bool = True,
         init: Initializer | None = None,
         rngs: nnx.Rngs,
@@ -177,29 +185,32 @@ class Linear(nnx.Module):
         ins = (in_shape,) if isinstance(in_shape, int) else tuple(in_shape)
         outs = (out_shape,) if isinstance(out_shape, int) else tuple(out_shape)
         if len(axes) != len(ins) + len(outs):
-            raise ValueError(f"a kernel of shape {(*ins, *outs)} needs {len(ins) + len(outs)} axes, got {axes}")
+            raise ValueError(f"axes: expected {len(ins) + len(outs)} for a kernel of shape {(*ins, *outs)}, got {axes}")
         fan_in, fan_out = math.prod(ins), math.prod(outs)
         init = init or nnx.initializers.normal(fan_in**-0.5)
         kernel = init(rngs.params(), (fan_in, fan_out), jnp.float32).reshape(*ins, *outs)
         self.inputs, self.dimensions = len(ins), len(ins) + len(outs)
         self.dtype = jnp.dtype(dtype)
-        self.result = jnp.dtype(dtype if result is None else result).name
+        self.out_dtype = jnp.dtype(dtype if out_dtype is None else out_dtype).name
         self.kernel = nnx.Param(kernel, axes=tuple(axes))
         self.bias = nnx.Param(jnp.zeros(outs, jnp.float32), axes=tuple(axes[len(ins) :])) if bias else None
         self.panels: Panels | None = nnx.data(None)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """[... *in_shape] to [... *out_shape]."""
+        """Map [... *in_shape] to [... *out_shape]."""
         x = x.astype(self.dtype)
         if self.panels is None:
-            y = project(x, self.kernel[...], self.inputs, self.result)
+            y = project(x, self.kernel[...], self.inputs, self.out_dtype)
         else:
             lead, outs = x.shape[: x.ndim - self.inputs], self.kernel.shape[self.inputs :]
-            y = panel_matmul(x.reshape(*lead, -1), self.panels[...], self.result).reshape(*lead, *outs)
+            y = panel_matmul(x.reshape(*lead, -1), self.panels[...], self.out_dtype).reshape(*lead, *outs)
         return y if self.bias is None else add_bias(y, self.bias[...])
 
     def split_into_panels(self) -> None:
-        """Lays a wide kernel out for products of few rows; a narrow one stays as it is. It may lead with layers."""
+        """Copy a wide kernel into panels, for products of few rows; a narrow kernel stays whole.
+
+        The kernel may have leading axes for layers.
+        """
         lead = self.kernel.shape[: self.kernel.ndim - self.dimensions]
         inputs = math.prod(self.kernel.shape[len(lead) : len(lead) + self.inputs])
         columns = self.kernel.size // math.prod(lead) // inputs
@@ -208,11 +219,11 @@ class Linear(nnx.Module):
             self.panels = Panels(kernel.swapaxes(-3, -2))
 
 
-def for_steps(module: Module, rows: int) -> Module:
-    """The module, or a copy laid out for a loop of many calls with so few rows that they only read the kernels.
+def for_decoding(module: Module, rows: int) -> Module:
+    """Return the module, or on a CPU a copy whose wide kernels are split into panels, for a loop of decoding steps.
 
-    XLA on a CPU reads a kernel whose rows are long at half the speed of one whose columns are split into panels
-    (docs/architecture.md). A single row is as fast without.
+    Products of 2 to 32 rows are bound by reading the kernel. XLA on a CPU reads panels at twice the speed of long rows
+    (docs/architecture.md). A single row gains nothing.
     """
     if platform() != "cpu" or not 2 <= rows <= 32:
         return module

@@ -1,10 +1,9 @@
-"""The position-wise networks of a transformer block."""
-
-from typing import Any
+"""The position-wise feed-forward networks of a transformer block."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Float
 from dalle_jax.layers.linear import Initializer, Linear
@@ -14,15 +13,18 @@ from dalle_jax.parallel.layout import constrain
 
 
 def constrain_hidden(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Lays hidden activations [B L F] out over the tensor axis; other ranks (single steps) are left to the compiler."""
+    """Shard hidden activations [B L F] over the tensor axis; leave other ranks (single steps) to the compiler."""
     return constrain(x, BATCH, SEQ, MLP) if x.ndim == 3 else x
 
 
 class Mlp(nnx.Module):
-    """``W2 gelu(W1 x)``, or ``W2 (gelu(W1 x) * W0 x)`` if ``gated``; tanh-approximated GELU."""
+    """A feed-forward network ``W2 gelu(W1 x)``, or ``W2 (gelu(W1 x) * W0 x)`` if ``gated``, with biases.
+
+    GELU is the tanh approximation.
+    """
 
     def __init__(
-        self, width: int, hidden: int, *, gated: bool = False, dtype: Any = jnp.float32,
+        self, width: int, hidden: int, *, gated: bool = False, dtype: DTypeLike = jnp.float32,
         init_out: Initializer | None = None, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.gated = gated
@@ -31,7 +33,7 @@ class Mlp(nnx.Module):
         self.down = Linear(hidden, width, axes=(MLP, EMBED), dtype=dtype, init=init_out, rngs=rngs)
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        """Acts on the last dimension."""
+        """Apply the network to the last dimension."""
         hidden = self.up(x)  # [... F] or [... 2 F]
         if self.gated:
             hidden = jax.nn.gelu(hidden[..., 0, :], approximate=True) * hidden[..., 1, :]
@@ -41,19 +43,19 @@ class Mlp(nnx.Module):
 
 
 class NormFormerGlu(nnx.Module):
-    """DALL·E mini's gated network: ``W2 LN(gelu(W0 LN(x)) * W1 LN(x))``, exact GELU, no biases in the products.
+    """DALL·E mini's gated network ``W2 LN(gelu(W0 LN(x)) * W1 LN(x))``, with exact GELU and no biases in the products.
 
-    Its two norms learn a bias and no scale, since each is followed by a matrix.
+    Both norms learn a bias but no scale, since a matrix follows each of them.
     """
 
-    def __init__(self, width: int, hidden: int, *, dtype: Any, init: Initializer | None = None, rngs: nnx.Rngs):
+    def __init__(self, width: int, hidden: int, *, dtype: DTypeLike, init: Initializer | None = None, rngs: nnx.Rngs):
         self.norm_in = LayerNorm(width, scale=False, dtype=dtype)
         self.up = Linear(width, (2, hidden), axes=(EMBED, None, MLP), bias=False, init=init, dtype=dtype, rngs=rngs)
         self.norm_hidden = LayerNorm(hidden, scale=False, axes=(MLP,), dtype=dtype)
         self.down = Linear(hidden, width, axes=(MLP, EMBED), bias=False, init=init, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        """Acts on the last dimension."""
+        """Apply the network to the last dimension."""
         hidden = self.up(self.norm_in(x))  # [... 2 F]
         hidden = jax.nn.gelu(hidden[..., 0, :], approximate=False) * hidden[..., 1, :]  # [... F]
         return self.down(self.norm_hidden(constrain_hidden(hidden)))

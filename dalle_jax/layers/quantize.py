@@ -1,8 +1,7 @@
-"""Vector quantisation with a codebook that follows the encoder by moving averages.
+"""Vector quantisation with an EMA codebook (van den Oord et al. 2017, arXiv 1711.00937, appendix A.1).
 
-van den Oord et al. 2017, "Neural Discrete Representation Learning" (arXiv 1711.00937), appendix A.1. Codes that fall
-out of use are moved onto encoder outputs that the codebook represents badly, drawn in proportion to their squared
-error.
+Unused codes are revived: they move to encoder outputs drawn in proportion to their squared quantisation error. Revival
+is our own addition.
 """
 
 from typing import NamedTuple
@@ -15,15 +14,15 @@ from dalle_jax.arrays import Array, Float, Int, Key
 from dalle_jax.parallel.axes import CODES
 from dalle_jax.parallel.layout import platform
 
-SMOOTHING = 1e-5  # epsilon of the Laplace smoothing of cluster sizes
+SMOOTHING = 1e-5  # the epsilon of the Laplace smoothing of cluster sizes
 
 
 class Codebook(nnx.Variable):
-    """State of a codebook: no parameter, has no gradient, is updated by the module itself when it trains."""
+    """The state of a codebook: not a parameter; it has no gradient, and the module updates it in training."""
 
 
 class Assignments(NamedTuple):
-    """The inputs of a quantizer, their codes, and their squared distances to them: all that a codebook follows.
+    """The inputs of a quantizer, their codes, and their squared distances: the statistics that update a codebook.
 
     None has a gradient. The first axis is the batch.
     """
@@ -33,8 +32,12 @@ class Assignments(NamedTuple):
     errors: Float[Array, "B ..."]
 
 
-class Quantized(NamedTuple):
-    """``vectors`` are the codes' vectors in value and the inputs in gradient; ``nearest`` have no gradient."""
+class QuantizerOutput(NamedTuple):
+    """The result of quantisation.
+
+    ``nearest`` are the vectors of the codes, without gradient. ``vectors`` are the same values, with a straight-through
+    gradient to the inputs. ``histogram`` counts each code in the batch.
+    """
 
     vectors: Float[Array, "B ... c"]
     nearest: Float[Array, "B ... c"]
@@ -43,7 +46,7 @@ class Quantized(NamedTuple):
 
 
 class CodebookState(NamedTuple):
-    """``vectors`` = ``sums`` / smoothed ``counts``; both are moving averages of a batch's totals."""
+    """A codebook: ``vectors`` = ``sums`` / smoothed ``counts``, which are moving averages over batches."""
 
     vectors: Float[Array, "K c"]
     counts: Float[Array, " K"]
@@ -51,28 +54,31 @@ class CodebookState(NamedTuple):
 
 
 def straight_through(x: Float[Array, "..."], quantized: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The value of ``quantized`` with the gradient of ``x``."""
+    """Return ``quantized`` with a straight-through gradient to ``x``."""
     return x + jax.lax.stop_gradient(quantized - x)
 
 
 def squared_distances(x: Float[Array, "n c"], vectors: Float[Array, "K c"]) -> Float[Array, "n K"]:
-    """|x - e|^2 by one float32 matrix product; rounding may leave it slightly below zero."""
+    """Compute |x - e|^2 with one float32 matrix product; rounding may leave it slightly below zero."""
     x, vectors = x.astype(jnp.float32), vectors.astype(jnp.float32)
     cross = jnp.matmul(x, vectors.T, precision=jax.lax.Precision.HIGHEST)  # [n K]
     return (x * x).sum(-1)[:, None] - 2 * cross + (vectors * vectors).sum(-1)
 
 
-def first_smallest(x: Float[Array, "n K"]) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
-    """argmin and min of each row, as two plain reductions: XLA on a CPU is slower at ``argmin``."""
+def argmin_and_min(x: Float[Array, "n K"]) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
+    """Return the argmin and min of each row, as two plain reductions; ``argmin`` is slower in XLA on a CPU."""
     smallest = x.min(axis=-1)
     index = jnp.arange(x.shape[-1])
     return jnp.where(x <= smallest[:, None], index, x.shape[-1] - 1).min(axis=-1), smallest
 
 
-def totals(
+def code_totals(
     x: Float[Array, "n c"], codes: Int[Array, " n"], size: int
 ) -> tuple[Float[Array, " K"], Float[Array, "K c"]]:
-    """How many rows each code has, and their sum: scattered on a CPU, elsewhere by a product with one-hot rows."""
+    """Return the number of rows of each code, and their sum.
+
+    A CPU uses a segment sum; other platforms use a product with one-hot rows.
+    """
     if platform() == "cpu":
         ones = jnp.ones(codes.shape, x.dtype)
         return jax.ops.segment_sum(ones, codes, size), jax.ops.segment_sum(x, codes, size)
@@ -80,10 +86,10 @@ def totals(
     return assigned.sum(0), jnp.matmul(assigned.T, x, precision=jax.lax.Precision.HIGHEST)
 
 
-def update(
+def ema_update(
     state: CodebookState, batch_counts: Float[Array, " K"], batch_sums: Float[Array, "K c"], decay: float
 ) -> CodebookState:
-    """One step of the moving averages (equations of appendix A.1, with smoothed sizes)."""
+    """Update the moving averages by one batch (appendix A.1), with Laplace-smoothed cluster sizes."""
     counts = decay * state.counts + (1 - decay) * batch_counts
     sums = decay * state.sums + (1 - decay) * batch_sums
     total = counts.sum()
@@ -94,10 +100,10 @@ def update(
 def revive(
     state: CodebookState, x: Float[Array, "n c"], errors: Float[Array, " n"], below: float, key: Key[Array, ""]
 ) -> CodebookState:
-    """Moves codes with less than ``below`` times the mean count onto rows of ``x`` drawn in proportion to ``errors``.
+    """Move codes with a count below ``below`` times the mean to rows of ``x`` drawn in proportion to ``errors``.
 
-    A revived code starts with the mean count, so it has time to find its place. At the first batch nearly all codes are
-    dead: this is also the codebook's initialisation from data.
+    A revived code gets the mean count, so it is not revived again at once. At the first batch nearly all codes are
+    dead, so this also initialises the codebook from data.
     """
     size = state.counts.shape[0]
     mean_count = state.counts.sum() / size
@@ -113,10 +119,10 @@ def revive(
 
 
 class Quantizer(nnx.Module):
-    """Nearest vector of a codebook [K c].
+    """A vector quantiser: each input becomes the nearest vector of a codebook [K c].
 
-    ``decay`` is that of the moving averages. ``revive_below`` is the share of the mean count under which a code counts
-    as dead; 0 never revives.
+    ``decay`` is the decay of the moving averages. A code is dead if its count is below ``revive_below`` times the mean
+    count; 0 never revives.
     """
 
     def __init__(self, size: int, width: int, *, decay: float, revive_below: float, rngs: nnx.Rngs):
@@ -125,17 +131,17 @@ class Quantizer(nnx.Module):
         self.counts = Codebook(jnp.zeros(size), axes=(CODES,))
         self.sums = Codebook(jnp.zeros((size, width)), axes=(CODES, None))
 
-    def __call__(self, x: Float[Array, "B ... c"]) -> Quantized:
-        """Quantise. The codebook stays as it is: ``follow`` updates it, for the next call."""
+    def __call__(self, x: Float[Array, "B ... c"]) -> QuantizerOutput:
+        """Quantise ``x``. The codebook stays as it is: ``follow`` updates it, for the next call."""
         x = x.astype(jnp.float32)
         flat = jax.lax.stop_gradient(x).reshape(-1, x.shape[-1])  # [n c]
         vectors = self.vectors[...]
-        codes, errors = first_smallest(squared_distances(flat, vectors))  # [n] [n]
+        codes, errors = argmin_and_min(squared_distances(flat, vectors))  # [n] [n]
         nearest = vectors[codes].reshape(x.shape)
-        histogram = totals(flat, codes, vectors.shape[0])[0]
+        histogram = code_totals(flat, codes, vectors.shape[0])[0]
         shape = x.shape[:-1]
         assignments = Assignments(flat.reshape(x.shape), codes.reshape(shape), errors.reshape(shape))
-        return Quantized(straight_through(x, nearest), nearest, assignments, histogram)
+        return QuantizerOutput(straight_through(x, nearest), nearest, assignments, histogram)
 
     def follow(self, assignments: Assignments, key: Key[Array, ""]) -> None:
         """Update the codebook from the assignments of a whole batch, and revive dead codes, drawn with ``key``."""
@@ -143,14 +149,14 @@ class Quantizer(nnx.Module):
         codes, errors = assignments.codes.reshape(-1), assignments.errors.reshape(-1)
         vectors = self.vectors[...]
         state = CodebookState(vectors, self.counts[...], self.sums[...])
-        state = update(state, *totals(flat, codes, vectors.shape[0]), self.decay)
+        state = ema_update(state, *code_totals(flat, codes, vectors.shape[0]), self.decay)
         self.vectors[...], self.counts[...], self.sums[...] = revive(state, flat, errors, self.revive_below, key)
 
     def encode(self, x: Float[Array, "... c"]) -> Int[Array, "..."]:
-        """Codes only."""
+        """Return the codes of the nearest vectors."""
         flat = x.reshape(-1, x.shape[-1])
-        return first_smallest(squared_distances(flat, self.vectors[...]))[0].reshape(x.shape[:-1])
+        return argmin_and_min(squared_distances(flat, self.vectors[...]))[0].reshape(x.shape[:-1])
 
     def lookup(self, codes: Int[Array, "..."]) -> Float[Array, "... c"]:
-        """The vectors of codes."""
+        """Return the vectors of codes."""
         return jnp.take(self.vectors[...], codes, axis=0, mode="clip")

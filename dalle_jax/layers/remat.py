@@ -1,15 +1,15 @@
-"""What a block keeps for its backward pass and what it computes again there, by name.
+"""Rematerialisation policies: the activations that a block stores for its backward pass.
 
-    none       everything is kept
+    none       all activations
     dots       the results of products with parameters (those without batch dimensions)
-    attention  queries, keys, values and what attention gives; the MLP is computed again
-    full       nothing but what went into the block
+    attention  queries, keys, values and the output of attention; the MLP is recomputed
+    full       only the block's input
 
-In this order less is kept and more is computed again; loss and gradients are the same.
+Each policy stores less and recomputes more than the one above it. Loss and gradients are the same.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal, ParamSpec, TypeAlias, TypeVar
 
 import jax
 from flax import nnx
@@ -20,21 +20,22 @@ from dalle_jax.arrays import Array
 Remat: TypeAlias = Literal["none", "dots", "attention", "full"]
 
 ATTENTION = "attention"
-"""The name under which attention's operands and results are known to the policy of that name."""
+"""The ``checkpoint_name`` of attention's operands and outputs, which the policy "attention" stores."""
 
 Value = TypeVar("Value")
+P = ParamSpec("P")
 
 
 def name_attention(x: Value) -> Value:
-    """``x`` unchanged, marked as a part of attention that ``remat="attention"`` keeps."""
+    """Return ``x``, marked as an activation of attention that ``remat="attention"`` stores."""
     return checkpoint_name(x, ATTENTION)
 
 
-def rematerialised(function: Callable[..., Any], remat: Remat, *, in_loop: bool) -> Callable[..., Any]:
-    """The function, which keeps for its gradient what ``remat`` says.
+def rematerialised(function: Callable[P, Value], remat: Remat, *, in_loop: bool) -> Callable[P, Value]:
+    """Wrap a function in ``jax.checkpoint`` with the policy of ``remat``.
 
-    ``in_loop``: it is called within the body of a scan, whose forward and backward pass XLA cannot merge. Elsewhere it
-    is kept from seeing that both compute the same, or it would compute it once and keep it after all.
+    Set ``in_loop`` inside the body of a scan. Outside of one, XLA could merge the recomputation with the forward pass
+    (common subexpression elimination) and store the activations after all. ``prevent_cse`` then forbids that.
     """
     if remat == "none":
         return function
@@ -47,7 +48,7 @@ def rematerialised(function: Callable[..., Any], remat: Remat, *, in_loop: bool)
 
 
 def run_block(block: nnx.Module, x: Array, remat: Remat) -> Array:
-    """``block(x)`` outside of any loop, keeping what ``remat`` says; the block may read its variables, not set them."""
+    """Call ``block(x)`` outside of any loop, with the policy of ``remat``. The block must not set its variables."""
     if remat == "none":
         return block(x)  # type: ignore[operator]
     graph, state = nnx.split(block)

@@ -1,8 +1,8 @@
-"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864) over a grid of codes, as LlamaGen has it.
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864) over a grid of codes, as in LlamaGen.
 
-A head's width is H/2 pairs of neighbours (0, 1), (2, 3), ...: the first half of the pairs turns with the row of a code,
-the second half with its column. On the positions before the codes the table is zero and not the identity: their queries
-and keys become zero, so that all of them are looked at alike.
+A head's width is H/2 adjacent pairs (0, 1), (2, 3), ... The first half of the pairs rotates by the code's row, the
+second half by its column. As in LlamaGen's published code, the table is zero at the context positions, not the
+identity. Their queries and keys become zero, so every query gives all context positions the same score.
 """
 
 import jax.numpy as jnp
@@ -14,10 +14,10 @@ from dalle_jax.arrays import Array, Float
 def grid_rotary_table(
     grid: tuple[int, int], head_size: int, context: int, base: float = 10_000.0
 ) -> Float[np.ndarray, "L h 2"]:
-    """Cosine and sine of each pair's angle at ``context`` positions (zeros) and then at the codes in raster order.
+    """Return the cosine and sine of each pair's angle: zeros at the context, then the codes in raster order.
 
-    h = H/2 pairs. The angle of pair j of either half is row or column times base^(-4j/H). ``head_size`` is a multiple
-    of 4.
+    h = H/2 pairs. The angle of pair j of either half is the row or column times base^(-4j/H). ``head_size`` is a
+    multiple of 4.
     """
     frequencies = base ** -(np.arange(0, head_size // 2, 2) / (head_size // 2))  # [H/4]
     rows, columns = (np.arange(size)[:, None] * frequencies for size in grid)
@@ -27,7 +27,7 @@ def grid_rotary_table(
 
 
 def rotate(x: Float[Array, "... H"], table: Float[Array, "... h 2"]) -> Float[Array, "... H"]:
-    """Each pair of ``x`` turned by its angle in ``table``, whose leading dimensions broadcast with those of ``x``."""
+    """Rotate each pair of ``x`` by its angle in ``table``; leading dimensions broadcast."""
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)  # [... h 2]
     cosine, sine = table[..., 0], table[..., 1]
     turned = (pairs[..., 0] * cosine - pairs[..., 1] * sine, pairs[..., 1] * cosine + pairs[..., 0] * sine)

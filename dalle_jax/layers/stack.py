@@ -1,50 +1,94 @@
-"""Blocks one after another, unrolled or scanned: the only loop over layers.
+"""A stack of transformer blocks, unrolled or scanned: the only loop over layers.
 
-All blocks of a stack hold parameters of the same shapes; what differs between layers (the kind of attention) is a
-static value. Unrolled, each block is a module in a list. Scanned, the compiler sees one period of the kinds, however
-deep the stack is: the parameters of all whole periods are one module's, which carry a leading LAYERS axis, and the
-layers that remain (an odd one at the end, and what of its period came before it) are in a list.
+All blocks of a stack have parameters of the same shapes. Each layer has a static value (its kind of attention).
+Unrolled, the blocks are a list of modules. Scanned, XLA compiles one period of the static values, regardless of depth:
+the parameters of all whole periods are one module with a leading LAYERS axis, and the remaining layers are a list.
+
+One cached step of DALL·E predicts code i from code i - 1, for M candidates of P prompts. Guidance doubles P. S is the
+number of cache slots that the layer's attention reads; the other letters are those of arrays.py.
+
+    sampling/autoregressive.py   sample: the body of lax.scan over i
+        |
+        |  code i - 1  [P M]
+        v
+    models/dalle.py              decode
+        |
+        |  layers/code_tokens.py   embed             [P M]   -> [P M D]
+        |  layers/embeddings.py    + GridEmbedding            -> [P M D]
+        v
+    layers/stack.py              step: the loop over layers
+    +---|------------------------------------------------------------------------------------+
+    |   |  x  [P M D]                                                                        |
+    |   |                                                                                    |
+    |   |-- layers/norms.py      LayerNorm          [P M D]                                  |
+    |   |   layers/attention.py  qkv                [P M D] -> q, k, v, each [P M N H]       |
+    |   |   layers/kv_cache.py   read               layer's cache -> k, v [P M N S H],       |
+    |   |                                           visible [S]                              |
+    |   |   layers/attention.py  step_attention     scores over context, slots and own key   |
+    |   |                                           [P M N C+S+1] -> [P M N H]               |
+    |   |                        out                [P M N H] -> [P M D]                     |
+    |   +<- residual sum                                                                     |
+    |   |                                                                                    |
+    |   |-- layers/norms.py, mlp.py                 [P M D] -> [P M F] -> [P M D]            |
+    |   +<- residual sum                                                                     |
+    |   |                                                                                    |
+    |   |-> layers/kv_cache.py   order_after, write k, v [P M N H] -> layer's cache          |
+    +---|------------------------------------------------------------------------------------+
+        |  x  [P M D]
+        v
+    models/dalle.py              decode
+        |
+        |  layers/norms.py         LayerNorm         [P M D]
+        |  layers/code_tokens.py   predict           [P M D] -> logits [P M K]
+        v
+    sampling/autoregressive.py   guide, sampling/filters.py restrict, Gumbel noise, argmax  -> code i  [P M]
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dalle_jax.arrays import Array
+from dalle_jax.arrays import Array, Float, Key, PyTree
 from dalle_jax.layers.remat import Remat, rematerialised
 from dalle_jax.parallel.axes import LAYERS
 
-Apply = Callable[[Any, Array, Any, Any], tuple[Array, Any]]
-"""``apply(block, x, static, extra) -> (x, output)``: ``static`` and ``extra`` belong to the layer."""
+Block = TypeVar("Block", bound=nnx.Module)
+Static = TypeVar("Static", bound=Hashable)
 
-Write = Callable[[Any, Any, Any, Array | None], Any]
-"""``write(kept, static, output, group) -> kept``, where ``kept`` holds the layers of all groups, or one if None."""
+Apply: TypeAlias = Callable[[Block, Array, Static, PyTree], tuple[Array, PyTree]]
+"""``apply(block, x, static, extra) -> (x, output)``; ``static`` and ``extra`` belong to the layer."""
+
+Write: TypeAlias = Callable[[PyTree, Static, PyTree, Array | None], PyTree]
+"""``write(state, static, output, group) -> state`` adds a layer's output to its state.
+
+In the scanned part, ``state`` holds the layers of all groups and ``group`` is the index to write. Else it is None.
+"""
 
 
 class Layered(NamedTuple):
-    """A tree of arrays for each layer of a stack.
+    """One pytree of arrays per layer of a stack.
 
-    ``repeated`` holds one for each place in the period, whose arrays carry the repetitions (groups) on their second
-    axis; ``rest`` one for each layer after them.
+    ``repeated`` has a pytree for each place in the period; the second axis of its arrays is the repetition (group) of
+    the period. ``rest`` has a pytree for each layer outside the scan.
     """
 
-    repeated: tuple[Any, ...]
-    rest: tuple[Any, ...]
+    repeated: tuple[PyTree, ...]
+    rest: tuple[PyTree, ...]
 
 
-class Stack(nnx.Module):
-    """One block made by ``make_block(rngs)`` for each of ``statics``, which hold what is static about its layer.
+class Stack(nnx.Module, Generic[Block, Static]):
+    """A stack of blocks from ``make_block(rngs)``, one for each of ``statics``, the static values of the layers.
 
-    ``remat`` says what each block keeps for its gradient: layers/remat.py.
+    ``remat`` is the policy of each block (layers/remat.py).
     """
 
     def __init__(
         self,
-        make_block: Callable[[nnx.Rngs], nnx.Module],
-        statics: Sequence[Hashable],
+        make_block: Callable[[nnx.Rngs], Block],
+        statics: Sequence[Static],
         *,
         scan: bool,
         remat: Remat = "none",
@@ -54,7 +98,7 @@ class Stack(nnx.Module):
         self.remat = remat
         self.period, self.scanned = _repetition(self.statics) if scan else (1, 0)
         keys = jax.random.split(rngs.params(), self.depth)
-        self.blocks: Any
+        self.blocks: PyTree
         if self.scanned:
             self.blocks = _stacked(make_block, keys[: self.scanned])
             self.rest = nnx.List([make_block(nnx.Rngs(key)) for key in keys[self.scanned :]])
@@ -67,12 +111,12 @@ class Stack(nnx.Module):
         """The number of layers."""
         return len(self.statics)
 
-    def __call__(self, apply: Apply, x: Array, extras: Any = None) -> tuple[Array, Layered]:
-        """Folds ``x`` through the blocks; returns it with each layer's output, whose arrays lead with the batch.
+    def __call__(self, apply: Apply[Block, Static], x: Array, extras: PyTree = None) -> tuple[Array, Layered]:
+        """Run ``x`` through the blocks; return it and the outputs of the layers, whose first axis is the batch.
 
-        ``extras`` is None or a tree of arrays that lead with the depth.
+        ``extras`` is None or a pytree of arrays whose first axis is the depth.
         """
-        repeated: tuple[Any, ...] = ()
+        repeated: tuple[PyTree, ...] = ()
         outputs = []
         if self.scanned:
             x, repeated = self._scan(apply, x, extras)
@@ -82,10 +126,10 @@ class Stack(nnx.Module):
             outputs.append(output)
         return x, Layered(repeated, tuple(outputs))
 
-    def step(self, apply: Apply, write: Write, x: Array, kept: Layered) -> tuple[Array, Layered]:
-        """As a call whose extras are what is kept of each layer, to which ``write`` then adds the layer's output.
+    def step(self, apply: Apply[Block, Static], write: Write[Static], x: Array, kept: Layered) -> tuple[Array, Layered]:
+        """Run ``x`` through the blocks with each layer's state (its cache) as its extra, then update the states.
 
-        In a loop it is written in place: nothing but the new output is copied.
+        ``write`` adds a layer's output to its state. In a compiled loop it writes in place.
         """
         repeated = kept.repeated
         if self.scanned:
@@ -96,15 +140,15 @@ class Stack(nnx.Module):
             rest.append(write(layer_kept, self.statics[layer], output, None))
         return x, Layered(repeated, tuple(rest))
 
-    def map(self, function: Callable[[Any, Any], Any], kept: Layered) -> Layered:
-        """``function(static, tree)`` of each tree; it must not mind the groups on the second axis."""
+    def map(self, function: Callable[[Static, PyTree], PyTree], kept: Layered) -> Layered:
+        """Apply ``function(static, tree)`` to each pytree; it must work with and without the group axis."""
         return Layered(
             tuple(function(static, tree) for static, tree in zip(self.statics, kept.repeated, strict=False)),
             tuple(function(*one) for one in zip(self.statics[self.scanned :], kept.rest, strict=True)),
         )
 
-    def block(self, layer: int) -> Any:
-        """One block, whichever way the stack keeps it."""
+    def block(self, layer: int) -> Block:
+        """Return the block of one layer, whether it is scanned or not."""
         if not self.scanned:
             return self.blocks[layer]
         if layer >= self.scanned:
@@ -112,15 +156,15 @@ class Stack(nnx.Module):
         graph, state = nnx.split(self.blocks)
         return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[layer], state))
 
-    def _grouped(self, tree: Any) -> Any:
-        """Arrays that lead with the scanned layers, so that they lead with groups and then places of the period."""
+    def _grouped(self, tree: PyTree) -> PyTree:
+        """Reshape the first axis of arrays from scanned layers to groups and places in the period."""
         groups = self.scanned // self.period
         return jax.tree.map(lambda leaf: leaf.reshape(groups, self.period, *leaf.shape[1:]), tree)
 
-    def _scan(self, apply: Apply, x: Array, extras: Any) -> tuple[Array, tuple[Any, ...]]:
+    def _scan(self, apply: Apply[Block, Static], x: Array, extras: PyTree) -> tuple[Array, tuple[PyTree, ...]]:
         graph, state = nnx.split(self.blocks)
 
-        def body(x: Array, group: tuple[Any, Any]) -> tuple[Array, tuple[Any, ...]]:
+        def body(x: Array, group: tuple[PyTree, PyTree]) -> tuple[Array, tuple[PyTree, ...]]:
             outputs = []
             for i in range(self.period):
                 block_state, extra = jax.tree.map(lambda leaf, i=i: leaf[i], group)
@@ -134,11 +178,11 @@ class Stack(nnx.Module):
         return x, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), outputs)
 
     def _scan_step(
-        self, apply: Apply, write: Write, x: Array, repeated: tuple[Any, ...]
-    ) -> tuple[Array, tuple[Any, ...]]:
+        self, apply: Apply[Block, Static], write: Write[Static], x: Array, repeated: tuple[PyTree, ...]
+    ) -> tuple[Array, tuple[PyTree, ...]]:
         graph, state = nnx.split(self.blocks)
 
-        def body(carry: tuple[Array, tuple[Any, ...]], scanned: tuple[Any, Array]) -> tuple[Any, None]:
+        def body(carry: tuple[Array, tuple[PyTree, ...]], scanned: tuple[PyTree, Array]) -> tuple[PyTree, None]:
             (x, kept), (group_state, group) = carry, scanned
             new = []
             for i, whole in enumerate(kept):
@@ -152,20 +196,20 @@ class Stack(nnx.Module):
         return jax.lax.scan(body, (x, repeated), (self._grouped(state), groups))[0]
 
     def _run(
-        self, apply: Apply, block: Any, x: Array, static: Hashable, extra: Any, *, in_loop: bool
-    ) -> tuple[Array, Any]:
+        self, apply: Apply[Block, Static], block: Block, x: Array, static: Static, extra: PyTree, *, in_loop: bool
+    ) -> tuple[Array, PyTree]:
         if self.remat == "none":
             return apply(block, x, static, extra)
         graph, state = nnx.split(block)
 
-        def call(state: Any, x: Array, extra: Any) -> tuple[Array, Any]:
+        def call(state: PyTree, x: Array, extra: PyTree) -> tuple[Array, PyTree]:
             return apply(nnx.merge(graph, state), x, static, extra)
 
         return rematerialised(call, self.remat, in_loop=in_loop)(state, x, extra)
 
 
-def _stacked(make_block: Callable[[nnx.Rngs], nnx.Module], keys: Array) -> Any:
-    """One module that holds the parameters of a block per key."""
+def _stacked(make_block: Callable[[nnx.Rngs], Block], keys: Array) -> Block:
+    """Create one module that holds the stacked parameters of a block per key."""
     state = jax.vmap(lambda key: nnx.split(make_block(nnx.Rngs(key)))[1])(keys)
     graph = nnx.split(nnx.eval_shape(lambda: make_block(nnx.Rngs(0))))[0]
     return nnx.merge(graph, jax.tree.map(_with_layers, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)))
@@ -177,9 +221,9 @@ def _with_layers(variable: nnx.Variable) -> nnx.Variable:
 
 
 def _repetition(statics: Sequence[Hashable]) -> tuple[int, int]:
-    """The period with which the fewest blocks are compiled, and how many of the first layers it covers, or 0.
+    """Return the period for which XLA compiles the fewest blocks, and the number of first layers in the scan (or 0).
 
-    Compiled are one period and the layers that it does not cover.
+    XLA compiles one period and each layer outside the scan.
     """
     depth = len(statics)
     best = (depth, 1, 0)
@@ -193,5 +237,16 @@ def _repetition(statics: Sequence[Hashable]) -> tuple[int, int]:
 
 
 def stack_keys(key: Array | None, depth: int) -> Array | None:
-    """One key per layer, or None."""
+    """Split a key into one per layer; return None for None."""
     return None if key is None else jax.random.split(key, depth)
+
+
+def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
+    """Apply dropout (Srivastava et al. 2014): zero a share ``rate`` of the values and scale up the rest.
+
+    Without a key it is the identity.
+    """
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))

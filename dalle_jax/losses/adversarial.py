@@ -1,4 +1,4 @@
-"""What a discriminator and its opponent are trained on (Esser et al. 2021, arXiv 2012.09841, section 3.1)."""
+"""Adversarial and perceptual losses of a VQGAN (Esser et al. 2021, arXiv 2012.09841, section 3.1)."""
 
 import jax
 import jax.numpy as jnp
@@ -6,20 +6,43 @@ import jax.numpy as jnp
 from dalle_jax.arrays import Array, Float
 
 
-def hinge(real: Float[Array, "..."], fake: Float[Array, "..."]) -> Float[Array, ""]:
-    """The discriminator's loss: real ones to 1 and above, fakes to -1 and below."""
+def hinge_loss(real: Float[Array, "..."], fake: Float[Array, "..."]) -> Float[Array, ""]:
+    """Compute the discriminator's hinge loss, which is 0 if real logits are >= 1 and fake logits <= -1."""
     return 0.5 * (jax.nn.relu(1.0 - real).mean() + jax.nn.relu(1.0 + fake).mean())
 
 
-def adaptive_weight(of_likeness: Float[Array, "..."], of_fooling: Float[Array, "..."]) -> Float[Array, ""]:
-    """How much the opponent's loss is weighed, from the gradients of both losses on the decoder's last layer (eq. 7).
+def adaptive_weight(
+    reconstruction_gradient: Float[Array, "..."], adversarial_gradient: Float[Array, "..."]
+) -> Float[Array, ""]:
+    """Compute the weight of the generator's adversarial loss (equation 7), between 0 and 10,000.
 
-    The ratio of their norms, between 0 and 10,000.
+    It is the ratio of the norms of the gradients of both losses with respect to the decoder's last layer.
     """
-    norms = [jnp.sqrt(jnp.square(one.astype(jnp.float32)).sum()) for one in (of_likeness, of_fooling)]
+    norms = [
+        jnp.sqrt(jnp.square(one.astype(jnp.float32)).sum()) for one in (reconstruction_gradient, adversarial_gradient)
+    ]
     return (norms[0] / (norms[1] + 1e-4)).clip(0.0, 1e4)
 
 
-def started(step: Array, start: int) -> Float[Array, ""]:
-    """0 before step ``start``, 1 from there on: the discriminator plays no part while pictures are still noise."""
+def discriminator_factor(step: Array, start: int) -> Float[Array, ""]:
+    """Return 0 before step ``start`` and 1 from then on, so that training starts without a discriminator."""
     return (step >= start).astype(jnp.float32)
+
+
+def pyramid_distance(one: Float[Array, "B H W C"], other: Float[Array, "B H W C"], levels: int) -> Float[Array, " B"]:
+    """Compute a perceptual distance without trained weights; our own, for use where there is no LPIPS.
+
+    It compares image gradients at ``levels`` scales, each half the size of the one before. At each scale it sums the
+    mean absolute horizontal and vertical differences of the error image ``one - other``. The result is the mean over
+    scales, which penalises missing edges and tolerates shifts of brightness.
+    """
+    x = one - other  # [B H W C]
+    total = jnp.zeros(x.shape[0])
+    for level in range(levels):
+        if level:
+            batch, height, width, channels = x.shape
+            x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+        across = jnp.abs(x[:, :, 1:] - x[:, :, :-1]).mean(axis=(1, 2, 3))
+        down = jnp.abs(x[:, 1:] - x[:, :-1]).mean(axis=(1, 2, 3))
+        total = total + (across + down) / levels
+    return total

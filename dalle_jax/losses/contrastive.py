@@ -1,6 +1,6 @@
-"""Aligning two sets of unit vectors: the loss of CLIP (arXiv 2103.00020, figure 3) and how well they are aligned.
+"""Contrastive losses of CLIP and SigLIP, and retrieval accuracy, over unit vectors of images and texts.
 
-All are pure functions of a whole batch. Under ``layout.jit`` that is the global batch: negatives come from all devices.
+All functions take a whole batch. Under ``layout.jit`` it is the global batch, so negatives come from all devices.
 """
 
 import jax
@@ -10,13 +10,13 @@ from dalle_jax.arrays import Array, Bool, Float, Int
 
 
 def same_rows(text: Int[Array, "B T"]) -> Bool[Array, "B B"]:
-    """Which captions of a batch are the same: with itself always."""
+    """Return the mask of pairs with equal token ids; the diagonal is True."""
     return (text[:, None, :] == text[None, :, :]).all(axis=-1)
 
 
-def same_meaning(text: Int[Array, "B T"], meaning: Int[Array, " B"]) -> Bool[Array, "B B"]:
-    """Which pairs of a batch say the same: by their rows of tokens or, worded otherwise, by their ``meaning``."""
-    return same_rows(text) | (meaning[:, None] == meaning[None, :])
+def same_caption_group(text: Int[Array, "B T"], caption_group: Int[Array, " B"]) -> Bool[Array, "B B"]:
+    """Return the mask of pairs with equal token ids or an equal ``caption_group`` (paraphrases)."""
+    return same_rows(text) | (caption_group[:, None] == caption_group[None, :])
 
 
 def contrastive(
@@ -27,13 +27,13 @@ def contrastive(
     counted: Bool[Array, " B"] | None = None,
     candidates: Bool[Array, " B"] | None = None,
 ) -> Float[Array, ""]:
-    """Symmetric cross-entropy over the [B B] similarities, in float32.
+    """Compute CLIP's loss (Radford et al. 2021, arXiv 2103.00020, figure 3), in float32.
 
-    ``same`` (symmetric) marks captions that say the same: each of the n pictures with one caption then has a target
-    of 1 / n, where CLIP's own loss (None) would call n - 1 right answers wrong. On captions drawn from a small grammar
-    such pairs are common; on captions written by people they hardly occur.
+    It is the symmetric cross-entropy over the [B B] similarities. ``same`` (symmetric) marks pairs with equivalent
+    captions; a caption shared by n images then has a target of 1 / n for each of them. None is CLIP's own loss, which
+    treats the other n - 1 as negatives. Such pairs are common in captions of a small grammar, and rare in natural ones.
 
-    The mean is over the rows that are ``counted``, each told apart from the ``candidates``; None is all rows.
+    The mean is over the ``counted`` rows, each compared with the ``candidates``; None is all rows.
     """
     logits = scale * similarities(image, text)  # [B B]
     same = jnp.eye(logits.shape[0], dtype=bool) if same is None else same
@@ -56,11 +56,11 @@ def sigmoid(
     counted: Bool[Array, " B"] | None = None,
     candidates: Bool[Array, " B"] | None = None,
 ) -> Float[Array, ""]:
-    """SigLIP's loss (arXiv 2303.15343, equation 1): every pair by itself is one that belongs together, or not.
+    """Compute SigLIP's loss (Zhai et al. 2023, arXiv 2303.15343, equation 1), in float32.
 
-    The sum over all pairs, divided by B, in float32. ``same`` marks captions that say the same: their pairs belong
-    together too. With ``counted`` and ``candidates`` the pairs are those of counted images and candidate captions,
-    divided by the number of counted images.
+    It is the sum over all pairs of a binary cross-entropy (positive or negative pair), divided by B. ``same`` marks
+    pairs with equivalent captions, which are positives too. With ``counted`` and ``candidates`` the pairs are those of
+    counted images and candidate captions, and the divisor is the number of counted images.
     """
     logits = scale * similarities(image, text) + bias  # [B B]
     same = jnp.eye(logits.shape[0], dtype=bool) if same is None else same
@@ -72,20 +72,20 @@ def sigmoid(
 
 
 def similarities(image: Float[Array, "B E"], text: Float[Array, "N E"]) -> Float[Array, "B N"]:
-    """Cosines of unit vectors, in float32."""
+    """Compute the cosine similarities of unit vectors, in float32."""
     image, text = image.astype(jnp.float32), text.astype(jnp.float32)
     return jnp.matmul(image, text.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def retrieved(
+def retrieval_hits(
     image: Float[Array, "B E"],
     text: Float[Array, "B E"],
     same: Bool[Array, "B B"],
     candidates: Bool[Array, " B"] | None = None,
 ) -> tuple[Bool[Array, " B"], Bool[Array, " B"]]:
-    """Return whether the nearest caption of each image, and the nearest image of each caption, is as good as its own.
+    """Return whether the top-1 caption of each image, and the top-1 image of each caption, is correct (``same``).
 
-    Both are looked for among the ``candidates``; None is all rows.
+    Both are searched among the ``candidates``; None is all rows.
     """
     cosines = similarities(image, text)
     rows = jnp.arange(cosines.shape[0])
@@ -94,15 +94,10 @@ def retrieved(
 
 
 def _among(values: Float[Array, "B N"], candidates: Bool[Array, " N"] | None) -> Float[Array, "B N"]:
-    """Return the values with the lowest finite number in the columns that are not candidates."""
+    """Replace the columns that are not candidates by the lowest finite number."""
     return values if candidates is None else jnp.where(candidates, values, jnp.finfo(values.dtype).min)
 
 
 def _mean(values: Float[Array, " B"], counted: Bool[Array, " B"] | None) -> Float[Array, ""]:
     """Return the mean over the counted rows; None is all rows."""
     return values.mean() if counted is None else jnp.where(counted, values, 0.0).sum() / counted.sum()
-
-
-def zero_shot(image: Float[Array, "B E"], captions: Float[Array, "N E"], label: Int[Array, " B"]) -> Bool[Array, " B"]:
-    """Whether each picture is nearer to caption ``label`` than to all others of a list: classification by captions."""
-    return similarities(image, captions).argmax(axis=-1) == label

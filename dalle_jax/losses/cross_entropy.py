@@ -1,4 +1,4 @@
-"""Cross-entropy of tokens, and DALL·E 1's weighing of text and image."""
+"""Cross-entropy of tokens, and DALL·E 1's weighted sum over text and image."""
 
 import jax
 import jax.numpy as jnp
@@ -7,15 +7,15 @@ from dalle_jax.arrays import Array, Float, Int
 
 
 def cross_entropy(logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """Negative log likelihood of each target, in nats; float32."""
+    """Compute the negative log-likelihood of each target, in nats and float32."""
     logits = logits.astype(jnp.float32)
-    # The target's logit is gathered from the logits themselves: neither a one-hot nor log-probabilities are built.
+    # Gathering the target's logit builds neither one-hot targets nor log-probabilities.
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
 def weighted_mean(values: Float[Array, "*batch"], weights: Float[Array, "*batch"] | None = None) -> Float[Array, ""]:
-    """The mean, or the sum of weight times value over the sum of weights (0 if that is 0)."""
+    """Compute the mean, weighted if ``weights`` are given; 0 if they sum to 0."""
     if weights is None:
         return values.mean()
     total = weights.sum()
@@ -30,9 +30,10 @@ def dalle_loss(
     text_token_weights: Float[Array, "B T"] | None = None,
     image_token_weights: Float[Array, "B I"] | None = None,
 ) -> Float[Array, ""]:
-    """``text_weight`` times the mean text loss plus the rest times the mean image loss (DALL·E 1, section 2.2).
+    """Compute DALL·E 1's loss (Ramesh et al. 2021, arXiv 2102.12092, section 2.2).
 
-    Each mean is over its own tokens. Without text losses the result is the mean image loss alone.
+    It is ``text_weight`` times the mean text loss plus (1 - ``text_weight``) times the mean image loss. Each mean is
+    over its own tokens. Without text losses it is the mean image loss.
     """
     image = weighted_mean(image_nll, image_token_weights)
     if text_nll is None:

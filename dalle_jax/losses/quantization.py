@@ -1,4 +1,4 @@
-"""What an image tokenizer is trained on besides its pictures, and how much of its codebook it uses."""
+"""Losses of vector-quantised image tokenizers, and the usage of their codebooks."""
 
 import jax
 import jax.numpy as jnp
@@ -7,15 +7,18 @@ from dalle_jax.arrays import Array, Float
 
 
 def commitment(x: Float[Array, "... c"], nearest: Float[Array, "... c"]) -> Float[Array, ""]:
-    """Mean of (x - e)^2, which pulls encoder outputs to their codes (arXiv 1711.00937, equation 3, third term)."""
+    """Compute the commitment loss, the mean of (x - sg[e])^2 (arXiv 1711.00937, equation 3, third term).
+
+    It pulls encoder outputs x to their codes' vectors e.
+    """
     return jnp.square(x.astype(jnp.float32) - jax.lax.stop_gradient(nearest).astype(jnp.float32)).mean()
 
 
-def entropy_gap(distances: Float[Array, "n K"], temperature: float) -> Float[Array, ""]:
-    """Mean entropy of each row's choice less the entropy of their mean, in nats: least when each row is sure of its
-    code and all codes are in use (Yu et al. 2023, arXiv 2310.05737, section 3.2; LlamaGen's option).
+def entropy_loss(distances: Float[Array, "n K"], temperature: float) -> Float[Array, ""]:
+    """Compute the entropy penalty of Yu et al. 2023 (arXiv 2310.05737, section 3.2), in nats; an option of LlamaGen.
 
-    A row's choice is softmax(-distances / temperature).
+    It is E[H(p)] - H(E[p]) with p = softmax(-distances / temperature) per row. It is least if every row is certain of
+    its code and all codes are used equally.
     """
     log_share = jax.nn.log_softmax(-distances.astype(jnp.float32) / temperature, axis=-1)  # [n K]
     share = jnp.exp(log_share)
@@ -26,17 +29,17 @@ def entropy_gap(distances: Float[Array, "n K"], temperature: float) -> Float[Arr
 def reconstruction(
     pixels: Float[Array, "B H W C"], drawn: Float[Array, "B H W C"], *, absolute: float, squared: float
 ) -> Float[Array, ""]:
-    """``absolute`` times the mean of |difference| plus ``squared`` times that of its square, per pixel and channel."""
+    """Compute ``absolute`` times the mean absolute error plus ``squared`` times the mean squared error."""
     difference = drawn.astype(jnp.float32) - pixels.astype(jnp.float32)
     return absolute * jnp.abs(difference).mean() + squared * jnp.square(difference).mean()
 
 
 def perplexity(histogram: Float[Array, " K"]) -> Float[Array, ""]:
-    """exp(entropy) of the codes' frequencies: from 1 (one code does all) to K (all alike)."""
+    """Compute exp(entropy) of the code frequencies, from 1 (a single code) to K (uniform)."""
     share = histogram / jnp.maximum(histogram.sum(), 1e-20)
     return jnp.exp(-jax.scipy.special.xlogy(share, share).sum())
 
 
 def usage(histogram: Float[Array, " K"]) -> Float[Array, ""]:
-    """The share of the codebook that occurs at all."""
+    """Return the fraction of codes that occur."""
     return (histogram > 0).mean()

@@ -17,7 +17,7 @@ from flax import nnx
 from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.images.clip_pixels import Convention
 from dalle_jax.layers.conv_blocks import space_to_depth
-from dalle_jax.layers.embeddings import Embedding, EmbeddingParam, spread
+from dalle_jax.layers.embeddings import Embedding, EmbeddingParam, broadcast_param
 from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat, name_attention
@@ -194,7 +194,7 @@ class VisionTower(nnx.Module):
         """What the last block gives at every place, the class token's first."""
         x = space_to_depth(x, self.patch)  # [B h w patch*patch*3]
         x = self.embed(x.reshape(x.shape[0], -1, x.shape[-1]))  # [B h*w D]
-        first = spread(self.class_token[...][None], x.shape[0], x.dtype)  # [B 1 D]
+        first = broadcast_param(self.class_token[...][None], x.shape[0], x.dtype)  # [B 1 D]
         x = jnp.concatenate([first, x], axis=1) + self.positions.all(x.shape[0])  # [B L D]
         return run_stack(self.stack, self.norm_before(x), None)
 

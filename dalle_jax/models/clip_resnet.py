@@ -12,7 +12,7 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Float
 from dalle_jax.layers.batch_norm import BatchNorm
-from dalle_jax.layers.conv_blocks import convolve, named_channels
+from dalle_jax.layers.conv_blocks import channel_axes, convolve
 from dalle_jax.layers.embeddings import Embedding
 from dalle_jax.layers.linear import Linear
 from dalle_jax.parallel.axes import BATCH, CHANNELS, EMBED, HEAD_DIM, HEADS, HEIGHT, KERNEL, POSITIONS, WIDTH
@@ -36,7 +36,7 @@ class NormedConv(nnx.Module):
     """A convolution without bias, and a batch norm behind it."""
 
     def __init__(self, channels: int, features: int, *, kernel: int, stride: int = 1, dtype: Any, rngs: nnx.Rngs):
-        ins, outs = named_channels(channels, features)
+        ins, outs = channel_axes(channels, features)
         init = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
         value = init(rngs.params(), (kernel, kernel, channels, features), jnp.float32)
         self.kernel = nnx.Param(value, axes=(KERNEL, KERNEL, ins, outs))

@@ -9,7 +9,7 @@ from dalle_jax.arrays import Array, Float, Int, Prompts
 from dalle_jax.layers import kv_cache
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import for_steps
+from dalle_jax.layers.linear import for_decoding
 from dalle_jax.layers.stack import Apply, Layered, Stack
 
 
@@ -65,7 +65,7 @@ class CodeGenerator(Protocol):
         """The same cache with room for the first ``codes`` codes. Small caches are quick to read: grow by stages."""
         ...
 
-    def for_steps(self, rows: int) -> "CodeGenerator":
+    def for_decoding(self, rows: int) -> "CodeGenerator":
         """The same generator, laid out for a loop of ``decode`` with that many pictures; it may be itself."""
         ...
 
@@ -104,9 +104,9 @@ class CachedGenerator(nnx.Module):
         """The same cache with room for the first ``codes`` codes."""
         return self.stack.map(lambda pattern, layer: _of_codes(layer, kv_cache.grow, pattern, codes), cache)
 
-    def for_steps(self, rows: int) -> "CachedGenerator":
+    def for_decoding(self, rows: int) -> "CachedGenerator":
         """The same transformer, laid out for a loop of ``decode`` with that many pictures."""
-        return for_steps(self, rows)
+        return for_decoding(self, rows)
 
     def step(
         self, apply: Apply, x: Float[Array, "P M D"], cache: Layered, index: Int[Array, ""]

@@ -17,14 +17,13 @@ from dalle_jax.layers.attend import Backend
 from dalle_jax.layers.attention import SelfAttention
 from dalle_jax.layers.attention_masks import Pattern, repeat_kinds
 from dalle_jax.layers.code_tokens import CodeTokens
-from dalle_jax.layers.dropout import dropout
-from dalle_jax.layers.embeddings import Embedding, EmbeddingParam, GridEmbedding, spread
+from dalle_jax.layers.embeddings import Embedding, EmbeddingParam, GridEmbedding, broadcast_param
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.mlp import Mlp
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
-from dalle_jax.layers.stack import Layered, Stack, stack_keys
+from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
 from dalle_jax.models.code_generator import CachedGenerator, Logits
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
@@ -126,7 +125,7 @@ class Dalle(CachedGenerator):
         )
         self.norm = LayerNorm(width, dtype=dtype)
         self.text_head = Linear(
-            width, config.text_vocab, axes=(EMBED, VOCAB), dtype=dtype, result=jnp.float32, rngs=rngs
+            width, config.text_vocab, axes=(EMBED, VOCAB), dtype=dtype, out_dtype=jnp.float32, rngs=rngs
         )
 
     def empty(self, text: Int[Array, "P T"]) -> Int[Array, "1 T"]:
@@ -138,7 +137,7 @@ class Dalle(CachedGenerator):
         pads = (text == self.config.pad_id)[..., None]
         tokens = jnp.where(pads, self.pad_embedding.all(text.shape[0]), self.text_embedding(text))
         tokens = tokens + self.text_positions.all(text.shape[0])  # [B T D]
-        bos = spread(self.bos[...][None], text.shape[0], tokens.dtype)  # [B 1 D]
+        bos = broadcast_param(self.bos[...][None], text.shape[0], tokens.dtype)  # [B 1 D]
         return jnp.concatenate([bos, tokens], axis=1)
 
     def __call__(

@@ -18,13 +18,12 @@ from dalle_jax.layers.attend import Backend
 from dalle_jax.layers.attention import CrossAttention, CrossKeys, SelfAttention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
-from dalle_jax.layers.dropout import dropout
-from dalle_jax.layers.embeddings import Embedding, EmbeddingParam, spread
+from dalle_jax.layers.embeddings import Embedding, EmbeddingParam, broadcast_param
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.mlp import NormFormerGlu
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
-from dalle_jax.layers.stack import Layered, Stack, stack_keys
+from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
 from dalle_jax.models.code_generator import CachedGenerator, Logits
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
@@ -101,7 +100,7 @@ class EncoderBlock(nnx.Module):
     def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"], key: Any) -> Float[Array, "B T D"]:
         """Every position sees the positions where ``mask`` is True."""
         keys = (None, None) if key is None else jax.random.split(key)
-        out = self.attention_norm_after(self.attention.over(self.attention_norm(x), mask))
+        out = self.attention_norm_after(self.attention.bidirectional(self.attention_norm(x), mask))
         x = x + dropout(out, self.rate, keys[0])
         return constrain(x + dropout(self.glu(x), self.rate, keys[1]), BATCH, SEQ, EMBED)
 
@@ -225,7 +224,7 @@ class DalleBart(CachedGenerator):
     def _begin(self, rows: int, dtype: Any) -> Float[Array, "B 1 D"]:
         """What stands before the codes."""
         if self.start is not None:
-            return spread(self.start[...][None], rows, dtype)
+            return broadcast_param(self.start[...][None], rows, dtype)
         return self.codes.embed(jnp.tile(jnp.asarray(self.config.start_code), (rows, 1)))
 
     def __call__(

@@ -16,12 +16,10 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Bool, Float, Int, Key, Prompts
 from dalle_jax.layers import kv_cache
-from dalle_jax.layers.attend import Backend, stream_attention
-from dalle_jax.layers.attend_dense import dense_attention
+from dalle_jax.layers.attend import Backend, dense_attention, stream_attention
 from dalle_jax.layers.attention import SelfAttention, step_attention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
-from dalle_jax.layers.dropout import dropout
 from dalle_jax.layers.embeddings import Embedding
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Linear
@@ -29,7 +27,7 @@ from dalle_jax.layers.mlp import constrain_hidden
 from dalle_jax.layers.norms import RmsNorm
 from dalle_jax.layers.remat import Remat, name_attention
 from dalle_jax.layers.rotary import grid_rotary_table, rotate
-from dalle_jax.layers.stack import Layered, Stack, stack_keys
+from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
 from dalle_jax.models.code_generator import CachedGenerator, Logits
 from dalle_jax.parallel.axes import BATCH, EMBED, MLP, POSITIONS, SEQ
 from dalle_jax.parallel.layout import constrain
@@ -126,7 +124,7 @@ class Block(nnx.Module):
 
     def _attend(self, x: Array, table: Array, pattern: Pattern, seen: Array | None) -> tuple[Array, Array, Array]:
         """The attention of a stream, or of its beginning, to itself [B L D], and its keys and values [B N L H]."""
-        q, k, v = self.attention.split(self.attention_norm(x))
+        q, k, v = self.attention.project_qkv(self.attention_norm(x))
         q, k = rotate(q, table), rotate(k, table)  # the table [L h 2] stands before the heads' batch
         if seen is None:
             out = stream_attention(q, k, v, pattern, self.attention.backend)
@@ -158,7 +156,7 @@ class Block(nnx.Module):
         q, k, v = rotate(qkv[:, :, 0], table), rotate(qkv[:, :, 1], table), qkv[:, :, 2]
         out = step_attention(q, k, v, cache.codes, pattern, index, cache.seen)
         x = x + self.attention.out(out)
-        return x + self.mlp(self.mlp_norm(x)), kv_cache.after(out, k, v)
+        return x + self.mlp(self.mlp_norm(x)), kv_cache.order_after(out, k, v)
 
 
 def _mask(seen: Bool[Array, "B T"], length: int) -> Bool[Array, "B 1 L L"]:

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int
-from dalle_jax.layers.conv_blocks import Conv, named_channels, upsample
+from dalle_jax.layers.conv_blocks import Conv, channel_axes, upsample
 from dalle_jax.layers.embeddings import EmbeddingParam
 from dalle_jax.layers.norms import GroupNorm
-from dalle_jax.layers.quantize import first_smallest, squared_distances, straight_through
+from dalle_jax.layers.quantize import argmin_and_min, squared_distances, straight_through
 from dalle_jax.layers.remat import Remat, run_block
 from dalle_jax.parallel.axes import BATCH, CHANNELS, HEIGHT, WIDTH
 from dalle_jax.parallel.layout import constrain
@@ -223,7 +223,7 @@ class Vqgan(nnx.Module):
         size = config.codebook_size
         table = jax.random.uniform(rngs.params(), (size, config.code_width), minval=-1 / size, maxval=1 / size)
         self.codebook = EmbeddingParam(
-            unit(table) if config.distance == "cosine" else table, axes=named_channels(*table.shape)
+            unit(table) if config.distance == "cosine" else table, axes=channel_axes(*table.shape)
         )
         self.out_of_codes = conv(config.code_width, config.latent_width, 1, config.dtype, rngs)
         self.decoder = Decoder(config, rngs=rngs)
@@ -253,7 +253,7 @@ class Vqgan(nnx.Module):
         """The nearest codes of ``latents``."""
         table = self.code_vectors
         distances = squared_distances(x.reshape(-1, x.shape[-1]), table)  # [n K]
-        codes = first_smallest(distances)[0].reshape(x.shape[:-1])
+        codes = argmin_and_min(distances)[0].reshape(x.shape[:-1])
         nearest = jnp.take(table, codes, axis=0)  # [B h w c]
         return Quantized(straight_through(x, nearest), x, nearest, codes, distances)
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int
-from dalle_jax.layers.conv_blocks import Conv, ConvTranspose, ResBlock, depth_to_space, space_to_depth
+from dalle_jax.layers.conv_blocks import Conv, ConvTranspose, ReluResBlock, depth_to_space, space_to_depth
 from dalle_jax.layers.quantize import Assignments, Quantizer
 from dalle_jax.losses.quantization import commitment, perplexity, usage
 from dalle_jax.parallel.axes import BATCH, CHANNELS, HEIGHT, WIDTH
@@ -121,9 +121,9 @@ class Decoder(nnx.Module):
         return (depth_to_space(x, self.patch) + 1) / 2
 
 
-def make_blocks(config: VqvaeConfig, kernels: tuple[int, ...], rngs: nnx.Rngs) -> list[ResBlock]:
+def make_blocks(config: VqvaeConfig, kernels: tuple[int, ...], rngs: nnx.Rngs) -> list[ReluResBlock]:
     """The residual blocks of one side."""
-    return [ResBlock(config.width, kernels=kernels, dtype=config.dtype, rngs=rngs) for _ in range(config.blocks)]
+    return [ReluResBlock(config.width, kernels=kernels, dtype=config.dtype, rngs=rngs) for _ in range(config.blocks)]
 
 
 class Vqvae(nnx.Module):

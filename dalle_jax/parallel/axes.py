@@ -1,7 +1,7 @@
-"""The vocabulary of logical axes: what the dimensions of parameters and activations mean.
+"""The names of logical axes, the dimensions of parameters and activations.
 
-A parameter carries its axes as metadata, ``nnx.Param(value, axes=(EMBED, HEADS, HEAD_DIM))``, and an activation names
-them in ``constrain(x, BATCH, SEQ, EMBED)``; ``rules.Rules`` says which mesh axes each of them is laid over.
+A parameter has its logical axes as metadata, ``nnx.Param(value, axes=(EMBED, HEADS, HEAD_DIM))``. An activation names
+them in ``constrain(x, BATCH, SEQ, EMBED)``. ``rules.Rules`` maps each logical axis to mesh axes.
 """
 
 BATCH = "batch"

@@ -1,9 +1,9 @@
-"""What the makers publish of their chips: the peaks that utilisation and plans are measured against.
+"""Published peak figures of TPUs and GPUs, the reference of utilisation and of plans.
 
-Each figure is that of one chip, dense (no sparsity). ``source`` names the pages that were read, in stored copies, and
-says of a figure that no page was found for that it was not checked. Google's chips are read from its own pages but for
-the links of v4; NVIDIA's data sheets could not be had, so its chips are read from pages of others, most citing them. A
-chip may be several devices to jax, each with its share. A chip that is not in the table is None and never guessed.
+Each figure is for one chip, without sparsity. ``source`` names the pages read (as stored copies). It marks figures as
+not checked if no page confirms them. Google's chips are from Google's pages, except the links of v4. NVIDIA's data
+sheets were not available, so its chips are from other pages, most of which cite them. JAX may show one chip as several
+devices, each with an equal share. An unknown chip is None, never a guess.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,16 @@ GPU_SPECS = "github.com/winston-zhang-orz/gpu-specs"
 
 @dataclass(frozen=True)
 class Chip:
-    """One chip.
+    """The figures of one chip.
 
-    ``flops`` are bfloat16 FLOP/s, ``memory`` bytes of HBM (or GDDR), ``bandwidth`` bytes/s of that memory,
-    ``interconnect`` bytes/s over all links between chips, both directions together as makers publish it, None where
-    there is no link. ``kinds`` are the values of ``jax.Device.device_kind``; ``devices`` is how many devices of jax one
-    chip is. ``usable`` are the bytes of a device that libtpu 0.0.42 lets a program have, as it says on refusing
-    one; None where that is not known.
+    flops         bfloat16 FLOP/s
+    memory        bytes of HBM (or GDDR)
+    bandwidth     bytes/s of that memory
+    interconnect  bytes/s over all links between chips, both directions together; None without links
+    kinds         values of ``jax.Device.device_kind``
+    source        pages that the figures are from
+    devices       number of JAX devices per chip
+    usable        bytes per device that libtpu 0.0.42 allows a program, from its error message; None if unknown
     """
 
     name: str
@@ -39,12 +42,12 @@ class Chip:
 
     @property
     def device_flops(self) -> float:
-        """bfloat16 FLOP/s of one device of jax."""
+        """The bfloat16 FLOP/s of one JAX device."""
         return self.flops / self.devices
 
     @property
     def device_memory(self) -> int:
-        """Bytes of memory of one device of jax."""
+        """The bytes of memory of one JAX device."""
         return self.memory // self.devices
 
 
@@ -80,10 +83,10 @@ CHIPS = (
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that a ``jax.Device.device_kind`` is (of), or None for one that is not in the table (a CPU, say)."""
+    """Return the chip of a ``jax.Device.device_kind``, or None if the table has none (a CPU, for example)."""
     return next((chip for chip in CHIPS if device_kind in chip.kinds), None)
 
 
 def chip_named(name: str) -> Chip | None:
-    """The chip of that name, None where the table has none."""
+    """Return the chip of a name, or None if the table has none."""
     return next((chip for chip in CHIPS if chip.name == name), None)

@@ -1,4 +1,4 @@
-"""The processes of one run: how they find each other, which of them writes, and how they stop together."""
+"""The processes of a multi-host run: joining them, exchanging results, and stopping all at one step."""
 
 import os
 import re
@@ -16,18 +16,21 @@ from dalle_jax.config.errors import UserError
 T = TypeVar("T")
 
 COORDINATOR, PROCESSES, PROCESS = "DALLE_JAX_COORDINATOR", "DALLE_JAX_PROCESSES", "DALLE_JAX_PROCESS"
-"""Where the first process listens (host:port), how many there are, and which this is; launch/ sets them."""
+"""Environment variables for the first process's address (host:port), the number of processes, and this process's index.
+
+The scripts in launch/ set them.
+"""
 
 WAIT = "DALLE_JAX_WAIT"
-"""Seconds to wait for the others to arrive, 300 if it is not set."""
+"""Environment variable for the seconds to wait for the other processes; the default is 300."""
 
 
 def join() -> None:
-    """Joins the other processes of the run, if there are any. Must come before any device is used.
+    """Join the other processes of the run, if there are any; call it before any device is used.
 
-    Given ``DALLE_JAX_COORDINATOR``, ``_PROCESSES`` and ``_PROCESS`` it takes those; else what jax.distributed finds by
-    itself: a SLURM job step of several tasks, Open MPI, a TPU pod. Without any of them the process is alone. Raises
-    UserError for values that cannot be; processes that do not arrive in time end this one, with one line and code 2.
+    ``DALLE_JAX_COORDINATOR``, ``_PROCESSES`` and ``_PROCESS`` come first. Without them, jax.distributed detects a SLURM
+    job step of several tasks, Open MPI or a TPU pod. Otherwise the process runs alone. Raises UserError for invalid
+    values. If the others do not arrive in time, this process ends with one line and exit code 2.
     """
     seconds = _number(WAIT, os.environ.get(WAIT, "300"))
     given = {name: os.environ[name] for name in (COORDINATOR, PROCESSES, PROCESS) if os.environ.get(name)}
@@ -40,7 +43,9 @@ def join() -> None:
 def _join_given(given: dict[str, str], seconds: int) -> None:
     missing = [name for name in (COORDINATOR, PROCESSES, PROCESS) if name not in given]
     if missing:
-        raise UserError(f"expected {', '.join(missing)} beside {', '.join(given)}: all three or none")
+        raise UserError(
+            f"expected all three of {', '.join((COORDINATOR, PROCESSES, PROCESS))} or none, got {', '.join(given)}"
+        )
     if not re.fullmatch(r"(.+):(\d{1,5})", given[COORDINATOR]):
         raise UserError(f"{COORDINATOR}: expected host:port, such as node0:8476, got {given[COORDINATOR]!r}")
     processes, process = _number(PROCESSES, given[PROCESSES]), _number(PROCESS, given[PROCESS])
@@ -51,18 +56,21 @@ def _join_given(given: dict[str, str], seconds: int) -> None:
 
 
 def _initialize(seconds: int, **known: object) -> None:
-    """Ends the process with one line where the others do not arrive: jax would abort it with a page of stack."""
+    """Start jax.distributed; if the others do not arrive in time, end the process with one line.
+
+    JAX itself would abort it with a long stack trace.
+    """
     where = f" at {known['coordinator_address']}" if known else ""
-    late = threading.Timer(seconds, _end, [f"the processes of this run did not find each other{where} in {seconds} s"])
-    late.daemon = True
-    late.start()
+    timer = threading.Timer(seconds, _end, [f"the processes of this run did not find each other{where} in {seconds} s"])
+    timer.daemon = True
+    timer.start()
     jax.config.update("jax_enable_preemption_service", True)
     try:
         jax.distributed.initialize(initialization_timeout=seconds + 60, **known)  # type: ignore[arg-type]
     except (RuntimeError, ValueError) as error:
         raise UserError(f"could not join the run{where}: {str(error).splitlines()[0][:300]}") from error
     finally:
-        late.cancel()
+        timer.cancel()
 
 
 def _end(reason: str) -> None:
@@ -71,7 +79,7 @@ def _end(reason: str) -> None:
 
 
 def _found_by_jax() -> bool:
-    """Whether the environment is one of those from which jax.distributed knows the others."""
+    """Return True if jax.distributed can find other processes from the environment."""
     several = (os.environ.get("SLURM_NTASKS", "1"), os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))
     in_step = "SLURM_STEP_NODELIST" in os.environ or "OMPI_COMM_WORLD_SIZE" in os.environ
     pod = (
@@ -87,20 +95,20 @@ def _number(name: str, text: str) -> int:
 
 
 def is_first() -> bool:
-    """Whether this process writes what is written once per run."""
+    """Return True for the process that writes the run's shared files."""
     return jax.process_index() == 0
 
 
-def place() -> tuple[int, int]:
-    """The number of this process, and how many there are."""
+def process_index_and_count() -> tuple[int, int]:
+    """Return the index of this process and the number of processes."""
     return jax.process_index(), jax.process_count()
 
 
-def all_stop(asked: bool, step: int) -> bool:
-    """Whether the run stops before ``step``: the same answer on every process.
+def agree_to_stop(asked: bool, step: int) -> bool:
+    """Return whether the run stops before ``step``, with the same answer on every process.
 
-    Alone it is what this process was ``asked``. With others a SIGTERM to any of them is agreed upon by all, at one step
-    that none of them has passed (jax's preemption service).
+    A single process returns ``asked``. With several, a SIGTERM to any process stops all of them at one step that none
+    has passed (JAX's preemption service).
     """
     if jax.process_count() == 1:
         return asked
@@ -108,26 +116,29 @@ def all_stop(asked: bool, step: int) -> bool:
 
 
 def gather(content: bytes) -> list[bytes]:
-    """What each process gives, in their order; all of them call it at the same place, from their main thread."""
+    """Return the content of every process, by process index.
+
+    All processes must call it at the same point, from their main thread.
+    """
     if jax.process_count() == 1:
         return [content]
     sizes = multihost_utils.process_allgather(np.asarray(len(content), np.int32))
-    room = 1 << max(int(sizes.max()) - 1, 1).bit_length()  # few sizes, since each is compiled anew
-    padded = np.zeros(room, np.uint8)
+    capacity = 1 << max(int(sizes.max()) - 1, 1).bit_length()  # a power of two, since each size compiles anew
+    padded = np.zeros(capacity, np.uint8)
     padded[: len(content)] = np.frombuffer(content, np.uint8)
     rows = multihost_utils.process_allgather(padded)
     return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
 
 
-def together(work: Callable[[], T]) -> T:
-    """What ``work`` gives this process; a UserError of any process is raised on all of them, so that none waits."""
-    done: T | None = None
+def call_and_share_errors(work: Callable[[], T]) -> T:
+    """Call ``work`` on this process; raise the UserError of any process on all of them, so that none waits forever."""
+    result: T | None = None
     try:
-        done, said = work(), b""
+        result, message = work(), b""
     except UserError as error:
-        said = str(error).encode()
-    for process, one in enumerate(gather(said)):
-        if one:
-            where = f"process {process}: " if jax.process_count() > 1 else ""
-            raise UserError(where + one.decode())
-    return done  # type: ignore[return-value]
+        message = str(error).encode()
+    for process, text in enumerate(gather(message)):
+        if text:
+            prefix = f"process {process}: " if jax.process_count() > 1 else ""
+            raise UserError(prefix + text.decode())
+    return result  # type: ignore[return-value]

@@ -28,7 +28,7 @@ _nowhere: contextvars.ContextVar[bool] = contextvars.ContextVar("nowhere", defau
 
 
 @contextlib.contextmanager
-def nowhere() -> Iterator[None]:
+def portable_trace() -> Iterator[None]:
     """While it is open what is traced is only looked at: ``platform`` says "none" and ``constrain`` does nothing.
 
     So every layer is traced in its plainest form, the same on every machine, and can be counted (train/flops.py).
@@ -50,7 +50,9 @@ def constrain(x: Array, *axes: str | None) -> Array:
     layout = _current.get()
     if layout is None or layout.mesh.size == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, layout.sharding(layout.fitting(axes, x.shape), x.shape, "activation"))
+    return jax.lax.with_sharding_constraint(
+        x, layout.sharding(layout.divisible_axes(axes, x.shape), x.shape, "activation")
+    )
 
 
 def on_each_device(function: Callable[..., Array], axes: Axes, *arrays: Array) -> Array:
@@ -62,7 +64,7 @@ def on_each_device(function: Callable[..., Array], axes: Axes, *arrays: Array) -
     layout = _current.get()
     if layout is None or layout.mesh.size == 1:
         return function(*arrays)
-    spec = layout.spec(layout.fitting(axes, arrays[0].shape))
+    spec = layout.spec(layout.divisible_axes(axes, arrays[0].shape))
     specs = (spec,) * len(arrays)
     return jax.shard_map(function, mesh=layout.mesh, in_specs=specs, out_specs=spec, check_vma=False)(*arrays)
 
@@ -128,7 +130,7 @@ class Layout:
         """Whether a dimension of that size can be split as the rules say."""
         return size % self.parts(axis) == 0
 
-    def fitting(self, axes: Axes, shape: Sequence[int]) -> list[str | None]:
+    def divisible_axes(self, axes: Axes, shape: Sequence[int]) -> list[str | None]:
         """The axes of an array's dimensions, None in place of those that cannot be split as the rules say."""
         return [axis if self.divides(size, axis) else None for size, axis in zip(shape, axes, strict=True)]
 

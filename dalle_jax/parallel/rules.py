@@ -1,4 +1,4 @@
-"""Which mesh axes each logical axis is laid over: sharding, said once."""
+"""The sharding rules: the mesh axes that shard each logical axis."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rules:
-    """One field per logical axis of ``axes.py``: the mesh axes that it is split over, none of them for a whole copy.
+    """The mesh axes that shard each logical axis of ``axes.py``; an empty tuple replicates it.
 
-    The defaults give data parallelism over ``slices``, ``data`` and ``fsdp``, fully sharded parameters over ``fsdp``
-    and tensor parallelism over ``tensor``; of a convolution, the wider side is split over ``fsdp``. A mesh axis that an
-    earlier dimension of the same array has taken, or that the mesh does not have, is left out.
+    The defaults give data parallelism over ``slices``, ``data`` and ``fsdp``, fully sharded parameters over ``fsdp``,
+    and tensor parallelism over ``tensor``. A convolution's wider side is sharded over ``fsdp``. A mesh axis is skipped
+    if an earlier dimension of the same array uses it, or if the mesh does not have it.
     """
 
     batch: tuple[str, ...] = ("slices", "data", "fsdp")
@@ -29,8 +29,8 @@ class Rules:
     kernel: tuple[str, ...] = ()
 
     def mesh_axes(self, axis: str) -> tuple[str, ...]:
-        """The mesh axes of one logical axis; a name that is not in the vocabulary is an error of the programmer."""
+        """Return the mesh axes of one logical axis. Raises KeyError for a name that axes.py does not have."""
         table = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if axis not in table:
-            raise KeyError(f"{axis!r} is no logical axis; parallel/axes.py has {', '.join(sorted(table))}")
+            raise KeyError(f"expected a logical axis of parallel/axes.py ({', '.join(sorted(table))}), got {axis!r}")
         return table[axis]

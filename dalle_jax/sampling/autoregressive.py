@@ -1,29 +1,54 @@
-"""Codes drawn one after another from a transformer with a cache.
-
-The generator is anything with ``empty``, ``prefill``, ``grow``, ``for_steps`` and ``decode`` as
-models/code_generator.py describes them.
-"""
+"""Autoregressive sampling of image codes from a transformer with a key-value cache."""
 
 import itertools
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
-from dalle_jax.arrays import Array, Float, Int, Key, Prompts, UInt
+from dalle_jax.arrays import Array, Float, Int, Key, Prompts, PyTree, UInt
 from dalle_jax.sampling.filters import restrict
-from dalle_jax.sampling.guidance import guide
 
 STAGE = 128
 STAGES = 4
-"""The cache grows in stages of at least ``STAGE`` codes, at most ``STAGES`` of them, each compiled on its own."""
+"""The cache grows in at most ``STAGES`` stages of at least ``STAGE`` codes; each stage compiles its own loop."""
 
-NOISE_AT_ONCE = 2**24
-"""Values of noise that are drawn before the first code (64 MiB); where more are needed, each step draws its own."""
+MAX_NOISE_VALUES = 2**24
+"""The most values of noise to draw before the first step (64 MiB). If more are needed, each step draws its own."""
+
+
+@runtime_checkable
+class CachedDecoder(Protocol):
+    """A transformer as the sampler sees it; ``models.code_generator.CodeGenerator`` documents each method in full."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The grid of codes (h, w)."""
+
+    @property
+    def codebook_size(self) -> int:
+        """The number of codes, K."""
+
+    def empty(self, text: Prompts) -> Array:
+        """Return the empty prompt, as one row for all prompts or one row each."""
+
+    def prefill(self, text: Prompts, candidates: int) -> tuple[Float[Array, "P K"], PyTree]:
+        """Return the logits of code 0 and a cache of the prompts."""
+
+    def grow(self, cache: PyTree, codes: int) -> PyTree:
+        """Grow a cache to the capacity for the first ``codes`` codes."""
+
+    def for_decoding(self, rows: int) -> "CachedDecoder":
+        """Return the decoder in the form that is fast for a loop of steps with ``rows`` images."""
+
+    def decode(
+        self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: PyTree
+    ) -> tuple[Float[Array, "P M K"], PyTree]:
+        """Return the logits of code ``position`` given the code before it, and the new cache."""
 
 
 class Settings(NamedTuple):
-    """How to draw, per prompt. None of these values compiles anything anew."""
+    """Sampling settings per prompt, as traced values: changing them compiles nothing anew."""
 
     temperature: Float[Array, " P"]
     top_k: Int[Array, " P"]
@@ -34,7 +59,7 @@ class Settings(NamedTuple):
     def of(
         cls, prompts: int, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, guidance: float = 1.0
     ) -> "Settings":
-        """The same for each prompt; temperature 0 is greedy, top_k 0 and top_p 1 and guidance 1 are off."""
+        """Create equal settings for all prompts. Temperature 0 is greedy; top_k 0, top_p 1 and guidance 1 are off."""
         return cls(
             jnp.full(prompts, temperature, jnp.float32),
             jnp.full(prompts, top_k, jnp.int32),
@@ -44,74 +69,90 @@ class Settings(NamedTuple):
 
 
 def picture_keys(seeds: Int[Array, " P"] | UInt[Array, " P"], candidates: int, first: int = 0) -> Key[Array, "P M"]:
-    """A key for each picture: candidate m of a prompt has ``fold_in(key(seed), first + m)``, and nothing else in it."""
-    numbers = first + jnp.arange(candidates)
-    return jax.vmap(lambda seed: jax.vmap(lambda m: jax.random.fold_in(jax.random.key(seed), m))(numbers))(seeds)
+    """Create a key per image: ``fold_in(key(seed), first + m)`` for candidate m, regardless of the batch."""
+    indices = first + jnp.arange(candidates)
+    return jax.vmap(lambda seed: jax.vmap(lambda m: jax.random.fold_in(jax.random.key(seed), m))(indices))(seeds)
 
 
 def _noise(keys: Key[Array, "P M"], position: Int[Array, ""], size: int) -> Float[Array, "P M K"]:
-    """Gumbel noise of one position: a picture's key folded with the position, whatever else is in the batch."""
-    one = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, position), (size,))))
-    return one(keys)
+    """Draw the Gumbel noise of one position, from each image's key folded with the position."""
+    draw_one = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, position), (size,))))
+    return draw_one(keys)
 
 
-def draw(logits: Float[Array, "P M K"], noise: Float[Array, "P M K"], how: Settings) -> Int[Array, "P M"]:
-    """Codes distributed as the restricted logits: the largest of logit plus Gumbel noise; greedy at temperature 0."""
-    noise = jnp.where((how.temperature > 0)[:, None, None], noise, 0.0)
-    return jnp.argmax(restrict(logits, how.temperature, how.top_k, how.top_p) + noise, axis=-1).astype(jnp.int32)
+def draw(logits: Float[Array, "P M K"], noise: Float[Array, "P M K"], settings: Settings) -> Int[Array, "P M"]:
+    """Sample codes from the filtered logits by the Gumbel-max trick; temperature 0 takes the largest logit."""
+    noise = jnp.where((settings.temperature > 0)[:, None, None], noise, 0.0)
+    filtered = restrict(logits, settings.temperature, settings.top_k, settings.top_p)
+    return jnp.argmax(filtered + noise, axis=-1).astype(jnp.int32)
 
 
-def _with_empty_prompt(text: Prompts, generator: Any, candidates: int) -> tuple[Array, Any]:
-    """Prefill of the prompts and of the empty one, whose row, where there is one for all, is repeated for each."""
+def guide(
+    conditional: Float[Array, "P M K"], unconditional: Float[Array, "P M K"], scale: Float[Array, " P"]
+) -> Float[Array, "P M K"]:
+    """Compute classifier-free guidance of logits (Ho and Salimans 2022, arXiv 2207.12598, equation 6, scale = 1 + w).
+
+    The result is ``unconditional + scale * (conditional - unconditional)``, which dalle-mini calls super conditioning.
+    A scale of 1 gives the conditional logits exactly.
+    """
+    scale = scale[:, None, None]
+    return jnp.where(scale == 1, conditional, unconditional + scale * (conditional - unconditional))
+
+
+def _prefill_guided(text: Prompts, generator: CachedDecoder, candidates: int) -> tuple[Array, PyTree]:
+    """Prefill the prompts and the empty prompt; repeat the result of a shared empty prompt for each prompt."""
     prompts, empty = text.shape[0], generator.empty(text)
     first, cache = generator.prefill(jnp.concatenate([text, empty]), candidates)
     rows = jnp.concatenate([jnp.arange(prompts), prompts + jnp.arange(prompts) % empty.shape[0]])
     return jax.tree.map(lambda leaf: leaf[rows], (first, cache))
 
 
-def _stages(generator: Any, cache: Any, length: int) -> list[int]:
-    """Where stages begin, and the end: a single one where the cache is nearly as large after the first as after all."""
+def _stages(generator: CachedDecoder, cache: PyTree, length: int) -> list[int]:
+    """Return the positions at which the stages of the cache begin, and the end.
 
-    def room(codes: int) -> int:
+    There is a single stage if the first stage already needs three quarters of the final capacity.
+    """
+
+    def capacity(codes: int) -> int:
         grown = jax.eval_shape(lambda cache: generator.grow(cache, codes), cache)
         return sum(leaf.size for leaf in jax.tree.leaves(grown)) - sum(leaf.size for leaf in jax.tree.leaves(cache))
 
     stages = max(1, min(STAGES, length // STAGE))
     bounds = [1 + (length - 1) * stage // stages for stage in range(stages + 1)]
-    return bounds if 4 * room(bounds[1] - 1) < 3 * room(length - 1) else [1, length]
+    return bounds if 4 * capacity(bounds[1] - 1) < 3 * capacity(length - 1) else [1, length]
 
 
 def sample(
-    generator: Any,
+    generator: CachedDecoder,
     text: Prompts,
     keys: Key[Array, "P M"],
-    how: Settings,
+    settings: Settings,
     prefix: Int[Array, "P I"] | None = None,
     prefix_length: Int[Array, " P"] | None = None,
     *,
     guided: bool,
 ) -> Int[Array, "P M I"]:
-    """Codes of M pictures for each prompt; a pure function that compiles once per shape and ``guided``.
+    """Sample the codes of M images per prompt; a pure function that compiles once per shape and ``guided``.
 
-    The first ``prefix_length`` codes of each prompt are those of ``prefix``. ``guided`` False ignores the scale and
-    spends nothing on the empty caption.
+    The first ``prefix_length`` codes of each prompt are copied from ``prefix``. If ``guided`` is False, the guidance
+    scale is ignored and the empty prompt is not computed.
     """
     candidates, length = keys.shape[1], generator.grid[0] * generator.grid[1]
     prompts, size = text.shape[0], generator.codebook_size
-    first, cache = _with_empty_prompt(text, generator, candidates) if guided else generator.prefill(text, candidates)
-    generator = generator.for_steps(first.shape[0] * candidates)
-    noise_ahead = prompts * candidates * length * size <= NOISE_AT_ONCE
+    first, cache = _prefill_guided(text, generator, candidates) if guided else generator.prefill(text, candidates)
+    generator = generator.for_decoding(first.shape[0] * candidates)
+    noise_ahead = prompts * candidates * length * size <= MAX_NOISE_VALUES
     noises = jax.vmap(lambda i: _noise(keys, i, size))(jnp.arange(length)) if noise_ahead else None
 
     def choose(logits: Array, position: Array, noise: Array | None) -> Array:
-        logits = guide(logits[:prompts], logits[prompts:], how.guidance) if guided else logits
-        code = draw(logits, _noise(keys, position, size) if noise is None else noise, how)
+        logits = guide(logits[:prompts], logits[prompts:], settings.guidance) if guided else logits
+        code = draw(logits, _noise(keys, position, size) if noise is None else noise, settings)
         if prefix is None or prefix_length is None:
             return code
         given = jax.lax.dynamic_index_in_dim(prefix, position, axis=1)  # [P 1]
         return jnp.where((position < prefix_length)[:, None], given, code).astype(jnp.int32)
 
-    def step(carry: tuple[Array, Any], scanned: tuple[Array, Array | None]) -> tuple[tuple[Array, Any], Array]:
+    def step(carry: tuple[Array, PyTree], scanned: tuple[Array, Array | None]) -> tuple[tuple[Array, PyTree], Array]:
         (previous, cache), (position, noise) = carry, scanned
         inputs = jnp.concatenate([previous, previous]) if guided else previous
         logits, cache = generator.decode(inputs, position, cache)
@@ -120,9 +161,9 @@ def sample(
 
     start = jnp.broadcast_to(first[:, None], (first.shape[0], candidates, size))
     code = choose(start, jnp.int32(0), None if noises is None else noises[0])
-    pieces = [code[None]]
+    parts = [code[None]]
     for begin, end in itertools.pairwise(_stages(generator, cache, length)):
         scanned = jnp.arange(begin, end), None if noises is None else noises[begin:end]
         (code, cache), codes = jax.lax.scan(step, (code, generator.grow(cache, end - 1)), scanned)
-        pieces.append(codes)
-    return jnp.moveaxis(jnp.concatenate(pieces), 0, -1)  # [P M I]
+        parts.append(codes)
+    return jnp.moveaxis(jnp.concatenate(parts), 0, -1)  # [P M I]

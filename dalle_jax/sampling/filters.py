@@ -1,7 +1,7 @@
-"""Which codes may be drawn: temperature, top-k and top-p, each a traced value per prompt.
+"""Temperature, top-k and top-p filtering of logits, with a traced value per prompt.
 
-Thresholds are found by bisection over the bits of a float, exactly and without sorting: a sort of the codebook costs
-more than the rest of a step on a CPU, and k and p stay ordinary array values, so no request compiles anything.
+Thresholds are found exactly, by bisection over the bits of a float. On a CPU, sorting the codebook would cost more than
+the rest of a step. As k and p are array values, a request with other values compiles nothing.
 """
 
 from collections.abc import Callable
@@ -11,18 +11,18 @@ import jax.numpy as jnp
 
 from dalle_jax.arrays import Array, Float, Int
 
-NOT_DRAWN = -1e30
-"""What the logit of an excluded code becomes."""
+EXCLUDED_LOGIT = -1e30
+"""The logit of an excluded code."""
 
 
-def _order(x: Float[Array, "..."]) -> Int[Array, "..."]:
-    """Int32 in the order of the floats: equal for equal, larger for larger."""
+def _sortable_bits(x: Float[Array, "..."]) -> Int[Array, "..."]:
+    """Map floats to int32 with the same order."""
     bits = jax.lax.bitcast_convert_type(x + 0.0, jnp.int32)
     return jnp.where(bits < 0, jnp.int32(-(2**31)) - bits, bits)
 
 
-def _smallest(accepts: Callable[[Array], Array], shape: tuple[int, ...]) -> Int[Array, "..."]:
-    """The smallest int32 that ``accepts`` (false, then true, as the argument grows), each element on its own."""
+def _bisect(accepts: Callable[[Array], Array], shape: tuple[int, ...]) -> Int[Array, "..."]:
+    """Find the smallest int32 for which ``accepts`` is true, elementwise; it must be monotone (false, then true)."""
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds  # the answer is in (low, high]
@@ -36,34 +36,35 @@ def _smallest(accepts: Callable[[Array], Array], shape: tuple[int, ...]) -> Int[
 
 
 def top_k(logits: Float[Array, "P M K"], k: Int[Array, " P"]) -> Float[Array, "P M K"]:
-    """Excludes all but the ``k`` largest logits (and those equal to the smallest of them); 0 excludes none."""
-    order, wanted = _order(logits), k[:, None, None]
-    threshold = _smallest(
+    """Exclude all but the ``k`` largest logits, keeping ties with the smallest of them; 0 excludes none."""
+    order, wanted = _sortable_bits(logits), k[:, None, None]
+    threshold = _bisect(
         lambda t: (order > t).sum(axis=-1, keepdims=True) < jnp.maximum(wanted, 1), (*logits.shape[:2], 1)
     )
-    return jnp.where((order >= threshold) | (wanted <= 0), logits, NOT_DRAWN)
+    return jnp.where((order >= threshold) | (wanted <= 0), logits, EXCLUDED_LOGIT)
 
 
 def top_p(logits: Float[Array, "P M K"], p: Float[Array, " P"]) -> Float[Array, "P M K"]:
-    """Excludes every code that more likely codes outweigh by a mass of ``p`` or more; 1 excludes none.
+    """Keep the nucleus of probability mass ``p`` (Holtzman et al. 2020, arXiv 1904.09751); 1 excludes none.
 
-    The likeliest code is always kept, so p = 0 is greedy (the nucleus of Holtzman et al. 2020, arXiv 1904.09751).
+    A code is excluded if the more likely codes have a total probability of ``p`` or more. The most likely code always
+    stays, so p = 0 is greedy.
     """
     probabilities = jax.nn.softmax(logits, axis=-1)
-    order, wanted = _order(probabilities), p[:, None, None]
-    threshold = _smallest(
+    order, wanted = _sortable_bits(probabilities), p[:, None, None]
+    threshold = _bisect(
         lambda t: jnp.where(order > t, probabilities, 0.0).sum(axis=-1, keepdims=True) < jnp.maximum(wanted, 1e-9),
         (*logits.shape[:2], 1),
     )
-    return jnp.where((order >= threshold) | (wanted >= 1), logits, NOT_DRAWN)
+    return jnp.where((order >= threshold) | (wanted >= 1), logits, EXCLUDED_LOGIT)
 
 
 def restrict(
     logits: Float[Array, "P M K"], temperature: Float[Array, " P"], k: Int[Array, " P"], p: Float[Array, " P"]
 ) -> Float[Array, "P M K"]:
-    """Logits divided by the temperature, then top-k, then top-p of what is left; a filter no prompt uses costs nothing.
+    """Divide logits by the temperature, then apply top-k, then top-p; a filter that no prompt uses costs nothing.
 
-    At temperature 0 the logits come back undivided: the caller adds no noise then and takes the largest.
+    At temperature 0 the logits are not divided; the caller then takes the largest without noise.
     """
     cold = temperature <= 0
     scaled = logits / jnp.where(cold, 1.0, temperature)[:, None, None]

@@ -15,7 +15,7 @@ from dalle_jax import storage
 from dalle_jax.arrays import CANDIDATE, COUNTED, Array, Bool, Float, Key
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
-from dalle_jax.losses.contrastive import contrastive, retrieved, same_meaning, sigmoid
+from dalle_jax.losses.contrastive import contrastive, retrieval_hits, same_caption_group, sigmoid
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.clip_resnet import ResNetConfig
 from dalle_jax.pipelines.load import ModelFile, load_image_tokenizer
@@ -140,7 +140,7 @@ class AlignTextImages:
         """
         del key, step
         image, text = embeddings
-        loss = self._contrast(module, image, text, same_meaning(batch["text"], batch["meaning"]))
+        loss = self._contrast(module, image, text, same_caption_group(batch["text"], batch["meaning"]))
         one = jnp.ones(())
         sums = {"loss": (loss, one), "logit_scale": (module.logit_scale, one)}
         if self.contrast == "softmax":
@@ -171,9 +171,9 @@ class AlignTextImages:
         if frozen is not None:
             pixels = frozen.decode(frozen.encode(pixels))
         image, text = module.encode_image(pixels), module.encode_text(batch["text"])
-        same = same_meaning(batch["text"], batch["meaning"])  # [B B]
+        same = same_caption_group(batch["text"], batch["meaning"])  # [B B]
         counted, candidates = batch.get(COUNTED), batch.get(CANDIDATE)  # [B] each, or None
-        right = retrieved(image, text, same, candidates)[0]  # [B]
+        right = retrieval_hits(image, text, same, candidates)[0]  # [B]
         loss = self._contrast(module, image, text, same, counted, candidates)
         weight = jnp.ones(()) if counted is None else jnp.sum(counted, dtype=jnp.float32)
         return {"retrieval_top1": summed(right.astype(jnp.float32), batch), "loss": (loss * weight, weight)}

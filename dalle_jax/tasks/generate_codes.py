@@ -87,7 +87,7 @@ class GenerateCodes:
         check_vocabulary(self.captions, model.text_vocab, model.text_length, where, pad=model.pad_id, empty=empty)
         module = build(self.model, rngs)
         if self.model.code_width:
-            module.codes.know(self.frozen().code_vectors)
+            module.codes.set_code_vectors(self.frozen().code_vectors)
         return module
 
     @cached_property
@@ -155,8 +155,8 @@ class GenerateCodes:
     def _guidance_effect(self, module: Any, frozen: Any, batch: Batch) -> Sums:
         """How far a caption moves the logits of the codes: the mean of |with it - without it|, in nats.
 
-        Guidance adds multiples of that difference (sampling/guidance.py), and a part that is the same for all codes of
-        a place changes nothing, so it is taken off. On the first few pictures, their codes given.
+        Guidance adds multiples of that difference (``sampling.autoregressive.guide``). A part that is the same for
+        all codes of a place changes nothing, so it is taken off. On the first few pictures, their codes given.
         """
         codes, text = self._codes(frozen, batch)[:PICTURES], batch["text"][:PICTURES]  # [n I] [n T]
         text = jnp.concatenate([text, jnp.broadcast_to(module.empty(text), text.shape)])

@@ -11,7 +11,7 @@ from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.logit_laplace import map_pixels, negative_log_likelihood
 from dalle_jax.losses.quantization import perplexity, usage
-from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform, marginal_from_uniform
+from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform, marginal_kl_from_uniform
 from dalle_jax.models.dvae import Dvae, DvaeConfig, downsample, expected_pixels
 from dalle_jax.tasks.reconstruct_images import ReconstructImages, check_size
 from dalle_jax.train.task import Batch, Objective, Sums, WholeBatchOnly
@@ -89,7 +89,7 @@ class TokenizeImagesDvae(ReconstructImages):
         if self.log_scale_floor is not None:
             log_scale = self.log_scale_floor + jax.nn.softplus(log_scale - self.log_scale_floor)
         nll = negative_log_likelihood(map_pixels(pixels), drawn.mean, log_scale).mean()
-        kl, marginal = kl_from_uniform(logits).mean(), marginal_from_uniform(logits)
+        kl, marginal = kl_from_uniform(logits).mean(), marginal_kl_from_uniform(logits)
         values = self.model.channels * downsample(self.model) ** 2
         loss = nll + weight / values * kl + self.marginal_weight * marginal
         codes = logits.argmax(axis=-1).reshape(-1)

@@ -13,9 +13,13 @@ from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.pixels import to_float
 from dalle_jax.layers.conv_blocks import Conv, convolve
-from dalle_jax.losses.adversarial import adaptive_weight, hinge, started
-from dalle_jax.losses.perceptual import pyramid_distance
-from dalle_jax.losses.quantization import commitment, entropy_gap, perplexity, reconstruction, usage
+from dalle_jax.losses.adversarial import (
+    adaptive_weight,
+    discriminator_factor,
+    hinge_loss,
+    pyramid_distance,
+)
+from dalle_jax.losses.quantization import commitment, entropy_loss, perplexity, reconstruction, usage
 from dalle_jax.models.lpips import Lpips
 from dalle_jax.models.patch_discriminator import Discriminator, DiscriminatorConfig
 from dalle_jax.models.vqgan import Quantized, Vqgan, VqganConfig, downsample, from_range, to_range
@@ -26,7 +30,7 @@ from dalle_jax.train.task import Batch, Objective, Sums, WholeBatchOnly
 
 @dataclass(frozen=True)
 class Pyramid:
-    """A perceptual distance of ours without trained weights: losses/perceptual.py."""
+    """A perceptual distance of ours without trained weights: losses/adversarial.py."""
 
     levels: int = 3
     weight: float = 1.0
@@ -74,7 +78,7 @@ class TokenizeImagesGan(ReconstructImages):
     commitment mean (sg e - z)^2 + entropy gap - w mean D(y)``, z what is quantised and e its codes' vectors; then the
     discriminator the hinge loss. ``codebook`` 0.25 and ``commitment`` 1 are taming's (whose beta of 0.25 stands, in the
     form in which its weights were trained, on the codebook's term); LlamaGen has them the other way round. ``entropy``
-    weighs losses/quantization.py's entropy_gap at ``entropy_temperature``.
+    weighs losses/quantization.py's entropy_loss at ``entropy_temperature``.
     """
 
     model: VqganConfig
@@ -167,7 +171,7 @@ class TokenizeImagesGan(ReconstructImages):
         if self.adversary.balance == "adaptive":
             last, inputs = generator.decoder.output, jax.lax.stop_gradient(inputs)
             weight *= adaptive_weight(*(on_kernel(last, inputs, one) for one in (of_likeness, of_fooling)))
-        weight *= started(step, self.adversary.start)
+        weight *= discriminator_factor(step, self.adversary.start)
         sent_back = (drawn * jax.lax.stop_gradient(of_likeness + weight * of_fooling)).sum()
         codebook = self.codebook_loss(quantized)
         total = jax.lax.stop_gradient(unlikeness + weight * fooling)
@@ -195,7 +199,7 @@ class TokenizeImagesGan(ReconstructImages):
         quantized = generator.quantize(generator.latents(values))
         drawn = jax.lax.stop_gradient(generator.decoder(generator.out_of_codes(quantized.vectors)))
         real, fake = module.discriminator(values), module.discriminator(drawn)
-        loss = started(step, self.adversary.start) * hinge(real, fake)
+        loss = discriminator_factor(step, self.adversary.start) * hinge_loss(real, fake)
         one = jnp.ones(())
         return loss, {
             "discriminator/loss": (loss, one),
@@ -220,7 +224,7 @@ class TokenizeImagesGan(ReconstructImages):
         loss = self.codebook * commitment(quantized.nearest, quantized.inputs)
         loss += self.commitment * commitment(quantized.inputs, quantized.nearest)
         if self.entropy:
-            loss += self.entropy * entropy_gap(quantized.distances, self.entropy_temperature)
+            loss += self.entropy * entropy_loss(quantized.distances, self.entropy_temperature)
         return loss
 
 

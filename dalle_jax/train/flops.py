@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from dalle_jax.parallel.layout import nowhere
+from dalle_jax.parallel.layout import portable_trace
 from dalle_jax.train.microbatches import Bound
 from dalle_jax.train.state import Blueprint, Plan
 from dalle_jax.train.task import CachedEmbeddings, Objective, Task
@@ -78,7 +78,7 @@ def model_flops(
             bound = Bound(objective, plan.blueprint, fixed, rest["params"], rest["step"])
             return bound.loss(trained, rest["others"], rest["batch"], jax.random.key(rest["seed"]))[0]
 
-        with nowhere():
+        with portable_trace():
             jaxpr = jax.make_jaxpr(loss)(trained, rest)
         found = count(jaxpr, [True] * len(trained) + [False] * len(jax.tree.leaves(rest)))
         total += Count(found.fixed, 3 * found.moved, found.uncounted).times(parts)

@@ -163,7 +163,7 @@ class Run:
         batches = feed.Feed(self.task, self.data, self.layout, self.trainer.seed, step, self.trainer.steps)
         with Interrupt() as interrupt, self.profiler:
             try:
-                while step < self.trainer.steps and not hosts.all_stop(interrupt.asked, step):
+                while step < self.trainer.steps and not hosts.agree_to_stop(interrupt.asked, step):
                     self.profiler.between(step, self.state.step)
                     batch = self.monitor.batch(batches.next)
                     self.state, self.sums = self.runner.step(self.state, self.sums, batch)

@@ -7,8 +7,7 @@ import pytest
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.layers import attend, attend_cudnn
-from dalle_jax.layers.attend import choose, stream_attention
-from dalle_jax.layers.attend_dense import dense_attention
+from dalle_jax.layers.attend import choose_backend, dense_attention, stream_attention
 from dalle_jax.layers.attend_splash import Tiling, best_tiling, blocks_run, splash_attention, stream_mask
 from dalle_jax.layers.attention_masks import Pattern
 
@@ -62,7 +61,7 @@ def test_the_splash_kernel_equals_the_masked_form_and_its_gradients(kind, transp
 
 
 def test_the_two_backward_kernels_equal_the_fused_one(monkeypatch):
-    monkeypatch.setattr("dalle_jax.layers.attend_splash.MOST_FUSED", 1)
+    monkeypatch.setattr("dalle_jax.layers.attend_splash.MAX_FUSED_BLOCKS", 1)
 
     def attention(q, k, v, pattern):
         return splash_attention(q, k, v, pattern, tiling=Tiling(128, 256), interpret=True)
@@ -136,15 +135,15 @@ def on(monkeypatch, where):
 
 
 def test_auto_takes_what_the_platform_and_the_shapes_allow(monkeypatch):
-    assert choose(stream(), "auto") == "xla"
+    assert choose_backend(stream(), "auto") == "xla"
     on(monkeypatch, "tpu")
-    assert [choose(stream(length), "auto") for length in (127, 128)] == ["xla", "splash"]
+    assert [choose_backend(stream(length), "auto") for length in (127, 128)] == ["xla", "splash"]
     on(monkeypatch, "gpu")
-    assert [choose(stream(), name) for name in ("auto", "cudnn")] == ["cudnn", "cudnn"]
-    assert choose(stream(dtype="float32"), "auto") == choose(stream(size=20), "auto") == "xla"
+    assert [choose_backend(stream(), name) for name in ("auto", "cudnn")] == ["cudnn", "cudnn"]
+    assert choose_backend(stream(dtype="float32"), "auto") == choose_backend(stream(size=20), "auto") == "xla"
     for where in ("cpu", "gpu", "tpu"):
         on(monkeypatch, where)
-        assert choose(stream(), "xla") == "xla"
+        assert choose_backend(stream(), "xla") == "xla"
 
 
 @pytest.mark.parametrize(
@@ -160,7 +159,7 @@ def test_auto_takes_what_the_platform_and_the_shapes_allow(monkeypatch):
 def test_a_kernel_that_cannot_run_is_an_error_that_says_why(where, backend, sizes, words, monkeypatch):
     on(monkeypatch, where)
     with pytest.raises(UserError, match=words):
-        choose(stream(**sizes), backend)
+        choose_backend(stream(**sizes), backend)
 
 
 @pytest.mark.parametrize("kind", KINDS)

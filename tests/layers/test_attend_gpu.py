@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dalle_jax.layers.attend import stream_attention
-from dalle_jax.layers.attend_dense import dense_attention
+from dalle_jax.layers.attend import dense_attention, stream_attention
 from dalle_jax.layers.attention_masks import Pattern
 
 pytestmark = pytest.mark.skipif(jax.default_backend() not in ("gpu", "cuda"), reason="needs an NVIDIA GPU")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dalle_jax.layers import kv_cache
-from dalle_jax.layers.attend_dense import dense_attention
+from dalle_jax.layers.attend import dense_attention
 from dalle_jax.layers.attention import step_attention
 from dalle_jax.layers.attention_masks import Pattern
 

@@ -12,7 +12,7 @@ K, WIDTH, CODE_WIDTH = 6, 8, 3
 def tokens(code_width=CODE_WIDTH, dtype="float32", bias=True) -> CodeTokens:
     made = CodeTokens(K, WIDTH, code_width=code_width, bias=bias, dtype=dtype, rngs=nnx.Rngs(0))
     if code_width:
-        made.know(jax.random.normal(jax.random.key(1), (K, code_width)) * 3 + 5)
+        made.set_code_vectors(jax.random.normal(jax.random.key(1), (K, code_width)) * 3 + 5)
         made.head.kernel[...] = jax.random.normal(jax.random.key(2), (WIDTH, K))
     return made
 
@@ -37,7 +37,7 @@ def test_known_vectors_are_standardised_and_are_no_parameters():
 
 def test_codes_with_equal_vectors_are_read_and_predicted_alike_by_the_networks():
     made = tokens()
-    made.know(jnp.array([[1.0, 2, 3], [1, 2, 3], [0, 1, 0], [4, 0, 0], [0, 0, 2], [1, 1, 1]]))
+    made.set_code_vectors(jnp.array([[1.0, 2, 3], [1, 2, 3], [0, 1, 0], [4, 0, 0], [0, 0, 2], [1, 1, 1]]))
     read, predicted = made.read(), made.predicted()
     np.testing.assert_array_equal(read[0], read[1])
     np.testing.assert_array_equal(predicted[0], predicted[1])
@@ -59,7 +59,7 @@ def test_folding_changes_neither_vectors_nor_logits_and_leaves_plain_tables(bias
 
 def test_tables_alone_refuse_code_vectors():
     with pytest.raises(ValueError, match="code_width 0"):
-        tokens(code_width=0).know(jnp.ones((K, 3)))
+        tokens(code_width=0).set_code_vectors(jnp.ones((K, 3)))
 
 
 def test_logits_are_float32_whatever_the_products_are_computed_in():

@@ -10,7 +10,7 @@ from dalle_jax.layers.conv_blocks import (
     DIMENSIONS,
     Conv,
     ConvTranspose,
-    ResBlock,
+    ReluResBlock,
     convolve,
     convolve_transposed,
     depth_to_space,
@@ -117,12 +117,12 @@ def test_modules_keep_the_variance_of_unit_normal_inputs_through_relu():
 
 
 def test_a_residual_block_starts_as_the_identity():
-    block, x = ResBlock(8, kernels=(3, 3, 1), rngs=nnx.Rngs(0)), normal(0, 2, 4, 4, 8)
+    block, x = ReluResBlock(8, kernels=(3, 3, 1), rngs=nnx.Rngs(0)), normal(0, 2, 4, 4, 8)
     np.testing.assert_array_equal(block(x), x)
 
 
 def test_parameters_name_every_dimension():
-    for _, leaf in nnx.to_flat_state(nnx.state(ResBlock(8, kernels=(3, 1), rngs=nnx.Rngs(0)))):
+    for _, leaf in nnx.to_flat_state(nnx.state(ReluResBlock(8, kernels=(3, 1), rngs=nnx.Rngs(0)))):
         assert len(leaf.get_metadata()["axes"]) == leaf.get_value().ndim
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dalle_jax.layers.conv_blocks import DIMENSIONS, convolve, convolve_transposed
-from dalle_jax.layers.embeddings import lookup, spread
+from dalle_jax.layers.embeddings import broadcast_param, lookup
 from dalle_jax.layers.linear import add_bias, project
 from dalle_jax.parallel.reduction import gradients_summed_in
 
@@ -44,7 +44,11 @@ LAYERS = {
         ((2, 3, 6), (4, 6)),
     ),
     "add_bias": (add_bias, lambda x, bias: x + bias, ((40, 6), (6,))),
-    "spread": (lambda x, table: x + spread(table, 40, x.dtype), lambda x, table: x + table, ((40, 3, 6), (3, 6))),
+    "broadcast_param": (
+        lambda x, table: x + broadcast_param(table, 40, x.dtype),
+        lambda x, table: x + table,
+        ((40, 3, 6), (3, 6)),
+    ),
 }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dalle_jax.layers.linear import Linear, flat_matmul, for_steps, unstack
+from dalle_jax.layers.linear import Linear, flat_matmul, for_decoding, unstack
 from dalle_jax.layers.stack import Stack
 from dalle_jax.parallel.axes import EMBED, HEAD_DIM, HEADS
 
@@ -42,7 +42,7 @@ def test_kernel_and_bias_carry_one_axis_per_dimension():
     layer = Linear(6, (2, 4), axes=(EMBED, HEADS, HEAD_DIM), rngs=nnx.Rngs(0))
     assert layer.kernel.axes == (EMBED, HEADS, HEAD_DIM)
     assert layer.bias.axes == (HEADS, HEAD_DIM)
-    with pytest.raises(ValueError, match="needs 2 axes"):
+    with pytest.raises(ValueError, match=r"axes: expected 2 for a kernel of shape \(6, 4\)"):
         Linear(6, 4, axes=(EMBED,), rngs=nnx.Rngs(0))
 
 
@@ -55,7 +55,7 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 def test_logits_are_summed_in_float32_and_not_rounded_to_bfloat16(platform, monkeypatch):
     monkeypatch.setattr("dalle_jax.layers.linear.platform", lambda: platform)
-    layer = Linear(6, 4, axes=(EMBED, None), dtype="bfloat16", result="float32", bias=False, rngs=nnx.Rngs(0))
+    layer = Linear(6, 4, axes=(EMBED, None), dtype="bfloat16", out_dtype="float32", bias=False, rngs=nnx.Rngs(0))
     x = normal(0, 3, 6).astype(jnp.bfloat16)
     wanted = np.asarray(x, np.float64) @ np.asarray(layer.kernel[...].astype(jnp.bfloat16), np.float64)
     assert layer(x).dtype == jnp.float32
@@ -73,16 +73,16 @@ def test_panels_give_the_product_of_the_kernel_they_were_made_from():
     layer = wide(nnx.Rngs(0))
     layer.bias[...] = normal(3, 3, 8, 64)
     x = normal(1, 4, 2, 3)
-    stepping = for_steps(layer, 4)
+    stepping = for_decoding(layer, 4)
     assert layer.panels is None
     assert stepping.panels.shape == (24, 6, 64)
     np.testing.assert_allclose(stepping(x), layer(x), rtol=1e-5, atol=1e-5)
-    assert for_steps(layer, 1) is layer
-    assert for_steps(layer, 33) is layer
+    assert for_decoding(layer, 1) is layer
+    assert for_decoding(layer, 33) is layer
 
 
 def test_a_narrow_kernel_stays_whole():
-    assert for_steps(Linear(6, 960, axes=(EMBED, None), rngs=nnx.Rngs(0)), 4).panels is None
+    assert for_decoding(Linear(6, 960, axes=(EMBED, None), rngs=nnx.Rngs(0)), 4).panels is None
 
 
 def test_panels_of_scanned_layers_belong_to_their_layer():
@@ -90,14 +90,14 @@ def test_panels_of_scanned_layers_belong_to_their_layer():
     x = normal(1, 4, 2, 3)
     for layer in range(2):
         np.testing.assert_allclose(
-            for_steps(stack, 4).block(layer)(x), stack.block(layer)(x), rtol=1e-5, atol=1e-5
+            for_decoding(stack, 4).block(layer)(x), stack.block(layer)(x), rtol=1e-5, atol=1e-5
         )  # fmt: skip
 
 
 def test_other_platforms_take_no_panels(monkeypatch):
     layer = wide(nnx.Rngs(0))
     monkeypatch.setattr("dalle_jax.layers.linear.platform", lambda: "gpu")
-    assert for_steps(layer, 4) is layer
+    assert for_decoding(layer, 4) is layer
 
 
 def test_unstacked_slices_and_their_gradient_are_those_of_indexing():

@@ -8,11 +8,11 @@ from dalle_jax.layers.quantize import (
     SMOOTHING,
     CodebookState,
     Quantizer,
-    first_smallest,
+    argmin_and_min,
+    code_totals,
     revive,
     squared_distances,
     straight_through,
-    totals,
 )
 
 KEY = jax.random.key(5)
@@ -79,7 +79,7 @@ def test_codes_are_the_nearest_vectors_and_lookup_gives_them():
 
 def test_ties_go_to_the_first_code_as_with_argmin():
     x = jnp.array([[3.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
-    index, smallest = first_smallest(x)
+    index, smallest = argmin_and_min(x)
     np.testing.assert_array_equal(index, [1, 0])
     np.testing.assert_array_equal(smallest, [1, 2])
 
@@ -92,9 +92,9 @@ def test_distances_are_those_of_the_definition():
 
 def test_totals_are_alike_on_all_platforms(monkeypatch):
     x, codes = jnp.asarray(batches(1)[0]), jnp.arange(20) % 4
-    here = totals(x, codes, 6)
+    here = code_totals(x, codes, 6)
     monkeypatch.setattr("dalle_jax.layers.quantize.platform", lambda: "tpu")
-    for got, expected in zip(totals(x, codes, 6), here, strict=True):
+    for got, expected in zip(code_totals(x, codes, 6), here, strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 

@@ -6,7 +6,7 @@ from flax import nnx
 
 from dalle_jax.layers.attention_masks import repeat_kinds
 from dalle_jax.layers.linear import Linear
-from dalle_jax.layers.stack import Stack
+from dalle_jax.layers.stack import Stack, dropout
 from dalle_jax.parallel.axes import EMBED, LAYERS
 
 MIXED = ("a", "b", "a", "a", "b", "a", "b")
@@ -64,3 +64,16 @@ def test_each_layer_begins_differently():
 def test_the_period_is_the_one_that_leaves_the_fewest_blocks_to_compile(kinds, period, scanned):
     stack = Stack(make, kinds, scan=True, rngs=nnx.Rngs(0))
     assert (stack.period, stack.scanned, len(stack.rest)) == (period, scanned, len(kinds) - scanned if scanned else 0)
+
+
+def test_without_a_key_or_a_rate_nothing_changes():
+    x = jnp.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(dropout(x, 0.5, None), x)
+    np.testing.assert_array_equal(dropout(x, 0.0, jax.random.key(0)), x)
+
+
+def test_values_are_zeroed_at_the_rate_and_the_rest_scaled_so_that_the_mean_stays():
+    x = jnp.full(20_000, 3.0)
+    dropped = dropout(x, 0.25, jax.random.key(1))
+    assert set(np.unique(dropped)) == {0.0, 4.0}
+    np.testing.assert_allclose((dropped == 0).mean(), 0.25, atol=0.01)

@@ -1,11 +1,17 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.losses.adversarial import adaptive_weight, hinge, started
+from dalle_jax.losses.adversarial import (
+    adaptive_weight,
+    discriminator_factor,
+    hinge_loss,
+    pyramid_distance,
+)
 
 
 def test_hinge_asks_no_more_of_what_is_far_enough():
-    np.testing.assert_allclose(hinge(jnp.array([2.0, 0.5]), jnp.array([-3.0, 0.0])), 0.5 * (0.25 + 0.5))
+    np.testing.assert_allclose(hinge_loss(jnp.array([2.0, 0.5]), jnp.array([-3.0, 0.0])), 0.5 * (0.25 + 0.5))
 
 
 def test_the_adaptive_weight_is_the_ratio_of_norms_and_bounded():
@@ -15,4 +21,12 @@ def test_the_adaptive_weight_is_the_ratio_of_norms_and_bounded():
 
 
 def test_the_discriminator_starts_at_its_step():
-    assert [float(started(jnp.int32(step), 5)) for step in (0, 4, 5, 6)] == [0.0, 0.0, 1.0, 1.0]
+    assert [float(discriminator_factor(jnp.int32(step), 5)) for step in (0, 4, 5, 6)] == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_a_shift_of_brightness_is_no_distance_and_an_edge_is():
+    x = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
+    np.testing.assert_allclose(pyramid_distance(x, x + 0.3, levels=3), 0.0, atol=1e-5)
+    edge = jnp.zeros((1, 8, 8, 3)).at[:, :, 4:].set(1.0)
+    # At 8 px one of 7 pairs across differs by 1, at 4 px one of 3.
+    np.testing.assert_allclose(pyramid_distance(edge, jnp.zeros_like(edge), levels=2), (1 / 7 + 1 / 3) / 2, rtol=1e-5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dalle_jax.losses.contrastive import contrastive, retrieved, same_meaning, same_rows, sigmoid, zero_shot
+from dalle_jax.losses.contrastive import contrastive, retrieval_hits, same_caption_group, same_rows, sigmoid
 
 
 def units(seed, rows, width=8):
@@ -33,7 +33,7 @@ def test_equal_captions_share_their_target():
 
 
 def test_pairs_say_the_same_by_their_tokens_or_by_their_meaning():
-    same = same_meaning(jnp.array([[4, 5], [4, 5], [6, 0], [7, 0]]), jnp.array([1, 2, 3, 3]))
+    same = same_caption_group(jnp.array([[4, 5], [4, 5], [6, 0], [7, 0]]), jnp.array([1, 2, 3, 3]))
     np.testing.assert_array_equal(same, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])
 
 
@@ -59,15 +59,9 @@ def test_retrieval_counts_an_equal_caption_as_right():
     image = jnp.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     text = jnp.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
     by_caption = jnp.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=bool)
-    of_image, of_text = retrieved(image, text, by_caption)
+    of_image, of_text = retrieval_hits(image, text, by_caption)
     np.testing.assert_array_equal(of_image, [True, True, False])
     np.testing.assert_array_equal(of_text, [True, True, False])
-
-
-def test_zero_shot_compares_a_picture_with_all_captions():
-    captions = jnp.eye(3)
-    image = jnp.array([[0.9, 0.1, 0.0], [0.1, 0.2, 0.8]])
-    np.testing.assert_array_equal(zero_shot(image, captions, jnp.array([0, 1])), [True, False])
 
 
 def test_the_sigmoid_loss_is_its_formula():
@@ -101,8 +95,8 @@ def test_rows_that_are_no_candidates_have_no_part_in_the_loss_of_the_others(loss
     function = contrastive if loss == "softmax" else sigmoid
     alone = function(image, text, *given, same)
     np.testing.assert_allclose(function(*longer, *given, wider, real, real), alone, rtol=1e-5)
-    np.testing.assert_array_equal(retrieved(*longer, wider, real)[0][:5], retrieved(image, text, same)[0])
-    np.testing.assert_array_equal(retrieved(*longer, wider, real)[1][:5], retrieved(image, text, same)[1])
+    np.testing.assert_array_equal(retrieval_hits(*longer, wider, real)[0][:5], retrieval_hits(image, text, same)[0])
+    np.testing.assert_array_equal(retrieval_hits(*longer, wider, real)[1][:5], retrieval_hits(image, text, same)[1])
 
 
 def test_the_losses_of_rows_counted_one_by_one_have_the_loss_of_the_batch_as_their_mean():

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dalle_jax.losses.quantization import commitment, entropy_gap, perplexity, reconstruction, usage
+from dalle_jax.losses.quantization import commitment, entropy_loss, perplexity, reconstruction, usage
 
 
 def test_perplexity_counts_equally_used_codes():
@@ -33,7 +33,7 @@ def test_reconstruction_mixes_absolute_and_squared_errors():
 
 def test_the_entropy_gap_is_least_where_each_row_is_sure_and_all_codes_are_used():
     sure = 50.0 * (1.0 - jnp.eye(4))
-    np.testing.assert_allclose(entropy_gap(sure, 1.0), -np.log(4), atol=1e-3)
-    np.testing.assert_allclose(entropy_gap(jnp.zeros((4, 4)), 1.0), 0.0, atol=1e-3)  # unsure, and evenly so
-    np.testing.assert_allclose(entropy_gap(jnp.tile(sure[:1], (4, 1)), 1.0), 0.0, atol=1e-3)  # sure of one code
-    np.testing.assert_allclose(entropy_gap(sure / 50, 0.02), entropy_gap(sure, 1.0), rtol=1e-5)
+    np.testing.assert_allclose(entropy_loss(sure, 1.0), -np.log(4), atol=1e-3)
+    np.testing.assert_allclose(entropy_loss(jnp.zeros((4, 4)), 1.0), 0.0, atol=1e-3)  # unsure, and evenly so
+    np.testing.assert_allclose(entropy_loss(jnp.tile(sure[:1], (4, 1)), 1.0), 0.0, atol=1e-3)  # sure of one code
+    np.testing.assert_allclose(entropy_loss(sure / 50, 0.02), entropy_loss(sure, 1.0), rtol=1e-5)

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform, marginal_from_uniform
+from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform, marginal_kl_from_uniform
 
 
 def test_the_divergence_is_none_for_a_uniform_and_ln_k_for_a_certain_choice():
@@ -26,7 +26,7 @@ def test_cold_samples_are_one_hot_and_as_frequent_as_the_distribution_says():
 def test_the_marginal_divergence_falls_with_each_code_that_is_used():
     for used in (1, 2, 8):
         codes = 100.0 * jax.nn.one_hot(jnp.arange(32).reshape(2, 16) % used, 8)
-        np.testing.assert_allclose(marginal_from_uniform(codes), np.log(8 / used), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(marginal_kl_from_uniform(codes), np.log(8 / used), rtol=1e-5, atol=1e-5)
     logits = jax.random.normal(jax.random.key(0), (3, 4, 5))
     share = np.asarray(jax.nn.softmax(logits)).mean((0, 1))
-    np.testing.assert_allclose(marginal_from_uniform(logits), (share * np.log(share * 5)).sum(), rtol=1e-4)
+    np.testing.assert_allclose(marginal_kl_from_uniform(logits), (share * np.log(share * 5)).sum(), rtol=1e-4)

@@ -8,7 +8,7 @@ import optax
 import pytest
 from flax import nnx
 
-from dalle_jax.losses.contrastive import contrastive, retrieved
+from dalle_jax.losses.contrastive import contrastive, retrieval_hits
 from dalle_jax.models.clip import Clip, ClipConfig, FirstEnd, LargestId, LastToken, TowerConfig, quick_gelu
 
 CONFIG = ClipConfig(
@@ -125,7 +125,7 @@ def test_it_learns_to_tell_sixteen_pictures_apart():
     for _ in range(160):
         state, moments, value = step(state, moments)
     clip = nnx.merge(graph, state)
-    hits = retrieved(encode_image(clip, pixels), encode_text(clip, text), jnp.eye(16, dtype=bool))
+    hits = retrieval_hits(encode_image(clip, pixels), encode_text(clip, text), jnp.eye(16, dtype=bool))
     assert float(value) < 0.3
     assert all(bool(hit.all()) for hit in hits)
 

@@ -82,7 +82,7 @@ class WithoutFiles:
             return self._task.init(rngs)
         module = build(self._task.model, rngs)
         if getattr(self._task.model, "code_width", 0) and isinstance(self._task, GenerateCodes):
-            module.codes.know(self._tokenizer.code_vectors)
+            module.codes.set_code_vectors(self._tokenizer.code_vectors)
         return module
 
     def frozen(self):

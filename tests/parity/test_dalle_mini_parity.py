@@ -14,7 +14,7 @@ from dalle_jax.pretrained.dalle_mini import export
 from dalle_jax.pretrained.mapping import fill
 from dalle_jax.pretrained.min_dalle import config_of_min_dalle, read_min_dalle, rules_of_min_dalle
 from dalle_jax.pretrained.read import read_tensors
-from dalle_jax.sampling.guidance import guide
+from dalle_jax.sampling.autoregressive import guide
 
 NAMES = ("dalle_mini_flax", "min_dalle")
 

@@ -6,7 +6,7 @@ from flax import nnx
 from small_generators import KINDS, MIX, dalle, dalle_bart, forward
 
 from dalle_jax.sampling import autoregressive
-from dalle_jax.sampling.autoregressive import Settings, draw, picture_keys, sample
+from dalle_jax.sampling.autoregressive import Settings, draw, guide, picture_keys, sample
 
 TEXT = jnp.array([[3, 5, 0, 0], [1, 2, 9, 4]])
 GENERATORS = {
@@ -54,9 +54,9 @@ def test_greedy_guided_samples_with_a_prefix_are_the_argmax_of_guided_teacher_fo
     model = mixed if name == "mixed" else dalle_bart()
     prefix = jax.random.randint(jax.random.key(3), (2, 12), 0, 7)
     lengths, scale = jnp.array([0, 5]), jnp.array([2.5, 1.0])
-    how = Settings.of(2, temperature=0.0)._replace(guidance=scale)
+    settings = Settings.of(2, temperature=0.0)._replace(guidance=scale)
     keys = picture_keys(jnp.arange(2), 2)
-    codes = sampler(model, guided=True)(TEXT, keys, how, prefix, lengths)
+    codes = sampler(model, guided=True)(TEXT, keys, settings, prefix, lengths)
     np.testing.assert_array_equal(codes[:, 0], codes[:, 1])
     codes = codes[:, 0]
     conditional, empty = (forward(model)(text, codes).image for text in (TEXT, jnp.zeros_like(TEXT)))
@@ -68,12 +68,12 @@ def test_greedy_guided_samples_with_a_prefix_are_the_argmax_of_guided_teacher_fo
 
 @pytest.mark.parametrize("kinds", [["full"], MIX], ids=["full", "mix"])
 def test_the_cache_growing_in_stages_changes_no_code(kinds, monkeypatch):
-    model, keys, how = dalle(kinds, depth=4), picture_keys(jnp.array([4, 5]), 2), Settings.of(2)
-    whole = sampler(model)(TEXT, keys, how)
+    model, keys, settings = dalle(kinds, depth=4), picture_keys(jnp.array([4, 5]), 2), Settings.of(2)
+    whole = sampler(model)(TEXT, keys, settings)
     monkeypatch.setattr(autoregressive, "STAGE", 4)
     cache = model.prefill(TEXT, 2)[1]
     assert autoregressive._stages(model, cache, 12) == [1, 4, 8, 12]
-    np.testing.assert_array_equal(sampler(model)(TEXT, keys, how), whole)
+    np.testing.assert_array_equal(sampler(model)(TEXT, keys, settings), whole)
 
 
 def test_a_cache_that_hardly_grows_is_one_stage(monkeypatch):
@@ -91,9 +91,9 @@ def test_greedy_sampling_equals_top_1_and_the_smallest_nucleus(run):
 
 
 def test_a_picture_is_the_same_alone_and_inside_a_batch(mixed, run):
-    how = Settings.of(2, temperature=0.9, top_k=5)
-    batch = run(TEXT, picture_keys(jnp.array([7, 8]), 2), how)
-    alone = run(TEXT[1:], picture_keys(jnp.array([8]), 1, first=1), jax.tree.map(lambda x: x[1:], how))
+    settings = Settings.of(2, temperature=0.9, top_k=5)
+    batch = run(TEXT, picture_keys(jnp.array([7, 8]), 2), settings)
+    alone = run(TEXT[1:], picture_keys(jnp.array([8]), 1, first=1), jax.tree.map(lambda x: x[1:], settings))
     np.testing.assert_array_equal(alone[0, 0], batch[1, 1])
     assert (np.asarray(batch[1, 0]) != np.asarray(batch[1, 1])).any()
 
@@ -105,20 +105,20 @@ def test_the_whole_of_a_picture_can_be_given(run):
 
 
 def test_noise_drawn_step_by_step_gives_the_same_picture(mixed, run, monkeypatch):
-    keys, how = picture_keys(jnp.arange(2), 2), Settings.of(2)
-    ahead = run(TEXT, keys, how)
-    monkeypatch.setattr("dalle_jax.sampling.autoregressive.NOISE_AT_ONCE", 0)
-    np.testing.assert_array_equal(sampler(mixed)(TEXT, keys, how), ahead)
+    keys, settings = picture_keys(jnp.arange(2), 2), Settings.of(2)
+    ahead = run(TEXT, keys, settings)
+    monkeypatch.setattr("dalle_jax.sampling.autoregressive.MAX_NOISE_VALUES", 0)
+    np.testing.assert_array_equal(sampler(mixed)(TEXT, keys, settings), ahead)
 
 
 def test_drawn_codes_follow_their_probabilities():
     count, logits = 20_000, jnp.array([1.0, 0.0, -1.0, 2.0, 0.5])
     noise = jax.random.gumbel(jax.random.key(0), (1, count, 5))
-    for how, expected in (
+    for settings, expected in (
         (Settings.of(1, temperature=0.7), jax.nn.softmax(logits / 0.7)),
         (Settings.of(1, top_k=2), jax.nn.softmax(jnp.array([1.0, -jnp.inf, -jnp.inf, 2.0, -jnp.inf]))),
     ):
-        codes = draw(jnp.broadcast_to(logits, (1, count, 5)), noise, how)
+        codes = draw(jnp.broadcast_to(logits, (1, count, 5)), noise, settings)
         counts = np.bincount(np.asarray(codes)[0], minlength=5)
         drawn, wanted = counts[np.asarray(expected) > 0], np.asarray(expected)[np.asarray(expected) > 0] * count
         assert counts.sum() == drawn.sum()
@@ -128,3 +128,11 @@ def test_drawn_codes_follow_their_probabilities():
 def test_keys_of_a_picture_depend_on_its_seed_and_number_alone():
     keys = jax.random.key_data(picture_keys(jnp.array([3, 9]), 4))
     np.testing.assert_array_equal(keys[1, 2], jax.random.key_data(picture_keys(jnp.array([9]), 1, first=2))[0, 0])
+
+
+def test_guidance_extrapolates_from_the_unconditional_logits_per_prompt():
+    conditional, unconditional = jax.random.normal(jax.random.key(0), (2, 3, 2, 5))
+    out = guide(conditional, unconditional, jnp.array([0.0, 1.0, 3.0]))
+    np.testing.assert_array_equal(out[0], unconditional[0])
+    np.testing.assert_array_equal(out[1], conditional[1])
+    np.testing.assert_allclose(out[2], 3 * conditional[2] - 2 * unconditional[2], rtol=1e-4, atol=1e-5)

@@ -4,13 +4,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dalle_jax.sampling.filters import NOT_DRAWN, restrict, top_k, top_p
+from dalle_jax.sampling.filters import EXCLUDED_LOGIT, restrict, top_k, top_p
 
 LOGITS = 3 * jax.random.normal(jax.random.key(0), (3, 2, 50))
 
 
 def kept(filtered):
-    return np.asarray(filtered) > NOT_DRAWN
+    return np.asarray(filtered) > EXCLUDED_LOGIT
 
 
 def test_top_k_keeps_the_k_largest_of_each_prompt():

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from dalle_jax.losses.logit_laplace import map_pixels, negative_log_likelihood
-from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform, marginal_from_uniform
+from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform, marginal_kl_from_uniform
 from dalle_jax.models.dvae import Dvae, DvaeConfig
 from dalle_jax.tasks.tokenize_images_dvae import Cosine, TokenizeImagesDvae
 
@@ -46,8 +46,8 @@ def test_choices_of_ours_bend_the_log_scale_and_add_the_marginal_s_divergence():
     bent = jnp.log1p(jnp.exp(drawn.log_scale + 1.0)) - 1.0
     assert float(bent.min()) > -1.0
     nll = negative_log_likelihood(map_pixels(PIXELS / 255.0), drawn.mean, bent).mean()
-    np.testing.assert_allclose(loss, nll + 0.5 * marginal_from_uniform(logits), rtol=1e-5)
-    np.testing.assert_allclose(sums["marginal_kl"][0], marginal_from_uniform(logits), rtol=1e-5)
+    np.testing.assert_allclose(loss, nll + 0.5 * marginal_kl_from_uniform(logits), rtol=1e-5)
+    np.testing.assert_allclose(sums["marginal_kl"][0], marginal_kl_from_uniform(logits), rtol=1e-5)
 
 
 def test_grey_begins_as_nothing_and_codes_with_variance_one():

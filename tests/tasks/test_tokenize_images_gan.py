@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.losses.perceptual import pyramid_distance
+from dalle_jax.losses.adversarial import pyramid_distance
 from dalle_jax.models.patch_discriminator import DiscriminatorConfig
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.tasks.tokenize_images_gan import Adversary, ImportedLpips, Pyramid, TokenizeImagesGan

@@ -11,7 +11,7 @@ from jax.experimental import pallas as pl
 from dalle_jax.models.clip import ClipConfig, TowerConfig
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
-from dalle_jax.parallel.layout import Layout, constrain, nowhere, platform
+from dalle_jax.parallel.layout import Layout, constrain, platform, portable_trace
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.tasks.align_text_images import AlignTextImages
@@ -142,12 +142,12 @@ def test_products_are_told_apart_by_the_marked_inputs_that_reach_them():
     assert (found.fixed, found.moved) == (SQUARED, 6 * SQUARED)
 
 
-def test_nowhere_everything_is_traced_in_its_plain_form():
+def test_a_portable_trace_takes_the_plain_form_of_every_layer():
     layout = Layout(make_mesh(Mesh()), Rules())
     seen = []
 
     def look(x):
-        with nowhere():
+        with portable_trace():
             seen.append((platform(), constrain(x, "batch") is x))
         seen.append(platform())
         return x
@@ -199,7 +199,7 @@ def test_a_frozen_tokenizer_counts_once():
     blueprint = Blueprint.of(tokenizer)
     found = model_flops(task, plan(task, AdamW(), False, layout), blueprint, task.batch_spec(4), 1)
     pixels = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
-    with nowhere():
+    with portable_trace():
         encode = counted(lambda arrays, x: blueprint.merge(arrays).encode(x), blueprint.stored(), pixels)
     assert encode.total > 0 and found.fixed == encode.total
     assert found.moved == step_flops(replace(task, image_tokenizer=None, image_size=None), 4).moved
