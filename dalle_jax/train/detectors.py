@@ -46,7 +46,8 @@ class Level:
 class Explosion:
     """A figure whose name begins with ``figures`` that is ``times`` the median of its earlier values.
 
-    Values that are bad are no part of what later ones are compared with.
+    Bad values are left out of that median, and so are zeros: the gradient norm of an objective that has not begun yet,
+    such as a discriminator's before ``adversary.start``, is exactly 0.
     """
 
     figures: str
@@ -58,7 +59,7 @@ class Explosion:
         """``message`` with {name}, {value} and {usual}."""
         del step
         said = None
-        for name in (name for name in values if name.startswith(self.figures)):
+        for name in (name for name, value in values.items() if name.startswith(self.figures) and value != 0):
             history = self._history.setdefault(name, deque(maxlen=HISTORY))
             usual = statistics.median(history) if len(history) == HISTORY else None
             said = said or ""

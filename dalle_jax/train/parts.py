@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from dalle_jax.config.errors import UserError
+from dalle_jax.train.spikes import Followed
 from dalle_jax.train.state import State
 
 COUNTERS = ("step", "skipped", "spiked", "skipped_in_a_row")
@@ -18,7 +19,8 @@ def to_parts(state: State) -> dict[str, Any]:
         "params": state.params,
         "others": state.others,
         "average": state.average,
-        "gradient_norms": state.gradient_norms,
+        "gradient_norms": state.gradient_norms.averages,
+        "gradient_counts": state.gradient_norms.counts,
         "counters": {name: getattr(state, name) for name in COUNTERS},
         "optimizers": _named_leaves(state.optimizers),
         "schedule": _named_leaves(state.schedule),
@@ -35,7 +37,7 @@ def from_parts(parts: Mapping[str, Any], target: State) -> State:
         others=parts.get("others", {}),
         average=parts.get("average", {}),
         optimizers=_from_leaves(parts.get("optimizers", {}), target.optimizers),
-        gradient_norms=parts["gradient_norms"],
+        gradient_norms=Followed(parts["gradient_norms"], parts["gradient_counts"]),
         skipped=counters["skipped"],
         spiked=counters["spiked"],
         skipped_in_a_row=counters["skipped_in_a_row"],

@@ -12,6 +12,7 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.storage import Place
 from dalle_jax.train.checkpoint import FOLDER, Checkpoints, Meta, load_params
 from dalle_jax.train.recovery import whole_steps
+from dalle_jax.train.spikes import Followed
 from dalle_jax.train.state import Blueprint, State
 from dalle_jax.train.task import Task
 
@@ -27,7 +28,7 @@ def save_weights(out: Place, module: nnx.Module, config_text: str, files: Mappin
         raise UserError(f"{out}: expected a folder without checkpoints, found those of steps {steps}; give another")
     params, others = Blueprint.of(module).split(module)
     zero = jnp.zeros((), jnp.int32)
-    state = State(zero, params, others, {}, {}, {}, zero, zero, zero, ())
+    state = State(zero, params, others, {}, {}, Followed.none(()), zero, zero, zero, ())
     checkpoints = Checkpoints(out, keep=1)
     try:
         checkpoints.save(0, state, Meta(config_text, "", 0, dict(files)))

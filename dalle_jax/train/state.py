@@ -16,7 +16,7 @@ from flax import nnx
 from dalle_jax.arrays import Array
 from dalle_jax.config.errors import UserError
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.train import decay, optimizers, schedules
+from dalle_jax.train import decay, optimizers, schedules, spikes
 from dalle_jax.train.task import Objective, Task
 from dalle_jax.train.trained import TrainAll, Trained
 
@@ -26,7 +26,7 @@ Arrays = dict[str, Any]
 class State(NamedTuple):
     """The whole of it; ``average`` is empty without an Ema. ``others`` are the variables that are no parameters.
 
-    ``gradient_norms`` are running averages by objective (train/spikes.py). ``skipped`` counts updates that were not
+    ``gradient_norms`` are followed by objective (train/spikes.py). ``skipped`` counts updates that were not
     finite, ``spiked`` those skipped for a spike, and ``skipped_in_a_row`` both, up to now with no good one between.
     ``schedule`` is what the learning rate's schedule remembers: nothing, or a few scalars.
     """
@@ -36,7 +36,7 @@ class State(NamedTuple):
     others: Arrays
     average: Arrays
     optimizers: dict[str, Any]
-    gradient_norms: Arrays
+    gradient_norms: spikes.Followed
     skipped: Any
     spiked: Any
     skipped_in_a_row: Any
@@ -181,7 +181,7 @@ def plan(
         zero = jnp.zeros((), jnp.int32)
         states = {name: transformation.init({path: params[path] for path in paths}) for name, paths in trained.items()}
         remembered = () if schedule is None else schedules.first_state(schedule)
-        norms = {name: jnp.zeros(()) for name in trained}
+        norms = spikes.Followed.none(trained)
         return State(zero, params, others, average, states, norms, zero, zero, zero, remembered)
 
     abstract = jax.eval_shape(build, jax.random.key(0))
@@ -219,7 +219,7 @@ def _shardings(
         others={name: lies[name] for name in abstract.others},
         average={name: lies[name] for name in abstract.average},
         optimizers=states,
-        gradient_norms=dict.fromkeys(trained, whole),
+        gradient_norms=jax.tree.map(lambda _: whole, abstract.gradient_norms),
         skipped=whole,
         spiked=whole,
         skipped_in_a_row=whole,

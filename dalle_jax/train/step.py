@@ -72,10 +72,9 @@ def make_step(
         remembered = schedules.next_state(schedule, state.schedule, state.step, total)
         spiked = jnp.asarray(False)
         if skip is not None:
-            made = state.step - state.skipped - state.spiked
-            spiked = finite & skip.among(norms, state.gradient_norms, state.step, made)
+            spiked = finite & skip.among(norms, state.gradient_norms)
             sums["spiked"] = (spiked.astype(jnp.float32), jnp.ones(()))
-        followed = spikes.follow(state.gradient_norms, norms)
+        followed = state.gradient_norms.add(norms)
         old = (*state[1:6], state.schedule)
         kept = keep_if(finite & ~spiked, (params, others, average, states, followed, remembered), old)
         return _count(state, kept, finite, spiked), _report(sums, finite)

@@ -15,6 +15,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.loader import Loader
 from dalle_jax.data.scenes import Scenes
 from dalle_jax.train.checkpoint import Checkpoints, Meta, whole_steps
+from dalle_jax.train.spikes import Followed
 from dalle_jax.train.state import State
 from tests.train.child import TRAINER
 from tests.train.runs import StopsAt, run
@@ -24,7 +25,7 @@ from tests.train.toy import Model, Toy, layout, leaves
 def save(out: Path, steps: range, keep: int, keep_every: int | None) -> list[int]:
     """Saves a small state at every step; gives the steps of what is left."""
     zero = jnp.zeros((), jnp.int32)
-    state = State(zero, {"w": jnp.arange(3.0)}, {}, {}, {}, {}, zero, zero, zero, ())
+    state = State(zero, {"w": jnp.arange(3.0)}, {}, {}, {}, Followed.none(()), zero, zero, zero, ())
     checkpoints = Checkpoints(out, keep, keep_every)
     for step in steps:
         checkpoints.save(step, state, Meta(config="", fingerprint="", seed=0, files={}))

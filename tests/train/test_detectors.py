@@ -61,6 +61,13 @@ def test_a_gradient_norm_is_compared_with_its_own_history_alone():
     assert said(bad[1:]) == [], "too short a history"
 
 
+def test_the_norm_of_an_objective_that_begins_late_is_compared_from_its_beginning():
+    late, begins = "train/gradient_norm/discriminator", [0.0] * 2 * HISTORY + USUAL
+    assert said([{NORM: 1.0, late: norm} for norm in begins]) == []
+    (line,) = said([{NORM: 1.0, late: norm} for norm in [*begins, 40.0]])
+    assert "train/gradient_norm/discriminator is 40 and was 1.05" in line
+
+
 def test_a_loss_that_falls_with_no_clip_score_among_the_figures_is_well():
     assert said([{"evaluation/image_nll": nll} for nll in (3.0, 2.5, 2.0, 1.5, 1.0)]) == []
 

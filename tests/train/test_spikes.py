@@ -1,16 +1,19 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.train.ema import ConstantEma
 from dalle_jax.train.loop import Trainer
 from dalle_jax.train.runner import Runner
 from dalle_jax.train.schedules import ConstantRate
-from dalle_jax.train.spikes import DECAY, SkipSpikes
-from tests.train.test_resume import run
+from dalle_jax.train.spikes import DECAY, Followed, SkipSpikes
+from dalle_jax.train.task import Objective
+from tests.train.runs import StopsAt, run
 from tests.train.test_step import ShardableToy
 from tests.train.toy import Lines, Toy, layout, leaves
 
@@ -27,6 +30,38 @@ class Spiking(Lines):
     def batch(self, step, rows):
         examples = super().batch(step, rows)
         return {"x": [x * 100 for x in examples["x"]]} if step in self.high else examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Adversarial(Toy):
+    """A second objective, of the bias, has no gradient before step ``begins``; each has spikes of its own."""
+
+    begins: int = 10
+    fit_spikes: tuple[int, ...] = ()
+    late_spikes: tuple[int, ...] = ()
+
+    def objectives(self):
+        bias = nnx.PathContains("bias")
+        return (
+            Objective("fit", nnx.All(nnx.Param, nnx.Not(bias)), self.fit_loss),
+            Objective("late", nnx.All(nnx.Param, bias), self.late_loss),
+        )
+
+    def fit_loss(self, module, frozen, batch, key, step):
+        value, sums = self.loss(module, frozen, batch, key, step)
+        return value * spiking(step, self.fit_spikes), sums
+
+    def late_loss(self, module, frozen, batch, key, step):
+        value, _ = self.loss(module, frozen, batch, key, step)
+        return value * jnp.where(step >= self.begins, spiking(step, self.late_spikes), 0.0), {}
+
+
+def spiking(step, spikes):
+    return jnp.where(jnp.isin(step, jnp.array(spikes, jnp.int32)), 1000.0, 1.0)
+
+
+def counts(state):
+    return {name: int(count) for name, count in state.gradient_norms.counts.items()}
 
 
 def stepped(high=(), bad=(), steps=8, trainer=TRAINER, task=None, lay=None, rows=8):
@@ -58,16 +93,17 @@ def test_the_running_average_is_of_the_updates_that_were_made():
     for step, one in enumerate(sums):
         if step not in (5, 6):
             average = DECAY * average + (1 - DECAY) * one["gradient_norm/fit"]
-    np.testing.assert_allclose(state.gradient_norms["fit"], average, rtol=1e-5)
+    np.testing.assert_allclose(state.gradient_norms.averages["fit"], average, rtol=1e-5)
     assert (int(state.spiked), int(state.skipped), int(state.skipped_in_a_row)) == (1, 1, 0)
+    assert int(state.gradient_norms.counts["fit"]) == 6
 
 
 def test_a_spike_is_more_than_times_the_corrected_average():
-    spikes, step = SkipSpikes(times=2.0, after=1), jax.numpy.int32(50)
-    averages = {"a": (1 - DECAY**3) * jax.numpy.float32(7.0), "b": jax.numpy.float32(1.0)}  # of three norms of 7
+    spikes, counts = SkipSpikes(times=2.0, after=1), {"a": jnp.int32(3), "b": jnp.int32(3)}
+    averages = {"a": (1 - DECAY**3) * jnp.float32(7.0), "b": jnp.float32(1.0)}  # of three norms of 7
     for norm, expected in ((13.9, False), (14.1, True)):
-        norms = {"a": jax.numpy.float32(norm), "b": jax.numpy.float32(1.0)}
-        assert bool(spikes.among(norms, averages, step, jax.numpy.int32(3))) == expected
+        norms = {"a": jnp.float32(norm), "b": jnp.float32(1.0)}
+        assert bool(spikes.among(norms, Followed(averages, counts))) == expected
 
 
 @pytest.mark.parametrize("changes", [{"spikes": None}, {"spikes": SkipSpikes(times=5.0, after=7)}])
@@ -100,6 +136,47 @@ def test_stopped_between_spikes_and_gone_on_equals_never_stopped(tmp_path):
         run(tmp_path / "parts", Stops(high=(7, 12)), spikes=spikes)
     resumed = run(tmp_path / "parts", data, spikes=spikes)
     assert resumed.start == 10 and int(whole.state.spiked) == 2
+    assert leaves(resumed.state) == leaves(whole.state)
+
+
+def test_an_objective_that_begins_late_has_no_spike_by_beginning():
+    state, sums = stepped(task=Adversarial(), steps=20)
+    assert [one["gradient_norm/late"] > 0 for one in sums] == [False] * 10 + [True] * 10
+    assert [one["spiked"] for one in sums] == [0.0] * 20
+    assert counts(state) == {"fit": 20, "late": 10}
+    average = 0.0
+    for one in sums[10:]:
+        average = DECAY * average + (1 - DECAY) * one["gradient_norm/late"]
+    np.testing.assert_allclose(state.gradient_norms.averages["late"], average, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["fit", "late"])
+def test_a_spike_of_either_objective_after_both_have_begun_is_skipped(name):
+    task = Adversarial(**{f"{name}_spikes": (16,)})
+    before, _ = stepped(task=task, steps=16)
+    skipped, _ = stepped(task=task, steps=17)
+    same = ("params", "others", "average", "optimizers", "gradient_norms")
+    assert leaves([getattr(skipped, one) for one in same]) == leaves([getattr(before, one) for one in same])
+    after, sums = stepped(task=task, steps=20)
+    assert [one["spiked"] for one in sums] == [0.0] * 16 + [1.0] + [0.0] * 3
+    assert counts(after) == {"fit": 19, "late": 9}
+
+
+@pytest.mark.parametrize(("name", "spiked"), [("fit", 1), ("late", 0)])
+def test_the_first_updates_that_are_exempt_are_counted_by_objective(name, spiked):
+    state, _ = stepped(task=Adversarial(**{f"{name}_spikes": (12,)}), steps=13)  # the third update of the late one
+    assert int(state.spiked) == spiked
+    assert counts(state) == {"fit": 13 - spiked, "late": 3 - spiked}
+
+
+def test_stopped_while_an_objective_begins_and_gone_on_equals_never_stopped(tmp_path):
+    task, spikes = Adversarial(begins=11, late_spikes=(14, 17)), SkipSpikes(times=5.0, after=4)
+    whole = run(tmp_path / "whole", Lines(), task, spikes=spikes)
+    with pytest.raises(OSError, match="gone"):
+        run(tmp_path / "parts", StopsAt(step=16), task, spikes=spikes)
+    resumed = run(tmp_path / "parts", Lines(), task, spikes=spikes)
+    assert resumed.start == 15 and int(whole.state.spiked) == 1  # 14 is the fourth update, 17 the seventh
+    assert counts(whole.state) == {"fit": 19, "late": 8}
     assert leaves(resumed.state) == leaves(whole.state)
 
 
