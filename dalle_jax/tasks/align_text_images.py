@@ -13,6 +13,7 @@ from flax import nnx
 
 from dalle_jax import storage
 from dalle_jax.arrays import CANDIDATE, COUNTED, Array, Bool, Float, Key
+from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.contrastive import contrastive, retrieval_hits, same_caption_group, sigmoid
@@ -104,7 +105,7 @@ class AlignTextImages:
     def objectives(self) -> tuple[Objective, ...]:
         """One: align. The softmax loss keeps its logit scale at 100 or below, as published."""
         bounded = (Constraint(nnx.PathContains("log_scale"), at_most_100),) if self.contrast == "softmax" else ()
-        parts: Microbatches = CachedEmbeddings(self.embed, self.loss_of_embeddings)
+        parts: Microbatches = CachedEmbeddings(self.embed_part, self.loss_of_embeddings)
         if isinstance(self.model.vision, ResNetConfig):
             parts = WholeBatchOnly(
                 "the batch normalisation of task.model.vision = @ResNetConfig takes its statistics from the whole batch"
@@ -118,10 +119,7 @@ class AlignTextImages:
         return self.loss_of_embeddings(module, self.embed(module, frozen, batch, key, step), batch, key, step)
 
     def embed(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""], step: Array) -> Embeddings:
-        """The embeddings of images and captions, the first images seen through the tokenizer.
-
-        Their number is rounded in each microbatch.
-        """
+        """The embeddings of images and captions, the first images seen through the tokenizer."""
         del key, step
         pixels = to_float(batch["pixels"])
         through = 0 if frozen is None else round(self.reconstructed * pixels.shape[0])
@@ -129,6 +127,20 @@ class AlignTextImages:
             painted = jax.lax.stop_gradient(frozen.decode(frozen.encode(pixels[:through])))
             pixels = jnp.concatenate([painted, pixels[through:]])
         return Embeddings(module.encode_image(pixels, train=True), module.encode_text(batch["text"]))
+
+    def embed_part(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""], step: Array) -> Embeddings:
+        """``embed`` of a microbatch. The first images of all microbatches are the first images of the batch.
+
+        Raises UserError where their number would be rounded, since that is then another share of the batch.
+        """
+        rows = batch["pixels"].shape[0]
+        through = self.reconstructed * rows
+        if frozen is not None and abs(through - round(through)) > 1e-6:
+            raise UserError(
+                f"trainer.accumulate: expected microbatches of which task.reconstructed = {self.reconstructed} is a "
+                f"whole number of images, got microbatches of {rows}"
+            )
+        return self.embed(module, frozen, batch, key, step)
 
     def loss_of_embeddings(
         self, module: Clip, embeddings: Embeddings, batch: Batch, key: Key[Array, ""], step: Array

@@ -110,6 +110,13 @@ def test_a_loss_that_needs_the_whole_batch_is_refused_in_one_line(kind):
     runner_of(task(), 1)
 
 
+def test_a_share_of_images_that_a_microbatch_would_round_is_refused():
+    task = WithoutFiles(AlignTextImages(model=MODELS["clip"], captions=TEXT, reconstructed=0.375))  # 6 of 16, 1.5 of 4
+    runner, layout = runner_of(task, 4)
+    with pytest.raises(UserError, match=r"task\.reconstructed = 0\.375 is a whole number .* got microbatches of 4"):
+        runner.step(runner.plan.born(layout, 0), None, layout.put_batch(batch_of()))
+
+
 def test_microbatches_of_a_clip_need_the_memory_of_one():
     """The temporaries of the compiled step: activations of 256 rows at once, or of 32."""
 
