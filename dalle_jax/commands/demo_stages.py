@@ -41,8 +41,10 @@ def read_stages(path: str, sets: Sequence[str], out: Place) -> DemoStages:
         if name in FROM_THE_DEMO:
             places = (out / "text.model", out / "tokenizer")
             fixed = [f"{field}='{place}'" for field, place in zip(FROM_THE_DEMO[name], places, strict=True)]
+        if name in TRAINED and config.data is not None:
+            fixed.append("data.pictures=None")  # or the stage's own images, which the demo's replace, must fit the task
         try:
-            run = load(getattr(config, name), root, by_stage[name] + fixed, f"{PREFIX}{name}.")
+            run: Any = load(getattr(config, name), root, by_stage[name] + fixed, f"{PREFIX}{name}.")
             read[name] = _with_data(run, config)
         except (UserError, ValueError) as error:
             problems += [str(error) if isinstance(error, UserError) else f"{PREFIX}{name}: {error}"]
