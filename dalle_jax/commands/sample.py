@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from dalle_jax.pipelines.autoregressive import Drawn
 from dalle_jax.pipelines.conditions import Prompt
 from dalle_jax.pipelines.load_pipeline import load_pipeline
 from dalle_jax.storage import Place, write_bytes
+from dalle_jax.text.tokenizer import TextTokenizer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +75,23 @@ def run(args: argparse.Namespace) -> int:
         keep_rows=args.keep_rows,
     )
     write_drawn(drawn, args.out)
+    readers: dict[str, object] = {"the transformer": pipeline.text}
+    if pipeline.ranker is not None:
+        readers["CLIP"] = pipeline.ranker.text
+    for line in cut_prompts(prompts, readers):
+        print(line, file=sys.stderr)
     print(f"{args.out}/grid.png")
     return 0
+
+
+def cut_prompts(prompts: Sequence[Prompt], readers: Mapping[str, object]) -> Iterator[str]:
+    """Yield a line for each of the named readers that cuts prompts to its length."""
+    texts = [one for one in prompts if isinstance(one, str)]
+    for name, reader in readers.items():
+        if texts and isinstance(reader, TextTokenizer):
+            cut = sum(length > reader.length for length in reader.lengths(texts))
+            if cut:
+                yield f"WARNING: {cut} of {len(texts)} prompts were cut to the {reader.length} tokens of {name}"
 
 
 def write_drawn(drawn: list[Drawn], out: Place) -> None:

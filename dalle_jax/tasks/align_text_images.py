@@ -195,6 +195,12 @@ class AlignTextImages:
         del module, frozen, batch, key
         return None
 
+    def cut_captions(self) -> tuple[int, int, str]:
+        """Return how many captions were cut and read, and the length that they were cut to."""
+        tokenizer = self.captions.tokenizer(self.model.text_length)
+        length = f"task.model.text_length, {self.model.text_length} tokens"
+        return tokenizer.cut_captions, tokenizer.seen_captions, length
+
     def model_files(self) -> dict[str, bytes]:
         """``model.gin`` and the text tokenizer's files."""
         return {"model.gin": render(ModelFile(model=self.model)).encode(), **self.captions.files()}

@@ -176,6 +176,12 @@ class GenerateCodes:
         codes = sample(module, text, keys, settings, guided=True)  # [P 1 I]
         return frozen.decode(codes.reshape(-1, *self.model.grid))
 
+    def cut_captions(self) -> tuple[int, int, str]:
+        """Return how many captions were cut and read, and the length that they were cut to."""
+        tokenizer = self.captions.tokenizer(self.model.text_length)
+        length = f"task.model.text_length, {self.model.text_length} tokens"
+        return tokenizer.cut_captions, tokenizer.seen_captions, length
+
     def model_files(self) -> dict[str, bytes]:
         """``model.gin``, which also says which image tokenizer the codes are of, and the text tokenizer's files."""
         needs = absolute_needs(image_tokenizer=self.image_tokenizer)

@@ -26,7 +26,7 @@ from dalle_jax.train.spikes import SkipSpikes
 from dalle_jax.train.spool import Spool
 from dalle_jax.train.stall import Doing, Watchdog
 from dalle_jax.train.state import State
-from dalle_jax.train.task import Accountable, Batches, Sums, Task
+from dalle_jax.train.task import Accountable, Batches, ReadsCaptions, Sums, Task
 from dalle_jax.train.trained import TrainAll, Trained
 from dalle_jax.train.watch import Watch
 from dalle_jax.train.writers import METRICS_FILE, Progress, Writers, read_lines, unwritable
@@ -150,6 +150,7 @@ class Run:
         self.profiler = Profiler(self.spool.folder, profile, self.progress.say)
         self.metrics: dict[str, float] = newest_figures(self.spool.folder)
         self.sums: Sums | None = None
+        self.warned_of_cuts = False
         self.logged = (self.start, time.monotonic())
 
     def go(self) -> TrainResult:
@@ -175,6 +176,7 @@ class Run:
             finally:
                 batches.close()
             self.profiler.ends(step, self.state.step)
+            self._tell_cuts(mostly_cut_only=False)
             self._account(last=True)
             self._save(step)
             with self.monitor.pause(step, Doing.CHECKPOINT, self.state.step):
@@ -220,6 +222,8 @@ class Run:
             self.progress.say(f"WARNING step {step}: {line}")
         self._write(step, {f"train/{name}": value for name, value in values.items()} | figures)
         self.progress.log(step, {"loss": values["loss"]} if "loss" in values else {})
+        if not self.warned_of_cuts:
+            self._tell_cuts(mostly_cut_only=True)
         self.watch.check(step, int(self.state.skipped_in_a_row))
         if isinstance(self.data, Accountable):
             try:
@@ -227,6 +231,17 @@ class Run:
             except UserError:
                 self._account(last=False)
                 raise
+
+    def _tell_cuts(self, mostly_cut_only: bool) -> None:
+        """Say how many captions were cut to the text length, loudly and early if it is most of them."""
+        if not isinstance(self.task, ReadsCaptions):
+            return
+        cut, read, length = self.task.cut_captions()
+        mostly = 2 * cut > read
+        if cut and (mostly or not mostly_cut_only):
+            self.warned_of_cuts = True
+            loud = "WARNING: most captions lose their end: " if mostly else ""
+            self.progress.say(f"{loud}{cut:,} of {read:,} captions read were cut to {length}")
 
     def _account(self, last: bool) -> None:
         """Writes what became of the data's records, and tells it at the end."""

@@ -132,6 +132,15 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class ReadsCaptions(Protocol):
+    """A task that cuts captions to a length and counts them."""
+
+    def cut_captions(self) -> tuple[int, int, str]:
+        """Return how many captions this process cut, how many it read, and the length that they were cut to."""
+        ...
+
+
+@runtime_checkable
 class Batches(Protocol):
     """Where raw examples come from. A batch is a pure function of the step, so there is no position to lose."""
 

@@ -66,3 +66,12 @@ def test_a_wrong_flag_is_one_line_that_names_it(smoke_demo, tmp_path, capsys, fl
 def test_a_folder_without_a_model_is_one_line(tmp_path, capsys):
     assert main(["sample", "--model", str(tmp_path), "--prompt", "x", "--out", str(tmp_path / "o")]) == 2
     assert "model.gin" in capsys.readouterr().err
+
+
+def test_a_prompt_that_is_cut_is_said(smoke_demo, tmp_path, capsys):
+    long = " ".join(["a small red circle above a large blue square"] * 9)
+    flags = ("--prompt", long, "--prompt", "a red circle", "--candidates", "1")
+    assert sample(smoke_demo, tmp_path / "d", *flags) == 0
+    error = capsys.readouterr().err
+    assert "WARNING: 1 of 2 prompts were cut to the 16 tokens of the transformer\n" in error
+    assert "WARNING: 1 of 2 prompts were cut to the 16 tokens of CLIP\n" in error
