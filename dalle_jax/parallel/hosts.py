@@ -41,11 +41,9 @@ def join() -> None:
 
 
 def _join_given(given: dict[str, str], seconds: int) -> None:
-    missing = [name for name in (COORDINATOR, PROCESSES, PROCESS) if name not in given]
-    if missing:
-        raise UserError(
-            f"expected all three of {', '.join((COORDINATOR, PROCESSES, PROCESS))} or none, got {', '.join(given)}"
-        )
+    names = (COORDINATOR, PROCESSES, PROCESS)
+    if len(given) < len(names):
+        raise UserError(f"expected all three of {', '.join(names)} or none, got {', '.join(given)}")
     if not re.fullmatch(r"(.+):(\d{1,5})", given[COORDINATOR]):
         raise UserError(f"{COORDINATOR}: expected host:port, such as node0:8476, got {given[COORDINATOR]!r}")
     processes, process = _number(PROCESSES, given[PROCESSES]), _number(PROCESS, given[PROCESS])

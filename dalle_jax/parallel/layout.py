@@ -1,4 +1,4 @@
-"""The only translator from logical axes to devices, the same for training, restoring, sampling and serving."""
+"""The layout: the only place that maps logical axes to devices, for training, restoring, sampling and serving."""
 
 import contextlib
 import contextvars
@@ -7,45 +7,47 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.stages import Lowered, Traced
 
-from dalle_jax.arrays import Array
+from dalle_jax.arrays import Array, PyTree
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
 from dalle_jax.parallel.axes import BATCH, LAYERS
 from dalle_jax.parallel.mesh import MESH_AXES, SLICES
 from dalle_jax.parallel.rules import Rules
 
-Axes = Sequence[str | None]
+Axes: TypeAlias = Sequence[str | None]
+R = TypeVar("R")
 
 _current: contextvars.ContextVar["Layout | None"] = contextvars.ContextVar("layout", default=None)
-_nowhere: contextvars.ContextVar[bool] = contextvars.ContextVar("nowhere", default=False)
+_portable: contextvars.ContextVar[bool] = contextvars.ContextVar("portable_trace", default=False)
 
 
 @contextlib.contextmanager
 def portable_trace() -> Iterator[None]:
-    """While it is open what is traced is only looked at: ``platform`` says "none" and ``constrain`` does nothing.
+    """Trace code independently of the machine: ``platform()`` is "none" and ``constrain`` is the identity.
 
-    So every layer is traced in its plainest form, the same on every machine, and can be counted (train/flops.py).
+    Every layer then takes its plain form, the same on every platform, so its FLOPs can be counted (train/flops.py).
     """
-    layout, flag = _current.set(None), _nowhere.set(True)
+    layout, flag = _current.set(None), _portable.set(True)
     try:
         yield
     finally:
         _current.reset(layout)
-        _nowhere.reset(flag)
+        _portable.reset(flag)
 
 
 def constrain(x: Array, *axes: str | None) -> Array:
-    """Lays an activation out by its logical axes, one per dimension; the identity outside ``Layout.jit``.
+    """Constrain the sharding of an activation by its logical axes, one per dimension.
 
-    It is a hint, so a dimension that its mesh axes do not divide (the prompts of a request and the empty prompt, say)
-    stays whole; for parameters and batches that is an error.
+    Outside of ``Layout.jit`` it is the identity. This is a hint, so a dimension that its mesh axes do not divide (the
+    prompts of a request, for example) stays whole. For parameters and batches that is an error.
     """
     layout = _current.get()
     if layout is None or layout.mesh.size == 1:
@@ -56,10 +58,10 @@ def constrain(x: Array, *axes: str | None) -> Array:
 
 
 def on_each_device(function: Callable[..., Array], axes: Axes, *arrays: Array) -> Array:
-    """What the function gives for arrays of one shape laid out by ``axes``, each device calling it with its own part.
+    """Call ``function`` on each device with its shards of the arrays, which have one shape and logical ``axes``.
 
-    For kernels that the compiler cannot split: no part may depend on another. A dimension that its mesh axes do not
-    divide is whole on every device. Outside ``Layout.jit`` and on one device it is a plain call.
+    It serves kernels that XLA cannot partition; shards must not depend on each other. A dimension that its mesh axes do
+    not divide is whole on every device. Outside of ``Layout.jit`` and on one device it is a plain call.
     """
     layout = _current.get()
     if layout is None or layout.mesh.size == 1:
@@ -70,33 +72,42 @@ def on_each_device(function: Callable[..., Array], axes: Axes, *arrays: Array) -
 
 
 def platform() -> str:
-    """What the code being traced will run on: "cpu", "gpu" or "tpu"; "none" inside ``nowhere``."""
-    if _nowhere.get():
+    """Return the platform of the code being traced: "cpu", "gpu" or "tpu"; "none" in a ``portable_trace``."""
+    if _portable.get():
         return "none"
     layout = _current.get()
     name = jax.default_backend() if layout is None else layout.platform
     return "gpu" if name in ("cuda", "rocm") else name
 
 
-def compiler_options(name: str | None = None) -> dict[str, Any] | None:
-    """What XLA is told when it compiles for a platform, by default the current one.
+def compiler_options(name: str | None = None) -> dict[str, int] | None:
+    """Return the XLA compiler options of a platform, by default the current one.
 
-    On a CPU the products are in libraries, so what LLVM does beyond its first level buys little: without it the
-    training step with row, column and convolutional attention compiled in 10.3 CPU seconds instead of 14.6, and no
-    program that was timed became slower (docs/architecture.md says which). A level set in ``XLA_FLAGS`` rules.
+    On a CPU, LLVM's optimization level is 1, since most time is spent in library calls. A training step with sparse
+    attention then compiled in 10.3 CPU seconds instead of 14.6, and no timed program became slower
+    (docs/architecture.md). A level set in ``XLA_FLAGS`` takes precedence.
     """
     if (name or platform()) != "cpu" or "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", ""):
         return None
     return {"xla_backend_optimization_level": 1}
 
 
-def jit(function: Callable[..., Any], **kwargs: Any) -> Any:
-    """``jax.jit`` with ``compiler_options``, for a program that is called without a ``Layout``."""
+def jit(function: Callable[..., R], **kwargs: Any) -> Callable[..., R]:
+    """Call ``jax.jit`` with ``compiler_options``, for a program that runs without a ``Layout``."""
     return jax.jit(function, compiler_options=compiler_options(), **kwargs)
 
 
+@runtime_checkable
+class Shaped(Protocol):
+    """An array, or the abstract value of one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of the dimensions."""
+
+
 class Layout:
-    """A mesh and the rules that say which of its axes each logical axis is split over."""
+    """A mesh, and the rules that map logical axes to its axes."""
 
     def __init__(self, mesh: jax.sharding.Mesh, rules: Rules):
         check_rules(rules, mesh)
@@ -105,7 +116,7 @@ class Layout:
         self.platform = mesh.devices.flat[0].platform
 
     def spec(self, axes: Axes) -> PartitionSpec:
-        """Mesh axes for each dimension; one that an earlier dimension has taken is left out."""
+        """Return the mesh axes of each dimension, without axes that an earlier dimension uses."""
         taken: set[str] = set()
         entries: list[tuple[str, ...] | str | None] = []
         for axis in axes:
@@ -118,24 +129,27 @@ class Layout:
         return PartitionSpec(*entries)
 
     def mesh_axes(self, axis: str | None) -> tuple[str, ...]:
-        """The axes of this mesh that a logical axis is split over."""
+        """Return the axes of this mesh that shard a logical axis."""
         wanted = () if axis is None else self.rules.mesh_axes(axis)
         return tuple(name for name in wanted if name in self.mesh.shape)
 
     def parts(self, axis: str | None) -> int:
-        """How many devices a dimension is split over."""
+        """Return the number of shards of a logical axis."""
         return math.prod(self.mesh.shape[name] for name in self.mesh_axes(axis))
 
     def divides(self, size: int, axis: str | None) -> bool:
-        """Whether a dimension of that size can be split as the rules say."""
+        """Return True if the shards of ``axis`` divide ``size``."""
         return size % self.parts(axis) == 0
 
     def divisible_axes(self, axes: Axes, shape: Sequence[int]) -> list[str | None]:
-        """The axes of an array's dimensions, None in place of those that cannot be split as the rules say."""
+        """Return the logical axes of an array, with None for each dimension that its shards do not divide."""
         return [axis if self.divides(size, axis) else None for size, axis in zip(shape, axes, strict=True)]
 
     def sharding(self, axes: Axes, shape: Sequence[int], name: str) -> NamedSharding:
-        """The sharding of one array; ``name`` is what an error calls it. Leading unnamed dimensions are LAYERS."""
+        """Return the sharding of one array; leading dimensions without an axis are LAYERS.
+
+        Errors refer to the array by ``name``. Raises UserError if a mesh axis does not divide a dimension.
+        """
         if len(axes) > len(shape):
             raise ValueError(f"{name} of shape {tuple(shape)} has {len(shape)} dimensions but axes {tuple(axes)}")
         axes = (*(LAYERS,) * (len(shape) - len(axes)), *axes)
@@ -146,32 +160,35 @@ class Layout:
 
     @property
     def replicated(self) -> NamedSharding:
-        """A whole copy on every device."""
+        """The sharding of an array that is whole on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
-    def state_shardings(self, state: Any) -> Any:
-        """Shardings for a tree of nnx variables (abstract or not), by their ``axes``; what names none is replicated.
+    def state_shardings(self, state: PyTree) -> PyTree:
+        """Return the shardings of a tree of nnx variables (abstract or not), by their ``axes`` metadata.
 
-        Each variable is replaced by one sharding, so the result is a prefix tree, fit for ``out_shardings``.
+        A variable without axes is replicated. The result has one sharding per variable, so it is a prefix tree, as
+        ``out_shardings`` takes it.
         """
 
-        def one(path: Any, leaf: Any) -> NamedSharding:
-            axes = leaf.get_metadata().get("axes") if isinstance(leaf, nnx.Variable) else None
-            if axes is None:
+        def sharding_of(path: tuple[object, ...], leaf: object) -> NamedSharding:
+            if not isinstance(leaf, nnx.Variable) or (axes := leaf.get_metadata().get("axes")) is None:
                 return self.replicated
             return self.sharding(axes, leaf.get_value().shape, "parameter " + jax.tree_util.keystr(path))
 
-        return jax.tree_util.tree_map_with_path(one, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+        return jax.tree_util.tree_map_with_path(sharding_of, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
-    def batch_shardings(self, spec: Mapping[str, Any]) -> dict[str, NamedSharding]:
-        """Shardings of a batch: the first dimension of every array (anything with a shape) is BATCH."""
+    def batch_shardings(self, spec: Mapping[str, Shaped]) -> dict[str, NamedSharding]:
+        """Return the shardings of a batch, in which the first dimension of every array is BATCH."""
         return {
             name: self.sharding(_batch_axes(array.shape), array.shape, f"batch {name!r}")
             for name, array in spec.items()
         }
 
     def put_batch(self, batch: Mapping[str, np.ndarray], rows: int | None = None) -> dict[str, Array]:
-        """Host arrays to sharded ones. With many processes each gives its ``local_rows`` of ``rows`` in all."""
+        """Turn host arrays into sharded ones.
+
+        With several processes, each gives its own ``local_rows`` of the ``rows`` in the global batch.
+        """
         arrays = {}
         for name, local in batch.items():
             shape = (local.shape[0] if rows is None else rows, *local.shape[1:])
@@ -180,16 +197,16 @@ class Layout:
         return arrays
 
     def local_rows(self, rows: int) -> np.ndarray:
-        """Which rows of a batch of ``rows`` this process must give, in order, found through the sharding itself."""
+        """Return the indices of the rows that this process must give, out of ``rows``, in order."""
         sharding = self.sharding((BATCH,), (rows,), "batch")
         indices = sharding.addressable_devices_indices_map((rows,)).values()
         return np.unique(np.concatenate([np.arange(rows)[index] for index in indices if index is not None]))
 
-    def jit(self, fn: Callable[..., Any], **jit_kwargs: Any) -> "LayoutJit":
-        """Like ``jax.jit``, but traced and called with this layout current: ``constrain`` and ``platform`` see it."""
+    def jit(self, fn: Callable[..., R], **jit_kwargs: Any) -> "LayoutJit[R]":
+        """Call ``jax.jit``; inside the function, ``constrain`` and ``platform`` use this layout."""
         return LayoutJit(self, fn, jit_kwargs)
 
-    def _check_divides(self, size: int, axis: str | None, entry: Any, name: str) -> None:
+    def _check_divides(self, size: int, axis: str | None, entry: tuple[str, ...] | str | None, name: str) -> None:
         names = (entry,) if isinstance(entry, str) else entry or ()
         parts = 1
         for mesh_axis in names:
@@ -198,14 +215,14 @@ class Layout:
             below, above = size // parts * parts, (size // parts + 1) * parts
             nearest = f"{below} or {above}" if below else f"{above}"
             raise UserError(
-                f"{name}: dimension {axis!r} of size {size} is split over mesh axis {' and '.join(names)} of {parts} "
-                f"devices, which does not divide it; the nearest sizes that work are {nearest} (or split it over less: "
-                f"rules.{axis})"
+                f"{name}: expected dimension {axis!r} of size {size} to be a multiple of the mesh axes "
+                f"{' and '.join(names)} of {parts} devices; the nearest sizes that work are {nearest} (or shard it "
+                f"over fewer axes: rules.{axis})"
             )
 
 
 def check_rules(rules: Rules, mesh: jax.sharding.Mesh) -> None:
-    """Raises UserError for mesh axes in the rules that no mesh has."""
+    """Raise UserError for a mesh axis in the rules that no mesh has."""
     known = {*MESH_AXES, SLICES, *mesh.axis_names}
     for field in dataclasses.fields(rules):
         for name in getattr(rules, field.name):
@@ -217,23 +234,23 @@ def check_rules(rules: Rules, mesh: jax.sharding.Mesh) -> None:
 
 
 def check_microbatch(rows: int, parts: int) -> None:
-    """Raises UserError where a microbatch cannot be spread over the devices, which would each compute all of it."""
+    """Raise UserError if the devices cannot shard a microbatch, since each would then compute all of it."""
     layout = _current.get()
     if layout is None or layout.divides(rows // parts, BATCH):
         return
     devices = layout.parts(BATCH)
     raise UserError(
-        f"accumulate={parts} leaves {rows // parts} rows of the batch of {rows} in each microbatch, which the mesh "
-        f"splits over {devices} devices; the batch must be a multiple of {devices * parts}"
+        f"batch size: expected a multiple of {devices * parts} (accumulate={parts} times {devices} devices), "
+        f"got {rows}, which leaves {rows // parts} rows in each microbatch"
     )
 
 
-class LayoutJit:
+class LayoutJit(Generic[R]):
     """A jitted function that runs under its layout's mesh."""
 
-    def __init__(self, layout: Layout, fn: Callable[..., Any], jit_kwargs: dict[str, Any]):
+    def __init__(self, layout: Layout, fn: Callable[..., R], jit_kwargs: dict[str, Any]):
         @functools.wraps(fn)
-        def traced(*args: Any, **kwargs: Any) -> Any:
+        def traced(*args: PyTree, **kwargs: PyTree) -> R:
             token = _current.set(layout)
             try:
                 return fn(*args, **kwargs)
@@ -241,31 +258,31 @@ class LayoutJit:
                 _current.reset(token)
 
         self._layout = layout
-        self._jitted: Any = jax.jit(traced, compiler_options=compiler_options(layout.platform), **jit_kwargs)
+        self._jitted = jax.jit(traced, compiler_options=compiler_options(layout.platform), **jit_kwargs)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the compiled function."""
+    def __call__(self, *args: PyTree, **kwargs: PyTree) -> R:
+        """Call the compiled function."""
         if _current.get() is self._layout:
             return self._jitted(*args, **kwargs)
         with jax.set_mesh(self._layout.mesh):
             return self._jitted(*args, **kwargs)
 
-    def lower(self, *args: Any, **kwargs: Any) -> Any:
-        """Traces and lowers without running, as ``jax.jit(...).lower`` does."""
+    def lower(self, *args: PyTree, **kwargs: PyTree) -> Lowered:
+        """Trace and lower without running, as ``jax.jit(...).lower`` does."""
         with jax.set_mesh(self._layout.mesh):
             return self._jitted.lower(*args, **kwargs)
 
-    def trace(self, *args: Any, **kwargs: Any) -> Any:
-        """Traces without running, as ``jax.jit(...).trace`` does: its ``jaxpr``, and ``lower()``.
+    def trace(self, *args: PyTree, **kwargs: PyTree) -> Traced:
+        """Trace without running, as ``jax.jit(...).trace`` does; the result has a ``jaxpr`` and ``lower()``.
 
-        The mesh is not made current: it may be of devices that are only compiled for, and what a trace computes on the
-        side (the masks of a kernel) would be sent there. Every sharding in it names its mesh.
+        The mesh is not set as the current one. It may belong to a topology without devices, on which JAX would place
+        constants computed while tracing (the masks of a kernel). All shardings in the trace name their mesh.
         """
         return self._jitted.trace(*args, **kwargs)
 
     def compiles(self) -> int:
-        """How many signatures it has been compiled for."""
-        return self._jitted._cache_size()
+        """Return the number of signatures that are compiled."""
+        return self._jitted._cache_size()  # type: ignore[attr-defined]
 
 
 def _batch_axes(shape: Sequence[int]) -> tuple[str | None, ...]:

@@ -311,10 +311,10 @@ def test_heads_that_tensor_does_not_divide_are_refused():
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused():
     layout = Layout(make_mesh(MESHES["8x1x1"]), Rules())
-    with pytest.raises(UserError, match=r"'batch' of size 12 .* data and fsdp of 8 .* 8 or 16"):
+    with pytest.raises(UserError, match=r"'batch' of size 12 .* data and fsdp of 8 devices; .* 8 or 16"):
         layout.put_batch({name: rows[:12] for name, rows in batch_of().items()})
 
 
 def test_microbatches_that_the_mesh_cannot_spread_are_refused():
-    with pytest.raises(UserError, match=r"accumulate=4 leaves 4 rows .* over 8 devices; .* a multiple of 32"):
+    with pytest.raises(UserError, match=r"multiple of 32 \(accumulate=4 times 8 devices\), got 16, .* 4 rows"):
         run("dalle", MESHES["8x1x1"], accumulate=4)
