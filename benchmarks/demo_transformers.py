@@ -2,7 +2,7 @@
 
 python -m dalle_jax demo --out runs/demo
 cp -r runs/demo/{text.model,tokenizer,clip} runs/demo_bart/      # so that all draw with the same other stages
-python -m dalle_jax demo --set "transformer='demo/dalle_bart.gin'" --out runs/demo_bart
+python -m dalle_jax demo --set "stages.transformer='demo/dalle_bart.gin'" --out runs/demo_bart
 python benchmarks/demo_transformers.py dalle=runs/demo dalle_bart=runs/demo_bart --out configs/demo/transformers.json
 
 Their trainings must have taken the same model FLOPs, within two percent.

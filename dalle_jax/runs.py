@@ -203,22 +203,29 @@ class EvaluateRun:
         return next(iter(self.evaluations.values()))
 
 
+DEMO_STAGES = ("text", "tokenizer", "clip", "transformer", "evaluation")
+"""The stages of a demo, in the order in which they run."""
+
+
 @dataclass(frozen=True)
 class DemoRun:
-    """``demo``: the config files of its stages in the order in which they run, each usable alone.
+    """``demo``: the config file of each stage by its name (``DEMO_STAGES``); each config is usable alone.
 
-    Files are looked for as they stand, then among the package's configs. ``data`` takes the place of that of every
-    stage. ``compared`` names a JSON file with what both transformers measured in this demo, which the report shows.
+    A file that does not exist is looked for among the package's configs. ``data`` replaces the data of every stage.
+    ``compared`` names a JSON file of measurements of several transformers, which the report shows.
     """
 
     title: str
-    text: str
-    tokenizer: str
-    clip: str
-    transformer: str
-    evaluation: str
+    stages: Mapping[str, str]
     data: OwnData | None = None
     compared: str | None = None
+
+    def __post_init__(self) -> None:
+        missing = [name for name in DEMO_STAGES if name not in self.stages]
+        unknown = [name for name in self.stages if name not in DEMO_STAGES]
+        if missing or unknown:
+            got = ", ".join(self.stages) or "none"
+            raise ValueError(f"stages: expected a config file for each of {', '.join(DEMO_STAGES)}, got {got}")
 
 
 Run: TypeAlias = TrainRun | TextTokenizerRun | InspectRun | EncodeRun | EvaluateRun | DemoRun

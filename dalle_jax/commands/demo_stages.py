@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
+from dalle_jax.runs import DEMO_STAGES as NAMES
 from dalle_jax.runs import DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
 from dalle_jax.storage import Place
 
@@ -16,7 +17,6 @@ StageRun: TypeAlias = TextTokenizerRun | TrainRun | EvaluateRun
 PREFIX = "stages."
 TRAINED = ("tokenizer", "clip", "transformer")
 """The stages that the trainer trains, in their order."""
-NAMES = ("text", *TRAINED, "evaluation")
 FROM_THE_DEMO = dict.fromkeys(("clip", "transformer"), ("task.captions.file", "task.image_tokenizer"))
 """Fields that the demo sets, since they name what earlier stages made."""
 FROM_ITS_DATA = {"text": ("source", "held_out"), "evaluation": ("data",), **dict.fromkeys(TRAINED, ("data",))}
@@ -35,9 +35,9 @@ class DemoStages:
 
 def read_stages(path: str, sets: Sequence[str], out: Place) -> DemoStages:
     """Read every config. Raises one UserError with the problems of all of them."""
-    own = [one for one in sets if not one.strip().startswith(PREFIX)]
-    config: DemoRun = load(path, DemoRun, own)
-    by_stage, problems = _by_stage([one for one in sets if one.strip().startswith(PREFIX)], config)
+    within = [one for one in sets if _is_within_a_stage(one)]
+    config: DemoRun = load(path, DemoRun, [one for one in sets if one not in within])
+    by_stage, problems = _by_stage(within, config)
     read: dict[str, Any] = {}
     for name, root in (("text", TextTokenizerRun), *((one, TrainRun) for one in TRAINED), ("evaluation", EvaluateRun)):
         fixed = []
@@ -48,7 +48,7 @@ def read_stages(path: str, sets: Sequence[str], out: Place) -> DemoStages:
             fixed.append("data.pictures=None")  # or the stage's own images, which the demo's replace, must fit the task
         try:
             run: TextTokenizerRun | TrainRun | EvaluateRun = load(
-                getattr(config, name), root, by_stage[name] + fixed, f"{PREFIX}{name}."
+                config.stages[name], root, by_stage[name] + fixed, f"{PREFIX}{name}."
             )
             read[name] = _with_data(run, config)
         except (UserError, ValueError) as error:
@@ -56,6 +56,12 @@ def read_stages(path: str, sets: Sequence[str], out: Place) -> DemoStages:
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
     return DemoStages(config, read["text"], {name: read[name] for name in TRAINED}, read["evaluation"])
+
+
+def _is_within_a_stage(setting: str) -> bool:
+    """Return True for ``stages.NAME.PATH=VALUE``, and False for ``stages.NAME=FILE`` or a field of the demo."""
+    path = setting.partition("=")[0].strip()
+    return path.startswith(PREFIX) and path.count(".") > 1
 
 
 def _with_data(run: Any, config: DemoRun) -> Any:
@@ -74,8 +80,8 @@ def _by_stage(sets: Sequence[str], config: DemoRun) -> tuple[dict[str, list[str]
     for one in sets:
         words = one.partition("=")[0].strip().split(".")
         name, field = words[1], ".".join(words[2:])
-        if name not in NAMES or not field:
-            hint = did_you_mean(name, NAMES) if name not in NAMES else ""
+        if name not in NAMES:
+            hint = did_you_mean(name, NAMES)
             problems.append(f"--set {one}: expected stages.NAME.PATH=VALUE with NAME of {', '.join(NAMES)}{hint}")
         elif _covers(FROM_THE_DEMO.get(name, ()), field):
             problems.append(f"--set {one}: the demo sets {field} of its stages itself; expected another field")

@@ -180,7 +180,7 @@ class GenerateCodes:
         """Return how many captions were cut and read, and the length that they were cut to."""
         tokenizer = self.captions.tokenizer(self.model.text_length)
         length = f"task.model.text_length, {self.model.text_length} tokens"
-        return tokenizer.cut_captions, tokenizer.seen_captions, length
+        return tokenizer.truncated_captions, tokenizer.encoded_captions, length
 
     def model_files(self) -> dict[str, bytes]:
         """``model.gin``, which also says which image tokenizer the codes are of, and the text tokenizer's files."""

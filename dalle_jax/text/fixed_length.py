@@ -20,6 +20,8 @@ class FixedLengthTokenizer(ABC):
         if length < 2:
             raise UserError(f"text_length: expected at least 2, for the begin and the end of a text, got {length}")
         self.length = length
+        self.encoded_captions = 0
+        self.truncated_captions = 0
         self._begin, self._end, self._pad = begin, end, pad
         self._keeps_end = keeps_end
 
@@ -58,8 +60,10 @@ class FixedLengthTokenizer(ABC):
         for place, pieces in enumerate(texts):
             row = [self._begin, *map(self.id_of, pieces), self._end]
             if len(row) > self.length:
+                self.truncated_captions += 1
                 row = [*row[: self.length - 1], self._end] if self._keeps_end else row[: self.length]
             ids[place, : len(row)] = row
+        self.encoded_captions += len(texts)
         return ids  # [B T]
 
     def pieces(self, caption: str) -> list[str]:

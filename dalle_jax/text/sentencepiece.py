@@ -136,6 +136,8 @@ class SentencePiece:
             )
         self.bytes = model
         self.length = length
+        self.encoded_captions = 0
+        self.truncated_captions = 0
         self._ranks: dict[str, tuple[float, int]] | None = None
 
     @property
@@ -169,8 +171,10 @@ class SentencePiece:
             rows = self._model.encode(texts, out_type=int)
         ids = np.zeros((len(texts), self.length), np.int32)
         for place, row in enumerate(rows):
+            self.truncated_captions += len(row) > self.length
             row = row[: self.length]
             ids[place, : len(row)] = row
+        self.encoded_captions += len(texts)
         return ids  # [B T]
 
     def decode(self, ids: Sequence[int] | Int32[np.ndarray, " T"]) -> str:

@@ -11,9 +11,14 @@ Rngs = Sequence[np.random.Generator]
 
 @runtime_checkable
 class TextTokenizer(Protocol):
-    """A tokenizer from captions to rows of ``length`` ids, and back."""
+    """A tokenizer from captions to rows of ``length`` ids, and back.
+
+    It counts the captions that ``encode_batch`` has encoded, and how many of them it truncated.
+    """
 
     length: int
+    encoded_captions: int
+    truncated_captions: int
 
     @property
     def vocab_size(self) -> int:

@@ -40,7 +40,7 @@ def test_a_wrong_config_of_a_later_stage_is_told_before_anything_runs(tmp_path, 
     wrong = tmp_path / "wrong.gin"
     wrong.write_text("# wrong\ninclude 'smoke/dalle.gin'\ntask.model.widht = 3\n")
     out = tmp_path / "out"
-    assert main(["demo", "smoke/demo.gin", "--set", f"transformer='{wrong}'", "--out", str(out)]) == 2
+    assert main(["demo", "smoke/demo.gin", "--set", f"stages.transformer='{wrong}'", "--out", str(out)]) == 2
     assert "widht" in capsys.readouterr().err
     assert not out.exists()
 
