@@ -9,7 +9,8 @@ from PIL import Image
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "white": (250, 250, 250)}
 PICTURES = 40
 SMALL = {
-    "all": "stages.tokenizer = '{here}/tokenizer.gin'\nstages.clip = '{here}/clip.gin'\nstages.transformer = '{here}/transformer.gin'\n"
+    "all": "stages.tokenizer = '{here}/tokenizer.gin'\nstages.clip = '{here}/clip.gin'\n"
+    "stages.transformer = '{here}/transformer.gin'\n"
     "stages.text = '{here}/text.gin'\nstages.evaluation = '{here}/evaluation.gin'\ndata.pictures.size = 16\n"
     "data.evaluation.share = 0.4",
     "text": "vocabulary = 40\nheld_out.share = 0.4",
