@@ -1,4 +1,4 @@
-"""Attention on an NVIDIA GPU: every kernel that a config can ask for is the masked form. Needs a GPU.
+"""The cuDNN backend on an NVIDIA GPU equals masked attention. Needs a GPU.
 
 JAX_PLATFORMS=cuda python -m pytest tests/layers/test_attend_gpu.py -o addopts= --noconftest
 """
@@ -31,8 +31,8 @@ def value_and_gradients(attention, q, k, v, weight):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("context", "grid", "size"), [(257, (32, 32), 64), (65, (16, 16), 128)])
-def test_cudnn_is_the_masked_form_and_so_are_its_gradients(kind, context, grid, size):
-    """In bfloat16 against the masked form in float32 with the operands that bfloat16 gives: 2 in 100 of the largest."""
+def test_cudnn_equals_masked_attention_in_values_and_gradients(kind, context, grid, size):
+    """Compare bfloat16 with masked attention in float32 on the same operands, to 2 % of the largest entry."""
     pattern = Pattern(kind, context, grid, 11 if grid[0] == 32 else 5)
     length = context + grid[0] * grid[1] - 1
     q, k, v, weight = operands(length, size)
@@ -47,7 +47,7 @@ def test_cudnn_is_the_masked_form_and_so_are_its_gradients(kind, context, grid, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_cudnn_takes_the_place_of_the_masked_form_under_jit_without_storing_scores(kind):
+def test_cudnn_under_jit_stores_no_scores(kind):
     pattern = Pattern(kind, 257, (32, 32))
     q, k, v, _ = operands(1280, 64)
     text = jax.jit(lambda q, k, v: stream_attention(q, k, v, pattern, "cudnn")).lower(q, k, v).compile().as_text()

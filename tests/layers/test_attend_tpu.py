@@ -1,6 +1,6 @@
-"""One block of each kind of attention with the splash kernel, compiled for a TPU slice on this machine, not run.
+"""The splash kernel in one block of each kind of attention, compiled for a TPU slice ahead of time and not run.
 
-In a process of its own: libtpu reads its settings from the environment when it is loaded.
+Each program compiles in its own process, since libtpu reads its settings from the environment when it is loaded.
 """
 
 import importlib.util
@@ -50,7 +50,7 @@ print(json.dumps({"calls": calls, "scratch": compiled.memory_analysis().temp_siz
 
 
 def compiled(shape, remat="none", backend="auto"):
-    """The kernels of a training step's program on v5e:2x2, each as its line of HLO, and the bytes of its scratch."""
+    """Compile a training step for v5e:2x2; return its kernel calls as lines of HLO, and its bytes of scratch memory."""
     settings = {
         "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_LOG_DIR": "disabled",
@@ -62,20 +62,20 @@ def compiled(shape, remat="none", backend="auto"):
 
 
 @pytest.mark.parametrize(("shape", "rows", "heads"), [([1, 2, 2], 2, 2), ([1, 1, 4], 4, 1), ([4, 1, 1], 1, 4)])
-def test_forward_and_backward_compile_with_rows_and_heads_of_each_device(shape, rows, heads):
+def test_each_device_runs_the_kernels_on_its_own_rows_and_heads(shape, rows, heads):
     calls = compiled(shape, backend="splash")["calls"]
-    assert len(calls) == 8  # for each of four layers a forward and a fused backward kernel
+    assert len(calls) == 8  # a forward and a fused backward kernel for each of four layers
     whole = f"bf16[{rows},{heads},1280,64]"
-    forms = (whole, whole.replace("[1,", "["))  # the compiler leaves out a single row
+    forms = (whole, whole.replace("[1,", "["))  # XLA drops a dimension of size 1
     assert all(any(form in call for form in forms) for call in calls), calls
 
 
-def test_remat_of_attention_runs_the_forward_kernel_once_and_full_twice():
+def test_the_forward_kernel_runs_once_with_remat_of_attention_and_twice_with_full():
     mesh = [1, 2, 2]
     assert len(compiled(mesh, "attention")["calls"]) == 8
     assert len(compiled(mesh, "full")["calls"]) == 12
 
 
-def test_the_kernel_needs_less_scratch_than_all_pairs():
+def test_the_kernel_needs_less_scratch_memory_than_dense_attention():
     mesh = [1, 2, 2]
     assert compiled(mesh, backend="splash")["scratch"] < compiled(mesh, backend="xla")["scratch"]

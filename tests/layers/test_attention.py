@@ -47,7 +47,7 @@ def test_cached_steps_equal_the_stream_while_the_cache_grows(kind):
         np.testing.assert_allclose(out, expected[:, :, :, index], rtol=2e-5, atol=2e-6)
 
 
-def test_local_caches_stay_as_small_as_their_reach():
+def test_sparse_caches_are_no_larger_than_the_reach_of_their_mask():
     k = jnp.zeros((1, 2, 3, 4))
     sizes = {
         kind: kv_cache.grow(kv_cache.new_cache(k, k, 1, pattern), pattern, 1023).k.shape

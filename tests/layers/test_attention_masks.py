@@ -7,7 +7,7 @@ KINDS = ["full", "row", "column", "convolutional"]
 
 
 def sees(kind, i, j, width, kernel):
-    """The definition, one pair of image tokens at a time."""
+    """Apply the definition to one pair of image tokens."""
     if j > i:
         return False
     if kind == "full":
@@ -46,7 +46,7 @@ def test_published_pattern_is_column_where_i_minus_2_is_a_multiple_of_4_and_conv
 
 
 def places(codes=1024, width=32):
-    """Row and column of the looking token [I 1] and of the one looked at [1 I] on the published grid."""
+    """Return row and column of the query [I 1] and of the key [1 I] on the published grid."""
     i, j = np.arange(codes)[:, None], np.arange(codes)[None]
     return i // width, i % width, j // width, j % width
 
@@ -64,7 +64,7 @@ def test_on_the_published_grid_the_last_layer_sees_the_upper_half_of_an_11_by_11
     near = (row - other_row <= 5) & (abs(column - other_column) <= 5)
     before = (other_row < row) | ((other_row == row) & (other_column <= column))
     mask = Pattern("convolutional", 257, (32, 32), 11).image_mask(1024)
-    inside = (column[:, 0] >= 5) & (column[:, 0] < 32 - 5)  # at the edges the window goes on in the row above or below
+    inside = (column[:, 0] >= 5) & (column[:, 0] < 32 - 5)  # at the edges the window wraps to the next row
     np.testing.assert_array_equal(mask[inside], (near & before)[inside])
     assert not np.triu(mask, 1).any()
     assert set(mask[10 * 32 + 16 :: 32].sum(axis=1)) == {5 * 11 + 6}
@@ -77,7 +77,7 @@ def test_on_the_published_grid_the_last_layer_sees_the_upper_half_of_an_11_by_11
     np.testing.assert_array_equal(mask, wrapped)
 
 
-def test_on_the_published_grid_a_column_is_seen_from_its_top():
+def test_on_the_published_grid_a_token_attends_to_its_column_above_it():
     row, column, other_row, other_column = places()
     mask = Pattern("column", 257, (32, 32)).image_mask(1024)
     np.testing.assert_array_equal(mask, (column == other_column) & (other_row <= row))

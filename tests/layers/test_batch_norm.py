@@ -17,7 +17,7 @@ def test_training_normalises_by_the_batch_and_moves_the_running_statistics():
     np.testing.assert_allclose(norm.variance[...], 1 - MOMENTUM + MOMENTUM * flat.var(0, ddof=1), rtol=1e-5)
 
 
-def test_otherwise_the_running_statistics_are_used_and_stay():
+def test_inference_uses_the_running_statistics_and_leaves_them_unchanged():
     norm = BatchNorm(5, axes=(None,))
     norm.mean[...], norm.variance[...] = jnp.arange(5.0), jnp.arange(1.0, 6.0)
     norm.scale[...], norm.bias[...] = jnp.full(5, 2.0), jnp.full(5, -1.0)
@@ -27,7 +27,7 @@ def test_otherwise_the_running_statistics_are_used_and_stay():
     np.testing.assert_array_equal(norm.mean[...], np.arange(5))
 
 
-def test_no_gradient_reaches_the_running_statistics_and_one_reaches_the_batchs():
+def test_gradients_flow_through_the_statistics_of_the_batch_but_not_into_the_running_ones():
     graph, params, others = nnx.split(BatchNorm(5, axes=(None,)), nnx.Param, ...)
 
     def loss(x, others):

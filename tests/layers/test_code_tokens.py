@@ -26,7 +26,7 @@ def test_without_code_vectors_codes_are_rows_of_two_tables():
     assert not nnx.to_flat_state(nnx.state(plain, CodeVectors))
 
 
-def test_known_vectors_are_standardised_and_are_no_parameters():
+def test_code_vectors_are_standardised_and_are_not_parameters():
     known = tokens()
     vectors, raw = known.read.vectors[...], jax.random.normal(jax.random.key(1), (K, CODE_WIDTH)) * 3 + 5
     np.testing.assert_allclose(vectors.mean(axis=0), 0, atol=1e-6)
@@ -35,7 +35,7 @@ def test_known_vectors_are_standardised_and_are_no_parameters():
     assert not any("vectors" in path for path in paths)
 
 
-def test_codes_with_equal_vectors_are_read_and_predicted_alike_by_the_networks():
+def test_the_mlps_give_equal_features_to_codes_with_equal_vectors():
     made = tokens()
     made.set_code_vectors(jnp.array([[1.0, 2, 3], [1, 2, 3], [0, 1, 0], [4, 0, 0], [0, 0, 2], [1, 1, 1]]))
     read, predicted = made.read(), made.predicted()
@@ -45,7 +45,7 @@ def test_codes_with_equal_vectors_are_read_and_predicted_alike_by_the_networks()
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_folding_changes_neither_vectors_nor_logits_and_leaves_plain_tables(bias):
+def test_folding_changes_neither_embeddings_nor_logits_and_leaves_plain_tables(bias):
     made = tokens(bias=bias)
     codes, x = jnp.arange(K), jax.random.normal(jax.random.key(3), (4, WIDTH))
     vectors, logits = made.embed(codes), made.predict(x)
@@ -57,12 +57,12 @@ def test_folding_changes_neither_vectors_nor_logits_and_leaves_plain_tables(bias
     np.testing.assert_allclose(made.predict(x), logits, atol=1e-5)
 
 
-def test_tables_alone_refuse_code_vectors():
+def test_tables_without_mlps_refuse_code_vectors():
     with pytest.raises(ValueError, match="code_width 0"):
         tokens(code_width=0).set_code_vectors(jnp.ones((K, 3)))
 
 
-def test_logits_are_float32_whatever_the_products_are_computed_in():
+def test_logits_are_float32_regardless_of_dtype():
     made = tokens(dtype="bfloat16")
     assert made.predict(jnp.ones((2, WIDTH), jnp.bfloat16)).dtype == jnp.float32
     assert made.embed(jnp.array([1])).dtype == jnp.bfloat16

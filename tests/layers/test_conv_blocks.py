@@ -25,7 +25,7 @@ def normal(seed, *shape):
 
 
 def assert_same_with_gradients(ours, reference, x, kernel):
-    """Values and both gradients agree to 1e-5 of the largest entry."""
+    """Assert that values and both gradients agree to 1e-5 of the largest entry."""
     shape = jax.eval_shape(reference, x, kernel).shape
     weights = normal(9, *shape)
 
@@ -77,7 +77,7 @@ def test_a_transposed_convolution_equals_lax_in_value_and_gradients(size, stride
     assert_same_with_gradients(ours, reference, x, kernel)
 
 
-def test_both_platforms_give_the_same_convolutions(monkeypatch):
+def test_cpu_and_tpu_compute_the_same_convolutions(monkeypatch):
     x, down, up = normal(0, 1, 6, 6, 3), normal(1, 4, 4, 3, 4), normal(2, 4, 4, 3, 4)
 
     def both():
@@ -98,7 +98,7 @@ def test_a_transposed_convolution_of_kernel_4_and_stride_2_has_torchs_values():
     assert float(jnp.abs(y[0, 3:]).max()) == 0
 
 
-def test_space_to_depth_orders_rows_columns_channels_and_is_undone():
+def test_space_to_depth_orders_rows_columns_channels_and_depth_to_space_inverts_it():
     x = jnp.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3).astype(jnp.float32)
     y = space_to_depth(x, 2)
     np.testing.assert_array_equal(y[1, 1, 2], x[1, 2:4, 4:6].reshape(-1))
@@ -126,7 +126,7 @@ def test_parameters_name_every_dimension():
         assert len(leaf.get_metadata()["axes"]) == leaf.get_value().ndim
 
 
-def test_max_pool_is_the_largest_of_each_square_and_its_gradient_goes_there():
+def test_max_pool_is_the_maximum_of_each_square_and_receives_its_gradient():
     x = jax.random.permutation(jax.random.key(0), jnp.arange(2 * 5 * 6 * 3.0)).reshape(2, 5, 6, 3)
     squares = x[:, :4].reshape(2, 2, 2, 3, 2, 3)
     np.testing.assert_array_equal(max_pool(x), squares.max(axis=(2, 4)))

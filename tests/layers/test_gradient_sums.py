@@ -1,4 +1,4 @@
-"""The gradient of a parameter is summed in the dtype asked for, whatever the dtype that its layer computes in."""
+"""The gradient of a parameter is summed in the requested dtype, regardless of its layer's dtype."""
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def on(request, monkeypatch):
 
 
 def gradients(layer, x, parameter, weights):
-    """Of the sum of what the layer gives times weights, by x and by the parameter; every cast rounds."""
+    """Return the gradients of sum(layer output * weights) with respect to x and the parameter; every cast rounds."""
     exact = {"xla_allow_excess_precision": False}
     return jax.jit(lambda *both: jax.vjp(layer, *both)[1](weights), compiler_options=exact)(x, parameter)
 
@@ -79,7 +79,7 @@ def test_gradients_are_the_plain_formulas(name):
 
 @pytest.mark.usefixtures("on")
 @pytest.mark.parametrize("name", LAYERS)
-def test_of_bfloat16_layers_sums_in_float32_are_those_of_float32(name):
+def test_bfloat16_layers_with_float32_sums_have_the_gradients_of_float32(name):
     layer, plain, shapes = LAYERS[name]
     x, parameter = normal(0, *shapes[0]).astype(jnp.bfloat16), normal(1, *shapes[1])
     weights = normal(2, *jax.eval_shape(layer, x, parameter).shape).astype(jnp.bfloat16)
@@ -88,14 +88,14 @@ def test_of_bfloat16_layers_sums_in_float32_are_those_of_float32(name):
     with gradients_summed_in("float32"):
         found = gradients(layer, x, parameter, weights)[1]
     assert found.dtype == jnp.float32
-    tolerance = 2**-8 if name == "lookup" else 1e-5  # its products are rounded before they are added up
+    tolerance = 2**-8 if name == "lookup" else 1e-5  # its products are rounded before they are summed
     np.testing.assert_allclose(found, expected, atol=tolerance * float(jnp.abs(expected).max()))
 
 
 @pytest.mark.usefixtures("on")
 @pytest.mark.parametrize("name", ["project", "convolve", "convolve_transposed", "lookup"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_sums_in_bfloat16_have_its_eight_bits(name, dtype):
+def test_sums_in_bfloat16_have_its_precision(name, dtype):
     layer, plain, shapes = LAYERS[name]
     x, parameter = normal(0, *shapes[0]).astype(dtype), normal(1, *shapes[1])
     weights = normal(2, *jax.eval_shape(layer, x, parameter).shape).astype(dtype)

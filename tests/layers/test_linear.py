@@ -13,7 +13,7 @@ def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-def test_flattened_product_and_its_gradients_equal_the_plain_ones():
+def test_a_flattened_product_and_its_gradients_equal_the_plain_ones():
     x, kernel, weight = normal(0, 2, 3, 5), normal(1, 5, 7), normal(2, 2, 3, 7)
     flat = jax.jit(jax.value_and_grad(lambda x, k: (flat_matmul(x, k) * weight).sum(), argnums=(0, 1)))(x, kernel)
     plain = jax.value_and_grad(lambda x, k: ((x @ k) * weight).sum(), argnums=(0, 1))(x, kernel)
@@ -22,13 +22,13 @@ def test_flattened_product_and_its_gradients_equal_the_plain_ones():
 
 
 def values_and_gradients(function, *arguments):
-    """What the function gives, and the gradients of a weighted sum of it."""
+    """Return the values of the function and the gradients of a weighted sum of them."""
     weight = normal(9, *jax.eval_shape(function, *arguments).shape)
     gradients = jax.grad(lambda *given: (function(*given) * weight).sum(), argnums=tuple(range(len(arguments))))
     return jax.tree.leaves((function(*arguments), gradients(*arguments)))
 
 
-def test_both_platform_forms_give_the_same_projection(monkeypatch):
+def test_cpu_and_tpu_compute_the_same_projection(monkeypatch):
     layer = Linear(6, (2, 4), axes=(EMBED, HEADS, HEAD_DIM), rngs=nnx.Rngs(0))
     back = Linear((2, 4), 6, axes=(HEADS, HEAD_DIM, EMBED), bias=False, rngs=nnx.Rngs(1))
     x = normal(0, 3, 5, 6)
@@ -69,7 +69,7 @@ def wide(rngs):
     return Linear((2, 3), (3, 8, 64), axes=(None, EMBED, None, HEADS, HEAD_DIM), rngs=rngs)
 
 
-def test_panels_give_the_product_of_the_kernel_they_were_made_from():
+def test_panels_give_the_product_of_their_kernel():
     layer = wide(nnx.Rngs(0))
     layer.bias[...] = normal(3, 3, 8, 64)
     x = normal(1, 4, 2, 3)
@@ -85,7 +85,7 @@ def test_a_narrow_kernel_stays_whole():
     assert for_decoding(Linear(6, 960, axes=(EMBED, None), rngs=nnx.Rngs(0)), 4).panels is None
 
 
-def test_panels_of_scanned_layers_belong_to_their_layer():
+def test_each_scanned_layer_has_its_own_panels():
     stack = Stack(wide, (None, None), scan=True, rngs=nnx.Rngs(0))
     x = normal(1, 4, 2, 3)
     for layer in range(2):
@@ -94,13 +94,13 @@ def test_panels_of_scanned_layers_belong_to_their_layer():
         )  # fmt: skip
 
 
-def test_other_platforms_take_no_panels(monkeypatch):
+def test_accelerators_use_no_panels(monkeypatch):
     layer = wide(nnx.Rngs(0))
     monkeypatch.setattr("dalle_jax.layers.linear.platform", lambda: "gpu")
     assert for_decoding(layer, 4) is layer
 
 
-def test_unstacked_slices_and_their_gradient_are_those_of_indexing():
+def test_unstack_equals_indexing_in_values_and_gradients():
     x, weight = normal(0, 2, 3, 5), normal(1, 3, 2, 5)
     ours = jax.value_and_grad(lambda x: sum((one * w).sum() for one, w in zip(unstack(x, 1), weight, strict=True)))(x)
     plain = jax.value_and_grad(lambda x: sum((x[:, i] * weight[i]).sum() for i in range(3)))(x)

@@ -50,7 +50,7 @@ def test_the_codebook_follows_the_paper_by_hand():
     np.testing.assert_allclose(module.counts[...], counts, atol=1e-5)
 
 
-def test_without_training_nothing_moves():
+def test_inference_leaves_the_codebook_unchanged():
     module, x = quantizer(), jnp.asarray(batches(1)[0])
     before = jax.tree.map(jnp.copy, nnx.state(module))
     module(x)
@@ -58,7 +58,7 @@ def test_without_training_nothing_moves():
         np.testing.assert_array_equal(old, new)
 
 
-def test_straight_through_has_the_value_of_one_and_the_gradient_of_the_other():
+def test_straight_through_has_the_value_of_the_code_and_the_gradient_of_the_input():
     x, e = jnp.array([1.0, -2.0]), jnp.array([3.0, 5.0])
     np.testing.assert_allclose(straight_through(x, e), e)
     to_x, to_e = jax.grad(lambda x, e: (straight_through(x, e) ** 2).sum(), argnums=(0, 1))(x, e)
@@ -66,7 +66,7 @@ def test_straight_through_has_the_value_of_one_and_the_gradient_of_the_other():
     np.testing.assert_array_equal(to_e, 0)
 
 
-def test_codes_are_the_nearest_vectors_and_lookup_gives_them():
+def test_codes_are_those_of_the_nearest_vectors_and_lookup_returns_these():
     module, x = quantizer(size=16), jnp.asarray(batches(1)[0]).reshape(4, 5, 3)
     out = module(x)
     brute = np.square(np.asarray(x)[..., None, :] - np.asarray(module.vectors[...])).sum(-1).argmin(-1)
@@ -84,13 +84,13 @@ def test_ties_go_to_the_first_code_as_with_argmin():
     np.testing.assert_array_equal(smallest, [1, 2])
 
 
-def test_distances_are_those_of_the_definition():
+def test_squared_distances_equal_their_definition():
     x, e = batches(2)
     brute = ((x[:, None] - e[None]) ** 2).sum(-1)
     np.testing.assert_allclose(squared_distances(jnp.asarray(x), jnp.asarray(e)), brute, atol=1e-5)
 
 
-def test_totals_are_alike_on_all_platforms(monkeypatch):
+def test_totals_are_equal_on_all_platforms(monkeypatch):
     x, codes = jnp.asarray(batches(1)[0]), jnp.arange(20) % 4
     here = code_totals(x, codes, 6)
     monkeypatch.setattr("dalle_jax.layers.quantize.platform", lambda: "tpu")
@@ -98,7 +98,7 @@ def test_totals_are_alike_on_all_platforms(monkeypatch):
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-def test_dead_codes_move_onto_badly_coded_inputs_and_get_the_mean_count():
+def test_dead_codes_move_to_inputs_with_large_errors_and_get_the_mean_count():
     state = CodebookState(vectors=jnp.zeros((4, 2)), counts=jnp.array([8.0, 0.0, 4.0, 0.0]), sums=jnp.ones((4, 2)))
     x = jnp.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
     new = revive(state, x, jnp.array([0.0, 1.0, 0.0]), 0.1, KEY)  # only the second row has an error
@@ -117,7 +117,7 @@ def test_revival_depends_on_its_key_alone():
 
 def test_revival_brings_a_collapsed_codebook_back():
     module = quantizer(size=32, revive_below=0.1)
-    module.vectors[...] = module.vectors[...] + 100  # all far away but equally so: one code takes everything
+    module.vectors[...] = module.vectors[...] + 100  # all vectors are equally far away, so one code gets every input
     x = jnp.asarray(batches(1, rows=200)[0])
     used = [int((trained(module, x, jax.random.fold_in(KEY, step)).histogram > 0).sum()) for step in range(4)]
     assert used[0] < 5

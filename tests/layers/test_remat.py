@@ -1,4 +1,4 @@
-"""Recomputing changes what is kept, and nothing else."""
+"""Rematerialisation changes the stored activations, and nothing else."""
 
 import functools
 import typing
@@ -37,7 +37,7 @@ def clip(**changes):
 
 
 def loss_of(kind, config):
-    """A scalar of every parameter, and the parameters, which are drawn without a compiled program."""
+    """Return a scalar loss of all parameters, and the parameters, drawn with numpy to save a compilation."""
     graph, state = nnx.split(nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0))))
     draw = np.random.default_rng(0)
     state = jax.tree.map(lambda leaf: draw.normal(0, 0.2, leaf.shape).astype(leaf.dtype), state)
@@ -53,7 +53,7 @@ def loss_of(kind, config):
 
 
 def kept(kind, config):
-    """Bytes that the forward pass keeps for the backward pass, parameters among them."""
+    """Return the bytes that the forward pass stores for the backward pass, including parameters."""
     loss, state = loss_of(kind, config)
     residuals = jax.eval_shape(lambda state: jax.tree.leaves(jax.vjp(loss, state)[1]), state)
     return sum(one.size * one.dtype.itemsize for one in residuals)
@@ -83,6 +83,6 @@ def test_loss_and_gradients_are_the_same(make, remat, scan):
 
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("make", [one_stream, bart, clip])
-def test_each_policy_keeps_less_than_the_one_before_it(make, scan):
+def test_each_policy_stores_less_than_the_one_before_it(make, scan):
     everything, *less = (kept(*make(scan=scan, remat=name)) for name in NAMES)
     assert everything > less[0] > less[1] > less[2]

@@ -5,7 +5,7 @@ import numpy as np
 from dalle_jax.layers.rotary import grid_rotary_table, rotate
 
 
-def test_a_code_turns_the_first_half_of_the_pairs_by_its_row_and_the_second_by_its_column():
+def test_a_code_rotates_the_first_half_of_the_pairs_by_its_row_and_the_second_by_its_column():
     grid, size, context, base = (3, 4), 8, 2, 100.0
     table = grid_rotary_table(grid, size, context, base)
     assert table.shape == (2 + 12, 4, 2)
@@ -24,7 +24,7 @@ def test_a_code_turns_the_first_half_of_the_pairs_by_its_row_and_the_second_by_i
             np.testing.assert_allclose(turned[position, 2 * pair + 1], expected.imag, atol=1e-6)
 
 
-def test_scores_depend_on_how_far_apart_two_codes_are_in_rows_and_columns():
+def test_scores_depend_on_the_distance_of_two_codes_in_rows_and_columns():
     table = jnp.asarray(grid_rotary_table((5, 5), 8, 0))
     q, k = jax.random.normal(jax.random.key(0), (2, 8))
     scores = np.asarray(rotate(jnp.tile(q, (25, 1)), table) @ rotate(jnp.tile(k, (25, 1)), table).T).reshape(5, 5, 5, 5)

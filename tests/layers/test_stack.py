@@ -22,7 +22,7 @@ def apply(block, x, kind, extra):
 
 
 def by_layer(outputs):
-    """Outputs [B] of all layers in order."""
+    """Return the outputs [B] of all layers in order."""
     repeated = jnp.stack(outputs.repeated, axis=2)  # [B groups period]
     return jnp.concatenate([repeated.reshape(len(repeated), -1).T, jnp.stack(outputs.rest)])
 
@@ -39,14 +39,14 @@ def test_scanned_stack_equals_the_unrolled_one_with_mixed_kinds_extras_and_outpu
         np.testing.assert_array_equal(scanned.block(layer).kernel[...], unrolled.block(layer).kernel[...])
 
 
-def test_scanned_parameters_lead_with_the_layers_axis_and_the_rest_are_their_own():
+def test_scanned_parameters_have_a_leading_layers_axis_and_the_rest_have_not():
     stack = Stack(make, ("a", "a", "a", "b"), scan=True, rngs=nnx.Rngs(0))
     assert stack.blocks.kernel.axes == (LAYERS, EMBED, None)
     assert stack.blocks.kernel.shape == (3, 4, 4)
     assert [one.kernel.axes for one in stack.rest] == [(EMBED, None)]
 
 
-def test_each_layer_begins_differently():
+def test_each_layer_has_its_own_initial_values():
     stack = Stack(make, ("a", "a"), scan=False, rngs=nnx.Rngs(0))
     assert not np.allclose(stack.block(0).kernel[...], stack.block(1).kernel[...])
 

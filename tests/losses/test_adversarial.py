@@ -10,11 +10,11 @@ from dalle_jax.losses.adversarial import (
 )
 
 
-def test_hinge_asks_no_more_of_what_is_far_enough():
+def test_the_hinge_loss_ignores_logits_beyond_the_margin():
     np.testing.assert_allclose(hinge_loss(jnp.array([2.0, 0.5]), jnp.array([-3.0, 0.0])), 0.5 * (0.25 + 0.5))
 
 
-def test_the_adaptive_weight_is_the_ratio_of_norms_and_bounded():
+def test_the_adaptive_weight_is_the_bounded_ratio_of_gradient_norms():
     one, other = jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 2.0]])
     np.testing.assert_allclose(adaptive_weight(one, other), 5.0 / (2.0 + 1e-4), rtol=1e-6)
     assert float(adaptive_weight(one, jnp.zeros((1, 2)))) == 1e4
@@ -24,7 +24,7 @@ def test_the_discriminator_starts_at_its_step():
     assert [float(discriminator_factor(jnp.int32(step), 5)) for step in (0, 4, 5, 6)] == [0.0, 0.0, 1.0, 1.0]
 
 
-def test_a_shift_of_brightness_is_no_distance_and_an_edge_is():
+def test_the_pyramid_distance_ignores_brightness_and_counts_edges():
     x = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
     np.testing.assert_allclose(pyramid_distance(x, x + 0.3, levels=3), 0.0, atol=1e-5)
     edge = jnp.zeros((1, 8, 8, 3)).at[:, :, 4:].set(1.0)

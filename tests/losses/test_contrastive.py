@@ -32,12 +32,12 @@ def test_equal_captions_share_their_target():
     assert float(contrastive(text, text, jnp.array(2.0), same)) == pytest.approx(float(by_hand), rel=1e-5)
 
 
-def test_pairs_say_the_same_by_their_tokens_or_by_their_meaning():
+def test_captions_match_by_their_tokens_or_by_their_group():
     same = same_caption_group(jnp.array([[4, 5], [4, 5], [6, 0], [7, 0]]), jnp.array([1, 2, 3, 3]))
     np.testing.assert_array_equal(same, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])
 
 
-def test_different_captions_make_both_forms_equal():
+def test_distinct_captions_give_clips_own_loss():
     image, text = units(0, 6), units(1, 6)
     plain = contrastive(image, text, jnp.array(5.0))
     shared = contrastive(image, text, jnp.array(5.0), jnp.eye(6, dtype=bool))
@@ -55,7 +55,7 @@ def test_a_batch_on_eight_devices_has_the_loss_and_gradients_of_one():
         np.testing.assert_allclose(one, many, atol=1e-5)
 
 
-def test_retrieval_counts_an_equal_caption_as_right():
+def test_retrieval_counts_an_equivalent_caption_as_correct():
     image = jnp.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     text = jnp.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
     by_caption = jnp.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=bool)
@@ -77,7 +77,7 @@ def test_the_sigmoid_loss_is_its_formula():
     assert float(got) == pytest.approx(total / 4, rel=1e-5)
 
 
-def test_the_sigmoid_loss_takes_captions_that_say_the_same_as_belonging_together():
+def test_the_sigmoid_loss_treats_equivalent_captions_as_positives():
     image = text = jnp.ones((2, 1))
     scale, bias = jnp.array(20.0), jnp.array(-10.0)
     assert float(sigmoid(image, text, scale, bias)) > 9

@@ -26,5 +26,5 @@ def test_text_and_image_are_each_normalised_by_their_own_count():
     assert dalle_loss(text.at[0, 0].set(80.0), image, text_token_weights=weights) == pytest.approx(10 + 14)
 
 
-def test_no_weight_at_all_gives_zero_and_no_nan():
+def test_a_mean_with_zero_total_weight_is_zero_and_not_nan():
     assert weighted_mean(jnp.ones(3), jnp.zeros(3)) == 0.0

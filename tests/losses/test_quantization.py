@@ -13,11 +13,11 @@ def test_perplexity_counts_equally_used_codes():
     assert float(perplexity(jnp.array([3.0, 1.0]))) == pytest.approx((4 / 3) ** 0.75 * 4**0.25)
 
 
-def test_usage_is_the_share_of_codes_that_occur():
+def test_usage_is_the_fraction_of_codes_that_occur():
     assert float(usage(jnp.array([5.0, 0.0, 1.0, 0.0]))) == 0.5
 
 
-def test_commitment_pulls_the_encoder_and_not_the_codes():
+def test_the_commitment_loss_has_a_gradient_to_the_encoder_only():
     x, e = jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 4.0]])
     assert float(commitment(x, e)) == 2.5
     to_x, to_e = jax.grad(commitment, argnums=(0, 1))(x, e)
@@ -31,9 +31,11 @@ def test_reconstruction_mixes_absolute_and_squared_errors():
     assert float(reconstruction(pixels, drawn, absolute=2.0, squared=10.0)) == 2 * 1.5 + 10 * 2.5
 
 
-def test_the_entropy_gap_is_least_where_each_row_is_sure_and_all_codes_are_used():
+def test_the_entropy_loss_is_least_if_each_row_is_certain_and_all_codes_are_used():
     sure = 50.0 * (1.0 - jnp.eye(4))
     np.testing.assert_allclose(entropy_loss(sure, 1.0), -np.log(4), atol=1e-3)
-    np.testing.assert_allclose(entropy_loss(jnp.zeros((4, 4)), 1.0), 0.0, atol=1e-3)  # unsure, and evenly so
-    np.testing.assert_allclose(entropy_loss(jnp.tile(sure[:1], (4, 1)), 1.0), 0.0, atol=1e-3)  # sure of one code
+    np.testing.assert_allclose(entropy_loss(jnp.zeros((4, 4)), 1.0), 0.0, atol=1e-3)  # each row is uniform
+    np.testing.assert_allclose(
+        entropy_loss(jnp.tile(sure[:1], (4, 1)), 1.0), 0.0, atol=1e-3
+    )  # all rows choose one code
     np.testing.assert_allclose(entropy_loss(sure / 50, 0.02), entropy_loss(sure, 1.0), rtol=1e-5)

@@ -1,4 +1,4 @@
-"""The table of chips: every kind of device is one chip, and what is not in it is not guessed."""
+"""The table of chips: each device kind belongs to one chip, and an unknown kind to none."""
 
 import re
 
@@ -11,12 +11,12 @@ def test_every_kind_of_device_is_exactly_one_chip():
     assert all(kind in chip_of(kind).kinds for kind in kinds)
 
 
-def test_a_kind_that_is_not_in_the_table_has_no_chip_even_if_it_looks_like_one():
+def test_an_unknown_device_kind_has_no_chip_even_if_it_resembles_one():
     assert [chip_of(kind) for kind in ("cpu", "TPU v5x", "NVIDIA H100", "tpu v4")] == [None] * 4
     assert chip_named("v5") is None
 
 
-def test_two_devices_of_a_chip_have_half_of_it_each():
+def test_each_of_two_devices_has_half_of_a_chip():
     chip = chip_of("TPU7x")
     assert chip is chip_named("tpu7x") and chip.devices == 2
     assert chip.device_flops == 2307e12 / 2

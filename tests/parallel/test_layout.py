@@ -41,14 +41,14 @@ def test_a_mesh_axis_is_used_once_in_an_array(cube):
     assert cube.spec((None, HEADS)) == P(None, "tensor")
 
 
-def test_state_shardings_come_from_the_axes_and_the_rest_is_replicated(cube):
+def test_variables_are_sharded_by_their_axes_and_replicated_without(cube):
     state = nnx.state(nnx.eval_shape(Block))
     shardings = cube.state_shardings(state)
     assert shardings["kernel"].spec == P("fsdp", "tensor")
     assert shardings["stacked"].spec == P(None, "fsdp", "tensor")
     assert shardings["plain"].spec == P()
-    born = jax.jit(lambda: nnx.state(Block()), out_shardings=shardings)()
-    assert born["kernel"].get_value().addressable_shards[0].data.shape == (2, 3)
+    sharded = jax.jit(lambda: nnx.state(Block()), out_shardings=shardings)()
+    assert sharded["kernel"].get_value().addressable_shards[0].data.shape == (2, 3)
 
 
 def test_a_size_that_does_not_divide_names_the_nearest_that_do(cube):
@@ -58,7 +58,7 @@ def test_a_size_that_does_not_divide_names_the_nearest_that_do(cube):
         cube.put_batch({"x": np.zeros((6, 2), np.float32)})
 
 
-def test_put_batch_spreads_the_rows_and_keeps_the_values(cube):
+def test_put_batch_shards_the_rows_and_keeps_the_values(cube):
     rows = np.arange(16, dtype=np.int32).reshape(8, 2)
     batch = cube.put_batch({"x": rows})
     assert batch["x"].sharding == cube.batch_shardings({"x": rows})["x"]
@@ -66,7 +66,7 @@ def test_put_batch_spreads_the_rows_and_keeps_the_values(cube):
     np.testing.assert_array_equal(cube.local_rows(8), np.arange(8))
 
 
-def test_constrain_is_the_identity_outside_and_lays_out_inside(cube):
+def test_constrain_shards_inside_a_layouts_jit_and_is_the_identity_outside(cube):
     x = jnp.ones((8, 4))
     assert constrain(x, BATCH, MLP) is x
     assert cube.jit(lambda x: constrain(x, BATCH, MLP))(x).sharding.spec == P(("data", "fsdp"), "tensor")
@@ -91,7 +91,7 @@ def test_layout_jit_nests(cube):
     assert float(cube.jit(lambda x: inner(x) * 2)(jnp.ones(8))[0]) == 4
 
 
-def test_only_a_cpu_is_compiled_for_at_a_lower_level_and_the_users_own_level_rules(monkeypatch):
+def test_only_a_cpu_compiles_at_level_1_and_xla_flags_take_precedence(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
     assert compiler_options("cpu") == {"xla_backend_optimization_level": 1}
     assert compiler_options("gpu") is None

@@ -18,7 +18,7 @@ def device(index, in_slice, platform="tpu"):
     return SimpleNamespace(id=index, slice_index=in_slice, platform=platform)
 
 
-def test_minus_one_is_the_rest():
+def test_minus_one_stands_for_the_remaining_devices():
     assert mesh_shape(Mesh(-1, 2, 2), 8) == (2, 2, 2)
     assert mesh_shape(Mesh(-1, 2, 1, slices=2), 8) == (2, 2, 1)
     assert make_mesh(Mesh()).shape == {"data": 8, "fsdp": 1, "tensor": 1}
@@ -37,12 +37,12 @@ def test_minus_one_is_the_rest():
         (Mesh(4, 2, 1, slices=2), "at most 4 devices in each slice, got .* needs 8"),
     ],
 )
-def test_a_mesh_that_cannot_be_is_refused(config, message):
+def test_an_impossible_mesh_is_refused(config, message):
     with pytest.raises(UserError, match=message):
         make_mesh(config)
 
 
-def test_several_processes_leave_no_device_idle(monkeypatch):
+def test_idle_devices_are_refused_with_several_processes(monkeypatch):
     monkeypatch.setattr("jax.process_count", lambda: 2)
     with pytest.raises(UserError, match="expected to use all 8 devices of 2 processes, got 4"):
         make_mesh(Mesh(2, 2, 1))
@@ -54,7 +54,7 @@ def test_slices_are_an_outer_axis_over_runs_of_devices():
     assert [[one.id for one in part.flat] for part in mesh.devices] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
-def test_devices_go_into_the_slice_that_they_say_they_are_in():
+def test_devices_are_grouped_by_their_slice_index():
     devices = [device(index, index % 2) for index in range(6)]
     found = [[one.id for one in part] for part in split_into_slices(devices, 2)]
     assert found == [[0, 2, 4], [1, 3, 5]]
@@ -62,13 +62,13 @@ def test_devices_go_into_the_slice_that_they_say_they_are_in():
         split_into_slices(devices, 1)
 
 
-def test_groups_of_fast_links_that_are_no_tpu_slices_may_be_one_slice():
+def test_gpu_groups_may_form_one_slice_or_several():
     devices = [device(index, index // 2, "gpu") for index in range(8)]
     assert split_into_slices(devices, 1) == [devices]
     assert split_into_slices(devices, 2) == [devices[:4], devices[4:]]
 
 
-def test_slices_split_the_batch_and_hold_all_parameters_each():
+def test_slices_shard_the_batch_and_each_holds_all_parameters():
     layout = Layout(make_mesh(Mesh(1, 2, 2, slices=2)), Rules())
     assert layout.spec((BATCH, None, EMBED)) == P(("slices", "data", "fsdp"))
     assert layout.spec((EMBED, HEADS)) == P("fsdp", "tensor")
@@ -80,6 +80,6 @@ def test_slices_split_the_batch_and_hold_all_parameters_each():
     assert {shard.device.id: shard.data.tolist() for shard in rows.addressable_shards}[4] == [4, 5]
 
 
-def test_rules_that_name_no_mesh_axis_are_refused():
+def test_rules_with_an_unknown_mesh_axis_are_refused():
     with pytest.raises(UserError, match=r"rules\.mlp: expected mesh axes of .*, got 'tensors'; did you mean tensor\?"):
         Layout(make_mesh(Mesh()), Rules(mlp=("tensors",)))

@@ -1,6 +1,6 @@
-"""In which dtype gradients are summed over devices: read from the collectives of the compiled step.
+"""The dtype in which devices sum gradients, read from the collectives of the compiled step.
 
-A CPU sums bfloat16 in float32, and marks the collectives that it promoted so.
+A CPU sums bfloat16 in float32, and marks the promoted collectives.
 """
 
 import math
@@ -22,7 +22,7 @@ COLLECTIVE = re.compile(r"= (.*?) (?:all-reduce|reduce-scatter)\(.*to_apply=%([\
 
 
 def summed(text: str) -> dict[str, int]:
-    """How many numbers the collectives of a compiled program sum, by dtype."""
+    """Count the values that the collectives of a compiled program sum, by dtype."""
     found: dict[str, int] = {}
     for shapes, computation in COLLECTIVE.findall(text):
         for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
@@ -32,11 +32,11 @@ def summed(text: str) -> dict[str, int]:
 
 
 def compiled(kind: str) -> tuple[Runner, str]:
-    """The step of a task that computes in bfloat16, on eight devices that all hold all parameters."""
+    """Compile the train step of a task in bfloat16, on eight devices with replicated parameters."""
     task = task_of(kind)
     inner = getattr(task, "_task", task)
     model = replace(inner.model, dtype="bfloat16")
-    if hasattr(model, "scan"):  # a collective in a loop would be counted once for all of its layers
+    if hasattr(model, "scan"):  # a collective in a loop is counted once, not per layer
         model = replace(model, scan=False)
     inner = replace(inner, model=model)
     if hasattr(task, "_task"):
@@ -53,11 +53,11 @@ def compiled(kind: str) -> tuple[Runner, str]:
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", *MODELS])
-def test_in_float32_no_gradient_is_summed_in_anything_less(kind):
+def test_float32_gradients_are_never_summed_in_less(kind):
     runner, text = compiled(kind)
     found = summed(text)
     shapes = {name: one.shape for name, one in runner.plan.abstract.params.items()}
-    # The networks over code vectors see no batch: what is summed is the gradient of the table that they give.
+    # The MLPs over code vectors have no batch axis: devices sum the gradient of the table that they compute.
     alone = ("codes.read", "codes.predicted")
     parameters = sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith(alone))
     assert "bf16" not in found

@@ -1,4 +1,4 @@
-"""Fine-tuning embeddings and norms only: what that is in every family, and a real step of it on eight devices."""
+"""Fine-tuning of embeddings and norms only: the trained parameters of each family, and a step on eight devices."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ CHOSEN = {
 
 
 @pytest.mark.parametrize("kind", CHOSEN)
-def test_embeddings_and_norms_of_every_family(kind):
+def test_embeddings_and_norms_of_each_family_are_trained(kind):
     plan = state_plan(task_of(kind), TRAINER, LAYOUT)
     trained = {name for names in plan.trained.values() for name in names}
     assert trained >= CHOSEN[kind]
@@ -44,13 +44,13 @@ def test_embeddings_and_norms_of_every_family(kind):
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", "dvae"])
-def test_families_without_any_say_so(kind):
+def test_families_without_embeddings_or_norms_are_refused(kind):
     with pytest.raises(UserError, match=r"trainer\.trained: expected some of the \d+ parameters .* got none"):
         state_plan(task_of(kind), TRAINER, LAYOUT)
 
 
 @pytest.mark.parametrize("kind", ["dalle", "vqgan"])
-def test_a_sharded_step_moves_the_chosen_and_nothing_else(kind):
+def test_a_sharded_step_changes_the_selected_parameters_only(kind):
     runner = Runner(task_of(kind), TRAINER, LAYOUT)
     state: State = runner.plan.born(LAYOUT, 0)
     before = {name: np.asarray(value) for name, value in state.params.items()}

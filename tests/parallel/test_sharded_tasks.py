@@ -1,6 +1,6 @@
-"""Every task on eight devices: one real train step finds what one device finds, and everything lies where it should.
+"""Every task on eight devices: one train step equals that of one device, and all arrays have the right shardings.
 
-The step is the trainer's own. With beta1 = 0 the first moment that it leaves behind is the gradient, to the last bit.
+The step is the trainer's own. With beta1 = 0, Adam's first moment equals the gradient to the last bit.
 """
 
 import functools
@@ -70,7 +70,7 @@ MODELS = {
 
 
 class WithoutFiles:
-    """A task whose tokenizer and text come from here and not from files."""
+    """A task with an image tokenizer and text made here, not loaded from files."""
 
     def __init__(self, task):
         self._task, self._tokenizer = task, Vqvae(VQVAE, rngs=nnx.Rngs(5))
@@ -184,14 +184,14 @@ CASES = cases(*MESHES)
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_eight_devices_find_the_loss_and_gradients_of_one(kind, name):
+def test_eight_devices_compute_the_loss_and_gradients_of_one(kind, name):
     many = run(kind, MESHES[name])
     assert many.devices == 8
     assert_the_same(many, run(kind, ONE))
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_parameters_moments_and_average_lie_where_the_rules_put_them(kind, name):
+def test_parameters_moments_and_ema_are_sharded_by_the_rules(kind, name):
     many = run(kind, MESHES[name])
     assert many.state.params.keys() == many.state.average.keys() == many.adam.mu.keys() == many.adam.nu.keys()
     for path, value in many.state.params.items():
@@ -205,7 +205,7 @@ def test_parameters_moments_and_average_lie_where_the_rules_put_them(kind, name)
 
 
 def by_the_rules(axes: tuple[str | None, ...], dimensions: int) -> P:
-    """Embeddings and channels over fsdp, heads, hidden width and vocabularies over tensor, all else whole."""
+    """Shard embeddings and channels over fsdp, heads, hidden width and vocabularies over tensor; replicate the rest."""
     table = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor", "codes": "tensor"}
     table["channels"] = "fsdp"
     entries = [None] * (dimensions - len(axes)) + [None if axis is None else table.get(axis) for axis in axes]
@@ -280,24 +280,24 @@ SPECS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_these_parameters_lie_so(kind):
+def test_these_parameters_have_these_shardings(kind):
     params = run(kind, MESHES["2x2x2"]).state.params
     assert {name: params[name].sharding.spec for name in SPECS[kind]} == SPECS[kind]
 
 
 @pytest.mark.parametrize(("kind", "name"), cases(*(name for name in MESHES if name != "8x1x1")))
-def test_no_matrix_is_whole_on_a_mesh_that_could_split_it(kind, name):
+def test_every_matrix_is_sharded_if_the_mesh_allows(kind, name):
     many = run(kind, MESHES[name])
     for path, value in many.state.params.items():
         if is_matrix(path, many.plan.blueprint.axes(path), value.shape):
             assert not value.sharding.is_fully_replicated, path
 
 
-def test_microbatches_on_a_mesh_find_the_gradients_of_one_big_batch():
+def test_microbatches_on_a_mesh_compute_the_gradients_of_one_batch():
     assert_the_same(run("dalle", MESHES["2x2x2"], accumulate=2), run("dalle", ONE))
 
 
-def test_two_slices_find_the_gradients_of_one_device_and_hold_all_parameters_each():
+def test_two_slices_compute_the_gradients_of_one_device_and_each_holds_all_parameters():
     many = run("dalle", Mesh(1, 2, 2, slices=2))
     assert_the_same(many, run("dalle", ONE))
     params = many.state.params
@@ -315,6 +315,6 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused():
         layout.put_batch({name: rows[:12] for name, rows in batch_of().items()})
 
 
-def test_microbatches_that_the_mesh_cannot_spread_are_refused():
+def test_microbatches_that_the_mesh_cannot_shard_are_refused():
     with pytest.raises(UserError, match=r"multiple of 32 \(accumulate=4 times 8 devices\), got 16, .* 4 rows"):
         run("dalle", MESHES["8x1x1"], accumulate=4)

@@ -76,7 +76,7 @@ def test_the_cache_growing_in_stages_changes_no_code(kinds, monkeypatch):
     np.testing.assert_array_equal(sampler(model)(TEXT, keys, settings), whole)
 
 
-def test_a_cache_that_hardly_grows_is_one_stage(monkeypatch):
+def test_a_cache_that_hardly_grows_has_one_stage(monkeypatch):
     monkeypatch.setattr(autoregressive, "STAGE", 4)
     model = dalle(["row", "column"])
     assert autoregressive._stages(model, model.prefill(TEXT, 2)[1], 12) == [1, 12]
@@ -87,10 +87,10 @@ def test_greedy_sampling_equals_top_1_and_the_smallest_nucleus(run):
     greedy = run(TEXT, keys, Settings.of(2, temperature=0.0))
     np.testing.assert_array_equal(run(TEXT, keys, Settings.of(2, top_k=1)), greedy)
     np.testing.assert_array_equal(run(TEXT, keys, Settings.of(2, top_p=1e-6)), greedy)
-    assert run._cache_size() == 1  # settings compile nothing anew
+    assert run._cache_size() == 1  # other settings compile nothing
 
 
-def test_a_picture_is_the_same_alone_and_inside_a_batch(mixed, run):
+def test_an_image_is_the_same_alone_and_in_a_batch(mixed, run):
     settings = Settings.of(2, temperature=0.9, top_k=5)
     batch = run(TEXT, picture_keys(jnp.array([7, 8]), 2), settings)
     alone = run(TEXT[1:], picture_keys(jnp.array([8]), 1, first=1), jax.tree.map(lambda x: x[1:], settings))
@@ -98,20 +98,20 @@ def test_a_picture_is_the_same_alone_and_inside_a_batch(mixed, run):
     assert (np.asarray(batch[1, 0]) != np.asarray(batch[1, 1])).any()
 
 
-def test_the_whole_of_a_picture_can_be_given(run):
+def test_a_prefix_may_be_the_whole_image(run):
     given = jax.random.randint(jax.random.key(3), (2, 12), 0, 7)
     codes = run(TEXT, picture_keys(jnp.arange(2), 2), Settings.of(2), given, jnp.array([12, 12]))
     np.testing.assert_array_equal(codes, jnp.repeat(given[:, None], 2, axis=1))
 
 
-def test_noise_drawn_step_by_step_gives_the_same_picture(mixed, run, monkeypatch):
+def test_noise_drawn_step_by_step_gives_the_same_image(mixed, run, monkeypatch):
     keys, settings = picture_keys(jnp.arange(2), 2), Settings.of(2)
     ahead = run(TEXT, keys, settings)
     monkeypatch.setattr("dalle_jax.sampling.autoregressive.MAX_NOISE_VALUES", 0)
     np.testing.assert_array_equal(sampler(mixed)(TEXT, keys, settings), ahead)
 
 
-def test_drawn_codes_follow_their_probabilities():
+def test_sampled_codes_follow_their_probabilities():
     count, logits = 20_000, jnp.array([1.0, 0.0, -1.0, 2.0, 0.5])
     noise = jax.random.gumbel(jax.random.key(0), (1, count, 5))
     for settings, expected in (
@@ -125,7 +125,7 @@ def test_drawn_codes_follow_their_probabilities():
         assert ((drawn - wanted) ** 2 / wanted).sum() < 18.5  # chi-square, 4 degrees of freedom, p = 0.001
 
 
-def test_keys_of_a_picture_depend_on_its_seed_and_number_alone():
+def test_the_key_of_an_image_depends_only_on_its_seed_and_index():
     keys = jax.random.key_data(picture_keys(jnp.array([3, 9]), 4))
     np.testing.assert_array_equal(keys[1, 2], jax.random.key_data(picture_keys(jnp.array([9]), 1, first=2))[0, 0])
 

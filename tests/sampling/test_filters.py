@@ -20,7 +20,7 @@ def test_top_k_keeps_the_k_largest_of_each_prompt():
     np.testing.assert_array_equal(kept(top_k(LOGITS, jnp.asarray(k, jnp.int32))), expected)
 
 
-def test_top_p_keeps_codes_that_likelier_ones_outweigh_by_less_than_p():
+def test_top_p_keeps_codes_if_the_more_likely_ones_have_less_than_p():
     p = np.array([0.0, 0.6, 1.0], np.float32)
     probabilities = np.asarray(jax.nn.softmax(LOGITS, axis=-1), np.float64)
     order = np.argsort(-probabilities, axis=-1)
@@ -33,17 +33,17 @@ def test_top_p_keeps_codes_that_likelier_ones_outweigh_by_less_than_p():
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6, width=32, allow_subnormal=False), min_size=8, max_size=8), st.integers(1, 8))
 def test_top_k_threshold_is_exact_for_any_floats(values, k):
-    logits = jnp.asarray(values, jnp.float32)[None, None]  # no subnormals: XLA takes them for 0, numpy does not
+    logits = jnp.asarray(values, jnp.float32)[None, None]  # no subnormals: XLA flushes them to 0, numpy does not
     smallest = np.sort(np.asarray(logits)[0, 0])[-k]
     np.testing.assert_array_equal(kept(top_k(logits, jnp.array([k])))[0, 0], np.asarray(logits)[0, 0] >= smallest)
 
 
-def test_filters_that_are_off_leave_the_logits_as_they_are():
+def test_disabled_filters_leave_the_logits_unchanged():
     ones, off = jnp.ones(3), jnp.zeros(3, jnp.int32)
     np.testing.assert_array_equal(restrict(LOGITS, ones, off, ones), LOGITS)
 
 
-def test_a_prompt_without_filters_is_untouched_by_another_prompts():
+def test_the_filters_of_one_prompt_leave_another_unchanged():
     out = restrict(LOGITS, jnp.array([1.0, 2.0, 1.0]), jnp.array([3, 0, 0]), jnp.array([1.0, 1.0, 0.5]))
     assert kept(out)[0].sum() == 6
     np.testing.assert_array_equal(out[1], LOGITS[1] / 2)
