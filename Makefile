@@ -1,4 +1,4 @@
-# make demo    the whole of DALL·E on drawn scenes, on this machine: pictures and a report in runs/demo/
+# make demo    the whole of DALL·E on drawn scenes, on this machine: images and a report in runs/demo/
 # make test    lint and every quick test       make lint / bench / test-slow / test-plan: see README.md
 #                make parity PARITY=…: published layouts against a folder of references
 # Each installs what it needs into .venv/ (once) and reuses it.

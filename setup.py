@@ -9,7 +9,7 @@ configs = sorted({str(path.parent) for path in Path("configs").rglob("*.gin")})
 setup(
     name="dalle-jax",
     version="0.1.0",
-    description="DALL·E and its family in JAX: from captioned pictures to ranked samples",
+    description="DALL·E and its family in JAX: from captioned images to ranked samples",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -54,11 +54,11 @@ def measure(name: str, profile: bool, config: str, extra: list[str]) -> dict:
     from dalle_jax.parallel.layout import Layout
     from dalle_jax.parallel.mesh import make_mesh
     from dalle_jax.runs import TrainRun
-    from dalle_jax.train.runner import Runner
+    from dalle_jax.train.compiled import CompiledTask
 
     run: TrainRun = load(config, TrainRun, [*CASES[name], *extra])
     layout = Layout(make_mesh(run.mesh, jax.devices()), run.rules)
-    runner = Runner(run.task, run.trainer, layout)
+    runner = CompiledTask(run.task, run.trainer, layout)
     size, random = run.data.batch_size, np.random.default_rng(0)
     batch = layout.put_batch(
         {

@@ -3,12 +3,12 @@
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh
 from dalle_jax.runs import TrainRun
-from dalle_jax.train.runner import Runner
+from dalle_jax.train.compiled import CompiledTask
 
 
 def flops_of_a_step(config: TrainRun) -> float:
     """Model FLOPs of one training step (train/flops.py), a frozen tokenizer's among them."""
-    runner = Runner(config.task, config.trainer, Layout(make_mesh(config.mesh), config.rules))
+    runner = CompiledTask(config.task, config.trainer, Layout(make_mesh(config.mesh), config.rules))
     model, _ = runner.flops(config.data.batch_size)
     if model is None:
         raise SystemExit("expected a step whose FLOPs are known")

@@ -1,4 +1,4 @@
-"""Examples per second from codes that were written ahead, beside those of decoding the pictures that they are of.
+"""Examples per second from codes that were written ahead, beside those of decoding the images that they are of.
 
     DALLE_JAX_DATA=DIR python benchmarks/codes_throughput.py [--size 64] [--rounds 9] [--core 0]
 
@@ -21,22 +21,22 @@ FACTOR = 8
 
 
 def loaders(size: int, folder: Path) -> dict[str, Callable[[int], dict]]:
-    """What gives the batch of a step, from pictures and from their codes."""
+    """What gives the batch of a step, from images and from their codes."""
     from flax import nnx
 
-    from dalle_jax.data.code_folder import CodeFolder
-    from dalle_jax.data.codes import Codes
-    from dalle_jax.data.held_out import HeldOut
+    from dalle_jax.data.examples.held_out import HeldOut
+    from dalle_jax.data.examples.images import Images
     from dalle_jax.data.loader import Loader
-    from dalle_jax.data.opening import Opening
-    from dalle_jax.data.pictures import Pictures
-    from dalle_jax.data.webdataset import WebDataset
+    from dalle_jax.data.open import Opening
+    from dalle_jax.data.precomputed.manifest import CodeFolder
+    from dalle_jax.data.sources.precomputed import Codes
+    from dalle_jax.data.sources.webdataset import WebDataset
     from dalle_jax.folder_lock import locked
     from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
     from dalle_jax.pipelines.encode import Encoder, encode, encoding
 
     tars = WebDataset((str(Path(os.environ["DALLE_JAX_DATA"]) / "emoji"),), index_folder=str(folder / "indexes"))
-    opening = Opening(Pictures(size=size), 0, folder, print)
+    opening = Opening(Images(size=size), 0, folder, print)
     source, _ = opening.examples(tars, "source", HeldOut(count=BATCH))
     config = VqvaeConfig(downsample=FACTOR, width=8, blocks=0, codebook_size=64, code_width=8, stem="patch")
     tokenizer = Vqvae(config, rngs=nnx.Rngs(0))
@@ -47,7 +47,7 @@ def loaders(size: int, folder: Path) -> dict[str, Callable[[int], dict]]:
         encode(Encoder(tokenizer, source, what, BATCH), codes, codes.missing(), print)
         codes.finish("not kept", "")
     written = Codes(str(folder / "codes")).open()
-    return {"pictures": Loader(source, None, BATCH, 0).batch, "codes": Loader(written, None, BATCH, 0).batch}
+    return {"images": Loader(source, None, BATCH, 0).batch, "codes": Loader(written, None, BATCH, 0).batch}
 
 
 def seconds(batch: Callable[[int], dict], steps: range) -> float:
@@ -70,18 +70,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="dalle_jax-codes-") as folder:
         sides = loaders(options.size, Path(folder))
         os.sched_setaffinity(0, {options.core})
-        found: dict[str, list[float]] = {"pictures": [], "codes": []}
+        found: dict[str, list[float]] = {"images": [], "codes": []}
         for number in range(options.rounds + 1):
-            for name, count in (("pictures", 2), ("codes", 40)):
+            for name, count in (("images", 2), ("codes", 40)):
                 one = seconds(sides[name], range(number * count, (number + 1) * count))
                 if number:  # the first round warms up
                     found[name].append(one)
-    ratios = [slow / fast for slow, fast in zip(found["pictures"], found["codes"], strict=True)]
+    ratios = [slow / fast for slow, fast in zip(found["images"], found["codes"], strict=True)]
     report = {
         "machine": platform.processor() or platform.machine(),
         "size": options.size,
         "codes": (options.size // FACTOR) ** 2,
-        "pictures_per_cpu_second": round(1 / statistics.median(found["pictures"])),
+        "images_per_cpu_second": round(1 / statistics.median(found["images"])),
         "codes_per_cpu_second": round(1 / statistics.median(found["codes"])),
         "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
     }

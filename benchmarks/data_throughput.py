@@ -1,10 +1,10 @@
-"""Examples per second on the same core: captioned pictures out of tars, beside the package webdataset with PIL.
+"""Examples per second on the same core: captioned images out of tars, beside the package webdataset with PIL.
 
     DALLE_JAX_DATA=DIR python benchmarks/data_throughput.py [--cores 0] [--rounds 9] [--peer-python PATH]
 
-DIR holds ``emoji/*.tar`` as img2dataset writes them. One call of either side is 8 batches of 64 pictures, read,
+DIR holds ``emoji/*.tar`` as img2dataset writes them. One call of either side is 8 batches of 64 images, read,
 decoded, laid over white, cropped at random and resized to 64 px. Two cases that the peer lacks are set beside
-its pictures out of tars: the same pictures as array_record files, and codes written ahead.
+its images out of tars: the same images as array_record files, and codes written ahead.
 """
 
 import argparse
@@ -26,11 +26,11 @@ EXAMPLES = BATCH * BATCHES
 
 def batches_of(source, workers=0):
     """A call that takes the next batches of a source of records."""
-    from dalle_jax.data.held_out import HeldOut
-    from dalle_jax.data.pictures import Pictures
+    from dalle_jax.data.examples.held_out import HeldOut
+    from dalle_jax.data.examples.images import Images
     from dalle_jax.runs import Data
 
-    loader = Data(source, HeldOut(count=BATCH), BATCH, pictures=Pictures(size=SIZE), workers=workers).open()
+    loader = Data(source, HeldOut(count=BATCH), BATCH, images=Images(size=SIZE), workers=workers).open()
     step = 0
 
     def call():
@@ -45,15 +45,15 @@ def batches_of(source, workers=0):
 
 
 def tars(workers=0):
-    from dalle_jax.data.webdataset import WebDataset
+    from dalle_jax.data.sources.webdataset import WebDataset
 
     folder = Path(os.environ["DALLE_JAX_DATA"]) / "emoji"
     return batches_of(WebDataset((str(folder),), index_folder=tempfile.mkdtemp(prefix="dalle_jax-index-")), workers)
 
 
 def array_records():
-    from dalle_jax.data import array_record
-    from dalle_jax.data.webdataset import WebDataset
+    from dalle_jax.data.sources import array_record
+    from dalle_jax.data.sources.webdataset import WebDataset
 
     folder = Path(tempfile.mkdtemp(prefix="dalle_jax-records-"))
     tars = Path(os.environ["DALLE_JAX_DATA"]) / "emoji"
@@ -77,7 +77,7 @@ def codes():
 CASES = {"tars": tars, "array_record": array_records, "codes": codes}
 CASES |= {f"tars, {workers} workers": partial(tars, workers) for workers in (1, 2, 4)}
 CASES_TO_COMPARE = [
-    Case("tars", "pictures out of tars", 1.0, 1.5, unit="examples", units=(EXAMPLES, EXAMPLES), calls=(2, 2)),
+    Case("tars", "images out of tars", 1.0, 1.5, unit="examples", units=(EXAMPLES, EXAMPLES), calls=(2, 2)),
     Case("array_record", "array_record", 1.0, 1.5, "tars", (2, 2), (EXAMPLES, EXAMPLES), "examples"),
     Case("codes", "codes written ahead", 20.0, 30.0, "tars", (40, 2), (EXAMPLES, EXAMPLES), "examples"),
 ]

@@ -67,7 +67,7 @@ def main() -> None:
     )
     text = json.dumps({"contenders": contenders, "chosen": best["name"], "why": why}, indent=2)
     args.out.write_text(text + "\n")
-    print(why, f"Chosen: {best['name']}.")
+    print(why, f"Subset: {best['name']}.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""(b) Generating 4 pictures of 256 tokens for one text against DALLE-pytorch: cached, as shipped, and guided.
+"""(b) Generating 4 images of 256 tokens for one text against DALLE-pytorch: cached, as shipped, and guided.
 
 The network is that of transformer_step.py with full attention. Both sides filter to the upper half of the codes; our
 time ends with the codes, the peer's includes a pixel decoder of a few milliseconds. As shipped, the peer loses its
@@ -9,7 +9,7 @@ cache at guidance scale 1; with guidance and cache together its guidance has no 
 from harness import Case, main
 from transformer_step import TEXT, network
 
-PICTURES = 4
+IMAGES = 4
 
 
 def generate(guidance: float, kinds: tuple[str, ...] = ("full",)):
@@ -19,7 +19,7 @@ def generate(guidance: float, kinds: tuple[str, ...] = ("full",)):
     from flax import nnx
 
     from dalle_jax.parallel.layout import jit
-    from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
+    from dalle_jax.sampling.autoregressive import Settings, image_keys, sample
 
     graph, state = nnx.split(network(kinds, gated=True))
     text = jnp.asarray(np.random.default_rng(0).integers(1, 8192, (1, TEXT)), jnp.int32)
@@ -33,7 +33,7 @@ def generate(guidance: float, kinds: tuple[str, ...] = ("full",)):
     seeds = iter(range(1_000_000))
 
     def call() -> None:
-        keys = picture_keys(jnp.full(1, next(seeds), jnp.int32), PICTURES)
+        keys = image_keys(jnp.full(1, next(seeds), jnp.int32), IMAGES)
         draw(state, text, keys, how).block_until_ready()
 
     return call
@@ -52,12 +52,12 @@ if __name__ == "__main__":
         __file__,
         "peer_generation.py",
         [
-            Case("cached", "4 pictures, the peer's cache forced on", least=2.75, aim=4.0, rounds=5),
-            Case("as_shipped", "4 pictures, as the peer ships it", least=40.0, aim=40.0, calls=(3, 1), rounds=3),
-            Case("guided", "4 pictures, guided", least=2.75, aim=4.0, rounds=3),
+            Case("cached", "4 images, the peer's cache forced on", least=2.75, aim=4.0, rounds=5),
+            Case("as_shipped", "4 images, as the peer ships it", least=40.0, aim=40.0, calls=(3, 1), rounds=3),
+            Case("guided", "4 images, guided", least=2.75, aim=4.0, rounds=3),
             Case(
                 "mix",
-                "4 pictures, our row/column/convolutional mix",
+                "4 images, our row/column/convolutional mix",
                 least=2.75,
                 aim=4.0,
                 peer="cached",

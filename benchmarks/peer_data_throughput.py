@@ -1,4 +1,4 @@
-"""Captioned pictures out of tars by the package webdataset and PIL, as its manual has it."""
+"""Captioned images out of tars by the package webdataset and PIL, as its manual has it."""
 
 import os
 from pathlib import Path
@@ -37,8 +37,8 @@ def tars():
 
     def call():
         for _ in range(BATCHES):
-            pictures, captions = next(batches)
-            assert np.stack(pictures).shape == (BATCH, SIZE, SIZE, 3)
+            images, captions = next(batches)
+            assert np.stack(images).shape == (BATCH, SIZE, SIZE, 3)
             assert len(captions) == BATCH
 
     return call

@@ -1,10 +1,10 @@
-"""DALLE-pytorch's DALLE.generate_images: 4 pictures of 256 tokens for one text, its pixels decoder all but empty."""
+"""DALLE-pytorch's DALLE.generate_images: 4 images of 256 tokens for one text, its pixels decoder all but empty."""
 
 import peer_stubs  # noqa: F401  before dalle_pytorch
 import torch
 from peer_transformer_step import network
 
-PICTURES, TEXT = 4, 64
+IMAGES, TEXT = 4, 64
 
 
 def keep_cache(model) -> None:
@@ -20,7 +20,7 @@ def generate(cached: bool, scale: float):
     model = network(("full",)).eval()
     if cached and scale == 1:
         keep_cache(model)
-    text = torch.randint(1, 8192, (1, TEXT)).repeat(PICTURES, 1)
+    text = torch.randint(1, 8192, (1, TEXT)).repeat(IMAGES, 1)
 
     def call() -> None:
         with torch.no_grad():

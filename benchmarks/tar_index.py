@@ -21,14 +21,14 @@ from pathlib import Path
 
 
 def write_tar(path: Path, members: int) -> None:
-    """Samples of a picture of 2 to 6 kB, a caption and a json, until there are so many members."""
+    """Samples of an image of 2 to 6 kB, a caption and a json, until there are so many members."""
     rng = random.Random(0)
     with open(path, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
         for number in range(members):
             key, kind = f"{number // 3:09d}", ("jpg", "txt", "json")[number % 3]
             content = {
                 "jpg": lambda: rng.randbytes(rng.randint(2000, 6000)),
-                "txt": lambda key=key: f"a picture with the number {key}".encode(),
+                "txt": lambda key=key: f"an image with the number {key}".encode(),
                 "json": lambda key=key: json.dumps({"key": key, "width": 256, "height": 256}).encode(),
             }[kind]()
             info = tarfile.TarInfo(f"{key}.{kind}")
@@ -43,9 +43,9 @@ def peak_mib() -> float:
 
 def measure(path: str) -> dict[str, float]:
     """Runs in a process of its own, whose peak memory before and after is that of indexing alone."""
-    from dalle_jax.data.parts import stored
-    from dalle_jax.data.tar_index import index
-    from dalle_jax.data.webdataset import WebDataset
+    from dalle_jax.data.files.ranges import stored
+    from dalle_jax.data.formats.tar_index import index
+    from dalle_jax.data.sources.webdataset import WebDataset
 
     file = stored(path)
     before = peak_mib()

@@ -1,11 +1,11 @@
-r"""Image tokenizers after the same arithmetic: what the copies of held-out pictures measure.
+r"""Image tokenizers after the same arithmetic: what the copies of held-out images measure.
 
 python benchmarks/tokenizers.py --out runs/tokenizers --tflop 10 vqvae=configs/demo/tokenizer.gin \
     dvae=configs/demo/dvae.gin
 
 Each is trained for as many of its steps as the budget of model FLOPs (train/flops.py) holds, by its own config but for
 that number; a run folder that is there already goes on. Writes tokenizers.json and tokenizers.png into the folder: the
-first held-out pictures, and under them the copies of each tokenizer in the order in which they were named.
+first held-out images, and under them the copies of each tokenizer in the order in which they were named.
 """
 
 import argparse
@@ -28,21 +28,21 @@ SHOWN = 16
 
 
 def held_out(config: TrainRun, folder: Path) -> np.ndarray:
-    """The held-out pictures of a config, uint8 [N H W 3]."""
+    """The held-out images of a config, uint8 [N H W 3]."""
     batches = config.data.open(folder).evaluation_batches()
     return np.concatenate([config.task.prepare(examples, None)["pixels"] for examples in batches])
 
 
-def measure(folder: Path, pictures: np.ndarray) -> tuple[dict, np.ndarray]:
-    """What the copies of the pictures measure, and the copies."""
+def measure(folder: Path, images: np.ndarray) -> tuple[dict, np.ndarray]:
+    """What the copies of the images measure, and the copies."""
     tokenizer = dalle_jax.load_image_tokenizer(str(folder))
-    codes = tokenizer.encode(pictures)
+    codes = tokenizer.encode(images)
     copies = tokenizer.decode(codes)
-    squared = np.square(copies.astype(np.float64) / 255 - pictures.astype(np.float64) / 255).mean((1, 2, 3))
+    squared = np.square(copies.astype(np.float64) / 255 - images.astype(np.float64) / 255).mean((1, 2, 3))
     shares = np.bincount(codes.reshape(-1), minlength=tokenizer.codebook_size) / codes.size
     some = shares[shares > 0]
     return {
-        "pictures": len(pictures),
+        "images": len(images),
         "psnr_db": float((-10 * np.log10(squared)).mean()),
         "usage": float((shares > 0).mean()),
         "perplexity": float(np.exp(-(some * np.log(some)).sum())),
@@ -57,16 +57,16 @@ def main() -> None:
     parser.add_argument("--tflop", type=float, required=True, help="model FLOPs of each training, in 10^12")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="for every config")
     args = parser.parse_args()
-    rows, shown, pictures = {}, [], None
+    rows, shown, images = {}, [], None
     for name, _, path in (one.partition("=") for one in args.configs):
         config: TrainRun = load(path, TrainRun, args.set)
         each = flops_of_a_step(config)
         steps = round(args.tflop * 1e12 / each)
         config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, steps=steps))
         train_stage(config, args.out / name)
-        if pictures is None:
-            pictures = held_out(config, args.out / name)
-        figures, copies = measure(args.out / name, pictures)
+        if images is None:
+            images = held_out(config, args.out / name)
+        figures, copies = measure(args.out / name, images)
         rows[name] = {
             "config": path,
             "steps": steps,
@@ -77,10 +77,10 @@ def main() -> None:
         }
         print(name, json.dumps(rows[name]), flush=True)
         shown.extend(copies[:SHOWN])
-    assert pictures is not None
+    assert images is not None
     about = {"machine": this_machine().to_json(), "set": args.set}
     (args.out / "tokenizers.json").write_text(json.dumps({**about, "tokenizers": rows}, indent=2) + "\n")
-    write_png(args.out / "tokenizers.png", grid([*pictures[:SHOWN], *shown], SHOWN, scale=2))
+    write_png(args.out / "tokenizers.png", grid([*images[:SHOWN], *shown], SHOWN, scale=2))
 
 
 if __name__ == "__main__":

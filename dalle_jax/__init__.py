@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from dalle_jax.config.errors import UserError
 
 if TYPE_CHECKING:
-    from dalle_jax.pipelines.autoregressive import Pipeline
-    from dalle_jax.pipelines.picture_codes import PictureCodes
+    from dalle_jax.pipelines.image_codec import ImageCodec
+    from dalle_jax.pipelines.text_to_image import Pipeline
 
 __version__ = "0.1.0"
 __all__ = ["UserError", "load", "load_image_tokenizer"]
@@ -26,16 +26,16 @@ def load(
     largest number of images generated in one call. Raises ``UserError`` if a folder holds something else.
     """
     from dalle_jax import storage
-    from dalle_jax.pipelines.load_pipeline import load_pipeline
+    from dalle_jax.pipelines.load.pipeline import load_pipeline
 
     tokenizer, ranker = (None if one is None else storage.reachable(one) for one in (image_tokenizer, clip))
     return load_pipeline(storage.reachable(folder), tokenizer, ranker, batch=batch)
 
 
-def load_image_tokenizer(folder: str | os.PathLike[str], *, batch: int = 64) -> "PictureCodes":
+def load_image_tokenizer(folder: str | os.PathLike[str], *, batch: int = 64) -> "ImageCodec":
     """Load only the image tokenizer of a folder: images to codes and back, at most ``batch`` at once."""
     from dalle_jax import storage
-    from dalle_jax.pipelines.load import load_image_tokenizer
-    from dalle_jax.pipelines.picture_codes import PictureCodes
+    from dalle_jax.pipelines.image_codec import ImageCodec
+    from dalle_jax.pipelines.load.models import load_image_tokenizer
 
-    return PictureCodes(load_image_tokenizer(storage.reachable(folder)), batch=batch)
+    return ImageCodec(load_image_tokenizer(storage.reachable(folder)), batch=batch)

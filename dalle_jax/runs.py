@@ -6,13 +6,13 @@ from typing import Literal, TypeAlias
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.schema import PER_HOST
-from dalle_jax.data.captions import Blend
-from dalle_jax.data.choices import OfAny, OfPictures
-from dalle_jax.data.held_out import HeldOut
+from dalle_jax.data.choices import OfAny, OfImages
+from dalle_jax.data.examples.caption_blend import Blend
+from dalle_jax.data.examples.held_out import HeldOut
+from dalle_jax.data.examples.images import Images
 from dalle_jax.data.loader import Loader
 from dalle_jax.data.mixture import Mixture
-from dalle_jax.data.opening import open_batches
-from dalle_jax.data.pictures import Pictures
+from dalle_jax.data.open import open_batches
 from dalle_jax.evaluate.suites.evaluate_captioned import EvaluateCaptioned
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes
 from dalle_jax.parallel import hosts
@@ -32,8 +32,8 @@ from dalle_jax.train.loop import Trainer
 class Data:
     """What is trained on, and the fixed held-out examples for the figures that are printed while training.
 
-    With ``evaluation`` None nothing is evaluated and no images are drawn while training. ``pictures`` says how sources
-    of encoded pictures become examples, and is None where there are none. ``workers`` are threads that decode beside
+    With ``evaluation`` None nothing is evaluated and no images are drawn while training. ``images`` says how sources
+    of encoded images become examples, and is None where there are none. ``workers`` are threads that decode beside
     the loop; with 0 there is one that does all.
     """
 
@@ -41,7 +41,7 @@ class Data:
     evaluation: OfAny | HeldOut | None
     batch_size: int
     seed: int = 0
-    pictures: Pictures | None = None
+    images: Images | None = None
     workers: int = field(default=0, metadata=PER_HOST)
 
     def open(self, folder: Place | None = None, quiet: bool = False) -> Loader:
@@ -55,7 +55,7 @@ class Data:
                 print(line, flush=True)
 
         return open_batches(
-            self.source, self.evaluation, self.batch_size, self.seed, self.pictures, self.workers, folder, say
+            self.source, self.evaluation, self.batch_size, self.seed, self.images, self.workers, folder, say
         )
 
 
@@ -78,18 +78,18 @@ class TrainRun:
 
     def __post_init__(self) -> None:
         wanted = self.task.batch_spec(1).get("pixels")
-        if self.data.pictures is not None and wanted is not None and self.data.pictures.size != wanted.shape[1]:
-            size = self.data.pictures.size
-            raise ValueError(f"data.pictures.size: expected {wanted.shape[1]}, the task's pictures, got {size}")
+        if self.data.images is not None and wanted is not None and self.data.images.size != wanted.shape[1]:
+            size = self.data.images.size
+            raise ValueError(f"data.images.size: expected {wanted.shape[1]}, the task's images, got {size}")
 
 
 @dataclass(frozen=True)
 class OwnData:
-    """Captioned pictures of one's own for all stages of a pipeline, each of which has its own batch size."""
+    """Captioned images of one's own for all stages of a pipeline, each of which has its own batch size."""
 
-    source: OfPictures | Mixture
-    evaluation: OfPictures | HeldOut | None
-    pictures: Pictures
+    source: OfImages | Mixture
+    evaluation: OfImages | HeldOut | None
+    images: Images
     seed: int = 0
     workers: int = field(default=0, metadata=PER_HOST)
 
@@ -100,17 +100,17 @@ class OwnData:
 
     def of(self, batch_size: int) -> Data:
         """The data of a stage."""
-        return Data(self.source, self.evaluation, batch_size, self.seed, self.pictures, self.workers)
+        return Data(self.source, self.evaluation, batch_size, self.seed, self.images, self.workers)
 
 
 @dataclass(frozen=True)
 class TextTokenizerRun:
-    """``text-tokenizer``: a SentencePiece model from the captions of a source's first ``captions`` pictures.
+    """``text-tokenizer``: a SentencePiece model from the captions of a source's first ``captions`` images.
 
     ``lower`` folds case. ``text_length`` and ``dropout`` are those of the model that will read it: how many captions it
     will cut is said when the tokenizer is trained. ``blend`` names the fields that captions are in where they are not
-    only those that the pictures came with; all are trained on. Sources of a mixture share ``captions`` by weight.
-    Captions of the pictures ``held_out`` are not read; say it as ``data.evaluation`` does. (A bad record takes a place
+    only those that the images came with; all are trained on. Sources of a mixture share ``captions`` by weight.
+    Captions of the images ``held_out`` are not read; say it as ``data.evaluation`` does. (A bad record takes a place
     in a count here, since nothing has been looked at; of a share both hold out the same.)
     """
 
@@ -136,43 +136,43 @@ class TextTokenizerRun:
 
 @dataclass(frozen=True)
 class InspectRun:
-    """``inspect``: what is in a source, and what ``pictures`` makes of it.
+    """``inspect``: what is in a source, and what ``images`` makes of it.
 
-    Of a source of more than ``examine`` pictures so many are looked at, evenly spread; ``cells`` are on the sheet.
+    Of a source of more than ``examine`` images so many are looked at, evenly spread; ``cells`` are on the sheet.
     """
 
-    source: OfPictures | Mixture
-    pictures: Pictures
+    source: OfImages | Mixture
+    images: Images
     examine: int = 10_000
     cells: int = 60
 
 
 @dataclass(frozen=True)
 class EncodeRun:
-    """``encode``: the codes that the tokenizer in the folder ``image_tokenizer`` gives for a source's pictures.
+    """``encode``: the codes that the tokenizer in the folder ``image_tokenizer`` gives for a source's images.
 
-    Of each picture ``crops`` are encoded, at ``image_size`` pixels a side: those that the source shows in its first
-    epochs. A file holds the codes of ``shard_examples`` pictures; ``batch_size`` pictures are encoded at once on the
-    devices of each process. ``source``, ``pictures`` and ``workers`` are as in ``Data``; with ``held_out`` the
-    pictures are those that training is given beside it, or, with ``part`` "held_out", those that it is not.
+    Of each image ``crops`` are encoded, at ``image_size`` pixels a side: those that the source shows in its first
+    epochs. A file holds the codes of ``shard_examples`` images; ``batch_size`` images are encoded at once on the
+    devices of each process. ``source``, ``images`` and ``workers`` are as in ``Data``; with ``held_out`` the
+    images are those that training is given beside it, or, with ``part`` "held_out", those that it is not.
     """
 
-    source: OfPictures
+    source: OfImages
     image_tokenizer: str
     image_size: int
     batch_size: int
     crops: int = 1
     shard_examples: int = 16_384
-    pictures: Pictures | None = None
+    images: Images | None = None
     workers: int = field(default=0, metadata=PER_HOST)
     held_out: HeldOut | None = None
     part: Literal["training", "held_out"] = "training"
 
     def __post_init__(self) -> None:
         if self.part == "held_out" and self.held_out is None:
-            raise ValueError("part: expected held_out to say which pictures these are, got None")
-        if self.pictures is not None and self.pictures.size != self.image_size:
-            raise ValueError(f"pictures.size: expected image_size {self.image_size}, got {self.pictures.size}")
+            raise ValueError("part: expected held_out to say which images these are, got None")
+        if self.images is not None and self.images.size != self.image_size:
+            raise ValueError(f"images.size: expected image_size {self.image_size}, got {self.images.size}")
 
 
 @dataclass(frozen=True)

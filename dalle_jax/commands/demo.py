@@ -1,4 +1,4 @@
-"""``demo``: text tokenizer, image tokenizer, CLIP and transformer from nothing, then pictures, figures and a report."""
+"""``demo``: text tokenizer, image tokenizer, CLIP and transformer from nothing, then images, figures and a report."""
 
 import argparse
 import json
@@ -33,17 +33,17 @@ from dalle_jax.evaluate.suites.evaluate_captioned import (
 from dalle_jax.evaluate.suites.evaluate_scenes import LEVEL_TITLES, EvaluateScenes, SceneFindings, evaluate_scenes
 from dalle_jax.evaluate.suites.findings import SampleGroup
 from dalle_jax.folder_lock import locked
-from dalle_jax.pipelines.autoregressive import Pipeline
-from dalle_jax.pipelines.load import PipelineFile
-from dalle_jax.pipelines.load_pipeline import load_pipeline
+from dalle_jax.pipelines.load.models import PipelineFile
+from dalle_jax.pipelines.load.pipeline import load_pipeline
+from dalle_jax.pipelines.text_to_image import Pipeline
 from dalle_jax.runs import Data, DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
 from dalle_jax.storage import Place, write_bytes
 from dalle_jax.text.sentencepiece import SentencePiece
 from dalle_jax.train.loop import TrainResult
 
 DEFAULT = "demo/demo.gin"
-READER_PICTURES = 300
-"""Pictures of each level on which the report measures the reader."""
+READER_IMAGES = 300
+"""Images of each level on which the report measures the reader."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -219,11 +219,11 @@ class Demo:
         stages = _read_stages(self.out / "stages.json")
         minutes = sum(entry["seconds"] for entry in stages.values()) / 60
         summary = (
-            "An image tokenizer, a text-to-image transformer and a CLIP, trained from nothing on captioned pictures in "
-            f"{minutes:.0f} minutes, drew the captions of pictures that were "
+            "An image tokenizer, a text-to-image transformer and a CLIP, trained from nothing on captioned images in "
+            f"{minutes:.0f} minutes, drew the captions of images that were "
         )
         if isinstance(findings, SampleGroup):
-            limits = ("No pictures were held out, so nothing is measured: what is drawn may be learned by heart.",)
+            limits = ("No images were held out, so nothing is measured: what is drawn may be learned by heart.",)
             return replace(self._report(f"{summary}trained on."), samples=(findings,), limits=limits)
         return replace(
             self._report(f"{summary}held out."),
@@ -231,7 +231,7 @@ class Demo:
             reconstruction=findings.reconstruction,
             reconstructed=findings.reconstructed,
             samples=(findings.samples,),
-            limits=("Drawn pictures are judged by the CLIP that ranked them, which is kind to its own choices.",),
+            limits=("Generation images are judged by the CLIP that ranked them, which is kind to its own choices.",),
         )
 
     def _scenes_report(
@@ -290,15 +290,15 @@ CHARTED = ("loss", "psnr", "image_nll", "retrieval_top1", "codebook/perplexity",
 
 def _check_reader(pipeline: Pipeline, evaluation: EvaluateScenes) -> tuple[ReaderCheck, ...]:
     levels, size, seed = evaluation.levels, pipeline.side, evaluation.seed + 10
-    clean, blurred = check_reader(levels, size, READER_PICTURES, seed)
+    clean, blurred = check_reader(levels, size, READER_IMAGES, seed)
     through = check_reader_on(
         "tokenizer",
         "Through this demo’s own tokenizer",
         levels,
         size,
-        READER_PICTURES,
+        READER_IMAGES,
         seed,
-        lambda picture, rng: pipeline.reconstruct(picture[None])[0],
+        lambda image, rng: pipeline.reconstruct(image[None])[0],
     )
     return clean, blurred, through
 
@@ -331,7 +331,7 @@ def _figures(stages: dict[str, Any], findings: SceneFindings) -> tuple[Figure, .
             "CLIP finds the caption",
             clip.get("evaluation/retrieval_top1"),
             "percent",
-            "of a held-out picture among those of its batch",
+            "of a held-out image among those of its batch",
         ),
         Figure("clip.zero_shot", "CLIP names the scene", zero_shot, "percent", "level 1, among all of its scenes"),
         Figure(
@@ -339,6 +339,6 @@ def _figures(stages: dict[str, Any], findings: SceneFindings) -> tuple[Figure, .
             "Nats per code",
             transformer.get("evaluation/image_nll"),
             "nats",
-            "of held-out pictures, given their captions",
+            "of held-out images, given their captions",
         ),
     )

@@ -45,7 +45,7 @@ def read_stages(path: str, sets: Sequence[str], out: Place) -> DemoStages:
             places = (out / "text.model", out / "tokenizer")
             fixed = [f"{field}='{place}'" for field, place in zip(FROM_THE_DEMO[name], places, strict=True)]
         if name in TRAINED and config.data is not None:
-            fixed.append("data.pictures=None")  # or the stage's own images, which the demo's replace, must fit the task
+            fixed.append("data.images=None")  # or the stage's own images, which the demo's replace, must fit the task
         try:
             run: TextTokenizerRun | TrainRun | EvaluateRun = load(
                 config.stages[name], root, by_stage[name] + fixed, f"{PREFIX}{name}."

@@ -1,4 +1,4 @@
-"""``encode CONFIG --out DIR``: pictures to codes, once; goes on where it was stopped."""
+"""``encode CONFIG --out DIR``: images to codes, once; goes on where it was stopped."""
 
 import argparse
 from pathlib import Path
@@ -7,16 +7,16 @@ from dalle_jax import storage
 from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.data import accounts
-from dalle_jax.data.accounts import Accounts
-from dalle_jax.data.code_folder import CodeFolder, send
-from dalle_jax.data.opening import Opening
-from dalle_jax.data.schema import Source
+from dalle_jax.data.examples import multi_host_report
+from dalle_jax.data.examples.multi_host_report import RecordStats
+from dalle_jax.data.open import Opening
+from dalle_jax.data.precomputed.manifest import CodeFolder, send
+from dalle_jax.data.source import Source
 from dalle_jax.folder_lock import locked
 from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.agreement import require_same_config
 from dalle_jax.pipelines.encode import Encoder, encode, encoding
-from dalle_jax.pipelines.load import load_image_tokenizer
+from dalle_jax.pipelines.load.models import load_image_tokenizer
 from dalle_jax.runs import EncodeRun
 from dalle_jax.storage import Place
 
@@ -85,27 +85,27 @@ def _encode(config: EncodeRun, path: Path) -> Encoder | None:
         folder.wait_for_shards()
         _account(records, path)
         folder.finish(str(storage.absolute(place)), render(config))
-    _say(f"{path} has the codes of {what.examples} pictures, {what.crops} of each")
+    _say(f"{path} has the codes of {what.examples} images, {what.crops} of each")
     return None if done else encoder
 
 
-def _opened(config: EncodeRun, path: Path) -> tuple[Source, Accounts | None]:
-    opening = Opening(config.pictures, config.workers, path, _say)
+def _opened(config: EncodeRun, path: Path) -> tuple[Source, RecordStats | None]:
+    opening = Opening(config.images, config.workers, path, _say)
     training, held_out = opening.examples(config.source, "source", config.held_out)
     chosen = held_out if config.part == "held_out" else training
     if chosen is None or not len(chosen):
-        raise UserError(f"encode: expected pictures, got none of the part {config.part}")
+        raise UserError(f"encode: expected images, got none of the part {config.part}")
     return chosen, opening.finish()
 
 
-def _account(records: Accounts | None, path: Path) -> None:
+def _account(records: RecordStats | None, path: Path) -> None:
     """Writes what became of the records and tells it. Raises UserError where more are bad than may be."""
     if records is None:
         return
     content = records.content()
     if hosts.is_first():
-        storage.write(path / accounts.FILE, records.file(content))
-    _say(accounts.line(content))
+        storage.write(path / multi_host_report.FILE, records.file(content))
+    _say(multi_host_report.line(content))
     records.stop_together()
 
 

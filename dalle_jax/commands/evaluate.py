@@ -11,8 +11,8 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.report.write_report import write_metrics
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes, evaluate_scenes
-from dalle_jax.pipelines.autoregressive import Pipeline
-from dalle_jax.pipelines.load_pipeline import load_pipeline
+from dalle_jax.pipelines.load.pipeline import load_pipeline
+from dalle_jax.pipelines.text_to_image import Pipeline
 from dalle_jax.runs import EvaluateRun
 
 

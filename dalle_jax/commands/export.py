@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.pipelines.load import load_network, read_model_file
+from dalle_jax.pipelines.load.models import load_network, read_model_file
 from dalle_jax.pretrained.exporters import EXPORTERS, exporter
 
 

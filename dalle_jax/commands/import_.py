@@ -18,14 +18,14 @@ from dalle_jax.models.clip import ClipConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.pipelines.load import ModelFile, build
-from dalle_jax.pipelines.load_text import IMPORTED, packed
+from dalle_jax.pipelines.load.models import ModelFile, build
+from dalle_jax.pipelines.load.text import IMPORTED, packed
 from dalle_jax.pretrained.mapping import fill
 from dalle_jax.pretrained.publisher import KINDS, Kind, Published, kind
 from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import ClipBpe
 from dalle_jax.text.vocabulary_files import MERGES, TOKENIZER, VOCABULARY
-from dalle_jax.train.save_weights import save_weights
+from dalle_jax.train.checkpoints.save_weights import save_weights
 
 CHUNK_BYTES = 1 << 22
 

@@ -7,14 +7,14 @@ import sys
 from dalle_jax import storage
 from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.codes import Codes
-from dalle_jax.data.folder import Folder
-from dalle_jax.data.inspection import inspect
+from dalle_jax.data.examples.images import Images
+from dalle_jax.data.examples.inspection import inspect
 from dalle_jax.data.mixture import Mixture
-from dalle_jax.data.opening import Openable
-from dalle_jax.data.pictures import Pictures
-from dalle_jax.data.scenes import Scenes
-from dalle_jax.data.webdataset import WebDataset
+from dalle_jax.data.open import Openable
+from dalle_jax.data.sources.folder import Folder
+from dalle_jax.data.sources.precomputed import Codes
+from dalle_jax.data.sources.scenes import Scenes
+from dalle_jax.data.sources.webdataset import WebDataset
 from dalle_jax.evaluate.report.inspection_page import contact_sheet, format_text, inspection_page, to_json
 from dalle_jax.images.png import write_png
 from dalle_jax.runs import InspectRun, TrainRun
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     config = read_config(args.source, args.set)
     if config.examine < 1 or config.cells < 0:
         raise UserError(f"examine, cells: expected 1 or more and 0 or more, got {config.examine}, {config.cells}")
-    config.pictures.check()
+    config.images.check()
     if isinstance(config.source, Mixture):
         for name, part in config.source.parts.items():
             print(f"{name}:")
@@ -53,7 +53,7 @@ def _inspect(source: Openable, config: InspectRun, out: Place, title: str) -> No
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    findings = inspect(source.open(), config.pictures, config.examine, config.cells, say)
+    findings = inspect(source.open(), config.images, config.examine, config.cells, say)
     content = to_json(findings)
     sheet = contact_sheet(findings)
     if sheet is not None:
@@ -72,14 +72,14 @@ def read_config(source: str, sets: list[str]) -> InspectRun:
             return config
         if isinstance(config.data.source, Codes):
             raise UserError(f"{source}: data.source: expected a source of images, got Codes, which are precomputed")
-        if config.data.pictures is None and not isinstance(config.data.source, Scenes):
-            raise UserError(f"{source}: data.pictures: expected @Pictures, which crops and filters images; got None")
-        cropping = config.data.pictures or Pictures(size=256)  # has no effect on scenes, which are rendered in size
+        if config.data.images is None and not isinstance(config.data.source, Scenes):
+            raise UserError(f"{source}: data.images: expected @Images, which crops and filters images; got None")
+        cropping = config.data.images or Images(size=256)  # has no effect on scenes, which are rendered in size
         return InspectRun(config.data.source, cropping)
     if sets:
         raise UserError(f"--set: expected a config (.gin), with run = @InspectRun for example, got {source}")
     place = storage.place(source)
     tars = source.endswith(".tar") or any(one in source for one in "*{")
     if tars or (place.is_dir() and any(one.name.endswith(".tar") for one in place.iterdir())):
-        return InspectRun(source=WebDataset(files=(source,)), pictures=Pictures(size=256))
-    return InspectRun(source=Folder(path=source), pictures=Pictures(size=256))
+        return InspectRun(source=WebDataset(files=(source,)), images=Images(size=256))
+    return InspectRun(source=Folder(path=source), images=Images(size=256))

@@ -1,4 +1,4 @@
-"""``sample --model DIR --prompt TEXT``: pictures, ranked, with their scores and a grid."""
+"""``sample --model DIR --prompt TEXT``: images, ranked, with their scores and a grid."""
 
 import argparse
 import json
@@ -10,12 +10,12 @@ import numpy as np
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.conditions import read_npy
+from dalle_jax.data.precomputed.conditions import read_npy
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
-from dalle_jax.pipelines.autoregressive import Drawn
-from dalle_jax.pipelines.conditions import Prompt
-from dalle_jax.pipelines.load_pipeline import load_pipeline
+from dalle_jax.pipelines.load.pipeline import load_pipeline
+from dalle_jax.pipelines.prompts import Prompt
+from dalle_jax.pipelines.text_to_image import Generation
 from dalle_jax.storage import Place, write_bytes
 from dalle_jax.text.tokenizer import TextTokenizer
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--caption", action="append", metavar="TEXT", help="what CLIP ranks by, for each --class-id or --features"
     )
-    parser.add_argument("--candidates", type=int, default=16, help="pictures drawn for each prompt (default 16)")
+    parser.add_argument("--candidates", type=int, default=16, help="images drawn for each prompt (default 16)")
     parser.add_argument("--keep", type=int, help="how many of them are kept, best first (default 4, or all if fewer)")
     parser.add_argument("--top-k", type=int, default=0, help="sample among the k likeliest codes (0: all)")
     parser.add_argument(
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
     parser.add_argument("--guidance", type=float, default=3.0, help="how strongly the prompt is followed (1: off)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--beginning", type=Path, metavar="IMAGE", help="a picture whose top is kept")
+    parser.add_argument("--beginning", type=Path, metavar="IMAGE", help="an image whose top is kept")
     parser.add_argument("--keep-rows", type=float, default=0.5, metavar="SHARE", help="how much of it (default 0.5)")
     parser.add_argument(
         "--image-tokenizer", type=storage.reachable, metavar="DIR", help="instead of the one that the model names"
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clip", type=storage.reachable, metavar="DIR", help="what ranks, instead of the one that the model names"
     )
-    parser.add_argument("--batch", type=int, default=64, help="pictures drawn in one call (default 64)")
+    parser.add_argument("--batch", type=int, default=64, help="images drawn in one call (default 64)")
     parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
 
 
@@ -94,21 +94,21 @@ def cut_prompts(prompts: Sequence[Prompt], readers: Mapping[str, object]) -> Ite
                 yield f"WARNING: {cut} of {len(texts)} prompts were cut to the {reader.length} tokens of {name}"
 
 
-def write_drawn(drawn: list[Drawn], out: Place) -> None:
-    """One PNG per kept picture, ``grid.png``, and last ``scores.jsonl``, so that where it is, all is."""
-    lines, pictures, captions = [], [], []
+def write_drawn(drawn: list[Generation], out: Place) -> None:
+    """One PNG per kept image, ``grid.png``, and last ``scores.jsonl``, so that where it is, all is."""
+    lines, images, captions = [], [], []
     for number, one in enumerate(drawn):
-        for rank, picture in enumerate(one.pictures):
+        for rank, image in enumerate(one.pixels):
             name = f"{number:04d}_{rank:02d}.png"
             score = None if one.scores is None else round(float(one.scores[rank]), 6)
-            write_png(out / name, picture, {"prompt": one.prompt})
+            write_png(out / name, image, {"prompt": one.prompt})
             record = {"file": name, "prompt": one.prompt, "candidate": int(one.chosen[rank]), "score": score}
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-            pictures.append(picture)
+            images.append(image)
             captions.append(one.prompt if rank == 0 else "")
-    columns = max(len(one.pictures) for one in drawn)
-    scale = max(1, 128 // pictures[0].shape[0])
-    write_png(out / "grid.png", grid(pictures, columns=columns, captions=captions, scale=scale))
+    columns = max(len(one.pixels) for one in drawn)
+    scale = max(1, 128 // images[0].shape[0])
+    write_png(out / "grid.png", grid(images, columns=columns, captions=captions, scale=scale))
     write_bytes(out / "scores.jsonl", "".join(lines).encode())
 
 

@@ -5,7 +5,7 @@ import argparse
 from dalle_jax import storage
 from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.read_captions import read_captions
+from dalle_jax.data.caption_reader import read_captions
 from dalle_jax.data.records import BadRecord
 from dalle_jax.runs import TextTokenizerRun
 from dalle_jax.storage import Place, write_bytes
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def train_text_tokenizer(config: TextTokenizerRun, out: Place) -> Coverage:
-    """Trains on the captions of the source's first pictures and writes ``out``, whole or not at all."""
+    """Trains on the captions of the source's first images and writes ``out``, whole or not at all."""
     model, coverage = text_model(config)
     write_bytes(out, model)
     return coverage

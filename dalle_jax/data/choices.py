@@ -2,15 +2,15 @@
 
 from typing import TypeAlias
 
-from dalle_jax.data.array_record import ArrayRecord
-from dalle_jax.data.codes import Codes
-from dalle_jax.data.folder import Folder
-from dalle_jax.data.parquet import Parquet
-from dalle_jax.data.scenes import Scenes
-from dalle_jax.data.tfds import Tfds
-from dalle_jax.data.webdataset import WebDataset
+from dalle_jax.data.sources.array_record import ArrayRecord
+from dalle_jax.data.sources.folder import Folder
+from dalle_jax.data.sources.parquet import Parquet
+from dalle_jax.data.sources.precomputed import Codes
+from dalle_jax.data.sources.scenes import Scenes
+from dalle_jax.data.sources.tfds import Tfds
+from dalle_jax.data.sources.webdataset import WebDataset
 
-OfPictures: TypeAlias = Scenes | WebDataset | Folder | ArrayRecord | Parquet | Tfds
-"""Sources of captioned pictures."""
-OfAny: TypeAlias = OfPictures | Codes
+OfImages: TypeAlias = Scenes | WebDataset | Folder | ArrayRecord | Parquet | Tfds
+"""Sources of captioned images."""
+OfAny: TypeAlias = OfImages | Codes
 """Those, and codes that were written ahead."""

@@ -2,7 +2,7 @@
 
 The position in the data is the step and nothing else: ``batch(step)`` is a pure function of source, seed and step, so a
 resumed run goes on with the very examples that it would have seen, whatever number of hosts and workers prepare them.
-Batches run on over the end of an epoch. data/survey.py says what an epoch is where records are bad or left out.
+Batches run on over the end of an epoch. data/examples/index.py says what an epoch is where records are bad or left out.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ from grain.experimental import index_shuffle
 
 from dalle_jax.arrays import CANDIDATE, COUNTED
 from dalle_jax.config.errors import UserError
-from dalle_jax.data import accounts
-from dalle_jax.data.accounts import Accounts
-from dalle_jax.data.codes import Manifest, shared_manifest
-from dalle_jax.data.draws import draw
+from dalle_jax.data.examples import multi_host_report
+from dalle_jax.data.examples.multi_host_report import RecordStats
 from dalle_jax.data.mixture import Mixed, Pattern
-from dalle_jax.data.schema import EpochSource, Example, Source
+from dalle_jax.data.seeded_hash import draw
+from dalle_jax.data.source import EpochSource, Example, Source
+from dalle_jax.data.sources.precomputed import Manifest, shared_manifest
 
 VERSION = 3
 """Goes up whenever the same sources, seed and batch size would give other batches."""
@@ -29,9 +29,9 @@ class Loader:
     """Training batches of ``source`` and the fixed evaluation batches of ``evaluation_source``.
 
     A batch is ``{"image": [uint8 [H W 3]], "caption": [str], "key": [str], "meaning": [int]}`` with ``batch_size``
-    entries each; sources of codes have ``"codes": [int32 [h w]]`` in place of pictures. Which of an example's captions
+    entries each; sources of codes have ``"codes": [int32 [h w]]`` in place of images. Which of an example's captions
     is taken depends on (seed, epoch, index). ``meaning`` is a number of 31 bits that two examples share when their
-    lists of captions hold the same: a picture's other phrasings are no negatives of it. ``workers`` threads make the
+    lists of captions hold the same: an image's other phrasings are no negatives of it. ``workers`` threads make the
     examples of a batch beside each other; with 0 the caller makes them. ``records`` are the accounts of what was read.
     """
 
@@ -42,7 +42,7 @@ class Loader:
         batch_size: int,
         seed: int,
         workers: int = 0,
-        records: Accounts | None = None,
+        records: RecordStats | None = None,
     ):
         if len(source) == 0:
             raise UserError("expected training data, got a source with no examples in it")
@@ -113,7 +113,7 @@ class Loader:
         if self._records is None:
             return None
         content = self._records.content()
-        return accounts.FILE, self._records.file(content), accounts.line(content)
+        return multi_host_report.FILE, self._records.file(content), multi_host_report.line(content)
 
     def _made(self, make: Callable[[int], dict[str, Any]], places: list[int]) -> dict[str, list[Any]]:
         return _collate(list(map(make, places)) if self._pool is None else list(self._pool.map(make, places)))

@@ -10,7 +10,7 @@ import numpy as np
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.choices import OfAny
-from dalle_jax.data.schema import Example, Source
+from dalle_jax.data.source import Example, Source
 
 LONGEST = 100_000
 """Examples after which the pattern of sources begins again, at most."""

@@ -1,4 +1,4 @@
-"""Captioned pictures as files hold them: what folders, tars and tables of them offer before anything is decoded."""
+"""Captioned images as files hold them: what folders, tars and tables of them offer before anything is decoded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import Any, Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class Record:
-    """One picture as its encoded bytes, with at least one caption.
+    """One image as its encoded bytes, with at least one caption.
 
     ``key`` names it in reports and is that of no other record of its source; ``about`` is what else the files say of it
     (img2dataset's width, height, similarity, aesthetic score, …), by the names that they use.
     """
 
     key: str
-    picture: bytes
+    image: bytes
     captions: tuple[str, ...]
     about: Mapping[str, Any]
 
@@ -34,7 +34,7 @@ class BadRecord(Exception):
 class Records(Protocol):
     """A finite list of records with random access. ``records[i]`` is a pure function of i and of the files.
 
-    What is seen to be bad without reading pictures (a duplicate key, a link in a tar) is no record and has no index: it
+    What is seen to be bad without reading images (a duplicate key, a link in a tar) is no record and has no index: it
     is among the ``problems``. What is found on reading raises BadRecord, every time.
     """
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from dalle_jax.images.header import BadPicture, Header, Limits, read_header
+from dalle_jax.images.header import BadImage, Header, Limits, read_header
 
 WHITE = (255, 255, 255)
 
@@ -30,7 +30,7 @@ def decode(
     stay at least that long. Its pixels are block averages, not the Lanczos filter's; from two decoded pixels for each
     final pixel on, the results look alike.
 
-    Raises ``BadPicture`` for anything else. Thread-safe: no setting of Pillow changes. Prints nothing, except that
+    Raises ``BadImage`` for anything else. Thread-safe: no setting of Pillow changes. Prints nothing, except that
     libtiff writes a line to standard error for broken compressed data.
     """
     image = decode_image(read_header(content, limits or Limits()), background=background, min_side=min_side)
@@ -44,18 +44,18 @@ def decode_image(
     try:
         image = Image.open(io.BytesIO(header.content), formats=(header.format,))
         if image.size != (header.width, header.height):
-            raise BadPicture("broken", f"{header.width}x{header.height} and {image.size} pixels in one header")
+            raise BadImage("broken", f"{header.width}x{header.height} and {image.size} pixels in one header")
         if min_side is not None:
             image.draft(None, (min_side, min_side))  # only JPEG is affected
         raw = _raw_mode(image)
         image.load()
         return _turn_upright(_to_rgb(image, raw, background), header.orientation)
-    except (BadPicture, MemoryError):
+    except (BadImage, MemoryError):
         raise
     except Exception as error:  # Pillow raises a dozen kinds of error on broken files
         message = " ".join(str(error).split()) or type(error).__name__
         truncated = "truncated" in message.lower() or "not enough" in message
-        raise BadPicture("truncated" if truncated else "broken", f"{header.format} file: {message}") from error
+        raise BadImage("truncated" if truncated else "broken", f"{header.format} file: {message}") from error
 
 
 def to_opaque_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Image.Image:
@@ -75,7 +75,7 @@ def _to_rgb(image: Image.Image, raw: str, background: tuple[int, int, int]) -> I
     if image.mode.startswith("I;16"):
         return Image.fromarray(_deep_grey_to_rgb(image, raw, background))
     if image.mode in ("I", "F", "LAB"):
-        raise BadPicture("format", f"{image.format} file with pixels of the kind {raw or image.mode}")
+        raise BadImage("format", f"{image.format} file with pixels of the kind {raw or image.mode}")
     transparent = image.info.get("transparency")
     if image.mode == "L" and isinstance(transparent, int):  # given in the bit depth of the file
         image.info["transparency"] = transparent * {"L;2": 85, "L;4": 17}.get(raw, 1)

@@ -21,10 +21,10 @@ _TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 _TIFF_SINGLE = (256, 257, 259, 262, 266, ORIENTATION, 277, 278, 282, 283, 284, 296, 317, 322, 323)
 
 
-class BadPicture(Exception):
+class BadImage(Exception):
     """A file that cannot be decoded. ``kind`` groups faults for reports; ``reason`` describes this one.
 
-    Kinds: "not a picture", "format" (a format that is not supported), "truncated", "broken", "too many bytes",
+    Kinds: "not an image", "format" (a format that is not supported), "truncated", "broken", "too many bytes",
     "too many pixels", "too small".
     """
 
@@ -48,14 +48,14 @@ class Limits:
     min_side: int = 1
 
     def check(self, width: int, height: int) -> None:
-        """Raise ``BadPicture`` if a size is outside the limits."""
+        """Raise ``BadImage`` if a size is outside the limits."""
         if width < 1 or height < 1:
-            raise BadPicture("broken", f"{width}x{height} pixels")
+            raise BadImage("broken", f"{width}x{height} pixels")
         if width * height > self.pixels or max(width, height) > self.side:
             allowed = f"expected at most {self.pixels} and at most {self.side} a side"
-            raise BadPicture("too many pixels", f"{width}x{height} pixels, {allowed}")
+            raise BadImage("too many pixels", f"{width}x{height} pixels, {allowed}")
         if min(width, height) < self.min_side:
-            raise BadPicture("too small", f"{width}x{height} pixels, expected at least {self.min_side} a side")
+            raise BadImage("too small", f"{width}x{height} pixels, expected at least {self.min_side} a side")
 
 
 @dataclass(frozen=True)
@@ -81,18 +81,18 @@ class Header:
 def read_header(content: bytes, limits: Limits) -> Header:
     """Read the header of a file in one of the six formats. Allocates no more memory than the file's size.
 
-    Raises ``BadPicture`` for other bytes, for a size outside the limits, and if the container's lengths show that the
+    Raises ``BadImage`` for other bytes, for a size outside the limits, and if the container's lengths show that the
     file is truncated.
     """
     if len(content) > limits.bytes:
-        raise BadPicture("too many bytes", f"file of {len(content)} bytes, expected at most {limits.bytes}")
+        raise BadImage("too many bytes", f"file of {len(content)} bytes, expected at most {limits.bytes}")
     name = next((name for name, (magics, _) in _READERS.items() if content.startswith(magics)), None)
     if name is None or (name == "WEBP" and content[8:12] != b"WEBP"):
         raise _unknown_format(content)
     try:
         return _READERS[name][1](content, limits)
     except (struct.error, IndexError) as error:
-        raise BadPicture("truncated", f"{name} file of {len(content)} bytes ends within its header") from error
+        raise BadImage("truncated", f"{name} file of {len(content)} bytes ends within its header") from error
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -108,12 +108,12 @@ def exif_orientation(exif: bytes) -> int:
     return _orientation(_number(exif, order, entries.get(ORIENTATION)))
 
 
-def _unknown_format(content: bytes) -> BadPicture:
+def _unknown_format(content: bytes) -> BadImage:
     if content[4:8] == b"ftyp":
-        return BadPicture("format", f"expected {_FORMATS}, got a file of type {content[8:12]!r} (AVIF, HEIC, video)")
+        return BadImage("format", f"expected {_FORMATS}, got a file of type {content[8:12]!r} (AVIF, HEIC, video)")
     got = "no bytes" if not content else f"{len(content)} bytes that begin with {content[:12]!r}"
     text = " (text, such as an HTML page)" if content[:64].lstrip()[:1] in (b"<", b"{") else ""
-    return BadPicture("not a picture", f"expected {_FORMATS}, got {got}{text}")
+    return BadImage("not an image", f"expected {_FORMATS}, got {got}{text}")
 
 
 def _jpeg(content: bytes, limits: Limits) -> Header:
@@ -138,12 +138,12 @@ def _jpeg(content: bytes, limits: Limits) -> Header:
             if code not in _JPEG_DROPPED:
                 kept.append(segment)
             position = end
-    raise BadPicture("truncated", f"JPEG file of {len(content)} bytes ends before its pixels begin")
+    raise BadImage("truncated", f"JPEG file of {len(content)} bytes ends before its pixels begin")
 
 
 def _png(content: bytes, limits: Limits) -> Header:
     if not b"IHDR".startswith(content[12:16]):  # a shorter file is reported as truncated below
-        raise BadPicture("broken", f"PNG file begins with {content[12:16]!r}, expected b'IHDR'")
+        raise BadImage("broken", f"PNG file begins with {content[12:16]!r}, expected b'IHDR'")
     width, height = struct.unpack_from(">II", content, 16)
     limits.check(width, height)
     kept, exif, position, name = [content[:8]], b"", 8, b""
@@ -154,7 +154,7 @@ def _png(content: bytes, limits: Limits) -> Header:
         (checksum,) = struct.unpack_from(">I", content, end - 4)
         if name in _PNG_KEPT:
             if zlib.crc32(view[position + 4 : end - 4]) != checksum:
-                raise BadPicture("broken", f"PNG file: wrong checksum of {name.decode()} at byte {position}")
+                raise BadImage("broken", f"PNG file: wrong checksum of {name.decode()} at byte {position}")
             kept.append(content[position:end])
         elif name == b"eXIf":
             exif = content[position + 8 : end - 4]
@@ -196,11 +196,11 @@ def _webp(content: bytes, limits: Limits) -> Header:
     elif kind == b"VP8 ":
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", content, 26))
     else:
-        raise BadPicture("broken", f"WebP file begins with {kind!r}, expected b'VP8X', b'VP8L' or b'VP8 '")
+        raise BadImage("broken", f"WebP file begins with {kind!r}, expected b'VP8X', b'VP8L' or b'VP8 '")
     limits.check(width, height)
     end, exif, position = 8 + struct.unpack_from("<I", content, 4)[0], b"", 12
     if end > len(content):
-        raise BadPicture("truncated", f"WebP file of {len(content)} bytes, expected {end}")
+        raise BadImage("truncated", f"WebP file of {len(content)} bytes, expected {end}")
     while position + 8 <= end:
         name, length = struct.unpack_from("<4sI", content, position)
         if name == b"EXIF":
@@ -217,16 +217,16 @@ def _tiff(content: bytes, limits: Limits) -> Header:
     limits.check(width, height)
     tile = [_number(content, order, entries.get(tag)) or 0 for tag in (322, 323)]
     if tile[0] * tile[1] > max(limits.pixels, 65_536):
-        raise BadPicture("too many pixels", f"tiles of {tile[0]}x{tile[1]} pixels")
+        raise BadImage("too many pixels", f"tiles of {tile[0]}x{tile[1]} pixels")
     room = len(content)
     for tag, (kind, count, position) in entries.items():
         size = _TIFF_BYTES.get(kind, 0) * count
         if size > 4:
             room -= size
             if room < 0 or struct.unpack_from(order + "I", content, position)[0] + size > len(content):
-                raise BadPicture("truncated", f"TIFF file of {len(content)} bytes ends within its tag {tag}")
+                raise BadImage("truncated", f"TIFF file of {len(content)} bytes ends within its tag {tag}")
         if tag in _TIFF_SINGLE and count != 1:
-            raise BadPicture("broken", f"TIFF file with {count} values of tag {tag}, expected 1")
+            raise BadImage("broken", f"TIFF file with {count} values of tag {tag}, expected 1")
     first = bytearray(content)
     struct.pack_into(order + "I", first, end, 0)  # no further page
     if ORIENTATION in entries:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.decode import decode, to_opaque_rgb
-from dalle_jax.images.header import BadPicture
+from dalle_jax.images.header import BadImage
 
 ImageInput: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 """One image. An array is uint8 [H W 3]; a file is read by ``decode``; transparent parts become white."""
@@ -27,7 +27,7 @@ def load_pixels(given: ImageInput, name: str = "image") -> UInt8[np.ndarray, "H 
             if isinstance(given, Image.Image):
                 return np.asarray(to_opaque_rgb(given))
             return decode(Path(given).read_bytes())
-        except BadPicture as error:
+        except BadImage as error:
             raise UserError(f"{name if isinstance(given, Image.Image) else given}: {error}") from error
     if isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim == 3 and given.shape[2] == 3:
         return given

@@ -1,4 +1,4 @@
-"""CLIP: pictures and captions as unit vectors of one space (arXiv 2103.00020, section 2.4).
+"""CLIP: images and captions as unit vectors of one space (arXiv 2103.00020, section 2.4).
 
 The image tower is a vision transformer, or the ResNet of clip_resnet.py. Both exactly as OpenAI, Hugging Face and
 open_clip publish them; ``pretrained/clip.py`` has the sizes.
@@ -26,7 +26,7 @@ from dalle_jax.models.clip_resnet import ModifiedResNet, ResNetConfig
 from dalle_jax.parallel.axes import BATCH, EMBED, HEAD_DIM, HEADS, MLP, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
 
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # RGB in [0, 1], of CLIP's own data; pictures are normalised by them
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # RGB in [0, 1], of CLIP's own data; images are normalised by them
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 INITIAL_SCALE = 1 / 0.07  # section 2.5
 
@@ -80,7 +80,7 @@ class ClipConfig:
     ``initial_bias`` is that of the logits which a sigmoid loss needs (SigLIP, arXiv 2303.15343: -10, with
     ``initial_scale`` 10); None is CLIP, which has none. ``scan`` loops over a transformer's layers with one compiled
     body, ``remat`` says what each of them keeps for the backward pass (layers/remat.py). ``crop`` is whose way
-    of cutting pictures to its size it was shown (images/clip_pixels.py).
+    of cutting images to its size it was shown (images/clip_pixels.py).
     """
 
     image_size: int
@@ -172,7 +172,7 @@ class VisionTower(nnx.Module):
 
     def __init__(self, tower: TowerConfig, config: ClipConfig, *, rngs: nnx.Rngs):
         if config.image_size % config.patch:
-            raise ValueError(f"pictures of {config.image_size} px do not divide into patches of {config.patch} px")
+            raise ValueError(f"images of {config.image_size} px do not divide into patches of {config.patch} px")
         width, dtype = tower.width, config.dtype
         init = nnx.initializers.normal(width**-0.5)
         self.patch = config.patch
@@ -186,7 +186,7 @@ class VisionTower(nnx.Module):
         self.project = Linear(width, config.embed_width, axes=(EMBED, None), bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B H W 3"], *, train: bool = False) -> Float[Array, "B E"]:
-        """Normalised pictures to embeddings of any length."""
+        """Normalised images to embeddings of any length."""
         del train
         return self.project(self.norm_after(self.states(x)[:, 0]))
 
@@ -244,7 +244,7 @@ class Clip(nnx.Module):
         self.bias = None if bias is None else nnx.Param(jnp.array(bias, jnp.float32), axes=())
 
     def encode_image(self, pixels: Float[Array, "B H W 3"], *, train: bool = False) -> Float[Array, "B E"]:
-        """Unit vectors, float32, of pictures with values in [0, 1]; ``train`` is for a ResNet's batch norms."""
+        """Unit vectors, float32, of images with values in [0, 1]; ``train`` is for a ResNet's batch norms."""
         mean, std = jnp.array(self.config.pixel_mean), jnp.array(self.config.pixel_std)
         return unit(self.vision((pixels - mean) / std, train=train))
 

@@ -112,7 +112,7 @@ class ModifiedResNet(nnx.Module):
 
     def __init__(self, config: ResNetConfig, image_size: int, embed_width: int, *, dtype: Any, rngs: nnx.Rngs):
         if image_size % self.shrinks:
-            raise ValueError(f"pictures of {image_size} px do not divide by {self.shrinks}")
+            raise ValueError(f"images of {image_size} px do not divide by {self.shrinks}")
         width = config.width
         self.stem = nnx.List(
             [
@@ -133,7 +133,7 @@ class ModifiedResNet(nnx.Module):
         self.pool = AttentionPool((image_size // self.shrinks) ** 2, channels, embed_width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B H W 3"], *, train: bool = False) -> Float[Array, "B E"]:
-        """Normalised pictures to embeddings of any length; ``train`` uses and follows the batch's own statistics."""
+        """Normalised images to embeddings of any length; ``train`` uses and follows the batch's own statistics."""
         return self.pool(self.states(x, train=train))
 
     def states(self, x: Float[Array, "B H W 3"], *, train: bool = False) -> Float[Array, "B h w C"]:

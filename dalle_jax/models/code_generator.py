@@ -66,7 +66,7 @@ class CodeGenerator(Protocol):
         ...
 
     def for_decoding(self, rows: int) -> "CodeGenerator":
-        """The same generator, laid out for a loop of ``decode`` with that many pictures; it may be itself."""
+        """The same generator, laid out for a loop of ``decode`` with that many images; it may be itself."""
         ...
 
     def decode(
@@ -105,7 +105,7 @@ class CachedGenerator(nnx.Module):
         return self.stack.map(lambda pattern, layer: _of_codes(layer, kv_cache.grow, pattern, codes), cache)
 
     def for_decoding(self, rows: int) -> "CachedGenerator":
-        """The same transformer, laid out for a loop of ``decode`` with that many pictures."""
+        """The same transformer, laid out for a loop of ``decode`` with that many images."""
         return for_decoding(self, rows)
 
     def step(

@@ -6,7 +6,7 @@ for each pixel and channel the mean and log-scale of a logit-Laplace distributio
 ``skip(x) + residual(x) / L^2``, L the number of blocks of one side; a ReLU stands before each convolution, there are no
 norms, and the skip is a 1x1 convolution where the width changes.
 
-Two initial values are ours (those of training were not published), so that short runs get going: grey pictures begin as
+Two initial values are ours (those of training were not published), so that short runs get going: grey images begin as
 zeros after the first convolution, and a single code, not all K together, begins with variance 1 in the decoder.
 
     B batch   H W pixels   h w grid   C channels   K codebook
@@ -189,7 +189,7 @@ class Dvae(nnx.Module):
         return self.logits(pixels).argmax(axis=-1)
 
     def decode(self, codes: Int[Array, "B h w"]) -> Float[Array, "B H W 3"]:
-        """Pictures for codes, clipped to [0, 1]: the logistic function of the means."""
+        """Images for codes, clipped to [0, 1]: the logistic function of the means."""
         return expected_pixels(self.decoder.hard(codes))
 
 
@@ -199,5 +199,5 @@ def downsample(config: DvaeConfig) -> int:
 
 
 def expected_pixels(pixels: Pixels) -> Float[Array, "B H W C"]:
-    """The picture in [0, 1] that the means stand for; the log-scales are not used."""
+    """The image in [0, 1] that the means stand for; the log-scales are not used."""
     return unmap_pixels(jax.nn.sigmoid(pixels.mean))

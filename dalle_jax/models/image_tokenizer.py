@@ -7,7 +7,7 @@ from dalle_jax.arrays import Array, Float, Int
 
 @runtime_checkable
 class ImageTokenizer(Protocol):
-    """Pictures to codes and back. Pixels are RGB floats in [0, 1]; a network with another range converts inside."""
+    """Images to codes and back. Pixels are RGB floats in [0, 1]; a network with another range converts inside."""
 
     @property
     def codebook_size(self) -> int:
@@ -25,9 +25,9 @@ class ImageTokenizer(Protocol):
         ...
 
     def encode(self, pixels: Float[Array, "B H W 3"]) -> Int[Array, "B h w"]:
-        """The codes of pictures: values in [0, K)."""
+        """The codes of images: values in [0, K)."""
         ...
 
     def decode(self, codes: Int[Array, "B h w"]) -> Float[Array, "B H W 3"]:
-        """Pictures for codes, clipped to [0, 1]."""
+        """Images for codes, clipped to [0, 1]."""
         ...

@@ -1,4 +1,4 @@
-"""LPIPS: how different two pictures look, by the features of VGG-16 (Zhang et al. 2018, arXiv 1801.03924).
+"""LPIPS: how different two images look, by the features of VGG-16 (Zhang et al. 2018, arXiv 1801.03924).
 
 Five layers of features, each vector scaled to length 1; the squared difference weighed by channel, averaged over
 positions, summed over layers. The weights are published ones and are only imported, never trained here.
@@ -30,7 +30,7 @@ class LpipsConfig:
 
 
 class Lpips(nnx.Module):
-    """A distance between pictures: frozen, its weights come by ``import lpips``."""
+    """A distance between images: frozen, its weights come by ``import lpips``."""
 
     def __init__(self, config: LpipsConfig, *, rngs: nnx.Rngs):
         groups: list[nnx.List] = []

@@ -1,4 +1,4 @@
-"""PatchGAN's discriminator: how real each patch of a picture looks (Isola et al. 2017, arXiv 1611.07004), for VQGAN.
+"""PatchGAN's discriminator: how real each patch of an image looks (Isola et al. 2017, arXiv 1611.07004), for VQGAN.
 
 Convolutions of 4x4 with leaky ReLU: ``layers`` of stride 2, one of stride 1 and one to a single channel. Between the
 first and the last they have no bias and are followed by batch normalisation. It is only ever used to train, so its

@@ -1,4 +1,4 @@
-"""VQGAN: pictures to a grid of codes and back (Esser et al. 2021, arXiv 2012.09841), as taming-transformers has it.
+"""VQGAN: images to a grid of codes and back (Esser et al. 2021, arXiv 2012.09841), as taming-transformers has it.
 
 Both sides are residual blocks of GroupNorm, swish and 3x3 convolutions, with single-head attention at some levels and
 in the middle. The encoder halves with a convolution padded on the right and below only; the decoder doubles the nearest
@@ -258,11 +258,11 @@ class Vqgan(nnx.Module):
         return Quantized(straight_through(x, nearest), x, nearest, codes, distances)
 
     def encode(self, pixels: Float[Array, "B H W 3"]) -> Int[Array, "B h w"]:
-        """The codes of pictures."""
+        """The codes of images."""
         return self.quantize(self.latents(to_range(self.config, pixels))).codes
 
     def decode(self, codes: Int[Array, "B h w"]) -> Float[Array, "B H W 3"]:
-        """Pictures for codes, clipped to [0, 1]."""
+        """Images for codes, clipped to [0, 1]."""
         vectors = jnp.take(self.code_vectors, codes, axis=0, mode="clip")
         return from_range(self.config, self.decoder(self.out_of_codes(vectors)))
 

@@ -1,10 +1,10 @@
-"""VQ-VAE: pictures to a grid of codes and back (van den Oord et al. 2017, arXiv 1711.00937).
+"""VQ-VAE: images to a grid of codes and back (van den Oord et al. 2017, arXiv 1711.00937).
 
 The published layout is strided 4x4 convolutions, residual blocks, the quantizer, residual blocks and transposed
 convolutions (``stem="conv"``). With ``stem="patch"`` each code sees its own square of pixels alone, through a network
 that starts as a rotation of the pixels: distances between vectors start as distances between squares, the codebook as
 their k-means, and no code is spent on what stands beside a square. The decoder sees the neighbours. It is several times
-cheaper, and on small flat pictures several decibels better.
+cheaper, and on small flat images several decibels better.
 
     B batch   H W pixels   h w grid   C width   c code width   K codebook
 """
@@ -169,9 +169,9 @@ class Vqvae(nnx.Module):
         )
 
     def encode(self, pixels: Float[Array, "B H W 3"]) -> Int[Array, "B h w"]:
-        """The codes of pictures."""
+        """The codes of images."""
         return self.quantizer.encode(self.encoder(pixels))
 
     def decode(self, codes: Int[Array, "B h w"]) -> Float[Array, "B H W 3"]:
-        """Pictures for codes, clipped to [0, 1]."""
+        """Images for codes, clipped to [0, 1]."""
         return self.decoder(self.quantizer.lookup(codes)).clip(0, 1)

@@ -1,4 +1,4 @@
-"""Pictures to the codes of a trained image tokenizer, once, on all devices of all hosts."""
+"""Images to the codes of a trained image tokenizer, once, on all devices of all hosts."""
 
 import hashlib
 import os
@@ -13,9 +13,9 @@ import numpy as np
 from flax import nnx
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.code_folder import CodeFolder
-from dalle_jax.data.codes import Encoding, encoded
-from dalle_jax.data.schema import EpochSource, Example, Source
+from dalle_jax.data.precomputed.manifest import CodeFolder
+from dalle_jax.data.source import EpochSource, Example, Source
+from dalle_jax.data.sources.precomputed import Encoding, encoded
 from dalle_jax.images.pixels import centre_square, to_float
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
@@ -42,7 +42,7 @@ def encoding(source: Source, tokenizer: Any, image_size: int, crops: int, shard_
     if image_size < 1 or image_size % factor:
         problems.append(f"image_size must be a multiple of {factor}, the tokenizer's factor, got {image_size}")
     if crops < 1 or (crops > 1 and not isinstance(source, EpochSource)):
-        said = "at least 1" if crops < 1 else "1, since the source shows the same picture in each epoch"
+        said = "at least 1" if crops < 1 else "1, since the source shows the same image in each epoch"
         problems.append(f"crops must be {said}, got {crops}")
     if shard_examples < 1:
         problems.append(f"shard_examples must be at least 1, got {shard_examples}")
@@ -61,9 +61,9 @@ def encoding(source: Source, tokenizer: Any, image_size: int, crops: int, shard_
 
 
 class Encoder:
-    """The tokenizer on every device of this process, compiled once for batches of ``batch_size`` pictures.
+    """The tokenizer on every device of this process, compiled once for batches of ``batch_size`` images.
 
-    Pictures are prepared by threads, the next batch while the devices are busy with one. With many processes each has
+    Images are prepared by threads, the next batch while the devices are busy with one. With many processes each has
     its own devices for itself, and nothing is waited for.
     """
 
@@ -86,12 +86,12 @@ class Encoder:
         """The records of a shard, in order."""
         crops = self._encoding.crops
         shown = self._shown([(index, crop) for index in examples for crop in range(crops)])
-        while pictures := list(islice(shown, crops)):
-            codes = np.stack([one for _, one in pictures])  # [crops h w]
-            yield encoded(pictures[0][0]["key"], codes, [example["captions"] for example, _ in pictures])
+        while images := list(islice(shown, crops)):
+            codes = np.stack([one for _, one in images])  # [crops h w]
+            yield encoded(images[0][0]["key"], codes, [example["captions"] for example, _ in images])
 
     def _shown(self, rows: Sequence[tuple[int, int]]) -> Iterator[tuple[Example, np.ndarray]]:
-        """Each (example, crop) with its codes [h w], the last batch filled up with its last picture."""
+        """Each (example, crop) with its codes [h w], the last batch filled up with its last image."""
         size = self._batch_size
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         ahead: list[list[Future[Example]]] = [self._prepare(batch) for batch in batches[:1]]
@@ -115,7 +115,7 @@ class Encoder:
         source, size = self._source, self._encoding.image_size
         example = source.example(index, crop) if isinstance(source, EpochSource) else source[index]
         if "image" not in example:
-            raise UserError("encode: expected a source of pictures, got one of codes")
+            raise UserError("encode: expected a source of images, got one of codes")
         image = example["image"]
         image = image if image.shape[:2] == (size, size) else centre_square(image, size)
         return Example(key=example["key"], image=image, captions=example["captions"])
@@ -130,4 +130,4 @@ def encode(encoder: Encoder, folder: CodeFolder, shards: Sequence[int], say: Cal
         done += len(folder.rows(number))
         if time.monotonic() - said > SAY_EVERY or number == shards[-1]:
             said = time.monotonic()
-            say(f"{done} of {total} pictures, {done / max(said - began, 1e-9):.0f} a second")
+            say(f"{done} of {total} images, {done / max(said - began, 1e-9):.0f} a second")

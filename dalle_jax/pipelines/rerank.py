@@ -1,6 +1,6 @@
 """From the scores of every candidate to the ones that are kept: pure functions on the host.
 
-A score is whatever ranks candidates of one prompt, larger is better (here CLIP's cosine of picture and caption). Ties
+A score is whatever ranks candidates of one prompt, larger is better (here CLIP's cosine of image and caption). Ties
 go to the smaller index, so that the choice is the same on every machine; NaN ranks below every number.
 """
 
@@ -30,7 +30,7 @@ def choice_among_first(
 ) -> dict[int, Int[np.ndarray, " P"]]:
     """Which candidate would have been chosen had only the first n been drawn, for every n of ``counts`` up to M.
 
-    The key 1 is the first candidate, chosen by nothing. Candidates have a key each, so the first n of M pictures are
-    the n pictures that a request for n would have given.
+    The key 1 is the first candidate, chosen by nothing. Candidates have a key each, so the first n of M images are
+    the n images that a request for n would have given.
     """
     return {n: best_candidates(scores[:, :n], keep=1)[:, 0] for n in counts if n <= scores.shape[1]}

@@ -22,10 +22,10 @@ from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.parallel.axes import BATCH
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.sampling.autoregressive import Settings, sample
+from dalle_jax.train.compiled import jitted_step, state_plan
 from dalle_jax.train.flops import Count, count, model_flops
 from dalle_jax.train.loop import Trainer
-from dalle_jax.train.runner import jitted_step, state_plan
-from dalle_jax.train.state import Blueprint
+from dalle_jax.train.state import ModuleSpec
 from dalle_jax.train.task import Task
 
 REFUSED = re.compile(
@@ -81,11 +81,11 @@ class Planned:
         self.task, self.trainer, self.layout = task, trainer, layout
         self.plan = state_plan(task, trainer, layout)
         frozen = task.frozen()
-        self.frozen = None if frozen is None else Blueprint.of(frozen)
+        self.frozen = None if frozen is None else ModuleSpec.of(frozen)
 
     @property
     def parameters(self) -> int:
-        """Trained and untrained numbers of the model."""
+        """Trainable and untrained numbers of the model."""
         return sum(math.prod(value.shape) for value in self.plan.abstract.params.values())
 
     @cached_property

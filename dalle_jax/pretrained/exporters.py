@@ -25,11 +25,29 @@ class Exporter:
 
 EXPORTERS = (
     Exporter(
-        "hf-clip", "dalle_jax.pretrained.hugging_face_clip", "ClipConfig", "Hugging Face's CLIPModel, in safetensors"
+        "hf-clip",
+        "dalle_jax.pretrained.publishers.hugging_face_clip",
+        "ClipConfig",
+        "Hugging Face's CLIPModel, in safetensors",
     ),
-    Exporter("taming-vqgan", "dalle_jax.pretrained.taming_vqgan", "VqganConfig", "taming's last.ckpt and model.yaml"),
-    Exporter("dalle-mini-vqgan", "dalle_jax.pretrained.dalle_mini_vqgan", "VqganConfig", "DALL·E mini's Flax VQModel"),
-    Exporter("dalle-mini", "dalle_jax.pretrained.dalle_mini", "DalleBartConfig", "DALL·E mini's, in Flax's msgpack"),
+    Exporter(
+        "taming-vqgan",
+        "dalle_jax.pretrained.publishers.taming_vqgan",
+        "VqganConfig",
+        "taming's last.ckpt and model.yaml",
+    ),
+    Exporter(
+        "dalle-mini-vqgan",
+        "dalle_jax.pretrained.publishers.dalle_mini_vqgan",
+        "VqganConfig",
+        "DALL·E mini's Flax VQModel",
+    ),
+    Exporter(
+        "dalle-mini",
+        "dalle_jax.pretrained.publishers.dalle_mini",
+        "DalleBartConfig",
+        "DALL·E mini's, in Flax's msgpack",
+    ),
 )
 
 

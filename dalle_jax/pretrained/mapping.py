@@ -17,8 +17,8 @@ from flax import nnx
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pretrained.tensors import Tensors
-from dalle_jax.train.state import Blueprint
+from dalle_jax.pretrained.files.tensors import Tensors
+from dalle_jax.train.state import ModuleSpec
 
 FREE_NUMBERS = 1 << 30
 """As many as a published tensor may have, and a gigabyte where each takes a byte."""
@@ -86,7 +86,7 @@ def fill(
     Raises UserError with all that does not fit. One tensor at a time is read, and each device gets its own part, as
     ``layout`` says (None: all goes to the first device); numbers are cast to the module's dtypes.
     """
-    blueprint = Blueprint.of(module)
+    blueprint = ModuleSpec.of(module)
     left = ignored_names(tensors, ignored)
     reasons = {**tensors.left, **left}
     problems = mismatches(blueprint.stored(), tensors, rules, left)
@@ -165,7 +165,7 @@ def _placed(one: Rule, tensors: Tensors, dtype: Any, sharding: Any) -> jax.Array
 
 def taken_back(module: nnx.Module, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
     """The tensors of a file from a module's variables: what export writes. All of them must have a rule."""
-    blueprint = Blueprint.of(module)
+    blueprint = ModuleSpec.of(module)
     params, others = blueprint.split(module)
     values = {**params, **others}
     by_target = {one.target: one for one in rules}

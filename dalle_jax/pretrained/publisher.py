@@ -11,8 +11,8 @@ from typing import Any, Protocol, TypeAlias
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
+from dalle_jax.pretrained.files.tensors import Tensors, refused
 from dalle_jax.pretrained.mapping import Ignored, Rule
-from dalle_jax.pretrained.tensors import Tensors, refused
 from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import FILE, ClipBpe
 from dalle_jax.text.vocabulary_files import MERGES, TOKENIZER, VOCABULARY
@@ -62,17 +62,39 @@ class Kind:
 
 
 KINDS = (
-    Kind("openai-clip", "dalle_jax.pretrained.openai_clip", "OpenAI's CLIP: a .pt file"),
-    Kind("hf-clip", "dalle_jax.pretrained.hugging_face_clip", "Hugging Face's CLIPModel: a folder with config.json"),
-    Kind("open-clip", "dalle_jax.pretrained.open_clip", "open_clip: a folder with open_clip_config.json"),
-    Kind("openai-dvae", "dalle_jax.pretrained.openai_dvae", "DALL·E 1's dVAE: a folder with encoder.pkl, decoder.pkl"),
-    Kind("taming-vqgan", "dalle_jax.pretrained.taming_vqgan", "taming's VQGAN: a .ckpt, or a folder with last.ckpt"),
-    Kind("dalle-mini-vqgan", "dalle_jax.pretrained.dalle_mini_vqgan", "DALL·E mini's Flax VQGAN: a folder"),
-    Kind("llamagen-vq", "dalle_jax.pretrained.llamagen_vq", "LlamaGen's image tokenizer: a .pt file"),
-    Kind("lpips", "dalle_jax.pretrained.lpips_weights", "LPIPS: a state dict, or a folder with VGG-16 and its weights"),
-    Kind("dalle-mini", "dalle_jax.pretrained.dalle_mini", "DALL·E mini or mega: a folder with flax_model.msgpack"),
-    Kind("min-dalle", "dalle_jax.pretrained.min_dalle", "min-dalle: a folder with encoder.pt and decoder.pt"),
-    Kind("llamagen", "dalle_jax.pretrained.llamagen", "LlamaGen's transformers: a .pt file"),
+    Kind("openai-clip", "dalle_jax.pretrained.publishers.openai_clip", "OpenAI's CLIP: a .pt file"),
+    Kind(
+        "hf-clip",
+        "dalle_jax.pretrained.publishers.hugging_face_clip",
+        "Hugging Face's CLIPModel: a folder with config.json",
+    ),
+    Kind("open-clip", "dalle_jax.pretrained.publishers.open_clip", "open_clip: a folder with open_clip_config.json"),
+    Kind(
+        "openai-dvae",
+        "dalle_jax.pretrained.publishers.openai_dvae",
+        "DALL·E 1's dVAE: a folder with encoder.pkl, decoder.pkl",
+    ),
+    Kind(
+        "taming-vqgan",
+        "dalle_jax.pretrained.publishers.taming_vqgan",
+        "taming's VQGAN: a .ckpt, or a folder with last.ckpt",
+    ),
+    Kind("dalle-mini-vqgan", "dalle_jax.pretrained.publishers.dalle_mini_vqgan", "DALL·E mini's Flax VQGAN: a folder"),
+    Kind("llamagen-vq", "dalle_jax.pretrained.publishers.llamagen_vq", "LlamaGen's image tokenizer: a .pt file"),
+    Kind(
+        "lpips",
+        "dalle_jax.pretrained.publishers.lpips_weights",
+        "LPIPS: a state dict, or a folder with VGG-16 and its weights",
+    ),
+    Kind(
+        "dalle-mini",
+        "dalle_jax.pretrained.publishers.dalle_mini",
+        "DALL·E mini or mega: a folder with flax_model.msgpack",
+    ),
+    Kind(
+        "min-dalle", "dalle_jax.pretrained.publishers.min_dalle", "min-dalle: a folder with encoder.pt and decoder.pt"
+    ),
+    Kind("llamagen", "dalle_jax.pretrained.publishers.llamagen", "LlamaGen's transformers: a .pt file"),
 )
 
 

@@ -68,7 +68,7 @@ class Settings(NamedTuple):
         )
 
 
-def picture_keys(seeds: Int[Array, " P"] | UInt[Array, " P"], candidates: int, first: int = 0) -> Key[Array, "P M"]:
+def image_keys(seeds: Int[Array, " P"] | UInt[Array, " P"], candidates: int, first: int = 0) -> Key[Array, "P M"]:
     """Create a key per image: ``fold_in(key(seed), first + m)`` for candidate m, regardless of the batch."""
     indices = first + jnp.arange(candidates)
     return jax.vmap(lambda seed: jax.vmap(lambda m: jax.random.fold_in(jax.random.key(seed), m))(indices))(seeds)

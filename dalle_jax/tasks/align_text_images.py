@@ -1,4 +1,4 @@
-"""Training CLIP: a picture and its caption end up at the same place."""
+"""Training CLIP: an image and its caption end up at the same place."""
 
 import math
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.contrastive import contrastive, retrieval_hits, same_caption_group, sigmoid
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.clip_resnet import ResNetConfig
-from dalle_jax.pipelines.load import ModelFile, load_image_tokenizer
+from dalle_jax.pipelines.load.models import ModelFile, load_image_tokenizer
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, summed, text_spec
-from dalle_jax.tasks.captions import Captions, check_vocabulary
+from dalle_jax.tasks.caption_tokens import Captions, check_vocabulary
 from dalle_jax.train.task import (
     Batch,
     CachedEmbeddings,
     Constraint,
+    MetricSums,
     Microbatches,
     Objective,
     Seed,
-    Sums,
     WholeBatchOnly,
 )
 
@@ -56,7 +56,7 @@ class Embeddings(NamedTuple):
 class AlignTextImages:
     """The contrastive loss over the global batch (CLIP, arXiv 2103.00020, section 2.3).
 
-    With ``image_tokenizer`` (the folder of a trained one) the share ``reconstructed`` of the pictures is seen through
+    With ``image_tokenizer`` (the folder of a trained one) the share ``reconstructed`` of the images is seen through
     it, so that the CLIP ranks what a decoder paints as well as what a camera saw. ``contrast`` is CLIP's softmax over
     the batch, or SigLIP's sigmoid for each pair (arXiv 2303.15343), which needs ``model.initial_bias``.
     """
@@ -114,8 +114,8 @@ class AlignTextImages:
 
     def loss(
         self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""], step: Array
-    ) -> tuple[Float[Array, ""], Sums]:
-        """The contrastive loss of a batch, the first of its pictures seen through the tokenizer."""
+    ) -> tuple[Float[Array, ""], MetricSums]:
+        """The contrastive loss of a batch, the first of its images seen through the tokenizer."""
         return self.loss_of_embeddings(module, self.embed(module, frozen, batch, key, step), batch, key, step)
 
     def embed(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""], step: Array) -> Embeddings:
@@ -144,7 +144,7 @@ class AlignTextImages:
 
     def loss_of_embeddings(
         self, module: Clip, embeddings: Embeddings, batch: Batch, key: Key[Array, ""], step: Array
-    ) -> tuple[Float[Array, ""], Sums]:
+    ) -> tuple[Float[Array, ""], MetricSums]:
         """The contrastive loss over all pairs of a batch.
 
         ``loss_of_uniform`` is the softmax loss as a share of what guessing within the batch gives, the logarithm of
@@ -172,8 +172,8 @@ class AlignTextImages:
             return contrastive(image, text, module.logit_scale, same, counted, candidates)
         return sigmoid(image, text, module.logit_scale, module.bias[...], same, counted, candidates)
 
-    def evaluate(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
-        """Retrieval within the batch, through the tokenizer where there is one: is the caption found for the picture?
+    def evaluate(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""]) -> MetricSums:
+        """Retrieval within the batch, through the tokenizer where there is one: is the caption found for the image?
 
         A caption that says the same as the right one counts as right. In a batch that was filled up, the rows that are
         not counted are still what the others are told apart from, each example once.
@@ -190,7 +190,7 @@ class AlignTextImages:
         weight = jnp.ones(()) if counted is None else jnp.sum(counted, dtype=jnp.float32)
         return {"retrieval_top1": summed(right.astype(jnp.float32), batch), "loss": (loss * weight, weight)}
 
-    def pictures(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""]) -> None:
+    def images(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""]) -> None:
         """CLIP draws nothing."""
         del module, frozen, batch, key
         return None

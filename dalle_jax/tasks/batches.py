@@ -14,7 +14,7 @@ from dalle_jax.train.task import Batch
 
 
 def pixel_rows(images: list[np.ndarray], size: int) -> np.ndarray:
-    """Pictures uint8 [H W 3] of any size, cropped in the middle and resized, to one array uint8 [B size size 3]."""
+    """Images uint8 [H W 3] of any size, cropped in the middle and resized, to one array uint8 [B size size 3]."""
     square = (size, size)
     return np.stack([image if image.shape[:2] == square else centre_square(image, size) for image in images])
 

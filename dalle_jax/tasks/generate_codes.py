@@ -20,13 +20,13 @@ from dalle_jax.losses.cross_entropy import cross_entropy, dalle_loss
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.models.llamagen import LlamaGenConfig
-from dalle_jax.pipelines.load import ModelFile, absolute_needs, build, load_image_tokenizer
-from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
+from dalle_jax.pipelines.load.models import ModelFile, absolute_needs, build, load_image_tokenizer
+from dalle_jax.sampling.autoregressive import Settings, image_keys, sample
 from dalle_jax.tasks.batches import code_rows, pixel_rows, pixel_spec, summed, text_spec
-from dalle_jax.tasks.captions import Captions, check_vocabulary
-from dalle_jax.train.task import Batch, Objective, Seed, Sums
+from dalle_jax.tasks.caption_tokens import Captions, check_vocabulary
+from dalle_jax.train.task import Batch, MetricSums, Objective, Seed
 
-PICTURES = 8
+IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class GenerateCodes:
     ``loss = text_weight * nll per text token + (1 - text_weight) * nll per code``, each the mean over its own tokens
     (1/8 and 7/8 in DALL·E 1, arXiv 2102.12092, section 2.2); the nll per code alone where no text is predicted.
     ``blank_captions`` is the share of captions replaced by the empty one, which is what guidance needs. ``guidance`` is
-    used for the pictures drawn while training.
+    used for the images drawn while training.
 
-    ``image_tokenizer``, the folder of a trained one, encodes pictures of ``image_size`` inside the step. Without an
-    ``image_size`` the data holds codes that were written ahead (data/codes.py) and says whose they are; the tokenizer
+    ``image_tokenizer``, the folder of a trained one, encodes images of ``image_size`` inside the step. Without an
+    ``image_size`` the data holds codes that were written ahead (data/sources/precomputed.py) and says whose they are; the tokenizer
     then only draws.
     """
 
@@ -56,7 +56,7 @@ class GenerateCodes:
             raise ValueError(f"blank_captions: expected a share in [0, 1), got {self.blank_captions}")
         if self.image_tokenizer is None and self.image_size is not None:
             raise ValueError(
-                "image_tokenizer: expected the folder of one that encodes pictures of image_size (which is left out "
+                "image_tokenizer: expected the folder of one that encodes images of image_size (which is left out "
                 f"where the data holds codes), got None and image_size {self.image_size}"
             )
         if self.image_tokenizer is None and self.model.code_width:
@@ -119,7 +119,7 @@ class GenerateCodes:
 
     def loss(
         self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""], step: Array
-    ) -> tuple[Float[Array, ""], Sums]:
+    ) -> tuple[Float[Array, ""], MetricSums]:
         """The weighted loss of a batch, some of its captions blanked."""
         del step
         blank_key, dropout_key = jax.random.split(key)
@@ -132,7 +132,7 @@ class GenerateCodes:
         return loss, sums | {"image_nll_of_uniform": (jnp.sum(image) / guessing, sums["image_nll"][1])}
 
     def _codes(self, frozen: Any, batch: Batch) -> Int[Array, "B I"]:
-        """The codes of the pictures, or those that were written ahead."""
+        """The codes of the images, or those that were written ahead."""
         if "codes" in batch:
             return batch["codes"]
         pixels = batch["pixels"]
@@ -146,32 +146,32 @@ class GenerateCodes:
         logits = module(text, codes, dropout_key=dropout_key)
         return cross_entropy(logits.image, codes), None if logits.text is None else cross_entropy(logits.text, text)
 
-    def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
-        """Nats per code (and per text token) on held-out pictures with their captions, and what guidance can do."""
+    def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> MetricSums:
+        """Nats per code (and per text token) on held-out images with their captions, and what guidance can do."""
         del key
         sums = _sums(*self._likelihoods(module, frozen, batch, batch["text"], None), batch)
         return sums | (self._guidance_effect(module, frozen, batch) if self.blank_captions else {})
 
-    def _guidance_effect(self, module: Any, frozen: Any, batch: Batch) -> Sums:
+    def _guidance_effect(self, module: Any, frozen: Any, batch: Batch) -> MetricSums:
         """How far a caption moves the logits of the codes: the mean of |with it - without it|, in nats.
 
         Guidance adds multiples of that difference (``sampling.autoregressive.guide``). A part that is the same for
-        all codes of a place changes nothing, so it is taken off. On the first few pictures, their codes given.
+        all codes of a place changes nothing, so it is taken off. On the first few images, their codes given.
         """
-        codes, text = self._codes(frozen, batch)[:PICTURES], batch["text"][:PICTURES]  # [n I] [n T]
+        codes, text = self._codes(frozen, batch)[:IMAGES], batch["text"][:IMAGES]  # [n I] [n T]
         text = jnp.concatenate([text, jnp.broadcast_to(module.empty(text), text.shape)])
         with_text, without = jnp.split(module(text, jnp.concatenate([codes, codes])).image, 2)  # [n I K] each
         moved = with_text - without
         moved = jnp.abs(moved - moved.mean(axis=-1, keepdims=True))
         return {"guidance_effect": summed(moved, batch)}
 
-    def pictures(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"] | None:
+    def images(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"] | None:
         """One sample for each of the first captions, always with the same keys; None with nothing to decode them."""
         del key
         if frozen is None:
             return None
-        text = batch["text"][:PICTURES]
-        keys = picture_keys(jnp.zeros(text.shape[0], jnp.int32), 1)  # [P 1]
+        text = batch["text"][:IMAGES]
+        keys = image_keys(jnp.zeros(text.shape[0], jnp.int32), 1)  # [P 1]
         settings = Settings.of(text.shape[0], guidance=self.guidance)
         codes = sample(module, text, keys, settings, guided=True)  # [P 1 I]
         return frozen.decode(codes.reshape(-1, *self.model.grid))
@@ -200,9 +200,9 @@ def check_codes(
         )
 
 
-def _sums(image: Float[Array, "B I"], text: Float[Array, "B T"] | None, batch: Batch) -> Sums:
+def _sums(image: Float[Array, "B I"], text: Float[Array, "B T"] | None, batch: Batch) -> MetricSums:
     """Return the nats per code and per text token, as sums with their counts."""
-    sums: Sums = {"image_nll": summed(image, batch)}
+    sums: MetricSums = {"image_nll": summed(image, batch)}
     if text is not None:
         sums["text_nll"] = summed(text, batch)
     return sums

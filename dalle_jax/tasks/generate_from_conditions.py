@@ -15,10 +15,10 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.llamagen import ByCaption, ByClass, LlamaGen, LlamaGenConfig
-from dalle_jax.pipelines.conditions import class_rows, feature_rows
-from dalle_jax.pipelines.load import ModelFile, absolute_needs
+from dalle_jax.pipelines.load.models import ModelFile, absolute_needs
+from dalle_jax.pipelines.prompts import class_rows, feature_rows
 from dalle_jax.tasks.batches import code_rows, summed, text_spec
-from dalle_jax.train.task import Batch, Objective, Seed, Sums
+from dalle_jax.train.task import Batch, MetricSums, Objective, Seed
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class GenerateFromConditions:
         del seeds
         if "condition" not in examples:
             raise UserError(
-                "data: expected a condition beside the codes of every picture (data.source.conditions), it holds "
+                "data: expected a condition beside the codes of every image (data.source.conditions), it holds "
                 f"{', '.join(sorted(examples))}"
             )
         kind, given = self.model.condition, examples["condition"]
@@ -78,7 +78,7 @@ class GenerateFromConditions:
 
     def loss(
         self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""], step: Array
-    ) -> tuple[Float[Array, ""], Sums]:
+    ) -> tuple[Float[Array, ""], MetricSums]:
         """The mean nats of a code, some conditions blanked."""
         del frozen, step
         blank_key, dropout_key = jax.random.split(key)
@@ -90,12 +90,12 @@ class GenerateFromConditions:
         loss = nats.mean()
         return loss, _sums(nats, batch) | {"loss": (loss, jnp.ones(()))}
 
-    def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
-        """Nats per code of held-out pictures."""
+    def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> MetricSums:
+        """Nats per code of held-out images."""
         del frozen, key
         return _sums(cross_entropy(module(batch["condition"], batch["codes"]).image, batch["codes"]), batch)
 
-    def pictures(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> None:
+    def images(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> None:
         """None: there is nothing here to decode codes."""
         del module, frozen, batch, key
 
@@ -105,5 +105,5 @@ class GenerateFromConditions:
         return {"model.gin": render(ModelFile(model=self.model, needs=needs)).encode()}
 
 
-def _sums(nats: Float[Array, "B I"], batch: Batch) -> Sums:
+def _sums(nats: Float[Array, "B I"], batch: Batch) -> MetricSums:
     return {"image_nll": summed(nats, batch)}

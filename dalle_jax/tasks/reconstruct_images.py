@@ -11,13 +11,13 @@ from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
 from dalle_jax.models.image_tokenizer import ImageTokenizer
-from dalle_jax.pipelines.load import ModelFile
+from dalle_jax.pipelines.load.models import ModelFile
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, summed
-from dalle_jax.train.task import Batch, Seed, Sums
+from dalle_jax.train.task import Batch, MetricSums, Seed
 
 
 def check_size(image_size: int, factor: int) -> None:
-    """Raises ValueError for a picture that the tokenizer's squares do not fill."""
+    """Raises ValueError for an image that the tokenizer's squares do not fill."""
     if image_size % factor:
         raise ValueError(f"image_size: expected a multiple of {factor}, the tokenizer's factor, got {image_size}")
 
@@ -51,8 +51,8 @@ class ReconstructImages:
         """``model.gin``."""
         return {"model.gin": render(ModelFile(model=self.model, prefix=self.prefix)).encode()}
 
-    def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
-        """PSNR in dB, the mean over pictures, through hard codes."""
+    def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> MetricSums:
+        """PSNR in dB, the mean over images, through hard codes."""
         del frozen, key
         pixels, copies = to_float(batch["pixels"]), self.tokenizer_of(module)
         squared = jnp.mean((pixels - copies.decode(copies.encode(pixels))) ** 2, axis=(1, 2, 3))  # [B]
@@ -61,8 +61,8 @@ class ReconstructImages:
             "mse": summed(squared, batch),
         }
 
-    def pictures(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"]:
-        """Eight pictures and below each its reconstruction."""
+    def images(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"]:
+        """Eight images and below each its reconstruction."""
         del frozen, key
         pixels, copies = to_float(batch["pixels"][:8]), self.tokenizer_of(module)
         return jnp.concatenate([pixels, copies.decode(copies.encode(pixels))])

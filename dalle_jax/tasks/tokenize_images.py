@@ -1,4 +1,4 @@
-"""Training an image tokenizer: pictures to codes and back."""
+"""Training an image tokenizer: images to codes and back."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from dalle_jax.layers.quantize import Assignments
 from dalle_jax.losses.quantization import reconstruction
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.tasks.reconstruct_images import ReconstructImages, check_size
-from dalle_jax.train.task import Batch, Objective, Sums, UpdateOnce
+from dalle_jax.train.task import Batch, MetricSums, Objective, UpdateOnce
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class TokenizeImages(ReconstructImages):
 
     def loss(
         self, module: Vqvae, frozen: None, batch: Batch, key: Key[Array, ""], step: Array
-    ) -> tuple[Float[Array, ""], Sums]:
+    ) -> tuple[Float[Array, ""], MetricSums]:
         """The training loss; updates the codebook's moving averages inside ``module``."""
         loss, sums, assignments = self.reconstruct(module, frozen, batch, key, step)
         self.update(module, assignments, key)
@@ -51,7 +51,7 @@ class TokenizeImages(ReconstructImages):
 
     def reconstruct(
         self, module: Vqvae, frozen: None, batch: Batch, key: Key[Array, ""], step: Array
-    ) -> tuple[Float[Array, ""], Sums, Assignments]:
+    ) -> tuple[Float[Array, ""], MetricSums, Assignments]:
         """The training loss and the codes of each image; the codebook stays as it is."""
         del frozen, key, step
         pixels = to_float(batch["pixels"])

@@ -14,7 +14,7 @@ from dalle_jax.losses.quantization import perplexity, usage
 from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform, marginal_kl_from_uniform
 from dalle_jax.models.dvae import Dvae, DvaeConfig, downsample, expected_pixels
 from dalle_jax.tasks.reconstruct_images import ReconstructImages, check_size
-from dalle_jax.train.task import Batch, Objective, Sums, WholeBatchOnly
+from dalle_jax.train.task import Batch, MetricSums, Objective, WholeBatchOnly
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class TokenizeImagesDvae(ReconstructImages):
 
     ``loss = nll + kl_weight / (C f^2) kl``: ``nll`` is the mean over pixels and channels of the logit-Laplace -ln f,
     ``kl`` the mean over codes of KL(softmax(logits) || uniform), both in nats, and C f^2 the values that a code stands
-    for (192 as published), so that the weight is that of a sum over the whole picture. ``elb`` is its negative with
+    for (192 as published), so that the weight is that of a sum over the whole image. ``elb`` is its negative with
     kl_weight 1, the bound itself. The defaults of the schedules are the paper's.
 
     Two choices are ours, for short runs, and off by default. ``log_scale_floor`` bends ln b to stay above it: drawn
-    pictures have areas without any noise, whose likelihood grows without end and outweighs all else.
+    images have areas without any noise, whose likelihood grows without end and outweighs all else.
     ``marginal_weight`` adds that much of KL(mean over the batch of softmax(logits) || uniform), in nats: codes that
     nothing uses come back. Beside it a ``kl_weight`` that ends below 0 pays each position for being certain.
     """
@@ -78,7 +78,7 @@ class TokenizeImagesDvae(ReconstructImages):
 
     def loss(
         self, module: Dvae, frozen: None, batch: Batch, key: Key[Array, ""], step: Array
-    ) -> tuple[Float[Array, ""], Sums]:
+    ) -> tuple[Float[Array, ""], MetricSums]:
         """The training loss, with one relaxed sample for each code."""
         del frozen
         pixels = to_float(batch["pixels"])

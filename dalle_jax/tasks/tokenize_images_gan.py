@@ -23,9 +23,9 @@ from dalle_jax.losses.quantization import commitment, entropy_loss, perplexity, 
 from dalle_jax.models.lpips import Lpips
 from dalle_jax.models.patch_discriminator import Discriminator, DiscriminatorConfig
 from dalle_jax.models.vqgan import Quantized, Vqgan, VqganConfig, downsample, from_range, to_range
-from dalle_jax.pipelines.load import load_lpips
+from dalle_jax.pipelines.load.models import load_lpips
 from dalle_jax.tasks.reconstruct_images import ReconstructImages, check_size
-from dalle_jax.train.task import Batch, Objective, Sums, WholeBatchOnly
+from dalle_jax.train.task import Batch, MetricSums, Objective, WholeBatchOnly
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class TokenizeImagesGan(ReconstructImages):
             print(f"dalle-jax: WARNING: {missing}", file=sys.stderr, flush=True)
         print(
             "dalle-jax: WARNING: the perceptual distance is Pyramid, which is ours and has no trained weights, and NOT "
-            "LPIPS: pictures will be less sharp than published ones",
+            "LPIPS: images will be less sharp than published ones",
             file=sys.stderr,
             flush=True,
         )
@@ -150,10 +150,10 @@ class TokenizeImagesGan(ReconstructImages):
 
     def generator_loss(
         self, module: Players, frozen: Lpips | None, batch: Batch, key: Key[Array, ""], step: Array
-    ) -> tuple[Float[Array, ""], Sums]:
+    ) -> tuple[Float[Array, ""], MetricSums]:
         """The tokenizer's loss.
 
-        The pictures' gradients of both of its losses over pictures are found first, once each; they give the adaptive
+        The images' gradients of both of its losses over images are found first, once each; they give the adaptive
         weight and then, sent back together, the parameters' gradient.
         """
         del key
@@ -191,7 +191,7 @@ class TokenizeImagesGan(ReconstructImages):
 
     def discriminator_loss(
         self, module: Players, frozen: Lpips | None, batch: Batch, key: Key[Array, ""], step: Array
-    ) -> tuple[Float[Array, ""], Sums]:
+    ) -> tuple[Float[Array, ""], MetricSums]:
         """The hinge loss, 0 before the discriminator plays."""
         del frozen, key
         values = to_range(self.model, to_float(batch["pixels"]))

@@ -22,7 +22,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from dalle_jax.parallel.layout import portable_trace
 from dalle_jax.train.microbatches import Bound
-from dalle_jax.train.state import Blueprint, Plan
+from dalle_jax.train.state import ModuleSpec, StateSpec
 from dalle_jax.train.task import CachedEmbeddings, Objective, Task
 
 
@@ -54,7 +54,7 @@ def count(jaxpr: ClosedJaxpr | Jaxpr, marked: Sequence[bool] | None = None) -> C
 
 
 def model_flops(
-    task: Task, plan: Plan, frozen: Blueprint | None, batch: Mapping[str, jax.ShapeDtypeStruct], accumulate: int
+    task: Task, plan: StateSpec, frozen: ModuleSpec | None, batch: Mapping[str, jax.ShapeDtypeStruct], accumulate: int
 ) -> Count:
     """Model FLOPs of one training step on a batch of those shapes, as ``fixed`` (once) and ``moved`` (three times)."""
     total = Count()

@@ -1,4 +1,4 @@
-"""The one trainer: whatever the task, the same loop of feed, step, figures, evaluation, pictures and checkpoints."""
+"""The one trainer: whatever the task, the same loop of feed, step, figures, evaluation, images and checkpoints."""
 
 import contextlib
 import time
@@ -14,22 +14,25 @@ from dalle_jax.parallel import hosts
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.reduction import ReduceDtype
 from dalle_jax.storage import Place
-from dalle_jax.train import decay, detectors, feed, goodput, metrics, optimizers, pictures, schedules
-from dalle_jax.train.checkpoint import Checkpoints, Meta
-from dalle_jax.train.ema import Ema
-from dalle_jax.train.interrupt import Interrupt, command_to_go_on
-from dalle_jax.train.monitor import Monitor
-from dalle_jax.train.profile import Profiler, Steps
-from dalle_jax.train.runner import Runner
-from dalle_jax.train.save_weights import with_weights
-from dalle_jax.train.spikes import SkipSpikes
-from dalle_jax.train.spool import Spool
-from dalle_jax.train.stall import Doing, Watchdog
+from dalle_jax.train import metrics, prefetch
+from dalle_jax.train.checkpoints.checkpoints import Checkpoints, Meta
+from dalle_jax.train.checkpoints.save_weights import with_weights
+from dalle_jax.train.compiled import CompiledTask
+from dalle_jax.train.monitor import detectors, goodput
+from dalle_jax.train.monitor.alerts import Watch
+from dalle_jax.train.monitor.monitor import Monitor
+from dalle_jax.train.monitor.profiler import Profiler, Steps
+from dalle_jax.train.monitor.watchdog import Phase, Watchdog
+from dalle_jax.train.optim import optimizers, schedules, weight_decay
+from dalle_jax.train.optim.ema import Ema
+from dalle_jax.train.optim.gradient_spikes import SkipSpikes
+from dalle_jax.train.optim.trainable import Trainable, TrainAll
+from dalle_jax.train.output import sample_sheet
+from dalle_jax.train.output.upload import UploadBuffer
+from dalle_jax.train.output.writers import METRICS_FILE, Progress, Writers, read_lines, unwritable
+from dalle_jax.train.signals import Interrupt, command_to_go_on
 from dalle_jax.train.state import State
-from dalle_jax.train.task import Accountable, Batches, ReadsCaptions, Sums, Task
-from dalle_jax.train.trained import TrainAll, Trained
-from dalle_jax.train.watch import Watch
-from dalle_jax.train.writers import METRICS_FILE, Progress, Writers, read_lines, unwritable
+from dalle_jax.train.task import Accountable, Batches, MetricSums, ReadsCaptions, Task
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Trainer:
 
     The newest ``keep`` checkpoints stay, and for good those whose step ``keep_every`` divides. ``decayed`` says which
     parameters the optimizer's weight decay reaches. ``reduce_dtype`` is that in which gradients are summed over
-    devices: parallel/reduction.py. After ``stall_seconds`` in which no step finishes the process ends (train/stall.py);
+    devices: parallel/reduction.py. After ``stall_seconds`` in which no step finishes the process ends (train/monitor/watchdog.py);
     None is never. ``initial`` is the folder of a trained or imported model whose averaged weights a new run begins
     with (fine-tuning); one that goes on has its own. ``trained`` says which parameters are trained; the others stay.
     """
@@ -46,8 +49,8 @@ class Trainer:
     steps: int
     schedule: schedules.Schedule
     optimizer: optimizers.Optimizer = field(default_factory=optimizers.AdamW)
-    decayed: decay.Decayed = field(default_factory=decay.DecayMatrices)
-    trained: Trained = field(default_factory=TrainAll)
+    decayed: weight_decay.WeightDecayMask = field(default_factory=weight_decay.DecayMatrices)
+    trained: Trainable = field(default_factory=TrainAll)
     ema: Ema | None = None
     seed: int = 0
     accumulate: int = 1
@@ -55,7 +58,7 @@ class Trainer:
     clip_norm: float | None = None
     log_every: int = 50
     evaluate_every: int | None = None
-    pictures_every: int | None = None
+    images_every: int | None = None
     save_every: int | None = None
     keep: int = 2
     keep_every: int | None = None
@@ -101,7 +104,7 @@ def train(
 ) -> TrainResult:
     """Trains to ``trainer.steps``, going on from the newest checkpoint in ``out`` if there is one.
 
-    ``profile`` are steps to trace (train/profile.py). Raises UserError for a folder that cannot be written, a
+    ``profile`` are steps to trace (train/monitor/profiler.py). Raises UserError for a folder that cannot be written, a
     checkpoint of another model, data or seed, and a run that has diverged.
     """
     with contextlib.ExitStack() as opened:
@@ -125,7 +128,7 @@ class Run:
         self.began = time.monotonic()
         self.data, self.task, self.trainer, self.layout, self.out = data, task, trainer, layout, out
         self.meta = Meta(config_text, data.fingerprint(), trainer.seed, task.model_files())
-        self.spool = Spool(out, brought=(METRICS_FILE, goodput.FILE))
+        self.spool = UploadBuffer(out, brought=(METRICS_FILE, goodput.FILE))
         opened.callback(self.spool.close)
         make_folder(self.spool.folder)
         watchdog = opened.enter_context(Watchdog(trainer.stall_seconds, self.spool.folder))
@@ -134,7 +137,7 @@ class Run:
         found = self.checkpoints.newest()
         if found is not None:
             refuse_changes(self.checkpoints.meta(found), self.meta, out)
-        self.runner = Runner(task, trainer, layout)
+        self.runner = CompiledTask(task, trainer, layout)
         self.state = self._first_state(found)
         self.start = 0 if found is None else found
         self.saved = found
@@ -149,7 +152,7 @@ class Run:
         self.monitor = Monitor(watchdog, self.runner, layout, data.batch_size, self.spool.folder, self.start)
         self.profiler = Profiler(self.spool.folder, profile, self.progress.say)
         self.metrics: dict[str, float] = newest_figures(self.spool.folder)
-        self.sums: Sums | None = None
+        self.sums: MetricSums | None = None
         self.warned_of_cuts = False
         self.logged = (self.start, time.monotonic())
 
@@ -161,7 +164,7 @@ class Run:
         if told is not None:
             self.progress.say(told)
         step = self.start
-        batches = feed.Feed(self.task, self.data, self.layout, self.trainer.seed, step, self.trainer.steps)
+        batches = prefetch.Prefetcher(self.task, self.data, self.layout, self.trainer.seed, step, self.trainer.steps)
         with Interrupt() as interrupt, self.profiler:
             try:
                 while step < self.trainer.steps and not hosts.agree_to_stop(interrupt.asked, step):
@@ -179,7 +182,7 @@ class Run:
             self._tell_cuts(mostly_cut_only=False)
             self._account(last=True)
             self._save(step)
-            with self.monitor.pause(step, Doing.CHECKPOINT, self.state.step):
+            with self.monitor.pause(step, Phase.CHECKPOINT, self.state.step):
                 self.checkpoints.wait()
         interrupted = step < self.trainer.steps
         if interrupted:
@@ -201,10 +204,10 @@ class Run:
         if step % trainer.log_every == 0 or last:
             self._log(step)
         if due(step, trainer.evaluate_every, last):
-            with self.monitor.pause(step, Doing.EVALUATION, self.state.step):
+            with self.monitor.pause(step, Phase.EVALUATION, self.state.step):
                 self._evaluate(step)
-        if due(step, trainer.pictures_every, last):
-            with self.monitor.pause(step, Doing.PICTURES, self.state.step):
+        if due(step, trainer.images_every, last):
+            with self.monitor.pause(step, Phase.IMAGES, self.state.step):
                 self._draw(step)
         if due(step, trainer.save_every, False):
             self._save(step)
@@ -253,8 +256,8 @@ class Run:
                 self.progress.say(line)
 
     def _evaluate(self, step: int) -> None:
-        sums: Sums | None = None
-        for index, batch in enumerate(feed.evaluation(self.task, self.data, self.layout)):
+        sums: MetricSums | None = None
+        for index, batch in enumerate(prefetch.evaluation(self.task, self.data, self.layout)):
             sums = self.runner.merge(sums, self.runner.evaluate(self.state, batch, index))
         values = metrics.divide(sums or {})
         if values:
@@ -262,19 +265,19 @@ class Run:
             self.progress.say(f"step {step}: " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
     def _draw(self, step: int) -> None:
-        batch = next(feed.evaluation(self.task, self.data, self.layout), None)
-        drawn = None if batch is None else self.runner.pictures(self.state, batch)
+        batch = next(prefetch.evaluation(self.task, self.data, self.layout), None)
+        drawn = None if batch is None else self.runner.images(self.state, batch)
         if drawn is not None and self.writers is not None:
             drawn = jax.device_get(drawn)
-            page = pictures.sheet(drawn)
-            pictures.write(self.spool.folder, step, page)
-            self._write(step, {"pictures/one_colour": pictures.one_colour(drawn)})
-            self.writers.picture(step, "pictures", page)
+            page = sample_sheet.sheet(drawn)
+            sample_sheet.write(self.spool.folder, step, page)
+            self._write(step, {"images/one_colour": sample_sheet.one_colour(drawn)})
+            self.writers.image(step, "images", page)
             self.spool.send()
 
     def _save(self, step: int) -> None:
         if self.saved != step:
-            with self.monitor.pause(step, Doing.CHECKPOINT, self.state.step):
+            with self.monitor.pause(step, Phase.CHECKPOINT, self.state.step):
                 self.monitor.saves(step)
                 self._account(last=False)
                 self.checkpoints.save(step, self.state, self.meta)

@@ -1,4 +1,4 @@
-"""Sums: figures as (sum, weight), which merge by adding and are divided once, when they are written."""
+"""MetricSums: figures as (sum, weight), which merge by adding and are divided once, when they are written."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.train.task import Sums
+from dalle_jax.train.task import MetricSums
 
 
-def merge(first: Sums, second: Sums) -> Sums:
+def merge(first: MetricSums, second: MetricSums) -> MetricSums:
     """Both together; a name that both have is added up."""
     merged = dict(first)
     for name, (total, weight) in second.items():
@@ -20,12 +20,12 @@ def merge(first: Sums, second: Sums) -> Sums:
     return merged
 
 
-def as_float32(sums: Mapping[str, Any]) -> Sums:
+def as_float32(sums: Mapping[str, Any]) -> MetricSums:
     """The same with both parts as float32 scalars, whatever a task gave."""
     return {name: (_scalar(total), _scalar(weight)) for name, (total, weight) in sums.items()}
 
 
-def where(keep: Any, sums: Sums) -> Sums:
+def where(keep: Any, sums: MetricSums) -> MetricSums:
     """The sums, or nothing with no weight."""
     return jax.tree.map(lambda value: jnp.where(keep, value, 0.0), sums)
 

@@ -21,17 +21,17 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.parallel.axes import BATCH
 from dalle_jax.parallel.layout import check_microbatch, constrain
 from dalle_jax.train import metrics
-from dalle_jax.train.state import Arrays, Blueprint
-from dalle_jax.train.task import Batch, CachedEmbeddings, Objective, Sums, Task, UpdateOnce, WholeBatchOnly
+from dalle_jax.train.state import Arrays, ModuleSpec
+from dalle_jax.train.task import Batch, CachedEmbeddings, MetricSums, Objective, Task, UpdateOnce, WholeBatchOnly
 
 
 class Gradients(NamedTuple):
-    """Loss and gradients of a batch, the variables that are not parameters after it, and its Sums."""
+    """Loss and gradients of a batch, the variables that are not parameters after it, and its MetricSums."""
 
     loss: Array
     grads: Arrays
     others: Arrays
-    sums: Sums
+    sums: MetricSums
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,15 @@ class Bound:
     """
 
     objective: Objective
-    blueprint: Blueprint
+    blueprint: ModuleSpec
     frozen: Callable[[], nnx.Module] | None
     params: Arrays
     step: Array
 
-    def loss(self, trained: Arrays, others: Arrays, batch: Batch, key: Array) -> tuple[Array, tuple[Sums, Arrays]]:
-        """Return ``(scalar, (Sums, others))`` of the whole batch at once."""
+    def loss(
+        self, trained: Arrays, others: Arrays, batch: Batch, key: Array
+    ) -> tuple[Array, tuple[MetricSums, Arrays]]:
+        """Return ``(scalar, (MetricSums, others))`` of the whole batch at once."""
         module = self.module(trained, others)
         value, sums = self.objective.loss(module, self.fixed(), batch, key, self.step)
         return value, (metrics.as_float32(sums), self.blueprint.split(module)[1])
@@ -122,7 +124,7 @@ class _Microbatches:
     def averaged(self) -> Gradients:
         """Average a loss that is a mean over examples and changes no variable."""
 
-        def loss(module: nnx.Module, batch: Batch, key: Array) -> tuple[Array, Sums, Any]:
+        def loss(module: nnx.Module, batch: Batch, key: Array) -> tuple[Array, MetricSums, Any]:
             value, sums = self.bound.objective.loss(module, self.bound.fixed(), batch, key, self.bound.step)
             return value, metrics.as_float32(sums), ()
 
@@ -131,7 +133,7 @@ class _Microbatches:
     def updated_once(self, how: UpdateOnce) -> Gradients:
         """Average the loss, then update variables once from what all microbatches have shown."""
 
-        def loss(module: nnx.Module, batch: Batch, key: Array) -> tuple[Array, Sums, Any]:
+        def loss(module: nnx.Module, batch: Batch, key: Array) -> tuple[Array, MetricSums, Any]:
             value, sums, seen = how.loss(module, self.bound.fixed(), batch, key, self.bound.step)
             return value, metrics.as_float32(sums), seen
 
@@ -151,7 +153,7 @@ class _Microbatches:
             self.bound.check_unchanged(module, self.others)
             return embeddings
 
-        def loss(trained: Arrays, embeddings: Any) -> tuple[Array, tuple[Sums, Arrays]]:
+        def loss(trained: Arrays, embeddings: Any) -> tuple[Array, tuple[MetricSums, Arrays]]:
             module = self.bound.module(trained, self.others)
             value, sums = how.loss(module, embeddings, self.batch, self._key(0), self.bound.step)
             return value, (metrics.as_float32(sums), self.bound.blueprint.split(module)[1])
@@ -171,11 +173,11 @@ class _Microbatches:
         grads, _ = jax.lax.scan(body, start, indices)
         return Gradients(value.astype(jnp.float32), grads, others, sums)
 
-    def _average(self, loss: Callable[..., tuple[Array, Sums, Any]]) -> tuple[Gradients, Any]:
-        """Scan ``loss(module, batch, key) -> (scalar, Sums, seen)``; ``seen`` is returned as [parts B/parts ...]."""
+    def _average(self, loss: Callable[..., tuple[Array, MetricSums, Any]]) -> tuple[Gradients, Any]:
+        """Scan ``loss(module, batch, key) -> (scalar, MetricSums, seen)``; ``seen`` is returned as [parts B/parts ...]."""
         batches = split(self.batch, self.parts)
 
-        def of_one(trained: Arrays, batch: Batch, key: Array) -> tuple[Array, tuple[Sums, Any]]:
+        def of_one(trained: Arrays, batch: Batch, key: Array) -> tuple[Array, tuple[MetricSums, Any]]:
             module = self.bound.module(trained, self.others)
             value, sums, seen = loss(module, batch, key)
             self.bound.check_unchanged(module, self.others)
@@ -183,7 +185,7 @@ class _Microbatches:
 
         with_gradients = jax.value_and_grad(of_one, has_aux=True)
 
-        def body(carry: tuple[Array, Arrays], index: Array) -> tuple[tuple[Array, Arrays], tuple[Sums, Any]]:
+        def body(carry: tuple[Array, Arrays], index: Array) -> tuple[tuple[Array, Arrays], tuple[MetricSums, Any]]:
             total, grads = carry
             batch = {name: rows[index] for name, rows in batches.items()}
             (value, found), more = with_gradients(self.trained, batch, self._key(index))

@@ -16,9 +16,9 @@ from flax import nnx
 from dalle_jax.arrays import Array
 from dalle_jax.config.errors import UserError
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.train import decay, optimizers, schedules, spikes
+from dalle_jax.train.optim import gradient_spikes, optimizers, schedules, weight_decay
+from dalle_jax.train.optim.trainable import Trainable, TrainAll
 from dalle_jax.train.task import Objective, Task
-from dalle_jax.train.trained import TrainAll, Trained
 
 Arrays = dict[str, Any]
 
@@ -26,7 +26,7 @@ Arrays = dict[str, Any]
 class State(NamedTuple):
     """The whole of it; ``average`` is empty without an Ema. ``others`` are the variables that are no parameters.
 
-    ``gradient_norms`` are followed by objective (train/spikes.py). ``skipped`` counts updates that were not
+    ``gradient_norms`` are followed by objective (train/optim/gradient_spikes.py). ``skipped`` counts updates that were not
     finite, ``spiked`` those skipped for a spike, and ``skipped_in_a_row`` both, up to now with no good one between.
     ``schedule`` is what the learning rate's schedule remembers: nothing, or a few scalars.
     """
@@ -36,7 +36,7 @@ class State(NamedTuple):
     others: Arrays
     average: Arrays
     optimizers: dict[str, Any]
-    gradient_norms: spikes.Followed
+    gradient_norms: gradient_spikes.Followed
     skipped: Any
     spiked: Any
     skipped_in_a_row: Any
@@ -44,7 +44,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class ModuleSpec:
     """A module without its values: enough to rebuild it from arrays."""
 
     graph: Any
@@ -52,7 +52,7 @@ class Blueprint:
     variables: dict[str, Any]
 
     @classmethod
-    def of(cls, module: nnx.Module) -> "Blueprint":
+    def of(cls, module: nnx.Module) -> "ModuleSpec":
         """The blueprint of a module, abstract (``nnx.eval_shape``) or not."""
         graph, state = nnx.split(module)
         flat = dict(nnx.to_flat_state(state))
@@ -123,10 +123,10 @@ class Blueprint:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StateSpec:
     """All that is known of a training state before it holds a number: how to build it, its shapes, where it lies."""
 
-    blueprint: Blueprint
+    blueprint: ModuleSpec
     transformations: dict[str, optax.GradientTransformation]
     trained: dict[str, tuple[str, ...]]
     abstract: State
@@ -160,15 +160,15 @@ def plan(
     optimizer: optimizers.Optimizer,
     averaged: bool,
     layout: Layout,
-    decayed: decay.Decayed = decay.DecayMatrices(),  # noqa: B008 (frozen)
+    decayed: weight_decay.WeightDecayMask = weight_decay.DecayMatrices(),  # noqa: B008 (frozen)
     schedule: schedules.Schedule | None = None,
-    chosen: Trained = TrainAll(),  # noqa: B008 (frozen)
-) -> Plan:
+    chosen: Trainable = TrainAll(),  # noqa: B008 (frozen)
+) -> StateSpec:
     """What the training state of a task will be; ``schedule`` matters where it remembers something.
 
     Raises UserError where ``chosen`` leaves an objective nothing to train.
     """
-    blueprint = Blueprint.of(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))
+    blueprint = ModuleSpec.of(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))
     transformation = optimizer.transformation(_parameters(blueprint, decayed))
     names = chosen.chosen({name: one for name, one in blueprint.variables.items() if blueprint.is_param(name)})
     trained = {objective.name: _trained(blueprint, objective, names) for objective in task.objectives()}
@@ -181,27 +181,27 @@ def plan(
         zero = jnp.zeros((), jnp.int32)
         states = {name: transformation.init({path: params[path] for path in paths}) for name, paths in trained.items()}
         remembered = () if schedule is None else schedules.first_state(schedule)
-        norms = spikes.Followed.none(trained)
+        norms = gradient_spikes.Followed.none(trained)
         return State(zero, params, others, average, states, norms, zero, zero, zero, remembered)
 
     abstract = jax.eval_shape(build, jax.random.key(0))
     shardings = _shardings(blueprint, transformation, trained, abstract, layout)
-    return Plan(blueprint, transformations, trained, abstract, shardings, build)
+    return StateSpec(blueprint, transformations, trained, abstract, shardings, build)
 
 
-def _parameters(blueprint: Blueprint, decayed: decay.Decayed) -> decay.Parameters:
+def _parameters(blueprint: ModuleSpec, decayed: weight_decay.WeightDecayMask) -> weight_decay.Parameters:
     """What the optimizer may know of each parameter."""
     shaped = {
-        name: decay.Shaped(blueprint.axes(name), variable.get_value().shape)
+        name: weight_decay.Shaped(blueprint.axes(name), variable.get_value().shape)
         for name, variable in blueprint.variables.items()
         if blueprint.is_param(name)
     }
     reached = decayed.reached(shaped)
-    return {name: decay.Parameter(tuple(one.axes or ()), name in reached) for name, one in shaped.items()}
+    return {name: weight_decay.Parameter(tuple(one.axes or ()), name in reached) for name, one in shaped.items()}
 
 
 def _shardings(
-    blueprint: Blueprint,
+    blueprint: ModuleSpec,
     transformation: optax.GradientTransformation,
     trained: Mapping[str, tuple[str, ...]],
     abstract: State,
@@ -227,7 +227,7 @@ def _shardings(
     )
 
 
-def _trained(blueprint: Blueprint, objective: Objective, among: set[str]) -> tuple[str, ...]:
+def _trained(blueprint: ModuleSpec, objective: Objective, among: set[str]) -> tuple[str, ...]:
     names = blueprint.matching(objective.trains)
     if not names:
         raise ValueError(f"objective {objective.name!r}: its filter {objective.trains!r} matches no parameter")

@@ -10,28 +10,29 @@ import optax
 
 from dalle_jax.arrays import Array
 from dalle_jax.parallel.reduction import ReduceDtype, gradients_summed_in
-from dalle_jax.train import constraints, metrics, schedules, spikes
-from dalle_jax.train import ema as averaging
+from dalle_jax.train import metrics
 from dalle_jax.train.microbatches import Bound, check_accumulate, gradients
-from dalle_jax.train.state import Arrays, Blueprint, Plan, State
-from dalle_jax.train.task import Batch, Sums, Task
+from dalle_jax.train.optim import constraints, gradient_spikes, schedules
+from dalle_jax.train.optim import ema as averaging
+from dalle_jax.train.state import Arrays, ModuleSpec, State, StateSpec
+from dalle_jax.train.task import Batch, MetricSums, Task
 
-Step = Callable[[State, Arrays, Batch, Array], tuple[State, Sums]]
+Step = Callable[[State, Arrays, Batch, Array], tuple[State, MetricSums]]
 
 
 def make_step(
     task: Task,
-    plan: Plan,
-    frozen: Blueprint | None,
+    plan: StateSpec,
+    frozen: ModuleSpec | None,
     schedule: schedules.Schedule,
     steps: int,
     accumulate: int,
     clip_norm: float | None,
     ema: averaging.Ema | None,
-    skip: spikes.SkipSpikes | None = None,
+    skip: gradient_spikes.SkipSpikes | None = None,
     reduce_dtype: ReduceDtype = "float32",
 ) -> Step:
-    """``step(state, frozen arrays, batch, seed key) -> (state, Sums)``, not yet jitted; ``state`` may be donated.
+    """``step(state, frozen arrays, batch, seed key) -> (state, MetricSums)``, not yet jitted; ``state`` may be donated.
 
     A loss or a gradient that is not finite, in any objective, leaves everything but the counters as it was, and so does
     a spike of the gradient norm where ``skip`` says so. Gradients are summed over devices in ``reduce_dtype``, found
@@ -42,14 +43,14 @@ def make_step(
     objectives = task.objectives()
     bounds = {one.name: constraints.projections(one, plan.blueprint, plan.trained[one.name]) for one in objectives}
 
-    def step(state: State, frozen_arrays: Arrays, batch: Batch, key: Array) -> tuple[State, Sums]:
+    def step(state: State, frozen_arrays: Arrays, batch: Batch, key: Array) -> tuple[State, MetricSums]:
         fixed = None if frozen is None else functools.partial(frozen.merge, frozen_arrays)
         key = jax.random.fold_in(key, state.step)
         rate = schedules.in_step(schedule, state.step, steps, state.schedule)
         params, others, states = state.params, state.others, dict(state.optimizers)
         finite, total = jnp.asarray(True), jnp.zeros(())
         norms: Arrays = {}
-        sums: Sums = {"learning_rate": (rate, jnp.ones(()))}
+        sums: MetricSums = {"learning_rate": (rate, jnp.ones(()))}
         for index, objective in enumerate(objectives):
             trained = {name: params[name] for name in plan.trained[objective.name]}
             bound = Bound(objective, plan.blueprint, fixed, params, state.step)
@@ -113,7 +114,7 @@ def _count(state: State, kept: Any, finite: Array, spiked: Array) -> State:
     )
 
 
-def _report(sums: Mapping[str, Any], finite: Array) -> Sums:
+def _report(sums: Mapping[str, Any], finite: Array) -> MetricSums:
     """The figures of a good step, or none of them, and whether it was skipped."""
     bad = 1.0 - finite.astype(jnp.float32)
     return metrics.where(finite, metrics.as_float32(sums)) | {"skipped": (bad, jnp.ones(()))}

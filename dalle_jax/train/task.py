@@ -16,11 +16,11 @@ Batch: TypeAlias = dict[str, Array]
 Seed: TypeAlias = tuple[int, ...]
 """What ``numpy.random.default_rng`` takes."""
 
-Sums: TypeAlias = dict[str, tuple[Array, Array]]
+MetricSums: TypeAlias = dict[str, tuple[Array, Array]]
 """Names to (sum, weight). They merge by adding, over microbatches, devices, steps and hosts, and are divided once."""
 
-Loss: TypeAlias = Callable[[Any, Any, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], Sums]]
-"""``loss(module, frozen, batch, key, step) -> (scalar, Sums)``; may update variables of the module but no Param."""
+Loss: TypeAlias = Callable[[Any, Any, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], MetricSums]]
+"""``loss(module, frozen, batch, key, step) -> (scalar, MetricSums)``; may update variables of the module but no Param."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +40,23 @@ class CachedEmbeddings:
 
     ``embed(module, frozen, batch, key, step)`` returns a tree of float arrays with a row for each example. It must set
     no variable, and no row may depend on another. ``loss(module, embeddings, batch, key, step)`` returns the loss of
-    the whole batch and its Sums. Together they are the objective's ``loss``.
+    the whole batch and its MetricSums. Together they are the objective's ``loss``.
     """
 
     embed: Callable[[Any, Any, Batch, Key[Array, ""], Array], Any]
-    loss: Callable[[Any, Any, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], Sums]]
+    loss: Callable[[Any, Any, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], MetricSums]]
 
 
 @dataclass(frozen=True)
 class UpdateOnce:
     """Microbatches for a mean over examples beside variables that follow the batch, such as a codebook.
 
-    ``loss(module, frozen, batch, key, step)`` returns the loss, its Sums, and a tree of arrays with a row for each
+    ``loss(module, frozen, batch, key, step)`` returns the loss, its MetricSums, and a tree of arrays with a row for each
     example; it must set no variable. ``update(module, rows, key)`` gets the rows of the whole batch and sets variables.
     Together they are the objective's ``loss``.
     """
 
-    loss: Callable[[Any, Any, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], Sums, Any]]
+    loss: Callable[[Any, Any, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], MetricSums, Any]]
     update: Callable[[Any, Any, Key[Array, ""]], None]
 
 
@@ -114,7 +114,7 @@ class Task(Protocol):
         """What to minimise, in the order in which it is stepped."""
         ...
 
-    def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Sums:
+    def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> MetricSums:
         """Figures on held-out batches, for the model and for its average; a pure function.
 
         A batch that was filled up to its size has ``COUNTED`` and ``CANDIDATE`` (arrays.py). The sums are then over the
@@ -122,7 +122,7 @@ class Task(Protocol):
         """
         ...
 
-    def pictures(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"] | None:
+    def images(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"] | None:
         """What to draw every so often, values in [0, 1], or None for a task that draws nothing; a pure function."""
         ...
 

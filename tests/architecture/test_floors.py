@@ -5,7 +5,7 @@ import ast
 import pytest
 from source_tree import FLOOR, PACKAGE, SOURCES, imports, module, parsed, room
 
-ALLOWED = {("dalle_jax.pipelines.load", "pretrained")}
+ALLOWED = {("dalle_jax.pipelines.load.models", "pretrained")}
 NO_ROOM = {"__version__"}
 
 

@@ -1,4 +1,4 @@
-"""A LlamaGen trained from codes and a text encoder's features that were written ahead, to a picture."""
+"""A LlamaGen trained from codes and a text encoder's features that were written ahead, to an image."""
 
 import json
 
@@ -7,8 +7,8 @@ import pytest
 
 from dalle_jax.__main__ import main
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.codes import Codes
-from dalle_jax.pipelines.load import read_model_file
+from dalle_jax.data.sources.precomputed import Codes
+from dalle_jax.pipelines.load.models import read_model_file
 
 CONFIG = """
 include 'runs/llamagen.gin'
@@ -82,4 +82,4 @@ def test_conditions_that_are_missing_are_said(written, tmp_path, capsys):
         Codes(str(written / "codes"), conditions=str(tmp_path)).open()[0]
     sets = ["--set", "data.source.conditions=None", "--set", "data.evaluation.conditions=None"]
     assert main(["train", str(written / "run.gin"), *sets, "--out", str(tmp_path / "run")]) == 2
-    assert "expected a condition beside the codes of every picture" in capsys.readouterr().err
+    assert "expected a condition beside the codes of every image" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import jax
 from flax import nnx
 
 from dalle_jax.__main__ import main
-from dalle_jax.pipelines.load import load_clip
+from dalle_jax.pipelines.load.models import load_clip
 from dalle_jax.storage import place
 
 

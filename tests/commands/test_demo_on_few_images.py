@@ -12,9 +12,9 @@ from dalle_jax.__main__ import main
 
 COLOURS = [(220, 30, 30), (30, 180, 60), (40, 60, 220), (250, 250, 250), (10, 10, 10), (240, 200, 20)]
 SMALL = [
-    *("data.pictures.size=16", "data.workers=0"),
+    *("data.images.size=16", "data.workers=0"),
     *(f"stages.{name}.trainer.steps=2" for name in ("tokenizer", "clip", "transformer")),
-    *(f"stages.{name}.trainer.pictures_every=None" for name in ("tokenizer", "transformer")),
+    *(f"stages.{name}.trainer.images_every=None" for name in ("tokenizer", "transformer")),
     *("stages.tokenizer.task.image_size=16", "stages.transformer.task.image_size=16"),
     *("stages.tokenizer.task.model.width=8", "stages.tokenizer.task.model.blocks=1"),
     *("stages.tokenizer.task.model.codebook_size=16", "stages.transformer.task.model.codebook_size=16"),
@@ -111,10 +111,10 @@ def test_all_that_does_not_fit_is_told_together_before_anything_is_trained(tmp_p
 
 def test_images_of_another_size_than_a_stage_wants_are_named_for_every_stage(tmp_path, capsys):
     folder = images(tmp_path / "images", 2)
-    assert demo(folder, tmp_path / "out", "data.pictures.size=64", small=False) == 2
+    assert demo(folder, tmp_path / "out", "data.images.size=64", small=False) == 2
     error = capsys.readouterr().err
     for name in ("tokenizer", "clip", "transformer"):
-        assert f"stages.{name}: data.pictures.size: expected 32" in error
+        assert f"stages.{name}: data.images.size: expected 32" in error
     assert not (tmp_path / "out").exists()
 
 

@@ -14,9 +14,9 @@ from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_uint8
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
-from dalle_jax.pipelines.load import ModelFile, load_generator, load_image_tokenizer
-from dalle_jax.pretrained import dalle_mini
-from dalle_jax.train.save_weights import save_weights
+from dalle_jax.pipelines.load.models import ModelFile, load_generator, load_image_tokenizer
+from dalle_jax.pretrained.publishers import dalle_mini
+from dalle_jax.train.checkpoints.save_weights import save_weights
 
 MINI = DalleBartConfig(
     text_vocab=11, text_length=5, codebook_size=7, grid=(3, 3), width=32, encoder_layers=1, encoder_heads=2,

@@ -10,12 +10,12 @@ from dalle_jax.__main__ import main
 from dalle_jax.commands.encode import encode_source
 from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
-from dalle_jax.data import array_record
-from dalle_jax.data.codes import Codes, read_manifest
 from dalle_jax.data.records import Record
+from dalle_jax.data.sources import array_record
+from dalle_jax.data.sources.precomputed import Codes, read_manifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.images.png import encode_png
-from dalle_jax.pipelines.load import load_image_tokenizer, read_model_file
+from dalle_jax.pipelines.load.models import load_image_tokenizer, read_model_file
 from dalle_jax.runs import EncodeRun
 
 
@@ -35,8 +35,8 @@ def test_the_codes_are_those_of_the_tokenizer_in_whole_checked_shards_and_it_was
     config = run(smoke_demo)
     source, codes = config.source.open(), Codes(folder=str(out)).open()
     tokenizer = load_image_tokenizer(smoke_demo / "tokenizer")
-    pictures = np.stack([source[index]["image"] for index in range(64)])
-    expected = np.asarray(tokenizer.encode(to_float(jnp.asarray(pictures))))
+    images = np.stack([source[index]["image"] for index in range(64)])
+    expected = np.asarray(tokenizer.encode(to_float(jnp.asarray(images))))
     assert len(codes) == 64
     for index in range(64):
         example = codes[index]
@@ -111,7 +111,7 @@ def test_a_second_process_is_refused_while_one_writes(smoke_demo, tmp_path, monk
     ("change", "said"),
     [
         ("image_size=30", "image_size must be a multiple of 8"),
-        ("crops=2", "crops must be 1, since the source shows the same picture"),
+        ("crops=2", "crops must be 1, since the source shows the same image"),
         ("crops=0", "crops must be at least 1"),
         ("shard_examples=0", "shard_examples must be at least 1"),
     ],
@@ -156,15 +156,15 @@ def losses(out: Path) -> list[float]:
     return [line["train/loss"] for line in lines if "train/loss" in line]
 
 
-def test_training_from_codes_is_training_from_pictures_and_its_model_draws(smoke_demo, written, tmp_path):
+def test_training_from_codes_is_training_from_images_and_its_model_draws(smoke_demo, written, tmp_path):
     tokenizer = f"task.image_tokenizer='{smoke_demo / 'tokenizer'}'"
-    from_pictures, from_codes = tmp_path / "pictures", tmp_path / "codes"
-    assert train(smoke_demo, from_pictures, tokenizer, "trainer.pictures_every=None") == 0
+    from_images, from_codes = tmp_path / "images", tmp_path / "codes"
+    assert train(smoke_demo, from_images, tokenizer, "trainer.images_every=None") == 0
     assert train(smoke_demo, from_codes, *of_codes(written[0])) == 0
-    assert len(losses(from_pictures)) == 10
-    np.testing.assert_allclose(losses(from_codes), losses(from_pictures), rtol=1e-5)
+    assert len(losses(from_images)) == 10
+    np.testing.assert_allclose(losses(from_codes), losses(from_images), rtol=1e-5)
     assert read_model_file(from_codes).needs == {"image_tokenizer": str(smoke_demo / "tokenizer")}
-    assert list((from_codes / "pictures").iterdir())
+    assert list((from_codes / "images").iterdir())
     prompt = ["--prompt", "a red circle", "--candidates", "2", "--keep", "1", "--out", str(tmp_path / "drawn")]
     assert main(["sample", "--model", str(from_codes), *prompt]) == 0
     assert (tmp_path / "drawn" / "grid.png").is_file()
@@ -183,26 +183,26 @@ def test_codes_that_do_not_fit_the_task_are_named(smoke_demo, written, tmp_path,
     assert "expected codes in all of source and evaluation or in none" in capsys.readouterr().err
     sets = [f"--set={one}" for one in codes[:4]]
     assert main(["train", "smoke/tokenizer.gin", "--out", str(tmp_path / "x"), *sets]) == 2
-    assert "TokenizeImages needs pictures here and the data holds codes" in capsys.readouterr().err
+    assert "TokenizeImages needs images here and the data holds codes" in capsys.readouterr().err
 
 
 def test_records_are_encoded_in_two_crops_beside_those_held_out_and_both_train(smoke_demo, tmp_path, capsys):
     rng = np.random.default_rng(0)
-    pictures = [encode_png(rng.integers(0, 256, (40, 36, 3), np.uint8)) for _ in range(30)]
-    pictures[11] = b"<html>"
-    array_record.write(tmp_path / "a.array_record", [Record(str(n), one, ("x",), {}) for n, one in enumerate(pictures)])
+    images = [encode_png(rng.integers(0, 256, (40, 36, 3), np.uint8)) for _ in range(30)]
+    images[11] = b"<html>"
+    array_record.write(tmp_path / "a.array_record", [Record(str(n), one, ("x",), {}) for n, one in enumerate(images)])
     common = [
         f"--set=source.files=('{tmp_path / 'a.array_record'}',)",
         f"--set=image_tokenizer='{smoke_demo / 'tokenizer'}'",
     ]
     training, held_out = tmp_path / "training", tmp_path / "held_out"
-    assert main(["encode", "smoke/encode_pictures.gin", "--out", str(training), *common]) == 0
+    assert main(["encode", "smoke/encode_images.gin", "--out", str(training), *common]) == 0
     of_held_out = ["--set=part=held_out", "--set=crops=1"]
-    assert main(["encode", "smoke/encode_pictures.gin", "--out", str(held_out), *common, *of_held_out]) == 0
+    assert main(["encode", "smoke/encode_images.gin", "--out", str(held_out), *common, *of_held_out]) == 0
     said = capsys.readouterr().out
-    assert "source: 30 of 30 records read; bad: 1 not a picture" in said
+    assert "source: 30 of 30 records read; bad: 1 not an image" in said
     assert [one["key"] for one in json.loads((training / "records.json").read_text())["source"]["report"]["bad"][
-        "not a picture"]["records"]] == ["a.array_record:11"]  # fmt: skip
+        "not an image"]["records"]] == ["a.array_record:11"]  # fmt: skip
     keys = [[source[i]["key"] for i in range(len(source))] for source in (opened(training), opened(held_out))]
     assert len(keys[1]) == 8
     assert sorted(keys[0] + keys[1]) == sorted(f"a.array_record:{n}" for n in range(30) if n != 11)

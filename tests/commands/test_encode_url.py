@@ -8,7 +8,7 @@ import pytest
 
 from dalle_jax import storage
 from dalle_jax.__main__ import main
-from dalle_jax.data.codes import Codes
+from dalle_jax.data.sources.precomputed import Codes
 from tests.train.stores import amazon, google
 
 

@@ -14,13 +14,13 @@ from dalle_jax.__main__ import main
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.clip import Clip, ClipConfig, FirstEnd, LargestId, TowerConfig
 from dalle_jax.models.clip_resnet import ResNetConfig
-from dalle_jax.pipelines.load import load_clip, read_model_file
-from dalle_jax.pipelines.load_text import load_text
-from dalle_jax.pretrained import hugging_face_clip
-from dalle_jax.pretrained.clip_rules import openai_rules
+from dalle_jax.pipelines.load.models import load_clip, read_model_file
+from dalle_jax.pipelines.load.text import load_text
+from dalle_jax.pretrained.files.read_weights import read_tensors
+from dalle_jax.pretrained.files.safetensors_files import write_safetensors
 from dalle_jax.pretrained.mapping import taken_back
-from dalle_jax.pretrained.read import read_tensors
-from dalle_jax.pretrained.safetensors_files import write_safetensors
+from dalle_jax.pretrained.publishers import hugging_face_clip
+from dalle_jax.pretrained.publishers.clip_rules import openai_rules
 from tests.text.byte_vocabularies import write_one_file
 
 TOWER = TowerConfig(width=64, layers=1, heads=1)

@@ -10,7 +10,7 @@ from dalle_jax.__main__ import main
 from dalle_jax.folder_lock import FILE, FolderLock
 from tests.command_processes import ends, start_command, start_run
 
-TRAIN = ["train", "smoke/tokenizer.gin", "--set=trainer.evaluate_every=None", "--set=trainer.pictures_every=None"]
+TRAIN = ["train", "smoke/tokenizer.gin", "--set=trainer.evaluate_every=None", "--set=trainer.images_every=None"]
 
 
 @pytest.mark.parametrize(

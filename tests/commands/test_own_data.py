@@ -1,4 +1,4 @@
-"""From a folder of captioned pictures to a report, as docs/your_data.md has it, on a tiny set."""
+"""From a folder of captioned images to a report, as docs/your_data.md has it, on a tiny set."""
 
 import json
 from pathlib import Path
@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 from dalle_jax.__main__ import main
-from dalle_jax.data.folder import Folder
-from dalle_jax.data.held_out import HeldOut, keys_of
+from dalle_jax.data.examples.held_out import HeldOut, keys_of
+from dalle_jax.data.sources.folder import Folder
 from tests.commands.own_data import SMALL, captioned
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    """A folder of pictures with a text beside each."""
-    folder = tmp_path_factory.mktemp("pictures")
-    for name, picture, caption in captioned():
-        (folder / f"{name}.png").write_bytes(picture)
+def images(tmp_path_factory) -> Path:
+    """A folder of images with a text beside each."""
+    folder = tmp_path_factory.mktemp("images")
+    for name, image, caption in captioned():
+        (folder / f"{name}.png").write_bytes(image)
         (folder / f"{name}.txt").write_text(caption)
     return folder
 
@@ -33,17 +33,17 @@ def configs(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(pictures, configs, tmp_path_factory) -> Path:
-    """The folder of ``demo`` on those pictures."""
+def trained(images, configs, tmp_path_factory) -> Path:
+    """The folder of ``demo`` on those images."""
     out = tmp_path_factory.mktemp("own") / "mine"
-    source = ["--set", "data.source=@Folder", "--set", f"data.source.path='{pictures}'"]
+    source = ["--set", "data.source=@Folder", "--set", f"data.source.path='{images}'"]
     assert main(["demo", str(configs / "all.gin"), *source, "--out", str(out)]) == 0
     return out
 
 
-def test_a_folder_of_pictures_becomes_a_pipeline_with_a_report(trained, pictures, configs):
+def test_a_folder_of_images_becomes_a_pipeline_with_a_report(trained, images, configs):
     metrics = json.loads((trained / "metrics.json").read_text())
-    records = Folder(path=str(pictures)).open()
+    records = Folder(path=str(images)).open()
     held_out = sum(HeldOut(share=0.4).chosen(keys_of(records, np.arange(len(records)))))
     assert held_out % 8 and held_out % 6  # neither training's batches nor evaluation.among leave any out
     assert metrics["reconstruction"]["psnr"] > 0 and metrics["reconstruction"]["count"] == held_out
@@ -52,12 +52,12 @@ def test_a_folder_of_pictures_becomes_a_pipeline_with_a_report(trained, pictures
     page = (trained / "report.html").read_text()
     assert "square on" in page and "judged by the CLIP" in page
     assert "Ticks and crosses" not in page and "Level 1" not in page  # those are of drawn scenes
-    assert str(pictures) in page  # how to do it again
+    assert str(images) in page  # how to do it again
     assert (trained / "transformer" / "config.gin").read_text().count("Folder") >= 1
 
 
-def test_it_draws_and_is_evaluated_again_with_the_same_figures(trained, pictures, configs, tmp_path, capsys):
-    flags = ["--set", "data.source=@Folder", "--set", f"data.source.path='{pictures}'"]
+def test_it_draws_and_is_evaluated_again_with_the_same_figures(trained, images, configs, tmp_path, capsys):
+    flags = ["--set", "data.source=@Folder", "--set", f"data.source.path='{images}'"]
     out = tmp_path / "figures.json"
     command = ["evaluate", str(configs / "evaluation.gin"), *flags, "--model", str(trained), "--out", str(out)]
     assert main(command) == 0

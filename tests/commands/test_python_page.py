@@ -23,23 +23,23 @@ def test_every_block_of_the_page_runs_as_it_is_written(smoke_demo, tmp_path, mon
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
     drawn = names["drawn"]
-    assert drawn.pictures.shape == (4, 32, 32, 3) and drawn.pictures.dtype == np.uint8
-    np.testing.assert_array_equal(np.asarray(Image.open("best.png")), drawn.pictures[0])
+    assert drawn.pixels.shape == (4, 32, 32, 3) and drawn.pixels.dtype == np.uint8
+    np.testing.assert_array_equal(np.asarray(Image.open("best.png")), drawn.pixels[0])
     np.testing.assert_allclose(names["fit"], drawn.scores, atol=1e-5)
     assert names["table"].shape == (1, 2)
-    np.testing.assert_array_equal(names["copies"], names["pipeline"].reconstruct(drawn.pictures))
+    np.testing.assert_array_equal(names["copies"], names["pipeline"].reconstruct(drawn.pixels))
     top = names["pipeline"].tokenizer.encode("best.png")[0, : names["codes"].shape[1] // 2]
-    assert names["completed"].pictures.shape == (4, 32, 32, 3)
+    assert names["completed"].pixels.shape == (4, 32, 32, 3)
     np.testing.assert_array_equal(names["codes"][0, : len(top)], top)
 
 
-def test_a_seed_gives_the_pictures_and_scores_of_the_command(smoke_demo, tmp_path):
+def test_a_seed_gives_the_images_and_scores_of_the_command(smoke_demo, tmp_path):
     flags = ["--prompt", "a red circle", "--candidates", "4", "--keep", "2", "--guidance", "2", "--seed", "7"]
     assert main(["sample", "--model", str(smoke_demo), *flags, "--out", str(tmp_path)]) == 0
     pipeline = dalle_jax.load(str(smoke_demo))
     drawn = pipeline("a red circle", candidates=4, keep=2, guidance=2.0, seed=7)
-    for rank, picture in enumerate(drawn.pictures):
-        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"0000_{rank:02d}.png")), picture)
+    for rank, image in enumerate(drawn.pixels):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"0000_{rank:02d}.png")), image)
 
 
 def test_a_folder_of_something_else_is_said(smoke_demo, tmp_path):

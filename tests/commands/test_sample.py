@@ -11,16 +11,16 @@ def sample(smoke_demo, out, *more: str) -> int:
     return main(["sample", "--model", str(smoke_demo), "--out", str(out), "--batch", "8", *more])
 
 
-def test_kept_pictures_stand_in_the_order_of_their_scores(smoke_demo, tmp_path):
+def test_kept_images_stand_in_the_order_of_their_scores(smoke_demo, tmp_path):
     flags = ("--prompt", "a small red circle", "--candidates", "4", "--keep", "2", "--guidance", "2")
     assert sample(smoke_demo, tmp_path / "a", *flags) == 0
     lines = [json.loads(line) for line in (tmp_path / "a" / "scores.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines] == ["a small red circle"] * 2
     assert lines[0]["score"] >= lines[1]["score"]
     for line in lines:
-        picture = Image.open(tmp_path / "a" / line["file"])
-        assert picture.size == (32, 32)
-        assert picture.text["prompt"] == "a small red circle"
+        image = Image.open(tmp_path / "a" / line["file"])
+        assert image.size == (32, 32)
+        assert image.text["prompt"] == "a small red circle"
     assert (tmp_path / "a" / "grid.png").exists()
 
 
@@ -32,7 +32,7 @@ def test_prompts_of_a_file_are_drawn_each(smoke_demo, tmp_path):
     assert [line["prompt"] for line in lines] == ["a red circle", "a blue square above a pink ring"]
 
 
-def test_the_beginning_of_a_picture_is_given(smoke_demo, tmp_path):
+def test_the_beginning_of_an_image_is_given(smoke_demo, tmp_path):
     Image.fromarray(np.full((32, 32, 3), 128, np.uint8)).save(tmp_path / "grey.png")
     flags = ("--prompt", "a circle", "--candidates", "3", "--beginning", str(tmp_path / "grey.png"))
     assert sample(smoke_demo, tmp_path / "c", *flags) == 0

@@ -4,11 +4,11 @@ import tarfile
 import pytest
 
 from dalle_jax.__main__ import main
-from dalle_jax.data.held_out import HeldOut
+from dalle_jax.data.caption_reader import captions_of, read_captions
+from dalle_jax.data.examples.held_out import HeldOut
 from dalle_jax.data.mixture import Mixture, MixturePart
-from dalle_jax.data.read_captions import captions_of, read_captions
-from dalle_jax.data.scenes import Scenes
-from dalle_jax.data.webdataset import WebDataset
+from dalle_jax.data.sources.scenes import Scenes
+from dalle_jax.data.sources.webdataset import WebDataset
 from dalle_jax.text.sentencepiece import SentencePiece
 from tests.data.tars import sample, write
 
@@ -17,7 +17,7 @@ from tests.data.tars import sample, write
 def config(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for place in range(30):
-            for name, content in (("jpg", b"no picture at all"), ("txt", b"A Red circle\na blue square")):
+            for name, content in (("jpg", b"no image at all"), ("txt", b"A Red circle\na blue square")):
                 info = tarfile.TarInfo(f"{place:03d}.{name}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
@@ -29,7 +29,7 @@ def config(tmp_path):
     return path
 
 
-def test_captions_of_tars_are_read_without_their_pictures_and_coverage_is_said(config, tmp_path, capsys):
+def test_captions_of_tars_are_read_without_their_images_and_coverage_is_said(config, tmp_path, capsys):
     out = tmp_path / "text.model"
     assert main(["text-tokenizer", str(config), "--out", str(out)]) == 0
     said = capsys.readouterr().out
@@ -41,7 +41,7 @@ def test_captions_of_tars_are_read_without_their_pictures_and_coverage_is_said(c
     assert text.decode(text.encode("A Red square")) == "A Red square"
 
 
-def test_the_captions_of_held_out_pictures_are_passed_over(tmp_path):
+def test_the_captions_of_held_out_images_are_passed_over(tmp_path):
     folder = tmp_path / "numbered"
     folder.mkdir()
     members = [one for number in range(40) for one in sample(f"{number:02d}")]

@@ -1,5 +1,5 @@
 from dalle_jax.__main__ import main
-from dalle_jax.pipelines.load_text import load_text
+from dalle_jax.pipelines.load.text import load_text
 
 CLIP = "#version: 0.2\nr e\nre d</w>\n"
 
@@ -19,6 +19,6 @@ def test_a_transformer_reads_with_clips_tokenizer_takes_it_along_and_draws(smoke
     assert main(["train", "smoke/dalle.gin", "--out", str(out), *flags]) == 0
     vocabulary.unlink()
     assert load_text(out, 16).encode_batch(["a red"])[0, :5].tolist() == [514, 64 + 256, 513, 515, 0]
-    drawn = ["--candidates", "1", "--keep", "1", "--out", str(tmp_path / "pictures")]
+    drawn = ["--candidates", "1", "--keep", "1", "--out", str(tmp_path / "images")]
     assert main(["sample", "--model", str(out), "--prompt", "a red circle", *drawn]) == 0
-    assert (tmp_path / "pictures" / "grid.png").is_file()
+    assert (tmp_path / "images" / "grid.png").is_file()

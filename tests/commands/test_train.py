@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from dalle_jax.__main__ import main
-from dalle_jax.pipelines.load import load_generator
+from dalle_jax.pipelines.load.models import load_generator
 
 
 @pytest.mark.parametrize("transformer", ["dalle", "dalle_bart"])
@@ -16,7 +16,7 @@ def test_either_transformer_trains_two_steps_and_is_loaded_with_its_average(smok
         *("--set", f"task.captions.file='{smoke_demo / 'text.model'}'"),
         *("--set", f"task.image_tokenizer='{smoke_demo / 'tokenizer'}'"),
         *("--set", "trainer.evaluate_every=None"),
-        *("--set", "trainer.pictures_every=None"),
+        *("--set", "trainer.images_every=None"),
     ]
     assert main(["train", f"smoke/{transformer}.gin", "--out", str(out), *sets]) == 0
     leaves = jax.tree.leaves(nnx.state(load_generator(out), nnx.Param))

@@ -8,12 +8,12 @@ from flax import nnx
 
 from dalle_jax.__main__ import main
 from dalle_jax.models.image_tokenizer import ImageTokenizer
-from dalle_jax.pipelines.load import load_image_tokenizer
+from dalle_jax.pipelines.load.models import load_image_tokenizer
 
 
 @pytest.mark.parametrize("name", ["dvae", "vqgan"])
 def test_it_trains_two_steps_and_is_loaded_with_its_average(name, tmp_path):
-    quiet = [*("--set", "trainer.evaluate_every=None"), *("--set", "trainer.pictures_every=None")]
+    quiet = [*("--set", "trainer.evaluate_every=None"), *("--set", "trainer.images_every=None")]
     assert main(["train", f"smoke/{name}.gin", "--out", str(tmp_path), *quiet]) == 0
     tokenizer = load_image_tokenizer(tmp_path)
     assert isinstance(tokenizer, ImageTokenizer)

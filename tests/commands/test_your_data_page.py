@@ -1,4 +1,4 @@
-"""docs/your_data.md, followed: every command of it as it is written, on forty small pictures."""
+"""docs/your_data.md, followed: every command of it as it is written, on forty small images."""
 
 import io
 import re
@@ -10,17 +10,17 @@ import pytest
 
 from dalle_jax.__main__ import main
 from dalle_jax.commands.demo_stages import read_stages
-from dalle_jax.data.array_record import ArrayRecord
-from tests.commands.own_data import PICTURES, SMALL, captioned
+from dalle_jax.data.sources.array_record import ArrayRecord
+from tests.commands.own_data import IMAGES, SMALL, captioned
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [(one[1], one[2]) for one in BLOCK.finditer((ROOT / "docs" / "your_data.md").read_text(encoding="utf-8"))]
 COMMAND = "python -m dalle_jax "
-CODES = [line for line in SMALL["transformer"].splitlines() if not re.search("image_size|pictures.size|share", line)]
+CODES = [line for line in SMALL["transformer"].splitlines() if not re.search("image_size|images.size|share", line)]
 SETS = {name: text.splitlines() for name, text in SMALL.items()} | {
     "fine_tune": SMALL["transformer"].splitlines(),
-    "encode": ["image_size = 16", "pictures.size = 16", "batch_size = 8", "crops = 2", "held_out.share = 0.4"],
+    "encode": ["image_size = 16", "images.size = 16", "batch_size = 8", "crops = 2", "held_out.share = 0.4"],
     "train": CODES,
 }
 """What makes the run of a config small, by the name of its file."""
@@ -42,12 +42,12 @@ def small(arguments: list[str], here: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory) -> Path:
-    """A folder with my_pictures/, the package's configs, those of the page, and the small ones for ``demo``."""
+    """A folder with my_images/, the package's configs, those of the page, and the small ones for ``demo``."""
     place = tmp_path_factory.mktemp("page")
-    (place / "my_pictures").mkdir()
-    with tarfile.open(place / "my_pictures" / "00000.tar", "w") as tar:
-        for name, picture, caption in captioned():
-            for suffix, content in ((".png", picture), (".txt", caption.encode())):
+    (place / "my_images").mkdir()
+    with tarfile.open(place / "my_images" / "00000.tar", "w") as tar:
+        for name, image, caption in captioned():
+            for suffix, content in ((".png", image), (".txt", caption.encode())):
                 member = tarfile.TarInfo(name + suffix)
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
@@ -76,7 +76,7 @@ def test_every_command_of_the_page_runs_as_written(workplace, monkeypatch, capsy
     for language, block in BLOCKS:
         if language == "python":
             exec(compile(block, "docs/your_data.md", "exec"), {})
-            assert len(ArrayRecord(files=("pictures",)).open()) == PICTURES
+            assert len(ArrayRecord(files=("images",)).open()) == IMAGES
         for arguments in commands(block) if block.startswith(COMMAND) else []:
             code = main(small(arguments, Path("small")))
             assert code == 0, f"{COMMAND}{shlex.join(arguments)}: {capsys.readouterr().err}"
@@ -84,7 +84,7 @@ def test_every_command_of_the_page_runs_as_written(workplace, monkeypatch, capsy
     wanted = {"demo", "sample", "inspect", "text-tokenizer", "train", "evaluate", "encode"}
     assert set(done) == wanted, wanted ^ set(done)
     assert "trains" in capsys.readouterr().err  # embeddings and norms only
-    for made in ("mine/report.html", "look/contact_sheet.png", "pictures/grid.png", "pictures_fine_tuned/grid.png"):
+    for made in ("mine/report.html", "look/contact_sheet.png", "images/grid.png", "images_fine_tuned/grid.png"):
         assert (workplace / "runs" / made).is_file(), made
     assert (workplace / "codes" / "training" / "manifest.json").is_file()
     assert (workplace / "runs" / "from_codes" / "model.gin").is_file()

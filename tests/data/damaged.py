@@ -1,4 +1,4 @@
-"""Tars of small pictures, some of them bad in every way that a stranger's are."""
+"""Tars of small images, some of them bad in every way that a stranger's are."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from PIL import Image
 from tests.data.tars import member, write
 
 
-def picture(number: int, kind: str = "PNG", side: int = 24) -> bytes:
+def image(number: int, kind: str = "PNG", side: int = 24) -> bytes:
     pixels = np.random.default_rng(number).integers(0, 256, (side, side + 6, 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, format=kind)
@@ -24,16 +24,16 @@ def members(key: str, content: bytes, caption: bytes | None = None, **about: obj
 
 
 BOMB = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\1\x86\xa0\0\1\x86\xa0\x08\2\0\0\0" + bytes(4)
-KINDS = ("truncated", "not a picture", "too many pixels", "no caption", "caption not utf-8", "broken json")
+KINDS = ("truncated", "not an image", "too many pixels", "no caption", "caption not utf-8", "broken json")
 """What is found on reading a record, and of those only the first by decoding its pixels."""
 
 
 def bad(key: str, kind: str) -> list[tuple[str, bytes]]:
     """A sample that is bad in that way."""
-    good = picture(len(key))
+    good = image(len(key))
     return {
-        "truncated": members(key, picture(len(key), "JPEG", 64)[:-900]),
-        "not a picture": members(key, b"<html><body>404</body></html>"),
+        "truncated": members(key, image(len(key), "JPEG", 64)[:-900]),
+        "not an image": members(key, b"<html><body>404</body></html>"),
         "too many pixels": members(key, BOMB),
         "no caption": members(key, good, b" \n"),
         "caption not utf-8": members(key, good, b"caf\xe9"),
@@ -57,8 +57,8 @@ def spoil(path: Path, first: int, again: str) -> dict[str, str]:
             member(f"../{keys['path outside']}.jpg"),
         ):
             tar.addfile(info)
-        picture_only = members(keys["no caption"], picture(1))[:1]
-        for name, content in (*members(again, picture(2)), *picture_only, *members("cut off", picture(3))[:1]):
+        image_only = members(keys["no caption"], image(1))[:1]
+        for name, content in (*members(again, image(2)), *image_only, *members("cut off", image(3))[:1]):
             info = member(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
@@ -73,5 +73,5 @@ def shard(path: Path, first: int, count: int, bad_ones: dict[int, str] | None = 
     for number in range(first, first + count):
         key = f"{number:05d}"
         kind = (bad_ones or {}).get(number)
-        samples += members(key, picture(number), similarity=number / 1000) if kind is None else bad(key, kind)
+        samples += members(key, image(number), similarity=number / 1000) if kind is None else bad(key, kind)
     return write(path, *samples)

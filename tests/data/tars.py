@@ -23,9 +23,9 @@ def write(path: Path, *members: tuple[str, bytes] | tarfile.TarInfo, format: int
     return path
 
 
-def sample(key: str, caption: str | None = None, picture: bytes | None = None) -> list[tuple[str, bytes]]:
-    """A picture's bytes and its caption, both of which name the key unless they are given."""
+def sample(key: str, caption: str | None = None, image: bytes | None = None) -> list[tuple[str, bytes]]:
+    """An image's bytes and its caption, both of which name the key unless they are given."""
     return [
-        (f"{key}.jpg", f"picture {key}".encode() if picture is None else picture),
+        (f"{key}.jpg", f"image {key}".encode() if image is None else image),
         (f"{key}.txt", (f"caption {key}" if caption is None else caption).encode()),
     ]

@@ -8,7 +8,7 @@ from dalle_jax.data.loader import Loader
 
 
 class Numbers:
-    """Example i is a picture filled with i, with four captions."""
+    """Example i is an image filled with i, with four captions."""
 
     def __init__(self, count, name="numbers"):
         self.count, self.name = count, name
@@ -52,7 +52,7 @@ def test_any_step_can_be_had_first_and_again():
         np.testing.assert_array_equal(resumed.batch(step)["image"], whole[step]["image"])
 
 
-def test_a_batch_keeps_pictures_captions_and_keys_together():
+def test_a_batch_keeps_images_captions_and_keys_together():
     batch = Loader(Numbers(30), None, 7, seed=1).batch(3)
     assert list(batch) == ["image", "caption", "key", "meaning"]
     for image, caption, key in zip(batch["image"], batch["caption"], batch["key"], strict=True):

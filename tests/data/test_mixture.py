@@ -8,7 +8,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data.loader import Loader
 from dalle_jax.data.mixture import Mixed, Mixture, MixturePart, Pattern
-from dalle_jax.data.scenes import Scenes
+from dalle_jax.data.sources.scenes import Scenes
 
 SCENES = Scenes(size=32, levels=(1,), count=4, seed=0, split="train")
 

@@ -121,7 +121,7 @@ def example_report(captions_per_cell=3, count=4, levels=(1, 2)):
                 )
             ),
             chosen="dalle",
-            why="Trained for the same time, dalle predicts held-out codes better, so the demo runs it.",
+            why="Trainable for the same time, dalle predicts held-out codes better, so the demo runs it.",
         ),
         reconstruction=reconstruction,
         reconstructed=tuple(
@@ -135,7 +135,7 @@ def example_report(captions_per_cell=3, count=4, levels=(1, 2)):
             ReaderCheck("clean", "Clean", Share(1998, 2000), Share(4, 2000)),
             ReaderCheck("blurred", "Blurred and noised", Share(1962, 2000), Share(11, 2000)),
         ),
-        limits=("Only the scenes it was trained on: a caption outside the grammar gives a picture of no meaning.",),
+        limits=("Only the scenes it was trained on: a caption outside the grammar gives an image of no meaning.",),
         level_titles=((1, "one object"), (2, "two objects and a relation")),
     )
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dalle_jax.images.decode import decode
-from dalle_jax.images.header import ORIENTATION, BadPicture, Limits, exif_orientation, read_header
+from dalle_jax.images.header import ORIENTATION, BadImage, Limits, exif_orientation, read_header
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -53,7 +53,7 @@ def png(width, height, depth, colour, rows, *between):
 
 
 def kind_of(content, *arguments, **options):
-    with pytest.raises(BadPicture) as caught:
+    with pytest.raises(BadImage) as caught:
         decode(content, *arguments, **options)
     return caught.value.kind
 
@@ -173,10 +173,10 @@ def test_cmyk_becomes_rgb():
 
 
 def decode_or_error(content):
-    """Return the pixels, or the BadPicture that is raised."""
+    """Return the pixels, or the BadImage that is raised."""
     try:
         return decode(content, Limits(pixels=1_000_000))
-    except BadPicture as error:
+    except BadImage as error:
         return error
 
 
@@ -257,11 +257,11 @@ def test_a_decompression_bomb_is_refused_by_its_header_without_allocating_memory
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
-        (b"", "not a picture"),
-        (b"<!DOCTYPE html><html>404 not found</html>", "not a picture"),
-        (b'{"error": "gone"}', "not a picture"),
-        (bytes(1000), "not a picture"),
-        (b"RIFF\x10\0\0\0WAVEfmt ", "not a picture"),
+        (b"", "not an image"),
+        (b"<!DOCTYPE html><html>404 not found</html>", "not an image"),
+        (b'{"error": "gone"}', "not an image"),
+        (bytes(1000), "not an image"),
+        (b"RIFF\x10\0\0\0WAVEfmt ", "not an image"),
         (b"\0\0\0\x1cftypavif" + bytes(20), "format"),
         (b"\xff\xd8", "truncated"),
         (b"\x89PNG\r\n\x1a\n", "truncated"),
@@ -274,7 +274,7 @@ def test_bytes_that_are_no_image_have_a_kind_of_fault(content, kind):
 
 
 def test_the_error_shows_the_first_bytes_and_the_expected_formats():
-    with pytest.raises(BadPicture, match=r"expected JPEG, PNG.*got 9 bytes.*<html>404.*HTML"):
+    with pytest.raises(BadImage, match=r"expected JPEG, PNG.*got 9 bytes.*<html>404.*HTML"):
         decode(b"<html>404")
 
 
@@ -306,8 +306,8 @@ def test_a_truncated_file_gives_the_exact_image_or_is_refused(kind, capfd):
     def check(length):
         nonlocal refused
         found = decode_or_error(whole[:length])
-        if isinstance(found, BadPicture):
-            assert found.kind in ("truncated", "broken", "not a picture")
+        if isinstance(found, BadImage):
+            assert found.kind in ("truncated", "broken", "not an image")
             refused += 1
         else:
             np.testing.assert_array_equal(found, right)
@@ -327,7 +327,7 @@ def test_a_file_with_changed_bytes_gives_an_image_or_is_refused(kind, capfd):
         for place, value in changes:
             content[place] = value
         found = decode_or_error(bytes(content))
-        if isinstance(found, BadPicture):
+        if isinstance(found, BadImage):
             assert found.kind and found.reason
         else:
             assert found.dtype == np.uint8 and found.ndim == 3
@@ -338,13 +338,13 @@ def test_a_file_with_changed_bytes_gives_an_image_or_is_refused(kind, capfd):
 
 
 def test_a_jpeg_may_be_decoded_at_a_reduced_size_no_smaller_than_min_side():
-    picture = smooth(60, 80).repeat(8, 0).repeat(8, 1)  # 480 x 640
-    content = as_file(picture, "JPEG", quality=95)
+    image = smooth(60, 80).repeat(8, 0).repeat(8, 1)  # 480 x 640
+    content = as_file(image, "JPEG", quality=95)
     for least, sides in ((481, (480, 640)), (240, (240, 320)), (239, (240, 320)), (64, (60 * 2, 160)), (60, (60, 80))):
         assert decode(content, min_side=least).shape[:2] == sides
     eighth = decode(content, min_side=60).astype(int)
     np.testing.assert_allclose(eighth, smooth(60, 80), atol=8)  # each block has one colour
-    np.testing.assert_array_equal(decode(as_file(picture), min_side=60), picture)
+    np.testing.assert_array_equal(decode(as_file(image), min_side=60), image)
 
 
 def test_threads_decode_the_same_pixels_as_one_thread():

@@ -104,7 +104,7 @@ def test_wrong_sizes_are_refused():
         Clip(dataclasses.replace(CONFIG, patch=5), rngs=nnx.Rngs(0))
 
 
-def test_it_learns_to_tell_sixteen_pictures_apart():
+def test_it_learns_to_tell_sixteen_images_apart():
     colours = jax.random.uniform(jax.random.key(1), (16, 1, 1, 3))
     pixels = jnp.broadcast_to(colours, (16, 16, 16, 3))
     text = jnp.zeros((16, 8), jnp.int32).at[:, 0].set(1 + jnp.arange(16) // 4).at[:, 1].set(10 + jnp.arange(16) % 4)

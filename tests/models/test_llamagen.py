@@ -8,7 +8,7 @@ from flax import nnx
 
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.models.llamagen import ByCaption, ByClass, LlamaGen, LlamaGenConfig, NoCaption
-from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
+from dalle_jax.sampling.autoregressive import Settings, image_keys, sample
 
 CLASS = LlamaGenConfig(
     condition=ByClass(5), codebook_size=7, grid=(3, 4), width=16, depth=2, heads=2, multiple_of=8, init_std=0.4
@@ -91,7 +91,7 @@ def test_greedy_guided_samples_are_the_argmax_of_guided_teacher_forcing(name):
     graph, state = nnx.split(model)
     how = Settings.of(2, temperature=0.0, guidance=2.5)
     draw = jax.jit(lambda prompts, keys: sample(nnx.merge(graph, state), prompts, keys, how, guided=True))
-    codes = draw(prompts, picture_keys(jnp.arange(2), 1))[:, 0]
+    codes = draw(prompts, image_keys(jnp.arange(2), 1))[:, 0]
     empty = jnp.broadcast_to(model.empty(prompts), prompts.shape)
     with_prompt, without = run(prompts, codes), run(empty, codes)
     np.testing.assert_array_equal(codes, (without + 2.5 * (with_prompt - without)).argmax(-1))

@@ -8,7 +8,7 @@ from dalle_jax.models.lpips import SCALE, SHIFT, Lpips, LpipsConfig
 SMALL = LpipsConfig(widths=(4, 6), depths=(1, 2))
 
 
-def test_a_picture_is_at_no_distance_from_itself_and_its_gradient_is_finite_there():
+def test_an_image_is_at_no_distance_from_itself_and_its_gradient_is_finite_there():
     model = Lpips(SMALL, rngs=nnx.Rngs(0))
     x = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3), minval=-1.0)
     np.testing.assert_array_equal(model(x, x), 0.0)

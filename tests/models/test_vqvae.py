@@ -30,7 +30,7 @@ def test_decoding_the_codes_is_what_the_whole_pass_draws(stem):
 
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
-def test_the_grid_is_the_picture_over_the_downsampling_for_other_sizes_too(stem):
+def test_the_grid_is_the_image_over_the_downsampling_for_other_sizes_too(stem):
     model = Vqvae(config(stem, downsample=8), rngs=nnx.Rngs(0))
     assert model.encode(jnp.zeros((1, 24, 32, 3))).shape == (1, 3, 4)
     assert model.decode(jnp.zeros((1, 3, 4), jnp.int32)).shape == (1, 24, 32, 3)
@@ -62,7 +62,7 @@ def test_a_downsampling_by_no_power_of_two_is_refused():
 
 
 def test_it_overfits_one_batch():
-    """Two pictures of random 4x4 squares: 32 squares, 32 codes."""
+    """Two images of random 4x4 squares: 32 squares, 32 codes."""
     graph, parameters, rest = nnx.split(Vqvae(config(width=32, decay=0.9), rngs=nnx.Rngs(0)), nnx.Param, ...)
     optimizer = optax.adam(3e-3)
     pixels = jnp.repeat(jnp.repeat(jax.random.uniform(jax.random.key(3), (2, 4, 4, 3)), 4, axis=1), 4, axis=2)

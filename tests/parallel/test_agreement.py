@@ -12,7 +12,7 @@ from dalle_jax.runs import EncodeRun, TrainRun
 from tests.command_processes import ROOT, ends, start_run
 
 CONFIG = "smoke/tokenizer.gin"
-FEW = ["--set=trainer.evaluate_every=None", "--set=trainer.pictures_every=None"]
+FEW = ["--set=trainer.evaluate_every=None", "--set=trainer.images_every=None"]
 
 
 def shared(*sets: str) -> str:

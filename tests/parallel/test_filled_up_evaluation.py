@@ -12,10 +12,10 @@ from dalle_jax.data.loader import Loader
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.train import feed, metrics
+from dalle_jax.train import metrics, prefetch
+from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.loop import Trainer
-from dalle_jax.train.runner import Runner
-from dalle_jax.train.schedules import ConstantRate
+from dalle_jax.train.optim.schedules import ConstantRate
 from tests.parallel.test_sharded_tasks import MESHES, ONE, batch_of, task_of
 
 COUNT = 13
@@ -53,9 +53,9 @@ class Ready:
 
 
 @functools.cache
-def runner_of(kind: str, mesh: Mesh) -> tuple[Runner, Layout, Any]:
+def runner_of(kind: str, mesh: Mesh) -> tuple[CompiledTask, Layout, Any]:
     layout = Layout(make_mesh(mesh), Rules())
-    runner = Runner(Ready(kind), Trainer(steps=1, schedule=ConstantRate(1e-3)), layout)
+    runner = CompiledTask(Ready(kind), Trainer(steps=1, schedule=ConstantRate(1e-3)), layout)
     return runner, layout, runner.plan.born(layout, 0)
 
 
@@ -63,7 +63,7 @@ def evaluated(kind: str, size: int, mesh: Mesh = ONE, count: int = COUNT) -> dic
     """The figures of the first ``count`` examples in batches of ``size``, as a run evaluates them."""
     runner, layout, state = runner_of(kind, mesh)
     data, sums = Loader(Numbered(), Numbered(count), size, seed=0), None
-    for index, batch in enumerate(feed.evaluation(Ready(kind), data, layout)):
+    for index, batch in enumerate(prefetch.evaluation(Ready(kind), data, layout)):
         sums = runner.merge(sums, runner.evaluate(state, batch, index))
     return metrics.divide(sums)
 
@@ -107,7 +107,7 @@ def test_in_a_last_batch_retrieval_is_among_as_many_as_in_the_others():
 
 def test_batches_that_need_no_filling_are_evaluated_as_they_are():
     runner, layout, state = runner_of("tokenizer", ONE)
-    (batch,) = feed.evaluation(Ready("tokenizer"), Loader(Numbered(), Numbered(8), 8, seed=0), layout)
+    (batch,) = prefetch.evaluation(Ready("tokenizer"), Loader(Numbered(), Numbered(8), 8, seed=0), layout)
     assert set(batch) == {"pixels"}
     figures = metrics.divide(runner.evaluate(state, batch, 0))
     assert figures == evaluated("tokenizer", 8, count=8)

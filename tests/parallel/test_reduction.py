@@ -13,9 +13,9 @@ import pytest
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
+from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.loop import Trainer
-from dalle_jax.train.runner import Runner
-from dalle_jax.train.schedules import ConstantRate
+from dalle_jax.train.optim.schedules import ConstantRate
 from tests.parallel.test_sharded_tasks import MODELS, ROWS, task_of
 
 COLLECTIVE = re.compile(r"= (.*?) (?:all-reduce|reduce-scatter)\(.*to_apply=%([\w.\-]+)")
@@ -31,7 +31,7 @@ def summed(text: str) -> dict[str, int]:
     return found
 
 
-def compiled(kind: str) -> tuple[Runner, str]:
+def compiled(kind: str) -> tuple[CompiledTask, str]:
     """Compile the train step of a task in bfloat16, on eight devices with replicated parameters."""
     task = task_of(kind)
     inner = getattr(task, "_task", task)
@@ -44,7 +44,7 @@ def compiled(kind: str) -> tuple[Runner, str]:
     else:
         task = inner
     layout = Layout(make_mesh(Mesh(8, 1, 1)), Rules())
-    runner = Runner(task, Trainer(steps=1, schedule=ConstantRate(1e-3)), layout)
+    runner = CompiledTask(task, Trainer(steps=1, schedule=ConstantRate(1e-3)), layout)
     spec = task.batch_spec(ROWS)
     lies = layout.batch_shardings(spec)
     batch = {name: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=lies[name]) for name, one in spec.items()}

@@ -7,13 +7,13 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.train.ema import ConstantEma
+from dalle_jax.train.compiled import CompiledTask, state_plan
 from dalle_jax.train.loop import Trainer
-from dalle_jax.train.optimizers import AdamW
-from dalle_jax.train.runner import Runner, state_plan
-from dalle_jax.train.schedules import ConstantRate
+from dalle_jax.train.optim.ema import ConstantEma
+from dalle_jax.train.optim.optimizers import AdamW
+from dalle_jax.train.optim.schedules import ConstantRate
+from dalle_jax.train.optim.trainable import TrainEmbeddingsAndNorms
 from dalle_jax.train.state import State
-from dalle_jax.train.trained import TrainEmbeddingsAndNorms
 from tests.parallel.test_sharded_tasks import batch_of, task_of
 
 TRAINER = Trainer(
@@ -51,7 +51,7 @@ def test_families_without_embeddings_or_norms_are_refused(kind):
 
 @pytest.mark.parametrize("kind", ["dalle", "vqgan"])
 def test_a_sharded_step_changes_the_selected_parameters_only(kind):
-    runner = Runner(task_of(kind), TRAINER, LAYOUT)
+    runner = CompiledTask(task_of(kind), TRAINER, LAYOUT)
     state: State = runner.plan.born(LAYOUT, 0)
     before = {name: np.asarray(value) for name, value in state.params.items()}
     after, _ = runner.step(state, None, LAYOUT.put_batch(batch_of()))

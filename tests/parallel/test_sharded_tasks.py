@@ -23,21 +23,21 @@ from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.pipelines.load import build
+from dalle_jax.pipelines.load.models import build
 from dalle_jax.tasks.align_text_images import AlignTextImages
-from dalle_jax.tasks.captions import Captions
+from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.reconstruct_images import ReconstructImages
 from dalle_jax.tasks.tokenize_images import TokenizeImages
 from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
 from dalle_jax.tasks.tokenize_images_gan import Adversary, Pyramid, TokenizeImagesGan
-from dalle_jax.train.decay import is_matrix
-from dalle_jax.train.ema import ConstantEma
+from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.loop import Trainer
-from dalle_jax.train.optimizers import AdamW
-from dalle_jax.train.runner import Runner
-from dalle_jax.train.schedules import ConstantRate
+from dalle_jax.train.optim.ema import ConstantEma
+from dalle_jax.train.optim.optimizers import AdamW
+from dalle_jax.train.optim.schedules import ConstantRate
+from dalle_jax.train.optim.weight_decay import is_matrix
 
 ONE = Mesh(1, 1, 1)
 MESHES = {"8x1x1": Mesh(8, 1, 1), "1x8x1": Mesh(1, 8, 1), "2x2x2": Mesh(2, 2, 2)}
@@ -74,7 +74,7 @@ class WithoutFiles:
 
     def __init__(self, task):
         self._task, self._tokenizer = task, Vqvae(VQVAE, rngs=nnx.Rngs(5))
-        for name in ("prepare", "batch_spec", "objectives", "evaluate", "pictures", "model_files"):
+        for name in ("prepare", "batch_spec", "objectives", "evaluate", "images", "model_files"):
             setattr(self, name, getattr(task, name))
 
     def init(self, rngs):
@@ -137,7 +137,7 @@ def run(kind: str, mesh: Mesh, accumulate: int = 1) -> SimpleNamespace:
     trainer = Trainer(
         steps=10, schedule=ConstantRate(1e-3), optimizer=optimizer, ema=ConstantEma(0.9), accumulate=accumulate
     )
-    runner = Runner(task_of(kind), trainer, layout)
+    runner = CompiledTask(task_of(kind), trainer, layout)
     state, sums = runner.step(runner.plan.born(layout, 0), None, layout.put_batch(batch_of()))
     adams = state.optimizers.values()
     moments = {moment: {k: v for one in adams for k, v in getattr(one, moment).items()} for moment in ("mu", "nu")}

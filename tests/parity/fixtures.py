@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dalle_jax.pipelines.load import build
+from dalle_jax.pipelines.load.models import build
+from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.mapping import fill
 from dalle_jax.pretrained.publisher import kind
-from dalle_jax.pretrained.read import read_tensors
 
 
 class Fixture(NamedTuple):

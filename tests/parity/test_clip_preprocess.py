@@ -13,14 +13,14 @@ PREFIXES = {"openai": "out_", "hugging_face": "hf_out_"}
 
 
 @pytest.mark.parametrize("convention", PREFIXES)
-def test_every_picture_is_preprocessed_to_the_last_bit(convention):
+def test_every_image_is_preprocessed_to_the_last_bit(convention):
     folder, io, _ = fixture("clip_preprocess")
     config = json.loads((folder / "meta.json").read_text())["config"]
     prefix = PREFIXES[convention]
     names = [name for name in io if name.startswith(prefix)]
     assert names
     for name in names:
-        picture = Image.open(folder / f"image_{name.removeprefix(prefix)}.png")
-        pixels = clip_pixels(picture, config["size"], convention)
+        image = Image.open(folder / f"image_{name.removeprefix(prefix)}.png")
+        pixels = clip_pixels(image, config["size"], convention)
         got = normalise(pixels, tuple(config["mean"]), tuple(config["std"]))
         np.testing.assert_array_equal(got.transpose(2, 0, 1), io[name], err_msg=name)

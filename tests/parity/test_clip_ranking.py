@@ -1,4 +1,4 @@
-"""An imported CLIP ranks pictures with its own text tokenizer and preprocessing, as its reference would."""
+"""An imported CLIP ranks images with its own text tokenizer and preprocessing, as its reference would."""
 
 import json
 
@@ -15,9 +15,9 @@ from dalle_jax.config.render import render
 from dalle_jax.images.clip_pixels import clip_pixels
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
-from dalle_jax.pipelines.load import ModelFile, PipelineFile, load_clip
+from dalle_jax.pipelines.load.models import ModelFile, PipelineFile, load_clip
 from dalle_jax.text.sentencepiece import train_sentencepiece
-from dalle_jax.train.save_weights import save_weights
+from dalle_jax.train.checkpoints.save_weights import save_weights
 
 VQVAE = VqvaeConfig(downsample=4, width=8, blocks=1, codebook_size=16, code_width=4, stem="patch")
 TRANSFORMER = {"text_length": 8, "codebook_size": 16, "grid": (10, 10), "width": 16, "depth": 1, "heads": 2}
@@ -30,7 +30,7 @@ def save(folder, network, config, files):
 
 @pytest.fixture(scope="module")
 def drawing(tmp_path_factory):
-    """A pipeline without a CLIP that draws pictures of 40 px, which is the size of no fixture."""
+    """A pipeline without a CLIP that draws images of 40 px, which is the size of no fixture."""
     folder = tmp_path_factory.mktemp("drawing")
     model = train_sentencepiece(["a red circle", "a blue square", "a green ring"] * 5, 40, "bpe", 0)
     save(folder / "tokenizer", Vqvae, VQVAE, {})
@@ -78,15 +78,15 @@ def test_candidates_are_ranked_by_an_imported_clip(drawing, tmp_path, capsys, ki
     ]
     assert main(["sample", "--model", str(drawing), "--clip", str(clip), *flags]) == 0
     lines = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
-    pictures = [Image.open(tmp_path / "out" / line["file"]) for line in lines]
+    images = [Image.open(tmp_path / "out" / line["file"]) for line in lines]
 
     network = load_clip(clip)
     letters = [ids["a</w>"], ids["r"], ids["e"], ids["d</w>"], ids["d"], ids["o"], ids["t</w>"]]
     text = np.zeros((1, network.config.text_length), np.int32)
     text[0, :9] = [begin, *letters, end]
     size, mean, std = network.config.image_size, network.config.pixel_mean, network.config.pixel_std
-    assert pictures[0].size == (40, 40) and size == 32
-    shown = np.stack([normalise(clip_pixels(picture, size, convention), mean, std) for picture in pictures])
+    assert images[0].size == (40, 40) and size == 32
+    shown = np.stack([normalise(clip_pixels(image, size, convention), mean, std) for image in images])
     images, words = (
         np.asarray(x, np.float64) for x in (network.vision(jnp.asarray(shown)), network.text(jnp.asarray(text)))
     )
@@ -95,8 +95,8 @@ def test_candidates_are_ranked_by_an_imported_clip(drawing, tmp_path, capsys, ki
     assert (np.diff(cosines) <= tolerance).all()
 
 
-def test_pictures_of_odd_sizes_are_cut_as_each_publisher_does(drawing, tmp_path):
-    """Preprocessed by the pipeline, a picture gives the features that the reference's own pixels give."""
+def test_images_of_odd_sizes_are_cut_as_each_publisher_does(drawing, tmp_path):
+    """Preprocessed by the pipeline, an image gives the features that the reference's own pixels give."""
     pixels, io, _ = fixture("clip_preprocess")
     for kind, name, file, prefix in (
         ("hf-clip", "clip_hf", "", "hf_out_"),

@@ -10,10 +10,10 @@ from flax import nnx
 from generator_fixtures import arrays, assert_close, compiled, fixture_folder, stepwise
 
 from dalle_jax.models.dalle_bart import DalleBart, text_mask
-from dalle_jax.pretrained.dalle_mini import export
+from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.mapping import fill
-from dalle_jax.pretrained.min_dalle import config_of_min_dalle, read_min_dalle, rules_of_min_dalle
-from dalle_jax.pretrained.read import read_tensors
+from dalle_jax.pretrained.publishers.dalle_mini import export
+from dalle_jax.pretrained.publishers.min_dalle import config_of_min_dalle, read_min_dalle, rules_of_min_dalle
 from dalle_jax.sampling.autoregressive import guide
 
 NAMES = ("dalle_mini_flax", "min_dalle")

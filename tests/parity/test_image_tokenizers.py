@@ -1,4 +1,4 @@
-"""Image tokenizers against DALL-E, taming-transformers, vqgan-jax and LlamaGen: blocks, codes, pictures."""
+"""Image tokenizers against DALL-E, taming-transformers, vqgan-jax and LlamaGen: blocks, codes, images."""
 
 import shutil
 
@@ -41,7 +41,7 @@ def test_the_dvae_s_encoder_maps_pixels_and_finds_the_logits_and_codes(dvae):
     np.testing.assert_array_equal(run(lambda model, x: model.encode(x), model, pixels), io["out_indices"])
 
 
-def test_the_dvae_s_decoder_gives_the_statistics_of_hard_and_soft_codes_and_the_pictures(dvae):
+def test_the_dvae_s_decoder_gives_the_statistics_of_hard_and_soft_codes_and_the_images(dvae):
     (_, io, tolerance), model = dvae
     codes = jnp.asarray(integers(io["out_indices"]))
     hard = model.decoder.hard(codes)
@@ -72,7 +72,7 @@ def test_taming_s_encoder_and_codes(taming):
     np.testing.assert_array_equal(codes, io["out_indices"].reshape(codes.shape))
 
 
-def test_taming_s_pictures_and_the_loss_of_its_codebook(taming):
+def test_taming_s_images_and_the_loss_of_its_codebook(taming):
     (_, io, tolerance), model = taming
 
     def drawn(model, codes):

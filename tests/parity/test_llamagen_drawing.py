@@ -10,9 +10,9 @@ from PIL import Image
 
 from dalle_jax.__main__ import main
 from dalle_jax.images.pixels import to_uint8
-from dalle_jax.pipelines.load import load_generator, load_image_tokenizer
-from dalle_jax.pretrained.read import read_tensors
-from dalle_jax.pretrained.safetensors_files import write_safetensors
+from dalle_jax.pipelines.load.models import load_generator, load_image_tokenizer
+from dalle_jax.pretrained.files.read_weights import read_tensors
+from dalle_jax.pretrained.files.safetensors_files import write_safetensors
 
 
 @pytest.fixture(scope="module", params=["llamagen_gpt_c2i", "llamagen_gpt_t2i"])
@@ -40,7 +40,7 @@ def asked(io, out) -> tuple[list[str], list[str]]:
     return ["--features", str(out / "features.npy")], ["features"] * len(io["cond"])
 
 
-def test_greedy_pictures_are_the_transformers_likeliest_codes(imported, tmp_path):
+def test_greedy_images_are_the_transformers_likeliest_codes(imported, tmp_path):
     """The first code is the reference's likeliest; each further one is that of teacher forcing on those before it."""
     out, io = imported
     flags, names = asked(io, out)
@@ -55,9 +55,9 @@ def test_greedy_pictures_are_the_transformers_likeliest_codes(imported, tmp_path
     expected = np.asarray(to_uint8(tokenizer.decode(codes.reshape(-1, *generator.grid))))
     lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines] == names and all(line["score"] is None for line in lines)
-    for line, picture in zip(lines, expected, strict=True):
+    for line, image in zip(lines, expected, strict=True):
         drawn = np.asarray(Image.open(tmp_path / line["file"])).astype(int)
-        assert np.abs(drawn - picture).max() <= 1  # another program for each may round the last bit otherwise
+        assert np.abs(drawn - image).max() <= 1  # another program for each may round the last bit otherwise
 
 
 def test_what_the_model_was_not_made_for_is_one_line(imported, tmp_path, capsys):

@@ -23,7 +23,7 @@ COUNT, SIDE = 40, 16
 
 @dataclass(frozen=True)
 class Noise:
-    """Pictures that differ in every epoch, each of which takes its time."""
+    """Images that differ in every epoch, each of which takes its time."""
 
     pause: float = 0.0
 
@@ -55,7 +55,7 @@ class Run:
     batch_size: int = 8
     crops: int = 2
     shard_examples: int = 3
-    pictures: None = None
+    images: None = None
     workers: int = 0
     held_out: None = None
     part: str = "training"

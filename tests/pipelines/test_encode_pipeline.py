@@ -1,4 +1,4 @@
-"""Codes written ahead: the same as from pictures, whatever is killed on the way and however many processes write."""
+"""Codes written ahead: the same as from images, whatever is killed on the way and however many processes write."""
 
 import os
 import random
@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dalle_jax.data import array_record
-from dalle_jax.data.array_record import ArrayRecord
-from dalle_jax.data.captions import Blend
-from dalle_jax.data.code_folder import CodeFolder
-from dalle_jax.data.codes import Codes, read_manifest
+from dalle_jax.data.examples.caption_blend import Blend
+from dalle_jax.data.examples.images import Images
 from dalle_jax.data.loader import Loader
-from dalle_jax.data.pictures import Pictures
+from dalle_jax.data.precomputed.manifest import CodeFolder
 from dalle_jax.data.records import Record
+from dalle_jax.data.sources import array_record
+from dalle_jax.data.sources.array_record import ArrayRecord
+from dalle_jax.data.sources.precomputed import Codes, read_manifest
 from dalle_jax.folder_lock import locked
 from dalle_jax.images.pixels import to_float
 from dalle_jax.images.png import encode_png
@@ -133,7 +133,7 @@ def test_one_process_goes_on_from_what_two_left(whole, tmp_path):
     check_same(left, whole)
 
 
-def pictures(tmp_path, count=7):
+def images(tmp_path, count=7):
     rng = np.random.default_rng(0)
     records = []
     for number in range(count):
@@ -141,17 +141,17 @@ def pictures(tmp_path, count=7):
         image = np.asarray(Image.fromarray(small).resize((33 + number, 25), Image.Resampling.BICUBIC))
         content = encode_png(image) if number != 3 else b"<html>"
         records.append(Record(str(number), content, (f"own {number}",), {"synthetic": [f"a {number}", f"b {number}"]}))
-    array_record.write(tmp_path / "pictures.array_record", records)
-    config = Pictures(size=SIDE, blend=Blend(weights=(0.5, 0.5)), bad_share=0.5)
-    return config.of(ArrayRecord(files=(str(tmp_path / "pictures.array_record"),)).open())
+    array_record.write(tmp_path / "images.array_record", records)
+    config = Images(size=SIDE, blend=Blend(weights=(0.5, 0.5)), bad_share=0.5)
+    return config.of(ArrayRecord(files=(str(tmp_path / "images.array_record"),)).open())
 
 
-def test_batches_of_codes_are_those_of_the_pictures_crop_by_crop_and_compiled_once(tmp_path):
-    source = pictures(tmp_path)
+def test_batches_of_codes_are_those_of_the_images_crop_by_crop_and_compiled_once(tmp_path):
+    source = images(tmp_path)
     encoder = encoded(source, tmp_path / "codes", crops=3)
     assert encoder.compiles() == 1
     codes = Codes(folder=str(tmp_path / "codes")).open()
-    ours, theirs = Loader(codes, codes, 7, seed=2), Loader(pictures(tmp_path), None, 7, seed=2)
+    ours, theirs = Loader(codes, codes, 7, seed=2), Loader(images(tmp_path), None, 7, seed=2)
     network, seen = tokenizer(), set()
     for step in range(3):
         batch, expected = ours.batch(step), theirs.batch(step)
@@ -165,11 +165,11 @@ def test_batches_of_codes_are_those_of_the_pictures_crop_by_crop_and_compiled_on
     order = {key: row.tobytes() for key, row in zip(again["key"], again["codes"], strict=True)}
     assert set(order.items()) <= seen
     bad = source.report.content()["bad"].values()
-    assert [record["key"] for kind in bad for record in kind["records"]] == ["pictures.array_record:3"]
+    assert [record["key"] for kind in bad for record in kind["records"]] == ["images.array_record:3"]
 
 
 def test_a_folder_that_was_checked_is_read_once_and_again_when_it_changes(whole, tmp_path, monkeypatch):
-    from dalle_jax.data import codes as module
+    from dalle_jax.data.sources import precomputed as module
 
     read = []
     whole_sha256 = module.sha256

@@ -6,7 +6,7 @@ from dalle_jax.config.bind import loads
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.models.vqvae import VqvaeConfig
-from dalle_jax.pipelines.load import ModelFile, PipelineFile, absolute_needs, stage_folders
+from dalle_jax.pipelines.load.models import ModelFile, PipelineFile, absolute_needs, stage_folders
 
 TOKENIZER = VqvaeConfig(downsample=4, width=8, blocks=1, codebook_size=16, code_width=4)
 

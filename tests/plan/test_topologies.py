@@ -12,7 +12,7 @@ from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.parallel.chips import chip_named
 from dalle_jax.plan.roofline import roofline
 from dalle_jax.plan.topologies import SLICES, Topology, parse
-from dalle_jax.tasks.captions import Captions
+from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import GenerateCodes
 
 CODES = DalleConfig(text_vocab=20, text_length=6, codebook_size=16, grid=(2, 2), width=16, depth=1, heads=2)

@@ -11,9 +11,9 @@ from dalle_jax.parallel.axes import EMBED, MLP
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.pretrained.clip_rules import patches
+from dalle_jax.pretrained.files.tensors import Stored, Tensors
 from dalle_jax.pretrained.mapping import KERNEL, SAME, TURNED, dense, fill, rule, shaped, stacked, taken_back
-from dalle_jax.pretrained.tensors import Stored, Tensors
+from dalle_jax.pretrained.publishers.clip_rules import patches
 
 RULES = [rule("kernel", "w", how=TURNED), rule("bias", "b")]
 

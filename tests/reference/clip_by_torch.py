@@ -40,11 +40,11 @@ def new_hugging_face(config: str, folder: str, out: str) -> None:
     model.save_pretrained(folder)
     text, size = given["text_config"], given["vision_config"]["image_size"]
     end, length = text["eos_token_id"], text["max_position_embeddings"]
-    classes, wordings, pictures = 5, 3, 12
+    classes, wordings, images = 5, 3, 12
     ids = torch.randint(3, end, (classes * wordings, length))
     for row, place in enumerate(torch.randint(2, length, (len(ids),))):
         ids[row, place:] = end
-    pixels = torch.randn(pictures, 3, size, size)
+    pixels = torch.randn(images, 3, size, size)
     with torch.no_grad():
         found = model(input_ids=ids, pixel_values=pixels)
     words = found.text_embeds.reshape(classes, wordings, -1).mean(dim=1)

@@ -1,7 +1,7 @@
 """Run by the Python of another environment, which has torch and min-dalle: its networks and what they make.
 
 new SIZES.json FOLDER OUT.npz       a new encoder and decoder, saved as they are published, with logits and greedy codes
-detokenizer FILE.pt IN.npz OUT.npz  the pictures that VQGanDetokenizer draws of codes
+detokenizer FILE.pt IN.npz OUT.npz  the images that VQGanDetokenizer draws of codes
 """
 
 import json

@@ -12,8 +12,8 @@ from dalle_jax.__main__ import main
 from dalle_jax.evaluate.metrics.zero_shot import class_vectors
 from dalle_jax.losses.contrastive import similarities
 from dalle_jax.models.clip import unit
-from dalle_jax.pipelines.load import load_clip
-from dalle_jax.pretrained import hugging_face_clip
+from dalle_jax.pipelines.load.models import load_clip
+from dalle_jax.pretrained.publishers import hugging_face_clip
 from tests.parity.fixtures import assert_close, imported, run
 from tests.reference.live import by_reference
 
@@ -101,7 +101,7 @@ def test_a_new_model_of_transformers_is_imported_and_chooses_the_same_classes_by
 def test_a_clip_that_was_trained_here_is_exported_and_transformers_gives_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["text-tokenizer", "smoke/text.gin", "--out", "runs/smoke/text.model"]) == 0
-    settings = ["trainer.evaluate_every=None", "trainer.pictures_every=None"]
+    settings = ["trainer.evaluate_every=None", "trainer.images_every=None"]
     words = [word for one in settings for word in ("--set", one)]
     assert main(["train", "smoke/tokenizer.gin", "--out", "runs/smoke/tokenizer", *words]) == 0
     end = ["--set", "task.model.end_of_text=@LargestId"]

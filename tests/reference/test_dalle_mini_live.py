@@ -12,12 +12,12 @@ from flax import nnx
 
 from dalle_jax.__main__ import main
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig, text_mask
-from dalle_jax.pipelines.load import load_generator
-from dalle_jax.pretrained import dalle_mini
-from dalle_jax.pretrained.dalle_mini import export
-from dalle_jax.pretrained.read import read_tensors
+from dalle_jax.pipelines.load.models import load_generator
+from dalle_jax.pretrained.files.read_weights import read_tensors
+from dalle_jax.pretrained.publishers import dalle_mini
+from dalle_jax.pretrained.publishers.dalle_mini import export
 from tests.parity.fixtures import assert_close, imported, run
-from tests.pretrained.test_image_tokenizer_files import noisy
+from tests.pretrained.publishers.test_image_tokenizer_files import noisy
 from tests.reference.live import FLAX, by_reference
 from tests.text.byte_vocabularies import VOCABULARY, write_bart
 
@@ -104,7 +104,7 @@ def test_a_network_made_here_is_exported_and_dalle_mini_gives_the_same(tmp_path)
 def test_a_transformer_that_was_trained_here_is_exported_and_dalle_mini_gives_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_bart(tmp_path)
-    settings = ["trainer.evaluate_every=None", "trainer.pictures_every=None"]
+    settings = ["trainer.evaluate_every=None", "trainer.images_every=None"]
     words = [word for one in settings for word in ("--set", one)]
     assert main(["train", "smoke/tokenizer.gin", "--out", "runs/smoke/tokenizer", *words]) == 0
     layout = ["scan=True", "pad_id=1", "extra_codes=1", "start_code=32", "empty_caption=(0, 2)"]

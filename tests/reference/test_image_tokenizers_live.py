@@ -17,11 +17,11 @@ from dalle_jax.__main__ import main
 from dalle_jax.models.lpips import Lpips, LpipsConfig
 from dalle_jax.models.patch_discriminator import Discriminator, DiscriminatorConfig
 from dalle_jax.models.vqgan import Vqgan, VqganConfig
-from dalle_jax.pipelines.load import load_image_tokenizer
+from dalle_jax.pipelines.load.models import load_image_tokenizer
 from dalle_jax.pretrained.exporters import exporter
 from dalle_jax.pretrained.mapping import KERNEL
 from tests.parity.fixtures import assert_close, imported, run
-from tests.pretrained.test_image_tokenizer_files import lpips_tensors, noisy
+from tests.pretrained.publishers.test_image_tokenizer_files import lpips_tensors, noisy
 from tests.reference.live import by_reference
 
 pytestmark = pytest.mark.reference
@@ -37,7 +37,7 @@ def by_torch(*arguments):
     return by_reference("tokenizers_by_torch.py", *arguments)
 
 
-def same_codes_and_pictures(vqgan, wanted):
+def same_codes_and_images(vqgan, wanted):
     """``wanted``: values in -1..1 that were shown, and what came back."""
     codes = run(lambda model, x: model.quantize(model.latents(x)).codes, vqgan, wanted["values"])
     np.testing.assert_array_equal(codes, wanted["codes"])
@@ -80,7 +80,7 @@ def test_a_new_vqgan_of_taming_goes_in_and_out_and_gives_the_same_in_both_progra
     (tmp_path / "model.json").write_text(json.dumps(model))
     wanted = by_torch("new_taming", tmp_path / "model.json", tmp_path, tmp_path / "out.npz")
     vqgan = imported("taming-vqgan", tmp_path / "last.ckpt")
-    same_codes_and_pictures(vqgan, wanted)
+    same_codes_and_images(vqgan, wanted)
     exporter("taming-vqgan").write(vqgan, tmp_path / "ours")
     again = by_torch("taming", tmp_path / "ours", tmp_path / "out.npz", tmp_path / "again.npz")
     for name, value in wanted.items():
@@ -96,19 +96,19 @@ def test_what_is_exported_is_loaded_by_taming_and_gives_the_same(tmp_path, name)
     vqgan = nnx.merge(graph, state)
     exporter({"taming": "taming-vqgan", "flax": "dalle-mini-vqgan"}[name]).write(vqgan, tmp_path / "out")
     np.savez(tmp_path / "in.npz", values=VALUES)
-    same_codes_and_pictures(vqgan, by_torch(name, tmp_path / "out", tmp_path / "in.npz", tmp_path / "out.npz"))
+    same_codes_and_images(vqgan, by_torch(name, tmp_path / "out", tmp_path / "in.npz", tmp_path / "out.npz"))
 
 
 @pytest.mark.parametrize("name", ["taming", "flax"])
 def test_a_vqgan_that_was_trained_here_is_exported_and_gives_the_same_there(tmp_path, name):
-    quiet = ["trainer.evaluate_every=None", "trainer.pictures_every=None", "task.model.distance='euclidean'"]
+    quiet = ["trainer.evaluate_every=None", "trainer.images_every=None", "task.model.distance='euclidean'"]
     given = [word for one in quiet for word in ("--set", one)]
     assert main(["train", "smoke/vqgan.gin", "--out", str(tmp_path / "run"), *given]) == 0
     kind = {"taming": "taming-vqgan", "flax": "dalle-mini-vqgan"}[name]
     assert main(["export", kind, str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     np.savez(tmp_path / "in.npz", values=VALUES)
     wanted = by_torch(name, tmp_path / "out", tmp_path / "in.npz", tmp_path / "out.npz")
-    same_codes_and_pictures(load_image_tokenizer(tmp_path / "run"), wanted)
+    same_codes_and_images(load_image_tokenizer(tmp_path / "run"), wanted)
 
 
 def test_lpips_and_its_gradient_are_taming_s(tmp_path):

@@ -13,10 +13,10 @@ from flax import nnx
 
 from dalle_jax.models.dalle_bart import text_mask
 from dalle_jax.models.vqgan import Vqgan, VqganConfig
+from dalle_jax.pretrained.files.write_torch import write_state_dict
 from dalle_jax.pretrained.mapping import taken_back
-from dalle_jax.pretrained.vqgan_layouts import TAMING, pairs, torch_rules
-from dalle_jax.pretrained.write_torch import write_state_dict
-from dalle_jax.sampling.autoregressive import Settings, picture_keys, sample
+from dalle_jax.pretrained.publishers.vqgan_layouts import TAMING, pairs, torch_rules
+from dalle_jax.sampling.autoregressive import Settings, image_keys, sample
 from tests.parity.fixtures import assert_close, imported, run
 from tests.reference.live import by_reference
 
@@ -56,7 +56,7 @@ def test_a_new_model_of_min_dalle_is_imported_and_gives_the_same_logits_and_gree
 
     def greedy(model, text):
         settings = Settings.of(1, temperature=0.0, guidance=GUIDANCE)
-        return sample(model, text[1:], picture_keys(jax.numpy.zeros(1, np.uint32), 1), settings, guided=True)
+        return sample(model, text[1:], image_keys(jax.numpy.zeros(1, np.uint32), 1), settings, guided=True)
 
     apart = np.abs(logits - wanted["logits"][..., : logits.shape[-1]]).max()
     assert wanted["gap"] > 2 * (2 * GUIDANCE - 1) * apart  # a code that rounding decides would say nothing

@@ -1,10 +1,10 @@
 """Run by the Python of another environment, which has torch: image tokenizers of DALL-E and taming-transformers.
 
-dvae SIZES.json FOLDER OUT.npz      a new dVAE of dall_e, pickled as OpenAI published it, and what it makes of a picture
-new_taming MODEL.json FOLDER OUT.npz    a new VQModel, saved as Lightning saves, and what it makes of a picture
+dvae SIZES.json FOLDER OUT.npz      a new dVAE of dall_e, pickled as OpenAI published it, and what it makes of an image
+new_taming MODEL.json FOLDER OUT.npz    a new VQModel, saved as Lightning saves, and what it makes of an image
 taming FOLDER IN.npz OUT.npz        the VQModel of an exported model.yaml and last.ckpt
 flax FOLDER IN.npz OUT.npz          the same network from an exported config.json and flax_model.msgpack
-lpips IN.npz OUT.npz                the distance of two pictures and its gradient, with the tensors given
+lpips IN.npz OUT.npz                the distance of two images and its gradient, with the tensors given
 discriminator IN.npz OUT.npz        NLayerDiscriminator, with the tensors given
 """
 

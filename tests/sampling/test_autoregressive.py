@@ -6,7 +6,7 @@ from flax import nnx
 from small_generators import KINDS, MIX, dalle, dalle_bart, forward
 
 from dalle_jax.sampling import autoregressive
-from dalle_jax.sampling.autoregressive import Settings, draw, guide, picture_keys, sample
+from dalle_jax.sampling.autoregressive import Settings, draw, guide, image_keys, sample
 
 TEXT = jnp.array([[3, 5, 0, 0], [1, 2, 9, 4]])
 GENERATORS = {
@@ -55,7 +55,7 @@ def test_greedy_guided_samples_with_a_prefix_are_the_argmax_of_guided_teacher_fo
     prefix = jax.random.randint(jax.random.key(3), (2, 12), 0, 7)
     lengths, scale = jnp.array([0, 5]), jnp.array([2.5, 1.0])
     settings = Settings.of(2, temperature=0.0)._replace(guidance=scale)
-    keys = picture_keys(jnp.arange(2), 2)
+    keys = image_keys(jnp.arange(2), 2)
     codes = sampler(model, guided=True)(TEXT, keys, settings, prefix, lengths)
     np.testing.assert_array_equal(codes[:, 0], codes[:, 1])
     codes = codes[:, 0]
@@ -68,7 +68,7 @@ def test_greedy_guided_samples_with_a_prefix_are_the_argmax_of_guided_teacher_fo
 
 @pytest.mark.parametrize("kinds", [["full"], MIX], ids=["full", "mix"])
 def test_the_cache_growing_in_stages_changes_no_code(kinds, monkeypatch):
-    model, keys, settings = dalle(kinds, depth=4), picture_keys(jnp.array([4, 5]), 2), Settings.of(2)
+    model, keys, settings = dalle(kinds, depth=4), image_keys(jnp.array([4, 5]), 2), Settings.of(2)
     whole = sampler(model)(TEXT, keys, settings)
     monkeypatch.setattr(autoregressive, "STAGE", 4)
     cache = model.prefill(TEXT, 2)[1]
@@ -83,7 +83,7 @@ def test_a_cache_that_hardly_grows_has_one_stage(monkeypatch):
 
 
 def test_greedy_sampling_equals_top_1_and_the_smallest_nucleus(run):
-    keys = picture_keys(jnp.array([4, 5]), 2)
+    keys = image_keys(jnp.array([4, 5]), 2)
     greedy = run(TEXT, keys, Settings.of(2, temperature=0.0))
     np.testing.assert_array_equal(run(TEXT, keys, Settings.of(2, top_k=1)), greedy)
     np.testing.assert_array_equal(run(TEXT, keys, Settings.of(2, top_p=1e-6)), greedy)
@@ -92,20 +92,20 @@ def test_greedy_sampling_equals_top_1_and_the_smallest_nucleus(run):
 
 def test_an_image_is_the_same_alone_and_in_a_batch(mixed, run):
     settings = Settings.of(2, temperature=0.9, top_k=5)
-    batch = run(TEXT, picture_keys(jnp.array([7, 8]), 2), settings)
-    alone = run(TEXT[1:], picture_keys(jnp.array([8]), 1, first=1), jax.tree.map(lambda x: x[1:], settings))
+    batch = run(TEXT, image_keys(jnp.array([7, 8]), 2), settings)
+    alone = run(TEXT[1:], image_keys(jnp.array([8]), 1, first=1), jax.tree.map(lambda x: x[1:], settings))
     np.testing.assert_array_equal(alone[0, 0], batch[1, 1])
     assert (np.asarray(batch[1, 0]) != np.asarray(batch[1, 1])).any()
 
 
 def test_a_prefix_may_be_the_whole_image(run):
     given = jax.random.randint(jax.random.key(3), (2, 12), 0, 7)
-    codes = run(TEXT, picture_keys(jnp.arange(2), 2), Settings.of(2), given, jnp.array([12, 12]))
+    codes = run(TEXT, image_keys(jnp.arange(2), 2), Settings.of(2), given, jnp.array([12, 12]))
     np.testing.assert_array_equal(codes, jnp.repeat(given[:, None], 2, axis=1))
 
 
 def test_noise_drawn_step_by_step_gives_the_same_image(mixed, run, monkeypatch):
-    keys, settings = picture_keys(jnp.arange(2), 2), Settings.of(2)
+    keys, settings = image_keys(jnp.arange(2), 2), Settings.of(2)
     ahead = run(TEXT, keys, settings)
     monkeypatch.setattr("dalle_jax.sampling.autoregressive.MAX_NOISE_VALUES", 0)
     np.testing.assert_array_equal(sampler(mixed)(TEXT, keys, settings), ahead)
@@ -126,8 +126,8 @@ def test_sampled_codes_follow_their_probabilities():
 
 
 def test_the_key_of_an_image_depends_only_on_its_seed_and_index():
-    keys = jax.random.key_data(picture_keys(jnp.array([3, 9]), 4))
-    np.testing.assert_array_equal(keys[1, 2], jax.random.key_data(picture_keys(jnp.array([9]), 1, first=2))[0, 0])
+    keys = jax.random.key_data(image_keys(jnp.array([3, 9]), 4))
+    np.testing.assert_array_equal(keys[1, 2], jax.random.key_data(image_keys(jnp.array([9]), 1, first=2))[0, 0])
 
 
 def test_guidance_extrapolates_from_the_unconditional_logits_per_prompt():

@@ -15,12 +15,12 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.tasks.align_text_images import AlignTextImages
-from dalle_jax.tasks.captions import Captions
+from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.text.sentencepiece import train_sentencepiece
+from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.loop import Trainer
-from dalle_jax.train.optimizers import AdamW
-from dalle_jax.train.runner import Runner
-from dalle_jax.train.schedules import ConstantRate
+from dalle_jax.train.optim.optimizers import AdamW
+from dalle_jax.train.optim.schedules import ConstantRate
 
 TOWER = TowerConfig(width=16, layers=1, heads=2)
 
@@ -81,7 +81,7 @@ def test_a_resnet_trains_by_its_batch_and_is_evaluated_by_its_statistics(caption
     assert jax.tree.leaves(moved) and min(jax.tree.leaves(moved)) > 0
     apart = jax.jit(lambda x: [module.vision(x, train=False), module.vision(x[:1], train=False)])
     all_of_them, alone = apart(batch["pixels"] / 255.0)
-    np.testing.assert_allclose(all_of_them[:1], alone, atol=1e-5)  # no picture depends on the others
+    np.testing.assert_allclose(all_of_them[:1], alone, atol=1e-5)  # no image depends on the others
 
 
 def test_the_sigmoid_loss_trains_scale_and_bias(captions):
@@ -125,7 +125,7 @@ def scale_after_a_step(task: AlignTextImages, log_scale: float) -> tuple[float, 
     """The gradient of the logarithm of the scale, and its value after one step of the trainer from ``log_scale``."""
     layout = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
     trainer = Trainer(steps=10, schedule=ConstantRate(0.01), optimizer=AdamW(beta1=0.0))
-    runner = Runner(task, trainer, layout)
+    runner = CompiledTask(task, trainer, layout)
     state = runner.plan.born(layout, 0)
     state = state._replace(params=state.params | {"log_scale": jnp.float32(log_scale)})
     batch = {name: np.asarray(values) for name, values in batch_of(task).items()}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.pipelines.load_text import load_text
-from dalle_jax.tasks.captions import Captions, check_vocabulary
+from dalle_jax.pipelines.load.text import load_text
+from dalle_jax.tasks.caption_tokens import Captions, check_vocabulary
 from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.byte_pairs import byte_letters
 from dalle_jax.text.clip_bpe import ClipBpe

@@ -15,12 +15,12 @@ from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.tasks import tokenize_images_dvae
 from dalle_jax.tasks.align_text_images import AlignTextImages
-from dalle_jax.tasks.captions import Captions
+from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
+from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.loop import Trainer
-from dalle_jax.train.optimizers import AdamW
-from dalle_jax.train.runner import Runner
-from dalle_jax.train.schedules import ConstantRate
+from dalle_jax.train.optim.optimizers import AdamW
+from dalle_jax.train.optim.schedules import ConstantRate
 from tests.parallel.test_sharded_tasks import DVAE, MODELS, SIDE, WithoutFiles, batch_of, task_of
 
 TEXT = Captions(file="unread")
@@ -58,10 +58,10 @@ WHOLE = {
 }
 
 
-def runner_of(task: Any, accumulate: int, mesh: Mesh = Mesh(1, 1, 1)) -> tuple[Runner, Layout]:  # noqa: B008 (frozen)
+def runner_of(task: Any, accumulate: int, mesh: Mesh = Mesh(1, 1, 1)) -> tuple[CompiledTask, Layout]:  # noqa: B008 (frozen)
     layout = Layout(make_mesh(mesh), Rules())
     trainer = Trainer(steps=10, schedule=ConstantRate(1e-3), optimizer=AdamW(beta1=0.0), accumulate=accumulate)
-    return Runner(task, trainer, layout), layout
+    return CompiledTask(task, trainer, layout), layout
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.runs import Run, TrainRun
-from dalle_jax.train.runner import Runner
+from dalle_jax.train.compiled import CompiledTask
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(path.relative_to(CONFIGS) for path in (CONFIGS / "runs").glob("*.gin"))
@@ -75,7 +75,7 @@ TRAINED = [file for file in FILES if isinstance(read(file), TrainRun)]
 
 OWN_RECIPES = {
     "scenes": "its three stages are those of configs/demo at other sizes, which tests/commands/test_demo.py runs",
-    "your_data": "tests/commands/test_own_data.py runs the whole of it on a few pictures",
+    "your_data": "tests/commands/test_own_data.py runs the whole of it on a few images",
     "your_data_128": "your_data at other sizes",
 }
 """Folders of training configs that are ours and no published model's, and where their steps are taken instead."""
@@ -128,7 +128,7 @@ def stepped(text: str, file: Path):
     del text
     task, trainer, rows, _ = prepared(file)
     layout = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
-    runner = Runner(task, trainer, layout)
+    runner = CompiledTask(task, trainer, layout)
     assert sum(leaf.size for leaf in jax.tree.leaves(runner.plan.abstract.params)) < LARGEST
     state, sums = runner.step(runner.plan.born(layout, 0), None, layout.put_batch(batch_of(task, rows)))
     return state, float(sums["loss"][0]) / float(sums["loss"][1])

@@ -11,7 +11,7 @@ from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
-from dalle_jax.tasks.captions import Captions
+from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.tokenize_images import TokenizeImages
 from dalle_jax.text.sentencepiece import train_sentencepiece
@@ -120,12 +120,12 @@ def test_reconstruction_loss_is_what_its_docstring_says():
     np.testing.assert_allclose(sums["mse"][0], np.mean(error**2), rtol=1e-4)
 
 
-def test_a_picture_size_that_does_not_divide_is_refused():
+def test_an_image_size_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="multiple of 4"):
         TokenizeImages(model=VQVAE, image_size=18)
 
 
-def test_codes_written_ahead_train_as_their_pictures_do(generate, batch):
+def test_codes_written_ahead_train_as_their_images_do(generate, batch):
     module, tokenizer = Dalle(generate.model, rngs=nnx.Rngs(0)), Vqvae(VQVAE, rngs=nnx.Rngs(1))
     ahead = GenerateCodes(**{**vars(generate), "image_tokenizer": None, "image_size": None})
     codes = np.asarray(tokenizer.encode(batch["pixels"] / 255.0))  # [B h w]
@@ -136,11 +136,11 @@ def test_codes_written_ahead_train_as_their_pictures_do(generate, batch):
     }
     prepared = {name: jnp.asarray(rows) for name, rows in prepared.items()}
     key, step = jax.random.key(0), jnp.int32(0)
-    pictures = generate.loss(module, tokenizer, batch, key, step)
-    np.testing.assert_allclose(ahead.loss(module, None, prepared, key, step)[0], pictures[0], rtol=1e-6)
+    images = generate.loss(module, tokenizer, batch, key, step)
+    np.testing.assert_allclose(ahead.loss(module, None, prepared, key, step)[0], images[0], rtol=1e-6)
     expected = generate.evaluate(module, tokenizer, batch, key)["image_nll"]
     np.testing.assert_allclose(ahead.evaluate(module, None, prepared, key)["image_nll"], expected, rtol=1e-6)
-    assert ahead.frozen() is None and ahead.pictures(module, None, prepared, key) is None
+    assert ahead.frozen() is None and ahead.images(module, None, prepared, key) is None
     assert b"needs = {}" in ahead.model_files()["model.gin"]
 
 

@@ -25,7 +25,7 @@ def test_the_paper_s_schedules_begin_and_end_where_they_should():
 
 
 @pytest.mark.parametrize("step", [0, 2500, 10_000])
-def test_the_loss_is_the_bound_per_value_of_the_picture(step):
+def test_the_loss_is_the_bound_per_value_of_the_image(step):
     module, key = TASK.init(nnx.Rngs(0)), jax.random.key(1)
     loss, sums = TASK.loss(module, None, {"pixels": PIXELS}, key, jnp.int32(step))
     logits = module.logits(PIXELS / 255.0)
@@ -66,7 +66,7 @@ def test_a_temperature_of_nothing_and_a_schedule_of_no_steps_are_refused():
         TokenizeImagesDvae(model=MODEL, image_size=18)
 
 
-def test_it_learns_four_pictures_of_flat_squares():
+def test_it_learns_four_images_of_flat_squares():
     task = TokenizeImagesDvae(
         model=MODEL, image_size=16, temperature=Cosine(1.0, 0.1, 150), kl_weight=Cosine(0.0, 0.0, 1)
     )

@@ -115,7 +115,7 @@ def test_what_stands_in_for_lpips_is_said_and_nothing_stands_in_unasked(tmp_path
         silent.frozen()
 
 
-def test_a_pyramid_that_the_picture_has_no_room_for_is_refused():
+def test_a_pyramid_that_the_image_has_no_room_for_is_refused():
     with pytest.raises(ValueError, match="a pyramid of 5 levels halves 8 px to no whole number"):
         TokenizeImagesGan(model=MODEL, image_size=8, perceptual=Pyramid(levels=5))
 

@@ -6,7 +6,7 @@ import pytest
 from byte_vocabularies import MERGES, VOCABULARY, write_bart
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.pretrained import dalle_mini
+from dalle_jax.pretrained.publishers import dalle_mini
 from dalle_jax.text import dalle_mini_captions
 from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.dalle_mini_captions import FREQUENCIES, HashtagSplitter, clean

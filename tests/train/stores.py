@@ -47,8 +47,8 @@ def amazon() -> Iterator[str]:
 
         forget("s3")
         urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()  # and moto its buckets
-        fsspec.filesystem("s3").mkdir("pictures")
-        yield "s3://pictures"
+        fsspec.filesystem("s3").mkdir("images")
+        yield "s3://images"
     server.stop()
 
 
@@ -62,11 +62,11 @@ def google() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="pictures")
+    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="images")
     server.start()
     url = f"http://127.0.0.1:{port}"
     known = {"GOOGLE_AUTH_TOKEN_FOR_TESTING": "test"}
     with environment(STORAGE_EMULATOR_HOST=url, TENSORSTORE_GCS_HTTP_URL=url, GOOGLE_CLOUD_PROJECT="test", **known):
         forget("gs")
-        yield "gs://pictures"
+        yield "gs://images"
     server.stop()

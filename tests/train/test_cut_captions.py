@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dalle_jax.models.dalle import DalleConfig
-from dalle_jax.tasks.captions import Captions
+from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.text.sentencepiece import train_sentencepiece
 from dalle_jax.train.task import ReadsCaptions

@@ -15,11 +15,11 @@ from dalle_jax.parallel.layout import Layout, constrain, platform, portable_trac
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.tasks.align_text_images import AlignTextImages
-from dalle_jax.tasks.captions import Captions
+from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.train.flops import Count, count, model_flops
-from dalle_jax.train.optimizers import AdamW
-from dalle_jax.train.state import Blueprint, plan
+from dalle_jax.train.optim.optimizers import AdamW
+from dalle_jax.train.state import ModuleSpec, plan
 
 A, B = jax.ShapeDtypeStruct((3, 5), jnp.float32), jax.ShapeDtypeStruct((5, 7), jnp.float32)
 SQUARE = jax.ShapeDtypeStruct((4, 4), jnp.float32)
@@ -180,7 +180,7 @@ def test_a_training_step_of_dalle_is_6_operations_per_weight_and_token_and_the_a
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_training_step_of_clip_compares_every_picture_with_every_text(accumulate):
+def test_a_training_step_of_clip_compares_every_image_with_every_text(accumulate):
     tower = TowerConfig(width=8, layers=2, heads=2)
     config = ClipConfig(image_size=8, patch=4, vision=tower, vocab_size=11, text_length=3, text=tower, embed_width=6)
     rows, weights = 4, 2 * 12 * 8 * 8
@@ -196,7 +196,7 @@ def test_a_frozen_tokenizer_counts_once():
     settings = VqvaeConfig(downsample=4, width=16, blocks=1, codebook_size=16, code_width=8, stem="patch")
     tokenizer = nnx.eval_shape(lambda: Vqvae(settings, rngs=nnx.Rngs(5)))
     layout = Layout(make_mesh(Mesh(), jax.devices()[:1]), Rules())
-    blueprint = Blueprint.of(tokenizer)
+    blueprint = ModuleSpec.of(tokenizer)
     found = model_flops(task, plan(task, AdamW(), False, layout), blueprint, task.batch_spec(4), 1)
     pixels = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
     with portable_trace():

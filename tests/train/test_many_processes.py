@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dalle_jax.train.checkpoint import Checkpoints, whole_steps
+from dalle_jax.train.checkpoints.checkpoints import Checkpoints, whole_steps
 from dalle_jax.train.state import plan
 from tests.quick_compiling import QUICK
 from tests.train.child import TRAINER

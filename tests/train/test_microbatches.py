@@ -10,11 +10,11 @@ import pytest
 from flax import nnx
 
 from dalle_jax.config.errors import UserError
+from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.loop import Trainer
 from dalle_jax.train.microbatches import join, split
-from dalle_jax.train.optimizers import AdamW
-from dalle_jax.train.runner import Runner
-from dalle_jax.train.schedules import ConstantRate
+from dalle_jax.train.optim.optimizers import AdamW
+from dalle_jax.train.optim.schedules import ConstantRate
 from dalle_jax.train.task import CachedEmbeddings, Objective, WholeBatchOnly
 from tests.train.toy import Lines, Toy, layout
 
@@ -24,7 +24,7 @@ TRAINER = Trainer(steps=10, schedule=ConstantRate(1e-2), optimizer=AdamW(beta1=0
 def stepped(task: Any, accumulate: int, rows: int = 16, lay: Any = None) -> tuple[Any, dict[str, np.ndarray], float]:
     """The state after one step, its gradients (the first moment with beta1 = 0) and its loss."""
     lay = lay or layout()
-    runner = Runner(task, dataclasses.replace(TRAINER, accumulate=accumulate), lay)
+    runner = CompiledTask(task, dataclasses.replace(TRAINER, accumulate=accumulate), lay)
     batch = lay.put_batch(task.prepare(Lines(rows=rows).batch(0, range(rows)), None))
     state, sums = runner.step(runner.plan.born(lay, 0), None, batch)
     moments = [optimizer.mu for optimizer in state.optimizers.values()]
@@ -86,7 +86,7 @@ def test_both_passes_draw_the_same_random_numbers():
     """By hand: the gradient through rows that are dropped with the keys of their microbatches."""
     task = Pairs(dropped=0.5)
     lay = layout()
-    runner = Runner(task, TRAINER, lay)
+    runner = CompiledTask(task, TRAINER, lay)
     state = runner.plan.born(lay, 0)
     batch = lay.put_batch(task.prepare(Lines(rows=16).batch(0, range(16)), None))
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(TRAINER.seed), 0), 0)  # of step 0 and objective 0

@@ -15,11 +15,11 @@ import pytest
 from flax import nnx
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.train import checkpoint
-from dalle_jax.train.checkpoint import load_params, whole_steps
+from dalle_jax.train.checkpoints import checkpoints
+from dalle_jax.train.checkpoints.checkpoints import load_params, whole_steps
 from dalle_jax.train.loop import train
-from dalle_jax.train.optimizers import Lion
-from dalle_jax.train.schedules import PlateauRate
+from dalle_jax.train.optim.optimizers import Lion
+from dalle_jax.train.optim.schedules import PlateauRate
 from tests.train.child import TASK, TRAINER
 from tests.train.runs import CONFIG, StopsAt, run
 from tests.train.toy import Lines, Toy, layout, leaves
@@ -27,7 +27,7 @@ from tests.train.toy import Lines, Toy, layout, leaves
 
 @pytest.fixture(scope="module")
 def never_stopped(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("runs") / "whole", evaluate_every=10, pictures_every=10)
+    return run(tmp_path_factory.mktemp("runs") / "whole", evaluate_every=10, images_every=10)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_the_run_folder_holds_everything(never_stopped):
     assert (out / "config.gin").read_text() == CONFIG
     assert (out / "model.gin").read_bytes() == TASK.model_files()["model.gin"]
     assert (out / "text.model").read_bytes() == bytes(range(256))
-    assert sorted(path.name for path in (out / "pictures").iterdir()) == ["step_00000010.png", "step_00000020.png"]
+    assert sorted(path.name for path in (out / "images").iterdir()) == ["step_00000010.png", "step_00000020.png"]
     assert list(out.glob("events.out.tfevents*"))
     assert whole_steps(out / "checkpoints") == [15, 20]
     assert not (out / "profile").exists() and not (out / "stalls").exists()
@@ -115,7 +115,7 @@ def test_the_run_folder_holds_everything(never_stopped):
 
 
 def test_each_function_is_compiled_once(never_stopped):
-    assert never_stopped.runner.compiles() == {"step": 1, "evaluate": 1, "pictures": 1}
+    assert never_stopped.runner.compiles() == {"step": 1, "evaluate": 1, "images": 1}
 
 
 def test_the_result_has_the_newest_figures_also_when_there_is_nothing_left_to_do(never_stopped):
@@ -157,7 +157,7 @@ def test_a_changed_shape_or_dtype_is_named():
     struct = jax.ShapeDtypeStruct
     old, new = {"params": {"w": struct((2,), "float32")}}, {"params": {"w": struct((3,), "bfloat16")}}
     with pytest.raises(UserError, match=r"params w is float32\[2\] in the checkpoint and bfloat16\[3\] in this run"):
-        checkpoint.compare("here", old, new)
+        checkpoints.compare("here", old, new)
 
 
 def test_a_checkpoint_goes_on_on_another_mesh(stopped, never_stopped):

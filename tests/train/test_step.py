@@ -8,12 +8,12 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.train.decay import DecayMatrices, DecayNamed
-from dalle_jax.train.ema import ConstantEma, PeriodicEma, WarmedEma
+from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.loop import Trainer
-from dalle_jax.train.optimizers import Adafactor, AdamW, Lion
-from dalle_jax.train.runner import Runner
-from dalle_jax.train.schedules import ConstantRate, PlateauRate
+from dalle_jax.train.optim.ema import ConstantEma, PeriodicEma, WarmedEma
+from dalle_jax.train.optim.optimizers import Adafactor, AdamW, Lion
+from dalle_jax.train.optim.schedules import ConstantRate, PlateauRate
+from dalle_jax.train.optim.weight_decay import DecayMatrices, DecayNamed
 from dalle_jax.train.step import clipped
 from dalle_jax.train.task import Objective
 from tests.train.toy import Lines, Toy, layout, leaves
@@ -28,7 +28,7 @@ def batch_of(lay, step=0, bad=(), rows=8):
 
 def started(task=TOY, trainer=TRAINER, lay=None):
     lay = lay or layout()
-    runner = Runner(task, trainer, lay)
+    runner = CompiledTask(task, trainer, lay)
     return runner, runner.plan.born(lay, 0), lay
 
 

@@ -87,7 +87,7 @@ class Toy:
         squared = (module(batch["x"]) - batch["y"]) ** 2
         return {"error": (squared.sum(), squared.size)}
 
-    def pictures(self, module: Any, frozen: Any, batch: Any, key: Any) -> Any:
+    def images(self, module: Any, frozen: Any, batch: Any, key: Any) -> Any:
         return jnp.broadcast_to(jax.nn.sigmoid(module(batch["x"]))[:, None, None, None], (8, 3, 3, 3))
 
     def model_files(self) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from dalle_jax.data.inspection import Findings
+from dalle_jax.data.examples.inspection import Findings
 from dalle_jax.evaluate.report.environment import render
 from dalle_jax.evaluate.report.formats import shortened
 from dalle_jax.images.grid import grid

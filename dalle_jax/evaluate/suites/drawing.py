@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dalle_jax.pipelines.autoregressive import Request
+from dalle_jax.pipelines.text_to_image import Request
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.metrics.reconstruction import Reconstruction, measure_reconstruction
 from dalle_jax.evaluate.suites.drawing import Drawing
 from dalle_jax.evaluate.suites.findings import Candidate, ReconstructedImage, Sample, SampleGroup
-from dalle_jax.pipelines.autoregressive import Drawn, Pipeline
+from dalle_jax.pipelines.text_to_image import Generation, Pipeline
 
 TOP = (1, 5)
 
@@ -179,7 +179,7 @@ def _share(outcomes: Float[np.ndarray, " n"] | Bool[np.ndarray, " n"] | None) ->
 
 
 def _found(
-    pipeline: Pipeline, drawn: list[Drawn], images: list[np.ndarray], captions: list[str]
+    pipeline: Pipeline, drawn: list[Generation], images: list[np.ndarray], captions: list[str]
 ) -> Bool[np.ndarray, " n"] | None:
     """Return for which generated images CLIP finds their prompt most similar; None for a single caption."""
     if len(captions) < 2:
@@ -188,7 +188,7 @@ def _found(
     return np.array([captions[i] == one.prompt for i, one in zip(best, drawn, strict=True)])
 
 
-def _group(title: str, drawn: list[Drawn]) -> SampleGroup:
+def _group(title: str, drawn: list[Generation]) -> SampleGroup:
     samples = []
     for one in drawn:
         scores = one.candidate_scores

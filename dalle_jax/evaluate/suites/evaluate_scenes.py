@@ -21,7 +21,7 @@ from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.evaluate.metrics.zero_shot import class_vectors
 from dalle_jax.evaluate.suites.drawing import Drawing
 from dalle_jax.evaluate.suites.findings import Candidate, GuidancePoint, ReconstructedImage, Sample, SampleGroup
-from dalle_jax.pipelines.autoregressive import Drawn, Pipeline
+from dalle_jax.pipelines.text_to_image import Generation, Pipeline
 from dalle_jax.scenes import grammar
 from dalle_jax.scenes.rendering import render
 from dalle_jax.scenes.scene import COLOURS, SHAPES, SIZES, Scene, SceneObject
@@ -126,19 +126,19 @@ def evaluate_scenes(pipeline: Pipeline, config: EvaluateScenes, say: Callable[[s
 
 def _draw_cell(
     pipeline: Pipeline, level: int, split: Split, captions: tuple[str, ...], drawing: Drawing, seed: int
-) -> tuple[Cell, tuple[JudgedCaption, ...], list[Drawn]]:
+) -> tuple[Cell, tuple[JudgedCaption, ...], list[Generation]]:
     drawn = pipeline.draw(drawing.requests(captions, seed))
     cell, judged = measure_cell(level, split, captions, *_candidates(drawn))
     return cell, judged, drawn
 
 
-def _candidates(drawn: list[Drawn]) -> tuple[UInt8[np.ndarray, "P M H W 3"], Float[np.ndarray, "P M"]]:
+def _candidates(drawn: list[Generation]) -> tuple[UInt8[np.ndarray, "P M H W 3"], Float[np.ndarray, "P M"]]:
     """Return all candidates and their CLIP scores."""
     scores = [one.candidate_scores for one in drawn if one.candidate_scores is not None]
     return np.stack([one.candidates for one in drawn]), np.stack(scores)
 
 
-def _with_many(pipeline: Pipeline, cell: Cell, drawn: list[Drawn], config: EvaluateScenes) -> Cell:
+def _with_many(pipeline: Pipeline, cell: Cell, drawn: list[Generation], config: EvaluateScenes) -> Cell:
     """Return the cell with CLIP's choice among ``many_candidates`` added, over fewer captions than its other shares.
 
     The candidates in ``drawn`` are kept; only the missing ones are generated.
@@ -172,7 +172,7 @@ def _guidance_points(pipeline: Pipeline, config: EvaluateScenes) -> tuple[Guidan
 
 
 def _group(
-    level: int, split: Split, judged: tuple[JudgedCaption, ...], drawn: list[Drawn], chosen_of: int
+    level: int, split: Split, judged: tuple[JudgedCaption, ...], drawn: list[Generation], chosen_of: int
 ) -> SampleGroup:
     samples = []
     for said, one in zip(judged, drawn, strict=True):

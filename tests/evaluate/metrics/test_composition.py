@@ -18,10 +18,10 @@ def judged_by_pixel(image, caption):
 
 def cell_of(right, scores, level=1, split="seen"):
     right = np.asarray(right)
-    pictures = np.zeros((*right.shape, 2, 2, 3), np.uint8)
-    pictures[:, :, 0, 0, 0] = right
+    images = np.zeros((*right.shape, 2, 2, 3), np.uint8)
+    images[:, :, 0, 0, 0] = right
     captions = [f"caption {i}" for i in range(len(right))]
-    return measure_cell(level, split, captions, pictures, np.asarray(scores, np.float64), judged_by_pixel)
+    return measure_cell(level, split, captions, images, np.asarray(scores, np.float64), judged_by_pixel)
 
 
 def test_first_chosen_and_any_of_equal_their_definitions():
@@ -91,8 +91,8 @@ def test_true_images_of_every_level_are_right_and_images_of_other_captions_are_w
         captions = evaluation_captions(level, "seen", 4, seed=1)
         true = np.stack([render(parse(caption), 48, rng) for caption in captions])
         wrong = np.roll(true, 1, axis=0)
-        pictures = np.stack([wrong, true, wrong, wrong], axis=1)
-        cell, _ = measure_cell(level, "seen", captions, pictures, np.tile([0.0, 1.0, 0.0, 0.0], (4, 1)))
+        images = np.stack([wrong, true, wrong, wrong], axis=1)
+        cell, _ = measure_cell(level, "seen", captions, images, np.tile([0.0, 1.0, 0.0, 0.0], (4, 1)))
         assert (cell.first, cell.reranked[4], cell.any_of[4]) == (Share(0, 4), Share(4, 4), Share(4, 4))
 
 

@@ -116,9 +116,9 @@ def test_images_have_the_pixels_of_the_samples(report):
 
 
 def test_text_from_users_is_escaped():
-    picture = np.zeros((4, 4, 3), np.uint8)
+    image = np.zeros((4, 4, 3), np.uint8)
     nasty = '<script>alert("x")</script> & "more"'
-    shown = Candidate(picture, False, (Part("<i>", nasty, "<u>"),))
+    shown = Candidate(image, False, (Part("<i>", nasty, "<u>"),))
     sample = Sample(nasty, shown, shown)
     report = training_report(title=nasty, summary=nasty, config_text=nasty, limits=(nasty,))
     report = dataclasses.replace(report, samples=(SampleGroup(nasty, (sample,)),), command=nasty, sampling=nasty)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dalle_jax.pipelines.autoregressive import Drawn, Pipeline
+from dalle_jax.pipelines.text_to_image import Generation, Pipeline
 from dalle_jax.scenes.grammar import parse
 from dalle_jax.scenes.rendering import render
 
@@ -20,23 +20,23 @@ class FakePipeline(Pipeline):
     def side(self) -> int:
         return SIDE
 
-    def reconstruct(self, pictures):
-        return pictures
+    def reconstruct(self, images):
+        return images
 
     def draw(self, requests):
         return [self._drawn(one) for one in requests]
 
-    def similarity(self, pictures, texts):
-        return self.image_vectors(pictures) @ self.text_vectors(texts).T
+    def similarity(self, images, texts):
+        return self.image_vectors(images) @ self.text_vectors(texts).T
 
-    def nats(self, pictures, texts):
+    def nats(self, images, texts):
         return np.array([float(len(text)) for text in texts])
 
     def text_vectors(self, texts):
         return self.image_vectors(np.stack([self._rendered(text) for text in texts]))
 
-    def image_vectors(self, pictures):
-        flat = pictures.reshape(len(pictures), -1).astype(np.float32) - 235.0
+    def image_vectors(self, images):
+        flat = images.reshape(len(images), -1).astype(np.float32) - 235.0
         return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
     def _rendered(self, caption):
@@ -47,4 +47,4 @@ class FakePipeline(Pipeline):
         candidates = np.stack([self._rendered(request.prompt if i in self._right else WRONG) for i in numbers])
         scores = np.array([float(i in self._right) for i in numbers], np.float32)
         chosen = np.argsort(-scores, kind="stable")[: request.keep]
-        return Drawn(request.prompt, candidates[chosen], scores[chosen], chosen, candidates, scores)
+        return Generation(request.prompt, candidates[chosen], scores[chosen], chosen, candidates, scores)

@@ -1,0 +1,126 @@
+"""Which files a configuration names: files, folders, glob patterns and braces, here or behind URLs."""
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+
+from dalle_jax import storage
+from dalle_jax.config.errors import UserError
+from dalle_jax.data.files.ranges import is_web
+
+MOST_NAMES = 500_000
+"""More than this no pattern may stand for: a slip such as {0..9999999999} would fill the memory."""
+
+_INNERMOST = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def named(patterns: Sequence[str], suffixes: Sequence[str]) -> tuple[str, ...]:
+    """The files that ``patterns`` stand for, by full path or URL: sorted, none twice.
+
+    A pattern is a file; a folder, for the files with one of ``suffixes`` in and below it; a glob pattern (``*``, ``?``,
+    ``[a-c]``, and ``**/`` for any folders); with braces, ``{000..127}`` and ``{a,b}``, each of what they stand for.
+    Behind https:// there are no folders and no globs. What begins with a dot only its own name finds.
+
+    Raises one UserError that names each pattern, and each name that braces stand for, for which there is no file.
+    """
+    found: set[str] = set()
+    missing = []
+    for pattern in patterns:
+        for one in expanded(pattern):
+            files = _files(one, suffixes)
+            found.update(files)
+            if not files:
+                missing.append(one if one == pattern else f"{one} (of {pattern})")
+    if missing or not found:
+        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        hint = "; where gaps in the numbers are right, write * for {…}" if any("(of " in one for one in missing) else ""
+        wanted = f"files, or folders with {' or '.join(suffixes)} in them"
+        raise UserError(f"expected {wanted}; found nothing for {shown or 'no name'}{hint}")
+    return tuple(sorted(found))
+
+
+def expanded(pattern: str) -> list[str]:
+    """What the braces of a pattern stand for, as a shell has it: ``{000..127}`` keeps its zeros, braces may nest.
+
+    Braces around one word are letters like others. Raises UserError for too many names.
+    """
+    texts, changed = [pattern], True
+    while changed:
+        following, changed = [], False
+        for text in texts:
+            choices = _first_choice(text)
+            changed = changed or bool(choices)
+            following += choices or [text]
+            if len(following) > MOST_NAMES:
+                raise _too_many(pattern)
+        texts = following
+    return list(dict.fromkeys(texts))
+
+
+def _first_choice(text: str) -> list[str]:
+    """What a text becomes with each of the words of its first innermost braces; empty without any."""
+    for match in _INNERMOST.finditer(text):
+        if words := _alternatives(match[1]):
+            return [text[: match.start()] + word + text[match.end() :] for word in words]
+    return []
+
+
+def _alternatives(inside: str) -> list[str]:
+    if found := _RANGE.fullmatch(inside):
+        first, last = int(found[1]), int(found[2])
+        if abs(last - first) >= MOST_NAMES:
+            raise _too_many("{" + inside + "}")
+        padded = any(len(text) > 1 and text.startswith("0") for text in found.groups())
+        width = max(map(len, found.groups())) if padded else 0
+        step = 1 if last >= first else -1
+        return [f"{number:0{width}d}" for number in range(first, last + step, step)]
+    return inside.split(",") if "," in inside else []
+
+
+def _too_many(pattern: str) -> UserError:
+    return UserError(f"{pattern}: expected braces that stand for at most {MOST_NAMES:,} names")
+
+
+def _files(pattern: str, suffixes: Sequence[str]) -> list[str]:
+    """Those that a pattern without braces stands for."""
+    if is_web(pattern):
+        if "*" in pattern:
+            raise UserError(f"{pattern}: a web server lists no files; name them, with braces if they are many")
+        return [pattern]
+    if "://" in pattern:
+        return _files_behind_url(pattern, suffixes)
+    path = os.path.abspath(pattern)
+    if os.path.isdir(path):
+        return _below(path, suffixes)
+    if os.path.exists(path):
+        return [path]
+    matches = [os.path.abspath(match) for match in glob.glob(pattern, recursive=True)]
+    return [match for match in matches if os.path.isfile(match)]
+
+
+def _files_behind_url(pattern: str, suffixes: Sequence[str]) -> list[str]:
+    place = storage.place(pattern)
+    if glob.has_magic(pattern):
+        return storage.glob_objects(place)
+    try:
+        below = storage.files(place)
+    except FileNotFoundError:
+        return []
+    if below.keys() <= {"", pattern.partition("://")[2]}:  # stores list an object as if it were its own folder
+        return [pattern] if below else []
+    top = pattern.rstrip("/")
+    return [f"{top}/{name}" for name in below if name.endswith(tuple(suffixes)) and not _hidden(name)]
+
+
+def _below(folder: str, suffixes: Sequence[str]) -> list[str]:
+    found = []
+    for top, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(top, name) for name in names if name.endswith(tuple(suffixes)) and not _hidden(name)]
+    return found
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))

@@ -1,0 +1,162 @@
+"""Run folders back to models: ``model.gin`` says what the network is, the newest checkpoint holds its weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flax import nnx
+
+from dalle_jax import storage
+from dalle_jax.config.bind import loads
+from dalle_jax.config.errors import UserError
+from dalle_jax.config.problems import did_you_mean
+from dalle_jax.models.clip import Clip, ClipConfig
+from dalle_jax.models.dalle import Dalle, DalleConfig
+from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
+from dalle_jax.models.dvae import Dvae, DvaeConfig
+from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
+from dalle_jax.models.lpips import Lpips, LpipsConfig
+from dalle_jax.models.vqgan import Vqgan, VqganConfig
+from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
+from dalle_jax.storage import Place
+from dalle_jax.train.checkpoints.checkpoints import load_params
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """The content of ``model.gin``, which builds the network without the task that trained it.
+
+    ``needs`` names the folders of the models that this one depends on: a transformer needs the ``image_tokenizer``
+    whose codes it generates. ``prefix`` (such as "generator.") is the path of the network within the trained module.
+    """
+
+    model: (
+        VqvaeConfig
+        | DvaeConfig
+        | VqganConfig
+        | DalleConfig
+        | DalleBartConfig
+        | LlamaGenConfig
+        | ClipConfig
+        | LpipsConfig
+    )
+    needs: Mapping[str, str] = field(default_factory=dict)
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class PipelineFile:
+    """The content of ``pipeline.gin``: the folders of the models of a pipeline by name, relative to the file's folder.
+
+    A pipeline needs an ``image_tokenizer`` and a ``transformer``, and may have a ``clip`` that ranks.
+    """
+
+    needs: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        missing = [f"needs.{name}" for name in ("image_tokenizer", "transformer") if name not in self.needs]
+        if missing:
+            raise ValueError(f"{missing[0]}: expected a folder, got none")
+        for name in self.needs:
+            if name not in PIPELINE_NEEDS:
+                hint = did_you_mean(name, PIPELINE_NEEDS, "needs.")
+                raise ValueError(f"needs.{name}: expected one of {', '.join(PIPELINE_NEEDS)}, got {name}{hint}")
+
+
+PIPELINE_NEEDS = ("image_tokenizer", "transformer", "clip")
+"""Names of the models that a pipeline may be made of."""
+
+
+def absolute_needs(**folders: str | None) -> dict[str, str]:
+    """Return the ``needs`` of a model file: absolute folders by name, without those that are None."""
+    given = {name: folder for name, folder in folders.items() if folder is not None}
+    return {name: str(storage.absolute(storage.place(folder))) for name, folder in given.items()}
+
+
+NETWORKS: dict[type, Any] = {
+    VqvaeConfig: Vqvae,
+    DvaeConfig: Dvae,
+    VqganConfig: Vqgan,
+    LpipsConfig: Lpips,
+    DalleConfig: Dalle,
+    DalleBartConfig: DalleBart,
+    LlamaGenConfig: LlamaGen,
+    ClipConfig: Clip,
+}
+
+
+TOKENIZERS = (VqvaeConfig, DvaeConfig, VqganConfig)
+GENERATORS = (DalleConfig, DalleBartConfig, LlamaGenConfig)
+
+
+def build(config: Any, rngs: nnx.Rngs) -> Any:
+    """The network of a config, newly initialised."""
+    return NETWORKS[type(config)](config, rngs=rngs)
+
+
+def read_model_file(folder: Place) -> ModelFile:
+    """``model.gin`` of a run folder; raises UserError where there is none."""
+    path = folder / "model.gin"
+    if not path.is_file():
+        raise UserError(f"{folder}: expected the folder of a trained model, which holds model.gin, found none there")
+    return loads(path.read_text(encoding="utf-8"), ModelFile, name=str(path))
+
+
+def load_network(folder: Place, kinds: tuple[type, ...]) -> Any:
+    """The network of a run folder with its averaged weights; its config must be one of ``kinds``."""
+    file = read_model_file(folder)
+    config = file.model
+    if not isinstance(config, kinds):
+        expected = " or ".join(kind.__name__.removesuffix("Config") for kind in kinds)
+        raise UserError(f"{folder}: expected a {expected}, got a {type(config).__name__.removesuffix('Config')}")
+    module = nnx.eval_shape(lambda: build(config, nnx.Rngs(0)))
+    load_params(folder, module, prefix=file.prefix)
+    return module
+
+
+def load_image_tokenizer(folder: Place) -> Any:
+    """A trained image tokenizer (models/image_tokenizer.py)."""
+    return load_network(folder, TOKENIZERS)
+
+
+def load_lpips(folder: Place) -> Lpips:
+    """The imported perceptual distance."""
+    return load_network(folder, (LpipsConfig,))
+
+
+def load_generator(folder: Place) -> Any:
+    """A trained text-to-codes transformer (models/code_generator.py), its code tokens folded into plain tables."""
+    generator = load_network(folder, GENERATORS)
+    generator.codes.fold()
+    return generator
+
+
+def load_clip(folder: Place) -> Clip:
+    """A trained CLIP."""
+    return load_network(folder, (ClipConfig,))
+
+
+def stage_folders(folder: Place, image_tokenizer: Place | None = None, clip: Place | None = None) -> PipelineFile:
+    """Return the folders of a pipeline's models, from ``pipeline.gin`` or from the ``model.gin`` of a transformer.
+
+    ``image_tokenizer`` and ``clip`` replace the folders that the file names.
+    """
+    given = {"image_tokenizer": image_tokenizer, "clip": clip}
+    replacing = {name: str(one) for name, one in given.items() if one is not None}
+    path = folder / "pipeline.gin"
+    if path.is_file():
+        file: PipelineFile = loads(path.read_text(encoding="utf-8"), PipelineFile, name=str(path))
+        return PipelineFile({name: str(folder / one) for name, one in file.needs.items()} | replacing)
+    model = read_model_file(folder)
+    if not isinstance(model.model, GENERATORS):
+        raise UserError(
+            f"{folder}: expected pipeline.gin, or model.gin of a transformer that draws codes, "
+            f"got a {type(model.model).__name__.removesuffix('Config')}"
+        )
+    needs = {**model.needs, "transformer": str(folder), **replacing}
+    if "image_tokenizer" not in needs:
+        raise UserError(
+            f"{folder}: its model.gin names no image tokenizer; name the folder of one with --image-tokenizer DIR "
+            "(in Python image_tokenizer=DIR)"
+        )
+    return PipelineFile(needs)

@@ -1,0 +1,44 @@
+"""The images that a task draws while it trains, as one sheet."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dalle_jax.arrays import Float, UInt8
+from dalle_jax.train.output.writers import unwritable
+
+COLUMNS = 8
+ONE_COLOUR = 0.02
+"""The largest standard deviation of a channel, in [0, 1], in an image that looks like one colour."""
+
+
+def sheet(images: Float[np.ndarray, "n H W C"]) -> UInt8[np.ndarray, "h w C"]:
+    """Images in [0, 1], in rows of eight from left to right, with one white pixel between them."""
+    count, height, width, channels = images.shape
+    columns = min(count, COLUMNS)
+    rows = math.ceil(count / columns)
+    page = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), 255, np.uint8)
+    values = np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
+    for index, image in enumerate(values):
+        y, x = index // columns * (height + 1), index % columns * (width + 1)
+        page[y : y + height, x : x + width] = image
+    return page
+
+
+def one_colour(images: Float[np.ndarray, "n H W C"]) -> float:
+    """The share of the images in which no channel varies by more than noise (values in [0, 1])."""
+    flat = images.reshape(images.shape[0], -1, images.shape[-1])  # [n HW C]
+    return float(np.mean(flat.std(axis=1).max(axis=1) < ONE_COLOUR))
+
+
+def write(out: Path, step: int, page: UInt8[np.ndarray, "h w C"]) -> Path:
+    """``images/step_00000100.png``."""
+    path = out / "images" / f"step_{step:08d}.png"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(page).save(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    return path

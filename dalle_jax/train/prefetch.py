@@ -1,0 +1,69 @@
+"""Batches made and sent to the devices ahead of the step that wants them, by a thread in the background."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dalle_jax.arrays import CANDIDATE, COUNTED
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.train.task import Batch, Batches, Task
+
+AHEAD = 2
+
+
+class Prefetcher:
+    """``next(step)`` gives the batch of ``step``, ``step + 1``, ...; what goes wrong in the thread is raised there."""
+
+    def __init__(self, task: Task, data: Batches, layout: Layout, seed: int, start: int, steps: int):
+        self._ready: queue.Queue[Any] = queue.Queue(maxsize=AHEAD)
+        self._stop = threading.Event()
+        arguments = (task, data, layout, seed, range(start, steps))
+        self._thread = threading.Thread(target=self._fill, args=arguments, name="feed", daemon=True)
+        self._thread.start()
+
+    def next(self) -> Batch:
+        """The next batch, on the devices."""
+        item = self._ready.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._stop.set()
+        while self._thread.is_alive():
+            self._drain()
+            self._thread.join(timeout=0.05)
+
+    def _fill(self, task: Task, data: Batches, layout: Layout, seed: int, steps: range) -> None:
+        try:
+            rows = layout.local_rows(data.batch_size).tolist()
+            for step in steps:
+                seeds = [(seed, step, row) for row in rows]
+                self._put(layout.put_batch(task.prepare(data.batch(step, rows), seeds), data.batch_size))
+                if self._stop.is_set():
+                    return
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: Any) -> None:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def _drain(self) -> None:
+        while not self._ready.empty():
+            self._ready.get_nowait()
+
+
+def evaluation(task: Task, data: Batches, layout: Layout) -> Iterator[Batch]:
+    """Yield the held-out batches on the devices, always the same, with COUNTED and CANDIDATE if the data has them."""
+    for examples in data.evaluation_batches(layout.local_rows(data.batch_size).tolist()):
+        marks = {name: np.array(examples.pop(name), bool) for name in (COUNTED, CANDIDATE) if name in examples}
+        yield layout.put_batch({**task.prepare(examples, None), **marks}, data.batch_size)

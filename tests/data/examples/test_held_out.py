@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from dalle_jax.data.examples.held_out import HeldOut, Subset, keys_of
+from dalle_jax.data.records import BadRecord, Record
+
+KEYS = [f"k{index}" for index in range(2000)]
+
+
+class Plain:
+    """Records that can tell their keys only by being read; the first cannot even be read."""
+
+    problems = ()
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        if index == 0:
+            raise BadRecord("k0", "broken", "it is")
+        return Record(f"k{index}", b"", ("a",), {})
+
+    def fingerprint(self):
+        return "plain"
+
+
+def held(config, keys):
+    return {key for key, chosen in zip(keys, config.chosen(keys), strict=True) if chosen}
+
+
+@pytest.mark.parametrize("config", [HeldOut(count=100), HeldOut(share=0.05)], ids=["count", "share"])
+def test_what_is_held_out_depends_on_keys_and_seed_and_on_no_order(config):
+    assert held(config, KEYS) == held(config, KEYS[::-1])
+    other = HeldOut(config.count, config.share, seed=1)
+    assert held(config, KEYS) != held(other, KEYS)
+
+
+def test_a_count_is_exact_and_a_share_is_about_so_many():
+    assert len(held(HeldOut(count=100), KEYS)) == 100
+    assert len(held(HeldOut(share=0.05), KEYS)) == pytest.approx(100, abs=30)
+
+
+def test_with_a_share_more_records_move_none_from_one_side_to_the_other():
+    config = HeldOut(share=0.1)
+    assert held(config, KEYS[:1000]) == held(config, KEYS) & set(KEYS[:1000])
+
+
+@pytest.mark.parametrize("wrong", [{}, {"count": 5, "share": 0.1}, {"count": -1}, {"share": -0.1}, {"share": 1.0}])
+def test_what_says_nothing_or_holds_out_all_is_a_value_error(wrong):
+    with pytest.raises(ValueError, match=r"count|share"):
+        HeldOut(**wrong)
+
+
+@pytest.mark.parametrize("config", [HeldOut(count=0), HeldOut(share=0.0)], ids=["count", "share"])
+def test_a_count_or_share_of_0_holds_nothing_out(config):
+    assert held(config, KEYS) == set()
+
+
+def test_chosen_records_are_those_of_their_indices_and_name_them_in_the_fingerprint():
+    chosen = Subset(Plain(), np.array([4, 2]))
+    assert [chosen[index].key for index in range(len(chosen))] == ["k4", "k2"]
+    prints = {Subset(Plain(), np.array(indices)).fingerprint() for indices in ([4, 2], [2, 4], [4], [4, 2, 1])}
+    assert len(prints) == 4
+    with pytest.raises(IndexError):
+        chosen[2]
+
+
+def test_keys_are_read_where_the_source_cannot_tell_them():
+    assert keys_of(Plain(), np.arange(5)) == [f"k{index}" for index in range(5)]

@@ -1,0 +1,116 @@
+import http.server
+import re
+import threading
+
+import pytest
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.data.files import http_ranges
+from dalle_jax.data.files.ranges import read, stored
+from dalle_jax.data.sources.webdataset import WebDataset
+from tests.data.tars import sample, write
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Gives parts of ``files``; what is wrong with an answer stands in ``faults``, the first for the next request."""
+
+    files: dict[str, bytes]
+    faults: list[int | str]
+    asked: list[tuple[str, int]]
+    ranges = True
+
+    def do_GET(self):
+        content = self.files.get(self.path)
+        first, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"]).groups())
+        self.asked.append((self.path, last - first + 1))
+        fault = self.faults.pop(0) if self.faults else None
+        if isinstance(fault, int) or content is None:
+            self.send_error(fault or 404)
+            return
+        part = content[first : last + 1]
+        if self.ranges and not part:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.end_headers()
+            return
+        self.send_response(206 if self.ranges else 200)
+        if self.ranges:
+            self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(content)}")
+        self.send_header("ETag", f'"{hash(content)}"')
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part[:-1] if fault == "cut" else part)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """The handler's class with ``url`` of a server on this machine."""
+    monkeypatch.setattr(http_ranges, "FIRST_WAIT", 0.001)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = type("OneServer", (Server,), {"files": {}, "faults": [], "asked": []})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        handler.url = f"http://127.0.0.1:{running.server_port}"
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield handler
+        running.shutdown()
+        thread.join()
+
+
+def test_tars_of_a_web_server_are_records_read_one_request_each(server, tmp_path):
+    for number in range(3):
+        path = write(tmp_path / f"{number}.tar", *sample(f"{number}0"), *sample(f"{number}1"))
+        server.files[f"/set/{number}.tar"] = path.read_bytes()
+    here = WebDataset(files=(str(tmp_path),)).open()
+    config = WebDataset(files=(f"{server.url}/set/{{0..2}}.tar",), index_folder=str(tmp_path / "indexes"))
+    records = config.open()
+    assert len(server.asked) == 3 * 2  # its size, and all headers
+    assert list(records) == list(here)
+    assert records.fingerprint() == here.fingerprint()
+    server.asked.clear()
+    again = config.open()
+    assert again[3] == here[3]
+    assert [path for path, _ in server.asked] == ["/set/0.tar", "/set/1.tar", "/set/2.tar", "/set/1.tar"]
+    assert server.asked[-1][1] < 2048  # of a tar of 10,240
+    server.files["/set/1.tar"] = server.files["/set/0.tar"]
+    assert [(one.key, one.kind) for one in config.open().problems] == [(key, "duplicate key") for key in ("00", "01")]
+
+
+def test_parts_beyond_the_end_are_short_and_empty_files_are_empty(server):
+    server.files = {"/a": b"abcdef", "/empty": b""}
+    file = stored(f"{server.url}/a")
+    assert [read(file, start, 3) for start in (0, 4, 6)] == [b"abc", b"ef", b""]
+    assert read(file, 2, 0) == b""
+    assert stored(f"{server.url}/empty").size == 0
+    assert stored(f"{server.url}/a").stamp != stored(f"{server.url}/empty").stamp or not file.stamp
+
+
+@pytest.mark.parametrize("faults", [[503], [429, 500, 502], ["cut"], ["cut", 503, "cut"]])
+def test_what_passes_is_tried_again(server, faults):
+    server.files = {"/a": b"abcdef"}
+    server.faults[:] = faults
+    assert http_ranges.read_part(f"{server.url}/a", 1, 3) == b"bcd"
+    assert len(server.asked) == len(faults) + 1
+
+
+def test_what_does_not_pass_is_an_error_that_says_what(server):
+    server.files = {"/a": b"abcdef"}
+    url = f"{server.url}/a"
+    server.faults[:] = [503] * http_ranges.TRIES
+    with pytest.raises(UserError, match=r"cannot read http.*/a: the server answers 503"):
+        http_ranges.read_part(url, 0, 1)
+    server.faults[:] = [403]
+    with pytest.raises(UserError, match="403 Forbidden"):
+        http_ranges.read_part(url, 0, 1)
+    assert len(server.asked) == http_ranges.TRIES + 1
+    server.faults[:] = ["cut"] * http_ranges.TRIES
+    with pytest.raises(UserError, match="check the network"):
+        http_ranges.read_part(url, 0, 2)
+    with pytest.raises(UserError, match=r"cannot read http.*/b: no such file"):
+        stored(f"{server.url}/b")
+    server.ranges = False
+    with pytest.raises(UserError, match="gives no parts of files"):
+        stored(url)

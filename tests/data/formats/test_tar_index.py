@@ -1,0 +1,329 @@
+import hashlib
+import io
+import os
+import tarfile
+
+import numpy as np
+import pytest
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.data.files import ranges
+from dalle_jax.data.files.ranges import read, stored
+from dalle_jax.data.formats import tar_index
+from dalle_jax.data.formats.tar_headers import members
+from tests.data.tars import member, sample, write
+
+
+def built(path):
+    return tar_index.build(stored(str(path)))
+
+
+def contents(path):
+    """{key: {extension: bytes}} through the index."""
+    found = built(path)
+    return {
+        found.key(one): {extension: read(found.file, *span) for extension, span in found.spans(one).items()}
+        for one in range(len(found))
+    }
+
+
+def faults(path):
+    return [(key, kind) for key, kind, _ in built(path).problems]
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_are_found_as_tarfile_finds_them_whatever_the_format_and_the_length_of_names(tmp_path, format):
+    names = ["a.txt", "x/" * 60 + "b.txt", "f" * 80 + ".txt"]
+    if format != tarfile.USTAR_FORMAT:
+        names += ["very_long_" * 30 + ".txt", "d/" * 200 + "ü" * 90 + ".json"]
+    files = [(name, os.urandom(number * 301)) for number, name in enumerate(names)]
+    path = write(tmp_path / "a.tar", member("folder", tarfile.DIRTYPE), *files, format=format)
+    with tarfile.open(path) as tar:
+        expected = [(one.name, one.offset_data, one.size) for one in tar if one.isfile()]
+    file = stored(str(path))
+    found = members(lambda start, length: read(file, start, length), file.size, "a", hashlib.blake2b())
+    assert [(one.name.decode(), one.start, one.size) for one in found if one.what == "file"] == expected
+    assert {
+        f"{key}.{extension}": data for key, own in contents(path).items() for extension, data in own.items()
+    } == dict(files)
+    assert faults(path) == []
+
+
+def test_samples_go_by_folder_and_name_up_to_the_first_dot(tmp_path):
+    files = [("./a.b/x.jpg", b"1"), ("./a.b/x.seg.PNG", b"2"), ("a.b/y.txt", b"3"), ("x.jpg", b"4"), ("README", b"5")]
+    files += [("._x.jpg", b"6"), ("dots.", b"7")]
+    assert contents(write(tmp_path / "a.tar", *files)) == {
+        "a.b/x": {"jpg": b"1", "seg.png": b"2"},
+        "a.b/y": {"txt": b"3"},
+        "x": {"jpg": b"4"},
+    }
+
+
+def test_a_key_that_comes_again_is_another_sample_even_side_by_side(tmp_path):
+    found = built(write(tmp_path / "a.tar", *sample("0"), *sample("0"), *sample("1"), *sample("0")))
+    assert [found.key(one) for one in range(4)] == ["0", "0", "1", "0"]
+    assert len(set(found.key_hashes.tolist())) == 2
+
+
+def test_sizes_by_extension_are_those_of_the_members(tmp_path):
+    found = built(write(tmp_path / "a.tar", ("0.txt", b"abc"), ("1.jpg", b""), ("1.txt", b"z"), ("2.json", b"{}")))
+    assert found.bytes_of("txt").tolist() == [3, 1, -1]
+    assert found.bytes_of("jpg").tolist() == [-1, 0, -1]
+    assert found.bytes_of("png").tolist() == [-1, -1, -1]
+
+
+def test_links_and_special_files_and_paths_that_lead_out_are_named_and_left_out(tmp_path):
+    path = write(
+        tmp_path / "a.tar",
+        *sample("good"),
+        member("soft.jpg", tarfile.SYMTYPE, linkname="/etc/passwd"),
+        member("hard.jpg", tarfile.LNKTYPE, linkname="good.jpg"),
+        member("pipe.jpg", tarfile.FIFOTYPE),
+        member("disk.jpg", tarfile.BLKTYPE),
+        *sample("../up"),
+        *sample("in/../../up"),
+        *sample("/etc/root"),
+        *sample("fine..name"),
+    )
+    assert faults(path) == [
+        ("soft", "link"),
+        ("hard", "link"),
+        ("pipe", "not a file"),
+        ("disk", "not a file"),
+        ("../up", "path outside"),
+        ("in/../../up", "path outside"),
+        ("/etc/root", "path outside"),
+    ]
+    assert list(contents(path)) == ["good", "fine"]
+
+
+def test_a_sparse_file_is_no_file_and_what_follows_is_found(tmp_path):
+    info = member("holes.jpg", tarfile.GNUTYPE_SPARSE, size=512)
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    block[482] = 1  # the map of holes goes on in a block of its own
+    block[148:156] = b"%06o\0 " % (256 + sum(block[:148]) + sum(block[156:]))
+    rest = write(tmp_path / "rest.tar", *sample("after")).read_bytes()
+    path = tmp_path / "a.tar"
+    path.write_bytes(bytes(block) + bytes(512) + b"x" * 512 + rest)
+    assert faults(path) == [("holes", "not a file")]
+    assert contents(path) == {"after": {"jpg": b"image after", "txt": b"caption after"}}
+    newer = member("new.jpg", pax_headers={"GNU.sparse.major": "1", "GNU.sparse.name": "true.jpg"})
+    path = write(tmp_path / "b.tar", newer, *sample("after"), format=tarfile.PAX_FORMAT)
+    assert faults(path) == [("true", "not a file")]
+    assert list(contents(path)) == ["after"]
+
+
+def test_of_a_tar_cut_anywhere_every_whole_member_stays(tmp_path):
+    whole = write(tmp_path / "whole.tar", *sample("0", image=b"p" * 700), *sample("1"), *sample("2"))
+    data, all_contents = whole.read_bytes(), contents(whole)
+    with tarfile.open(whole) as tar:
+        ends = [(one.name, one.offset_data + one.size) for one in tar]
+        end_of_all = tar.offset
+    path = tmp_path / "cut.tar"
+    for cut in [1, 100, 511, 512, 700, 1024, 1212, 1300, 1536, 2048, 2060, 2061, 3000, end_of_all - 1, end_of_all]:
+        path.write_bytes(data[:cut])
+        if cut < 512:
+            assert len(built(path)) == 0
+        expected = {name for name, end in ends if end <= cut}
+        got = {f"{key}.{extension}" for key, own in contents(path).items() for extension in own}
+        assert got == expected
+        assert all(own.items() <= all_contents[key].items() for key, own in contents(path).items())
+        assert faults(path) == [("cut.tar", "broken tail")]
+    path.write_bytes(data[: end_of_all + 1024])
+    assert faults(path) == []
+
+
+def test_an_empty_file_is_a_broken_tail_and_no_sample(tmp_path):
+    (tmp_path / "a.tar").touch()
+    assert faults(tmp_path / "a.tar") == [("a.tar", "broken tail")]
+    assert contents(tmp_path / "a.tar") == {}
+
+
+def test_after_a_broken_header_the_rest_is_left_out(tmp_path):
+    path = write(tmp_path / "a.tar", *sample("0"), *sample("1"))
+    data = bytearray(path.read_bytes())
+    data[2048 + 3] ^= 1
+    path.write_bytes(data)
+    assert faults(path) == [("a.tar", "broken tail")]
+    assert list(contents(path)) == ["0"]
+
+
+@pytest.mark.parametrize(
+    "numbers", [b"-0000000005\0", b"\xff" * 12, b"\x80" + b"\xff" * 11, b"0000000zz5\0 ", b"0_0_0_0_0_5\0"]
+)
+def test_a_size_that_is_none_breaks_the_tail_and_nothing_else(tmp_path, numbers):
+    path = write(tmp_path / "a.tar", *sample("0"), *sample("1"))
+    data = bytearray(path.read_bytes())
+    block = data[2048:2560]
+    block[124:136] = numbers
+    block[148:156] = b"%06o\0 " % (256 + sum(block[:148]) + sum(block[156:]))
+    data[2048:2560] = block
+    path.write_bytes(data)
+    assert faults(path) == [("a.tar", "broken tail")]
+    assert list(contents(path)) == ["0"]
+
+
+@pytest.mark.parametrize(
+    "record", [b"99 path=x\n", b"path=x\n", b"00 path=x\n", b"9999999999999999999999 a=b\n", b"6 a=b "]
+)
+def test_a_broken_pax_header_breaks_the_tail_and_nothing_else(tmp_path, record):
+    info = member("pax", tarfile.XHDTYPE)
+    info.size = len(record)
+    header = info.tobuf(tarfile.USTAR_FORMAT)
+    whole = write(tmp_path / "a.tar", *sample("0"))
+    path = tmp_path / "b.tar"
+    path.write_bytes(whole.read_bytes()[:2048] + header + record.ljust(512, b"\0") + whole.read_bytes()[:1024])
+    assert faults(path) == [("b.tar", "broken tail")]
+    assert list(contents(path)) == ["0"]
+
+
+def test_sizes_beyond_eight_gigabytes_are_read(tmp_path):
+    info = member("big.jpg")
+    info.size = 9 * 2**30
+    end = io.BytesIO()
+    with tarfile.open(fileobj=end, mode="w") as tar:
+        tar.addfile(member("after.txt"))
+    path = tmp_path / "a.tar"
+    with open(path, "wb") as file:  # a file with a hole: it takes no room
+        file.write(info.tobuf(tarfile.GNU_FORMAT))
+        file.seek(512 + 9 * 2**30)
+        file.write(end.getvalue())
+    found = built(path)
+    assert [found.spans(one) for one in range(2)] == [
+        {"jpg": (512, 9 * 2**30)},
+        {"txt": (512 + 9 * 2**30 + 512, 0)},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"<html>" * 200, "<html>"), (b"\x1f\x8b" + bytes(600), "gzip"), (b"BZh9" * 200, "bzip2")]
+)
+def test_what_is_no_tar_is_an_error_that_says_what_it_is(tmp_path, content, said):
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(UserError, match=f"a.tar: expected a tar, got .*{said}"):
+        built(tmp_path / "a.tar")
+
+
+def names_in(folder):
+    return sorted(one.name for one in folder.iterdir())
+
+
+@pytest.fixture
+def builds(monkeypatch):
+    """Which tars were indexed anew."""
+    made = []
+    build = tar_index.build
+    monkeypatch.setattr(tar_index, "build", lambda file: made.append(file.name) or build(file))
+    return made
+
+
+def same(one, other):
+    arrays = [name for name in vars(one) if isinstance(getattr(one, name), np.ndarray)]
+    assert len(arrays) == 6
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays) and all(
+        getattr(one, name) == getattr(other, name) for name in vars(one) if name not in arrays
+    )
+
+
+def test_an_index_is_stored_whole_beside_the_tar_and_read_from_there(tmp_path, builds):
+    path = write(tmp_path / "a.tar", *sample("ü"), member("1.jpg", tarfile.SYMTYPE, linkname="x"), *sample("2"))
+    first, is_stored = tar_index.index(stored(str(path)))
+    again, _ = tar_index.index(stored(str(path)))
+    assert is_stored
+    assert builds == [str(path)]
+    assert names_in(tmp_path) == ["a.tar", "a.tar.index"]
+    assert same(first, again)
+    assert first.problems
+
+
+def test_an_empty_index_can_be_stored(tmp_path, builds):
+    path = write(tmp_path / "a.tar")
+    first, _ = tar_index.index(stored(str(path)))
+    assert same(first, tar_index.index(stored(str(path)))[0])
+    assert len(first) == 0
+    assert len(builds) == 1
+
+
+def test_an_index_is_made_again_when_the_tar_changed_in_size_or_time(tmp_path, builds):
+    path = write(tmp_path / "a.tar", *sample("0"))
+    tar_index.index(stored(str(path)))
+    write(path, *sample("1"), *sample("2"), *[("x.txt", bytes(20_000))])
+    assert tar_index.index(stored(str(path)))[0].key(1) == "2"
+    os.utime(path, ns=(1, 1))
+    tar_index.index(stored(str(path)))
+    assert len(builds) == 3
+    tar_index.index(stored(str(path)))
+    assert len(builds) == 3
+
+
+def test_a_damaged_index_is_made_again(tmp_path, builds):
+    path = write(tmp_path / "a.tar", *sample("0"), *sample("1"))
+    expected, _ = tar_index.index(stored(str(path)))
+    place = tmp_path / "a.tar.index"
+    data = place.read_bytes()
+    flipped = bytearray(data)
+    flipped[len(data) * 2 // 3] ^= 4
+    damaged = [b"", data[:10], data[:-1], data + b"x", bytes(flipped), b"x" * len(data)]
+    for content in damaged:
+        place.write_bytes(content)
+        assert same(expected, tar_index.index(stored(str(path)))[0])
+        assert place.read_bytes() == data
+    assert len(builds) == 1 + len(damaged)
+
+
+def test_nothing_half_written_is_left_when_writing_an_index_fails(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.tar", *sample("0"))
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", fail)
+        found, is_stored = tar_index.index(stored(str(path)))
+    assert not is_stored
+    assert found.key(0) == "0"
+    assert names_in(tmp_path) == ["a.tar"]
+
+
+def test_an_index_goes_into_another_folder_if_one_is_given(tmp_path, builds):
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "a.tar", *sample(name))
+    cache = tmp_path / "cache"
+    for _ in range(2):
+        for name in ("x", "y"):
+            found, is_stored = tar_index.index(stored(str(tmp_path / name / "a.tar")), str(cache))
+            assert is_stored
+            assert found.key(0) == name
+            assert names_in(tmp_path / name) == ["a.tar"]
+    assert len(builds) == 2
+    assert len(names_in(cache)) == 2
+
+
+def test_indexing_reads_headers_and_not_what_they_head(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.tar", *[(f"{number}.jpg", bytes(100_000)) for number in range(50)])
+    asked = []
+    pread = os.pread
+    monkeypatch.setattr(
+        ranges.os, "pread", lambda file, length, start: asked.append(length) or pread(file, length, start)
+    )
+    assert len(built(path)) == 50
+    assert sum(asked) == 512 * 52
+
+
+def test_behind_a_url_headers_are_read_in_large_pieces_and_give_the_same(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.tar", *sample("0"), ("1.jpg", bytes(30_000)), *sample("2"), ("3.txt", bytes(9)))
+    here, asked = stored(str(path)), []
+    expected = built(path)
+
+    def far(file, start, length):
+        asked.append(length)
+        return read(here, start, length)
+
+    monkeypatch.setattr(tar_index, "read", far)
+    monkeypatch.setattr(tar_index, "REMOTE_BLOCK", 4096)
+    found = tar_index.build(ranges.Stored("s3://bucket/a.tar", here.size, here.stamp))
+    assert found.digest == expected.digest
+    assert np.array_equal(found.starts, expected.starts)
+    assert found.problems == expected.problems
+    assert asked == [4096, 4096]  # before the large member, and behind it

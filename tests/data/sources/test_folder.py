@@ -1,0 +1,254 @@
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.data.records import BadRecord, Records
+from dalle_jax.data.sources.folder import Folder
+
+
+def fill(folder, files):
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def opened(folder, **fields):
+    return Folder(path=str(folder), **fields).open()
+
+
+def all_of(records):
+    return {one.key: (one.image, one.captions, dict(one.about)) for one in records}
+
+
+def faults(records):
+    return sorted((problem.key, problem.kind) for problem in records.problems)
+
+
+def test_images_with_texts_beside_them_are_records_sorted_by_path(tmp_path):
+    files = {"b/x.jpg": "1", "b/x.txt": "a dog\n\none dog\n", "b/x.json": '{"width": 3, "caption": "j"}'}
+    files |= {"a.b.PNG": "2", "a.b.txt": "a cat", "x.jpg": "3", "x.txt": "an x", "x.webp": "4", "notes.md": "n"}
+    files |= {".hidden/y.jpg": "5", ".hidden/y.txt": "h", "._x.jpg": "6", "alone.txt": "t"}
+    records = opened(fill(tmp_path, files))
+    assert isinstance(records, Records)
+    assert list(all_of(records).items()) == [
+        ("a.b.PNG", (b"2", ("a cat",), {})),
+        ("b/x.jpg", (b"1", ("a dog", "one dog"), {"width": 3, "caption": "j"})),
+        ("x.jpg", (b"3", ("an x",), {})),
+        ("x.webp", (b"4", ("an x",), {})),
+    ]
+    assert records.problems == ()
+    for index in (-1, 4):
+        with pytest.raises(IndexError):
+            records[index]
+
+
+def lines(*objects):
+    return "\n".join(one if isinstance(one, str) else json.dumps(one) for one in objects)
+
+
+def test_metadata_jsonl_names_images_from_its_own_folder_on(tmp_path):
+    said = [
+        {"file_name": "1.jpg", "text": "one", "score": 5.5},
+        {"file_name": "in/2.jpg", "caption": ["two", "deux", ""], "tags": ["x"]},
+        "",
+        {"file_name": "3.jpg", "label": 7},
+    ]
+    files = {"t/metadata.jsonl": "\ufeff" + lines(*said), "t/1.jpg": "1", "t/in/2.jpg": "2", "t/3.jpg": "3"}
+    files |= {"t/3.txt": "three", "t/1.txt": "not this", "4.jpg": "4", "4.txt": "four"}
+    records = opened(fill(tmp_path, files))
+    assert all_of(records) == {
+        "4.jpg": (b"4", ("four",), {}),
+        "t/1.jpg": (b"1", ("one",), {"score": 5.5}),
+        "t/3.jpg": (b"3", ("three",), {"label": 7}),
+        "t/in/2.jpg": (b"2", ("two", "deux"), {"tags": ["x"]}),
+    }
+    assert records.problems == ()
+
+
+def test_metadata_csv_may_quote_commas_and_lines(tmp_path):
+    said = 'file_name,text,score\r\n1.jpg,"a dog, ""sitting""\nhere",5\r\n2.jpg,a cat,\r\n\r\n'
+    records = opened(fill(tmp_path, {"metadata.csv": said, "1.jpg": "1", "2.jpg": "2"}))
+    assert all_of(records) == {
+        "1.jpg": (b"1", ('a dog, "sitting"\nhere',), {"score": "5"}),
+        "2.jpg": (b"2", ("a cat",), {"score": ""}),
+    }
+
+
+def test_the_config_names_the_fields_of_captions(tmp_path):
+    said = lines({"file_name": "1.jpg", "text": "one", "alt": "other"})
+    folder = fill(tmp_path, {"metadata.jsonl": said, "1.jpg": "1"})
+    assert all_of(opened(folder, caption=("alt",))) == {"1.jpg": (b"1", ("other",), {"text": "one"})}
+
+
+def test_lines_that_cannot_be_used_are_named_and_the_others_stay(tmp_path):
+    said = [
+        {"file_name": "good.jpg", "text": "good"},
+        "{",
+        "[]",
+        {"text": "no name"},
+        {"file_name": "gone.jpg", "text": "x"},
+        {"file_name": "../up.jpg", "text": "x"},
+        {"file_name": "/etc/root.jpg", "text": "x"},
+        {"file_name": "in/../good.jpg", "text": "again"},
+        {"file_name": "empty.jpg", "text": " "},
+        {"file_name": "notes.md", "text": "x"},
+    ]
+    content = lines(*said).encode() + b'\n{"file_name": "latin.jpg", "text": "caf\xe9"}'
+    files = {"metadata.jsonl": content, "good.jpg": "1", "empty.jpg": "2", "notes.md": "3", "unnamed.jpg": "4"}
+    records = opened(fill(tmp_path, files))
+    assert all_of(records) == {"good.jpg": (b"1", ("good",), {})}
+    assert faults(records) == sorted(
+        [
+            ("metadata.jsonl:2", "broken metadata"),
+            ("metadata.jsonl:3", "broken metadata"),
+            ("metadata.jsonl:4", "broken metadata"),
+            ("gone.jpg", "no image"),
+            ("../up.jpg", "path outside"),
+            ("/etc/root.jpg", "path outside"),
+            ("good.jpg", "duplicate key"),
+            ("empty.jpg", "no caption"),
+            ("notes.md", "no image"),
+            ("unnamed.jpg", "no caption"),
+            ("metadata.jsonl:11", "caption not utf-8"),
+        ]
+    )
+
+
+def test_rows_of_a_csv_that_cannot_be_used_are_named(tmp_path):
+    said = b"file_name,text\n1.jpg,one\n2.jpg\n3.jpg,caf\xe9\n4.jpg,four\n"
+    records = opened(fill(tmp_path, {"metadata.csv": said, "1.jpg": "1", "4.jpg": "4"}))
+    assert list(all_of(records)) == ["1.jpg", "4.jpg"]
+    assert faults(records) == [("metadata.csv:3", "broken metadata"), ("metadata.csv:4", "caption not utf-8")]
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "in/metadata.csv"])
+def test_metadata_that_is_none_is_an_error(tmp_path, name):
+    fill(tmp_path, {name: "text,score\nx,1\n", "1.jpg": "1"})
+    with pytest.raises(UserError, match=f"{name}: expected a column file_name, got text, score"):
+        opened(tmp_path)
+    fill(tmp_path, {name: "file_name,text\n1.jpg," + "x" * 200_000})
+    with pytest.raises(UserError, match=f"{name}, line 2: field larger"):
+        opened(tmp_path)
+    fill(tmp_path, {name: "file_name,text\n", name.replace("csv", "jsonl"): ""})
+    with pytest.raises(UserError, match=r"expected metadata\.csv or metadata\.jsonl, got both"):
+        opened(tmp_path)
+
+
+def test_links_that_leave_the_folder_are_named_and_those_within_are_read(tmp_path):
+    fill(tmp_path / "away", {"secret.jpg": "s", "secret.txt": "secret", "deep/z.jpg": "z", "deep/z.txt": "z"})
+    folder = fill(tmp_path / "here", {"in/1.jpg": "1", "in/1.txt": "one", "3.jpg": "3", "5.txt": "five", "6.jpg": "6"})
+    (folder / "2.jpg").symlink_to("in/1.jpg")
+    (folder / "2.txt").symlink_to(folder / "in" / "1.txt")
+    (folder / "3.txt").symlink_to("../away/secret.txt")
+    (folder / "4.jpg").symlink_to(tmp_path / "away" / "secret.jpg")
+    (folder / "4.txt").write_text("four")
+    (folder / "5.jpg").symlink_to("in/nothing.jpg")
+    (folder / "deep").symlink_to("../away/deep")
+    (folder / "again").symlink_to("in")
+    os.mkfifo(folder / "pipe.jpg")
+    os.mkfifo(folder / "6.txt")
+    (tmp_path / "door").symlink_to("here")
+    for path in (folder, tmp_path / "door"):
+        records = opened(path)
+        assert all_of(records) == {"2.jpg": (b"1", ("one",), {}), "in/1.jpg": (b"1", ("one",), {})}
+        assert faults(records) == [
+            ("3.txt", "path outside"),
+            ("4.jpg", "path outside"),
+            ("5.jpg", "not a file"),
+            ("6.txt", "not a file"),
+            ("deep", "path outside"),
+            ("pipe.jpg", "not a file"),
+        ]
+
+
+def test_metadata_does_not_lead_through_a_link_out_of_the_folder(tmp_path):
+    fill(tmp_path / "away", {"secret.jpg": "s"})
+    said = lines({"file_name": "out.jpg", "text": "x"}, {"file_name": "door/secret.jpg", "text": "y"})
+    folder = fill(tmp_path / "here", {"metadata.jsonl": said})
+    (folder / "out.jpg").symlink_to("../away/secret.jpg")
+    (folder / "door").symlink_to("../away")
+    records = opened(folder)
+    assert len(records) == 0
+    assert faults(records) == [("door", "path outside"), ("door/secret.jpg", "no image"), ("out.jpg", "path outside")]
+
+
+def test_a_name_that_is_not_utf_8_is_named(tmp_path):
+    fill(tmp_path, {"1.jpg": "1", "1.txt": "one"})
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", "wb"):
+        pass
+    assert faults(opened(tmp_path)) == [("caf\\udce9.jpg", "name not utf-8")]
+
+
+def test_what_is_too_large_is_left_out_unread(tmp_path):
+    files = {"1.jpg": "x" * 101, "1.txt": "one", "2.jpg": "2", "2.txt": "x" * 65_537, "3.jpg": "x" * 100, "3.txt": "t"}
+    files |= {"4.jpg": "4", "4.txt": "t", "4.json": " " * (2**20 + 1)}
+    records = opened(fill(tmp_path, files), most_bytes=100)
+    assert list(all_of(records)) == ["3.jpg"]
+    assert faults(records) == [
+        ("1.jpg", "image too large"),
+        ("2.jpg", "caption too large"),
+        ("4.jpg", "json too large"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        ({"0.txt": b"caf\xe9"}, "caption not utf-8"),
+        ({"0.txt": "\n \n"}, "no caption"),
+        ({"0.txt": "x", "0.json": "{"}, "broken json"),
+    ],
+)
+def test_what_is_found_bad_on_reading_raises_every_time(tmp_path, files, kind):
+    records = opened(fill(tmp_path, {"0.jpg": "p", **files}))
+    for _ in range(2):
+        with pytest.raises(BadRecord) as error:
+            records[0]
+        assert (error.value.key, error.value.kind) == ("0.jpg", kind)
+
+
+def test_the_fingerprint_is_that_of_the_records_wherever_they_lie(tmp_path):
+    base = {"1.jpg": "1", "1.txt": "one", "2.jpg": "2", "metadata.jsonl": lines({"file_name": "2.jpg", "text": "two"})}
+    variants = {
+        "same": {},
+        "caption": {"metadata.jsonl": lines({"file_name": "2.jpg", "text": "twi"})},
+        "about": {"metadata.jsonl": lines({"file_name": "2.jpg", "text": "two", "n": 1})},
+        "size": {"1.txt": "one more"},
+        "more": {"3.jpg": "3", "3.txt": "three"},
+    }
+    found = {name: opened(fill(tmp_path / name, base | files)).fingerprint() for name, files in variants.items()}
+    assert len(set(found.values())) == len(variants)
+    shutil.copytree(tmp_path / "same", tmp_path / "copy")
+    assert opened(tmp_path / "copy").fingerprint() == found["same"]
+    assert opened(tmp_path / "copy", most_bytes=10**6).fingerprint() != found["same"]
+
+
+def test_a_file_that_changes_while_it_is_used_is_an_error_that_names_it(tmp_path):
+    records = opened(fill(tmp_path, {"1.jpg": "1", "1.txt": "one"}))
+    assert pickle.loads(pickle.dumps(records))[0].captions == ("one",)
+    (tmp_path / "1.txt").write_text("another")
+    with pytest.raises(UserError, match=r"1\.txt was changed while it was in use"):
+        records[0]
+    (tmp_path / "1.txt").unlink()
+    with pytest.raises(UserError, match=r"cannot read .*1\.txt: No such file"):
+        records[0]
+
+
+def test_a_folder_that_is_none_or_has_no_images_and_every_wrong_field_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="expected a folder, found nothing"):
+        opened(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="expected a folder, found a file"):
+        opened(tmp_path / "file")
+    with pytest.raises(UserError, match=r"expected a folder with images \(\.jpg, .* found none"):
+        opened(tmp_path)
+    with pytest.raises(UserError) as error:
+        opened(tmp_path, caption=(), images=("JPG",), most_bytes=0)
+    for field in ("caption must", "images must", "most_bytes must"):
+        assert field in str(error.value)

@@ -1,0 +1,117 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from dalle_jax.commands.sample import read_features
+from dalle_jax.config.errors import UserError
+from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
+from dalle_jax.models.llamagen import ByCaption, ByClass, LlamaGen, LlamaGenConfig
+from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
+from dalle_jax.pipelines.prompts import feature_rows, read_prompts
+from dalle_jax.pipelines.text_to_image import Pipeline
+from dalle_jax.text.clip_bpe import FILE, ClipBpe
+
+TEXT = ClipBpe().tokenizer({FILE: b"#version: 0.2\nr e\n"}, 6)
+CLASSES, FEATURES = ByClass(5), ByCaption(length=4, width=6)
+CONFIG = LlamaGenConfig(
+    condition=CLASSES, codebook_size=16, grid=(4, 4), width=16, depth=1, heads=2, multiple_of=8, init_std=0.4
+)
+
+
+def drawing(condition) -> Pipeline:
+    """A model of that condition whose head is no longer zeros, with a CLIP."""
+    generator = LlamaGen(dataclasses.replace(CONFIG, condition=condition), rngs=nnx.Rngs(0))
+    kernel = generator.codes.head.kernel
+    kernel[...] = np.random.default_rng(0).normal(size=kernel.shape).astype(np.float32)
+    vqvae = VqvaeConfig(downsample=4, width=8, blocks=1, codebook_size=16, code_width=4, stem="patch")
+    tower = TowerConfig(width=16, layers=1, heads=2)
+    clip = ClipConfig(
+        image_size=16, patch=8, vision=tower, vocab_size=515, text_length=6, text=tower, embed_width=8
+    )  # fmt: skip
+    tokenizer, ranker = Vqvae(vqvae, rngs=nnx.Rngs(1)), Clip(clip, rngs=nnx.Rngs(2))
+    return Pipeline(generator, tokenizer, condition, clip=ranker, clip_text=TEXT, batch=8)
+
+
+@pytest.fixture(scope="module")
+def by_class() -> Pipeline:
+    return drawing(CLASSES)
+
+
+@pytest.fixture(scope="module")
+def by_features() -> Pipeline:
+    return drawing(FEATURES)
+
+
+def test_features_are_padded_before_the_words_and_their_own_padding_is_left_out():
+    words = np.random.default_rng(0).normal(size=(2, 6)).astype(np.float32)
+    padded = np.concatenate([np.zeros((2, 6)), words])
+    for given in (words, padded, np.concatenate([words, np.zeros((3, 6))]), words.astype(np.float64)):
+        np.testing.assert_array_equal(feature_rows([given], FEATURES, "here")[0], padded)
+    long = np.random.default_rng(1).normal(size=(9, 6)).astype(np.float32)
+    np.testing.assert_array_equal(feature_rows([long], FEATURES, "here")[0], long[:4])
+
+
+@pytest.mark.parametrize(
+    ("reader", "prompt", "says"),
+    [
+        (CLASSES, 5, "prompt: expected a class from 0 to 4 for each image, got int64[1] from 5 to 5"),
+        (CLASSES, -1, "from -1 to -1"),
+        (CLASSES, True, "expected the number of a class, for which this model was made, got True"),
+        (CLASSES, "a cat", "expected the number of a class, for which this model was made, got 'a cat'"),
+        (FEATURES, 3, "expected the features [t c] of a caption, for which this model was made, got 3"),
+        (FEATURES, np.ones((2, 5), np.float32), "expected features of 6 numbers for each token of a caption"),
+        (FEATURES, np.zeros((2, 6), np.float32), "got only zeros in float32[2, 6]"),
+        (FEATURES, np.ones((2, 6), np.int32), "got int32[2, 6]"),
+        (TEXT, 3, "expected a text, for which this model was made, got 3"),
+    ],
+)  # fmt: skip
+def test_a_prompt_of_another_kind_is_refused(reader, prompt, says):
+    with pytest.raises(UserError) as error:
+        read_prompts(reader, [prompt])
+    assert says in str(error.value)
+
+
+def test_classes_differ_and_guidance_of_one_is_the_class_alone(by_class):
+    both = by_class([1, 2], candidates=4, keep=4, temperature=0.0, guidance=1.0)
+    assert [one.prompt for one in both] == ["class 1", "class 2"]
+    assert not np.array_equal(both[0].pixels, both[1].pixels)
+    np.testing.assert_array_equal(by_class(2, candidates=4, temperature=0.0, guidance=1.0).pixels, both[1].pixels)
+    assert not np.array_equal(by_class(2, candidates=4, temperature=0.0, guidance=9.0).pixels, both[1].pixels)
+
+
+def test_a_caption_ranks_and_names_what_a_class_or_features_draw(by_class, by_features):
+    features = np.random.default_rng(0).normal(size=(2, 6)).astype(np.float32)
+    for pipeline, prompt, said in ((by_class, 3, "class 3"), (by_features, features, "features")):
+        bare = pipeline(prompt, candidates=4, keep=2, seed=1)
+        assert bare.prompt == said and bare.scores is None
+        ranked = pipeline(prompt, candidates=4, keep=2, seed=1, caption="a dog")
+        assert ranked.prompt == "a dog"
+        np.testing.assert_array_equal(ranked.candidates, bare.candidates)
+        scores = pipeline.rank(bare.candidates, "a dog")
+        np.testing.assert_allclose(ranked.candidate_scores, scores, atol=1e-6)
+        np.testing.assert_array_equal(ranked.chosen, np.argsort(-scores, kind="stable")[:2])
+    with pytest.raises(UserError, match=r"caption: expected one for each prompt that is no text \(2\), got 'a dog'"):
+        by_class([1, 2], caption="a dog")
+
+
+def test_nats_are_asked_for_by_the_same_prompts(by_class):
+    images = np.random.default_rng(3).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    nats = by_class.nats(images, [1, 2])
+    np.testing.assert_allclose(by_class.nats(images[1:], [2]), nats[1:], rtol=1e-5)
+    assert abs(by_class.nats(images[1:], [1])[0] - nats[1]) > 1e-3
+
+
+def test_a_file_of_features_holds_one_caption_or_several(tmp_path):
+    several = np.random.default_rng(0).normal(size=(3, 2, 6)).astype(np.float16)
+    np.save(tmp_path / "several.npy", several)
+    np.save(tmp_path / "one.npy", several[0])
+    np.testing.assert_array_equal(np.stack(read_features(tmp_path / "several.npy")), several)
+    np.testing.assert_array_equal(np.stack(read_features(tmp_path / "one.npy")), several[:1])
+    np.save(tmp_path / "flat.npy", several[0, 0])
+    np.save(tmp_path / "objects.npy", np.array([{}], object))
+    (tmp_path / "text.npy").write_text("no")
+    for name, says in (("flat", r"got float16\[6\]"), ("objects", "Object arrays"), ("text", "expected numbers")):
+        with pytest.raises(UserError, match=says):
+            read_features(tmp_path / f"{name}.npy")

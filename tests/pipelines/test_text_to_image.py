@@ -1,0 +1,199 @@
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
+from dalle_jax.models.dalle import Dalle, DalleConfig
+from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
+from dalle_jax.pipelines.text_to_image import Pipeline, Request
+from dalle_jax.text.sentencepiece import SentencePiece, train_sentencepiece
+
+LENGTH = 6
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    model = train_sentencepiece(["a red circle", "a blue square", "a green ring"] * 5, 40, "bpe", 0)
+    text = SentencePiece(model, LENGTH)
+    vocabulary = text.vocab_size
+    dalle = DalleConfig(
+        text_vocab=vocabulary,
+        text_length=LENGTH,
+        codebook_size=16,
+        grid=(4, 4),
+        width=16,
+        depth=1,
+        heads=2,
+        head_size=8,
+    )
+    vqvae = VqvaeConfig(downsample=4, width=8, blocks=1, codebook_size=16, code_width=4, stem="patch")
+    tower = TowerConfig(width=16, layers=1, heads=2)
+    clip = ClipConfig(
+        image_size=16,
+        patch=8,
+        vision=tower,
+        vocab_size=vocabulary,
+        text_length=LENGTH,
+        text=tower,
+        embed_width=8,
+    )
+    return Pipeline(
+        generator=Dalle(dalle, rngs=nnx.Rngs(0)),
+        image_tokenizer=Vqvae(vqvae, rngs=nnx.Rngs(1)),
+        text=text,
+        clip=Clip(clip, rngs=nnx.Rngs(2)),
+        clip_text=text,
+        batch=8,
+    )
+
+
+def test_a_seed_gives_the_same_images_whatever_else_is_drawn(pipeline):
+    alone = pipeline("a red circle", candidates=4, keep=4, seed=3)
+    others = [Request("a blue square", candidates=4, seed=9), Request("a green ring", candidates=2, keep=1)]
+    together = pipeline.draw([*others, Request("a red circle", candidates=4, keep=4, seed=3)])[2]
+    np.testing.assert_array_equal(alone.candidates, together.candidates)
+    np.testing.assert_allclose(alone.candidate_scores, together.candidate_scores, atol=1e-5)
+
+
+def test_the_first_candidates_of_many_are_those_of_few(pipeline):
+    few = pipeline("a red circle", candidates=4, keep=1, seed=1)
+    many = pipeline("a red circle", candidates=20, keep=1, seed=1)
+    assert many.candidates.shape == (20, 16, 16, 3)
+    np.testing.assert_array_equal(many.candidates[:4], few.candidates)
+    later = pipeline("a red circle", candidates=4, keep=1, seed=1, first=16)
+    np.testing.assert_array_equal(many.candidates[16:], later.candidates)
+
+
+def test_seeds_and_candidates_differ_from_each_other(pipeline):
+    drawn = pipeline("a red circle", candidates=8, keep=1, seed=1).candidates.reshape(8, -1)
+    assert len(np.unique(drawn, axis=0)) > 4
+    assert not np.array_equal(pipeline("a red circle", candidates=8, keep=1, seed=2).candidates.reshape(8, -1), drawn)
+
+
+def test_what_is_kept_are_the_best_scores_in_their_order(pipeline):
+    drawn = pipeline("a red circle", candidates=8, keep=3, seed=5)
+    order = np.argsort(-drawn.candidate_scores, kind="stable")[:3]
+    np.testing.assert_array_equal(drawn.chosen, order)
+    np.testing.assert_array_equal(drawn.pixels, drawn.candidates[order])
+    np.testing.assert_array_equal(drawn.scores, drawn.candidate_scores[order])
+    again = pipeline.similarity(drawn.candidates, ["a red circle"])[:, 0]
+    np.testing.assert_allclose(again, drawn.candidate_scores, atol=1e-5)
+
+
+def test_the_codes_of_a_given_beginning_are_kept_exactly(pipeline):
+    image = np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8)
+    requests = [Request("a red circle", candidates=4, beginning=image), Request("a blue square", candidates=4)]
+    codes, lengths = pipeline._prefix(requests)
+    assert lengths.tolist() == [8, 0]
+    whole = np.concatenate([image, np.zeros((8, 16, 3), np.uint8)])
+    expected = pipeline.tokenizer.encode(whole)[0, :2].reshape(-1)
+    np.testing.assert_array_equal(np.asarray(codes)[0, :8], expected)
+    drawn = pipeline.draw(requests)[0].candidates
+    tops = np.unique(drawn[:, :4].reshape(4, -1), axis=0)  # the codes of the first row decode alike but for neighbours
+    assert len(np.unique(drawn.reshape(4, -1), axis=0)) >= len(tops)
+
+
+def test_temperature_zero_draws_every_candidate_alike(pipeline):
+    drawn = pipeline("a red circle", candidates=4, keep=1, temperature=0.0).candidates
+    assert (drawn == drawn[:1]).all()
+
+
+def test_without_a_clip_the_first_candidates_are_kept_and_nothing_is_scored(pipeline):
+    tokenizer = nnx.merge(pipeline.tokenizer._graph, pipeline.tokenizer._state)
+    bare = Pipeline(nnx.merge(*pipeline._generator), tokenizer, pipeline.text, batch=8)
+    drawn = bare("a red circle", candidates=4, keep=2, seed=3)
+    assert drawn.scores is None
+    np.testing.assert_array_equal(drawn.pixels, drawn.candidates[:2])
+    with pytest.raises(UserError, match="--clip"):
+        bare.similarity(drawn.pixels, ["a red circle"])
+
+
+def test_a_beginning_of_the_wrong_size_is_refused(pipeline):
+    with pytest.raises(UserError, match="16 px wide"):
+        pipeline.draw([Request("a red circle", candidates=4, beginning=np.zeros((8, 12, 3), np.uint8))])
+
+
+def test_calls_of_the_same_shape_compile_once_whatever_their_settings(pipeline):
+    fresh = remade(pipeline)
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    for seed, settings in enumerate(({}, {"top_k": 3}, {"top_p": 0.5, "guidance": 2.0}, {"image": images[0]})):
+        fresh("a red circle", candidates=4, temperature=1.0 + seed, seed=seed, **settings)
+        fresh.rank(images[: 3 + seed % 2], ["a blue square", "a green ring"])
+        fresh.tokenizer.decode(fresh.tokenizer.encode(images))
+    compiled = (fresh._sample, fresh.ranker._score, fresh.ranker._read, fresh.ranker._see, fresh.tokenizer._paint)
+    assert [function._cache_size() for function in compiled[:4]] == [1, 1, 1, 1]
+    assert fresh.tokenizer._paint._cache_size() == 1  # four candidates, or three images filled up to four
+
+
+def remade(pipeline: Pipeline) -> Pipeline:
+    tokenizer, clip = (nnx.merge(one._graph, one._state) for one in (pipeline.tokenizer, pipeline.ranker))
+    text = pipeline.text
+    return Pipeline(nnx.merge(*pipeline._generator), tokenizer, text, clip=clip, clip_text=text, batch=8)
+
+
+def test_several_prompts_give_what_each_gives_alone(pipeline):
+    together = pipeline(["a red circle", "a blue square"], candidates=4, keep=2, seed=4)
+    for drawn, prompt in zip(together, ["a red circle", "a blue square"], strict=True):
+        alone = pipeline(prompt, candidates=4, keep=2, seed=4)
+        assert drawn.prompt == prompt
+        np.testing.assert_array_equal(drawn.candidates, alone.candidates)
+        np.testing.assert_array_equal(np.stack([np.asarray(image) for image in drawn.images]), drawn.pixels)
+    assert len(pipeline("a red circle", candidates=2).pixels) == 2  # fewer than are kept by default
+
+
+def test_the_top_of_an_image_is_kept_however_it_is_given(pipeline, tmp_path):
+    array = np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    request = Request("a red circle", candidates=4, keep=4, beginning=array[:12])
+    expected = pipeline.draw([request])[0].candidates
+    for image in (array, Image.fromarray(array), tmp_path / "a.png", str(tmp_path / "a.png")):
+        drawn = pipeline("a red circle", candidates=4, image=image, keep_rows=0.75).candidates
+        np.testing.assert_array_equal(drawn, expected)
+    codes = pipeline.tokenizer.encode(array)[0, :3]
+    np.testing.assert_array_equal(np.asarray(pipeline._prefix([request])[0])[0, :12], codes.reshape(-1))
+
+
+def test_images_become_codes_and_codes_images(pipeline):
+    images = np.random.default_rng(2).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    codes = pipeline.tokenizer.encode(list(images))
+    assert codes.shape == (5, 4, 4) and codes.min() >= 0 and codes.max() < pipeline.tokenizer.codebook_size == 16
+    np.testing.assert_array_equal(pipeline.tokenizer.encode(Image.fromarray(images[3])), codes[3:4])
+    np.testing.assert_array_equal(pipeline.tokenizer.decode(codes), pipeline.reconstruct(images))
+    np.testing.assert_array_equal(pipeline.tokenizer.decode(codes[1]), pipeline.tokenizer.decode(codes)[1:2])
+
+
+def test_ranking_is_a_cosine_with_each_text_and_takes_images_of_any_size(pipeline):
+    images = np.random.default_rng(3).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    scores = pipeline.rank(images, ["a red circle", "a blue square"])
+    assert scores.shape == (3, 2) and np.abs(scores).max() <= 1
+    np.testing.assert_allclose(pipeline.rank(images, "a blue square"), scores[:, 1], atol=1e-6)
+    large = [Image.fromarray(image).resize((48, 48), Image.Resampling.NEAREST) for image in images]
+    small = [np.asarray(image.resize((16, 16), Image.Resampling.BICUBIC)) for image in large]
+    np.testing.assert_allclose(pipeline.rank(large, "a ring"), pipeline.rank(small, "a ring"), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda one: one("x", candidates=0), "candidates: expected between 1 and 512, got 0"),
+        (lambda one: one("x", candidates=2, keep=3), r"keep: expected between 1 and candidates \(2\), got 3"),
+        (lambda one: one("x", image=np.zeros((4, 4), np.uint8)), r"image: expected .* got uint8\[4, 4\]"),
+        (lambda one: one("x", image=np.zeros((4, 4, 3))), r"image: expected .* got float64\[4, 4, 3\]"),
+        (lambda one: one("x", image=__file__), "test_drawing.py"),
+        (lambda one: one("x", image=np.zeros((4, 4, 3), np.uint8), keep_rows=0.0), "keep_rows: expected a share"),
+        (lambda one: one([]), r"prompt: expected one or several, got \[\]"),
+        (lambda one: one.tokenizer.encode(np.zeros((5, 8, 3), np.uint8)), "multiples of 4 px, got 8 x 5 px"),
+        (lambda one: one.tokenizer.encode([]), "images: expected one image or several, got nothing"),
+        (
+            lambda one: one.tokenizer.encode([np.zeros((8, 8, 3), np.uint8), np.zeros((4, 8, 3), np.uint8)]),
+            "images of one size, got 8 x 4 and 8 x 8 px",
+        ),
+        (lambda one: one.tokenizer.decode(np.full((1, 4, 4), 16)), r"from 0 to 15, got int64\[1, 4, 4\] from 16 to 16"),
+        (lambda one: one.tokenizer.decode(np.zeros((4, 4))), r"got float64\[4, 4\]"),
+    ],
+)
+def test_what_cannot_be_is_one_error_that_names_the_argument(pipeline, call, says):
+    with pytest.raises(UserError, match=says):
+        call(pipeline)

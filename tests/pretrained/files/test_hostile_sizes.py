@@ -1,0 +1,215 @@
+"""Small files that mean to be large, slow or deep: each is refused at once, in little memory."""
+
+import json
+import pickle
+import re
+import resource
+import struct
+import time
+
+import numpy as np
+import pytest
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.pretrained.files import msgpack_files, pickles
+from dalle_jax.pretrained.files.read_weights import read_tensors
+from dalle_jax.pretrained.files.tensors import Stored, Tensors, shown
+from dalle_jax.pretrained.mapping import SAME, mismatches, rule, stacked
+from dalle_jax.pretrained.publisher import count, kind
+from tests.pretrained.files.test_hostile_files import GOOD, HALF, NUMBERS, hostile, refusal
+from tests.pretrained.weight_files import (
+    Reference,
+    encoded,
+    flax_array,
+    flax_map,
+    named,
+    npz,
+    pickled,
+    safetensors,
+    tensor,
+    torch_old,
+    torch_zip,
+)
+
+SECONDS, BYTES = 30, 200 << 20
+
+
+@pytest.fixture(autouse=True)
+def soon_and_in_little_memory():
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10 < BYTES
+    assert time.monotonic() - started < SECONDS
+
+
+def doubled(times: int) -> bytes:
+    """A tuple of the same tuple twice, and so on: 2^times when written out or hashed, a few bytes here."""
+    body = b")q\x000"
+    for number in range(times):
+        body += b"h%ch%c\x86q%c0" % (number, number, number + 1)
+    return body + b"h%c" % times
+
+
+HUGE = pickle.dumps(10**5000, protocol=2)[2:-1]  # more digits than Python writes out
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"}" + doubled(60) + b"K\x01s.", "tuple of tuples"),
+        (b"}(" + doubled(60) + b"K\x01u.", "tuple of tuples"),
+        (b"\x8f(" + doubled(60) + b"\x90.", "tuple of tuples"),
+        (named("collections", "OrderedDict") + b"](" + doubled(60) + b"K\x01\x86e\x85R.", "tuple of tuples"),
+        (named("builtins", "set") + b"](" + doubled(60) + b"e\x85R.", "tuple of tuples"),
+        (b"(" + doubled(60) + b"Nd.", "tuple of tuples"),
+        (doubled(60) + b"Q.", "a reference"),
+        (b"(" + encoded("storage") + doubled(60) + encoded("0") + encoded("cpu") + HUGE + b"tQ.", "a storage of kind"),
+        (b"(" + encoded("storage") + named("torch", "FloatStorage") + doubled(60) + b"K\x01K\x01tQ.", "names"),
+        (doubled(60) + encoded("x") + b"\x93.", "the name"),
+        (encoded("x") + doubled(60) + b"\x93.", "the name"),
+        (doubled(70) + b".", "deep"),
+        (b")" + b"\x85" * 5000 + b".", "deep"),
+        (b"]" * 2 + b"a" * 1 + b"." + b"]" * 100, "tensors"),
+        (b"}" + HUGE + b"K\x01s.", "too long"),
+    ],
+    ids=range(15),
+)
+def test_objects_that_grow_when_they_are_hashed_or_written_out_are_refused(tmp_path, body, says):
+    assert re.search(says, hostile(tmp_path, b"\x80\x02" + body))
+
+
+@pytest.mark.parametrize("place", ["offset", "shape", "strides", "size"])
+@pytest.mark.parametrize(
+    "bomb", [HUGE, doubled(60), b")" + b"\x85" * 5000, b"}", b"N", encoded("6"), b"G" + b"\x7f" * 8]
+)
+def test_sizes_that_are_bombs_or_no_numbers_are_refused(tmp_path, place, bomb):
+    parts = {"offset": b"K\x00", "shape": b"K\x04K\x06\x86", "strides": b"K\x06K\x01\x86", "size": b"K\x18"}
+    parts[place] = bomb if place in ("offset", "size") else bomb + b"K\x01\x86"
+    kind_of = named("torch", "FloatStorage")
+    storage = b"(" + encoded("storage") + kind_of + encoded("0") + encoded("cpu") + parts["size"] + b"tQ"
+    body = named("torch._utils", "_rebuild_tensor_v2") + b"(" + storage + parts["offset"] + parts["shape"]
+    body = b"}" + encoded("a") + body + parts["strides"] + b"\x89}tRs."
+    refusal(torch_zip(tmp_path / "a.pt", None, {"0": NUMBERS.tobytes()}, body=b"\x80\x02" + body))
+
+
+@pytest.mark.parametrize(
+    "one",
+    [5, "0", None, b"x", ("storage",), ("storage", 1, 2, 3, 4), ("module", "x"), [], {"storage": 1}]
+    + [("storage", ("GLOBAL", "torch", "Size"), "0", "cpu", 24), ("storage",) * 7]
+    + [("storage", ("GLOBAL", "torch", "FloatStorage"), "0", "cpu", size) for size in (True, -1, 2**70, "24", None)]
+    + [("storage", ("GLOBAL", "torch", "FloatStorage"), key, "cpu", 24) for key in (0, None, ("0",), "../0", ".")],
+    ids=repr,
+)
+def test_persistent_ids_of_odd_types_are_refused_in_both_containers(tmp_path, one):
+    root = {"a": Reference(one)}
+    refusal(torch_zip(tmp_path / "a.pt", root, {"0": NUMBERS.tobytes()}))
+    refusal(torch_old(tmp_path / "b.pt", root, {"0": NUMBERS}))
+
+
+def test_pickles_of_more_steps_than_any_weights_need_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickles, "MOST_STEPS", 3000)
+    assert "steps" in hostile(tmp_path, b"\x80\x02" + b"]" * 4000 + b".")
+    many = b"}q\x00(" + b"".join(b"M" + struct.pack("<H", i) + b"N" for i in range(900)) + b"u"
+    copies = (named("collections", "OrderedDict") + b"h\x00\x85R") * 4  # each would copy the 900
+    assert "steps" in hostile(tmp_path, b"\x80\x02" + many + copies + b".")
+    bag = named("dall_e.a", "B") + b")\x81" + many + b"b" + b"h\x00b" * 4
+    assert "steps" in hostile(tmp_path, b"\x80\x02" + bag + b".")
+
+
+def test_names_that_are_joined_to_longer_ones_without_end_are_refused(tmp_path):
+    inside = {str(number): tensor("0", "float32", 24, (4, 6), (6, 1)) for number in range(50)}
+    root = {"x" * 200_000: inside}
+    assert "too long" in refusal(torch_zip(tmp_path / "a.pt", root, {"0": NUMBERS.tobytes()}))
+    path = tmp_path / "a.msgpack"
+    parts = flax_map({str(number): flax_array(NUMBERS) for number in range(15)})
+    path.write_bytes(b"\x81\xda" + struct.pack(">H", 60_000) + b"x" * 60_000 + parts)
+    assert "letters" in refusal(path)
+
+
+def test_msgpack_files_of_more_values_than_any_weights_need_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(msgpack_files, "MOST_VALUES", 1000)
+    path = tmp_path / "a.msgpack"
+    path.write_bytes(b"\x81\xa1a\xdd" + struct.pack(">I", 2000) + b"\x90" * 2000)
+    assert "more than 1000 values" in refusal(path)
+    array = b"\x93\x90\xa7float32\xc4\x04" + bytes(4)
+    content = b"\xdf" + struct.pack(">I", 300)
+    content += b"".join(b"\xa4%04d\xc7%c\x01" % (i, len(array)) + array for i in range(300))
+    path.write_bytes(content)  # 300 arrays of 8 values each
+    assert "more than 1000 values" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 48]}}',
+        '{"a": {"dtype": "F32", "shape": [12], "data_offsets": [0, Infinity]}}',
+        '{"a": {"dtype": "F32", "shape": [1e1], "data_offsets": [0, 48]}}',
+        '{"a": {"dtype": "F32", "shape": [12], "data_offsets": [0, 48, 96]}}',
+        '{"a": {"dtype": "F32", "shape": [12], "data_offsets": [0, 48], "x": 1}}',
+        '{"a": {"dtype": "F32", "shape": [' + "9" * 4000 + '], "data_offsets": [0, 48]}}',
+        '{"a": {"dtype": "F32", "shape": [' + "9" * 9000 + '], "data_offsets": [0, 48]}}',
+        '{"a": {"dtype": "F32", "shape": [0, 18446744073709551616], "data_offsets": [0, 0]}}',
+        '{"a": {"dtype": "F32", "shape": ' + "[" * 500 + "]" * 500 + ', "data_offsets": [0, 48]}}',
+        '{"a": {"dtype": "F64", "shape": [12], "data_offsets": [0, 48]}}',
+        '{"a": ' + json.dumps(HALF) + ', "a": ' + json.dumps(HALF) + "}",
+        "[" * 100_000,
+    ],
+    ids=range(12),
+)  # fmt: skip
+def test_headers_of_safetensors_with_odd_numbers_are_refused(tmp_path, header):
+    head = header.encode()
+    path = safetensors(tmp_path / "a.safetensors", head, NUMBERS[:12].tobytes())
+    refusal(path)
+
+
+def test_npz_headers_that_are_no_plain_tuples_are_refused(tmp_path):
+    good = npz(a=NUMBERS)
+    for shape in (b"(-24,)", b"(2**4,)", b"(1e1,) ", b"[24]  ", b"(99,)99", b"(True,)", b"((((24"):
+        wrong = good.replace(b"(24,), ", shape.ljust(7))
+        assert wrong != good
+        path = tmp_path / "a.npz"
+        path.write_bytes(_without_checksums(wrong))
+        assert "a.npy" in refusal(path)
+
+
+def _without_checksums(archive: bytes) -> bytes:
+    at = archive.index(b"PK\x01\x02")
+    return archive[: at + 16] + bytes(4) + archive[at + 20 :]
+
+
+def test_configs_that_ask_for_more_than_any_memory_are_refused(tmp_path):
+    target = {"w": Stored((1 << 24, 1 << 24), np.dtype(np.float32), lambda: NUMBERS)}
+    have = {f"x{i}": Stored((4, 6), NUMBERS.dtype, lambda: NUMBERS) for i in range(2)}
+    rules = [rule("w", "x0", "x1", how=stacked(SAME, 2, axis=0))]
+    (line,) = mismatches(target, Tensors("file", have), rules, {})
+    assert f"w (expected {1 << 48} numbers, got 48 in x0, x1)" in line
+    config = {"ch": 8, "num_res_blocks": 10**7, "resolution": 8, "z_channels": 8, "embed_dim": 8, "n_embed": 8}
+    written = config | {"in_channels": 3, "out_ch": 3, "ch_mult": [1] * 1000, "attn_resolutions": []}
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match="num_res_blocks = 10000000; ch_mult"):
+        kind("dalle-mini-vqgan").read(tmp_path)
+
+
+def test_layers_with_numbers_that_reach_far_are_counted_without_a_list_of_all():
+    far = Tensors("file", {f"layers.{10**18}.w": Stored((1,), NUMBERS.dtype, lambda: NUMBERS)})
+    with pytest.raises(UserError, match="none of number 0"):
+        count(far, r"layers\.(\d+)\.w")
+
+
+def test_what_a_message_shows_of_a_value_is_short():
+    loop: list = []
+    loop += [loop, loop]
+    for value in (10**5000, "x" * 10**6, b"x" * 10**6, loop, [loop] * 16, {"a": loop}, None, 1.5, (1, "b")):
+        assert len(shown(value)) <= 90
+    assert shown((1, "b")) == "[1, 'b']" and shown({}) == "a dict"
+
+
+def test_the_files_that_these_are_made_from_are_read(tmp_path):
+    body = b"}" + encoded("a") + encoded(GOOD["a"]) + b"s."
+    tensors = read_tensors(torch_zip(tmp_path / "a.pt", None, {"0": NUMBERS.tobytes()}, body=b"\x80\x02" + body))
+    np.testing.assert_array_equal(tensors["a"], NUMBERS.reshape(4, 6))
+    path = safetensors(tmp_path / "a.safetensors", {"a": HALF}, NUMBERS[:12].tobytes())
+    np.testing.assert_array_equal(read_tensors(path)["a"], NUMBERS[:12])
+    (tmp_path / "a.npz").write_bytes(_without_checksums(npz(a=NUMBERS)))
+    np.testing.assert_array_equal(read_tensors(tmp_path / "a.npz")["a"], NUMBERS)
+    assert pickled({}) == b"\x80\x02}(u."

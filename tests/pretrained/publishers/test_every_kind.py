@@ -1,0 +1,188 @@
+"""Each kind of published weights: all that does not fit is said together, and no tensor is lost."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.models.clip import Clip
+from dalle_jax.models.dalle_bart import DalleBart
+from dalle_jax.models.dvae import Dvae
+from dalle_jax.models.llamagen import LlamaGen
+from dalle_jax.models.lpips import Lpips, LpipsConfig
+from dalle_jax.models.vqgan import Vqgan, VqganConfig
+from dalle_jax.pipelines.load.models import build
+from dalle_jax.pretrained.exporters import exporter
+from dalle_jax.pretrained.files.read_weights import read_tensors
+from dalle_jax.pretrained.mapping import fill, taken_back
+from dalle_jax.pretrained.publisher import KINDS, kind
+from dalle_jax.pretrained.publishers import dalle_mini, llamagen, min_dalle, openai_dvae
+from dalle_jax.pretrained.publishers.clip_rules import openai_rules
+from dalle_jax.pretrained.publishers.vqgan_layouts import LLAMAGEN, pairs, torch_rules
+from tests.commands.test_import import CONFIG as CLIP
+from tests.pretrained.publishers.test_generators import BART, LLAMA
+from tests.pretrained.publishers.test_image_tokenizer_files import DVAE, VQGAN, lpips_tensors, noisy, save
+
+
+def exported(name: str, network: nnx.Module, folder: Path) -> None:
+    exporter(name).write(network, folder)
+
+
+def openai_clip(folder: Path) -> Path:
+    return save(folder / "clip.pt", taken_back(noisy(Clip(CLIP, rngs=nnx.Rngs(0))), openai_rules(CLIP)))
+
+
+def hf_clip(folder: Path) -> Path:
+    exported("hf-clip", noisy(Clip(CLIP, rngs=nnx.Rngs(0))), folder)
+    return folder
+
+
+def open_clip(folder: Path) -> Path:
+    openai_clip(folder).rename(folder / "open_clip_pytorch_model.bin")
+    model = {"embed_dim": 8, "quick_gelu": True, "vision_cfg": {"head_width": 64}, "text_cfg": {"heads": 1}}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
+    return folder
+
+
+def dvae(folder: Path) -> Path:
+    tensors = taken_back(noisy(Dvae(DVAE, rngs=nnx.Rngs(0))), openai_dvae.rules(DVAE))
+    split(folder, tensors, ("encoder", "decoder"), ".", "pkl")
+    return folder
+
+
+def split(folder: Path, tensors: dict, sides: tuple[str, ...], joint: str, ending: str) -> None:
+    for side in sides:
+        own = {name.removeprefix(side + joint): x for name, x in tensors.items() if name.startswith(side + joint)}
+        save(folder / f"{side}.{ending}", own)
+
+
+def taming(folder: Path) -> Path:
+    exported("taming-vqgan", noisy(Vqgan(VQGAN, rngs=nnx.Rngs(0))), folder)
+    return folder
+
+
+def flax_vqgan(folder: Path) -> Path:
+    exported("dalle-mini-vqgan", noisy(Vqgan(VQGAN, rngs=nnx.Rngs(0))), folder)
+    return folder
+
+
+def llamagen_vq(folder: Path) -> Path:
+    config = VqganConfig(**{**vars(VQGAN), "distance": "cosine"})
+    rules = torch_rules(pairs(config, LLAMAGEN))
+    return save(folder / "vq.pt", taken_back(noisy(Vqgan(config, rngs=nnx.Rngs(0))), rules))
+
+
+def lpips(folder: Path) -> Path:
+    config = LpipsConfig(widths=(2, 3, 4, 5, 6), depths=(2, 2, 3, 3, 3))
+    return save(folder / "lpips.pth", lpips_tensors(noisy(Lpips(config, rngs=nnx.Rngs(0))), slices=True))
+
+
+def dalle_mini_folder(folder: Path) -> Path:
+    dalle_mini.export(noisy(DalleBart(BART, rngs=nnx.Rngs(0))), folder)
+    return folder
+
+
+def min_dalle_folder(folder: Path) -> Path:
+    tensors = taken_back(noisy(DalleBart(BART, rngs=nnx.Rngs(0))), min_dalle.rules_of_min_dalle(BART))
+    split(folder, tensors, ("encoder", "decoder"), "/", "pt")
+    return folder
+
+
+def llamagen_file(folder: Path) -> Path:
+    (folder / "config.json").write_text(json.dumps({"n_head": 2, "block_size": 256}))
+    return save(folder / "c2i.pt", taken_back(noisy(LlamaGen(LLAMA, rngs=nnx.Rngs(0))), llamagen.rules_of(LLAMA)))
+
+
+Made = Callable[[Path], Path]
+SOURCES: dict[str, tuple[Made, str, str, str]] = {
+    "openai-clip": (openai_clip, "clip.pt", "ln_final.bias", "visual.ln_pre.weight"),
+    "hf-clip": (hf_clip, "model.safetensors", "text_model.final_layer_norm.bias", "logit_scale"),
+    "open-clip": (open_clip, "open_clip_pytorch_model.bin", "ln_final.bias", "visual.ln_pre.weight"),
+    "openai-dvae": (dvae, "encoder.pkl", "blocks.output.conv.b", "blocks.input.b"),
+    "taming-vqgan": (taming, "last.ckpt", "state_dict.quant_conv.bias", "state_dict.decoder.norm_out.bias"),
+    "dalle-mini-vqgan": (flax_vqgan, "flax_model.msgpack", "quant_conv/bias", "decoder/norm_out/bias"),
+    "llamagen-vq": (llamagen_vq, "vq.pt", "quant_conv.bias", "decoder.norm_out.bias"),
+    "lpips": (lpips, "lpips.pth", "net.slice2.5.bias", "net.slice1.0.bias"),
+    "dalle-mini": (dalle_mini_folder, "flax_model.msgpack", "lm_head/kernel", "model/encoder/final_ln/bias"),
+    "min-dalle": (min_dalle_folder, "decoder.pt", "lm_head.weight", "final_ln.bias"),
+    "llamagen": (llamagen_file, "c2i.pt", "norm.weight", "output.weight"),
+}
+"""How a small source is made; its file that is spoilt, and a tensor that is taken out and one that is made longer."""
+
+
+def read(name: str, source: Path):
+    found = kind(name).read(source)
+    module = nnx.eval_shape(lambda: build(found.config, nnx.Rngs(0)))
+    return found, module, lambda: fill(module, found.tensors, found.rules, found.ignored)
+
+
+def copied(path: Path) -> dict[str, np.ndarray]:
+    """The tensors, of which none is a view of the file any more: it is written anew."""
+    return {name: array.copy() for name, array in read_tensors(path).items()}
+
+
+def last(name: str) -> str:
+    return name.removeprefix("state_dict.")
+
+
+def test_every_kind_is_here():
+    assert SOURCES.keys() == {one.name for one in KINDS}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_what_is_missing_left_over_and_of_another_shape_is_said_together(tmp_path, name):
+    made, file, gone, longer = SOURCES[name]
+    source = made(tmp_path)
+    tensors = copied(tmp_path / file)
+    missing = tensors.pop(gone)
+    wrong = tensors[longer]
+    tensors[longer] = np.zeros((*wrong.shape[:-1], (wrong.shape or (0,))[-1] + 1), wrong.dtype)
+    extra = f"{longer.removesuffix(last(longer))}surplus.weight".replace(".", "/" if "/" in longer else ".")
+    save(tmp_path / file, tensors | {extra: missing})
+    _, _, filled = read(name, source)
+    with pytest.raises(UserError) as caught:
+        filled()
+    said = str(caught.value)
+    kinds = {"are missing:": last(gone), "is no place:": last(extra), "dtypes differ:": last(longer)}
+    for words, tensor in kinds.items():
+        (line,) = (line for line in said.splitlines() if words in line)
+        assert tensor in line and line.startswith(str(source.parent if source.is_file() else source)), said
+    assert len(said.splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_tensor_of_the_files_is_used_once_or_left_with_a_reason(tmp_path, name):
+    made, file, *_ = SOURCES[name]
+    source = made(tmp_path)
+    found, module, filled = read(name, source)
+    left = filled()
+    used = [one for rule in found.rules for one in rule.sources]
+    files = [one for one in tmp_path.iterdir() if one.suffix in {".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".bin"}]
+    stored = sum(len(read_tensors(one)) for one in files or [tmp_path / file])
+    assert len(used) == len(set(used)) and stored == len(used) + len(left)
+    assert all(left.values())
+    for path, leaf in nnx.to_flat_state(nnx.state(module)):
+        assert np.isfinite(np.asarray(leaf[...])).all(), path
+
+
+@pytest.mark.parametrize("name", ["openai-clip", "taming-vqgan", "llamagen-vq", "llamagen"])
+def test_what_lies_beside_the_weights_in_a_checkpoint_is_left_with_that_reason(tmp_path, name):
+    made, file, *_ = SOURCES[name]
+    source = made(tmp_path)
+    tensors = {last(one): x for one, x in copied(tmp_path / file).items()}
+    inside = {f"state_dict.{one}": x for one, x in tensors.items()}
+    save(tmp_path / file, inside | {"optimizer.0.moment": np.zeros(3, np.float32)})
+    left = read(name, source)[2]()
+    assert left == {"optimizer.0.moment": "beside the weights under 'state_dict'"}
+
+
+def test_a_tensor_that_is_in_both_files_of_lpips_is_refused(tmp_path):
+    tensors = copied(lpips(tmp_path))
+    for file in ("vgg.pth", "vgg16-397923af.pth"):
+        save(tmp_path / file, tensors)
+    with pytest.raises(UserError, match="expected every tensor once, got 'net"):
+        kind("lpips").read(tmp_path)

@@ -1,0 +1,87 @@
+"""Each detector with figures that trigger it and with figures that do not."""
+
+import pytest
+
+from dalle_jax.train.monitor.alerts import Watch
+from dalle_jax.train.monitor.detectors import HISTORY, detectors
+
+
+def said(readings, first=1000):
+    """What all detectors say of these figures, read one after another."""
+    watch = Watch(3, detectors())
+    return [line for index, values in enumerate(readings) for line in watch.warnings(first + index, values)]
+
+
+def falling(scores):
+    nats = (3.0, 2.9, 2.8, 2.7, 2.6)
+    return [{"evaluation/image_nll": nll, "evaluation/clip_score": s} for nll, s in zip(nats, scores, strict=True)]
+
+
+NORM, USUAL = "train/gradient_norm/predict", [1.0, 1.3, 0.8, 1.1, 0.9, 1.2, 1.0, 1.1]
+
+CASES = {
+    "CODEBOOK COLLAPSE: only 1.0% of the codes": ([{"train/codebook/usage": 0.01}], [{"train/codebook/usage": 0.5}]),
+    "ONE-COLOUR SAMPLES: 50% of the images": ([{"images/one_colour": 0.5}], [{"images/one_colour": 0.25}]),
+    "GUIDANCE WITHOUT EFFECT: a caption changes the logits of the codes by 0.002 nats": (
+        [{"evaluation/guidance_effect": 0.002}],
+        [{"evaluation/guidance_effect": 0.2}],
+    ),
+    "STUCK AT UNIFORM: the nats per code is 99.9%": (
+        [{"train/image_nll_of_uniform": 0.999}],
+        [{"train/image_nll_of_uniform": 0.97}],
+    ),
+    "STUCK AT UNIFORM: the contrastive loss is 100.0%": (
+        [{"train/loss_of_uniform": 1.0}],
+        [{"train/loss_of_uniform": 0.9}],
+    ),
+    "DATA STARVATION: 45% of the time": ([{"host/wait_share": 0.45}], [{"host/wait_share": 0.05}]),
+    "GRADIENT NORM EXPLODING: train/gradient_norm/predict is 40 and was 1.05": (
+        [{NORM: norm} for norm in [*USUAL, 40.0]],
+        [{NORM: norm} for norm in [*USUAL, 8.0, 9.0]],
+    ),
+    "THE LOSS FALLS AND SO DOES THE CLIP SCORE: nats per code went from 3 to 2.7": (
+        falling((0.30, 0.29, 0.28, 0.27, 0.26)),
+        falling((0.30, 0.31, 0.29, 0.30, 0.32)),
+    ),
+}
+assert len(USUAL) == HISTORY
+
+
+@pytest.mark.parametrize("message", CASES)
+def test_each_speaks_of_what_is_bad_once_and_never_of_what_is_good(message):
+    bad, good = CASES[message]
+    lines = said([*bad, bad[-1]])
+    assert len(lines) == 1 and message in lines[0] and lines[0].startswith("WARNING step 10")
+    assert said([*good, good[-1]]) == []
+
+
+def test_a_gradient_norm_is_compared_with_its_own_history_alone():
+    bad, _ = CASES["GRADIENT NORM EXPLODING: train/gradient_norm/predict is 40 and was 1.05"]
+    assert said([{NORM: 1.0, "train/gradient_norm/other": 40.0} for _ in range(20)]) == []
+    assert said(bad[1:]) == [], "too short a history"
+
+
+def test_the_norm_of_an_objective_that_begins_late_is_compared_from_its_beginning():
+    late, begins = "train/gradient_norm/discriminator", [0.0] * 2 * HISTORY + USUAL
+    assert said([{NORM: 1.0, late: norm} for norm in begins]) == []
+    (line,) = said([{NORM: 1.0, late: norm} for norm in [*begins, 40.0]])
+    assert "train/gradient_norm/discriminator is 40 and was 1.05" in line
+
+
+def test_a_loss_that_falls_with_no_clip_score_among_the_figures_is_well():
+    assert said([{"evaluation/image_nll": nll} for nll in (3.0, 2.5, 2.0, 1.5, 1.0)]) == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"train/codebook/usage": 0.0}, {"evaluation/guidance_effect": 0.0}, {"train/image_nll_of_uniform": 1.0}],
+)
+def test_what_is_usual_in_the_first_steps_is_not_said(values):
+    assert said([values], first=100) == []
+    assert len(said([values], first=1000)) == 1
+
+
+def test_nothing_need_be_learned_before_the_warm_up_is_over():
+    watch = Watch(3, detectors(warmup=5000))
+    assert watch.warnings(4000, {"train/image_nll_of_uniform": 1.0}) == []
+    assert len(watch.warnings(5400, {"train/image_nll_of_uniform": 1.0})) == 1

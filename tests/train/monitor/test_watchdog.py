@@ -1,0 +1,70 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dalle_jax.train.monitor.watchdog import EXIT_CODE, PATIENCE, Patience, Phase
+
+CHILD = Path(__file__).with_name("stalled.py")
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory) -> dict[str, tuple[Path, int, str, str]]:
+    """Of a run that hangs and of one that is slow: the folder, the exit code, what was printed and what was said."""
+    started = {}
+    for how in ("hangs", "slow"):
+        out = tmp_path_factory.mktemp("stall") / how
+        command = [sys.executable, str(CHILD), str(out), how]
+        pipe = subprocess.PIPE
+        started[how] = out, subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ)
+    try:
+        said = {how: child.communicate(timeout=300) for how, (_, child) in started.items()}
+    finally:
+        for _, child in started.values():
+            child.kill()
+    return {how: (out, child.returncode, *said[how]) for how, (out, child) in started.items()}
+
+
+def test_patience_ends_when_nothing_has_finished_for_longer_than_allowed():
+    patience = Patience(10.0)
+    assert not patience.passed(9.0, 1, 0, Phase.BATCH)
+    assert patience.passed(2.0, 1, 0, Phase.BATCH)
+    assert patience.waited == 11.0
+
+
+def test_a_finished_step_and_a_change_to_what_is_slow_begin_anew():
+    patience = Patience(10.0)
+    for steps in range(1, 20):
+        assert not patience.passed(9.0, steps, 0, Phase.STEP)
+    assert not patience.passed(9.0, 19, 1, Phase.EVALUATION)
+    assert not patience.passed(9.0, 19, 2, Phase.STEP)
+    assert patience.passed(2.0, 19, 2, Phase.STEP)
+
+
+@pytest.mark.parametrize("doing", [Phase.EVALUATION, Phase.IMAGES, Phase.CHECKPOINT, Phase.OPENING])
+def test_what_is_slow_may_take_longer_and_so_may_the_first_step(doing):
+    for steps, what in ((5, doing), (0, Phase.STEP)):
+        patience = Patience(10.0)
+        assert not patience.passed(10.0 * PATIENCE, steps, 1, what)
+        assert patience.passed(0.1, steps, 1, what)
+
+
+def test_a_run_that_hangs_says_where_and_ends_with_its_own_code(ended):
+    out, code, _, said = ended["hangs"]
+    assert code == EXIT_CODE, said
+    last = said.splitlines()[-1]
+    assert last.startswith("dalle-jax: error: stalled after step 6: no progress for")
+    assert "waiting for a batch from the data source" in last
+    (file,) = (out / "stalls").iterdir()
+    assert str(file) in last and file.name == "step_00000006_process_0.txt"
+    for stacks in (said, file.read_text()):
+        assert "stalled.py" in stacks and "in batch" in stacks and "in go" in stacks
+    assert "waiting for a batch" in file.read_text().splitlines()[0]
+
+
+def test_a_run_whose_steps_and_evaluation_take_their_time_is_left_alone(ended):
+    out, code, printed, said = ended["slow"]
+    assert code == 0, said
+    assert "step=8" in printed and not (out / "stalls").exists()

@@ -1,0 +1,40 @@
+import pytest
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.train.optim.weight_decay import DecayAll, DecayMatrices, DecayNamed, Shaped, is_matrix
+
+PARAMETERS = {
+    "up.kernel": Shaped(("embed", "mlp"), (4, 8)),
+    "up.bias": Shaped(("mlp",), (8,)),
+    "norm.scale": Shaped(("embed",), (4,)),
+    "codes.table": Shaped(("codes", "embed"), (6, 4)),
+}
+
+
+def test_matrices_are_decayed_and_vectors_are_not():
+    assert is_matrix("up.kernel", ("embed", "mlp"), (4, 8))
+    assert is_matrix("up.kernel", None, (4, 8))
+    assert not is_matrix("norm.scale", ("embed",), (4,))
+    assert not is_matrix("blocks.scale", ("layers", "embed"), (3, 4))
+    assert not is_matrix("blocks.scale", ("embed",), (3, 4))
+    assert not is_matrix("query.bias", ("heads", "head_dim"), (2, 4))
+
+
+@pytest.mark.parametrize(
+    ("decayed", "expected"),
+    [
+        (DecayMatrices(), {"up.kernel", "codes.table"}),
+        (DecayAll(), set(PARAMETERS)),
+        (DecayNamed(("up.*",)), {"up.kernel", "up.bias"}),
+        (DecayNamed(("*",), but=("*.bias", "codes.table")), {"up.kernel", "norm.scale"}),
+    ],
+)
+def test_decay_reaches_what_is_chosen(decayed, expected):
+    assert decayed.reached(PARAMETERS) == expected
+
+
+def test_a_pattern_that_fits_no_parameter_is_refused():
+    with pytest.raises(
+        UserError, match=r"got 'up\.kernels'; did you mean up\.kernel\?; the model has 4, such as codes"
+    ):
+        DecayNamed(("up.kernels", "up.*")).reached(PARAMETERS)
