@@ -16,6 +16,14 @@ class Renamed:
 
 
 RENAMED: Mapping[str, Renamed] = {
+    "@Pictures": Renamed("Images"),
+    **{f"{name}.pictures": Renamed("images") for name in ("Data", "OwnData", "InspectRun", "EncodeRun")},
+    **{f"{name}.pictures": Renamed("images") for name in ("Folder", "WebDataset")},
+    "Trainer.pictures_every": Renamed("images_every"),
+    "Limits.least_side": Renamed("min_side"),
+    "ClipBpe.mends": Renamed("text_fix"),
+    "BartBpe.reading": Renamed("variant"),
+    "BartBpe.cleans": Renamed("cleaning", "the value 'nothing' is now 'none'"),
     **{
         f"DemoRun.{name}": Renamed(f"stages.{name}")
         for name in ("text", "tokenizer", "clip", "transformer", "evaluation")

@@ -24,7 +24,7 @@ def grid(
     (None).
     """
     if not images:
-        raise ValueError("expected at least one enlarged for a grid, got none")
+        raise ValueError("expected at least one image for a grid, got none")
     height, width = images[0].shape[0] * scale, images[0].shape[1] * scale
     cell_width = width + 2 * FRAME + GAP
     wrapped = _wrap(captions, cell_width - 2 * FRAME)
@@ -33,7 +33,7 @@ def grid(
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * cell_width + GAP, rows * cell_height + GAP), PLAIN)
     pen = ImageDraw.Draw(sheet)
-    for index, enlarged in enumerate(images):
+    for index, image in enumerate(images):
         left = GAP + index % columns * cell_width
         top = GAP + index // columns * cell_height
         mark = marks[index] if marks is not None else None
@@ -41,7 +41,7 @@ def grid(
             pen.rectangle(
                 (left, top, left + width + 2 * FRAME - 1, top + height + 2 * FRAME - 1), RIGHT if mark else WRONG
             )
-        enlarged = Image.fromarray(enlarged).resize((width, height), Image.Resampling.NEAREST)
+        enlarged = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
         sheet.paste(enlarged, (left + FRAME, top + FRAME))
         for number, line in enumerate(wrapped[index] if wrapped else ()):
             pen.text((left + FRAME, top + height + 2 * FRAME + LINE * number), line, fill=(40, 40, 40), font=_font())

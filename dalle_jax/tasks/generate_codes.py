@@ -39,7 +39,8 @@ class GenerateCodes:
     used for the images drawn while training.
 
     ``image_tokenizer``, the folder of a trained one, encodes images of ``image_size`` inside the step. Without an
-    ``image_size`` the data holds codes that were written ahead (data/sources/precomputed.py) and says whose they are; the tokenizer
+    ``image_size`` the data holds codes that were written ahead (data/sources/precomputed.py) and says whose they
+    are; the tokenizer
     then only draws.
     """
 

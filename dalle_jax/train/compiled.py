@@ -40,7 +40,8 @@ class CompiledTask:
     def step(self, state: State, sums: MetricSums | None, batch: Batch) -> tuple[State, MetricSums]:
         """One step; ``state`` and ``sums`` are donated, and the step's MetricSums are added to ``sums``.
 
-        ``mark`` is then an array that is ready when the step has finished; None where the MetricSums themselves are returned.
+        ``mark`` is then an array that is ready when the step has finished; None where the MetricSums themselves are
+        returned.
         """
         before = state
         state, found = self._step(before, self._frozen, batch, self._key)

@@ -41,7 +41,8 @@ class Trainer:
 
     The newest ``keep`` checkpoints stay, and for good those whose step ``keep_every`` divides. ``decayed`` says which
     parameters the optimizer's weight decay reaches. ``reduce_dtype`` is that in which gradients are summed over
-    devices: parallel/reduction.py. After ``stall_seconds`` in which no step finishes the process ends (train/monitor/watchdog.py);
+    devices: parallel/reduction.py. After ``stall_seconds`` in which no step finishes the process ends
+    (train/monitor/watchdog.py);
     None is never. ``initial`` is the folder of a trained or imported model whose averaged weights a new run begins
     with (fine-tuning); one that goes on has its own. ``trained`` says which parameters are trained; the others stay.
     """

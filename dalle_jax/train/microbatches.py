@@ -174,7 +174,8 @@ class _Microbatches:
         return Gradients(value.astype(jnp.float32), grads, others, sums)
 
     def _average(self, loss: Callable[..., tuple[Array, MetricSums, Any]]) -> tuple[Gradients, Any]:
-        """Scan ``loss(module, batch, key) -> (scalar, MetricSums, seen)``; ``seen`` is returned as [parts B/parts ...]."""
+        """Scan ``loss(module, batch, key) -> (scalar, MetricSums, seen)``; ``seen`` is returned as [parts B/parts
+        ...]."""
         batches = split(self.batch, self.parts)
 
         def of_one(trained: Arrays, batch: Batch, key: Array) -> tuple[Array, tuple[MetricSums, Any]]:

@@ -26,7 +26,8 @@ Arrays = dict[str, Any]
 class State(NamedTuple):
     """The whole of it; ``average`` is empty without an Ema. ``others`` are the variables that are no parameters.
 
-    ``gradient_norms`` are followed by objective (train/optim/gradient_spikes.py). ``skipped`` counts updates that were not
+    ``gradient_norms`` are followed by objective (train/optim/gradient_spikes.py). ``skipped`` counts updates that
+    were not
     finite, ``spiked`` those skipped for a spike, and ``skipped_in_a_row`` both, up to now with no good one between.
     ``schedule`` is what the learning rate's schedule remembers: nothing, or a few scalars.
     """

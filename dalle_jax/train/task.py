@@ -20,7 +20,8 @@ MetricSums: TypeAlias = dict[str, tuple[Array, Array]]
 """Names to (sum, weight). They merge by adding, over microbatches, devices, steps and hosts, and are divided once."""
 
 Loss: TypeAlias = Callable[[Any, Any, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], MetricSums]]
-"""``loss(module, frozen, batch, key, step) -> (scalar, MetricSums)``; may update variables of the module but no Param."""
+"""``loss(module, frozen, batch, key, step) -> (scalar, MetricSums)``; may update variables of the module but no
+Param."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class CachedEmbeddings:
 class UpdateOnce:
     """Microbatches for a mean over examples beside variables that follow the batch, such as a codebook.
 
-    ``loss(module, frozen, batch, key, step)`` returns the loss, its MetricSums, and a tree of arrays with a row for each
+
+    ``loss(module, frozen, batch, key, step)`` returns the loss, its MetricSums, and a tree of arrays with a row for
+    each
     example; it must set no variable. ``update(module, rows, key)`` gets the rows of the whole batch and sets variables.
     Together they are the objective's ``loss``.
     """

@@ -39,7 +39,8 @@ class Images:
     pixels for each one wanted: faster, and nearly the same pixels. ``blend``: none lets the loader pick among the
     record's own captions. When more than ``bad_share`` of the records read are bad the run stops.
 
-    ``survey`` says what is looked at before the first step, of every record and once (data/examples/index.py): "headers" all
+    ``survey`` says what is looked at before the first step, of every record and once (data/examples/index.py):
+    "headers" all
     but the pixels, "pixels" those too, "none" nothing. The list that it makes is stored in ``survey_folder``, by
     default in the run's folder.
     """
@@ -79,7 +80,9 @@ class Images:
     def of(self, records: Records, agreed: bool = False) -> "ImagesSource":
         """The source, without a survey. Raises ``UserError`` naming every field that makes no sense.
 
-        ``agreed``: too many bad records stop nothing here, since all hosts agree on that (data/examples/multi_host_report.py).
+
+        ``agreed``: too many bad records stop nothing here, since all hosts agree on that
+        (data/examples/multi_host_report.py).
         """
         self.check()
         return ImagesSource(records, self, agreed)

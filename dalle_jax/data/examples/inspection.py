@@ -131,7 +131,8 @@ class _Look:
             self._found.sheet.append(Shown(key, contact_cell(image, CELL), captions[0], None))
 
     def _record(self, index: int, record: Record, wants_cell: bool) -> None:
-        """A record, judged as ``data/examples/images.py`` does: bad, or left out by the first filter that it does not pass."""
+        """A record, judged as ``data/examples/images.py`` does: bad, or left out by the first filter that it does
+        not pass."""
         found, config = self._found, self._config
         self._note("key", index, record.key.encode())
         self._note("image", index, record.image)

@@ -22,7 +22,8 @@ SUFFIXES = (".array_record", ".arrayrecord")
 
 @dataclass(frozen=True)
 class ArrayRecord:
-    """The records of the array_record files that ``files`` name: files, folders, patterns, URLs (data/files/patterns.py).
+    """The records of the array_record files that ``files`` name: files, folders, patterns, URLs
+    (data/files/patterns.py).
 
     A file behind a URL is copied once to ``copies``, a folder of this machine. An image of more than ``most_bytes`` is
     bad.
