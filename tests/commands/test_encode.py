@@ -110,10 +110,10 @@ def test_a_second_process_is_refused_while_one_writes(smoke_demo, tmp_path, monk
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("image_size=30", "image_size must be a multiple of 8"),
-        ("crops=2", "crops must be 1, since the source shows the same image"),
-        ("crops=0", "crops must be at least 1"),
-        ("shard_examples=0", "shard_examples must be at least 1"),
+        ("image_size=30", "image_size: expected a multiple of 8"),
+        ("crops=2", "crops: expected 1, since the source shows the same image"),
+        ("crops=0", "crops: expected at least 1"),
+        ("shard_examples=0", "shard_examples: expected at least 1"),
     ],
 )
 def test_what_cannot_be_encoded_is_one_error(smoke_demo, tmp_path, change, said):
