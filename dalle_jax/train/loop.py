@@ -44,8 +44,8 @@ class Trainer:
     the gradients of the whole batch or are refused (train/microbatches.py). ``reduce_dtype`` is that in which gradients
     are summed over devices: parallel/reduction.py. After ``stall_seconds`` in which no step finishes the process ends
     (train/monitor/watchdog.py); None is never. ``initial`` is the folder of a trained or imported model whose averaged
-    weights a new run begins with (fine-tuning); one that goes on has its own. ``trained`` says which parameters are trained; the
-    others stay.
+    weights a new run begins with (fine-tuning); one that goes on has its own. ``trained`` says which parameters
+    are trained; the others stay.
     """
 
     steps: int

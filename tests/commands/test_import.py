@@ -21,7 +21,7 @@ from dalle_jax.pretrained.files.safetensors_files import write_safetensors
 from dalle_jax.pretrained.mapping import to_published
 from dalle_jax.pretrained.publishers import hugging_face_clip
 from dalle_jax.pretrained.publishers.clip_rules import openai_rules
-from tests.text.byte_vocabularies import write_one_file
+from tests.text.byte_vocabularies import write_tokenizer_json
 
 TOWER = TowerConfig(width=64, layers=1, heads=1)
 CONFIG = ClipConfig(
@@ -175,7 +175,7 @@ def test_the_text_tokenizer_is_copied_with_an_imported_clip(tmp_path, capsys):
 def test_a_text_tokenizer_in_one_file_is_copied_as_two_files(tmp_path):
     hugging_face_clip.export(noisy(dataclasses.replace(CONFIG, end_of_text=FirstEnd(19))), tmp_path / "hf")
     ids = {piece: 13 + number for number, piece in enumerate(PIECES)}
-    one = write_one_file(tmp_path / "hf", ids, "#version: 0.2\na b</w>\n", PIECES[-1])
+    one = write_tokenizer_json(tmp_path / "hf", ids, "#version: 0.2\na b</w>\n", PIECES[-1])
     assert main(["import", "hf-clip", str(tmp_path / "hf"), str(tmp_path / "a")]) == 0
     assert load_text(tmp_path / "a", 6).encode("AB b").tolist() == [18, 17, 16, 19, 19, 19]
     read = {file["name"]: file["sha256"] for file in json.loads((tmp_path / "a" / "source.json").read_text())["files"]}
