@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
+from dalle_jax.models.model_configs import AnyModelConfig
 from dalle_jax.pretrained.files.tensors import Tensors, refused
 from dalle_jax.pretrained.mapping import Ignored, Rule
 from dalle_jax.text.bart_bpe import BartBpe
@@ -29,7 +30,7 @@ class Published:
     ``vocabulary_file`` where its vocabulary was found beside the weights.
     """
 
-    config: Any
+    config: AnyModelConfig
     tensors: Tensors
     rules: Sequence[Rule]
     ignored: Ignored
