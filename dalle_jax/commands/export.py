@@ -2,9 +2,11 @@
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
+from dalle_jax.models.model_configs import AnyModelConfig
 from dalle_jax.pipelines.load.models import load_network, read_model_file
 from dalle_jax.pretrained.exporters import EXPORTERS, find_exporter
 
@@ -23,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     if found != chosen.config:
         expected = chosen.config.removesuffix("Config")
         raise UserError(f"{args.model}: expected a {expected} for {chosen.name}, got a {found.removesuffix('Config')}")
-    network = load_network(args.model, (object,))
+    network = load_network(args.model, get_args(AnyModelConfig))
     chosen.write(network, args.out)
     print(args.out)
     return 0

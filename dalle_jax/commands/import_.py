@@ -19,7 +19,7 @@ from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.pipelines.load.models import ModelFile, build
+from dalle_jax.pipelines.load.models import ModelFile
 from dalle_jax.pipelines.load.text import IMPORTED, packed
 from dalle_jax.pretrained.mapping import fill
 from dalle_jax.pretrained.publisher import KINDS, Kind, Published, find_kind
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 def _import(args: argparse.Namespace, chosen: Kind) -> None:
     """Read, check, lay out and write."""
     found = chosen.read(args.source)
-    module = nnx.eval_shape(lambda: build(found.config, nnx.Rngs(0)))
+    module = nnx.eval_shape(lambda: found.config.build(nnx.Rngs(0)))
     layout = None if args.fsdp == 1 else Layout(make_mesh(Mesh(data=1, fsdp=args.fsdp)), Rules())
     unused = fill(module, found.tensors, found.rules, found.ignored, layout)
     licence = args.licence or found.licence

@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import jax
-import numpy as np
 from flax import nnx
 
 from dalle_jax.arrays import Array
@@ -128,29 +127,32 @@ class Planned:
         return compile_program(self.layout.jit(self.plan.build, out_shardings=self.plan.shardings).trace(self._key()))
 
     def sampler(self, prompts: int, guided: bool = True) -> Program:
-        """One candidate for each of that many prompts, all codes of it; raises UserError for a task that has no codes.
+        """Compile the sampling of one image for each of ``prompts`` prompts.
 
-        The network lies as in training; the codes' own network, where there is one, is folded as when it is loaded.
+        Parameters are sharded as in training, and code vectors are folded as at loading. Raises UserError if the task's
+        model is not a transformer over codes.
         """
+        return compile_program(self.traced_sampler(prompts, guided))
+
+    def traced_sampler(self, prompts: int, guided: bool = True) -> jax.stages.Traced:
+        """Trace ``sampler`` without compiling it."""
         blueprint = self.plan.blueprint
         abstract = nnx.eval_shape(lambda: self.task.init(nnx.Rngs(0)))
         if not isinstance(abstract, CodeGenerator):
             raise UserError(f"--sample: a {type(abstract).__name__} draws no codes; only transformers are sampled")
 
         def run(params: Any, others: Any, text: Array, keys: Array, settings: Settings) -> Array:
-            generator: Any = blueprint.merge(params, others)
-            generator.codes.fold()
+            generator = cast(CodeGenerator, blueprint.merge(params, others))
+            generator.fold_code_vectors()
             return sample(generator, text, keys, settings, guided=guided)
 
         target = self.plan.target()
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (prompts, 1)))
-        text = jax.ShapeDtypeStruct((prompts, abstract.text_length), np.int32)
-        over = {"text": self._rows(text, "text"), "keys": self._rows(keys, "keys")}
+        over = {"text": self._rows(abstract.prompt_spec(prompts), "text"), "keys": self._rows(keys, "keys")}
         settings = jax.tree.map(
             lambda leaf: _laid_out(leaf, self.layout.replicated), jax.eval_shape(lambda: Settings.of(prompts))
         )
-        traced = self.layout.jit(run).trace(target.params, target.others, over["text"], over["keys"], settings)
-        return compile_program(traced)
+        return self.layout.jit(run).trace(target.params, target.others, over["text"], over["keys"], settings)
 
     def _rows(self, array: Any, name: str) -> jax.ShapeDtypeStruct:
         axes = (BATCH, *(None,) * (len(array.shape) - 1))

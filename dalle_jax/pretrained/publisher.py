@@ -11,12 +11,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
-from dalle_jax.models.clip import ClipConfig
-from dalle_jax.models.dalle_bart import DalleBartConfig
-from dalle_jax.models.dvae import DvaeConfig
-from dalle_jax.models.llamagen import LlamaGenConfig
-from dalle_jax.models.lpips import LpipsConfig
-from dalle_jax.models.vqgan import VqganConfig
+from dalle_jax.models.model_configs import AnyModelConfig
 from dalle_jax.pretrained.files.tensors import Tensors, file_error, is_size
 from dalle_jax.pretrained.mapping import Ignored, Rule
 from dalle_jax.text.bart_bpe import BartBpe
@@ -28,7 +23,6 @@ PUBLISHERS = "dalle_jax.pretrained.publishers"
 MAX_CONFIG_BYTES = 1 << 24
 UNKNOWN_LICENCE = "not stated next to the weights; ask the publisher"
 
-PublishedConfig: TypeAlias = ClipConfig | DalleBartConfig | DvaeConfig | LlamaGenConfig | LpipsConfig | VqganConfig
 Json: TypeAlias = dict[str, object]
 """A JSON object, whose values are not checked yet."""
 
@@ -43,7 +37,7 @@ class Published:
       found next to the weights.
     """
 
-    config: PublishedConfig
+    config: AnyModelConfig
     tensors: Tensors
     rules: Sequence[Rule]
     ignored: Ignored

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -92,11 +92,13 @@ class AlignTextImages:
     def init(self, rngs: nnx.Rngs) -> Clip:
         """A new CLIP."""
         check_vocabulary(self.captions, self.model.vocab_size, self.model.text_length, "task.model.vocab_size")
-        return Clip(self.model, rngs=rngs)
+        return self.model.build(rngs)
 
     @cached_property
     def _tokenizer(self) -> nnx.Module | None:
-        return None if self.image_tokenizer is None else load_image_tokenizer(storage.place(self.image_tokenizer))
+        if self.image_tokenizer is None:
+            return None
+        return cast(nnx.Module, load_image_tokenizer(storage.place(self.image_tokenizer)))
 
     def frozen(self) -> nnx.Module | None:
         """The image tokenizer, where there is one."""

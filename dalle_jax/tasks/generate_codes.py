@@ -17,10 +17,10 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.cross_entropy import cross_entropy, dalle_loss
-from dalle_jax.models.dalle import Dalle, DalleConfig
+from dalle_jax.models.dalle import Dalle
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
-from dalle_jax.models.llamagen import LlamaGenConfig
-from dalle_jax.pipelines.load.models import ModelFile, absolute_needs, build, load_image_tokenizer
+from dalle_jax.models.model_configs import CodeGeneratorConfig, TextToCodesConfig
+from dalle_jax.pipelines.load.models import ModelFile, absolute_needs, load_image_tokenizer
 from dalle_jax.sampling.autoregressive import Settings, image_keys, sample
 from dalle_jax.tasks.batches import code_rows, pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, check_vocabulary
@@ -44,7 +44,7 @@ class GenerateCodes:
     then only draws.
     """
 
-    model: DalleConfig | DalleBartConfig
+    model: TextToCodesConfig
     captions: Captions
     image_tokenizer: str | None = None
     image_size: int | None = None
@@ -86,9 +86,9 @@ class GenerateCodes:
         empty = model.empty_caption if isinstance(model, DalleBartConfig) else None
         where = "task.model.text_vocab"
         check_vocabulary(self.captions, model.text_vocab, model.text_length, where, pad=model.pad_id, empty=empty)
-        module = build(self.model, rngs)
+        module = self.model.build(rngs)
         if self.model.code_width:
-            module.codes.set_code_vectors(self.frozen().code_vectors)
+            module.set_code_vectors(self.frozen().code_vectors)
         return module
 
     @cached_property
@@ -190,9 +190,7 @@ class GenerateCodes:
         return {"model.gin": render(file).encode(), **self.captions.files()}
 
 
-def check_codes(
-    model: DalleConfig | DalleBartConfig | LlamaGenConfig, codebook_size: int, grid: tuple[int, int], given: str
-) -> None:
+def check_codes(model: CodeGeneratorConfig, codebook_size: int, grid: tuple[int, int], given: str) -> None:
     """Raises UserError where a transformer's codes are not those that it is ``given``."""
     if codebook_size != model.codebook_size or tuple(grid) != tuple(model.grid):
         raise UserError(

@@ -14,7 +14,8 @@ from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.losses.cross_entropy import cross_entropy
-from dalle_jax.models.llamagen import ByCaption, ByClass, LlamaGen, LlamaGenConfig
+from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
+from dalle_jax.models.prompt_kinds import ByClass
 from dalle_jax.pipelines.load.models import ModelFile, absolute_needs
 from dalle_jax.pipelines.prompts import class_rows, feature_rows
 from dalle_jax.tasks.batches import code_rows, summed, text_spec
@@ -59,15 +60,12 @@ class GenerateFromConditions:
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of ``prepare``."""
-        kind = self.model.condition
-        condition = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-        if isinstance(kind, ByCaption):
-            condition = jax.ShapeDtypeStruct((batch_size, kind.length, kind.width), jnp.float32)
-        return {"codes": text_spec(batch_size, math.prod(self.model.grid)), "condition": condition}
+        codes = text_spec(batch_size, math.prod(self.model.grid))
+        return {"codes": codes, "condition": self.model.prompt_kind.spec(batch_size)}
 
     def init(self, rngs: nnx.Rngs) -> LlamaGen:
         """A new transformer."""
-        return LlamaGen(self.model, rngs=rngs)
+        return self.model.build(rngs)
 
     def frozen(self) -> None:
         """Nothing: codes are written ahead."""

@@ -31,7 +31,7 @@ class TokenizeImages(ReconstructImages):
 
     def init(self, rngs: nnx.Rngs) -> Vqvae:
         """A new tokenizer."""
-        return Vqvae(self.model, rngs=rngs)
+        return self.model.build(rngs)
 
     def objectives(self) -> tuple[Objective, ...]:
         """One: reconstruct."""

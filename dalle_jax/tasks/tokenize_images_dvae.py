@@ -12,7 +12,7 @@ from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.logit_laplace import map_pixels, negative_log_likelihood
 from dalle_jax.losses.quantization import perplexity, usage
 from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform, marginal_kl_from_uniform
-from dalle_jax.models.dvae import Dvae, DvaeConfig, downsample, expected_pixels
+from dalle_jax.models.dvae import Dvae, DvaeConfig, expected_pixels
 from dalle_jax.tasks.reconstruct_images import ReconstructImages, check_size
 from dalle_jax.train.task import Batch, MetricSums, Objective, WholeBatchOnly
 
@@ -58,7 +58,7 @@ class TokenizeImagesDvae(ReconstructImages):
     marginal_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        check_size(self.image_size, downsample(self.model))
+        check_size(self.image_size, self.model.downsample)
         if min(self.temperature.start, self.temperature.end) <= 0:
             raise ValueError(
                 f"temperature: expected more than 0 all along, got {self.temperature.start} to {self.temperature.end}"
@@ -66,7 +66,7 @@ class TokenizeImagesDvae(ReconstructImages):
 
     def init(self, rngs: nnx.Rngs) -> Dvae:
         """A new tokenizer."""
-        return Dvae(self.model, rngs=rngs)
+        return self.model.build(rngs)
 
     def objectives(self) -> tuple[Objective, ...]:
         """One: the bound. Its terms are means over images, but for the divergence of the batch's mean."""
@@ -90,7 +90,7 @@ class TokenizeImagesDvae(ReconstructImages):
             log_scale = self.log_scale_floor + jax.nn.softplus(log_scale - self.log_scale_floor)
         nll = negative_log_likelihood(map_pixels(pixels), drawn.mean, log_scale).mean()
         kl, marginal = kl_from_uniform(logits).mean(), marginal_kl_from_uniform(logits)
-        values = self.model.channels * downsample(self.model) ** 2
+        values = self.model.channels * self.model.downsample**2
         loss = nll + weight / values * kl + self.marginal_weight * marginal
         codes = logits.argmax(axis=-1).reshape(-1)
         histogram = jnp.zeros(module.codebook_size).at[codes].add(1.0)

@@ -22,7 +22,7 @@ from dalle_jax.losses.adversarial import (
 from dalle_jax.losses.quantization import commitment, entropy_loss, perplexity, reconstruction, usage
 from dalle_jax.models.lpips import Lpips
 from dalle_jax.models.patch_discriminator import Discriminator, DiscriminatorConfig
-from dalle_jax.models.vqgan import Quantized, Vqgan, VqganConfig, downsample, from_range, to_range
+from dalle_jax.models.vqgan import Vqgan, VqganConfig, VqganQuantized, from_range, to_range
 from dalle_jax.pipelines.load.models import load_lpips
 from dalle_jax.tasks.reconstruct_images import ReconstructImages, check_size
 from dalle_jax.train.task import Batch, MetricSums, Objective, WholeBatchOnly
@@ -95,7 +95,7 @@ class TokenizeImagesGan(ReconstructImages):
     prefix = "generator."
 
     def __post_init__(self) -> None:
-        check_size(self.image_size, downsample(self.model))
+        check_size(self.image_size, self.model.downsample)
         if isinstance(self.fallback, Pyramid) and self.image_size % 2 ** (self.fallback.levels - 1):
             raise ValueError(
                 f"perceptual: a pyramid of {self.fallback.levels} levels halves {self.image_size} px to no whole number"
@@ -112,7 +112,7 @@ class TokenizeImagesGan(ReconstructImages):
 
     def init(self, rngs: nnx.Rngs) -> Players:
         """A new tokenizer and a new discriminator."""
-        return Players(Vqgan(self.model, rngs=rngs), Discriminator(self.adversary.network, rngs=rngs))
+        return Players(self.model.build(rngs), self.adversary.network.build(rngs))
 
     def frozen(self) -> Lpips | None:
         """LPIPS, or None for a pyramid, which is said on standard error."""
@@ -219,7 +219,7 @@ class TokenizeImagesGan(ReconstructImages):
             raise ValueError("no LPIPS was given, and nothing that may stand in for it")
         return pixels + self.fallback.weight * pyramid_distance(*both, levels=self.fallback.levels).mean()
 
-    def codebook_loss(self, quantized: Quantized) -> Float[Array, ""]:
+    def codebook_loss(self, quantized: VqganQuantized) -> Float[Array, ""]:
         """What moves codes to inputs, inputs to codes, and both to be used evenly."""
         loss = self.codebook * commitment(quantized.nearest, quantized.inputs)
         loss += self.commitment * commitment(quantized.inputs, quantized.nearest)

@@ -16,14 +16,14 @@ from dalle_jax.models.clip import ClipConfig, TowerConfig
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.dvae import DvaeConfig
-from dalle_jax.models.llamagen import ByCaption, LlamaGenConfig
+from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.patch_discriminator import DiscriminatorConfig
+from dalle_jax.models.prompt_kinds import ByCaption
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.pipelines.load.models import build
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import GenerateCodes
@@ -80,9 +80,9 @@ class WithoutFiles:
     def init(self, rngs):
         if isinstance(self._task, ReconstructImages):
             return self._task.init(rngs)
-        module = build(self._task.model, rngs)
+        module = self._task.model.build(rngs)
         if getattr(self._task.model, "code_width", 0) and isinstance(self._task, GenerateCodes):
-            module.codes.set_code_vectors(self._tokenizer.code_vectors)
+            module.set_code_vectors(self._tokenizer.code_vectors)
         return module
 
     def frozen(self):

@@ -7,7 +7,8 @@ from flax import nnx
 from dalle_jax.commands.sample import read_features
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
-from dalle_jax.models.llamagen import ByCaption, ByClass, LlamaGen, LlamaGenConfig
+from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
+from dalle_jax.models.prompt_kinds import ByCaption, ByClass
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.pipelines.prompts import feature_rows, read_prompts
 from dalle_jax.pipelines.text_to_image import Pipeline

@@ -2,7 +2,7 @@
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.models.llamagen import LlamaGen
+from dalle_jax.models.prompt_kinds import TokenIds
 from dalle_jax.pipelines.load.models import load_clip, load_generator, load_image_tokenizer, stage_folders
 from dalle_jax.pipelines.load.text import load_text
 from dalle_jax.pipelines.text_to_image import Pipeline
@@ -29,8 +29,8 @@ def load_pipeline(
         )
     ranker_folder = storage.place(needs["clip"]) if "clip" in needs else None
     ranker = None if ranker_folder is None else load_clip(ranker_folder)
-    asked_by_text = not isinstance(generator, LlamaGen)
-    reader = load_text(transformer, generator.text_length) if asked_by_text else generator.config.condition
+    kind = generator.prompt_kind
+    reader = load_text(transformer, kind.length) if isinstance(kind, TokenIds) else kind
     return Pipeline(
         generator=generator,
         image_tokenizer=tokenizer,

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.models.llamagen import ByCaption, ByClass, LlamaGenConfig
+from dalle_jax.models.llamagen import LlamaGenConfig
+from dalle_jax.models.prompt_kinds import ByCaption, ByClass
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.tensors import StoredTensor, Tensors
 from dalle_jax.pretrained.mapping import IDENTITY, TRANSPOSE, Rule, Transform, dense, rule

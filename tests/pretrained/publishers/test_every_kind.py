@@ -15,7 +15,6 @@ from dalle_jax.models.dvae import Dvae
 from dalle_jax.models.llamagen import LlamaGen
 from dalle_jax.models.lpips import Lpips, LpipsConfig
 from dalle_jax.models.vqgan import Vqgan, VqganConfig
-from dalle_jax.pipelines.load.models import build
 from dalle_jax.pretrained.exporters import find_exporter
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.mapping import fill, to_published
@@ -116,7 +115,7 @@ SOURCES: dict[str, tuple[Made, str, str, str]] = {
 
 def read(name: str, source: Path):
     found = find_kind(name).read(source)
-    module = nnx.eval_shape(lambda: build(found.config, nnx.Rngs(0)))
+    module = nnx.eval_shape(lambda: found.config.build(nnx.Rngs(0)))
     return found, module, lambda: fill(module, found.tensors, found.rules, found.ignored)
 
 

@@ -13,7 +13,8 @@ from dalle_jax.__main__ import main
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
-from dalle_jax.models.llamagen import ByCaption, ByClass, LlamaGen, LlamaGenConfig
+from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
+from dalle_jax.models.prompt_kinds import ByCaption, ByClass
 from dalle_jax.pipelines.load.models import ModelFile, load_generator
 from dalle_jax.pipelines.load.text import load_text
 from dalle_jax.pretrained.files.tensors import StoredTensor, Tensors

@@ -12,7 +12,6 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.models.dvae import Dvae, DvaeConfig
 from dalle_jax.models.lpips import Lpips, LpipsConfig
 from dalle_jax.models.vqgan import Vqgan, VqganConfig
-from dalle_jax.pipelines.load.models import build
 from dalle_jax.pretrained.exporters import find_exporter
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.write_torch import write_state_dict
@@ -43,7 +42,7 @@ def save(path: Path, tensors: dict[str, np.ndarray]) -> Path:
 
 def read(name: str, source: Path):
     found = find_kind(name).read(source)
-    module = nnx.eval_shape(lambda: build(found.config, nnx.Rngs(0)))
+    module = nnx.eval_shape(lambda: found.config.build(nnx.Rngs(0)))
     return module, fill(module, found.tensors, found.rules, found.ignored)
 
 
