@@ -6,7 +6,7 @@ names what the command can set: ``--set stages.NAME.PATH=VALUE``.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 from flax import nnx
@@ -16,6 +16,7 @@ from dalle_jax.evaluate.suites.evaluate_captioned import EvaluateCaptioned, fitt
 from dalle_jax.parallel.axes import BATCH, VOCAB
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh
+from dalle_jax.pipelines.load.models import build
 from dalle_jax.runs import EvaluateRun, TrainRun
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.generate_codes import GenerateCodes
@@ -185,8 +186,7 @@ def codes_of(task: Tokenize) -> Codes:
     found: list[tuple[int, int]] = []
 
     def vectors() -> jax.Array:
-        module: Any = task.init(nnx.Rngs(0))
-        tokenizer = task.tokenizer_of(module)
+        tokenizer = build(task.model, nnx.Rngs(0))
         found.append((tokenizer.downsample, tokenizer.codebook_size))
         return tokenizer.code_vectors
 
