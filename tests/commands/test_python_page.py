@@ -1,4 +1,4 @@
-"""docs/python.md as it stands, block after block, and the Python face beside the command."""
+"""The code blocks of docs/python.md, in order, and the Python API compared with the command."""
 
 import re
 from pathlib import Path
@@ -27,8 +27,8 @@ def test_every_block_of_the_page_runs_as_it_is_written(smoke_demo, tmp_path, mon
     np.testing.assert_array_equal(np.asarray(Image.open("best.png")), drawn.pixels[0])
     np.testing.assert_allclose(names["fit"], drawn.scores, atol=1e-5)
     assert names["table"].shape == (1, 2)
-    np.testing.assert_array_equal(names["copies"], names["pipeline"].reconstruct(drawn.pixels))
-    top = names["pipeline"].tokenizer.encode("best.png")[0, : names["codes"].shape[1] // 2]
+    np.testing.assert_array_equal(names["copies"], names["pipeline"].codec.reconstruct(drawn.pixels))
+    top = names["pipeline"].codec.encode("best.png")[0, : names["codes"].shape[1] // 2]
     assert names["completed"].pixels.shape == (4, 32, 32, 3)
     np.testing.assert_array_equal(names["codes"][0, : len(top)], top)
 
@@ -42,7 +42,7 @@ def test_a_seed_gives_the_images_and_scores_of_the_command(smoke_demo, tmp_path)
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"0000_{rank:02d}.png")), image)
 
 
-def test_a_folder_of_something_else_is_said(smoke_demo, tmp_path):
+def test_a_folder_of_a_different_model_is_an_error(smoke_demo, tmp_path):
     for folder, says in (
         (tmp_path, "model.gin"),
         (smoke_demo / "clip", "expected pipeline.gin, or model.gin of a transformer that draws codes, got a Clip"),

@@ -10,8 +10,10 @@ from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
 from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
 from dalle_jax.models.prompt_kinds import ByCaption, ByClass
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
-from dalle_jax.pipelines.prompts import feature_rows, read_prompts
-from dalle_jax.pipelines.text_to_image import Pipeline
+from dalle_jax.pipelines.image_codec import ImageCodec
+from dalle_jax.pipelines.prompts import ClassPrompts, FeaturePrompts, TextPrompts, feature_rows
+from dalle_jax.pipelines.ranker import ClipRanker
+from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.text.clip_bpe import FILE, ClipBpe
 
 TEXT = ClipBpe().tokenizer({FILE: b"#version: 0.2\nr e\n"}, 6)
@@ -21,9 +23,9 @@ CONFIG = LlamaGenConfig(
 )
 
 
-def drawing(condition) -> Pipeline:
+def drawing(prompts) -> TextToImage:
     """A model of that condition whose head is no longer zeros, with a CLIP."""
-    generator = LlamaGen(dataclasses.replace(CONFIG, condition=condition), rngs=nnx.Rngs(0))
+    generator = LlamaGen(dataclasses.replace(CONFIG, condition=prompts.condition), rngs=nnx.Rngs(0))
     kernel = generator.codes.head.kernel
     kernel[...] = np.random.default_rng(0).normal(size=kernel.shape).astype(np.float32)
     vqvae = VqvaeConfig(downsample=4, width=8, blocks=1, codebook_size=16, code_width=4, stem="patch")
@@ -32,17 +34,17 @@ def drawing(condition) -> Pipeline:
         image_size=16, patch=8, vision=tower, vocab_size=515, text_length=6, text=tower, embed_width=8
     )  # fmt: skip
     tokenizer, ranker = Vqvae(vqvae, rngs=nnx.Rngs(1)), Clip(clip, rngs=nnx.Rngs(2))
-    return Pipeline(generator, tokenizer, condition, clip=ranker, clip_text=TEXT, batch=8)
+    return TextToImage(generator, ImageCodec(tokenizer, 8), prompts, ClipRanker(ranker, TEXT, 8), 8)
 
 
 @pytest.fixture(scope="module")
-def by_class() -> Pipeline:
-    return drawing(CLASSES)
+def by_class() -> TextToImage:
+    return drawing(ClassPrompts(CLASSES))
 
 
 @pytest.fixture(scope="module")
-def by_features() -> Pipeline:
-    return drawing(FEATURES)
+def by_features() -> TextToImage:
+    return drawing(FeaturePrompts(FEATURES))
 
 
 def test_features_are_padded_before_the_words_and_their_own_padding_is_left_out():
@@ -57,20 +59,20 @@ def test_features_are_padded_before_the_words_and_their_own_padding_is_left_out(
 @pytest.mark.parametrize(
     ("reader", "prompt", "says"),
     [
-        (CLASSES, 5, "prompt: expected a class from 0 to 4 for each image, got int64[1] from 5 to 5"),
-        (CLASSES, -1, "from -1 to -1"),
-        (CLASSES, True, "expected the number of a class, for which this model was made, got True"),
-        (CLASSES, "a cat", "expected the number of a class, for which this model was made, got 'a cat'"),
-        (FEATURES, 3, "expected the features [t c] of a caption, for which this model was made, got 3"),
-        (FEATURES, np.ones((2, 5), np.float32), "expected features of 6 numbers for each token of a caption"),
-        (FEATURES, np.zeros((2, 6), np.float32), "got only zeros in float32[2, 6]"),
-        (FEATURES, np.ones((2, 6), np.int32), "got int32[2, 6]"),
-        (TEXT, 3, "expected a text, for which this model was made, got 3"),
+        (ClassPrompts(CLASSES), 5, "prompt: expected a class from 0 to 4 for each image, got int64[1] from 5 to 5"),
+        (ClassPrompts(CLASSES), -1, "from -1 to -1"),
+        (ClassPrompts(CLASSES), True, "expected the number of a class, for which this model was made, got True"),
+        (ClassPrompts(CLASSES), "a cat", "expected the number of a class, for which this model was made, got 'a cat'"),
+        (FeaturePrompts(FEATURES), 3, "expected the features [t c] of a caption, for which this model was made"),
+        (FeaturePrompts(FEATURES), np.ones((2, 5), np.float32), "expected features of 6 numbers for each token"),
+        (FeaturePrompts(FEATURES), np.zeros((2, 6), np.float32), "got only zeros in float32[2, 6]"),
+        (FeaturePrompts(FEATURES), np.ones((2, 6), np.int32), "got int32[2, 6]"),
+        (TextPrompts(TEXT), 3, "expected a text, for which this model was made, got 3"),
     ],
 )  # fmt: skip
-def test_a_prompt_of_another_kind_is_refused(reader, prompt, says):
+def test_a_prompt_of_a_different_kind_is_refused(reader, prompt, says):
     with pytest.raises(UserError) as error:
-        read_prompts(reader, [prompt])
+        reader.read([prompt])
     assert says in str(error.value)
 
 
@@ -93,15 +95,15 @@ def test_a_caption_ranks_and_names_what_a_class_or_features_draw(by_class, by_fe
         scores = pipeline.rank(bare.candidates, "a dog")
         np.testing.assert_allclose(ranked.candidate_scores, scores, atol=1e-6)
         np.testing.assert_array_equal(ranked.chosen, np.argsort(-scores, kind="stable")[:2])
-    with pytest.raises(UserError, match=r"caption: expected one for each prompt that is no text \(2\), got 'a dog'"):
+    with pytest.raises(UserError, match=r"caption: expected one for each prompt that is not a text \(2\), got 'a dog'"):
         by_class([1, 2], caption="a dog")
 
 
 def test_nats_are_asked_for_by_the_same_prompts(by_class):
     images = np.random.default_rng(3).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
-    nats = by_class.nats(images, [1, 2])
-    np.testing.assert_allclose(by_class.nats(images[1:], [2]), nats[1:], rtol=1e-5)
-    assert abs(by_class.nats(images[1:], [1])[0] - nats[1]) > 1e-3
+    nats = by_class.likelihood.nats(images, [1, 2])
+    np.testing.assert_allclose(by_class.likelihood.nats(images[1:], [2]), nats[1:], rtol=1e-5)
+    assert abs(by_class.likelihood.nats(images[1:], [1])[0] - nats[1]) > 1e-3
 
 
 def test_a_file_of_features_holds_one_caption_or_several(tmp_path):

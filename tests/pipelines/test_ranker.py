@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dalle_jax.pipelines.rerank import best_candidates, choice_among_first
+from dalle_jax.pipelines.ranker import best_candidates, choice_among_first
 
 
 def test_the_best_come_first():
