@@ -101,6 +101,10 @@ class ClipConfig:
     remat: Remat = "none"
     dtype: Literal["float32", "bfloat16"] = "float32"
 
+    def build(self, rngs: nnx.Rngs) -> "Clip":
+        """Create the network with newly initialised weights."""
+        return Clip(self, rngs=rngs)
+
 
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """The sigmoid approximation of GELU that OpenAI's checkpoints were trained with."""
@@ -113,7 +117,7 @@ def unit(x: Float[Array, "... E"]) -> Float[Array, "... E"]:
     return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
 
 
-class Block(nnx.Module):
+class ClipBlock(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, config: TowerConfig, *, activation: str, dtype: str, rngs: nnx.Rngs):
@@ -152,8 +156,8 @@ class Block(nnx.Module):
 def make_stack(tower: TowerConfig, config: ClipConfig, rngs: nnx.Rngs) -> Stack:
     """The blocks of one tower."""
 
-    def make_block(rngs: nnx.Rngs) -> Block:
-        return Block(tower, activation=config.activation, dtype=config.dtype, rngs=rngs)
+    def make_block(rngs: nnx.Rngs) -> ClipBlock:
+        return ClipBlock(tower, activation=config.activation, dtype=config.dtype, rngs=rngs)
 
     return Stack(make_block, (None,) * tower.layers, scan=config.scan, remat=config.remat, rngs=rngs)
 
@@ -161,7 +165,7 @@ def make_stack(tower: TowerConfig, config: ClipConfig, rngs: nnx.Rngs) -> Stack:
 def run_stack(stack: Stack, x: Float[Array, "B L D"], mask: Bool[Array, "L L"] | None) -> Float[Array, "B L D"]:
     """All blocks of a tower under one mask."""
 
-    def apply(block: Block, x: Array, _: Any, __: Any) -> tuple[Array, None]:
+    def apply(block: ClipBlock, x: Array, _: Any, __: Any) -> tuple[Array, None]:
         return block(constrain(x, BATCH, SEQ, EMBED), mask), None
 
     return stack(apply, x)[0]

@@ -3,14 +3,17 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int, Prompts
 from dalle_jax.layers import kv_cache
 from dalle_jax.layers.attention_masks import Pattern
+from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import for_decoding
 from dalle_jax.layers.stack import Apply, Layered, Stack
+from dalle_jax.models.prompt_kinds import PromptKind
 
 
 class Logits(NamedTuple):
@@ -30,6 +33,15 @@ class CodeGenerator(Protocol):
     A prompt is what the model was made for (``arrays.Prompts``): token ids for DALL·E, a class or a caption's features
     for LlamaGen.
     """
+
+    @property
+    def prompt_kind(self) -> PromptKind:
+        """The kind of the prompts: token ids, a class or a caption's features."""
+        ...
+
+    def prompt_spec(self, count: int) -> jax.ShapeDtypeStruct:
+        """Return the shape and dtype of ``count`` prompts: ids [P T], classes [P] or features [P T c]."""
+        ...
 
     @property
     def text_length(self) -> int:
@@ -72,8 +84,39 @@ class CodeGenerator(Protocol):
     def decode(
         self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: Any
     ) -> tuple[Float[Array, "P M K"], Any]:
-        """Logits of code ``position`` (1 to I - 1) given code ``position - 1``, and the new cache."""
+        """Return the logits of code ``position`` (1 to I - 1) given code ``position - 1``, and the new cache."""
         ...
+
+    def set_code_vectors(self, vectors: Float[Array, "K c"]) -> None:
+        """Store the image tokenizer's code vectors; raise ValueError if the config's ``code_width`` is 0."""
+        ...
+
+    def fold_code_vectors(self) -> None:
+        """Add the networks over code vectors to the tables of codes, in place, so that drawing does not compute them.
+
+        Logits stay the same. A model with ``code_width`` 0 is left as it is.
+        """
+        ...
+
+
+class GeneratorSizes(Protocol):
+    """The config fields that all transformers of ``CachedGenerator`` share."""
+
+    @property
+    def text_length(self) -> int:
+        """The length of a prompt, T."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The grid of codes (h, w)."""
+
+    @property
+    def codebook_size(self) -> int:
+        """The number of codes, K."""
+
+    @property
+    def prompt_kind(self) -> PromptKind:
+        """The kind of the prompts."""
 
 
 class CachedGenerator(nnx.Module):
@@ -82,12 +125,30 @@ class CachedGenerator(nnx.Module):
     A layer's cache is a KvCache, or a tuple whose field ``codes`` is one.
     """
 
-    config: Any
+    config: GeneratorSizes
+    codes: CodeTokens
     stack: Stack
 
     @property
+    def prompt_kind(self) -> PromptKind:
+        """The kind of the prompts."""
+        return self.config.prompt_kind
+
+    def prompt_spec(self, count: int) -> jax.ShapeDtypeStruct:
+        """Return the shape and dtype of ``count`` prompts."""
+        return self.config.prompt_kind.spec(count)
+
+    def set_code_vectors(self, vectors: Float[Array, "K c"]) -> None:
+        """Store the image tokenizer's code vectors."""
+        self.codes.set_code_vectors(vectors)
+
+    def fold_code_vectors(self) -> None:
+        """Fold the networks over code vectors into the tables of codes."""
+        self.codes.fold()
+
+    @property
     def text_length(self) -> int:
-        """T."""
+        """The length of a prompt, T."""
         return self.config.text_length
 
     @property

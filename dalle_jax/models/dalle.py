@@ -25,6 +25,7 @@ from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
 from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
 from dalle_jax.models.code_generator import CachedGenerator, Logits
+from dalle_jax.models.prompt_kinds import TokenIds
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
 
@@ -66,8 +67,17 @@ class DalleConfig:
         """The id of a text's padding."""
         return 0
 
+    @property
+    def prompt_kind(self) -> TokenIds:
+        """The kind of the model's prompts."""
+        return TokenIds(self.text_length)
 
-class Block(nnx.Module):
+    def build(self, rngs: nnx.Rngs) -> "Dalle":
+        """Create the network with newly initialised weights."""
+        return Dalle(self, rngs=rngs)
+
+
+class DalleBlock(nnx.Module):
     """Pre-norm attention and a pre-norm MLP, each added to the stream."""
 
     def __init__(self, config: DalleConfig, *, rngs: nnx.Rngs):
@@ -107,6 +117,8 @@ class Block(nnx.Module):
 class Dalle(CachedGenerator):
     """p(text, codes) as one stream; implements models.code_generator.CodeGenerator."""
 
+    config: DalleConfig
+
     def __init__(self, config: DalleConfig, *, rngs: nnx.Rngs):
         self.config = config
         width, dtype = config.width, config.dtype
@@ -121,7 +133,7 @@ class Dalle(CachedGenerator):
         )
         self.code_positions = GridEmbedding(config.grid, width, dtype=dtype, rngs=rngs)
         self.stack = Stack(
-            lambda rngs: Block(config, rngs=rngs), self.patterns, scan=config.scan, remat=config.remat, rngs=rngs
+            lambda rngs: DalleBlock(config, rngs=rngs), self.patterns, scan=config.scan, remat=config.remat, rngs=rngs
         )
         self.norm = LayerNorm(width, dtype=dtype)
         self.text_head = Linear(
@@ -148,7 +160,7 @@ class Dalle(CachedGenerator):
         x = constrain(jnp.concatenate([self.embed_text(text), image], axis=1), BATCH, SEQ, EMBED)  # [B L D]
         keys = stack_keys(dropout_key if self.config.dropout else None, self.config.depth)
 
-        def apply(block: Block, x: Array, pattern: Pattern, key: Any) -> tuple[Array, None]:
+        def apply(block: DalleBlock, x: Array, pattern: Pattern, key: Any) -> tuple[Array, None]:
             return block(x, pattern, key), None
 
         x = self.norm(self.stack(apply, x, keys)[0])
@@ -158,7 +170,7 @@ class Dalle(CachedGenerator):
     def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], Layered]:
         """Logits of code 0 for each prompt, and a cache that has room for no code yet."""
 
-        def apply(block: Block, x: Array, pattern: Pattern, _: Any) -> tuple[Array, KvCache]:
+        def apply(block: DalleBlock, x: Array, pattern: Pattern, _: Any) -> tuple[Array, KvCache]:
             return block.prefill(x, candidates, pattern)
 
         x, caches = self.stack(apply, self.embed_text(text))
@@ -171,7 +183,7 @@ class Dalle(CachedGenerator):
         index = position - 1
         x = self.codes.embed(previous) + self.code_positions(index)  # [P M D]
 
-        def apply(block: Block, x: Array, pattern: Pattern, cache: KvCache) -> tuple[Array, tuple[Array, Array]]:
+        def apply(block: DalleBlock, x: Array, pattern: Pattern, cache: KvCache) -> tuple[Array, tuple[Array, Array]]:
             return block.decode(x, cache, pattern, index)
 
         x, cache = self.step(apply, x, cache, index)

@@ -25,6 +25,7 @@ from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
 from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
 from dalle_jax.models.code_generator import CachedGenerator, Logits
+from dalle_jax.models.prompt_kinds import TokenIds
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
 
@@ -84,8 +85,17 @@ class DalleBartConfig:
                 f"empty_caption: expected at most {self.text_length} ids (text_length), got {len(self.empty_caption)}"
             )
 
+    @property
+    def prompt_kind(self) -> TokenIds:
+        """The kind of the model's prompts."""
+        return TokenIds(self.text_length)
 
-class EncoderBlock(nnx.Module):
+    def build(self, rngs: nnx.Rngs) -> "DalleBart":
+        """Create the network with newly initialised weights."""
+        return DalleBart(self, rngs=rngs)
+
+
+class DalleBartEncoderBlock(nnx.Module):
     """``x + LN(attention(LN x))``, then ``x + glu(x)``, whose norms are inside."""
 
     def __init__(self, config: DalleBartConfig, *, rngs: nnx.Rngs):
@@ -105,14 +115,14 @@ class EncoderBlock(nnx.Module):
         return constrain(x + dropout(self.glu(x), self.rate, keys[1]), BATCH, SEQ, EMBED)
 
 
-class DecoderCache(NamedTuple):
+class DalleBartCache(NamedTuple):
     """One layer's view of the text and of the codes so far."""
 
     text: CrossKeys
     codes: KvCache
 
 
-class DecoderBlock(nnx.Module):
+class DalleBartDecoderBlock(nnx.Module):
     """Causal self-attention, attention to the text, gated network; each normed before and after it, or inside."""
 
     def __init__(self, config: DalleBartConfig, *, rngs: nnx.Rngs):
@@ -151,21 +161,21 @@ class DecoderBlock(nnx.Module):
 
     def prefill(
         self, x: Float[Array, "P 1 D"], text: Array, mask: Array, candidates: int, pattern: Pattern
-    ) -> tuple[Array, DecoderCache]:
+    ) -> tuple[Array, DalleBartCache]:
         """The start token alone, and a cache for that many candidates."""
         out, codes = self.attention.prefill(self.attention_norm(x), candidates, pattern)
         keys = self.cross.keys(text, mask)
-        return self.read_text(x + self.attention_norm_after(out), keys), DecoderCache(keys, codes)
+        return self.read_text(x + self.attention_norm_after(out), keys), DalleBartCache(keys, codes)
 
     def decode(
-        self, x: Float[Array, "P M D"], cache: DecoderCache, pattern: Pattern, index: Int[Array, ""]
+        self, x: Float[Array, "P M D"], cache: DalleBartCache, pattern: Pattern, index: Int[Array, ""]
     ) -> tuple[Array, tuple[Array, Array]]:
         """One step, that of code ``index``, and its key and value."""
         out, new = self.attention.decode(self.attention_norm(x), cache.codes, pattern, index)
         return self.read_text(x + self.attention_norm_after(out), cache.text), new
 
 
-class Encoder(nnx.Module):
+class DalleBartEncoder(nnx.Module):
     """A text to one vector per token."""
 
     def __init__(self, config: DalleBartConfig, *, rngs: nnx.Rngs):
@@ -174,7 +184,7 @@ class Encoder(nnx.Module):
         self.positions = Embedding(config.text_length, width, axis=POSITIONS, dtype=dtype, init=init, rngs=rngs)
         self.embedding_norm = LayerNorm(width, dtype=dtype)
         self.stack = Stack(
-            lambda rngs: EncoderBlock(config, rngs=rngs), (None,) * config.encoder_layers, scan=config.scan,
+            lambda rngs: DalleBartEncoderBlock(config, rngs=rngs), (None,) * config.encoder_layers, scan=config.scan,
             remat=config.remat, rngs=rngs,
         )  # fmt: skip
         self.norm = LayerNorm(width, scale=False, dtype=dtype)
@@ -183,7 +193,7 @@ class Encoder(nnx.Module):
         """Only positions where ``mask`` is True are looked at."""
         x = self.embedding_norm(self.tokens(text) + self.positions.all(text.shape[0]))
 
-        def apply(block: EncoderBlock, x: Array, _: Any, key: Any) -> tuple[Array, None]:
+        def apply(block: DalleBartEncoderBlock, x: Array, _: Any, key: Any) -> tuple[Array, None]:
             return block(x, mask, key), None
 
         return self.norm(self.stack(apply, x, stack_keys(key, self.stack.depth))[0])
@@ -197,11 +207,13 @@ def text_mask(text: Int[Array, "B T"], pad_id: int) -> Bool[Array, "B T"]:
 class DalleBart(CachedGenerator):
     """p(codes | text) as an encoder and a decoder; implements models.code_generator.CodeGenerator."""
 
+    config: DalleBartConfig
+
     def __init__(self, config: DalleBartConfig, *, rngs: nnx.Rngs):
         self.config = config
         width, dtype, init = config.width, config.dtype, nnx.initializers.normal(config.init_std)
         self.pattern = Pattern("full", context=1, grid=config.grid)
-        self.encoder = Encoder(config, rngs=rngs)
+        self.encoder = DalleBartEncoder(config, rngs=rngs)
         start = init(rngs.params(), (width,), jnp.float32) if config.start_code is None else None
         self.start = nnx.data(None if start is None else EmbeddingParam(start, axes=(EMBED,)))
         self.codes = CodeTokens(
@@ -211,8 +223,8 @@ class DalleBart(CachedGenerator):
         self.positions = Embedding(self.pattern.positions, width, axis=POSITIONS, dtype=dtype, init=init, rngs=rngs)
         self.embedding_norm = LayerNorm(width, dtype=dtype)
         self.stack = Stack(
-            lambda rngs: DecoderBlock(config, rngs=rngs), (self.pattern,) * config.decoder_layers, scan=config.scan,
-            remat=config.remat, rngs=rngs,
+            lambda rngs: DalleBartDecoderBlock(config, rngs=rngs), (self.pattern,) * config.decoder_layers,
+            scan=config.scan, remat=config.remat, rngs=rngs,
         )  # fmt: skip
         self.norm = LayerNorm(width, scale=False, dtype=dtype)
 
@@ -240,7 +252,7 @@ class DalleBart(CachedGenerator):
         x = jnp.concatenate([start, self.codes.embed(codes[:, :-1])], axis=1)  # [B I D]
         x = x + self.positions.all(codes.shape[0])
 
-        def apply(block: DecoderBlock, x: Array, pattern: Pattern, key: Any) -> tuple[Array, None]:
+        def apply(block: DalleBartDecoderBlock, x: Array, pattern: Pattern, key: Any) -> tuple[Array, None]:
             return block(x, encoded, mask, pattern, key), None
 
         x, _ = self.stack(apply, self.embedding_norm(x), stack_keys(decoder_key, self.stack.depth))
@@ -252,7 +264,7 @@ class DalleBart(CachedGenerator):
         encoded = self.encoder(text, mask)
         x = self._begin(text.shape[0], encoded.dtype) + self.positions.all()[:1]
 
-        def apply(block: DecoderBlock, x: Array, pattern: Pattern, _: Any) -> tuple[Array, DecoderCache]:
+        def apply(block: DalleBartDecoderBlock, x: Array, pattern: Pattern, _: Any) -> tuple[Array, DalleBartCache]:
             return block.prefill(x, encoded, mask, candidates, pattern)
 
         x, caches = self.stack(apply, self.embedding_norm(x))
@@ -265,7 +277,7 @@ class DalleBart(CachedGenerator):
         index = position - 1
         x = self.embedding_norm(self.codes.embed(previous) + self.positions(position))  # [P M D]
 
-        def apply(block: DecoderBlock, x: Array, pattern: Pattern, cache: DecoderCache) -> tuple[Array, Any]:
+        def apply(block: DalleBartDecoderBlock, x: Array, pattern: Pattern, cache: DalleBartCache) -> tuple[Array, Any]:
             return block.decode(x, cache, pattern, index)
 
         x, cache = self.step(apply, x, cache, index)

@@ -49,8 +49,17 @@ class DvaeConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
 
+    @property
+    def downsample(self) -> int:
+        """The side in pixels of the square that one code stands for."""
+        return 2 ** (self.groups - 1)
 
-class Pixels(NamedTuple):
+    def build(self, rngs: nnx.Rngs) -> "Dvae":
+        """Create the network with newly initialised weights."""
+        return Dvae(self, rngs=rngs)
+
+
+class PixelDistribution(NamedTuple):
     """What the decoder says of each pixel: mean and log-scale of the logit of its mapped value."""
 
     mean: Float[Array, "B H W C"]
@@ -63,7 +72,7 @@ def conv(inputs: int, features: int, kernel: int, dtype: Any, rngs: nnx.Rngs, fa
     return Conv(inputs, features, kernel=kernel, dtype=dtype, init=init, rngs=rngs)
 
 
-class Block(nnx.Module):
+class DvaeBlock(nnx.Module):
     """``skip(x) + gain * residual(x)``; the residual's hidden width is a quarter of ``features``."""
 
     def __init__(
@@ -86,7 +95,7 @@ class Block(nnx.Module):
         return (x if self.skip is None else self.skip(x)) + self.gain * y
 
 
-class Encoder(nnx.Module):
+class DvaeEncoder(nnx.Module):
     """Mapped pixels [B H W 3] to logits [B h w K]."""
 
     def __init__(self, config: DvaeConfig, *, rngs: nnx.Rngs):
@@ -106,7 +115,7 @@ class Encoder(nnx.Module):
         return self.output(jax.nn.relu(x))
 
 
-class Decoder(nnx.Module):
+class DvaeDecoder(nnx.Module):
     """Codes, hard or as shares, to what is known of the pixels."""
 
     def __init__(self, config: DvaeConfig, *, rngs: nnx.Rngs):
@@ -116,36 +125,36 @@ class Decoder(nnx.Module):
         self.groups = nnx.List(map(nnx.List, make_groups(config, config.code_width, widths, DECODER_KERNELS, rngs)))
         self.output = conv(config.width, 2 * config.channels, 1, config.dtype, rngs)
 
-    def soft(self, shares: Float[Array, "B h w K"]) -> Pixels:
+    def soft(self, shares: Float[Array, "B h w K"]) -> PixelDistribution:
         """From a distribution over the codes of each position."""
         return self._from(self.input(shares))
 
-    def hard(self, codes: Int[Array, "B h w"]) -> Pixels:
+    def hard(self, codes: Int[Array, "B h w"]) -> PixelDistribution:
         """From codes: the rows of the first kernel are looked up, which is ``soft`` of one-hot shares."""
         x = jnp.take(self.input.kernel[0, 0], codes, axis=0, mode="clip")  # [B h w c]
         return self._from(x if self.input.bias is None else x + self.input.bias[...])
 
-    def _from(self, x: Float[Array, "B h w c"]) -> Pixels:
+    def _from(self, x: Float[Array, "B h w c"]) -> PixelDistribution:
         for index, group in enumerate(self.groups):
             x = run_group(group, upsample(x) if index else x, self.remat)
         mean, log_scale = jnp.split(self.output(jax.nn.relu(x)).astype(jnp.float32), 2, axis=-1)
-        return Pixels(mean, log_scale)
+        return PixelDistribution(mean, log_scale)
 
 
 def make_groups(
     config: DvaeConfig, inputs: int, widths: list[int], kernels: tuple[int, ...], rngs: nnx.Rngs
-) -> list[list[Block]]:
+) -> list[list[DvaeBlock]]:
     """The groups of blocks of one side, whose first block changes the width."""
     gain = (config.groups * config.blocks) ** -2
-    groups: list[list[Block]] = []
+    groups: list[list[DvaeBlock]] = []
     for features in widths:
         sizes = [inputs] + [features] * (config.blocks - 1)
-        groups.append([Block(size, features, kernels, gain, config.dtype, rngs=rngs) for size in sizes])
+        groups.append([DvaeBlock(size, features, kernels, gain, config.dtype, rngs=rngs) for size in sizes])
         inputs = features
     return groups
 
 
-def run_group(group: Iterable[Block], x: Float[Array, "B H W C"], remat: Remat) -> Float[Array, "B H W F"]:
+def run_group(group: Iterable[DvaeBlock], x: Float[Array, "B H W C"], remat: Remat) -> Float[Array, "B H W F"]:
     """The blocks of a group in order."""
     for block in group:
         x = run_block(block, constrain(x, BATCH, HEIGHT, WIDTH, CHANNELS), remat)
@@ -162,8 +171,8 @@ class Dvae(nnx.Module):
                 f"{config.width}, groups={config.groups}, blocks={config.blocks}"
             )
         self.config = config
-        self.encoder = Encoder(config, rngs=rngs)
-        self.decoder = Decoder(config, rngs=rngs)
+        self.encoder = DvaeEncoder(config, rngs=rngs)
+        self.decoder = DvaeDecoder(config, rngs=rngs)
 
     @property
     def codebook_size(self) -> int:
@@ -173,7 +182,7 @@ class Dvae(nnx.Module):
     @property
     def downsample(self) -> int:
         """The side of a code's square of pixels."""
-        return downsample(self.config)
+        return self.config.downsample
 
     @property
     def code_vectors(self) -> Float[Array, "K c"]:
@@ -193,11 +202,6 @@ class Dvae(nnx.Module):
         return expected_pixels(self.decoder.hard(codes))
 
 
-def downsample(config: DvaeConfig) -> int:
-    """The side of the square of pixels that one code stands for."""
-    return 2 ** (config.groups - 1)
-
-
-def expected_pixels(pixels: Pixels) -> Float[Array, "B H W C"]:
+def expected_pixels(pixels: PixelDistribution) -> Float[Array, "B H W C"]:
     """The image in [0, 1] that the means stand for; the log-scales are not used."""
     return unmap_pixels(jax.nn.sigmoid(pixels.mean))

@@ -29,23 +29,9 @@ from dalle_jax.layers.remat import Remat, name_attention
 from dalle_jax.layers.rotary import grid_rotary_table, rotate
 from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
 from dalle_jax.models.code_generator import CachedGenerator, Logits
+from dalle_jax.models.prompt_kinds import ByCaption, ByClass
 from dalle_jax.parallel.axes import BATCH, EMBED, MLP, POSITIONS, SEQ
 from dalle_jax.parallel.layout import constrain
-
-
-@dataclass(frozen=True)
-class ByClass:
-    """The prompt is one of ``classes`` numbers; the number after the last stands for none of them."""
-
-    classes: int
-
-
-@dataclass(frozen=True)
-class ByCaption:
-    """The prompt is what a text encoder says of a caption: ``length`` vectors of ``width``."""
-
-    length: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -86,6 +72,15 @@ class LlamaGenConfig:
         """T."""
         return 1 if isinstance(self.condition, ByClass) else self.condition.length
 
+    @property
+    def prompt_kind(self) -> ByClass | ByCaption:
+        """The kind of the model's prompts."""
+        return self.condition
+
+    def build(self, rngs: nnx.Rngs) -> "LlamaGen":
+        """Create the network with newly initialised weights."""
+        return LlamaGen(self, rngs=rngs)
+
 
 class SwiGlu(nnx.Module):
     """``W2 (silu(W1 x) * W3 x)`` (Shazeer 2020, arXiv 2002.05202), without biases."""
@@ -102,14 +97,14 @@ class SwiGlu(nnx.Module):
         return self.down(constrain_hidden(jax.nn.silu(hidden[..., 0, :]) * hidden[..., 1, :]))
 
 
-class LayerCache(NamedTuple):
+class LlamaGenCache(NamedTuple):
     """One layer's keys and values, and which of the condition's positions are looked at (None: all)."""
 
     codes: KvCache
     seen: Bool[Array, "P T"] | None
 
 
-class Block(nnx.Module):
+class LlamaGenBlock(nnx.Module):
     """``x + attention(norm x)``, then ``x + swiglu(norm x)``."""
 
     def __init__(self, config: LlamaGenConfig, *, rngs: nnx.Rngs):
@@ -142,14 +137,14 @@ class Block(nnx.Module):
 
     def prefill(
         self, x: Float[Array, "P T D"], table: Array, pattern: Pattern, seen: Array | None, candidates: int
-    ) -> tuple[Array, LayerCache]:
+    ) -> tuple[Array, LlamaGenCache]:
         """The condition alone, and a cache for that many candidates."""
         out, k, v = self._attend(x, table, pattern, seen)
         x = x + out
-        return x + self.mlp(self.mlp_norm(x)), LayerCache(kv_cache.new_cache(k, v, candidates, pattern), seen)
+        return x + self.mlp(self.mlp_norm(x)), LlamaGenCache(kv_cache.new_cache(k, v, candidates, pattern), seen)
 
     def decode(
-        self, x: Float[Array, "P M D"], table: Array, cache: LayerCache, pattern: Pattern, index: Int[Array, ""]
+        self, x: Float[Array, "P M D"], table: Array, cache: LlamaGenCache, pattern: Pattern, index: Int[Array, ""]
     ) -> tuple[Array, tuple[Array, Array]]:
         """One step, that of code ``index`` whose angles are ``table`` [h 2], and its key and value."""
         qkv = self.attention.qkv(self.attention_norm(x))  # [P M 3 N H]
@@ -187,6 +182,8 @@ class CaptionEmbedding(nnx.Module):
 class LlamaGen(CachedGenerator):
     """p(codes | class) or p(codes | caption); implements models.code_generator.CodeGenerator."""
 
+    config: LlamaGenConfig
+
     def __init__(self, config: LlamaGenConfig, *, rngs: nnx.Rngs):
         self.config = config
         width, dtype, init = config.width, config.dtype, nnx.initializers.normal(config.init_std)
@@ -202,7 +199,7 @@ class LlamaGen(CachedGenerator):
             init_head=nnx.initializers.zeros, rngs=rngs,
         )  # fmt: skip
         self.stack = Stack(
-            lambda rngs: Block(config, rngs=rngs), (self.pattern,) * config.depth, scan=config.scan,
+            lambda rngs: LlamaGenBlock(config, rngs=rngs), (self.pattern,) * config.depth, scan=config.scan,
             remat=config.remat, rngs=rngs,
         )  # fmt: skip
         self.norm = RmsNorm(width, dtype=dtype)
@@ -234,7 +231,7 @@ class LlamaGen(CachedGenerator):
         x = constrain(dropout(x, self.config.dropout, enter), BATCH, SEQ, EMBED)
         table = self._table()[: x.shape[1]]
 
-        def apply(block: Block, x: Array, pattern: Pattern, key: Any) -> tuple[Array, None]:
+        def apply(block: LlamaGenBlock, x: Array, pattern: Pattern, key: Any) -> tuple[Array, None]:
             return block(x, jnp.asarray(table), pattern, seen, key), None
 
         x, _ = self.stack(apply, x, stack_keys(layers, self.config.depth))
@@ -245,7 +242,7 @@ class LlamaGen(CachedGenerator):
         condition, seen = self._read(text)
         table = self._table()[: self.text_length]
 
-        def apply(block: Block, x: Array, pattern: Pattern, _: Any) -> tuple[Array, LayerCache]:
+        def apply(block: LlamaGenBlock, x: Array, pattern: Pattern, _: Any) -> tuple[Array, LlamaGenCache]:
             return block.prefill(x, jnp.asarray(table), pattern, seen, candidates)
 
         x, caches = self.stack(apply, condition)
@@ -258,7 +255,9 @@ class LlamaGen(CachedGenerator):
         index = position - 1
         table = jnp.asarray(self._table()[self.text_length :])[index]  # [h 2]
 
-        def apply(block: Block, x: Array, pattern: Pattern, cache: LayerCache) -> tuple[Array, tuple[Array, Array]]:
+        def apply(
+            block: LlamaGenBlock, x: Array, pattern: Pattern, cache: LlamaGenCache
+        ) -> tuple[Array, tuple[Array, Array]]:
             return block.decode(x, table, cache, pattern, index)
 
         x, cache = self.step(apply, self.codes.embed(previous), cache, index)

@@ -28,6 +28,10 @@ class LpipsConfig:
     widths: tuple[int, ...] = (64, 128, 256, 512, 512)
     depths: tuple[int, ...] = (2, 2, 3, 3, 3)
 
+    def build(self, rngs: nnx.Rngs) -> "Lpips":
+        """Create the network with newly initialised weights."""
+        return Lpips(self, rngs=rngs)
+
 
 class Lpips(nnx.Module):
     """A distance between images: frozen, its weights come by ``import lpips``."""

@@ -32,8 +32,12 @@ class DiscriminatorConfig:
         if self.layers < 1:
             raise ValueError(f"layers: expected at least 1, got {self.layers}")
 
+    def build(self, rngs: nnx.Rngs) -> "Discriminator":
+        """Create the network with newly initialised weights."""
+        return Discriminator(self, rngs=rngs)
 
-class BatchNorm(nnx.Module):
+
+class DiscriminatorBatchNorm(nnx.Module):
     """Normalisation of each channel over the batch and its positions, in float32."""
 
     def __init__(self, channels: int, dtype: Any, *, rngs: nnx.Rngs):
@@ -64,7 +68,7 @@ class Discriminator(nnx.Module):
             )
             for index, (inputs, features, stride) in enumerate(sizes)
         )  # fmt: skip
-        self.norms = nnx.List(BatchNorm(width, config.dtype, rngs=rngs) for width in widths[1:])
+        self.norms = nnx.List(DiscriminatorBatchNorm(width, config.dtype, rngs=rngs) for width in widths[1:])
 
     def __call__(self, values: Float[Array, "B H W C"]) -> Float[Array, "B h w 1"]:
         """Values in the tokenizer's range."""

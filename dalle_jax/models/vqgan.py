@@ -52,8 +52,17 @@ class VqganConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
 
+    @property
+    def downsample(self) -> int:
+        """The side in pixels of the square that one code stands for."""
+        return 2 ** (len(self.multipliers) - 1)
 
-class Quantized(NamedTuple):
+    def build(self, rngs: nnx.Rngs) -> "Vqgan":
+        """Create the network with newly initialised weights."""
+        return Vqgan(self, rngs=rngs)
+
+
+class VqganQuantized(NamedTuple):
     """``vectors`` are the codes' in value and ``inputs`` in gradient; ``nearest`` move the codebook.
 
     ``inputs`` are what was compared (of length 1 for the cosine distance); ``distances`` are squared.
@@ -72,7 +81,7 @@ def conv(inputs: int, features: int, kernel: int, dtype: Any, rngs: nnx.Rngs, st
     return Conv(inputs, features, kernel=kernel, stride=stride, dtype=dtype, init=init, rngs=rngs)
 
 
-class ResBlock(nnx.Module):
+class VqganResBlock(nnx.Module):
     """``skip(x) + conv(swish(norm(conv(swish(norm(x))))))``; the skip is a 1x1 convolution where the width changes."""
 
     def __init__(self, inputs: int, features: int, dtype: Any, *, rngs: nnx.Rngs):
@@ -89,7 +98,7 @@ class ResBlock(nnx.Module):
         return (x if self.skip is None else self.skip(x)) + y
 
 
-class AttentionBlock(nnx.Module):
+class VqganAttentionBlock(nnx.Module):
     """``x + out(attention(norm(x)))`` over all positions: one head, scores over sqrt(C), softmax in float32."""
 
     def __init__(self, channels: int, dtype: Any, *, rngs: nnx.Rngs):
@@ -106,7 +115,7 @@ class AttentionBlock(nnx.Module):
         return x + self.out(mixed.reshape(x.shape))
 
 
-class Level(nnx.Module):
+class VqganLevel(nnx.Module):
     """The residual blocks of one size, each followed by attention where there is any, and the way to the next size."""
 
     def __init__(
@@ -115,10 +124,11 @@ class Level(nnx.Module):
     ):  # fmt: skip
         self.then, self.remat = then, config.remat
         self.blocks = nnx.List(
-            ResBlock(inputs if index == 0 else features, features, config.dtype, rngs=rngs) for index in range(blocks)
+            VqganResBlock(inputs if index == 0 else features, features, config.dtype, rngs=rngs)
+            for index in range(blocks)
         )
         self.attention = nnx.List(
-            AttentionBlock(features, config.dtype, rngs=rngs) for _ in range(blocks if attends else 0)
+            VqganAttentionBlock(features, config.dtype, rngs=rngs) for _ in range(blocks if attends else 0)
         )
         stride = 2 if then == "halve" else 1
         self.resize = None if then is None else conv(features, features, 3, config.dtype, rngs, stride=stride)
@@ -135,14 +145,14 @@ class Level(nnx.Module):
         return self.resize(upsample(x) if self.then == "double" else x)
 
 
-class Middle(nnx.Module):
+class VqganMiddle(nnx.Module):
     """Two residual blocks around attention."""
 
     def __init__(self, channels: int, config: VqganConfig, *, rngs: nnx.Rngs):
         self.remat = config.remat
-        self.block1 = ResBlock(channels, channels, config.dtype, rngs=rngs)
-        self.attention = AttentionBlock(channels, config.dtype, rngs=rngs)
-        self.block2 = ResBlock(channels, channels, config.dtype, rngs=rngs)
+        self.block1 = VqganResBlock(channels, channels, config.dtype, rngs=rngs)
+        self.attention = VqganAttentionBlock(channels, config.dtype, rngs=rngs)
+        self.block2 = VqganResBlock(channels, channels, config.dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
         """Size and channels stay."""
@@ -151,7 +161,7 @@ class Middle(nnx.Module):
         return x
 
 
-class Encoder(nnx.Module):
+class VqganEncoder(nnx.Module):
     """[B H W 3] to [B h w latent_width]."""
 
     def __init__(self, config: VqganConfig, *, rngs: nnx.Rngs):
@@ -159,13 +169,13 @@ class Encoder(nnx.Module):
         last = len(widths) - 1
         self.input = conv(config.channels, config.width, 3, config.dtype, rngs)
         self.levels = nnx.List(
-            Level(
+            VqganLevel(
                 inputs, features, config.blocks, level in config.attention_levels, None if level == last else "halve",
                 config, rngs=rngs,
             )
             for level, (inputs, features) in enumerate(zip([config.width, *widths], widths, strict=False))
         )  # fmt: skip
-        self.middle = Middle(widths[-1], config, rngs=rngs)
+        self.middle = VqganMiddle(widths[-1], config, rngs=rngs)
         self.norm = GroupNorm(widths[-1], epsilon=EPSILON, dtype=config.dtype)
         self.output = conv(widths[-1], config.latent_width, 3, config.dtype, rngs)
 
@@ -177,16 +187,16 @@ class Encoder(nnx.Module):
         return self.output(jax.nn.swish(self.norm(self.middle(x))))
 
 
-class Decoder(nnx.Module):
+class VqganDecoder(nnx.Module):
     """[B h w latent_width] to [B H W 3]; ``levels`` are in the order in which they run, the smallest first."""
 
     def __init__(self, config: VqganConfig, *, rngs: nnx.Rngs):
         widths = [config.width * one for one in reversed(config.multipliers)]
         order = list(reversed(range(len(widths))))
         self.input = conv(config.latent_width, widths[0], 3, config.dtype, rngs)
-        self.middle = Middle(widths[0], config, rngs=rngs)
+        self.middle = VqganMiddle(widths[0], config, rngs=rngs)
         self.levels = nnx.List(
-            Level(
+            VqganLevel(
                 inputs, features, config.blocks + 1, level in config.attention_levels, "double" if level else None,
                 config, rngs=rngs,
             )
@@ -218,7 +228,7 @@ class Vqgan(nnx.Module):
                 f"{len(config.multipliers) - 1}, got width={config.width}, attention_levels={config.attention_levels}"
             )
         self.config = config
-        self.encoder = Encoder(config, rngs=rngs)
+        self.encoder = VqganEncoder(config, rngs=rngs)
         self.into_codes = conv(config.latent_width, config.code_width, 1, config.dtype, rngs)
         size = config.codebook_size
         table = jax.random.uniform(rngs.params(), (size, config.code_width), minval=-1 / size, maxval=1 / size)
@@ -226,7 +236,7 @@ class Vqgan(nnx.Module):
             unit(table) if config.distance == "cosine" else table, axes=channel_axes(*table.shape)
         )
         self.out_of_codes = conv(config.code_width, config.latent_width, 1, config.dtype, rngs)
-        self.decoder = Decoder(config, rngs=rngs)
+        self.decoder = VqganDecoder(config, rngs=rngs)
 
     @property
     def codebook_size(self) -> int:
@@ -236,7 +246,7 @@ class Vqgan(nnx.Module):
     @property
     def downsample(self) -> int:
         """The side of a code's square of pixels."""
-        return downsample(self.config)
+        return self.config.downsample
 
     @property
     def code_vectors(self) -> Float[Array, "K c"]:
@@ -249,13 +259,13 @@ class Vqgan(nnx.Module):
         x = self.into_codes(self.encoder(values)).astype(jnp.float32)
         return unit(x) if self.config.distance == "cosine" else x
 
-    def quantize(self, x: Float[Array, "B h w c"]) -> Quantized:
+    def quantize(self, x: Float[Array, "B h w c"]) -> VqganQuantized:
         """The nearest codes of ``latents``."""
         table = self.code_vectors
         distances = squared_distances(x.reshape(-1, x.shape[-1]), table)  # [n K]
         codes = argmin_and_min(distances)[0].reshape(x.shape[:-1])
         nearest = jnp.take(table, codes, axis=0)  # [B h w c]
-        return Quantized(straight_through(x, nearest), x, nearest, codes, distances)
+        return VqganQuantized(straight_through(x, nearest), x, nearest, codes, distances)
 
     def encode(self, pixels: Float[Array, "B H W 3"]) -> Int[Array, "B h w"]:
         """The codes of images."""
@@ -270,11 +280,6 @@ class Vqgan(nnx.Module):
 def unit(x: Float[Array, "... c"]) -> Float[Array, "... c"]:
     """Vectors of length 1 (of 1e-12 and less, longer ones)."""
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-24))
-
-
-def downsample(config: VqganConfig) -> int:
-    """The side of the square of pixels that one code stands for."""
-    return 2 ** (len(config.multipliers) - 1)
 
 
 def to_range(config: VqganConfig, pixels: Float[Array, "..."]) -> Float[Array, "..."]:

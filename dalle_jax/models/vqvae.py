@@ -44,8 +44,12 @@ class VqvaeConfig:
     commitment: float = 0.25
     dtype: Literal["float32", "bfloat16"] = "float32"
 
+    def build(self, rngs: nnx.Rngs) -> "Vqvae":
+        """Create the network with newly initialised weights."""
+        return Vqvae(self, rngs=rngs)
 
-class Output(NamedTuple):
+
+class VqvaeOutput(NamedTuple):
     """A pass through the bottleneck; ``reconstruction`` is not clipped, ``commitment`` carries its weight."""
 
     reconstruction: Float[Array, "B H W 3"]
@@ -96,7 +100,7 @@ class ConvEncoder(nnx.Module):
         return self.head(jax.nn.relu(x)).astype(jnp.float32)
 
 
-class Decoder(nnx.Module):
+class VqvaeDecoder(nnx.Module):
     """[B h w c] to [B H W 3]."""
 
     def __init__(self, config: VqvaeConfig, *, rngs: nnx.Rngs):
@@ -138,7 +142,7 @@ class Vqvae(nnx.Module):
         self.quantizer = Quantizer(
             config.codebook_size, config.code_width, decay=config.decay, revive_below=config.revive_below, rngs=rngs
         )
-        self.decoder = Decoder(config, rngs=rngs)
+        self.decoder = VqvaeDecoder(config, rngs=rngs)
 
     @property
     def codebook_size(self) -> int:
@@ -155,11 +159,11 @@ class Vqvae(nnx.Module):
         """The codebook."""
         return self.quantizer.vectors[...]
 
-    def __call__(self, pixels: Float[Array, "B H W 3"]) -> Output:
+    def __call__(self, pixels: Float[Array, "B H W 3"]) -> VqvaeOutput:
         """Encode, quantise and decode. In training ``quantizer.follow`` then moves the codebook to the batch."""
         x = self.encoder(pixels)
         quantized = self.quantizer(x)
-        return Output(
+        return VqvaeOutput(
             reconstruction=self.decoder(quantized.vectors),
             assignments=quantized.assignments,
             commitment=self.config.commitment * commitment(x, quantized.nearest),

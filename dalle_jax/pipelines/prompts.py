@@ -7,7 +7,7 @@ import numpy as np
 
 from dalle_jax.arrays import Float, Int
 from dalle_jax.config.errors import UserError
-from dalle_jax.models.llamagen import ByCaption, ByClass
+from dalle_jax.models.prompt_kinds import ByCaption, ByClass
 from dalle_jax.text.tokenizer import TextTokenizer
 
 Prompt: TypeAlias = str | int | np.ndarray

@@ -97,7 +97,7 @@ def fits(program: Program, chip: Chip) -> bool:
     return program.text is not None and program.peak <= room(chip)
 
 
-def cures(batch: Batch | None, found: Slice | None) -> dict[str, Any]:
+def suggestions(batch: Batch | None, found: Slice | None) -> dict[str, Any]:
     """What would fit."""
     report: dict[str, Any] = {}
     if batch is not None:
@@ -109,7 +109,7 @@ def cures(batch: Batch | None, found: Slice | None) -> dict[str, Any]:
     return report
 
 
-def words(report: Mapping[str, Any]) -> str:
+def format_text(report: Mapping[str, Any]) -> str:
     """The report as lines to read."""
     device = "chip" if report["devices_of_a_chip"] == 1 else "device (half a chip)"
     mesh = " ".join(f"{axis}={size}" for axis, size in report["mesh"].items())

@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from dalle_jax.models.code_generator import CodeGenerator
-from dalle_jax.models.llamagen import ByCaption, ByClass, LlamaGen, LlamaGenConfig, NoCaption
+from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig, NoCaption
+from dalle_jax.models.prompt_kinds import ByCaption, ByClass
 from dalle_jax.sampling.autoregressive import Settings, image_keys, sample
 
 CLASS = LlamaGenConfig(

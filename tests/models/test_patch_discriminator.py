@@ -2,7 +2,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from dalle_jax.models.patch_discriminator import BatchNorm, Discriminator, DiscriminatorConfig
+from dalle_jax.models.patch_discriminator import Discriminator, DiscriminatorBatchNorm, DiscriminatorConfig
 
 
 def test_each_number_looks_at_a_patch_and_the_published_widths_are_there():
@@ -15,7 +15,7 @@ def test_each_number_looks_at_a_patch_and_the_published_widths_are_there():
 
 
 def test_batch_norm_makes_each_channel_of_the_batch_unit_normal():
-    norm = BatchNorm(3, "float32", rngs=nnx.Rngs(0))
+    norm = DiscriminatorBatchNorm(3, "float32", rngs=nnx.Rngs(0))
     y = norm(5.0 + 2.0 * jax.random.normal(jax.random.key(0), (4, 6, 6, 3)))
     np.testing.assert_allclose(y.mean((0, 1, 2)), 0.0, atol=1e-5)
     np.testing.assert_allclose(y.std((0, 1, 2)), norm.scale[...], rtol=1e-4)

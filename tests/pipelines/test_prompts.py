@@ -7,7 +7,8 @@ from flax import nnx
 from dalle_jax.commands.sample import read_features
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
-from dalle_jax.models.llamagen import ByCaption, ByClass, LlamaGen, LlamaGenConfig
+from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
+from dalle_jax.models.prompt_kinds import ByCaption, ByClass
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.prompts import ClassPrompts, FeaturePrompts, TextPrompts, feature_rows

@@ -3,7 +3,7 @@
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.code_generator import CodeGenerator
-from dalle_jax.models.llamagen import ByClass, LlamaGen
+from dalle_jax.models.prompt_kinds import ByClass, TokenIds
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.load.models import load_clip, load_generator, load_image_tokenizer, stage_folders
@@ -54,7 +54,7 @@ def load_ranker(folder: Place, batch: int = 64, layout: Layout | None = None) ->
 
 def prompt_reader(generator: CodeGenerator, folder: Place) -> PromptReader:
     """Return the reader of a transformer's prompts; the text tokenizer is in its ``folder``."""
-    if not isinstance(generator, LlamaGen):
-        return TextPrompts(load_text(folder, generator.text_length))
-    condition = generator.config.condition
-    return ClassPrompts(condition) if isinstance(condition, ByClass) else FeaturePrompts(condition)
+    kind = generator.prompt_kind
+    if isinstance(kind, TokenIds):
+        return TextPrompts(load_text(folder, kind.length))
+    return ClassPrompts(kind) if isinstance(kind, ByClass) else FeaturePrompts(kind)
