@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dalle_jax.commands.sample import read_features
+from dalle_jax.commands.sample import read_features, truncation_warnings
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
 from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
@@ -118,3 +118,12 @@ def test_a_file_of_features_holds_one_caption_or_several(tmp_path):
     for name, says in (("flat", r"got float16\[6\]"), ("objects", "Object arrays"), ("text", "expected numbers")):
         with pytest.raises(UserError, match=says):
             read_features(tmp_path / f"{name}.npy")
+
+
+def test_prompts_and_captions_longer_than_a_model_reads_are_each_a_warning(by_class, by_features):
+    long, short = (np.ones((rows, 6), np.float32) for rows in (5, 4))
+    cut = "WARNING: 1 of 2 prompts were truncated to the {} tokens of {}"
+    assert list(truncation_warnings(by_features, [long, short], None)) == [cut.format(4, "the transformer")]
+    captions = ["red red red red red", "red"]
+    assert list(truncation_warnings(by_class, [1, 2], captions)) == [cut.format(6, "CLIP")]
+    assert list(truncation_warnings(by_class, [1, 2], None)) == []
