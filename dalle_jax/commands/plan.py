@@ -10,12 +10,13 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dalle_jax.config.errors import UserError
 
 if TYPE_CHECKING:
     from dalle_jax.plan.compile import Planned
+    from dalle_jax.plan.report import PlanReport, Suggestions
     from dalle_jax.plan.topologies import Topology
     from dalle_jax.runs import TrainRun
     from dalle_jax.tasks.task_config import TaskConfig
@@ -48,17 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the report. Return 0 if the config fits, else 1."""
     os.environ.update(ENVIRONMENT)
+    from dalle_jax.plan.report import all_fit, format_text
+
     report = make_report(args)
-    if args.json:
-        print(json.dumps(report, indent=2))
-    else:
-        from dalle_jax.plan.report import format_text
-
-        print(format_text(report))
-    return 0 if report["fits"] and report.get("sampler", {}).get("fits", True) else 1
+    print(json.dumps(report, indent=2) if args.json else format_text(report))
+    return 0 if all_fit(report) else 1
 
 
-def make_report(args: argparse.Namespace) -> dict[str, Any]:
+def make_report(args: argparse.Namespace) -> "PlanReport":
     """Return the report of the config on the slice."""
     from dalle_jax.config.bind import load
     from dalle_jax.parallel.layout import Layout
@@ -83,19 +81,20 @@ def make_report(args: argparse.Namespace) -> dict[str, Any]:
         say(f"compiling the step of {args.config} for {topology}")
         step, start = planned.step(batch), planned.initialisation()
     else:
-        say(f"the state of {args.config} alone is too much for {topology}: nothing is compiled for it")
+        say(f"the training state of {args.config} alone does not fit {topology}: nothing is compiled")
         step, start = planned.step_without_room(batch), None
-    report = {"config": str(args.config)} | reports.step_report(planned, topology, batch, step, start)
+    report = reports.step_report(planned, topology, batch, step, start)
+    report["config"] = str(args.config)
     if args.sample is not None and possible:
         say(f"compiling the sampler of {args.sample} prompts")
         report["sampler"] = reports.sampler_report(args.sample, planned.sampler(args.sample), chip)
     report["not_checked"] = unchecked(config.task)
     if not report["fits"] and not args.no_search:
-        report |= search(planned, config, topology)
+        report.update(search(planned, config, topology))
     return report
 
 
-def search(planned: "Planned", config: "TrainRun", topology: "Topology") -> dict[str, Any]:
+def search(planned: "Planned", config: "TrainRun", topology: "Topology") -> "Suggestions":
     """Find the largest batch that fits on the slice, and the smallest larger slice that fits the batch."""
     from dalle_jax.plan import report as reports
     from dalle_jax.plan.search import largest_batch, smallest_slice
@@ -109,7 +108,13 @@ def search(planned: "Planned", config: "TrainRun", topology: "Topology") -> dict
 
 def check_tokenizer(task: "TaskConfig") -> None:
     """Raise ``UserError`` if the config names an image tokenizer that is not trained yet."""
-    folder = getattr(task, "image_tokenizer", None)
+    from dalle_jax.tasks.align_text_images import AlignTextImages
+    from dalle_jax.tasks.generate_codes import GenerateCodes
+    from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
+
+    if not isinstance(task, AlignTextImages | GenerateCodes | GenerateFromConditions):
+        return
+    folder = task.image_tokenizer
     if folder is not None and not (Path(folder) / "model.gin").is_file():
         raise UserError(
             f"task.image_tokenizer: expected a trained image tokenizer, whose encoder is in the step, found none in "
@@ -120,10 +125,12 @@ def check_tokenizer(task: "TaskConfig") -> None:
 
 def unchecked(task: "TaskConfig") -> list[str]:
     """Return the checks of training that the plan leaves out, because a file does not exist yet."""
-    captions = getattr(task, "captions", None)
-    if captions is None or Path(captions.file).is_file():
+    from dalle_jax.tasks.align_text_images import AlignTextImages
+    from dalle_jax.tasks.generate_codes import GenerateCodes
+
+    if not isinstance(task, AlignTextImages | GenerateCodes) or Path(task.captions.file).is_file():
         return []
-    return [f"the vocabulary against {captions.file}, which does not exist yet"]
+    return [f"the vocabulary against {task.captions.file}, which does not exist yet"]
 
 
 def say(text: str) -> None:

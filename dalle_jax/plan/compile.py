@@ -129,8 +129,8 @@ class Planned:
     def sampler(self, prompts: int, guided: bool = True) -> Program:
         """Compile the sampling of one image for each of ``prompts`` prompts.
 
-        Parameters are sharded as in training, and code vectors are folded as at loading. Raises UserError if the task's
-        model is not a transformer over codes.
+        Parameters are sharded as in training, and code vectors are folded as at loading. Raise ``UserError`` if the
+        task does not train a code generator.
         """
         return compile_program(self.traced_sampler(prompts, guided))
 

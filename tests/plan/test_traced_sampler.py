@@ -39,9 +39,8 @@ INPUTS = {
 
 
 def planned(task) -> Planned:
-    return Planned(
-        task, Trainer(steps=1, schedule=ConstantRate(1e-3)), Layout(make_mesh(Mesh(data=2, fsdp=2)), Rules())
-    )
+    layout = Layout(make_mesh(Mesh(data=2, fsdp=2)), Rules())
+    return Planned(task.open_for_plan(), Trainer(steps=1, schedule=ConstantRate(1e-3)), layout)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -54,5 +53,5 @@ def test_the_sampler_is_traced_with_the_prompts_of_its_model(name):
 
 def test_a_task_without_a_transformer_is_not_sampled():
     model = VqvaeConfig(downsample=4, width=8, blocks=1, codebook_size=8, code_width=4)
-    with pytest.raises(UserError, match="--sample: a Vqvae draws no codes"):
+    with pytest.raises(UserError, match="--sample: expected a task that trains a code generator, got a Vqvae"):
         planned(TokenizeImages(model=model, image_size=8)).traced_sampler(PROMPTS)
