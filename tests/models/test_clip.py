@@ -100,7 +100,7 @@ def test_quick_gelu_has_the_values_of_its_formula():
 
 
 def test_wrong_sizes_are_refused():
-    with pytest.raises(ValueError, match="patches"):
+    with pytest.raises(ValueError, match="image_size: expected a multiple of patch"):
         Clip(dataclasses.replace(CONFIG, patch=5), rngs=nnx.Rngs(0))
 
 

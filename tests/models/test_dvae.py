@@ -46,6 +46,6 @@ def test_remat_changes_nothing_but_what_is_kept():
 
 
 @pytest.mark.parametrize("changes", [{"width": 6}, {"groups": 1}, {"blocks": 0}])
-def test_sizes_that_make_no_dvae_are_refused(changes):
-    with pytest.raises(ValueError, match="multiple of 4, with at least 2 groups of at least 1 block"):
+def test_invalid_sizes_of_a_dvae_are_errors(changes):
+    with pytest.raises(ValueError, match="expected width a multiple of 4, groups at least 2 and blocks at least 1"):
         Dvae(config(**changes), rngs=nnx.Rngs(0))

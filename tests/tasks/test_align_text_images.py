@@ -112,7 +112,7 @@ def test_sizes_that_a_resnet_cannot_have_are_refused(captions):
     vision = ResNetConfig(width=2, layers=(1, 1, 1, 1))
     for model, message in (
         (clip_config(patch=16, vision=vision), "patch: expected 32"),
-        (clip_config(patch=32, vision=vision, image_size=48), "do not divide by 32"),
+        (clip_config(patch=32, vision=vision, image_size=48), "expected a multiple of 32 px, got 48 px"),
         (clip_config(patch=32, vision=ResNetConfig(width=3, layers=(1, 1, 1, 1))), "heads of 64"),
     ):
         with pytest.raises(ValueError, match=message):
