@@ -17,9 +17,10 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.examples import multi_host_report
 from dalle_jax.data.examples.multi_host_report import RecordStats
 from dalle_jax.data.mixture import Mixed, Pattern
+from dalle_jax.data.precomputed.manifest import Manifest
 from dalle_jax.data.seeded_hash import draw
 from dalle_jax.data.source import EpochSource, Example, Source
-from dalle_jax.data.sources.precomputed import Manifest, shared_manifest
+from dalle_jax.data.sources.precomputed import shared_manifest
 
 VERSION = 3
 """Goes up whenever the same sources, seed and batch size would give other batches."""

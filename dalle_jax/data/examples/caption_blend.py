@@ -12,7 +12,7 @@ OWN = "caption"
 
 @dataclass(frozen=True)
 class Blend:
-    """Captions from several fields of what the files say of an image (``Record.about``), each with its weight.
+    """Captions from several fields of what the files say of an image (``Record.metadata``), each with its weight.
 
     The default is DALL·E 3's: 95 % synthetic, 5 % original captions (Betker et al. 2023, "Improving Image Generation
     with Better Captions", on blending). "caption" stands for the captions that the record came with. A field that a
@@ -55,7 +55,7 @@ def choose(offers: list[tuple[float, tuple[str, ...]]], *of: int | str) -> str:
 
 
 def _texts(record: Record, name: str) -> tuple[str, ...]:
-    value = record.about.get(name)
+    value = record.metadata.get(name)
     if name == OWN and value is None:
         return record.captions
     texts = value if isinstance(value, list | tuple) else [value]

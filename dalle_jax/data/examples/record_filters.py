@@ -1,6 +1,6 @@
 """Which records are left out by choice: too small, too oblong, ill matched, unsafe, marked, worded too short.
 
-What a filter asks of ``Record.about`` goes by the names of img2dataset and LAION, in capitals or not.
+What a filter asks of ``Record.metadata`` goes by the names of img2dataset and LAION, in capitals or not.
 """
 
 import math
@@ -54,7 +54,7 @@ class Filters:
 
     def dropped(self, record: Record) -> str | None:
         """The name under which a record is left out for what its files say of it; None for one that is kept."""
-        about = {name.lower(): value for name, value in record.about.items()}
+        about = {name.lower(): value for name, value in record.metadata.items()}
         asked = (
             (self.least_similarity, 1, ("similarity",)),
             (self.least_aesthetic, 1, ("aesthetic", "aesthetic_score")),
