@@ -80,8 +80,8 @@ def test_any_number_of_hosts_and_workers_gives_the_same_batches(tars, survey):
             parts = [loader.batch(step, own.tolist()) for loader, own in zip(loaders, rows, strict=True)]
             for name in ("key", "caption", "meaning"):
                 assert [value for part in parts for value in part[name]] == one[name]
-            images = [image for part in parts for image in part["image"]]
-            np.testing.assert_array_equal(np.stack(images), np.stack(one["image"]))
+            pixels = [image for part in parts for image in part["image"]]
+            np.testing.assert_array_equal(np.stack(pixels), np.stack(one["image"]))
 
 
 def test_with_headers_looked_at_only_broken_pixels_are_replaced_the_same_in_each_epoch(tars):

@@ -50,9 +50,9 @@ class Noting(Toy):
 def start(out: str, tars: str, survey: str, bad_share: str, pause: str) -> None:
     hosts.join()
     data = Data(
-        WebDataset((tars,)),
-        HeldOut(count=8),
-        BATCH,
+        source=WebDataset((tars,)),
+        evaluation=HeldOut(count=8),
+        batch_size=BATCH,
         images=Images(size=8, bad_share=float(bad_share), survey=survey),
         workers=1,
     ).open(Path(out))
