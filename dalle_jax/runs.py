@@ -6,13 +6,13 @@ from typing import Literal, TypeAlias
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.schema import PER_HOST
-from dalle_jax.data.choices import OfAny, OfImages
+from dalle_jax.data.choices import ImageSourceConfig, SourceConfig
 from dalle_jax.data.examples.caption_blend import Blend
 from dalle_jax.data.examples.held_out import HeldOut
 from dalle_jax.data.examples.images import Images
 from dalle_jax.data.loader import Loader
 from dalle_jax.data.mixture import Mixture
-from dalle_jax.data.open import open_batches
+from dalle_jax.data.open_data import open_batches
 from dalle_jax.evaluate.suites.evaluate_captioned import EvaluateCaptioned
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes
 from dalle_jax.parallel import hosts
@@ -37,8 +37,8 @@ class CaptionedData:
     - ``workers``: threads that decode images. With 0 a single thread decodes them.
     """
 
-    source: OfAny | Mixture
-    evaluation: OfAny | HeldOut | None
+    source: SourceConfig | Mixture
+    evaluation: SourceConfig | HeldOut | None
     images: Images | None
     seed: int = 0
     workers: int = field(default=0, metadata=PER_HOST)
@@ -94,8 +94,8 @@ class TrainRun:
 class OwnData(CaptionedData):
     """The user's captioned images, shared by all stages of a pipeline. Each stage has its own batch size."""
 
-    source: OfImages | Mixture
-    evaluation: OfImages | HeldOut | None
+    source: ImageSourceConfig | Mixture
+    evaluation: ImageSourceConfig | HeldOut | None
     images: Images
 
     @property
@@ -126,7 +126,7 @@ class TextTokenizerRun:
     in a count here, since nothing has been looked at; of a share both hold out the same.)
     """
 
-    source: OfAny | Mixture
+    source: SourceConfig | Mixture
     vocabulary: int
     captions: int
     algorithm: Literal["unigram", "bpe"] = "unigram"
@@ -153,7 +153,7 @@ class InspectRun:
     Of a source of more than ``examine`` images so many are looked at, evenly spread; ``cells`` are on the sheet.
     """
 
-    source: OfImages | Mixture
+    source: ImageSourceConfig | Mixture
     images: Images
     examine: int = 10_000
     cells: int = 60
@@ -169,7 +169,7 @@ class EncodeRun:
     images are those that training is given beside it, or, with ``part`` "held_out", those that it is not.
     """
 
-    source: OfImages
+    source: ImageSourceConfig
     image_tokenizer: str
     image_size: int
     batch_size: int

@@ -9,7 +9,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.examples.caption_blend import Blend
 from dalle_jax.data.examples.held_out import HeldOut, keys_of
 from dalle_jax.data.mixture import Mixture
-from dalle_jax.data.open import Openable
+from dalle_jax.data.open_data import Openable
 from dalle_jax.data.records import BadRecord, Record, Records
 from dalle_jax.data.source import Source
 

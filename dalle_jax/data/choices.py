@@ -10,7 +10,7 @@ from dalle_jax.data.sources.scenes import Scenes
 from dalle_jax.data.sources.tfds import Tfds
 from dalle_jax.data.sources.webdataset import WebDataset
 
-OfImages: TypeAlias = Scenes | WebDataset | Folder | ArrayRecord | Parquet | Tfds
+ImageSourceConfig: TypeAlias = Scenes | WebDataset | Folder | ArrayRecord | Parquet | Tfds
 """Sources of captioned images."""
-OfAny: TypeAlias = OfImages | Codes
+SourceConfig: TypeAlias = ImageSourceConfig | Codes
 """Those, and codes that were written ahead."""

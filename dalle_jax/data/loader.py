@@ -14,9 +14,9 @@ from grain.experimental import index_shuffle
 
 from dalle_jax.arrays import CANDIDATE, COUNTED
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.examples import multi_host_report
-from dalle_jax.data.examples.multi_host_report import RecordStats
-from dalle_jax.data.mixture import Mixed, Pattern
+from dalle_jax.data.examples import record_stats
+from dalle_jax.data.examples.record_stats import RecordStats
+from dalle_jax.data.mixture import Interleaving, MixedSources
 from dalle_jax.data.seeded_hash import draw
 from dalle_jax.data.source import EpochSource, Example, Source
 from dalle_jax.data.sources.precomputed import Manifest, shared_manifest
@@ -28,16 +28,16 @@ VERSION = 3
 class Loader:
     """Training batches of ``source`` and the fixed evaluation batches of ``evaluation_source``.
 
-    A batch is ``{"image": [uint8 [H W 3]], "caption": [str], "key": [str], "meaning": [int]}`` with ``batch_size``
-    entries each; sources of codes have ``"codes": [int32 [h w]]`` in place of images. Which of an example's captions
-    is taken depends on (seed, epoch, index). ``meaning`` is a number of 31 bits that two examples share when their
-    lists of captions hold the same: an image's other phrasings are no negatives of it. ``workers`` threads make the
-    examples of a batch beside each other; with 0 the caller makes them. ``records`` are the accounts of what was read.
+    ``batch`` gives lists of ``batch_size`` entries each: "image" (uint8 [H W 3]), "caption", "key", "caption_group".
+    Sources of codes give "codes" (int32 [h w]) instead of images. The choice among an example's captions depends on
+    (seed, epoch, index). ``caption_group`` is a hash of 31 bits of an example's captions, in any order: the loss of
+    CLIP does not treat images of the same group as negatives. ``workers`` threads load the examples of a batch; with 0
+    the caller's thread does. ``records`` counts bad records.
     """
 
     def __init__(
         self,
-        source: Source | Mixed,
+        source: Source | MixedSources,
         evaluation_source: Source | None,
         batch_size: int,
         seed: int,
@@ -53,9 +53,9 @@ class Loader:
         if workers < 0:
             raise UserError(f"expected at least 0 data workers, got {workers}")
         self._source = source
-        self._parts = source.sources if isinstance(source, Mixed) else (source,)
+        self._parts = source.sources if isinstance(source, MixedSources) else (source,)
         self._changing = tuple(one if isinstance(one, EpochSource) else None for one in self._parts)
-        self._pattern = source.pattern if isinstance(source, Mixed) else Pattern((1.0,))
+        self._interleaving = source.interleaving if isinstance(source, MixedSources) else Interleaving((1.0,))
         self.manifest: Manifest | None = shared_manifest(self._parts, evaluation_source)
         """What the codes are of, where the sources are of codes."""
         self._evaluation_source = evaluation_source
@@ -113,7 +113,7 @@ class Loader:
         if self._records is None:
             return None
         content = self._records.content()
-        return multi_host_report.FILE, self._records.file(content), multi_host_report.line(content)
+        return record_stats.FILE, self._records.file(content), record_stats.line(content)
 
     def _made(self, make: Callable[[int], dict[str, Any]], places: list[int]) -> dict[str, list[Any]]:
         return _collate(list(map(make, places)) if self._pool is None else list(self._pool.map(make, places)))
@@ -133,7 +133,7 @@ class Loader:
 
     def _load(self, position: int) -> dict[str, Any]:
         """The example that stands at ``position`` in the endless order of all epochs."""
-        part, place = self._pattern.at(position)
+        part, place = self._interleaving.at(position)
         source, changing, seed = self._parts[part], self._changing[part], _seed_of(self._seed, part)
         epoch, place = divmod(place, len(source))
         index = shuffled(place, len(source), seed, epoch)
@@ -147,7 +147,7 @@ class Loader:
         captions = example["captions"]
         caption = captions[draw(seed, epoch, index) % len(captions)]
         shown = {name: value for name, value in example.items() if name in ("image", "codes", "condition")}
-        return {**shown, "caption": caption, "key": example["key"], "meaning": draw(*sorted(captions)) >> 33}
+        return {**shown, "caption": caption, "key": example["key"], "caption_group": draw(*sorted(captions)) >> 33}
 
 
 def shuffled(place: int, count: int, seed: int, epoch: int) -> int:

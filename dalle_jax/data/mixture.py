@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.choices import OfAny
+from dalle_jax.data.choices import SourceConfig
 from dalle_jax.data.source import Example, Source
 
 LONGEST = 100_000
@@ -20,7 +20,7 @@ LONGEST = 100_000
 class MixturePart:
     """One source of a mixture and its weight, relative to the other weights."""
 
-    source: OfAny
+    source: SourceConfig
     weight: float
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class Mixture:
     def __post_init__(self) -> None:
         if not self.parts:
             raise ValueError("parts: expected at least one, such as parts.NAME.source and parts.NAME.weight, got none")
-        Pattern(self.weights)
+        Interleaving(self.weights)
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -49,7 +49,7 @@ class Mixture:
         return tuple(part.weight for part in self.parts.values())
 
 
-class Pattern:
+class Interleaving:
     """Which source each position takes, in turns as even as can be (smooth weighted round robin).
 
     Raises ValueError for weights that are not positive or have no short pattern.
@@ -88,7 +88,7 @@ class Pattern:
         return part, cycle * self.turns[part] + int(self._before[slot])
 
 
-class Joined:
+class ConcatSource:
     """Sources one after the other, each example once: what is held out of each source of a mixture."""
 
     def __init__(self, sources: Sequence[Source]):
@@ -110,19 +110,19 @@ class Joined:
         return "joined-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-class Mixed:
+class MixedSources:
     """Opened sources and the pattern in which they take turns: what ``Loader`` asks of a mixture."""
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float]):
         if empty := [str(number) for number, one in enumerate(sources, 1) if len(one) == 0]:
             raise UserError(f"mixture: expected examples in every source, got none in source {', '.join(empty)}")
         self.sources = tuple(sources)
-        self.pattern = Pattern(weights)
+        self.interleaving = Interleaving(weights)
 
     def __len__(self) -> int:
         return sum(map(len, self.sources))
 
     def fingerprint(self) -> str:
         """Changes with any of the sources, with their order and with the pattern."""
-        parts = ([(one.fingerprint(), len(one)) for one in self.sources], self.pattern.turns)
+        parts = ([(one.fingerprint(), len(one)) for one in self.sources], self.interleaving.turns)
         return "mixture-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -155,7 +155,7 @@ def test_batches_of_codes_are_those_of_the_images_crop_by_crop_and_compiled_once
     network, seen = tokenizer(), set()
     for step in range(3):
         batch, expected = ours.batch(step), theirs.batch(step)
-        for name in ("key", "caption", "meaning"):
+        for name in ("key", "caption", "caption_group"):
             assert batch[name] == expected[name]
         wanted = np.asarray(network.encode(to_float(jnp.asarray(np.stack(expected["image"])))))
         np.testing.assert_array_equal(np.stack(batch["codes"]), wanted)

@@ -34,7 +34,7 @@ def tars(tmp_path_factory) -> Path:
 
 
 def start(
-    out: Path, tars: Path, processes: int, survey: str, bad_share: float = 0.1, pause: float = 0.0
+    out: Path, tars: Path, processes: int, validate: str, bad_share: float = 0.1, pause: float = 0.0
 ) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -49,7 +49,7 @@ def start(
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={2 // processes} {QUICK}",
             "JAX_PLATFORMS": "cpu",
         }
-        command = [sys.executable, str(CHILD), str(out), str(tars), survey, str(bad_share), str(pause)]
+        command = [sys.executable, str(CHILD), str(out), str(tars), validate, str(bad_share), str(pause)]
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, env=os.environ | known, text=True, stdout=pipe, stderr=pipe))
     return started

@@ -41,7 +41,7 @@ class Images:
 
     ``survey`` says what is looked at before the first step, of every record and once (data/examples/index.py):
     "headers" all
-    but the pixels, "pixels" those too, "none" nothing. The list that it makes is stored in ``survey_folder``, by
+    but the pixels, "pixels" those too, "none" nothing. The list that it makes is stored in ``index_folder``, by
     default in the run's folder.
     """
 
@@ -54,8 +54,8 @@ class Images:
     filters: Filters = field(default_factory=Filters)
     blend: Blend | None = None
     bad_share: float = 0.1
-    survey: Literal["headers", "pixels", "none"] = "headers"
-    survey_folder: str | None = None
+    validate: Literal["headers", "pixels", "none"] = "headers"
+    index_folder: str | None = None
 
     def problems(self) -> list[str]:
         """What makes no sense, one message each."""
@@ -77,30 +77,30 @@ class Images:
         if problems := self.problems():
             raise UserError("images: " + "; ".join(problems))
 
-    def of(self, records: Records, agreed: bool = False) -> "ImagesSource":
+    def of(self, records: Records, agreed: bool = False) -> "RecordSource":
         """The source, without a survey. Raises ``UserError`` naming every field that makes no sense.
 
 
         ``agreed``: too many bad records stop nothing here, since all hosts agree on that
-        (data/examples/multi_host_report.py).
+        (data/examples/record_stats.py).
         """
         self.check()
-        return ImagesSource(records, self, agreed)
+        return RecordSource(records, self, agreed)
 
-    def considered(self, record: Record) -> "Usable":
-        """What a record offers, as far as it is known without its pixels. Raises BadRecord or ``Dropped``."""
+    def considered(self, record: Record) -> "CheckedRecord":
+        """What a record offers, as far as it is known without its pixels. Raises BadRecord or ``DroppedRecord``."""
         if name := self.filters.dropped(record):
-            raise Dropped(record.key, name)
+            raise DroppedRecord(record.key, name)
         offers = self._offers(record)
         try:
             header = read_header(record.image, self.limits)
         except BadImage as error:
             raise BadRecord(record.key, error.kind, error.reason) from error
         if name := self.filters.dropped_for_size(*header.upright):
-            raise Dropped(record.key, name)
-        return Usable(record.key, header, offers)
+            raise DroppedRecord(record.key, name)
+        return CheckedRecord(record.key, header, offers)
 
-    def decoded(self, usable: "Usable", at_least: int | None = None) -> Image.Image:
+    def decoded(self, usable: "CheckedRecord", at_least: int | None = None) -> Image.Image:
         """The pixels, RGB. Raises BadRecord."""
         try:
             return decode_image(usable.header, background=self.background, min_side=at_least)
@@ -114,11 +114,11 @@ class Images:
             raise BadRecord(record.key, "no caption", f"expected a text in one of {asked}, got none")
         left = [(weight, texts) for weight, all_ in offers if (texts := self.filters.kept(all_))]
         if not left:
-            raise Dropped(record.key, "caption length")
+            raise DroppedRecord(record.key, "caption length")
         return left
 
 
-class Usable(NamedTuple):
+class CheckedRecord(NamedTuple):
     """A record that is neither bad nor left out, its pixels aside: captions by field, each with its weight."""
 
     key: str
@@ -126,7 +126,7 @@ class Usable(NamedTuple):
     offers: list[tuple[float, tuple[str, ...]]]
 
 
-class Dropped(Exception):
+class DroppedRecord(Exception):
     """A record left out by a filter, by whose name it is counted."""
 
     def __init__(self, key: str, name: str):
@@ -135,7 +135,7 @@ class Dropped(Exception):
         self.name = name
 
 
-class ImagesSource:
+class RecordSource:
     """An ``EpochSource`` of records. Crops and blended captions depend on (seed, epoch, index) and nothing else.
 
     In place of a record that is bad or left out stands the next usable one along a walk over all records that depends
@@ -172,7 +172,7 @@ class ImagesSource:
                 example = self._prepare(self._records[place], index, epoch)
             except BadRecord as error:
                 self._note(place, error)
-            except Dropped as choice:
+            except DroppedRecord as choice:
                 self._note(place, choice)
             else:
                 self._note(place, None)
@@ -189,7 +189,7 @@ class ImagesSource:
     def fingerprint(self) -> str:
         """Changes whenever the records, their order or what is made of them would."""
         settings = asdict(self._config)
-        for name in ("bad_share", "survey", "survey_folder"):  # say when to stop and what to read, not what is shown
+        for name in ("bad_share", "validate", "index_folder"):  # say when to stop and what to read, not what is shown
             del settings[name]
         text = repr((VERSION, self._records.fingerprint(), sorted(settings.items())))
         return "images-" + hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -215,7 +215,7 @@ class ImagesSource:
         captions = [choose(offers, config.seed, epoch, index)] if config.blend else list(offers[0][1])
         return Example(key=record.key, image=image, captions=captions)
 
-    def _note(self, place: int, fate: BadRecord | Dropped | None) -> None:
+    def _note(self, place: int, fate: BadRecord | DroppedRecord | None) -> None:
         """Counts what became of a record when it is read for the first time; stops where too many are bad."""
         with self._lock:
             first = self._states[place] == _UNREAD

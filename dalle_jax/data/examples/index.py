@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dalle_jax import storage
-from dalle_jax.data.examples.images import Dropped, Images
+from dalle_jax.data.examples.images import DroppedRecord, Images
 from dalle_jax.data.examples.record_report import RecordReport, merged
 from dalle_jax.data.records import BadRecord, Records
 from dalle_jax.parallel import hosts
@@ -31,7 +31,7 @@ _MAGIC = b"dalle_jax usable records 1\n"
 
 
 @dataclass(frozen=True)
-class Survey:
+class RecordIndex:
     """Which records can be used (bool [N]), what the report on the others says, and how many were read and bad."""
 
     usable: np.ndarray
@@ -39,7 +39,7 @@ class Survey:
     bad_read: int
 
 
-def survey(records: Records, images: Images, workers: int, folder: Place | None) -> Survey:
+def build_index(records: Records, images: Images, workers: int, folder: Place | None) -> RecordIndex:
     """Looks at all records, each host at its share of them with so many threads; all get the same answer.
 
     The list is taken from ``folder`` where it is there, and stored there where it is not. Settings that change nothing
@@ -55,7 +55,7 @@ def survey(records: Records, images: Images, workers: int, folder: Place | None)
     share = range(len(records) * host // count, len(records) * (host + 1) // count)
     found = hosts.call_and_share_errors(lambda: _look(records, images, share, max(1, workers)))
     parts = [_decoded(one, None) for one in hosts.gather(_encoded(found))]
-    whole = Survey(
+    whole = RecordIndex(
         np.concatenate([part.usable for part in parts]),
         merged([part.content for part in parts]),
         sum(part.bad_read for part in parts),
@@ -65,12 +65,12 @@ def survey(records: Records, images: Images, workers: int, folder: Place | None)
     return whole
 
 
-def _look(records: Records, images: Images, share: Sequence[int], threads: int) -> Survey:
+def _look(records: Records, images: Images, share: Sequence[int], threads: int) -> RecordIndex:
     report = RecordReport()
     usable = np.zeros(len(share), bool)
-    pixels = images.survey == "pixels"
+    pixels = images.validate == "pixels"
 
-    def look(first: int) -> list[BadRecord | Dropped | None]:
+    def look(first: int) -> list[BadRecord | DroppedRecord | None]:
         return [_fate(records, images, index, pixels) for index in share[first : first + CHUNK]]
 
     with ThreadPoolExecutor(threads) as pool:
@@ -83,32 +83,32 @@ def _look(records: Records, images: Images, share: Sequence[int], threads: int) 
                     report.bad(fate)
                 else:
                     report.dropped(fate.key, fate.name)
-    return Survey(usable, report.content(), report.read()[1])
+    return RecordIndex(usable, report.content(), report.read()[1])
 
 
-def _fate(records: Records, images: Images, index: int, pixels: bool) -> BadRecord | Dropped | None:
+def _fate(records: Records, images: Images, index: int, pixels: bool) -> BadRecord | DroppedRecord | None:
     try:
         usable = images.considered(records[index])
         if pixels:
             images.decoded(usable)
-    except (BadRecord, Dropped) as fate:
+    except (BadRecord, DroppedRecord) as fate:
         return fate.with_traceback(None)  # which would keep the image's bytes
     return None
 
 
 def _fingerprint(records: Records, images: Images) -> str:
     """Of all that the list depends on."""
-    used = {name: asdict(images)[name] for name in ("survey", "background", "limits", "filters", "blend")}
+    used = {name: asdict(images)[name] for name in ("validate", "background", "limits", "filters", "blend")}
     return hashlib.sha256(repr((VERSION, records.fingerprint(), len(records), used)).encode()).hexdigest()[:16]
 
 
-def _encoded(found: Survey) -> bytes:
+def _encoded(found: RecordIndex) -> bytes:
     about = {"records": len(found.usable), "bad_read": found.bad_read, "report": found.content}
     rest = json.dumps(about, ensure_ascii=False).encode() + b"\n" + np.packbits(found.usable).tobytes()
     return _MAGIC + hashlib.sha256(rest).digest() + rest
 
 
-def _decoded(content: bytes, count: int | None) -> Survey:
+def _decoded(content: bytes, count: int | None) -> RecordIndex:
     """Raises ValueError for what is damaged, or a list of another length than ``count`` where that is given."""
     head = len(_MAGIC)
     rest = content[head + 32 :]
@@ -119,7 +119,7 @@ def _decoded(content: bytes, count: int | None) -> Survey:
     if count not in (None, about["records"]):
         raise ValueError(f"a list of {about['records']} records, not {count}")
     usable = np.unpackbits(np.frombuffer(bits, np.uint8), count=about["records"]).astype(bool)
-    return Survey(usable, about["report"], about["bad_read"])
+    return RecordIndex(usable, about["report"], about["bad_read"])
 
 
 def _stored(path: Place) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dalle_jax.data.examples.images import Dropped, Images, ImagesSource, Usable
+from dalle_jax.data.examples.images import CheckedRecord, DroppedRecord, Images, RecordSource
 from dalle_jax.data.examples.record_report import RecordReport
 from dalle_jax.data.records import BadRecord, Record, Records
 from dalle_jax.data.source import Source
@@ -28,7 +28,7 @@ _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
 @dataclass(frozen=True)
-class Shown:
+class SheetCell:
     """A cell of the contact sheet; ``dropped`` is the filter that leaves the image out, None where it is used."""
 
     key: str
@@ -38,7 +38,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Twins:
+class Repeats:
     """How many images repeat an earlier one in some way, and (earlier, later) keys of the first of them."""
 
     count: int
@@ -46,7 +46,7 @@ class Twins:
 
 
 @dataclass
-class Findings:
+class InspectionFindings:
     """What was found; numbers per image in the order in which they were met."""
 
     listed: int
@@ -57,8 +57,8 @@ class Findings:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     words: Counter[str] = field(default_factory=Counter)
     numbers: dict[str, array] = field(default_factory=dict)
-    twins: dict[str, Twins] = field(default_factory=dict)
-    sheet: list[Shown] = field(default_factory=list)
+    repeats: dict[str, Repeats] = field(default_factory=dict)
+    sheet: list[SheetCell] = field(default_factory=list)
 
     def quantiles(self) -> dict[str, list[float]]:
         """Least, 5 %, middle, 95 % and most of each kind of number."""
@@ -75,14 +75,14 @@ class Findings:
 
 def inspect(
     source: Source | Records, images: Images, most: int, cells: int, say: Callable[[str], None] = lambda _: None
-) -> Findings:
+) -> InspectionFindings:
     """Reads and decodes up to ``most`` examples, evenly spread, of which ``cells`` are kept for the sheet.
 
     ``images`` says what becomes of records; drawn scenes come as they are.
     """
     count = len(source)
     indices = range(count) if count <= most else np.linspace(0, count - 1, most).astype(int)
-    findings = Findings(count)
+    findings = InspectionFindings(count)
     for problem in source.problems if isinstance(source, Records) else ():
         findings.report.found(problem)
     look = _Look(source, images, findings)
@@ -98,12 +98,12 @@ def inspect(
 class _Look:
     """One pass over a source."""
 
-    def __init__(self, source: Source | Records, images: Images, findings: Findings):
+    def __init__(self, source: Source | Records, images: Images, findings: InspectionFindings):
         self._source = source
         self._config = images
         self._found = findings
         whatever_is_bad = replace(images, bad_share=1.0)
-        self._boxes = ImagesSource(source, whatever_is_bad) if isinstance(source, Records) else None
+        self._boxes = RecordSource(source, whatever_is_bad) if isinstance(source, Records) else None
         self._digests: dict[str, tuple[array, array]] = {}
 
     def at(self, index: int, wants_cell: bool) -> None:
@@ -128,7 +128,7 @@ class _Look:
         self._found.report.good()
         self._found.usable += 1
         if wants_cell:
-            self._found.sheet.append(Shown(key, contact_cell(image, CELL), captions[0], None))
+            self._found.sheet.append(SheetCell(key, contact_cell(image, CELL), captions[0], None))
 
     def _record(self, index: int, record: Record, wants_cell: bool) -> None:
         """A record, judged as ``data/examples/images.py`` does: bad, or left out by the first filter that it does
@@ -141,10 +141,10 @@ class _Look:
         dropped = None
         try:
             header = config.considered(record).header
-        except Dropped as choice:
+        except DroppedRecord as choice:
             dropped, header = choice.name, _header(record, config.limits)
         if dropped is None or wants_cell:
-            pixels = np.asarray(config.decoded(Usable(record.key, header, [])))
+            pixels = np.asarray(config.decoded(CheckedRecord(record.key, header, [])))
         width, height = header.upright
         found.formats[header.format] += 1
         self._size(width, height)
@@ -158,7 +158,7 @@ class _Look:
             found.report.dropped(record.key, dropped)
         if wants_cell:
             drawn = contact_cell(pixels, CELL, box if dropped is None else None)
-            found.sheet.append(Shown(record.key, drawn, record.captions[0], dropped))
+            found.sheet.append(SheetCell(record.key, drawn, record.captions[0], dropped))
 
     def _box(self, index: int, width: int, height: int) -> Box:
         assert self._boxes is not None
@@ -199,7 +199,7 @@ class _Look:
             pairs = tuple(
                 (self._key(indices[int(order[one])]), self._key(indices[int(order[one + 1])])) for one in again[:NAMED]
             )
-            self._found.twins[kind] = Twins(len(again), pairs)
+            self._found.repeats[kind] = Repeats(len(again), pairs)
 
     def _key(self, index: int) -> str:
         found = self._source[index]

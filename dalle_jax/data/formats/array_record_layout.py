@@ -23,7 +23,7 @@ def encoded(image: bytes, captions: tuple[str, ...] | list[str], about: Mapping[
     return msgpack.packb(content, use_bin_type=True, strict_types=True)
 
 
-def decoded(key: str, content: bytes, most_bytes: int) -> Record:
+def decoded(key: str, content: bytes, max_bytes: int) -> Record:
     """The record that ``encoded`` made bytes of. Raises BadRecord for anything else."""
     try:
         found = msgpack.unpackb(content, raw=False, strict_map_key=True, ext_hook=_no_extension)
@@ -35,7 +35,7 @@ def decoded(key: str, content: bytes, most_bytes: int) -> Record:
         names = ", ".join(sorted(map(str, found))) if isinstance(found, dict) else type(found).__name__
         wanted = f"a map of {', '.join(sorted(_NAMES))} with v {VERSION}"
         raise BadRecord(key, "another layout", f"expected {wanted}, got {names} with v {version!r}"[:300])
-    image, about = sidecars.image(key, "image", found["image"], most_bytes), found["about"]
+    image, about = sidecars.image(key, "image", found["image"], max_bytes), found["about"]
     if not isinstance(about, dict):
         raise BadRecord(key, "another layout", f"about: expected a map, got {type(about).__name__}")
     return Record(key, image, sidecars.distinct(key, sidecars.said(found["captions"])), about)

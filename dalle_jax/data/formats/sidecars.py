@@ -19,12 +19,12 @@ def too_large(what: str, where: str, size: int, most: int) -> tuple[str, str]:
     return f"{what} too large", f"its {what} in {where} has {size:,} bytes, expected at most {most:,}"
 
 
-def image(key: str, field: str, value: object, most_bytes: int) -> bytes:
+def image(key: str, field: str, value: object, max_bytes: int) -> bytes:
     """The encoded image in a field. BadRecord if there are no bytes, or too many."""
     if not isinstance(value, bytes) or not value:
         raise BadRecord(key, "no image", f"its {field} holds no bytes")
-    if len(value) > most_bytes:
-        raise BadRecord(key, *too_large("image", field, len(value), most_bytes))
+    if len(value) > max_bytes:
+        raise BadRecord(key, *too_large("image", field, len(value), max_bytes))
     return value
 
 
@@ -62,11 +62,11 @@ def distinct(key: str, captions: Iterable[str]) -> tuple[str, ...]:
     return found
 
 
-def check(what: str, images: tuple[str, ...], most_bytes: int, problems: list[str]) -> None:
+def check(what: str, images: tuple[str, ...], max_bytes: int, problems: list[str]) -> None:
     """Raises UserError with all ``problems`` of a configuration, and of the fields that sources of files share."""
     if not images or not all(one and one == one.lower().strip(".") for one in images):
         problems.append(f"images must be extensions in small letters and without a dot, got {images}")
-    if most_bytes < 1:
-        problems.append(f"most_bytes must be at least 1, got {most_bytes}")
+    if max_bytes < 1:
+        problems.append(f"max_bytes must be at least 1, got {max_bytes}")
     if problems:
         raise UserError(f"{what}: " + "; ".join(problems))

@@ -25,18 +25,18 @@ class ArrayRecord:
     """The records of the array_record files that ``files`` name: files, folders, patterns, URLs
     (data/files/patterns.py).
 
-    A file behind a URL is copied once to ``copies``, a folder of this machine. An image of more than ``most_bytes`` is
+    A file behind a URL is copied once to ``copies``, a folder of this machine. An image of more than ``max_bytes`` is
     bad.
     """
 
     files: tuple[str, ...]
-    most_bytes: int = 64 * 2**20
+    max_bytes: int = 64 * 2**20
     copies: str | None = field(default=None, metadata=PER_HOST)
 
     def open(self) -> "ArrayRecordRecords":
         """The records. Raises UserError where there are no such files, and for one that is no array_record."""
-        if self.most_bytes < 1:
-            raise UserError(f"array_record files: most_bytes must be at least 1, got {self.most_bytes}")
+        if self.max_bytes < 1:
+            raise UserError(f"array_record files: max_bytes must be at least 1, got {self.max_bytes}")
         return ArrayRecordRecords(self)
 
 
@@ -56,11 +56,11 @@ class ArrayRecordRecords(RowRecords):
             content = array_files.record(self._files[file], row)
         except array_files.BrokenRecord as error:
             raise BadRecord(key, "broken record", f"its bytes are not as they were written: {error}") from error
-        return decoded(key, content, self._config.most_bytes)
+        return decoded(key, content, self._config.max_bytes)
 
     def fingerprint(self) -> str:
         """A digest of the configuration and of the files' sizes and ends, which say where their records lie."""
-        parts = (VERSION, self._config.most_bytes, [array_files.digest(file) for file in self._files])
+        parts = (VERSION, self._config.max_bytes, [array_files.digest(file) for file in self._files])
         return "array_record-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

@@ -21,18 +21,18 @@ class Folder:
     A metadata file, ``metadata.jsonl`` or ``metadata.csv`` in any of the folders, has a line for each image: its path
     from there in ``file_name``, its captions in the fields that ``caption`` names. Where there are none, captions are
     the lines of the text file with the image's name (``x.txt``). What else is known of it are the other fields of its
-    line, or the object in ``x.json``. ``images`` are extensions; an image of more than ``most_bytes`` is left out.
+    line, or the object in ``x.json``. ``images`` are extensions; an image of more than ``max_bytes`` is left out.
     """
 
     path: str
     caption: tuple[str, ...] = ("text", "caption")
     images: tuple[str, ...] = sidecars.IMAGES
-    most_bytes: int = 64 * 2**20
+    max_bytes: int = 64 * 2**20
 
     def open(self) -> "FolderRecords":
         """The records; reads the listing and the metadata files. Raises UserError for what makes no sense."""
         problems = [] if self.caption else ["caption must name the fields of metadata that hold captions, got none"]
-        sidecars.check("folder of images", self.images, self.most_bytes, problems)
+        sidecars.check("folder of images", self.images, self.max_bytes, problems)
         return FolderRecords(self)
 
 
@@ -93,7 +93,7 @@ class FolderRecords:
     def fingerprint(self) -> str:
         """A digest of the configuration, of the names and bytes of all files, and of the metadata."""
         config = self._config
-        digest = hashlib.sha256(repr((VERSION, config.caption, config.images, config.most_bytes)).encode())
+        digest = hashlib.sha256(repr((VERSION, config.caption, config.images, config.max_bytes)).encode())
         for key in self._keys:
             sizes = [self._sizes.get(one) for one in (key, _beside(key, "txt"), _beside(key, "json"))]
             digest.update(repr((key, sizes, self._described.get(key))).encode())
@@ -104,8 +104,8 @@ class FolderRecords:
 
     def _fault(self, name: str) -> tuple[str, str] | None:
         """Kind and reason why an image is no record, as far as listing and metadata tell."""
-        if self._sizes[name] > self._config.most_bytes:
-            return sidecars.too_large("image", "this file", self._sizes[name], self._config.most_bytes)
+        if self._sizes[name] > self._config.max_bytes:
+            return sidecars.too_large("image", "this file", self._sizes[name], self._config.max_bytes)
         found = self._described.get(name)
         if found is None and (size := self._sizes.get(_beside(name, "json"), 0)) > sidecars.MOST_OF_A_JSON:
             return sidecars.too_large("json", _beside(name, "json"), size, sidecars.MOST_OF_A_JSON)

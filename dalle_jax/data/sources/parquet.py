@@ -27,7 +27,7 @@ class Parquet:
 
     ``image`` is the column of encoded images: bytes, or a struct with ``bytes`` in it (Hugging Face's image). The
     captions of a row are those in all columns of ``caption`` that there are, texts or lists of texts; all other columns
-    are what is said of it. An image of more than ``most_bytes`` is bad.
+    are what is said of it. An image of more than ``max_bytes`` is bad.
 
     Parquet is read a row group at a time, so where row groups are large reading at random is slow: ``kept_bytes`` of
     them are kept in memory. Of a group larger than that a few rows are held at once, and it is read anew for each
@@ -37,7 +37,7 @@ class Parquet:
     files: tuple[str, ...]
     image: str = "image"
     caption: tuple[str, ...] = ("caption", "text")
-    most_bytes: int = 64 * 2**20
+    max_bytes: int = 64 * 2**20
     kept_bytes: int = 256 * 2**20
 
     def open(self) -> "ParquetRecords":
@@ -45,7 +45,7 @@ class Parquet:
         problems = [] if self.caption else ["caption must name the columns that hold captions, got none"]
         problems += [
             f"{name} must be at least 1, got {value}"
-            for name, value in (("most_bytes", self.most_bytes), ("kept_bytes", self.kept_bytes))
+            for name, value in (("max_bytes", self.max_bytes), ("kept_bytes", self.kept_bytes))
             if value < 1
         ]
         if problems:
@@ -76,14 +76,14 @@ class ParquetRecords(RowRecords):
         image = fields.pop(config.image)
         if isinstance(image, dict):
             image = image.get("bytes")
-        image = sidecars.image(key, config.image, image, config.most_bytes)
+        image = sidecars.image(key, config.image, image, config.max_bytes)
         captions = [one for name in config.caption for one in sidecars.said(fields.pop(name, None))]
         return Record(key, image, sidecars.distinct(key, captions), fields)
 
     def fingerprint(self) -> str:
         """A digest of the configuration and of the files' sizes and footers, which say where their columns lie."""
         config = self._config
-        parts = (VERSION, config.image, config.caption, config.most_bytes, [file.digest for file in self._files])
+        parts = (VERSION, config.image, config.caption, config.max_bytes, [file.digest for file in self._files])
         return "parquet-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def _fields(self, file: int, row: int) -> dict[str, Any]:

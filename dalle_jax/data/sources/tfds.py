@@ -33,14 +33,14 @@ class Tfds:
     caption: tuple[str, ...] = ("captions",)
     data_dir: str | None = None
     prepare: bool = False
-    most_bytes: int = 64 * 2**20
+    max_bytes: int = 64 * 2**20
 
     def open(self) -> "TfdsRecords":
         """The records. Raises UserError without the package, for a data set that is not there or cannot be read."""
-        if self.most_bytes < 1 or not self.caption:
+        if self.max_bytes < 1 or not self.caption:
             raise UserError(
-                "tfds: expected most_bytes of at least 1 and a feature in caption, "
-                f"got {self.most_bytes} and {self.caption}"
+                "tfds: expected max_bytes of at least 1 and a feature in caption, "
+                f"got {self.max_bytes} and {self.caption}"
             )
         return TfdsRecords(self)
 
@@ -88,7 +88,7 @@ class TfdsRecords:
         except Exception as error:  # whatever a decoder or the array_record reader raises
             said = " ".join(str(error).split())[:200]
             raise BadRecord(key, "broken record", f"tensorflow_datasets cannot read it: {said}") from error
-        image = sidecars.image(key, config.image, row.pop(config.image), config.most_bytes)
+        image = sidecars.image(key, config.image, row.pop(config.image), config.max_bytes)
         captions = [one for path in config.caption for one in sidecars.said(_plain(key, _within(row, path)))]
         about = {name: _plain(key, row[name]) for name in self._single}
         return Record(key, image, sidecars.distinct(key, captions), about)
@@ -100,7 +100,7 @@ class TfdsRecords:
     def fingerprint(self) -> str:
         """A digest of the configuration, of the data set's name and version, and of the sizes of its shards."""
         config = self._config
-        fields = (config.split, config.image, config.caption, config.most_bytes)
+        fields = (config.split, config.image, config.caption, config.max_bytes)
         text = repr((VERSION, fields, self._name, self._contents))
         return "tfds-" + hashlib.sha256(text.encode()).hexdigest()[:16]
 

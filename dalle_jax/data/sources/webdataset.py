@@ -26,14 +26,14 @@ class WebDataset:
 
     ``caption`` says where captions are looked for, all of those that there are being taken: an extension, whose text
     has a caption on each line; ``json``, for the field ``caption`` of the sample's json; ``json:NAME`` for another
-    field. ``images`` are the extensions of images, the preferred first. An image of more than ``most_bytes`` is
+    field. ``images`` are the extensions of images, the preferred first. An image of more than ``max_bytes`` is
     left out. Indexes of the tars are stored beside them, or in ``index_folder`` if it is given.
     """
 
     files: tuple[str, ...]
     caption: tuple[str, ...] = ("txt",)
     images: tuple[str, ...] = sidecars.IMAGES
-    most_bytes: int = 64 * 2**20
+    max_bytes: int = 64 * 2**20
     index_folder: str | None = None
 
     def open(self) -> "WebDatasetRecords":
@@ -43,7 +43,7 @@ class WebDataset:
             problems.append(
                 f"caption must name extensions in small letters (txt), json or json:FIELD, got {self.caption}"
             )
-        sidecars.check("tars of images", self.images, self.most_bytes, problems)
+        sidecars.check("tars of images", self.images, self.max_bytes, problems)
         found = [index(stored(name), self.index_folder) for name in named(self.files, (".tar",))]
         if homeless := [one.file.name for one, is_stored in found if not is_stored]:
             more = f" and {len(homeless) - 1} more" if len(homeless) > 1 else ""
@@ -110,7 +110,7 @@ class WebDatasetRecords:
     def fingerprint(self) -> str:
         """A digest of the configuration and of all headers of the tars: names, sizes and times of their members."""
         config = self._config
-        parts = (VERSION, config.caption, config.images, config.most_bytes, [one.digest for one in self._indexes])
+        parts = (VERSION, config.caption, config.images, config.max_bytes, [one.digest for one in self._indexes])
         return "webdataset-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def _faults(self, index: TarIndex, repeated: np.ndarray) -> Iterator[tuple[int, tuple[str, str] | None]]:
@@ -129,7 +129,7 @@ class WebDatasetRecords:
             has_caption |= found >= 0
             largest_text = np.maximum(largest_text, found)
         limits = (
-            ("image", image_bytes, self._config.most_bytes),
+            ("image", image_bytes, self._config.max_bytes),
             ("caption", largest_text, sidecars.MOST_OF_A_TEXT),
             ("json", json_bytes, sidecars.MOST_OF_A_JSON),
         )

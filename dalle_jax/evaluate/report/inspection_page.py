@@ -1,10 +1,10 @@
-"""Findings on a data source as an HTML page, as JSON, as text, and as a contact sheet."""
+"""InspectionFindings on a data source as an HTML page, as JSON, as text, and as a contact sheet."""
 
 from typing import TypedDict
 
 import numpy as np
 
-from dalle_jax.data.examples.inspection import Findings
+from dalle_jax.data.examples.inspection import InspectionFindings
 from dalle_jax.evaluate.report.environment import render
 from dalle_jax.evaluate.report.formats import shortened
 from dalle_jax.images.grid import grid
@@ -52,7 +52,7 @@ class InspectionContent(TypedDict):
     same: dict[str, Duplicates]
 
 
-def to_json(findings: Findings) -> InspectionContent:
+def to_json(findings: InspectionFindings) -> InspectionContent:
     """Return everything but the pixels."""
     report = findings.report.content()
     return {
@@ -67,7 +67,7 @@ def to_json(findings: Findings) -> InspectionContent:
         "words": dict(findings.words.most_common(WORDS)),
         "same": {
             kind: {"count": twins.count, "examples": [list(pair) for pair in twins.examples]}
-            for kind, twins in findings.twins.items()
+            for kind, twins in findings.repeats.items()
         },
     }
 
@@ -91,7 +91,7 @@ def format_text(content: InspectionContent) -> str:
     return "\n".join(lines)
 
 
-def contact_sheet(findings: Findings) -> np.ndarray | None:
+def contact_sheet(findings: InspectionFindings) -> np.ndarray | None:
     """Return the sheet of cells with captions, or None without cells: used images framed green, dropped ones red."""
     if not findings.sheet:
         return None

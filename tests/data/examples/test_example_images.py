@@ -179,7 +179,7 @@ def test_what_filters_drop_is_replaced_and_counted_but_is_no_fault():
         4: {"about": {}},
     }
     about = {index: {"about": {"similarity": 0.5}} | changed.get(index, {}) for index in range(30)}
-    filters = Filters(least_similarity=0.3, most_aspect=2.0, least_characters=3)
+    filters = Filters(min_similarity=0.3, max_aspect=2.0, min_characters=3)
     source = replace(CONFIG, filters=filters, bad_share=0.0).of(Made(30, about))
     keys = [source[index]["key"] for index in range(30)]
     assert not {"k1", "k2", "k3", "k4"} & set(keys)
@@ -194,14 +194,14 @@ def test_what_filters_drop_is_replaced_and_counted_but_is_no_fault():
 
 
 def test_where_nothing_is_left_the_error_says_what_dropped_it():
-    source = replace(CONFIG, filters=Filters(least_side=21)).of(Made(12))
+    source = replace(CONFIG, filters=Filters(min_side=21)).of(Made(12))
     with pytest.raises(UserError, match=r"none among 12 \(bad: none; dropped: 12 side \(k"):
         source[0]
 
 
 def test_of_several_captions_those_of_the_right_length_are_given():
     records = Made(1, {0: {"captions": ("no", "a dog", "one dog")}})
-    assert replace(CONFIG, filters=Filters(least_characters=3)).of(records)[0]["captions"] == ["a dog", "one dog"]
+    assert replace(CONFIG, filters=Filters(min_characters=3)).of(records)[0]["captions"] == ["a dog", "one dog"]
 
 
 def test_blended_captions_change_with_the_epoch_and_reach_the_batches():
@@ -248,7 +248,7 @@ def test_the_fingerprint_changes_with_what_changes_an_example():
         {"background": (0, 0, 0)},
         {"reduced_jpeg": True},
         {"limits": Limits(side=50)},
-        {"filters": Filters(least_side=2)},
+        {"filters": Filters(min_side=2)},
         {"blend": Blend()},
     )
     prints = [replace(CONFIG, **change).of(Made(3)).fingerprint() for change in changes]
@@ -259,10 +259,10 @@ def test_the_fingerprint_changes_with_what_changes_an_example():
 
 def test_everything_wrong_is_reported_together():
     wrong = Images(
-        size=0, seed=-1, background=(0, 0, 256), limits=Limits(pixels=10**9), filters=Filters(least_side=0),
+        size=0, seed=-1, background=(0, 0, 256), limits=Limits(pixels=10**9), filters=Filters(min_side=0),
         blend=Blend((), ()), bad_share=2.0,
     )  # fmt: skip
-    with pytest.raises(UserError, match=r"size.*seed.*background.*limits.pixels.*bad_share.*least_side.*blend.fields"):
+    with pytest.raises(UserError, match=r"size.*seed.*background.*limits.pixels.*bad_share.*min_side.*blend.fields"):
         wrong.of(Made(1))
 
 

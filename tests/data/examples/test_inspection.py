@@ -40,7 +40,7 @@ def records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def findings(records):
-    config = Images(size=16, crop="centre", filters=Filters(most_aspect=2.0, least_characters=2), bad_share=0.0)
+    config = Images(size=16, crop="centre", filters=Filters(max_aspect=2.0, min_characters=2), bad_share=0.0)
     return inspect(records, config, most=100, cells=9)
 
 

@@ -117,8 +117,8 @@ def test_other_formats_and_unknown_names_are_one_error(tmp_path):
         Tfds(name="no_such_data_set_of_ours", split="train").open()
     with pytest.raises(UserError, match="copy what lies behind a URL"):
         Tfds(name="gs://bucket/x", split="train").open()
-    with pytest.raises(UserError, match="most_bytes"):
-        Tfds(name="x", split="train", most_bytes=0).open()
+    with pytest.raises(UserError, match="max_bytes"):
+        Tfds(name="x", split="train", max_bytes=0).open()
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):

@@ -21,13 +21,13 @@ FILE = "records.json"
 class Account:
     """Of one source: what was seen before the first step, the same on all hosts, and what this host meets since.
 
-    ``records`` are all that the files hold, the bad ones too; ``surveyed``: all of them were looked at before. Else
+    ``records`` are all that the files hold, the bad ones too; ``validated``: all of them were looked at before. Else
     nothing is judged before ``enough`` were read.
     """
 
     fingerprint: str
     records: int
-    surveyed: bool
+    validated: bool
     enough: int
     bad_share: float
     before: Mapping[str, Any]
@@ -51,9 +51,9 @@ class RecordStats:
             account = self._accounts[name]
             whole = merged([account.before, *(one for _, one in parts)])
             read, bad = account.records, sum(one["count"] for one in whole["bad"].values())
-            if not account.surveyed:
+            if not account.validated:
                 read, bad = (sum(counts[what] for counts, _ in parts) for what in ("read", "bad_read"))
-            if account.surveyed or read >= account.enough:
+            if account.validated or read >= account.enough:
                 stop_if_bad(bad, read, account.bad_share, functools.partial(dict, whole))
 
     def content(self) -> dict[str, Any]:

@@ -9,12 +9,12 @@ import numpy as np
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.examples.held_out import HeldOut, Subset, keys_of
-from dalle_jax.data.examples.images import READS_BEFORE_A_STOP, Images, ImagesSource, stop_if_bad
-from dalle_jax.data.examples.index import survey
-from dalle_jax.data.examples.multi_host_report import Account, RecordStats
+from dalle_jax.data.examples.images import READS_BEFORE_A_STOP, Images, RecordSource, stop_if_bad
+from dalle_jax.data.examples.index import build_index
 from dalle_jax.data.examples.record_report import RecordReport, summary
+from dalle_jax.data.examples.record_stats import Account, RecordStats
 from dalle_jax.data.loader import Loader
-from dalle_jax.data.mixture import Joined, Mixed, Mixture
+from dalle_jax.data.mixture import ConcatSource, MixedSources, Mixture
 from dalle_jax.data.records import Records
 from dalle_jax.data.source import Source
 from dalle_jax.parallel import hosts
@@ -34,7 +34,7 @@ class Openable(Protocol):
         ...
 
 
-class Opening:
+class SourceOpener:
     """Opens the sources of a run one after the other and keeps the accounts of their records."""
 
     def __init__(self, images: Images | None, workers: int, folder: Place | None, say: Callable[[str], None]):
@@ -72,15 +72,15 @@ class Opening:
 
     def _of_records(
         self, records: Records, images: Images, name: str, held_out: HeldOut | None
-    ) -> tuple[ImagesSource, ImagesSource | None]:
+    ) -> tuple[RecordSource, RecordSource | None]:
         if name == "evaluation":
             images = replace(images, crop="centre")
         before, usable = self._look(records, images)
         held = np.zeros(len(usable), bool)
         if held_out is not None:
             held = held_out.chosen(keys_of(records, usable))
-        surveyed = images.survey != "none"
-        source = images.of(Subset(records, usable[~held], () if surveyed else records.problems), agreed=True)
+        validated = images.validate != "none"
+        source = images.of(Subset(records, usable[~held], () if validated else records.problems), agreed=True)
         kept = None
         if held_out is not None:
             kept = replace(images, crop="centre").of(Subset(records, usable[held]), agreed=True)
@@ -88,11 +88,11 @@ class Opening:
         since = [source.report] if kept is None else [source.report, kept.report]
         enough = min(READS_BEFORE_A_STOP, len(source))
         share = images.bad_share
-        account = Account(source.fingerprint(), total, surveyed, enough, share, before.content(), since)
+        account = Account(source.fingerprint(), total, validated, enough, share, before.content(), since)
         self._accounts[name] = account
         use = f"{int((~held).sum()):,} to use" + (f", {int(held.sum()):,} held out" if held_out is not None else "")
         told = f"bad: {summary(before.content(), 'bad')}; left out: {summary(before.content(), 'dropped')}"
-        self._say(f"data.{name}: {total:,} records, {use}" + (f"; {told}" if surveyed else ""))
+        self._say(f"data.{name}: {total:,} records, {use}" + (f"; {told}" if validated else ""))
         if held.any() and held.all():
             raise UserError(
                 f"data.evaluation: expected some of data.{name} to be left to train on, got all {len(held):,} held "
@@ -105,10 +105,10 @@ class Opening:
     def _look(self, records: Records, images: Images) -> tuple[RecordReport, np.ndarray]:
         """What a survey finds, and the indices of the records that can be used as far as it knows."""
         report = RecordReport()
-        if images.survey == "none":
+        if images.validate == "none":
             return report, np.arange(len(records))
-        folder = storage.place(images.survey_folder) if images.survey_folder is not None else self._folder
-        found = survey(records, images, self._workers, folder)
+        folder = storage.place(images.index_folder) if images.index_folder is not None else self._folder
+        found = build_index(records, images, self._workers, folder)
         for problem in records.problems:
             report.found(problem)
         report.add(found.content, found.bad_read)
@@ -131,14 +131,14 @@ def open_batches(
 
     All hosts of a run call it at the same place. Raises ``UserError`` where anything that is named cannot be used.
     """
-    opening = Opening(images, workers, folder, say)
+    opening = SourceOpener(images, workers, folder, say)
     examples: Any
     held: Source | None = None
     held_out = evaluation if isinstance(evaluation, HeldOut) else None
     if isinstance(source, Mixture):
         parts = [opening.examples(one.source, f"source.parts.{name}", held_out) for name, one in source.parts.items()]
-        examples = Mixed([training for training, _ in parts], source.weights)
-        held = Joined([kept for _, kept in parts if kept is not None]) if held_out is not None else None
+        examples = MixedSources([training for training, _ in parts], source.weights)
+        held = ConcatSource([kept for _, kept in parts if kept is not None]) if held_out is not None else None
     else:
         examples, held = opening.examples(source, "source", held_out)
     if evaluation is not None and not isinstance(evaluation, HeldOut):
