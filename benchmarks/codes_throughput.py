@@ -36,8 +36,8 @@ def loaders(size: int, folder: Path) -> dict[str, Callable[[int], dict]]:
     from dalle_jax.pipelines.encode import Encoder, encode, encoding
 
     tars = WebDataset((str(Path(os.environ["DALLE_JAX_DATA"]) / "emoji"),), index_folder=str(folder / "indexes"))
-    opening = SourceOpener(Images(size=size), 0, folder, print)
-    source, _ = opening.examples(tars, "source", HeldOut(count=BATCH))
+    opener = SourceOpener(Images(size=size), 0, folder, print)
+    source, _ = opener.open(tars, "source", HeldOut(count=BATCH))
     config = VqvaeConfig(downsample=FACTOR, width=8, blocks=0, codebook_size=64, code_width=8, stem="patch")
     tokenizer = Vqvae(config, rngs=nnx.Rngs(0))
     what = encoding(source, tokenizer, size, 1, 1024)

@@ -1,4 +1,4 @@
-"""The sources that a config can name: the closed unions of which others choose."""
+"""Unions of the data sources that a config can choose."""
 
 from typing import TypeAlias
 
@@ -11,6 +11,6 @@ from dalle_jax.data.sources.tfds import Tfds
 from dalle_jax.data.sources.webdataset import WebDataset
 
 ImageSourceConfig: TypeAlias = Scenes | WebDataset | Folder | ArrayRecord | Parquet | Tfds
-"""Sources of captioned images."""
+"""Configs of sources of captioned images."""
 SourceConfig: TypeAlias = ImageSourceConfig | Codes
-"""Those, and codes that were written ahead."""
+"""Configs of all sources: captioned images, and the codes that ``encode`` wrote."""

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from dalle_jax import storage
-from dalle_jax.arrays import CANDIDATE, COUNTED, Array, Bool, Float, Key
+from dalle_jax.arrays import CANDIDATE, COUNTED, Array, Bool, ExampleBatch, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
@@ -75,7 +75,7 @@ class AlignTextImages:
                 "a sigmoid needs one (SigLIP's is -10), a softmax has no use for one"
             )
 
-    def prepare(self, examples: dict[str, list[Any]], seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
+    def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
         """``pixels`` uint8 [B H W 3], ``text`` int32 [B T] and ``caption_group`` int32 [B]: see data/loader.py."""
         text = self.captions.rows(examples["caption"], self.model.text_length, seeds)
         caption_group = np.array(examples["caption_group"], np.int32)

@@ -125,7 +125,7 @@ def test_the_fingerprint_changes_with_whatever_changes_a_batch():
 
 
 def test_what_cannot_make_batches_is_a_user_error():
-    with pytest.raises(UserError, match="no examples"):
+    with pytest.raises(UserError, match="without examples"):
         Loader(Numbers(0), None, 4, seed=0)
     with pytest.raises(UserError, match="at least 1"):
         Loader(Numbers(5), None, 0, seed=0)

@@ -123,8 +123,8 @@ def test_the_list_of_records_is_stored_once_and_made_anew_if_damaged(tars, tmp_p
     first = keys(data(tars).open(tmp_path), 4)
     (stored,) = tmp_path.glob("usable-*")
     looked = []
-    look = record_index._look
-    monkeypatch.setattr(record_index, "_look", lambda *given: looked.append(given) or look(*given))
+    look = record_index._check_records
+    monkeypatch.setattr(record_index, "_check_records", lambda *given: looked.append(given) or look(*given))
     assert keys(data(tars).open(tmp_path), 4) == first and not looked
     content = stored.read_bytes()
     stored.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -141,7 +141,7 @@ def test_evaluation_is_the_centre_crop_and_the_same_in_training_order_or_not(tar
 
 
 def test_too_many_bad_records_stop_it_before_the_first_step(tars):
-    with pytest.raises(UserError, match=r"12 of 60 records are bad, 20\.0%, and bad_share lets 10\.0% pass: 2 trunc"):
+    with pytest.raises(UserError, match=r"12 of 60 records are bad, 20\.0%, but bad_share allows 10\.0%: 2 trunc"):
         data(tars, images=replace(IMAGES, bad_share=0.1)).open()
 
 
@@ -220,7 +220,7 @@ def test_a_partial_batch_of_held_out_records_is_evaluated(tars):
         ({"source": SCENES, "evaluation": SCENES}, r"data\.images: expected None"),
         ({"evaluation": HeldOut(count=60)}, r"data\.evaluation: expected some .* got all 48 held out; .* = None"),
         ({"source": WebDataset(("nowhere/*.tar",))}, r"found nothing for nowhere"),
-        ({"images": replace(IMAGES, filters=Filters(min_side=99))}, r"got none of 60 .*left out: 50 side"),
+        ({"images": replace(IMAGES, filters=Filters(min_side=99))}, r"got none of 60 .*dropped: 50 side"),
         ({"source": mixed({"a": (SCENES, 1.0)})}, r"a source of its own.*data\.source\.parts\.a is a Scenes"),
         ({"workers": -1}, r"at least 0 data workers"),
     ],

@@ -143,7 +143,7 @@ def images(tmp_path, count=7):
         records.append(Record(str(number), content, (f"own {number}",), {"synthetic": [f"a {number}", f"b {number}"]}))
     array_record.write(tmp_path / "images.array_record", records)
     config = Images(size=SIDE, blend=Blend(weights=(0.5, 0.5)), bad_share=0.5)
-    return config.of(ArrayRecord(files=(str(tmp_path / "images.array_record"),)).open())
+    return config.source_of(ArrayRecord(files=(str(tmp_path / "images.array_record"),)).open())
 
 
 def test_batches_of_codes_are_those_of_the_images_crop_by_crop_and_compiled_once(tmp_path):

@@ -1,102 +1,120 @@
-"""What became of the records of a run, over all hosts: agreed when it is too much, told in a file and a line."""
+"""Statistics of the records of a run over all hosts: too many bad records stop every host at the same step."""
 
 import contextlib
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from dalle_jax import storage
-from dalle_jax.data.examples.images import stop_if_bad
-from dalle_jax.data.examples.record_report import RecordReport, merged, summary
+from dalle_jax.data.examples.images import too_many_bad
+from dalle_jax.data.examples.record_report import RecordReport, ReportContent, format_report, merge_reports
 from dalle_jax.parallel import hosts
 from dalle_jax.storage import Place
 
 FILE = "records.json"
-"""The report in a run's folder: for each source ``read``, ``bad`` and ``dropped`` (data/examples/record_report.py)."""
+"""Name of the report in a run's folder; it holds a ``SourceReport`` for each source."""
+
+
+class SourceReport(TypedDict):
+    """The report on one source of a run, which has ``records`` records, bad ones included."""
+
+    fingerprint: str
+    records: int
+    report: ReportContent
 
 
 @dataclass(frozen=True)
-class Account:
-    """Of one source: what was seen before the first step, the same on all hosts, and what this host meets since.
+class SourceStats:
+    """Statistics of one source: the report before the first step, and the reports of this host since then.
 
-    ``records`` are all that the files hold, the bad ones too; ``validated``: all of them were looked at before. Else
-    nothing is judged before ``enough`` were read.
+    - ``records``: the number of records in the files, bad ones included.
+    - ``validated``: whether all records were checked before the first step. ``before`` is the same on all hosts.
+    - ``min_reads``: without validation, the number of reads before ``bad_share`` is enforced.
     """
 
     fingerprint: str
     records: int
     validated: bool
-    enough: int
+    min_reads: int
     bad_share: float
-    before: Mapping[str, Any]
+    before: ReportContent
     since: Sequence[RecordReport]
 
 
-class RecordStats:
-    """The accounts of the sources of a run by name. Hosts must call each method at the same place."""
+class _HostStats(TypedDict):
+    """Counts and report of one host since the first step."""
 
-    def __init__(self, accounts: Mapping[str, Account], folder: Place | None):
-        self._accounts = dict(accounts)
-        self._earlier = _earlier(folder)
+    read: int
+    bad_read: int
+    content: ReportContent
+
+
+class RecordStats:
+    """Statistics of the sources of a run, by name. All hosts must call each method together."""
+
+    def __init__(self, sources: Mapping[str, SourceStats], folder: Place | None):
+        self._sources = dict(sources)
+        self._earlier = _earlier_reports(folder)
 
     def stop_together(self) -> None:
-        """Raises the same ``UserError`` on all hosts where more records are bad than the configuration lets pass.
+        """Raise the same ``UserError`` on all hosts if more than ``bad_share`` of the records of a source are bad.
 
-        After a survey that is the share of all records. Else it is that of the records that were read, where one that
-        several hosts met counts for each of them.
+        The share is of all records after validation, and of the records read without it. Without validation, a record
+        that several hosts read counts once per host.
         """
-        for name, parts in self._gathered().items():
-            account = self._accounts[name]
-            whole = merged([account.before, *(one for _, one in parts)])
-            read, bad = account.records, sum(one["count"] for one in whole["bad"].values())
-            if not account.validated:
-                read, bad = (sum(counts[what] for counts, _ in parts) for what in ("read", "bad_read"))
-            if account.validated or read >= account.enough:
-                stop_if_bad(bad, read, account.bad_share, functools.partial(dict, whole))
+        for name, reports in self._gather().items():
+            source = self._sources[name]
+            content = merge_reports([source.before, *(host["content"] for host in reports)])
+            if source.validated:
+                read, bad = source.records, sum(kind["count"] for kind in content["bad"].values())
+            else:
+                read = sum(host["read"] for host in reports)
+                bad = sum(host["bad_read"] for host in reports)
+            enforced = source.validated or read >= source.min_reads
+            if enforced and bad > source.bad_share * read:
+                raise too_many_bad(bad, read, source.bad_share, content)
 
-    def content(self) -> dict[str, Any]:
-        """The report, over all hosts and over what an earlier start of the run told of the same records."""
-        told = {}
-        for name, parts in self._gathered().items():
-            account = self._accounts[name]
-            known = [one for _, one in parts]
-            earlier = self._earlier.get(name, {})
-            if earlier.get("fingerprint") == account.fingerprint:
-                known.append({**earlier["report"], "read": 0})
-            whole = merged([account.before, *known])
-            whole["read"] = account.before["read"] or min(whole["read"], account.records)
-            told[name] = {"fingerprint": account.fingerprint, "records": account.records, "report": whole}
-        return told
+    def content(self) -> dict[str, SourceReport]:
+        """Return the report over all hosts, merged with the report in the run's folder if the records are the same."""
+        merged = {}
+        for name, reports in self._gather().items():
+            source = self._sources[name]
+            since = [host["content"] for host in reports]
+            earlier = self._earlier.get(name)
+            if earlier is not None and earlier.get("fingerprint") == source.fingerprint:
+                since.append({**earlier["report"], "read": 0})
+            report = merge_reports([source.before, *since])
+            report["read"] = source.before["read"] or min(report["read"], source.records)
+            merged[name] = SourceReport(fingerprint=source.fingerprint, records=source.records, report=report)
+        return merged
 
-    def file(self, content: Mapping[str, Any]) -> bytes:
-        """The report as the bytes of a JSON file."""
-        return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
-
-    def _gathered(self) -> dict[str, list[tuple[dict[str, int], dict[str, Any]]]]:
-        """For each source, of each host: what was read since, and the content of its reports."""
-        ours = {}
-        for name, account in self._accounts.items():
-            contents = merged([one.content() for one in account.since])
-            read, bad = (sum(counts) for counts in zip(*(one.read() for one in account.since), strict=True))
-            ours[name] = ({"read": read, "bad_read": bad}, contents)
-        theirs = [json.loads(one) for one in hosts.gather(json.dumps(ours).encode())]
-        return {name: [tuple(one[name]) for one in theirs] for name in ours}
-
-
-def line(content: Mapping[str, Any]) -> str:
-    """The report in a line."""
-    said = []
-    for name, one in content.items():
-        report = one["report"]
-        parts = [f"bad: {summary(report, 'bad')}", f"left out: {summary(report, 'dropped')}"]
-        said.append(f"{name}: {report['read']} of {one['records']} records read; " + "; ".join(parts))
-    return " | ".join(said)
+    def _gather(self) -> dict[str, list[_HostStats]]:
+        """Return the statistics of each source since the first step, one entry per host."""
+        own = {}
+        for name, source in self._sources.items():
+            read, bad = (sum(counts) for counts in zip(*(report.counts() for report in source.since), strict=True))
+            content = merge_reports([report.content() for report in source.since])
+            own[name] = _HostStats(read=read, bad_read=bad, content=content)
+        everyone: list[dict[str, _HostStats]] = [json.loads(text) for text in hosts.gather(json.dumps(own).encode())]
+        return {name: [host[name] for host in everyone] for name in own}
 
 
-def _earlier(folder: Place | None) -> dict[str, Any]:
-    """What the report of the same folder says, where there is one."""
+def to_json(content: Mapping[str, SourceReport]) -> bytes:
+    """Return the content of ``records.json``."""
+    return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def format_line(content: Mapping[str, SourceReport]) -> str:
+    """Return the report of all sources in one line."""
+    return " | ".join(
+        f"{name}: {source['report']['read']} of {source['records']} records read; {format_report(source['report'])}"
+        for name, source in content.items()
+    )
+
+
+def _earlier_reports(folder: Place | None) -> dict[str, SourceReport]:
+    """Return the content of ``records.json`` in the run's folder, empty if the file is missing or damaged."""
     if folder is None:
         return {}
     with contextlib.suppress(OSError, ValueError), storage.store_errors(folder):

@@ -5,6 +5,7 @@ from typing import TypedDict
 import numpy as np
 
 from dalle_jax.data.examples.inspection import InspectionFindings
+from dalle_jax.data.examples.record_report import RecordKind
 from dalle_jax.evaluate.report.environment import render
 from dalle_jax.evaluate.report.formats import shortened
 from dalle_jax.images.grid import grid
@@ -13,13 +14,6 @@ COLUMNS = 10
 MOST_LETTERS = 60
 WORDS, SIZES = 40, 12
 QUANTILES = ("least", "p5", "median", "p95", "most")
-
-
-class RecordKind(TypedDict):
-    """Number of bad or dropped records of one kind, and the first of them: ``key``, for bad ones also ``reason``."""
-
-    count: int
-    records: list[dict[str, str]]
 
 
 class ImageSize(TypedDict):
@@ -66,8 +60,8 @@ def to_json(findings: InspectionFindings) -> InspectionContent:
         "numbers": {name: dict(zip(QUANTILES, values, strict=True)) for name, values in findings.quantiles().items()},
         "words": dict(findings.words.most_common(WORDS)),
         "same": {
-            kind: {"count": twins.count, "examples": [list(pair) for pair in twins.examples]}
-            for kind, twins in findings.repeats.items()
+            kind: {"count": repeats.count, "examples": [list(pair) for pair in repeats.examples]}
+            for kind, repeats in findings.repeats.items()
         },
     }
 

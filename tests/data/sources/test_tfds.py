@@ -39,7 +39,7 @@ def test_the_shipped_scenes_are_the_drawn_ones(folder):
     expected = {one["key"]: one for one in (drawn[i] for i in range(12))}
     assert isinstance(found, Records)
     assert len(found) == 12
-    seen = Images(size=16, crop="centre").of(found)
+    seen = Images(size=16, crop="centre").source_of(found)
     for index in range(12):
         record = found[index]
         scene = expected.pop(record.about["key"])
