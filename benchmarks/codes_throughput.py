@@ -28,7 +28,7 @@ def loaders(size: int, folder: Path) -> dict[str, Callable[[int], dict]]:
     from dalle_jax.data.examples.images import Images
     from dalle_jax.data.loader import Loader
     from dalle_jax.data.open_data import SourceOpener
-    from dalle_jax.data.precomputed.manifest import CodeFolder
+    from dalle_jax.data.precomputed.writer import CodeFolder
     from dalle_jax.data.sources.precomputed import Codes
     from dalle_jax.data.sources.webdataset import WebDataset
     from dalle_jax.folder_lock import locked

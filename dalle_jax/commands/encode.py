@@ -10,7 +10,7 @@ from dalle_jax.config.render import render
 from dalle_jax.data.examples import record_stats
 from dalle_jax.data.examples.record_stats import RecordStats
 from dalle_jax.data.open_data import SourceOpener
-from dalle_jax.data.precomputed.manifest import CodeFolder, send
+from dalle_jax.data.precomputed.writer import CodeFolder, upload
 from dalle_jax.data.source import Source
 from dalle_jax.folder_lock import locked
 from dalle_jax.parallel import failures, hosts
@@ -52,7 +52,7 @@ def _encode_to(config: EncodeRun, args: argparse.Namespace) -> None:
     work = storage.place(args.work)
     with locked(out, "encode"):
         encode_source(config, work)
-        sent = hosts.call_and_share_errors(lambda: send(Path(work), out) if hosts.is_first() else 0)
+        sent = hosts.call_and_share_errors(lambda: upload(Path(work), out) if hosts.is_first() else 0)
     _say(f"{out} has them too, {sent} shards sent")
 
 

@@ -36,6 +36,8 @@ RENAMED: Mapping[str, Renamed] = {
         f"DemoRun.{name}": Renamed(f"stages.{name}")
         for name in ("text", "tokenizer", "clip", "transformer", "evaluation")
     },
+    "ArrayRecord.copies": Renamed("cache"),
+    "Codes.copies": Renamed("cache"),
     "EvaluateRun.evaluation": Renamed("evaluations.NAME", "an evaluate run may have several"),
     "Mixture.weights": Renamed("parts.NAME.weight", "one number for each part"),
     **{f"Mixture.{name}": Renamed("parts.NAME.source") for name in ("first", "second", "third", "fourth")},

@@ -18,9 +18,10 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.examples import record_stats
 from dalle_jax.data.examples.record_stats import RecordStats
 from dalle_jax.data.mixture import Interleaving, MixedSources
+from dalle_jax.data.precomputed.manifest import Manifest
 from dalle_jax.data.seeded_hash import draw
 from dalle_jax.data.source import EpochSource, Example, Source
-from dalle_jax.data.sources.precomputed import Manifest, shared_manifest
+from dalle_jax.data.sources.precomputed import shared_manifest
 
 VERSION = 3
 """Increase this when the same sources, seed and batch size give different batches."""

@@ -13,9 +13,10 @@ import numpy as np
 from flax import nnx
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.precomputed.manifest import CodeFolder
+from dalle_jax.data.precomputed.code_record import encode_codes
+from dalle_jax.data.precomputed.manifest import Encoding
+from dalle_jax.data.precomputed.writer import CodeFolder
 from dalle_jax.data.source import EpochSource, Example, Source
-from dalle_jax.data.sources.precomputed import Encoding, encoded
 from dalle_jax.images.pixels import centre_square, to_float
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
@@ -88,7 +89,7 @@ class Encoder:
         shown = self._shown([(index, crop) for index in examples for crop in range(crops)])
         while images := list(islice(shown, crops)):
             codes = np.stack([one for _, one in images])  # [crops h w]
-            yield encoded(images[0][0]["key"], codes, [example["captions"] for example, _ in images])
+            yield encode_codes(images[0][0]["key"], codes, [example["captions"] for example, _ in images])
 
     def _shown(self, rows: Sequence[tuple[int, int]]) -> Iterator[tuple[Example, np.ndarray]]:
         """Each (example, crop) with its codes [h w], the last batch filled up with its last image."""

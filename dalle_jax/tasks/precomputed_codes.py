@@ -5,7 +5,7 @@ from typing import Any
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.sources.precomputed import Manifest
+from dalle_jax.data.precomputed.manifest import Manifest
 from dalle_jax.pipelines.encode import fingerprint
 from dalle_jax.pipelines.load.models import load_image_tokenizer
 from dalle_jax.tasks.generate_codes import GenerateCodes, check_codes

@@ -16,11 +16,12 @@ from PIL import Image
 from dalle_jax.data.examples.caption_blend import Blend
 from dalle_jax.data.examples.images import Images
 from dalle_jax.data.loader import Loader
-from dalle_jax.data.precomputed.manifest import CodeFolder
+from dalle_jax.data.precomputed.manifest import read_manifest
+from dalle_jax.data.precomputed.writer import CodeFolder
 from dalle_jax.data.records import Record
 from dalle_jax.data.sources import array_record
 from dalle_jax.data.sources.array_record import ArrayRecord
-from dalle_jax.data.sources.precomputed import Codes, read_manifest
+from dalle_jax.data.sources.precomputed import Codes
 from dalle_jax.folder_lock import locked
 from dalle_jax.images.pixels import to_float
 from dalle_jax.images.png import encode_png
@@ -169,7 +170,7 @@ def test_batches_of_codes_are_those_of_the_images_crop_by_crop_and_compiled_once
 
 
 def test_a_folder_that_was_checked_is_read_once_and_again_when_it_changes(whole, tmp_path, monkeypatch):
-    from dalle_jax.data.sources import precomputed as module
+    from dalle_jax.data.precomputed import manifest as module
 
     read = []
     whole_sha256 = module.sha256

@@ -16,7 +16,7 @@ WeightedCaptions: TypeAlias = list[tuple[float, tuple[str, ...]]]
 
 @dataclass(frozen=True)
 class Blend:
-    """Captions from several fields of a record's metadata (``Record.about``), with a weight for each field.
+    """Captions from several fields of a record's metadata (``Record.metadata``), with a weight for each field.
 
     The default is DALL·E 3's: 95 % synthetic, 5 % original captions (Betker et al. 2023, "Improving Image Generation
     with Better Captions", on blending). The field "caption" holds the captions that the record came with. If a record
@@ -59,7 +59,7 @@ def choose_caption(fields: WeightedCaptions, *of: int | str) -> str:
 
 
 def _texts(record: Record, name: str) -> tuple[str, ...]:
-    value = record.about.get(name)
+    value = record.metadata.get(name)
     if name == ORIGINAL and value is None:
         return record.captions
     texts = value if isinstance(value, list | tuple) else [value]

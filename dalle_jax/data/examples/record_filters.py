@@ -1,6 +1,6 @@
 """Filters that drop records by size, aspect ratio, CLIP similarity, safety, watermark, caption length or language.
 
-A filter looks up ``Record.about`` by the names of img2dataset and LAION, in upper or lower case.
+A filter looks up ``Record.metadata`` by the names of img2dataset and LAION, in upper or lower case.
 """
 
 import math
@@ -56,7 +56,7 @@ class Filters:
 
     def failed_filter(self, record: Record) -> str | None:
         """Return the name of the first filter on metadata that drops the record, or None."""
-        about = {name.lower(): value for name, value in record.about.items()}
+        metadata = {name.lower(): value for name, value in record.metadata.items()}
         limits = (
             (self.min_similarity, 1, ("similarity",)),
             (self.min_aesthetic, 1, ("aesthetic", "aesthetic_score")),
@@ -66,12 +66,12 @@ class Filters:
         for limit, sign, fields in limits:
             if limit is None:
                 continue
-            value = _number(about, fields)
+            value = _number(metadata, fields)
             if value is None and self.missing == "drop":
                 return f"no {fields[0]}"
             if value is not None and sign * (value - limit) < 0:
                 return fields[0]
-        return self._failed_language(about)
+        return self._failed_language(metadata)
 
     def failed_size_filter(self, width: int, height: int) -> str | None:
         """Return the name of the first filter on the size of the upright image that drops the record, or None."""
@@ -86,19 +86,19 @@ class Filters:
         longest = math.inf if self.max_characters is None else self.max_characters
         return tuple(caption for caption in captions if self.min_characters <= len(caption.strip()) <= longest)
 
-    def _failed_language(self, about: Mapping[str, object]) -> str | None:
+    def _failed_language(self, metadata: Mapping[str, object]) -> str | None:
         if not self.languages:
             return None
-        texts = [text for text in (about.get(field) for field in _LANGUAGE) if isinstance(text, str)]
+        texts = [text for text in (metadata.get(field) for field in _LANGUAGE) if isinstance(text, str)]
         if not texts:
             return "no language" if self.missing == "drop" else None
         return None if texts[0].lower() in {language.lower() for language in self.languages} else "language"
 
 
-def _number(about: Mapping[str, object], fields: Sequence[str]) -> float | None:
+def _number(metadata: Mapping[str, object], fields: Sequence[str]) -> float | None:
     """Return the first of the fields that holds a number, which may be written as text."""
     for field in fields:
-        value = about.get(field)
+        value = metadata.get(field)
         if not isinstance(value, str | bytes | SupportsFloat):
             continue
         try:

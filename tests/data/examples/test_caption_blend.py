@@ -7,8 +7,8 @@ from dalle_jax.data.examples.caption_blend import Blend, choose_caption
 from dalle_jax.data.records import Record
 
 
-def record(*captions, **about):
-    return Record(key="1", image=b"", captions=captions or ("own",), about=about)
+def record(*captions, **metadata):
+    return Record(key="1", image=b"", captions=captions or ("own",), metadata=metadata)
 
 
 def test_fields_are_chosen_in_proportion_to_their_weights():

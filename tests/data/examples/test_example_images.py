@@ -48,7 +48,7 @@ class Made:
         change = self.changed.get(index, {})
         if isinstance(change, Exception):
             raise change
-        own = {"key": f"k{index}", "image": None, "captions": (f"caption {index}",), "about": {}}
+        own = {"key": f"k{index}", "image": None, "captions": (f"caption {index}",), "metadata": {}}
         made = {**own, **change}
         return Record(**{**made, "image": image(index) if made["image"] is None else made["image"]})
 
@@ -175,14 +175,14 @@ def test_too_many_problems_stop_it_before_anything_is_read():
 
 def test_what_filters_drop_is_replaced_and_counted_but_is_no_fault():
     changed = {
-        1: {"about": {"similarity": 0.1}},
+        1: {"metadata": {"similarity": 0.1}},
         2: {"image": image(0, 20, 50)},
         3: {"captions": ("x",)},
-        4: {"about": {}},
+        4: {"metadata": {}},
     }
-    about = {index: {"about": {"similarity": 0.5}} | changed.get(index, {}) for index in range(30)}
+    records = {index: {"metadata": {"similarity": 0.5}} | changed.get(index, {}) for index in range(30)}
     filters = Filters(min_similarity=0.3, max_aspect=2.0, min_characters=3)
-    source = replace(CONFIG, filters=filters, bad_share=0.0).source_of(Made(30, about))
+    source = replace(CONFIG, filters=filters, bad_share=0.0).source_of(Made(30, records))
     keys = [source[index]["key"] for index in range(30)]
     assert not {"k1", "k2", "k3", "k4"} & set(keys)
     dropped = source.report.content()["dropped"]
@@ -207,7 +207,7 @@ def test_of_several_captions_those_of_the_right_length_are_given():
 
 
 def test_blended_captions_change_with_the_epoch_and_reach_the_batches():
-    changed = {index: {"about": {"synthetic": f"made {index}"}} for index in range(40)}
+    changed = {index: {"metadata": {"synthetic": f"made {index}"}} for index in range(40)}
     source = replace(CONFIG, blend=Blend(weights=(0.75, 0.25))).source_of(Made(40, changed))
     loader = Loader(source, None, 40, seed=1)
     words = Counter()
@@ -223,7 +223,7 @@ def test_blended_captions_change_with_the_epoch_and_reach_the_batches():
 
 def test_a_record_without_any_of_the_blended_captions_is_bad():
     source = replace(CONFIG, blend=Blend(("synthetic",), (1.0,)), bad_share=0.9).source_of(
-        Made(2, {0: {"about": {"synthetic": "made"}}})
+        Made(2, {0: {"metadata": {"synthetic": "made"}}})
     )
     assert source[1]["key"] == "k0"
     assert source.report.content()["bad"]["no caption"]["records"][0]["key"] == "k1"

@@ -4,8 +4,8 @@ from dalle_jax.data.examples.record_filters import Filters
 from dalle_jax.data.records import Record
 
 
-def record(*captions, **about):
-    return Record(key="1", image=b"", captions=captions or ("a dog",), about=about)
+def record(*captions, **metadata):
+    return Record(key="1", image=b"", captions=captions or ("a dog",), metadata=metadata)
 
 
 def test_without_limits_everything_is_kept():

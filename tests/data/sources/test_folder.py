@@ -23,7 +23,7 @@ def opened(folder, **fields):
 
 
 def all_of(records):
-    return {one.key: (one.image, one.captions, dict(one.about)) for one in records}
+    return {one.key: (one.image, one.captions, dict(one.metadata)) for one in records}
 
 
 def faults(records):
@@ -250,5 +250,5 @@ def test_a_folder_that_is_none_or_has_no_images_and_every_wrong_field_is_an_erro
         opened(tmp_path)
     with pytest.raises(UserError) as error:
         opened(tmp_path, caption=(), images=("JPG",), max_bytes=0)
-    for field in ("caption must", "images must", "max_bytes must"):
+    for field in ("caption: expected", "images: expected", "max_bytes: expected"):
         assert field in str(error.value)
