@@ -98,7 +98,7 @@ class JitOptions(TypedDict, total=False):
     in_shardings: PyTree
     out_shardings: PyTree
     donate_argnums: int
-    static_argnames: str
+    static_argnames: str | tuple[str, ...]
 
 
 def jit(function: Callable[..., R], **options: Unpack[JitOptions]) -> Callable[..., R]:

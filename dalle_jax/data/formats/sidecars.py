@@ -19,12 +19,12 @@ def size_fault(kind: str, where: str, size: int, most: int) -> tuple[str, str]:
     return f"{kind} too large", f"its {kind} in {where} has {size:,} bytes, expected at most {most:,}"
 
 
-def check_image(key: str, field: str, value: object, most_bytes: int) -> bytes:
+def check_image(key: str, field: str, value: object, max_bytes: int) -> bytes:
     """Return the encoded image in a field. Raises BadRecord for an empty or too large value, or one not of bytes."""
     if not isinstance(value, bytes) or not value:
         raise BadRecord(key, "no image", f"its {field} holds no bytes")
-    if len(value) > most_bytes:
-        raise BadRecord(key, *size_fault("image", field, len(value), most_bytes))
+    if len(value) > max_bytes:
+        raise BadRecord(key, *size_fault("image", field, len(value), max_bytes))
     return value
 
 
@@ -65,11 +65,11 @@ def unique_captions(key: str, captions: Iterable[str]) -> tuple[str, ...]:
     return found
 
 
-def check_config(source: str, images: tuple[str, ...], most_bytes: int, problems: list[str]) -> None:
+def check_config(source: str, images: tuple[str, ...], max_bytes: int, problems: list[str]) -> None:
     """Check the fields that sources of files share. Raises one UserError for these and for ``problems``."""
     if not images or not all(one and one == one.lower().strip(".") for one in images):
         problems.append(f"images: expected file extensions in lower case without a dot, got {images}")
-    if most_bytes < 1:
-        problems.append(f"most_bytes: expected at least 1, got {most_bytes}")
+    if max_bytes < 1:
+        problems.append(f"max_bytes: expected at least 1, got {max_bytes}")
     if problems:
         raise UserError(f"{source}: " + "; ".join(problems))
