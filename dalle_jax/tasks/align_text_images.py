@@ -126,7 +126,7 @@ class TextImageAlignment:
         return {
             "pixels": pixel_rows(examples["image"], self.config.model.image_size),
             "text": text,
-            "caption_group": caption_group,
+            "caption_group": np.array(examples["caption_group"], np.int32),
         }
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
