@@ -22,7 +22,7 @@ def network(kinds: tuple[str, ...], gated: bool):
         text_vocab=8192, text_length=TEXT, codebook_size=1024, grid=(16, 16), width=256, depth=8, heads=8,
         gated=gated, attention=kinds, kernel=5,
     )  # fmt: skip
-    return Dalle(config, rngs=nnx.Rngs(0))
+    return config.build(nnx.Rngs(0))
 
 
 def step(kinds: tuple[str, ...], gated: bool = True):
