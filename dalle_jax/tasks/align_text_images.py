@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dalle_jax import storage
 from dalle_jax.arrays import CANDIDATE, COUNTED, Array, Bool, ExampleBatch, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
@@ -21,10 +20,10 @@ from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.clip_resnet import ResNetConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.load.models import ModelFile, load_image_tokenizer
+from dalle_jax.pipelines.load.models import ModelFile
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
-from dalle_jax.tasks.frozen_networks import IMAGE_TOKENIZER, frozen_image_tokenizer, image_tokenizer_of
+from dalle_jax.tasks.frozen_networks import IMAGE_TOKENIZER, frozen_image_tokenizer, image_tokenizer_of, load_if_named
 from dalle_jax.tasks.precomputed_codes import refuse_codes
 from dalle_jax.train.task import (
     Batch,
@@ -94,15 +93,12 @@ class AlignTextImages:
         del layout
         refuse_codes(self, manifest, "train it from images")
         captions = self.captions.open(self.model.text_length)
-        return TextImageAlignment(self, captions, self._load_image_tokenizer())
+        return TextImageAlignment(self, captions, load_if_named(self.image_tokenizer))
 
     def open_for_plan(self) -> "TextImageAlignment":
         """Load the image tokenizer, and the text tokenizer if its file exists."""
         captions = self.captions.open_if_present(self.model.text_length)
-        return TextImageAlignment(self, captions, self._load_image_tokenizer())
-
-    def _load_image_tokenizer(self) -> ImageTokenizer | None:
-        return None if self.image_tokenizer is None else load_image_tokenizer(storage.place(self.image_tokenizer))
+        return TextImageAlignment(self, captions, load_if_named(self.image_tokenizer))
 
 
 @dataclass(frozen=True, eq=False)

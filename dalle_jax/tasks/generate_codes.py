@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dalle_jax import storage
 from dalle_jax.arrays import Array, ExampleBatch, Float, Int, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
@@ -22,11 +21,11 @@ from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.model_configs import TextToCodesConfig
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.load.models import ModelFile, absolute_needs, load_image_tokenizer
+from dalle_jax.pipelines.load.models import ModelFile, absolute_needs
 from dalle_jax.sampling.autoregressive import CachedDecoder, Settings, image_keys, sample
 from dalle_jax.tasks.batches import code_rows, pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
-from dalle_jax.tasks.frozen_networks import IMAGE_TOKENIZER, frozen_image_tokenizer, image_tokenizer_of
+from dalle_jax.tasks.frozen_networks import IMAGE_TOKENIZER, frozen_image_tokenizer, image_tokenizer_of, load_if_named
 from dalle_jax.tasks.precomputed_codes import check_codes, load_codes_tokenizer, refuse_codes
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, Seed
 
@@ -84,20 +83,17 @@ class GenerateCodes:
         """
         del layout
         captions = self.captions.open(self.model.text_length)
-        if manifest is None:
-            return CodeGeneration(self, captions, self._load_image_tokenizer())
         if self.image_size is not None:
             refuse_codes(self, manifest, "set task.image_size to None")
+        if manifest is None:
+            return CodeGeneration(self, captions, load_if_named(self.image_tokenizer))
         found = load_codes_tokenizer(self.model, self.image_tokenizer, manifest)
         return CodeGeneration(replace(self, image_tokenizer=found.folder), captions, found.network)
 
     def open_for_plan(self) -> "CodeGeneration":
         """Load the image tokenizer, and the text tokenizer if its file exists."""
         captions = self.captions.open_if_present(self.model.text_length)
-        return CodeGeneration(self, captions, self._load_image_tokenizer())
-
-    def _load_image_tokenizer(self) -> ImageTokenizer | None:
-        return None if self.image_tokenizer is None else load_image_tokenizer(storage.place(self.image_tokenizer))
+        return CodeGeneration(self, captions, load_if_named(self.image_tokenizer))
 
 
 @dataclass(frozen=True, eq=False)
