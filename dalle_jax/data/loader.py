@@ -108,8 +108,8 @@ class Loader:
         if self._records is not None:
             self._records.stop_together()
 
-    def told(self) -> tuple[str, bytes, str] | None:
-        """What became of the records, over all hosts, which call it at the same place: file, its bytes, a line."""
+    def report(self) -> tuple[str, bytes, str] | None:
+        """Return a report on the records of all hosts: its file name, its content, and a one-line summary."""
         if self._records is None:
             return None
         content = self._records.content()
@@ -120,10 +120,6 @@ class Loader:
 
     def _all(self, rows: Sequence[int] | None) -> Sequence[int]:
         return range(self._batch_size) if rows is None else rows
-
-    def steps_per_epoch(self) -> float:
-        """How many batches the training examples make; a fraction where batches run over the end of an epoch."""
-        return len(self._source) / self._batch_size
 
     def fingerprint(self) -> str:
         """Changes whenever any batch would: source, evaluation source, order or batch size."""

@@ -22,11 +22,11 @@ from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.parallel.axes import BATCH
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.sampling.autoregressive import Settings, sample
-from dalle_jax.train.compiled import jitted_step, state_plan
+from dalle_jax.train.compiled import jitted_step
 from dalle_jax.train.flops import Count, count, model_flops
-from dalle_jax.train.loop import Trainer
-from dalle_jax.train.state import ModuleSpec
+from dalle_jax.train.state import ModuleSpec, state_spec
 from dalle_jax.train.task import Task
+from dalle_jax.train.trainer import Trainer
 
 REFUSED = re.compile(
     r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm|temporaries \(([\d.]+)([KMGT])\) exceeds available HBM"
@@ -79,14 +79,14 @@ class Planned:
 
     def __init__(self, task: Task, trainer: Trainer, layout: Layout) -> None:
         self.task, self.trainer, self.layout = task, trainer, layout
-        self.plan = state_plan(task, trainer, layout)
+        self.plan = state_spec(task, trainer, layout)
         frozen = task.frozen()
         self.frozen = None if frozen is None else ModuleSpec.of(frozen)
 
     @property
     def parameters(self) -> int:
         """Trainable and untrained numbers of the model."""
-        return sum(math.prod(value.shape) for value in self.plan.abstract.params.values())
+        return sum(math.prod(value.shape) for value in self.plan.abstract.learned.params.values())
 
     @cached_property
     def state_bytes(self) -> int:
@@ -96,7 +96,9 @@ class Planned:
     @cached_property
     def whole_bytes(self) -> int:
         """Bytes of the parameters, whole."""
-        return sum(math.prod(value.shape) * value.dtype.itemsize for value in self.plan.abstract.params.values())
+        return sum(
+            math.prod(value.shape) * value.dtype.itemsize for value in self.plan.abstract.learned.params.values()
+        )
 
     @property
     def rows(self) -> int:
@@ -132,24 +134,24 @@ class Planned:
 
         The network lies as in training; the codes' own network, where there is one, is folded as when it is loaded.
         """
-        blueprint = self.plan.blueprint
+        module_spec = self.plan.module_spec
         abstract = nnx.eval_shape(lambda: self.task.init(nnx.Rngs(0)))
         if not isinstance(abstract, CodeGenerator):
             raise UserError(f"--sample: a {type(abstract).__name__} draws no codes; only transformers are sampled")
 
-        def run(params: Any, others: Any, text: Array, keys: Array, settings: Settings) -> Array:
-            generator: Any = blueprint.merge(params, others)
+        def run(params: Any, non_params: Any, text: Array, keys: Array, settings: Settings) -> Array:
+            generator: Any = module_spec.merge(params, non_params)
             generator.codes.fold()
             return sample(generator, text, keys, settings, guided=guided)
 
-        target = self.plan.target()
+        target = self.plan.target().learned
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (prompts, 1)))
         text = jax.ShapeDtypeStruct((prompts, abstract.text_length), np.int32)
         over = {"text": self._rows(text, "text"), "keys": self._rows(keys, "keys")}
         settings = jax.tree.map(
             lambda leaf: _laid_out(leaf, self.layout.replicated), jax.eval_shape(lambda: Settings.of(prompts))
         )
-        traced = self.layout.jit(run).trace(target.params, target.others, over["text"], over["keys"], settings)
+        traced = self.layout.jit(run).trace(target.params, target.non_params, over["text"], over["keys"], settings)
         return compile_program(traced)
 
     def _rows(self, array: Any, name: str) -> jax.ShapeDtypeStruct:

@@ -18,9 +18,9 @@ from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.text.sentencepiece import train_sentencepiece
 from dalle_jax.train.compiled import CompiledTask
-from dalle_jax.train.loop import Trainer
 from dalle_jax.train.optim.optimizers import AdamW
 from dalle_jax.train.optim.schedules import ConstantRate
+from dalle_jax.train.trainer import Trainer
 
 TOWER = TowerConfig(width=16, layers=1, heads=2)
 
@@ -126,11 +126,12 @@ def scale_after_a_step(task: AlignTextImages, log_scale: float) -> tuple[float, 
     layout = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
     trainer = Trainer(steps=10, schedule=ConstantRate(0.01), optimizer=AdamW(beta1=0.0))
     runner = CompiledTask(task, trainer, layout)
-    state = runner.plan.born(layout, 0)
-    state = state._replace(params=state.params | {"log_scale": jnp.float32(log_scale)})
+    state = runner.state_spec.init_sharded(layout, 0)
+    learned = state.learned._replace(params=state.learned.params | {"log_scale": jnp.float32(log_scale)})
+    state = state._replace(learned=learned)
     batch = {name: np.asarray(values) for name, values in batch_of(task).items()}
     state, _ = runner.step(state, None, layout.put_batch(batch))
-    return float(state.optimizers["align"].mu["log_scale"]), float(state.params["log_scale"])
+    return float(state.learned.optimizers["align"].mu["log_scale"]), float(state.learned.params["log_scale"])
 
 
 @pytest.mark.parametrize("log_scale", [LN_100 - 0.1, LN_100, LN_100 + 0.1])
