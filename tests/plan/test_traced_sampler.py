@@ -1,4 +1,4 @@
-"""The sampler of each transformer as ``plan --sample`` traces it. Only compiling it needs libtpu (test_plan.py)."""
+"""The sampler that ``plan --sample`` traces for each transformer. Only compiling needs libtpu (test_plan.py)."""
 
 import pytest
 
