@@ -30,7 +30,14 @@ def batches_of(source, workers=0):
     from dalle_jax.data.examples.images import Images
     from dalle_jax.runs import Data
 
-    loader = Data(source, HeldOut(count=BATCH), BATCH, images=Images(size=SIZE), workers=workers).open()
+    data = Data(
+        source=source,
+        evaluation=HeldOut(count=BATCH),
+        batch_size=BATCH,
+        images=Images(size=SIZE),
+        workers=workers,
+    )
+    loader = data.open()
     step = 0
 
     def call():
@@ -135,7 +142,7 @@ def main() -> None:
     options.results.mkdir(parents=True, exist_ok=True)
     report = {"benchmark": "data_throughput", "date": time.strftime("%Y-%m-%d"), "machine": machine, "results": results}
     (options.results / "data_throughput.json").write_text(json.dumps(report, indent=2) + "\n")
-    print("| case | ours | webdataset | ratio: median (min..max) | of CPU seconds | asked |\n" + "|---" * 6 + "|")
+    print("| case | ours | webdataset | ratio: median (min..max) | of CPU seconds | target |\n" + "|---" * 6 + "|")
     print("\n".join(map(row, results)))
 
 

@@ -43,14 +43,14 @@ def peak_mib() -> float:
 
 def measure(path: str) -> dict[str, float]:
     """Runs in a process of its own, whose peak memory before and after is that of indexing alone."""
-    from dalle_jax.data.files.ranges import stored
-    from dalle_jax.data.formats.tar_index import index
+    from dalle_jax.data.files.ranges import find_file
+    from dalle_jax.data.formats.tar_index import load_index
     from dalle_jax.data.sources.webdataset import WebDataset
 
-    file = stored(path)
+    file = find_file(path)
     before = peak_mib()
     start, cpu = time.perf_counter(), time.process_time()
-    found, _ = index(file)
+    found, _ = load_index(file)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     grown = peak_mib() - before
     start = time.perf_counter()

@@ -33,7 +33,7 @@ def load(
 
 
 def load_image_tokenizer(folder: str | os.PathLike[str], *, batch: int = 64) -> "ImageCodec":
-    """Load only the image tokenizer of a folder: images to codes and back, at most ``batch`` at once."""
+    """Load the image tokenizer of a folder, which encodes and decodes at most ``batch`` images in one call."""
     from dalle_jax import storage
     from dalle_jax.pipelines.image_codec import ImageCodec
     from dalle_jax.pipelines.load.models import load_image_tokenizer

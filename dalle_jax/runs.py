@@ -6,13 +6,13 @@ from typing import Literal, TypeAlias
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.schema import PER_HOST
-from dalle_jax.data.choices import OfAny, OfImages
+from dalle_jax.data.choices import ImageSourceConfig, SourceConfig
 from dalle_jax.data.examples.caption_blend import Blend
 from dalle_jax.data.examples.held_out import HeldOut
 from dalle_jax.data.examples.images import Images
 from dalle_jax.data.loader import Loader
 from dalle_jax.data.mixture import Mixture
-from dalle_jax.data.open import open_batches
+from dalle_jax.data.open_data import open_batches
 from dalle_jax.evaluate.suites.evaluate_captioned import EvaluateCaptioned
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes
 from dalle_jax.parallel import hosts
@@ -28,26 +28,33 @@ from dalle_jax.tasks.tokenize_images_gan import TokenizeImagesGan
 from dalle_jax.train.loop import Trainer
 
 
-@dataclass(frozen=True)
-class Data:
-    """What is trained on, and the fixed held-out examples for the figures that are printed while training.
+@dataclass(frozen=True, kw_only=True)
+class CaptionedData:
+    """Fields that ``Data`` and ``OwnData`` share: a source of captioned images and how its images are read.
 
-    With ``evaluation`` None nothing is evaluated and no images are drawn while training. ``images`` says how sources
-    of encoded images become examples, and is None where there are none. ``workers`` are threads that decode beside
-    the loop; with 0 there is one that does all.
+    - ``evaluation``: the held-out examples, fixed for the whole run. With None nothing is evaluated.
+    - ``images``: preprocessing of encoded images. Required for sources of files, None for all other sources.
+    - ``workers``: threads that decode images. With 0 a single thread decodes them.
     """
 
-    source: OfAny | Mixture
-    evaluation: OfAny | HeldOut | None
-    batch_size: int
+    source: SourceConfig | Mixture
+    evaluation: SourceConfig | HeldOut | None
+    images: Images | None
     seed: int = 0
-    images: Images | None = None
     workers: int = field(default=0, metadata=PER_HOST)
 
-    def open(self, folder: Place | None = None, quiet: bool = False) -> Loader:
-        """Return batches as the trainer asks for them; ``folder`` is the run's. All hosts call it at the same place.
 
-        It prints what it finds, unless ``quiet``.
+@dataclass(frozen=True, kw_only=True)
+class Data(CaptionedData):
+    """Training and evaluation data of one stage. ``batch_size`` counts the examples of all hosts together."""
+
+    images: Images | None = None
+    batch_size: int
+
+    def open(self, folder: Place | None = None, quiet: bool = False) -> Loader:
+        """Return a loader of batches. Print the number of records found, unless ``quiet``.
+
+        ``folder`` is the run's folder. All hosts must call this together.
         """
 
         def say(line: str) -> None:
@@ -83,24 +90,29 @@ class TrainRun:
             raise ValueError(f"data.images.size: expected {wanted.shape[1]}, the task's images, got {size}")
 
 
-@dataclass(frozen=True)
-class OwnData:
-    """Captioned images of one's own for all stages of a pipeline, each of which has its own batch size."""
+@dataclass(frozen=True, kw_only=True)
+class OwnData(CaptionedData):
+    """The user's captioned images, shared by all stages of a pipeline. Each stage has its own batch size."""
 
-    source: OfImages | Mixture
-    evaluation: OfImages | HeldOut | None
+    source: ImageSourceConfig | Mixture
+    evaluation: ImageSourceConfig | HeldOut | None
     images: Images
-    seed: int = 0
-    workers: int = field(default=0, metadata=PER_HOST)
 
     @property
     def held_out(self) -> HeldOut | None:
-        """What is held out of the source, where the evaluation is that."""
+        """Return the rule that holds examples out of the source, or None if the evaluation has its own source."""
         return self.evaluation if isinstance(self.evaluation, HeldOut) else None
 
-    def of(self, batch_size: int) -> Data:
-        """The data of a stage."""
-        return Data(self.source, self.evaluation, batch_size, self.seed, self.images, self.workers)
+    def with_batch_size(self, batch_size: int) -> Data:
+        """Return the data of one stage."""
+        return Data(
+            source=self.source,
+            evaluation=self.evaluation,
+            images=self.images,
+            seed=self.seed,
+            workers=self.workers,
+            batch_size=batch_size,
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,7 @@ class TextTokenizerRun:
     in a count here, since nothing has been looked at; of a share both hold out the same.)
     """
 
-    source: OfAny | Mixture
+    source: SourceConfig | Mixture
     vocabulary: int
     captions: int
     algorithm: Literal["unigram", "bpe"] = "unigram"
@@ -141,7 +153,7 @@ class InspectRun:
     Of a source of more than ``examine`` images so many are looked at, evenly spread; ``cells`` are on the sheet.
     """
 
-    source: OfImages | Mixture
+    source: ImageSourceConfig | Mixture
     images: Images
     examine: int = 10_000
     cells: int = 60
@@ -157,7 +169,7 @@ class EncodeRun:
     images are those that training is given beside it, or, with ``part`` "held_out", those that it is not.
     """
 
-    source: OfImages
+    source: ImageSourceConfig
     image_tokenizer: str
     image_size: int
     batch_size: int

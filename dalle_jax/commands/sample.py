@@ -88,7 +88,7 @@ def truncation_warnings(
     if pipeline.ranker is not None:
         readers.append(("CLIP", TextPrompts(pipeline.ranker.text), texts))
     for name, reader, given in readers:
-        if count := reader.truncated(given):
+        if given and (count := reader.truncated(given)):
             yield f"WARNING: {count} of {len(given)} prompts were truncated to the {reader.length} tokens of {name}"
 
 

@@ -1,32 +1,35 @@
-"""Captioned images as files hold them: what folders, tars and tables of them offer before anything is decoded."""
+"""Captioned images as files hold them, before an image is decoded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
+
+Metadata: TypeAlias = Mapping[str, object]
+"""Fields of a record other than its image and captions, by the names that the files use."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One image as its encoded bytes, with at least one caption.
+    """One encoded image with at least one caption.
 
-    ``key`` names it in reports and is that of no other record of its source; ``about`` is what else the files say of it
-    (img2dataset's width, height, similarity, aesthetic score, …), by the names that they use.
+    ``key`` names the record in reports and is unique in its source. ``metadata`` holds all other fields of the files,
+    such as img2dataset's width, height, similarity and aesthetic score.
     """
 
     key: str
     image: bytes
     captions: tuple[str, ...]
-    about: Mapping[str, Any]
+    metadata: Metadata
 
 
 class BadRecord(Exception):
-    """A record that cannot be used: the pipeline counts and names it, and goes on with another."""
+    """A record that cannot be used. The loader counts it, reports it and takes another."""
 
     def __init__(self, key: str, kind: str, reason: str):
         super().__init__(f"{key}: {reason}")
         self.key = key
         self.kind = kind
-        """A word or two that are the same for all records of this fault, such as "duplicate key"."""
+        """A word or two that all records with this fault share, such as "duplicate key"."""
         self.reason = reason
 
 
@@ -34,32 +37,32 @@ class BadRecord(Exception):
 class Records(Protocol):
     """A finite list of records with random access. ``records[i]`` is a pure function of i and of the files.
 
-    What is seen to be bad without reading images (a duplicate key, a link in a tar) is no record and has no index: it
-    is among the ``problems``. What is found on reading raises BadRecord, every time.
+    A fault that shows without reading an image (a duplicate key, a link in a tar) is one of the ``problems``, and the
+    record has no index. A fault that shows on reading raises BadRecord, every time.
     """
 
     @property
     def problems(self) -> tuple[BadRecord, ...]:
-        """What was left out when the list was made."""
+        """The records that were left out when the files were listed."""
         ...
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of records."""
         ...
 
     def __getitem__(self, index: int) -> Record:
-        """Record ``index``; raises BadRecord for one that cannot be read."""
+        """Read record ``index``. Raises BadRecord if it cannot be used."""
         ...
 
     def fingerprint(self) -> str:
-        """Changes whenever records or their order would."""
+        """Return a digest that changes when the records or their order change."""
         ...
 
 
 @runtime_checkable
 class Keyed(Protocol):
-    """Records whose keys are known without reading them."""
+    """Records that know their keys without reading an image."""
 
     def key(self, index: int) -> str:
-        """The key of record ``index``."""
+        """Return the key of record ``index``."""
         ...

@@ -102,7 +102,7 @@ def _all_of(prompts: Sequence[Prompt], kind: type[Kind], description: str) -> li
     return found
 
 
-def class_rows(given: Sequence[int | np.integer], condition: ByClass, name: str) -> Int[np.ndarray, " B"]:
+def class_rows(given: Sequence[int | np.integer | np.ndarray], condition: ByClass, name: str) -> Int[np.ndarray, " B"]:
     """Return class numbers as the model takes them; errors call them ``name``."""
     rows = np.asarray(given)
     if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer) or rows.min() < 0 or rows.max() >= condition.classes:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dalle_jax.arrays import CANDIDATE, COUNTED, Array, Bool, Float, Key
+from dalle_jax.arrays import CANDIDATE, COUNTED, Array, Bool, ExampleBatch, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data.sources.precomputed import Manifest
@@ -21,7 +21,7 @@ from dalle_jax.models.clip_resnet import ResNetConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import ModelFile
-from dalle_jax.tasks.batches import Examples, pixel_rows, pixel_spec, summed, text_spec
+from dalle_jax.tasks.batches import pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
 from dalle_jax.tasks.frozen_networks import IMAGE_TOKENIZER, frozen_image_tokenizer, image_tokenizer_of, load_if_named
 from dalle_jax.tasks.precomputed_codes import refuse_codes
@@ -85,7 +85,7 @@ class AlignTextImages:
         return {
             "pixels": pixel_spec(batch_size, self.model.image_size),
             "text": text_spec(batch_size, self.model.text_length),
-            "meaning": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+            "caption_group": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
         }
 
     def open(self, layout: Layout, manifest: Manifest | None = None) -> "TextImageAlignment":
@@ -116,11 +116,14 @@ class TextImageAlignment:
         if self.captions is not None:
             self.captions.check_model(self.config.model.vocab_size, "task.model.vocab_size")
 
-    def prepare(self, examples: Examples, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
-        """Return ``pixels`` uint8 [B H W 3], ``text`` int32 [B T] and ``meaning`` int32 [B] (data/loader.py)."""
+    def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
+        """Return ``pixels`` uint8 [B H W 3], ``text`` int32 [B T] and ``caption_group`` int32 [B] (data/loader.py)."""
         text = loaded(self.captions).rows(examples["caption"], seeds)
-        meaning = np.array(examples["meaning"], np.int32)
-        return {"pixels": pixel_rows(examples["image"], self.config.model.image_size), "text": text, "meaning": meaning}
+        return {
+            "pixels": pixel_rows(examples["image"], self.config.model.image_size),
+            "text": text,
+            "caption_group": np.array(examples["caption_group"], np.int32),
+        }
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Return the shape and dtype of each array of ``prepare``."""
@@ -184,7 +187,7 @@ class TextImageAlignment:
         """
         del key, step
         image, text = embeddings
-        loss = self._contrast(module, image, text, same_caption_group(batch["text"], batch["meaning"]))
+        loss = self._contrast(module, image, text, same_caption_group(batch["text"], batch["caption_group"]))
         one = jnp.ones(())
         sums = {"loss": (loss, one), "logit_scale": (module.logit_scale, one)}
         if self.config.contrast == "softmax":
@@ -207,8 +210,8 @@ class TextImageAlignment:
     def evaluate(self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
         """Return the top-1 accuracy of caption retrieval within the batch, and the loss.
 
-        Images are replaced by reconstructions if there is an image tokenizer. A caption with the meaning of the right
-        one counts as right. In a padded batch, rows that are not counted are still candidates, each example once.
+        Images are replaced by reconstructions if there is an image tokenizer. A caption of the right one's group counts
+        as right. In a padded batch, rows that are not counted are still candidates, each example once.
         """
         del key
         pixels = to_float(batch["pixels"])
@@ -216,7 +219,7 @@ class TextImageAlignment:
             tokenizer = image_tokenizer_of(frozen)
             pixels = tokenizer.decode(tokenizer.encode(pixels))
         image, text = module.encode_image(pixels), module.encode_text(batch["text"])
-        same = same_caption_group(batch["text"], batch["meaning"])  # [B B]
+        same = same_caption_group(batch["text"], batch["caption_group"])  # [B B]
         counted, candidates = batch.get(COUNTED), batch.get(CANDIDATE)  # [B] each, or None
         right = retrieval_hits(image, text, same, candidates)[0]  # [B]
         loss = self._contrast(module, image, text, same, counted, candidates)

@@ -1,19 +1,15 @@
 """Arrays of a batch that several tasks share: pixels, token ids, codes, and sums over counted rows."""
 
 import math
-from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.arrays import COUNTED, Array, Float
+from dalle_jax.arrays import COUNTED, Array, ExampleBatch, Float
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.pixels import centre_square
 from dalle_jax.train.task import Batch
-
-Examples: TypeAlias = dict[str, list[Any]]
-"""Examples of a batch: field names, such as "image" and "caption", to one value for each example."""
 
 
 def pixel_rows(images: list[np.ndarray], size: int) -> np.ndarray:
@@ -32,7 +28,7 @@ def text_spec(batch_size: int, length: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
 
 
-def code_rows(examples: Examples, grid: tuple[int, int], codebook_size: int) -> np.ndarray:
+def code_rows(examples: ExampleBatch, grid: tuple[int, int], codebook_size: int) -> np.ndarray:
     """Return precomputed codes as int32 [B I]. Raise ``UserError`` if the data has no codes or they do not fit."""
     if "codes" not in examples:
         raise UserError(

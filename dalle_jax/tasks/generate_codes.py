@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dalle_jax.arrays import Array, Float, Int, Key
+from dalle_jax.arrays import Array, ExampleBatch, Float, Int, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data.sources.precomputed import Manifest
@@ -23,7 +23,7 @@ from dalle_jax.models.model_configs import TextToCodesConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import ModelFile, absolute_needs
 from dalle_jax.sampling.autoregressive import CachedDecoder, Settings, image_keys, sample
-from dalle_jax.tasks.batches import Examples, code_rows, pixel_rows, pixel_spec, summed, text_spec
+from dalle_jax.tasks.batches import code_rows, pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
 from dalle_jax.tasks.frozen_networks import IMAGE_TOKENIZER, frozen_image_tokenizer, image_tokenizer_of, load_if_named
 from dalle_jax.tasks.precomputed_codes import check_codes, load_codes_tokenizer, refuse_codes
@@ -127,7 +127,7 @@ class CodeGeneration:
                 f"{self.config.image_tokenizer}, or 0 to leave them out, got {model.code_width}"
             )
 
-    def prepare(self, examples: Examples, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
+    def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
         """Return ``text`` int32 [B T], and ``pixels`` uint8 [B H W 3] or precomputed ``codes`` int32 [B I]."""
         model, image_size = self.config.model, self.config.image_size
         text = loaded(self.captions).rows(examples["caption"], seeds)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dalle_jax.arrays import Array, Float, Key
+from dalle_jax.arrays import Array, ExampleBatch, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data.sources.precomputed import Manifest
@@ -19,7 +19,7 @@ from dalle_jax.models.prompt_kinds import ByClass
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import ModelFile, absolute_needs
 from dalle_jax.pipelines.prompts import class_rows, feature_rows
-from dalle_jax.tasks.batches import Examples, code_rows, summed, text_spec
+from dalle_jax.tasks.batches import code_rows, summed, text_spec
 from dalle_jax.tasks.precomputed_codes import load_codes_tokenizer
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, Seed
 
@@ -71,7 +71,7 @@ class ConditionalCodeGeneration:
 
     config: GenerateFromConditions
 
-    def prepare(self, examples: Examples, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
+    def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
         """Return ``codes`` int32 [B I], and ``condition`` int32 [B] or float32 [B T c]."""
         del seeds
         if "condition" not in examples:

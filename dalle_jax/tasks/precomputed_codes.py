@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.sources.precomputed import Manifest
+from dalle_jax.data.precomputed.manifest import Manifest
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer

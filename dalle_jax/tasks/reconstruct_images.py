@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.arrays import Array, Float, Key
+from dalle_jax.arrays import Array, ExampleBatch, Float, Key
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
 from dalle_jax.models.dvae import DvaeConfig
@@ -15,7 +15,7 @@ from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import VqvaeConfig
 from dalle_jax.pipelines.load.models import ModelFile
-from dalle_jax.tasks.batches import Examples, pixel_rows, summed
+from dalle_jax.tasks.batches import pixel_rows, summed
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Seed
 
 
@@ -61,7 +61,7 @@ class ReconstructImages(Generic[Config, Module]):
         """Return the image tokenizer within the trained module."""
         raise NotImplementedError
 
-    def prepare(self, examples: Examples, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
+    def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
         """Return ``pixels`` uint8 [B H W 3]."""
         del seeds
         return {"pixels": pixel_rows(examples["image"], self.config.image_size)}

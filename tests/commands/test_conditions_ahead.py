@@ -78,7 +78,7 @@ def test_conditions_that_are_missing_are_said(written, tmp_path, capsys):
         Codes(str(written / "codes"), conditions=str(tmp_path)).open()
     for number in range(64):
         np.save(tmp_path / f"{number}x.npy", np.zeros((1, 6), np.float32))
-    with pytest.raises(UserError, match=r"the condition of the record .* found none"):
+    with pytest.raises(UserError, match=r"the condition of record .* found no such file"):
         Codes(str(written / "codes"), conditions=str(tmp_path)).open()[0]
     sets = ["--set", "data.source.conditions=None", "--set", "data.evaluation.conditions=None"]
     assert main(["train", str(written / "run.gin"), *sets, "--out", str(tmp_path / "run")]) == 2

@@ -11,9 +11,10 @@ from dalle_jax.commands.encode import encode_source
 from dalle_jax.config.bind import load, loads
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
+from dalle_jax.data.precomputed.manifest import read_manifest
 from dalle_jax.data.records import Record
 from dalle_jax.data.sources import array_record
-from dalle_jax.data.sources.precomputed import Codes, read_manifest
+from dalle_jax.data.sources.precomputed import Codes
 from dalle_jax.images.pixels import to_float
 from dalle_jax.images.png import encode_png
 from dalle_jax.pipelines.load.models import load_image_tokenizer, read_model_file
@@ -60,7 +61,7 @@ def test_a_finished_folder_is_left_as_it_is_and_a_damaged_shard_is_named_and_mad
     content = bytearray((out / "codes-00001-of-00003.array_record").read_bytes())
     content[len(content) // 3] ^= 1
     (out / "codes-00001-of-00003.array_record").write_bytes(content)
-    with pytest.raises(UserError, match=r"codes-00001-of-00003\.array_record of 3 shards are not as they were written"):
+    with pytest.raises(UserError, match=r"codes-00001-of-00003\.array_record of 3 shards are damaged"):
         Codes(folder=str(out)).open()
     assert encode_source(run(smoke_demo), out) is not None
     assert read_manifest(out) == read_manifest(written[0])
@@ -111,10 +112,10 @@ def test_a_second_process_is_refused_while_one_writes(smoke_demo, tmp_path, monk
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("image_size=30", "image_size must be a multiple of 8"),
-        ("crops=2", "crops must be 1, since the source shows the same image"),
-        ("crops=0", "crops must be at least 1"),
-        ("shard_examples=0", "shard_examples must be at least 1"),
+        ("image_size=30", "image_size: expected a multiple of 8"),
+        ("crops=2", "crops: expected 1, since the source shows the same image"),
+        ("crops=0", "crops: expected at least 1"),
+        ("shard_examples=0", "shard_examples: expected at least 1"),
     ],
 )
 def test_what_cannot_be_encoded_is_one_error(smoke_demo, tmp_path, change, said):
@@ -124,9 +125,9 @@ def test_what_cannot_be_encoded_is_one_error(smoke_demo, tmp_path, change, said)
 
 def test_a_folder_of_other_files_is_left_alone(smoke_demo, tmp_path):
     (tmp_path / "mine.array_record").write_bytes(b"x")
-    with pytest.raises(UserError, match="expected an empty folder, or one that `encode` began"):
+    with pytest.raises(UserError, match="expected an empty folder, or one of an earlier `encode` run"):
         encode_source(run(smoke_demo), tmp_path)
-    with pytest.raises(UserError, match="codes that `encode` finished"):
+    with pytest.raises(UserError, match="expected codes from a finished `encode` run"):
         Codes(folder=str(tmp_path)).open()
 
 

@@ -33,7 +33,7 @@ def test_codes_go_to_a_url_once_and_are_read_from_there(bucket, smoke_demo, tmp_
     there = storage.files(storage.place(url))
     names = {f"codes-0000{number}-of-00003.array_record" for number in range(3)}
     assert {name for name in there if "/" not in name} == {*names, "manifest.json", "encoding.json"}
-    here, back = Codes(str(work)).open(), Codes(url, copies=str(tmp_path / "copies")).open()
+    here, back = Codes(str(work)).open(), Codes(url, cache=str(tmp_path / "cache")).open()
     assert here.fingerprint() == back.fingerprint() and len(back) == 64
     np.testing.assert_array_equal(back[40]["codes"], here[40]["codes"])
 
@@ -47,8 +47,8 @@ def test_a_url_with_codes_of_something_else_is_left_alone(bucket, smoke_demo, tm
     encode = ["encode", "smoke/encode.gin", "--set", f"image_tokenizer='{smoke_demo / 'tokenizer'}'"]
     encode += ["--work", str(tmp_path / "work")]
     for name, content, said in (
-        ("encoding.json", json.dumps({"tokenizer": "another"}).encode(), "holds codes of something else than"),
-        ("mine.array_record", b"x", "expected an empty folder, or one that `encode` began; found other files"),
+        ("encoding.json", json.dumps({"tokenizer": "another"}).encode(), "expected codes of the same encoding as"),
+        ("mine.array_record", b"x", "expected an empty folder, or one of an earlier `encode` run; found other files"),
     ):
         url = f"{bucket}/{name.partition('.')[0]}"
         storage.write(storage.place(f"{url}/{name}"), content)

@@ -13,7 +13,7 @@ from dalle_jax.__main__ import main
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
 
-def test_every_block_of_the_page_runs_as_it_is_written(smoke_demo, tmp_path, monkeypatch):
+def test_every_code_block_of_the_page_runs(smoke_demo, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").symlink_to(smoke_demo)
     monkeypatch.chdir(tmp_path)
@@ -33,7 +33,7 @@ def test_every_block_of_the_page_runs_as_it_is_written(smoke_demo, tmp_path, mon
     np.testing.assert_array_equal(names["codes"][0, : len(top)], top)
 
 
-def test_a_seed_gives_the_images_and_scores_of_the_command(smoke_demo, tmp_path):
+def test_a_seed_gives_the_images_of_the_command(smoke_demo, tmp_path):
     flags = ["--prompt", "a red circle", "--candidates", "4", "--keep", "2", "--guidance", "2", "--seed", "7"]
     assert main(["sample", "--model", str(smoke_demo), *flags, "--out", str(tmp_path)]) == 0
     pipeline = dalle_jax.load(str(smoke_demo))

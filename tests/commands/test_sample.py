@@ -15,7 +15,7 @@ def sample(smoke_demo, out, *more: str) -> int:
     return main(["sample", "--model", str(smoke_demo), "--out", str(out), "--batch", "8", *more])
 
 
-def test_kept_images_stand_in_the_order_of_their_scores(smoke_demo, tmp_path):
+def test_kept_images_are_in_the_order_of_their_scores(smoke_demo, tmp_path):
     flags = ("--prompt", "a small red circle", "--candidates", "4", "--keep", "2", "--guidance", "2")
     assert sample(smoke_demo, tmp_path / "a", *flags) == 0
     lines = [json.loads(line) for line in (tmp_path / "a" / "scores.jsonl").read_text().splitlines()]
@@ -28,7 +28,7 @@ def test_kept_images_stand_in_the_order_of_their_scores(smoke_demo, tmp_path):
     assert (tmp_path / "a" / "grid.png").exists()
 
 
-def test_prompts_of_a_file_are_drawn_each(smoke_demo, tmp_path):
+def test_each_line_of_a_prompt_file_is_drawn(smoke_demo, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\n\n a blue square above a pink ring \n")
     assert sample(smoke_demo, tmp_path / "b", "--prompts", str(prompts), "--candidates", "4", "--keep", "1") == 0
@@ -59,7 +59,7 @@ def test_the_top_of_a_given_image_is_kept(smoke_demo, tmp_path):
         (("--promt", "x"), "prompt"),
     ],
 )
-def test_a_wrong_flag_is_one_line_that_names_it(smoke_demo, tmp_path, capsys, flags, word):
+def test_a_wrong_flag_is_a_one_line_error_that_names_it(smoke_demo, tmp_path, capsys, flags, word):
     assert sample(smoke_demo, tmp_path / "out", *flags) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -68,8 +68,7 @@ def test_a_wrong_flag_is_one_line_that_names_it(smoke_demo, tmp_path, capsys, fl
 
 
 def test_every_sampling_option_is_a_flag_with_its_default_and_a_help_text(capsys):
-    with pytest.raises(SystemExit):
-        main(["sample", "--help"])
+    assert main(["sample", "--help"]) == 0
     shown = capsys.readouterr().out
     for field in dataclasses.fields(RequestOptions):
         assert "--" + field.name.replace("_", "-") in shown and field.metadata["help"][:15] in shown
@@ -80,7 +79,7 @@ def test_every_sampling_option_is_a_flag_with_its_default_and_a_help_text(capsys
     assert RequestOptions(**given) == RequestOptions(top_p=0.5, keep=3, top_k=7)
 
 
-def test_a_folder_without_a_model_is_one_line(tmp_path, capsys):
+def test_a_folder_without_a_model_is_a_one_line_error(tmp_path, capsys):
     assert main(["sample", "--model", str(tmp_path), "--prompt", "x", "--out", str(tmp_path / "o")]) == 2
     assert "model.gin" in capsys.readouterr().err
 

@@ -54,7 +54,7 @@ def test_any_step_can_be_had_first_and_again():
 
 def test_a_batch_keeps_images_captions_and_keys_together():
     batch = Loader(Numbers(30), None, 7, seed=1).batch(3)
-    assert list(batch) == ["image", "caption", "key", "meaning"]
+    assert list(batch) == ["image", "caption", "key", "caption_group"]
     for image, caption, key in zip(batch["image"], batch["caption"], batch["key"], strict=True):
         assert image.dtype == np.uint8
         assert image[0, 0, 0] == int(key) == int(caption.split()[0])
@@ -67,10 +67,10 @@ def test_examples_with_the_same_captions_in_any_order_share_their_meaning_and_ot
             return {**super().__getitem__(index), "captions": words[:: 1 if index else -1]}
 
     batch = Loader(Worded(6), None, 6, seed=1).batch(0)
-    meaning = dict(zip(batch["key"], batch["meaning"], strict=True))
-    assert meaning["0"] == meaning["1"]
-    assert len(set(meaning.values())) == 5
-    assert all(0 <= one < 2**31 for one in meaning.values())
+    caption_group = dict(zip(batch["key"], batch["caption_group"], strict=True))
+    assert caption_group["0"] == caption_group["1"]
+    assert len(set(caption_group.values())) == 5
+    assert all(0 <= one < 2**31 for one in caption_group.values())
 
 
 def test_captions_change_from_epoch_to_epoch_and_all_are_used():
@@ -125,7 +125,7 @@ def test_the_fingerprint_changes_with_whatever_changes_a_batch():
 
 
 def test_what_cannot_make_batches_is_a_user_error():
-    with pytest.raises(UserError, match="no examples"):
+    with pytest.raises(UserError, match="without examples"):
         Loader(Numbers(0), None, 4, seed=0)
     with pytest.raises(UserError, match="at least 1"):
         Loader(Numbers(5), None, 0, seed=0)

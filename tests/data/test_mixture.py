@@ -7,7 +7,7 @@ from dalle_jax.config.bind import loads
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data.loader import Loader
-from dalle_jax.data.mixture import Mixed, Mixture, MixturePart, Pattern
+from dalle_jax.data.mixture import Interleaving, MixedSources, Mixture, MixturePart
 from dalle_jax.data.sources.scenes import Scenes
 
 SCENES = Scenes(size=32, levels=(1,), count=4, seed=0, split="train")
@@ -22,7 +22,7 @@ class Named(Numbers):
 
 @pytest.mark.parametrize("weights", [(0.95, 0.05), (1.0, 2.0, 3.0), (0.7, 0.1, 0.1, 0.1), (5.0, 1.0, 1.0)])
 def test_every_pattern_holds_each_source_exactly_as_its_weight_says_and_spread_evenly(weights):
-    pattern = Pattern(weights)
+    pattern = Interleaving(weights)
     period = sum(pattern.turns)
     places = [pattern.at(position) for position in range(3 * period)]
     for first in range(0, 3 * period, period):
@@ -39,7 +39,7 @@ def test_every_pattern_holds_each_source_exactly_as_its_weight_says_and_spread_e
 
 
 def test_each_source_of_a_mixture_goes_through_its_own_epochs():
-    mixed = Mixed([Named(6, "a"), Named(4, "b")], (3.0, 1.0))
+    mixed = MixedSources([Named(6, "a"), Named(4, "b")], (3.0, 1.0))
     order = keys(Loader(mixed, None, 5, seed=1), range(16))
     for name, count, times in (("a", 6, 10), ("b", 4, 5)):
         own = [key for key in order if key.startswith(name)]
@@ -49,26 +49,26 @@ def test_each_source_of_a_mixture_goes_through_its_own_epochs():
 
 
 def test_a_mixture_can_be_had_at_any_step_and_by_rows():
-    loader = Loader(Mixed([Named(6, "a"), Named(4, "b")], (3.0, 1.0)), None, 8, seed=1)
+    loader = Loader(MixedSources([Named(6, "a"), Named(4, "b")], (3.0, 1.0)), None, 8, seed=1)
     whole = [loader.batch(step) for step in range(9)]
-    again = Loader(Mixed([Named(6, "a"), Named(4, "b")], (3.0, 1.0)), None, 8, seed=1)
+    again = Loader(MixedSources([Named(6, "a"), Named(4, "b")], (3.0, 1.0)), None, 8, seed=1)
     for step in (8, 2):
         rows = [again.batch(step, rows) for rows in ([0, 1, 2, 3], [4, 5, 6, 7])]
-        for name in ("key", "caption", "meaning"):
+        for name in ("key", "caption", "caption_group"):
             assert rows[0][name] + rows[1][name] == whole[step][name]
 
 
 def test_a_source_alone_is_shuffled_as_the_first_of_a_mixture():
     alone = keys(Loader(Named(6, "a"), None, 6, seed=1), range(3))
-    mixed = keys(Loader(Mixed([Named(6, "a"), Named(4, "b")], (1.0, 1.0)), None, 6, seed=1), range(6))
+    mixed = keys(Loader(MixedSources([Named(6, "a"), Named(4, "b")], (1.0, 1.0)), None, 6, seed=1), range(6))
     assert [key for key in mixed if key.startswith("a")] == alone
 
 
 def test_the_fingerprint_changes_with_the_sources_their_order_and_the_weights():
     a, b = Named(6, "a"), Named(4, "b")
     mixtures = [([a, b], (1.0, 1.0)), ([b, a], (1.0, 1.0)), ([a, b], (1.0, 2.0)), ([a, Named(5, "b")], (1.0, 1.0))]
-    assert len({Mixed(*one).fingerprint() for one in mixtures}) == 4
-    assert Mixed([a, b], (1.0, 1.0)).fingerprint() == Mixed([a, b], (0.5, 0.5)).fingerprint()
+    assert len({MixedSources(*one).fingerprint() for one in mixtures}) == 4
+    assert MixedSources([a, b], (1.0, 1.0)).fingerprint() == MixedSources([a, b], (0.5, 0.5)).fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -104,4 +104,4 @@ def test_the_numbered_sources_of_old_configs_get_the_names_of_today():
 
 def test_an_empty_source_of_a_mixture_is_an_error():
     with pytest.raises(UserError, match="none in source 2"):
-        Mixed([Named(1, "a"), Named(0, "b")], (1.0, 1.0))
+        MixedSources([Named(1, "a"), Named(0, "b")], (1.0, 1.0))

@@ -38,7 +38,7 @@ def test_a_field_of_one_variant_alone_is_not_set_on_the_others():
 def test_fields_of_one_host_alone_are_not_compared():
     assert shared("data.workers=3") == shared()
     codes = ["data.source=@Codes", "data.source.folder='codes'"]
-    assert shared(*codes, "data.source.copies='a'") == shared(*codes, "data.source.copies='b'")
+    assert shared(*codes, "data.source.cache='a'") == shared(*codes, "data.source.cache='b'")
     texts = [
         render(load("smoke/encode.gin", EncodeRun, ["image_tokenizer='t'", f"workers={n}"]), per_host=False)
         for n in (0, 1)

@@ -1,4 +1,4 @@
-"""Codes written ahead: the same as from images, whatever is killed on the way and however many processes write."""
+"""Precomputed codes are the codes of the images, even if processes are killed, and for any number of processes."""
 
 import os
 import random
@@ -16,11 +16,12 @@ from PIL import Image
 from dalle_jax.data.examples.caption_blend import Blend
 from dalle_jax.data.examples.images import Images
 from dalle_jax.data.loader import Loader
-from dalle_jax.data.precomputed.manifest import CodeFolder
+from dalle_jax.data.precomputed.manifest import read_manifest
+from dalle_jax.data.precomputed.writer import CodeFolder
 from dalle_jax.data.records import Record
 from dalle_jax.data.sources import array_record
 from dalle_jax.data.sources.array_record import ArrayRecord
-from dalle_jax.data.sources.precomputed import Codes, read_manifest
+from dalle_jax.data.sources.precomputed import Codes
 from dalle_jax.folder_lock import locked
 from dalle_jax.images.pixels import to_float
 from dalle_jax.images.png import encode_png
@@ -33,7 +34,7 @@ SHARDS = 14
 
 
 def encoded(source, out, crops, process=0, processes=1):
-    """What ``encode`` does, in this process."""
+    """Encode a source in this process, as the command does."""
     what = encoding(source, tokenizer(), SIDE, crops, 3)
     folder = CodeFolder(out, what, process, processes)
     encoder = Encoder(tokenizer(), source, what, 8)
@@ -75,7 +76,7 @@ def finish(started):
 
 
 def kill_in_the_middle(started, out, shards, wait):
-    """Kills once there are so many shards and some more seconds have passed."""
+    """Kill the processes ``wait`` seconds after there are ``shards`` shards."""
     while len(list(out.glob("*.array_record"))) < shards and all(one.poll() is None for one in started):
         time.sleep(0.005)
     time.sleep(wait)
@@ -92,7 +93,7 @@ def whole(tmp_path_factory):
 
 
 def check_same(out, whole):
-    """The same shards, bytes and all, with nothing else left in the folder."""
+    """Assert that both folders have the same shards, byte for byte, and no other files."""
     assert read_manifest(out).shards == read_manifest(whole).shards
     assert len(read_manifest(out).shards) == SHARDS
     kept = {one.name for one in out.iterdir() if not one.name.startswith(".checked-")}
@@ -104,7 +105,7 @@ def check_same(out, whole):
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_it_goes_on_and_no_shard_is_lost_or_doubled(whole, tmp_path, kills):
+def test_encoding_that_is_killed_at_random_moments_resumes_without_losing_or_repeating_a_shard(whole, tmp_path, kills):
     rng = random.Random(kills)
     out = tmp_path / "codes"
     for kill in range(kills):
@@ -125,7 +126,7 @@ def test_two_processes_share_the_shards(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_from_what_two_left(whole, tmp_path):
+def test_one_process_resumes_the_encoding_of_two(whole, tmp_path):
     left = tmp_path / "left"
     kill_in_the_middle(start(left, pause=0.02, processes=2), left, 3, 0.0)
     assert not (left / "manifest.json").exists()
@@ -143,10 +144,10 @@ def images(tmp_path, count=7):
         records.append(Record(str(number), content, (f"own {number}",), {"synthetic": [f"a {number}", f"b {number}"]}))
     array_record.write(tmp_path / "images.array_record", records)
     config = Images(size=SIDE, blend=Blend(weights=(0.5, 0.5)), bad_share=0.5)
-    return config.of(ArrayRecord(files=(str(tmp_path / "images.array_record"),)).open())
+    return config.source_of(ArrayRecord(files=(str(tmp_path / "images.array_record"),)).open())
 
 
-def test_batches_of_codes_are_those_of_the_images_crop_by_crop_and_compiled_once(tmp_path):
+def test_precomputed_codes_equal_the_codes_of_each_crop_and_the_encoder_compiles_once(tmp_path):
     source = images(tmp_path)
     encoder = encoded(source, tmp_path / "codes", crops=3)
     assert encoder.compiles() == 1
@@ -155,7 +156,7 @@ def test_batches_of_codes_are_those_of_the_images_crop_by_crop_and_compiled_once
     network, seen = tokenizer(), set()
     for step in range(3):
         batch, expected = ours.batch(step), theirs.batch(step)
-        for name in ("key", "caption", "meaning"):
+        for name in ("key", "caption", "caption_group"):
             assert batch[name] == expected[name]
         wanted = np.asarray(network.encode(to_float(jnp.asarray(np.stack(expected["image"])))))
         np.testing.assert_array_equal(np.stack(batch["codes"]), wanted)
@@ -168,8 +169,8 @@ def test_batches_of_codes_are_those_of_the_images_crop_by_crop_and_compiled_once
     assert [record["key"] for kind in bad for record in kind["records"]] == ["images.array_record:3"]
 
 
-def test_a_folder_that_was_checked_is_read_once_and_again_when_it_changes(whole, tmp_path, monkeypatch):
-    from dalle_jax.data.sources import precomputed as module
+def test_checksums_of_a_folder_are_computed_once_and_again_after_a_change(whole, tmp_path, monkeypatch):
+    from dalle_jax.data.precomputed import manifest as module
 
     read = []
     whole_sha256 = module.sha256

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dalle_jax.commands.sample import read_features
+from dalle_jax.commands.sample import read_features, truncation_warnings
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
 from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
@@ -24,7 +24,7 @@ CONFIG = LlamaGenConfig(
 
 
 def drawing(prompts) -> TextToImage:
-    """A model of that condition whose head is no longer zeros, with a CLIP."""
+    """Return a pipeline with random weights in the head of its transformer, and with a CLIP."""
     generator = LlamaGen(dataclasses.replace(CONFIG, condition=prompts.condition), rngs=nnx.Rngs(0))
     kernel = generator.codes.head.kernel
     kernel[...] = np.random.default_rng(0).normal(size=kernel.shape).astype(np.float32)
@@ -47,7 +47,7 @@ def by_features() -> TextToImage:
     return drawing(FeaturePrompts(FEATURES))
 
 
-def test_features_are_padded_before_the_words_and_their_own_padding_is_left_out():
+def test_features_are_padded_in_front_and_their_own_padding_is_removed():
     words = np.random.default_rng(0).normal(size=(2, 6)).astype(np.float32)
     padded = np.concatenate([np.zeros((2, 6)), words])
     for given in (words, padded, np.concatenate([words, np.zeros((3, 6))]), words.astype(np.float64)):
@@ -76,7 +76,7 @@ def test_a_prompt_of_a_different_kind_is_refused(reader, prompt, says):
     assert says in str(error.value)
 
 
-def test_classes_differ_and_guidance_of_one_is_the_class_alone(by_class):
+def test_images_depend_on_the_class_and_on_guidance(by_class):
     both = by_class([1, 2], candidates=4, keep=4, temperature=0.0, guidance=1.0)
     assert [one.prompt for one in both] == ["class 1", "class 2"]
     assert not np.array_equal(both[0].pixels, both[1].pixels)
@@ -84,7 +84,7 @@ def test_classes_differ_and_guidance_of_one_is_the_class_alone(by_class):
     assert not np.array_equal(by_class(2, candidates=4, temperature=0.0, guidance=9.0).pixels, both[1].pixels)
 
 
-def test_a_caption_ranks_and_names_what_a_class_or_features_draw(by_class, by_features):
+def test_a_caption_ranks_and_names_the_images_of_a_class_or_of_features(by_class, by_features):
     features = np.random.default_rng(0).normal(size=(2, 6)).astype(np.float32)
     for pipeline, prompt, said in ((by_class, 3, "class 3"), (by_features, features, "features")):
         bare = pipeline(prompt, candidates=4, keep=2, seed=1)
@@ -99,7 +99,7 @@ def test_a_caption_ranks_and_names_what_a_class_or_features_draw(by_class, by_fe
         by_class([1, 2], caption="a dog")
 
 
-def test_nats_are_asked_for_by_the_same_prompts(by_class):
+def test_nats_depend_on_the_class(by_class):
     images = np.random.default_rng(3).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     nats = by_class.likelihood.nats(images, [1, 2])
     np.testing.assert_allclose(by_class.likelihood.nats(images[1:], [2]), nats[1:], rtol=1e-5)
@@ -118,3 +118,12 @@ def test_a_file_of_features_holds_one_caption_or_several(tmp_path):
     for name, says in (("flat", r"got float16\[6\]"), ("objects", "Object arrays"), ("text", "expected numbers")):
         with pytest.raises(UserError, match=says):
             read_features(tmp_path / f"{name}.npy")
+
+
+def test_prompts_and_captions_longer_than_a_model_reads_are_each_a_warning(by_class, by_features):
+    long, short = (np.ones((rows, 6), np.float32) for rows in (5, 4))
+    cut = "WARNING: 1 of 2 prompts were truncated to the {} tokens of {}"
+    assert list(truncation_warnings(by_features, [long, short], None)) == [cut.format(4, "the transformer")]
+    captions = ["red red red red red", "red"]
+    assert list(truncation_warnings(by_class, [1, 2], captions)) == [cut.format(6, "CLIP")]
+    assert list(truncation_warnings(by_class, [1, 2], None)) == []

@@ -66,7 +66,7 @@ def request(prompt: str, given_image: np.ndarray | None = None, **options) -> Re
     return Request(prompt, RequestOptions(**options), given_image)
 
 
-def test_a_seed_gives_the_same_images_whatever_else_is_drawn(pipeline):
+def test_a_seed_gives_the_same_images_in_any_batch(pipeline):
     alone = pipeline("a red circle", candidates=4, keep=4, seed=3)
     others = [request("a blue square", candidates=4, seed=9), request("a green ring", candidates=2, keep=1)]
     together = pipeline.draw([*others, request("a red circle", candidates=4, keep=4, seed=3)])[2]
@@ -89,7 +89,7 @@ def test_seeds_and_candidates_differ_from_each_other(pipeline):
     assert not np.array_equal(pipeline("a red circle", candidates=8, keep=1, seed=2).candidates.reshape(8, -1), drawn)
 
 
-def test_what_is_kept_are_the_best_scores_in_their_order(pipeline):
+def test_the_images_with_the_best_scores_are_kept_in_order(pipeline):
     drawn = pipeline("a red circle", candidates=8, keep=3, seed=5)
     order = np.argsort(-drawn.candidate_scores, kind="stable")[:3]
     np.testing.assert_array_equal(drawn.chosen, order)
@@ -112,7 +112,7 @@ def test_the_codes_of_a_given_image_are_kept_exactly(pipeline):
     assert len(np.unique(drawn.reshape(4, -1), axis=0)) >= len(tops)
 
 
-def test_temperature_zero_draws_every_candidate_alike(pipeline):
+def test_all_candidates_are_equal_at_temperature_zero(pipeline):
     drawn = pipeline("a red circle", candidates=4, keep=1, temperature=0.0).candidates
     assert (drawn == drawn[:1]).all()
 
@@ -164,7 +164,7 @@ def arrays(state) -> list[jax.Array]:
     return [leaf for leaf in jax.tree.leaves(state) if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
 
 
-def test_several_prompts_give_what_each_gives_alone(pipeline):
+def test_several_prompts_give_the_images_of_each_alone(pipeline):
     together = pipeline(["a red circle", "a blue square"], candidates=4, keep=2, seed=4)
     for drawn, prompt in zip(together, ["a red circle", "a blue square"], strict=True):
         alone = pipeline(prompt, candidates=4, keep=2, seed=4)
@@ -174,7 +174,7 @@ def test_several_prompts_give_what_each_gives_alone(pipeline):
     assert len(pipeline("a red circle", candidates=2).pixels) == 2  # fewer than are kept by default
 
 
-def test_the_top_of_an_image_is_kept_however_it_is_given(pipeline, tmp_path):
+def test_a_given_image_may_be_an_array_a_pillow_image_or_a_file(pipeline, tmp_path):
     array = np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(array).save(tmp_path / "a.png")
     asked = request("a red circle", array[:12], candidates=4, keep=4)
@@ -186,7 +186,7 @@ def test_the_top_of_an_image_is_kept_however_it_is_given(pipeline, tmp_path):
     np.testing.assert_array_equal(np.asarray(pipeline._given([asked])[0])[0, :12], codes.reshape(-1))
 
 
-def test_images_become_codes_and_codes_images(pipeline):
+def test_codes_of_images_decode_to_their_reconstructions(pipeline):
     images = np.random.default_rng(2).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     codes = pipeline.codec.encode(list(images))
     assert codes.shape == (5, 4, 4) and codes.min() >= 0 and codes.max() < pipeline.codec.codebook_size == 16
@@ -195,7 +195,7 @@ def test_images_become_codes_and_codes_images(pipeline):
     np.testing.assert_array_equal(pipeline.codec.decode(codes[1]), pipeline.codec.decode(codes)[1:2])
 
 
-def test_ranking_is_a_cosine_with_each_text_and_takes_images_of_any_size(pipeline):
+def test_ranks_are_cosine_similarities_of_images_of_any_size(pipeline):
     images = np.random.default_rng(3).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     scores = pipeline.rank(images, ["a red circle", "a blue square"])
     assert scores.shape == (3, 2) and np.abs(scores).max() <= 1

@@ -41,7 +41,7 @@ def captions(tmp_path_factory) -> Captions:
 def batch_of(task: TextImageAlignment) -> dict:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(4)]
-    examples = {"image": images, "caption": ["a red circle", "a blue square"] * 2, "meaning": [0, 1, 0, 1]}
+    examples = {"image": images, "caption": ["a red circle", "a blue square"] * 2, "caption_group": [0, 1, 0, 1]}
     return {name: jnp.asarray(rows) for name, rows in task.prepare(examples, [(0, row) for row in range(4)]).items()}
 
 
@@ -112,7 +112,7 @@ def test_sizes_that_a_resnet_cannot_have_are_refused(captions):
     vision = ResNetConfig(width=2, layers=(1, 1, 1, 1))
     for model, message in (
         (clip_config(patch=16, vision=vision), "patch: expected 32"),
-        (clip_config(patch=32, vision=vision, image_size=48), "do not divide by 32"),
+        (clip_config(patch=32, vision=vision, image_size=48), "expected a multiple of 32 px, got 48 px"),
         (clip_config(patch=32, vision=ResNetConfig(width=3, layers=(1, 1, 1, 1))), "heads of 64"),
     ):
         with pytest.raises(ValueError, match=message):

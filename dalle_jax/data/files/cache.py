@@ -1,4 +1,4 @@
-"""Files behind URLs copied to this machine once, for readers that know only files of this machine."""
+"""The download cache: files behind URLs, downloaded once for readers that need a local file."""
 
 import hashlib
 import os
@@ -6,40 +6,40 @@ import tempfile
 from pathlib import Path
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.files.ranges import Stored, read, stored
+from dalle_jax.data.files.ranges import DataFile, find_file, read_range
 
 BLOCK = 32 * 2**20
 """Bytes of one request."""
 
 
-def local(file: Stored, folder: str | None, where: str) -> Stored:
-    """A file of this machine as it is; a copy in ``folder`` of one behind a URL, made if it is not there yet.
+def local_file(file: DataFile, folder: str | None, field: str) -> DataFile:
+    """Return a local file as it is, and a file behind a URL as its copy in the cache ``folder``.
 
-    The copy's name changes with the file's, its size and its stamp, so an old one is never taken for a new one.
-    ``where`` is the field that names the folder, for the UserError where there is none.
+    A copy's name depends on the file's name, size and stamp, so that a changed file is downloaded again. ``field`` is
+    the config field of the folder. Raises UserError if a file is behind a URL and ``folder`` is None.
     """
     if "://" not in file.name:
         return file
     if folder is None:
-        raise UserError(f"{file.name}: expected a folder for copies of what lies behind URLs, got none; set {where}")
+        raise UserError(f"{file.name}: expected a folder for downloads, since this file is behind a URL; set {field}")
     unique = hashlib.sha256(repr((file.name, file.size, file.stamp)).encode()).hexdigest()[:16]
     target = Path(folder).absolute() / f"{unique}-{file.name.rpartition('/')[2]}"
     if not (target.is_file() and target.stat().st_size == file.size):
-        _copy(file, target)
-    return stored(str(target))
+        _download(file, target)
+    return find_file(str(target))
 
 
-def _copy(file: Stored, target: Path) -> None:
+def _download(file: DataFile, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(prefix=".copy.", dir=target.parent)
+    handle, aside = tempfile.mkstemp(prefix=".download.", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             for start in range(0, file.size, BLOCK):
                 length = min(BLOCK, file.size - start)
-                part = read(file, start, length)
-                if len(part) != length:
-                    raise UserError(f"{file.name} was changed while it was copied; start again")
-                stream.write(part)
+                content = read_range(file, start, length)
+                if len(content) != length:
+                    raise UserError(f"{file.name} was changed while it was downloaded; start again")
+                stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(aside, target)

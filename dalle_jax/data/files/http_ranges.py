@@ -1,4 +1,4 @@
-"""Parts of files that a web server offers, by HTTP's ranges (RFC 9110, section 14)."""
+"""Byte ranges of files on a web server, by HTTP's Range header (RFC 9110, section 14)."""
 
 import http.client
 import re
@@ -12,31 +12,32 @@ from dalle_jax.config.errors import UserError
 SCHEMES = ("https", "http")
 TRIES = 4
 FIRST_WAIT = 0.5
-"""Seconds before the second try; each further one waits twice as long."""
+"""Seconds before the second try. Each later try waits twice as long as the one before it."""
 TIMEOUT = 60.0
+"""Seconds that one request may take without an answer."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_WORTH_ANOTHER_TRY = (408, 429, 500, 502, 503, 504)
+_RETRIED = (408, 429, 500, 502, 503, 504)
 
 
-def described(url: str) -> tuple[int, str]:
-    """The bytes of a file, and what the server says that changes with it (ETag or date; empty if it says neither).
+def size_and_stamp(url: str) -> tuple[int, str]:
+    """Return a file's size in bytes and its version stamp: its ETag, else its date, else an empty string.
 
-    Raises FileNotFoundError where there is none, UserError for a server that cannot be used.
+    Raises FileNotFoundError if the file does not exist, and UserError if the server cannot be used.
     """
-    _, whole, stamp = _get(url, 0, 1)
-    return whole, stamp
+    _, size, stamp = _get(url, 0, 1)
+    return size, stamp
 
 
-def read_part(url: str, start: int, length: int) -> bytes:
-    """``length`` bytes from ``start`` on, fewer where the file ends; raises as ``described``."""
+def read_url_range(url: str, start: int, length: int) -> bytes:
+    """Read ``length`` bytes from byte ``start`` on, fewer at the file's end. Raises like ``size_and_stamp``."""
     if length == 0:
         return b""
     return _get(url, start, length)[0]
 
 
 def _get(url: str, start: int, length: int) -> tuple[bytes, int, str]:
-    """The bytes of a part, those of the whole file, and its stamp. What may pass is tried again."""
+    """Return the content of a range, the size of the file, and its stamp. Retry after faults that may pass."""
     for attempt in range(TRIES):
         try:
             return _get_once(url, start, length)
@@ -44,9 +45,9 @@ def _get(url: str, start: int, length: int) -> tuple[bytes, int, str]:
             error.close()
             if error.code == 404:
                 raise FileNotFoundError(url) from error
-            if error.code == 416:  # nothing there: an empty file, or a start behind the end
+            if error.code == 416:  # an empty file, or a start beyond the end
                 return b"", _size_of(error.headers.get("Content-Range", "")), _stamp(error.headers)
-            if error.code not in _WORTH_ANOTHER_TRY or attempt == TRIES - 1:
+            if error.code not in _RETRIED or attempt == TRIES - 1:
                 raise UserError(f"cannot read {url}: the server answers {error.code} {error.reason}") from error
         except (OSError, http.client.HTTPException) as error:
             if attempt == TRIES - 1:
@@ -63,7 +64,9 @@ def _get_once(url: str, start: int, length: int) -> tuple[bytes, int, str]:
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
         found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
         if answer.status != 206 or not found or int(found[1]) != start:
-            raise UserError(f"{url}: the server gives no parts of files (HTTP's Range); copy the file and name that")
+            raise UserError(
+                f"{url}: expected a server with byte ranges (HTTP's Range), got whole files; copy it to this machine"
+            )
         content = answer.read(length)
         if len(content) != int(found[2]) - start + 1:
             raise http.client.IncompleteRead(content)

@@ -1,4 +1,4 @@
-"""Which files a configuration names: files, folders, glob patterns and braces, here or behind URLs."""
+"""Expansion of paths in a config: files, folders, glob patterns and braces, on this machine or behind URLs."""
 
 import glob
 import os
@@ -7,44 +7,58 @@ from collections.abc import Sequence
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.files.ranges import is_web
+from dalle_jax.data.files.ranges import DataFile, find_file, is_web
 
 MOST_NAMES = 500_000
-"""More than this no pattern may stand for: a slip such as {0..9999999999} would fill the memory."""
+"""The most names of one pattern. A slip such as {0..9999999999} would fill the memory."""
 
 _INNERMOST = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
-def named(patterns: Sequence[str], suffixes: Sequence[str]) -> tuple[str, ...]:
-    """The files that ``patterns`` stand for, by full path or URL: sorted, none twice.
+def expand_paths(patterns: Sequence[str], suffixes: Sequence[str]) -> tuple[str, ...]:
+    """Return the full paths or URLs of all files that ``patterns`` match, sorted and without duplicates.
 
-    A pattern is a file; a folder, for the files with one of ``suffixes`` in and below it; a glob pattern (``*``, ``?``,
-    ``[a-c]``, and ``**/`` for any folders); with braces, ``{000..127}`` and ``{a,b}``, each of what they stand for.
-    Behind https:// there are no folders and no globs. What begins with a dot only its own name finds.
+    A pattern is one of:
 
-    Raises one UserError that names each pattern, and each name that braces stand for, for which there is no file.
+    - a file;
+    - a folder: all files in and below it that end in one of ``suffixes``;
+    - a glob pattern with ``*``, ``?``, ``[a-c]``, or ``**/`` for any folders;
+    - any of these with braces, ``{000..127}`` and ``{a,b}``.
+
+    Folders and globs do not work behind https://. Folders and globs skip names that begin with a dot.
+
+    Raises one UserError that names each pattern, and each name from braces, without a file.
     """
     found: set[str] = set()
     missing = []
     for pattern in patterns:
-        for one in expanded(pattern):
+        for one in expand_braces(pattern):
             files = _files(one, suffixes)
             found.update(files)
             if not files:
                 missing.append(one if one == pattern else f"{one} (of {pattern})")
     if missing or not found:
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-        hint = "; where gaps in the numbers are right, write * for {…}" if any("(of " in one for one in missing) else ""
-        wanted = f"files, or folders with {' or '.join(suffixes)} in them"
-        raise UserError(f"expected {wanted}; found nothing for {shown or 'no name'}{hint}")
+        hint = (
+            "; if some numbers are missing on purpose, write * instead of {…}"
+            if any("(of " in one for one in missing)
+            else ""
+        )
+        expected = f"files, or folders with {' or '.join(suffixes)} in them"
+        raise UserError(f"expected {expected}; found nothing for {shown or 'an empty list'}{hint}")
     return tuple(sorted(found))
 
 
-def expanded(pattern: str) -> list[str]:
-    """What the braces of a pattern stand for, as a shell has it: ``{000..127}`` keeps its zeros, braces may nest.
+def find_files(patterns: Sequence[str], suffixes: Sequence[str]) -> list[DataFile]:
+    """Look up all files that ``patterns`` match. Raises UserError like ``expand_paths``."""
+    return [find_file(name) for name in expand_paths(patterns, suffixes)]
 
-    Braces around one word are letters like others. Raises UserError for too many names.
+
+def expand_braces(pattern: str) -> list[str]:
+    """Expand a pattern's braces as a shell does: ``{000..127}`` keeps its zeros, and braces may nest.
+
+    Braces around a single word stay as they are. Raises UserError for too many names.
     """
     texts, changed = [pattern], True
     while changed:
@@ -60,7 +74,7 @@ def expanded(pattern: str) -> list[str]:
 
 
 def _first_choice(text: str) -> list[str]:
-    """What a text becomes with each of the words of its first innermost braces; empty without any."""
+    """Return the text with each alternative of its first innermost braces, or an empty list without braces."""
     for match in _INNERMOST.finditer(text):
         if words := _alternatives(match[1]):
             return [text[: match.start()] + word + text[match.end() :] for word in words]
@@ -68,6 +82,7 @@ def _first_choice(text: str) -> list[str]:
 
 
 def _alternatives(inside: str) -> list[str]:
+    """Return the alternatives inside braces, or an empty list for a single word."""
     if found := _RANGE.fullmatch(inside):
         first, last = int(found[1]), int(found[2])
         if abs(last - first) >= MOST_NAMES:
@@ -80,14 +95,14 @@ def _alternatives(inside: str) -> list[str]:
 
 
 def _too_many(pattern: str) -> UserError:
-    return UserError(f"{pattern}: expected braces that stand for at most {MOST_NAMES:,} names")
+    return UserError(f"{pattern}: expected braces with at most {MOST_NAMES:,} names")
 
 
 def _files(pattern: str, suffixes: Sequence[str]) -> list[str]:
-    """Those that a pattern without braces stands for."""
+    """Return the files that a pattern without braces matches."""
     if is_web(pattern):
         if "*" in pattern:
-            raise UserError(f"{pattern}: a web server lists no files; name them, with braces if they are many")
+            raise UserError(f"{pattern}: expected names or braces, since a web server lists no files")
         return [pattern]
     if "://" in pattern:
         return _files_behind_url(pattern, suffixes)

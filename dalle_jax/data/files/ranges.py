@@ -1,6 +1,6 @@
-"""Reading parts of files, wherever they lie: on this machine, behind gs:// and s3://, on a web server.
+"""Byte ranges of files: on this machine, behind gs:// and s3://, on a web server.
 
-Nothing here has a position in a file, so threads and forked processes share it all.
+No function keeps a position in a file, so threads and forked processes may share its open files.
 """
 
 import functools
@@ -13,14 +13,14 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.files import http_ranges
 
 MOST_OPEN = 16
-"""Files of this machine that a process keeps open."""
+"""The most files of this machine that a process keeps open."""
 MOST_BETWEEN = 4096
-"""Bytes between two wanted parts that are cheaper read along than left out by a second request."""
+"""Bytes between two ranges up to which one request for both is cheaper than two requests."""
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A file as it was when it was looked at: ``stamp`` is its time or checksum, another when it is written again."""
+class DataFile:
+    """A file's path or URL, its size, and a version stamp that changes when the file does (a time or a checksum)."""
 
     name: str
     size: int
@@ -28,24 +28,27 @@ class Stored:
 
 
 def is_web(name: str) -> bool:
-    """Whether a web server offers it: such a file can be read, and nothing can be listed or written."""
+    """Return whether a web server offers the file, so that it can be read but not listed or written."""
     return name.partition("://")[0] in http_ranges.SCHEMES and "://" in name
 
 
-def stored(name: str) -> Stored:
-    """Looks at a file. Raises UserError if it is not there."""
+def find_file(name: str) -> DataFile:
+    """Look up a file's size and version stamp. Raises UserError if the file does not exist."""
     try:
-        size, stamp = http_ranges.described(name) if is_web(name) else storage.size_and_version(storage.place(name))
+        found = http_ranges.size_and_stamp(name) if is_web(name) else storage.size_and_version(storage.place(name))
     except OSError as error:
         raise UserError(f"cannot read {name}: {error.strerror or 'no such file'}") from error
-    return Stored(name, size, stamp)
+    return DataFile(name, *found)
 
 
-def read(file: Stored, start: int, length: int) -> bytes:
-    """``length`` bytes from ``start`` on, fewer where the file ends. UserError if it cannot be read, or changed."""
+def read_range(file: DataFile, start: int, length: int) -> bytes:
+    """Read ``length`` bytes from byte ``start`` on, fewer at the file's end.
+
+    Raises UserError if the file cannot be read or has changed.
+    """
     try:
         if is_web(file.name):
-            return http_ranges.read_part(file.name, start, length)
+            return http_ranges.read_url_range(file.name, start, length)
         if "://" in file.name:
             return storage.read_range(storage.place(file.name), start, length)
         return _read_here(file, start, length)
@@ -53,24 +56,24 @@ def read(file: Stored, start: int, length: int) -> bytes:
         raise UserError(f"cannot read {file.name}: {error.strerror or 'no such file'}") from error
 
 
-def read_all(file: Stored, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-    """The parts of a file at ``spans`` of (start, length), in one request where they stand close together.
+def read_byte_ranges(file: DataFile, byte_ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Read several (start, length) of a file, with one request if they are close together.
 
-    Raises UserError for a part that reaches beyond the file's end: it is another file than the one looked at.
+    Raises UserError for a range beyond the file's end, since the file has then changed.
     """
-    first = min(start for start, _ in spans)
-    last = max(start + length for start, length in spans)
-    if last - first <= sum(length for _, length in spans) + MOST_BETWEEN * (len(spans) - 1):
-        whole = read(file, first, last - first)
-        parts = [whole[start - first : start - first + length] for start, length in spans]
+    first = min(start for start, _ in byte_ranges)
+    last = max(start + length for start, length in byte_ranges)
+    if last - first <= sum(length for _, length in byte_ranges) + MOST_BETWEEN * (len(byte_ranges) - 1):
+        whole = read_range(file, first, last - first)
+        contents = [whole[start - first : start - first + length] for start, length in byte_ranges]
     else:
-        parts = [read(file, start, length) for start, length in spans]
-    if any(len(part) != length for part, (_, length) in zip(parts, spans, strict=True)):
+        contents = [read_range(file, start, length) for start, length in byte_ranges]
+    if any(len(content) != length for content, (_, length) in zip(contents, byte_ranges, strict=True)):
         raise _changed(file)
-    return parts
+    return contents
 
 
-def _read_here(file: Stored, start: int, length: int) -> bytes:
+def _read_here(file: DataFile, start: int, length: int) -> bytes:
     opened = _opened(file)
     content = os.pread(opened.number, length, start)
     while content and len(content) < length:  # Linux gives at most 2 GiB at once, network drives less
@@ -81,14 +84,14 @@ def _read_here(file: Stored, start: int, length: int) -> bytes:
     return content
 
 
-class _Opened:
-    """An open file of this machine; it is closed when the last thread that reads it lets go."""
+class _OpenFile:
+    """An open file of this machine, which closes when the last thread that reads it drops it."""
 
-    def __init__(self, file: Stored):
+    def __init__(self, file: DataFile):
         self.number = -1
         self.number = os.open(file.name, os.O_RDONLY | os.O_CLOEXEC)
-        about = os.fstat(self.number)
-        if (about.st_size, str(about.st_mtime_ns)) != (file.size, file.stamp):
+        status = os.fstat(self.number)
+        if (status.st_size, str(status.st_mtime_ns)) != (file.size, file.stamp):
             raise _changed(file)
 
     def __del__(self) -> None:
@@ -97,9 +100,9 @@ class _Opened:
 
 
 @functools.lru_cache(maxsize=MOST_OPEN)
-def _opened(file: Stored) -> _Opened:
-    return _Opened(file)
+def _opened(file: DataFile) -> _OpenFile:
+    return _OpenFile(file)
 
 
-def _changed(file: Stored) -> UserError:
+def _changed(file: DataFile) -> UserError:
     return UserError(f"{file.name} was changed while it was in use; start again")

@@ -1,4 +1,4 @@
-"""array_record files: records of bytes at random access, read by any thread and any forked process, written whole."""
+"""array_record files: records of bytes with random access, for any threads and forked processes."""
 
 import functools
 import hashlib
@@ -6,84 +6,82 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.files.ranges import Stored, read
+from dalle_jax.data.files.ranges import DataFile, read_range
 
 MOST_OPEN = 256
-"""Files that a process keeps open."""
+"""The most files that a process keeps open."""
 ENDS = 64 * 2**10
-"""Bytes at either end of a file that its digest is of: where records lie is at the end."""
+"""Bytes at each end of a file that its digest covers. The index of its records is at the end."""
 
 
 class BrokenRecord(Exception):
-    """A record whose bytes are not as they were written."""
+    """A record whose bytes have changed since it was written."""
 
 
-def count(file: Stored) -> int:
-    """The records of a file. Raises UserError for one that is no array_record, or is cut off."""
+def count_records(file: DataFile) -> int:
+    """Return the number of records. Raises UserError if the file is cut off or not an array_record file."""
     reader = _reader(file, os.getpid())
     found = int(reader.num_records())
     if not reader.ok():
-        raise UserError(f"{file.name}: expected an array_record file, got something else, or one that is cut off")
+        raise UserError(f"{file.name}: expected an array_record file, got a file that is cut off or of another format")
     return found
 
 
-def record(file: Stored, number: int) -> bytes:
-    """Record ``number`` of a file. Raises BrokenRecord."""
+def read_record(file: DataFile, number: int) -> bytes:
+    """Read record ``number``. Raises BrokenRecord if it is damaged."""
     try:
         return _reader(file, os.getpid()).read([number])[0]
     except (RuntimeError, IndexError) as error:
-        said = str(error).split("; at ")[0] or "there is none"
-        raise BrokenRecord(said) from error
+        raise BrokenRecord(str(error).split("; at ")[0] or f"the file has no record {number}") from error
 
 
-def digest(file: Stored) -> str:
-    """Changes with the size of a file and with where its records lie in it."""
-    ends = read(file, 0, ENDS) + read(file, max(0, file.size - ENDS), ENDS)
+def digest(file: DataFile) -> str:
+    """Return a digest of a file's size and of both its ends, which hold the index of its records."""
+    ends = read_range(file, 0, ENDS) + read_range(file, max(0, file.size - ENDS), ENDS)
     return hashlib.sha256(ends + str(file.size).encode()).hexdigest()[:32]
 
 
-def write(path: str | os.PathLike[str], records: Iterable[bytes], aside_in: Path | None = None) -> int:
-    """Writes a file aside and renames it; returns how many records it holds. Folders are made.
+def write(path: str | os.PathLike[str], records: Iterable[bytes], temporary_folder: Path | None = None) -> int:
+    """Write a file atomically, and return its number of records. Missing folders are created.
 
-    Each record is compressed by itself, so that one is read without its neighbours. ``aside_in`` is the folder, on the
-    same disk, where it is written first (default: the file's own).
+    The file is written into ``temporary_folder`` (by default its own folder), which must be on the same disk, and then
+    renamed. Each record is compressed by itself, so that reading one does not read its neighbours.
     """
     target = Path(path)
-    for folder in (target.parent, aside_in or target.parent):
+    for folder in (target.parent, temporary_folder or target.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(prefix=".aside.", dir=aside_in or target.parent)
+    handle, temporary = tempfile.mkstemp(prefix=".temporary.", dir=temporary_folder or target.parent)
     os.close(handle)
     try:
-        writer: Any = ArrayRecordWriter(aside, "group_size:1")
+        writer = ArrayRecordWriter(temporary, "group_size:1")
         written = 0
         for one in records:
             writer.write(one)
             written += 1
         writer.close()
-        _sync(aside)
-        os.chmod(aside, 0o644)
-        os.replace(aside, target)
+        _sync(temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
         _sync(target.parent)
     except RuntimeError as error:
-        Path(aside).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise UserError(f"cannot write {target}: {str(error)[:200]}") from error
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
     return written
 
 
 @functools.lru_cache(maxsize=MOST_OPEN)
-def _reader(file: Stored, process: int) -> Any:
-    """An open file; ``process`` keeps a forked process from reading on its parent's."""
+def _reader(file: DataFile, process: int) -> ArrayRecordReader:
+    """Open a file. ``process`` is part of the cache key, since a forked process must not use its parent's reader."""
     del process
-    about = os.stat(file.name)
-    if (about.st_size, str(about.st_mtime_ns)) != (file.size, file.stamp):
+    status = os.stat(file.name)
+    if (status.st_size, str(status.st_mtime_ns)) != (file.size, file.stamp):
         raise UserError(f"{file.name} was changed while it was in use; start again")
     return ArrayRecordReader(file.name, "readahead_buffer_size:0,max_parallelism:0")
 

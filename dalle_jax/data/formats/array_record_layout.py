@@ -1,46 +1,68 @@
-"""One captioned image as bytes, as our array_record files hold it.
+"""The layout of one captioned image in our array_record files.
 
-A msgpack map (version 1): ``v`` is 1; ``image`` the encoded image (JPEG, PNG, WebP) as it came; ``captions`` an
-array of at least one text; ``about`` a map of what else is known of it, of plain values (null, true and false, numbers,
-texts, arrays and maps of them). Other names are an error, so that no later version is taken for this one.
+A record is a msgpack map of version 2:
+
+- ``v``: the number 2.
+- ``image``: the encoded image (JPEG, PNG, WebP), byte for byte as it came.
+- ``captions``: an array of at least one text.
+- ``metadata``: a map of plain values: null, true and false, numbers, texts, arrays and maps.
+
+Other names are an error, so that a reader never takes a later version for this one. In version 1 ``metadata`` was
+called ``about``.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import msgpack
 
 from dalle_jax.data.formats import sidecars
-from dalle_jax.data.records import BadRecord, Record
+from dalle_jax.data.records import BadRecord, Metadata, Record
 
-VERSION = 1
-_NAMES = {"v", "image", "captions", "about"}
+VERSION = 2
+_NAMES = {"v", "image", "captions", "metadata"}
 
 
-def encoded(image: bytes, captions: tuple[str, ...] | list[str], about: Mapping[str, Any] | None = None) -> bytes:
-    """The bytes of a record. Raises TypeError for an ``about`` of other than plain values."""
-    content = {"v": VERSION, "image": image, "captions": list(captions), "about": dict(about or {})}
+def encode_record(image: bytes, captions: Sequence[str], metadata: Metadata | None = None) -> bytes:
+    """Encode a captioned image. Raises TypeError for ``metadata`` with other than plain values."""
+    content = {"v": VERSION, "image": image, "captions": list(captions), "metadata": dict(metadata or {})}
     return msgpack.packb(content, use_bin_type=True, strict_types=True)
 
 
-def decoded(key: str, content: bytes, most_bytes: int) -> Record:
-    """The record that ``encoded`` made bytes of. Raises BadRecord for anything else."""
+def decode_record(key: str, content: bytes, max_bytes: int) -> Record:
+    """Decode the bytes that ``encode_record`` made. Raises BadRecord for other bytes."""
     try:
-        found = msgpack.unpackb(content, raw=False, strict_map_key=True, ext_hook=_no_extension)
-    except Exception as error:  # msgpack raises a dozen kinds of error on bytes that are none of its
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise BadRecord(key, "broken record", f"expected a msgpack map: {said}") from error
-    version = found.get("v") if isinstance(found, dict) else None
-    if not isinstance(found, dict) or version != VERSION or found.keys() != _NAMES:
-        names = ", ".join(sorted(map(str, found))) if isinstance(found, dict) else type(found).__name__
-        wanted = f"a map of {', '.join(sorted(_NAMES))} with v {VERSION}"
-        raise BadRecord(key, "another layout", f"expected {wanted}, got {names} with v {version!r}"[:300])
-    image, about = sidecars.image(key, "image", found["image"], most_bytes), found["about"]
-    if not isinstance(about, dict):
-        raise BadRecord(key, "another layout", f"about: expected a map, got {type(about).__name__}")
-    return Record(key, image, sidecars.distinct(key, sidecars.said(found["captions"])), about)
+        found = msgpack.unpackb(content, raw=False, strict_map_key=True, ext_hook=_refuse_extension)
+    except Exception as error:  # msgpack raises a dozen kinds of error for bytes that are not msgpack
+        message = " ".join(str(error).split())[:200] or type(error).__name__
+        raise BadRecord(key, "broken record", f"expected a msgpack map: {message}") from error
+    if not isinstance(found, dict):
+        raise BadRecord(key, "other layout", f"expected a msgpack map, got {type(found).__name__}")
+    _check_layout(key, found)
+    image = sidecars.check_image(key, "image", found["image"], max_bytes)
+    metadata = found["metadata"]
+    if not isinstance(metadata, dict):
+        raise BadRecord(key, "other layout", f"metadata: expected a map, got {type(metadata).__name__}")
+    return Record(key, image, sidecars.unique_captions(key, sidecars.caption_texts(found["captions"])), metadata)
 
 
-def _no_extension(code: int, data: bytes) -> Any:
+def _check_layout(key: str, found: Mapping[object, object]) -> None:
+    """Raise BadRecord for a map of another version or with other names."""
+    version = found.get("v")
+    if version == 1 and "about" in found:
+        raise BadRecord(
+            key,
+            "old layout",
+            f"expected layout version {VERSION}, got version 1; write the file again from its images, since "
+            "`about` is now `metadata`",
+        )
+    if version != VERSION or found.keys() != _NAMES:
+        expected = f"a map of {', '.join(sorted(_NAMES))} with v {VERSION}"
+        names = ", ".join(sorted(map(str, found)))
+        raise BadRecord(key, "other layout", f"expected {expected}, got {names} with v {version!r}"[:300])
+
+
+def _refuse_extension(code: int, data: bytes) -> NoReturn:
+    """Raise ValueError: the layout has no extension types."""
     del data
     raise ValueError(f"an extension type {code}")

@@ -1,4 +1,4 @@
-"""What is in a folder, here or behind a URL: its files and their bytes, and the links that lead out of it."""
+"""Listing of a folder, on this machine or behind a URL: its files, their sizes, and links that cannot be used."""
 
 import os
 from pathlib import Path
@@ -10,11 +10,11 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.records import BadRecord
 
 
-def listed(top: Path | epath.Path) -> tuple[dict[str, int], list[BadRecord]]:
-    """The bytes of every file in and below a folder by its path from there on, and what cannot be used.
+def list_folder(top: Path | epath.Path) -> tuple[dict[str, int], list[BadRecord]]:
+    """List all files in and below a folder: their sizes by relative path, and the entries that cannot be used.
 
-    What begins with a dot is left out. Links to files within the folder are files; links to folders are not followed.
-    Raises UserError if there is no such folder.
+    Names that begin with a dot are left out. A link to a file within the folder counts as a file; links to folders are
+    not followed. Raises UserError if the folder does not exist.
     """
     if storage.is_remote(top):
         found = storage.files(top)
@@ -42,7 +42,7 @@ def listed(top: Path | epath.Path) -> tuple[dict[str, int], list[BadRecord]]:
 
 
 def _fault(entry: os.DirEntry[str], real: str) -> tuple[str, str] | None:
-    """Kind and reason why what is no folder cannot be used; ``real`` is the listed folder without links in its path."""
+    """Return kind and reason why an entry cannot be used, or None. ``real`` is the listed folder's resolved path."""
     try:
         entry.name.encode()
     except UnicodeEncodeError:
@@ -53,11 +53,11 @@ def _fault(entry: os.DirEntry[str], real: str) -> tuple[str, str] | None:
             return "path outside", "is a link that leads out of the folder"
         if os.path.isdir(target):
             return None
-    return None if entry.is_file() else ("not a file", "is a device, a link to nothing or the like")
+    return None if entry.is_file() else ("not a file", "is a device, a pipe, a socket or a broken link")
 
 
 def read_whole(top: Path | epath.Path, name: str, size: int) -> bytes:
-    """A file of a listed folder. Raises UserError if it cannot be read or has not ``size`` bytes any more."""
+    """Read a file of a listed folder. Raises UserError if it cannot be read or its size is not ``size`` any more."""
     path = top / name
     try:
         if storage.is_remote(path):

@@ -1,62 +1,79 @@
-"""Files of rows, one after the other: which file a row is in, and what a row is called."""
+"""Records that are the rows of files: checks of their config, the file of each row, and the keys of rows."""
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.records import BadRecord
+from dalle_jax.data.records import BadRecord, Record
 
 
 class Rows:
-    """The rows of ``names`` (paths or URLs, all different), of which each file has as many as ``counts`` says."""
+    """The rows of several files in order. ``counts`` holds the number of rows of each file."""
 
-    def __init__(self, names: Sequence[str], counts: Sequence[int]):
-        self._names = short_names(names)
+    def __init__(self, counts: Sequence[int]):
         self._ends = list(accumulate(counts))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def find(self, index: int) -> tuple[int, int]:
-        """The number of the file that row ``index`` is in, and its number there. Raises IndexError."""
+        """Return the number of the file that holds row ``index``, and the row's number in it. Raises IndexError."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         file = bisect_right(self._ends, index)
         return file, index - (self._ends[file - 1] if file else 0)
 
-    def key(self, file: int, row: int) -> str:
-        """What a row is called in reports: no other one has that name."""
-        return f"{self._names[file]}:{row}"
 
+class RowRecords(ABC):
+    """``Records`` of row files. A subclass implements ``read_row``; a key is ``LABEL:ROW``.
 
-class RowRecords:
-    """What ``Records`` that are the rows of files share; a key is the file and the row's number in it.
-
-    Raises UserError, naming the ``patterns`` that stand for the files, where there are no rows.
+    ``labels`` and ``counts`` hold a unique label and the number of rows of each file. Raises UserError, with the name
+    of the ``source``, if there are no rows.
     """
 
-    def __init__(self, patterns: Sequence[str], names: Sequence[str], counts: Sequence[int]):
-        self._rows = Rows(names, counts)
+    def __init__(self, source: str, labels: Sequence[str], counts: Sequence[int]):
+        self._labels = labels
+        self._rows = Rows(counts)
         if not len(self._rows):
-            raise UserError(f"{', '.join(patterns)}: expected records, got files with none in them")
+            raise UserError(f"{source}: expected records, got none")
+
+    @abstractmethod
+    def read_row(self, key: str, file: int, row: int) -> Record:
+        """Read row ``row`` of file ``file`` as the record ``key``. Raises BadRecord."""
 
     @property
     def problems(self) -> tuple[BadRecord, ...]:
-        """None: what is bad is found when it is read."""
+        """No problems, since faults of rows show only on reading."""
         return ()
 
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __getitem__(self, index: int) -> Record:
+        return self.read_row(self.key(index), *self._rows.find(index))
+
     def key(self, index: int) -> str:
-        """The key of record ``index``, without reading it."""
-        return self._rows.key(*self._rows.find(index))
+        """Return the key of record ``index`` without reading it."""
+        file, row = self._rows.find(index)
+        return f"{self._labels[file]}:{row}"
 
 
-def short_names(names: Sequence[str]) -> list[str]:
-    """Different names without the folders that all of them are in."""
-    parts = [name.split("/") for name in names]
+def check_config(source: str, at_least_one: Mapping[str, int], caption: Sequence[str] | None = None) -> None:
+    """Check the fields that sources of rows share. Raises one UserError that names each wrong field.
+
+    ``caption`` holds the names of caption columns; None means that the source has no such field.
+    """
+    problems = ["caption: expected names of columns that hold captions, got none"] if caption == () else []
+    problems += [f"{name}: expected at least 1, got {value}" for name, value in at_least_one.items() if value < 1]
+    if problems:
+        raise UserError(f"{source}: " + "; ".join(problems))
+
+
+def short_names(paths: Iterable[str]) -> list[str]:
+    """Return unique paths without the folders that all of them share."""
+    parts = [path.split("/") for path in paths]
     shared = 0
     while parts and all(len(one) > shared + 1 and one[shared] == parts[0][shared] for one in parts):
         shared += 1

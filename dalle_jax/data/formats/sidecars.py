@@ -1,35 +1,35 @@
-"""What stands beside an image: captions as lines of a text, and a JSON object that says more of it."""
+"""Captions and metadata in files next to an image: a text with a caption on each line, and a JSON object."""
 
 import json
 from collections.abc import Iterable
-from typing import Any
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.records import BadRecord
+from dalle_jax.data.records import BadRecord, Metadata
 
 MOST_OF_A_TEXT = 64 * 2**10
+"""The largest caption file, in bytes."""
 MOST_OF_A_JSON = 2**20
-"""Bytes. What is larger is no caption, and nothing that is worth the memory."""
+"""The largest JSON file, in bytes."""
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 
 
-def too_large(what: str, where: str, size: int, most: int) -> tuple[str, str]:
-    """Kind and reason of the BadRecord for an image, a caption or a json beyond its limit."""
-    return f"{what} too large", f"its {what} in {where} has {size:,} bytes, expected at most {most:,}"
+def size_fault(kind: str, where: str, size: int, most: int) -> tuple[str, str]:
+    """Return kind and reason of the BadRecord for an image, a caption or a JSON file beyond its limit."""
+    return f"{kind} too large", f"its {kind} in {where} has {size:,} bytes, expected at most {most:,}"
 
 
-def image(key: str, field: str, value: object, most_bytes: int) -> bytes:
-    """The encoded image in a field. BadRecord if there are no bytes, or too many."""
+def check_image(key: str, field: str, value: object, max_bytes: int) -> bytes:
+    """Return the encoded image in a field. Raises BadRecord for an empty or too large value, or one not of bytes."""
     if not isinstance(value, bytes) or not value:
         raise BadRecord(key, "no image", f"its {field} holds no bytes")
-    if len(value) > most_bytes:
-        raise BadRecord(key, *too_large("image", field, len(value), most_bytes))
+    if len(value) > max_bytes:
+        raise BadRecord(key, *size_fault("image", field, len(value), max_bytes))
     return value
 
 
-def lines(key: str, content: bytes) -> list[str]:
-    """The captions of a text file: each line that is not blank is one. BadRecord if it is not UTF-8."""
+def caption_lines(key: str, content: bytes) -> list[str]:
+    """Return the lines of a caption file that are not blank. Raises BadRecord if it is not UTF-8."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -37,8 +37,8 @@ def lines(key: str, content: bytes) -> list[str]:
     return [line.strip() for line in text.split("\n") if line.strip()]
 
 
-def fields(key: str, content: bytes) -> dict[str, Any]:
-    """The object in a JSON file. BadRecord, of the kind "broken json", if there is none."""
+def json_fields(key: str, content: bytes) -> Metadata:
+    """Parse the object in a JSON file. Raises BadRecord, of the kind "broken json", for other content."""
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -48,25 +48,28 @@ def fields(key: str, content: bytes) -> dict[str, Any]:
     return found
 
 
-def said(value: object) -> list[str]:
-    """The captions in a field: a text or a list of texts. Blank ones, and what is no text, are none."""
+def caption_texts(value: object) -> list[str]:
+    """Return the captions in a field that holds a text or a list of texts.
+
+    Blank texts and values of other types are left out.
+    """
     values = value if isinstance(value, list) else [value]
     return [one.strip() for one in values if isinstance(one, str) and one.strip()]
 
 
-def distinct(key: str, captions: Iterable[str]) -> tuple[str, ...]:
-    """Each caption once, in their order. BadRecord, of the kind "no caption", if there is none."""
+def unique_captions(key: str, captions: Iterable[str]) -> tuple[str, ...]:
+    """Return each caption once, in order. Raises BadRecord, of the kind "no caption", if there are none."""
     found = tuple(dict.fromkeys(captions))
     if not found:
         raise BadRecord(key, "no caption", "its captions are empty")
     return found
 
 
-def check(what: str, images: tuple[str, ...], most_bytes: int, problems: list[str]) -> None:
-    """Raises UserError with all ``problems`` of a configuration, and of the fields that sources of files share."""
+def check_config(source: str, images: tuple[str, ...], max_bytes: int, problems: list[str]) -> None:
+    """Check the fields that sources of files share. Raises one UserError for these and for ``problems``."""
     if not images or not all(one and one == one.lower().strip(".") for one in images):
-        problems.append(f"images must be extensions in small letters and without a dot, got {images}")
-    if most_bytes < 1:
-        problems.append(f"most_bytes must be at least 1, got {most_bytes}")
+        problems.append(f"images: expected file extensions in lower case without a dot, got {images}")
+    if max_bytes < 1:
+        problems.append(f"max_bytes: expected at least 1, got {max_bytes}")
     if problems:
-        raise UserError(f"{what}: " + "; ".join(problems))
+        raise UserError(f"{source}: " + "; ".join(problems))

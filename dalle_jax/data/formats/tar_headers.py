@@ -1,16 +1,16 @@
-"""The headers of a tar, one after the other, without the contents of its members: POSIX ustar and pax, GNU, v7.
+"""The headers of a tar, read without its members' contents: POSIX ustar and pax, GNU, v7.
 
 POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar's manual, "Basic Tar Format".
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from dalle_jax.config.errors import UserError
 
 BLOCK = 512
 MOST_OF_A_LONG_NAME = 2**20
-"""Bytes of a GNU long name or of a pax header; more than that is no name."""
+"""The most bytes of a GNU long name or of a pax header."""
 
 _ZEROS = bytes(BLOCK)
 _FILES = b"0\x007"
@@ -19,24 +19,32 @@ _WITHOUT_CONTENT = b"123456"
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-class Member(NamedTuple):
-    """What one header says. ``what`` is "file", "folder", "link" or, for all else, "not a file"."""
+class TarMember(NamedTuple):
+    """A member of a tar. ``kind`` is "file", "folder", "link" or, for devices and the like, "not a file"."""
 
-    what: str
+    kind: str
     name: bytes
     start: int
     size: int
 
 
 class BrokenTail(Exception):
-    """From here on the tar cannot be read; what came before is whole."""
+    """A tar that cannot be read to its end. The members before the fault are whole."""
 
 
-def members(read: Callable[[int, int], bytes], size: int, name: str, digest: Any) -> Iterator[Member]:
-    """The members of a tar of ``size`` bytes; ``read(start, length)`` gives its bytes, fewer at its end.
+@runtime_checkable
+class Digest(Protocol):
+    """A running digest, such as hashlib's."""
 
-    ``digest`` (of hashlib) is fed with every header. Raises BrokenTail where the rest is cut off or no tar, UserError
-    with the tar's ``name`` if not even its beginning is one.
+    def update(self, content: bytes, /) -> None:
+        """Add bytes to the digest."""
+
+
+def read_members(read: Callable[[int, int], bytes], size: int, name: str, digest: Digest) -> Iterator[TarMember]:
+    """Yield the members of a tar of ``size`` bytes. ``read(start, length)`` returns its bytes, fewer at its end.
+
+    Every header is added to ``digest``. Raises UserError, with the tar's ``name``, if the first header is not a tar's.
+    Raises BrokenTail if a later part is cut off or damaged.
     """
     position, extended = 0, _Extended()
     while True:
@@ -61,10 +69,10 @@ def members(read: Callable[[int, int], bytes], size: int, name: str, digest: Any
                 continue
         except ValueError as error:
             if position == 0:
-                raise UserError(f"{name}: expected a tar, got {_seen(block)}") from error
+                raise UserError(f"{name}: expected a tar, got {_describe(block)}") from error
             raise BrokenTail(f"cannot be read from byte {position} on: {error}") from error
         if kind == b"S":
-            start = _behind_map(read, start, block)
+            start = _content_after_map(read, start, block)
         if extended.size is not None:
             length = extended.size
         if kind in _WITHOUT_CONTENT:
@@ -72,12 +80,12 @@ def members(read: Callable[[int, int], bytes], size: int, name: str, digest: Any
         path = extended.path if extended.path is not None else path
         if start + length > size:
             raise BrokenTail(f"ends at byte {size} within the member {path.decode(errors='backslashreplace')}")
-        yield Member(_what(kind, path, extended.sparse), path, start, length)
+        yield TarMember(_kind(kind, path, extended.sparse), path, start, length)
         position, extended = start + _padded(length), _Extended()
 
 
 class _Extended:
-    """What headers ahead of a member's own say of it: GNU's long name, pax's path and size."""
+    """The fields of a member from extension headers before its own: GNU's long name, pax's path and size."""
 
     def __init__(self) -> None:
         self.path: bytes | None = None
@@ -85,7 +93,7 @@ class _Extended:
         self.sparse = False
 
     def add(self, kind: bytes, content: bytes) -> None:
-        """Takes in one such header. A global one ("g") describes no member by name or size; a long link ("K") none."""
+        """Add one extension header. Global ones ("g") and long links ("K") hold neither a path nor a size."""
         if kind == b"L":
             self.path = content.partition(b"\0")[0]
         if kind not in b"xX":
@@ -102,11 +110,11 @@ class _Extended:
 
 
 def _header(block: bytes) -> tuple[bytes, bytes, int]:
-    """(type, name, size) of a header. Raises ValueError for a block that is none."""
-    said = _number(block[148:156])
-    if said != 256 + sum(block[:148]) + sum(block[156:]):
+    """Parse a header into (type, name, size). Raises ValueError for a block that is not a header."""
+    checksum = _number(block[148:156])
+    if checksum != 256 + sum(block[:148]) + sum(block[156:]):
         signed = sum(byte - 256 * (byte > 127) for byte in block[:148] + block[156:])  # as some old tars counted
-        if said != 256 + signed:
+        if checksum != 256 + signed:
             raise ValueError("the header's checksum is wrong")
     name = block[:100].partition(b"\0")[0]
     if block[257:263] == b"ustar\0" and block[345]:
@@ -115,7 +123,7 @@ def _header(block: bytes) -> tuple[bytes, bytes, int]:
 
 
 def _number(field: bytes) -> int:
-    """A number of a header: octal digits, or GNU's big-endian bytes behind 0x80."""
+    """Parse a number of a header: octal digits, or GNU's big-endian bytes after 0x80."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     return _digits(field.partition(b"\0")[0].strip() or b"0", 8)
@@ -128,7 +136,7 @@ def _digits(text: bytes, base: int) -> int:
 
 
 def _pax_records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(keyword, value) of each record "LENGTH KEYWORD=VALUE\\n" of a pax header."""
+    """Yield (keyword, value) of each record "LENGTH KEYWORD=VALUE\\n" of a pax header."""
     position = 0
     while position < len(content) and content[position]:
         length = _digits(content[position : position + 21].partition(b" ")[0], 10)
@@ -142,15 +150,15 @@ def _pax_records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _long(read: Callable[[int, int], bytes], start: int, length: int) -> bytes:
     if length > MOST_OF_A_LONG_NAME:
-        raise ValueError(f"a header of {length} bytes, expected at most {MOST_OF_A_LONG_NAME}")
+        raise ValueError(f"expected a header of at most {MOST_OF_A_LONG_NAME} bytes, got {length}")
     content = read(start, length)
     if len(content) < length:
-        raise ValueError("it ends within a header")
+        raise ValueError("the file ends within a header")
     return content
 
 
-def _behind_map(read: Callable[[int, int], bytes], start: int, block: bytes) -> int:
-    """Where the content of GNU's old sparse files begins: behind blocks that go on with the map of their holes."""
+def _content_after_map(read: Callable[[int, int], bytes], start: int, block: bytes) -> int:
+    """Return the start of an old GNU sparse file's content, after the blocks that map its holes."""
     more = block[482]
     while more:
         block = read(start, BLOCK)
@@ -164,7 +172,7 @@ def _padded(length: int) -> int:
     return (length + BLOCK - 1) // BLOCK * BLOCK
 
 
-def _what(kind: bytes, path: bytes, sparse: bool) -> str:
+def _kind(kind: bytes, path: bytes, sparse: bool) -> str:
     if kind == b"5" or (kind in b"0\0" and path.endswith(b"/")):
         return "folder"
     if kind in _LINKS:
@@ -172,8 +180,9 @@ def _what(kind: bytes, path: bytes, sparse: bool) -> str:
     return "file" if kind in _FILES and not sparse else "not a file"
 
 
-def _seen(block: bytes) -> str:
+def _describe(block: bytes) -> str:
+    """Describe a file that is not a tar by its first block, for an error."""
     packed = next((name for magic, name in _COMPRESSED.items() if block.startswith(magic)), None)
     if packed:
-        return f"a file packed with {packed}, in which nothing can be found at random; unpack it"
+        return f"a file compressed with {packed}, which has no random access; decompress it"
     return f"a file that begins with {block[:16]!r}"

@@ -1,149 +1,192 @@
-"""Captioned images in parquet tables: as img2dataset, Hugging Face and many exports write them."""
+"""Captioned images in parquet tables, as img2dataset, Hugging Face and others write them."""
 
 import hashlib
 import importlib
 import io
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.files.patterns import named
-from dalle_jax.data.files.ranges import Stored, read, stored
+from dalle_jax.data.files.patterns import find_files
+from dalle_jax.data.files.ranges import DataFile, read_range
 from dalle_jax.data.formats import sidecars
-from dalle_jax.data.formats.row_files import RowRecords, Rows
+from dalle_jax.data.formats.row_files import RowRecords, Rows, check_config, short_names
 from dalle_jax.data.records import BadRecord, Record
 
 VERSION = 1
-"""Goes up whenever the same files and configuration would give other records."""
+"""Increase this whenever the same files and config give other records."""
 ROWS_AT_ONCE = 16
-"""Rows that are held of a row group too large to be kept."""
+"""Rows read together from a row group that is too large to keep."""
 
 
 @dataclass(frozen=True)
 class Parquet:
-    """The rows of the parquet files that ``files`` name: files, folders, patterns, URLs (data/files/patterns.py).
+    """The rows of parquet files.
 
-    ``image`` is the column of encoded images: bytes, or a struct with ``bytes`` in it (Hugging Face's image). The
-    captions of a row are those in all columns of ``caption`` that there are, texts or lists of texts; all other columns
-    are what is said of it. An image of more than ``most_bytes`` is bad.
+    ``files`` are files, folders, patterns and URLs (data/files/patterns.py). ``image`` is the column of encoded images:
+    bytes, or a struct with ``bytes`` in it as Hugging Face writes. ``caption`` names the columns of captions, texts or
+    lists of texts; missing columns are skipped. All other columns are metadata. An image of more than ``max_bytes`` is
+    a bad record.
 
-    Parquet is read a row group at a time, so where row groups are large reading at random is slow: ``kept_bytes`` of
-    them are kept in memory. Of a group larger than that a few rows are held at once, and it is read anew for each
-    record. Files of one's own should have small row groups (100 images), or be array_record files.
+    Parquet is read one row group at a time, so random access is slow if row groups are large. ``kept_bytes`` of row
+    groups are kept in memory. A larger group is read anew for each record, a few rows at once. Write small row groups
+    (100 images), or array_record files.
     """
 
     files: tuple[str, ...]
     image: str = "image"
     caption: tuple[str, ...] = ("caption", "text")
-    most_bytes: int = 64 * 2**20
+    max_bytes: int = 64 * 2**20
     kept_bytes: int = 256 * 2**20
 
     def open(self) -> "ParquetRecords":
-        """The records. Raises UserError for fields that make no sense, for missing columns, and without pyarrow."""
-        problems = [] if self.caption else ["caption must name the columns that hold captions, got none"]
-        problems += [
-            f"{name} must be at least 1, got {value}"
-            for name, value in (("most_bytes", self.most_bytes), ("kept_bytes", self.kept_bytes))
-            if value < 1
-        ]
-        if problems:
-            raise UserError("parquet files: " + "; ".join(problems))
+        """Open the files. Raises UserError for wrong fields, for missing columns, and without pyarrow."""
+        limits = {"max_bytes": self.max_bytes, "kept_bytes": self.kept_bytes}
+        check_config("parquet files", limits, self.caption)
         return ParquetRecords(self)
 
 
+@runtime_checkable
+class _ArrowTable(Protocol):
+    """The part of ``pyarrow.Table`` and ``pyarrow.RecordBatch`` that is used here."""
+
+    nbytes: int
+    num_rows: int
+
+    def slice(self, offset: int, length: int) -> "_ArrowTable": ...
+    def to_pylist(self) -> list[dict[str, object]]: ...
+
+
+@runtime_checkable
+class _RowGroup(Protocol):
+    """The part of ``pyarrow.parquet.RowGroupMetaData`` that is used here."""
+
+    num_rows: int
+    total_byte_size: int
+
+
+@runtime_checkable
+class _Footer(Protocol):
+    """The part of ``pyarrow.parquet.FileMetaData`` that is used here."""
+
+    num_rows: int
+    num_row_groups: int
+
+    def row_group(self, number: int) -> _RowGroup: ...
+
+
+@runtime_checkable
+class _ArrowField(Protocol):
+    """The part of ``pyarrow.Field`` that is used here."""
+
+    type: object
+
+
+@runtime_checkable
+class _ArrowSchema(Protocol):
+    """The part of ``pyarrow.Schema`` that is used here."""
+
+    names: list[str]
+
+    def field(self, name: str) -> _ArrowField: ...
+
+
+@runtime_checkable
+class _ParquetFile(Protocol):
+    """The part of ``pyarrow.parquet.ParquetFile`` that is used here."""
+
+    metadata: _Footer
+    schema_arrow: _ArrowSchema
+
+    def read_row_group(self, number: int, use_threads: bool) -> _ArrowTable: ...
+    def iter_batches(self, batch_size: int, row_groups: list[int], use_threads: bool) -> Iterator[_ArrowTable]: ...
+
+
 class ParquetRecords(RowRecords):
-    """``Records`` in the order of the files' names."""
+    """``Records`` of parquet files, in the order of the files' names."""
 
     def __init__(self, config: Parquet):
         self._config = config
-        names = named(config.files, (".parquet",))
-        self._files = [_Table(stored(name), config) for name in names]
-        super().__init__(config.files, names, [len(file) for file in self._files])
+        files = find_files(config.files, (".parquet",))
+        self._tables = [_Table(file, config) for file in files]
+        labels = short_names(file.name for file in files)
+        super().__init__(", ".join(config.files), labels, [len(table) for table in self._tables])
         self._lock = threading.Lock()
-        self._groups: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int], _ArrowTable] = OrderedDict()
 
-    def __getitem__(self, index: int) -> Record:
-        file, row = self._rows.find(index)
-        key = self.key(index)
+    def read_row(self, key: str, file: int, row: int) -> Record:
+        """Read a row's columns as a record. Raises BadRecord."""
         try:
             fields = self._fields(file, row)
         except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are of these kinds
-            said = " ".join(str(error).split())[:200]
-            raise BadRecord(key, "broken row group", f"its row group cannot be read: {said}") from error
+            message = " ".join(str(error).split())[:200]
+            raise BadRecord(key, "broken row group", f"its row group cannot be read: {message}") from error
         config = self._config
         image = fields.pop(config.image)
         if isinstance(image, dict):
             image = image.get("bytes")
-        image = sidecars.image(key, config.image, image, config.most_bytes)
-        captions = [one for name in config.caption for one in sidecars.said(fields.pop(name, None))]
-        return Record(key, image, sidecars.distinct(key, captions), fields)
+        image_bytes = sidecars.check_image(key, config.image, image, config.max_bytes)
+        captions = [one for name in config.caption for one in sidecars.caption_texts(fields.pop(name, None))]
+        return Record(key, image_bytes, sidecars.unique_captions(key, captions), fields)
 
     def fingerprint(self) -> str:
-        """A digest of the configuration and of the files' sizes and footers, which say where their columns lie."""
+        """Return a digest of the config and of the files' sizes and footers, which hold the places of columns."""
         config = self._config
-        parts = (VERSION, config.image, config.caption, config.most_bytes, [file.digest for file in self._files])
-        return "parquet-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        content = (VERSION, config.image, config.caption, config.max_bytes, [table.digest for table in self._tables])
+        return "parquet-" + hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
-    def _fields(self, file: int, row: int) -> dict[str, Any]:
-        table = self._files[file]
-        group, place = table.rows.find(row)
+    def _fields(self, file: int, row: int) -> dict[str, object]:
+        """Read all columns of a row, from a row group in memory if it may be kept there."""
+        table = self._tables[file]
+        group, row_in_group = table.rows.find(row)
         if table.group_bytes[group] > self._config.kept_bytes:
-            return table.row(group, place)
+            return table.read_row(group, row_in_group)
         with self._lock:
             kept = self._groups.pop((file, group), None)
         if kept is None:
-            kept = table.group(group)
+            kept = table.read_group(group)
         with self._lock:
             self._groups[file, group] = kept
             while len(self._groups) > 1 and sum(one.nbytes for one in self._groups.values()) > self._config.kept_bytes:
                 self._groups.popitem(last=False)
-        return kept.slice(place, 1).to_pylist()[0]
+        return kept.slice(row_in_group, 1).to_pylist()[0]
 
 
 class _Table:
-    """One file: its footer is read when it is made, and nothing of it stays open."""
+    """One parquet file with its footer in memory. The file itself is opened for each reading."""
 
-    def __init__(self, file: Stored, config: Parquet):
+    def __init__(self, file: DataFile, config: Parquet):
         self._file = file
         opened = self._opened(None)
-        self._metadata = opened.metadata
+        self._footer = opened.metadata
         self.digest = _footer_digest(file)
-        groups = [self._metadata.row_group(number) for number in range(self._metadata.num_row_groups)]
-        self.rows = Rows([str(number) for number in range(len(groups))], [group.num_rows for group in groups])
+        groups = [self._footer.row_group(number) for number in range(self._footer.num_row_groups)]
+        self.rows = Rows([group.num_rows for group in groups])
         self.group_bytes = [group.total_byte_size for group in groups]
-        columns = opened.schema_arrow.names
-        if config.image not in columns or not set(config.caption) & set(columns):
-            raise UserError(
-                f"{file.name}: expected a column {config.image} of images (image) and one of "
-                f"{' or '.join(config.caption)} (caption), got the columns {', '.join(columns)}"
-            )
-        held = str(opened.schema_arrow.field(config.image).type)
-        if not held.removeprefix("large_").startswith(("binary", "struct<")) or (
-            "struct" in held and "bytes: " not in held
-        ):
-            raise UserError(f"{file.name}: expected bytes, or a struct with bytes, in {config.image}, got {held}")
+        _check_columns(file.name, opened.schema_arrow, config)
 
     def __len__(self) -> int:
-        return self._metadata.num_rows
+        return self._footer.num_rows
 
-    def group(self, group: int) -> Any:
-        """All rows of a row group, as a pyarrow table."""
-        return self._opened(self._metadata).read_row_group(group, use_threads=False)
+    def read_group(self, group: int) -> _ArrowTable:
+        """Read all rows of a row group."""
+        return self._opened(self._footer).read_row_group(group, use_threads=False)
 
-    def row(self, group: int, place: int) -> dict[str, Any]:
-        """One row of a row group too large to be held, a few at once."""
+    def read_row(self, group: int, row: int) -> dict[str, object]:
+        """Read one row of a row group that is too large to keep, a few rows at once."""
         first = 0
-        batches = self._opened(self._metadata).iter_batches(ROWS_AT_ONCE, row_groups=[group], use_threads=False)
+        batches = self._opened(self._footer).iter_batches(ROWS_AT_ONCE, row_groups=[group], use_threads=False)
         for batch in batches:
-            if place < first + batch.num_rows:
-                return batch.slice(place - first, 1).to_pylist()[0]
+            if row < first + batch.num_rows:
+                return batch.slice(row - first, 1).to_pylist()[0]
             first += batch.num_rows
-        raise ValueError(f"row group {group} ends before its row {place}")
+        raise ValueError(f"row group {group} ends before its row {row}")
 
-    def _opened(self, metadata: Any) -> Any:
-        """The file for one thread and one reading."""
+    def _opened(self, footer: _Footer | None) -> _ParquetFile:
+        """Open the file for one reading by one thread. A known ``footer`` is not read again."""
         try:
             parquet = importlib.import_module("pyarrow.parquet")
         except ImportError as error:
@@ -151,47 +194,57 @@ class _Table:
                 f"{self._file.name}: needs the package pyarrow; install it with: pip install 'dalle-jax[parquet]'"
             ) from error
         try:
-            return parquet.ParquetFile(_Parts(self._file), metadata=metadata, pre_buffer=False, buffer_size=2**20)
+            return parquet.ParquetFile(_SeekableFile(self._file), metadata=footer, pre_buffer=False, buffer_size=2**20)
         except (OSError, ValueError) as error:
-            said = " ".join(str(error).split())[:200]
-            raise UserError(f"{self._file.name}: expected a parquet file, got something else ({said})") from error
+            message = " ".join(str(error).split())[:200]
+            raise UserError(f"{self._file.name}: expected a parquet file, got another format ({message})") from error
 
 
-class _Parts(io.RawIOBase):
-    """A file, wherever it lies, as pyarrow reads one; the position is this object's own."""
+def _check_columns(path: str, schema: _ArrowSchema, config: Parquet) -> None:
+    """Raise UserError unless a table has an image column of bytes and at least one caption column."""
+    columns = schema.names
+    if config.image not in columns or not set(config.caption) & set(columns):
+        raise UserError(
+            f"{path}: expected a column {config.image} of images (image) and one of "
+            f"{' or '.join(config.caption)} (caption), got the columns {', '.join(columns)}"
+        )
+    kind = str(schema.field(config.image).type)
+    if not kind.removeprefix("large_").startswith(("binary", "struct<")) or (
+        "struct" in kind and "bytes: " not in kind
+    ):
+        raise UserError(f"{path}: expected bytes, or a struct with bytes, in {config.image}, got {kind}")
 
-    def __init__(self, file: Stored):
+
+class _SeekableFile(io.RawIOBase):
+    """A file on this machine or behind a URL as the seekable stream that pyarrow needs."""
+
+    def __init__(self, file: DataFile):
         self._file = file
-        self._place = 0
+        self._position = 0
 
     def readable(self) -> bool:
-        """Yes."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
         return True
 
     def tell(self) -> int:
-        """The position."""
-        return self._place
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves the position and returns it."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._file.size}[whence]
-        self._place = start + offset
-        return self._place
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
+        self._position = start + offset
+        return self._position
 
     def read(self, size: int | None = -1) -> bytes:
-        """So many bytes from the position on, all that follow for -1; fewer where the file ends."""
-        left = max(0, self._file.size - self._place)
-        content = read(self._file, self._place, left if size is None or size < 0 else min(size, left))
-        self._place += len(content)
+        left = max(0, self._file.size - self._position)
+        content = read_range(self._file, self._position, left if size is None or size < 0 else min(size, left))
+        self._position += len(content)
         return content
 
 
-def _footer_digest(file: Stored) -> str:
-    """Of what a parquet file ends with: its metadata, their length in four bytes, and the mark PAR1."""
-    length = int.from_bytes(read(file, file.size - 8, 4), "little")
-    footer = read(file, max(0, file.size - 8 - length), length + 8)
+def _footer_digest(file: DataFile) -> str:
+    """Return a digest of a parquet file's size and footer: its metadata, their length in four bytes, and PAR1."""
+    length = int.from_bytes(read_range(file, file.size - 8, 4), "little")
+    footer = read_range(file, max(0, file.size - 8 - length), length + 8)
     return hashlib.sha256(repr((file.size, footer)).encode()).hexdigest()

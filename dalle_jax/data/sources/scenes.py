@@ -1,10 +1,10 @@
-"""Captioned scenes as a data source: drawn as they are asked for, the same ones for the same configuration."""
+"""A data source of captioned scenes, rendered on access and deterministic for a config."""
 
 import hashlib
 from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -15,44 +15,45 @@ from dalle_jax.scenes.rendering import render
 from dalle_jax.scenes.scene import LEVELS, Scene
 
 VERSION = 1
-"""Goes up whenever the same configuration would give other images or captions."""
-_SPLITS = ("train", "validation", "held_out")
+"""Increase this whenever the same config gives other images or captions."""
+SplitName: TypeAlias = Literal["train", "validation", "held_out"]
+_SPLITS: tuple[SplitName, ...] = ("train", "validation", "held_out")
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """``count`` images of ``size`` pixels a side with levels mixed by ``weights`` (none given: alike).
+    """``count`` images of ``size`` pixels a side. ``weights`` are the shares of the ``levels``, by default equal.
 
-    "train" and "validation" show the same combinations in different images; "held_out" shows the others.
+    The splits "train" and "validation" show the same combinations in different images; "held_out" shows the others.
     """
 
     size: int
     levels: tuple[int, ...]
     count: int
     seed: int
-    split: Literal["train", "validation", "held_out"]
+    split: SplitName
     weights: tuple[float, ...] = ()
 
     def open(self) -> "ScenesSource":
-        """The source. Raises ``UserError`` naming every field that makes no sense."""
+        """Open the source. Raises one UserError that names each wrong field."""
         problems = []
         if not 16 <= self.size <= 1024:
-            problems.append(f"size must be 16 to 1024 pixels, got {self.size}")
+            problems.append(f"size: expected 16 to 1024 pixels, got {self.size}")
         if not self.levels or not set(self.levels) <= set(LEVELS):
-            problems.append(f"levels must be some of {LEVELS}, got {self.levels}")
+            problems.append(f"levels: expected some of {LEVELS}, got {self.levels}")
         if self.count < 1:
-            problems.append(f"count must be at least 1, got {self.count}")
+            problems.append(f"count: expected at least 1, got {self.count}")
         if self.seed < 0:
-            problems.append(f"seed must not be negative, got {self.seed}")
+            problems.append(f"seed: expected at least 0, got {self.seed}")
         if self.weights and (len(self.weights) != len(self.levels) or min(self.weights) <= 0):
-            problems.append(f"weights must be {len(self.levels)} positive numbers, one per level, got {self.weights}")
+            problems.append(f"weights: expected {len(self.levels)} positive numbers, one per level, got {self.weights}")
         if problems:
             raise UserError("scenes: " + "; ".join(problems))
         return ScenesSource(self)
 
 
 class ScenesSource:
-    """A ``Source`` of scenes; example i is drawn from random numbers seeded by (seed, split, i)."""
+    """A ``Source`` of scenes. Example i is sampled with random numbers seeded by (seed, split, i)."""
 
     def __init__(self, config: Scenes):
         self._config = config
@@ -69,11 +70,11 @@ class ScenesSource:
         return Example(key=f"{config.split}/{index:08d}", image=image, captions=captions(scene))
 
     def captions(self, index: int) -> list[str]:
-        """The captions of example ``index``, which is not drawn for it."""
+        """Return the captions of example ``index`` without rendering its image."""
         return captions(self._scene(index)[0])
 
     def _scene(self, index: int) -> tuple[Scene, np.random.Generator]:
-        """A scene, and the random numbers that its drawing goes on with."""
+        """Return the scene of an example, and the generator from which its rendering goes on."""
         config = self._config
         if not 0 <= index < config.count:
             raise IndexError(index)
@@ -82,6 +83,6 @@ class ScenesSource:
         return sample_scene(level, rng, config.split), rng
 
     def fingerprint(self) -> str:
-        """A digest of the configuration and of the version of the drawing."""
+        """Return a digest of the config and of ``VERSION``."""
         text = repr((VERSION, sorted(asdict(self._config).items())))
         return "scenes-" + hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Captioned images in tars, as img2dataset and webdataset write them: read at random, never unpacked."""
+"""Captioned images in tars, as img2dataset and webdataset write them, with random access and without unpacking."""
 
 import hashlib
 import re
@@ -8,52 +8,54 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dalle_jax.data.files.patterns import named
-from dalle_jax.data.files.ranges import read_all, stored
+from dalle_jax.data.files.patterns import find_files
+from dalle_jax.data.files.ranges import read_byte_ranges
 from dalle_jax.data.formats import sidecars
-from dalle_jax.data.formats.tar_index import TarIndex, index
+from dalle_jax.data.formats.tar_index import TarIndex, load_index
 from dalle_jax.data.records import BadRecord, Record
 
 VERSION = 1
-"""Goes up whenever the same tars and configuration would give other records."""
+"""Increase this whenever the same tars and config give other records."""
 
 _CAPTION = re.compile(r"json:.+|[^.:A-Z][^:A-Z]*")
 
 
 @dataclass(frozen=True)
 class WebDataset:
-    """The samples of the tars that ``files`` name: files, folders, patterns with ``*`` and ``{000..127}``, URLs.
+    """The samples of tars.
 
-    ``caption`` says where captions are looked for, all of those that there are being taken: an extension, whose text
-    has a caption on each line; ``json``, for the field ``caption`` of the sample's json; ``json:NAME`` for another
-    field. ``images`` are the extensions of images, the preferred first. An image of more than ``most_bytes`` is
-    left out. Indexes of the tars are stored beside them, or in ``index_folder`` if it is given.
+    ``files`` are files, folders, URLs, and patterns with ``*`` or ``{000..127}`` (data/files/patterns.py).
+
+    ``caption`` lists the places of captions; all that exist in a sample are read. A place is the extension of a text
+    file with one caption a line, ``json`` for the field ``caption`` of the sample's JSON, or ``json:NAME`` for the
+    field ``NAME``. The other JSON fields are metadata.
+
+    ``images`` are the extensions of images, the preferred one first. An image of more than ``max_bytes`` is left out.
+    The index of a tar is stored next to it, or in ``index_folder``.
     """
 
     files: tuple[str, ...]
     caption: tuple[str, ...] = ("txt",)
     images: tuple[str, ...] = sidecars.IMAGES
-    most_bytes: int = 64 * 2**20
+    max_bytes: int = 64 * 2**20
     index_folder: str | None = None
 
     def open(self) -> "WebDatasetRecords":
-        """The records. Raises UserError for fields that make no sense, and where there are no such tars."""
+        """Open the tars and index them. Raises UserError for wrong fields and missing tars."""
         problems = []
         if not self.caption or not all(_CAPTION.fullmatch(one) for one in self.caption):
-            problems.append(
-                f"caption must name extensions in small letters (txt), json or json:FIELD, got {self.caption}"
-            )
-        sidecars.check("tars of images", self.images, self.most_bytes, problems)
-        found = [index(stored(name), self.index_folder) for name in named(self.files, (".tar",))]
-        if homeless := [one.file.name for one, is_stored in found if not is_stored]:
-            more = f" and {len(homeless) - 1} more" if len(homeless) > 1 else ""
-            line = f"the index of {homeless[0]}{more} cannot be stored beside it and is made anew each time"
-            print(f"dalle-jax: WARNING: {line}; name an index_folder that can be written", file=sys.stderr, flush=True)
+            problems.append(f"caption: expected extensions in lower case (txt), json or json:FIELD, got {self.caption}")
+        sidecars.check_config("tars of images", self.images, self.max_bytes, problems)
+        found = [load_index(file, self.index_folder) for file in find_files(self.files, (".tar",))]
+        if unstored := [one.file.name for one, is_stored in found if not is_stored]:
+            more = f" and {len(unstored) - 1} more" if len(unstored) > 1 else ""
+            line = f"the index of {unstored[0]}{more} cannot be written next to the tar and is built again in each run"
+            print(f"dalle-jax: WARNING: {line}; set index_folder to a writable folder", file=sys.stderr, flush=True)
         return WebDatasetRecords(self, [one for one, _ in found])
 
 
 class WebDatasetRecords:
-    """``Records`` of tars, in the order of the tars' names and of their samples."""
+    """``Records`` of tars, in the order of the tars' names and of the samples in each."""
 
     def __init__(self, config: WebDataset, indexes: Sequence[TarIndex]):
         self._config = config
@@ -64,8 +66,7 @@ class WebDatasetRecords:
         )
         problems = []
         tars, samples = [], []
-        again = _repeated(self._indexes)
-        for tar, (one, repeated) in enumerate(zip(self._indexes, again, strict=True)):
+        for tar, (one, repeated) in enumerate(zip(self._indexes, _repeated_keys(self._indexes), strict=True)):
             problems += [BadRecord(*problem) for problem in one.problems]
             bad = dict(self._faults(one, repeated))
             problems += [BadRecord(one.key(sample), *fault) for sample, fault in bad.items() if fault is not None]
@@ -78,7 +79,7 @@ class WebDatasetRecords:
 
     @property
     def problems(self) -> tuple[BadRecord, ...]:
-        """What was left out when the tars were indexed."""
+        """The samples that were left out when the tars were indexed."""
         return self._problems
 
     def __len__(self) -> int:
@@ -88,35 +89,36 @@ class WebDatasetRecords:
         if not 0 <= index < len(self):
             raise IndexError(index)
         tar, sample = self._indexes[self._tars[index]], int(self._samples[index])
-        key, spans = tar.key(sample), tar.spans(sample)
-        image = next(one for one in self._config.images if one in spans)
-        wanted = [image, *(one for one in (*self._texts, "json") if one in spans)]
-        parts = dict(zip(wanted, read_all(tar.file, [spans[one] for one in wanted]), strict=True))
-        about = sidecars.fields(key, parts["json"]) if "json" in parts else {}
+        key, ranges = tar.key(sample), tar.byte_ranges(sample)
+        image = next(one for one in self._config.images if one in ranges)
+        members = [image, *(one for one in (*self._texts, "json") if one in ranges)]
+        contents = read_byte_ranges(tar.file, [ranges[one] for one in members])
+        read = dict(zip(members, contents, strict=True))
+        fields = sidecars.json_fields(key, read["json"]) if "json" in read else {}
         captions = []
         for place in self._config.caption:
             kind, _, field = place.partition(":")
             if kind == "json":
-                captions += sidecars.said(about.get(field or "caption"))
-            elif place in parts:
-                captions += sidecars.lines(key, parts[place])
-        rest = {name: value for name, value in about.items() if name not in self._fields}
-        return Record(key, parts[image], sidecars.distinct(key, captions), rest)
+                captions += sidecars.caption_texts(fields.get(field or "caption"))
+            elif place in read:
+                captions += sidecars.caption_lines(key, read[place])
+        metadata = {name: value for name, value in fields.items() if name not in self._fields}
+        return Record(key, read[image], sidecars.unique_captions(key, captions), metadata)
 
     def key(self, index: int) -> str:
-        """The key of sample ``index``, from the index of its tar."""
+        """Return the key of record ``index``, from the index of its tar."""
         return self._indexes[self._tars[index]].key(int(self._samples[index]))
 
     def fingerprint(self) -> str:
-        """A digest of the configuration and of all headers of the tars: names, sizes and times of their members."""
+        """Return a digest of the config and of the tars' headers: names, sizes and times of all members."""
         config = self._config
-        parts = (VERSION, config.caption, config.images, config.most_bytes, [one.digest for one in self._indexes])
-        return "webdataset-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        content = (VERSION, config.caption, config.images, config.max_bytes, [one.digest for one in self._indexes])
+        return "webdataset-" + hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     def _faults(self, index: TarIndex, repeated: np.ndarray) -> Iterator[tuple[int, tuple[str, str] | None]]:
-        """Samples that are no records, with kind and reason; None for those whose fault the index has named."""
+        """Yield samples that cannot be used, with kind and reason, or None if the index already reports the fault."""
         tar = index.file.name.rpartition("/")[2]
-        named_before = {key for key, _, _ in index.problems}
+        reported = {key for key, _, _ in index.problems}
         image_bytes = np.full(len(index), -1, np.int64)
         for extension in reversed(self._config.images):
             found = index.bytes_of(extension)
@@ -129,7 +131,7 @@ class WebDatasetRecords:
             has_caption |= found >= 0
             largest_text = np.maximum(largest_text, found)
         limits = (
-            ("image", image_bytes, self._config.most_bytes),
+            ("image", image_bytes, self._config.max_bytes),
             ("caption", largest_text, sidecars.MOST_OF_A_TEXT),
             ("json", json_bytes, sidecars.MOST_OF_A_JSON),
         )
@@ -138,22 +140,22 @@ class WebDatasetRecords:
             bad = bad | (sizes > most)
         for sample in map(int, np.flatnonzero(bad)):
             if repeated[sample]:
-                again = "its key was there before; a sample's members stand side by side (tar --sort=name)"
-                yield sample, ("duplicate key", f"{again}: {tar}")
+                reason = f"an earlier sample has its key; a sample's members must follow each other in {tar}"
+                yield sample, ("duplicate key", f"{reason} (tar --sort=name)")
             elif image_bytes[sample] < 0 or not has_caption[sample]:
                 kind = "no image" if image_bytes[sample] < 0 else "no caption"
-                wanted = self._config.images if kind == "no image" else self._config.caption
-                reason = f"has {', '.join(index.spans(sample))} in {tar}, expected {' or '.join(wanted)}"
-                yield sample, (None if index.key(sample) in named_before else (kind, reason))
+                expected = self._config.images if kind == "no image" else self._config.caption
+                reason = f"has {', '.join(index.byte_ranges(sample))} in {tar}, expected {' or '.join(expected)}"
+                yield sample, (None if index.key(sample) in reported else (kind, reason))
             else:
-                what, sizes, most = next(one for one in limits if one[1][sample] > one[2])
-                yield sample, sidecars.too_large(what, tar, int(sizes[sample]), most)
+                kind, sizes, most = next(one for one in limits if one[1][sample] > one[2])
+                yield sample, sidecars.size_fault(kind, tar, int(sizes[sample]), most)
 
 
-def _repeated(indexes: Sequence[TarIndex]) -> list[np.ndarray]:
-    """For each sample of each tar whether an earlier one has its key: bool [S] each.
+def _repeated_keys(indexes: Sequence[TarIndex]) -> list[np.ndarray]:
+    """Return a bool [S] for each tar: True for a sample whose key an earlier sample has.
 
-    Numbers of 64 bits are compared, and where two are the same the keys themselves.
+    Hashes of 64 bits are compared first, and the keys themselves if the hashes are equal.
     """
     hashes = np.concatenate([one.key_hashes for one in indexes])
     bounds = np.cumsum([0, *(len(one) for one in indexes)])

@@ -25,7 +25,7 @@ class Plain:
 
 
 def held(config, keys):
-    return {key for key, chosen in zip(keys, config.chosen(keys), strict=True) if chosen}
+    return {key for key, chosen in zip(keys, config.mask(keys), strict=True) if chosen}
 
 
 @pytest.mark.parametrize("config", [HeldOut(count=100), HeldOut(share=0.05)], ids=["count", "share"])

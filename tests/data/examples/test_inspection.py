@@ -40,8 +40,8 @@ def records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def findings(records):
-    config = Images(size=16, crop="centre", filters=Filters(most_aspect=2.0, least_characters=2), bad_share=0.0)
-    return inspect(records, config, most=100, cells=9)
+    config = Images(size=16, crop="centre", filters=Filters(max_aspect=2.0, min_characters=2), bad_share=0.0)
+    return inspect(records, config, max_examples=100, cells=9)
 
 
 def test_every_record_is_counted_once_by_what_becomes_of_it(findings):
@@ -82,7 +82,7 @@ def test_the_sheet_is_spread_over_the_source_and_the_page_escapes_what_captions_
 
 def test_large_sources_are_looked_at_evenly():
     source = Scenes(size=16, levels=(1,), count=1000, seed=0, split="train").open()
-    found = inspect(source, Images(size=16), most=11, cells=4)
+    found = inspect(source, Images(size=16), max_examples=11, cells=4)
     assert (found.listed, found.examined, found.usable) == (1000, 11, 11)
     keys = [int(one.key.rpartition("/")[2]) for one in found.sheet]
     assert len(keys) == 4 and keys[0] == 0 and keys[-1] > 700

@@ -6,7 +6,7 @@ import pytest
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.files import http_ranges
-from dalle_jax.data.files.ranges import read, stored
+from dalle_jax.data.files.ranges import find_file, read_range
 from dalle_jax.data.sources.webdataset import WebDataset
 from tests.data.tars import sample, write
 
@@ -81,18 +81,18 @@ def test_tars_of_a_web_server_are_records_read_one_request_each(server, tmp_path
 
 def test_parts_beyond_the_end_are_short_and_empty_files_are_empty(server):
     server.files = {"/a": b"abcdef", "/empty": b""}
-    file = stored(f"{server.url}/a")
-    assert [read(file, start, 3) for start in (0, 4, 6)] == [b"abc", b"ef", b""]
-    assert read(file, 2, 0) == b""
-    assert stored(f"{server.url}/empty").size == 0
-    assert stored(f"{server.url}/a").stamp != stored(f"{server.url}/empty").stamp or not file.stamp
+    file = find_file(f"{server.url}/a")
+    assert [read_range(file, start, 3) for start in (0, 4, 6)] == [b"abc", b"ef", b""]
+    assert read_range(file, 2, 0) == b""
+    assert find_file(f"{server.url}/empty").size == 0
+    assert find_file(f"{server.url}/a").stamp != find_file(f"{server.url}/empty").stamp or not file.stamp
 
 
 @pytest.mark.parametrize("faults", [[503], [429, 500, 502], ["cut"], ["cut", 503, "cut"]])
 def test_what_passes_is_tried_again(server, faults):
     server.files = {"/a": b"abcdef"}
     server.faults[:] = faults
-    assert http_ranges.read_part(f"{server.url}/a", 1, 3) == b"bcd"
+    assert http_ranges.read_url_range(f"{server.url}/a", 1, 3) == b"bcd"
     assert len(server.asked) == len(faults) + 1
 
 
@@ -101,16 +101,16 @@ def test_what_does_not_pass_is_an_error_that_says_what(server):
     url = f"{server.url}/a"
     server.faults[:] = [503] * http_ranges.TRIES
     with pytest.raises(UserError, match=r"cannot read http.*/a: the server answers 503"):
-        http_ranges.read_part(url, 0, 1)
+        http_ranges.read_url_range(url, 0, 1)
     server.faults[:] = [403]
     with pytest.raises(UserError, match="403 Forbidden"):
-        http_ranges.read_part(url, 0, 1)
+        http_ranges.read_url_range(url, 0, 1)
     assert len(server.asked) == http_ranges.TRIES + 1
     server.faults[:] = ["cut"] * http_ranges.TRIES
     with pytest.raises(UserError, match="check the network"):
-        http_ranges.read_part(url, 0, 2)
+        http_ranges.read_url_range(url, 0, 2)
     with pytest.raises(UserError, match=r"cannot read http.*/b: no such file"):
-        stored(f"{server.url}/b")
+        find_file(f"{server.url}/b")
     server.ranges = False
-    with pytest.raises(UserError, match="gives no parts of files"):
-        stored(url)
+    with pytest.raises(UserError, match="expected a server with byte ranges"):
+        find_file(url)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.files import patterns as files
-from dalle_jax.data.files.patterns import expanded, named
+from dalle_jax.data.files.patterns import expand_braces, expand_paths
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 
 def found(folder, *patterns):
-    return [os.path.relpath(name, folder) for name in named([f"{folder}/{one}" for one in patterns], (".tar",))]
+    return [os.path.relpath(name, folder) for name in expand_paths([f"{folder}/{one}" for one in patterns], (".tar",))]
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_one_error_names_every_pattern_without_files_and_every_number_that_is_mi
     for name in ("none/*.tar", "part-002.tar (of", "b1.tar (of", "b2.tar (of"):
         assert name in str(error.value)
     assert "part-001.tar" not in str(error.value)
-    with pytest.raises(UserError, match="no name"):
-        named([], (".tar",))
+    with pytest.raises(UserError, match="an empty list"):
+        expand_paths([], (".tar",))
 
 
 def test_a_folder_without_files_of_the_kind_is_an_error_that_names_it(folder):
@@ -66,16 +66,16 @@ def test_a_folder_without_files_of_the_kind_is_an_error_that_names_it(folder):
 
 
 def test_the_web_has_names_and_braces_but_no_patterns():
-    assert named(["https://example.org/{00..02}.tar?x=1"], (".tar",)) == tuple(
+    assert expand_paths(["https://example.org/{00..02}.tar?x=1"], (".tar",)) == tuple(
         f"https://example.org/0{number}.tar?x=1" for number in range(3)
     )
-    with pytest.raises(UserError, match="a web server lists no files"):
-        named(["https://example.org/*.tar"], (".tar",))
+    with pytest.raises(UserError, match="since a web server lists no files"):
+        expand_paths(["https://example.org/*.tar"], (".tar",))
 
 
 def test_another_kind_of_url_is_an_error():
     with pytest.raises(UserError, match="ftp://example"):
-        named(["ftp://example.org/a.tar"], (".tar",))
+        expand_paths(["ftp://example.org/a.tar"], (".tar",))
 
 
 @pytest.mark.parametrize(
@@ -93,20 +93,20 @@ def test_another_kind_of_url_is_an_error():
     ],
 )
 def test_braces_stand_for_what_a_shell_makes_of_them(pattern, names):
-    assert expanded(pattern) == names
+    assert expand_braces(pattern) == names
 
 
 def test_too_many_names_are_refused_before_they_fill_the_memory(monkeypatch):
     monkeypatch.setattr(files, "MOST_NAMES", 2000)
     for pattern in ("{0..99999999999}", "{0..999}" * 9, "{0..9}" * 40):
         with pytest.raises(UserError, match="at most 2,000"):
-            expanded(pattern)
+            expand_braces(pattern)
 
 
 @given(st.text("{},.019ab", max_size=14))
 def test_any_text_with_braces_is_expanded_or_refused(text):
     try:
-        names = expanded(text)
+        names = expand_braces(text)
     except UserError:
         return
     assert names

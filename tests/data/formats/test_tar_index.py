@@ -8,21 +8,21 @@ import pytest
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.files import ranges
-from dalle_jax.data.files.ranges import read, stored
+from dalle_jax.data.files.ranges import find_file, read_range
 from dalle_jax.data.formats import tar_index
-from dalle_jax.data.formats.tar_headers import members
+from dalle_jax.data.formats.tar_headers import read_members
 from tests.data.tars import member, sample, write
 
 
 def built(path):
-    return tar_index.build(stored(str(path)))
+    return tar_index.build_index(find_file(str(path)))
 
 
 def contents(path):
     """{key: {extension: bytes}} through the index."""
     found = built(path)
     return {
-        found.key(one): {extension: read(found.file, *span) for extension, span in found.spans(one).items()}
+        found.key(one): {extension: read_range(found.file, *span) for extension, span in found.byte_ranges(one).items()}
         for one in range(len(found))
     }
 
@@ -40,9 +40,9 @@ def test_members_are_found_as_tarfile_finds_them_whatever_the_format_and_the_len
     path = write(tmp_path / "a.tar", member("folder", tarfile.DIRTYPE), *files, format=format)
     with tarfile.open(path) as tar:
         expected = [(one.name, one.offset_data, one.size) for one in tar if one.isfile()]
-    file = stored(str(path))
-    found = members(lambda start, length: read(file, start, length), file.size, "a", hashlib.blake2b())
-    assert [(one.name.decode(), one.start, one.size) for one in found if one.what == "file"] == expected
+    file = find_file(str(path))
+    found = read_members(lambda start, length: read_range(file, start, length), file.size, "a", hashlib.blake2b())
+    assert [(one.name.decode(), one.start, one.size) for one in found if one.kind == "file"] == expected
     assert {
         f"{key}.{extension}": data for key, own in contents(path).items() for extension, data in own.items()
     } == dict(files)
@@ -189,7 +189,7 @@ def test_sizes_beyond_eight_gigabytes_are_read(tmp_path):
         file.seek(512 + 9 * 2**30)
         file.write(end.getvalue())
     found = built(path)
-    assert [found.spans(one) for one in range(2)] == [
+    assert [found.byte_ranges(one) for one in range(2)] == [
         {"jpg": (512, 9 * 2**30)},
         {"txt": (512 + 9 * 2**30 + 512, 0)},
     ]
@@ -212,8 +212,8 @@ def names_in(folder):
 def builds(monkeypatch):
     """Which tars were indexed anew."""
     made = []
-    build = tar_index.build
-    monkeypatch.setattr(tar_index, "build", lambda file: made.append(file.name) or build(file))
+    build = tar_index.build_index
+    monkeypatch.setattr(tar_index, "build_index", lambda file: made.append(file.name) or build(file))
     return made
 
 
@@ -227,8 +227,8 @@ def same(one, other):
 
 def test_an_index_is_stored_whole_beside_the_tar_and_read_from_there(tmp_path, builds):
     path = write(tmp_path / "a.tar", *sample("ü"), member("1.jpg", tarfile.SYMTYPE, linkname="x"), *sample("2"))
-    first, is_stored = tar_index.index(stored(str(path)))
-    again, _ = tar_index.index(stored(str(path)))
+    first, is_stored = tar_index.load_index(find_file(str(path)))
+    again, _ = tar_index.load_index(find_file(str(path)))
     assert is_stored
     assert builds == [str(path)]
     assert names_in(tmp_path) == ["a.tar", "a.tar.index"]
@@ -238,27 +238,27 @@ def test_an_index_is_stored_whole_beside_the_tar_and_read_from_there(tmp_path, b
 
 def test_an_empty_index_can_be_stored(tmp_path, builds):
     path = write(tmp_path / "a.tar")
-    first, _ = tar_index.index(stored(str(path)))
-    assert same(first, tar_index.index(stored(str(path)))[0])
+    first, _ = tar_index.load_index(find_file(str(path)))
+    assert same(first, tar_index.load_index(find_file(str(path)))[0])
     assert len(first) == 0
     assert len(builds) == 1
 
 
 def test_an_index_is_made_again_when_the_tar_changed_in_size_or_time(tmp_path, builds):
     path = write(tmp_path / "a.tar", *sample("0"))
-    tar_index.index(stored(str(path)))
+    tar_index.load_index(find_file(str(path)))
     write(path, *sample("1"), *sample("2"), *[("x.txt", bytes(20_000))])
-    assert tar_index.index(stored(str(path)))[0].key(1) == "2"
+    assert tar_index.load_index(find_file(str(path)))[0].key(1) == "2"
     os.utime(path, ns=(1, 1))
-    tar_index.index(stored(str(path)))
+    tar_index.load_index(find_file(str(path)))
     assert len(builds) == 3
-    tar_index.index(stored(str(path)))
+    tar_index.load_index(find_file(str(path)))
     assert len(builds) == 3
 
 
 def test_a_damaged_index_is_made_again(tmp_path, builds):
     path = write(tmp_path / "a.tar", *sample("0"), *sample("1"))
-    expected, _ = tar_index.index(stored(str(path)))
+    expected, _ = tar_index.load_index(find_file(str(path)))
     place = tmp_path / "a.tar.index"
     data = place.read_bytes()
     flipped = bytearray(data)
@@ -266,7 +266,7 @@ def test_a_damaged_index_is_made_again(tmp_path, builds):
     damaged = [b"", data[:10], data[:-1], data + b"x", bytes(flipped), b"x" * len(data)]
     for content in damaged:
         place.write_bytes(content)
-        assert same(expected, tar_index.index(stored(str(path)))[0])
+        assert same(expected, tar_index.load_index(find_file(str(path)))[0])
         assert place.read_bytes() == data
     assert len(builds) == 1 + len(damaged)
 
@@ -279,7 +279,7 @@ def test_nothing_half_written_is_left_when_writing_an_index_fails(tmp_path, monk
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", fail)
-        found, is_stored = tar_index.index(stored(str(path)))
+        found, is_stored = tar_index.load_index(find_file(str(path)))
     assert not is_stored
     assert found.key(0) == "0"
     assert names_in(tmp_path) == ["a.tar"]
@@ -292,7 +292,7 @@ def test_an_index_goes_into_another_folder_if_one_is_given(tmp_path, builds):
     cache = tmp_path / "cache"
     for _ in range(2):
         for name in ("x", "y"):
-            found, is_stored = tar_index.index(stored(str(tmp_path / name / "a.tar")), str(cache))
+            found, is_stored = tar_index.load_index(find_file(str(tmp_path / name / "a.tar")), str(cache))
             assert is_stored
             assert found.key(0) == name
             assert names_in(tmp_path / name) == ["a.tar"]
@@ -313,16 +313,16 @@ def test_indexing_reads_headers_and_not_what_they_head(tmp_path, monkeypatch):
 
 def test_behind_a_url_headers_are_read_in_large_pieces_and_give_the_same(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tar", *sample("0"), ("1.jpg", bytes(30_000)), *sample("2"), ("3.txt", bytes(9)))
-    here, asked = stored(str(path)), []
+    here, asked = find_file(str(path)), []
     expected = built(path)
 
     def far(file, start, length):
         asked.append(length)
-        return read(here, start, length)
+        return read_range(here, start, length)
 
-    monkeypatch.setattr(tar_index, "read", far)
+    monkeypatch.setattr(tar_index, "read_range", far)
     monkeypatch.setattr(tar_index, "REMOTE_BLOCK", 4096)
-    found = tar_index.build(ranges.Stored("s3://bucket/a.tar", here.size, here.stamp))
+    found = tar_index.build_index(ranges.DataFile("s3://bucket/a.tar", here.size, here.stamp))
     assert found.digest == expected.digest
     assert np.array_equal(found.starts, expected.starts)
     assert found.problems == expected.problems

@@ -11,7 +11,7 @@ import pytest
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.formats import array_files
-from dalle_jax.data.formats.array_record_layout import encoded
+from dalle_jax.data.formats.array_record_layout import encode_record
 from dalle_jax.data.formats.row_files import Rows, short_names
 from dalle_jax.data.records import BadRecord, Record, Records
 from dalle_jax.data.sources import array_record
@@ -40,7 +40,7 @@ def test_what_is_written_is_read_in_order_over_files(tmp_path):
     assert len(found) == 5
     for n, one in enumerate(found[i] for i in range(5)):
         assert (one.image, one.captions) == (records(n)[0].image, records(n)[0].captions)
-        assert one.about == {"key": f"k{n}", "width": n}
+        assert one.metadata == {"key": f"k{n}", "width": n}
     assert [found[i].key for i in (0, 4)] == ["a.array_record:0", "in/b.array_record:1"]
     assert sorted(one.name for one in tmp_path.rglob("*")) == ["a.array_record", "b.array_record", "in"]
     for index in (-1, 5):
@@ -49,25 +49,33 @@ def test_what_is_written_is_read_in_order_over_files(tmp_path):
 
 
 def test_bad_rows_are_named_each_by_its_kind_and_the_others_are_read(tmp_path):
-    good = encoded(b"p", ["a dog"])
-    parts = {"v": 1, "image": b"p", "captions": ["x"], "about": {}}
+    good = encode_record(b"p", ["a dog"])
+    parts = {"v": 2, "image": b"p", "captions": ["x"], "metadata": {}}
     rows = {
         "broken record": b"\xc1nonsense",
-        "another layout": msgpack.packb(parts | {"v": 2}),
+        "other layout": msgpack.packb(parts | {"v": 3}),
         "no image": msgpack.packb(parts | {"image": b""}),
         "no caption": msgpack.packb(parts | {"captions": [" "]}),
         "image too large": msgpack.packb(parts | {"image": b"p" * 101}),
     }
     array_files.write(tmp_path / "a.array_record", [good, *rows.values(), good])
-    found = opened(tmp_path, most_bytes=100)
+    found = opened(tmp_path, max_bytes=100)
     assert found[0].captions == found[6].captions == ("a dog",)
     for number, kind in enumerate(rows, start=1):
         assert fault(found, number) == (f"a.array_record:{number}", kind)
-    for odd in (msgpack.packb(parts | {"about": 3}), msgpack.packb([1]), msgpack.packb(parts | {"more": 1})):
+    for odd in (msgpack.packb(parts | {"metadata": 3}), msgpack.packb([1]), msgpack.packb(parts | {"more": 1})):
         array_files.write(tmp_path / "b.array_record", [odd])
-        assert fault(opened(tmp_path / "b.array_record"), 0)[1] == "another layout"
-    array_files.write(tmp_path / "b.array_record", [msgpack.packb(parts | {"about": msgpack.ExtType(5, b"x")})])
+        assert fault(opened(tmp_path / "b.array_record"), 0)[1] == "other layout"
+    array_files.write(tmp_path / "b.array_record", [msgpack.packb(parts | {"metadata": msgpack.ExtType(5, b"x")})])
     assert fault(opened(tmp_path / "b.array_record"), 0)[1] == "broken record"
+
+
+def test_a_record_of_the_old_layout_is_named_with_the_way_out(tmp_path):
+    old = {"v": 1, "image": b"p", "captions": ["x"], "about": {}}
+    array_files.write(tmp_path / "a.array_record", [msgpack.packb(old)])
+    with pytest.raises(BadRecord, match="expected layout version 2, got version 1; write the file again") as error:
+        opened(tmp_path)[0]
+    assert error.value.kind == "old layout"
 
 
 def test_a_byte_that_was_changed_is_a_bad_record_and_no_other(tmp_path):
@@ -99,8 +107,8 @@ def test_what_is_no_array_record_is_refused_by_name(tmp_path):
     array_files.write(tmp_path / "c.array_record", [])
     with pytest.raises(UserError, match="expected records"):
         opened(tmp_path / "c.array_record")
-    with pytest.raises(UserError, match="most_bytes"):
-        opened(tmp_path, most_bytes=0)
+    with pytest.raises(UserError, match="max_bytes"):
+        opened(tmp_path, max_bytes=0)
 
 
 def test_the_fingerprint_follows_the_contents_and_not_the_place(tmp_path):
@@ -109,7 +117,7 @@ def test_the_fingerprint_follows_the_contents_and_not_the_place(tmp_path):
     array_record.write(other, records(*range(30)))
     array_record.write(changed, [*records(*range(29)), Record("k", b"longer" * 99, ("c",), {})])
     assert opened(one).fingerprint() == opened(other).fingerprint() != opened(changed).fingerprint()
-    assert opened(one).fingerprint() != opened(one, most_bytes=5000).fingerprint()
+    assert opened(one).fingerprint() != opened(one, max_bytes=5000).fingerprint()
 
 
 def test_threads_and_forked_processes_read_what_one_reads(tmp_path):
@@ -161,20 +169,20 @@ def web(folder):
 def test_a_file_behind_a_url_is_copied_once_and_again_when_it_changes(tmp_path):
     array_record.write(tmp_path / "site/a.array_record", records(*range(20)))
     with web(tmp_path / "site") as (server, url):
-        with pytest.raises(UserError, match=r"source\.copies"):
+        with pytest.raises(UserError, match=r"source\.cache"):
             opened(f"{url}/a.array_record")
-        copies = {"copies": str(tmp_path / "copies")}
-        assert opened(f"{url}/a.array_record", **copies)[7].captions == ("a 7", "one 7")
+        cache = {"cache": str(tmp_path / "cache")}
+        assert opened(f"{url}/a.array_record", **cache)[7].captions == ("a 7", "one 7")
         served = server.served
-        assert opened(f"{url}/a.array_record", **copies)[7].captions == ("a 7", "one 7")
+        assert opened(f"{url}/a.array_record", **cache)[7].captions == ("a 7", "one 7")
         assert server.served - served < 100
         array_record.write(tmp_path / "site/a.array_record", records(*range(40, 60)))
-        assert opened(f"{url}/a.array_record", **copies)[7].captions == ("a 47", "one 47")
+        assert opened(f"{url}/a.array_record", **cache)[7].captions == ("a 47", "one 47")
 
 
 def test_rows_find_their_files_also_past_empty_ones():
-    rows = Rows(["d/a", "d/e/b", "d/c", "d/f"], [2, 0, 3, 0])
+    rows = Rows([2, 0, 3, 0])
     assert [rows.find(i) for i in range(len(rows))] == [(0, 0), (0, 1), (2, 0), (2, 1), (2, 2)]
-    assert rows.key(1, 7) == "e/b:7"
+    assert short_names(["d/a", "d/e/b", "d/c"]) == ["a", "e/b", "c"]
     assert short_names(["x/y/z"]) == ["z"]
     assert short_names(["a/n", "b/n"]) == ["a/n", "b/n"]

@@ -23,7 +23,7 @@ def opened(folder, **fields):
 
 
 def all_of(records):
-    return {one.key: (one.image, one.captions, dict(one.about)) for one in records}
+    return {one.key: (one.image, one.captions, dict(one.metadata)) for one in records}
 
 
 def faults(records):
@@ -188,7 +188,7 @@ def test_a_name_that_is_not_utf_8_is_named(tmp_path):
 def test_what_is_too_large_is_left_out_unread(tmp_path):
     files = {"1.jpg": "x" * 101, "1.txt": "one", "2.jpg": "2", "2.txt": "x" * 65_537, "3.jpg": "x" * 100, "3.txt": "t"}
     files |= {"4.jpg": "4", "4.txt": "t", "4.json": " " * (2**20 + 1)}
-    records = opened(fill(tmp_path, files), most_bytes=100)
+    records = opened(fill(tmp_path, files), max_bytes=100)
     assert list(all_of(records)) == ["3.jpg"]
     assert faults(records) == [
         ("1.jpg", "image too large"),
@@ -226,7 +226,7 @@ def test_the_fingerprint_is_that_of_the_records_wherever_they_lie(tmp_path):
     assert len(set(found.values())) == len(variants)
     shutil.copytree(tmp_path / "same", tmp_path / "copy")
     assert opened(tmp_path / "copy").fingerprint() == found["same"]
-    assert opened(tmp_path / "copy", most_bytes=10**6).fingerprint() != found["same"]
+    assert opened(tmp_path / "copy", max_bytes=10**6).fingerprint() != found["same"]
 
 
 def test_a_file_that_changes_while_it_is_used_is_an_error_that_names_it(tmp_path):
@@ -249,6 +249,6 @@ def test_a_folder_that_is_none_or_has_no_images_and_every_wrong_field_is_an_erro
     with pytest.raises(UserError, match=r"expected a folder with images \(\.jpg, .* found none"):
         opened(tmp_path)
     with pytest.raises(UserError) as error:
-        opened(tmp_path, caption=(), images=("JPG",), most_bytes=0)
-    for field in ("caption must", "images must", "most_bytes must"):
+        opened(tmp_path, caption=(), images=("JPG",), max_bytes=0)
+    for field in ("caption: expected", "images: expected", "max_bytes: expected"):
         assert field in str(error.value)

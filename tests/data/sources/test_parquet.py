@@ -44,9 +44,9 @@ def test_rows_are_records_with_everything_else_said_of_them(tmp_path):
     for n in (19, 3, 0, 12):
         one = found[n]
         assert (one.image, one.captions) == (f"image {n}".encode() * 20, (f"a {n}", f"one {n}"))
-        assert one.about == {"width": n}
+        assert one.metadata == {"width": n}
     assert [found[n].key for n in (4, 12)] == ["a.parquet:4", "b.parquet:2"]
-    assert opened(tmp_path, caption=("text",))[5].about == {"width": 5, "caption": "a 5"}
+    assert opened(tmp_path, caption=("text",))[5].metadata == {"width": 5, "caption": "a 5"}
 
 
 def test_a_struct_with_bytes_is_an_image_and_one_with_a_path_alone_is_bad(tmp_path):
@@ -60,7 +60,7 @@ def test_a_struct_with_bytes_is_an_image_and_one_with_a_path_alone_is_bad(tmp_pa
 def test_bad_rows_are_named_each_by_its_kind(tmp_path):
     images = [b"p", None, b"", b"p" * 101, b"p"]
     path = write(tmp_path / "a.parquet", 5, image=images, caption=["x", "x", "x", "x", None], text=[None] * 5)
-    found = opened(path, most_bytes=100)
+    found = opened(path, max_bytes=100)
     assert found[0].captions == ("x",)
     kinds = ["no image", "no image", "image too large", "no caption"]
     assert [fault(found, n) for n in range(1, 5)] == [(f"a.parquet:{n + 1}", kind) for n, kind in enumerate(kinds)]
@@ -87,7 +87,7 @@ def test_the_same_records_come_whatever_is_kept_and_no_more_is_held(tmp_path, ke
     found = opened(tmp_path, kept_bytes=kept)
     order = [7 * n % 100 for n in range(100)]
     with ThreadPoolExecutor(3) as pool:
-        assert [one.about["width"] for one in pool.map(found.__getitem__, order)] == order
+        assert [one.metadata["width"] for one in pool.map(found.__getitem__, order)] == order
     held = [table.nbytes for table in found._groups.values()]
     assert sum(held) <= kept or len(held) == 1
     assert len(held) == {1: 0, 6000: 1, 2**20: 3}[kept]
@@ -97,7 +97,7 @@ def test_a_table_behind_a_url_is_read_by_parts(tmp_path):
     write(tmp_path / "site/a.parquet", rows=400, group=10, image=[bytes([n % 251]) * 20_000 for n in range(400)])
     size = (tmp_path / "site/a.parquet").stat().st_size
     with web(tmp_path / "site") as (server, url):
-        assert opened(f"{url}/a.parquet")[395].about == {"width": 395}
+        assert opened(f"{url}/a.parquet")[395].metadata == {"width": 395}
         assert server.served < size / 2
 
 
@@ -107,8 +107,8 @@ def test_a_table_behind_a_url_is_read_by_parts(tmp_path):
         ({}, {"image": "jpg"}, r"a\.parquet: expected a column jpg .* got the columns image, caption, text, width"),
         ({}, {"caption": ("words",)}, "one of words"),
         ({"image": ["a path"] * 10}, {}, "expected bytes, .* in image, got string"),
-        ({}, {"caption": ()}, "caption must name"),
-        ({}, {"kept_bytes": 0}, "kept_bytes must be at least 1"),
+        ({}, {"caption": ()}, "caption: expected names"),
+        ({}, {"kept_bytes": 0}, "kept_bytes: expected at least 1"),
     ],
 )
 def test_what_cannot_be_is_one_error(tmp_path, columns, fields, said):

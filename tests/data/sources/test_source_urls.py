@@ -7,7 +7,7 @@ import pytest
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.files.patterns import named
+from dalle_jax.data.files.patterns import expand_paths
 from dalle_jax.data.sources.folder import Folder
 from dalle_jax.data.sources.webdataset import WebDataset
 from tests.data.tars import sample, write
@@ -29,7 +29,7 @@ def test_patterns_name_objects(bucket):
         put(f"{bucket}/named/{name}", b"x")
 
     def found(*patterns):
-        names = named([f"{bucket}/named{one}" for one in patterns], (".tar",))
+        names = expand_paths([f"{bucket}/named{one}" for one in patterns], (".tar",))
         return [name.removeprefix(f"{bucket}/named/") for name in names]
 
     assert found("/a.tar") == ["a.tar"]
@@ -64,7 +64,7 @@ def test_a_folder_is_listed_and_read(bucket):
         put(f"{bucket}/folder/{name}", content)
     put(f"{bucket}/folder/metadata.jsonl", b'{"file_name": "y.png", "text": "a cat", "n": 1}')
     records = Folder(path=f"{bucket}/folder").open()
-    assert [(one.key, one.image, one.captions, one.about) for one in records] == [
+    assert [(one.key, one.image, one.captions, one.metadata) for one in records] == [
         ("b/x.jpg", b"1", ("a dog",), {}),
         ("y.png", b"2", ("a cat",), {"n": 1}),
     ]

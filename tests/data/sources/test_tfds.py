@@ -39,10 +39,10 @@ def test_the_shipped_scenes_are_the_drawn_ones(folder):
     expected = {one["key"]: one for one in (drawn[i] for i in range(12))}
     assert isinstance(found, Records)
     assert len(found) == 12
-    seen = Images(size=16, crop="centre").of(found)
+    seen = Images(size=16, crop="centre").source_of(found)
     for index in range(12):
         record = found[index]
-        scene = expected.pop(record.about["key"])
+        scene = expected.pop(record.metadata["key"])
         assert record.captions == tuple(dict.fromkeys(scene["captions"]))
         np.testing.assert_array_equal(seen[index]["image"], scene["image"])
         assert record.key == f"dalle_jax_scenes/few/1.0.0/train:{index}"
@@ -105,7 +105,7 @@ def test_bad_rows_are_named_and_nested_captions_and_classes_are_read(tmp_path):
         except BadRecord as error:
             kinds[error.kind] = error.key
     assert kinds.keys() == {"no image", "no caption", "caption not utf-8"}
-    assert (good.captions, good.about) == (("one",), {"label": 5})
+    assert (good.captions, good.metadata) == (("one",), {"label": 5})
     with pytest.raises(UserError, match="expected the features words, got image, label, mask, said"):
         Tfds(name=made.data_dir, split="train", caption=("words",)).open()
     with pytest.raises(UserError, match="cannot read the split 'test' of train"):
@@ -115,10 +115,10 @@ def test_bad_rows_are_named_and_nested_captions_and_classes_are_read(tmp_path):
 def test_other_formats_and_unknown_names_are_one_error(tmp_path):
     with pytest.raises(UserError, match="expected the name of a data set of tensorflow_datasets, or a folder"):
         Tfds(name="no_such_data_set_of_ours", split="train").open()
-    with pytest.raises(UserError, match="copy what lies behind a URL"):
+    with pytest.raises(UserError, match="copy the data to this machine"):
         Tfds(name="gs://bucket/x", split="train").open()
-    with pytest.raises(UserError, match="most_bytes"):
-        Tfds(name="x", split="train", most_bytes=0).open()
+    with pytest.raises(UserError, match="max_bytes"):
+        Tfds(name="x", split="train", max_bytes=0).open()
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):

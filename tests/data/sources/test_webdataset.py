@@ -37,7 +37,7 @@ def test_records_have_key_image_captions_and_what_the_json_says(tmp_path):
     files = [*sample("a/0", "a dog\r\n\n  one dog \n"), ("a/0.json", json.dumps(about).encode()), *sample("1", "über")]
     records = opened(write(tmp_path / "a.tar", *files))
     assert isinstance(records, Records)
-    assert [(one.key, one.image, one.captions, dict(one.about)) for one in records] == [
+    assert [(one.key, one.image, one.captions, dict(one.metadata)) for one in records] == [
         ("a/0", b"image a/0", ("a dog", "one dog"), about),
         ("1", b"image 1", ("über",), {}),
     ]
@@ -61,7 +61,7 @@ def test_captions_come_from_where_the_config_says(tmp_path, caption, captions, a
     files = [("0.PNG", b"p"), ("0.txt", b"a text"), ("0.cap", b"a cap"), ("0.json", json.dumps(said).encode())]
     record = opened(write(tmp_path / "a.tar", *files), caption=caption)[0]
     assert record.captions == captions
-    assert record.about == about
+    assert record.metadata == about
 
 
 def test_the_preferred_of_several_images_is_taken(tmp_path):
@@ -128,7 +128,7 @@ def test_what_is_too_large_is_left_out_unread(tmp_path):
         *sample("4", image=bytes(101)),
         *sample("5", image=bytes(100)),
     ]
-    records = opened(write(tmp_path / "a.tar", *files), most_bytes=100)
+    records = opened(write(tmp_path / "a.tar", *files), max_bytes=100)
     assert keys(records) == ["0", "2", "5"]
     assert faults(records) == [("1", "caption too large"), ("3", "json too large"), ("4", "image too large")]
     assert "101 bytes, expected at most 100" in records.problems[2].reason
@@ -168,11 +168,11 @@ def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path):
 
 def test_every_wrong_field_is_named(tmp_path):
     with pytest.raises(UserError) as error:
-        opened(write(tmp_path / "a.tar"), caption=("txt", "JSON"), images=(".jpg",), most_bytes=0)
-    for field in ("caption must", "images must", "most_bytes must"):
+        opened(write(tmp_path / "a.tar"), caption=("txt", "JSON"), images=(".jpg",), max_bytes=0)
+    for field in ("caption: expected", "images: expected", "max_bytes: expected"):
         assert field in str(error.value)
     for caption in ((), ("json:",), (".txt",)):
-        with pytest.raises(UserError, match="caption must"):
+        with pytest.raises(UserError, match="caption: expected"):
             opened(tmp_path / "a.tar", caption=caption)
     with pytest.raises(UserError, match=r"found nothing for .*none\.tar"):
         opened(tmp_path / "none.tar")
@@ -198,7 +198,7 @@ def test_the_fingerprint_is_that_of_records_and_order_wherever_the_files_lie(tmp
     assert opened(copy).fingerprint() == found["same"]
     assert opened(copy, caption=("txt", "json")).fingerprint() != found["same"]
     assert opened(copy, images=("jpg",)).fingerprint() != found["same"]
-    assert opened(copy, most_bytes=10**6).fingerprint() != found["same"]
+    assert opened(copy, max_bytes=10**6).fingerprint() != found["same"]
 
 
 @pytest.fixture
@@ -316,8 +316,8 @@ def test_webdataset_tars_of_real_images_are_read_whole(tmp_path):
     assert records.problems == ()
     kinds = Counter()
     for record in records:
-        assert hashlib.sha256(record.image).hexdigest() == record.about["sha256"]
-        assert record.about["key"] == record.key
-        assert record.captions == (record.about["caption"],)
+        assert hashlib.sha256(record.image).hexdigest() == record.metadata["sha256"]
+        assert record.metadata["key"] == record.key
+        assert record.captions == (record.metadata["caption"],)
         kinds[record.image[:4]] += 1
     assert kinds == {b"\x89PNG": 3341}
