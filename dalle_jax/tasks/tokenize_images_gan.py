@@ -166,7 +166,7 @@ class VqganReconstruction(ReconstructImages[TokenizeImagesGan, Players]):
 
     def init(self, rngs: nnx.Rngs) -> Players:
         """Create the generator, then the discriminator."""
-        return Players(Vqgan(self.config.model, rngs=rngs), Discriminator(self.config.adversary.network, rngs=rngs))
+        return Players(self.config.model.build(rngs), self.config.adversary.network.build(rngs))
 
     def frozen(self) -> Frozen:
         """Return LPIPS, if it was loaded."""
