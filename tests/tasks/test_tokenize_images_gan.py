@@ -125,7 +125,7 @@ def test_a_pyramid_replaces_missing_lpips_with_a_warning_and_only_if_the_config_
 
 
 def test_a_pyramid_with_more_levels_than_the_image_allows_is_refused():
-    with pytest.raises(ValueError, match="a pyramid of 5 levels halves 8 px to no whole number"):
+    with pytest.raises(ValueError, match="image_size: expected a multiple of 16, for a pyramid of 5 levels, got 8"):
         TokenizeImagesGan(model=MODEL, image_size=8, perceptual=Pyramid(levels=5))
 
 
