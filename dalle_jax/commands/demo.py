@@ -39,7 +39,7 @@ from dalle_jax.pipelines.load.pipeline import load_pipeline
 from dalle_jax.runs import Data, DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
 from dalle_jax.storage import Place, write_bytes
 from dalle_jax.text.sentencepiece import SentencePiece
-from dalle_jax.train.loop import TrainResult
+from dalle_jax.train.trainer import TrainResult
 
 DEFAULT = "demo/demo.gin"
 READER_IMAGES = 300

@@ -14,8 +14,8 @@ from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.train import metrics, prefetch
 from dalle_jax.train.compiled import CompiledTask
-from dalle_jax.train.loop import Trainer
 from dalle_jax.train.optim.schedules import ConstantRate
+from dalle_jax.train.trainer import Trainer
 from tests.parallel.test_sharded_tasks import MESHES, ONE, batch_of, task_of
 
 COUNT = 13
@@ -56,7 +56,7 @@ class Ready:
 def runner_of(kind: str, mesh: Mesh) -> tuple[CompiledTask, Layout, Any]:
     layout = Layout(make_mesh(mesh), Rules())
     runner = CompiledTask(Ready(kind), Trainer(steps=1, schedule=ConstantRate(1e-3)), layout)
-    return runner, layout, runner.plan.born(layout, 0)
+    return runner, layout, runner.state_spec.init_sharded(layout, 0)
 
 
 def evaluated(kind: str, size: int, mesh: Mesh = ONE, count: int = COUNT) -> dict[str, float]:

@@ -32,12 +32,12 @@ from dalle_jax.tasks.tokenize_images import TokenizeImages, VqvaeReconstruction
 from dalle_jax.tasks.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
 from dalle_jax.tasks.tokenize_images_gan import Adversary, Pyramid, TokenizeImagesGan, VqganReconstruction
 from dalle_jax.train.compiled import CompiledTask
-from dalle_jax.train.loop import Trainer
 from dalle_jax.train.optim.ema import ConstantEma
 from dalle_jax.train.optim.optimizers import AdamW
+from dalle_jax.train.optim.parameter_masks import is_matrix
 from dalle_jax.train.optim.schedules import ConstantRate
-from dalle_jax.train.optim.weight_decay import is_matrix
 from dalle_jax.train.task import Task
+from dalle_jax.train.trainer import Trainer
 
 ONE = Mesh(1, 1, 1)
 MESHES = {"8x1x1": Mesh(8, 1, 1), "1x8x1": Mesh(1, 8, 1), "2x2x2": Mesh(2, 2, 2)}
@@ -123,8 +123,8 @@ def run(kind: str, mesh: Mesh, accumulate: int = 1) -> SimpleNamespace:
         steps=10, schedule=ConstantRate(1e-3), optimizer=optimizer, ema=ConstantEma(0.9), accumulate=accumulate
     )
     runner = CompiledTask(task_of(kind), trainer, layout)
-    state, sums = runner.step(runner.plan.born(layout, 0), None, layout.put_batch(batch_of()))
-    adams = state.optimizers.values()
+    state, sums = runner.step(runner.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of()))
+    adams = state.learned.optimizers.values()
     moments = {moment: {k: v for one in adams for k, v in getattr(one, moment).items()} for moment in ("mu", "nu")}
     adam = SimpleNamespace(**moments)
     return SimpleNamespace(
@@ -132,7 +132,7 @@ def run(kind: str, mesh: Mesh, accumulate: int = 1) -> SimpleNamespace:
         gradients={name: np.asarray(value) for name, value in adam.mu.items()},
         state=state,
         adam=adam,
-        plan=runner.plan,
+        spec=runner.state_spec,
         devices=layout.mesh.size,
     )
 
@@ -178,10 +178,15 @@ def test_eight_devices_compute_the_loss_and_gradients_of_one(kind, name):
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_parameters_moments_and_ema_are_sharded_by_the_rules(kind, name):
     many = run(kind, MESHES[name])
-    assert many.state.params.keys() == many.state.average.keys() == many.adam.mu.keys() == many.adam.nu.keys()
-    for path, value in many.state.params.items():
-        expected = by_the_rules(many.plan.blueprint.axes(path), value.ndim)
-        for tree in (many.state.params, many.state.average, many.adam.mu, many.adam.nu):
+    assert (
+        many.state.learned.params.keys()
+        == many.state.learned.ema_params.keys()
+        == many.adam.mu.keys()
+        == many.adam.nu.keys()
+    )
+    for path, value in many.state.learned.params.items():
+        expected = by_the_rules(many.spec.module_spec.axes(path), value.ndim)
+        for tree in (many.state.learned.params, many.state.learned.ema_params, many.adam.mu, many.adam.nu):
             assert tree[path].sharding.spec == expected, path
             shard = tree[path].sharding.shard_shape(value.shape)
             split = [entry for entry in expected if entry is not None]
@@ -266,15 +271,15 @@ SPECS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_these_parameters_have_these_shardings(kind):
-    params = run(kind, MESHES["2x2x2"]).state.params
+    params = run(kind, MESHES["2x2x2"]).state.learned.params
     assert {name: params[name].sharding.spec for name in SPECS[kind]} == SPECS[kind]
 
 
 @pytest.mark.parametrize(("kind", "name"), cases(*(name for name in MESHES if name != "8x1x1")))
 def test_every_matrix_is_sharded_if_the_mesh_allows(kind, name):
     many = run(kind, MESHES[name])
-    for path, value in many.state.params.items():
-        if is_matrix(path, many.plan.blueprint.axes(path), value.shape):
+    for path, value in many.state.learned.params.items():
+        if is_matrix(path, many.spec.module_spec.axes(path), value.shape):
             assert not value.sharding.is_fully_replicated, path
 
 
@@ -285,7 +290,7 @@ def test_microbatches_on_a_mesh_compute_the_gradients_of_one_batch():
 def test_two_slices_compute_the_gradients_of_one_device_and_each_holds_all_parameters():
     many = run("dalle", Mesh(1, 2, 2, slices=2))
     assert_the_same(many, run("dalle", ONE))
-    params = many.state.params
+    params = many.state.learned.params
     assert {name: params[name].sharding.spec for name in SPECS["dalle"]} == SPECS["dalle"]
 
 

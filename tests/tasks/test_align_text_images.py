@@ -18,9 +18,9 @@ from dalle_jax.tasks.align_text_images import AlignTextImages, TextImageAlignmen
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.text.sentencepiece import train_sentencepiece
 from dalle_jax.train.compiled import CompiledTask
-from dalle_jax.train.loop import Trainer
 from dalle_jax.train.optim.optimizers import AdamW
 from dalle_jax.train.optim.schedules import ConstantRate
+from dalle_jax.train.trainer import Trainer
 
 LAYOUT = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
 TOWER = TowerConfig(width=16, layers=1, heads=2)
@@ -128,11 +128,12 @@ def scale_after_a_step(task: TextImageAlignment, log_scale: float) -> tuple[floa
     """Return the gradient of the log scale, and its value after one step of the trainer from ``log_scale``."""
     trainer = Trainer(steps=10, schedule=ConstantRate(0.01), optimizer=AdamW(beta1=0.0))
     runner = CompiledTask(task, trainer, LAYOUT)
-    state = runner.plan.born(LAYOUT, 0)
-    state = state._replace(params=state.params | {"log_scale": jnp.float32(log_scale)})
+    state = runner.state_spec.init_sharded(LAYOUT, 0)
+    learned = state.learned._replace(params=state.learned.params | {"log_scale": jnp.float32(log_scale)})
+    state = state._replace(learned=learned)
     batch = {name: np.asarray(values) for name, values in batch_of(task).items()}
     state, _ = runner.step(state, None, LAYOUT.put_batch(batch))
-    return float(state.optimizers["align"].mu["log_scale"]), float(state.params["log_scale"])
+    return float(state.learned.optimizers["align"].mu["log_scale"]), float(state.learned.params["log_scale"])
 
 
 @pytest.mark.parametrize("log_scale", [LN_100 - 0.1, LN_100, LN_100 + 0.1])

@@ -17,10 +17,10 @@ from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.generate_from_conditions import ConditionalCodeGeneration, GenerateFromConditions
 from dalle_jax.tasks.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
 from dalle_jax.train.compiled import CompiledTask
-from dalle_jax.train.loop import Trainer
 from dalle_jax.train.optim.optimizers import AdamW
 from dalle_jax.train.optim.schedules import ConstantRate
 from dalle_jax.train.task import Task
+from dalle_jax.train.trainer import Trainer
 from tests.parallel.test_sharded_tasks import DVAE, MODELS, SIDE, UNREAD, batch_of, clip_task, code_task, task_of
 
 SIGMOID = dataclasses.replace(MODELS["clip"], initial_bias=-10.0, initial_scale=10.0)
@@ -64,11 +64,11 @@ def runner_of(task: Task, accumulate: int, mesh: Mesh = Mesh(1, 1, 1)) -> tuple[
 def stepped(kind: str, accumulate: int, mesh: Mesh = Mesh(1, 1, 1)) -> dict[str, np.ndarray]:  # noqa: B008 (frozen)
     """Return the loss, the gradients (the first moment with beta1 = 0) and the variables that are not parameters."""
     runner, layout = runner_of(TASKS[kind](), accumulate, mesh)
-    state, sums = runner.step(runner.plan.born(layout, 0), None, layout.put_batch(batch_of()))
+    state, sums = runner.step(runner.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of()))
     found = {"loss": np.asarray(sums["loss"][0] / sums["loss"][1])}
-    for optimizer in state.optimizers.values():
+    for optimizer in state.learned.optimizers.values():
         found |= {f"gradient of {name}": np.asarray(value) for name, value in optimizer.mu.items()}
-    return found | {name: np.asarray(value) for name, value in state.others.items()}
+    return found | {name: np.asarray(value) for name, value in state.learned.non_params.items()}
 
 
 def assert_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
@@ -110,7 +110,7 @@ def test_a_share_of_images_that_a_microbatch_would_round_is_refused():
     task = clip_task(AlignTextImages(model=MODELS["clip"], captions=UNREAD, reconstructed=0.375))  # 6 of 16, 1.5 of 4
     runner, layout = runner_of(task, 4)
     with pytest.raises(UserError, match=r"task\.reconstructed = 0\.375 is a whole number .* got microbatches of 4"):
-        runner.step(runner.plan.born(layout, 0), None, layout.put_batch(batch_of()))
+        runner.step(runner.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of()))
 
 
 def test_a_clip_in_microbatches_needs_the_memory_of_one_microbatch():
@@ -121,7 +121,7 @@ def test_a_clip_in_microbatches_needs_the_memory_of_one_microbatch():
         batch = layout.put_batch(
             {name: np.tile(rows, (16, *(1,) * (rows.ndim - 1))) for name, rows in batch_of().items()}
         )
-        step = runner._step.lower(runner.plan.target(), runner._frozen, batch, runner._key).compile()
+        step = runner._step.lower(runner.state_spec.target(), runner._frozen, batch, runner._key).compile()
         return step.memory_analysis().temp_size_in_bytes
 
     assert temporaries(8) < temporaries(1) / 3

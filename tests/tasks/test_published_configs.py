@@ -128,8 +128,8 @@ def stepped(text: str, file: Path):
     task, trainer, rows, _ = prepared(file)
     layout = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
     runner = CompiledTask(task, trainer, layout)
-    assert sum(leaf.size for leaf in jax.tree.leaves(runner.plan.abstract.params)) < LARGEST
-    state, sums = runner.step(runner.plan.born(layout, 0), None, layout.put_batch(batch_of(task, rows)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(runner.state_spec.abstract.learned.params)) < LARGEST
+    state, sums = runner.step(runner.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of(task, rows)))
     return state, float(sums["loss"][0]) / float(sums["loss"][1])
 
 
@@ -145,9 +145,9 @@ def test_a_config_takes_a_step(file):
     state, loss = stepped(text, first_like(text))
     assert np.isfinite(loss)
     assert abs(loss) > 0.01  # the dVAE's may be negative
-    assert int(state.step) == 1
-    for name, value in state.params.items():
+    assert int(state.counted.step) == 1
+    for name, value in state.learned.params.items():
         assert jnp.isfinite(value).all(), name
-    moments = [leaf for leaf in jax.tree.leaves(state.optimizers) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    moments = [leaf for leaf in jax.tree.leaves(state.learned.optimizers) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     # LlamaGen's head starts at zero, so the layers before it have no gradient in the first step.
     assert [leaf for leaf in moments if leaf.ndim and float(jnp.abs(leaf).max()) > 0]
