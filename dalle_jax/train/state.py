@@ -25,6 +25,9 @@ from dalle_jax.train.trainer import Trainer
 Arrays: TypeAlias = dict[str, Array]
 """Arrays by dotted path."""
 
+Node = TypeVar("Node", bound=nnx.Module | Mapping[str, nnx.Module])
+"""A module, or modules by name."""
+
 
 class Learned(NamedTuple):
     """The model and its optimizers.
@@ -67,10 +70,6 @@ class Remembered(NamedTuple):
 
     gradient_norms: RunningNorms
     schedule: PyTree
-
-
-Node = TypeVar("Node", bound=nnx.Module | Mapping[str, nnx.Module])
-"""A module, or modules by name."""
 
 
 class State(NamedTuple):

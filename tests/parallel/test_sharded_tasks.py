@@ -1,4 +1,4 @@
-"""Every task on eight devices: one train step equals that of one device, and all arrays have the right shardings.
+"""Every task on eight devices: a train step equals the step on one device, and arrays have the right shardings.
 
 The step is the trainer's own. With beta1 = 0, Adam's first moment equals the gradient to the last bit.
 """
@@ -116,7 +116,7 @@ def batch_of() -> dict[str, np.ndarray]:
 
 @functools.cache
 def run(kind: str, mesh: Mesh, accumulate: int = 1) -> SimpleNamespace:
-    """One step of the trainer: what it found, and the state that it leaves behind."""
+    """Take one step of the trainer; return its loss and gradients, and the state after it."""
     layout = Layout(make_mesh(mesh), Rules())
     optimizer = AdamW(beta1=0.0)
     trainer = Trainer(
@@ -138,7 +138,7 @@ def run(kind: str, mesh: Mesh, accumulate: int = 1) -> SimpleNamespace:
 
 
 def assert_the_same(many: SimpleNamespace, one: SimpleNamespace) -> None:
-    """Loss and gradients: 1e-5 of the loss, and of the largest entry of each parameter's gradient.
+    """Compare to 1e-5 of the loss, and of the largest entry of each parameter's gradient.
 
     A gradient of nothing but rounding (a bias that moves all logits alike) is held against the largest of all.
     """
@@ -152,11 +152,11 @@ def assert_the_same(many: SimpleNamespace, one: SimpleNamespace) -> None:
 
 KINDS = ("tokenizer", "dvae", "vqgan", "dalle", "dalle_bart", "llamagen", "clip")
 SLOW_TO_COMPILE = ("dvae", "vqgan")
-"""On the mesh that splits everything these are tested always, on the others by ``make test-slow``."""
+"""These kinds are always tested on the mesh 2x2x2, and on the other meshes by ``make test-slow``."""
 
 
 def cases(*meshes: str) -> list:
-    """Every task on each of the meshes."""
+    """Return every task with each of the meshes."""
     slow = {(kind, name) for kind in SLOW_TO_COMPILE for name in meshes if name != "2x2x2"}
     return [
         pytest.param(kind, name, marks=[pytest.mark.slow] if (kind, name) in slow else [])
