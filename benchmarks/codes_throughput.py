@@ -27,7 +27,7 @@ def loaders(size: int, folder: Path) -> dict[str, Callable[[int], dict]]:
     from dalle_jax.data.examples.held_out import HeldOut
     from dalle_jax.data.examples.images import Images
     from dalle_jax.data.loader import Loader
-    from dalle_jax.data.open import Opening
+    from dalle_jax.data.open_data import SourceOpener
     from dalle_jax.data.precomputed.writer import CodeFolder
     from dalle_jax.data.sources.precomputed import Codes
     from dalle_jax.data.sources.webdataset import WebDataset
@@ -36,8 +36,8 @@ def loaders(size: int, folder: Path) -> dict[str, Callable[[int], dict]]:
     from dalle_jax.pipelines.encode import Encoder, encode, encoding
 
     tars = WebDataset((str(Path(os.environ["DALLE_JAX_DATA"]) / "emoji"),), index_folder=str(folder / "indexes"))
-    opening = Opening(Images(size=size), 0, folder, print)
-    source, _ = opening.examples(tars, "source", HeldOut(count=BATCH))
+    opener = SourceOpener(Images(size=size), 0, folder, print)
+    source, _ = opener.open(tars, "source", HeldOut(count=BATCH))
     config = VqvaeConfig(downsample=FACTOR, width=8, blocks=0, codebook_size=64, code_width=8, stem="patch")
     tokenizer = Vqvae(config, rngs=nnx.Rngs(0))
     what = encoding(source, tokenizer, size, 1, 1024)

@@ -30,7 +30,14 @@ def batches_of(source, workers=0):
     from dalle_jax.data.examples.images import Images
     from dalle_jax.runs import Data
 
-    loader = Data(source, HeldOut(count=BATCH), BATCH, images=Images(size=SIZE), workers=workers).open()
+    data = Data(
+        source=source,
+        evaluation=HeldOut(count=BATCH),
+        batch_size=BATCH,
+        images=Images(size=SIZE),
+        workers=workers,
+    )
+    loader = data.open()
     step = 0
 
     def call():

@@ -10,20 +10,41 @@ The letters have the same meaning everywhere:
 A shape of one letter has a leading space (``Float[Array, " B"]``), since lint takes "B" for a name.
 """
 
-from typing import TypeAlias
+from typing import Final, NotRequired, TypeAlias, TypedDict
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree, UInt, UInt8
 
 __all__ = [
-    "CANDIDATE", "COUNTED", "Array", "Bool", "Float", "Int", "Key", "Num", "Prompts", "PyTree", "UInt", "UInt8",
+    "CANDIDATE", "COUNTED", "Array", "Bool", "ExampleBatch", "Float", "Int", "Key", "Num", "Prompts", "PyTree",
+    "UInt", "UInt8",
 ]  # fmt: skip
 
 Prompts: TypeAlias = Int[Array, "P T"] | Int[Array, " P"] | Float[Array, "P T c"]
 """The prompts of a transformer: token ids, classes, or caption features, in which rows of zeros are padding."""
 
-COUNTED, CANDIDATE = "counted", "candidate"
+COUNTED: Final = "counted"
+CANDIDATE: Final = "candidate"
 """Names of two bool rows of an evaluation batch that is padded to its size with examples of other batches.
 
 Metrics are over the counted rows. Retrieval is among the candidates: each example of the batch once. A batch without
 padding has neither.
 """
+
+
+class ExampleBatch(TypedDict):
+    """Raw examples of one batch before a task turns them into arrays: one list entry per example.
+
+    ``image`` is uint8 [H W 3]. Data that ``encode`` wrote has ``codes`` int32 [h w] instead, perhaps with a
+    ``condition``: a class, or features [t c] of the caption. Examples of the same ``caption_group`` have the same
+    captions. ``counted`` and ``candidate`` are explained at ``COUNTED``.
+    """
+
+    key: list[str]
+    caption: list[str]
+    caption_group: list[int]
+    image: NotRequired[list[np.ndarray]]
+    codes: NotRequired[list[np.ndarray]]
+    condition: NotRequired[list[np.ndarray]]
+    counted: NotRequired[list[bool]]
+    candidate: NotRequired[list[bool]]

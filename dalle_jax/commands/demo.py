@@ -131,7 +131,7 @@ class Demo:
         counts: dict[str, Counts] = {}
         if self.config.data is not None:
             try:
-                shared = _count(self.config.data.of(1), self.out / "tokenizer")
+                shared = _count(self.config.data.with_batch_size(1), self.out / "tokenizer")
             except UserError as error:
                 problems.append(str(error))
                 return {}
@@ -140,7 +140,7 @@ class Demo:
             name: (run.data, self.out / name) for name, run in self.stages.items()
         }
         if self.evaluation.data is not None:
-            data["evaluation"] = (self.evaluation.data.of(1), None)
+            data["evaluation"] = (self.evaluation.data.with_batch_size(1), None)
         for name, (one, folder) in data.items():
             try:
                 counts[name] = _count(one, folder)
@@ -168,7 +168,7 @@ class Demo:
         evaluation = self.evaluation.single()
         pipeline = load_pipeline(self.out, batch=evaluation.drawing.batch)
         if isinstance(evaluation, EvaluateCaptioned) and self.evaluation.data is not None:
-            data = self.evaluation.data.of(evaluation.among).open()
+            data = self.evaluation.data.with_batch_size(evaluation.among).open()
             findings: CaptionedFindings | SampleGroup
             if data.held_out:
                 batches = cast("Iterator[CaptionedBatch]", data.evaluation_batches())

@@ -70,7 +70,9 @@ def _with_data(run: Any, config: DemoRun) -> Any:
         return run
     if isinstance(run, TextTokenizerRun):
         return replace(run, source=config.data.source, held_out=config.data.held_out)
-    return replace(run, data=config.data.of(run.data.batch_size) if isinstance(run, TrainRun) else config.data)
+    return replace(
+        run, data=config.data.with_batch_size(run.data.batch_size) if isinstance(run, TrainRun) else config.data
+    )
 
 
 def _by_stage(sets: Sequence[str], config: DemoRun) -> tuple[dict[str, list[str]], list[str]]:

@@ -7,9 +7,9 @@ from dalle_jax import storage
 from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.data.examples import multi_host_report
-from dalle_jax.data.examples.multi_host_report import RecordStats
-from dalle_jax.data.open import Opening
+from dalle_jax.data.examples import record_stats
+from dalle_jax.data.examples.record_stats import RecordStats
+from dalle_jax.data.open_data import SourceOpener
 from dalle_jax.data.precomputed.writer import CodeFolder, upload
 from dalle_jax.data.source import Source
 from dalle_jax.folder_lock import locked
@@ -90,12 +90,12 @@ def _encode(config: EncodeRun, path: Path) -> Encoder | None:
 
 
 def _opened(config: EncodeRun, path: Path) -> tuple[Source, RecordStats | None]:
-    opening = Opening(config.images, config.workers, path, _say)
-    training, held_out = opening.examples(config.source, "source", config.held_out)
+    opener = SourceOpener(config.images, config.workers, path, _say)
+    training, held_out = opener.open(config.source, "source", config.held_out)
     chosen = held_out if config.part == "held_out" else training
     if chosen is None or not len(chosen):
         raise UserError(f"encode: expected images, got none of the part {config.part}")
-    return chosen, opening.finish()
+    return chosen, opener.finish()
 
 
 def _account(records: RecordStats | None, path: Path) -> None:
@@ -104,8 +104,8 @@ def _account(records: RecordStats | None, path: Path) -> None:
         return
     content = records.content()
     if hosts.is_first():
-        storage.write(path / multi_host_report.FILE, records.file(content))
-    _say(multi_host_report.line(content))
+        storage.write(path / record_stats.FILE, record_stats.to_json(content))
+    _say(record_stats.format_line(content))
     records.stop_together()
 
 

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[CaptionedBatch]:
     """Yield the held-out examples of a run's data, ``config.among`` at a time; raise UserError where there are none."""
     assert run.data is not None
-    opened = run.data.of(config.among).open()
+    opened = run.data.with_batch_size(config.among).open()
     if not opened.held_out:
         raise UserError(
             f"data.evaluation: expected images that are held out, to measure on, got none of {opened.examples:,}; hold "

@@ -10,7 +10,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.examples.images import Images
 from dalle_jax.data.examples.inspection import inspect
 from dalle_jax.data.mixture import Mixture
-from dalle_jax.data.open import Openable
+from dalle_jax.data.open_data import Openable
 from dalle_jax.data.sources.folder import Folder
 from dalle_jax.data.sources.precomputed import Codes
 from dalle_jax.data.sources.scenes import Scenes

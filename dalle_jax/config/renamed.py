@@ -21,6 +21,14 @@ RENAMED: Mapping[str, Renamed] = {
     **{f"{name}.pictures": Renamed("images") for name in ("Folder", "WebDataset")},
     "Trainer.pictures_every": Renamed("images_every"),
     "Limits.least_side": Renamed("min_side"),
+    "Images.survey": Renamed("validate"),
+    "Images.survey_folder": Renamed("index_folder"),
+    **{f"Filters.least_{name}": Renamed(f"min_{name}") for name in ("side", "similarity", "aesthetic", "characters")},
+    **{f"Filters.most_{name}": Renamed(f"max_{name}") for name in ("aspect", "punsafe", "pwatermark", "characters")},
+    **{
+        f"{name}.most_bytes": Renamed("max_bytes")
+        for name in ("ArrayRecord", "Folder", "Parquet", "Tfds", "WebDataset")
+    },
     "ClipBpe.mends": Renamed("text_fix"),
     "BartBpe.reading": Renamed("variant"),
     "BartBpe.cleans": Renamed("cleaning", "the value 'nothing' is now 'none'"),

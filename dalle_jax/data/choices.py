@@ -1,4 +1,4 @@
-"""The sources that a config can name: the closed unions of which others choose."""
+"""Unions of the data sources that a config can choose."""
 
 from typing import TypeAlias
 
@@ -10,7 +10,7 @@ from dalle_jax.data.sources.scenes import Scenes
 from dalle_jax.data.sources.tfds import Tfds
 from dalle_jax.data.sources.webdataset import WebDataset
 
-OfImages: TypeAlias = Scenes | WebDataset | Folder | ArrayRecord | Parquet | Tfds
-"""Sources of captioned images."""
-OfAny: TypeAlias = OfImages | Codes
-"""Those, and codes that were written ahead."""
+ImageSourceConfig: TypeAlias = Scenes | WebDataset | Folder | ArrayRecord | Parquet | Tfds
+"""Configs of sources of captioned images."""
+SourceConfig: TypeAlias = ImageSourceConfig | Codes
+"""Configs of all sources: captioned images, and the codes that ``encode`` wrote."""

@@ -1,4 +1,4 @@
-"""Mix several sources in one stream of examples by exact weights, as a pure function of the position."""
+"""Mixtures of several sources: examples interleaved by exact weights, as a pure function of the position."""
 
 import hashlib
 import math
@@ -9,18 +9,18 @@ from fractions import Fraction
 import numpy as np
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.choices import OfAny
+from dalle_jax.data.choices import SourceConfig
 from dalle_jax.data.source import Example, Source
 
-LONGEST = 100_000
-"""Examples after which the pattern of sources begins again, at most."""
+MAX_PERIOD = 100_000
+"""Largest number of examples after which the order of sources may repeat."""
 
 
 @dataclass(frozen=True)
 class MixturePart:
-    """One source of a mixture and its weight, relative to the other weights."""
+    """A source of a mixture and its weight, relative to the other weights."""
 
-    source: OfAny
+    source: SourceConfig
     weight: float
 
     def __post_init__(self) -> None:
@@ -30,9 +30,9 @@ class MixturePart:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Sources by name. The share of each in the examples equals its share of the weights, exactly in each pattern.
+    """Sources by name, mixed in proportion to their weights.
 
-    Weights of 0.95 and 0.05 make a pattern of twenty examples: nineteen of the first source and one of the second. Each
+    Weights of 0.95 and 0.05 give nineteen examples of the first source and one of the second in every twenty. Each
     source has its own epochs and shuffling, so a small source with a large weight repeats sooner.
     """
 
@@ -41,7 +41,7 @@ class Mixture:
     def __post_init__(self) -> None:
         if not self.parts:
             raise ValueError("parts: expected at least one, such as parts.NAME.source and parts.NAME.weight, got none")
-        Pattern(self.weights)
+        Interleaving(self.weights)
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -49,26 +49,26 @@ class Mixture:
         return tuple(part.weight for part in self.parts.values())
 
 
-class Pattern:
-    """Which source each position takes, in turns as even as can be (smooth weighted round robin).
+class Interleaving:
+    """The periodic order of a mixture's sources: smooth weighted round robin, as even as the weights allow.
 
-    Raises ValueError for weights that are not positive or have no short pattern.
+    Raises ``ValueError`` for weights that are not positive or whose period exceeds ``MAX_PERIOD``.
     """
 
     def __init__(self, weights: Sequence[float]):
         if not weights or not all(math.isfinite(weight) and weight > 0 for weight in weights):
             raise ValueError(f"weights: expected positive numbers, got {tuple(weights)}")
         exact = [Fraction(repr(float(weight))) for weight in weights]
-        scale = math.lcm(*(one.denominator for one in exact))
-        whole = [int(one * scale) for one in exact]
-        shared = math.gcd(*whole)
-        self.turns = tuple(one // shared for one in whole)
-        """How often each source comes in one pattern."""
+        scale = math.lcm(*(weight.denominator for weight in exact))
+        whole = [int(weight * scale) for weight in exact]
+        divisor = math.gcd(*whole)
+        self.turns = tuple(weight // divisor for weight in whole)
+        """Number of examples of each source in one period."""
         period = sum(self.turns)
-        if period > LONGEST:
+        if period > MAX_PERIOD:
             raise ValueError(
-                f"weights: expected simple shares, such as 0.95 and 0.05; {tuple(weights)} repeat only after "
-                f"{period:,} examples, and {LONGEST:,} is the most"
+                f"weights: expected simple shares such as 0.95 and 0.05, which repeat after at most {MAX_PERIOD:,} "
+                f"examples; got {tuple(weights)}, which repeat after {period:,}"
             )
         credit = [0] * len(self.turns)
         counts = [0] * len(self.turns)
@@ -76,24 +76,24 @@ class Pattern:
         self._before = np.zeros(period, np.int64)
         for slot in range(period):
             credit = [have + turn for have, turn in zip(credit, self.turns, strict=True)]
-            part = max(range(len(credit)), key=lambda one: (credit[one], -one))
+            part = max(range(len(credit)), key=lambda candidate: (credit[candidate], -candidate))
             credit[part] -= period
             self._part[slot], self._before[slot] = part, counts[part]
             counts[part] += 1
 
     def at(self, position: int) -> tuple[int, int]:
-        """The source that a position takes, and how many examples of that source come before it."""
+        """Return the source of the example at ``position``, and how many examples of that source come before it."""
         cycle, slot = divmod(position, len(self._part))
         part = int(self._part[slot])
         return part, cycle * self.turns[part] + int(self._before[slot])
 
 
-class Joined:
-    """Sources one after the other, each example once: what is held out of each source of a mixture."""
+class ConcatSource:
+    """Several sources one after the other, each example once. It holds the evaluation examples of a mixture."""
 
     def __init__(self, sources: Sequence[Source]):
         self._sources = tuple(sources)
-        self._ends = np.cumsum([len(one) for one in self._sources])
+        self._ends = np.cumsum([len(source) for source in self._sources])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -105,24 +105,24 @@ class Joined:
         return self._sources[part][index - int(self._ends[part]) + len(self._sources[part])]
 
     def fingerprint(self) -> str:
-        """Changes with any of the sources and with their order."""
-        parts = [(one.fingerprint(), len(one)) for one in self._sources]
+        """Return a hash that changes with any of the sources and with their order."""
+        parts = [(source.fingerprint(), len(source)) for source in self._sources]
         return "joined-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-class Mixed:
-    """Opened sources and the pattern in which they take turns: what ``Loader`` asks of a mixture."""
+class MixedSources:
+    """The opened sources of a ``Mixture`` and their interleaving, as ``Loader`` uses them."""
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float]):
-        if empty := [str(number) for number, one in enumerate(sources, 1) if len(one) == 0]:
+        if empty := [str(number) for number, source in enumerate(sources, 1) if len(source) == 0]:
             raise UserError(f"mixture: expected examples in every source, got none in source {', '.join(empty)}")
         self.sources = tuple(sources)
-        self.pattern = Pattern(weights)
+        self.interleaving = Interleaving(weights)
 
     def __len__(self) -> int:
         return sum(map(len, self.sources))
 
     def fingerprint(self) -> str:
-        """Changes with any of the sources, with their order and with the pattern."""
-        parts = ([(one.fingerprint(), len(one)) for one in self.sources], self.pattern.turns)
+        """Return a hash that changes with any of the sources, their order and their weights."""
+        parts = ([(source.fingerprint(), len(source)) for source in self.sources], self.interleaving.turns)
         return "mixture-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -1,8 +1,11 @@
-"""Chance that depends on names and numbers alone: the same on every host, in every worker, and after a resume."""
+"""Deterministic random numbers from a hash: the same on every host and thread, and after a resume.
+
+The loader draws from it, and so do the modules in ``data/examples`` that the loader imports.
+"""
 
 import hashlib
 
 
 def draw(*of: int | str) -> int:
-    """A number of 64 bits that looks random and depends on ``of`` alone; fifteen times faster than a Generator."""
+    """Return 64 random bits that depend on ``of`` alone; fifteen times faster than a NumPy Generator."""
     return int.from_bytes(hashlib.blake2b(repr(of).encode(), digest_size=8).digest(), "little")

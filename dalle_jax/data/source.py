@@ -1,4 +1,4 @@
-"""What every data source offers: random access to captioned images, and a name for its contents."""
+"""Protocols of a data source: random access to captioned images, and a fingerprint of its contents."""
 
 from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 class Example(TypedDict):
-    """One captioned image. ``captions`` holds at least one caption; ``key`` names the record in reports.
+    """A captioned image with at least one caption. ``key`` names the record in reports.
 
-    ``image`` is uint8 [H W 3]; where codes were written ahead there are ``codes`` int32 [h w] in its place, and the
-    ``condition`` that goes with them where one was written too: a class, or features [t c] of the caption.
+    ``image`` is uint8 [H W 3]. Data that ``encode`` wrote has ``codes`` int32 [h w] instead, perhaps with a
+    ``condition``: a class, or features [t c] of the caption.
     """
 
     key: str
@@ -21,18 +21,18 @@ class Example(TypedDict):
 
 @runtime_checkable
 class Source(Protocol):
-    """A finite list of examples. ``source[i]`` is a pure function of i and of the source's configuration."""
+    """A finite list of examples. ``source[i]`` is a pure function of i and of the source's config."""
 
     def __len__(self) -> int:
-        """Examples in one epoch."""
+        """Return the number of examples in one epoch."""
         ...
 
     def __getitem__(self, index: int) -> Example:
-        """Example ``index``."""
+        """Return one example."""
         ...
 
     def fingerprint(self) -> str:
-        """Changes whenever the examples or their order would: saved with checkpoints and compared on resume."""
+        """Return a text that changes with the examples or their order; a resumed run compares it."""
         ...
 
 
@@ -41,5 +41,5 @@ class EpochSource(Source, Protocol):
     """A source whose examples change from epoch to epoch (crops, captions). ``source[i]`` is that of epoch 0."""
 
     def example(self, index: int, epoch: int) -> Example:
-        """Example ``index`` as epoch 0, 1, … shows it: a pure function of both and of the source's configuration."""
+        """Return example ``index`` of epoch 0, 1, …: a pure function of both and of the source's config."""
         ...

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from dalle_jax import storage
-from dalle_jax.arrays import CANDIDATE, COUNTED, Array, Bool, Float, Key
+from dalle_jax.arrays import CANDIDATE, COUNTED, Array, Bool, ExampleBatch, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
@@ -75,18 +75,22 @@ class AlignTextImages:
                 "a sigmoid needs one (SigLIP's is -10), a softmax has no use for one"
             )
 
-    def prepare(self, examples: dict[str, list[Any]], seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
-        """``pixels`` uint8 [B H W 3], ``text`` int32 [B T] and ``meaning`` int32 [B]: see data/loader.py."""
+    def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
+        """``pixels`` uint8 [B H W 3], ``text`` int32 [B T] and ``caption_group`` int32 [B]: see data/loader.py."""
         text = self.captions.rows(examples["caption"], self.model.text_length, seeds)
-        meaning = np.array(examples["meaning"], np.int32)
-        return {"pixels": pixel_rows(examples["image"], self.model.image_size), "text": text, "meaning": meaning}
+        caption_group = np.array(examples["caption_group"], np.int32)
+        return {
+            "pixels": pixel_rows(examples["image"], self.model.image_size),
+            "text": text,
+            "caption_group": caption_group,
+        }
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of ``prepare``."""
         return {
             "pixels": pixel_spec(batch_size, self.model.image_size),
             "text": text_spec(batch_size, self.model.text_length),
-            "meaning": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+            "caption_group": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
         }
 
     def init(self, rngs: nnx.Rngs) -> Clip:
@@ -152,7 +156,7 @@ class AlignTextImages:
         """
         del key, step
         image, text = embeddings
-        loss = self._contrast(module, image, text, same_caption_group(batch["text"], batch["meaning"]))
+        loss = self._contrast(module, image, text, same_caption_group(batch["text"], batch["caption_group"]))
         one = jnp.ones(())
         sums = {"loss": (loss, one), "logit_scale": (module.logit_scale, one)}
         if self.contrast == "softmax":
@@ -183,7 +187,7 @@ class AlignTextImages:
         if frozen is not None:
             pixels = frozen.decode(frozen.encode(pixels))
         image, text = module.encode_image(pixels), module.encode_text(batch["text"])
-        same = same_caption_group(batch["text"], batch["meaning"])  # [B B]
+        same = same_caption_group(batch["text"], batch["caption_group"])  # [B B]
         counted, candidates = batch.get(COUNTED), batch.get(CANDIDATE)  # [B] each, or None
         right = retrieval_hits(image, text, same, candidates)[0]  # [B]
         loss = self._contrast(module, image, text, same, counted, candidates)

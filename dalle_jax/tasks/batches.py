@@ -1,13 +1,12 @@
 """Examples to the arrays that several tasks have in common."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.arrays import COUNTED, Array, Float
+from dalle_jax.arrays import COUNTED, Array, ExampleBatch, Float
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.pixels import centre_square
 from dalle_jax.train.task import Batch
@@ -29,7 +28,7 @@ def text_spec(batch_size: int, length: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
 
 
-def code_rows(examples: dict[str, list[Any]], grid: tuple[int, int], codebook_size: int) -> np.ndarray:
+def code_rows(examples: ExampleBatch, grid: tuple[int, int], codebook_size: int) -> np.ndarray:
     """Codes that an image tokenizer wrote ahead, as int32 [B I]; raises UserError where there are none, or others."""
     if "codes" not in examples:
         raise UserError(

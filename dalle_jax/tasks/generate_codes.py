@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from dalle_jax import storage
-from dalle_jax.arrays import Array, Float, Int, Key
+from dalle_jax.arrays import Array, ExampleBatch, Float, Int, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
@@ -66,7 +66,7 @@ class GenerateCodes:
                 f"got {self.model.code_width}"
             )
 
-    def prepare(self, examples: dict[str, list[Any]], seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
+    def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
         """``pixels`` uint8 [B H W 3], or ``codes`` int32 [B I] that were written ahead, and ``text`` int32 [B T]."""
         text = self.captions.rows(examples["caption"], self.model.text_length, seeds)
         if self.image_size is not None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dalle_jax.arrays import Array, Float, Key
+from dalle_jax.arrays import Array, ExampleBatch, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.losses.cross_entropy import cross_entropy
@@ -44,7 +44,7 @@ class GenerateFromConditions:
                 f"got {self.model.code_width}"
             )
 
-    def prepare(self, examples: dict[str, list[Any]], seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
+    def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
         """``codes`` int32 [B I], and ``condition`` int32 [B] or float32 [B T c]."""
         del seeds
         if "condition" not in examples:

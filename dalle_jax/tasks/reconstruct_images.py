@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.arrays import Array, Float, Key
+from dalle_jax.arrays import Array, ExampleBatch, Float, Key
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
 from dalle_jax.models.image_tokenizer import ImageTokenizer
@@ -30,7 +30,7 @@ class ReconstructImages:
     prefix = ""
     """Where the tokenizer sits in the module that is trained, such as "generator."."""
 
-    def prepare(self, examples: dict[str, list[Any]], seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
+    def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
         """``pixels`` uint8 [B H W 3]."""
         del seeds
         return {"pixels": pixel_rows(examples["image"], self.image_size)}

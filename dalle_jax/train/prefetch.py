@@ -65,5 +65,7 @@ class Prefetcher:
 def evaluation(task: Task, data: Batches, layout: Layout) -> Iterator[Batch]:
     """Yield the held-out batches on the devices, always the same, with COUNTED and CANDIDATE if the data has them."""
     for examples in data.evaluation_batches(layout.local_rows(data.batch_size).tolist()):
-        marks = {name: np.array(examples.pop(name), bool) for name in (COUNTED, CANDIDATE) if name in examples}
+        marks: dict[str, np.ndarray] = {
+            name: np.array(examples.pop(name), bool) for name in (COUNTED, CANDIDATE) if name in examples
+        }
         yield layout.put_batch({**task.prepare(examples, None), **marks}, data.batch_size)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from dalle_jax.arrays import Array, Float, Key
+from dalle_jax.arrays import Array, ExampleBatch, Float, Key
 
 Batch: TypeAlias = dict[str, Array]
 """Names to arrays whose first dimension is the batch."""
@@ -93,7 +93,7 @@ class Objective:
 class Task(Protocol):
     """What is trained. Knows its model, its loss and its batch; nothing of optimizers, meshes, jit or checkpoints."""
 
-    def prepare(self, examples: dict[str, list[Any]], seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
+    def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
         """On the host: raw examples (``image`` uint8 [H W 3], ``caption`` str) to the arrays of one batch.
 
         ``seeds`` has one for each example, so that what is random of it does not depend on which host prepares it;
@@ -152,11 +152,11 @@ class Batches(Protocol):
         """Examples in a batch, over all hosts."""
         ...
 
-    def batch(self, step: int, rows: Sequence[int]) -> dict[str, list[Any]]:
+    def batch(self, step: int, rows: Sequence[int]) -> ExampleBatch:
         """Some rows of the batch of one step, one list entry each; the same whenever they are asked for."""
         ...
 
-    def evaluation_batches(self, rows: Sequence[int]) -> Iterable[dict[str, list[Any]]]:
+    def evaluation_batches(self, rows: Sequence[int]) -> Iterable[ExampleBatch]:
         """Yield those rows of every batch of the held-out examples, finite and always the same; batches of one size.
 
         Where the last batch is filled up, every batch has bools by the names ``COUNTED`` and ``CANDIDATE`` (arrays.py).

@@ -34,7 +34,7 @@ def test_a_config_says_what_is_left_out(tmp_path, capsys):
     path = tmp_path / "inspect.gin"
     path.write_text(
         f"run = @InspectRun\nsource = @Folder\nsource.path = '{tmp_path / 'images'}'\nimages.size = 8\n"
-        "images.filters.least_side = 25\n"
+        "images.filters.min_side = 25\n"
     )
     flags = ["--out", str(tmp_path / "out")]
     assert main(["inspect", str(path), *flags]) == 0

@@ -44,7 +44,7 @@ def trained(images, configs, tmp_path_factory) -> Path:
 def test_a_folder_of_images_becomes_a_pipeline_with_a_report(trained, images, configs):
     metrics = json.loads((trained / "metrics.json").read_text())
     records = Folder(path=str(images)).open()
-    held_out = sum(HeldOut(share=0.4).chosen(keys_of(records, np.arange(len(records)))))
+    held_out = sum(HeldOut(share=0.4).mask(keys_of(records, np.arange(len(records)))))
     assert held_out % 8 and held_out % 6  # neither training's batches nor evaluation.among leave any out
     assert metrics["reconstruction"]["psnr"] > 0 and metrics["reconstruction"]["count"] == held_out
     assert 0 <= metrics["clip"]["retrieval_top1"] <= metrics["clip"]["retrieval_top5"] <= 1

@@ -48,7 +48,7 @@ def test_the_captions_of_held_out_images_are_passed_over(tmp_path):
     source = WebDataset((str(write(folder / "0.tar", *members)),))
     held_out = HeldOut(share=0.25)
     keys = [f"{number:02d}" for number in range(40)]
-    kept = [f"caption {key}" for key, held in zip(keys, held_out.chosen(keys), strict=True) if not held]
+    kept = [f"caption {key}" for key, held in zip(keys, held_out.mask(keys), strict=True) if not held]
     assert list(read_captions(source, 40, [], held_out=held_out)) == kept and 25 < len(kept) < 35
     assert list(read_captions(source, 7, [], held_out=held_out)) == kept[:7]
     twice = Mixture({"a": MixturePart(source, 1.0), "b": MixturePart(source, 1.0)})
@@ -60,13 +60,13 @@ def test_the_config_says_what_is_held_out_and_drawn_scenes_hold_out_nothing(conf
     assert main(["text-tokenizer", str(config), *flags]) == 0
     assert "40 captions" in capsys.readouterr().out
     assert main(["text-tokenizer", "smoke/text.gin", *flags]) == 2
-    assert "held_out: expected None, since records can be held out of files alone" in capsys.readouterr().err
+    assert "held_out: expected None, since only records of files can be held out" in capsys.readouterr().err
 
 
 def test_dropout_of_a_unigram_model_is_refused(config, capsys, tmp_path):
     flags = ["--set", "algorithm='unigram'", "--out", str(tmp_path / "m")]
     assert main(["text-tokenizer", str(config), *flags]) == 2
-    assert "expected a share of a BPE's merges" in capsys.readouterr().err
+    assert "dropout: expected a share in [0, 1), and 0 unless algorithm is bpe" in capsys.readouterr().err
 
 
 def test_the_captions_of_scenes_are_those_of_the_drawn_ones():

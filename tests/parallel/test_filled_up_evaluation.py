@@ -90,7 +90,7 @@ def test_in_a_last_batch_retrieval_is_among_as_many_as_in_the_others():
     runner, layout, state = runner_of("clip", ONE)
     right, loss = [], []
     for rows, own in ((range(8), 8), ([*range(8, 13), 0, 1, 2], 5)):
-        batch = {name: EXAMPLES[name][list(rows)] for name in ("pixels", "text", "meaning")}
+        batch = {name: EXAMPLES[name][list(rows)] for name in ("pixels", "text", "caption_group")}
         for row in range(own):  # each example alone is counted, so that nothing of the summing is taken for granted
             marks = {"counted": np.arange(8) == row, "candidate": np.ones(8, bool)}
             sums = runner.evaluate(state, layout.put_batch(batch | marks), 0)

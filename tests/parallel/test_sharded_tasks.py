@@ -123,7 +123,7 @@ def batch_of() -> dict[str, np.ndarray]:
     return {
         "pixels": random.integers(0, 256, (ROWS, SIDE, SIDE, 3), dtype=np.uint8),
         "text": random.integers(1, VOCABULARY, (ROWS, TEXT)).astype(np.int32),
-        "meaning": np.arange(ROWS, dtype=np.int32) // 2,
+        "caption_group": np.arange(ROWS, dtype=np.int32) // 2,
         "codes": random.integers(0, 16, (ROWS, 16)).astype(np.int32),
         "condition": random.normal(size=(ROWS, 3, 8)).astype(np.float32),
     }

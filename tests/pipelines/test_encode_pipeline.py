@@ -144,7 +144,7 @@ def images(tmp_path, count=7):
         records.append(Record(str(number), content, (f"own {number}",), {"synthetic": [f"a {number}", f"b {number}"]}))
     array_record.write(tmp_path / "images.array_record", records)
     config = Images(size=SIDE, blend=Blend(weights=(0.5, 0.5)), bad_share=0.5)
-    return config.of(ArrayRecord(files=(str(tmp_path / "images.array_record"),)).open())
+    return config.source_of(ArrayRecord(files=(str(tmp_path / "images.array_record"),)).open())
 
 
 def test_batches_of_codes_are_those_of_the_images_crop_by_crop_and_compiled_once(tmp_path):
@@ -156,7 +156,7 @@ def test_batches_of_codes_are_those_of_the_images_crop_by_crop_and_compiled_once
     network, seen = tokenizer(), set()
     for step in range(3):
         batch, expected = ours.batch(step), theirs.batch(step)
-        for name in ("key", "caption", "meaning"):
+        for name in ("key", "caption", "caption_group"):
             assert batch[name] == expected[name]
         wanted = np.asarray(network.encode(to_float(jnp.asarray(np.stack(expected["image"])))))
         np.testing.assert_array_equal(np.stack(batch["codes"]), wanted)

@@ -40,7 +40,7 @@ def captions(tmp_path_factory) -> Captions:
 def batch_of(task: AlignTextImages) -> dict:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(4)]
-    examples = {"image": images, "caption": ["a red circle", "a blue square"] * 2, "meaning": [0, 1, 0, 1]}
+    examples = {"image": images, "caption": ["a red circle", "a blue square"] * 2, "caption_group": [0, 1, 0, 1]}
     return {name: jnp.asarray(rows) for name, rows in task.prepare(examples, [(0, row) for row in range(4)]).items()}
 
 

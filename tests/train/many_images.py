@@ -1,4 +1,4 @@
-"""One process of a run on tars of images: ``many_images.py OUT TARS SURVEY BAD_SHARE PAUSE``.
+"""One process of a run on tars of images: ``many_images.py OUT TARS VALIDATE BAD_SHARE PAUSE``.
 
 It trains the toy on the images' first pixels and notes what it was given, a line for each row: step, row, key.
 """
@@ -47,13 +47,13 @@ class Noting(Toy):
         return super().prepare({"x": x}, seeds)
 
 
-def start(out: str, tars: str, survey: str, bad_share: str, pause: str) -> None:
+def start(out: str, tars: str, validate: str, bad_share: str, pause: str) -> None:
     hosts.join()
     data = Data(
-        WebDataset((tars,)),
-        HeldOut(count=8),
-        BATCH,
-        images=Images(size=8, bad_share=float(bad_share), survey=survey),
+        source=WebDataset((tars,)),
+        evaluation=HeldOut(count=8),
+        batch_size=BATCH,
+        images=Images(size=8, bad_share=float(bad_share), validate=validate),
         workers=1,
     ).open(Path(out))
     trainer = loop.Trainer(steps=STEPS, schedule=ConstantRate(1e-3), log_every=4, save_every=4, evaluate_every=8)

@@ -34,7 +34,7 @@ def tars(tmp_path_factory) -> Path:
 
 
 def start(
-    out: Path, tars: Path, processes: int, survey: str, bad_share: float = 0.1, pause: float = 0.0
+    out: Path, tars: Path, processes: int, validate: str, bad_share: float = 0.1, pause: float = 0.0
 ) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -49,7 +49,7 @@ def start(
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={2 // processes} {QUICK}",
             "JAX_PLATFORMS": "cpu",
         }
-        command = [sys.executable, str(CHILD), str(out), str(tars), survey, str(bad_share), str(pause)]
+        command = [sys.executable, str(CHILD), str(out), str(tars), validate, str(bad_share), str(pause)]
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, env=os.environ | known, text=True, stdout=pipe, stderr=pipe))
     return started
@@ -125,7 +125,7 @@ def test_the_stop_past_the_share_of_bad_records_is_the_same_line_on_both_hosts(t
     assert [code for code, _, _ in ended] == [2, 2], ended
     errors = [[line for line in one.splitlines() if line.startswith("dalle-jax: error:")] for _, _, one in ended]
     assert errors[0] == errors[1] and len(errors[0]) == 1
-    assert "records are bad" in errors[0][0] and "bad_share lets 1.0% pass" in errors[0][0]
+    assert "records are bad" in errors[0][0] and "bad_share allows 1.0%" in errors[0][0]
 
 
 def test_two_hosts_killed_and_started_again_are_given_the_very_rows_of_one_that_never_stopped(alone, tars, tmp_path):

@@ -1,4 +1,4 @@
-"""Records kept from training for the figures that are printed meanwhile, and lists of some of a source's records."""
+"""Records that are held out of training for evaluation, and subsets of a source's records."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,13 +12,11 @@ from dalle_jax.data.seeded_hash import draw
 
 @dataclass(frozen=True)
 class HeldOut:
-    """``count`` records of the training source, or the ``share`` of them, that are never trained on.
+    """A rule that holds records out of training: ``count`` records of the source, or about a ``share`` of them.
 
-    Of a mixture they are held out of each source.
-
-    Which ones depends on their keys and ``seed`` alone: on no order, no other record's bytes and no other setting.
-    With a count they are those whose keys come first by chance; with a share each key decides for itself, so that
-    records that are added later move none from one side to the other. A count or share of 0 holds nothing out.
+    In a mixture it applies to each source. The choice depends only on the records' keys and ``seed``, not on their
+    order or content. A share decides for each key independently, so that adding records later moves no other record to
+    the other side. A count or share of 0 holds out nothing.
     """
 
     count: int | None = None
@@ -33,20 +31,20 @@ class HeldOut:
         if self.share is not None and not 0 <= self.share < 1:
             raise ValueError(f"share: expected at least 0 and less than 1, got {self.share}")
 
-    def chosen(self, keys: Sequence[str]) -> np.ndarray:
-        """Whether each of the records with those keys is held out: bool [N]."""
-        chances = [draw("held out", self.seed, key) for key in keys]
+    def mask(self, keys: Sequence[str]) -> np.ndarray:
+        """Return bool [N]: True for each key that is held out."""
+        numbers = [draw("held out", self.seed, key) for key in keys]
         held = np.zeros(len(keys), bool)
         if self.share is not None:
-            held[:] = [chance < self.share * 2**64 for chance in chances]
+            held[:] = [number < self.share * 2**64 for number in numbers]
         else:
-            first = sorted(range(len(keys)), key=lambda index: (chances[index], keys[index]))[: self.count]
+            first = sorted(range(len(keys)), key=lambda index: (numbers[index], keys[index]))[: self.count]
             held[first] = True
         return held
 
 
 class Subset:
-    """``Records`` that are some of another source's, by their ``indices``, in that order."""
+    """The ``Records`` of a source at the given ``indices``, in that order."""
 
     def __init__(self, records: Records, indices: np.ndarray, problems: tuple[BadRecord, ...] = ()):
         self._records = records
@@ -55,7 +53,7 @@ class Subset:
 
     @property
     def problems(self) -> tuple[BadRecord, ...]:
-        """Those that were given: of which part of a source a problem is none can say."""
+        """Return the problems that the caller assigned to this subset."""
         return self._problems
 
     def __len__(self) -> int:
@@ -67,13 +65,13 @@ class Subset:
         return self._records[int(self._indices[index])]
 
     def fingerprint(self) -> str:
-        """Changes with the source and with which of its records these are."""
+        """Return a hash that changes with the source and the indices."""
         text = self._records.fingerprint().encode() + self._indices.tobytes()
         return "chosen-" + hashlib.sha256(text).hexdigest()[:16]
 
 
 def keys_of(records: Records, indices: np.ndarray) -> list[str]:
-    """The keys of some records: without reading them where the source can tell."""
+    """Return the keys of some records; the records are read only if the source does not know their keys."""
     return [_key(records, int(index)) for index in indices]
 
 

@@ -1,20 +1,20 @@
-"""Records made examples: filtered, decoded, cropped to a square. Another stands in for one that cannot be used."""
+"""Examples made from records: filtered, decoded and cropped to a square. A substitute replaces an unusable record."""
 
 import hashlib
 import math
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.examples.caption_blend import Blend, choose
+from dalle_jax.data.examples.caption_blend import Blend, WeightedCaptions, choose_caption
 from dalle_jax.data.examples.record_filters import Filters
-from dalle_jax.data.examples.record_report import RecordReport, summary
+from dalle_jax.data.examples.record_report import RecordReport, ReportContent, format_kinds, format_report
 from dalle_jax.data.records import BadRecord, Record, Records
 from dalle_jax.data.seeded_hash import draw
 from dalle_jax.data.source import Example
@@ -23,26 +23,27 @@ from dalle_jax.images.decode import WHITE, decode_image
 from dalle_jax.images.header import BadImage, Header, Limits, read_header
 
 VERSION = 1
-"""Goes up whenever the same records and configuration would give other examples."""
-MOST_PIXELS = 89_000_000
-"""Pillow warns of images with more."""
-READS_BEFORE_A_STOP = 100
-_UNREAD, _USABLE, _LEFT_OUT = 0, 1, 2
+"""Increase this when the same records and config give different examples."""
+MAX_PIXELS = 89_000_000
+"""Pillow warns of larger images."""
+MIN_READS = 100
+"""Number of reads before ``bad_share`` is enforced."""
+_UNREAD, _USABLE, _UNUSABLE = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class Images:
-    """How captioned images become examples of ``size`` pixels a side.
+    """Preprocessing of captioned images to examples of ``size`` pixels a side.
 
-    ``crop``: "random" is DALL·E 1's, another one each epoch; "centre" is for evaluation. Transparent parts are laid
-    over ``background``. ``reduced_jpeg`` decodes large JPEGs at a half, a quarter or an eighth where that leaves two
-    pixels for each one wanted: faster, and nearly the same pixels. ``blend``: none lets the loader pick among the
-    record's own captions. When more than ``bad_share`` of the records read are bad the run stops.
-
-    ``survey`` says what is looked at before the first step, of every record and once (data/examples/index.py):
-    "headers" all
-    but the pixels, "pixels" those too, "none" nothing. The list that it makes is stored in ``survey_folder``, by
-    default in the run's folder.
+    - ``crop``: "random" is DALL·E 1's and changes with each epoch; "centre" is for evaluation.
+    - ``background``: the colour behind transparent parts.
+    - ``reduced_jpeg``: decode large JPEGs at 1/2, 1/4 or 1/8 of their size if at least two pixels are left for each
+      pixel of the crop. It is faster, and the pixels are nearly the same.
+    - ``blend``: None lets the loader choose among the record's own captions.
+    - ``bad_share``: the run stops if a larger share of the records is bad.
+    - ``validate``: the check of every record before the first step. "headers" checks everything but the pixels,
+      "pixels" decodes every image too, "none" checks nothing. ``data/examples/index.py`` tells what follows from it.
+    - ``index_folder``: the folder that stores the index of usable records; by default the run's folder.
     """
 
     size: int
@@ -54,11 +55,11 @@ class Images:
     filters: Filters = field(default_factory=Filters)
     blend: Blend | None = None
     bad_share: float = 0.1
-    survey: Literal["headers", "pixels", "none"] = "headers"
-    survey_folder: str | None = None
+    validate: Literal["headers", "pixels", "none"] = "headers"
+    index_folder: str | None = None
 
     def problems(self) -> list[str]:
-        """What makes no sense, one message each."""
+        """Return a message for each field with an invalid value."""
         wrong = []
         if self.size < 1:
             wrong.append(f"size must be at least 1 pixel, got {self.size}")
@@ -66,68 +67,67 @@ class Images:
             wrong.append(f"seed must not be negative, got {self.seed}")
         if not all(0 <= value <= 255 for value in self.background):
             wrong.append(f"background must be three numbers of 0 to 255, got {self.background}")
-        if not 1 <= self.limits.pixels <= MOST_PIXELS:
-            wrong.append(f"limits.pixels must be 1 to {MOST_PIXELS}, got {self.limits.pixels}")
+        if not 1 <= self.limits.pixels <= MAX_PIXELS:
+            wrong.append(f"limits.pixels must be 1 to {MAX_PIXELS}, got {self.limits.pixels}")
         if not 0 <= self.bad_share <= 1:
             wrong.append(f"bad_share must be 0 to 1, got {self.bad_share}")
         return wrong + self.filters.problems() + (self.blend.problems() if self.blend else [])
 
     def check(self) -> None:
-        """Raises ``UserError`` naming every field that makes no sense."""
+        """Raise ``UserError`` naming every field with an invalid value."""
         if problems := self.problems():
             raise UserError("images: " + "; ".join(problems))
 
-    def of(self, records: Records, agreed: bool = False) -> "ImagesSource":
-        """The source, without a survey. Raises ``UserError`` naming every field that makes no sense.
+    def source_of(self, records: Records, shared_stop: bool = False) -> "RecordSource":
+        """Return the examples of ``records``, without checking the records first. Raise ``UserError`` like ``check``.
 
-
-        ``agreed``: too many bad records stop nothing here, since all hosts agree on that
-        (data/examples/multi_host_report.py).
+        With ``shared_stop`` the source never stops the run itself, since ``RecordStats`` stops all hosts together.
         """
         self.check()
-        return ImagesSource(records, self, agreed)
+        return RecordSource(records, self, shared_stop)
 
-    def considered(self, record: Record) -> "Usable":
-        """What a record offers, as far as it is known without its pixels. Raises BadRecord or ``Dropped``."""
-        if name := self.filters.dropped(record):
-            raise Dropped(record.key, name)
-        offers = self._offers(record)
+    def check_record(self, record: Record) -> "CheckedRecord":
+        """Check everything but the pixels. Raise ``BadRecord`` or ``DroppedRecord``."""
+        if name := self.filters.failed_filter(record):
+            raise DroppedRecord(record.key, name)
+        captions = self._captions(record)
         try:
             header = read_header(record.image, self.limits)
         except BadImage as error:
             raise BadRecord(record.key, error.kind, error.reason) from error
-        if name := self.filters.dropped_for_size(*header.upright):
-            raise Dropped(record.key, name)
-        return Usable(record.key, header, offers)
+        if name := self.filters.failed_size_filter(*header.upright):
+            raise DroppedRecord(record.key, name)
+        return CheckedRecord(record.key, header, captions)
 
-    def decoded(self, usable: "Usable", at_least: int | None = None) -> Image.Image:
-        """The pixels, RGB. Raises BadRecord."""
+    def decode(self, checked: "CheckedRecord", min_side: int | None = None) -> Image.Image:
+        """Return the RGB pixels; a JPEG may be reduced to ``min_side``. Raise ``BadRecord``."""
         try:
-            return decode_image(usable.header, background=self.background, min_side=at_least)
+            return decode_image(checked.header, background=self.background, min_side=min_side)
         except BadImage as error:
-            raise BadRecord(usable.key, error.kind, error.reason) from error
+            raise BadRecord(checked.key, error.kind, error.reason) from error
 
-    def _offers(self, record: Record) -> list[tuple[float, tuple[str, ...]]]:
-        offers = self.blend.offers(record) if self.blend else [(1.0, record.captions)]
-        if not any(texts for _, texts in offers):
-            asked = self.blend.fields if self.blend else "captions"
-            raise BadRecord(record.key, "no caption", f"expected a text in one of {asked}, got none")
-        left = [(weight, texts) for weight, all_ in offers if (texts := self.filters.kept(all_))]
-        if not left:
-            raise Dropped(record.key, "caption length")
-        return left
+    def _captions(self, record: Record) -> WeightedCaptions:
+        """Return the captions of a permitted length. Raise ``BadRecord`` or ``DroppedRecord`` if there are none."""
+        fields = self.blend.weighted_captions(record) if self.blend else [(1.0, record.captions)]
+        if not any(texts for _, texts in fields):
+            expected = self.blend.fields if self.blend else "captions"
+            raise BadRecord(record.key, "no caption", f"expected a text in one of {expected}, got none")
+        kept = [(weight, texts) for weight, all_texts in fields if (texts := self.filters.keep_captions(all_texts))]
+        if not kept:
+            raise DroppedRecord(record.key, "caption length")
+        return kept
 
 
-class Usable(NamedTuple):
-    """A record that is neither bad nor left out, its pixels aside: captions by field, each with its weight."""
+class CheckedRecord(NamedTuple):
+    """A record that is neither bad nor dropped, as far as is known before its pixels are decoded."""
 
     key: str
     header: Header
-    offers: list[tuple[float, tuple[str, ...]]]
+    captions: WeightedCaptions
 
 
-class Dropped(Exception):
-    """A record left out by a filter, by whose name it is counted."""
+class DroppedRecord(Exception):
+    """A record that the filter ``name`` drops."""
 
     def __init__(self, key: str, name: str):
         super().__init__(f"{key}: {name}")
@@ -135,25 +135,27 @@ class Dropped(Exception):
         self.name = name
 
 
-class ImagesSource:
-    """An ``EpochSource`` of records. Crops and blended captions depend on (seed, epoch, index) and nothing else.
+class RecordSource:
+    """An ``EpochSource`` made from records. Crops and blended captions depend only on (seed, epoch, index).
 
-    In place of a record that is bad or left out stands the next usable one along a walk over all records that depends
-    on (seed, index): the same for every host, worker and epoch, so that none falls out of step. ``report`` counts what
-    this process has met. Which records cannot be used is remembered, so each is read once.
+    A substitute replaces an unusable record: the next usable record of a walk that depends only on (seed, index). It is
+    the same on every host, in every thread and in every epoch. ``report`` counts the records that this process read.
+    An unusable record is read only once.
     """
 
-    def __init__(self, records: Records, config: Images, agreed: bool = False):
+    def __init__(self, records: Records, config: Images, shared_stop: bool = False):
         self.report = RecordReport()
         self._records = records
         self._config = config
         self._states = np.zeros(len(records), np.uint8)
         self._lock = threading.Lock()
-        self._agreed = agreed
+        self._shared_stop = shared_stop
         problems = records.problems
         for problem in problems:
-            self.report.found(problem)
-        stop_if_bad(len(problems), len(problems) + len(records), config.bad_share, self.report.content)
+            self.report.add_problem(problem)
+        total = len(problems) + len(records)
+        if len(problems) > config.bad_share * total:
+            raise too_many_bad(len(problems), total, config.bad_share, self.report.content())
 
     def __len__(self) -> int:
         return len(self._records)
@@ -162,40 +164,38 @@ class ImagesSource:
         return self.example(index, 0)
 
     def example(self, index: int, epoch: int) -> Example:
-        """Example ``index`` as an epoch shows it. Raises ``UserError`` if too many records are bad, or none is left."""
+        """Return an example of an epoch. Raise ``UserError`` if too many records are bad or all are unusable."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         for place in self._walk(index):
-            if self._states[place] == _LEFT_OUT:
+            if self._states[place] == _UNUSABLE:
                 continue
             try:
                 example = self._prepare(self._records[place], index, epoch)
-            except BadRecord as error:
-                self._note(place, error)
-            except Dropped as choice:
-                self._note(place, choice)
+            except (BadRecord, DroppedRecord) as problem:
+                self._count(place, problem)
             else:
-                self._note(place, None)
+                self._count(place, None)
                 return example
-        said = f"bad: {self.report.summary('bad')}; dropped: {self.report.summary('dropped')}"
-        raise UserError(f"expected a record that can be used, got none among {len(self)} ({said})")
+        report = format_report(self.report.content())
+        raise UserError(f"expected a usable record, got none among {len(self)} ({report})")
 
     def box(self, index: int, epoch: int, width: int, height: int) -> Box:
-        """What is cut out of an image of that size (as it is to be seen) when it is shown as that example."""
+        """Return the crop of an upright image of this size in an example."""
         if self._config.crop == "centre":
             return centre_box(width, height)
         return random_box(width, height, self._config.size, random.Random(draw(self._config.seed, epoch, index)))
 
     def fingerprint(self) -> str:
-        """Changes whenever the records, their order or what is made of them would."""
+        """Return a hash that changes with the records, their order and the examples made from them."""
         settings = asdict(self._config)
-        for name in ("bad_share", "survey", "survey_folder"):  # say when to stop and what to read, not what is shown
+        for name in ("bad_share", "validate", "index_folder"):  # decide when to stop and what to read ahead
             del settings[name]
         text = repr((VERSION, self._records.fingerprint(), sorted(settings.items())))
         return "images-" + hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _walk(self, index: int) -> Iterator[int]:
-        """Every record once, beginning with the index itself, by a stride that has no divisor in common with them."""
+        """Yield every record once, starting at ``index``, in steps of a stride coprime to the number of records."""
         yield index
         count = len(self)
         stride = draw("instead", self._config.seed, index) % count
@@ -206,40 +206,42 @@ class ImagesSource:
 
     def _prepare(self, record: Record, index: int, epoch: int) -> Example:
         config = self._config
-        usable = config.considered(record)
-        width, height = usable.header.upright
+        checked = config.check_record(record)
+        width, height = checked.header.upright
         box = self.box(index, epoch, width, height)
-        enough = math.ceil(2 * config.size * min(width, height) / box.side) if config.reduced_jpeg else None
-        image = crop_image(config.decoded(usable, enough), box, config.size, of=(width, height))
-        offers = usable.offers
-        captions = [choose(offers, config.seed, epoch, index)] if config.blend else list(offers[0][1])
+        min_side = math.ceil(2 * config.size * min(width, height) / box.side) if config.reduced_jpeg else None
+        image = crop_image(config.decode(checked, min_side), box, config.size, of=(width, height))
+        fields = checked.captions
+        captions = [choose_caption(fields, config.seed, epoch, index)] if config.blend else list(fields[0][1])
         return Example(key=record.key, image=image, captions=captions)
 
-    def _note(self, place: int, fate: BadRecord | Dropped | None) -> None:
-        """Counts what became of a record when it is read for the first time; stops where too many are bad."""
+    def _count(self, place: int, problem: BadRecord | DroppedRecord | None) -> None:
+        """Count a record when it is read for the first time. Raise ``UserError`` if too many are bad."""
         with self._lock:
             first = self._states[place] == _UNREAD
-            self._states[place] = _USABLE if fate is None else _LEFT_OUT
+            self._states[place] = _USABLE if problem is None else _UNUSABLE
         if not first:
             return
-        if fate is None:
-            self.report.good()
-        elif isinstance(fate, BadRecord):
-            self.report.bad(fate)
-        else:
-            self.report.dropped(fate.key, fate.name)
-        if not self._agreed:
-            read, bad = self.report.read()
-            if read >= min(READS_BEFORE_A_STOP, len(self)):
-                stop_if_bad(bad, read, self._config.bad_share, self.report.content)
+        count_outcome(self.report, problem)
+        if not self._shared_stop:
+            read, bad = self.report.counts()
+            if read >= min(MIN_READS, len(self)) and bad > self._config.bad_share * read:
+                raise too_many_bad(bad, read, self._config.bad_share, self.report.content())
 
 
-def stop_if_bad(bad: int, of: int, bad_share: float, content: Callable[[], Mapping[str, Any]]) -> None:
-    """Raises ``UserError`` where more than ``bad_share`` of so many records are bad; ``content`` is their report's."""
-    if bad <= bad_share * of:
-        return
-    said = summary(content(), "bad")
-    raise UserError(
-        f"{bad} of {of} records are bad, {bad / of:.1%}, and bad_share lets {bad_share:.1%} pass: {said}. "
-        "Mend or remove them, or raise bad_share"
+def count_outcome(report: RecordReport, problem: BadRecord | DroppedRecord | None) -> None:
+    """Add one record that was read to a report; ``problem`` is None for a usable record."""
+    if problem is None:
+        report.add_usable()
+    elif isinstance(problem, BadRecord):
+        report.add_bad(problem)
+    else:
+        report.add_dropped(problem.key, problem.name)
+
+
+def too_many_bad(bad: int, of: int, bad_share: float, content: ReportContent) -> UserError:
+    """Return the error for ``bad`` of so many records, with the kinds of fault in ``content``."""
+    return UserError(
+        f"{bad} of {of} records are bad, {bad / of:.1%}, but bad_share allows {bad_share:.1%}: "
+        f"{format_kinds(content['bad'])}. Fix or remove them, or raise bad_share"
     )

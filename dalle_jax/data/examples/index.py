@@ -1,11 +1,11 @@
-"""All records of a source looked at once, before the first step: which can be used, and what is wrong with the others.
+"""Index of usable records: every record of a source is checked once, before the first step.
 
-What each mode promises of an epoch, for any number of hosts and workers:
+The setting ``Images.validate`` decides which examples an epoch has, for any number of hosts and threads:
 
-- "pixels": every record is decoded once, so each that can be used comes exactly once per epoch, and no other does.
-- "headers" (captions, filters, the image's header): the same for each record that it lets pass, but for one whose
-  pixels turn out to be broken. In its place stands another, in every epoch the same, which so comes twice.
-- "none": nothing is read ahead. In place of every record that is bad or left out stands another.
+- "pixels" decodes every image. Each usable record comes exactly once per epoch, and no other record does.
+- "headers" checks captions, filters and image headers. An image whose pixels turn out to be broken is replaced by a
+  fixed substitute, which so appears twice per epoch.
+- "none" checks nothing ahead. A fixed substitute replaces every record that is bad or dropped.
 """
 
 import hashlib
@@ -13,121 +13,116 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from dalle_jax import storage
-from dalle_jax.data.examples.images import Dropped, Images
-from dalle_jax.data.examples.record_report import RecordReport, merged
+from dalle_jax.data.examples.images import DroppedRecord, Images, count_outcome
+from dalle_jax.data.examples.record_report import RecordReport, ReportContent, merge_reports
 from dalle_jax.data.records import BadRecord, Records
 from dalle_jax.parallel import hosts
 from dalle_jax.storage import Place, write_bytes
 
 VERSION = 1
-"""Goes up whenever the same records and configuration would give another list."""
+"""Increase this when the same records and config give a different index."""
 CHUNK = 64
 _MAGIC = b"dalle_jax usable records 1\n"
 
 
 @dataclass(frozen=True)
-class Survey:
-    """Which records can be used (bool [N]), what the report on the others says, and how many were read and bad."""
+class RecordIndex:
+    """Usable records of a source (``usable`` is bool [N]), a report on the others, and how many were read and bad."""
 
     usable: np.ndarray
-    content: dict[str, Any]
+    content: ReportContent
     bad_read: int
 
 
-def survey(records: Records, images: Images, workers: int, folder: Place | None) -> Survey:
-    """Looks at all records, each host at its share of them with so many threads; all get the same answer.
+def build_index(records: Records, images: Images, workers: int, folder: Place | None) -> RecordIndex:
+    """Load the index from ``folder``, or check all records and store it there. All hosts return the same index.
 
-    The list is taken from ``folder`` where it is there, and stored there where it is not. Settings that change nothing
-    of it (the size, the crop) may differ. Raises ``UserError`` as reading records does.
+    Each host checks its share of the records with ``workers`` threads. The index does not depend on settings such as
+    the size and the crop. Errors of reading records are raised as ``UserError``.
     """
     name = f"usable-{_fingerprint(records, images)}"
     path = None if folder is None else folder / name
-    stored = b"" if path is None else _stored(path)
-    together = hosts.gather(hashlib.sha256(stored).digest() if stored else b"")
-    if stored and len(set(together)) == 1:
-        return _decoded(stored, len(records))
+    stored = b"" if path is None else _read_stored(path)
+    digests = hosts.gather(hashlib.sha256(stored).digest() if stored else b"")
+    if stored and len(set(digests)) == 1:
+        return _from_bytes(stored, len(records))
     host, count = hosts.process_index_and_count()
     share = range(len(records) * host // count, len(records) * (host + 1) // count)
-    found = hosts.call_and_share_errors(lambda: _look(records, images, share, max(1, workers)))
-    parts = [_decoded(one, None) for one in hosts.gather(_encoded(found))]
-    whole = Survey(
+    own = hosts.call_and_share_errors(lambda: _check_records(records, images, share, max(1, workers)))
+    parts = [_from_bytes(part, None) for part in hosts.gather(_to_bytes(own))]
+    whole = RecordIndex(
         np.concatenate([part.usable for part in parts]),
-        merged([part.content for part in parts]),
+        merge_reports([part.content for part in parts]),
         sum(part.bad_read for part in parts),
     )
     if path is not None and hosts.is_first():
-        write_bytes(path, _encoded(whole))
+        write_bytes(path, _to_bytes(whole))
     return whole
 
 
-def _look(records: Records, images: Images, share: Sequence[int], threads: int) -> Survey:
+def _check_records(records: Records, images: Images, share: Sequence[int], threads: int) -> RecordIndex:
     report = RecordReport()
     usable = np.zeros(len(share), bool)
-    pixels = images.survey == "pixels"
+    pixels = images.validate == "pixels"
 
-    def look(first: int) -> list[BadRecord | Dropped | None]:
-        return [_fate(records, images, index, pixels) for index in share[first : first + CHUNK]]
+    def check(first: int) -> list[BadRecord | DroppedRecord | None]:
+        return [_problem(records, images, index, pixels) for index in share[first : first + CHUNK]]
 
+    starts = range(0, len(share), CHUNK)
     with ThreadPoolExecutor(threads) as pool:
-        for first, fates in zip(range(0, len(share), CHUNK), pool.map(look, range(0, len(share), CHUNK)), strict=True):
-            for place, fate in enumerate(fates, first):
-                usable[place] = fate is None
-                if fate is None:
-                    report.good()
-                elif isinstance(fate, BadRecord):
-                    report.bad(fate)
-                else:
-                    report.dropped(fate.key, fate.name)
-    return Survey(usable, report.content(), report.read()[1])
+        for first, problems in zip(starts, pool.map(check, starts), strict=True):
+            for place, problem in enumerate(problems, first):
+                usable[place] = problem is None
+                count_outcome(report, problem)
+    return RecordIndex(usable, report.content(), report.counts()[1])
 
 
-def _fate(records: Records, images: Images, index: int, pixels: bool) -> BadRecord | Dropped | None:
+def _problem(records: Records, images: Images, index: int, pixels: bool) -> BadRecord | DroppedRecord | None:
     try:
-        usable = images.considered(records[index])
+        checked = images.check_record(records[index])
         if pixels:
-            images.decoded(usable)
-    except (BadRecord, Dropped) as fate:
-        return fate.with_traceback(None)  # which would keep the image's bytes
+            images.decode(checked)
+    except (BadRecord, DroppedRecord) as problem:
+        return problem.with_traceback(None)  # a traceback would keep the image's bytes
     return None
 
 
 def _fingerprint(records: Records, images: Images) -> str:
-    """Of all that the list depends on."""
-    used = {name: asdict(images)[name] for name in ("survey", "background", "limits", "filters", "blend")}
+    """Return a hash of everything that the index depends on."""
+    used = {name: asdict(images)[name] for name in ("validate", "background", "limits", "filters", "blend")}
     return hashlib.sha256(repr((VERSION, records.fingerprint(), len(records), used)).encode()).hexdigest()[:16]
 
 
-def _encoded(found: Survey) -> bytes:
-    about = {"records": len(found.usable), "bad_read": found.bad_read, "report": found.content}
-    rest = json.dumps(about, ensure_ascii=False).encode() + b"\n" + np.packbits(found.usable).tobytes()
-    return _MAGIC + hashlib.sha256(rest).digest() + rest
+def _to_bytes(index: RecordIndex) -> bytes:
+    head = {"records": len(index.usable), "bad_read": index.bad_read, "report": index.content}
+    body = json.dumps(head, ensure_ascii=False).encode() + b"\n" + np.packbits(index.usable).tobytes()
+    return _MAGIC + hashlib.sha256(body).digest() + body
 
 
-def _decoded(content: bytes, count: int | None) -> Survey:
-    """Raises ValueError for what is damaged, or a list of another length than ``count`` where that is given."""
-    head = len(_MAGIC)
-    rest = content[head + 32 :]
-    if content[:head] != _MAGIC or hashlib.sha256(rest).digest() != content[head : head + 32]:
-        raise ValueError("damaged, or of another version")
-    line, _, bits = rest.partition(b"\n")
-    about = json.loads(line)
-    if count not in (None, about["records"]):
-        raise ValueError(f"a list of {about['records']} records, not {count}")
-    usable = np.unpackbits(np.frombuffer(bits, np.uint8), count=about["records"]).astype(bool)
-    return Survey(usable, about["report"], about["bad_read"])
+def _from_bytes(content: bytes, count: int | None) -> RecordIndex:
+    """Return a stored index. Raise ``ValueError`` if it is damaged or does not have ``count`` records."""
+    start = len(_MAGIC)
+    body = content[start + 32 :]
+    if content[:start] != _MAGIC or hashlib.sha256(body).digest() != content[start : start + 32]:
+        raise ValueError("expected an index of usable records, got a damaged file or another version")
+    line, _, bits = body.partition(b"\n")
+    head = json.loads(line)
+    if count not in (None, head["records"]):
+        raise ValueError(f"expected an index of {count} records, got {head['records']}")
+    usable = np.unpackbits(np.frombuffer(bits, np.uint8), count=head["records"]).astype(bool)
+    return RecordIndex(usable, head["report"], head["bad_read"])
 
 
-def _stored(path: Place) -> bytes:
-    """A list that was stored and is whole; empty where there is none, so that it is made anew."""
+def _read_stored(path: Place) -> bytes:
+    """Return the bytes of a stored index, or no bytes if the file is missing or damaged."""
     try:
         with storage.store_errors(path):
             content = path.read_bytes()
-        _decoded(content, None)
+        _from_bytes(content, None)
     except (OSError, ValueError):
         return b""
     return content

@@ -1,6 +1,6 @@
-"""What is in a source: sizes, captions, what is bad, what is there twice, what a config crops and leaves out.
+"""Inspection of a data source: sizes, captions, bad records, duplicates, and the effect of crops and filters.
 
-One pass; a few numbers are kept of each image, and the pixels of a sheet's cells.
+One pass over the source. Memory holds a few numbers of each image and the pixels of the sheet's cells.
 """
 
 import hashlib
@@ -12,24 +12,25 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dalle_jax.data.examples.images import Dropped, Images, ImagesSource, Usable
+from dalle_jax.data.examples.images import CheckedRecord, DroppedRecord, Images, RecordSource
 from dalle_jax.data.examples.record_report import RecordReport
 from dalle_jax.data.records import BadRecord, Record, Records
-from dalle_jax.data.source import Source
+from dalle_jax.data.source import Example, Source
 from dalle_jax.images.contact import contact_cell
 from dalle_jax.images.crops import Box
 from dalle_jax.images.header import BadImage, Header, Limits, read_header
 
 CELL = 128
-MOST_WORDS = 200_000
+MAX_ENTRIES = 200_000
+"""Largest number of words and of image sizes that are counted."""
 NAMED = 20
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A cell of the contact sheet; ``dropped`` is the filter that leaves the image out, None where it is used."""
+class SheetCell:
+    """A cell of the contact sheet. ``dropped`` is the filter that drops the image, or None for a usable image."""
 
     key: str
     pixels: np.ndarray
@@ -38,16 +39,16 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Twins:
-    """How many images repeat an earlier one in some way, and (earlier, later) keys of the first of them."""
+class Repeats:
+    """Number of examples that repeat an earlier one, and (earlier, later) keys of the first few."""
 
     count: int
     examples: tuple[tuple[str, str], ...]
 
 
 @dataclass
-class Findings:
-    """What was found; numbers per image in the order in which they were met."""
+class InspectionFindings:
+    """Findings about a source. ``numbers`` holds one value per image or caption, in the order of reading."""
 
     listed: int
     examined: int = 0
@@ -57,149 +58,150 @@ class Findings:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     words: Counter[str] = field(default_factory=Counter)
     numbers: dict[str, array] = field(default_factory=dict)
-    twins: dict[str, Twins] = field(default_factory=dict)
-    sheet: list[Shown] = field(default_factory=list)
+    repeats: dict[str, Repeats] = field(default_factory=dict)
+    sheet: list[SheetCell] = field(default_factory=list)
 
     def quantiles(self) -> dict[str, list[float]]:
-        """Least, 5 %, middle, 95 % and most of each kind of number."""
+        """Return minimum, 5 %, median, 95 % and maximum of each kind of number."""
         return {
-            name: [float(one) for one in np.quantile(np.frombuffer(values, values.typecode), QUANTILES)]
+            name: [float(value) for value in np.quantile(np.frombuffer(values, values.typecode), QUANTILES)]
             for name, values in self.numbers.items()
             if len(values)
         }
 
     def add(self, name: str, value: float | int) -> None:
-        """One more number of a kind."""
+        """Append a number of one kind."""
         self.numbers.setdefault(name, array("d")).append(value)
 
 
 def inspect(
-    source: Source | Records, images: Images, most: int, cells: int, say: Callable[[str], None] = lambda _: None
-) -> Findings:
-    """Reads and decodes up to ``most`` examples, evenly spread, of which ``cells`` are kept for the sheet.
+    source: Source | Records, images: Images, max_examples: int, cells: int, log: Callable[[str], None] = lambda _: None
+) -> InspectionFindings:
+    """Read and decode up to ``max_examples`` evenly spread examples, and keep ``cells`` of them for the sheet.
 
-    ``images`` says what becomes of records; drawn scenes come as they are.
+    Records are cropped and filtered as ``images`` says. Rendered scenes are taken unchanged.
     """
     count = len(source)
-    indices = range(count) if count <= most else np.linspace(0, count - 1, most).astype(int)
-    findings = Findings(count)
+    indices = range(count) if count <= max_examples else np.linspace(0, count - 1, max_examples).astype(int)
+    findings = InspectionFindings(count)
     for problem in source.problems if isinstance(source, Records) else ():
-        findings.report.found(problem)
-    look = _Look(source, images, findings)
+        findings.report.add_problem(problem)
+    inspector = _Inspector(source, images, findings)
     for place, index in enumerate(map(int, indices)):
         wants_cell = len(findings.sheet) < (place + 1) * cells / len(indices)
-        look.at(index, wants_cell)
+        inspector.examine(index, wants_cell)
         if (place + 1) % 1000 == 0:
-            say(f"{place + 1} of {len(indices)}")
-    look.finish()
+            log(f"{place + 1} of {len(indices)}")
+    inspector.find_repeats()
     return findings
 
 
-class _Look:
-    """One pass over a source."""
+class _Inspector:
+    """A single pass over a source that fills ``findings``."""
 
-    def __init__(self, source: Source | Records, images: Images, findings: Findings):
+    def __init__(self, source: Source | Records, images: Images, findings: InspectionFindings):
         self._source = source
         self._config = images
-        self._found = findings
-        whatever_is_bad = replace(images, bad_share=1.0)
-        self._boxes = ImagesSource(source, whatever_is_bad) if isinstance(source, Records) else None
+        self._findings = findings
+        any_bad_share = replace(images, bad_share=1.0)
+        self._crops = RecordSource(source, any_bad_share) if isinstance(source, Records) else None
         self._digests: dict[str, tuple[array, array]] = {}
 
-    def at(self, index: int, wants_cell: bool) -> None:
-        """Reads one example and notes everything of it."""
-        found = self._found
-        found.examined += 1
+    def examine(self, index: int, wants_cell: bool) -> None:
+        """Read one example and add it to the findings."""
+        findings = self._findings
+        findings.examined += 1
         try:
-            one = self._source[index]
-            if not isinstance(one, Record):
-                self._example(index, one["key"], one["image"], one["captions"], wants_cell)
-                return
-            self._record(index, one, wants_cell)
+            found = self._source[index]
+            if isinstance(found, Record):
+                self._examine_record(index, found, wants_cell)
+            else:
+                self._examine_example(index, found, wants_cell)
         except BadRecord as problem:
-            found.report.bad(problem)
+            findings.report.add_bad(problem)
 
-    def _example(self, index: int, key: str, image: np.ndarray, captions: list[str], wants_cell: bool) -> None:
-        """An example that a source made by itself."""
-        self._captions(index, captions)
-        self._size(image.shape[1], image.shape[0])
-        self._note("image", index, image.tobytes())
-        self._note("key", index, key.encode())
-        self._found.report.good()
-        self._found.usable += 1
-        if wants_cell:
-            self._found.sheet.append(Shown(key, contact_cell(image, CELL), captions[0], None))
-
-    def _record(self, index: int, record: Record, wants_cell: bool) -> None:
-        """A record, judged as ``data/examples/images.py`` does: bad, or left out by the first filter that it does
-        not pass."""
-        found, config = self._found, self._config
-        self._note("key", index, record.key.encode())
-        self._note("image", index, record.image)
-        self._captions(index, list(record.captions))
-        found.add("bytes", len(record.image))
-        dropped = None
-        try:
-            header = config.considered(record).header
-        except Dropped as choice:
-            dropped, header = choice.name, _header(record, config.limits)
-        if dropped is None or wants_cell:
-            pixels = np.asarray(config.decoded(Usable(record.key, header, [])))
-        width, height = header.upright
-        found.formats[header.format] += 1
-        self._size(width, height)
-        box = self._box(index, width, height)
-        if dropped is None:
-            found.report.good()
-            found.usable += 1
-            found.add("share of the image that is kept", box.side**2 / (width * height))
-            found.add("pixels of the image for one that is kept", box.side / config.size)
-        else:
-            found.report.dropped(record.key, dropped)
-        if wants_cell:
-            drawn = contact_cell(pixels, CELL, box if dropped is None else None)
-            found.sheet.append(Shown(record.key, drawn, record.captions[0], dropped))
-
-    def _box(self, index: int, width: int, height: int) -> Box:
-        assert self._boxes is not None
-        return self._boxes.box(index, 0, width, height)
-
-    def _captions(self, index: int, captions: list[str]) -> None:
-        found = self._found
-        found.add("captions", len(captions))
-        for caption in captions:
-            words = _WORD.findall(caption)
-            found.add("characters of a caption", len(caption))
-            found.add("words of a caption", len(words))
-            found.words.update(word.lower() for word in words)
-        if len(found.words) > MOST_WORDS:
-            found.words = Counter(dict(found.words.most_common(MOST_WORDS // 2)))
-        self._note("caption", index, "\n".join(sorted(captions)).encode("utf-8", errors="replace"))
-
-    def _size(self, width: int, height: int) -> None:
-        found = self._found
-        if len(found.sizes) < MOST_WORDS or (width, height) in found.sizes:
-            found.sizes[width, height] += 1
-        found.add("width", width)
-        found.add("height", height)
-        found.add("longer by shorter side", max(width, height) / min(width, height))
-
-    def _note(self, kind: str, index: int, content: bytes) -> None:
-        """64 bits of a digest: among a million things one pair in 37 million is taken for equal wrongly."""
-        digests, indices = self._digests.setdefault(kind, (array("Q"), array("Q")))
-        digests.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little"))
-        indices.append(index)
-
-    def finish(self) -> None:
-        """Which examples have the same digest."""
+    def find_repeats(self) -> None:
+        """Compare the digests of all examples."""
         for kind, (digests, indices) in self._digests.items():
             values = np.frombuffer(digests, np.uint64)
             order = np.argsort(values, kind="stable")
             again = np.flatnonzero(values[order][1:] == values[order][:-1])
             pairs = tuple(
-                (self._key(indices[int(order[one])]), self._key(indices[int(order[one + 1])])) for one in again[:NAMED]
+                (self._key(indices[int(order[place])]), self._key(indices[int(order[place + 1])]))
+                for place in again[:NAMED]
             )
-            self._found.twins[kind] = Twins(len(again), pairs)
+            self._findings.repeats[kind] = Repeats(len(again), pairs)
+
+    def _examine_example(self, index: int, example: Example, wants_cell: bool) -> None:
+        """Add an example that the source rendered."""
+        key, image, captions = example["key"], example["image"], example["captions"]
+        self._add_captions(index, captions)
+        self._add_size(image.shape[1], image.shape[0])
+        self._add_digest("image", index, image.tobytes())
+        self._add_digest("key", index, key.encode())
+        self._findings.report.add_usable()
+        self._findings.usable += 1
+        if wants_cell:
+            self._findings.sheet.append(SheetCell(key, contact_cell(image, CELL), captions[0], None))
+
+    def _examine_record(self, index: int, record: Record, wants_cell: bool) -> None:
+        """Add a record, checked and filtered as in ``data/examples/images.py``. Raise ``BadRecord``."""
+        findings, config = self._findings, self._config
+        self._add_digest("key", index, record.key.encode())
+        self._add_digest("image", index, record.image)
+        self._add_captions(index, list(record.captions))
+        findings.add("bytes", len(record.image))
+        dropped = None
+        try:
+            header = config.check_record(record).header
+        except DroppedRecord as problem:
+            dropped, header = problem.name, _header(record, config.limits)
+        if dropped is None or wants_cell:
+            pixels = np.asarray(config.decode(CheckedRecord(record.key, header, [])))
+        width, height = header.upright
+        findings.formats[header.format] += 1
+        self._add_size(width, height)
+        box = self._crop(index, width, height)
+        if dropped is None:
+            findings.report.add_usable()
+            findings.usable += 1
+            findings.add("share of the image that is kept", box.side**2 / (width * height))
+            findings.add("pixels of the image for one that is kept", box.side / config.size)
+        else:
+            findings.report.add_dropped(record.key, dropped)
+        if wants_cell:
+            cell = contact_cell(pixels, CELL, box if dropped is None else None)
+            findings.sheet.append(SheetCell(record.key, cell, record.captions[0], dropped))
+
+    def _crop(self, index: int, width: int, height: int) -> Box:
+        assert self._crops is not None
+        return self._crops.box(index, 0, width, height)
+
+    def _add_captions(self, index: int, captions: list[str]) -> None:
+        findings = self._findings
+        findings.add("captions", len(captions))
+        for caption in captions:
+            words = _WORD.findall(caption)
+            findings.add("characters of a caption", len(caption))
+            findings.add("words of a caption", len(words))
+            findings.words.update(word.lower() for word in words)
+        if len(findings.words) > MAX_ENTRIES:
+            findings.words = Counter(dict(findings.words.most_common(MAX_ENTRIES // 2)))
+        self._add_digest("caption", index, "\n".join(sorted(captions)).encode("utf-8", errors="replace"))
+
+    def _add_size(self, width: int, height: int) -> None:
+        findings = self._findings
+        if len(findings.sizes) < MAX_ENTRIES or (width, height) in findings.sizes:
+            findings.sizes[width, height] += 1
+        findings.add("width", width)
+        findings.add("height", height)
+        findings.add("longer by shorter side", max(width, height) / min(width, height))
+
+    def _add_digest(self, kind: str, index: int, content: bytes) -> None:
+        """Add a digest of 64 bits: two of a million contents share one by chance once in 37 million sources."""
+        digests, indices = self._digests.setdefault(kind, (array("Q"), array("Q")))
+        digests.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little"))
+        indices.append(index)
 
     def _key(self, index: int) -> str:
         found = self._source[index]

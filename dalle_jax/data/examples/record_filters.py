@@ -1,12 +1,12 @@
-"""Which records are left out by choice: too small, too oblong, ill matched, unsafe, marked, worded too short.
+"""Filters that drop records by size, aspect ratio, CLIP similarity, safety, watermark, caption length or language.
 
-What a filter asks of ``Record.metadata`` goes by the names of img2dataset and LAION, in capitals or not.
+A filter looks up ``Record.metadata`` by the names of img2dataset and LAION, in upper or lower case.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, SupportsFloat
 
 from dalle_jax.data.records import Record
 
@@ -15,91 +15,96 @@ _LANGUAGE = ("language", "lang")
 
 @dataclass(frozen=True)
 class Filters:
-    """None leaves a filter out. A record dropped is counted under the first filter that it does not pass.
+    """Limits for records; None disables a filter. A dropped record is counted under the first filter that it fails.
 
-    ``most_aspect`` is longer by shorter side: 2 keeps what DALL·E 1 kept (arXiv 2102.12092, appendix C).
-    ``least_similarity`` is CLIP's between caption and image, ``punsafe`` and ``pwatermark`` are chances of 0 to 1.
-    Captions shorter or longer than so many characters (without spaces around them) are taken from a record, which is
-    dropped when none is left.
-    ``languages`` are kept by what the files say of theirs ("en"). ``missing``: what happens to a record that lacks
-    what a filter asks for; dropped ones are counted as "no similarity" and the like.
+    - ``max_aspect``: longer by shorter side; 2 keeps the images that DALL·E 1 kept (arXiv 2102.12092, appendix C).
+    - ``min_similarity``: CLIP's similarity of caption and image.
+    - ``max_punsafe``, ``max_pwatermark``: probabilities of 0 to 1.
+    - ``min_characters``, ``max_characters``: captions of other lengths are removed, without counting outer spaces. A
+      record is dropped if it has no caption left.
+    - ``languages``: the languages to keep, as the metadata name them ("en").
+    - ``missing``: whether to keep a record without the metadata that a filter needs. A dropped one is counted under
+      "no similarity" and the like.
     """
 
-    least_side: int | None = None
-    most_aspect: float | None = None
-    least_similarity: float | None = None
-    least_aesthetic: float | None = None
-    most_punsafe: float | None = None
-    most_pwatermark: float | None = None
-    least_characters: int = 1
-    most_characters: int | None = None
+    min_side: int | None = None
+    max_aspect: float | None = None
+    min_similarity: float | None = None
+    min_aesthetic: float | None = None
+    max_punsafe: float | None = None
+    max_pwatermark: float | None = None
+    min_characters: int = 1
+    max_characters: int | None = None
     languages: tuple[str, ...] = ()
     missing: Literal["drop", "keep"] = "drop"
 
     def problems(self) -> list[str]:
-        """What makes no sense, one message each."""
+        """Return a message for each field with an invalid value."""
         wrong = []
-        if self.least_side is not None and self.least_side < 1:
-            wrong.append(f"filters.least_side must be at least 1 pixel, got {self.least_side}")
-        if self.most_aspect is not None and not self.most_aspect >= 1:
-            wrong.append(f"filters.most_aspect is longer by shorter side and so at least 1, got {self.most_aspect}")
-        for name, chance in (("most_punsafe", self.most_punsafe), ("most_pwatermark", self.most_pwatermark)):
+        if self.min_side is not None and self.min_side < 1:
+            wrong.append(f"filters.min_side must be at least 1 pixel, got {self.min_side}")
+        if self.max_aspect is not None and not self.max_aspect >= 1:
+            wrong.append(f"filters.max_aspect is longer by shorter side and so at least 1, got {self.max_aspect}")
+        for name, chance in (("max_punsafe", self.max_punsafe), ("max_pwatermark", self.max_pwatermark)):
             if chance is not None and not 0 <= chance <= 1:
-                wrong.append(f"filters.{name} must be a chance of 0 to 1, got {chance}")
-        most = math.inf if self.most_characters is None else self.most_characters
-        if self.least_characters < 0 or most < max(1, self.least_characters):
-            got = f"{self.least_characters} and {self.most_characters}"
-            wrong.append(f"filters.least_characters and most_characters must leave a length between them, got {got}")
+                wrong.append(f"filters.{name} must be a probability of 0 to 1, got {chance}")
+        longest = math.inf if self.max_characters is None else self.max_characters
+        if self.min_characters < 0 or longest < max(1, self.min_characters):
+            got = f"{self.min_characters} and {self.max_characters}"
+            wrong.append(f"filters.min_characters and max_characters must leave a length between them, got {got}")
         return wrong
 
-    def dropped(self, record: Record) -> str | None:
-        """The name under which a record is left out for what its files say of it; None for one that is kept."""
-        about = {name.lower(): value for name, value in record.metadata.items()}
-        asked = (
-            (self.least_similarity, 1, ("similarity",)),
-            (self.least_aesthetic, 1, ("aesthetic", "aesthetic_score")),
-            (self.most_punsafe, -1, ("punsafe",)),
-            (self.most_pwatermark, -1, ("pwatermark",)),
+    def failed_filter(self, record: Record) -> str | None:
+        """Return the name of the first filter on metadata that drops the record, or None."""
+        metadata = {name.lower(): value for name, value in record.metadata.items()}
+        limits = (
+            (self.min_similarity, 1, ("similarity",)),
+            (self.min_aesthetic, 1, ("aesthetic", "aesthetic_score")),
+            (self.max_punsafe, -1, ("punsafe",)),
+            (self.max_pwatermark, -1, ("pwatermark",)),
         )
-        for limit, sign, fields in asked:
+        for limit, sign, fields in limits:
             if limit is None:
                 continue
-            value = _number(about, fields)
+            value = _number(metadata, fields)
             if value is None and self.missing == "drop":
                 return f"no {fields[0]}"
             if value is not None and sign * (value - limit) < 0:
                 return fields[0]
-        return self._language(about)
+        return self._failed_language(metadata)
 
-    def dropped_for_size(self, width: int, height: int) -> str | None:
-        """The same for the size of the image as it is seen."""
-        if self.least_side is not None and min(width, height) < self.least_side:
+    def failed_size_filter(self, width: int, height: int) -> str | None:
+        """Return the name of the first filter on the size of the upright image that drops the record, or None."""
+        if self.min_side is not None and min(width, height) < self.min_side:
             return "side"
-        if self.most_aspect is not None and max(width, height) > self.most_aspect * min(width, height):
+        if self.max_aspect is not None and max(width, height) > self.max_aspect * min(width, height):
             return "aspect"
         return None
 
-    def kept(self, captions: Sequence[str]) -> tuple[str, ...]:
-        """The captions of a length that is wanted; a record with none is dropped and counted as "caption length"."""
-        most = math.inf if self.most_characters is None else self.most_characters
-        return tuple(caption for caption in captions if self.least_characters <= len(caption.strip()) <= most)
+    def keep_captions(self, captions: Sequence[str]) -> tuple[str, ...]:
+        """Return the captions of a permitted length."""
+        longest = math.inf if self.max_characters is None else self.max_characters
+        return tuple(caption for caption in captions if self.min_characters <= len(caption.strip()) <= longest)
 
-    def _language(self, about: Mapping[str, Any]) -> str | None:
+    def _failed_language(self, metadata: Mapping[str, object]) -> str | None:
         if not self.languages:
             return None
-        value = next((about[field] for field in _LANGUAGE if isinstance(about.get(field), str)), None)
-        if value is None:
+        texts = [text for text in (metadata.get(field) for field in _LANGUAGE) if isinstance(text, str)]
+        if not texts:
             return "no language" if self.missing == "drop" else None
-        return None if value.lower() in {language.lower() for language in self.languages} else "language"
+        return None if texts[0].lower() in {language.lower() for language in self.languages} else "language"
 
 
-def _number(about: Mapping[str, Any], fields: Sequence[str]) -> float | None:
-    """The first of the fields that holds a number, be it written as text (as tables of text hold it)."""
+def _number(metadata: Mapping[str, object], fields: Sequence[str]) -> float | None:
+    """Return the first of the fields that holds a number, which may be written as text."""
     for field in fields:
-        try:
-            value = float(about[field])
-        except (KeyError, TypeError, ValueError):
+        value = metadata.get(field)
+        if not isinstance(value, str | bytes | SupportsFloat):
             continue
-        if not math.isnan(value):
-            return value
+        try:
+            number = float(value)
+        except ValueError:
+            continue
+        if not math.isnan(number):
+            return number
     return None

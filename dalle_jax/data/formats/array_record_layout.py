@@ -29,7 +29,7 @@ def encode_record(image: bytes, captions: Sequence[str], metadata: Metadata | No
     return msgpack.packb(content, use_bin_type=True, strict_types=True)
 
 
-def decode_record(key: str, content: bytes, most_bytes: int) -> Record:
+def decode_record(key: str, content: bytes, max_bytes: int) -> Record:
     """Decode the bytes that ``encode_record`` made. Raises BadRecord for other bytes."""
     try:
         found = msgpack.unpackb(content, raw=False, strict_map_key=True, ext_hook=_refuse_extension)
@@ -39,7 +39,7 @@ def decode_record(key: str, content: bytes, most_bytes: int) -> Record:
     if not isinstance(found, dict):
         raise BadRecord(key, "other layout", f"expected a msgpack map, got {type(found).__name__}")
     _check_layout(key, found)
-    image = sidecars.check_image(key, "image", found["image"], most_bytes)
+    image = sidecars.check_image(key, "image", found["image"], max_bytes)
     metadata = found["metadata"]
     if not isinstance(metadata, dict):
         raise BadRecord(key, "other layout", f"metadata: expected a map, got {type(metadata).__name__}")

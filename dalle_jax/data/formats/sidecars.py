@@ -18,12 +18,12 @@ def size_fault(kind: str, where: str, size: int, most: int) -> tuple[str, str]:
     return f"{kind} too large", f"its {kind} in {where} has {size:,} bytes, expected at most {most:,}"
 
 
-def check_image(key: str, field: str, value: object, most_bytes: int) -> bytes:
+def check_image(key: str, field: str, value: object, max_bytes: int) -> bytes:
     """Return the encoded image in a field. Raises BadRecord for an empty or too large value, or one not of bytes."""
     if not isinstance(value, bytes) or not value:
         raise BadRecord(key, "no image", f"its {field} holds no bytes")
-    if len(value) > most_bytes:
-        raise BadRecord(key, *size_fault("image", field, len(value), most_bytes))
+    if len(value) > max_bytes:
+        raise BadRecord(key, *size_fault("image", field, len(value), max_bytes))
     return value
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.examples import multi_host_report
+from dalle_jax.data.examples import record_stats
 from dalle_jax.data.formats import array_files
 from dalle_jax.data.precomputed.manifest import MANIFEST, Encoding, Manifest, Shard, sha256, shard_names
 from dalle_jax.storage import Place
@@ -55,7 +55,7 @@ def upload(path: Path, url: Place) -> int:
         storage.upload(path / name, url / name)
         storage.write(url / progress, content)
         sent += 1
-    for name in (multi_host_report.FILE, MANIFEST):
+    for name in (record_stats.FILE, MANIFEST):
         if (path / name).is_file():
             storage.write(url / name, (path / name).read_bytes())
     return sent

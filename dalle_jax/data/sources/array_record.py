@@ -24,16 +24,16 @@ class ArrayRecord:
     """The records of array_record files.
 
     ``files`` are files, folders, patterns and URLs (data/files/patterns.py). A file behind a URL is downloaded once
-    into ``cache``, a folder of this machine. An image of more than ``most_bytes`` is a bad record.
+    into ``cache``, a folder of this machine. An image of more than ``max_bytes`` is a bad record.
     """
 
     files: tuple[str, ...]
-    most_bytes: int = 64 * 2**20
+    max_bytes: int = 64 * 2**20
     cache: str | None = field(default=None, metadata=PER_HOST)
 
     def open(self) -> "ArrayRecordRecords":
         """Open the files. Raises UserError if a file is missing or not an array_record file."""
-        check_config("array_record files", {"most_bytes": self.most_bytes})
+        check_config("array_record files", {"max_bytes": self.max_bytes})
         return ArrayRecordRecords(self)
 
 
@@ -53,11 +53,11 @@ class ArrayRecordRecords(RowRecords):
             content = array_files.read_record(self._files[file], row)
         except array_files.BrokenRecord as error:
             raise BadRecord(key, "broken record", f"its bytes have changed since it was written: {error}") from error
-        return decode_record(key, content, self._config.most_bytes)
+        return decode_record(key, content, self._config.max_bytes)
 
     def fingerprint(self) -> str:
         """Return a digest of the config and of the files' sizes and ends, which hold their indexes."""
-        content = (VERSION, self._config.most_bytes, [array_files.digest(file) for file in self._files])
+        content = (VERSION, self._config.max_bytes, [array_files.digest(file) for file in self._files])
         return "array_record-" + hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 

@@ -24,17 +24,17 @@ class Folder:
     there, each line of the text file next to the image (``x.txt``) is a caption.
 
     The other fields of the line are metadata; without a line the object in ``x.json`` is. ``images`` holds file
-    extensions. An image of more than ``most_bytes`` is left out.
+    extensions. An image of more than ``max_bytes`` is left out.
     """
 
     path: str
     caption: tuple[str, ...] = ("text", "caption")
     images: tuple[str, ...] = sidecars.IMAGES
-    most_bytes: int = 64 * 2**20
+    max_bytes: int = 64 * 2**20
 
     def open(self) -> "FolderRecords":
         """List the folder and read its metadata files. Raises UserError for wrong fields or without any image."""
-        check_config("folder of images", {"most_bytes": self.most_bytes}, self.caption, self.images)
+        check_config("folder of images", {"max_bytes": self.max_bytes}, self.caption, self.images)
         return FolderRecords(self)
 
 
@@ -97,7 +97,7 @@ class FolderRecords:
     def fingerprint(self) -> str:
         """Return a digest of the config, of all files' names and sizes, and of the metadata files' content."""
         config = self._config
-        digest = hashlib.sha256(repr((VERSION, config.caption, config.images, config.most_bytes)).encode())
+        digest = hashlib.sha256(repr((VERSION, config.caption, config.images, config.max_bytes)).encode())
         for key in self._keys:
             sizes = [self._sizes.get(one) for one in (key, _sidecar(key, "txt"), _sidecar(key, "json"))]
             found = self._metadata.get(key)
@@ -110,8 +110,8 @@ class FolderRecords:
 
     def _fault(self, name: str) -> tuple[str, str] | None:
         """Return kind and reason why an image cannot be used, from the listing and the metadata alone, or None."""
-        if self._sizes[name] > self._config.most_bytes:
-            return sidecars.size_fault("image", "this file", self._sizes[name], self._config.most_bytes)
+        if self._sizes[name] > self._config.max_bytes:
+            return sidecars.size_fault("image", "this file", self._sizes[name], self._config.max_bytes)
         found = self._metadata.get(name)
         json_file, text = _sidecar(name, "json"), _sidecar(name, "txt")
         if found is None and (size := self._sizes.get(json_file, 0)) > sidecars.MOST_OF_A_JSON:

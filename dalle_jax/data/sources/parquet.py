@@ -29,7 +29,7 @@ class Parquet:
 
     ``files`` are files, folders, patterns and URLs (data/files/patterns.py). ``image`` is the column of encoded images:
     bytes, or a struct with ``bytes`` in it as Hugging Face writes. ``caption`` names the columns of captions, texts or
-    lists of texts; missing columns are skipped. All other columns are metadata. An image of more than ``most_bytes`` is
+    lists of texts; missing columns are skipped. All other columns are metadata. An image of more than ``max_bytes`` is
     a bad record.
 
     Parquet is read one row group at a time, so random access is slow if row groups are large. ``kept_bytes`` of row
@@ -40,12 +40,12 @@ class Parquet:
     files: tuple[str, ...]
     image: str = "image"
     caption: tuple[str, ...] = ("caption", "text")
-    most_bytes: int = 64 * 2**20
+    max_bytes: int = 64 * 2**20
     kept_bytes: int = 256 * 2**20
 
     def open(self) -> "ParquetRecords":
         """Open the files. Raises UserError for wrong fields, for missing columns, and without pyarrow."""
-        limits = {"most_bytes": self.most_bytes, "kept_bytes": self.kept_bytes}
+        limits = {"max_bytes": self.max_bytes, "kept_bytes": self.kept_bytes}
         check_config("parquet files", limits, self.caption)
         return ParquetRecords(self)
 
@@ -129,14 +129,14 @@ class ParquetRecords(RowRecords):
         image = fields.pop(config.image)
         if isinstance(image, dict):
             image = image.get("bytes")
-        image_bytes = sidecars.check_image(key, config.image, image, config.most_bytes)
+        image_bytes = sidecars.check_image(key, config.image, image, config.max_bytes)
         captions = [one for name in config.caption for one in sidecars.caption_texts(fields.pop(name, None))]
         return Record(key, image_bytes, sidecars.unique_captions(key, captions), fields)
 
     def fingerprint(self) -> str:
         """Return a digest of the config and of the files' sizes and footers, which hold the places of columns."""
         config = self._config
-        content = (VERSION, config.image, config.caption, config.most_bytes, [table.digest for table in self._tables])
+        content = (VERSION, config.image, config.caption, config.max_bytes, [table.digest for table in self._tables])
         return "parquet-" + hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     def _fields(self, file: int, row: int) -> dict[str, object]:

@@ -31,7 +31,7 @@ class Tfds:
     ``image`` is the feature of the image. ``caption`` names the features of captions, texts or lists of texts;
     "captions/text" is the feature ``text`` within ``captions``. Other numbers and texts at the top level are metadata.
     The data must be in array_record format; ``prepare`` creates them if they do not exist. An image of more than
-    ``most_bytes`` is a bad record.
+    ``max_bytes`` is a bad record.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Tfds:
     caption: tuple[str, ...] = ("captions",)
     data_dir: str | None = None
     prepare: bool = False
-    most_bytes: int = 64 * 2**20
+    max_bytes: int = 64 * 2**20
 
     def open(self) -> "TfdsRecords":
         """Open the split. Raises UserError without tensorflow_datasets, and if the data cannot be read."""
-        check_config("tfds", {"most_bytes": self.most_bytes}, self.caption)
+        check_config("tfds", {"max_bytes": self.max_bytes}, self.caption)
         return TfdsRecords(self)
 
 
@@ -115,7 +115,7 @@ class TfdsRecords(RowRecords):
         except Exception as error:  # decoders and the array_record reader may raise anything
             message = " ".join(str(error).split())[:200]
             raise BadRecord(key, "broken record", f"tensorflow_datasets cannot read it: {message}") from error
-        image = sidecars.check_image(key, config.image, fields[config.image], config.most_bytes)
+        image = sidecars.check_image(key, config.image, fields[config.image], config.max_bytes)
         texts = [_to_plain(key, _feature(fields, path)) for path in config.caption]
         captions = [caption for text in texts for caption in sidecars.caption_texts(text)]
         metadata = {name: _to_plain(key, fields[name]) for name in self._plain}
@@ -124,7 +124,7 @@ class TfdsRecords(RowRecords):
     def fingerprint(self) -> str:
         """Return a digest of the config, of the data set's name and version, and of its shards' sizes."""
         config = self._config
-        fields = (config.split, config.image, config.caption, config.most_bytes)
+        fields = (config.split, config.image, config.caption, config.max_bytes)
         text = repr((VERSION, fields, self._name, self._contents))
         return "tfds-" + hashlib.sha256(text.encode()).hexdigest()[:16]
 

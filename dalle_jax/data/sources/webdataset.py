@@ -31,14 +31,14 @@ class WebDataset:
     file with one caption a line, ``json`` for the field ``caption`` of the sample's JSON, or ``json:NAME`` for the
     field ``NAME``. The other JSON fields are metadata.
 
-    ``images`` are the extensions of images, the preferred one first. An image of more than ``most_bytes`` is left out.
+    ``images`` are the extensions of images, the preferred one first. An image of more than ``max_bytes`` is left out.
     The index of a tar is stored next to it, or in ``index_folder``.
     """
 
     files: tuple[str, ...]
     caption: tuple[str, ...] = ("txt",)
     images: tuple[str, ...] = sidecars.IMAGES
-    most_bytes: int = 64 * 2**20
+    max_bytes: int = 64 * 2**20
     index_folder: str | None = None
 
     def open(self) -> "WebDatasetRecords":
@@ -46,7 +46,7 @@ class WebDataset:
         problems = []
         if not self.caption or not all(_CAPTION.fullmatch(one) for one in self.caption):
             problems.append(f"caption: expected extensions in lower case (txt), json or json:FIELD, got {self.caption}")
-        check_config("tars of images", {"most_bytes": self.most_bytes}, images=self.images, problems=problems)
+        check_config("tars of images", {"max_bytes": self.max_bytes}, images=self.images, problems=problems)
         found = [load_index(file, self.index_folder) for file in find_files(self.files, (".tar",))]
         if unstored := [one.file.name for one, is_stored in found if not is_stored]:
             more = f" and {len(unstored) - 1} more" if len(unstored) > 1 else ""
@@ -113,7 +113,7 @@ class WebDatasetRecords:
     def fingerprint(self) -> str:
         """Return a digest of the config and of the tars' headers: names, sizes and times of all members."""
         config = self._config
-        content = (VERSION, config.caption, config.images, config.most_bytes, [one.digest for one in self._indexes])
+        content = (VERSION, config.caption, config.images, config.max_bytes, [one.digest for one in self._indexes])
         return "webdataset-" + hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     def _faults(self, index: TarIndex, repeated: np.ndarray) -> Iterator[tuple[int, tuple[str, str] | None]]:
@@ -132,7 +132,7 @@ class WebDatasetRecords:
             has_caption |= found >= 0
             largest_text = np.maximum(largest_text, found)
         limits = (
-            ("image", image_bytes, self._config.most_bytes),
+            ("image", image_bytes, self._config.max_bytes),
             ("caption", largest_text, sidecars.MOST_OF_A_TEXT),
             ("json", json_bytes, sidecars.MOST_OF_A_JSON),
         )

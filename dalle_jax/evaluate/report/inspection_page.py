@@ -1,10 +1,11 @@
-"""Findings on a data source as an HTML page, as JSON, as text, and as a contact sheet."""
+"""InspectionFindings on a data source as an HTML page, as JSON, as text, and as a contact sheet."""
 
 from typing import TypedDict
 
 import numpy as np
 
-from dalle_jax.data.examples.inspection import Findings
+from dalle_jax.data.examples.inspection import InspectionFindings
+from dalle_jax.data.examples.record_report import RecordKind
 from dalle_jax.evaluate.report.environment import render
 from dalle_jax.evaluate.report.formats import shortened
 from dalle_jax.images.grid import grid
@@ -13,13 +14,6 @@ COLUMNS = 10
 MOST_LETTERS = 60
 WORDS, SIZES = 40, 12
 QUANTILES = ("least", "p5", "median", "p95", "most")
-
-
-class RecordKind(TypedDict):
-    """Number of bad or dropped records of one kind, and the first of them: ``key``, for bad ones also ``reason``."""
-
-    count: int
-    records: list[dict[str, str]]
 
 
 class ImageSize(TypedDict):
@@ -52,7 +46,7 @@ class InspectionContent(TypedDict):
     same: dict[str, Duplicates]
 
 
-def to_json(findings: Findings) -> InspectionContent:
+def to_json(findings: InspectionFindings) -> InspectionContent:
     """Return everything but the pixels."""
     report = findings.report.content()
     return {
@@ -66,8 +60,8 @@ def to_json(findings: Findings) -> InspectionContent:
         "numbers": {name: dict(zip(QUANTILES, values, strict=True)) for name, values in findings.quantiles().items()},
         "words": dict(findings.words.most_common(WORDS)),
         "same": {
-            kind: {"count": twins.count, "examples": [list(pair) for pair in twins.examples]}
-            for kind, twins in findings.twins.items()
+            kind: {"count": repeats.count, "examples": [list(pair) for pair in repeats.examples]}
+            for kind, repeats in findings.repeats.items()
         },
     }
 
@@ -91,7 +85,7 @@ def format_text(content: InspectionContent) -> str:
     return "\n".join(lines)
 
 
-def contact_sheet(findings: Findings) -> np.ndarray | None:
+def contact_sheet(findings: InspectionFindings) -> np.ndarray | None:
     """Return the sheet of cells with captions, or None without cells: used images framed green, dropped ones red."""
     if not findings.sheet:
         return None

@@ -34,7 +34,7 @@ def cropped(content, box, size):
 
 
 class Made:
-    """Records by index: made when read, some of them changed; counts how often each is read."""
+    """Records made when they are read, some of them changed. ``reads`` counts the reads of each."""
 
     def __init__(self, count, changed=None, problems=(), name="made"):
         self.count, self.changed, self.problems, self.name = count, changed or {}, tuple(problems), name
@@ -65,7 +65,7 @@ WRONG = {
 
 
 def test_an_example_is_the_crop_of_its_epoch_and_index():
-    source = CONFIG.of(Made(10))
+    source = CONFIG.source_of(Made(10))
     assert isinstance(source, Source) and isinstance(source, EpochSource) and isinstance(Made(1), Records)
     for index, epoch in ((0, 0), (7, 0), (7, 3)):
         example = source.example(index, epoch)
@@ -78,27 +78,27 @@ def test_an_example_is_the_crop_of_its_epoch_and_index():
 
 
 def test_the_centre_crop_is_the_same_in_every_epoch():
-    source = replace(CONFIG, crop="centre").of(Made(3))
+    source = replace(CONFIG, crop="centre").source_of(Made(3))
     np.testing.assert_array_equal(source[2]["image"], cropped(image(2), centre_box(30, 20), 8))
     np.testing.assert_array_equal(source.example(2, 9)["image"], source[2]["image"])
 
 
-def test_the_size_that_a_crop_is_chosen_for_is_that_of_the_upright_image():
+def test_crops_are_chosen_for_the_size_of_the_upright_image():
     exif = Image.Exif()
     exif[274] = 6
     out = io.BytesIO()
     Image.open(io.BytesIO(image(0, 20, 40))).save(out, format="PNG", exif=exif)
-    source = replace(CONFIG, crop="centre").of(Made(1, {0: {"image": out.getvalue()}}))
+    source = replace(CONFIG, crop="centre").source_of(Made(1, {0: {"image": out.getvalue()}}))
     np.testing.assert_array_equal(source[0]["image"], cropped(out.getvalue(), centre_box(20, 40), 8))
 
 
-def test_a_jpeg_decoded_at_a_reduced_size_shows_nearly_the_same():
+def test_a_jpeg_decoded_at_a_reduced_size_has_nearly_the_same_pixels():
     y, x = np.mgrid[:400, :600]
     out = io.BytesIO()
     smooth = np.stack([x * 0.4, y * 0.6, (x + y) * 0.2], axis=2).astype(np.uint8)
     Image.fromarray(smooth).save(out, format="JPEG", quality=95)
     records = Made(1, {0: {"image": out.getvalue()}})
-    whole, reduced = (replace(CONFIG, size=32, reduced_jpeg=value).of(records) for value in (False, True))
+    whole, reduced = (replace(CONFIG, size=32, reduced_jpeg=value).source_of(records) for value in (False, True))
     for epoch in range(5):
         one, other = whole.example(0, epoch)["image"].astype(int), reduced.example(0, epoch)["image"].astype(int)
         assert np.abs(one - other).max() <= 4
@@ -110,10 +110,10 @@ def bad_records(count, every):
     return {index: kinds[index // every % 4] for index in range(0, count, every)}
 
 
-def test_a_bad_record_is_replaced_by_the_same_one_everywhere_and_counted_once():
+def test_a_bad_record_has_the_same_substitute_everywhere_and_is_counted_once():
     changed = bad_records(200, 10)
     records = Made(200, changed)
-    source, other = (replace(CONFIG, bad_share=0.2).of(one) for one in (records, Made(200, changed)))
+    source, other = (replace(CONFIG, bad_share=0.2).source_of(one) for one in (records, Made(200, changed)))
     keys = [source[index]["key"] for index in range(200)]
     assert keys == [other[index]["key"] for index in reversed(range(200))][::-1]
     assert all(key == f"k{index}" for index, key in enumerate(keys) if index % 10)
@@ -126,11 +126,13 @@ def test_a_bad_record_is_replaced_by_the_same_one_everywhere_and_counted_once():
     assert content["read"] == 200 and content["dropped"] == {}
     assert {kind: one["count"] for kind, one in content["bad"].items()} == dict.fromkeys([*WRONG, "no caption"], 5)
     assert {record["key"] for record in content["bad"]["truncated"]["records"]} == {"k0", "k40", "k80", "k120", "k160"}
-    assert source.report.read() == other.report.read() == (200, 20)
+    assert source.report.counts() == other.report.counts() == (200, 20)
 
 
-def test_the_report_is_written_and_names_so_many(tmp_path):
-    source = replace(CONFIG, bad_share=0.2).of(Made(60, bad_records(60, 6), [BadRecord("twice", "duplicate key", "x")]))
+def test_the_report_is_written_as_json_with_keys_and_reasons(tmp_path):
+    source = replace(CONFIG, bad_share=0.2).source_of(
+        Made(60, bad_records(60, 6), [BadRecord("twice", "duplicate key", "x")])
+    )
     for index in range(60):
         source[index]
     source.report.write(tmp_path / "report.json")
@@ -145,42 +147,42 @@ def read_all(source, count):
         source[index]
 
 
-def test_past_the_share_of_bad_records_the_run_stops_and_says_why():
-    source = replace(CONFIG, bad_share=0.05).of(Made(1000, bad_records(1000, 10)))
-    expected = r"1\d of 10\d records are bad.*lets 5.0% pass: \d truncated \(k0, .*Mend or remove them"
+def test_a_run_with_more_than_bad_share_stops_and_names_the_faults():
+    source = replace(CONFIG, bad_share=0.05).source_of(Made(1000, bad_records(1000, 10)))
+    expected = r"1\d of 10\d records are bad.*allows 5.0%: \d truncated \(k0, .*Fix or remove them"
     with pytest.raises(UserError, match=expected):
         read_all(source, 1000)
 
 
-def test_nothing_stops_before_100_reads_and_a_small_source_is_judged_when_all_of_it_is_read():
-    source = replace(CONFIG, bad_share=0.3).of(Made(1000, {index: {"image": b"?"} for index in range(40)}))
+def test_bad_share_is_enforced_after_100_reads_or_after_all_records_of_a_small_source():
+    source = replace(CONFIG, bad_share=0.3).source_of(Made(1000, {index: {"image": b"?"} for index in range(40)}))
     read_all(source, 40)
-    assert source.report.read()[1] == 40
+    assert source.report.counts()[1] == 40
     with pytest.raises(UserError, match=r"40 of 100 records are bad, 40\.0%"):
         read_all(source, 1000)
-    small = replace(CONFIG, bad_share=0.3).of(Made(10, {index: {"image": b"?"} for index in range(4)}))
+    small = replace(CONFIG, bad_share=0.3).source_of(Made(10, {index: {"image": b"?"} for index in range(4)}))
     with pytest.raises(UserError, match=r"4 of 10 records are bad, 40\.0%"):
         read_all(small, 10)
 
 
-def test_too_many_problems_stop_it_before_anything_is_read():
+def test_too_many_problems_stop_the_run_before_any_record_is_read():
     records = Made(10, problems=[BadRecord(f"p{i}", "link", "a link") for i in range(5)])
     with pytest.raises(UserError, match=r"5 of 15 records are bad, 33.3%.*5 link \(p0, p1, p2, …\)"):
-        replace(CONFIG, bad_share=0.3).of(records)
-    assert replace(CONFIG, bad_share=0.34).of(records).report.content()["bad"]["link"]["count"] == 5
+        replace(CONFIG, bad_share=0.3).source_of(records)
+    assert replace(CONFIG, bad_share=0.34).source_of(records).report.content()["bad"]["link"]["count"] == 5
     assert not records.reads
 
 
-def test_what_filters_drop_is_replaced_and_counted_but_is_no_fault():
+def test_dropped_records_have_substitutes_and_do_not_count_as_bad():
     changed = {
         1: {"metadata": {"similarity": 0.1}},
         2: {"image": image(0, 20, 50)},
         3: {"captions": ("x",)},
         4: {"metadata": {}},
     }
-    about = {index: {"metadata": {"similarity": 0.5}} | changed.get(index, {}) for index in range(30)}
-    filters = Filters(least_similarity=0.3, most_aspect=2.0, least_characters=3)
-    source = replace(CONFIG, filters=filters, bad_share=0.0).of(Made(30, about))
+    records = {index: {"metadata": {"similarity": 0.5}} | changed.get(index, {}) for index in range(30)}
+    filters = Filters(min_similarity=0.3, max_aspect=2.0, min_characters=3)
+    source = replace(CONFIG, filters=filters, bad_share=0.0).source_of(Made(30, records))
     keys = [source[index]["key"] for index in range(30)]
     assert not {"k1", "k2", "k3", "k4"} & set(keys)
     dropped = source.report.content()["dropped"]
@@ -190,23 +192,23 @@ def test_what_filters_drop_is_replaced_and_counted_but_is_no_fault():
         "caption length": ["k3"],
         "no similarity": ["k4"],
     }
-    assert source.report.read() == (30, 0)
+    assert source.report.counts() == (30, 0)
 
 
-def test_where_nothing_is_left_the_error_says_what_dropped_it():
-    source = replace(CONFIG, filters=Filters(least_side=21)).of(Made(12))
+def test_if_no_record_is_usable_the_error_names_the_filters():
+    source = replace(CONFIG, filters=Filters(min_side=21)).source_of(Made(12))
     with pytest.raises(UserError, match=r"none among 12 \(bad: none; dropped: 12 side \(k"):
         source[0]
 
 
-def test_of_several_captions_those_of_the_right_length_are_given():
+def test_captions_outside_the_permitted_lengths_are_not_given():
     records = Made(1, {0: {"captions": ("no", "a dog", "one dog")}})
-    assert replace(CONFIG, filters=Filters(least_characters=3)).of(records)[0]["captions"] == ["a dog", "one dog"]
+    assert replace(CONFIG, filters=Filters(min_characters=3)).source_of(records)[0]["captions"] == ["a dog", "one dog"]
 
 
 def test_blended_captions_change_with_the_epoch_and_reach_the_batches():
     changed = {index: {"metadata": {"synthetic": f"made {index}"}} for index in range(40)}
-    source = replace(CONFIG, blend=Blend(weights=(0.75, 0.25))).of(Made(40, changed))
+    source = replace(CONFIG, blend=Blend(weights=(0.75, 0.25))).source_of(Made(40, changed))
     loader = Loader(source, None, 40, seed=1)
     words = Counter()
     for epoch in range(10):
@@ -220,26 +222,26 @@ def test_blended_captions_change_with_the_epoch_and_reach_the_batches():
 
 
 def test_a_record_without_any_of_the_blended_captions_is_bad():
-    source = replace(CONFIG, blend=Blend(("synthetic",), (1.0,)), bad_share=0.9).of(
+    source = replace(CONFIG, blend=Blend(("synthetic",), (1.0,)), bad_share=0.9).source_of(
         Made(2, {0: {"metadata": {"synthetic": "made"}}})
     )
     assert source[1]["key"] == "k0"
     assert source.report.content()["bad"]["no caption"]["records"][0]["key"] == "k1"
 
 
-def test_threads_see_the_same_and_count_each_record_once():
+def test_threads_get_the_same_examples_and_count_each_record_once():
     changed = bad_records(120, 10)
-    alone = [replace(CONFIG, bad_share=0.2).of(Made(120, changed))[index] for index in range(120)]
-    source = replace(CONFIG, bad_share=0.2).of(Made(120, changed))
+    alone = [replace(CONFIG, bad_share=0.2).source_of(Made(120, changed))[index] for index in range(120)]
+    source = replace(CONFIG, bad_share=0.2).source_of(Made(120, changed))
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda index: source[index % 120], range(240)))
     for one, other in zip(alone * 2, together, strict=True):
         assert one["key"] == other["key"]
         np.testing.assert_array_equal(one["image"], other["image"])
-    assert source.report.read() == (120, 12)
+    assert source.report.counts() == (120, 12)
 
 
-def test_the_fingerprint_changes_with_what_changes_an_example():
+def test_the_fingerprint_changes_with_everything_that_changes_an_example():
     changes = (
         {},
         {"size": 9},
@@ -248,25 +250,25 @@ def test_the_fingerprint_changes_with_what_changes_an_example():
         {"background": (0, 0, 0)},
         {"reduced_jpeg": True},
         {"limits": Limits(side=50)},
-        {"filters": Filters(least_side=2)},
+        {"filters": Filters(min_side=2)},
         {"blend": Blend()},
     )
-    prints = [replace(CONFIG, **change).of(Made(3)).fingerprint() for change in changes]
-    prints.append(CONFIG.of(Made(3, name="others")).fingerprint())
+    prints = [replace(CONFIG, **change).source_of(Made(3)).fingerprint() for change in changes]
+    prints.append(CONFIG.source_of(Made(3, name="others")).fingerprint())
     assert len(set(prints)) == len(prints)
-    assert replace(CONFIG, bad_share=0.7).of(Made(3)).fingerprint() == prints[0]
+    assert replace(CONFIG, bad_share=0.7).source_of(Made(3)).fingerprint() == prints[0]
 
 
-def test_everything_wrong_is_reported_together():
+def test_all_invalid_fields_are_reported_together():
     wrong = Images(
-        size=0, seed=-1, background=(0, 0, 256), limits=Limits(pixels=10**9), filters=Filters(least_side=0),
+        size=0, seed=-1, background=(0, 0, 256), limits=Limits(pixels=10**9), filters=Filters(min_side=0),
         blend=Blend((), ()), bad_share=2.0,
     )  # fmt: skip
-    with pytest.raises(UserError, match=r"size.*seed.*background.*limits.pixels.*bad_share.*least_side.*blend.fields"):
-        wrong.of(Made(1))
+    with pytest.raises(UserError, match=r"size.*seed.*background.*limits.pixels.*bad_share.*min_side.*blend.fields"):
+        wrong.source_of(Made(1))
 
 
 def test_an_index_out_of_range_is_an_index_error():
     for index in (-1, 3):
         with pytest.raises(IndexError):
-            CONFIG.of(Made(3))[index]
+            CONFIG.source_of(Made(3))[index]

@@ -8,75 +8,75 @@ def record(*captions, **metadata):
     return Record(key="1", image=b"", captions=captions or ("a dog",), metadata=metadata)
 
 
-def test_without_limits_everything_is_kept():
-    assert Filters().dropped(record()) is None
-    assert Filters().dropped_for_size(1, 10_000) is None
-    assert Filters().kept(("x", " ", "", "y" * 10_000)) == ("x", "y" * 10_000)
+def test_without_limits_every_record_is_kept():
+    assert Filters().failed_filter(record()) is None
+    assert Filters().failed_size_filter(1, 10_000) is None
+    assert Filters().keep_captions(("x", " ", "", "y" * 10_000)) == ("x", "y" * 10_000)
 
 
 @pytest.mark.parametrize(
     ("limit", "field", "passes", "fails"),
     [
-        ({"least_similarity": 0.3}, "similarity", (0.3, 0.31, "0.4", 1), (0.29, "0.2", -1)),
-        ({"least_aesthetic": 5.0}, "aesthetic", (5, 5.0, 9.1), (4.99, 0)),
-        ({"most_punsafe": 0.1}, "punsafe", (0.1, 0, "0.05"), (0.11, 1)),
-        ({"most_pwatermark": 0.8}, "pwatermark", (0.8, 0.0), (0.81, "0.9")),
+        ({"min_similarity": 0.3}, "similarity", (0.3, 0.31, "0.4", 1), (0.29, "0.2", -1)),
+        ({"min_aesthetic": 5.0}, "aesthetic", (5, 5.0, 9.1), (4.99, 0)),
+        ({"max_punsafe": 0.1}, "punsafe", (0.1, 0, "0.05"), (0.11, 1)),
+        ({"max_pwatermark": 0.8}, "pwatermark", (0.8, 0.0), (0.81, "0.9")),
         ({"languages": ("en", "de")}, "language", ("en", "DE"), ("fr", "")),
     ],
 )
-def test_each_limit_keeps_its_own_value_and_counts_under_its_field(limit, field, passes, fails):
+def test_each_limit_is_inclusive_and_drops_under_the_name_of_its_field(limit, field, passes, fails):
     filters = Filters(**limit)
     for value in passes:
-        assert filters.dropped(record(**{field: value})) is None
-        assert filters.dropped(record(**{field.upper(): value})) is None
+        assert filters.failed_filter(record(**{field: value})) is None
+        assert filters.failed_filter(record(**{field.upper(): value})) is None
     for value in fails:
-        assert filters.dropped(record(**{field: value})) == field
+        assert filters.failed_filter(record(**{field: value})) == field
     for about in ({}, {field: None}, {field: float("nan")} if field != "language" else {field: 3}):
-        assert filters.dropped(record(**about)) == f"no {field}"
-        assert Filters(**limit, missing="keep").dropped(record(**about)) is None
+        assert filters.failed_filter(record(**about)) == f"no {field}"
+        assert Filters(**limit, missing="keep").failed_filter(record(**about)) is None
 
 
-def test_other_names_of_a_field_are_known():
-    assert Filters(least_aesthetic=5.0).dropped(record(AESTHETIC_SCORE=6.0)) is None
-    assert Filters(least_aesthetic=5.0).dropped(record(aesthetic="", aesthetic_score=4.0)) == "aesthetic"
-    assert Filters(languages=("en",)).dropped(record(lang="en")) is None
+def test_alternative_names_of_a_field_are_known():
+    assert Filters(min_aesthetic=5.0).failed_filter(record(AESTHETIC_SCORE=6.0)) is None
+    assert Filters(min_aesthetic=5.0).failed_filter(record(aesthetic="", aesthetic_score=4.0)) == "aesthetic"
+    assert Filters(languages=("en",)).failed_filter(record(lang="en")) is None
 
 
-def test_a_record_is_counted_under_the_first_filter_that_it_does_not_pass():
-    filters = Filters(least_similarity=0.3, most_punsafe=0.1)
-    assert filters.dropped(record(similarity=0.1, punsafe=1.0)) == "similarity"
-    assert filters.dropped(record(similarity=0.5, punsafe=1.0)) == "punsafe"
-    assert filters.dropped(record(punsafe=1.0)) == "no similarity"
+def test_a_record_is_dropped_under_the_first_filter_that_it_fails():
+    filters = Filters(min_similarity=0.3, max_punsafe=0.1)
+    assert filters.failed_filter(record(similarity=0.1, punsafe=1.0)) == "similarity"
+    assert filters.failed_filter(record(similarity=0.5, punsafe=1.0)) == "punsafe"
+    assert filters.failed_filter(record(punsafe=1.0)) == "no similarity"
 
 
 def test_sides_and_aspect_are_those_of_the_image():
-    filters = Filters(least_side=64, most_aspect=2.0)
-    assert [filters.dropped_for_size(*size) for size in ((64, 128), (128, 64), (64, 64))] == [None] * 3
-    assert [filters.dropped_for_size(*size) for size in ((64, 129), (129, 64))] == ["aspect"] * 2
-    assert [filters.dropped_for_size(*size) for size in ((63, 64), (1000, 63))] == ["side"] * 2
+    filters = Filters(min_side=64, max_aspect=2.0)
+    assert [filters.failed_size_filter(*size) for size in ((64, 128), (128, 64), (64, 64))] == [None] * 3
+    assert [filters.failed_size_filter(*size) for size in ((64, 129), (129, 64))] == ["aspect"] * 2
+    assert [filters.failed_size_filter(*size) for size in ((63, 64), (1000, 63))] == ["side"] * 2
 
 
-def test_captions_are_kept_by_their_length():
-    assert Filters(least_characters=3, most_characters=5).kept(("ab", "abc", "abcde", "abcdef", " ab  ")) == (
+def test_captions_outside_the_permitted_lengths_are_removed():
+    assert Filters(min_characters=3, max_characters=5).keep_captions(("ab", "abc", "abcde", "abcdef", " ab  ")) == (
         "abc",
         "abcde",
     )
-    assert Filters(most_characters=2).kept(("猫猫", "猫猫猫")) == ("猫猫",)
+    assert Filters(max_characters=2).keep_captions(("猫猫", "猫猫猫")) == ("猫猫",)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"least_side": 0},
-        {"most_aspect": 0.5},
-        {"most_punsafe": 1.5},
-        {"most_pwatermark": -0.1},
-        {"least_characters": -1},
-        {"least_characters": 5, "most_characters": 4},
-        {"most_characters": 0},
+        {"min_side": 0},
+        {"max_aspect": 0.5},
+        {"max_punsafe": 1.5},
+        {"max_pwatermark": -0.1},
+        {"min_characters": -1},
+        {"min_characters": 5, "max_characters": 4},
+        {"max_characters": 0},
     ],
 )
-def test_limits_that_make_no_sense_are_named(wrong):
+def test_an_invalid_limit_is_reported_by_its_name(wrong):
     (message,) = Filters(**wrong).problems()
     assert next(iter(wrong)).split("_", 1)[1] in message
-    assert Filters(least_side=1, most_aspect=1.0, least_characters=4, most_characters=4).problems() == []
+    assert Filters(min_side=1, max_aspect=1.0, min_characters=4, max_characters=4).problems() == []

@@ -59,7 +59,7 @@ def test_each_bad_row_has_its_kind_and_the_good_rows_are_read(tmp_path):
         "image too large": msgpack.packb(parts | {"image": b"p" * 101}),
     }
     array_files.write(tmp_path / "a.array_record", [good, *rows.values(), good])
-    found = opened(tmp_path, most_bytes=100)
+    found = opened(tmp_path, max_bytes=100)
     assert found[0].captions == found[6].captions == ("a dog",)
     for number, kind in enumerate(rows, start=1):
         assert fault(found, number) == (f"a.array_record:{number}", kind)
@@ -107,8 +107,8 @@ def test_a_file_that_is_not_array_record_is_refused_by_name(tmp_path):
     array_files.write(tmp_path / "c.array_record", [])
     with pytest.raises(UserError, match="expected records"):
         opened(tmp_path / "c.array_record")
-    with pytest.raises(UserError, match="most_bytes"):
-        opened(tmp_path, most_bytes=0)
+    with pytest.raises(UserError, match="max_bytes"):
+        opened(tmp_path, max_bytes=0)
 
 
 def test_the_fingerprint_depends_on_contents_and_not_on_the_folder(tmp_path):
@@ -117,7 +117,7 @@ def test_the_fingerprint_depends_on_contents_and_not_on_the_folder(tmp_path):
     array_record.write(other, records(*range(30)))
     array_record.write(changed, [*records(*range(29)), Record("k", b"longer" * 99, ("c",), {})])
     assert opened(one).fingerprint() == opened(other).fingerprint() != opened(changed).fingerprint()
-    assert opened(one).fingerprint() != opened(one, most_bytes=5000).fingerprint()
+    assert opened(one).fingerprint() != opened(one, max_bytes=5000).fingerprint()
 
 
 def test_threads_and_forked_processes_read_the_same_records(tmp_path):

@@ -188,7 +188,7 @@ def test_a_file_name_that_is_not_utf_8_is_reported(tmp_path):
 def test_files_that_are_too_large_are_left_out_unread(tmp_path):
     files = {"1.jpg": "x" * 101, "1.txt": "one", "2.jpg": "2", "2.txt": "x" * 65_537, "3.jpg": "x" * 100, "3.txt": "t"}
     files |= {"4.jpg": "4", "4.txt": "t", "4.json": " " * (2**20 + 1)}
-    records = opened(fill(tmp_path, files), most_bytes=100)
+    records = opened(fill(tmp_path, files), max_bytes=100)
     assert list(all_of(records)) == ["3.jpg"]
     assert faults(records) == [
         ("1.jpg", "image too large"),
@@ -226,7 +226,7 @@ def test_the_fingerprint_depends_on_the_records_and_not_on_the_folder(tmp_path):
     assert len(set(found.values())) == len(variants)
     shutil.copytree(tmp_path / "same", tmp_path / "copy")
     assert opened(tmp_path / "copy").fingerprint() == found["same"]
-    assert opened(tmp_path / "copy", most_bytes=10**6).fingerprint() != found["same"]
+    assert opened(tmp_path / "copy", max_bytes=10**6).fingerprint() != found["same"]
 
 
 def test_a_file_that_changes_in_use_is_an_error_with_its_name(tmp_path):
@@ -249,6 +249,6 @@ def test_a_missing_folder_a_folder_without_images_and_wrong_fields_are_errors(tm
     with pytest.raises(UserError, match=r"expected a folder with images \(\.jpg, .* found none"):
         opened(tmp_path)
     with pytest.raises(UserError) as error:
-        opened(tmp_path, caption=(), images=("JPG",), most_bytes=0)
-    for field in ("caption: expected", "images: expected", "most_bytes: expected"):
+        opened(tmp_path, caption=(), images=("JPG",), max_bytes=0)
+    for field in ("caption: expected", "images: expected", "max_bytes: expected"):
         assert field in str(error.value)

@@ -60,7 +60,7 @@ def test_a_struct_with_bytes_is_an_image_and_a_struct_with_only_a_path_is_bad(tm
 def test_each_bad_row_has_its_kind(tmp_path):
     images = [b"p", None, b"", b"p" * 101, b"p"]
     path = write(tmp_path / "a.parquet", 5, image=images, caption=["x", "x", "x", "x", None], text=[None] * 5)
-    found = opened(path, most_bytes=100)
+    found = opened(path, max_bytes=100)
     assert found[0].captions == ("x",)
     kinds = ["no image", "no image", "image too large", "no caption"]
     assert [fault(found, n) for n in range(1, 5)] == [(f"a.parquet:{n + 1}", kind) for n, kind in enumerate(kinds)]

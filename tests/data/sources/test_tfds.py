@@ -39,7 +39,7 @@ def test_the_prepared_scenes_equal_the_rendered_scenes(folder):
     expected = {one["key"]: one for one in (drawn[i] for i in range(12))}
     assert isinstance(found, Records)
     assert len(found) == 12
-    seen = Images(size=16, crop="centre").of(found)
+    seen = Images(size=16, crop="centre").source_of(found)
     for index in range(12):
         record = found[index]
         scene = expected.pop(record.metadata["key"])
@@ -117,8 +117,8 @@ def test_unknown_names_urls_and_wrong_fields_are_errors(tmp_path):
         Tfds(name="no_such_data_set_of_ours", split="train").open()
     with pytest.raises(UserError, match="copy the data to this machine"):
         Tfds(name="gs://bucket/x", split="train").open()
-    with pytest.raises(UserError, match="most_bytes"):
-        Tfds(name="x", split="train", most_bytes=0).open()
+    with pytest.raises(UserError, match="max_bytes"):
+        Tfds(name="x", split="train", max_bytes=0).open()
 
 
 def test_without_the_package_the_error_names_what_to_install(monkeypatch):

@@ -132,7 +132,7 @@ def test_members_that_are_too_large_are_left_out_unread(tmp_path):
         *sample("4", image=bytes(101)),
         *sample("5", image=bytes(100)),
     ]
-    records = opened(write(tmp_path / "a.tar", *files), most_bytes=100)
+    records = opened(write(tmp_path / "a.tar", *files), max_bytes=100)
     assert keys(records) == ["0", "2", "5"]
     assert faults(records) == [("1", "caption too large"), ("3", "json too large"), ("4", "image too large")]
     assert "101 bytes, expected at most 100" in records.problems[2].reason
@@ -172,8 +172,8 @@ def test_a_byte_order_mark_is_not_part_of_a_caption(tmp_path):
 
 def test_every_wrong_field_is_reported(tmp_path):
     with pytest.raises(UserError) as error:
-        opened(write(tmp_path / "a.tar"), caption=("txt", "JSON"), images=(".jpg",), most_bytes=0)
-    for field in ("caption: expected", "images: expected", "most_bytes: expected"):
+        opened(write(tmp_path / "a.tar"), caption=("txt", "JSON"), images=(".jpg",), max_bytes=0)
+    for field in ("caption: expected", "images: expected", "max_bytes: expected"):
         assert field in str(error.value)
     for caption in ((), ("json:",), (".txt",)):
         with pytest.raises(UserError, match="caption: expected"):
@@ -202,7 +202,7 @@ def test_the_fingerprint_depends_on_records_and_their_order_and_not_on_the_folde
     assert opened(copy).fingerprint() == found["same"]
     assert opened(copy, caption=("txt", "json")).fingerprint() != found["same"]
     assert opened(copy, images=("jpg",)).fingerprint() != found["same"]
-    assert opened(copy, most_bytes=10**6).fingerprint() != found["same"]
+    assert opened(copy, max_bytes=10**6).fingerprint() != found["same"]
 
 
 @pytest.fixture
