@@ -1,4 +1,4 @@
-"""Codes written ahead: the same as from images, whatever is killed on the way and however many processes write."""
+"""Precomputed codes equal the codes of images, after kills and with any number of processes."""
 
 import os
 import random
@@ -105,7 +105,7 @@ def check_same(out, whole):
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_it_goes_on_and_no_shard_is_lost_or_doubled(whole, tmp_path, kills):
+def test_encoding_continues_after_kills_and_no_shard_is_lost_or_repeated(whole, tmp_path, kills):
     rng = random.Random(kills)
     out = tmp_path / "codes"
     for kill in range(kills):
@@ -169,7 +169,7 @@ def test_batches_of_codes_are_those_of_the_images_crop_by_crop_and_compiled_once
     assert [record["key"] for kind in bad for record in kind["records"]] == ["images.array_record:3"]
 
 
-def test_a_folder_that_was_checked_is_read_once_and_again_when_it_changes(whole, tmp_path, monkeypatch):
+def test_a_verified_folder_is_read_again_only_when_it_changes(whole, tmp_path, monkeypatch):
     from dalle_jax.data.precomputed import manifest as module
 
     read = []
