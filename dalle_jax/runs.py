@@ -1,4 +1,4 @@
-"""The root dataclass of each command: what a config file of that command fills in."""
+"""Root dataclasses of the commands. A config file fills in the fields of one of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -57,18 +57,18 @@ class Data(CaptionedData):
         ``folder`` is the run's folder. All hosts must call this together.
         """
 
-        def say(line: str) -> None:
+        def log(line: str) -> None:
             if hosts.is_first() and not quiet:
                 print(line, flush=True)
 
         return open_batches(
-            self.source, self.evaluation, self.batch_size, self.seed, self.images, self.workers, folder, say
+            self.source, self.evaluation, self.batch_size, self.seed, self.images, self.workers, folder, log
         )
 
 
 @dataclass(frozen=True)
 class TrainRun:
-    """``train``: one stage."""
+    """``train``: the training of one stage."""
 
     task: (
         TokenizeImages
@@ -117,13 +117,16 @@ class OwnData(CaptionedData):
 
 @dataclass(frozen=True)
 class TextTokenizerRun:
-    """``text-tokenizer``: a SentencePiece model from the captions of a source's first ``captions`` images.
+    """``text-tokenizer``: a SentencePiece model trained on the captions of a source's first ``captions`` images.
 
-    ``lower`` folds case. ``text_length`` and ``dropout`` are those of the model that will read it: how many captions it
-    will cut is said when the tokenizer is trained. ``blend`` names the fields that captions are in where they are not
-    only those that the images came with; all are trained on. Sources of a mixture share ``captions`` by weight.
-    Captions of the images ``held_out`` are not read; say it as ``data.evaluation`` does. (A bad record takes a place
-    in a count here, since nothing has been looked at; of a share both hold out the same.)
+    - ``lower``: fold case.
+    - ``text_length``, ``dropout``: those of the model that will use the tokenizer. The command reports how many
+      captions that model will cut.
+    - ``blend``: metadata fields with further captions. All of them are trained on.
+    - ``held_out``: images whose captions are not read. Use the value of ``data.evaluation``. A count includes bad
+      records here, since records are not checked; a share holds out the same images as training does.
+
+    The sources of a mixture share ``captions`` by weight.
     """
 
     source: SourceConfig | Mixture
@@ -140,7 +143,8 @@ class TextTokenizerRun:
     def __post_init__(self) -> None:
         if not 0.0 <= self.dropout < 1.0 or (self.dropout and self.algorithm != "bpe"):
             raise ValueError(
-                f"dropout: expected a share of a BPE's merges in [0, 1), got {self.dropout} of {self.algorithm}"
+                f"dropout: expected a share in [0, 1), and 0 unless algorithm is bpe, "
+                f"got {self.dropout} with {self.algorithm}"
             )
         if self.captions < 1 or (self.text_length is not None and self.text_length < 1):
             raise ValueError(f"captions, text_length: expected 1 or more, got {self.captions}, {self.text_length}")
@@ -148,9 +152,9 @@ class TextTokenizerRun:
 
 @dataclass(frozen=True)
 class InspectRun:
-    """``inspect``: what is in a source, and what ``images`` makes of it.
+    """``inspect``: the contents of a source, and the effect of ``images`` on it.
 
-    Of a source of more than ``examine`` images so many are looked at, evenly spread; ``cells`` are on the sheet.
+    At most ``examine`` evenly spread images are read, and ``cells`` of them are shown on the contact sheet.
     """
 
     source: ImageSourceConfig | Mixture
@@ -161,12 +165,13 @@ class InspectRun:
 
 @dataclass(frozen=True)
 class EncodeRun:
-    """``encode``: the codes that the tokenizer in the folder ``image_tokenizer`` gives for a source's images.
+    """``encode``: the codes of a source's images from the image tokenizer in the folder ``image_tokenizer``.
 
-    Of each image ``crops`` are encoded, at ``image_size`` pixels a side: those that the source shows in its first
-    epochs. A file holds the codes of ``shard_examples`` images; ``batch_size`` images are encoded at once on the
-    devices of each process. ``source``, ``images`` and ``workers`` are as in ``Data``; with ``held_out`` the
-    images are those that training is given beside it, or, with ``part`` "held_out", those that it is not.
+    - ``crops``: the number of crops of each image: those of the source's first epochs, ``image_size`` pixels a side.
+    - ``shard_examples``: the number of images whose codes one file holds.
+    - ``batch_size``: the number of images that each process encodes at once.
+    - ``source``, ``images``, ``workers``: as in ``Data``.
+    - ``part``: with ``held_out``, "training" encodes the images that training uses, "held_out" the others.
     """
 
     source: ImageSourceConfig
@@ -182,7 +187,7 @@ class EncodeRun:
 
     def __post_init__(self) -> None:
         if self.part == "held_out" and self.held_out is None:
-            raise ValueError("part: expected held_out to say which images these are, got None")
+            raise ValueError("held_out: expected @HeldOut, since part is held_out; got None")
         if self.images is not None and self.images.size != self.image_size:
             raise ValueError(f"images.size: expected image_size {self.image_size}, got {self.images.size}")
 
@@ -221,10 +226,11 @@ DEMO_STAGES = ("text", "tokenizer", "clip", "transformer", "evaluation")
 
 @dataclass(frozen=True)
 class DemoRun:
-    """``demo``: the config file of each stage by its name (``DEMO_STAGES``); each config is usable alone.
+    """``demo``: the config file of each stage, by the names in ``DEMO_STAGES``. Each config also works alone.
 
-    A file that does not exist is looked for among the package's configs. ``data`` replaces the data of every stage.
-    ``compared`` names a JSON file of measurements of several transformers, which the report shows.
+    - ``stages``: a file that does not exist is searched among the package's configs.
+    - ``data``: replaces the data of every stage.
+    - ``compared``: a JSON file with measurements of several transformers for the report.
     """
 
     title: str
@@ -241,4 +247,4 @@ class DemoRun:
 
 
 Run: TypeAlias = TrainRun | TextTokenizerRun | InspectRun | EncodeRun | EvaluateRun | DemoRun
-"""A config file says which it is by ``run = @TextTokenizerRun``; one that says nothing is a ``TrainRun``."""
+"""The kind of a run. A config chooses it with ``run = @TextTokenizerRun`` and the like; the default is ``TrainRun``."""

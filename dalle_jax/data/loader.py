@@ -28,7 +28,7 @@ VERSION = 3
 
 
 class Row(TypedDict):
-    """One row of an ``ExampleBatch``: an example with one of its captions."""
+    """A row of an ``ExampleBatch``: an example with one of its captions."""
 
     key: str
     caption: str

@@ -18,7 +18,7 @@ MAX_PERIOD = 100_000
 
 @dataclass(frozen=True)
 class MixturePart:
-    """One source of a mixture and its weight, relative to the other weights."""
+    """A source of a mixture and its weight, relative to the other weights."""
 
     source: SourceConfig
     weight: float

@@ -10,7 +10,7 @@ Metadata: TypeAlias = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Record:
-    """One encoded image with at least one caption.
+    """An encoded image with at least one caption.
 
     ``key`` names the record in reports and is unique in its source. ``metadata`` holds all other fields of the files,
     such as img2dataset's width, height, similarity and aesthetic score.
@@ -43,7 +43,7 @@ class Records(Protocol):
 
     @property
     def problems(self) -> tuple[BadRecord, ...]:
-        """The records that were left out when the files were listed."""
+        """Return the records that were left out when the files were listed."""
         ...
 
     def __len__(self) -> int:

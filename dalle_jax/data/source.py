@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Example(TypedDict):
-    """One captioned image with at least one caption. ``key`` names the record in reports.
+    """A captioned image with at least one caption. ``key`` names the record in reports.
 
     ``image`` is uint8 [H W 3]. Data that ``encode`` wrote has ``codes`` int32 [h w] instead, perhaps with a
     ``condition``: a class, or features [t c] of the caption.

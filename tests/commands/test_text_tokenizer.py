@@ -66,7 +66,7 @@ def test_the_config_says_what_is_held_out_and_drawn_scenes_hold_out_nothing(conf
 def test_dropout_of_a_unigram_model_is_refused(config, capsys, tmp_path):
     flags = ["--set", "algorithm='unigram'", "--out", str(tmp_path / "m")]
     assert main(["text-tokenizer", str(config), *flags]) == 2
-    assert "expected a share of a BPE's merges" in capsys.readouterr().err
+    assert "dropout: expected a share in [0, 1), and 0 unless algorithm is bpe" in capsys.readouterr().err
 
 
 def test_the_captions_of_scenes_are_those_of_the_drawn_ones():

@@ -1,4 +1,4 @@
-"""Tars of small images, some of them bad in every way that a stranger's are."""
+"""Tars of small images with bad records of every kind."""
 
 import io
 import json
@@ -25,11 +25,11 @@ def members(key: str, content: bytes, caption: bytes | None = None, **about: obj
 
 BOMB = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\1\x86\xa0\0\1\x86\xa0\x08\2\0\0\0" + bytes(4)
 KINDS = ("truncated", "not an image", "too many pixels", "no caption", "caption not utf-8", "broken json")
-"""What is found on reading a record, and of those only the first by decoding its pixels."""
+"""Faults that show when a record is read. Only the first needs its pixels decoded."""
 
 
 def bad(key: str, kind: str) -> list[tuple[str, bytes]]:
-    """A sample that is bad in that way."""
+    """Return the members of a sample with a fault of this kind."""
     good = image(len(key))
     return {
         "truncated": members(key, image(len(key), "JPEG", 64)[:-900]),
@@ -42,13 +42,13 @@ def bad(key: str, kind: str) -> list[tuple[str, bytes]]:
 
 
 FOUND_BEFORE = ("duplicate key", "link", "path outside", "no caption", "broken tail")
-"""What the headers of a tar tell, before any record of it is read; a sample without any text is one of them."""
+"""Faults that the headers of a tar show before any record is read. A sample without a text file is one of them."""
 
 
 def spoil(path: Path, first: int, again: str) -> dict[str, str]:
-    """Adds to a tar what its headers tell to be bad and cuts off its end; the key of each kind.
+    """Append samples that the headers show to be bad, cut off the end of the tar, and return the key of each fault.
 
-    The samples are numbered from ``first`` on; ``again`` is a key that the tar has.
+    The samples are numbered from ``first``. ``again`` is a key that the tar already has.
     """
     keys = dict(zip(FOUND_BEFORE[1:4], (f"{first + number:05d}" for number in range(3)), strict=True))
     with tarfile.open(path, "a") as tar:
@@ -68,7 +68,7 @@ def spoil(path: Path, first: int, again: str) -> dict[str, str]:
 
 
 def shard(path: Path, first: int, count: int, bad_ones: dict[int, str] | None = None) -> Path:
-    """A tar of ``count`` samples numbered from ``first`` on, those of the given numbers bad."""
+    """Write a tar of ``count`` samples numbered from ``first``; ``bad_ones`` gives the fault of some numbers."""
     samples = []
     for number in range(first, first + count):
         key = f"{number:05d}"

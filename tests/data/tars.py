@@ -1,4 +1,4 @@
-"""Small tars for tests, made member by member."""
+"""Small tars for tests, written member by member."""
 
 import io
 import tarfile
@@ -14,7 +14,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, **attributes) -> tarfile.Ta
 
 
 def write(path: Path, *members: tuple[str, bytes] | tarfile.TarInfo, format: int = tarfile.USTAR_FORMAT) -> Path:
-    """A tar of files given as (name, content) and of other members."""
+    """Write a tar of files, given as (name, content), and of other members."""
     with tarfile.open(path, "w", format=format) as tar:
         for one in members:
             info, content = (one, b"") if isinstance(one, tarfile.TarInfo) else (member(one[0]), one[1])
@@ -24,7 +24,7 @@ def write(path: Path, *members: tuple[str, bytes] | tarfile.TarInfo, format: int
 
 
 def sample(key: str, caption: str | None = None, image: bytes | None = None) -> list[tuple[str, bytes]]:
-    """An image's bytes and its caption, both of which name the key unless they are given."""
+    """Return the members of a sample. The default image and caption contain the key."""
     return [
         (f"{key}.jpg", f"image {key}".encode() if image is None else image),
         (f"{key}.txt", (f"caption {key}" if caption is None else caption).encode()),

@@ -14,17 +14,17 @@ SCENES = Scenes(size=32, levels=(1,), count=4, seed=0, split="train")
 
 
 class Named(Numbers):
-    """Examples whose keys name their source."""
+    """A source whose keys name it."""
 
     def __getitem__(self, index):
         return {**super().__getitem__(index), "key": f"{self.name}/{index}"}
 
 
 @pytest.mark.parametrize("weights", [(0.95, 0.05), (1.0, 2.0, 3.0), (0.7, 0.1, 0.1, 0.1), (5.0, 1.0, 1.0)])
-def test_every_pattern_holds_each_source_exactly_as_its_weight_says_and_spread_evenly(weights):
-    pattern = Interleaving(weights)
-    period = sum(pattern.turns)
-    places = [pattern.at(position) for position in range(3 * period)]
+def test_every_period_has_each_source_in_exact_proportion_to_its_weight_and_evenly_spread(weights):
+    interleaving = Interleaving(weights)
+    period = sum(interleaving.turns)
+    places = [interleaving.at(position) for position in range(3 * period)]
     for first in range(0, 3 * period, period):
         counts = Counter(part for part, _ in places[first : first + period])
         assert [counts[part] / period for part in range(len(weights))] == pytest.approx(
@@ -38,7 +38,7 @@ def test_every_pattern_holds_each_source_exactly_as_its_weight_says_and_spread_e
             assert abs(before - position * weight / sum(weights)) < len(weights)
 
 
-def test_each_source_of_a_mixture_goes_through_its_own_epochs():
+def test_each_source_of_a_mixture_has_its_own_epochs():
     mixed = MixedSources([Named(6, "a"), Named(4, "b")], (3.0, 1.0))
     order = keys(Loader(mixed, None, 5, seed=1), range(16))
     for name, count, times in (("a", 6, 10), ("b", 4, 5)):
@@ -48,7 +48,7 @@ def test_each_source_of_a_mixture_goes_through_its_own_epochs():
             assert sorted(own[epoch * count : (epoch + 1) * count]) == [f"{name}/{index}" for index in range(count)]
 
 
-def test_a_mixture_can_be_had_at_any_step_and_by_rows():
+def test_any_step_and_any_rows_of_a_mixture_can_be_read():
     loader = Loader(MixedSources([Named(6, "a"), Named(4, "b")], (3.0, 1.0)), None, 8, seed=1)
     whole = [loader.batch(step) for step in range(9)]
     again = Loader(MixedSources([Named(6, "a"), Named(4, "b")], (3.0, 1.0)), None, 8, seed=1)
@@ -58,7 +58,7 @@ def test_a_mixture_can_be_had_at_any_step_and_by_rows():
             assert rows[0][name] + rows[1][name] == whole[step][name]
 
 
-def test_a_source_alone_is_shuffled_as_the_first_of_a_mixture():
+def test_a_single_source_is_shuffled_like_the_first_of_a_mixture():
     alone = keys(Loader(Named(6, "a"), None, 6, seed=1), range(3))
     mixed = keys(Loader(MixedSources([Named(6, "a"), Named(4, "b")], (1.0, 1.0)), None, 6, seed=1), range(6))
     assert [key for key in mixed if key.startswith("a")] == alone
@@ -75,7 +75,7 @@ def test_the_fingerprint_changes_with_the_sources_their_order_and_the_weights():
     ("weights", "said"),
     [((1.0, 0.0), "weight: expected a positive"), ((0.333333333, 0.1), "simple shares"), ((), "at least one")],
 )
-def test_weights_that_make_no_sense_are_a_value_error(weights, said):
+def test_invalid_weights_are_a_value_error(weights, said):
     with pytest.raises(ValueError, match=said):
         Mixture({f"part_{index}": MixturePart(SCENES, weight) for index, weight in enumerate(weights)})
 
@@ -92,7 +92,7 @@ def test_parts_are_named_in_a_config_and_an_including_config_can_remove_one():
     assert loads(render(mixture), Mixture) == mixture
 
 
-def test_the_numbered_sources_of_old_configs_get_the_names_of_today():
+def test_the_numbered_sources_of_old_configs_are_reported_with_their_present_names():
     with pytest.raises(UserError) as caught:
         loads("weights = (1.0, 2.0)\nfirst = @Scenes\nfirst.size = 32\n", Mixture, "x.gin")
     assert str(caught.value).splitlines() == [

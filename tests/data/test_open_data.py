@@ -1,4 +1,4 @@
-"""From a configuration to batches: which records, in which order, whoever prepares them."""
+"""Opening of data: the records that a config gives, and their order for any number of hosts and threads."""
 
 import json
 from collections import Counter
@@ -28,7 +28,7 @@ from tests.data.damaged import KINDS, shard
 
 SCENES = Scenes(size=16, levels=(1,), count=64, seed=0, split="train")
 BAD = {number: KINDS[place % 6] for place, number in enumerate(range(3, 60, 5))}
-"""Twelve of sixty, two of each kind."""
+"""Twelve bad records of sixty, two of each kind."""
 IMAGES = Images(size=16, bad_share=0.5, validate="pixels")
 
 
@@ -60,7 +60,7 @@ def numbers(batches):
 GOOD = sorted(set(range(60)) - BAD.keys())
 
 
-def test_every_record_that_can_be_used_comes_once_per_epoch_and_no_other_does(tars):
+def test_every_usable_record_comes_once_per_epoch_and_no_other_does(tars):
     loader = data(tars, batch_size=8).open()
     held = {int(key) for batch in loader.evaluation_batches() for key in batch["key"]}
     order = numbers(keys(loader, 15))
@@ -71,7 +71,7 @@ def test_every_record_that_can_be_used_comes_once_per_epoch_and_no_other_does(ta
 
 
 @pytest.mark.parametrize("validate", ["pixels", "headers", "none"])
-def test_any_number_of_hosts_and_workers_gives_the_same_batches(tars, validate):
+def test_any_number_of_hosts_and_threads_gives_the_same_batches(tars, validate):
     images = replace(IMAGES, validate=validate)
     whole = [data(tars, images=images).open().batch(step) for step in range(8)]
     for hosts, workers in ((1, 1), (2, 4), (4, 1)):
@@ -85,7 +85,7 @@ def test_any_number_of_hosts_and_workers_gives_the_same_batches(tars, validate):
             np.testing.assert_array_equal(np.stack(pixels), np.stack(one["image"]))
 
 
-def test_with_headers_looked_at_only_broken_pixels_are_replaced_the_same_in_each_epoch(tars):
+def test_after_validation_of_headers_broken_pixels_have_the_same_substitute_in_each_epoch(tars):
     loader = data(tars, images=replace(IMAGES, validate="headers")).open()
     truncated = {number for number, kind in BAD.items() if kind == "truncated"}
     held = {int(key) for batch in loader.evaluation_batches() for key in batch["key"]}
@@ -97,7 +97,7 @@ def test_with_headers_looked_at_only_broken_pixels_are_replaced_the_same_in_each
     assert sum(epochs[0].values()) - len(epochs[0]) == len(truncated) == 2
 
 
-def test_filters_leave_out_records_ahead_and_are_counted(tars, tmp_path):
+def test_filters_drop_records_before_the_first_step_and_are_counted(tars, tmp_path):
     images = replace(IMAGES, filters=Filters(min_similarity=0.020))
     loader = data(tars, images=images).open(tmp_path)
     kept = {number for number in GOOD if number >= 20}
@@ -120,20 +120,20 @@ def test_the_report_names_every_bad_record_of_every_kind(tars, tmp_path):
     assert report["read"] == 60
 
 
-def test_the_list_of_records_is_stored_once_and_made_anew_if_damaged(tars, tmp_path, monkeypatch):
+def test_the_index_of_records_is_stored_once_and_built_again_if_damaged(tars, tmp_path, monkeypatch):
     first = keys(data(tars).open(tmp_path), 4)
     (stored,) = tmp_path.glob("usable-*")
-    looked = []
-    look = record_index._check_records
-    monkeypatch.setattr(record_index, "_check_records", lambda *given: looked.append(given) or look(*given))
-    assert keys(data(tars).open(tmp_path), 4) == first and not looked
+    checks = []
+    check = record_index._check_records
+    monkeypatch.setattr(record_index, "_check_records", lambda *given: checks.append(given) or check(*given))
+    assert keys(data(tars).open(tmp_path), 4) == first and not checks
     content = stored.read_bytes()
     stored.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert keys(data(tars).open(tmp_path), 4) == first and len(looked) == 1
+    assert keys(data(tars).open(tmp_path), 4) == first and len(checks) == 1
     assert stored.read_bytes() == content
 
 
-def test_evaluation_is_the_centre_crop_and_the_same_in_training_order_or_not(tars):
+def test_evaluation_uses_the_centre_crop_and_does_not_depend_on_the_seed_of_training(tars):
     loader, other = data(tars).open(), data(tars, seed=5, workers=2).open()
     one, two = (next(iter(loaded.evaluation_batches())) for loaded in (loader, other))
     assert one["key"] == two["key"]
@@ -141,7 +141,7 @@ def test_evaluation_is_the_centre_crop_and_the_same_in_training_order_or_not(tar
     assert one["image"][0].shape == (16, 16, 3)
 
 
-def test_too_many_bad_records_stop_it_before_the_first_step(tars):
+def test_too_many_bad_records_stop_the_run_before_the_first_step(tars):
     with pytest.raises(UserError, match=r"12 of 60 records are bad, 20\.0%, but bad_share allows 10\.0%: 2 trunc"):
         data(tars, images=replace(IMAGES, bad_share=0.1)).open()
 
@@ -153,7 +153,7 @@ def test_without_a_survey_it_stops_when_that_is_agreed(tars):
         loader.stop_together()
 
 
-def test_the_report_goes_on_where_an_earlier_start_of_the_run_left_it(tars, tmp_path):
+def test_a_resumed_run_continues_the_report_of_its_folder(tars, tmp_path):
     config = data(tars, images=replace(IMAGES, validate="headers"))
     first = config.open(tmp_path)
     keys(first, 8)
@@ -165,7 +165,7 @@ def test_the_report_goes_on_where_an_earlier_start_of_the_run_left_it(tars, tmp_
     assert again.report()[1] == first.report()[1]
 
 
-def test_the_fingerprint_changes_with_what_is_held_out_and_what_is_left_out(tars):
+def test_the_fingerprint_changes_with_the_held_out_and_the_dropped_records(tars):
     changes = [
         {},
         {"evaluation": HeldOut(count=9)},
@@ -178,7 +178,7 @@ def test_the_fingerprint_changes_with_what_is_held_out_and_what_is_left_out(tars
     assert data(tars, workers=3).open().fingerprint() == data(tars).open().fingerprint()
 
 
-def test_a_mixture_takes_records_and_drawn_scenes_by_weight(tars):
+def test_a_mixture_has_records_and_rendered_scenes_in_proportion_to_their_weights(tars):
     mixture = mixed({"tars": (WebDataset((tars,)), 3.0), "scenes": (SCENES, 1.0)})
     loader = data(tars, source=mixture, evaluation=WebDataset((f"{tars}/1.tar",))).open()
     for step in range(4):
@@ -198,7 +198,7 @@ def test_examples_held_out_of_each_source_of_a_mixture_are_never_trained_on(tars
 
 
 @pytest.mark.parametrize("nothing", [None, HeldOut(count=0), HeldOut(share=0.0)], ids=["None", "count", "share"])
-def test_with_nothing_held_out_every_record_is_trained_on_and_it_is_said(tars, nothing, capsys):
+def test_with_nothing_held_out_every_record_is_trained_on_and_the_log_says_so(tars, nothing, capsys):
     loader = data(tars, evaluation=nothing, batch_size=64).open()
     assert list(loader.evaluation_batches()) == []
     assert sorted(numbers(keys(loader, 3)))[::4] == GOOD  # 192 of 48 are four epochs
@@ -226,12 +226,12 @@ def test_a_partial_batch_of_held_out_records_is_evaluated(tars):
         ({"workers": -1}, r"at least 0 data workers"),
     ],
 )
-def test_what_cannot_be_used_is_one_clear_error(tars, changes, said):
+def test_unusable_data_is_a_user_error_that_names_the_field(tars, changes, said):
     with pytest.raises(UserError, match=said):
         data(tars, **changes).open()
 
 
-def test_a_run_of_images_of_another_size_than_the_tasks_is_refused_with_its_line(tars):
+def test_images_of_another_size_than_the_task_needs_are_refused(tars):
     text = (
         "task = @TokenizeImages\ntask.image_size = 32\ntask.model.downsample = 8\ntask.model.width = 16\n"
         "task.model.blocks = 1\ntask.model.codebook_size = 32\ntask.model.code_width = 8\n"
@@ -247,7 +247,7 @@ def test_a_run_of_images_of_another_size_than_the_tasks_is_refused_with_its_line
         loads(without, TrainRun)
 
 
-def test_going_on_with_other_data_is_refused_with_the_line_that_changed(tars, tmp_path):
+def test_resuming_with_other_data_is_refused_with_the_line_that_changed(tars, tmp_path):
     config = data(tars)
     changes = {
         r"had 'data\.evaluation\.count = 8'": data(tars, evaluation=HeldOut(count=9)),

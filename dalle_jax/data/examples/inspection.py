@@ -97,7 +97,7 @@ def inspect(
 
 
 class _Inspector:
-    """One pass over a source that fills ``findings``."""
+    """A single pass over a source that fills ``findings``."""
 
     def __init__(self, source: Source | Records, images: Images, findings: InspectionFindings):
         self._source = source

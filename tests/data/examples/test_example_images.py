@@ -34,7 +34,7 @@ def cropped(content, box, size):
 
 
 class Made:
-    """Records by index: made when read, some of them changed; counts how often each is read."""
+    """Records made when they are read, some of them changed. ``reads`` counts the reads of each."""
 
     def __init__(self, count, changed=None, problems=(), name="made"):
         self.count, self.changed, self.problems, self.name = count, changed or {}, tuple(problems), name
@@ -83,7 +83,7 @@ def test_the_centre_crop_is_the_same_in_every_epoch():
     np.testing.assert_array_equal(source.example(2, 9)["image"], source[2]["image"])
 
 
-def test_the_size_that_a_crop_is_chosen_for_is_that_of_the_upright_image():
+def test_crops_are_chosen_for_the_size_of_the_upright_image():
     exif = Image.Exif()
     exif[274] = 6
     out = io.BytesIO()
@@ -92,7 +92,7 @@ def test_the_size_that_a_crop_is_chosen_for_is_that_of_the_upright_image():
     np.testing.assert_array_equal(source[0]["image"], cropped(out.getvalue(), centre_box(20, 40), 8))
 
 
-def test_a_jpeg_decoded_at_a_reduced_size_shows_nearly_the_same():
+def test_a_jpeg_decoded_at_a_reduced_size_has_nearly_the_same_pixels():
     y, x = np.mgrid[:400, :600]
     out = io.BytesIO()
     smooth = np.stack([x * 0.4, y * 0.6, (x + y) * 0.2], axis=2).astype(np.uint8)
@@ -110,7 +110,7 @@ def bad_records(count, every):
     return {index: kinds[index // every % 4] for index in range(0, count, every)}
 
 
-def test_a_bad_record_is_replaced_by_the_same_one_everywhere_and_counted_once():
+def test_a_bad_record_has_the_same_substitute_everywhere_and_is_counted_once():
     changed = bad_records(200, 10)
     records = Made(200, changed)
     source, other = (replace(CONFIG, bad_share=0.2).source_of(one) for one in (records, Made(200, changed)))
@@ -129,7 +129,7 @@ def test_a_bad_record_is_replaced_by_the_same_one_everywhere_and_counted_once():
     assert source.report.counts() == other.report.counts() == (200, 20)
 
 
-def test_the_report_is_written_and_names_so_many(tmp_path):
+def test_the_report_is_written_as_json_with_keys_and_reasons(tmp_path):
     source = replace(CONFIG, bad_share=0.2).source_of(
         Made(60, bad_records(60, 6), [BadRecord("twice", "duplicate key", "x")])
     )
@@ -147,14 +147,14 @@ def read_all(source, count):
         source[index]
 
 
-def test_past_the_share_of_bad_records_the_run_stops_and_says_why():
+def test_a_run_with_more_than_bad_share_stops_and_names_the_faults():
     source = replace(CONFIG, bad_share=0.05).source_of(Made(1000, bad_records(1000, 10)))
     expected = r"1\d of 10\d records are bad.*allows 5.0%: \d truncated \(k0, .*Fix or remove them"
     with pytest.raises(UserError, match=expected):
         read_all(source, 1000)
 
 
-def test_nothing_stops_before_100_reads_and_a_small_source_is_judged_when_all_of_it_is_read():
+def test_bad_share_is_enforced_after_100_reads_or_after_all_records_of_a_small_source():
     source = replace(CONFIG, bad_share=0.3).source_of(Made(1000, {index: {"image": b"?"} for index in range(40)}))
     read_all(source, 40)
     assert source.report.counts()[1] == 40
@@ -165,7 +165,7 @@ def test_nothing_stops_before_100_reads_and_a_small_source_is_judged_when_all_of
         read_all(small, 10)
 
 
-def test_too_many_problems_stop_it_before_anything_is_read():
+def test_too_many_problems_stop_the_run_before_any_record_is_read():
     records = Made(10, problems=[BadRecord(f"p{i}", "link", "a link") for i in range(5)])
     with pytest.raises(UserError, match=r"5 of 15 records are bad, 33.3%.*5 link \(p0, p1, p2, …\)"):
         replace(CONFIG, bad_share=0.3).source_of(records)
@@ -173,7 +173,7 @@ def test_too_many_problems_stop_it_before_anything_is_read():
     assert not records.reads
 
 
-def test_what_filters_drop_is_replaced_and_counted_but_is_no_fault():
+def test_dropped_records_have_substitutes_and_do_not_count_as_bad():
     changed = {
         1: {"metadata": {"similarity": 0.1}},
         2: {"image": image(0, 20, 50)},
@@ -195,13 +195,13 @@ def test_what_filters_drop_is_replaced_and_counted_but_is_no_fault():
     assert source.report.counts() == (30, 0)
 
 
-def test_where_nothing_is_left_the_error_says_what_dropped_it():
+def test_if_no_record_is_usable_the_error_names_the_filters():
     source = replace(CONFIG, filters=Filters(min_side=21)).source_of(Made(12))
     with pytest.raises(UserError, match=r"none among 12 \(bad: none; dropped: 12 side \(k"):
         source[0]
 
 
-def test_of_several_captions_those_of_the_right_length_are_given():
+def test_captions_outside_the_permitted_lengths_are_not_given():
     records = Made(1, {0: {"captions": ("no", "a dog", "one dog")}})
     assert replace(CONFIG, filters=Filters(min_characters=3)).source_of(records)[0]["captions"] == ["a dog", "one dog"]
 
@@ -229,7 +229,7 @@ def test_a_record_without_any_of_the_blended_captions_is_bad():
     assert source.report.content()["bad"]["no caption"]["records"][0]["key"] == "k1"
 
 
-def test_threads_see_the_same_and_count_each_record_once():
+def test_threads_get_the_same_examples_and_count_each_record_once():
     changed = bad_records(120, 10)
     alone = [replace(CONFIG, bad_share=0.2).source_of(Made(120, changed))[index] for index in range(120)]
     source = replace(CONFIG, bad_share=0.2).source_of(Made(120, changed))
@@ -241,7 +241,7 @@ def test_threads_see_the_same_and_count_each_record_once():
     assert source.report.counts() == (120, 12)
 
 
-def test_the_fingerprint_changes_with_what_changes_an_example():
+def test_the_fingerprint_changes_with_everything_that_changes_an_example():
     changes = (
         {},
         {"size": 9},
@@ -259,7 +259,7 @@ def test_the_fingerprint_changes_with_what_changes_an_example():
     assert replace(CONFIG, bad_share=0.7).source_of(Made(3)).fingerprint() == prints[0]
 
 
-def test_everything_wrong_is_reported_together():
+def test_all_invalid_fields_are_reported_together():
     wrong = Images(
         size=0, seed=-1, background=(0, 0, 256), limits=Limits(pixels=10**9), filters=Filters(min_side=0),
         blend=Blend((), ()), bad_share=2.0,

@@ -44,7 +44,7 @@ def findings(records):
     return inspect(records, config, max_examples=100, cells=9)
 
 
-def test_every_record_is_counted_once_by_what_becomes_of_it(findings):
+def test_every_record_is_counted_once_as_usable_dropped_or_bad(findings):
     content = to_json(findings)
     assert (content["listed"], content["examined"], content["usable"]) == (13, 13, 9)
     assert {kind: one["count"] for kind, one in content["dropped"].items()} == {"aspect": 1, "caption length": 1}
@@ -54,14 +54,14 @@ def test_every_record_is_counted_once_by_what_becomes_of_it(findings):
     assert content["sizes"][0] == {"width": 40, "height": 30, "count": 10}
 
 
-def test_twins_are_found_and_named(findings):
+def test_repeated_images_and_captions_are_found_with_their_keys(findings):
     same = to_json(findings)["same"]
     assert same["image"] == {"count": 1, "examples": [["002", "104"]]}
     assert same["caption"] == {"count": 1, "examples": [["001", "104"]]}
     assert same["key"]["count"] == 0
 
 
-def test_words_and_numbers_are_those_of_the_captions(findings):
+def test_words_and_quantiles_describe_captions_and_crops(findings):
     content = to_json(findings)
     assert content["words"]["cat's"] == content["words"]["cat"] == 9
     assert content["numbers"]["characters of a caption"]["most"] == len("the 1 Cat's cat")
@@ -80,7 +80,7 @@ def test_the_sheet_is_spread_over_the_source_and_the_page_escapes_what_captions_
     assert "9 usable" in format_text(content) and "dropped: 1 aspect (100)" in format_text(content)
 
 
-def test_large_sources_are_looked_at_evenly():
+def test_a_large_source_is_sampled_evenly():
     source = Scenes(size=16, levels=(1,), count=1000, seed=0, split="train").open()
     found = inspect(source, Images(size=16), max_examples=11, cells=4)
     assert (found.listed, found.examined, found.usable) == (1000, 11, 11)
@@ -88,7 +88,7 @@ def test_large_sources_are_looked_at_evenly():
     assert len(keys) == 4 and keys[0] == 0 and keys[-1] > 700
 
 
-def test_a_cell_shows_the_whole_image_and_what_is_cut_out_of_it():
+def test_a_cell_shows_the_whole_image_with_the_box_of_its_crop():
     pixels = np.zeros((20, 40, 3), np.uint8)
     plain = contact_cell(pixels, 80)
     assert plain.shape == (80, 80, 3)

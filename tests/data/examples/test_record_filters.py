@@ -8,7 +8,7 @@ def record(*captions, **metadata):
     return Record(key="1", image=b"", captions=captions or ("a dog",), metadata=metadata)
 
 
-def test_without_limits_everything_is_kept():
+def test_without_limits_every_record_is_kept():
     assert Filters().failed_filter(record()) is None
     assert Filters().failed_size_filter(1, 10_000) is None
     assert Filters().keep_captions(("x", " ", "", "y" * 10_000)) == ("x", "y" * 10_000)
@@ -24,7 +24,7 @@ def test_without_limits_everything_is_kept():
         ({"languages": ("en", "de")}, "language", ("en", "DE"), ("fr", "")),
     ],
 )
-def test_each_limit_keeps_its_own_value_and_counts_under_its_field(limit, field, passes, fails):
+def test_each_limit_is_inclusive_and_drops_under_the_name_of_its_field(limit, field, passes, fails):
     filters = Filters(**limit)
     for value in passes:
         assert filters.failed_filter(record(**{field: value})) is None
@@ -36,13 +36,13 @@ def test_each_limit_keeps_its_own_value_and_counts_under_its_field(limit, field,
         assert Filters(**limit, missing="keep").failed_filter(record(**about)) is None
 
 
-def test_other_names_of_a_field_are_known():
+def test_alternative_names_of_a_field_are_known():
     assert Filters(min_aesthetic=5.0).failed_filter(record(AESTHETIC_SCORE=6.0)) is None
     assert Filters(min_aesthetic=5.0).failed_filter(record(aesthetic="", aesthetic_score=4.0)) == "aesthetic"
     assert Filters(languages=("en",)).failed_filter(record(lang="en")) is None
 
 
-def test_a_record_is_counted_under_the_first_filter_that_it_does_not_pass():
+def test_a_record_is_dropped_under_the_first_filter_that_it_fails():
     filters = Filters(min_similarity=0.3, max_punsafe=0.1)
     assert filters.failed_filter(record(similarity=0.1, punsafe=1.0)) == "similarity"
     assert filters.failed_filter(record(similarity=0.5, punsafe=1.0)) == "punsafe"
@@ -56,7 +56,7 @@ def test_sides_and_aspect_are_those_of_the_image():
     assert [filters.failed_size_filter(*size) for size in ((63, 64), (1000, 63))] == ["side"] * 2
 
 
-def test_captions_are_kept_by_their_length():
+def test_captions_outside_the_permitted_lengths_are_removed():
     assert Filters(min_characters=3, max_characters=5).keep_captions(("ab", "abc", "abcde", "abcdef", " ab  ")) == (
         "abc",
         "abcde",
@@ -76,7 +76,7 @@ def test_captions_are_kept_by_their_length():
         {"max_characters": 0},
     ],
 )
-def test_limits_that_make_no_sense_are_named(wrong):
+def test_an_invalid_limit_is_reported_by_its_name(wrong):
     (message,) = Filters(**wrong).problems()
     assert next(iter(wrong)).split("_", 1)[1] in message
     assert Filters(min_side=1, max_aspect=1.0, min_characters=4, max_characters=4).problems() == []
