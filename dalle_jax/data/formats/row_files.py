@@ -1,8 +1,8 @@
-"""Records that are the rows of files: checks of their config, the file of each row, and the keys of rows."""
+"""Records that are the rows of files: the file of each row, and the keys of rows."""
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 from dalle_jax.config.errors import UserError
@@ -58,17 +58,6 @@ class RowRecords(ABC):
         """Return the key of record ``index`` without reading it."""
         file, row = self._rows.find(index)
         return f"{self._labels[file]}:{row}"
-
-
-def check_config(source: str, at_least_one: Mapping[str, int], caption: Sequence[str] | None = None) -> None:
-    """Check the fields that sources of rows share. Raises one UserError that names each wrong field.
-
-    ``caption`` holds the names of caption columns; None means that the source has no such field.
-    """
-    problems = ["caption: expected names of columns that hold captions, got none"] if caption == () else []
-    problems += [f"{name}: expected at least 1, got {value}" for name, value in at_least_one.items() if value < 1]
-    if problems:
-        raise UserError(f"{source}: " + "; ".join(problems))
 
 
 def short_names(paths: Iterable[str]) -> list[str]:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 
-from dalle_jax.config.errors import UserError
 from dalle_jax.data.records import BadRecord, Metadata
 
 MOST_OF_A_TEXT = 64 * 2**10
@@ -63,13 +62,3 @@ def unique_captions(key: str, captions: Iterable[str]) -> tuple[str, ...]:
     if not found:
         raise BadRecord(key, "no caption", "its captions are empty")
     return found
-
-
-def check_config(source: str, images: tuple[str, ...], max_bytes: int, problems: list[str]) -> None:
-    """Check the fields that sources of files share. Raises one UserError for these and for ``problems``."""
-    if not images or not all(one and one == one.lower().strip(".") for one in images):
-        problems.append(f"images: expected file extensions in lower case without a dot, got {images}")
-    if max_bytes < 1:
-        problems.append(f"max_bytes: expected at least 1, got {max_bytes}")
-    if problems:
-        raise UserError(f"{source}: " + "; ".join(problems))

@@ -10,7 +10,8 @@ from dalle_jax.data.files.cache import local_file
 from dalle_jax.data.files.patterns import find_files
 from dalle_jax.data.formats import array_files
 from dalle_jax.data.formats.array_record_layout import decode_record, encode_record
-from dalle_jax.data.formats.row_files import RowRecords, check_config, short_names
+from dalle_jax.data.formats.config_checks import check_config
+from dalle_jax.data.formats.row_files import RowRecords, short_names
 from dalle_jax.data.records import BadRecord, Record
 
 VERSION = 1

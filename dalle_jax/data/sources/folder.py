@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.formats import sidecars
+from dalle_jax.data.formats.config_checks import check_config
 from dalle_jax.data.formats.folder_listing import list_folder, read_whole
 from dalle_jax.data.formats.folder_metadata import read_metadata
 from dalle_jax.data.records import BadRecord, Record
@@ -33,8 +34,7 @@ class Folder:
 
     def open(self) -> "FolderRecords":
         """List the folder and read its metadata files. Raises UserError for wrong fields or without any image."""
-        problems = [] if self.caption else ["caption: expected names of metadata fields that hold captions, got none"]
-        sidecars.check_config("folder of images", self.images, self.max_bytes, problems)
+        check_config("folder of images", {"max_bytes": self.max_bytes}, self.caption, self.images)
         return FolderRecords(self)
 
 

@@ -13,7 +13,8 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.files.patterns import find_files
 from dalle_jax.data.files.ranges import DataFile, read_range
 from dalle_jax.data.formats import sidecars
-from dalle_jax.data.formats.row_files import RowRecords, Rows, check_config, short_names
+from dalle_jax.data.formats.config_checks import check_config
+from dalle_jax.data.formats.row_files import RowRecords, Rows, short_names
 from dalle_jax.data.records import BadRecord, Record
 
 VERSION = 1

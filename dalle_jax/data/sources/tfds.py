@@ -11,7 +11,8 @@ import numpy as np
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.formats import sidecars
-from dalle_jax.data.formats.row_files import RowRecords, check_config
+from dalle_jax.data.formats.config_checks import check_config
+from dalle_jax.data.formats.row_files import RowRecords
 from dalle_jax.data.records import BadRecord, Record
 from dalle_jax.data.sources import tfds_scenes
 

@@ -11,6 +11,7 @@ import numpy as np
 from dalle_jax.data.files.patterns import find_files
 from dalle_jax.data.files.ranges import read_byte_ranges
 from dalle_jax.data.formats import sidecars
+from dalle_jax.data.formats.config_checks import check_config
 from dalle_jax.data.formats.tar_index import TarIndex, load_index
 from dalle_jax.data.records import BadRecord, Record
 
@@ -45,7 +46,7 @@ class WebDataset:
         problems = []
         if not self.caption or not all(_CAPTION.fullmatch(one) for one in self.caption):
             problems.append(f"caption: expected extensions in lower case (txt), json or json:FIELD, got {self.caption}")
-        sidecars.check_config("tars of images", self.images, self.max_bytes, problems)
+        check_config("tars of images", {"max_bytes": self.max_bytes}, images=self.images, problems=problems)
         found = [load_index(file, self.index_folder) for file in find_files(self.files, (".tar",))]
         if unstored := [one.file.name for one, is_stored in found if not is_stored]:
             more = f" and {len(unstored) - 1} more" if len(unstored) > 1 else ""

@@ -12,7 +12,7 @@ from tests.data.tars import sample, write
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Gives parts of ``files``; what is wrong with an answer stands in ``faults``, the first for the next request."""
+    """A server of byte ranges of ``files``. The next answer has the first fault in ``faults``, if there are any."""
 
     files: dict[str, bytes]
     faults: list[int | str]
@@ -47,7 +47,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    """The handler's class with ``url`` of a server on this machine."""
+    """The handler class of a running local server, with its ``url``."""
     monkeypatch.setattr(http_ranges, "FIRST_WAIT", 0.001)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     handler = type("OneServer", (Server,), {"files": {}, "faults": [], "asked": []})
@@ -60,7 +60,7 @@ def server(monkeypatch):
         thread.join()
 
 
-def test_tars_of_a_web_server_are_records_read_one_request_each(server, tmp_path):
+def test_tars_on_a_web_server_are_read_with_one_request_per_record(server, tmp_path):
     for number in range(3):
         path = write(tmp_path / f"{number}.tar", *sample(f"{number}0"), *sample(f"{number}1"))
         server.files[f"/set/{number}.tar"] = path.read_bytes()
@@ -79,7 +79,7 @@ def test_tars_of_a_web_server_are_records_read_one_request_each(server, tmp_path
     assert [(one.key, one.kind) for one in config.open().problems] == [(key, "duplicate key") for key in ("00", "01")]
 
 
-def test_parts_beyond_the_end_are_short_and_empty_files_are_empty(server):
+def test_ranges_beyond_the_end_are_short_and_empty_files_are_empty(server):
     server.files = {"/a": b"abcdef", "/empty": b""}
     file = find_file(f"{server.url}/a")
     assert [read_range(file, start, 3) for start in (0, 4, 6)] == [b"abc", b"ef", b""]
@@ -89,14 +89,14 @@ def test_parts_beyond_the_end_are_short_and_empty_files_are_empty(server):
 
 
 @pytest.mark.parametrize("faults", [[503], [429, 500, 502], ["cut"], ["cut", 503, "cut"]])
-def test_what_passes_is_tried_again(server, faults):
+def test_faults_that_pass_are_retried(server, faults):
     server.files = {"/a": b"abcdef"}
     server.faults[:] = faults
     assert http_ranges.read_url_range(f"{server.url}/a", 1, 3) == b"bcd"
     assert len(server.asked) == len(faults) + 1
 
 
-def test_what_does_not_pass_is_an_error_that_says_what(server):
+def test_a_fault_that_stays_is_an_error_that_describes_it(server):
     server.files = {"/a": b"abcdef"}
     url = f"{server.url}/a"
     server.faults[:] = [503] * http_ranges.TRIES

@@ -41,7 +41,7 @@ def found(folder, *patterns):
         (["a.json"], ["a.json"]),
     ],
 )
-def test_patterns_name_files_sorted_and_once(folder, patterns, files):
+def test_patterns_match_files_sorted_and_without_duplicates(folder, patterns, files):
     if files is None:
         with pytest.raises(UserError, match=r"part-011\.tar"):
             found(folder, *patterns)
@@ -49,7 +49,7 @@ def test_patterns_name_files_sorted_and_once(folder, patterns, files):
         assert found(folder, *patterns) == files
 
 
-def test_one_error_names_every_pattern_without_files_and_every_number_that_is_missing(folder):
+def test_one_error_names_every_pattern_without_files_and_every_missing_number(folder):
     with pytest.raises(UserError) as error:
         found(folder, "a.tar", "none/*.tar", "part-{000..002}.tar", "b{1,2}.tar")
     for name in ("none/*.tar", "part-002.tar (of", "b1.tar (of", "b2.tar (of"):
@@ -59,13 +59,13 @@ def test_one_error_names_every_pattern_without_files_and_every_number_that_is_mi
         expand_paths([], (".tar",))
 
 
-def test_a_folder_without_files_of_the_kind_is_an_error_that_names_it(folder):
+def test_a_folder_without_files_of_the_suffix_is_an_error_with_its_name(folder):
     (folder / "empty").mkdir()
     with pytest.raises(UserError, match=r"with \.tar in them; found nothing for .*/empty"):
         found(folder, "empty")
 
 
-def test_the_web_has_names_and_braces_but_no_patterns():
+def test_web_urls_may_have_braces_but_not_globs():
     assert expand_paths(["https://example.org/{00..02}.tar?x=1"], (".tar",)) == tuple(
         f"https://example.org/0{number}.tar?x=1" for number in range(3)
     )
@@ -73,7 +73,7 @@ def test_the_web_has_names_and_braces_but_no_patterns():
         expand_paths(["https://example.org/*.tar"], (".tar",))
 
 
-def test_another_kind_of_url_is_an_error():
+def test_a_url_of_another_scheme_is_an_error():
     with pytest.raises(UserError, match="ftp://example"):
         expand_paths(["ftp://example.org/a.tar"], (".tar",))
 
@@ -92,7 +92,7 @@ def test_another_kind_of_url_is_an_error():
         ("{a,a}", ["a"]),
     ],
 )
-def test_braces_stand_for_what_a_shell_makes_of_them(pattern, names):
+def test_braces_expand_as_in_a_shell(pattern, names):
     assert expand_braces(pattern) == names
 
 

@@ -19,7 +19,7 @@ def built(path):
 
 
 def contents(path):
-    """{key: {extension: bytes}} through the index."""
+    """Read all members through the index: {key: {extension: bytes}}."""
     found = built(path)
     return {
         found.key(one): {extension: read_range(found.file, *span) for extension, span in found.byte_ranges(one).items()}
@@ -32,7 +32,7 @@ def faults(path):
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_members_are_found_as_tarfile_finds_them_whatever_the_format_and_the_length_of_names(tmp_path, format):
+def test_members_equal_those_of_tarfile_in_every_format_and_with_long_names(tmp_path, format):
     names = ["a.txt", "x/" * 60 + "b.txt", "f" * 80 + ".txt"]
     if format != tarfile.USTAR_FORMAT:
         names += ["very_long_" * 30 + ".txt", "d/" * 200 + "ü" * 90 + ".json"]
@@ -49,7 +49,7 @@ def test_members_are_found_as_tarfile_finds_them_whatever_the_format_and_the_len
     assert faults(path) == []
 
 
-def test_samples_go_by_folder_and_name_up_to_the_first_dot(tmp_path):
+def test_a_sample_is_a_folder_and_a_name_up_to_its_first_dot(tmp_path):
     files = [("./a.b/x.jpg", b"1"), ("./a.b/x.seg.PNG", b"2"), ("a.b/y.txt", b"3"), ("x.jpg", b"4"), ("README", b"5")]
     files += [("._x.jpg", b"6"), ("dots.", b"7")]
     assert contents(write(tmp_path / "a.tar", *files)) == {
@@ -59,20 +59,20 @@ def test_samples_go_by_folder_and_name_up_to_the_first_dot(tmp_path):
     }
 
 
-def test_a_key_that_comes_again_is_another_sample_even_side_by_side(tmp_path):
+def test_a_repeated_key_begins_a_new_sample_even_directly_after_the_first(tmp_path):
     found = built(write(tmp_path / "a.tar", *sample("0"), *sample("0"), *sample("1"), *sample("0")))
     assert [found.key(one) for one in range(4)] == ["0", "0", "1", "0"]
     assert len(set(found.key_hashes.tolist())) == 2
 
 
-def test_sizes_by_extension_are_those_of_the_members(tmp_path):
+def test_bytes_of_an_extension_are_the_sizes_of_its_members(tmp_path):
     found = built(write(tmp_path / "a.tar", ("0.txt", b"abc"), ("1.jpg", b""), ("1.txt", b"z"), ("2.json", b"{}")))
     assert found.bytes_of("txt").tolist() == [3, 1, -1]
     assert found.bytes_of("jpg").tolist() == [-1, 0, -1]
     assert found.bytes_of("png").tolist() == [-1, -1, -1]
 
 
-def test_links_and_special_files_and_paths_that_lead_out_are_named_and_left_out(tmp_path):
+def test_links_special_files_and_paths_out_of_the_tar_are_reported_and_left_out(tmp_path):
     path = write(
         tmp_path / "a.tar",
         *sample("good"),
@@ -97,7 +97,7 @@ def test_links_and_special_files_and_paths_that_lead_out_are_named_and_left_out(
     assert list(contents(path)) == ["good", "fine"]
 
 
-def test_a_sparse_file_is_no_file_and_what_follows_is_found(tmp_path):
+def test_a_sparse_file_is_not_a_file_and_later_members_are_found(tmp_path):
     info = member("holes.jpg", tarfile.GNUTYPE_SPARSE, size=512)
     block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
     block[482] = 1  # the map of holes goes on in a block of its own
@@ -113,7 +113,7 @@ def test_a_sparse_file_is_no_file_and_what_follows_is_found(tmp_path):
     assert list(contents(path)) == ["after"]
 
 
-def test_of_a_tar_cut_anywhere_every_whole_member_stays(tmp_path):
+def test_every_whole_member_of_a_cut_tar_is_found(tmp_path):
     whole = write(tmp_path / "whole.tar", *sample("0", image=b"p" * 700), *sample("1"), *sample("2"))
     data, all_contents = whole.read_bytes(), contents(whole)
     with tarfile.open(whole) as tar:
@@ -133,13 +133,13 @@ def test_of_a_tar_cut_anywhere_every_whole_member_stays(tmp_path):
     assert faults(path) == []
 
 
-def test_an_empty_file_is_a_broken_tail_and_no_sample(tmp_path):
+def test_an_empty_file_has_a_broken_tail_and_no_sample(tmp_path):
     (tmp_path / "a.tar").touch()
     assert faults(tmp_path / "a.tar") == [("a.tar", "broken tail")]
     assert contents(tmp_path / "a.tar") == {}
 
 
-def test_after_a_broken_header_the_rest_is_left_out(tmp_path):
+def test_members_after_a_broken_header_are_left_out(tmp_path):
     path = write(tmp_path / "a.tar", *sample("0"), *sample("1"))
     data = bytearray(path.read_bytes())
     data[2048 + 3] ^= 1
@@ -151,7 +151,7 @@ def test_after_a_broken_header_the_rest_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     "numbers", [b"-0000000005\0", b"\xff" * 12, b"\x80" + b"\xff" * 11, b"0000000zz5\0 ", b"0_0_0_0_0_5\0"]
 )
-def test_a_size_that_is_none_breaks_the_tail_and_nothing_else(tmp_path, numbers):
+def test_a_size_that_is_not_a_number_breaks_only_the_tail(tmp_path, numbers):
     path = write(tmp_path / "a.tar", *sample("0"), *sample("1"))
     data = bytearray(path.read_bytes())
     block = data[2048:2560]
@@ -166,7 +166,7 @@ def test_a_size_that_is_none_breaks_the_tail_and_nothing_else(tmp_path, numbers)
 @pytest.mark.parametrize(
     "record", [b"99 path=x\n", b"path=x\n", b"00 path=x\n", b"9999999999999999999999 a=b\n", b"6 a=b "]
 )
-def test_a_broken_pax_header_breaks_the_tail_and_nothing_else(tmp_path, record):
+def test_a_broken_pax_header_breaks_only_the_tail(tmp_path, record):
     info = member("pax", tarfile.XHDTYPE)
     info.size = len(record)
     header = info.tobuf(tarfile.USTAR_FORMAT)
@@ -196,11 +196,11 @@ def test_sizes_beyond_eight_gigabytes_are_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b"<html>" * 200, "<html>"), (b"\x1f\x8b" + bytes(600), "gzip"), (b"BZh9" * 200, "bzip2")]
+    ("content", "kind"), [(b"<html>" * 200, "<html>"), (b"\x1f\x8b" + bytes(600), "gzip"), (b"BZh9" * 200, "bzip2")]
 )
-def test_what_is_no_tar_is_an_error_that_says_what_it_is(tmp_path, content, said):
+def test_a_file_that_is_not_a_tar_is_an_error_that_describes_it(tmp_path, content, kind):
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(UserError, match=f"a.tar: expected a tar, got .*{said}"):
+    with pytest.raises(UserError, match=f"a.tar: expected a tar, got .*{kind}"):
         built(tmp_path / "a.tar")
 
 
@@ -210,7 +210,7 @@ def names_in(folder):
 
 @pytest.fixture
 def builds(monkeypatch):
-    """Which tars were indexed anew."""
+    """The names of the tars whose index was built."""
     made = []
     build = tar_index.build_index
     monkeypatch.setattr(tar_index, "build_index", lambda file: made.append(file.name) or build(file))
@@ -225,7 +225,7 @@ def same(one, other):
     )
 
 
-def test_an_index_is_stored_whole_beside_the_tar_and_read_from_there(tmp_path, builds):
+def test_an_index_is_stored_next_to_the_tar_and_read_from_there(tmp_path, builds):
     path = write(tmp_path / "a.tar", *sample("ü"), member("1.jpg", tarfile.SYMTYPE, linkname="x"), *sample("2"))
     first, is_stored = tar_index.load_index(find_file(str(path)))
     again, _ = tar_index.load_index(find_file(str(path)))
@@ -244,7 +244,7 @@ def test_an_empty_index_can_be_stored(tmp_path, builds):
     assert len(builds) == 1
 
 
-def test_an_index_is_made_again_when_the_tar_changed_in_size_or_time(tmp_path, builds):
+def test_an_index_is_built_again_when_the_tar_changes_in_size_or_time(tmp_path, builds):
     path = write(tmp_path / "a.tar", *sample("0"))
     tar_index.load_index(find_file(str(path)))
     write(path, *sample("1"), *sample("2"), *[("x.txt", bytes(20_000))])
@@ -256,7 +256,7 @@ def test_an_index_is_made_again_when_the_tar_changed_in_size_or_time(tmp_path, b
     assert len(builds) == 3
 
 
-def test_a_damaged_index_is_made_again(tmp_path, builds):
+def test_a_damaged_index_is_built_again(tmp_path, builds):
     path = write(tmp_path / "a.tar", *sample("0"), *sample("1"))
     expected, _ = tar_index.load_index(find_file(str(path)))
     place = tmp_path / "a.tar.index"
@@ -271,7 +271,7 @@ def test_a_damaged_index_is_made_again(tmp_path, builds):
     assert len(builds) == 1 + len(damaged)
 
 
-def test_nothing_half_written_is_left_when_writing_an_index_fails(tmp_path, monkeypatch):
+def test_a_failed_write_of_an_index_leaves_no_file_behind(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tar", *sample("0"))
 
     def fail(*_):
@@ -285,7 +285,7 @@ def test_nothing_half_written_is_left_when_writing_an_index_fails(tmp_path, monk
     assert names_in(tmp_path) == ["a.tar"]
 
 
-def test_an_index_goes_into_another_folder_if_one_is_given(tmp_path, builds):
+def test_an_index_is_stored_in_the_given_folder(tmp_path, builds):
     for name in ("x", "y"):
         (tmp_path / name).mkdir()
         write(tmp_path / name / "a.tar", *sample(name))
@@ -300,7 +300,7 @@ def test_an_index_goes_into_another_folder_if_one_is_given(tmp_path, builds):
     assert len(names_in(cache)) == 2
 
 
-def test_indexing_reads_headers_and_not_what_they_head(tmp_path, monkeypatch):
+def test_indexing_reads_headers_and_not_contents(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tar", *[(f"{number}.jpg", bytes(100_000)) for number in range(50)])
     asked = []
     pread = os.pread
@@ -311,7 +311,7 @@ def test_indexing_reads_headers_and_not_what_they_head(tmp_path, monkeypatch):
     assert sum(asked) == 512 * 52
 
 
-def test_behind_a_url_headers_are_read_in_large_pieces_and_give_the_same(tmp_path, monkeypatch):
+def test_headers_behind_a_url_are_read_in_large_blocks_into_the_same_index(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tar", *sample("0"), ("1.jpg", bytes(30_000)), *sample("2"), ("3.txt", bytes(9)))
     here, asked = find_file(str(path)), []
     expected = built(path)

@@ -32,7 +32,7 @@ def fault(found, index):
     return caught.value.key, caught.value.kind
 
 
-def test_what_is_written_is_read_in_order_over_files(tmp_path):
+def test_written_records_are_read_in_order_across_files(tmp_path):
     assert array_record.write(tmp_path / "in" / "b.array_record", records(3, 4)) == 2
     assert array_record.write(tmp_path / "a.array_record", records(0, 1, 2)) == 3
     found = opened(tmp_path)
@@ -48,7 +48,7 @@ def test_what_is_written_is_read_in_order_over_files(tmp_path):
             found[index]
 
 
-def test_bad_rows_are_named_each_by_its_kind_and_the_others_are_read(tmp_path):
+def test_each_bad_row_has_its_kind_and_the_good_rows_are_read(tmp_path):
     good = encode_record(b"p", ["a dog"])
     parts = {"v": 2, "image": b"p", "captions": ["x"], "metadata": {}}
     rows = {
@@ -70,7 +70,7 @@ def test_bad_rows_are_named_each_by_its_kind_and_the_others_are_read(tmp_path):
     assert fault(opened(tmp_path / "b.array_record"), 0)[1] == "broken record"
 
 
-def test_a_record_of_the_old_layout_is_named_with_the_way_out(tmp_path):
+def test_a_record_of_the_old_layout_asks_to_write_the_file_again(tmp_path):
     old = {"v": 1, "image": b"p", "captions": ["x"], "about": {}}
     array_files.write(tmp_path / "a.array_record", [msgpack.packb(old)])
     with pytest.raises(BadRecord, match="expected layout version 2, got version 1; write the file again") as error:
@@ -78,7 +78,7 @@ def test_a_record_of_the_old_layout_is_named_with_the_way_out(tmp_path):
     assert error.value.kind == "old layout"
 
 
-def test_a_byte_that_was_changed_is_a_bad_record_and_no_other(tmp_path):
+def test_a_changed_byte_makes_only_its_own_record_bad(tmp_path):
     path = tmp_path / "a.array_record"
     array_record.write(path, [Record("k", bytes(range(256)) * n, ("c",), {}) for n in range(1, 40)])
     content = bytearray(path.read_bytes())
@@ -96,7 +96,7 @@ def test_a_byte_that_was_changed_is_a_bad_record_and_no_other(tmp_path):
     assert bad[0][0] == "broken record"
 
 
-def test_what_is_no_array_record_is_refused_by_name(tmp_path):
+def test_a_file_that_is_not_array_record_is_refused_by_name(tmp_path):
     path = tmp_path / "a.array_record"
     array_record.write(path, records(*range(50)))
     path.write_bytes(path.read_bytes()[:-1000])
@@ -111,7 +111,7 @@ def test_what_is_no_array_record_is_refused_by_name(tmp_path):
         opened(tmp_path, max_bytes=0)
 
 
-def test_the_fingerprint_follows_the_contents_and_not_the_place(tmp_path):
+def test_the_fingerprint_depends_on_contents_and_not_on_the_folder(tmp_path):
     one, other, changed = (tmp_path / name for name in ("x/a.array_record", "y/a.array_record", "z/a.array_record"))
     array_record.write(one, records(*range(30)))
     array_record.write(other, records(*range(30)))
@@ -120,7 +120,7 @@ def test_the_fingerprint_follows_the_contents_and_not_the_place(tmp_path):
     assert opened(one).fingerprint() != opened(one, max_bytes=5000).fingerprint()
 
 
-def test_threads_and_forked_processes_read_what_one_reads(tmp_path):
+def test_threads_and_forked_processes_read_the_same_records(tmp_path):
     array_record.write(tmp_path / "a.array_record", records(*range(200)))
     found = opened(tmp_path)
     alone = [found[i] for i in range(200)]
@@ -130,7 +130,7 @@ def test_threads_and_forked_processes_read_what_one_reads(tmp_path):
         assert workers.map(found.__getitem__, range(200)) == alone
 
 
-def test_records_that_fail_to_come_leave_nothing_behind(tmp_path):
+def test_a_failed_write_leaves_no_file_behind(tmp_path):
     def endless():
         yield b"x"
         raise UserError("the source ends")
@@ -166,7 +166,7 @@ def web(folder):
     server.shutdown()
 
 
-def test_a_file_behind_a_url_is_copied_once_and_again_when_it_changes(tmp_path):
+def test_a_file_behind_a_url_is_downloaded_once_and_again_when_it_changes(tmp_path):
     array_record.write(tmp_path / "site/a.array_record", records(*range(20)))
     with web(tmp_path / "site") as (server, url):
         with pytest.raises(UserError, match=r"source\.cache"):
@@ -180,7 +180,7 @@ def test_a_file_behind_a_url_is_copied_once_and_again_when_it_changes(tmp_path):
         assert opened(f"{url}/a.array_record", **cache)[7].captions == ("a 47", "one 47")
 
 
-def test_rows_find_their_files_also_past_empty_ones():
+def test_rows_find_their_files_past_empty_files():
     rows = Rows([2, 0, 3, 0])
     assert [rows.find(i) for i in range(len(rows))] == [(0, 0), (0, 1), (2, 0), (2, 1), (2, 2)]
     assert short_names(["d/a", "d/e/b", "d/c"]) == ["a", "e/b", "c"]

@@ -30,7 +30,7 @@ def faults(records):
     return sorted((problem.key, problem.kind) for problem in records.problems)
 
 
-def test_images_with_texts_beside_them_are_records_sorted_by_path(tmp_path):
+def test_images_with_texts_next_to_them_are_records_sorted_by_path(tmp_path):
     files = {"b/x.jpg": "1", "b/x.txt": "a dog\n\none dog\n", "b/x.json": '{"width": 3, "caption": "j"}'}
     files |= {"a.b.PNG": "2", "a.b.txt": "a cat", "x.jpg": "3", "x.txt": "an x", "x.webp": "4", "notes.md": "n"}
     files |= {".hidden/y.jpg": "5", ".hidden/y.txt": "h", "._x.jpg": "6", "alone.txt": "t"}
@@ -52,14 +52,14 @@ def lines(*objects):
     return "\n".join(one if isinstance(one, str) else json.dumps(one) for one in objects)
 
 
-def test_metadata_jsonl_names_images_from_its_own_folder_on(tmp_path):
-    said = [
+def test_paths_in_metadata_jsonl_are_relative_to_its_folder(tmp_path):
+    content = [
         {"file_name": "1.jpg", "text": "one", "score": 5.5},
         {"file_name": "in/2.jpg", "caption": ["two", "deux", ""], "tags": ["x"]},
         "",
         {"file_name": "3.jpg", "label": 7},
     ]
-    files = {"t/metadata.jsonl": "\ufeff" + lines(*said), "t/1.jpg": "1", "t/in/2.jpg": "2", "t/3.jpg": "3"}
+    files = {"t/metadata.jsonl": "\ufeff" + lines(*content), "t/1.jpg": "1", "t/in/2.jpg": "2", "t/3.jpg": "3"}
     files |= {"t/3.txt": "three", "t/1.txt": "not this", "4.jpg": "4", "4.txt": "four"}
     records = opened(fill(tmp_path, files))
     assert all_of(records) == {
@@ -71,9 +71,9 @@ def test_metadata_jsonl_names_images_from_its_own_folder_on(tmp_path):
     assert records.problems == ()
 
 
-def test_metadata_csv_may_quote_commas_and_lines(tmp_path):
-    said = 'file_name,text,score\r\n1.jpg,"a dog, ""sitting""\nhere",5\r\n2.jpg,a cat,\r\n\r\n'
-    records = opened(fill(tmp_path, {"metadata.csv": said, "1.jpg": "1", "2.jpg": "2"}))
+def test_metadata_csv_may_quote_commas_and_line_breaks(tmp_path):
+    content = 'file_name,text,score\r\n1.jpg,"a dog, ""sitting""\nhere",5\r\n2.jpg,a cat,\r\n\r\n'
+    records = opened(fill(tmp_path, {"metadata.csv": content, "1.jpg": "1", "2.jpg": "2"}))
     assert all_of(records) == {
         "1.jpg": (b"1", ('a dog, "sitting"\nhere',), {"score": "5"}),
         "2.jpg": (b"2", ("a cat",), {"score": ""}),
@@ -81,13 +81,13 @@ def test_metadata_csv_may_quote_commas_and_lines(tmp_path):
 
 
 def test_the_config_names_the_fields_of_captions(tmp_path):
-    said = lines({"file_name": "1.jpg", "text": "one", "alt": "other"})
-    folder = fill(tmp_path, {"metadata.jsonl": said, "1.jpg": "1"})
+    content = lines({"file_name": "1.jpg", "text": "one", "alt": "other"})
+    folder = fill(tmp_path, {"metadata.jsonl": content, "1.jpg": "1"})
     assert all_of(opened(folder, caption=("alt",))) == {"1.jpg": (b"1", ("other",), {"text": "one"})}
 
 
-def test_lines_that_cannot_be_used_are_named_and_the_others_stay(tmp_path):
-    said = [
+def test_lines_with_faults_are_reported_and_the_other_lines_are_used(tmp_path):
+    objects = [
         {"file_name": "good.jpg", "text": "good"},
         "{",
         "[]",
@@ -99,7 +99,7 @@ def test_lines_that_cannot_be_used_are_named_and_the_others_stay(tmp_path):
         {"file_name": "empty.jpg", "text": " "},
         {"file_name": "notes.md", "text": "x"},
     ]
-    content = lines(*said).encode() + b'\n{"file_name": "latin.jpg", "text": "caf\xe9"}'
+    content = lines(*objects).encode() + b'\n{"file_name": "latin.jpg", "text": "caf\xe9"}'
     files = {"metadata.jsonl": content, "good.jpg": "1", "empty.jpg": "2", "notes.md": "3", "unnamed.jpg": "4"}
     records = opened(fill(tmp_path, files))
     assert all_of(records) == {"good.jpg": (b"1", ("good",), {})}
@@ -120,15 +120,15 @@ def test_lines_that_cannot_be_used_are_named_and_the_others_stay(tmp_path):
     )
 
 
-def test_rows_of_a_csv_that_cannot_be_used_are_named(tmp_path):
-    said = b"file_name,text\n1.jpg,one\n2.jpg\n3.jpg,caf\xe9\n4.jpg,four\n"
-    records = opened(fill(tmp_path, {"metadata.csv": said, "1.jpg": "1", "4.jpg": "4"}))
+def test_rows_of_a_csv_with_faults_are_reported(tmp_path):
+    content = b"file_name,text\n1.jpg,one\n2.jpg\n3.jpg,caf\xe9\n4.jpg,four\n"
+    records = opened(fill(tmp_path, {"metadata.csv": content, "1.jpg": "1", "4.jpg": "4"}))
     assert list(all_of(records)) == ["1.jpg", "4.jpg"]
     assert faults(records) == [("metadata.csv:3", "broken metadata"), ("metadata.csv:4", "caption not utf-8")]
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "in/metadata.csv"])
-def test_metadata_that_is_none_is_an_error(tmp_path, name):
+def test_a_metadata_file_without_file_names_is_an_error(tmp_path, name):
     fill(tmp_path, {name: "text,score\nx,1\n", "1.jpg": "1"})
     with pytest.raises(UserError, match=f"{name}: expected a column file_name, got text, score"):
         opened(tmp_path)
@@ -140,7 +140,7 @@ def test_metadata_that_is_none_is_an_error(tmp_path, name):
         opened(tmp_path)
 
 
-def test_links_that_leave_the_folder_are_named_and_those_within_are_read(tmp_path):
+def test_links_out_of_the_folder_are_reported_and_links_within_it_are_read(tmp_path):
     fill(tmp_path / "away", {"secret.jpg": "s", "secret.txt": "secret", "deep/z.jpg": "z", "deep/z.txt": "z"})
     folder = fill(tmp_path / "here", {"in/1.jpg": "1", "in/1.txt": "one", "3.jpg": "3", "5.txt": "five", "6.jpg": "6"})
     (folder / "2.jpg").symlink_to("in/1.jpg")
@@ -169,8 +169,8 @@ def test_links_that_leave_the_folder_are_named_and_those_within_are_read(tmp_pat
 
 def test_metadata_does_not_lead_through_a_link_out_of_the_folder(tmp_path):
     fill(tmp_path / "away", {"secret.jpg": "s"})
-    said = lines({"file_name": "out.jpg", "text": "x"}, {"file_name": "door/secret.jpg", "text": "y"})
-    folder = fill(tmp_path / "here", {"metadata.jsonl": said})
+    content = lines({"file_name": "out.jpg", "text": "x"}, {"file_name": "door/secret.jpg", "text": "y"})
+    folder = fill(tmp_path / "here", {"metadata.jsonl": content})
     (folder / "out.jpg").symlink_to("../away/secret.jpg")
     (folder / "door").symlink_to("../away")
     records = opened(folder)
@@ -178,14 +178,14 @@ def test_metadata_does_not_lead_through_a_link_out_of_the_folder(tmp_path):
     assert faults(records) == [("door", "path outside"), ("door/secret.jpg", "no image"), ("out.jpg", "path outside")]
 
 
-def test_a_name_that_is_not_utf_8_is_named(tmp_path):
+def test_a_file_name_that_is_not_utf_8_is_reported(tmp_path):
     fill(tmp_path, {"1.jpg": "1", "1.txt": "one"})
     with open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", "wb"):
         pass
     assert faults(opened(tmp_path)) == [("caf\\udce9.jpg", "name not utf-8")]
 
 
-def test_what_is_too_large_is_left_out_unread(tmp_path):
+def test_files_that_are_too_large_are_left_out_unread(tmp_path):
     files = {"1.jpg": "x" * 101, "1.txt": "one", "2.jpg": "2", "2.txt": "x" * 65_537, "3.jpg": "x" * 100, "3.txt": "t"}
     files |= {"4.jpg": "4", "4.txt": "t", "4.json": " " * (2**20 + 1)}
     records = opened(fill(tmp_path, files), max_bytes=100)
@@ -205,7 +205,7 @@ def test_what_is_too_large_is_left_out_unread(tmp_path):
         ({"0.txt": "x", "0.json": "{"}, "broken json"),
     ],
 )
-def test_what_is_found_bad_on_reading_raises_every_time(tmp_path, files, kind):
+def test_a_bad_record_raises_on_every_reading(tmp_path, files, kind):
     records = opened(fill(tmp_path, {"0.jpg": "p", **files}))
     for _ in range(2):
         with pytest.raises(BadRecord) as error:
@@ -213,12 +213,12 @@ def test_what_is_found_bad_on_reading_raises_every_time(tmp_path, files, kind):
         assert (error.value.key, error.value.kind) == ("0.jpg", kind)
 
 
-def test_the_fingerprint_is_that_of_the_records_wherever_they_lie(tmp_path):
+def test_the_fingerprint_depends_on_the_records_and_not_on_the_folder(tmp_path):
     base = {"1.jpg": "1", "1.txt": "one", "2.jpg": "2", "metadata.jsonl": lines({"file_name": "2.jpg", "text": "two"})}
     variants = {
         "same": {},
         "caption": {"metadata.jsonl": lines({"file_name": "2.jpg", "text": "twi"})},
-        "about": {"metadata.jsonl": lines({"file_name": "2.jpg", "text": "two", "n": 1})},
+        "metadata": {"metadata.jsonl": lines({"file_name": "2.jpg", "text": "two", "n": 1})},
         "size": {"1.txt": "one more"},
         "more": {"3.jpg": "3", "3.txt": "three"},
     }
@@ -229,7 +229,7 @@ def test_the_fingerprint_is_that_of_the_records_wherever_they_lie(tmp_path):
     assert opened(tmp_path / "copy", max_bytes=10**6).fingerprint() != found["same"]
 
 
-def test_a_file_that_changes_while_it_is_used_is_an_error_that_names_it(tmp_path):
+def test_a_file_that_changes_in_use_is_an_error_with_its_name(tmp_path):
     records = opened(fill(tmp_path, {"1.jpg": "1", "1.txt": "one"}))
     assert pickle.loads(pickle.dumps(records))[0].captions == ("one",)
     (tmp_path / "1.txt").write_text("another")
@@ -240,7 +240,7 @@ def test_a_file_that_changes_while_it_is_used_is_an_error_that_names_it(tmp_path
         records[0]
 
 
-def test_a_folder_that_is_none_or_has_no_images_and_every_wrong_field_is_an_error(tmp_path):
+def test_a_missing_folder_a_folder_without_images_and_wrong_fields_are_errors(tmp_path):
     with pytest.raises(UserError, match="expected a folder, found nothing"):
         opened(tmp_path / "none")
     (tmp_path / "file").touch()

@@ -35,7 +35,7 @@ def fault(found, index):
     return caught.value.key, caught.value.kind
 
 
-def test_rows_are_records_with_everything_else_said_of_them(tmp_path):
+def test_rows_are_records_with_all_other_columns_as_metadata(tmp_path):
     write(tmp_path / "a.parquet")
     write(tmp_path / "b.parquet", first=10)
     found = opened(tmp_path)
@@ -49,7 +49,7 @@ def test_rows_are_records_with_everything_else_said_of_them(tmp_path):
     assert opened(tmp_path, caption=("text",))[5].metadata == {"width": 5, "caption": "a 5"}
 
 
-def test_a_struct_with_bytes_is_an_image_and_one_with_a_path_alone_is_bad(tmp_path):
+def test_a_struct_with_bytes_is_an_image_and_a_struct_with_only_a_path_is_bad(tmp_path):
     images = [{"bytes": b"p", "path": "x.png"}, {"bytes": None, "path": "y.png"}]
     write(tmp_path / "a.parquet", rows=2, image=pa.array(images))
     found = opened(tmp_path)
@@ -57,7 +57,7 @@ def test_a_struct_with_bytes_is_an_image_and_one_with_a_path_alone_is_bad(tmp_pa
     assert fault(found, 1) == ("a.parquet:1", "no image")
 
 
-def test_bad_rows_are_named_each_by_its_kind(tmp_path):
+def test_each_bad_row_has_its_kind(tmp_path):
     images = [b"p", None, b"", b"p" * 101, b"p"]
     path = write(tmp_path / "a.parquet", 5, image=images, caption=["x", "x", "x", "x", None], text=[None] * 5)
     found = opened(path, max_bytes=100)
@@ -66,7 +66,7 @@ def test_bad_rows_are_named_each_by_its_kind(tmp_path):
     assert [fault(found, n) for n in range(1, 5)] == [(f"a.parquet:{n + 1}", kind) for n, kind in enumerate(kinds)]
 
 
-def test_a_row_group_that_was_damaged_makes_its_rows_bad_and_no_others(tmp_path):
+def test_a_damaged_row_group_makes_only_its_own_rows_bad(tmp_path):
     images = [bytes([n]) * 300 for n in range(8)]
     path = tmp_path / "a.parquet"
     table = pa.table({"image": images, "text": [str(n) for n in range(8)]})
@@ -82,7 +82,7 @@ def test_a_row_group_that_was_damaged_makes_its_rows_bad_and_no_others(tmp_path)
 
 
 @pytest.mark.parametrize("kept", [1, 6000, 2**20])
-def test_the_same_records_come_whatever_is_kept_and_no_more_is_held(tmp_path, kept):
+def test_records_do_not_depend_on_kept_bytes_and_memory_stays_below_it(tmp_path, kept):
     write(tmp_path / "a.parquet", rows=100, group=40)
     found = opened(tmp_path, kept_bytes=kept)
     order = [7 * n % 100 for n in range(100)]
@@ -93,7 +93,7 @@ def test_the_same_records_come_whatever_is_kept_and_no_more_is_held(tmp_path, ke
     assert len(held) == {1: 0, 6000: 1, 2**20: 3}[kept]
 
 
-def test_a_table_behind_a_url_is_read_by_parts(tmp_path):
+def test_a_table_behind_a_url_is_read_in_byte_ranges(tmp_path):
     write(tmp_path / "site/a.parquet", rows=400, group=10, image=[bytes([n % 251]) * 20_000 for n in range(400)])
     size = (tmp_path / "site/a.parquet").stat().st_size
     with web(tmp_path / "site") as (server, url):
@@ -102,7 +102,7 @@ def test_a_table_behind_a_url_is_read_by_parts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("columns", "fields", "said"),
+    ("columns", "fields", "message"),
     [
         ({}, {"image": "jpg"}, r"a\.parquet: expected a column jpg .* got the columns image, caption, text, width"),
         ({}, {"caption": ("words",)}, "one of words"),
@@ -111,13 +111,13 @@ def test_a_table_behind_a_url_is_read_by_parts(tmp_path):
         ({}, {"kept_bytes": 0}, "kept_bytes: expected at least 1"),
     ],
 )
-def test_what_cannot_be_is_one_error(tmp_path, columns, fields, said):
+def test_wrong_columns_and_fields_are_errors(tmp_path, columns, fields, message):
     write(tmp_path / "a.parquet", **columns)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         opened(tmp_path, **fields)
 
 
-def test_what_is_no_parquet_is_refused_by_name(tmp_path):
+def test_a_file_that_is_not_parquet_is_refused_by_name(tmp_path):
     path = write(tmp_path / "a.parquet")
     for content in (b"", b"html" * 100, path.read_bytes()[:-9]):
         path.write_bytes(content)
@@ -125,14 +125,14 @@ def test_what_is_no_parquet_is_refused_by_name(tmp_path):
             opened(path)
 
 
-def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
+def test_without_pyarrow_the_error_names_the_package_to_install(tmp_path, monkeypatch):
     write(tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(UserError, match=r"dalle-jax\[parquet\]"):
         opened(tmp_path)
 
 
-def test_the_fingerprint_follows_contents_and_columns(tmp_path):
+def test_the_fingerprint_depends_on_contents_and_columns(tmp_path):
     one, same, other = write(tmp_path / "x/a.parquet"), write(tmp_path / "y/a.parquet"), tmp_path / "z/a.parquet"
     write(other, caption=[f"b {n}" for n in range(10)])
     assert opened(one).fingerprint() == opened(same).fingerprint() != opened(other).fingerprint()

@@ -11,7 +11,7 @@ from dalle_jax.scenes.grammar import is_held_out, parse
 CONFIG = Scenes(size=32, levels=(1, 2, 4), count=300, seed=3, split="train")
 
 
-def test_an_example_depends_on_the_configuration_and_its_index_alone():
+def test_an_example_depends_only_on_the_config_and_its_index():
     first, again = CONFIG.open(), CONFIG.open()
     for index in (7, 0, 299):
         np.testing.assert_array_equal(first[index]["image"], again[index]["image"])
@@ -22,7 +22,7 @@ def test_an_example_depends_on_the_configuration_and_its_index_alone():
         assert sum((other.open()[i]["image"] != first[i]["image"]).any() for i in range(20)) == 20
 
 
-def test_examples_lie_on_their_side_of_the_split():
+def test_every_example_belongs_to_its_split():
     for split in ("train", "validation", "held_out"):
         source = replace(CONFIG, split=split).open()
         for index in range(60):
@@ -33,7 +33,7 @@ def test_a_longer_source_begins_with_the_shorter_one():
     np.testing.assert_array_equal(replace(CONFIG, count=900).open()[5]["image"], CONFIG.open()[5]["image"])
 
 
-def test_levels_come_in_the_shares_of_their_weights():
+def test_the_shares_of_levels_are_their_weights():
     source = replace(CONFIG, weights=(1.0, 3.0, 1.0)).open()
     counts = Counter(parse(source[i]["captions"][0]).level for i in range(300))
     assert counts[2] / 300 == pytest.approx(0.6, abs=0.1)
@@ -54,7 +54,7 @@ def test_the_fingerprint_changes_with_every_field():
     assert CONFIG.open().fingerprint() == prints[0]
 
 
-def test_everything_wrong_is_reported_together():
+def test_all_wrong_fields_are_reported_together():
     with pytest.raises(UserError, match=r"size.*levels.*count.*seed.*weights"):
         Scenes(size=4, levels=(9,), count=0, seed=-1, split="train", weights=(1.0, 2.0)).open()
 

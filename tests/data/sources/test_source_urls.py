@@ -1,4 +1,4 @@
-"""Own data behind s3:// and gs://, against servers of this machine that speak as the stores do."""
+"""Sources behind s3:// and gs://, against local servers with the APIs of both stores."""
 
 import contextlib
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def put(url, content):
     storage.write(storage.place(url), content)
 
 
-def test_patterns_name_objects(bucket):
+def test_patterns_match_objects(bucket):
     for name in ("a.tar", "b.tar", "a.json", "in/c.tar", ".hidden.tar", "part-1.tar"):
         put(f"{bucket}/named/{name}", b"x")
 
@@ -43,7 +43,7 @@ def test_patterns_name_objects(bucket):
         found("/none")
 
 
-def test_tars_are_indexed_beside_themselves_and_read(bucket, tmp_path):
+def test_tars_are_read_and_their_indexes_stored_next_to_them(bucket, tmp_path):
     files = [one for number in range(5) for one in sample(f"{number}", image=bytes([number]) * 9000)]
     path = write(tmp_path / "x.tar", *files)
     here = WebDataset(files=(str(path),)).open()

@@ -18,7 +18,7 @@ tfds = pytest.importorskip("tensorflow_datasets", reason="needs tensorflow-datas
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The scenes, a few of them, prepared as array_record."""
+    """A folder of 17 scenes, prepared in array_record format."""
     top = tmp_path_factory.mktemp("tfds")
     builder = tfds_scenes.register()
     config = builder.CONFIG(name="few", size=16, levels=(1,), counts={"train": 12, "validation": 5})
@@ -33,7 +33,7 @@ def fault(found, index):
     return caught.value.key, caught.value.kind
 
 
-def test_the_shipped_scenes_are_the_drawn_ones(folder):
+def test_the_prepared_scenes_equal_the_rendered_scenes(folder):
     found = Tfds(name=folder, split="train").open()
     drawn = Scenes(size=16, levels=(1,), count=12, seed=0, split="train").open()
     expected = {one["key"]: one for one in (drawn[i] for i in range(12))}
@@ -62,7 +62,7 @@ assert "tensorflow" not in sys.modules
     assert done.returncode == 0, done.stderr
 
 
-def test_by_name_it_is_prepared_when_that_is_asked_for(tmp_path, monkeypatch):
+def test_a_named_data_set_is_prepared_on_request(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds_scenes, "COUNTS", {"train": 2})
     fields = {"name": "dalle_jax_scenes/32", "split": "train", "data_dir": str(tmp_path)}
     with pytest.raises(UserError, match="set prepare = True"):
@@ -72,7 +72,7 @@ def test_by_name_it_is_prepared_when_that_is_asked_for(tmp_path, monkeypatch):
     assert len(Tfds(**fields).open()) == 2
 
 
-def test_bad_rows_are_named_and_nested_captions_and_classes_are_read(tmp_path):
+def test_bad_rows_are_reported_and_nested_captions_and_classes_are_read(tmp_path):
     class Odd(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("2.0.0")
 
@@ -112,7 +112,7 @@ def test_bad_rows_are_named_and_nested_captions_and_classes_are_read(tmp_path):
         Tfds(name=made.data_dir, split="test", caption=("said/text",)).open()
 
 
-def test_other_formats_and_unknown_names_are_one_error(tmp_path):
+def test_unknown_names_urls_and_wrong_fields_are_errors(tmp_path):
     with pytest.raises(UserError, match="expected the name of a data set of tensorflow_datasets, or a folder"):
         Tfds(name="no_such_data_set_of_ours", split="train").open()
     with pytest.raises(UserError, match="copy the data to this machine"):
@@ -121,12 +121,12 @@ def test_other_formats_and_unknown_names_are_one_error(tmp_path):
         Tfds(name="x", split="train", max_bytes=0).open()
 
 
-def test_without_the_package_the_error_says_what_to_install(monkeypatch):
+def test_without_the_package_the_error_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(UserError, match=r"dalle-jax\[tfds\]"):
         Tfds(name="x", split="train").open()
 
 
-def test_the_fingerprint_follows_data_and_split(folder):
+def test_the_fingerprint_depends_on_data_and_split(folder):
     prints = [Tfds(name=folder, split=split).open().fingerprint() for split in ("train", "train", "validation")]
     assert prints[0] == prints[1] != prints[2]

@@ -32,13 +32,17 @@ def faults(records):
     return [(problem.key, problem.kind) for problem in records.problems]
 
 
-def test_records_have_key_image_captions_and_what_the_json_says(tmp_path):
-    about = {"key": "0", "caption": "other", "width": 3, "similarity": 0.31}
-    files = [*sample("a/0", "a dog\r\n\n  one dog \n"), ("a/0.json", json.dumps(about).encode()), *sample("1", "über")]
+def test_records_have_key_image_captions_and_the_json_fields_as_metadata(tmp_path):
+    metadata = {"key": "0", "caption": "other", "width": 3, "similarity": 0.31}
+    files = [
+        *sample("a/0", "a dog\r\n\n  one dog \n"),
+        ("a/0.json", json.dumps(metadata).encode()),
+        *sample("1", "über"),
+    ]
     records = opened(write(tmp_path / "a.tar", *files))
     assert isinstance(records, Records)
     assert [(one.key, one.image, one.captions, dict(one.metadata)) for one in records] == [
-        ("a/0", b"image a/0", ("a dog", "one dog"), about),
+        ("a/0", b"image a/0", ("a dog", "one dog"), metadata),
         ("1", b"image 1", ("über",), {}),
     ]
     assert faults(records) == []
@@ -48,7 +52,7 @@ def test_records_have_key_image_captions_and_what_the_json_says(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("caption", "captions", "about"),
+    ("caption", "captions", "metadata"),
     [
         (("txt",), ("a text",), {"caption": "a json", "long": ["b", "a text", 3, " "], "width": 2}),
         (("json",), ("a json",), {"long": ["b", "a text", 3, " "], "width": 2}),
@@ -56,21 +60,21 @@ def test_records_have_key_image_captions_and_what_the_json_says(tmp_path):
         (("txt", "cap", "json"), ("a text", "a cap", "a json"), {"long": ["b", "a text", 3, " "], "width": 2}),
     ],
 )
-def test_captions_come_from_where_the_config_says(tmp_path, caption, captions, about):
-    said = {"caption": "a json", "long": ["b", "a text", 3, " "], "width": 2}
-    files = [("0.PNG", b"p"), ("0.txt", b"a text"), ("0.cap", b"a cap"), ("0.json", json.dumps(said).encode())]
+def test_captions_come_from_the_places_in_the_config(tmp_path, caption, captions, metadata):
+    fields = {"caption": "a json", "long": ["b", "a text", 3, " "], "width": 2}
+    files = [("0.PNG", b"p"), ("0.txt", b"a text"), ("0.cap", b"a cap"), ("0.json", json.dumps(fields).encode())]
     record = opened(write(tmp_path / "a.tar", *files), caption=caption)[0]
     assert record.captions == captions
-    assert record.metadata == about
+    assert record.metadata == metadata
 
 
-def test_the_preferred_of_several_images_is_taken(tmp_path):
+def test_the_preferred_image_of_a_sample_is_taken(tmp_path):
     path = write(tmp_path / "a.tar", ("0.png", b"png"), ("0.webp", b"webp"), ("0.txt", b"x"))
     assert opened(path)[0].image == b"png"
     assert opened(path, images=("webp", "png"))[0].image == b"webp"
 
 
-def test_what_is_seen_to_be_bad_is_no_record_and_is_named_once(tmp_path):
+def test_samples_with_faults_in_their_headers_are_left_out_and_reported_once(tmp_path):
     first = [*sample("0"), ("only.jpg", b"p"), ("only.json", b"{}"), ("words.txt", b"w"), *sample("1"), *sample("0")]
     first += [member("soft.jpg", tarfile.SYMTYPE, linkname="0.jpg"), ("soft.txt", b"s"), *sample("../up"), *sample("2")]
     first += [("pipe.txt", b"p"), member("pipe.jpg", tarfile.FIFOTYPE)]
@@ -100,7 +104,7 @@ def test_what_is_seen_to_be_bad_is_no_record_and_is_named_once(tmp_path):
     del a
 
 
-def test_a_key_that_only_shares_its_number_with_another_is_no_duplicate(tmp_path, monkeypatch):
+def test_keys_with_equal_hashes_are_not_duplicates(tmp_path, monkeypatch):
     class Same:
         def __init__(self, content=b"", digest_size=16):
             self.length = digest_size
@@ -120,7 +124,7 @@ def test_a_key_that_only_shares_its_number_with_another_is_no_duplicate(tmp_path
     assert faults(records) == [("0", "duplicate key")]
 
 
-def test_what_is_too_large_is_left_out_unread(tmp_path):
+def test_members_that_are_too_large_are_left_out_unread(tmp_path):
     files = [*sample("0"), *sample("1", "x" * 65_537), *sample("2", "x" * 65_536)]
     files += [
         *sample("3"),
@@ -146,7 +150,7 @@ def test_what_is_too_large_is_left_out_unread(tmp_path):
         ([("0.txt", b"x"), ("0.json", b"\xff\xff{}")], "broken json"),
     ],
 )
-def test_what_is_found_bad_on_reading_raises_every_time_and_names_the_record(tmp_path, files, kind):
+def test_a_bad_record_raises_on_every_reading_and_has_its_key(tmp_path, files, kind):
     records = opened(write(tmp_path / "a.tar", *sample("good"), ("0.jpg", b"p"), *files))
     assert len(records) == 2
     for _ in range(2):
@@ -156,17 +160,17 @@ def test_what_is_found_bad_on_reading_raises_every_time_and_names_the_record(tmp
     assert records[0].key == "good"
 
 
-def test_a_json_without_the_caption_that_is_asked_for_has_none(tmp_path):
+def test_a_json_without_the_caption_field_has_no_caption(tmp_path):
     records = opened(write(tmp_path / "a.tar", ("0.jpg", b"p"), ("0.json", b'{"caption": 3}')), caption=("json",))
     with pytest.raises(BadRecord, match="captions are empty"):
         records[0]
 
 
-def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path):
+def test_a_byte_order_mark_is_not_part_of_a_caption(tmp_path):
     assert opened(write(tmp_path / "a.tar", ("0.jpg", b"p"), ("0.txt", b"\xef\xbb\xbfa dog")))[0].captions == ("a dog",)
 
 
-def test_every_wrong_field_is_named(tmp_path):
+def test_every_wrong_field_is_reported(tmp_path):
     with pytest.raises(UserError) as error:
         opened(write(tmp_path / "a.tar"), caption=("txt", "JSON"), images=(".jpg",), max_bytes=0)
     for field in ("caption: expected", "images: expected", "max_bytes: expected"):
@@ -178,7 +182,7 @@ def test_every_wrong_field_is_named(tmp_path):
         opened(tmp_path / "none.tar")
 
 
-def test_the_fingerprint_is_that_of_records_and_order_wherever_the_files_lie(tmp_path):
+def test_the_fingerprint_depends_on_records_and_their_order_and_not_on_the_folder(tmp_path):
     base = [*sample("0"), *sample("1")]
     variants = {
         "same": base,
@@ -203,7 +207,7 @@ def test_the_fingerprint_is_that_of_records_and_order_wherever_the_files_lie(tmp
 
 @pytest.fixture
 def many(tmp_path):
-    """30 records in three tars, with images of a thousand times their number in bytes."""
+    """A folder of three tars with ten records each; image n of a tar has 1000 n bytes."""
     for tar in range(3):
         files = [one for number in range(10) for one in sample(f"{tar}{number}", image=bytes([number]) * 1000 * number)]
         write(tmp_path / f"{tar}.tar", *files)
@@ -218,7 +222,7 @@ def right(records, index):
     return True
 
 
-def test_reading_a_record_reads_little_more_than_it(many, monkeypatch):
+def test_reading_a_record_reads_few_other_bytes(many, monkeypatch):
     records = opened(many)
     right(records, 25)  # its tar is open
     asked = []
@@ -233,7 +237,7 @@ def test_reading_a_record_reads_little_more_than_it(many, monkeypatch):
         assert 1000 * (index % 10) < sum(asked) < 1000 * (index % 10) + 2048
 
 
-def test_parts_that_stand_far_apart_are_read_without_what_is_between(tmp_path, monkeypatch):
+def test_members_that_are_far_apart_are_read_without_the_bytes_between(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tar", ("0.jpg", b"p"), ("0.mp4", bytes(10**6)), ("0.txt", b"a dog"))
     asked = []
     records = opened(path)
@@ -245,7 +249,7 @@ def test_parts_that_stand_far_apart_are_read_without_what_is_between(tmp_path, m
     assert asked == [1, 5]
 
 
-def test_few_files_stay_open_and_none_is_closed_under_a_reader(tmp_path, monkeypatch):
+def test_few_files_stay_open_and_no_file_closes_during_a_reading(tmp_path, monkeypatch):
     for tar in range(ranges.MOST_OPEN + 9):
         write(tmp_path / f"{tar:03d}.tar", *sample(f"{tar}"))
     records = opened(tmp_path)
@@ -262,7 +266,7 @@ def test_few_files_stay_open_and_none_is_closed_under_a_reader(tmp_path, monkeyp
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_forked_processes_read_what_their_parent_opened(many):
+def test_forked_processes_read_files_that_their_parent_opened(many):
     records = opened(many)
     right(records, 3)
     context = multiprocessing.get_context("fork")
@@ -285,7 +289,7 @@ def test_records_can_be_pickled_for_worker_processes(many):
     assert copy.fingerprint() == opened(many).fingerprint()
 
 
-def test_a_tar_that_changes_while_it_is_used_is_an_error_that_names_it(many):
+def test_a_tar_that_changes_in_use_is_an_error_with_its_name(many):
     records = opened(many)
     ranges._opened.cache_clear()
     write(many / "1.tar", *sample("x"))
@@ -297,18 +301,18 @@ def test_a_tar_that_changes_while_it_is_used_is_an_error_that_names_it(many):
         records[15]
 
 
-def test_a_folder_that_cannot_be_written_is_said_once_and_read_all_the_same(many, monkeypatch, capsys):
+def test_a_folder_that_cannot_be_written_gives_one_warning_and_is_read(many, monkeypatch, capsys):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(tar_index.storage, "write", refuse)
     assert all(right(opened(many), index) for index in (0, 15))
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2
-    assert "0.tar and 2 more" in said[0] and "index_folder" in said[0]
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 2
+    assert "0.tar and 2 more" in warnings[0] and "index_folder" in warnings[0]
 
 
-def test_webdataset_tars_of_real_images_are_read_whole(tmp_path):
+def test_all_records_of_real_webdataset_tars_are_read(tmp_path):
     if "DALLE_JAX_DATA" not in os.environ:
         pytest.skip("DALLE_JAX_DATA names no folder with emoji/*.tar in it")
     records = opened(Path(os.environ["DALLE_JAX_DATA"]) / "emoji" / "*.tar", index_folder=str(tmp_path))
