@@ -98,7 +98,7 @@ def test_a_second_process_is_refused_while_one_writes(smoke_demo, tmp_path, monk
     whole, refused = command.encode, []
 
     def and_another(*of):
-        with pytest.raises(UserError, match=r"got one that `encode` \(process \d+ on .* has locked; wait"):
+        with pytest.raises(UserError, match=r"got a folder locked by `encode` \(process \d+ on .*\); wait"):
             encode_source(run(smoke_demo), tmp_path / "codes")
         refused.append(True)
         return whole(*of)
