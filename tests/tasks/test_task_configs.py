@@ -5,7 +5,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.sources.precomputed import Encoding, Manifest
+from dalle_jax.data.precomputed.manifest import Encoding, Manifest
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
