@@ -27,7 +27,7 @@ def dalle_bart(**changes) -> DalleBart:
 
 @functools.cache
 def _parts(kind, config):
-    """Initialise a network in one compiled call, with tables scaled by 20 so that logits vary clearly with the codes."""
+    """Initialise a network in one compiled call, with tables scaled by 20 so that codes clearly change the logits."""
     graph = nnx.split(nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0))))[0]
 
     @jax.jit
