@@ -68,7 +68,7 @@ def absolute_needs(**folders: str | None) -> dict[str, str]:
 
 
 def read_model_file(folder: Place) -> ModelFile:
-    """``model.gin`` of a run folder; raises UserError where there is none."""
+    """Read ``model.gin`` of a run folder; raise UserError if it does not exist."""
     path = folder / "model.gin"
     if not path.is_file():
         raise UserError(f"{folder}: expected the folder of a trained model, which holds model.gin, found none there")
