@@ -1,7 +1,10 @@
-# make demo    the whole of DALL·E on drawn scenes, on this machine: images and a report in runs/demo/
-# make test    lint and every quick test       make lint / bench / test-slow / test-plan: see README.md
-#                make parity PARITY=…: published layouts against a folder of references
-# Each installs what it needs into .venv/ (once) and reuses it.
+# make demo                train all stages on rendered scenes; samples and a report in runs/demo/
+# make test                lint and all fast tests
+# make lint                ruff and mypy
+# make bench               compare speed with DALLE-pytorch: benchmarks/README.md
+# make test-slow           tests of minutes; make test-plan: compilation for TPUs: CONTRIBUTING.md
+# make parity PARITY=DIR   published layouts against recorded outputs of their reference implementations
+# Each target installs its dependencies into .venv/ once and reuses them.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -10,24 +13,24 @@ PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint
 
 .PHONY: demo test test-slow test-plan parity lint bench clean
 
-# Huge pages, where the kernel grants them, are worth a few percent more than commands/memory.py is by itself.
+# Huge pages, if the kernel grants them, save a few percent in addition to commands/memory.py.
 demo: $(VENV)/.installed
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(RUN) -m dalle_jax demo --out runs/demo
 
-# A worker for each core, four at most: each takes up to 3 GB.
+# One worker per core, at most four. Each takes up to 3 GB.
 test: lint
 	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-# Thirty kills of one run, tasks that compile slowly on every mesh: many minutes.
+# Thirty kills of one run, and slow compilations on every mesh: many minutes.
 test-slow: $(VENV)/.installed-test
 	$(RUN) -m pytest -m slow
 
-# PARITY: a folder of small models in published layouts with their references' outputs.
+# PARITY: a folder of small models in published layouts, with outputs of their reference implementations.
 parity: $(VENV)/.installed-test
 	@test -d "$(PARITY)" || { echo "make parity PARITY=FOLDER: expected a folder, got '$(PARITY)'"; exit 2; }
 	DALLE_JAX_PARITY="$(abspath $(PARITY))" $(RUN) -m pytest tests/parity
 
-# What compiles for TPUs that are not there: libtpu comes into an environment of its own.
+# Compilation for TPUs that are not present. libtpu has its own environment.
 test-plan: .venv-plan/.installed
 	.venv-plan/bin/python -m pytest tests/plan tests/layers/test_attend_tpu.py
 

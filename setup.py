@@ -1,4 +1,4 @@
-"""Packaging: what dalle_jax needs, as ranges. constraints.txt holds one tested version of each."""
+"""Packaging, with supported ranges of all dependencies. constraints.txt holds one tested version of each."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ configs = sorted({str(path.parent) for path in Path("configs").rglob("*.gin")})
 setup(
     name="dalle-jax",
     version="0.1.0",
-    description="DALL·E and its family in JAX: from captioned images to ranked samples",
+    description="Train, sample and rank text-to-image models of the DALL·E family in JAX",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -7,8 +7,9 @@ from dalle_jax.train.compiled import CompiledTask
 
 
 def flops_of_a_step(config: TrainRun) -> float:
-    """Model FLOPs of one training step (train/flops.py), a frozen tokenizer's among them."""
-    runner = CompiledTask(config.task, config.trainer, Layout(make_mesh(config.mesh), config.rules))
+    """Return the model FLOPs of one training step (train/flops.py), with those of frozen networks."""
+    layout = Layout(make_mesh(config.mesh), config.rules)
+    runner = CompiledTask(config.task.open_for_plan(), config.trainer, layout)
     model, _ = runner.flops(config.data.batch_size)
     if model is None:
         raise SystemExit("expected a step whose FLOPs are known")

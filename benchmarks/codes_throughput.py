@@ -32,14 +32,14 @@ def loaders(size: int, folder: Path) -> dict[str, Callable[[int], dict]]:
     from dalle_jax.data.sources.precomputed import Codes
     from dalle_jax.data.sources.webdataset import WebDataset
     from dalle_jax.folder_lock import locked
-    from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
+    from dalle_jax.models.vqvae import VqvaeConfig
     from dalle_jax.pipelines.encode import Encoder, encode, encoding
 
     tars = WebDataset((str(Path(os.environ["DALLE_JAX_DATA"]) / "emoji"),), index_folder=str(folder / "indexes"))
     opener = SourceOpener(Images(size=size), 0, folder, print)
     source, _ = opener.open(tars, "source", HeldOut(count=BATCH))
     config = VqvaeConfig(downsample=FACTOR, width=8, blocks=0, codebook_size=64, code_width=8, stem="patch")
-    tokenizer = Vqvae(config, rngs=nnx.Rngs(0))
+    tokenizer = config.build(nnx.Rngs(0))
     what = encoding(source, tokenizer, size, 1, 1024)
     codes = CodeFolder(folder / "codes", what, 0, 1)
     with locked(folder / "codes", "encode"):

@@ -142,7 +142,7 @@ def main() -> None:
     options.results.mkdir(parents=True, exist_ok=True)
     report = {"benchmark": "data_throughput", "date": time.strftime("%Y-%m-%d"), "machine": machine, "results": results}
     (options.results / "data_throughput.json").write_text(json.dumps(report, indent=2) + "\n")
-    print("| case | ours | webdataset | ratio: median (min..max) | of CPU seconds | asked |\n" + "|---" * 6 + "|")
+    print("| case | ours | webdataset | ratio: median (min..max) | of CPU seconds | target |\n" + "|---" * 6 + "|")
     print("\n".join(map(row, results)))
 
 

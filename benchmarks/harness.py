@@ -119,7 +119,7 @@ def cpu_model() -> str:
 
 
 def table(results: list[dict]) -> str:
-    heads = ("case", "ours", "peer", "ratio: median (min..max)", "of CPU seconds", "asked", "compile")
+    heads = ("case", "ours", "peer", "ratio: median (min..max)", "of CPU seconds", "target", "compile")
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for result in results:
         ours, peer = (result["seconds_per_unit"][name]["median"] for name in ("ours", "peer"))

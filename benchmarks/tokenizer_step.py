@@ -20,13 +20,13 @@ def training_step():
     from flax import nnx
 
     from dalle_jax.losses.quantization import reconstruction
-    from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
+    from dalle_jax.models.vqvae import VqvaeConfig
     from dalle_jax.parallel.layout import jit
 
     config = VqvaeConfig(
         downsample=4, width=64, blocks=2, codebook_size=512, code_width=64, block_kernels=(3, 3, 1), stem="conv"
     )
-    graph, parameters, rest = nnx.split(Vqvae(config, rngs=nnx.Rngs(0)), nnx.Param, ...)
+    graph, parameters, rest = nnx.split(config.build(nnx.Rngs(0)), nnx.Param, ...)
     optimizer = optax.adam(1e-3)
     state = parameters, rest, optimizer.init(parameters)
     pixels = jax.random.uniform(jax.random.key(0), (BATCH, SIZE, SIZE, 3))

@@ -30,7 +30,8 @@ SHOWN = 16
 def held_out(config: TrainRun, folder: Path) -> np.ndarray:
     """The held-out images of a config, uint8 [N H W 3]."""
     batches = config.data.open(folder).evaluation_batches()
-    return np.concatenate([config.task.prepare(examples, None)["pixels"] for examples in batches])
+    task = config.task.open_for_plan()
+    return np.concatenate([task.prepare(examples, None)["pixels"] for examples in batches])
 
 
 def measure(folder: Path, images: np.ndarray) -> tuple[dict, np.ndarray]:

@@ -16,13 +16,13 @@ def network(kinds: tuple[str, ...], gated: bool):
     """The transformer of every case but the tokenizer's, from seed 0."""
     from flax import nnx
 
-    from dalle_jax.models.dalle import Dalle, DalleConfig
+    from dalle_jax.models.dalle import DalleConfig
 
     config = DalleConfig(
         text_vocab=8192, text_length=TEXT, codebook_size=1024, grid=(16, 16), width=256, depth=8, heads=8,
         gated=gated, attention=kinds, kernel=5,
     )  # fmt: skip
-    return Dalle(config, rngs=nnx.Rngs(0))
+    return config.build(nnx.Rngs(0))
 
 
 def step(kinds: tuple[str, ...], gated: bool = True):

@@ -7,7 +7,7 @@ from dalle_jax.config.errors import UserError
 
 if TYPE_CHECKING:
     from dalle_jax.pipelines.image_codec import ImageCodec
-    from dalle_jax.pipelines.text_to_image import Pipeline
+    from dalle_jax.pipelines.text_to_image import TextToImage
 
 __version__ = "0.1.0"
 __all__ = ["UserError", "load", "load_image_tokenizer"]
@@ -19,7 +19,7 @@ def load(
     image_tokenizer: str | os.PathLike[str] | None = None,
     clip: str | os.PathLike[str] | None = None,
     batch: int = 64,
-) -> "Pipeline":
+) -> "TextToImage":
     """Load the pipeline of a model folder, as ``sample --model`` does (docs/python.md).
 
     ``image_tokenizer`` and ``clip`` are folders that replace the model's own, or supply missing ones. ``batch`` is the
@@ -33,7 +33,7 @@ def load(
 
 
 def load_image_tokenizer(folder: str | os.PathLike[str], *, batch: int = 64) -> "ImageCodec":
-    """Load only the image tokenizer of a folder: images to codes and back, at most ``batch`` at once."""
+    """Load the image tokenizer of a folder, which encodes and decodes at most ``batch`` images in one call."""
     from dalle_jax import storage
     from dalle_jax.pipelines.image_codec import ImageCodec
     from dalle_jax.pipelines.load.models import load_image_tokenizer

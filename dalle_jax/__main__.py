@@ -12,7 +12,7 @@ from typing import NoReturn
 from dalle_jax import __version__
 from dalle_jax.commands.leave import leave
 from dalle_jax.commands.memory import keep_large_buffers
-from dalle_jax.commands.table import COMMANDS, Command
+from dalle_jax.commands.table import COMMANDS, GROUPS, Command
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean, printable
 
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     if not argv:
-        raise UserError(f"expected a command: {', '.join(one.name for one in COMMANDS)} (see {PROGRAM} --help)")
+        raise UserError(f"expected a command: {', '.join(command.name for command in COMMANDS)} (see {PROGRAM} --help)")
     name = argv[0]
     if name in ("-h", "--help", "help"):
         print(_overview())
@@ -67,9 +67,10 @@ def _run(argv: Sequence[str]) -> int:
     if name == "--version":
         print(__version__)
         return 0
-    command = next((one for one in COMMANDS if one.name == name), None)
+    by_name = {command.name: command for command in COMMANDS}
+    command = by_name.get(name)
     if command is None:
-        names = [one.name for one in COMMANDS]
+        names = list(by_name)
         hint = did_you_mean(name, names) or f"; the commands are {', '.join(names)}"
         raise UserError(f"expected a command, got {name!r}{hint} (see {PROGRAM} --help)")
     if hasattr(sys.stdout, "reconfigure"):
@@ -93,9 +94,12 @@ def _run_command(command: Command, argv: Sequence[str]) -> int:
 
 
 def _overview() -> str:
-    width = max(len(one.name) for one in COMMANDS)
-    lines = [f"  {one.name:<{width}}  {one.help}" for one in COMMANDS]
-    return "\n".join([f"usage: {PROGRAM} COMMAND [--help] ...", "", *lines, "", f"  --version: {__version__}"])
+    """Return the text of ``--help``: the commands by group."""
+    width = max(len(command.name) for command in COMMANDS)
+    lines = [f"usage: {PROGRAM} COMMAND [--help] ..."]
+    for heading, commands in GROUPS.items():
+        lines += ["", f"{heading}:", *(f"  {command.name:<{width}}  {command.help}" for command in commands)]
+    return "\n".join([*lines, "", f"{PROGRAM} COMMAND --help lists the flags of a command. --version: {__version__}"])
 
 
 def _fixable_os_error(error: BaseException | None) -> str | None:

@@ -10,7 +10,7 @@ from dalle_jax.evaluate.metrics.composition import SPLITS, evaluation_captions
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
 from dalle_jax.pipelines.load.pipeline import load_pipeline
-from dalle_jax.pipelines.text_to_image import Request
+from dalle_jax.pipelines.request import Request, RequestOptions
 from dalle_jax.scenes.judge import judge
 
 COLUMNS = 6
@@ -21,7 +21,7 @@ def main(folder: str, out: str) -> None:
     pipeline = load_pipeline(Path(folder), batch=128)
     captions = [text for level in (1, 2) for split in SPLITS for text in evaluation_captions(level, split, COLUMNS, 0)]
     requests = [
-        Request(text, candidates=16, keep=1, temperature=0.7, guidance=2.0, seed=number % COLUMNS)
+        Request(text, RequestOptions(candidates=16, keep=1, temperature=0.7, guidance=2.0, seed=number % COLUMNS))
         for number, text in enumerate(captions)
     ]
     images = [drawn.pixels[0] for drawn in pipeline.draw(requests)]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# N processes of one training stage on this machine, each with one of its GPUs where it has that many:
+# Run one training stage as N processes on this machine, with one GPU each if there are at least N:
 #   launch/local.sh N CONFIG [flags of train]
-# When one fails, the others are ended too; Ctrl-C and SIGTERM reach all of them, and they save the same step.
+# If a process fails, the others are ended too. Ctrl-C and SIGTERM reach all processes, which save the same step.
 set -eu
 if [ $# -lt 2 ] || ! [ "$1" -ge 1 ] 2>/dev/null; then
   echo "usage: launch/local.sh N CONFIG [flags of train]" >&2
@@ -28,7 +28,7 @@ done
 code=0
 for ((left = processes; left > 0; left--)); do
   wait -n "${children[@]}" && ended=0 || ended=$?
-  while [ "$ended" -gt 128 ] && [ "$(jobs -pr | wc -l)" -ge "$left" ]; do # wait was interrupted by the trap
+  while [ "$ended" -gt 128 ] && [ "$(jobs -pr | wc -l)" -ge "$left" ]; do # the trap interrupted wait
     wait -n "${children[@]}" && ended=0 || ended=$?
   done
   if [ "$ended" -ne 0 ] && [ "$code" -eq 0 ]; then

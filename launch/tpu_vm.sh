@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# One training stage on a TPU slice, by queued resources: creates the slice, installs, runs on all of its workers, and
-# creates it again when it is preempted, until the run has ended. Up to v6e; newer TPUs are on GKE only: gke_jobset.yaml.
+# Run one training stage on a TPU slice by queued resources: create the slice, install, and run on all of its workers.
+# A preempted slice is created again, until the run has ended. Up to v6e; for newer TPUs use GKE (gke_jobset.yaml).
 #   NAME=dalle ZONE=us-east5-a TYPE=v5p-128 launch/tpu_vm.sh CONFIG --out gs://BUCKET/runs/NAME [flags of train]
-# Optional: PROJECT, RUNTIME (v2-alpha-tpuv5), SPOT=1, REPOSITORY and REVISION (what the workers clone), POLL (30 s),
-# KEEP=1 (leave the slice up at the end).
+# Optional: PROJECT, RUNTIME (default v2-alpha-tpuv5), SPOT=1, REPOSITORY and REVISION (to clone on the workers), POLL
+# (default 30 s), KEEP=1 (keep the slice at the end).
 set -eu
 if [ $# -lt 1 ] || [ -z "${NAME:-}" ] || [ -z "${ZONE:-}" ] || [ -z "${TYPE:-}" ]; then
   echo "usage: NAME=... ZONE=... TYPE=... launch/tpu_vm.sh CONFIG [flags of train]" >&2
@@ -38,7 +38,7 @@ wait_until_active() {
 }
 
 printf -v arguments ' %q' "$@"
-# shellcheck disable=SC2016  # the workers expand it
+# shellcheck disable=SC2016  # expanded on the workers
 setup="set -e; [ -d dalle_jax ] || git clone $(printf %q "$repository") dalle_jax; cd dalle_jax; git fetch -q; \
 git checkout -q $(printf %q "$revision"); [ -d .venv ] || python3 -m venv .venv; \
 .venv/bin/pip install -q -c constraints.txt -e '.[tpu]'"
@@ -57,8 +57,8 @@ while :; do
   fi
   code=0
   { workers "$setup" && workers "cd dalle_jax && .venv/bin/python -m dalle_jax train$arguments"; } || code=$?
-  if [ "$code" -eq 0 ] || [ "$(state)" = ACTIVE ]; then break; fi # ended, or failed by itself: not by preemption
-  echo "the slice was preempted; it is created again and the run goes on from its newest checkpoint" >&2
+  if [ "$code" -eq 0 ] || [ "$(state)" = ACTIVE ]; then break; fi # ended, or failed without a preemption
+  echo "the slice was preempted; creating it again to resume from the newest checkpoint" >&2
 done
 if [ -z "${KEEP:-}" ]; then remove; fi
 exit "$code"

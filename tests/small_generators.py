@@ -1,4 +1,4 @@
-"""Small transformers that the tests share: every kind of attention, both architectures."""
+"""Small DALL·E and DALL·E mini transformers for tests, with every kind of attention."""
 
 import functools
 
@@ -27,7 +27,7 @@ def dalle_bart(**changes) -> DalleBart:
 
 @functools.cache
 def _parts(kind, config):
-    """Parameters are drawn in one compiled call; tables twentyfold, so that what a code is shows in the logits."""
+    """Initialise a network in one compiled call; tables scaled by 20 make the logits vary clearly with the codes."""
     graph = nnx.split(nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0))))[0]
 
     @jax.jit
@@ -47,6 +47,6 @@ def _build(kind, config):
 
 
 def forward(model):
-    """The jitted network as it now is."""
+    """Return the jitted network with its present parameters."""
     graph, state = nnx.split(model)
     return jax.jit(lambda text, codes: nnx.merge(graph, state)(text, codes))

@@ -33,9 +33,9 @@ from dalle_jax.evaluate.suites.evaluate_captioned import (
 from dalle_jax.evaluate.suites.evaluate_scenes import LEVEL_TITLES, EvaluateScenes, SceneFindings, evaluate_scenes
 from dalle_jax.evaluate.suites.findings import SampleGroup
 from dalle_jax.folder_lock import locked
+from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.load.models import PipelineFile
 from dalle_jax.pipelines.load.pipeline import load_pipeline
-from dalle_jax.pipelines.text_to_image import Pipeline
 from dalle_jax.runs import Data, DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
 from dalle_jax.storage import Place, write_bytes
 from dalle_jax.text.sentencepiece import SentencePiece
@@ -167,20 +167,21 @@ class Demo:
         began = time.monotonic()
         evaluation = self.evaluation.single()
         pipeline = load_pipeline(self.out, batch=evaluation.drawing.batch)
+        codec, clip = pipeline.codec, pipeline.require_ranker()
         if isinstance(evaluation, EvaluateCaptioned) and self.evaluation.data is not None:
             data = self.evaluation.data.with_batch_size(evaluation.among).open()
             findings: CaptionedFindings | SampleGroup
             if data.held_out:
                 batches = cast("Iterator[CaptionedBatch]", data.evaluation_batches())
-                findings = evaluate_captioned(pipeline, evaluation, batches, say)
+                findings = evaluate_captioned(pipeline, codec, clip, pipeline.likelihood, evaluation, batches, say)
             else:
                 captions = dict.fromkeys(data.batch(0, range(min(evaluation.shown, data.examples)))["caption"])
                 findings = draw_trained_captions(pipeline, evaluation, list(captions))
             self._took("sampling", time.monotonic() - began)
             return write_report(self._captioned_report(findings), self.out)
         assert isinstance(evaluation, EvaluateScenes)
-        scenes = evaluate_scenes(pipeline, evaluation, say)
-        reader = _check_reader(pipeline, evaluation)
+        scenes = evaluate_scenes(pipeline, codec, clip, evaluation, say)
+        reader = _check_reader(codec, pipeline.side, evaluation)
         self._took("sampling", time.monotonic() - began)
         return write_report(self._scenes_report(scenes, reader, evaluation), self.out)
 
@@ -288,8 +289,8 @@ def _count(data: Data, folder: Place | None) -> Counts:
 CHARTED = ("loss", "psnr", "image_nll", "retrieval_top1", "codebook/perplexity", "perplexity", "usage")
 
 
-def _check_reader(pipeline: Pipeline, evaluation: EvaluateScenes) -> tuple[ReaderCheck, ...]:
-    levels, size, seed = evaluation.levels, pipeline.side, evaluation.seed + 10
+def _check_reader(codec: ImageCodec, size: int, evaluation: EvaluateScenes) -> tuple[ReaderCheck, ...]:
+    levels, seed = evaluation.levels, evaluation.seed + 10
     clean, blurred = check_reader(levels, size, READER_IMAGES, seed)
     through = check_reader_on(
         "tokenizer",
@@ -298,7 +299,7 @@ def _check_reader(pipeline: Pipeline, evaluation: EvaluateScenes) -> tuple[Reade
         size,
         READER_IMAGES,
         seed,
-        lambda image, rng: pipeline.reconstruct(image[None])[0],
+        lambda image, rng: codec.reconstruct(image[None])[0],
     )
     return clean, blurred, through
 

@@ -6,7 +6,7 @@ names what the command can set: ``--set stages.NAME.PATH=VALUE``.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 from flax import nnx
@@ -185,8 +185,7 @@ def codes_of(task: Tokenize) -> Codes:
     found: list[tuple[int, int]] = []
 
     def vectors() -> jax.Array:
-        module: Any = task.init(nnx.Rngs(0))
-        tokenizer = task.tokenizer_of(module)
+        tokenizer = task.model.build(nnx.Rngs(0))
         found.append((tokenizer.downsample, tokenizer.codebook_size))
         return tokenizer.code_vectors
 

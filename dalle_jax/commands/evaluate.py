@@ -12,7 +12,7 @@ from dalle_jax.evaluate.report.write_report import write_metrics
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes, evaluate_scenes
 from dalle_jax.pipelines.load.pipeline import load_pipeline
-from dalle_jax.pipelines.text_to_image import Pipeline
+from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.runs import EvaluateRun
 
 
@@ -54,10 +54,12 @@ def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[Ca
     return cast("Iterator[CaptionedBatch]", opened.evaluation_batches())
 
 
-def _figures(pipeline: Pipeline, run: EvaluateRun, config: EvaluateScenes | EvaluateCaptioned) -> dict[str, object]:
+def _figures(pipeline: TextToImage, run: EvaluateRun, config: EvaluateScenes | EvaluateCaptioned) -> dict[str, object]:
     def say(line: str) -> None:
         print(line, flush=True)
 
+    codec, clip = pipeline.codec, pipeline.require_ranker()
     if isinstance(config, EvaluateCaptioned):
-        return evaluate_captioned(pipeline, config, held_out_batches(run, config), say).to_json()
-    return evaluate_scenes(pipeline, config, say).to_json()
+        batches = held_out_batches(run, config)
+        return evaluate_captioned(pipeline, codec, clip, pipeline.likelihood, config, batches, say).to_json()
+    return evaluate_scenes(pipeline, codec, clip, config, say).to_json()

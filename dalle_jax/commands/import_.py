@@ -1,11 +1,11 @@
-"""``import KIND SOURCE DIR``: published weights to a checkpoint folder that every command takes."""
+"""``import KIND SOURCE DIR``: convert published weights to a checkpoint folder that every command loads."""
 
 import argparse
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypedDict
 
 import jax.numpy as jnp
 from flax import nnx
@@ -15,13 +15,14 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.folder_lock import locked
 from dalle_jax.models.clip import ClipConfig
+from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.pipelines.load.models import ModelFile, build
+from dalle_jax.pipelines.load.models import ModelFile
 from dalle_jax.pipelines.load.text import IMPORTED, packed
 from dalle_jax.pretrained.mapping import fill
-from dalle_jax.pretrained.publisher import KINDS, Kind, Published, kind
+from dalle_jax.pretrained.publisher import KINDS, Kind, Published, find_kind
 from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import ClipBpe
 from dalle_jax.text.vocabulary_files import MERGES, TOKENIZER, VOCABULARY
@@ -31,84 +32,96 @@ CHUNK_BYTES = 1 << 22
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's flags."""
+    """Declare the command's flags."""
     kinds = "; ".join(f"{one.name}: {one.help}" for one in KINDS)
     parser.add_argument("kind", metavar="KIND", help=kinds)
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="the file or folder with the published weights")
-    parser.add_argument("out", type=storage.reachable, metavar="DIR", help="the folder to make")
-    parser.add_argument("--licence", metavar="TEXT", help="the licence of the weights, where the source does not say")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="file or folder with the published weights")
+    parser.add_argument("out", type=storage.reachable, metavar="DIR", help="folder to create")
+    parser.add_argument("--licence", metavar="TEXT", help="licence of the weights, if the source does not state one")
     parser.add_argument(
         "--vocabulary", type=Path, metavar="FILE",
-        help="the text tokenizer's file where none lies beside the weights: CLIP's bpe_simple_vocab_16e6.txt.gz, or "
-        "vocab.json with merges.txt beside it, or tokenizer.json",
+        help="text tokenizer's file, if none is next to the weights: CLIP's bpe_simple_vocab_16e6.txt.gz, or "
+        "vocab.json with merges.txt in the same folder, or tokenizer.json",
     )  # fmt: skip
-    parser.add_argument("--fsdp", type=int, default=1, help="devices over which the weights are split (default 1)")
+    parser.add_argument("--fsdp", type=int, default=1, help="devices that the weights are sharded over (default 1)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Reads, checks, lays out and writes."""
-    chosen = kind(args.kind)
+    """Read published weights, check them against the network, and write a checkpoint."""
+    chosen = find_kind(args.kind)
     if not args.source.exists():
-        raise UserError(f"{args.source}: expected {chosen.help}, found nothing there")
+        raise UserError(f"{args.source}: expected {chosen.help}, got a path that does not exist")
     with locked(args.out, "import"):
         _import(args, chosen)
     return 0
 
 
 def _import(args: argparse.Namespace, chosen: Kind) -> None:
+    """Read, check, lay out and write."""
     found = chosen.read(args.source)
-    module = nnx.eval_shape(lambda: build(found.config, nnx.Rngs(0)))
+    module = nnx.eval_shape(lambda: found.config.build(nnx.Rngs(0)))
     layout = None if args.fsdp == 1 else Layout(make_mesh(Mesh(data=1, fsdp=args.fsdp)), Rules())
-    left = fill(module, found.tensors, found.rules, found.ignored, layout)
+    unused = fill(module, found.tensors, found.rules, found.ignored, layout)
     licence = args.licence or found.licence
-    text_files, read, said = _text(found, args.vocabulary, chosen.name)
+    text = _text_tokenizer(found, args.vocabulary, chosen.name)
     record = {
         "kind": chosen.name,
         "name": found.name,
         "licence": licence,
-        "tensors": len(found.tensors) + len(found.tensors.left),
-        "ignored": left,
-        "files": [_hashed(path) for path in (*found.files, *read)],
+        "tensors": len(found.tensors) + len(found.tensors.skipped),
+        "ignored": unused,
+        "files": [_hash_file(path) for path in (*found.files, *text.sources)],
     }
-    text = render(ModelFile(model=found.config))
-    files = {"model.gin": text.encode(), IMPORTED: (json.dumps(record, indent=2) + "\n").encode(), **text_files}
-    save_weights(args.out, module, text, files)
-    used = len(found.tensors) + len(found.tensors.left) - len(left)
-    print(f"{args.out}: {_called(found)}, {used} tensors used, {len(left)} ignored, licence: {licence}")
-    if said:
-        print(f"{args.out}: {said}")
+    model_file = render(ModelFile(model=found.config))
+    source_json = (json.dumps(record, indent=2) + "\n").encode()
+    save_weights(args.out, module, model_file, {"model.gin": model_file.encode(), IMPORTED: source_json, **text.files})
+    used = len(found.tensors) + len(found.tensors.skipped) - len(unused)
+    print(f"{args.out}: {_model_name(found)}, {used} tensors used, {len(unused)} ignored, licence: {licence}")
+    if text.message:
+        print(f"{args.out}: {text.message}")
 
 
-def _text(found: Published, given: Path | None, kind_name: str) -> tuple[dict[str, bytes], list[Path], str]:
-    """The text tokenizer's files for the folder, those that were read, and what is to be said of it.
+class _TextTokenizer(NamedTuple):
+    """The text tokenizer's files to write, the files they came from, and a message for the user."""
 
-    One that is not the model's is left out where it lay beside the weights, and UserError where it was ``given``.
+    files: dict[str, bytes]
+    sources: list[Path]
+    message: str
+
+
+def _text_tokenizer(found: Published, given: Path | None, kind_name: str) -> _TextTokenizer:
+    """Read the text tokenizer, from ``given`` or from next to the weights.
+
+    A tokenizer that does not fit the model raises UserError if it was ``given``, and is left out otherwise.
     """
-    vocabulary = found.vocabulary
-    if vocabulary is None:
+    vocabulary, config = found.vocabulary, found.config
+    if vocabulary is None or not isinstance(config, ClipConfig | DalleBartConfig):
         if given is not None:
-            raise UserError(f"--vocabulary: expected none, since {kind_name} reads no texts, got {given}")
-        return {}, [], ""
+            raise UserError(f"--vocabulary: expected none, because {kind_name} reads no text, got {given}")
+        return _TextTokenizer({}, [], "")
     file = given or found.vocabulary_file
     if file is None:
-        return {}, [], "no text tokenizer lay beside the weights; to give it texts, import with --vocabulary FILE"
+        message = "no text tokenizer is next to the weights; to use prompts, import with --vocabulary FILE"
+        return _TextTokenizer({}, [], message)
     try:
         files = vocabulary.files(str(file))
-        _check_vocabulary(vocabulary, files, found.config, file)
+        _check_vocabulary(vocabulary, files, config, file)
     except UserError as error:
         if given is not None:
             raise
-        return {}, [], f"the text tokenizer beside the weights is left out: {error}"
+        return _TextTokenizer({}, [], f"the text tokenizer next to the weights is left out: {error}")
     within = {VOCABULARY, MERGES} if file.name == TOKENIZER else {VOCABULARY}
-    beside = [file.with_name(name) for name in files if file.suffix == ".json" and name not in within]
-    return packed(vocabulary, files), [file, *beside], ""
+    others = [file.with_name(name) for name in files if file.suffix == ".json" and name not in within]
+    return _TextTokenizer(packed(vocabulary, files), [file, *others], "")
 
 
-def _check_vocabulary(vocabulary: ClipBpe | BartBpe, files: Mapping[str, bytes], config: Any, file: Path) -> None:
-    """Raises UserError for a text tokenizer that is not the model's.
+def _check_vocabulary(
+    vocabulary: ClipBpe | BartBpe, files: Mapping[str, bytes], config: ClipConfig | DalleBartConfig, file: Path
+) -> None:
+    """Raise UserError for a text tokenizer that does not fit the model.
 
-    A model that reads a text's end by its id must find it where the tokenizer puts it, and an empty caption that
-    guidance was learned with must be the tokenizer's. How captions are cleaned, and the packages for it, is no matter.
+    CLIP must find the end of the text where the tokenizer puts it. DALL·E mini's empty caption, which guidance uses,
+    must be the tokenizer's. The check ignores how captions are cleaned, which may need packages that are missing.
     """
     plain = vocabulary if isinstance(vocabulary, ClipBpe) else BartBpe()
     tokenizer = plain.tokenizer(files, config.text_length)
@@ -122,17 +135,25 @@ def _check_vocabulary(vocabulary: ClipBpe | BartBpe, files: Mapping[str, bytes],
         wrong = (*config.empty_caption, config.pad_id) != tuple(empty[0, : len(config.empty_caption) + 1].tolist())
     if wrong:
         raise UserError(
-            f"{file}: expected the text tokenizer that the model was trained with, got one whose empty text, "
-            f"{empty[0, :3].tolist()} ..., it does not read as one"
+            f"{file}: expected the text tokenizer that the model was trained with, got one that encodes the "
+            f"empty text as {empty[0, :3].tolist()} ..., which the model does not read as empty"
         )
 
 
-def _called(found: Published) -> str:
-    kind_of_model = type(found.config).__name__.removesuffix("Config")
-    return f"{kind_of_model} ({found.name})" if found.name else kind_of_model
+def _model_name(found: Published) -> str:
+    network = type(found.config).__name__.removesuffix("Config")
+    return f"{network} ({found.name})" if found.name else network
 
 
-def _hashed(path: Path) -> dict[str, Any]:
+class _FileRecord(TypedDict):
+    """Entry of a source file in ``source.json``."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+def _hash_file(path: Path) -> _FileRecord:
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as stream:
         while chunk := stream.read(CHUNK_BYTES):

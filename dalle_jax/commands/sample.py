@@ -1,10 +1,12 @@
-"""``sample --model DIR --prompt TEXT``: images, ranked, with their scores and a grid."""
+"""``sample --model DIR --prompt TEXT``: sample images, rank them, and write them with their scores and a grid."""
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 
@@ -14,88 +16,84 @@ from dalle_jax.data.precomputed.conditions import read_npy
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
 from dalle_jax.pipelines.load.pipeline import load_pipeline
-from dalle_jax.pipelines.prompts import Prompt
-from dalle_jax.pipelines.text_to_image import Generation
+from dalle_jax.pipelines.prompts import Prompt, PromptReader, TextPrompts
+from dalle_jax.pipelines.request import Generation, RequestOptions
+from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.storage import Place, write_bytes
-from dalle_jax.text.tokenizer import TextTokenizer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's flags."""
+    """Add the command's flags."""
     parser.add_argument(
         "--model", type=storage.reachable, required=True, help="a folder with pipeline.gin, such as runs/demo"
     )
     prompts = parser.add_mutually_exclusive_group(required=True)
-    prompts.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
-    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="a text file, one prompt a line")
-    prompts.add_argument("--class-id", action="append", type=int, metavar="N", help="a class, of a model of classes")
+    prompts.add_argument("--prompt", action="append", metavar="TEXT", help="a text to draw; may be given several times")
+    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with one prompt per line")
+    prompts.add_argument("--class-id", action="append", type=int, metavar="N", help="a class, for a model of classes")
     prompts.add_argument(
         "--features", action="append", type=Path, metavar="FILE",
-        help="a .npy of what the model's text encoder says of a caption, [tokens width], or of several",
+        help="a .npy file of the text encoder's features of a caption, [tokens width], or of several captions",
     )  # fmt: skip
     parser.add_argument(
-        "--caption", action="append", metavar="TEXT", help="what CLIP ranks by, for each --class-id or --features"
+        "--caption", action="append", metavar="TEXT", help="the text CLIP ranks by, for each --class-id or --features"
     )
-    parser.add_argument("--candidates", type=int, default=16, help="images drawn for each prompt (default 16)")
-    parser.add_argument("--keep", type=int, help="how many of them are kept, best first (default 4, or all if fewer)")
-    parser.add_argument("--top-k", type=int, default=0, help="sample among the k likeliest codes (0: all)")
+    add_option_flags(parser)
+    parser.add_argument("--given-image", type=Path, metavar="IMAGE", help="an image whose top is kept")
     parser.add_argument(
-        "--top-p", type=float, default=1.0, help="sample among the likeliest codes of this share (1: all)"
-    )
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
-    parser.add_argument("--guidance", type=float, default=3.0, help="how strongly the prompt is followed (1: off)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--beginning", type=Path, metavar="IMAGE", help="an image whose top is kept")
-    parser.add_argument("--keep-rows", type=float, default=0.5, metavar="SHARE", help="how much of it (default 0.5)")
-    parser.add_argument(
-        "--image-tokenizer", type=storage.reachable, metavar="DIR", help="instead of the one that the model names"
+        "--given-rows", type=float, default=0.5, metavar="SHARE", help="the share of its rows to keep (default 0.5)"
     )
     parser.add_argument(
-        "--clip", type=storage.reachable, metavar="DIR", help="what ranks, instead of the one that the model names"
+        "--image-tokenizer", type=storage.reachable, metavar="DIR", help="replaces the image tokenizer of the model"
     )
-    parser.add_argument("--batch", type=int, default=64, help="images drawn in one call (default 64)")
+    parser.add_argument("--clip", type=storage.reachable, metavar="DIR", help="replaces the CLIP of the model")
+    parser.add_argument("--batch", type=int, default=64, help="number of images to sample in one call (default 64)")
     parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
 
 
+def add_option_flags(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for each field of ``RequestOptions``, with the field's type, default and help text."""
+    types = get_type_hints(RequestOptions)
+    for field in fields(RequestOptions):
+        kind = int if int in (types[field.name], *get_args(types[field.name])) else float
+        default = "" if field.default is None else f" (default {field.default})"
+        flag = "--" + field.name.replace("_", "-")
+        parser.add_argument(flag, type=kind, default=field.default, help=field.metadata["help"] + default)
+
+
 def run(args: argparse.Namespace) -> int:
-    """Draws and writes."""
+    """Sample images, and write them with their scores and a grid."""
     prompts = _prompts(args)
     pipeline = load_pipeline(args.model, args.image_tokenizer, args.clip, batch=args.batch)
     drawn = pipeline(
         prompts,
-        candidates=args.candidates,
-        keep=args.keep,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        guidance=args.guidance,
-        seed=args.seed,
-        image=args.beginning,
+        given_image=args.given_image,
+        given_rows=args.given_rows,
         caption=args.caption,
-        keep_rows=args.keep_rows,
+        **{field.name: getattr(args, field.name) for field in fields(RequestOptions)},
     )
     write_drawn(drawn, args.out)
-    readers: dict[str, object] = {"the transformer": pipeline.text}
-    if pipeline.ranker is not None:
-        readers["CLIP"] = pipeline.ranker.text
-    for line in cut_prompts(prompts, readers):
+    for line in truncation_warnings(pipeline, prompts, args.caption):
         print(line, file=sys.stderr)
     print(f"{args.out}/grid.png")
     return 0
 
 
-def cut_prompts(prompts: Sequence[Prompt], readers: Mapping[str, object]) -> Iterator[str]:
-    """Yield a line for each of the named readers that cuts prompts to its length."""
-    texts = [one for one in prompts if isinstance(one, str)]
-    for name, reader in readers.items():
-        if texts and isinstance(reader, TextTokenizer):
-            cut = sum(length > reader.length for length in reader.lengths(texts))
-            if cut:
-                yield f"WARNING: {cut} of {len(texts)} prompts were cut to the {reader.length} tokens of {name}"
+def truncation_warnings(
+    pipeline: TextToImage, prompts: Sequence[Prompt], captions: Sequence[str] | None
+) -> Iterator[str]:
+    """Yield a line if the transformer truncates prompts, and one if CLIP truncates the texts that it ranks by."""
+    texts = captions or [one for one in prompts if isinstance(one, str)]
+    readers: list[tuple[str, PromptReader, Sequence[Prompt]]] = [("the transformer", pipeline.prompts, prompts)]
+    if pipeline.ranker is not None:
+        readers.append(("CLIP", TextPrompts(pipeline.ranker.text), texts))
+    for name, reader, given in readers:
+        if given and (count := reader.truncated(given)):
+            yield f"WARNING: {count} of {len(given)} prompts were truncated to the {reader.length} tokens of {name}"
 
 
 def write_drawn(drawn: list[Generation], out: Place) -> None:
-    """One PNG per kept image, ``grid.png``, and last ``scores.jsonl``, so that where it is, all is."""
+    """Write a PNG per kept image, ``grid.png``, and ``scores.jsonl`` last, as a sign that all are written."""
     lines, images, captions = [], [], []
     for number, one in enumerate(drawn):
         for rank, image in enumerate(one.pixels):
@@ -121,16 +119,16 @@ def _prompts(args: argparse.Namespace) -> tuple[Prompt, ...]:
         text = args.prompts.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{args.prompts}: expected a text file in UTF-8, got a byte that is none at {error.start}"
+            f"{args.prompts}: expected a text file in UTF-8, got an invalid byte at {error.start}"
         ) from error
     prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
-        raise UserError(f"{args.prompts}: expected one prompt a line, got no line with text")
+        raise UserError(f"{args.prompts}: expected one prompt per line, got only blank lines")
     return tuple(prompts)
 
 
 def read_features(path: Path) -> list[np.ndarray]:
-    """The features [t c] of each caption in a ``.npy`` file, which may hold one or several [n t c]."""
+    """Return the features [t c] of each caption in a ``.npy`` file, of one caption or of several [n t c]."""
     found = read_npy(path)
     if found.ndim not in (2, 3) or not np.issubdtype(found.dtype, np.floating):
         raise UserError(f"{path}: expected features [t c] or [n t c], got {found.dtype.name}{list(found.shape)}")

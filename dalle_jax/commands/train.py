@@ -1,6 +1,7 @@
-"""``train CONFIG``: one stage; goes on from the newest checkpoint of the run folder, if there is one."""
+"""``train CONFIG``: train one stage, from the newest checkpoint of the run folder if there is one."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from dalle_jax import storage
@@ -13,15 +14,14 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh
 from dalle_jax.runs import TrainRun
 from dalle_jax.storage import Place
-from dalle_jax.tasks.precomputed_codes import matched
 from dalle_jax.train.loop import TrainResult, train
 from dalle_jax.train.monitor.profiler import Steps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's flags."""
+    """Add the flags of the command."""
     parser.add_argument("config", help="a config file, such as configs/demo/tokenizer.gin")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="the last word on one field")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a config field")
     parser.add_argument("--out", type=storage.reachable, help="the run folder (default: runs/ and the config's name)")
     parser.add_argument(
         "--profile",
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains to the end of the config's steps, or until it is told to stop, and saves."""
+    """Train to the last step of the config or until a signal asks to stop, and save a checkpoint."""
     profile = None if args.profile is None else Steps.parse(args.profile)
     config: TrainRun = load(args.config, TrainRun, args.set)
     hosts.join()
@@ -42,9 +42,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def train_stage(config: TrainRun, out: Place, profile: Steps | None = None, command: str = "train") -> TrainResult:
-    """Train one stage into ``out``, locked by ``command`` meanwhile; ``profile`` are steps to trace."""
+    """Train one stage into ``out``, which ``command`` locks meanwhile. ``profile`` names the steps to trace.
+
+    The run folder's ``config.gin`` is the resolved config: with the networks that opening the task has found.
+    """
     layout = Layout(make_mesh(config.mesh), config.rules)
     with locked(out, command):
         data = config.data.open(out)
-        task = matched(config.task, data.manifest)
-        return train(task, data, config.trainer, layout, out, render(config), profile)
+        task = config.task.open(layout, data.manifest)
+        resolved = replace(config, task=task.config)
+        return train(task, data, config.trainer, layout, out, render(resolved), profile)

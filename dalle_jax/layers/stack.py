@@ -69,7 +69,7 @@ In the scanned part, ``state`` holds the layers of all groups and ``group`` is t
 
 
 class Layered(NamedTuple):
-    """One pytree of arrays per layer of a stack.
+    """The pytrees of arrays of a stack, one per layer.
 
     ``repeated`` has a pytree for each place in the period; the second axis of its arrays is the repetition (group) of
     the period. ``rest`` has a pytree for each layer outside the scan.

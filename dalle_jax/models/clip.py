@@ -1,14 +1,14 @@
-"""CLIP: images and captions as unit vectors of one space (arXiv 2103.00020, section 2.4).
+"""CLIP: encoders of images and texts into one space of unit vectors (arXiv 2103.00020, section 2.4).
 
-The image tower is a vision transformer, or the ResNet of clip_resnet.py. Both exactly as OpenAI, Hugging Face and
-open_clip publish them; ``pretrained/clip.py`` has the sizes.
+The image tower is a vision transformer, or the ResNet of clip_resnet.py. Both match the published code of OpenAI,
+Hugging Face and open_clip. The published sizes are in ``pretrained/publishers/clip_presets.py``.
 
 B batch   T text length   L patches + 1   D width of a tower   N heads   H head width   E embedding
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +26,14 @@ from dalle_jax.models.clip_resnet import ModifiedResNet, ResNetConfig
 from dalle_jax.parallel.axes import BATCH, EMBED, HEAD_DIM, HEADS, MLP, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
 
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # RGB in [0, 1], of CLIP's own data; images are normalised by them
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of RGB in [0, 1] over CLIP's training data
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 INITIAL_SCALE = 1 / 0.07  # section 2.5
 
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """One transformer of pre-norm blocks; the hidden width is 4 ``width`` where ``hidden`` is None."""
+    """Sizes of a transformer of pre-norm blocks. If ``hidden`` is None, the hidden width is 4 ``width``."""
 
     width: int
     layers: int
@@ -43,30 +43,30 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class LastToken:
-    """A text ends at its last id that is not 0, the padding; the empty one at position 0."""
+    """The end of a text is its last id that is not padding (0); an empty text ends at position 0."""
 
     def positions(self, text: Int[Array, "B T"]) -> Int[Array, " B"]:
-        """Where the tower's output is read."""
+        """Return the position of the end of each text."""
         return jnp.where(text != 0, jnp.arange(text.shape[1]), 0).max(axis=-1)
 
 
 @dataclass(frozen=True)
 class LargestId:
-    """A text ends at its largest id, which in CLIP's vocabulary is the end's (OpenAI, open_clip)."""
+    """The end of a text is its largest id, which is the end token in CLIP's vocabulary (OpenAI, open_clip)."""
 
     def positions(self, text: Int[Array, "B T"]) -> Int[Array, " B"]:
-        """Where the tower's output is read: the first of equal ones."""
+        """Return the position of the end of each text, the first of equal ids."""
         return text.argmax(axis=-1)
 
 
 @dataclass(frozen=True)
 class FirstEnd:
-    """A text ends at the first place of ``id``, with which it may be padded too (Hugging Face)."""
+    """The end of a text is the first occurrence of ``id``, which can also be the padding (Hugging Face)."""
 
     id: int
 
     def positions(self, text: Int[Array, "B T"]) -> Int[Array, " B"]:
-        """Where the tower's output is read: 0 where there is no end."""
+        """Return the position of the end of each text, 0 for a text without ``id``."""
         return (text == self.id).argmax(axis=-1)
 
 
@@ -75,12 +75,13 @@ EndOfText: TypeAlias = LastToken | LargestId | FirstEnd
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """``patch`` divides ``image_size`` (of a ResNet it is 32, by which that shrinks); texts have ``text_length`` ids.
+    """Sizes and options of the network.
 
-    ``initial_bias`` is that of the logits which a sigmoid loss needs (SigLIP, arXiv 2303.15343: -10, with
-    ``initial_scale`` 10); None is CLIP, which has none. ``scan`` loops over a transformer's layers with one compiled
-    body, ``remat`` says what each of them keeps for the backward pass (layers/remat.py). ``crop`` is whose way
-    of cutting images to its size it was shown (images/clip_pixels.py).
+    ``patch`` must divide ``image_size``; a ResNet needs ``patch`` 32, its downsampling factor. ``text_length`` is the
+    number of token ids per text. ``crop`` is the convention by which images are resized and cropped
+    (images/clip_pixels.py). ``initial_bias`` is the bias of the logits that a sigmoid loss needs (SigLIP, arXiv
+    2303.15343: -10, with ``initial_scale`` 10); CLIP has None. ``scan`` compiles one layer of a transformer and loops
+    over all; ``remat`` chooses the activations that a layer stores (layers/remat.py).
     """
 
     image_size: int
@@ -101,25 +102,29 @@ class ClipConfig:
     remat: Remat = "none"
     dtype: Literal["float32", "bfloat16"] = "float32"
 
+    def build(self, rngs: nnx.Rngs) -> "Clip":
+        """Create the network with newly initialised weights."""
+        return Clip(self, rngs=rngs)
+
 
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The sigmoid approximation of GELU that OpenAI's checkpoints were trained with."""
+    """Compute the sigmoid approximation of GELU that OpenAI's checkpoints were trained with."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
 def unit(x: Float[Array, "... E"]) -> Float[Array, "... E"]:
-    """Scaled to length 1, in float32."""
+    """L2-normalise vectors, in float32."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
 
 
-class Block(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+class ClipBlock(nnx.Module):
+    """A transformer layer: ``x + attention(norm(x))``, then ``x + mlp(norm(x))``."""
 
     def __init__(self, config: TowerConfig, *, activation: str, dtype: str, rngs: nnx.Rngs):
         width, heads = config.width, config.heads
         if width % heads:
-            raise ValueError(f"a width of {width} does not divide into {heads} heads")
+            raise ValueError(f"width: expected a multiple of heads ({heads}), got {width}")
         self.activation = activation
         shape = (heads, width // heads)
         in_init, hidden_init = nnx.initializers.normal(width**-0.5), nnx.initializers.normal((2 * width) ** -0.5)
@@ -133,14 +138,14 @@ class Block(nnx.Module):
         self.down = Linear(hidden, width, axes=(MLP, EMBED), init=out_init, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B L D"], mask: Bool[Array, "L L"] | None) -> Float[Array, "B L D"]:
-        """``mask`` is true where a query (row) may see a key (column); None lets all see all."""
+        """Apply the layer. ``mask`` is True where a query (row) sees a key (column); None masks nothing."""
         x = x + self.attend(self.norm_attention(x), mask)
         hidden = self.up(self.norm_mlp(x))  # [B L F]
         hidden = quick_gelu(hidden) if self.activation == "quick_gelu" else jax.nn.gelu(hidden, approximate=False)
         return x + self.down(hidden)
 
     def attend(self, x: Float[Array, "B L D"], mask: Bool[Array, "L L"] | None) -> Float[Array, "B L D"]:
-        """Softmax attention; logits in float32."""
+        """Compute softmax attention, with logits in float32."""
         q, k, v = jnp.moveaxis(name_attention(self.qkv(x)), 2, 0)  # [B L N H] each
         logits = jnp.einsum("BLNH,BSNH->BNLS", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
         if mask is not None:
@@ -150,29 +155,31 @@ class Block(nnx.Module):
 
 
 def make_stack(tower: TowerConfig, config: ClipConfig, rngs: nnx.Rngs) -> Stack:
-    """The blocks of one tower."""
+    """Create the blocks of one tower."""
 
-    def make_block(rngs: nnx.Rngs) -> Block:
-        return Block(tower, activation=config.activation, dtype=config.dtype, rngs=rngs)
+    def make_block(rngs: nnx.Rngs) -> ClipBlock:
+        return ClipBlock(tower, activation=config.activation, dtype=config.dtype, rngs=rngs)
 
     return Stack(make_block, (None,) * tower.layers, scan=config.scan, remat=config.remat, rngs=rngs)
 
 
 def run_stack(stack: Stack, x: Float[Array, "B L D"], mask: Bool[Array, "L L"] | None) -> Float[Array, "B L D"]:
-    """All blocks of a tower under one mask."""
+    """Apply all blocks of a tower with the same mask."""
 
-    def apply(block: Block, x: Array, _: Any, __: Any) -> tuple[Array, None]:
+    def apply(block: ClipBlock, x: Array, _: None, __: None) -> tuple[Array, None]:
         return block(constrain(x, BATCH, SEQ, EMBED), mask), None
 
     return stack(apply, x)[0]
 
 
 class VisionTower(nnx.Module):
-    """Patches and a class token through a transformer; the class token is projected."""
+    """The vision transformer over patches and a class token, whose output is projected to the embedding."""
 
     def __init__(self, tower: TowerConfig, config: ClipConfig, *, rngs: nnx.Rngs):
         if config.image_size % config.patch:
-            raise ValueError(f"images of {config.image_size} px do not divide into patches of {config.patch} px")
+            raise ValueError(
+                f"image_size: expected a multiple of patch ({config.patch} px), got {config.image_size} px"
+            )
         width, dtype = tower.width, config.dtype
         init = nnx.initializers.normal(width**-0.5)
         self.patch = config.patch
@@ -186,12 +193,12 @@ class VisionTower(nnx.Module):
         self.project = Linear(width, config.embed_width, axes=(EMBED, None), bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B H W 3"], *, train: bool = False) -> Float[Array, "B E"]:
-        """Normalised images to embeddings of any length."""
+        """Compute embeddings, not L2-normalised, of images with normalised channels."""
         del train
         return self.project(self.norm_after(self.states(x)[:, 0]))
 
     def states(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B L D"]:
-        """What the last block gives at every place, the class token's first."""
+        """Return the last block's output at all positions; position 0 is the class token."""
         x = space_to_depth(x, self.patch)  # [B h w patch*patch*3]
         x = self.embed(x.reshape(x.shape[0], -1, x.shape[-1]))  # [B h*w D]
         first = broadcast_param(self.class_token[...][None], x.shape[0], x.dtype)  # [B 1 D]
@@ -200,7 +207,7 @@ class VisionTower(nnx.Module):
 
 
 class TextTower(nnx.Module):
-    """Ids through a causal transformer; what it gives at the end of the text is projected."""
+    """The causal text transformer, whose output at the end of the text is projected to the embedding."""
 
     def __init__(self, config: ClipConfig, *, rngs: nnx.Rngs):
         width, dtype = config.text.width, config.dtype
@@ -213,27 +220,29 @@ class TextTower(nnx.Module):
         self.project = Linear(width, config.embed_width, axes=(EMBED, None), bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, text: Int[Array, "B T"]) -> Float[Array, "B E"]:
-        """Padded ids to embeddings of any length."""
+        """Compute embeddings, not L2-normalised, of padded token ids."""
         end = self.end_of_text.positions(text)
         return self.project(jnp.take_along_axis(self.states(text), end[:, None, None], axis=1)[:, 0])
 
     def states(self, text: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        """What the last norm gives at every position."""
+        """Return the output of the last norm at all positions."""
         x = self.tokens(text) + self.positions.all(text.shape[0])  # [B T D]
         return self.norm_after(run_stack(self.stack, x, jnp.tri(text.shape[1], dtype=bool)))
 
 
 def image_tower(config: ClipConfig, rngs: nnx.Rngs) -> VisionTower | ModifiedResNet:
-    """The tower that a config asks for."""
+    """Create the image tower of a config."""
     if isinstance(config.vision, TowerConfig):
         return VisionTower(config.vision, config, rngs=rngs)
     if config.patch != ModifiedResNet.shrinks:
-        raise ValueError(f"patch: expected {ModifiedResNet.shrinks}, by which a ResNet shrinks, got {config.patch}")
+        raise ValueError(
+            f"patch: expected {ModifiedResNet.shrinks}, the downsampling factor of a ResNet, got {config.patch}"
+        )
     return ModifiedResNet(config.vision, config.image_size, config.embed_width, dtype=config.dtype, rngs=rngs)
 
 
 class Clip(nnx.Module):
-    """Both towers and the learned scale of the logits, with a sigmoid loss their bias too."""
+    """The image tower, the text tower, the learned scale of the logits, and their bias for a sigmoid loss."""
 
     def __init__(self, config: ClipConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -244,15 +253,15 @@ class Clip(nnx.Module):
         self.bias = None if bias is None else nnx.Param(jnp.array(bias, jnp.float32), axes=())
 
     def encode_image(self, pixels: Float[Array, "B H W 3"], *, train: bool = False) -> Float[Array, "B E"]:
-        """Unit vectors, float32, of images with values in [0, 1]; ``train`` is for a ResNet's batch norms."""
+        """Embed images with values in [0, 1] as unit vectors in float32. ``train`` concerns a ResNet's batch norms."""
         mean, std = jnp.array(self.config.pixel_mean), jnp.array(self.config.pixel_std)
         return unit(self.vision((pixels - mean) / std, train=train))
 
     def encode_text(self, text: Int[Array, "B T"]) -> Float[Array, "B E"]:
-        """Unit vectors, float32, of padded captions."""
+        """Embed padded token ids as unit vectors in float32."""
         return unit(self.text(text))
 
     @property
     def logit_scale(self) -> Float[Array, ""]:
-        """The factor from cosines to logits. Training bounds its parameter (tasks/align_text_images.py)."""
+        """The factor from cosine similarities to logits. Training bounds its parameter (tasks/align_text_images.py)."""
         return jnp.exp(self.log_scale[...])

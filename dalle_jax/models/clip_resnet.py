@@ -1,14 +1,14 @@
-"""CLIP's ResNet (arXiv 2103.00020, section 2.4): a stem of three convolutions, strides by averaging, an attention pool.
+"""CLIP's ResNet (arXiv 2103.00020, section 2.4): a stem of three convolutions, average pooling, attention pooling.
 
 B batch   h w grid   C channels   N heads   H head width   E embedding
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Float
 from dalle_jax.layers.batch_norm import BatchNorm
@@ -24,8 +24,9 @@ EXPANSION = 4
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """``width`` channels after the stem; four stages of ``layers`` blocks, the channels of whose outputs are 4, 8, 16
-    and 32 ``width``; the pool has one head for 64 of the last.
+    """The channels after the stem, ``width``, and the number of blocks in each of the four stages, ``layers``.
+
+    The stages have 4, 8, 16 and 32 times ``width`` output channels. Heads of the attention pool have 64 channels.
     """
 
     width: int
@@ -33,9 +34,9 @@ class ResNetConfig:
 
 
 class NormedConv(nnx.Module):
-    """A convolution without bias, and a batch norm behind it."""
+    """A convolution without bias, followed by a batch norm."""
 
-    def __init__(self, channels: int, features: int, *, kernel: int, stride: int = 1, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, channels: int, features: int, *, kernel: int, stride: int = 1, dtype: DTypeLike, rngs: nnx.Rngs):
         ins, outs = channel_axes(channels, features)
         init = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
         value = init(rngs.params(), (kernel, kernel, channels, features), jnp.float32)
@@ -45,14 +46,14 @@ class NormedConv(nnx.Module):
         self.padding = ((kernel // 2, kernel // 2),) * 2
 
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w F"]:
-        """Padded on all sides alike, also where it strides."""
+        """Apply the convolution, with equal padding on all sides, and the norm."""
         padding = (self.padding[0], self.padding[1])
         y = convolve(x.astype(self.dtype), self.kernel[...], stride=self.stride, padding=padding)
         return self.norm(y, train)
 
 
 def shrink(x: Float[Array, "B H W C"], side: int) -> Float[Array, "B h w C"]:
-    """The mean of each square of ``side`` x ``side``; rows and columns that remain are dropped."""
+    """Average-pool squares of ``side`` x ``side`` pixels; rows and columns left over are dropped."""
     batch, height, width, channels = x.shape
     rows, columns = height // side, width // side
     x = x[:, : rows * side, : columns * side]
@@ -60,20 +61,23 @@ def shrink(x: Float[Array, "B H W C"], side: int) -> Float[Array, "B h w C"]:
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3 and 1x1 convolutions; where it strides, an average before the last one and before the shortcut's."""
+    """A residual block of 1x1, 3x3 and 1x1 convolutions.
 
-    def __init__(self, channels: int, width: int, stride: int, *, dtype: Any, rngs: nnx.Rngs):
+    A stride is an average pool before the last convolution, and before that of the shortcut.
+    """
+
+    def __init__(self, channels: int, width: int, stride: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         out = EXPANSION * width
         self.stride = stride
         self.first = NormedConv(channels, width, kernel=1, dtype=dtype, rngs=rngs)
         self.second = NormedConv(width, width, kernel=3, dtype=dtype, rngs=rngs)
         self.third = NormedConv(width, out, kernel=1, dtype=dtype, rngs=rngs)
-        self.third.norm.scale[...] = jnp.zeros(out, jnp.float32)  # the block begins as its shortcut
+        self.third.norm.scale[...] = jnp.zeros(out, jnp.float32)  # the block starts as its shortcut
         shortcut = stride > 1 or channels != out
         self.shortcut = NormedConv(channels, out, kernel=1, dtype=dtype, rngs=rngs) if shortcut else None
 
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w F"]:
-        """F = 4 ``width``."""
+        """Apply the block; F = 4 ``width``."""
         y = jax.nn.relu(self.first(x, train))
         y = jax.nn.relu(self.second(y, train))
         y = self.third(shrink(y, self.stride), train)
@@ -81,12 +85,12 @@ class Bottleneck(nnx.Module):
 
 
 class AttentionPool(nnx.Module):
-    """One round of attention in which the mean of all places asks, itself and all places."""
+    """Attention pooling: the query is the mean over the grid, the keys are this mean and all positions."""
 
-    def __init__(self, places: int, channels: int, embed_width: int, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, places: int, channels: int, embed_width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         heads = channels // HEAD_WIDTH
         if channels % HEAD_WIDTH:
-            raise ValueError(f"{channels} channels do not divide into heads of {HEAD_WIDTH}")
+            raise ValueError(f"channels: expected a multiple of {HEAD_WIDTH}, the width of a head, got {channels}")
         shape = (heads, HEAD_WIDTH)
         init = nnx.initializers.normal(channels**-0.5)
         self.positions = Embedding(places + 1, channels, axis=POSITIONS, init=init, dtype=dtype, rngs=rngs)
@@ -96,7 +100,7 @@ class AttentionPool(nnx.Module):
         self.project = Linear(shape, embed_width, axes=(HEADS, HEAD_DIM, None), init=init, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B E"]:
-        """Logits in float32."""
+        """Pool the grid to embeddings; attention logits are float32."""
         x = x.reshape(x.shape[0], -1, x.shape[-1])  # [B h*w C]
         x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1) + self.positions.all(x.shape[0])  # [B L C]
         q, k, v = self.q(x[:, 0]), self.k(x), self.v(x)
@@ -106,13 +110,13 @@ class AttentionPool(nnx.Module):
 
 
 class ModifiedResNet(nnx.Module):
-    """The image tower; it needs no projection beside the pool's."""
+    """The image tower. Its attention pool projects to the embedding."""
 
     shrinks = 32
 
-    def __init__(self, config: ResNetConfig, image_size: int, embed_width: int, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, config: ResNetConfig, image_size: int, embed_width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         if image_size % self.shrinks:
-            raise ValueError(f"images of {image_size} px do not divide by {self.shrinks}")
+            raise ValueError(f"image_size: expected a multiple of {self.shrinks} px, got {image_size} px")
         width = config.width
         self.stem = nnx.List(
             [
@@ -121,7 +125,7 @@ class ModifiedResNet(nnx.Module):
                 NormedConv(width // 2, width, kernel=3, dtype=dtype, rngs=rngs),
             ]
         )
-        self.stages: Any = nnx.List([])
+        self.stages: nnx.List[nnx.List[Bottleneck]] = nnx.List([])
         channels = width
         for stage, layers in enumerate(config.layers):
             blocks = []
@@ -133,11 +137,14 @@ class ModifiedResNet(nnx.Module):
         self.pool = AttentionPool((image_size // self.shrinks) ** 2, channels, embed_width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B H W 3"], *, train: bool = False) -> Float[Array, "B E"]:
-        """Normalised images to embeddings of any length; ``train`` uses and follows the batch's own statistics."""
+        """Compute embeddings, not L2-normalised, of images with normalised channels.
+
+        With ``train``, batch norms use the statistics of the batch and update their running averages.
+        """
         return self.pool(self.states(x, train=train))
 
     def states(self, x: Float[Array, "B H W 3"], *, train: bool = False) -> Float[Array, "B h w C"]:
-        """What the last stage gives."""
+        """Return the output of the last stage."""
         for conv in self.stem:
             x = jax.nn.relu(conv(x, train))
         x = shrink(x, 2)

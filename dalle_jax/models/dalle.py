@@ -6,7 +6,7 @@ context: all of the image sees all of it. Letters: B T I L D N H V K as in array
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,20 +25,22 @@ from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
 from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
 from dalle_jax.models.code_generator import CachedGenerator, Logits
+from dalle_jax.models.prompt_kinds import TokenIds
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
 
 
 @dataclass(frozen=True)
 class DalleConfig:
-    """Sizes of the network.
+    """Sizes and options of the network.
 
-    ``attention`` is a pattern of kinds repeated over the layers, and ``last_attention`` replaces the last layer's; the
-    published model has ("row", "column", "row", "row") and "convolutional". ``kernel`` is the odd side of the
-    convolutional window. ``scan`` loops over layers with one compiled body; ``remat`` says what each layer keeps for
-    the backward pass (layers/remat.py), ``backend`` computes attention in training (layers/attend.py). ``dropout`` acts
-    on residual branches. ``code_width`` is the width of the tokenizer's code vectors where these are to be looked at, 0
-    (as published) where codes are mere numbers: layers/code_tokens.py.
+    The kinds in ``attention`` repeat over the layers; ``last_attention`` replaces that of the last layer. The published
+    model has ("row", "column", "row", "row") and "convolutional". ``kernel`` is the odd side of the window of
+    convolutional attention. ``dropout`` is the rate on residual branches.
+
+    ``scan`` compiles one layer and loops over all. ``remat`` chooses the activations that a layer stores
+    (layers/remat.py) and ``backend`` the implementation of attention in training (layers/attend.py). ``code_width`` is
+    the width of the image tokenizer's code vectors; 0, as published, does not use them (layers/code_tokens.py).
     """
 
     text_vocab: int
@@ -63,12 +65,21 @@ class DalleConfig:
 
     @property
     def pad_id(self) -> int:
-        """The id of a text's padding."""
+        """The token id of padding."""
         return 0
 
+    @property
+    def prompt_kind(self) -> TokenIds:
+        """The kind of the model's prompts."""
+        return TokenIds(self.text_length)
 
-class Block(nnx.Module):
-    """Pre-norm attention and a pre-norm MLP, each added to the stream."""
+    def build(self, rngs: nnx.Rngs) -> "Dalle":
+        """Create the network with newly initialised weights."""
+        return Dalle(self, rngs=rngs)
+
+
+class DalleBlock(nnx.Module):
+    """A transformer layer: ``x + attention(norm(x))``, then ``x + mlp(norm(x))``."""
 
     def __init__(self, config: DalleConfig, *, rngs: nnx.Rngs):
         width, dtype = config.width, config.dtype
@@ -82,15 +93,15 @@ class Block(nnx.Module):
         hidden = width * config.hidden_multiple
         self.mlp = Mlp(width, hidden, gated=config.gated, dtype=dtype, init_out=branch, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B L D"], pattern: Pattern, key: Any) -> Float[Array, "B L D"]:
-        """A whole stream; ``key`` draws the dropout."""
+    def __call__(self, x: Float[Array, "B L D"], pattern: Pattern, key: Key[Array, ""] | None) -> Float[Array, "B L D"]:
+        """Apply the layer to a whole stream, with dropout if there is a key."""
         keys = (None, None) if key is None else jax.random.split(key)
         x = x + dropout(self.attention(self.attention_norm(x), pattern), self.rate, keys[0])
         x = x + dropout(self.mlp(self.mlp_norm(x)), self.rate, keys[1])
         return constrain(x, BATCH, SEQ, EMBED)
 
     def prefill(self, x: Float[Array, "P C D"], candidates: int, pattern: Pattern) -> tuple[Array, KvCache]:
-        """The context alone, and a cache for that many candidates."""
+        """Apply the layer to the context and return its output with a cache for ``candidates`` images per prompt."""
         out, cache = self.attention.prefill(self.attention_norm(x), candidates, pattern)
         x = x + out
         return x + self.mlp(self.mlp_norm(x)), cache
@@ -98,14 +109,16 @@ class Block(nnx.Module):
     def decode(
         self, x: Float[Array, "P M D"], cache: KvCache, pattern: Pattern, index: Int[Array, ""]
     ) -> tuple[Array, tuple[Array, Array]]:
-        """One step, that of code ``index``, and its key and value."""
+        """Run the step of code ``index`` and return its output, key and value."""
         out, new = self.attention.decode(self.attention_norm(x), cache, pattern, index)
         x = x + out
         return x + self.mlp(self.mlp_norm(x)), new
 
 
 class Dalle(CachedGenerator):
-    """p(text, codes) as one stream; implements models.code_generator.CodeGenerator."""
+    """DALL·E 1's transformer p(text, codes). Implements ``CodeGenerator``."""
+
+    config: DalleConfig
 
     def __init__(self, config: DalleConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -121,7 +134,7 @@ class Dalle(CachedGenerator):
         )
         self.code_positions = GridEmbedding(config.grid, width, dtype=dtype, rngs=rngs)
         self.stack = Stack(
-            lambda rngs: Block(config, rngs=rngs), self.patterns, scan=config.scan, remat=config.remat, rngs=rngs
+            lambda rngs: DalleBlock(config, rngs=rngs), self.patterns, scan=config.scan, remat=config.remat, rngs=rngs
         )
         self.norm = LayerNorm(width, dtype=dtype)
         self.text_head = Linear(
@@ -129,11 +142,11 @@ class Dalle(CachedGenerator):
         )
 
     def empty(self, text: Int[Array, "P T"]) -> Int[Array, "1 T"]:
-        """The empty caption, all pads: one row for whatever prompts."""
+        """Return the empty caption, which is all padding, as one row for all prompts."""
         return jnp.full((1, self.config.text_length), self.config.pad_id, text.dtype)
 
     def embed_text(self, text: Int[Array, "B T"]) -> Float[Array, "B C D"]:
-        """<bos> and the text; a pad (0) at position t becomes the t-th learned pad."""
+        """Embed <bos> and the text. Padding at position t has the embedding number t of ``pad_embedding``."""
         pads = (text == self.config.pad_id)[..., None]
         tokens = jnp.where(pads, self.pad_embedding.all(text.shape[0]), self.text_embedding(text))
         tokens = tokens + self.text_positions.all(text.shape[0])  # [B T D]
@@ -143,12 +156,12 @@ class Dalle(CachedGenerator):
     def __call__(
         self, text: Int[Array, "B T"], codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None
     ) -> Logits:
-        """Teacher forcing: logits of every text token and of every code; dropout only with a key."""
+        """Compute the logits of all text tokens and codes by teacher forcing, with dropout if there is a key."""
         image = self.codes.embed(codes[:, :-1]) + self.code_positions.all(text.shape[0])[:, :-1]  # [B I-1 D]
         x = constrain(jnp.concatenate([self.embed_text(text), image], axis=1), BATCH, SEQ, EMBED)  # [B L D]
         keys = stack_keys(dropout_key if self.config.dropout else None, self.config.depth)
 
-        def apply(block: Block, x: Array, pattern: Pattern, key: Any) -> tuple[Array, None]:
+        def apply(block: DalleBlock, x: Array, pattern: Pattern, key: Array | None) -> tuple[Array, None]:
             return block(x, pattern, key), None
 
         x = self.norm(self.stack(apply, x, keys)[0])
@@ -156,9 +169,9 @@ class Dalle(CachedGenerator):
         return Logits(image=self.codes.predict(x[:, split:]), text=self.text_head(x[:, :split]))
 
     def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], Layered]:
-        """Logits of code 0 for each prompt, and a cache that has room for no code yet."""
+        """Return the logits of code 0 for each prompt, and a cache without room for codes."""
 
-        def apply(block: Block, x: Array, pattern: Pattern, _: Any) -> tuple[Array, KvCache]:
+        def apply(block: DalleBlock, x: Array, pattern: Pattern, _: None) -> tuple[Array, KvCache]:
             return block.prefill(x, candidates, pattern)
 
         x, caches = self.stack(apply, self.embed_text(text))
@@ -167,11 +180,11 @@ class Dalle(CachedGenerator):
     def decode(
         self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: Layered
     ) -> tuple[Float[Array, "P M K"], Layered]:
-        """Logits of code ``position`` >= 1 given code ``position - 1``, and the new cache."""
+        """Return the logits of code ``position`` >= 1 given code ``position - 1``, and the new cache."""
         index = position - 1
         x = self.codes.embed(previous) + self.code_positions(index)  # [P M D]
 
-        def apply(block: Block, x: Array, pattern: Pattern, cache: KvCache) -> tuple[Array, tuple[Array, Array]]:
+        def apply(block: DalleBlock, x: Array, pattern: Pattern, cache: KvCache) -> tuple[Array, tuple[Array, Array]]:
             return block.decode(x, cache, pattern, index)
 
         x, cache = self.step(apply, x, cache, index)

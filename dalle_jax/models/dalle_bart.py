@@ -1,17 +1,18 @@
-"""DALL·E mini's transformer: a BART that reads a text and writes codes, with NormFormer norms and gated networks.
+"""DALL·E mini's transformer: a BART from text to image codes, with NormFormer norms and gated linear units.
 
 Dayma et al. 2021 (dalle-mini); Shleifer et al. 2021 (NormFormer, arXiv 2110.09456). No biases in matrix products,
-learned positions, a norm after the embeddings, a norm without scale wherever a matrix follows, an untied head. The
-decoder's input is  <start> code_0 ... code_{I-2}  and its output at i predicts code i. Letters as in arrays.py; R rows
-of the tables of codes, R >= K.
+learned positions, a norm after the embeddings, a norm without scale before each matrix product, an untied head. The
+decoder's input is  <start> code_0 ... code_{I-2}  and its output at i predicts code i. Letters as in arrays.py; R is
+the number of rows in the tables of codes, R >= K.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Bool, Float, Int, Key
 from dalle_jax.layers.attend import Backend
@@ -25,24 +26,24 @@ from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
 from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
 from dalle_jax.models.code_generator import CachedGenerator, Logits
+from dalle_jax.models.prompt_kinds import TokenIds
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
 
 
 @dataclass(frozen=True)
 class DalleBartConfig:
-    """Sizes of the network; heads must divide the width.
+    """Sizes and options of the network; heads must divide the width.
 
-    ``init_std`` is the standard deviation of every matrix and table. ``scan`` loops over layers with one compiled body,
-    ``remat`` says what each layer keeps for the backward pass (layers/remat.py), ``backend`` computes the decoder's
-    self-attention in training (layers/attend.py). ``dropout`` acts on residual branches. ``code_width`` is the width of
-    the tokenizer's code vectors where these are to be looked at, 0 (as published) where codes are mere numbers:
-    layers/code_tokens.py.
+    ``init_std`` is the standard deviation of all initial matrices and tables. ``dropout`` is the rate on residual
+    branches. ``scan`` compiles one layer and loops over all. ``remat`` chooses the activations that a layer stores
+    (layers/remat.py) and ``backend`` the implementation of the decoder's self-attention in training (layers/attend.py).
+    ``code_width`` is the width of the image tokenizer's code vectors; 0, as published, does not use them
+    (layers/code_tokens.py).
 
-    As published, texts are padded with ``pad_id`` 1, ``empty_caption`` is (0, 2), the tables of codes have
-    ``extra_codes`` rows beyond the codebook, which are learned and never drawn, and ``start_code`` is one of them.
-    The defaults suit a text tokenizer whose pad is 0 and whose empty caption is all pads; with no ``start_code`` a
-    vector of its own stands before the codes.
+    The published models have ``pad_id`` 1 and ``empty_caption`` (0, 2). Their tables of codes have ``extra_codes`` rows
+    beyond the codebook, and ``start_code`` is one of these rows. The defaults suit a text tokenizer with padding 0 and
+    an empty caption that is all padding. Without ``start_code`` the decoder's first input is a learned vector.
     """
 
     text_vocab: int
@@ -84,9 +85,18 @@ class DalleBartConfig:
                 f"empty_caption: expected at most {self.text_length} ids (text_length), got {len(self.empty_caption)}"
             )
 
+    @property
+    def prompt_kind(self) -> TokenIds:
+        """The kind of the model's prompts."""
+        return TokenIds(self.text_length)
 
-class EncoderBlock(nnx.Module):
-    """``x + LN(attention(LN x))``, then ``x + glu(x)``, whose norms are inside."""
+    def build(self, rngs: nnx.Rngs) -> "DalleBart":
+        """Create the network with newly initialised weights."""
+        return DalleBart(self, rngs=rngs)
+
+
+class DalleBartEncoderBlock(nnx.Module):
+    """An encoder layer: ``x + LN(attention(LN x))``, then ``x + glu(x)``; the GLU has its own norms."""
 
     def __init__(self, config: DalleBartConfig, *, rngs: nnx.Rngs):
         width, heads, dtype = config.width, config.encoder_heads, config.dtype
@@ -97,23 +107,25 @@ class EncoderBlock(nnx.Module):
         self.attention_norm_after = LayerNorm(width, dtype=dtype)
         self.glu = NormFormerGlu(width, config.encoder_hidden, dtype=dtype, init=init, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"], key: Any) -> Float[Array, "B T D"]:
-        """Every position sees the positions where ``mask`` is True."""
+    def __call__(
+        self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"], key: Key[Array, ""] | None
+    ) -> Float[Array, "B T D"]:
+        """Apply the layer; all positions attend to the positions where ``mask`` is True."""
         keys = (None, None) if key is None else jax.random.split(key)
         out = self.attention_norm_after(self.attention.bidirectional(self.attention_norm(x), mask))
         x = x + dropout(out, self.rate, keys[0])
         return constrain(x + dropout(self.glu(x), self.rate, keys[1]), BATCH, SEQ, EMBED)
 
 
-class DecoderCache(NamedTuple):
-    """One layer's view of the text and of the codes so far."""
+class DalleBartCache(NamedTuple):
+    """The cache of one decoder layer: keys and values of the encoded text, and of the codes so far."""
 
     text: CrossKeys
     codes: KvCache
 
 
-class DecoderBlock(nnx.Module):
-    """Causal self-attention, attention to the text, gated network; each normed before and after it, or inside."""
+class DalleBartDecoderBlock(nnx.Module):
+    """A decoder layer: causal self-attention, cross-attention to the text and a GLU, each with norms around it."""
 
     def __init__(self, config: DalleBartConfig, *, rngs: nnx.Rngs):
         width, heads, dtype = config.width, config.decoder_heads, config.dtype
@@ -129,8 +141,8 @@ class DecoderBlock(nnx.Module):
         self.cross_norm_after = LayerNorm(width, dtype=dtype)
         self.glu = NormFormerGlu(width, config.decoder_hidden, dtype=dtype, init=init, rngs=rngs)
 
-    def read_text(self, x: Array, keys: CrossKeys, key: Any = None) -> Array:
-        """The attention to the text and the gated network: the same for a stream and for one step of candidates."""
+    def read_text(self, x: Array, keys: CrossKeys, key: Key[Array, ""] | None = None) -> Array:
+        """Apply cross-attention and the GLU, to a whole stream or to one step."""
         drop = (None, None) if key is None else jax.random.split(key)
         x = x + dropout(self.cross_norm_after(self.cross(self.cross_norm(x), keys)), self.rate, drop[0])
         return x + dropout(self.glu(x), self.rate, drop[1])
@@ -141,9 +153,9 @@ class DecoderBlock(nnx.Module):
         text: Float[Array, "B T D"],
         mask: Bool[Array, "B T"],
         pattern: Pattern,
-        key: Any,
+        key: Key[Array, ""] | None,
     ) -> Float[Array, "B I D"]:
-        """A whole stream against its encoded text."""
+        """Apply the layer to a whole stream and its encoded text."""
         keys = (None, None) if key is None else jax.random.split(key)
         out = self.attention_norm_after(self.attention(self.attention_norm(x), pattern))
         x = x + dropout(out, self.rate, keys[0])
@@ -151,22 +163,22 @@ class DecoderBlock(nnx.Module):
 
     def prefill(
         self, x: Float[Array, "P 1 D"], text: Array, mask: Array, candidates: int, pattern: Pattern
-    ) -> tuple[Array, DecoderCache]:
-        """The start token alone, and a cache for that many candidates."""
+    ) -> tuple[Array, DalleBartCache]:
+        """Apply the layer to the start token; return its output and a cache for ``candidates`` images per prompt."""
         out, codes = self.attention.prefill(self.attention_norm(x), candidates, pattern)
         keys = self.cross.keys(text, mask)
-        return self.read_text(x + self.attention_norm_after(out), keys), DecoderCache(keys, codes)
+        return self.read_text(x + self.attention_norm_after(out), keys), DalleBartCache(keys, codes)
 
     def decode(
-        self, x: Float[Array, "P M D"], cache: DecoderCache, pattern: Pattern, index: Int[Array, ""]
+        self, x: Float[Array, "P M D"], cache: DalleBartCache, pattern: Pattern, index: Int[Array, ""]
     ) -> tuple[Array, tuple[Array, Array]]:
-        """One step, that of code ``index``, and its key and value."""
+        """Run the step of code ``index`` and return its output, key and value."""
         out, new = self.attention.decode(self.attention_norm(x), cache.codes, pattern, index)
         return self.read_text(x + self.attention_norm_after(out), cache.text), new
 
 
-class Encoder(nnx.Module):
-    """A text to one vector per token."""
+class DalleBartEncoder(nnx.Module):
+    """The text encoder: one vector per token."""
 
     def __init__(self, config: DalleBartConfig, *, rngs: nnx.Rngs):
         width, dtype, init = config.width, config.dtype, nnx.initializers.normal(config.init_std)
@@ -174,34 +186,38 @@ class Encoder(nnx.Module):
         self.positions = Embedding(config.text_length, width, axis=POSITIONS, dtype=dtype, init=init, rngs=rngs)
         self.embedding_norm = LayerNorm(width, dtype=dtype)
         self.stack = Stack(
-            lambda rngs: EncoderBlock(config, rngs=rngs), (None,) * config.encoder_layers, scan=config.scan,
+            lambda rngs: DalleBartEncoderBlock(config, rngs=rngs), (None,) * config.encoder_layers, scan=config.scan,
             remat=config.remat, rngs=rngs,
         )  # fmt: skip
         self.norm = LayerNorm(width, scale=False, dtype=dtype)
 
-    def __call__(self, text: Int[Array, "B T"], mask: Bool[Array, "B T"], key: Any = None) -> Float[Array, "B T D"]:
-        """Only positions where ``mask`` is True are looked at."""
+    def __call__(
+        self, text: Int[Array, "B T"], mask: Bool[Array, "B T"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "B T D"]:
+        """Encode texts; attention sees only the positions where ``mask`` is True."""
         x = self.embedding_norm(self.tokens(text) + self.positions.all(text.shape[0]))
 
-        def apply(block: EncoderBlock, x: Array, _: Any, key: Any) -> tuple[Array, None]:
+        def apply(block: DalleBartEncoderBlock, x: Array, _: None, key: Array | None) -> tuple[Array, None]:
             return block(x, mask, key), None
 
         return self.norm(self.stack(apply, x, stack_keys(key, self.stack.depth))[0])
 
 
 def text_mask(text: Int[Array, "B T"], pad_id: int) -> Bool[Array, "B T"]:
-    """True where there is text; position 0 always counts, so that a caption of pads alone has something to see."""
+    """Return True where there is text. Position 0 is always True, so that attention to an empty caption is defined."""
     return (text != pad_id).at[:, 0].set(True)
 
 
 class DalleBart(CachedGenerator):
-    """p(codes | text) as an encoder and a decoder; implements models.code_generator.CodeGenerator."""
+    """DALL·E mini's encoder-decoder p(codes | text). Implements ``CodeGenerator``."""
+
+    config: DalleBartConfig
 
     def __init__(self, config: DalleBartConfig, *, rngs: nnx.Rngs):
         self.config = config
         width, dtype, init = config.width, config.dtype, nnx.initializers.normal(config.init_std)
         self.pattern = Pattern("full", context=1, grid=config.grid)
-        self.encoder = Encoder(config, rngs=rngs)
+        self.encoder = DalleBartEncoder(config, rngs=rngs)
         start = init(rngs.params(), (width,), jnp.float32) if config.start_code is None else None
         self.start = nnx.data(None if start is None else EmbeddingParam(start, axes=(EMBED,)))
         self.codes = CodeTokens(
@@ -211,18 +227,18 @@ class DalleBart(CachedGenerator):
         self.positions = Embedding(self.pattern.positions, width, axis=POSITIONS, dtype=dtype, init=init, rngs=rngs)
         self.embedding_norm = LayerNorm(width, dtype=dtype)
         self.stack = Stack(
-            lambda rngs: DecoderBlock(config, rngs=rngs), (self.pattern,) * config.decoder_layers, scan=config.scan,
-            remat=config.remat, rngs=rngs,
+            lambda rngs: DalleBartDecoderBlock(config, rngs=rngs), (self.pattern,) * config.decoder_layers,
+            scan=config.scan, remat=config.remat, rngs=rngs,
         )  # fmt: skip
         self.norm = LayerNorm(width, scale=False, dtype=dtype)
 
     def empty(self, text: Int[Array, "P T"]) -> Int[Array, "1 T"]:
-        """The empty caption: one row for whatever prompts."""
+        """Return the empty caption, as one row for all prompts."""
         row = jnp.full((1, self.config.text_length), self.config.pad_id, text.dtype)
         return row.at[0, : len(self.config.empty_caption)].set(jnp.asarray(self.config.empty_caption, text.dtype))
 
-    def _begin(self, rows: int, dtype: Any) -> Float[Array, "B 1 D"]:
-        """What stands before the codes."""
+    def _start(self, rows: int, dtype: DTypeLike) -> Float[Array, "B 1 D"]:
+        """Return the decoder's first input."""
         if self.start is not None:
             return broadcast_param(self.start[...][None], rows, dtype)
         return self.codes.embed(jnp.tile(jnp.asarray(self.config.start_code), (rows, 1)))
@@ -230,47 +246,49 @@ class DalleBart(CachedGenerator):
     def __call__(
         self, text: Int[Array, "B T"], codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None
     ) -> Logits:
-        """Teacher forcing: logits [B I R] of every code; dropout only with a key."""
+        """Compute the logits [B I R] of all codes by teacher forcing, with dropout if there is a key."""
         encoder_key, decoder_key = None, None
         if dropout_key is not None and self.config.dropout > 0:
             encoder_key, decoder_key = jax.random.split(dropout_key)
         mask = text_mask(text, self.config.pad_id)
         encoded = self.encoder(text, mask, encoder_key)
-        start = self._begin(codes.shape[0], encoded.dtype)
+        start = self._start(codes.shape[0], encoded.dtype)
         x = jnp.concatenate([start, self.codes.embed(codes[:, :-1])], axis=1)  # [B I D]
         x = x + self.positions.all(codes.shape[0])
 
-        def apply(block: DecoderBlock, x: Array, pattern: Pattern, key: Any) -> tuple[Array, None]:
+        def apply(block: DalleBartDecoderBlock, x: Array, pattern: Pattern, key: Array | None) -> tuple[Array, None]:
             return block(x, encoded, mask, pattern, key), None
 
         x, _ = self.stack(apply, self.embedding_norm(x), stack_keys(decoder_key, self.stack.depth))
         return Logits(image=self.codes.predict(self.norm(x)), text=None)
 
     def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], Layered]:
-        """Logits of code 0 for each prompt, and a cache that has room for no code yet."""
+        """Return the logits of code 0 for each prompt, and a cache without room for codes."""
         mask = text_mask(text, self.config.pad_id)
         encoded = self.encoder(text, mask)
-        x = self._begin(text.shape[0], encoded.dtype) + self.positions.all()[:1]
+        x = self._start(text.shape[0], encoded.dtype) + self.positions.all()[:1]
 
-        def apply(block: DecoderBlock, x: Array, pattern: Pattern, _: Any) -> tuple[Array, DecoderCache]:
+        def apply(block: DalleBartDecoderBlock, x: Array, pattern: Pattern, _: None) -> tuple[Array, DalleBartCache]:
             return block.prefill(x, encoded, mask, candidates, pattern)
 
         x, caches = self.stack(apply, self.embedding_norm(x))
-        return self._drawable(self.norm(x[:, 0])), caches
+        return self._codebook_logits(self.norm(x[:, 0])), caches
 
     def decode(
         self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: Layered
     ) -> tuple[Float[Array, "P M K"], Layered]:
-        """Logits of code ``position`` >= 1 given code ``position - 1``, and the new cache."""
+        """Return the logits of code ``position`` >= 1 given code ``position - 1``, and the new cache."""
         index = position - 1
         x = self.embedding_norm(self.codes.embed(previous) + self.positions(position))  # [P M D]
 
-        def apply(block: DecoderBlock, x: Array, pattern: Pattern, cache: DecoderCache) -> tuple[Array, Any]:
+        def apply(
+            block: DalleBartDecoderBlock, x: Array, pattern: Pattern, cache: DalleBartCache
+        ) -> tuple[Array, tuple[Array, Array]]:
             return block.decode(x, cache, pattern, index)
 
         x, cache = self.step(apply, x, cache, index)
-        return self._drawable(self.norm(x)), cache
+        return self._codebook_logits(self.norm(x)), cache
 
-    def _drawable(self, x: Float[Array, "... D"]) -> Float[Array, "... K"]:
-        """Logits of the codebook's codes; the rows beyond it are never drawn."""
+    def _codebook_logits(self, x: Float[Array, "... D"]) -> Float[Array, "... K"]:
+        """Return the logits of the codebook's codes, without the extra rows."""
         return self.codes.predict(x)[..., : self.config.codebook_size]

@@ -1,18 +1,19 @@
-"""LlamaGen's transformer: a Llama over codes, asked by a class or by the features of a caption (arXiv 2406.06525).
+"""LlamaGen's transformer: a Llama over image codes, conditioned on a class or a caption (arXiv 2406.06525).
 
 Sun et al. 2024. The stream is  condition_0 ... condition_{T-1} code_0 ... code_{I-2}; the output at the last condition
-predicts code 0. T = 1 for a class; features of captions are padded before the words, with rows of zeros. Pre-norm
+predicts code 0. T = 1 for a class. Features of a caption are left-padded with rows of zeros. Pre-norm
 blocks without biases: root mean square norms, rotary positions over the grid (layers/rotary.py), SwiGLU. Letters as in
-arrays.py; L = T + I - 1; c the width of a caption's features.
+arrays.py; L = T + I - 1; c is the width of a caption's features.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Bool, Float, Int, Key, Prompts
 from dalle_jax.layers import kv_cache
@@ -22,39 +23,25 @@ from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.embeddings import Embedding
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import Linear
+from dalle_jax.layers.linear import Initializer, Linear
 from dalle_jax.layers.mlp import constrain_hidden
 from dalle_jax.layers.norms import RmsNorm
 from dalle_jax.layers.remat import Remat, name_attention
 from dalle_jax.layers.rotary import grid_rotary_table, rotate
 from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
 from dalle_jax.models.code_generator import CachedGenerator, Logits
+from dalle_jax.models.prompt_kinds import ByCaption, ByClass
 from dalle_jax.parallel.axes import BATCH, EMBED, MLP, POSITIONS, SEQ
 from dalle_jax.parallel.layout import constrain
 
 
 @dataclass(frozen=True)
-class ByClass:
-    """The prompt is one of ``classes`` numbers; the number after the last stands for none of them."""
-
-    classes: int
-
-
-@dataclass(frozen=True)
-class ByCaption:
-    """The prompt is what a text encoder says of a caption: ``length`` vectors of ``width``."""
-
-    length: int
-    width: int
-
-
-@dataclass(frozen=True)
 class LlamaGenConfig:
-    """Sizes of the network; a head's width, ``width / heads``, is a multiple of 4.
+    """Sizes and options of the network. The width of a head, ``width / heads``, must be a multiple of 4.
 
-    The hidden width of the SwiGLU is the first multiple of ``multiple_of`` from 8/3 of ``width`` on. ``dropout`` acts
-    on residual branches and on what enters the first block. ``scan``, ``remat``, ``backend`` and ``code_width`` as in
-    DalleConfig; a caption's padding needs a mask of its own, so there attention is XLA's whatever the ``backend``.
+    The hidden width of the SwiGLU is the smallest multiple of ``multiple_of`` that is at least 8/3 ``width``.
+    ``dropout`` is the rate on residual branches and on the input of the first layer. ``scan``, ``remat``, ``backend``
+    and ``code_width`` are as in DalleConfig. Captions need a padding mask, for which attention is always XLA's.
     """
 
     condition: ByClass | ByCaption
@@ -78,17 +65,26 @@ class LlamaGenConfig:
 
     @property
     def hidden(self) -> int:
-        """F."""
+        """The hidden width, F."""
         return -(-int(2 * 4 * self.width / 3) // self.multiple_of) * self.multiple_of
 
     @property
     def text_length(self) -> int:
-        """T."""
+        """The length of the condition, T."""
         return 1 if isinstance(self.condition, ByClass) else self.condition.length
+
+    @property
+    def prompt_kind(self) -> ByClass | ByCaption:
+        """The kind of the model's prompts."""
+        return self.condition
+
+    def build(self, rngs: nnx.Rngs) -> "LlamaGen":
+        """Create the network with newly initialised weights."""
+        return LlamaGen(self, rngs=rngs)
 
 
 class SwiGlu(nnx.Module):
-    """``W2 (silu(W1 x) * W3 x)`` (Shazeer 2020, arXiv 2002.05202), without biases."""
+    """A gated linear unit ``W2 (silu(W1 x) * W3 x)`` without biases (Shazeer 2020, arXiv 2002.05202)."""
 
     def __init__(self, config: LlamaGenConfig, *, rngs: nnx.Rngs):
         width, hidden, init = config.width, config.hidden, nnx.initializers.normal(config.init_std)
@@ -97,20 +93,20 @@ class SwiGlu(nnx.Module):
         self.down = Linear(hidden, width, axes=(MLP, EMBED), bias=False, dtype=config.dtype, init=init, rngs=rngs)
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        """Acts on the last dimension."""
+        """Apply the unit to the last dimension."""
         hidden = self.up(x)  # [... 2 F]
         return self.down(constrain_hidden(jax.nn.silu(hidden[..., 0, :]) * hidden[..., 1, :]))
 
 
-class LayerCache(NamedTuple):
-    """One layer's keys and values, and which of the condition's positions are looked at (None: all)."""
+class LlamaGenCache(NamedTuple):
+    """The cache of one layer. ``seen`` is False at the padding of the condition; None means no padding."""
 
     codes: KvCache
     seen: Bool[Array, "P T"] | None
 
 
-class Block(nnx.Module):
-    """``x + attention(norm x)``, then ``x + swiglu(norm x)``."""
+class LlamaGenBlock(nnx.Module):
+    """A transformer layer: ``x + attention(norm(x))``, then ``x + swiglu(norm(x))``."""
 
     def __init__(self, config: LlamaGenConfig, *, rngs: nnx.Rngs):
         width, init = config.width, nnx.initializers.normal(config.init_std)
@@ -123,7 +119,7 @@ class Block(nnx.Module):
         self.mlp = SwiGlu(config, rngs=rngs)
 
     def _attend(self, x: Array, table: Array, pattern: Pattern, seen: Array | None) -> tuple[Array, Array, Array]:
-        """The attention of a stream, or of its beginning, to itself [B L D], and its keys and values [B N L H]."""
+        """Compute causal self-attention of a stream [B L D]; return it with the keys and values [B N L H]."""
         q, k, v = self.attention.project_qkv(self.attention_norm(x))
         q, k = rotate(q, table), rotate(k, table)  # the table [L h 2] stands before the heads' batch
         if seen is None:
@@ -133,25 +129,30 @@ class Block(nnx.Module):
         return self.attention.out(name_attention(out).swapaxes(1, 2)), k, v
 
     def __call__(
-        self, x: Float[Array, "B L D"], table: Array, pattern: Pattern, seen: Bool[Array, "B T"] | None, key: Any
+        self,
+        x: Float[Array, "B L D"],
+        table: Array,
+        pattern: Pattern,
+        seen: Bool[Array, "B T"] | None,
+        key: Key[Array, ""] | None,
     ) -> Float[Array, "B L D"]:
-        """A whole stream; ``key`` draws the dropout."""
+        """Apply the layer to a whole stream, with dropout if there is a key."""
         keys = (None, None) if key is None else jax.random.split(key)
         x = x + dropout(self._attend(x, table, pattern, seen)[0], self.rate, keys[0])
         return constrain(x + dropout(self.mlp(self.mlp_norm(x)), self.rate, keys[1]), BATCH, SEQ, EMBED)
 
     def prefill(
         self, x: Float[Array, "P T D"], table: Array, pattern: Pattern, seen: Array | None, candidates: int
-    ) -> tuple[Array, LayerCache]:
-        """The condition alone, and a cache for that many candidates."""
+    ) -> tuple[Array, LlamaGenCache]:
+        """Apply the layer to the condition; return its output and a cache for ``candidates`` images per prompt."""
         out, k, v = self._attend(x, table, pattern, seen)
         x = x + out
-        return x + self.mlp(self.mlp_norm(x)), LayerCache(kv_cache.new_cache(k, v, candidates, pattern), seen)
+        return x + self.mlp(self.mlp_norm(x)), LlamaGenCache(kv_cache.new_cache(k, v, candidates, pattern), seen)
 
     def decode(
-        self, x: Float[Array, "P M D"], table: Array, cache: LayerCache, pattern: Pattern, index: Int[Array, ""]
+        self, x: Float[Array, "P M D"], table: Array, cache: LlamaGenCache, pattern: Pattern, index: Int[Array, ""]
     ) -> tuple[Array, tuple[Array, Array]]:
-        """One step, that of code ``index`` whose angles are ``table`` [h 2], and its key and value."""
+        """Run the step of code ``index`` with rotary angles ``table`` [h 2]; return its output, key and value."""
         qkv = self.attention.qkv(self.attention_norm(x))  # [P M 3 N H]
         q, k, v = rotate(qkv[:, :, 0], table), rotate(qkv[:, :, 1], table), qkv[:, :, 2]
         out = step_attention(q, k, v, cache.codes, pattern, index, cache.seen)
@@ -160,38 +161,40 @@ class Block(nnx.Module):
 
 
 def _mask(seen: Bool[Array, "B T"], length: int) -> Bool[Array, "B 1 L L"]:
-    """Causal, without the condition's padding; every position sees itself."""
+    """Return the causal mask without the condition's padding. Each position sees itself."""
     keys = jnp.pad(seen, ((0, 0), (0, length - seen.shape[1])), constant_values=True)  # [B L]
     causal, own = (jnp.asarray(one) for one in (np.tri(length, dtype=bool), np.eye(length, dtype=bool)))
     return (causal & keys[:, None] | own)[:, None]
 
 
 class NoCaption(nnx.Variable):
-    """What stands for no caption: drawn once and, as published, not trained."""
+    """The features of the empty caption: random and, as published, not trained."""
 
 
 class CaptionEmbedding(nnx.Module):
-    """``W2 gelu(W1 f)`` of a caption's features f, tanh-approximated GELU, without biases."""
+    """An MLP ``W2 gelu(W1 f)`` of a caption's features f, without biases; the GELU is the tanh approximation."""
 
-    def __init__(self, condition: ByCaption, width: int, init: Any, dtype: Any, *, rngs: nnx.Rngs):
+    def __init__(self, condition: ByCaption, width: int, init: Initializer, dtype: DTypeLike, *, rngs: nnx.Rngs):
         self.up = Linear(condition.width, width, axes=(None, EMBED), bias=False, dtype=dtype, init=init, rngs=rngs)
         self.down = Linear(width, width, axes=(MLP, EMBED), bias=False, dtype=dtype, init=init, rngs=rngs)
         none = jax.random.normal(rngs.params(), (condition.length, condition.width)) * condition.width**-0.5
         self.none = NoCaption(none, axes=(POSITIONS, None))
 
     def __call__(self, features: Float[Array, "B T c"]) -> Float[Array, "B T D"]:
-        """A vector per position."""
+        """Compute one vector per position."""
         return self.down(jax.nn.gelu(self.up(features), approximate=True))
 
 
 class LlamaGen(CachedGenerator):
-    """p(codes | class) or p(codes | caption); implements models.code_generator.CodeGenerator."""
+    """LlamaGen's p(codes | class) or p(codes | caption). Implements ``CodeGenerator``."""
+
+    config: LlamaGenConfig
 
     def __init__(self, config: LlamaGenConfig, *, rngs: nnx.Rngs):
         self.config = config
         width, dtype, init = config.width, config.dtype, nnx.initializers.normal(config.init_std)
         self.pattern = Pattern("full", config.text_length, config.grid)
-        self.condition: Any
+        self.condition: Embedding | CaptionEmbedding
         if isinstance(config.condition, ByClass):
             size = config.condition.classes + 1
             self.condition = Embedding(size, width, axis=POSITIONS, dtype=dtype, init=init, rngs=rngs)
@@ -202,30 +205,31 @@ class LlamaGen(CachedGenerator):
             init_head=nnx.initializers.zeros, rngs=rngs,
         )  # fmt: skip
         self.stack = Stack(
-            lambda rngs: Block(config, rngs=rngs), (self.pattern,) * config.depth, scan=config.scan,
+            lambda rngs: LlamaGenBlock(config, rngs=rngs), (self.pattern,) * config.depth, scan=config.scan,
             remat=config.remat, rngs=rngs,
         )  # fmt: skip
         self.norm = RmsNorm(width, dtype=dtype)
 
     def empty(self, text: Prompts) -> Array:
-        """No class: one row for all. No caption: a row for each, which keeps the padding of its caption."""
+        """Return the empty class as one row for all prompts, or empty captions with the padding of each prompt."""
         if isinstance(self.config.condition, ByClass):
             return jnp.full((1,), self.config.condition.classes, text.dtype)
+        assert isinstance(self.condition, CaptionEmbedding)
         return jnp.where((text != 0).any(axis=-1, keepdims=True), self.condition.none[...], 0).astype(text.dtype)
 
     def _read(self, text: Prompts) -> tuple[Float[Array, "P T D"], Bool[Array, "P T"] | None]:
-        """The condition's vectors, and which of them are no padding (None: all)."""
+        """Embed the condition; return also a mask that is False at padding, or None without padding."""
         if isinstance(self.config.condition, ByClass):
             return self.condition(text)[:, None], None
         return self.condition(text), (text != 0).any(axis=-1)
 
     def _table(self) -> Float[np.ndarray, "S h 2"]:
-        """Angles of every position: T of the condition, I codes."""
+        """Return the rotary angles of the T positions of the condition and of the I codes."""
         config = self.config
         return grid_rotary_table(config.grid, config.width // config.heads, config.text_length)
 
     def __call__(self, text: Prompts, codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None) -> Logits:
-        """Teacher forcing: logits of every code; dropout only with a key."""
+        """Compute the logits of all codes by teacher forcing, with dropout if there is a key."""
         condition, seen = self._read(text)
         x = jnp.concatenate([condition, self.codes.embed(codes[:, :-1])], axis=1)  # [B L D]
         enter, layers = (
@@ -234,18 +238,18 @@ class LlamaGen(CachedGenerator):
         x = constrain(dropout(x, self.config.dropout, enter), BATCH, SEQ, EMBED)
         table = self._table()[: x.shape[1]]
 
-        def apply(block: Block, x: Array, pattern: Pattern, key: Any) -> tuple[Array, None]:
+        def apply(block: LlamaGenBlock, x: Array, pattern: Pattern, key: Array | None) -> tuple[Array, None]:
             return block(x, jnp.asarray(table), pattern, seen, key), None
 
         x, _ = self.stack(apply, x, stack_keys(layers, self.config.depth))
         return Logits(image=self.codes.predict(self.norm(x[:, self.text_length - 1 :])), text=None)
 
     def prefill(self, text: Prompts, candidates: int) -> tuple[Float[Array, "P K"], Layered]:
-        """Logits of code 0 for each prompt, and a cache that has room for no code yet."""
+        """Return the logits of code 0 for each prompt, and a cache without room for codes."""
         condition, seen = self._read(text)
         table = self._table()[: self.text_length]
 
-        def apply(block: Block, x: Array, pattern: Pattern, _: Any) -> tuple[Array, LayerCache]:
+        def apply(block: LlamaGenBlock, x: Array, pattern: Pattern, _: None) -> tuple[Array, LlamaGenCache]:
             return block.prefill(x, jnp.asarray(table), pattern, seen, candidates)
 
         x, caches = self.stack(apply, condition)
@@ -254,11 +258,13 @@ class LlamaGen(CachedGenerator):
     def decode(
         self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: Layered
     ) -> tuple[Float[Array, "P M K"], Layered]:
-        """Logits of code ``position`` >= 1 given code ``position - 1``, and the new cache."""
+        """Return the logits of code ``position`` >= 1 given code ``position - 1``, and the new cache."""
         index = position - 1
         table = jnp.asarray(self._table()[self.text_length :])[index]  # [h 2]
 
-        def apply(block: Block, x: Array, pattern: Pattern, cache: LayerCache) -> tuple[Array, tuple[Array, Array]]:
+        def apply(
+            block: LlamaGenBlock, x: Array, pattern: Pattern, cache: LlamaGenCache
+        ) -> tuple[Array, tuple[Array, Array]]:
             return block.decode(x, table, cache, pattern, index)
 
         x, cache = self.step(apply, self.codes.embed(previous), cache, index)

@@ -1,16 +1,17 @@
-"""PatchGAN's discriminator: how real each patch of an image looks (Isola et al. 2017, arXiv 1611.07004), for VQGAN.
+"""The PatchGAN discriminator of VQGAN, which classifies patches as real (Isola et al. 2017, arXiv 1611.07004).
 
-Convolutions of 4x4 with leaky ReLU: ``layers`` of stride 2, one of stride 1 and one to a single channel. Between the
-first and the last they have no bias and are followed by batch normalisation. It is only ever used to train, so its
-statistics are those of a batch (on many devices, of the whole of it) and none are kept.
+4x4 convolutions with leaky ReLU: ``layers`` of stride 2, one of stride 1, and one to a single channel. All but the
+first and the last have no bias and are followed by batch normalisation. The discriminator is only used in training. So
+it always takes the statistics of the batch, over all devices, and keeps no running averages.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Float
 from dalle_jax.layers.conv_blocks import Conv
@@ -21,7 +22,7 @@ from dalle_jax.parallel.layout import constrain
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """``layers`` halve the size each; the width doubles with each up to 8 times ``width``."""
+    """Sizes of the network. Each of ``layers`` halves the size and doubles the channels, up to 8 ``width``."""
 
     width: int = 64
     layers: int = 3
@@ -32,17 +33,21 @@ class DiscriminatorConfig:
         if self.layers < 1:
             raise ValueError(f"layers: expected at least 1, got {self.layers}")
 
+    def build(self, rngs: nnx.Rngs) -> "Discriminator":
+        """Create the network with newly initialised weights."""
+        return Discriminator(self, rngs=rngs)
 
-class BatchNorm(nnx.Module):
-    """Normalisation of each channel over the batch and its positions, in float32."""
 
-    def __init__(self, channels: int, dtype: Any, *, rngs: nnx.Rngs):
+class DiscriminatorBatchNorm(nnx.Module):
+    """Batch normalisation with the statistics of the batch alone, in float32."""
+
+    def __init__(self, channels: int, dtype: DTypeLike, *, rngs: nnx.Rngs):
         self.dtype = jnp.dtype(dtype)
         self.scale = NormParam(1.0 + 0.02 * jax.random.normal(rngs.params(), (channels,)), axes=(CHANNELS,))
         self.bias = NormParam(jnp.zeros(channels, jnp.float32), axes=(CHANNELS,))
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        """The statistics are those of ``x``."""
+        """Normalise each channel over the batch and all positions."""
         x = x.astype(jnp.float32)
         centred = x - x.mean(axis=(0, 1, 2))
         y = centred * jax.lax.rsqrt((centred * centred).mean(axis=(0, 1, 2)) + 1e-5)
@@ -50,7 +55,7 @@ class BatchNorm(nnx.Module):
 
 
 class Discriminator(nnx.Module):
-    """[B H W 3] to one number for each patch, high for real ones."""
+    """The discriminator from images [B H W 3] to one logit per patch, high for real images."""
 
     def __init__(self, config: DiscriminatorConfig, *, rngs: nnx.Rngs):
         widths = [config.width * min(2**layer, 8) for layer in range(config.layers + 1)]
@@ -64,10 +69,10 @@ class Discriminator(nnx.Module):
             )
             for index, (inputs, features, stride) in enumerate(sizes)
         )  # fmt: skip
-        self.norms = nnx.List(BatchNorm(width, config.dtype, rngs=rngs) for width in widths[1:])
+        self.norms = nnx.List(DiscriminatorBatchNorm(width, config.dtype, rngs=rngs) for width in widths[1:])
 
     def __call__(self, values: Float[Array, "B H W C"]) -> Float[Array, "B h w 1"]:
-        """Values in the tokenizer's range."""
+        """Compute the logits of images with values in the tokenizer's range."""
         x = jax.nn.leaky_relu(self.convs[0](values), 0.2)
         for conv, norm in zip(self.convs[1:-1], self.norms, strict=True):
             x = jax.nn.leaky_relu(norm(conv(constrain(x, BATCH, HEIGHT, WIDTH, CHANNELS))), 0.2)

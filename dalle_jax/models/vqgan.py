@@ -1,20 +1,21 @@
-"""VQGAN: images to a grid of codes and back (Esser et al. 2021, arXiv 2012.09841), as taming-transformers has it.
+"""VQGAN: a discrete autoencoder of images (Esser et al. 2021, arXiv 2012.09841), as in taming-transformers.
 
-Both sides are residual blocks of GroupNorm, swish and 3x3 convolutions, with single-head attention at some levels and
-in the middle. The encoder halves with a convolution padded on the right and below only; the decoder doubles the nearest
-neighbours and convolves. Between them lie a 1x1 convolution into the space of the codes, the nearest code, and a 1x1
-convolution out of it. LlamaGen's tokenizer (arXiv 2406.06525) is the same network with attention at the last level and
-codes of few dimensions on the unit sphere (``distance="cosine"``).
+Encoder and decoder are residual blocks of GroupNorm, swish and 3x3 convolutions, with single-head attention at some
+levels and in the middle. The encoder downsamples with a strided convolution that is padded at the right and bottom
+only. The decoder upsamples to nearest neighbours, then convolves. A 1x1 convolution maps latents to the code space,
+where the nearest code replaces them, and another maps back. LlamaGen's tokenizer (arXiv 2406.06525) is the same network
+with attention at the last level and code vectors of few dimensions on the unit sphere (``distance="cosine"``).
 
     B batch   H W pixels   h w grid   C channels   c code width   K codebook
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Float, Int
 from dalle_jax.layers.conv_blocks import Conv, channel_axes, upsample
@@ -26,17 +27,18 @@ from dalle_jax.parallel.axes import BATCH, CHANNELS, HEIGHT, WIDTH
 from dalle_jax.parallel.layout import constrain
 
 EPSILON = 1e-6
-"""Of every norm: ten times smaller than torch's default, as published."""
+"""The epsilon of all norms, as published: a tenth of PyTorch's default."""
 
 
 @dataclass(frozen=True)
 class VqganConfig:
-    """``width`` times each of ``multipliers`` are the widths of the levels, from full size down by halves.
+    """Sizes and options of the network.
 
-    ``blocks`` are those of a level of the encoder; the decoder has one more. ``attention_levels`` count from 0, the
-    full size: the published f16 has (4,), its 16x16. ``latent_width`` is what the encoder gives, ``code_width`` what
-    is quantised. ``pixel_range`` is what the network sees and draws: "-1..1" as published, "0..1" in DALL·E mini.
-    ``remat`` is what a block keeps for its gradient: layers/remat.py.
+    Level i has ``width * multipliers[i]`` channels; level 0 is full size and each level halves the size. The encoder
+    has ``blocks`` residual blocks per level, the decoder one more. ``attention_levels`` are the levels with attention;
+    the published f16 model has (4,), of size 16x16. ``latent_width`` is the encoder's output width and ``code_width``
+    the width of a code vector. ``pixel_range`` is the value range of inputs and outputs: "-1..1" as published, "0..1"
+    in DALL·E mini. ``remat`` chooses the activations that a block stores (layers/remat.py).
     """
 
     width: int
@@ -52,11 +54,22 @@ class VqganConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
 
+    @property
+    def downsample(self) -> int:
+        """The side in pixels of the square that one code stands for."""
+        return 2 ** (len(self.multipliers) - 1)
 
-class Quantized(NamedTuple):
-    """``vectors`` are the codes' in value and ``inputs`` in gradient; ``nearest`` move the codebook.
+    def build(self, rngs: nnx.Rngs) -> "Vqgan":
+        """Create the network with newly initialised weights."""
+        return Vqgan(self, rngs=rngs)
 
-    ``inputs`` are what was compared (of length 1 for the cosine distance); ``distances`` are squared.
+
+class VqganQuantized(NamedTuple):
+    """Quantised latents.
+
+    ``inputs`` are the latents (unit vectors for the cosine distance), ``nearest`` the code vectors, through which the
+    codebook gets its gradient. ``vectors`` is the straight-through estimate: value of ``nearest``, gradient of
+    ``inputs``. ``distances`` are squared, for all n = B h w latents and K codes.
     """
 
     vectors: Float[Array, "B h w c"]
@@ -66,16 +79,19 @@ class Quantized(NamedTuple):
     distances: Float[Array, "n K"]
 
 
-def conv(inputs: int, features: int, kernel: int, dtype: Any, rngs: nnx.Rngs, stride: int = 1) -> Conv:
-    """A convolution that starts as torch's do: uniform, variance 1 / (3 fan-in)."""
+def conv(inputs: int, features: int, kernel: int, dtype: DTypeLike, rngs: nnx.Rngs, stride: int = 1) -> Conv:
+    """Create a convolution with PyTorch's initial values: uniform, variance 1 / (3 fan-in)."""
     init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
     return Conv(inputs, features, kernel=kernel, stride=stride, dtype=dtype, init=init, rngs=rngs)
 
 
-class ResBlock(nnx.Module):
-    """``skip(x) + conv(swish(norm(conv(swish(norm(x))))))``; the skip is a 1x1 convolution where the width changes."""
+class VqganResBlock(nnx.Module):
+    """A residual block ``skip(x) + conv(swish(norm(conv(swish(norm(x))))))``.
 
-    def __init__(self, inputs: int, features: int, dtype: Any, *, rngs: nnx.Rngs):
+    The skip is a 1x1 convolution if the width changes, else the identity.
+    """
+
+    def __init__(self, inputs: int, features: int, dtype: DTypeLike, *, rngs: nnx.Rngs):
         self.norm1 = GroupNorm(inputs, epsilon=EPSILON, dtype=dtype)
         self.conv1 = conv(inputs, features, 3, dtype, rngs)
         self.norm2 = GroupNorm(features, epsilon=EPSILON, dtype=dtype)
@@ -83,16 +99,16 @@ class ResBlock(nnx.Module):
         self.skip = None if inputs == features else conv(inputs, features, 1, dtype, rngs)
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W F"]:
-        """Size stays."""
+        """Apply the block at the same height and width."""
         y = self.conv1(jax.nn.swish(self.norm1(x)))
         y = self.conv2(jax.nn.swish(self.norm2(y)))
         return (x if self.skip is None else self.skip(x)) + y
 
 
-class AttentionBlock(nnx.Module):
-    """``x + out(attention(norm(x)))`` over all positions: one head, scores over sqrt(C), softmax in float32."""
+class VqganAttentionBlock(nnx.Module):
+    """Single-head attention over all positions: ``x + out(attention(norm(x)))``; the softmax is float32."""
 
-    def __init__(self, channels: int, dtype: Any, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, dtype: DTypeLike, *, rngs: nnx.Rngs):
         self.norm = GroupNorm(channels, epsilon=EPSILON, dtype=dtype)
         self.q, self.k, self.v, self.out = (conv(channels, channels, 1, dtype, rngs) for _ in range(4))
 
@@ -106,8 +122,8 @@ class AttentionBlock(nnx.Module):
         return x + self.out(mixed.reshape(x.shape))
 
 
-class Level(nnx.Module):
-    """The residual blocks of one size, each followed by attention where there is any, and the way to the next size."""
+class VqganLevel(nnx.Module):
+    """The residual blocks of one size, each followed by attention if the level has it, and the resize after them."""
 
     def __init__(
         self, inputs: int, features: int, blocks: int, attends: bool, then: Literal["halve", "double"] | None,
@@ -115,34 +131,35 @@ class Level(nnx.Module):
     ):  # fmt: skip
         self.then, self.remat = then, config.remat
         self.blocks = nnx.List(
-            ResBlock(inputs if index == 0 else features, features, config.dtype, rngs=rngs) for index in range(blocks)
+            VqganResBlock(inputs if index == 0 else features, features, config.dtype, rngs=rngs)
+            for index in range(blocks)
         )
         self.attention = nnx.List(
-            AttentionBlock(features, config.dtype, rngs=rngs) for _ in range(blocks if attends else 0)
+            VqganAttentionBlock(features, config.dtype, rngs=rngs) for _ in range(blocks if attends else 0)
         )
         stride = 2 if then == "halve" else 1
         self.resize = None if then is None else conv(features, features, 3, config.dtype, rngs, stride=stride)
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
-        """At the next size, or the same for the last level."""
+        """Apply the level; the output has the size of the next level, and of this one if it is the last."""
         for index, block in enumerate(self.blocks):
             x = run_block(block, constrain(x, BATCH, HEIGHT, WIDTH, CHANNELS), self.remat)
             if self.attention:
                 x = run_block(self.attention[index], x, self.remat)
         if self.resize is None:
             return x
-        # An even size under a kernel of 3 and a stride of 2 is padded behind only by "SAME", as published.
+        # For kernel 3, stride 2 and an even size, "SAME" pads only at the right and bottom, as published.
         return self.resize(upsample(x) if self.then == "double" else x)
 
 
-class Middle(nnx.Module):
-    """Two residual blocks around attention."""
+class VqganMiddle(nnx.Module):
+    """A residual block, attention and a residual block at the smallest size."""
 
     def __init__(self, channels: int, config: VqganConfig, *, rngs: nnx.Rngs):
         self.remat = config.remat
-        self.block1 = ResBlock(channels, channels, config.dtype, rngs=rngs)
-        self.attention = AttentionBlock(channels, config.dtype, rngs=rngs)
-        self.block2 = ResBlock(channels, channels, config.dtype, rngs=rngs)
+        self.block1 = VqganResBlock(channels, channels, config.dtype, rngs=rngs)
+        self.attention = VqganAttentionBlock(channels, config.dtype, rngs=rngs)
+        self.block2 = VqganResBlock(channels, channels, config.dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
         """Size and channels stay."""
@@ -151,42 +168,42 @@ class Middle(nnx.Module):
         return x
 
 
-class Encoder(nnx.Module):
-    """[B H W 3] to [B h w latent_width]."""
+class VqganEncoder(nnx.Module):
+    """The encoder from images [B H W 3] to latents [B h w latent_width]."""
 
     def __init__(self, config: VqganConfig, *, rngs: nnx.Rngs):
         widths = [config.width * one for one in config.multipliers]
         last = len(widths) - 1
         self.input = conv(config.channels, config.width, 3, config.dtype, rngs)
         self.levels = nnx.List(
-            Level(
+            VqganLevel(
                 inputs, features, config.blocks, level in config.attention_levels, None if level == last else "halve",
                 config, rngs=rngs,
             )
             for level, (inputs, features) in enumerate(zip([config.width, *widths], widths, strict=False))
         )  # fmt: skip
-        self.middle = Middle(widths[-1], config, rngs=rngs)
+        self.middle = VqganMiddle(widths[-1], config, rngs=rngs)
         self.norm = GroupNorm(widths[-1], epsilon=EPSILON, dtype=config.dtype)
         self.output = conv(widths[-1], config.latent_width, 3, config.dtype, rngs)
 
     def __call__(self, values: Float[Array, "B H W C"]) -> Float[Array, "B h w z"]:
-        """Values in the network's range."""
+        """Encode images with values in the network's range."""
         x = self.input(values)
         for level in self.levels:
             x = level(x)
         return self.output(jax.nn.swish(self.norm(self.middle(x))))
 
 
-class Decoder(nnx.Module):
-    """[B h w latent_width] to [B H W 3]; ``levels`` are in the order in which they run, the smallest first."""
+class VqganDecoder(nnx.Module):
+    """The decoder from latents [B h w latent_width] to images [B H W 3]; ``levels`` starts with the smallest."""
 
     def __init__(self, config: VqganConfig, *, rngs: nnx.Rngs):
         widths = [config.width * one for one in reversed(config.multipliers)]
         order = list(reversed(range(len(widths))))
         self.input = conv(config.latent_width, widths[0], 3, config.dtype, rngs)
-        self.middle = Middle(widths[0], config, rngs=rngs)
+        self.middle = VqganMiddle(widths[0], config, rngs=rngs)
         self.levels = nnx.List(
-            Level(
+            VqganLevel(
                 inputs, features, config.blocks + 1, level in config.attention_levels, "double" if level else None,
                 config, rngs=rngs,
             )
@@ -196,29 +213,30 @@ class Decoder(nnx.Module):
         self.output = conv(widths[-1], config.channels, 3, config.dtype, rngs)
 
     def before_last(self, x: Float[Array, "B h w z"]) -> Float[Array, "B H W C"]:
-        """All but the last convolution, ``output``."""
+        """Return the input of the last convolution, ``output``."""
         x = self.middle(self.input(x))
         for level in self.levels:
             x = level(x)
         return jax.nn.swish(self.norm(x))
 
     def __call__(self, x: Float[Array, "B h w z"]) -> Float[Array, "B H W 3"]:
-        """Values in the network's range, not clipped."""
+        """Decode latents to images in the network's range, not clipped."""
         return self.output(self.before_last(x)).astype(jnp.float32)
 
 
 class Vqgan(nnx.Module):
-    """An ImageTokenizer that learns: see models/image_tokenizer.py."""
+    """The VQGAN without its discriminator. Implements ``ImageTokenizer``."""
 
     def __init__(self, config: VqganConfig, *, rngs: nnx.Rngs):
         beyond = [level for level in config.attention_levels if not 0 <= level < len(config.multipliers)]
         if beyond or not config.multipliers or config.width % 32:
             raise ValueError(
-                f"a VQGAN has a width that is a multiple of 32 and attention_levels from 0 to "
-                f"{len(config.multipliers) - 1}, got width={config.width}, attention_levels={config.attention_levels}"
+                f"VQGAN: expected width a multiple of 32, multipliers not empty and attention_levels from 0 to "
+                f"{len(config.multipliers) - 1}, got width {config.width}, multipliers {config.multipliers} and "
+                f"attention_levels {config.attention_levels}"
             )
         self.config = config
-        self.encoder = Encoder(config, rngs=rngs)
+        self.encoder = VqganEncoder(config, rngs=rngs)
         self.into_codes = conv(config.latent_width, config.code_width, 1, config.dtype, rngs)
         size = config.codebook_size
         table = jax.random.uniform(rngs.params(), (size, config.code_width), minval=-1 / size, maxval=1 / size)
@@ -226,62 +244,57 @@ class Vqgan(nnx.Module):
             unit(table) if config.distance == "cosine" else table, axes=channel_axes(*table.shape)
         )
         self.out_of_codes = conv(config.code_width, config.latent_width, 1, config.dtype, rngs)
-        self.decoder = Decoder(config, rngs=rngs)
+        self.decoder = VqganDecoder(config, rngs=rngs)
 
     @property
     def codebook_size(self) -> int:
-        """K."""
+        """The number of codes, K."""
         return self.config.codebook_size
 
     @property
     def downsample(self) -> int:
-        """The side of a code's square of pixels."""
-        return downsample(self.config)
+        """The side in pixels of the square that one code stands for."""
+        return self.config.downsample
 
     @property
     def code_vectors(self) -> Float[Array, "K c"]:
-        """The codebook, of unit length for the cosine distance."""
+        """The codebook; unit vectors for the cosine distance."""
         table = self.codebook[...]
         return unit(table) if self.config.distance == "cosine" else table
 
     def latents(self, values: Float[Array, "B H W 3"]) -> Float[Array, "B h w c"]:
-        """Values in the network's range to what is compared with the codes, in float32."""
+        """Compute the latents that are compared with the codes, in float32, of images in the network's range."""
         x = self.into_codes(self.encoder(values)).astype(jnp.float32)
         return unit(x) if self.config.distance == "cosine" else x
 
-    def quantize(self, x: Float[Array, "B h w c"]) -> Quantized:
-        """The nearest codes of ``latents``."""
+    def quantize(self, x: Float[Array, "B h w c"]) -> VqganQuantized:
+        """Quantise ``latents`` to their nearest codes."""
         table = self.code_vectors
         distances = squared_distances(x.reshape(-1, x.shape[-1]), table)  # [n K]
         codes = argmin_and_min(distances)[0].reshape(x.shape[:-1])
         nearest = jnp.take(table, codes, axis=0)  # [B h w c]
-        return Quantized(straight_through(x, nearest), x, nearest, codes, distances)
+        return VqganQuantized(straight_through(x, nearest), x, nearest, codes, distances)
 
     def encode(self, pixels: Float[Array, "B H W 3"]) -> Int[Array, "B h w"]:
-        """The codes of images."""
+        """Encode images in [0, 1] as codes."""
         return self.quantize(self.latents(to_range(self.config, pixels))).codes
 
     def decode(self, codes: Int[Array, "B h w"]) -> Float[Array, "B H W 3"]:
-        """Images for codes, clipped to [0, 1]."""
+        """Decode codes to images, clipped to [0, 1]."""
         vectors = jnp.take(self.code_vectors, codes, axis=0, mode="clip")
         return from_range(self.config, self.decoder(self.out_of_codes(vectors)))
 
 
 def unit(x: Float[Array, "... c"]) -> Float[Array, "... c"]:
-    """Vectors of length 1 (of 1e-12 and less, longer ones)."""
+    """L2-normalise vectors; those shorter than 1e-12 stay below unit length."""
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-24))
 
 
-def downsample(config: VqganConfig) -> int:
-    """The side of the square of pixels that one code stands for."""
-    return 2 ** (len(config.multipliers) - 1)
-
-
 def to_range(config: VqganConfig, pixels: Float[Array, "..."]) -> Float[Array, "..."]:
-    """[0, 1] to what the network sees."""
+    """Map pixels in [0, 1] to the network's range."""
     return 2 * pixels - 1 if config.pixel_range == "-1..1" else pixels
 
 
 def from_range(config: VqganConfig, values: Float[Array, "..."]) -> Float[Array, "..."]:
-    """What the network draws to [0, 1], clipped."""
+    """Map values in the network's range to pixels, clipped to [0, 1]."""
     return ((values + 1) / 2 if config.pixel_range == "-1..1" else values).clip(0, 1)

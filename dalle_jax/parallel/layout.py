@@ -7,7 +7,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Generic, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, runtime_checkable
 
 import jax
 import numpy as np
@@ -92,9 +92,18 @@ def compiler_options(name: str | None = None) -> dict[str, int] | None:
     return {"xla_backend_optimization_level": 1}
 
 
-def jit(function: Callable[..., R], **kwargs: Any) -> Callable[..., R]:
+class JitOptions(TypedDict, total=False):
+    """The keyword arguments of ``jax.jit`` that callers may pass."""
+
+    in_shardings: PyTree
+    out_shardings: PyTree
+    donate_argnums: int
+    static_argnames: str | tuple[str, ...]
+
+
+def jit(function: Callable[..., R], **options: Unpack[JitOptions]) -> Callable[..., R]:
     """Call ``jax.jit`` with ``compiler_options``, for a program that runs without a ``Layout``."""
-    return jax.jit(function, compiler_options=compiler_options(), **kwargs)
+    return jax.jit(function, compiler_options=compiler_options(), **options)
 
 
 @runtime_checkable
@@ -202,9 +211,9 @@ class Layout:
         indices = sharding.addressable_devices_indices_map((rows,)).values()
         return np.unique(np.concatenate([np.arange(rows)[index] for index in indices if index is not None]))
 
-    def jit(self, fn: Callable[..., R], **jit_kwargs: Any) -> "LayoutJit[R]":
+    def jit(self, fn: Callable[..., R], **options: Unpack[JitOptions]) -> "LayoutJit[R]":
         """Call ``jax.jit``; inside the function, ``constrain`` and ``platform`` use this layout."""
-        return LayoutJit(self, fn, jit_kwargs)
+        return LayoutJit(self, fn, options)
 
     def _check_divides(self, size: int, axis: str | None, entry: tuple[str, ...] | str | None, name: str) -> None:
         names = (entry,) if isinstance(entry, str) else entry or ()
@@ -248,7 +257,7 @@ def check_microbatch(rows: int, parts: int) -> None:
 class LayoutJit(Generic[R]):
     """A jitted function that runs under its layout's mesh."""
 
-    def __init__(self, layout: Layout, fn: Callable[..., R], jit_kwargs: dict[str, Any]):
+    def __init__(self, layout: Layout, fn: Callable[..., R], options: JitOptions):
         @functools.wraps(fn)
         def traced(*args: PyTree, **kwargs: PyTree) -> R:
             token = _current.set(layout)
@@ -258,7 +267,7 @@ class LayoutJit(Generic[R]):
                 _current.reset(token)
 
         self._layout = layout
-        self._jitted = jax.jit(traced, compiler_options=compiler_options(layout.platform), **jit_kwargs)
+        self._jitted = jax.jit(traced, compiler_options=compiler_options(layout.platform), **options)
 
     def __call__(self, *args: PyTree, **kwargs: PyTree) -> R:
         """Call the compiled function."""

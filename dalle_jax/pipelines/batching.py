@@ -1,15 +1,18 @@
-"""Rows in pieces of few shapes, so that what they go through is compiled for few."""
+"""Rows in padded chunks of few different sizes, so that a function of them is compiled few times."""
 
 import numpy as np
 
 
 def power_of_two(count: int) -> int:
-    """The smallest from ``count`` on."""
+    """Return the smallest power of two >= ``count``."""
     return 1 << (count - 1).bit_length()
 
 
-def pieces(rows: np.ndarray, batch: int) -> list[np.ndarray]:
-    """Pieces of one length, at most ``batch`` and a power of two else, the last filled up with its last row."""
+def padded_chunks(rows: np.ndarray, batch: int) -> list[np.ndarray]:
+    """Split rows into chunks of one size: a power of two, or ``batch`` if that is smaller.
+
+    The last chunk is padded with copies of the last row.
+    """
     size = min(batch, power_of_two(len(rows)))
-    filled = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % size, axis=0)])
-    return list(filled.reshape(-1, size, *rows.shape[1:]))
+    padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % size, axis=0)])
+    return list(padded.reshape(-1, size, *rows.shape[1:]))

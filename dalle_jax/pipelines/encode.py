@@ -1,4 +1,4 @@
-"""Images to the codes of a trained image tokenizer, once, on all devices of all hosts."""
+"""Encode a data set's images to the codes of a trained image tokenizer, on all devices of all hosts."""
 
 import hashlib
 import os
@@ -6,28 +6,29 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
+from dalle_jax.arrays import Array
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.code_record import encode_codes
 from dalle_jax.data.precomputed.manifest import Encoding
 from dalle_jax.data.precomputed.writer import CodeFolder
 from dalle_jax.data.source import EpochSource, Example, Source
 from dalle_jax.images.pixels import centre_square, to_float
+from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 
 SAY_EVERY = 10.0
-"""Seconds between two lines of what has been done."""
+"""Seconds between two lines of progress."""
 
 
-def fingerprint(tokenizer: Any) -> str:
-    """A digest of all numbers of a network, with their names: two tokenizers that share it give the same codes."""
+def fingerprint(tokenizer: ImageTokenizer) -> str:
+    """Hash the names and values of all parameters; tokenizers with the same hash give the same codes."""
     digest = hashlib.sha256()
     for path, value in sorted(nnx.to_flat_state(nnx.state(tokenizer)), key=lambda pair: str(pair[0])):
         array = np.asarray(value.get_value())
@@ -36,17 +37,17 @@ def fingerprint(tokenizer: Any) -> str:
     return "tokenizer-" + digest.hexdigest()[:32]
 
 
-def encoding(source: Source, tokenizer: Any, image_size: int, crops: int, shard_examples: int) -> Encoding:
-    """What decides the codes. Raises UserError for sizes and crops that cannot be."""
+def encoding(source: Source, tokenizer: ImageTokenizer, image_size: int, crops: int, shard_examples: int) -> Encoding:
+    """Return all that the codes depend on; raise UserError for a wrong image size or number of crops."""
     factor = tokenizer.downsample
     problems = []
     if image_size < 1 or image_size % factor:
-        problems.append(f"image_size must be a multiple of {factor}, the tokenizer's factor, got {image_size}")
+        problems.append(f"image_size: expected a multiple of {factor}, the tokenizer's downsample, got {image_size}")
     if crops < 1 or (crops > 1 and not isinstance(source, EpochSource)):
-        said = "at least 1" if crops < 1 else "1, since the source shows the same image in each epoch"
-        problems.append(f"crops must be {said}, got {crops}")
+        expected = "at least 1" if crops < 1 else "1, since the source shows the same image in each epoch"
+        problems.append(f"crops: expected {expected}, got {crops}")
     if shard_examples < 1:
-        problems.append(f"shard_examples must be at least 1, got {shard_examples}")
+        problems.append(f"shard_examples: expected at least 1, got {shard_examples}")
     if problems:
         raise UserError("encode: " + "; ".join(problems))
     return Encoding(
@@ -62,13 +63,12 @@ def encoding(source: Source, tokenizer: Any, image_size: int, crops: int, shard_
 
 
 class Encoder:
-    """The tokenizer on every device of this process, compiled once for batches of ``batch_size`` images.
+    """An image tokenizer on all devices of this process, compiled once for batches of ``batch_size`` images.
 
-    Images are prepared by threads, the next batch while the devices are busy with one. With many processes each has
-    its own devices for itself, and nothing is waited for.
+    Threads prepare the next batch while the devices encode one. Processes do not wait for each other.
     """
 
-    def __init__(self, tokenizer: Any, source: Source, encoding: Encoding, batch_size: int):
+    def __init__(self, tokenizer: ImageTokenizer, source: Source, encoding: Encoding, batch_size: int):
         self._layout = Layout(make_mesh(Mesh(), jax.local_devices()), Rules())
         size = encoding.image_size
         spec = {"pixels": jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8)}
@@ -80,23 +80,23 @@ class Encoder:
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
 
     def compiles(self) -> int:
-        """How often the tokenizer was compiled."""
+        """Return the number of times that the tokenizer was compiled."""
         return self._encode.compiles()
 
     def records(self, examples: range) -> Iterator[bytes]:
-        """The records of a shard, in order."""
+        """Yield the records of a shard, in order."""
         crops = self._encoding.crops
-        shown = self._shown([(index, crop) for index in examples for crop in range(crops)])
+        shown = self._encoded([(index, crop) for index in examples for crop in range(crops)])
         while images := list(islice(shown, crops)):
             codes = np.stack([one for _, one in images])  # [crops h w]
             yield encode_codes(images[0][0]["key"], codes, [example["captions"] for example, _ in images])
 
-    def _shown(self, rows: Sequence[tuple[int, int]]) -> Iterator[tuple[Example, np.ndarray]]:
-        """Each (example, crop) with its codes [h w], the last batch filled up with its last image."""
+    def _encoded(self, rows: Sequence[tuple[int, int]]) -> Iterator[tuple[Example, np.ndarray]]:
+        """Yield each (example, crop) with its codes [h w]; the last batch is padded with its last image."""
         size = self._batch_size
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         ahead: list[list[Future[Example]]] = [self._prepare(batch) for batch in batches[:1]]
-        waiting: tuple[list[Example], Any] | None = None
+        waiting: tuple[list[Example], Array] | None = None
         for number in range(len(batches)):
             ahead += [self._prepare(batch) for batch in batches[number + 1 : number + 2]]
             examples = [one.result() for one in ahead.pop(0)]
@@ -116,14 +116,14 @@ class Encoder:
         source, size = self._source, self._encoding.image_size
         example = source.example(index, crop) if isinstance(source, EpochSource) else source[index]
         if "image" not in example:
-            raise UserError("encode: expected a source of images, got one of codes")
+            raise UserError("encode: expected a source of images, got a source of codes")
         image = example["image"]
         image = image if image.shape[:2] == (size, size) else centre_square(image, size)
         return Example(key=example["key"], image=image, captions=example["captions"])
 
 
 def encode(encoder: Encoder, folder: CodeFolder, shards: Sequence[int], say: Callable[[str], None]) -> None:
-    """Makes those shards one after the other."""
+    """Write the shards with these numbers, one after the other; ``say`` takes a line of progress."""
     total = sum(len(folder.rows(number)) for number in shards)
     done, began, said = 0, time.monotonic(), time.monotonic()
     for number in shards:

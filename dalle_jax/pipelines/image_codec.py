@@ -1,50 +1,52 @@
-"""An image tokenizer as it is used: images to codes and back, each way compiled once per shape."""
+"""Images to codes and back, with a trained image tokenizer."""
 
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from dalle_jax.arrays import Array, Int, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.inputs import ImageInput, load_all_pixels, stack_images
 from dalle_jax.images.pixels import to_float, to_uint8
-from dalle_jax.parallel.layout import jit
-from dalle_jax.pipelines.batching import pieces
+from dalle_jax.models.image_tokenizer import ImageTokenizer
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.batching import padded_chunks
+from dalle_jax.pipelines.compiled_network import CompiledNetwork
+
+
+def _encode(network: ImageTokenizer, pixels: UInt8[Array, "B H W 3"]) -> Int[Array, "B h w"]:
+    return network.encode(to_float(pixels))
+
+
+def _decode(network: ImageTokenizer, codes: Int[Array, "B h w"]) -> UInt8[Array, "B H W 3"]:
+    return to_uint8(network.decode(codes))
 
 
 class ImageCodec:
-    """Images ⇄ codes of a trained image tokenizer (models/image_tokenizer.py), at most ``batch`` at once."""
+    """An image tokenizer's encoder and decoder, each compiled once per shape, for at most ``batch`` images a call."""
 
-    def __init__(self, image_tokenizer: Any, batch: int = 64) -> None:
-        self.codebook_size: int = image_tokenizer.codebook_size
-        self.downsample: int = image_tokenizer.downsample
+    def __init__(self, image_tokenizer: ImageTokenizer, batch: int = 64, layout: Layout | None = None) -> None:
+        """Place the tokenizer by ``layout``, which is one device by default."""
+        self.codebook_size = image_tokenizer.codebook_size
+        self.downsample = image_tokenizer.downsample
         self.batch = batch
-        self._graph, self._state = nnx.split(image_tokenizer)
+        network = CompiledNetwork(image_tokenizer, layout)
+        self._encode = network.jit(_encode)
+        self._decode = network.jit(_decode)
 
-    @cached_property
-    def _look(self) -> Any:
-        return jit(lambda state, pixels: nnx.merge(self._graph, state).encode(to_float(pixels)))
+    def encode_device(self, pixels: UInt8[Array, "B H W 3"] | UInt8[np.ndarray, "B H W 3"]) -> Int[Array, "B h w"]:
+        """Encode images in one call; the codes stay on the device."""
+        return self._encode(jnp.asarray(pixels))
 
-    @cached_property
-    def _paint(self) -> Any:
-        return jit(lambda state, codes: to_uint8(nnx.merge(self._graph, state).decode(codes)))
-
-    def look(self, pixels: UInt8[Array, "B H W 3"] | UInt8[np.ndarray, "B H W 3"]) -> Int[Array, "B h w"]:
-        """The codes of images in one call, on the device."""
-        return self._look(self._state, pixels)
-
-    def paint(self, codes: Int[Array, "B h w"]) -> UInt8[Array, "B H W 3"]:
-        """The images of codes in one call, on the device."""
-        return self._paint(self._state, codes)
+    def decode_device(self, codes: Int[Array, "B h w"]) -> UInt8[Array, "B H W 3"]:
+        """Decode codes in one call; the images stay on the device."""
+        return self._decode(codes)
 
     def encode(self, images: ImageInput | Sequence[ImageInput]) -> Int[np.ndarray, "B h w"]:
-        """The codes of one image or of several of one size, whose sides are multiples of ``downsample``.
+        """Encode one image, or several of one size.
 
-        Raises UserError for other sizes.
+        Raises UserError if a side is not a multiple of ``downsample``.
         """
         pixels = stack_images(load_all_pixels(images))
         height, width = pixels.shape[1:3]
@@ -52,25 +54,29 @@ class ImageCodec:
             raise UserError(
                 f"images: expected sides that are multiples of {self.downsample} px, got {width} x {height} px"
             )
-        codes = [np.asarray(self.look(piece)) for piece in pieces(pixels, self.batch)]
+        codes = [np.asarray(self.encode_device(chunk)) for chunk in padded_chunks(pixels, self.batch)]
         return np.concatenate(codes)[: len(pixels)]
 
     def decode(self, codes: np.ndarray | Array) -> UInt8[np.ndarray, "B H W 3"]:
-        """The images of codes [B h w] or [h w], each in [0, ``codebook_size``); UserError for others."""
+        """Decode codes [B h w], or [h w] of one image.
+
+        Raises UserError for codes outside of [0, ``codebook_size``).
+        """
         given = np.asarray(codes)
         grids = given[None] if given.ndim == 2 else given
-        fine = grids.ndim == 3 and grids.size and np.issubdtype(grids.dtype, np.integer)
-        if not fine or grids.min() < 0 or grids.max() >= self.codebook_size:
-            limits = f" from {given.min()} to {given.max()}" if fine else ""
+        valid = grids.ndim == 3 and grids.size and np.issubdtype(grids.dtype, np.integer)
+        if not valid or grids.min() < 0 or grids.max() >= self.codebook_size:
+            limits = f" from {given.min()} to {given.max()}" if valid else ""
             raise UserError(
-                f"codes: expected whole numbers [B h w] from 0 to {self.codebook_size - 1}, "
+                f"codes: expected integers [B h w] from 0 to {self.codebook_size - 1}, "
                 f"got {given.dtype.name}{list(given.shape)}{limits}"
             )
         rows = grids.astype(np.int32)
-        painted = [np.asarray(self.paint(jnp.asarray(piece))) for piece in pieces(rows, self.batch)]
-        return np.concatenate(painted)[: len(rows)]
+        images = [np.asarray(self.decode_device(jnp.asarray(chunk))) for chunk in padded_chunks(rows, self.batch)]
+        return np.concatenate(images)[: len(rows)]
 
     def reconstruct(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> UInt8[np.ndarray, "B H W 3"]:
-        """Images to codes and back."""
-        copies = [np.asarray(self.paint(self.look(piece))) for piece in pieces(pixels, self.batch)]
+        """Encode images and decode their codes."""
+        chunks = padded_chunks(pixels, self.batch)
+        copies = [np.asarray(self.decode_device(self.encode_device(chunk))) for chunk in chunks]
         return np.concatenate(copies)[: len(pixels)]

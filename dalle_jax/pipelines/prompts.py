@@ -1,68 +1,141 @@
-"""Prompts of every kind to what a transformer takes: texts to ids, classes, a text encoder's features of captions."""
+"""Readers of prompts: texts to ids, classes, or caption features, as a transformer takes them."""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 
 from dalle_jax.arrays import Float, Int
 from dalle_jax.config.errors import UserError
-from dalle_jax.models.llamagen import ByCaption, ByClass
+from dalle_jax.models.prompt_kinds import ByCaption, ByClass
 from dalle_jax.text.tokenizer import TextTokenizer
 
 Prompt: TypeAlias = str | int | np.ndarray
-"""A text, a class, or features [t c] of a caption, as the model was made for."""
+"""A text, the number of a class, or features [t c] of a caption; a model takes one of the three."""
 
-Reader: TypeAlias = TextTokenizer | ByClass | ByCaption
-"""What a model's prompts are read with."""
+Kind = TypeVar("Kind", str, int, np.ndarray)
 
 
-def read_prompts(reader: Reader, prompts: Sequence[Prompt]) -> np.ndarray:
-    """Ids int32 [P T], classes int32 [P] or features float32 [P T c]; UserError for prompts of another kind."""
-    wanted, kind = (str, "a text") if isinstance(reader, TextTokenizer) else KINDS[type(reader)]
+@runtime_checkable
+class PromptReader(Protocol):
+    """A reader of the prompts that a transformer was trained on."""
+
+    @property
+    def length(self) -> int:
+        """The text length T to which prompts are truncated."""
+        ...
+
+    def read(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        """Return ids int32 [P T], classes int32 [P] or features float32 [P T c].
+
+        Raises UserError for a prompt of a different kind.
+        """
+        ...
+
+    def truncated(self, prompts: Sequence[Prompt]) -> int:
+        """Return the number of prompts that are longer than ``length``."""
+        ...
+
+
+class TextPrompts:
+    """A reader of texts."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.length = tokenizer.length
+
+    def read(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        """Encode texts."""
+        return self.tokenizer.encode_batch(_all_of(prompts, str, "a text"))
+
+    def truncated(self, prompts: Sequence[Prompt]) -> int:
+        """Count the texts of more than ``length`` ids."""
+        lengths = self.tokenizer.lengths(_all_of(prompts, str, "a text"))
+        return sum(length > self.length for length in lengths)
+
+
+class ClassPrompts:
+    """A reader of class numbers."""
+
+    length = 1
+
+    def __init__(self, condition: ByClass) -> None:
+        self.condition = condition
+
+    def read(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        """Check the numbers of classes."""
+        classes = [int(one) if isinstance(one, np.integer) else one for one in prompts]
+        return class_rows(_all_of(classes, int, "the number of a class"), self.condition, "prompt")
+
+    def truncated(self, prompts: Sequence[Prompt]) -> int:
+        """Return 0, since a class has no length."""
+        del prompts
+        return 0
+
+
+class FeaturePrompts:
+    """A reader of caption features."""
+
+    def __init__(self, condition: ByCaption) -> None:
+        self.condition = condition
+        self.length = condition.length
+
+    def read(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        """Pad features to ``length``."""
+        features = _all_of(prompts, np.ndarray, "the features [t c] of a caption")
+        return feature_rows(features, self.condition, "prompt")
+
+    def truncated(self, prompts: Sequence[Prompt]) -> int:
+        """Count the captions of more than ``length`` tokens."""
+        features = _all_of(prompts, np.ndarray, "the features [t c] of a caption")
+        return sum(len(_without_padding(one)) > self.length for one in features)
+
+
+def _all_of(prompts: Sequence[Prompt], kind: type[Kind], description: str) -> list[Kind]:
+    """Return the prompts; raise UserError for one of a different kind."""
+    found = []
     for one in prompts:
-        if not isinstance(one, wanted) or isinstance(one, bool):
+        if not isinstance(one, kind) or isinstance(one, bool):
             got = f"{one.dtype.name}{list(one.shape)}" if isinstance(one, np.ndarray) else f"{one!r:.60}"
-            raise UserError(f"prompt: expected {kind}, for which this model was made, got {got}")
-    if isinstance(reader, ByClass):
-        return class_rows(list(prompts), reader, "prompt")
-    if isinstance(reader, ByCaption):
-        return feature_rows(list(prompts), reader, "prompt")
-    return reader.encode_batch([str(one) for one in prompts])
+            raise UserError(f"prompt: expected {description}, for which this model was made, got {got}")
+        found.append(one)
+    return found
 
 
-KINDS: dict[type, tuple[Any, str]] = {
-    ByClass: (int | np.integer, "the number of a class"),
-    ByCaption: (np.ndarray, "the features [t c] of a caption"),
-}
-
-
-def class_rows(given: list[Any], kind: ByClass, where: str) -> Int[np.ndarray, " B"]:
-    """Classes as the model takes them. ``where`` names in an error what they were given as."""
+def class_rows(given: Sequence[int | np.integer | np.ndarray], condition: ByClass, name: str) -> Int[np.ndarray, " B"]:
+    """Return class numbers as the model takes them; errors call them ``name``."""
     rows = np.asarray(given)
-    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer) or rows.min() < 0 or rows.max() >= kind.classes:
+    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer) or rows.min() < 0 or rows.max() >= condition.classes:
         raise UserError(
-            f"{where}: expected a class from 0 to {kind.classes - 1} for each image, got "
+            f"{name}: expected a class from 0 to {condition.classes - 1} for each image, got "
             f"{rows.dtype.name}{list(rows.shape)} from {rows.min()} to {rows.max()}"
         )
     return rows.astype(np.int32)
 
 
-def feature_rows(given: list[Any], kind: ByCaption, where: str) -> Float[np.ndarray, "B T c"]:
-    """Features [t c] of captions, cut to the model's length, padding before them as LlamaGen has it.
+def feature_rows(given: Sequence[np.ndarray], condition: ByCaption, name: str) -> Float[np.ndarray, "B T c"]:
+    """Truncate caption features [t c] to the model's length, and pad them in front, as LlamaGen does.
 
-    Rows of zeros before and after a caption are padding.
+    Rows of zeros before and after a caption are taken for padding. Errors call the features ``name``.
     """
-    rows = np.zeros((len(given), kind.length, kind.width), np.float32)
+    rows = np.zeros((len(given), condition.length, condition.width), np.float32)
     for row, one in zip(rows, given, strict=True):
         features = np.asarray(one)
-        fine = features.ndim == 2 and features.shape[1] == kind.width and np.issubdtype(features.dtype, np.floating)
-        said = np.flatnonzero(features.any(axis=1)) if fine else np.zeros(0)
-        if not said.size:
+        valid = (
+            features.ndim == 2 and features.shape[1] == condition.width and np.issubdtype(features.dtype, np.floating)
+        )
+        words = _without_padding(features) if valid else features[:0]
+        if not len(words):
             raise UserError(
-                f"{where}: expected features of {kind.width} numbers for each token of a caption, got "
-                f"{'only zeros in ' if fine else ''}{features.dtype.name}{list(features.shape)}"
+                f"{name}: expected features of {condition.width} numbers for each token of a caption, got "
+                f"{'only zeros in ' if valid else ''}{features.dtype.name}{list(features.shape)}"
             )
-        features = features[said[0] : said[-1] + 1][: kind.length]
-        row[kind.length - len(features) :] = features
+        words = words[: condition.length]
+        row[condition.length - len(words) :] = words
     return rows
+
+
+def _without_padding(features: Float[np.ndarray, "t c"]) -> Float[np.ndarray, "n c"]:
+    """Remove rows of zeros before and after a caption."""
+    words = np.flatnonzero(features.any(axis=1))
+    return features[words[0] : words[-1] + 1] if words.size else features[:0]

@@ -1,70 +1,119 @@
-"""A CLIP as it is used: how well images fit texts, each tower compiled once per shape."""
+"""CLIP similarity of images and texts, and the choice of the best candidates of a prompt by their scores."""
 
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TypeAlias, overload
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from PIL import Image
 
 from dalle_jax.arrays import Array, Float, Int, UInt8
 from dalle_jax.images.clip_pixels import clip_pixels
+from dalle_jax.images.inputs import ImageInput, load_all_pixels
 from dalle_jax.images.pixels import to_float
-from dalle_jax.parallel.layout import jit
-from dalle_jax.pipelines.batching import pieces
+from dalle_jax.models.clip import Clip
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.batching import padded_chunks
+from dalle_jax.pipelines.compiled_network import CompiledNetwork
+from dalle_jax.text.tokenizer import TextTokenizer
 
-Pixels: TypeAlias = Sequence[UInt8[np.ndarray, "H W 3"]] | UInt8[np.ndarray, "B H W 3"]
-"""Images of any sizes, or an array of images of one."""
+Pixels: TypeAlias = Sequence[UInt8[np.ndarray, "H W 3"]] | UInt8[np.ndarray, "B H W 3"] | UInt8[Array, "B H W 3"]
+"""Images of different sizes, or an array of images of one size."""
+
+CANDIDATE_COUNTS = (1, 4, 16, 64)
+"""Numbers of candidates for which the gain from reranking is reported."""
 
 
-class Ranker:
-    """Cosines of images and texts. Images of another size than the CLIP's are made its own as it was shown them."""
+def best_candidates(scores: Float[np.ndarray, "P M"], keep: int) -> Int[np.ndarray, "P k"]:
+    """Return the indices of each prompt's ``keep`` highest scores, best first.
 
-    def __init__(self, clip: Any, text: Any, batch: int = 64) -> None:
+    Of equal scores the smaller index comes first, so the choice is the same on every machine; NaN comes last. Raises
+    ValueError if ``keep`` is not between 1 and M.
+    """
+    available = scores.shape[1]
+    if not 1 <= keep <= available:
+        raise ValueError(f"keep = {keep}: expected between 1 and the number of candidates, which is {available}")
+    return np.argsort(-scores, axis=1, kind="stable")[:, :keep]  # numpy sorts NaN last
+
+
+def choice_among_first(
+    scores: Float[np.ndarray, "P M"], counts: Sequence[int] = CANDIDATE_COUNTS
+) -> dict[int, Int[np.ndarray, " P"]]:
+    """Return each prompt's best candidate among its first n, for every n of ``counts`` up to M.
+
+    Each candidate has its own key, so the first n of M images are the images of a request for n. For n = 1 the choice
+    is the first candidate.
+    """
+    return {n: best_candidates(scores[:, :n], keep=1)[:, 0] for n in counts if n <= scores.shape[1]}
+
+
+def _score(clip: Clip, pixels: UInt8[Array, "B H W 3"], text: Int[Array, "P T"]) -> Float[Array, "P M"]:
+    image = clip.encode_image(to_float(pixels))  # [P*M E]
+    words = clip.encode_text(text)  # [P E]
+    return jnp.einsum("pme,pe->pm", image.reshape(text.shape[0], -1, image.shape[-1]), words)
+
+
+def _encode_text(clip: Clip, text: Int[Array, "B T"]) -> Float[Array, "B E"]:
+    return clip.encode_text(text)
+
+
+def _encode_image(clip: Clip, pixels: UInt8[Array, "B H W 3"]) -> Float[Array, "B E"]:
+    return clip.encode_image(to_float(pixels))
+
+
+class ClipRanker:
+    """A CLIP and its text tokenizer; each function is compiled once per shape.
+
+    Images of other sizes than the CLIP's are preprocessed as in its training.
+    """
+
+    def __init__(self, clip: Clip, text: TextTokenizer, batch: int = 64, layout: Layout | None = None) -> None:
+        """Place the CLIP by ``layout``, which is one device by default; a call encodes at most ``batch`` rows."""
         self.text, self.batch = text, batch
         self.config = clip.config
-        self._graph, self._state = nnx.split(clip)
+        network = CompiledNetwork(clip, layout)
+        self._score = network.jit(_score)
+        self._encode_text = network.jit(_encode_text)
+        self._encode_image = network.jit(_encode_image)
 
-    @cached_property
-    def _score(self) -> Any:
-        def run(state: Any, pixels: Array, text: Int[Array, "P T"]) -> Float[Array, "P M"]:
-            clip = nnx.merge(self._graph, state)
-            image = clip.encode_image(to_float(pixels))  # [P*M E]
-            words = clip.encode_text(text)  # [P E]
-            return jnp.einsum("pme,pe->pm", image.reshape(text.shape[0], -1, image.shape[-1]), words)
+    @overload
+    def rank(self, images: ImageInput | Sequence[ImageInput], text: str) -> Float[np.ndarray, " B"]: ...
 
-        return jit(run)
+    @overload
+    def rank(
+        self, images: ImageInput | Sequence[ImageInput], text: list[str] | tuple[str, ...]
+    ) -> Float[np.ndarray, "B n"]: ...
 
-    @cached_property
-    def _read(self) -> Any:
-        return jit(lambda state, text: nnx.merge(self._graph, state).encode_text(text))
+    def rank(self, images: ImageInput | Sequence[ImageInput], text: str | list[str] | tuple[str, ...]) -> np.ndarray:
+        """Return the cosine similarity of images of any sizes with one text [B], or with several [B n]."""
+        scores = self.similarity(load_all_pixels(images), [text] if isinstance(text, str) else list(text))
+        return scores[:, 0] if isinstance(text, str) else scores
 
-    @cached_property
-    def _see(self) -> Any:
-        return jit(lambda state, pixels: nnx.merge(self._graph, state).encode_image(to_float(pixels)))
-
-    def score(self, pixels: UInt8[Array, "B H W 3"], captions: list[str]) -> Float[np.ndarray, "P M"]:
-        """The cosine of each caption's M images with it, B = P * M."""
+    def scores(self, pixels: UInt8[Array, "B H W 3"], captions: list[str]) -> Float[np.ndarray, "P M"]:
+        """Return the cosine similarity of each caption with its own M images; B = P * M."""
         rows = jnp.asarray(self.text.encode_batch(captions))
-        return np.asarray(self._score(self._state, self._shown(pixels), rows))
+        return np.asarray(self._score(self._preprocess(pixels), rows))
+
+    def similarity(self, images: Pixels, texts: Sequence[str]) -> Float[np.ndarray, "B n"]:
+        """Return the cosine similarity of every image with every text."""
+        return self.image_vectors(images) @ self.text_vectors(texts).T
 
     def text_vectors(self, texts: Sequence[str]) -> Float[np.ndarray, "n E"]:
-        """The unit vector of every text."""
+        """Return the unit vector of each text."""
         rows = self.text.encode_batch(list(texts))
-        found = [np.asarray(self._read(self._state, jnp.asarray(piece))) for piece in pieces(rows, self.batch)]
+        found = [np.asarray(self._encode_text(jnp.asarray(chunk))) for chunk in padded_chunks(rows, self.batch)]
         return np.concatenate(found)[: len(rows)]
 
     def image_vectors(self, images: Pixels) -> Float[np.ndarray, "B E"]:
-        """The unit vector of every image."""
-        shown = np.asarray(self._shown(images))
-        found = [np.asarray(self._see(self._state, piece)) for piece in pieces(shown, self.batch)]
-        return np.concatenate(found)[: len(shown)]
+        """Return the unit vector of each image."""
+        pixels = np.asarray(self._preprocess(images))
+        found = [np.asarray(self._encode_image(jnp.asarray(chunk))) for chunk in padded_chunks(pixels, self.batch)]
+        return np.concatenate(found)[: len(pixels)]
 
-    def _shown(self, images: Any) -> Any:
-        """Images [B S S 3] of the CLIP's own size; those that have it stay where they are."""
+    def _preprocess(self, images: Pixels) -> UInt8[Array, "B S S 3"]:
+        """Return images of the CLIP's size S; images that have it stay on their device."""
         size = self.config.image_size
-        if getattr(images, "shape", ())[1:3] == (size, size):
-            return images
-        return np.stack([clip_pixels(Image.fromarray(np.asarray(one)), size, self.config.crop) for one in images])
+        if isinstance(images, np.ndarray | Array) and images.shape[1:3] == (size, size):
+            return jnp.asarray(images)
+        resized = [clip_pixels(Image.fromarray(np.asarray(one)), size, self.config.crop) for one in images]
+        return jnp.asarray(np.stack(resized))

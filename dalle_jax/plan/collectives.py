@@ -1,8 +1,8 @@
-"""What a compiled program sends between chips, read from its optimised HLO text.
+"""The collectives of a compiled program and their bytes, parsed from its optimised HLO text.
 
-A loop is one computation in the text, whatever its length, and the compiler repeats an operation in the computations of
-its asynchronous forms. So each channel is counted once, as often as the loops around it run; every channel in the text
-must have been counted, which is asserted.
+In the text, the body of a loop is one computation, and an asynchronous collective appears in several computations. So
+each channel is counted once, times the number of runs of the loops around it. It is an error if a channel in
+the text was not counted.
 """
 
 import math
@@ -24,7 +24,7 @@ CALLED = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)|\b(?:called|branch)_comp
 
 @dataclass(frozen=True)
 class Collective:
-    """One operation between chips: ``bytes`` of the whole array on each chip of a ``group``, ``times`` a step."""
+    """A collective over groups of ``group`` chips, with ``bytes`` of the whole array, run ``times`` times per step."""
 
     kind: str
     bytes: int | float
@@ -33,25 +33,25 @@ class Collective:
 
     @property
     def payload(self) -> float:
-        """Bytes of whole arrays per step."""
+        """Return the bytes of whole arrays per step."""
         return self.bytes * self.times
 
     @property
     def sent(self) -> float:
-        """Bytes that each chip sends per step, in a ring: all but its own share, and that twice for an all-reduce."""
+        """Return the bytes that each chip sends per step in a ring: all shares but one, twice for an all-reduce."""
         share = 1.0 if self.kind == "collective-permute" else (self.group - 1) / max(self.group, 1)
         return self.payload * share * (2 if self.kind == "all-reduce" else 1)
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """All collectives of a program; ``loops`` are those whose length was not found, counted as if they ran once."""
+    """The collectives of a program. ``loops`` names the loops of unknown length, which count as one run."""
 
     collectives: tuple[Collective, ...]
     loops: tuple[str, ...]
 
     def by_kind(self) -> dict[str, dict[str, int | float]]:
-        """Operations in the program, how often they run in a step, and the bytes, for each kind."""
+        """Return, for each kind, the operations in the text, and their runs and bytes per step."""
         table: dict[str, dict[str, int | float]] = {}
         for one in self.collectives:
             row = table.setdefault(one.kind, {"operations": 0, "runs": 0, "bytes": 0.0, "sent": 0.0})
@@ -63,13 +63,13 @@ class Traffic:
 
     @property
     def sent(self) -> float:
-        """Bytes that each chip sends per step."""
+        """Return the bytes that each chip sends per step."""
         return math.fsum(one.sent for one in self.collectives)
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a computation."""
+    """An instruction, one line of a computation in HLO text."""
 
     name: str
     type: str
@@ -79,7 +79,7 @@ class Instruction:
 
 
 def traffic(text: str, devices: int) -> Traffic:
-    """The collectives of a program for that many devices; raises AssertionError if any channel was not counted."""
+    """Parse the collectives of a program. Raise ``AssertionError`` if a channel in the text was not counted."""
     computations, entry = _parse(text)
     runs, loops = _runs(computations, entry)
     found: dict[str, Collective] = {}
@@ -99,7 +99,7 @@ def traffic(text: str, devices: int) -> Traffic:
 
 
 def _channels(text: str) -> set[str]:
-    """Every channel of an operation between chips, found in the text alone."""
+    """Return the channels of all collectives, found by a plain search of the text."""
     pattern = rf"(?:{'|'.join(KINDS)})(?:-start)?\(.*?\bchannel_id=(\d+)"
     return {match[1] for line in text.splitlines() if (match := re.search(pattern, line))}
 
@@ -113,7 +113,7 @@ def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
         if opened:
             current = computations.setdefault(opened[2], [])
             entry = opened[2] if opened[1] else entry
-        elif line.rstrip() == "}":  # only a bare one: layouts and attributes have braces too
+        elif line.rstrip() == "}":  # only a bare brace ends a computation: layouts and attributes have braces too
             current = None
         elif current is not None and (found := INSTRUCTION.match(line)):
             current.append(Instruction(found[2], found[3], found[4], found[5], bool(found[1])))
@@ -121,7 +121,7 @@ def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 
 def _runs(computations: dict[str, list[Instruction]], entry: str) -> tuple[dict[str, int], list[str]]:
-    """How often each computation runs, and the loops of unknown length."""
+    """Return the number of runs of each computation, and the loops of unknown length."""
     runs: dict[str, int] = defaultdict(int)
     unknown: list[str] = []
 
@@ -135,7 +135,7 @@ def _runs(computations: dict[str, list[Instruction]], entry: str) -> tuple[dict[
                     unknown.append(body)
                 visit(body, times * (1 if length is None else length))
                 continue
-            if one.op in ("async-done", "async-update"):  # its start has called already
+            if one.op in ("async-done", "async-update"):  # async-start has called the computation already
                 continue
             called = (name for names in CALLED.findall(one.rest) for name in re.findall(r"[\w.\-]+", " ".join(names)))
             for callee in called:
@@ -152,7 +152,7 @@ def _attribute(one: Instruction, name: str) -> str:
 
 
 def _length(loop: Instruction, computations: dict[str, list[Instruction]], test: str) -> int | None:
-    """How often a loop runs: what the compiler wrote of it, or the bound that its counter, from 0, is compared with."""
+    """Return the runs of a loop: the compiler's trip count, or the bound of its counter; None if unknown."""
     known = re.search(r"known_trip_count[^\d]*(\d+)", loop.rest)
     if known:
         return int(known[1])
@@ -172,14 +172,14 @@ def _collective(kind: str, one: Instruction, computation: str, times: int, devic
     group = _group(one.rest, devices)
     size = _size(one.type, kind, one.op.endswith("-start"))
     if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
-        return Collective("reduce-scatter", size, group, times)  # the TPU compiler's own fusion of both
+        return Collective("reduce-scatter", size, group, times)  # a fusion of the TPU compiler
     if kind == "reduce-scatter":
-        size *= group  # its result is one share
+        size *= group  # the result of a reduce-scatter is one share
     return Collective(kind, size, group, times)
 
 
 def _size(type_text: str, kind: str, is_start: bool) -> float:
-    """Bytes of the arrays of a result. That of a start holds the operands too: of them and the results, the results."""
+    """Return the bytes of an operation's result. The operands in the result of a start are not counted."""
     sizes = [math.prod(int(side) for side in sides.split(",") if side) * BYTES.get(dtype, 4)
              for dtype, sides in ARRAY.findall(type_text)]  # fmt: skip
     if is_start and kind in ("all-gather", "collective-permute") and len(sizes) > 1:
@@ -189,7 +189,7 @@ def _size(type_text: str, kind: str, is_start: bool) -> float:
 
 
 def _group(rest: str, devices: int) -> int:
-    """Chips that take part together."""
+    """Return the number of chips in a group."""
     listed = re.search(r"\breplica_groups=\[(\d+),(\d+)\]", rest)
     if listed:
         return int(listed[2])

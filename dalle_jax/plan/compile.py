@@ -1,7 +1,7 @@
-"""The real training step, its initialisation and the real sampler, compiled for chips that are not there.
+"""The training step, its initialisation and the sampler, compiled for devices that this machine does not have.
 
-State and batch are shapes with shardings; nothing is ever computed. That a program compiles does not mean that it fits:
-the compiler refuses temporaries that are too large, but not arguments and results, so peaks are compared by us.
+State and batch are shapes with shardings; nothing is computed. A program that compiles may still not fit: the compiler
+refuses temporaries that are too large, but not arguments and results. So the plan compares peaks itself.
 """
 
 import math
@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import cast
 
 import jax
-import numpy as np
 from flax import nnx
+from jax.stages import Traced
 
-from dalle_jax.arrays import Array
+from dalle_jax.arrays import Array, PyTree
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.parallel.axes import BATCH
@@ -25,7 +25,7 @@ from dalle_jax.sampling.autoregressive import Settings, sample
 from dalle_jax.train.compiled import jitted_step, state_plan
 from dalle_jax.train.flops import Count, count, model_flops
 from dalle_jax.train.loop import Trainer
-from dalle_jax.train.state import ModuleSpec
+from dalle_jax.train.state import Arrays, ModuleSpec
 from dalle_jax.train.task import Task
 
 REFUSED = re.compile(
@@ -36,10 +36,10 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled program; bytes are those of one device.
+    """A compiled program; bytes are per device.
 
-    ``peak`` is all that is held at the worst moment, arguments and code included. ``text`` is None where there is no
-    program: ``refused`` then says why, and ``peak`` is what is known to be too much.
+    ``peak`` is the most memory that is in use at once, with arguments and code. If nothing was compiled, ``text`` is
+    None, ``refused`` gives the reason, and ``peak`` is a lower bound.
     """
 
     peak: int
@@ -51,8 +51,8 @@ class Program:
     refused: str | None = None
 
 
-def compile_program(traced: Any) -> Program:
-    """Counts and compiles what was traced."""
+def compile_program(traced: Traced) -> Program:
+    """Count the FLOPs of a traced function and compile it."""
     began = time.monotonic()
     flops = count(traced.jaxpr)
     try:
@@ -75,48 +75,47 @@ def compile_program(traced: Any) -> Program:
 
 
 class Planned:
-    """A task and its trainer on a layout of devices that are not there."""
+    """A task and its trainer on a layout of devices that this machine does not have."""
 
     def __init__(self, task: Task, trainer: Trainer, layout: Layout) -> None:
         self.task, self.trainer, self.layout = task, trainer, layout
         self.plan = state_plan(task, trainer, layout)
-        frozen = task.frozen()
-        self.frozen = None if frozen is None else ModuleSpec.of(frozen)
+        self.frozen = ModuleSpec.of(task.frozen())
 
     @property
     def parameters(self) -> int:
-        """Trainable and untrained numbers of the model."""
+        """Return the number of parameters, trainable or not."""
         return sum(math.prod(value.shape) for value in self.plan.abstract.params.values())
 
     @cached_property
     def state_bytes(self) -> int:
-        """Bytes of the training state on one device."""
+        """Return the bytes of the training state on one device."""
         return _bytes_on_a_device(self.plan.target())
 
     @cached_property
     def whole_bytes(self) -> int:
-        """Bytes of the parameters, whole."""
+        """Return the bytes of all parameters, before sharding."""
         return sum(math.prod(value.shape) * value.dtype.itemsize for value in self.plan.abstract.params.values())
 
     @property
     def rows(self) -> int:
-        """A batch must be a multiple of it: the parts that the mesh splits rows into, times the microbatches."""
+        """Return the number that a batch must be a multiple of: shards of the batch axis times microbatches."""
         return self.layout.parts(BATCH) * self.trainer.accumulate
 
     def model_flops(self, batch: int) -> Count:
-        """Model FLOPs of one step, of all devices together."""
+        """Return the model FLOPs of one step, summed over devices."""
         return model_flops(self.task, self.plan, self.frozen, self.task.batch_spec(batch), self.trainer.accumulate)
 
     def step(self, batch: int) -> Program:
-        """One training step on that many rows; raises UserError for a batch that the mesh does not divide."""
+        """Compile the training step for a batch size. Raise ``UserError`` if the mesh does not divide it."""
         return compile_program(self._traced_step(batch))
 
     def step_without_room(self, batch: int) -> Program:
-        """As ``step`` where the state alone is too much: traced, so that bad input is an error, and not compiled."""
+        """Trace the training step without compiling it, for a state that does not fit; errors are those of ``step``."""
         traced = self._traced_step(batch)
         return Program(self.state_bytes, 0, 0, count(traced.jaxpr), 0.0, None, "the state alone; nothing was compiled")
 
-    def _traced_step(self, batch: int) -> Any:
+    def _traced_step(self, batch: int) -> Traced:
         spec = self.task.batch_spec(batch)
         shardings = self.layout.batch_shardings(spec)
         rows = {name: _laid_out(spec[name], shardings[name]) for name in spec}
@@ -124,41 +123,42 @@ class Planned:
         return step.trace(self.plan.target(), self._frozen_arrays(), rows, self._key())
 
     def initialisation(self) -> Program:
-        """The state of step 0 being made where it lies."""
+        """Compile the initialisation of the state, each array on its own devices."""
         return compile_program(self.layout.jit(self.plan.build, out_shardings=self.plan.shardings).trace(self._key()))
 
     def sampler(self, prompts: int, guided: bool = True) -> Program:
-        """One candidate for each of that many prompts, all codes of it; raises UserError for a task that has no codes.
+        """Compile the sampling of one image for each of ``prompts`` prompts.
 
-        The network lies as in training; the codes' own network, where there is one, is folded as when it is loaded.
+        Parameters are sharded as in training, and code vectors are folded as at loading. Raise ``UserError`` if the
+        task does not train a code generator.
         """
+        return compile_program(self.traced_sampler(prompts, guided))
+
+    def traced_sampler(self, prompts: int, guided: bool = True) -> jax.stages.Traced:
+        """Trace ``sampler`` without compiling it."""
         blueprint = self.plan.blueprint
         abstract = nnx.eval_shape(lambda: self.task.init(nnx.Rngs(0)))
         if not isinstance(abstract, CodeGenerator):
-            raise UserError(f"--sample: a {type(abstract).__name__} draws no codes; only transformers are sampled")
+            raise UserError(f"--sample: expected a task that trains a code generator, got a {type(abstract).__name__}")
 
-        def run(params: Any, others: Any, text: Array, keys: Array, settings: Settings) -> Array:
-            generator: Any = blueprint.merge(params, others)
-            generator.codes.fold()
+        def run(params: Arrays, others: Arrays, text: Array, keys: Array, settings: Settings) -> Array:
+            generator = cast(CodeGenerator, blueprint.merge(params, others))
+            generator.fold_code_vectors()
             return sample(generator, text, keys, settings, guided=guided)
 
         target = self.plan.target()
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (prompts, 1)))
-        text = jax.ShapeDtypeStruct((prompts, abstract.text_length), np.int32)
-        over = {"text": self._rows(text, "text"), "keys": self._rows(keys, "keys")}
+        over = {"text": self._rows(abstract.prompt_spec(prompts), "text"), "keys": self._rows(keys, "keys")}
         settings = jax.tree.map(
             lambda leaf: _laid_out(leaf, self.layout.replicated), jax.eval_shape(lambda: Settings.of(prompts))
         )
-        traced = self.layout.jit(run).trace(target.params, target.others, over["text"], over["keys"], settings)
-        return compile_program(traced)
+        return self.layout.jit(run).trace(target.params, target.others, over["text"], over["keys"], settings)
 
-    def _rows(self, array: Any, name: str) -> jax.ShapeDtypeStruct:
+    def _rows(self, array: jax.ShapeDtypeStruct, name: str) -> jax.ShapeDtypeStruct:
         axes = (BATCH, *(None,) * (len(array.shape) - 1))
         return _laid_out(array, self.layout.sharding(axes, array.shape, f"--sample: {name}"))
 
     def _frozen_arrays(self) -> dict[str, jax.ShapeDtypeStruct]:
-        if self.frozen is None:
-            return {}
         shardings = self.frozen.shardings(self.layout)
         return {name: _laid_out(value, shardings[name]) for name, value in self.frozen.stored().items()}
 
@@ -167,12 +167,12 @@ class Planned:
 
 
 Say = Callable[[str], None]
-"""Where progress goes."""
+"""The function that prints a line of progress."""
 
 
-def _laid_out(array: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+def _laid_out(array: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 
-def _bytes_on_a_device(tree: Any) -> int:
+def _bytes_on_a_device(tree: PyTree) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

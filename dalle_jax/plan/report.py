@@ -1,7 +1,6 @@
-"""A plan as one tree of plain values, and the same in words."""
+"""The report of a plan: a tree of plain values, and the same as text."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from dalle_jax.parallel.chips import Chip
 from dalle_jax.plan import roofline
@@ -13,21 +12,101 @@ from dalle_jax.plan.topologies import Topology, versions
 GIB = 2**30
 
 RESERVED = 0.02
-"""Share of the usable memory that a plan leaves free: the runtime's buffers and the next batch are in no program."""
+"""The share of usable memory that stays free for what no program counts: runtime buffers and the next batch."""
+
+
+class RooflineReport(TypedDict):
+    """The bounds of a step's time in seconds, with the MFU at the lower bound."""
+
+    products_seconds: float
+    memory_seconds: float
+    collectives_seconds: float
+    least_seconds: float
+    most_seconds: float
+    bound_by: str
+    mfu_at_least_seconds: float
+    assumptions: list[str]
+
+
+class ProgramReport(TypedDict):
+    """The memory of a program, per device, and the compiler's refusal if it was not compiled."""
+
+    peak_bytes: int
+    compiled: bool
+    refused: str | None
+    fits: bool
+    compile_seconds: float
+    uncounted: list[str]
+
+
+class SamplerReport(ProgramReport):
+    """The report of a sampler."""
+
+    prompts: int
+    flops: float
+
+
+class BatchReport(TypedDict):
+    """The largest batch that is known to fit, and the smallest that is known not to fit."""
+
+    fits: int | None
+    does_not_fit: int | None
+
+
+class SliceReport(TypedDict):
+    """A slice that fits, with its mesh."""
+
+    topology: str
+    mesh: dict[str, int]
+    peak_bytes: int
+
+
+class Suggestions(TypedDict):
+    """A batch and a slice that fit; the batch is missing if none was searched."""
+
+    largest_batch: NotRequired[BatchReport]
+    smallest_slice: NotRequired[SliceReport | None]
+
+
+class PlanReport(ProgramReport, Suggestions):
+    """The report of a training step and of its initialisation; memory is per device."""
+
+    versions: dict[str, str]
+    topology: str
+    chips: int
+    devices: int
+    devices_of_a_chip: int
+    mesh: dict[str, int]
+    batch: int
+    accumulate: int
+    parameters: int
+    whole_model_bytes: int
+    state_bytes: int
+    argument_bytes: int
+    temporary_bytes: int
+    initialisation_peak_bytes: int | None
+    memory_bytes: int
+    room_bytes: int
+    model_flops: float
+    hardware_flops: float
+    collectives: NotRequired[dict[str, dict[str, int | float]]]
+    loops_of_unknown_length: NotRequired[list[str]]
+    roofline: NotRequired[RooflineReport]
+    config: NotRequired[str]
+    sampler: NotRequired[SamplerReport]
+    not_checked: NotRequired[list[str]]
 
 
 def room(chip: Chip) -> int:
-    """Bytes of one device that a program may take."""
+    """Return the bytes of one device that a program may use."""
     return int((chip.usable or chip.device_memory) * (1 - RESERVED))
 
 
-def step_report(
-    planned: Planned, topology: Topology, batch: int, step: Program, start: Program | None
-) -> dict[str, Any]:
-    """What is known of a step and of the initialisation, where it was compiled; everything of memory is of a device."""
+def step_report(planned: Planned, topology: Topology, batch: int, step: Program, start: Program | None) -> PlanReport:
+    """Return the report of a step and of the initialisation, or None for one that was not compiled."""
     chip, mesh = topology.chip, planned.layout.mesh
     model = planned.model_flops(batch)
-    report: dict[str, Any] = {
+    report: PlanReport = {
         "versions": versions(),
         "topology": str(topology),
         "chips": topology.chips,
@@ -54,32 +133,29 @@ def step_report(
         "uncounted": sorted(model.uncounted | step.flops.uncounted),
     }
     if step.text is not None:
-        report |= _speed(chip, mesh.size, step, model.total)
+        found = traffic(step.text, mesh.size)
+        report["collectives"] = found.by_kind()
+        report["loops_of_unknown_length"] = list(found.loops)
+        report["roofline"] = _roofline(chip, mesh.size, step, model.total, found.sent)
     return report
 
 
-def _speed(chip: Chip, devices: int, step: Program, model_flops: float) -> dict[str, Any]:
-    assert step.text is not None
-    found = traffic(step.text, devices)
-    line = roofline.roofline(chip, devices, step.flops.total, step.peak, found.sent)
+def _roofline(chip: Chip, devices: int, step: Program, model_flops: float, sent: float) -> RooflineReport:
+    line = roofline.roofline(chip, devices, step.flops.total, step.peak, sent)
     return {
-        "collectives": found.by_kind(),
-        "loops_of_unknown_length": list(found.loops),
-        "roofline": {
-            "products_seconds": line.products,
-            "memory_seconds": line.memory,
-            "collectives_seconds": line.collectives,
-            "least_seconds": line.least,
-            "most_seconds": line.most,
-            "bound_by": line.bound_by,
-            "mfu_at_least_seconds": model_flops / (line.least * devices * chip.device_flops),
-            "assumptions": list(roofline.ASSUMPTIONS),
-        },
+        "products_seconds": line.products,
+        "memory_seconds": line.memory,
+        "collectives_seconds": line.collectives,
+        "least_seconds": line.least,
+        "most_seconds": line.most,
+        "bound_by": line.bound_by,
+        "mfu_at_least_seconds": model_flops / (line.least * devices * chip.device_flops),
+        "assumptions": list(roofline.ASSUMPTIONS),
     }
 
 
-def sampler_report(prompts: int, program: Program, chip: Chip) -> dict[str, Any]:
-    """What is known of the sampler; everything of memory is of one device."""
+def sampler_report(prompts: int, program: Program, chip: Chip) -> SamplerReport:
+    """Return the report of a sampler."""
     return {
         "prompts": prompts,
         "peak_bytes": program.peak,
@@ -93,13 +169,18 @@ def sampler_report(prompts: int, program: Program, chip: Chip) -> dict[str, Any]
 
 
 def fits(program: Program, chip: Chip) -> bool:
-    """Whether a program was accepted by the compiler and leaves the runtime its share."""
+    """Return True if the compiler accepted the program and it leaves the reserved share free."""
     return program.text is not None and program.peak <= room(chip)
 
 
-def cures(batch: Batch | None, found: Slice | None) -> dict[str, Any]:
-    """What would fit."""
-    report: dict[str, Any] = {}
+def all_fit(report: PlanReport) -> bool:
+    """Return True if the step, the initialisation and, if it was asked for, the sampler fit."""
+    return report["fits"] and ("sampler" not in report or report["sampler"]["fits"])
+
+
+def suggestions(batch: Batch | None, found: Slice | None) -> Suggestions:
+    """Return the report of a search."""
+    report: Suggestions = {}
     if batch is not None:
         report["largest_batch"] = {"fits": batch.fits, "does_not_fit": batch.does_not}
     report["smallest_slice"] = None
@@ -109,8 +190,8 @@ def cures(batch: Batch | None, found: Slice | None) -> dict[str, Any]:
     return report
 
 
-def words(report: Mapping[str, Any]) -> str:
-    """The report as lines to read."""
+def format_text(report: PlanReport) -> str:
+    """Format a report as lines of text."""
     device = "chip" if report["devices_of_a_chip"] == 1 else "device (half a chip)"
     mesh = " ".join(f"{axis}={size}" for axis, size in report["mesh"].items())
     rows = [
@@ -135,15 +216,18 @@ def words(report: Mapping[str, Any]) -> str:
     if report.get("loops_of_unknown_length"):
         rows.append(("loops counted as if run once", ", ".join(report["loops_of_unknown_length"])))
     rows += _sampled(report.get("sampler"))
-    rows += [("not checked", note) for note in report.get("not_checked", ())]
+    rows += [("not checked", note) for note in report.get("not_checked", [])]
     rows.append(("compiled with", ", ".join(f"{name} {version}" for name, version in report["versions"].items())))
     rows += _verdict(report)
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
 
 
-def _time(line: Mapping[str, Any]) -> list[tuple[str, str]]:
-    parts = ", ".join(f"{name} {line[f'{name}_seconds']:.3g}" for name in ("products", "memory", "collectives"))
+def _time(line: RooflineReport) -> list[tuple[str, str]]:
+    parts = (
+        f"products {line['products_seconds']:.3g}, memory {line['memory_seconds']:.3g}, "
+        f"collectives {line['collectives_seconds']:.3g}"
+    )
     rows = [
         ("seconds of a step", f"{line['least_seconds']:.3g} to {line['most_seconds']:.3g} ({parts})"),
         ("MFU at the least", f"{line['mfu_at_least_seconds']:.0%}, bound by {line['bound_by']}"),
@@ -151,36 +235,36 @@ def _time(line: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows + [("  assuming that", text) for text in line["assumptions"]]
 
 
-def _sampled(sampler: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def _sampled(sampler: SamplerReport | None) -> list[tuple[str, str]]:
     if sampler is None:
         return []
     rows = [(f"sampler of {sampler['prompts']} prompts", f"peak {_peak(sampler)}, {sampler['flops']:.4g} FLOPs")]
     if sampler["uncounted"]:
-        rows.append(("not counted of it", ", ".join(sampler["uncounted"])))
+        rows.append(("not counted in the sampler", ", ".join(sampler["uncounted"])))
     return rows
 
 
-def _verdict(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if report["fits"] and report.get("sampler", {}).get("fits", True):
+def _verdict(report: PlanReport) -> list[tuple[str, str]]:
+    if all_fit(report):
         return [("fits", "yes")]
     rows = [("fits", "no")]
     batch = report.get("largest_batch")
     if batch is not None:
         if batch["fits"] is None:
-            rows.append(("largest batch here", f"none: not even {batch['does_not_fit']}"))
+            rows.append(("largest batch here", f"none: {batch['does_not_fit']} does not fit"))
         else:
             rows.append(("largest batch here", f"{batch['fits']} fits, {batch['does_not_fit']} does not"))
     if "smallest_slice" in report:
         found = report["smallest_slice"]
-        text = "none of the family's, with the batch as it is"
+        text = "none of the family, with this batch"
         if found is not None:
             mesh = " ".join(f"mesh.{axis}={size}" for axis, size in found["mesh"].items())
             text = f"{found['topology']} with {mesh}: {_gib(found['peak_bytes'])}"
-        rows.append(("smallest slice that would do", text))
+        rows.append(("smallest slice that fits", text))
     return rows
 
 
-def _peak(program: Mapping[str, Any]) -> str:
+def _peak(program: ProgramReport) -> str:
     return _gib(program["peak_bytes"]) + ("" if program["compiled"] else f", {program['refused']}")
 
 

@@ -1,4 +1,4 @@
-"""How long a step takes at least, from what the chips' makers publish."""
+"""Roofline estimate of a step's time, from the published figures of the chips."""
 
 from dataclasses import dataclass
 
@@ -6,16 +6,16 @@ from dalle_jax.parallel.chips import Chip
 
 ASSUMPTIONS = (
     "every matrix product runs at the chip's dense bfloat16 peak",
-    "every byte that is held at the peak of memory is written once and read once",
+    "every byte of the memory peak is written once and read once",
     "collectives run in rings over all links of a chip at once, in one direction (half of the published figure)",
-    "links between slices are as fast as those within one",
-    "the time lies between the longest of the three (all overlap) and their sum (none do)",
+    "links between slices are as fast as links within a slice",
+    "the time lies between the longest of the three (all overlap) and their sum (no overlap)",
 )
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds of one step: of products, of memory traffic, of collectives, and what follows from them."""
+    """Lower bounds in seconds per step: from matrix products, from memory traffic and from collectives."""
 
     products: float
     memory: float
@@ -23,22 +23,22 @@ class Roofline:
 
     @property
     def least(self) -> float:
-        """All three at the same time."""
+        """Return the time if all three overlap."""
         return max(self.products, self.memory, self.collectives)
 
     @property
     def most(self) -> float:
-        """One after another."""
+        """Return the time if none of the three overlap."""
         return self.products + self.memory + self.collectives
 
     @property
     def bound_by(self) -> str:
-        """The longest."""
+        """Return the name of the longest of the three."""
         return max(("products", "memory", "collectives"), key=lambda name: getattr(self, name))
 
 
 def roofline(chip: Chip, devices: int, hardware_flops: float, peak: int, sent: float) -> Roofline:
-    """``hardware_flops`` of all devices; ``peak`` and ``sent``, bytes, of one."""
+    """Return the bounds. ``hardware_flops`` sums over devices; ``peak`` and ``sent`` are bytes per device."""
     links = chip.interconnect / 2 / chip.devices if chip.interconnect else float("inf")
     return Roofline(
         products=hardware_flops / devices / chip.device_flops,

@@ -1,4 +1,4 @@
-"""What would fit where a plan does not: the largest batch, and the smallest slice of the family."""
+"""Search for a plan that fits: the largest batch on the slice, and the smallest slice for the batch."""
 
 from dataclasses import dataclass, replace
 
@@ -12,12 +12,12 @@ from dalle_jax.train.loop import Trainer
 from dalle_jax.train.task import Task
 
 MOST_COMPILATIONS = 6
-"""Of one search; each takes up to minutes for a large model."""
+"""The limit of one search; for a large model each compilation takes minutes."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The largest batch that was found to fit and the smallest that was found not to (None where none was)."""
+    """The largest batch that is known to fit, or None, and the smallest that is known not to fit."""
 
     fits: int | None
     does_not: int | None
@@ -25,7 +25,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Slice:
-    """A slice on which the batch fits, and the mesh for it."""
+    """A slice that fits the batch, the mesh on it, and the peak of memory in bytes per device."""
 
     topology: Topology
     mesh: Mesh
@@ -33,13 +33,12 @@ class Slice:
 
 
 def largest_batch(planned: Planned, too_large: int, room: int, say: Say) -> Batch:
-    """The largest batch below ``too_large`` whose step stays within ``room`` bytes, by bisection.
+    """Bisect for the largest batch below ``too_large`` whose step needs at most ``room`` bytes per device.
 
-    Batches are multiples of what the mesh and the microbatches divide; after ``MOST_COMPILATIONS`` the bracket that is
-    left is given.
+    Only batches that the mesh and the microbatches divide are tried, at most ``MOST_COMPILATIONS`` of them.
     """
     unit = planned.rows
-    low, high = 0, too_large // unit  # in units: low fits (0 is no batch), high does not
+    low, high = 0, too_large // unit  # multiples of unit: low fits (0 stands for None), high does not fit
     if planned.state_bytes > room:
         return Batch(None, unit)
     for _ in range(MOST_COMPILATIONS):
@@ -55,10 +54,9 @@ def largest_batch(planned: Planned, too_large: int, room: int, say: Say) -> Batc
 def smallest_slice(
     task: Task, trainer: Trainer, mesh: Mesh, rules: Rules, topology: Topology, batch: int, room: int, say: Say
 ) -> Slice | None:
-    """The smallest larger slice of the family on which the step fits, found by bisection; None where none does.
+    """Bisect for the smallest larger slice of the family that fits the step; return None if no slice does.
 
-    On each the parameters are split as far as they can be (the largest ``fsdp`` that divides them and the batch), with
-    ``tensor`` as it is.
+    Each slice gets the largest ``fsdp`` that divides the parameters and the batch; ``tensor`` stays as it is.
     """
     candidates = []
     for larger in topology.larger():
@@ -71,7 +69,7 @@ def smallest_slice(
         middle = (low + high) // 2
         larger, wide, planned = candidates[middle]
         peak = planned.step(batch).peak
-        say(f"{larger}, {_words(wide)}: {peak / 2**30:.2f} GiB of {room / 2**30:.2f} on a device")
+        say(f"{larger}, {_mesh_text(wide)}: {peak / 2**30:.2f} GiB of {room / 2**30:.2f} on a device")
         if peak <= room:
             fitting, high = Slice(larger, wide, peak), middle
         else:
@@ -82,7 +80,7 @@ def smallest_slice(
 def _widest(
     task: Task, trainer: Trainer, mesh: Mesh, rules: Rules, topology: Topology, batch: int
 ) -> tuple[Mesh, Planned] | None:
-    """The mesh with the largest ``fsdp`` that divides everything, and the plan on it."""
+    """Return the mesh with the largest ``fsdp`` that divides parameters and batch, and the plan on it."""
     devices = topology.devices()
     tensor = max(mesh.tensor, 1)
     if len(devices) // topology.slices % tensor:
@@ -93,11 +91,11 @@ def _widest(
         try:
             planned = Planned(task, trainer, Layout(make_mesh(wide, devices), rules))
             planned.layout.batch_shardings(task.batch_spec(batch // trainer.accumulate))
-        except UserError:  # it does not divide: the next
+        except UserError:  # this fsdp does not divide them
             continue
         return wide, planned
     return None
 
 
-def _words(mesh: Mesh) -> str:
+def _mesh_text(mesh: Mesh) -> str:
     return f"mesh data={mesh.data} fsdp={mesh.fsdp} tensor={mesh.tensor}"

@@ -1,11 +1,10 @@
-"""TPU slices by name, and their devices for a compiler on a machine that has none of them."""
+"""TPU slices by name, and their devices for the compiler, on a machine without TPUs."""
 
 import importlib.util
 import math
 import re
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -24,12 +23,12 @@ SLICES: dict[str, tuple[tuple[int, ...], ...]] = {
     "v6e": FLAT,
     "tpu7x": (*CUBE, (16, 16, 16)),
 }
-"""Slices that Google's pages on each generation list for training, smallest first."""
+"""Shapes of slices for training in Google's documentation of each generation, smallest first."""
 
 
 @dataclass(frozen=True)
 class Topology:
-    """``slices`` slices of one shape of one generation of TPUs."""
+    """A number of TPU slices of one generation (``family``) and one shape."""
 
     family: str
     shape: tuple[int, ...]
@@ -41,27 +40,27 @@ class Topology:
 
     @property
     def chips(self) -> int:
-        """Chips of all slices."""
+        """Return the number of chips, over all slices."""
         return math.prod(self.shape) * self.slices
 
     @property
     def chip(self) -> Chip:
-        """What is known of one of them."""
+        """Return the published figures of one chip."""
         chip = chip_named(self.family)
         assert chip is not None
         return chip
 
     def larger(self) -> list["Topology"]:
-        """The family's slices with more chips than one of these, smallest first, as many of them."""
+        """Return the topologies of the same family and number of slices whose slices are larger, smallest first."""
         mine = math.prod(self.shape)
         return [Topology(self.family, s, self.slices) for s in SLICES[self.family] if math.prod(s) > mine]
 
-    def devices(self) -> list[Any]:
-        """The devices, which can be compiled for and nothing else; raises UserError without libtpu."""
+    def devices(self) -> list[jax.Device]:
+        """Return devices that programs can be compiled for but not run on. Raise ``UserError`` without libtpu."""
         check_libtpu()
-        options: dict[str, Any] = {}
+        options: dict[str, str | int | list[int]] = {}
         if self.family == "v4":
-            options["chip_config_name"] = "megacore"  # else a chip is two devices, as it is used by nobody
+            options["chip_config_name"] = "megacore"  # otherwise a chip is two devices, which is unusual
         if self.slices > 1:
             options["num_slices"] = self.slices
         if len(self.shape) == 2:
@@ -72,11 +71,11 @@ class Topology:
             return list(topologies.get_topology_desc(name, platform="tpu", **options).devices)
         except (RuntimeError, ValueError, NotImplementedError) as error:
             said = str(error).strip().splitlines()[0][:300]
-            raise UserError(f"--topology {name}: libtpu knows no such slice: {said}") from error
+            raise UserError(f"--topology {name}: expected a slice that libtpu knows, got its error: {said}") from error
 
 
 def parse(text: str, slices: int = 1) -> Topology:
-    """``v5p:8x8x8`` to a Topology; raises UserError for what is none."""
+    """Parse a topology such as ``v5p:8x8x8``. Raise ``UserError`` if the text does not name one."""
     if slices < 1:
         raise UserError(f"--slices: expected 1 or more, got {slices}")
     family, colon, sides = text.partition(":")
@@ -96,13 +95,11 @@ def parse(text: str, slices: int = 1) -> Topology:
 
 
 def check_libtpu() -> None:
-    """Raises UserError where the compiler is missing."""
+    """Raise ``UserError`` if libtpu, the TPU compiler, is not installed."""
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError(
-            "plan needs libtpu, the compiler for TPUs (it runs where there is none): pip install 'dalle-jax[plan]'"
-        )
+        raise UserError("plan needs libtpu, the compiler for TPUs (no TPU is needed): pip install 'dalle-jax[plan]'")
 
 
 def versions() -> dict[str, str]:
-    """The versions that a plan depends on."""
+    """Return the versions of the packages that a plan depends on."""
     return {"jax": jax.__version__, "libtpu": version("libtpu")}

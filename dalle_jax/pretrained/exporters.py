@@ -1,58 +1,50 @@
-"""The table of layouts that other programs load: ``export`` reads nothing else."""
+"""Table of the layouts that ``export`` writes, each in the module of its publisher."""
 
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
+
+from flax import nnx
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
+from dalle_jax.pretrained.publisher import PUBLISHERS
+
+
+@runtime_checkable
+class Export(Protocol):
+    """The function ``export`` of a publisher's module whose layout can be written."""
+
+    def __call__(self, network: nnx.Module, folder: Path) -> None:
+        """Write the network's files into a folder; raise UserError if the layout cannot hold the network."""
 
 
 @dataclass(frozen=True)
 class Exporter:
-    """One layout: its name on the command line, its module with ``export(network, folder)``, the config it is for."""
+    """A layout: its name on the command line, its module in the package ``PUBLISHERS``, its config class by name."""
 
     name: str
     module: str
     config: str
     help: str
 
-    def write(self, network: Any, folder: Path) -> None:
-        """Writes the network's files into a folder."""
-        importlib.import_module(self.module).export(network, folder)
+    def write(self, network: nnx.Module, folder: Path) -> None:
+        """Write the network's files into a folder."""
+        export: Export = importlib.import_module(f"{PUBLISHERS}.{self.module}").export
+        export(network, folder)
 
 
 EXPORTERS = (
-    Exporter(
-        "hf-clip",
-        "dalle_jax.pretrained.publishers.hugging_face_clip",
-        "ClipConfig",
-        "Hugging Face's CLIPModel, in safetensors",
-    ),
-    Exporter(
-        "taming-vqgan",
-        "dalle_jax.pretrained.publishers.taming_vqgan",
-        "VqganConfig",
-        "taming's last.ckpt and model.yaml",
-    ),
-    Exporter(
-        "dalle-mini-vqgan",
-        "dalle_jax.pretrained.publishers.dalle_mini_vqgan",
-        "VqganConfig",
-        "DALL·E mini's Flax VQModel",
-    ),
-    Exporter(
-        "dalle-mini",
-        "dalle_jax.pretrained.publishers.dalle_mini",
-        "DalleBartConfig",
-        "DALL·E mini's, in Flax's msgpack",
-    ),
+    Exporter("hf-clip", "hugging_face_clip", "ClipConfig", "Hugging Face's CLIPModel, in safetensors"),
+    Exporter("taming-vqgan", "taming_vqgan", "VqganConfig", "taming's last.ckpt and model.yaml"),
+    Exporter("dalle-mini-vqgan", "dalle_mini_vqgan", "VqganConfig", "DALL·E mini's Flax VQModel"),
+    Exporter("dalle-mini", "dalle_mini", "DalleBartConfig", "DALL·E mini's, in Flax's msgpack"),
 )
 
 
-def exporter(name: str) -> Exporter:
-    """The layout of that name; UserError with the nearest where there is none."""
+def find_exporter(name: str) -> Exporter:
+    """Return the layout of that name; raise UserError with the nearest names if there is none."""
     found = next((one for one in EXPORTERS if one.name == name), None)
     if found is None:
         names = [one.name for one in EXPORTERS]

@@ -1,7 +1,8 @@
-"""From the tensors of a published file to the variables of a module: each source used once, each target filled.
+"""Rules that map the tensors of a published file to the variables of a module, and back.
 
-A publisher's file lists ``Rule``s: which tensors make which variable, and how, in both directions, so that one list
-serves import and export. Everything that does not fit is reported together, before anything is read.
+A publisher's module lists a ``Rule`` for each variable: its tensors, and the change of layout in both directions. One
+list therefore serves import and export. Every tensor is used once and every variable is filled. All mismatches are
+reported together, before any tensor is read.
 """
 
 import collections
@@ -9,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import jax
 import numpy as np
@@ -20,41 +21,56 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.pretrained.files.tensors import Tensors
 from dalle_jax.train.state import ModuleSpec
 
-FREE_NUMBERS = 1 << 30
-"""As many as a published tensor may have, and a gigabyte where each takes a byte."""
-SHOWN = 20
-"""Of how many tensors an error tells; of the others their number."""
+MIN_LIMITED_ELEMENTS = 1 << 30
+"""Variables with fewer elements are always checked in full; no published tensor has more."""
+MAX_NAMES_SHOWN = 20
+"""Tensor names in one line of an error; the rest is counted."""
+
+
+@runtime_checkable
+class ArraySpec(Protocol):
+    """Shape and dtype of an array, as ``jax.ShapeDtypeStruct`` has them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Element type."""
+        ...
 
 
 @dataclass(frozen=True)
-class How:
-    """A change of layout: sources to the target, and the target back to the sources."""
+class Transform:
+    """A change of layout: from published tensors to a variable (``forward``), and its inverse (``backward``)."""
 
     forward: Callable[..., np.ndarray]
     backward: Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 
-SAME = How(lambda x: x, lambda x: (x,))
-TURNED = How(lambda x: x.T, lambda x: (x.T,))
-"""torch's [out in] to our [in out]."""
-KERNEL = How(lambda x: x.transpose(2, 3, 1, 0), lambda x: (x.transpose(3, 2, 0, 1),))
-"""A convolution's [out in k k] to our [k k in out]."""
+IDENTITY = Transform(lambda x: x, lambda x: (x,))
+TRANSPOSE = Transform(lambda x: x.T, lambda x: (x.T,))
+"""torch's matrix [out in] to a kernel [in out]."""
+CONV_KERNEL = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: (x.transpose(3, 2, 0, 1),))
+"""torch's convolution [out in k k] to a kernel [k k in out]."""
 
 
-def shaped(*shape: int, stored: tuple[int, ...]) -> How:
-    """The same numbers in the same order: ``stored`` in the file, ``shape`` here."""
-    return How(lambda x: x.reshape(shape), lambda x: (x.reshape(stored),))
+def reshaped(*shape: int, stored: tuple[int, ...]) -> Transform:
+    """Build a reshape from the shape ``stored`` in the file to ``shape``."""
+    return Transform(lambda x: x.reshape(shape), lambda x: (x.reshape(stored),))
 
 
-def dense(ins: tuple[int, ...], outs: tuple[int, ...]) -> How:
-    """A matrix [out in] to a kernel [*ins *outs]."""
+def dense(ins: tuple[int, ...], outs: tuple[int, ...]) -> Transform:
+    """Build the transform of torch's matrix [out in] to a kernel [*ins *outs]."""
     flat = (int(np.prod(ins)), int(np.prod(outs)))
-    return How(lambda x: x.T.reshape(*ins, *outs), lambda x: (x.reshape(flat).T,))
+    return Transform(lambda x: x.T.reshape(*ins, *outs), lambda x: (x.reshape(flat).T,))
 
 
-def stacked(each: How, count: int, axis: int) -> How:
-    """``count`` sources, each changed as ``each`` says and stacked on a new ``axis`` of the target."""
-    return How(
+def stacked(each: Transform, count: int, axis: int) -> Transform:
+    """Build a transform that applies ``each`` to ``count`` tensors and stacks them on a new ``axis``."""
+    return Transform(
         lambda *xs: np.stack([each.forward(x) for x in xs], axis),
         lambda x: tuple(each.backward(x.take(i, axis))[0] for i in range(count)),
     )
@@ -62,47 +78,47 @@ def stacked(each: How, count: int, axis: int) -> How:
 
 @dataclass(frozen=True)
 class Rule:
-    """The variable ``target`` (by dotted path) of the tensors ``sources``."""
+    """A variable ``target`` (dotted path) and the published tensors ``sources`` that make it up."""
 
     target: str
     sources: tuple[str, ...]
-    how: How = SAME
+    transform: Transform = IDENTITY
 
 
-def rule(target: str, *sources: str, how: How = SAME) -> Rule:
-    """A Rule, written shortly."""
-    return Rule(target, sources, how)
+def rule(target: str, *sources: str, transform: Transform = IDENTITY) -> Rule:
+    """Build a ``Rule`` with its sources as positional arguments."""
+    return Rule(target, sources, transform)
 
 
-Ignored = Mapping[str, str]
-"""Patterns (regular expressions that match a whole name) of tensors that are not used, and why."""
+Ignored: TypeAlias = Mapping[str, str]
+"""Reasons to ignore tensors, by a regular expression that matches their whole name."""
 
 
 def fill(
     module: nnx.Module, tensors: Tensors, rules: Sequence[Rule], ignored: Ignored, layout: Layout | None = None
 ) -> dict[str, str]:
-    """Fills a module (abstract, from ``nnx.eval_shape``) and returns why each tensor that was not used was not.
+    """Fill an abstract module (from ``nnx.eval_shape``); return the unused tensors with their reasons.
 
-    Raises UserError with all that does not fit. One tensor at a time is read, and each device gets its own part, as
-    ``layout`` says (None: all goes to the first device); numbers are cast to the module's dtypes.
+    Raises UserError with every mismatch. Tensors are read one at a time and cast to the module's dtypes. Each device
+    receives only its shard under ``layout``; without a layout the first device receives everything.
     """
     blueprint = ModuleSpec.of(module)
-    left = ignored_names(tensors, ignored)
-    reasons = {**tensors.left, **left}
-    problems = mismatches(blueprint.stored(), tensors, rules, left)
+    matched = ignored_names(tensors, ignored)
+    unused = {**tensors.skipped, **matched}
+    problems = mismatches(blueprint.stored(), tensors, rules, matched)
     if problems:
         raise UserError("\n".join(f"{tensors.name}: {line}" for line in problems))
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shardings = blueprint.shardings(layout) if layout is not None else dict.fromkeys(blueprint.paths, first)
     by_target = {one.target: one for one in rules}
-    stored = blueprint.stored()
-    values = {name: _placed(by_target[name], tensors, stored[name].dtype, shardings[name]) for name in blueprint.paths}
+    specs = blueprint.stored()
+    values = {name: _load(by_target[name], tensors, specs[name].dtype, shardings[name]) for name in blueprint.paths}
     nnx.update(module, nnx.state(blueprint.merge(values)))
-    return reasons
+    return unused
 
 
 def ignored_names(tensors: Tensors, ignored: Ignored) -> dict[str, str]:
-    """The tensors that a pattern matches, with its reason."""
+    """Return the tensors that match an ignored pattern, with the reason of the first that matches."""
     found: dict[str, str] = {}
     for pattern, reason in ignored.items():
         found.update({name: reason for name in tensors if re.fullmatch(pattern, name) and name not in found})
@@ -110,69 +126,73 @@ def ignored_names(tensors: Tensors, ignored: Ignored) -> dict[str, str]:
 
 
 def mismatches(
-    targets: Mapping[str, Any], tensors: Tensors, rules: Sequence[Rule], left: Mapping[str, str]
+    targets: Mapping[str, ArraySpec], tensors: Tensors, rules: Sequence[Rule], matched: Mapping[str, str]
 ) -> list[str]:
-    """One line for each kind of thing that does not fit; none where all does."""
+    """Compare a file with the variables ``targets``; return one line for each kind of mismatch.
+
+    ``matched`` are the tensors that are ignored.
+    """
     used = collections.Counter(source for one in rules for source in one.sources)
     filled = collections.Counter(one.target for one in rules)
     known = [one for one in rules if one.target in targets]
     lists = {
         "expected these tensors, which are missing": [name for name in used if name not in tensors.stored],
-        "got these tensors, for which there is no place": [
-            name for name in tensors if name not in used and name not in left
-        ],
-        "expected to use a tensor once, these more often": [name for name, times in used.items() if times > 1],
-        "these parts of the model are not filled": [name for name in targets if name not in filled],
-        "these parts are not in the model, or filled twice": [
+        "got these tensors, which no rule uses": [name for name in tensors if name not in used and name not in matched],
+        "expected to use each tensor once, got these more often": [name for name, times in used.items() if times > 1],
+        "expected a rule for these variables, got none": [name for name in targets if name not in filled],
+        "got rules for these variables, which the model does not have or which have several": [
             name for name, times in filled.items() if name not in targets or times > 1
         ],
-        "shapes and dtypes differ": [line for one in known for line in _differences(one, targets[one.target], tensors)],
+        "shapes or dtypes differ": [line for one in known for line in _differences(one, targets[one.target], tensors)],
     }
-    return [f"{said}: {_some(names)}" for said, names in lists.items() if names]
+    return [f"{problem}: {_shorten(names)}" for problem, names in lists.items() if names]
 
 
-def _differences(one: Rule, target: Any, tensors: Tensors) -> list[str]:
-    """What a tensor is, and what it should be: found by taking the target's shape back, without reading.
+def _differences(one: Rule, target: ArraySpec, tensors: Tensors) -> list[str]:
+    """Describe the tensors of a rule whose shape or dtype is not the expected one, without reading them.
 
-    A config may ask for sizes that no memory holds, so this is done only where the file has about as many numbers.
+    The expected shapes come from the inverse transform of a broadcast zero. A hostile config may ask for sizes beyond
+    any memory, so that step is skipped for targets much larger than the file's tensors.
     """
     parts = [tensors.stored[name].shape for name in one.sources if name in tensors.stored]
-    got, wanted = sum(math.prod(shape) for shape in parts), math.prod(target.shape)
-    if wanted > max(FREE_NUMBERS, got):
-        return [f"{one.target} (expected {wanted} numbers, got {got} in {_some(list(one.sources))})"] if parts else []
+    got, expected_count = sum(math.prod(shape) for shape in parts), math.prod(target.shape)
+    if expected_count > max(MIN_LIMITED_ELEMENTS, got):
+        line = f"{one.target} (expected {expected_count} numbers, got {got} in {_shorten(list(one.sources))})"
+        return [line] if parts else []
     whole = np.broadcast_to(np.zeros((), np.int8), target.shape)
     found = []
-    for name, part in zip(one.sources, one.how.backward(whole), strict=True):
-        own = tensors.stored.get(name)
-        if own is None:
+    for name, part in zip(one.sources, one.transform.backward(whole), strict=True):
+        stored = tensors.stored.get(name)
+        if stored is None:
             continue
-        kinds = [np.dtype(dtype).kind in "fV" for dtype in (own.dtype, target.dtype)]  # V: ml_dtypes' own kinds
-        if own.shape != part.shape or kinds[0] != kinds[1]:
+        is_float = [np.dtype(dtype).kind in "fV" for dtype in (stored.dtype, target.dtype)]  # V: ml_dtypes' floats
+        if stored.shape != part.shape or is_float[0] != is_float[1]:
             expected = f"{np.dtype(target.dtype).name}{list(part.shape)}"
-            found.append(f"{name} (expected {expected}, got {own.dtype.name}{list(own.shape)})")
+            found.append(f"{name} (expected {expected}, got {stored.dtype.name}{list(stored.shape)})")
     return found
 
 
-def _some(names: list[str]) -> str:
-    rest = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + rest
+def _shorten(names: list[str]) -> str:
+    rest = f", and {len(names) - MAX_NAMES_SHOWN} more" if len(names) > MAX_NAMES_SHOWN else ""
+    return ", ".join(names[:MAX_NAMES_SHOWN]) + rest
 
 
-def _placed(one: Rule, tensors: Tensors, dtype: Any, sharding: Any) -> jax.Array:
-    value = one.how.forward(*(tensors[name] for name in one.sources))
+def _load(one: Rule, tensors: Tensors, dtype: np.dtype, sharding: jax.sharding.Sharding) -> jax.Array:
+    value = one.transform.forward(*(tensors[name] for name in one.sources))
     return jax.make_array_from_callback(value.shape, sharding, lambda index: np.asarray(value[index]).astype(dtype))
 
 
-def taken_back(module: nnx.Module, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
-    """The tensors of a file from a module's variables: what export writes. All of them must have a rule."""
+def to_published(module: nnx.Module, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
+    """Convert a module's variables to published tensors, for export; every variable must have a rule."""
     blueprint = ModuleSpec.of(module)
     params, others = blueprint.split(module)
     values = {**params, **others}
     by_target = {one.target: one for one in rules}
     if by_target.keys() != values.keys():
-        raise UserError(f"no layout for these parts of the model: {_some(sorted(values.keys() ^ by_target.keys()))}")
+        unmatched = _shorten(sorted(values.keys() ^ by_target.keys()))
+        raise UserError(f"expected a rule for every variable of the model, got one without the other: {unmatched}")
     found: dict[str, np.ndarray] = {}
     for name, value in values.items():
-        arrays = by_target[name].how.backward(np.asarray(value))
+        arrays = by_target[name].transform.backward(np.asarray(value))
         found.update(zip(by_target[name].sources, arrays, strict=True))
     return found

@@ -1,4 +1,4 @@
-"""What every publisher's file gives, and the table of them: ``import KIND`` and ``export`` read nothing else."""
+"""Table of the kinds of published weights, the interface of a publisher's module, and helpers to read configs."""
 
 import importlib
 import itertools
@@ -7,29 +7,37 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
-from dalle_jax.pretrained.files.tensors import Tensors, refused
+from dalle_jax.models.model_configs import AnyModelConfig
+from dalle_jax.pretrained.files.tensors import Tensors, file_error, is_size
 from dalle_jax.pretrained.mapping import Ignored, Rule
 from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import FILE, ClipBpe
 from dalle_jax.text.vocabulary_files import MERGES, TOKENIZER, VOCABULARY
 
-LARGEST_CONFIG = 1 << 24
-UNKNOWN_LICENCE = "not stated beside the weights; ask whoever published them"
+PUBLISHERS = "dalle_jax.pretrained.publishers"
+"""Package that holds a module for each publisher."""
+MAX_CONFIG_BYTES = 1 << 24
+UNKNOWN_LICENCE = "not stated next to the weights; ask the publisher"
+
+Json: TypeAlias = dict[str, object]
+"""A JSON object, whose values are not checked yet."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published model as read: the config of ours that it has, its tensors, and where they go.
+    """A published model: its config in this package, its tensors, and the rules that map them to variables.
 
-    ``files`` are those that were read, whose hashes are kept. ``vocabulary`` is how a model of captions reads them, and
-    ``vocabulary_file`` where its vocabulary was found beside the weights.
+    - ``ignored``: tensors that are not used, by pattern, with the reason.
+    - ``files``: the files that were read, whose hashes are recorded.
+    - ``vocabulary``: the text tokenizer of a model that reads captions; ``vocabulary_file`` is its file, if one was
+      found next to the weights.
     """
 
-    config: Any
+    config: AnyModelConfig
     tensors: Tensors
     rules: Sequence[Rule]
     ignored: Ignored
@@ -40,66 +48,51 @@ class Published:
     vocabulary_file: Path | None = None
 
 
+@runtime_checkable
 class Publisher(Protocol):
-    """The module of a kind: ``published(source)`` reads; UserError where the source is of another kind."""
+    """The function of a publisher's module that reads weights; it is named ``published`` unless there are several."""
 
-    def published(self, source: Path) -> Published:
-        """The model in a file or folder."""
+    def __call__(self, source: Path) -> Published:
+        """Read the model in a file or folder; raise UserError if the source is of another kind."""
+        ...
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of published weights: its name on the command line, its module, and what the source is."""
+    """A kind of published weights.
+
+    ``name`` is its name on the command line, ``module`` its module in the package ``PUBLISHERS``, and ``function`` the
+    ``Publisher`` in that module.
+    """
 
     name: str
     module: str
     help: str
+    function: str = "published"
 
     def read(self, source: Path) -> Published:
-        """The model in ``source``."""
-        publisher: Publisher = importlib.import_module(self.module)  # type: ignore[assignment]
-        return publisher.published(source)
+        """Read the model in ``source``."""
+        publisher: Publisher = getattr(importlib.import_module(f"{PUBLISHERS}.{self.module}"), self.function)
+        return publisher(source)
 
 
 KINDS = (
-    Kind("openai-clip", "dalle_jax.pretrained.publishers.openai_clip", "OpenAI's CLIP: a .pt file"),
-    Kind(
-        "hf-clip",
-        "dalle_jax.pretrained.publishers.hugging_face_clip",
-        "Hugging Face's CLIPModel: a folder with config.json",
-    ),
-    Kind("open-clip", "dalle_jax.pretrained.publishers.open_clip", "open_clip: a folder with open_clip_config.json"),
-    Kind(
-        "openai-dvae",
-        "dalle_jax.pretrained.publishers.openai_dvae",
-        "DALL·E 1's dVAE: a folder with encoder.pkl, decoder.pkl",
-    ),
-    Kind(
-        "taming-vqgan",
-        "dalle_jax.pretrained.publishers.taming_vqgan",
-        "taming's VQGAN: a .ckpt, or a folder with last.ckpt",
-    ),
-    Kind("dalle-mini-vqgan", "dalle_jax.pretrained.publishers.dalle_mini_vqgan", "DALL·E mini's Flax VQGAN: a folder"),
-    Kind("llamagen-vq", "dalle_jax.pretrained.publishers.llamagen_vq", "LlamaGen's image tokenizer: a .pt file"),
-    Kind(
-        "lpips",
-        "dalle_jax.pretrained.publishers.lpips_weights",
-        "LPIPS: a state dict, or a folder with VGG-16 and its weights",
-    ),
-    Kind(
-        "dalle-mini",
-        "dalle_jax.pretrained.publishers.dalle_mini",
-        "DALL·E mini or mega: a folder with flax_model.msgpack",
-    ),
-    Kind(
-        "min-dalle", "dalle_jax.pretrained.publishers.min_dalle", "min-dalle: a folder with encoder.pt and decoder.pt"
-    ),
-    Kind("llamagen", "dalle_jax.pretrained.publishers.llamagen", "LlamaGen's transformers: a .pt file"),
+    Kind("openai-clip", "openai_clip", "OpenAI's CLIP: a .pt file"),
+    Kind("hf-clip", "hugging_face_clip", "Hugging Face's CLIPModel: a folder with config.json"),
+    Kind("open-clip", "open_clip", "open_clip: a folder with open_clip_config.json"),
+    Kind("openai-dvae", "openai_dvae", "DALL·E 1's dVAE: a folder with encoder.pkl, decoder.pkl"),
+    Kind("taming-vqgan", "taming_vqgan", "taming's VQGAN: a .ckpt, or a folder with last.ckpt"),
+    Kind("dalle-mini-vqgan", "dalle_mini_vqgan", "DALL·E mini's Flax VQGAN: a folder"),
+    Kind("llamagen-vq", "taming_vqgan", "LlamaGen's image tokenizer: a .pt file", function="published_llamagen"),
+    Kind("lpips", "lpips_weights", "LPIPS: a state dict, or a folder with VGG-16 and its weights"),
+    Kind("dalle-mini", "dalle_mini", "DALL·E mini or mega: a folder with flax_model.msgpack"),
+    Kind("min-dalle", "min_dalle", "min-dalle: a folder with encoder.pt and decoder.pt"),
+    Kind("llamagen", "llamagen", "LlamaGen's transformers: a .pt file"),
 )
 
 
-def kind(name: str) -> Kind:
-    """The kind of that name; UserError with the nearest where there is none."""
+def find_kind(name: str) -> Kind:
+    """Return the kind of that name; raise UserError with the nearest names if there is none."""
     found = next((one for one in KINDS if one.name == name), None)
     if found is None:
         names = [one.name for one in KINDS]
@@ -107,44 +100,54 @@ def kind(name: str) -> Kind:
     return found
 
 
-Json: TypeAlias = dict[str, Any]
-
-
 def read_json(path: Path) -> Json:
-    """An object of JSON; UserError for everything else."""
+    """Read a file that holds a JSON object; raise UserError for all others."""
     if not path.is_file():
-        raise refused(path, "a file with the model's config", "none")
-    if path.stat().st_size > LARGEST_CONFIG:
-        raise refused(path, f"at most {LARGEST_CONFIG} bytes", str(path.stat().st_size))
+        raise file_error(path, "a file with the model's config", "none")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise file_error(path, f"at most {MAX_CONFIG_BYTES} bytes", str(path.stat().st_size))
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise refused(path, "a config in JSON", f"something else ({str(error)[:100]})") from error
+        raise file_error(path, "a config in JSON", f"other content ({str(error)[:100]})") from error
+    return as_object(path, "the config", value)
+
+
+def as_object(path: Path, name: str, value: object) -> Json:
+    """Return a JSON value that must be an object; raise UserError if it is not."""
     if not isinstance(value, dict):
-        raise refused(path, "an object in JSON", type(value).__name__)
+        raise file_error(path, f"{name} to be an object in JSON", type(value).__name__)
     return value
 
 
-def first_file(folder: Path, names: Sequence[str]) -> Path:
-    """The first of these files that is in the folder."""
+def positive_int(path: Path, name: str, value: object) -> int:
+    """Return a JSON value that must be a whole number of 1 or more; raise UserError if it is not."""
+    if not is_size(value) or not value:
+        raise file_error(path, f"{name} as a whole number of 1 or more", repr(value)[:80])
+    return value
+
+
+def find_file(folder: Path, names: Sequence[str]) -> Path:
+    """Return the first of these files that the folder has; raise UserError if it has none."""
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if found is None:
-        raise refused(folder, f"a folder with {' or '.join(names)}", "none of them")
+        raise file_error(folder, f"a folder with {' or '.join(names)}", "none of them")
     return found
 
 
-def vocabulary_beside(folder: Path) -> Path | None:
-    """The text tokenizer's file: ``vocab.json`` with its merges, CLIP's, or ``tokenizer.json``; else None."""
+def find_vocabulary(folder: Path) -> Path | None:
+    """Find the text tokenizer's file: ``vocab.json`` with its merges, CLIP's, or ``tokenizer.json``."""
     if all((folder / name).is_file() for name in (VOCABULARY, MERGES)):
         return folder / VOCABULARY
     names = (f"{FILE}.gz", FILE, TOKENIZER)
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def refuse_flags(path: Path, config: Json, known: Mapping[str, Any], ignored: frozenset[str] = frozenset()) -> None:
-    """Raises UserError with all flags of a config that are not implemented, by name.
+def check_flags(path: Path, config: Json, known: Mapping[str, object], ignored: frozenset[str] = frozenset()) -> None:
+    """Raise UserError that names every flag of a config that is not implemented.
 
-    ``known`` are those that are, with the one value that each may have, or ``...`` for any; ``ignored`` change nothing.
+    ``known`` maps a flag to the only value that is implemented, or to ``...`` if every value is. Flags in ``ignored``
+    do not change the network.
     """
     wrong = []
     for name, value in config.items():
@@ -156,11 +159,11 @@ def refuse_flags(path: Path, config: Json, known: Mapping[str, Any], ignored: fr
         elif known[name] is not ... and value != known[name]:
             wrong.append(f"{name} = {str(value)[:60]!r}, of which only {known[name]!r} is implemented")
     if wrong:
-        raise refused(path, "a config of which all is implemented", "; ".join(wrong))
+        raise file_error(path, "a config of which all is implemented", "; ".join(wrong))
 
 
-def licence_beside(folder: Path) -> str:
-    """The licence that the model card in the folder states in its first lines, as the hub's cards do."""
+def read_licence(folder: Path) -> str:
+    """Read the licence from the YAML header of the model card, ``README.md``."""
     card = folder / "README.md"
     if not card.is_file():
         return UNKNOWN_LICENCE
@@ -169,27 +172,31 @@ def licence_beside(folder: Path) -> str:
     return found.group(1).strip() if found else UNKNOWN_LICENCE
 
 
-def shape(tensors: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
-    """The shape of a tensor that must be there with so many dimensions."""
+def tensor_shape(tensors: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
+    """Return the shape of a tensor that must exist and have that many dimensions, none of length 0."""
     found = tensors.stored.get(name)
     if found is None or len(found.shape) != dimensions or 0 in found.shape:
         got = "no such tensor" if found is None else f"shape {list(found.shape)}"
-        raise refused(tensors.name, f"a tensor {name!r} of {dimensions} dimensions", got)
+        raise file_error(tensors.name, f"a tensor {name!r} of {dimensions} dimensions", got)
     return found.shape
 
 
-def count(tensors: Tensors, pattern: str) -> int:
-    """How many numbers, from 0 on without a gap, the pattern's group takes among the names."""
+def count_layers(tensors: Tensors, pattern: str) -> int:
+    """Count the layers in the tensors' names.
+
+    The first group of ``pattern`` matches the layer's number. Raises UserError unless the numbers are 0, 1, 2 and so
+    on without a gap.
+    """
     numbers = {int(match.group(1)) for name in tensors if (match := re.match(pattern, name))}
     if numbers != set(range(len(numbers))):
         missing = next(number for number in itertools.count() if number not in numbers)
-        raise refused(tensors.name, f"all layers of {pattern}", f"none of number {missing}")
+        raise file_error(tensors.name, f"all layers of {pattern}", f"none of number {missing}")
     return len(numbers)
 
 
-def square(tensors: Tensors, name: str, places: int) -> int:
-    """The side of a square grid of so many places."""
-    side = round(places**0.5)
-    if side * side != places or not side:
-        raise refused(tensors.name, f"{name!r} for a square grid and one place more", f"{places + 1} places")
+def grid_side(tensors: Tensors, name: str, positions: int) -> int:
+    """Return the side of a square grid; ``positions`` excludes the class token of the table ``name``."""
+    side = round(positions**0.5)
+    if side * side != positions or not side:
+        raise file_error(tensors.name, f"{name!r} for a square grid and a class token", f"{positions + 1} positions")
     return side

@@ -1,13 +1,15 @@
 """Autoregressive sampling of image codes from a transformer with a key-value cache."""
 
 import itertools
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, Unpack, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
 from dalle_jax.arrays import Array, Float, Int, Key, Prompts, PyTree, UInt
 from dalle_jax.sampling.filters import restrict
+from dalle_jax.sampling.options import SamplingKeywords, SamplingOptions
 
 STAGE = 128
 STAGES = 4
@@ -56,16 +58,19 @@ class Settings(NamedTuple):
     guidance: Float[Array, " P"]
 
     @classmethod
-    def of(
-        cls, prompts: int, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, guidance: float = 1.0
-    ) -> "Settings":
-        """Create equal settings for all prompts. Temperature 0 is greedy; top_k 0, top_p 1 and guidance 1 are off."""
+    def stack(cls, options: Sequence[SamplingOptions]) -> "Settings":
+        """Stack the options of each prompt."""
         return cls(
-            jnp.full(prompts, temperature, jnp.float32),
-            jnp.full(prompts, top_k, jnp.int32),
-            jnp.full(prompts, top_p, jnp.float32),
-            jnp.full(prompts, guidance, jnp.float32),
+            jnp.asarray([one.temperature for one in options], jnp.float32),
+            jnp.asarray([one.top_k for one in options], jnp.int32),
+            jnp.asarray([one.top_p for one in options], jnp.float32),
+            jnp.asarray([one.guidance for one in options], jnp.float32),
         )
+
+    @classmethod
+    def of(cls, prompts: int, **options: Unpack[SamplingKeywords]) -> "Settings":
+        """Create equal settings for all prompts, from the fields of ``SamplingOptions``."""
+        return cls.stack([SamplingOptions(**options)] * prompts)
 
 
 def image_keys(seeds: Int[Array, " P"] | UInt[Array, " P"], candidates: int, first: int = 0) -> Key[Array, "P M"]:
@@ -127,15 +132,15 @@ def sample(
     text: Prompts,
     keys: Key[Array, "P M"],
     settings: Settings,
-    prefix: Int[Array, "P I"] | None = None,
-    prefix_length: Int[Array, " P"] | None = None,
+    given_codes: Int[Array, "P I"] | None = None,
+    given_length: Int[Array, " P"] | None = None,
     *,
     guided: bool,
 ) -> Int[Array, "P M I"]:
     """Sample the codes of M images per prompt; a pure function that compiles once per shape and ``guided``.
 
-    The first ``prefix_length`` codes of each prompt are copied from ``prefix``. If ``guided`` is False, the guidance
-    scale is ignored and the empty prompt is not computed.
+    The first ``given_length`` codes of each prompt are copied from ``given_codes``. If ``guided`` is False, the
+    guidance scale is ignored and the empty prompt is not computed.
     """
     candidates, length = keys.shape[1], generator.grid[0] * generator.grid[1]
     prompts, size = text.shape[0], generator.codebook_size
@@ -147,10 +152,10 @@ def sample(
     def choose(logits: Array, position: Array, noise: Array | None) -> Array:
         logits = guide(logits[:prompts], logits[prompts:], settings.guidance) if guided else logits
         code = draw(logits, _noise(keys, position, size) if noise is None else noise, settings)
-        if prefix is None or prefix_length is None:
+        if given_codes is None or given_length is None:
             return code
-        given = jax.lax.dynamic_index_in_dim(prefix, position, axis=1)  # [P 1]
-        return jnp.where((position < prefix_length)[:, None], given, code).astype(jnp.int32)
+        given = jax.lax.dynamic_index_in_dim(given_codes, position, axis=1)  # [P 1]
+        return jnp.where((position < given_length)[:, None], given, code).astype(jnp.int32)
 
     def step(carry: tuple[Array, PyTree], scanned: tuple[Array, Array | None]) -> tuple[tuple[Array, PyTree], Array]:
         (previous, cache), (position, noise) = carry, scanned

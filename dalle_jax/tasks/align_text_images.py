@@ -1,31 +1,35 @@
-"""Training CLIP: an image and its caption end up at the same place."""
+"""Training of CLIP: contrastive learning of one embedding for images and captions."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dalle_jax import storage
 from dalle_jax.arrays import CANDIDATE, COUNTED, Array, Bool, ExampleBatch, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
+from dalle_jax.data.sources.precomputed import Manifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.contrastive import contrastive, retrieval_hits, same_caption_group, sigmoid
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.clip_resnet import ResNetConfig
-from dalle_jax.pipelines.load.models import ModelFile, load_image_tokenizer
+from dalle_jax.models.image_tokenizer import ImageTokenizer
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.load.models import ModelFile
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, summed, text_spec
-from dalle_jax.tasks.caption_tokens import Captions, check_vocabulary
+from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
+from dalle_jax.tasks.frozen_networks import IMAGE_TOKENIZER, frozen_image_tokenizer, image_tokenizer_of, load_if_named
+from dalle_jax.tasks.precomputed_codes import refuse_codes
 from dalle_jax.train.task import (
     Batch,
     CachedEmbeddings,
     Constraint,
+    Frozen,
     MetricSums,
     Microbatches,
     Objective,
@@ -34,19 +38,19 @@ from dalle_jax.train.task import (
 )
 
 LARGEST_SCALE = 100.0
-"""Bound on the logit scale (arXiv 2103.00020, section 2.5)."""
+"""The largest logit scale (arXiv 2103.00020, section 2.5)."""
 
 
 def at_most_100(log_scale: Float[Array, ""]) -> Float[Array, ""]:
     """Clip the logarithm of the logit scale to ln 100.
 
-    The parameter is clipped after its update and not in the loss, whose gradient above a bound would be 0.
+    The trainer clips the parameter after each update. A bound within the loss would have gradient 0 above it.
     """
     return jnp.minimum(log_scale, math.log(LARGEST_SCALE))
 
 
 class Embeddings(NamedTuple):
-    """Unit vectors of the images and of the captions of a batch."""
+    """The L2-normalised embeddings of the images and captions of a batch."""
 
     image: Float[Array, "B E"]
     text: Float[Array, "B E"]
@@ -54,11 +58,12 @@ class Embeddings(NamedTuple):
 
 @dataclass(frozen=True)
 class AlignTextImages:
-    """The contrastive loss over the global batch (CLIP, arXiv 2103.00020, section 2.3).
+    """Settings of the contrastive loss over the global batch (CLIP, arXiv 2103.00020, section 2.3).
 
-    With ``image_tokenizer`` (the folder of a trained one) the share ``reconstructed`` of the images is seen through
-    it, so that the CLIP ranks what a decoder paints as well as what a camera saw. ``contrast`` is CLIP's softmax over
-    the batch, or SigLIP's sigmoid for each pair (arXiv 2303.15343), which needs ``model.initial_bias``.
+    - ``image_tokenizer``: the folder of a trained image tokenizer. Its reconstructions replace the share
+      ``reconstructed`` of the images, so that this CLIP can also rank generated images.
+    - ``contrast``: CLIP's softmax over the batch, or SigLIP's sigmoid for each pair (arXiv 2303.15343), which needs
+      ``model.initial_bias``.
     """
 
     model: ClipConfig
@@ -72,94 +77,120 @@ class AlignTextImages:
             bias = self.model.initial_bias
             raise ValueError(
                 f"contrast = {self.contrast!r} with model.initial_bias = {bias}: "
-                "a sigmoid needs one (SigLIP's is -10), a softmax has no use for one"
+                "a sigmoid needs a bias (SigLIP's is -10), a softmax must have None"
             )
 
-    def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
-        """``pixels`` uint8 [B H W 3], ``text`` int32 [B T] and ``caption_group`` int32 [B]: see data/loader.py."""
-        text = self.captions.rows(examples["caption"], self.model.text_length, seeds)
-        caption_group = np.array(examples["caption_group"], np.int32)
-        return {
-            "pixels": pixel_rows(examples["image"], self.model.image_size),
-            "text": text,
-            "caption_group": caption_group,
-        }
-
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of ``prepare``."""
+        """Return the shape and dtype of each array of a batch."""
         return {
             "pixels": pixel_spec(batch_size, self.model.image_size),
             "text": text_spec(batch_size, self.model.text_length),
             "caption_group": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
         }
 
+    def open(self, layout: Layout, manifest: Manifest | None = None) -> "TextImageAlignment":
+        """Load the text tokenizer and the image tokenizer. Raise ``UserError`` for data of precomputed codes."""
+        del layout
+        refuse_codes(self, manifest, "train it from images")
+        captions = self.captions.open(self.model.text_length)
+        return TextImageAlignment(self, captions, load_if_named(self.image_tokenizer))
+
+    def open_for_plan(self) -> "TextImageAlignment":
+        """Load the image tokenizer, and the text tokenizer if its file exists."""
+        captions = self.captions.open_if_present(self.model.text_length)
+        return TextImageAlignment(self, captions, load_if_named(self.image_tokenizer))
+
+
+@dataclass(frozen=True, eq=False)
+class TextImageAlignment:
+    """The task of ``AlignTextImages``; ``captions`` is None for a plan.
+
+    Raise ``UserError`` if the text tokenizer does not fit the model.
+    """
+
+    config: AlignTextImages
+    captions: CaptionTokenizer | None
+    image_tokenizer: ImageTokenizer | None
+
+    def __post_init__(self) -> None:
+        if self.captions is not None:
+            self.captions.check_model(self.config.model.vocab_size, "task.model.vocab_size")
+
+    def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
+        """Return ``pixels`` uint8 [B H W 3], ``text`` int32 [B T] and ``caption_group`` int32 [B] (data/loader.py)."""
+        text = loaded(self.captions).rows(examples["caption"], seeds)
+        return {
+            "pixels": pixel_rows(examples["image"], self.config.model.image_size),
+            "text": text,
+            "caption_group": np.array(examples["caption_group"], np.int32),
+        }
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shape and dtype of each array of ``prepare``."""
+        return self.config.batch_spec(batch_size)
+
     def init(self, rngs: nnx.Rngs) -> Clip:
-        """A new CLIP."""
-        check_vocabulary(self.captions, self.model.vocab_size, self.model.text_length, "task.model.vocab_size")
-        return Clip(self.model, rngs=rngs)
+        """Create the CLIP."""
+        return Clip(self.config.model, rngs=rngs)
 
-    @cached_property
-    def _tokenizer(self) -> nnx.Module | None:
-        return None if self.image_tokenizer is None else load_image_tokenizer(storage.place(self.image_tokenizer))
-
-    def frozen(self) -> nnx.Module | None:
-        """The image tokenizer, where there is one."""
-        return self._tokenizer
+    def frozen(self) -> Frozen:
+        """Return the image tokenizer, if there is one."""
+        return frozen_image_tokenizer(self.image_tokenizer)
 
     def objectives(self) -> tuple[Objective, ...]:
-        """One: align. The softmax loss keeps its logit scale at 100 or below, as published."""
-        bounded = (Constraint(nnx.PathContains("log_scale"), at_most_100),) if self.contrast == "softmax" else ()
+        """Return the one objective. With the softmax loss, the logit scale stays at 100 or below, as published."""
+        bounded = (Constraint(nnx.PathContains("log_scale"), at_most_100),) if self.config.contrast == "softmax" else ()
         parts: Microbatches = CachedEmbeddings(self.embed_part, self.loss_of_embeddings)
-        if isinstance(self.model.vision, ResNetConfig):
+        if isinstance(self.config.model.vision, ResNetConfig):
             parts = WholeBatchOnly(
                 "the batch normalisation of task.model.vision = @ResNetConfig takes its statistics from the whole batch"
             )
         return (Objective("align", nnx.Param, self.loss, constraints=bounded, microbatches=parts),)
 
     def loss(
-        self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""], step: Array
+        self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], MetricSums]:
-        """The contrastive loss of a batch, the first of its images seen through the tokenizer."""
+        """Return the contrastive loss of a batch, some of its images replaced by reconstructions."""
         return self.loss_of_embeddings(module, self.embed(module, frozen, batch, key, step), batch, key, step)
 
-    def embed(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""], step: Array) -> Embeddings:
-        """The embeddings of images and captions, the first images seen through the tokenizer."""
+    def embed(self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array) -> Embeddings:
+        """Return the embeddings of images and captions, the first images replaced by reconstructions."""
         del key, step
         pixels = to_float(batch["pixels"])
-        through = 0 if frozen is None else round(self.reconstructed * pixels.shape[0])
-        if through:  # batches are shuffled, so the first are as good as any
-            painted = jax.lax.stop_gradient(frozen.decode(frozen.encode(pixels[:through])))
-            pixels = jnp.concatenate([painted, pixels[through:]])
+        count = round(self.config.reconstructed * pixels.shape[0]) if IMAGE_TOKENIZER in frozen else 0
+        if count:  # batches are shuffled, so the first images are a random choice
+            tokenizer = image_tokenizer_of(frozen)
+            reconstructions = jax.lax.stop_gradient(tokenizer.decode(tokenizer.encode(pixels[:count])))
+            pixels = jnp.concatenate([reconstructions, pixels[count:]])
         return Embeddings(module.encode_image(pixels, train=True), module.encode_text(batch["text"]))
 
-    def embed_part(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""], step: Array) -> Embeddings:
-        """``embed`` of a microbatch. The first images of all microbatches are the first images of the batch.
+    def embed_part(self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array) -> Embeddings:
+        """Return ``embed`` of a microbatch. The first images of all microbatches are the first images of the batch.
 
-        Raises UserError where their number would be rounded, since that is then another share of the batch.
+        Raise ``UserError`` if the number of reconstructed images is not whole: rounding would change their share.
         """
         rows = batch["pixels"].shape[0]
-        through = self.reconstructed * rows
-        if frozen is not None and abs(through - round(through)) > 1e-6:
+        count = self.config.reconstructed * rows
+        if IMAGE_TOKENIZER in frozen and abs(count - round(count)) > 1e-6:
             raise UserError(
-                f"trainer.accumulate: expected microbatches of which task.reconstructed = {self.reconstructed} is a "
-                f"whole number of images, got microbatches of {rows}"
+                "trainer.accumulate: expected microbatches of which task.reconstructed = "
+                f"{self.config.reconstructed} is a whole number of images, got microbatches of {rows}"
             )
         return self.embed(module, frozen, batch, key, step)
 
     def loss_of_embeddings(
         self, module: Clip, embeddings: Embeddings, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], MetricSums]:
-        """The contrastive loss over all pairs of a batch.
+        """Return the contrastive loss over all pairs of a batch.
 
-        ``loss_of_uniform`` is the softmax loss as a share of what guessing within the batch gives, the logarithm of
-        its size.
+        ``loss_of_uniform`` is the softmax loss divided by the logarithm of the batch size, the loss of a uniform guess.
         """
         del key, step
         image, text = embeddings
         loss = self._contrast(module, image, text, same_caption_group(batch["text"], batch["caption_group"]))
         one = jnp.ones(())
         sums = {"loss": (loss, one), "logit_scale": (module.logit_scale, one)}
-        if self.contrast == "softmax":
+        if self.config.contrast == "softmax":
             sums["loss_of_uniform"] = (loss / math.log(max(image.shape[0], 2)), one)
         return loss, sums
 
@@ -176,16 +207,17 @@ class AlignTextImages:
             return contrastive(image, text, module.logit_scale, same, counted, candidates)
         return sigmoid(image, text, module.logit_scale, module.bias[...], same, counted, candidates)
 
-    def evaluate(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""]) -> MetricSums:
-        """Retrieval within the batch, through the tokenizer where there is one: is the caption found for the image?
+    def evaluate(self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
+        """Return the top-1 accuracy of caption retrieval within the batch, and the loss.
 
-        A caption that says the same as the right one counts as right. In a batch that was filled up, the rows that are
-        not counted are still what the others are told apart from, each example once.
+        Images are replaced by reconstructions if there is an image tokenizer. A caption of the right one's group counts
+        as right. In a padded batch, rows that are not counted are still candidates, each example once.
         """
         del key
         pixels = to_float(batch["pixels"])
-        if frozen is not None:
-            pixels = frozen.decode(frozen.encode(pixels))
+        if IMAGE_TOKENIZER in frozen:
+            tokenizer = image_tokenizer_of(frozen)
+            pixels = tokenizer.decode(tokenizer.encode(pixels))
         image, text = module.encode_image(pixels), module.encode_text(batch["text"])
         same = same_caption_group(batch["text"], batch["caption_group"])  # [B B]
         counted, candidates = batch.get(COUNTED), batch.get(CANDIDATE)  # [B] each, or None
@@ -194,17 +226,15 @@ class AlignTextImages:
         weight = jnp.ones(()) if counted is None else jnp.sum(counted, dtype=jnp.float32)
         return {"retrieval_top1": summed(right.astype(jnp.float32), batch), "loss": (loss * weight, weight)}
 
-    def images(self, module: Clip, frozen: Any, batch: Batch, key: Key[Array, ""]) -> None:
-        """CLIP draws nothing."""
+    def images(self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> None:
+        """Return None: CLIP generates no images."""
         del module, frozen, batch, key
         return None
 
     def cut_captions(self) -> tuple[int, int, str]:
-        """Return how many captions were cut and read, and the length that they were cut to."""
-        tokenizer = self.captions.tokenizer(self.model.text_length)
-        length = f"task.model.text_length, {self.model.text_length} tokens"
-        return tokenizer.truncated_captions, tokenizer.encoded_captions, length
+        """Return the number of truncated captions, the number of captions read, and the text length by name."""
+        return loaded(self.captions).truncated()
 
     def model_files(self) -> dict[str, bytes]:
-        """``model.gin`` and the text tokenizer's files."""
-        return {"model.gin": render(ModelFile(model=self.model)).encode(), **self.captions.files()}
+        """Return ``model.gin`` and the files of the text tokenizer."""
+        return {"model.gin": render(ModelFile(model=self.config.model)).encode(), **loaded(self.captions).files()}

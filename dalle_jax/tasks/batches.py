@@ -1,4 +1,4 @@
-"""Examples to the arrays that several tasks have in common."""
+"""Arrays of a batch that several tasks share: pixels, token ids, codes, and sums over counted rows."""
 
 import math
 
@@ -13,40 +13,41 @@ from dalle_jax.train.task import Batch
 
 
 def pixel_rows(images: list[np.ndarray], size: int) -> np.ndarray:
-    """Images uint8 [H W 3] of any size, cropped in the middle and resized, to one array uint8 [B size size 3]."""
+    """Return images uint8 [H W 3] of any size, center-cropped and resized, as one array uint8 [B size size 3]."""
     square = (size, size)
     return np.stack([image if image.shape[:2] == square else centre_square(image, size) for image in images])
 
 
 def pixel_spec(batch_size: int, size: int) -> jax.ShapeDtypeStruct:
-    """The shape and dtype of ``pixel_rows``."""
+    """Return the shape and dtype of ``pixel_rows``."""
     return jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.uint8)
 
 
 def text_spec(batch_size: int, length: int) -> jax.ShapeDtypeStruct:
-    """The shape and dtype of token rows."""
+    """Return the shape and dtype of rows of token ids or codes."""
     return jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
 
 
 def code_rows(examples: ExampleBatch, grid: tuple[int, int], codebook_size: int) -> np.ndarray:
-    """Codes that an image tokenizer wrote ahead, as int32 [B I]; raises UserError where there are none, or others."""
+    """Return precomputed codes as int32 [B I]. Raise ``UserError`` if the data has no codes or they do not fit."""
     if "codes" not in examples:
         raise UserError(
-            f"task.image_tokenizer is not given, so the data must hold codes; it holds {', '.join(sorted(examples))}"
+            "data: expected precomputed codes, because task.image_size is None, got examples with "
+            f"{', '.join(sorted(examples))}"
         )
     rows = [np.asarray(codes).reshape(-1) for codes in examples["codes"]]
     count = math.prod(grid)
     for row in rows:
         if len(row) != count or row.min() < 0 or row.max() >= codebook_size:
             raise UserError(
-                f"task.model: expected {count} codes (grid {tuple(grid)}) from 0 to {codebook_size - 1}, the data "
-                f"gives {len(row)} from {row.min()} to {row.max()}"
+                f"data: expected {count} codes (task.model.grid {tuple(grid)}) from 0 to {codebook_size - 1}, got "
+                f"{len(row)} from {row.min()} to {row.max()}"
             )
     return np.stack(rows).astype(np.int32)
 
 
 def summed(values: Float[Array, "B ..."], batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Return the sum of the values and their number, without the rows of a filled-up batch that are not COUNTED."""
+    """Return the sum and the number of the values. Rows of a padded batch that are not COUNTED are left out."""
     if COUNTED not in batch:
         return jnp.sum(values), jnp.asarray(values.size, jnp.float32)
     counted = batch[COUNTED][: values.shape[0]].reshape(-1, *(1,) * (values.ndim - 1))  # [B 1 ...]

@@ -1,8 +1,7 @@
-"""Captions to token rows, as the tasks that read text do it."""
+"""The text tokenizer of a task: captions to rows of token ids."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
@@ -16,11 +15,12 @@ from dalle_jax.train.task import Seed
 
 @dataclass(frozen=True)
 class Captions:
-    """A text tokenizer and how captions are cut with it.
+    """The text tokenizer of the captions.
 
-    ``vocabulary`` says which kind it is, and ``file`` where it lies: the ``.model`` file of SentencePiece, CLIP's
-    ``bpe_simple_vocab_16e6.txt.gz``, BART's ``vocab.json``. ``dropout`` is the share of BPE merges left out at random
-    while training (DALL·E 1 has 0.1; arXiv 2102.12092, section 2.2), 0 for none.
+    - ``file``: the ``.model`` file of SentencePiece, CLIP's ``bpe_simple_vocab_16e6.txt.gz`` or BART's ``vocab.json``.
+    - ``vocabulary``: the kind of that file.
+    - ``dropout``: the share of BPE merges that training leaves out at random (DALL·E 1 has 0.1; arXiv 2102.12092,
+      section 2.2).
     """
 
     file: str
@@ -31,61 +31,74 @@ class Captions:
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout: expected a share of the merges in [0, 1), got {self.dropout}")
 
-    @cached_property
-    def _files(self) -> Mapping[str, bytes]:
-        return self.vocabulary.files(self.file)
+    def open(self, length: int) -> "CaptionTokenizer":
+        """Load the tokenizer, which gives ``length`` ids for each caption. Raise ``UserError`` without its file."""
+        files = self.vocabulary.files(self.file)
+        return CaptionTokenizer(self, files, self.vocabulary.tokenizer(files, length))
 
-    @cached_property
-    def _made(self) -> dict[int, TextTokenizer]:
-        return {}
+    def open_if_present(self, length: int) -> "CaptionTokenizer | None":
+        """Load the tokenizer, or return None if its file does not exist yet."""
+        return self.open(length) if storage.place(self.file).is_file() else None
+
+
+@dataclass(frozen=True, eq=False)
+class CaptionTokenizer:
+    """A loaded text tokenizer, with its files and the share of merges that training drops."""
+
+    config: Captions
+    vocabulary_files: Mapping[str, bytes]
+    tokenizer: TextTokenizer
 
     def files(self) -> dict[str, bytes]:
-        """The files that travel with every checkpoint (pipelines/load/text.py)."""
-        return packed(self.vocabulary, self._files)
+        """Return the files that every checkpoint carries (pipelines/load/text.py)."""
+        return packed(self.config.vocabulary, self.vocabulary_files)
 
-    def tokenizer(self, length: int) -> TextTokenizer:
-        """The tokenizer that pads or cuts to ``length`` tokens, the same one every time."""
-        if length not in self._made:
-            self._made[length] = self.vocabulary.tokenizer(self._files, length)
-        return self._made[length]
-
-    def rows(self, captions: list[str], length: int, seeds: Sequence[Seed] | None) -> np.ndarray:
-        """Token ids int32 [B length]; a seed for each caption, or None for evaluation, which drops nothing."""
-        tokenizer = self.tokenizer(length)
-        if seeds is None or self.dropout == 0.0:
-            return tokenizer.encode_batch(captions)
+    def rows(self, captions: list[str], seeds: Sequence[Seed] | None) -> np.ndarray:
+        """Return token ids int32 [B T]. ``seeds`` has one seed for each caption; None is for evaluation: no dropout."""
+        if seeds is None or self.config.dropout == 0.0:
+            return self.tokenizer.encode_batch(captions)
         rngs = [np.random.default_rng(seed) for seed in seeds]
-        return tokenizer.encode_batch(captions, rngs=rngs, dropout=self.dropout)
+        return self.tokenizer.encode_batch(captions, rngs=rngs, dropout=self.config.dropout)
+
+    def truncated(self) -> tuple[int, int, str]:
+        """Return the number of truncated captions, the number of captions read, and the text length by name."""
+        tokenizer = self.tokenizer
+        length = f"task.model.text_length, {tokenizer.length} tokens"
+        return tokenizer.truncated_captions, tokenizer.encoded_captions, length
+
+    def check_model(self, vocabulary: int, where: str, pad: int = 0, empty: tuple[int, ...] | None = None) -> None:
+        """Raise ``UserError`` if a model's vocabulary size, padding id or empty caption differs from the tokenizer's.
+
+        ``empty`` holds the ids of a caption without words, if the model's config gives them. The table of a published
+        model may have more rows than its tokenizer has ids.
+        """
+        published, file = self.config.vocabulary.published, self.config.file
+        kind, found = type(self.config.vocabulary).__name__, self.tokenizer.vocab_size
+        if found > vocabulary or (found < vocabulary and not published):
+            raise UserError(
+                f"{where}: expected {found}, the vocabulary of {file}, got {vocabulary}; "
+                "set it to that figure or train a text tokenizer of the size wanted"
+            )
+        if self.tokenizer.pad_id != pad:
+            raise UserError(
+                f"task.captions.vocabulary: expected a text tokenizer that pads with id {pad}, as the model does, got "
+                f"{kind}, which pads with {self.tokenizer.pad_id}"
+            )
+        if empty is not None and (ids := self._empty_caption(pad)) != empty:
+            raise UserError(
+                f"task.model.empty_caption: expected {ids}, the ids that {kind} gives for a caption without words, "
+                f"got {empty}"
+            )
+
+    def _empty_caption(self, pad: int) -> tuple[int, ...]:
+        """Return the ids of a caption without words, from a second tokenizer, so that the caption is not counted."""
+        tokenizer = self.config.vocabulary.tokenizer(self.vocabulary_files, self.tokenizer.length)
+        ids = tokenizer.encode_batch([""])[0]
+        return tuple(ids[ids != pad].tolist())
 
 
-def check_vocabulary(
-    captions: Captions, vocabulary: int, length: int, where: str, pad: int = 0, empty: tuple[int, ...] | None = None
-) -> None:
-    """Raises UserError where the model's vocabulary is not the text tokenizer's, or takes another id for padding.
-
-    ``empty`` are the ids of the caption that a model is shown in place of blanked ones, where its config says so: those
-    that the tokenizer gives for a caption without words, as DALL·E mini's guidance has it. The table of a published
-    model may have more rows than its tokenizer has ids. A file that is not there is not checked: a plan needs none.
-    Training asks for it before anything else.
-    """
-    if not storage.place(captions.file).is_file():
-        return
-    tokenizer = captions.tokenizer(length)
-    found = tokenizer.vocab_size
-    if found > vocabulary or (found < vocabulary and not captions.vocabulary.published):
-        raise UserError(
-            f"{where}: expected {found}, the vocabulary of {captions.file}, got {vocabulary}; "
-            "set it to that figure or train a text tokenizer of the size wanted"
-        )
-    if tokenizer.pad_id != pad:
-        raise UserError(
-            f"task.captions.vocabulary: expected a text tokenizer that pads with id {pad}, as the model reads it, got "
-            f"{type(captions.vocabulary).__name__}, which pads with {tokenizer.pad_id}"
-        )
-    without_words = tokenizer.encode_batch([""])[0]
-    ids = tuple(without_words[without_words != pad].tolist())
-    if empty is not None and ids != empty:
-        raise UserError(
-            f"task.model.empty_caption: expected {ids}, what {type(captions.vocabulary).__name__} gives for a caption "
-            f"without words, got {empty}"
-        )
+def loaded(captions: CaptionTokenizer | None) -> CaptionTokenizer:
+    """Return the text tokenizer. Raise ``ValueError`` for a task that was opened without one."""
+    if captions is None:
+        raise ValueError("captions: expected a text tokenizer, got None, because the task was opened for a plan")
+    return captions

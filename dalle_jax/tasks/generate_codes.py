@@ -1,50 +1,53 @@
-"""Training a text-to-image transformer: captions to the codes of a frozen image tokenizer."""
+"""Training of a text-to-image transformer: captions to the codes of a frozen image tokenizer."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dalle_jax import storage
 from dalle_jax.arrays import Array, ExampleBatch, Float, Int, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
+from dalle_jax.data.sources.precomputed import Manifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.cross_entropy import cross_entropy, dalle_loss
-from dalle_jax.models.dalle import Dalle, DalleConfig
+from dalle_jax.models.dalle import Dalle
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
-from dalle_jax.models.llamagen import LlamaGenConfig
-from dalle_jax.pipelines.load.models import ModelFile, absolute_needs, build, load_image_tokenizer
-from dalle_jax.sampling.autoregressive import Settings, image_keys, sample
+from dalle_jax.models.image_tokenizer import ImageTokenizer
+from dalle_jax.models.model_configs import TextToCodesConfig
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.load.models import ModelFile, absolute_needs
+from dalle_jax.sampling.autoregressive import CachedDecoder, Settings, image_keys, sample
 from dalle_jax.tasks.batches import code_rows, pixel_rows, pixel_spec, summed, text_spec
-from dalle_jax.tasks.caption_tokens import Captions, check_vocabulary
-from dalle_jax.train.task import Batch, MetricSums, Objective, Seed
+from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
+from dalle_jax.tasks.frozen_networks import IMAGE_TOKENIZER, frozen_image_tokenizer, image_tokenizer_of, load_if_named
+from dalle_jax.tasks.precomputed_codes import check_codes, load_codes_tokenizer, refuse_codes
+from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, Seed
 
 IMAGES = 8
+"""Number of images that are sampled during training, and of examples on which guidance is measured."""
 
 
 @dataclass(frozen=True)
 class GenerateCodes:
-    """p(codes | caption), or p(caption, codes) where the model predicts text too.
+    """Settings of p(codes | caption), or of p(caption, codes) if the model predicts text too.
 
-    ``loss = text_weight * nll per text token + (1 - text_weight) * nll per code``, each the mean over its own tokens
-    (1/8 and 7/8 in DALL·E 1, arXiv 2102.12092, section 2.2); the nll per code alone where no text is predicted.
-    ``blank_captions`` is the share of captions replaced by the empty one, which is what guidance needs. ``guidance`` is
-    used for the images drawn while training.
+    ``loss = text_weight * nll per text token + (1 - text_weight) * nll per code``, each averaged over its own tokens
+    (1/8 and 7/8 in DALL·E 1, arXiv 2102.12092, section 2.2). Without text prediction it is the nll per code alone.
 
-    ``image_tokenizer``, the folder of a trained one, encodes images of ``image_size`` inside the step. Without an
-    ``image_size`` the data holds codes that were written ahead (data/sources/precomputed.py) and says whose they
-    are; the tokenizer
-    then only draws.
+    - ``image_tokenizer``: the folder of a trained image tokenizer.
+    - ``image_size``: the step encodes images of this size with it. None is for data of precomputed codes, whose
+      manifest names their image tokenizer (data/sources/precomputed.py); it then only decodes samples.
+    - ``blank_captions``: the share of captions that training replaces by the empty caption, for guidance.
+    - ``guidance``: the guidance scale of the images sampled during training.
     """
 
-    model: DalleConfig | DalleBartConfig
+    model: TextToCodesConfig
     captions: Captions
     image_tokenizer: str | None = None
     image_size: int | None = None
@@ -57,107 +60,145 @@ class GenerateCodes:
             raise ValueError(f"blank_captions: expected a share in [0, 1), got {self.blank_captions}")
         if self.image_tokenizer is None and self.image_size is not None:
             raise ValueError(
-                "image_tokenizer: expected the folder of one that encodes images of image_size (which is left out "
-                f"where the data holds codes), got None and image_size {self.image_size}"
+                "image_tokenizer: expected the folder of one that encodes images of image_size (None for data of "
+                f"precomputed codes), got None and image_size {self.image_size}"
             )
         if self.image_tokenizer is None and self.model.code_width:
             raise ValueError(
-                f"model.code_width: expected 0 without an image_tokenizer, whose code vectors are looked at, "
+                f"model.code_width: expected 0 without an image_tokenizer, whose code vectors it needs, "
                 f"got {self.model.code_width}"
             )
 
-    def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
-        """``pixels`` uint8 [B H W 3], or ``codes`` int32 [B I] that were written ahead, and ``text`` int32 [B T]."""
-        text = self.captions.rows(examples["caption"], self.model.text_length, seeds)
-        if self.image_size is not None:
-            return {"pixels": pixel_rows(examples["image"], self.image_size), "text": text}
-        return {"codes": code_rows(examples, self.model.grid, self.model.codebook_size), "text": text}
-
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of ``prepare``."""
+        """Return the shape and dtype of each array of a batch."""
         text = text_spec(batch_size, self.model.text_length)
         if self.image_size is not None:
             return {"pixels": pixel_spec(batch_size, self.image_size), "text": text}
         return {"codes": text_spec(batch_size, math.prod(self.model.grid)), "text": text}
 
+    def open(self, layout: Layout, manifest: Manifest | None = None) -> "CodeGeneration":
+        """Load the text tokenizer and the image tokenizer, and check that they fit the model and the data.
+
+        Without ``image_tokenizer``, the resolved config names the one of the manifest.
+        """
+        del layout
+        captions = self.captions.open(self.model.text_length)
+        if self.image_size is not None:
+            refuse_codes(self, manifest, "set task.image_size to None")
+        if manifest is None:
+            return CodeGeneration(self, captions, load_if_named(self.image_tokenizer))
+        found = load_codes_tokenizer(self.model, self.image_tokenizer, manifest)
+        return CodeGeneration(replace(self, image_tokenizer=found.folder), captions, found.network)
+
+    def open_for_plan(self) -> "CodeGeneration":
+        """Load the image tokenizer, and the text tokenizer if its file exists."""
+        captions = self.captions.open_if_present(self.model.text_length)
+        return CodeGeneration(self, captions, load_if_named(self.image_tokenizer))
+
+
+@dataclass(frozen=True, eq=False)
+class CodeGeneration:
+    """The task of ``GenerateCodes``. ``image_tokenizer`` has its averaged weights; ``captions`` is None for a plan.
+
+    Raise ``UserError`` if the text tokenizer or the image tokenizer does not fit the model.
+    """
+
+    config: GenerateCodes
+    captions: CaptionTokenizer | None
+    image_tokenizer: ImageTokenizer | None
+
+    def __post_init__(self) -> None:
+        model = self.config.model
+        if self.captions is not None:
+            empty = model.empty_caption if isinstance(model, DalleBartConfig) else None
+            self.captions.check_model(model.text_vocab, "task.model.text_vocab", pad=model.pad_id, empty=empty)
+        if self.image_tokenizer is not None:
+            self._check_image_tokenizer(self.image_tokenizer)
+
+    def _check_image_tokenizer(self, tokenizer: ImageTokenizer) -> None:
+        model, image_size = self.config.model, self.config.image_size
+        if image_size is not None:
+            side = image_size // tokenizer.downsample
+            given = f"the image tokenizer in {self.config.image_tokenizer} gives for {image_size} px"
+            check_codes(model, tokenizer.codebook_size, (side, side), given)
+        if model.code_width and model.code_width != (width := tokenizer.code_vectors.shape[1]):
+            raise UserError(
+                f"task.model.code_width: expected {width}, the width of the code vectors of the image tokenizer in "
+                f"{self.config.image_tokenizer}, or 0 to leave them out, got {model.code_width}"
+            )
+
+    def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
+        """Return ``text`` int32 [B T], and ``pixels`` uint8 [B H W 3] or precomputed ``codes`` int32 [B I]."""
+        model, image_size = self.config.model, self.config.image_size
+        text = loaded(self.captions).rows(examples["caption"], seeds)
+        if image_size is not None:
+            return {"pixels": pixel_rows(examples["image"], image_size), "text": text}
+        return {"codes": code_rows(examples, model.grid, model.codebook_size), "text": text}
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shape and dtype of each array of ``prepare``."""
+        return self.config.batch_spec(batch_size)
+
     def init(self, rngs: nnx.Rngs) -> Dalle | DalleBart:
-        """A new transformer, which knows the tokenizer's code vectors if it looks at them."""
-        model = self.model
-        empty = model.empty_caption if isinstance(model, DalleBartConfig) else None
-        where = "task.model.text_vocab"
-        check_vocabulary(self.captions, model.text_vocab, model.text_length, where, pad=model.pad_id, empty=empty)
-        module = build(self.model, rngs)
-        if self.model.code_width:
-            module.codes.set_code_vectors(self.frozen().code_vectors)
+        """Create the transformer, with the image tokenizer's code vectors if ``model.code_width`` is not 0."""
+        module: Dalle | DalleBart = self.config.model.build(rngs)
+        if self.config.model.code_width and self.image_tokenizer is not None:
+            module.set_code_vectors(self.image_tokenizer.code_vectors)
         return module
 
-    @cached_property
-    def _tokenizer(self) -> Any:
-        if self.image_tokenizer is None:
-            return None
-        with jax.ensure_compile_time_eval():  # ``init`` runs under a trace, and what is kept here must outlive it
-            return load_image_tokenizer(storage.place(self.image_tokenizer))
-
-    def frozen(self) -> Any:
-        """The image tokenizer, with its averaged weights, or None where it is not known."""
-        tokenizer = self._tokenizer
-        if tokenizer is None:
-            return None
-        if self.image_size is not None:
-            side = self.image_size // tokenizer.downsample
-            given = f"the image tokenizer in {self.image_tokenizer} gives for {self.image_size} px"
-            check_codes(self.model, tokenizer.codebook_size, (side, side), given)
-        if self.model.code_width not in (0, tokenizer.code_vectors.shape[1]):
-            raise UserError(
-                f"task.model.code_width: expected {tokenizer.code_vectors.shape[1]}, the width of the code vectors of "
-                f"the image tokenizer in {self.image_tokenizer}, or 0 not to look at them, got {self.model.code_width}"
-            )
-        return tokenizer
+    def frozen(self) -> Frozen:
+        """Return the image tokenizer, if there is one."""
+        return frozen_image_tokenizer(self.image_tokenizer)
 
     def objectives(self) -> tuple[Objective, ...]:
-        """One: predict."""
+        """Return the one objective."""
         return (Objective("predict", nnx.Param, self.loss),)
 
     def loss(
-        self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""], step: Array
+        self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], MetricSums]:
-        """The weighted loss of a batch, some of its captions blanked."""
+        """Return the weighted loss of a batch, with some captions blanked."""
         del step
         blank_key, dropout_key = jax.random.split(key)
-        blank = jax.random.bernoulli(blank_key, self.blank_captions, (batch["text"].shape[0], 1))
+        blank = jax.random.bernoulli(blank_key, self.config.blank_captions, (batch["text"].shape[0], 1))
         text = jnp.where(blank, module.empty(batch["text"]), batch["text"])
         image, words = self._likelihoods(module, frozen, batch, text, dropout_key)
-        loss = dalle_loss(words, image, text_weight=self.text_weight)
-        guessing = math.log(self.model.codebook_size)
+        loss = dalle_loss(words, image, text_weight=self.config.text_weight)
+        guessing = math.log(self.config.model.codebook_size)
         sums = _sums(image, words, batch) | {"loss": (loss, jnp.ones(()))}
         return loss, sums | {"image_nll_of_uniform": (jnp.sum(image) / guessing, sums["image_nll"][1])}
 
-    def _codes(self, frozen: Any, batch: Batch) -> Int[Array, "B I"]:
-        """The codes of the images, or those that were written ahead."""
+    def _codes(self, frozen: Frozen, batch: Batch) -> Int[Array, "B I"]:
+        """Return the codes of the images, or the precomputed codes of the batch."""
         if "codes" in batch:
             return batch["codes"]
         pixels = batch["pixels"]
-        return jax.lax.stop_gradient(frozen.encode(to_float(pixels)).reshape(pixels.shape[0], -1))
+        return jax.lax.stop_gradient(image_tokenizer_of(frozen).encode(to_float(pixels)).reshape(pixels.shape[0], -1))
 
     def _likelihoods(
-        self, module: Any, frozen: Any, batch: Batch, text: Int[Array, "B T"], dropout_key: Key[Array, ""] | None
+        self,
+        module: Dalle | DalleBart,
+        frozen: Frozen,
+        batch: Batch,
+        text: Int[Array, "B T"],
+        dropout_key: Key[Array, ""] | None,
     ) -> tuple[Float[Array, "B I"], Float[Array, "B T"] | None]:
-        """Nats of every code and, where the model predicts text, of every token."""
+        """Return the negative log-likelihood, in nats, of each code and, if the model predicts text, of each token."""
         codes = self._codes(frozen, batch)
         logits = module(text, codes, dropout_key=dropout_key)
         return cross_entropy(logits.image, codes), None if logits.text is None else cross_entropy(logits.text, text)
 
-    def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> MetricSums:
-        """Nats per code (and per text token) on held-out images with their captions, and what guidance can do."""
+    def evaluate(self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
+        """Return nats per code (and per text token) of held-out examples, and the effect of guidance."""
         del key
         sums = _sums(*self._likelihoods(module, frozen, batch, batch["text"], None), batch)
-        return sums | (self._guidance_effect(module, frozen, batch) if self.blank_captions else {})
+        return sums | (self._guidance_effect(module, frozen, batch) if self.config.blank_captions else {})
 
-    def _guidance_effect(self, module: Any, frozen: Any, batch: Batch) -> MetricSums:
-        """How far a caption moves the logits of the codes: the mean of |with it - without it|, in nats.
+    def _guidance_effect(self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch) -> MetricSums:
+        """Return the mean of |logits with the caption - logits without it|, in nats, over the codes.
 
-        Guidance adds multiples of that difference (``sampling.autoregressive.guide``). A part that is the same for
-        all codes of a place changes nothing, so it is taken off. On the first few images, their codes given.
+        Guidance adds multiples of that difference (``sampling.autoregressive.guide``). Its mean over the codebook is
+        subtracted, because it changes no probability. The first examples are used, with their own codes.
         """
         codes, text = self._codes(frozen, batch)[:IMAGES], batch["text"][:IMAGES]  # [n I] [n T]
         text = jnp.concatenate([text, jnp.broadcast_to(module.empty(text), text.shape)])
@@ -166,39 +207,28 @@ class GenerateCodes:
         moved = jnp.abs(moved - moved.mean(axis=-1, keepdims=True))
         return {"guidance_effect": summed(moved, batch)}
 
-    def images(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"] | None:
-        """One sample for each of the first captions, always with the same keys; None with nothing to decode them."""
+    def images(
+        self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch, key: Key[Array, ""]
+    ) -> Float[Array, "n H W 3"] | None:
+        """Return one sample for each of the first captions, from fixed keys; None without an image tokenizer."""
         del key
-        if frozen is None:
+        if IMAGE_TOKENIZER not in frozen:
             return None
         text = batch["text"][:IMAGES]
         keys = image_keys(jnp.zeros(text.shape[0], jnp.int32), 1)  # [P 1]
-        settings = Settings.of(text.shape[0], guidance=self.guidance)
-        codes = sample(module, text, keys, settings, guided=True)  # [P 1 I]
-        return frozen.decode(codes.reshape(-1, *self.model.grid))
+        settings = Settings.of(text.shape[0], guidance=self.config.guidance)
+        codes = sample(cast(CachedDecoder, module), text, keys, settings, guided=True)  # [P 1 I]
+        return image_tokenizer_of(frozen).decode(codes.reshape(-1, *self.config.model.grid))
 
     def cut_captions(self) -> tuple[int, int, str]:
-        """Return how many captions were cut and read, and the length that they were cut to."""
-        tokenizer = self.captions.tokenizer(self.model.text_length)
-        length = f"task.model.text_length, {self.model.text_length} tokens"
-        return tokenizer.truncated_captions, tokenizer.encoded_captions, length
+        """Return the number of truncated captions, the number of captions read, and the text length by name."""
+        return loaded(self.captions).truncated()
 
     def model_files(self) -> dict[str, bytes]:
-        """``model.gin``, which also says which image tokenizer the codes are of, and the text tokenizer's files."""
-        needs = absolute_needs(image_tokenizer=self.image_tokenizer)
-        file = ModelFile(model=self.model, needs=needs)
-        return {"model.gin": render(file).encode(), **self.captions.files()}
-
-
-def check_codes(
-    model: DalleConfig | DalleBartConfig | LlamaGenConfig, codebook_size: int, grid: tuple[int, int], given: str
-) -> None:
-    """Raises UserError where a transformer's codes are not those that it is ``given``."""
-    if codebook_size != model.codebook_size or tuple(grid) != tuple(model.grid):
-        raise UserError(
-            f"task.model: expected codebook_size {codebook_size} and grid {tuple(grid)}, as {given}, "
-            f"got {model.codebook_size} and {tuple(model.grid)}"
-        )
+        """Return ``model.gin``, which also names the image tokenizer, and the files of the text tokenizer."""
+        needs = absolute_needs(image_tokenizer=self.config.image_tokenizer)
+        file = ModelFile(model=self.config.model, needs=needs)
+        return {"model.gin": render(file).encode(), **loaded(self.captions).files()}
 
 
 def _sums(image: Float[Array, "B I"], text: Float[Array, "B T"] | None, batch: Batch) -> MetricSums:

@@ -1,38 +1,61 @@
-"""A task and data of codes that were written ahead: that they fit each other, and whose codes they are."""
+"""Checks of a task against data of precomputed codes, and the image tokenizer that computed the codes."""
 
-from dataclasses import replace
-from typing import Any
+from typing import NamedTuple
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.models.dalle import DalleConfig
+from dalle_jax.models.dalle_bart import DalleBartConfig
+from dalle_jax.models.image_tokenizer import ImageTokenizer
+from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.pipelines.encode import fingerprint
 from dalle_jax.pipelines.load.models import load_image_tokenizer
-from dalle_jax.tasks.generate_codes import GenerateCodes, check_codes
-from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 
 
-def matched(task: Any, manifest: Manifest | None) -> Any:
-    """The task as it trains on data of that manifest: it knows the image tokenizer that the codes are of.
+class CodesTokenizer(NamedTuple):
+    """The image tokenizer that computed the codes of a data set, and its folder."""
 
-    That is the one which the task names, or else the one that the manifest does. Raises UserError where it is not there
-    or is another one, for another codebook or grid, and for a task that needs images.
+    folder: str
+    network: ImageTokenizer
+
+
+def load_codes_tokenizer(
+    model: DalleConfig | DalleBartConfig | LlamaGenConfig, folder: str | None, manifest: Manifest
+) -> CodesTokenizer:
+    """Load the image tokenizer in ``folder``, or in the folder that the manifest names if ``folder`` is None.
+
+    Raise ``UserError`` if the codes do not fit the model, or if the folder holds no image tokenizer or a different one.
     """
-    if manifest is None:
-        return task
     encoding = manifest.encoding
-    if not isinstance(task, GenerateCodes | GenerateFromConditions) or getattr(task, "image_size", None) is not None:
-        wanted = "leave task.image_size out" if isinstance(task, GenerateCodes) else "train it from images"
-        raise UserError(f"task: {type(task).__name__} needs images here and the data holds codes; {wanted}")
-    check_codes(task.model, encoding.codebook_size, encoding.grid, "the manifest of the codes says")
-    folder = task.image_tokenizer or manifest.image_tokenizer
-    if not (storage.place(folder) / "model.gin").is_file():
+    check_codes(model, encoding.codebook_size, encoding.grid, "the manifest of the codes says")
+    folder = folder or manifest.image_tokenizer
+    place = storage.place(folder)
+    if not (place / "model.gin").is_file():
         raise UserError(
-            f"the codes are of the image tokenizer that was in {manifest.image_tokenizer}, and {folder} holds none; "
-            "set task.image_tokenizer to the folder where it is now"
+            f"task.image_tokenizer: expected the image tokenizer that computed the codes, found none in {folder}; "
+            f"set it to the folder where the one that was in {manifest.image_tokenizer} is now"
         )
-    if (found := fingerprint(load_image_tokenizer(storage.place(folder)))) != encoding.tokenizer:
+    network = load_image_tokenizer(place)
+    if (found := fingerprint(network)) != encoding.tokenizer:
         raise UserError(
-            f"task.image_tokenizer: expected {encoding.tokenizer}, of which the codes are, got {found} in {folder}"
+            f"task.image_tokenizer: expected {encoding.tokenizer}, which computed the codes, got {found} in {folder}"
         )
-    return replace(task, image_tokenizer=folder)
+    return CodesTokenizer(folder, network)
+
+
+def refuse_codes(task: object, manifest: Manifest | None, advice: str) -> None:
+    """Raise ``UserError`` if a task that needs images is opened for data of precomputed codes."""
+    if manifest is not None:
+        raise UserError(f"task: expected data of images for {type(task).__name__}, got precomputed codes; {advice}")
+
+
+def check_codes(
+    model: DalleConfig | DalleBartConfig | LlamaGenConfig, codebook_size: int, grid: tuple[int, int], given: str
+) -> None:
+    """Raise ``UserError`` if the codebook size or grid of a transformer differs from the ``given`` codes."""
+    if codebook_size != model.codebook_size or tuple(grid) != tuple(model.grid):
+        raise UserError(
+            f"task.model: expected codebook_size {codebook_size} and grid {tuple(grid)}, as {given}, "
+            f"got {model.codebook_size} and {tuple(model.grid)}"
+        )

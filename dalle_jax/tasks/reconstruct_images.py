@@ -1,7 +1,7 @@
-"""What all tasks that train an image tokenizer have in common: the batch, and how its copies are judged and shown."""
+"""The common part of all tasks that train an image tokenizer: the batch, evaluation, images and model file."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -10,59 +10,86 @@ import numpy as np
 from dalle_jax.arrays import Array, ExampleBatch, Float, Key
 from dalle_jax.config.render import render
 from dalle_jax.images.pixels import to_float
+from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
+from dalle_jax.models.vqgan import VqganConfig
+from dalle_jax.models.vqvae import VqvaeConfig
 from dalle_jax.pipelines.load.models import ModelFile
-from dalle_jax.tasks.batches import pixel_rows, pixel_spec, summed
-from dalle_jax.train.task import Batch, MetricSums, Seed
+from dalle_jax.tasks.batches import pixel_rows, summed
+from dalle_jax.train.task import Batch, Frozen, MetricSums, Seed
 
 
 def check_size(image_size: int, factor: int) -> None:
-    """Raises ValueError for an image that the tokenizer's squares do not fill."""
+    """Raise ``ValueError`` if ``factor``, the downsampling of the tokenizer, does not divide the image size."""
     if image_size % factor:
         raise ValueError(f"image_size: expected a multiple of {factor}, the tokenizer's factor, got {image_size}")
 
 
-class ReconstructImages:
-    """What is the same in every Task whose module is an image tokenizer, or holds one under ``prefix``."""
+@runtime_checkable
+class ReconstructionConfig(Protocol):
+    """The settings that the common part reads."""
 
-    model: Any
-    image_size: int
-    prefix = ""
-    """Where the tokenizer sits in the module that is trained, such as "generator."."""
+    @property
+    def model(self) -> VqvaeConfig | DvaeConfig | VqganConfig:
+        """The config of the image tokenizer."""
+        ...
 
-    def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
-        """``pixels`` uint8 [B H W 3]."""
-        del seeds
-        return {"pixels": pixel_rows(examples["image"], self.image_size)}
+    @property
+    def image_size(self) -> int:
+        """The side of the images in pixels."""
+        ...
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of ``prepare``."""
-        return {"pixels": pixel_spec(batch_size, self.image_size)}
+        """Return the shape and dtype of each array of a batch."""
+        ...
 
-    def tokenizer_of(self, module: Any) -> ImageTokenizer:
-        """The tokenizer in what is trained."""
-        return module
 
-    def frozen(self) -> Any:
-        """Nothing is read that is not trained."""
-        return None
+Config = TypeVar("Config", bound=ReconstructionConfig)
+Module = TypeVar("Module")
+
+
+class ReconstructImages(Generic[Config, Module]):
+    """The common part of every task whose module is an image tokenizer, or holds one under ``prefix``."""
+
+    prefix = ""
+    """The path of the tokenizer within the trained module, such as "generator."."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def tokenizer_of(self, module: Module) -> ImageTokenizer:
+        """Return the image tokenizer within the trained module."""
+        raise NotImplementedError
+
+    def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
+        """Return ``pixels`` uint8 [B H W 3]."""
+        del seeds
+        return {"pixels": pixel_rows(examples["image"], self.config.image_size)}
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shape and dtype of each array of ``prepare``."""
+        return self.config.batch_spec(batch_size)
+
+    def frozen(self) -> Frozen:
+        """Return no networks: the loss reads only the trained module."""
+        return {}
 
     def model_files(self) -> dict[str, bytes]:
-        """``model.gin``."""
-        return {"model.gin": render(ModelFile(model=self.model, prefix=self.prefix)).encode()}
+        """Return ``model.gin``."""
+        return {"model.gin": render(ModelFile(model=self.config.model, prefix=self.prefix)).encode()}
 
-    def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> MetricSums:
-        """PSNR in dB, the mean over images, through hard codes."""
+    def evaluate(self, module: Module, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
+        """Return PSNR in dB, averaged over images, and the mean squared error, both of reconstructions from codes."""
         del frozen, key
-        pixels, copies = to_float(batch["pixels"]), self.tokenizer_of(module)
-        squared = jnp.mean((pixels - copies.decode(copies.encode(pixels))) ** 2, axis=(1, 2, 3))  # [B]
+        pixels, tokenizer = to_float(batch["pixels"]), self.tokenizer_of(module)
+        squared = jnp.mean((pixels - tokenizer.decode(tokenizer.encode(pixels))) ** 2, axis=(1, 2, 3))  # [B]
         return {
             "psnr": summed(-10.0 * jnp.log10(jnp.maximum(squared, 1e-10)), batch),
             "mse": summed(squared, batch),
         }
 
-    def images(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"]:
-        """Eight images and below each its reconstruction."""
+    def images(self, module: Module, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"]:
+        """Return eight images and their reconstructions."""
         del frozen, key
-        pixels, copies = to_float(batch["pixels"][:8]), self.tokenizer_of(module)
-        return jnp.concatenate([pixels, copies.decode(copies.encode(pixels))])
+        pixels, tokenizer = to_float(batch["pixels"][:8]), self.tokenizer_of(module)
+        return jnp.concatenate([pixels, tokenizer.decode(tokenizer.encode(pixels))])

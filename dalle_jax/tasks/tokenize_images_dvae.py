@@ -1,4 +1,4 @@
-"""Training DALL·E 1's dVAE: the evidence lower bound through relaxed codes, with every schedule of the paper."""
+"""Training of DALL·E 1's dVAE: the evidence lower bound with relaxed codes, and the schedules of the paper."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,18 +8,23 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Key
+from dalle_jax.data.sources.precomputed import Manifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.logit_laplace import map_pixels, negative_log_likelihood
 from dalle_jax.losses.quantization import perplexity, usage
 from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform, marginal_kl_from_uniform
-from dalle_jax.models.dvae import Dvae, DvaeConfig, downsample, expected_pixels
+from dalle_jax.models.dvae import Dvae, DvaeConfig, expected_pixels
+from dalle_jax.models.image_tokenizer import ImageTokenizer
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.tasks.batches import pixel_spec
+from dalle_jax.tasks.precomputed_codes import refuse_codes
 from dalle_jax.tasks.reconstruct_images import ReconstructImages, check_size
-from dalle_jax.train.task import Batch, MetricSums, Objective, WholeBatchOnly
+from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, WholeBatchOnly
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """Half a cosine from ``start`` at step 0 to ``end`` at step ``steps``, and ``end`` from there on."""
+    """A cosine schedule: ``start`` at step 0, ``end`` at step ``steps`` and after it."""
 
     start: float
     end: float
@@ -30,24 +35,28 @@ class Cosine:
             raise ValueError(f"steps: expected at least 1, got {self.steps}")
 
     def value(self, step: Array) -> Float[Array, ""]:
-        """The value at a step, in float32."""
+        """Return the value at a step, in float32."""
         done = jnp.minimum(step.astype(jnp.float32) / self.steps, 1.0)
         return self.end + (self.start - self.end) * 0.5 * (1.0 + jnp.cos(math.pi * done))
 
 
 @dataclass(frozen=True)
-class TokenizeImagesDvae(ReconstructImages):
-    """The evidence lower bound of a dVAE (Ramesh et al. 2021, arXiv 2102.12092, section 2.1 and appendix A.2).
+class TokenizeImagesDvae:
+    """Settings of a dVAE's training (Ramesh et al. 2021, arXiv 2102.12092, section 2.1 and appendix A.2).
 
-    ``loss = nll + kl_weight / (C f^2) kl``: ``nll`` is the mean over pixels and channels of the logit-Laplace -ln f,
-    ``kl`` the mean over codes of KL(softmax(logits) || uniform), both in nats, and C f^2 the values that a code stands
-    for (192 as published), so that the weight is that of a sum over the whole image. ``elb`` is its negative with
-    kl_weight 1, the bound itself. The defaults of the schedules are the paper's.
+    ``loss = nll + kl_weight / (C f^2) kl + marginal_weight marginal_kl``, all in nats:
 
-    Two choices are ours, for short runs, and off by default. ``log_scale_floor`` bends ln b to stay above it: drawn
-    images have areas without any noise, whose likelihood grows without end and outweighs all else.
-    ``marginal_weight`` adds that much of KL(mean over the batch of softmax(logits) || uniform), in nats: codes that
-    nothing uses come back. Beside it a ``kl_weight`` that ends below 0 pays each position for being certain.
+    - ``nll`` is the negative log-likelihood of the logit-Laplace density, averaged over pixels and channels.
+    - ``kl`` is KL(softmax(logits) || uniform), averaged over codes.
+    - C f^2 is the number of values that one code stands for (192 as published). The weight of the paper is for sums
+      over the whole image, so ``kl`` is divided by it.
+    - ``marginal_kl`` is KL(mean over the batch of softmax(logits) || uniform).
+
+    The metric ``elb`` is the bound itself: the negative loss with ``kl_weight`` 1. The schedules default to the paper.
+
+    Two settings are ours, for short runs, and off by default. ``log_scale_floor`` softly bounds ln b from below: drawn
+    images have flat areas, whose likelihood has no upper bound. ``marginal_weight`` brings unused codes back; a
+    ``kl_weight`` below 0 then rewards each position for certainty.
     """
 
     model: DvaeConfig
@@ -58,40 +67,62 @@ class TokenizeImagesDvae(ReconstructImages):
     marginal_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        check_size(self.image_size, downsample(self.model))
+        check_size(self.image_size, self.model.downsample)
         if min(self.temperature.start, self.temperature.end) <= 0:
             raise ValueError(
                 f"temperature: expected more than 0 all along, got {self.temperature.start} to {self.temperature.end}"
             )
 
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shape and dtype of each array of a batch."""
+        return {"pixels": pixel_spec(batch_size, self.image_size)}
+
+    def open(self, layout: Layout, manifest: Manifest | None = None) -> "DvaeReconstruction":
+        """Return the task. Raise ``UserError`` for data of precomputed codes."""
+        del layout
+        refuse_codes(self, manifest, "train it from images")
+        return self.open_for_plan()
+
+    def open_for_plan(self) -> "DvaeReconstruction":
+        """Return the task, which reads no files."""
+        return DvaeReconstruction(self)
+
+
+class DvaeReconstruction(ReconstructImages[TokenizeImagesDvae, Dvae]):
+    """Reconstruction of images through relaxed codes."""
+
+    def tokenizer_of(self, module: Dvae) -> ImageTokenizer:
+        """Return the trained module itself."""
+        return module
+
     def init(self, rngs: nnx.Rngs) -> Dvae:
-        """A new tokenizer."""
-        return Dvae(self.model, rngs=rngs)
+        """Create the image tokenizer."""
+        return self.config.model.build(rngs)
 
     def objectives(self) -> tuple[Objective, ...]:
-        """One: the bound. Its terms are means over images, but for the divergence of the batch's mean."""
+        """Return the one objective. Only ``marginal_kl`` is not a mean over images, so it needs the whole batch."""
         whole = WholeBatchOnly(
-            f"task.marginal_weight = {self.marginal_weight} weighs a divergence of the mean over the batch, which is "
-            "no mean over its microbatches"
+            f"task.marginal_weight = {self.config.marginal_weight} weighs a divergence of the mean over the batch, "
+            "which is not a mean over its microbatches"
         )
-        return (Objective("bound", nnx.Param, self.loss, microbatches=whole if self.marginal_weight else None),)
+        return (Objective("bound", nnx.Param, self.loss, microbatches=whole if self.config.marginal_weight else None),)
 
     def loss(
-        self, module: Dvae, frozen: None, batch: Batch, key: Key[Array, ""], step: Array
+        self, module: Dvae, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], MetricSums]:
-        """The training loss, with one relaxed sample for each code."""
+        """Return the training loss, with one relaxed sample for each code."""
         del frozen
         pixels = to_float(batch["pixels"])
-        temperature, weight = self.temperature.value(step), self.kl_weight.value(step)
+        temperature, weight = self.config.temperature.value(step), self.config.kl_weight.value(step)
         logits = module.logits(pixels)  # [B h w K]
         drawn = module.decoder.soft(gumbel_softmax(logits, temperature, key))
         log_scale = drawn.log_scale
-        if self.log_scale_floor is not None:
-            log_scale = self.log_scale_floor + jax.nn.softplus(log_scale - self.log_scale_floor)
+        if self.config.log_scale_floor is not None:
+            log_scale = self.config.log_scale_floor + jax.nn.softplus(log_scale - self.config.log_scale_floor)
         nll = negative_log_likelihood(map_pixels(pixels), drawn.mean, log_scale).mean()
         kl, marginal = kl_from_uniform(logits).mean(), marginal_kl_from_uniform(logits)
-        values = self.model.channels * downsample(self.model) ** 2
-        loss = nll + weight / values * kl + self.marginal_weight * marginal
+        values = self.config.model.channels * self.config.model.downsample**2
+        loss = nll + weight / values * kl + self.config.marginal_weight * marginal
         codes = logits.argmax(axis=-1).reshape(-1)
         histogram = jnp.zeros(module.codebook_size).at[codes].add(1.0)
         figures = {

@@ -1,4 +1,4 @@
-"""Training a VQGAN: a tokenizer against a discriminator that looks at patches, with a perceptual distance."""
+"""Training of a VQGAN: an image tokenizer with a patch discriminator and a perceptual distance."""
 
 import sys
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from flax import nnx
 from dalle_jax import storage
 from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.config.errors import UserError
+from dalle_jax.data.sources.precomputed import Manifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.layers.conv_blocks import Conv, convolve
 from dalle_jax.losses.adversarial import (
@@ -20,17 +21,22 @@ from dalle_jax.losses.adversarial import (
     pyramid_distance,
 )
 from dalle_jax.losses.quantization import commitment, entropy_loss, perplexity, reconstruction, usage
+from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.lpips import Lpips
 from dalle_jax.models.patch_discriminator import Discriminator, DiscriminatorConfig
-from dalle_jax.models.vqgan import Quantized, Vqgan, VqganConfig, downsample, from_range, to_range
+from dalle_jax.models.vqgan import Vqgan, VqganConfig, VqganQuantized, from_range, to_range
+from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import load_lpips
+from dalle_jax.tasks.batches import pixel_spec
+from dalle_jax.tasks.frozen_networks import LPIPS
+from dalle_jax.tasks.precomputed_codes import refuse_codes
 from dalle_jax.tasks.reconstruct_images import ReconstructImages, check_size
-from dalle_jax.train.task import Batch, MetricSums, Objective, WholeBatchOnly
+from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, WholeBatchOnly
 
 
 @dataclass(frozen=True)
 class Pyramid:
-    """A perceptual distance of ours without trained weights: losses/adversarial.py."""
+    """A perceptual distance of ours over an image pyramid, without trained weights (losses/adversarial.py)."""
 
     levels: int = 3
     weight: float = 1.0
@@ -42,7 +48,7 @@ class Pyramid:
 
 @dataclass(frozen=True)
 class ImportedLpips:
-    """LPIPS from the folder where ``import lpips`` put it; ``otherwise`` is taken, and said, where there is none."""
+    """LPIPS from the folder of ``import lpips``. If it is empty, ``otherwise`` is used, with a warning."""
 
     folder: str
     weight: float = 1.0
@@ -51,10 +57,10 @@ class ImportedLpips:
 
 @dataclass(frozen=True)
 class Adversary:
-    """The discriminator, and how much the tokenizer minds it.
+    """The discriminator and the weight of its loss in the image tokenizer's loss.
 
-    It plays no part before step ``start``. Its weight is multiplied by the ratio of gradients on the last layer, or
-    "fixed" (LlamaGen's 0.5). The defaults are those of taming's ImageNet config.
+    It takes part from step ``start`` on. With ``balance`` "adaptive", ``weight`` is multiplied by the ratio of the two
+    gradients on the last layer; "fixed" leaves it as it is (LlamaGen, 0.5). The defaults are taming's for ImageNet.
     """
 
     network: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
@@ -64,21 +70,25 @@ class Adversary:
 
 
 class Players(nnx.Module):
-    """The two networks that are trained against each other."""
+    """The generator and the discriminator of a GAN."""
 
     def __init__(self, generator: Vqgan, discriminator: Discriminator):
         self.generator, self.discriminator = generator, discriminator
 
 
 @dataclass(frozen=True)
-class TokenizeImagesGan(ReconstructImages):
-    """Esser et al. 2021 (arXiv 2012.09841, sections 3.1 and 4), over values in the tokenizer's range.
+class TokenizeImagesGan:
+    """Settings of a VQGAN's training (Esser et al. 2021, arXiv 2012.09841, sections 3.1 and 4).
 
-    The tokenizer minimises ``l1 mean |x - y| + l2 mean (x - y)^2 + perceptual + codebook mean (e - sg z)^2 +
-    commitment mean (sg e - z)^2 + entropy gap - w mean D(y)``, z what is quantised and e its codes' vectors; then the
-    discriminator the hinge loss. ``codebook`` 0.25 and ``commitment`` 1 are taming's (whose beta of 0.25 stands, in the
-    form in which its weights were trained, on the codebook's term); LlamaGen has them the other way round. ``entropy``
-    weighs losses/quantization.py's entropy_loss at ``entropy_temperature``.
+    Values x are in the range of the tokenizer, y is the reconstruction, z the input of the quantizer, e its code
+    vectors, D the discriminator and sg the stop-gradient. The tokenizer minimises
+
+        l1 mean |x - y| + l2 mean (x - y)^2 + perceptual + codebook mean (e - sg z)^2 + commitment mean (sg e - z)^2
+        + entropy gap - w mean D(y)
+
+    and the discriminator minimises the hinge loss. ``codebook`` 0.25 and ``commitment`` 1 are taming's values: its
+    weights were trained with beta = 0.25 on the codebook's term. LlamaGen swaps the two. ``entropy`` weighs
+    ``entropy_loss`` of losses/quantization.py at ``entropy_temperature``.
     """
 
     model: VqganConfig
@@ -92,10 +102,8 @@ class TokenizeImagesGan(ReconstructImages):
     entropy: float = 0.0
     entropy_temperature: float = 0.01
 
-    prefix = "generator."
-
     def __post_init__(self) -> None:
-        check_size(self.image_size, downsample(self.model))
+        check_size(self.image_size, self.model.downsample)
         if isinstance(self.fallback, Pyramid) and self.image_size % 2 ** (self.fallback.levels - 1):
             raise ValueError(
                 f"perceptual: a pyramid of {self.fallback.levels} levels halves {self.image_size} px to no whole number"
@@ -103,19 +111,24 @@ class TokenizeImagesGan(ReconstructImages):
 
     @property
     def fallback(self) -> Pyramid | None:
-        """What stands in for LPIPS, if anything may."""
+        """Return the perceptual distance that is used without LPIPS, if the config allows one."""
         return self.perceptual if isinstance(self.perceptual, Pyramid) else self.perceptual.otherwise
 
-    def tokenizer_of(self, module: Players) -> Vqgan:
-        """The generator."""
-        return module.generator
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shape and dtype of each array of a batch."""
+        return {"pixels": pixel_spec(batch_size, self.image_size)}
 
-    def init(self, rngs: nnx.Rngs) -> Players:
-        """A new tokenizer and a new discriminator."""
-        return Players(Vqgan(self.model, rngs=rngs), Discriminator(self.adversary.network, rngs=rngs))
+    def open(self, layout: Layout, manifest: Manifest | None = None) -> "VqganReconstruction":
+        """Load LPIPS. Raise ``UserError`` for data of precomputed codes."""
+        del layout
+        refuse_codes(self, manifest, "train it from images")
+        return self.open_for_plan()
 
-    def frozen(self) -> Lpips | None:
-        """LPIPS, or None for a pyramid, which is said on standard error."""
+    def open_for_plan(self) -> "VqganReconstruction":
+        """Load LPIPS, or warn that training uses a ``Pyramid`` instead."""
+        return VqganReconstruction(self, self._load_lpips())
+
+    def _load_lpips(self) -> Lpips | None:
         if isinstance(self.perceptual, ImportedLpips):
             folder = storage.place(self.perceptual.folder)
             if (folder / "model.gin").is_file():
@@ -123,8 +136,8 @@ class TokenizeImagesGan(ReconstructImages):
             missing = f"task.perceptual.folder: expected LPIPS's weights in {folder}, found none"
             if self.fallback is None:
                 raise UserError(
-                    f"{missing}; import them (python -m dalle_jax import lpips SOURCE {folder}) or name what to train "
-                    "with instead: task.perceptual.otherwise = @Pyramid"
+                    f"{missing}; import them (python -m dalle_jax import lpips SOURCE {folder}) or name a distance to "
+                    "train with instead: task.perceptual.otherwise = @Pyramid"
                 )
             print(f"dalle-jax: WARNING: {missing}", file=sys.stderr, flush=True)
         print(
@@ -135,8 +148,32 @@ class TokenizeImagesGan(ReconstructImages):
         )
         return None
 
+
+class VqganReconstruction(ReconstructImages[TokenizeImagesGan, Players]):
+    """Reconstruction of images by a generator that is trained against a discriminator."""
+
+    prefix = "generator."
+
+    def __init__(self, config: TokenizeImagesGan, lpips: Lpips | None) -> None:
+        if lpips is None and config.fallback is None:
+            raise ValueError("lpips: expected a network, or a config with a Pyramid, got None")
+        super().__init__(config)
+        self.lpips = lpips
+
+    def tokenizer_of(self, module: Players) -> ImageTokenizer:
+        """Return the generator."""
+        return module.generator
+
+    def init(self, rngs: nnx.Rngs) -> Players:
+        """Create the generator, then the discriminator."""
+        return Players(Vqgan(self.config.model, rngs=rngs), Discriminator(self.config.adversary.network, rngs=rngs))
+
+    def frozen(self) -> Frozen:
+        """Return LPIPS, if it was loaded."""
+        return {} if self.lpips is None else {LPIPS: self.lpips}
+
     def objectives(self) -> tuple[Objective, ...]:
-        """The tokenizer's, and the discriminator's with what the tokenizer then draws."""
+        """Return the generator's objective, then the discriminator's, which sees the updated generator."""
         generator = nnx.All(nnx.Param, nnx.PathContains("generator"))
         discriminator = nnx.All(nnx.Param, nnx.PathContains("discriminator"))
         whole = WholeBatchOnly(
@@ -149,17 +186,17 @@ class TokenizeImagesGan(ReconstructImages):
         )
 
     def generator_loss(
-        self, module: Players, frozen: Lpips | None, batch: Batch, key: Key[Array, ""], step: Array
+        self, module: Players, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], MetricSums]:
-        """The tokenizer's loss.
+        """Return the loss of the generator.
 
-        The images' gradients of both of its losses over images are found first, once each; they give the adaptive
-        weight and then, sent back together, the parameters' gradient.
+        The gradients of the distance and of the adversarial loss are computed once, with respect to the images. They
+        give the adaptive weight; their weighted sum is then backpropagated to the parameters.
         """
         del key
         generator = module.generator
         pixels = to_float(batch["pixels"])
-        values = to_range(self.model, pixels)
+        values = to_range(self.config.model, pixels)
         quantized = generator.quantize(generator.latents(values))
         inputs = generator.decoder.before_last(generator.out_of_codes(quantized.vectors))
         drawn = generator.decoder.output(inputs).astype(jnp.float32)  # [B H W C]
@@ -167,11 +204,11 @@ class TokenizeImagesGan(ReconstructImages):
         like = jax.value_and_grad(lambda drawn: self.unlikeness(frozen, values, drawn))
         fool = jax.value_and_grad(lambda drawn: -module.discriminator(drawn).mean())
         (unlikeness, of_likeness), (fooling, of_fooling) = like(still), fool(still)
-        weight = jnp.asarray(self.adversary.weight)
-        if self.adversary.balance == "adaptive":
+        weight = jnp.asarray(self.config.adversary.weight)
+        if self.config.adversary.balance == "adaptive":
             last, inputs = generator.decoder.output, jax.lax.stop_gradient(inputs)
             weight *= adaptive_weight(*(on_kernel(last, inputs, one) for one in (of_likeness, of_fooling)))
-        weight *= discriminator_factor(step, self.adversary.start)
+        weight *= discriminator_factor(step, self.config.adversary.start)
         sent_back = (drawn * jax.lax.stop_gradient(of_likeness + weight * of_fooling)).sum()
         codebook = self.codebook_loss(quantized)
         total = jax.lax.stop_gradient(unlikeness + weight * fooling)
@@ -179,7 +216,7 @@ class TokenizeImagesGan(ReconstructImages):
         histogram = jnp.zeros(generator.codebook_size).at[quantized.codes.reshape(-1)].add(1.0)
         figures = {
             "loss": loss,
-            "mse": jnp.square(pixels - from_range(self.model, drawn)).mean(),
+            "mse": jnp.square(pixels - from_range(self.config.model, drawn)).mean(),
             "unlikeness": unlikeness,
             "codebook/loss": codebook,
             "codebook/perplexity": perplexity(histogram),
@@ -190,16 +227,16 @@ class TokenizeImagesGan(ReconstructImages):
         return loss, {name: (jax.lax.stop_gradient(value), jnp.ones(())) for name, value in figures.items()}
 
     def discriminator_loss(
-        self, module: Players, frozen: Lpips | None, batch: Batch, key: Key[Array, ""], step: Array
+        self, module: Players, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], MetricSums]:
-        """The hinge loss, 0 before the discriminator plays."""
+        """Return the hinge loss, which is 0 before step ``adversary.start``."""
         del frozen, key
-        values = to_range(self.model, to_float(batch["pixels"]))
+        values = to_range(self.config.model, to_float(batch["pixels"]))
         generator = module.generator
         quantized = generator.quantize(generator.latents(values))
         drawn = jax.lax.stop_gradient(generator.decoder(generator.out_of_codes(quantized.vectors)))
         real, fake = module.discriminator(values), module.discriminator(drawn)
-        loss = discriminator_factor(step, self.adversary.start) * hinge_loss(real, fake)
+        loss = discriminator_factor(step, self.config.adversary.start) * hinge_loss(real, fake)
         one = jnp.ones(())
         return loss, {
             "discriminator/loss": (loss, one),
@@ -208,27 +245,28 @@ class TokenizeImagesGan(ReconstructImages):
         }
 
     def unlikeness(
-        self, frozen: Lpips | None, values: Float[Array, "B H W C"], drawn: Float[Array, "B H W C"]
+        self, frozen: Frozen, values: Float[Array, "B H W C"], drawn: Float[Array, "B H W C"]
     ) -> Float[Array, ""]:
-        """Pixel losses and the perceptual distance, which sees values in -1..1."""
-        pixels = reconstruction(values, drawn, absolute=self.l1, squared=self.l2)
-        both = (values, drawn) if self.model.pixel_range == "-1..1" else (2 * values - 1, 2 * drawn - 1)
-        if frozen is not None:
-            return pixels + self.perceptual.weight * frozen(*both).mean()
-        if self.fallback is None:
-            raise ValueError("no LPIPS was given, and nothing that may stand in for it")
-        return pixels + self.fallback.weight * pyramid_distance(*both, levels=self.fallback.levels).mean()
+        """Return the pixel losses plus the perceptual distance, which takes values in -1..1."""
+        pixels = reconstruction(values, drawn, absolute=self.config.l1, squared=self.config.l2)
+        both = (values, drawn) if self.config.model.pixel_range == "-1..1" else (2 * values - 1, 2 * drawn - 1)
+        lpips, fallback = frozen.get(LPIPS), self.config.fallback
+        if isinstance(lpips, Lpips):
+            return pixels + self.config.perceptual.weight * lpips(*both).mean()
+        if fallback is None:
+            raise ValueError(f"frozen: expected {LPIPS!r}, because the config has no Pyramid, got {sorted(frozen)}")
+        return pixels + fallback.weight * pyramid_distance(*both, levels=fallback.levels).mean()
 
-    def codebook_loss(self, quantized: Quantized) -> Float[Array, ""]:
-        """What moves codes to inputs, inputs to codes, and both to be used evenly."""
-        loss = self.codebook * commitment(quantized.nearest, quantized.inputs)
-        loss += self.commitment * commitment(quantized.inputs, quantized.nearest)
-        if self.entropy:
-            loss += self.entropy * entropy_loss(quantized.distances, self.entropy_temperature)
+    def codebook_loss(self, quantized: VqganQuantized) -> Float[Array, ""]:
+        """Return the codebook loss, the commitment loss and the entropy loss, weighted."""
+        loss = self.config.codebook * commitment(quantized.nearest, quantized.inputs)
+        loss += self.config.commitment * commitment(quantized.inputs, quantized.nearest)
+        if self.config.entropy:
+            loss += self.config.entropy * entropy_loss(quantized.distances, self.config.entropy_temperature)
         return loss
 
 
 def on_kernel(conv: Conv, inputs: Float[Array, "B H W C"], gradient: Float[Array, "B H W F"]) -> Float[Array, "..."]:
-    """The gradient of a convolution's kernel, of stride 1, from that of what it gave."""
+    """Return the gradient of a stride-1 convolution's kernel, given the gradient of its output."""
     _, back = jax.vjp(lambda kernel: convolve(inputs.astype(conv.dtype), kernel), conv.kernel[...])
     return back(gradient.astype(conv.dtype))[0]

@@ -10,7 +10,7 @@ from dalle_jax.parallel.layout import Layout, LayoutJit
 from dalle_jax.train import flops, metrics, recompiles
 from dalle_jax.train.state import Arrays, ModuleSpec, State, StateSpec, plan
 from dalle_jax.train.step import make_step
-from dalle_jax.train.task import Batch, MetricSums, Task
+from dalle_jax.train.task import Batch, Frozen, MetricSums, Task
 
 if TYPE_CHECKING:
     from dalle_jax.train.loop import Trainer
@@ -19,12 +19,12 @@ EVALUATION_KEY = 1
 
 
 class CompiledTask:
-    """A task made runnable on a layout. The frozen module's arrays are an argument of their own: never donated."""
+    """A task made runnable on a layout. The arrays of frozen networks are an argument of their own: never donated."""
 
     def __init__(self, task: Task, trainer: "Trainer", layout: Layout):
         self.plan = state_plan(task, trainer, layout)
         frozen = task.frozen()
-        self._frozen_blueprint = None if frozen is None else ModuleSpec.of(frozen)
+        self._frozen_blueprint = ModuleSpec.of(frozen)
         self._frozen = _on_devices(frozen, self._frozen_blueprint, layout)
         self._task, self._accumulate = task, trainer.accumulate
         self.mark: Array | None = None
@@ -94,14 +94,11 @@ class CompiledTask:
     ) -> MetricSums:
         key = jax.random.fold_in(jax.random.fold_in(key, EVALUATION_KEY), index)
         module = self.plan.blueprint.merge(params, others)
-        return metrics.as_float32(self._task.evaluate(module, self._frozen_module(frozen), batch, key))
+        return metrics.as_float32(self._task.evaluate(module, self._frozen_blueprint.merge(frozen), batch, key))
 
     def _drawing(self, params: Arrays, others: Arrays, frozen: Arrays, batch: Batch, key: Key[Array, ""]) -> Any:
         module = self.plan.blueprint.merge(params, others)
-        return self._task.images(module, self._frozen_module(frozen), batch, key)
-
-    def _frozen_module(self, arrays: Arrays) -> Any:
-        return None if self._frozen_blueprint is None else self._frozen_blueprint.merge(arrays)
+        return self._task.images(module, self._frozen_blueprint.merge(frozen), batch, key)
 
 
 def state_plan(task: Task, trainer: "Trainer", layout: Layout) -> StateSpec:
@@ -112,7 +109,7 @@ def state_plan(task: Task, trainer: "Trainer", layout: Layout) -> StateSpec:
 
 
 def jitted_step(
-    task: Task, plan: StateSpec, frozen: ModuleSpec | None, trainer: "Trainer", layout: Layout
+    task: Task, plan: StateSpec, frozen: ModuleSpec[Frozen], trainer: "Trainer", layout: Layout
 ) -> LayoutJit:
     """The step as it is trained with, and as ``plan`` compiles it: state, frozen arrays, batch, seed key."""
     step = make_step(
@@ -130,10 +127,8 @@ def jitted_step(
     return layout.jit(step, donate_argnums=0, out_shardings=(plan.shardings, layout.replicated))
 
 
-def _on_devices(module: Any, blueprint: ModuleSpec | None, layout: Layout) -> Arrays:
-    if blueprint is None:
-        return {}
-    params, others = blueprint.split(module)
+def _on_devices(frozen: Frozen, blueprint: ModuleSpec[Frozen], layout: Layout) -> Arrays:
+    params, others = blueprint.split(frozen)
     arrays = params | others
     shardings = blueprint.shardings(layout)
     if jax.process_count() > 1:  # each has the whole on a device of its own

@@ -23,7 +23,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from dalle_jax.parallel.layout import portable_trace
 from dalle_jax.train.microbatches import Bound
 from dalle_jax.train.state import ModuleSpec, StateSpec
-from dalle_jax.train.task import CachedEmbeddings, Objective, Task
+from dalle_jax.train.task import CachedEmbeddings, Frozen, Objective, Task
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def count(jaxpr: ClosedJaxpr | Jaxpr, marked: Sequence[bool] | None = None) -> C
 
 
 def model_flops(
-    task: Task, plan: StateSpec, frozen: ModuleSpec | None, batch: Mapping[str, jax.ShapeDtypeStruct], accumulate: int
+    task: Task, plan: StateSpec, frozen: ModuleSpec[Frozen], batch: Mapping[str, jax.ShapeDtypeStruct], accumulate: int
 ) -> Count:
     """Model FLOPs of one training step on a batch of those shapes, as ``fixed`` (once) and ``moved`` (three times)."""
     total = Count()
@@ -67,15 +67,16 @@ def model_flops(
         rest = {
             "params": {name: value for name, value in state.params.items() if name not in trained},
             "others": state.others,
-            "frozen": {} if frozen is None else frozen.stored(),
+            "frozen": frozen.stored(),
             "batch": rows,
             "step": state.step,
             "seed": jax.ShapeDtypeStruct((), np.uint32),
         }
 
         def loss(trained: Any, rest: Any, objective: Objective = objective) -> Any:
-            fixed = None if frozen is None else partial(frozen.merge, rest["frozen"])
-            bound = Bound(objective, plan.blueprint, fixed, rest["params"], rest["step"])
+            bound = Bound(
+                objective, plan.blueprint, partial(frozen.merge, rest["frozen"]), rest["params"], rest["step"]
+            )
             return bound.loss(trained, rest["others"], rest["batch"], jax.random.key(rest["seed"]))[0]
 
         with portable_trace():

@@ -40,11 +40,12 @@ class Trainer:
     """How long and how. The ``_every`` are in steps and None is never; a checkpoint is always kept at the end.
 
     The newest ``keep`` checkpoints stay, and for good those whose step ``keep_every`` divides. ``decayed`` says which
-    parameters the optimizer's weight decay reaches. ``reduce_dtype`` is that in which gradients are summed over
-    devices: parallel/reduction.py. After ``stall_seconds`` in which no step finishes the process ends
-    (train/monitor/watchdog.py);
-    None is never. ``initial`` is the folder of a trained or imported model whose averaged weights a new run begins
-    with (fine-tuning); one that goes on has its own. ``trained`` says which parameters are trained; the others stay.
+    parameters the optimizer's weight decay reaches. ``accumulate`` is the number of microbatches of a batch: they give
+    the gradients of the whole batch or are refused (train/microbatches.py). ``reduce_dtype`` is that in which gradients
+    are summed over devices: parallel/reduction.py. After ``stall_seconds`` in which no step finishes the process ends
+    (train/monitor/watchdog.py); None is never. ``initial`` is the folder of a trained or imported model whose averaged
+    weights a new run begins with (fine-tuning); one that goes on has its own. ``trained`` says which parameters
+    are trained; the others stay.
     """
 
     steps: int

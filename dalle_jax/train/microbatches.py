@@ -22,7 +22,16 @@ from dalle_jax.parallel.axes import BATCH
 from dalle_jax.parallel.layout import check_microbatch, constrain
 from dalle_jax.train import metrics
 from dalle_jax.train.state import Arrays, ModuleSpec
-from dalle_jax.train.task import Batch, CachedEmbeddings, MetricSums, Objective, Task, UpdateOnce, WholeBatchOnly
+from dalle_jax.train.task import (
+    Batch,
+    CachedEmbeddings,
+    Frozen,
+    MetricSums,
+    Objective,
+    Task,
+    UpdateOnce,
+    WholeBatchOnly,
+)
 
 
 class Gradients(NamedTuple):
@@ -38,12 +47,12 @@ class Gradients(NamedTuple):
 class Bound:
     """An objective with all that its loss reads and nothing differentiates. Modules live only inside its methods.
 
-    ``frozen`` builds the frozen module; ``params`` holds at least the parameters that the objective does not train.
+    ``frozen`` builds the frozen networks; ``params`` holds at least the parameters that the objective does not train.
     """
 
     objective: Objective
     blueprint: ModuleSpec
-    frozen: Callable[[], nnx.Module] | None
+    frozen: Callable[[], Frozen]
     params: Arrays
     step: Array
 
@@ -52,16 +61,12 @@ class Bound:
     ) -> tuple[Array, tuple[MetricSums, Arrays]]:
         """Return ``(scalar, (MetricSums, others))`` of the whole batch at once."""
         module = self.module(trained, others)
-        value, sums = self.objective.loss(module, self.fixed(), batch, key, self.step)
+        value, sums = self.objective.loss(module, self.frozen(), batch, key, self.step)
         return value, (metrics.as_float32(sums), self.blueprint.split(module)[1])
 
     def module(self, trained: Arrays, others: Arrays) -> nnx.Module:
         """Build the module that is trained."""
         return self.blueprint.merge(self.params | trained, others)
-
-    def fixed(self) -> nnx.Module | None:
-        """Build the frozen module, if the task has one."""
-        return None if self.frozen is None else self.frozen()
 
     def check_unchanged(self, module: nnx.Module, others: Arrays) -> None:
         """Raise UserError if a microbatch changed variables, which would then change once for each of them."""
@@ -125,7 +130,7 @@ class _Microbatches:
         """Average a loss that is a mean over examples and changes no variable."""
 
         def loss(module: nnx.Module, batch: Batch, key: Array) -> tuple[Array, MetricSums, Any]:
-            value, sums = self.bound.objective.loss(module, self.bound.fixed(), batch, key, self.bound.step)
+            value, sums = self.bound.objective.loss(module, self.bound.frozen(), batch, key, self.bound.step)
             return value, metrics.as_float32(sums), ()
 
         return self._average(loss)[0]
@@ -134,7 +139,7 @@ class _Microbatches:
         """Average the loss, then update variables once from what all microbatches have shown."""
 
         def loss(module: nnx.Module, batch: Batch, key: Array) -> tuple[Array, MetricSums, Any]:
-            value, sums, seen = how.loss(module, self.bound.fixed(), batch, key, self.bound.step)
+            value, sums, seen = how.loss(module, self.bound.frozen(), batch, key, self.bound.step)
             return value, metrics.as_float32(sums), seen
 
         found, seen = self._average(loss)
@@ -149,7 +154,7 @@ class _Microbatches:
         def embed(trained: Arrays, index: Array) -> Any:
             module = self.bound.module(trained, self.others)
             batch = {name: rows[index] for name, rows in batches.items()}
-            embeddings = how.embed(module, self.bound.fixed(), batch, self._key(index), self.bound.step)
+            embeddings = how.embed(module, self.bound.frozen(), batch, self._key(index), self.bound.step)
             self.bound.check_unchanged(module, self.others)
             return embeddings
 

@@ -6,7 +6,7 @@ which dispatch fast, and merge the module inside: ``jax.jit`` over nnx objects w
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,9 @@ from dalle_jax.train.optim.trainable import Trainable, TrainAll
 from dalle_jax.train.task import Objective, Task
 
 Arrays = dict[str, Any]
+
+Node = TypeVar("Node", bound=nnx.Module | Mapping[str, nnx.Module])
+"""A module, or modules by name."""
 
 
 class State(NamedTuple):
@@ -45,7 +48,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ModuleSpec:
+class ModuleSpec(Generic[Node]):
     """A module without its values: enough to rebuild it from arrays."""
 
     graph: Any
@@ -53,7 +56,7 @@ class ModuleSpec:
     variables: dict[str, Any]
 
     @classmethod
-    def of(cls, module: nnx.Module) -> "ModuleSpec":
+    def of(cls, module: Node) -> "ModuleSpec[Node]":
         """The blueprint of a module, abstract (``nnx.eval_shape``) or not."""
         graph, state = nnx.split(module)
         flat = dict(nnx.to_flat_state(state))
@@ -75,13 +78,13 @@ class ModuleSpec:
         """The logical axes that the variable names, if it names any."""
         return self.variables[name].get_metadata().get("axes")
 
-    def merge(self, *arrays: Mapping[str, Any]) -> nnx.Module:
+    def merge(self, *arrays: Mapping[str, Any]) -> Node:
         """The module with these values; all of its variables must be among them."""
         values = {name: value for part in arrays for name, value in part.items()}
         flat = [(path, self._variable(name, values[name])) for name, path in self.paths.items()]
         return nnx.merge(self.graph, nnx.from_flat_state(flat))
 
-    def split(self, module: nnx.Module) -> tuple[Arrays, Arrays]:
+    def split(self, module: Node) -> tuple[Arrays, Arrays]:
         """The values of a module of this blueprint: parameters and others. Random keys are given as their words."""
         params: Arrays = {}
         others: Arrays = {}
@@ -93,7 +96,7 @@ class ModuleSpec:
             (params if self.is_param(name) else others)[name] = value
         return params, others
 
-    def changed(self, module: nnx.Module, others: Arrays) -> list[str]:
+    def changed(self, module: Node, others: Arrays) -> list[str]:
         """Return the names of the variables in ``others`` that a traced function has set since ``merge``."""
         now = self.split(module)[1]
         keys = {name for name, variable in self.variables.items() if _is_key(variable.get_value())}

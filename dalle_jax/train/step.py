@@ -15,7 +15,7 @@ from dalle_jax.train.microbatches import Bound, check_accumulate, gradients
 from dalle_jax.train.optim import constraints, gradient_spikes, schedules
 from dalle_jax.train.optim import ema as averaging
 from dalle_jax.train.state import Arrays, ModuleSpec, State, StateSpec
-from dalle_jax.train.task import Batch, MetricSums, Task
+from dalle_jax.train.task import Batch, Frozen, MetricSums, Task
 
 Step = Callable[[State, Arrays, Batch, Array], tuple[State, MetricSums]]
 
@@ -23,7 +23,7 @@ Step = Callable[[State, Arrays, Batch, Array], tuple[State, MetricSums]]
 def make_step(
     task: Task,
     plan: StateSpec,
-    frozen: ModuleSpec | None,
+    frozen: ModuleSpec[Frozen],
     schedule: schedules.Schedule,
     steps: int,
     accumulate: int,
@@ -44,7 +44,7 @@ def make_step(
     bounds = {one.name: constraints.projections(one, plan.blueprint, plan.trained[one.name]) for one in objectives}
 
     def step(state: State, frozen_arrays: Arrays, batch: Batch, key: Array) -> tuple[State, MetricSums]:
-        fixed = None if frozen is None else functools.partial(frozen.merge, frozen_arrays)
+        fixed = functools.partial(frozen.merge, frozen_arrays)
         key = jax.random.fold_in(key, state.step)
         rate = schedules.in_step(schedule, state.step, steps, state.schedule)
         params, others, states = state.params, state.others, dict(state.optimizers)

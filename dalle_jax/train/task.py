@@ -1,6 +1,6 @@
 """What the trainer asks of a task and what it gets back: the only words that the trainer and the tasks share."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -19,7 +19,10 @@ Seed: TypeAlias = tuple[int, ...]
 MetricSums: TypeAlias = dict[str, tuple[Array, Array]]
 """Names to (sum, weight). They merge by adding, over microbatches, devices, steps and hosts, and are divided once."""
 
-Loss: TypeAlias = Callable[[Any, Any, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], MetricSums]]
+Frozen: TypeAlias = Mapping[str, nnx.Module]
+"""Networks that losses read and nothing trains, by name, such as "image_tokenizer" or "clip"."""
+
+Loss: TypeAlias = Callable[[Any, Frozen, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], MetricSums]]
 """``loss(module, frozen, batch, key, step) -> (scalar, MetricSums)``; may update variables of the module but no
 Param."""
 
@@ -44,7 +47,7 @@ class CachedEmbeddings:
     the whole batch and its MetricSums. Together they are the objective's ``loss``.
     """
 
-    embed: Callable[[Any, Any, Batch, Key[Array, ""], Array], Any]
+    embed: Callable[[Any, Frozen, Batch, Key[Array, ""], Array], Any]
     loss: Callable[[Any, Any, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], MetricSums]]
 
 
@@ -59,7 +62,7 @@ class UpdateOnce:
     Together they are the objective's ``loss``.
     """
 
-    loss: Callable[[Any, Any, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], MetricSums, Any]]
+    loss: Callable[[Any, Frozen, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], MetricSums, Any]]
     update: Callable[[Any, Any, Key[Array, ""]], None]
 
 
@@ -109,15 +112,15 @@ class Task(Protocol):
         """The module to train, newly initialised."""
         ...
 
-    def frozen(self) -> nnx.Module | None:
-        """A module that losses read and nothing trains (an image tokenizer, a CLIP), or None."""
+    def frozen(self) -> Frozen:
+        """Return the networks that losses read and nothing trains, by name; an empty mapping if there are none."""
         ...
 
     def objectives(self) -> tuple[Objective, ...]:
         """What to minimise, in the order in which it is stepped."""
         ...
 
-    def evaluate(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> MetricSums:
+    def evaluate(self, module: Any, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
         """Figures on held-out batches, for the model and for its average; a pure function.
 
         A batch that was filled up to its size has ``COUNTED`` and ``CANDIDATE`` (arrays.py). The sums are then over the
@@ -125,7 +128,7 @@ class Task(Protocol):
         """
         ...
 
-    def images(self, module: Any, frozen: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"] | None:
+    def images(self, module: Any, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"] | None:
         """What to draw every so often, values in [0, 1], or None for a task that draws nothing; a pure function."""
         ...
 

@@ -8,8 +8,9 @@ import pytest
 
 from dalle_jax.__main__ import main
 from dalle_jax.commands.encode import encode_source
-from dalle_jax.config.bind import load
+from dalle_jax.config.bind import load, loads
 from dalle_jax.config.errors import UserError
+from dalle_jax.config.render import render
 from dalle_jax.data.precomputed.manifest import read_manifest
 from dalle_jax.data.records import Record
 from dalle_jax.data.sources import array_record
@@ -17,7 +18,7 @@ from dalle_jax.data.sources.precomputed import Codes
 from dalle_jax.images.pixels import to_float
 from dalle_jax.images.png import encode_png
 from dalle_jax.pipelines.load.models import load_image_tokenizer, read_model_file
-from dalle_jax.runs import EncodeRun
+from dalle_jax.runs import EncodeRun, TrainRun
 
 
 def run(smoke_demo, *sets) -> EncodeRun:
@@ -111,10 +112,10 @@ def test_a_second_process_is_refused_while_one_writes(smoke_demo, tmp_path, monk
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("image_size=30", "image_size must be a multiple of 8"),
-        ("crops=2", "crops must be 1, since the source shows the same image"),
-        ("crops=0", "crops must be at least 1"),
-        ("shard_examples=0", "shard_examples must be at least 1"),
+        ("image_size=30", "image_size: expected a multiple of 8"),
+        ("crops=2", "crops: expected 1, since the source shows the same image"),
+        ("crops=0", "crops: expected at least 1"),
+        ("shard_examples=0", "shard_examples: expected at least 1"),
     ],
 )
 def test_what_cannot_be_encoded_is_one_error(smoke_demo, tmp_path, change, said):
@@ -166,6 +167,9 @@ def test_training_from_codes_is_training_from_images_and_its_model_draws(smoke_d
     np.testing.assert_allclose(losses(from_codes), losses(from_images), rtol=1e-5)
     assert read_model_file(from_codes).needs == {"image_tokenizer": str(smoke_demo / "tokenizer")}
     assert list((from_codes / "images").iterdir())
+    saved = loads((from_codes / "config.gin").read_text(), TrainRun, name="config.gin")
+    assert saved.task.image_tokenizer == str(smoke_demo / "tokenizer")  # the config that was given has None
+    assert render(saved) == (from_codes / "config.gin").read_text()
     prompt = ["--prompt", "a red circle", "--candidates", "2", "--keep", "1", "--out", str(tmp_path / "drawn")]
     assert main(["sample", "--model", str(from_codes), *prompt]) == 0
     assert (tmp_path / "drawn" / "grid.png").is_file()
@@ -176,7 +180,7 @@ def test_codes_that_do_not_fit_the_task_are_named(smoke_demo, written, tmp_path,
     for setting, said in (
         ("task.model.codebook_size=64", "expected codebook_size 32 and grid (4, 4), as the manifest of the codes says"),
         ("task.model.grid=(4, 5)", "got 32 and (4, 5)"),
-        ("task.image_tokenizer='runs/gone'", "set task.image_tokenizer to the folder where it is now"),
+        ("task.image_tokenizer='runs/gone'", "found none in runs/gone; set it to the folder where the one that was in"),
     ):
         assert train(smoke_demo, tmp_path / "x", *codes, setting) == 2
         assert said in capsys.readouterr().err
@@ -184,7 +188,10 @@ def test_codes_that_do_not_fit_the_task_are_named(smoke_demo, written, tmp_path,
     assert "expected codes in source and evaluation or in neither" in capsys.readouterr().err
     sets = [f"--set={one}" for one in codes[:4]]
     assert main(["train", "smoke/tokenizer.gin", "--out", str(tmp_path / "x"), *sets]) == 2
-    assert "TokenizeImages needs images here and the data holds codes" in capsys.readouterr().err
+    assert (
+        "expected data of images for TokenizeImages, got precomputed codes; train it from images"
+        in capsys.readouterr().err
+    )
 
 
 def test_records_are_encoded_in_two_crops_beside_those_held_out_and_both_train(smoke_demo, tmp_path, capsys):

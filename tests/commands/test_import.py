@@ -1,4 +1,4 @@
-"""Import, load, export: published files in, an ordinary checkpoint, the same files out."""
+"""Import to a checkpoint and export back to the same files."""
 
 import dataclasses
 import hashlib
@@ -18,10 +18,10 @@ from dalle_jax.pipelines.load.models import load_clip, read_model_file
 from dalle_jax.pipelines.load.text import load_text
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.safetensors_files import write_safetensors
-from dalle_jax.pretrained.mapping import taken_back
+from dalle_jax.pretrained.mapping import to_published
 from dalle_jax.pretrained.publishers import hugging_face_clip
 from dalle_jax.pretrained.publishers.clip_rules import openai_rules
-from tests.text.byte_vocabularies import write_one_file
+from tests.text.byte_vocabularies import write_tokenizer_json
 
 TOWER = TowerConfig(width=64, layers=1, heads=1)
 CONFIG = ClipConfig(
@@ -43,7 +43,7 @@ def values(module) -> dict[str, np.ndarray]:
 
 
 def noisy(config: ClipConfig) -> Clip:
-    """A CLIP no two of whose numbers are equal, biases and statistics included."""
+    """Build a CLIP with distinct random parameters, biases and statistics included."""
     graph, state = nnx.split(nnx.eval_shape(lambda: Clip(config, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(1)
     return nnx.merge(graph, jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape, np.float32)), state))
@@ -51,7 +51,7 @@ def noisy(config: ClipConfig) -> Clip:
 
 def openai_file(path, config: ClipConfig) -> Clip:
     clip = noisy(config)
-    write_safetensors(path, taken_back(clip, openai_rules(config)), {})
+    write_safetensors(path, to_published(clip, openai_rules(config)), {})
     return clip
 
 
@@ -63,7 +63,7 @@ def openai_file(path, config: ClipConfig) -> Clip:
     ],
     ids=["vit", "resnet"],
 )
-def test_what_is_imported_is_a_checkpoint_with_every_number_in_its_place(tmp_path, capsys, config):
+def test_import_writes_a_checkpoint_with_every_parameter(tmp_path, capsys, config):
     clip = openai_file(tmp_path / "clip.safetensors", config)
     assert main(["import", "openai-clip", str(tmp_path / "clip.safetensors"), str(tmp_path / "out")]) == 0
     assert "licence: MIT" in capsys.readouterr().out
@@ -79,7 +79,7 @@ def test_what_is_imported_is_a_checkpoint_with_every_number_in_its_place(tmp_pat
 
 
 @pytest.mark.parametrize("end", [LargestId(), FirstEnd(19)])
-def test_what_is_exported_to_hugging_face_comes_back_the_same(tmp_path, end):
+def test_an_export_to_hugging_face_is_imported_unchanged(tmp_path, end):
     config = dataclasses.replace(CONFIG, end_of_text=end, activation="gelu", pixel_mean=(0.5, 0.25, 0.5))
     clip = noisy(config)
     hugging_face_clip.export(clip, tmp_path / "hf")
@@ -93,8 +93,8 @@ def test_what_is_exported_to_hugging_face_comes_back_the_same(tmp_path, end):
     assert all((tmp_path / "hf" / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in names)
 
 
-def test_weights_land_split_over_devices(tmp_path):
-    """With four devices each holds a quarter of the large matrices, and the checkpoint is the same."""
+def test_imported_weights_are_sharded_over_devices(tmp_path):
+    """Four devices each hold a quarter of the large matrices; the checkpoint is the same."""
     clip = openai_file(tmp_path / "clip.safetensors", CONFIG)
     out = str(tmp_path / "out")
     assert main(["import", "openai-clip", str(tmp_path / "clip.safetensors"), out, "--fsdp", "4"]) == 0
@@ -103,7 +103,7 @@ def test_weights_land_split_over_devices(tmp_path):
         np.testing.assert_array_equal(loaded[name], value, err_msg=name)
 
 
-def test_all_that_does_not_fit_is_said_together(tmp_path, capsys):
+def test_all_mismatches_are_reported_together(tmp_path, capsys):
     path = tmp_path / "clip.safetensors"
     openai_file(path, CONFIG)
     tensors = dict(read_tensors(path))
@@ -115,7 +115,7 @@ def test_all_that_does_not_fit_is_said_together(tmp_path, capsys):
     write_safetensors(path, tensors, {})
     assert main(["import", "openai-clip", str(path), str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
-    assert "missing: ln_final.bias" in said and "no place: extra.weight" in said
+    assert "missing: ln_final.bias" in said and "which no rule uses: extra.weight" in said
     assert "visual.ln_pre.weight (expected float32[64], got float32[63])" in said
     assert "visual.ln_pre.bias (expected float32[64], got int64[64])" in said
     assert "num_batches" not in said and not (tmp_path / "out" / "checkpoints").exists()
@@ -138,15 +138,15 @@ PIECES = ["a", "b", "a</w>", "b</w>", "ab</w>", "<|startoftext|>", "<|endoftext|
 
 
 def write_vocabulary(folder, first: int, pieces=PIECES):
-    """Hugging Face's two files; ids begin at ``first``."""
+    """Write Hugging Face's two files, with ids from ``first`` on."""
     folder.mkdir(exist_ok=True)
     (folder / "merges.txt").write_text("#version: 0.2\na b</w>\n")
     (folder / "vocab.json").write_text(json.dumps({piece: first + number for number, piece in enumerate(pieces)}))
     return folder / "vocab.json"
 
 
-def test_the_text_tokenizer_travels_with_an_imported_clip(tmp_path, capsys):
-    """Beside Hugging Face's weights it is found, OpenAI's is named; both are hashed, and texts become their ids."""
+def test_the_text_tokenizer_is_copied_with_an_imported_clip(tmp_path, capsys):
+    """It is found next to Hugging Face's weights, and given with --vocabulary for OpenAI's; both are hashed."""
     hugging_face_clip.export(noisy(dataclasses.replace(CONFIG, end_of_text=FirstEnd(19))), tmp_path / "hf")
     write_vocabulary(tmp_path / "hf", 13)
     assert main(["import", "hf-clip", str(tmp_path / "hf"), str(tmp_path / "a")]) == 0
@@ -172,24 +172,24 @@ def test_the_text_tokenizer_travels_with_an_imported_clip(tmp_path, capsys):
         load_text(tmp_path / "c", 6)
 
 
-def test_a_text_tokenizer_in_one_file_travels_as_the_two_that_it_says(tmp_path):
+def test_a_text_tokenizer_in_one_file_is_copied_as_two_files(tmp_path):
     hugging_face_clip.export(noisy(dataclasses.replace(CONFIG, end_of_text=FirstEnd(19))), tmp_path / "hf")
     ids = {piece: 13 + number for number, piece in enumerate(PIECES)}
-    one = write_one_file(tmp_path / "hf", ids, "#version: 0.2\na b</w>\n", PIECES[-1])
+    one = write_tokenizer_json(tmp_path / "hf", ids, "#version: 0.2\na b</w>\n", PIECES[-1])
     assert main(["import", "hf-clip", str(tmp_path / "hf"), str(tmp_path / "a")]) == 0
     assert load_text(tmp_path / "a", 6).encode("AB b").tolist() == [18, 17, 16, 19, 19, 19]
     read = {file["name"]: file["sha256"] for file in json.loads((tmp_path / "a" / "source.json").read_text())["files"]}
     assert read["tokenizer.json"] == hashlib.sha256(one.read_bytes()).hexdigest() and "merges.txt" not in read
 
 
-def test_a_vocabulary_that_is_not_the_models_is_refused(tmp_path, capsys):
+def test_a_vocabulary_that_does_not_fit_the_model_is_refused(tmp_path, capsys):
     openai_file(tmp_path / "clip.safetensors", CONFIG)
     openai = ["import", "openai-clip", str(tmp_path / "clip.safetensors"), str(tmp_path / "out"), "--vocabulary"]
     for file, says in (
         (write_vocabulary(tmp_path / "large", 14), "expected at most 20 ids, as many as the model has, got 21"),
         (
             write_vocabulary(tmp_path / "turned", 0, [*PIECES[:5], *PIECES[:4:-1]]),
-            "whose empty text, [6, 5, 0] ..., it",
+            "got one that encodes the empty text as [6, 5, 0] ..., which the model does not read as empty",
         ),
         (write_vocabulary(tmp_path / "endless", 0, PIECES[:6]), "expected CLIP's <|endoftext|> among its pieces"),
         (tmp_path / "nowhere.gz", "nowhere.gz"),
@@ -199,18 +199,18 @@ def test_a_vocabulary_that_is_not_the_models_is_refused(tmp_path, capsys):
         said = capsys.readouterr().err
         assert says in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
-    write_vocabulary(tmp_path, 14)  # beside the weights it is no reason to refuse these
+    write_vocabulary(tmp_path, 14)  # a wrong one next to the weights does not prevent the import
     assert main(openai[:-1]) == 0
     assert "is left out" in (said := capsys.readouterr().out) and "expected at most 20 ids" in said
     assert not (tmp_path / "out" / "vocab.json").exists()
 
 
-def test_wrong_kinds_sources_and_targets_are_one_line(tmp_path, capsys):
+def test_errors_for_wrong_kinds_sources_and_targets_are_one_line(tmp_path, capsys):
     openai_file(tmp_path / "clip.safetensors", CONFIG)
     source, out = str(tmp_path / "clip.safetensors"), str(tmp_path / "out")
     for arguments, words in (
         (["import", "openai-clop", source, out], "openai-clip"),
-        (["import", "openai-clip", source + "x", out], "found nothing there"),
+        (["import", "openai-clip", source + "x", out], "got a path that does not exist"),
         (["import", "hf-clip", str(tmp_path), out], "config.json"),
         (["export", "hf", out, out], "hf-clip"),
     ):

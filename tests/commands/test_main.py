@@ -1,6 +1,8 @@
-"""The command line: exit codes, and one clear line for what the user can mend."""
+"""The command line: its help, exit codes, and one clear line for each error that the user can fix."""
 
+import argparse
 import errno
+import importlib
 import subprocess
 import sys
 from types import ModuleType
@@ -8,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from dalle_jax.__main__ import main
-from dalle_jax.commands.table import COMMANDS
+from dalle_jax.commands.table import COMMANDS, GROUPS, Command
 from dalle_jax.config.errors import UserError
 
 
@@ -46,6 +48,22 @@ def test_help_lists_every_command_and_exits_0(capsys):
     assert all(f"  {command.name} " in out and command.help in out for command in COMMANDS)
 
 
+def test_help_lists_the_commands_of_each_group_below_its_heading(capsys):
+    assert main(["--help"]) == 0
+    paragraphs = capsys.readouterr().out.split("\n\n")[1:-1]
+    listed = {lines[0]: [line.split()[0] for line in lines[1:]] for lines in map(str.splitlines, paragraphs)}
+    assert listed == {f"{heading}:": [command.name for command in group] for heading, group in GROUPS.items()}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_flag_of_every_command_has_a_help_text(command: Command):
+    parser = argparse.ArgumentParser(prog=command.name)
+    importlib.import_module(command.module).add_arguments(parser)
+    assert len(parser._actions) > 1
+    assert not [action.dest for action in parser._actions if not (action.help or "").strip()]
+    assert parser.format_help().startswith("usage:")  # raises for a stray % in a help text
+
+
 def test_an_unknown_command_is_answered_with_the_nearest(capsys):
     assert complaint(capsys, ["trian"]) == "expected a command, got 'trian'; did you mean train? (see dalle-jax --help)"
     assert "the commands are demo, train" in complaint(capsys, ["\n\x1b[31m"])
@@ -81,7 +99,7 @@ def test_help_of_a_command_exits_0(capsys, sample):
         (ValueError("INTERNAL: x\nwriting d: No space left on device [y]"), "writing d: No space left on device [y]"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_exit_code_2(capsys, sample, error, line):
+def test_an_error_that_the_user_can_fix_is_one_line_and_exit_code_2(capsys, sample, error, line):
     sample(error)
     assert complaint(capsys, ["sample"]) == line
 

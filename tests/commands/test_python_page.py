@@ -1,4 +1,4 @@
-"""docs/python.md as it stands, block after block, and the Python face beside the command."""
+"""The code blocks of docs/python.md, in order, and the Python API compared with the command."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from dalle_jax.__main__ import main
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
 
-def test_every_block_of_the_page_runs_as_it_is_written(smoke_demo, tmp_path, monkeypatch):
+def test_every_code_block_of_the_page_runs(smoke_demo, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").symlink_to(smoke_demo)
     monkeypatch.chdir(tmp_path)
@@ -27,13 +27,13 @@ def test_every_block_of_the_page_runs_as_it_is_written(smoke_demo, tmp_path, mon
     np.testing.assert_array_equal(np.asarray(Image.open("best.png")), drawn.pixels[0])
     np.testing.assert_allclose(names["fit"], drawn.scores, atol=1e-5)
     assert names["table"].shape == (1, 2)
-    np.testing.assert_array_equal(names["copies"], names["pipeline"].reconstruct(drawn.pixels))
-    top = names["pipeline"].tokenizer.encode("best.png")[0, : names["codes"].shape[1] // 2]
+    np.testing.assert_array_equal(names["copies"], names["pipeline"].codec.reconstruct(drawn.pixels))
+    top = names["pipeline"].codec.encode("best.png")[0, : names["codes"].shape[1] // 2]
     assert names["completed"].pixels.shape == (4, 32, 32, 3)
     np.testing.assert_array_equal(names["codes"][0, : len(top)], top)
 
 
-def test_a_seed_gives_the_images_and_scores_of_the_command(smoke_demo, tmp_path):
+def test_a_seed_gives_the_images_of_the_command(smoke_demo, tmp_path):
     flags = ["--prompt", "a red circle", "--candidates", "4", "--keep", "2", "--guidance", "2", "--seed", "7"]
     assert main(["sample", "--model", str(smoke_demo), *flags, "--out", str(tmp_path)]) == 0
     pipeline = dalle_jax.load(str(smoke_demo))
@@ -42,7 +42,7 @@ def test_a_seed_gives_the_images_and_scores_of_the_command(smoke_demo, tmp_path)
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"0000_{rank:02d}.png")), image)
 
 
-def test_a_folder_of_something_else_is_said(smoke_demo, tmp_path):
+def test_a_folder_of_a_different_model_is_an_error(smoke_demo, tmp_path):
     for folder, says in (
         (tmp_path, "model.gin"),
         (smoke_demo / "clip", "expected pipeline.gin, or model.gin of a transformer that draws codes, got a Clip"),

@@ -1,3 +1,5 @@
+import argparse
+import dataclasses
 import json
 
 import numpy as np
@@ -5,13 +7,15 @@ import pytest
 from PIL import Image
 
 from dalle_jax.__main__ import main
+from dalle_jax.commands.sample import add_option_flags
+from dalle_jax.pipelines.request import RequestOptions
 
 
 def sample(smoke_demo, out, *more: str) -> int:
     return main(["sample", "--model", str(smoke_demo), "--out", str(out), "--batch", "8", *more])
 
 
-def test_kept_images_stand_in_the_order_of_their_scores(smoke_demo, tmp_path):
+def test_kept_images_are_in_the_order_of_their_scores(smoke_demo, tmp_path):
     flags = ("--prompt", "a small red circle", "--candidates", "4", "--keep", "2", "--guidance", "2")
     assert sample(smoke_demo, tmp_path / "a", *flags) == 0
     lines = [json.loads(line) for line in (tmp_path / "a" / "scores.jsonl").read_text().splitlines()]
@@ -24,7 +28,7 @@ def test_kept_images_stand_in_the_order_of_their_scores(smoke_demo, tmp_path):
     assert (tmp_path / "a" / "grid.png").exists()
 
 
-def test_prompts_of_a_file_are_drawn_each(smoke_demo, tmp_path):
+def test_each_line_of_a_prompt_file_is_drawn(smoke_demo, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\n\n a blue square above a pink ring \n")
     assert sample(smoke_demo, tmp_path / "b", "--prompts", str(prompts), "--candidates", "4", "--keep", "1") == 0
@@ -32,9 +36,9 @@ def test_prompts_of_a_file_are_drawn_each(smoke_demo, tmp_path):
     assert [line["prompt"] for line in lines] == ["a red circle", "a blue square above a pink ring"]
 
 
-def test_the_beginning_of_an_image_is_given(smoke_demo, tmp_path):
+def test_the_top_of_a_given_image_is_kept(smoke_demo, tmp_path):
     Image.fromarray(np.full((32, 32, 3), 128, np.uint8)).save(tmp_path / "grey.png")
-    flags = ("--prompt", "a circle", "--candidates", "3", "--beginning", str(tmp_path / "grey.png"))
+    flags = ("--prompt", "a circle", "--candidates", "3", "--given-image", str(tmp_path / "grey.png"))
     assert sample(smoke_demo, tmp_path / "c", *flags) == 0
     assert len((tmp_path / "c" / "scores.jsonl").read_text().splitlines()) == 3  # fewer than are kept by default
 
@@ -48,14 +52,14 @@ def test_the_beginning_of_an_image_is_given(smoke_demo, tmp_path):
         (("--prompt", "x", "--temperature", "-1"), "temperature"),
         (("--prompt", "x", "--temperature", "nan"), "temperature"),
         (("--prompt", "x", "--seed", "-1"), "seed"),
-        (("--prompt", "x", "--keep-rows", "2", "--beginning", "x.png"), "keep_rows"),
-        (("--prompt", "x", "--beginning", "missing.png"), "missing.png"),
+        (("--prompt", "x", "--given-rows", "2", "--given-image", "x.png"), "given_rows"),
+        (("--prompt", "x", "--given-image", "missing.png"), "missing.png"),
         (("--prompts", "missing.txt"), "missing.txt"),
         (("--prompt", "x", "--clip", "nowhere"), "nowhere"),
         (("--promt", "x"), "prompt"),
     ],
 )
-def test_a_wrong_flag_is_one_line_that_names_it(smoke_demo, tmp_path, capsys, flags, word):
+def test_a_wrong_flag_is_a_one_line_error_that_names_it(smoke_demo, tmp_path, capsys, flags, word):
     assert sample(smoke_demo, tmp_path / "out", *flags) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -63,15 +67,27 @@ def test_a_wrong_flag_is_one_line_that_names_it(smoke_demo, tmp_path, capsys, fl
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_without_a_model_is_one_line(tmp_path, capsys):
+def test_every_sampling_option_is_a_flag_with_its_default_and_a_help_text(capsys):
+    assert main(["sample", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for field in dataclasses.fields(RequestOptions):
+        assert "--" + field.name.replace("_", "-") in shown and field.metadata["help"][:15] in shown
+    parser = argparse.ArgumentParser()
+    add_option_flags(parser)
+    assert RequestOptions(**vars(parser.parse_args([]))) == RequestOptions()
+    given = vars(parser.parse_args(["--top-p", "0.5", "--keep", "3", "--top-k", "7"]))
+    assert RequestOptions(**given) == RequestOptions(top_p=0.5, keep=3, top_k=7)
+
+
+def test_a_folder_without_a_model_is_a_one_line_error(tmp_path, capsys):
     assert main(["sample", "--model", str(tmp_path), "--prompt", "x", "--out", str(tmp_path / "o")]) == 2
     assert "model.gin" in capsys.readouterr().err
 
 
-def test_a_prompt_that_is_cut_is_said(smoke_demo, tmp_path, capsys):
+def test_truncated_prompts_are_a_warning(smoke_demo, tmp_path, capsys):
     long = " ".join(["a small red circle above a large blue square"] * 9)
     flags = ("--prompt", long, "--prompt", "a red circle", "--candidates", "1")
     assert sample(smoke_demo, tmp_path / "d", *flags) == 0
     error = capsys.readouterr().err
-    assert "WARNING: 1 of 2 prompts were cut to the 16 tokens of the transformer\n" in error
-    assert "WARNING: 1 of 2 prompts were cut to the 16 tokens of CLIP\n" in error
+    assert "WARNING: 1 of 2 prompts were truncated to the 16 tokens of the transformer\n" in error
+    assert "WARNING: 1 of 2 prompts were truncated to the 16 tokens of CLIP\n" in error

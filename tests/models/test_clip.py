@@ -23,7 +23,7 @@ CONFIG = ClipConfig(
 TEXT = jnp.array([[5, 6, 7, 0, 0, 0, 0, 0], [5, 6, 8, 9, 3, 2, 1, 4], [9, 0, 0, 0, 0, 0, 0, 0], [0] * 8])
 
 
-# Compiled whole: op by op these tests take several times as long.
+# Jitted, since these tests take several times as long op by op.
 @partial(jax.jit, static_argnums=0)
 def run_image(graph, state, pixels):
     return nnx.merge(graph, state).encode_image(pixels)
@@ -47,15 +47,15 @@ def clip():
     return Clip(CONFIG, rngs=nnx.Rngs(0))
 
 
-def test_embeddings_are_unit_vectors_also_of_the_empty_caption(clip):
+def test_embeddings_of_images_and_captions_are_unit_vectors(clip):
     pixels = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3))
     for vectors in (encode_image(clip, pixels), encode_text(clip, TEXT)):
         assert vectors.shape == (4, 16)
         np.testing.assert_allclose(jnp.linalg.norm(vectors, axis=-1), 1, atol=1e-5)
 
 
-def test_a_text_is_read_where_its_end_is():
-    """By the padding, by the largest id, by the first end: three conventions."""
+def test_each_convention_finds_the_end_of_a_text():
+    """The end is found by the padding, by the largest id or by the first end token."""
     np.testing.assert_array_equal(LastToken().positions(TEXT), [2, 7, 0, 0])
     np.testing.assert_array_equal(LargestId().positions(TEXT), [2, 3, 0, 0])
     ends = jnp.array([[5, 49, 49, 49], [49, 3, 2, 49], [1, 2, 3, 4]])
@@ -70,8 +70,8 @@ def test_padding_does_not_change_a_caption(clip):
     np.testing.assert_allclose(encode_text(short, TEXT[:1, :4]), encode_text(clip, TEXT[:1]), atol=1e-6)
 
 
-def test_what_stands_behind_the_last_token_is_not_seen(clip):
-    """Causality: pooled at position 2, ids behind it change nothing; an id before it does."""
+def test_tokens_after_the_end_do_not_change_the_embedding(clip):
+    """The end is at position 2: later ids have no effect on the embedding, earlier ids do."""
     embedding = clip.text.tokens.table[...]
     clip.text.tokens.table[...] = embedding.at[0].set(100.0)  # a padding vector that would be noticed
     try:
@@ -88,7 +88,7 @@ def test_the_order_of_words_matters(clip):
     assert float(jnp.abs(encode_text(clip, TEXT[:1]) - encode_text(clip, reversed_words)).max()) > 1e-3
 
 
-def test_the_scale_starts_at_the_papers_and_is_used_as_it_is_stored(clip):
+def test_the_scale_starts_at_the_value_of_the_paper_and_is_not_clipped(clip):
     assert float(clip.logit_scale) == pytest.approx(1 / 0.07, rel=1e-5)
     loud = Clip(CONFIG, rngs=nnx.Rngs(0))
     loud.log_scale[...] = jnp.array(9.0)
@@ -99,8 +99,8 @@ def test_quick_gelu_has_the_values_of_its_formula():
     assert float(quick_gelu(jnp.array(1.0))) == pytest.approx(1 / (1 + np.exp(-1.702)), rel=1e-6)
 
 
-def test_wrong_sizes_are_refused():
-    with pytest.raises(ValueError, match="patches"):
+def test_an_image_size_that_is_not_a_multiple_of_the_patch_is_an_error():
+    with pytest.raises(ValueError, match="image_size: expected a multiple of patch"):
         Clip(dataclasses.replace(CONFIG, patch=5), rngs=nnx.Rngs(0))
 
 

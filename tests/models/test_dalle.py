@@ -10,7 +10,7 @@ CODES = jax.random.randint(jax.random.key(1), (2, 12), 0, 7)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_token_sees_itself_or_a_later_one(kind):
+def test_a_logit_depends_only_on_earlier_tokens(kind):
     run = forward(dalle([kind]))
     before = run(TEXT, CODES)
     for position in (0, 5, 11):
@@ -25,7 +25,7 @@ def test_no_token_sees_itself_or_a_later_one(kind):
         assert abs(after.image - before.image).max(axis=(0, 2)).min() > 1e-5  # the whole image sees it
 
 
-def test_each_position_has_its_own_pad():
+def test_each_position_has_its_own_padding_embedding():
     model = dalle()
     model.text_positions.table[...] = jnp.zeros_like(model.text_positions.table[...])
     embedded = model.embed_text(jnp.zeros((1, 4), jnp.int32))[0]
@@ -36,7 +36,7 @@ def test_each_position_has_its_own_pad():
     assert abs(words[2] - words[4]).max() > 1e-3
 
 
-def test_positions_are_a_row_and_a_column_vector():
+def test_a_code_position_is_the_sum_of_a_row_and_a_column_vector():
     model = dalle()
     table = model.code_positions.all()
     rows, columns = model.code_positions.rows.table[...], model.code_positions.columns.table[...]
@@ -50,7 +50,7 @@ def test_scan_equals_the_unrolled_stack():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_dropout_acts_only_with_a_key_and_follows_it():
+def test_dropout_needs_a_key_and_is_a_function_of_it():
     graph, state = nnx.split(dalle(dropout=0.5))
     run = jax.jit(lambda key: nnx.merge(graph, state)(TEXT, CODES, dropout_key=key).image)
     plain, one = run(None), run(jax.random.key(0))

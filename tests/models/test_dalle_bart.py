@@ -11,7 +11,7 @@ TEXT = jnp.array([[3, 5, 0, 0], [1, 2, 9, 4]])
 CODES = jax.random.randint(jax.random.key(1), (2, 12), 0, 7)
 
 
-def test_no_code_sees_itself_or_a_later_one():
+def test_a_logit_depends_only_on_earlier_codes():
     run = forward(dalle_bart())
     before = run(TEXT, CODES).image
     for position in (0, 5):
@@ -20,7 +20,7 @@ def test_no_code_sees_itself_or_a_later_one():
         assert abs(after[:, position + 1] - before[:, position + 1]).max() > 1e-3
 
 
-def test_pads_are_not_looked_at():
+def test_attention_does_not_see_padding():
     model = dalle_bart()
     graph, _ = nnx.split(model)
     run = jax.jit(lambda state: nnx.merge(graph, state)(TEXT, CODES).image)
@@ -47,7 +47,7 @@ def test_scan_equals_the_unrolled_stack():
     np.testing.assert_allclose(plain, scanned, rtol=1e-4, atol=1e-4)
 
 
-def test_norms_before_a_matrix_have_no_scale_and_products_no_bias():
+def test_norms_before_a_matrix_product_have_no_scale_and_products_have_no_bias():
     model = dalle_bart()
     names = {".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))}
     assert "stack.blocks.0.attention_norm.bias" in names
@@ -59,7 +59,7 @@ def test_norms_before_a_matrix_have_no_scale_and_products_no_bias():
 PUBLISHED = {"pad_id": 1, "empty_caption": (0, 2), "extra_codes": 3, "start_code": 8}
 
 
-def test_published_tables_begin_with_a_row_of_their_own_and_never_draw_it():
+def test_extra_codes_of_published_tables_have_logits_in_training_only():
     model = dalle_bart(**PUBLISHED)
     assert model.start is None
     assert model.codes.embedding.table.shape[0] == 7 + 3
@@ -73,7 +73,7 @@ def test_published_tables_begin_with_a_row_of_their_own_and_never_draw_it():
     assert abs(forward(model)(text, CODES).image - logits).max() > 1e-3
 
 
-def test_pads_are_those_of_the_config_and_the_empty_caption_is_padded_with_them():
+def test_padding_and_the_empty_caption_use_the_ids_of_the_config():
     model = dalle_bart(**PUBLISHED)
     np.testing.assert_array_equal(model.empty(TEXT), [[0, 2, 1, 1]])
     np.testing.assert_array_equal(text_mask(jnp.array([[0, 5, 2, 1], [1, 0, 1, 1]]), 1), [[1, 1, 1, 0], [1, 1, 0, 0]])
@@ -89,6 +89,6 @@ def test_pads_are_those_of_the_config_and_the_empty_caption_is_padded_with_them(
         ({"empty_caption": (0, 1, 2, 3, 4)}, r"empty_caption: expected at most 4 ids \(text_length\), got 5"),
     ],
 )
-def test_ids_outside_their_tables_are_refused(changes, says):
+def test_ids_outside_their_tables_are_errors(changes, says):
     with pytest.raises(ValueError, match=says):
         dalle_bart(**changes)

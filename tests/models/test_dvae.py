@@ -15,7 +15,7 @@ def config(**changes):
     return DvaeConfig(**(values | changes))
 
 
-def test_it_is_an_image_tokenizer_whose_factor_follows_from_its_groups():
+def test_it_is_an_image_tokenizer_whose_downsampling_follows_from_its_groups():
     model = Dvae(config(), rngs=nnx.Rngs(0))
     assert isinstance(model, ImageTokenizer)
     codes = model.encode(PIXELS)
@@ -24,7 +24,7 @@ def test_it_is_an_image_tokenizer_whose_factor_follows_from_its_groups():
     assert model.decode(jnp.zeros((1, 3, 4), jnp.int32)).shape == (1, 12, 16, 3)
 
 
-def test_looking_codes_up_is_decoding_their_one_hot_shares():
+def test_decoding_codes_equals_decoding_their_one_hot_probabilities():
     model = Dvae(config(), rngs=nnx.Rngs(0))
     model.decoder.input.bias[...] = jnp.arange(8.0)
     codes = model.encode(PIXELS)
@@ -33,7 +33,7 @@ def test_looking_codes_up_is_decoding_their_one_hot_shares():
     np.testing.assert_allclose(hard.log_scale, soft.log_scale, atol=1e-5)
 
 
-def test_remat_changes_nothing_but_what_is_kept():
+def test_remat_does_not_change_gradients():
     plain, spared = (Dvae(config(remat=remat), rngs=nnx.Rngs(0)) for remat in ("none", "full"))
 
     def gradients(model):
@@ -46,6 +46,6 @@ def test_remat_changes_nothing_but_what_is_kept():
 
 
 @pytest.mark.parametrize("changes", [{"width": 6}, {"groups": 1}, {"blocks": 0}])
-def test_sizes_that_make_no_dvae_are_refused(changes):
-    with pytest.raises(ValueError, match="multiple of 4, with at least 2 groups of at least 1 block"):
+def test_invalid_sizes_of_a_dvae_are_errors(changes):
+    with pytest.raises(ValueError, match="expected width a multiple of 4, groups at least 2 and blocks at least 1"):
         Dvae(config(**changes), rngs=nnx.Rngs(0))

@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from dalle_jax.models.code_generator import CodeGenerator
-from dalle_jax.models.llamagen import ByCaption, ByClass, LlamaGen, LlamaGenConfig, NoCaption
+from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig, NoCaption
+from dalle_jax.models.prompt_kinds import ByCaption, ByClass
 from dalle_jax.sampling.autoregressive import Settings, image_keys, sample
 
 CLASS = LlamaGenConfig(
@@ -20,8 +21,8 @@ PROMPTS = {"class": jnp.array([3, 0]), "caption": FEATURES}
 
 
 def build(config):
-    """The network, its head drawn and not zero."""
-    model = LlamaGen(config, rngs=nnx.Rngs(0))
+    """Build the network with a random head in place of its initial zeros."""
+    model = config.build(nnx.Rngs(0))
     model.codes.head.kernel[...] = jax.random.normal(jax.random.key(5), model.codes.head.kernel.shape)
     return model
 
@@ -37,7 +38,7 @@ def of(name):
 
 
 @pytest.mark.parametrize("name", ["class", "caption"])
-def test_no_code_sees_itself_or_a_later_one_and_all_see_the_prompt(name):
+def test_logits_depend_only_on_earlier_codes_and_on_the_prompt(name):
     model, prompts, run = of(name)
     assert isinstance(model, CodeGenerator)
     before = run(prompts, CODES)
@@ -64,7 +65,7 @@ def test_cached_decoding_equals_teacher_forcing(name):
         np.testing.assert_allclose(logits, forced[:, :, position], rtol=1e-4, atol=1e-4)
 
 
-def test_a_captions_padding_is_not_looked_at():
+def test_attention_does_not_see_the_padding_of_a_caption():
     model, features, run = of("caption")
     short = dataclasses.replace(CAPTION, condition=ByCaption(length=2, width=6))
     graph = nnx.split(nnx.eval_shape(lambda: LlamaGen(short, rngs=nnx.Rngs(0))))[0]
@@ -77,7 +78,7 @@ def test_a_captions_padding_is_not_looked_at():
     assert abs(run(whole, CODES)[1] - run(features, CODES)[1]).max() > 1e-3
 
 
-def test_the_empty_prompt_is_the_class_after_the_last_or_the_stored_caption_where_there_is_one():
+def test_the_empty_prompt_is_the_class_after_the_last_or_the_stored_caption_with_padding():
     np.testing.assert_array_equal(MODELS["class"].empty(PROMPTS["class"]), [5])
     model = MODELS["caption"]
     empty = model.empty(FEATURES)
@@ -89,8 +90,8 @@ def test_the_empty_prompt_is_the_class_after_the_last_or_the_stored_caption_wher
 def test_greedy_guided_samples_are_the_argmax_of_guided_teacher_forcing(name):
     model, prompts, run = of(name)
     graph, state = nnx.split(model)
-    how = Settings.of(2, temperature=0.0, guidance=2.5)
-    draw = jax.jit(lambda prompts, keys: sample(nnx.merge(graph, state), prompts, keys, how, guided=True))
+    settings = Settings.of(2, temperature=0.0, guidance=2.5)
+    draw = jax.jit(lambda prompts, keys: sample(nnx.merge(graph, state), prompts, keys, settings, guided=True))
     codes = draw(prompts, image_keys(jnp.arange(2), 1))[:, 0]
     empty = jnp.broadcast_to(model.empty(prompts), prompts.shape)
     with_prompt, without = run(prompts, codes), run(empty, codes)
@@ -110,13 +111,13 @@ def test_every_parameter_is_used_and_names_its_axes():
             assert len(leaf.axes) == leaf[...].ndim, path
 
 
-def test_the_hidden_width_is_the_next_multiple_from_two_thirds_of_four_times_the_width():
+def test_the_hidden_width_is_eight_thirds_of_the_width_rounded_up_to_a_multiple():
     def hidden(width, heads):
         return dataclasses.replace(CLASS, width=width, heads=heads, multiple_of=256).hidden
 
     assert (hidden(768, 12), hidden(1024, 16), hidden(1280, 20)) == (2048, 2816, 3584)
 
 
-def test_heads_that_do_not_divide_the_width_by_four_are_refused():
+def test_a_width_that_is_not_a_multiple_of_four_times_the_heads_is_an_error():
     with pytest.raises(ValueError, match=r"width: expected a multiple of 4 \* heads \(12\), got 16"):
         dataclasses.replace(CLASS, heads=3)

@@ -8,17 +8,17 @@ from dalle_jax.models.lpips import SCALE, SHIFT, Lpips, LpipsConfig
 SMALL = LpipsConfig(widths=(4, 6), depths=(1, 2))
 
 
-def test_an_image_is_at_no_distance_from_itself_and_its_gradient_is_finite_there():
+def test_the_distance_of_an_image_to_itself_is_zero_with_a_finite_gradient():
     model = Lpips(SMALL, rngs=nnx.Rngs(0))
     x = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3), minval=-1.0)
     np.testing.assert_array_equal(model(x, x), 0.0)
     far, near = model(x, -x), model(x, x + 0.01)
     assert bool((far > near).all()) and bool((near > 0).all())
-    black = jnp.broadcast_to(jnp.asarray(SHIFT), x.shape)  # no feature of it is anything but 0
+    black = jnp.broadcast_to(jnp.asarray(SHIFT), x.shape)  # all its features are 0
     assert bool(jnp.isfinite(jax.grad(lambda y: model(x, y).sum())(black)).all())
 
 
-def test_it_is_the_weighed_squared_difference_of_unit_features():
+def test_the_distance_is_the_weighted_squared_difference_of_normalised_features():
     model = Lpips(SMALL, rngs=nnx.Rngs(0))
     model.weights[1][...] = jnp.arange(6.0)
     x, y = (jax.random.uniform(jax.random.key(seed), (1, 8, 8, 3), minval=-1.0) for seed in (0, 1))
@@ -35,7 +35,7 @@ def test_it_is_the_weighed_squared_difference_of_unit_features():
     np.testing.assert_allclose(model(x, y)[0], expected, rtol=1e-4)
 
 
-def test_the_published_sizes_are_vgg_16_s():
+def test_the_default_sizes_are_those_of_vgg_16():
     model = nnx.eval_shape(lambda: Lpips(LpipsConfig(), rngs=nnx.Rngs(0)))
     assert [len(group) for group in model.groups] == [2, 2, 3, 3, 3]
     assert [group[0].kernel.shape[2:] for group in model.groups] == [

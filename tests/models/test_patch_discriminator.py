@@ -2,10 +2,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from dalle_jax.models.patch_discriminator import BatchNorm, Discriminator, DiscriminatorConfig
+from dalle_jax.models.patch_discriminator import Discriminator, DiscriminatorBatchNorm, DiscriminatorConfig
 
 
-def test_each_number_looks_at_a_patch_and_the_published_widths_are_there():
+def test_the_discriminator_has_the_published_widths_and_one_logit_per_patch():
     model = nnx.eval_shape(lambda: Discriminator(DiscriminatorConfig(), rngs=nnx.Rngs(0)))
     shapes = [conv.kernel.shape for conv in model.convs]
     assert shapes == [(4, 4, 3, 64), (4, 4, 64, 128), (4, 4, 128, 256), (4, 4, 256, 512), (4, 4, 512, 1)]
@@ -14,8 +14,8 @@ def test_each_number_looks_at_a_patch_and_the_published_widths_are_there():
     assert small(jax.numpy.zeros((2, 32, 32, 3))).shape == (2, 6, 6, 1)
 
 
-def test_batch_norm_makes_each_channel_of_the_batch_unit_normal():
-    norm = BatchNorm(3, "float32", rngs=nnx.Rngs(0))
+def test_batch_norm_standardises_each_channel_over_the_batch():
+    norm = DiscriminatorBatchNorm(3, "float32", rngs=nnx.Rngs(0))
     y = norm(5.0 + 2.0 * jax.random.normal(jax.random.key(0), (4, 6, 6, 3)))
     np.testing.assert_allclose(y.mean((0, 1, 2)), 0.0, atol=1e-5)
     np.testing.assert_allclose(y.std((0, 1, 2)), norm.scale[...], rtol=1e-4)

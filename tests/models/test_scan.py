@@ -1,4 +1,4 @@
-"""A deep stack is one program of a few blocks: lowered, not run."""
+"""The number of blocks in the lowered program of a scanned stack; nothing is compiled or run."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def abstract(depth, **changes):
 
 
 def products(depth, **changes):
-    """Matrix products in the text of the gradient of a teacher-forced loss: some for each block that is compiled."""
+    """Count the matrix products in the program of a loss's gradient, which grow with the blocks to compile."""
     graph, state = abstract(depth, **changes)
     text, codes = jnp.zeros((2, 4), jnp.int32), jnp.zeros((2, 12), jnp.int32)
 
@@ -28,7 +28,7 @@ def products(depth, **changes):
 
 
 def step_products(depth, **changes):
-    """The same of one cached step."""
+    """Count the matrix products in the program of one cached step."""
     graph, state = abstract(depth, **changes)
     text = jnp.zeros((2, 4), jnp.int32)
     cache = jax.eval_shape(lambda state: nnx.merge(graph, state).prefill(text, 3)[1], state)
@@ -41,16 +41,16 @@ def step_products(depth, **changes):
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
-def test_the_published_mix_compiles_as_many_blocks_at_any_depth(remat):
+def test_the_published_mix_compiles_the_same_number_of_blocks_at_any_depth(remat):
     shallow, middle, deep = (products(depth, remat=remat) for depth in (8, 16, 64))
     assert shallow == middle == deep
 
 
-def test_a_cached_step_compiles_as_many_blocks_at_any_depth():
+def test_a_cached_step_compiles_the_same_number_of_blocks_at_any_depth():
     shallow, deep = (step_products(depth) for depth in (8, 64))
     assert shallow == deep
 
 
-def test_without_scan_each_layer_is_compiled():
+def test_without_scan_every_layer_is_compiled():
     assert products(16, scan=False) > 1.5 * products(16)
     assert step_products(16, scan=False) > 1.5 * step_products(16)

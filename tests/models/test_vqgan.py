@@ -18,7 +18,7 @@ def config(**changes):
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
-def test_it_is_an_image_tokenizer_that_takes_the_nearest_code(distance):
+def test_it_is_an_image_tokenizer_that_quantises_to_the_nearest_code(distance):
     model = Vqgan(config(distance=distance), rngs=nnx.Rngs(0))
     assert isinstance(model, ImageTokenizer)
     model.codebook[...] = jax.random.normal(jax.random.key(1), (16, 4))
@@ -36,7 +36,7 @@ def test_it_is_an_image_tokenizer_that_takes_the_nearest_code(distance):
     np.testing.assert_allclose(model.decode(codes), drawn, atol=1e-5)
 
 
-def test_both_pixel_ranges_show_the_network_the_same_when_the_images_are():
+def test_pixel_ranges_differ_only_by_a_linear_map():
     signed, unsigned = (Vqgan(config(pixel_range=one), rngs=nnx.Rngs(0)) for one in ("-1..1", "0..1"))
     dark = PIXELS / 2  # 2 x - 1 of the brighter half is the darker half
     np.testing.assert_array_equal(signed.encode((dark + 1) / 2), unsigned.encode(dark))
@@ -46,7 +46,7 @@ def test_both_pixel_ranges_show_the_network_the_same_when_the_images_are():
     np.testing.assert_allclose(unsigned.decode(codes), drawn.clip(0, 1), atol=1e-6)
 
 
-def test_codes_and_inputs_move_to_each_other_and_images_move_the_inputs():
+def test_gradients_pass_straight_through_to_the_inputs_and_reach_the_nearest_codes():
     model = Vqgan(config(), rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(2), (1, 2, 2, 4))
     to_input = jax.grad(lambda x: (3.0 * model.quantize(x).vectors).sum())(x)
@@ -60,6 +60,6 @@ def test_codes_and_inputs_move_to_each_other_and_images_move_the_inputs():
 @pytest.mark.parametrize(
     "changes", [{"width": 48}, {"attention_levels": (2,)}, {"multipliers": (), "attention_levels": ()}]
 )
-def test_sizes_that_make_no_vqgan_are_refused(changes):
-    with pytest.raises(ValueError, match="multiple of 32 and attention_levels from 0 to"):
+def test_invalid_sizes_of_a_vqgan_are_errors(changes):
+    with pytest.raises(ValueError, match="expected width a multiple of 32, multipliers not empty"):
         Vqgan(config(**changes), rngs=nnx.Rngs(0))

@@ -19,7 +19,7 @@ def config(stem="patch", **changes):
 
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
-def test_decoding_the_codes_is_what_the_whole_pass_draws(stem):
+def test_decoding_the_codes_equals_the_reconstruction(stem):
     model = Vqvae(config(stem), rngs=nnx.Rngs(0))
     output = model(PIXELS)
     codes = model.encode(PIXELS)
@@ -30,7 +30,7 @@ def test_decoding_the_codes_is_what_the_whole_pass_draws(stem):
 
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
-def test_the_grid_is_the_image_over_the_downsampling_for_other_sizes_too(stem):
+def test_the_grid_is_the_image_size_divided_by_the_downsampling_factor(stem):
     model = Vqvae(config(stem, downsample=8), rngs=nnx.Rngs(0))
     assert model.encode(jnp.zeros((1, 24, 32, 3))).shape == (1, 3, 4)
     assert model.decode(jnp.zeros((1, 3, 4), jnp.int32)).shape == (1, 24, 32, 3)
@@ -48,7 +48,7 @@ def test_the_encoder_learns_through_the_quantizer_and_the_codebook_has_no_gradie
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients["encoder"])) > 1e-4
 
 
-def test_the_patch_encoder_starts_as_a_rotation_and_sees_one_square_only():
+def test_the_patch_encoder_is_initially_a_rotation_of_single_squares():
     model = Vqvae(config(width=64, code_width=64), rngs=nnx.Rngs(0))
     vectors, squares = model.encoder(PIXELS).reshape(-1, 64), space_to_depth(2 * PIXELS - 1, 4).reshape(-1, 48)
     np.testing.assert_allclose(squared_distances(vectors, vectors), squared_distances(squares, squares), atol=1e-3)
@@ -56,13 +56,13 @@ def test_the_patch_encoder_starts_as_a_rotation_and_sees_one_square_only():
     assert not bool(changed.reshape(2, -1)[:, 1:].any())
 
 
-def test_a_downsampling_by_no_power_of_two_is_refused():
+def test_a_downsampling_factor_that_is_not_a_power_of_two_is_an_error():
     with pytest.raises(ValueError, match="power of 2"):
         Vqvae(config(downsample=6), rngs=nnx.Rngs(0))
 
 
 def test_it_overfits_one_batch():
-    """Two images of random 4x4 squares: 32 squares, 32 codes."""
+    """The batch is two images of 16 random 4x4 squares each, as many as there are codes."""
     graph, parameters, rest = nnx.split(Vqvae(config(width=32, decay=0.9), rngs=nnx.Rngs(0)), nnx.Param, ...)
     optimizer = optax.adam(3e-3)
     pixels = jnp.repeat(jnp.repeat(jax.random.uniform(jax.random.key(3), (2, 4, 4, 3)), 4, axis=1), 4, axis=2)

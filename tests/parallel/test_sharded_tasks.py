@@ -16,28 +16,28 @@ from dalle_jax.models.clip import ClipConfig, TowerConfig
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.dvae import DvaeConfig
-from dalle_jax.models.llamagen import ByCaption, LlamaGenConfig
+from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.patch_discriminator import DiscriminatorConfig
+from dalle_jax.models.prompt_kinds import ByCaption
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.pipelines.load.models import build
-from dalle_jax.tasks.align_text_images import AlignTextImages
+from dalle_jax.tasks.align_text_images import AlignTextImages, TextImageAlignment
 from dalle_jax.tasks.caption_tokens import Captions
-from dalle_jax.tasks.generate_codes import GenerateCodes
-from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
-from dalle_jax.tasks.reconstruct_images import ReconstructImages
-from dalle_jax.tasks.tokenize_images import TokenizeImages
-from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
-from dalle_jax.tasks.tokenize_images_gan import Adversary, Pyramid, TokenizeImagesGan
+from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
+from dalle_jax.tasks.generate_from_conditions import ConditionalCodeGeneration, GenerateFromConditions
+from dalle_jax.tasks.tokenize_images import TokenizeImages, VqvaeReconstruction
+from dalle_jax.tasks.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
+from dalle_jax.tasks.tokenize_images_gan import Adversary, Pyramid, TokenizeImagesGan, VqganReconstruction
 from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.loop import Trainer
 from dalle_jax.train.optim.ema import ConstantEma
 from dalle_jax.train.optim.optimizers import AdamW
 from dalle_jax.train.optim.schedules import ConstantRate
 from dalle_jax.train.optim.weight_decay import is_matrix
+from dalle_jax.train.task import Task
 
 ONE = Mesh(1, 1, 1)
 MESHES = {"8x1x1": Mesh(8, 1, 1), "1x8x1": Mesh(1, 8, 1), "2x2x2": Mesh(2, 2, 2)}
@@ -69,53 +69,38 @@ MODELS = {
 }  # fmt: skip
 
 
-class WithoutFiles:
-    """A task with an image tokenizer and text made here, not loaded from files."""
-
-    def __init__(self, task):
-        self._task, self._tokenizer = task, Vqvae(VQVAE, rngs=nnx.Rngs(5))
-        for name in ("prepare", "batch_spec", "objectives", "evaluate", "images", "model_files"):
-            setattr(self, name, getattr(task, name))
-
-    def init(self, rngs):
-        if isinstance(self._task, ReconstructImages):
-            return self._task.init(rngs)
-        module = build(self._task.model, rngs)
-        if getattr(self._task.model, "code_width", 0) and isinstance(self._task, GenerateCodes):
-            module.codes.set_code_vectors(self._tokenizer.code_vectors)
-        return module
-
-    def frozen(self):
-        return None if isinstance(self._task, ReconstructImages) else self._tokenizer
+TOKENIZER = Vqvae(VQVAE, rngs=nnx.Rngs(5))
+UNREAD = Captions(file="unread")
 
 
-def task_of(kind: str) -> WithoutFiles | GenerateFromConditions:
-    text = Captions(file="unread")
+def task_of(kind: str) -> Task:
+    """Return a task of the kind, with an image tokenizer that is made here and without a text tokenizer."""
     if kind == "tokenizer":
-        return WithoutFiles(TokenizeImages(model=VQVAE, image_size=SIDE, l1=0.2))
+        return VqvaeReconstruction(TokenizeImages(model=VQVAE, image_size=SIDE, l1=0.2))
     if kind == "dvae":
-        return WithoutFiles(TokenizeImagesDvae(model=DVAE, image_size=SIDE))
+        return DvaeReconstruction(TokenizeImagesDvae(model=DVAE, image_size=SIDE))
     if kind == "vqgan":
-        return WithoutFiles(
-            TokenizeImagesGan(
-                model=VQGAN,
-                image_size=SIDE,
-                perceptual=Pyramid(),
-                adversary=ADVERSARY,
-                entropy=0.1,
-                entropy_temperature=1.0,
-            )
-        )
+        config = TokenizeImagesGan(
+            model=VQGAN, image_size=SIDE, perceptual=Pyramid(), adversary=ADVERSARY, entropy=0.1,
+            entropy_temperature=1.0,
+        )  # fmt: skip
+        return VqganReconstruction(config, lpips=None)
     if kind == "llamagen":
-        return GenerateFromConditions(model=MODELS[kind])
+        return ConditionalCodeGeneration(GenerateFromConditions(model=MODELS[kind]))
     if kind == "clip":
-        return WithoutFiles(AlignTextImages(model=MODELS[kind], captions=text))
-    blanks = 0.0 if kind == "dalle" else 0.3  # microbatches draw others
-    return WithoutFiles(
-        GenerateCodes(
-            model=MODELS[kind], image_tokenizer="unread", image_size=SIDE, captions=text, blank_captions=blanks
-        )
+        return clip_task(AlignTextImages(model=MODELS[kind], captions=UNREAD))
+    return code_task(kind, blank_captions=0.0 if kind == "dalle" else 0.3)  # microbatches draw other blanks
+
+
+def clip_task(config: AlignTextImages) -> TextImageAlignment:
+    return TextImageAlignment(config, captions=None, image_tokenizer=TOKENIZER)
+
+
+def code_task(kind: str, blank_captions: float) -> CodeGeneration:
+    config = GenerateCodes(
+        model=MODELS[kind], image_tokenizer="unread", image_size=SIDE, captions=UNREAD, blank_captions=blank_captions
     )
+    return CodeGeneration(config, captions=None, image_tokenizer=TOKENIZER)
 
 
 def batch_of() -> dict[str, np.ndarray]:

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dalle_jax.pipelines.load.models import build
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.mapping import fill
-from dalle_jax.pretrained.publisher import kind
+from dalle_jax.pretrained.publisher import find_kind
 
 
 class Fixture(NamedTuple):
@@ -46,8 +45,8 @@ def fixture(name: str) -> Fixture:
 
 def imported(name: str, source: Path) -> Any:
     """The network of a published source, filled."""
-    found = kind(name).read(source)
-    module = nnx.eval_shape(lambda: build(found.config, nnx.Rngs(0)))
+    found = find_kind(name).read(source)
+    module = nnx.eval_shape(lambda: found.config.build(nnx.Rngs(0)))
     fill(module, found.tensors, found.rules, found.ignored)
     return module
 

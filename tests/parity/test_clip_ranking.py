@@ -109,6 +109,7 @@ def test_images_of_odd_sizes_are_cut_as_each_publisher_does(drawing, tmp_path):
         assert main(["import", kind, str(folder / file), str(clip), *vocabulary]) == 0
         pipeline, network = dalle_jax.load(drawing, clip=clip), load_clip(clip)
         for number in range(5):
-            vector = pipeline.image_vectors([np.asarray(Image.open(pixels / f"image_{number}.png").convert("RGB"))])[0]
+            image = np.asarray(Image.open(pixels / f"image_{number}.png").convert("RGB"))
+            vector = pipeline.ranker.image_vectors([image])[0]
             features = np.asarray(network.vision(jnp.asarray(io[f"{prefix}{number}"].transpose(1, 2, 0)[None])))[0]
             assert_close(vector, features / np.linalg.norm(features), tolerance)

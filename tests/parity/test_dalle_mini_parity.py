@@ -13,7 +13,7 @@ from dalle_jax.models.dalle_bart import DalleBart, text_mask
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.mapping import fill
 from dalle_jax.pretrained.publishers.dalle_mini import export
-from dalle_jax.pretrained.publishers.min_dalle import config_of_min_dalle, read_min_dalle, rules_of_min_dalle
+from dalle_jax.pretrained.publishers.min_dalle import config_from_shapes, min_dalle_rules, read_min_dalle
 from dalle_jax.sampling.autoregressive import guide
 
 NAMES = ("dalle_mini_flax", "min_dalle")
@@ -29,9 +29,9 @@ def load(name):
     else:
         tensors, sizes = read_min_dalle(folder), json.loads((folder / "meta.json").read_text())["config"]
         shapes = {name: one.shape for name, one in tensors.stored.items()}
-        config = config_of_min_dalle(shapes, str(folder), heads=sizes["heads"])  # which no tensor tells
+        config = config_from_shapes(shapes, str(folder), heads=sizes["heads"])  # which no tensor tells
         model = nnx.eval_shape(lambda: DalleBart(config, rngs=nnx.Rngs(0)))
-        fill(model, tensors, rules_of_min_dalle(config), {})
+        fill(model, tensors, min_dalle_rules(config), {})
         text, empty, given = io["text_tokens"][1:], io["text_tokens"][:1], io["codes"]
     assert (given[:, 0] == model.config.start_code).all()
     codes = jnp.concatenate([given[:, 1:], jnp.zeros_like(given[:, :1])], axis=1)  # the last one is never an input

@@ -9,8 +9,8 @@ import pytest
 from dalle_jax.losses.logit_laplace import map_pixels
 from dalle_jax.models.dvae import expected_pixels
 from dalle_jax.models.vqgan import to_range
-from dalle_jax.pretrained.exporters import exporter
-from dalle_jax.pretrained.publisher import kind as kind_of
+from dalle_jax.pretrained.exporters import find_exporter
+from dalle_jax.pretrained.publisher import find_kind as kind_of
 from tests.parity.fixtures import assert_close, fixture, imported, run
 
 
@@ -121,7 +121,7 @@ def test_llamagen_s_tokenizer_has_unit_codes():
 @pytest.mark.parametrize(("name", "kind"), [("vqgan", "taming-vqgan"), ("vqgan_flax", "dalle-mini-vqgan")])
 def test_what_is_exported_is_the_file_that_was_imported(name, kind, tmp_path):
     source = fixture(name).folder
-    exporter(kind).write(imported(kind, source), tmp_path)
+    find_exporter(kind).write(imported(kind, source), tmp_path)
     before, after = kind_of(kind).read(source), kind_of(kind).read(tmp_path)
     assert after.config == before.config
     assert set(after.tensors) == {one for rule in before.rules for one in rule.sources}

@@ -22,7 +22,7 @@ def imported(request, tmp_path_factory):
     tokenizer, out = fixture("llamagen_vq").folder, tmp_path_factory.mktemp(request.param)
     assert main(["import", "llamagen", str(folder / "model.pt"), str(out / "transformer")]) == 0
     size = load_generator(out / "transformer").codebook_size
-    tensors = dict(read_tensors(tokenizer / "vq.pt").without_wrapper(("ema", "model", "state_dict")))
+    tensors = dict(read_tensors(tokenizer / "vq.pt").unwrapped(("ema", "model", "state_dict")))
     codes = tensors["quantize.embedding.weight"]
     more = np.random.default_rng(0).normal(size=(size, codes.shape[1])).astype(codes.dtype)
     tensors["quantize.embedding.weight"] = np.concatenate([codes, more])[:size]

@@ -1,4 +1,4 @@
-"""Encodes in a process of its own, to be killed: ``encode_child.py OUT PAUSE``; the environment says which it is."""
+"""A process that encodes and can be killed: ``encode_child.py OUT PAUSE``. The environment gives its process index."""
 
 import sys
 import time
@@ -23,7 +23,7 @@ COUNT, SIDE = 40, 16
 
 @dataclass(frozen=True)
 class Noise:
-    """Images that differ in every epoch, each of which takes its time."""
+    """Images that differ in every epoch; each takes ``pause`` seconds."""
 
     pause: float = 0.0
 
@@ -47,7 +47,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Run:
-    """As ``runs.EncodeRun``, which no such source fits."""
+    """The fields of ``runs.EncodeRun``, with ``Noise`` as the source."""
 
     source: Noise
     image_tokenizer: str = "tokenizer"

@@ -1,4 +1,4 @@
-"""Precomputed codes equal the codes of images, after kills and with any number of processes."""
+"""Precomputed codes are the codes of the images, even if processes are killed, and for any number of processes."""
 
 import os
 import random
@@ -34,7 +34,7 @@ SHARDS = 14
 
 
 def encoded(source, out, crops, process=0, processes=1):
-    """What ``encode`` does, in this process."""
+    """Encode a source in this process, as the command does."""
     what = encoding(source, tokenizer(), SIDE, crops, 3)
     folder = CodeFolder(out, what, process, processes)
     encoder = Encoder(tokenizer(), source, what, 8)
@@ -76,7 +76,7 @@ def finish(started):
 
 
 def kill_in_the_middle(started, out, shards, wait):
-    """Kills once there are so many shards and some more seconds have passed."""
+    """Kill the processes ``wait`` seconds after there are ``shards`` shards."""
     while len(list(out.glob("*.array_record"))) < shards and all(one.poll() is None for one in started):
         time.sleep(0.005)
     time.sleep(wait)
@@ -93,7 +93,7 @@ def whole(tmp_path_factory):
 
 
 def check_same(out, whole):
-    """The same shards, bytes and all, with nothing else left in the folder."""
+    """Assert that both folders have the same shards, byte for byte, and no other files."""
     assert read_manifest(out).shards == read_manifest(whole).shards
     assert len(read_manifest(out).shards) == SHARDS
     kept = {one.name for one in out.iterdir() if not one.name.startswith(".checked-")}
@@ -105,7 +105,7 @@ def check_same(out, whole):
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
-def test_encoding_continues_after_kills_and_no_shard_is_lost_or_repeated(whole, tmp_path, kills):
+def test_encoding_that_is_killed_at_random_moments_resumes_without_losing_or_repeating_a_shard(whole, tmp_path, kills):
     rng = random.Random(kills)
     out = tmp_path / "codes"
     for kill in range(kills):
@@ -126,7 +126,7 @@ def test_two_processes_share_the_shards(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_from_what_two_left(whole, tmp_path):
+def test_one_process_resumes_the_encoding_of_two(whole, tmp_path):
     left = tmp_path / "left"
     kill_in_the_middle(start(left, pause=0.02, processes=2), left, 3, 0.0)
     assert not (left / "manifest.json").exists()
@@ -147,7 +147,7 @@ def images(tmp_path, count=7):
     return config.source_of(ArrayRecord(files=(str(tmp_path / "images.array_record"),)).open())
 
 
-def test_batches_of_codes_are_those_of_the_images_crop_by_crop_and_compiled_once(tmp_path):
+def test_precomputed_codes_equal_the_codes_of_each_crop_and_the_encoder_compiles_once(tmp_path):
     source = images(tmp_path)
     encoder = encoded(source, tmp_path / "codes", crops=3)
     assert encoder.compiles() == 1
@@ -169,7 +169,7 @@ def test_batches_of_codes_are_those_of_the_images_crop_by_crop_and_compiled_once
     assert [record["key"] for kind in bad for record in kind["records"]] == ["images.array_record:3"]
 
 
-def test_a_verified_folder_is_read_again_only_when_it_changes(whole, tmp_path, monkeypatch):
+def test_checksums_of_a_folder_are_computed_once_and_again_after_a_change(whole, tmp_path, monkeypatch):
     from dalle_jax.data.precomputed import manifest as module
 
     read = []

@@ -40,7 +40,7 @@ def test_a_pipeline_without_its_models_or_with_an_unknown_one_is_an_error(text: 
     assert said in error(text, PipelineFile)
 
 
-def test_old_pipeline_and_model_files_get_the_names_of_today():
+def test_old_pipeline_and_model_files_are_errors_with_the_present_names():
     assert error("image_tokenizer = 'i'\ntransformer = 't'\nclip = None\n", PipelineFile).splitlines() == [
         "x.gin:1: image_tokenizer is now needs.image_tokenizer",
         "x.gin:2: transformer is now needs.transformer",

@@ -72,7 +72,7 @@ def test_a_small_model_fits_and_the_report_adds_up(config):
     assert all(kind["sent"] > 0 for kind in report["collectives"].values())
     line = report["roofline"]
     assert 0 < line["least_seconds"] <= line["most_seconds"] and 0 < line["mfu_at_least_seconds"] <= 1
-    assert report["not_checked"] == ["the vocabulary against not/there.model, which is not there yet"]
+    assert report["not_checked"] == ["the vocabulary against not/there.model, which does not exist yet"]
     assert report["sampler"]["fits"] and report["sampler"]["flops"] > 0
 
 

@@ -70,7 +70,7 @@ def test_the_roofline_is_work_over_what_is_published():
 
 def test_a_tokenizer_that_is_not_there_yet_is_one_error_with_its_cure(tmp_path: Path):
     task = GenerateCodes(CODES, Captions("none"), image_tokenizer=str(tmp_path / "none"), image_size=8)
-    with pytest.raises(UserError, match=r"holds no trained tokenizer.*--set task\.image_size=None"):
+    with pytest.raises(UserError, match=r"expected a trained image tokenizer.*--set task\.image_size=None"):
         command.check_tokenizer(task)
     command.check_tokenizer(GenerateCodes(CODES, Captions("none")))
 

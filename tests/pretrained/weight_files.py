@@ -1,4 +1,4 @@
-"""Weight files as torch, safetensors and Flax write them, made by hand so that any part of them can be wrong."""
+"""Hand-written weight files in the formats of torch, safetensors and Flax, any part of which can be made wrong."""
 
 import io
 import json
@@ -13,7 +13,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 
 
 class Raw:
-    """What a pickle reduces to: ``Raw(module, name, *arguments)`` pickles as a call of that name."""
+    """An object that pickles as a call of ``module.name`` with the arguments."""
 
     def __init__(self, module: str, name: str, *arguments):
         self.module, self.name, self.arguments = module, name, arguments
@@ -32,7 +32,7 @@ def text(value: str) -> bytes:
 
 
 def encoded(value) -> bytes:
-    """Protocol 2, written by hand, since Python's pickler would import what is named."""
+    """Pickle in protocol 2 without Python's pickler, which would import the names."""
     if isinstance(value, Raw):
         return named(value.module, value.name) + encoded(value.arguments) + b"R"
     if isinstance(value, Reference):
@@ -68,8 +68,8 @@ def tensor(key: str, dtype: str, size: int, shape, strides, offset=0, old=False)
     return Raw("torch._utils", "_rebuild_tensor_v2", *arguments)
 
 
-def torch_zip(path: Path, root, storages: dict[str, bytes], *, body: bytes | None = None, packed=False) -> Path:
-    kind = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+def torch_zip(path: Path, root, storages: dict[str, bytes], *, body: bytes | None = None, compressed=False) -> Path:
+    kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
     with zipfile.ZipFile(path, "w", kind) as archive:
         archive.writestr("archive/data.pkl", pickled(root) if body is None else body)
         archive.writestr("archive/byteorder", "little")
@@ -95,7 +95,7 @@ def safetensors(path: Path, header, content: bytes) -> Path:
 
 
 def flax_array(array: np.ndarray) -> bytes:
-    """One array as Flax packs it: an extension of type 1."""
+    """Pack an array as Flax does, in an extension of type 1."""
     import msgpack
 
     inside = msgpack.packb((array.shape, array.dtype.name, array.tobytes()))

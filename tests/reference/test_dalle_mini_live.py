@@ -75,7 +75,7 @@ def test_every_flag_that_their_config_takes_or_writes_is_known_here(tmp_path):
     known = {*dalle_mini.REQUIRED, *dalle_mini.SIZES, *dalle_mini.OTHER}
     assert len(constructor) > 35 and constructor.keys() <= known and written.keys() <= known
     defaults = constructor | {"use_scan": True}  # None there, which stands for True
-    read = dalle_mini.config_of(defaults, "config.json")
+    read = dalle_mini.config_from_json(defaults, "config.json")
     assert (read.width, read.codebook_size, read.start_code) == (1024, 16384, 16384)
 
 

@@ -18,8 +18,8 @@ from dalle_jax.models.lpips import Lpips, LpipsConfig
 from dalle_jax.models.patch_discriminator import Discriminator, DiscriminatorConfig
 from dalle_jax.models.vqgan import Vqgan, VqganConfig
 from dalle_jax.pipelines.load.models import load_image_tokenizer
-from dalle_jax.pretrained.exporters import exporter
-from dalle_jax.pretrained.mapping import KERNEL
+from dalle_jax.pretrained.exporters import find_exporter
+from dalle_jax.pretrained.mapping import CONV_KERNEL
 from tests.parity.fixtures import assert_close, imported, run
 from tests.pretrained.publishers.test_image_tokenizer_files import lpips_tensors, noisy
 from tests.reference.live import by_reference
@@ -38,7 +38,7 @@ def by_torch(*arguments):
 
 
 def same_codes_and_images(vqgan, wanted):
-    """``wanted``: values in -1..1 that were shown, and what came back."""
+    """``wanted``: values in -1..1 that went in, and those that came back."""
     codes = run(lambda model, x: model.quantize(model.latents(x)).codes, vqgan, wanted["values"])
     np.testing.assert_array_equal(codes, wanted["codes"])
     assert len(np.unique(codes)) > 3
@@ -81,7 +81,7 @@ def test_a_new_vqgan_of_taming_goes_in_and_out_and_gives_the_same_in_both_progra
     wanted = by_torch("new_taming", tmp_path / "model.json", tmp_path, tmp_path / "out.npz")
     vqgan = imported("taming-vqgan", tmp_path / "last.ckpt")
     same_codes_and_images(vqgan, wanted)
-    exporter("taming-vqgan").write(vqgan, tmp_path / "ours")
+    find_exporter("taming-vqgan").write(vqgan, tmp_path / "ours")
     again = by_torch("taming", tmp_path / "ours", tmp_path / "out.npz", tmp_path / "again.npz")
     for name, value in wanted.items():
         np.testing.assert_array_equal(again[name], value, err_msg=name)
@@ -94,7 +94,7 @@ def test_what_is_exported_is_loaded_by_taming_and_gives_the_same(tmp_path, name)
     random = np.random.default_rng(1)  # kernels stay as they begin: of large ones rounding would be all that is seen
     state = jax.tree.map(lambda x: x + random.normal(0, 0.3, x.shape).astype("f") if x.ndim < 3 else x, state)
     vqgan = nnx.merge(graph, state)
-    exporter({"taming": "taming-vqgan", "flax": "dalle-mini-vqgan"}[name]).write(vqgan, tmp_path / "out")
+    find_exporter({"taming": "taming-vqgan", "flax": "dalle-mini-vqgan"}[name]).write(vqgan, tmp_path / "out")
     np.savez(tmp_path / "in.npz", values=VALUES)
     same_codes_and_images(vqgan, by_torch(name, tmp_path / "out", tmp_path / "in.npz", tmp_path / "out.npz"))
 
@@ -125,7 +125,7 @@ def test_the_discriminator_is_taming_s(tmp_path):
     config = dataclasses.replace(DiscriminatorConfig(), width=16, layers=3)
     ours, tensors, number = noisy(Discriminator(config, rngs=nnx.Rngs(0))), {}, 0
     for index, conv in enumerate(ours.convs):
-        tensors[f"main.{number}.weight"] = KERNEL.backward(np.asarray(conv.kernel[...]))[0]
+        tensors[f"main.{number}.weight"] = CONV_KERNEL.backward(np.asarray(conv.kernel[...]))[0]
         if conv.bias is not None:
             tensors[f"main.{number}.bias"] = np.asarray(conv.bias[...])
         else:

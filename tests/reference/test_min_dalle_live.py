@@ -14,8 +14,8 @@ from flax import nnx
 from dalle_jax.models.dalle_bart import text_mask
 from dalle_jax.models.vqgan import Vqgan, VqganConfig
 from dalle_jax.pretrained.files.write_torch import write_state_dict
-from dalle_jax.pretrained.mapping import taken_back
-from dalle_jax.pretrained.publishers.vqgan_layouts import TAMING, pairs, torch_rules
+from dalle_jax.pretrained.mapping import to_published
+from dalle_jax.pretrained.publishers.vqgan_layouts import TAMING, name_pairs, torch_rules
 from dalle_jax.sampling.autoregressive import Settings, image_keys, sample
 from tests.parity.fixtures import assert_close, imported, run
 from tests.reference.live import by_reference
@@ -73,7 +73,7 @@ def test_the_published_vqgan_draws_what_min_dalles_detokenizer_draws(tmp_path):
     vqgan = Vqgan(config, rngs=nnx.Rngs(0))
     vqgan.codebook[...] = jax.random.normal(jax.random.key(1), vqgan.codebook.shape)
     theirs = {}
-    for name, value in taken_back(vqgan, torch_rules(pairs(config, TAMING))).items():
+    for name, value in to_published(vqgan, torch_rules(name_pairs(config, TAMING))).items():
         if not name.startswith(("encoder.", "quant_conv.")):
             theirs[name.replace("quantize.embedding", "embedding")] = value
     write_state_dict(tmp_path / "detoker.pt", theirs)

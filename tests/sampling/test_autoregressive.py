@@ -50,20 +50,20 @@ def test_cached_decoding_equals_teacher_forcing(name):
 
 
 @pytest.mark.parametrize("name", ["mixed", "bart"])
-def test_greedy_guided_samples_with_a_prefix_are_the_argmax_of_guided_teacher_forcing(name, mixed):
+def test_greedy_guided_samples_with_given_codes_are_the_argmax_of_guided_teacher_forcing(name, mixed):
     model = mixed if name == "mixed" else dalle_bart()
-    prefix = jax.random.randint(jax.random.key(3), (2, 12), 0, 7)
+    given = jax.random.randint(jax.random.key(3), (2, 12), 0, 7)
     lengths, scale = jnp.array([0, 5]), jnp.array([2.5, 1.0])
     settings = Settings.of(2, temperature=0.0)._replace(guidance=scale)
     keys = image_keys(jnp.arange(2), 2)
-    codes = sampler(model, guided=True)(TEXT, keys, settings, prefix, lengths)
+    codes = sampler(model, guided=True)(TEXT, keys, settings, given, lengths)
     np.testing.assert_array_equal(codes[:, 0], codes[:, 1])
     codes = codes[:, 0]
     conditional, empty = (forward(model)(text, codes).image for text in (TEXT, jnp.zeros_like(TEXT)))
     expected = (empty + scale[:, None, None] * (conditional - empty)).argmax(-1)
     np.testing.assert_array_equal(codes[0], expected[0])
     np.testing.assert_array_equal(codes[1, 5:], expected[1, 5:])
-    np.testing.assert_array_equal(codes[1, :5], prefix[1, :5])
+    np.testing.assert_array_equal(codes[1, :5], given[1, :5])
 
 
 @pytest.mark.parametrize("kinds", [["full"], MIX], ids=["full", "mix"])
@@ -98,7 +98,7 @@ def test_an_image_is_the_same_alone_and_in_a_batch(mixed, run):
     assert (np.asarray(batch[1, 0]) != np.asarray(batch[1, 1])).any()
 
 
-def test_a_prefix_may_be_the_whole_image(run):
+def test_the_given_codes_may_be_the_whole_image(run):
     given = jax.random.randint(jax.random.key(3), (2, 12), 0, 7)
     codes = run(TEXT, image_keys(jnp.arange(2), 2), Settings.of(2), given, jnp.array([12, 12]))
     np.testing.assert_array_equal(codes, jnp.repeat(given[:, None], 2, axis=1))

@@ -14,7 +14,7 @@ from dalle_jax.models.clip_resnet import ResNetConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.tasks.align_text_images import AlignTextImages
+from dalle_jax.tasks.align_text_images import AlignTextImages, TextImageAlignment
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.text.sentencepiece import train_sentencepiece
 from dalle_jax.train.compiled import CompiledTask
@@ -22,6 +22,7 @@ from dalle_jax.train.loop import Trainer
 from dalle_jax.train.optim.optimizers import AdamW
 from dalle_jax.train.optim.schedules import ConstantRate
 
+LAYOUT = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
 TOWER = TowerConfig(width=16, layers=1, heads=2)
 
 
@@ -37,20 +38,20 @@ def captions(tmp_path_factory) -> Captions:
     return Captions(file=str(path))
 
 
-def batch_of(task: AlignTextImages) -> dict:
+def batch_of(task: TextImageAlignment) -> dict:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(4)]
     examples = {"image": images, "caption": ["a red circle", "a blue square"] * 2, "caption_group": [0, 1, 0, 1]}
     return {name: jnp.asarray(rows) for name, rows in task.prepare(examples, [(0, row) for row in range(4)]).items()}
 
 
-def born(task: AlignTextImages):
+def born(task: TextImageAlignment):
     """The network, compiled whole: op by op it takes several times as long."""
     graph = nnx.split(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))[0]
     return nnx.merge(graph, jax.jit(lambda: nnx.split(task.init(nnx.Rngs(0)))[1])())
 
 
-def trained(task: AlignTextImages, module, batch):
+def trained(task: TextImageAlignment, module, batch):
     """Loss, sums, gradients of the parameters, and the variables that are none afterwards."""
     graph, params, others = nnx.split(module, nnx.Param, ...)
 
@@ -58,7 +59,7 @@ def trained(task: AlignTextImages, module, batch):
     def step(params, others):
         def loss(params):
             merged = nnx.merge(graph, params, others, copy=True)
-            value, sums = task.loss(merged, None, batch, jax.random.key(0), jnp.int32(0))
+            value, sums = task.loss(merged, {}, batch, jax.random.key(0), jnp.int32(0))
             return value, (sums, nnx.split(merged, nnx.Param, ...)[2])
 
         (value, (sums, others)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
@@ -69,7 +70,7 @@ def trained(task: AlignTextImages, module, batch):
 
 def test_a_resnet_trains_by_its_batch_and_is_evaluated_by_its_statistics(captions):
     model = clip_config(patch=32, vision=ResNetConfig(width=2, layers=(1, 1, 1, 1)))
-    task = AlignTextImages(model=model, captions=captions)
+    task = AlignTextImages(model=model, captions=captions).open(LAYOUT)
     module = born(task)
     batch = batch_of(task)
     value, sums, gradients, others = trained(task, module, batch)
@@ -87,7 +88,7 @@ def test_a_resnet_trains_by_its_batch_and_is_evaluated_by_its_statistics(caption
 def test_the_sigmoid_loss_trains_scale_and_bias(captions):
     task = AlignTextImages(
         model=clip_config(initial_bias=-10.0, initial_scale=10.0), captions=captions, contrast="sigmoid"
-    )
+    ).open(LAYOUT)
     module = born(task)
     batch = batch_of(task)
     value, sums, gradients, _ = trained(task, module, batch)
@@ -103,7 +104,7 @@ def test_the_sigmoid_loss_trains_scale_and_bias(captions):
 
 @pytest.mark.parametrize(("bias", "contrast"), [(None, "sigmoid"), (-10.0, "softmax")])
 def test_a_bias_without_the_sigmoid_or_the_other_way_round_is_refused(captions, bias, contrast):
-    with pytest.raises(ValueError, match=r"a sigmoid needs one \(SigLIP's is -10\)"):
+    with pytest.raises(ValueError, match=r"a sigmoid needs a bias \(SigLIP's is -10\)"):
         AlignTextImages(model=clip_config(initial_bias=bias), captions=captions, contrast=contrast)
 
 
@@ -111,32 +112,33 @@ def test_sizes_that_a_resnet_cannot_have_are_refused(captions):
     vision = ResNetConfig(width=2, layers=(1, 1, 1, 1))
     for model, message in (
         (clip_config(patch=16, vision=vision), "patch: expected 32"),
-        (clip_config(patch=32, vision=vision, image_size=48), "do not divide by 32"),
+        (clip_config(patch=32, vision=vision, image_size=48), "expected a multiple of 32 px, got 48 px"),
         (clip_config(patch=32, vision=ResNetConfig(width=3, layers=(1, 1, 1, 1))), "heads of 64"),
     ):
         with pytest.raises(ValueError, match=message):
-            nnx.eval_shape(lambda model=model: AlignTextImages(model=model, captions=captions).init(nnx.Rngs(0)))
+            nnx.eval_shape(
+                lambda model=model: AlignTextImages(model=model, captions=captions).open(LAYOUT).init(nnx.Rngs(0))
+            )
 
 
 LN_100 = math.log(100)
 
 
-def scale_after_a_step(task: AlignTextImages, log_scale: float) -> tuple[float, float]:
+def scale_after_a_step(task: TextImageAlignment, log_scale: float) -> tuple[float, float]:
     """The gradient of the logarithm of the scale, and its value after one step of the trainer from ``log_scale``."""
-    layout = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
     trainer = Trainer(steps=10, schedule=ConstantRate(0.01), optimizer=AdamW(beta1=0.0))
-    runner = CompiledTask(task, trainer, layout)
-    state = runner.plan.born(layout, 0)
+    runner = CompiledTask(task, trainer, LAYOUT)
+    state = runner.plan.born(LAYOUT, 0)
     state = state._replace(params=state.params | {"log_scale": jnp.float32(log_scale)})
     batch = {name: np.asarray(values) for name, values in batch_of(task).items()}
-    state, _ = runner.step(state, None, layout.put_batch(batch))
+    state, _ = runner.step(state, None, LAYOUT.put_batch(batch))
     return float(state.optimizers["align"].mu["log_scale"]), float(state.params["log_scale"])
 
 
 @pytest.mark.parametrize("log_scale", [LN_100 - 0.1, LN_100, LN_100 + 0.1])
 def test_the_scale_has_its_full_gradient_below_at_and_above_its_bound(captions, log_scale):
     """The derivative of the softmax loss with respect to its scale, by hand, from the embeddings."""
-    task = AlignTextImages(model=clip_config(), captions=captions)
+    task = AlignTextImages(model=clip_config(), captions=captions).open(LAYOUT)
     module, batch = born(task), batch_of(task)
     encode = jax.jit(lambda batch: (module.encode_image(batch["pixels"] / 255.0), module.encode_text(batch["text"])))
     image, text = (np.asarray(x, np.float64) for x in encode(batch))
@@ -154,7 +156,7 @@ def test_the_scale_has_its_full_gradient_below_at_and_above_its_bound(captions, 
 
 
 def test_the_scale_is_clipped_after_the_update_and_comes_back_from_its_bound(captions):
-    task = AlignTextImages(model=clip_config(), captions=captions)
+    task = AlignTextImages(model=clip_config(), captions=captions).open(LAYOUT)
     gradient, after = scale_after_a_step(task, LN_100 + 0.5)
     assert after == np.float32(LN_100)  # an update of 0.01 cannot have done it
     gradient, after = scale_after_a_step(task, LN_100)
@@ -164,6 +166,6 @@ def test_the_scale_is_clipped_after_the_update_and_comes_back_from_its_bound(cap
 def test_the_scale_of_the_sigmoid_loss_has_no_bound(captions):
     task = AlignTextImages(
         model=clip_config(initial_bias=-10.0, initial_scale=10.0), captions=captions, contrast="sigmoid"
-    )
+    ).open(LAYOUT)
     _, after = scale_after_a_step(task, LN_100 + 0.5)
     assert abs(after - LN_100 - 0.5) == pytest.approx(0.01, abs=1e-5)

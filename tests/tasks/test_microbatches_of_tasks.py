@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,50 +14,47 @@ from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.tasks import tokenize_images_dvae
 from dalle_jax.tasks.align_text_images import AlignTextImages
-from dalle_jax.tasks.caption_tokens import Captions
-from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
+from dalle_jax.tasks.generate_from_conditions import ConditionalCodeGeneration, GenerateFromConditions
+from dalle_jax.tasks.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
 from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.loop import Trainer
 from dalle_jax.train.optim.optimizers import AdamW
 from dalle_jax.train.optim.schedules import ConstantRate
-from tests.parallel.test_sharded_tasks import DVAE, MODELS, SIDE, WithoutFiles, batch_of, task_of
+from dalle_jax.train.task import Task
+from tests.parallel.test_sharded_tasks import DVAE, MODELS, SIDE, UNREAD, batch_of, clip_task, code_task, task_of
 
-TEXT = Captions(file="unread")
 SIGMOID = dataclasses.replace(MODELS["clip"], initial_bias=-10.0, initial_scale=10.0)
 RESNET = dataclasses.replace(MODELS["clip"], image_size=32, patch=32, vision=ResNetConfig(width=2, layers=(1, 1, 1, 1)))
 
 
-def without_blanks(kind: str) -> Any:
-    """A task none of whose captions or conditions is blanked at random."""
-    task = task_of(kind)
-    if kind == "llamagen":
-        return dataclasses.replace(task, blanks=0.0)
-    return WithoutFiles(dataclasses.replace(task._task, blank_captions=0.0))
+def llamagen() -> ConditionalCodeGeneration:
+    """A task that blanks no conditions at random."""
+    return ConditionalCodeGeneration(GenerateFromConditions(model=MODELS["llamagen"], blanks=0.0))
 
 
 TASKS = {
     "tokenizer": functools.partial(task_of, "tokenizer"),
     "dvae": functools.partial(task_of, "dvae"),
     "clip": functools.partial(task_of, "clip"),
-    "clip_sigmoid": lambda: WithoutFiles(AlignTextImages(model=SIGMOID, captions=TEXT, contrast="sigmoid")),
-    "dalle": functools.partial(without_blanks, "dalle"),
-    "dalle_bart": functools.partial(without_blanks, "dalle_bart"),
-    "llamagen": functools.partial(without_blanks, "llamagen"),
+    "clip_sigmoid": lambda: clip_task(AlignTextImages(model=SIGMOID, captions=UNREAD, contrast="sigmoid")),
+    "dalle": functools.partial(code_task, "dalle", blank_captions=0.0),
+    "dalle_bart": functools.partial(code_task, "dalle_bart", blank_captions=0.0),
+    "llamagen": llamagen,
 }
 WHOLE = {
     "vqgan": (functools.partial(task_of, "vqgan"), "'generator', got 4: the discriminator's batch normalisation"),
     "dvae_marginal": (
-        lambda: WithoutFiles(TokenizeImagesDvae(model=DVAE, image_size=SIDE, marginal_weight=0.5)),
+        lambda: DvaeReconstruction(TokenizeImagesDvae(model=DVAE, image_size=SIDE, marginal_weight=0.5)),
         r"'bound', got 4: task\.marginal_weight = 0\.5 weighs",
     ),
     "clip_resnet": (
-        lambda: WithoutFiles(AlignTextImages(model=RESNET, captions=TEXT)),
+        lambda: clip_task(AlignTextImages(model=RESNET, captions=UNREAD)),
         r"'align', got 4: the batch normalisation of task\.model\.vision = @ResNetConfig",
     ),
 }
 
 
-def runner_of(task: Any, accumulate: int, mesh: Mesh = Mesh(1, 1, 1)) -> tuple[CompiledTask, Layout]:  # noqa: B008 (frozen)
+def runner_of(task: Task, accumulate: int, mesh: Mesh = Mesh(1, 1, 1)) -> tuple[CompiledTask, Layout]:  # noqa: B008 (frozen)
     layout = Layout(make_mesh(mesh), Rules())
     trainer = Trainer(steps=10, schedule=ConstantRate(1e-3), optimizer=AdamW(beta1=0.0), accumulate=accumulate)
     return CompiledTask(task, trainer, layout), layout
@@ -111,7 +107,7 @@ def test_a_loss_that_needs_the_whole_batch_is_refused_in_one_line(kind):
 
 
 def test_a_share_of_images_that_a_microbatch_would_round_is_refused():
-    task = WithoutFiles(AlignTextImages(model=MODELS["clip"], captions=TEXT, reconstructed=0.375))  # 6 of 16, 1.5 of 4
+    task = clip_task(AlignTextImages(model=MODELS["clip"], captions=UNREAD, reconstructed=0.375))  # 6 of 16, 1.5 of 4
     runner, layout = runner_of(task, 4)
     with pytest.raises(UserError, match=r"task\.reconstructed = 0\.375 is a whole number .* got microbatches of 4"):
         runner.step(runner.plan.born(layout, 0), None, layout.put_batch(batch_of()))

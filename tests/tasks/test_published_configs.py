@@ -105,7 +105,7 @@ def prepared(file: Path):
     run = small(read(file))
     run = dataclasses.replace(run, mesh=Mesh(1, 1, 1), rules=Rules())
     rows = 2 * run.trainer.accumulate
-    task = run.task
+    task = run.task.open_for_plan()
     same = dataclasses.replace(run, data=dataclasses.replace(run.data, batch_size=rows))
     same = dataclasses.replace(same, trainer=dataclasses.replace(same.trainer, steps=10))
     return task, same.trainer, rows, render(same)

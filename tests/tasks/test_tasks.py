@@ -11,11 +11,15 @@ from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import Mesh, make_mesh
+from dalle_jax.parallel.rules import Rules
 from dalle_jax.tasks.caption_tokens import Captions
-from dalle_jax.tasks.generate_codes import GenerateCodes
-from dalle_jax.tasks.tokenize_images import TokenizeImages
+from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
+from dalle_jax.tasks.tokenize_images import TokenizeImages, VqvaeReconstruction
 from dalle_jax.text.sentencepiece import train_sentencepiece
 
+LAYOUT = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
 VQVAE = VqvaeConfig(downsample=4, width=8, blocks=1, codebook_size=16, code_width=4, stem="patch")
 
 
@@ -27,12 +31,20 @@ def captions(tmp_path_factory) -> Captions:
 
 
 @pytest.fixture(scope="module")
-def generate(captions) -> GenerateCodes:
-    vocabulary = captions.tokenizer(6).vocab_size
+def generate(captions) -> CodeGeneration:
+    opened = captions.open(6)
+    vocabulary = opened.tokenizer.vocab_size
     model = DalleConfig(
         text_vocab=vocabulary, text_length=6, codebook_size=16, grid=(4, 4), width=16, depth=1, heads=2, head_size=8
     )
-    return GenerateCodes(model=model, image_tokenizer="none", image_size=16, captions=captions, text_weight=0.125)
+    config = GenerateCodes(model=model, image_tokenizer="none", image_size=16, captions=captions, text_weight=0.125)
+    return CodeGeneration(config, opened, Vqvae(VQVAE, rngs=nnx.Rngs(1)))
+
+
+def changed(task: CodeGeneration, **changes) -> CodeGeneration:
+    """The task with another config; without an image tokenizer if the config names none."""
+    config = replace(task.config, **changes)
+    return CodeGeneration(config, task.captions, None if config.image_tokenizer is None else task.image_tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +61,9 @@ def batch(generate) -> dict:
 
 
 def test_the_loss_weighs_text_and_image_each_by_its_own_mean(generate, batch):
-    module, tokenizer = Dalle(generate.model, rngs=nnx.Rngs(0)), Vqvae(VQVAE, rngs=nnx.Rngs(1))
-    plain = GenerateCodes(**{**vars(generate), "blank_captions": 0.0})
-    loss, sums = plain.loss(module, tokenizer, batch, jax.random.key(0), jnp.int32(0))
+    module, tokenizer = Dalle(generate.config.model, rngs=nnx.Rngs(0)), generate.image_tokenizer
+    plain = changed(generate, blank_captions=0.0)
+    loss, sums = plain.loss(module, generate.frozen(), batch, jax.random.key(0), jnp.int32(0))
     codes = tokenizer.encode(batch["pixels"] / 255.0).reshape(4, -1)
     logits = module(batch["text"], codes)
     image, text = cross_entropy(logits.image, codes).mean(), cross_entropy(logits.text, batch["text"]).mean()
@@ -60,47 +72,51 @@ def test_the_loss_weighs_text_and_image_each_by_its_own_mean(generate, batch):
 
 
 def test_a_share_of_the_captions_is_blanked_in_training_and_none_in_evaluation(generate, batch):
-    module, tokenizer = Dalle(generate.model, rngs=nnx.Rngs(0)), Vqvae(VQVAE, rngs=nnx.Rngs(1))
-    blanking = GenerateCodes(**{**vars(generate), "blank_captions": 0.999999})
+    module = Dalle(generate.config.model, rngs=nnx.Rngs(0))
+    blanking = changed(generate, blank_captions=0.999999)
     blank = dict(batch, text=jnp.zeros_like(batch["text"]))
     key, step = jax.random.key(0), jnp.int32(0)
     np.testing.assert_allclose(
-        blanking.loss(module, tokenizer, batch, key, step)[0],
-        blanking.loss(module, tokenizer, blank, key, step)[0],
+        blanking.loss(module, generate.frozen(), batch, key, step)[0],
+        blanking.loss(module, generate.frozen(), blank, key, step)[0],
         rtol=1e-6,
     )
-    kept = blanking.evaluate(module, tokenizer, batch, key)["image_nll"][0]
-    emptied = blanking.evaluate(module, tokenizer, blank, key)["image_nll"][0]
+    kept = blanking.evaluate(module, generate.frozen(), batch, key)["image_nll"][0]
+    emptied = blanking.evaluate(module, generate.frozen(), blank, key)["image_nll"][0]
     assert abs(float(kept - emptied)) > 1e-4
 
 
 def test_the_effect_of_guidance_is_how_far_a_caption_moves_the_logits(generate, batch):
-    module, tokenizer = Dalle(generate.model, rngs=nnx.Rngs(0)), Vqvae(VQVAE, rngs=nnx.Rngs(1))
+    module, tokenizer = Dalle(generate.config.model, rngs=nnx.Rngs(0)), generate.image_tokenizer
     codes = tokenizer.encode(batch["pixels"] / 255.0).reshape(4, -1)
     moved = np.asarray(module(batch["text"], codes).image - module(jnp.zeros_like(batch["text"]), codes).image)
     expected = np.abs(moved - moved.mean(-1, keepdims=True)).mean()
-    total, weight = generate.evaluate(module, tokenizer, batch, jax.random.key(0))["guidance_effect"]
+    total, weight = generate.evaluate(module, generate.frozen(), batch, jax.random.key(0))["guidance_effect"]
     assert expected > 1e-3
     np.testing.assert_allclose(total / weight, expected, rtol=1e-4)
-    empty = generate.evaluate(module, tokenizer, dict(batch, text=jnp.zeros_like(batch["text"])), jax.random.key(0))
+    empty = generate.evaluate(
+        module, generate.frozen(), dict(batch, text=jnp.zeros_like(batch["text"])), jax.random.key(0)
+    )
     np.testing.assert_allclose(empty["guidance_effect"][0], 0.0, atol=1e-3)
-    unguided = GenerateCodes(**{**vars(generate), "blank_captions": 0.0})
-    assert "guidance_effect" not in unguided.evaluate(module, tokenizer, batch, jax.random.key(0))
+    unguided = changed(generate, blank_captions=0.0)
+    assert "guidance_effect" not in unguided.evaluate(module, generate.frozen(), batch, jax.random.key(0))
 
 
 def test_the_loss_is_also_told_as_a_share_of_guessing(generate, batch):
-    module, tokenizer = Dalle(generate.model, rngs=nnx.Rngs(0)), Vqvae(VQVAE, rngs=nnx.Rngs(1))
-    sums = generate.loss(module, tokenizer, batch, jax.random.key(0), jnp.int32(0))[1]
+    module = Dalle(generate.config.model, rngs=nnx.Rngs(0))
+    sums = generate.loss(module, generate.frozen(), batch, jax.random.key(0), jnp.int32(0))[1]
     total, weight = sums["image_nll_of_uniform"]
     np.testing.assert_allclose(total / weight * np.log(16), sums["image_nll"][0] / sums["image_nll"][1], rtol=1e-5)
 
 
 def test_no_gradient_reaches_the_frozen_tokenizer(generate, batch):
-    module, tokenizer = Dalle(generate.model, rngs=nnx.Rngs(0)), Vqvae(VQVAE, rngs=nnx.Rngs(1))
+    module, tokenizer = Dalle(generate.config.model, rngs=nnx.Rngs(0)), generate.image_tokenizer
     graph, state = nnx.split(tokenizer, nnx.Param, ...)[0], nnx.split(tokenizer, nnx.Param, ...)[1:]
 
     def loss(params):
-        return generate.loss(module, nnx.merge(graph, params, *state[1:]), batch, jax.random.key(0), jnp.int32(0))[0]
+        return generate.loss(
+            module, {"image_tokenizer": nnx.merge(graph, params, *state[1:])}, batch, jax.random.key(0), jnp.int32(0)
+        )[0]
 
     leaves = jax.tree.leaves(jax.grad(loss)(state[0]))
     assert leaves
@@ -108,11 +124,11 @@ def test_no_gradient_reaches_the_frozen_tokenizer(generate, batch):
 
 
 def test_reconstruction_loss_is_what_its_docstring_says():
-    task = TokenizeImages(model=VQVAE, image_size=16, l2=2.0, l1=0.5)
+    task = VqvaeReconstruction(TokenizeImages(model=VQVAE, image_size=16, l2=2.0, l1=0.5))
     module, twin = Vqvae(VQVAE, rngs=nnx.Rngs(0)), Vqvae(VQVAE, rngs=nnx.Rngs(0))
     pixels = np.random.default_rng(1).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
     key = jax.random.key(0)
-    loss, sums = task.loss(module, None, {"pixels": jnp.asarray(pixels)}, key, jnp.int32(0))
+    loss, sums = task.loss(module, {}, {"pixels": jnp.asarray(pixels)}, key, jnp.int32(0))
     out = twin(jnp.asarray(pixels, jnp.float32) / 255.0)
     error = np.asarray(pixels / 255.0 - out.reconstruction)
     expected = 2.0 * np.mean(error**2) + 0.5 * np.mean(np.abs(error)) + float(out.commitment)
@@ -126,8 +142,8 @@ def test_an_image_size_that_does_not_divide_is_refused():
 
 
 def test_codes_written_ahead_train_as_their_images_do(generate, batch):
-    module, tokenizer = Dalle(generate.model, rngs=nnx.Rngs(0)), Vqvae(VQVAE, rngs=nnx.Rngs(1))
-    ahead = GenerateCodes(**{**vars(generate), "image_tokenizer": None, "image_size": None})
+    module, tokenizer = Dalle(generate.config.model, rngs=nnx.Rngs(0)), generate.image_tokenizer
+    ahead = changed(generate, image_tokenizer=None, image_size=None)
     codes = np.asarray(tokenizer.encode(batch["pixels"] / 255.0))  # [B h w]
     prepared = ahead.prepare({"codes": list(codes), "caption": ["a red circle", "a blue square"] * 2}, None)
     spec = ahead.batch_spec(4)
@@ -136,24 +152,24 @@ def test_codes_written_ahead_train_as_their_images_do(generate, batch):
     }
     prepared = {name: jnp.asarray(rows) for name, rows in prepared.items()}
     key, step = jax.random.key(0), jnp.int32(0)
-    images = generate.loss(module, tokenizer, batch, key, step)
-    np.testing.assert_allclose(ahead.loss(module, None, prepared, key, step)[0], images[0], rtol=1e-6)
-    expected = generate.evaluate(module, tokenizer, batch, key)["image_nll"]
-    np.testing.assert_allclose(ahead.evaluate(module, None, prepared, key)["image_nll"], expected, rtol=1e-6)
-    assert ahead.frozen() is None and ahead.images(module, None, prepared, key) is None
+    images = generate.loss(module, generate.frozen(), batch, key, step)
+    np.testing.assert_allclose(ahead.loss(module, {}, prepared, key, step)[0], images[0], rtol=1e-6)
+    expected = generate.evaluate(module, generate.frozen(), batch, key)["image_nll"]
+    np.testing.assert_allclose(ahead.evaluate(module, {}, prepared, key)["image_nll"], expected, rtol=1e-6)
+    assert ahead.frozen() == {} and ahead.images(module, {}, prepared, key) is None
     assert b"needs = {}" in ahead.model_files()["model.gin"]
 
 
 @pytest.mark.parametrize(
     ("codes", "says"),
     [
-        (None, "the data must hold codes; it holds caption, image"),
-        (np.full((4, 4), 16), r"expected 16 codes \(grid \(4, 4\)\) from 0 to 15, the data gives 16 from 16 to 16"),
-        (np.zeros((2, 4), int), "the data gives 8 from 0 to 0"),
+        (None, "expected precomputed codes, .* got examples with caption, image"),
+        (np.full((4, 4), 16), r"expected 16 codes \(task\.model\.grid \(4, 4\)\) from 0 to 15, got 16 from 16 to 16"),
+        (np.zeros((2, 4), int), "got 8 from 0 to 0"),
     ],
 )
 def test_data_without_the_codes_that_a_model_is_for_is_an_error(generate, codes, says):
-    ahead = GenerateCodes(**{**vars(generate), "image_tokenizer": None, "image_size": None})
+    ahead = changed(generate, image_tokenizer=None, image_size=None)
     examples = {"caption": ["a red circle"]} | ({"image": [None]} if codes is None else {"codes": [codes]})
     with pytest.raises(UserError, match=says):
         ahead.prepare(examples, None)
@@ -167,17 +183,18 @@ def test_data_without_the_codes_that_a_model_is_for_is_an_error(generate, codes,
     ],
 )
 def test_half_of_a_tokenizer_is_an_error(generate, changes, says):
-    settings = vars(generate) | changes
+    settings = vars(generate.config) | changes
     if settings["model"] == "wide":
-        settings["model"] = replace(generate.model, code_width=4)
+        settings["model"] = replace(generate.config.model, code_width=4)
     with pytest.raises(ValueError, match=says):
         GenerateCodes(**settings)
 
 
-def test_a_model_that_reads_another_padding_than_the_text_tokenizers_is_refused(generate, captions):
+def test_a_model_that_reads_another_padding_than_the_text_tokenizers_is_refused(captions):
     model = DalleBartConfig(
-        text_vocab=generate.model.text_vocab, text_length=6, codebook_size=16, grid=(4, 4), width=16, encoder_layers=1,
-        encoder_heads=2, encoder_hidden=8, decoder_layers=1, decoder_heads=2, decoder_hidden=8, pad_id=1,
+        text_vocab=captions.open(6).tokenizer.vocab_size, text_length=6, codebook_size=16, grid=(4, 4), width=16,
+        encoder_layers=1, encoder_heads=2, encoder_hidden=8, decoder_layers=1, decoder_heads=2, decoder_hidden=8,
+        pad_id=1,
     )  # fmt: skip
     with pytest.raises(UserError, match=r"expected a text tokenizer that pads with id 1.* got SentencePieceModel"):
-        GenerateCodes(model=model, captions=captions).init(nnx.Rngs(0))
+        GenerateCodes(model=model, captions=captions).open(LAYOUT)

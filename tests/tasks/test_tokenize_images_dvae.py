@@ -10,37 +10,38 @@ from flax import nnx
 from dalle_jax.losses.logit_laplace import map_pixels, negative_log_likelihood
 from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform, marginal_kl_from_uniform
 from dalle_jax.models.dvae import Dvae, DvaeConfig
-from dalle_jax.tasks.tokenize_images_dvae import Cosine, TokenizeImagesDvae
+from dalle_jax.tasks.tokenize_images_dvae import Cosine, DvaeReconstruction, TokenizeImagesDvae
 
 MODEL = DvaeConfig(width=16, codebook_size=16, code_width=16, groups=3, blocks=1)
-TASK = TokenizeImagesDvae(model=MODEL, image_size=16)
+CONFIG = TokenizeImagesDvae(model=MODEL, image_size=16)
+TASK = DvaeReconstruction(CONFIG)
 PIXELS = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8))
 
 
 def test_the_paper_s_schedules_begin_and_end_where_they_should():
-    at = [float(TASK.temperature.value(jnp.int32(step))) for step in (0, 75_000, 150_000, 2_000_000)]
+    at = [float(CONFIG.temperature.value(jnp.int32(step))) for step in (0, 75_000, 150_000, 2_000_000)]
     np.testing.assert_allclose(at, [1.0, (1 + 1 / 16) / 2, 1 / 16, 1 / 16], rtol=1e-5)
-    at = [float(TASK.kl_weight.value(jnp.int32(step))) for step in (0, 1250, 5000, 5001)]
+    at = [float(CONFIG.kl_weight.value(jnp.int32(step))) for step in (0, 1250, 5000, 5001)]
     np.testing.assert_allclose(at, [0.0, 6.6 * (1 - np.cos(np.pi / 4)) / 2, 6.6, 6.6], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("step", [0, 2500, 10_000])
 def test_the_loss_is_the_bound_per_value_of_the_image(step):
     module, key = TASK.init(nnx.Rngs(0)), jax.random.key(1)
-    loss, sums = TASK.loss(module, None, {"pixels": PIXELS}, key, jnp.int32(step))
+    loss, sums = TASK.loss(module, {}, {"pixels": PIXELS}, key, jnp.int32(step))
     logits = module.logits(PIXELS / 255.0)
-    drawn = module.decoder.soft(gumbel_softmax(logits, TASK.temperature.value(jnp.int32(step)), key))
+    drawn = module.decoder.soft(gumbel_softmax(logits, CONFIG.temperature.value(jnp.int32(step)), key))
     nll = negative_log_likelihood(map_pixels(PIXELS / 255.0), drawn.mean, drawn.log_scale)
-    whole = (nll.sum() + TASK.kl_weight.value(jnp.int32(step)) * kl_from_uniform(logits).sum()) / nll.size
+    whole = (nll.sum() + CONFIG.kl_weight.value(jnp.int32(step)) * kl_from_uniform(logits).sum()) / nll.size
     np.testing.assert_allclose(loss, whole, rtol=1e-5)
     np.testing.assert_allclose(sums["elb"][0], -(nll.sum() + kl_from_uniform(logits).sum()) / nll.size, rtol=1e-5)
     assert float(sums["temperature"][0]) <= 1.0
 
 
 def test_choices_of_ours_bend_the_log_scale_and_add_the_marginal_s_divergence():
-    ours = dataclasses.replace(TASK, log_scale_floor=-1.0, marginal_weight=0.5)
+    ours = DvaeReconstruction(dataclasses.replace(CONFIG, log_scale_floor=-1.0, marginal_weight=0.5))
     module, key = ours.init(nnx.Rngs(0)), jax.random.key(1)
-    loss, sums = ours.loss(module, None, {"pixels": PIXELS}, key, jnp.int32(0))
+    loss, sums = ours.loss(module, {}, {"pixels": PIXELS}, key, jnp.int32(0))
     logits = module.logits(PIXELS / 255.0)
     drawn = module.decoder.soft(gumbel_softmax(logits, jnp.float32(1.0), key))
     bent = jnp.log1p(jnp.exp(drawn.log_scale + 1.0)) - 1.0
@@ -67,9 +68,8 @@ def test_a_temperature_of_nothing_and_a_schedule_of_no_steps_are_refused():
 
 
 def test_it_learns_four_images_of_flat_squares():
-    task = TokenizeImagesDvae(
-        model=MODEL, image_size=16, temperature=Cosine(1.0, 0.1, 150), kl_weight=Cosine(0.0, 0.0, 1)
-    )
+    config = dataclasses.replace(CONFIG, temperature=Cosine(1.0, 0.1, 150), kl_weight=Cosine(0.0, 0.0, 1))
+    task = DvaeReconstruction(config)
     squares = np.random.default_rng(3).choice(np.array([0, 90, 180, 255], np.uint8), (4, 4, 4, 3))
     batch = {"pixels": jnp.asarray(squares.repeat(4, axis=1).repeat(4, axis=2))}
     graph, params = nnx.split(task.init(nnx.Rngs(0)))
@@ -78,7 +78,7 @@ def test_it_learns_four_images_of_flat_squares():
     @jax.jit
     def step(params, moments, index):
         def loss(params):
-            return task.loss(nnx.merge(graph, params), None, batch, jax.random.key(index), index)
+            return task.loss(nnx.merge(graph, params), {}, batch, jax.random.key(index), index)
 
         gradients, sums = jax.grad(loss, has_aux=True)(params)
         updates, moments = optimizer.update(gradients, moments, params)
@@ -88,7 +88,7 @@ def test_it_learns_four_images_of_flat_squares():
     for index in range(200):
         params, moments, value = step(params, moments, index)
         values.append(float(value))
-    before = task.evaluate(task.init(nnx.Rngs(0)), None, batch, jax.random.key(0))["psnr"]
-    after = task.evaluate(nnx.merge(graph, params), None, batch, jax.random.key(0))["psnr"]
+    before = task.evaluate(task.init(nnx.Rngs(0)), {}, batch, jax.random.key(0))["psnr"]
+    after = task.evaluate(nnx.merge(graph, params), {}, batch, jax.random.key(0))["psnr"]
     assert values[-1] < values[0] - 0.5
     assert float(after[0] / after[1]) > float(before[0] / before[1]) + 2.0

@@ -8,15 +8,22 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.losses.adversarial import pyramid_distance
 from dalle_jax.models.patch_discriminator import DiscriminatorConfig
 from dalle_jax.models.vqgan import VqganConfig
-from dalle_jax.tasks.tokenize_images_gan import Adversary, ImportedLpips, Pyramid, TokenizeImagesGan
+from dalle_jax.tasks.tokenize_images_gan import (
+    Adversary,
+    ImportedLpips,
+    Pyramid,
+    TokenizeImagesGan,
+    VqganReconstruction,
+)
 
 MODEL = VqganConfig(
     width=32, multipliers=(1,), blocks=1, attention_levels=(), latent_width=4, code_width=4, codebook_size=8
 )
 ADVERSARY = Adversary(network=DiscriminatorConfig(width=4, layers=1), start=10, weight=0.7)
-TASK = TokenizeImagesGan(
+CONFIG = TokenizeImagesGan(
     model=MODEL, image_size=8, perceptual=Pyramid(levels=2, weight=0.5), adversary=ADVERSARY, l2=0.3
 )
+TASK = VqganReconstruction(CONFIG, lpips=None)
 BATCH = {"pixels": jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8))}
 VALUES = BATCH["pixels"] / 127.5 - 1
 KEY = jax.random.key(0)
@@ -75,7 +82,7 @@ def test_the_tokenizer_s_loss_and_gradient_are_those_of_the_sum_with_the_adaptiv
     weight = 0.7 * ratio.clip(0, 1e4) * (step >= 10)
 
     def loss(state):
-        return TASK.generator_loss(nnx.merge(graph, state), None, BATCH, KEY, jnp.int32(step))
+        return TASK.generator_loss(nnx.merge(graph, state), {}, BATCH, KEY, jnp.int32(step))
 
     found, sums = jax.jit(jax.grad(loss, has_aux=True))(state)
     np.testing.assert_allclose(sums["adversary/weight"][0], weight, rtol=1e-3)
@@ -91,7 +98,7 @@ def test_the_discriminator_learns_the_hinge_loss_once_it_plays(split, step):
     drawn = drawn_by(players.generator)[0]
     real, fake = players.discriminator(VALUES), players.discriminator(drawn)
     expected = 0.5 * (jnp.maximum(0, 1 - real).mean() + jnp.maximum(0, 1 + fake).mean()) * (step >= 10)
-    loss, sums = TASK.discriminator_loss(players, None, BATCH, KEY, jnp.int32(step))
+    loss, sums = TASK.discriminator_loss(players, {}, BATCH, KEY, jnp.int32(step))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(sums["discriminator/real"][0], real.mean(), rtol=1e-5)
 
@@ -106,13 +113,15 @@ def test_its_objectives_share_out_all_parameters_between_them(split):
 def test_what_stands_in_for_lpips_is_said_and_nothing_stands_in_unasked(tmp_path, capsys):
     absent = str(tmp_path / "none")
     told = TokenizeImagesGan(model=MODEL, image_size=8, perceptual=ImportedLpips(absent, otherwise=Pyramid()))
-    assert told.frozen() is None
+    assert told.open_for_plan().frozen() == {}
     said = capsys.readouterr().err
     assert f"expected LPIPS's weights in {absent}, found none" in said and "NOT LPIPS" in said
-    assert TASK.frozen() is None and "NOT LPIPS" in capsys.readouterr().err
+    assert CONFIG.open_for_plan().frozen() == {} and "NOT LPIPS" in capsys.readouterr().err
     silent = TokenizeImagesGan(model=MODEL, image_size=8, perceptual=ImportedLpips(absent))
-    with pytest.raises(UserError, match=r"import lpips SOURCE .* or name what to train with instead"):
-        silent.frozen()
+    with pytest.raises(UserError, match=r"import lpips SOURCE .* or name a distance to train with instead"):
+        silent.open_for_plan()
+    with pytest.raises(ValueError, match="lpips: expected a network"):
+        VqganReconstruction(silent, lpips=None)
 
 
 def test_a_pyramid_that_the_image_has_no_room_for_is_refused():

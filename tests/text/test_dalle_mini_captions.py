@@ -114,4 +114,4 @@ def test_normalize_text_in_a_published_config_chooses_cleaning():
         ({"normalize_text": False}, "none"),
         ({}, "none"),
     ):
-        assert dalle_mini.vocabulary_of(flags) == BartBpe(cleaning=cleaning)
+        assert dalle_mini.vocabulary_for(flags) == BartBpe(cleaning=cleaning)

@@ -11,7 +11,7 @@ from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.text.sentencepiece import train_sentencepiece
 from dalle_jax.train.task import ReadsCaptions
 from tests.train.runs import run
-from tests.train.toy import Toy
+from tests.train.toy import Toy, layout
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def test_a_task_counts_the_captions_that_it_cuts(tmp_path: Path):
     model = DalleConfig(
         text_vocab=30, text_length=2, codebook_size=16, grid=(4, 4), width=16, depth=1, heads=2, head_size=8
     )
-    task = GenerateCodes(model=model, captions=Captions(file=str(file)), blank_captions=0.0)
+    config = GenerateCodes(model=model, captions=Captions(file=str(file)), blank_captions=0.0)
+    task = config.open(layout())
     examples = {"codes": [[0] * 16] * 3, "caption": ["a", "a red circle", "a blue square"]}
     task.prepare(examples, None)
     assert isinstance(task, ReadsCaptions)

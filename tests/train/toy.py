@@ -63,8 +63,8 @@ class Toy:
     def init(self, rngs: nnx.Rngs) -> Model:
         return Model(self.width, rngs)
 
-    def frozen(self) -> Model | None:
-        return Model(8, nnx.Rngs(7)) if self.fixed else None
+    def frozen(self) -> dict[str, nnx.Module]:
+        return {"offset": Model(8, nnx.Rngs(7))} if self.fixed else {}
 
     def objectives(self) -> tuple[Objective, ...]:
         return (Objective("fit", nnx.Param, self.loss, microbatches=UpdateOnce(self.errors, self.see)),)
@@ -78,7 +78,7 @@ class Toy:
         module.see(x)
 
     def errors(self, module: Any, frozen: Any, batch: Any, key: Any, step: Any) -> Any:
-        offset = 0.0 if frozen is None else frozen(batch["x"])
+        offset = frozen["offset"](batch["x"]) if frozen else 0.0
         jitter = self.noise * jax.random.uniform(key, batch["y"].shape) if self.noise else 0.0
         squared = (module.predict(batch["x"]) + offset - batch["y"] - jitter) ** 2
         return squared.mean(), {"loss": (squared.sum(), squared.size), "steps_seen": (step, 1)}, batch["x"]

@@ -14,7 +14,7 @@ import numpy as np
 from dalle_jax.arrays import Float, UInt8
 from dalle_jax.evaluate.metrics.judging import Judge
 from dalle_jax.evaluate.metrics.shares import Share, share_of
-from dalle_jax.pipelines.rerank import CANDIDATE_COUNTS, choice_among_first
+from dalle_jax.pipelines.ranker import CANDIDATE_COUNTS, choice_among_first
 from dalle_jax.scenes import grammar
 from dalle_jax.scenes.judge import Judgement, judge
 

@@ -16,7 +16,8 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.metrics.reconstruction import Reconstruction, measure_reconstruction
 from dalle_jax.evaluate.suites.drawing import Drawing
 from dalle_jax.evaluate.suites.findings import Candidate, ReconstructedImage, Sample, SampleGroup
-from dalle_jax.pipelines.text_to_image import Generation, Pipeline
+from dalle_jax.evaluate.suites.pipeline_parts import ImageSampler, Likelihood, Reconstructor, TextImageEncoder
+from dalle_jax.pipelines.request import Generation
 
 TOP = (1, 5)
 
@@ -107,16 +108,22 @@ def retrieved_among(similarity: Float[np.ndarray, "n m"], captions: list[str], t
 
 
 def evaluate_captioned(
-    pipeline: Pipeline, config: EvaluateCaptioned, batches: Iterable[CaptionedBatch], say: Callable[[str], None]
+    sampler: ImageSampler,
+    codec: Reconstructor,
+    clip: TextImageEncoder,
+    likelihood: Likelihood,
+    config: EvaluateCaptioned,
+    batches: Iterable[CaptionedBatch],
+    say: Callable[[str], None],
 ) -> CaptionedFindings:
-    """Measure on ``batches`` of held-out examples, at least one (data/loader.py); needs a CLIP."""
+    """Measure on ``batches`` of held-out examples, at least one (data/loader.py); ``say`` takes a line of progress."""
     images: list[np.ndarray] = []
     captions: list[str] = []
     for batch in batches:
         pixels = np.stack(batch["image"])
-        if pixels.shape[1:3] != (pipeline.side, pipeline.side):
+        if pixels.shape[1:3] != (sampler.side, sampler.side):
             size = pixels.shape[1:3]
-            raise UserError(f"held-out images: expected {pipeline.side} px a side, the model's size, got {size}")
+            raise UserError(f"held-out images: expected {sampler.side} px a side, the model's size, got {size}")
         images.append(pixels)
         captions += batch["caption"]
     config, lowered = fitted(config, len(captions))
@@ -124,14 +131,14 @@ def evaluate_captioned(
         say(line)
     originals = np.concatenate(images)
     among = min(config.among, len(captions))
-    found = _retrieved(pipeline, originals, captions, among)
-    copies = pipeline.reconstruct(originals)
+    found = _retrieved(clip, originals, captions, among)
+    copies = codec.reconstruct(originals)
     reconstruction = measure_reconstruction(originals, copies)
     say(f"reconstruction {reconstruction.psnr:.1f} dB over {len(originals)} held-out images")
-    nats = pipeline.nats(originals, captions)
+    nats = likelihood.nats(originals, captions)
     shuffled = np.random.default_rng(config.seed).permutation(len(captions))
-    other = pipeline.nats(originals, [captions[i] for i in shuffled])
-    drawn = pipeline.draw(config.drawing.requests(tuple(captions[: config.captions]), config.seed))
+    other = likelihood.nats(originals, [captions[i] for i in shuffled])
+    drawn = sampler.draw(config.drawing.requests(tuple(captions[: config.captions]), config.seed))
     compared = captions[: config.among]
     findings = CaptionedFindings(
         reconstruction=reconstruction,
@@ -142,8 +149,8 @@ def evaluate_captioned(
         retrieval_among=among,
         image_nll=float(nats.mean()),
         image_nll_other=float(other.mean()),
-        first_found=_share(_found(pipeline, drawn, [one.candidates[0] for one in drawn], compared)),
-        chosen_found=_share(_found(pipeline, drawn, [one.candidates[one.chosen[0]] for one in drawn], compared)),
+        first_found=_share(_found(clip, drawn, [one.candidates[0] for one in drawn], compared)),
+        chosen_found=_share(_found(clip, drawn, [one.candidates[one.chosen[0]] for one in drawn], compared)),
         found_among=len(compared),
     )
     for name, value in findings.scalars().items():
@@ -151,14 +158,14 @@ def evaluate_captioned(
     return findings
 
 
-def draw_trained_captions(pipeline: Pipeline, config: EvaluateCaptioned, captions: list[str]) -> SampleGroup:
+def draw_trained_captions(sampler: ImageSampler, config: EvaluateCaptioned, captions: list[str]) -> SampleGroup:
     """Draw captions of the training images, for a report where no images are held out."""
-    drawn = pipeline.draw(config.drawing.requests(tuple(captions), config.seed))
+    drawn = sampler.draw(config.drawing.requests(tuple(captions), config.seed))
     return _group("Captions of training images, since none are held out", drawn)
 
 
 def _retrieved(
-    pipeline: Pipeline, images: UInt8[np.ndarray, "N H W 3"], captions: list[str], among: int
+    clip: TextImageEncoder, images: UInt8[np.ndarray, "N H W 3"], captions: list[str], among: int
 ) -> dict[int, Float[np.ndarray, " N"] | None]:
     """Return for each of ``TOP`` whether each image's caption is found; None if ``among`` is no larger.
 
@@ -168,7 +175,7 @@ def _retrieved(
     for start in range(0, len(captions), among):
         own = range(start, min(start + among, len(captions)))
         texts = [captions[i] for i in (*own, *range(among - len(own)))]
-        similarity = pipeline.similarity(images[own.start : own.stop], texts)
+        similarity = clip.similarity(images[own.start : own.stop], texts)
         for top, outcomes in found.items():
             outcomes.append(retrieved_among(similarity, texts, top))
     return {top: np.concatenate(found[top]) if top in found else None for top in TOP}
@@ -179,12 +186,12 @@ def _share(outcomes: Float[np.ndarray, " n"] | Bool[np.ndarray, " n"] | None) ->
 
 
 def _found(
-    pipeline: Pipeline, drawn: list[Generation], images: list[np.ndarray], captions: list[str]
+    clip: TextImageEncoder, drawn: list[Generation], images: list[np.ndarray], captions: list[str]
 ) -> Bool[np.ndarray, " n"] | None:
     """Return for which generated images CLIP finds their prompt most similar; None for a single caption."""
     if len(captions) < 2:
         return None
-    best = pipeline.similarity(np.stack(images), captions).argmax(axis=1)
+    best = clip.similarity(np.stack(images), captions).argmax(axis=1)
     return np.array([captions[i] == one.prompt for i, one in zip(best, drawn, strict=True)])
 
 

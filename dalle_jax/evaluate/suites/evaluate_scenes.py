@@ -21,7 +21,8 @@ from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.evaluate.metrics.zero_shot import class_vectors
 from dalle_jax.evaluate.suites.drawing import Drawing
 from dalle_jax.evaluate.suites.findings import Candidate, GuidancePoint, ReconstructedImage, Sample, SampleGroup
-from dalle_jax.pipelines.text_to_image import Generation, Pipeline
+from dalle_jax.evaluate.suites.pipeline_parts import ImageSampler, Reconstructor, TextImageEncoder
+from dalle_jax.pipelines.request import Generation
 from dalle_jax.scenes import grammar
 from dalle_jax.scenes.rendering import render
 from dalle_jax.scenes.scene import COLOURS, SHAPES, SIZES, Scene, SceneObject
@@ -94,23 +95,29 @@ class SceneFindings:
         }
 
 
-def evaluate_scenes(pipeline: Pipeline, config: EvaluateScenes, say: Callable[[str], None]) -> SceneFindings:
-    """Generate, judge and count; ``say`` takes a line of progress. The pipeline needs a CLIP."""
-    reconstruction, shown = _reconstruct(pipeline, config)
+def evaluate_scenes(
+    sampler: ImageSampler,
+    codec: Reconstructor,
+    clip: TextImageEncoder,
+    config: EvaluateScenes,
+    say: Callable[[str], None],
+) -> SceneFindings:
+    """Generate, judge and count; ``say`` takes a line of progress. The sampler must rank its candidates."""
+    reconstruction, shown = _reconstruct(codec, sampler.side, config)
     say(f"reconstruction {reconstruction.psnr:.1f} dB")
     cells: list[Cell] = []
     groups: list[SampleGroup] = []
     for level in config.levels:
         for split in SPLITS:
             captions = evaluation_captions(level, split, config.captions, config.seed)
-            cell, judged, drawn = _draw_cell(pipeline, level, split, captions, config.drawing, config.seed)
+            cell, judged, drawn = _draw_cell(sampler, level, split, captions, config.drawing, config.seed)
             if config.many_captions:
-                cell = _with_many(pipeline, cell, drawn[: config.many_captions], config)
+                cell = _with_many(sampler, cell, drawn[: config.many_captions], config)
             cells.append(cell)
             groups.append(_group(level, split, judged[: config.shown], drawn[: config.shown], cell.chosen_of))
             say(f"level {level} {split}: first candidate {_percent(cell.first)}, CLIP's choice {_percent(cell.chosen)}")
-    points = _guidance_points(pipeline, config)
-    zero_shot, ensemble = (_zero_shot(pipeline, config, captions) for captions in (1, None))
+    points = _guidance_points(sampler, config)
+    zero_shot, ensemble = (_zero_shot(codec, clip, sampler.side, config, captions) for captions in (1, None))
     say(f"CLIP's zero-shot accuracy on level 1: {_percent(zero_shot)}, with prompt ensemble {_percent(ensemble)}")
     composition = Composition(tuple(cells))
     return SceneFindings(
@@ -125,9 +132,9 @@ def evaluate_scenes(pipeline: Pipeline, config: EvaluateScenes, say: Callable[[s
 
 
 def _draw_cell(
-    pipeline: Pipeline, level: int, split: Split, captions: tuple[str, ...], drawing: Drawing, seed: int
+    sampler: ImageSampler, level: int, split: Split, captions: tuple[str, ...], drawing: Drawing, seed: int
 ) -> tuple[Cell, tuple[JudgedCaption, ...], list[Generation]]:
-    drawn = pipeline.draw(drawing.requests(captions, seed))
+    drawn = sampler.draw(drawing.requests(captions, seed))
     cell, judged = measure_cell(level, split, captions, *_candidates(drawn))
     return cell, judged, drawn
 
@@ -138,7 +145,7 @@ def _candidates(drawn: list[Generation]) -> tuple[UInt8[np.ndarray, "P M H W 3"]
     return np.stack([one.candidates for one in drawn]), np.stack(scores)
 
 
-def _with_many(pipeline: Pipeline, cell: Cell, drawn: list[Generation], config: EvaluateScenes) -> Cell:
+def _with_many(sampler: ImageSampler, cell: Cell, drawn: list[Generation], config: EvaluateScenes) -> Cell:
     """Return the cell with CLIP's choice among ``many_candidates`` added, over fewer captions than its other shares.
 
     The candidates in ``drawn`` are kept; only the missing ones are generated.
@@ -146,15 +153,16 @@ def _with_many(pipeline: Pipeline, cell: Cell, drawn: list[Generation], config: 
     captions = tuple(one.prompt for one in drawn)
     first = config.drawing.candidates
     requests = config.drawing.requests(captions, config.seed)
-    missing = [replace(one, candidates=config.many_candidates - first, first=first) for one in requests]
-    both = zip(_candidates(drawn), _candidates(pipeline.draw(missing)), strict=True)
+    more_of = {"candidates": config.many_candidates - first, "first": first}
+    missing = [replace(one, options=replace(one.options, **more_of)) for one in requests]
+    both = zip(_candidates(drawn), _candidates(sampler.draw(missing)), strict=True)
     images, scores = (np.concatenate(pair, axis=1) for pair in both)
     many = measure_cell(cell.level, cell.split, captions, images, scores)[0]
     more = {n: share for n, share in many.reranked.items() if n not in cell.reranked}
     return replace(cell, reranked=cell.reranked | more)
 
 
-def _guidance_points(pipeline: Pipeline, config: EvaluateScenes) -> tuple[GuidancePoint, ...]:
+def _guidance_points(sampler: ImageSampler, config: EvaluateScenes) -> tuple[GuidancePoint, ...]:
     """Generate one candidate per caption at every scale, with one call for all scales of a cell."""
     cells: dict[float, list[Cell]] = {scale: [] for scale in config.guidances}
     for level, split in itertools.product(config.levels, SPLITS):
@@ -164,7 +172,7 @@ def _guidance_points(pipeline: Pipeline, config: EvaluateScenes) -> tuple[Guidan
             for scale in config.guidances
             for one in replace(config.drawing, guidance=scale, candidates=1).requests(captions, config.seed)
         ]
-        drawn = pipeline.draw(requests)
+        drawn = sampler.draw(requests)
         for number, scale in enumerate(config.guidances):
             own = drawn[number * len(captions) : (number + 1) * len(captions)]
             cells[scale].append(measure_cell(level, split, captions, *_candidates(own))[0])
@@ -192,17 +200,19 @@ def _group(
     return SampleGroup(title, tuple(samples), level, split)
 
 
-def _reconstruct(pipeline: Pipeline, config: EvaluateScenes) -> tuple[Reconstruction, tuple[ReconstructedImage, ...]]:
+def _reconstruct(
+    codec: Reconstructor, side: int, config: EvaluateScenes
+) -> tuple[Reconstruction, tuple[ReconstructedImage, ...]]:
     originals, captions, levels = [], [], []
     for level in config.levels:
         rng = np.random.default_rng((config.seed, 1, level))
         for _ in range(config.reconstructions):
             scene = grammar.sample_scene(level, rng, "validation")
-            originals.append(render(scene, pipeline.side, rng))
+            originals.append(render(scene, side, rng))
             captions.append(grammar.caption(scene, rng))
             levels.append(level)
     images = np.stack(originals)
-    copies = pipeline.reconstruct(images)
+    copies = codec.reconstruct(images)
     shown = [
         ReconstructedImage(images[i], copies[i], captions[i])
         for start in range(0, len(images), config.reconstructions)
@@ -211,15 +221,17 @@ def _reconstruct(pipeline: Pipeline, config: EvaluateScenes) -> tuple[Reconstruc
     return measure_reconstruction(images, copies, captions, levels), tuple(shown)
 
 
-def _zero_shot(pipeline: Pipeline, config: EvaluateScenes, captions: int | None) -> Share:
+def _zero_shot(
+    codec: Reconstructor, clip: TextImageEncoder, side: int, config: EvaluateScenes, captions: int | None
+) -> Share:
     """Classify images of level 1 among all scenes of the level, with ``captions`` captions per scene (None: all)."""
     rng = np.random.default_rng((config.seed, 2))
     scenes = [grammar.sample_scene(1, rng, "validation") for _ in range(config.reconstructions)]
-    images = pipeline.reconstruct(np.stack([render(scene, pipeline.side, rng) for scene in scenes]))
+    images = codec.reconstruct(np.stack([render(scene, side, rng) for scene in scenes]))
     things = itertools.product(COLOURS, SHAPES, SIZES)
     classes = [Scene(1, "single", (SceneObject(colour, shape, size),)) for colour, shape, size in things]
-    vectors = class_vectors(pipeline.text_vectors, [grammar.captions(scene)[:captions] for scene in classes])
-    best = (pipeline.image_vectors(images) @ vectors.T).argmax(axis=1)  # [B]
+    vectors = class_vectors(clip.text_vectors, [grammar.captions(scene)[:captions] for scene in classes])
+    best = (clip.image_vectors(images) @ vectors.T).argmax(axis=1)  # [B]
     return share_of(classes[int(one)] == scene for one, scene in zip(best, scenes, strict=True))
 
 

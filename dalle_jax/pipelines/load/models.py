@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import get_args
 
 from flax import nnx
 
@@ -11,13 +11,16 @@ from dalle_jax.config.bind import loads
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
 from dalle_jax.models.clip import Clip, ClipConfig
-from dalle_jax.models.dalle import Dalle, DalleConfig
-from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
-from dalle_jax.models.dvae import Dvae, DvaeConfig
-from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
+from dalle_jax.models.code_generator import CodeGenerator
+from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.lpips import Lpips, LpipsConfig
-from dalle_jax.models.vqgan import Vqgan, VqganConfig
-from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
+from dalle_jax.models.model_configs import (
+    AnyModelConfig,
+    CodeGeneratorConfig,
+    ImageTokenizerConfig,
+    ModelConfig,
+    Network,
+)
 from dalle_jax.storage import Place
 from dalle_jax.train.checkpoints.checkpoints import load_params
 
@@ -30,16 +33,7 @@ class ModelFile:
     whose codes it generates. ``prefix`` (such as "generator.") is the path of the network within the trained module.
     """
 
-    model: (
-        VqvaeConfig
-        | DvaeConfig
-        | VqganConfig
-        | DalleConfig
-        | DalleBartConfig
-        | LlamaGenConfig
-        | ClipConfig
-        | LpipsConfig
-    )
+    model: AnyModelConfig
     needs: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
 
@@ -73,27 +67,6 @@ def absolute_needs(**folders: str | None) -> dict[str, str]:
     return {name: str(storage.absolute(storage.place(folder))) for name, folder in given.items()}
 
 
-NETWORKS: dict[type, Any] = {
-    VqvaeConfig: Vqvae,
-    DvaeConfig: Dvae,
-    VqganConfig: Vqgan,
-    LpipsConfig: Lpips,
-    DalleConfig: Dalle,
-    DalleBartConfig: DalleBart,
-    LlamaGenConfig: LlamaGen,
-    ClipConfig: Clip,
-}
-
-
-TOKENIZERS = (VqvaeConfig, DvaeConfig, VqganConfig)
-GENERATORS = (DalleConfig, DalleBartConfig, LlamaGenConfig)
-
-
-def build(config: Any, rngs: nnx.Rngs) -> Any:
-    """The network of a config, newly initialised."""
-    return NETWORKS[type(config)](config, rngs=rngs)
-
-
 def read_model_file(folder: Place) -> ModelFile:
     """``model.gin`` of a run folder; raises UserError where there is none."""
     path = folder / "model.gin"
@@ -102,37 +75,37 @@ def read_model_file(folder: Place) -> ModelFile:
     return loads(path.read_text(encoding="utf-8"), ModelFile, name=str(path))
 
 
-def load_network(folder: Place, kinds: tuple[type, ...]) -> Any:
-    """The network of a run folder with its averaged weights; its config must be one of ``kinds``."""
+def load_network(folder: Place, kinds: tuple[type[ModelConfig[Network]], ...]) -> Network:
+    """Load the network of a run folder with its averaged weights; its config must be one of ``kinds``."""
     file = read_model_file(folder)
     config = file.model
     if not isinstance(config, kinds):
         expected = " or ".join(kind.__name__.removesuffix("Config") for kind in kinds)
         raise UserError(f"{folder}: expected a {expected}, got a {type(config).__name__.removesuffix('Config')}")
-    module = nnx.eval_shape(lambda: build(config, nnx.Rngs(0)))
+    module = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
     load_params(folder, module, prefix=file.prefix)
     return module
 
 
-def load_image_tokenizer(folder: Place) -> Any:
-    """A trained image tokenizer (models/image_tokenizer.py)."""
-    return load_network(folder, TOKENIZERS)
+def load_image_tokenizer(folder: Place) -> ImageTokenizer:
+    """Load a trained image tokenizer."""
+    return load_network(folder, get_args(ImageTokenizerConfig))
 
 
 def load_lpips(folder: Place) -> Lpips:
-    """The imported perceptual distance."""
+    """Load the imported perceptual distance."""
     return load_network(folder, (LpipsConfig,))
 
 
-def load_generator(folder: Place) -> Any:
-    """A trained text-to-codes transformer (models/code_generator.py), its code tokens folded into plain tables."""
-    generator = load_network(folder, GENERATORS)
-    generator.codes.fold()
+def load_generator(folder: Place) -> CodeGenerator:
+    """Load a trained transformer, with its code vectors folded into its tables."""
+    generator: CodeGenerator = load_network(folder, get_args(CodeGeneratorConfig))
+    generator.fold_code_vectors()
     return generator
 
 
 def load_clip(folder: Place) -> Clip:
-    """A trained CLIP."""
+    """Load a trained CLIP."""
     return load_network(folder, (ClipConfig,))
 
 
@@ -148,7 +121,7 @@ def stage_folders(folder: Place, image_tokenizer: Place | None = None, clip: Pla
         file: PipelineFile = loads(path.read_text(encoding="utf-8"), PipelineFile, name=str(path))
         return PipelineFile({name: str(folder / one) for name, one in file.needs.items()} | replacing)
     model = read_model_file(folder)
-    if not isinstance(model.model, GENERATORS):
+    if not isinstance(model.model, CodeGeneratorConfig):
         raise UserError(
             f"{folder}: expected pipeline.gin, or model.gin of a transformer that draws codes, "
             f"got a {type(model.model).__name__.removesuffix('Config')}"

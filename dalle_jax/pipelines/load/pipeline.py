@@ -1,24 +1,33 @@
-"""The folders of trained or imported stages to the pipeline that draws with them."""
+"""A pipeline from the folders of its trained or imported models."""
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.models.llamagen import LlamaGen
+from dalle_jax.models.code_generator import CodeGenerator
+from dalle_jax.models.prompt_kinds import ByClass, TokenIds
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.load.models import load_clip, load_generator, load_image_tokenizer, stage_folders
 from dalle_jax.pipelines.load.text import load_text
-from dalle_jax.pipelines.text_to_image import Pipeline
+from dalle_jax.pipelines.prompts import ClassPrompts, FeaturePrompts, PromptReader, TextPrompts
+from dalle_jax.pipelines.ranker import ClipRanker
+from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.storage import Place
 
 
 def load_pipeline(
-    folder: Place, image_tokenizer: Place | None = None, clip: Place | None = None, batch: int = 64
-) -> Pipeline:
-    """The pipeline of a folder that holds ``pipeline.gin``, or of a transformer's run folder or imported weights.
+    folder: Place,
+    image_tokenizer: Place | None = None,
+    clip: Place | None = None,
+    batch: int = 64,
+    layout: Layout | None = None,
+) -> TextToImage:
+    """Load the pipeline of a folder with ``pipeline.gin``, of a transformer's run folder, or of imported weights.
 
-    ``image_tokenizer`` and ``clip`` take the place of those that it names. Raises UserError where there is no image
-    tokenizer, or one of other codes.
+    ``image_tokenizer`` and ``clip`` replace the folders that it names. ``layout`` places all networks, by default on
+    one device. Raises UserError without an image tokenizer, or if its codebook has a different size.
     """
     if batch < 1:
-        raise UserError(f"batch: expected at least 1 image at once, got {batch}")
+        raise UserError(f"batch: expected at least 1 image per call, got {batch}")
     needs = stage_folders(folder, image_tokenizer, clip).needs
     transformer, tokenizer_folder = storage.place(needs["transformer"]), storage.place(needs["image_tokenizer"])
     generator, tokenizer = load_generator(transformer), load_image_tokenizer(tokenizer_folder)
@@ -27,17 +36,25 @@ def load_pipeline(
             f"{tokenizer_folder}: expected an image tokenizer of {generator.codebook_size} codes, which the "
             f"transformer in {transformer} draws, got one of {tokenizer.codebook_size}"
         )
-    ranker_folder = storage.place(needs["clip"]) if "clip" in needs else None
-    ranker = None if ranker_folder is None else load_clip(ranker_folder)
-    asked_by_text = not isinstance(generator, LlamaGen)
-    reader = load_text(transformer, generator.text_length) if asked_by_text else generator.config.condition
-    return Pipeline(
-        generator=generator,
-        image_tokenizer=tokenizer,
-        text=reader,
-        clip=ranker,
-        clip_text=None
-        if ranker is None or ranker_folder is None
-        else load_text(ranker_folder, ranker.config.text_length),
-        batch=batch,
+    return TextToImage(
+        generator,
+        ImageCodec(tokenizer, batch, layout),
+        prompt_reader(generator, transformer),
+        load_ranker(storage.place(needs["clip"]), batch, layout) if "clip" in needs else None,
+        batch,
+        layout,
     )
+
+
+def load_ranker(folder: Place, batch: int = 64, layout: Layout | None = None) -> ClipRanker:
+    """Load a CLIP and its text tokenizer."""
+    clip = load_clip(folder)
+    return ClipRanker(clip, load_text(folder, clip.config.text_length), batch, layout)
+
+
+def prompt_reader(generator: CodeGenerator, folder: Place) -> PromptReader:
+    """Return the reader of a transformer's prompts; the text tokenizer is in its ``folder``."""
+    kind = generator.prompt_kind
+    if isinstance(kind, TokenIds):
+        return TextPrompts(load_text(folder, kind.length))
+    return ClassPrompts(kind) if isinstance(kind, ByClass) else FeaturePrompts(kind)

@@ -16,27 +16,27 @@ from dalle_jax.text.tokenizer import TextTokenizer
 Vocabulary: TypeAlias = SentencePieceModel | ClipBpe | BartBpe
 FILE = "text.gin"
 IMPORTED = "source.json"
-"""What ``import`` leaves beside published weights: where they came from."""
+"""The file in which ``import`` records where published weights came from."""
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """What ``text.gin`` says: which vocabulary it is and how it is read."""
+    """The content of ``text.gin``: the kind of vocabulary, and how text is read with it."""
 
     vocabulary: Vocabulary
 
 
 def packed(vocabulary: Vocabulary, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The files of a checkpoint that hold a text tokenizer, which ``load_text`` takes back.
+    """Return the files of a checkpoint that hold a text tokenizer, as ``load_text`` reads them.
 
-    Of a SentencePiece model nothing has to be said beside it.
+    A SentencePiece model needs no ``text.gin``.
     """
-    said = {} if isinstance(vocabulary, SentencePieceModel) else {FILE: render(TextFile(vocabulary)).encode()}
-    return {**said, **files}
+    config = {} if isinstance(vocabulary, SentencePieceModel) else {FILE: render(TextFile(vocabulary)).encode()}
+    return {**config, **files}
 
 
 def load_text(folder: Place, length: int) -> TextTokenizer:
-    """The text tokenizer that a model was trained with; it travels with its checkpoint."""
+    """Load the text tokenizer that a model was trained with, from the folder of its checkpoint."""
     path = folder / FILE
     vocabulary: Vocabulary = SentencePieceModel()
     if path.is_file():
@@ -45,8 +45,8 @@ def load_text(folder: Place, length: int) -> TextTokenizer:
     files = {name: (folder / name).read_bytes() for name in vocabulary.NAMES if (folder / name).is_file()}
     if not files:
         expected = " or ".join(vocabulary.NAMES)
-        said = "; import it again with --vocabulary FILE" if (folder / IMPORTED).is_file() else ""
+        hint = "; import it again with --vocabulary FILE" if (folder / IMPORTED).is_file() else ""
         raise UserError(
-            f"{folder}: expected {expected}, the text tokenizer that the model was trained with, found none{said}"
+            f"{folder}: expected {expected}, the text tokenizer that the model was trained with, found none{hint}"
         )
     return vocabulary.tokenizer(files, length)

@@ -1,55 +1,55 @@
-"""Flax's ``.msgpack``: nested dicts of arrays, read by a small reader of our own that copies no array."""
+"""Reader of Flax's ``.msgpack``: nested dicts of arrays, which it maps instead of copying."""
 
 import math
 import struct
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from dalle_jax.pretrained.files.tensors import (
     DTYPES,
-    LONGEST_NAME,
-    MOST_TENSORS,
+    MAX_NAME_LENGTH,
+    MAX_TENSORS,
     MappedFile,
-    Stored,
+    Scalar,
+    StoredTensor,
     Tensors,
     check_name,
     check_shape,
-    refused,
-    shown,
+    file_error,
+    short_repr,
 )
 
 ARRAY, SCALAR = 1, 3
-"""Flax's extension types for an array and for a numpy scalar; both are [shape, dtype, bytes]."""
+"""Flax's extension types of an array and a numpy scalar; both hold [shape, dtype, bytes]."""
 CHUNKED = "__msgpack_chunked_array__"
-DEEPEST = 64
-MOST_VALUES = 5_000_000
-"""Numbers, texts and arrays of a file: an array takes about eight."""
+MAX_DEPTH = 64
+MAX_VALUES = 5_000_000
+"""Limit on the values of a file; an array takes about eight."""
 
 
-class _Broken(Exception):
-    pass
+class _MalformedMsgpack(Exception):
+    """Content that is not MessagePack, or that Flax does not write."""
 
 
-class _Raw:
-    """Bytes that were not read: where they lie."""
+class _ByteRange:
+    """Span of binary data that is left unread in the file."""
 
     def __init__(self, start: int, end: int):
         self.start, self.end = start, end
 
 
 class _Reader:
-    """MessagePack (its specification, version 5) from ``at`` to ``end``; binary data stays where it is."""
+    """Parser of MessagePack (specification version 5) from byte ``at`` to ``end``; binary data is not copied."""
 
-    def __init__(self, file: MappedFile, at: int, end: int, left: Iterator[int] | None = None):
+    def __init__(self, file: MappedFile, at: int, end: int, budget: Iterator[int] | None = None):
         self.file, self.at, self.end = file, at, end
-        self.left = iter(range(MOST_VALUES)) if left is None else left
+        self.budget = iter(range(MAX_VALUES)) if budget is None else budget
 
     def skip(self, count: int) -> int:
         start = self.at
         if count > self.end - start:
-            raise _Broken("it is cut off")
+            raise _MalformedMsgpack("it is cut off")
         self.at += count
         return start
 
@@ -57,17 +57,20 @@ class _Reader:
         start = self.skip(count)
         return self.file.bytes[start : start + count]
 
-    def number(self, form: str) -> Any:
+    def number(self, form: str) -> int | float:
         return struct.unpack(f">{form}", self.take(struct.calcsize(form)))[0]
 
     def text(self, count: int) -> str:
         return self.take(count).decode("utf-8")
 
-    def value(self, depth: int = 0) -> Any:
-        if depth > DEEPEST:
-            raise _Broken(f"dicts in each other more than {DEEPEST} deep")
-        if next(self.left, None) is None:
-            raise _Broken(f"more than {MOST_VALUES} values")
+    def count(self, form: str) -> int:
+        return int(self.number(form))
+
+    def value(self, depth: int = 0) -> object:
+        if depth > MAX_DEPTH:
+            raise _MalformedMsgpack(f"objects nested more than {MAX_DEPTH} deep")
+        if next(self.budget, None) is None:
+            raise _MalformedMsgpack(f"more than {MAX_VALUES} values")
         first = self.take(1)[0]
         if first < 0x80 or first >= 0xE0:
             return first if first < 0x80 else first - 256
@@ -83,10 +86,10 @@ class _Reader:
             return self.number(NUMBERS[first])
         if first in SIZED:
             kind, form = SIZED[first]
-            return self.sized(kind, self.number(form) if isinstance(form, str) else form, depth)
-        raise _Broken(f"the byte {first:#x}")
+            return self.sized(kind, self.count(form) if isinstance(form, str) else form, depth)
+        raise _MalformedMsgpack(f"the byte {first:#x}")
 
-    def sized(self, kind: str, count: int, depth: int) -> Any:
+    def sized(self, kind: str, count: int, depth: int) -> object:
         if kind == "map":
             return self.mapping(count, depth)
         if kind == "array":
@@ -95,39 +98,39 @@ class _Reader:
             return self.text(count)
         if kind == "bytes":
             start = self.skip(count)
-            return _Raw(start, self.at)
-        extension = self.number("b")
+            return _ByteRange(start, self.at)
+        extension = self.count("b")
         start = self.skip(count)
         return self.extension(extension, start, self.at)
 
-    def array(self, count: int, depth: int) -> list[Any]:
+    def array(self, count: int, depth: int) -> list[object]:
         if count > self.end - self.at:
-            raise _Broken("it is cut off")
+            raise _MalformedMsgpack("it is cut off")
         return [self.value(depth + 1) for _ in range(count)]
 
-    def mapping(self, count: int, depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def mapping(self, count: int, depth: int) -> dict[str, object]:
+        found: dict[str, object] = {}
         for _ in range(count):
             key = self.value(depth + 1)
             if not isinstance(key, str) or key in found:
-                raise _Broken(f"the key {shown(key)}, no text or there before")
+                raise _MalformedMsgpack(f"the key {short_repr(key)}, which is not a string or comes twice")
             found[key] = self.value(depth + 1)
         return found
 
-    def extension(self, kind: int, start: int, end: int) -> Any:
+    def extension(self, kind: int, start: int, end: int) -> StoredTensor:
         if kind not in (ARRAY, SCALAR):
-            raise _Broken(f"an extension of type {kind}")
-        inside = _Reader(self.file, start, end, self.left)
-        parts = inside.value(DEEPEST - 2)
-        if inside.at != end or not isinstance(parts, list) or len(parts) != 3 or not isinstance(parts[2], _Raw):
-            raise _Broken("an array that is not shape, dtype and bytes")
+            raise _MalformedMsgpack(f"an extension of type {kind}")
+        inside = _Reader(self.file, start, end, self.budget)
+        parts = inside.value(MAX_DEPTH - 2)
+        if inside.at != end or not isinstance(parts, list) or len(parts) != 3 or not isinstance(parts[2], _ByteRange):
+            raise _MalformedMsgpack("an array that is not shape, dtype and bytes")
         shape, dtype, raw = check_shape(self.file.path, "an array", parts[0]), parts[1], parts[2]
         if not isinstance(dtype, str) or dtype not in DTYPES:
-            raise _Broken(f"an array of dtype {shown(dtype)}")
+            raise _MalformedMsgpack(f"an array of dtype {short_repr(dtype)}")
         known = DTYPES[dtype]
         if raw.end - raw.start != math.prod(shape) * known.itemsize:
-            raise _Broken(f"{raw.end - raw.start} bytes for {dtype}{list(shape)}"[:200])
-        return Stored(shape, known, lambda: self.file.array(known, shape, raw.start))
+            raise _MalformedMsgpack(f"{raw.end - raw.start} bytes for {dtype}{list(shape)}"[:200])
+        return StoredTensor(shape, known, lambda: self.file.array(known, shape, raw.start))
 
 
 CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
@@ -150,51 +153,53 @@ SIZED: dict[int, tuple[str, str | int]] = {
 
 
 def read_msgpack(file: MappedFile) -> Tensors:
-    """Arrays by the names of their dicts, joined with "/"; numbers and texts are values beside them."""
+    """Read arrays by the keys of the nested dicts, joined with "/"; numbers and strings become scalars."""
     reader = _Reader(file, 0, len(file))
     try:
         root = reader.value()
         if reader.at != len(file) or not isinstance(root, dict):
-            raise _Broken("no dict, or something behind it")
-        stored: dict[str, Stored] = {}
-        values: dict[str, Any] = {}
-        _flatten("", root, stored, values)
-    except (_Broken, UnicodeDecodeError, RecursionError) as error:
-        raise refused(file.path, "a .msgpack file of Flax", f"a broken one ({str(error)[:200]})") from error
+            raise _MalformedMsgpack("content that is not a dict, or that goes on behind it")
+        stored: dict[str, StoredTensor] = {}
+        scalars: dict[str, Scalar] = {}
+        _flatten("", root, stored, scalars)
+    except (_MalformedMsgpack, UnicodeDecodeError, RecursionError) as error:
+        raise file_error(file.path, "a .msgpack file of Flax", f"a malformed one ({str(error)[:200]})") from error
     for name in stored:
         check_name(file.path, name)
-    return Tensors(str(file.path), stored, values)
+    return Tensors(str(file.path), stored, scalars)
 
 
-def _flatten(prefix: str, node: dict[str, Any], stored: dict[str, Stored], values: dict[str, Any]) -> None:
+def _flatten(prefix: str, node: dict[str, object], stored: dict[str, StoredTensor], scalars: dict[str, Scalar]) -> None:
     for key, value in node.items():
         name = f"{prefix}{key}"
-        if len(name) > LONGEST_NAME:
-            raise _Broken(f"a name of {len(name)} letters")
+        if len(name) > MAX_NAME_LENGTH:
+            raise _MalformedMsgpack(f"a name of {len(name)} characters")
         if isinstance(value, dict):
             if CHUNKED in value:
-                value = _joined(value)
+                value = _join_chunks(value)
             else:
-                _flatten(f"{name}/", value, stored, values)
+                _flatten(f"{name}/", value, stored, scalars)
                 continue
-        if name in stored or len(stored) >= MOST_TENSORS:
-            raise _Broken(f"{name[:80]!r} twice, or more than {MOST_TENSORS} arrays")
-        if isinstance(value, Stored):
+        if name in stored or len(stored) >= MAX_TENSORS:
+            raise _MalformedMsgpack(f"{name[:80]!r} twice, or more than {MAX_TENSORS} arrays")
+        if isinstance(value, StoredTensor):
             stored[name] = value
-        elif isinstance(value, int | float | str | bool):
-            values[name] = value
+        elif isinstance(value, Scalar):
+            scalars[name] = value
 
 
-def _joined(node: dict[str, Any]) -> Stored:
-    """An array that Flax cut into flat chunks because it was larger than a gigabyte."""
+def _join_chunks(node: dict[str, object]) -> StoredTensor:
+    """Join the flat chunks into which Flax cuts an array of more than a gigabyte."""
     sizes, chunks = node.get("shape"), node.get("chunks")
     if not isinstance(sizes, dict) or not isinstance(chunks, dict) or not chunks:
-        raise _Broken("a chunked array without shape or chunks")
+        raise _MalformedMsgpack("a chunked array without shape or chunks")
     shape = check_shape("a chunked array", "shape", [sizes.get(str(i)) for i in range(len(sizes))])
     parts = [chunks.get(str(i)) for i in range(len(chunks))]
-    whole = [part for part in parts if isinstance(part, Stored)]
+    whole = [part for part in parts if isinstance(part, StoredTensor)]
     if len(whole) != len(parts) or len({part.dtype for part in whole}) != 1:
-        raise _Broken("chunks that are missing or of several dtypes")
+        raise _MalformedMsgpack("chunks that are missing or of several dtypes")
     if sum(math.prod(part.shape) for part in whole) != math.prod(shape):
-        raise _Broken(f"chunks that do not make up the shape {list(shape)}"[:200])
-    return Stored(shape, whole[0].dtype, lambda: np.concatenate([part.read().ravel() for part in whole]).reshape(shape))
+        raise _MalformedMsgpack(f"chunks that do not make up the shape {list(shape)}"[:200])
+    return StoredTensor(
+        shape, whole[0].dtype, lambda: np.concatenate([part.read().ravel() for part in whole]).reshape(shape)
+    )

@@ -1,6 +1,6 @@
-"""A state dict in torch's zip container, written without torch.
+"""Writer of a state dict in torch's zip format, without torch.
 
-The pickle holds nothing but names, shapes and where each tensor lies: what ``torch.load(weights_only=True)`` takes.
+The pickle holds only names, shapes and storages, so ``torch.load(weights_only=True)`` accepts it.
 """
 
 import pickle
@@ -20,19 +20,19 @@ ALIGNMENT = 64
 
 
 def write_state_dict(path: Path, tensors: Mapping[str, np.ndarray], key: str = "state_dict") -> None:
-    """Writes ``{key: {name: tensor}}``, aside first and then renamed."""
-    aside = path.with_name(f"{path.name}.part")
-    with zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("archive/data.pkl", pickled(tensors, key))
+    """Write ``{key: {name: tensor}}`` to a temporary file, then rename it to ``path``."""
+    temporary = path.with_name(f"{path.name}.part")
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("archive/data.pkl", pickle_state_dict(tensors, key))
         archive.writestr("archive/byteorder", "little")
         for number, value in enumerate(tensors.values()):
             _write_aligned(archive, f"archive/data/{number}", np.ascontiguousarray(value).tobytes())
         archive.writestr("archive/version", "3\n")
-    aside.replace(path)
+    temporary.replace(path)
 
 
 def _write_aligned(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    """As torch does it, so that a reader may map the numbers: the header is filled up with an extra field."""
+    """Pad the header as torch does, so that the content is aligned and a reader can map it."""
     info = zipfile.ZipInfo(name)
     start = archive.start_dir + HEADER_BYTES + len(name)
     padding = -(start + 4) % ALIGNMENT
@@ -40,8 +40,8 @@ def _write_aligned(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     archive.writestr(info, content)
 
 
-def pickled(tensors: Mapping[str, np.ndarray], key: str) -> bytes:
-    """The pickle of the object, by protocol 2."""
+def pickle_state_dict(tensors: Mapping[str, np.ndarray], key: str) -> bytes:
+    """Pickle ``{key: OrderedDict of tensors}`` in protocol 2."""
     dictionary = _global("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
     items = b"".join(
         _text(name) + _tensor(str(number), value, dictionary) for number, (name, value) in enumerate(tensors.items())

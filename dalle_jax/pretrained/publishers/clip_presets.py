@@ -1,4 +1,4 @@
-"""The sizes of CLIP that OpenAI published (arXiv 2103.00020, tables 19 and 20), by their names."""
+"""Configs of the CLIP models that OpenAI published (arXiv 2103.00020, tables 19 and 20)."""
 
 from dalle_jax.models.clip import ClipConfig, LargestId, TowerConfig
 from dalle_jax.models.clip_resnet import ResNetConfig
@@ -43,5 +43,5 @@ PRESETS = {
 
 
 def preset_name(config: ClipConfig) -> str | None:
-    """What OpenAI calls a CLIP of this size; None where it published none."""
+    """Return OpenAI's name of a config, or None if OpenAI published no such model."""
     return next((name for name, preset in PRESETS.items() if preset == config), None)

@@ -1,7 +1,7 @@
-"""DALL·E mini and mega as published: ``config.json`` and ``flax_model.msgpack``, in and out.
+"""DALL·E mini and mega: ``config.json`` and ``flax_model.msgpack``, in and out.
 
-Sizes come from the config, and every other flag of it must be one that models/dalle_bart.py has: those that it has not
-are refused by name, all together. Layers lie stacked (``use_scan``), as models/dalle_bart.py keeps them with ``scan``.
+Sizes come from the config. Every other flag must be one that models/dalle_bart.py implements; the others are refused
+by name, all together. Layers are stacked (``use_scan``), as models/dalle_bart.py stores them with ``scan``.
 """
 
 import json
@@ -12,23 +12,26 @@ from typing import Any
 
 import numpy as np
 from flax.serialization import msgpack_serialize
+from flax.traverse_util import unflatten_dict
 
+from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.pretrained.files.read_weights import read_tensors
-from dalle_jax.pretrained.mapping import SAME, How, Rule, rule, taken_back
-from dalle_jax.pretrained.publisher import Published, licence_beside, read_json, vocabulary_beside
+from dalle_jax.pretrained.files.tensors import is_size
+from dalle_jax.pretrained.mapping import IDENTITY, Rule, Transform, rule, to_published
+from dalle_jax.pretrained.publisher import Json, Published, find_vocabulary, read_json, read_licence
 from dalle_jax.text.bart_bpe import BartBpe
 
 PAD_ID, EMPTY_CAPTION = 1, (0, 2)
-"""BART's tokenizer: ``<pad>``, and ``<s> </s>`` of a caption without words."""
+"""BART's ``<pad>``, and the ids ``<s> </s>`` of a caption without words."""
 
 VQGAN_CODES = 16384
-"""The codebook of the published VQGAN; mega's tables have more rows, which training never asked for."""
+"""Codebook size of the published VQGAN; mega's tables have more rows, which its training never used."""
 
-MOST, MOST_LAYERS = 1 << 24, 1000
-"""No published size comes near these; a config that says more is wrong, and would fill the memory."""
+MAX_SIZE, MAX_LAYERS = 1 << 24, 1000
+"""Limits far beyond every published size; a config beyond them is wrong, and its network would exhaust memory."""
 
 SIZES = {
     "d_model": "width",
@@ -41,9 +44,9 @@ SIZES = {
     "decoder_attention_heads": "decoder_heads",
     "decoder_ffn_dim": "decoder_hidden",
 }
-"""Sizes of config.json by ours; ``image_vocab_size`` and ``image_length`` are read beside them."""
+"""Fields of ``DalleBartConfig`` by the keys of config.json; ``image_vocab_size`` and ``image_length`` are converted."""
 
-REQUIRED: dict[str, Any] = {
+REQUIRED: dict[str, object] = {
     "activation_function": "gelu",
     "activation_dropout": 0.0,
     "attention_dropout": 0.0,
@@ -70,10 +73,10 @@ REQUIRED: dict[str, Any] = {
     "use_subln_init": False,
     "use_swin_position_embeddings": False,
 }
-"""Flags and the one value of each that is implemented."""
+"""The only implemented value of each flag."""
 
 NEEDED = ("use_glu",)
-"""Flags whose default, where config.json leaves them out, is not the value above."""
+"""Flags that config.json must contain, because their default is not the implemented value."""
 
 _OTHER = """
 decoder_start_token_id dropout image_length image_vocab_size init_std
@@ -88,56 +91,74 @@ sep_token_id suppress_tokens task_specific_params temperature tokenizer_class to
 transformers_version typical_p
 """
 OTHER = frozenset(_OTHER.split())
-"""Names of which the first line is read by ``config_of`` and the rest say nothing of the network: how it was trained,
-how it draws, and what every config of the library that wrote it has. ``tau_init`` is of cosine attention alone."""
+"""Other keys of config.json. ``config_from_json`` reads the first line.
+
+The rest does not change the network: training, sampling, and what the library writes into every config. ``tau_init``
+belongs to cosine attention.
+"""
 
 
-def config_of(published: Mapping[str, Any], name: str, codebook_size: int | None = None) -> DalleBartConfig:
-    """The network of a ``config.json`` named ``name``.
+def config_from_json(published: Mapping[str, object], name: str, codebook_size: int | None = None) -> DalleBartConfig:
+    """Convert the content of a ``config.json`` with the path ``name``.
 
-    ``codebook_size`` is the image tokenizer's, where that is not the published VQGAN. Raises UserError with a line for
-    every flag that is not implemented or not known, and for every size that is missing.
+    ``codebook_size`` is the image tokenizer's; the default is the published VQGAN's. Raises UserError with a line for
+    every flag that is unknown or not implemented, and for every size that is missing.
     """
-    problems = [
-        f"{key}: expected {value!r}, got nothing"
-        for key in NEEDED
-        for value in (REQUIRED[key],)
-        if key not in published
-    ]
+    problems = [f"{key}: expected {REQUIRED[key]!r}, got nothing" for key in NEEDED if key not in published]
     for key, value in published.items():
         if key in REQUIRED and value != REQUIRED[key] and not (key == "use_scan" and value is None):
             problems.append(f"{key}: expected {REQUIRED[key]!r}, the only one implemented, got {value!r}")
         elif key not in REQUIRED and key not in SIZES and key not in OTHER:
-            problems.append(f"{key}: an unknown flag, got {value!r}{did_you_mean(key, [*REQUIRED, *SIZES])}")
-    numbers: dict[str, Any] = {key: published.get(key) for key in (*SIZES, "image_vocab_size", "image_length")}
-    for key, value in numbers.items():
-        most = MOST_LAYERS if key.endswith("_layers") else MOST
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            problems.append(
+                f"{key}: a flag that is not known here, got {value!r}{did_you_mean(key, [*REQUIRED, *SIZES])}"
+            )
+    sizes: dict[str, int] = {}
+    for key in (*SIZES, "image_vocab_size", "image_length"):
+        value, most = published.get(key), MAX_LAYERS if key.endswith("_layers") else MAX_SIZE
+        if is_size(value) and 1 <= value <= most:
+            sizes[key] = value
+        else:
             problems.append(f"{key}: expected a whole number from 1 to {most}, got {value!r}")
-    length = numbers["image_length"]
-    if isinstance(length, int) and 1 <= length <= MOST and math.isqrt(length) ** 2 != length:
-        problems.append(f"image_length: expected a square, got {length}")
+    side = math.isqrt(sizes.get("image_length", 1))
+    if side**2 != sizes.get("image_length", 1):
+        problems.append(f"image_length: expected a square, got {sizes['image_length']}")
     if problems:
         raise UserError("\n".join(f"{name}: {problem}" for problem in problems))
-    vocabulary, side = numbers["image_vocab_size"], math.isqrt(numbers["image_length"])
-    codes = min(vocabulary, VQGAN_CODES) if codebook_size is None else codebook_size
-    if codes > vocabulary:
-        raise UserError(f"{name}: expected image_vocab_size of at least {codes}, the codebook's, got {vocabulary}")
-    start = published.get("decoder_start_token_id")
-    sizes: dict[str, Any] = {ours: numbers[theirs] for theirs, ours in SIZES.items()}
+    rows = sizes["image_vocab_size"]
+    codes = min(rows, VQGAN_CODES) if codebook_size is None else codebook_size
+    if codes > rows:
+        raise UserError(f"{name}: expected image_vocab_size of at least {codes}, the codebook's, got {rows}")
+    fields: dict[str, Any] = {ours: sizes[theirs] for theirs, ours in SIZES.items()}
     try:
         return DalleBartConfig(
-            **sizes,
-            codebook_size=codes, grid=(side, side), extra_codes=vocabulary + 1 - codes, pad_id=PAD_ID,
-            empty_caption=EMPTY_CAPTION, start_code=vocabulary if start is None else start,
-            init_std=float(published.get("init_std", 0.02)), dropout=float(published.get("dropout", 0.0)), scan=True,
+            **fields,
+            codebook_size=codes, grid=(side, side), extra_codes=rows + 1 - codes, pad_id=PAD_ID,
+            empty_caption=EMPTY_CAPTION, start_code=_start_code(published, rows),
+            init_std=_number(published, "init_std", 0.02), dropout=_number(published, "dropout", 0.0), scan=True,
         )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise UserError(f"{name}: {error}") from error
 
 
-def published_config(config: DalleBartConfig) -> dict[str, Any]:
-    """The ``config.json`` of a network, its flags among them; UserError for what their layout cannot hold."""
+def _start_code(published: Mapping[str, object], rows: int) -> int:
+    """Return the decoder's start token; by default it is the last row of the table."""
+    start = published.get("decoder_start_token_id")
+    if start is None:
+        return rows
+    if not isinstance(start, int):
+        raise ValueError(f"decoder_start_token_id: expected a whole number, got {start!r}")
+    return start
+
+
+def _number(published: Mapping[str, object], key: str, default: float) -> float:
+    value = published.get(key, default)
+    if not isinstance(value, int | float):
+        raise ValueError(f"{key}: expected a number, got {value!r}")
+    return float(value)
+
+
+def config_to_json(config: DalleBartConfig) -> Json:
+    """Convert a config to the content of ``config.json``; raise UserError for one that the layout cannot express."""
     if config.code_width or config.start_code is None or not config.extra_codes:
         raise UserError(
             "model: expected code_width 0, a start_code and extra_codes of 1 or more, as DALL·E mini has them, got "
@@ -147,23 +168,23 @@ def published_config(config: DalleBartConfig) -> dict[str, Any]:
         raise UserError(f"model.grid: expected a square, as DALL·E mini has it, got {config.grid}")
     if (config.pad_id, config.empty_caption) != (PAD_ID, EMPTY_CAPTION):
         raise UserError(
-            f"model: expected pad_id {PAD_ID} and empty_caption {EMPTY_CAPTION}, as DALL·E mini's text tokenizer has "
-            f"them and its layout cannot say otherwise, got {config.pad_id} and {config.empty_caption}"
+            f"model: expected pad_id {PAD_ID} and empty_caption {EMPTY_CAPTION}, those of DALL·E mini's text "
+            f"tokenizer, which config.json cannot change, got {config.pad_id} and {config.empty_caption}"
         )
     sizes = {theirs: getattr(config, ours) for theirs, ours in SIZES.items()}
-    vocabulary, start = config.codebook_size + config.extra_codes - 1, config.start_code
+    rows, start = config.codebook_size + config.extra_codes - 1, config.start_code
     return REQUIRED | sizes | {
-        "image_vocab_size": vocabulary, "image_length": math.prod(config.grid), "decoder_start_token_id": start,
-        "bos_token_id": vocabulary, "eos_token_id": vocabulary, "pad_token_id": vocabulary,
+        "image_vocab_size": rows, "image_length": math.prod(config.grid), "decoder_start_token_id": start,
+        "bos_token_id": rows, "eos_token_id": rows, "pad_token_id": rows,
         "min_length": math.prod(config.grid) + 1, "max_length": math.prod(config.grid) + 1,
         "init_std": config.init_std, "dropout": config.dropout,
     }  # fmt: skip
 
 
-def _heads(count: int, single: bool) -> How:
-    """Heads cut out of the outputs: [... in out] to [... in N H]."""
-    return _unstacked(
-        How(
+def _split_output_heads(count: int, single: bool) -> Transform:
+    """Split the outputs into heads: [... in out] to [... in N H]."""
+    return _without_layer_axis(
+        Transform(
             lambda x: x.reshape(*x.shape[:-1], count, -1),
             lambda x: (x.reshape(*x.shape[:-2], -1),),
         ),
@@ -171,10 +192,10 @@ def _heads(count: int, single: bool) -> How:
     )
 
 
-def _heads_before(count: int, single: bool) -> How:
-    """Heads cut out of the inputs: [... in out] to [... N H out]."""
-    return _unstacked(
-        How(
+def _split_input_heads(count: int, single: bool) -> Transform:
+    """Split the inputs into heads: [... in out] to [... N H out]."""
+    return _without_layer_axis(
+        Transform(
             lambda x: x.reshape(*x.shape[:-2], count, -1, x.shape[-1]),
             lambda x: (x.reshape(*x.shape[:-3], -1, x.shape[-1]),),
         ),
@@ -182,11 +203,11 @@ def _heads_before(count: int, single: bool) -> How:
     )
 
 
-def _joined(outs: tuple[int, ...], single: bool) -> How:
-    """Kernels [... in out] of the same inputs on a new axis: [... in n *outs], whose outputs are cut into ``outs``."""
+def _stack_kernels(outs: tuple[int, ...], single: bool) -> Transform:
+    """Stack n kernels [... in out] of the same inputs to [... in n *outs]."""
     axis = -1 - len(outs)
-    return _unstacked(
-        How(
+    return _without_layer_axis(
+        Transform(
             lambda *xs: np.stack([x.reshape(*x.shape[:-1], *outs) for x in xs], axis),
             lambda x: tuple(part.reshape(*part.shape[: -len(outs)], -1) for part in np.moveaxis(x, axis, 0)),
         ),
@@ -194,66 +215,68 @@ def _joined(outs: tuple[int, ...], single: bool) -> How:
     )
 
 
-def _unstacked(how: How, single: bool) -> How:
-    """The one layer of a stack of one is taken out; more stay as they lie, on the first axis."""
+def _without_layer_axis(each: Transform, single: bool) -> Transform:
+    """Remove the layer axis of a stack with a single layer; larger stacks keep it as their first axis."""
     if not single:
-        return how
-    return How(lambda *xs: how.forward(*(x[0] for x in xs)), lambda x: tuple(one[None] for one in how.backward(x)))
+        return each
+    return Transform(
+        lambda *xs: each.forward(*(x[0] for x in xs)), lambda x: tuple(one[None] for one in each.backward(x))
+    )
 
 
 def _norm(ours: str, theirs: str, *, scale: bool, single: bool = False) -> list[Rule]:
-    how = _unstacked(SAME, single)
+    transform = _without_layer_axis(IDENTITY, single)
     parts = ("scale", "bias") if scale else ("bias",)
-    return [rule(f"{ours}.{part}", f"{theirs}/{part}", how=how) for part in parts]
+    return [rule(f"{ours}.{part}", f"{theirs}/{part}", transform=transform) for part in parts]
 
 
 def _block(ours: str, theirs: str, side: str, config: DalleBartConfig) -> list[Rule]:
-    """All layers of a side."""
+    """Build the rules of the stacked layers of the encoder or the decoder."""
     decoder = side == "decoder"
-    heads, hidden = (getattr(config, f"{side}_{what}") for what in ("heads", "hidden"))
+    heads, hidden = (getattr(config, f"{side}_{size}") for size in ("heads", "hidden"))
     single = getattr(config, f"{side}_layers") == 1
-    cut = (heads, config.width // heads)
+    head_shape = (heads, config.width // heads)
     own, text, glu = (f"{theirs}/{name}" for name in ("FlaxBartAttention_0", "FlaxBartAttention_1", "GLU_0"))
 
     def norm(ours_: str, theirs_: str, *, scale: bool) -> list[Rule]:
         return _norm(f"{ours}.{ours_}", f"{theirs}/{theirs_}", scale=scale, single=single)
 
-    def kernels(ours_: str, *names: str, how: How) -> Rule:
-        return rule(f"{ours}.{ours_}.kernel", *(f"{name}/kernel" for name in names), how=how)
+    def kernels(ours_: str, *names: str, transform: Transform) -> Rule:
+        return rule(f"{ours}.{ours_}.kernel", *(f"{name}/kernel" for name in names), transform=transform)
 
     cross = [
         *norm("cross_norm", "LayerNorm_2", scale=False),
-        kernels("cross.q", f"{text}/q_proj", how=_heads(heads, single)),
-        kernels("cross.kv", f"{text}/k_proj", f"{text}/v_proj", how=_joined(cut, single)),
-        kernels("cross.out", f"{text}/out_proj", how=_heads_before(heads, single)),
+        kernels("cross.q", f"{text}/q_proj", transform=_split_output_heads(heads, single)),
+        kernels("cross.kv", f"{text}/k_proj", f"{text}/v_proj", transform=_stack_kernels(head_shape, single)),
+        kernels("cross.out", f"{text}/out_proj", transform=_split_input_heads(heads, single)),
         *norm("cross_norm_after", "LayerNorm_3", scale=True),
     ]
     return [
         *norm("attention_norm", "LayerNorm_0", scale=False),
-        kernels("attention.qkv", *(f"{own}/{one}_proj" for one in "qkv"), how=_joined(cut, single)),
-        kernels("attention.out", f"{own}/out_proj", how=_heads_before(heads, single)),
+        kernels("attention.qkv", *(f"{own}/{one}_proj" for one in "qkv"), transform=_stack_kernels(head_shape, single)),
+        kernels("attention.out", f"{own}/out_proj", transform=_split_input_heads(heads, single)),
         *norm("attention_norm_after", "LayerNorm_1", scale=True),
         *(cross if decoder else []),
         *norm("glu.norm_in", "GLU_0/LayerNorm_0", scale=False),
-        kernels("glu.up", f"{glu}/Dense_0", f"{glu}/Dense_1", how=_joined((hidden,), single)),
+        kernels("glu.up", f"{glu}/Dense_0", f"{glu}/Dense_1", transform=_stack_kernels((hidden,), single)),
         *norm("glu.norm_hidden", "GLU_0/LayerNorm_1", scale=False),
-        kernels("glu.down", f"{glu}/Dense_2", how=_unstacked(SAME, single)),
+        kernels("glu.down", f"{glu}/Dense_2", transform=_without_layer_axis(IDENTITY, single)),
     ]
 
 
-def _side(side: str, ours: str, config: DalleBartConfig) -> list[Rule]:
-    """Positions, norms and layers of the encoder or the decoder; ``ours`` begins our names."""
-    here = f"{ours}stack.blocks.0" if getattr(config, f"{side}_layers") == 1 else f"{ours}stack.blocks"
+def _side(side: str, prefix: str, config: DalleBartConfig) -> list[Rule]:
+    """Build the rules of the encoder or the decoder, whose variables begin with ``prefix``."""
+    here = f"{prefix}stack.blocks.0" if getattr(config, f"{side}_layers") == 1 else f"{prefix}stack.blocks"
     return [
-        rule(f"{ours}positions.table", f"model/{side}/embed_positions/embedding"),
-        *_norm(f"{ours}embedding_norm", f"model/{side}/layernorm_embedding", scale=True),
-        *_norm(f"{ours}norm", f"model/{side}/final_ln", scale=False),
+        rule(f"{prefix}positions.table", f"model/{side}/embed_positions/embedding"),
+        *_norm(f"{prefix}embedding_norm", f"model/{side}/layernorm_embedding", scale=True),
+        *_norm(f"{prefix}norm", f"model/{side}/final_ln", scale=False),
         *_block(here, f"model/{side}/layers/FlaxBart{side.capitalize()}Layers", side, config),
     ]
 
 
-def rules_of(config: DalleBartConfig) -> list[Rule]:
-    """Every parameter of a scanned network and where it lies in ``flax_model.msgpack``."""
+def rules_for(config: DalleBartConfig) -> list[Rule]:
+    """Build the rules of a scanned network for ``flax_model.msgpack``."""
     return [
         rule("encoder.tokens.table", "model/encoder/embed_tokens/embedding"),
         *_side("encoder", "encoder.", config),
@@ -263,46 +286,34 @@ def rules_of(config: DalleBartConfig) -> list[Rule]:
     ]
 
 
-def vocabulary_of(flags: Mapping[str, Any]) -> BartBpe:
-    """How the network of a ``config.json`` reads captions."""
+def vocabulary_for(flags: Mapping[str, object]) -> BartBpe:
+    """Return the text tokenizer of a network, given the flags of its ``config.json``."""
     return BartBpe(cleaning="dalle_mini" if flags.get("normalize_text") is True else "none")
 
 
 def published(source: Path) -> Published:
-    """The network in a folder with ``config.json`` and ``flax_model.msgpack``."""
+    """Read the network in a folder with ``config.json`` and ``flax_model.msgpack``."""
     path, weights = source / "config.json", source / "flax_model.msgpack"
     flags = read_json(path)
-    config = config_of(flags, str(path))
+    config = config_from_json(flags, str(path))
     return Published(
         config=config,
         tensors=read_tensors(weights),
-        rules=rules_of(config),
+        rules=rules_for(config),
         ignored={},
         files=(path, weights),
-        licence=licence_beside(source),
-        vocabulary=vocabulary_of(flags),
-        vocabulary_file=vocabulary_beside(source),
+        licence=read_licence(source),
+        vocabulary=vocabulary_for(flags),
+        vocabulary_file=find_vocabulary(source),
     )
 
 
 def export(network: DalleBart, folder: Path) -> None:
-    """Writes ``config.json`` and ``flax_model.msgpack`` in DALL·E mini's layout; layers must be scanned."""
+    """Write ``config.json`` and ``flax_model.msgpack`` in DALL·E mini's layout; layers must be scanned."""
     config = network.config
     if not config.scan:
         raise UserError("model.scan: expected True, whose stacked layers are DALL·E mini's layout, got False")
-    flags = published_config(config)
-    tree: dict[str, Any] = {}
-    for name, array in taken_back(network, rules_of(config)).items():
-        *parts, last = name.split("/")
-        place = tree
-        for part in parts:
-            place = place.setdefault(part, {})
-        place[last] = np.ascontiguousarray(array)
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, content in (
-        ("config.json", json.dumps(flags, indent=2, sort_keys=True).encode()),
-        ("flax_model.msgpack", msgpack_serialize(tree)),
-    ):
-        aside = folder / f"{file}.partial"
-        aside.write_bytes(content)
-        aside.replace(folder / file)
+    flags = config_to_json(config)
+    tensors = unflatten_dict(to_published(network, rules_for(config)), sep="/")
+    storage.write(folder / "config.json", json.dumps(flags, indent=2, sort_keys=True).encode())
+    storage.write(folder / "flax_model.msgpack", msgpack_serialize(tensors))

@@ -1,7 +1,6 @@
-"""min-dalle's files, ``encoder.pt`` and ``decoder.pt``: DALL·E mini's weights, renamed and one set for each layer.
+"""min-dalle: ``encoder.pt`` and ``decoder.pt``, DALL·E mini's weights with other names and unstacked layers.
 
-They hold no config: sizes are those of the tensors, and the number of heads is that of heads 64 wide, as published,
-unless it is given.
+The files hold no config. Sizes come from the tensors; by default a head is 64 wide, as published.
 """
 
 import math
@@ -15,9 +14,9 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.tensors import Tensors
-from dalle_jax.pretrained.mapping import TURNED, How, Rule, rule
-from dalle_jax.pretrained.publisher import Published, licence_beside, read_json, vocabulary_beside
-from dalle_jax.pretrained.publishers.dalle_mini import EMPTY_CAPTION, PAD_ID, VQGAN_CODES, config_of, rules_of
+from dalle_jax.pretrained.mapping import TRANSPOSE, Rule, Transform, rule
+from dalle_jax.pretrained.publisher import Published, find_vocabulary, read_json, read_licence
+from dalle_jax.pretrained.publishers.dalle_mini import EMPTY_CAPTION, PAD_ID, VQGAN_CODES, config_from_json, rules_for
 from dalle_jax.text.bart_bpe import BartBpe
 
 HEAD_WIDTH = 64
@@ -39,47 +38,48 @@ NAMES = {
     "layernorm_embedding/bias": "layernorm_embedding.bias",
     "final_ln/bias": "final_ln.bias",
 }
-"""Their names by DALL·E mini's, both within a layer or a side."""
+"""min-dalle's names by DALL·E mini's, relative to a layer, the encoder or the decoder."""
 
 
-def _layered(how: How, depth: int, turned: bool) -> How:
-    """DALL·E mini's change of layout over layers that lie each for itself, their matrices [out in]."""
+def _unstacked(each: Transform, depth: int, transposed: bool) -> Transform:
+    """Apply DALL·E mini's transform to separate layers, whose matrices are [out in] if ``transposed``."""
 
     def forward(*xs: np.ndarray) -> np.ndarray:
-        xs = tuple(x.T for x in xs) if turned else xs
-        return how.forward(*(np.stack(xs[i : i + depth]) for i in range(0, len(xs), depth)))
+        xs = tuple(x.T for x in xs) if transposed else xs
+        return each.forward(*(np.stack(xs[i : i + depth]) for i in range(0, len(xs), depth)))
 
     def backward(x: np.ndarray) -> tuple[np.ndarray, ...]:
-        return tuple(layer.T if turned else layer for part in how.backward(x) for layer in part)
+        return tuple(layer.T if transposed else layer for part in each.backward(x) for layer in part)
 
-    return How(forward, backward)
+    return Transform(forward, backward)
 
 
 def _renamed(one: Rule, depths: Mapping[str, int]) -> Rule:
+    """Convert a rule of DALL·E mini's layout to min-dalle's; ``depths`` are the layers of encoder and decoder."""
     if one.target == "codes.head.kernel":
-        return rule(one.target, "decoder/lm_head.weight", how=TURNED)
+        return rule(one.target, "decoder/lm_head.weight", transform=TRANSPOSE)
     side, rest = one.sources[0].removeprefix("model/").split("/", 1)
     if not rest.startswith("layers/"):
-        return rule(one.target, f"{side}/{NAMES[rest]}", how=one.how)
+        return rule(one.target, f"{side}/{NAMES[rest]}", transform=one.transform)
     names = [NAMES[source.split("/", 4)[4]] for source in one.sources]
     sources = [f"{side}/layers.{i}.{name}" for name in names for i in range(depths[side])]
-    return rule(one.target, *sources, how=_layered(one.how, depths[side], turned=one.sources[0].endswith("/kernel")))
+    transform = _unstacked(one.transform, depths[side], transposed=one.sources[0].endswith("/kernel"))
+    return rule(one.target, *sources, transform=transform)
 
 
-def rules_of_min_dalle(config: DalleBartConfig) -> list[Rule]:
-    """Every parameter of a scanned network and where it lies: names of ``encoder.pt`` begin with "encoder/"."""
+def min_dalle_rules(config: DalleBartConfig) -> list[Rule]:
+    """Build the rules of a scanned network; names in ``encoder.pt`` get the prefix "encoder/"."""
     depths = {"encoder": config.encoder_layers, "decoder": config.decoder_layers}
-    return [_renamed(one, depths) for one in rules_of(config)]
+    return [_renamed(one, depths) for one in rules_for(config)]
 
 
-def config_of_min_dalle(
+def config_from_shapes(
     shapes: Mapping[str, tuple[int, ...]], name: str, *, heads: int | None = None, codebook_size: int | None = None,
     start_code: int | None = None,
 ) -> DalleBartConfig:  # fmt: skip
-    """The network of tensors of these shapes, named as in ``rules_of_min_dalle``.
+    """Infer the config from the tensors' shapes, by the names of ``min_dalle_rules``.
 
-    ``start_code`` is the last row of the table of codes unless it is given. Raises UserError where a size cannot be
-    told.
+    The default ``start_code`` is the last row of the code table. Raises UserError if a size cannot be inferred.
     """
     known = {
         "codes": "decoder/embed_tokens.weight", "positions": "decoder/embed_positions.weight",
@@ -89,13 +89,14 @@ def config_of_min_dalle(
     missing = [theirs for theirs in known.values() if len(shapes.get(theirs, ())) != 2]
     if missing:
         raise UserError(f"{name}: expected min-dalle's encoder.pt and decoder.pt, got none with {', '.join(missing)}")
-    size = {what: shapes[theirs] for what, theirs in known.items()}
+    size = {key: shapes[theirs] for key, theirs in known.items()}
     (rows, width), (text_vocab, _) = size["codes"], size["text"]
     positions = size["positions"][0]
     side = math.isqrt(positions)
     if heads is None and width % HEAD_WIDTH:
         raise UserError(
-            f"{name}: expected a width that {HEAD_WIDTH} divides, or DALL·E mini's config.json beside, got {width}"
+            f"{name}: expected a width that {HEAD_WIDTH} divides, or DALL·E mini's config.json in the folder, "
+            f"got {width}"
         )
     if side**2 != positions:
         raise UserError(f"{name}: expected a square number of positions in decoder.pt, got {positions}")
@@ -119,7 +120,7 @@ def _layers(shapes: Mapping[str, tuple[int, ...]], side: str) -> int:
 
 
 def read_min_dalle(folder: Path) -> Tensors:
-    """``encoder.pt`` and ``decoder.pt`` of a folder as one, their names after "encoder/" and "decoder/"."""
+    """Read ``encoder.pt`` and ``decoder.pt`` of a folder, with the prefixes "encoder/" and "decoder/"."""
     stored = {}
     for side in ("encoder", "decoder"):
         tensors = read_tensors(folder / f"{side}.pt")
@@ -128,20 +129,20 @@ def read_min_dalle(folder: Path) -> Tensors:
 
 
 def published(source: Path) -> Published:
-    """The network in a folder with ``encoder.pt`` and ``decoder.pt``; DALL·E mini's ``config.json`` may lie beside."""
+    """Read ``encoder.pt`` and ``decoder.pt`` in a folder, with DALL·E mini's ``config.json`` if there is one."""
     tensors, path = read_min_dalle(source), source / "config.json"
     files = tuple(source / f"{side}.pt" for side in ("encoder", "decoder"))
     if path.is_file():
-        config, files = config_of(read_json(path), str(path)), (path, *files)
+        config, files = config_from_json(read_json(path), str(path)), (path, *files)
     else:
-        config = config_of_min_dalle({name: one.shape for name, one in tensors.stored.items()}, str(source))
+        config = config_from_shapes({name: one.shape for name, one in tensors.stored.items()}, str(source))
     return Published(
         config=config,
         tensors=tensors,
-        rules=rules_of_min_dalle(config),
+        rules=min_dalle_rules(config),
         ignored={},
         files=files,
-        licence=licence_beside(source),
+        licence=read_licence(source),
         vocabulary=BartBpe(variant="min_dalle"),
-        vocabulary_file=vocabulary_beside(source),
+        vocabulary_file=find_vocabulary(source),
     )

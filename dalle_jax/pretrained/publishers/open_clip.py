@@ -1,4 +1,4 @@
-"""open_clip's folders: open_clip_config.json and weights with OpenAI's names."""
+"""open_clip: a folder with open_clip_config.json and weights with OpenAI's names."""
 
 import dataclasses
 from pathlib import Path
@@ -6,18 +6,20 @@ from pathlib import Path
 from dalle_jax.models.clip import PIXEL_MEAN, PIXEL_STD, ClipConfig
 from dalle_jax.models.clip_resnet import HEAD_WIDTH, ResNetConfig
 from dalle_jax.pretrained.files.read_weights import read_tensors, source_files
-from dalle_jax.pretrained.files.tensors import refused
+from dalle_jax.pretrained.files.tensors import file_error
 from dalle_jax.pretrained.publisher import (
     Json,
     Published,
-    first_file,
-    licence_beside,
+    as_object,
+    check_flags,
+    find_file,
+    find_vocabulary,
+    positive_int,
     read_json,
-    refuse_flags,
-    vocabulary_beside,
+    read_licence,
 )
 from dalle_jax.pretrained.publishers.clip_rules import openai_rules
-from dalle_jax.pretrained.publishers.openai_clip import IGNORED, config_of
+from dalle_jax.pretrained.publishers.openai_clip import IGNORED, config_from_shapes
 from dalle_jax.text.clip_bpe import ClipBpe
 
 CONFIG = "open_clip_config.json"
@@ -32,58 +34,59 @@ MODEL = {
 }
 VISION = {"image_size": ..., "layers": ..., "width": ..., "head_width": ..., "patch_size": ..., "mlp_ratio": ...}
 TEXT = {"context_length": ..., "vocab_size": ..., "width": ..., "heads": ..., "layers": ..., "mlp_ratio": ...}
-UNTRAINED = frozenset({"patch_dropout"})
-"""What matters only while it is trained there."""
+TRAINING_ONLY = frozenset({"patch_dropout"})
+"""Flags that only affect training."""
 
 
 def published(source: Path) -> Published:
-    """The CLIP in a folder; what its config asks for and is not implemented is refused by name."""
+    """Read the CLIP in a folder; flags that are not implemented are refused by name."""
     path = source / CONFIG
     whole = read_json(path)
-    model = whole.get("model_cfg", whole)
-    if not isinstance(model, dict):
-        raise refused(path, "an object model_cfg", type(model).__name__)
-    refuse_flags(path, model, MODEL)
-    for name, known in (("vision_cfg", VISION), ("text_cfg", TEXT)):
-        if not isinstance(model.get(name), dict):
-            raise refused(path, f"an object {name}", type(model.get(name)).__name__)
-        refuse_flags(path, model[name], known, UNTRAINED)
-    vision, text = model["vision_cfg"], model["text_cfg"]
-    weights = first_file(source, WEIGHTS)
-    tensors = read_tensors(weights).without_wrapper()
-    config = config_of(
+    model = as_object(path, "model_cfg", whole.get("model_cfg", whole))
+    check_flags(path, model, MODEL)
+    vision, text = (as_object(path, name, model.get(name)) for name in ("vision_cfg", "text_cfg"))
+    check_flags(path, vision, VISION, TRAINING_ONLY)
+    check_flags(path, text, TEXT, TRAINING_ONLY)
+    head_width = positive_int(path, "vision_cfg.head_width", vision.get("head_width", HEAD_WIDTH))
+    weights = find_file(source, WEIGHTS)
+    tensors = read_tensors(weights).unwrapped()
+    config = config_from_shapes(
         tensors,
         activation="quick_gelu" if model.get("quick_gelu") else "gelu",
-        head_width=vision.get("head_width", HEAD_WIDTH),
-        text_heads=text.get("heads", 8),
+        head_width=head_width,
+        text_heads=positive_int(path, "text_cfg.heads", text.get("heads", 8)),
     )
-    if isinstance(config.vision, ResNetConfig) and vision.get("head_width", HEAD_WIDTH) != HEAD_WIDTH:
-        raise refused(path, f"head_width = {HEAD_WIDTH} of a ResNet", str(vision["head_width"]))
-    config = _with_preprocessing(config, whole.get("preprocess_cfg") or {}, path)
+    if isinstance(config.vision, ResNetConfig) and head_width != HEAD_WIDTH:
+        raise file_error(path, f"head_width = {HEAD_WIDTH} of a ResNet", str(head_width))
+    preprocess = as_object(path, "preprocess_cfg", whole.get("preprocess_cfg") or {})
+    config = _with_preprocessing(config, preprocess, path)
     if "logit_bias" in tensors.stored:
-        config = dataclasses.replace(config, initial_bias=float(model.get("init_logit_bias") or -10.0))
+        bias = model.get("init_logit_bias") or -10.0
+        if not isinstance(bias, int | float):
+            raise file_error(path, "init_logit_bias as a number", repr(bias)[:80])
+        config = dataclasses.replace(config, initial_bias=float(bias))
     return Published(
         config=config,
         tensors=tensors,
         rules=openai_rules(config),
         ignored=IGNORED,
         files=(path, *source_files(weights)),
-        licence=licence_beside(source),
+        licence=read_licence(source),
         vocabulary=ClipBpe(),
-        vocabulary_file=vocabulary_beside(source),
+        vocabulary_file=find_vocabulary(source),
     )
 
 
 def _with_preprocessing(config: ClipConfig, preprocess: Json, path: Path) -> ClipConfig:
     return dataclasses.replace(
         config,
-        pixel_mean=three(path, preprocess.get("mean", PIXEL_MEAN)),
-        pixel_std=three(path, preprocess.get("std", PIXEL_STD)),
+        pixel_mean=rgb_triple(path, preprocess.get("mean", PIXEL_MEAN)),
+        pixel_std=rgb_triple(path, preprocess.get("std", PIXEL_STD)),
     )
 
 
-def three(path: Path, values: object) -> tuple[float, float, float]:
-    """A number for each of red, green and blue."""
+def rgb_triple(path: Path, values: object) -> tuple[float, float, float]:
+    """Return a list of three numbers, for red, green and blue; raise UserError for any other value."""
     if not isinstance(values, list | tuple) or len(values) != 3 or not all(isinstance(x, int | float) for x in values):
-        raise refused(path, "a mean and a std of three numbers", str(values)[:80])
+        raise file_error(path, "a mean and a std of three numbers", str(values)[:80])
     return float(values[0]), float(values[1]), float(values[2])

@@ -1,41 +1,41 @@
-"""OpenAI's dVAE of DALL·E 1: two pickled modules, or state dicts of them, in one folder."""
+"""OpenAI's dVAE of DALL·E 1: a folder with two pickled modules, or with their state dicts."""
 
 import re
 from pathlib import Path
 
 from dalle_jax.models.dvae import DECODER_KERNELS, ENCODER_KERNELS, DvaeConfig
 from dalle_jax.pretrained.files.read_weights import read_tensors
-from dalle_jax.pretrained.files.tensors import Tensors, refused
-from dalle_jax.pretrained.mapping import KERNEL, Rule, rule
-from dalle_jax.pretrained.publisher import Published, first_file, shape
+from dalle_jax.pretrained.files.tensors import Tensors, file_error
+from dalle_jax.pretrained.mapping import CONV_KERNEL, Rule, rule
+from dalle_jax.pretrained.publisher import Published, find_file, tensor_shape
 
 SIDES = {"encoder": ("encoder.pkl", "encoder.pt"), "decoder": ("decoder.pkl", "decoder.pt")}
 
 
 def published(source: Path) -> Published:
-    """The dVAE in a folder with ``encoder.pkl`` and ``decoder.pkl``; every size is read from its shapes."""
-    files = [first_file(source, names) for names in SIDES.values()]
+    """Read the dVAE in a folder with ``encoder.pkl`` and ``decoder.pkl``; sizes come from the shapes."""
+    files = [find_file(source, names) for names in SIDES.values()]
     stored = {}
     for side, file in zip(SIDES, files, strict=True):
         stored.update({f"{side}.{name}": one for name, one in read_tensors(file).stored.items()})
     tensors = Tensors(str(source), stored)
-    config = config_of(tensors)
+    config = config_from_shapes(tensors)
     return Published(
         config=config,
         tensors=tensors,
-        rules=rules(config),
+        rules=rules_for(config),
         ignored={},
         files=tuple(files),
         licence="Modified MIT (OpenAI's repository DALL-E)",
     )
 
 
-def config_of(tensors: Tensors) -> DvaeConfig:
-    """The sizes that the shapes tell."""
-    width, channels = shape(tensors, "encoder.blocks.input.w", 4)[:2]
-    code_width, codebook_size = shape(tensors, "decoder.blocks.input.w", 4)[:2]
+def config_from_shapes(tensors: Tensors) -> DvaeConfig:
+    """Infer the config from the shapes."""
+    width, channels = tensor_shape(tensors, "encoder.blocks.input.w", 4)[:2]
+    code_width, codebook_size = tensor_shape(tensors, "decoder.blocks.input.w", 4)[:2]
     groups, blocks = (
-        _last(tensors, pattern)
+        _count_from_one(tensors, pattern)
         for pattern in (r"encoder\.blocks\.group_(\d+)\.", r"encoder\.blocks\.group_1\.block_(\d+)\.")
     )
     return DvaeConfig(
@@ -43,16 +43,16 @@ def config_of(tensors: Tensors) -> DvaeConfig:
     )
 
 
-def _last(tensors: Tensors, pattern: str) -> int:
-    """How many there are of what is counted from 1 on."""
+def _count_from_one(tensors: Tensors, pattern: str) -> int:
+    """Count the numbers that the group of ``pattern`` matches; they must be 1, 2, 3 and so on."""
     numbers = {int(match.group(1)) for name in tensors if (match := re.match(pattern, name))}
     if not numbers or numbers != set(range(1, len(numbers) + 1)):
-        raise refused(tensors.name, f"all of {pattern} from 1 on", f"the numbers {sorted(numbers)[:20]}")
+        raise file_error(tensors.name, f"all of {pattern} from 1 on", f"the numbers {sorted(numbers)[:20]}")
     return max(numbers)
 
 
-def rules(config: DvaeConfig) -> list[Rule]:
-    """Where every tensor goes; groups and blocks are counted from 1 there."""
+def rules_for(config: DvaeConfig) -> list[Rule]:
+    """Build the rules of the network; OpenAI numbers groups and blocks from 1."""
     found: list[Rule] = []
     for side, kernels in (("encoder", ENCODER_KERNELS), ("decoder", DECODER_KERNELS)):
         theirs = f"{side}.blocks"
@@ -71,5 +71,5 @@ def rules(config: DvaeConfig) -> list[Rule]:
 
 
 def conv(ours: str, theirs: str) -> list[Rule]:
-    """A convolution."""
-    return [rule(f"{ours}.kernel", f"{theirs}.w", how=KERNEL), rule(f"{ours}.bias", f"{theirs}.b")]
+    """Build the rules of a convolution."""
+    return [rule(f"{ours}.kernel", f"{theirs}.w", transform=CONV_KERNEL), rule(f"{ours}.bias", f"{theirs}.b")]

@@ -1,77 +1,97 @@
-"""VQGAN of taming-transformers: Lightning checkpoints, and the way back to one."""
+"""VQGANs in torch's format: taming-transformers' Lightning checkpoints, in and out, and LlamaGen's image tokenizer.
 
+The two name their levels differently. LlamaGen's codes also lie on the unit sphere (``distance="cosine"``).
+"""
+
+import dataclasses
 from pathlib import Path
 
 from dalle_jax import storage
 from dalle_jax.models.vqgan import Vqgan, VqganConfig
 from dalle_jax.pretrained.files.read_weights import read_tensors
-from dalle_jax.pretrained.files.tensors import Tensors, refused
+from dalle_jax.pretrained.files.tensors import Tensors, file_error
 from dalle_jax.pretrained.files.write_torch import write_state_dict
-from dalle_jax.pretrained.mapping import taken_back
-from dalle_jax.pretrained.publisher import Published, first_file
-from dalle_jax.pretrained.publishers.vqgan_layouts import TAMING, config_of, pairs, torch_rules
+from dalle_jax.pretrained.mapping import to_published
+from dalle_jax.pretrained.publisher import Published, find_file
+from dalle_jax.pretrained.publishers.vqgan_layouts import LLAMAGEN, TAMING, config_from_shapes, name_pairs, torch_rules
 
 IGNORED = {
     r"loss\..*": "the discriminator and LPIPS, which only training uses",
-    r"model_ema\..*": "averages under other names; the checkpoint's own weights are taken",
+    r"model_ema\..*": "EMA weights under other names; the checkpoint's own weights are used",
 }
-NOT_HERE = {
+UNSUPPORTED = {
     "quantize.proj.weight": "the Gumbel variant (GumbelVQ), which has no nearest code",
     "quantize.embed.weight": "the Gumbel variant (GumbelVQ), which has no nearest code",
-    "quantize.used": "a remapped codebook (remap), whose codes are other numbers",
+    "quantize.used": "a remapped codebook (remap), which numbers its codes differently",
 }
+"""Variants of the VQGAN that are not implemented, by a tensor that only they have."""
+LLAMAGEN_IGNORED = {r"quantize\.codebook_used": "a statistic of its training"}
 NOMINAL_RESOLUTION = 256
 
 
 def published(source: Path) -> Published:
-    """The VQGAN in a ``.ckpt``, or in a folder with ``last.ckpt``; every size is read from its shapes."""
-    file = source if source.is_file() else first_file(source, ("last.ckpt", "model.ckpt"))
-    tensors = state_of(read_tensors(file))
-    refuse_others(tensors)
-    config = config_of(tensors, TAMING)
+    """Read taming's VQGAN from a ``.ckpt``, or from a folder with ``last.ckpt``; sizes come from the shapes."""
+    file = source if source.is_file() else find_file(source, ("last.ckpt", "model.ckpt"))
+    tensors = state_dict_of(read_tensors(file))
+    check_variant(tensors)
+    config = config_from_shapes(tensors, TAMING)
     return Published(
         config=config,
         tensors=tensors,
-        rules=torch_rules(pairs(config, TAMING)),
+        rules=torch_rules(name_pairs(config, TAMING)),
         ignored=IGNORED,
         files=(file,),
-        licence="MIT (CompVis's repository taming-transformers); of the images that it was trained on, see there",
+        licence="MIT (CompVis's repository taming-transformers); see there for the licences of the training images",
     )
 
 
-def state_of(tensors: Tensors) -> Tensors:
-    """What lies under ``state_dict`` in a Lightning checkpoint, without the optimizer's; all, where there is none."""
+def published_llamagen(source: Path) -> Published:
+    """Read LlamaGen's tokenizer from a ``.pt`` (``vq_ds16_c2i.pt``); sizes come from the shapes."""
+    tensors = read_tensors(source).unwrapped(("ema", "model", "state_dict"))
+    config = dataclasses.replace(config_from_shapes(tensors, LLAMAGEN), distance="cosine")
+    return Published(
+        config=config,
+        tensors=tensors,
+        rules=torch_rules(name_pairs(config, LLAMAGEN)),
+        ignored=LLAMAGEN_IGNORED,
+        files=(source,),
+        licence="MIT (FoundationVision's repository LlamaGen)",
+    )
+
+
+def state_dict_of(tensors: Tensors) -> Tensors:
+    """Select the ``state_dict`` of a Lightning checkpoint, or return all tensors if there is none."""
     inside = tensors.inside("state_dict")
     return inside if inside.stored else tensors
 
 
-def refuse_others(tensors: Tensors) -> None:
-    """Raises UserError for relatives of the VQGAN that are read by nothing here."""
-    found = next((why for name, why in NOT_HERE.items() if name in tensors.stored), None)
+def check_variant(tensors: Tensors) -> None:
+    """Raise UserError for variants of the VQGAN that are not implemented."""
+    found = next((variant for name, variant in UNSUPPORTED.items() if name in tensors.stored), None)
     if found is not None:
-        raise refused(tensors.name, "a VQGAN with a codebook of its own (quantize.embedding)", found)
+        raise file_error(tensors.name, "a VQGAN with a codebook of its own (quantize.embedding)", found)
 
 
 def export(network: Vqgan, folder: Path) -> None:
-    """Writes ``last.ckpt`` and ``model.yaml``, which taming-transformers loads.
+    """Write ``last.ckpt`` and ``model.yaml``, which taming-transformers loads.
 
-    The yaml's ``resolution`` only says at which sizes there is attention; the network takes every size.
+    The yaml's ``resolution`` only determines the levels that have attention; the network takes images of every size.
     """
     config = network.config
     if config.distance != "euclidean":
-        raise refused("taming-vqgan", "a VQGAN with distance='euclidean'", f"distance={config.distance!r}")
-    tensors = taken_back(network, torch_rules(pairs(config, TAMING)))
+        raise file_error("taming-vqgan", "a VQGAN with distance='euclidean'", f"distance={config.distance!r}")
+    tensors = to_published(network, torch_rules(name_pairs(config, TAMING)))
     storage.write(folder / "model.yaml", model_yaml(config).encode())
     write_state_dict(folder / "last.ckpt", tensors)
 
 
 def attention_resolutions(config: VqganConfig) -> list[int]:
-    """The sizes at which there is attention, of images of 256 px."""
+    """Return the feature sizes at which there is attention, for images of 256 px."""
     return [NOMINAL_RESOLUTION >> level for level in config.attention_levels]
 
 
 def model_yaml(config: VqganConfig) -> str:
-    """The config by taming's names; its pixels are in -1..1, whatever this network was trained with."""
+    """Write the config by taming's names; taming itself always feeds pixels in -1..1."""
     return f"""# pixel_range: {config.pixel_range}
 model:
   target: taming.models.vqgan.VQModel

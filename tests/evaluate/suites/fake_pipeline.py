@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dalle_jax.pipelines.text_to_image import Generation, Pipeline
+from dalle_jax.pipelines.request import Generation
 from dalle_jax.scenes.grammar import parse
 from dalle_jax.scenes.rendering import render
 
@@ -10,8 +10,8 @@ SIDE = 32
 WRONG = "a small red circle"
 
 
-class FakePipeline(Pipeline):
-    """Reconstruct exactly, draw the candidates in ``right`` truly and others as ``WRONG``, and score true ones 1."""
+class FakePipeline:
+    """All parts of a pipeline: candidates in ``right`` are true and score 1, others are ``WRONG`` and score 0."""
 
     def __init__(self, right: set[int]) -> None:
         self._right = right
@@ -43,8 +43,8 @@ class FakePipeline(Pipeline):
         return render(parse(caption), SIDE, np.random.default_rng(0))
 
     def _drawn(self, request):
-        numbers = range(request.first, request.first + request.candidates)
+        numbers = range(request.options.first, request.options.first + request.options.candidates)
         candidates = np.stack([self._rendered(request.prompt if i in self._right else WRONG) for i in numbers])
         scores = np.array([float(i in self._right) for i in numbers], np.float32)
-        chosen = np.argsort(-scores, kind="stable")[: request.keep]
+        chosen = np.argsort(-scores, kind="stable")[: request.options.kept]
         return Generation(request.prompt, candidates[chosen], scores[chosen], chosen, candidates, scores)

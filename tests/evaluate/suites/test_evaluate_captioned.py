@@ -19,10 +19,14 @@ def batches(captions, among, side=SIDE):
         yield {"image": [render(parse(one), side, np.random.default_rng(0)) for one in own], "caption": own}
 
 
+def measured(fake, config, batches, say):
+    return evaluate_captioned(fake, fake, fake, fake, config, batches, say)
+
+
 def test_true_images_and_candidates_are_found_and_wrong_candidates_are_not():
     config = EvaluateCaptioned(DRAWING, captions=7, shown=3, among=5)
     lines = []
-    found = evaluate_captioned(FakePipeline(right={2}), config, batches(CAPTIONS, 5), lines.append)
+    found = measured(FakePipeline(right={2}), config, batches(CAPTIONS, 5), lines.append)
     assert found.retrieval_top1 == 1.0 and found.retrieval_top5 is None  # all of five captions are among five
     assert (found.retrieval_among, found.found_among) == (5, 5)
     assert found.chosen_found == pytest.approx(5 / 7)  # the captions of the other two are not among the first five
@@ -38,7 +42,7 @@ def test_true_images_and_candidates_are_found_and_wrong_candidates_are_not():
 def test_more_captions_than_held_out_images_are_lowered_and_every_image_is_measured():
     config = EvaluateCaptioned(DRAWING, captions=11, shown=11, among=7)
     lines = []
-    found = evaluate_captioned(FakePipeline(right={0}), config, batches(CAPTIONS, 7), lines.append)
+    found = measured(FakePipeline(right={0}), config, batches(CAPTIONS, 7), lines.append)
     assert lines[:2] == [f"{name}: 11 lowered to 10, the number of held-out images" for name in ("captions", "shown")]
     assert found.reconstruction.count == 10 and len(found.samples.samples) == 10
 
@@ -46,7 +50,7 @@ def test_more_captions_than_held_out_images_are_lowered_and_every_image_is_measu
 def test_images_of_a_different_size_are_refused():
     config = EvaluateCaptioned(DRAWING, captions=5, shown=1, among=5)
     with pytest.raises(UserError, match=r"held-out images: expected 32 px a side, the model's size, got \(48, 48\)"):
-        evaluate_captioned(FakePipeline(right={0}), config, batches(CAPTIONS, 5, side=48), lambda line: None)
+        measured(FakePipeline(right={0}), config, batches(CAPTIONS, 5, side=48), lambda line: None)
 
 
 def test_an_equal_caption_among_the_most_similar_counts_as_retrieved():

@@ -22,7 +22,8 @@ CONFIG = EvaluateScenes(
 
 @pytest.fixture(scope="module")
 def findings():
-    return evaluate_scenes(FakePipeline(right={2}), CONFIG, lambda line: None)
+    fake = FakePipeline(right={2})
+    return evaluate_scenes(fake, fake, fake, CONFIG, lambda line: None)
 
 
 def test_shares_follow_from_the_candidate_that_is_right(findings):

@@ -1,4 +1,4 @@
-"""Archives of which a byte has changed: what is read is what was written, or the file and the member are named."""
+"""Archives with a changed byte: readers return what was written, or name the file and the member."""
 
 import struct
 
@@ -23,33 +23,33 @@ def plain_npz(path):
     return path
 
 
-def packed_npz(path):
+def compressed_npz(path):
     np.savez_compressed(path, a=NUMBERS.reshape(4, 6), b=np.arange(3))
     return path
 
 
-def read_or_refused(path) -> tuple[dict[str, bytes], str]:
+def read_or_error(path) -> tuple[dict[str, bytes], str]:
     try:
         return {name: array.tobytes() for name, array in read_tensors(path).items()}, ""
     except UserError as error:
         return {}, str(error)
 
 
-@pytest.mark.parametrize("made", [torch_file, plain_npz, packed_npz])
-def test_no_bit_of_an_archive_can_change_what_is_read_unnoticed(tmp_path, made):
+@pytest.mark.parametrize("made", [torch_file, plain_npz, compressed_npz])
+def test_no_flipped_bit_of_an_archive_silently_changes_a_tensor(tmp_path, made):
     path = made(tmp_path / "whole.npz")
     whole, content = {name: array.tobytes() for name, array in read_tensors(path).items()}, path.read_bytes()
     damaged, refused = tmp_path / "damaged.npz", 0
     for at in range(len(content)):
         damaged.write_bytes(content[:at] + bytes([content[at] ^ (1 << at % 8)]) + content[at + 1 :])
-        found, said = read_or_refused(damaged)
+        found, said = read_or_error(damaged)
         assert found.keys() <= whole.keys() and all(found[name] == whole[name] for name in found), at
         assert not said or said.startswith(str(damaged))
         refused += bool(said)
-    assert refused > len(content) // 3  # dates, versions and such say nothing of the numbers
+    assert refused > len(content) // 3  # the rest, such as dates and versions, does not affect tensors
 
 
-def test_a_flipped_byte_of_a_tensor_is_named_with_its_file_and_member(tmp_path):
+def test_the_error_for_a_damaged_tensor_names_its_file_and_member(tmp_path):
     path = torch_file(tmp_path / "a.pt")
     content = bytearray(path.read_bytes())
     at = content.index(NUMBERS.tobytes())
@@ -60,7 +60,7 @@ def test_a_flipped_byte_of_a_tensor_is_named_with_its_file_and_member(tmp_path):
         _ = tensors["a"]
 
 
-def test_a_member_is_checked_once_and_only_when_it_is_read(tmp_path, monkeypatch):
+def test_a_member_is_checked_at_its_first_read_and_only_then(tmp_path, monkeypatch):
     path, sizes = torch_file(tmp_path / "a.pt"), []
     true = zips.zlib.crc32
     monkeypatch.setattr(zips.zlib, "crc32", lambda part: sizes.append(len(part)) or true(part))
@@ -71,7 +71,7 @@ def test_a_member_is_checked_once_and_only_when_it_is_read(tmp_path, monkeypatch
     assert sizes.count(NUMBERS.nbytes) == 1
 
 
-def test_an_archive_whose_checksums_torch_was_told_to_leave_out_is_read(tmp_path):
+def test_an_archive_that_torch_saved_without_checksums_is_read(tmp_path):
     path = torch_file(tmp_path / "a.pt")
     content = path.read_bytes()
     at = content.index(b"PK\x01\x02")
@@ -83,8 +83,8 @@ def test_an_archive_whose_checksums_torch_was_told_to_leave_out_is_read(tmp_path
     np.testing.assert_array_equal(read_tensors(path)["a"], NUMBERS.reshape(4, 6))
 
 
-def test_a_member_inside_of_another_is_refused(tmp_path):
-    """As in bombs that unpack the same bytes many times: a whole member lies in the bytes of the first."""
+def test_a_member_inside_another_is_refused(tmp_path):
+    """Zip bombs overlap members to unpack the same bytes many times."""
     name = b"archive/data/1"
     inner = zips.LOCAL_HEADER.pack(b"PK\x03\x04", 20, 0, 0, 0, 0, 0, 4, 4, len(name), 0) + name + b"abcd"
     path = torch_zip(tmp_path / "a.pt", ROOT, {"0": inner.ljust(96), "1": b"abcd"})
@@ -96,7 +96,7 @@ def test_a_member_inside_of_another_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("place", "value"), [(0, b"PK\x03\x05"), (8, b"\x08\x00"), (30, b"Archive")])
-def test_a_member_whose_own_header_says_other_things_is_refused(tmp_path, place, value):
+def test_a_member_whose_local_header_differs_from_the_directory_is_refused(tmp_path, place, value):
     path = torch_file(tmp_path / "a.pt")
     content = path.read_bytes()
     at = content.index(b"PK\x03\x04", 10) + place

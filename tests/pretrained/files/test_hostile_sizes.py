@@ -1,4 +1,4 @@
-"""Small files that mean to be large, slow or deep: each is refused at once, in little memory."""
+"""Small files that expand into huge, slow or deep objects: each is refused at once, in little memory."""
 
 import json
 import pickle
@@ -13,9 +13,9 @@ import pytest
 from dalle_jax.config.errors import UserError
 from dalle_jax.pretrained.files import msgpack_files, pickles
 from dalle_jax.pretrained.files.read_weights import read_tensors
-from dalle_jax.pretrained.files.tensors import Stored, Tensors, shown
-from dalle_jax.pretrained.mapping import SAME, mismatches, rule, stacked
-from dalle_jax.pretrained.publisher import count, kind
+from dalle_jax.pretrained.files.tensors import StoredTensor, Tensors, short_repr
+from dalle_jax.pretrained.mapping import IDENTITY, mismatches, rule, stacked
+from dalle_jax.pretrained.publisher import count_layers, find_kind
 from tests.pretrained.files.test_hostile_files import GOOD, HALF, NUMBERS, hostile, refusal
 from tests.pretrained.weight_files import (
     Reference,
@@ -35,7 +35,7 @@ SECONDS, BYTES = 30, 200 << 20
 
 
 @pytest.fixture(autouse=True)
-def soon_and_in_little_memory():
+def bounded_time_and_memory():
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10 < BYTES
@@ -43,14 +43,14 @@ def soon_and_in_little_memory():
 
 
 def doubled(times: int) -> bytes:
-    """A tuple of the same tuple twice, and so on: 2^times when written out or hashed, a few bytes here."""
+    """Pickle tuples that each hold the previous one twice: a few bytes here, 2^times steps to print or to hash."""
     body = b")q\x000"
     for number in range(times):
         body += b"h%ch%c\x86q%c0" % (number, number, number + 1)
     return body + b"h%c" % times
 
 
-HUGE = pickle.dumps(10**5000, protocol=2)[2:-1]  # more digits than Python writes out
+HUGE = pickle.dumps(10**5000, protocol=2)[2:-1]  # more digits than Python prints
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ HUGE = pickle.dumps(10**5000, protocol=2)[2:-1]  # more digits than Python write
         (named("collections", "OrderedDict") + b"](" + doubled(60) + b"K\x01\x86e\x85R.", "tuple of tuples"),
         (named("builtins", "set") + b"](" + doubled(60) + b"e\x85R.", "tuple of tuples"),
         (b"(" + doubled(60) + b"Nd.", "tuple of tuples"),
-        (doubled(60) + b"Q.", "a reference"),
+        (doubled(60) + b"Q.", "a persistent id"),
         (b"(" + encoded("storage") + doubled(60) + encoded("0") + encoded("cpu") + HUGE + b"tQ.", "a storage of kind"),
         (b"(" + encoded("storage") + named("torch", "FloatStorage") + doubled(60) + b"K\x01K\x01tQ.", "names"),
         (doubled(60) + encoded("x") + b"\x93.", "the name"),
@@ -74,7 +74,7 @@ HUGE = pickle.dumps(10**5000, protocol=2)[2:-1]  # more digits than Python write
     ],
     ids=range(15),
 )
-def test_objects_that_grow_when_they_are_hashed_or_written_out_are_refused(tmp_path, body, says):
+def test_objects_that_explode_when_hashed_or_printed_are_refused(tmp_path, body, says):
     assert re.search(says, hostile(tmp_path, b"\x80\x02" + body))
 
 
@@ -82,7 +82,7 @@ def test_objects_that_grow_when_they_are_hashed_or_written_out_are_refused(tmp_p
 @pytest.mark.parametrize(
     "bomb", [HUGE, doubled(60), b")" + b"\x85" * 5000, b"}", b"N", encoded("6"), b"G" + b"\x7f" * 8]
 )
-def test_sizes_that_are_bombs_or_no_numbers_are_refused(tmp_path, place, bomb):
+def test_sizes_that_are_bombs_or_not_numbers_are_refused(tmp_path, place, bomb):
     parts = {"offset": b"K\x00", "shape": b"K\x04K\x06\x86", "strides": b"K\x06K\x01\x86", "size": b"K\x18"}
     parts[place] = bomb if place in ("offset", "size") else bomb + b"K\x01\x86"
     kind_of = named("torch", "FloatStorage")
@@ -100,34 +100,34 @@ def test_sizes_that_are_bombs_or_no_numbers_are_refused(tmp_path, place, bomb):
     + [("storage", ("GLOBAL", "torch", "FloatStorage"), key, "cpu", 24) for key in (0, None, ("0",), "../0", ".")],
     ids=repr,
 )
-def test_persistent_ids_of_odd_types_are_refused_in_both_containers(tmp_path, one):
+def test_wrong_persistent_ids_are_refused_in_both_torch_formats(tmp_path, one):
     root = {"a": Reference(one)}
     refusal(torch_zip(tmp_path / "a.pt", root, {"0": NUMBERS.tobytes()}))
     refusal(torch_old(tmp_path / "b.pt", root, {"0": NUMBERS}))
 
 
-def test_pickles_of_more_steps_than_any_weights_need_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(pickles, "MOST_STEPS", 3000)
+def test_pickles_of_too_many_steps_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickles, "MAX_STEPS", 3000)
     assert "steps" in hostile(tmp_path, b"\x80\x02" + b"]" * 4000 + b".")
     many = b"}q\x00(" + b"".join(b"M" + struct.pack("<H", i) + b"N" for i in range(900)) + b"u"
-    copies = (named("collections", "OrderedDict") + b"h\x00\x85R") * 4  # each would copy the 900
+    copies = (named("collections", "OrderedDict") + b"h\x00\x85R") * 4  # each copies the 900 items
     assert "steps" in hostile(tmp_path, b"\x80\x02" + many + copies + b".")
-    bag = named("dall_e.a", "B") + b")\x81" + many + b"b" + b"h\x00b" * 4
-    assert "steps" in hostile(tmp_path, b"\x80\x02" + bag + b".")
+    inert = named("dall_e.a", "B") + b")\x81" + many + b"b" + b"h\x00b" * 4
+    assert "steps" in hostile(tmp_path, b"\x80\x02" + inert + b".")
 
 
-def test_names_that_are_joined_to_longer_ones_without_end_are_refused(tmp_path):
+def test_nested_names_that_add_up_to_too_long_ones_are_refused(tmp_path):
     inside = {str(number): tensor("0", "float32", 24, (4, 6), (6, 1)) for number in range(50)}
     root = {"x" * 200_000: inside}
     assert "too long" in refusal(torch_zip(tmp_path / "a.pt", root, {"0": NUMBERS.tobytes()}))
     path = tmp_path / "a.msgpack"
     parts = flax_map({str(number): flax_array(NUMBERS) for number in range(15)})
     path.write_bytes(b"\x81\xda" + struct.pack(">H", 60_000) + b"x" * 60_000 + parts)
-    assert "letters" in refusal(path)
+    assert "a name of 60000 characters" in refusal(path)
 
 
-def test_msgpack_files_of_more_values_than_any_weights_need_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(msgpack_files, "MOST_VALUES", 1000)
+def test_msgpack_files_of_too_many_values_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(msgpack_files, "MAX_VALUES", 1000)
     path = tmp_path / "a.msgpack"
     path.write_bytes(b"\x81\xa1a\xdd" + struct.pack(">I", 2000) + b"\x90" * 2000)
     assert "more than 1000 values" in refusal(path)
@@ -156,13 +156,13 @@ def test_msgpack_files_of_more_values_than_any_weights_need_are_refused(tmp_path
     ],
     ids=range(12),
 )  # fmt: skip
-def test_headers_of_safetensors_with_odd_numbers_are_refused(tmp_path, header):
+def test_safetensors_headers_with_wrong_numbers_are_refused(tmp_path, header):
     head = header.encode()
     path = safetensors(tmp_path / "a.safetensors", head, NUMBERS[:12].tobytes())
     refusal(path)
 
 
-def test_npz_headers_that_are_no_plain_tuples_are_refused(tmp_path):
+def test_npz_headers_without_a_plain_tuple_are_refused(tmp_path):
     good = npz(a=NUMBERS)
     for shape in (b"(-24,)", b"(2**4,)", b"(1e1,) ", b"[24]  ", b"(99,)99", b"(True,)", b"((((24"):
         wrong = good.replace(b"(24,), ", shape.ljust(7))
@@ -177,34 +177,34 @@ def _without_checksums(archive: bytes) -> bytes:
     return archive[: at + 16] + bytes(4) + archive[at + 20 :]
 
 
-def test_configs_that_ask_for_more_than_any_memory_are_refused(tmp_path):
-    target = {"w": Stored((1 << 24, 1 << 24), np.dtype(np.float32), lambda: NUMBERS)}
-    have = {f"x{i}": Stored((4, 6), NUMBERS.dtype, lambda: NUMBERS) for i in range(2)}
-    rules = [rule("w", "x0", "x1", how=stacked(SAME, 2, axis=0))]
+def test_configs_that_need_more_than_any_memory_are_refused(tmp_path):
+    target = {"w": StoredTensor((1 << 24, 1 << 24), np.dtype(np.float32), lambda: NUMBERS)}
+    have = {f"x{i}": StoredTensor((4, 6), NUMBERS.dtype, lambda: NUMBERS) for i in range(2)}
+    rules = [rule("w", "x0", "x1", transform=stacked(IDENTITY, 2, axis=0))]
     (line,) = mismatches(target, Tensors("file", have), rules, {})
     assert f"w (expected {1 << 48} numbers, got 48 in x0, x1)" in line
     config = {"ch": 8, "num_res_blocks": 10**7, "resolution": 8, "z_channels": 8, "embed_dim": 8, "n_embed": 8}
     written = config | {"in_channels": 3, "out_ch": 3, "ch_mult": [1] * 1000, "attn_resolutions": []}
     (tmp_path / "config.json").write_text(json.dumps(written))
     with pytest.raises(UserError, match="num_res_blocks = 10000000; ch_mult"):
-        kind("dalle-mini-vqgan").read(tmp_path)
+        find_kind("dalle-mini-vqgan").read(tmp_path)
 
 
-def test_layers_with_numbers_that_reach_far_are_counted_without_a_list_of_all():
-    far = Tensors("file", {f"layers.{10**18}.w": Stored((1,), NUMBERS.dtype, lambda: NUMBERS)})
+def test_huge_layer_numbers_are_refused_without_listing_all_layers():
+    far = Tensors("file", {f"layers.{10**18}.w": StoredTensor((1,), NUMBERS.dtype, lambda: NUMBERS)})
     with pytest.raises(UserError, match="none of number 0"):
-        count(far, r"layers\.(\d+)\.w")
+        count_layers(far, r"layers\.(\d+)\.w")
 
 
-def test_what_a_message_shows_of_a_value_is_short():
+def test_values_are_quoted_briefly_in_messages():
     loop: list = []
     loop += [loop, loop]
     for value in (10**5000, "x" * 10**6, b"x" * 10**6, loop, [loop] * 16, {"a": loop}, None, 1.5, (1, "b")):
-        assert len(shown(value)) <= 90
-    assert shown((1, "b")) == "[1, 'b']" and shown({}) == "a dict"
+        assert len(short_repr(value)) <= 90
+    assert short_repr((1, "b")) == "[1, 'b']" and short_repr({}) == "a dict"
 
 
-def test_the_files_that_these_are_made_from_are_read(tmp_path):
+def test_the_valid_versions_of_these_files_are_read(tmp_path):
     body = b"}" + encoded("a") + encoded(GOOD["a"]) + b"s."
     tensors = read_tensors(torch_zip(tmp_path / "a.pt", None, {"0": NUMBERS.tobytes()}, body=b"\x80\x02" + body))
     np.testing.assert_array_equal(tensors["a"], NUMBERS.reshape(4, 6))

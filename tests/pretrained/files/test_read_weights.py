@@ -1,4 +1,4 @@
-"""What is read is what was written: every container, with strides, offsets, shared storages and bfloat16."""
+"""Round trips through every format, with strides, offsets, shared storages and bfloat16."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from tests.pretrained.weight_files import Raw, encoded, flax_array, flax_map, na
 NUMBERS = np.arange(24, dtype=np.float32)
 
 
-def test_a_zip_of_torch_gives_views_with_their_strides_and_offsets(tmp_path):
+def test_a_torch_zip_becomes_views_with_strides_and_offsets(tmp_path):
     root = {
         "whole": tensor("0", "float32", 24, (4, 6), (6, 1)),
         "turned": tensor("0", "float32", 24, (6, 4), (1, 6)),
@@ -38,11 +38,11 @@ def test_a_zip_of_torch_gives_views_with_their_strides_and_offsets(tmp_path):
     np.testing.assert_array_equal(tensors["half"], half)
     np.testing.assert_array_equal(tensors["brain"], brain)
     assert tensors.stored["brain"].dtype == ml_dtypes.bfloat16
-    assert tensors.values_beside == {"epoch": 3}
+    assert tensors.scalars == {"epoch": 3}
     assert not tensors["whole"].flags.writeable and not tensors["whole"].flags.owndata
 
 
-def test_the_older_container_of_torch_gives_the_same(tmp_path):
+def test_torchs_legacy_format_is_read_with_strides_and_dtypes(tmp_path):
     root = {
         "a": tensor("70", "float32", 24, (6, 4), (1, 6), old=True),
         "b": tensor("9", "int64", 2, (2,), (1,), old=True),
@@ -53,7 +53,7 @@ def test_the_older_container_of_torch_gives_the_same(tmp_path):
     np.testing.assert_array_equal(tensors["b"], integers)
 
 
-def test_objects_of_torchscript_and_pickled_networks_are_walked_as_torch_names_their_parts(tmp_path):
+def test_torchscript_and_pickled_networks_have_the_names_of_their_state_dicts(tmp_path):
     one = encoded(tensor("0", "float32", 24, (24,), (1,)))
     plain = named("__torch__.___torch_mangle_7", "Holder") + b")\x81}(" + encoded("bias") + one
     plain += encoded("heads") + encoded(3) + b"ub"
@@ -63,18 +63,18 @@ def test_objects_of_torchscript_and_pickled_networks_are_walked_as_torch_names_t
     path = torch_zip(tmp_path / "a.pkl", None, {"0": NUMBERS.tobytes()}, body=b"\x80\x02" + network + b".")
     tensors = read_tensors(path)
     assert set(tensors) == {"w", "script.bias"}
-    assert tensors.values_beside == {"script.heads": 3, "n_hid": 8}
+    assert tensors.scalars == {"script.heads": 3, "n_hid": 8}
     np.testing.assert_array_equal(tensors["script.bias"], NUMBERS)
 
 
-def test_what_a_training_program_wrapped_is_unwrapped(tmp_path):
+def test_the_wrapper_key_of_a_checkpoint_is_removed(tmp_path):
     root = {"state_dict": {"a": tensor("0", "float32", 24, (24,), (1,))}, "epoch": 1}
     tensors = read_tensors(torch_zip(tmp_path / "last.ckpt", root, {"0": NUMBERS.tobytes()}))
     assert set(tensors) == {"state_dict.a"}
-    np.testing.assert_array_equal(tensors.without_wrapper()["a"], NUMBERS)
+    np.testing.assert_array_equal(tensors.unwrapped()["a"], NUMBERS)
 
 
-def test_safetensors_come_back_as_they_were_written_and_by_an_index(tmp_path):
+def test_safetensors_are_read_back_directly_and_through_an_index(tmp_path):
     wanted = {
         "a": NUMBERS.reshape(2, 3, 4),
         "b": np.array([1, 2], ml_dtypes.bfloat16),
@@ -83,7 +83,7 @@ def test_safetensors_come_back_as_they_were_written_and_by_an_index(tmp_path):
     }
     write_safetensors(tmp_path / "one.safetensors", wanted, {"format": "pt"})
     tensors = read_tensors(tmp_path / "one.safetensors")
-    assert list(tensors) == list(wanted) and tensors.values_beside == {"format": "pt"}
+    assert list(tensors) == list(wanted) and tensors.scalars == {"format": "pt"}
     for name, array in wanted.items():
         np.testing.assert_array_equal(tensors[name], array)
         assert tensors[name].dtype == array.dtype
@@ -94,7 +94,7 @@ def test_safetensors_come_back_as_they_were_written_and_by_an_index(tmp_path):
     assert [path.name for path in source_files(index)] == [index.name, "one.safetensors", "two.safetensors"]
 
 
-def test_flax_files_are_read_whole_arrays_and_chunks(tmp_path):
+def test_flax_files_are_read_with_whole_and_chunked_arrays(tmp_path):
     brain = np.array([[1, 2]], ml_dtypes.bfloat16)
     shape = msgpack.packb({"0": 4, "1": 6})
     chunks = flax_map({"0": flax_array(NUMBERS[:10]), "1": flax_array(NUMBERS[10:])})
@@ -105,10 +105,10 @@ def test_flax_files_are_read_whole_arrays_and_chunks(tmp_path):
     tensors = read_tensors(path)
     np.testing.assert_array_equal(tensors["model/kernel"], brain)
     np.testing.assert_array_equal(tensors["model/long"], NUMBERS.reshape(4, 6))
-    assert float(tensors["scale"]) == 2.5 and tensors.values_beside == {"model/step": 5}
+    assert float(tensors["scale"]) == 2.5 and tensors.scalars == {"model/step": 5}
 
 
-def test_what_flax_itself_writes_is_read(tmp_path):
+def test_files_that_flax_writes_are_read(tmp_path):
     from flax import serialization
 
     path = tmp_path / "a.msgpack"
@@ -117,7 +117,7 @@ def test_what_flax_itself_writes_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_npz_files_are_read_packed_or_not(tmp_path, save):
+def test_npz_files_are_read_compressed_or_not(tmp_path, save):
     save(tmp_path / "a.npz", a=NUMBERS.reshape(4, 6), b=np.asfortranarray(NUMBERS.reshape(4, 6)), c=np.array(3))
     tensors = read_tensors(tmp_path / "a.npz")
     np.testing.assert_array_equal(tensors["a"], NUMBERS.reshape(4, 6))

@@ -1,4 +1,4 @@
-"""OpenAI's sizes: the numbers of parameters that it states, and a place for every tensor."""
+"""OpenAI's presets: the published numbers of parameters, and a rule for every tensor."""
 
 import dataclasses
 
@@ -7,14 +7,14 @@ import pytest
 from flax import nnx
 
 from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
-from dalle_jax.pretrained.files.tensors import Stored, Tensors
+from dalle_jax.pretrained.files.tensors import StoredTensor, Tensors
 from dalle_jax.pretrained.mapping import mismatches
 from dalle_jax.pretrained.publishers.clip_presets import PRESETS, preset_name
 from dalle_jax.pretrained.publishers.clip_rules import hugging_face_rules, openai_rules
-from dalle_jax.pretrained.publishers.openai_clip import config_of
+from dalle_jax.pretrained.publishers.openai_clip import config_from_shapes
 from dalle_jax.train.state import ModuleSpec
 
-PARAMETERS = {  # as open_clip's table of models and OpenAI's notebook print them
+PARAMETERS = {  # from open_clip's model table and OpenAI's notebook
     "RN50": 102_007_137,
     "RN101": 119_688_033,
     "RN50x4": 178_300_601,
@@ -28,17 +28,17 @@ PARAMETERS = {  # as open_clip's table of models and OpenAI's notebook print the
 
 
 def published(blueprint: ModuleSpec, rules) -> Tensors:
-    """The file that these rules read, as far as its shapes go."""
+    """Build a file with the shapes that the rules expect, and without values."""
     stored = {}
     for one in rules:
         whole = np.broadcast_to(np.zeros((), np.int8), blueprint.stored()[one.target].shape)
-        for name, part in zip(one.sources, one.how.backward(whole), strict=True):
-            stored[name] = Stored(part.shape, np.dtype(np.float16), lambda: np.zeros(0))
+        for name, part in zip(one.sources, one.transform.backward(whole), strict=True):
+            stored[name] = StoredTensor(part.shape, np.dtype(np.float16), lambda: np.zeros(0))
     return Tensors("a file", stored)
 
 
 LONG = ("RN101", "RN50x4", "RN50x16", "RN50x64")
-"""ResNets of many blocks, each of which is traced."""
+"""ResNets with many blocks, which take long to trace."""
 
 
 def blueprint_of(config: ClipConfig) -> ModuleSpec:
@@ -47,23 +47,25 @@ def blueprint_of(config: ClipConfig) -> ModuleSpec:
 
 @pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.slow] * (one in LONG)) for one in PARAMETERS])
 def test_a_preset_has_the_published_number_of_parameters(name):
-    blueprint = blueprint_of(dataclasses.replace(PRESETS[name], scan=True))  # one block of a tower traced for all
+    blueprint = blueprint_of(
+        dataclasses.replace(PRESETS[name], scan=True)
+    )  # scan traces one block of a tower instead of all
     sizes = {path: leaf.size for path, leaf in blueprint.stored().items()}
     assert sum(size for path, size in sizes.items() if blueprint.is_param(path)) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", ["ViT-B/32", "RN50"])
-def test_every_tensor_of_a_published_file_has_its_place_and_the_file_is_recognised(name):
+def test_every_tensor_of_a_published_file_has_a_rule_and_its_shapes_identify_the_preset(name):
     config = PRESETS[name]
     blueprint = blueprint_of(config)
     tensors = published(blueprint, openai_rules(config))
-    assert config_of(tensors, "quick_gelu") == config and preset_name(config) == name
+    assert config_from_shapes(tensors, "quick_gelu") == config and preset_name(config) == name
     assert not mismatches(blueprint.stored(), tensors, openai_rules(config), {})
     if isinstance(config.vision, TowerConfig):
         rules = hugging_face_rules(config)
         assert not mismatches(blueprint.stored(), published(blueprint, rules), rules, {})
 
 
-def test_there_is_a_preset_for_each_and_none_for_others():
+def test_published_models_have_a_preset_and_other_configs_have_no_name():
     assert PRESETS.keys() == PARAMETERS.keys()
     assert preset_name(dataclasses.replace(PRESETS["RN50"], embed_width=3)) is None

@@ -1,4 +1,4 @@
-"""Each kind of published weights: all that does not fit is said together, and no tensor is lost."""
+"""Every kind of published weights: all mismatches are reported together, and every tensor is accounted for."""
 
 import json
 from collections.abc import Callable
@@ -15,25 +15,24 @@ from dalle_jax.models.dvae import Dvae
 from dalle_jax.models.llamagen import LlamaGen
 from dalle_jax.models.lpips import Lpips, LpipsConfig
 from dalle_jax.models.vqgan import Vqgan, VqganConfig
-from dalle_jax.pipelines.load.models import build
-from dalle_jax.pretrained.exporters import exporter
+from dalle_jax.pretrained.exporters import find_exporter
 from dalle_jax.pretrained.files.read_weights import read_tensors
-from dalle_jax.pretrained.mapping import fill, taken_back
-from dalle_jax.pretrained.publisher import KINDS, kind
+from dalle_jax.pretrained.mapping import fill, to_published
+from dalle_jax.pretrained.publisher import KINDS, find_kind
 from dalle_jax.pretrained.publishers import dalle_mini, llamagen, min_dalle, openai_dvae
 from dalle_jax.pretrained.publishers.clip_rules import openai_rules
-from dalle_jax.pretrained.publishers.vqgan_layouts import LLAMAGEN, pairs, torch_rules
+from dalle_jax.pretrained.publishers.vqgan_layouts import LLAMAGEN, name_pairs, torch_rules
 from tests.commands.test_import import CONFIG as CLIP
 from tests.pretrained.publishers.test_generators import BART, LLAMA
 from tests.pretrained.publishers.test_image_tokenizer_files import DVAE, VQGAN, lpips_tensors, noisy, save
 
 
 def exported(name: str, network: nnx.Module, folder: Path) -> None:
-    exporter(name).write(network, folder)
+    find_exporter(name).write(network, folder)
 
 
 def openai_clip(folder: Path) -> Path:
-    return save(folder / "clip.pt", taken_back(noisy(Clip(CLIP, rngs=nnx.Rngs(0))), openai_rules(CLIP)))
+    return save(folder / "clip.pt", to_published(noisy(Clip(CLIP, rngs=nnx.Rngs(0))), openai_rules(CLIP)))
 
 
 def hf_clip(folder: Path) -> Path:
@@ -49,7 +48,7 @@ def open_clip(folder: Path) -> Path:
 
 
 def dvae(folder: Path) -> Path:
-    tensors = taken_back(noisy(Dvae(DVAE, rngs=nnx.Rngs(0))), openai_dvae.rules(DVAE))
+    tensors = to_published(noisy(Dvae(DVAE, rngs=nnx.Rngs(0))), openai_dvae.rules_for(DVAE))
     split(folder, tensors, ("encoder", "decoder"), ".", "pkl")
     return folder
 
@@ -72,8 +71,8 @@ def flax_vqgan(folder: Path) -> Path:
 
 def llamagen_vq(folder: Path) -> Path:
     config = VqganConfig(**{**vars(VQGAN), "distance": "cosine"})
-    rules = torch_rules(pairs(config, LLAMAGEN))
-    return save(folder / "vq.pt", taken_back(noisy(Vqgan(config, rngs=nnx.Rngs(0))), rules))
+    rules = torch_rules(name_pairs(config, LLAMAGEN))
+    return save(folder / "vq.pt", to_published(noisy(Vqgan(config, rngs=nnx.Rngs(0))), rules))
 
 
 def lpips(folder: Path) -> Path:
@@ -87,14 +86,14 @@ def dalle_mini_folder(folder: Path) -> Path:
 
 
 def min_dalle_folder(folder: Path) -> Path:
-    tensors = taken_back(noisy(DalleBart(BART, rngs=nnx.Rngs(0))), min_dalle.rules_of_min_dalle(BART))
+    tensors = to_published(noisy(DalleBart(BART, rngs=nnx.Rngs(0))), min_dalle.min_dalle_rules(BART))
     split(folder, tensors, ("encoder", "decoder"), "/", "pt")
     return folder
 
 
 def llamagen_file(folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps({"n_head": 2, "block_size": 256}))
-    return save(folder / "c2i.pt", taken_back(noisy(LlamaGen(LLAMA, rngs=nnx.Rngs(0))), llamagen.rules_of(LLAMA)))
+    return save(folder / "c2i.pt", to_published(noisy(LlamaGen(LLAMA, rngs=nnx.Rngs(0))), llamagen.rules_for(LLAMA)))
 
 
 Made = Callable[[Path], Path]
@@ -111,17 +110,17 @@ SOURCES: dict[str, tuple[Made, str, str, str]] = {
     "min-dalle": (min_dalle_folder, "decoder.pt", "lm_head.weight", "final_ln.bias"),
     "llamagen": (llamagen_file, "c2i.pt", "norm.weight", "output.weight"),
 }
-"""How a small source is made; its file that is spoilt, and a tensor that is taken out and one that is made longer."""
+"""Function that writes a small source, the file to corrupt, a tensor to remove and a tensor to enlarge."""
 
 
 def read(name: str, source: Path):
-    found = kind(name).read(source)
-    module = nnx.eval_shape(lambda: build(found.config, nnx.Rngs(0)))
+    found = find_kind(name).read(source)
+    module = nnx.eval_shape(lambda: found.config.build(nnx.Rngs(0)))
     return found, module, lambda: fill(module, found.tensors, found.rules, found.ignored)
 
 
 def copied(path: Path) -> dict[str, np.ndarray]:
-    """The tensors, of which none is a view of the file any more: it is written anew."""
+    """Copy the tensors out of the mapped file, so that it can be overwritten."""
     return {name: array.copy() for name, array in read_tensors(path).items()}
 
 
@@ -129,12 +128,12 @@ def last(name: str) -> str:
     return name.removeprefix("state_dict.")
 
 
-def test_every_kind_is_here():
+def test_every_kind_has_a_small_source_here():
     assert SOURCES.keys() == {one.name for one in KINDS}
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_what_is_missing_left_over_and_of_another_shape_is_said_together(tmp_path, name):
+def test_missing_surplus_and_misshapen_tensors_are_reported_together(tmp_path, name):
     made, file, gone, longer = SOURCES[name]
     source = made(tmp_path)
     tensors = copied(tmp_path / file)
@@ -147,7 +146,7 @@ def test_what_is_missing_left_over_and_of_another_shape_is_said_together(tmp_pat
     with pytest.raises(UserError) as caught:
         filled()
     said = str(caught.value)
-    kinds = {"are missing:": last(gone), "is no place:": last(extra), "dtypes differ:": last(longer)}
+    kinds = {"are missing:": last(gone), "which no rule uses:": last(extra), "dtypes differ:": last(longer)}
     for words, tensor in kinds.items():
         (line,) = (line for line in said.splitlines() if words in line)
         assert tensor in line and line.startswith(str(source.parent if source.is_file() else source)), said
@@ -155,7 +154,7 @@ def test_what_is_missing_left_over_and_of_another_shape_is_said_together(tmp_pat
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_every_tensor_of_the_files_is_used_once_or_left_with_a_reason(tmp_path, name):
+def test_every_tensor_is_used_once_or_skipped_with_a_reason(tmp_path, name):
     made, file, *_ = SOURCES[name]
     source = made(tmp_path)
     found, module, filled = read(name, source)
@@ -170,19 +169,19 @@ def test_every_tensor_of_the_files_is_used_once_or_left_with_a_reason(tmp_path, 
 
 
 @pytest.mark.parametrize("name", ["openai-clip", "taming-vqgan", "llamagen-vq", "llamagen"])
-def test_what_lies_beside_the_weights_in_a_checkpoint_is_left_with_that_reason(tmp_path, name):
+def test_checkpoint_entries_next_to_the_weights_are_skipped_with_that_reason(tmp_path, name):
     made, file, *_ = SOURCES[name]
     source = made(tmp_path)
     tensors = {last(one): x for one, x in copied(tmp_path / file).items()}
     inside = {f"state_dict.{one}": x for one, x in tensors.items()}
     save(tmp_path / file, inside | {"optimizer.0.moment": np.zeros(3, np.float32)})
     left = read(name, source)[2]()
-    assert left == {"optimizer.0.moment": "beside the weights under 'state_dict'"}
+    assert left == {"optimizer.0.moment": "next to the weights under 'state_dict'"}
 
 
-def test_a_tensor_that_is_in_both_files_of_lpips_is_refused(tmp_path):
+def test_a_tensor_in_both_files_of_lpips_is_refused(tmp_path):
     tensors = copied(lpips(tmp_path))
     for file in ("vgg.pth", "vgg16-397923af.pth"):
         save(tmp_path / file, tensors)
     with pytest.raises(UserError, match="expected every tensor once, got 'net"):
-        kind("lpips").read(tmp_path)
+        find_kind("lpips").read(tmp_path)

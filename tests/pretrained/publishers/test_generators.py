@@ -1,4 +1,4 @@
-"""DALL·E mini's, min-dalle's and LlamaGen's layouts: refusals by name, sizes, there and back."""
+"""DALL·E mini's, min-dalle's and LlamaGen's layouts: refused flags, inferred sizes, round trips."""
 
 import dataclasses
 import json
@@ -13,11 +13,12 @@ from dalle_jax.__main__ import main
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
-from dalle_jax.models.llamagen import ByCaption, ByClass, LlamaGen, LlamaGenConfig
+from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
+from dalle_jax.models.prompt_kinds import ByCaption, ByClass
 from dalle_jax.pipelines.load.models import ModelFile, load_generator
 from dalle_jax.pipelines.load.text import load_text
-from dalle_jax.pretrained.files.tensors import Stored, Tensors
-from dalle_jax.pretrained.mapping import fill, taken_back
+from dalle_jax.pretrained.files.tensors import StoredTensor, Tensors
+from dalle_jax.pretrained.mapping import fill, to_published
 from dalle_jax.pretrained.publishers import dalle_mini, llamagen, min_dalle
 from dalle_jax.train.checkpoints.save_weights import save_weights
 
@@ -32,7 +33,7 @@ LLAMA = LlamaGenConfig(
 
 
 def numbered(network, config):
-    """A network no two of whose numbers are equal."""
+    """Build a network whose parameters are all distinct."""
     module = network(config, rngs=nnx.Rngs(0))
     graph, state = nnx.split(module)
     leaves, tree = jax.tree.flatten(state)
@@ -45,7 +46,7 @@ def numbered(network, config):
 
 
 def in_memory(arrays) -> Tensors:
-    return Tensors("here", {name: Stored(x.shape, x.dtype, lambda x=x: x) for name, x in arrays.items()})
+    return Tensors("here", {name: StoredTensor(x.shape, x.dtype, lambda x=x: x) for name, x in arrays.items()})
 
 
 def assert_equal(ours, theirs):
@@ -55,37 +56,37 @@ def assert_equal(ours, theirs):
         np.testing.assert_array_equal(a[...], b[...], err_msg=str(path))
 
 
-def there_and_back(module, rules, network, config):
+def assert_round_trip(module, rules, network, config):
     again = nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0)))
-    arrays = taken_back(module, rules)
+    arrays = to_published(module, rules)
     assert fill(again, in_memory(arrays), rules, {}) == {}
     assert_equal(module, again)
     return arrays
 
 
-def test_flags_that_are_not_implemented_are_refused_all_together():
-    flags = dalle_mini.published_config(BART)
-    assert dalle_mini.config_of(flags, "config.json", codebook_size=7) == BART
+def test_flags_that_are_not_implemented_are_refused_together():
+    flags = dalle_mini.config_to_json(BART)
+    assert dalle_mini.config_from_json(flags, "config.json", codebook_size=7) == BART
     wrong = flags | {"use_alibi": True, "ln_type": "rmsnorm", "use_head_scale": True, "swin_v3": 1, "image_length": 10}
     del wrong["use_glu"]
     with pytest.raises(UserError) as error:
-        dalle_mini.config_of(wrong, "config.json")
+        dalle_mini.config_from_json(wrong, "config.json")
     text = str(error.value)
     for part in (
         "use_alibi: expected False, the only one implemented, got True",
         "ln_type: expected 'layernorm', the only one implemented, got 'rmsnorm'",
         "use_head_scale: expected False",
         "use_glu: expected True, got nothing",
-        "swin_v3: an unknown flag, got 1",
+        "swin_v3: expected a known flag, got the value 1",
         "image_length: expected a square, got 10",
     ):
         assert f"config.json: {part}" in text
     with pytest.raises(UserError, match="decoder_ffn_dim: expected a whole number from 1 to 16777216, got None"):
-        dalle_mini.config_of({k: v for k, v in flags.items() if k != "decoder_ffn_dim"}, "config.json")
+        dalle_mini.config_from_json({k: v for k, v in flags.items() if k != "decoder_ffn_dim"}, "config.json")
     with pytest.raises(UserError, match="encoder_layers: expected a whole number from 1 to 1000, got 1000000000"):
-        dalle_mini.config_of(flags | {"encoder_layers": 10**9}, "config.json")
+        dalle_mini.config_from_json(flags | {"encoder_layers": 10**9}, "config.json")
     with pytest.raises(UserError, match="start_code: expected a row from 0 to 7, got 70"):
-        dalle_mini.config_of(flags | {"decoder_start_token_id": 70}, "config.json")
+        dalle_mini.config_from_json(flags | {"decoder_start_token_id": 70}, "config.json")
 
 
 OTHER_VALUES = {
@@ -97,28 +98,28 @@ OTHER_VALUES = {
     "model_type": ("bart",),
     "sinkhorn_iters": (2, 0),
 }
-"""Of flags that are no booleans: what the published program takes beside the one value that is implemented."""
+"""Values of the other flags that DALL·E mini's program accepts and this package does not implement."""
 
 
 @pytest.mark.parametrize("flag", dalle_mini.REQUIRED)
 def test_each_flag_of_dalle_mini_is_refused_by_name_with_every_other_value(flag):
-    only, flags = dalle_mini.REQUIRED[flag], dalle_mini.published_config(BART)
+    only, flags = dalle_mini.REQUIRED[flag], dalle_mini.config_to_json(BART)
     others = (not only,) if isinstance(only, bool) else OTHER_VALUES[flag]
     for other in others:
         with pytest.raises(UserError) as error:
-            dalle_mini.config_of(flags | {flag: other}, "config.json")
+            dalle_mini.config_from_json(flags | {flag: other}, "config.json")
         wanted = f"config.json: {flag}: expected {only!r}, the only one implemented, got {other!r}"
         assert str(error.value).splitlines() == [wanted]
 
 
-def test_megas_codes_are_the_vqgans_and_its_start_is_the_last_row():
-    flags = dalle_mini.published_config(BART) | {"image_vocab_size": 16415}
+def test_mega_has_the_vqgans_codes_and_starts_from_the_last_row():
+    flags = dalle_mini.config_to_json(BART) | {"image_vocab_size": 16415}
     del flags["decoder_start_token_id"]
-    config = dalle_mini.config_of(flags, "config.json")
+    config = dalle_mini.config_from_json(flags, "config.json")
     assert (config.codebook_size, config.extra_codes, config.start_code) == (16384, 32, 16415)
 
 
-def test_export_and_import_on_the_command_line_lose_no_number(tmp_path, capsys):
+def test_export_and_import_on_the_command_line_keep_every_parameter(tmp_path, capsys):
     module, folder = numbered(DalleBart, BART), tmp_path / "ours"
     text = render(ModelFile(model=BART))
     save_weights(folder, module, text, {"model.gin": text.encode()})
@@ -153,18 +154,18 @@ def test_export_and_import_on_the_command_line_lose_no_number(tmp_path, capsys):
         ({"grid": (3, 4)}, r"model.grid: expected a square, as DALL·E mini has it, got \(3, 4\)"),
     ],
 )
-def test_what_their_layout_cannot_hold_is_not_exported(tmp_path, changes, says):
+def test_configs_that_dalle_minis_layout_cannot_express_are_not_exported(tmp_path, changes, says):
     config = dataclasses.replace(BART, width=8, **changes)
     with pytest.raises(UserError, match=says):
         dalle_mini.export(nnx.eval_shape(lambda: DalleBart(config, rngs=nnx.Rngs(0))), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_min_dalles_layers_lie_each_for_itself_and_turned():
+def test_min_dalles_layers_are_separate_and_transposed():
     module = numbered(DalleBart, BART)
-    arrays = there_and_back(module, min_dalle.rules_of_min_dalle(BART), DalleBart, BART)
+    arrays = assert_round_trip(module, min_dalle.min_dalle_rules(BART), DalleBart, BART)
     shapes = {name: x.shape for name, x in arrays.items()}
-    assert min_dalle.config_of_min_dalle(shapes, "here") == BART
+    assert min_dalle.config_from_shapes(shapes, "here") == BART
     block = module.stack.block(1)
     np.testing.assert_array_equal(arrays["decoder/layers.1.glu.fc1.weight"], block.glu.up.kernel[...][:, 1].T)
     np.testing.assert_array_equal(
@@ -172,17 +173,17 @@ def test_min_dalles_layers_lie_each_for_itself_and_turned():
     )
     np.testing.assert_array_equal(arrays["decoder/lm_head.weight"], module.codes.head.kernel[...].T)
     with pytest.raises(UserError, match=r"here: expected min-dalle's .* got none with decoder/embed_tokens.weight"):
-        min_dalle.config_of_min_dalle({}, "here")
+        min_dalle.config_from_shapes({}, "here")
 
 
 @pytest.mark.parametrize("condition", [ByClass(5), ByCaption(4, 6)])
 @pytest.mark.parametrize("depth", [1, 2])
-def test_llamagens_tensors_go_there_and_back(condition, depth):
+def test_llamagens_tensors_survive_a_round_trip(condition, depth):
     config = dataclasses.replace(LLAMA, condition=condition, depth=depth)
     module = numbered(LlamaGen, config)
-    arrays = there_and_back(module, llamagen.rules_of(config), LlamaGen, config)
+    arrays = assert_round_trip(module, llamagen.rules_for(config), LlamaGen, config)
     shapes = {name: x.shape for name, x in arrays.items()}
-    assert llamagen.config_of(shapes, "here", grid=(16, 16), heads=2) == config
+    assert llamagen.config_from_shapes(shapes, "here", grid=(16, 16), heads=2) == config
     last = depth - 1
     qkv = module.stack.block(last).attention.qkv.kernel[...]  # [D 3 N H]
     np.testing.assert_array_equal(arrays[f"layers.{last}.attention.wqkv.weight"][16 + 8], qkv[:, 1, 1, 0])
@@ -190,19 +191,19 @@ def test_llamagens_tensors_go_there_and_back(condition, depth):
     np.testing.assert_array_equal(arrays[f"layers.{last}.feed_forward.w1.weight"], gate.T)
 
 
-def test_sizes_that_llamagens_tensors_do_not_tell_are_published_ones_or_refused(tmp_path):
+def test_sizes_that_llamagens_tensors_lack_are_published_ones_or_refused(tmp_path):
     shapes = {
         "tok_embeddings.weight": (16384, 768), "cls_embedding.embedding_table.weight": (1001, 768),
         "layers.11.attention.wqkv.weight": (2304, 768), "layers.0.attention.wqkv.weight": (2304, 768),
         "layers.0.feed_forward.w1.weight": (2048, 768),
     }  # fmt: skip
-    config = llamagen.config_of(shapes, "c2i_B_384.pt", grid=(24, 24))
+    config = llamagen.config_from_shapes(shapes, "c2i_B_384.pt", grid=(24, 24))
     assert (config.heads, config.depth, config.hidden, config.condition) == (12, 12, 2048, ByClass(1000))
     with pytest.raises(UserError, match=r"expected a published depth and width .* got 13 x 768"):
-        llamagen.config_of(shapes | {"layers.12.attention.wqkv.weight": (2304, 768)}, "here", grid=(24, 24))
-    with pytest.raises(UserError, match="expected as many heads of keys as of queries, wqkv of 2304 rows, got 1536"):
-        llamagen.config_of(shapes | {"layers.0.attention.wqkv.weight": (1536, 768)}, "here", grid=(24, 24))
-    with pytest.raises(UserError, match=r"expected a name that ends in the image's size"):
+        llamagen.config_from_shapes(shapes | {"layers.12.attention.wqkv.weight": (2304, 768)}, "here", grid=(24, 24))
+    with pytest.raises(UserError, match="expected as many key heads as query heads, wqkv of 2304 rows, got 1536"):
+        llamagen.config_from_shapes(shapes | {"layers.0.attention.wqkv.weight": (1536, 768)}, "here", grid=(24, 24))
+    with pytest.raises(UserError, match=r"expected a name that ends in the image size"):
         llamagen.grid_of(tmp_path / "model.pt", None)
     assert llamagen.grid_of(tmp_path / "t2i_XL_stage2_512.pt", None) == (32, 32)
     assert llamagen.grid_of(tmp_path / "model.pt", 576) == (24, 24)

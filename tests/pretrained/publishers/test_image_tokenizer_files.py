@@ -1,4 +1,4 @@
-"""Published image tokenizers made here, in the publishers' names: read, filled, and refused where they are others."""
+"""Small image tokenizers in the publishers' layouts: read into a network, or refused as another variant."""
 
 import json
 from pathlib import Path
@@ -12,14 +12,13 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.models.dvae import Dvae, DvaeConfig
 from dalle_jax.models.lpips import Lpips, LpipsConfig
 from dalle_jax.models.vqgan import Vqgan, VqganConfig
-from dalle_jax.pipelines.load.models import build
-from dalle_jax.pretrained.exporters import exporter
+from dalle_jax.pretrained.exporters import find_exporter
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.write_torch import write_state_dict
-from dalle_jax.pretrained.mapping import KERNEL, fill, taken_back
-from dalle_jax.pretrained.publisher import kind
+from dalle_jax.pretrained.mapping import CONV_KERNEL, fill, to_published
+from dalle_jax.pretrained.publisher import find_kind
 from dalle_jax.pretrained.publishers import openai_dvae
-from dalle_jax.pretrained.publishers.vqgan_layouts import LLAMAGEN, pairs, torch_rules
+from dalle_jax.pretrained.publishers.vqgan_layouts import LLAMAGEN, name_pairs, torch_rules
 
 DVAE = DvaeConfig(width=8, codebook_size=12, code_width=6, groups=3, blocks=2)
 VQGAN = VqganConfig(
@@ -28,22 +27,22 @@ VQGAN = VqganConfig(
 
 
 def noisy(network):
-    """No two numbers of it are equal, biases included."""
+    """Replace all parameters, biases included, by distinct random numbers."""
     keys = iter(jax.random.split(jax.random.key(1), 1000))
     graph, state = nnx.split(network)
     return nnx.merge(graph, jax.tree.map(lambda leaf: jax.random.uniform(next(keys), leaf.shape), state))
 
 
 def save(path: Path, tensors: dict[str, np.ndarray]) -> Path:
-    """An .npz, whatever it is called: files are told by their content."""
+    """Save an .npz under any name; readers recognise formats by content."""
     with path.open("wb") as stream:
         np.savez(stream, **tensors)
     return path
 
 
 def read(name: str, source: Path):
-    found = kind(name).read(source)
-    module = nnx.eval_shape(lambda: build(found.config, nnx.Rngs(0)))
+    found = find_kind(name).read(source)
+    module = nnx.eval_shape(lambda: found.config.build(nnx.Rngs(0)))
     return module, fill(module, found.tensors, found.rules, found.ignored)
 
 
@@ -53,34 +52,34 @@ def assert_same(one, other):
         np.testing.assert_array_equal(a[...], b[...], err_msg=str(path))
 
 
-def test_a_dvae_s_sizes_and_weights_come_from_its_two_files(tmp_path):
+def test_a_dvaes_sizes_and_weights_come_from_its_two_files(tmp_path):
     dvae = noisy(Dvae(DVAE, rngs=nnx.Rngs(0)))
-    tensors = taken_back(dvae, openai_dvae.rules(DVAE))
+    tensors = to_published(dvae, openai_dvae.rules_for(DVAE))
     for side in ("encoder", "decoder"):
         part = {name.removeprefix(f"{side}."): x for name, x in tensors.items() if name.startswith(side)}
         save(tmp_path / f"{side}.pkl", part)
     assert_same(read("openai-dvae", tmp_path)[0], dvae)
     (tmp_path / "decoder.pkl").unlink()
     with pytest.raises(UserError, match=r"decoder\.pkl or decoder\.pt"):
-        kind("openai-dvae").read(tmp_path)
+        find_kind("openai-dvae").read(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["taming-vqgan", "dalle-mini-vqgan"])
-def test_an_exported_vqgan_is_imported_as_it_was(name, tmp_path):
+def test_an_exported_vqgan_is_imported_unchanged(name, tmp_path):
     config = {"taming-vqgan": VQGAN, "dalle-mini-vqgan": VqganConfig(**{**vars(VQGAN), "pixel_range": "0..1"})}[name]
     vqgan = noisy(Vqgan(config, rngs=nnx.Rngs(0)))
-    exporter(name).write(vqgan, tmp_path)
+    find_exporter(name).write(vqgan, tmp_path)
     assert_same(read(name, tmp_path)[0], vqgan)
     assert not [file for file in tmp_path.iterdir() if file.name.endswith(".part")]
     cosine = Vqgan(VqganConfig(**{**vars(VQGAN), "distance": "cosine"}), rngs=nnx.Rngs(0))
     with pytest.raises(UserError, match="expected a VQGAN with distance='euclidean', got distance='cosine'"):
-        exporter(name).write(cosine, tmp_path)
+        find_exporter(name).write(cosine, tmp_path)
 
 
-def test_llamagen_s_decoder_counts_its_levels_in_the_order_in_which_they_run(tmp_path):
+def test_llamagens_decoder_numbers_its_levels_in_order_of_execution(tmp_path):
     config = VqganConfig(**{**vars(VQGAN), "distance": "cosine"})
     vqgan = noisy(Vqgan(config, rngs=nnx.Rngs(0)))
-    tensors = taken_back(vqgan, torch_rules(pairs(config, LLAMAGEN)))
+    tensors = to_published(vqgan, torch_rules(name_pairs(config, LLAMAGEN)))
     assert tensors["decoder.conv_blocks.0.res.0.conv1.weight"].shape[0] == 2 * 32
     tensors["quantize.codebook_used"] = np.zeros(9, np.float32)
     module, left = read("llamagen-vq", save(tmp_path / "vq.pt", {f"model.{one}": x for one, x in tensors.items()}))
@@ -91,27 +90,27 @@ def test_llamagen_s_decoder_counts_its_levels_in_the_order_in_which_they_run(tmp
 @pytest.mark.parametrize(
     ("name", "says"), [("quantize.embed.weight", "GumbelVQ"), ("quantize.used", r"a remapped codebook \(remap\)")]
 )
-def test_relatives_of_the_vqgan_are_refused_by_name(name, says, tmp_path):
+def test_variants_of_the_vqgan_are_refused_by_name(name, says, tmp_path):
     write_state_dict(tmp_path / "last.ckpt", {name: np.zeros((2, 2), np.float32)})
     with pytest.raises(UserError, match=rf"last\.ckpt: expected a VQGAN .*, got .*{says}"):
-        kind("taming-vqgan").read(tmp_path)
+        find_kind("taming-vqgan").read(tmp_path)
 
 
-def test_what_a_flax_vqgan_s_config_asks_for_beyond_is_refused_together(tmp_path):
-    exporter("dalle-mini-vqgan").write(Vqgan(VQGAN, rngs=nnx.Rngs(0)), tmp_path)
+def test_wrong_fields_of_a_flax_vqgans_config_are_refused_together(tmp_path):
+    find_exporter("dalle-mini-vqgan").write(Vqgan(VQGAN, rngs=nnx.Rngs(0)), tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"double_z": True, "ch": "wide", "ch_mult": [1, 0]}))
     with pytest.raises(UserError, match=r"double_z = True; ch = 'wide'; ch_mult = \[1, 0\]"):
-        kind("dalle-mini-vqgan").read(tmp_path)
+        find_kind("dalle-mini-vqgan").read(tmp_path)
 
 
 def lpips_tensors(lpips: Lpips, slices: bool) -> dict[str, np.ndarray]:
-    """By the names of LPIPS's slices, or of torchvision's features."""
+    """Return the tensors by the names of LPIPS's slices, or of torchvision's features."""
     found, number = {}, 0
     for index, group in enumerate(lpips.groups):
         for conv in group:
             name = f"net.slice{index + 1}.{number}" if slices else f"features.{number}"
-            found[f"{name}.weight"] = KERNEL.backward(np.asarray(conv.kernel[...]))[0]
+            found[f"{name}.weight"] = CONV_KERNEL.backward(np.asarray(conv.kernel[...]))[0]
             found[f"{name}.bias"] = np.asarray(conv.bias[...])
             number += 2
         number += 1
@@ -120,7 +119,7 @@ def lpips_tensors(lpips: Lpips, slices: bool) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("source", ["whole", "taming", "two"])
-def test_lpips_is_read_whole_out_of_a_vqgan_s_checkpoint_or_from_two_files(source, tmp_path):
+def test_lpips_is_read_from_one_file_a_vqgans_checkpoint_or_two_files(source, tmp_path):
     config = LpipsConfig(widths=(2, 3, 4, 5, 6), depths=(2, 2, 3, 3, 3))
     lpips = noisy(Lpips(config, rngs=nnx.Rngs(0)))
     tensors = lpips_tensors(lpips, slices=source != "two")
@@ -141,12 +140,12 @@ def test_lpips_is_read_whole_out_of_a_vqgan_s_checkpoint_or_from_two_files(sourc
         np.testing.assert_array_equal(a[...], b[...], err_msg=str(path))
 
 
-def test_a_folder_without_both_files_of_lpips_is_refused(tmp_path):
+def test_a_folder_that_lacks_a_file_of_lpips_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"one vgg16\*\.pth .* and one other vgg\*\.pth .*, got 0 and 0"):
-        kind("lpips").read(tmp_path)
+        find_kind("lpips").read(tmp_path)
 
 
-def test_a_written_state_dict_is_read_back_whatever_its_dtypes(tmp_path):
+def test_a_written_state_dict_is_read_back_in_every_dtype(tmp_path):
     tensors = {
         "a": np.arange(6, dtype=np.float32).reshape(2, 3),
         "b.c": np.array(7, np.int64),

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dalle_jax.pipelines.rerank import best_candidates, choice_among_first
+from dalle_jax.pipelines.ranker import best_candidates, choice_among_first
 
 
 def test_the_best_come_first():
@@ -22,7 +22,7 @@ def test_nan_ranks_below_every_number():
 
 
 @pytest.mark.parametrize("keep", [0, -1, 4])
-def test_keeping_none_or_more_than_there_are_is_refused(keep):
+def test_keeping_no_candidate_or_more_than_there_are_is_an_error(keep):
     with pytest.raises(ValueError, match=f"keep = {keep}.*which is 3"):
         best_candidates(np.zeros((2, 3)), keep=keep)
 
@@ -39,6 +39,6 @@ def test_choice_among_the_first_n_is_the_argmax_of_the_first_n(seed, candidates,
         assert choice.tolist() == scores[:, :n].argmax(axis=1).tolist()
 
 
-def test_candidates_that_were_not_asked_for_do_not_change_the_choice():
+def test_candidates_after_the_first_n_do_not_change_the_choice():
     scores = np.array([[0.2, 0.1, 0.3, 0.0, 9.0]])
     assert choice_among_first(scores, counts=(1, 4))[4].tolist() == [2]

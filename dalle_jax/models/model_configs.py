@@ -1,0 +1,40 @@
+"""The closed unions of model configs: a new model is named here and nowhere else.
+
+Config files (``@Name``), ``model.gin``, loading and the annotations of tasks follow from these unions.
+"""
+
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
+
+from flax import nnx
+
+from dalle_jax.models.clip import ClipConfig
+from dalle_jax.models.dalle import DalleConfig
+from dalle_jax.models.dalle_bart import DalleBartConfig
+from dalle_jax.models.dvae import DvaeConfig
+from dalle_jax.models.llamagen import LlamaGenConfig
+from dalle_jax.models.lpips import LpipsConfig
+from dalle_jax.models.vqgan import VqganConfig
+from dalle_jax.models.vqvae import VqvaeConfig
+
+Network = TypeVar("Network", covariant=True)
+
+
+@runtime_checkable
+class ModelConfig(Protocol[Network]):
+    """The config of a network: a frozen dataclass of sizes that builds the network."""
+
+    def build(self, rngs: nnx.Rngs) -> Network:
+        """Create the network with newly initialised weights."""
+
+
+ImageTokenizerConfig: TypeAlias = VqvaeConfig | DvaeConfig | VqganConfig
+"""Configs of the networks that implement ``ImageTokenizer``."""
+
+CodeGeneratorConfig: TypeAlias = DalleConfig | DalleBartConfig | LlamaGenConfig
+"""Configs of the networks that implement ``CodeGenerator``."""
+
+TextToCodesConfig: TypeAlias = DalleConfig | DalleBartConfig
+"""Configs of the code generators whose prompts are token ids."""
+
+AnyModelConfig: TypeAlias = ImageTokenizerConfig | CodeGeneratorConfig | ClipConfig | LpipsConfig
+"""Configs of all networks that a run folder can hold."""

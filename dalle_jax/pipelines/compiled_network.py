@@ -1,0 +1,61 @@
+"""A trained network on the devices of a layout, and functions of it that are compiled there."""
+
+from collections.abc import Callable
+from typing import Concatenate, Generic, ParamSpec, TypeVar
+
+import jax
+from flax import nnx
+from jax.sharding import NamedSharding
+
+from dalle_jax.arrays import PyTree
+from dalle_jax.parallel.layout import Layout, LayoutJit
+from dalle_jax.parallel.mesh import Mesh, make_mesh
+from dalle_jax.parallel.rules import Rules
+
+N = TypeVar("N")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def one_device() -> Layout:
+    """Return the layout of this process's first device."""
+    return Layout(make_mesh(Mesh(), jax.local_devices()[:1]), Rules())
+
+
+class CompiledNetwork(Generic[N]):
+    """A trained network with its parameters placed by a layout; parts of a pipeline may share the network."""
+
+    def __init__(self, network: N, layout: Layout | None = None) -> None:
+        """Move the network's own parameters to the devices, so that sharing it needs no second copy."""
+        self._layout = one_device() if layout is None else layout
+        self._graph, state = nnx.split(network)
+        self._state = jax.device_put(state, self._layout.state_shardings(state))
+        nnx.update(network, self._state)
+
+    def jit(
+        self, function: Callable[Concatenate[N, P], R], static_argnames: tuple[str, ...] = ()
+    ) -> "NetworkFunction[P, R]":
+        """Compile a function of the network and further arguments, once for each of their shapes."""
+        graph = self._graph
+
+        def run(state: PyTree, *args: P.args, **kwargs: P.kwargs) -> R:
+            return function(nnx.merge(graph, state), *args, **kwargs)
+
+        compiled = self._layout.jit(run, static_argnames=static_argnames)
+        return NetworkFunction(compiled, self._state, self._layout.replicated)
+
+
+class NetworkFunction(Generic[P, R]):
+    """A compiled function with the state of its network as the first argument."""
+
+    def __init__(self, compiled: LayoutJit[R], state: PyTree, sharding: NamedSharding) -> None:
+        """Arrays are placed by ``sharding``, so that it does not matter for compilation where they come from."""
+        self._compiled, self._state, self._sharding = compiled, state, sharding
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the compiled function with the network's state; keyword arguments are static."""
+        return self._compiled(self._state, *jax.device_put(args, self._sharding), **kwargs)
+
+    def compiles(self) -> int:
+        """Return the number of signatures that are compiled."""
+        return self._compiled.compiles()

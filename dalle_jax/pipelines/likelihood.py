@@ -1,0 +1,44 @@
+"""The likelihood of images under a text-to-codes transformer."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from dalle_jax.arrays import Array, Float, Int, Prompts, UInt8
+from dalle_jax.losses.cross_entropy import cross_entropy
+from dalle_jax.models.code_generator import CodeGenerator
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.batching import padded_chunks
+from dalle_jax.pipelines.compiled_network import CompiledNetwork
+from dalle_jax.pipelines.image_codec import ImageCodec
+from dalle_jax.pipelines.prompts import Prompt, PromptReader
+
+
+def _nats(generator: CodeGenerator, text: Prompts, codes: Int[Array, "B I"]) -> Float[Array, " B"]:
+    return cross_entropy(generator(text, codes).image, codes).mean(axis=-1)
+
+
+class CodeLikelihood:
+    """The negative log-likelihood of an image's codes given its prompt, for at most ``batch`` images a call."""
+
+    def __init__(
+        self,
+        generator: CodeGenerator,
+        codec: ImageCodec,
+        prompts: PromptReader,
+        batch: int = 64,
+        layout: Layout | None = None,
+    ) -> None:
+        """Place the transformer by ``layout``, which is one device by default."""
+        self._codec, self._prompts, self._batch = codec, prompts, batch
+        self._nats = CompiledNetwork(generator, layout).jit(_nats)
+
+    def nats(self, pixels: UInt8[np.ndarray, "B H W 3"], prompts: Sequence[Prompt]) -> Float[np.ndarray, " B"]:
+        """Return the mean negative log-likelihood per code of each image, in nats."""
+        text = self._prompts.read(prompts)  # [B T]
+        found = []
+        for chunk, rows in zip(padded_chunks(pixels, self._batch), padded_chunks(text, self._batch), strict=True):
+            codes = self._codec.encode_device(chunk).reshape(len(chunk), -1)
+            found.append(np.asarray(self._nats(jnp.asarray(rows), codes)))
+        return np.concatenate(found)[: len(pixels)]

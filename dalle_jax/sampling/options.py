@@ -1,0 +1,52 @@
+"""Sampling options: one dataclass from which requests, evaluation configs and command-line flags take theirs."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from dalle_jax.config.errors import UserError
+
+
+class SamplingKeywords(TypedDict, total=False):
+    """The fields of ``SamplingOptions`` as keyword arguments."""
+
+    candidates: int
+    temperature: float
+    top_k: int
+    top_p: float
+    guidance: float
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """The number of images to sample per prompt, and how their codes are sampled from the logits.
+
+    Raises UserError for a value out of range.
+    """
+
+    candidates: int = field(default=16, metadata={"help": "number of images to sample for each prompt"})
+    temperature: float = field(default=1.0, metadata={"help": "sampling temperature; 0 is greedy"})
+    top_k: int = field(default=0, metadata={"help": "sample among the k most likely codes; 0 is off"})
+    top_p: float = field(
+        default=1.0, metadata={"help": "sample among the most likely codes of this total probability; 1 is off"}
+    )
+    guidance: float = field(default=3.0, metadata={"help": "scale of classifier-free guidance; 1 is off"})
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            (
+                ("candidates", 1 <= self.candidates <= 512, "between 1 and 512", self.candidates),
+                ("temperature", 0.0 <= self.temperature < math.inf, "0 or more", self.temperature),
+                ("top_k", self.top_k >= 0, "0 (off) or more", self.top_k),
+                ("top_p", 0.0 < self.top_p <= 1.0, "in (0, 1]", self.top_p),
+                ("guidance", 0.0 <= self.guidance < math.inf, "0 or more (1 is off)", self.guidance),
+            )
+        )
+
+
+def check_ranges(checks: Iterable[tuple[str, bool, str, object]]) -> None:
+    """Raise UserError for the first (field, is valid, expected range, value) that is not valid."""
+    for name, valid, expected, got in checks:
+        if not valid:
+            raise UserError(f"{name}: expected {expected}, got {got}")

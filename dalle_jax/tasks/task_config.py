@@ -1,0 +1,40 @@
+"""The protocol of a task's config, which opens the task that the trainer trains."""
+
+from typing import Protocol, runtime_checkable
+
+import jax
+
+from dalle_jax.data.sources.precomputed import Manifest
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.train.task import Task
+
+
+@runtime_checkable
+class OpenedTask(Task, Protocol):
+    """A task with its frozen networks and its text tokenizer loaded and checked."""
+
+    @property
+    def config(self) -> "TaskConfig":
+        """The resolved config: it also names the networks that the config file left to the data."""
+        ...
+
+
+@runtime_checkable
+class TaskConfig(Protocol):
+    """A frozen dataclass of settings: it holds no state and does no I/O until it is opened."""
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shape and dtype of each array of a batch."""
+        ...
+
+    def open(self, layout: Layout, manifest: Manifest | None = None) -> OpenedTask:
+        """Load the frozen networks and the text tokenizer, and check that they fit the model.
+
+        ``layout`` is the layout of the run. ``manifest`` belongs to data of precomputed codes and is None otherwise.
+        Raise ``UserError`` if a file is missing or does not fit, or if the task cannot be trained on this data.
+        """
+        ...
+
+    def open_for_plan(self) -> OpenedTask:
+        """Open the task to compile it: a text tokenizer whose file does not exist is neither loaded nor checked."""
+        ...
