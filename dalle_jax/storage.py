@@ -229,12 +229,12 @@ def remove_file(file: Place) -> None:
 
 
 def write_bytes(path: str | Place, content: bytes) -> None:
-    """Call ``write``. Raise ``UserError`` if the disk is full or the folder is not writable."""
+    """Write a file as ``write`` does. Raises ``UserError`` if the disk is full or the folder is not writable."""
     try:
         write(place(path), content)
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Free some space or choose a different folder"
+            f"cannot write {path}: {error.strerror or error}. Free some space or name another folder"
         ) from error
 
 

@@ -25,7 +25,7 @@ MAX_CACHED = 100_000
 GPT2_WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 """GPT-2's pattern (encoder.py), used by BART: words keep the space before them."""
 CLIP_WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
-"""CLIP's pattern (simple_tokenizer.py) without its special tokens, which no caption may contain: digits are single."""
+"""CLIP's pattern (simple_tokenizer.py) without its special tokens, which no caption contains. Each digit is a word."""
 
 
 @cache
