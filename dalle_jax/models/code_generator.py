@@ -91,7 +91,7 @@ class CodeGenerator(Protocol):
         ...
 
     def fold_code_vectors(self) -> None:
-        """Add the networks over code vectors to the tables of codes, in place, so that drawing does not compute them.
+        """Add the networks over code vectors to the tables of codes, in place, so that sampling does not compute them.
 
         Logits stay the same. A model with ``code_width`` 0 is unchanged.
         """

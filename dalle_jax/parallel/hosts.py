@@ -28,9 +28,9 @@ WAIT = "DALLE_JAX_WAIT"
 def join() -> None:
     """Join the other processes of the run, if there are any; call it before any device is used.
 
-    ``DALLE_JAX_COORDINATOR``, ``_PROCESSES`` and ``_PROCESS`` take precedence. Without them, jax.distributed detects a SLURM
-    job step of several tasks, Open MPI or a TPU pod. Otherwise the process runs alone. Raises UserError for invalid
-    values. If the others do not arrive in time, this process ends with one line and exit code 2.
+    ``DALLE_JAX_COORDINATOR``, ``_PROCESSES`` and ``_PROCESS`` take precedence. Without them, jax.distributed detects a
+    SLURM job step of several tasks, Open MPI or a TPU pod. Otherwise the process runs alone. Raises UserError for
+    invalid values. If the others do not arrive in time, this process ends with one line and exit code 2.
     """
     seconds = _number(WAIT, os.environ.get(WAIT, "300"))
     given = {name: os.environ[name] for name in (COORDINATOR, PROCESSES, PROCESS) if os.environ.get(name)}

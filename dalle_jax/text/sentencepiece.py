@@ -221,7 +221,7 @@ class SentencePiece:
 def _merge(
     symbols: list[str], ranks: dict[str, tuple[float, int]], draw: Callable[[], float], dropout: float
 ) -> list[str]:
-    """Merge the pair with the highest score until none is left; each step skips a pair with chance ``dropout``."""
+    """Merge the best-scored pair until none is left. Each step ignores each pair with probability ``dropout``."""
     while len(symbols) > 1:
         best, place = -math.inf, -1
         for i in range(len(symbols) - 1):
