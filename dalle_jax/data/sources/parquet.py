@@ -140,7 +140,7 @@ class ParquetRecords(RowRecords):
         return "parquet-" + hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     def _fields(self, file: int, row: int) -> dict[str, object]:
-        """Read all columns of a row, from a row group in memory if it may be kept there."""
+        """Read all columns of a row. Keep its row group in memory unless it exceeds ``kept_bytes``."""
         table = self._tables[file]
         group, row_in_group = table.rows.find(row)
         if table.group_bytes[group] > self._config.kept_bytes:
