@@ -1,4 +1,4 @@
-"""DALL·E mini in its published layout, imported, draws from texts with its own tokenizer and its blank caption."""
+"""DALL·E mini, imported from its published layout, samples with its own text tokenizer and empty caption."""
 
 import json
 
