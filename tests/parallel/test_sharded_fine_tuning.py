@@ -34,7 +34,7 @@ CHOSEN = {
 @pytest.mark.parametrize("kind", CHOSEN)
 def test_embeddings_and_norms_of_each_family_are_trained(kind):
     plan = state_spec(task_of(kind), TRAINER, LAYOUT)
-    trained = {name for names in plan.trained.values() for name in names}
+    trained = {name for names in plan.trainable.values() for name in names}
     assert trained >= CHOSEN[kind]
     assert not [name for name in trained if name.endswith(NOT_CHOSEN)]
     rest = plan.abstract.learned.params.keys() - trained
@@ -45,7 +45,7 @@ def test_embeddings_and_norms_of_each_family_are_trained(kind):
 
 @pytest.mark.parametrize("kind", ["tokenizer", "dvae"])
 def test_families_without_embeddings_or_norms_are_refused(kind):
-    with pytest.raises(UserError, match=r"trainer\.trained: expected some of the \d+ parameters .* got none"):
+    with pytest.raises(UserError, match=r"trainer\.trainable: expected some of the \d+ parameters .* got none"):
         state_spec(task_of(kind), TRAINER, LAYOUT)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,18 @@ def save(out: Path, steps: range, keep: int, keep_every: int | None) -> list[int
 )
 def test_the_newest_stay_and_for_good_those_of_every_so_many_steps(tmp_path, keep, keep_every, left):
     assert save(tmp_path, range(2, 21, 2), keep, keep_every) == left
+
+
+def test_only_what_orbax_logs_is_muted_and_only_while_checkpoints_are_open(tmp_path, caplog):
+    absl = logging.getLogger("absl")
+    before, level = list(absl.filters), absl.level
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    absl.error("ours")
+    record = absl.makeRecord("absl", logging.ERROR, "/site-packages/orbax/checkpoint/save.py", 1, "theirs", (), None)
+    absl.handle(record)
+    checkpoints.close()
+    assert caplog.messages == ["ours"]
+    assert (absl.filters, absl.level) == (before, level)
 
 
 def test_those_kept_for_good_stay_when_the_run_goes_on(tmp_path):

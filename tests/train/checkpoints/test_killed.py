@@ -17,7 +17,7 @@ from dalle_jax.train.checkpoints.checkpoints import UNFINISHED, whole_steps
 from tests.train.runs import run
 from tests.train.toy import leaves
 
-PROGRAM = Path(__file__).with_name("killed.py")
+PROGRAM = Path(__file__).parents[1] / "killed.py"
 STARTS_UP = 0.2
 """Share of the kills that do not wait for the first save: they hit the start, the restoring, the compiling."""
 

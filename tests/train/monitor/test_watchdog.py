@@ -7,7 +7,7 @@ import pytest
 
 from dalle_jax.train.monitor.watchdog import EXIT_CODE, PATIENCE, Patience, Phase
 
-CHILD = Path(__file__).with_name("stalled.py")
+CHILD = Path(__file__).parents[1] / "stalled.py"
 
 
 @pytest.fixture(scope="module")

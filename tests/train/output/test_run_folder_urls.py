@@ -103,7 +103,7 @@ def test_weights_are_read_from_the_newest_whole_checkpoint(stopped, capfd):
     assert load_params(str(stopped), module) == 10
     flip_a_bit(stopped, 10, "ema_params")
     assert load_params(stopped, module) == 5
-    assert "using that of 5" in capfd.readouterr().err
+    assert "using step 5" in capfd.readouterr().err
     assert whole_steps(stopped / "checkpoints") == [5, 10]
     assert np.isfinite(np.asarray(module.up[...])).all()
 
