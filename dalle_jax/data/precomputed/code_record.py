@@ -1,4 +1,4 @@
-"""One record of precomputed codes: a msgpack map with the codes and captions of all crops of an image."""
+"""A record of precomputed codes: a msgpack map with the codes and captions of all crops of an image."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -40,7 +40,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of codes: its name, its number of images, its size in bytes and its SHA-256."""
+    """A file of codes: its name, its number of images, its size in bytes and its SHA-256."""
 
     file: str
     examples: int

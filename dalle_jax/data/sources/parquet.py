@@ -157,7 +157,7 @@ class ParquetRecords(RowRecords):
 
 
 class _Table:
-    """One parquet file with its footer in memory. The file itself is opened for each reading."""
+    """A parquet file with its footer in memory. The file itself is opened for each reading."""
 
     def __init__(self, file: DataFile, config: Parquet):
         self._file = file
