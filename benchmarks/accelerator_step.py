@@ -72,7 +72,7 @@ def measure(name: str, profile: bool, config: str, extra: list[str]) -> dict:
     )
     device = jax.devices()[0]
     began = time.monotonic()
-    state = runner.plan.born(layout, 0)
+    state = runner.state_spec.init_sharded(layout, 0)
     sums = None
     for _ in range(WARM):
         state, sums = runner.step(state, sums, batch)
@@ -86,8 +86,8 @@ def measure(name: str, profile: bool, config: str, extra: list[str]) -> dict:
     model, hardware = runner.flops(size)
     chip = chip_of(device.device_kind)
     tokens = size * (run.task.model.text_length + int(np.prod(run.task.model.grid)))
-    parameters = sum(value.size for value in state.params.values())
-    tables = sum(v.size for n, v in state.params.items() if "embedding" in n or "positions" in n)
+    parameters = sum(value.size for value in state.learned.params.values())
+    tables = sum(v.size for n, v in state.learned.params.items() if "embedding" in n or "positions" in n)
     peak = chip.flops * jax.device_count() if chip else None
     six = 6 * (parameters - tables) * tokens
     found = {

@@ -1,4 +1,4 @@
-"""Examples per second from codes that were written ahead, beside those of decoding the images that they are of.
+"""Examples per second from precomputed codes, compared with decoding the same images.
 
     DALLE_JAX_DATA=DIR python benchmarks/codes_throughput.py [--size 64] [--rounds 9] [--core 0]
 

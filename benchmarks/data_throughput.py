@@ -4,7 +4,7 @@
 
 DIR holds ``emoji/*.tar`` as img2dataset writes them. One call of either side is 8 batches of 64 images, read,
 decoded, laid over white, cropped at random and resized to 64 px. Two cases that the peer lacks are set beside
-its images out of tars: the same images as array_record files, and codes written ahead.
+its images out of tars: the same images as array_record files, and precomputed codes.
 """
 
 import argparse
@@ -86,7 +86,7 @@ CASES |= {f"tars, {workers} workers": partial(tars, workers) for workers in (1, 
 CASES_TO_COMPARE = [
     Case("tars", "images out of tars", 1.0, 1.5, unit="examples", units=(EXAMPLES, EXAMPLES), calls=(2, 2)),
     Case("array_record", "array_record", 1.0, 1.5, "tars", (2, 2), (EXAMPLES, EXAMPLES), "examples"),
-    Case("codes", "codes written ahead", 20.0, 30.0, "tars", (40, 2), (EXAMPLES, EXAMPLES), "examples"),
+    Case("codes", "precomputed codes", 20.0, 30.0, "tars", (40, 2), (EXAMPLES, EXAMPLES), "examples"),
 ]
 
 

@@ -14,7 +14,7 @@ from dalle_jax.commands.leave import leave
 from dalle_jax.commands.memory import keep_large_buffers
 from dalle_jax.commands.table import COMMANDS, GROUPS, Command
 from dalle_jax.config.errors import UserError
-from dalle_jax.config.problems import did_you_mean, printable
+from dalle_jax.config.problems import did_you_mean, find_named, printable
 
 PROGRAM = "dalle-jax"
 
@@ -67,12 +67,7 @@ def _run(argv: Sequence[str]) -> int:
     if name == "--version":
         print(__version__)
         return 0
-    by_name = {command.name: command for command in COMMANDS}
-    command = by_name.get(name)
-    if command is None:
-        names = list(by_name)
-        hint = did_you_mean(name, names) or f"; the commands are {', '.join(names)}"
-        raise UserError(f"expected a command, got {name!r}{hint} (see {PROGRAM} --help)")
+    command = find_named(name, COMMANDS, "a command")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal's encoding may lack a character
     return _run_command(command, argv[1:])

@@ -1,23 +1,32 @@
-"""One command at a time writes to a folder: ``.lock`` says which, and how a stale lock is recognised.
+"""Lock file that lets only one command at a time write to a folder.
 
-``train``, ``encode``, ``demo`` and ``import`` hold the lock while they run. In a run of several processes the first
-process holds it for all. The lock names the command, host, process and start, and a thread renews it.
+``train``, ``encode``, ``demo`` and ``import`` hold the file ``.lock`` in the folder while they run. In a run of several
+processes the first process holds it for all. The lock contains the command, host, process id and start time. A thread
+renews it every ``RENEW_SECONDS`` by increasing a counter in it. A stale lock is replaced:
 
-| the lock is of | it is stale when |
+| lock held by | stale if |
 |---|---|
-| a process of this machine (same boot, same process namespace) | that process has ended, or its number was reused |
-| a process of another machine, or it cannot be read | it was not renewed for ``STALE_SECONDS`` of watching |
+| a process of this machine (same boot, same process namespace) | the process has ended, or its id was reused |
+| a process of another machine, or the lock is unreadable | its content does not change for ``STALE_SECONDS`` |
 
-Watching compares two readings of the lock, so clocks of different machines do not matter. A stale lock is taken over.
+No clock of another machine is used: the waiting command compares the content of the lock at two times.
 
-Guarantees. On a local disk and on NFS at most one command creates a lock, since link(2) is atomic. Behind a URL this
-is so where the store honours a conditional put (Amazon S3, Google Cloud Storage). Other stores keep the last writer,
-which each writer learns by reading back after ``SETTLE_SECONDS``; a put that takes longer can let in a second command.
-On a disk with kernel locks only one command removes a stale lock. Behind a URL, and on a disk without them, a second
-one may remove the lock that the first has just made. A command that loses its lock finds that out at its next renewal
-and ends with exit code 2, so two commands overlap by ``BEAT_SECONDS`` at most. A command that was suspended, or cut
-off from the store, for longer than ``STALE_SECONDS`` ends in the same way. When the first process of several is killed,
-jax's own heartbeat ends the others some time later; the lock does not wait for them on the first process's machine.
+Guarantees when a lock is created:
+
+- On a local disk and on NFS only one command creates it, since link(2) is atomic.
+- At a URL only one command creates it if the store supports conditional puts (Amazon S3, Google Cloud Storage).
+- Other stores keep the last write. Each writer reads the lock back after ``SETTLE_SECONDS`` to see who won. A put that
+  takes longer than that can let in a second command.
+
+Guarantees when a stale lock is removed:
+
+- On a disk with kernel locks only one command removes it.
+- At a URL, or on a disk without kernel locks, a second command may remove the new lock of the first.
+- A command that has lost its lock notices at its next renewal and ends with exit code 2. Two commands therefore overlap
+  by at most ``RENEW_SECONDS``. The same holds for a command that was suspended or offline for ``STALE_SECONDS``.
+
+If the first process of a run is killed, jax's heartbeat ends the other processes some time later. A new command on the
+first process's machine does not wait for them.
 """
 
 import contextlib
@@ -42,22 +51,28 @@ from dalle_jax.parallel import hosts
 from dalle_jax.storage import Place
 
 FILE = ".lock"
-BEAT_SECONDS = 10.0
+RENEW_SECONDS = 10.0
+"""Time between two renewals of a lock."""
+
 STALE_SECONDS = 120.0
-"""Longer than jax needs (100 s) to end the other processes of a run whose first process was killed."""
+"""Time without a renewal after which a lock is stale.
+
+It exceeds the 100 s that jax takes to end the other processes of a run whose first process was killed.
+"""
 
 SETTLE_SECONDS = 1.0
-"""Time between writing a lock behind a URL and reading it back."""
+"""Time between writing a lock to a URL and reading it back."""
 
 RELEASE_SECONDS = 10.0
-"""How long the release waits for a renewal that is under way."""
+"""Longest time that the release waits for a renewal to finish."""
 
 
 @contextlib.contextmanager
 def locked(folder: Place, command: str) -> Iterator[None]:
-    """Hold the lock of a folder; all processes of a run call this at the same place, and the first holds it.
+    """Hold the lock of a folder while the context is open.
 
-    Raises UserError on all of them where another command holds the lock.
+    Every process of a run must call this at the same point; the first one holds the lock. Raise ``UserError`` on every
+    process if another command holds it.
     """
     with contextlib.ExitStack() as held:
         hosts.call_and_share_errors(
@@ -68,7 +83,7 @@ def locked(folder: Place, command: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Holder:
-    """The content of a lock: who holds it since when, and how often it was renewed (``beat``)."""
+    """The content of a lock: the process that holds it, its start time and the number of renewals."""
 
     command: str
     host: str
@@ -77,47 +92,47 @@ class Holder:
     process_start: str | None
     since: float
     token: str
-    beat: int = 0
+    renewals: int = 0
 
     @classmethod
     def this_process(cls, command: str) -> "Holder":
-        """Return the holder that this process is from now on."""
+        """Describe this process as a new holder with a token of its own."""
         pid = os.getpid()
         host, token = socket.gethostname(), uuid.uuid4().hex
         return cls(command, host, pid, this_machine(), process_start(pid), time.time(), token)
 
     @classmethod
     def parse(cls, content: bytes) -> "Holder | None":
-        """Return the holder in a lock's content; None where it cannot be read, as while it is written."""
+        """Parse the content of a lock. Return None if it is unreadable, for example half written."""
         try:
             return cls(**json.loads(content))
         except (ValueError, TypeError):
             return None
 
     def render(self) -> bytes:
-        """Return the content of the lock."""
+        """Return the content of the lock as JSON."""
         return (json.dumps(asdict(self)) + "\n").encode()
 
     def is_here(self) -> bool:
-        """Whether the holder is a process of this machine, whose end can be seen."""
+        """Return whether the holder is a process of this machine, so that ``runs`` is meaningful."""
         return self.machine == this_machine()
 
     def runs(self) -> bool:
-        """Whether the process still runs, given that it is one of this machine."""
+        """Return whether the holder, a process of this machine, still runs."""
         start = process_start(self.pid)
         return start is not None and start == self.process_start
 
-    def described(self) -> str:
-        """Return the command, process, host and start in words."""
+    def describe(self) -> str:
+        """Describe the command, process, host and start for a message."""
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since))
         return f"`{self.command}` (process {self.pid} on {self.host}, since {since})"
 
 
 def this_machine() -> str:
-    """Return a name for the space of process numbers that this process lives in.
+    """Return an identifier of this machine's process namespace.
 
-    Containers may share a host name but not their processes, so this is the boot and the process namespace.
-    Without /proc it is the host name and network address.
+    It consists of the boot id and the process namespace, since containers may share a host name but not process ids.
+    Without /proc it consists of the host name and the network address.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -127,9 +142,10 @@ def this_machine() -> str:
 
 
 def process_start(pid: int) -> str | None:
-    """Return the start of a process, which tells it from an earlier one of its number; None where none runs.
+    """Return the start time of a process, or None if it does not run.
 
-    Without /proc every process has the start "unknown", so a reused number counts as the same process.
+    A process with a reused id has a different start time. Without /proc the start time is always "unknown", so a reused
+    id counts as the same process.
     """
     if not Path("/proc/self/stat").exists():
         try:
@@ -143,34 +159,35 @@ def process_start(pid: int) -> str | None:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    fields = stat.rpartition(")")[2].split()  # from the third on: the second, the name, may hold anything
+    fields = stat.rpartition(")")[2].split()  # the fields after the name; the name may contain spaces and brackets
     return None if fields[0] in ("Z", "X") else fields[19]
 
 
 def end_process(reason: str) -> None:
-    """End this process at once, past whatever its threads do."""
+    """Print the reason and exit with code 2 at once, without waiting for other threads."""
     os.write(2, f"dalle-jax: error: {reason}\n".encode())
     os._exit(2)
 
 
 class FolderLock:
-    """The lock of one folder as a context, held by this process; UserError where another command holds it.
+    """Context manager that holds the lock of one folder for this process.
 
-    It is released at the end, after an error and at SIGTERM. A folder that was made for the lock and stays empty is
-    removed. ``lost`` is called with the reason when another command has taken the lock over.
+    Raise ``UserError`` if another command holds the lock. The lock is released at the end of the context, after an
+    error and at SIGTERM. A folder that was created for the lock and stays empty is removed. ``on_lost`` is called with
+    the reason if another command replaces the lock.
     """
 
     def __init__(
         self,
         folder: Place,
         command: str,
-        beat_seconds: float = BEAT_SECONDS,
+        renew_seconds: float = RENEW_SECONDS,
         stale_seconds: float = STALE_SECONDS,
-        lost: Callable[[str], None] = end_process,
+        on_lost: Callable[[str], None] = end_process,
     ):
         self._folder, self._file = folder, folder / FILE
         self._own = Holder.this_process(command)
-        self._beat_seconds, self._stale_seconds, self._lost = beat_seconds, stale_seconds, lost
+        self._renew_seconds, self._stale_seconds, self._on_lost = renew_seconds, stale_seconds, on_lost
         self._made = False
         self._renewing = threading.RLock()
         self._released = threading.Event()
@@ -199,7 +216,7 @@ class FolderLock:
         self.release()
 
     def release(self) -> None:
-        """Remove the lock if it is still this process's own. A forked child removes nothing."""
+        """Remove the lock if this process still holds it. In a forked child, do nothing."""
         if os.getpid() != self._own.pid:
             return
         self._released.set()
@@ -209,10 +226,10 @@ class FolderLock:
                 if self._is_own(storage.read(self._file)):
                     storage.remove_file(self._file)
             if self._made:
-                with contextlib.suppress(OSError):  # it is not empty
+                with contextlib.suppress(OSError):  # the folder is not empty
                     Path(self._folder).rmdir()
         except (OSError, UserError) as error:
-            warn(f"{self._file} could not be removed ({error}); it counts as stale from now on")
+            warn(f"{self._file} could not be removed ({error}); the next command treats it as stale")
         finally:
             if free:
                 self._renewing.release()
@@ -233,7 +250,7 @@ class FolderLock:
         return holder is not None and holder.token == self._own.token
 
     def _discard_stale(self) -> None:
-        """Remove the lock that is there if it is stale; raise UserError if its holder runs."""
+        """Remove the existing lock if it is stale. Raise ``UserError`` if its holder still runs."""
         try:
             content = storage.read(self._file)
         except FileNotFoundError:
@@ -242,19 +259,21 @@ class FolderLock:
         if holder is not None and holder.is_here():
             if holder.runs():
                 raise self._refusal(holder)
-        elif not self._stays(content, holder):
+        elif not self._stays_unchanged(content, holder):
             return
         if self._remove(content):
-            whose = "an unreadable lock" if holder is None else f"the lock of {holder.described()}"
-            warn(f"{self._folder}: {whose}, which no longer runs, is taken over")
+            stale = (
+                "an unreadable lock" if holder is None else f"the lock of {holder.describe()}, which no longer runs,"
+            )
+            warn(f"{self._folder}: {stale} was replaced")
 
-    def _stays(self, content: bytes, holder: Holder | None) -> bool:
-        """Watch a lock; return whether it stayed the same for so long that it is stale."""
-        whose = "a lock that cannot be read" if holder is None else f"the lock of {holder.described()}"
-        warn(f"{self._folder}: waits up to {self._stale_seconds:g} s to see whether {whose} is renewed")
+    def _stays_unchanged(self, content: bytes, holder: Holder | None) -> bool:
+        """Watch a lock for ``stale_seconds``. Return whether its content stayed the same, which makes it stale."""
+        lock = "an unreadable lock" if holder is None else f"the lock of {holder.describe()}"
+        warn(f"{self._folder}: waiting up to {self._stale_seconds:g} s to see whether {lock} is renewed")
         until = time.monotonic() + self._stale_seconds
         while time.monotonic() < until:
-            time.sleep(self._beat_seconds / 4)
+            time.sleep(self._renew_seconds / 4)
             try:
                 now = storage.read(self._file)
             except FileNotFoundError:
@@ -268,12 +287,12 @@ class FolderLock:
 
     def _refusal(self, holder: Holder) -> UserError:
         return UserError(
-            f"{self._folder}: expected a folder that no other command writes to, got one that {holder.described()} "
-            "has locked; wait for it to end, stop it, or name another folder"
+            f"{self._folder}: expected a folder that no other command writes to, got a folder locked by "
+            f"{holder.describe()}; wait for that command to end, stop it, or choose a different folder"
         )
 
     def _remove(self, stale: bytes) -> bool:
-        """Remove the lock if its content is still that; return whether this call did."""
+        """Remove the lock if its content is still ``stale``. Return whether this call removed it."""
         if not storage.is_remote(self._file):
             return remove_same(Path(self._file), stale)
         try:
@@ -285,26 +304,28 @@ class FolderLock:
         return True
 
     def _renew(self) -> None:
-        """Count the beat up in the lock until it is released. This runs in a thread of its own."""
+        """Renew the lock until it is released. Runs in its own thread."""
         own, warned = self._own, False
-        while not self._released.wait(self._beat_seconds):
+        while not self._released.wait(self._renew_seconds):
             with self._renewing:
                 if self._released.is_set():
                     return
-                own = replace(own, beat=own.beat + 1)
+                own = replace(own, renewals=own.renewals + 1)
                 try:
-                    found = self._beat(own)
+                    other = self._rewrite(own)
                 except (OSError, UserError) as error:
                     if not warned:
-                        warn(f"{self._file} could not be renewed ({error}); trying on")
+                        warn(f"{self._file} could not be renewed ({error}); retrying every {self._renew_seconds:g} s")
                     warned = True
                     continue
-            if found is not None:
-                self._lost(f"{self._folder}: {found} has taken over the lock of this `{own.command}`, which ends now")
+            if other is not None:
+                self._on_lost(
+                    f"{self._folder}: this `{own.command}` ends now, because its lock was replaced by {other}"
+                )
                 return
 
-    def _beat(self, own: Holder) -> str | None:
-        """Write the lock anew; return who holds it instead, in words, if another command does."""
+    def _rewrite(self, own: Holder) -> str | None:
+        """Write the lock again, or describe the other command that holds it now."""
         try:
             content = storage.read(self._file)
         except FileNotFoundError:  # removed by hand
@@ -312,12 +333,12 @@ class FolderLock:
             return None
         if not self._is_own(content):
             holder = Holder.parse(content)
-            return "an unreadable lock" if holder is None else holder.described()
+            return "an unreadable lock" if holder is None else f"the lock of {holder.describe()}"
         storage.write(self._file, own.render())
         return None
 
     def _handle_sigterm(self) -> None:
-        """Release at SIGTERM where that would end the process; jax handles it in a run of several processes."""
+        """Release the lock at SIGTERM. In a run of several processes jax handles the signal itself."""
         if threading.current_thread() is not threading.main_thread() or hosts.process_index_and_count()[1] > 1:
             return
         self._before = signal.getsignal(signal.SIGTERM)
@@ -335,13 +356,14 @@ class FolderLock:
 
 
 def remove_same(file: Path, content: bytes) -> bool:
-    """Remove a file of this machine if it still has that content; return whether this call did.
+    """Remove a local file if its content is still ``content``. Return whether this call removed it.
 
-    Of several callers one removes it: each holds a kernel lock on the file that it read, and looks whether the
-    name still leads to that file. A file system without such locks leaves a moment between the look and the removal.
+    Only one of several callers removes it. Each caller holds a kernel lock on the file that it has read, and checks
+    that the name still refers to that file. On a file system without kernel locks another caller can intervene between
+    the check and the removal.
     """
     try:
-        mode = "r+b" if os.access(file, os.W_OK) else "rb"  # NFS locks only what is open for writing
+        mode = "r+b" if os.access(file, os.W_OK) else "rb"  # NFS locks only files that are open for writing
         with file.open(mode) as stream:
             with contextlib.suppress(OSError):
                 fcntl.flock(stream, fcntl.LOCK_EX)

@@ -25,7 +25,7 @@ from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.tokenize_images import TokenizeImages
 from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
 from dalle_jax.tasks.tokenize_images_gan import TokenizeImagesGan
-from dalle_jax.train.loop import Trainer
+from dalle_jax.train.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
-"""Files and folders, local or behind a ``gs://`` or ``s3://`` URL.
+"""Files and folders, local or at a ``gs://`` or ``s3://`` URL.
 
-A URL names objects in a store rather than files. A put is atomic and nothing can be appended. A folder is only a prefix
-of object names, so renaming one copies all of its objects. The client libraries of Google and Amazon find credentials
-and endpoints by themselves.
+A URL refers to objects in a store. A put is atomic, and an object cannot be appended to. A folder is only a prefix of
+object names, so renaming a folder copies all of its objects. The client libraries of Google and Amazon find credentials
+and endpoints themselves.
 """
 
 import contextlib
@@ -26,17 +26,17 @@ Place: TypeAlias = Path | epath.Path
 """A folder or a file: a local ``pathlib.Path``, or for URLs an ``etils.epath.Path`` with nearly the same methods."""
 
 PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
-"""For each URL scheme the package that it needs, and the extra of dalle-jax that installs it."""
+"""URL scheme to the package that it requires and the extra of dalle-jax that installs it."""
 
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES})
-"""Errors of link(2) on a file system that has no hard links, or allows none."""
+"""Errors of link(2) on a file system that lacks or forbids hard links."""
 
 CLIENTS = ("aiohttp", "aiobotocore", "botocore", "gcsfs", "google", "requests", "s3fs", "urllib3")
-"""Libraries whose errors come from the network, the bucket or the credentials."""
+"""Client libraries whose errors concern the network, the bucket or the credentials."""
 
 
 def place(name: str | os.PathLike[str]) -> Place:
-    """Return the path of a file name or URL. Raises ``UserError`` for other URL schemes and for missing packages."""
+    """Return the path of a file name or URL. Raise ``UserError`` for an unknown URL scheme or a missing package."""
     text = os.fspath(name)
     if "://" not in text:
         return name if isinstance(name, Path) else Path(text)
@@ -48,13 +48,13 @@ def place(name: str | os.PathLike[str]) -> Place:
     package, extra = PACKAGES[scheme]
     if importlib.util.find_spec(package) is None:
         raise UserError(
-            f"{text}: expected the package {package}, found none; install it: pip install 'dalle-jax[{extra}]'"
+            f"{text}: the package {package} is not installed; install it with: pip install 'dalle-jax[{extra}]'"
         )
     return epath.Path(text)
 
 
 def reachable(name: str | os.PathLike[str]) -> Place:
-    """Return ``place(name)`` after checking a URL's bucket. Raises ``UserError`` if it is missing or not accessible."""
+    """Return ``place(name)``. Raise ``UserError`` if the bucket of a URL is missing or not accessible."""
     found = place(name)
     if is_remote(found):
         with store_errors(found):
@@ -66,7 +66,7 @@ def reachable(name: str | os.PathLike[str]) -> Place:
 
 
 def is_remote(place: Place) -> bool:
-    """Return True for a URL."""
+    """Return whether the path is a URL."""
     return "://" in os.fspath(place)
 
 
@@ -76,7 +76,7 @@ def absolute(place: Place) -> Place:
 
 
 def files(folder: Place) -> dict[str, int]:
-    """List all files below a folder: relative path to size in bytes."""
+    """Return the size in bytes of each file below a folder, by relative path."""
     if is_remote(folder):
         return {name: found.size for name, found in _objects(folder).items()}
     found = {}
@@ -117,7 +117,7 @@ def size_and_version(file: Place) -> tuple[int, str]:
 
 
 def read_range(file: Place, start: int, length: int) -> bytes:
-    """Read ``length`` bytes of an object from ``start`` on, fewer if it ends before."""
+    """Read up to ``length`` bytes of an object, beginning at byte ``start``."""
     if length == 0:
         return b""
     with store_errors(file):
@@ -125,9 +125,9 @@ def read_range(file: Place, start: int, length: int) -> bytes:
 
 
 def write(file: Place, content: bytes) -> None:
-    """Write a file atomically, so that no reader sees half of it. Missing folders are created.
+    """Write a file atomically, so that a reader never sees a part of it. Create missing folders.
 
-    A local file is written under a temporary name, then renamed. An object is one put.
+    A local file is written under a temporary name and then renamed. An object is written by one put.
     """
     if is_remote(file):
         with store_errors(file):
@@ -148,11 +148,11 @@ def write(file: Place, content: bytes) -> None:
 
 
 def create(file: Place, content: bytes) -> bool:
-    """Write a file whole unless one of its name exists; return whether this call wrote it.
+    """Write a file atomically unless it exists. Return whether this call wrote it.
 
-    On this machine the file system decides: a hard link, or an exclusive open where it has none. Behind a URL
-    the store decides, by a conditional put. A store that ignores or refuses the condition may let two callers
-    write who both found no file; the last one wins, so a caller who must be alone reads the file back after a while.
+    A local file is created by a hard link, or by an exclusive open if the file system lacks hard links. An object is
+    created by a conditional put. If the store does not support the condition, two callers may both write, and the last
+    write wins. A caller that must be the only one should read the file back after a while.
     """
     if not is_remote(file):
         return _create_here(Path(file), content)
@@ -193,7 +193,7 @@ def _create_here(file: Path, content: bytes) -> bool:
 
 
 def _create_by_opening(file: Path, content: bytes) -> bool:
-    """Create a file on a disk without hard links: a reader may see it before its content is there."""
+    """Create a file on a disk without hard links. A reader may see the file while it is still empty."""
     try:
         with file.open("xb") as stream:
             stream.write(content)
@@ -203,7 +203,7 @@ def _create_by_opening(file: Path, content: bytes) -> bool:
 
 
 def read(file: Place) -> bytes:
-    """Return the content of a file as it is now; FileNotFoundError where there is none."""
+    """Return the content of a file, bypassing caches. Raise ``FileNotFoundError`` if it does not exist."""
     if not is_remote(file):
         return Path(file).read_bytes()
     with store_errors(file):
@@ -211,7 +211,7 @@ def read(file: Place) -> bytes:
 
 
 def exists(file: Place) -> bool:
-    """Whether a small file is there now, past what the client of a store remembers."""
+    """Return whether a small file exists, by reading it; a store's client may have cached a stale listing."""
     try:
         read(file)
     except FileNotFoundError:
@@ -220,7 +220,7 @@ def exists(file: Place) -> bool:
 
 
 def remove_file(file: Place) -> None:
-    """Remove a file, if it is there."""
+    """Remove a file if it exists."""
     if not is_remote(file):
         Path(file).unlink(missing_ok=True)
         return
@@ -229,17 +229,20 @@ def remove_file(file: Place) -> None:
 
 
 def write_bytes(path: str | Place, content: bytes) -> None:
-    """Write a file as ``write`` does. Raises ``UserError`` if the disk is full or the folder is not writable."""
+    """Call ``write``. Raise ``UserError`` if the disk is full or the folder is not writable."""
     try:
         write(place(path), content)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Free some space or name another folder"
-        ) from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: str | Place, error: OSError) -> UserError:
+    """Return the error for a full disk or a folder that is not writable."""
+    return UserError(f"cannot write {path}: {error.strerror or error}; free some space or choose a different folder")
 
 
 def upload(source: Path, target: epath.Path) -> None:
-    """Copy a local file to a URL; it may be larger than memory."""
+    """Copy a local file, which may be larger than memory, to a URL."""
     with store_errors(target):
         _file_system(target).put_file(os.fspath(source), os.fspath(target))
 
@@ -252,7 +255,7 @@ def download(source: epath.Path, target: Path) -> None:
 
 
 def rename(folder: Place, target: Place) -> None:
-    """Rename a folder. Behind a URL, copy each object within the store and delete the old one."""
+    """Rename a folder. For a URL, copy each object within the store and delete the original."""
     if not is_remote(folder):
         folder.rename(target)
         return
@@ -263,7 +266,7 @@ def rename(folder: Place, target: Place) -> None:
 
 
 def remove(folder: Place, first: str) -> None:
-    """Remove a folder with its contents, the file named ``first`` before the rest."""
+    """Remove a folder and its contents, beginning with the file named ``first``."""
     if not is_remote(folder):
         (Path(folder) / first).unlink(missing_ok=True)
         shutil.rmtree(folder)
@@ -275,7 +278,7 @@ def remove(folder: Place, first: str) -> None:
 
 @contextlib.contextmanager
 def store_errors(place: Place) -> Iterator[None]:
-    """Convert errors of a store's client to ``UserError``, except ``FileNotFoundError``, which passes through."""
+    """Convert errors of a store's client, except ``FileNotFoundError``, to ``UserError``."""
     try:
         yield
     except (UserError, FileNotFoundError):

@@ -19,7 +19,7 @@ if __name__ == "__main__":
     if machine != "here":
         folder_lock.this_machine = lambda: machine
     try:
-        with folder_lock.FolderLock(Path(folder), "train", beat_seconds=0.1, stale_seconds=1.0):
+        with folder_lock.FolderLock(Path(folder), "train", renew_seconds=0.1, stale_seconds=1.0):
             print("held", flush=True)
             sys.stdin.readline()
             if how == "error":

@@ -25,7 +25,7 @@ LOST: list[str] = []
 
 
 def quick(folder: storage.Place, command: str = "encode") -> FolderLock:
-    return FolderLock(folder, command, beat_seconds=0.1, stale_seconds=1.0, lost=LOST.append)
+    return FolderLock(folder, command, renew_seconds=0.1, stale_seconds=1.0, on_lost=LOST.append)
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +59,9 @@ def test_a_second_command_is_refused_with_who_holds_the_lock_since_when(holding,
         pass
     host = os.uname().nodename
     assert re.fullmatch(
-        rf"{tmp_path}/run: expected a folder that no other command writes to, got one that `train` "
-        rf"\(process {child.pid} on {host}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC\) has locked; "
-        r"wait for it to end, stop it, or name another folder",
+        rf"{tmp_path}/run: expected a folder that no other command writes to, got a folder locked by `train` "
+        rf"\(process {child.pid} on {host}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC\); "
+        r"wait for that command to end, stop it, or choose a different folder",
         str(refused.value),
     )
 
@@ -92,7 +92,7 @@ def test_a_forked_child_that_is_terminated_leaves_the_lock_alone(holding, tmp_pa
     assert not (tmp_path / "run" / FILE).exists()
 
 
-def test_the_lock_of_a_killed_process_is_taken_over_with_one_line(holding, tmp_path, capsys):
+def test_the_lock_of_a_killed_process_is_replaced_with_one_line(holding, tmp_path, capsys):
     child = holding()
     child.kill()
     while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":  # it is not waited for
@@ -102,22 +102,22 @@ def test_the_lock_of_a_killed_process_is_taken_over_with_one_line(holding, tmp_p
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert re.search(
-        rf"{tmp_path}/run: the lock of `train` \(process {child.pid} .*\), which no longer runs, is taken over", error
+        rf"{tmp_path}/run: the lock of `train` \(process {child.pid} .*\), which no longer runs, was replaced", error
     )
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_a_lock_whose_process_number_was_reused_is_taken_over(tmp_path, capsys):
+def test_a_lock_whose_process_id_was_reused_is_replaced(tmp_path, capsys):
     before = replace(Holder.this_process("train"), process_start="1")
     (tmp_path / FILE).write_bytes(before.render())
     with quick(tmp_path):
         assert Holder.parse((tmp_path / FILE).read_bytes()).command == "encode"
-    assert "is taken over" in capsys.readouterr().err
+    assert "was replaced" in capsys.readouterr().err
 
 
-def test_the_lock_of_another_machine_is_kept_while_it_is_renewed_and_taken_over_after(holding, tmp_path, capsys):
+def test_the_lock_of_another_machine_is_kept_while_it_is_renewed_and_replaced_after(holding, tmp_path, capsys):
     child = holding(machine="elsewhere")
-    with pytest.raises(UserError, match=rf"`train` \(process {child.pid} on .* has locked"), quick(tmp_path / "run"):
+    with pytest.raises(UserError, match=rf"locked by `train` \(process {child.pid} on "), quick(tmp_path / "run"):
         pass
     child.kill()
     child.wait()
@@ -125,15 +125,15 @@ def test_the_lock_of_another_machine_is_kept_while_it_is_renewed_and_taken_over_
         pass
     waits, waits_again, taken = capsys.readouterr().err.splitlines()
     assert waits == waits_again
-    assert f"waits up to 1 s to see whether the lock of `train` (process {child.pid} on " in waits
-    assert taken.endswith("which no longer runs, is taken over")
+    assert f"waiting up to 1 s to see whether the lock of `train` (process {child.pid} on " in waits
+    assert taken.endswith("which no longer runs, was replaced")
 
 
-def test_a_lock_that_cannot_be_read_is_taken_over_when_it_stays_so(tmp_path, capsys):
+def test_an_unreadable_lock_that_does_not_change_is_replaced(tmp_path, capsys):
     (tmp_path / FILE).write_bytes(b'{"command": "tr')
     with quick(tmp_path):
         assert Holder.parse((tmp_path / FILE).read_bytes()) is not None
-    assert "an unreadable lock, which no longer runs, is taken over" in capsys.readouterr().err
+    assert "an unreadable lock was replaced" in capsys.readouterr().err
 
 
 def together(folder: storage.Place, count: int) -> tuple[int, list[str]]:
@@ -179,21 +179,22 @@ def test_a_disk_without_hard_links_is_locked_too(tmp_path, monkeypatch):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", link)
-    with quick(tmp_path), pytest.raises(UserError, match="has locked"), quick(tmp_path):
+    with quick(tmp_path), pytest.raises(UserError, match="got a folder locked by"), quick(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_lock_is_renewed_and_one_that_was_taken_over_ends_its_command(tmp_path):
+def test_the_lock_is_renewed_and_a_command_whose_lock_was_replaced_ends(tmp_path):
     lost, said = threading.Event(), []
-    lock = FolderLock(tmp_path, "train", beat_seconds=0.05, lost=lambda reason: (said.append(reason), lost.set()))
+    lock = FolderLock(tmp_path, "train", renew_seconds=0.05, on_lost=lambda reason: (said.append(reason), lost.set()))
     with lock:
-        while Holder.parse((tmp_path / FILE).read_bytes()).beat < 3:
+        while Holder.parse((tmp_path / FILE).read_bytes()).renewals < 3:
             time.sleep(0.01)
         other = Holder.this_process("import")
         storage.write(tmp_path / FILE, other.render())
         assert lost.wait(60)
-    assert said == [f"{tmp_path}: {other.described()} has taken over the lock of this `train`, which ends now"]
+    replacement = f"the lock of {other.describe()}"
+    assert said == [f"{tmp_path}: this `train` ends now, because its lock was replaced by {replacement}"]
     assert Holder.parse((tmp_path / FILE).read_bytes()) == other  # the other's, so it stays
 
 
@@ -223,7 +224,7 @@ def test_a_folder_behind_a_url_is_locked_too(bucket, capsys):
     with quick(folder, "train"):
         with pytest.raises(UserError, match=rf"{folder}: .*`train` \(process {os.getpid()} on "), quick(folder):
             pass
-        while Holder.parse(storage.read(folder / FILE)).beat < 2:
+        while Holder.parse(storage.read(folder / FILE)).renewals < 2:
             time.sleep(0.01)
     assert storage.files(folder) == {}
     for machine in (folder_lock.this_machine(), "elsewhere"):
@@ -231,7 +232,7 @@ def test_a_folder_behind_a_url_is_locked_too(bucket, capsys):
         storage.write(folder / FILE, stale.render())
         with quick(folder):
             assert json.loads(storage.read(folder / FILE))["command"] == "encode"
-        assert capsys.readouterr().err.splitlines()[-1].endswith("which no longer runs, is taken over")
+        assert capsys.readouterr().err.splitlines()[-1].endswith("which no longer runs, was replaced")
     assert storage.files(folder) == {}
 
 
@@ -242,7 +243,7 @@ def test_of_many_that_lock_a_url_at_once_one_is_let_in(bucket, monkeypatch):
 
 
 def test_a_store_that_refuses_conditional_puts_is_written_plainly(bucket, monkeypatch):
-    system = storage._system(storage.place(bucket))
+    system = storage._file_system(storage.place(bucket))
     whole = system.pipe_file
 
     def refuse(path, content, **how):

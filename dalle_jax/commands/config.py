@@ -1,4 +1,4 @@
-"""``config CONFIG``: prints the resolved text of a config, every include and macro put in and every default said."""
+"""``config CONFIG``: print a config with its includes and macros resolved and its defaults filled in."""
 
 import argparse
 
@@ -8,12 +8,12 @@ from dalle_jax.runs import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's flags."""
+    """Add the command's flags."""
     parser.add_argument("config", help="a config file, such as configs/demo/tokenizer.gin")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="the last word on one field")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="set one field of the config")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the text."""
+    """Print the resolved config."""
     print(render(load(args.config, Run, args.set)), end="")
     return 0

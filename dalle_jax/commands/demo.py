@@ -1,4 +1,4 @@
-"""``demo``: text tokenizer, image tokenizer, CLIP and transformer from nothing, then images, figures and a report."""
+"""``demo``: train text tokenizer, image tokenizer, CLIP and transformer from scratch; sample, measure and report."""
 
 import argparse
 import json
@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import NotRequired, TypedDict, cast
 
 from dalle_jax import storage
 from dalle_jax.commands.demo_checks import Counts, DemoChecks
 from dalle_jax.commands.demo_stages import PREFIX, read_stages
-from dalle_jax.commands.text_tokenizer import text_model
+from dalle_jax.commands.text_tokenizer import train_model
 from dalle_jax.commands.train import train_stage
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
@@ -39,29 +39,29 @@ from dalle_jax.pipelines.load.pipeline import load_pipeline
 from dalle_jax.runs import Data, DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
 from dalle_jax.storage import Place, write_bytes
 from dalle_jax.text.sentencepiece import SentencePiece
-from dalle_jax.train.loop import TrainResult
+from dalle_jax.train.trainer import TrainResult
 
 DEFAULT = "demo/demo.gin"
 READER_IMAGES = 300
-"""Images of each level on which the report measures the reader."""
+"""Images per level on which the report measures the reader."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's flags."""
-    parser.add_argument("config", nargs="?", default=DEFAULT, help=f"which demo (default: configs/{DEFAULT})")
+    """Add the command's flags."""
+    parser.add_argument("config", nargs="?", default=DEFAULT, help=f"a demo's config (default: configs/{DEFAULT})")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="PATH=VALUE",
-        help="the last word on one field; stages.NAME.PATH is a field of a stage: text, tokenizer, clip, transformer, "
-        "evaluation",
+        help="set one field of the config; stages.NAME.PATH sets a field of the stage text, tokenizer, clip, "
+        "transformer or evaluation",
     )
     parser.add_argument("--out", type=storage.reachable, default=Path("runs/demo"), help="the folder to write to")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs what is not yet done of the demo's stages, then evaluates and writes the report."""
+    """Run the stages that are not finished, then evaluate and write the report."""
     demo = Demo.read(args.config, args.set, args.out)
     with locked(args.out, "demo"):
         demo.prepare()
@@ -73,13 +73,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def say(text: str) -> None:
-    """One line of what is going on."""
+    """Print a line of progress."""
     print(f"[demo] {text}", flush=True)
+
+
+class StageEntry(TypedDict):
+    """Entry of a stage in ``stages.json``: its seconds over all runs, and its last metrics if the trainer ran it."""
+
+    seconds: float
+    steps: NotRequired[int]
+    parameters: NotRequired[int]
+    metrics: NotRequired[dict[str, float]]
 
 
 @dataclass
 class Demo:
-    """One demo in its folder: the configs of its stages, and when each of them ended."""
+    """One demo and its folder: the configs of its stages, and the command that repeats it."""
 
     config: DemoRun
     out: Place
@@ -90,16 +99,16 @@ class Demo:
 
     @classmethod
     def read(cls, path: str, sets: list[str], out: Place) -> "Demo":
-        """Reads every config before anything runs, so that no mistake waits for the end."""
+        """Read all configs, so that every mistake in them is found before the first stage."""
         read = read_stages(path, sets, out)
         flags = [word for one in sets for word in ("--set", one)]
         command = shlex.join(["python", "-m", "dalle_jax", "demo", path, *flags, "--out", str(out)])
         return cls(read.config, out, read.text, read.trained, read.evaluation, command)
 
     def prepare(self) -> None:
-        """Train the text tokenizer and check all stages against each other and the data, before the first begins.
+        """Train the text tokenizer, and check all stages against each other and the data before any is trained.
 
-        Sizes are fitted to the data. Raises one UserError with every problem that is found.
+        Sizes are fitted to the data. Raises one UserError with all problems.
         """
         began = time.monotonic()
         path, problems = self.out / "text.model", []
@@ -107,7 +116,7 @@ class Demo:
         trained = not path.exists()
         model = None
         try:
-            model = text_model(self.text)[0] if trained else path.read_bytes()
+            model = train_model(self.text)[0] if trained else path.read_bytes()
             checks.fit_vocabularies(SentencePiece(model, 1).vocab_size, self.text.vocabulary)
         except UserError as error:
             problems += [f"{PREFIX}text: {error}"]
@@ -127,7 +136,7 @@ class Demo:
             self._took("text", seconds)
 
     def _counts(self, problems: list[str]) -> dict[str, Counts]:
-        """Open the data of each stage; return its examples by stage, and add what is wrong to the ``problems``."""
+        """Open the data of each stage; return its numbers of examples by stage. Errors are added to ``problems``."""
         counts: dict[str, Counts] = {}
         if self.config.data is not None:
             try:
@@ -149,7 +158,7 @@ class Demo:
         return counts
 
     def train(self) -> bool:
-        """Every stage in order, each going on from where it was left; False where it was interrupted."""
+        """Train the stages in order, each from its newest checkpoint. Return False if the user interrupted one."""
         for name, config in self.stages.items():
             steps = config.trainer.steps
             say(f"training the {name}: {steps} steps of {config.data.batch_size}")
@@ -163,7 +172,7 @@ class Demo:
         return True
 
     def report(self) -> tuple[Place, Place]:
-        """Draws, judges, and writes ``report.html`` and ``metrics.json``."""
+        """Sample, evaluate, and write ``report.html`` and ``metrics.json``; return their paths."""
         began = time.monotonic()
         evaluation = self.evaluation.single()
         pipeline = load_pipeline(self.out, batch=evaluation.drawing.batch)
@@ -186,17 +195,17 @@ class Demo:
         return write_report(self._scenes_report(scenes, reader, evaluation), self.out)
 
     def _took(self, stage: str, seconds: float, result: TrainResult | None = None) -> None:
-        """Adds to the seconds of a stage, which a resumed demo goes on counting, and keeps its last figures."""
+        """Add to the seconds of a stage, over all resumed runs, and store its last metrics."""
         path = self.out / "stages.json"
         record = _read_stages(path)
-        entry = record.setdefault(stage, {"seconds": 0.0})
+        entry = record.setdefault(stage, StageEntry(seconds=0.0))
         entry["seconds"] += seconds
         if result is not None:
-            entry |= {"steps": result.step, "parameters": result.parameters, "metrics": result.metrics}
+            entry["steps"], entry["parameters"], entry["metrics"] = result.step, result.parameters, result.metrics
         write_bytes(path, json.dumps(record, indent=2).encode())
 
     def _report(self, summary: str) -> RunReport:
-        """What every report says."""
+        """Return the parts that every report has."""
         stages = _read_stages(self.out / "stages.json")
         drawing = self.evaluation.single().drawing
         return RunReport(
@@ -217,14 +226,15 @@ class Demo:
         )
 
     def _captioned_report(self, findings: CaptionedFindings | SampleGroup) -> RunReport:
+        """Return the report on captioned images."""
         stages = _read_stages(self.out / "stages.json")
         minutes = sum(entry["seconds"] for entry in stages.values()) / 60
         summary = (
-            "An image tokenizer, a text-to-image transformer and a CLIP, trained from nothing on captioned images in "
+            "An image tokenizer, a text-to-image transformer and a CLIP, trained from scratch on captioned images in "
             f"{minutes:.0f} minutes, drew the captions of images that were "
         )
         if isinstance(findings, SampleGroup):
-            limits = ("No images were held out, so nothing is measured: what is drawn may be learned by heart.",)
+            limits = ("No images were held out, so nothing is measured: samples may be memorised images.",)
             return replace(self._report(f"{summary}trained on."), samples=(findings,), limits=limits)
         return replace(
             self._report(f"{summary}held out."),
@@ -232,12 +242,13 @@ class Demo:
             reconstruction=findings.reconstruction,
             reconstructed=findings.reconstructed,
             samples=(findings.samples,),
-            limits=("Generation images are judged by the CLIP that ranked them, which is kind to its own choices.",),
+            limits=("The CLIP that ranked the samples also judges them, which favours its own choices.",),
         )
 
     def _scenes_report(
         self, findings: SceneFindings, reader: tuple[ReaderCheck, ...], evaluation: EvaluateScenes
     ) -> RunReport:
+        """Return the report on rendered scenes."""
         stages = _read_stages(self.out / "stages.json")
         return replace(
             self._report(_summary(findings, sum(entry["seconds"] for entry in stages.values()))),
@@ -251,7 +262,8 @@ class Demo:
             level_titles=tuple(pair for pair in LEVEL_TITLES if pair[0] in evaluation.levels),
         )
 
-    def _stage(self, name: str, entry: dict[str, Any]) -> Stage:
+    def _stage(self, name: str, entry: StageEntry) -> Stage:
+        """Return the report's section on one stage, from its entry in ``stages.json``."""
         titles = {
             "text": "Text tokenizer",
             "tokenizer": "Image tokenizer",
@@ -269,7 +281,7 @@ class Demo:
         )
 
     def _comparison(self) -> Comparison | None:
-        """What both transformers measured in this demo, where the config names the file."""
+        """Return the measurements of several transformers, if the config names their file."""
         if self.config.compared is None:
             return None
         measured = json.loads(Path(find(self.config.compared)).read_text(encoding="utf-8"))
@@ -281,7 +293,7 @@ class Demo:
 
 
 def _count(data: Data, folder: Place | None) -> Counts:
-    """Open a stage's data and return how many examples it has; the list of its records is kept in ``folder``."""
+    """Open a stage's data and count its examples; the list of its records is stored in ``folder``."""
     loader = data.open(folder, quiet=True)
     return Counts(loader.examples, loader.held_out)
 
@@ -304,26 +316,29 @@ def _check_reader(codec: ImageCodec, size: int, evaluation: EvaluateScenes) -> t
     return clean, blurred, through
 
 
-def _read_stages(path: Place) -> dict[str, Any]:
+def _read_stages(path: Place) -> dict[str, StageEntry]:
+    """Read ``stages.json``; an absent file has no entries."""
     if not path.exists():
         return {}
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: expected the JSON that the demo wrote, got something else; delete it") from error
+        raise UserError(f"{path}: expected the JSON that the demo wrote, got other content; delete the file") from error
 
 
 def _summary(findings: SceneFindings, seconds: float) -> str:
+    """Return the report's first paragraph."""
     cells = [cell for cell in findings.composition.cells if cell.split == "held_out"]
     right = sum(cell.chosen.right for cell in cells) / max(sum(cell.chosen.count for cell in cells), 1)
     return (
-        f"An image tokenizer, a text-to-image transformer and a CLIP, trained from nothing in {seconds / 60:.0f} "
+        f"An image tokenizer, a text-to-image transformer and a CLIP, trained from scratch in {seconds / 60:.0f} "
         f"minutes, drew captions whose combinations never occurred in training; {100 * right:.0f} % of CLIP’s choices "
         "are right."
     )
 
 
-def _figures(stages: dict[str, Any], findings: SceneFindings) -> tuple[Figure, ...]:
+def _figures(stages: dict[str, StageEntry], findings: SceneFindings) -> tuple[Figure, ...]:
+    """Return the headline metrics of a demo on scenes."""
     clip, transformer = (stages[name]["metrics"] for name in ("clip", "transformer"))
     zero_shot = findings.zero_shot.value
     return (
@@ -332,7 +347,7 @@ def _figures(stages: dict[str, Any], findings: SceneFindings) -> tuple[Figure, .
             "CLIP finds the caption",
             clip.get("evaluation/retrieval_top1"),
             "percent",
-            "of a held-out image among those of its batch",
+            "of a held-out image among the captions of its batch",
         ),
         Figure("clip.zero_shot", "CLIP names the scene", zero_shot, "percent", "level 1, among all of its scenes"),
         Figure(

@@ -1,7 +1,7 @@
-"""Check the stages of a demo against each other and against the data, before the first of them is trained.
+"""Checks of a demo's stages against each other and against the data, before the first stage is trained.
 
-Sizes that the data cannot fill are lowered, with a line for each. Every problem that remains is a line of its own and
-names what the command can set: ``--set stages.NAME.PATH=VALUE``.
+Sizes that the data cannot fill are lowered, with a message for each. Every remaining problem is one line, which names
+the field to set: ``--set stages.NAME.PATH=VALUE``.
 """
 
 from collections.abc import Mapping
@@ -25,18 +25,18 @@ from dalle_jax.tasks.tokenize_images_gan import TokenizeImagesGan
 from dalle_jax.text.sentencepiece import SentencePieceModel
 
 Tokenize: TypeAlias = TokenizeImages | TokenizeImagesDvae | TokenizeImagesGan
-"""The tasks that train an image tokenizer."""
+"""Tasks that train an image tokenizer."""
 
 
 class Counts(NamedTuple):
-    """The numbers of examples to train on and of examples that are held out."""
+    """Number of examples for training, and number held out."""
 
     training: int
     held_out: int
 
 
-class Codes(NamedTuple):
-    """The codes of an image tokenizer, as its config alone determines them."""
+class CodeShape(NamedTuple):
+    """Shape of an image tokenizer's codes, known from its config alone."""
 
     downsample: int
     codebook_size: int
@@ -45,7 +45,7 @@ class Codes(NamedTuple):
 
 @dataclass
 class DemoChecks:
-    """The stages and the evaluation as they fit the data, the lines that say so, and the problems that remain."""
+    """Stages and evaluation, fitted to the data; ``said`` holds messages of the changes, ``problems`` the errors."""
 
     stages: dict[str, TrainRun]
     evaluation: EvaluateRun
@@ -53,9 +53,9 @@ class DemoChecks:
     problems: list[str] = field(default_factory=list)
 
     def fit_vocabularies(self, pieces: int, wanted: int) -> None:
-        """Lower vocabularies to the ``pieces`` of the text tokenizer, if the captions have fewer than were ``wanted``.
+        """Lower vocabularies to the text tokenizer's ``pieces``, if the captions have fewer than the ``wanted`` pieces.
 
-        A vocabulary that is neither is a problem, as is one that the devices cannot split.
+        It is a problem if a vocabulary has neither size, or if the devices cannot split it.
         """
         for name, run in self.stages.items():
             task = run.task
@@ -67,9 +67,11 @@ class DemoChecks:
             where = f"stages.{name}.{path}"
             if pieces < size == wanted:
                 self.stages[name] = replace(run, task=_with_vocabulary(task, pieces))
-                self.said.append(f"{where}: {size} lowered to {pieces}, since the captions have no more pieces")
+                self.said.append(f"{where}: {size} lowered to {pieces}, because the captions have no more pieces")
             elif size != pieces:
-                self.problems.append(f"{where}: expected {pieces}, the pieces of the text tokenizer, got {size}")
+                self.problems.append(
+                    f"{where}: expected {pieces}, the number of pieces of the text tokenizer, got {size}"
+                )
             layout = self._layout(name)
             if layout is not None and not layout.divides(pieces, VOCAB):
                 parts = layout.parts(VOCAB)
@@ -79,7 +81,7 @@ class DemoChecks:
                 )
 
     def check_codes(self) -> None:
-        """Find what the transformer and CLIP ask of an image tokenizer that is not this one."""
+        """Check that the transformer and CLIP fit the image tokenizer."""
         tokenizer, transformer = self.stages["tokenizer"].task, self.stages["transformer"].task
         clip = self.stages["clip"].task
         if not isinstance(tokenizer, Tokenize):
@@ -97,7 +99,7 @@ class DemoChecks:
             self._check_transformer(transformer, codes)
 
     def check_batches(self, counts: Mapping[str, Counts]) -> None:
-        """Find batches that the devices cannot split, and say which are larger than their data."""
+        """Find batches that the devices cannot split; report batches that are larger than the data."""
         for name, run in self.stages.items():
             layout = self._layout(name)
             size, where = run.data.batch_size, f"stages.{name}.data.batch_size"
@@ -111,12 +113,12 @@ class DemoChecks:
                 )
             if name in counts and size > counts[name].training:
                 self.said.append(
-                    f"{where}: {size} with {counts[name].training:,} images to train on, so images come several times "
-                    "in a batch"
+                    f"{where}: {size} with {counts[name].training:,} images for training, so images occur several "
+                    "times in a batch"
                 )
 
     def fit_evaluation(self, counts: Counts) -> None:
-        """Lower what is drawn of the held-out images to their number."""
+        """Lower the numbers of images that the evaluation uses to the number of held-out images."""
         evaluation, name = self.evaluation.single(), next(iter(self.evaluation.evaluations))
         if not isinstance(evaluation, EvaluateCaptioned):
             return
@@ -130,11 +132,11 @@ class DemoChecks:
                 self.said.append(f"{where}.among: {among} lowered to {counts.held_out}, the number of held-out images")
         else:
             self.said.append(
-                "data.evaluation: no images are held out, so nothing is measured; the report shows captions that were "
-                "trained on"
+                "data.evaluation: no images are held out, so nothing is measured; the report shows captions of the "
+                "training set"
             )
 
-    def _check_transformer(self, task: GenerateCodes, codes: Codes) -> None:
+    def _check_transformer(self, task: GenerateCodes, codes: CodeShape) -> None:
         model, where = task.model, "stages.transformer.task"
         if model.codebook_size != codes.codebook_size:
             self.problems.append(
@@ -144,23 +146,23 @@ class DemoChecks:
         if model.code_width not in (0, codes.width):
             self.problems.append(
                 f"{where}.model.code_width: expected {codes.width}, the width of the image tokenizer's code vectors, "
-                f"or 0 not to look at them, got {model.code_width}"
+                f"or 0 to ignore them, got {model.code_width}"
             )
         if task.image_size is None or not self._expect_multiple(f"{where}.image_size", task.image_size, codes):
             return
         side = task.image_size // codes.downsample
         if tuple(model.grid) != (side, side):
             self.problems.append(
-                f"{where}.model.grid: expected {(side, side)}, the codes of {task.image_size} px, got "
+                f"{where}.model.grid: expected {(side, side)}, the grid of codes for {task.image_size} px, got "
                 f"{tuple(model.grid)}"
             )
 
-    def _expect_multiple(self, where: str, size: int, codes: Codes) -> bool:
+    def _expect_multiple(self, where: str, size: int, codes: CodeShape) -> bool:
         fine = size % codes.downsample == 0
         if not fine:
             self.problems.append(
-                f"{where}: expected a multiple of {codes.downsample} px, which a code of the image tokenizer stands "
-                f"for, got {size}"
+                f"{where}: expected a multiple of {codes.downsample} px, the side of one code of the image tokenizer, "
+                f"got {size}"
             )
         return fine
 
@@ -169,7 +171,7 @@ class DemoChecks:
         self.problems.append(f"stages.{name}.task: expected {expected}, got {got}")
 
     def _layout(self, name: str) -> Layout | None:
-        """Return how a stage is laid out on the devices; a mesh that cannot be made is a problem, and None."""
+        """Return a stage's layout on the devices. If its mesh cannot be made, add a problem and return None."""
         run = self.stages[name]
         try:
             return Layout(make_mesh(run.mesh), run.rules)
@@ -180,8 +182,8 @@ class DemoChecks:
             return None
 
 
-def codes_of(task: Tokenize) -> Codes:
-    """Return the codes of a tokenizer that is yet to be trained; no array of it is made."""
+def codes_of(task: Tokenize) -> CodeShape:
+    """Return the shape of an untrained tokenizer's codes, without allocating its arrays."""
     found: list[tuple[int, int]] = []
 
     def vectors() -> jax.Array:
@@ -190,11 +192,11 @@ def codes_of(task: Tokenize) -> Codes:
         return tokenizer.code_vectors
 
     width = jax.eval_shape(vectors).shape[1]
-    return Codes(*found[0], width)
+    return CodeShape(*found[0], width)
 
 
 def _vocabulary(task: AlignTextImages | GenerateCodes) -> tuple[str, int]:
-    """Return the path of the field that holds the size of the vocabulary, and the size."""
+    """Return the path of the vocabulary-size field, and its value."""
     if isinstance(task, AlignTextImages):
         return "task.model.vocab_size", task.model.vocab_size
     return "task.model.text_vocab", task.model.text_vocab

@@ -1,4 +1,4 @@
-"""Read the configs of a demo's stages, with what ``--set stages.NAME.PATH=VALUE`` changes in them."""
+"""Configs of a demo's stages, with the fields that ``--set stages.NAME.PATH=VALUE`` sets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,16 +16,16 @@ StageRun: TypeAlias = TextTokenizerRun | TrainRun | EvaluateRun
 
 PREFIX = "stages."
 TRAINED = ("tokenizer", "clip", "transformer")
-"""The stages that the trainer trains, in their order."""
+"""Stages that the trainer trains, in order."""
 FROM_THE_DEMO = dict.fromkeys(("clip", "transformer"), ("task.captions.file", "task.image_tokenizer"))
-"""Fields that the demo sets, since they name what earlier stages made."""
+"""Fields that the demo sets itself: files and folders of earlier stages."""
 FROM_ITS_DATA = {"text": ("source", "held_out"), "evaluation": ("data",), **dict.fromkeys(TRAINED, ("data",))}
-"""Fields that ``data`` of the demo takes the place of, where it has its own."""
+"""Fields that the demo's own ``data`` replaces."""
 
 
 @dataclass(frozen=True)
 class DemoStages:
-    """A demo's config and those of its stages."""
+    """Configs of a demo and of its stages."""
 
     config: DemoRun
     text: TextTokenizerRun
@@ -34,7 +34,7 @@ class DemoStages:
 
 
 def read_stages(path: str, sets: Sequence[str], out: Place) -> DemoStages:
-    """Read every config. Raises one UserError with the problems of all of them."""
+    """Read the config of the demo and of each stage. Raises one UserError with all problems."""
     within = [one for one in sets if _is_within_a_stage(one)]
     config: DemoRun = load(path, DemoRun, [one for one in sets if one not in within])
     by_stage, problems = _by_stage(within, config)
@@ -45,7 +45,7 @@ def read_stages(path: str, sets: Sequence[str], out: Place) -> DemoStages:
             places = (out / "text.model", out / "tokenizer")
             fixed = [f"{field}='{place}'" for field, place in zip(FROM_THE_DEMO[name], places, strict=True)]
         if name in TRAINED and config.data is not None:
-            fixed.append("data.images=None")  # or the stage's own images, which the demo's replace, must fit the task
+            fixed.append("data.images=None")  # the demo replaces the stage's own, which need not fit the task
         try:
             run: TextTokenizerRun | TrainRun | EvaluateRun = load(
                 config.stages[name], root, by_stage[name] + fixed, f"{PREFIX}{name}."
@@ -59,24 +59,24 @@ def read_stages(path: str, sets: Sequence[str], out: Place) -> DemoStages:
 
 
 def _is_within_a_stage(setting: str) -> bool:
-    """Return True for ``stages.NAME.PATH=VALUE``, and False for ``stages.NAME=FILE`` or a field of the demo."""
+    """Return True for ``stages.NAME.PATH=VALUE``, False for ``stages.NAME=FILE`` and for other fields of the demo."""
     path = setting.partition("=")[0].strip()
     return path.startswith(PREFIX) and path.count(".") > 1
 
 
-def _with_data(run: Any, config: DemoRun) -> Any:
-    """Return a stage's run on the demo's data, if it has its own. Raises ValueError if they do not fit."""
+def _with_data(run: StageRun, config: DemoRun) -> StageRun:
+    """Replace a stage's data by the demo's own, if it has any. Raises ValueError if they do not fit together."""
     if config.data is None:
         return run
     if isinstance(run, TextTokenizerRun):
         return replace(run, source=config.data.source, held_out=config.data.held_out)
-    return replace(
-        run, data=config.data.with_batch_size(run.data.batch_size) if isinstance(run, TrainRun) else config.data
-    )
+    if isinstance(run, TrainRun):
+        return replace(run, data=config.data.with_batch_size(run.data.batch_size))
+    return replace(run, data=config.data)
 
 
 def _by_stage(sets: Sequence[str], config: DemoRun) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the settings of each stage by its name, and what is wrong with others."""
+    """Group ``--set`` arguments by stage; return them, and a problem for each that no stage can take."""
     found: dict[str, list[str]] = {name: [] for name in NAMES}
     problems = []
     for one in sets:
@@ -86,13 +86,14 @@ def _by_stage(sets: Sequence[str], config: DemoRun) -> tuple[dict[str, list[str]
             hint = did_you_mean(name, NAMES)
             problems.append(f"--set {one}: expected stages.NAME.PATH=VALUE with NAME of {', '.join(NAMES)}{hint}")
         elif _covers(FROM_THE_DEMO.get(name, ()), field):
-            problems.append(f"--set {one}: the demo sets {field} of its stages itself; expected another field")
+            problems.append(f"--set {one}: expected a different field; the demo sets {field} itself")
         elif config.data is not None and field != "data.batch_size" and _covers(FROM_ITS_DATA[name], field):
-            problems.append(f"--set {one}: the demo gives its own data to every stage; expected data.PATH=VALUE")
+            problems.append(f"--set {one}: expected data.PATH=VALUE; the demo uses its own data for every stage")
         else:
             found[name].append(one)
     return found, problems
 
 
 def _covers(fields: Sequence[str], name: str) -> bool:
+    """Return True if ``name`` is one of the fields or lies below one."""
     return any(name == one or name.startswith(f"{one}.") for one in fields)

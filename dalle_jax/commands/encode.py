@@ -1,4 +1,4 @@
-"""``encode CONFIG --out DIR``: images to codes, once; goes on where it was stopped."""
+"""``encode CONFIG --out DIR``: encode a data set's images to codes, once; a stopped run resumes."""
 
 import argparse
 from pathlib import Path
@@ -22,15 +22,15 @@ from dalle_jax.storage import Place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's flags."""
-    parser.add_argument("config", help="a config file that says run = @EncodeRun, such as configs/smoke/encode.gin")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="the last word on one field")
-    parser.add_argument("--out", required=True, help="the folder or URL for the codes, which all processes see")
-    parser.add_argument("--work", help="where they are made before they go to a URL: a folder that all processes see")
+    """Add the command's flags."""
+    parser.add_argument("config", help="a config file with run = @EncodeRun, such as configs/smoke/encode.gin")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="set one field of the config")
+    parser.add_argument("--out", required=True, help="the folder or URL for the codes, visible to all processes")
+    parser.add_argument("--work", help="with a URL, a folder visible to all processes, for the codes before the upload")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Encodes what is missing, and writes the manifest."""
+    """Encode the missing shards and write the manifest."""
     config: EncodeRun = load(args.config, EncodeRun, args.set)
     hosts.join()
     with failures.shared():
@@ -40,32 +40,33 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _encode_to(config: EncodeRun, args: argparse.Namespace) -> None:
-    """Encode into the folder or URL that the flags name."""
+    """Encode into the folder or URL of ``--out``."""
     out = hosts.call_and_share_errors(lambda: storage.reachable(args.out))
     if not storage.is_remote(out):
         if args.work is not None:
-            raise UserError(f"--work: expected none, since --out {out} is no URL and codes are made there")
+            raise UserError(f"--work: expected no folder, because --out {out} is a folder, in which codes are made")
         encode_source(config, out)
         return
     if args.work is None:
-        raise UserError(f"--out {out}: expected --work FOLDER beside a URL: codes are made there before they are sent")
+        raise UserError(f"--out {out}: expected --work FOLDER with a URL; codes are made there before the upload")
     work = storage.place(args.work)
     with locked(out, "encode"):
         encode_source(config, work)
         sent = hosts.call_and_share_errors(lambda: upload(Path(work), out) if hosts.is_first() else 0)
-    _say(f"{out} has them too, {sent} shards sent")
+    _say(f"{sent} shards uploaded to {out}")
 
 
 def encode_source(config: EncodeRun, out: Place) -> Encoder | None:
-    """Fills a folder of this machine with codes; returns what encoded, None where nothing was missing."""
+    """Encode a source into a local folder. Return the encoder, or None if no shard was missing."""
     if storage.is_remote(out):
-        raise UserError(f"{out}: expected a folder of this machine or of a network drive, in which codes are made")
+        raise UserError(f"{out}: expected a folder of a local disk or network drive, in which codes are made")
     path = Path(storage.absolute(out))
     with locked(path, "encode"):
         return _encode(config, path)
 
 
 def _encode(config: EncodeRun, path: Path) -> Encoder | None:
+    """Encode this process's missing shards in a locked folder. All processes call it together."""
     process, processes = hosts.process_index_and_count()
     source, records = _opened(config, path)
     place = storage.place(config.image_tokenizer)
@@ -85,11 +86,12 @@ def _encode(config: EncodeRun, path: Path) -> Encoder | None:
         folder.wait_for_shards()
         _account(records, path)
         folder.finish(str(storage.absolute(place)), render(config))
-    _say(f"{path} has the codes of {what.examples} images, {what.crops} of each")
+    _say(f"{path} has the codes of {what.examples} images, {what.crops} crops each")
     return None if done else encoder
 
 
 def _opened(config: EncodeRun, path: Path) -> tuple[Source, RecordStats | None]:
+    """Open the part of the source to encode, and the statistics of its records. Raises UserError if it is empty."""
     opener = SourceOpener(config.images, config.workers, path, _say)
     training, held_out = opener.open(config.source, "source", config.held_out)
     chosen = held_out if config.part == "held_out" else training
@@ -99,7 +101,7 @@ def _opened(config: EncodeRun, path: Path) -> tuple[Source, RecordStats | None]:
 
 
 def _account(records: RecordStats | None, path: Path) -> None:
-    """Writes what became of the records and tells it. Raises UserError where more are bad than may be."""
+    """Write and print the statistics of the records. Raises UserError if too many are bad."""
     if records is None:
         return
     content = records.content()
@@ -110,5 +112,6 @@ def _account(records: RecordStats | None, path: Path) -> None:
 
 
 def _say(line: str) -> None:
+    """Print a line, on the first process only."""
     if hosts.is_first():
         print(line, flush=True)

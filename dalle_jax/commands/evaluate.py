@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run each evaluation and write the figures of all, by the evaluation's name."""
+    """Run each evaluation and write the metrics of all as JSON, by the evaluation's name."""
     run: EvaluateRun = load(args.config, EvaluateRun, args.set)
-    pipeline_of = cache(lambda batch: load_pipeline(args.model, batch=batch))  # compiled once per size of batch
+    pipeline_of = cache(lambda batch: load_pipeline(args.model, batch=batch))  # compiled once per batch size
     out = args.out or args.model / "evaluation.json"
     figures = {}
     for name, config in run.evaluations.items():
@@ -43,13 +43,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[CaptionedBatch]:
-    """Yield the held-out examples of a run's data, ``config.among`` at a time; raise UserError where there are none."""
+    """Yield the held-out examples of a run's data, ``config.among`` at a time. Raises UserError if there are none."""
     assert run.data is not None
     opened = run.data.with_batch_size(config.among).open()
     if not opened.held_out:
         raise UserError(
-            f"data.evaluation: expected images that are held out, to measure on, got none of {opened.examples:,}; hold "
-            "some out before training, such as with data.evaluation = @HeldOut and data.evaluation.count = 1"
+            f"data.evaluation: expected held-out images to measure on, got none of {opened.examples:,}; hold some out "
+            "before training, for example with data.evaluation = @HeldOut and data.evaluation.count = 1"
         )
     return cast("Iterator[CaptionedBatch]", opened.evaluation_batches())
 

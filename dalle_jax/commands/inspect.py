@@ -1,4 +1,4 @@
-"""``inspect CONFIG|SOURCE --out DIR``: examine a data source; writes a page, JSON and a contact sheet."""
+"""``inspect CONFIG|SOURCE --out DIR``: examine a data source; write a page, JSON and a contact sheet."""
 
 import argparse
 import json
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Examine the source, print and write. Each source of a mixture has a folder of its own."""
+    """Examine the source, print and write. Each source of a mixture gets its own folder."""
     config = read_config(args.source, args.set)
     if config.examine < 1 or config.cells < 0:
         raise UserError(f"examine, cells: expected 1 or more and 0 or more, got {config.examine}, {config.cells}")
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _inspect(source: Openable, config: InspectRun, out: Place, title: str) -> None:
-    """Examine one source."""
+    """Examine one source, write its files to ``out`` and print a summary."""
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -65,7 +65,10 @@ def _inspect(source: Openable, config: InspectRun, out: Place, title: str) -> No
 
 
 def read_config(source: str, sets: list[str]) -> InspectRun:
-    """Return an inspection's config, one for the data of a training config, or the default one for files."""
+    """Return the config of an inspection: from a config file, or the default one for a folder or tars.
+
+    A training config gives its own source and image preprocessing.
+    """
     if source.endswith(".gin"):
         config: TrainRun | InspectRun = load(source, TrainRun | InspectRun, sets)
         if isinstance(config, InspectRun):

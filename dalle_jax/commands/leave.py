@@ -1,4 +1,4 @@
-"""The end of the process: after an error it comes within seconds, even if threads or exit handlers still wait."""
+"""Exit of the process: after an error it exits within seconds, even if threads or exit handlers still wait."""
 
 import os
 import sys
@@ -6,14 +6,15 @@ import threading
 from typing import NoReturn
 
 GRACE_SECONDS = 5.0
-"""Time after an error for threads and exit handlers to end by themselves."""
+"""Time that threads and exit handlers have to end by themselves after an error."""
 
 
 def leave(code: int) -> NoReturn:
-    """Exit with ``code``; if it is not 0, exit within ``GRACE_SECONDS``.
+    """Exit with ``code``. If it is not 0, exit within ``GRACE_SECONDS``.
 
-    Python joins every non-daemon thread before it exits, and ``jax.distributed`` waits for the run's other processes.
-    After an error these may wait for minutes: for a file that is never written, or for this process.
+    Python joins every non-daemon thread before it exits, and ``jax.distributed`` waits for the other processes of the
+    run. After an error this may take minutes: a thread may wait for a file that nobody writes, and the other processes
+    for this one.
     """
     if code != 0:
         end = threading.Timer(GRACE_SECONDS, _end, [code])
@@ -23,9 +24,9 @@ def leave(code: int) -> NoReturn:
 
 
 def _end(code: int) -> None:
-    """Name the threads that still wait, and exit without them. Python's streams may be locked, so bypass them."""
+    """Print the threads that still run, and exit at once. Bypass Python's streams, whose locks may be held."""
     waiting = [one.name for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
     names = ", ".join(waiting[:5]) + (f" and {len(waiting) - 5} more" if len(waiting) > 5 else "")
-    what = f"the threads {names}" if waiting else "Python's exit handlers"
-    os.write(2, f"dalle-jax: exits without waiting longer than {GRACE_SECONDS:g} s for {what}\n".encode())
+    unfinished = f"the threads {names}" if waiting else "Python's exit handlers"
+    os.write(2, f"dalle-jax: exiting after waiting {GRACE_SECONDS:g} s for {unfinished}\n".encode())
     os._exit(code)

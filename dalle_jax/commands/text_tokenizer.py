@@ -1,4 +1,4 @@
-"""``text-tokenizer CONFIG``: a SentencePiece model trained on the captions of a source, and how well it fits them."""
+"""``text-tokenizer CONFIG``: train a SentencePiece model on the captions of a source and measure its coverage."""
 
 import argparse
 
@@ -13,20 +13,20 @@ from dalle_jax.text.coverage import Coverage, measure_coverage
 from dalle_jax.text.sentencepiece import train_sentencepiece
 
 MEASURED = 100_000
-"""Captions that the coverage is measured on, evenly spread where there are more."""
+"""The most captions to measure the coverage on; of more, evenly spaced ones are taken."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's flags."""
+    """Add the command's flags."""
     parser.add_argument("config", help="a config file, such as configs/demo/text.gin")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="the last word on one field")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="set one field of the config")
     parser.add_argument(
         "--out", type=storage.reachable, required=True, help="the model file to write, such as runs/text.model"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains and writes the model, and says what it covers."""
+    """Train and write the model, and print its coverage."""
     config: TextTokenizerRun = load(args.config, TextTokenizerRun, args.set)
     coverage = train_text_tokenizer(config, args.out)
     print(coverage.format_text(config.text_length, config.dropout))
@@ -35,14 +35,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def train_text_tokenizer(config: TextTokenizerRun, out: Place) -> Coverage:
-    """Trains on the captions of the source's first images and writes ``out``, whole or not at all."""
-    model, coverage = text_model(config)
+    """Train on the captions of the source's first images and write the model to ``out`` atomically."""
+    model, coverage = train_model(config)
     write_bytes(out, model)
     return coverage
 
 
-def text_model(config: TextTokenizerRun) -> tuple[bytes, Coverage]:
-    """Train on the captions of the source's first images; return the model and how well it fits them."""
+def train_model(config: TextTokenizerRun) -> tuple[bytes, Coverage]:
+    """Train on the captions of the source's first images; return the model and its coverage of them."""
     bad: list[BadRecord] = []
     captions = list(read_captions(config.source, config.captions, bad, config.blend, config.held_out))
     if not captions:

@@ -14,8 +14,9 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh
 from dalle_jax.runs import TrainRun
 from dalle_jax.storage import Place
-from dalle_jax.train.loop import TrainResult, train
+from dalle_jax.train.loop import train
 from dalle_jax.train.monitor.profiler import Steps
+from dalle_jax.train.trainer import TrainResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,13 +10,14 @@ The root is the slot ``run``: ``run = @Name`` chooses from a union of runs, and 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import TypeVar, cast
 
 from dalle_jax.config.problems import Location, Problems, did_you_mean
 from dalle_jax.config.renamed import Renamed, renamed_field, renamed_variant
 from dalle_jax.config.schema import MISSING, Kind, Leaf, Map, Slot, could_hold, fields, fit, kind
 from dalle_jax.config.sources import ConfigReader, bindings, find
-from dalle_jax.config.syntax import UNREADABLE, Binding, Reference, SetValue, show
+from dalle_jax.config.syntax import UNREADABLE, Binding, Reference, SetValue, Value, show
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ ROOT = "run"
 """The name of the slot that holds the whole run."""
 
 
-def load(path: str | Path, root: type[T] | Any, sets: Sequence[str] = (), within: str = "") -> T:
+def load(path: str | Path, root: type[T] | UnionType, sets: Sequence[str] = (), within: str = "") -> T:
     """Read a config file as the dataclass ``root``, or as one of a union of dataclasses.
 
     The package's own configs are searched if the file does not exist. ``sets`` are ``--set`` arguments, such as
@@ -34,12 +35,12 @@ def load(path: str | Path, root: type[T] | Any, sets: Sequence[str] = (), within
     reader = ConfigReader(Problems())
     found = find(path)
     reader.file(found)
-    return _bind(reader, root, sets, str(found), within)
+    return cast(T, _bind(reader, root, sets, str(found), within))
 
 
 def loads(
     text: str,
-    root: type[T] | Any,
+    root: type[T] | UnionType,
     name: str = "<text>",
     sets: Sequence[str] = (),
     include_folder: Path | None = None,
@@ -50,10 +51,10 @@ def loads(
     """
     reader = ConfigReader(Problems())
     reader.text(text, name, include_folder)
-    return _bind(reader, root, sets, name)
+    return cast(T, _bind(reader, root, sets, name))
 
 
-def _bind(reader: ConfigReader, root: Any, sets: Sequence[str], name: str, within: str = "") -> Any:
+def _bind(reader: ConfigReader, root: type | UnionType, sets: Sequence[str], name: str, within: str = "") -> object:
     if reader.problems.incomplete and not reader.statements:
         reader.problems.raise_if_any()
     for argument in sets:
@@ -150,7 +151,9 @@ class Builder:
     similar: dict[str, str] = field(default_factory=dict)
     """A hint for each new map entry whose name is similar to that of another entry, by path."""
 
-    def value(self, path: str, kind: Kind, tree: Tree, default: Any, old: tuple[Replaced, ...], where: Location) -> Any:
+    def value(
+        self, path: str, kind: Kind, tree: Tree, default: object, old: tuple[Replaced, ...], where: Location
+    ) -> object:
         """Return the value of a field of any kind."""
         if isinstance(kind, Leaf):
             return self._leaf(path, kind, tree, default, old, where)
@@ -158,7 +161,9 @@ class Builder:
             return self._map(path, kind, tree, default, old, where)
         return self.slot(path, kind, tree, default, old, where)
 
-    def slot(self, path: str, slot: Slot, tree: Tree, default: Any, old: tuple[Replaced, ...], where: Location) -> Any:
+    def slot(
+        self, path: str, slot: Slot, tree: Tree, default: object, old: tuple[Replaced, ...], where: Location
+    ) -> object:
         """Return the object in a slot.
 
         ``default`` is an object, None, a class, or ``MISSING``. ``where`` is the location to blame for missing values.
@@ -189,7 +194,7 @@ class Builder:
         built = self._object(path, chosen, tree, base, old, where)
         return built if legal else MISSING
 
-    def _undecided(self, path: str, slot: Slot, depth: int, tree: Tree, old: tuple[Replaced, ...]) -> Any:
+    def _undecided(self, path: str, slot: Slot, depth: int, tree: Tree, old: tuple[Replaced, ...]) -> object:
         """Return ``MISSING`` for a slot of unknown variant, and report bindings that fit none of its variants."""
         for binding in tree.below():
             fits = could_hold(slot, tuple(binding.name.split("."))[depth:], binding.value)
@@ -209,7 +214,7 @@ class Builder:
             hint = f"; set its fields one by one, as {path}.{next(iter(fields(slot.classes[0])), 'field')} = ..."
         self.problems.add(binding.where, f"{path}: expected {slot.expected}, got {show(value)}{hint}")
 
-    def _none(self, path: str, slot: Slot, tree: Tree, old: tuple[Replaced, ...]) -> Any:
+    def _none(self, path: str, slot: Slot, tree: Tree, old: tuple[Replaced, ...]) -> object:
         lost = [binding for binding in tree.below() if not _excused(binding, old)]
         choices = " or ".join(f"@{cls.__name__}" for cls in slot.classes)
         for binding in lost:
@@ -217,11 +222,13 @@ class Builder:
             self.problems.add(binding.where, text)
         return MISSING if lost else None
 
-    def _object(self, path: str, cls: type, tree: Tree, base: Any, old: tuple[Replaced, ...], where: Location) -> Any:
+    def _object(
+        self, path: str, cls: type, tree: Tree, base: object, old: tuple[Replaced, ...], where: Location
+    ) -> object:
         """Return an object of the class. Unbound fields are as in ``base`` or, without one, as the class declares."""
         known = fields(cls)
         replaced = self._unknown_names(path, cls, tree, old)
-        values = {}
+        values: dict[str, object] = {}
         here = tree.where(where) if path else where
         for name, declared in known.items():
             place = f"{path}.{name}" if path else name
@@ -255,7 +262,9 @@ class Builder:
                         replaced.add(found[1].now.split(".")[0])
         return replaced
 
-    def _leaf(self, path: str, leaf: Leaf, tree: Tree, default: Any, old: tuple[Replaced, ...], where: Location) -> Any:
+    def _leaf(
+        self, path: str, leaf: Leaf, tree: Tree, default: object, old: tuple[Replaced, ...], where: Location
+    ) -> object:
         value, wrong = default, False
         for binding in tree.all():
             excused = _excused(binding, old)
@@ -276,10 +285,12 @@ class Builder:
             self._missing(path, where, f"{path} is missing; expected {path} = {leaf.expected}")
         return MISSING if wrong else value
 
-    def _map(self, path: str, map_: Map, tree: Tree, default: Any, old: tuple[Replaced, ...], where: Location) -> Any:
+    def _map(
+        self, path: str, map_: Map, tree: Tree, default: object, old: tuple[Replaced, ...], where: Location
+    ) -> object:
         """Return the entries of a map by name, in the order in which they are first mentioned."""
         wrong = False
-        inherited: Mapping[str, Any] = {} if default is MISSING else default
+        inherited: Mapping[str, object] = default if isinstance(default, Mapping) else {}
         stated = {*inherited, *(name for name, child in tree.children.items() if any(map(_states, child.all())))}
         for binding in tree.own:
             if map_.is_clear(binding.value):
@@ -372,7 +383,7 @@ def _renamed(one: Unknown, old: str, found: Renamed) -> str:
     return f"{one.binding.name} is now {f'{one.path}.' if one.path else ''}{found.now}{rest}{note}"
 
 
-def _hint(leaf: Leaf, value: Any) -> str:
+def _hint(leaf: Leaf, value: Value) -> str:
     """Return a hint for a mistake that is often made: a misspelt word, or a value without its tuple."""
     letters = value.text if isinstance(value, SetValue) else value
     plain = value.value if isinstance(value, SetValue) else value

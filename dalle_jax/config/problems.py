@@ -1,8 +1,9 @@
 """Locations in config text, and the list of problems that is reported at once."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar, runtime_checkable
 
 from dalle_jax.config.errors import UserError
 
@@ -65,3 +66,27 @@ def did_you_mean(name: str, legal: Iterable[str], prefix: str = "") -> str:
     likeness = [difflib.SequenceMatcher(None, one, typed).ratio() for one in close]
     close = [one for one, like in zip(close, likeness, strict=True) if like > likeness[0] - 0.06]
     return f"; did you mean {' or '.join(prefix + by_fold[one] for one in close)}?" if close else ""
+
+
+@runtime_checkable
+class Named(Protocol):
+    """An object with a name, such as a command."""
+
+    @property
+    def name(self) -> str:
+        """Return the name that a user types."""
+
+
+AnyNamed = TypeVar("AnyNamed", bound=Named)
+
+
+def find_named(name: str, choices: Sequence[AnyNamed], kind: str) -> AnyNamed:
+    """Return the choice of that name. Raises ``UserError`` with similar names, or with all names if none is similar.
+
+    ``kind`` describes the choices in the message, such as "a command".
+    """
+    by_name = {choice.name: choice for choice in choices}
+    if name not in by_name:
+        hint = did_you_mean(name, by_name) or f"; the choices are {', '.join(by_name)}"
+        raise UserError(f"expected {kind}, got {name!r}{hint}")
+    return by_name[name]

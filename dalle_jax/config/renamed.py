@@ -20,6 +20,8 @@ RENAMED: Mapping[str, Renamed] = {
     **{f"{name}.pictures": Renamed("images") for name in ("Data", "OwnData", "InspectRun", "EncodeRun")},
     **{f"{name}.pictures": Renamed("images") for name in ("Folder", "WebDataset")},
     "Trainer.pictures_every": Renamed("images_every"),
+    "Trainer.trained": Renamed("trainable"),
+    "Trainer.decayed": Renamed("weight_decay_mask"),
     "Limits.least_side": Renamed("min_side"),
     "Images.survey": Renamed("validate"),
     "Images.survey_folder": Renamed("index_folder"),

@@ -3,15 +3,13 @@
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from dalle_jax.config.bind import ROOT
 from dalle_jax.config.schema import MISSING, Map, Slot, fields
 from dalle_jax.config.sources import IDENTIFIER
 
 
-def render(obj: Any, per_host: bool = True) -> str:
+def render(obj: object, per_host: bool = True) -> str:
     """Return the config text of a run: its variant, its leaves, then one group of lines for each slot.
 
     ``bind.loads(render(obj), type(obj)) == obj``. Raise ``TypeError`` or ``ValueError`` for a value without a text.
@@ -22,12 +20,12 @@ def render(obj: Any, per_host: bool = True) -> str:
     return "\n\n".join("\n".join(group) for group in groups if group) + "\n"
 
 
-def _collect(path: str, obj: Any, base: Any, groups: list[list[str]], per_host: bool) -> None:
+def _collect(path: str, obj: object, base: object, groups: list[list[str]], per_host: bool) -> None:
     """Append the leaves to the last group, then one group for each slot.
 
     ``base`` is the instance that ``bind`` starts from, or None if it starts from the defaults of the class.
     """
-    slots: list[tuple[str, Any, Any, bool]] = []
+    slots: list[tuple[str, object, object, bool]] = []
     cls: type = type(obj)
     for name, field in fields(cls).items():
         if field.per_host and not per_host:
@@ -35,8 +33,7 @@ def _collect(path: str, obj: Any, base: Any, groups: list[list[str]], per_host: 
         place, value = f"{path}.{name}" if path else name, getattr(obj, name)
         default = field.default if base is None else getattr(base, name)
         if isinstance(field.kind, Map):
-            inherited: Mapping[str, Any] = {} if default is MISSING else default
-            if inherited or not value:
+            if not value or (default is not MISSING and default):
                 groups[-1].append(f"{place} = {{}}")
             entries = {_entry(place, key): entry for key, entry in value.items()}
             if isinstance(field.kind.item, Slot):
@@ -52,13 +49,13 @@ def _collect(path: str, obj: Any, base: Any, groups: list[list[str]], per_host: 
         _collect(place, value, default if type(default) is type(value) else None, groups, per_host)
 
 
-def _entry(path: str, name: Any) -> str:
+def _entry(path: str, name: object) -> str:
     if not isinstance(name, str) or not re.fullmatch(IDENTIFIER, name):
         raise ValueError(f"{path}: expected identifiers as names, got {name!r}")
     return f"{path}.{name}"
 
 
-def literal(value: Any) -> str:
+def literal(value: object) -> str:
     """Return a plain value as gin text."""
     if isinstance(value, tuple):
         return f"({', '.join(literal(one) for one in value)}{',' if len(value) == 1 else ''})"

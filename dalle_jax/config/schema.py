@@ -11,13 +11,15 @@ There are no lists of slots: gin has no syntax for an index, and a name says mor
 import dataclasses
 import functools
 import math
+import operator
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, Union
+from enum import Enum
+from typing import Final, Literal, TypeAlias, Union
 
-from dalle_jax.config.syntax import UNREADABLE, Reference, SetValue
+from dalle_jax.config.syntax import UNREADABLE, Plain, Reference, SetValue, Value
 
 LARGEST_INT = 2**63 - 1
 
@@ -25,11 +27,13 @@ PER_HOST = {"per_host": True}
 """Metadata of a field that may differ between the hosts of one run, since it changes no number of the run."""
 
 
-class _Missing:
+class Missing(Enum):
     """The type of ``MISSING``."""
 
+    TOKEN = 0
 
-MISSING = _Missing()
+
+MISSING: Final = Missing.TOKEN
 """Stands for a value that does not fit, or for no value at all."""
 
 
@@ -37,7 +41,7 @@ MISSING = _Missing()
 class Leaf:
     """A field that holds a plain value."""
 
-    annotation: Any
+    annotation: object
 
     @property
     def expected(self) -> str:
@@ -57,7 +61,7 @@ class Slot:
         """List the choices for an error message."""
         return " or ".join([*(f"@{cls.__name__}" for cls in self.classes), *(["None"] if self.optional else [])])
 
-    def choice(self, value: Any) -> Any:
+    def choice(self, value: Value) -> type | Missing | None:
         """Return the class that the value chooses, None for a legal None, or ``MISSING`` for anything else."""
         name = value.name if isinstance(value, Reference) else None
         if isinstance(value, SetValue):
@@ -79,15 +83,15 @@ class Map:
         """Return the type of an entry, in which None is legal because it removes the entry."""
         if isinstance(self.item, Slot):
             return Slot(self.item.classes, optional=True)
-        return Leaf(self.item.annotation | None)
+        return Leaf(operator.or_(self.item.annotation, None))
 
     @property
-    def entry_default(self) -> Any:
+    def entry_default(self) -> type | Missing:
         """Return the class of a new entry if there is only one, else ``MISSING``."""
         return self.item.classes[0] if isinstance(self.item, Slot) and len(self.item.classes) == 1 else MISSING
 
     @staticmethod
-    def is_clear(value: Any) -> bool:
+    def is_clear(value: Value) -> bool:
         """Return whether the value is ``{}``, which removes all entries."""
         value = value.value if isinstance(value, SetValue) else value
         return isinstance(value, dict) and not value
@@ -105,7 +109,7 @@ class Field:
     """
 
     kind: Kind
-    default: Any
+    default: object
     per_host: bool = False
 
 
@@ -124,13 +128,13 @@ def fields(cls: type) -> dict[str, Field]:
     }
 
 
-def _default(field: "dataclasses.Field[Any]") -> Any:
+def _default(field: "dataclasses.Field[object]") -> object:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return MISSING if field.default is dataclasses.MISSING else field.default
 
 
-def kind(annotation: Any, name: str) -> Kind:
+def kind(annotation: object, name: str) -> Kind:
     """Classify an annotation as leaf, slot or map. Raise ``TypeError`` naming ``name`` if no config can hold it."""
     if typing.get_origin(annotation) in (dict, Mapping):
         return _map(annotation, name)
@@ -146,7 +150,7 @@ def kind(annotation: Any, name: str) -> Kind:
     return Slot(classes, bool(others))
 
 
-def _map(annotation: Any, name: str) -> Map:
+def _map(annotation: object, name: str) -> Map:
     keys, values = typing.get_args(annotation)
     if keys is not str or type(None) in _members(values) or typing.get_origin(values) in (dict, Mapping):
         raise TypeError(f"{name}: a map is a Mapping[str, X], in which X is neither None nor a map; got {annotation}")
@@ -155,13 +159,13 @@ def _map(annotation: Any, name: str) -> Map:
     return Map(item)
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
+def _members(annotation: object) -> tuple[object, ...]:
     if typing.get_origin(annotation) in (Union, types.UnionType):
         return tuple(member for one in typing.get_args(annotation) for member in _members(one))
     return (type(None) if annotation is None else annotation,)
 
 
-def _is_leaf(annotation: Any) -> bool:
+def _is_leaf(annotation: object) -> bool:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is tuple:
         inner = [one for one in arguments if one is not Ellipsis]
@@ -169,7 +173,7 @@ def _is_leaf(annotation: Any) -> bool:
     return origin is Literal or annotation in (bool, int, float, str, type(None))
 
 
-def fit(annotation: Any, value: Any) -> Any:
+def fit(annotation: object, value: Value) -> Plain | Missing:
     """Return the value converted to the type (int to float, list to tuple), or ``MISSING`` if it does not fit."""
     if isinstance(value, SetValue):
         fitting = fit(annotation, value.value)
@@ -181,10 +185,12 @@ def fit(annotation: Any, value: Any) -> Any:
         exact = [one for one in members if one is type(value)]
         return next((found for one in [*exact, *members] if (found := fit(one, value)) is not MISSING), MISSING)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Literal:
-        return next((one for one in arguments if type(one) is type(value) and one == value), MISSING)
     if origin is tuple:
         return _fit_tuple(arguments, value)
+    if value is not None and not isinstance(value, bool | int | float | str):
+        return MISSING
+    if origin is Literal:
+        return value if any(type(one) is type(value) and one == value for one in arguments) else MISSING
     if annotation is float and type(value) is int:
         return float(value) if abs(value) <= LARGEST_INT else MISSING
     wrong = (
@@ -195,17 +201,22 @@ def fit(annotation: Any, value: Any) -> Any:
     return MISSING if wrong else value
 
 
-def _fit_tuple(arguments: tuple[Any, ...], value: Any) -> Any:
+def _fit_tuple(arguments: tuple[object, ...], value: Value) -> Plain | Missing:
     if not isinstance(value, tuple | list):
         return MISSING
     wanted = arguments[:1] * len(value) if arguments[1:] == (Ellipsis,) else arguments
     if len(wanted) != len(value):
         return MISSING
-    parts = tuple(fit(one, part) for one, part in zip(wanted, value, strict=True))
-    return MISSING if any(part is MISSING for part in parts) else parts
+    parts: list[Plain] = []
+    for one, part in zip(wanted, value, strict=True):
+        found = fit(one, part)
+        if found is MISSING:
+            return MISSING
+        parts.append(found)
+    return tuple(parts)
 
 
-def describe(annotation: Any) -> str:
+def describe(annotation: object) -> str:
     """Describe the type of a leaf for an error message."""
     members = _members(annotation)
     if len(members) > 1:
@@ -216,11 +227,17 @@ def describe(annotation: Any) -> str:
     if origin is tuple:
         inner = ", ".join("..." if one is Ellipsis else describe(one) for one in arguments)
         return f"({inner}{',' * (len(arguments) == 1)})"
-    names = {bool: "True or False", int: "an int", float: "a float", str: "a str", type(None): "None"}
+    names: dict[object, str] = {
+        bool: "True or False",
+        int: "an int",
+        float: "a float",
+        str: "a str",
+        type(None): "None",
+    }
     return names[members[0]]
 
 
-def could_hold(kind: Kind, path: tuple[str, ...], value: Any) -> bool:
+def could_hold(kind: Kind, path: tuple[str, ...], value: Value) -> bool:
     """Return whether the value fits at ``path`` below a field under some choice of variants along the path."""
     if isinstance(kind, Leaf):
         return not path and fit(kind.annotation, value) is not MISSING

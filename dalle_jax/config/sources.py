@@ -6,11 +6,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from dalle_jax.config import syntax
 from dalle_jax.config.problems import Location, Problems, did_you_mean, printable
-from dalle_jax.config.syntax import UNREADABLE, Binding, Include, Macro, SetValue
+from dalle_jax.config.syntax import UNREADABLE, Binding, Include, Macro, SetValue, Value
 
 MAX_FILES = 100
 """Files read for one config. A file that is included twice counts twice."""
@@ -147,11 +146,11 @@ class Macros:
     definitions: dict[str, Binding]
     problems: Problems
     used: set[str] = field(default_factory=set)
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Value] = field(default_factory=dict)
     sizes: dict[int, int] = field(default_factory=dict)
-    kept: list[tuple[Any, ...]] = field(default_factory=list)
+    kept: list[tuple[Value, ...]] = field(default_factory=list)
 
-    def value(self, value: Any, where: Location, open_: tuple[str, ...] = (), depth: int = 0) -> Any:
+    def value(self, value: Value, where: Location, open_: tuple[str, ...] = (), depth: int = 0) -> Value:
         """Return the value with its macros expanded. Report a problem and return ``UNREADABLE`` if that fails."""
         if isinstance(value, SetValue):
             inner = self.value(value.value, where, open_, depth)
@@ -175,7 +174,7 @@ class Macros:
         self.kept.append(whole)  # keep it alive, so that no other tuple gets its id
         return whole
 
-    def _macro(self, name: str, where: Location, open_: tuple[str, ...], depth: int) -> Any:
+    def _macro(self, name: str, where: Location, open_: tuple[str, ...], depth: int) -> Value:
         self.used.add(name)
         if name in self.values:
             return self.values[name]

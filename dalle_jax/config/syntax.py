@@ -9,13 +9,21 @@ that all errors of a file are reported together.
 import re
 import tokenize
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from gin import config_parser
 
 from dalle_jax.config.problems import Location, Problems
+
+_Statement: TypeAlias = (
+    config_parser.BindingStatement
+    | config_parser.BlockDeclaration
+    | config_parser.ImportStatement
+    | config_parser.IncludeStatement
+)
 
 MAX_DEPTH = 50
 """Nesting of brackets within brackets, or of macros within macros."""
@@ -62,21 +70,47 @@ class SetValue:
     """A value of ``--set``: ``text`` as typed, and its ``value`` as gin text (``UNREADABLE`` if it is not gin)."""
 
     text: str
-    value: Any
+    value: "Value"
 
     def __repr__(self) -> str:
         """Return the gin text, or else the text as typed."""
         return self.text if self.value is UNREADABLE else show(self.value)
 
 
-class _Unreadable:
-    """The value of a statement that could not be read. It causes no further errors."""
+class Unreadable(Enum):
+    """The type of ``UNREADABLE``."""
+
+    TOKEN = 0
 
     def __repr__(self) -> str:
+        """Return the text that messages show."""
         return "(unreadable)"
 
 
-UNREADABLE = _Unreadable()
+UNREADABLE: Final = Unreadable.TOKEN
+"""The value of a statement that could not be read. It causes no further errors."""
+
+if TYPE_CHECKING:
+    Plain: TypeAlias = bool | int | float | str | tuple["Plain", ...] | None
+    Value: TypeAlias = (
+        Plain
+        | bytes
+        | complex
+        | tuple["Value", ...]
+        | list["Value"]
+        | dict["Value", "Value"]
+        | Reference
+        | Macro
+        | SetValue
+        | Unreadable
+    )
+else:
+    Plain = Value = object  # the tests' run-time type checker cannot resolve recursive aliases
+"""``Plain`` is the value of a leaf.
+
+``Value`` is a value as it stands in the text: a Python literal that gin parses, a reference, a macro or a ``--set``
+argument.
+"""
 
 
 @dataclass(frozen=True)
@@ -84,7 +118,7 @@ class Binding:
     """``name = value`` and its location."""
 
     name: str
-    value: Any
+    value: Value
     where: Location
 
 
@@ -150,7 +184,11 @@ def _read_from(lines: list[str], start: int, file: str, problems: Problems) -> G
         yield from _statement(statement, Location(file, start + statement.location.line_num), problems)
 
 
-def _statement(statement: Any, where: Location, problems: Problems) -> Iterator[Binding | Include]:
+def _statement(
+    statement: _Statement,
+    where: Location,
+    problems: Problems,
+) -> Iterator[Binding | Include]:
     """Convert a statement of gin. Add it to ``problems`` if gin allows it and a config does not."""
     if isinstance(statement, config_parser.ImportStatement):
         problems.add(where, f"`{statement.format()}`: a config is data and cannot import; remove the line")
@@ -163,7 +201,7 @@ def _statement(statement: Any, where: Location, problems: Problems) -> Iterator[
         yield Binding(name, legal_value(statement.value, where, problems), where)
 
 
-def legal_value(value: Any, where: Location, problems: Problems, depth: int = 0) -> Any:
+def legal_value(value: Value, where: Location, problems: Problems, depth: int = 0) -> Value:
     """Return the value, or report a call, a scope or too deep brackets and return ``UNREADABLE``."""
     if depth > MAX_DEPTH:
         problems.add(where, f"expected brackets nested at most {MAX_DEPTH} deep, got more")
@@ -174,7 +212,9 @@ def legal_value(value: Any, where: Location, problems: Problems, depth: int = 0)
     if isinstance(value, Reference | Macro) and not value.name.isidentifier():
         problems.add(where, f"{value}: expected one word after {str(value)[0]}, without scopes or module names")
         return UNREADABLE
-    parts = (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    parts: Sequence[Value] = (
+        (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    )
     if any(legal_value(part, where, problems, depth + 1) is UNREADABLE for part in parts):
         return UNREADABLE
     return value
@@ -192,7 +232,7 @@ def set_value(text: str) -> SetValue:
     return SetValue(text, statements[0].value if single and isinstance(statements[0], Binding) else UNREADABLE)
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """Return the value as gin text, shortened for a message."""
     try:
         text = repr(value)

@@ -120,7 +120,7 @@ class Loader:
         if self._records is not None:
             self._records.stop_together()
 
-    def told(self) -> tuple[str, bytes, str] | None:
+    def report(self) -> tuple[str, bytes, str] | None:
         """Return file name, file content and one line of the report on records, or None for sources without records.
 
         The report covers all hosts, which must call this together.

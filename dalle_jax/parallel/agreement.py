@@ -1,4 +1,4 @@
-"""Refuse a run whose processes were given different configs, before any of them does expensive work."""
+"""Check at the start of a run that all of its processes have the same config."""
 
 import hashlib
 import socket
@@ -7,14 +7,14 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.parallel import hosts
 
 NAMED = 5
-"""The most fields that the error names."""
+"""Largest number of fields that the error lists."""
 
 
 def require_same_config(text: str) -> None:
-    """Raise UserError on every process unless all of them give the same resolved config.
+    """Raise ``UserError`` on every process if the resolved configs of the processes differ.
 
-    All processes call this at the same place. ``text`` is ``render(config, per_host=False)``.
-    The hashes are compared; only where they differ are the texts exchanged, to name the fields.
+    Every process must call this at the same point. ``text`` is ``render(config, per_host=False)``. The processes
+    compare hashes first; if these differ, they exchange the texts to list the fields.
     """
     if len(set(hosts.gather(hashlib.sha256(text.encode()).digest()))) == 1:
         return
@@ -23,15 +23,15 @@ def require_same_config(text: str) -> None:
     found = config_differences(texts, names)
     more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
     raise UserError(
-        f"expected the same config on all {len(texts)} processes of this run, got different ones: "
+        f"expected the same config on all {len(texts)} processes of this run, got different values: "
         + "; ".join(found[:NAMED])
         + more
-        + ". Start every process with the same config file and the same --set"
+        + ". Start every process with the same config file and the same --set arguments"
     )
 
 
 def config_differences(texts: list[str], names: list[str]) -> list[str]:
-    """Return one phrase per field that differs, with each value and the first process that has it.
+    """Describe each field that differs: its values, and the first process that has each value.
 
     ``texts`` and ``names`` hold the rendered config and the host name of each process, in order.
     """
@@ -50,7 +50,7 @@ def _fields(text: str) -> dict[str, str]:
 
 
 def _values(values: list[str], names: list[str]) -> str:
-    """List each value with the first process that has it and the number of others."""
+    """List each value with the first process that has it and the number of further processes."""
     phrases = []
     for value in dict.fromkeys(values):
         first, count = values.index(value), values.count(value)

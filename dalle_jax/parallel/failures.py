@@ -1,7 +1,7 @@
-"""An error of one process ends all processes of the run within seconds.
+"""Propagation of errors between processes: an error in one process ends the whole run within seconds.
 
-Without this the others wait in a collective for a process that is gone: jax notices after 100 seconds, and not at all
-while the failed process waits for them in turn, as ``jax.distributed`` does when Python exits.
+Without this module the other processes wait in a collective operation. jax notices a lost process after 100 seconds. It
+never notices if the failed process waits for the others, as ``jax.distributed`` does when Python exits.
 """
 
 import contextlib
@@ -17,20 +17,20 @@ from jax._src import distributed  # the coordination service's key-value store h
 from dalle_jax.config.errors import UserError
 
 KEY = "dalle_jax/failure"
-"""Where the first process that fails leaves its failure."""
+"""Key under which the first process that fails stores its failure."""
 
-LOOK_SECONDS = 1.0
-"""Time between two looks at ``KEY``."""
+POLL_SECONDS = 1.0
+"""Time between two reads of ``KEY``."""
 
 OWN_SECONDS = 1.0
-"""Time for a process to report its own error before that of another ends it."""
+"""Time that a process has to report its own error before the error of another process ends it."""
 
 COORDINATOR_SECONDS = 8.0
-"""The same for process 0. Its end aborts the others with a page of stack, so it leaves last (commands/leave.py)."""
+"""``OWN_SECONDS`` of process 0. Its exit aborts the others with a long stack trace, so it exits last."""
 
 
 class Failure(NamedTuple):
-    """The error of a process, and the exit code that it ends with."""
+    """The error of a process and its exit code."""
 
     process: int
     code: int
@@ -42,7 +42,7 @@ class Failure(NamedTuple):
 
 @contextlib.contextmanager
 def shared() -> Iterator[None]:
-    """End all processes if the body raises in one of them; do nothing where the process is alone."""
+    """End all processes if the body raises in one of them. Do nothing in a run of a single process."""
     client = distributed.global_state.client
     if client is None:
         yield
@@ -54,7 +54,7 @@ def shared() -> Iterator[None]:
         yield
     except BaseException as error:
         earlier = _read(client)
-        if earlier is not None and not isinstance(error, UserError):  # such as a connection that the failed one closed
+        if earlier is not None and not isinstance(error, UserError):  # such as a lost connection to the failed process
             raise UserError(str(earlier)) from error
         _write(client, error)
         raise
@@ -64,7 +64,7 @@ def shared() -> Iterator[None]:
 
 
 def _write(client: distributed._jax.DistributedRuntimeClient, error: BaseException) -> None:
-    """Tell the others of the error, unless one of them was first."""
+    """Store the error for the other processes, unless one of them has stored its own."""
     known = isinstance(error, UserError)
     reason = str(error) if known else f"{type(error).__name__}: {error}"
     failure = Failure(distributed.global_state.process_id, 2 if known else 1, reason)
@@ -73,7 +73,7 @@ def _write(client: distributed._jax.DistributedRuntimeClient, error: BaseExcepti
 
 
 def _read(client: distributed._jax.DistributedRuntimeClient) -> Failure | None:
-    """Return the failure of the process that failed first; None if none has, or process 0 is gone."""
+    """Return the failure of the first process that failed, or None if there is none or process 0 is unreachable."""
     try:
         return Failure(*json.loads(client.key_value_try_get(KEY)))
     except jax.errors.JaxRuntimeError:
@@ -81,8 +81,9 @@ def _read(client: distributed._jax.DistributedRuntimeClient) -> Failure | None:
 
 
 def _listen(client: distributed._jax.DistributedRuntimeClient, left: threading.Event) -> None:
-    """Wait for a failure and end the process, past Python's streams, whose locks a hung thread may hold."""
-    while not left.wait(LOOK_SECONDS):
+    """Poll for a failure of another process and exit. Write to the file descriptor, since a hung thread may hold
+    the locks of Python's streams."""
+    while not left.wait(POLL_SECONDS):
         failure = _read(client)
         if failure is not None:
             last = distributed.global_state.process_id == 0

@@ -22,11 +22,11 @@ from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.parallel.axes import BATCH
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.sampling.autoregressive import Settings, sample
-from dalle_jax.train.compiled import jitted_step, state_plan
+from dalle_jax.train.compiled import jitted_step
 from dalle_jax.train.flops import Count, count, model_flops
-from dalle_jax.train.loop import Trainer
-from dalle_jax.train.state import Arrays, ModuleSpec
+from dalle_jax.train.state import Arrays, ModuleSpec, state_spec
 from dalle_jax.train.task import Task
+from dalle_jax.train.trainer import Trainer
 
 REFUSED = re.compile(
     r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm|temporaries \(([\d.]+)([KMGT])\) exceeds available HBM"
@@ -79,13 +79,13 @@ class Planned:
 
     def __init__(self, task: Task, trainer: Trainer, layout: Layout) -> None:
         self.task, self.trainer, self.layout = task, trainer, layout
-        self.plan = state_plan(task, trainer, layout)
+        self.plan = state_spec(task, trainer, layout)
         self.frozen = ModuleSpec.of(task.frozen())
 
     @property
     def parameters(self) -> int:
         """Return the number of parameters, trainable or not."""
-        return sum(math.prod(value.shape) for value in self.plan.abstract.params.values())
+        return sum(math.prod(value.shape) for value in self.plan.abstract.learned.params.values())
 
     @cached_property
     def state_bytes(self) -> int:
@@ -95,7 +95,9 @@ class Planned:
     @cached_property
     def whole_bytes(self) -> int:
         """Return the bytes of all parameters, before sharding."""
-        return sum(math.prod(value.shape) * value.dtype.itemsize for value in self.plan.abstract.params.values())
+        return sum(
+            math.prod(value.shape) * value.dtype.itemsize for value in self.plan.abstract.learned.params.values()
+        )
 
     @property
     def rows(self) -> int:
@@ -136,23 +138,23 @@ class Planned:
 
     def traced_sampler(self, prompts: int, guided: bool = True) -> jax.stages.Traced:
         """Trace ``sampler`` without compiling it."""
-        blueprint = self.plan.blueprint
+        module_spec = self.plan.module_spec
         abstract = nnx.eval_shape(lambda: self.task.init(nnx.Rngs(0)))
         if not isinstance(abstract, CodeGenerator):
             raise UserError(f"--sample: expected a task that trains a code generator, got a {type(abstract).__name__}")
 
-        def run(params: Arrays, others: Arrays, text: Array, keys: Array, settings: Settings) -> Array:
-            generator = cast(CodeGenerator, blueprint.merge(params, others))
+        def run(params: Arrays, non_params: Arrays, text: Array, keys: Array, settings: Settings) -> Array:
+            generator = cast(CodeGenerator, module_spec.merge(params, non_params))
             generator.fold_code_vectors()
             return sample(generator, text, keys, settings, guided=guided)
 
-        target = self.plan.target()
+        target = self.plan.target().learned
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (prompts, 1)))
         over = {"text": self._rows(abstract.prompt_spec(prompts), "text"), "keys": self._rows(keys, "keys")}
         settings = jax.tree.map(
             lambda leaf: _laid_out(leaf, self.layout.replicated), jax.eval_shape(lambda: Settings.of(prompts))
         )
-        return self.layout.jit(run).trace(target.params, target.others, over["text"], over["keys"], settings)
+        return self.layout.jit(run).trace(target.params, target.non_params, over["text"], over["keys"], settings)
 
     def _rows(self, array: jax.ShapeDtypeStruct, name: str) -> jax.ShapeDtypeStruct:
         axes = (BATCH, *(None,) * (len(array.shape) - 1))

@@ -8,8 +8,8 @@ from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.plan.compile import Planned, Say
 from dalle_jax.plan.topologies import Topology
-from dalle_jax.train.loop import Trainer
 from dalle_jax.train.task import Task
+from dalle_jax.train.trainer import Trainer
 
 MOST_COMPILATIONS = 6
 """The limit of one search; for a large model each compilation takes minutes."""

@@ -16,7 +16,7 @@ NOTHING = "nothing"
 
 @dataclass(frozen=True)
 class Part:
-    """One claim of a caption (a colour, a relation), and the value found in the image."""
+    """A claim of a caption (a colour, a relation), and the value found in the image."""
 
     name: str
     expected: str

@@ -32,7 +32,7 @@ Split = Literal["train", "validation", "held_out"]
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object of a scene. Only level 1 has a ``size``; at level 6 ``shape`` is "sign"."""
+    """An object of a scene. Only level 1 has a ``size``; at level 6 ``shape`` is "sign"."""
 
     colour: str
     shape: str

@@ -131,7 +131,7 @@ class TextImageAlignment:
 
     def init(self, rngs: nnx.Rngs) -> Clip:
         """Create the CLIP."""
-        return Clip(self.config.model, rngs=rngs)
+        return self.config.model.build(rngs)
 
     def frozen(self) -> Frozen:
         """Return the image tokenizer, if there is one."""

@@ -32,8 +32,8 @@ def code_rows(examples: ExampleBatch, grid: tuple[int, int], codebook_size: int)
     """Return precomputed codes as int32 [B I]. Raise ``UserError`` if the data has no codes or they do not fit."""
     if "codes" not in examples:
         raise UserError(
-            "data: expected precomputed codes, because task.image_size is None, got examples with "
-            f"{', '.join(sorted(examples))}"
+            f"data: expected precomputed codes, got examples with {', '.join(sorted(examples))}; to encode images "
+            "in the step, give task = @GenerateCodes an image_tokenizer and an image_size"
         )
     rows = [np.asarray(codes).reshape(-1) for codes in examples["codes"]]
     count = math.prod(grid)

@@ -93,7 +93,7 @@ class ConditionalCodeGeneration:
 
     def init(self, rngs: nnx.Rngs) -> LlamaGen:
         """Create the transformer."""
-        return LlamaGen(self.config.model, rngs=rngs)
+        return self.config.model.build(rngs)
 
     def frozen(self) -> Frozen:
         """Return no networks: codes are precomputed."""

@@ -1,5 +1,6 @@
 """The common part of all tasks that train an image tokenizer: the batch, evaluation, images and model file."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
@@ -48,7 +49,7 @@ Config = TypeVar("Config", bound=ReconstructionConfig)
 Module = TypeVar("Module")
 
 
-class ReconstructImages(Generic[Config, Module]):
+class ImageReconstruction(ABC, Generic[Config, Module]):
     """The common part of every task whose module is an image tokenizer, or holds one under ``prefix``."""
 
     prefix = ""
@@ -57,9 +58,9 @@ class ReconstructImages(Generic[Config, Module]):
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    @abstractmethod
     def tokenizer_of(self, module: Module) -> ImageTokenizer:
         """Return the image tokenizer within the trained module."""
-        raise NotImplementedError
 
     def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
         """Return ``pixels`` uint8 [B H W 3]."""

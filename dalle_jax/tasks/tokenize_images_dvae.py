@@ -18,7 +18,7 @@ from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.tasks.batches import pixel_spec
 from dalle_jax.tasks.precomputed_codes import refuse_codes
-from dalle_jax.tasks.reconstruct_images import ReconstructImages, check_size
+from dalle_jax.tasks.reconstruct_images import ImageReconstruction, check_size
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, WholeBatchOnly
 
 
@@ -88,7 +88,7 @@ class TokenizeImagesDvae:
         return DvaeReconstruction(self)
 
 
-class DvaeReconstruction(ReconstructImages[TokenizeImagesDvae, Dvae]):
+class DvaeReconstruction(ImageReconstruction[TokenizeImagesDvae, Dvae]):
     """Reconstruction of images through relaxed codes."""
 
     def tokenizer_of(self, module: Dvae) -> ImageTokenizer:

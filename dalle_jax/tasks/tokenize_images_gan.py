@@ -30,7 +30,7 @@ from dalle_jax.pipelines.load.models import load_lpips
 from dalle_jax.tasks.batches import pixel_spec
 from dalle_jax.tasks.frozen_networks import LPIPS
 from dalle_jax.tasks.precomputed_codes import refuse_codes
-from dalle_jax.tasks.reconstruct_images import ReconstructImages, check_size
+from dalle_jax.tasks.reconstruct_images import ImageReconstruction, check_size
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, WholeBatchOnly
 
 
@@ -104,9 +104,11 @@ class TokenizeImagesGan:
 
     def __post_init__(self) -> None:
         check_size(self.image_size, self.model.downsample)
-        if isinstance(self.fallback, Pyramid) and self.image_size % 2 ** (self.fallback.levels - 1):
+        levels = 1 if self.fallback is None else self.fallback.levels
+        if self.image_size % 2 ** (levels - 1):
             raise ValueError(
-                f"perceptual: a pyramid of {self.fallback.levels} levels halves {self.image_size} px to no whole number"
+                f"image_size: expected a multiple of {2 ** (levels - 1)}, for a pyramid of {levels} levels, got "
+                f"{self.image_size}"
             )
 
     @property
@@ -149,7 +151,7 @@ class TokenizeImagesGan:
         return None
 
 
-class VqganReconstruction(ReconstructImages[TokenizeImagesGan, Players]):
+class VqganReconstruction(ImageReconstruction[TokenizeImagesGan, Players]):
     """Reconstruction of images by a generator that is trained against a discriminator."""
 
     prefix = "generator."
@@ -166,7 +168,7 @@ class VqganReconstruction(ReconstructImages[TokenizeImagesGan, Players]):
 
     def init(self, rngs: nnx.Rngs) -> Players:
         """Create the generator, then the discriminator."""
-        return Players(Vqgan(self.config.model, rngs=rngs), Discriminator(self.config.adversary.network, rngs=rngs))
+        return Players(self.config.model.build(rngs), self.config.adversary.network.build(rngs))
 
     def frozen(self) -> Frozen:
         """Return LPIPS, if it was loaded."""

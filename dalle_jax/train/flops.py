@@ -1,34 +1,37 @@
-"""Floating-point operations of a traced function, counted from its jaxpr: matrix products and convolutions.
+"""FLOPs of a traced function, counted from its jaxpr: matrix products and convolutions.
 
-A multiplication and an addition are two operations. Everything else (norms, softmax, optimizers' elementwise work) is
-left out, as it is where utilisation is reported. XLA's own count sees the body of a loop once, so it is of no use here.
+A multiply-add is two operations. All else (norms, softmax, elementwise work of optimizers) is left out, as is usual for
+utilisation. XLA's own count is not used, since it counts the body of a loop once.
 
-Model FLOPs of a step are those that its loss needs: every product that a trained parameter has a part in three times
-(itself and the two of its gradient), every other one (a frozen tokenizer's) once. Attention counts all pairs, whatever
-the mask and the kernel (arXiv 2204.02311, appendix B). Hardware FLOPs are those of the step that runs: with what is
-computed a second time, the blocks that a kernel visits, and the optimizer's products. MFU is the first and HFU the
-second, divided by time and by the chips' peak.
+Model FLOPs of a step are those that its loss needs. A product that depends on a trained parameter counts three times
+(forward, and two for gradients), any other product once (such as a frozen tokenizer's). Attention counts all pairs,
+independent of mask and kernel (arXiv 2204.02311, appendix B). Hardware FLOPs are those of the step that runs, with
+rematerialisation, the blocks that a kernel visits, and the optimizer's products. MFU and HFU are these two numbers
+divided by time and by the peak of the chips.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
+from dalle_jax.arrays import Array, PyTree
 from dalle_jax.parallel.layout import portable_trace
 from dalle_jax.train.microbatches import Bound
-from dalle_jax.train.state import ModuleSpec, StateSpec
+from dalle_jax.train.state import Arrays, ModuleSpec, StateSpec
 from dalle_jax.train.task import CachedEmbeddings, Frozen, Objective, Task
 
 
 @dataclass(frozen=True)
 class Count:
-    """FLOPs of products without and with a part of the marked inputs; ``uncounted`` names what has no known count."""
+    """FLOPs of products that depend on the marked inputs (``moved``) or not (``fixed``).
+
+    ``uncounted`` has the names of primitives without a known count.
+    """
 
     fixed: float = 0.0
     moved: float = 0.0
@@ -36,48 +39,52 @@ class Count:
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """The sum of both."""
         return self.fixed + self.moved
 
     def __add__(self, other: "Count") -> "Count":
         return Count(self.fixed + other.fixed, self.moved + other.moved, self.uncounted | other.uncounted)
 
     def times(self, count: int) -> "Count":
-        """The same, ``count`` times over."""
+        """Return the FLOPs of ``count`` repetitions."""
         return Count(self.fixed * count, self.moved * count, self.uncounted)
 
 
 def count(jaxpr: ClosedJaxpr | Jaxpr, marked: Sequence[bool] | None = None) -> Count:
-    """The products of a jaxpr; ``marked`` says of each of its inputs whether it marks what it has a part in."""
+    """Count the products of a jaxpr; ``marked`` has a flag for each input, by default False."""
     inner = _open(jaxpr)
     return _walk(inner, [False] * len(inner.invars) if marked is None else marked)[0]
 
 
 def model_flops(
-    task: Task, plan: StateSpec, frozen: ModuleSpec[Frozen], batch: Mapping[str, jax.ShapeDtypeStruct], accumulate: int
+    task: Task,
+    state_spec: StateSpec,
+    frozen: ModuleSpec[Frozen],
+    batch: Mapping[str, jax.ShapeDtypeStruct],
+    accumulate: int,
 ) -> Count:
-    """Model FLOPs of one training step on a batch of those shapes, as ``fixed`` (once) and ``moved`` (three times)."""
+    """Return the model FLOPs of a training step on a batch of these shapes; ``moved`` includes the factor of three."""
     total = Count()
-    state = plan.abstract
+    abstract = state_spec.abstract
+    learned = abstract.learned
     for objective in task.objectives():
         all_pairs = isinstance(objective.microbatches, CachedEmbeddings)
         parts = 1 if all_pairs else accumulate
         rows = {name: jax.ShapeDtypeStruct((s.shape[0] // parts, *s.shape[1:]), s.dtype) for name, s in batch.items()}
-        trained = {name: state.params[name] for name in plan.trained[objective.name]}
+        trained = {name: learned.params[name] for name in state_spec.trainable[objective.name]}
         rest = {
-            "params": {name: value for name, value in state.params.items() if name not in trained},
-            "others": state.others,
+            "params": {name: value for name, value in learned.params.items() if name not in trained},
+            "non_params": learned.non_params,
             "frozen": frozen.stored(),
             "batch": rows,
-            "step": state.step,
+            "step": abstract.counted.step,
             "seed": jax.ShapeDtypeStruct((), np.uint32),
         }
 
-        def loss(trained: Any, rest: Any, objective: Objective = objective) -> Any:
-            bound = Bound(
-                objective, plan.blueprint, partial(frozen.merge, rest["frozen"]), rest["params"], rest["step"]
-            )
-            return bound.loss(trained, rest["others"], rest["batch"], jax.random.key(rest["seed"]))[0]
+        def loss(trained: Arrays, rest: dict[str, PyTree], objective: Objective = objective) -> Array:
+            fixed = partial(frozen.merge, rest["frozen"])
+            bound = Bound(objective, state_spec.module_spec, fixed, rest["params"], rest["step"])
+            return bound.loss(trained, rest["non_params"], rest["batch"], jax.random.key(rest["seed"]))[0]
 
         with portable_trace():
             jaxpr = jax.make_jaxpr(loss)(trained, rest)
@@ -86,16 +93,16 @@ def model_flops(
     return total
 
 
-def _open(jaxpr: Any) -> Any:
+def _open(jaxpr: ClosedJaxpr | Jaxpr) -> Jaxpr:
     return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
 
 
-def _walk(jaxpr: Any, marked: Sequence[bool]) -> tuple[Count, list[bool]]:
-    """The count, and which outputs a marked input has a part in."""
+def _walk(jaxpr: Jaxpr, marked: Sequence[bool]) -> tuple[Count, list[bool]]:
+    """Return the count, and a flag for each output that depends on a marked input."""
     known = dict(zip(jaxpr.invars, marked, strict=True))
     found = Count()
 
-    def is_marked(atom: Any) -> bool:
+    def is_marked(atom: Var | Literal) -> bool:
         return not isinstance(atom, Literal) and known.get(atom, False)
 
     for eqn in jaxpr.eqns:
@@ -106,7 +113,7 @@ def _walk(jaxpr: Any, marked: Sequence[bool]) -> tuple[Count, list[bool]]:
     return found, [is_marked(atom) for atom in jaxpr.outvars]
 
 
-def _equation(eqn: Any, inputs: list[bool]) -> tuple[Count, list[bool]]:
+def _equation(eqn: JaxprEqn, inputs: list[bool]) -> tuple[Count, list[bool]]:
     name, touched = eqn.primitive.name, any(inputs)
     everywhere = [touched] * len(eqn.outvars)
     if name in PRODUCTS:
@@ -125,19 +132,19 @@ def _equation(eqn: Any, inputs: list[bool]) -> tuple[Count, list[bool]]:
     return found, everywhere
 
 
-def _jaxprs(value: Any) -> list[Any]:
+def _jaxprs(value: object) -> list[Jaxpr]:
     values = value if isinstance(value, tuple | list) else (value,)
     return [_open(one) for one in values if isinstance(one, ClosedJaxpr | Jaxpr)]
 
 
-def _all_or_nothing(jaxpr: Any, touched: bool) -> Count:
-    """The count of a body whose inputs do not line up with its call's."""
+def _all_or_nothing(jaxpr: Jaxpr, touched: bool) -> Count:
+    """Count a body whose inputs do not correspond to its call's: all of it is marked, or nothing."""
     found = _walk(jaxpr, [False] * len(jaxpr.invars))[0]
     return Count(0.0, found.total, found.uncounted) if touched else found
 
 
-def _settled(body: Any, fixed: list[bool], carry: list[bool], rest: list[bool]) -> tuple[Count, list[bool]]:
-    """A body whose first outputs are its next carry, walked until no more of the carry is marked."""
+def _settled(body: Jaxpr, fixed: list[bool], carry: list[bool], rest: list[bool]) -> tuple[Count, list[bool]]:
+    """Walk a loop body, whose first outputs are its next carry, until the marks of the carry no longer change."""
     while True:
         found, outputs = _walk(body, [*fixed, *carry, *rest])
         grown = [old or new for old, new in zip(carry, outputs, strict=False)]
@@ -146,19 +153,19 @@ def _settled(body: Any, fixed: list[bool], carry: list[bool], rest: list[bool]) 
         carry = grown
 
 
-def _scan(eqn: Any, inputs: list[bool]) -> tuple[Count, list[bool]]:
+def _scan(eqn: JaxprEqn, inputs: list[bool]) -> tuple[Count, list[bool]]:
     body, params = _open(eqn.params["jaxpr"]), eqn.params
     if "num_carry" in params:
         consts, carries = params["num_consts"], params["num_carry"]
-    else:  # jax 0.12 keeps the three parts of the inputs as trees
+    else:  # JAX 0.12 keeps the three parts of the inputs as trees
         consts, carries = (len(part) for part in params["ft_in"].unpack()[:2])
     carry, rest = inputs[consts : consts + carries], inputs[consts + carries :]
     found, outputs = _settled(body, inputs[:consts], carry, rest)
     return found.times(params["length"]), outputs
 
 
-def _while(eqn: Any, inputs: list[bool]) -> tuple[Count, list[bool]]:
-    """How often it runs is not known before it does: products in it are named, not counted."""
+def _while(eqn: JaxprEqn, inputs: list[bool]) -> tuple[Count, list[bool]]:
+    """Walk a while loop. Its trip count is unknown, so its products are reported as uncounted."""
     test, body = _open(eqn.params["cond_jaxpr"]), _open(eqn.params["body_jaxpr"])
     of_test, of_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     found, outputs = _settled(body, inputs[of_test : of_test + of_body], inputs[of_test + of_body :], [])
@@ -166,8 +173,8 @@ def _while(eqn: Any, inputs: list[bool]) -> tuple[Count, list[bool]]:
     return Count(uncounted=found.uncounted | ({"while"} if found.total else set())), outputs
 
 
-def _cond(eqn: Any, inputs: list[bool]) -> tuple[Count, list[bool]]:
-    """The branch with the most."""
+def _cond(eqn: JaxprEqn, inputs: list[bool]) -> tuple[Count, list[bool]]:
+    """Return the count of the branch with the most FLOPs."""
     walked = [_walk(_open(branch), inputs[1:]) for branch in eqn.params["branches"]]
     largest = max((found for found, _ in walked), key=lambda found: found.total)
     names = frozenset().union(*(found.uncounted for found, _ in walked))
@@ -175,24 +182,24 @@ def _cond(eqn: Any, inputs: list[bool]) -> tuple[Count, list[bool]]:
     return replace(largest, uncounted=names), outputs
 
 
-def _shard_map(eqn: Any, inputs: list[bool]) -> tuple[Count, list[bool]]:
-    """Each device runs the body on its own share."""
+def _shard_map(eqn: JaxprEqn, inputs: list[bool]) -> tuple[Count, list[bool]]:
+    """Multiply the count of the body by the number of devices, since each runs it on its shard."""
     mesh, names = eqn.params["mesh"], eqn.params.get("manual_axes") or eqn.params.get("newly_manual_axes")
     devices = math.prod(mesh.shape[name] for name in (mesh.axis_names if names is None else names))
     found, outputs = _walk(_open(eqn.params["jaxpr"]), inputs)
     return found.times(devices), outputs
 
 
-def _pallas_call(eqn: Any, inputs: list[bool]) -> tuple[Count, list[bool]]:
-    """What the kernel's author says, else its body at every point of the grid: as much as it can be.
+def _pallas_call(eqn: JaxprEqn, inputs: list[bool]) -> tuple[Count, list[bool]]:
+    """Return the kernel's cost estimate, or else an upper bound: its body at every point of the grid.
 
-    A splash kernel's grid has only the blocks that some head's mask needs, so the bound is close.
+    The grid of a splash kernel has only the blocks that the mask of some head needs, so the bound is close.
     """
     touched = any(inputs)
     outputs = [touched] * len(eqn.outvars)
-    said, grid = eqn.params.get("cost_estimate"), eqn.params["grid_mapping"].grid
-    if said is not None and said.flops:
-        flops = float(said.flops)
+    estimate, grid = eqn.params.get("cost_estimate"), eqn.params["grid_mapping"].grid
+    if estimate is not None and estimate.flops:
+        flops = float(estimate.flops)
         return (Count(moved=flops) if touched else Count(fixed=flops)), outputs
     found = _all_or_nothing(_open(eqn.params["jaxpr"]), touched)
     if not all(isinstance(size, int | np.integer) for size in grid):
@@ -200,15 +207,19 @@ def _pallas_call(eqn: Any, inputs: list[bool]) -> tuple[Count, list[bool]]:
     return found.times(math.prod(int(size) for size in grid)), outputs
 
 
-def _dot_general(eqn: Any) -> int:
+def _shape(atom: Var | Literal) -> tuple[int, ...]:
+    return atom.aval.shape  # type: ignore[attr-defined]  # declared for shaped values only
+
+
+def _dot_general(eqn: JaxprEqn) -> int:
     (contracted, _), _ = eqn.params["dimension_numbers"]
-    left = eqn.invars[0].aval.shape
-    return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    left = _shape(eqn.invars[0])
+    return 2 * math.prod(_shape(eqn.outvars[0])) * math.prod(left[axis] for axis in contracted)
 
 
-def _convolution(eqn: Any) -> int:
-    """Only where a weight meets a value: not in the padding, nor in the gaps of a dilated input."""
-    params, (left, right), out = eqn.params, (v.aval.shape for v in eqn.invars), eqn.outvars[0].aval.shape
+def _convolution(eqn: JaxprEqn) -> int:
+    """Count only products of a weight and a value: not in the padding, nor in the gaps of a dilated input."""
+    params, (left, right), out = eqn.params, map(_shape, eqn.invars), _shape(eqn.outvars[0])
     numbers = params["dimension_numbers"]
     met = 1
     for i, (x, w, y) in enumerate(zip(numbers.lhs_spec[2:], numbers.rhs_spec[2:], numbers.out_spec[2:], strict=True)):
@@ -218,21 +229,21 @@ def _convolution(eqn: Any) -> int:
         inside = (places >= 0) & (places <= (left[x] - 1) * dilation) & (places % dilation == 0)
         met *= int(inside.sum())
     values = out[numbers.out_spec[0]] * out[numbers.out_spec[1]]
-    return 2 * values * right[numbers.rhs_spec[1]] * met  # a kernel's input features are those of one group
+    return 2 * values * right[numbers.rhs_spec[1]] * met  # rhs_spec[1] has the input features of one group
 
 
-def _cudnn_attention(products: int) -> Callable[[Any], int]:
-    """cuDNN's attention: that many products over all pairs (two forward, five backward)."""
+def _cudnn_attention(products: int) -> Callable[[JaxprEqn], int]:
+    """Return the rule for cuDNN attention with ``products`` products over all pairs (2 forward, 5 backward)."""
 
-    def flops(eqn: Any) -> int:
-        query, key = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape
+    def flops(eqn: JaxprEqn) -> int:
+        query, key = _shape(eqn.invars[0]), _shape(eqn.invars[1])
         length = key[2] if int(eqn.params["layout"]) else key[1]  # BNTH is 1, BTNH is 0
         return products * 2 * math.prod(query) * length
 
     return flops
 
 
-PRODUCTS: dict[str, Callable[[Any], int]] = {
+PRODUCTS: dict[str, Callable[[JaxprEqn], int]] = {
     "dot_general": _dot_general,
     "conv_general_dilated": _convolution,
     "dot_product_attention_fwd": _cudnn_attention(2),
@@ -245,9 +256,9 @@ OPAQUE = frozenset(
     {"cholesky", "eigh", "eig", "lu", "qr", "householder_product", "svd", "schur", "triangular_solve"}
     | {"ragged_dot_general", "scaled_matmul", "ffi_call", "custom_call", "custom_linear_solve"}
 )
-"""Work of matrices whose count is not known here; a report names it."""
+"""Matrix primitives without a known count; reports list them."""
 
-LOOPS: dict[str, Callable[[Any, list[bool]], tuple[Count, list[bool]]]] = {
+LOOPS: dict[str, Callable[[JaxprEqn, list[bool]], tuple[Count, list[bool]]]] = {
     "scan": _scan,
     "while": _while,
     "cond": _cond,
@@ -259,4 +270,4 @@ CALLS = frozenset(
     {"jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "checkpoint", "remat", "remat2", "run_scoped"}
     | {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "custom_partitioning"}
 )
-"""Primitives that run their one jaxpr once."""
+"""Primitives that run their only jaxpr once."""

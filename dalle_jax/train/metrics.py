@@ -1,17 +1,18 @@
-"""MetricSums: figures as (sum, weight), which merge by adding and are divided once, when they are written."""
+"""Metrics as (sum, weight) pairs, which merge by adding and are divided once, when they are written."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
+from dalle_jax.arrays import Array
 from dalle_jax.train.task import MetricSums
 
 
 def merge(first: MetricSums, second: MetricSums) -> MetricSums:
-    """Both together; a name that both have is added up."""
+    """Return the metrics of both; a name in both is added up."""
     merged = dict(first)
     for name, (total, weight) in second.items():
         if name in merged:
@@ -20,21 +21,21 @@ def merge(first: MetricSums, second: MetricSums) -> MetricSums:
     return merged
 
 
-def as_float32(sums: Mapping[str, Any]) -> MetricSums:
-    """The same with both parts as float32 scalars, whatever a task gave."""
+def as_float32(sums: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> MetricSums:
+    """Convert sums and weights to float32 scalars; a task may return Python numbers."""
     return {name: (_scalar(total), _scalar(weight)) for name, (total, weight) in sums.items()}
 
 
-def where(keep: Any, sums: MetricSums) -> MetricSums:
-    """The sums, or nothing with no weight."""
+def where(keep: Array, sums: MetricSums) -> MetricSums:
+    """Return the sums if ``keep`` is True, else zero sums with zero weight."""
     return jax.tree.map(lambda value: jnp.where(keep, value, 0.0), sums)
 
 
-def divide(sums: Mapping[str, Any]) -> dict[str, float]:
-    """The figures: read from the device all at once. A name without weight is left out."""
+def divide(sums: MetricSums) -> dict[str, float]:
+    """Return the weighted means. All values are read from the device at once; a metric of zero weight is left out."""
     host = jax.device_get(dict(sums))
     return {name: float(np.float64(total) / weight) for name, (total, weight) in host.items() if weight != 0}
 
 
-def _scalar(value: Any) -> Any:
+def _scalar(value: ArrayLike) -> Array:
     return jnp.asarray(value, jnp.float32).reshape(())

@@ -1,22 +1,22 @@
-"""Loss and gradients of a batch in microbatches, equal to those of the whole batch (to rounding) or refused.
+"""Gradients over microbatches, equal to those of the whole batch up to rounding; other losses are refused.
 
-One microbatch at a time is in memory with its activations. An objective says how its loss depends on the batch
-(``Objective.microbatches``): a mean over examples is averaged, embeddings are cached over two passes, variables that
-follow the batch are updated once.
+Only one microbatch at a time has its activations in memory. ``Objective.microbatches`` says how a loss depends on the
+batch: a mean over examples is averaged, embeddings are cached over two passes, and variables that follow the batch are
+updated once.
 
-Random numbers are drawn for each microbatch. They differ from those of the whole batch; their distribution does not.
+Random numbers are drawn per microbatch. They differ from those of the whole batch, but have the same distribution.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from dalle_jax.arrays import Array
+from dalle_jax.arrays import Array, PyTree
 from dalle_jax.config.errors import UserError
 from dalle_jax.parallel.axes import BATCH
 from dalle_jax.parallel.layout import check_microbatch, constrain
@@ -33,49 +33,52 @@ from dalle_jax.train.task import (
     WholeBatchOnly,
 )
 
+PartLoss: TypeAlias = Callable[[nnx.Module, Batch, Array], tuple[Array, MetricSums, PyTree]]
+"""``loss(module, batch, key) -> (scalar, MetricSums, seen)`` of one microbatch; ``seen`` has a row per example."""
+
 
 class Gradients(NamedTuple):
-    """Loss and gradients of a batch, the variables that are not parameters after it, and its MetricSums."""
+    """The loss, gradients and metrics of a batch, and the variables after it that are not parameters."""
 
     loss: Array
     grads: Arrays
-    others: Arrays
+    non_params: Arrays
     sums: MetricSums
 
 
 @dataclass(frozen=True)
 class Bound:
-    """An objective with all that its loss reads and nothing differentiates. Modules live only inside its methods.
+    """An objective with the inputs of its loss that are not differentiated. Modules exist only inside its methods.
 
-    ``frozen`` builds the frozen networks; ``params`` holds at least the parameters that the objective does not train.
+    ``frozen`` builds the frozen networks. ``params`` has at least the parameters that the objective does not train.
     """
 
     objective: Objective
-    blueprint: ModuleSpec
+    module_spec: ModuleSpec
     frozen: Callable[[], Frozen]
     params: Arrays
     step: Array
 
     def loss(
-        self, trained: Arrays, others: Arrays, batch: Batch, key: Array
+        self, trained: Arrays, non_params: Arrays, batch: Batch, key: Array
     ) -> tuple[Array, tuple[MetricSums, Arrays]]:
-        """Return ``(scalar, (MetricSums, others))`` of the whole batch at once."""
-        module = self.module(trained, others)
+        """Return ``(scalar, (MetricSums, non_params))`` of the whole batch in one pass."""
+        module = self.module(trained, non_params)
         value, sums = self.objective.loss(module, self.frozen(), batch, key, self.step)
-        return value, (metrics.as_float32(sums), self.blueprint.split(module)[1])
+        return value, (metrics.as_float32(sums), self.module_spec.split(module)[1])
 
-    def module(self, trained: Arrays, others: Arrays) -> nnx.Module:
+    def module(self, trained: Arrays, non_params: Arrays) -> nnx.Module:
         """Build the module that is trained."""
-        return self.blueprint.merge(self.params | trained, others)
+        return self.module_spec.merge(self.params | trained, non_params)
 
-    def check_unchanged(self, module: nnx.Module, others: Arrays) -> None:
-        """Raise UserError if a microbatch changed variables, which would then change once for each of them."""
-        changed = self.blueprint.changed(module, others)
+    def check_unchanged(self, module: nnx.Module, non_params: Arrays) -> None:
+        """Raise UserError if a microbatch changed variables, since they would change once per microbatch."""
+        changed = self.module_spec.changed(module, non_params)
         if changed:
             raise UserError(
                 f"trainer.accumulate: expected 1, since the loss of the objective {self.objective.name!r} changes "
                 f"{', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}, which would follow each microbatch "
-                "and not the batch"
+                "instead of the batch"
             )
 
 
@@ -92,18 +95,18 @@ def check_accumulate(task: Task, accumulate: int) -> None:
 def gradients(
     bound: Bound,
     trained: Arrays,
-    others: Arrays,
+    non_params: Arrays,
     batch: Batch,
     parts: int,
     key: Array,
     shardings: Mapping[str, NamedSharding],
 ) -> Gradients:
-    """Find loss and gradients of a batch in ``parts`` microbatches; ``shardings`` are those of the parameters."""
+    """Compute the loss and gradients of a batch in ``parts`` microbatches; ``shardings`` are of the parameters."""
     if parts == 1:
         with_gradients = jax.value_and_grad(bound.loss, has_aux=True)
-        (value, (sums, others)), grads = with_gradients(trained, others, batch, jax.random.fold_in(key, 0))
-        return Gradients(value.astype(jnp.float32), grads, others, sums)
-    over = _Microbatches(bound, trained, others, batch, parts, key, shardings)
+        (value, (sums, non_params)), grads = with_gradients(trained, non_params, batch, jax.random.fold_in(key, 0))
+        return Gradients(value.astype(jnp.float32), grads, non_params, sums)
+    over = _Microbatches(bound, trained, non_params, batch, parts, key, shardings)
     how = bound.objective.microbatches
     if how is None:
         return over.averaged()
@@ -111,7 +114,7 @@ def gradients(
         return over.updated_once(how)
     if isinstance(how, CachedEmbeddings):
         return over.embedded(how)
-    raise ValueError(f"objective {bound.objective.name!r}: {how!r} cannot be accumulated over {parts} microbatches")
+    raise ValueError(f"objective {bound.objective.name!r}: expected one microbatch for {how!r}, got {parts}")
 
 
 @dataclass(frozen=True)
@@ -120,53 +123,53 @@ class _Microbatches:
 
     bound: Bound
     trained: Arrays
-    others: Arrays
+    non_params: Arrays
     batch: Batch
     parts: int
     key: Array
     shardings: Mapping[str, NamedSharding]
 
     def averaged(self) -> Gradients:
-        """Average a loss that is a mean over examples and changes no variable."""
+        """Average a loss that is a mean over examples and sets no variables."""
 
-        def loss(module: nnx.Module, batch: Batch, key: Array) -> tuple[Array, MetricSums, Any]:
+        def loss(module: nnx.Module, batch: Batch, key: Array) -> tuple[Array, MetricSums, PyTree]:
             value, sums = self.bound.objective.loss(module, self.bound.frozen(), batch, key, self.bound.step)
             return value, metrics.as_float32(sums), ()
 
         return self._average(loss)[0]
 
     def updated_once(self, how: UpdateOnce) -> Gradients:
-        """Average the loss, then update variables once from what all microbatches have shown."""
+        """Average the loss, then update variables once from the rows of all microbatches."""
 
-        def loss(module: nnx.Module, batch: Batch, key: Array) -> tuple[Array, MetricSums, Any]:
+        def loss(module: nnx.Module, batch: Batch, key: Array) -> tuple[Array, MetricSums, PyTree]:
             value, sums, seen = how.loss(module, self.bound.frozen(), batch, key, self.bound.step)
             return value, metrics.as_float32(sums), seen
 
         found, seen = self._average(loss)
-        module = self.bound.module(self.trained, self.others)
+        module = self.bound.module(self.trained, self.non_params)
         how.update(module, jax.tree.map(join, seen), self._key(0))
-        return found._replace(others=self.bound.blueprint.split(module)[1])
+        return found._replace(non_params=self.bound.module_spec.split(module)[1])
 
     def embedded(self, how: CachedEmbeddings) -> Gradients:
-        """Embed all microbatches, differentiate the loss at the embeddings, and send that back through each of them."""
+        """Embed all microbatches, differentiate the loss by the embeddings, then backpropagate each microbatch."""
         batches = split(self.batch, self.parts)
 
-        def embed(trained: Arrays, index: Array) -> Any:
-            module = self.bound.module(trained, self.others)
+        def embed(trained: Arrays, index: Array) -> PyTree:
+            module = self.bound.module(trained, self.non_params)
             batch = {name: rows[index] for name, rows in batches.items()}
             embeddings = how.embed(module, self.bound.frozen(), batch, self._key(index), self.bound.step)
-            self.bound.check_unchanged(module, self.others)
+            self.bound.check_unchanged(module, self.non_params)
             return embeddings
 
-        def loss(trained: Arrays, embeddings: Any) -> tuple[Array, tuple[MetricSums, Arrays]]:
-            module = self.bound.module(trained, self.others)
+        def loss(trained: Arrays, embeddings: PyTree) -> tuple[Array, tuple[MetricSums, Arrays]]:
+            module = self.bound.module(trained, self.non_params)
             value, sums = how.loss(module, embeddings, self.batch, self._key(0), self.bound.step)
-            return value, (metrics.as_float32(sums), self.bound.blueprint.split(module)[1])
+            return value, (metrics.as_float32(sums), self.bound.module_spec.split(module)[1])
 
         indices = jnp.arange(self.parts)
         _, cached = jax.lax.scan(lambda _, index: (None, embed(self.trained, index)), None, indices)
         with_gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-        (value, (sums, others)), found = with_gradients(self.trained, jax.tree.map(join, cached))
+        (value, (sums, non_params)), found = with_gradients(self.trained, jax.tree.map(join, cached))
         direct, of_embeddings = found[0], split(found[1], self.parts)
 
         def body(grads: Arrays, index: Array) -> tuple[Arrays, None]:
@@ -176,22 +179,21 @@ class _Microbatches:
 
         start = jax.tree.map(lambda zeros, one: zeros + one.astype(zeros.dtype), self._zeros(), direct)
         grads, _ = jax.lax.scan(body, start, indices)
-        return Gradients(value.astype(jnp.float32), grads, others, sums)
+        return Gradients(value.astype(jnp.float32), grads, non_params, sums)
 
-    def _average(self, loss: Callable[..., tuple[Array, MetricSums, Any]]) -> tuple[Gradients, Any]:
-        """Scan ``loss(module, batch, key) -> (scalar, MetricSums, seen)``; ``seen`` is returned as [parts B/parts
-        ...]."""
+    def _average(self, loss: PartLoss) -> tuple[Gradients, PyTree]:
+        """Average a loss over microbatches; also return ``seen`` of all of them, [parts B/parts ...]."""
         batches = split(self.batch, self.parts)
 
-        def of_one(trained: Arrays, batch: Batch, key: Array) -> tuple[Array, tuple[MetricSums, Any]]:
-            module = self.bound.module(trained, self.others)
+        def of_one(trained: Arrays, batch: Batch, key: Array) -> tuple[Array, tuple[MetricSums, PyTree]]:
+            module = self.bound.module(trained, self.non_params)
             value, sums, seen = loss(module, batch, key)
-            self.bound.check_unchanged(module, self.others)
+            self.bound.check_unchanged(module, self.non_params)
             return value, (sums, seen)
 
         with_gradients = jax.value_and_grad(of_one, has_aux=True)
 
-        def body(carry: tuple[Array, Arrays], index: Array) -> tuple[tuple[Array, Arrays], tuple[MetricSums, Any]]:
+        def body(carry: tuple[Array, Arrays], index: Array) -> tuple[tuple[Array, Arrays], tuple[MetricSums, PyTree]]:
             total, grads = carry
             batch = {name: rows[index] for name, rows in batches.items()}
             (value, found), more = with_gradients(self.trained, batch, self._key(index))
@@ -200,24 +202,26 @@ class _Microbatches:
 
         start = jnp.zeros(()), self._zeros()
         (total, grads), (sums, seen) = jax.lax.scan(body, start, jnp.arange(self.parts))
-        return Gradients(total, grads, self.others, jax.tree.map(lambda values: values.sum(0), sums)), seen
+        return Gradients(total, grads, self.non_params, jax.tree.map(lambda values: values.sum(0), sums)), seen
 
     def _key(self, index: Array | int) -> Array:
-        """Return the key of one microbatch, the same in every pass. That of the first is also the whole batch's."""
+        """Return the key of a microbatch, the same in every pass; the first key also serves the whole batch."""
         return jax.random.fold_in(self.key, index)
 
     def _zeros(self) -> Arrays:
         return {name: _zeros(value, self.shardings[name]) for name, value in self.trained.items()}
 
 
-def split(batch: Any, parts: int) -> Any:
-    """Split arrays [B ...] into [parts B/parts ...]. Rows are dealt in turn, so each device keeps the rows it has."""
+def split(batch: PyTree, parts: int) -> PyTree:
+    """Split arrays [B ...] into [parts B/parts ...]; rows are interleaved, so that each device keeps its rows."""
 
     def one(rows: Array) -> Array:
         if rows.shape[0] % parts:
             below = rows.shape[0] // parts * parts
             nearest = f"{below} or {below + parts}" if below else f"{parts}"
-            raise UserError(f"accumulate={parts} does not divide the batch of {rows.shape[0]}; {nearest} would do")
+            raise UserError(
+                f"batch size: expected a multiple of accumulate={parts}, got {rows.shape[0]}; {nearest} would do"
+            )
         check_microbatch(rows.shape[0], parts)
         dealt = rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]).swapaxes(0, 1)
         return constrain(dealt, None, BATCH, *(None,) * (rows.ndim - 1))
@@ -226,12 +230,12 @@ def split(batch: Any, parts: int) -> Any:
 
 
 def join(dealt: Array) -> Array:
-    """Join [parts B/parts ...] to [B ...] in the order of the batch: the inverse of ``split``."""
+    """Invert ``split``: join [parts B/parts ...] to [B ...] in the order of the batch."""
     rows = dealt.swapaxes(0, 1).reshape(-1, *dealt.shape[2:])
     return constrain(rows, BATCH, *(None,) * (rows.ndim - 1))
 
 
 def _zeros(like: Array, sharding: NamedSharding) -> Array:
-    """Make float32 zeros that lie as the parameter does; the compiler may otherwise replicate an accumulator."""
+    """Return float32 zeros with the parameter's sharding; the compiler may otherwise replicate an accumulator."""
     zeros = jnp.zeros(like.shape, jnp.float32)
     return zeros if sharding.mesh.size == 1 else jax.lax.with_sharding_constraint(zeros, sharding)

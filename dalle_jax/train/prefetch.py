@@ -1,9 +1,8 @@
-"""Batches made and sent to the devices ahead of the step that wants them, by a thread in the background."""
+"""Prefetching: a background thread prepares batches and puts them on the devices ahead of their step."""
 
 import queue
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -15,24 +14,24 @@ AHEAD = 2
 
 
 class Prefetcher:
-    """``next(step)`` gives the batch of ``step``, ``step + 1``, ...; what goes wrong in the thread is raised there."""
+    """The batches of consecutive steps, prepared in a thread; ``next`` raises the thread's errors."""
 
     def __init__(self, task: Task, data: Batches, layout: Layout, seed: int, start: int, steps: int):
-        self._ready: queue.Queue[Any] = queue.Queue(maxsize=AHEAD)
+        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=AHEAD)
         self._stop = threading.Event()
         arguments = (task, data, layout, seed, range(start, steps))
-        self._thread = threading.Thread(target=self._fill, args=arguments, name="feed", daemon=True)
+        self._thread = threading.Thread(target=self._fill, args=arguments, name="prefetch", daemon=True)
         self._thread.start()
 
     def next(self) -> Batch:
-        """The next batch, on the devices."""
+        """Return the next batch, on the devices."""
         item = self._ready.get()
         if isinstance(item, BaseException):
             raise item
         return item
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Stop the thread."""
         self._stop.set()
         while self._thread.is_alive():
             self._drain()
@@ -49,7 +48,7 @@ class Prefetcher:
         except BaseException as error:
             self._put(error)
 
-    def _put(self, item: Any) -> None:
+    def _put(self, item: Batch | BaseException) -> None:
         while not self._stop.is_set():
             try:
                 self._ready.put(item, timeout=0.1)
@@ -63,7 +62,7 @@ class Prefetcher:
 
 
 def evaluation(task: Task, data: Batches, layout: Layout) -> Iterator[Batch]:
-    """Yield the held-out batches on the devices, always the same, with COUNTED and CANDIDATE if the data has them."""
+    """Yield the held-out batches on the devices, in a fixed order, with COUNTED and CANDIDATE if the data has them."""
     for examples in data.evaluation_batches(layout.local_rows(data.batch_size).tolist()):
         marks: dict[str, np.ndarray] = {
             name: np.array(examples.pop(name), bool) for name in (COUNTED, CANDIDATE) if name in examples

@@ -1,33 +1,34 @@
-"""What a compiled function was called with, in words, so that compiling it again can be explained."""
+"""The signature of a call to a compiled function, as text, which explains why it is compiled again."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 
+from dalle_jax.arrays import PyTree
 
-def signature(tree: Any) -> dict[str, str]:
-    """Each array by its path: dtype, shape and how it is laid out, which is what a program is compiled for.
 
-    Arrays that were donated may be asked too: they have lost their values, not these.
+def signature(tree: PyTree) -> dict[str, str]:
+    """Return the dtype, shape and sharding of each array by its path; a program is compiled for these.
+
+    Donated arrays are allowed, since they keep these properties.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator=" "): _words(leaf) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator=" "): _describe(leaf) for path, leaf in leaves}
 
 
 def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """What changed, the first three of it; or that it cannot be seen in the arrays."""
+    """Return the first three differences of two signatures, in words."""
     changed = [
         f"{name} was {before.get(name, 'not there')} and is {now.get(name, 'not there')}"
         for name in [*now, *(before.keys() - now.keys())]
         if before.get(name) != now.get(name)
     ]
     if not changed:
-        return "its arrays have the dtypes, shapes and layouts they had, so the reason is not among them"
+        return "the dtypes, shapes and shardings of its arrays are unchanged, so the reason is something else"
     return "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
 
 
-def _words(leaf: Any) -> str:
+def _describe(leaf: object) -> str:
     aval = jax.typeof(leaf)
     weak = " (weak)" if getattr(aval, "weak_type", False) else ""
     spec = getattr(getattr(leaf, "sharding", None), "spec", None)

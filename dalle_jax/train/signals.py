@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM: the first asks the loop to finish its step and save, the second ends it at once.
+"""Handling of Ctrl-C and SIGTERM: the first signal stops the loop after its step, the second stops it at once.
 
-With several processes SIGTERM is left to jax's preemption service, which tells them all, and Ctrl-C is made into one.
+With several processes, JAX's preemption service handles SIGTERM and notifies all of them; Ctrl-C is sent on as SIGTERM.
 """
 
 import os
@@ -8,20 +8,24 @@ import shlex
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TypeAlias
 
 import jax
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+Handler: TypeAlias = Callable[[int, FrameType | None], object] | int | None
+"""A signal handler as ``signal.signal`` takes and returns it."""
+
 
 class Interrupt:
-    """A context in which ``asked`` becomes true at the first signal. Outside the main thread it does nothing."""
+    """A context in which the first signal sets ``asked``; it has no effect outside the main thread."""
 
     def __init__(self) -> None:
         self.asked = False
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: dict[signal.Signals, Handler] = {}
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():
@@ -43,6 +47,6 @@ class Interrupt:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def command_to_go_on() -> str:
-    """The command line that this process was started with: given again, it goes on."""
+def command_to_resume() -> str:
+    """Return the command line of this process, which resumes the run."""
     return shlex.join(["python", *sys.orig_argv[1:]])

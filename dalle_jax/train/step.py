@@ -1,120 +1,118 @@
-"""One step of training, as a pure function of the state: every objective in order, all of it or nothing."""
+"""One training step as a pure function of the state. It updates every objective in order, or nothing at all."""
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dalle_jax.arrays import Array
-from dalle_jax.parallel.reduction import ReduceDtype, gradients_summed_in
+from dalle_jax.arrays import Array, PyTree
+from dalle_jax.parallel.reduction import gradients_summed_in
 from dalle_jax.train import metrics
 from dalle_jax.train.microbatches import Bound, check_accumulate, gradients
-from dalle_jax.train.optim import constraints, gradient_spikes, schedules
+from dalle_jax.train.optim import constraints, schedules
 from dalle_jax.train.optim import ema as averaging
-from dalle_jax.train.state import Arrays, ModuleSpec, State, StateSpec
+from dalle_jax.train.state import Arrays, Counted, Learned, ModuleSpec, Remembered, State, StateSpec
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Task
+from dalle_jax.train.trainer import Trainer
 
-Step = Callable[[State, Arrays, Batch, Array], tuple[State, MetricSums]]
+T = TypeVar("T")
+Step: TypeAlias = Callable[[State, Arrays, Batch, Array], tuple[State, MetricSums]]
 
 
-def make_step(
-    task: Task,
-    plan: StateSpec,
-    frozen: ModuleSpec[Frozen],
-    schedule: schedules.Schedule,
-    steps: int,
-    accumulate: int,
-    clip_norm: float | None,
-    ema: averaging.Ema | None,
-    skip: gradient_spikes.SkipSpikes | None = None,
-    reduce_dtype: ReduceDtype = "float32",
-) -> Step:
-    """``step(state, frozen arrays, batch, seed key) -> (state, MetricSums)``, not yet jitted; ``state`` may be donated.
+def make_step(task: Task, spec: StateSpec, frozen: ModuleSpec[Frozen], trainer: Trainer) -> Step:
+    """Return ``step(state, frozen arrays, batch, seed key) -> (state, MetricSums)``, not yet jitted.
 
-    A loss or a gradient that is not finite, in any objective, leaves everything but the counters as it was, and so does
-    a spike of the gradient norm where ``skip`` says so. Gradients are summed over devices in ``reduce_dtype``, found
-    in ``accumulate`` microbatches (train/microbatches.py) and clipped to ``clip_norm`` by their global norm. The
-    constraints of an objective are applied to what its update gives, before the moving average sees it.
+    A step whose loss or gradient is not finite, in any objective, changes only the counters. So does a spike of the
+    gradient norm if ``trainer.spikes`` is set. Gradients are computed in microbatches (train/microbatches.py), summed
+    over devices in ``trainer.reduce_dtype``, and clipped by their global norm. Constraints are applied to the updated
+    parameters, before the EMA.
     """
-    check_accumulate(task, accumulate)
+    check_accumulate(task, trainer.accumulate)
     objectives = task.objectives()
-    bounds = {one.name: constraints.projections(one, plan.blueprint, plan.trained[one.name]) for one in objectives}
+    bounds = {one.name: constraints.projections(one, spec.module_spec, spec.trainable[one.name]) for one in objectives}
 
     def step(state: State, frozen_arrays: Arrays, batch: Batch, key: Array) -> tuple[State, MetricSums]:
         fixed = functools.partial(frozen.merge, frozen_arrays)
-        key = jax.random.fold_in(key, state.step)
-        rate = schedules.in_step(schedule, state.step, steps, state.schedule)
-        params, others, states = state.params, state.others, dict(state.optimizers)
+        learned, index_of_step = state.learned, state.counted.step
+        key = jax.random.fold_in(key, index_of_step)
+        rate = schedules.in_step(trainer.schedule, index_of_step, trainer.steps, state.remembered.schedule)
+        params, non_params, states = learned.params, learned.non_params, dict(learned.optimizers)
         finite, total = jnp.asarray(True), jnp.zeros(())
         norms: Arrays = {}
         sums: MetricSums = {"learning_rate": (rate, jnp.ones(()))}
         for index, objective in enumerate(objectives):
-            trained = {name: params[name] for name in plan.trained[objective.name]}
-            bound = Bound(objective, plan.blueprint, fixed, params, state.step)
-            objective_key, lies = jax.random.fold_in(key, index), plan.shardings.params
-            with gradients_summed_in(reduce_dtype):
-                value, grads, others, found = gradients(bound, trained, others, batch, accumulate, objective_key, lies)
+            trained = {name: params[name] for name in spec.trainable[objective.name]}
+            bound = Bound(objective, spec.module_spec, fixed, params, index_of_step)
+            objective_key, shardings = jax.random.fold_in(key, index), spec.shardings.learned.params
+            with gradients_summed_in(trainer.reduce_dtype):
+                value, grads, non_params, found = gradients(
+                    bound, trained, non_params, batch, trainer.accumulate, objective_key, shardings
+                )
             total = total + value
             norms[objective.name] = norm = optax.tree.norm(grads)
             finite = finite & jnp.isfinite(value) & jnp.isfinite(norm)
-            grads = clipped(grads, norm, clip_norm)
-            transformation = plan.transformations[objective.name]
+            grads = clip_by_norm(grads, norm, trainer.clip_norm)
+            transformation = spec.transformations[objective.name]
             trained, states[objective.name] = _update(transformation, grads, states[objective.name], trained, rate)
             params = params | constraints.project(bounds[objective.name], trained)
             found = metrics.merge(found, {f"gradient_norm/{objective.name}": (norm, jnp.ones(()))})
             sums = metrics.merge(sums, found)
-        average = state.average
-        if ema is not None:
-            moved = {name: average[name] for names in plan.trained.values() for name in names}
-            average = average | averaging.update(ema, moved, params, state.step)
-        remembered = schedules.next_state(schedule, state.schedule, state.step, total)
+        ema_params = learned.ema_params
+        if trainer.ema is not None:
+            moved = {name: ema_params[name] for names in spec.trainable.values() for name in names}
+            ema_params = ema_params | averaging.update(trainer.ema, moved, params, index_of_step)
+        schedule = schedules.next_state(trainer.schedule, state.remembered.schedule, index_of_step, total)
         spiked = jnp.asarray(False)
-        if skip is not None:
-            spiked = finite & skip.among(norms, state.gradient_norms)
+        if trainer.spikes is not None:
+            spiked = finite & trainer.spikes.among(norms, state.remembered.gradient_norms)
             sums["spiked"] = (spiked.astype(jnp.float32), jnp.ones(()))
-        followed = state.gradient_norms.add(norms)
-        old = (*state[1:6], state.schedule)
-        kept = keep_if(finite & ~spiked, (params, others, average, states, followed, remembered), old)
-        return _count(state, kept, finite, spiked), _report(sums, finite)
+        good = finite & ~spiked
+        remembered = Remembered(state.remembered.gradient_norms.add(norms), schedule)
+        after = State(
+            keep_if(good, Learned(params, non_params, ema_params, states), learned),
+            _count(state.counted, finite, spiked),
+            keep_if(good, remembered, state.remembered),
+        )
+        return after, _report(sums, finite)
 
     return step
 
 
-def clipped(grads: Arrays, norm: Array, limit: float | None) -> Arrays:
-    """Gradients scaled down to a global norm of at most ``limit``."""
+def clip_by_norm(grads: Arrays, norm: Array, limit: float | None) -> Arrays:
+    """Scale gradients down to a global norm of at most ``limit``; ``norm`` is their global norm."""
     if limit is None:
         return grads
     scale = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-16))
     return jax.tree.map(lambda grad: grad * scale, grads)
 
 
-def keep_if(good: Array, new: Any, old: Any) -> Any:
-    """``new`` where the step was good, else ``old``, leaf by leaf."""
-    return jax.tree.map(lambda a, b: jnp.where(good, a, b), tuple(new), tuple(old))
+def keep_if(good: Array, new: T, old: T) -> T:
+    """Return ``new`` if ``good`` is True, else ``old``; both are trees of arrays of one structure."""
+    return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
 
 
 def _update(
-    transformation: optax.GradientTransformation, grads: Arrays, state: Any, params: Arrays, rate: Array
-) -> tuple[Arrays, Any]:
+    transformation: optax.GradientTransformation, grads: Arrays, state: PyTree, params: Arrays, rate: Array
+) -> tuple[Arrays, PyTree]:
     directions, state = transformation.update(grads, state, params)
     moved = {name: (value - rate * directions[name]).astype(value.dtype) for name, value in params.items()}
     return moved, state
 
 
-def _count(state: State, kept: Any, finite: Array, spiked: Array) -> State:
+def _count(counted: Counted, finite: Array, spiked: Array) -> Counted:
     bad, spike = 1 - finite.astype(jnp.int32), spiked.astype(jnp.int32)
-    params, others, average, optimizers, norms, remembered = kept
-    in_a_row = (state.skipped_in_a_row + bad + spike) * (bad + spike)
-    skipped, spikes = state.skipped + bad, state.spiked + spike
-    return State(
-        state.step + 1, params, others, average, optimizers, norms, skipped, spikes, in_a_row, schedule=remembered
+    return Counted(
+        step=counted.step + 1,
+        skipped=counted.skipped + bad,
+        spiked=counted.spiked + spike,
+        skipped_in_a_row=(counted.skipped_in_a_row + bad + spike) * (bad + spike),
     )
 
 
-def _report(sums: Mapping[str, Any], finite: Array) -> MetricSums:
-    """The figures of a good step, or none of them, and whether it was skipped."""
+def _report(sums: Mapping[str, tuple[Array, Array]], finite: Array) -> MetricSums:
+    """Return the metrics of a good step and drop those of a bad one; add the share of skipped steps."""
     bad = 1.0 - finite.astype(jnp.float32)
     return metrics.where(finite, metrics.as_float32(sums)) | {"skipped": (bad, jnp.ones(()))}

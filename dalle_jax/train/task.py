@@ -1,139 +1,141 @@
-"""What the trainer asks of a task and what it gets back: the only words that the trainer and the tasks share."""
+"""The interface between the trainer and a task: protocols and types that both sides use."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
 from flax import nnx
 
-from dalle_jax.arrays import Array, ExampleBatch, Float, Key
+from dalle_jax.arrays import Array, ExampleBatch, Float, Key, PyTree
 
-Batch: TypeAlias = dict[str, Array]
-"""Names to arrays whose first dimension is the batch."""
-
-Seed: TypeAlias = tuple[int, ...]
-"""What ``numpy.random.default_rng`` takes."""
-
-MetricSums: TypeAlias = dict[str, tuple[Array, Array]]
-"""Names to (sum, weight). They merge by adding, over microbatches, devices, steps and hosts, and are divided once."""
+M = TypeVar("M")
+"""The module that a task trains."""
 
 Frozen: TypeAlias = Mapping[str, nnx.Module]
 """Networks that losses read and nothing trains, by name, such as "image_tokenizer" or "clip"."""
 
-Loss: TypeAlias = Callable[[Any, Frozen, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], MetricSums]]
-"""``loss(module, frozen, batch, key, step) -> (scalar, MetricSums)``; may update variables of the module but no
-Param."""
+Batch: TypeAlias = dict[str, Array]
+"""Arrays by name; the first dimension of each is the batch."""
+
+Seed: TypeAlias = tuple[int, ...]
+"""A seed for ``numpy.random.default_rng``."""
+
+MetricSums: TypeAlias = dict[str, tuple[Array, Array]]
+"""(sum, weight) by metric. Sums add up over microbatches, devices, steps and hosts, and are divided once."""
+
+LossAndSums: TypeAlias = tuple[Float[Array, ""], MetricSums]
+
+Loss: TypeAlias = Callable[[M, Frozen, Batch, Key[Array, ""], Array], LossAndSums]
+"""``loss(module, frozen, batch, key, step)``; it may set variables of the module, except parameters."""
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """A projection of parameters, which the trainer applies after every update and whatever the optimizer.
+    """A projection of parameters, applied after every update of any optimizer.
 
     ``on`` is an nnx filter over parameters. ``project`` maps a value to the nearest allowed one, of the same shape.
     """
 
-    on: Any
+    on: nnx.filterlib.Filter
     project: Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
-class CachedEmbeddings:
-    """Microbatches for a loss over all pairs of a batch, in two passes (GradCache, arXiv 2101.06983).
+class CachedEmbeddings(Generic[M]):
+    """Microbatches in two passes for a loss over all pairs of a batch (GradCache, arXiv 2101.06983).
 
-    ``embed(module, frozen, batch, key, step)`` returns a tree of float arrays with a row for each example. It must set
-    no variable, and no row may depend on another. ``loss(module, embeddings, batch, key, step)`` returns the loss of
-    the whole batch and its MetricSums. Together they are the objective's ``loss``.
+    ``embed(module, frozen, batch, key, step)`` returns a tree of float arrays with a row per example. It must not set
+    variables, and rows must not depend on each other. ``loss(module, embeddings, batch, key, step)`` returns the loss
+    and the metrics of the whole batch. Their composition is the objective's ``loss``.
     """
 
-    embed: Callable[[Any, Frozen, Batch, Key[Array, ""], Array], Any]
-    loss: Callable[[Any, Any, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], MetricSums]]
+    embed: Callable[[M, Frozen, Batch, Key[Array, ""], Array], PyTree]
+    loss: Callable[[M, Any, Batch, Key[Array, ""], Array], LossAndSums]
 
 
 @dataclass(frozen=True)
-class UpdateOnce:
-    """Microbatches for a mean over examples beside variables that follow the batch, such as a codebook.
+class UpdateOnce(Generic[M]):
+    """Microbatches for a mean over examples with variables that follow the whole batch, such as a codebook.
 
-
-    ``loss(module, frozen, batch, key, step)`` returns the loss, its MetricSums, and a tree of arrays with a row for
-    each
-    example; it must set no variable. ``update(module, rows, key)`` gets the rows of the whole batch and sets variables.
-    Together they are the objective's ``loss``.
+    ``loss(module, frozen, batch, key, step)`` returns the loss, its metrics, and a tree of arrays with a row per
+    example. It must not set variables. ``update(module, rows, key)`` takes the rows of the whole batch and sets
+    variables. Their composition is the objective's ``loss``.
     """
 
-    loss: Callable[[Any, Frozen, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], MetricSums, Any]]
-    update: Callable[[Any, Any, Key[Array, ""]], None]
+    loss: Callable[[M, Frozen, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], MetricSums, PyTree]]
+    update: Callable[[M, Any, Key[Array, ""]], None]
 
 
 @dataclass(frozen=True)
 class WholeBatchOnly:
-    """No microbatches: they would change the loss. ``why`` is the reason, as the user reads it."""
+    """No microbatches, since they would change the loss. The error message gives ``why`` as the reason."""
 
     why: str
 
 
-Microbatches: TypeAlias = CachedEmbeddings | UpdateOnce | WholeBatchOnly
+Microbatches: TypeAlias = CachedEmbeddings[M] | UpdateOnce[M] | WholeBatchOnly
 
 
 @dataclass(frozen=True)
-class Objective:
-    """One loss and the parameters that it moves.
+class Objective(Generic[M]):
+    """A loss and the parameters that it trains.
 
-    ``trains`` is an nnx filter over parameters (``nnx.Param`` for all of them). Objectives of one task are stepped in
-    order, each with its own optimizer state. ``constraints`` hold for those of their parameters that are trained.
-    ``microbatches`` says how the loss is found in parts of a batch; None is for a mean over examples.
+    ``trains`` is an nnx filter over parameters (``nnx.Param`` for all of them). The objectives of a task are stepped
+    in order, each with its own optimizer state. ``constraints`` apply to parameters that are trained.
+    ``microbatches`` says how the loss splits into microbatches; None is for a mean over examples.
     """
 
     name: str
-    trains: Any
-    loss: Loss
+    trains: nnx.filterlib.Filter
+    loss: Loss[M]
     constraints: tuple[Constraint, ...] = ()
-    microbatches: Microbatches | None = None
+    microbatches: Microbatches[M] | None = None
 
 
 @runtime_checkable
-class Task(Protocol):
-    """What is trained. Knows its model, its loss and its batch; nothing of optimizers, meshes, jit or checkpoints."""
+class Task(Protocol[M]):
+    """A model, its losses and its batches. It does not depend on optimizers, meshes, jit or checkpoints."""
 
     def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
-        """On the host: raw examples (``image`` uint8 [H W 3], ``caption`` str) to the arrays of one batch.
+        """Convert raw examples to the arrays of a batch, on the host.
 
-        ``seeds`` has one for each example, so that what is random of it does not depend on which host prepares it;
-        None for evaluation, which augments nothing.
+        ``seeds`` has one seed per example, so augmentation does not depend on the host that prepares it. It is None for
+        evaluation, which does not augment.
         """
         ...
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Names to shape and dtype of what ``prepare`` returns for that many examples."""
+        """Return the shapes and dtypes that ``prepare`` returns for ``batch_size`` examples."""
         ...
 
-    def init(self, rngs: nnx.Rngs) -> nnx.Module:
-        """The module to train, newly initialised."""
+    def init(self, rngs: nnx.Rngs) -> M:
+        """Return the module to train, newly initialised."""
         ...
 
     def frozen(self) -> Frozen:
-        """Return the networks that losses read and nothing trains, by name; an empty mapping if there are none."""
+        """Return the networks that losses read and nothing trains, by name; empty if there are none."""
         ...
 
-    def objectives(self) -> tuple[Objective, ...]:
-        """What to minimise, in the order in which it is stepped."""
+    def objectives(self) -> tuple[Objective[M], ...]:
+        """Return the objectives in the order in which they are stepped."""
         ...
 
-    def evaluate(self, module: Any, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
-        """Figures on held-out batches, for the model and for its average; a pure function.
+    def evaluate(self, module: M, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
+        """Return metrics on a held-out batch; a pure function.
 
-        A batch that was filled up to its size has ``COUNTED`` and ``CANDIDATE`` (arrays.py). The sums are then over the
-        counted rows alone, so that the figure is the mean over the held-out examples.
+        A padded batch has the rows ``COUNTED`` and ``CANDIDATE`` (arrays.py). The sums are then over counted rows only,
+        so that a metric is the mean over the held-out examples.
         """
         ...
 
-    def images(self, module: Any, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"] | None:
-        """What to draw every so often, values in [0, 1], or None for a task that draws nothing; a pure function."""
+    def images(self, module: M, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"] | None:
+        """Return sample images with values in [0, 1], or None for a task without images; a pure function."""
         ...
 
     def model_files(self) -> dict[str, bytes]:
-        """Small files that make a checkpoint usable alone: ``model.gin`` and the text tokenizer's."""
+        """Return small files that make a checkpoint usable alone: ``model.gin`` and the text tokenizer's files."""
         ...
 
 
@@ -142,13 +144,13 @@ class ReadsCaptions(Protocol):
     """A task that cuts captions to a length and counts them."""
 
     def cut_captions(self) -> tuple[int, int, str]:
-        """Return how many captions this process cut, how many it read, and the length that they were cut to."""
+        """Return the number of captions this process cut, the number it read, and the length limit in words."""
         ...
 
 
 @runtime_checkable
 class Batches(Protocol):
-    """Where raw examples come from. A batch is a pure function of the step, so there is no position to lose."""
+    """A source of raw examples. A batch is a pure function of the step, so resuming needs no data position."""
 
     @property
     def batch_size(self) -> int:
@@ -156,29 +158,29 @@ class Batches(Protocol):
         ...
 
     def batch(self, step: int, rows: Sequence[int]) -> ExampleBatch:
-        """Some rows of the batch of one step, one list entry each; the same whenever they are asked for."""
+        """Return some rows of the batch of a step. The same call always returns the same rows."""
         ...
 
     def evaluation_batches(self, rows: Sequence[int]) -> Iterable[ExampleBatch]:
-        """Yield those rows of every batch of the held-out examples, finite and always the same; batches of one size.
+        """Yield some rows of every held-out batch, in the same order each time; all batches have one size.
 
-        Where the last batch is filled up, every batch has bools by the names ``COUNTED`` and ``CANDIDATE`` (arrays.py).
+        If the last batch is padded, every batch has bools named ``COUNTED`` and ``CANDIDATE`` (arrays.py).
         """
         ...
 
     def fingerprint(self) -> str:
-        """Changes whenever any batch would: saved with checkpoints and compared on resume."""
+        """Return a digest that changes when any batch does. Checkpoints keep it, and resuming compares it."""
         ...
 
 
 @runtime_checkable
-class Accountable(Protocol):
-    """Batches that account for records which cannot be used. All hosts call both methods at the same steps."""
+class ReportsRecords(Protocol):
+    """Batches that report unusable records. All hosts call each method at the same steps."""
 
     def stop_together(self) -> None:
-        """Raises the same UserError on all hosts where too many were bad, so that none waits for another."""
+        """Raise the same UserError on all hosts if too many records were bad, so that no host waits for another."""
         ...
 
-    def told(self) -> tuple[str, bytes, str] | None:
-        """A file for the run's folder, its bytes, and the same in a line; None where there is nothing to tell."""
+    def report(self) -> tuple[str, bytes, str] | None:
+        """Return the name and content of a report file for the run folder, and a one-line summary; or None."""
         ...

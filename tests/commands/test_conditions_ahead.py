@@ -82,4 +82,4 @@ def test_conditions_that_are_missing_are_said(written, tmp_path, capsys):
         Codes(str(written / "codes"), conditions=str(tmp_path)).open()[0]
     sets = ["--set", "data.source.conditions=None", "--set", "data.evaluation.conditions=None"]
     assert main(["train", str(written / "run.gin"), *sets, "--out", str(tmp_path / "run")]) == 2
-    assert "expected a condition beside the codes of every image" in capsys.readouterr().err
+    assert "expected a condition for the codes of every image" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from PIL import Image
 from dalle_jax.__main__ import main
 
 COLOURS = [(220, 30, 30), (30, 180, 60), (40, 60, 220), (250, 250, 250), (10, 10, 10), (240, 200, 20)]
+EVALUATION = "stages.evaluation.evaluations.captioned."
 SMALL = [
     *("data.images.size=16", "data.workers=0"),
     *(f"stages.{name}.trainer.steps=2" for name in ("tokenizer", "clip", "transformer")),
@@ -23,7 +24,7 @@ SMALL = [
     *("stages.clip.task.model.vision.width=8", "stages.clip.task.model.text.width=8"),
     *("stages.transformer.task.model.grid=(4, 4)", "stages.transformer.task.model.width=16"),
     *("stages.transformer.task.model.heads=1", "stages.transformer.task.model.depth=1"),
-    *("stages.evaluation.evaluation.drawing.candidates=2", "stages.evaluation.evaluation.drawing.batch=8"),
+    *(EVALUATION + "drawing.candidates=2", EVALUATION + "drawing.batch=8"),
 ]
 
 
@@ -51,10 +52,10 @@ def test_two_hundred_images_are_trained_on_and_all_that_are_held_out_are_measure
     assert demo(images(tmp_path / "images", 200), tmp_path / "out") == 0
     said = capsys.readouterr().out
     for line in (
-        "stages.clip.data.batch_size: 256 with 187 images to train on, so images come several times in a batch",
-        "stages.evaluation.evaluation.captions: 48 lowered to 13, since so many images are held out",
-        "stages.evaluation.evaluation.shown: 24 lowered to 13, since so many images are held out",
-        "stages.evaluation.evaluation.among: 100 lowered to 13, since so many images are held out",
+        "stages.clip.data.batch_size: 256 with 187 images for training, so images occur several times in a batch",
+        EVALUATION + "captions: 48 lowered to 13, the number of held-out images",
+        EVALUATION + "shown: 24 lowered to 13, the number of held-out images",
+        EVALUATION + "among: 100 lowered to 13, the number of held-out images",
     ):
         assert f"[demo] {line}\n" in said.split("training the tokenizer")[0]
     assert "vocab_size: 1024 lowered to" in said and "text_vocab: 1024 lowered to" in said
@@ -72,7 +73,7 @@ def test_one_image_is_trained_on_with_no_evaluation(tmp_path, capsys):
     sets = ("data.evaluation=None", "stages.tokenizer.data.batch_size=8", "stages.clip.data.batch_size=8")
     assert demo(images(tmp_path / "images", 1), tmp_path / "out", *sets, "stages.transformer.data.batch_size=8") == 0
     said = capsys.readouterr().out
-    assert "stages.tokenizer.data.batch_size: 8 with 1 images to train on" in said
+    assert "stages.tokenizer.data.batch_size: 8 with 1 images for training" in said
     assert "[demo] data.evaluation: no images are held out, so nothing is measured" in said
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["stages"]["transformer"]["steps"] == 2 and "reconstruction" not in metrics
@@ -80,7 +81,7 @@ def test_one_image_is_trained_on_with_no_evaluation(tmp_path, capsys):
     assert "square 0 on colour 0" in page and "nothing is measured" in page
 
 
-def test_an_only_image_that_is_held_out_is_one_line_with_a_cure_before_anything_is_trained(tmp_path, capsys):
+def test_an_only_image_that_is_held_out_is_one_line_with_a_fix_before_anything_is_trained(tmp_path, capsys):
     assert demo(images(tmp_path / "images", 1), tmp_path / "out", "data.evaluation.share=0.9999999") == 2
     error = capsys.readouterr().err
     assert "data.evaluation: expected some of data.source to be left to train on, got all 1 held out" in error
@@ -98,10 +99,10 @@ def test_all_that_does_not_fit_is_told_together_before_anything_is_trained(tmp_p
     assert demo(images(tmp_path / "images", 30), tmp_path / "out", *wrong) == 2
     error = capsys.readouterr().err.replace("dalle-jax: error: ", "")
     for line in (
-        "stages.clip.task.model.vocab_size: expected 40, the pieces of the text tokenizer, got 50",
+        "stages.clip.task.model.vocab_size: expected 40, the number of pieces of the text tokenizer, got 50",
         "stages.transformer.task.model.codebook_size: expected 32, the codes of the image tokenizer, got 16",
         "stages.transformer.task.model.code_width: expected 16, the width of the image tokenizer's code vectors, or 0",
-        "stages.transformer.task.model.grid: expected (4, 4), the codes of 16 px, got (8, 8)",
+        "stages.transformer.task.model.grid: expected (4, 4), the grid of codes for 16 px, got (8, 8)",
         "stages.clip.data.batch_size: expected a multiple of 8 (8 devices, accumulate 1), got 12; the nearest are 8 an",
     ):
         assert f"\n{line}" in f"\n{error}"
@@ -122,15 +123,11 @@ def test_images_of_another_size_than_a_stage_wants_are_named_for_every_stage(tmp
     ("one", "said"),
     [
         ("stages.klip.trainer.steps=2", "did you mean clip?"),
-        (
-            "stages.clip=2",
-            "expected stages.NAME.PATH=VALUE with NAME of text, tokenizer, clip, ",
-        ),
         ("stages.clip.trainer.step=2", "trainer.step: no such name; did you mean trainer.steps?"),
         ("stages.clip.trainer.steps=two", "trainer.steps: expected an int, got two"),
-        ("stages.clip.data.seed=1", "the demo gives its own data to every stage"),
-        ("stages.text.held_out.share=0.5", "the demo gives its own data to every stage"),
-        ("stages.clip.task.image_tokenizer=None", "the demo sets task.image_tokenizer of its stages itself"),
+        ("stages.clip.data.seed=1", "the demo uses its own data for every stage"),
+        ("stages.text.held_out.share=0.5", "the demo uses its own data for every stage"),
+        ("stages.clip.task.image_tokenizer=None", "the demo sets task.image_tokenizer itself"),
     ],
 )
 def test_a_setting_of_a_stage_that_cannot_be_is_one_line_that_quotes_it(tmp_path, capsys, one, said):

@@ -98,7 +98,7 @@ def test_a_second_process_is_refused_while_one_writes(smoke_demo, tmp_path, monk
     whole, refused = command.encode, []
 
     def and_another(*of):
-        with pytest.raises(UserError, match=r"got one that `encode` \(process \d+ on .* has locked; wait"):
+        with pytest.raises(UserError, match=r"got a folder locked by `encode` \(process \d+ on .*\); wait"):
             encode_source(run(smoke_demo), tmp_path / "codes")
         refused.append(True)
         return whole(*of)
@@ -225,4 +225,4 @@ def opened(folder):
 
 def test_a_work_folder_is_for_urls_alone(tmp_path, capsys):
     assert main(["encode", "smoke/encode.gin", "--out", str(tmp_path / "codes"), "--work", str(tmp_path / "work")]) == 2
-    assert "--work: expected none, since --out" in capsys.readouterr().err
+    assert "--work: expected no folder, because --out" in capsys.readouterr().err

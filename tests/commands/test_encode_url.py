@@ -22,14 +22,14 @@ def test_codes_go_to_a_url_once_and_are_read_from_there(bucket, smoke_demo, tmp_
     url, work = f"{bucket}/codes", tmp_path / "work"
     encode = ["encode", "smoke/encode.gin", "--set", f"image_tokenizer='{smoke_demo / 'tokenizer'}'", "--out", url]
     assert main(encode) == 2
-    assert f"--out {url}: expected --work FOLDER beside a URL" in capsys.readouterr().err
+    assert f"--out {url}: expected --work FOLDER with a URL" in capsys.readouterr().err
     encode += ["--work", str(work)]
 
     def sent() -> str:
         assert main(encode) == 0
         return capsys.readouterr().out.splitlines()[-1]
 
-    assert sent() == f"{url} has them too, 3 shards sent"
+    assert sent() == f"3 shards uploaded to {url}"
     there = storage.files(storage.place(url))
     names = {f"codes-0000{number}-of-00003.array_record" for number in range(3)}
     assert {name for name in there if "/" not in name} == {*names, "manifest.json", "encoding.json"}
@@ -37,9 +37,9 @@ def test_codes_go_to_a_url_once_and_are_read_from_there(bucket, smoke_demo, tmp_
     assert here.fingerprint() == back.fingerprint() and len(back) == 64
     np.testing.assert_array_equal(back[40]["codes"], here[40]["codes"])
 
-    assert sent().endswith("0 shards sent")
+    assert sent() == f"0 shards uploaded to {url}"
     storage.write(storage.place(f"{url}/codes-00001-of-00003.array_record"), b"cut off")
-    assert sent().endswith("1 shards sent")
+    assert sent() == f"1 shards uploaded to {url}"
     assert storage.files(storage.place(url)) == there
 
 

@@ -23,6 +23,7 @@ from dalle_jax.tasks.tokenize_images import TokenizeImages
 from dalle_jax.train import loop
 from dalle_jax.train.checkpoints.checkpoints import Meta
 from dalle_jax.train.optim.schedules import ConstantRate
+from dalle_jax.train.trainer import Trainer
 from tests.data.damaged import KINDS, shard
 
 SCENES = Scenes(size=16, levels=(1,), count=64, seed=0, split="train")
@@ -103,7 +104,7 @@ def test_filters_drop_records_before_the_first_step_and_are_counted(tars, tmp_pa
     held = {int(key) for batch in loader.evaluation_batches() for key in batch["key"]}
     assert set(numbers(keys(loader, 20))) == kept - held
     assert held < kept
-    name, content, line = loader.told()
+    name, content, line = loader.report()
     report = json.loads(content)["source"]["report"]
     assert name == "records.json"
     assert report["dropped"]["similarity"]["count"] == len([number for number in GOOD if number < 20])
@@ -113,7 +114,7 @@ def test_filters_drop_records_before_the_first_step_and_are_counted(tars, tmp_pa
 
 def test_the_report_names_every_bad_record_of_every_kind(tars, tmp_path):
     loader = data(tars).open(tmp_path)
-    report = json.loads(loader.told()[1])["source"]["report"]
+    report = json.loads(loader.report()[1])["source"]["report"]
     found = {kind: {int(record["key"]) for record in one["records"]} for kind, one in report["bad"].items()}
     assert found == {kind: {number for number, one in BAD.items() if one == kind} for kind in KINDS}
     assert report["read"] == 60
@@ -156,12 +157,12 @@ def test_a_resumed_run_continues_the_report_of_its_folder(tars, tmp_path):
     config = data(tars, images=replace(IMAGES, validate="headers"))
     first = config.open(tmp_path)
     keys(first, 8)
-    (tmp_path / "records.json").write_bytes(first.told()[1])
-    again = json.loads(config.open(tmp_path).told()[1])["source"]["report"]
+    (tmp_path / "records.json").write_bytes(first.report()[1])
+    again = json.loads(config.open(tmp_path).report()[1])["source"]["report"]
     assert again["bad"]["truncated"]["count"] == 2
     again = config.open(tmp_path)
     keys(again, 8)
-    assert again.told()[1] == first.told()[1]
+    assert again.report()[1] == first.report()[1]
 
 
 def test_the_fingerprint_changes_with_the_held_out_and_the_dropped_records(tars):
@@ -182,7 +183,7 @@ def test_a_mixture_has_records_and_rendered_scenes_in_proportion_to_their_weight
     loader = data(tars, source=mixture, evaluation=WebDataset((f"{tars}/1.tar",))).open()
     for step in range(4):
         assert sum(key.startswith("train/") for key in loader.batch(step)["key"]) == 2
-    assert set(json.loads(loader.told()[1])) == {"source.parts.tars", "evaluation"}
+    assert set(json.loads(loader.report()[1])) == {"source.parts.tars", "evaluation"}
 
 
 def test_examples_held_out_of_each_source_of_a_mixture_are_never_trained_on(tars):
@@ -254,13 +255,13 @@ def test_resuming_with_other_data_is_refused_with_the_line_that_changed(tars, tm
             tars, images=replace(IMAGES, crop="centre")
         ),
         r"had \"data\.source\.caption": data(tars, source=WebDataset((tars,), caption=("txt", "json"))),
-        r"the config says the same, so what it names holds something else now": config,
+        r"the config is the same, so the content of its files has changed": config,
     }
     model = VqvaeConfig(downsample=8, width=16, blocks=1, codebook_size=32, code_width=8)
     task = TokenizeImages(model, image_size=16)
-    trainer = loop.Trainer(steps=1, schedule=ConstantRate(1e-3))
+    trainer = Trainer(steps=1, schedule=ConstantRate(1e-3))
     before = Meta(render(TrainRun(task, config, trainer)), config.open().fingerprint(), 0, {})
     for expected, changed in changes.items():
         fingerprint = "other" if changed is config else changed.open().fingerprint()
         with pytest.raises(UserError, match=expected):
-            loop.refuse_changes(before, Meta(render(TrainRun(task, changed, trainer)), fingerprint, 0, {}), tmp_path)
+            loop.check_same_run(before, Meta(render(TrainRun(task, changed, trainer)), fingerprint, 0, {}), tmp_path)

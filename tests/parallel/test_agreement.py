@@ -69,7 +69,7 @@ def test_two_processes_with_different_configs_both_end_with_one_line_and_code_2(
     for code, _, error in ended:
         assert code == 2, ended
         assert error.count("\n") == 0
-        assert "expected the same config on all 2 processes of this run, got different ones: " in error
+        assert "expected the same config on all 2 processes of this run, got different values: " in error
         assert named.format(host=socket.gethostname()) in error
     assert not out.exists()
 

@@ -1,4 +1,4 @@
-"""Held-out examples that fill no whole number of batches: the figures are the mean over each of them, counted once."""
+"""Held-out examples that do not fill the last batch: each counts once in the metrics."""
 
 import functools
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.train import metrics, prefetch
 from dalle_jax.train.compiled import CompiledTask
-from dalle_jax.train.loop import Trainer
 from dalle_jax.train.optim.schedules import ConstantRate
+from dalle_jax.train.trainer import Trainer
 from tests.parallel.test_sharded_tasks import MESHES, ONE, batch_of, task_of
 
 COUNT = 13
@@ -23,7 +23,7 @@ EXAMPLES = {name: rows[:COUNT] for name, rows in batch_of().items()}
 
 
 class Numbered:
-    """Example i is an image of the one value i."""
+    """A source whose example i is an image with the one value i."""
 
     def __init__(self, count: int = COUNT):
         self.count = count
@@ -39,7 +39,7 @@ class Numbered:
 
 
 class Ready:
-    """A task whose batches are rows of EXAMPLES, by the number in each example's image."""
+    """A task whose batches are rows of EXAMPLES; the value of an image is the row's number."""
 
     def __init__(self, kind: str):
         self._task = task_of(kind)
@@ -56,11 +56,11 @@ class Ready:
 def runner_of(kind: str, mesh: Mesh) -> tuple[CompiledTask, Layout, Any]:
     layout = Layout(make_mesh(mesh), Rules())
     runner = CompiledTask(Ready(kind), Trainer(steps=1, schedule=ConstantRate(1e-3)), layout)
-    return runner, layout, runner.plan.born(layout, 0)
+    return runner, layout, runner.state_spec.init_sharded(layout, 0)
 
 
 def evaluated(kind: str, size: int, mesh: Mesh = ONE, count: int = COUNT) -> dict[str, float]:
-    """The figures of the first ``count`` examples in batches of ``size``, as a run evaluates them."""
+    """Return the metrics of the first ``count`` examples in batches of ``size``."""
     runner, layout, state = runner_of(kind, mesh)
     data, sums = Loader(Numbered(), Numbered(count), size, seed=0), None
     for index, batch in enumerate(prefetch.evaluation(Ready(kind), data, layout)):
@@ -70,7 +70,7 @@ def evaluated(kind: str, size: int, mesh: Mesh = ONE, count: int = COUNT) -> dic
 
 @pytest.mark.parametrize("kind", ["tokenizer", "dalle", "llamagen"])
 @pytest.mark.parametrize(("size", "mesh"), [(8, "one"), (8, "8x1x1"), (16, "2x2x2")])
-def test_thirteen_examples_in_batches_of_any_size_measure_what_one_batch_of_thirteen_does(kind, size, mesh):
+def test_metrics_of_thirteen_examples_are_the_same_for_every_batch_size(kind, size, mesh):
     whole = evaluated(kind, COUNT)
     filled_up = evaluated(kind, size, MESHES.get(mesh, ONE))
     assert whole.keys() == filled_up.keys() and whole
@@ -79,14 +79,14 @@ def test_thirteen_examples_in_batches_of_any_size_measure_what_one_batch_of_thir
 
 
 @pytest.mark.parametrize("mesh", ["one", "8x1x1"])
-def test_retrieval_among_thirteen_is_the_same_in_a_batch_filled_up_to_sixteen(mesh):
+def test_retrieval_among_thirteen_is_the_same_in_a_batch_padded_to_sixteen(mesh):
     whole, filled_up = evaluated("clip", COUNT), evaluated("clip", 16, MESHES.get(mesh, ONE))
     assert filled_up["retrieval_top1"] == whole["retrieval_top1"]
     np.testing.assert_allclose(filled_up["loss"], whole["loss"], rtol=1e-5)
 
 
-def test_in_a_last_batch_retrieval_is_among_as_many_as_in_the_others():
-    """Of 13 in batches of 8 the last 5 are told apart from each other and from the first 3."""
+def test_retrieval_in_the_last_batch_has_as_many_candidates_as_in_the_others():
+    """With 13 examples in batches of 8, the last 5 are retrieved among themselves and the first 3."""
     runner, layout, state = runner_of("clip", ONE)
     right, loss = [], []
     for rows, own in ((range(8), 8), ([*range(8, 13), 0, 1, 2], 5)):
@@ -105,7 +105,7 @@ def test_in_a_last_batch_retrieval_is_among_as_many_as_in_the_others():
     assert figures["loss"] == pytest.approx(np.mean(loss), rel=1e-5)
 
 
-def test_batches_that_need_no_filling_are_evaluated_as_they_are():
+def test_full_batches_are_evaluated_without_padding():
     runner, layout, state = runner_of("tokenizer", ONE)
     (batch,) = prefetch.evaluation(Ready("tokenizer"), Loader(Numbered(), Numbered(8), 8, seed=0), layout)
     assert set(batch) == {"pixels"}

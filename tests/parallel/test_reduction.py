@@ -14,8 +14,8 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.train.compiled import CompiledTask
-from dalle_jax.train.loop import Trainer
 from dalle_jax.train.optim.schedules import ConstantRate
+from dalle_jax.train.trainer import Trainer
 from tests.parallel.test_sharded_tasks import MODELS, ROWS, task_of
 
 COLLECTIVE = re.compile(r"= (.*?) (?:all-reduce|reduce-scatter)\(.*to_apply=%([\w.\-]+)")
@@ -48,7 +48,7 @@ def compiled(kind: str) -> tuple[CompiledTask, str]:
     spec = task.batch_spec(ROWS)
     lies = layout.batch_shardings(spec)
     batch = {name: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=lies[name]) for name, one in spec.items()}
-    lowered = runner._step.lower(runner.plan.target(), runner._frozen, batch, runner._key)
+    lowered = runner._step.lower(runner.state_spec.target(), runner._frozen, batch, runner._key)
     return runner, lowered.compile(compiler_options={"xla_allow_excess_precision": False}).as_text()
 
 
@@ -56,7 +56,7 @@ def compiled(kind: str) -> tuple[CompiledTask, str]:
 def test_float32_gradients_are_never_summed_in_less(kind):
     runner, text = compiled(kind)
     found = summed(text)
-    shapes = {name: one.shape for name, one in runner.plan.abstract.params.items()}
+    shapes = {name: one.shape for name, one in runner.state_spec.abstract.learned.params.items()}
     # The MLPs over code vectors have no batch axis: devices sum the gradient of the table that they compute.
     alone = ("codes.read", "codes.predicted")
     parameters = sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith(alone))

@@ -7,18 +7,18 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.train.compiled import CompiledTask, state_plan
-from dalle_jax.train.loop import Trainer
+from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.optim.ema import ConstantEma
 from dalle_jax.train.optim.optimizers import AdamW
+from dalle_jax.train.optim.parameter_masks import TrainEmbeddingsAndNorms
 from dalle_jax.train.optim.schedules import ConstantRate
-from dalle_jax.train.optim.trainable import TrainEmbeddingsAndNorms
-from dalle_jax.train.state import State
+from dalle_jax.train.state import State, state_spec
+from dalle_jax.train.trainer import Trainer
 from tests.parallel.test_sharded_tasks import batch_of, task_of
 
 TRAINER = Trainer(
     steps=10, schedule=ConstantRate(1e-2), optimizer=AdamW(weight_decay=0.1), ema=ConstantEma(0.5),
-    trained=TrainEmbeddingsAndNorms(),
+    trainable=TrainEmbeddingsAndNorms(),
 )  # fmt: skip
 LAYOUT = Layout(make_mesh(Mesh(2, 2, 2)), Rules())
 NOT_CHOSEN = ("kernel", "log_scale")
@@ -33,11 +33,11 @@ CHOSEN = {
 
 @pytest.mark.parametrize("kind", CHOSEN)
 def test_embeddings_and_norms_of_each_family_are_trained(kind):
-    plan = state_plan(task_of(kind), TRAINER, LAYOUT)
+    plan = state_spec(task_of(kind), TRAINER, LAYOUT)
     trained = {name for names in plan.trained.values() for name in names}
     assert trained >= CHOSEN[kind]
     assert not [name for name in trained if name.endswith(NOT_CHOSEN)]
-    rest = plan.abstract.params.keys() - trained
+    rest = plan.abstract.learned.params.keys() - trained
     assert all(name.rsplit(".", 1)[-1] in (*NOT_CHOSEN, "bias") for name in rest)
     biases = {name for name in rest if name.endswith(".bias")}
     assert all(name.removesuffix("bias") + "kernel" in rest for name in biases)
@@ -46,18 +46,18 @@ def test_embeddings_and_norms_of_each_family_are_trained(kind):
 @pytest.mark.parametrize("kind", ["tokenizer", "dvae"])
 def test_families_without_embeddings_or_norms_are_refused(kind):
     with pytest.raises(UserError, match=r"trainer\.trained: expected some of the \d+ parameters .* got none"):
-        state_plan(task_of(kind), TRAINER, LAYOUT)
+        state_spec(task_of(kind), TRAINER, LAYOUT)
 
 
 @pytest.mark.parametrize("kind", ["dalle", "vqgan"])
 def test_a_sharded_step_changes_the_selected_parameters_only(kind):
     runner = CompiledTask(task_of(kind), TRAINER, LAYOUT)
-    state: State = runner.plan.born(LAYOUT, 0)
-    before = {name: np.asarray(value) for name, value in state.params.items()}
+    state: State = runner.state_spec.init_sharded(LAYOUT, 0)
+    before = {name: np.asarray(value) for name, value in state.learned.params.items()}
     after, _ = runner.step(state, None, LAYOUT.put_batch(batch_of()))
-    trained = {name for names in runner.plan.trained.values() for name in names}
+    trained = {name for names in runner.state_spec.trainable.values() for name in names}
     for name, value in before.items():
-        for moved in (after.params[name], after.average[name]):
+        for moved in (after.learned.params[name], after.learned.ema_params[name]):
             assert (np.asarray(moved) == value).all() == (name not in trained), name
-    moments = [leaf for one in after.optimizers.values() for leaf in one[0].mu]
+    moments = [leaf for one in after.learned.optimizers.values() for leaf in one[0].mu]
     assert sorted(moments) == sorted(trained)

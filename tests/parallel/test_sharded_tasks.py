@@ -1,4 +1,4 @@
-"""Every task on eight devices: one train step equals that of one device, and all arrays have the right shardings.
+"""Every task on eight devices: a train step equals the step on one device, and arrays have the right shardings.
 
 The step is the trainer's own. With beta1 = 0, Adam's first moment equals the gradient to the last bit.
 """
@@ -32,12 +32,12 @@ from dalle_jax.tasks.tokenize_images import TokenizeImages, VqvaeReconstruction
 from dalle_jax.tasks.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
 from dalle_jax.tasks.tokenize_images_gan import Adversary, Pyramid, TokenizeImagesGan, VqganReconstruction
 from dalle_jax.train.compiled import CompiledTask
-from dalle_jax.train.loop import Trainer
 from dalle_jax.train.optim.ema import ConstantEma
 from dalle_jax.train.optim.optimizers import AdamW
+from dalle_jax.train.optim.parameter_masks import is_matrix
 from dalle_jax.train.optim.schedules import ConstantRate
-from dalle_jax.train.optim.weight_decay import is_matrix
 from dalle_jax.train.task import Task
+from dalle_jax.train.trainer import Trainer
 
 ONE = Mesh(1, 1, 1)
 MESHES = {"8x1x1": Mesh(8, 1, 1), "1x8x1": Mesh(1, 8, 1), "2x2x2": Mesh(2, 2, 2)}
@@ -116,15 +116,15 @@ def batch_of() -> dict[str, np.ndarray]:
 
 @functools.cache
 def run(kind: str, mesh: Mesh, accumulate: int = 1) -> SimpleNamespace:
-    """One step of the trainer: what it found, and the state that it leaves behind."""
+    """Take one step of the trainer; return its loss and gradients, and the state after it."""
     layout = Layout(make_mesh(mesh), Rules())
     optimizer = AdamW(beta1=0.0)
     trainer = Trainer(
         steps=10, schedule=ConstantRate(1e-3), optimizer=optimizer, ema=ConstantEma(0.9), accumulate=accumulate
     )
     runner = CompiledTask(task_of(kind), trainer, layout)
-    state, sums = runner.step(runner.plan.born(layout, 0), None, layout.put_batch(batch_of()))
-    adams = state.optimizers.values()
+    state, sums = runner.step(runner.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of()))
+    adams = state.learned.optimizers.values()
     moments = {moment: {k: v for one in adams for k, v in getattr(one, moment).items()} for moment in ("mu", "nu")}
     adam = SimpleNamespace(**moments)
     return SimpleNamespace(
@@ -132,13 +132,13 @@ def run(kind: str, mesh: Mesh, accumulate: int = 1) -> SimpleNamespace:
         gradients={name: np.asarray(value) for name, value in adam.mu.items()},
         state=state,
         adam=adam,
-        plan=runner.plan,
+        spec=runner.state_spec,
         devices=layout.mesh.size,
     )
 
 
 def assert_the_same(many: SimpleNamespace, one: SimpleNamespace) -> None:
-    """Loss and gradients: 1e-5 of the loss, and of the largest entry of each parameter's gradient.
+    """Compare to 1e-5 of the loss, and of the largest entry of each parameter's gradient.
 
     A gradient of nothing but rounding (a bias that moves all logits alike) is held against the largest of all.
     """
@@ -152,11 +152,11 @@ def assert_the_same(many: SimpleNamespace, one: SimpleNamespace) -> None:
 
 KINDS = ("tokenizer", "dvae", "vqgan", "dalle", "dalle_bart", "llamagen", "clip")
 SLOW_TO_COMPILE = ("dvae", "vqgan")
-"""On the mesh that splits everything these are tested always, on the others by ``make test-slow``."""
+"""These kinds are always tested on the mesh 2x2x2, and on the other meshes by ``make test-slow``."""
 
 
 def cases(*meshes: str) -> list:
-    """Every task on each of the meshes."""
+    """Return every task with each of the meshes."""
     slow = {(kind, name) for kind in SLOW_TO_COMPILE for name in meshes if name != "2x2x2"}
     return [
         pytest.param(kind, name, marks=[pytest.mark.slow] if (kind, name) in slow else [])
@@ -178,10 +178,15 @@ def test_eight_devices_compute_the_loss_and_gradients_of_one(kind, name):
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_parameters_moments_and_ema_are_sharded_by_the_rules(kind, name):
     many = run(kind, MESHES[name])
-    assert many.state.params.keys() == many.state.average.keys() == many.adam.mu.keys() == many.adam.nu.keys()
-    for path, value in many.state.params.items():
-        expected = by_the_rules(many.plan.blueprint.axes(path), value.ndim)
-        for tree in (many.state.params, many.state.average, many.adam.mu, many.adam.nu):
+    assert (
+        many.state.learned.params.keys()
+        == many.state.learned.ema_params.keys()
+        == many.adam.mu.keys()
+        == many.adam.nu.keys()
+    )
+    for path, value in many.state.learned.params.items():
+        expected = by_the_rules(many.spec.module_spec.axes(path), value.ndim)
+        for tree in (many.state.learned.params, many.state.learned.ema_params, many.adam.mu, many.adam.nu):
             assert tree[path].sharding.spec == expected, path
             shard = tree[path].sharding.shard_shape(value.shape)
             split = [entry for entry in expected if entry is not None]
@@ -266,15 +271,15 @@ SPECS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_these_parameters_have_these_shardings(kind):
-    params = run(kind, MESHES["2x2x2"]).state.params
+    params = run(kind, MESHES["2x2x2"]).state.learned.params
     assert {name: params[name].sharding.spec for name in SPECS[kind]} == SPECS[kind]
 
 
 @pytest.mark.parametrize(("kind", "name"), cases(*(name for name in MESHES if name != "8x1x1")))
 def test_every_matrix_is_sharded_if_the_mesh_allows(kind, name):
     many = run(kind, MESHES[name])
-    for path, value in many.state.params.items():
-        if is_matrix(path, many.plan.blueprint.axes(path), value.shape):
+    for path, value in many.state.learned.params.items():
+        if is_matrix(path, many.spec.module_spec.axes(path), value.shape):
             assert not value.sharding.is_fully_replicated, path
 
 
@@ -285,7 +290,7 @@ def test_microbatches_on_a_mesh_compute_the_gradients_of_one_batch():
 def test_two_slices_compute_the_gradients_of_one_device_and_each_holds_all_parameters():
     many = run("dalle", Mesh(1, 2, 2, slices=2))
     assert_the_same(many, run("dalle", ONE))
-    params = many.state.params
+    params = many.state.learned.params
     assert {name: params[name].sharding.spec for name in SPECS["dalle"]} == SPECS["dalle"]
 
 

@@ -1,4 +1,4 @@
-"""Collectives counted on HLO text written by hand, in the forms that the compilers write."""
+"""Collectives of HLO text that is written by hand, in the forms of the compilers."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def only(text: str, devices: int = 8) -> Collective:
     return found
 
 
-def test_the_body_of_a_loop_counts_as_often_as_its_counter_says():
+def test_the_body_of_a_loop_counts_once_per_iteration():
     found = traffic(LOOP, 8)
     assert set(found.collectives) == {
         Collective("all-gather", 32 * 16 * 4, 4, 15),
@@ -60,7 +60,7 @@ def test_the_body_of_a_loop_counts_as_often_as_its_counter_says():
     assert found.sent == table["all-gather"]["sent"] + table["all-reduce"]["sent"]
 
 
-def test_a_length_that_the_compiler_wrote_down_is_taken():
+def test_the_trip_count_of_the_compiler_is_used():
     known = LOOP.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"7"}}')
     assert {one.times for one in traffic(known, 8).collectives} == {7}
 
@@ -72,7 +72,7 @@ def test_a_loop_of_unknown_length_is_named_and_counted_once():
     assert {one.times for one in found.collectives} == {1}
 
 
-def test_a_channel_that_stands_in_several_computations_counts_once():
+def test_a_channel_in_several_computations_counts_once():
     repeated = LOOP.replace(
         "ENTRY",
         "%async (q: f32[8,16]) -> f32[32,16] {\n"
@@ -83,13 +83,13 @@ def test_a_channel_that_stands_in_several_computations_counts_once():
     assert traffic(repeated, 8).collectives == traffic(LOOP, 8).collectives
 
 
-def test_a_channel_that_no_run_reaches_is_an_error():
+def test_a_channel_in_an_unreachable_computation_is_an_error():
     lost = LOOP.replace("while(%start), condition=%condition, body=%body", "custom-call(%start)")
     with pytest.raises(AssertionError, match=r"channels \['1', '2'\]"):
         traffic(lost, 8)
 
 
-def test_results_that_hold_their_operands_count_the_results():
+def test_operands_within_the_result_of_a_start_are_not_counted():
     gather = "(f32[4]{0}, f32[16]{0}) all-gather-start(%x), channel_id=3, replica_groups=[2,4]<=[8], dimensions={0}"
     several = (
         "((f32[4]{0}, bf16[4]{0}), (f32[16]{0}, bf16[16]{0})) all-gather-start(%x, %y), channel_id=3, "

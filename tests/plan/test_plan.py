@@ -1,4 +1,4 @@
-"""A small transformer compiled for four chips that are not there. Needs libtpu (the extra ``plan``)."""
+"""Plans of a small transformer for four TPU chips. They need libtpu (the extra ``plan``) and no TPU."""
 
 import importlib.util
 import json
@@ -77,7 +77,7 @@ def test_a_small_model_fits_and_the_report_adds_up(config):
 
 
 @needs_libtpu
-def test_a_batch_that_does_not_fit_is_a_no_that_says_what_would(config):
+def test_a_batch_that_does_not_fit_exits_with_1_and_names_a_batch_and_a_slice_that_fit(config):
     done = plan(config, "--set", "data.batch_size=65536", "--json")
     assert done.returncode == 1, done.stderr
     report = json.loads(done.stdout)
@@ -90,7 +90,7 @@ def test_a_batch_that_does_not_fit_is_a_no_that_says_what_would(config):
 
 
 @needs_libtpu
-def test_a_state_that_does_not_fit_is_a_no_without_compiling_its_step(config):
+def test_a_state_that_does_not_fit_exits_with_1_without_compiling_the_step(config):
     changes = ("width=8192", "heads=128", "depth=40", "remat='full'")
     done = plan(config, "--json", "--no-search", *(flag for one in changes for flag in ("--set", f"task.model.{one}")))
     assert done.returncode == 1, done.stderr
@@ -109,7 +109,7 @@ def test_a_state_that_does_not_fit_is_a_no_without_compiling_its_step(config):
         ("task.model.width=127", "does not divide"),
     ],
 )
-def test_what_does_not_divide_is_bad_input_as_in_training(config, change, says):
+def test_a_size_that_the_mesh_does_not_divide_is_an_input_error(config, change, says):
     done = plan(config, "--set", change, "--no-search")
     assert done.returncode == 2
     assert says in done.stderr and "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""Names of slices, roofline and what is said of a plan: without a compiler."""
+"""Topologies, the roofline and the messages of ``plan``, without a compiler."""
 
 import argparse
 import importlib.util
@@ -18,7 +18,7 @@ from dalle_jax.tasks.generate_codes import GenerateCodes
 CODES = DalleConfig(text_vocab=20, text_length=6, codebook_size=16, grid=(2, 2), width=16, depth=1, heads=2)
 
 
-def test_a_slice_is_a_family_and_its_sides():
+def test_a_topology_is_parsed_into_family_and_shape():
     assert parse("v5p:8x8x8") == Topology("v5p", (8, 8, 8))
     assert parse("v5e:2x4", slices=3).chips == 24
     assert str(parse("v5e:2x4", slices=3)) == "3 slices of v5e:2x4"
@@ -36,7 +36,7 @@ def test_a_slice_is_a_family_and_its_sides():
         ("v4:4x4x4 ", "as 3 numbers"),
     ],
 )
-def test_what_is_no_slice_is_an_error_that_shows_one(text, says):
+def test_an_unknown_topology_is_an_error_with_an_example(text, says):
     with pytest.raises(UserError, match="--topology") as error:
         parse(text)
     assert says in str(error.value)
@@ -47,35 +47,35 @@ def test_a_number_of_slices_below_one_is_an_error():
         parse("v5e:2x2", slices=0)
 
 
-def test_every_family_has_its_chip_and_its_slices_grow():
+def test_every_family_has_a_chip_and_its_slices_are_in_order_of_size():
     for family, shapes in SLICES.items():
         chips = [Topology(family, shape).chips for shape in shapes]
         assert chips == sorted(set(chips)) and chip_named(family)
         assert [one.chips for one in Topology(family, shapes[0]).larger()] == chips[1:]
 
 
-def test_without_the_compiler_there_is_one_line_that_names_the_extra(monkeypatch):
+def test_without_libtpu_the_error_names_the_extra_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs libtpu.*dalle-jax\[plan\]"):
         parse("v5e:2x2").devices()
 
 
-def test_the_roofline_is_work_over_what_is_published():
+def test_the_roofline_divides_work_by_the_published_figures():
     line = roofline(chip_named("v5e"), devices=4, hardware_flops=4 * 197e12, peak=819 * 10**9, sent=100e9)
     assert (line.products, line.memory, line.collectives) == (1.0, 2.0, 0.5)
     assert (line.least, line.most, line.bound_by) == (2.0, 3.5, "memory")
     half = roofline(chip_named("tpu7x"), devices=2, hardware_flops=2307e12, peak=0, sent=0.0)
-    assert half.products == 1.0  # two devices are one chip
+    assert half.products == 1.0  # a chip has two devices
 
 
-def test_a_tokenizer_that_is_not_there_yet_is_one_error_with_its_cure(tmp_path: Path):
+def test_an_image_tokenizer_that_does_not_exist_yet_is_an_error_with_a_suggestion(tmp_path: Path):
     task = GenerateCodes(CODES, Captions("none"), image_tokenizer=str(tmp_path / "none"), image_size=8)
     with pytest.raises(UserError, match=r"expected a trained image tokenizer.*--set task\.image_size=None"):
         command.check_tokenizer(task)
     command.check_tokenizer(GenerateCodes(CODES, Captions("none")))
 
 
-def test_a_text_model_that_is_not_there_is_said_not_to_be_checked(tmp_path: Path):
+def test_a_text_tokenizer_that_does_not_exist_yet_is_listed_as_not_checked(tmp_path: Path):
     there = tmp_path / "text.model"
     there.write_bytes(b"")
     assert command.unchecked(GenerateCodes(CODES, Captions(str(there)))) == []
@@ -83,7 +83,7 @@ def test_a_text_model_that_is_not_there_is_said_not_to_be_checked(tmp_path: Path
     assert "not/there.model" in said
 
 
-def test_the_command_asks_for_a_topology():
+def test_the_command_takes_a_topology_and_repeated_set_flags():
     parser = argparse.ArgumentParser(exit_on_error=False)
     command.add_arguments(parser)
     args = parser.parse_args(["x.gin", "--topology", "v5e:2x2", "--set", "a=1", "--set", "b=2"])

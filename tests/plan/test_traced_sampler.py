@@ -1,4 +1,4 @@
-"""The sampler of each transformer as ``plan --sample`` traces it. Only compiling it needs libtpu (test_plan.py)."""
+"""The sampler that ``plan --sample`` traces for each transformer. Only compiling needs libtpu (test_plan.py)."""
 
 import pytest
 
@@ -16,8 +16,8 @@ from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.tokenize_images import TokenizeImages
-from dalle_jax.train.loop import Trainer
 from dalle_jax.train.optim.schedules import ConstantRate
+from dalle_jax.train.trainer import Trainer
 
 PROMPTS = 4
 ABSENT = Captions(file="not/there.model")

@@ -1,4 +1,4 @@
-"""Training CLIP in its variants: the ResNet with its statistics, the sigmoid loss with its bias."""
+"""CLIP's task: batch statistics of the ResNet, the sigmoid loss, and the bound on the logit scale."""
 
 import math
 
@@ -18,9 +18,9 @@ from dalle_jax.tasks.align_text_images import AlignTextImages, TextImageAlignmen
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.text.sentencepiece import train_sentencepiece
 from dalle_jax.train.compiled import CompiledTask
-from dalle_jax.train.loop import Trainer
 from dalle_jax.train.optim.optimizers import AdamW
 from dalle_jax.train.optim.schedules import ConstantRate
+from dalle_jax.train.trainer import Trainer
 
 LAYOUT = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
 TOWER = TowerConfig(width=16, layers=1, heads=2)
@@ -45,14 +45,14 @@ def batch_of(task: TextImageAlignment) -> dict:
     return {name: jnp.asarray(rows) for name, rows in task.prepare(examples, [(0, row) for row in range(4)]).items()}
 
 
-def born(task: TextImageAlignment):
-    """The network, compiled whole: op by op it takes several times as long."""
+def initialised(task: TextImageAlignment):
+    """Create the network in one compiled function, which is several times faster than op by op."""
     graph = nnx.split(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))[0]
     return nnx.merge(graph, jax.jit(lambda: nnx.split(task.init(nnx.Rngs(0)))[1])())
 
 
 def trained(task: TextImageAlignment, module, batch):
-    """Loss, sums, gradients of the parameters, and the variables that are none afterwards."""
+    """Return the loss, the sums, the gradients, and the variables that are not parameters."""
     graph, params, others = nnx.split(module, nnx.Param, ...)
 
     @jax.jit
@@ -71,7 +71,7 @@ def trained(task: TextImageAlignment, module, batch):
 def test_a_resnet_trains_by_its_batch_and_is_evaluated_by_its_statistics(captions):
     model = clip_config(patch=32, vision=ResNetConfig(width=2, layers=(1, 1, 1, 1)))
     task = AlignTextImages(model=model, captions=captions).open(LAYOUT)
-    module = born(task)
+    module = initialised(task)
     batch = batch_of(task)
     value, sums, gradients, others = trained(task, module, batch)
     assert np.isfinite(float(value)) and set(sums) == {"loss", "logit_scale", "loss_of_uniform"}
@@ -89,7 +89,7 @@ def test_the_sigmoid_loss_trains_scale_and_bias(captions):
     task = AlignTextImages(
         model=clip_config(initial_bias=-10.0, initial_scale=10.0), captions=captions, contrast="sigmoid"
     ).open(LAYOUT)
-    module = born(task)
+    module = initialised(task)
     batch = batch_of(task)
     value, sums, gradients, _ = trained(task, module, batch)
     encode = jax.jit(lambda batch: (module.encode_image(batch["pixels"] / 255.0), module.encode_text(batch["text"])))
@@ -103,7 +103,7 @@ def test_the_sigmoid_loss_trains_scale_and_bias(captions):
 
 
 @pytest.mark.parametrize(("bias", "contrast"), [(None, "sigmoid"), (-10.0, "softmax")])
-def test_a_bias_without_the_sigmoid_or_the_other_way_round_is_refused(captions, bias, contrast):
+def test_a_bias_without_the_sigmoid_and_a_sigmoid_without_a_bias_are_refused(captions, bias, contrast):
     with pytest.raises(ValueError, match=r"a sigmoid needs a bias \(SigLIP's is -10\)"):
         AlignTextImages(model=clip_config(initial_bias=bias), captions=captions, contrast=contrast)
 
@@ -125,21 +125,22 @@ LN_100 = math.log(100)
 
 
 def scale_after_a_step(task: TextImageAlignment, log_scale: float) -> tuple[float, float]:
-    """The gradient of the logarithm of the scale, and its value after one step of the trainer from ``log_scale``."""
+    """Return the gradient of the log scale, and its value after one step of the trainer from ``log_scale``."""
     trainer = Trainer(steps=10, schedule=ConstantRate(0.01), optimizer=AdamW(beta1=0.0))
     runner = CompiledTask(task, trainer, LAYOUT)
-    state = runner.plan.born(LAYOUT, 0)
-    state = state._replace(params=state.params | {"log_scale": jnp.float32(log_scale)})
+    state = runner.state_spec.init_sharded(LAYOUT, 0)
+    learned = state.learned._replace(params=state.learned.params | {"log_scale": jnp.float32(log_scale)})
+    state = state._replace(learned=learned)
     batch = {name: np.asarray(values) for name, values in batch_of(task).items()}
     state, _ = runner.step(state, None, LAYOUT.put_batch(batch))
-    return float(state.optimizers["align"].mu["log_scale"]), float(state.params["log_scale"])
+    return float(state.learned.optimizers["align"].mu["log_scale"]), float(state.learned.params["log_scale"])
 
 
 @pytest.mark.parametrize("log_scale", [LN_100 - 0.1, LN_100, LN_100 + 0.1])
 def test_the_scale_has_its_full_gradient_below_at_and_above_its_bound(captions, log_scale):
-    """The derivative of the softmax loss with respect to its scale, by hand, from the embeddings."""
+    """The expected value is the derivative of the softmax loss, computed from the embeddings in float64."""
     task = AlignTextImages(model=clip_config(), captions=captions).open(LAYOUT)
-    module, batch = born(task), batch_of(task)
+    module, batch = initialised(task), batch_of(task)
     encode = jax.jit(lambda batch: (module.encode_image(batch["pixels"] / 255.0), module.encode_text(batch["text"])))
     image, text = (np.asarray(x, np.float64) for x in encode(batch))
     cosines, scale = image @ text.T, math.exp(log_scale)
@@ -155,7 +156,7 @@ def test_the_scale_has_its_full_gradient_below_at_and_above_its_bound(captions, 
     assert gradient == pytest.approx(wanted, rel=1e-3)
 
 
-def test_the_scale_is_clipped_after_the_update_and_comes_back_from_its_bound(captions):
+def test_the_scale_is_clipped_after_the_update_and_can_decrease_from_its_bound(captions):
     task = AlignTextImages(model=clip_config(), captions=captions).open(LAYOUT)
     gradient, after = scale_after_a_step(task, LN_100 + 0.5)
     assert after == np.float32(LN_100)  # an update of 0.01 cannot have done it

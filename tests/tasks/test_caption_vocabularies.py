@@ -31,7 +31,7 @@ def captions(request, tmp_path) -> Captions:
     return Captions(file=str(path), dropout=0.5, vocabulary=BartBpe(lower=True))
 
 
-def test_the_tokenizer_travels_with_the_checkpoint(captions, tmp_path):
+def test_a_checkpoint_carries_the_text_tokenizer(captions, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     for name, content in captions.open(9).files().items():
@@ -44,7 +44,7 @@ def test_the_tokenizer_travels_with_the_checkpoint(captions, tmp_path):
         load_text(tmp_path, 9)
 
 
-def test_merges_are_dropped_by_each_captions_seed_in_training_alone(captions):
+def test_merges_are_dropped_by_the_seed_of_each_caption_and_only_in_training(captions):
     tokenizer = captions.open(16)
     texts = ["red a red"] * 20
     seeds = [(1, row) for row in range(20)]
@@ -55,7 +55,7 @@ def test_merges_are_dropped_by_each_captions_seed_in_training_alone(captions):
     assert len({row.tobytes() for row in tokenizer.rows(texts, None)}) == 1
 
 
-def test_a_model_of_another_vocabulary_or_padding_is_refused(captions):
+def test_a_model_with_a_different_vocabulary_or_padding_is_refused(captions):
     tokenizer = captions.open(8)
     found = tokenizer.tokenizer.vocab_size
     pad = PAD[type(captions.vocabulary)]
@@ -71,7 +71,7 @@ def test_a_model_of_another_vocabulary_or_padding_is_refused(captions):
             tokenizer.check_model(found + 7, "here", pad=pad)
 
 
-def test_the_empty_caption_of_a_model_is_the_tokenizers(captions):
+def test_a_model_with_a_different_empty_caption_is_refused(captions):
     tokenizer = captions.open(8)
     found, pad = tokenizer.tokenizer.vocab_size, PAD[type(captions.vocabulary)]
     empty = {SentencePieceModel: (), ClipBpe: (found - 2, found - 1), BartBpe: (0, 2)}[type(captions.vocabulary)]

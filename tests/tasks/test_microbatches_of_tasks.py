@@ -1,4 +1,4 @@
-"""Every task: one step in four microbatches finds the gradients and the state of the whole batch, or is refused."""
+"""Every task: a step in four microbatches computes the gradients and state of the whole batch, or is refused."""
 
 import dataclasses
 import functools
@@ -17,10 +17,10 @@ from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.generate_from_conditions import ConditionalCodeGeneration, GenerateFromConditions
 from dalle_jax.tasks.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
 from dalle_jax.train.compiled import CompiledTask
-from dalle_jax.train.loop import Trainer
 from dalle_jax.train.optim.optimizers import AdamW
 from dalle_jax.train.optim.schedules import ConstantRate
 from dalle_jax.train.task import Task
+from dalle_jax.train.trainer import Trainer
 from tests.parallel.test_sharded_tasks import DVAE, MODELS, SIDE, UNREAD, batch_of, clip_task, code_task, task_of
 
 SIGMOID = dataclasses.replace(MODELS["clip"], initial_bias=-10.0, initial_scale=10.0)
@@ -28,7 +28,7 @@ RESNET = dataclasses.replace(MODELS["clip"], image_size=32, patch=32, vision=Res
 
 
 def llamagen() -> ConditionalCodeGeneration:
-    """A task that blanks no conditions at random."""
+    """Return a task that blanks no conditions."""
     return ConditionalCodeGeneration(GenerateFromConditions(model=MODELS["llamagen"], blanks=0.0))
 
 
@@ -62,17 +62,17 @@ def runner_of(task: Task, accumulate: int, mesh: Mesh = Mesh(1, 1, 1)) -> tuple[
 
 @functools.cache
 def stepped(kind: str, accumulate: int, mesh: Mesh = Mesh(1, 1, 1)) -> dict[str, np.ndarray]:  # noqa: B008 (frozen)
-    """The loss, the gradients (the first moment with beta1 = 0) and the variables that are not parameters."""
+    """Return the loss, the gradients (the first moment with beta1 = 0) and the variables that are not parameters."""
     runner, layout = runner_of(TASKS[kind](), accumulate, mesh)
-    state, sums = runner.step(runner.plan.born(layout, 0), None, layout.put_batch(batch_of()))
+    state, sums = runner.step(runner.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of()))
     found = {"loss": np.asarray(sums["loss"][0] / sums["loss"][1])}
-    for optimizer in state.optimizers.values():
+    for optimizer in state.learned.optimizers.values():
         found |= {f"gradient of {name}": np.asarray(value) for name, value in optimizer.mu.items()}
-    return found | {name: np.asarray(value) for name, value in state.others.items()}
+    return found | {name: np.asarray(value) for name, value in state.learned.non_params.items()}
 
 
 def assert_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
-    """To 1e-5 of the largest entry of each array; gradients of rounding alone, of the largest of all gradients."""
+    """Compare to 1e-5 of each array's largest entry; gradients that are only rounding, to the largest of all."""
     assert found.keys() == wanted.keys()
     largest = max(np.abs(value).max() for name, value in wanted.items() if name.startswith("gradient"))
     for name, value in wanted.items():
@@ -82,8 +82,8 @@ def assert_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) ->
 
 
 @pytest.mark.parametrize("kind", TASKS)
-def test_four_microbatches_find_the_gradients_and_the_state_of_the_whole_batch(kind, monkeypatch):
-    """The dVAE without its noise, which is drawn for each microbatch."""
+def test_four_microbatches_compute_the_gradients_and_the_state_of_the_whole_batch(kind, monkeypatch):
+    """The dVAE has its noise removed, because each microbatch draws its own."""
     monkeypatch.setattr(
         tokenize_images_dvae, "gumbel_softmax", lambda logits, temperature, key: jax.nn.softmax(logits / temperature)
     )
@@ -93,7 +93,7 @@ def test_four_microbatches_find_the_gradients_and_the_state_of_the_whole_batch(k
 @pytest.mark.parametrize(
     ("kind", "mesh"), [("clip", Mesh(8, 1, 1)), ("clip", Mesh(2, 2, 2)), ("tokenizer", Mesh(2, 2, 2))]
 )
-def test_microbatches_on_eight_devices_find_what_one_device_finds_in_one_batch(kind, mesh):
+def test_microbatches_on_eight_devices_compute_the_gradients_of_one_batch_on_one_device(kind, mesh):
     assert_equal(stepped(kind, 2, mesh), stepped(kind, 1))
 
 
@@ -110,18 +110,18 @@ def test_a_share_of_images_that_a_microbatch_would_round_is_refused():
     task = clip_task(AlignTextImages(model=MODELS["clip"], captions=UNREAD, reconstructed=0.375))  # 6 of 16, 1.5 of 4
     runner, layout = runner_of(task, 4)
     with pytest.raises(UserError, match=r"task\.reconstructed = 0\.375 is a whole number .* got microbatches of 4"):
-        runner.step(runner.plan.born(layout, 0), None, layout.put_batch(batch_of()))
+        runner.step(runner.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of()))
 
 
-def test_microbatches_of_a_clip_need_the_memory_of_one():
-    """The temporaries of the compiled step: activations of 256 rows at once, or of 32."""
+def test_a_clip_in_microbatches_needs_the_memory_of_one_microbatch():
+    """The compiled step holds the activations of 256 rows at once, or of 32."""
 
     def temporaries(accumulate: int) -> int:
         runner, layout = runner_of(TASKS["clip"](), accumulate)
         batch = layout.put_batch(
             {name: np.tile(rows, (16, *(1,) * (rows.ndim - 1))) for name, rows in batch_of().items()}
         )
-        step = runner._step.lower(runner.plan.target(), runner._frozen, batch, runner._key).compile()
+        step = runner._step.lower(runner.state_spec.target(), runner._frozen, batch, runner._key).compile()
         return step.memory_analysis().temp_size_in_bytes
 
     assert temporaries(8) < temporaries(1) / 3

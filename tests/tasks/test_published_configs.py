@@ -1,8 +1,7 @@
-"""Every training config under configs/runs takes a step of the real trainer, its network made small and thin.
+"""Every training config under configs/runs takes a step of the real trainer, with a small network.
 
-Only sizes are changed, and the length of warm-ups: attention, norms, dtype, remat, optimizer, schedule, averaging and
-accumulation are the file's. Files that differ in sizes and machines alone are one run, which is compiled
-once.
+Only sizes and the lengths of warm-ups are changed. Attention, norms, dtype, remat, optimizer, schedule, averaging and
+accumulation are those of the file. Files that differ only in sizes and machines share one compiled run.
 """
 
 import dataclasses
@@ -46,12 +45,12 @@ SMALL = {
     "DiscriminatorConfig": {"width": 8, "layers": 2},
     "ConstantRate": {"warmup": 100},
 }
-"""What each config dataclass becomes; a model that is not here is stepped at its full size, so add it."""
+"""The sizes that replace those of each config dataclass. Add a new model, or its test runs at full size."""
 LARGEST = 400_000
 
 
 def read(file: Path):
-    """The run of a file, or None for what other files share."""
+    """Load the run of a file, or return None for a file that other files include."""
     try:
         return load(CONFIGS / file, Run)
     except UserError as error:
@@ -61,7 +60,7 @@ def read(file: Path):
 
 
 def small(config):
-    """The same with the sizes of ``SMALL``, all the way down."""
+    """Return the config with the sizes of ``SMALL``, in all nested configs."""
     changes = {
         field.name: small(value)
         for field in dataclasses.fields(config)
@@ -78,18 +77,18 @@ OWN_RECIPES = {
     "your_data": "tests/commands/test_own_data.py runs the whole of it on a few images",
     "your_data_128": "your_data at other sizes",
 }
-"""Folders of training configs that are ours and no published model's, and where their steps are taken instead."""
+"""Folders of training configs that are not of published models, and the tests that run them."""
 SHARED = {"dalle1", "dalle_bart", "llamagen"}
-"""What several published configs include, and no run by itself."""
+"""Files that several published configs include, and that are not runs."""
 OTHER_RUNS = {"scenes": "a DemoRun over the folder of that name"}
 
 
-def test_the_published_models_are_among_them():
+def test_the_published_models_are_among_the_configs():
     published = {"dalle1_12b", "dalle1_5b6", "dalle1_2b8", "dalle_mini", "dalle_mega", "clip_vit_l14", "dvae"}
     assert published | {"vqgan_f16", "llamagen_c2i_b", "llamagen_t2i_xl"} <= {one.stem for one in TRAINED}
 
 
-def test_every_config_of_runs_takes_a_step_here_or_is_left_out_for_a_reason():
+def test_every_config_is_trained_here_or_listed_with_a_reason():
     assert {one.stem for one in FILES} == {one.stem for one in TRAINED} | SHARED | OTHER_RUNS.keys()
     assert all(read(CONFIGS / "runs" / f"{name}.gin") is None for name in SHARED)
     texts = [(CONFIGS / file).read_text() for file in TRAINED]
@@ -101,7 +100,7 @@ def test_every_config_of_runs_takes_a_step_here_or_is_left_out_for_a_reason():
 
 @functools.cache
 def prepared(file: Path):
-    """Task, trainer and rows of a batch; and what tells it from others."""
+    """Return task, trainer, batch size, and the text that equal runs share."""
     run = small(read(file))
     run = dataclasses.replace(run, mesh=Mesh(1, 1, 1), rules=Rules())
     rows = 2 * run.trainer.accumulate
@@ -124,19 +123,19 @@ def batch_of(task, rows: int):
 
 @functools.cache
 def stepped(text: str, file: Path):
-    """The state before and after a step, and the loss."""
+    """Return the state after a step, and the loss."""
     del text
     task, trainer, rows, _ = prepared(file)
     layout = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
     runner = CompiledTask(task, trainer, layout)
-    assert sum(leaf.size for leaf in jax.tree.leaves(runner.plan.abstract.params)) < LARGEST
-    state, sums = runner.step(runner.plan.born(layout, 0), None, layout.put_batch(batch_of(task, rows)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(runner.state_spec.abstract.learned.params)) < LARGEST
+    state, sums = runner.step(runner.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of(task, rows)))
     return state, float(sums["loss"][0]) / float(sums["loss"][1])
 
 
 @functools.cache
 def first_like(text: str) -> Path:
-    """The first file that is the same run."""
+    """Return the first file with the same run."""
     return next(file for file in TRAINED if prepared(file)[3] == text)
 
 
@@ -145,10 +144,10 @@ def test_a_config_takes_a_step(file):
     text = prepared(file)[3]
     state, loss = stepped(text, first_like(text))
     assert np.isfinite(loss)
-    assert abs(loss) > 0.01  # of a density (the dVAE) it may be negative
-    assert int(state.step) == 1
-    for name, value in state.params.items():
+    assert abs(loss) > 0.01  # the dVAE's may be negative
+    assert int(state.counted.step) == 1
+    for name, value in state.learned.params.items():
         assert jnp.isfinite(value).all(), name
-    moments = [leaf for leaf in jax.tree.leaves(state.optimizers) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    # LlamaGen's head begins as zeros, behind which no gradient comes in the first step.
+    moments = [leaf for leaf in jax.tree.leaves(state.learned.optimizers) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    # LlamaGen's head starts at zero, so the layers before it have no gradient in the first step.
     assert [leaf for leaf in moments if leaf.ndim and float(jnp.abs(leaf).max()) > 0]

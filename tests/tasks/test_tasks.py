@@ -42,7 +42,7 @@ def generate(captions) -> CodeGeneration:
 
 
 def changed(task: CodeGeneration, **changes) -> CodeGeneration:
-    """The task with another config; without an image tokenizer if the config names none."""
+    """Return the task with changes to its config; without an image tokenizer if the config names none."""
     config = replace(task.config, **changes)
     return CodeGeneration(config, task.captions, None if config.image_tokenizer is None else task.image_tokenizer)
 
@@ -60,7 +60,7 @@ def batch(generate) -> dict:
     return {name: jnp.asarray(array) for name, array in prepared.items()}
 
 
-def test_the_loss_weighs_text_and_image_each_by_its_own_mean(generate, batch):
+def test_the_loss_is_the_weighted_sum_of_the_means_over_text_and_image(generate, batch):
     module, tokenizer = Dalle(generate.config.model, rngs=nnx.Rngs(0)), generate.image_tokenizer
     plain = changed(generate, blank_captions=0.0)
     loss, sums = plain.loss(module, generate.frozen(), batch, jax.random.key(0), jnp.int32(0))
@@ -86,7 +86,7 @@ def test_a_share_of_the_captions_is_blanked_in_training_and_none_in_evaluation(g
     assert abs(float(kept - emptied)) > 1e-4
 
 
-def test_the_effect_of_guidance_is_how_far_a_caption_moves_the_logits(generate, batch):
+def test_the_effect_of_guidance_is_the_mean_change_of_the_logits_by_a_caption(generate, batch):
     module, tokenizer = Dalle(generate.config.model, rngs=nnx.Rngs(0)), generate.image_tokenizer
     codes = tokenizer.encode(batch["pixels"] / 255.0).reshape(4, -1)
     moved = np.asarray(module(batch["text"], codes).image - module(jnp.zeros_like(batch["text"]), codes).image)
@@ -102,7 +102,7 @@ def test_the_effect_of_guidance_is_how_far_a_caption_moves_the_logits(generate, 
     assert "guidance_effect" not in unguided.evaluate(module, generate.frozen(), batch, jax.random.key(0))
 
 
-def test_the_loss_is_also_told_as_a_share_of_guessing(generate, batch):
+def test_the_loss_is_also_given_as_a_share_of_the_uniform_guess(generate, batch):
     module = Dalle(generate.config.model, rngs=nnx.Rngs(0))
     sums = generate.loss(module, generate.frozen(), batch, jax.random.key(0), jnp.int32(0))[1]
     total, weight = sums["image_nll_of_uniform"]
@@ -123,7 +123,7 @@ def test_no_gradient_reaches_the_frozen_tokenizer(generate, batch):
     assert all(float(jnp.abs(leaf).max()) == 0.0 for leaf in leaves)
 
 
-def test_reconstruction_loss_is_what_its_docstring_says():
+def test_the_reconstruction_loss_equals_the_formula_of_its_docstring():
     task = VqvaeReconstruction(TokenizeImages(model=VQVAE, image_size=16, l2=2.0, l1=0.5))
     module, twin = Vqvae(VQVAE, rngs=nnx.Rngs(0)), Vqvae(VQVAE, rngs=nnx.Rngs(0))
     pixels = np.random.default_rng(1).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
@@ -136,43 +136,43 @@ def test_reconstruction_loss_is_what_its_docstring_says():
     np.testing.assert_allclose(sums["mse"][0], np.mean(error**2), rtol=1e-4)
 
 
-def test_an_image_size_that_does_not_divide_is_refused():
+def test_an_image_size_that_the_downsampling_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="multiple of 4"):
         TokenizeImages(model=VQVAE, image_size=18)
 
 
-def test_codes_written_ahead_train_as_their_images_do(generate, batch):
+def test_precomputed_codes_give_the_loss_of_their_images(generate, batch):
     module, tokenizer = Dalle(generate.config.model, rngs=nnx.Rngs(0)), generate.image_tokenizer
-    ahead = changed(generate, image_tokenizer=None, image_size=None)
+    codes_task = changed(generate, image_tokenizer=None, image_size=None)
     codes = np.asarray(tokenizer.encode(batch["pixels"] / 255.0))  # [B h w]
-    prepared = ahead.prepare({"codes": list(codes), "caption": ["a red circle", "a blue square"] * 2}, None)
-    spec = ahead.batch_spec(4)
+    prepared = codes_task.prepare({"codes": list(codes), "caption": ["a red circle", "a blue square"] * 2}, None)
+    spec = codes_task.batch_spec(4)
     assert {name: (rows.shape, rows.dtype) for name, rows in prepared.items()} == {
         name: (one.shape, one.dtype) for name, one in spec.items()
     }
     prepared = {name: jnp.asarray(rows) for name, rows in prepared.items()}
     key, step = jax.random.key(0), jnp.int32(0)
     images = generate.loss(module, generate.frozen(), batch, key, step)
-    np.testing.assert_allclose(ahead.loss(module, {}, prepared, key, step)[0], images[0], rtol=1e-6)
+    np.testing.assert_allclose(codes_task.loss(module, {}, prepared, key, step)[0], images[0], rtol=1e-6)
     expected = generate.evaluate(module, generate.frozen(), batch, key)["image_nll"]
-    np.testing.assert_allclose(ahead.evaluate(module, {}, prepared, key)["image_nll"], expected, rtol=1e-6)
-    assert ahead.frozen() == {} and ahead.images(module, {}, prepared, key) is None
-    assert b"needs = {}" in ahead.model_files()["model.gin"]
+    np.testing.assert_allclose(codes_task.evaluate(module, {}, prepared, key)["image_nll"], expected, rtol=1e-6)
+    assert codes_task.frozen() == {} and codes_task.images(module, {}, prepared, key) is None
+    assert b"needs = {}" in codes_task.model_files()["model.gin"]
 
 
 @pytest.mark.parametrize(
     ("codes", "says"),
     [
-        (None, "expected precomputed codes, .* got examples with caption, image"),
+        (None, "expected precomputed codes, got examples with caption, image"),
         (np.full((4, 4), 16), r"expected 16 codes \(task\.model\.grid \(4, 4\)\) from 0 to 15, got 16 from 16 to 16"),
         (np.zeros((2, 4), int), "got 8 from 0 to 0"),
     ],
 )
-def test_data_without_the_codes_that_a_model_is_for_is_an_error(generate, codes, says):
-    ahead = changed(generate, image_tokenizer=None, image_size=None)
+def test_data_without_codes_or_with_codes_that_do_not_fit_is_refused(generate, codes, says):
+    codes_task = changed(generate, image_tokenizer=None, image_size=None)
     examples = {"caption": ["a red circle"]} | ({"image": [None]} if codes is None else {"codes": [codes]})
     with pytest.raises(UserError, match=says):
-        ahead.prepare(examples, None)
+        codes_task.prepare(examples, None)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_data_without_the_codes_that_a_model_is_for_is_an_error(generate, codes,
         ({"image_tokenizer": None, "image_size": None, "model": "wide"}, "expected 0 without an image_tokenizer"),
     ],
 )
-def test_half_of_a_tokenizer_is_an_error(generate, changes, says):
+def test_an_image_size_or_code_width_without_an_image_tokenizer_is_refused(generate, changes, says):
     settings = vars(generate.config) | changes
     if settings["model"] == "wide":
         settings["model"] = replace(generate.config.model, code_width=4)
@@ -190,7 +190,7 @@ def test_half_of_a_tokenizer_is_an_error(generate, changes, says):
         GenerateCodes(**settings)
 
 
-def test_a_model_that_reads_another_padding_than_the_text_tokenizers_is_refused(captions):
+def test_a_model_with_a_padding_id_that_the_text_tokenizer_does_not_use_is_refused(captions):
     model = DalleBartConfig(
         text_vocab=captions.open(6).tokenizer.vocab_size, text_length=6, codebook_size=16, grid=(4, 4), width=16,
         encoder_layers=1, encoder_heads=2, encoder_hidden=8, decoder_layers=1, decoder_heads=2, decoder_hidden=8,

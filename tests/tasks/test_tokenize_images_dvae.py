@@ -18,7 +18,7 @@ TASK = DvaeReconstruction(CONFIG)
 PIXELS = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8))
 
 
-def test_the_paper_s_schedules_begin_and_end_where_they_should():
+def test_the_default_schedules_have_the_values_of_the_paper():
     at = [float(CONFIG.temperature.value(jnp.int32(step))) for step in (0, 75_000, 150_000, 2_000_000)]
     np.testing.assert_allclose(at, [1.0, (1 + 1 / 16) / 2, 1 / 16, 1 / 16], rtol=1e-5)
     at = [float(CONFIG.kl_weight.value(jnp.int32(step))) for step in (0, 1250, 5000, 5001)]
@@ -26,7 +26,7 @@ def test_the_paper_s_schedules_begin_and_end_where_they_should():
 
 
 @pytest.mark.parametrize("step", [0, 2500, 10_000])
-def test_the_loss_is_the_bound_per_value_of_the_image(step):
+def test_the_loss_is_the_bound_divided_by_the_number_of_values(step):
     module, key = TASK.init(nnx.Rngs(0)), jax.random.key(1)
     loss, sums = TASK.loss(module, {}, {"pixels": PIXELS}, key, jnp.int32(step))
     logits = module.logits(PIXELS / 255.0)
@@ -38,7 +38,7 @@ def test_the_loss_is_the_bound_per_value_of_the_image(step):
     assert float(sums["temperature"][0]) <= 1.0
 
 
-def test_choices_of_ours_bend_the_log_scale_and_add_the_marginal_s_divergence():
+def test_log_scale_floor_bounds_the_log_scale_and_marginal_weight_adds_the_marginal_divergence():
     ours = DvaeReconstruction(dataclasses.replace(CONFIG, log_scale_floor=-1.0, marginal_weight=0.5))
     module, key = ours.init(nnx.Rngs(0)), jax.random.key(1)
     loss, sums = ours.loss(module, {}, {"pixels": PIXELS}, key, jnp.int32(0))
@@ -51,14 +51,14 @@ def test_choices_of_ours_bend_the_log_scale_and_add_the_marginal_s_divergence():
     np.testing.assert_allclose(sums["marginal_kl"][0], marginal_kl_from_uniform(logits), rtol=1e-5)
 
 
-def test_grey_begins_as_nothing_and_codes_with_variance_one():
+def test_at_initialisation_grey_maps_to_zero_and_code_vectors_have_variance_one():
     module = Dvae(dataclasses.replace(MODEL, codebook_size=512, code_width=64), rngs=nnx.Rngs(0))
     grey = module.encoder.input(map_pixels(jnp.full((1, 16, 16, 3), 0.5)))
-    np.testing.assert_allclose(grey[:, 3:-3, 3:-3], 0.0, atol=1e-5)  # zeros beyond the border are no grey
+    np.testing.assert_allclose(grey[:, 3:-3, 3:-3], 0.0, atol=1e-5)  # the padding at the border is not grey
     np.testing.assert_allclose(module.code_vectors.std(), 1.0, atol=0.02)
 
 
-def test_a_temperature_of_nothing_and_a_schedule_of_no_steps_are_refused():
+def test_a_temperature_of_zero_and_a_schedule_of_zero_steps_are_refused():
     with pytest.raises(ValueError, match=r"temperature: expected more than 0 all along, got 1\.0 to 0\.0"):
         TokenizeImagesDvae(model=MODEL, image_size=16, temperature=Cosine(1.0, 0.0, 10))
     with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
@@ -67,7 +67,7 @@ def test_a_temperature_of_nothing_and_a_schedule_of_no_steps_are_refused():
         TokenizeImagesDvae(model=MODEL, image_size=18)
 
 
-def test_it_learns_four_images_of_flat_squares():
+def test_training_overfits_four_images_of_flat_squares():
     config = dataclasses.replace(CONFIG, temperature=Cosine(1.0, 0.1, 150), kl_weight=Cosine(0.0, 0.0, 1))
     task = DvaeReconstruction(config)
     squares = np.random.default_rng(3).choice(np.array([0, 90, 180, 255], np.uint8), (4, 4, 4, 3))

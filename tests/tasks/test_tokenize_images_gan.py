@@ -47,7 +47,7 @@ def codebook_of(quantized):
 
 
 def assert_trees_close(one, other):
-    """To 2e-4 of each parameter's largest entry; what is nothing but rounding (a bias before a norm) of the whole's."""
+    """Compare to 2e-4 of each parameter's largest entry; gradients that are only rounding, to the largest of all."""
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(other))
     for (path, a), (_, b) in zip(*(nnx.to_flat_state(tree) for tree in (one, other)), strict=True):
         scale = max(float(jnp.abs(b[...]).max()), 1e-2 * largest)
@@ -61,7 +61,7 @@ def split():
 
 @pytest.fixture(scope="module")
 def plain(split):
-    """Values and gradients by separate passes through everything, as the papers write them."""
+    """Return the terms of the loss and their gradients, each from its own pass, as in the paper."""
     graph, state = split
 
     def losses(state):
@@ -74,7 +74,7 @@ def plain(split):
 
 
 @pytest.mark.parametrize("step", [9, 10])
-def test_the_tokenizer_s_loss_and_gradient_are_those_of_the_sum_with_the_adaptive_weight(split, plain, step):
+def test_loss_and_gradient_of_the_generator_are_those_of_the_sum_with_the_adaptive_weight(split, plain, step):
     graph, state = split
     (unlikeness, fooling, codebook), gradients = plain
     kernels = [one["decoder"]["output"]["kernel"][...] for one in gradients[:2]]
@@ -92,7 +92,7 @@ def test_the_tokenizer_s_loss_and_gradient_are_those_of_the_sum_with_the_adaptiv
 
 
 @pytest.mark.parametrize("step", [9, 10])
-def test_the_discriminator_learns_the_hinge_loss_once_it_plays(split, step):
+def test_the_discriminator_minimises_the_hinge_loss_from_its_start_on(split, step):
     graph, state = split
     players = nnx.merge(graph, state)
     drawn = drawn_by(players.generator)[0]
@@ -103,14 +103,14 @@ def test_the_discriminator_learns_the_hinge_loss_once_it_plays(split, step):
     np.testing.assert_allclose(sums["discriminator/real"][0], real.mean(), rtol=1e-5)
 
 
-def test_its_objectives_share_out_all_parameters_between_them(split):
+def test_every_parameter_is_trained_by_exactly_one_objective(split):
     state = split[1]
     found = [nnx.filterlib.to_predicate(objective.trains) for objective in TASK.objectives()]
     for path, variable in nnx.to_flat_state(state):
         assert [bool(trains(path, variable)) for trains in found] == [path[0] == "generator", path[0] != "generator"]
 
 
-def test_what_stands_in_for_lpips_is_said_and_nothing_stands_in_unasked(tmp_path, capsys):
+def test_a_pyramid_replaces_missing_lpips_with_a_warning_and_only_if_the_config_names_one(tmp_path, capsys):
     absent = str(tmp_path / "none")
     told = TokenizeImagesGan(model=MODEL, image_size=8, perceptual=ImportedLpips(absent, otherwise=Pyramid()))
     assert told.open_for_plan().frozen() == {}
@@ -124,10 +124,10 @@ def test_what_stands_in_for_lpips_is_said_and_nothing_stands_in_unasked(tmp_path
         VqganReconstruction(silent, lpips=None)
 
 
-def test_a_pyramid_that_the_image_has_no_room_for_is_refused():
-    with pytest.raises(ValueError, match="a pyramid of 5 levels halves 8 px to no whole number"):
+def test_a_pyramid_with_more_levels_than_the_image_allows_is_refused():
+    with pytest.raises(ValueError, match="image_size: expected a multiple of 16, for a pyramid of 5 levels, got 8"):
         TokenizeImagesGan(model=MODEL, image_size=8, perceptual=Pyramid(levels=5))
 
 
-def test_model_gin_says_where_the_tokenizer_sits_in_what_is_trained():
+def test_model_gin_has_the_prefix_of_the_generator():
     assert b"prefix = 'generator.'" in TASK.model_files()["model.gin"]

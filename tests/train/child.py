@@ -11,9 +11,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.train.loop import Trainer, train
+from dalle_jax.train.loop import train
 from dalle_jax.train.optim.ema import WarmedEma
 from dalle_jax.train.optim.schedules import CosineRate
+from dalle_jax.train.trainer import Trainer
 from tests.train.toy import Lines, Toy, layout
 
 TRAINER = Trainer(

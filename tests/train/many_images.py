@@ -25,6 +25,7 @@ from dalle_jax.parallel import hosts
 from dalle_jax.runs import Data
 from dalle_jax.train import loop
 from dalle_jax.train.optim.schedules import ConstantRate
+from dalle_jax.train.trainer import Trainer
 from tests.train.toy import Toy, layout
 
 STEPS, BATCH = 24, 8
@@ -56,7 +57,7 @@ def start(out: str, tars: str, validate: str, bad_share: str, pause: str) -> Non
         images=Images(size=8, bad_share=float(bad_share), validate=validate),
         workers=1,
     ).open(Path(out))
-    trainer = loop.Trainer(steps=STEPS, schedule=ConstantRate(1e-3), log_every=4, save_every=4, evaluate_every=8)
+    trainer = Trainer(steps=STEPS, schedule=ConstantRate(1e-3), log_every=4, save_every=4, evaluate_every=8)
     task = Noting(notes=f"{out}.notes-{os.getpid()}", pause=float(pause))
     result = loop.train(task, data, trainer, layout(len(jax.devices())), out, "data = 1\n")
     print(f"interrupted={result.interrupted} step={result.step}")

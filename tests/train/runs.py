@@ -6,7 +6,7 @@ from typing import Any
 
 from dalle_jax import storage
 from dalle_jax.storage import Place
-from dalle_jax.train.loop import Run
+from dalle_jax.train.loop import TrainLoop
 from tests.train.child import TASK, TRAINER
 from tests.train.toy import Lines, layout
 
@@ -16,12 +16,12 @@ LINES = Lines()
 
 def run(
     out: str | Place, data: Any = LINES, task: Any = TASK, lay: Any = None, config: str = CONFIG, **changes: Any
-) -> Run:
-    """A whole run; gives its Run, closed, with the state that it ended in."""
+) -> TrainLoop:
+    """Run to the end; return the closed loop with its last state."""
     with contextlib.ExitStack() as opened:
         trainer = dataclasses.replace(TRAINER, **changes)
-        this = Run(task, data, trainer, lay or layout(), storage.place(out), config, opened)
-        this.result = this.go()
+        this = TrainLoop(task, data, trainer, lay or layout(), storage.place(out), config, opened)
+        this.result = this.run()
     return this
 
 

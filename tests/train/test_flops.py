@@ -18,8 +18,9 @@ from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
 from dalle_jax.train.flops import Count, count, model_flops
-from dalle_jax.train.optim.optimizers import AdamW
-from dalle_jax.train.state import ModuleSpec, plan
+from dalle_jax.train.optim.schedules import ConstantRate
+from dalle_jax.train.state import ModuleSpec, state_spec
+from dalle_jax.train.trainer import Trainer
 
 A, B = jax.ShapeDtypeStruct((3, 5), jnp.float32), jax.ShapeDtypeStruct((5, 7), jnp.float32)
 SQUARE = jax.ShapeDtypeStruct((4, 4), jnp.float32)
@@ -158,8 +159,8 @@ def test_a_portable_trace_takes_the_plain_form_of_every_layer():
 
 def step_flops(task, rows, accumulate=1):
     layout = Layout(make_mesh(Mesh(), jax.devices()[:1]), Rules())
-    frozen = ModuleSpec.of(task.frozen())
-    return model_flops(task, plan(task, AdamW(), False, layout), frozen, task.batch_spec(rows), accumulate)
+    spec = state_spec(task, Trainer(1, ConstantRate(1e-3)), layout)
+    return model_flops(task, spec, ModuleSpec.of(task.frozen()), task.batch_spec(rows), accumulate)
 
 
 @pytest.mark.parametrize("scan", [False, True])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dalle_jax.train.checkpoints.checkpoints import Checkpoints, whole_steps
-from dalle_jax.train.state import plan
+from dalle_jax.train.state import state_spec
 from tests.quick_compiling import QUICK
 from tests.train.child import TRAINER
 from tests.train.toy import Toy, layout, leaves
@@ -98,7 +98,7 @@ def stopped(tmp_path_factory) -> tuple[Path, int]:
 
 def values(out: Path) -> dict[str, bytes]:
     """All that the checkpoint of step 20 holds."""
-    target = plan(Toy(fixed=True), TRAINER.optimizer, TRAINER.ema is not None, layout()).target()
+    target = state_spec(Toy(fixed=True), TRAINER, layout()).target()
     return leaves(Checkpoints(out, 2).restore(20, target))
 
 

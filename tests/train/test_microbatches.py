@@ -11,11 +11,11 @@ from flax import nnx
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.train.compiled import CompiledTask
-from dalle_jax.train.loop import Trainer
 from dalle_jax.train.microbatches import join, split
 from dalle_jax.train.optim.optimizers import AdamW
 from dalle_jax.train.optim.schedules import ConstantRate
 from dalle_jax.train.task import CachedEmbeddings, Objective, WholeBatchOnly
+from dalle_jax.train.trainer import Trainer
 from tests.train.toy import Lines, Toy, layout
 
 TRAINER = Trainer(steps=10, schedule=ConstantRate(1e-2), optimizer=AdamW(beta1=0.0))
@@ -26,8 +26,8 @@ def stepped(task: Any, accumulate: int, rows: int = 16, lay: Any = None) -> tupl
     lay = lay or layout()
     runner = CompiledTask(task, dataclasses.replace(TRAINER, accumulate=accumulate), lay)
     batch = lay.put_batch(task.prepare(Lines(rows=rows).batch(0, range(rows)), None))
-    state, sums = runner.step(runner.plan.born(lay, 0), None, batch)
-    moments = [optimizer.mu for optimizer in state.optimizers.values()]
+    state, sums = runner.step(runner.state_spec.init_sharded(lay, 0), None, batch)
+    moments = [optimizer.mu for optimizer in state.learned.optimizers.values()]
     gradients = {name: np.asarray(value) for one in moments for name, value in one.items()}
     return state, gradients, float(sums["loss"][0] / sums["loss"][1])
 
@@ -71,8 +71,8 @@ def test_a_loss_over_all_pairs_is_that_of_the_whole_batch(accumulate):
     whole, parts = stepped(Pairs(), 1), stepped(Pairs(), accumulate)
     assert parts[2] == pytest.approx(whole[2], rel=1e-6)
     assert_equal(parts[1], whole[1])
-    np.testing.assert_array_equal(parts[0].others["count"], 16)
-    np.testing.assert_allclose(parts[0].others["mean"], whole[0].others["mean"], rtol=1e-6)
+    np.testing.assert_array_equal(parts[0].learned.non_params["count"], 16)
+    np.testing.assert_allclose(parts[0].learned.non_params["mean"], whole[0].learned.non_params["mean"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (8, 1, 1)])
@@ -87,13 +87,13 @@ def test_both_passes_draw_the_same_random_numbers():
     task = Pairs(dropped=0.5)
     lay = layout()
     runner = CompiledTask(task, TRAINER, lay)
-    state = runner.plan.born(lay, 0)
+    state = runner.state_spec.init_sharded(lay, 0)
     batch = lay.put_batch(task.prepare(Lines(rows=16).batch(0, range(16)), None))
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(TRAINER.seed), 0), 0)  # of step 0 and objective 0
     dealt = split(batch, 4)
 
     def loss(params: Any) -> Any:
-        module = runner.plan.blueprint.merge(params, state.others)
+        module = runner.state_spec.module_spec.merge(params, state.learned.non_params)
         rows = [
             task.embed(module, None, {name: one[part] for name, one in dealt.items()}, jax.random.fold_in(key, part), 0)
             for part in range(4)
@@ -101,7 +101,7 @@ def test_both_passes_draw_the_same_random_numbers():
         embeddings = jax.tree.map(lambda *parts: join(jnp.stack(parts)), *rows)
         return task.loss_of_embeddings(module, embeddings, batch, key, 0)[0]
 
-    wanted = {name: np.asarray(value) for name, value in jax.grad(loss)(state.params).items()}
+    wanted = {name: np.asarray(value) for name, value in jax.grad(loss)(state.learned.params).items()}
     assert_equal(stepped(task, 4)[1], wanted)
 
 
@@ -121,7 +121,7 @@ def test_a_loss_that_sets_variables_once_for_each_microbatch_is_refused():
         stepped(Silent(), 2)
     with pytest.raises(UserError, match=message.format("pairs")):
         stepped(Pairs(sets=True), 2)
-    assert int(stepped(Silent(), 1)[0].others["count"]) == 16
+    assert int(stepped(Silent(), 1)[0].learned.non_params["count"]) == 16
 
 
 def test_an_objective_that_needs_the_whole_batch_says_why():

@@ -66,7 +66,7 @@ def test_stopped_and_gone_on_equals_never_stopped_to_the_last_bit(stopped, never
     resumed = run(stopped)
     assert resumed.start == 10
     assert leaves(resumed.state) == leaves(never_stopped.state)
-    assert int(resumed.state.others["count"]) == 160
+    assert int(resumed.state.learned.non_params["count"]) == 160
 
 
 def test_what_a_schedule_remembers_is_saved(tmp_path):
@@ -77,7 +77,7 @@ def test_what_a_schedule_remembers_is_saved(tmp_path):
     resumed = run(tmp_path / "run", schedule=plateau)
     assert resumed.start == 10
     assert leaves(resumed.state) == leaves(whole.state)
-    assert float(whole.state.schedule.scale) < 1.0 and int(whole.state.schedule.count) == 2
+    assert float(whole.state.remembered.schedule.scale) < 1.0 and int(whole.state.remembered.schedule.count) == 2
     with pytest.raises(UserError, match=r"schedule .* is not in this run"):
         run(tmp_path / "run")
 
@@ -98,7 +98,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, never_stopped):
     assert child.returncode == 0, err
     step = whole_steps(tmp_path / "run" / "checkpoints")[-1]
     assert f"interrupted=True step={step}" in out
-    assert f"stopped at step {step} and saved; go on with" in err and "child.py" in err and "Traceback" not in err
+    assert f"stopped at step {step} and saved; resume with" in err and "child.py" in err and "Traceback" not in err
     assert leaves(run(tmp_path / "run").state) == leaves(never_stopped.state)
 
 
@@ -115,7 +115,7 @@ def test_the_run_folder_holds_everything(never_stopped):
 
 
 def test_each_function_is_compiled_once(never_stopped):
-    assert never_stopped.runner.compiles() == {"step": 1, "evaluate": 1, "images": 1}
+    assert never_stopped.compiled.compiles() == {"step": 1, "evaluate": 1, "images": 1}
 
 
 def test_the_result_has_the_newest_figures_also_when_there_is_nothing_left_to_do(never_stopped):
@@ -162,7 +162,7 @@ def test_a_changed_shape_or_dtype_is_named():
 
 def test_a_checkpoint_goes_on_on_another_mesh(stopped, never_stopped):
     resumed = run(stopped, lay=layout(2, 2, 2))
-    assert resumed.start == 10 and resumed.state.params["up"].sharding.mesh.size == 8
+    assert resumed.start == 10 and resumed.state.learned.params["up"].sharding.mesh.size == 8
     for one, many in zip(jax.tree.leaves(never_stopped.state), jax.tree.leaves(resumed.state), strict=True):
         np.testing.assert_allclose(one, many, rtol=1e-4, atol=1e-5)
 
@@ -170,10 +170,10 @@ def test_a_checkpoint_goes_on_on_another_mesh(stopped, never_stopped):
 def test_load_params_takes_the_average_and_the_others_alone(never_stopped):
     module = nnx.eval_shape(lambda: TASK.init(nnx.Rngs(0)))
     assert load_params(never_stopped.out, module) == 20
-    np.testing.assert_array_equal(module.up[...], never_stopped.state.average["up"])
+    np.testing.assert_array_equal(module.up[...], never_stopped.state.learned.ema_params["up"])
     assert int(module.count[...]) == 160
-    assert load_params(never_stopped.out, module, which="params") == 20
-    np.testing.assert_array_equal(module.up[...], never_stopped.state.params["up"])
+    assert load_params(never_stopped.out, module, weights="params") == 20
+    np.testing.assert_array_equal(module.up[...], never_stopped.state.learned.params["up"])
     with pytest.raises(UserError, match=r"a checkpoint of step 3, found \[15, 20\]"):
         load_params(never_stopped.out, module, step=3)
     with pytest.raises(UserError, match=r"params|average up is float32\[4, 8\]"):
@@ -181,7 +181,7 @@ def test_load_params_takes_the_average_and_the_others_alone(never_stopped):
 
 
 def test_a_folder_without_checkpoints_is_named(tmp_path):
-    with pytest.raises(UserError, match="expected a checkpoint, found none"):
+    with pytest.raises(UserError, match="expected a checkpoint, got none"):
         load_params(tmp_path, TASK.init(nnx.Rngs(0)))
 
 
@@ -195,7 +195,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_old_checkpoints_whole(tmp_
     child = start_child(tmp_path / "run", pause=0.1, fails="full")
     _, err = child.communicate(timeout=60)
     assert child.returncode == 2
-    which = r"could not save .* whole ones there: 5, 10$|cannot write .*goodput\.jsonl: "
+    which = r"could not save .* complete checkpoints there: 5, 10$|cannot write .*goodput\.jsonl: "
     assert re.search(which, err.splitlines()[-1])  # what meets the full disk first
     resumed = run(tmp_path / "run")
     assert resumed.start == 10

@@ -13,7 +13,7 @@ BLOCK = 32 * 2**20
 
 
 def local_file(file: DataFile, folder: str | None, field: str) -> DataFile:
-    """Return a local file as it is, and a file behind a URL as its copy in the cache ``folder``.
+    """Return a local file unchanged, or the downloaded copy of a file behind a URL in the cache ``folder``.
 
     A copy's name depends on the file's name, size and stamp, so that a changed file is downloaded again. ``field`` is
     the config field of the folder. Raises UserError if a file is behind a URL and ``folder`` is None.

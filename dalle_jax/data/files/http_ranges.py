@@ -14,7 +14,7 @@ TRIES = 4
 FIRST_WAIT = 0.5
 """Seconds before the second try. Each later try waits twice as long as the one before it."""
 TIMEOUT = 60.0
-"""Seconds that one request may take without an answer."""
+"""Seconds without an answer after which a request fails."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _RETRIED = (408, 429, 500, 502, 503, 504)
@@ -48,7 +48,7 @@ def _get(url: str, start: int, length: int) -> tuple[bytes, int, str]:
             if error.code == 416:  # an empty file, or a start beyond the end
                 return b"", _size_of(error.headers.get("Content-Range", "")), _stamp(error.headers)
             if error.code not in _RETRIED or attempt == TRIES - 1:
-                raise UserError(f"cannot read {url}: the server answers {error.code} {error.reason}") from error
+                raise UserError(f"cannot read {url}: the server answered {error.code} {error.reason}") from error
         except (OSError, http.client.HTTPException) as error:
             if attempt == TRIES - 1:
                 reason = str(error) or type(error).__name__

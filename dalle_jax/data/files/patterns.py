@@ -9,7 +9,7 @@ from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.files.ranges import DataFile, find_file, is_web
 
-MOST_NAMES = 500_000
+MAX_NAMES = 500_000
 """The most names of one pattern. A slip such as {0..9999999999} would fill the memory."""
 
 _INNERMOST = re.compile(r"\{([^{}]*)\}")
@@ -67,7 +67,7 @@ def expand_braces(pattern: str) -> list[str]:
             choices = _first_choice(text)
             changed = changed or bool(choices)
             following += choices or [text]
-            if len(following) > MOST_NAMES:
+            if len(following) > MAX_NAMES:
                 raise _too_many(pattern)
         texts = following
     return list(dict.fromkeys(texts))
@@ -85,7 +85,7 @@ def _alternatives(inside: str) -> list[str]:
     """Return the alternatives inside braces, or an empty list for a single word."""
     if found := _RANGE.fullmatch(inside):
         first, last = int(found[1]), int(found[2])
-        if abs(last - first) >= MOST_NAMES:
+        if abs(last - first) >= MAX_NAMES:
             raise _too_many("{" + inside + "}")
         padded = any(len(text) > 1 and text.startswith("0") for text in found.groups())
         width = max(map(len, found.groups())) if padded else 0
@@ -95,7 +95,7 @@ def _alternatives(inside: str) -> list[str]:
 
 
 def _too_many(pattern: str) -> UserError:
-    return UserError(f"{pattern}: expected braces with at most {MOST_NAMES:,} names")
+    return UserError(f"{pattern}: expected braces with at most {MAX_NAMES:,} names")
 
 
 def _files(pattern: str, suffixes: Sequence[str]) -> list[str]:

@@ -12,10 +12,10 @@ from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.files import http_ranges
 
-MOST_OPEN = 16
+MAX_OPEN_FILES = 16
 """The most files of this machine that a process keeps open."""
-MOST_BETWEEN = 4096
-"""Bytes between two ranges up to which one request for both is cheaper than two requests."""
+MAX_GAP = 4096
+"""The most bytes between two ranges that one request reads along, since two requests take longer."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read_byte_ranges(file: DataFile, byte_ranges: Sequence[tuple[int, int]]) -> 
     """
     first = min(start for start, _ in byte_ranges)
     last = max(start + length for start, length in byte_ranges)
-    if last - first <= sum(length for _, length in byte_ranges) + MOST_BETWEEN * (len(byte_ranges) - 1):
+    if last - first <= sum(length for _, length in byte_ranges) + MAX_GAP * (len(byte_ranges) - 1):
         whole = read_range(file, first, last - first)
         contents = [whole[start - first : start - first + length] for start, length in byte_ranges]
     else:
@@ -99,7 +99,7 @@ class _OpenFile:
             os.close(self.number)
 
 
-@functools.lru_cache(maxsize=MOST_OPEN)
+@functools.lru_cache(maxsize=MAX_OPEN_FILES)
 def _opened(file: DataFile) -> _OpenFile:
     return _OpenFile(file)
 

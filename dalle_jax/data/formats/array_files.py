@@ -12,7 +12,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.files.ranges import DataFile, read_range
 
-MOST_OPEN = 256
+MAX_OPEN_FILES = 256
 """The most files that a process keeps open."""
 ENDS = 64 * 2**10
 """Bytes at each end of a file that its digest covers. The index of its records is at the end."""
@@ -76,7 +76,7 @@ def write(path: str | os.PathLike[str], records: Iterable[bytes], temporary_fold
     return written
 
 
-@functools.lru_cache(maxsize=MOST_OPEN)
+@functools.lru_cache(maxsize=MAX_OPEN_FILES)
 def _reader(file: DataFile, process: int) -> ArrayRecordReader:
     """Open a file. ``process`` is part of the cache key, since a forked process must not use its parent's reader."""
     del process

@@ -63,6 +63,6 @@ def _check_layout(key: str, found: Mapping[object, object]) -> None:
 
 
 def _refuse_extension(code: int, data: bytes) -> NoReturn:
-    """Raise ValueError: the layout has no extension types."""
+    """Raise ValueError for a msgpack extension type, which the layout does not have."""
     del data
     raise ValueError(f"an extension type {code}")

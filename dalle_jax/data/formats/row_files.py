@@ -45,7 +45,7 @@ class RowRecords(ABC):
 
     @property
     def problems(self) -> tuple[BadRecord, ...]:
-        """No problems, since faults of rows show only on reading."""
+        """The faults found on opening: none, since a row is checked when it is read."""
         return ()
 
     def __len__(self) -> int:

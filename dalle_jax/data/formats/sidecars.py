@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 from dalle_jax.data.records import BadRecord, Metadata
 
-MOST_OF_A_TEXT = 64 * 2**10
+MAX_TEXT_BYTES = 64 * 2**10
 """The largest caption file, in bytes."""
-MOST_OF_A_JSON = 2**20
+MAX_JSON_BYTES = 2**20
 """The largest JSON file, in bytes."""
 
 IMAGES = ("jpg", "jpeg", "png", "webp")

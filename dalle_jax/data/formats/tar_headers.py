@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from dalle_jax.config.errors import UserError
 
 BLOCK = 512
-MOST_OF_A_LONG_NAME = 2**20
+MAX_LONG_NAME_BYTES = 2**20
 """The most bytes of a GNU long name or of a pax header."""
 
 _ZEROS = bytes(BLOCK)
@@ -149,8 +149,8 @@ def _pax_records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _long(read: Callable[[int, int], bytes], start: int, length: int) -> bytes:
-    if length > MOST_OF_A_LONG_NAME:
-        raise ValueError(f"expected a header of at most {MOST_OF_A_LONG_NAME} bytes, got {length}")
+    if length > MAX_LONG_NAME_BYTES:
+        raise ValueError(f"expected a header of at most {MAX_LONG_NAME_BYTES} bytes, got {length}")
     content = read(start, length)
     if len(content) < length:
         raise ValueError("the file ends within a header")

@@ -31,7 +31,7 @@ def encode_codes(key: str, codes: Int[np.ndarray, "crops h w"], captions: Sequen
 
 
 def decode_codes(content: bytes, crop: int, crops: int, grid: tuple[int, int]) -> CodeRecord:
-    """Decode one of ``crops`` crops from the bytes that ``encode_codes`` made."""
+    """Decode the codes and captions of crop number ``crop`` from the bytes that ``encode_codes`` made."""
     found = msgpack.unpackb(content)
     codes = np.frombuffer(found["codes"], f"<u{found['width']}").reshape(crops, *grid)
     captions = found["captions"][crop if len(found["captions"]) > 1 else 0]

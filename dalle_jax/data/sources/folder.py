@@ -114,14 +114,14 @@ class FolderRecords:
             return sidecars.size_fault("image", "this file", self._sizes[name], self._config.max_bytes)
         found = self._metadata.get(name)
         json_file, text = _sidecar(name, "json"), _sidecar(name, "txt")
-        if found is None and (size := self._sizes.get(json_file, 0)) > sidecars.MOST_OF_A_JSON:
-            return sidecars.size_fault("json", json_file, size, sidecars.MOST_OF_A_JSON)
+        if found is None and (size := self._sizes.get(json_file, 0)) > sidecars.MAX_JSON_BYTES:
+            return sidecars.size_fault("json", json_file, size, sidecars.MAX_JSON_BYTES)
         if found is not None and found.captions:
             return None
         if text not in self._sizes:
             return "no caption", f"has no {text.rpartition('/')[2]} next to it, and no metadata file gives it a caption"
-        if self._sizes[text] > sidecars.MOST_OF_A_TEXT:
-            return sidecars.size_fault("caption", text, self._sizes[text], sidecars.MOST_OF_A_TEXT)
+        if self._sizes[text] > sidecars.MAX_TEXT_BYTES:
+            return sidecars.size_fault("caption", text, self._sizes[text], sidecars.MAX_TEXT_BYTES)
         return None
 
 

@@ -133,8 +133,8 @@ class WebDatasetRecords:
             largest_text = np.maximum(largest_text, found)
         limits = (
             ("image", image_bytes, self._config.max_bytes),
-            ("caption", largest_text, sidecars.MOST_OF_A_TEXT),
-            ("json", json_bytes, sidecars.MOST_OF_A_JSON),
+            ("caption", largest_text, sidecars.MAX_TEXT_BYTES),
+            ("json", json_bytes, sidecars.MAX_JSON_BYTES),
         )
         bad = repeated | (image_bytes < 0) | ~has_caption
         for _, sizes, most in limits:

@@ -22,7 +22,7 @@ MARKED_POINTS = 12
 
 @dataclass(frozen=True)
 class Line:
-    """One named line through (x, y) points."""
+    """A named line through (x, y) points."""
 
     name: str
     points: tuple[tuple[Number, Number], ...]
@@ -77,7 +77,7 @@ class LegendEntry:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line as the data of an SVG path; ``points`` are marked one by one."""
+    """The SVG path of a line, and the positions of its marked ``points``."""
 
     path: str
     points: tuple[tuple[str, str], ...]
@@ -86,7 +86,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class ChartDrawing:
-    """Positions of everything in a chart, for ``chart.svg.j2``; without curves there is nothing to draw."""
+    """Positions of all elements of a chart, for ``chart.svg.j2``. Without curves the chart is empty."""
 
     label: str
     x_label: str
@@ -104,7 +104,7 @@ class ChartDrawing:
 
 
 def drawing(chart: Chart) -> ChartDrawing:
-    """Lay a chart out; points that no axis can show are left out."""
+    """Lay out a chart. Points that an axis cannot show are dropped, such as 0 on a logarithmic axis."""
     lines = [_drawable(line, chart) for line in chart.lines]
     lines = [line for line in lines if line.points]
     label = f"{chart.title} against {chart.x_label}: {', '.join(_summary(line, chart) for line in lines) or 'no data'}"

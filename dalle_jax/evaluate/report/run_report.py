@@ -30,7 +30,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the run and its duration. Only stages of training have ``steps``, ``parameters`` and ``charts``."""
+    """A stage of the run and its duration. Only training stages have ``steps``, ``parameters`` and ``charts``."""
 
     name: str
     title: str
@@ -43,7 +43,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Contender:
-    """One compared network. Paths of its figures are relative to the network: ``image_nll``, ``seconds``."""
+    """A network in a comparison. Paths of its figures are relative to the network: ``image_nll``, ``seconds``."""
 
     name: str
     figures: tuple[Figure, ...]

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from dalle_jax import storage
-from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.metrics.composition import Composition
 from dalle_jax.evaluate.report.charts import Number
 from dalle_jax.evaluate.report.report_page import report_page
@@ -26,7 +25,7 @@ def write_report(report: RunReport, folder: Place) -> tuple[Place, Place]:
     """
     page_path, metrics_path = folder / PAGE_NAME, folder / METRICS_NAME
     write_metrics(metrics_path, metrics_of(report))
-    write_aside(page_path, report_page(report))
+    storage.write_bytes(page_path, report_page(report).encode())
     return page_path, metrics_path
 
 
@@ -68,17 +67,8 @@ def write_metrics(path: Place, metrics: Mapping[str, object]) -> None:
     cleaned: dict[str, object] = {key: _cleaned(item, key, reasons) for key, item in metrics.items()}
     if reasons:
         cleaned["unmeasured"] = reasons
-    write_aside(path, json.dumps(cleaned, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_aside(path: Place, text: str) -> None:
-    """Write to a temporary file and rename it: no reader sees half a file, and a full disk destroys nothing."""
-    try:
-        storage.write(path, text.encode())
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free some space or choose a different folder with --out"
-        ) from error
+    content = json.dumps(cleaned, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    storage.write_bytes(path, content.encode())
 
 
 def _shares(composition: Composition) -> dict[str, dict[str, dict[str, object]]]:

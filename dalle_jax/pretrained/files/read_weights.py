@@ -1,4 +1,4 @@
-"""One reader for weight files of every format, which it recognises by content."""
+"""Reader of weight files; it detects the format from the content."""
 
 import json
 from pathlib import Path
@@ -16,9 +16,9 @@ MAX_INDEX_BYTES = 1 << 26
 def read_tensors(path: str | Path) -> Tensors:
     """Read a ``.safetensors``, torch (``.pt .pth .bin .ckpt .pkl``), ``.msgpack`` or ``.npz`` file.
 
-    An index (``….index.json``) reads the sharded files of its folder. Names are those of the file; nested ones are
-    joined with "." (torch) or "/" (Flax). Any other content raises UserError with the file's name. No code in a file
-    is ever run.
+    For an index (``….index.json``) read all shards that it lists, in the same folder. Tensors keep their names in the
+    file; nested names are joined with "." (torch) or "/" (Flax). Raise ``UserError`` for any other content. Code in a
+    file is never run.
     """
     path = Path(path)
     if path.name.endswith(".index.json"):

@@ -1,9 +1,9 @@
-"""Checksums of a checkpoint: what a disk, a copy or a hand has changed since is found before it is used.
+"""Checksums of checkpoints, which detect changed or missing files before a checkpoint is used.
 
-``checksums.json`` holds the size and CRC-32 of every file of its checkpoint. It is written in the thread that saves,
-before the rename that makes the files a checkpoint, so that there is none without it. Sealing and checking read every
-byte once: CRC-32 went at 1.0 GB a second and thread on a busy Intel Xeon at 2.5 GHz (200 MB in memory), so that disks
-set the pace. Behind gs:// nothing is read: the store's own checksums are compared.
+``checksums.json`` has the size and CRC-32 of every file of its checkpoint. The saving thread writes it before the
+commit, so every checkpoint has one. Sealing and checking read every byte once. CRC-32 ran at 1.0 GB/s per thread on a
+busy Intel Xeon at 2.5 GHz (200 MB in memory), so disks are the bottleneck. On gs:// nothing is read, since the store
+has checksums of its own.
 """
 
 import contextlib
@@ -12,29 +12,36 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias
+from typing import Final, TypeAlias, TypedDict
 
 from dalle_jax import storage
 from dalle_jax.storage import Place
 
 FILE = "checksums.json"
-STEP_FILE = "_CHECKPOINT_METADATA"
+STEP_FILE: Final = "_CHECKPOINT_METADATA"
 COMMIT_FILE = "commit_success.txt"
-"""What Orbax still writes as it commits: the time of that into the first, where to into the second."""
+"""Files that Orbax changes at the commit: it adds the time to the first, and the destination to the second."""
 
 CHUNK_BYTES = 1 << 22
 THREADS = 4
-"""Files read at once; zlib lets go of Python's lock, so a training loop goes on beside them."""
+"""Files read at the same time. zlib releases the GIL, so the training loop continues."""
 
 Sum: TypeAlias = tuple[int, str]
-"""Bytes, and their CRC-32 as eight hexadecimal digits; behind a URL the checksum that the store has of its own."""
+"""The size in bytes and the CRC-32 as eight hexadecimal digits; on a remote store, the store's own checksum."""
+
+
+class Sealed(TypedDict):
+    """The content of ``checksums.json``; the first field is the CRC-32 of Orbax's file of that name."""
+
+    _CHECKPOINT_METADATA: str
+    files: dict[str, Sum]
 
 
 def seal(folder: Place) -> None:
-    """Writes ``checksums.json`` for all that lies in ``folder``; reads every file once."""
+    """Write ``checksums.json`` for the files in ``folder``; this reads every file once."""
     names = sorted(storage.files(folder).keys() - {FILE, STEP_FILE, COMMIT_FILE})
     if storage.is_remote(folder):
-        sums = _kept_by_the_store(folder)
+        sums = _store_checksums(folder)
     else:
         with ThreadPoolExecutor(THREADS) as pool:
             sums = dict(zip(names, pool.map(lambda name: checksum(folder / name), names), strict=True))
@@ -43,14 +50,14 @@ def seal(folder: Place) -> None:
     storage.write(folder / FILE, f"{zlib.crc32(body):08x}\n".encode() + body)
 
 
-def await_step(folder: Place, custom: Mapping[str, Any]) -> None:
-    """Waits until Orbax has put the custom metadata of a step into its file, which it does in a thread of its own.
+def await_step(folder: Place, custom: Mapping[str, object]) -> None:
+    """Wait until Orbax has written the custom metadata of a step, which it does in a separate thread.
 
-    A seal made before that would not be of what is there afterwards. Raises OSError where it takes a minute.
+    A seal made before that would not match the file. Raise OSError after a minute.
     """
     deadline = time.monotonic() + 60
     while True:
-        with contextlib.suppress(ValueError):  # half of it is there
+        with contextlib.suppress(ValueError):  # half written
             if json.loads(_read(folder, STEP_FILE)).get("custom_metadata") == custom:
                 return
         if time.monotonic() > deadline:
@@ -59,19 +66,19 @@ def await_step(folder: Place, custom: Mapping[str, Any]) -> None:
 
 
 def damage(folder: Place, needed: Callable[[str], bool] | None = None, share: tuple[int, int] = (0, 1)) -> str | None:
-    """What is wrong with a sealed checkpoint, in one line; None where nothing is. Reads every file once.
+    """Return a line about the damage to a sealed checkpoint, or None if it is intact; this reads every file once.
 
-    ``needed`` chooses files by name (default: all). ``share=(2, 8)`` looks at the third of eight parts of them, for
-    processes that share the work.
+    ``needed`` selects files by name (default: all). ``share=(2, 8)`` checks the third of eight shares of the files, so
+    that processes can divide the work.
     """
     try:
         record = _record(folder)
         if _step_record(folder) != record[STEP_FILE]:
-            return f"{STEP_FILE} is not as it was written"
+            return f"{STEP_FILE} has changed since it was written"
     except ValueError as error:
         return str(error)
     names = sorted(name for name in record["files"] if needed is None or needed(name))[share[0] :: share[1]]
-    now = _kept_by_the_store(folder) if storage.is_remote(folder) else {}
+    now = _store_checksums(folder) if storage.is_remote(folder) else {}
 
     def difference(name: str) -> str | None:
         try:
@@ -84,13 +91,13 @@ def damage(folder: Place, needed: Callable[[str], bool] | None = None, share: tu
         return next((line for line in pool.map(difference, names) if line is not None), None)
 
 
-def _kept_by_the_store(folder: Place) -> dict[str, Sum]:
+def _store_checksums(folder: Place) -> dict[str, Sum]:
     sizes = storage.files(folder)
     return {name: (sizes[name], value) for name, value in storage.stored_checksums(folder).items()}
 
 
 def checksum(file: Place) -> Sum:
-    """Size and CRC-32 of a file."""
+    """Return the size and CRC-32 of a file."""
     size, value = 0, 0
     with file.open("rb") as stream:
         while chunk := stream.read(CHUNK_BYTES):
@@ -100,8 +107,8 @@ def checksum(file: Place) -> Sum:
 
 def _difference(name: str, now: Sum, size: int, value: str) -> str | None:
     if now[0] != size:
-        return f"{name} has {now[0]} bytes, {size} were written"
-    return None if now[1] == value else f"{name} is not as it was written: its checksum is {now[1]} and was {value}"
+        return f"{name}: expected {size} bytes, got {now[0]}"
+    return None if now[1] == value else f"{name}: expected checksum {value}, got {now[1]}"
 
 
 def _unreadable(name: str, error: Exception) -> str:
@@ -117,20 +124,20 @@ def _read(folder: Place, name: str) -> bytes:
         raise ValueError(_unreadable(name, error)) from error
 
 
-def _record(folder: Place) -> dict[str, Any]:
-    """What ``seal`` wrote, with the CRC-32 of its own that stands before it."""
+def _record(folder: Place) -> Sealed:
+    """Return the content of ``checksums.json``, verified by the CRC-32 in its first line."""
     value, _, body = _read(folder, FILE).partition(b"\n")
     if value != f"{zlib.crc32(body):08x}".encode():
-        raise ValueError(f"{FILE} is not as it was written")
+        raise ValueError(f"{FILE} has changed since it was written")
     return json.loads(body)
 
 
 def _step_record(folder: Place) -> str:
-    """CRC-32 of Orbax's own file of a step without the time of the commit, which it adds at the very end."""
+    """Return the CRC-32 of Orbax's metadata file, without the commit time, which Orbax adds last."""
     content = _read(folder, STEP_FILE)
     try:
         record = dict(json.loads(content))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{STEP_FILE} is not as it was written") from error
+        raise ValueError(f"{STEP_FILE} has changed since it was written") from error
     record.pop("commit_timestamp_nsecs", None)
     return f"{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}"

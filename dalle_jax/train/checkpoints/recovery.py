@@ -1,4 +1,4 @@
-"""Which checkpoint to go on from: the newest that is as it was written. Damaged ones are said loudly, never deleted."""
+"""The choice of the checkpoint to resume from: the newest intact one. Damaged ones are reported, never deleted."""
 
 import sys
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from dalle_jax.train.checkpoints import checksums
 
 
 def whole_steps(folder: Place) -> list[int]:
-    """Steps of the checkpoints that were finished, oldest first.
+    """Return the steps of the complete checkpoints, oldest first.
 
-    Half-written and damaged ones have other names; behind a URL, where a rename is no single act, half-written ones
-    lack their marker.
+    Incomplete and damaged checkpoints have different names. On a remote store, where a rename is not atomic, incomplete
+    ones lack the commit file.
     """
     if storage.is_remote(folder):
         marker = "/" + checksums.COMMIT_FILE
@@ -29,9 +29,9 @@ def whole_steps(folder: Place) -> list[int]:
 
 
 def newest_whole(folder: Place, damage: Callable[[Place], str | None]) -> tuple[int | None, dict[int, str]]:
-    """The step of the newest checkpoint in which ``damage`` finds nothing, and what it found in those that are newer.
+    """Return the step of the newest intact checkpoint, and the damage of each newer one by step.
 
-    Raises UserError where there are checkpoints and all are damaged: to begin anew in silence would be worse.
+    Raise UserError if all checkpoints are damaged, since the run must not silently start over.
     """
     wrong: dict[int, str] = {}
     for step in reversed(whole_steps(folder)):
@@ -42,14 +42,14 @@ def newest_whole(folder: Place, damage: Callable[[Place], str | None]) -> tuple[
     if wrong:
         listed = "; ".join(f"{step}: {reason}" for step, reason in wrong.items())
         raise UserError(
-            f"no checkpoint in {folder} is as it was written ({listed}). "
-            "Copy a whole one there, or give another --out to begin anew"
+            f"{folder}: expected an intact checkpoint, got only damaged ones ({listed}). "
+            "Copy an intact one there, or give another --out to start over"
         )
     return None, wrong
 
 
 def damage_found_together(path: Place) -> str | None:
-    """What is wrong with a checkpoint. All processes of a run call it, share the reading and get the same answer."""
+    """Return the damage of a checkpoint, or None; all processes call it, share the reading and get the same answer."""
     count = jax.process_count()
     reason = checksums.damage(path, share=(jax.process_index(), count))
     if count == 1:
@@ -59,7 +59,7 @@ def damage_found_together(path: Place) -> str | None:
 
 
 def set_aside(folder: Place, step: int, reason: str) -> None:
-    """Renames a damaged checkpoint, so that its step can be saved again, and says so."""
+    """Rename a damaged checkpoint with a warning, so that its step can be saved again."""
     if hosts.is_first():
         names = {name.split("/")[0] for name in storage.files(folder)}
         aside = next(name for number in range(len(names) + 1) if (name := _aside_name(step, number)) not in names)
@@ -70,7 +70,7 @@ def set_aside(folder: Place, step: int, reason: str) -> None:
 
 
 def warn(line: str) -> None:
-    """One line that nobody overlooks, on standard error."""
+    """Print a warning to standard error, from the first process only."""
     if hosts.is_first():
         print(f"dalle-jax: WARNING: {line}", file=sys.stderr, flush=True)
 

@@ -1,9 +1,9 @@
-"""Checkpoints behind URLs to which Orbax cannot write: they are written and read on this machine, and copied.
+"""Local staging of checkpoints on s3://, which Orbax cannot read or write.
 
-Orbax 0.12 writes to folders and to gs://, and refuses s3:// ("Checkpoint path should be absolute"). So a checkpoint is
-written here, sent file by file before it is committed here, and last of all its marker: without that it is not one.
-Room for two checkpoints is needed in the folder for temporary files (``TMPDIR``), and all of a checkpoint on one
-machine, so a run of several processes cannot do this.
+Orbax 0.12 writes to folders and to gs://, and refuses s3:// ("Checkpoint path should be absolute"). A checkpoint is
+therefore written to a local folder and uploaded file by file before the local commit. Its commit file is uploaded last;
+without it the checkpoint is incomplete. The folder for temporary files (``TMPDIR``) needs room for two checkpoints. All
+of a checkpoint must be on one machine, so runs of several processes are not supported.
 """
 
 import shutil
@@ -18,18 +18,18 @@ from dalle_jax import storage
 from dalle_jax.train.checkpoints import checksums
 
 THREADS = 8
-"""Files sent or fetched at once."""
+"""Files transferred at the same time."""
 
 
 class S3Staging:
-    """The checkpoints of one URL, those of them that are needed in ``local``."""
+    """The checkpoints at one URL, with a local copy of the needed ones in the folder ``local``."""
 
     def __init__(self, url: epath.Path):
         self._url = url
         self.local = Path(tempfile.mkdtemp(prefix="dalle_jax-"))
 
     def damage(self, path: epath.Path, needed: Callable[[str], bool] | None = None) -> str | None:
-        """Fetches a checkpoint, or the files of it that are needed, and says what is wrong with it, if anything is."""
+        """Download the needed files of a checkpoint, and return its damage or None."""
         here = self.local / path.name
         shutil.rmtree(here, ignore_errors=True)
         names = [name for name in storage.files(path) if needed is None or needed(name)]
@@ -41,20 +41,20 @@ class S3Staging:
         return found
 
     def store(self, step: int, written: Path) -> None:
-        """Sends a checkpoint that lies in the folder ``written``, its marker last."""
+        """Upload the checkpoint in the folder ``written``, its commit file last."""
         target = self._url / str(step)
-        storage.remove(target, first=checksums.COMMIT_FILE)  # what a killed process left
+        storage.remove(target, first=checksums.COMMIT_FILE)  # left by a killed process
         names = storage.files(written).keys() - {checksums.COMMIT_FILE}
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(lambda name: storage.upload(written / name, target / name), names))
         storage.write(target / checksums.COMMIT_FILE, b"whole\n")
 
     def retain(self, steps: list[int], keep: int, keep_every: int | None) -> None:
-        """Removes what is neither among the newest ``keep`` of ``steps`` nor of every ``keep_every``-th step."""
+        """Delete all of ``steps`` but the newest ``keep`` and those that ``keep_every`` divides."""
         for step in steps[:-keep]:
             if keep_every is None or step % keep_every:
                 storage.remove(self._url / str(step), first=checksums.COMMIT_FILE)
 
     def close(self) -> None:
-        """Removes what is on this machine."""
+        """Delete the local folder."""
         shutil.rmtree(self.local, ignore_errors=True)

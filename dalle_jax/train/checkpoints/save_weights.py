@@ -1,4 +1,4 @@
-"""Weights alone: a checkpoint of them, which loads like what was trained, and a run that begins with such."""
+"""Checkpoints of weights alone, and new runs that start from the weights of another model."""
 
 from collections.abc import Mapping
 
@@ -12,23 +12,25 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.storage import Place
 from dalle_jax.train.checkpoints.checkpoints import FOLDER, Checkpoints, Meta, load_params
 from dalle_jax.train.checkpoints.recovery import whole_steps
-from dalle_jax.train.optim.gradient_spikes import Followed
-from dalle_jax.train.state import ModuleSpec, State
+from dalle_jax.train.optim.gradient_spikes import RunningNorms
+from dalle_jax.train.state import Counted, Learned, ModuleSpec, Remembered, State
 from dalle_jax.train.task import Task
 
 
 def save_weights(out: Place, module: nnx.Module, config_text: str, files: Mapping[str, bytes]) -> None:
-    """Writes ``checkpoints/0``, sealed, and ``files`` beside it; each process gives the parts that it holds.
+    """Write a sealed checkpoint ``checkpoints/0``, and ``files`` into the folder ``out``.
 
-    Raises UserError where the folder holds checkpoints already.
+    Each process writes the shards that it holds. Raise UserError if the folder has checkpoints already.
     """
     folder = storage.absolute(out) / FOLDER
     steps = whole_steps(folder)
     if steps:
-        raise UserError(f"{out}: expected a folder without checkpoints, found those of steps {steps}; give another")
-    params, others = ModuleSpec.of(module).split(module)
-    zero = jnp.zeros((), jnp.int32)
-    state = State(zero, params, others, {}, {}, Followed.none(()), zero, zero, zero, ())
+        raise UserError(
+            f"{out}: expected a folder without checkpoints, got checkpoints of steps {steps}; give another folder"
+        )
+    params, non_params = ModuleSpec.of(module).split(module)
+    learned = Learned(params, non_params, {}, {})
+    state = State(learned, Counted.zero(), Remembered(RunningNorms.none(()), ()))
     checkpoints = Checkpoints(out, keep=1)
     try:
         checkpoints.save(0, state, Meta(config_text, "", 0, dict(files)))
@@ -39,14 +41,15 @@ def save_weights(out: Place, module: nnx.Module, config_text: str, files: Mappin
 
 
 def with_weights(state: State, task: Task, folder: Place, layout: Layout) -> State:
-    """A state of step 0 with the averaged weights of a trained model in place of its own, laid out as its own are.
+    """Return a state of step 0 with the EMA weights of a trained model, sharded by ``layout``.
 
-    What is no parameter (a codebook, a batch norm's statistics, random keys) comes along. Raises UserError for
-    another model.
+    Variables that are not parameters (a codebook, batch statistics, random keys) are loaded too. Raise UserError if
+    the folder holds a different model.
     """
     module = nnx.eval_shape(lambda: task.init(nnx.Rngs(0)))
     load_params(folder, module, layout=layout)
-    params, others = ModuleSpec.of(module).split(module)
-    # A copy each: an average that shared its buffers with the parameters could not be donated beside them.
-    average = jax.tree.map(jnp.copy, params) if state.average else {}
-    return state._replace(params=params, others=others, average=average)
+    params, non_params = ModuleSpec.of(module).split(module)
+    # A copy, since parameters and EMA could not both be donated if they shared buffers.
+    ema_params = jax.tree.map(jnp.copy, params) if state.learned.ema_params else {}
+    learned = state.learned._replace(params=params, non_params=non_params, ema_params=ema_params)
+    return state._replace(learned=learned)

@@ -1,52 +1,74 @@
-"""The parts of a training state as a checkpoint holds them, and what it takes for two of them to be of one model."""
+"""The parts of a training state as checkpoints store them, and the check that two states are of one model."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import jax
 import numpy as np
 
+from dalle_jax.arrays import PyTree
 from dalle_jax.config.errors import UserError
-from dalle_jax.train.optim.gradient_spikes import Followed
-from dalle_jax.train.state import State
+from dalle_jax.train.optim.gradient_spikes import RunningNorms
+from dalle_jax.train.state import Counted, Learned, Remembered, State
 
-COUNTERS = ("step", "skipped", "spiked", "skipped_in_a_row")
+OLD_PARTS = {"others": "non_params", "average": "ema_params"}
+"""Former names of parts, with the present names."""
 
 
-def to_parts(state: State) -> dict[str, Any]:
-    """The state as named flat dictionaries, without the empty ones."""
+@runtime_checkable
+class ArrayLeaf(Protocol):
+    """An array, its shape and dtype, or Orbax's metadata of it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of the dimensions."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The data type."""
+
+
+Parts: TypeAlias = dict[str, dict[str, PyTree]]
+"""Flat dictionaries of leaves (arrays, or their shapes and dtypes) by part and name."""
+
+
+def to_parts(state: State) -> Parts:
+    """Return a state as named flat dictionaries, without the empty ones."""
     parts = {
-        "params": state.params,
-        "others": state.others,
-        "average": state.average,
-        "gradient_norms": state.gradient_norms.averages,
-        "gradient_counts": state.gradient_norms.counts,
-        "counters": {name: getattr(state, name) for name in COUNTERS},
-        "optimizers": _named_leaves(state.optimizers),
-        "schedule": _named_leaves(state.schedule),
+        "params": state.learned.params,
+        "non_params": state.learned.non_params,
+        "ema_params": state.learned.ema_params,
+        "gradient_norms": state.remembered.gradient_norms.averages,
+        "gradient_counts": state.remembered.gradient_norms.counts,
+        "counters": state.counted._asdict(),
+        "optimizers": _named_leaves(state.learned.optimizers),
+        "schedule": _named_leaves(state.remembered.schedule),
     }
     return {name: part for name, part in parts.items() if part}
 
 
-def from_parts(parts: Mapping[str, Any], target: State) -> State:
-    """The inverse of ``to_parts``."""
-    counters = parts["counters"]
+def from_parts(parts: Parts, target: State) -> State:
+    """Invert ``to_parts``; ``target`` gives the tree structures of the optimizers and the schedule."""
     return State(
-        step=counters["step"],
-        params=parts.get("params", {}),
-        others=parts.get("others", {}),
-        average=parts.get("average", {}),
-        optimizers=_from_leaves(parts.get("optimizers", {}), target.optimizers),
-        gradient_norms=Followed(parts["gradient_norms"], parts["gradient_counts"]),
-        skipped=counters["skipped"],
-        spiked=counters["spiked"],
-        skipped_in_a_row=counters["skipped_in_a_row"],
-        schedule=_from_leaves(parts.get("schedule", {}), target.schedule),
+        Learned(
+            parts.get("params", {}),
+            parts.get("non_params", {}),
+            parts.get("ema_params", {}),
+            _from_leaves(parts.get("optimizers", {}), target.learned.optimizers),
+        ),
+        Counted(**parts["counters"]),
+        Remembered(
+            RunningNorms(parts.get("gradient_norms", {}), parts.get("gradient_counts", {})),
+            _from_leaves(parts.get("schedule", {}), target.remembered.schedule),
+        ),
     )
 
 
-def compare(where: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raises UserError with all that differs in names, shapes and dtypes; Orbax casts and reshapes some in silence."""
+def compare(
+    where: str, stored: Mapping[str, Mapping[str, ArrayLeaf]], wanted: Mapping[str, Mapping[str, ArrayLeaf]]
+) -> None:
+    """Raise UserError with all differences in names, shapes and dtypes; Orbax silently casts and reshapes some."""
+    refuse_old_parts(where, stored)
     problems = []
     for part in sorted(stored.keys() | wanted.keys()):
         have, want = stored.get(part, {}), wanted.get(part, {})
@@ -58,16 +80,28 @@ def compare(where: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) ->
                 problems.append(f"{part} {name} is {old} in the checkpoint and {new} in this run")
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise UserError(f"{where} is of another model or optimizer: {shown}. Undo the change, or give another --out")
+        raise UserError(
+            f"{where} is of a different model or optimizer: {shown}. Undo the change, or give another --out"
+        )
 
 
-def _named_leaves(tree: Any) -> dict[str, Any]:
+def refuse_old_parts(where: str, stored: Mapping[str, object]) -> None:
+    """Raise UserError for a checkpoint of an earlier version, whose parts have different names."""
+    for old, new in OLD_PARTS.items():
+        if old in stored:
+            raise UserError(
+                f"{where}: expected a checkpoint with the part {new!r}, got one of an earlier version, which calls it "
+                f"{old!r}. Train or import the model again, into another folder"
+            )
+
+
+def _named_leaves(tree: PyTree) -> dict[str, PyTree]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _from_leaves(leaves: Mapping[str, Any], like: Any) -> Any:
+def _from_leaves(leaves: Mapping[str, PyTree], like: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in _named_leaves(like)])
 
 
-def _signature(leaf: Any) -> str:
+def _signature(leaf: ArrayLeaf) -> str:
     return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"

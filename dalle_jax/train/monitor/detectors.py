@@ -1,6 +1,6 @@
-"""Detectors of the failures that users report: from the figures that are written anyway to what is wrong and its cure.
+"""Detectors of common failures in the metrics of a run, and the alerts that they raise.
 
-Each is given all figures of one moment by their full names, and those that it does not know are no concern of it.
+A detector is given all metrics written at one step, by their full names ("train/loss"), and ignores the others.
 """
 
 import statistics
@@ -9,32 +9,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from dalle_jax.config.errors import UserError
+
 HISTORY = 8
-"""Earlier values that a figure is compared with."""
+"""The number of earlier values that a metric is compared with."""
 
 
 @runtime_checkable
 class Detector(Protocol):
-    """Something that can be wrong with a run."""
+    """A check for one failure of a run."""
 
-    def found(self, step: int, values: Mapping[str, float]) -> str | None:
-        """What to say, "" if the figures that it reads are well, None if they are not among these."""
+    def check(self, step: int, values: Mapping[str, float]) -> str | None:
+        """Return a warning, an empty string if the metrics are fine, or None if they are absent."""
         ...
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A figure that is out of bounds after step ``after``: below ``below`` or above ``above``."""
+    """A metric below ``below`` or above ``above`` after step ``after``."""
 
-    figure: str
+    metric: str
     message: str
     below: float | None = None
     above: float | None = None
     after: int = 0
 
-    def found(self, step: int, values: Mapping[str, float]) -> str | None:
-        """``message`` with {value}."""
-        value = values.get(self.figure)
+    def check(self, step: int, values: Mapping[str, float]) -> str | None:
+        """Return ``message`` with {value} filled in."""
+        value = values.get(self.metric)
         if value is None or step < self.after:
             return None
         low = self.below is not None and value < self.below
@@ -44,38 +46,38 @@ class Threshold:
 
 @dataclass
 class Explosion:
-    """A figure whose name begins with ``figures`` that is ``times`` the median of its earlier values.
+    """A metric that exceeds ``times`` the median of its earlier values; ``prefix`` is the start of its name.
 
-    Bad values are left out of that median, and so are zeros: the gradient norm of an objective that has not begun yet,
-    such as a discriminator's before ``adversary.start``, is exactly 0.
+    The median excludes values that raised an alert, and zeros. A gradient norm is exactly 0 before its objective
+    starts, such as a discriminator's before ``adversary.start``.
     """
 
-    figures: str
+    prefix: str
     times: float
     message: str
     _history: dict[str, deque[float]] = field(default_factory=dict)
 
-    def found(self, step: int, values: Mapping[str, float]) -> str | None:
-        """``message`` with {name}, {value} and {usual}."""
+    def check(self, step: int, values: Mapping[str, float]) -> str | None:
+        """Return ``message`` with {name}, {value} and {usual} filled in."""
         del step
-        said = None
-        for name in (name for name, value in values.items() if name.startswith(self.figures) and value != 0):
+        message = None
+        for name in (name for name, value in values.items() if name.startswith(self.prefix) and value != 0):
             history = self._history.setdefault(name, deque(maxlen=HISTORY))
             usual = statistics.median(history) if len(history) == HISTORY else None
-            said = said or ""
+            message = message or ""
             if usual is not None and values[name] > self.times * usual:
-                said = self.message.format(name=name, value=values[name], usual=usual)
+                message = self.message.format(name=name, value=values[name], usual=usual)
             else:
                 history.append(values[name])
-        return said
+        return message
 
 
 @dataclass
 class Divergence:
-    """Two figures of which ``falling`` has improved by falling while ``other`` got worse, which should have risen.
+    """A loss (``falling``) that falls while a score (``other``), which should rise, falls too.
 
-    The newest of the last ``readings`` is compared with the oldest: ``falling`` must have fallen by ``fell`` of itself
-    and ``other`` by ``lost`` of itself.
+    The newest of ``readings`` values is compared with the oldest. Relative to the oldest, ``falling`` must have fallen
+    by ``fell`` and ``other`` by ``lost``.
     """
 
     falling: str
@@ -86,8 +88,8 @@ class Divergence:
     lost: float = 0.02
     _pairs: deque[tuple[float, float]] = field(default_factory=deque)
 
-    def found(self, step: int, values: Mapping[str, float]) -> str | None:
-        """``message`` with {before}, {now} of ``falling`` and {other_before}, {other_now}."""
+    def check(self, step: int, values: Mapping[str, float]) -> str | None:
+        """Return ``message`` with {before} and {now} of ``falling``, and {other_before} and {other_now}, filled in."""
         del step
         if self.falling not in values or self.other not in values:
             return None
@@ -101,8 +103,42 @@ class Divergence:
         return self.message.format(before=before, now=now, other_before=other_before, other_now=other_now)
 
 
+class Alerts:
+    """The alerts of a run: each detector warns once until its metric recovers."""
+
+    def __init__(self, abort_after: int, detectors: tuple[Detector, ...]):
+        self._abort_after = abort_after
+        self._detectors = detectors
+        self._active: set[int] = set()
+
+    def warnings(self, step: int, values: Mapping[str, float]) -> list[str]:
+        """Return the new warnings for the metrics of a step."""
+        reasons = {"train/skipped": "were not finite", "train/spiked": "had a spike in their gradient norm"}
+        messages = [
+            f"{values[name]:.0%} of the last updates {reason}: skipped"
+            for name, reason in reasons.items()
+            if values.get(name, 0.0) > 0
+        ]
+        for index, detector in enumerate(self._detectors):
+            message = detector.check(step, values)
+            if message and index not in self._active:
+                messages.append(message)
+            if message is not None:
+                (self._active.add if message else self._active.discard)(index)
+        return [f"WARNING step {step}: {message}" for message in messages]
+
+    def check(self, step: int, skipped_in_a_row: int) -> None:
+        """Raise UserError if too many updates in a row were skipped, since the run has diverged."""
+        if skipped_in_a_row >= self._abort_after:
+            raise UserError(
+                f"stopped at step {step}: the last {skipped_in_a_row} updates in a row were not finite or had a spike "
+                f"in their gradient norm (the limit is {self._abort_after}). The newest checkpoint is from before; "
+                "resume with a lower learning rate, a longer warm-up or a smaller clip_norm"
+            )
+
+
 def detectors(warmup: int = 0) -> tuple[Detector, ...]:
-    """All of them, with no memory yet; nothing need be learned before the ``warmup`` of the learning rate is over."""
+    """Return all detectors; those of slow learning wait for the ``warmup`` of the learning rate."""
     return (
         Threshold(
             "train/codebook/usage",
@@ -122,7 +158,7 @@ def detectors(warmup: int = 0) -> tuple[Detector, ...]:
         Threshold(
             "evaluation/guidance_effect",
             "GUIDANCE WITHOUT EFFECT: a caption changes the logits of the codes by {value:.2g} nats on average, so "
-            "guided samples are like unguided ones and captions are ignored. See that captions belong to their "
+            "guided samples are like unguided ones and captions are ignored. Check that captions belong to their "
             "images and are not cut or empty, that task.blank_captions is about 0.1, and train longer.",
             below=0.01,
             after=warmup + 300,
@@ -131,8 +167,8 @@ def detectors(warmup: int = 0) -> tuple[Detector, ...]:
             Threshold(
                 f"train/{name}",
                 "STUCK AT UNIFORM: the " + what + " is {value:.1%} of what guessing gives, so nothing has been learned "
-                "yet. Raise the learning rate or shorten the warm-up, and see that images and captions are what you "
-                "think they are (images/ in the run folder).",
+                "yet. Raise the learning rate or shorten the warm-up, and check that images and captions belong "
+                "together (images/ in the run folder).",
                 above=0.99,
                 after=warmup + 300,
             )
@@ -156,7 +192,7 @@ def detectors(warmup: int = 0) -> tuple[Detector, ...]:
             "evaluation/clip_score",
             "THE LOSS FALLS AND SO DOES THE CLIP SCORE: nats per code went from {before:.4g} to {now:.4g} while the "
             "CLIP score went from {other_before:.4g} to {other_now:.4g}: codes are guessed better from other codes "
-            "and the caption is followed less. Raise the share of blank captions or the guidance, see that captions "
+            "and the caption is followed less. Raise the share of blank captions or the guidance, check that captions "
             "belong to their images, and choose checkpoints by the CLIP score.",
         ),
     )

@@ -1,7 +1,7 @@
-"""Goodput: the share of wall time since a run first began that went into steps which were kept.
+"""Goodput: the share of wall time since a run first started that was spent in steps which were kept.
 
-What is lost to it: starting, compiling, waiting for batches, evaluation, saving, steps that were taken again after a
-restart, and the time in which nothing ran at all.
+Time is lost to start-up, compilation, waiting for batches, evaluation, checkpoints, steps repeated after a restart, and
+the time in which the run was stopped.
 """
 
 import json
@@ -15,10 +15,10 @@ FILE = "goodput.jsonl"
 
 
 class GoodputLog:
-    """The file of it: a line at every start and every save, ``{"step", "time", "useful_seconds"}``.
+    """The goodput file: a line ``{"step", "time", "useful_seconds"}`` at every start and every save.
 
-    Going on from a checkpoint drops the lines beyond it, so the seconds of steps that are taken again count once. The
-    first line stays: it says when the run began. Only the first process keeps one.
+    Resuming drops the lines beyond the checkpoint, so repeated steps count once. The first line stays, as the start of
+    the run. Only the first process keeps the file.
     """
 
     def __init__(self, out: Path, step: int, clock: Callable[[], float] = time.time):
@@ -29,12 +29,12 @@ class GoodputLog:
             lines = read_lines(self._path) if self._path.exists() else []
         except OSError as error:
             raise unwritable(self._path, error) from error
-        self._before = lines[-1]["useful_seconds"] if lines else 0.0
-        self._began = lines[0]["time"] if lines else clock()
+        self._before = (lines[-1]["useful_seconds"] or 0.0) if lines else 0.0
+        self._began = (lines[0]["time"] if lines else None) or clock()
         self.record(step, 0.0)
 
     def record(self, step: int, useful: float) -> None:
-        """Before a checkpoint is saved: ``useful`` seconds so far, of this process."""
+        """Write the ``useful`` seconds of this process so far; called before a checkpoint is saved."""
         line = {"step": step, "time": self._clock(), "useful_seconds": self._before + useful}
         try:
             with self._path.open("a", encoding="utf-8") as file:
@@ -43,5 +43,5 @@ class GoodputLog:
             raise unwritable(self._path, error) from error
 
     def goodput(self, useful: float) -> float:
-        """The share, with ``useful`` seconds so far, of this process."""
+        """Return the goodput, with ``useful`` seconds of this process so far."""
         return (self._before + useful) / max(self._clock() - self._began, 1e-9)

@@ -1,12 +1,13 @@
-"""What the loop says about itself while it runs: speed, goodput, recompiles, other hosts, and a watchdog over it."""
+"""Monitoring of the training loop: speed, goodput, recompilations, stragglers, and the watchdog."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 
+from dalle_jax.arrays import Array
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.chips import chip_of
 from dalle_jax.parallel.layout import Layout
@@ -19,80 +20,83 @@ T = TypeVar("T")
 
 
 class Monitor:
-    """Of one process of one run. In the loop it reads the clock and no more; figures are made at logging steps."""
+    """The monitor of one process. In the loop it only reads the clock; metrics are computed at logging steps."""
 
-    def __init__(self, watchdog: Watchdog, runner: CompiledTask, layout: Layout, batch_size: int, out: Path, step: int):
-        self._watchdog, self._runner, self._batch_size = watchdog, runner, batch_size
-        self._pace = timing.StepTimer()
-        self._before = self._pace.spent()
-        self._ledger = GoodputLog(out, step) if hosts.is_first() else None
+    def __init__(
+        self, watchdog: Watchdog, compiled: CompiledTask, layout: Layout, batch_size: int, out: Path, step: int
+    ):
+        self._watchdog, self._compiled, self._batch_size = watchdog, compiled, batch_size
+        self._timer = timing.StepTimer()
+        self._before = self._timer.spent()
+        self._goodput = GoodputLog(out, step) if hosts.is_first() else None
         self._straggler, self._names = timing.Straggler(), timing.host_names()
         self._flops: tuple[float | None, float | None] | None = None
         self._peak = peak_flops([device.device_kind for device in layout.mesh.devices.flat])
-        watchdog.starts(step)
+        watchdog.start(step)
 
     def batch(self, get: Callable[[], T]) -> T:
-        """What ``get`` gives, which is waiting for a batch."""
-        self._watchdog.waits_for(Phase.BATCH)
-        got = self._pace.wait_for(get)
-        self._watchdog.waits_for(Phase.STEP)
+        """Call ``get``, which returns the next batch, and record the wait."""
+        self._watchdog.enter(Phase.BATCH)
+        got = self._timer.wait_for(get)
+        self._watchdog.enter(Phase.STEP)
         return got
 
     def stepped(self, step: int) -> None:
-        """A step was handed to the devices."""
-        self._pace.stepped()
-        self._watchdog.stepped(step, self._runner.mark)
-        self._watchdog.waits_for(Phase.PROCESSES)
+        """Record that a step was dispatched to the devices."""
+        self._timer.stepped()
+        self._watchdog.stepped(step, self._compiled.mark)
+        self._watchdog.enter(Phase.PROCESSES)
 
     @contextlib.contextmanager
     def reading(self, step: int) -> Iterator[None]:
-        """Around the reading of figures, which waits for the devices."""
-        self._watchdog.waits_for(Phase.DEVICES)
+        """Enclose the reading of metrics, which waits for the devices."""
+        self._watchdog.enter(Phase.DEVICES)
         yield
         self._watchdog.finished(step)
-        self._watchdog.waits_for(Phase.PROCESSES)
+        self._watchdog.enter(Phase.PROCESSES)
 
     @contextlib.contextmanager
-    def pause(self, step: int, doing: Phase, last: Any) -> Iterator[None]:
-        """Around what is no step. ``last`` is an array of the newest step: its time is not that of the pause."""
+    def pause(self, step: int, phase: Phase, last: Array) -> Iterator[None]:
+        """Enclose work that is not a step. It waits first for ``last``, an array of the newest step."""
         with self.reading(step):
             jax.block_until_ready(last)
-        with self._pace.pause():
-            self._watchdog.waits_for(doing)
+        with self._timer.pause():
+            self._watchdog.enter(phase)
             yield
-            self._watchdog.waits_for(Phase.PROCESSES)
+            self._watchdog.enter(Phase.PROCESSES)
 
-    def saves(self, step: int) -> None:
-        """Before a checkpoint is saved."""
-        if self._ledger is not None:
-            self._ledger.record(step, self._pace.spent().useful)
+    def before_save(self, step: int) -> None:
+        """Record the goodput before a checkpoint is saved."""
+        if self._goodput is not None:
+            self._goodput.record(step, self._timer.spent().useful)
 
-    def figures(self) -> tuple[dict[str, float], list[str]]:
-        """Those of the interval since the last time, by full names, and what to say loudly. All processes at once.
+    def metrics(self) -> tuple[dict[str, float], list[str]]:
+        """Return metrics since the last call by full name, and warnings to print; all processes call it together.
 
-        Right after the devices were waited for. An interval with no step by the clock has figures of the run alone.
+        It must follow a wait for the devices. Without a timed step since the last call, only goodput and compilations
+        are returned.
         """
-        spent = self._pace.spent()
+        spent = self._timer.spent()
         interval, self._before = spent.since(self._before), spent
-        found = {"speed/compiles": float(self._runner.compiles()["step"])}
-        if self._ledger is not None:
-            found["speed/goodput"] = self._ledger.goodput(spent.useful)
-        said = [f"the step was compiled again: {why}" for why in self._runner.recompiled()]
+        found = {"speed/compiles": float(self._compiled.compiles()["step"])}
+        if self._goodput is not None:
+            found["speed/goodput"] = self._goodput.goodput(spent.useful)
+        messages = [f"the step was compiled again: {why}" for why in self._compiled.recompiled()]
         if interval.steps:
-            rows = timing.gathered(interval, self._pace.longest_wait())
-            straggler = self._straggler.line(rows, self._names)
-            said += [] if straggler is None else [straggler]
-            found |= rows.figures() | self._rates(interval.steps / interval.seconds)
-        return found, said
+            rows = timing.gathered(interval, self._timer.longest_wait())
+            straggler = self._straggler.message(rows, self._names)
+            messages += [] if straggler is None else [straggler]
+            found |= rows.metrics() | self._rates(interval.steps / interval.seconds)
+        return found, messages
 
     def _rates(self, steps_per_second: float) -> dict[str, float]:
-        """Examples per second and, where they are known, the shares of the chips' peak that are made use of."""
+        """Return examples per second, and MFU and HFU if the chips and the FLOPs are known."""
         found = {"speed/examples_per_second": steps_per_second * self._batch_size}
         if self._peak is None:
             return found
-        if self._flops is None:  # counted once, which takes as long as tracing the step
-            with self._pace.pause():
-                self._flops = self._runner.flops(self._batch_size)
+        if self._flops is None:  # computed once, which takes as long as tracing the step
+            with self._timer.pause():
+                self._flops = self._compiled.flops(self._batch_size)
         for name, flops in zip(("speed/mfu", "speed/hfu"), self._flops, strict=True):
             if flops is not None:
                 found[name] = flops * steps_per_second / self._peak
@@ -100,7 +104,7 @@ class Monitor:
 
 
 def peak_flops(kinds: Sequence[str]) -> float | None:
-    """FLOP/s of devices of those kinds together, by their makers' data sheets; None where one of them is not known."""
+    """Return the total peak FLOP/s of devices by the vendors' data sheets, or None if a kind is unknown."""
     chips = [chip_of(kind) for kind in kinds]
     known = [chip.device_flops for chip in chips if chip is not None]
     return sum(known) if len(known) == len(chips) else None

@@ -1,4 +1,4 @@
-"""Traces of what the devices and the host do, by ``jax.profiler``, on demand: some steps, or when a signal asks."""
+"""Profiles of devices and host by ``jax.profiler``, for chosen steps or on a signal."""
 
 import contextlib
 import signal
@@ -6,11 +6,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
+from dalle_jax.arrays import Array
 from dalle_jax.config.errors import UserError
+from dalle_jax.train.signals import Handler
 
 FOLDER = "profile"
 SIGNAL = signal.SIGUSR1
@@ -18,14 +20,14 @@ SIGNALLED_STEPS = 5
 
 
 class Steps(NamedTuple):
-    """From when step ``first`` is done until step ``last`` is: ``last - first`` steps."""
+    """The ``last - first`` steps after step ``first``, up to and including step ``last``."""
 
     first: int
     last: int
 
     @classmethod
     def parse(cls, text: str) -> "Steps":
-        """``100:105``. Raises UserError."""
+        """Parse text such as ``100:105``; raise UserError if it is malformed."""
         first, colon, last = text.partition(":")
         if not (colon and first.isdigit() and last.isdigit() and int(first) < int(last)):
             raise UserError(
@@ -35,21 +37,21 @@ class Steps(NamedTuple):
 
 
 class Profiler:
-    """A context in which the wanted steps are traced into the run folder's ``profile/``.
+    """A context in which the wanted steps are traced into the folder ``profile/`` of the run.
 
-    SIGUSR1 asks for the next five steps, of the process that it is sent to. Nothing is written otherwise. Several
-    processes have a folder each.
+    SIGUSR1 requests the next five steps of the process that receives it. With several processes, each has its own
+    folder.
     """
 
-    def __init__(self, out: Path, wanted: Steps | None, say: Callable[[str], None]):
+    def __init__(self, out: Path, wanted: Steps | None, log: Callable[[str], None]):
         several = jax.process_count() > 1
         self._folder = out / FOLDER / (f"process_{jax.process_index()}" if several else "")
         self._wanted = [] if wanted is None else [wanted]
-        self._say = say
+        self._log = log
         self._asked = False
         self._step = 0
         self._since: int | None = None
-        self._before: Any = None
+        self._before: Handler = None
 
     def __enter__(self) -> "Profiler":
         if threading.current_thread() is threading.main_thread():
@@ -59,14 +61,14 @@ class Profiler:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._since is not None:  # what went wrong is to be heard of, not that its trace could not be written
+        if self._since is not None:  # report the error of the run, not one of its trace
             with contextlib.suppress(Exception):
                 self._stop()
         if self._before is not None:
             signal.signal(SIGNAL, self._before)
 
-    def between(self, step: int, newest: Any) -> None:
-        """Before every step: ``step`` are done or on their way, and ``newest`` is an array of the last of them."""
+    def before_step(self, step: int, newest: Array) -> None:
+        """Start or stop a trace; ``step`` steps have been dispatched, and ``newest`` is an array of the last one."""
         self._step = step
         if self._asked:
             self._asked = False
@@ -75,14 +77,14 @@ class Profiler:
             return
         inside = any(steps.first <= step < steps.last for steps in self._wanted)
         if inside and self._since is None:
-            jax.block_until_ready(newest)  # or the trace would begin with the steps before
+            jax.block_until_ready(newest)  # keep earlier steps out of the trace
             jax.profiler.start_trace(self._folder)
             self._since = step
         elif not inside:
-            self.ends(step, newest)
+            self.end(step, newest)
 
-    def ends(self, step: int, newest: Any) -> None:
-        """What is being traced ends with ``step``."""
+    def end(self, step: int, newest: Array) -> None:
+        """Stop the current trace, if there is one, after ``step``."""
         self._step = step
         if self._since is not None:
             jax.block_until_ready(newest)
@@ -93,7 +95,7 @@ class Profiler:
         self._wanted = [steps for steps in self._wanted if steps.last > self._step]
         jax.profiler.stop_trace()
         steps = f"the steps after {since} up to {self._step}"
-        self._say(f"traced {steps} into {self._folder}, which TensorBoard's profile page opens")
+        self._log(f"traced {steps} into {self._folder}, which TensorBoard's profile page opens")
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True

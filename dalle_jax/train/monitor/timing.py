@@ -1,4 +1,4 @@
-"""How fast a run goes and what its time goes to: clock readings of the loop, made into figures at logging steps."""
+"""Timing of the training loop: clock readings, converted to metrics at logging steps."""
 
 import socket
 import time
@@ -15,11 +15,11 @@ from dalle_jax.arrays import Float
 T = TypeVar("T")
 
 NAME_BYTES = 64
-"""Of a host's name, when processes tell each other theirs."""
+"""The length of a host's name when processes exchange their names."""
 
 
 class TimeSpent(NamedTuple):
-    """Steps, the seconds that went into them (evaluation, images and saves left out), and waiting for batches."""
+    """The number of steps, their seconds (without evaluation, images and saves), and the seconds waited for batches."""
 
     steps: int
     seconds: float
@@ -27,19 +27,19 @@ class TimeSpent(NamedTuple):
 
     @property
     def useful(self) -> float:
-        """Seconds in steps that had their batch."""
+        """The seconds in steps, without the waits for batches."""
         return self.seconds - self.waited
 
     def since(self, before: "TimeSpent") -> "TimeSpent":
-        """What was spent after ``before``."""
+        """Return the time spent since an earlier reading."""
         return TimeSpent(self.steps - before.steps, self.seconds - before.seconds, self.waited - before.waited)
 
 
 class StepTimer:
-    """The clock of one process's loop. It starts when the first step has been handed over, so compiling is left out.
+    """The clock of one process's loop. It starts when the first step is dispatched, which excludes compilation.
 
-    The first step is therefore no step of it: on a device that runs behind the loop some of it is in the seconds of the
-    others, so a rate can come out too low in the first interval but never too high.
+    The first step is not counted. If a device lags behind the loop, part of that step falls into later ones. The first
+    rate can therefore be too low, but never too high.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
@@ -49,7 +49,7 @@ class StepTimer:
         self._waited = self._paused = self._longest = 0.0
 
     def wait_for(self, get: Callable[[], T]) -> T:
-        """What ``get`` gives, and how long it took, as waiting for a batch."""
+        """Call ``get`` and record its duration as a wait for a batch."""
         before = self._clock()
         got = get()
         if self._began is not None:
@@ -59,7 +59,7 @@ class StepTimer:
         return got
 
     def stepped(self) -> None:
-        """One more step was handed to the devices."""
+        """Record that a step was dispatched to the devices."""
         if self._began is None:
             self._began = self._clock()
         else:
@@ -67,7 +67,7 @@ class StepTimer:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """What is done inside is no step. The devices should be idle when it begins, or their time is counted here."""
+        """Exclude the enclosed work from the time of steps. The devices should be idle at its start."""
         before = self._clock()
         try:
             yield
@@ -76,19 +76,19 @@ class StepTimer:
                 self._paused += self._clock() - before
 
     def spent(self) -> TimeSpent:
-        """Since the clock started."""
+        """Return the time spent since the clock started."""
         if self._began is None:
             return TimeSpent(0, 0.0, 0.0)
         return TimeSpent(self._steps, self._clock() - self._began - self._paused, self._waited)
 
     def longest_wait(self) -> float:
-        """The longest wait for one batch since this was last asked, in seconds."""
+        """Return the longest wait for a batch since the last call, in seconds."""
         longest, self._longest = self._longest, 0.0
         return longest
 
 
-class Hosts(NamedTuple):
-    """One row for each process: seconds per step, mean and longest wait for a batch, all of one logging interval."""
+class HostTimes(NamedTuple):
+    """Seconds per step, and the mean and longest wait for a batch, by process, over one logging interval."""
 
     step: Float[np.ndarray, " P"]
     wait: Float[np.ndarray, " P"]
@@ -96,15 +96,15 @@ class Hosts(NamedTuple):
 
     @property
     def slowest(self) -> int:
-        """The process that waits the longest for its batches.
+        """The process that waits longest for its batches.
 
-        All take their steps together, so the seconds of a step are nearly the same everywhere; what differs is whether
-        a process had its batch in time or let the others wait.
+        Processes step together, so seconds per step are nearly equal. Only the wait shows which process delays the
+        others.
         """
         return int(np.argmax(self.wait))
 
-    def figures(self) -> dict[str, float]:
-        """By name. The share of time spent waiting is the largest of all: the others wait for that process."""
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics by name. The wait share is the maximum, since all wait for the slowest process."""
         found = {
             "host/step_seconds": float(self.step.mean()),
             "host/wait_seconds": float(self.wait.mean()),
@@ -114,16 +114,16 @@ class Hosts(NamedTuple):
         return found | ({"host/slowest": float(self.slowest)} if len(self.step) > 1 else {})
 
 
-def gathered(interval: TimeSpent, longest: float) -> Hosts:
-    """The figures of every process, from each its own. Must be called by all of them at the same step."""
+def gathered(interval: TimeSpent, longest: float) -> HostTimes:
+    """Gather the times of all processes; each must call it at the same step."""
     steps = max(interval.steps, 1)
     own = np.array([interval.seconds / steps, interval.waited / steps, longest], np.float32)
     rows = own[None] if jax.process_count() == 1 else np.asarray(multihost_utils.process_allgather(own))  # [P 3]
-    return Hosts(*rows.T)
+    return HostTimes(*rows.T)
 
 
 def host_names() -> tuple[str, ...]:
-    """The name of every process's host, in the order of processes. Must be called by all of them."""
+    """Return the host name of each process, in order; all processes must call it."""
     name = socket.gethostname().encode()[:NAME_BYTES]
     if jax.process_count() == 1:
         return (name.decode(errors="replace"),)
@@ -133,25 +133,25 @@ def host_names() -> tuple[str, ...]:
 
 
 class Straggler:
-    """Says which host the others wait for, once until it is another or none."""
+    """Detection of the host that the others wait for, reported once until it changes."""
 
     LEAST_SHARE = 0.1
-    """Of the time of a step that a host waits for its batch before it is worth a word."""
+    """The smallest share of a step that a host must wait for its batch to be reported."""
 
     def __init__(self) -> None:
-        self._said: int | None = None
+        self._reported: int | None = None
 
-    def line(self, hosts: Hosts, names: Sequence[str]) -> str | None:
-        """The line, where there is one: a wait of a tenth of the step and of twice the others' median."""
+    def message(self, hosts: HostTimes, names: Sequence[str]) -> str | None:
+        """Return a warning if a host waits for a tenth of the step and for twice the others' median."""
         slowest = hosts.slowest
         others = np.delete(hosts.wait, slowest)
         wait, step = float(hosts.wait[slowest]), float(hosts.step[slowest])
         bad = len(others) > 0 and wait > self.LEAST_SHARE * step and wait > 2 * float(np.median(others))
-        repeated, self._said = self._said == slowest, slowest if bad else None
+        repeated, self._reported = self._reported == slowest, slowest if bad else None
         if not bad or repeated:
             return None
         return (
             f"SLOWEST HOST: process {slowest} on {names[slowest]} waits {wait:.3g} s for its batch in a step of "
-            f"{step:.3g} s, the others {float(np.median(others)):.3g} s, and they wait for it. Look at its disk, its "
-            "network and what else runs there."
+            f"{step:.3g} s, the others {float(np.median(others)):.3g} s, and they wait for it. Check its disk, its "
+            "network and its other processes."
         )

@@ -1,7 +1,7 @@
-"""A watchdog: a run in which no step finishes any more says where it stands and ends, so that it can be started again.
+"""A watchdog that ends a run in which steps no longer finish, and reports where it hangs.
 
-A hung run costs as much as one that trains and is seen by nobody. A launcher that starts the same command again after
-``EXIT_CODE`` goes on from the newest checkpoint.
+A hung run costs as much as one that trains. A launcher that repeats the command after ``EXIT_CODE`` resumes from the
+newest checkpoint.
 """
 
 import contextlib
@@ -13,23 +13,24 @@ from collections import deque
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import jax
 
+from dalle_jax.arrays import Array
+
 EXIT_CODE = 75
-"""How a stalled run ends: EX_TEMPFAIL of sysexits.h, "the user is invited to try again"."""
+"""The exit code of a stalled run: EX_TEMPFAIL of sysexits.h, "the user is invited to try again"."""
 
 FOLDER = "stalls"
 DISK_SECONDS = 10.0
-"""How long the stacks may take to be written to the run folder: the disk may be what hangs."""
+"""The time limit for writing stack traces to the run folder, since the disk may hang too."""
 
 PATIENCE = 6.0
-"""What is slow by nature (the first step, which compiles, evaluation, saves) may take this many times as long."""
+"""The factor on the time limit for slow work: the first step, which compiles, evaluation, and saves."""
 
 
 class Phase(Enum):
-    """What the loop is waiting for, in words, and whether that is slow by nature."""
+    """The phases of the loop, each with a description and a flag for slow work."""
 
     OPENING = ("the run's folder, its data and its newest checkpoint to be opened", True)
     BATCH = ("a batch from the data source", False)
@@ -40,51 +41,50 @@ class Phase(Enum):
     IMAGES = ("images to be drawn", True)
     CHECKPOINT = ("a checkpoint to be saved", True)
 
-    def __init__(self, words: str, slow: bool):
-        self.words = words
+    def __init__(self, description: str, slow: bool):
+        self.description = description
         self.slow = slow
 
 
 class Patience:
-    """Seconds without progress, and when they are too many. Knows no clock, so it is tested without one."""
+    """The seconds without progress and their limit. It has no clock of its own, so tests need none."""
 
     def __init__(self, seconds: float):
         self._seconds = seconds
         self._seen: tuple[int, int] | None = None
         self.waited = 0.0
 
-    def allowed(self, steps: int, doing: Phase) -> float:
-        """The most seconds without progress: more before the first of this process's steps, and for what is slow."""
-        return self._seconds * (PATIENCE if doing.slow or not steps else 1.0)
+    def allowed(self, steps: int, phase: Phase) -> float:
+        """Return the limit in seconds, which is larger before the first step of this process and for slow phases."""
+        return self._seconds * (PATIENCE if phase.slow or not steps else 1.0)
 
-    def passed(self, seconds: float, steps: int, changes: int, doing: Phase) -> bool:
-        """Whether patience is at an end after that many more seconds.
+    def passed(self, seconds: float, steps: int, changes: int, phase: Phase) -> bool:
+        """Add ``seconds`` and return True if the limit is exceeded.
 
-        ``steps`` finished and ``changes`` between what is slow and what is not are counts; either growing is progress.
+        Progress resets the time: a growing count of finished ``steps``, or of ``changes`` to or from a slow phase.
         """
         if (steps, changes) != self._seen:
             self._seen, self.waited = (steps, changes), 0.0
         self.waited += seconds
-        return self.waited > self.allowed(steps, doing)
+        return self.waited > self.allowed(steps, phase)
 
 
 class Watchdog:
-    """A context in which the process ends if no step finishes for ``seconds`` (never, where that is None).
+    """A context in which the process ends if no step finishes for ``seconds``; None disables it.
 
-    The devices run behind the loop. So that a step is known to have finished without waiting for it, the loop leaves
-    one small array of each (``stepped``), and the watchdog's thread asks which of them are there. A process that was
-    itself suspended has not stalled: the time between two looks counts as that of two looks at most. Native code that
-    never lets go of the interpreter would stop this thread too.
+    Devices run asynchronously. The loop passes a small array of each step (``stepped``), and the watchdog's thread
+    polls which of them are ready. A suspended process has not stalled, so the time between two polls counts as two
+    intervals at most. Native code that never releases the GIL would block this thread too.
     """
 
     def __init__(self, seconds: float | None, out: Path):
-        self.doing = Phase.OPENING
+        self.phase = Phase.OPENING
         self._patience = None if seconds is None else Patience(seconds)
         self._look = 1.0 if seconds is None else min(max(seconds / 20, 0.05), 5.0)
         self._out = out
-        self._marks: deque[tuple[int, Any]] = deque()
+        self._marks: deque[tuple[int, Array]] = deque()
         self._changes = 0
-        self._first = self._given = self._finished = 0
+        self._first = self._dispatched = self._finished = 0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -100,24 +100,24 @@ class Watchdog:
         if self._thread.is_alive():
             self._thread.join()
 
-    def starts(self, step: int) -> None:
-        """The loop begins after step ``step``."""
-        self._first = self._given = self._finished = step
-        self.waits_for(Phase.BATCH)
+    def start(self, step: int) -> None:
+        """Record that the loop starts after step ``step``."""
+        self._first = self._dispatched = self._finished = step
+        self.enter(Phase.BATCH)
 
-    def waits_for(self, doing: Phase) -> None:
-        """What the loop does from now on."""
-        self._changes += doing.slow or self.doing.slow
-        self.doing = doing
+    def enter(self, phase: Phase) -> None:
+        """Record that the loop enters a phase."""
+        self._changes += phase.slow or self.phase.slow
+        self.phase = phase
 
-    def stepped(self, step: int, mark: Any) -> None:
-        """Step ``step`` was handed to the devices; ``mark`` is an array that it gives, or None."""
-        self._given = step
+    def stepped(self, step: int, mark: Array | None) -> None:
+        """Record that a step was dispatched; ``mark`` is an array that it computes, or None."""
+        self._dispatched = step
         if mark is not None and self._patience is not None:
             self._marks.append((step, mark))
 
     def finished(self, step: int) -> None:
-        """Step ``step`` is done."""
+        """Record that a step has finished."""
         self._finished = max(self._finished, step)
 
     def _watch(self) -> None:
@@ -125,39 +125,42 @@ class Watchdog:
         before = time.monotonic()
         while not self._end.wait(self._look):
             now = time.monotonic()
-            while self._marks and self._marks[0][1].is_ready():
+            while self._marks and self._marks[0][1].is_ready():  # type: ignore[attr-defined]
                 self.finished(self._marks.popleft()[0])
             seconds, steps = min(now - before, 2 * self._look), self._finished - self._first
-            if self._patience.passed(seconds, steps, self._changes, self.doing):
-                self._give_up(self._words(self._patience))
+            if self._patience.passed(seconds, steps, self._changes, self.phase):
+                self._exit(self._message(self._patience))
             before = now
 
-    def _give_up(self, words: str) -> None:
-        """Writes past Python's streams, whose locks a hung thread may hold, and to a disk that may hang too."""
+    def _exit(self, message: str) -> None:
+        """End the process. It avoids Python's streams, whose locks a hung thread may hold, and a disk that may hang."""
         faulthandler.dump_traceback(file=2, all_threads=True)
-        path = self._out / FOLDER / f"step_{self._given:08d}_process_{jax.process_index()}.txt"
-        writer = threading.Thread(target=_write, args=(path, words), name="stacks", daemon=True)
+        path = self._out / FOLDER / f"step_{self._dispatched:08d}_process_{jax.process_index()}.txt"
+        writer = threading.Thread(target=_write, args=(path, message), name="stacks", daemon=True)
         writer.start()
         writer.join(timeout=DISK_SECONDS)
         where = f"and in {path}" if not writer.is_alive() and path.exists() else f"{path} could not be written"
-        line = f"dalle-jax: error: {words}. The stacks of all threads are above, {where}; the same command goes on\n"
+        line = (
+            f"dalle-jax: error: {message}. The stacks of all threads are above, {where}; "
+            "repeat the command to resume the run\n"
+        )
         os.write(2, line.encode())
         os._exit(EXIT_CODE)
 
-    def _words(self, patience: Patience) -> str:
-        behind = self._given - self._finished
+    def _message(self, patience: Patience) -> str:
+        behind = self._dispatched - self._finished
         return (
             f"stalled after step {self._finished}: no progress for {patience.waited:.0f} s while waiting for "
-            f"{self.doing.words}"
-            + (f", with {behind} steps unfinished that the devices were given" if behind else "")
-            + f" (trainer.stall_seconds allows {patience.allowed(self._finished - self._first, self.doing):g} s here)"
+            f"{self.phase.description}"
+            + (f", with {behind} dispatched steps unfinished" if behind else "")
+            + f" (trainer.stall_seconds allows {patience.allowed(self._finished - self._first, self.phase):g} s here)"
         )
 
 
-def _write(path: Path, words: str) -> None:
+def _write(path: Path, message: str) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as file:
-            file.write(words + "\n\n")
+            file.write(message + "\n\n")
             file.flush()
             faulthandler.dump_traceback(file=file, all_threads=True)

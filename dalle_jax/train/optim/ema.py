@@ -1,42 +1,43 @@
-"""The moving average of the parameters that evaluation and sampling use."""
+"""Exponential moving averages (EMA) of the parameters, which evaluation and sampling use."""
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from dalle_jax.arrays import Array
 
 
 @dataclass(frozen=True)
 class ConstantEma:
-    """``average <- decay * average + (1 - decay) * params`` at every step."""
+    """``ema <- decay * ema + (1 - decay) * params`` at every step."""
 
     decay: float
 
-    def decay_at(self, step: Array) -> Any:
-        """The decay of step ``step`` (from 0)."""
+    def decay_at(self, step: Array) -> ArrayLike:
+        """Return the decay of step ``step`` (from 0)."""
         del step
         return self.decay
 
 
 @dataclass(frozen=True)
 class WarmedEma:
-    """As ``ConstantEma`` with ``min(decay, (1 + step) / (10 + step))``: untrained weights are soon forgotten."""
+    """``ConstantEma`` with decay ``min(decay, (1 + step) / (10 + step))``, which soon forgets untrained weights."""
 
     decay: float
 
-    def decay_at(self, step: Array) -> Any:
-        """The decay of step ``step`` (from 0)."""
+    def decay_at(self, step: Array) -> ArrayLike:
+        """Return the decay of step ``step`` (from 0)."""
         t = step.astype(jnp.float32)
         return jnp.minimum(self.decay, (1.0 + t) / (10.0 + t))
 
 
 @dataclass(frozen=True)
 class PeriodicEma:
-    """As ``ConstantEma``, but once every ``every`` steps: exponentially weighted iterate averaging.
+    """``ConstantEma`` updated once every ``every`` steps (exponentially weighted iterate averaging).
 
-    DALL·E 1's transformer: decay 0.99 every 25 updates (arXiv 2102.12092, appendix B); its dVAE averaged every step.
+    DALL·E 1's transformer used decay 0.99 every 25 updates (arXiv 2102.12092, appendix B); its dVAE, every update.
     """
 
     decay: float = 0.99
@@ -46,15 +47,15 @@ class PeriodicEma:
         if self.every < 1:
             raise ValueError(f"every: expected at least 1 step, got {self.every}")
 
-    def decay_at(self, step: Array) -> Any:
-        """The decay after steps ``every - 1``, ``2 every - 1``, ..., and 1, which changes nothing, after the others."""
+    def decay_at(self, step: Array) -> ArrayLike:
+        """Return the decay at steps ``every - 1``, ``2 every - 1``, ..., and 1 (no change) at all other steps."""
         return jnp.where((step + 1) % self.every == 0, self.decay, 1.0)
 
 
 Ema: TypeAlias = ConstantEma | WarmedEma | PeriodicEma
 
 
-def update(ema: Ema, average: dict[str, Array], params: dict[str, Array], step: Array) -> dict[str, Array]:
-    """The average after one more step."""
+def update(ema: Ema, ema_params: dict[str, Array], params: dict[str, Array], step: Array) -> dict[str, Array]:
+    """Return the EMA parameters after one more step."""
     decay = ema.decay_at(step)
-    return {name: value + (1.0 - decay) * (params[name] - value) for name, value in average.items()}
+    return {name: value + (1.0 - decay) * (params[name] - value) for name, value in ema_params.items()}

@@ -1,4 +1,4 @@
-"""The optimizers of optax by their names, for what has no dataclass of its own in ``optimizers.py``."""
+"""Optimizers of optax by name, for those without a dataclass in ``optimizers.py``."""
 
 import inspect
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 from dalle_jax.config.problems import did_you_mean
-from dalle_jax.train.optim.weight_decay import Parameters, mask, with_decay
+from dalle_jax.train.optim.parameter_masks import Parameters, add_weight_decay, weight_decay_mask
 
 NAMES: dict[str, Callable[..., optax.GradientTransformation]] = {
     "acprop": optax.contrib.acprop,
@@ -36,10 +36,10 @@ NAMES: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sm3": optax.sm3,
     "yogi": optax.yogi,
 }
-"""Those of optax whose update is the learning rate times a direction that gradients and parameters alone decide.
+"""Optimizers whose update is the learning rate times a direction that depends only on gradients and parameters.
 
-Left out are those that find their own rate (cocob, dog, prodigy, mechanic, momo, dadapt_adamw, schedule_free,
-polyak_sgd, rprop), that use it otherwise (fromage, madgrad), or that need more than a gradient (lbfgs, sam, sophia).
+Excluded are optimizers that find their own rate (cocob, dog, prodigy, mechanic, momo, dadapt_adamw, schedule_free,
+polyak_sgd, rprop), that use it differently (fromage, madgrad), or that need more than a gradient (lbfgs, sam, sophia).
 """
 
 Number = bool | int | float
@@ -49,9 +49,9 @@ Number = bool | int | float
 class Optax:
     """An optimizer of optax by name, with its numeric arguments: ``settings = [("b1", 0.9), ("nesterov", True)]``.
 
-    ``weight_decay`` goes where the optimizer has a place for it (before the trust ratio of LAMB and LARS), else it is
-    decoupled. LARS gathers its momentum before the rate, where optax's gathers it after, so a rate that changes acts at
-    once. Norms of parameters (LAMB, LARS, NovoGrad) are those of all layers together where layers are scanned.
+    ``weight_decay`` is passed to the optimizer if it takes one (LAMB and LARS apply it before the trust ratio), else it
+    is decoupled. LARS accumulates its momentum before the rate is applied, while optax does so after, so a new rate
+    acts at once. If layers are scanned, parameter norms (LAMB, LARS, NovoGrad) are over all layers together.
     """
 
     name: str
@@ -67,26 +67,28 @@ class Optax:
         for name, value in self.settings:
             if name not in known:
                 has = ", ".join(known) or "none"
-                raise ValueError(f"settings: {self.name} has {has}, got {name!r}{did_you_mean(name, known)}")
+                raise ValueError(
+                    f"settings: expected arguments of {self.name} ({has}), got {name!r}{did_you_mean(name, known)}"
+                )
             if isinstance(value, bool) != isinstance(known[name], bool):
                 expected = "True or False" if isinstance(known[name], bool) else "a number"
-                raise ValueError(f"settings: {name} of {self.name} is {expected}, got {value!r}")
+                raise ValueError(f"settings: expected {expected} for {name} of {self.name}, got {value!r}")
             if given.count(name) > 1:
                 raise ValueError(f"settings: {name!r} is given more than once")
 
     def transformation(self, parameters: Parameters) -> optax.GradientTransformation:
-        """optax's own at a rate of one, without the sign that it gives its updates."""
+        """Return the optax optimizer at a rate of 1, with the sign of its updates flipped to a descent direction."""
         make, arguments = NAMES[self.name], dict[str, Any](self.settings)
         legal = inspect.signature(make).parameters
         masked = next((one for one in ("mask", "weight_decay_mask") if one in legal), None)
         if masked is not None:
-            arguments |= {"weight_decay": self.weight_decay, masked: mask(parameters)}
+            arguments |= {"weight_decay": self.weight_decay, masked: weight_decay_mask(parameters)}
         direction = optax.chain(make(learning_rate=1.0, **arguments), optax.scale(-1.0))
-        return direction if masked is not None else with_decay(direction, self.weight_decay, parameters)
+        return direction if masked is not None else add_weight_decay(direction, self.weight_decay, parameters)
 
 
 def numeric_settings(name: str) -> dict[str, Number | None]:
-    """The numeric arguments of one of ``NAMES`` with their defaults (None for a momentum that is off)."""
+    """Return the numeric arguments of an optimizer in ``NAMES`` with their defaults (None for no momentum)."""
     arguments = inspect.signature(NAMES[name]).parameters.values()
     return {
         one.name: one.default

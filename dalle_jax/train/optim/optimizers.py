@@ -1,29 +1,36 @@
-"""Optimizers: a closed union of dataclasses, each of which gives an optax transformation without its learning rate.
+"""Optimizers: a closed union of dataclasses, each of which returns an optax transformation without a learning rate.
 
-Every transformation returns the descent direction; the train step subtracts it times the schedule's rate. Weight decay
-is decoupled (arXiv 1711.05101) and so is multiplied by the rate too.
+A transformation returns the descent direction. The training step multiplies it by the schedule's rate and subtracts it.
+Weight decay is decoupled (arXiv 1711.05101), so the rate multiplies it too.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import jax
 import optax
 
+from dalle_jax.arrays import Array, PyTree
 from dalle_jax.parallel.axes import CODES, EMBED, LAYERS, POSITIONS, VOCAB
 from dalle_jax.train.optim.optax_by_name import Optax
-from dalle_jax.train.optim.weight_decay import Axes, Parameters, with_decay
+from dalle_jax.train.optim.parameter_masks import Axes, Parameters, add_weight_decay
+
+S = TypeVar("S")
+"""A sharding."""
+
+Update: TypeAlias = Array | optax.MaskedNode
+"""The update of a parameter, or the mask of one that a different transformation updates."""
 
 
 @dataclass(frozen=True)
 class AdamW:
     """Adam with decoupled weight decay (arXiv 1412.6980, 1711.05101).
 
-    DALL·E 1's transformer had beta2 0.96 and weight_decay 4.5e-2 (arXiv 2102.12092, appendix B), and held its moments
-    in 16 bits. ``first_moment`` halves the memory of the first; the second stays in float32, since bfloat16 cannot tell
-    v from v + (1 - beta2) g^2 once the change is below v / 256.
+    DALL·E 1's transformer used beta2 0.96 and weight_decay 4.5e-2 (arXiv 2102.12092, appendix B), and kept its
+    moments in 16 bits. ``first_moment`` is the dtype of the first moment. The second stays in float32, since bfloat16
+    cannot distinguish v from v + (1 - beta2) g^2 once the change is below v / 256.
     """
 
     beta1: float = 0.9
@@ -33,14 +40,14 @@ class AdamW:
     first_moment: Literal["float32", "bfloat16"] = "float32"
 
     def transformation(self, parameters: Parameters) -> optax.GradientTransformation:
-        """Two moments for each parameter."""
+        """Return Adam, which keeps two moments per parameter."""
         adam = optax.scale_by_adam(b1=self.beta1, b2=self.beta2, eps=self.epsilon, mu_dtype=self.first_moment)
-        return with_decay(adam, self.weight_decay, parameters)
+        return add_weight_decay(adam, self.weight_decay, parameters)
 
 
 @dataclass(frozen=True)
 class Adafactor:
-    """Second moments kept as rows and columns (arXiv 1804.04235), updates relative to the size of the parameter."""
+    """Adafactor: factored second moments, and updates relative to the parameter's scale (arXiv 1804.04235)."""
 
     decay: float = 0.8
     clipping: float = 1.0
@@ -48,13 +55,13 @@ class Adafactor:
     weight_decay: float = 0.0
 
     def transformation(self, parameters: Parameters) -> optax.GradientTransformation:
-        """Matrices with both sides of at least ``factored_from`` are factored."""
+        """Return Adafactor, which factors matrices whose sides are both at least ``factored_from``."""
         adafactor = optax.chain(
             optax.scale_by_factored_rms(decay_rate=self.decay, min_dim_size_to_factor=self.factored_from),
             optax.clip_by_block_rms(self.clipping),
             optax.scale_by_param_block_rms(),
         )
-        return with_decay(adafactor, self.weight_decay, parameters)
+        return add_weight_decay(adafactor, self.weight_decay, parameters)
 
 
 @dataclass(frozen=True)
@@ -66,15 +73,16 @@ class Lion:
     weight_decay: float = 0.0
 
     def transformation(self, parameters: Parameters) -> optax.GradientTransformation:
-        """One moment for each parameter."""
-        return with_decay(optax.scale_by_lion(b1=self.beta1, b2=self.beta2), self.weight_decay, parameters)
+        """Return Lion, which keeps one moment per parameter."""
+        return add_weight_decay(optax.scale_by_lion(b1=self.beta1, b2=self.beta2), self.weight_decay, parameters)
 
 
 @dataclass(frozen=True)
 class Muon:
-    """Orthogonalised momentum for the matrices between hidden layers (Jordan et al. 2024), Adam for all else.
+    """Muon: orthogonalised momentum for hidden matrices (Jordan et al. 2024), Adam for all other parameters.
 
-    Updates of matrices have the root mean square of Adam's, 0.2 (arXiv 2502.16982, section 2.2), so one rate fits both.
+    Updates of matrices are scaled to the root mean square of Adam's, 0.2 (arXiv 2502.16982, section 2.2), so the same
+    rate fits both.
     """
 
     momentum: float = 0.95
@@ -84,32 +92,34 @@ class Muon:
     weight_decay: float = 0.0
 
     def transformation(self, parameters: Parameters) -> optax.GradientTransformation:
-        """Tables, heads, biases and norms go to Adam."""
+        """Return Muon for hidden matrices; tables, heads, biases and norms use Adam."""
         numbers = {name: matrix_dimensions(parameter.axes) for name, parameter in parameters.items()}
 
-        def labels(params: Any) -> dict[str, str]:
+        def labels(params: Iterable[str]) -> dict[str, str]:
             return {name: "adam" if numbers[name] is None else "muon" for name in params}
 
-        def dimensions(params: Any) -> dict[str, Any]:
+        def dimensions(
+            params: Iterable[str],
+        ) -> dict[str, optax.contrib.MuonDimensionNumbers | optax.MaskedNode]:
             return {name: numbers[name] or optax.MaskedNode() for name in params}
 
-        def like_adam(updates: Any, params: Any) -> Any:
+        def like_adam(updates: Mapping[str, Update], params: PyTree) -> dict[str, Update]:
             del params
             return {name: _like_adam(update, numbers[name]) for name, update in updates.items()}
 
         orthogonal = optax.contrib.scale_by_muon(beta=self.momentum, weight_dimension_numbers=dimensions)
         muon = optax.chain(orthogonal, optax.stateless(like_adam))
         adam = optax.scale_by_adam(b1=self.beta1, b2=self.beta2, eps=self.epsilon)
-        return with_decay(optax.partition({"muon": muon, "adam": adam}, labels), self.weight_decay, parameters)
+        return add_weight_decay(optax.partition({"muon": muon, "adam": adam}, labels), self.weight_decay, parameters)
 
 
 Optimizer: TypeAlias = AdamW | Adafactor | Lion | Muon | Optax
 
 
 def matrix_dimensions(axes: Axes) -> optax.contrib.MuonDimensionNumbers | None:
-    """Which dimensions of a parameter are the inputs and the outputs of its matrix; None for what is no hidden matrix.
+    """Return the input and output dimensions of a hidden matrix, or None for a different parameter.
 
-    One side is EMBED, the other all other named dimensions; unnamed ones and LAYERS count matrices.
+    One side is EMBED, the other side all other named dimensions. Unnamed dimensions and LAYERS stack matrices.
     """
     others = tuple(i for i, axis in enumerate(axes) if axis not in (None, LAYERS, EMBED))
     if EMBED not in axes or not others or set(axes) & {VOCAB, CODES, POSITIONS}:
@@ -120,25 +130,29 @@ def matrix_dimensions(axes: Axes) -> optax.contrib.MuonDimensionNumbers | None:
     return optax.contrib.MuonDimensionNumbers(reduction_axis=others, output_axis=embed)
 
 
-def _like_adam(update: Any, dimensions: optax.contrib.MuonDimensionNumbers | None) -> Any:
-    """An orthogonal update at the root mean square of Adam's; what is masked stays as it is."""
-    if dimensions is None:
+def _like_adam(update: Update, dimensions: optax.contrib.MuonDimensionNumbers | None) -> Update:
+    """Scale an orthogonal update to the root mean square of Adam's; without dimensions, return it unchanged."""
+    if dimensions is None or isinstance(update, optax.MaskedNode):
         return update
     sides = [math.prod(update.shape[i] for i in (axis if isinstance(axis, tuple) else (axis,))) for axis in dimensions]
     return update * (0.2 * max(sides) ** 0.5)
 
 
 def state_shardings(
-    transformation: optax.GradientTransformation, params: Mapping[str, Any], shardings: Mapping[str, Any], whole: Any
-) -> Any:
-    """Shardings of the optimizer state: a moment of its parameter's shape lies as the parameter, the rest is ``whole``.
+    transformation: optax.GradientTransformation,
+    params: Mapping[str, Array | jax.ShapeDtypeStruct],
+    shardings: Mapping[str, S],
+    replicated: S,
+) -> PyTree:
+    """Return the shardings of the optimizer state.
 
-    Without them ``jax.jit(transformation.init)`` replicates every moment and says nothing.
+    A moment with its parameter's shape is sharded like the parameter; all else is ``replicated``. Without explicit
+    shardings, ``jax.jit(transformation.init)`` silently replicates every moment.
     """
 
-    def one(path: Any, leaf: Any) -> Any:
+    def sharding_of(path: tuple[object, ...], leaf: jax.ShapeDtypeStruct) -> S:
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey) and key.key in params]
         moment = bool(names) and leaf.shape == params[names[-1]].shape
-        return shardings[names[-1]] if moment else whole
+        return shardings[names[-1]] if moment else replicated
 
-    return jax.tree_util.tree_map_with_path(one, jax.eval_shape(transformation.init, dict(params)))
+    return jax.tree_util.tree_map_with_path(sharding_of, jax.eval_shape(transformation.init, dict(params)))

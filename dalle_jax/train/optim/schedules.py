@@ -1,22 +1,27 @@
-"""Learning rates as functions of the step: a closed union of small dataclasses.
+"""Learning rate schedules: a closed union of small dataclasses.
 
-Warm-ups are linear. The rates of the published models:
+Warm-ups are linear. The schedules of published models:
 
     DALL·E 1, dVAE (arXiv 2102.12092, appendix A)         CosineRate(1e-4, final=1/80) over 1,200,000 steps
     DALL·E 1, transformer (appendix B)                    PlateauRate(4.5e-4, warmup=5000, lowest=1/32)
     DALL·E mini and mega (their training journal)         ConstantRate(1e-4, warmup=10_000), later ExponentialRate
     CLIP (arXiv 2103.00020, section 2.5)                  CosineRate(5e-4) over 32 epochs
+
+``value(step, steps)`` returns the float32 rate of step ``step``, counted from 0, of ``steps``.
 """
 
 import math
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+
+from dalle_jax.arrays import Array, PyTree
+
+Step: TypeAlias = Array | float | int
+"""The index of a step, counted from 0."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,10 @@ class ConstantRate:
     rate: float
     warmup: int = 0
 
-    def value(self, step: Any, steps: int, xp: ModuleType = np) -> Any:
-        """The rate of step ``step`` (from 0) of ``steps``; float64 with numpy, float32 inside the train step."""
+    def value(self, step: Step, steps: int) -> Array:
+        """Return the rate of a step."""
         del steps
-        return self.rate * _warmup(step, self.warmup, xp)
+        return self.rate * _warmup(step, self.warmup)
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,11 @@ class CosineRate:
     warmup: int = 0
     final: float = 0.0
 
-    def value(self, step: Any, steps: int, xp: ModuleType = np) -> Any:
-        """The rate of step ``step`` (from 0) of ``steps``."""
-        done = _share_done(step, self.warmup, steps, xp)
-        share = self.final + (1.0 - self.final) * 0.5 * (1.0 + xp.cos(math.pi * done))
-        return self.rate * _warmup(step, self.warmup, xp) * share
+    def value(self, step: Step, steps: int) -> Array:
+        """Return the rate of a step."""
+        done = _share_done(step, self.warmup, steps)
+        share = self.final + (1.0 - self.final) * 0.5 * (1.0 + jnp.cos(math.pi * done))
+        return self.rate * _warmup(step, self.warmup) * share
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,10 @@ class LinearRate:
     warmup: int = 0
     final: float = 0.0
 
-    def value(self, step: Any, steps: int, xp: ModuleType = np) -> Any:
-        """The rate of step ``step`` (from 0) of ``steps``."""
-        share = 1.0 - (1.0 - self.final) * _share_done(step, self.warmup, steps, xp)
-        return self.rate * _warmup(step, self.warmup, xp) * share
+    def value(self, step: Step, steps: int) -> Array:
+        """Return the rate of a step."""
+        share = 1.0 - (1.0 - self.final) * _share_done(step, self.warmup, steps)
+        return self.rate * _warmup(step, self.warmup) * share
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,11 @@ class InverseRootRate:
     rate: float
     warmup: int
 
-    def value(self, step: Any, steps: int, xp: ModuleType = np) -> Any:
-        """The rate of step ``step`` (from 0) of ``steps``."""
+    def value(self, step: Step, steps: int) -> Array:
+        """Return the rate of a step."""
         del steps
         start = max(self.warmup, 1)
-        return self.rate * _warmup(step, self.warmup, xp) * xp.sqrt(start / xp.maximum(step + 1.0, start))
+        return self.rate * _warmup(step, self.warmup) * jnp.sqrt(start / jnp.maximum(step + 1.0, start))
 
 
 @dataclass(frozen=True)
@@ -88,16 +93,16 @@ class RsqrtRate:
     timescale: int = 10_000
     cooldown: int = 0
 
-    def value(self, step: Any, steps: int, xp: ModuleType = np) -> Any:
-        """The rate of step ``step`` (from 0) of ``steps``."""
-        since = xp.maximum(step + 1.0 - self.warmup, 0.0)
-        share = xp.clip((steps - step) / max(self.cooldown, 1), 0.0, 1.0) if self.cooldown else 1.0
-        return self.rate * _warmup(step, self.warmup, xp) * share / xp.sqrt(1.0 + since / self.timescale)
+    def value(self, step: Step, steps: int) -> Array:
+        """Return the rate of a step."""
+        since = jnp.maximum(step + 1.0 - self.warmup, 0.0)
+        share = jnp.clip((steps - step) / max(self.cooldown, 1), 0.0, 1.0) if self.cooldown else 1.0
+        return self.rate * _warmup(step, self.warmup) * share / jnp.sqrt(1.0 + since / self.timescale)
 
 
 @dataclass(frozen=True)
 class ExponentialRate:
-    """Warm-up to ``rate``, then times ``factor`` every ``every`` steps: gradually or, with ``stairs``, at once."""
+    """Warm-up to ``rate``, then a decay by ``factor`` every ``every`` steps, gradual or in ``stairs``."""
 
     rate: float
     factor: float
@@ -105,20 +110,20 @@ class ExponentialRate:
     warmup: int = 0
     stairs: bool = False
 
-    def value(self, step: Any, steps: int, xp: ModuleType = np) -> Any:
-        """The rate of step ``step`` (from 0) of ``steps``."""
+    def value(self, step: Step, steps: int) -> Array:
+        """Return the rate of a step."""
         del steps
-        times = xp.maximum(step - self.warmup, 0.0) / self.every
-        return self.rate * _warmup(step, self.warmup, xp) * self.factor ** (xp.floor(times) if self.stairs else times)
+        times = jnp.maximum(step - self.warmup, 0.0) / self.every
+        return self.rate * _warmup(step, self.warmup) * self.factor ** (jnp.floor(times) if self.stairs else times)
 
 
 @dataclass(frozen=True)
 class PlateauRate:
-    """Warm-up to ``rate``, then times ``factor`` each time that the training loss stops falling, down to ``lowest``.
+    """Warm-up to ``rate``, then times ``factor`` each time the training loss stops falling, down to ``lowest``.
 
-    DALL·E 1's transformer halved its rate five times, to 1/32 (arXiv 2102.12092, appendix B); when it counted a plateau
-    is not published. Here the loss is averaged over windows of ``window`` steps, and a plateau is ``patience`` windows
-    in a row without one below ``1 - threshold`` of the best, which is optax.contrib.reduce_on_plateau.
+    DALL·E 1's transformer halved its rate five times, to 1/32 (arXiv 2102.12092, appendix B). Its criterion for a
+    plateau is not published. Here the loss is averaged over windows of ``window`` steps. A plateau is ``patience``
+    windows in a row that stay above ``1 - threshold`` of the best one (optax.contrib.reduce_on_plateau).
     """
 
     rate: float
@@ -137,13 +142,13 @@ class PlateauRate:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
-    def value(self, step: Any, steps: int, xp: ModuleType = np) -> Any:
-        """The rate of step ``step`` (from 0) before the first plateau."""
+    def value(self, step: Step, steps: int) -> Array:
+        """Return the rate of a step before the first plateau."""
         del steps
-        return self.rate * _warmup(step, self.warmup, xp)
+        return self.rate * _warmup(step, self.warmup)
 
-    def follower(self) -> optax.GradientTransformationExtraArgs:
-        """What watches the loss; its state is part of the training state."""
+    def reduce_on_plateau(self) -> optax.GradientTransformationExtraArgs:
+        """Return the optax transformation that follows the loss; its state is part of the training state."""
         return optax.contrib.reduce_on_plateau(
             factor=self.factor,
             patience=self.patience,
@@ -158,9 +163,9 @@ Plain: TypeAlias = ConstantRate | CosineRate | LinearRate | InverseRootRate | Rs
 
 @dataclass(frozen=True)
 class JoinedRate:
-    """``first`` for ``until`` steps, as if these were all, and ``then`` from there on, as if it began there.
+    """``first`` as a schedule of ``until`` steps, followed by ``then`` as a schedule of the remaining steps.
 
-    ``then`` may be joined of two again.
+    ``then`` may be a joined schedule too.
     """
 
     first: Plain
@@ -169,43 +174,43 @@ class JoinedRate:
 
     @property
     def warmup(self) -> int:
-        """That of ``first``."""
+        """The warm-up steps of ``first``."""
         return self.first.warmup
 
-    def value(self, step: Any, steps: int, xp: ModuleType = np) -> Any:
-        """The rate of step ``step`` (from 0) of ``steps``."""
-        before = self.first.value(step, self.until, xp)
-        after = self.then.value(xp.maximum(step - self.until, 0), steps - self.until, xp)
-        return xp.where(step < self.until, before, after)
+    def value(self, step: Step, steps: int) -> Array:
+        """Return the rate of a step."""
+        before = self.first.value(step, self.until)
+        after = self.then.value(jnp.maximum(step - self.until, 0), steps - self.until)
+        return jnp.where(step < self.until, before, after)
 
 
 Schedule: TypeAlias = Plain | PlateauRate | JoinedRate
 
 
-def in_step(schedule: Schedule, step: Any, steps: int, state: Any = ()) -> Any:
-    """The rate as traced float32; ``state`` is what ``first_state`` and ``next_state`` gave."""
-    rate = jnp.asarray(schedule.value(step.astype(jnp.float32), steps, jnp), jnp.float32)
+def in_step(schedule: Schedule, step: Array, steps: int, state: PyTree = ()) -> Array:
+    """Return the rate inside the training step; ``state`` comes from ``first_state`` or ``next_state``."""
+    rate = jnp.asarray(schedule.value(step.astype(jnp.float32), steps), jnp.float32)
     return rate * state.scale if isinstance(schedule, PlateauRate) else rate
 
 
-def first_state(schedule: Schedule) -> Any:
-    """What a schedule remembers at step 0: scalars of a PlateauRate, nothing of the others."""
-    return schedule.follower().init({"loss": jnp.zeros(())}) if isinstance(schedule, PlateauRate) else ()
+def first_state(schedule: Schedule) -> PyTree:
+    """Return the state of a schedule at step 0: scalars for a PlateauRate, an empty tuple for all others."""
+    return schedule.reduce_on_plateau().init({"loss": jnp.zeros(())}) if isinstance(schedule, PlateauRate) else ()
 
 
-def next_state(schedule: Schedule, state: Any, step: Any, loss: Any) -> Any:
-    """What it remembers after a step of that loss; losses of the warm-up do not count."""
+def next_state(schedule: Schedule, state: PyTree, step: Array, loss: Array) -> PyTree:
+    """Return the state after a step with this loss; losses during the warm-up do not count."""
     if not isinstance(schedule, PlateauRate):
         return state
-    followed = schedule.follower().update({}, state, value=loss)[1]
+    followed = schedule.reduce_on_plateau().update({}, state, value=loss)[1]
     return jax.tree.map(lambda new, old: jnp.where(step >= schedule.warmup, new, old), followed, state)
 
 
-def _warmup(step: Any, warmup: int, xp: ModuleType) -> Any:
-    """From 1 / warmup at step 0 to 1 at step warmup - 1."""
-    return xp.minimum(1.0, (step + 1.0) / max(warmup, 1))
+def _warmup(step: Step, warmup: int) -> Array:
+    """Return the share of the warm-up: 1 / warmup at step 0, 1 from step warmup - 1 on."""
+    return jnp.minimum(1.0, (step + 1.0) / max(warmup, 1))
 
 
-def _share_done(step: Any, warmup: int, steps: int, xp: ModuleType) -> Any:
-    """0 until the warm-up ends, 1 at step ``steps``."""
-    return xp.clip((step - warmup) / max(steps - warmup, 1), 0.0, 1.0)
+def _share_done(step: Step, warmup: int, steps: int) -> Array:
+    """Return 0 until the warm-up ends, rising linearly to 1 at step ``steps``."""
+    return jnp.clip((step - warmup) / max(steps - warmup, 1), 0.0, 1.0)

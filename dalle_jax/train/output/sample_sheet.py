@@ -1,4 +1,4 @@
-"""The images that a task draws while it trains, as one sheet."""
+"""Sample images of a task during training, tiled into one sheet."""
 
 import math
 from pathlib import Path
@@ -11,11 +11,11 @@ from dalle_jax.train.output.writers import unwritable
 
 COLUMNS = 8
 ONE_COLOUR = 0.02
-"""The largest standard deviation of a channel, in [0, 1], in an image that looks like one colour."""
+"""An image counts as one colour if the standard deviation of each channel, in [0, 1], is below this."""
 
 
 def sheet(images: Float[np.ndarray, "n H W C"]) -> UInt8[np.ndarray, "h w C"]:
-    """Images in [0, 1], in rows of eight from left to right, with one white pixel between them."""
+    """Tile images with values in [0, 1] in rows of eight, with one white pixel between them."""
     count, height, width, channels = images.shape
     columns = min(count, COLUMNS)
     rows = math.ceil(count / columns)
@@ -28,13 +28,13 @@ def sheet(images: Float[np.ndarray, "n H W C"]) -> UInt8[np.ndarray, "h w C"]:
 
 
 def one_colour(images: Float[np.ndarray, "n H W C"]) -> float:
-    """The share of the images in which no channel varies by more than noise (values in [0, 1])."""
+    """Return the share of images (values in [0, 1]) in which no channel varies by more than noise."""
     flat = images.reshape(images.shape[0], -1, images.shape[-1])  # [n HW C]
     return float(np.mean(flat.std(axis=1).max(axis=1) < ONE_COLOUR))
 
 
 def write(out: Path, step: int, page: UInt8[np.ndarray, "h w C"]) -> Path:
-    """``images/step_00000100.png``."""
+    """Write the sheet to a file such as ``images/step_00000100.png`` and return its path."""
     path = out / "images" / f"step_{step:08d}.png"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

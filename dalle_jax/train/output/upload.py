@@ -1,4 +1,4 @@
-"""The small files of a run on this machine, and their way to a URL."""
+"""The upload of a run's small files to a URL."""
 
 import contextlib
 import shutil
@@ -12,30 +12,30 @@ from dalle_jax.storage import Place
 
 
 class UploadBuffer:
-    """Where a run writes its figures, events and images: the run folder itself, or for a URL a folder in its stead.
+    """The folder for metrics, events and images: the run folder itself, or a local buffer if that is a URL.
 
-    Nothing can be appended to an object behind a URL, so ``metrics.jsonl`` and the TensorBoard events grow in the
-    spool and are put whole: in the background whenever there is something new and the last sending is over, and
-    before every commit of a checkpoint, so that no checkpoint is newer than the figures beside it. What was sent late
-    by a process that was killed is only what the next one, which goes on from the checkpoint, writes again.
+    Objects at a URL cannot be appended to, so ``metrics.jsonl`` and the TensorBoard events grow in the buffer and are
+    uploaded whole. That happens in the background, when there is something new and the last upload has finished, and
+    before every commit of a checkpoint. No checkpoint is therefore newer than the metrics next to it, and a killed run
+    loses only metrics that the resumed run writes again.
     """
 
-    def __init__(self, out: Place, brought: tuple[str, ...] = ()):
-        """``brought`` are files that the run goes on with, if they are behind the URL."""
+    def __init__(self, out: Place, resumed: tuple[str, ...] = ()):
+        """Open the buffer; the files ``resumed`` are downloaded if they exist, since a resumed run appends to them."""
         self._url = out if storage.is_remote(out) else None
         self.folder = Path(out) if self._url is None else Path(tempfile.mkdtemp(prefix="dalle_jax-"))
         self._sent: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="upload")
         self._sending: Future[None] | None = None
         if self._url is not None:
-            for name in brought:
+            for name in resumed:
                 with contextlib.suppress(FileNotFoundError):
                     storage.download(self._url / name, self.folder / name)
                     self._sent[name] = self._status(name)
 
     def send(self) -> None:
-        """Begins to send what is new, unless it is still sending; raises what the last sending met."""
+        """Start an upload of new content in the background, unless one is running; raise the error of the last one."""
         if self._url is None or (self._sending is not None and not self._sending.done()):
             return
         if self._sending is not None:
@@ -43,7 +43,7 @@ class UploadBuffer:
         self._sending = self._thread.submit(self.send_now)
 
     def send_now(self) -> None:
-        """Sends what is new."""
+        """Upload new content and wait for it."""
         if self._url is None:
             return
         with self._lock:
@@ -54,7 +54,7 @@ class UploadBuffer:
                     self._sent[name] = now
 
     def close(self) -> None:
-        """Sends the rest and removes the spool."""
+        """Upload the rest and delete the buffer."""
         if self._url is None:
             return
         try:

@@ -100,7 +100,7 @@ def test_a_fault_that_stays_is_an_error_that_describes_it(server):
     server.files = {"/a": b"abcdef"}
     url = f"{server.url}/a"
     server.faults[:] = [503] * http_ranges.TRIES
-    with pytest.raises(UserError, match=r"cannot read http.*/a: the server answers 503"):
+    with pytest.raises(UserError, match=r"cannot read http.*/a: the server answered 503"):
         http_ranges.read_url_range(url, 0, 1)
     server.faults[:] = [403]
     with pytest.raises(UserError, match="403 Forbidden"):

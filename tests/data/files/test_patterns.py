@@ -97,7 +97,7 @@ def test_braces_expand_as_in_a_shell(pattern, names):
 
 
 def test_too_many_names_are_refused_before_they_fill_the_memory(monkeypatch):
-    monkeypatch.setattr(files, "MOST_NAMES", 2000)
+    monkeypatch.setattr(files, "MAX_NAMES", 2000)
     for pattern in ("{0..99999999999}", "{0..999}" * 9, "{0..9}" * 40):
         with pytest.raises(UserError, match="at most 2,000"):
             expand_braces(pattern)

@@ -250,7 +250,7 @@ def test_members_that_are_far_apart_are_read_without_the_bytes_between(tmp_path,
 
 
 def test_few_files_stay_open_and_no_file_closes_during_a_reading(tmp_path, monkeypatch):
-    for tar in range(ranges.MOST_OPEN + 9):
+    for tar in range(ranges.MAX_OPEN_FILES + 9):
         write(tmp_path / f"{tar:03d}.tar", *sample(f"{tar}"))
     records = opened(tmp_path)
     ranges._opened.cache_clear()
@@ -260,8 +260,8 @@ def test_few_files_stay_open_and_no_file_closes_during_a_reading(tmp_path, monke
         found = list(pool.map(lambda index: records[int(index)].key, order))
     names = sorted(str(tar) for tar in range(len(records)))
     assert [int(key) for key in found] == order.tolist()
-    assert len(names) == ranges.MOST_OPEN + 9
-    assert len(os.listdir("/proc/self/fd")) - before <= ranges.MOST_OPEN
+    assert len(names) == ranges.MAX_OPEN_FILES + 9
+    assert len(os.listdir("/proc/self/fd")) - before <= ranges.MAX_OPEN_FILES
     ranges._opened.cache_clear()
     assert len(os.listdir("/proc/self/fd")) == before
 

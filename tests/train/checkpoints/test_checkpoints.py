@@ -15,8 +15,8 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.loader import Loader
 from dalle_jax.data.sources.scenes import Scenes
 from dalle_jax.train.checkpoints.checkpoints import Checkpoints, Meta, whole_steps
-from dalle_jax.train.optim.gradient_spikes import Followed
-from dalle_jax.train.state import State
+from dalle_jax.train.optim.gradient_spikes import RunningNorms
+from dalle_jax.train.state import Counted, Learned, Remembered, State
 from tests.train.child import TRAINER
 from tests.train.runs import StopsAt, run
 from tests.train.toy import Model, Toy, layout, leaves
@@ -24,8 +24,8 @@ from tests.train.toy import Model, Toy, layout, leaves
 
 def save(out: Path, steps: range, keep: int, keep_every: int | None) -> list[int]:
     """Saves a small state at every step; gives the steps of what is left."""
-    zero = jnp.zeros((), jnp.int32)
-    state = State(zero, {"w": jnp.arange(3.0)}, {}, {}, {}, Followed.none(()), zero, zero, zero, ())
+    learned = Learned({"w": jnp.arange(3.0)}, {}, {}, {})
+    state = State(learned, Counted.zero(), Remembered(RunningNorms.none(()), ()))
     checkpoints = Checkpoints(out, keep, keep_every)
     for step in steps:
         checkpoints.save(step, state, Meta(config="", fingerprint="", seed=0, files={}))
@@ -72,7 +72,7 @@ def test_saved_on_one_mesh_the_next_losses_on_another_are_the_same(on_4_2_1, tmp
     out = Path(shutil.copytree(on_4_2_1 / "stopped", tmp_path / "run"))
     resumed = run(out, lay=layout(*mesh), log_every=1)
     assert resumed.start == 10
-    assert resumed.state.params["up"].sharding.mesh.devices.shape[-3:] == mesh
+    assert resumed.state.learned.params["up"].sharding.mesh.devices.shape[-3:] == mesh
     expected = losses(on_4_2_1 / "whole")
     np.testing.assert_allclose(list(losses(out).values()), list(expected.values()), rtol=1e-5)
     assert losses(out).keys() == expected.keys()
@@ -92,7 +92,7 @@ class DroppingToy(Toy):
 
 def test_random_keys_that_a_module_carries_along_go_on_where_they_were(tmp_path):
     whole = run(tmp_path / "whole", task=DroppingToy())
-    keys = {name: np.asarray(value) for name, value in whole.state.others.items() if "rngs" in name}
+    keys = {name: np.asarray(value) for name, value in whole.state.learned.non_params.items() if "rngs" in name}
     assert any(value.dtype == np.uint32 and value.ndim == 1 for value in keys.values())  # the words of a key
     assert 20 in [int(value) for value in keys.values() if value.ndim == 0]  # and how often it was used
     with pytest.raises(OSError, match="the disk is gone"):
@@ -127,5 +127,5 @@ def test_another_data_set_is_refused_and_the_line_of_the_config_is_named(tmp_pat
         UserError, match=r"data: its .* loader-\w+, now .* \(had 'data.source.seed = 0', now has '.* 1'\)"
     ):
         run(out, scenes(seed=1), Grey(), config=changed, steps=4)
-    with pytest.raises(UserError, match=r"the config says the same, so what it names holds something else now"):
+    with pytest.raises(UserError, match=r"the config is the same, so the content of its files has changed"):
         run(out, scenes(levels=(2,)), Grey(), config=config, steps=4)

@@ -131,7 +131,9 @@ def test_no_whole_checkpoint_is_one_error_and_nothing_is_renamed(stopped):
     for step in (5, 10):
         flip_a_bit(arrays(stopped, step, "optimizers"))
     for _ in range(2):  # a second start must not find an empty folder and begin anew
-        with pytest.raises(UserError, match=r"no checkpoint in .* is as it was written \(10: optimizers/.*; 5: opt"):
+        with pytest.raises(
+            UserError, match=r"expected an intact checkpoint, got only damaged ones \(10: optimizers/.*; 5: opt"
+        ):
             run(stopped)
     assert whole_steps(stopped / "checkpoints") == [5, 10]
 
@@ -141,8 +143,8 @@ def test_weights_are_read_from_the_newest_whole_checkpoint_and_nothing_is_rename
     flip_a_bit(arrays(stopped, 10, "optimizers"))
     assert load_params(stopped, module) == 10  # nothing of it is used
     assert capfd.readouterr().err == ""
-    flip_a_bit(arrays(stopped, 10, "average"))
-    assert load_params(stopped, module, which="params") == 10
+    flip_a_bit(arrays(stopped, 10, "ema_params"))
+    assert load_params(stopped, module, weights="params") == 10
     assert load_params(stopped, module) == 5
     said = capfd.readouterr().err
     assert "the checkpoint of step 10" in said

@@ -8,8 +8,8 @@ from flax import nnx
 from dalle_jax.config.errors import UserError
 from dalle_jax.train.checkpoints.save_weights import save_weights
 from dalle_jax.train.optim.ema import ConstantEma
+from dalle_jax.train.optim.parameter_masks import TrainNamed
 from dalle_jax.train.optim.schedules import ConstantRate
-from dalle_jax.train.optim.trainable import TrainNamed
 from dalle_jax.train.state import ModuleSpec
 from tests.train.runs import run
 from tests.train.toy import Model, Toy
@@ -30,22 +30,24 @@ def test_a_run_begins_with_the_weights_that_it_is_given(imported, tmp_path):
     folder, params = imported
     this = run(tmp_path, initial=str(folder), steps=1, ema=ConstantEma(0.5), schedule=ConstantRate(0.0))
     for name, value in params.items():
-        np.testing.assert_array_equal(np.asarray(this.state.params[name]), np.asarray(value), err_msg=name)
-        np.testing.assert_allclose(np.asarray(this.state.average[name]), np.asarray(value), rtol=1e-6, err_msg=name)
-    assert float(this.state.others["mean"].min()) > 2  # 0.9 of 3, and a tenth of the batch's
+        np.testing.assert_array_equal(np.asarray(this.state.learned.params[name]), np.asarray(value), err_msg=name)
+        np.testing.assert_allclose(
+            np.asarray(this.state.learned.ema_params[name]), np.asarray(value), rtol=1e-6, err_msg=name
+        )
+    assert float(this.state.learned.non_params["mean"].min()) > 2  # 0.9 of 3, and a tenth of the batch's
     again = run(tmp_path, initial=str(folder), steps=2, ema=ConstantEma(0.5), schedule=ConstantRate(0.0))
-    assert int(again.state.step) == 2  # it goes on with its own
+    assert int(again.state.counted.step) == 2  # it goes on with its own
 
 
 def test_what_is_not_trained_keeps_the_weights_that_it_is_given(imported, tmp_path):
     folder, params = imported
     chosen = TrainNamed(("down",))
-    this = run(tmp_path, initial=str(folder), steps=3, ema=ConstantEma(0.5), trained=chosen)
+    this = run(tmp_path, initial=str(folder), steps=3, ema=ConstantEma(0.5), trainable=chosen)
     for name, value in params.items():
-        for end in (this.state.params[name], this.state.average[name]):
+        for end in (this.state.learned.params[name], this.state.learned.ema_params[name]):
             assert (np.asarray(end) == np.asarray(value)).all() == (name != "down"), name
 
 
 def test_weights_of_another_model_are_refused(imported, tmp_path):
-    with pytest.raises(UserError, match="is of another model"):
+    with pytest.raises(UserError, match="is of a different model"):
         run(tmp_path, task=Toy(width=16), initial=str(imported[0]))

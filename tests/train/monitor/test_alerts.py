@@ -7,14 +7,13 @@ import pytest
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.train import metrics
-from dalle_jax.train.monitor.alerts import Watch
-from dalle_jax.train.monitor.detectors import detectors
+from dalle_jax.train.monitor.detectors import Alerts, detectors
 from dalle_jax.train.output.sample_sheet import one_colour
-from dalle_jax.train.output.writers import Progress, Writers, clock
+from dalle_jax.train.output.writers import Progress, Writers
 
 
 def test_codebook_collapse_is_said_loudly_once_and_again_after_a_recovery():
-    watch, usage = Watch(3, detectors()), "train/codebook/usage"
+    watch, usage = Alerts(3, detectors()), "train/codebook/usage"
     assert watch.warnings(100, {usage: 0.01}) == []
     assert "CODEBOOK COLLAPSE: only 1.0% of the codes" in watch.warnings(300, {usage: 0.01})[0]
     assert watch.warnings(350, {"evaluation/psnr": 20.0}) == []
@@ -24,7 +23,7 @@ def test_codebook_collapse_is_said_loudly_once_and_again_after_a_recovery():
 
 
 def test_skipped_updates_are_reported_and_end_the_run_when_too_many():
-    watch = Watch(3, ())
+    watch = Alerts(3, ())
     assert "50% of the last updates were not finite" in watch.warnings(10, {"train/skipped": 0.5})[0]
     assert "20% of the last updates had a spike" in watch.warnings(10, {"train/skipped": 0.0, "train/spiked": 0.2})[0]
     watch.check(10, 2)
@@ -40,7 +39,7 @@ def test_sums_merge_by_adding_and_are_divided_once():
 
 def test_a_figure_that_is_not_finite_is_written_as_null(tmp_path):
     writers = Writers(tmp_path, 0)
-    writers.figures(1, {"loss": float("nan"), "psnr": 20.0})
+    writers.metrics(1, {"loss": float("nan"), "psnr": 20.0})
     writers.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": None, "psnr": 20.0}
 
@@ -55,6 +54,8 @@ def test_images_of_one_colour_are_counted_whatever_the_colour_and_the_noise():
 
 
 class Terminal(io.StringIO):
+    encoding = "utf-8"
+
     def isatty(self):
         return True
 
@@ -62,12 +63,8 @@ class Terminal(io.StringIO):
 def test_a_terminal_gets_a_bar_and_a_file_gets_lines():
     for stream, expected in ((Terminal(), "\r"), (io.StringIO(), "\n")):
         progress = Progress(0, 10, stream)
-        progress.log(5, {"loss": 2.0})
+        progress.metrics(5, {"loss": 2.0})
         progress.step(5)
         assert "5/10  50%" in stream.getvalue() and "loss 2" in stream.getvalue()
         assert (expected == "\r") == ("█" in stream.getvalue())
         progress.close()
-
-
-def test_the_clock():
-    assert (clock(59.6), clock(125.0), clock(3723.0)) == ("1:00", "2:05", "1:02:03")

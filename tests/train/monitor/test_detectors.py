@@ -2,13 +2,12 @@
 
 import pytest
 
-from dalle_jax.train.monitor.alerts import Watch
-from dalle_jax.train.monitor.detectors import HISTORY, detectors
+from dalle_jax.train.monitor.detectors import HISTORY, Alerts, detectors
 
 
 def said(readings, first=1000):
     """What all detectors say of these figures, read one after another."""
-    watch = Watch(3, detectors())
+    watch = Alerts(3, detectors())
     return [line for index, values in enumerate(readings) for line in watch.warnings(first + index, values)]
 
 
@@ -82,6 +81,6 @@ def test_what_is_usual_in_the_first_steps_is_not_said(values):
 
 
 def test_nothing_need_be_learned_before_the_warm_up_is_over():
-    watch = Watch(3, detectors(warmup=5000))
+    watch = Alerts(3, detectors(warmup=5000))
     assert watch.warnings(4000, {"train/image_nll_of_uniform": 1.0}) == []
     assert len(watch.warnings(5400, {"train/image_nll_of_uniform": 1.0})) == 1

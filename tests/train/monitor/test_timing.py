@@ -7,7 +7,7 @@ import pytest
 from dalle_jax.parallel.chips import CHIPS
 from dalle_jax.train.monitor.goodput import FILE, GoodputLog
 from dalle_jax.train.monitor.monitor import peak_flops
-from dalle_jax.train.monitor.timing import Hosts, StepTimer, Straggler, TimeSpent, gathered, host_names
+from dalle_jax.train.monitor.timing import HostTimes, StepTimer, Straggler, TimeSpent, gathered, host_names
 from dalle_jax.train.recompiles import difference, signature
 from tests.train.test_resume import run
 from tests.train.toy import Toy, layout
@@ -29,7 +29,7 @@ class Clock:
 
 def hosts(*waits, step=1.0):
     rows = np.array([[step, wait, 2 * wait] for wait in waits], np.float32)
-    return Hosts(*rows.T)
+    return HostTimes(*rows.T)
 
 
 def test_the_pace_tells_steps_waits_and_pauses_apart_and_leaves_the_first_step_out():
@@ -55,7 +55,7 @@ def test_before_the_first_step_nothing_is_spent():
 
 
 def test_the_figures_of_hosts_are_means_but_for_the_longest_wait_and_the_largest_share():
-    figures = hosts(0.1, 0.4, 0.1).figures()
+    figures = hosts(0.1, 0.4, 0.1).metrics()
     assert figures.pop("host/slowest") == 1
     expected = {
         "host/step_seconds": 1.0,
@@ -65,20 +65,20 @@ def test_the_figures_of_hosts_are_means_but_for_the_longest_wait_and_the_largest
     }
     assert figures.keys() == expected.keys()
     np.testing.assert_allclose(list(figures.values()), list(expected.values()), rtol=1e-6)
-    assert "host/slowest" not in gathered(TimeSpent(4, 8.0, 2.0), 1.5).figures()
+    assert "host/slowest" not in gathered(TimeSpent(4, 8.0, 2.0), 1.5).metrics()
     np.testing.assert_array_equal(np.stack(gathered(TimeSpent(4, 8.0, 2.0), 1.5))[:, 0], [2.0, 0.5, 1.5])
 
 
 def test_the_host_that_the_others_wait_for_is_named_once():
     straggler, names = Straggler(), ("a", "b", "c")
-    line = straggler.line(hosts(0.01, 0.01, 0.5), names)
+    line = straggler.message(hosts(0.01, 0.01, 0.5), names)
     assert "SLOWEST HOST: process 2 on c waits 0.5 s for its batch in a step of 1 s, the others 0.01 s" in line
-    assert straggler.line(hosts(0.01, 0.02, 0.5), names) is None
-    assert "process 0 on a" in straggler.line(hosts(0.5, 0.02, 0.01), names)
-    assert straggler.line(hosts(0.01, 0.01, 0.01), names) is None
-    assert straggler.line(hosts(0.4, 0.5, 0.4), names) is None, "all wait alike: that is no matter of one host"
-    assert straggler.line(hosts(0.9), ("a",)) is None
-    assert straggler.line(hosts(0.5, 0.02, 0.01), names) is not None
+    assert straggler.message(hosts(0.01, 0.02, 0.5), names) is None
+    assert "process 0 on a" in straggler.message(hosts(0.5, 0.02, 0.01), names)
+    assert straggler.message(hosts(0.01, 0.01, 0.01), names) is None
+    assert straggler.message(hosts(0.4, 0.5, 0.4), names) is None, "all wait alike: that is no matter of one host"
+    assert straggler.message(hosts(0.9), ("a",)) is None
+    assert straggler.message(hosts(0.5, 0.02, 0.01), names) is not None
 
 
 def test_a_process_alone_knows_its_host():
@@ -119,7 +119,7 @@ def test_a_recompile_is_explained_by_what_the_arrays_were():
         "batch x was float32[8, 4] and is float32[8, 5]; batch z was not there and is int32[8]; "
         "batch y was float32[8] and is not there"
     )
-    assert "the reason is not among them" in difference(before, before)
+    assert "so the reason is something else" in difference(before, before)
     lay = layout(8, 1, 1)
     assert "('data', 'fsdp')" in str(signature(lay.put_batch({"x": np.zeros((8, 4), np.float32)})))
 

@@ -60,7 +60,7 @@ def test_a_run_that_hangs_says_where_and_ends_with_its_own_code(ended):
     (file,) = (out / "stalls").iterdir()
     assert str(file) in last and file.name == "step_00000006_process_0.txt"
     for stacks in (said, file.read_text()):
-        assert "stalled.py" in stacks and "in batch" in stacks and "in go" in stacks
+        assert "stalled.py" in stacks and "in batch" in stacks and "in run" in stacks
     assert "waiting for a batch" in file.read_text().splitlines()[0]
 
 

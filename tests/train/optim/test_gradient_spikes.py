@@ -8,11 +8,11 @@ from flax import nnx
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.train.compiled import CompiledTask
-from dalle_jax.train.loop import Trainer
 from dalle_jax.train.optim.ema import ConstantEma
-from dalle_jax.train.optim.gradient_spikes import DECAY, Followed, SkipSpikes
+from dalle_jax.train.optim.gradient_spikes import DECAY, RunningNorms, SkipSpikes
 from dalle_jax.train.optim.schedules import ConstantRate
 from dalle_jax.train.task import Objective
+from dalle_jax.train.trainer import Trainer
 from tests.train.runs import StopsAt, run
 from tests.train.test_step import ShardableToy
 from tests.train.toy import Lines, Toy, layout, leaves
@@ -61,14 +61,14 @@ def spiking(step, spikes):
 
 
 def counts(state):
-    return {name: int(count) for name, count in state.gradient_norms.counts.items()}
+    return {name: int(count) for name, count in state.remembered.gradient_norms.counts.items()}
 
 
 def stepped(high=(), bad=(), steps=8, trainer=TRAINER, task=None, lay=None, rows=8):
     """The state after some steps, and the MetricSums and gradient norms of each."""
     task, lay = task or Toy(), lay or layout()
     runner = CompiledTask(task, trainer, lay)
-    state, found = runner.plan.born(lay, 0), []
+    state, found = runner.state_spec.init_sharded(lay, 0), []
     data = Spiking(rows=rows, high=high, bad=bad)
     for step in range(steps):
         batch = lay.put_batch(task.prepare(data.batch(step, range(rows)), None))
@@ -80,9 +80,14 @@ def stepped(high=(), bad=(), steps=8, trainer=TRAINER, task=None, lay=None, rows
 def test_a_spike_leaves_everything_as_it_was_and_is_counted_apart():
     before, _ = stepped(steps=6)
     after, sums = stepped(steps=7, high=(6,))
-    same = ("params", "others", "average", "optimizers", "gradient_norms")
+    same = ("learned", "remembered")
     assert leaves([getattr(after, name) for name in same]) == leaves([getattr(before, name) for name in same])
-    assert (int(after.step), int(after.spiked), int(after.skipped), int(after.skipped_in_a_row)) == (7, 1, 0, 1)
+    assert (
+        int(after.counted.step),
+        int(after.counted.spiked),
+        int(after.counted.skipped),
+        int(after.counted.skipped_in_a_row),
+    ) == (7, 1, 0, 1)
     assert [one["spiked"] for one in sums] == [0.0] * 6 + [1.0]
     assert sums[6]["gradient_norm/fit"] > 5 * max(one["gradient_norm/fit"] for one in sums[:6])
 
@@ -93,9 +98,9 @@ def test_the_running_average_is_of_the_updates_that_were_made():
     for step, one in enumerate(sums):
         if step not in (5, 6):
             average = DECAY * average + (1 - DECAY) * one["gradient_norm/fit"]
-    np.testing.assert_allclose(state.gradient_norms.averages["fit"], average, rtol=1e-5)
-    assert (int(state.spiked), int(state.skipped), int(state.skipped_in_a_row)) == (1, 1, 0)
-    assert int(state.gradient_norms.counts["fit"]) == 6
+    np.testing.assert_allclose(state.remembered.gradient_norms.averages["fit"], average, rtol=1e-5)
+    assert (int(state.counted.spiked), int(state.counted.skipped), int(state.counted.skipped_in_a_row)) == (1, 1, 0)
+    assert int(state.remembered.gradient_norms.counts["fit"]) == 6
 
 
 def test_a_spike_is_more_than_times_the_corrected_average():
@@ -103,20 +108,20 @@ def test_a_spike_is_more_than_times_the_corrected_average():
     averages = {"a": (1 - DECAY**3) * jnp.float32(7.0), "b": jnp.float32(1.0)}  # of three norms of 7
     for norm, expected in ((13.9, False), (14.1, True)):
         norms = {"a": jnp.float32(norm), "b": jnp.float32(1.0)}
-        assert bool(spikes.among(norms, Followed(averages, counts))) == expected
+        assert bool(spikes.among(norms, RunningNorms(averages, counts))) == expected
 
 
 @pytest.mark.parametrize("changes", [{"spikes": None}, {"spikes": SkipSpikes(times=5.0, after=7)}])
 def test_without_it_and_in_the_first_steps_nothing_is_a_spike(changes):
     state, _ = stepped(high=(6,), steps=7, trainer=dataclasses.replace(TRAINER, **changes))
     before, _ = stepped(steps=6, trainer=dataclasses.replace(TRAINER, **changes))
-    assert int(state.spiked) == 0 and leaves(state.params) != leaves(before.params)
+    assert int(state.counted.spiked) == 0 and leaves(state.learned.params) != leaves(before.learned.params)
 
 
 def test_a_sharded_step_skips_the_same_updates():
     one, ones = stepped(high=(5,), task=ShardableToy(), rows=16)
     many, manys = stepped(high=(5,), task=ShardableToy(), lay=layout(2, 2, 2), rows=16)
-    assert int(one.spiked) == int(many.spiked) == 1
+    assert int(one.counted.spiked) == int(many.counted.spiked) == 1
     assert [sums["spiked"] for sums in ones] == [sums["spiked"] for sums in manys]
     for left, right in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-5)
@@ -135,7 +140,7 @@ def test_stopped_between_spikes_and_gone_on_equals_never_stopped(tmp_path):
     with pytest.raises(OSError, match="gone"):
         run(tmp_path / "parts", Stops(high=(7, 12)), spikes=spikes)
     resumed = run(tmp_path / "parts", data, spikes=spikes)
-    assert resumed.start == 10 and int(whole.state.spiked) == 2
+    assert resumed.start == 10 and int(whole.state.counted.spiked) == 2
     assert leaves(resumed.state) == leaves(whole.state)
 
 
@@ -147,7 +152,7 @@ def test_an_objective_that_begins_late_has_no_spike_by_beginning():
     average = 0.0
     for one in sums[10:]:
         average = DECAY * average + (1 - DECAY) * one["gradient_norm/late"]
-    np.testing.assert_allclose(state.gradient_norms.averages["late"], average, rtol=1e-5)
+    np.testing.assert_allclose(state.remembered.gradient_norms.averages["late"], average, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["fit", "late"])
@@ -155,7 +160,7 @@ def test_a_spike_of_either_objective_after_both_have_begun_is_skipped(name):
     task = Adversarial(**{f"{name}_spikes": (16,)})
     before, _ = stepped(task=task, steps=16)
     skipped, _ = stepped(task=task, steps=17)
-    same = ("params", "others", "average", "optimizers", "gradient_norms")
+    same = ("learned", "remembered")
     assert leaves([getattr(skipped, one) for one in same]) == leaves([getattr(before, one) for one in same])
     after, sums = stepped(task=task, steps=20)
     assert [one["spiked"] for one in sums] == [0.0] * 16 + [1.0] + [0.0] * 3
@@ -165,7 +170,7 @@ def test_a_spike_of_either_objective_after_both_have_begun_is_skipped(name):
 @pytest.mark.parametrize(("name", "spiked"), [("fit", 1), ("late", 0)])
 def test_the_first_updates_that_are_exempt_are_counted_by_objective(name, spiked):
     state, _ = stepped(task=Adversarial(**{f"{name}_spikes": (12,)}), steps=13)  # the third update of the late one
-    assert int(state.spiked) == spiked
+    assert int(state.counted.spiked) == spiked
     assert counts(state) == {"fit": 13 - spiked, "late": 3 - spiked}
 
 
@@ -175,7 +180,7 @@ def test_stopped_while_an_objective_begins_and_gone_on_equals_never_stopped(tmp_
     with pytest.raises(OSError, match="gone"):
         run(tmp_path / "parts", StopsAt(step=16), task, spikes=spikes)
     resumed = run(tmp_path / "parts", Lines(), task, spikes=spikes)
-    assert resumed.start == 15 and int(whole.state.spiked) == 1  # 14 is the fourth update, 17 the seventh
+    assert resumed.start == 15 and int(whole.state.counted.spiked) == 1  # 14 is the fourth update, 17 the seventh
     assert counts(whole.state) == {"fit": 19, "late": 8}
     assert leaves(resumed.state) == leaves(whole.state)
 

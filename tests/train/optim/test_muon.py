@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from dalle_jax.train.optim.optimizers import Muon, matrix_dimensions, state_shardings
-from dalle_jax.train.optim.weight_decay import Parameter
+from dalle_jax.train.optim.parameter_masks import ParameterTraits
 
 PARAMETERS = {
-    "up": Parameter(("embed", "mlp"), True),
-    "qkv": Parameter(("embed", None, "heads", "head_dim"), True),
-    "table": Parameter(("vocab", "embed"), True),
-    "bias": Parameter(("mlp",), False),
+    "up": ParameterTraits(("embed", "mlp"), True),
+    "qkv": ParameterTraits(("embed", None, "heads", "head_dim"), True),
+    "table": ParameterTraits(("vocab", "embed"), True),
+    "bias": ParameterTraits(("mlp",), False),
 }
 
 

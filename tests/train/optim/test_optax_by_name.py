@@ -10,12 +10,12 @@ from jax.sharding import PartitionSpec as P
 from dalle_jax.config.bind import loads
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.train.loop import Trainer
 from dalle_jax.train.optim.optax_by_name import NAMES, Optax, numeric_settings
 from dalle_jax.train.optim.optimizers import AdamW, state_shardings
-from dalle_jax.train.optim.weight_decay import Parameter
+from dalle_jax.train.optim.parameter_masks import ParameterTraits
+from dalle_jax.train.trainer import Trainer
 
-PARAMETERS = {"up": Parameter(("embed", "mlp"), True), "bias": Parameter(("mlp",), False)}
+PARAMETERS = {"up": ParameterTraits(("embed", "mlp"), True), "bias": ParameterTraits(("mlp",), False)}
 RATE = 0.01
 
 
@@ -85,11 +85,11 @@ def test_lambs_decay_is_within_its_trust_ratio():
     ("name", "settings", "message"),
     [
         ("adamm", (), "expected one of acprop, .*yogi, got 'adamm'; did you mean adam"),
-        ("lamb", (("beta1", 0.9),), "lamb has b1, b2, eps, eps_root, got 'beta1'"),
-        ("adam", (("nesterov", 1.0),), "nesterov of adam is True or False, got 1.0"),
-        ("adam", (("b1", True),), "b1 of adam is a number, got True"),
+        ("lamb", (("beta1", 0.9),), r"expected arguments of lamb \(b1, b2, eps, eps_root\), got 'beta1'"),
+        ("adam", (("nesterov", 1.0),), "expected True or False for nesterov of adam, got 1.0"),
+        ("adam", (("b1", True),), "expected a number for b1 of adam, got True"),
         ("adam", (("b1", 0.9), ("b1", 0.8)), "'b1' is given more than once"),
-        ("sign_sgd", (("b1", 0.9),), "sign_sgd has none"),
+        ("sign_sgd", (("b1", 0.9),), r"arguments of sign_sgd \(none\)"),
     ],
 )
 def test_what_is_unknown_is_refused_with_what_is_known(name, settings, message):
@@ -109,7 +109,7 @@ def test_a_config_names_one_and_its_settings_and_says_so_again():
     trainer = loads(text + "optimizer.settings = [('b1', 0.8), ('eps', 1)]\n", Trainer)
     assert trainer.optimizer == Optax("lamb", (("b1", 0.8), ("eps", 1)))
     assert loads(render(trainer), Trainer) == trainer
-    with pytest.raises(UserError, match=r"optimizer \(Optax\): settings: lamb has .* got 'b3'"):
+    with pytest.raises(UserError, match=r"optimizer \(Optax\): settings: expected arguments of lamb .* got 'b3'"):
         loads(text + "optimizer.settings = [('b3', 0.8)]\n", Trainer)
 
 

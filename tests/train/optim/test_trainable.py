@@ -11,8 +11,8 @@ from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.parallel.axes import EMBED, MLP, VOCAB
 from dalle_jax.train.optim.ema import ConstantEma
 from dalle_jax.train.optim.optimizers import Adafactor, AdamW, Lion, Muon
+from dalle_jax.train.optim.parameter_masks import TrainAll, TrainEmbeddingsAndNorms, TrainNamed
 from dalle_jax.train.optim.schedules import ConstantRate
-from dalle_jax.train.optim.trainable import TrainAll, TrainEmbeddingsAndNorms, TrainNamed
 from tests.train.runs import LINES, StopsAt, run
 from tests.train.toy import layout, leaves
 
@@ -30,26 +30,26 @@ def parameters(module: nnx.Module) -> dict:
     ids=lambda one: type(one).__name__,
 )
 def test_what_is_not_trained_stays_bit_by_bit_and_has_no_moments(tmp_path, optimizer):
-    changes = {"optimizer": optimizer, "ema": ConstantEma(0.5), "schedule": ConstantRate(1e-2), "trained": SOME}
+    changes = {"optimizer": optimizer, "ema": ConstantEma(0.5), "schedule": ConstantRate(1e-2), "trainable": SOME}
     this = run(tmp_path, steps=3, **changes)
-    born, end = this.runner.plan.born(this.layout, this.trainer.seed), this.state
-    for state in (end.params, end.average):
-        np.testing.assert_array_equal(np.asarray(state["up"]), np.asarray(born.params["up"]))
-        assert np.abs(np.asarray(state["down"]) - np.asarray(born.params["down"])).min() > 0
-    moments = leaves(end.optimizers)
+    born, end = this.compiled.state_spec.init_sharded(this.layout, this.trainer.seed), this.state
+    for state in (end.learned.params, end.learned.ema_params):
+        np.testing.assert_array_equal(np.asarray(state["up"]), np.asarray(born.learned.params["up"]))
+        assert np.abs(np.asarray(state["down"]) - np.asarray(born.learned.params["down"])).min() > 0
+    moments = leaves(end.learned.optimizers)
     assert any("'down'" in name for name in moments)
     assert not [name for name in moments if "'up'" in name]
 
 
 def test_the_log_says_how_much_is_trained(tmp_path, capsys):
-    run(tmp_path / "some", steps=1, trained=SOME)
+    run(tmp_path / "some", steps=1, trainable=SOME)
     assert "trains 2 of 3 parameters: 16 of 48 numbers" in capsys.readouterr().err
-    run(tmp_path / "all", steps=1, trained=TrainAll())
+    run(tmp_path / "all", steps=1, trainable=TrainAll())
     assert "trains" not in capsys.readouterr().err
 
 
 def test_the_gradient_norm_is_that_of_what_is_trained(tmp_path):
-    norms = [run(tmp_path / name, steps=1, trained=TrainNamed(of)).metrics for name, of in NORMS.items()]
+    norms = [run(tmp_path / name, steps=1, trainable=TrainNamed(of)).metrics for name, of in NORMS.items()]
     part, rest, whole = (one["train/gradient_norm/fit"] for one in norms)
     assert part**2 + rest**2 == pytest.approx(whole**2, rel=1e-5)
 
@@ -58,26 +58,26 @@ NORMS = {"part": ("up",), "rest": ("down", "bias"), "whole": ("*",)}
 
 
 def test_a_resumed_run_equals_one_that_never_stopped(tmp_path):
-    whole = run(tmp_path / "whole", trained=SOME)
+    whole = run(tmp_path / "whole", trainable=SOME)
     with pytest.raises(Exception, match="the disk is gone"):
-        run(tmp_path / "stopped", data=StopsAt(step=12), trained=SOME)
-    resumed = run(tmp_path / "stopped", data=LINES, trained=SOME)
+        run(tmp_path / "stopped", data=StopsAt(step=12), trainable=SOME)
+    resumed = run(tmp_path / "stopped", data=LINES, trainable=SOME)
     assert resumed.start == 10
     assert leaves(resumed.state) == leaves(whole.state)
 
 
 def test_a_run_goes_on_with_the_parameters_that_it_trained(tmp_path):
-    run(tmp_path, steps=2, trained=SOME)
-    with pytest.raises(UserError, match=r"another model or optimizer: optimizers .*'up'.* is not in the checkpoint"):
-        run(tmp_path, steps=4, trained=TrainAll())
+    run(tmp_path, steps=2, trainable=SOME)
+    with pytest.raises(UserError, match=r"different model or optimizer: optimizers .*'up'.* is not in the checkpoint"):
+        run(tmp_path, steps=4, trainable=TrainAll())
 
 
 def test_eight_devices_leave_the_same_alone(tmp_path):
-    here = run(tmp_path / "one", steps=3, trained=SOME)
-    many = run(tmp_path / "many", steps=3, trained=SOME, lay=layout(2, 2, 2))
-    for name, value in here.state.params.items():
-        np.testing.assert_allclose(np.asarray(many.state.params[name]), np.asarray(value), rtol=1e-5, atol=1e-7)
-    assert leaves(many.state.params["up"]) == leaves(here.state.params["up"])
+    here = run(tmp_path / "one", steps=3, trainable=SOME)
+    many = run(tmp_path / "many", steps=3, trainable=SOME, lay=layout(2, 2, 2))
+    for name, value in here.state.learned.params.items():
+        np.testing.assert_allclose(np.asarray(many.state.learned.params[name]), np.asarray(value), rtol=1e-5, atol=1e-7)
+    assert leaves(many.state.learned.params["up"]) == leaves(here.state.learned.params["up"])
 
 
 class Small(nnx.Module):
@@ -90,12 +90,12 @@ class Small(nnx.Module):
 
 
 def test_embeddings_and_norms_are_told_from_the_rest_by_their_kind():
-    chosen = TrainEmbeddingsAndNorms().chosen(parameters(Small(nnx.Rngs(0))))
+    chosen = TrainEmbeddingsAndNorms().select(parameters(Small(nnx.Rngs(0))))
     assert chosen == {"tokens.table", "norm.bias"}
 
 
 def test_a_choice_that_trains_nothing_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"some of the 3 parameters of the objective 'fit', got none of them"):
-        run(tmp_path, trained=TrainEmbeddingsAndNorms())
-    with pytest.raises(UserError, match=r"trainer\.trained: expected patterns that fit a parameter, got 'dwn'"):
-        run(tmp_path, trained=TrainNamed(("dwn", "up")))
+        run(tmp_path, trainable=TrainEmbeddingsAndNorms())
+    with pytest.raises(UserError, match=r"trainer\.trainable: expected patterns that match a parameter, got 'dwn'"):
+        run(tmp_path, trainable=TrainNamed(("dwn", "up")))

@@ -1,13 +1,13 @@
 import pytest
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.train.optim.weight_decay import DecayAll, DecayMatrices, DecayNamed, Shaped, is_matrix
+from dalle_jax.train.optim.parameter_masks import DecayAll, DecayMatrices, DecayNamed, ParameterShape, is_matrix
 
 PARAMETERS = {
-    "up.kernel": Shaped(("embed", "mlp"), (4, 8)),
-    "up.bias": Shaped(("mlp",), (8,)),
-    "norm.scale": Shaped(("embed",), (4,)),
-    "codes.table": Shaped(("codes", "embed"), (6, 4)),
+    "up.kernel": ParameterShape(("embed", "mlp"), (4, 8)),
+    "up.bias": ParameterShape(("mlp",), (8,)),
+    "norm.scale": ParameterShape(("embed",), (4,)),
+    "codes.table": ParameterShape(("codes", "embed"), (6, 4)),
 }
 
 
@@ -30,11 +30,11 @@ def test_matrices_are_decayed_and_vectors_are_not():
     ],
 )
 def test_decay_reaches_what_is_chosen(decayed, expected):
-    assert decayed.reached(PARAMETERS) == expected
+    assert decayed.select(PARAMETERS) == expected
 
 
 def test_a_pattern_that_fits_no_parameter_is_refused():
     with pytest.raises(
         UserError, match=r"got 'up\.kernels'; did you mean up\.kernel\?; the model has 4, such as codes"
     ):
-        DecayNamed(("up.kernels", "up.*")).reached(PARAMETERS)
+        DecayNamed(("up.kernels", "up.*")).select(PARAMETERS)

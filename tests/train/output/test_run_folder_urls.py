@@ -101,7 +101,7 @@ def test_those_of_every_so_many_steps_stay(bucket):
 def test_weights_are_read_from_the_newest_whole_checkpoint(stopped, capfd):
     module = nnx.eval_shape(lambda: TASK.init(nnx.Rngs(0)))
     assert load_params(str(stopped), module) == 10
-    flip_a_bit(stopped, 10, "average")
+    flip_a_bit(stopped, 10, "ema_params")
     assert load_params(stopped, module) == 5
     assert "using that of 5" in capfd.readouterr().err
     assert whole_steps(stopped / "checkpoints") == [5, 10]

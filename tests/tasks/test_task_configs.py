@@ -1,0 +1,77 @@
+"""The two halves of a task: a config without state or I/O, and the task that the config opens."""
+
+from typing import get_args, get_type_hints
+
+import pytest
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.data.precomputed.manifest import Encoding, Manifest
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import Mesh, make_mesh
+from dalle_jax.parallel.rules import Rules
+from dalle_jax.runs import TrainRun
+from dalle_jax.tasks.align_text_images import AlignTextImages
+from dalle_jax.tasks.generate_codes import GenerateCodes
+from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
+from dalle_jax.tasks.task_config import TaskConfig
+from dalle_jax.tasks.tokenize_images import TokenizeImages
+from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
+from dalle_jax.tasks.tokenize_images_gan import Pyramid, TokenizeImagesGan
+from dalle_jax.train.task import Task
+from tests.parallel.test_sharded_tasks import DVAE, MODELS, SIDE, UNREAD, VQGAN, VQVAE
+
+LAYOUT = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
+CONFIGS = (
+    TokenizeImages(model=VQVAE, image_size=SIDE),
+    TokenizeImagesDvae(model=DVAE, image_size=SIDE),
+    TokenizeImagesGan(model=VQGAN, image_size=SIDE, perceptual=Pyramid()),
+    GenerateCodes(model=MODELS["dalle_bart"], captions=UNREAD),
+    GenerateFromConditions(model=MODELS["llamagen"]),
+    AlignTextImages(model=MODELS["clip"], captions=UNREAD),
+)
+MANIFEST = Manifest(
+    encoding=Encoding(
+        source="images", examples=1, crops=1, image_size=SIDE, tokenizer="tokenizer-0", codebook_size=16, grid=(4, 4),
+        shard_examples=1,
+    ),
+    image_tokenizer="absent", config="", shards=(),
+)  # fmt: skip
+
+
+def named(config: TaskConfig) -> str:
+    return type(config).__name__
+
+
+def test_every_task_of_a_train_run_is_here():
+    assert {type(one) for one in CONFIGS} == set(get_args(get_type_hints(TrainRun)["task"]))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=named)
+def test_opening_leaves_the_config_as_it_is(config):
+    assert isinstance(config, TaskConfig)
+    before = dict(vars(config))
+    task = config.open_for_plan()
+    assert isinstance(task, Task)
+    assert task.config is config and vars(config) == before
+    assert task.batch_spec(3) == config.batch_spec(3)
+    assert task.frozen() == {}  # no config here names a frozen network
+
+
+@pytest.mark.parametrize("config", [one for one in CONFIGS if hasattr(one, "captions")], ids=named)
+def test_training_needs_the_text_tokenizer_that_a_plan_can_go_without(config):
+    with pytest.raises(UserError, match="unread"):
+        config.open(LAYOUT)
+    with pytest.raises(ValueError, match="opened for a plan"):
+        config.open_for_plan().model_files()
+
+
+@pytest.mark.parametrize("config", CONFIGS[:3], ids=named)
+def test_a_task_of_images_refuses_precomputed_codes(config):
+    with pytest.raises(UserError, match=f"expected data of images for {named(config)}, got precomputed codes"):
+        config.open(LAYOUT, MANIFEST)
+
+
+def test_the_image_tokenizer_of_precomputed_codes_must_be_in_the_folder_of_the_manifest():
+    config = GenerateFromConditions(model=MODELS["llamagen"])
+    with pytest.raises(UserError, match=r"found none in absent; set it to the folder where the one that was in absent"):
+        config.open(LAYOUT, MANIFEST)
