@@ -229,7 +229,7 @@ def remove_file(file: Place) -> None:
 
 
 def write_bytes(path: str | Place, content: bytes) -> None:
-    """Call ``write``. Raise ``UserError`` if the disk is full or the folder is not writable."""
+    """Write a file as ``write`` does. Raises ``UserError`` if the disk is full or the folder is not writable."""
     try:
         write(place(path), content)
     except OSError as error:

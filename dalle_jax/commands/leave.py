@@ -1,4 +1,4 @@
-"""Exit of the process: after an error it exits within seconds, even if threads or exit handlers still wait."""
+"""Exit of the process: within seconds after an error, even if threads or exit handlers still wait."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import threading
 from typing import NoReturn
 
 GRACE_SECONDS = 5.0
-"""Time that threads and exit handlers have to end by themselves after an error."""
+"""Seconds after an error in which threads and exit handlers may end by themselves."""
 
 
 def leave(code: int) -> NoReturn:

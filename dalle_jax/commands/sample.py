@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 def truncation_warnings(
     pipeline: TextToImage, prompts: Sequence[Prompt], captions: Sequence[str] | None
 ) -> Iterator[str]:
-    """Yield a line if the transformer truncates prompts, and one if CLIP truncates the texts that it ranks by."""
+    """Yield a warning for prompts that the transformer truncates, and one for texts that CLIP truncates."""
     texts = captions or [one for one in prompts if isinstance(one, str)]
     readers: list[tuple[str, PromptReader, Sequence[Prompt]]] = [("the transformer", pipeline.prompts, prompts)]
     if pipeline.ranker is not None:

@@ -104,7 +104,7 @@ class Tree:
             yield from child.all()
 
     def where(self, otherwise: Location) -> Location:
-        """Return the location of the last binding in a file at or below this path."""
+        """Return the location of the last binding in a file at or below this path, or ``otherwise`` without one."""
         in_files = (binding.where for binding in self.all() if binding.where.line)
         return max(in_files, key=lambda where: where.order, default=otherwise)
 
@@ -375,7 +375,7 @@ def _since(tree: Tree, order: int, depth: int) -> Tree:
 
 
 def _renamed(one: Unknown, old: str, found: Renamed) -> str:
-    """Return the line about a binding whose name is an old one."""
+    """Return the error message for a binding that uses the old name of a field."""
     note = f"; {found.note}" if found.note else ""
     if found.now is None:
         return f"{one.binding.name}: this field is gone{note}"
@@ -384,7 +384,7 @@ def _renamed(one: Unknown, old: str, found: Renamed) -> str:
 
 
 def _hint(leaf: Leaf, value: Value) -> str:
-    """Return a hint for a mistake that is often made: a misspelt word, or a value without its tuple."""
+    """Return a hint for two common mistakes: a misspelt word, and a single value instead of a tuple."""
     letters = value.text if isinstance(value, SetValue) else value
     plain = value.value if isinstance(value, SetValue) else value
     words = [one.strip("'") for one in leaf.expected.split(" or ") if one.startswith(("'", "True", "False", "None"))]

@@ -1,6 +1,6 @@
-"""Old names of config fields and variants, so that an old config or run folder gets a line with the name of today.
+"""Old names of config fields and variants, for error messages that give the present name.
 
-Each name is looked up only where it is unknown, so a field that another class still has is not affected.
+A name is looked up only if the class does not have it, so a field of the same name in another class is not affected.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Renamed:
-    """The present name of a field, or None if the field is gone; ``note`` says what else the author must change."""
+    """The present name of a field, or None if the field was removed; ``note`` describes further necessary changes."""
 
     now: str | None
     note: str = ""

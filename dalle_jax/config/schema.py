@@ -5,7 +5,7 @@
 - A *map* ``Mapping[str, X]`` holds named leaves or slots that cannot be None. ``map.NAME = ...`` adds an entry,
   ``map.NAME = None`` removes it, and ``map = {}`` removes all entries so far. Entries keep the order of first mention.
 
-There are no lists of slots: gin has no syntax for an index, and a name says more. Use a map.
+There are no lists of slots, because gin has no syntax for an index. Use a map.
 """
 
 import dataclasses

@@ -125,7 +125,7 @@ _OURS = (Path(__file__).parents[2] / "configs", Path(sys.prefix) / "share" / "da
 
 
 def _places(name: str, folder: Path) -> list[Path]:
-    """Return the candidate paths of an include: beside its file, in the ``configs`` folder above, in the package."""
+    """Return the candidate paths of an include: next to its file, in the ``configs`` folder above, in the package."""
     above = [p for p in (folder, *folder.absolute().parents) if p.name == "configs"][:1]
     return [Path(os.path.normpath(place / name)) for place in (folder, *above, *_OURS)]
 

@@ -221,7 +221,7 @@ def legal_value(value: Value, where: Location, problems: Problems, depth: int = 
 
 
 def set_value(text: str) -> SetValue:
-    """Parse the value of a ``--set`` argument as gin text; keep the text as typed beside it."""
+    """Parse the value of a ``--set`` argument as gin text; keep the text as typed next to it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

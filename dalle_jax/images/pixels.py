@@ -16,7 +16,7 @@ def to_float(pixels: Pixels) -> Pixels:
 
 
 def to_uint8(values: Pixels) -> Pixels:
-    """Convert floats in [0, 1] to the nearest of uint8 0..255; values outside are clipped."""
+    """Convert floats in [0, 1] to uint8 by rounding. Values outside the range are clipped."""
     return (values.clip(0, 1) * 255 + 0.5).astype("uint8")
 
 

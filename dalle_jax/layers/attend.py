@@ -46,7 +46,7 @@ def dense_attention(
 
 
 def choose_backend(q: Float[Array, "B N L H"], backend: Backend) -> Backend:
-    """Resolve ``auto`` to a backend for this stream, and check a backend that is named.
+    """Resolve ``auto`` to a backend for this stream, and check any other choice.
 
     Raises UserError if the named kernel cannot compute this stream on this platform.
     """

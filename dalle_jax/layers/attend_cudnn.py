@@ -84,7 +84,7 @@ class ImageBlocks(NamedTuple):
     """The mask of image tokens in blocks: ``seen``, bool [blocks size S]. Column attention uses column-major order.
 
     The keys of a block are the context, ``reach`` image tokens before the block, and the block's own. ``spare`` masked
-    keys follow, which make their number even.
+    keys follow, so that the number of keys is even.
     """
 
     seen: np.ndarray
@@ -135,6 +135,6 @@ def _in_blocks(q: Array, k: Array, v: Array, pattern: Pattern, blocks: ImageBloc
 
 
 def _transposed(x: Array, context: int, lines: tuple[int, int]) -> Array:
-    """Transpose the codes of [B C+I N H] from lines of ``lines[1]`` codes to lines of ``lines[0]`` codes."""
+    """Transpose the grid of image tokens in [B C+I N H], as ``transpose_grid`` does for [B N C+I H]."""
     image = x[:, context:].reshape(x.shape[0], *lines, *x.shape[2:]).swapaxes(1, 2)
     return jnp.concatenate([x[:, :context], image.reshape(x.shape[0], -1, *x.shape[2:])], axis=1)

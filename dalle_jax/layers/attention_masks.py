@@ -93,7 +93,11 @@ def repeat_kinds(pattern: tuple[Kind, ...], last: Kind | None, depth: int) -> tu
 
 
 def transpose_grid(x: Float[Array, "B N L H"], context: int, lines: tuple[int, int]) -> Float[Array, "B N L H"]:
-    """Transpose the codes of a stream (L = context + I) from lines of ``lines[1]`` codes to lines of ``lines[0]``."""
+    """Transpose the grid of image tokens in a stream (L = context + I); the context stays unchanged.
+
+    The grid has ``lines[0]`` lines of ``lines[1]`` tokens. This converts row-major to column-major order; a call with
+    ``lines`` reversed converts it back.
+    """
     first, image = jax.lax.split(x, (context, x.shape[2] - context), 2)  # its gradient is a concatenation
     image = image.reshape(*x.shape[:2], *lines, x.shape[-1]).swapaxes(2, 3)
     return jnp.concatenate([first, image.reshape(*x.shape[:2], -1, x.shape[-1])], axis=2)

@@ -1,6 +1,6 @@
 """Convolutions, computed in the form that is fast on the platform, and a residual block made of them.
 
-Accelerators run ``lax.conv_general_dilated`` as it is. XLA on a CPU is fast for stride-1 convolutions, but slow for
+Accelerators run ``lax.conv_general_dilated`` unchanged. XLA on a CPU is fast for stride-1 convolutions, but slow for
 strides, dilations and kernel gradients (docs/architecture.md). On a CPU every convolution therefore has stride 1:
     strided     space to depth first, then stride 1
     transposed  all phases of the output as channels, then depth to space

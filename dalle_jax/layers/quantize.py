@@ -132,7 +132,7 @@ class Quantizer(nnx.Module):
         self.sums = Codebook(jnp.zeros((size, width)), axes=(CODES, None))
 
     def __call__(self, x: Float[Array, "B ... c"]) -> QuantizerOutput:
-        """Quantise ``x``. The codebook stays as it is: ``follow`` updates it, for the next call."""
+        """Quantise ``x``. The codebook is not changed; ``follow`` updates it for the next call."""
         x = x.astype(jnp.float32)
         flat = jax.lax.stop_gradient(x).reshape(-1, x.shape[-1])  # [n c]
         vectors = self.vectors[...]

@@ -30,7 +30,7 @@ def discriminator_factor(step: Array, start: int) -> Float[Array, ""]:
 
 
 def pyramid_distance(one: Float[Array, "B H W C"], other: Float[Array, "B H W C"], levels: int) -> Float[Array, " B"]:
-    """Compute a perceptual distance without trained weights; our own, for use where there is no LPIPS.
+    """Compute a perceptual distance without trained weights; a substitute of this package for LPIPS.
 
     It compares image gradients at ``levels`` scales, each half the size of the one before. At each scale it sums the
     mean absolute horizontal and vertical differences of the error image ``one - other``. The result is the mean over

@@ -59,7 +59,7 @@ def sigmoid(
     """Compute SigLIP's loss (Zhai et al. 2023, arXiv 2303.15343, equation 1), in float32.
 
     It is the sum over all pairs of a binary cross-entropy (positive or negative pair), divided by B. ``same`` marks
-    pairs with equivalent captions, which are positives too. With ``counted`` and ``candidates`` the pairs are those of
+    pairs with equivalent captions, which are positives too. With ``counted`` and ``candidates`` the pairs consist of
     counted images and candidate captions, and the divisor is the number of counted images.
     """
     logits = scale * similarities(image, text) + bias  # [B B]

@@ -138,7 +138,7 @@ class ClipBlock(nnx.Module):
         self.down = Linear(hidden, width, axes=(MLP, EMBED), init=out_init, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B L D"], mask: Bool[Array, "L L"] | None) -> Float[Array, "B L D"]:
-        """Apply the layer. ``mask`` is True where a query (row) sees a key (column); None masks nothing."""
+        """Apply the layer. ``mask`` is True if a query (row) attends to a key (column); None masks nothing."""
         x = x + self.attend(self.norm_attention(x), mask)
         hidden = self.up(self.norm_mlp(x))  # [B L F]
         hidden = quick_gelu(hidden) if self.activation == "quick_gelu" else jax.nn.gelu(hidden, approximate=False)

@@ -63,7 +63,7 @@ def shrink(x: Float[Array, "B H W C"], side: int) -> Float[Array, "B h w C"]:
 class Bottleneck(nnx.Module):
     """A residual block of 1x1, 3x3 and 1x1 convolutions.
 
-    A stride is an average pool before the last convolution, and before that of the shortcut.
+    A stride is an average pool before the last convolution and before the convolution of the shortcut.
     """
 
     def __init__(self, channels: int, width: int, stride: int, *, dtype: DTypeLike, rngs: nnx.Rngs):

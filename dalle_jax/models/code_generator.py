@@ -30,7 +30,7 @@ class Logits(NamedTuple):
 class CodeGenerator(Protocol):
     """A transformer p(codes | prompt) in raster order. Caches are passed and returned as values.
 
-    The prompts (``arrays.Prompts``) of DALL·E are token ids; those of LlamaGen are classes or caption features.
+    The prompts (``arrays.Prompts``) of DALL·E are token ids; the prompts of LlamaGen are classes or caption features.
     """
 
     @property
@@ -91,9 +91,9 @@ class CodeGenerator(Protocol):
         ...
 
     def fold_code_vectors(self) -> None:
-        """Add the networks over code vectors to the tables of codes, in place, so that drawing does not compute them.
+        """Add the networks over code vectors to the tables of codes, in place, so that sampling does not compute them.
 
-        Logits stay the same. A model with ``code_width`` 0 is left as it is.
+        Logits stay the same. A model with ``code_width`` 0 is unchanged.
         """
         ...
 

@@ -34,8 +34,8 @@ from dalle_jax.parallel.layout import constrain
 class DalleConfig:
     """Sizes and options of the network.
 
-    The kinds in ``attention`` repeat over the layers; ``last_attention`` replaces that of the last layer. The published
-    model has ("row", "column", "row", "row") and "convolutional". ``kernel`` is the odd side of the window of
+    The kinds in ``attention`` repeat over the layers; ``last_attention`` replaces the kind of the last layer. The
+    published model has ("row", "column", "row", "row") and "convolutional". ``kernel`` is the odd side of the window of
     convolutional attention. ``dropout`` is the rate on residual branches.
 
     ``scan`` compiles one layer and loops over all. ``remat`` chooses the activations that a layer stores

@@ -204,7 +204,7 @@ class DalleBartEncoder(nnx.Module):
 
 
 def text_mask(text: Int[Array, "B T"], pad_id: int) -> Bool[Array, "B T"]:
-    """Return True where there is text. Position 0 is always True, so that attention to an empty caption is defined."""
+    """Return True at text positions. Position 0 is always True, so that attention to an empty caption is defined."""
     return (text != pad_id).at[:, 0].set(True)
 
 

@@ -224,7 +224,7 @@ class LlamaGen(CachedGenerator):
         return self.condition(text), (text != 0).any(axis=-1)
 
     def _table(self) -> Float[np.ndarray, "S h 2"]:
-        """Return the rotary angles of the T positions of the condition and of the I codes."""
+        """Return the rotary angles of all S = T + I positions: those of the condition, then those of the codes."""
         config = self.config
         return grid_rotary_table(config.grid, config.width // config.heads, config.text_length)
 

@@ -1,4 +1,4 @@
-"""The closed unions of model configs: a new model is named here and nowhere else.
+"""The closed unions of model configs: a new model must be added only here.
 
 Config files (``@Name``), ``model.gin``, loading and the annotations of tasks follow from these unions.
 """

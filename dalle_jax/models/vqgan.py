@@ -268,7 +268,7 @@ class Vqgan(nnx.Module):
         return unit(x) if self.config.distance == "cosine" else x
 
     def quantize(self, x: Float[Array, "B h w c"]) -> VqganQuantized:
-        """Quantise ``latents`` to their nearest codes."""
+        """Quantise latents ``x`` to their nearest codes."""
         table = self.code_vectors
         distances = squared_distances(x.reshape(-1, x.shape[-1]), table)  # [n K]
         codes = argmin_and_min(distances)[0].reshape(x.shape[:-1])

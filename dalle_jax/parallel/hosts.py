@@ -28,9 +28,9 @@ WAIT = "DALLE_JAX_WAIT"
 def join() -> None:
     """Join the other processes of the run, if there are any; call it before any device is used.
 
-    ``DALLE_JAX_COORDINATOR``, ``_PROCESSES`` and ``_PROCESS`` come first. Without them, jax.distributed detects a SLURM
-    job step of several tasks, Open MPI or a TPU pod. Otherwise the process runs alone. Raises UserError for invalid
-    values. If the others do not arrive in time, this process ends with one line and exit code 2.
+    ``DALLE_JAX_COORDINATOR``, ``_PROCESSES`` and ``_PROCESS`` take precedence. Without them, jax.distributed detects a
+    SLURM job step of several tasks, Open MPI or a TPU pod. Otherwise the process runs alone. Raises UserError for
+    invalid values. If the others do not arrive in time, this process ends with one line and exit code 2.
     """
     seconds = _number(WAIT, os.environ.get(WAIT, "300"))
     given = {name: os.environ[name] for name in (COORDINATOR, PROCESSES, PROCESS) if os.environ.get(name)}
@@ -129,7 +129,7 @@ def gather(content: bytes) -> list[bytes]:
 
 
 def call_and_share_errors(work: Callable[[], T]) -> T:
-    """Call ``work`` on this process; raise the UserError of any process on all of them, so that none waits forever."""
+    """Call ``work``. If it raises ``UserError`` on any process, raise that error on every process."""
     result: T | None = None
     try:
         result, message = work(), b""

@@ -1,4 +1,4 @@
-"""Rows in padded chunks of few different sizes, so that a function of them is compiled few times."""
+"""Padded chunks of few distinct sizes, so that a function of them is compiled only a few times."""
 
 import numpy as np
 

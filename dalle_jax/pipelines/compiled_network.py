@@ -49,7 +49,7 @@ class NetworkFunction(Generic[P, R]):
     """A compiled function with the state of its network as the first argument."""
 
     def __init__(self, compiled: LayoutJit[R], state: PyTree, sharding: NamedSharding) -> None:
-        """Arrays are placed by ``sharding``, so that it does not matter for compilation where they come from."""
+        """Place array arguments by ``sharding``, so that arrays from other devices do not cause a compilation."""
         self._compiled, self._state, self._sharding = compiled, state, sharding
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -123,7 +123,7 @@ class Encoder:
 
 
 def encode(encoder: Encoder, folder: CodeFolder, shards: Sequence[int], say: Callable[[str], None]) -> None:
-    """Write the shards with these numbers, one after the other; ``say`` takes a line of progress."""
+    """Write the shards of the given numbers in order; ``say`` is called with each line of progress."""
     total = sum(len(folder.rows(number)) for number in shards)
     done, began, said = 0, time.monotonic(), time.monotonic()
     for number in shards:

@@ -1,4 +1,4 @@
-"""Readers of prompts: texts to ids, classes, or caption features, as a transformer takes them."""
+"""Conversion of prompts (texts, classes or caption features) to the inputs of a transformer."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias, TypeVar, runtime_checkable

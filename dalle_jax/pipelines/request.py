@@ -75,7 +75,7 @@ class Request:
 
     @property
     def title(self) -> str:
-        """The prompt in words."""
+        """The prompt as a short text, such as for a file name or a caption."""
         if self.text is not None:
             return self.text
         return "features" if isinstance(self.prompt, np.ndarray) else f"class {self.prompt}"

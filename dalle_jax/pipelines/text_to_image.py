@@ -122,7 +122,9 @@ class TextToImage:
     def require_ranker(self) -> ClipRanker:
         """Return the ranker; raise UserError if there is none."""
         if self.ranker is None:
-            raise UserError("similarity: expected a CLIP, got none; name one with --clip DIR (in Python clip=DIR)")
+            raise UserError(
+                "similarity: expected a CLIP, got none; give its folder with --clip DIR (in Python clip=DIR)"
+            )
         return self.ranker
 
     def draw(self, requests: list[Request]) -> list[Generation]:
@@ -202,8 +204,8 @@ class TextToImage:
             rows, extra = divmod(top.shape[0], factor)
             if extra or top.shape[1:] != (self.side, 3) or not 0 < rows <= height:
                 raise UserError(
-                    f"given_image: expected the top of an image {self.side} px wide, its height a multiple of {factor} "
-                    f"up to {self.side} px, got {top.shape[1]} x {top.shape[0]} px"
+                    f"given_image: expected the top of an image, {self.side} px wide and a multiple of {factor} px "
+                    f"high up to {self.side} px, got {top.shape[1]} x {top.shape[0]} px"
                 )
             given = self.codec.encode_device(top[None])[0]  # [rows w]
             codes[row, : rows * width] = np.asarray(given).reshape(-1)

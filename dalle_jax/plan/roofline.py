@@ -38,7 +38,10 @@ class Roofline:
 
 
 def roofline(chip: Chip, devices: int, hardware_flops: float, peak: int, sent: float) -> Roofline:
-    """Return the bounds. ``hardware_flops`` sums over devices; ``peak`` and ``sent`` are bytes per device."""
+    """Compute the bounds of a step.
+
+    ``hardware_flops`` is the sum over devices; ``peak`` (memory) and ``sent`` (collectives) are bytes per device.
+    """
     links = chip.interconnect / 2 / chip.devices if chip.interconnect else float("inf")
     return Roofline(
         products=hardware_flops / devices / chip.device_flops,

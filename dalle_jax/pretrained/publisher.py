@@ -53,7 +53,7 @@ class Publisher(Protocol):
     """The function of a publisher's module that reads weights; it is named ``published`` unless there are several."""
 
     def __call__(self, source: Path) -> Published:
-        """Read the model in a file or folder; raise UserError if the source is of another kind."""
+        """Read the model in a file or folder; raise UserError if the source is of a different kind."""
         ...
 
 

@@ -50,7 +50,7 @@ class CachedDecoder(Protocol):
 
 
 class Settings(NamedTuple):
-    """Sampling settings per prompt, as traced values: changing them compiles nothing anew."""
+    """Sampling settings per prompt, as traced values, so that new values need no compilation."""
 
     temperature: Float[Array, " P"]
     top_k: Int[Array, " P"]

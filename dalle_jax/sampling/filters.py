@@ -1,7 +1,7 @@
 """Temperature, top-k and top-p filtering of logits, with a traced value per prompt.
 
 Thresholds are found exactly, by bisection over the bits of a float. On a CPU, sorting the codebook would cost more than
-the rest of a step. As k and p are array values, a request with other values compiles nothing.
+the rest of a step. k and p are traced values, so that a request with different values needs no compilation.
 """
 
 from collections.abc import Callable

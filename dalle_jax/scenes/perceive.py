@@ -3,7 +3,7 @@
 1. The background is the median colour of the outermost pixels.
 2. Pixels with a colour far from the background form connected components, one for each object.
 3. A component's colour is the nearest one of the palette, with allowance for soft edges.
-4. A component's coverage map tells how far each pixel lies between the background and the object's colour.
+4. A component's coverage map gives each pixel's position between the background and the object's colour.
 5. The coverage map, moved and scaled to a standard frame, is matched with templates of shapes and letters.
 """
 

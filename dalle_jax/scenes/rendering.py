@@ -75,10 +75,11 @@ def _as_plane(colour: tuple[float | int, ...]) -> np.ndarray:
 
 
 def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Draw centre x, centre y and diameter of each object: one random shift of all, and a random slant of pairs.
+    """Draw centre x, centre y and diameter of each object.
 
-    Centres are rounded to a lattice of ``LATTICE`` points a side, which at 32 px are whole pixels. So a small image
-    tokenizer meets few different edges, and the difficulty of a scene lies in its caption.
+    All objects get the same random shift. Pairs are also tilted at random. Centres are rounded to a lattice of
+    ``LATTICE`` points per side, which are whole pixels in an image of 32 px. So few positions are distinct that a small
+    image tokenizer suffices, and the caption is the difficult part of a scene.
     """
     jitter = (rng.random(3) * 2 - 1).tolist()
     shift = 0.02

@@ -32,7 +32,7 @@ class Captions:
             raise ValueError(f"dropout: expected a share of the merges in [0, 1), got {self.dropout}")
 
     def open(self, length: int) -> "CaptionTokenizer":
-        """Load the tokenizer, which gives ``length`` ids for each caption. Raise ``UserError`` without its file."""
+        """Load the tokenizer for captions of ``length`` ids. Raise ``UserError`` if its file is missing."""
         files = self.vocabulary.files(self.file)
         return CaptionTokenizer(self, files, self.vocabulary.tokenizer(files, length))
 

@@ -4,7 +4,7 @@ from typing import Protocol, runtime_checkable
 
 import jax
 
-from dalle_jax.data.sources.precomputed import Manifest
+from dalle_jax.data.precomputed.manifest import Manifest
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.train.task import Task
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Key
-from dalle_jax.data.sources.precomputed import Manifest
+from dalle_jax.data.precomputed.manifest import Manifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.logit_laplace import map_pixels, negative_log_likelihood
 from dalle_jax.losses.quantization import perplexity, usage

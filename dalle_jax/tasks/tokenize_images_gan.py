@@ -11,7 +11,7 @@ from flax import nnx
 from dalle_jax import storage
 from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.sources.precomputed import Manifest
+from dalle_jax.data.precomputed.manifest import Manifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.layers.conv_blocks import Conv, convolve
 from dalle_jax.losses.adversarial import (

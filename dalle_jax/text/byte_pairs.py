@@ -25,7 +25,7 @@ MAX_CACHED = 100_000
 GPT2_WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 """GPT-2's pattern (encoder.py), used by BART: words keep the space before them."""
 CLIP_WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
-"""CLIP's pattern (simple_tokenizer.py) without its special tokens, which no caption may contain: digits are single."""
+"""CLIP's pattern (simple_tokenizer.py) without its special tokens, which no caption contains. Each digit is a word."""
 
 
 @cache
@@ -72,7 +72,7 @@ class Merges:
         return pieces
 
     def _merge(self, symbols: list[str]) -> list[str]:
-        """Repeat: join every occurrence, from left to right, of the pair that was learned first."""
+        """Apply the merges in the order in which they were learned, each to all occurrences of its pair."""
         last = len(self._ranks)
         while len(symbols) > 1:
             pair = min(pairwise(symbols), key=lambda one: self._ranks.get(one, last))
@@ -102,7 +102,7 @@ class Merges:
 
 
 def read_text(content: bytes, name: str) -> str:
-    """Decode a vocabulary file, plain or gzipped. Raises ``UserError`` if it is no UTF-8 text or too large."""
+    """Decode a vocabulary file, plain or gzipped. Raises ``UserError`` if it is not UTF-8 text or too large."""
     try:
         if content[:2] == b"\x1f\x8b":
             reader = zlib.decompressobj(wbits=31)

@@ -221,7 +221,7 @@ class SentencePiece:
 def _merge(
     symbols: list[str], ranks: dict[str, tuple[float, int]], draw: Callable[[], float], dropout: float
 ) -> list[str]:
-    """Repeat: merge the pair with the highest score, each pair skipped with probability ``dropout``."""
+    """Merge the best-scored pair until none is left. Each step ignores each pair with probability ``dropout``."""
     while len(symbols) > 1:
         best, place = -math.inf, -1
         for i in range(len(symbols) - 1):
@@ -235,5 +235,5 @@ def _merge(
 
 
 def _join_unknown(ids: list[int]) -> list[int]:
-    """Join neighbouring unknown ids into one, as the library does."""
+    """Join neighbouring unknown ids into one, as sentencepiece does."""
     return [i for place, i in enumerate(ids) if not (i == UNKNOWN and place and ids[place - 1] == UNKNOWN)]

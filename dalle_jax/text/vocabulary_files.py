@@ -56,7 +56,7 @@ def read_vocabulary(content: bytes, publisher: str, required: tuple[str, ...]) -
     try:
         ids = json.loads(read_text(content, VOCABULARY))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{VOCABULARY}: expected a JSON object of pieces and ids, got no JSON: {error}") from error
+        raise UserError(f"{VOCABULARY}: expected a JSON object of pieces and ids, got invalid JSON: {error}") from error
     if not isinstance(ids, dict) or not all(type(one) is int and 0 <= one < 2**31 for one in ids.values()):
         raise UserError(f"{VOCABULARY}: expected a JSON object of pieces and ids from 0, got something else")
     if missing := [one for one in required if one not in ids]:

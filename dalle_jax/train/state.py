@@ -144,7 +144,7 @@ class ModuleSpec(Generic[Node]):
         """Return the shapes and dtypes of the arrays that ``split`` returns."""
         values = {name: variable.get_value() for name, variable in self.variables.items()}
         return {
-            name: jax.eval_shape(jax.random.key_data, value) if _is_key(value) else value
+            name: jax.eval_shape(jax.random.key_data if _is_key(value) else jnp.asarray, value)
             for name, value in values.items()
         }
 

@@ -1,6 +1,7 @@
 """The source tree as the architecture tests read it: files, their syntax trees, the modules that they import."""
 
 import ast
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
@@ -56,3 +57,17 @@ def imports(tree: ast.Module, name: str) -> list[tuple[str, int]]:
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
             found += [(one.value, node.lineno) for one in node.args if isinstance(one, ast.Constant)]
     return [(one, line) for one, line in found if one.split(".")[0] == "dalle_jax"]
+
+
+def imported_modules(tree: ast.Module, name: str, modules: Collection[str]) -> set[str]:
+    """Return the ``modules`` that the module ``name`` imports anywhere: in functions and for type checking too."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = name.split(".")[: -node.level] if node.level else []
+            base = ".".join([*above, *(node.module.split(".") if node.module else [])])
+            inner = {f"{base}.{alias.name}" for alias in node.names}
+            found |= {one if one in modules else base for one in inner}
+    return (found & set(modules)) - {name}

@@ -1,4 +1,4 @@
-"""Forty small captioned images, and what makes the configs of docs/your_data.md small enough for them."""
+"""Forty small captioned images, and settings that make the configs of docs/your_data.md small enough for them."""
 
 import io
 from collections.abc import Iterator

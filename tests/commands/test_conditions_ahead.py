@@ -1,4 +1,4 @@
-"""A LlamaGen trained from codes and a text encoder's features that were written ahead, to an image."""
+"""LlamaGen, trained from precomputed codes and caption features, up to a sampled image."""
 
 import json
 

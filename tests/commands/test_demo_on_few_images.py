@@ -1,4 +1,4 @@
-"""The one command of docs/your_data.md on few images and few words, small by ``--set stages.NAME.PATH=VALUE``."""
+"""``demo`` on few images and few words, made small by ``--set stages.NAME.PATH=VALUE``."""
 
 import io
 import json
@@ -89,7 +89,7 @@ def test_an_only_image_that_is_held_out_is_one_line_with_a_fix_before_anything_i
     assert not (tmp_path / "out" / "text.model").exists()
 
 
-def test_all_that_does_not_fit_is_told_together_before_anything_is_trained(tmp_path, capsys):
+def test_all_problems_are_reported_together_before_anything_is_trained(tmp_path, capsys):
     wrong = (
         *("stages.text.vocabulary=40", "stages.clip.task.model.vocab_size=50"),
         *("stages.transformer.task.model.text_vocab=40", "stages.transformer.task.model.grid=(8, 8)"),

@@ -1,4 +1,4 @@
-"""DALL·E mini in its published layout, imported, draws from texts with its own tokenizer and its blank caption."""
+"""DALL·E mini, imported from its published layout, samples with its own text tokenizer and empty caption."""
 
 import json
 
@@ -61,5 +61,5 @@ def test_a_text_is_drawn_towards_which_guidance_leads_from_the_blank_caption(fol
 
 
 def test_an_image_tokenizer_of_other_codes_is_refused(folder):
-    with pytest.raises(dalle_jax.UserError, match=r"of 7 codes, which the transformer in .* draws, got one of 9"):
+    with pytest.raises(dalle_jax.UserError, match=r"of 7 codes, which the transformer in .* generates, got one of 9"):
         dalle_jax.load(folder / "mini", image_tokenizer=folder / "other")

@@ -118,7 +118,7 @@ def test_a_second_process_is_refused_while_one_writes(smoke_demo, tmp_path, monk
         ("shard_examples=0", "shard_examples: expected at least 1"),
     ],
 )
-def test_what_cannot_be_encoded_is_one_error(smoke_demo, tmp_path, change, said):
+def test_a_source_that_cannot_be_encoded_is_one_error(smoke_demo, tmp_path, change, said):
     with pytest.raises(UserError, match=said):
         encode_source(run(smoke_demo, change), tmp_path / "codes")
 

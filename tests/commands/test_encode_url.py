@@ -1,4 +1,4 @@
-"""Codes made on a disk and sent to a store, and trained from where they lie there."""
+"""Codes made on a disk, uploaded to a store, and used for training from there."""
 
 import json
 from collections.abc import Iterator

@@ -29,7 +29,7 @@ def test_a_folder_is_inspected_without_a_config(tmp_path, capsys):
     assert "data:image/png;base64," in (tmp_path / "out" / "inspect.html").read_text(encoding="utf-8")
 
 
-def test_a_config_says_what_is_left_out(tmp_path, capsys):
+def test_the_filters_of_a_config_are_applied(tmp_path, capsys):
     write_folder(tmp_path / "images")
     path = tmp_path / "inspect.gin"
     path.write_text(

@@ -1,4 +1,4 @@
-"""Processes that end, or would not: each of these waited for ever or for its threads when Python alone ended it."""
+"""Processes that end within seconds; without ``leave`` each of them waits for its threads or for ever."""
 
 import subprocess
 import sys

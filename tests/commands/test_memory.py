@@ -1,4 +1,4 @@
-"""Freed memory is used again: the second of two large blocks costs no page faults."""
+"""Freed memory is reused: the second of two large blocks causes no page faults."""
 
 import os
 import platform
@@ -42,7 +42,7 @@ def test_a_large_block_that_was_freed_is_used_again_without_page_faults():
 
 
 @glibc
-def test_what_the_user_set_for_the_allocator_rules():
+def test_settings_of_the_user_for_the_allocator_take_precedence():
     assert faults_of_the_second_block(JAX_PLATFORMS="cpu", MALLOC_TOP_PAD_="131072") > 1000
     assert faults_of_the_second_block(JAX_PLATFORMS="cpu", GLIBC_TUNABLES="glibc.malloc.mmap_max=65536") > 1000
 

@@ -1,4 +1,4 @@
-"""From a folder of captioned images to a report, as docs/your_data.md has it, on a tiny set."""
+"""From a folder of captioned images to a report, as in docs/your_data.md, on a tiny set."""
 
 import json
 from pathlib import Path

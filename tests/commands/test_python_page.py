@@ -45,7 +45,7 @@ def test_a_seed_gives_the_images_of_the_command(smoke_demo, tmp_path):
 def test_a_folder_of_a_different_model_is_an_error(smoke_demo, tmp_path):
     for folder, says in (
         (tmp_path, "model.gin"),
-        (smoke_demo / "clip", "expected pipeline.gin, or model.gin of a transformer that draws codes, got a Clip"),
+        (smoke_demo / "clip", "expected pipeline.gin, or model.gin of a transformer that generates codes, got a Clip"),
     ):
         with pytest.raises(dalle_jax.UserError, match=says):
             dalle_jax.load(folder)

@@ -29,7 +29,7 @@ def config(tmp_path):
     return path
 
 
-def test_captions_of_tars_are_read_without_their_images_and_coverage_is_said(config, tmp_path, capsys):
+def test_captions_of_tars_are_read_without_their_images_and_coverage_is_printed(config, tmp_path, capsys):
     out = tmp_path / "text.model"
     assert main(["text-tokenizer", str(config), "--out", str(out)]) == 0
     said = capsys.readouterr().out
@@ -55,7 +55,7 @@ def test_the_captions_of_held_out_images_are_passed_over(tmp_path):
     assert list(read_captions(twice, 8, [], held_out=held_out)) == 2 * kept[:4]
 
 
-def test_the_config_says_what_is_held_out_and_drawn_scenes_hold_out_nothing(config, tmp_path, capsys):
+def test_the_config_selects_held_out_captions_and_scenes_have_none(config, tmp_path, capsys):
     flags = ["--set", "held_out=@HeldOut", "--set", "held_out.count=10", "--out", str(tmp_path / "m")]
     assert main(["text-tokenizer", str(config), *flags]) == 0
     assert "40 captions" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Each image tokenizer from its smoke config: two steps, a checkpoint, and codes out of what is loaded again."""
+"""Each image tokenizer from its smoke config: two steps, a checkpoint, and codes from the loaded checkpoint."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""docs/your_data.md, followed: every command of it as it is written, on forty small images."""
+"""Every command of docs/your_data.md, run as written, on forty small images."""
 
 import io
 import re
@@ -23,16 +23,16 @@ SETS = {name: text.splitlines() for name, text in SMALL.items()} | {
     "encode": ["image_size = 16", "images.size = 16", "batch_size = 8", "crops = 2", "held_out.share = 0.4"],
     "train": CODES,
 }
-"""What makes the run of a config small, by the name of its file."""
+"""Settings that make the run of a config small, by the name of its file."""
 
 
 def commands(block: str) -> list[list[str]]:
-    """The arguments of each command of a block, without comments."""
+    """Return the arguments of each command of a block, without comments."""
     return [shlex.split(line, comments=True)[3:] for line in block.splitlines()]
 
 
 def small(arguments: list[str], here: Path) -> list[str]:
-    """A command with what makes its run small, before its own ``--set``: what the page says is the last word."""
+    """Add settings for a small run before the command's own ``--set``, which take precedence."""
     config = Path(arguments[1])
     if config.suffix != ".gin":
         return arguments
@@ -42,7 +42,7 @@ def small(arguments: list[str], here: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory) -> Path:
-    """A folder with my_images/, the package's configs, those of the page, and the small ones for ``demo``."""
+    """Make a folder with my_images/, the package's configs, the page's configs, and small ones for ``demo``."""
     place = tmp_path_factory.mktemp("page")
     (place / "my_images").mkdir()
     with tarfile.open(place / "my_images" / "00000.tar", "w") as tar:
@@ -62,7 +62,7 @@ def workplace(tmp_path_factory) -> Path:
 
 
 def test_the_page_has_blocks_of_each_kind():
-    """Or the tests below would pass with nothing to follow."""
+    """Without blocks, the tests below would pass."""
     kinds = [re.match(r"python -m dalle_jax|# \w+\.gin|data\.source = |--set |", block)[0] for _, block in BLOCKS]
     assert kinds.count(COMMAND.strip()) >= 6
     assert {"# encode.gin", "# train.gin", "data.source = ", "--set "} <= set(kinds)

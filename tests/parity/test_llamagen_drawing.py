@@ -66,7 +66,7 @@ def test_what_the_model_was_not_made_for_is_one_line(imported, tmp_path, capsys)
     command = ["sample", "--model", str(out / "transformer"), "--out", str(tmp_path / "x")]
     tokenizer = ["--image-tokenizer", str(out / "tokenizer")]
     for more, says in (
-        (flags, "its model.gin names no image tokenizer; name the folder of one with --image-tokenizer DIR"),
+        (flags, "its model.gin does not name an image tokenizer; give its folder with --image-tokenizer DIR"),
         (["--prompt", "a cat", *tokenizer], "for which this model was made, got 'a cat'"),
         ([*flags, "--prompt", "a cat", *tokenizer], "not allowed with"),
         (["--class-id", "99999", *tokenizer], "99999"),

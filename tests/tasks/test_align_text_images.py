@@ -113,7 +113,10 @@ def test_sizes_that_a_resnet_cannot_have_are_refused(captions):
     for model, message in (
         (clip_config(patch=16, vision=vision), "patch: expected 32"),
         (clip_config(patch=32, vision=vision, image_size=48), "expected a multiple of 32 px, got 48 px"),
-        (clip_config(patch=32, vision=ResNetConfig(width=3, layers=(1, 1, 1, 1))), "expected a multiple of 64"),
+        (
+            clip_config(patch=32, vision=ResNetConfig(width=3, layers=(1, 1, 1, 1))),
+            "channels: expected a multiple of 64",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             nnx.eval_shape(

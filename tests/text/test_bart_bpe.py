@@ -62,7 +62,7 @@ def test_missing_and_broken_bart_files_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"found no merges\.txt"):
         config.files(str(path))
     for content, said in (
-        (b"[", "got no JSON"),
+        (b"[", "got invalid JSON"),
         (b"[1]", "something else"),
         (b'{"a": true}', "something else"),
         (b'{"<s>": 0, "</s>": 2}', "<pad>, <unk>"),

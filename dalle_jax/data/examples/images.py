@@ -100,7 +100,7 @@ class Images:
         return CheckedRecord(record.key, header, captions)
 
     def decode(self, checked: "CheckedRecord", min_side: int | None = None) -> Image.Image:
-        """Return the RGB pixels; a JPEG may be reduced to ``min_side``. Raise ``BadRecord``."""
+        """Decode RGB pixels; a JPEG may be reduced to ``min_side``. Raise ``BadRecord`` if the image is damaged."""
         try:
             return decode_image(checked.header, background=self.background, min_side=min_side)
         except BadImage as error:

@@ -45,7 +45,7 @@ class RowRecords(ABC):
 
     @property
     def problems(self) -> tuple[BadRecord, ...]:
-        """The faults found on opening: none, since a row is checked when it is read."""
+        """Return no problems: an invalid row is found only when it is read."""
         return ()
 
     def __len__(self) -> int:

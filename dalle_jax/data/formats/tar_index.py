@@ -78,10 +78,10 @@ class TarIndex:
 
 
 def load_index(file: DataFile, folder: str | None = None) -> tuple[TarIndex, bool]:
-    """Load the stored index of a tar, or build and store it. Return it, and whether it is stored.
+    """Load the index of a tar, or build and store it. Return the index, and whether it is stored.
 
-    It is stored in ``folder``, by default next to the tar. An index that cannot be written is returned all the same.
-    Raises UserError for a file that is not a tar.
+    It is stored in ``folder``, by default next to the tar. If it cannot be written, the index is still returned.
+    Raise ``UserError`` if the file is not a tar.
     """
     next_to_tar = None if is_web(file.name) else file.name + ENDING
     unique = hashlib.sha256(file.name.encode()).hexdigest()[:12]

@@ -32,7 +32,7 @@ WAIT = 0.5
 def upload(path: Path, url: Place) -> int:
     """Upload a finished folder, ``manifest.json`` last, and return the number of shards that were missing.
 
-    Raises UserError if the URL holds codes of another encoding, or other files.
+    Raises UserError if the URL holds codes of a different encoding, or other files.
     """
     encoding, there = (path / ENCODING).read_bytes(), storage.files(url)
     if ENCODING not in there and (MANIFEST in there or any(name.endswith(".array_record") for name in there)):
@@ -100,8 +100,8 @@ class CodeFolder:
         pairs = [(name, getattr(before, name), getattr(self._encoding, name)) for name in names]
         if changed := [f"{name} was {old} and is {new}" for name, old, new in pairs if old != new]:
             raise UserError(
-                f"{self._path} holds codes of another encoding: {'; '.join(changed)}. "
-                "Name another folder, or undo the change"
+                f"{self._path} holds codes of a different encoding: {'; '.join(changed)}. "
+                "Choose a different folder, or undo the change"
             )
 
     def missing(self) -> list[int]:

@@ -140,7 +140,7 @@ class ParquetRecords(RowRecords):
         return "parquet-" + hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     def _fields(self, file: int, row: int) -> dict[str, object]:
-        """Read all columns of a row, from a row group in memory if it may be kept there."""
+        """Read all columns of a row. Keep its row group in memory unless it exceeds ``kept_bytes``."""
         table = self._tables[file]
         group, row_in_group = table.rows.find(row)
         if table.group_bytes[group] > self._config.kept_bytes:
@@ -157,7 +157,7 @@ class ParquetRecords(RowRecords):
 
 
 class _Table:
-    """A parquet file with its footer in memory. The file itself is opened for each reading."""
+    """A parquet file with its footer in memory, opened anew for each reading."""
 
     def __init__(self, file: DataFile, config: Parquet):
         self._file = file

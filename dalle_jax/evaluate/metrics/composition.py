@@ -56,7 +56,7 @@ class Cell:
 
     @property
     def chosen(self) -> Share:
-        """Return the accuracy of CLIP's choice among ``chosen_of``; with one candidate, that of the candidate."""
+        """Return the accuracy of CLIP's choice among ``chosen_of``, or of the only candidate."""
         return self.reranked.get(self.chosen_of, self.first)
 
     def figures(self) -> dict[str, Share]:
@@ -147,7 +147,7 @@ def measure_cell(
 ) -> tuple[Cell, tuple[JudgedCaption, ...]]:
     """Judge the candidates of one level and split; return its accuracies and the verdicts on each caption.
 
-    Only the candidates that a share needs are judged: the first 16 and CLIP's choices, for M = 64 about a quarter.
+    Only the first 16 candidates and CLIP's choices are judged, about a quarter of them for M = 64.
     Raises ValueError if the lengths of captions, images and scores differ.
     """
     if not len(captions) == len(images) == len(scores):

@@ -24,7 +24,7 @@ class ShareCell:
 
 @dataclass(frozen=True)
 class ShareRow:
-    """A row of shares with a title, a small note, or both. ``count``, if not None, has a column of its own."""
+    """A row of fractions with a title, a small note, or both. ``count``, if not None, has a separate column."""
 
     title: str
     note: str
@@ -34,7 +34,7 @@ class ShareRow:
 
 @dataclass(frozen=True)
 class ShareTable:
-    """A table of shares; headings may hold line breaks."""
+    """A table of fractions, such as accuracies. The headings may contain line breaks."""
 
     caption: str
     head: tuple[str, ...]

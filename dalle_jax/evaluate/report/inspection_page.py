@@ -32,7 +32,7 @@ class Duplicates(TypedDict):
 
 
 class InspectionContent(TypedDict):
-    """Content of ``inspect.json``. ``numbers`` holds quantiles by name, ``same`` duplicates by kind."""
+    """Content of ``inspect.json``. ``numbers`` maps quantities to their quantiles, ``same`` kinds of duplicates."""
 
     listed: int
     examined: int
@@ -47,7 +47,7 @@ class InspectionContent(TypedDict):
 
 
 def to_json(findings: InspectionFindings) -> InspectionContent:
-    """Return everything but the pixels."""
+    """Return all findings except the images."""
     report = findings.report.content()
     return {
         "listed": findings.listed,

@@ -33,7 +33,7 @@ class Section:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """Figures of one compared network in the order of the columns; None where it has no such figure."""
+    """Figures of one compared network in the order of the columns; None for a figure that it lacks."""
 
     name: str
     was_run: bool

@@ -13,7 +13,7 @@ class Drawing(SamplingOptions):
     batch: int = 64
 
     def requests(self, captions: tuple[str, ...], seed: int) -> list[Request]:
-        """Return one request per caption. Caption i has the seed ``seed + i``, so no two share their noise."""
+        """Return one request per caption. Caption i has the seed ``seed + i``, so no two requests share their noise."""
         return [
             Request(caption, RequestOptions.of(self, keep=1, seed=seed + number))
             for number, caption in enumerate(captions)

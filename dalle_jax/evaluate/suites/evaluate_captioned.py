@@ -1,6 +1,6 @@
 """Evaluation of a pipeline trained on captioned images of any kind, on held-out images.
 
-No reader judges such images, so generated images are judged by CLIP alone, and the report says so. Retrieval is
+Generated images are scored by CLIP only, since the scene reader cannot read them; the report states this. Retrieval is
 measured on real images: among ``among`` captions, is the image's own the most similar, or one of the five most
 similar (CLIP, arXiv 2103.00020, section 3)?
 """
@@ -159,7 +159,7 @@ def evaluate_captioned(
 
 
 def draw_trained_captions(sampler: ImageSampler, config: EvaluateCaptioned, captions: list[str]) -> SampleGroup:
-    """Draw captions of the training images, for a report where no images are held out."""
+    """Draw captions of the training images, for a report without held-out images."""
     drawn = sampler.draw(config.drawing.requests(tuple(captions), config.seed))
     return _group("Captions of training images, since none are held out", drawn)
 

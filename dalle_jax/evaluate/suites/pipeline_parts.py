@@ -1,4 +1,4 @@
-"""The parts of a pipeline that suites ask for (dalle_jax/pipelines), each as a protocol."""
+"""Protocols of the pipeline parts that suites need (implemented in dalle_jax/pipelines)."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable

@@ -1,4 +1,4 @@
-"""Run folders back to models: ``model.gin`` says what the network is, the newest checkpoint holds its weights."""
+"""Load models from run folders: ``model.gin`` is the network's config, the newest checkpoint has its weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,10 +68,12 @@ def absolute_needs(**folders: str | None) -> dict[str, str]:
 
 
 def read_model_file(folder: Place) -> ModelFile:
-    """``model.gin`` of a run folder; raises UserError where there is none."""
+    """Read ``model.gin`` of a run folder. Raise ``UserError`` if it does not exist."""
     path = folder / "model.gin"
     if not path.is_file():
-        raise UserError(f"{folder}: expected the folder of a trained model, which holds model.gin, found none there")
+        raise UserError(
+            f"{folder}: expected the folder of a trained model, which contains model.gin, found no such file"
+        )
     return loads(path.read_text(encoding="utf-8"), ModelFile, name=str(path))
 
 
@@ -123,13 +125,13 @@ def stage_folders(folder: Place, image_tokenizer: Place | None = None, clip: Pla
     model = read_model_file(folder)
     if not isinstance(model.model, CodeGeneratorConfig):
         raise UserError(
-            f"{folder}: expected pipeline.gin, or model.gin of a transformer that draws codes, "
+            f"{folder}: expected pipeline.gin, or model.gin of a transformer that generates codes, "
             f"got a {type(model.model).__name__.removesuffix('Config')}"
         )
     needs = {**model.needs, "transformer": str(folder), **replacing}
     if "image_tokenizer" not in needs:
         raise UserError(
-            f"{folder}: its model.gin names no image tokenizer; name the folder of one with --image-tokenizer DIR "
+            f"{folder}: its model.gin does not name an image tokenizer; give its folder with --image-tokenizer DIR "
             "(in Python image_tokenizer=DIR)"
         )
     return PipelineFile(needs)

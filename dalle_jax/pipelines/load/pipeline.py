@@ -34,7 +34,7 @@ def load_pipeline(
     if generator.codebook_size != tokenizer.codebook_size:
         raise UserError(
             f"{tokenizer_folder}: expected an image tokenizer of {generator.codebook_size} codes, which the "
-            f"transformer in {transformer} draws, got one of {tokenizer.codebook_size}"
+            f"transformer in {transformer} generates, got one of {tokenizer.codebook_size}"
         )
     return TextToImage(
         generator,

@@ -1,4 +1,4 @@
-"""The text tokenizer that travels with a checkpoint: ``text.model``, or ``text.gin`` and a vocabulary's own files."""
+"""The text tokenizer that is saved with a checkpoint: ``text.model``, or ``text.gin`` and a vocabulary's own files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ IMPORTED = "source.json"
 
 @dataclass(frozen=True)
 class TextFile:
-    """The content of ``text.gin``: the kind of vocabulary, and how text is read with it."""
+    """The content of ``text.gin``: the kind of vocabulary, and how it reads text."""
 
     vocabulary: Vocabulary
 
