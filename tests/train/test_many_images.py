@@ -113,14 +113,14 @@ def test_every_good_record_comes_once_per_epoch(alone):
     assert not {int(key) for key in order} & BAD.keys()
 
 
-def test_without_a_survey_hosts_that_meet_bad_records_stay_in_step_and_the_report_is_of_both(tars, tmp_path):
+def test_without_validation_hosts_that_meet_bad_records_stay_in_step_and_share_the_report(tars, tmp_path):
     out = tmp_path / "run"
     well(start(out, tars, 2, "none"))
     assert report(out) == EXPECTED  # 24 steps are more than an epoch and a half, and evaluation reads what is held out
     assert len(given(out)) == STEPS * BATCH
 
 
-def test_the_stop_past_the_share_of_bad_records_is_the_same_line_on_both_hosts(tars, tmp_path):
+def test_too_many_bad_records_stop_both_hosts_with_the_same_line(tars, tmp_path):
     ended = finish(start(tmp_path / "run", tars, 2, "none", bad_share=0.01))
     assert [code for code, _, _ in ended] == [2, 2], ended
     errors = [[line for line in one.splitlines() if line.startswith("dalle-jax: error:")] for _, _, one in ended]
@@ -128,7 +128,7 @@ def test_the_stop_past_the_share_of_bad_records_is_the_same_line_on_both_hosts(t
     assert "records are bad" in errors[0][0] and "bad_share allows 1.0%" in errors[0][0]
 
 
-def test_two_hosts_killed_and_started_again_are_given_the_very_rows_of_one_that_never_stopped(alone, tars, tmp_path):
+def test_two_hosts_killed_and_started_again_get_the_rows_of_a_run_that_never_stopped(alone, tars, tmp_path):
     out = tmp_path / "run"
     started = start(out, tars, 2, "pixels", pause=0.5)
     began = time.monotonic()
