@@ -233,9 +233,12 @@ def write_bytes(path: str | Place, content: bytes) -> None:
     try:
         write(place(path), content)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Free some space or name another folder"
-        ) from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: str | Place, error: OSError) -> UserError:
+    """Return the error for a full disk or a folder that is not writable."""
+    return UserError(f"cannot write {path}: {error.strerror or error}; free some space or choose a different folder")
 
 
 def upload(source: Path, target: epath.Path) -> None:
