@@ -242,7 +242,7 @@ def cannot_write(path: str | Place, error: OSError) -> UserError:
 
 
 def upload(source: Path, target: epath.Path) -> None:
-    """Copy a local file, which may be larger than memory, to a URL."""
+    """Copy a local file to a URL; it may be larger than memory."""
     with store_errors(target):
         _file_system(target).put_file(os.fspath(source), os.fspath(target))
 

@@ -118,7 +118,7 @@ class DemoChecks:
                 )
 
     def fit_evaluation(self, counts: Counts) -> None:
-        """Lower the numbers of sampled images in the evaluation to the number of held-out images."""
+        """Lower what is drawn of the held-out images to their number."""
         evaluation, name = self.evaluation.single(), next(iter(self.evaluation.evaluations))
         if not isinstance(evaluation, EvaluateCaptioned):
             return

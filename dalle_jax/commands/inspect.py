@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Inspect the data, print a summary and write the report. Each source of a mixture gets its own folder."""
+    """Examine the source, print and write. Each source of a mixture has a folder of its own."""
     config = read_config(args.source, args.set)
     if config.examine < 1 or config.cells < 0:
         raise UserError(f"examine, cells: expected 1 or more and 0 or more, got {config.examine}, {config.cells}")

@@ -81,8 +81,10 @@ def _read(client: distributed._jax.DistributedRuntimeClient) -> Failure | None:
 
 
 def _listen(client: distributed._jax.DistributedRuntimeClient, left: threading.Event) -> None:
-    """Poll for a failure of another process and exit. Write to the file descriptor, since a hung thread may hold
-    the locks of Python's streams."""
+    """Poll for the failure of another process; then print it and exit.
+
+    It is written to the file descriptor, since a hung thread may hold the locks of Python's streams.
+    """
     while not left.wait(POLL_SECONDS):
         failure = _read(client)
         if failure is not None:

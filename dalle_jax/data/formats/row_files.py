@@ -45,7 +45,7 @@ class RowRecords(ABC):
 
     @property
     def problems(self) -> tuple[BadRecord, ...]:
-        """Return no problems: an invalid row is found only when it is read."""
+        """No problems, since faults of rows show only on reading."""
         return ()
 
     def __len__(self) -> int:

@@ -168,8 +168,8 @@ def config_to_json(config: DalleBartConfig) -> Json:
         raise UserError(f"model.grid: expected a square, as DALL·E mini has it, got {config.grid}")
     if (config.pad_id, config.empty_caption) != (PAD_ID, EMPTY_CAPTION):
         raise UserError(
-            f"model: expected pad_id {PAD_ID} and empty_caption {EMPTY_CAPTION}, those of DALL·E mini's text "
-            f"tokenizer, which config.json cannot change, got {config.pad_id} and {config.empty_caption}"
+            f"model: expected pad_id {PAD_ID} and empty_caption {EMPTY_CAPTION}, the ids of DALL·E mini's "
+            f"text tokenizer, which config.json cannot change, got {config.pad_id} and {config.empty_caption}"
         )
     sizes = {theirs: getattr(config, ours) for theirs, ours in SIZES.items()}
     rows, start = config.codebook_size + config.extra_codes - 1, config.start_code
