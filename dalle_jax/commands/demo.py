@@ -88,7 +88,7 @@ class StageEntry(TypedDict):
 
 @dataclass
 class Demo:
-    """One demo and its folder: the configs of its stages, and the command that repeats it."""
+    """A demo and its folder: the configs of its stages, and the command that repeats it."""
 
     config: DemoRun
     out: Place

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Command:
-    """One command: its name, the module that holds it, and its help in one line."""
+    """A command: its name, the module that holds it, and its help in one line."""
 
     name: str
     module: str

@@ -7,8 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from flax import nnx
 
-from dalle_jax.config.errors import UserError
-from dalle_jax.config.problems import did_you_mean
+from dalle_jax.config.problems import find_named
 from dalle_jax.pretrained.publisher import PUBLISHERS
 
 
@@ -44,9 +43,5 @@ EXPORTERS = (
 
 
 def find_exporter(name: str) -> Exporter:
-    """Return the layout of that name; raise UserError with the nearest names if there is none."""
-    found = next((one for one in EXPORTERS if one.name == name), None)
-    if found is None:
-        names = [one.name for one in EXPORTERS]
-        raise UserError(f"{name!r} is none of the layouts {', '.join(names)}{did_you_mean(name, names)}")
-    return found
+    """Return the layout of that name. Raises UserError with similar names if it does not exist."""
+    return find_named(name, EXPORTERS, "a layout to export")

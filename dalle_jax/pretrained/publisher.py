@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from dalle_jax.config.errors import UserError
-from dalle_jax.config.problems import did_you_mean
+from dalle_jax.config.problems import find_named
 from dalle_jax.models.model_configs import AnyModelConfig
 from dalle_jax.pretrained.files.tensors import Tensors, file_error, is_size
 from dalle_jax.pretrained.mapping import Ignored, Rule
@@ -92,12 +91,8 @@ KINDS = (
 
 
 def find_kind(name: str) -> Kind:
-    """Return the kind of that name; raise UserError with the nearest names if there is none."""
-    found = next((one for one in KINDS if one.name == name), None)
-    if found is None:
-        names = [one.name for one in KINDS]
-        raise UserError(f"{name!r} is none of the kinds {', '.join(names)}{did_you_mean(name, names)}")
-    return found
+    """Return the kind of that name. Raises UserError with similar names if it does not exist."""
+    return find_named(name, KINDS, "a kind of published weights")
 
 
 def read_json(path: Path) -> Json:

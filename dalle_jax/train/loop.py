@@ -23,7 +23,7 @@ from dalle_jax.train.monitor.profiler import Profiler, Steps
 from dalle_jax.train.monitor.watchdog import Phase, Watchdog
 from dalle_jax.train.output import sample_sheet
 from dalle_jax.train.output.upload import UploadBuffer
-from dalle_jax.train.output.writers import METRICS_FILE, Progress, Writers, read_lines, unwritable
+from dalle_jax.train.output.writers import METRICS_FILE, Progress, Writers, read_lines
 from dalle_jax.train.signals import Interrupt, command_to_resume
 from dalle_jax.train.state import State
 from dalle_jax.train.task import Batches, MetricSums, ReadsCaptions, ReportsRecords, Task
@@ -245,7 +245,7 @@ def make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritable(out, error) from error
+        raise storage.cannot_write(out, error) from error
 
 
 def write_files(out: Path, meta: Meta) -> None:
@@ -254,7 +254,7 @@ def write_files(out: Path, meta: Meta) -> None:
         try:
             (out / name).write_bytes(content)
         except OSError as error:
-            raise unwritable(out / name, error) from error
+            raise storage.cannot_write(out / name, error) from error
 
 
 def check_same_run(old: Meta, new: Meta, out: Place) -> None:

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dalle_jax.train.output.writers import read_lines, truncate, unwritable
+from dalle_jax import storage
+from dalle_jax.train.output.writers import read_lines, truncate
 
 FILE = "goodput.jsonl"
 
@@ -28,7 +29,7 @@ class GoodputLog:
             truncate(self._path, step)
             lines = read_lines(self._path) if self._path.exists() else []
         except OSError as error:
-            raise unwritable(self._path, error) from error
+            raise storage.cannot_write(self._path, error) from error
         self._before = (lines[-1]["useful_seconds"] or 0.0) if lines else 0.0
         self._began = (lines[0]["time"] if lines else None) or clock()
         self.record(step, 0.0)
@@ -40,7 +41,7 @@ class GoodputLog:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            raise unwritable(self._path, error) from error
+            raise storage.cannot_write(self._path, error) from error
 
     def goodput(self, useful: float) -> float:
         """Return the goodput, with ``useful`` seconds of this process so far."""

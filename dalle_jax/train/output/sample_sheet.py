@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dalle_jax import storage
 from dalle_jax.arrays import Float, UInt8
-from dalle_jax.train.output.writers import unwritable
 
 COLUMNS = 8
 ONE_COLOUR = 0.02
@@ -40,5 +40,5 @@ def write(out: Path, step: int, page: UInt8[np.ndarray, "h w C"]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(page).save(path)
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise storage.cannot_write(path, error) from error
     return path

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dalle_jax.config.errors import UserError
+from dalle_jax import storage
 
 METRICS_FILE = "metrics.jsonl"
 BAR = "{bar:20} {n_fmt}/{total_fmt} {percentage:3.0f}%  {rate_noinv_fmt}  {remaining} left  {desc}"
@@ -27,7 +27,7 @@ class Writers:
             self._lines = self._path.open("a", encoding="utf-8")
             self._board = Board(out, step)
         except OSError as error:
-            raise unwritable(out, error) from error
+            raise storage.cannot_write(out, error) from error
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Append a line and flush it, so that a killed run loses at most the line being written."""
@@ -37,14 +37,14 @@ class Writers:
             self._lines.flush()
             self._board.scalars(step, values)
         except OSError as error:
-            raise unwritable(self._path, error) from error
+            raise storage.cannot_write(self._path, error) from error
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Write an image uint8 [H W 3] to TensorBoard."""
         try:
             self._board.image(step, name, pixels)
         except OSError as error:
-            raise unwritable(self._path.parent, error) from error
+            raise storage.cannot_write(self._path.parent, error) from error
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -52,7 +52,7 @@ class Writers:
             self._lines.close()
             self._board.close()
         except OSError as error:
-            raise unwritable(self._path.parent, error) from error
+            raise storage.cannot_write(self._path.parent, error) from error
 
 
 class Board:
@@ -107,11 +107,6 @@ def read_lines(path: Path) -> list[dict[str, float | int | None]]:
         except json.JSONDecodeError:
             continue
     return lines
-
-
-def unwritable(path: Path, error: OSError) -> UserError:
-    """Return the error for a full disk or a folder without permission."""
-    return UserError(f"cannot write {path}: {error.strerror or error}; free some space or give another --out")
 
 
 class Progress:
