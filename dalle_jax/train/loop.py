@@ -49,7 +49,7 @@ def train(
 
 
 class TrainLoop:
-    """One training run. Everything that it opens is closed with the exit stack ``opened``."""
+    """A training run. Everything that it opens is closed with the exit stack ``opened``."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""One training step as a pure function of the state. It updates every objective in order, or nothing at all."""
+"""The training step as a pure function of the state. It updates every objective in order, or nothing at all."""
 
 import functools
 from collections.abc import Callable, Mapping
