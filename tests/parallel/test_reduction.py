@@ -5,7 +5,7 @@ A CPU sums bfloat16 in float32, and marks the promoted collectives.
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 
 import jax
 import pytest
@@ -34,15 +34,11 @@ def summed(text: str) -> dict[str, int]:
 def compiled(kind: str) -> tuple[CompiledTask, str]:
     """Compile the train step of a task in bfloat16, on eight devices with replicated parameters."""
     task = task_of(kind)
-    inner = getattr(task, "_task", task)
-    model = replace(inner.model, dtype="bfloat16")
+    model = replace(task.config.model, dtype="bfloat16")
     if hasattr(model, "scan"):  # a collective in a loop is counted once, not per layer
         model = replace(model, scan=False)
-    inner = replace(inner, model=model)
-    if hasattr(task, "_task"):
-        task._task = inner
-    else:
-        task = inner
+    config = replace(task.config, model=model)
+    task = replace(task, config=config) if is_dataclass(task) else type(task)(config)
     layout = Layout(make_mesh(Mesh(8, 1, 1)), Rules())
     runner = CompiledTask(task, Trainer(steps=1, schedule=ConstantRate(1e-3)), layout)
     spec = task.batch_spec(ROWS)

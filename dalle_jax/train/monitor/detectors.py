@@ -185,7 +185,8 @@ def detectors(warmup: int = 0) -> tuple[Detector, ...]:
             "train/gradient_norm/",
             10.0,
             "GRADIENT NORM EXPLODING: {name} is {value:.3g} and was {usual:.3g}. Lower the learning rate, lengthen the "
-            "warm-up, set trainer.clip_norm, or let such updates be skipped with trainer.spikes = @SkipSpikes.",
+            "warm-up, set trainer.clip_norm, or skip such updates with trainer.spikes = @SkipSpikes and "
+            "trainer.spikes.times = 10.",
         ),
         Divergence(
             "evaluation/image_nll",
