@@ -24,7 +24,7 @@ def test_each_command_refuses_a_locked_folder_and_leaves_it_as_it_is(command, tm
         assert [one.name for one in tmp_path.iterdir()] == [FILE]
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"{tmp_path}: expected a folder that no other command writes to, got one that `serve` (" in error
+    assert f"{tmp_path}: expected a folder that no other command writes to, got a folder locked by `serve` (" in error
 
 
 def test_import_refuses_a_locked_folder_and_leaves_it_as_it_is(tmp_path, capsys):
@@ -33,7 +33,7 @@ def test_import_refuses_a_locked_folder_and_leaves_it_as_it_is(tmp_path, capsys)
     with FolderLock(out, "serve"):
         assert main(["import", "openai-clip", str(source), str(out)]) == 2
         assert [one.name for one in out.iterdir()] == [FILE]
-    assert "got one that `serve` (" in capsys.readouterr().err
+    assert "got a folder locked by `serve` (" in capsys.readouterr().err
 
 
 def test_a_second_train_is_refused_and_the_first_saves_and_unlocks_at_sigterm(tmp_path):
@@ -64,7 +64,7 @@ def test_every_process_of_a_run_ends_when_its_folder_is_locked(tmp_path):
     for *_, error in ended:
         assert error.count("\n") == 0
         assert "process 0: " in error
-        assert "got one that `serve` (" in error
+        assert "got a folder locked by `serve` (" in error
     assert list(tmp_path.iterdir()) == []
 
 
