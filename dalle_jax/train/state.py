@@ -6,10 +6,11 @@ which dispatch fast. They merge the module inside, since ``jax.jit`` over nnx ob
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import NamedSharding
@@ -22,8 +23,11 @@ from dalle_jax.train.optim.gradient_spikes import RunningNorms
 from dalle_jax.train.task import Objective, Task
 from dalle_jax.train.trainer import Trainer
 
-Arrays: TypeAlias = dict[str, Array]
-"""Arrays by dotted path."""
+if TYPE_CHECKING:
+    Arrays: TypeAlias = dict[str, Array]
+else:
+    Arrays = dict[str, Array | np.ndarray]
+"""Arrays by dotted path. Values of imported weights are numpy's at run time, which every function of this file takes."""
 
 Node = TypeVar("Node", bound=nnx.Module | Mapping[str, nnx.Module])
 """A module, or modules by name."""
@@ -113,7 +117,7 @@ class ModuleSpec(Generic[Node]):
         """Return the logical axes of a variable, or None if it has none."""
         return self.variables[name].get_metadata().get("axes")
 
-    def merge(self, *arrays: Mapping[str, Array]) -> Node:
+    def merge(self, *arrays: Mapping[str, Array | np.ndarray]) -> Node:
         """Build the module with values from ``arrays``, which must cover all of its variables."""
         values = {name: value for part in arrays for name, value in part.items()}
         flat = [(path, self._variable(name, values[name])) for name, path in self.paths.items()]
@@ -159,7 +163,7 @@ class ModuleSpec(Generic[Node]):
             found[name] = layout.replicated if axes is None else layout.sharding(axes, shape, f"parameter {name}")
         return found
 
-    def _variable(self, name: str, value: Array) -> nnx.Variable:
+    def _variable(self, name: str, value: Array | np.ndarray) -> nnx.Variable:
         variable = self.variables[name]
         if _is_key(variable.get_value()):
             value = jax.random.wrap_key_data(value)
@@ -284,5 +288,5 @@ def _trainable(module_spec: ModuleSpec, objective: Objective, among: set[str]) -
     return kept
 
 
-def _is_key(value: Array | jax.ShapeDtypeStruct) -> bool:
+def _is_key(value: Array | np.ndarray | jax.ShapeDtypeStruct) -> bool:
     return jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
