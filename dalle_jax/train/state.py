@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Arrays: TypeAlias = dict[str, Array]
 else:
     Arrays = dict[str, Array | np.ndarray]
-"""Arrays by dotted path. Values of imported weights are numpy's at run time, which every function of this file takes."""
+"""Arrays by dotted path. At run time, values of imported weights are numpy arrays."""
 
 Node = TypeVar("Node", bound=nnx.Module | Mapping[str, nnx.Module])
 """A module, or modules by name."""
@@ -166,7 +166,7 @@ class ModuleSpec(Generic[Node]):
     def _variable(self, name: str, value: Array | np.ndarray) -> nnx.Variable:
         variable = self.variables[name]
         if _is_key(variable.get_value()):
-            value = jax.random.wrap_key_data(value)
+            value = jax.random.wrap_key_data(jnp.asarray(value))
         return variable.replace(value)
 
 
