@@ -2,7 +2,7 @@
 # Run one training stage on a TPU slice by queued resources: create the slice, install, and run on all of its workers.
 # A preempted slice is created again, until the run has ended. Up to v6e; for newer TPUs use GKE (gke_jobset.yaml).
 #   NAME=dalle ZONE=us-east5-a TYPE=v5p-128 launch/tpu_vm.sh CONFIG --out gs://BUCKET/runs/NAME [flags of train]
-# Optional: PROJECT, RUNTIME (default v2-alpha-tpuv5), SPOT=1, REPOSITORY and REVISION (to clone on the workers), POLL
+# Optional: PROJECT, RUNTIME (default v2-alpha-tpuv5, for v5p), SPOT=1, REPOSITORY and REVISION (to clone on the workers), POLL
 # (default 30 s), KEEP=1 (keep the slice at the end).
 set -eu
 if [ $# -lt 1 ] || [ -z "${NAME:-}" ] || [ -z "${ZONE:-}" ] || [ -z "${TYPE:-}" ]; then

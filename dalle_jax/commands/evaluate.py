@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a config file, such as configs/demo/evaluation.gin")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="set one field of the config")
     parser.add_argument(
-        "--model", type=storage.reachable, required=True, help="a folder with pipeline.gin, such as runs/demo"
+        "--model",
+        type=storage.reachable,
+        required=True,
+        help="the folder of a demo, such as runs/demo, or of a trained transformer",
     )
     parser.add_argument(
         "--out", type=storage.reachable, help="the JSON file to write (default: evaluation.json in the model's folder)"

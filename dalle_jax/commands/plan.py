@@ -38,7 +38,7 @@ The accelerator type only avoids a warning of libtpu. Programs are compiled for 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("config", help="a config file of a training stage, such as configs/runs/dalle1_12b.gin")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a config field")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="set one field of the config")
     parser.add_argument("--topology", required=True, metavar="v5p:8x8x8", help="v4, v5e, v5p, v6e or tpu7x and a shape")
     parser.add_argument("--slices", type=int, help="the number of slices (default: the config's mesh.slices)")
     parser.add_argument("--sample", type=int, metavar="PROMPTS", help="also compile the sampler for PROMPTS prompts")

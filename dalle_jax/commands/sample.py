@@ -25,10 +25,13 @@ from dalle_jax.storage import Place, write_bytes
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     parser.add_argument(
-        "--model", type=storage.reachable, required=True, help="a folder with pipeline.gin, such as runs/demo"
+        "--model",
+        type=storage.reachable,
+        required=True,
+        help="the folder of a demo, such as runs/demo, of a trained transformer, or of an imported one",
     )
     prompts = parser.add_mutually_exclusive_group(required=True)
-    prompts.add_argument("--prompt", action="append", metavar="TEXT", help="a text to draw; may be given several times")
+    prompts.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt; may be given several times")
     prompts.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with one prompt per line")
     prompts.add_argument("--class-id", action="append", type=int, metavar="N", help="a class, for a model of classes")
     prompts.add_argument(

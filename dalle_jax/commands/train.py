@@ -22,7 +22,7 @@ from dalle_jax.train.trainer import TrainResult
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("config", help="a config file, such as configs/demo/tokenizer.gin")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a config field")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="set one field of the config")
     parser.add_argument("--out", type=storage.reachable, help="the run folder (default: runs/ and the config's name)")
     parser.add_argument(
         "--profile",

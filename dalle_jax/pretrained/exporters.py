@@ -38,7 +38,7 @@ EXPORTERS = (
     Exporter("hf-clip", "hugging_face_clip", "ClipConfig", "Hugging Face's CLIPModel, in safetensors"),
     Exporter("taming-vqgan", "taming_vqgan", "VqganConfig", "taming's last.ckpt and model.yaml"),
     Exporter("dalle-mini-vqgan", "dalle_mini_vqgan", "VqganConfig", "DALL·E mini's Flax VQModel"),
-    Exporter("dalle-mini", "dalle_mini", "DalleBartConfig", "DALL·E mini's, in Flax's msgpack"),
+    Exporter("dalle-mini", "dalle_mini", "DalleBartConfig", "DALL·E mini's transformer, in Flax's msgpack"),
 )
 
 
