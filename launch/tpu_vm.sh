@@ -41,7 +41,7 @@ printf -v arguments ' %q' "$@"
 # shellcheck disable=SC2016  # expanded on the workers
 setup="set -e; [ -d dalle_jax ] || git clone $(printf %q "$repository") dalle_jax; cd dalle_jax; git fetch -q; \
 git checkout -q $(printf %q "$revision"); [ -d .venv ] || python3 -m venv .venv; \
-.venv/bin/pip install -q -c constraints.txt -e '.[tpu]'"
+.venv/bin/pip install -q -c constraints.txt -e '.[tpu,gcs]'"
 
 while :; do
   case "$(state)" in

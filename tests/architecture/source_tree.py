@@ -9,9 +9,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "dalle_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# storage stands on config, and folder_lock on storage and parallel; the last three are one floor, the edge, in the
+# storage stands on config, and folder_lock on storage and parallel; the last three are one tier, the edge, in the
 # order in which they stand on each other
-FLOORS = [
+TIERS = [
     ["config", "arrays"],
     ["storage"],
     ["parallel", "text", "images", "scenes"],
@@ -24,7 +24,7 @@ FLOORS = [
     ["commands"],
     ["__main__"],
 ]
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+TIER = {folder: number for number, folders in enumerate(TIERS) for folder in folders}
 
 
 @cache
@@ -38,7 +38,7 @@ def module(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def room(name: str) -> str:
+def folder(name: str) -> str:
     """The folder of the package that a module lives in, or its file's name if it lives in none."""
     parts = name.split(".")
     return parts[1] if len(parts) > 1 else ""

@@ -1,9 +1,9 @@
-"""A file imports from its own folder and from lower floors (docs/architecture.md)."""
+"""A file imports from its own folder and from lower tiers (docs/architecture.md)."""
 
 import ast
 
 import pytest
-from source_tree import FLOOR, PACKAGE, SOURCES, imports, module, parsed, room
+from source_tree import TIER, PACKAGE, SOURCES, imports, module, parsed, folder
 
 NO_ROOM = {"__version__"}
 
@@ -11,11 +11,11 @@ NO_ROOM = {"__version__"}
 def wrong_imports(tree: ast.Module, name: str) -> list[str]:
     wrong = []
     for imported, line in imports(tree, name):
-        there = room(imported)
-        if there in NO_ROOM or there == room(name):
+        there = folder(imported)
+        if there in NO_ROOM or there == folder(name):
             continue
-        if FLOOR[there] >= FLOOR[room(name)]:
-            wrong.append(f"{name}:{line} imports {imported}: floor {FLOOR[there]} from floor {FLOOR[room(name)]}")
+        if TIER[there] >= TIER[folder(name)]:
+            wrong.append(f"{name}:{line} imports {imported}: tier {TIER[there]} from tier {TIER[folder(name)]}")
     return wrong
 
 
@@ -26,8 +26,8 @@ def test_imports_go_down():
 
 
 def test_every_folder_and_file_of_the_package_has_a_floor():
-    rooms = {one.stem for one in PACKAGE.iterdir() if one.suffix == ".py" or any(one.glob("*.py"))} - {"__init__"}
-    assert rooms <= FLOOR.keys()
+    folders = {one.stem for one in PACKAGE.iterdir() if one.suffix == ".py" or any(one.glob("*.py"))} - {"__init__"}
+    assert folders <= TIER.keys()
 
 
 def test_init_files_are_empty_but_for_the_package_itself():
