@@ -3,7 +3,7 @@
 import ast
 
 import pytest
-from source_tree import TIER, PACKAGE, SOURCES, imports, module, parsed, folder
+from source_tree import PACKAGE, SOURCES, TIER, folder, imports, module, parsed
 
 NO_ROOM = {"__version__"}
 
