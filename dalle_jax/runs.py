@@ -87,7 +87,7 @@ class TrainRun:
         wanted = self.task.batch_spec(1).get("pixels")
         if self.data.images is not None and wanted is not None and self.data.images.size != wanted.shape[1]:
             size = self.data.images.size
-            raise ValueError(f"data.images.size: expected {wanted.shape[1]}, the task's images, got {size}")
+            raise ValueError(f"data.images.size: expected {wanted.shape[1]}, the task's image size, got {size}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,7 +130,10 @@ def _read_object(
 
 
 def _core(patch: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Average the difference from the background over its strongest pixels, away from soft edges: [C]."""
+    """Return an object's colour minus the background's: [C].
+
+    It is the mean of ``patch`` over the strongest pixels ``inside`` the object, which excludes its soft edges.
+    """
     values = patch[inside]  # [n C]
     strength = np.einsum("nc,nc->n", values, values)
     limit = 0.72 * np.partition(strength, int(0.9 * len(strength)))[int(0.9 * len(strength))]

@@ -67,7 +67,7 @@ class GenerateFromConditions:
 
 @dataclass(frozen=True, eq=False)
 class ConditionalCodeGeneration:
-    """The task of ``GenerateFromConditions``."""
+    """The task that trains a LlamaGen transformer on precomputed codes and their conditions."""
 
     config: GenerateFromConditions
 

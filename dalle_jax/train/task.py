@@ -125,8 +125,8 @@ class Task(Protocol[M]):
     def evaluate(self, module: M, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
         """Return metrics on a held-out batch; a pure function.
 
-        A padded batch has the rows ``COUNTED`` and ``CANDIDATE`` (arrays.py). The sums are then over counted rows only,
-        so that a metric is the mean over the held-out examples.
+        A padded batch has the bool arrays ``COUNTED`` and ``CANDIDATE`` (arrays.py). The sums are then over counted
+        examples only, so that padding does not change a metric.
         """
         ...
 
