@@ -177,7 +177,7 @@ class _Table:
         return self._opened(self._footer).read_row_group(group, use_threads=False)
 
     def read_row(self, group: int, row: int) -> dict[str, object]:
-        """Read one row of a row group that is too large to keep, a few rows at once."""
+        """Read one row of a row group that is too large for memory, by iterating over small batches of rows."""
         first = 0
         batches = self._opened(self._footer).iter_batches(ROWS_AT_ONCE, row_groups=[group], use_threads=False)
         for batch in batches:
