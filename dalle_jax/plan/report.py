@@ -179,7 +179,7 @@ def all_fit(report: PlanReport) -> bool:
 
 
 def suggestions(batch: Batch | None, found: Slice | None) -> Suggestions:
-    """Return the report of a search."""
+    """Return the part of the report about the largest batch and the smallest slice that fit."""
     report: Suggestions = {}
     if batch is not None:
         report["largest_batch"] = {"fits": batch.fits, "does_not_fit": batch.does_not}

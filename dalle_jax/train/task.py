@@ -158,13 +158,13 @@ class Batches(Protocol):
         ...
 
     def batch(self, step: int, rows: Sequence[int]) -> ExampleBatch:
-        """Return some rows of the batch of a step. The same call always returns the same rows."""
+        """Return the examples at positions ``rows`` of the batch of a step. Equal calls return equal examples."""
         ...
 
     def evaluation_batches(self, rows: Sequence[int]) -> Iterable[ExampleBatch]:
-        """Yield some rows of every held-out batch, in the same order each time; all batches have one size.
+        """Yield the examples at positions ``rows`` of each held-out batch, in a fixed order; all batches have one size.
 
-        If the last batch is padded, every batch has bools named ``COUNTED`` and ``CANDIDATE`` (arrays.py).
+        If the last batch is padded, every batch has the bool arrays ``COUNTED`` and ``CANDIDATE`` (arrays.py).
         """
         ...
 
