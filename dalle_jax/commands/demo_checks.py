@@ -53,9 +53,9 @@ class DemoChecks:
     problems: list[str] = field(default_factory=list)
 
     def fit_vocabularies(self, pieces: int, wanted: int) -> None:
-        """Lower vocabularies to the text tokenizer's ``pieces``, if the captions have fewer than the ``wanted`` pieces.
+        """Set vocabulary sizes of ``wanted`` to ``pieces``, the size of the trained text tokenizer, if it is smaller.
 
-        It is a problem if a vocabulary has neither size, or if the devices cannot split it.
+        Add a problem for each vocabulary of any other size, and for each that the devices cannot split evenly.
         """
         for name, run in self.stages.items():
             task = run.task

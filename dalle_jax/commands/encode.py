@@ -59,7 +59,7 @@ def _encode_to(config: EncodeRun, args: argparse.Namespace) -> None:
 def encode_source(config: EncodeRun, out: Place) -> Encoder | None:
     """Encode a source into a local folder. Return the encoder, or None if no shard was missing."""
     if storage.is_remote(out):
-        raise UserError(f"{out}: expected a folder of a local disk or network drive, in which codes are made")
+        raise UserError(f"{out}: expected a local folder or a network drive to write the codes to, got a URL")
     path = Path(storage.absolute(out))
     with locked(path, "encode"):
         return _encode(config, path)

@@ -53,7 +53,7 @@ class GenerateFromConditions:
         return {"codes": codes, "condition": self.model.prompt_kind.spec(batch_size)}
 
     def open(self, layout: Layout, manifest: Manifest | None = None) -> "ConditionalCodeGeneration":
-        """Check that the data's codes fit the model and are of the image tokenizer that is named, if one is."""
+        """Check that the codes fit the model and that ``image_tokenizer``, if it is set, computed them."""
         del layout
         if manifest is None:
             return self.open_for_plan()

@@ -70,7 +70,7 @@ class InspectionFindings:
         }
 
     def add(self, name: str, value: float | int) -> None:
-        """Append a number of one kind."""
+        """Append ``value`` to the list of numbers ``name``, from which ``quantiles`` are computed."""
         self.numbers.setdefault(name, array("d")).append(value)
 
 

@@ -102,7 +102,10 @@ def fitted(config: EvaluateCaptioned, held_out: int) -> tuple[EvaluateCaptioned,
 
 
 def retrieved_among(similarity: Float[np.ndarray, "n m"], captions: list[str], top: int) -> Float[np.ndarray, " n"]:
-    """Return 1 for each image (row) with a caption equal to its own among its ``top`` most similar, else 0."""
+    """Return 1 for each image (row) whose own caption is among the ``top`` captions most similar to it, else 0.
+
+    A different column with the same text counts as its own caption.
+    """
     best = np.argsort(-similarity, axis=1, kind="stable")[:, :top]
     return np.array([any(captions[j] == captions[i] for j in row) for i, row in enumerate(best)], float)
 
