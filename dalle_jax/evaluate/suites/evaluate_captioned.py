@@ -170,9 +170,10 @@ def draw_trained_captions(sampler: ImageSampler, config: EvaluateCaptioned, capt
 def _retrieved(
     clip: TextImageEncoder, images: UInt8[np.ndarray, "N H W 3"], captions: list[str], among: int
 ) -> dict[int, Float[np.ndarray, " N"] | None]:
-    """Return for each of ``TOP`` whether each image's caption is found; None if ``among`` is no larger.
+    """Compute top-k retrieval of each image's caption among ``among`` captions, for each k in ``TOP``.
 
-    The last images are compared with captions of the first too, so that every image has ``among`` captions.
+    Images are compared with the captions of their own group of ``among`` images. The last group is filled up with the
+    first captions. The result is None for a k of ``among`` or more.
     """
     found: dict[int, list[np.ndarray]] = {top: [] for top in TOP if top < among}
     for start in range(0, len(captions), among):
