@@ -60,8 +60,8 @@ class GenerateCodes:
             raise ValueError(f"blank_captions: expected a share in [0, 1), got {self.blank_captions}")
         if self.image_tokenizer is None and self.image_size is not None:
             raise ValueError(
-                "image_tokenizer: expected the folder of one that encodes images of image_size (None for data of "
-                f"precomputed codes), got None and image_size {self.image_size}"
+                "image_tokenizer: expected the folder of an image tokenizer, since image_size is set "
+                f"(precomputed codes need neither), got None and image_size {self.image_size}"
             )
         if self.image_tokenizer is None and self.model.code_width:
             raise ValueError(

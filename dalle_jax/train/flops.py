@@ -28,8 +28,9 @@ from dalle_jax.train.task import CachedEmbeddings, Frozen, Objective, Task
 
 @dataclass(frozen=True)
 class Count:
-    """FLOPs of products that depend on the marked inputs (``moved``) or not (``fixed``).
+    """FLOPs of a jaxpr's products: ``moved`` if they depend on a marked input, else ``fixed``.
 
+    ``count`` takes the marks: one bool for each input. Model FLOPs mark the trained parameters.
     ``uncounted`` has the names of primitives without a known count.
     """
 
