@@ -130,7 +130,7 @@ def mismatches(
 ) -> list[str]:
     """Compare a file with the variables ``targets``; return one line for each kind of mismatch.
 
-    ``matched`` are the tensors that are ignored.
+    ``matched`` holds the tensors that no rule has to use (``ignored_names``).
     """
     used = collections.Counter(source for one in rules for source in one.sources)
     filled = collections.Counter(one.target for one in rules)

@@ -232,7 +232,7 @@ class TextImageAlignment:
         return None
 
     def cut_captions(self) -> tuple[int, int, str]:
-        """Return the number of truncated captions, the number of captions read, and the text length by name."""
+        """Return the number of truncated captions, the number of captions read, and a text that names the limit."""
         return loaded(self.captions).truncated()
 
     def model_files(self) -> dict[str, bytes]:

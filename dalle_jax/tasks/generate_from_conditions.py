@@ -30,8 +30,8 @@ class GenerateFromConditions:
 
     Features of fewer positions than the model has are padded on the left; those of more are truncated. ``blanks`` is
     the share of conditions that training replaces by the empty one, for guidance (LlamaGen has 0.1).
-    ``image_tokenizer`` is the folder of the image tokenizer that computed the codes, and decodes those of the trained
-    model; the codes of ``encode`` come with it.
+    ``image_tokenizer`` is the folder of the image tokenizer that computed the codes and that will decode the model's.
+    The default is the folder that ``encode`` recorded with the codes.
     """
 
     model: LlamaGenConfig

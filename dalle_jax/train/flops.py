@@ -145,7 +145,10 @@ def _all_or_nothing(jaxpr: Jaxpr, touched: bool) -> Count:
 
 
 def _settled(body: Jaxpr, fixed: list[bool], carry: list[bool], rest: list[bool]) -> tuple[Count, list[bool]]:
-    """Walk a loop body, whose first outputs are its next carry, until the marks of the carry no longer change."""
+    """Count a loop body whose outputs begin with the next carry, and find which outputs depend on a marked input.
+
+    Walk the body until the marks of the carry no longer change.
+    """
     while True:
         found, outputs = _walk(body, [*fixed, *carry, *rest])
         grown = [old or new for old, new in zip(carry, outputs, strict=False)]

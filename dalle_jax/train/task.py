@@ -144,7 +144,7 @@ class ReadsCaptions(Protocol):
     """A task that cuts captions to a length and counts them."""
 
     def cut_captions(self) -> tuple[int, int, str]:
-        """Return the number of captions this process cut, the number it read, and the length limit in words."""
+        """Return the number of captions this process truncated, the number it read, and a text that names the limit."""
         ...
 
 

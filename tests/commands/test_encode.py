@@ -180,7 +180,7 @@ def test_codes_that_do_not_fit_the_task_are_named(smoke_demo, written, tmp_path,
     for setting, said in (
         ("task.model.codebook_size=64", "expected codebook_size 32 and grid (4, 4), as the manifest of the codes says"),
         ("task.model.grid=(4, 5)", "got 32 and (4, 5)"),
-        ("task.image_tokenizer='runs/gone'", "found none in runs/gone; set it to the folder where the one that was in"),
+        ("task.image_tokenizer='runs/gone'", "found none in runs/gone; set it to the new folder of the image"),
     ):
         assert train(smoke_demo, tmp_path / "x", *codes, setting) == 2
         assert said in capsys.readouterr().err
