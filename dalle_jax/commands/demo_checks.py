@@ -118,7 +118,7 @@ class DemoChecks:
                 )
 
     def fit_evaluation(self, counts: Counts) -> None:
-        """Lower what is drawn of the held-out images to their number."""
+        """Lower the evaluation's sample sizes to the number of held-out images, with a message for each."""
         evaluation, name = self.evaluation.single(), next(iter(self.evaluation.evaluations))
         if not isinstance(evaluation, EvaluateCaptioned):
             return

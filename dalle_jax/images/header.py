@@ -63,7 +63,7 @@ class Header:
     """Properties of an image file, and the part of it that Pillow decodes.
 
     ``format`` is Pillow's name, ``width`` and ``height`` are as stored, ``orientation`` is EXIF's, 1 to 8. ``content``
-    is the file without metadata; it claims to be upright and to have one page.
+    is the file to decode, from which metadata and further pages were removed where Pillow would read them.
     """
 
     format: str

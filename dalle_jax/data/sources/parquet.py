@@ -33,8 +33,8 @@ class Parquet:
     a bad record.
 
     Parquet is read one row group at a time, so random access is slow if row groups are large. ``kept_bytes`` of row
-    groups are kept in memory. A larger group is read anew for each record, a few rows at once. Write small row groups
-    (100 images), or array_record files.
+    groups are kept in memory. For each record of a larger group, the group is read again in small batches. Write
+    small row groups (100 images), or array_record files.
     """
 
     files: tuple[str, ...]

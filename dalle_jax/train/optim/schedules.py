@@ -82,7 +82,7 @@ class InverseRootRate:
 
 @dataclass(frozen=True)
 class RsqrtRate:
-    """Warm-up to ``rate``, then ``rate / sqrt(1 + s / timescale)``, s steps after it (arXiv 2106.04560, appendix).
+    """Warm-up to ``rate``, then ``rate / sqrt(1 + s / timescale)`` s steps later (arXiv 2106.04560, appendix).
 
     In the last ``cooldown`` steps the rate is also multiplied by a factor that falls linearly from 1 to 0. With
     ``timescale`` equal to ``warmup`` and no cooldown it is ``InverseRootRate``.
