@@ -1,8 +1,8 @@
-"""Gradients over microbatches, equal to those of the whole batch up to rounding; other losses are refused.
+"""Gradients over microbatches, equal to those of the whole batch up to rounding.
 
-Only one microbatch at a time has its activations in memory. ``Objective.microbatches`` says how a loss depends on the
-batch: a mean over examples is averaged, embeddings are cached over two passes, and variables that follow the batch are
-updated once.
+A loss that does not allow this is refused. Only one microbatch at a time has its activations in memory.
+``Objective.microbatches`` says how a loss depends on the batch: a mean over examples is averaged, embeddings are cached
+over two passes, and variables that follow the batch are updated once.
 
 Random numbers are drawn per microbatch. They differ from those of the whole batch, but have the same distribution.
 """
