@@ -44,11 +44,11 @@ def _encode_to(config: EncodeRun, args: argparse.Namespace) -> None:
     out = hosts.call_and_share_errors(lambda: storage.reachable(args.out))
     if not storage.is_remote(out):
         if args.work is not None:
-            raise UserError(f"--work: expected no folder, because --out {out} is a folder, in which codes are made")
+            raise UserError(f"--work: expected no folder, because codes are written directly to the folder --out {out}")
         encode_source(config, out)
         return
     if args.work is None:
-        raise UserError(f"--out {out}: expected --work FOLDER with a URL; codes are made there before the upload")
+        raise UserError(f"--out {out}: expected --work FOLDER with a URL; codes are written there before the upload")
     work = storage.place(args.work)
     with locked(out, "encode"):
         encode_source(config, work)

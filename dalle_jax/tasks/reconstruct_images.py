@@ -28,7 +28,7 @@ def check_size(image_size: int, factor: int) -> None:
 
 @runtime_checkable
 class ReconstructionConfig(Protocol):
-    """The settings that the common part reads."""
+    """The settings of an image tokenizer's training that ``ImageReconstruction`` reads."""
 
     @property
     def model(self) -> VqvaeConfig | DvaeConfig | VqganConfig:

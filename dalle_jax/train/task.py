@@ -70,7 +70,7 @@ class UpdateOnce(Generic[M]):
 
 @dataclass(frozen=True)
 class WholeBatchOnly:
-    """No microbatches, since they would change the loss. The error message gives ``why`` as the reason."""
+    """A mark of losses that need the whole batch at once. ``why`` is the reason, for the error message."""
 
     why: str
 

@@ -225,4 +225,4 @@ def opened(folder):
 
 def test_a_work_folder_is_for_urls_alone(tmp_path, capsys):
     assert main(["encode", "smoke/encode.gin", "--out", str(tmp_path / "codes"), "--work", str(tmp_path / "work")]) == 2
-    assert "--work: expected no folder, because --out" in capsys.readouterr().err
+    assert "--work: expected no folder, because codes are written directly to" in capsys.readouterr().err
