@@ -25,10 +25,10 @@ Prompts: TypeAlias = Int[Array, "P T"] | Int[Array, " P"] | Float[Array, "P T c"
 
 COUNTED: Final = "counted"
 CANDIDATE: Final = "candidate"
-"""Names of two bool rows of an evaluation batch that is padded to its size with examples of other batches.
+"""Names of two bool arrays [B] of an evaluation batch that is padded to size B with examples of other batches.
 
-Metrics are over the counted rows. Retrieval is among the candidates: each example of the batch once. A batch without
-padding has neither.
+Metrics are over the counted examples. Retrieval is among the candidates: each example of the batch once. A batch
+without padding has neither array.
 """
 
 

@@ -87,7 +87,7 @@ class TrainRun:
         wanted = self.task.batch_spec(1).get("pixels")
         if self.data.images is not None and wanted is not None and self.data.images.size != wanted.shape[1]:
             size = self.data.images.size
-            raise ValueError(f"data.images.size: expected {wanted.shape[1]}, the task's images, got {size}")
+            raise ValueError(f"data.images.size: expected {wanted.shape[1]}, the task's image size, got {size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,8 @@ class InspectRun:
 class EncodeRun:
     """``encode``: the codes of a source's images from the image tokenizer in the folder ``image_tokenizer``.
 
-    - ``crops``: the number of crops of each image: those of the source's first epochs, ``image_size`` pixels a side.
+    - ``crops``: the number of crops of each image, as the source shows them in its first ``crops`` epochs.
+    - ``image_size``: the side of a crop in pixels.
     - ``shard_examples``: the number of images whose codes one file holds.
     - ``batch_size``: the number of images that each process encodes at once.
     - ``source``, ``images``, ``workers``: as in ``Data``.

@@ -53,9 +53,9 @@ class DemoChecks:
     problems: list[str] = field(default_factory=list)
 
     def fit_vocabularies(self, pieces: int, wanted: int) -> None:
-        """Lower vocabularies to the text tokenizer's ``pieces``, if the captions have fewer than the ``wanted`` pieces.
+        """Set vocabulary sizes of ``wanted`` to ``pieces``, the size of the trained text tokenizer, if it is smaller.
 
-        It is a problem if a vocabulary has neither size, or if the devices cannot split it.
+        Add a problem for each vocabulary of any other size, and for each that the devices cannot split evenly.
         """
         for name, run in self.stages.items():
             task = run.task
@@ -118,7 +118,7 @@ class DemoChecks:
                 )
 
     def fit_evaluation(self, counts: Counts) -> None:
-        """Lower what is drawn of the held-out images to their number."""
+        """Lower the evaluation's sample sizes to the number of held-out images, with a message for each."""
         evaluation, name = self.evaluation.single(), next(iter(self.evaluation.evaluations))
         if not isinstance(evaluation, EvaluateCaptioned):
             return

@@ -44,11 +44,11 @@ def _encode_to(config: EncodeRun, args: argparse.Namespace) -> None:
     out = hosts.call_and_share_errors(lambda: storage.reachable(args.out))
     if not storage.is_remote(out):
         if args.work is not None:
-            raise UserError(f"--work: expected no folder, because --out {out} is a folder, in which codes are made")
+            raise UserError(f"--work: expected no folder, because codes are written directly to the folder --out {out}")
         encode_source(config, out)
         return
     if args.work is None:
-        raise UserError(f"--out {out}: expected --work FOLDER with a URL; codes are made there before the upload")
+        raise UserError(f"--out {out}: expected --work FOLDER with a URL; codes are written there before the upload")
     work = storage.place(args.work)
     with locked(out, "encode"):
         encode_source(config, work)
@@ -59,7 +59,7 @@ def _encode_to(config: EncodeRun, args: argparse.Namespace) -> None:
 def encode_source(config: EncodeRun, out: Place) -> Encoder | None:
     """Encode a source into a local folder. Return the encoder, or None if no shard was missing."""
     if storage.is_remote(out):
-        raise UserError(f"{out}: expected a folder of a local disk or network drive, in which codes are made")
+        raise UserError(f"{out}: expected a local folder or a network drive to write the codes to, got a URL")
     path = Path(storage.absolute(out))
     with locked(path, "encode"):
         return _encode(config, path)

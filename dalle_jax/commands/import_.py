@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace, chosen: Kind) -> None:
-    """Read, check, lay out and write."""
+    """Read published weights, check them, map them to this package's variables and write a model folder."""
     found = chosen.read(args.source)
     module = nnx.eval_shape(lambda: found.config.build(nnx.Rngs(0)))
     layout = None if args.fsdp == 1 else Layout(make_mesh(Mesh(data=1, fsdp=args.fsdp)), Rules())

@@ -33,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Examine the source, print and write. Each source of a mixture has a folder of its own."""
+    """Examine a source, print a summary and write the report. Each source of a mixture gets its own folder."""
     config = read_config(args.source, args.set)
     if config.examine < 1 or config.cells < 0:
-        raise UserError(f"examine, cells: expected 1 or more and 0 or more, got {config.examine}, {config.cells}")
+        raise UserError(f"expected examine >= 1 and cells >= 0, got {config.examine} and {config.cells}")
     config.images.check()
     if isinstance(config.source, Mixture):
         for name, part in config.source.parts.items():

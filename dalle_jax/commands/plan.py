@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def make_report(args: argparse.Namespace) -> "PlanReport":
-    """Return the report of the config on the slice."""
+    """Compile the training step of a config for a TPU slice, and report its memory and time."""
     from dalle_jax.config.bind import load
     from dalle_jax.parallel.layout import Layout
     from dalle_jax.parallel.mesh import make_mesh

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 def train_stage(config: TrainRun, out: Place, profile: Steps | None = None, command: str = "train") -> TrainResult:
     """Train one stage into ``out``, which ``command`` locks meanwhile. ``profile`` names the steps to trace.
 
-    The run folder's ``config.gin`` is the resolved config: with the networks that opening the task has found.
+    The run folder gets the resolved config as ``config.gin``, with the folders of the networks that the task loaded.
     """
     layout = Layout(make_mesh(config.mesh), config.rules)
     with locked(out, command):

@@ -37,7 +37,7 @@ class Problems:
 
     @property
     def unless(self) -> str:
-        """Return a caveat for reports of a missing value, empty if all text was read."""
+        """Return a clause for messages about a missing value: unreadable text may set it. Empty if there is none."""
         return " (unless the text that could not be read sets it)" if self.incomplete else ""
 
     def lines(self) -> list[str]:

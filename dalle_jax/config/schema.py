@@ -238,7 +238,10 @@ def describe(annotation: object) -> str:
 
 
 def could_hold(kind: Kind, path: tuple[str, ...], value: Value) -> bool:
-    """Return whether the value fits at ``path`` below a field under some choice of variants along the path."""
+    """Return True if a field of this kind, or a field ``path`` nested in it, can hold the value.
+
+    Any class of a slot's union may be chosen along the path.
+    """
     if isinstance(kind, Leaf):
         return not path and fit(kind.annotation, value) is not MISSING
     if isinstance(kind, Map):

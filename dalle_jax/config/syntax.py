@@ -254,7 +254,7 @@ def _line(error: Exception, start: int, begin: int, total: int) -> int:
 
 
 def _explain(error: Exception, line: str, begin: int, at: int) -> str:
-    """Describe the error in a statement to its author."""
+    """Return the error message for a config statement that cannot be read."""
     if isinstance(error, RecursionError | MemoryError):
         problem = "nested too deeply"
     elif isinstance(error, tokenize.TokenError):

@@ -66,6 +66,6 @@ def _training_indices(source: Source | Records, count: int, held_out: HeldOut | 
     if held_out is None:
         return list(range(min(count, len(source))))
     if not isinstance(source, Records):
-        raise UserError("held_out: expected None, since only records of files can be held out; this source renders")
+        raise UserError("held_out: expected None, since only records of files can be held out, got HeldOut")
     held = held_out.mask(keys_of(source, np.arange(len(source))))
     return np.flatnonzero(~held)[:count].tolist()

@@ -68,7 +68,7 @@ class SourceOpener:
     def finish(self) -> RecordStats | None:
         """Return the statistics, or None if no source has records. Raise ``UserError`` if ``Images`` is not used."""
         if self._images is not None and not self._images_used:
-            raise UserError("data.images: expected None, since no source of data has encoded images; got Images")
+            raise UserError("data.images: expected None, since no source of data has images to decode; got Images")
         return RecordStats(self._stats, self._folder) if self._stats else None
 
     def _open_records(

@@ -1,7 +1,7 @@
 """Headers of untrusted image files: format, size and orientation, read before Pillow sees the file.
 
 The size is checked against limits here. Parts that the pixels do not need are removed: EXIF, colour profiles, text,
-and in some formats further pages and animation frames. In those Pillow warns, allocates memory and decompresses.
+and in some formats further pages and animation frames. Pillow would decompress them, allocate memory and warn.
 
 Layouts: JPEG ITU-T T.81 B.1, PNG (W3C) 5.3, GIF89a, TIFF 6.0 section 2 (EXIF data are a TIFF too), BMP
 (BITMAPINFOHEADER), WebP container specification.
@@ -63,7 +63,7 @@ class Header:
     """Properties of an image file, and the part of it that Pillow decodes.
 
     ``format`` is Pillow's name, ``width`` and ``height`` are as stored, ``orientation`` is EXIF's, 1 to 8. ``content``
-    is the file without metadata; it claims to be upright and to have one page.
+    is the file to decode, from which metadata and further pages were removed where Pillow would read them.
     """
 
     format: str

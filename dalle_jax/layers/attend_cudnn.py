@@ -1,9 +1,9 @@
 """Attention on NVIDIA GPUs with cuDNN's fused kernel, called through ``jax.nn.dot_product_attention``.
 
 Full attention uses the kernel's causal mode, which skips masked pairs. With an explicit mask the kernel skips nothing.
-Sparse attention therefore passes image tokens in blocks, each with the context and the tokens before it that any block
-needs (as in attend_blocks.py). If blocks save little, all pairs are passed with one mask that rows and heads share.
-No form stores the scores.
+Sparse attention therefore passes image tokens in blocks (as in attend_blocks.py). The keys of a block are the context,
+the block itself and a fixed number of image tokens before it. If blocks save little, all pairs are passed with one mask
+for the whole batch and all heads. The scores are never stored.
 """
 
 import functools

@@ -26,9 +26,10 @@ MASKED_SCORE = -1e30
 
 @dataclass(frozen=True)
 class Pattern:
-    """A kind of attention over ``context`` tokens and then codes on ``grid`` (h, w); ``kernel`` (odd) is k.
+    """A kind of attention over a stream of ``context`` tokens, followed by the codes of a ``grid`` (h, w).
 
-    A stream may have fewer codes than h * w, since the last code is never an input.
+    ``kernel``, an odd number, is the side k of the convolutional window; the other kinds do not use it. A stream
+    may have fewer codes than h * w, since the last code is never an input.
     """
 
     kind: Kind

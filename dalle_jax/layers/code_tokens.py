@@ -62,7 +62,7 @@ class CodeTokens(nnx.Module):
     def set_code_vectors(self, vectors: Float[Array, "K c"]) -> None:
         """Store the tokenizer's code vectors, with mean 0 in each dimension and variance 1 over all values."""
         if self.read is None or self.predicted is None:
-            raise ValueError("code vectors: expected code_width > 0, got code_width 0, which uses the tables alone")
+            raise ValueError("code vectors: expected code_width > 0, got code_width 0, a model without code vectors")
         vectors = (vectors - vectors.mean(axis=0)) / vectors.std()
         self.read.vectors[...], self.predicted.vectors[...] = vectors, vectors
 

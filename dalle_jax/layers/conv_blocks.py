@@ -107,7 +107,7 @@ def convolve_transposed(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def _native(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int, summed_in: str) -> Array:
-    """Call XLA's convolution. Its kernel gradient has dtype ``summed_in``, in which devices sum it."""
+    """Call XLA's convolution. The kernel's gradient is summed, also over devices, in dtype ``summed_in``."""
     del summed_in
     return jax.lax.conv_general_dilated(
         x, kernel.astype(x.dtype), (stride, stride), padding, lhs_dilation=(dilation, dilation),

@@ -28,7 +28,7 @@ def flat_matmul(
 ) -> Float[Array, "... F"]:
     """Compute ``x @ kernel``, with 2-D products for the output and for both gradients.
 
-    The kernel is cast to x's dtype. ``out_dtype`` is the output's dtype, by default x's. MetricSums are accumulated in
+    The kernel is cast to x's dtype. ``out_dtype`` is the output's dtype, by default x's. Sums are accumulated in
     float32. The kernel's gradient has dtype ``gradient_dtype()`` when devices sum it.
     """
     return _flat_matmul(x, kernel, gradient_dtype().name, out_dtype or x.dtype.name)

@@ -144,7 +144,7 @@ class Quantizer(nnx.Module):
         return QuantizerOutput(straight_through(x, nearest), nearest, assignments, histogram)
 
     def follow(self, assignments: Assignments, key: Key[Array, ""]) -> None:
-        """Update the codebook from the assignments of a whole batch, and revive dead codes, drawn with ``key``."""
+        """Update the codebook from the assignments of a whole batch, and revive dead codes at random with ``key``."""
         flat = assignments.inputs.reshape(-1, assignments.inputs.shape[-1])  # [n c]
         codes, errors = assignments.codes.reshape(-1), assignments.errors.reshape(-1)
         vectors = self.vectors[...]

@@ -14,10 +14,10 @@ from dalle_jax.arrays import Array, Float
 def grid_rotary_table(
     grid: tuple[int, int], head_size: int, context: int, base: float = 10_000.0
 ) -> Float[np.ndarray, "L h 2"]:
-    """Return the cosine and sine of each pair's angle: zeros at the context, then the codes in raster order.
+    """Return the cosine and sine of the angles of all h = H/2 pairs: [context + I, h, 2], codes in raster order.
 
-    h = H/2 pairs. The angle of pair j of either half is the row or column times base^(-4j/H). ``head_size`` is a
-    multiple of 4.
+    The first h/2 pairs belong to the row and the others to the column. The angle of pair j of each half, from 0, is the
+    row or column times base^(-4j/H). Context positions have cosine 0 and sine 0. ``head_size`` H is a multiple of 4.
     """
     frequencies = base ** -(np.arange(0, head_size // 2, 2) / (head_size // 2))  # [H/4]
     rows, columns = (np.arange(size)[:, None] * frequencies for size in grid)

@@ -127,9 +127,10 @@ class Stack(nnx.Module, Generic[Block, Static]):
         return x, Layered(repeated, tuple(outputs))
 
     def step(self, apply: Apply[Block, Static], write: Write[Static], x: Array, kept: Layered) -> tuple[Array, Layered]:
-        """Run ``x`` through the blocks with each layer's state (its cache) as its extra, then update the states.
+        """Run ``x`` through the blocks and return it with the new layer states, such as KV caches.
 
-        ``write`` adds a layer's output to its state. In a compiled loop it writes in place.
+        ``apply`` gets each layer's state from ``kept``, and ``write`` adds the layer's output to it. In a compiled loop
+        the update is in place.
         """
         repeated = kept.repeated
         if self.scanned:

@@ -113,7 +113,7 @@ class VqganAttentionBlock(nnx.Module):
         self.q, self.k, self.v, self.out = (conv(channels, channels, 1, dtype, rngs) for _ in range(4))
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        """Size and channels stay."""
+        """Apply the block, which keeps the shape."""
         batch, height, width, channels = x.shape
         y = self.norm(x)
         q, k, v = (one(y).reshape(batch, height * width, channels) for one in (self.q, self.k, self.v))  # [B I C]
@@ -162,7 +162,7 @@ class VqganMiddle(nnx.Module):
         self.block2 = VqganResBlock(channels, channels, config.dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
-        """Size and channels stay."""
+        """Apply the three blocks, which keep the shape."""
         for block in (self.block1, self.attention, self.block2):
             x = run_block(block, x, self.remat)
         return x

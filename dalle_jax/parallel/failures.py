@@ -83,7 +83,7 @@ def _read(client: distributed._jax.DistributedRuntimeClient) -> Failure | None:
 def _listen(client: distributed._jax.DistributedRuntimeClient, left: threading.Event) -> None:
     """Poll for the failure of another process; then print it and exit.
 
-    It is written to the file descriptor, since a hung thread may hold the locks of Python's streams.
+    The message goes to file descriptor 2, not to ``sys.stderr``, since a hung thread may hold the lock of the latter.
     """
     while not left.wait(POLL_SECONDS):
         failure = _read(client)

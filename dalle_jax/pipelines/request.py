@@ -83,7 +83,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Generation:
-    """The images kept for one prompt, best first, and all candidates in order."""
+    """The images kept for one prompt, best first, and all its candidates in the order of sampling."""
 
     prompt: str  # in words, if it is a class or features
     pixels: np.ndarray  # uint8 [keep H W 3]

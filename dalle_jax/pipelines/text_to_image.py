@@ -148,7 +148,7 @@ class TextToImage:
         return centre_square(load_pixels(image, "given_image"), self.side)[: rows * self.codec.downsample]
 
     def _draw_bucket(self, requests: list[Request]) -> list[Generation]:
-        """Sample all candidates of requests that fit into one call per chunk of candidates."""
+        """Sample requests of equal ``candidates`` and ``first`` together, a chunk of their candidates per call."""
         prompts = power_of_two(len(requests))
         padded = requests + [replace(requests[-1], given_image=None)] * (prompts - len(requests))
         candidates, start = requests[0].options.candidates, requests[0].options.first

@@ -33,7 +33,7 @@ class Collective:
 
     @property
     def payload(self) -> float:
-        """Return the bytes of whole arrays per step."""
+        """Return the bytes per step: the size of the whole array, once for each run of the collective."""
         return self.bytes * self.times
 
     @property

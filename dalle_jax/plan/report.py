@@ -98,7 +98,7 @@ class PlanReport(ProgramReport, Suggestions):
 
 
 def room(chip: Chip) -> int:
-    """Return the bytes of one device that a program may use."""
+    """Return the bytes of device memory that a program may use: all but the share ``RESERVED``."""
     return int((chip.usable or chip.device_memory) * (1 - RESERVED))
 
 
@@ -169,7 +169,7 @@ def sampler_report(prompts: int, program: Program, chip: Chip) -> SamplerReport:
 
 
 def fits(program: Program, chip: Chip) -> bool:
-    """Return True if the compiler accepted the program and it leaves the reserved share free."""
+    """Return True if the program compiled and its peak memory is at most ``room(chip)``."""
     return program.text is not None and program.peak <= room(chip)
 
 
@@ -179,7 +179,7 @@ def all_fit(report: PlanReport) -> bool:
 
 
 def suggestions(batch: Batch | None, found: Slice | None) -> Suggestions:
-    """Return the report of a search."""
+    """Return the part of the report about the largest batch and the smallest slice that fit."""
     report: Suggestions = {}
     if batch is not None:
         report["largest_batch"] = {"fits": batch.fits, "does_not_fit": batch.does_not}

@@ -13,7 +13,7 @@ from dalle_jax.pretrained.publisher import PUBLISHERS
 
 @runtime_checkable
 class Export(Protocol):
-    """The function ``export`` of a publisher's module whose layout can be written."""
+    """A function ``export`` in a publisher's module, which writes that publisher's layout."""
 
     def __call__(self, network: nnx.Module, folder: Path) -> None:
         """Write the network's files into a folder; raise UserError if the layout cannot hold the network."""

@@ -130,7 +130,7 @@ def mismatches(
 ) -> list[str]:
     """Compare a file with the variables ``targets``; return one line for each kind of mismatch.
 
-    ``matched`` are the tensors that are ignored.
+    ``matched`` holds the tensors that no rule has to use (``ignored_names``).
     """
     used = collections.Counter(source for one in rules for source in one.sources)
     filled = collections.Counter(one.target for one in rules)
@@ -190,7 +190,7 @@ def to_published(module: nnx.Module, rules: Sequence[Rule]) -> dict[str, np.ndar
     by_target = {one.target: one for one in rules}
     if by_target.keys() != values.keys():
         unmatched = _shorten(sorted(values.keys() ^ by_target.keys()))
-        raise UserError(f"expected a rule for every variable of the model, got one without the other: {unmatched}")
+        raise UserError(f"expected a rule for every variable of the model, got no match for {unmatched}")
     found: dict[str, np.ndarray] = {}
     for name, value in values.items():
         arrays = by_target[name].transform.backward(np.asarray(value))

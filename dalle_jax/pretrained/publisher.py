@@ -131,7 +131,10 @@ def find_file(folder: Path, names: Sequence[str]) -> Path:
 
 
 def find_vocabulary(folder: Path) -> Path | None:
-    """Find the text tokenizer's file: ``vocab.json`` with its merges, CLIP's, or ``tokenizer.json``."""
+    """Return the text tokenizer's file in a folder, or None.
+
+    The first of these that exists: ``vocab.json`` next to ``merges.txt``, CLIP's merges file, ``tokenizer.json``.
+    """
     if all((folder / name).is_file() for name in (VOCABULARY, MERGES)):
         return folder / VOCABULARY
     names = (f"{FILE}.gz", FILE, TOKENIZER)

@@ -33,7 +33,10 @@ MIN_SIGN_WIDTH = 0.78
 
 @dataclass(frozen=True)
 class DetectedObject:
-    """A detected object. Its centre x, y and ``extent`` are in units of the image's side; names may be "unknown"."""
+    """A detected object. ``colour`` and ``shape`` may be "unknown".
+
+    The centre x, y and ``extent``, the longer side of the bounding box, are fractions of the image's side.
+    """
 
     colour: str
     shape: str
@@ -43,7 +46,7 @@ class DetectedObject:
 
     @property
     def size(self) -> str:
-        """Return the size class of the extent."""
+        """The size as captions name it, "small" or "big"."""
         return "small" if self.extent < MIN_BIG_EXTENT else "big"
 
 
@@ -130,7 +133,10 @@ def _read_object(
 
 
 def _core(patch: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Average the difference from the background over its strongest pixels, away from soft edges: [C]."""
+    """Return an object's colour minus the background's: [C].
+
+    It is the mean of ``patch`` over the strongest pixels ``inside`` the object, which excludes its soft edges.
+    """
     values = patch[inside]  # [n C]
     strength = np.einsum("nc,nc->n", values, values)
     limit = 0.72 * np.partition(strength, int(0.9 * len(strength)))[int(0.9 * len(strength))]

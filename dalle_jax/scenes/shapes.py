@@ -39,7 +39,7 @@ GLYPH_ROWS, GLYPH_COLUMNS, GLYPH_GAP = 7, 5, 2
 
 @cache
 def distance_table(shape: str) -> Float[np.ndarray, "n n"]:
-    """Return the signed distance field of a shape, negative inside, in half widths; rows are y, columns x."""
+    """Return the signed distance field of a shape, negative inside; rows are y, columns x. Its half width is 1."""
     ticks = (np.arange(RESOLUTION) + 0.5) / RESOLUTION * 2 * REACH - REACH
     y, x = np.meshgrid(ticks, ticks, indexing="ij")
     match shape:

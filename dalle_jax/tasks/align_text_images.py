@@ -103,7 +103,7 @@ class AlignTextImages:
 
 @dataclass(frozen=True, eq=False)
 class TextImageAlignment:
-    """The task of ``AlignTextImages``; ``captions`` is None for a plan.
+    """The task that trains a CLIP. ``captions`` is None for the command ``plan`` if the tokenizer's file is missing.
 
     Raise ``UserError`` if the text tokenizer does not fit the model.
     """
@@ -173,8 +173,8 @@ class TextImageAlignment:
         count = self.config.reconstructed * rows
         if IMAGE_TOKENIZER in frozen and abs(count - round(count)) > 1e-6:
             raise UserError(
-                "trainer.accumulate: expected microbatches of which task.reconstructed = "
-                f"{self.config.reconstructed} is a whole number of images, got microbatches of {rows}"
+                "trainer.accumulate: expected a whole number of reconstructed images in each microbatch, got "
+                f"task.reconstructed = {self.config.reconstructed} times {rows} images"
             )
         return self.embed(module, frozen, batch, key, step)
 
@@ -232,7 +232,7 @@ class TextImageAlignment:
         return None
 
     def cut_captions(self) -> tuple[int, int, str]:
-        """Return the number of truncated captions, the number of captions read, and the text length by name."""
+        """Return the number of truncated captions, the number of captions read, and a text that names the limit."""
         return loaded(self.captions).truncated()
 
     def model_files(self) -> dict[str, bytes]:

@@ -61,7 +61,7 @@ class CaptionTokenizer:
         return self.tokenizer.encode_batch(captions, rngs=rngs, dropout=self.config.dropout)
 
     def truncated(self) -> tuple[int, int, str]:
-        """Return the number of truncated captions, the number of captions read, and the text length by name."""
+        """Return the number of truncated captions, the number of captions read, and a text that names the limit."""
         tokenizer = self.tokenizer
         length = f"task.model.text_length, {tokenizer.length} tokens"
         return tokenizer.truncated_captions, tokenizer.encoded_captions, length

@@ -60,8 +60,8 @@ class GenerateCodes:
             raise ValueError(f"blank_captions: expected a share in [0, 1), got {self.blank_captions}")
         if self.image_tokenizer is None and self.image_size is not None:
             raise ValueError(
-                "image_tokenizer: expected the folder of one that encodes images of image_size (None for data of "
-                f"precomputed codes), got None and image_size {self.image_size}"
+                "image_tokenizer: expected the folder of an image tokenizer, since image_size is set "
+                f"(precomputed codes need neither), got None and image_size {self.image_size}"
             )
         if self.image_tokenizer is None and self.model.code_width:
             raise ValueError(
@@ -98,7 +98,10 @@ class GenerateCodes:
 
 @dataclass(frozen=True, eq=False)
 class CodeGeneration:
-    """The task of ``GenerateCodes``. ``image_tokenizer`` has its averaged weights; ``captions`` is None for a plan.
+    """The task that trains a transformer from captions to codes.
+
+    ``captions`` is None for the command ``plan`` if the tokenizer's file is missing.
+    ``image_tokenizer`` has its EMA weights.
 
     Raise ``UserError`` if the text tokenizer or the image tokenizer does not fit the model.
     """
@@ -221,7 +224,7 @@ class CodeGeneration:
         return image_tokenizer_of(frozen).decode(codes.reshape(-1, *self.config.model.grid))
 
     def cut_captions(self) -> tuple[int, int, str]:
-        """Return the number of truncated captions, the number of captions read, and the text length by name."""
+        """Return the number of truncated captions, the number of captions read, and a text that names the limit."""
         return loaded(self.captions).truncated()
 
     def model_files(self) -> dict[str, bytes]:

@@ -30,8 +30,8 @@ class GenerateFromConditions:
 
     Features of fewer positions than the model has are padded on the left; those of more are truncated. ``blanks`` is
     the share of conditions that training replaces by the empty one, for guidance (LlamaGen has 0.1).
-    ``image_tokenizer`` is the folder of the image tokenizer that computed the codes, and decodes those of the trained
-    model; the codes of ``encode`` come with it.
+    ``image_tokenizer`` is the folder of the image tokenizer that computed the codes and that will decode the model's.
+    The default is the folder that ``encode`` recorded with the codes.
     """
 
     model: LlamaGenConfig
@@ -53,7 +53,7 @@ class GenerateFromConditions:
         return {"codes": codes, "condition": self.model.prompt_kind.spec(batch_size)}
 
     def open(self, layout: Layout, manifest: Manifest | None = None) -> "ConditionalCodeGeneration":
-        """Check that the data's codes fit the model and are of the image tokenizer that is named, if one is."""
+        """Check that the codes fit the model and that ``image_tokenizer``, if it is set, computed them."""
         del layout
         if manifest is None:
             return self.open_for_plan()
@@ -67,7 +67,7 @@ class GenerateFromConditions:
 
 @dataclass(frozen=True, eq=False)
 class ConditionalCodeGeneration:
-    """The task of ``GenerateFromConditions``."""
+    """The task that trains a LlamaGen transformer on precomputed codes and their conditions."""
 
     config: GenerateFromConditions
 

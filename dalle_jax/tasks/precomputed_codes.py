@@ -34,7 +34,7 @@ def load_codes_tokenizer(
     if not (place / "model.gin").is_file():
         raise UserError(
             f"task.image_tokenizer: expected the image tokenizer that computed the codes, found none in {folder}; "
-            f"set it to the folder where the one that was in {manifest.image_tokenizer} is now"
+            f"set it to the new folder of the image tokenizer that was in {manifest.image_tokenizer}"
         )
     network = load_image_tokenizer(place)
     if (found := fingerprint(network)) != encoding.tokenizer:

@@ -23,12 +23,12 @@ from dalle_jax.train.task import Batch, Frozen, MetricSums, Seed
 def check_size(image_size: int, factor: int) -> None:
     """Raise ``ValueError`` if ``factor``, the downsampling of the tokenizer, does not divide the image size."""
     if image_size % factor:
-        raise ValueError(f"image_size: expected a multiple of {factor}, the tokenizer's factor, got {image_size}")
+        raise ValueError(f"image_size: expected a multiple of {factor}, the tokenizer's downsampling, got {image_size}")
 
 
 @runtime_checkable
 class ReconstructionConfig(Protocol):
-    """The settings that the common part reads."""
+    """The settings of an image tokenizer's training that ``ImageReconstruction`` reads."""
 
     @property
     def model(self) -> VqvaeConfig | DvaeConfig | VqganConfig:

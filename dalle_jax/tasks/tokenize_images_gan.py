@@ -48,7 +48,10 @@ class Pyramid:
 
 @dataclass(frozen=True)
 class ImportedLpips:
-    """LPIPS from the folder of ``import lpips``. If it is empty, ``otherwise`` is used, with a warning."""
+    """LPIPS with the weights in ``folder``, where ``import lpips`` wrote them.
+
+    If the folder has no weights, training uses ``otherwise`` and prints a warning; None makes it an error.
+    """
 
     folder: str
     weight: float = 1.0

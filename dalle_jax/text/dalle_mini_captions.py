@@ -90,7 +90,7 @@ class HashtagSplitter:
         self._longest = max(map(len, ranks))
 
     def __call__(self, text: str) -> str:
-        """Return the words with spaces between them; signs between words are removed."""
+        """Return the words of ``text`` with spaces between them; punctuation is removed."""
         parts = re.split(r"[^a-zA-Z0-9']+", text)
         return " ".join(word for part in parts for word in self._rejoin(self._split(part)))
 

@@ -28,8 +28,9 @@ from dalle_jax.train.task import CachedEmbeddings, Frozen, Objective, Task
 
 @dataclass(frozen=True)
 class Count:
-    """FLOPs of products that depend on the marked inputs (``moved``) or not (``fixed``).
+    """FLOPs of a jaxpr's products: ``moved`` if they depend on a marked input, else ``fixed``.
 
+    ``count`` takes the marks: one bool for each input. Model FLOPs mark the trained parameters.
     ``uncounted`` has the names of primitives without a known count.
     """
 
@@ -144,7 +145,10 @@ def _all_or_nothing(jaxpr: Jaxpr, touched: bool) -> Count:
 
 
 def _settled(body: Jaxpr, fixed: list[bool], carry: list[bool], rest: list[bool]) -> tuple[Count, list[bool]]:
-    """Walk a loop body, whose first outputs are its next carry, until the marks of the carry no longer change."""
+    """Count a loop body whose outputs begin with the next carry, and find which outputs depend on a marked input.
+
+    Walk the body until the marks of the carry no longer change.
+    """
     while True:
         found, outputs = _walk(body, [*fixed, *carry, *rest])
         grown = [old or new for old, new in zip(carry, outputs, strict=False)]

@@ -276,7 +276,7 @@ def check_same_run(old: Meta, new: Meta, out: Place) -> None:
 
 
 def data_difference(before: str, now: str) -> str:
-    """Return the first line of the config's data section that differs, in words."""
+    """Describe the first difference between the ``data`` lines of two config texts."""
     old, new = ([line for line in text.splitlines() if line.startswith("data")] for text in (before, now))
     if old == new:
         return "the config is the same, so the content of its files has changed"
@@ -284,7 +284,7 @@ def data_difference(before: str, now: str) -> str:
 
 
 def first_difference(before: bytes, now: bytes) -> str:
-    """Return the first line that differs, in words; binary files only differ."""
+    """Describe the first removed and the first added line; for binary files, say only that the contents differ."""
     try:
         old, new = before.decode().splitlines(), now.decode().splitlines()
     except UnicodeDecodeError:

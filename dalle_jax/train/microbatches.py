@@ -1,8 +1,8 @@
-"""Gradients over microbatches, equal to those of the whole batch up to rounding; other losses are refused.
+"""Gradients over microbatches, equal to those of the whole batch up to rounding.
 
-Only one microbatch at a time has its activations in memory. ``Objective.microbatches`` says how a loss depends on the
-batch: a mean over examples is averaged, embeddings are cached over two passes, and variables that follow the batch are
-updated once.
+A loss that does not allow this is refused. Only one microbatch at a time has its activations in memory.
+``Objective.microbatches`` says how a loss depends on the batch: a mean over examples is averaged, embeddings are cached
+over two passes, and variables that follow the batch are updated once.
 
 Random numbers are drawn per microbatch. They differ from those of the whole batch, but have the same distribution.
 """
@@ -38,7 +38,7 @@ PartLoss: TypeAlias = Callable[[nnx.Module, Batch, Array], tuple[Array, MetricSu
 
 
 class Gradients(NamedTuple):
-    """The loss, gradients and metrics of a batch, and the variables after it that are not parameters."""
+    """The loss, gradients and metric sums of a batch. ``non_params`` has the new values of the other variables."""
 
     loss: Array
     grads: Arrays
@@ -77,8 +77,8 @@ class Bound:
         if changed:
             raise UserError(
                 f"trainer.accumulate: expected 1, since the loss of the objective {self.objective.name!r} changes "
-                f"{', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}, which would follow each microbatch "
-                "instead of the batch"
+                f"{', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}, which would change once per "
+                "microbatch instead of once per batch"
             )
 
 

@@ -68,8 +68,8 @@ class Counted(NamedTuple):
 class Remembered(NamedTuple):
     """Statistics of the applied updates.
 
-    ``gradient_norms`` has running averages by objective, with the number of updates in each. ``schedule`` is the state
-    of the learning rate schedule, empty for most.
+    ``gradient_norms`` has the running average of each objective's gradient norm. ``schedule`` is the state of the
+    learning rate schedule; most schedules have none.
     """
 
     gradient_norms: RunningNorms

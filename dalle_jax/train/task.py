@@ -70,7 +70,7 @@ class UpdateOnce(Generic[M]):
 
 @dataclass(frozen=True)
 class WholeBatchOnly:
-    """No microbatches, since they would change the loss. The error message gives ``why`` as the reason."""
+    """A mark of losses that need the whole batch at once. ``why`` is the reason, for the error message."""
 
     why: str
 
@@ -125,8 +125,8 @@ class Task(Protocol[M]):
     def evaluate(self, module: M, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
         """Return metrics on a held-out batch; a pure function.
 
-        A padded batch has the rows ``COUNTED`` and ``CANDIDATE`` (arrays.py). The sums are then over counted rows only,
-        so that a metric is the mean over the held-out examples.
+        A padded batch has the bool arrays ``COUNTED`` and ``CANDIDATE`` (arrays.py). The sums are then over counted
+        examples only, so that padding does not change a metric.
         """
         ...
 
@@ -144,7 +144,7 @@ class ReadsCaptions(Protocol):
     """A task that cuts captions to a length and counts them."""
 
     def cut_captions(self) -> tuple[int, int, str]:
-        """Return the number of captions this process cut, the number it read, and the length limit in words."""
+        """Return the number of captions this process truncated, the number it read, and a text that names the limit."""
         ...
 
 
@@ -158,13 +158,13 @@ class Batches(Protocol):
         ...
 
     def batch(self, step: int, rows: Sequence[int]) -> ExampleBatch:
-        """Return some rows of the batch of a step. The same call always returns the same rows."""
+        """Return the examples at positions ``rows`` of the batch of a step. Equal calls return equal examples."""
         ...
 
     def evaluation_batches(self, rows: Sequence[int]) -> Iterable[ExampleBatch]:
-        """Yield some rows of every held-out batch, in the same order each time; all batches have one size.
+        """Yield the examples at positions ``rows`` of each held-out batch, in a fixed order; all batches have one size.
 
-        If the last batch is padded, every batch has bools named ``COUNTED`` and ``CANDIDATE`` (arrays.py).
+        If the last batch is padded, every batch has the bool arrays ``COUNTED`` and ``CANDIDATE`` (arrays.py).
         """
         ...
 

@@ -180,7 +180,7 @@ def test_codes_that_do_not_fit_the_task_are_named(smoke_demo, written, tmp_path,
     for setting, said in (
         ("task.model.codebook_size=64", "expected codebook_size 32 and grid (4, 4), as the manifest of the codes says"),
         ("task.model.grid=(4, 5)", "got 32 and (4, 5)"),
-        ("task.image_tokenizer='runs/gone'", "found none in runs/gone; set it to the folder where the one that was in"),
+        ("task.image_tokenizer='runs/gone'", "found none in runs/gone; set it to the new folder of the image"),
     ):
         assert train(smoke_demo, tmp_path / "x", *codes, setting) == 2
         assert said in capsys.readouterr().err
@@ -225,4 +225,4 @@ def opened(folder):
 
 def test_a_work_folder_is_for_urls_alone(tmp_path, capsys):
     assert main(["encode", "smoke/encode.gin", "--out", str(tmp_path / "codes"), "--work", str(tmp_path / "work")]) == 2
-    assert "--work: expected no folder, because --out" in capsys.readouterr().err
+    assert "--work: expected no folder, because codes are written directly to" in capsys.readouterr().err

@@ -239,7 +239,7 @@ def test_images_of_another_size_than_the_task_needs_are_refused(tars):
         "data.evaluation.share = 0.1\ndata.images = @Images\ndata.images.size = 16\ndata.batch_size = 2\n"
         "trainer.steps = 2\ntrainer.schedule = @ConstantRate\ntrainer.schedule.rate = 1e-3\n"
     )
-    with pytest.raises(UserError, match=r"data\.images\.size: expected 32, the task's images, got 16"):
+    with pytest.raises(UserError, match=r"data\.images\.size: expected 32, the task's image size, got 16"):
         loads(text, TrainRun)
     assert loads(text, TrainRun, sets=["data.images.size=32"]).data.evaluation == HeldOut(share=0.1)
     without = "\n".join(line for line in text.splitlines() if "evaluation" not in line)

@@ -54,7 +54,7 @@ def test_every_variable_is_filled_in_its_own_dtype_and_converted_back():
     back = to_published(module, RULES)
     np.testing.assert_array_equal(back["w"], W)
     np.testing.assert_array_equal(back["b"], B)
-    with pytest.raises(UserError, match="a rule for every variable of the model, got one without the other: bias"):
+    with pytest.raises(UserError, match="a rule for every variable of the model, got no match for bias"):
         to_published(module, RULES[:1])
 
 

@@ -109,7 +109,7 @@ def test_a_loss_that_needs_the_whole_batch_is_refused_in_one_line(kind):
 def test_a_share_of_images_that_a_microbatch_would_round_is_refused():
     task = clip_task(AlignTextImages(model=MODELS["clip"], captions=UNREAD, reconstructed=0.375))  # 6 of 16, 1.5 of 4
     runner, layout = runner_of(task, 4)
-    with pytest.raises(UserError, match=r"task\.reconstructed = 0\.375 is a whole number .* got microbatches of 4"):
+    with pytest.raises(UserError, match=r"a whole number of reconstructed images .* got .* = 0\.375 times 4 images"):
         runner.step(runner.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of()))
 
 

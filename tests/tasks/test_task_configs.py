@@ -73,5 +73,5 @@ def test_a_task_of_images_refuses_precomputed_codes(config):
 
 def test_the_image_tokenizer_of_precomputed_codes_must_be_in_the_folder_of_the_manifest():
     config = GenerateFromConditions(model=MODELS["llamagen"])
-    with pytest.raises(UserError, match=r"found none in absent; set it to the folder where the one that was in absent"):
+    with pytest.raises(UserError, match=r"found none in absent; set it to the new folder of the image tokenizer"):
         config.open(LAYOUT, MANIFEST)

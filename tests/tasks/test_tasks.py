@@ -178,7 +178,7 @@ def test_data_without_codes_or_with_codes_that_do_not_fit_is_refused(generate, c
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"image_tokenizer": None}, "image_tokenizer: expected the folder of one .* got None and image_size 16"),
+        ({"image_tokenizer": None}, "image_tokenizer: expected the folder of an .* got None and image_size 16"),
         ({"image_tokenizer": None, "image_size": None, "model": "wide"}, "expected 0 without an image_tokenizer"),
     ],
 )

@@ -181,7 +181,7 @@ class RecordSource:
         raise UserError(f"expected a usable record, got none among {len(self)} ({report})")
 
     def box(self, index: int, epoch: int, width: int, height: int) -> Box:
-        """Return the crop of an upright image of this size in an example."""
+        """Return the crop box of example ``index`` in an epoch; width and height are those of the upright image."""
         if self._config.crop == "centre":
             return centre_box(width, height)
         return random_box(width, height, self._config.size, random.Random(draw(self._config.seed, epoch, index)))

@@ -70,7 +70,7 @@ class InspectionFindings:
         }
 
     def add(self, name: str, value: float | int) -> None:
-        """Append a number of one kind."""
+        """Append ``value`` to the list of numbers ``name``, from which ``quantiles`` are computed."""
         self.numbers.setdefault(name, array("d")).append(value)
 
 
@@ -121,7 +121,7 @@ class _Inspector:
             findings.report.add_bad(problem)
 
     def find_repeats(self) -> None:
-        """Compare the digests of all examples."""
+        """Find equal keys, images and captions by their digests, and record them in the findings."""
         for kind, (digests, indices) in self._digests.items():
             values = np.frombuffer(digests, np.uint64)
             order = np.argsort(values, kind="stable")

@@ -47,7 +47,7 @@ def decode_record(key: str, content: bytes, max_bytes: int) -> Record:
 
 
 def _check_layout(key: str, found: Mapping[object, object]) -> None:
-    """Raise BadRecord for a map of another version or with other names."""
+    """Raise BadRecord if the map has a different layout version or different field names."""
     version = found.get("v")
     if version == 1 and "about" in found:
         raise BadRecord(

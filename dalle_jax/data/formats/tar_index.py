@@ -122,7 +122,7 @@ def build_index(file: DataFile) -> TarIndex:
 
 
 def _reader(file: DataFile) -> Callable[[int, int], bytes]:
-    """Return ``read(start, length)``. Behind a URL it reads ahead, since a request takes as long as some megabytes."""
+    """Return ``read(start, length)``. Behind a URL it reads ahead, since a request costs as much as several MB."""
     if "://" not in file.name:
         return lambda start, length: read_range(file, start, length)
     block_start, block = 0, b""

@@ -33,8 +33,8 @@ class Parquet:
     a bad record.
 
     Parquet is read one row group at a time, so random access is slow if row groups are large. ``kept_bytes`` of row
-    groups are kept in memory. A larger group is read anew for each record, a few rows at once. Write small row groups
-    (100 images), or array_record files.
+    groups are kept in memory. For each record of a larger group, the group is read again in small batches. Write
+    small row groups (100 images), or array_record files.
     """
 
     files: tuple[str, ...]
@@ -177,7 +177,7 @@ class _Table:
         return self._opened(self._footer).read_row_group(group, use_threads=False)
 
     def read_row(self, group: int, row: int) -> dict[str, object]:
-        """Read one row of a row group that is too large to keep, a few rows at once."""
+        """Read one row of a row group that is too large for memory, by iterating over small batches of rows."""
         first = 0
         batches = self._opened(self._footer).iter_batches(ROWS_AT_ONCE, row_groups=[group], use_threads=False)
         for batch in batches:

@@ -74,7 +74,7 @@ class ScenesSource:
         return captions(self._scene(index)[0])
 
     def _scene(self, index: int) -> tuple[Scene, np.random.Generator]:
-        """Return the scene of an example, and the generator from which its rendering goes on."""
+        """Return the scene of an example, and the random generator that drew it, for the rendering."""
         config = self._config
         if not 0 <= index < config.count:
             raise IndexError(index)

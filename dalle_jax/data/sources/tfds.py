@@ -153,7 +153,7 @@ def _builder(tfds: ModuleType, config: Tfds) -> _Builder:
 
 
 def _plain_features(tfds: ModuleType, features: Mapping[str, object], config: Tfds) -> tuple[str, ...]:
-    """Return the features of one number or text. Raises UserError if the image or a caption is not a feature."""
+    """Return the metadata features: single numbers and texts. Raises UserError if the image or a caption is missing."""
     names = list(features)
     heads = [path.partition("/")[0] for path in config.caption]
     if missing := [name for name in (config.image, *heads) if name not in names]:

@@ -19,7 +19,7 @@ class Reconstruction:
     """Mean PSNR in dB and mean squared error over ``count`` images, and reading accuracy per level.
 
     ``still_right`` is the share of reconstructions that the reader finds true to their captions. ``read_right`` is the
-    same share of the originals, and so the errors of the reader itself.
+    same share of the originals; it is less than 1 only through errors of the reader itself.
     """
 
     psnr: float

@@ -56,7 +56,7 @@ def percent_width(value: float, least: float = 0.0) -> str:
 
 
 def path_of(key: str) -> str:
-    """Return a dotted key of ``metrics.json`` as the path that the page writes."""
+    """Convert a dotted key of ``metrics.json`` to a path with slashes, as the page shows it."""
     return key.replace(".", "/")
 
 

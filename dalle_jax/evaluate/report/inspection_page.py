@@ -1,4 +1,4 @@
-"""InspectionFindings on a data source as an HTML page, as JSON, as text, and as a contact sheet."""
+"""Findings of ``inspect`` on a data source, as an HTML page, JSON, text and a contact sheet."""
 
 from typing import TypedDict
 

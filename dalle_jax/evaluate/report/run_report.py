@@ -51,7 +51,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several networks compared, the one that was run, and the reason for the choice."""
+    """A comparison of networks: their figures, the name of the one the run uses, and the reason for that choice."""
 
     contenders: tuple[Contender, ...]
     chosen: str
@@ -65,11 +65,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class RunReport:
-    """Content of the page and of ``metrics.json``.
+    """Contents of the report page and of ``metrics.json``.
 
-    ``wall_seconds`` is the duration of the whole run; ``seed`` and ``command`` repeat it. ``figures`` are the numbers
-    outside all tables, such as ``clip.retrieval_top1``. ``limits`` are sentences on known failures; the page adds the
-    weakest cells of the table.
+    ``wall_seconds`` is the duration of the whole run. ``command`` with ``seed`` reproduces it. ``figures`` are numbers
+    that belong to no table, such as ``clip.retrieval_top1``. ``limits`` are sentences about known failures. The page
+    adds to them the cells of the composition table with the lowest accuracy.
     """
 
     title: str

@@ -102,7 +102,10 @@ def fitted(config: EvaluateCaptioned, held_out: int) -> tuple[EvaluateCaptioned,
 
 
 def retrieved_among(similarity: Float[np.ndarray, "n m"], captions: list[str], top: int) -> Float[np.ndarray, " n"]:
-    """Return 1 for each image (row) with a caption equal to its own among its ``top`` most similar, else 0."""
+    """Return 1 for each image (row) whose own caption is among the ``top`` captions most similar to it, else 0.
+
+    A different column with the same text counts as its own caption.
+    """
     best = np.argsort(-similarity, axis=1, kind="stable")[:, :top]
     return np.array([any(captions[j] == captions[i] for j in row) for i, row in enumerate(best)], float)
 
@@ -167,9 +170,10 @@ def draw_trained_captions(sampler: ImageSampler, config: EvaluateCaptioned, capt
 def _retrieved(
     clip: TextImageEncoder, images: UInt8[np.ndarray, "N H W 3"], captions: list[str], among: int
 ) -> dict[int, Float[np.ndarray, " N"] | None]:
-    """Return for each of ``TOP`` whether each image's caption is found; None if ``among`` is no larger.
+    """Compute top-k retrieval of each image's caption among ``among`` captions, for each k in ``TOP``.
 
-    The last images are compared with captions of the first too, so that every image has ``among`` captions.
+    Images are compared with the captions of their own group of ``among`` images. The last group is filled up with the
+    first captions. The result is None for a k of ``among`` or more.
     """
     found: dict[int, list[np.ndarray]] = {top: [] for top in TOP if top < among}
     for start in range(0, len(captions), among):

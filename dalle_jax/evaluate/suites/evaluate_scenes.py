@@ -224,7 +224,10 @@ def _reconstruct(
 def _zero_shot(
     codec: Reconstructor, clip: TextImageEncoder, side: int, config: EvaluateScenes, captions: int | None
 ) -> Share:
-    """Classify images of level 1 among all scenes of the level, with ``captions`` captions per scene (None: all)."""
+    """Return CLIP's zero-shot accuracy on reconstructed images of level 1, whose classes are all scenes of the level.
+
+    A class vector averages the embeddings of ``captions`` captions of its scene, or of all if it is None.
+    """
     rng = np.random.default_rng((config.seed, 2))
     scenes = [grammar.sample_scene(1, rng, "validation") for _ in range(config.reconstructions)]
     images = codec.reconstruct(np.stack([render(scene, side, rng) for scene in scenes]))

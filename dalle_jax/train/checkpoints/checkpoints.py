@@ -298,7 +298,7 @@ def _readable(checkpoints: Place, weights: Weights, step: int | None, opened: co
 
 
 def _source(path: Place, weights: Weights) -> Weights:
-    """Return the part that holds the wanted weights."""
+    """Return "params" if EMA weights are wanted but the checkpoint has none, else ``weights``."""
     return "ema_params" if weights == "ema_params" and (path / "ema_params").is_dir() else "params"
 
 

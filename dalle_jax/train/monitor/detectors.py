@@ -132,13 +132,13 @@ class Alerts:
         if skipped_in_a_row >= self._abort_after:
             raise UserError(
                 f"stopped at step {step}: the last {skipped_in_a_row} updates in a row were not finite or had a spike "
-                f"in their gradient norm (the limit is {self._abort_after}). The newest checkpoint is from before; "
+                f"in their gradient norm (the limit is {self._abort_after}). The newest checkpoint was saved before; "
                 "resume with a lower learning rate, a longer warm-up or a smaller clip_norm"
             )
 
 
 def detectors(warmup: int = 0) -> tuple[Detector, ...]:
-    """Return all detectors; those of slow learning wait for the ``warmup`` of the learning rate."""
+    """Return all detectors. Detectors of slow learning start after the ``warmup`` steps of the learning rate."""
     return (
         Threshold(
             "train/codebook/usage",

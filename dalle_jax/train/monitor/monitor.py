@@ -49,7 +49,7 @@ class Monitor:
 
     @contextlib.contextmanager
     def reading(self, step: int) -> Iterator[None]:
-        """Enclose the reading of metrics, which waits for the devices."""
+        """Return a context for reading metrics, which waits for the devices; on exit ``step`` counts as finished."""
         self._watchdog.enter(Phase.DEVICES)
         yield
         self._watchdog.finished(step)
@@ -57,7 +57,7 @@ class Monitor:
 
     @contextlib.contextmanager
     def pause(self, step: int, phase: Phase, last: Array) -> Iterator[None]:
-        """Enclose work that is not a step. It waits first for ``last``, an array of the newest step."""
+        """Return a context for work that is not a step. It waits first for ``last``, an array of the newest step."""
         with self.reading(step):
             jax.block_until_ready(last)
         with self._timer.pause():

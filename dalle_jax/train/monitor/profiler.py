@@ -20,7 +20,7 @@ SIGNALLED_STEPS = 5
 
 
 class Steps(NamedTuple):
-    """The ``last - first`` steps after step ``first``, up to and including step ``last``."""
+    """A range of training steps: ``first`` + 1 to ``last``, both included."""
 
     first: int
     last: int

@@ -38,8 +38,8 @@ class TimeSpent(NamedTuple):
 class StepTimer:
     """The clock of one process's loop. It starts when the first step is dispatched, which excludes compilation.
 
-    The first step is not counted. If a device lags behind the loop, part of that step falls into later ones. The first
-    rate can therefore be too low, but never too high.
+    The first step is not counted. If the devices are still computing it when later steps are dispatched, its time is
+    counted with theirs. The first rate can therefore be too low, but never too high.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):

@@ -47,7 +47,7 @@ class Phase(Enum):
 
 
 class Patience:
-    """The seconds without progress and their limit. It has no clock of its own, so tests need none."""
+    """A timer of the seconds without progress, with a limit. Callers pass the elapsed time, so tests need no clock."""
 
     def __init__(self, seconds: float):
         self._seconds = seconds

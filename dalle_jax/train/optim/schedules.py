@@ -82,10 +82,10 @@ class InverseRootRate:
 
 @dataclass(frozen=True)
 class RsqrtRate:
-    """Warm-up to ``rate``, then ``rate / sqrt(1 + steps since / timescale)`` (arXiv 2106.04560, appendix).
+    """Warm-up to ``rate``, then ``rate / sqrt(1 + s / timescale)`` s steps later (arXiv 2106.04560, appendix).
 
-    The last ``cooldown`` steps go down to 0 in a straight line. With ``timescale`` equal to ``warmup`` and no cooldown
-    it is ``InverseRootRate``.
+    In the last ``cooldown`` steps the rate is also multiplied by a factor that falls linearly from 1 to 0. With
+    ``timescale`` equal to ``warmup`` and no cooldown it is ``InverseRootRate``.
     """
 
     rate: float

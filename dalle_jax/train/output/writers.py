@@ -123,7 +123,7 @@ class Progress:
             )
 
     def step(self, step: int) -> None:
-        """Advance to a step. The rate of plain lines is measured from the first one, without compilation."""
+        """Advance to a step. Plain lines show the rate since the first call, which excludes compilation."""
         if self._began is None:
             self._began = (step, time.monotonic())
         if self._bar is not None:
