@@ -5,6 +5,7 @@ MACHINE is "here", or the name of another machine that the process then takes it
 """
 
 import os
+import select
 import signal
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ if __name__ == "__main__":
     try:
         with folder_lock.FolderLock(Path(folder), "train", renew_seconds=0.1, stale_seconds=1.0):
             print("held", flush=True)
+            while not select.select([sys.stdin], [], [], 0.05)[0]:
+                pass  # a signal that arrives just before a read that blocks would wait for its end
             sys.stdin.readline()
             if how == "error":
                 raise ValueError("an error")
