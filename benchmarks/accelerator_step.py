@@ -31,7 +31,7 @@ CASES = {
     "sparse_xla": ("task.model.backend='xla'", "task.model.remat='attention'", "data.batch_size=16"),
     "sparse_remat": (CUDNN, "task.model.remat='full'", "task.model.scan=True"),
 }
-"""What each sets beside the config."""
+"""Fields that each case sets in the config."""
 WARM, TIMED = 3, 10
 
 KINDS = (
@@ -45,7 +45,7 @@ KINDS = (
 
 
 def measure(name: str, profile: bool, config: str, extra: list[str]) -> dict:
-    """One case in this process."""
+    """Measure one case in this process."""
     import jax
     import numpy as np
 
@@ -116,7 +116,7 @@ def measure(name: str, profile: bool, config: str, extra: list[str]) -> dict:
 
 
 def traced(runner, state, sums, batch, steps: int = 3) -> dict:
-    """Seconds of the device a step by kind of work, and the kernels that take most."""
+    """Return the device time of a step by kind of work, in ms, and the kernels that take most."""
     import jax
 
     with tempfile.TemporaryDirectory() as folder:
@@ -177,7 +177,7 @@ def main() -> None:
 
 
 def path() -> str:
-    """Where the package is found: this tree, and whatever was there before."""
+    """Return PYTHONPATH with this tree first."""
     return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
 
 

@@ -21,7 +21,7 @@ FACTOR = 8
 
 
 def loaders(size: int, folder: Path) -> dict[str, Callable[[int], dict]]:
-    """What gives the batch of a step, from images and from their codes."""
+    """Return functions that make the batch of a step, from images and from their codes."""
     from flax import nnx
 
     from dalle_jax.data.examples.held_out import HeldOut
@@ -51,7 +51,7 @@ def loaders(size: int, folder: Path) -> dict[str, Callable[[int], dict]]:
 
 
 def seconds(batch: Callable[[int], dict], steps: range) -> float:
-    """Seconds of CPU for an example."""
+    """Return CPU seconds per example."""
     began = time.process_time()
     for step in steps:
         assert len(batch(step)["caption"]) == BATCH

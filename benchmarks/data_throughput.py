@@ -25,7 +25,7 @@ EXAMPLES = BATCH * BATCHES
 
 
 def batches_of(source, workers=0):
-    """A call that takes the next batches of a source of records."""
+    """Return a function that loads the next batches of a source of records."""
     from dalle_jax.data.examples.held_out import HeldOut
     from dalle_jax.data.examples.images import Images
     from dalle_jax.runs import Data
@@ -91,7 +91,7 @@ CASES_TO_COMPARE = [
 
 
 def row(result: dict) -> str:
-    """A line of the table: examples per second and core, and the peer's time over ours."""
+    """Format a table row: examples per second and core, and the peer's time over ours."""
     ours, peer = (1 / result["seconds_per_unit"][name]["median"] for name in ("ours", "peer"))
     ratio = result["ratio"]
     return (
@@ -102,7 +102,7 @@ def row(result: dict) -> str:
 
 
 def compare_workers(cores: str, rounds: int) -> None:
-    """Our examples per second by the number of workers, in turn; prints the median and the largest of the rounds."""
+    """Measure our examples per second for each number of workers in turn; print median and maximum of the rounds."""
     cases = [name for name in CASES if name.startswith("tars")]
     sides = {name: Side(sys.executable, Path(__file__).resolve(), cores) for name in cases}
     rates: dict[str, list[float]] = {name: [] for name in cases}

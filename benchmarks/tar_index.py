@@ -1,4 +1,4 @@
-"""How fast a tar is indexed, and what memory that takes.
+"""Time and memory of indexing a tar.
 
     python benchmarks/tar_index.py [--members 100000] [--folder DIR]
 
@@ -21,7 +21,7 @@ from pathlib import Path
 
 
 def write_tar(path: Path, members: int) -> None:
-    """Samples of an image of 2 to 6 kB, a caption and a json, until there are so many members."""
+    """Write samples (an image of 2 to 6 kB, a caption, a JSON file) up to a number of members."""
     rng = random.Random(0)
     with open(path, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
         for number in range(members):
@@ -42,7 +42,7 @@ def peak_mib() -> float:
 
 
 def measure(path: str) -> dict[str, float]:
-    """Runs in a process of its own, whose peak memory before and after is that of indexing alone."""
+    """Index in a separate process; its peak memory before and after is that of indexing alone."""
     from dalle_jax.data.files.ranges import find_file
     from dalle_jax.data.formats.tar_index import load_index
     from dalle_jax.data.sources.webdataset import WebDataset

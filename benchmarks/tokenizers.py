@@ -1,4 +1,4 @@
-r"""Image tokenizers after the same arithmetic: what the copies of held-out images measure.
+r"""Image tokenizers at equal arithmetic: measurements of reconstructed held-out images.
 
 python benchmarks/tokenizers.py --out runs/tokenizers --tflop 10 vqvae=configs/demo/tokenizer.gin \
     dvae=configs/demo/dvae.gin
@@ -28,14 +28,14 @@ SHOWN = 16
 
 
 def held_out(config: TrainRun, folder: Path) -> np.ndarray:
-    """The held-out images of a config, uint8 [N H W 3]."""
+    """Return the held-out images of a config, uint8 [N H W 3]."""
     batches = config.data.open(folder).evaluation_batches()
     task = config.task.open_for_plan()
     return np.concatenate([task.prepare(examples, None)["pixels"] for examples in batches])
 
 
 def measure(folder: Path, images: np.ndarray) -> tuple[dict, np.ndarray]:
-    """What the copies of the images measure, and the copies."""
+    """Reconstruct the images; return the measurements and the reconstructions."""
     tokenizer = dalle_jax.load_image_tokenizer(str(folder))
     codes = tokenizer.encode(images)
     copies = tokenizer.decode(codes)
@@ -51,7 +51,7 @@ def measure(folder: Path, images: np.ndarray) -> tuple[dict, np.ndarray]:
 
 
 def main() -> None:
-    """Trains, measures and draws."""
+    """Train each tokenizer, measure it and write its reconstructions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="+", metavar="NAME=CONFIG")
     parser.add_argument("--out", type=Path, required=True)
