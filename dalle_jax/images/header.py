@@ -1,7 +1,8 @@
 """Headers of untrusted image files: format, size and orientation, read before Pillow sees the file.
 
-The size is checked against limits here. Parts that the pixels do not need are removed: EXIF, colour profiles, text,
-and in some formats further pages and animation frames. Pillow would decompress them, allocate memory and warn.
+The size is checked against limits here. From JPEG, PNG and TIFF files, parts that the pixels do not need are removed:
+EXIF, colour profiles, text and further pages. Pillow would decompress them, allocate memory and warn. GIF, BMP and WebP
+files are kept as they are.
 
 Layouts: JPEG ITU-T T.81 B.1, PNG (W3C) 5.3, GIF89a, TIFF 6.0 section 2 (EXIF data are a TIFF too), BMP
 (BITMAPINFOHEADER), WebP container specification.
