@@ -13,11 +13,12 @@ ROOT = Path(__file__).parents[1]
 WAIT = 200
 
 
-def start_command(arguments: Sequence[str], **variables: str) -> subprocess.Popen:
-    """Start ``python -m dalle_jax`` with these arguments, on one CPU device."""
-    known = {"XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu", "DALLE_JAX_WAIT": "60"}
+def start_python(arguments: Sequence[str], devices: int = 1, **variables: str) -> subprocess.Popen:
+    """Start this Python with these arguments, on that many CPU devices."""
+    flags = f"--xla_force_host_platform_device_count={devices} {QUICK}"
+    known = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "DALLE_JAX_WAIT": "60"}
     return subprocess.Popen(
-        [sys.executable, "-m", "dalle_jax", *arguments],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env=os.environ | known | variables,
         text=True,
@@ -26,23 +27,40 @@ def start_command(arguments: Sequence[str], **variables: str) -> subprocess.Pope
     )
 
 
-def start_run(commands: Sequence[Sequence[str]]) -> list[subprocess.Popen]:
-    """Start one run whose processes have these arguments, in order."""
+def start_processes(processes: Sequence[Sequence[str]], devices: int = 1) -> list[subprocess.Popen]:
+    """Start the processes of one run with these arguments, in order, each on that many CPU devices."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    known = {"DALLE_JAX_COORDINATOR": f"127.0.0.1:{port}", "DALLE_JAX_PROCESSES": str(len(commands))}
-    return [start_command(one, **known, DALLE_JAX_PROCESS=str(process)) for process, one in enumerate(commands)]
+    known = {"DALLE_JAX_COORDINATOR": f"127.0.0.1:{port}", "DALLE_JAX_PROCESSES": str(len(processes))}
+    return [
+        start_python(one, devices, **known, DALLE_JAX_PROCESS=str(process)) for process, one in enumerate(processes)
+    ]
+
+
+def start_command(arguments: Sequence[str], **variables: str) -> subprocess.Popen:
+    """Start ``python -m dalle_jax`` with these arguments."""
+    return start_python(["-m", "dalle_jax", *arguments], **variables)
+
+
+def start_run(commands: Sequence[Sequence[str]]) -> list[subprocess.Popen]:
+    """Start one run whose processes are ``python -m dalle_jax`` with these arguments, in order."""
+    return start_processes([["-m", "dalle_jax", *one] for one in commands])
+
+
+def finish(started: Sequence[subprocess.Popen], seconds: float = WAIT) -> list[tuple[int, str, str]]:
+    """Wait for processes; return the exit code, standard output and standard error of each."""
+    try:
+        texts = [one.communicate(timeout=seconds) for one in started]
+    finally:
+        for one in started:
+            one.kill()
+    return [(one.returncode, *text) for one, text in zip(started, texts, strict=True)]
 
 
 def ends(started: Sequence[subprocess.Popen]) -> list[tuple[int, str, str]]:
     """Wait for processes; return the exit code, standard output and our lines of standard error of each."""
-    try:
-        said = [one.communicate(timeout=WAIT) for one in started]
-    finally:
-        for one in started:
-            one.kill()
-    return [(one.returncode, out, ours(err)) for one, (out, err) in zip(started, said, strict=True)]
+    return [(code, out, ours(err)) for code, out, err in finish(started)]
 
 
 def ours(err: str) -> str:

@@ -2,9 +2,6 @@
 
 import os
 import random
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -26,8 +23,8 @@ from dalle_jax.folder_lock import locked
 from dalle_jax.images.pixels import to_float
 from dalle_jax.images.png import encode_png
 from dalle_jax.pipelines.encode import Encoder, encode, encoding
+from tests.command_processes import finish, start_processes, start_python
 from tests.pipelines.encode_child import COUNT, SIDE, Noise, tokenizer
-from tests.quick_compiling import QUICK
 
 CHILD = Path(__file__).with_name("encode_child.py")
 SHARDS = 14
@@ -47,32 +44,15 @@ def encoded(source, out, crops, process=0, processes=1):
 
 
 def start(out, pause=0.0, processes=1):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for process in range(processes):
-        known = {"XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu", "DALLE_JAX_WAIT": "60"}
-        if processes > 1:
-            known |= {
-                "DALLE_JAX_COORDINATOR": f"127.0.0.1:{port}",
-                "DALLE_JAX_PROCESSES": str(processes),
-                "DALLE_JAX_PROCESS": str(process),
-            }
-        command = [sys.executable, str(CHILD), str(out), str(pause)]
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, env=os.environ | known, text=True, stdout=pipe, stderr=pipe))
-    return started
+    process = [str(CHILD), str(out), str(pause)]
+    return start_processes([process] * processes) if processes > 1 else [start_python(process)]
 
 
-def finish(started):
-    try:
-        said = [one.communicate(timeout=120) for one in started]
-    finally:
-        for one in started:
-            one.kill()
-    assert [one.returncode for one in started] == [0] * len(started), said
-    return said
+def succeed(started):
+    """Wait for processes, which must succeed; return standard output and standard error of each."""
+    ended = finish(started)
+    assert [code for code, _, _ in ended] == [0] * len(started), ended
+    return [(out, error) for _, out, error in ended]
 
 
 def kill_in_the_middle(started, out, shards, wait):
@@ -113,14 +93,14 @@ def test_encoding_that_is_killed_at_random_moments_resumes_without_losing_or_rep
         kill_in_the_middle(started, out, min(kill * SHARDS // kills + 1, SHARDS - 1), rng.uniform(0.0, 0.15))
     survived = {one.name: one.stat().st_mtime_ns for one in (out / "progress").glob("[!.]*")}
     assert 0 < len(survived) <= SHARDS
-    finish(start(out))
+    succeed(start(out))
     check_same(out, whole)
     assert survived.items() <= {one.name: one.stat().st_mtime_ns for one in (out / "progress").iterdir()}.items()
 
 
 def test_two_processes_share_the_shards(whole, tmp_path):
     out = tmp_path / "two"
-    said = finish(start(out, processes=2))
+    said = succeed(start(out, processes=2))
     check_same(out, whole)
     assert [f"[encode {process}] " in said[process][0] for process in (0, 1)] == [True, True]
 
@@ -130,7 +110,7 @@ def test_one_process_resumes_the_encoding_of_two(whole, tmp_path):
     left = tmp_path / "left"
     kill_in_the_middle(start(left, pause=0.02, processes=2), left, 3, 0.0)
     assert not (left / "manifest.json").exists()
-    finish(start(left))
+    succeed(start(left))
     check_same(left, whole)
 
 

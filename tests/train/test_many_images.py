@@ -1,11 +1,8 @@
 """Bad records of every kind in one host's shards: hosts stay in step, stop together, and tell one report."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dalle_jax.train.checkpoints.checkpoints import whole_steps
+from tests.command_processes import finish, start_processes
 from tests.data.damaged import KINDS, shard, spoil
-from tests.quick_compiling import QUICK
 from tests.train.many_images import BATCH, STEPS
 
 CHILD = Path(__file__).with_name("many_images.py")
@@ -36,33 +33,8 @@ def tars(tmp_path_factory) -> Path:
 def start(
     out: Path, tars: Path, processes: int, validate: str, bad_share: float = 0.1, pause: float = 0.0
 ) -> list[subprocess.Popen]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for process in range(processes):
-        known = {
-            "DALLE_JAX_COORDINATOR": f"127.0.0.1:{port}",
-            "DALLE_JAX_PROCESSES": str(processes),
-            "DALLE_JAX_PROCESS": str(process),
-            "DALLE_JAX_WAIT": "60",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={2 // processes} {QUICK}",
-            "JAX_PLATFORMS": "cpu",
-        }
-        command = [sys.executable, str(CHILD), str(out), str(tars), validate, str(bad_share), str(pause)]
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, env=os.environ | known, text=True, stdout=pipe, stderr=pipe))
-    return started
-
-
-def finish(started: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
-    """Exit code, output and errors of each."""
-    try:
-        said = [process.communicate(timeout=WAIT) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [(process.returncode, *one) for process, one in zip(started, said, strict=True)]
+    process = [str(CHILD), str(out), str(tars), validate, str(bad_share), str(pause)]
+    return start_processes([process] * processes, devices=2 // processes)
 
 
 def well(started: list[subprocess.Popen]) -> list[str]:

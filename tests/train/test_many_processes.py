@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ import pytest
 
 from dalle_jax.train.checkpoints.checkpoints import Checkpoints, whole_steps
 from dalle_jax.train.state import state_spec
-from tests.quick_compiling import QUICK
+from tests.command_processes import finish, start_processes
 from tests.train.child import TRAINER
 from tests.train.toy import Toy, layout, leaves
 
@@ -27,36 +26,15 @@ def start(
     out: Path, mesh: tuple[int, int, int], processes: int, pause: float = 0.0, fails: int = -1
 ) -> list[subprocess.Popen]:
     """The processes of a run on eight devices in all."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={8 // processes} {QUICK}"
-    started = []
-    for process in range(processes):
-        known = {
-            "DALLE_JAX_COORDINATOR": f"127.0.0.1:{port}",
-            "DALLE_JAX_PROCESSES": str(processes),
-            "DALLE_JAX_PROCESS": str(process),
-            "DALLE_JAX_WAIT": "60",
-            "XLA_FLAGS": flags,
-            "JAX_PLATFORMS": "cpu",
-        }
-        arguments = [str(out), *map(str, mesh), str(pause), str(fails)]
-        command = [sys.executable, str(MANY), *arguments]
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, env=os.environ | known, text=True, stdout=pipe, stderr=pipe))
-    return started
+    process = [str(MANY), str(out), *map(str, mesh), str(pause), str(fails)]
+    return start_processes([process] * processes, devices=8 // processes)
 
 
-def finish(started: list[subprocess.Popen]) -> list[str]:
-    """What each printed; all must end well."""
-    try:
-        said = [process.communicate(timeout=WAIT) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0] * len(started), said
-    return [out.strip().splitlines()[-1] for out, _ in said]
+def last_lines(started: list[subprocess.Popen]) -> list[str]:
+    """Wait for processes, which must succeed; return the last line of each one's output."""
+    ended = finish(started)
+    assert [code for code, _, _ in ended] == [0] * len(started), ended
+    return [out.strip().splitlines()[-1] for _, out, _ in ended]
 
 
 def losses(out: Path) -> dict[int, float]:
@@ -67,13 +45,13 @@ def losses(out: Path) -> dict[int, float]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("many") / "alone"
-    assert finish(start(out, (2, 2, 2), 1)) == ["interrupted=False step=20"]
+    assert last_lines(start(out, (2, 2, 2), 1)) == ["interrupted=False step=20"]
     return out
 
 
 @pytest.mark.parametrize("mesh", [(2, 2, 2), (1, 1, 8)], ids=str)
 def test_two_processes_of_four_devices_find_the_losses_of_one_of_eight(alone, tmp_path, mesh):
-    assert finish(start(tmp_path / "run", mesh, 2)) == ["interrupted=False step=20"] * 2
+    assert last_lines(start(tmp_path / "run", mesh, 2)) == ["interrupted=False step=20"] * 2
     ours, expected = losses(tmp_path / "run"), losses(alone)
     assert ours.keys() == expected.keys() == {4, 8, 12, 16, 20}
     np.testing.assert_allclose(list(ours.values()), list(expected.values()), rtol=1e-5)
@@ -90,7 +68,7 @@ def stopped(tmp_path_factory) -> tuple[Path, int]:
         assert all(process.poll() is None for process in started)
         time.sleep(0.05)
     started[1].send_signal(signal.SIGTERM)
-    said = finish(started)
+    said = last_lines(started)
     assert said[0] == said[1]
     assert said[0].startswith("interrupted=True")
     return out, int(said[0].rpartition("=")[2])
@@ -107,27 +85,24 @@ def test_sigterm_to_one_saves_one_step_and_the_run_goes_on_as_if_it_had_not_been
     assert 5 <= step < 20
     assert whole_steps(out / "checkpoints")[-1] == step
     shutil.copytree(out, tmp_path / "run")
-    assert finish(start(tmp_path / "run", (4, 2, 1), 2)) == ["interrupted=False step=20"] * 2
-    assert finish(start(tmp_path / "whole", (4, 2, 1), 2)) == ["interrupted=False step=20"] * 2
+    assert last_lines(start(tmp_path / "run", (4, 2, 1), 2)) == ["interrupted=False step=20"] * 2
+    assert last_lines(start(tmp_path / "whole", (4, 2, 1), 2)) == ["interrupted=False step=20"] * 2
     assert values(tmp_path / "run") == values(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_any_number_of_processes_on_another_mesh_goes_on_with_the_same_losses(alone, stopped, tmp_path, processes):
     shutil.copytree(stopped[0], tmp_path / "run")
-    assert finish(start(tmp_path / "run", (2, 4, 1), processes)) == ["interrupted=False step=20"] * processes
+    assert last_lines(start(tmp_path / "run", (2, 4, 1), processes)) == ["interrupted=False step=20"] * processes
     np.testing.assert_allclose(losses(tmp_path / "run")[20], losses(alone)[20], rtol=1e-5)
 
 
 @pytest.mark.parametrize("fails", [0, 1])
 def test_an_error_of_one_process_ends_both_with_its_code_and_its_reason(tmp_path, fails):
     started = start(tmp_path / "run", (2, 2, 2), 2, fails=fails)
-    try:
-        said = [process.communicate(timeout=WAIT)[1] for process in started]  # each waited for the other for 300 s
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [2, 2], said
+    ended = finish(started)  # each waited for the other for 300 s
+    assert [code for code, _, _ in ended] == [2, 2], ended
+    said = [error for _, _, error in ended]
     assert "its disk is gone" in said[fails].splitlines()
     assert said[1 - fails].endswith(f"dalle-jax: error: process {fails} ended the run: its disk is gone\n")
 
