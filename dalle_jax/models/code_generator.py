@@ -14,6 +14,7 @@ from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import for_decoding
 from dalle_jax.layers.stack import Apply, Layered, Stack
 from dalle_jax.models.prompt_kinds import PromptKind
+from dalle_jax.sampling.autoregressive import CachedDecoder
 
 
 class Logits(NamedTuple):
@@ -27,8 +28,8 @@ class Logits(NamedTuple):
 
 
 @runtime_checkable
-class CodeGenerator(Protocol):
-    """A transformer p(codes | prompt) in raster order. Caches are passed and returned as values.
+class CodeGenerator(CachedDecoder, Protocol):
+    """A transformer p(codes | prompt) that can be trained, and sampled with a cache.
 
     The prompts (``arrays.Prompts``) of DALL·E are token ids; the prompts of LlamaGen are classes or caption features.
     """
@@ -47,43 +48,8 @@ class CodeGenerator(Protocol):
         """The length T to which token ids are padded and features are cut; 1 for classes."""
         ...
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """The grid of codes (h, w), with I = h * w."""
-        ...
-
-    @property
-    def codebook_size(self) -> int:
-        """The number of codes, K."""
-        ...
-
-    def empty(self, text: Prompts) -> Array:
-        """Return the empty prompt of classifier-free guidance, as one row for all prompts or one row each."""
-        ...
-
     def __call__(self, text: Prompts, codes: Int[Array, "B I"]) -> Logits:
         """Compute the logits of teacher forcing; ``image[:, i]`` depends on the prompt and on the codes before i."""
-        ...
-
-    def prefill(self, text: Prompts, candidates: int) -> tuple[Float[Array, "P K"], PyTree]:
-        """Return the logits of code 0 and a cache, both computed once per prompt and shared by its candidates.
-
-        The first axis of every array in the cache is P. The cache has no room for codes until ``grow`` is called.
-        """
-        ...
-
-    def grow(self, cache: PyTree, codes: int) -> PyTree:
-        """Grow a cache to the capacity for the first ``codes`` codes. Small caches are faster to read."""
-        ...
-
-    def for_decoding(self, rows: int) -> "CodeGenerator":
-        """Return the generator, or a copy whose weights are laid out for decoding ``rows`` images at once."""
-        ...
-
-    def decode(
-        self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: PyTree
-    ) -> tuple[Float[Array, "P M K"], PyTree]:
-        """Return the logits of code ``position`` (1 to I - 1) given code ``position - 1``, and the new cache."""
         ...
 
     def set_code_vectors(self, vectors: Float[Array, "K c"]) -> None:

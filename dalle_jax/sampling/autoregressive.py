@@ -21,32 +21,42 @@ MAX_NOISE_VALUES = 2**24
 
 @runtime_checkable
 class CachedDecoder(Protocol):
-    """A transformer as the sampler sees it; ``models.code_generator.CodeGenerator`` documents each method in full."""
+    """A transformer p(codes | prompt) in raster order with a cache, which is passed and returned as a value."""
 
     @property
     def grid(self) -> tuple[int, int]:
-        """The grid of codes (h, w)."""
+        """The grid of codes (h, w), with I = h * w."""
+        ...
 
     @property
     def codebook_size(self) -> int:
         """The number of codes, K."""
+        ...
 
     def empty(self, text: Prompts) -> Array:
-        """Return the empty prompt, as one row for all prompts or one row each."""
+        """Return the empty prompt of classifier-free guidance, as one row for all prompts or one row each."""
+        ...
 
     def prefill(self, text: Prompts, candidates: int) -> tuple[Float[Array, "P K"], PyTree]:
-        """Return the logits of code 0 and a cache of the prompts."""
+        """Return the logits of code 0 and a cache, both computed once per prompt and shared by its candidates.
+
+        The first axis of every array in the cache is P. The cache has no room for codes until ``grow`` is called.
+        """
+        ...
 
     def grow(self, cache: PyTree, codes: int) -> PyTree:
-        """Grow a cache to the capacity for the first ``codes`` codes."""
+        """Grow a cache to the capacity for the first ``codes`` codes. Small caches are faster to read."""
+        ...
 
     def for_decoding(self, rows: int) -> "CachedDecoder":
-        """Return the decoder in the form that is fast for a loop of steps with ``rows`` images."""
+        """Return the decoder, or a copy whose weights are laid out for decoding ``rows`` images at once."""
+        ...
 
     def decode(
         self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: PyTree
     ) -> tuple[Float[Array, "P M K"], PyTree]:
-        """Return the logits of code ``position`` given the code before it, and the new cache."""
+        """Return the logits of code ``position`` (1 to I - 1) given code ``position - 1``, and the new cache."""
+        ...
 
 
 class Settings(NamedTuple):
