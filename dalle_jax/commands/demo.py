@@ -126,7 +126,7 @@ class Demo:
         checks.check_batches(counts)
         if "evaluation" in counts:
             checks.fit_evaluation(counts["evaluation"])
-        for line in checks.said:
+        for line in checks.messages:
             say(line)
         if problems or checks.problems:
             raise UserError("\n".join(problems + checks.problems))

@@ -45,11 +45,11 @@ class CodeShape(NamedTuple):
 
 @dataclass
 class DemoChecks:
-    """Stages and evaluation, fitted to the data; ``said`` holds messages of the changes, ``problems`` the errors."""
+    """Stages and evaluation, fitted to the data; ``messages`` describe the changes, ``problems`` the errors."""
 
     stages: dict[str, TrainRun]
     evaluation: EvaluateRun
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def fit_vocabularies(self, pieces: int, wanted: int) -> None:
@@ -67,7 +67,7 @@ class DemoChecks:
             where = f"stages.{name}.{path}"
             if pieces < size == wanted:
                 self.stages[name] = replace(run, task=_with_vocabulary(task, pieces))
-                self.said.append(f"{where}: {size} lowered to {pieces}, because the captions have no more pieces")
+                self.messages.append(f"{where}: {size} lowered to {pieces}, because the captions have no more pieces")
             elif size != pieces:
                 self.problems.append(
                     f"{where}: expected {pieces}, the number of pieces of the text tokenizer, got {size}"
@@ -112,7 +112,7 @@ class DemoChecks:
                     f"{size}; the nearest are {' and '.join(map(str, near))}"
                 )
             if name in counts and size > counts[name].training:
-                self.said.append(
+                self.messages.append(
                     f"{where}: {size} with {counts[name].training:,} images for training, so images occur several "
                     "times in a batch"
                 )
@@ -124,14 +124,16 @@ class DemoChecks:
             return
         where = f"stages.evaluation.evaluations.{name}"
         if counts.held_out:
-            lowered, said = fitted(evaluation, counts.held_out)
+            lowered, lines = fitted(evaluation, counts.held_out)
             self.evaluation = replace(self.evaluation, evaluations={name: lowered})
-            self.said += [f"{where}.{line}" for line in said]
+            self.messages += [f"{where}.{line}" for line in lines]
             among = evaluation.among
             if among > counts.held_out:
-                self.said.append(f"{where}.among: {among} lowered to {counts.held_out}, the number of held-out images")
+                self.messages.append(
+                    f"{where}.among: {among} lowered to {counts.held_out}, the number of held-out images"
+                )
         else:
-            self.said.append(
+            self.messages.append(
                 "data.evaluation: no images are held out, so nothing is measured; the report shows captions of the "
                 "training set"
             )

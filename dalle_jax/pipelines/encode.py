@@ -125,10 +125,10 @@ class Encoder:
 def encode(encoder: Encoder, folder: CodeFolder, shards: Sequence[int], say: Callable[[str], None]) -> None:
     """Write the shards of the given numbers in order; ``say`` is called with each line of progress."""
     total = sum(len(folder.rows(number)) for number in shards)
-    done, began, said = 0, time.monotonic(), time.monotonic()
+    done, began, reported = 0, time.monotonic(), time.monotonic()
     for number in shards:
         folder.write(number, encoder.records(folder.rows(number)))
         done += len(folder.rows(number))
-        if time.monotonic() - said > SAY_EVERY or number == shards[-1]:
-            said = time.monotonic()
-            say(f"{done} of {total} images, {done / max(said - began, 1e-9):.0f} a second")
+        if time.monotonic() - reported > SAY_EVERY or number == shards[-1]:
+            reported = time.monotonic()
+            say(f"{done} of {total} images, {done / max(reported - began, 1e-9):.0f} a second")

@@ -183,7 +183,7 @@ def _group(
     level: int, split: Split, judged: tuple[JudgedCaption, ...], drawn: list[Generation], chosen_of: int
 ) -> SampleGroup:
     samples = []
-    for said, one in zip(judged, drawn, strict=True):
+    for judgement, one in zip(judged, drawn, strict=True):
         scores = one.candidate_scores
         first, chosen = (
             Candidate(
@@ -193,9 +193,9 @@ def _group(
                 index=index,
                 score=None if scores is None else float(scores[index]),
             )
-            for index, verdict in ((0, said.first), (said.chosen_index, said.chosen))
+            for index, verdict in ((0, judgement.first), (judgement.chosen_index, judgement.chosen))
         )
-        samples.append(Sample(said.caption, first, chosen, chosen_of))
+        samples.append(Sample(judgement.caption, first, chosen, chosen_of))
     title = f"Level {level}, {dict(LEVEL_TITLES)[level]}: {SPLIT_TITLES[split]}"
     return SampleGroup(title, tuple(samples), level, split)
 
