@@ -6,8 +6,10 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from dalle_jax.data.records import BadRecord, Records
 from tests.data.tars import member, write
 
 
@@ -75,3 +77,10 @@ def shard(path: Path, first: int, count: int, bad_ones: dict[int, str] | None = 
         kind = (bad_ones or {}).get(number)
         samples += members(key, image(number), similarity=number / 1000) if kind is None else bad(key, kind)
     return write(path, *samples)
+
+
+def fault(records: Records, index: int) -> tuple[str, str]:
+    """Read a record, which must be bad; return its key and the kind of its fault."""
+    with pytest.raises(BadRecord) as caught:
+        records[index]
+    return caught.value.key, caught.value.kind

@@ -16,6 +16,7 @@ from dalle_jax.data.formats.row_files import Rows, short_names
 from dalle_jax.data.records import BadRecord, Record, Records
 from dalle_jax.data.sources import array_record
 from dalle_jax.data.sources.array_record import ArrayRecord
+from tests.data.damaged import fault
 
 
 def records(*numbers):
@@ -24,12 +25,6 @@ def records(*numbers):
 
 def opened(*files, **fields):
     return ArrayRecord(files=tuple(map(str, files)), **fields).open()
-
-
-def fault(found, index):
-    with pytest.raises(BadRecord) as caught:
-        found[index]
-    return caught.value.key, caught.value.kind
 
 
 def test_written_records_are_read_in_order_across_files(tmp_path):

@@ -4,8 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.records import BadRecord, Records
+from dalle_jax.data.records import Records
 from dalle_jax.data.sources.parquet import Parquet
+from tests.data.damaged import fault
 from tests.data.sources.test_array_record import web
 
 pa = pytest.importorskip("pyarrow", reason="parquet needs pyarrow: pip install 'dalle-jax[parquet]'")
@@ -27,12 +28,6 @@ def write(path, rows=10, group=4, first=0, **columns):
 
 def opened(*files, **fields):
     return Parquet(files=tuple(map(str, files)), **fields).open()
-
-
-def fault(found, index):
-    with pytest.raises(BadRecord) as caught:
-        found[index]
-    return caught.value.key, caught.value.kind
 
 
 def test_rows_are_records_with_all_other_columns_as_metadata(tmp_path):

@@ -27,12 +27,6 @@ def folder(tmp_path_factory):
     return made.data_dir
 
 
-def fault(found, index):
-    with pytest.raises(BadRecord) as caught:
-        found[index]
-    return caught.value.key, caught.value.kind
-
-
 def test_the_prepared_scenes_equal_the_rendered_scenes(folder):
     found = Tfds(name=folder, split="train").open()
     drawn = Scenes(size=16, levels=(1,), count=12, seed=0, split="train").open()
@@ -55,6 +49,7 @@ def test_tensorflow_is_not_imported(folder):
     code = f"""
 import sys
 from dalle_jax.data.sources.tfds import Tfds
+from tests.data.damaged import fault
 assert len(Tfds(name={folder!r}, split="train").open()[3].image) > 50
 assert "tensorflow" not in sys.modules
 """
