@@ -2,7 +2,7 @@
 
     python benchmarks/plan_table.py [--only dalle_mini ...]
 
-No TPU is needed; libtpu is (pip install 'dalle-jax[plan]'). The large models take ten minutes each and more. With
+No TPU is needed; libtpu is (pip install -e '.[plan]'). The large models take ten minutes each and more. With
 --only, rows of other configs stay as they are in benchmarks/results/plans.json, from which the table is written; those
 that are not there are left out. --only without a name writes the table and plans nothing.
 """

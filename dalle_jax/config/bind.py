@@ -142,7 +142,7 @@ class Unknown:
 
 @dataclass
 class Builder:
-    """Builds objects from the leaves up and collects problems. ``MISSING`` stands for an object with a problem."""
+    """The construction of a run from its bindings, leaves first. ``MISSING`` stands for an object with a problem."""
 
     problems: Problems
     root: Slot
@@ -366,7 +366,7 @@ def _states(binding: Binding) -> bool:
 
 
 def _since(tree: Tree, order: int, depth: int) -> Tree:
-    """Return the bindings after a statement."""
+    """Return the bindings after statement number ``order``; the tree is at ``depth`` words of their paths."""
     later = Tree()
     for binding in sorted(tree.all(), key=lambda one: one.where.order):
         if binding.where.order > order:

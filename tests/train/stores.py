@@ -36,7 +36,7 @@ def forget(kind: str) -> None:
 @contextlib.contextmanager
 def amazon() -> Iterator[str]:
     """``s3://`` and a new bucket, served by moto."""
-    pytest.importorskip("s3fs", reason="s3:// needs s3fs: pip install 'dalle-jax[s3]'")
+    pytest.importorskip("s3fs", reason="s3:// needs s3fs: pip install -e '.[s3]'")
     moto = pytest.importorskip("moto.server", reason="the test of s3:// needs a server: pip install 'moto[server]'")
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -55,7 +55,7 @@ def amazon() -> Iterator[str]:
 @contextlib.contextmanager
 def google() -> Iterator[str]:
     """``gs://`` and a new bucket, served by gcp-storage-emulator."""
-    pytest.importorskip("gcsfs", reason="gs:// needs gcsfs: pip install 'dalle-jax[gcs]'")
+    pytest.importorskip("gcsfs", reason="gs:// needs gcsfs: pip install -e '.[gcs]'")
     emulator = pytest.importorskip(
         "gcp_storage_emulator.server", reason="the test of gs:// needs a server: pip install gcp-storage-emulator"
     )

@@ -117,7 +117,7 @@ def test_a_bucket_that_is_not_there_is_one_line(bucket):
 def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch):
     for url, package, extra in (("gs://a/b", "gcsfs", "gcs"), ("s3://a/b", "s3fs", "s3")):
         monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(UserError, match=rf"the package {package} is not installed; .* 'dalle-jax\[{extra}\]'"):
+        with pytest.raises(UserError, match=rf"the package {package} is not installed; .* -e '\.\[{extra}\]'"):
             storage.place(url)
 
 
