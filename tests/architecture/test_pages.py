@@ -50,7 +50,7 @@ def rows_with_files(page: Path) -> list[tuple[str, list[str], set[str]]]:
     return rows
 
 
-def test_names_in_the_tables_of_the_architecture_page_stand_in_the_files_beside_them():
+def test_names_in_the_tables_of_the_architecture_page_exist_in_their_files():
     rows = rows_with_files(ROOT / "docs" / "architecture.md")
     assert len(rows) > 30
     for line, files, names in rows:
@@ -69,6 +69,6 @@ def test_make_targets_of_the_pages_exist():
     assert {"demo", "test"} <= named <= set(targets)
 
 
-def test_the_check_sees_a_file_that_is_missing():
+def test_the_check_finds_a_missing_file():
     assert NAMED.findall("`train/loop.py` and `docs/`") == ["train/loop.py", "docs/"]
     assert not exists("train/no_such_file.py", ROOT / "README.md")

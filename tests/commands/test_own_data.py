@@ -56,7 +56,7 @@ def test_a_folder_of_images_becomes_a_pipeline_with_a_report(trained, images, co
     assert (trained / "transformer" / "config.gin").read_text().count("Folder") >= 1
 
 
-def test_it_draws_and_is_evaluated_again_with_the_same_figures(trained, images, configs, tmp_path, capsys):
+def test_the_pipeline_samples_and_evaluates_to_the_same_metrics(trained, images, configs, tmp_path, capsys):
     flags = ["--set", "data.source=@Folder", "--set", f"data.source.path='{images}'"]
     out = tmp_path / "figures.json"
     command = ["evaluate", str(configs / "evaluation.gin"), *flags, "--model", str(trained), "--out", str(out)]
@@ -69,7 +69,7 @@ def test_it_draws_and_is_evaluated_again_with_the_same_figures(trained, images, 
     assert (tmp_path / "drawn" / "grid.png").exists()
 
 
-def test_an_evaluation_of_captions_without_data_says_so(tmp_path, trained, capsys):
+def test_an_evaluation_of_captions_without_data_is_an_error(tmp_path, trained, capsys):
     file = tmp_path / "x.gin"
     file.write_text(
         "run = @EvaluateRun\nevaluations.mine = @EvaluateCaptioned\nevaluations.mine.drawing.candidates = 2\n"

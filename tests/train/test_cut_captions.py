@@ -33,7 +33,7 @@ class Cutting(Toy):
     ],
     ids=["none", "few", "most"],
 )
-def test_cut_captions_are_said_at_the_end_and_early_if_they_are_most(tmp_path, capsys, cut, said):
+def test_cut_captions_are_logged_at_the_end_and_early_if_they_are_most(tmp_path, capsys, cut, said):
     run(tmp_path, task=Cutting(cut=cut), steps=4, log_every=1)
     error = capsys.readouterr().err
     lines = [line for line in error.splitlines() if "captions" in line]

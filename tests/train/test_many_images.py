@@ -85,7 +85,7 @@ def test_every_good_record_comes_once_per_epoch(alone):
     assert not {int(key) for key in order} & BAD.keys()
 
 
-def test_without_validation_hosts_that_meet_bad_records_stay_in_step_and_share_the_report(tars, tmp_path):
+def test_without_validation_hosts_with_bad_records_stay_at_one_step_and_share_the_report(tars, tmp_path):
     out = tmp_path / "run"
     well(start(out, tars, 2, "none"))
     assert report(out) == EXPECTED  # 24 steps are more than an epoch and a half, and evaluation reads what is held out
@@ -100,7 +100,7 @@ def test_too_many_bad_records_stop_both_hosts_with_the_same_line(tars, tmp_path)
     assert "records are bad" in errors[0][0] and "bad_share allows 1.0%" in errors[0][0]
 
 
-def test_two_hosts_killed_and_started_again_get_the_rows_of_a_run_that_never_stopped(alone, tars, tmp_path):
+def test_two_hosts_killed_and_restarted_get_the_rows_of_an_uninterrupted_run(alone, tars, tmp_path):
     out = tmp_path / "run"
     started = start(out, tars, 2, "pixels", pause=0.5)
     began = time.monotonic()

@@ -81,12 +81,12 @@ def check_kills(starter: subprocess.Popen, folder: Path, kills: int, steps: int)
     return where
 
 
-def test_killed_three_times_ends_with_the_bits_of_the_run_that_never_was(starter, tmp_path):
+def test_a_run_killed_three_times_equals_an_uninterrupted_run_bit_for_bit(starter, tmp_path):
     assert len(check_kills(starter, tmp_path, kills=3, steps=100)) == 3
 
 
 @pytest.mark.slow
-def test_killed_thirty_times_ends_with_the_bits_of_the_run_that_never_was(starter, tmp_path, capsys):
+def test_a_run_killed_thirty_times_equals_an_uninterrupted_run_bit_for_bit(starter, tmp_path, capsys):
     where = Counter(check_kills(starter, tmp_path, kills=30, steps=600))
     with capsys.disabled():
         print(dict(where))
