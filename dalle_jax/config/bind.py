@@ -64,7 +64,7 @@ def _bind(reader: ConfigReader, root: type | UnionType, sets: Sequence[str], nam
         tree.add(binding)
     slot = kind(root, ROOT)
     if not isinstance(slot, Slot):
-        raise TypeError(f"the root of a config is a dataclass or a union of dataclasses, not {root}")
+        raise TypeError(f"root: expected a dataclass or a union of dataclasses, got {root}")
     run_tree = tree.children.pop(ROOT, Tree())
     tree.own = run_tree.own
     builder = Builder(reader.problems, slot)

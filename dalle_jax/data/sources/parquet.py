@@ -197,7 +197,7 @@ class _Table:
             return parquet.ParquetFile(_SeekableFile(self._file), metadata=footer, pre_buffer=False, buffer_size=2**20)
         except (OSError, ValueError) as error:
             message = " ".join(str(error).split())[:200]
-            raise UserError(f"{self._file.name}: expected a parquet file, got another format ({message})") from error
+            raise UserError(f"{self._file.name}: expected a parquet file, got other content ({message})") from error
 
 
 def _check_columns(path: str, schema: _ArrowSchema, config: Parquet) -> None:

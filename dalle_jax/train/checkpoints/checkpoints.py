@@ -272,7 +272,7 @@ def _readable(checkpoints: Place, weights: Weights, step: int | None, opened: co
         wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
         raise UserError(
             f"{checkpoints.parent}: expected {wanted}, got {steps or 'none'}; train the model first, "
-            "or give another folder"
+            "or give a different folder"
         )
 
     staging = staging_of(checkpoints)

@@ -30,7 +30,7 @@ Sum: TypeAlias = tuple[int, str]
 """The size in bytes and the CRC-32 as eight hexadecimal digits; on a remote store, the store's own checksum."""
 
 
-class Sealed(TypedDict):
+class ChecksumsJson(TypedDict):
     """The content of ``checksums.json``; the first field is the CRC-32 of Orbax's file of that name."""
 
     _CHECKPOINT_METADATA: str
@@ -126,7 +126,7 @@ def _read(folder: Place, name: str) -> bytes:
         raise ValueError(_unreadable(name, error)) from error
 
 
-def _record(folder: Place) -> Sealed:
+def _record(folder: Place) -> ChecksumsJson:
     """Return the content of ``checksums.json``, verified by the CRC-32 in its first line."""
     value, _, body = _read(folder, FILE).partition(b"\n")
     if value != f"{zlib.crc32(body):08x}".encode():

@@ -26,7 +26,7 @@ def save_weights(out: Place, module: nnx.Module, config_text: str, files: Mappin
     steps = whole_steps(folder)
     if steps:
         raise UserError(
-            f"{out}: expected a folder without checkpoints, got checkpoints of steps {steps}; give another folder"
+            f"{out}: expected a folder without checkpoints, got checkpoints of steps {steps}; give a different one"
         )
     params, non_params = ModuleSpec.of(module).split(module)
     learned = Learned(params, non_params, {}, {})

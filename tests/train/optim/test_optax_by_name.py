@@ -88,7 +88,7 @@ def test_lamb_applies_weight_decay_before_the_trust_ratio():
         ("lamb", (("beta1", 0.9),), r"expected arguments of lamb \(b1, b2, eps, eps_root\), got 'beta1'"),
         ("adam", (("nesterov", 1.0),), "expected True or False for nesterov of adam, got 1.0"),
         ("adam", (("b1", True),), "expected a number for b1 of adam, got True"),
-        ("adam", (("b1", 0.9), ("b1", 0.8)), "'b1' is given more than once"),
+        ("adam", (("b1", 0.9), ("b1", 0.8)), "expected each name once, got 'b1' more than once"),
         ("sign_sgd", (("b1", 0.9),), r"arguments of sign_sgd \(none\)"),
     ],
 )
