@@ -1,4 +1,4 @@
-"""One command at a time writes to a folder, whatever was killed before, on a disk or behind a URL."""
+"""Only one command at a time writes to a folder, local or at a URL, even after kills."""
 
 import json
 import os
@@ -137,7 +137,7 @@ def test_an_unreadable_lock_that_does_not_change_is_replaced(tmp_path, capsys):
 
 
 def together(folder: storage.Place, count: int) -> tuple[int, list[str]]:
-    """Let threads ask for the lock of a folder at once; return how many were let in, and what the others were told."""
+    """Let threads ask for the lock of a folder at once; return how many got it, and the errors of the rest."""
     start, end = threading.Barrier(count), threading.Barrier(count)
     inside, refused = [], []
 

@@ -24,7 +24,7 @@ def name(path: Path) -> str:
 
 
 def included(path: Path) -> set[Path]:
-    """The files that a file includes."""
+    """Return the files that a file includes."""
     problems = Problems()
     statements = list(read(path.read_text(), str(path), problems))
     problems.raise_if_any()

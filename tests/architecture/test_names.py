@@ -1,4 +1,4 @@
-"""Test files stand in folders that are no packages, so two of one name hide each other when pytest collects them."""
+"""Test folders are not packages, so pytest cannot collect two test files of the same name."""
 
 from collections import Counter
 

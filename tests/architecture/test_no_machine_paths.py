@@ -1,4 +1,4 @@
-"""No file that is handed on names a path or a host of the machine that it was written on."""
+"""No tracked file contains a path or a host of the machine that it was written on."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""A folder is read at a glance, and no name of a file or class of the package stands for two things."""
+"""No folder has too many files, and no name of a file or class of the package stands for two things."""
 
 import ast
 from collections import defaultdict

@@ -32,14 +32,14 @@ def test_files_and_links_of_a_page_exist(page: Path):
 
 
 def sources_of(name: str) -> str:
-    """The text of a file of the package, or of all files below a folder of it."""
+    """Return the text of a file of the package, or of all files below a folder of it."""
     path = PACKAGE / name
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
     return "\n".join(one.read_text(encoding="utf-8") for one in files if one.is_file())
 
 
 def rows_with_files(page: Path) -> list[tuple[str, list[str], set[str]]]:
-    """Table rows that name files of the package, with these files and the last word of each identifier beside them."""
+    """Return table rows that name files of the package, with these files and the last word of each identifier."""
     rows = []
     for line in page.read_text(encoding="utf-8").splitlines():
         words = re.findall(r"`([^`]+)`", line) if line.startswith("|") else []

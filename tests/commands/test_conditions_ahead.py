@@ -32,7 +32,7 @@ trainer.steps = 2
 
 @pytest.fixture(scope="module")
 def written(smoke_demo, tmp_path_factory):
-    """Codes, and features of as many tokens as the caption has words, four at most."""
+    """Write codes, and features of at most four tokens, one for each word of the caption."""
     out = tmp_path_factory.mktemp("ahead")
     sets = ["--set", f"image_tokenizer='{smoke_demo / 'tokenizer'}'"]
     assert main(["encode", "smoke/encode.gin", *sets, "--out", str(out / "codes")]) == 0

@@ -29,7 +29,7 @@ SMALL = [
 
 
 def images(folder: Path, count: int) -> Path:
-    """A folder of that many captioned squares, of few words."""
+    """Create a folder with the given number of captioned squares; the captions have few words."""
     folder.mkdir()
     for number in range(count):
         pixels = np.empty((20, 24, 3), np.uint8)

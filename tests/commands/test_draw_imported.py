@@ -29,7 +29,7 @@ PIECES = ("<s>", "<pad>", "</s>", "<unk>", "a", "b", "ab", "c", "d", "Ġ", "<mas
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Imported weights in "mini"; "tokenizer" has 7 codes and "other" 9."""
+    """Create a folder of imported weights: "mini", "tokenizer" with 7 codes and "other" with 9."""
     out = tmp_path_factory.mktemp("mini")
     dalle_mini.export(DalleBart(MINI, rngs=nnx.Rngs(0)), out / "theirs")
     config = json.loads((out / "theirs" / "config.json").read_text())

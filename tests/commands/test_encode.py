@@ -27,7 +27,7 @@ def run(smoke_demo, *sets) -> EncodeRun:
 
 @pytest.fixture(scope="module")
 def written(smoke_demo, tmp_path_factory):
-    """The folder of the smoke run, and what encoded it."""
+    """Encode into a folder; return the folder and the encoder."""
     out = tmp_path_factory.mktemp("codes") / "train"
     return out, encode_source(run(smoke_demo), out)
 
@@ -132,7 +132,7 @@ def test_a_folder_of_other_files_is_left_unchanged(smoke_demo, tmp_path):
 
 
 def of_codes(folder) -> list[str]:
-    """Settings that train a transformer of the smoke runs from codes."""
+    """Return settings that train a transformer of the smoke runs on codes."""
     return [
         "data.source=@Codes",
         f"data.source.folder='{folder}'",

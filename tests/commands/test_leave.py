@@ -1,4 +1,4 @@
-"""Processes that end within seconds; without ``leave`` each of them waits for its threads or for ever."""
+"""Processes end within seconds; without ``leave`` each of them would wait for its threads, some for ever."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ WAITS = "import threading; threading.Thread(target=threading.Event().wait, name=
 
 
 def end(code: str, *arguments: str) -> tuple[int, str, str]:
-    """The exit code, the output and the errors of a process that runs ``code``."""
+    """Return the exit code, the output and the errors of a process that runs ``code``."""
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     return done.returncode, done.stdout, done.stderr

@@ -16,7 +16,7 @@ from dalle_jax.config.errors import UserError
 
 @pytest.fixture
 def sample(monkeypatch):
-    """Puts a command of the test's own in the place of ``sample``: what it raises, or the exit code that it returns."""
+    """Replace the command ``sample`` by one that raises the given error or returns the given exit code."""
 
     def put(result: BaseException | int) -> None:
         module = ModuleType("dalle_jax.commands.sample")

@@ -14,7 +14,7 @@ from tests.commands.own_data import SMALL, captioned
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """A folder of images with a text beside each."""
+    """Create a folder of images, each next to a text file."""
     folder = tmp_path_factory.mktemp("images")
     for name, image, caption in captioned():
         (folder / f"{name}.png").write_bytes(image)
@@ -24,7 +24,7 @@ def images(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory) -> Path:
-    """The page's configs, made small."""
+    """Return small versions of the page's configs."""
     here = tmp_path_factory.mktemp("configs")
     for name, lines in SMALL.items():
         text = f"# small\ninclude 'runs/your_data/{name}.gin'\n{lines.format(here=here)}\n"
@@ -34,7 +34,7 @@ def configs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(images, configs, tmp_path_factory) -> Path:
-    """The folder of ``demo`` on those images."""
+    """Run ``demo`` on those images and return its folder."""
     out = tmp_path_factory.mktemp("own") / "mine"
     source = ["--set", "data.source=@Folder", "--set", f"data.source.path='{images}'"]
     assert main(["demo", str(configs / "all.gin"), *source, "--out", str(out)]) == 0

@@ -44,7 +44,7 @@ if name in ("python", "srun"):
 
 @pytest.fixture
 def fakes(tmp_path) -> Path:
-    """A folder with the commands, which write their notes into it."""
+    """Create a folder with the fake commands, which write their notes into it."""
     for name in ("python", "srun", "scancel", "scontrol"):
         (tmp_path / name).write_text(FAKE)
         (tmp_path / name).chmod(0o755)

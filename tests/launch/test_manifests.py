@@ -25,7 +25,7 @@ JOBSET = {
 
 
 def unknown(value, known, where: str = "") -> list[str]:
-    """Where a tree has a field that is not known, or one of another type."""
+    """Return the paths of fields that the schema does not know or whose type differs."""
     if isinstance(known, dict):
         found = [f"{where}.{name}" for name in value if name not in known]
         return found + [

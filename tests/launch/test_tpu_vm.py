@@ -35,7 +35,7 @@ if "ssh" in words and "-m dalle_jax train" in words[-1]:
 
 @pytest.fixture
 def gcloud(tmp_path):
-    """``run(states, codes) -> (exit code, calls)``: the states that are told in turn, and how training ends in turn."""
+    """Return ``run(states, codes) -> (exit code, calls)``, with the successive states and exit codes of training."""
     (tmp_path / "gcloud").write_text(GCLOUD)
     (tmp_path / "gcloud").chmod(0o755)
 
@@ -58,7 +58,7 @@ def gcloud(tmp_path):
 
 
 def verbs(calls: list[list[str]]) -> list[str]:
-    """What was asked of gcloud, without asking for the state."""
+    """Return the verbs of the calls of gcloud, without those that ask for the state."""
     named = [next(word for word in call if word in ("create", "delete", "ssh", "describe")) for call in calls]
     return [verb for verb in named if verb != "describe"]
 

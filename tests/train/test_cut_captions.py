@@ -1,4 +1,4 @@
-"""Captions that are longer than a model reads are counted and said."""
+"""Captions that are longer than the text length are counted and logged."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.train.toy import Toy, layout
 
 @dataclass(frozen=True)
 class Cutting(Toy):
-    """The toy with captions of which so many of a hundred are cut."""
+    """The toy task with captions of which a given share is truncated."""
 
     cut: int = 0
 

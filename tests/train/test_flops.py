@@ -101,7 +101,7 @@ def test_a_kernel_counts_by_its_cost_estimate_or_once_per_grid_point():
 
 
 def brute_force(size, kernel, stride, padding, dilation):
-    """How often a tap of a 1-D kernel meets a value."""
+    """Count the products of the taps of a 1-D kernel with values."""
     low, high = padding
     spread = (size - 1) * dilation + 1
     outs = (low + spread + high - kernel) // stride + 1

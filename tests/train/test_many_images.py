@@ -1,4 +1,4 @@
-"""Bad records of every kind in one host's shards: hosts stay in step, stop together, and tell one report."""
+"""Bad records of every kind on one host: hosts stay at the same step, stop together and share a report."""
 
 import json
 import signal
@@ -44,7 +44,7 @@ def well(started: list[subprocess.Popen]) -> list[str]:
 
 
 def given(out: Path) -> dict[tuple[int, int], str]:
-    """The key of each row of each step; a row that was given twice, before a kill and after, must be the same."""
+    """Return the key of each row of each step; a row that was given before and after a kill must be the same."""
     found: dict[tuple[int, int], str] = {}
     for file in out.parent.glob(f"{out.name}.notes-*"):
         for line in file.read_text().splitlines():
@@ -54,7 +54,7 @@ def given(out: Path) -> dict[tuple[int, int], str]:
 
 
 def report(out: Path) -> dict[str, list[str]]:
-    """The keys of the bad records by their kind; a record that were counted twice would be there twice."""
+    """Return the keys of the bad records by kind; a record that was counted twice occurs twice."""
     content = json.loads((out / "records.json").read_text())["source"]["report"]
     assert all(found["count"] == len(found["records"]) for found in content["bad"].values())
     return {kind: sorted(one["key"] for one in found["records"]) for kind, found in content["bad"].items()}

@@ -25,7 +25,7 @@ WAIT = 150
 def start(
     out: Path, mesh: tuple[int, int, int], processes: int, pause: float = 0.0, fails: int = -1
 ) -> list[subprocess.Popen]:
-    """The processes of a run on eight devices in all."""
+    """Start the processes of a run on eight devices in all."""
     process = [str(MANY), str(out), *map(str, mesh), str(pause), str(fails)]
     return start_processes([process] * processes, devices=8 // processes)
 
@@ -61,7 +61,7 @@ def test_two_processes_of_four_devices_have_the_losses_of_one_process_of_eight(a
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory) -> tuple[Path, int]:
-    """A run of two processes on (4, 2, 1) after SIGTERM to the second, and the step at which both stopped."""
+    """Return a run of two processes on (4, 2, 1) after SIGTERM to the second, and the step at which both stopped."""
     out = tmp_path_factory.mktemp("many") / "run"
     started = start(out, (4, 2, 1), 2, pause=0.5)
     while not whole_steps(out / "checkpoints"):
@@ -75,7 +75,7 @@ def stopped(tmp_path_factory) -> tuple[Path, int]:
 
 
 def values(out: Path) -> dict[str, bytes]:
-    """All that the checkpoint of step 20 holds."""
+    """Return all values of the checkpoint of step 20."""
     target = state_spec(Toy(fixed=True), TRAINER, layout()).target()
     return leaves(Checkpoints(out, 2).restore(20, target))
 

@@ -22,7 +22,7 @@ TRAINER = Trainer(steps=10, schedule=ConstantRate(1e-2), optimizer=AdamW(beta1=0
 
 
 def stepped(task: Any, accumulate: int, rows: int = 16, lay: Any = None) -> tuple[Any, dict[str, np.ndarray], float]:
-    """The state after one step, its gradients (the first moment with beta1 = 0) and its loss."""
+    """Return the state after one step, its gradients (the first moment with beta1 = 0) and its loss."""
     lay = lay or layout()
     compiled = CompiledTask(task, dataclasses.replace(TRAINER, accumulate=accumulate), lay)
     batch = lay.put_batch(task.prepare(Lines(rows=rows).batch(0, range(rows)), None))
@@ -33,7 +33,7 @@ def stepped(task: Any, accumulate: int, rows: int = 16, lay: Any = None) -> tupl
 
 
 def assert_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
-    """To 1e-5 of the largest entry of each."""
+    """Compare arrays to 1e-5 of the largest entry of each."""
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         np.testing.assert_allclose(found[name], value, atol=1e-5 * np.abs(value).max(), rtol=0, err_msg=name)
@@ -41,7 +41,7 @@ def assert_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) ->
 
 @dataclasses.dataclass(frozen=True)
 class Pairs(Toy):
-    """Each row should be nearer to its own target than to those of all others; ``down`` is used by the loss alone."""
+    """A task in which each row should be nearest to its own target; only the loss uses ``down``."""
 
     dropped: float = 0.0
     sets: bool = False

@@ -32,7 +32,7 @@ def never_stopped(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory):
-    """A run folder whose newest checkpoint is of step 10, with metrics up to step 12."""
+    """Return a run folder whose newest checkpoint is of step 10, with metrics up to step 12."""
     out = tmp_path_factory.mktemp("runs") / "failed"
     with pytest.raises(OSError, match="the disk is gone"):
         run(out, StopsAt(step=13))
@@ -42,7 +42,7 @@ def failed(tmp_path_factory):
 
 @pytest.fixture
 def stopped(failed, tmp_path):
-    """A copy of it to go on from."""
+    """Return a copy of the run folder to resume from."""
     return Path(shutil.copytree(failed, tmp_path / "run"))
 
 

@@ -251,7 +251,7 @@ def test_a_sharded_step_equals_a_single_device(shape, accumulate):
 
 
 class ShardableToy(Toy):
-    """Four inputs cannot be split by eight; the rows of ``up`` are repeated."""
+    """The toy task with repeated rows of ``up``, since four inputs cannot be sharded over eight devices."""
 
     def init(self, rngs):
         module = super().init(rngs)

@@ -1,4 +1,4 @@
-"""What stays of a run's checkpoints, what they hold, and where they can be gone on with."""
+"""The checkpoints of a run: which ones are kept, their contents, and the layouts on which a run resumes."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from tests.train.toy import Model, Toy, layout, leaves
 
 
 def save(out: Path, steps: range, keep: int, keep_every: int | None) -> list[int]:
-    """Saves a small state at every step; gives the steps of what is left."""
+    """Save a small state at every step; return the steps that are kept."""
     learned = Learned({"w": jnp.arange(3.0)}, {}, {}, {})
     state = State(learned, Counted.zero(), Remembered(RunningNorms.none(()), ()))
     checkpoints = Checkpoints(out, keep, keep_every)
@@ -72,7 +72,7 @@ def losses(out: Path) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def on_4_2_1(tmp_path_factory):
-    """A run over 4 x 2 devices that was never stopped, and the folder of one that ended after its step 10."""
+    """Return the folder of an uninterrupted run over 4 x 2 devices, and of a run that failed before step 13."""
     folder = tmp_path_factory.mktemp("meshes")
     run(folder / "whole", lay=layout(4, 2, 1), log_every=1)
     with pytest.raises(OSError, match="the disk is gone"):
@@ -92,7 +92,7 @@ def test_a_run_resumed_on_a_different_mesh_has_the_same_losses(on_4_2_1, tmp_pat
 
 
 class Dropping(Model):
-    """Drops activations with a key of its own, which it carries along and counts up."""
+    """A module that drops activations with a random key of its own and counts it up."""
 
     def predict(self, x: Any) -> Any:
         return super().predict(self.dropout(x))
@@ -117,7 +117,7 @@ def test_random_keys_of_a_module_continue_after_a_resume(tmp_path):
 
 @dataclasses.dataclass(frozen=True)
 class Grey(Toy):
-    """The toy on images: four means of each."""
+    """The toy task on images, of which each gives four mean values."""
 
     def prepare(self, examples: dict[str, list[Any]], seeds: Any) -> dict[str, np.ndarray]:
         x = np.stack([image.reshape(4, -1).mean(1) / 255 for image in examples["image"]]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A checkpoint that is not as it was written is found, said and passed over, whatever of it was changed."""
+"""Damaged checkpoints are found, reported and skipped, whichever of their files has changed."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def never_stopped(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory):
-    """A run folder with checkpoints of steps 5 and 10."""
+    """Return a run folder with checkpoints of steps 5 and 10."""
     out = tmp_path_factory.mktemp("runs") / "failed"
     with pytest.raises(OSError, match="the disk is gone"):
         run(out, StopsAt(step=13))
@@ -54,12 +54,12 @@ def failed(tmp_path_factory):
 
 @pytest.fixture
 def stopped(failed, tmp_path):
-    """A copy of it to damage."""
+    """Return a copy of the run folder to damage."""
     return Path(shutil.copytree(failed, tmp_path / "run"))
 
 
 def arrays(out: Path, step: int, part: str) -> Path:
-    """The largest file of arrays in a part of a checkpoint."""
+    """Return the largest file of arrays in a part of a checkpoint."""
     folder = out / "checkpoints" / str(step) / part
     return folder / max((size, name) for name, size in storage.files(folder).items() if name.startswith("d/"))[1]
 

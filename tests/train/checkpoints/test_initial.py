@@ -1,4 +1,4 @@
-"""Fine-tuning: a run that begins with the weights of another."""
+"""Fine-tuning: runs that start from the weights of a different run."""
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from tests.train.toy import Model, Toy
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory):
-    """A folder with weights alone, and its parameters."""
+    """Return a folder with weights only, and its parameters."""
     folder = tmp_path_factory.mktemp("imported")
     module = Model(8, nnx.Rngs(7))
     module.mean[...] = jax.numpy.full((4,), 3.0)

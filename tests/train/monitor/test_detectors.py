@@ -1,4 +1,4 @@
-"""Each detector with figures that trigger it and with figures that do not."""
+"""Each detector with metrics that trigger it and with metrics that do not."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from dalle_jax.train.monitor.detectors import HISTORY, Alerts, detectors
 
 
 def said(readings, first=1000):
-    """What all detectors say of these figures, read one after another."""
+    """Return the warnings of all detectors for successive metrics."""
     watch = Alerts(3, detectors())
     return [line for index, values in enumerate(readings) for line in watch.warnings(first + index, values)]
 

@@ -13,7 +13,7 @@ from tests.train.toy import Lines, layout
 
 
 class Signals(Lines):
-    """Sends the signal while it makes the batch of step 8."""
+    """Batches that send the signal while the batch of step 8 is made."""
 
     def batch(self, step, rows):
         if step == 8:

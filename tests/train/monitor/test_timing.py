@@ -14,7 +14,7 @@ from tests.train.toy import Toy, layout
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock whose seconds pass on request."""
 
     def __init__(self, now=100.0):
         self.now = now
@@ -131,7 +131,7 @@ def test_the_peak_is_the_sum_over_devices_and_unknown_if_any_is_unknown(chip):
 
 
 class Growing(Toy):
-    """Its target is of another type from step 6 on."""
+    """A task whose target has a different type from step 6 on."""
 
     def prepare(self, examples, seeds):
         batch = super().prepare(examples, seeds)

@@ -12,7 +12,7 @@ CHILD = Path(__file__).parents[1] / "stalled.py"
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory) -> dict[str, tuple[Path, int, str, str]]:
-    """Of a run that hangs and of one that is slow: the folder, the exit code, what was printed and what was said."""
+    """Run a hanging and a slow process; return the folder, the exit code, the output and the errors of each."""
     started = {}
     for how in ("hangs", "slow"):
         out = tmp_path_factory.mktemp("stall") / how

@@ -23,7 +23,7 @@ TRAINER = Trainer(steps=20, schedule=ConstantRate(1e-3), ema=ConstantEma(0.9), s
 
 @dataclasses.dataclass(frozen=True)
 class Spiking(Lines):
-    """The targets of some steps, sums of the inputs, are a hundred times too large."""
+    """Noisy lines whose inputs are a hundred times too large at the steps ``high``."""
 
     high: tuple[int, ...] = ()
 
@@ -34,7 +34,7 @@ class Spiking(Lines):
 
 @dataclasses.dataclass(frozen=True)
 class Adversarial(Toy):
-    """A second objective, of the bias, has no gradient before step ``begins``; each has spikes of its own."""
+    """A task whose second objective, of the bias, has no gradient before step ``begins``; both have spikes."""
 
     begins: int = 10
     fit_spikes: tuple[int, ...] = ()
@@ -65,7 +65,7 @@ def counts(state):
 
 
 def stepped(high=(), bad=(), steps=8, trainer=TRAINER, task=None, lay=None, rows=8):
-    """The state after some steps, and the MetricSums and gradient norms of each."""
+    """Return the state after some steps, and the MetricSums and gradient norms of each step."""
     task, lay = task or Toy(), lay or layout()
     compiled = CompiledTask(task, trainer, lay)
     state, found = compiled.state_spec.init_sharded(lay, 0), []

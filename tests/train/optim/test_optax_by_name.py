@@ -29,7 +29,7 @@ def gradients(step: int) -> dict:
 
 
 def moved(transformation, scale: float, steps: int = 3) -> dict:
-    """Parameters after some steps, each ``scale`` times the transformation's update."""
+    """Return the parameters after some steps, each ``scale`` times the transformation's update."""
     values = params()
     state = transformation.init(values)
     for step in range(steps):

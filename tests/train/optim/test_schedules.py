@@ -54,7 +54,7 @@ def test_rsqrt_with_the_warm_up_as_its_timescale_is_the_inverse_root():
 
 
 def shares(schedule: PlateauRate, losses: list[float]) -> list[float]:
-    """By what the rate is multiplied at each step when the steps have these losses."""
+    """Return the factor of the rate at each step for these losses."""
     state, found = schedules.first_state(schedule), []
     follow = jax.jit(lambda state, step, loss: schedules.next_state(schedule, state, step, loss))
     for step, loss in enumerate(losses):

@@ -1,4 +1,4 @@
-"""Fine-tuning of some parameters: the others stay as they are, to the last bit, and cost no moments."""
+"""Fine-tuning of some parameters: the others keep their bits and have no optimizer moments."""
 
 import numpy as np
 import pytest
@@ -81,7 +81,7 @@ def test_eight_devices_train_the_selected_parameters_as_one_does(tmp_path):
 
 
 class Small(nnx.Module):
-    """One of each."""
+    """A module with one variable of each kind."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.tokens = Embedding(6, 4, axis=VOCAB, rngs=rngs)

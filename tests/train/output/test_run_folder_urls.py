@@ -1,4 +1,4 @@
-"""A run behind a URL: what it leaves there, how it goes on, and what is said where that cannot be."""
+"""A run behind a URL: its files, how it resumes, and the errors."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ def bucket(request):
 
 @pytest.fixture(autouse=True)
 def spools(tmp_path, monkeypatch):
-    """Where temporary folders are made, which must be gone afterwards."""
+    """Collect temporary folders in one place, and check that none is left after the test."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     yield
     assert not list(tmp_path.glob("dalle_jax-*"))
@@ -39,7 +39,7 @@ def never_stopped(tmp_path_factory):
 
 @pytest.fixture
 def stopped(bucket, request):
-    """The URL of a run with checkpoints of steps 5 and 10, which ended at step 13."""
+    """Return the URL of a run with checkpoints of steps 5 and 10, which ended at step 13."""
     out = storage.place(f"{bucket}/{request.node.name.partition('[')[0]}/run")
     with pytest.raises(OSError, match="the disk is gone"):
         run(out, StopsAt(step=13), images_every=10)
@@ -48,7 +48,7 @@ def stopped(bucket, request):
 
 
 def lines(out) -> list[int]:
-    """The steps whose losses were written."""
+    """Return the steps whose losses were written."""
     found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [line["step"] for line in found if any(name.startswith("train/") for name in line)]
 
