@@ -322,7 +322,7 @@ class Builder:
         return {name: entry for name, entry in entries.items() if entry is not None}
 
     def _check_cleared(self, path: str, map_: Map, tree: Tree, order: int, old: tuple[Replaced, ...]) -> None:
-        """Report bindings of removed entries that would not have fitted."""
+        """Report the bindings of removed entries that are invalid for the type of an entry."""
         for binding in tree.below():
             fits = could_hold(map_, tuple(binding.name.split("."))[_depth(path) :], binding.value)
             judged = binding.where.order < order and binding.value is not UNREADABLE and not _excused(binding, old)
