@@ -123,8 +123,9 @@ class TextTokenizerRun:
     - ``text_length``, ``dropout``: those of the model that will use the tokenizer. The command reports how many
       captions that model will cut.
     - ``blend``: metadata fields with further captions. All of them are trained on.
-    - ``held_out``: images whose captions are not read. Use the value of ``data.evaluation``. A count includes bad
-      records here, since records are not checked; a share holds out the same images as training does.
+    - ``held_out``: images whose captions are not read. Use the value of ``data.evaluation``. A share
+      holds out the same images as training does. A count may differ: this command does not check records, so bad ones
+      are counted too.
 
     The sources of a mixture share ``captions`` by weight.
     """

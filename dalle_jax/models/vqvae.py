@@ -1,8 +1,8 @@
 """VQ-VAE: a discrete autoencoder of images (van den Oord et al. 2017, arXiv 1711.00937).
 
 The published layout (``stem="conv"``) is strided 4x4 convolutions, residual blocks, the quantizer, residual blocks and
-transposed convolutions. With ``stem="patch"``, our own layout, each code depends only on its own square of pixels. The
-initial encoder is a rotation of the pixels, so initial distances between latents are distances between squares. The
+transposed convolutions. With ``stem="patch"``, our own layout, each code depends only on its own patch of pixels. The
+initial encoder is a rotation of the pixels, so initial distances between latents are distances between patches. The
 decoder has 3x3 convolutions and sees neighbouring codes. This layout is several times cheaper, and its PSNR on small
 flat images is several decibels higher.
 
@@ -63,7 +63,7 @@ class VqvaeOutput(NamedTuple):
 
 
 class PatchEncoder(nnx.Module):
-    """The encoder from images to latents [B h w c] that processes each square by itself."""
+    """The encoder from images to latents [B h w c] that processes each patch by itself."""
 
     def __init__(self, config: VqvaeConfig, *, rngs: nnx.Rngs):
         self.patch = config.downsample

@@ -128,7 +128,7 @@ class TextToImage:
         return self.ranker
 
     def draw(self, requests: list[Request]) -> list[Generation]:
-        """Sample images for every request, in order; requests of equal ``candidates`` and ``first`` share calls."""
+        """Sample images for every request, in order. Equal ``candidates`` and ``first`` share calls."""
         drawn: dict[int, Generation] = {}
         sizes = [(request.options.candidates, request.options.first) for request in requests]
         for candidates, first in sorted(set(sizes)):
@@ -148,7 +148,7 @@ class TextToImage:
         return centre_square(load_pixels(image, "given_image"), self.side)[: rows * self.codec.downsample]
 
     def _draw_bucket(self, requests: list[Request]) -> list[Generation]:
-        """Sample requests of equal ``candidates`` and ``first`` together, a chunk of their candidates per call."""
+        """Sample requests of equal ``candidates`` and equal ``first``; each call samples a chunk of the candidates."""
         prompts = power_of_two(len(requests))
         padded = requests + [replace(requests[-1], given_image=None)] * (prompts - len(requests))
         candidates, start = requests[0].options.candidates, requests[0].options.first

@@ -9,7 +9,7 @@ from dalle_jax.__main__ import main
 
 @pytest.fixture(scope="session")
 def smoke_demo(tmp_path_factory) -> Path:
-    """The folder of ``demo configs/smoke/demo.gin``: two steps of every stage, drawn, judged and reported."""
+    """Run ``demo configs/smoke/demo.gin``, two steps of every stage, and return its folder."""
     out = tmp_path_factory.mktemp("smoke") / "demo"
     assert main(["demo", "smoke/demo.gin", "--out", str(out)]) == 0
     return out

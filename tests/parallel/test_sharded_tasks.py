@@ -122,8 +122,8 @@ def run(kind: str, mesh: Mesh, accumulate: int = 1) -> SimpleNamespace:
     trainer = Trainer(
         steps=10, schedule=ConstantRate(1e-3), optimizer=optimizer, ema=ConstantEma(0.9), accumulate=accumulate
     )
-    runner = CompiledTask(task_of(kind), trainer, layout)
-    state, sums = runner.step(runner.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of()))
+    compiled = CompiledTask(task_of(kind), trainer, layout)
+    state, sums = compiled.step(compiled.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of()))
     adams = state.learned.optimizers.values()
     moments = {moment: {k: v for one in adams for k, v in getattr(one, moment).items()} for moment in ("mu", "nu")}
     adam = SimpleNamespace(**moments)
@@ -132,7 +132,7 @@ def run(kind: str, mesh: Mesh, accumulate: int = 1) -> SimpleNamespace:
         gradients={name: np.asarray(value) for name, value in adam.mu.items()},
         state=state,
         adam=adam,
-        spec=runner.state_spec,
+        spec=compiled.state_spec,
         devices=layout.mesh.size,
     )
 

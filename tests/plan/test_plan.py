@@ -36,7 +36,7 @@ trainer.ema.decay = 0.9
 """
 
 needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (pip install 'dalle-jax[plan]')"
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (pip install -e '.[plan]')"
 )
 
 
@@ -119,4 +119,4 @@ def test_a_size_that_the_mesh_does_not_divide_is_an_input_error(config, change, 
 def test_without_libtpu_one_line_names_the_extra(config):
     done = plan(config)
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines() == [done.stderr.strip()] and "dalle-jax[plan]" in done.stderr
+    assert done.stderr.strip().splitlines() == [done.stderr.strip()] and "-e '.[plan]'" in done.stderr

@@ -127,9 +127,11 @@ def stepped(text: str, file: Path):
     del text
     task, trainer, rows, _ = prepared(file)
     layout = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
-    runner = CompiledTask(task, trainer, layout)
-    assert sum(leaf.size for leaf in jax.tree.leaves(runner.state_spec.abstract.learned.params)) < LARGEST
-    state, sums = runner.step(runner.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of(task, rows)))
+    compiled = CompiledTask(task, trainer, layout)
+    assert sum(leaf.size for leaf in jax.tree.leaves(compiled.state_spec.abstract.learned.params)) < LARGEST
+    state, sums = compiled.step(
+        compiled.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of(task, rows))
+    )
     return state, float(sums["loss"][0]) / float(sums["loss"][1])
 
 

@@ -188,7 +188,10 @@ Schedule: TypeAlias = Plain | PlateauRate | JoinedRate
 
 
 def in_step(schedule: Schedule, step: Array, steps: int, state: PyTree = ()) -> Array:
-    """Return the rate inside the training step; ``state`` comes from ``first_state`` or ``next_state``."""
+    """Return the learning rate of a traced ``step`` out of ``steps``.
+
+    ``state`` is the schedule's state from ``first_state`` or ``next_state``.
+    """
     rate = jnp.asarray(schedule.value(step.astype(jnp.float32), steps), jnp.float32)
     return rate * state.scale if isinstance(schedule, PlateauRate) else rate
 
