@@ -151,13 +151,13 @@ def assert_the_same(many: SimpleNamespace, one: SimpleNamespace) -> None:
 
 
 KINDS = ("tokenizer", "dvae", "vqgan", "dalle", "dalle_bart", "llamagen", "clip")
-SLOW_TO_COMPILE = ("dvae", "vqgan")
-"""These kinds are always tested on the mesh 2x2x2, and on the other meshes by ``make test-slow``."""
+ON_EVERY_MESH = ("tokenizer", "dalle")
+"""These kinds are always tested on every mesh, the others on 2x2x2, and on the other meshes by ``make test-slow``."""
 
 
 def cases(*meshes: str) -> list:
     """Return every task with each of the meshes."""
-    slow = {(kind, name) for kind in SLOW_TO_COMPILE for name in meshes if name != "2x2x2"}
+    slow = {(kind, name) for kind in KINDS if kind not in ON_EVERY_MESH for name in meshes if name != "2x2x2"}
     return [
         pytest.param(kind, name, marks=[pytest.mark.slow] if (kind, name) in slow else [])
         for kind in KINDS

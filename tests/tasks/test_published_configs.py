@@ -141,7 +141,15 @@ def first_like(text: str) -> Path:
     return next(file for file in TRAINED if prepared(file)[3] == text)
 
 
-@pytest.mark.parametrize("file", TRAINED, ids=lambda file: file.stem)
+SLOW_TO_COMPILE = {"dvae", "vqgan_f16"}
+"""Their steps compile for ten seconds each. The fast suite trains both models by configs/smoke."""
+
+
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(one, marks=[pytest.mark.slow] if one.stem in SLOW_TO_COMPILE else []) for one in TRAINED],
+    ids=lambda file: file.stem,
+)
 def test_a_config_takes_a_step(file):
     text = prepared(file)[3]
     state, loss = stepped(text, first_like(text))

@@ -24,6 +24,12 @@ def bucket(request):
         yield url
 
 
+# gcp-storage-emulator takes about four CPU seconds for each checkpoint, so the fast suite tests gs:// in two runs only.
+google_if_slow = pytest.mark.parametrize(
+    "bucket", [amazon, pytest.param(google, marks=pytest.mark.slow)], ids=["s3", "gs"], indirect=True
+)
+
+
 @pytest.fixture(autouse=True)
 def spools(tmp_path, monkeypatch):
     """Collect temporary folders in one place, and check that none is left after the test."""
@@ -86,6 +92,7 @@ def test_a_damaged_newest_checkpoint_at_a_url_is_renamed_and_the_run_resumes_fro
     assert found == {"10.damaged", "15", "20"}
 
 
+@google_if_slow
 def test_a_checkpoint_whose_upload_was_killed_does_not_count(stopped, never_stopped, capfd):
     (stopped / "checkpoints" / "10" / "commit_success.txt").unlink()
     resumed = run(stopped)
@@ -94,12 +101,14 @@ def test_a_checkpoint_whose_upload_was_killed_does_not_count(stopped, never_stop
     assert "the checkpoint of step" not in capfd.readouterr().err
 
 
+@google_if_slow
 def test_checkpoints_of_keep_every_stay(bucket):
     out = storage.place(f"{bucket}/kept")
-    run(out, save_every=2, keep=1, keep_every=8)
+    run(out, save_every=4, keep=1, keep_every=8)
     assert whole_steps(out / "checkpoints") == [8, 16, 20]
 
 
+@google_if_slow
 def test_weights_are_read_from_the_newest_intact_checkpoint(stopped, capfd):
     module = nnx.eval_shape(lambda: TASK.init(nnx.Rngs(0)))
     assert load_params(str(stopped), module) == 10
