@@ -45,6 +45,11 @@ def test_a_wrong_config_of_a_later_stage_is_reported_before_any_stage_runs(tmp_p
     assert not out.exists()
 
 
+def test_a_stage_without_a_config_file_is_reported_by_its_name(tmp_path, capsys):
+    assert main(["demo", "smoke/demo.gin", "--set", "stages.clip=2", "--out", str(tmp_path / "out")]) == 2
+    assert "stages.clip: expected a config file, got '2'; stages.clip.PATH=VALUE" in capsys.readouterr().err
+
+
 def test_an_unwritable_folder_is_a_one_line_error(tmp_path, capsys):
     blocked = tmp_path / "file"
     blocked.write_text("")

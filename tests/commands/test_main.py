@@ -160,3 +160,9 @@ def test_the_config_command_prints_text_that_parses_to_the_same_run(capsys, tmp_
     assert run.captions == 20
     assert complaint(capsys, ["config", str(path), "--set", "caption=20"]).endswith("did you mean captions?")
     assert "no such file" in complaint(capsys, ["config", str(tmp_path / "nothing.gin")])
+
+
+def test_the_config_command_names_the_command_for_a_field_of_a_stage(capsys):
+    line = complaint(capsys, ["config", "smoke/demo.gin", "--set", "stages.clip.trainer.steps=2"])
+    assert "expected a field of smoke/demo.gin" in line
+    assert "config FILE --set trainer.steps=2, where FILE is the value of stages.clip" in line

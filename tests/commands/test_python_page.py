@@ -3,12 +3,16 @@
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import dalle_jax
 from dalle_jax.__main__ import main
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import Mesh, make_mesh
+from dalle_jax.parallel.rules import Rules
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
@@ -53,3 +57,12 @@ def test_a_folder_of_a_different_model_is_an_error(smoke_demo, tmp_path):
         dalle_jax.load(smoke_demo, clip=smoke_demo / "tokenizer")
     with pytest.raises(dalle_jax.UserError, match="batch: expected at least 1"):
         dalle_jax.load(smoke_demo, batch=0)
+
+
+def test_a_layout_of_two_devices_generates_the_images_of_one(smoke_demo):
+    layout = Layout(make_mesh(Mesh(fsdp=2), jax.devices()[:2]), Rules())
+    one, two = (
+        dalle_jax.load(smoke_demo, batch=4, layout=place)("a red circle", candidates=4, seed=3)
+        for place in (None, layout)
+    )
+    np.testing.assert_array_equal(one.pixels, two.pixels)
