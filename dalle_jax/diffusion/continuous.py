@@ -63,7 +63,7 @@ ContinuousProcess: TypeAlias = RectifiedFlow | CosinePath | VariancePath
 def sampling_times(steps: int, shift: float = 1.0, first: float = 1.0) -> Float[np.ndarray, " steps+1"]:
     """Return ``first`` … 0 in equal steps, then t' = shift t / (1 + (shift - 1) t).
 
-    A shift above 1 spends more steps at high noise, for large images (Esser et al. 2024, arXiv 2403.03206, equation 23).
+    A shift above 1 spends more steps at high noise (Esser et al. 2024, arXiv 2403.03206, equation 23).
     At ``first`` = 1 alpha is 0, where a network that predicts noise has no x0.
     """
     if steps < 1 or shift <= 0 or not 0 < first <= 1:
@@ -85,7 +85,7 @@ class UniformTimes:
 
 @dataclass(frozen=True)
 class LogitNormalTimes:
-    """Training times t = sigmoid(N(mean, deviation^2)) (arXiv 2403.03206, section 3.1)."""
+    """Training times t = sigmoid(N(mean, deviation^2)) (arXiv 2403.03206, section 3.1); higher is noisier."""
 
     mean: float = 0.0
     deviation: float = 1.0

@@ -5,7 +5,7 @@ All predictions are affine in each other at a given x, so guidance of any of the
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from dalle_jax.diffusion.levels import NoiseLevel, per_row
 from dalle_jax.diffusion.parameterization import Denoiser, Estimate, ModelOutput, Prediction, from_estimate, to_estimate
 
 
+@runtime_checkable
 class ConditionedDenoiser(Protocol):
     """A network with its conditions as an argument: arrays with a row per row of x."""
 

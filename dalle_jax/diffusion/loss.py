@@ -36,7 +36,8 @@ def simple_loss(
 class HybridLoss:
     """L_simple + ``vlb`` × L_vlb for a learned variance (Nichol and Dhariwal 2021, arXiv 2102.09672, equation 16).
 
-    L_vlb is T times a term of the variational bound in bits per value, for T timesteps. The mean gets no gradient, so it trains the variance alone. ``bins`` is the number of pixel values of data in -1 .. 1, or 0 for other data.
+    L_vlb is T times a term of the variational bound in bits per value, for T timesteps. The mean gets no gradient, so
+    it trains the variance alone. ``bins`` is the number of pixel values of data in -1 .. 1, or 0 for other data.
     """
 
     vlb: float = 0.001

@@ -9,7 +9,7 @@ With x = alpha x0 + sigma noise, each prediction together with x determines both
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax.numpy as jnp
 
@@ -26,6 +26,7 @@ class ModelOutput(NamedTuple):
     variance: Float[Array, " B *shape"] | None = None
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """A network with its conditions closed over: noised x and its level → prediction. One call is one forward."""
 

@@ -5,7 +5,7 @@ network is compiled once per call in the loop's body.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,7 @@ class RecordedNoise(NamedTuple):
 StepNoise: TypeAlias = KeyedNoise | RecordedNoise
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """A method to go from noise to data."""
 
