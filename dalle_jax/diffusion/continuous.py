@@ -60,7 +60,7 @@ class VariancePath:
 ContinuousProcess: TypeAlias = RectifiedFlow | CosinePath | VariancePath
 
 
-def sampling_times(steps: int, shift: float = 1.0, first: float = 1.0) -> Float[np.ndarray, " steps+1"]:
+def sampling_times(steps: int, shift: float = 1.0, first: float = 1.0) -> Float[np.ndarray, " levels"]:
     """Return ``first`` … 0 in equal steps, then t' = shift t / (1 + (shift - 1) t).
 
     A shift above 1 spends more steps at high noise (Esser et al. 2024, arXiv 2403.03206, equation 23).

@@ -38,8 +38,8 @@ class Levels(NamedTuple):
     """
 
     times: Float[np.ndarray, " steps"]
-    alphas: Float[np.ndarray, " steps+1"]
-    sigmas: Float[np.ndarray, " steps+1"]
+    alphas: Float[np.ndarray, " levels"]
+    sigmas: Float[np.ndarray, " levels"]
 
     @property
     def steps(self) -> int:

@@ -66,13 +66,9 @@ class SigmoidNoise:
     def betas(self) -> Float[np.ndarray, " steps"]:
         """Return beta of each timestep."""
 
-        def sigmoid(x: np.ndarray | float) -> np.ndarray:
-            return 1 / (1 + np.exp(-np.asarray(x, np.float64) / self.temperature))
-
-        first, last = sigmoid(self.start), sigmoid(self.end)
-
         def alpha_bar(t: np.ndarray) -> np.ndarray:
-            return (last - sigmoid(self.start + t * (self.end - self.start))) / (last - first)
+            curve = 1 / (1 + np.exp(-(self.start + t * (self.end - self.start)) / self.temperature))
+            return (curve[-1] - curve) / (curve[-1] - curve[0])
 
         return _betas(alpha_bar, self.steps, self.max_beta)
 

@@ -1,6 +1,6 @@
 """Coefficients of our samplers by the references' own expressions, in their float32 or in float64.
 
-The references subtract nearly equal float32 numbers: UnCLIPScheduler multiplies x0 by 1 - 5e-4 in its last step, not by 1.
+The references subtract nearly equal float32 numbers: UnCLIPScheduler's last step multiplies x0 by 1 - 5e-4, not by 1.
 ``dtype`` float32 gives the recorded numbers, and float64 gives the numbers of our samplers.
 """
 
