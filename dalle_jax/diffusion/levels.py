@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.arrays import Array, Float
+from dalle_jax.arrays import Array, Bool, Float
 
 
 class NoiseLevel(NamedTuple):
@@ -84,7 +84,7 @@ def posterior(levels: Levels) -> Posterior:
     return Posterior(next_alpha * beta / sigma**2, ratio * next_sigma**2 / sigma**2, beta, variance, log_variance)
 
 
-def per_row(values: Float[Array, " B"], x: Float[Array, " B *shape"]) -> Float[Array, " B *ones"]:
+def per_row(values: Float[Array, " B"] | Bool[Array, " B"], x: Float[Array, " B *shape"]) -> Array:
     """Append axes of length 1 to values per row, to broadcast them against ``x``."""
     return values.reshape(values.shape + (1,) * (x.ndim - 1))
 
