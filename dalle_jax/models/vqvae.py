@@ -38,7 +38,6 @@ class VqvaeConfig:
     blocks: int
     codebook_size: int
     code_width: int
-    channels: int = 3
     block_kernels: tuple[int, ...] = (3, 1)
     stem: Literal["conv", "patch"] = "conv"
     decay: float = 0.99
@@ -68,7 +67,7 @@ class PatchEncoder(nnx.Module):
     def __init__(self, config: VqvaeConfig, *, rngs: nnx.Rngs):
         self.patch = config.downsample
         rotation = nnx.initializers.orthogonal(column_axis=-1)
-        channels = config.channels * self.patch**2
+        channels = 3 * self.patch**2
         self.stem = Conv(channels, config.width, kernel=1, dtype=config.dtype, init=rotation, rngs=rngs)
         self.blocks = nnx.List(make_blocks(config, (1, 1), rngs))
         self.head = Conv(config.width, config.code_width, kernel=1, dtype=config.dtype, init=rotation, rngs=rngs)
@@ -85,7 +84,7 @@ class ConvEncoder(nnx.Module):
     """The encoder from images to latents [B h w c]; each convolution of its stem halves the size."""
 
     def __init__(self, config: VqvaeConfig, *, rngs: nnx.Rngs):
-        inputs = [config.channels] + [config.width] * (config.downsample.bit_length() - 2)
+        inputs = [3] + [config.width] * (config.downsample.bit_length() - 2)
         self.stem = nnx.List(
             Conv(size, config.width, kernel=4, stride=2, padding=1, dtype=config.dtype, rngs=rngs) for size in inputs
         )
@@ -114,7 +113,7 @@ class VqvaeDecoder(nnx.Module):
             ConvTranspose(config.width, config.width, kernel=4, stride=2, dtype=config.dtype, rngs=rngs)
             for _ in range(stages)
         )
-        self.head = Conv(config.width, config.channels * self.patch**2, kernel=1, dtype=config.dtype, rngs=rngs)
+        self.head = Conv(config.width, 3 * self.patch**2, kernel=1, dtype=config.dtype, rngs=rngs)
 
     def __call__(self, vectors: Float[Array, "B h w c"]) -> Float[Array, "B H W C"]:
         """Decode code vectors to images, not clipped."""
