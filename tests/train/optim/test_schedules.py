@@ -42,14 +42,14 @@ JOINED = JoinedRate(ConstantRate(2.0, warmup=4), 10, JoinedRate(LinearRate(4.0),
 )
 def test_rates_equal_values_computed_by_hand(schedule, expected):
     for step, rate in expected.items():
-        assert float(schedule.value(step, 110)) == pytest.approx(rate, rel=1e-6, abs=1e-6)
+        assert float(schedule.as_optax(110)(step)) == pytest.approx(rate, rel=1e-6, abs=1e-6)
         state = schedules.first_state(schedule)
         np.testing.assert_allclose(in_step(schedule, jnp.asarray(step), 110, state), rate, rtol=1e-6, atol=1e-6)
 
 
 def test_rsqrt_with_the_warm_up_as_its_timescale_is_the_inverse_root():
     one, other = RsqrtRate(3.0, warmup=7, timescale=7), InverseRootRate(3.0, warmup=7)
-    rates = [[float(schedule.value(step, 100)) for step in range(50)] for schedule in (one, other)]
+    rates = [[float(schedule.as_optax(100)(step)) for step in range(50)] for schedule in (one, other)]
     assert rates[0] == pytest.approx(rates[1], rel=1e-6)
 
 
@@ -58,7 +58,7 @@ def shares(schedule: PlateauRate, losses: list[float]) -> list[float]:
     state, found = schedules.first_state(schedule), []
     follow = jax.jit(lambda state, step, loss: schedules.next_state(schedule, state, step, loss))
     for step, loss in enumerate(losses):
-        found.append(float(in_step(schedule, jnp.asarray(step), 100, state)) / float(schedule.value(step, 100)))
+        found.append(float(in_step(schedule, jnp.asarray(step), 100, state)) / float(schedule.as_optax(100)(step)))
         state = follow(state, step, jnp.float32(loss))
     return found
 
