@@ -43,9 +43,9 @@ class Ready:
 
     def __init__(self, kind: str):
         self._task = task_of(kind)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)
+        for name in dir(self._task):  # attributes, since the protocol is checked without __getattr__
+            if not name.startswith("_") and name != "prepare":
+                setattr(self, name, getattr(self._task, name))
 
     def prepare(self, examples: dict[str, list[Any]], seeds: Sequence[Any] | None) -> dict[str, np.ndarray]:
         rows = [int(image[0, 0, 0]) for image in examples["image"]]
