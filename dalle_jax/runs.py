@@ -19,7 +19,9 @@ from dalle_jax.parallel import hosts
 from dalle_jax.parallel.mesh import Mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.storage import Place
+from dalle_jax.tasks.align_readable_images import AlignReadableImages
 from dalle_jax.tasks.align_text_images import AlignTextImages
+from dalle_jax.tasks.denoise_codes import DenoiseCodes
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.tokenize_images import TokenizeImages
@@ -77,6 +79,8 @@ class TrainRun:
         | GenerateCodes
         | GenerateFromConditions
         | AlignTextImages
+        | AlignReadableImages
+        | DenoiseCodes
     )
     data: Data
     trainer: Trainer

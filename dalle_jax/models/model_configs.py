@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 from flax import nnx
 
 from dalle_jax.models.clip import ClipConfig
+from dalle_jax.models.code_denoiser import CodeDenoiserConfig
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.dvae import DvaeConfig
@@ -36,5 +37,5 @@ CodeGeneratorConfig: TypeAlias = DalleConfig | DalleBartConfig | LlamaGenConfig
 TextToCodesConfig: TypeAlias = DalleConfig | DalleBartConfig
 """Configs of the code generators whose prompts are token ids."""
 
-AnyModelConfig: TypeAlias = ImageTokenizerConfig | CodeGeneratorConfig | ClipConfig | LpipsConfig
+AnyModelConfig: TypeAlias = ImageTokenizerConfig | CodeGeneratorConfig | CodeDenoiserConfig | ClipConfig | LpipsConfig
 """Configs of all networks that a run folder can hold."""
