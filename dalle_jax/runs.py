@@ -24,6 +24,7 @@ from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.denoise_codes import DenoiseCodes
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
+from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
 from dalle_jax.tasks.tokenize_images import TokenizeImages
 from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
 from dalle_jax.tasks.tokenize_images_gan import TokenizeImagesGan
@@ -80,6 +81,7 @@ class TrainRun:
         | GenerateFromConditions
         | AlignTextImages
         | AlignReadableImages
+        | PredictEmbeddings
         | DenoiseCodes
     )
     data: Data

@@ -14,6 +14,7 @@ from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
+from dalle_jax.models.mlp_prior import MlpPriorConfig
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import VqvaeConfig
 
@@ -37,5 +38,7 @@ CodeGeneratorConfig: TypeAlias = DalleConfig | DalleBartConfig | LlamaGenConfig
 TextToCodesConfig: TypeAlias = DalleConfig | DalleBartConfig
 """Configs of the code generators whose prompts are token ids."""
 
-AnyModelConfig: TypeAlias = ImageTokenizerConfig | CodeGeneratorConfig | CodeDenoiserConfig | ClipConfig | LpipsConfig
+AnyModelConfig: TypeAlias = (
+    ImageTokenizerConfig | CodeGeneratorConfig | CodeDenoiserConfig | MlpPriorConfig | ClipConfig | LpipsConfig
+)
 """Configs of all networks that a run folder can hold."""

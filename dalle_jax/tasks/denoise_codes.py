@@ -25,11 +25,16 @@ from dalle_jax.pipelines.load.models import ModelFile, absolute_needs, load_clip
 from dalle_jax.sampling.code_diffusion import draw_times, noised, own_likelihood, sample_codes
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
-from dalle_jax.tasks.frozen_networks import IMAGE_TOKENIZER, frozen_image_tokenizer, image_tokenizer_of, load_if_named
+from dalle_jax.tasks.frozen_networks import (
+    CLIP,
+    IMAGE_TOKENIZER,
+    frozen_image_tokenizer,
+    image_tokenizer_of,
+    load_if_named,
+)
 from dalle_jax.tasks.precomputed_codes import refuse_codes
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, Seed
 
-CLIP = "clip"
 IMAGES = 8
 """Number of images that are sampled during training."""
 HIGH_NOISE = 0.1

@@ -18,6 +18,7 @@ from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
+from dalle_jax.models.mlp_prior import MlpPriorConfig
 from dalle_jax.models.prompt_kinds import ByCaption, ByClass
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import VqvaeConfig
@@ -49,6 +50,7 @@ CONFIGS = [
         layers=1,
         heads=2,
     ),
+    MlpPriorConfig(embed_width=8, width=8, hidden=8, layers=1),
     LpipsConfig(widths=(4, 4), depths=(1, 1)),
 ]
 
