@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dalle_jax.arrays import Array, Float, Int, Key
+from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.clip import Clip
 from dalle_jax.models.code_denoiser import CodeDenoiser, Guide
@@ -135,7 +135,9 @@ class Unclip:
         self.grid = networks.decoder.config.grid
         self.codec, self.prompts, self.ranker = codec, prompts, ranker
         self.sees, self.steps, self.batch = sees, steps, batch
-        self._sample = CompiledNetwork(networks, layout).jit(_sample, static_argnames=("sees", "steps", "guided"))
+        network, static = CompiledNetwork(networks, layout), ("sees", "steps", "guided")
+        self._sample = network.jit(_sample, static_argnames=static)
+        self._decode = network.jit(decode_embeddings, static_argnames=static)
 
     @property
     def side(self) -> int:
@@ -150,6 +152,19 @@ class Unclip:
         for request in requests:
             _check_options(request)
         return draw_in_buckets(requests, self.batch, self._draw_call)
+
+    def decode(
+        self, embeddings: Float[np.ndarray, "P E"], seeds: Int[np.ndarray, " P"], guidance: float
+    ) -> UInt8[np.ndarray, "P H W 3"]:
+        """Decode one image of each embedding, from the embedding alone (a variation, section 3.1)."""
+        keys = image_keys(jnp.asarray(seeds, jnp.uint32), 1)
+        ids = jnp.asarray(self.prompts.read([""] * len(embeddings)))
+        scale = jnp.full(len(embeddings), guidance, jnp.float32)
+        codes = self._decode(
+            PromptIds(ids, ids), jnp.asarray(embeddings)[:, None], keys, scale, sees="embedding", steps=self.steps,
+            guided=guidance != 1.0,
+        )  # fmt: skip
+        return np.asarray(self.codec.decode_device(codes.reshape(-1, *self.grid)))
 
     def _draw_call(self, requests: list[Request], first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Sample ``count`` candidates of each request in one call; return images [P M H W 3] and scores [P M]."""
