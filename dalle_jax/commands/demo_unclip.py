@@ -171,8 +171,8 @@ class UnclipDemo:
             title=self.config.title,
             summary=(
                 f"A CLIP, a prior and a decoder, trained from scratch in {seconds / 60:.0f} minutes, drew captions "
-                "from the prior's image embedding alone. The decoder is diffusion on the vectors of an image tokenizer's "
-                "codes; DALL·E 2's is diffusion on pixels."
+                "from the prior's image embedding alone. The decoder is diffusion on the vectors of an image "
+                "tokenizer's codes; DALL·E 2's is diffusion on pixels."
             ),
             command=self.command,
             seed=self.stages["decoder"].trainer.seed,
