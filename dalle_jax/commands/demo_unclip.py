@@ -17,6 +17,7 @@ from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.evaluate.metrics.composition import SPLITS, Cell, evaluation_captions, measure_cell
+from dalle_jax.evaluate.metrics.linear_probe import probe_r2
 from dalle_jax.evaluate.report.curves import read_metrics_file, training_charts
 from dalle_jax.evaluate.report.machine import this_machine
 from dalle_jax.evaluate.report.run_report import Figure, Format, RunReport, Stage
@@ -33,11 +34,15 @@ from dalle_jax.pipelines.load.unclip_pipeline import load_unclip
 from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.runs import UNCLIP_STAGES, EvaluateRun, TextTokenizerRun, TrainRun, UnclipDemoRun
 from dalle_jax.scenes import grammar
+from dalle_jax.scenes.perceive import perceive
 from dalle_jax.scenes.rendering import render as render_scene
 from dalle_jax.storage import Place, write_bytes
 
 DEFAULT = "demo_unclip/demo.gin"
 PREFIX = "stages."
+PROBE_IMAGES = 900
+"""Images of level 1 from whose embeddings positions are read; two thirds of them fit the probe."""
+PROBED = "level 1; the centre of the bounding box, whose height also depends on the shape"
 TITLES = {
     "text": "Text tokenizer",
     "tokenizer": "Image tokenizer",
@@ -160,8 +165,10 @@ class UnclipDemo:
         rows.append(("vectors.text", "the text's vector, no prior", _first_cells(without, evaluation)))
         caption = load_unclip(*folders, sees="caption", steps=self.config.steps, batch=batch)
         rows.append(("glide", "the caption alone (GLIDE's mode)", _first_cells(caption, evaluation)))
+        probes = _probes(unclip, evaluation.seed)
         add_seconds(self.out, "sampling", time.monotonic() - began)
-        return write_report(self._report(findings, _figures(read_record(self.out), findings, rows)), self.out)
+        figures = _figures(read_record(self.out), findings, rows)
+        return write_report(self._report(findings, (*figures, *probes)), self.out)
 
     def _report(self, findings: SceneFindings, figures: tuple[Figure, ...]) -> RunReport:
         record = read_record(self.out)
@@ -237,6 +244,29 @@ def _true_vector_cells(unclip: Unclip, evaluation: EvaluateScenes) -> list[Cell]
             images = unclip.decode(vectors, seeds, evaluation.drawing.guidance)[:, None]  # [P 1 H W 3]
             cells.append(measure_cell(level, split, captions, images, np.zeros(images.shape[:2], np.float32))[0])
     return cells
+
+
+def _probes(unclip: Unclip, seed: int) -> tuple[Figure, ...]:
+    """Measure how well positions, which no caption of level 1 names, are read from image and text embeddings."""
+    rng = np.random.default_rng((seed, 4))
+    images: list[np.ndarray] = []
+    captions: list[str] = []
+    places: list[tuple[float, float]] = []
+    while len(images) < PROBE_IMAGES:
+        scene = grammar.sample_scene(1, rng, "validation")
+        image = render_scene(scene, unclip.side, rng)
+        objects = perceive(image).objects
+        if len(objects) == 1:
+            images.append(image)
+            captions.append(grammar.caption(scene, rng))
+            places.append((objects[0].x, objects[0].y))
+    vectors = unclip.ranker.image_vectors(np.stack(images)), unclip.ranker.text_vectors(captions)
+    found = [probe_r2(one, np.array(places), PROBE_IMAGES * 2 // 3) for one in vectors]
+    return tuple(
+        Figure(f"clip.probe.{kind}.{axis}", f"R² of {axis} from the {kind}'s vector", float(value), "number", PROBED)
+        for kind, values in zip(("image", "text"), found, strict=True)
+        for axis, value in zip("xy", values, strict=True)
+    )
 
 
 def _figures(
