@@ -8,11 +8,13 @@ from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 from flax import nnx
 
 from dalle_jax.models.clip import ClipConfig
+from dalle_jax.models.code_denoiser import CodeDenoiserConfig
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
+from dalle_jax.models.mlp_prior import MlpPriorConfig
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import VqvaeConfig
 
@@ -36,5 +38,7 @@ CodeGeneratorConfig: TypeAlias = DalleConfig | DalleBartConfig | LlamaGenConfig
 TextToCodesConfig: TypeAlias = DalleConfig | DalleBartConfig
 """Configs of the code generators whose prompts are token ids."""
 
-AnyModelConfig: TypeAlias = ImageTokenizerConfig | CodeGeneratorConfig | ClipConfig | LpipsConfig
+AnyModelConfig: TypeAlias = (
+    ImageTokenizerConfig | CodeGeneratorConfig | CodeDenoiserConfig | MlpPriorConfig | ClipConfig | LpipsConfig
+)
 """Configs of all networks that a run folder can hold."""
