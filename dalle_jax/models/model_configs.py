@@ -11,8 +11,10 @@ from dalle_jax.models.clip import ClipConfig
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.dvae import DvaeConfig
+from dalle_jax.models.glide import GlideConfig
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
+from dalle_jax.models.unet import UNetConfig
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import VqvaeConfig
 
@@ -36,5 +38,8 @@ CodeGeneratorConfig: TypeAlias = DalleConfig | DalleBartConfig | LlamaGenConfig
 TextToCodesConfig: TypeAlias = DalleConfig | DalleBartConfig
 """Configs of the code generators whose prompts are token ids."""
 
-AnyModelConfig: TypeAlias = ImageTokenizerConfig | CodeGeneratorConfig | ClipConfig | LpipsConfig
+DiffusionConfig: TypeAlias = UNetConfig | GlideConfig
+"""Configs of the networks that predict from a noised image."""
+
+AnyModelConfig: TypeAlias = ImageTokenizerConfig | CodeGeneratorConfig | DiffusionConfig | ClipConfig | LpipsConfig
 """Configs of all networks that a run folder can hold."""
