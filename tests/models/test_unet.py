@@ -1,4 +1,4 @@
-"""The UNet: zero-initialised channels, hidden context, and remat change nothing; published sizes have their size."""
+"""The UNet: added channels of weight zero, hidden context tokens, and inputs that do not fit."""
 
 import jax
 import jax.numpy as jnp

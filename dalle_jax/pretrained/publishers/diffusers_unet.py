@@ -20,7 +20,7 @@ BLOCKS = {
     "ResnetDownsampleBlock2D": False, "SimpleCrossAttnDownBlock2D": True,
     "ResnetUpsampleBlock2D": False, "SimpleCrossAttnUpBlock2D": True,
 }  # fmt: skip
-"""Whether a block of diffusers has attention, by its name."""
+"""Presence of attention in the blocks of diffusers, by name."""
 ONLY: Json = {
     "act_fn": "silu", "norm_eps": 1e-5, "norm_num_groups": 32, "flip_sin_to_cos": True, "freq_shift": 0,
     "center_input_sample": False, "mid_block_scale_factor": 1,
