@@ -12,9 +12,11 @@ from dalle_jax.models.code_denoiser import CodeDenoiserConfig
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.dvae import DvaeConfig
+from dalle_jax.models.glide import GlideConfig
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
-from dalle_jax.models.mlp_prior import MlpPriorConfig
+from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
+from dalle_jax.models.unet import UNetConfig
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import VqvaeConfig
 
@@ -38,7 +40,10 @@ CodeGeneratorConfig: TypeAlias = DalleConfig | DalleBartConfig | LlamaGenConfig
 TextToCodesConfig: TypeAlias = DalleConfig | DalleBartConfig
 """Configs of the code generators whose prompts are token ids."""
 
+DiffusionConfig: TypeAlias = CodeDenoiserConfig | UNetConfig | GlideConfig
+"""Configs of the networks that predict from noised images or code vectors."""
+
 AnyModelConfig: TypeAlias = (
-    ImageTokenizerConfig | CodeGeneratorConfig | CodeDenoiserConfig | MlpPriorConfig | ClipConfig | LpipsConfig
+    ImageTokenizerConfig | CodeGeneratorConfig | DiffusionConfig | MlpPriorConfig | ClipConfig | LpipsConfig
 )
 """Configs of all networks that a run folder can hold."""

@@ -87,6 +87,9 @@ KINDS = (
     Kind("dalle-mini", "dalle_mini", "DALL·E mini or mega: a folder with flax_model.msgpack"),
     Kind("min-dalle", "min_dalle", "min-dalle: a folder with encoder.pt and decoder.pt"),
     Kind("llamagen", "llamagen", "LlamaGen's transformers: a .pt file"),
+    Kind("diffusers-unet", "diffusers_unet", "diffusers' UNets, such as Karlo's decoder: a folder"),
+    Kind("consistency-decoder", "diffusers_unet", "its UNet: diffusers' folder", function="published_consistency"),
+    Kind("glide", "glide", "GLIDE's base, upsampler or inpainting network: a .pt file"),
 )
 
 

@@ -22,7 +22,7 @@ LATEST = 0.999
 
 
 @runtime_checkable
-class Denoiser(Protocol[Condition]):
+class PredictsCodes(Protocol[Condition]):
     """A network that predicts codes from their noised vectors."""
 
     @property
@@ -62,7 +62,7 @@ def own_likelihood(
 
 
 def guided_logits(
-    denoiser: Denoiser[Condition],
+    denoiser: PredictsCodes[Condition],
     x: Float[Array, "B I c"],
     time: Float[Array, " B"],
     guide: Condition,
@@ -91,7 +91,7 @@ def sampling_times(steps: int, power: float = 2.0) -> Float[np.ndarray, " steps"
 
 
 def sample_codes(
-    denoiser: Denoiser[Condition],
+    denoiser: PredictsCodes[Condition],
     guide: Condition,
     keys: Key[Array, " B"],
     places: int,

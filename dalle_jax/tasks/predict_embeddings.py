@@ -16,7 +16,7 @@ from dalle_jax.config.render import render
 from dalle_jax.data.precomputed.manifest import Manifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.models.clip import Clip
-from dalle_jax.models.mlp_prior import MlpPrior, MlpPriorConfig
+from dalle_jax.models.priors.mlp_prior import MlpPrior, MlpPriorConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import ModelFile, absolute_needs, load_clip
 from dalle_jax.sampling.vector_diffusion import noised_vectors

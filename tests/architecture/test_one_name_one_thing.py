@@ -10,6 +10,7 @@ MOST_FILES_OF_A_FOLDER = 18
 SAME_FILES = {
     "encode.py": ({"commands", "pipelines"}, "the command, and the function that it calls"),
     "llamagen.py": ({"models", "pretrained/publishers"}, "the model, and its published weights"),
+    "glide.py": ({"models", "pretrained/publishers"}, "the model, and its published weights"),
 }
 """File names that are the same thing in several folders: the folders, and the reason."""
 

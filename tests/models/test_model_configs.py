@@ -1,3 +1,4 @@
+import dataclasses
 import typing
 
 import jax
@@ -15,11 +16,13 @@ from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.dvae import DvaeConfig
+from dalle_jax.models.glide import GlideConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
-from dalle_jax.models.mlp_prior import MlpPriorConfig
+from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
 from dalle_jax.models.prompt_kinds import ByCaption, ByClass
+from dalle_jax.models.unet import UNetConfig
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import VqvaeConfig
 from dalle_jax.pipelines.load.models import ModelFile
@@ -29,6 +32,7 @@ TOWER = TowerConfig(width=8, layers=1, heads=2)
 LLAMAGEN = {"codebook_size": 7, "grid": (3, 4), "width": 16, "depth": 1, "heads": 2, "multiple_of": 8}
 DALLE = DalleConfig(**small_generators.DALLE)
 BART = DalleBartConfig(**small_generators.SIZES, **small_generators.ENCODER, **small_generators.DECODER)
+UNET = UNetConfig(32, (1, 2), 1, attention_levels=(1,), head_size=32, context_width=4)
 CONFIGS = [
     VqvaeConfig(downsample=4, width=8, blocks=1, codebook_size=8, code_width=4),
     DvaeConfig(width=8, codebook_size=8, code_width=4, groups=2, blocks=1),
@@ -50,6 +54,8 @@ CONFIGS = [
         layers=1,
         heads=2,
     ),
+    UNET,
+    GlideConfig(dataclasses.replace(UNET, context_width=8), vocab_size=9, text_length=3, text=TOWER),
     MlpPriorConfig(embed_width=8, width=8, hidden=8, layers=1),
     LpipsConfig(widths=(4, 4), depths=(1, 1)),
 ]

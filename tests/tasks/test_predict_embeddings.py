@@ -10,7 +10,7 @@ from flax import nnx
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
-from dalle_jax.models.mlp_prior import MlpPriorConfig
+from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.predict_embeddings import EmbeddingPrediction, PredictEmbeddings
 

@@ -6,7 +6,7 @@ import pytest
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.manifest import Encoding, Manifest
-from dalle_jax.models.mlp_prior import MlpPriorConfig
+from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules

@@ -15,7 +15,6 @@ from dalle_jax.models.code_denoiser import CodeDenoiser, CodeDenoiserConfig
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.lpips import Lpips, LpipsConfig
-from dalle_jax.models.mlp_prior import MlpPrior, MlpPriorConfig
 from dalle_jax.models.model_configs import (
     AnyModelConfig,
     CodeGeneratorConfig,
@@ -23,6 +22,7 @@ from dalle_jax.models.model_configs import (
     ModelConfig,
     Network,
 )
+from dalle_jax.models.priors.mlp_prior import MlpPrior, MlpPriorConfig
 from dalle_jax.storage import Place
 from dalle_jax.train.checkpoints.checkpoints import load_params
 

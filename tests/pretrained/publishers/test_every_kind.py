@@ -9,17 +9,19 @@ import pytest
 from flax import nnx
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.models.clip import Clip
+from dalle_jax.models.clip import Clip, TowerConfig
 from dalle_jax.models.dalle_bart import DalleBart
 from dalle_jax.models.dvae import Dvae
+from dalle_jax.models.glide import Glide, GlideConfig
 from dalle_jax.models.llamagen import LlamaGen
 from dalle_jax.models.lpips import Lpips, LpipsConfig
+from dalle_jax.models.unet import UNet, UNetConfig
 from dalle_jax.models.vqgan import Vqgan, VqganConfig
 from dalle_jax.pretrained.exporters import find_exporter
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.mapping import fill, to_published
 from dalle_jax.pretrained.publisher import KINDS, find_kind
-from dalle_jax.pretrained.publishers import dalle_mini, llamagen, min_dalle, openai_dvae
+from dalle_jax.pretrained.publishers import dalle_mini, glide, llamagen, min_dalle, openai_dvae
 from dalle_jax.pretrained.publishers.clip_rules import openai_rules
 from dalle_jax.pretrained.publishers.vqgan_layouts import LLAMAGEN, name_pairs, torch_rules
 from tests.commands.test_import import CONFIG as CLIP
@@ -96,6 +98,30 @@ def llamagen_file(folder: Path) -> Path:
     return save(folder / "c2i.pt", to_published(noisy(LlamaGen(LLAMA, rngs=nnx.Rngs(0))), llamagen.rules_for(LLAMA)))
 
 
+UNET = UNetConfig(width=32, multipliers=(1, 2), blocks=1, attention_levels=(1,), head_size=32, context_width=4)
+
+
+def diffusers_unet(folder: Path) -> Path:
+    exported("diffusers-unet", noisy(UNet(UNET, rngs=nnx.Rngs(0))), folder)
+    return folder
+
+
+def consistency_decoder(folder: Path) -> Path:
+    config = UNetConfig(width=32, multipliers=(1,), blocks=1, extra_channels=4)
+    exported("diffusers-unet", noisy(UNet(config, rngs=nnx.Rngs(0))), folder)
+    flags = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({f"decoder_{name}": value for name, value in flags.items()}))
+    tensors = {f"decoder_unet.{name}": x for name, x in copied(folder / "diffusion_pytorch_model.safetensors").items()}
+    save(folder / "diffusion_pytorch_model.safetensors", tensors | {"quant_conv.bias": np.zeros(8, np.float32)})
+    return folder
+
+
+def glide_file(folder: Path) -> Path:
+    config = GlideConfig(UNET, vocab_size=9, text_length=3, text=TowerConfig(4, 1, 2))
+    (folder / "config.json").write_text(json.dumps({"num_head_channels": 32, "xf_heads": 2}))
+    return save(folder / "base.pt", to_published(noisy(Glide(config, rngs=nnx.Rngs(0))), glide.rules_for(config)))
+
+
 Made = Callable[[Path], Path]
 SOURCES: dict[str, tuple[Made, str, str, str]] = {
     "openai-clip": (openai_clip, "clip.pt", "ln_final.bias", "visual.ln_pre.weight"),
@@ -109,6 +135,14 @@ SOURCES: dict[str, tuple[Made, str, str, str]] = {
     "dalle-mini": (dalle_mini_folder, "flax_model.msgpack", "lm_head/kernel", "model/encoder/final_ln/bias"),
     "min-dalle": (min_dalle_folder, "decoder.pt", "lm_head.weight", "final_ln.bias"),
     "llamagen": (llamagen_file, "c2i.pt", "norm.weight", "output.weight"),
+    "diffusers-unet": (diffusers_unet, "diffusion_pytorch_model.safetensors", "conv_out.bias", "conv_in.bias"),
+    "consistency-decoder": (
+        consistency_decoder,
+        "diffusion_pytorch_model.safetensors",
+        "decoder_unet.conv_out.bias",
+        "decoder_unet.conv_in.bias",
+    ),
+    "glide": (glide_file, "base.pt", "final_ln.bias", "time_embed.0.bias"),
 }
 """Function that writes a small source, the file to corrupt, a tensor to remove and a tensor to enlarge."""
 

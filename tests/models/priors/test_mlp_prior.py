@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dalle_jax.models.mlp_prior import MlpPrior, MlpPriorConfig
+from dalle_jax.models.priors.mlp_prior import MlpPrior, MlpPriorConfig
 from dalle_jax.sampling.vector_diffusion import noised_vectors, sample_vectors
 
 CONFIG = MlpPriorConfig(embed_width=6, width=16, hidden=8, layers=2, steps=4, samples=2)
