@@ -7,12 +7,15 @@ from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from flax import nnx
 
-from dalle_jax.models.clip import ClipConfig
+from dalle_jax.models.clip import ClipConfig, ClipTextConfig
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
+from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
+from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
+from dalle_jax.models.unclip_text_projection import UnclipTextProjectionConfig
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import VqvaeConfig
 
@@ -36,5 +39,13 @@ CodeGeneratorConfig: TypeAlias = DalleConfig | DalleBartConfig | LlamaGenConfig
 TextToCodesConfig: TypeAlias = DalleConfig | DalleBartConfig
 """Configs of the code generators whose prompts are token ids."""
 
-AnyModelConfig: TypeAlias = ImageTokenizerConfig | CodeGeneratorConfig | ClipConfig | LpipsConfig
+PriorConfig: TypeAlias = DiffusionPriorConfig | OneStepPriorConfig
+"""Configs of the networks that implement ``Prior``."""
+
+UnclipPartConfig: TypeAlias = ClipTextConfig | UnclipTextProjectionConfig
+"""Configs of the other parts of unCLIP that read text."""
+
+AnyModelConfig: TypeAlias = (
+    ImageTokenizerConfig | CodeGeneratorConfig | ClipConfig | LpipsConfig | PriorConfig | UnclipPartConfig
+)
 """Configs of all networks that a run folder can hold."""

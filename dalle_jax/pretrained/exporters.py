@@ -39,6 +39,7 @@ EXPORTERS = (
     Exporter("taming-vqgan", "taming_vqgan", "VqganConfig", "taming's last.ckpt and model.yaml"),
     Exporter("dalle-mini-vqgan", "dalle_mini_vqgan", "VqganConfig", "DALL·E mini's Flax VQModel"),
     Exporter("dalle-mini", "dalle_mini", "DalleBartConfig", "DALL·E mini's transformer, in Flax's msgpack"),
+    Exporter("karlo-prior", "karlo", "DiffusionPriorConfig", "the PriorTransformer of diffusers, in safetensors"),
 )
 
 

@@ -87,6 +87,9 @@ KINDS = (
     Kind("dalle-mini", "dalle_mini", "DALL·E mini or mega: a folder with flax_model.msgpack"),
     Kind("min-dalle", "min_dalle", "min-dalle: a folder with encoder.pt and decoder.pt"),
     Kind("llamagen", "llamagen", "LlamaGen's transformers: a .pt file"),
+    Kind("karlo-prior", "karlo", "Karlo's folder prior, of diffusers", function="published_prior"),
+    Kind("karlo-text-proj", "karlo", "Karlo's folder text_proj", function="published_text_proj"),
+    Kind("karlo-text-encoder", "karlo", "Karlo's folder text_encoder", function="published_text_encoder"),
 )
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 from dalle_jax.config.bind import loads
 from dalle_jax.config.render import render
 from dalle_jax.models import model_configs
-from dalle_jax.models.clip import ClipConfig, TowerConfig
+from dalle_jax.models.clip import ClipConfig, ClipTextConfig, TowerConfig
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
@@ -17,7 +17,10 @@ from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
+from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
+from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
 from dalle_jax.models.prompt_kinds import ByCaption, ByClass
+from dalle_jax.models.unclip_text_projection import UnclipTextProjectionConfig
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import VqvaeConfig
 from dalle_jax.pipelines.load.models import ModelFile
@@ -25,6 +28,7 @@ from tests import small_generators
 
 TOWER = TowerConfig(width=8, layers=1, heads=2)
 LLAMAGEN = {"codebook_size": 7, "grid": (3, 4), "width": 16, "depth": 1, "heads": 2, "multiple_of": 8}
+PRIOR = {"embed_width": 8, "text_width": 6, "text_length": 3, "width": 16, "depth": 1, "heads": 2}
 DALLE = DalleConfig(**small_generators.DALLE)
 BART = DalleBartConfig(**small_generators.SIZES, **small_generators.ENCODER, **small_generators.DECODER)
 CONFIGS = [
@@ -38,6 +42,10 @@ CONFIGS = [
     LlamaGenConfig(ByClass(5), **LLAMAGEN),
     ClipConfig(image_size=8, patch=4, vision=TOWER, vocab_size=9, text_length=3, text=TOWER, embed_width=8),
     LpipsConfig(widths=(4, 4), depths=(1, 1)),
+    ClipTextConfig(vocab_size=9, text_length=3, text=TOWER, embed_width=8),
+    DiffusionPriorConfig(**PRIOR),
+    OneStepPriorConfig(**PRIOR),
+    UnclipTextProjectionConfig(embed_width=8, text_width=6, width=10, time_width=12),
 ]
 
 
