@@ -19,7 +19,7 @@ from dalle_jax.diffusion.noise_schedules import CosineNoise
 from dalle_jax.diffusion.parameterization import ClipX0, ModelOutput, Parameterization
 from dalle_jax.diffusion.process import DiscreteProcess
 from dalle_jax.diffusion.samplers.ddpm import Ddpm
-from dalle_jax.diffusion.samplers.sampler import KeyedNoise, RecordedNoise
+from dalle_jax.diffusion.samplers.sampler import KeyedNoise, RecordedNoise, Sampler
 from dalle_jax.diffusion.spacing import RoundedSteps
 from dalle_jax.layers.embeddings import Embedding, EmbeddingParam, broadcast_param
 from dalle_jax.layers.linear import Linear
@@ -41,6 +41,9 @@ from dalle_jax.parallel.axes import EMBED, MLP, POSITIONS
 LARGEST_VALUE = 5.0
 """The bound of normalised x0 in each reverse step, as in the published scheduler."""
 TIMESTEPS = 1000
+SAMPLER = Ddpm("fixed_small")
+AFTER_TEXT = 4
+"""Positions after the text states: text vector, time, image vector, learned token."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class DiffusionPrior(nnx.Module):
         self.time_down = Linear(width, width, axes=(MLP, EMBED), dtype=dtype, rngs=rngs)
         init = nnx.initializers.normal(0.02)
         self.query = EmbeddingParam(init(rngs.params(), (width,), jnp.float32), axes=(EMBED,))
-        length = config.text_length + 4
+        length = config.text_length + AFTER_TEXT
         self.positions = Embedding(length, width, axis=POSITIONS, init=init, dtype=dtype, rngs=rngs)
         tower = TowerConfig(width, config.depth, config.heads)
 
@@ -128,14 +131,20 @@ class DiffusionPrior(nnx.Module):
 
     def __call__(self, x: Float[Array, "B E"], time: Float[Array, " B"], text: TextCondition) -> Float[Array, "B E"]:
         """Predict the normalised image vector x0 from its noised form at a timestep 0 .. 999."""
+        return self.predict(self.embed(x, time, text), causal_mask(text.mask, AFTER_TEXT))
+
+    def embed(self, x: Float[Array, "B E"], time: Float[Array, " B"], text: TextCondition) -> Float[Array, "B L D"]:
+        """Embed the sequence, with its positions."""
         rows, dtype = x.shape[0], jnp.dtype(self.config.dtype)
         vector = text.vector * (self.config.embed_width**0.5 if self.unit_vectors else 1.0)
         clock = self.time_down(jax.nn.silu(self.time_up(time_features(time, self.config.width))))
         single = [self.vector_in(vector), clock, self.image_in(x), broadcast_param(self.query[...], rows, dtype)]
         tokens = jnp.concatenate([self.text_in(text.states), jnp.stack(single, axis=1)], axis=1)  # [B L D]
-        mask: Bool[Array, "B 1 L L"] = causal_mask(text.mask, len(single))
-        tokens = run_stack(self.stack, tokens + self.positions.all(rows), mask)
-        return self.head(self.norm(tokens[:, -1]))
+        return tokens + self.positions.all(rows)
+
+    def predict(self, tokens: Float[Array, "B L D"], mask: Bool[Array, "B 1 L L"] | None) -> Float[Array, "B E"]:
+        """Predict x0 from the embedded sequence; without a mask every position attends to all."""
+        return self.head(self.norm(run_stack(self.stack, tokens, mask)[:, -1]))
 
     def sample(
         self,
@@ -145,6 +154,7 @@ class DiffusionPrior(nnx.Module):
         noise: KeyedNoise | RecordedNoise,
         guidance: float,
         steps: int,
+        sampler: Sampler = SAMPLER,
     ) -> Float[Array, "R E"]:
         """Run the reverse process from given noise and return image vectors, one for each row of ``text``."""
         row = TextCondition(*(jnp.broadcast_to(leaf[:1], other.shape) for leaf, other in zip(empty, text, strict=True)))
@@ -155,7 +165,7 @@ class DiffusionPrior(nnx.Module):
         guided = classifier_free(denoise, text, row, Guidance(guidance))
         levels = process().respaced(RoundedSteps(steps)).levels
         parameterization = Parameterization("x0", ClipX0(LARGEST_VALUE))
-        return self.denormalise(Ddpm("fixed_small").sample(guided, levels, start, noise, parameterization))
+        return self.denormalise(sampler.sample(guided, levels, start, noise, parameterization))
 
     def draw(
         self, text: TextCondition, empty: TextCondition, keys: Key[Array, "P M"], options: PriorOptions
