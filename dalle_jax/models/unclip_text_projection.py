@@ -14,7 +14,7 @@ from dalle_jax.arrays import Array, Bool, Float
 from dalle_jax.layers.embeddings import EmbeddingParam
 from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.norms import LayerNorm
-from dalle_jax.models.priors.conditions import TextCondition
+from dalle_jax.models.priors.prior import TextCondition
 from dalle_jax.parallel.axes import EMBED
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dalle_jax.diffusion.samplers.sampler import RecordedNoise
-from dalle_jax.models.priors.conditions import TextCondition, read_text
+from dalle_jax.models.priors.prior import TextCondition, read_text
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.publishers.karlo import export
 from tests.parity.fixtures import assert_close, fixture, imported, run

@@ -1,7 +1,7 @@
 """The diffusion prior of unCLIP: a causal transformer that predicts the image vector (arXiv 2204.06125, section 2.2).
 
 The sequence is  text states (T), text vector, time, noised image vector, learned token;  the output at the learned
-token is x0. Layout and arithmetic match the published Karlo. Letters are those of conditions.py; D width.
+token is x0. Layout and arithmetic match the published Karlo. Letters are those of prior.py; D width.
 """
 
 import math
@@ -27,7 +27,7 @@ from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
 from dalle_jax.layers.stack import Stack
 from dalle_jax.models.clip import ClipBlock, TowerConfig, run_stack, unit
-from dalle_jax.models.priors.conditions import (
+from dalle_jax.models.priors.prior import (
     ImageStatistics,
     MeasuredStatistic,
     PriorOptions,
@@ -113,7 +113,7 @@ class DiffusionPrior(nnx.Module):
 
     @property
     def unit_vectors(self) -> bool:
-        """Whether text and image vectors have length 1."""
+        """True if text and image vectors have length 1."""
         return self.config.unit_vectors
 
     def set_statistics(self, found: ImageStatistics) -> None:

@@ -1,7 +1,7 @@
 """The one-step prior of ECLIPSE: a transformer that regresses the image vector from the text (arXiv 2312.04655).
 
 The sequence is  text states (T), text vector, learned token;  the output at the learned token is the normalised image
-vector. It draws no noise, so all vectors of one prompt are equal. Letters are those of conditions.py; D width.
+vector. It draws no noise, so all vectors of one prompt are equal. Letters are those of prior.py; D width.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
 from dalle_jax.layers.stack import Stack
 from dalle_jax.models.clip import ClipBlock, TowerConfig, run_stack, unit
-from dalle_jax.models.priors.conditions import (
+from dalle_jax.models.priors.prior import (
     ImageStatistics,
     MeasuredStatistic,
     PriorOptions,
@@ -72,7 +72,7 @@ class OneStepPrior(nnx.Module):
 
     @property
     def unit_vectors(self) -> bool:
-        """Whether text and image vectors have length 1."""
+        """True if text and image vectors have length 1."""
         return self.config.unit_vectors
 
     def set_statistics(self, found: ImageStatistics) -> None:

@@ -60,7 +60,7 @@ class Prior(Protocol):
 
     @property
     def unit_vectors(self) -> bool:
-        """Whether text vectors are given, and image vectors returned, with length 1."""
+        """True if text vectors are given, and image vectors returned, with length 1."""
         ...
 
     def draw(
