@@ -1,4 +1,5 @@
 # make demo                train all stages on rendered scenes; samples and a report in runs/demo/
+# make demo-unclip         train DALL·E 2's CLIP, prior and decoder on the scenes; a report in runs/demo-unclip/
 # make test                lint and all fast tests
 # make lint                ruff and mypy
 # make bench               compare speed with DALLE-pytorch: benchmarks/README.md
@@ -11,11 +12,15 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow test-plan parity lint bench clean
+.PHONY: demo demo-unclip test test-slow test-plan parity lint bench clean
 
 # Huge pages, if the kernel grants them, save a few percent in addition to commands/memory.py.
 demo: $(VENV)/.installed
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(RUN) -m dalle_jax demo --out runs/demo
+
+# Takes text tokenizer and image tokenizer from runs/demo, if make demo ran before.
+demo-unclip: $(VENV)/.installed
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(RUN) -m dalle_jax demo-unclip --out runs/demo-unclip
 
 # One worker per core, at most four. Each takes up to 3 GB.
 test: lint

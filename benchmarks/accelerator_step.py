@@ -2,10 +2,10 @@
 
     python benchmarks/accelerator_step.py [--only NAME ...] [--seconds 300] [--out benchmarks/results]
 
-The step is the one that ``train configs/runs/dalle1_1b.gin`` runs, on random tokens and codes that lie on the device,
-so that no data is waited for. Each case is a process of its own; after ``--seconds`` no further one is started. Of a
-case's steps the first three are left out. MFU is printed twice: of model FLOPs as train/flops.py counts them (attention
-over all pairs), and of 6 N for each token, N being the parameters without the tables that are only looked up.
+The step is the one that ``train configs/runs/dalle1_1b.gin`` runs. Random tokens and codes are on the device, so no
+step waits for data. Each case runs in a separate process; after ``--seconds`` no further one is started. The first
+three steps of a case are not counted. MFU is printed twice: from model FLOPs as train/flops.py counts them (attention
+over all pairs), and from 6 N per token, where N counts the parameters without the embedding tables.
 ``--profile NAME`` traces three more steps of a case and sums the device's time by kind of work.
 """
 
@@ -58,7 +58,7 @@ def measure(name: str, profile: bool, config: str, extra: list[str]) -> dict:
 
     run: TrainRun = load(config, TrainRun, [*CASES[name], *extra])
     layout = Layout(make_mesh(run.mesh, jax.devices()), run.rules)
-    runner = CompiledTask(run.task, run.trainer, layout)
+    compiled = CompiledTask(run.task, run.trainer, layout)
     size, random = run.data.batch_size, np.random.default_rng(0)
     batch = layout.put_batch(
         {
@@ -72,18 +72,18 @@ def measure(name: str, profile: bool, config: str, extra: list[str]) -> dict:
     )
     device = jax.devices()[0]
     began = time.monotonic()
-    state = runner.state_spec.init_sharded(layout, 0)
+    state = compiled.state_spec.init_sharded(layout, 0)
     sums = None
     for _ in range(WARM):
-        state, sums = runner.step(state, sums, batch)
+        state, sums = compiled.step(state, sums, batch)
     jax.block_until_ready(state)
     warm = time.monotonic() - began
     began = time.monotonic()
     for _ in range(TIMED):
-        state, sums = runner.step(state, sums, batch)
+        state, sums = compiled.step(state, sums, batch)
     jax.block_until_ready(state)
     seconds = (time.monotonic() - began) / TIMED
-    model, hardware = runner.flops(size)
+    model, hardware = compiled.flops(size)
     chip = chip_of(device.device_kind)
     tokens = size * (run.task.model.text_length + int(np.prod(run.task.model.grid)))
     parameters = sum(value.size for value in state.learned.params.values())
@@ -112,17 +112,17 @@ def measure(name: str, profile: bool, config: str, extra: list[str]) -> dict:
         "hfu": hardware / seconds / peak if peak and hardware else None,
         "memory_peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use"),
     }
-    return found | ({"profile": traced(runner, state, sums, batch)} if profile else {})
+    return found | ({"profile": traced(compiled, state, sums, batch)} if profile else {})
 
 
-def traced(runner, state, sums, batch, steps: int = 3) -> dict:
+def traced(compiled, state, sums, batch, steps: int = 3) -> dict:
     """Return the device time of a step by kind of work, in ms, and the kernels that take most."""
     import jax
 
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(steps):
-                state, sums = runner.step(state, sums, batch)
+                state, sums = compiled.step(state, sums, batch)
             jax.block_until_ready(state)
         (path,) = Path(folder).rglob("*.xplane.pb")
         data = jax.profiler.ProfileData.from_file(str(path))

@@ -1,4 +1,4 @@
-"""How much arithmetic a training config asks for."""
+"""FLOPs of the training step of a config."""
 
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh
@@ -9,8 +9,8 @@ from dalle_jax.train.compiled import CompiledTask
 def flops_of_a_step(config: TrainRun) -> float:
     """Return the model FLOPs of one training step (train/flops.py), with those of frozen networks."""
     layout = Layout(make_mesh(config.mesh), config.rules)
-    runner = CompiledTask(config.task.open_for_plan(), config.trainer, layout)
-    model, _ = runner.flops(config.data.batch_size)
+    compiled = CompiledTask(config.task.open_for_plan(), config.trainer, layout)
+    model, _ = compiled.flops(config.data.batch_size)
     if model is None:
         raise SystemExit("expected a step whose FLOPs are known")
     return model

@@ -2,8 +2,9 @@
 
     DALLE_JAX_DATA=DIR python benchmarks/codes_throughput.py [--size 64] [--rounds 9] [--core 0]
 
-DIR holds ``emoji/*.tar`` as img2dataset writes them. Both sides are batches of 64 through the same loader, shuffled,
-on one core and in one thread, in turn. The tokenizer is not trained: how fast codes are read does not depend on them.
+DIR holds ``emoji/*.tar`` as img2dataset writes them. Both sides load shuffled batches of 64 with the same
+loader, in turn, on one core and in one thread. The tokenizer is not trained, since the speed does not depend on the
+values of codes.
 """
 
 import argparse

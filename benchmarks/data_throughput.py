@@ -1,10 +1,10 @@
-"""Examples per second on the same core: captioned images out of tars, beside the package webdataset with PIL.
+"""Examples per second on one core: captioned images from tars, compared with the package webdataset with PIL.
 
     DALLE_JAX_DATA=DIR python benchmarks/data_throughput.py [--cores 0] [--rounds 9] [--peer-python PATH]
 
 DIR holds ``emoji/*.tar`` as img2dataset writes them. One call of either side is 8 batches of 64 images, read,
-decoded, laid over white, cropped at random and resized to 64 px. Two cases that the peer lacks are set beside
-its images out of tars: the same images as array_record files, and precomputed codes.
+decoded, blended over white, cropped at random and resized to 64 px. Two cases that the peer lacks are compared with its
+images from tars: the same images as array_record files, and precomputed codes.
 """
 
 import argparse

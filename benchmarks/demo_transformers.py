@@ -1,11 +1,11 @@
-"""Which of the demo's transformers measures better: finished demos to the JSON that the report shows.
+"""Comparison of finished demos with different transformers, written as the JSON that the report shows.
 
 python -m dalle_jax demo --out runs/demo
-cp -r runs/demo/{text.model,tokenizer,clip} runs/demo_bart/      # so that all draw with the same other stages
+cp -r runs/demo/{text.model,tokenizer,clip} runs/demo_bart/      # all share the other stages
 python -m dalle_jax demo --set "stages.transformer='demo/dalle_bart.gin'" --out runs/demo_bart
 python benchmarks/demo_transformers.py dalle=runs/demo dalle_bart=runs/demo_bart --out configs/demo/transformers.json
 
-Their trainings must have taken the same model FLOPs, within two percent.
+The model FLOPs of their training must agree within two percent.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from dalle_jax.runs import TrainRun
 
 
 def figures(folder: Path) -> list[dict]:
-    """The figures of one finished demo that are compared."""
+    """Return the compared metrics of one finished demo."""
     metrics = json.loads((folder / "metrics.json").read_text())
     out = [
         {"path": "image_nll", "label": "nats per code", "value": metrics["transformer"]["image_nll"], "kind": "nats"},
@@ -33,19 +33,19 @@ def figures(folder: Path) -> list[dict]:
 
 
 def trained(folder: Path) -> tuple[int, float]:
-    """The steps that the transformer of a finished demo was trained for, and their model FLOPs."""
+    """Return the training steps of a finished demo's transformer, and their model FLOPs."""
     steps = json.loads((folder / "stages.json").read_text())["transformer"]["steps"]
     return steps, steps * flops_of_a_step(load(str(folder / "transformer" / "config.gin"), TrainRun))
 
 
 def right(contender: dict) -> float:
-    """The mean share of right choices over levels and splits."""
+    """Return the mean accuracy of CLIP's choices over levels and splits."""
     shares = [figure["value"] for figure in contender["figures"] if figure["kind"] == "percent"]
     return sum(shares) / len(shares)
 
 
 def main() -> None:
-    """Reads the finished demos that are named and writes what is compared of them."""
+    """Read the named demos and write their comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demos", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--out", type=Path, required=True)

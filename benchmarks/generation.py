@@ -1,9 +1,11 @@
-"""(b) Generating 4 images of 256 tokens for one text against DALLE-pytorch: cached, as shipped, and guided.
+"""Benchmark (b): sampling 4 images of 256 tokens for one text, compared with DALLE-pytorch.
 
-The network is that of transformer_step.py with full attention. Both sides filter to the upper half of the codes; our
-time ends with the codes, the peer's includes a pixel decoder of a few milliseconds. As shipped, the peer loses its
-cache at guidance scale 1; with guidance and cache together its guidance has no effect from the second token on
-(docs/architecture.md), so that case compares time and not results.
+The cases of the peer are: with a cache, as shipped, and with guidance.
+
+The network is that of transformer_step.py with full attention. Both sides sample from the more likely half of the
+codes. Our time ends with the codes; the peer's includes a pixel decoder of a few milliseconds. As shipped, the peer
+loses its cache at guidance scale 1. With guidance and cache together, its guidance has no effect from the second token
+on (docs/architecture.md), so that case compares time and not results.
 """
 
 from harness import Case, main
@@ -13,7 +15,7 @@ IMAGES = 4
 
 
 def generate(guidance: float, kinds: tuple[str, ...] = ("full",)):
-    """A call that draws the codes [4 256] of one text [1 64], from another seed each time, at that guidance scale."""
+    """Return a function that samples codes [4 256] for one text [1 64]; each call has a new seed."""
     import jax.numpy as jnp
     import numpy as np
     from flax import nnx

@@ -3,7 +3,7 @@
     python benchmarks/grain_order.py [--core 0] [--rounds 9]
 
 Both sides read the same examples from memory in one thread, so that only the work around the source is measured. Both
-shuffle each epoch anew with grain's ``index_shuffle``. grain is measured with random access to batches and as an
+use grain's ``index_shuffle`` with a new seed for each epoch. grain is measured with random access to batches and as an
 iterator. The sides run in turn; the result is the median over the rounds, with the ratio to the loader within a round.
 """
 
@@ -28,7 +28,7 @@ WEIGHTS = (0.75, 0.25)
 
 
 class Memory:
-    """A source of examples that are in memory: 16 px images with four captions."""
+    """A source of examples in memory: 16 px images with four captions each."""
 
     def __init__(self, name: str, count: int):
         self._name, self._count = name, count

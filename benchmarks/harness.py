@@ -1,9 +1,9 @@
-"""Side by side with a peer: two processes on the same cores, called in turn, compared within each round.
+"""Comparison with another package (the peer): two processes on the same cores, which run in turn.
 
 A benchmark is two files: ours (``CASES`` and ``main(...)``) and the peer's (``CASES`` alone, see worker.py). While one
-side works, the other waits on a pipe. A round is one turn of each; its ratio is the peer's time over ours, so
-1.3 means that we are 1.3 times as fast. What is reported is the median over the rounds, with the smallest and largest;
-the same ratio of CPU seconds stands beside it, for machines that have other work.
+side works, the other waits on a pipe. A round is one turn of each. Its ratio is the peer's time divided by ours, so 1.3
+means that we are 1.3 times as fast. The result is the median over the rounds, with minimum and maximum. The same ratio
+of CPU seconds is also given, for machines that have other work.
 
     python benchmarks/tokenizer_step.py [--cores 0] [--rounds 9] [--only NAME] [--peer-python PATH]
 """
@@ -26,10 +26,10 @@ PAUSE = 0.05  # seconds between turns, for the other side's spinning threads to 
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison: the same name is built on both sides unless ``peer`` names another of the peer's cases.
+    """One comparison of two cases of the same name, or of our case ``name`` with the peer's case ``peer``.
 
-    ``calls`` is how many calls a turn of (ours, peer) takes. ``units`` is the work that one call of (ours, peer) does,
-    in ``unit``, where the two differ. ``least`` and ``aim`` are the ratios that we hold ourselves to.
+    ``calls`` is the number of calls in one turn of (ours, peer). ``units`` is the work of one call of (ours, peer), in
+    ``unit``, if they differ. ``least`` and ``aim`` are the required and the desired ratio.
     """
 
     name: str
@@ -80,7 +80,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def compare(case: Case, ours: Side, peer: Side, rounds: int, warm_up: int = 2) -> dict:
-    """Builds the case on both sides, warms both up and alternates them."""
+    """Build the case on both sides, warm both up and run them in turn."""
     ours_built = ours.ask(do="build", case=case.name)
     peer_built = peer.ask(do="build", case=case.peer or case.name)
     times: dict[str, list[float]] = {"ours": [], "peer": []}
@@ -136,7 +136,7 @@ def table(results: list[dict]) -> str:
 
 
 def main(name: str, file: str, peer_file: str, cases: list[Case]) -> None:
-    """The command line of one benchmark; writes results/NAME.json and prints the table."""
+    """Run the command line of one benchmark: print the table and write results/NAME.json."""
     parser = argparse.ArgumentParser(description=f"{name}: dalle_jax against DALLE-pytorch on the same cores")
     parser.add_argument("--cores", default="0", help="such as 0 or 0,1; both sides get as many threads")
     parser.add_argument("--rounds", type=int, default=9, help="rounds of a case that does not name its own number")

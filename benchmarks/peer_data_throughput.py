@@ -1,4 +1,4 @@
-"""Captioned images out of tars by the package webdataset and PIL, as its manual has it."""
+"""Captioned images read from tars by the package webdataset with PIL, as in webdataset's manual."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def square(image: Image.Image) -> np.ndarray:
-    """Over white, as ours are; a random square along the shorter side, at the size wanted."""
+    """Blend an image over white, as ours are, cut a random square of its shorter side and resize it."""
     if image.mode == "RGBA":
         under = Image.new("RGB", image.size, (255, 255, 255))
         under.paste(image, mask=image)
@@ -22,7 +22,7 @@ def square(image: Image.Image) -> np.ndarray:
 
 
 def tars():
-    """Shuffled in a buffer, decoded, cropped, resized: a call is 8 batches of 64."""
+    """Return a function that loads 8 shuffled batches of 64 decoded, cropped and resized images."""
     folder = Path(os.environ["DALLE_JAX_DATA"]) / "emoji"
     dataset = (
         webdataset.WebDataset(sorted(map(str, folder.glob("*.tar"))), shardshuffle=100)

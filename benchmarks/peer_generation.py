@@ -1,4 +1,4 @@
-"""DALLE-pytorch's DALLE.generate_images: 4 images of 256 tokens for one text, its pixels decoder all but empty."""
+"""Sampling with DALLE-pytorch's DALLE.generate_images: 4 images of 256 tokens for one text, a tiny pixel decoder."""
 
 import peer_stubs  # noqa: F401  before dalle_pytorch
 import torch
@@ -8,7 +8,7 @@ IMAGES, TEXT = 4, 64
 
 
 def keep_cache(model) -> None:
-    """At guidance scale 1 generate_images drops its cache on the way to forward; this hands it on."""
+    """Pass the cache to ``forward`` at guidance scale 1, where ``generate_images`` drops it."""
 
     def forward_with_cond_scale(*args, cond_scale=1, cache=None, **kwargs):
         return model(*args, cache=cache, **kwargs)

@@ -1,3 +1,3 @@
-"""What both sides of data_throughput.py make: 8 batches of 64 images a call, 64 px a side."""
+"""Sizes on both sides of data_throughput.py: 8 batches of 64 images per call, 64 px a side."""
 
 BATCH, BATCHES, SIZE = 64, 8, 64

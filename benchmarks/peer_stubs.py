@@ -1,4 +1,4 @@
-"""Makes `dalle_pytorch` importable without the packages that its import lines name and our cases never call."""
+"""Empty modules for packages that `dalle_pytorch` imports and that our cases never call."""
 
 import sys
 from importlib.machinery import ModuleSpec
@@ -6,7 +6,7 @@ from types import ModuleType
 
 
 def stub(name: str, **members) -> None:
-    """Puts a hollow module in place unless the real one can be had."""
+    """Register an empty module ``name`` with the given members; modules that are loaded already are kept."""
     parts = name.split(".")
     for end in range(1, len(parts) + 1):
         path = ".".join(parts[:end])

@@ -1,4 +1,4 @@
-"""DALLE-pytorch's DiscreteVAE: one training step at 64 px (forward, backward, Adam), as its train_vae.py does it."""
+"""Training of DALLE-pytorch's DiscreteVAE: one step at 64 px (forward, backward, Adam), as its train_vae.py does it."""
 
 import peer_stubs  # noqa: F401  before dalle_pytorch
 import torch

@@ -9,7 +9,10 @@ MIX = ("axial_row", "axial_col", "conv_like")
 
 
 def network(kinds: tuple[str, ...]) -> DALLE:
-    """dim 256, depth 8, 8 heads of 64; its own defaults otherwise (rotary positions, token shift, GEGLU of 4)."""
+    """Create a DALLE of width 256, depth 8 and 8 heads of 64; all else is its default.
+
+    The defaults are rotary positions, token shift and a GEGLU of four times the width.
+    """
     torch.manual_seed(0)
     vae = DiscreteVAE(image_size=64, num_layers=2, num_tokens=1024, codebook_dim=8, hidden_dim=8, num_resnet_blocks=0)
     return DALLE(

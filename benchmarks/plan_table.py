@@ -1,10 +1,10 @@
-"""Plans every published config on the slices below and rewrites the table in docs/scale.md between its markers.
+"""Plans of every published config on the slices below; the table in docs/scale.md is rewritten from them.
 
     python benchmarks/plan_table.py [--only dalle_mini ...]
 
-No TPU is needed; libtpu is (pip install 'dalle-jax[plan]'). The large models take ten minutes each and more. With
---only, rows of other configs stay as they are in benchmarks/results/plans.json, from which the table is written; those
-that are not there are left out. --only without a name writes the table and plans nothing.
+No TPU is needed; libtpu is (pip install -e '.[plan]'). Each of the large models takes ten minutes or
+more. The table is written from benchmarks/results/plans.json. With --only, the rows of other configs are kept in that
+file. --only without a name plans nothing and only writes the table.
 """
 
 import argparse

@@ -2,7 +2,8 @@
 
     python benchmarks/tar_index.py [--members 100000] [--folder DIR]
 
-Writes a tar of small members into a temporary folder, indexes it in a process of its own, and reads records at random.
+The script writes a tar of small members into a temporary folder, indexes it in a separate process, and reads records at
+random.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def peak_mib() -> float:
 
 
 def measure(path: str) -> dict[str, float]:
-    """Index in a separate process; its peak memory before and after is that of indexing alone."""
+    """Index a tar in a separate process and return its time, and its peak memory before and after."""
     from dalle_jax.data.files.ranges import find_file
     from dalle_jax.data.formats.tar_index import load_index
     from dalle_jax.data.sources.webdataset import WebDataset

@@ -1,9 +1,9 @@
-"""(c) A training step of an image tokenizer at 64 px against DALLE-pytorch's DiscreteVAE.
+"""Benchmark (c): a training step of an image tokenizer at 64 px, compared with DALLE-pytorch's DiscreteVAE.
 
-Alike: 64x64 images, batch 8, two 4x4 convolutions of stride 2 to 16x16 codes, hidden width 64, on either side two
+Equal: 64x64 images, batch 8, two 4x4 convolutions of stride 2 to 16x16 codes, hidden width 64, on either side two
 residual blocks (3x3, 3x3, 1x1), two transposed convolutions, a codebook of 512 x 64, mean squared error, Adam.
-Different, since ours is another model: nearest codes with a moving average, commitment and revival where the peer has a
-Gumbel-softmax over 512 maps; 64 instead of 512 features before the codes; a 3x3 convolution after them, not a 1x1.
+Different: ours has nearest codes with a moving average, commitment and revival, the peer a Gumbel-softmax over 512
+maps. Ours has 64 features before the codes instead of 512, and a 3x3 convolution after them instead of a 1x1.
 """
 
 from harness import Case, main
@@ -13,7 +13,7 @@ NOTE = "VQ-VAE with EMA codebook against Gumbel-softmax dVAE at equal layout (wh
 
 
 def training_step():
-    """A call that makes one update from the same images [8 64 64 3] in [0, 1]."""
+    """Return a function that makes one update, always from the same images [8 64 64 3] in [0, 1]."""
     import jax
     import jax.numpy as jnp
     import optax

@@ -1,11 +1,11 @@
-r"""Image tokenizers at equal arithmetic: measurements of reconstructed held-out images.
+r"""Image tokenizers trained with equal FLOPs: measurements of reconstructed held-out images.
 
 python benchmarks/tokenizers.py --out runs/tokenizers --tflop 10 vqvae=configs/demo/tokenizer.gin \
     dvae=configs/demo/dvae.gin
 
-Each is trained for as many of its steps as the budget of model FLOPs (train/flops.py) holds, by its own config but for
-that number; a run folder that is there already goes on. Writes tokenizers.json and tokenizers.png into the folder: the
-first held-out images, and under them the copies of each tokenizer in the order in which they were named.
+Each config is trained for as many steps as the budget of model FLOPs (train/flops.py) allows; an existing run folder is
+resumed. The script writes tokenizers.json, and tokenizers.png with the first held-out images and, below them, the
+reconstructions of each tokenizer in the given order.
 """
 
 import argparse

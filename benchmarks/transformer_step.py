@@ -1,9 +1,10 @@
-"""(a) A training step of the transformer against DALLE-pytorch's: full, and row/column/convolutional attention.
+"""Benchmark (a): a training step of the transformer, compared with DALLE-pytorch's.
 
-dim 256, depth 8, 8 heads of 64, 64 text and 256 image tokens, vocabularies 8192 and 1024, batch 8, float32, Adam on
-both sides. The networks do the same work per token in their layers: ours is given the peer's gated MLP (hidden width
-1024). They differ in their heads: the peer scores all 9,280 words at every position and masks, ours has a head for text
-and one for codes. The ``_plain`` case is our default MLP, with two products where the gated one has three.
+The cases are full attention, and a mix of row, column and convolutional attention. Both sides have width 256, depth 8,
+8 heads of 64, 64 text and 256 image tokens, vocabularies 8192 and 1024, batch 8, float32 and Adam. Their layers do the
+same work per token: ours has the peer's gated MLP (hidden width 1024). Their output heads differ: the peer computes all
+9,280 logits at every position and masks them; ours has a head for text and one for codes. The ``_plain`` case is our
+default MLP, with two products where the gated one has three.
 """
 
 from harness import Case, main
@@ -13,7 +14,7 @@ MIX = ("row", "column", "convolutional")
 
 
 def network(kinds: tuple[str, ...], gated: bool):
-    """The transformer of every case but the tokenizer's, from seed 0."""
+    """Create the transformer of this benchmark and of generation.py, from seed 0."""
     from flax import nnx
 
     from dalle_jax.models.dalle import DalleConfig
@@ -26,7 +27,10 @@ def network(kinds: tuple[str, ...], gated: bool):
 
 
 def step(kinds: tuple[str, ...], gated: bool = True):
-    """A call that makes one update from the same text [8 64] and codes [8 256]; ``kinds`` go around the layers."""
+    """Return a function that makes one update, always from the same text [8 64] and codes [8 256].
+
+    The kinds of attention in ``kinds`` repeat over the layers.
+    """
     import jax
     import numpy as np
     import optax

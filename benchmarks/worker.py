@@ -1,10 +1,10 @@
-"""One side of a comparison: a process pinned to some cores that builds cases and calls them when asked.
+"""One side of a comparison: a process pinned to some cores, which builds and calls cases on request.
 
     python worker.py FILE --cores 0,1
 
 FILE is a Python file with ``CASES: dict[str, Callable[[], Callable[[], None]]]``: each entry builds its case and
 returns a function that does one call of it and returns when the work is done (``block_until_ready``). Requests and
-answers are lines of JSON on standard input and on the descriptor that was standard output; what a case prints goes to
+answers are lines of JSON on standard input and on the descriptor that was standard output; cases print to
 standard error. Standard library only, since it runs in both environments.
 """
 
@@ -35,7 +35,7 @@ def versions() -> dict[str, str]:
 
 
 def load(path: Path):
-    """The file as a module; its folder and the repository's root become importable."""
+    """Import the file as a module; its folder and the repository's root become importable."""
     sys.path[:0] = [str(path.parent), str(path.parent.parent)]
     spec = importlib.util.spec_from_file_location("benchmark_cases", path)
     assert spec is not None
@@ -47,7 +47,7 @@ def load(path: Path):
 
 
 class Worker:
-    """Answers requests; holds the one case that was built last."""
+    """The answers to requests, and the case that was built last."""
 
     def __init__(self, module, threads: int):
         self.module, self.threads = module, threads
@@ -57,7 +57,7 @@ class Worker:
         return {"versions": versions(), "threads": self.threads, "cores": sorted(os.sched_getaffinity(0))}
 
     def build(self, case: str) -> dict:
-        """Builds a case and calls it once: the first call compiles."""
+        """Build a case and call it once, since the first call compiles."""
         self.call = None
         start = time.perf_counter()
         call = self.module.CASES[case]()
@@ -93,7 +93,7 @@ def serve(worker: Worker, requests, answers) -> None:
 
 
 def main() -> None:
-    """Pins the process and its threads to the cores before it loads FILE, then serves until its input ends."""
+    """Pin the process and its threads to the cores, load FILE, then answer requests until the input ends."""
     parser = argparse.ArgumentParser()
     parser.add_argument("file", type=Path)
     parser.add_argument("--cores", required=True)

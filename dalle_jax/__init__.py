@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from dalle_jax.config.errors import UserError
 
 if TYPE_CHECKING:
+    from dalle_jax.parallel.layout import Layout
     from dalle_jax.pipelines.image_codec import ImageCodec
     from dalle_jax.pipelines.text_to_image import TextToImage
 
@@ -19,17 +20,20 @@ def load(
     image_tokenizer: str | os.PathLike[str] | None = None,
     clip: str | os.PathLike[str] | None = None,
     batch: int = 64,
+    layout: "Layout | None" = None,
 ) -> "TextToImage":
     """Load the pipeline of a model folder, as ``sample --model`` does (docs/python.md).
 
     ``image_tokenizer`` and ``clip`` are folders that replace the model's own, or supply missing ones. ``batch`` is the
-    largest number of images generated in one call. Raises ``UserError`` if a folder holds something else.
+    largest number of images generated in one call. ``layout`` places the networks, by default on one device.
+
+    Raises ``UserError`` if a folder holds something else.
     """
     from dalle_jax import storage
     from dalle_jax.pipelines.load.pipeline import load_pipeline
 
     tokenizer, ranker = (None if one is None else storage.reachable(one) for one in (image_tokenizer, clip))
-    return load_pipeline(storage.reachable(folder), tokenizer, ranker, batch=batch)
+    return load_pipeline(storage.reachable(folder), tokenizer, ranker, batch, layout)
 
 
 def load_image_tokenizer(folder: str | os.PathLike[str], *, batch: int = 64) -> "ImageCodec":

@@ -19,9 +19,12 @@ from dalle_jax.parallel import hosts
 from dalle_jax.parallel.mesh import Mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.storage import Place
+from dalle_jax.tasks.align_readable_images import AlignReadableImages
 from dalle_jax.tasks.align_text_images import AlignTextImages
+from dalle_jax.tasks.denoise_codes import DenoiseCodes
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
+from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
 from dalle_jax.tasks.tokenize_images import TokenizeImages
 from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
 from dalle_jax.tasks.tokenize_images_gan import TokenizeImagesGan
@@ -77,6 +80,9 @@ class TrainRun:
         | GenerateCodes
         | GenerateFromConditions
         | AlignTextImages
+        | AlignReadableImages
+        | PredictEmbeddings
+        | DenoiseCodes
     )
     data: Data
     trainer: Trainer
@@ -123,8 +129,9 @@ class TextTokenizerRun:
     - ``text_length``, ``dropout``: those of the model that will use the tokenizer. The command reports how many
       captions that model will cut.
     - ``blend``: metadata fields with further captions. All of them are trained on.
-    - ``held_out``: images whose captions are not read. Use the value of ``data.evaluation``. A count includes bad
-      records here, since records are not checked; a share holds out the same images as training does.
+    - ``held_out``: images whose captions are not read. Use the value of ``data.evaluation``. A share
+      holds out the same images as training does. A count may differ: this command does not check records, so bad ones
+      are counted too.
 
     The sources of a mixture share ``captions`` by weight.
     """
@@ -247,5 +254,29 @@ class DemoRun:
             raise ValueError(f"stages: expected a config file for each of {', '.join(DEMO_STAGES)}, got {got}")
 
 
-Run: TypeAlias = TrainRun | TextTokenizerRun | InspectRun | EncodeRun | EvaluateRun | DemoRun
+UNCLIP_STAGES = ("text", "tokenizer", "clip", "prior", "decoder", "evaluation")
+"""The stages of the unCLIP demo, in the order in which they run."""
+
+
+@dataclass(frozen=True)
+class UnclipDemoRun:
+    """``demo-unclip``: the config file of each stage, by the names in ``UNCLIP_STAGES``.
+
+    - ``demo``: the folder of a finished ``demo``, whose text tokenizer and image tokenizer are used. If it has none,
+      both are trained.
+    - ``steps``: the steps of the decoder's sampler.
+    """
+
+    title: str
+    stages: Mapping[str, str]
+    demo: str = "runs/demo"
+    steps: int = 8
+
+    def __post_init__(self) -> None:
+        if set(self.stages) != set(UNCLIP_STAGES):
+            got = ", ".join(self.stages) or "none"
+            raise ValueError(f"stages: expected a config file for each of {', '.join(UNCLIP_STAGES)}, got {got}")
+
+
+Run: TypeAlias = TrainRun | TextTokenizerRun | InspectRun | EncodeRun | EvaluateRun | DemoRun | UnclipDemoRun
 """The kind of a run. A config chooses it with ``run = @TextTokenizerRun`` and the like; the default is ``TrainRun``."""

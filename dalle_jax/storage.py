@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from etils import epath
 
-from dalle_jax.config.errors import UserError
+from dalle_jax.config.errors import UserError, install_hint
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -47,9 +47,7 @@ def place(name: str | os.PathLike[str]) -> Place:
         )
     package, extra = PACKAGES[scheme]
     if importlib.util.find_spec(package) is None:
-        raise UserError(
-            f"{text}: the package {package} is not installed; install it with: pip install 'dalle-jax[{extra}]'"
-        )
+        raise UserError(f"{text}: the package {package} is not installed; {install_hint(extra)}")
     return epath.Path(text)
 
 

@@ -17,7 +17,7 @@ COLUMNS = 6
 
 
 def main(folder: str, out: str) -> None:
-    """Draws, judges and writes the sheet."""
+    """Sample and judge the images, and write the sheet."""
     pipeline = load_pipeline(Path(folder), batch=128)
     captions = [text for level in (1, 2) for split in SPLITS for text in evaluation_captions(level, split, COLUMNS, 0)]
     requests = [

@@ -1,4 +1,4 @@
-"""Commands in processes of their own, alone or as the processes of one run."""
+"""Commands in separate processes, alone or as the processes of one run."""
 
 import os
 import socket
@@ -64,5 +64,5 @@ def ends(started: Sequence[subprocess.Popen]) -> list[tuple[int, str, str]]:
 
 
 def ours(err: str) -> str:
-    """Leave out what jax logs."""
+    """Leave out the lines that jax logs."""
     return "\n".join(line for line in err.splitlines() if line.startswith("dalle-jax: ") or "Traceback" in line)

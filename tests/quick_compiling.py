@@ -1,4 +1,4 @@
-"""What XLA is told in tests. Most of the suite's time is compiling programs that run once.
+"""XLA's compiler options in tests. Most of the suite's time is compilation of programs that run once.
 
 LLVM is told not to optimise them, and jaxlib before 0.11, which still has the older way of writing loops, to take that:
 each halves the time, and leaves every identity to be tested as it was.

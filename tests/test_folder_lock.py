@@ -1,4 +1,4 @@
-"""One command at a time writes to a folder, whatever was killed before, on a disk or behind a URL."""
+"""Only one command at a time writes to a folder, local or at a URL, even after kills."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def holding(tmp_path) -> Iterator:
         child.communicate()
 
 
-def test_a_second_command_is_refused_with_who_holds_the_lock_since_when(holding, tmp_path):
+def test_a_second_command_is_refused_with_the_holder_and_its_start_time(holding, tmp_path):
     child = holding()
     with pytest.raises(UserError) as refused, quick(tmp_path / "run"):
         pass
@@ -67,7 +67,7 @@ def test_a_second_command_is_refused_with_who_holds_the_lock_since_when(holding,
 
 
 @pytest.mark.parametrize("how", ["well", "error"])
-def test_the_lock_goes_at_the_end_and_after_an_error(holding, tmp_path, how, capsys):
+def test_the_lock_is_removed_at_the_end_and_after_an_error(holding, tmp_path, how, capsys):
     child = holding(how=how)
     assert (tmp_path / "run" / FILE).exists()
     child.communicate("\n", timeout=60)
@@ -78,14 +78,14 @@ def test_the_lock_goes_at_the_end_and_after_an_error(holding, tmp_path, how, cap
     assert capsys.readouterr().err == ""
 
 
-def test_the_lock_goes_at_sigterm_and_the_process_dies_of_it(holding, tmp_path):
+def test_the_lock_is_removed_at_sigterm_which_ends_the_process(holding, tmp_path):
     child = holding()
     child.send_signal(signal.SIGTERM)
     assert child.wait(60) == -signal.SIGTERM
     assert not (tmp_path / "run" / FILE).exists()
 
 
-def test_a_forked_child_that_is_terminated_leaves_the_lock_alone(holding, tmp_path):
+def test_a_terminated_forked_child_does_not_remove_the_lock(holding, tmp_path):
     child = holding(how="fork")
     assert child.communicate("\n", timeout=60)[0] == f"{-signal.SIGTERM} True\n"
     assert child.returncode == 0
@@ -137,7 +137,7 @@ def test_an_unreadable_lock_that_does_not_change_is_replaced(tmp_path, capsys):
 
 
 def together(folder: storage.Place, count: int) -> tuple[int, list[str]]:
-    """Let threads ask for the lock of a folder at once; return how many were let in, and what the others were told."""
+    """Let threads ask for the lock of a folder at once; return how many got it, and the errors of the rest."""
     start, end = threading.Barrier(count), threading.Barrier(count)
     inside, refused = [], []
 
@@ -160,7 +160,7 @@ def together(folder: storage.Place, count: int) -> tuple[int, list[str]]:
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
-def test_of_many_that_find_a_stale_lock_one_is_let_in(tmp_path, links, monkeypatch):
+def test_of_many_commands_that_find_a_stale_lock_one_gets_it(tmp_path, links, monkeypatch):
     if not links:
         monkeypatch.setattr(storage, "_create_here", lambda file, content: storage._create_by_opening(file, content))
     for number in range(10):
@@ -206,7 +206,7 @@ def test_a_lock_that_was_removed_by_hand_comes_back(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_created_is_a_one_line_error(tmp_path):
     (tmp_path / "file").write_text("")
     said = rf"cannot lock {tmp_path}/file/run: Not a directory"
     with pytest.raises(UserError, match=said), locked(tmp_path / "file" / "run", "demo"):
@@ -236,13 +236,13 @@ def test_a_folder_behind_a_url_is_locked_too(bucket, capsys):
     assert storage.files(folder) == {}
 
 
-def test_of_many_that_lock_a_url_at_once_one_is_let_in(bucket, monkeypatch):
+def test_of_many_commands_that_lock_a_url_at_once_one_gets_it(bucket, monkeypatch):
     monkeypatch.setattr(folder_lock, "SETTLE_SECONDS", 3.0)  # a busy machine's server is slow
     inside, refused = together(storage.place(f"{bucket}/many"), 4)
     assert (inside, len(refused)) == (1, 3)
 
 
-def test_a_store_that_refuses_conditional_puts_is_written_plainly(bucket, monkeypatch):
+def test_a_store_that_refuses_conditional_puts_is_written_without_them(bucket, monkeypatch):
     system = storage._file_system(storage.place(bucket))
     whole = system.pipe_file
 

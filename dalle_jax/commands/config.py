@@ -2,7 +2,9 @@
 
 import argparse
 
+from dalle_jax.commands.demo_stages import is_within_a_stage
 from dalle_jax.config.bind import load
+from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.runs import Run
 
@@ -14,6 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the resolved config."""
+    """Print the resolved config. Raises UserError for a field of a demo's stage, which has a config of its own."""
+    for one in filter(is_within_a_stage, args.set):
+        _, name, field = one.split(".", 2)
+        raise UserError(
+            f"--set {one}: expected a field of {args.config}; config prints one file. "
+            f"Print the stage's own with: config FILE --set {field}, where FILE is the value of stages.{name}"
+        )
     print(render(load(args.config, Run, args.set)), end="")
     return 0

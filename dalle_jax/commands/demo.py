@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NotRequired, TypedDict, cast
+from typing import cast
 
 from dalle_jax import storage
 from dalle_jax.commands.demo_checks import Counts, DemoChecks
 from dalle_jax.commands.demo_stages import PREFIX, read_stages
+from dalle_jax.commands.stage_record import StageEntry, add_seconds, read_record
 from dalle_jax.commands.text_tokenizer import train_model
 from dalle_jax.commands.train import train_stage
 from dalle_jax.config.errors import UserError
@@ -39,7 +40,6 @@ from dalle_jax.pipelines.load.pipeline import load_pipeline
 from dalle_jax.runs import Data, DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
 from dalle_jax.storage import Place, write_bytes
 from dalle_jax.text.sentencepiece import SentencePiece
-from dalle_jax.train.trainer import TrainResult
 
 DEFAULT = "demo/demo.gin"
 READER_IMAGES = 300
@@ -75,15 +75,6 @@ def run(args: argparse.Namespace) -> int:
 def say(text: str) -> None:
     """Print a line of progress."""
     print(f"[demo] {text}", flush=True)
-
-
-class StageEntry(TypedDict):
-    """Entry of a stage in ``stages.json``: its seconds over all runs, and its last metrics if the trainer ran it."""
-
-    seconds: float
-    steps: NotRequired[int]
-    parameters: NotRequired[int]
-    metrics: NotRequired[dict[str, float]]
 
 
 @dataclass
@@ -133,7 +124,7 @@ class Demo:
         self.stages, self.evaluation = checks.stages, checks.evaluation
         if trained and model is not None:
             write_bytes(path, model)
-            self._took("text", seconds)
+            add_seconds(self.out, "text", seconds)
 
     def _counts(self, problems: list[str]) -> dict[str, Counts]:
         """Open the data of each stage; return its numbers of examples by stage. Errors are added to ``problems``."""
@@ -166,7 +157,7 @@ class Demo:
             result = train_stage(config, self.out / name, command="demo")
             if result.interrupted:
                 return False
-            self._took(name, time.monotonic() - began, result)
+            add_seconds(self.out, name, time.monotonic() - began, result)
         file = PipelineFile({"image_tokenizer": "tokenizer", "transformer": "transformer", "clip": "clip"})
         write_bytes(self.out / "pipeline.gin", render(file).encode())
         return True
@@ -186,27 +177,17 @@ class Demo:
             else:
                 captions = dict.fromkeys(data.batch(0, range(min(evaluation.shown, data.examples)))["caption"])
                 findings = draw_trained_captions(pipeline, evaluation, list(captions))
-            self._took("sampling", time.monotonic() - began)
+            add_seconds(self.out, "sampling", time.monotonic() - began)
             return write_report(self._captioned_report(findings), self.out)
         assert isinstance(evaluation, EvaluateScenes)
         scenes = evaluate_scenes(pipeline, codec, clip, evaluation, say)
         reader = _check_reader(codec, pipeline.side, evaluation)
-        self._took("sampling", time.monotonic() - began)
+        add_seconds(self.out, "sampling", time.monotonic() - began)
         return write_report(self._scenes_report(scenes, reader, evaluation), self.out)
-
-    def _took(self, stage: str, seconds: float, result: TrainResult | None = None) -> None:
-        """Add to the seconds of a stage, over all resumed runs, and store its last metrics."""
-        path = self.out / "stages.json"
-        record = _read_stages(path)
-        entry = record.setdefault(stage, StageEntry(seconds=0.0))
-        entry["seconds"] += seconds
-        if result is not None:
-            entry["steps"], entry["parameters"], entry["metrics"] = result.step, result.parameters, result.metrics
-        write_bytes(path, json.dumps(record, indent=2).encode())
 
     def _report(self, summary: str) -> RunReport:
         """Return the parts that every report has."""
-        stages = _read_stages(self.out / "stages.json")
+        stages = read_record(self.out)
         drawing = self.evaluation.single().drawing
         return RunReport(
             title=self.config.title,
@@ -227,7 +208,7 @@ class Demo:
 
     def _captioned_report(self, findings: CaptionedFindings | SampleGroup) -> RunReport:
         """Return the report on captioned images."""
-        stages = _read_stages(self.out / "stages.json")
+        stages = read_record(self.out)
         minutes = sum(entry["seconds"] for entry in stages.values()) / 60
         summary = (
             "An image tokenizer, a text-to-image transformer and a CLIP, trained from scratch on captioned images in "
@@ -249,7 +230,7 @@ class Demo:
         self, findings: SceneFindings, reader: tuple[ReaderCheck, ...], evaluation: EvaluateScenes
     ) -> RunReport:
         """Return the report on rendered scenes."""
-        stages = _read_stages(self.out / "stages.json")
+        stages = read_record(self.out)
         return replace(
             self._report(_summary(findings, sum(entry["seconds"] for entry in stages.values()))),
             figures=_figures(stages, findings),
@@ -314,16 +295,6 @@ def _check_reader(codec: ImageCodec, size: int, evaluation: EvaluateScenes) -> t
         lambda image, rng: codec.reconstruct(image[None])[0],
     )
     return clean, blurred, through
-
-
-def _read_stages(path: Place) -> dict[str, StageEntry]:
-    """Read ``stages.json``; an absent file has no entries."""
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: expected the JSON that the demo wrote, got other content; delete the file") from error
 
 
 def _summary(findings: SceneFindings, seconds: float) -> str:

@@ -1,5 +1,6 @@
 """Configs of a demo's stages, with the fields that ``--set stages.NAME.PATH=VALUE`` sets."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -7,6 +8,7 @@ from typing import Any, TypeAlias
 from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
+from dalle_jax.config.sources import find
 from dalle_jax.runs import DEMO_STAGES as NAMES
 from dalle_jax.runs import DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
 from dalle_jax.storage import Place
@@ -35,11 +37,17 @@ class DemoStages:
 
 def read_stages(path: str, sets: Sequence[str], out: Place) -> DemoStages:
     """Read the config of the demo and of each stage. Raises one UserError with all problems."""
-    within = [one for one in sets if _is_within_a_stage(one)]
+    within = [one for one in sets if is_within_a_stage(one)]
     config: DemoRun = load(path, DemoRun, [one for one in sets if one not in within])
     by_stage, problems = _by_stage(within, config)
     read: dict[str, Any] = {}
     for name, root in (("text", TextTokenizerRun), *((one, TrainRun) for one in TRAINED), ("evaluation", EvaluateRun)):
+        if not os.path.isfile(find(config.stages[name])):
+            problems.append(
+                f"{PREFIX}{name}: expected a config file, got '{config.stages[name]}'; "
+                f"{PREFIX}{name}.PATH=VALUE sets a field of the stage"
+            )
+            continue
         fixed = []
         if name in FROM_THE_DEMO:
             places = (out / "text.model", out / "tokenizer")
@@ -58,7 +66,7 @@ def read_stages(path: str, sets: Sequence[str], out: Place) -> DemoStages:
     return DemoStages(config, read["text"], {name: read[name] for name in TRAINED}, read["evaluation"])
 
 
-def _is_within_a_stage(setting: str) -> bool:
+def is_within_a_stage(setting: str) -> bool:
     """Return True for ``stages.NAME.PATH=VALUE``, False for ``stages.NAME=FILE`` and for other fields of the demo."""
     path = setting.partition("=")[0].strip()
     return path.startswith(PREFIX) and path.count(".") > 1

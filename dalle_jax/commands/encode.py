@@ -91,7 +91,10 @@ def _encode(config: EncodeRun, path: Path) -> Encoder | None:
 
 
 def _opened(config: EncodeRun, path: Path) -> tuple[Source, RecordStats | None]:
-    """Open the part of the source to encode, and the statistics of its records. Raises UserError if it is empty."""
+    """Open the part of the source to encode; return it with the statistics of its records.
+
+    Raises UserError if that part has no images.
+    """
     opener = SourceOpener(config.images, config.workers, path, _say)
     training, held_out = opener.open(config.source, "source", config.held_out)
     chosen = held_out if config.part == "held_out" else training

@@ -68,14 +68,14 @@ def run(args: argparse.Namespace) -> int:
     """Sample images, and write them with their scores and a grid."""
     prompts = _prompts(args)
     pipeline = load_pipeline(args.model, args.image_tokenizer, args.clip, batch=args.batch)
-    drawn = pipeline(
+    generations = pipeline(
         prompts,
         given_image=args.given_image,
         given_rows=args.given_rows,
         caption=args.caption,
         **{field.name: getattr(args, field.name) for field in fields(RequestOptions)},
     )
-    write_drawn(drawn, args.out)
+    write_generations(generations, args.out)
     for line in truncation_warnings(pipeline, prompts, args.caption):
         print(line, file=sys.stderr)
     print(f"{args.out}/grid.png")
@@ -95,10 +95,10 @@ def truncation_warnings(
             yield f"WARNING: {count} of {len(given)} prompts were truncated to the {reader.length} tokens of {name}"
 
 
-def write_drawn(drawn: list[Generation], out: Place) -> None:
-    """Write a PNG per kept image, ``grid.png``, and ``scores.jsonl`` last, as a sign that all are written."""
+def write_generations(generations: list[Generation], out: Place) -> None:
+    """Write a PNG per kept image, then ``grid.png``, then ``scores.jsonl``, which marks the folder as complete."""
     lines, images, captions = [], [], []
-    for number, one in enumerate(drawn):
+    for number, one in enumerate(generations):
         for rank, image in enumerate(one.pixels):
             name = f"{number:04d}_{rank:02d}.png"
             score = None if one.scores is None else round(float(one.scores[rank]), 6)
@@ -107,7 +107,7 @@ def write_drawn(drawn: list[Generation], out: Place) -> None:
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
             images.append(image)
             captions.append(one.prompt if rank == 0 else "")
-    columns = max(len(one.pixels) for one in drawn)
+    columns = max(len(one.pixels) for one in generations)
     scale = max(1, 128 // images[0].shape[0])
     write_png(out / "grid.png", grid(images, columns=columns, captions=captions, scale=scale))
     write_bytes(out / "scores.jsonl", "".join(lines).encode())

@@ -64,7 +64,7 @@ def _bind(reader: ConfigReader, root: type | UnionType, sets: Sequence[str], nam
         tree.add(binding)
     slot = kind(root, ROOT)
     if not isinstance(slot, Slot):
-        raise TypeError(f"the root of a config is a dataclass or a union of dataclasses, not {root}")
+        raise TypeError(f"root: expected a dataclass or a union of dataclasses, got {root}")
     run_tree = tree.children.pop(ROOT, Tree())
     tree.own = run_tree.own
     builder = Builder(reader.problems, slot)
@@ -142,7 +142,7 @@ class Unknown:
 
 @dataclass
 class Builder:
-    """Builds objects from the leaves up and collects problems. ``MISSING`` stands for an object with a problem."""
+    """The construction of a run from its bindings, leaves first. ``MISSING`` stands for an object with a problem."""
 
     problems: Problems
     root: Slot
@@ -322,7 +322,7 @@ class Builder:
         return {name: entry for name, entry in entries.items() if entry is not None}
 
     def _check_cleared(self, path: str, map_: Map, tree: Tree, order: int, old: tuple[Replaced, ...]) -> None:
-        """Report bindings of removed entries that would not have fitted."""
+        """Report the bindings of removed entries that are invalid for the type of an entry."""
         for binding in tree.below():
             fits = could_hold(map_, tuple(binding.name.split("."))[_depth(path) :], binding.value)
             judged = binding.where.order < order and binding.value is not UNREADABLE and not _excused(binding, old)
@@ -366,7 +366,7 @@ def _states(binding: Binding) -> bool:
 
 
 def _since(tree: Tree, order: int, depth: int) -> Tree:
-    """Return the bindings after a statement."""
+    """Return the bindings after statement number ``order``; the tree is at ``depth`` words of their paths."""
     later = Tree()
     for binding in sorted(tree.all(), key=lambda one: one.where.order):
         if binding.where.order > order:

@@ -26,7 +26,10 @@ class Location:
 
 @dataclass
 class Problems:
-    """Collected problems. ``incomplete`` means that unreadable text may hold a value that seems to be missing."""
+    """Mistakes found in config text, which are raised together.
+
+    ``incomplete`` is True if some text was unreadable; a value that seems missing may be in that text.
+    """
 
     found: list[tuple[Location, str]] = field(default_factory=list)
     incomplete: bool = False

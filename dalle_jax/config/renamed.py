@@ -40,6 +40,8 @@ RENAMED: Mapping[str, Renamed] = {
     },
     "ArrayRecord.copies": Renamed("cache"),
     "Codes.copies": Renamed("cache"),
+    "DalleConfig.hidden_multiple": Renamed(None, "the hidden width is 4 times the width"),
+    **{f"{name}.channels": Renamed(None, "images have 3 channels") for name in ("VqvaeConfig", "DiscriminatorConfig")},
     "EvaluateRun.evaluation": Renamed("evaluations.NAME", "an evaluate run may have several"),
     "Mixture.weights": Renamed("parts.NAME.weight", "one number for each part"),
     **{f"Mixture.{name}": Renamed("parts.NAME.source") for name in ("first", "second", "third", "fourth")},

@@ -63,6 +63,6 @@ def literal(value: object) -> str:
         return repr(value)
     if type(value) is float:
         if not math.isfinite(value):
-            raise ValueError(f"a config cannot hold {value}")
+            raise ValueError(f"expected a value that gin text can express, got {value}")
         return repr(value)
-    raise TypeError(f"a config cannot hold {value!r} of type {type(value).__name__}")
+    raise TypeError(f"expected a value of a config leaf, got {value!r} of type {type(value).__name__}")

@@ -142,18 +142,18 @@ def kind(annotation: object, name: str) -> Kind:
     classes: tuple[type, ...] = tuple(one for one in members if isinstance(one, type) and dataclasses.is_dataclass(one))
     if not classes:
         if not all(_is_leaf(member) for member in members):
-            raise TypeError(f"{name}: no config can hold {annotation}; see dalle_jax/config/schema.py")
+            raise TypeError(f"{name}: expected a type of config field (config/schema.py), got {annotation}")
         return Leaf(annotation)
     others = [member for member in members if member not in classes]
     if others not in ([], [type(None)]) or len({cls.__name__ for cls in classes}) < len(classes):
-        raise TypeError(f"{name}: a slot is a union of dataclasses of different names, and None; got {annotation}")
+        raise TypeError(f"{name}: expected a union of dataclasses of different names, and None, got {annotation}")
     return Slot(classes, bool(others))
 
 
 def _map(annotation: object, name: str) -> Map:
     keys, values = typing.get_args(annotation)
     if keys is not str or type(None) in _members(values) or typing.get_origin(values) in (dict, Mapping):
-        raise TypeError(f"{name}: a map is a Mapping[str, X], in which X is neither None nor a map; got {annotation}")
+        raise TypeError(f"{name}: expected Mapping[str, X], with X neither None nor a Mapping, got {annotation}")
     item = kind(values, name)
     assert not isinstance(item, Map)
     return Map(item)

@@ -28,7 +28,7 @@ _PATH = re.compile(rf"{IDENTIFIER}(\.{IDENTIFIER})*")
 
 @dataclass
 class ConfigReader:
-    """Reads one config and the files that it includes."""
+    """The reader of one config and the files that it includes."""
 
     problems: Problems
     read: int = 0

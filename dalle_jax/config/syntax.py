@@ -131,7 +131,7 @@ class Include:
 
 
 class _Delegate(config_parser.ParserDelegate):
-    """Makes gin's parser return references and macros as plain values."""
+    """The delegate through which gin's parser returns references and macros as plain values."""
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
         return Reference(scoped_configurable_name, evaluate)

@@ -35,7 +35,7 @@ class Openable(Protocol):
 
 
 class SourceOpener:
-    """Opens the sources of a run one after the other and collects the statistics of their records."""
+    """The opener of a run's sources, one after the other; it collects the statistics of their records."""
 
     def __init__(self, images: Images | None, workers: int, folder: Place | None, log: Callable[[str], None]):
         if images is not None:

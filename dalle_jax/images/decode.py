@@ -44,7 +44,8 @@ def decode_image(
     try:
         image = Image.open(io.BytesIO(header.content), formats=(header.format,))
         if image.size != (header.width, header.height):
-            raise BadImage("broken", f"{header.width}x{header.height} and {image.size} pixels in one header")
+            sizes = f"{header.width}x{header.height} in the header, {image.width}x{image.height} by Pillow"
+            raise BadImage("broken", f"two sizes in pixels: {sizes}")
         if min_side is not None:
             image.draft(None, (min_side, min_side))  # only JPEG is affected
         raw = _raw_mode(image)

@@ -51,7 +51,7 @@ class Limits:
     def check(self, width: int, height: int) -> None:
         """Raise ``BadImage`` if a size is outside the limits."""
         if width < 1 or height < 1:
-            raise BadImage("broken", f"{width}x{height} pixels")
+            raise BadImage("broken", f"{width}x{height} pixels, expected at least 1x1")
         if width * height > self.pixels or max(width, height) > self.side:
             allowed = f"expected at most {self.pixels} and at most {self.side} a side"
             raise BadImage("too many pixels", f"{width}x{height} pixels, {allowed}")

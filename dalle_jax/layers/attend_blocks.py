@@ -128,7 +128,7 @@ def windows(mask: np.ndarray, size: int) -> tuple[np.ndarray, int]:
 def _in_blocks(x: Array, context: int, size: int) -> tuple[Array, Array]:
     """Split a stream into its context [B N C H] and blocks of image tokens [B N blocks size H].
 
-    The gradient of ``split`` is a concatenation; that of slices is a sum of padded arrays.
+    The gradient of ``jnp.split`` is a concatenation. The gradient of slices would be a sum of padded arrays.
     """
     first, image = jax.lax.split(x, (context, x.shape[2] - context), 2)
     return first, image.reshape(*x.shape[:2], -1, size, x.shape[-1])

@@ -43,30 +43,30 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class LastToken:
-    """The end of a text is its last id that is not padding (0); an empty text ends at position 0."""
+    """The end of a text as its last id that is not padding (0); an empty text ends at position 0."""
 
     def positions(self, text: Int[Array, "B T"]) -> Int[Array, " B"]:
-        """Return the position of the end of each text."""
+        """Return the position of the last id other than 0 of each text."""
         return jnp.where(text != 0, jnp.arange(text.shape[1]), 0).max(axis=-1)
 
 
 @dataclass(frozen=True)
 class LargestId:
-    """The end of a text is its largest id, which is the end token in CLIP's vocabulary (OpenAI, open_clip)."""
+    """The end of a text as its largest id: the end token in CLIP's vocabulary (OpenAI, open_clip)."""
 
     def positions(self, text: Int[Array, "B T"]) -> Int[Array, " B"]:
-        """Return the position of the end of each text, the first of equal ids."""
+        """Return the first position of the largest id of each text."""
         return text.argmax(axis=-1)
 
 
 @dataclass(frozen=True)
 class FirstEnd:
-    """The end of a text is the first occurrence of ``id``, which can also be the padding (Hugging Face)."""
+    """The end of a text as the first occurrence of ``id``, which can also be the padding (Hugging Face)."""
 
     id: int
 
     def positions(self, text: Int[Array, "B T"]) -> Int[Array, " B"]:
-        """Return the position of the end of each text, 0 for a text without ``id``."""
+        """Return the first position of ``id`` in each text, 0 for a text without it."""
         return (text == self.id).argmax(axis=-1)
 
 

@@ -51,7 +51,6 @@ class DalleConfig:
     depth: int
     heads: int
     head_size: int = 64
-    hidden_multiple: int = 4
     gated: bool = False
     attention: tuple[Literal["full", "row", "column", "convolutional"], ...] = ("full",)
     last_attention: Literal["full", "row", "column", "convolutional"] | None = None
@@ -90,7 +89,7 @@ class DalleBlock(nnx.Module):
             width, config.heads, config.head_size, dtype=dtype, backend=config.backend, init_out=branch, rngs=rngs
         )
         self.mlp_norm = LayerNorm(width, dtype=dtype)
-        hidden = width * config.hidden_multiple
+        hidden = 4 * width
         self.mlp = Mlp(width, hidden, gated=config.gated, dtype=dtype, init_out=branch, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B L D"], pattern: Pattern, key: Key[Array, ""] | None) -> Float[Array, "B L D"]:

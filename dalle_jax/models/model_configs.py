@@ -8,11 +8,13 @@ from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 from flax import nnx
 
 from dalle_jax.models.clip import ClipConfig, ClipTextConfig
+from dalle_jax.models.code_denoiser import CodeDenoiserConfig
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
+from dalle_jax.models.mlp_prior import MlpPriorConfig
 from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
 from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
 from dalle_jax.models.unclip_text_projection import UnclipTextProjectionConfig
@@ -46,6 +48,13 @@ UnclipPartConfig: TypeAlias = ClipTextConfig | UnclipTextProjectionConfig
 """Configs of the other parts of unCLIP that read text."""
 
 AnyModelConfig: TypeAlias = (
-    ImageTokenizerConfig | CodeGeneratorConfig | ClipConfig | LpipsConfig | PriorConfig | UnclipPartConfig
+    ImageTokenizerConfig
+    | CodeGeneratorConfig
+    | CodeDenoiserConfig
+    | MlpPriorConfig
+    | ClipConfig
+    | LpipsConfig
+    | PriorConfig
+    | UnclipPartConfig
 )
 """Configs of all networks that a run folder can hold."""

@@ -26,7 +26,6 @@ class DiscriminatorConfig:
 
     width: int = 64
     layers: int = 3
-    channels: int = 3
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -60,7 +59,7 @@ class Discriminator(nnx.Module):
     def __init__(self, config: DiscriminatorConfig, *, rngs: nnx.Rngs):
         widths = [config.width * min(2**layer, 8) for layer in range(config.layers + 1)]
         strides = [2] * config.layers + [1]
-        sizes = list(zip([config.channels, *widths], [*widths, 1], [*strides, 1], strict=True))
+        sizes = list(zip([3, *widths], [*widths, 1], [*strides, 1], strict=True))
         init = nnx.initializers.normal(0.02)
         self.convs = nnx.List(
             Conv(

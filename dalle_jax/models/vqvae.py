@@ -1,8 +1,8 @@
 """VQ-VAE: a discrete autoencoder of images (van den Oord et al. 2017, arXiv 1711.00937).
 
 The published layout (``stem="conv"``) is strided 4x4 convolutions, residual blocks, the quantizer, residual blocks and
-transposed convolutions. With ``stem="patch"``, our own layout, each code depends only on its own square of pixels. The
-initial encoder is a rotation of the pixels, so initial distances between latents are distances between squares. The
+transposed convolutions. With ``stem="patch"``, our own layout, each code depends only on its own patch of pixels. The
+initial encoder is a rotation of the pixels, so initial distances between latents are distances between patches. The
 decoder has 3x3 convolutions and sees neighbouring codes. This layout is several times cheaper, and its PSNR on small
 flat images is several decibels higher.
 
@@ -38,7 +38,6 @@ class VqvaeConfig:
     blocks: int
     codebook_size: int
     code_width: int
-    channels: int = 3
     block_kernels: tuple[int, ...] = (3, 1)
     stem: Literal["conv", "patch"] = "conv"
     decay: float = 0.99
@@ -63,12 +62,12 @@ class VqvaeOutput(NamedTuple):
 
 
 class PatchEncoder(nnx.Module):
-    """The encoder from images to latents [B h w c] that processes each square by itself."""
+    """The encoder from images to latents [B h w c] that processes each patch by itself."""
 
     def __init__(self, config: VqvaeConfig, *, rngs: nnx.Rngs):
         self.patch = config.downsample
         rotation = nnx.initializers.orthogonal(column_axis=-1)
-        channels = config.channels * self.patch**2
+        channels = 3 * self.patch**2
         self.stem = Conv(channels, config.width, kernel=1, dtype=config.dtype, init=rotation, rngs=rngs)
         self.blocks = nnx.List(make_blocks(config, (1, 1), rngs))
         self.head = Conv(config.width, config.code_width, kernel=1, dtype=config.dtype, init=rotation, rngs=rngs)
@@ -85,7 +84,7 @@ class ConvEncoder(nnx.Module):
     """The encoder from images to latents [B h w c]; each convolution of its stem halves the size."""
 
     def __init__(self, config: VqvaeConfig, *, rngs: nnx.Rngs):
-        inputs = [config.channels] + [config.width] * (config.downsample.bit_length() - 2)
+        inputs = [3] + [config.width] * (config.downsample.bit_length() - 2)
         self.stem = nnx.List(
             Conv(size, config.width, kernel=4, stride=2, padding=1, dtype=config.dtype, rngs=rngs) for size in inputs
         )
@@ -114,7 +113,7 @@ class VqvaeDecoder(nnx.Module):
             ConvTranspose(config.width, config.width, kernel=4, stride=2, dtype=config.dtype, rngs=rngs)
             for _ in range(stages)
         )
-        self.head = Conv(config.width, config.channels * self.patch**2, kernel=1, dtype=config.dtype, rngs=rngs)
+        self.head = Conv(config.width, 3 * self.patch**2, kernel=1, dtype=config.dtype, rngs=rngs)
 
     def __call__(self, vectors: Float[Array, "B h w c"]) -> Float[Array, "B H W C"]:
         """Decode code vectors to images, not clipped."""

@@ -32,7 +32,7 @@ def best_candidates(scores: Float[np.ndarray, "P M"], keep: int) -> Int[np.ndarr
     """
     available = scores.shape[1]
     if not 1 <= keep <= available:
-        raise ValueError(f"keep = {keep}: expected between 1 and the number of candidates, which is {available}")
+        raise ValueError(f"keep: expected between 1 and the number of candidates ({available}), got {keep}")
     return np.argsort(-scores, axis=1, kind="stable")[:, :keep]  # numpy sorts NaN last
 
 

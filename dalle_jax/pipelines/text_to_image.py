@@ -1,7 +1,6 @@
 """Text to images: prompts, codes, pixels, CLIP scores."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TypeAlias, Unpack, overload
 
 import jax.numpy as jnp
@@ -13,17 +12,14 @@ from dalle_jax.images.inputs import ImageInput, load_pixels
 from dalle_jax.images.pixels import centre_square
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.batching import power_of_two
+from dalle_jax.pipelines.buckets import draw_in_buckets
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.likelihood import CodeLikelihood
 from dalle_jax.pipelines.prompts import Prompt, PromptReader
-from dalle_jax.pipelines.ranker import ClipRanker, best_candidates
+from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
 from dalle_jax.sampling.autoregressive import Settings, image_keys, sample
-
-SIDE_BY_SIDE = 16
-"""The most candidates per prompt in one call, if there are enough prompts to fill it."""
 
 Captions: TypeAlias = str | list[str] | tuple[str, ...]
 SeveralPrompts: TypeAlias = list[str] | list[int] | list[np.ndarray] | tuple[Prompt, ...]
@@ -129,16 +125,7 @@ class TextToImage:
 
     def draw(self, requests: list[Request]) -> list[Generation]:
         """Sample images for every request, in order; requests of equal ``candidates`` and ``first`` share calls."""
-        drawn: dict[int, Generation] = {}
-        sizes = [(request.options.candidates, request.options.first) for request in requests]
-        for candidates, first in sorted(set(sizes)):
-            alike = [i for i, size in enumerate(sizes) if size == (candidates, first)]
-            together = max(1, self.batch // min(candidates, SIDE_BY_SIDE))
-            for start in range(0, len(alike), together):
-                rows = alike[start : start + together]
-                for i, result in zip(rows, self._draw_bucket([requests[i] for i in rows]), strict=True):
-                    drawn[i] = result
-        return [drawn[i] for i in range(len(requests))]
+        return draw_in_buckets(requests, self.batch, self._draw_call)
 
     def _top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
         """Cut an image to the model's size, and return its top in whole rows of codes."""
@@ -146,36 +133,6 @@ class TextToImage:
             raise UserError(f"given_rows: expected a share in (0, 1], got {share}")
         rows = max(1, round(share * self.grid[0]))
         return centre_square(load_pixels(image, "given_image"), self.side)[: rows * self.codec.downsample]
-
-    def _draw_bucket(self, requests: list[Request]) -> list[Generation]:
-        """Sample requests of equal ``candidates`` and ``first`` together, a chunk of their candidates per call."""
-        prompts = power_of_two(len(requests))
-        padded = requests + [replace(requests[-1], given_image=None)] * (prompts - len(requests))
-        candidates, start = requests[0].options.candidates, requests[0].options.first
-        chunk = min(power_of_two(candidates), max(1, self.batch // prompts))  # candidates in one call
-        decoded, scored = [], []
-        for first in range(0, candidates, chunk):
-            pixels, scores = self._draw_call(padded, start + first, chunk)
-            decoded.append(pixels)
-            scored += [] if scores is None else [scores]
-        images = np.concatenate(decoded, axis=1)[:, :candidates]  # [P M H W 3]
-        scores = None if not scored else np.concatenate(scored, axis=1)[:, :candidates]  # [P M]
-        results = []
-        for row, request in enumerate(requests):
-            own = None if scores is None or request.text is None else scores[row]
-            keep = request.options.kept
-            best = np.arange(keep) if own is None else best_candidates(own[None], keep)[0]
-            results.append(
-                Generation(
-                    prompt=request.title,
-                    pixels=images[row, best],
-                    scores=None if own is None else own[best],
-                    chosen=best,
-                    candidates=images[row],
-                    candidate_scores=own,
-                )
-            )
-        return results
 
     def _draw_call(self, requests: list[Request], first: int, count: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Sample ``count`` candidates of each request in one call; return images [P M H W 3] and scores [P M]."""

@@ -25,7 +25,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Slice:
-    """A slice that fits the batch, the mesh on it, and the peak of memory in bytes per device."""
+    """A TPU slice on which the batch fits, with its mesh and its peak memory in bytes per device."""
 
     topology: Topology
     mesh: Mesh

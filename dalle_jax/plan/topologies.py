@@ -9,7 +9,7 @@ from importlib.metadata import version
 import jax
 from jax.experimental import topologies
 
-from dalle_jax.config.errors import UserError
+from dalle_jax.config.errors import UserError, install_hint
 from dalle_jax.config.problems import did_you_mean
 from dalle_jax.parallel.chips import Chip, chip_named
 
@@ -97,7 +97,7 @@ def parse(text: str, slices: int = 1) -> Topology:
 def check_libtpu() -> None:
     """Raise ``UserError`` if libtpu, the TPU compiler, is not installed."""
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError("plan needs libtpu, the compiler for TPUs (no TPU is needed): pip install 'dalle-jax[plan]'")
+        raise UserError(f"plan: expected the package libtpu, the compiler for TPUs, found none; {install_hint('plan')}")
 
 
 def versions() -> dict[str, str]:

@@ -102,18 +102,18 @@ def fill(
     Raises UserError with every mismatch. Tensors are read one at a time and cast to the module's dtypes. Each device
     receives only its shard under ``layout``; without a layout the first device receives everything.
     """
-    blueprint = ModuleSpec.of(module)
+    spec = ModuleSpec.of(module)
     matched = ignored_names(tensors, ignored)
     unused = {**tensors.skipped, **matched}
-    problems = mismatches(blueprint.stored(), tensors, rules, matched)
+    problems = mismatches(spec.stored(), tensors, rules, matched)
     if problems:
         raise UserError("\n".join(f"{tensors.name}: {line}" for line in problems))
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shardings = blueprint.shardings(layout) if layout is not None else dict.fromkeys(blueprint.paths, first)
+    shardings = spec.shardings(layout) if layout is not None else dict.fromkeys(spec.paths, first)
     by_target = {one.target: one for one in rules}
-    specs = blueprint.stored()
-    values = {name: _load(by_target[name], tensors, specs[name].dtype, shardings[name]) for name in blueprint.paths}
-    nnx.update(module, nnx.state(blueprint.merge(values)))
+    arrays = spec.stored()
+    values = {name: _load(by_target[name], tensors, arrays[name].dtype, shardings[name]) for name in spec.paths}
+    nnx.update(module, nnx.state(spec.merge(values)))
     return unused
 
 
@@ -184,9 +184,9 @@ def _load(one: Rule, tensors: Tensors, dtype: np.dtype, sharding: jax.sharding.S
 
 def to_published(module: nnx.Module, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
     """Convert a module's variables to published tensors, for export; every variable must have a rule."""
-    blueprint = ModuleSpec.of(module)
-    params, others = blueprint.split(module)
-    values = {**params, **others}
+    spec = ModuleSpec.of(module)
+    params, non_params = spec.split(module)
+    values = {**params, **non_params}
     by_target = {one.target: one for one in rules}
     if by_target.keys() != values.keys():
         unmatched = _shorten(sorted(values.keys() ^ by_target.keys()))

@@ -77,7 +77,7 @@ class CaptionTokenizer:
         if found > vocabulary or (found < vocabulary and not published):
             raise UserError(
                 f"{where}: expected {found}, the vocabulary of {file}, got {vocabulary}; "
-                "set it to that figure or train a text tokenizer of the size wanted"
+                "set it to that number, or train a text tokenizer of the desired size"
             )
         if self.tokenizer.pad_id != pad:
             raise UserError(

@@ -11,6 +11,7 @@ from dalle_jax.train.task import Frozen
 
 IMAGE_TOKENIZER = "image_tokenizer"
 LPIPS = "lpips"
+CLIP = "clip"
 
 
 def load_if_named(folder: str | None) -> ImageTokenizer | None:

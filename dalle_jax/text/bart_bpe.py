@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from dalle_jax import storage
-from dalle_jax.config.errors import UserError
+from dalle_jax.config.errors import UserError, install_hint
 from dalle_jax.text.byte_pairs import GPT2_WORDS, Draw, Merges, bytes_to_letters, letters_to_text
 from dalle_jax.text.dalle_mini_captions import FREQUENCIES, make_cleaner
 from dalle_jax.text.fixed_length import FixedLengthTokenizer
@@ -72,7 +72,7 @@ class BartTokenizer(FixedLengthTokenizer):
         config: BartBpe,
         clean: Callable[[str], str] | None = None,
     ):
-        """``clean`` is applied to a caption first."""
+        """Read the vocabulary; ``clean`` is applied to each caption before it is split."""
         super().__init__(length, ids[BEGIN], ids[END], ids[PAD], keeps_end=config.variant == "bart")
         self._config, self._clean = config, clean
         self._merges = merges
@@ -120,5 +120,5 @@ def _import_demojize() -> Callable[..., str]:
     except ModuleNotFoundError as error:
         raise UserError(
             "captions.vocabulary.variant = 'min_dalle': expected the package emoji, found none; "
-            "install it: pip install 'dalle-jax[min-dalle]'"
+            + install_hint("min-dalle")
         ) from error

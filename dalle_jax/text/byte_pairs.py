@@ -52,7 +52,7 @@ class Merges:
     """BPE merges in the order in which they were learned, with a cache of split words. Thread-safe."""
 
     def __init__(self, pairs: Sequence[Pair], end: str = ""):
-        """``end`` is appended to a word's last letter, so that pieces at the end of a word differ from others."""
+        """Store the merges; ``end`` is appended to a word's last letter, so that pieces at the end of a word differ."""
         self._ranks = {pair: rank for rank, pair in enumerate(pairs)}
         self._end = end
         self._cache: dict[str, tuple[str, ...]] = {}

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import ftfy
 
-from dalle_jax.config.errors import UserError
+from dalle_jax.config.errors import UserError, install_hint
 from dalle_jax.text.byte_pairs import read_text
 
 FREQUENCIES = "enwiki-words-frequency.txt"
@@ -139,5 +139,5 @@ def _import_function(package: str, name: str) -> TextFunction:
     except ModuleNotFoundError as error:
         raise UserError(
             f"captions.vocabulary.cleaning = 'dalle_mini': expected the package {package}, found none; "
-            "install it: pip install 'dalle-jax[dalle-mini]'"
+            + install_hint("dalle-mini")
         ) from error

@@ -16,7 +16,7 @@ class FixedLengthTokenizer(ABC):
     """A ``TextTokenizer`` that adds begin and end ids; subclasses split a caption into pieces."""
 
     def __init__(self, length: int, begin: int, end: int, pad: int, keeps_end: bool = True):
-        """``keeps_end``: a truncated caption has the end id in its last place."""
+        """Store the row length and ids. With ``keeps_end``, a truncated caption has the end id at its last position."""
         if length < 2:
             raise UserError(f"text_length: expected at least 2, for the begin and the end of a text, got {length}")
         self.length = length

@@ -272,7 +272,8 @@ def check_same_run(old: Meta, new: Meta, out: Place) -> None:
         if before != now:
             changed.append(f"{name}: {first_difference(before, now)}")
     if changed:
-        raise UserError(f"cannot resume in {out}: " + "; ".join(changed) + ". Undo the change, or give another --out")
+        shown = "; ".join(changed)
+        raise UserError(f"cannot resume in {out}: {shown}. Undo the change, or give a different --out")
 
 
 def data_difference(before: str, now: str) -> str:

@@ -130,7 +130,7 @@ class _Microbatches:
     shardings: Mapping[str, NamedSharding]
 
     def averaged(self) -> Gradients:
-        """Average a loss that is a mean over examples and sets no variables."""
+        """Return the mean gradients of a loss that is a mean over examples and sets no variables."""
 
         def loss(module: nnx.Module, batch: Batch, key: Array) -> tuple[Array, MetricSums, PyTree]:
             value, sums = self.bound.objective.loss(module, self.bound.frozen(), batch, key, self.bound.step)
@@ -139,7 +139,7 @@ class _Microbatches:
         return self._average(loss)[0]
 
     def updated_once(self, how: UpdateOnce) -> Gradients:
-        """Average the loss, then update variables once from the rows of all microbatches."""
+        """Return the mean gradients, then update variables once from the rows of all microbatches."""
 
         def loss(module: nnx.Module, batch: Batch, key: Array) -> tuple[Array, MetricSums, PyTree]:
             value, sums, seen = how.loss(module, self.bound.frozen(), batch, key, self.bound.step)

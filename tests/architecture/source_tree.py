@@ -33,19 +33,19 @@ def parsed(path: Path) -> ast.Module:
 
 
 def module(path: Path) -> str:
-    """``dalle_jax.config.bind`` for its file."""
+    """Return the module name of a file, such as ``dalle_jax.config.bind``."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def folder(name: str) -> str:
-    """The folder of the package that a module lives in, or its file's name if it lives in none."""
+    """Return the folder of the package that holds a module, or the name of a file at its top."""
     parts = name.split(".")
     return parts[1] if len(parts) > 1 else ""
 
 
 def imports(tree: ast.Module, name: str) -> list[tuple[str, int]]:
-    """Modules of this package that are imported anywhere in the module ``name``, with their lines."""
+    """Return the modules of this package that the module ``name`` imports anywhere, with their lines."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

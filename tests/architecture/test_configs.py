@@ -24,7 +24,7 @@ def name(path: Path) -> str:
 
 
 def included(path: Path) -> set[Path]:
-    """The files that a file includes."""
+    """Return the files that a file includes."""
     problems = Problems()
     statements = list(read(path.read_text(), str(path), problems))
     problems.raise_if_any()
@@ -37,7 +37,7 @@ def included_by_others() -> set[Path]:
 
 
 @pytest.mark.parametrize("path", RUNS, ids=name)
-def test_a_config_is_read_and_what_it_resolves_to_is_the_same_run(path: Path):
+def test_a_config_and_its_resolved_text_are_the_same_run(path: Path):
     runs = pytest.importorskip("dalle_jax.runs")
     try:
         run = load(path, runs.Run)
@@ -50,7 +50,7 @@ def test_a_config_is_read_and_what_it_resolves_to_is_the_same_run(path: Path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_a_config_opens_with_a_comment_that_says_what_it_is(path: Path):
+def test_a_config_opens_with_a_comment_that_describes_it(path: Path):
     assert path.read_text(encoding="utf-8").startswith("# ")
 
 

@@ -14,7 +14,7 @@ def wrong_imports(tree: ast.Module, name: str) -> list[str]:
     return [f"{name}:{line} imports {one}" for one, line in imports(tree, name) if one.startswith(above)]
 
 
-def test_metrics_and_suites_import_nothing_of_the_report():
+def test_metrics_and_suites_do_not_import_the_report():
     paths = [path for path in (PACKAGE / "evaluate").rglob("*.py") if path.parent.name != "evaluate"]
     assert {path.relative_to(PACKAGE / "evaluate").parts[0] for path in paths} == UPPER.keys()
     assert not [one for path in paths for one in wrong_imports(parsed(path), module(path))]

@@ -1,4 +1,4 @@
-"""No file that is handed on names a path or a host of the machine that it was written on."""
+"""No tracked file contains a path or a host of the machine that it was written on."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ MACHINE = re.compile(
 ALLOWED = {"tests/architecture/test_no_machine_paths.py"}
 
 
-def test_no_tracked_file_names_a_path_or_a_registry_of_one_machine():
+def test_no_tracked_file_contains_a_path_or_registry_of_a_single_machine():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
     if listed.returncode:
         pytest.skip("not a git checkout")
@@ -32,12 +32,12 @@ def test_no_tracked_file_names_a_path_or_a_registry_of_one_machine():
 @pytest.mark.parametrize(
     "text", [b"'/work/x'", b"cd /root/y", b" 10.1.2.3:3128", b"--index-url x", b"https://my.nexus.com/a"]
 )
-def test_the_check_sees_what_it_looks_for(text: bytes):
+def test_the_check_finds_paths_and_registries(text: bytes):
     assert MACHINE.search(text)
 
 
 @pytest.mark.parametrize(
     "text", [b"https://github.com/a/b", b"127.0.0.1:80", b"framework/x", b"~/work/x", b"https://pypi.org/project/jax"]
 )
-def test_the_check_lets_through_what_is_no_machine(text: bytes):
+def test_the_check_accepts_general_paths_and_urls(text: bytes):
     assert not MACHINE.search(text)

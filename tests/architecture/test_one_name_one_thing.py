@@ -1,4 +1,4 @@
-"""A folder is read at a glance, and no name of a file or class of the package stands for two things."""
+"""No folder has too many files, and no name of a file or class of the package stands for two things."""
 
 import ast
 from collections import defaultdict
@@ -60,6 +60,6 @@ def test_the_exceptions_are_still_needed():
     assert SAME_FILES.keys() <= file_names().keys()
 
 
-def test_the_check_sees_a_name_in_a_folder_that_is_no_exception():
+def test_the_check_finds_a_duplicate_name_that_is_no_exception():
     assert different({"encode.py": ["commands", "data"]}, SAME_FILES) == {"encode.py": ["commands", "data"]}
     assert different({"encode.py": ["commands", "pipelines"]}, SAME_FILES) == {}

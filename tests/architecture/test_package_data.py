@@ -18,7 +18,7 @@ def packaged() -> set[Path]:
     return {path for folder, patterns in folders.items() for one in patterns for path in folder.glob(one)}
 
 
-def test_every_file_that_is_not_python_is_package_data():
+def test_every_non_python_file_is_package_data():
     other = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert other
     assert other == {path for path in packaged() if path.is_file()}

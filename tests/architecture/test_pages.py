@@ -32,14 +32,14 @@ def test_files_and_links_of_a_page_exist(page: Path):
 
 
 def sources_of(name: str) -> str:
-    """The text of a file of the package, or of all files below a folder of it."""
+    """Return the text of a file of the package, or of all files below a folder of it."""
     path = PACKAGE / name
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
     return "\n".join(one.read_text(encoding="utf-8") for one in files if one.is_file())
 
 
 def rows_with_files(page: Path) -> list[tuple[str, list[str], set[str]]]:
-    """Table rows that name files of the package, with these files and the last word of each identifier beside them."""
+    """Return table rows that name files of the package, with these files and the last word of each identifier."""
     rows = []
     for line in page.read_text(encoding="utf-8").splitlines():
         words = re.findall(r"`([^`]+)`", line) if line.startswith("|") else []
@@ -50,7 +50,7 @@ def rows_with_files(page: Path) -> list[tuple[str, list[str], set[str]]]:
     return rows
 
 
-def test_names_in_the_tables_of_the_architecture_page_stand_in_the_files_beside_them():
+def test_names_in_the_tables_of_the_architecture_page_exist_in_their_files():
     rows = rows_with_files(ROOT / "docs" / "architecture.md")
     assert len(rows) > 30
     for line, files, names in rows:
@@ -69,6 +69,6 @@ def test_make_targets_of_the_pages_exist():
     assert {"demo", "test"} <= named <= set(targets)
 
 
-def test_the_check_sees_a_file_that_is_missing():
+def test_the_check_finds_a_missing_file():
     assert NAMED.findall("`train/loop.py` and `docs/`") == ["train/loop.py", "docs/"]
     assert not exists("train/no_such_file.py", ROOT / "README.md")

@@ -1,4 +1,4 @@
-"""A file is read in one sitting and a function on one screen."""
+"""Files and functions of the package stay short."""
 
 import ast
 

@@ -19,18 +19,18 @@ def wrong_imports(tree: ast.Module, name: str) -> list[str]:
     return wrong
 
 
-def test_imports_go_down():
+def test_imports_go_to_lower_tiers():
     names = {module(path): path for path in SOURCES if module(path) != "dalle_jax"}
     wrong = [one for name, path in names.items() for one in wrong_imports(parsed(path), name)]
     assert not wrong, "\n".join(wrong)
 
 
-def test_every_folder_and_file_of_the_package_has_a_floor():
+def test_every_folder_and_file_of_the_package_has_a_tier():
     folders = {one.stem for one in PACKAGE.iterdir() if one.suffix == ".py" or any(one.glob("*.py"))} - {"__init__"}
     assert folders <= TIER.keys()
 
 
-def test_init_files_are_empty_but_for_the_package_itself():
+def test_init_files_are_empty_except_that_of_the_package():
     full = [str(path) for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE and path.read_text().strip()]
     assert not full
 
@@ -47,10 +47,10 @@ def test_init_files_are_empty_but_for_the_package_itself():
         "import importlib\nimportlib.import_module('dalle_jax.commands.train')",
     ],
 )
-def test_the_check_sees_an_import_that_goes_up_or_sideways(line: str):
+def test_the_check_finds_an_import_from_a_higher_or_the_same_tier(line: str):
     assert wrong_imports(ast.parse(line), "dalle_jax.models.clip")
 
 
-def test_the_check_lets_imports_go_down():
+def test_the_check_allows_imports_from_lower_tiers():
     line = "from dalle_jax.layers.linear import Linear\nfrom dalle_jax.models import vqvae\nimport dalle_jax.arrays"
     assert not wrong_imports(ast.parse(line), "dalle_jax.models.clip")

@@ -1,5 +1,7 @@
-"""A whole smoke demo, made once for all tests of the commands that use it."""
+"""A whole smoke demo, run once for all tests of the commands that read it, in whichever worker comes first."""
 
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,12 @@ from dalle_jax.__main__ import main
 
 @pytest.fixture(scope="session")
 def smoke_demo(tmp_path_factory) -> Path:
-    """The folder of ``demo configs/smoke/demo.gin``: two steps of every stage, drawn, judged and reported."""
-    out = tmp_path_factory.mktemp("smoke") / "demo"
-    assert main(["demo", "smoke/demo.gin", "--out", str(out)]) == 0
+    """Run ``demo configs/smoke/demo.gin``, two steps of every stage, and return its folder. Tests only read it."""
+    of_this_worker = tmp_path_factory.getbasetemp()
+    of_all_workers = of_this_worker.parent if "PYTEST_XDIST_WORKER" in os.environ else of_this_worker
+    out = of_all_workers / "smoke_demo"
+    with (of_all_workers / "smoke_demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (out / "report.html").exists():
+            assert main(["demo", "smoke/demo.gin", "--out", str(out)]) == 0
     return out

@@ -32,7 +32,7 @@ SMALL = {
 
 
 def captioned() -> Iterator[tuple[str, bytes, str]]:
-    """Names, PNGs of 20 x 16 px and captions: a coloured square on another colour."""
+    """Return names, PNGs of 20 x 16 px and captions: a coloured square on a background of a different colour."""
     rng = np.random.default_rng(0)
     for number in range(IMAGES):
         inside, ground = rng.choice(list(COLOURS), 2, replace=False)

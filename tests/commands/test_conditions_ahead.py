@@ -32,7 +32,7 @@ trainer.steps = 2
 
 @pytest.fixture(scope="module")
 def written(smoke_demo, tmp_path_factory):
-    """Codes, and features of as many tokens as the caption has words, four at most."""
+    """Write codes, and features of at most four tokens, one for each word of the caption."""
     out = tmp_path_factory.mktemp("ahead")
     sets = ["--set", f"image_tokenizer='{smoke_demo / 'tokenizer'}'"]
     assert main(["encode", "smoke/encode.gin", *sets, "--out", str(out / "codes")]) == 0
@@ -50,7 +50,7 @@ def written(smoke_demo, tmp_path_factory):
     return out
 
 
-def test_it_trains_knows_its_image_tokenizer_and_draws(smoke_demo, written, tmp_path):
+def test_training_records_the_image_tokenizer_and_the_model_samples(smoke_demo, written, tmp_path):
     run = tmp_path / "run"
     assert main(["train", str(written / "run.gin"), "--out", str(run)]) == 0
     losses = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -62,7 +62,7 @@ def test_it_trains_knows_its_image_tokenizer_and_draws(smoke_demo, written, tmp_
     assert (tmp_path / "drawn" / "grid.png").is_file()
 
 
-def test_each_record_comes_with_its_own_condition_and_other_files_are_another_source(written, tmp_path):
+def test_each_record_has_its_own_condition_and_conditions_change_the_fingerprint(written, tmp_path):
     codes, conditions = str(written / "codes"), str(written / "conditions")
     source, bare = Codes(codes, conditions=conditions).open(), Codes(codes).open()
     for index in (0, 7):
@@ -73,7 +73,7 @@ def test_each_record_comes_with_its_own_condition_and_other_files_are_another_so
     assert Codes(codes, conditions=conditions).open().fingerprint() == source.fingerprint()
 
 
-def test_conditions_that_are_missing_are_said(written, tmp_path, capsys):
+def test_missing_conditions_are_an_error_that_names_them(written, tmp_path, capsys):
     with pytest.raises(UserError, match=r"expected a file KEY\.npy for each of the 64 records .* found 0"):
         Codes(str(written / "codes"), conditions=str(tmp_path)).open()
     for number in range(64):

@@ -9,7 +9,7 @@ from dalle_jax.pipelines.load.models import load_clip
 from dalle_jax.storage import place
 
 
-def test_the_demo_leaves_a_page_its_figures_and_a_pipeline(smoke_demo):
+def test_the_demo_writes_a_report_its_metrics_and_a_pipeline(smoke_demo):
     assert (smoke_demo / "report.html").read_text().startswith("<!doctype html>")
     metrics = json.loads((smoke_demo / "metrics.json").read_text())
     assert metrics["wall_seconds"] > 0
@@ -27,7 +27,7 @@ def test_the_demo_leaves_a_page_its_figures_and_a_pipeline(smoke_demo):
     assert metrics["stages"]["clip"]["parameters"] == sum(one.size for one in clip)
 
 
-def test_a_demo_that_is_done_trains_nothing_again(smoke_demo, capsys):
+def test_a_finished_demo_does_not_train_again(smoke_demo, capsys):
     before = {path: os.stat(path).st_mtime_ns for path in smoke_demo.glob("*/metrics.jsonl")}
     steps = json.loads((smoke_demo / "stages.json").read_text())["transformer"]["steps"]
     assert main(["demo", "smoke/demo.gin", "--out", str(smoke_demo)]) == 0
@@ -36,7 +36,7 @@ def test_a_demo_that_is_done_trains_nothing_again(smoke_demo, capsys):
         assert all(json.loads(line)["step"] <= 2 for line in path.read_text().splitlines())
 
 
-def test_a_wrong_config_of_a_later_stage_is_told_before_anything_runs(tmp_path, capsys):
+def test_a_wrong_config_of_a_later_stage_is_reported_before_any_stage_runs(tmp_path, capsys):
     wrong = tmp_path / "wrong.gin"
     wrong.write_text("# wrong\ninclude 'smoke/dalle.gin'\ntask.model.widht = 3\n")
     out = tmp_path / "out"
@@ -45,7 +45,12 @@ def test_a_wrong_config_of_a_later_stage_is_told_before_anything_runs(tmp_path, 
     assert not out.exists()
 
 
-def test_an_unwritable_folder_is_one_line(tmp_path, capsys):
+def test_a_stage_without_a_config_file_is_reported_by_its_name(tmp_path, capsys):
+    assert main(["demo", "smoke/demo.gin", "--set", "stages.clip=2", "--out", str(tmp_path / "out")]) == 2
+    assert "stages.clip: expected a config file, got '2'; stages.clip.PATH=VALUE" in capsys.readouterr().err
+
+
+def test_an_unwritable_folder_is_a_one_line_error(tmp_path, capsys):
     blocked = tmp_path / "file"
     blocked.write_text("")
     assert main(["demo", "smoke/demo.gin", "--out", str(blocked / "demo")]) == 2

@@ -29,7 +29,7 @@ SMALL = [
 
 
 def images(folder: Path, count: int) -> Path:
-    """A folder of that many captioned squares, of few words."""
+    """Create a folder with the given number of captioned squares; the captions have few words."""
     folder.mkdir()
     for number in range(count):
         pixels = np.empty((20, 24, 3), np.uint8)
@@ -47,7 +47,7 @@ def demo(folder: Path, out: Path, *sets: str, small: bool = True) -> int:
     return main(["demo", "runs/your_data/all.gin", *flags, "--out", str(out)])
 
 
-def test_two_hundred_images_are_trained_on_and_all_that_are_held_out_are_measured(tmp_path, capsys):
+def test_two_hundred_images_train_a_demo_and_all_held_out_images_are_measured(tmp_path, capsys):
     """With the batches of the page: 64, 256 and 32, on 187 images with 13 held out."""
     assert demo(images(tmp_path / "images", 200), tmp_path / "out") == 0
     said = capsys.readouterr().out
@@ -81,7 +81,7 @@ def test_one_image_is_trained_on_with_no_evaluation(tmp_path, capsys):
     assert "square 0 on colour 0" in page and "nothing is measured" in page
 
 
-def test_an_only_image_that_is_held_out_is_one_line_with_a_fix_before_anything_is_trained(tmp_path, capsys):
+def test_holding_out_the_only_image_is_a_one_line_error_with_a_fix_before_training(tmp_path, capsys):
     assert demo(images(tmp_path / "images", 1), tmp_path / "out", "data.evaluation.share=0.9999999") == 2
     error = capsys.readouterr().err
     assert "data.evaluation: expected some of data.source to be left to train on, got all 1 held out" in error
@@ -89,7 +89,7 @@ def test_an_only_image_that_is_held_out_is_one_line_with_a_fix_before_anything_i
     assert not (tmp_path / "out" / "text.model").exists()
 
 
-def test_all_problems_are_reported_together_before_anything_is_trained(tmp_path, capsys):
+def test_all_problems_are_reported_together_before_training(tmp_path, capsys):
     wrong = (
         *("stages.text.vocabulary=40", "stages.clip.task.model.vocab_size=50"),
         *("stages.transformer.task.model.text_vocab=40", "stages.transformer.task.model.grid=(8, 8)"),
@@ -110,7 +110,7 @@ def test_all_problems_are_reported_together_before_anything_is_trained(tmp_path,
     assert not (tmp_path / "out" / "text.model").exists()
 
 
-def test_images_of_another_size_than_a_stage_wants_are_named_for_every_stage(tmp_path, capsys):
+def test_a_wrong_image_size_is_reported_for_every_stage(tmp_path, capsys):
     folder = images(tmp_path / "images", 2)
     assert demo(folder, tmp_path / "out", "data.images.size=64", small=False) == 2
     error = capsys.readouterr().err
@@ -130,7 +130,7 @@ def test_images_of_another_size_than_a_stage_wants_are_named_for_every_stage(tmp
         ("stages.clip.task.image_tokenizer=None", "the demo sets task.image_tokenizer itself"),
     ],
 )
-def test_a_setting_of_a_stage_that_cannot_be_is_one_line_that_quotes_it(tmp_path, capsys, one, said):
+def test_an_invalid_setting_of_a_stage_is_a_one_line_error_that_quotes_it(tmp_path, capsys, one, said):
     assert demo(tmp_path, tmp_path / "out", one, small=False) == 2
     error = capsys.readouterr().err
     assert f"--set {one}: " in error and said in error and error.count("\n") == 1

@@ -29,7 +29,7 @@ PIECES = ("<s>", "<pad>", "</s>", "<unk>", "a", "b", "ab", "c", "d", "Ġ", "<mas
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Imported weights in "mini"; "tokenizer" has 7 codes and "other" 9."""
+    """Create a folder of imported weights: "mini", "tokenizer" with 7 codes and "other" with 9."""
     out = tmp_path_factory.mktemp("mini")
     dalle_mini.export(DalleBart(MINI, rngs=nnx.Rngs(0)), out / "theirs")
     config = json.loads((out / "theirs" / "config.json").read_text())
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
     return out
 
 
-def test_a_text_is_drawn_towards_which_guidance_leads_from_the_blank_caption(folder, tmp_path):
+def test_a_greedy_guided_sample_equals_guidance_by_its_formula(folder, tmp_path):
     command = ["sample", "--model", str(folder / "mini"), "--image-tokenizer", str(folder / "tokenizer")]
     flags = ["--prompt", "ab c", "--candidates", "1", "--temperature", "0", "--guidance", "4", "--out", str(tmp_path)]
     assert main([*command, *flags]) == 0
@@ -60,6 +60,6 @@ def test_a_text_is_drawn_towards_which_guidance_leads_from_the_blank_caption(fol
     assert np.abs(drawn - expected).max() <= 1
 
 
-def test_an_image_tokenizer_of_other_codes_is_refused(folder):
+def test_an_image_tokenizer_with_a_different_codebook_size_is_refused(folder):
     with pytest.raises(dalle_jax.UserError, match=r"of 7 codes, which the transformer in .* generates, got one of 9"):
         dalle_jax.load(folder / "mini", image_tokenizer=folder / "other")

@@ -27,12 +27,12 @@ def run(smoke_demo, *sets) -> EncodeRun:
 
 @pytest.fixture(scope="module")
 def written(smoke_demo, tmp_path_factory):
-    """The folder of the smoke run, and what encoded it."""
+    """Encode into a folder; return the folder and the encoder."""
     out = tmp_path_factory.mktemp("codes") / "train"
     return out, encode_source(run(smoke_demo), out)
 
 
-def test_the_codes_are_those_of_the_tokenizer_in_whole_checked_shards_and_it_was_compiled_once(smoke_demo, written):
+def test_codes_equal_those_of_the_tokenizer_in_verified_shards_and_it_compiles_once(smoke_demo, written):
     out, encoder = written
     config = run(smoke_demo)
     source, codes = config.source.open(), Codes(folder=str(out)).open()
@@ -52,7 +52,7 @@ def test_the_codes_are_those_of_the_tokenizer_in_whole_checked_shards_and_it_was
     assert [shard.examples for shard in read_manifest(out).shards] == [24, 24, 16]
 
 
-def test_a_finished_folder_is_left_as_it_is_and_a_damaged_shard_is_named_and_made_anew(smoke_demo, written, tmp_path):
+def test_a_finished_folder_is_unchanged_and_a_damaged_shard_is_named_and_encoded_again(smoke_demo, written, tmp_path):
     out = tmp_path / "codes"
     shutil.copytree(written[0], out)
     before = {one.name: one.stat().st_mtime_ns for one in out.glob("*.array_record")}
@@ -83,7 +83,7 @@ def test_a_changed_source_or_setting_is_refused(smoke_demo, written, change, sai
         encode_source(run(smoke_demo, change), written[0])
 
 
-def test_a_changed_tokenizer_is_refused_and_so_is_training_with_another(smoke_demo, written, tmp_path, capsys):
+def test_a_changed_tokenizer_is_refused_by_encoding_and_by_training(smoke_demo, written, tmp_path, capsys):
     other = tmp_path / "tokenizer"
     assert main(["train", "smoke/tokenizer.gin", "--set", "trainer.seed=5", "--out", str(other)]) == 0
     with pytest.raises(UserError, match=r"tokenizer was tokenizer-.* and is tokenizer-"):
@@ -123,7 +123,7 @@ def test_a_source_that_cannot_be_encoded_is_one_error(smoke_demo, tmp_path, chan
         encode_source(run(smoke_demo, change), tmp_path / "codes")
 
 
-def test_a_folder_of_other_files_is_left_alone(smoke_demo, tmp_path):
+def test_a_folder_of_other_files_is_left_unchanged(smoke_demo, tmp_path):
     (tmp_path / "mine.array_record").write_bytes(b"x")
     with pytest.raises(UserError, match="expected an empty folder, or one of an earlier `encode` run"):
         encode_source(run(smoke_demo), tmp_path)
@@ -132,7 +132,7 @@ def test_a_folder_of_other_files_is_left_alone(smoke_demo, tmp_path):
 
 
 def of_codes(folder) -> list[str]:
-    """Settings that train a transformer of the smoke runs from codes."""
+    """Return settings that train a transformer of the smoke runs on codes."""
     return [
         "data.source=@Codes",
         f"data.source.folder='{folder}'",
@@ -158,7 +158,7 @@ def losses(out: Path) -> list[float]:
     return [line["train/loss"] for line in lines if "train/loss" in line]
 
 
-def test_training_from_codes_is_training_from_images_and_its_model_draws(smoke_demo, written, tmp_path):
+def test_training_from_codes_equals_training_from_images_and_the_model_samples(smoke_demo, written, tmp_path):
     tokenizer = f"task.image_tokenizer='{smoke_demo / 'tokenizer'}'"
     from_images, from_codes = tmp_path / "images", tmp_path / "codes"
     assert train(smoke_demo, from_images, tokenizer, "trainer.images_every=None") == 0
@@ -194,7 +194,7 @@ def test_codes_that_do_not_fit_the_task_are_named(smoke_demo, written, tmp_path,
     )
 
 
-def test_records_are_encoded_in_two_crops_beside_those_held_out_and_both_train(smoke_demo, tmp_path, capsys):
+def test_training_and_held_out_records_are_encoded_and_used_in_training(smoke_demo, tmp_path, capsys):
     rng = np.random.default_rng(0)
     images = [encode_png(rng.integers(0, 256, (40, 36, 3), np.uint8)) for _ in range(30)]
     images[11] = b"<html>"
@@ -223,6 +223,6 @@ def opened(folder):
     return Codes(folder=str(folder)).open()
 
 
-def test_a_work_folder_is_for_urls_alone(tmp_path, capsys):
+def test_a_work_folder_is_refused_unless_out_is_a_url(tmp_path, capsys):
     assert main(["encode", "smoke/encode.gin", "--out", str(tmp_path / "codes"), "--work", str(tmp_path / "work")]) == 2
     assert "--work: expected no folder, because codes are written directly to" in capsys.readouterr().err

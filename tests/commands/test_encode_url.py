@@ -18,7 +18,7 @@ def bucket(request) -> Iterator[str]:
         yield url
 
 
-def test_codes_go_to_a_url_once_and_are_read_from_there(bucket, smoke_demo, tmp_path, capsys):
+def test_codes_are_uploaded_once_and_read_from_the_url(bucket, smoke_demo, tmp_path, capsys):
     url, work = f"{bucket}/codes", tmp_path / "work"
     encode = ["encode", "smoke/encode.gin", "--set", f"image_tokenizer='{smoke_demo / 'tokenizer'}'", "--out", url]
     assert main(encode) == 2
@@ -43,7 +43,7 @@ def test_codes_go_to_a_url_once_and_are_read_from_there(bucket, smoke_demo, tmp_
     assert storage.files(storage.place(url)) == there
 
 
-def test_a_url_with_codes_of_something_else_is_left_alone(bucket, smoke_demo, tmp_path, capsys):
+def test_a_url_with_codes_of_a_different_encoding_is_left_unchanged(bucket, smoke_demo, tmp_path, capsys):
     encode = ["encode", "smoke/encode.gin", "--set", f"image_tokenizer='{smoke_demo / 'tokenizer'}'"]
     encode += ["--work", str(tmp_path / "work")]
     for name, content, said in (

@@ -18,7 +18,7 @@ TRAIN = ["train", "smoke/tokenizer.gin", "--set=trainer.evaluate_every=None", "-
     [TRAIN, ["encode", "smoke/encode.gin", "--set=image_tokenizer='t'"], ["demo", "smoke/demo.gin"]],
     ids=lambda one: one[0],
 )
-def test_each_command_refuses_a_locked_folder_and_leaves_it_as_it_is(command, tmp_path, capsys):
+def test_each_command_refuses_a_locked_folder_and_leaves_it_unchanged(command, tmp_path, capsys):
     with FolderLock(tmp_path, "serve"):
         assert main([*command, "--out", str(tmp_path)]) == 2
         assert [one.name for one in tmp_path.iterdir()] == [FILE]
@@ -27,7 +27,7 @@ def test_each_command_refuses_a_locked_folder_and_leaves_it_as_it_is(command, tm
     assert f"{tmp_path}: expected a folder that no other command writes to, got a folder locked by `serve` (" in error
 
 
-def test_import_refuses_a_locked_folder_and_leaves_it_as_it_is(tmp_path, capsys):
+def test_import_refuses_a_locked_folder_and_leaves_it_unchanged(tmp_path, capsys):
     source, out = tmp_path / "weights.pt", tmp_path / "out"
     source.write_bytes(b"no weights")
     with FolderLock(out, "serve"):

@@ -16,7 +16,7 @@ from dalle_jax.config.errors import UserError
 
 @pytest.fixture
 def sample(monkeypatch):
-    """Puts a command of the test's own in the place of ``sample``: what it raises, or the exit code that it returns."""
+    """Replace the command ``sample`` by one that raises the given error or returns the given exit code."""
 
     def put(result: BaseException | int) -> None:
         module = ModuleType("dalle_jax.commands.sample")
@@ -64,13 +64,13 @@ def test_every_flag_of_every_command_has_a_help_text(command: Command):
     assert parser.format_help().startswith("usage:")  # raises for a stray % in a help text
 
 
-def test_an_unknown_command_is_answered_with_the_nearest(capsys):
+def test_an_unknown_command_gets_the_most_similar_name(capsys):
     assert complaint(capsys, ["trian"]) == "expected a command, got 'trian'; did you mean train?"
     assert "the choices are demo, train" in complaint(capsys, ["\n\x1b[31m"])
     assert complaint(capsys, []).startswith("expected a command: demo, train")
 
 
-def test_a_wrong_flag_is_one_line_with_the_nearest_flag(capsys, sample):
+def test_a_wrong_flag_is_a_one_line_error_with_the_most_similar_flag(capsys, sample):
     sample(0)
     assert complaint(capsys, ["sample", "--candidate", "3"]).startswith(
         "unknown argument --candidate; did you mean --candidates? (see dalle-jax sample --help)"
@@ -104,20 +104,20 @@ def test_an_error_that_the_user_can_fix_is_one_line_and_exit_code_2(capsys, samp
     assert complaint(capsys, ["sample"]) == line
 
 
-def test_an_error_of_the_disk_is_found_below_a_librarys_own(capsys, sample):
+def test_a_disk_error_is_found_as_the_cause_of_a_librarys_error(capsys, sample):
     wrapped = RuntimeError("saving failed")
     wrapped.__cause__ = OSError(errno.EROFS, "Read-only file system", "out")
     sample(wrapped)
     assert complaint(capsys, ["sample"]) == "out: Read-only file system"
 
 
-def test_a_mistake_of_the_program_keeps_its_traceback(sample):
+def test_an_unexpected_error_keeps_its_traceback(sample):
     sample(ValueError("a bug"))
     with pytest.raises(ValueError, match="a bug"):
         main(["sample"])
 
 
-def test_each_line_of_a_config_error_is_printed_as_one(capsys, sample):
+def test_each_line_of_a_config_error_is_printed_as_an_error_line(capsys, sample):
     sample(UserError("a.gin:1: x\na.gin:2: y"))
     assert main(["sample"]) == 2
     assert capsys.readouterr().err == "dalle-jax: error: a.gin:1: x\ndalle-jax: error: a.gin:2: y\n"
@@ -134,18 +134,18 @@ def run(command: str) -> subprocess.CompletedProcess:
     return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=100)
 
 
-def test_a_full_disk_behind_standard_output_is_one_line():
+def test_a_full_disk_behind_standard_output_is_a_one_line_error():
     done = run("PROGRAM --help > /dev/full")
     assert (done.returncode, done.stderr) == (2, "dalle-jax: error: No space left on device\n")
 
 
-def test_a_reader_that_went_away_is_not_an_error():
+def test_a_closed_output_pipe_is_not_an_error():
     done = run("PROGRAM --help | true; exit ${PIPESTATUS[0]}")
     assert done.returncode in (0, 141)
     assert done.stderr == ""
 
 
-def test_the_config_command_prints_what_parses_back(capsys, tmp_path):
+def test_the_config_command_prints_text_that_parses_to_the_same_run(capsys, tmp_path):
     runs = pytest.importorskip("dalle_jax.runs")
     from dalle_jax.config.bind import load, loads
 
@@ -160,3 +160,9 @@ def test_the_config_command_prints_what_parses_back(capsys, tmp_path):
     assert run.captions == 20
     assert complaint(capsys, ["config", str(path), "--set", "caption=20"]).endswith("did you mean captions?")
     assert "no such file" in complaint(capsys, ["config", str(tmp_path / "nothing.gin")])
+
+
+def test_the_config_command_names_the_command_for_a_field_of_a_stage(capsys):
+    line = complaint(capsys, ["config", "smoke/demo.gin", "--set", "stages.clip.trainer.steps=2"])
+    assert "expected a field of smoke/demo.gin" in line
+    assert "config FILE --set trainer.steps=2, where FILE is the value of stages.clip" in line

@@ -37,7 +37,7 @@ def faults_of_the_second_block(**variables: str) -> int:
 
 
 @glibc
-def test_a_large_block_that_was_freed_is_used_again_without_page_faults():
+def test_a_large_freed_block_is_reused_without_page_faults():
     assert faults_of_the_second_block(JAX_PLATFORMS="cpu") < 100
 
 
@@ -48,5 +48,5 @@ def test_settings_of_the_user_for_the_allocator_take_precedence():
 
 
 @glibc
-def test_asking_for_huge_pages_alone_leaves_the_rest_to_us():
+def test_a_user_setting_of_huge_pages_alone_keeps_our_other_settings():
     assert faults_of_the_second_block(JAX_PLATFORMS="cpu", GLIBC_TUNABLES="glibc.malloc.hugetlb=1") < 100

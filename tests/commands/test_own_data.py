@@ -14,7 +14,7 @@ from tests.commands.own_data import SMALL, captioned
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """A folder of images with a text beside each."""
+    """Create a folder of images, each next to a text file."""
     folder = tmp_path_factory.mktemp("images")
     for name, image, caption in captioned():
         (folder / f"{name}.png").write_bytes(image)
@@ -24,7 +24,7 @@ def images(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory) -> Path:
-    """The page's configs, made small."""
+    """Return small versions of the page's configs."""
     here = tmp_path_factory.mktemp("configs")
     for name, lines in SMALL.items():
         text = f"# small\ninclude 'runs/your_data/{name}.gin'\n{lines.format(here=here)}\n"
@@ -34,7 +34,7 @@ def configs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(images, configs, tmp_path_factory) -> Path:
-    """The folder of ``demo`` on those images."""
+    """Run ``demo`` on those images and return its folder."""
     out = tmp_path_factory.mktemp("own") / "mine"
     source = ["--set", "data.source=@Folder", "--set", f"data.source.path='{images}'"]
     assert main(["demo", str(configs / "all.gin"), *source, "--out", str(out)]) == 0
@@ -56,7 +56,7 @@ def test_a_folder_of_images_becomes_a_pipeline_with_a_report(trained, images, co
     assert (trained / "transformer" / "config.gin").read_text().count("Folder") >= 1
 
 
-def test_it_draws_and_is_evaluated_again_with_the_same_figures(trained, images, configs, tmp_path, capsys):
+def test_the_pipeline_samples_and_evaluates_to_the_same_metrics(trained, images, configs, tmp_path, capsys):
     flags = ["--set", "data.source=@Folder", "--set", f"data.source.path='{images}'"]
     out = tmp_path / "figures.json"
     command = ["evaluate", str(configs / "evaluation.gin"), *flags, "--model", str(trained), "--out", str(out)]
@@ -69,7 +69,7 @@ def test_it_draws_and_is_evaluated_again_with_the_same_figures(trained, images, 
     assert (tmp_path / "drawn" / "grid.png").exists()
 
 
-def test_an_evaluation_of_captions_without_data_says_so(tmp_path, trained, capsys):
+def test_an_evaluation_of_captions_without_data_is_an_error(tmp_path, trained, capsys):
     file = tmp_path / "x.gin"
     file.write_text(
         "run = @EvaluateRun\nevaluations.mine = @EvaluateCaptioned\nevaluations.mine.drawing.candidates = 2\n"

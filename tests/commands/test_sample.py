@@ -28,7 +28,7 @@ def test_kept_images_are_in_the_order_of_their_scores(smoke_demo, tmp_path):
     assert (tmp_path / "a" / "grid.png").exists()
 
 
-def test_each_line_of_a_prompt_file_is_drawn(smoke_demo, tmp_path):
+def test_each_line_of_a_prompt_file_is_sampled(smoke_demo, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\n\n a blue square above a pink ring \n")
     assert sample(smoke_demo, tmp_path / "b", "--prompts", str(prompts), "--candidates", "4", "--keep", "1") == 0

@@ -41,7 +41,7 @@ def test_captions_of_tars_are_read_without_their_images_and_coverage_is_printed(
     assert text.decode(text.encode("A Red square")) == "A Red square"
 
 
-def test_the_captions_of_held_out_images_are_passed_over(tmp_path):
+def test_the_captions_of_held_out_images_are_skipped(tmp_path):
     folder = tmp_path / "numbered"
     folder.mkdir()
     members = [one for number in range(40) for one in sample(f"{number:02d}")]
@@ -69,6 +69,6 @@ def test_dropout_of_a_unigram_model_is_refused(config, capsys, tmp_path):
     assert "dropout: expected a share in [0, 1), and 0 unless algorithm is bpe" in capsys.readouterr().err
 
 
-def test_the_captions_of_scenes_are_those_of_the_drawn_ones():
+def test_captions_of_scenes_equal_those_of_rendered_examples():
     source = Scenes(size=16, levels=(1, 2, 3), count=20, seed=3, split="train").open()
     assert [captions_of(source, one) for one in range(20)] == [source[one]["captions"] for one in range(20)]

@@ -4,7 +4,7 @@ from dalle_jax.pipelines.load.text import load_text
 CLIP = "#version: 0.2\nr e\nre d</w>\n"
 
 
-def test_a_transformer_reads_with_clips_tokenizer_takes_it_along_and_draws(smoke_demo, tmp_path):
+def test_a_transformer_trains_with_clips_tokenizer_and_stores_it_for_sampling(smoke_demo, tmp_path):
     vocabulary, out = tmp_path / "clip.txt", tmp_path / "transformer"
     vocabulary.write_text(CLIP, encoding="utf-8")
     sets = [

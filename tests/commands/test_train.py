@@ -10,7 +10,7 @@ from dalle_jax.pipelines.load.models import load_generator
 
 
 @pytest.mark.parametrize("transformer", ["dalle", "dalle_bart"])
-def test_either_transformer_trains_two_steps_and_is_loaded_with_its_average(smoke_demo, tmp_path, transformer):
+def test_each_transformer_trains_two_steps_and_is_loaded_with_its_ema_weights(smoke_demo, tmp_path, transformer):
     out = tmp_path / transformer
     sets = [
         *("--set", f"task.captions.file='{smoke_demo / 'text.model'}'"),
@@ -23,7 +23,7 @@ def test_either_transformer_trains_two_steps_and_is_loaded_with_its_average(smok
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves)
 
 
-def test_a_vocabulary_that_is_not_the_tokenizers_is_named(smoke_demo, tmp_path, capsys):
+def test_a_vocabulary_size_that_differs_from_the_tokenizers_is_an_error(smoke_demo, tmp_path, capsys):
     flags = [
         *("--set", f"task.captions.file='{smoke_demo / 'text.model'}'"),
         *("--set", f"task.image_tokenizer='{smoke_demo / 'tokenizer'}'"),
@@ -33,7 +33,7 @@ def test_a_vocabulary_that_is_not_the_tokenizers_is_named(smoke_demo, tmp_path, 
     assert "text_vocab: expected 160" in capsys.readouterr().err
 
 
-def test_a_grid_that_is_not_the_tokenizers_is_named(smoke_demo, tmp_path, capsys):
+def test_a_grid_that_differs_from_the_tokenizers_is_an_error(smoke_demo, tmp_path, capsys):
     flags = [
         *("--set", f"task.captions.file='{smoke_demo / 'text.model'}'"),
         *("--set", f"task.image_tokenizer='{smoke_demo / 'tokenizer'}'"),
@@ -43,7 +43,7 @@ def test_a_grid_that_is_not_the_tokenizers_is_named(smoke_demo, tmp_path, capsys
     assert "grid (4, 4)" in capsys.readouterr().err
 
 
-def test_a_missing_text_tokenizer_says_how_to_get_one(tmp_path, capsys):
+def test_a_missing_text_tokenizer_is_an_error_with_a_fix(tmp_path, capsys):
     missing = tmp_path / "none.model"
     assert main(["train", "smoke/dalle.gin", "--set", f"task.captions.file='{missing}'", "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err

@@ -12,7 +12,7 @@ from dalle_jax.pipelines.load.models import load_image_tokenizer
 
 
 @pytest.mark.parametrize("name", ["dvae", "vqgan"])
-def test_it_trains_two_steps_and_is_loaded_with_its_average(name, tmp_path):
+def test_each_image_tokenizer_trains_two_steps_and_is_loaded_with_its_ema_weights(name, tmp_path):
     quiet = [*("--set", "trainer.evaluate_every=None"), *("--set", "trainer.images_every=None")]
     assert main(["train", f"smoke/{name}.gin", "--out", str(tmp_path), *quiet]) == 0
     tokenizer = load_image_tokenizer(tmp_path)

@@ -91,14 +91,14 @@ def test_every_command_of_the_page_runs_as_written(workplace, monkeypatch, capsy
 
 
 @pytest.mark.parametrize("block", [block for _, block in BLOCKS if block.startswith("data.source = ")])
-def test_every_source_of_the_page_is_one(block, workplace, monkeypatch):
+def test_every_source_of_the_page_is_read_as_a_config(block, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     Path("source.gin").write_text(f"include 'runs/your_data/tokenizer.gin'\n{block}")
     assert main(["config", "source.gin"]) == 0
 
 
 @pytest.mark.parametrize("block", [block for _, block in BLOCKS if block.startswith("--set ")])
-def test_every_setting_of_the_page_is_one(block, workplace, monkeypatch):
+def test_every_setting_of_the_page_is_accepted(block, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     sets = [word for word in shlex.split(block) if word != "--set"]
     assert read_stages("configs/runs/your_data/all.gin", sets, Path("out")) != read_stages(

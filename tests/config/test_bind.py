@@ -123,5 +123,5 @@ def test_a_field_type_that_no_config_can_hold_is_a_type_error():
     class Odd:
         names: set[int]
 
-    with pytest.raises(TypeError, match=r"Odd\.names: no config can hold"):
+    with pytest.raises(TypeError, match=r"Odd\.names: expected a type of config field"):
         loads("", Odd)

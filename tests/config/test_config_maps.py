@@ -249,7 +249,7 @@ def renames(monkeypatch):
         ("mesh.other = 3", "mesh.other: no such name; did you mean meshes?"),
     ],
 )
-def test_an_old_name_gets_one_line_with_the_name_of_today(line: str, error: str):
+def test_an_old_name_gets_one_line_with_the_present_name(line: str, error: str):
     assert errors(MAPS + line + "\n") == [f"x.gin:8: {error}"]
 
 

@@ -37,7 +37,7 @@ def test_every_example_comes_once_per_epoch_whatever_the_batch_size(count, size)
         assert sorted(order[epoch * count : (epoch + 1) * count], key=int) == [str(i) for i in range(count)]
 
 
-def test_each_epoch_and_each_seed_has_another_order():
+def test_each_epoch_and_each_seed_has_a_different_order():
     order = keys(Loader(Numbers(50), None, 10, seed=1), range(10))
     assert order[:50] != order[50:]
     assert order != keys(Loader(Numbers(50), None, 10, seed=2), range(10))

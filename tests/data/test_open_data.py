@@ -146,7 +146,7 @@ def test_too_many_bad_records_stop_the_run_before_the_first_step(tars):
         data(tars, images=replace(IMAGES, bad_share=0.1)).open()
 
 
-def test_without_a_survey_it_stops_when_that_is_agreed(tars):
+def test_without_validation_all_hosts_stop_together(tars):
     loader = data(tars, images=replace(IMAGES, bad_share=0.1, validate="none")).open()
     keys(loader, 9)
     with pytest.raises(UserError, match=r"\d+ of \d+ records are bad, 2\d\.\d%"):
@@ -231,7 +231,7 @@ def test_unusable_data_is_a_user_error_that_names_the_field(tars, changes, said)
         data(tars, **changes).open()
 
 
-def test_images_of_another_size_than_the_task_needs_are_refused(tars):
+def test_images_of_a_different_size_than_the_task_needs_are_refused(tars):
     text = (
         "task = @TokenizeImages\ntask.image_size = 32\ntask.model.downsample = 8\ntask.model.width = 16\n"
         "task.model.blocks = 1\ntask.model.codebook_size = 32\ntask.model.code_width = 8\n"

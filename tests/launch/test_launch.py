@@ -44,7 +44,7 @@ if name in ("python", "srun"):
 
 @pytest.fixture
 def fakes(tmp_path) -> Path:
-    """A folder with the commands, which write their notes into it."""
+    """Create a folder with the fake commands, which write their notes into it."""
     for name in ("python", "srun", "scancel", "scontrol"):
         (tmp_path / name).write_text(FAKE)
         (tmp_path / name).chmod(0o755)
@@ -72,7 +72,7 @@ def wait_for(fakes: Path, what: str, count: int) -> None:
         time.sleep(0.02)
 
 
-def test_local_starts_every_process_with_its_number_and_the_same_coordinator(fakes):
+def test_local_starts_each_process_with_its_index_and_the_same_coordinator(fakes):
     assert start(fakes, "local.sh", "3", "a.gin", "--set", "b=(1, 2)").wait(60) == 0
     called = notes(fakes, "called")
     assert called.keys() == {"python.0", "python.1", "python.2"}
@@ -85,13 +85,13 @@ def test_local_starts_every_process_with_its_number_and_the_same_coordinator(fak
     assert coordinators.pop().startswith("127.0.0.1:")
 
 
-def test_local_ends_the_others_when_one_fails_and_says_its_code(fakes):
+def test_local_ends_all_processes_when_one_fails_and_returns_its_exit_code(fakes):
     began = time.monotonic()
     assert start(fakes, "local.sh", "3", "a.gin", FAILING="1", SECONDS_TO_RUN="60").wait(30) == 7
     assert time.monotonic() - began < 30
 
 
-def test_local_tells_all_of_them_to_stop(fakes):
+def test_local_forwards_signals_to_all_processes(fakes):
     running = start(fakes, "local.sh", "2", "a.gin", SECONDS_TO_RUN="60")
     wait_for(fakes, "called", 2)
     running.send_signal(signal.SIGTERM)
@@ -100,7 +100,7 @@ def test_local_tells_all_of_them_to_stop(fakes):
 
 
 @pytest.mark.parametrize("arguments", [[], ["a.gin"], ["0", "a.gin"], ["two", "a.gin"]], ids=str)
-def test_local_says_how_it_is_used(fakes, arguments):
+def test_local_without_arguments_prints_its_usage(fakes, arguments):
     running = start(fakes, "local.sh", *arguments)
     assert "usage" in running.communicate(timeout=30)[1]
     assert running.returncode == 2
@@ -114,7 +114,7 @@ def test_slurm_runs_the_training_in_every_task(fakes):
     assert notes(fakes, "called")["srun.none"]["arguments"] == expected
 
 
-def test_slurm_passes_the_warning_on_and_queues_the_job_again(fakes):
+def test_slurm_forwards_the_warning_signal_and_requeues_the_job(fakes):
     running = start(fakes, "slurm.sbatch", "a.gin", SLURM_JOB_ID="5", SECONDS_TO_RUN="60")
     wait_for(fakes, "pid", 1)
     running.send_signal(signal.SIGTERM)

@@ -25,7 +25,7 @@ JOBSET = {
 
 
 def unknown(value, known, where: str = "") -> list[str]:
-    """Where a tree has a field that is not known, or one of another type."""
+    """Return the paths of fields that the schema does not know or whose type differs."""
     if isinstance(known, dict):
         found = [f"{where}.{name}" for name in value if name not in known]
         return found + [
@@ -46,13 +46,13 @@ def job(jobset) -> dict:
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "worker"}, "spec": spec}
 
 
-def test_the_jobset_has_only_known_fields_and_its_job_is_valid(jobset):
+def test_the_jobset_has_only_known_fields_and_a_valid_job(jobset):
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     assert unknown(jobset, JOBSET) == []
     kubernetes_validate.validate(job(jobset), "1.34", strict=True)
 
 
-def test_a_misspelled_field_would_be_found(jobset):
+def test_the_check_finds_a_misspelled_field(jobset):
     jobset["spec"]["replicatedJobs"][0]["replica"] = 2
     assert unknown(jobset, JOBSET) == [".spec.replicatedJobs[0].replica"]
     broken = job(jobset)
@@ -71,7 +71,7 @@ def test_every_host_of_the_slice_has_a_pod_with_all_of_its_chips(jobset):
     assert pod["containers"][0]["args"][1:] == ["--out", "gs://BUCKET/runs/dalle"]
 
 
-def test_sky_runs_one_process_on_each_node_that_knows_the_first(tmp_path):
+def test_skypilot_runs_one_process_per_node_with_the_address_of_the_first(tmp_path):
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
     assert task.keys() <= {"name", "workdir", "num_nodes", "resources", "envs", "setup", "run"}
     (tmp_path / ".venv" / "bin").mkdir(parents=True)

@@ -35,7 +35,7 @@ if "ssh" in words and "-m dalle_jax train" in words[-1]:
 
 @pytest.fixture
 def gcloud(tmp_path):
-    """``run(states, codes) -> (exit code, calls)``: the states that are told in turn, and how training ends in turn."""
+    """Return ``run(states, codes) -> (exit code, calls)``, with the successive states and exit codes of training."""
     (tmp_path / "gcloud").write_text(GCLOUD)
     (tmp_path / "gcloud").chmod(0o755)
 
@@ -58,12 +58,12 @@ def gcloud(tmp_path):
 
 
 def verbs(calls: list[list[str]]) -> list[str]:
-    """What was asked of gcloud, without asking for the state."""
+    """Return the verbs of the calls of gcloud, without those that ask for the state."""
     named = [next(word for word in call if word in ("create", "delete", "ssh", "describe")) for call in calls]
     return [verb for verb in named if verb != "describe"]
 
 
-def test_a_slice_is_created_waited_for_set_up_trained_on_and_removed(gcloud):
+def test_a_slice_is_created_awaited_set_up_trained_on_and_deleted(gcloud):
     code, calls, _ = gcloud("NONE WAITING_FOR_RESOURCES PROVISIONING ACTIVE", "0", "a.gin", "--set", "b=(1, 2)")
     assert code == 0
     assert verbs(calls) == ["create", "ssh", "ssh", "delete"]
@@ -80,7 +80,7 @@ def test_a_slice_is_created_waited_for_set_up_trained_on_and_removed(gcloud):
     assert all(call[call.index("--zone") + 1] == "us-east5-a" for call in calls)
 
 
-def test_a_preempted_slice_is_created_again_and_the_same_command_run(gcloud):
+def test_a_preempted_slice_is_created_again_and_runs_the_same_command(gcloud):
     states = "NONE ACTIVE SUSPENDED SUSPENDED NONE PROVISIONING ACTIVE"
     code, calls, said = gcloud(states, "255 0", "a.gin", SPOT="1", PROJECT="p")
     assert code == 0
@@ -92,20 +92,20 @@ def test_a_preempted_slice_is_created_again_and_the_same_command_run(gcloud):
     assert trained[0] == trained[1]
 
 
-def test_a_run_that_fails_by_itself_is_not_repeated(gcloud):
+def test_a_failed_run_on_an_intact_slice_is_not_repeated(gcloud):
     code, calls, _ = gcloud("NONE ACTIVE", "2", "a.gin")
     assert code == 2
     assert verbs(calls) == ["create", "ssh", "ssh", "delete"]
 
 
-def test_a_slice_that_is_there_is_used_and_kept_on_demand(gcloud):
+def test_an_existing_slice_is_used_and_kept_on_request(gcloud):
     code, calls, _ = gcloud("ACTIVE", "0", "a.gin", KEEP="1")
     assert code == 0
     assert verbs(calls) == ["ssh", "ssh"]
 
 
 @pytest.mark.parametrize("missing", ["NAME", "ZONE", "TYPE"])
-def test_it_says_how_it_is_used(gcloud, missing):
+def test_the_script_without_arguments_prints_its_usage(gcloud, missing):
     code, calls, said = gcloud("NONE", "0", "a.gin", **{missing: ""})
     assert (code, calls) == (2, [])
     assert "usage" in said

@@ -85,7 +85,7 @@ def test_the_sigmoid_loss_treats_equivalent_captions_as_positives():
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
-def test_rows_that_are_no_candidates_have_no_part_in_the_loss_of_the_others(loss):
+def test_rows_that_are_no_candidates_do_not_change_the_loss_of_other_rows(loss):
     image, text, extra = units(0, 5), units(1, 5), units(2, 3)
     same = same_rows(jnp.array([[1], [1], [2], [3], [4]]))
     real = jnp.arange(8) < 5

@@ -10,6 +10,7 @@ from dalle_jax.config.bind import loads
 from dalle_jax.config.render import render
 from dalle_jax.models import model_configs
 from dalle_jax.models.clip import ClipConfig, ClipTextConfig, TowerConfig
+from dalle_jax.models.code_denoiser import CodeDenoiserConfig
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
@@ -17,6 +18,7 @@ from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
+from dalle_jax.models.mlp_prior import MlpPriorConfig
 from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
 from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
 from dalle_jax.models.prompt_kinds import ByCaption, ByClass
@@ -41,6 +43,18 @@ CONFIGS = [
     BART,
     LlamaGenConfig(ByClass(5), **LLAMAGEN),
     ClipConfig(image_size=8, patch=4, vision=TOWER, vocab_size=9, text_length=3, text=TOWER, embed_width=8),
+    CodeDenoiserConfig(
+        text_vocab=9,
+        text_length=3,
+        embed_width=8,
+        codebook_size=8,
+        code_width=4,
+        grid=(2, 2),
+        width=8,
+        layers=1,
+        heads=2,
+    ),
+    MlpPriorConfig(embed_width=8, width=8, hidden=8, layers=1),
     LpipsConfig(widths=(4, 4), depths=(1, 1)),
     ClipTextConfig(vocab_size=9, text_length=3, text=TOWER, embed_width=8),
     DiffusionPriorConfig(**PRIOR),

@@ -48,7 +48,7 @@ def test_the_encoder_learns_through_the_quantizer_and_the_codebook_has_no_gradie
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients["encoder"])) > 1e-4
 
 
-def test_the_patch_encoder_is_initially_a_rotation_of_single_squares():
+def test_the_patch_encoder_is_initially_a_rotation_of_each_patch():
     model = Vqvae(config(width=64, code_width=64), rngs=nnx.Rngs(0))
     vectors, squares = model.encoder(PIXELS).reshape(-1, 64), space_to_depth(2 * PIXELS - 1, 4).reshape(-1, 48)
     np.testing.assert_allclose(squared_distances(vectors, vectors), squared_distances(squares, squares), atol=1e-3)

@@ -43,9 +43,9 @@ class Ready:
 
     def __init__(self, kind: str):
         self._task = task_of(kind)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)
+        for name in dir(self._task):  # attributes, since the protocol is checked without __getattr__
+            if not name.startswith("_") and name != "prepare":
+                setattr(self, name, getattr(self._task, name))
 
     def prepare(self, examples: dict[str, list[Any]], seeds: Sequence[Any] | None) -> dict[str, np.ndarray]:
         rows = [int(image[0, 0, 0]) for image in examples["image"]]
@@ -53,18 +53,18 @@ class Ready:
 
 
 @functools.cache
-def runner_of(kind: str, mesh: Mesh) -> tuple[CompiledTask, Layout, Any]:
+def compiled_task_of(kind: str, mesh: Mesh) -> tuple[CompiledTask, Layout, Any]:
     layout = Layout(make_mesh(mesh), Rules())
-    runner = CompiledTask(Ready(kind), Trainer(steps=1, schedule=ConstantRate(1e-3)), layout)
-    return runner, layout, runner.state_spec.init_sharded(layout, 0)
+    compiled = CompiledTask(Ready(kind), Trainer(steps=1, schedule=ConstantRate(1e-3)), layout)
+    return compiled, layout, compiled.state_spec.init_sharded(layout, 0)
 
 
 def evaluated(kind: str, size: int, mesh: Mesh = ONE, count: int = COUNT) -> dict[str, float]:
     """Return the metrics of the first ``count`` examples in batches of ``size``."""
-    runner, layout, state = runner_of(kind, mesh)
+    compiled, layout, state = compiled_task_of(kind, mesh)
     data, sums = Loader(Numbered(), Numbered(count), size, seed=0), None
     for index, batch in enumerate(prefetch.evaluation(Ready(kind), data, layout)):
-        sums = runner.merge(sums, runner.evaluate(state, batch, index))
+        sums = compiled.merge(sums, compiled.evaluate(state, batch, index))
     return metrics.divide(sums)
 
 
@@ -87,16 +87,16 @@ def test_retrieval_among_thirteen_is_the_same_in_a_batch_padded_to_sixteen(mesh)
 
 def test_retrieval_in_the_last_batch_has_as_many_candidates_as_in_the_others():
     """With 13 examples in batches of 8, the last 5 are retrieved among themselves and the first 3."""
-    runner, layout, state = runner_of("clip", ONE)
+    compiled, layout, state = compiled_task_of("clip", ONE)
     right, loss = [], []
     for rows, own in ((range(8), 8), ([*range(8, 13), 0, 1, 2], 5)):
         batch = {name: EXAMPLES[name][list(rows)] for name in ("pixels", "text", "caption_group")}
         for row in range(own):  # each example alone is counted, so that nothing of the summing is taken for granted
             marks = {"counted": np.arange(8) == row, "candidate": np.ones(8, bool)}
-            sums = runner.evaluate(state, layout.put_batch(batch | marks), 0)
+            sums = compiled.evaluate(state, layout.put_batch(batch | marks), 0)
             right.append(float(sums["retrieval_top1"][0]))
             loss.append(float(sums["loss"][0]))
-        plain = metrics.divide(runner.evaluate(state, layout.put_batch(batch), 0))
+        plain = metrics.divide(compiled.evaluate(state, layout.put_batch(batch), 0))
         if own == 8:
             np.testing.assert_allclose(np.mean(loss), plain["loss"], rtol=1e-5)
             assert np.mean(right) == plain["retrieval_top1"]
@@ -106,9 +106,9 @@ def test_retrieval_in_the_last_batch_has_as_many_candidates_as_in_the_others():
 
 
 def test_full_batches_are_evaluated_without_padding():
-    runner, layout, state = runner_of("tokenizer", ONE)
+    compiled, layout, state = compiled_task_of("tokenizer", ONE)
     (batch,) = prefetch.evaluation(Ready("tokenizer"), Loader(Numbered(), Numbered(8), 8, seed=0), layout)
     assert set(batch) == {"pixels"}
-    figures = metrics.divide(runner.evaluate(state, batch, 0))
+    figures = metrics.divide(compiled.evaluate(state, batch, 0))
     assert figures == evaluated("tokenizer", 8, count=8)
     assert jax.tree.leaves(figures)

@@ -40,19 +40,21 @@ def compiled(kind: str) -> tuple[CompiledTask, str]:
     config = replace(task.config, model=model)
     task = replace(task, config=config) if is_dataclass(task) else type(task)(config)
     layout = Layout(make_mesh(Mesh(8, 1, 1)), Rules())
-    runner = CompiledTask(task, Trainer(steps=1, schedule=ConstantRate(1e-3)), layout)
+    compiled_task = CompiledTask(task, Trainer(steps=1, schedule=ConstantRate(1e-3)), layout)
     spec = task.batch_spec(ROWS)
     lies = layout.batch_shardings(spec)
     batch = {name: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=lies[name]) for name, one in spec.items()}
-    lowered = runner._step.lower(runner.state_spec.target(), runner._frozen, batch, runner._key)
-    return runner, lowered.compile(compiler_options={"xla_allow_excess_precision": False}).as_text()
+    lowered = compiled_task._step.lower(
+        compiled_task.state_spec.target(), compiled_task._frozen, batch, compiled_task._key
+    )
+    return compiled_task, lowered.compile(compiler_options={"xla_allow_excess_precision": False}).as_text()
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", *MODELS])
 def test_float32_gradients_are_never_summed_in_less(kind):
-    runner, text = compiled(kind)
+    compiled_task, text = compiled(kind)
     found = summed(text)
-    shapes = {name: one.shape for name, one in runner.state_spec.abstract.learned.params.items()}
+    shapes = {name: one.shape for name, one in compiled_task.state_spec.abstract.learned.params.items()}
     # The MLPs over code vectors have no batch axis: devices sum the gradient of the table that they compute.
     alone = ("codes.read", "codes.predicted")
     parameters = sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith(alone))

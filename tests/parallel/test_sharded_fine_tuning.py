@@ -51,11 +51,11 @@ def test_families_without_embeddings_or_norms_are_refused(kind):
 
 @pytest.mark.parametrize("kind", ["dalle", "vqgan"])
 def test_a_sharded_step_changes_the_selected_parameters_only(kind):
-    runner = CompiledTask(task_of(kind), TRAINER, LAYOUT)
-    state: State = runner.state_spec.init_sharded(LAYOUT, 0)
+    compiled = CompiledTask(task_of(kind), TRAINER, LAYOUT)
+    state: State = compiled.state_spec.init_sharded(LAYOUT, 0)
     before = {name: np.asarray(value) for name, value in state.learned.params.items()}
-    after, _ = runner.step(state, None, LAYOUT.put_batch(batch_of()))
-    trained = {name for names in runner.state_spec.trainable.values() for name in names}
+    after, _ = compiled.step(state, None, LAYOUT.put_batch(batch_of()))
+    trained = {name for names in compiled.state_spec.trainable.values() for name in names}
     for name, value in before.items():
         for moved in (after.learned.params[name], after.learned.ema_params[name]):
             assert (np.asarray(moved) == value).all() == (name not in trained), name

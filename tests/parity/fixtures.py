@@ -31,7 +31,7 @@ def normalise(pixels: np.ndarray, mean: tuple[float, float, float], std: tuple[f
 
 
 def fixture(name: str) -> Fixture:
-    """The fixture's folder, inputs and outputs; the test is skipped where there is no folder."""
+    """Return the fixture's folder, inputs and outputs; skip the test if the folder is missing."""
     root = os.environ.get("DALLE_JAX_PARITY")
     if not root:
         pytest.skip("DALLE_JAX_PARITY is not set")
@@ -44,7 +44,7 @@ def fixture(name: str) -> Fixture:
 
 
 def imported(name: str, source: Path) -> Any:
-    """The network of a published source, filled."""
+    """Return the network of a published source, filled."""
     found = find_kind(name).read(source)
     module = nnx.eval_shape(lambda: found.config.build(nnx.Rngs(0)))
     fill(module, found.tensors, found.rules, found.ignored)
@@ -52,7 +52,7 @@ def imported(name: str, source: Path) -> Any:
 
 
 def run(function: Any, module: nnx.Module, *arrays: np.ndarray) -> np.ndarray:
-    """``function(module, *arrays)``, compiled, with matrix products at full precision."""
+    """Call ``function(module, *arrays)``, compiled, with matrix products at full precision."""
     graph, state = nnx.split(module)
     with jax.default_matmul_precision("float32"):
         out = jax.jit(lambda state, *arrays: function(nnx.merge(graph, state), *arrays))(state, *arrays)

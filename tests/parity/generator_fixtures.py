@@ -11,12 +11,12 @@ from flax import nnx
 
 
 def fixture_folder(name: str) -> Path:
-    """The folder of a fixture."""
+    """Return the folder of a fixture."""
     return fixture(name).folder
 
 
 def arrays(folder: Path) -> dict[str, np.ndarray]:
-    """What went in and came out."""
+    """Return the inputs and outputs of a fixture."""
     return fixture(folder.name).io
 
 
@@ -25,7 +25,7 @@ def assert_close(ours, theirs, folder: Path) -> None:
 
 
 def compiled(model, function):
-    """``function(model, *arguments)``, jitted, its products in full float32."""
+    """Return ``function(model, *arguments)``, jitted, with matrix products in full float32."""
     graph, state = nnx.split(model)
     run = jax.jit(lambda state, *arguments: function(nnx.merge(graph, state), *arguments))
 
@@ -37,7 +37,7 @@ def compiled(model, function):
 
 
 def stepwise(model, prompts, codes, steps: int) -> np.ndarray:
-    """Logits [B steps K] of the first codes through the cache, ``codes`` given; the cache grows once on the way."""
+    """Return logits [B steps K] of the first codes through the cache, given ``codes``; the cache grows once."""
     step = compiled(model, lambda model, *arguments: model.decode(*arguments))
     first, cache = compiled(model, lambda model, prompts: model.prefill(prompts, 1))(prompts)
     logits, bounds = [np.asarray(first)], {1: steps // 2, steps // 2 + 1: steps - 1}

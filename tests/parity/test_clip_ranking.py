@@ -30,7 +30,7 @@ def save(folder, network, config, files):
 
 @pytest.fixture(scope="module")
 def drawing(tmp_path_factory):
-    """A pipeline without a CLIP that draws images of 40 px, which is the size of no fixture."""
+    """Return a pipeline without a CLIP that samples images of 40 px, a size that no fixture has."""
     folder = tmp_path_factory.mktemp("drawing")
     model = train_sentencepiece(["a red circle", "a blue square", "a green ring"] * 5, 40, "bpe", 0)
     save(folder / "tokenizer", Vqvae, VQVAE, {})

@@ -43,7 +43,7 @@ def loaded(request):
     return load(request.param)
 
 
-def test_the_encoder_sees_what_the_reference_sees(loaded):
+def test_the_encoder_outputs_equal_the_references(loaded):
     folder, model, text, empty, _, io = loaded
 
     def run(model, text):
@@ -87,7 +87,7 @@ def test_steps_through_the_cache_are_the_reference_and_give_no_code_beyond_the_c
     assert_close(ours, theirs[..., : model.codebook_size], folder)
 
 
-def test_what_is_exported_is_what_was_imported_and_is_read_back(loaded, tmp_path):
+def test_exported_weights_equal_the_imported_ones_and_are_read_back(loaded, tmp_path):
     model = loaded[1]
     export(model, tmp_path)
     again = imported("dalle-mini", tmp_path)

@@ -88,7 +88,7 @@ def test_taming_s_images_and_the_loss_of_its_codebook(taming):
     assert_close((0.25 + 1.0) * apart, io["out_loss"], tolerance)  # the two weights of TokenizeImagesGan
 
 
-def test_dalle_mini_s_flax_vqgan_sees_and_draws_pixels_from_0_to_1():
+def test_dalle_mini_s_flax_vqgan_encodes_and_decodes_pixels_from_0_to_1():
     folder, io, tolerance = fixture("vqgan_flax")
     model = imported("dalle-mini-vqgan", folder)
     codes = run(lambda model, x: model.encode(x), model, io["image01"])
@@ -119,7 +119,7 @@ def test_llamagen_s_tokenizer_has_unit_codes():
 
 
 @pytest.mark.parametrize(("name", "kind"), [("vqgan", "taming-vqgan"), ("vqgan_flax", "dalle-mini-vqgan")])
-def test_what_is_exported_is_the_file_that_was_imported(name, kind, tmp_path):
+def test_an_exported_file_equals_the_imported_file(name, kind, tmp_path):
     source = fixture(name).folder
     find_exporter(kind).write(imported(kind, source), tmp_path)
     before, after = kind_of(kind).read(source), kind_of(kind).read(tmp_path)

@@ -40,7 +40,7 @@ def asked(io, out) -> tuple[list[str], list[str]]:
     return ["--features", str(out / "features.npy")], ["features"] * len(io["cond"])
 
 
-def test_greedy_images_are_the_transformers_likeliest_codes(imported, tmp_path):
+def test_greedy_images_are_the_most_likely_codes_of_the_transformer(imported, tmp_path):
     """The first code is the reference's likeliest; each further one is that of teacher forcing on those before it."""
     out, io = imported
     flags, names = asked(io, out)
@@ -60,7 +60,7 @@ def test_greedy_images_are_the_transformers_likeliest_codes(imported, tmp_path):
         assert np.abs(drawn - image).max() <= 1  # another program for each may round the last bit otherwise
 
 
-def test_what_the_model_was_not_made_for_is_one_line(imported, tmp_path, capsys):
+def test_an_unsupported_prompt_is_a_one_line_error(imported, tmp_path, capsys):
     out, io = imported
     flags, _ = asked(io, out)
     command = ["sample", "--model", str(out / "transformer"), "--out", str(tmp_path / "x")]

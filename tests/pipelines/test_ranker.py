@@ -23,7 +23,7 @@ def test_nan_ranks_below_every_number():
 
 @pytest.mark.parametrize("keep", [0, -1, 4])
 def test_keeping_no_candidate_or_more_than_there_are_is_an_error(keep):
-    with pytest.raises(ValueError, match=f"keep = {keep}.*which is 3"):
+    with pytest.raises(ValueError, match=rf"keep: expected .* \(3\), got {keep}"):
         best_candidates(np.zeros((2, 3)), keep=keep)
 
 

@@ -36,7 +36,7 @@ trainer.ema.decay = 0.9
 """
 
 needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (pip install 'dalle-jax[plan]')"
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (pip install -e '.[plan]')"
 )
 
 
@@ -104,9 +104,9 @@ def test_a_state_that_does_not_fit_exits_with_1_without_compiling_the_step(confi
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("mesh.fsdp=3", "asks for 6 devices, but there are 4"),
-        ("data.batch_size=7", "batch 'codes': dimension 'batch' of size 7"),
-        ("task.model.width=127", "does not divide"),
+        ("mesh.fsdp=3", "expected at most 4 devices, got data=1, fsdp=3, tensor=2, which needs 6"),
+        ("data.batch_size=7", "batch 'codes': expected dimension 'batch' of size 7"),
+        ("task.model.width=127", "expected dimension 'embed' of size 127 to be a multiple of the mesh axes fsdp"),
     ],
 )
 def test_a_size_that_the_mesh_does_not_divide_is_an_input_error(config, change, says):
@@ -119,4 +119,4 @@ def test_a_size_that_the_mesh_does_not_divide_is_an_input_error(config, change, 
 def test_without_libtpu_one_line_names_the_extra(config):
     done = plan(config)
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines() == [done.stderr.strip()] and "dalle-jax[plan]" in done.stderr
+    assert done.stderr.strip().splitlines() == [done.stderr.strip()] and "-e '.[plan]'" in done.stderr

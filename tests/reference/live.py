@@ -1,4 +1,4 @@
-"""Scripts of this folder, run by the Python of another environment, which has what they need."""
+"""Scripts of this folder, run by the Python of a separate environment with their packages."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ SECONDS = 300
 
 
 def by_reference(script: str, *arguments: object, variable: str = TORCH) -> dict[str, np.ndarray]:
-    """What the script wrote to its last argument, an .npz."""
+    """Run a script in a separate Python and return the arrays of its last argument, an .npz."""
     python = os.environ.get(variable)
     if not python:
         pytest.skip(f"{variable} is not set")

@@ -52,7 +52,7 @@ def test_a_new_model_of_openais_code_is_imported_and_gives_the_same(tmp_path, si
     compare(clip, wanted["pixels"], wanted["ids"], wanted)
 
 
-def test_what_is_imported_and_exported_is_loaded_by_transformers_and_gives_the_same(tmp_path):
+def test_an_imported_and_exported_clip_gives_the_same_in_transformers(tmp_path):
     (tmp_path / "sizes.json").write_text(json.dumps(VIT))
     openai = by_torch("openai", tmp_path / "sizes.json", tmp_path / "clip.pt", tmp_path / "out.npz")
     clip = imported("openai-clip", tmp_path / "clip.pt")

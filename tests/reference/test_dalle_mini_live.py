@@ -90,7 +90,7 @@ def asked(folder, config):
     return folder / "in.npz"
 
 
-def test_a_network_made_here_is_exported_and_dalle_mini_gives_the_same(tmp_path):
+def test_an_exported_new_network_gives_the_same_in_dalle_mini(tmp_path):
     config = DalleBartConfig(
         text_vocab=40, text_length=6, codebook_size=20, grid=(4, 4), width=32, encoder_layers=2, encoder_heads=2,
         encoder_hidden=50, decoder_layers=2, decoder_heads=4, decoder_hidden=40, scan=True, pad_id=1,

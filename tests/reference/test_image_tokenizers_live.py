@@ -88,7 +88,7 @@ def test_a_new_vqgan_of_taming_goes_in_and_out_and_gives_the_same_in_both_progra
 
 
 @pytest.mark.parametrize("name", ["taming", "flax"])
-def test_what_is_exported_is_loaded_by_taming_and_gives_the_same(tmp_path, name):
+def test_an_exported_vqgan_gives_the_same_in_taming(tmp_path, name):
     """Flax's layout too, from which the script makes taming's, since vqgan-jax is on no index."""
     graph, state = nnx.split(Vqgan(CONFIG, rngs=nnx.Rngs(0)))
     random = np.random.default_rng(1)  # kernels stay as they begin: of large ones rounding would be all that is seen
@@ -111,7 +111,7 @@ def test_a_vqgan_that_was_trained_here_is_exported_and_gives_the_same_there(tmp_
     same_codes_and_images(load_image_tokenizer(tmp_path / "run"), wanted)
 
 
-def test_lpips_and_its_gradient_are_taming_s(tmp_path):
+def test_lpips_and_its_gradient_equal_taming_s(tmp_path):
     ours = Lpips(LpipsConfig(), rngs=nnx.Rngs(0))
     np.savez(tmp_path / "in.npz", one=VALUES, other=-VALUES, **lpips_tensors(ours, slices=True))
     wanted = by_torch("lpips", tmp_path / "in.npz", tmp_path / "out.npz")
@@ -121,7 +121,7 @@ def test_lpips_and_its_gradient_are_taming_s(tmp_path):
     assert_close(got / largest, wanted["gradient"] / largest, 1e-4)
 
 
-def test_the_discriminator_is_taming_s(tmp_path):
+def test_the_discriminator_equals_taming_s(tmp_path):
     config = dataclasses.replace(DiscriminatorConfig(), width=16, layers=3)
     ours, tensors, number = noisy(Discriminator(config, rngs=nnx.Rngs(0))), {}, 0
     for index, conv in enumerate(ours.convs):

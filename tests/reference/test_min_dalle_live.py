@@ -64,7 +64,7 @@ def test_a_new_model_of_min_dalle_is_imported_and_gives_the_same_logits_and_gree
     assert len(np.unique(codes)) > 10
 
 
-def test_the_published_vqgan_draws_what_min_dalles_detokenizer_draws(tmp_path):
+def test_the_published_vqgan_decodes_as_min_dalles_detokenizer(tmp_path):
     """At the published size; its norms have another epsilon (1e-5 in place of 1e-6), which shows in small values."""
     config = VqganConfig(
         width=128, multipliers=(1, 1, 2, 2, 4), blocks=2, attention_levels=(4,), latent_width=256, code_width=256,

@@ -103,7 +103,7 @@ def test_a_stroke_as_wide_as_a_sign_has_no_letters(size, thick):
     assert not perceive(image).word
 
 
-def test_an_object_of_another_shape_is_unknown():
+def test_an_object_of_a_shape_outside_the_grammar_is_unknown():
     image = draw_objects()
     image[8:24, 8:11] = COLOURS["red"]
     image[8:11, 8:28] = COLOURS["red"]

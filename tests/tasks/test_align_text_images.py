@@ -130,12 +130,12 @@ LN_100 = math.log(100)
 def scale_after_a_step(task: TextImageAlignment, log_scale: float) -> tuple[float, float]:
     """Return the gradient of the log scale, and its value after one step of the trainer from ``log_scale``."""
     trainer = Trainer(steps=10, schedule=ConstantRate(0.01), optimizer=AdamW(beta1=0.0))
-    runner = CompiledTask(task, trainer, LAYOUT)
-    state = runner.state_spec.init_sharded(LAYOUT, 0)
+    compiled = CompiledTask(task, trainer, LAYOUT)
+    state = compiled.state_spec.init_sharded(LAYOUT, 0)
     learned = state.learned._replace(params=state.learned.params | {"log_scale": jnp.float32(log_scale)})
     state = state._replace(learned=learned)
     batch = {name: np.asarray(values) for name, values in batch_of(task).items()}
-    state, _ = runner.step(state, None, LAYOUT.put_batch(batch))
+    state, _ = compiled.step(state, None, LAYOUT.put_batch(batch))
     return float(state.learned.optimizers["align"].mu["log_scale"]), float(state.learned.params["log_scale"])
 
 

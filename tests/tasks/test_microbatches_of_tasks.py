@@ -54,7 +54,7 @@ WHOLE = {
 }
 
 
-def runner_of(task: Task, accumulate: int, mesh: Mesh = Mesh(1, 1, 1)) -> tuple[CompiledTask, Layout]:  # noqa: B008 (frozen)
+def compiled_task_of(task: Task, accumulate: int, mesh: Mesh = Mesh(1, 1, 1)) -> tuple[CompiledTask, Layout]:  # noqa: B008 (frozen)
     layout = Layout(make_mesh(mesh), Rules())
     trainer = Trainer(steps=10, schedule=ConstantRate(1e-3), optimizer=AdamW(beta1=0.0), accumulate=accumulate)
     return CompiledTask(task, trainer, layout), layout
@@ -63,8 +63,8 @@ def runner_of(task: Task, accumulate: int, mesh: Mesh = Mesh(1, 1, 1)) -> tuple[
 @functools.cache
 def stepped(kind: str, accumulate: int, mesh: Mesh = Mesh(1, 1, 1)) -> dict[str, np.ndarray]:  # noqa: B008 (frozen)
     """Return the loss, the gradients (the first moment with beta1 = 0) and the variables that are not parameters."""
-    runner, layout = runner_of(TASKS[kind](), accumulate, mesh)
-    state, sums = runner.step(runner.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of()))
+    compiled, layout = compiled_task_of(TASKS[kind](), accumulate, mesh)
+    state, sums = compiled.step(compiled.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of()))
     found = {"loss": np.asarray(sums["loss"][0] / sums["loss"][1])}
     for optimizer in state.learned.optimizers.values():
         found |= {f"gradient of {name}": np.asarray(value) for name, value in optimizer.mu.items()}
@@ -101,27 +101,27 @@ def test_microbatches_on_eight_devices_compute_the_gradients_of_one_batch_on_one
 def test_a_loss_that_needs_the_whole_batch_is_refused_in_one_line(kind):
     task, message = WHOLE[kind]
     with pytest.raises(UserError, match=r"trainer\.accumulate: expected 1 for the objective " + message) as caught:
-        runner_of(task(), 4)
+        compiled_task_of(task(), 4)
     assert "\n" not in str(caught.value)
-    runner_of(task(), 1)
+    compiled_task_of(task(), 1)
 
 
 def test_a_share_of_images_that_a_microbatch_would_round_is_refused():
     task = clip_task(AlignTextImages(model=MODELS["clip"], captions=UNREAD, reconstructed=0.375))  # 6 of 16, 1.5 of 4
-    runner, layout = runner_of(task, 4)
+    compiled, layout = compiled_task_of(task, 4)
     with pytest.raises(UserError, match=r"a whole number of reconstructed images .* got .* = 0\.375 times 4 images"):
-        runner.step(runner.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of()))
+        compiled.step(compiled.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of()))
 
 
 def test_a_clip_in_microbatches_needs_the_memory_of_one_microbatch():
     """The compiled step holds the activations of 256 rows at once, or of 32."""
 
     def temporaries(accumulate: int) -> int:
-        runner, layout = runner_of(TASKS["clip"](), accumulate)
+        compiled, layout = compiled_task_of(TASKS["clip"](), accumulate)
         batch = layout.put_batch(
             {name: np.tile(rows, (16, *(1,) * (rows.ndim - 1))) for name, rows in batch_of().items()}
         )
-        step = runner._step.lower(runner.state_spec.target(), runner._frozen, batch, runner._key).compile()
+        step = compiled._step.lower(compiled.state_spec.target(), compiled._frozen, batch, compiled._key).compile()
         return step.memory_analysis().temp_size_in_bytes
 
     assert temporaries(8) < temporaries(1) / 3

@@ -127,9 +127,11 @@ def stepped(text: str, file: Path):
     del text
     task, trainer, rows, _ = prepared(file)
     layout = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
-    runner = CompiledTask(task, trainer, layout)
-    assert sum(leaf.size for leaf in jax.tree.leaves(runner.state_spec.abstract.learned.params)) < LARGEST
-    state, sums = runner.step(runner.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of(task, rows)))
+    compiled = CompiledTask(task, trainer, layout)
+    assert sum(leaf.size for leaf in jax.tree.leaves(compiled.state_spec.abstract.learned.params)) < LARGEST
+    state, sums = compiled.step(
+        compiled.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of(task, rows))
+    )
     return state, float(sums["loss"][0]) / float(sums["loss"][1])
 
 
@@ -139,7 +141,15 @@ def first_like(text: str) -> Path:
     return next(file for file in TRAINED if prepared(file)[3] == text)
 
 
-@pytest.mark.parametrize("file", TRAINED, ids=lambda file: file.stem)
+SLOW_TO_COMPILE = {"dvae", "vqgan_f16"}
+"""Their steps compile for ten seconds each. The fast suite trains both models by configs/smoke."""
+
+
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(one, marks=[pytest.mark.slow] if one.stem in SLOW_TO_COMPILE else []) for one in TRAINED],
+    ids=lambda file: file.stem,
+)
 def test_a_config_takes_a_step(file):
     text = prepared(file)[3]
     state, loss = stepped(text, first_like(text))

@@ -6,19 +6,23 @@ import pytest
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.manifest import Encoding, Manifest
+from dalle_jax.models.mlp_prior import MlpPriorConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.runs import TrainRun
+from dalle_jax.tasks.align_readable_images import AlignReadableImages
 from dalle_jax.tasks.align_text_images import AlignTextImages
+from dalle_jax.tasks.denoise_codes import DenoiseCodes
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
+from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
 from dalle_jax.tasks.task_config import TaskConfig
 from dalle_jax.tasks.tokenize_images import TokenizeImages
 from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
 from dalle_jax.tasks.tokenize_images_gan import Pyramid, TokenizeImagesGan
 from dalle_jax.train.task import Task
-from tests.parallel.test_sharded_tasks import DVAE, MODELS, SIDE, UNREAD, VQGAN, VQVAE
+from tests.parallel.test_sharded_tasks import DVAE, MODELS, READOUT, SIDE, UNREAD, VQGAN, VQVAE
 
 LAYOUT = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
 CONFIGS = (
@@ -28,6 +32,14 @@ CONFIGS = (
     GenerateCodes(model=MODELS["dalle_bart"], captions=UNREAD),
     GenerateFromConditions(model=MODELS["llamagen"]),
     AlignTextImages(model=MODELS["clip"], captions=UNREAD),
+    DenoiseCodes(model=MODELS["code_denoiser"], captions=UNREAD, image_size=SIDE),
+    PredictEmbeddings(
+        model=MlpPriorConfig(embed_width=8, width=8, hidden=8, layers=1),
+        captions=UNREAD,
+        image_size=SIDE,
+        text_length=6,
+    ),
+    AlignReadableImages(align=AlignTextImages(model=MODELS["clip"], captions=UNREAD), readout=READOUT),
 )
 MANIFEST = Manifest(
     encoding=Encoding(

@@ -31,7 +31,7 @@ TASK = Toy(noise=0.1, fixed=True)
 
 @dataclass(frozen=True)
 class SlowLines(Lines):
-    """Takes its time from step 12 on, so that there is a moment at which to be killed."""
+    """Noisy lines that come slowly from step 12 on, so that the process can be killed in time."""
 
     pause: float = 0.0
     fails: str = ""

@@ -22,7 +22,7 @@ from tests.train.toy import Toy, layout
 
 @dataclass(frozen=True)
 class FailingLines(SlowLines):
-    """Raises in one process before step 13, which the others begin."""
+    """Noisy lines that raise in one process before step 13, which the other processes begin."""
 
     process: int = -1
 

@@ -33,7 +33,7 @@ STEPS, BATCH = 24, 8
 
 @dataclass(frozen=True)
 class Noting(Toy):
-    """Appends what it is given to a file of its process, each batch at once."""
+    """The toy task on images, which appends step, row and key of each training example to a file of its process."""
 
     notes: str = ""
     pause: float = 0.0

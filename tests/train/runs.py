@@ -1,4 +1,4 @@
-"""Whole runs of the toy in this process."""
+"""Whole runs of the toy task in this process."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ def run(
 
 @dataclasses.dataclass(frozen=True)
 class StopsAt(Lines):
-    """Raises at a step, as a machine that fails would."""
+    """Batches that raise at a step, as if the machine failed."""
 
     step: int = 0
 

@@ -1,4 +1,4 @@
-"""Servers on this machine that speak as Amazon's and Google's stores do; each test that needs one says which."""
+"""Local servers with the APIs of Amazon's and Google's stores; each test that needs one requests it."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ import pytest
 
 @contextlib.contextmanager
 def environment(**values: str) -> Iterator[None]:
-    """Sets variables of the environment for a while."""
+    """Set environment variables inside the context."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -25,7 +25,7 @@ def environment(**values: str) -> Iterator[None]:
 
 
 def forget(kind: str) -> None:
-    """Lets go of the clients that know the server of an earlier module."""
+    """Drop the clients that are connected to the server of an earlier module."""
     import fsspec
     from etils.epath import backend
 
@@ -35,8 +35,8 @@ def forget(kind: str) -> None:
 
 @contextlib.contextmanager
 def amazon() -> Iterator[str]:
-    """``s3://`` and a new bucket, served by moto."""
-    pytest.importorskip("s3fs", reason="s3:// needs s3fs: pip install 'dalle-jax[s3]'")
+    """Serve ``s3://`` with moto and return a new bucket."""
+    pytest.importorskip("s3fs", reason="s3:// needs s3fs: pip install -e '.[s3]'")
     moto = pytest.importorskip("moto.server", reason="the test of s3:// needs a server: pip install 'moto[server]'")
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -54,8 +54,8 @@ def amazon() -> Iterator[str]:
 
 @contextlib.contextmanager
 def google() -> Iterator[str]:
-    """``gs://`` and a new bucket, served by gcp-storage-emulator."""
-    pytest.importorskip("gcsfs", reason="gs:// needs gcsfs: pip install 'dalle-jax[gcs]'")
+    """Serve ``gs://`` with gcp-storage-emulator and return a new bucket."""
+    pytest.importorskip("gcsfs", reason="gs:// needs gcsfs: pip install -e '.[gcs]'")
     emulator = pytest.importorskip(
         "gcp_storage_emulator.server", reason="the test of gs:// needs a server: pip install gcp-storage-emulator"
     )

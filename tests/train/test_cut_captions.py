@@ -1,4 +1,4 @@
-"""Captions that are longer than a model reads are counted and said."""
+"""Captions that are longer than the text length are counted and logged."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.train.toy import Toy, layout
 
 @dataclass(frozen=True)
 class Cutting(Toy):
-    """The toy with captions of which so many of a hundred are cut."""
+    """The toy task with captions of which a given share is truncated."""
 
     cut: int = 0
 
@@ -33,7 +33,7 @@ class Cutting(Toy):
     ],
     ids=["none", "few", "most"],
 )
-def test_cut_captions_are_said_at_the_end_and_early_if_they_are_most(tmp_path, capsys, cut, said):
+def test_cut_captions_are_logged_at_the_end_and_early_if_they_are_most(tmp_path, capsys, cut, said):
     run(tmp_path, task=Cutting(cut=cut), steps=4, log_every=1)
     error = capsys.readouterr().err
     lines = [line for line in error.splitlines() if "captions" in line]

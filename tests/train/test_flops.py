@@ -31,7 +31,7 @@ def counted(function, *arguments, marked=None):
     return count(jax.make_jaxpr(function)(*arguments), marked)
 
 
-def test_a_product_is_two_operations_for_each_pair_that_meets():
+def test_a_product_counts_two_operations_per_multiplied_pair():
     assert counted(lambda a, b: a @ b, A, B).total == PRODUCT
     assert counted(lambda a, b: jnp.einsum("ij,jk->k", a, b), A, B).total in (2 * 5 * 7, PRODUCT)
     x, w = jax.ShapeDtypeStruct((2, 6, 3, 4), jnp.float32), jax.ShapeDtypeStruct((2, 6, 4, 5), jnp.float32)
@@ -46,7 +46,7 @@ def test_the_body_of_a_scan_counts_as_often_as_it_runs():
     assert counted(lambda x, w: jax.lax.fori_loop(0, 6, lambda _, x: x @ w, x), SQUARE, SQUARE).total == 6 * SQUARED
 
 
-def test_of_branches_the_one_with_the_most_counts():
+def test_the_branch_with_the_most_flops_counts():
     def branch(flag, x):
         return jax.lax.cond(flag, lambda x: x @ x @ x, lambda x: x @ x, x)
 
@@ -61,7 +61,7 @@ def test_products_of_a_loop_of_unknown_length_are_named_and_not_counted():
     assert counted(lambda x: jax.lax.while_loop(lambda x: x < 9, lambda x: x + 1, x.sum()), SQUARE) == Count()
 
 
-def test_gradients_and_what_is_computed_again_are_counted():
+def test_gradients_and_rematerialised_products_are_counted():
     def loss(w, x):
         return jnp.sum(jnp.tanh(x @ w) @ w)
 
@@ -70,7 +70,7 @@ def test_gradients_and_what_is_computed_again_are_counted():
     assert counted(again, SQUARE, SQUARE).total > counted(jax.grad(loss), SQUARE, SQUARE).total
 
 
-def test_functions_with_derivatives_of_their_own_are_walked():
+def test_functions_with_custom_derivatives_are_walked():
     @jax.custom_vjp
     def twice(x):
         return x @ x @ x
@@ -88,7 +88,7 @@ def test_every_device_of_a_shard_map_counts():
     assert counted(mapped, rows, SQUARE).total == 2 * 8 * 4 * 4
 
 
-def test_a_kernel_counts_at_every_point_of_its_grid_or_as_its_author_says():
+def test_a_kernel_counts_by_its_cost_estimate_or_once_per_grid_point():
     def kernel(x, y):
         y[...] = x[...] @ x[...]
 
@@ -101,7 +101,7 @@ def test_a_kernel_counts_at_every_point_of_its_grid_or_as_its_author_says():
 
 
 def brute_force(size, kernel, stride, padding, dilation):
-    """How often a tap of a 1-D kernel meets a value."""
+    """Count the products of the taps of a 1-D kernel with values."""
     low, high = padding
     spread = (size - 1) * dilation + 1
     outs = (low + spread + high - kernel) // stride + 1
@@ -110,7 +110,7 @@ def brute_force(size, kernel, stride, padding, dilation):
 
 
 @pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, (1, 1), 1), (2, (0, 1), 1), (1, (2, 1), 2)])
-def test_a_convolution_counts_where_a_weight_meets_a_value(stride, padding, dilation):
+def test_a_convolution_counts_only_products_of_a_weight_and_a_value(stride, padding, dilation):
     x, w = jax.ShapeDtypeStruct((2, 6, 6, 3), jnp.float32), jax.ShapeDtypeStruct((3, 3, 3, 5), jnp.float32)
 
     def convolve(x, w):
@@ -123,7 +123,7 @@ def test_a_convolution_counts_where_a_weight_meets_a_value(stride, padding, dila
     assert counted(convolve, x, w).total == 2 * 2 * 3 * 5 * met**2
 
 
-def test_the_two_gradients_of_a_strided_convolution_cost_as_much_as_it_does_each():
+def test_each_gradient_of_a_strided_convolution_costs_as_much_as_the_convolution():
     x, w = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32), jax.ShapeDtypeStruct((3, 3, 3, 5), jnp.float32)
 
     def convolve(x, w):
@@ -134,7 +134,7 @@ def test_the_two_gradients_of_a_strided_convolution_cost_as_much_as_it_does_each
     assert all_three == 3 * forward
 
 
-def test_products_are_told_apart_by_the_marked_inputs_that_reach_them():
+def test_products_are_separated_by_their_dependence_on_marked_inputs():
     def network(w, frozen, x):
         seen = jnp.tanh(x @ frozen)
         return jax.lax.scan(lambda h, _: (h @ w, h @ frozen), seen, None, length=3)
@@ -165,7 +165,7 @@ def step_flops(task, rows, accumulate=1):
 
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_training_step_of_dalle_is_6_operations_per_weight_and_token_and_the_attention(scan, accumulate):
+def test_a_training_step_of_dalle_counts_6_operations_per_weight_and_token_plus_attention(scan, accumulate):
     text, grid, width, depth, heads, size, words, codes = 6, (3, 4), 16, 5, 2, 4, 20, 11
     config = DalleConfig(
         text_vocab=words, text_length=text, codebook_size=codes, grid=grid, width=width, depth=depth, heads=heads,
@@ -198,9 +198,9 @@ def test_a_frozen_tokenizer_counts_once():
     settings = VqvaeConfig(downsample=4, width=16, blocks=1, codebook_size=16, code_width=8, stem="patch")
     tokenizer = Vqvae(settings, rngs=nnx.Rngs(5))
     found = step_flops(CodeGeneration(images, None, tokenizer), 4)
-    blueprint = ModuleSpec.of(tokenizer)
+    spec = ModuleSpec.of(tokenizer)
     pixels = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
     with portable_trace():
-        encode = counted(lambda arrays, x: blueprint.merge(arrays).encode(x), blueprint.stored(), pixels)
+        encode = counted(lambda arrays, x: spec.merge(arrays).encode(x), spec.stored(), pixels)
     assert encode.total > 0 and found.fixed == encode.total
     assert found.moved == step_flops(replace(images, image_tokenizer=None, image_size=None).open_for_plan(), 4).moved

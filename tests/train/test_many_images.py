@@ -1,4 +1,4 @@
-"""Bad records of every kind in one host's shards: hosts stay in step, stop together, and tell one report."""
+"""Bad records of every kind on one host: hosts stay at the same step, stop together and share a report."""
 
 import json
 import signal
@@ -44,7 +44,7 @@ def well(started: list[subprocess.Popen]) -> list[str]:
 
 
 def given(out: Path) -> dict[tuple[int, int], str]:
-    """The key of each row of each step; a row that was given twice, before a kill and after, must be the same."""
+    """Return the key of each row of each step; a row that was given before and after a kill must be the same."""
     found: dict[tuple[int, int], str] = {}
     for file in out.parent.glob(f"{out.name}.notes-*"):
         for line in file.read_text().splitlines():
@@ -54,7 +54,7 @@ def given(out: Path) -> dict[tuple[int, int], str]:
 
 
 def report(out: Path) -> dict[str, list[str]]:
-    """The keys of the bad records by their kind; a record that were counted twice would be there twice."""
+    """Return the keys of the bad records by kind; a record that was counted twice occurs twice."""
     content = json.loads((out / "records.json").read_text())["source"]["report"]
     assert all(found["count"] == len(found["records"]) for found in content["bad"].values())
     return {kind: sorted(one["key"] for one in found["records"]) for kind, found in content["bad"].items()}
@@ -85,7 +85,7 @@ def test_every_good_record_comes_once_per_epoch(alone):
     assert not {int(key) for key in order} & BAD.keys()
 
 
-def test_without_validation_hosts_that_meet_bad_records_stay_in_step_and_share_the_report(tars, tmp_path):
+def test_without_validation_hosts_with_bad_records_stay_at_one_step_and_share_the_report(tars, tmp_path):
     out = tmp_path / "run"
     well(start(out, tars, 2, "none"))
     assert report(out) == EXPECTED  # 24 steps are more than an epoch and a half, and evaluation reads what is held out
@@ -100,7 +100,7 @@ def test_too_many_bad_records_stop_both_hosts_with_the_same_line(tars, tmp_path)
     assert "records are bad" in errors[0][0] and "bad_share allows 1.0%" in errors[0][0]
 
 
-def test_two_hosts_killed_and_started_again_get_the_rows_of_a_run_that_never_stopped(alone, tars, tmp_path):
+def test_two_hosts_killed_and_restarted_get_the_rows_of_an_uninterrupted_run(alone, tars, tmp_path):
     out = tmp_path / "run"
     started = start(out, tars, 2, "pixels", pause=0.5)
     began = time.monotonic()

@@ -25,7 +25,7 @@ WAIT = 150
 def start(
     out: Path, mesh: tuple[int, int, int], processes: int, pause: float = 0.0, fails: int = -1
 ) -> list[subprocess.Popen]:
-    """The processes of a run on eight devices in all."""
+    """Start the processes of a run on eight devices in all."""
     process = [str(MANY), str(out), *map(str, mesh), str(pause), str(fails)]
     return start_processes([process] * processes, devices=8 // processes)
 
@@ -50,7 +50,7 @@ def alone(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("mesh", [(2, 2, 2), (1, 1, 8)], ids=str)
-def test_two_processes_of_four_devices_find_the_losses_of_one_of_eight(alone, tmp_path, mesh):
+def test_two_processes_of_four_devices_have_the_losses_of_one_process_of_eight(alone, tmp_path, mesh):
     assert last_lines(start(tmp_path / "run", mesh, 2)) == ["interrupted=False step=20"] * 2
     ours, expected = losses(tmp_path / "run"), losses(alone)
     assert ours.keys() == expected.keys() == {4, 8, 12, 16, 20}
@@ -61,7 +61,7 @@ def test_two_processes_of_four_devices_find_the_losses_of_one_of_eight(alone, tm
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory) -> tuple[Path, int]:
-    """A run of two processes on (4, 2, 1) after SIGTERM to the second, and the step at which both stopped."""
+    """Return a run of two processes on (4, 2, 1) after SIGTERM to the second, and the step at which both stopped."""
     out = tmp_path_factory.mktemp("many") / "run"
     started = start(out, (4, 2, 1), 2, pause=0.5)
     while not whole_steps(out / "checkpoints"):
@@ -75,12 +75,12 @@ def stopped(tmp_path_factory) -> tuple[Path, int]:
 
 
 def values(out: Path) -> dict[str, bytes]:
-    """All that the checkpoint of step 20 holds."""
+    """Return all values of the checkpoint of step 20."""
     target = state_spec(Toy(fixed=True), TRAINER, layout()).target()
     return leaves(Checkpoints(out, 2).restore(20, target))
 
 
-def test_sigterm_to_one_saves_one_step_and_the_run_goes_on_as_if_it_had_not_been(stopped, tmp_path):
+def test_sigterm_to_one_process_saves_one_step_and_the_resumed_run_equals_an_uninterrupted_one(stopped, tmp_path):
     out, step = stopped
     assert 5 <= step < 20
     assert whole_steps(out / "checkpoints")[-1] == step
@@ -91,7 +91,7 @@ def test_sigterm_to_one_saves_one_step_and_the_run_goes_on_as_if_it_had_not_been
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_any_number_of_processes_on_another_mesh_goes_on_with_the_same_losses(alone, stopped, tmp_path, processes):
+def test_any_number_of_processes_resumes_on_a_different_mesh_with_the_same_losses(alone, stopped, tmp_path, processes):
     shutil.copytree(stopped[0], tmp_path / "run")
     assert last_lines(start(tmp_path / "run", (2, 4, 1), processes)) == ["interrupted=False step=20"] * processes
     np.testing.assert_allclose(losses(tmp_path / "run")[20], losses(alone)[20], rtol=1e-5)
@@ -107,7 +107,7 @@ def test_an_error_of_one_process_ends_both_with_its_code_and_its_reason(tmp_path
     assert said[1 - fails].endswith(f"dalle-jax: error: process {fails} ended the run: its disk is gone\n")
 
 
-def test_a_process_that_never_arrives_is_one_line_in_bounded_time(tmp_path):
+def test_a_process_that_never_joins_is_a_one_line_error_in_bounded_time(tmp_path):
     known = {
         "DALLE_JAX_COORDINATOR": "127.0.0.1:1",
         "DALLE_JAX_PROCESSES": "2",

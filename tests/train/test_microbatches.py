@@ -22,18 +22,18 @@ TRAINER = Trainer(steps=10, schedule=ConstantRate(1e-2), optimizer=AdamW(beta1=0
 
 
 def stepped(task: Any, accumulate: int, rows: int = 16, lay: Any = None) -> tuple[Any, dict[str, np.ndarray], float]:
-    """The state after one step, its gradients (the first moment with beta1 = 0) and its loss."""
+    """Return the state after one step, its gradients (the first moment with beta1 = 0) and its loss."""
     lay = lay or layout()
-    runner = CompiledTask(task, dataclasses.replace(TRAINER, accumulate=accumulate), lay)
+    compiled = CompiledTask(task, dataclasses.replace(TRAINER, accumulate=accumulate), lay)
     batch = lay.put_batch(task.prepare(Lines(rows=rows).batch(0, range(rows)), None))
-    state, sums = runner.step(runner.state_spec.init_sharded(lay, 0), None, batch)
+    state, sums = compiled.step(compiled.state_spec.init_sharded(lay, 0), None, batch)
     moments = [optimizer.mu for optimizer in state.learned.optimizers.values()]
     gradients = {name: np.asarray(value) for one in moments for name, value in one.items()}
     return state, gradients, float(sums["loss"][0] / sums["loss"][1])
 
 
 def assert_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
-    """To 1e-5 of the largest entry of each."""
+    """Compare arrays to 1e-5 of the largest entry of each."""
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         np.testing.assert_allclose(found[name], value, atol=1e-5 * np.abs(value).max(), rtol=0, err_msg=name)
@@ -41,7 +41,7 @@ def assert_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) ->
 
 @dataclasses.dataclass(frozen=True)
 class Pairs(Toy):
-    """Each row should be nearer to its own target than to those of all others; ``down`` is used by the loss alone."""
+    """A task in which each row should be nearest to its own target; only the loss uses ``down``."""
 
     dropped: float = 0.0
     sets: bool = False
@@ -67,7 +67,7 @@ class Pairs(Toy):
 
 
 @pytest.mark.parametrize("accumulate", [2, 4, 8])
-def test_a_loss_over_all_pairs_is_that_of_the_whole_batch(accumulate):
+def test_a_loss_over_all_pairs_equals_that_of_the_whole_batch(accumulate):
     whole, parts = stepped(Pairs(), 1), stepped(Pairs(), accumulate)
     assert parts[2] == pytest.approx(whole[2], rel=1e-6)
     assert_equal(parts[1], whole[1])
@@ -76,7 +76,7 @@ def test_a_loss_over_all_pairs_is_that_of_the_whole_batch(accumulate):
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (8, 1, 1)])
-def test_a_loss_over_all_pairs_on_eight_devices_is_that_of_one(shape):
+def test_a_loss_over_all_pairs_on_eight_devices_equals_that_on_one(shape):
     one, many = stepped(Pairs(), 1), stepped(Pairs(), 2, lay=layout(*shape))
     assert many[2] == pytest.approx(one[2], rel=1e-6)
     assert_equal(many[1], one[1])
@@ -86,14 +86,14 @@ def test_both_passes_draw_the_same_random_numbers():
     """By hand: the gradient through rows that are dropped with the keys of their microbatches."""
     task = Pairs(dropped=0.5)
     lay = layout()
-    runner = CompiledTask(task, TRAINER, lay)
-    state = runner.state_spec.init_sharded(lay, 0)
+    compiled = CompiledTask(task, TRAINER, lay)
+    state = compiled.state_spec.init_sharded(lay, 0)
     batch = lay.put_batch(task.prepare(Lines(rows=16).batch(0, range(16)), None))
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(TRAINER.seed), 0), 0)  # of step 0 and objective 0
     dealt = split(batch, 4)
 
     def loss(params: Any) -> Any:
-        module = runner.state_spec.module_spec.merge(params, state.learned.non_params)
+        module = compiled.state_spec.module_spec.merge(params, state.learned.non_params)
         rows = [
             task.embed(module, None, {name: one[part] for name, one in dealt.items()}, jax.random.fold_in(key, part), 0)
             for part in range(4)
@@ -105,7 +105,7 @@ def test_both_passes_draw_the_same_random_numbers():
     assert_equal(stepped(task, 4)[1], wanted)
 
 
-def test_rows_are_joined_as_they_were_dealt():
+def test_joining_inverts_splitting():
     rows = jnp.arange(24).reshape(12, 2)
     np.testing.assert_array_equal(split({"rows": rows}, 3)["rows"][1], rows[1::3])
     np.testing.assert_array_equal(join(split(rows, 3)), rows)
@@ -124,7 +124,7 @@ def test_a_loss_that_sets_variables_once_for_each_microbatch_is_refused():
     assert int(stepped(Silent(), 1)[0].learned.non_params["count"]) == 16
 
 
-def test_an_objective_that_needs_the_whole_batch_says_why():
+def test_an_objective_that_needs_the_whole_batch_is_refused_with_its_reason():
     class Whole(Toy):
         def objectives(self) -> tuple[Objective, ...]:
             return (Objective("fit", nnx.Param, self.loss, microbatches=WholeBatchOnly("rows are sorted")),)

@@ -32,7 +32,7 @@ def never_stopped(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory):
-    """A run folder whose newest checkpoint is of step 10, with metrics up to step 12."""
+    """Return a run folder whose newest checkpoint is of step 10, with metrics up to step 12."""
     out = tmp_path_factory.mktemp("runs") / "failed"
     with pytest.raises(OSError, match="the disk is gone"):
         run(out, StopsAt(step=13))
@@ -42,7 +42,7 @@ def failed(tmp_path_factory):
 
 @pytest.fixture
 def stopped(failed, tmp_path):
-    """A copy of it to go on from."""
+    """Return a copy of the run folder to resume from."""
     return Path(shutil.copytree(failed, tmp_path / "run"))
 
 
@@ -61,7 +61,7 @@ def lines(out):
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_stopped_and_gone_on_equals_never_stopped_to_the_last_bit(stopped, never_stopped):
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_run_bit_for_bit(stopped, never_stopped):
     (stopped / "checkpoints" / "15.orbax-checkpoint-tmp").mkdir()
     resumed = run(stopped)
     assert resumed.start == 10
@@ -69,7 +69,7 @@ def test_stopped_and_gone_on_equals_never_stopped_to_the_last_bit(stopped, never
     assert int(resumed.state.learned.non_params["count"]) == 160
 
 
-def test_what_a_schedule_remembers_is_saved(tmp_path):
+def test_the_state_of_a_schedule_is_saved(tmp_path):
     plateau = PlateauRate(1e-5, window=3, patience=2, threshold=0.5)
     whole = run(tmp_path / "whole", schedule=plateau)
     with pytest.raises(OSError, match="the disk is gone"):
@@ -82,7 +82,7 @@ def test_what_a_schedule_remembers_is_saved(tmp_path):
         run(tmp_path / "run")
 
 
-def test_killed_and_gone_on_equals_never_stopped_to_the_last_bit(tmp_path, never_stopped):
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_run_bit_for_bit(tmp_path, never_stopped):
     child = start_child(tmp_path / "run", pause=1.0)
     child.send_signal(signal.SIGKILL)
     child.communicate(timeout=60)
@@ -91,7 +91,7 @@ def test_killed_and_gone_on_equals_never_stopped_to_the_last_bit(tmp_path, never
     assert leaves(resumed.state) == leaves(never_stopped.state)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, never_stopped):
+def test_ctrl_c_saves_and_prints_the_command_to_resume(tmp_path, never_stopped):
     child = start_child(tmp_path / "run", pause=0.5)
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=60)
@@ -102,7 +102,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, never_stopped):
     assert leaves(run(tmp_path / "run").state) == leaves(never_stopped.state)
 
 
-def test_the_run_folder_holds_everything(never_stopped):
+def test_the_run_folder_has_configs_metrics_images_and_checkpoints(never_stopped):
     out = never_stopped.out
     assert (out / "config.gin").read_text() == CONFIG
     assert (out / "model.gin").read_bytes() == TASK.model_files()["model.gin"]
@@ -118,7 +118,7 @@ def test_each_function_is_compiled_once(never_stopped):
     assert never_stopped.compiled.compiles() == {"step": 1, "evaluate": 1, "images": 1}
 
 
-def test_the_result_has_the_newest_figures_also_when_there_is_nothing_left_to_do(never_stopped):
+def test_the_result_has_the_newest_metrics_even_if_no_step_is_left(never_stopped):
     result = never_stopped.result
     assert result.step == 20 and not result.interrupted and result.skipped == 0
     assert result.metrics["train/learning_rate"] > 0 and result.metrics["evaluation/error"] > 0
@@ -126,7 +126,7 @@ def test_the_result_has_the_newest_figures_also_when_there_is_nothing_left_to_do
     assert again.step == 20 and again.metrics == result.metrics
 
 
-def test_figures_are_means_over_all_rows_since_the_last_line(never_stopped):
+def test_metrics_are_means_over_all_rows_since_the_last_line(never_stopped):
     assert lines(never_stopped.out)[0]["train/steps_seen"] == np.mean([0, 1, 2, 3])
 
 
@@ -147,7 +147,7 @@ def test_metrics_beyond_the_restored_step_are_dropped(stopped):
         ({"ema": None}, "ema_params bias is not in this run"),
     ],
 )
-def test_going_on_with_something_else_is_refused(never_stopped, changes, message):
+def test_resuming_with_different_data_seed_or_model_is_refused(never_stopped, changes, message):
     with pytest.raises(UserError, match=message):
         run(never_stopped.out, **changes)
     assert whole_steps(never_stopped.out / "checkpoints") == [15, 20]
@@ -160,20 +160,20 @@ def test_a_changed_shape_or_dtype_is_named():
         checkpoints.compare("here", old, new)
 
 
-def test_a_checkpoint_with_the_former_names_of_parts_is_refused_with_the_present_name():
+def test_a_checkpoint_with_old_part_names_is_refused_with_the_present_names():
     old = {"params": {}, "average": {"w": jax.ShapeDtypeStruct((2,), "float32")}}
     with pytest.raises(UserError, match=r"part 'ema_params', got one of an earlier version, which calls it 'average'"):
         checkpoints.compare("here", old, {"params": {}})
 
 
-def test_a_checkpoint_goes_on_on_another_mesh(stopped, never_stopped):
+def test_a_checkpoint_is_restored_on_a_different_mesh(stopped, never_stopped):
     resumed = run(stopped, lay=layout(2, 2, 2))
     assert resumed.start == 10 and resumed.state.learned.params["up"].sharding.mesh.size == 8
     for one, many in zip(jax.tree.leaves(never_stopped.state), jax.tree.leaves(resumed.state), strict=True):
         np.testing.assert_allclose(one, many, rtol=1e-4, atol=1e-5)
 
 
-def test_load_params_takes_the_average_and_the_others_alone(never_stopped):
+def test_load_params_loads_ema_weights_or_parameters_and_the_other_variables(never_stopped):
     module = nnx.eval_shape(lambda: TASK.init(nnx.Rngs(0)))
     assert load_params(never_stopped.out, module) == 20
     np.testing.assert_array_equal(module.up[...], never_stopped.state.learned.ema_params["up"])
@@ -186,18 +186,18 @@ def test_load_params_takes_the_average_and_the_others_alone(never_stopped):
         load_params(never_stopped.out, nnx.eval_shape(lambda: Toy(width=16).init(nnx.Rngs(0))))
 
 
-def test_a_folder_without_checkpoints_is_named(tmp_path):
+def test_a_folder_without_checkpoints_is_an_error_that_names_it(tmp_path):
     with pytest.raises(UserError, match="expected a checkpoint, got none"):
         load_params(tmp_path, TASK.init(nnx.Rngs(0)))
 
 
-def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path):
+def test_a_folder_that_cannot_be_created_is_a_one_line_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*file/run: Not a directory"):
         run(tmp_path / "file" / "run")
 
 
-def test_a_disk_that_fills_up_ends_the_run_and_leaves_old_checkpoints_whole(tmp_path, never_stopped):
+def test_a_full_disk_ends_the_run_and_leaves_old_checkpoints_intact(tmp_path, never_stopped):
     child = start_child(tmp_path / "run", pause=0.1, fails="full")
     _, err = child.communicate(timeout=60)
     assert child.returncode == 2
@@ -208,14 +208,14 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_old_checkpoints_whole(tmp_
     assert leaves(resumed.state) == leaves(never_stopped.state)
 
 
-def test_a_save_that_cannot_begin_ends_the_process(tmp_path):
+def test_a_save_that_cannot_start_ends_the_process(tmp_path):
     command = [sys.executable, str(Path(__file__).with_name("child.py")), str(tmp_path / "run"), "0", "blocked"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)  # threads of Orbax waited for 1,200 s
     assert done.returncode == 2
     assert re.search(r"could not save .*checkpoint.*Not a directory.* there: none$", done.stderr.splitlines()[-1])
 
 
-def test_a_disk_without_room_for_a_checkpoint_is_told_before_anything_is_written(tmp_path, monkeypatch):
+def test_a_disk_too_small_for_a_checkpoint_is_reported_before_writing(tmp_path, monkeypatch):
     usage = collections.namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage(1_000_000))
     with pytest.raises(UserError, match=r"could not save the checkpoint of step 5 .*it needs 2 MB and 1 MB are free"):

@@ -28,8 +28,8 @@ def batch_of(lay, step=0, bad=(), rows=8):
 
 def started(task=TOY, trainer=TRAINER, lay=None):
     lay = lay or layout()
-    runner = CompiledTask(task, trainer, lay)
-    return runner, runner.state_spec.init_sharded(lay, 0), lay
+    compiled = CompiledTask(task, trainer, lay)
+    return compiled, compiled.state_spec.init_sharded(lay, 0), lay
 
 
 def host(tree):
@@ -51,39 +51,39 @@ class TwoObjectives(Toy):
         return self.second * value, {"second": sums["loss"]}
 
 
-def test_others_change_inside_the_loss_and_are_carried():
-    runner, state, lay = started()
+def test_non_params_set_by_the_loss_are_carried_to_the_next_step():
+    compiled, state, lay = started()
     batch = batch_of(lay)
-    state, _ = runner.step(state, None, batch)
-    state, _ = runner.step(state, None, batch)
+    state, _ = compiled.step(state, None, batch)
+    state, _ = compiled.step(state, None, batch)
     assert int(state.learned.non_params["count"]) == 16
     np.testing.assert_allclose(state.learned.non_params["mean"], 0.19 * np.asarray(batch["x"]).mean(0), rtol=1e-5)
 
 
-def test_a_batch_that_is_not_finite_leaves_everything_as_it_was_and_is_counted():
-    runner, state, lay = started(trainer=dataclasses.replace(TRAINER, ema=ConstantEma(0.9)))
-    state, sums = runner.step(state, None, batch_of(lay))
+def test_a_batch_that_is_not_finite_leaves_the_state_unchanged_and_is_counted():
+    compiled, state, lay = started(trainer=dataclasses.replace(TRAINER, ema=ConstantEma(0.9)))
+    state, sums = compiled.step(state, None, batch_of(lay))
     before = leaves(state.learned)
-    state, sums = runner.step(state, sums, batch_of(lay, bad=(0,)))
+    state, sums = compiled.step(state, sums, batch_of(lay, bad=(0,)))
     assert leaves(state.learned) == before
     assert (int(state.counted.step), int(state.counted.skipped), int(state.counted.skipped_in_a_row)) == (2, 1, 1)
     assert float(sums["skipped"][0]) == 1 and float(sums["skipped"][1]) == 2
     assert float(sums["loss"][1]) == 8 and np.isfinite(float(sums["loss"][0]))
-    state, sums = runner.step(state, sums, batch_of(lay))
+    state, sums = compiled.step(state, sums, batch_of(lay))
     assert (int(state.counted.skipped), int(state.counted.skipped_in_a_row)) == (1, 0)
 
 
-def test_a_bad_second_objective_undoes_the_first_too():
-    runner, state, lay = started(TwoObjectives(second=float("nan")))
+def test_a_second_objective_that_is_not_finite_undoes_the_first_update_too():
+    compiled, state, lay = started(TwoObjectives(second=float("nan")))
     before = leaves(state.learned.params)
-    state, _ = runner.step(state, None, batch_of(lay))
+    state, _ = compiled.step(state, None, batch_of(lay))
     assert leaves(state.learned.params) == before
 
 
 def test_two_objectives_move_only_their_own_parameters():
-    runner, state, lay = started(TwoObjectives(second=0.0))
+    compiled, state, lay = started(TwoObjectives(second=0.0))
     before = host(state.learned.params)
-    state, sums = runner.step(state, None, batch_of(lay))
+    state, sums = compiled.step(state, None, batch_of(lay))
     assert not np.array_equal(state.learned.params["up"], before["up"])
     np.testing.assert_array_equal(state.learned.params["down"], before["down"])
     np.testing.assert_array_equal(state.learned.params["bias"], before["bias"])
@@ -105,8 +105,8 @@ def test_an_objective_that_trains_nothing_is_refused():
 def test_four_microbatches_equal_the_full_batch():
     results = []
     for parts in (1, 4):
-        runner, state, lay = started(trainer=dataclasses.replace(TRAINER, accumulate=parts, clip_norm=0.5))
-        state, sums = runner.step(state, None, batch_of(lay))
+        compiled, state, lay = started(trainer=dataclasses.replace(TRAINER, accumulate=parts, clip_norm=0.5))
+        state, sums = compiled.step(state, None, batch_of(lay))
         results.append(
             (
                 host(state.learned.params),
@@ -121,14 +121,14 @@ def test_four_microbatches_equal_the_full_batch():
 
 
 def test_a_batch_that_microbatches_do_not_divide_is_refused():
-    runner, state, lay = started(trainer=dataclasses.replace(TRAINER, accumulate=3))
+    compiled, state, lay = started(trainer=dataclasses.replace(TRAINER, accumulate=3))
     with pytest.raises(UserError, match="expected a multiple of accumulate=3, got 8; 6 or 9"):
-        runner.step(state, None, batch_of(lay))
+        compiled.step(state, None, batch_of(lay))
 
 
-def test_adamw_by_hand():
+def test_adamw_equals_values_computed_by_hand():
     decay = AdamW(beta1=0.9, beta2=0.99, weight_decay=0.1)
-    runner, state, lay = started(trainer=dataclasses.replace(TRAINER, optimizer=decay))
+    compiled, state, lay = started(trainer=dataclasses.replace(TRAINER, optimizer=decay))
     before, batch = host(state.learned.params), batch_of(lay)
 
     def loss(params):
@@ -136,7 +136,7 @@ def test_adamw_by_hand():
         return jnp.mean(((hidden @ params["down"])[:, 0] - batch["y"]) ** 2)
 
     grads = host(jax.grad(loss)(before))
-    state, _ = runner.step(state, None, batch)
+    state, _ = compiled.step(state, None, batch)
     for name, decayed in {"up": 0.1, "down": 0.1, "bias": 0.0}.items():
         expected = before[name] - 1e-2 * (grads[name] / (np.abs(grads[name]) + 1e-8) + decayed * before[name])
         np.testing.assert_allclose(state.learned.params[name], expected, rtol=1e-4, atol=1e-6)
@@ -144,10 +144,10 @@ def test_adamw_by_hand():
 
 @pytest.mark.parametrize("optimizer", [AdamW(), Adafactor(factored_from=2), Lion(weight_decay=0.01)])
 def test_every_optimizer_lowers_the_loss(optimizer):
-    runner, state, lay = started(trainer=dataclasses.replace(TRAINER, optimizer=optimizer))
+    compiled, state, lay = started(trainer=dataclasses.replace(TRAINER, optimizer=optimizer))
     batch, losses = batch_of(lay), []
     for _ in range(20):
-        state, sums = runner.step(state, None, batch)
+        state, sums = compiled.step(state, None, batch)
         losses.append(float(sums["loss"][0]))
     assert losses[-1] < 0.9 * losses[0]
 
@@ -160,41 +160,41 @@ def test_every_optimizer_lowers_the_loss(optimizer):
         (PeriodicEma(0.9, every=2), [1.0, 0.9, 1.0, 0.9, 1.0]),
     ],
 )
-def test_the_average_by_hand(ema, decays):
-    runner, state, lay = started(trainer=dataclasses.replace(TRAINER, ema=ema))
+def test_the_ema_equals_values_computed_by_hand(ema, decays):
+    compiled, state, lay = started(trainer=dataclasses.replace(TRAINER, ema=ema))
     average = host(state.learned.params)["up"]
     for step, decay in enumerate(decays):
         before = host(state.learned.ema_params)["up"]
-        state, _ = runner.step(state, None, batch_of(lay, step))
+        state, _ = compiled.step(state, None, batch_of(lay, step))
         average = decay * average + (1 - decay) * np.asarray(state.learned.params["up"])
         np.testing.assert_allclose(state.learned.ema_params["up"], average, rtol=1e-5)
         assert np.array_equal(state.learned.ema_params["up"], before) == (decay == 1.0)
 
 
-def test_an_average_of_no_steps_is_refused():
+def test_an_ema_over_no_steps_is_refused():
     with pytest.raises(ValueError, match="every: expected at least 1 step, got 0"):
         PeriodicEma(every=0)
 
 
 def test_the_rate_falls_when_the_loss_does_not_and_a_bad_batch_does_not_count():
     plateau = PlateauRate(1e-6, window=1, patience=2, threshold=0.5)
-    runner, state, lay = started(trainer=dataclasses.replace(TRAINER, schedule=plateau))
+    compiled, state, lay = started(trainer=dataclasses.replace(TRAINER, schedule=plateau))
     rates = []
     for step in range(6):
-        state, sums = runner.step(state, None, batch_of(lay, 0, bad=(0,) if step == 1 else ()))
+        state, sums = compiled.step(state, None, batch_of(lay, 0, bad=(0,) if step == 1 else ()))
         rates.append(float(sums["learning_rate"][0]))
     # The first loss is the best; two good steps without a better one follow, with the bad one among them.
     np.testing.assert_allclose(rates, [1e-6, 0.0, 1e-6, 1e-6, 5e-7, 5e-7], rtol=1e-6)
 
 
-def test_what_decays_is_a_choice():
+def test_weight_decay_applies_to_the_configured_parameters():
     moved = {}
     for decayed in (DecayMatrices(), DecayNamed(("bias", "up"))):
         trainer = dataclasses.replace(TRAINER, optimizer=AdamW(weight_decay=0.5), weight_decay_mask=decayed)
-        runner, state, lay = started(trainer=trainer)
+        compiled, state, lay = started(trainer=trainer)
         learned = state.learned._replace(params=jax.tree.map(jnp.ones_like, state.learned.params))
         state = state._replace(learned=learned)
-        moved[type(decayed)] = host(runner.step(state, None, batch_of(lay))[0].learned.params)
+        moved[type(decayed)] = host(compiled.step(state, None, batch_of(lay))[0].learned.params)
     change = jax.tree.map(lambda one, other: (other - one).round(5), *moved.values())
     np.testing.assert_allclose(change["bias"], -1e-2 * 0.5)
     np.testing.assert_allclose(change["down"], 1e-2 * 0.5)
@@ -209,22 +209,22 @@ def test_clipping_bounds_the_global_norm_and_keeps_the_direction():
     np.testing.assert_array_equal(clip_by_norm(grads, jnp.asarray(5.0), 10.0)["a"], grads["a"])
 
 
-def test_the_frozen_module_stays_as_it_is_and_is_no_part_of_the_state():
-    runner, state, lay = started(Toy(fixed=True))
-    before = leaves(runner._frozen)
+def test_the_frozen_module_is_unchanged_and_not_part_of_the_state():
+    compiled, state, lay = started(Toy(fixed=True))
+    before = leaves(compiled._frozen)
     for step in range(3):
-        state, _ = runner.step(state, None, batch_of(lay, step))
-    assert leaves(runner._frozen) == before
+        state, _ = compiled.step(state, None, batch_of(lay, step))
+    assert leaves(compiled._frozen) == before
     assert state.learned.params["up"].shape == (4, 8) and len(state.learned.params) == 3
 
 
-def test_the_randomness_of_a_step_depends_on_seed_and_step_alone():
+def test_the_randomness_of_a_step_depends_only_on_seed_and_step():
     losses = []
     for _ in range(2):
-        runner, state, lay = started(Toy(noise=1.0))
+        compiled, state, lay = started(Toy(noise=1.0))
         found = []
         for _ in range(2):
-            state, sums = runner.step(state, None, batch_of(lay))
+            state, sums = compiled.step(state, None, batch_of(lay))
             found.append(float(sums["loss"][0]))
         losses.append(found)
     assert losses[0] == losses[1] and losses[0][0] != losses[0][1]
@@ -235,9 +235,9 @@ def test_a_sharded_step_equals_a_single_device(shape, accumulate):
     trainer = dataclasses.replace(TRAINER, accumulate=accumulate, ema=ConstantEma(0.9), clip_norm=1.0)
     results = []
     for lay in (layout(), layout(*shape)):
-        runner, state, _ = started(ShardableToy(), trainer, lay)
+        compiled, state, _ = started(ShardableToy(), trainer, lay)
         for step in range(2):
-            state, sums = runner.step(state, None, batch_of(lay, step, rows=16))
+            state, sums = compiled.step(state, None, batch_of(lay, step, rows=16))
         results.append((host(state), host(sums)))
     for one, many in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
         np.testing.assert_allclose(one, many, rtol=1e-5, atol=1e-5)
@@ -247,11 +247,11 @@ def test_a_sharded_step_equals_a_single_device(shape, accumulate):
         for tree in (state.learned.params, state.learned.ema_params, adam.mu, adam.nu):
             assert tree[name].sharding.spec == spec
     assert state.learned.non_params["mean"].sharding.spec == P("fsdp")
-    assert runner.compiles()["step"] == 1
+    assert compiled.compiles()["step"] == 1
 
 
 class ShardableToy(Toy):
-    """Four inputs cannot be split by eight; the rows of ``up`` are repeated."""
+    """The toy task with repeated rows of ``up``, since four inputs cannot be sharded over eight devices."""
 
     def init(self, rngs):
         module = super().init(rngs)

@@ -1,4 +1,4 @@
-"""A task small enough to count by hand: y = x w + b on noisy lines, with a variable that is no parameter."""
+"""A task small enough to compute by hand: y = x w + b on noisy lines, with a variable that is not a parameter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from dalle_jax.train.task import Objective, UpdateOnce
 
 
 class Seen(nnx.Variable):
-    """How many rows have passed, and their running mean."""
+    """The number of rows so far, and their running mean."""
 
 
 class Model(nnx.Module):
@@ -120,6 +120,6 @@ def layout(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Layout:
 
 
 def leaves(tree: Any) -> dict[str, bytes]:
-    """Every leaf's bytes by its path."""
+    """Return the bytes of every leaf by its path."""
     found = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in found}

@@ -15,7 +15,10 @@ PARTS: tuple[Literal["bad", "dropped"], ...] = ("bad", "dropped")
 
 
 class RecordKind(TypedDict):
-    """Number of bad or dropped records of one kind, and the first of them: ``key``, for bad ones also ``reason``."""
+    """Number of bad or dropped records of one kind, and a dict for each of the first few.
+
+    The dict holds the record's ``key`` and, for a bad record, the ``reason``.
+    """
 
     count: int
     records: list[dict[str, str]]
@@ -44,7 +47,7 @@ class RecordReport:
         self._names: dict[tuple[str, str], list[dict[str, str]]] = {}
 
     def add_problem(self, problem: BadRecord) -> None:
-        """Count a record that is known to be bad without reading it."""
+        """Count a record that was found to be bad before it was read."""
         with self._lock:
             self._count("bad", problem.kind, {"key": problem.key, "reason": problem.reason})
 

@@ -27,7 +27,7 @@ def count_records(file: DataFile) -> int:
     reader = _reader(file, os.getpid())
     found = int(reader.num_records())
     if not reader.ok():
-        raise UserError(f"{file.name}: expected an array_record file, got a file that is cut off or of another format")
+        raise UserError(f"{file.name}: expected an array_record file, got one that is cut off or of a different format")
     return found
 
 

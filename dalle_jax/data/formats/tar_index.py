@@ -221,7 +221,7 @@ def decode_index(content: bytes, file: DataFile) -> TarIndex | None:
     """Decode a stored index of ``file``, or return None if the tar has changed since. Raises ValueError if damaged."""
     magic, rest = content[: len(_MAGIC)], content[len(_MAGIC) + 32 :]
     if magic != _MAGIC or hashlib.sha256(rest).digest() != content[len(_MAGIC) : len(_MAGIC) + 32]:
-        raise ValueError("the index is damaged or of another version")
+        raise ValueError("expected an index of this version, got one that is damaged or of a different version")
     line, _, data = rest.partition(b"\n")
     header = json.loads(line)
     if (header["size"], header["stamp"]) != (file.size, file.stamp):

@@ -66,14 +66,14 @@ class Manifest:
 
 
 def read_manifest(folder: Place) -> Manifest:
-    """Read the manifest of a folder. Raises UserError if it is missing or of another format."""
+    """Read the manifest of a folder. Raises UserError if it is missing or of a different format."""
     place = folder / MANIFEST
     if not place.is_file():
         raise UserError(f"{folder}: expected codes from a finished `encode` run, found no {MANIFEST}")
     try:
         found = json.loads(place.read_text(encoding="utf-8"))
         if (found.pop("format"), found.pop("version")) != (FORMAT, VERSION):
-            raise ValueError("another format or version")
+            raise ValueError("a different format or version")
         grid = tuple(found["encoding"].pop("grid"))
         encoding = Encoding(grid=grid, **found.pop("encoding"))
         shards = tuple(Shard(**one) for one in found.pop("shards"))

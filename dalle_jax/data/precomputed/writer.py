@@ -39,7 +39,7 @@ def upload(path: Path, url: Place) -> int:
         raise UserError(f"{url}: expected an empty folder, or one of an earlier `encode` run; found other files")
     if ENCODING in there and (url / ENCODING).read_bytes() != encoding:
         raise UserError(
-            f"{url}: expected codes of the same encoding as {path}, found others; name another URL for --out"
+            f"{url}: expected codes of the same encoding as {path}, found different ones; give a different --out"
         )
     storage.write(url / ENCODING, encoding)
     sent = 0

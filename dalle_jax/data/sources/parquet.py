@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from dalle_jax.config.errors import UserError
+from dalle_jax.config.errors import UserError, install_hint
 from dalle_jax.data.files.patterns import find_files
 from dalle_jax.data.files.ranges import DataFile, read_range
 from dalle_jax.data.formats import sidecars
@@ -191,14 +191,13 @@ class _Table:
         try:
             parquet = importlib.import_module("pyarrow.parquet")
         except ImportError as error:
-            raise UserError(
-                f"{self._file.name}: needs the package pyarrow; install it with: pip install 'dalle-jax[parquet]'"
-            ) from error
+            hint = install_hint("parquet")
+            raise UserError(f"{self._file.name}: expected the package pyarrow, found none; {hint}") from error
         try:
             return parquet.ParquetFile(_SeekableFile(self._file), metadata=footer, pre_buffer=False, buffer_size=2**20)
         except (OSError, ValueError) as error:
             message = " ".join(str(error).split())[:200]
-            raise UserError(f"{self._file.name}: expected a parquet file, got another format ({message})") from error
+            raise UserError(f"{self._file.name}: expected a parquet file, got other content ({message})") from error
 
 
 def _check_columns(path: str, schema: _ArrowSchema, config: Parquet) -> None:

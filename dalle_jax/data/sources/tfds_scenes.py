@@ -1,4 +1,4 @@
-"""The drawn scenes as the TensorFlow data set ``dalle_jax_scenes``, which needs no download.
+"""The rendered scenes as the TensorFlow data set ``dalle_jax_scenes``, which needs no download.
 
     from dalle_jax.data.sources import tfds_scenes
     tfds_scenes.register()
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from dalle_jax.config.errors import UserError
+from dalle_jax.config.errors import UserError, install_hint
 from dalle_jax.data.sources.scenes import Scenes, SplitName
 from dalle_jax.images.png import encode_png
 from dalle_jax.scenes.scene import LEVELS
@@ -29,9 +29,7 @@ def import_tfds() -> ModuleType:
     try:
         return importlib.import_module("tensorflow_datasets")
     except ImportError as error:
-        raise UserError(
-            "TensorFlow Datasets need the package tensorflow-datasets; install it with: pip install 'dalle-jax[tfds]'"
-        ) from error
+        raise UserError(f"expected the package tensorflow-datasets, found none; {install_hint('tfds')}") from error
 
 
 @functools.cache

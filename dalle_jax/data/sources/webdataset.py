@@ -27,7 +27,7 @@ class WebDataset:
 
     ``files`` are files, folders, URLs, and patterns with ``*`` or ``{000..127}`` (data/files/patterns.py).
 
-    ``caption`` lists the places of captions; all that exist in a sample are read. A place is the extension of a text
+    ``caption`` lists the locations of captions; all that exist in a sample are read. It is the extension of a text
     file with one caption a line, ``json`` for the field ``caption`` of the sample's JSON, or ``json:NAME`` for the
     field ``NAME``. The other JSON fields are metadata.
 

@@ -112,7 +112,7 @@ class JudgedCaption:
 
 
 def level_name(level: int) -> str:
-    """Return the key of a level in ``metrics.json``."""
+    """Return the key of a caption level, such as "level_1", in ``metrics.json``."""
     return f"level_{level}"
 
 

@@ -5,7 +5,7 @@ from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedFindings
 
 
 def captioned_figures(findings: CaptionedFindings) -> tuple[Figure, ...]:
-    """Return each number of the transformer and of CLIP with its label."""
+    """Return the metrics of the transformer and of CLIP with their labels."""
     nll, other = findings.image_nll, findings.image_nll_other
     retrieval = f"of a held-out image, among {findings.retrieval_among}"
     found = f"CLIP finds its caption among {findings.found_among}"

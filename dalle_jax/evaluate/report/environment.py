@@ -21,7 +21,7 @@ from dalle_jax.evaluate.report.formats import (
 
 
 def render(template: str, **context: object) -> str:
-    """Return the text of a template of this package."""
+    """Render a template of this package with the values of ``context``."""
     return _environment().get_template(template).render(**context)
 
 

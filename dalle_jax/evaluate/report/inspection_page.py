@@ -97,5 +97,5 @@ def contact_sheet(findings: InspectionFindings) -> np.ndarray | None:
 
 
 def inspection_page(title: str, content: InspectionContent, sheet: np.ndarray | None) -> str:
-    """Return the page, which loads nothing."""
+    """Return the HTML page, which loads no other files."""
     return render("inspection.html.j2", title=title, content=content, sheet=sheet)

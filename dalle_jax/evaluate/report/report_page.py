@@ -1,4 +1,4 @@
-"""The page of a run's report: one HTML file without scripts that loads nothing."""
+"""The page of a run's report: one HTML file without scripts that loads no other files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -74,7 +74,7 @@ class CaptionedFindings:
     found_among: int
 
     def scalars(self) -> dict[str, float | None]:
-        """Return each number of the transformer and of CLIP under its dotted key in ``metrics.json``."""
+        """Return the metrics of the transformer and of CLIP by their dotted keys in ``metrics.json``."""
         return {
             "clip.retrieval_top1": self.retrieval_top1,
             "clip.retrieval_top5": self.retrieval_top5,
@@ -85,7 +85,7 @@ class CaptionedFindings:
         }
 
     def to_json(self) -> dict[str, object]:
-        """Return all numbers as ``evaluation.json`` holds them."""
+        """Return all metrics as ``evaluation.json`` holds them."""
         return {"reconstruction": self.reconstruction.to_json(), **self.scalars()}
 
 

@@ -86,7 +86,7 @@ class SceneFindings:
     zero_shot_ensemble: Share
 
     def to_json(self) -> dict[str, object]:
-        """Return all numbers as ``evaluation.json`` holds them."""
+        """Return all metrics as ``evaluation.json`` holds them."""
         return {
             "reconstruction": self.reconstruction.to_json(),
             "composition": self.composition.to_json(),

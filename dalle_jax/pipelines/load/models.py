@@ -11,9 +11,11 @@ from dalle_jax.config.bind import loads
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
 from dalle_jax.models.clip import Clip, ClipConfig
+from dalle_jax.models.code_denoiser import CodeDenoiser, CodeDenoiserConfig
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.lpips import Lpips, LpipsConfig
+from dalle_jax.models.mlp_prior import MlpPrior, MlpPriorConfig
 from dalle_jax.models.model_configs import (
     AnyModelConfig,
     CodeGeneratorConfig,
@@ -109,6 +111,16 @@ def load_generator(folder: Place) -> CodeGenerator:
 def load_clip(folder: Place) -> Clip:
     """Load a trained CLIP."""
     return load_network(folder, (ClipConfig,))
+
+
+def load_code_denoiser(folder: Place) -> CodeDenoiser:
+    """Load a trained code denoiser, with the code vectors of its image tokenizer."""
+    return load_network(folder, (CodeDenoiserConfig,))
+
+
+def load_prior(folder: Place) -> MlpPrior:
+    """Load a trained prior."""
+    return load_network(folder, (MlpPriorConfig,))
 
 
 def stage_folders(folder: Place, image_tokenizer: Place | None = None, clip: Place | None = None) -> PipelineFile:

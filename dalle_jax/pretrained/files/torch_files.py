@@ -82,7 +82,7 @@ def read_legacy_torch(file: MappedFile) -> Tensors:
     _, protocol, system = (_load(file.path, stream, _no_storage) for _ in range(3))
     if protocol != LEGACY_PROTOCOL or not isinstance(system, dict) or system.get("little_endian") is not True:
         expected = f"torch's legacy format, protocol {LEGACY_PROTOCOL}, little-endian"
-        raise file_error(file.path, expected, f"protocol {short_repr(protocol)} or another byte order")
+        raise file_error(file.path, expected, f"protocol {short_repr(protocol)} or a different byte order")
     storages: dict[str, Storage] = {}
 
     def persistent_load(value: object) -> Storage:

@@ -155,7 +155,7 @@ class Checkpoints:
         return from_parts(self._orbax.load_checkpointables(step, parts), target)
 
     def _committing(self, here: Place) -> ocp.Context:
-        """Return Orbax options whose callback seals a checkpoint in the first process, just before its commit."""
+        """Return Orbax options whose callback in the first process writes the checksums just before a commit."""
 
         def commit() -> None:  # not a method: Orbax deep-copies its options, and would copy this object
             if self._saving is None:
@@ -272,7 +272,7 @@ def _readable(checkpoints: Place, weights: Weights, step: int | None, opened: co
         wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
         raise UserError(
             f"{checkpoints.parent}: expected {wanted}, got {steps or 'none'}; train the model first, "
-            "or give another folder"
+            "or give a different folder"
         )
 
     staging = staging_of(checkpoints)

@@ -1,9 +1,9 @@
 """Checksums of checkpoints, which detect changed or missing files before a checkpoint is used.
 
 ``checksums.json`` has the size and CRC-32 of every file of its checkpoint. The saving thread writes it before the
-commit, so every checkpoint has one. Sealing and checking read every byte once. CRC-32 ran at 1.0 GB/s per thread on a
-busy Intel Xeon at 2.5 GHz (200 MB in memory), so disks are the bottleneck. On gs:// nothing is read, since the store
-has checksums of its own.
+commit, so every checkpoint has one. Writing and comparing checksums read every byte once. CRC-32 ran at 1.0 GB/s per
+thread on a busy Intel Xeon at 2.5 GHz (200 MB in memory), so disks are the bottleneck. On gs:// nothing is read, since
+the store has checksums of its own.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ Sum: TypeAlias = tuple[int, str]
 """The size in bytes and the CRC-32 as eight hexadecimal digits; on a remote store, the store's own checksum."""
 
 
-class Sealed(TypedDict):
+class ChecksumsJson(TypedDict):
     """The content of ``checksums.json``; the first field is the CRC-32 of Orbax's file of that name."""
 
     _CHECKPOINT_METADATA: str
@@ -53,7 +53,7 @@ def seal(folder: Place) -> None:
 def await_step(folder: Place, custom: Mapping[str, object]) -> None:
     """Wait until Orbax has written the custom metadata of a step, which it does in a separate thread.
 
-    A seal made before that would not match the file. Raise OSError after a minute.
+    Checksums written before that would not match the file. Raise OSError after a minute.
     """
     deadline = time.monotonic() + 60
     while True:
@@ -66,7 +66,9 @@ def await_step(folder: Place, custom: Mapping[str, object]) -> None:
 
 
 def damage(folder: Place, needed: Callable[[str], bool] | None = None, share: tuple[int, int] = (0, 1)) -> str | None:
-    """Return a line about the damage to a sealed checkpoint, or None if it is intact; this reads every file once.
+    """Compare a checkpoint with its ``checksums.json``. Return a line about the damage, or None if it is intact.
+
+    This reads every file once.
 
     ``needed`` selects files by name (default: all). ``share=(2, 8)`` checks the third of eight shares of the files, so
     that processes can divide the work.
@@ -124,7 +126,7 @@ def _read(folder: Place, name: str) -> bytes:
         raise ValueError(_unreadable(name, error)) from error
 
 
-def _record(folder: Place) -> Sealed:
+def _record(folder: Place) -> ChecksumsJson:
     """Return the content of ``checksums.json``, verified by the CRC-32 in its first line."""
     value, _, body = _read(folder, FILE).partition(b"\n")
     if value != f"{zlib.crc32(body):08x}".encode():

@@ -43,7 +43,7 @@ def newest_whole(folder: Place, damage: Callable[[Place], str | None]) -> tuple[
         listed = "; ".join(f"{step}: {reason}" for step, reason in wrong.items())
         raise UserError(
             f"{folder}: expected an intact checkpoint, got only damaged ones ({listed}). "
-            "Copy an intact one there, or give another --out to start over"
+            "Copy an intact one there, or give a different --out to start over"
         )
     return None, wrong
 

@@ -18,7 +18,7 @@ from dalle_jax.train.task import Task
 
 
 def save_weights(out: Place, module: nnx.Module, config_text: str, files: Mapping[str, bytes]) -> None:
-    """Write a sealed checkpoint ``checkpoints/0``, and ``files`` into the folder ``out``.
+    """Write the weights as the checkpoint ``checkpoints/0``, with checksums, and ``files`` into the folder ``out``.
 
     Each process writes the shards that it holds. Raise UserError if the folder has checkpoints already.
     """
@@ -26,7 +26,7 @@ def save_weights(out: Place, module: nnx.Module, config_text: str, files: Mappin
     steps = whole_steps(folder)
     if steps:
         raise UserError(
-            f"{out}: expected a folder without checkpoints, got checkpoints of steps {steps}; give another folder"
+            f"{out}: expected a folder without checkpoints, got checkpoints of steps {steps}; give a different one"
         )
     params, non_params = ModuleSpec.of(module).split(module)
     learned = Learned(params, non_params, {}, {})

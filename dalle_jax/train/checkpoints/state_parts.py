@@ -81,7 +81,7 @@ def compare(
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise UserError(
-            f"{where} is of a different model or optimizer: {shown}. Undo the change, or give another --out"
+            f"{where} is of a different model or optimizer: {shown}. Undo the change, or give a different --out"
         )
 
 
@@ -91,7 +91,7 @@ def refuse_old_parts(where: str, stored: Mapping[str, object]) -> None:
         if old in stored:
             raise UserError(
                 f"{where}: expected a checkpoint with the part {new!r}, got one of an earlier version, which calls it "
-                f"{old!r}. Train or import the model again, into another folder"
+                f"{old!r}. Train or import the model again, into a different folder"
             )
 
 

@@ -73,8 +73,8 @@ class Monitor:
     def metrics(self) -> tuple[dict[str, float], list[str]]:
         """Return metrics since the last call by full name, and warnings to print; all processes call it together.
 
-        It must follow a wait for the devices. Without a timed step since the last call, only goodput and compilations
-        are returned.
+        Call it when the devices have finished the dispatched steps. If no step was timed since the last call, it
+        returns only goodput and the number of compilations.
         """
         spent = self._timer.spent()
         interval, self._before = spent.since(self._before), spent

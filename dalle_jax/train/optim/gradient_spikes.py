@@ -14,7 +14,7 @@ DECAY = 0.99
 
 @dataclass(frozen=True)
 class SkipSpikes:
-    """An update is skipped if the global gradient norm of any objective exceeds ``times`` its running average.
+    """Skipping of updates in which the gradient norm of an objective exceeds ``times`` its running average.
 
     Each objective has its own average, over updates with a gradient. A norm of exactly 0 does not count, such as a
     discriminator's before ``adversary.start``. The first ``after`` updates of an objective are exempt, since norms fall

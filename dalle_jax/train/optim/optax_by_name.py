@@ -74,7 +74,7 @@ class Optax:
                 expected = "True or False" if isinstance(known[name], bool) else "a number"
                 raise ValueError(f"settings: expected {expected} for {name} of {self.name}, got {value!r}")
             if given.count(name) > 1:
-                raise ValueError(f"settings: {name!r} is given more than once")
+                raise ValueError(f"settings: expected each name once, got {name!r} more than once")
 
     def transformation(self, parameters: Parameters) -> optax.GradientTransformation:
         """Return the optax optimizer at a rate of 1, with the sign of its updates flipped to a descent direction."""

@@ -23,7 +23,7 @@ Axes: TypeAlias = Sequence[str | None]
 
 @dataclass(frozen=True)
 class TrainAll:
-    """Every parameter is trained."""
+    """Training of every parameter."""
 
     def select(self, parameters: Mapping[str, nnx.Variable]) -> set[str]:
         """Return the names of all parameters."""
@@ -32,7 +32,7 @@ class TrainAll:
 
 @dataclass(frozen=True)
 class TrainEmbeddingsAndNorms:
-    """Embedding tables, and the scales and biases of norms, are trained; heads and other biases are not."""
+    """Training of embedding tables, and of the scales and biases of norms, but not of heads and other biases."""
 
     def select(self, parameters: Mapping[str, nnx.Variable]) -> set[str]:
         """Return the names of embedding and norm parameters."""
@@ -41,7 +41,7 @@ class TrainEmbeddingsAndNorms:
 
 @dataclass(frozen=True)
 class TrainNamed:
-    """Parameters whose dotted path matches a pattern of ``only`` and none of ``but`` are trained ("codes.head.*")."""
+    """Training of parameters whose dotted path matches a pattern of ``only`` ("codes.head.*") and none of ``but``."""
 
     only: tuple[str, ...]
     but: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class ParameterShape:
 
 @dataclass(frozen=True)
 class DecayMatrices:
-    """Weight decay applies to matrices and tables; biases, scales and other vectors are left out (as in CLIP)."""
+    """Weight decay of matrices and tables, but not of biases, scales and other vectors (as in CLIP)."""
 
     def select(self, parameters: Mapping[str, ParameterShape]) -> set[str]:
         """Return the names of matrices and tables."""
@@ -73,7 +73,7 @@ class DecayMatrices:
 
 @dataclass(frozen=True)
 class DecayAll:
-    """Weight decay applies to every parameter."""
+    """Weight decay of every parameter."""
 
     def select(self, parameters: Mapping[str, ParameterShape]) -> set[str]:
         """Return the names of all parameters."""
@@ -82,7 +82,7 @@ class DecayAll:
 
 @dataclass(frozen=True)
 class DecayNamed:
-    """Weight decay applies to paths that match a pattern of ``only`` and none of ``but`` ("stack.*.kernel")."""
+    """Weight decay of parameters whose path matches a pattern of ``only`` ("stack.*.kernel") and none of ``but``."""
 
     only: tuple[str, ...]
     but: tuple[str, ...] = ()

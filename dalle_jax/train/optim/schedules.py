@@ -1,16 +1,15 @@
-"""Learning rate schedules: a closed union of small dataclasses.
+"""Learning rate schedules: a closed union of small dataclasses, each of which builds a schedule of optax.
 
-Warm-ups are linear. The schedules of published models:
+Warm-ups are linear, and a decay counts its steps from the end of the warm-up. The schedules of published models:
 
     DALL·E 1, dVAE (arXiv 2102.12092, appendix A)         CosineRate(1e-4, final=1/80) over 1,200,000 steps
     DALL·E 1, transformer (appendix B)                    PlateauRate(4.5e-4, warmup=5000, lowest=1/32)
     DALL·E mini and mega (their training journal)         ConstantRate(1e-4, warmup=10_000), later ExponentialRate
     CLIP (arXiv 2103.00020, section 2.5)                  CosineRate(5e-4) over 32 epochs
 
-``value(step, steps)`` returns the float32 rate of step ``step``, counted from 0, of ``steps``.
+``as_optax(steps)`` returns the function that maps a step, counted from 0, of ``steps`` to its rate.
 """
 
-import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -20,9 +19,6 @@ import optax
 
 from dalle_jax.arrays import Array, PyTree
 
-Step: TypeAlias = Array | float | int
-"""The index of a step, counted from 0."""
-
 
 @dataclass(frozen=True)
 class ConstantRate:
@@ -31,10 +27,10 @@ class ConstantRate:
     rate: float
     warmup: int = 0
 
-    def value(self, step: Step, steps: int) -> Array:
-        """Return the rate of a step."""
+    def as_optax(self, steps: int) -> optax.Schedule:
+        """Return the rate as a function of the step."""
         del steps
-        return self.rate * _warmup(step, self.warmup)
+        return _after_warmup(self.rate, self.warmup, optax.constant_schedule(self.rate))
 
 
 @dataclass(frozen=True)
@@ -45,11 +41,10 @@ class CosineRate:
     warmup: int = 0
     final: float = 0.0
 
-    def value(self, step: Step, steps: int) -> Array:
-        """Return the rate of a step."""
-        done = _share_done(step, self.warmup, steps)
-        share = self.final + (1.0 - self.final) * 0.5 * (1.0 + jnp.cos(math.pi * done))
-        return self.rate * _warmup(step, self.warmup) * share
+    def as_optax(self, steps: int) -> optax.Schedule:
+        """Return the rate as a function of the step."""
+        decay = optax.cosine_decay_schedule(self.rate, max(steps - self.warmup, 1), self.final)
+        return _after_warmup(self.rate, self.warmup, decay)
 
 
 @dataclass(frozen=True)
@@ -60,10 +55,10 @@ class LinearRate:
     warmup: int = 0
     final: float = 0.0
 
-    def value(self, step: Step, steps: int) -> Array:
-        """Return the rate of a step."""
-        share = 1.0 - (1.0 - self.final) * _share_done(step, self.warmup, steps)
-        return self.rate * _warmup(step, self.warmup) * share
+    def as_optax(self, steps: int) -> optax.Schedule:
+        """Return the rate as a function of the step."""
+        decay = optax.linear_schedule(self.rate, self.final * self.rate, max(steps - self.warmup, 1))
+        return _after_warmup(self.rate, self.warmup, decay)
 
 
 @dataclass(frozen=True)
@@ -73,11 +68,9 @@ class InverseRootRate:
     rate: float
     warmup: int
 
-    def value(self, step: Step, steps: int) -> Array:
-        """Return the rate of a step."""
-        del steps
-        start = max(self.warmup, 1)
-        return self.rate * _warmup(step, self.warmup) * jnp.sqrt(start / jnp.maximum(step + 1.0, start))
+    def as_optax(self, steps: int) -> optax.Schedule:
+        """Return the rate as a function of the step."""
+        return RsqrtRate(self.rate, self.warmup, timescale=max(self.warmup, 1)).as_optax(steps)
 
 
 @dataclass(frozen=True)
@@ -93,11 +86,16 @@ class RsqrtRate:
     timescale: int = 10_000
     cooldown: int = 0
 
-    def value(self, step: Step, steps: int) -> Array:
-        """Return the rate of a step."""
-        since = jnp.maximum(step + 1.0 - self.warmup, 0.0)
-        share = jnp.clip((steps - step) / max(self.cooldown, 1), 0.0, 1.0) if self.cooldown else 1.0
-        return self.rate * _warmup(step, self.warmup) * share / jnp.sqrt(1.0 + since / self.timescale)
+    def as_optax(self, steps: int) -> optax.Schedule:
+        """Return the rate as a function of the step. optax has no inverse square root."""
+
+        def decay(since: Array | float | int) -> Array:
+            return self.rate / jnp.sqrt(1.0 + jnp.maximum(since + 1.0, 0.0) / self.timescale)
+
+        rate = _after_warmup(self.rate, self.warmup, decay)
+        if not self.cooldown:
+            return rate
+        return lambda step: rate(step) * jnp.clip((steps - step) / self.cooldown, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -110,11 +108,11 @@ class ExponentialRate:
     warmup: int = 0
     stairs: bool = False
 
-    def value(self, step: Step, steps: int) -> Array:
-        """Return the rate of a step."""
+    def as_optax(self, steps: int) -> optax.Schedule:
+        """Return the rate as a function of the step."""
         del steps
-        times = jnp.maximum(step - self.warmup, 0.0) / self.every
-        return self.rate * _warmup(step, self.warmup) * self.factor ** (jnp.floor(times) if self.stairs else times)
+        decay = optax.exponential_decay(self.rate, self.every, self.factor, staircase=self.stairs)
+        return _after_warmup(self.rate, self.warmup, decay)
 
 
 @dataclass(frozen=True)
@@ -142,10 +140,9 @@ class PlateauRate:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
-    def value(self, step: Step, steps: int) -> Array:
-        """Return the rate of a step before the first plateau."""
-        del steps
-        return self.rate * _warmup(step, self.warmup)
+    def as_optax(self, steps: int) -> optax.Schedule:
+        """Return the rate before the first plateau as a function of the step."""
+        return ConstantRate(self.rate, self.warmup).as_optax(steps)
 
     def reduce_on_plateau(self) -> optax.GradientTransformationExtraArgs:
         """Return the optax transformation that follows the loss; its state is part of the training state."""
@@ -177,19 +174,21 @@ class JoinedRate:
         """The warm-up steps of ``first``."""
         return self.first.warmup
 
-    def value(self, step: Step, steps: int) -> Array:
-        """Return the rate of a step."""
-        before = self.first.value(step, self.until)
-        after = self.then.value(jnp.maximum(step - self.until, 0), steps - self.until)
-        return jnp.where(step < self.until, before, after)
+    def as_optax(self, steps: int) -> optax.Schedule:
+        """Return the rate as a function of the step."""
+        parts = [self.first.as_optax(self.until), self.then.as_optax(steps - self.until)]
+        return optax.join_schedules(parts, [self.until])
 
 
 Schedule: TypeAlias = Plain | PlateauRate | JoinedRate
 
 
 def in_step(schedule: Schedule, step: Array, steps: int, state: PyTree = ()) -> Array:
-    """Return the rate inside the training step; ``state`` comes from ``first_state`` or ``next_state``."""
-    rate = jnp.asarray(schedule.value(step.astype(jnp.float32), steps), jnp.float32)
+    """Return the learning rate of a traced ``step`` out of ``steps``.
+
+    ``state`` is the schedule's state from ``first_state`` or ``next_state``.
+    """
+    rate = jnp.asarray(schedule.as_optax(steps)(step.astype(jnp.float32)), jnp.float32)
     return rate * state.scale if isinstance(schedule, PlateauRate) else rate
 
 
@@ -206,11 +205,8 @@ def next_state(schedule: Schedule, state: PyTree, step: Array, loss: Array) -> P
     return jax.tree.map(lambda new, old: jnp.where(step >= schedule.warmup, new, old), followed, state)
 
 
-def _warmup(step: Step, warmup: int) -> Array:
-    """Return the share of the warm-up: 1 / warmup at step 0, 1 from step warmup - 1 on."""
-    return jnp.minimum(1.0, (step + 1.0) / max(warmup, 1))
-
-
-def _share_done(step: Step, warmup: int, steps: int) -> Array:
-    """Return 0 until the warm-up ends, rising linearly to 1 at step ``steps``."""
-    return jnp.clip((step - warmup) / max(steps - warmup, 1), 0.0, 1.0)
+def _after_warmup(rate: float, warmup: int, decay: optax.Schedule) -> optax.Schedule:
+    """Return a warm-up from ``rate / warmup`` at step 0 to ``rate`` at step ``warmup - 1``, followed by ``decay``."""
+    if not warmup:
+        return decay
+    return optax.join_schedules([optax.linear_schedule(rate / warmup, rate, max(warmup - 1, 1)), decay], [warmup])

@@ -89,14 +89,14 @@ def test_ranges_beyond_the_end_are_short_and_empty_files_are_empty(server):
 
 
 @pytest.mark.parametrize("faults", [[503], [429, 500, 502], ["cut"], ["cut", 503, "cut"]])
-def test_faults_that_pass_are_retried(server, faults):
+def test_temporary_faults_are_retried(server, faults):
     server.files = {"/a": b"abcdef"}
     server.faults[:] = faults
     assert http_ranges.read_url_range(f"{server.url}/a", 1, 3) == b"bcd"
     assert len(server.asked) == len(faults) + 1
 
 
-def test_a_fault_that_stays_is_an_error_that_describes_it(server):
+def test_a_lasting_fault_is_an_error_that_describes_it(server):
     server.files = {"/a": b"abcdef"}
     url = f"{server.url}/a"
     server.faults[:] = [503] * http_ranges.TRIES

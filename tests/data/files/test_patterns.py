@@ -73,7 +73,7 @@ def test_web_urls_may_have_braces_but_not_globs():
         expand_paths(["https://example.org/*.tar"], (".tar",))
 
 
-def test_a_url_of_another_scheme_is_an_error():
+def test_a_url_of_an_unknown_scheme_is_an_error():
     with pytest.raises(UserError, match="ftp://example"):
         expand_paths(["ftp://example.org/a.tar"], (".tar",))
 

@@ -9,7 +9,7 @@ from dalle_jax.data.sources.parquet import Parquet
 from tests.data.damaged import fault
 from tests.data.sources.test_array_record import web
 
-pa = pytest.importorskip("pyarrow", reason="parquet needs pyarrow: pip install 'dalle-jax[parquet]'")
+pa = pytest.importorskip("pyarrow", reason="parquet needs pyarrow: pip install -e '.[parquet]'")
 pq = pytest.importorskip("pyarrow.parquet")
 
 
@@ -123,7 +123,7 @@ def test_a_file_that_is_not_parquet_is_refused_by_name(tmp_path):
 def test_without_pyarrow_the_error_names_the_package_to_install(tmp_path, monkeypatch):
     write(tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UserError, match=r"dalle-jax\[parquet\]"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[parquet\]'"):
         opened(tmp_path)
 
 

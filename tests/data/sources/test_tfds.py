@@ -13,7 +13,7 @@ from dalle_jax.data.sources.tfds import Tfds
 from dalle_jax.images.png import encode_png
 from tests.architecture.source_tree import ROOT
 
-tfds = pytest.importorskip("tensorflow_datasets", reason="needs tensorflow-datasets: pip install 'dalle-jax[tfds]'")
+tfds = pytest.importorskip("tensorflow_datasets", reason="needs tensorflow-datasets: pip install -e '.[tfds]'")
 
 
 @pytest.fixture(scope="module")

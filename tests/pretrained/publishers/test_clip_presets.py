@@ -27,11 +27,11 @@ PARAMETERS = {  # from open_clip's model table and OpenAI's notebook
 }
 
 
-def published(blueprint: ModuleSpec, rules) -> Tensors:
+def published(spec: ModuleSpec, rules) -> Tensors:
     """Build a file with the shapes that the rules expect, and without values."""
     stored = {}
     for one in rules:
-        whole = np.broadcast_to(np.zeros((), np.int8), blueprint.stored()[one.target].shape)
+        whole = np.broadcast_to(np.zeros((), np.int8), spec.stored()[one.target].shape)
         for name, part in zip(one.sources, one.transform.backward(whole), strict=True):
             stored[name] = StoredTensor(part.shape, np.dtype(np.float16), lambda: np.zeros(0))
     return Tensors("a file", stored)
@@ -41,29 +41,29 @@ LONG = ("RN101", "RN50x4", "RN50x16", "RN50x64")
 """ResNets with many blocks, which take long to trace."""
 
 
-def blueprint_of(config: ClipConfig) -> ModuleSpec:
+def module_spec_of(config: ClipConfig) -> ModuleSpec:
     return ModuleSpec.of(nnx.eval_shape(lambda: Clip(config, rngs=nnx.Rngs(0))))
 
 
 @pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.slow] * (one in LONG)) for one in PARAMETERS])
 def test_a_preset_has_the_published_number_of_parameters(name):
-    blueprint = blueprint_of(
+    spec = module_spec_of(
         dataclasses.replace(PRESETS[name], scan=True)
     )  # scan traces one block of a tower instead of all
-    sizes = {path: leaf.size for path, leaf in blueprint.stored().items()}
-    assert sum(size for path, size in sizes.items() if blueprint.is_param(path)) == PARAMETERS[name]
+    sizes = {path: leaf.size for path, leaf in spec.stored().items()}
+    assert sum(size for path, size in sizes.items() if spec.is_param(path)) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", ["ViT-B/32", "RN50"])
 def test_every_tensor_of_a_published_file_has_a_rule_and_its_shapes_identify_the_preset(name):
     config = PRESETS[name]
-    blueprint = blueprint_of(config)
-    tensors = published(blueprint, openai_rules(config))
+    spec = module_spec_of(config)
+    tensors = published(spec, openai_rules(config))
     assert config_from_shapes(tensors, "quick_gelu") == config and preset_name(config) == name
-    assert not mismatches(blueprint.stored(), tensors, openai_rules(config), {})
+    assert not mismatches(spec.stored(), tensors, openai_rules(config), {})
     if isinstance(config.vision, TowerConfig):
         rules = hugging_face_rules(config)
-        assert not mismatches(blueprint.stored(), published(blueprint, rules), rules, {})
+        assert not mismatches(spec.stored(), published(spec, rules), rules, {})
 
 
 def test_published_models_have_a_preset_and_other_configs_have_no_name():

@@ -1,4 +1,4 @@
-"""What stays of a run's checkpoints, what they hold, and where they can be gone on with."""
+"""The checkpoints of a run: which ones are kept, their contents, and the layouts on which a run resumes."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from tests.train.toy import Model, Toy, layout, leaves
 
 
 def save(out: Path, steps: range, keep: int, keep_every: int | None) -> list[int]:
-    """Saves a small state at every step; gives the steps of what is left."""
+    """Save a small state at every step; return the steps that are kept."""
     learned = Learned({"w": jnp.arange(3.0)}, {}, {}, {})
     state = State(learned, Counted.zero(), Remembered(RunningNorms.none(()), ()))
     checkpoints = Checkpoints(out, keep, keep_every)
@@ -38,11 +38,11 @@ def save(out: Path, steps: range, keep: int, keep_every: int | None) -> list[int
     ("keep", "keep_every", "left"),
     [(1, None, [20]), (2, None, [18, 20]), (2, 8, [8, 16, 18, 20]), (1, 2, list(range(2, 21, 2)))],
 )
-def test_the_newest_stay_and_for_good_those_of_every_so_many_steps(tmp_path, keep, keep_every, left):
+def test_the_newest_checkpoints_stay_and_those_of_keep_every_stay_for_good(tmp_path, keep, keep_every, left):
     assert save(tmp_path, range(2, 21, 2), keep, keep_every) == left
 
 
-def test_only_what_orbax_logs_is_muted_and_only_while_checkpoints_are_open(tmp_path, caplog):
+def test_only_orbaxs_log_is_muted_and_only_while_checkpoints_are_open(tmp_path, caplog):
     absl = logging.getLogger("absl")
     before, level = list(absl.filters), absl.level
     checkpoints = Checkpoints(tmp_path, keep=1)
@@ -54,13 +54,13 @@ def test_only_what_orbax_logs_is_muted_and_only_while_checkpoints_are_open(tmp_p
     assert (absl.filters, absl.level) == (before, level)
 
 
-def test_those_kept_for_good_stay_when_the_run_goes_on(tmp_path):
+def test_checkpoints_kept_for_good_stay_in_a_resumed_run(tmp_path):
     assert save(tmp_path, range(2, 11, 2), keep=1, keep_every=4) == [4, 8, 10]
     assert save(tmp_path, range(12, 19, 2), keep=1, keep_every=4) == [4, 8, 12, 16, 18]
 
 
 @pytest.mark.parametrize(("save_every", "keep_every"), [(5, 7), (None, 10), (5, 0), (5, -5)])
-def test_keeping_what_is_never_saved_is_refused(save_every, keep_every):
+def test_keeping_steps_that_are_never_saved_is_refused(save_every, keep_every):
     with pytest.raises(ValueError, match="keep_every: expected a multiple of save_every"):
         dataclasses.replace(TRAINER, save_every=save_every, keep_every=keep_every)
 
@@ -72,7 +72,7 @@ def losses(out: Path) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def on_4_2_1(tmp_path_factory):
-    """A run over 4 x 2 devices that was never stopped, and the folder of one that ended after its step 10."""
+    """Return the folder of an uninterrupted run over 4 x 2 devices, and of a run that failed before step 13."""
     folder = tmp_path_factory.mktemp("meshes")
     run(folder / "whole", lay=layout(4, 2, 1), log_every=1)
     with pytest.raises(OSError, match="the disk is gone"):
@@ -81,7 +81,7 @@ def on_4_2_1(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mesh", [(4, 2, 1), (2, 4, 1), (2, 2, 2), (1, 1, 1)], ids=str)
-def test_saved_on_one_mesh_the_next_losses_on_another_are_the_same(on_4_2_1, tmp_path, mesh):
+def test_a_run_resumed_on_a_different_mesh_has_the_same_losses(on_4_2_1, tmp_path, mesh):
     out = Path(shutil.copytree(on_4_2_1 / "stopped", tmp_path / "run"))
     resumed = run(out, lay=layout(*mesh), log_every=1)
     assert resumed.start == 10
@@ -92,7 +92,7 @@ def test_saved_on_one_mesh_the_next_losses_on_another_are_the_same(on_4_2_1, tmp
 
 
 class Dropping(Model):
-    """Drops activations with a key of its own, which it carries along and counts up."""
+    """A module that drops activations with a random key of its own and counts it up."""
 
     def predict(self, x: Any) -> Any:
         return super().predict(self.dropout(x))
@@ -103,7 +103,7 @@ class DroppingToy(Toy):
         return Dropping(self.width, rngs)
 
 
-def test_random_keys_that_a_module_carries_along_go_on_where_they_were(tmp_path):
+def test_random_keys_of_a_module_continue_after_a_resume(tmp_path):
     whole = run(tmp_path / "whole", task=DroppingToy())
     keys = {name: np.asarray(value) for name, value in whole.state.learned.non_params.items() if "rngs" in name}
     assert any(value.dtype == np.uint32 and value.ndim == 1 for value in keys.values())  # the words of a key
@@ -117,7 +117,7 @@ def test_random_keys_that_a_module_carries_along_go_on_where_they_were(tmp_path)
 
 @dataclasses.dataclass(frozen=True)
 class Grey(Toy):
-    """The toy on images: four means of each."""
+    """The toy task on images, of which each gives four mean values."""
 
     def prepare(self, examples: dict[str, list[Any]], seeds: Any) -> dict[str, np.ndarray]:
         x = np.stack([image.reshape(4, -1).mean(1) / 255 for image in examples["image"]]).astype(np.float32)
@@ -129,7 +129,7 @@ def scenes(**changes: Any) -> Loader:
     return Loader(dataclasses.replace(source, **changes).open(), source.open(), batch_size=8, seed=0)
 
 
-def test_another_data_set_is_refused_and_the_line_of_the_config_is_named(tmp_path):
+def test_a_different_data_set_is_refused_with_the_config_line_that_differs(tmp_path):
     out = tmp_path / "run"
     config = "run = @TrainRun\n\ndata.batch_size = 8\n\ndata.source.seed = 0\n"
     run(out, scenes(), Grey(), config=config, steps=2)

@@ -1,4 +1,4 @@
-"""A checkpoint that is not as it was written is found, said and passed over, whatever of it was changed."""
+"""Damaged checkpoints are found, reported and skipped, whichever of their files has changed."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def never_stopped(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory):
-    """A run folder with checkpoints of steps 5 and 10."""
+    """Return a run folder with checkpoints of steps 5 and 10."""
     out = tmp_path_factory.mktemp("runs") / "failed"
     with pytest.raises(OSError, match="the disk is gone"):
         run(out, StopsAt(step=13))
@@ -54,12 +54,12 @@ def failed(tmp_path_factory):
 
 @pytest.fixture
 def stopped(failed, tmp_path):
-    """A copy of it to damage."""
+    """Return a copy of the run folder to damage."""
     return Path(shutil.copytree(failed, tmp_path / "run"))
 
 
 def arrays(out: Path, step: int, part: str) -> Path:
-    """The largest file of arrays in a part of a checkpoint."""
+    """Return the largest file of arrays in a part of a checkpoint."""
     folder = out / "checkpoints" / str(step) / part
     return folder / max((size, name) for name, size in storage.files(folder).items() if name.startswith("d/"))[1]
 
@@ -90,7 +90,7 @@ def test_shares_of_the_files_cover_all_of_them(stopped):
 
 @pytest.mark.parametrize("damage", [delete, cut, flip_a_bit])
 @pytest.mark.parametrize("name", ["params", "_CHECKPOINT_METADATA"])
-def test_a_damaged_newest_is_set_aside_and_the_run_goes_on_from_the_one_before(
+def test_a_damaged_newest_checkpoint_is_renamed_and_the_run_resumes_from_the_previous_one(
     stopped, never_stopped, capfd, name, damage
 ):
     damage(arrays(stopped, 10, name) if name == "params" else stopped / "checkpoints" / "10" / name)
@@ -108,7 +108,7 @@ def test_a_damaged_newest_is_set_aside_and_the_run_goes_on_from_the_one_before(
     assert (checkpoints / "10.damaged").is_dir()
 
 
-def test_a_step_that_is_damaged_twice_is_set_aside_twice(stopped):
+def test_a_step_that_is_damaged_twice_is_renamed_twice(stopped):
     flip_a_bit(arrays(stopped, 10, "params"))
     with pytest.raises(OSError, match="the disk is gone"):
         run(stopped, StopsAt(step=12))
@@ -118,7 +118,7 @@ def test_a_step_that_is_damaged_twice_is_set_aside_twice(stopped):
     assert {"10.damaged", "10.damaged-1"} <= names
 
 
-def test_damage_to_an_older_checkpoint_does_not_matter_while_the_newest_is_whole(stopped, never_stopped):
+def test_damage_to_an_older_checkpoint_is_ignored_if_the_newest_is_intact(stopped, never_stopped):
     for name in ("_CHECKPOINT_METADATA", "checksums.json"):
         fill_with_garbage(stopped / "checkpoints" / "5" / name)
     shutil.rmtree(stopped / "checkpoints" / "5" / "params")
@@ -127,7 +127,7 @@ def test_damage_to_an_older_checkpoint_does_not_matter_while_the_newest_is_whole
     assert leaves(resumed.state) == leaves(never_stopped.state)
 
 
-def test_no_whole_checkpoint_is_one_error_and_nothing_is_renamed(stopped):
+def test_a_run_without_an_intact_checkpoint_is_one_error_and_nothing_is_renamed(stopped):
     for step in (5, 10):
         flip_a_bit(arrays(stopped, step, "optimizers"))
     for _ in range(2):  # a second start must not find an empty folder and begin anew
@@ -138,7 +138,7 @@ def test_no_whole_checkpoint_is_one_error_and_nothing_is_renamed(stopped):
     assert whole_steps(stopped / "checkpoints") == [5, 10]
 
 
-def test_weights_are_read_from_the_newest_whole_checkpoint_and_nothing_is_renamed(stopped, capfd):
+def test_weights_are_read_from_the_newest_intact_checkpoint_and_nothing_is_renamed(stopped, capfd):
     module = nnx.eval_shape(lambda: TASK.init(nnx.Rngs(0)))
     flip_a_bit(arrays(stopped, 10, "optimizers"))
     assert load_params(stopped, module) == 10  # nothing of it is used
@@ -154,7 +154,7 @@ def test_weights_are_read_from_the_newest_whole_checkpoint_and_nothing_is_rename
     assert whole_steps(stopped / "checkpoints") == [5, 10]
 
 
-def test_a_seal_waits_for_what_orbax_writes_in_its_own_thread(tmp_path):
+def test_the_metadata_that_orbax_writes_in_its_thread_is_awaited(tmp_path):
     """The file of the step is written late, and first by half: both are waited for."""
     custom = {"config": "x"}
     content = json.dumps({"custom_metadata": custom, "item_handlers": {}})

@@ -1,4 +1,4 @@
-"""Fine-tuning: a run that begins with the weights of another."""
+"""Fine-tuning: runs that start from the weights of a different run."""
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from tests.train.toy import Model, Toy
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory):
-    """A folder with weights alone, and its parameters."""
+    """Return a folder with weights only, and its parameters."""
     folder = tmp_path_factory.mktemp("imported")
     module = Model(8, nnx.Rngs(7))
     module.mean[...] = jax.numpy.full((4,), 3.0)
@@ -25,7 +25,7 @@ def imported(tmp_path_factory):
     return folder, ModuleSpec.of(module).split(module)[0]
 
 
-def test_a_run_begins_with_the_weights_that_it_is_given(imported, tmp_path):
+def test_a_run_starts_from_the_initial_weights(imported, tmp_path):
     """With a rate of zero they are there at the end: parameters, average and what is no parameter."""
     folder, params = imported
     this = run(tmp_path, initial=str(folder), steps=1, ema=ConstantEma(0.5), schedule=ConstantRate(0.0))
@@ -39,7 +39,7 @@ def test_a_run_begins_with_the_weights_that_it_is_given(imported, tmp_path):
     assert int(again.state.counted.step) == 2  # it goes on with its own
 
 
-def test_what_is_not_trained_keeps_the_weights_that_it_is_given(imported, tmp_path):
+def test_parameters_that_are_not_trained_keep_the_initial_weights(imported, tmp_path):
     folder, params = imported
     chosen = TrainNamed(("down",))
     this = run(tmp_path, initial=str(folder), steps=3, ema=ConstantEma(0.5), trainable=chosen)
@@ -48,6 +48,6 @@ def test_what_is_not_trained_keeps_the_weights_that_it_is_given(imported, tmp_pa
             assert (np.asarray(end) == np.asarray(value)).all() == (name != "down"), name
 
 
-def test_weights_of_another_model_are_refused(imported, tmp_path):
+def test_weights_of_a_different_model_are_refused(imported, tmp_path):
     with pytest.raises(UserError, match="is of a different model"):
         run(tmp_path, task=Toy(width=16), initial=str(imported[0]))

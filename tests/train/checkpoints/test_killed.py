@@ -1,4 +1,4 @@
-"""SIGKILL at any moment, during a save or between two: the run goes on from a whole checkpoint, to the same bits."""
+"""SIGKILL at any moment, during or between saves: the run resumes from an intact checkpoint, bit for bit."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ STARTS_UP = 0.2
 
 @pytest.fixture
 def starter(tmp_path):
-    """The process that starts runs. What they compile is compiled once for all of them."""
+    """Start the process that starts the runs, which share its compiled programs."""
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "programs"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with (tmp_path / "said").open("w") as said:
@@ -36,7 +36,7 @@ def starter(tmp_path):
 
 
 def folders(checkpoints: Path) -> dict[int, str]:
-    """What lies there, finished or not: names by inode, since a name may come back."""
+    """Return the names of all checkpoint folders, complete or not, by inode."""
     found = {}
     for path in checkpoints.iterdir() if checkpoints.is_dir() else []:
         with contextlib.suppress(FileNotFoundError):
@@ -45,7 +45,7 @@ def folders(checkpoints: Path) -> dict[int, str]:
 
 
 def kill(starter: subprocess.Popen, out: Path, steps: int, rng: np.random.Generator) -> str:
-    """Starts or goes on with the run and kills it at a random moment; gives where it was hit."""
+    """Start or resume the run and kill it at a random moment; return a description of that moment."""
     before = folders(out / "checkpoints")
     starter.stdin.write(f"{out} {steps}\n")
     starter.stdin.flush()
@@ -81,12 +81,12 @@ def check_kills(starter: subprocess.Popen, folder: Path, kills: int, steps: int)
     return where
 
 
-def test_killed_three_times_ends_with_the_bits_of_the_run_that_never_was(starter, tmp_path):
+def test_a_run_killed_three_times_equals_an_uninterrupted_run_bit_for_bit(starter, tmp_path):
     assert len(check_kills(starter, tmp_path, kills=3, steps=100)) == 3
 
 
 @pytest.mark.slow
-def test_killed_thirty_times_ends_with_the_bits_of_the_run_that_never_was(starter, tmp_path, capsys):
+def test_a_run_killed_thirty_times_equals_an_uninterrupted_run_bit_for_bit(starter, tmp_path, capsys):
     where = Counter(check_kills(starter, tmp_path, kills=30, steps=600))
     with capsys.disabled():
         print(dict(where))

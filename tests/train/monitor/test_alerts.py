@@ -12,7 +12,7 @@ from dalle_jax.train.output.sample_sheet import one_colour
 from dalle_jax.train.output.writers import Progress, Writers
 
 
-def test_codebook_collapse_is_said_loudly_once_and_again_after_a_recovery():
+def test_codebook_collapse_is_warned_of_once_and_again_after_a_recovery():
     watch, usage = Alerts(3, detectors()), "train/codebook/usage"
     assert watch.warnings(100, {usage: 0.01}) == []
     assert "CODEBOOK COLLAPSE: only 1.0% of the codes" in watch.warnings(300, {usage: 0.01})[0]
@@ -22,7 +22,7 @@ def test_codebook_collapse_is_said_loudly_once_and_again_after_a_recovery():
     assert len(watch.warnings(600, {usage: 0.02})) == 1
 
 
-def test_skipped_updates_are_reported_and_end_the_run_when_too_many():
+def test_too_many_skipped_updates_are_reported_and_end_the_run():
     watch = Alerts(3, ())
     assert "50% of the last updates were not finite" in watch.warnings(10, {"train/skipped": 0.5})[0]
     assert "20% of the last updates had a spike" in watch.warnings(10, {"train/skipped": 0.0, "train/spiked": 0.2})[0]
@@ -37,14 +37,14 @@ def test_sums_merge_by_adding_and_are_divided_once():
     assert metrics.divide(metrics.merge(first, second)) == {"a": 2.0}
 
 
-def test_a_figure_that_is_not_finite_is_written_as_null(tmp_path):
+def test_a_metric_that_is_not_finite_is_written_as_null(tmp_path):
     writers = Writers(tmp_path, 0)
     writers.metrics(1, {"loss": float("nan"), "psnr": 20.0})
     writers.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": None, "psnr": 20.0}
 
 
-def test_images_of_one_colour_are_counted_whatever_the_colour_and_the_noise():
+def test_images_of_one_colour_are_counted_for_any_colour_and_noise():
     rng = np.random.default_rng(0)
     noisy = np.array([0.9, 0.2, 0.4]) + 0.005 * rng.standard_normal((8, 8, 3))
     stripes = np.zeros((8, 8, 3))

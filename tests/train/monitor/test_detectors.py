@@ -1,4 +1,4 @@
-"""Each detector with figures that trigger it and with figures that do not."""
+"""Each detector with metrics that trigger it and with metrics that do not."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from dalle_jax.train.monitor.detectors import HISTORY, Alerts, detectors
 
 
 def said(readings, first=1000):
-    """What all detectors say of these figures, read one after another."""
+    """Return the warnings of all detectors for successive metrics."""
     watch = Alerts(3, detectors())
     return [line for index, values in enumerate(readings) for line in watch.warnings(first + index, values)]
 
@@ -47,27 +47,27 @@ assert len(USUAL) == HISTORY
 
 
 @pytest.mark.parametrize("message", CASES)
-def test_each_speaks_of_what_is_bad_once_and_never_of_what_is_good(message):
+def test_each_detector_warns_once_of_bad_metrics_and_never_of_good_ones(message):
     bad, good = CASES[message]
     lines = said([*bad, bad[-1]])
     assert len(lines) == 1 and message in lines[0] and lines[0].startswith("WARNING step 10")
     assert said([*good, good[-1]]) == []
 
 
-def test_a_gradient_norm_is_compared_with_its_own_history_alone():
+def test_a_gradient_norm_is_compared_with_its_own_history_only():
     bad, _ = CASES["GRADIENT NORM EXPLODING: train/gradient_norm/predict is 40 and was 1.05"]
     assert said([{NORM: 1.0, "train/gradient_norm/other": 40.0} for _ in range(20)]) == []
     assert said(bad[1:]) == [], "too short a history"
 
 
-def test_the_norm_of_an_objective_that_begins_late_is_compared_from_its_beginning():
+def test_the_norm_of_a_late_objective_is_compared_from_its_start_on():
     late, begins = "train/gradient_norm/discriminator", [0.0] * 2 * HISTORY + USUAL
     assert said([{NORM: 1.0, late: norm} for norm in begins]) == []
     (line,) = said([{NORM: 1.0, late: norm} for norm in [*begins, 40.0]])
     assert "train/gradient_norm/discriminator is 40 and was 1.05" in line
 
 
-def test_a_loss_that_falls_with_no_clip_score_among_the_figures_is_well():
+def test_a_falling_loss_without_a_clip_score_raises_no_warning():
     assert said([{"evaluation/image_nll": nll} for nll in (3.0, 2.5, 2.0, 1.5, 1.0)]) == []
 
 
@@ -75,12 +75,12 @@ def test_a_loss_that_falls_with_no_clip_score_among_the_figures_is_well():
     "values",
     [{"train/codebook/usage": 0.0}, {"evaluation/guidance_effect": 0.0}, {"train/image_nll_of_uniform": 1.0}],
 )
-def test_what_is_usual_in_the_first_steps_is_not_said(values):
+def test_usual_metrics_of_the_first_steps_raise_no_warning(values):
     assert said([values], first=100) == []
     assert len(said([values], first=1000)) == 1
 
 
-def test_nothing_need_be_learned_before_the_warm_up_is_over():
+def test_slow_learning_raises_no_warning_during_the_warm_up():
     watch = Alerts(3, detectors(warmup=5000))
     assert watch.warnings(4000, {"train/image_nll_of_uniform": 1.0}) == []
     assert len(watch.warnings(5400, {"train/image_nll_of_uniform": 1.0})) == 1

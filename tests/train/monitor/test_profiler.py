@@ -13,7 +13,7 @@ from tests.train.toy import Lines, layout
 
 
 class Signals(Lines):
-    """Sends the signal while it makes the batch of step 8."""
+    """Batches that send the signal while the batch of step 8 is made."""
 
     def batch(self, step, rows):
         if step == 8:
@@ -25,7 +25,7 @@ def traces(out):
     return list((out / "profile").rglob("*.xplane.pb"))
 
 
-def test_the_steps_asked_for_are_traced_to_the_end_at_most_and_one_line_says_where(tmp_path, capsys):
+def test_the_chosen_steps_are_traced_and_one_line_names_the_folder(tmp_path, capsys):
     train(TASK, Lines(), TRAINER, layout(), tmp_path, CONFIG, Steps(18, 30))
     (file,) = traces(tmp_path)
     assert file.stat().st_size > 1000
@@ -44,7 +44,7 @@ def test_the_signal_traces_the_next_five_steps(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("text", ["100", "5:5", "7:3", "a:b", "-1:3", ":"])
-def test_what_is_no_range_of_steps_is_refused(text):
+def test_a_malformed_range_of_steps_is_refused(text):
     with pytest.raises(UserError, match=f"--profile: expected FIRST:LAST, .*got '{text}'"):
         Steps.parse(text)
     assert Steps.parse("100:105") == Steps(100, 105)

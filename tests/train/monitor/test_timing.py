@@ -14,7 +14,7 @@ from tests.train.toy import Toy, layout
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock whose seconds pass on request."""
 
     def __init__(self, now=100.0):
         self.now = now
@@ -32,29 +32,29 @@ def hosts(*waits, step=1.0):
     return HostTimes(*rows.T)
 
 
-def test_the_pace_tells_steps_waits_and_pauses_apart_and_leaves_the_first_step_out():
+def test_the_timer_separates_steps_waits_and_pauses_and_excludes_the_first_step():
     clock = Clock()
-    pace = StepTimer(clock)
+    timer = StepTimer(clock)
     for wait, step in ((50.0, 300.0), (1.0, 2.0), (3.0, 4.0)):
-        pace.wait_for(lambda wait=wait: clock.passes(wait))
+        timer.wait_for(lambda wait=wait: clock.passes(wait))
         clock.passes(step)
-        pace.stepped()
-    with pace.pause():
+        timer.stepped()
+    with timer.pause():
         clock.passes(1000.0)
-    assert pace.spent() == TimeSpent(steps=2, seconds=10.0, waited=4.0)
-    assert pace.spent().useful == 6.0
-    assert (pace.longest_wait(), pace.longest_wait()) == (3.0, 0.0)
+    assert timer.spent() == TimeSpent(steps=2, seconds=10.0, waited=4.0)
+    assert timer.spent().useful == 6.0
+    assert (timer.longest_wait(), timer.longest_wait()) == (3.0, 0.0)
 
 
-def test_before_the_first_step_nothing_is_spent():
-    pace = StepTimer(Clock())
-    assert pace.wait_for(lambda: "batch") == "batch"
-    with pace.pause():
+def test_before_the_first_step_no_time_is_counted():
+    timer = StepTimer(Clock())
+    assert timer.wait_for(lambda: "batch") == "batch"
+    with timer.pause():
         pass
-    assert pace.spent() == TimeSpent(0, 0.0, 0.0)
+    assert timer.spent() == TimeSpent(0, 0.0, 0.0)
 
 
-def test_the_figures_of_hosts_are_means_but_for_the_longest_wait_and_the_largest_share():
+def test_metrics_of_hosts_are_means_except_the_longest_wait_and_the_largest_share():
     figures = hosts(0.1, 0.4, 0.1).metrics()
     assert figures.pop("host/slowest") == 1
     expected = {
@@ -69,7 +69,7 @@ def test_the_figures_of_hosts_are_means_but_for_the_longest_wait_and_the_largest
     np.testing.assert_array_equal(np.stack(gathered(TimeSpent(4, 8.0, 2.0), 1.5))[:, 0], [2.0, 0.5, 1.5])
 
 
-def test_the_host_that_the_others_wait_for_is_named_once():
+def test_the_slowest_host_is_named_once():
     straggler, names = Straggler(), ("a", "b", "c")
     line = straggler.message(hosts(0.01, 0.01, 0.5), names)
     assert "SLOWEST HOST: process 2 on c waits 0.5 s for its batch in a step of 1 s, the others 0.01 s" in line
@@ -81,38 +81,38 @@ def test_the_host_that_the_others_wait_for_is_named_once():
     assert straggler.message(hosts(0.5, 0.02, 0.01), names) is not None
 
 
-def test_a_process_alone_knows_its_host():
+def test_a_single_process_returns_its_own_host_name():
     assert len(host_names()) == 1 and host_names()[0]
 
 
 def test_goodput_counts_steps_that_were_kept_over_restarts_and_the_time_between(tmp_path):
     clock = Clock()
-    ledger = GoodputLog(tmp_path, 0, clock)
+    goodput = GoodputLog(tmp_path, 0, clock)
     clock.passes(10.0)
-    ledger.record(5, useful=8.0)
+    goodput.record(5, useful=8.0)
     clock.passes(10.0)
-    assert ledger.goodput(16.0) == 16.0 / 20.0
-    ledger.record(10, useful=16.0)  # a checkpoint that was never whole
+    assert goodput.goodput(16.0) == 16.0 / 20.0
+    goodput.record(10, useful=16.0)  # a checkpoint that was never whole
     clock.passes(20.0)
-    ledger = GoodputLog(tmp_path, 5, clock)
-    assert ledger.goodput(0.0) == 8.0 / 40.0
+    goodput = GoodputLog(tmp_path, 5, clock)
+    assert goodput.goodput(0.0) == 8.0 / 40.0
     clock.passes(10.0)
-    ledger.record(10, useful=7.0)
-    assert ledger.goodput(7.0) == 15.0 / 50.0
+    goodput.record(10, useful=7.0)
+    assert goodput.goodput(7.0) == 15.0 / 50.0
     assert GoodputLog(tmp_path, 10, clock).goodput(0.0) == 15.0 / 50.0
 
 
-def test_a_run_that_never_reached_a_checkpoint_began_when_it_was_first_started(tmp_path):
+def test_goodput_starts_at_the_first_start_even_without_a_checkpoint(tmp_path):
     clock = Clock()
     GoodputLog(tmp_path, 0, clock)
     clock.passes(30.0)
     (tmp_path / FILE).open("a").write('{"step": 3, "ti')
-    ledger = GoodputLog(tmp_path, 0, clock)
+    goodput = GoodputLog(tmp_path, 0, clock)
     clock.passes(10.0)
-    assert ledger.goodput(8.0) == 8.0 / 40.0
+    assert goodput.goodput(8.0) == 8.0 / 40.0
 
 
-def test_a_recompile_is_explained_by_what_the_arrays_were():
+def test_a_recompilation_is_explained_by_the_changed_arrays():
     before = signature({"batch": {"x": np.zeros((8, 4), np.float32), "y": np.zeros(8, np.float32)}})
     now = signature({"batch": {"x": np.zeros((8, 5), np.float32), "z": np.zeros(8, np.int32)}})
     assert difference(before, now) == (
@@ -125,13 +125,13 @@ def test_a_recompile_is_explained_by_what_the_arrays_were():
 
 
 @pytest.mark.parametrize("chip", CHIPS, ids=lambda chip: chip.name)
-def test_the_peak_is_that_of_all_devices_and_unknown_where_one_is(chip):
+def test_the_peak_is_the_sum_over_devices_and_unknown_if_any_is_unknown(chip):
     assert peak_flops([chip.kinds[0]] * 4) == 4 * chip.device_flops
     assert peak_flops([chip.kinds[0], jax.devices()[0].device_kind]) is None
 
 
 class Growing(Toy):
-    """Its target is of another type from step 6 on."""
+    """A task whose target has a different type from step 6 on."""
 
     def prepare(self, examples, seeds):
         batch = super().prepare(examples, seeds)
@@ -139,7 +139,7 @@ class Growing(Toy):
         return batch | {"y": batch["y"].astype(np.int32 if late else np.float32)}
 
 
-def test_a_run_writes_how_fast_it_goes_and_says_why_a_step_was_compiled_again(tmp_path, capsys):
+def test_a_run_writes_its_speed_and_the_reason_for_a_recompilation(tmp_path, capsys):
     run(tmp_path, task=Growing(), steps=8, save_every=4, evaluate_every=4)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     first, last = (line for line in lines if "train/loss" in line)
@@ -155,6 +155,6 @@ def test_a_run_writes_how_fast_it_goes_and_says_why_a_step_was_compiled_again(tm
     over = "over (('data', 'fsdp'),)"
     why = f"batch y was float32[8] {over} and is int32[8] {over}"
     assert said == [f"WARNING step 8: the step was compiled again: {why}"]
-    ledger = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
-    assert [line["step"] for line in ledger] == [0, 4, 8]
-    assert 0 == ledger[0]["useful_seconds"] < ledger[1]["useful_seconds"] < ledger[2]["useful_seconds"]
+    goodput = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
+    assert [line["step"] for line in goodput] == [0, 4, 8]
+    assert 0 == goodput[0]["useful_seconds"] < goodput[1]["useful_seconds"] < goodput[2]["useful_seconds"]

@@ -12,7 +12,7 @@ CHILD = Path(__file__).parents[1] / "stalled.py"
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory) -> dict[str, tuple[Path, int, str, str]]:
-    """Of a run that hangs and of one that is slow: the folder, the exit code, what was printed and what was said."""
+    """Run a hanging and a slow process; return the folder, the exit code, the output and the errors of each."""
     started = {}
     for how in ("hangs", "slow"):
         out = tmp_path_factory.mktemp("stall") / how
@@ -27,14 +27,14 @@ def ended(tmp_path_factory) -> dict[str, tuple[Path, int, str, str]]:
     return {how: (out, child.returncode, *said[how]) for how, (out, child) in started.items()}
 
 
-def test_patience_ends_when_nothing_has_finished_for_longer_than_allowed():
+def test_the_limit_is_exceeded_if_no_step_finishes_in_the_allowed_time():
     patience = Patience(10.0)
     assert not patience.passed(9.0, 1, 0, Phase.BATCH)
     assert patience.passed(2.0, 1, 0, Phase.BATCH)
     assert patience.waited == 11.0
 
 
-def test_a_finished_step_and_a_change_to_what_is_slow_begin_anew():
+def test_a_finished_step_or_the_start_of_a_slow_phase_resets_the_time():
     patience = Patience(10.0)
     for steps in range(1, 20):
         assert not patience.passed(9.0, steps, 0, Phase.STEP)
@@ -43,15 +43,15 @@ def test_a_finished_step_and_a_change_to_what_is_slow_begin_anew():
     assert patience.passed(2.0, 19, 2, Phase.STEP)
 
 
-@pytest.mark.parametrize("doing", [Phase.EVALUATION, Phase.IMAGES, Phase.CHECKPOINT, Phase.OPENING])
-def test_what_is_slow_may_take_longer_and_so_may_the_first_step(doing):
-    for steps, what in ((5, doing), (0, Phase.STEP)):
+@pytest.mark.parametrize("phase", [Phase.EVALUATION, Phase.IMAGES, Phase.CHECKPOINT, Phase.OPENING])
+def test_slow_phases_and_the_first_step_have_a_larger_limit(phase):
+    for steps, what in ((5, phase), (0, Phase.STEP)):
         patience = Patience(10.0)
         assert not patience.passed(10.0 * PATIENCE, steps, 1, what)
         assert patience.passed(0.1, steps, 1, what)
 
 
-def test_a_run_that_hangs_says_where_and_ends_with_its_own_code(ended):
+def test_a_hung_run_reports_its_phase_and_ends_with_a_distinct_code(ended):
     out, code, _, said = ended["hangs"]
     assert code == EXIT_CODE, said
     last = said.splitlines()[-1]
@@ -64,7 +64,7 @@ def test_a_run_that_hangs_says_where_and_ends_with_its_own_code(ended):
     assert "waiting for a batch" in file.read_text().splitlines()[0]
 
 
-def test_a_run_whose_steps_and_evaluation_take_their_time_is_left_alone(ended):
+def test_a_run_with_slow_steps_and_slow_evaluation_is_not_ended(ended):
     out, code, printed, said = ended["slow"]
     assert code == 0, said
     assert "step=8" in printed and not (out / "stalls").exists()

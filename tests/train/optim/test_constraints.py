@@ -39,15 +39,15 @@ class Bounded(Toy):
 
 def stepped(task, trainer=TRAINER, steps=4, lay=None):
     lay = lay or layout()
-    runner = CompiledTask(task, trainer, lay)
-    state = runner.state_spec.init_sharded(lay, 0)
+    compiled = CompiledTask(task, trainer, lay)
+    state = compiled.state_spec.init_sharded(lay, 0)
     for step in range(steps):
-        state, _ = runner.step(state, None, lay.put_batch(task.prepare(Lines().batch(step, range(8)), None)))
+        state, _ = compiled.step(state, None, lay.put_batch(task.prepare(Lines().batch(step, range(8)), None)))
     return state
 
 
 @pytest.mark.parametrize("optimizer", [AdamW(), Adafactor(factored_from=2), Lion(), Muon(), Optax("sgd")])
-def test_every_optimizer_keeps_the_parameter_and_its_average_within_the_bound(optimizer):
+def test_every_optimizer_keeps_the_parameter_and_its_ema_within_the_bound(optimizer):
     """``up`` starts between -0.5 and 0.5."""
     trainer = dataclasses.replace(TRAINER, optimizer=optimizer, schedule=ConstantRate(1.0))
     free, bounded = (
@@ -66,7 +66,7 @@ def test_other_parameters_are_not_projected():
     np.testing.assert_array_equal(bounded.learned.params["bias"], np.clip(free.learned.params["bias"], -BOUND, BOUND))
 
 
-def test_a_sharded_parameter_is_projected_where_it_lies():
+def test_a_sharded_parameter_is_projected_on_its_own_devices():
     state = stepped(Bounded(), lay=layout(2, 2, 2))
     assert float(jnp.abs(state.learned.params["bias"]).max()) == np.float32(BOUND)
     assert tuple(state.learned.params["bias"].sharding.spec) == ("tensor",)

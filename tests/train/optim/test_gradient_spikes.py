@@ -23,7 +23,7 @@ TRAINER = Trainer(steps=20, schedule=ConstantRate(1e-3), ema=ConstantEma(0.9), s
 
 @dataclasses.dataclass(frozen=True)
 class Spiking(Lines):
-    """The targets of some steps, sums of the inputs, are a hundred times too large."""
+    """Noisy lines whose inputs are a hundred times too large at the steps ``high``."""
 
     high: tuple[int, ...] = ()
 
@@ -34,7 +34,7 @@ class Spiking(Lines):
 
 @dataclasses.dataclass(frozen=True)
 class Adversarial(Toy):
-    """A second objective, of the bias, has no gradient before step ``begins``; each has spikes of its own."""
+    """A task whose second objective, of the bias, has no gradient before step ``begins``; both have spikes."""
 
     begins: int = 10
     fit_spikes: tuple[int, ...] = ()
@@ -65,19 +65,19 @@ def counts(state):
 
 
 def stepped(high=(), bad=(), steps=8, trainer=TRAINER, task=None, lay=None, rows=8):
-    """The state after some steps, and the MetricSums and gradient norms of each."""
+    """Return the state after some steps, and the MetricSums and gradient norms of each step."""
     task, lay = task or Toy(), lay or layout()
-    runner = CompiledTask(task, trainer, lay)
-    state, found = runner.state_spec.init_sharded(lay, 0), []
+    compiled = CompiledTask(task, trainer, lay)
+    state, found = compiled.state_spec.init_sharded(lay, 0), []
     data = Spiking(rows=rows, high=high, bad=bad)
     for step in range(steps):
         batch = lay.put_batch(task.prepare(data.batch(step, range(rows)), None))
-        state, sums = runner.step(state, None, batch)
+        state, sums = compiled.step(state, None, batch)
         found.append({name: float(total) for name, (total, weight) in sums.items()})
     return state, found
 
 
-def test_a_spike_leaves_everything_as_it_was_and_is_counted_apart():
+def test_a_spike_leaves_the_state_unchanged_and_is_counted_separately():
     before, _ = stepped(steps=6)
     after, sums = stepped(steps=7, high=(6,))
     same = ("learned", "remembered")
@@ -92,7 +92,7 @@ def test_a_spike_leaves_everything_as_it_was_and_is_counted_apart():
     assert sums[6]["gradient_norm/fit"] > 5 * max(one["gradient_norm/fit"] for one in sums[:6])
 
 
-def test_the_running_average_is_of_the_updates_that_were_made():
+def test_the_running_average_is_over_applied_updates():
     state, sums = stepped(high=(5,), bad=(6,))
     average = 0.0
     for step, one in enumerate(sums):
@@ -103,7 +103,7 @@ def test_the_running_average_is_of_the_updates_that_were_made():
     assert int(state.remembered.gradient_norms.counts["fit"]) == 6
 
 
-def test_a_spike_is_more_than_times_the_corrected_average():
+def test_a_spike_exceeds_times_the_bias_corrected_average():
     spikes, counts = SkipSpikes(times=2.0, after=1), {"a": jnp.int32(3), "b": jnp.int32(3)}
     averages = {"a": (1 - DECAY**3) * jnp.float32(7.0), "b": jnp.float32(1.0)}  # of three norms of 7
     for norm, expected in ((13.9, False), (14.1, True)):
@@ -112,7 +112,7 @@ def test_a_spike_is_more_than_times_the_corrected_average():
 
 
 @pytest.mark.parametrize("changes", [{"spikes": None}, {"spikes": SkipSpikes(times=5.0, after=7)}])
-def test_without_it_and_in_the_first_steps_nothing_is_a_spike(changes):
+def test_without_the_setting_and_in_the_first_steps_no_update_is_a_spike(changes):
     state, _ = stepped(high=(6,), steps=7, trainer=dataclasses.replace(TRAINER, **changes))
     before, _ = stepped(steps=6, trainer=dataclasses.replace(TRAINER, **changes))
     assert int(state.counted.spiked) == 0 and leaves(state.learned.params) != leaves(before.learned.params)
@@ -127,7 +127,7 @@ def test_a_sharded_step_skips_the_same_updates():
         np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-5)
 
 
-def test_stopped_between_spikes_and_gone_on_equals_never_stopped(tmp_path):
+def test_a_run_resumed_between_spikes_equals_an_uninterrupted_run(tmp_path):
     data, spikes = Spiking(high=(7, 12)), SkipSpikes(times=4.0, after=5)
 
     class Stops(Spiking):
@@ -144,7 +144,7 @@ def test_stopped_between_spikes_and_gone_on_equals_never_stopped(tmp_path):
     assert leaves(resumed.state) == leaves(whole.state)
 
 
-def test_an_objective_that_begins_late_has_no_spike_by_beginning():
+def test_the_start_of_a_late_objective_is_not_a_spike():
     state, sums = stepped(task=Adversarial(), steps=20)
     assert [one["gradient_norm/late"] > 0 for one in sums] == [False] * 10 + [True] * 10
     assert [one["spiked"] for one in sums] == [0.0] * 20
@@ -156,7 +156,7 @@ def test_an_objective_that_begins_late_has_no_spike_by_beginning():
 
 
 @pytest.mark.parametrize("name", ["fit", "late"])
-def test_a_spike_of_either_objective_after_both_have_begun_is_skipped(name):
+def test_a_spike_of_either_objective_is_skipped_after_both_have_started(name):
     task = Adversarial(**{f"{name}_spikes": (16,)})
     before, _ = stepped(task=task, steps=16)
     skipped, _ = stepped(task=task, steps=17)
@@ -174,7 +174,7 @@ def test_the_first_updates_that_are_exempt_are_counted_by_objective(name, spiked
     assert counts(state) == {"fit": 13 - spiked, "late": 3 - spiked}
 
 
-def test_stopped_while_an_objective_begins_and_gone_on_equals_never_stopped(tmp_path):
+def test_a_run_resumed_while_an_objective_starts_equals_an_uninterrupted_run(tmp_path):
     task, spikes = Adversarial(begins=11, late_spikes=(14, 17)), SkipSpikes(times=5.0, after=4)
     whole = run(tmp_path / "whole", Lines(), task, spikes=spikes)
     with pytest.raises(OSError, match="gone"):

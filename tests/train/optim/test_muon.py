@@ -21,7 +21,7 @@ def params() -> dict:
     return {name: jax.random.normal(key, shape) for key, (name, shape) in zip(keys, shapes.items(), strict=True)}
 
 
-def test_matrices_are_updated_by_nearly_orthogonal_ones_at_the_size_of_adams(params):
+def test_updates_of_matrices_are_nearly_orthogonal_at_the_scale_of_adams(params):
     transformation = Muon().transformation(PARAMETERS)
     updates, _ = transformation.update(params, transformation.init(params), params)
     singular = np.linalg.svd(np.asarray(updates["up"]))[1]  # those of an orthogonal matrix would all be one
@@ -29,7 +29,7 @@ def test_matrices_are_updated_by_nearly_orthogonal_ones_at_the_size_of_adams(par
     assert 0.13 < np.sqrt(np.mean(np.asarray(updates["up"]) ** 2)) < 0.27
 
 
-def test_query_key_and_value_are_matrices_of_their_own(params):
+def test_query_key_and_value_are_separate_matrices(params):
     transformation = Muon().transformation(PARAMETERS)
     together, _ = transformation.update(params, transformation.init(params), params)
     alone = dict(params, qkv=params["qkv"].at[:, 1:].set(0.0))
@@ -44,7 +44,7 @@ def test_tables_and_vectors_get_adams_update(params):
         np.testing.assert_allclose(updates[name], jnp.sign(params[name]), rtol=1e-5)
 
 
-def test_decay_is_added_to_what_is_decayed(params):
+def test_weight_decay_is_added_to_the_selected_parameters(params):
     with_decay, without = (Muon(weight_decay=decay).transformation(PARAMETERS) for decay in (0.5, 0.0))
     ours, _ = with_decay.update(params, with_decay.init(params), params)
     plain, _ = without.update(params, without.init(params), params)
@@ -52,7 +52,7 @@ def test_decay_is_added_to_what_is_decayed(params):
     np.testing.assert_array_equal(ours["bias"], plain["bias"])
 
 
-def test_momentum_lies_where_its_parameter_lies(params):
+def test_momentum_is_sharded_like_its_parameter(params):
     transformation = Muon().transformation(PARAMETERS)
     lies = state_shardings(transformation, params, {name: name for name in params}, "whole")
     found = sorted(set(jax.tree.leaves(lies)) - {"whole"})
@@ -75,5 +75,5 @@ def test_inputs_and_outputs_of_a_matrix_follow_from_its_axes(axes, inputs, outpu
 
 
 @pytest.mark.parametrize("axes", [("embed",), ("codes", "embed"), (None, "heads", "head_dim"), ("kernel", "channels")])
-def test_other_parameters_are_no_matrices(axes):
+def test_other_parameters_are_not_treated_as_matrices(axes):
     assert matrix_dimensions(axes) is None

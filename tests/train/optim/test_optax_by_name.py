@@ -29,7 +29,7 @@ def gradients(step: int) -> dict:
 
 
 def moved(transformation, scale: float, steps: int = 3) -> dict:
-    """Parameters after some steps, each ``scale`` times the transformation's update."""
+    """Return the parameters after some steps, each ``scale`` times the transformation's update."""
     values = params()
     state = transformation.init(values)
     for step in range(steps):
@@ -39,7 +39,7 @@ def moved(transformation, scale: float, steps: int = 3) -> dict:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_at_a_constant_rate_each_is_optaxs_own(name):
+def test_at_a_constant_rate_each_optimizer_equals_optaxs_own(name):
     own = {"weight_decay": 0.0} if "weight_decay" in inspect.signature(NAMES[name]).parameters else {}
     ours = moved(Optax(name).transformation(PARAMETERS), -RATE)
     theirs = moved(NAMES[name](learning_rate=RATE, **own), 1.0)
@@ -49,7 +49,7 @@ def test_at_a_constant_rate_each_is_optaxs_own(name):
 
 
 @pytest.mark.parametrize("name", ["lars", "sgd"])
-def test_momentum_is_gathered_before_the_rate(name):
+def test_momentum_is_accumulated_before_the_rate_is_applied(name):
     transformation = Optax(name, (("momentum", 0.5),)).transformation(PARAMETERS)
     state, found = transformation.init(params()), []
     for step in range(2):
@@ -68,14 +68,14 @@ def test_settings_reach_the_optimizer():
 
 
 @pytest.mark.parametrize("name", ["lamb", "adagrad"])
-def test_decay_reaches_what_is_decayed_and_nothing_else(name):
+def test_weight_decay_applies_to_the_selected_parameters_only(name):
     with_decay = moved(Optax(name, weight_decay=0.5).transformation(PARAMETERS), -RATE, steps=1)
     without = moved(Optax(name).transformation(PARAMETERS), -RATE, steps=1)
     np.testing.assert_array_equal(with_decay["bias"], without["bias"])
     assert float(jnp.abs(with_decay["up"] - without["up"]).max()) > 1e-4
 
 
-def test_lambs_decay_is_within_its_trust_ratio():
+def test_lamb_applies_weight_decay_before_the_trust_ratio():
     ours = moved(Optax("lamb", weight_decay=0.5).transformation(PARAMETERS), -RATE)
     theirs = moved(optax.lamb(RATE, weight_decay=0.5, mask={"up": True, "bias": False}), 1.0)
     np.testing.assert_allclose(ours["up"], theirs["up"], rtol=1e-5)
@@ -88,23 +88,23 @@ def test_lambs_decay_is_within_its_trust_ratio():
         ("lamb", (("beta1", 0.9),), r"expected arguments of lamb \(b1, b2, eps, eps_root\), got 'beta1'"),
         ("adam", (("nesterov", 1.0),), "expected True or False for nesterov of adam, got 1.0"),
         ("adam", (("b1", True),), "expected a number for b1 of adam, got True"),
-        ("adam", (("b1", 0.9), ("b1", 0.8)), "'b1' is given more than once"),
+        ("adam", (("b1", 0.9), ("b1", 0.8)), "expected each name once, got 'b1' more than once"),
         ("sign_sgd", (("b1", 0.9),), r"arguments of sign_sgd \(none\)"),
     ],
 )
-def test_what_is_unknown_is_refused_with_what_is_known(name, settings, message):
+def test_an_unknown_name_is_refused_with_the_known_names(name, settings, message):
     with pytest.raises(ValueError, match=message):
         Optax(name, settings)
 
 
-def test_every_setting_that_is_listed_is_taken():
+def test_every_listed_setting_is_accepted():
     for name in NAMES:
         settings = {one: 0.9 if value is None else value for one, value in numeric_settings(name).items()}
         made = Optax(name, tuple(settings.items())).transformation(PARAMETERS)
         assert jax.tree.leaves(made.init(params())) is not None
 
 
-def test_a_config_names_one_and_its_settings_and_says_so_again():
+def test_a_config_of_an_optax_optimizer_renders_back_to_itself():
     text = "steps = 3\nschedule = @ConstantRate\nschedule.rate = 1e-3\noptimizer = @Optax\noptimizer.name = 'lamb'\n"
     trainer = loads(text + "optimizer.settings = [('b1', 0.8), ('eps', 1)]\n", Trainer)
     assert trainer.optimizer == Optax("lamb", (("b1", 0.8), ("eps", 1)))
@@ -114,7 +114,7 @@ def test_a_config_names_one_and_its_settings_and_says_so_again():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_moments_lie_where_their_parameter_lies(name):
+def test_moments_are_sharded_like_their_parameter(name):
     lies = {"up": P("fsdp", "tensor"), "bias": P("tensor")}
     transformation = Optax(name).transformation(PARAMETERS)
     found = state_shardings(transformation, params(), lies, P())
@@ -126,7 +126,7 @@ def test_moments_lie_where_their_parameter_lies(name):
         assert spec == (P() if whole else lies[of]), (path, leaf.shape)
 
 
-def test_the_first_moment_of_adamw_may_be_held_in_16_bits():
+def test_the_first_moment_of_adamw_may_be_stored_in_16_bits():
     half = AdamW(first_moment="bfloat16").transformation(PARAMETERS)
     (adam,) = jax.tree.leaves(half.init(params()), is_leaf=lambda one: hasattr(one, "mu"))
     assert {leaf.dtype.name for leaf in adam.mu.values()} == {"bfloat16"}

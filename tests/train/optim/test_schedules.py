@@ -40,30 +40,30 @@ JOINED = JoinedRate(ConstantRate(2.0, warmup=4), 10, JoinedRate(LinearRate(4.0),
         (JOINED, {0: 0.5, 9: 2.0, 10: 4.0, 35: 2.0, 59: 4.0 / 50, 60: 1.0, 109: 1.0}),
     ],
 )
-def test_rates_by_hand(schedule, expected):
+def test_rates_equal_values_computed_by_hand(schedule, expected):
     for step, rate in expected.items():
-        assert float(schedule.value(step, 110)) == pytest.approx(rate, rel=1e-6, abs=1e-6)
+        assert float(schedule.as_optax(110)(step)) == pytest.approx(rate, rel=1e-6, abs=1e-6)
         state = schedules.first_state(schedule)
         np.testing.assert_allclose(in_step(schedule, jnp.asarray(step), 110, state), rate, rtol=1e-6, atol=1e-6)
 
 
 def test_rsqrt_with_the_warm_up_as_its_timescale_is_the_inverse_root():
     one, other = RsqrtRate(3.0, warmup=7, timescale=7), InverseRootRate(3.0, warmup=7)
-    rates = [[float(schedule.value(step, 100)) for step in range(50)] for schedule in (one, other)]
+    rates = [[float(schedule.as_optax(100)(step)) for step in range(50)] for schedule in (one, other)]
     assert rates[0] == pytest.approx(rates[1], rel=1e-6)
 
 
 def shares(schedule: PlateauRate, losses: list[float]) -> list[float]:
-    """By what the rate is multiplied at each step when the steps have these losses."""
+    """Return the factor of the rate at each step for these losses."""
     state, found = schedules.first_state(schedule), []
     follow = jax.jit(lambda state, step, loss: schedules.next_state(schedule, state, step, loss))
     for step, loss in enumerate(losses):
-        found.append(float(in_step(schedule, jnp.asarray(step), 100, state)) / float(schedule.value(step, 100)))
+        found.append(float(in_step(schedule, jnp.asarray(step), 100, state)) / float(schedule.as_optax(100)(step)))
         state = follow(state, step, jnp.float32(loss))
     return found
 
 
-def test_the_rate_is_halved_after_as_many_windows_without_a_better_loss():
+def test_the_rate_is_halved_after_patience_windows_without_a_better_loss():
     plateau = PlateauRate(1.0, window=2, patience=2, threshold=0.01, lowest=0.25)
     # Windows of two steps have the means 4, 3, 3, 3 (halved), 2, 2, 2 (halved), 2, 2 (already at the lowest).
     losses = [5.0, 3.0, 4.0, 2.0, 3.0, 3.0, 2.5, 3.5] + [2.0] * 6 + [1.999] * 4
@@ -75,7 +75,7 @@ def test_losses_of_the_warm_up_do_not_count():
     assert shares(plateau, [0.0] * 3 + [9.0] * 4) == pytest.approx([1.0] * 6 + [0.5])
 
 
-def test_plateaus_are_those_of_optax():
+def test_plateaus_equal_those_of_optax():
     plateau = PlateauRate(1.0, window=3, patience=2, threshold=0.05, factor=0.3, lowest=0.01)
     losses = np.random.default_rng(0).uniform(1.0, 1.2, 60)
     theirs = optax.contrib.reduce_on_plateau(0.3, 2, rtol=0.05, accumulation_size=3, min_scale=0.01)
@@ -87,7 +87,7 @@ def test_plateaus_are_those_of_optax():
     assert len(set(expected)) > 3
 
 
-def test_a_plateau_that_cannot_be_is_refused():
+def test_an_invalid_plateau_is_refused():
     with pytest.raises(ValueError, match="factor: expected a share between 0 and 1, got 2"):
         PlateauRate(1.0, factor=2.0)
     with pytest.raises(ValueError, match="window: expected at least 1, got 0"):

@@ -1,4 +1,4 @@
-"""Fine-tuning of some parameters: the others stay as they are, to the last bit, and cost no moments."""
+"""Fine-tuning of some parameters: the others keep their bits and have no optimizer moments."""
 
 import numpy as np
 import pytest
@@ -29,26 +29,26 @@ def parameters(module: nnx.Module) -> dict:
     [AdamW(weight_decay=DECAY), Adafactor(weight_decay=DECAY), Lion(weight_decay=DECAY), Muon(weight_decay=DECAY)],
     ids=lambda one: type(one).__name__,
 )
-def test_what_is_not_trained_stays_bit_by_bit_and_has_no_moments(tmp_path, optimizer):
+def test_parameters_that_are_not_trained_keep_their_bits_and_have_no_moments(tmp_path, optimizer):
     changes = {"optimizer": optimizer, "ema": ConstantEma(0.5), "schedule": ConstantRate(1e-2), "trainable": SOME}
     this = run(tmp_path, steps=3, **changes)
-    born, end = this.compiled.state_spec.init_sharded(this.layout, this.trainer.seed), this.state
+    initial, end = this.compiled.state_spec.init_sharded(this.layout, this.trainer.seed), this.state
     for state in (end.learned.params, end.learned.ema_params):
-        np.testing.assert_array_equal(np.asarray(state["up"]), np.asarray(born.learned.params["up"]))
-        assert np.abs(np.asarray(state["down"]) - np.asarray(born.learned.params["down"])).min() > 0
+        np.testing.assert_array_equal(np.asarray(state["up"]), np.asarray(initial.learned.params["up"]))
+        assert np.abs(np.asarray(state["down"]) - np.asarray(initial.learned.params["down"])).min() > 0
     moments = leaves(end.learned.optimizers)
     assert any("'down'" in name for name in moments)
     assert not [name for name in moments if "'up'" in name]
 
 
-def test_the_log_says_how_much_is_trained(tmp_path, capsys):
+def test_the_log_counts_the_trained_parameters(tmp_path, capsys):
     run(tmp_path / "some", steps=1, trainable=SOME)
     assert "trains 2 of 3 parameters: 16 of 48 numbers" in capsys.readouterr().err
     run(tmp_path / "all", steps=1, trainable=TrainAll())
     assert "trains" not in capsys.readouterr().err
 
 
-def test_the_gradient_norm_is_that_of_what_is_trained(tmp_path):
+def test_the_gradient_norm_is_over_trained_parameters(tmp_path):
     norms = [run(tmp_path / name, steps=1, trainable=TrainNamed(of)).metrics for name, of in NORMS.items()]
     part, rest, whole = (one["train/gradient_norm/fit"] for one in norms)
     assert part**2 + rest**2 == pytest.approx(whole**2, rel=1e-5)
@@ -66,13 +66,13 @@ def test_a_resumed_run_equals_one_that_never_stopped(tmp_path):
     assert leaves(resumed.state) == leaves(whole.state)
 
 
-def test_a_run_goes_on_with_the_parameters_that_it_trained(tmp_path):
+def test_a_run_resumes_only_with_the_same_trainable_parameters(tmp_path):
     run(tmp_path, steps=2, trainable=SOME)
     with pytest.raises(UserError, match=r"different model or optimizer: optimizers .*'up'.* is not in the checkpoint"):
         run(tmp_path, steps=4, trainable=TrainAll())
 
 
-def test_eight_devices_leave_the_same_alone(tmp_path):
+def test_eight_devices_train_the_selected_parameters_as_one_does(tmp_path):
     here = run(tmp_path / "one", steps=3, trainable=SOME)
     many = run(tmp_path / "many", steps=3, trainable=SOME, lay=layout(2, 2, 2))
     for name, value in here.state.learned.params.items():
@@ -81,7 +81,7 @@ def test_eight_devices_leave_the_same_alone(tmp_path):
 
 
 class Small(nnx.Module):
-    """One of each."""
+    """A module with one variable of each kind."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.tokens = Embedding(6, 4, axis=VOCAB, rngs=rngs)
@@ -89,7 +89,7 @@ class Small(nnx.Module):
         self.up = Linear(4, 8, axes=(EMBED, MLP), rngs=rngs)
 
 
-def test_embeddings_and_norms_are_told_from_the_rest_by_their_kind():
+def test_embeddings_and_norms_are_recognised_by_their_class():
     chosen = TrainEmbeddingsAndNorms().select(parameters(Small(nnx.Rngs(0))))
     assert chosen == {"tokens.table", "norm.bias"}
 

@@ -29,11 +29,11 @@ def test_matrices_are_decayed_and_vectors_are_not():
         (DecayNamed(("*",), but=("*.bias", "codes.table")), {"up.kernel", "norm.scale"}),
     ],
 )
-def test_decay_reaches_what_is_chosen(decayed, expected):
+def test_weight_decay_applies_to_the_selected_parameters(decayed, expected):
     assert decayed.select(PARAMETERS) == expected
 
 
-def test_a_pattern_that_fits_no_parameter_is_refused():
+def test_a_pattern_that_matches_no_parameter_is_refused():
     with pytest.raises(
         UserError, match=r"got 'up\.kernels'; did you mean up\.kernel\?; the model has 4, such as codes"
     ):

@@ -1,0 +1,68 @@
+"""Requests sampled in few calls of few shapes, and the best candidates of each."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+
+from dalle_jax.pipelines.batching import power_of_two
+from dalle_jax.pipelines.ranker import best_candidates
+from dalle_jax.pipelines.request import Generation, Request
+
+SIDE_BY_SIDE = 16
+"""The most candidates per prompt in one call, if there are enough prompts to fill it."""
+
+DrawCall: TypeAlias = Callable[[list[Request], int, int], tuple[np.ndarray, np.ndarray | None]]
+"""``draw_call(requests, first, count)`` samples candidates ``first`` to ``first + count - 1`` of each request.
+
+It returns images [P M H W 3] and CLIP scores [P M], or None without a ranker or without a text.
+"""
+
+
+def draw_in_buckets(requests: list[Request], batch: int, draw_call: DrawCall) -> list[Generation]:
+    """Sample images for every request, in order; requests of equal ``candidates`` and ``first`` share calls.
+
+    A call samples at most ``batch`` images, of numbers of prompts and candidates rounded up to powers of two.
+    """
+    drawn: dict[int, Generation] = {}
+    sizes = [(request.options.candidates, request.options.first) for request in requests]
+    for candidates, first in sorted(set(sizes)):
+        alike = [i for i, size in enumerate(sizes) if size == (candidates, first)]
+        together = max(1, batch // min(candidates, SIDE_BY_SIDE))
+        for start in range(0, len(alike), together):
+            rows = alike[start : start + together]
+            for i, result in zip(rows, _draw_bucket([requests[i] for i in rows], batch, draw_call), strict=True):
+                drawn[i] = result
+    return [drawn[i] for i in range(len(requests))]
+
+
+def _draw_bucket(requests: list[Request], batch: int, draw_call: DrawCall) -> list[Generation]:
+    """Sample requests of equal ``candidates`` and ``first`` together, a chunk of their candidates per call."""
+    prompts = power_of_two(len(requests))
+    padded = requests + [replace(requests[-1], given_image=None)] * (prompts - len(requests))
+    candidates, start = requests[0].options.candidates, requests[0].options.first
+    chunk = min(power_of_two(candidates), max(1, batch // prompts))  # candidates in one call
+    decoded, scored = [], []
+    for first in range(0, candidates, chunk):
+        pixels, scores = draw_call(padded, start + first, chunk)
+        decoded.append(pixels)
+        scored += [] if scores is None else [scores]
+    images = np.concatenate(decoded, axis=1)[:, :candidates]  # [P M H W 3]
+    every = None if not scored else np.concatenate(scored, axis=1)[:, :candidates]  # [P M]
+    results = []
+    for row, request in enumerate(requests):
+        own = None if every is None or request.text is None else every[row]
+        keep = request.options.kept
+        best = np.arange(keep) if own is None else best_candidates(own[None], keep)[0]
+        results.append(
+            Generation(
+                prompt=request.title,
+                pixels=images[row, best],
+                scores=None if own is None else own[best],
+                chosen=best,
+                candidates=images[row],
+                candidate_scores=own,
+            )
+        )
+    return results

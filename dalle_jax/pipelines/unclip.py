@@ -1,0 +1,190 @@
+"""Text to images through CLIP: prompt, prior, CLIP image embedding, denoised codes, pixels (arXiv 2204.06125).
+
+DALL·E 2's decoder denoises pixels; this one denoises the codes of an image tokenizer (models/code_denoiser.py).
+"""
+
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dalle_jax.arrays import Array, Float, Int, Key, UInt8
+from dalle_jax.config.errors import UserError
+from dalle_jax.models.clip import Clip
+from dalle_jax.models.code_denoiser import CodeDenoiser, Guide
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.buckets import draw_in_buckets
+from dalle_jax.pipelines.compiled_network import CompiledNetwork
+from dalle_jax.pipelines.image_codec import ImageCodec
+from dalle_jax.pipelines.prompts import TextPrompts
+from dalle_jax.pipelines.ranker import ClipRanker
+from dalle_jax.pipelines.request import Generation, Request
+from dalle_jax.sampling.autoregressive import image_keys
+from dalle_jax.sampling.code_diffusion import sample_codes
+
+Sees: TypeAlias = Literal["embedding", "caption", "both"]
+"""The inputs of the decoder: the image embedding of the prior, the caption alone (GLIDE, arXiv 2112.10741), or both."""
+
+
+@runtime_checkable
+class EmbeddingPrior(Protocol):
+    """A model p(CLIP image embedding | caption)."""
+
+    def sample(
+        self, text: Int[Array, "B T"], text_vectors: Float[Array, "B E"], keys: Key[Array, " B"]
+    ) -> Float[Array, "B E"]:
+        """Return a unit vector for each caption, from its token ids and its unit text vector."""
+        ...
+
+
+class TextVectorPrior(nnx.Module):
+    """The text vector itself in place of an image embedding: the baseline without a prior (section 5.1)."""
+
+    def sample(
+        self, text: Int[Array, "B T"], text_vectors: Float[Array, "B E"], keys: Key[Array, " B"]
+    ) -> Float[Array, "B E"]:
+        """Return the text vectors."""
+        del text, keys
+        return text_vectors
+
+
+class UnclipNetworks(nnx.Module):
+    """The networks from token ids to codes."""
+
+    def __init__(self, prior: EmbeddingPrior, clip: Clip, decoder: CodeDenoiser) -> None:
+        self.prior, self.clip, self.decoder = nnx.data(prior), clip, decoder
+
+
+class PromptIds(NamedTuple):
+    """Token ids of prompts, cut to the text length of the decoder and of CLIP."""
+
+    decoder: Int[Array, "P T"]
+    clip: Int[Array, "P T"]
+
+
+def embed_prompts(networks: UnclipNetworks, ids: PromptIds, keys: Key[Array, "P M"]) -> Float[Array, "P M E"]:
+    """Draw an image embedding for each candidate, from its own key."""
+    vectors = networks.clip.encode_text(ids.clip)  # [P E]
+    count = keys.shape[1]
+    prior_keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys.reshape(-1))
+    rows, text = jnp.repeat(ids.clip, count, axis=0), jnp.repeat(vectors, count, axis=0)
+    return networks.prior.sample(rows, text, prior_keys).reshape(*keys.shape, -1)
+
+
+def decode_embeddings(
+    networks: UnclipNetworks,
+    ids: PromptIds,
+    embeddings: Float[Array, "P M E"],
+    keys: Key[Array, "P M"],
+    guidance: Float[Array, " P"],
+    sees: Sees,
+    steps: int,
+    guided: bool,
+) -> Int[Array, "P M I"]:
+    """Denoise codes from the embedding, the caption or both; the noise of a candidate depends on its key alone."""
+    prompts, count = keys.shape
+    height, width = networks.decoder.config.grid
+    text = jnp.repeat(ids.decoder, count, axis=0)  # [P*M T]
+    given = Guide(text, embeddings.reshape(prompts * count, -1), jnp.ones(prompts * count, bool))
+    every, none = jnp.ones(prompts * count, bool), jnp.zeros(prompts * count, bool)
+    guide = given.without(every if sees == "embedding" else none, every if sees == "caption" else none)
+    noise_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys.reshape(-1))
+    scale = jnp.repeat(guidance, count)
+    nothing = guide.nothing() if guided else None
+    codes = sample_codes(networks.decoder, guide, noise_keys, height * width, steps, scale, nothing)
+    return codes.reshape(prompts, count, -1)
+
+
+def _sample(
+    networks: UnclipNetworks,
+    ids: PromptIds,
+    keys: Key[Array, "P M"],
+    guidance: Float[Array, " P"],
+    sees: Sees,
+    steps: int,
+    guided: bool,
+) -> Int[Array, "P M I"]:
+    embeddings = embed_prompts(networks, ids, keys)
+    return decode_embeddings(networks, ids, embeddings, keys, guidance, sees, steps, guided)
+
+
+class Unclip:
+    """A prior, a decoder of codes, a codec that decodes the codes, and the CLIP that embeds prompts and ranks images.
+
+    Each candidate has its own embedding, so CLIP ranks images of different embeddings. A call samples at most
+    ``batch`` images.
+    """
+
+    def __init__(
+        self,
+        networks: UnclipNetworks,
+        codec: ImageCodec,
+        prompts: TextPrompts,
+        ranker: ClipRanker,
+        *,
+        sees: Sees = "embedding",
+        steps: int = 8,
+        batch: int = 64,
+        layout: Layout | None = None,
+    ) -> None:
+        """Place the networks by ``layout``, by default on one device. ``steps`` are the decoder's."""
+        if steps < 1:
+            raise UserError(f"steps: expected at least 1, got {steps}")
+        self.grid = networks.decoder.config.grid
+        self.codec, self.prompts, self.ranker = codec, prompts, ranker
+        self.sees, self.steps, self.batch = sees, steps, batch
+        network, static = CompiledNetwork(networks, layout), ("sees", "steps", "guided")
+        self._sample = network.jit(_sample, static_argnames=static)
+        self._decode = network.jit(decode_embeddings, static_argnames=static)
+
+    @property
+    def side(self) -> int:
+        """The side of an image in pixels."""
+        return self.grid[0] * self.codec.downsample
+
+    def draw(self, requests: list[Request]) -> list[Generation]:
+        """Sample images for every request, in order, ranked by CLIP.
+
+        Raise UserError for an option that diffusion does not have: a temperature, top-k, top-p, or a given image.
+        """
+        for request in requests:
+            _check_options(request)
+        return draw_in_buckets(requests, self.batch, self._draw_call)
+
+    def decode(
+        self, embeddings: Float[np.ndarray, "P E"], seeds: Int[np.ndarray, " P"], guidance: float
+    ) -> UInt8[np.ndarray, "P H W 3"]:
+        """Decode one image of each embedding, from the embedding alone (a variation, section 3.1)."""
+        keys = image_keys(jnp.asarray(seeds, jnp.uint32), 1)
+        ids = jnp.asarray(self.prompts.read([""] * len(embeddings)))
+        scale = jnp.full(len(embeddings), guidance, jnp.float32)
+        codes = self._decode(
+            PromptIds(ids, ids), jnp.asarray(embeddings)[:, None], keys, scale, sees="embedding", steps=self.steps,
+            guided=guidance != 1.0,
+        )  # fmt: skip
+        return np.asarray(self.codec.decode_device(codes.reshape(-1, *self.grid)))
+
+    def _draw_call(self, requests: list[Request], first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sample ``count`` candidates of each request in one call; return images [P M H W 3] and scores [P M]."""
+        prompts = [str(request.prompt) for request in requests]
+        ids = PromptIds(jnp.asarray(self.prompts.read(prompts)), jnp.asarray(self.ranker.text.encode_batch(prompts)))
+        keys = image_keys(jnp.asarray([one.options.seed for one in requests], jnp.uint32), count, first=first)
+        guidance = jnp.asarray([one.options.guidance for one in requests], jnp.float32)
+        guided = any(one.options.guidance != 1.0 for one in requests)
+        codes = self._sample(ids, keys, guidance, sees=self.sees, steps=self.steps, guided=guided)
+        pixels = self.codec.decode_device(codes.reshape(-1, *self.grid))  # [P*M H W 3]
+        scores = self.ranker.scores(pixels, prompts)
+        return np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores
+
+
+def _check_options(request: Request) -> None:
+    options = request.options
+    wrong = {"temperature": options.temperature != 1.0, "top_k": options.top_k != 0, "top_p": options.top_p != 1.0}
+    for name in (name for name, set_ in wrong.items() if set_):
+        raise UserError(f"{name}: expected its default, since a diffusion model has no {name}, got a different value")
+    if request.given_image is not None:
+        raise UserError("given_image: expected none for a diffusion model; inpainting takes a mask")
+    if not isinstance(request.prompt, str):
+        raise UserError(f"prompt: expected a text, got {type(request.prompt).__name__}")

@@ -1,0 +1,120 @@
+"""Diffusion on the vectors of codes: the noising process, the denoiser's prediction, and sampling.
+
+A place with code k has the input ``x = t e_k + (1 - t) noise`` at time t: the straight path of rectified flow (Liu et
+al. 2022, arXiv 2209.03003) from noise at t = 0 to the code vectors ``e`` at t = 1. The denoiser predicts a distribution
+over the codes, whose mean vector is the prediction of x0 (CDCD, arXiv 2211.15089, section 3.1).
+
+    B batch   I places   c code width   K codebook
+"""
+
+from typing import Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dalle_jax.arrays import Array, Float, Int, Key
+
+Condition = TypeVar("Condition", contravariant=True)
+
+LATEST = 0.999
+"""The latest time at which the denoiser is asked; the likelihood's variance (1 - t)^2 is 0 at time 1."""
+
+
+@runtime_checkable
+class Denoiser(Protocol[Condition]):
+    """A network that predicts codes from their noised vectors."""
+
+    @property
+    def code_vectors(self) -> Float[Array, "K c"]:
+        """The vectors of the codes."""
+        ...
+
+    def __call__(self, x: Float[Array, "B I c"], time: Float[Array, " B"], guide: Condition) -> Float[Array, "B I K"]:
+        """Return logits of the codes from the caption, the embedding and the neighbourhood of each place."""
+        ...
+
+
+def draw_times(key: Key[Array, ""], count: int, mean: float, deviation: float) -> Float[Array, " B"]:
+    """Draw times ``sigmoid(N(mean, deviation^2))`` (Esser et al. 2024, arXiv 2403.03206, section 3.1)."""
+    return jnp.minimum(jax.nn.sigmoid(mean + deviation * jax.random.normal(key, (count,))), LATEST)
+
+
+def noised(
+    vectors: Float[Array, "B I c"], noise: Float[Array, "B I c"], time: Float[Array, " B"]
+) -> Float[Array, "B I c"]:
+    """Return ``t vectors + (1 - t) noise``."""
+    share = time[:, None, None]
+    return share * vectors + (1 - share) * noise
+
+
+def own_likelihood(
+    x: Float[Array, "B I c"], time: Float[Array, " B"], vectors: Float[Array, "K c"]
+) -> Float[Array, "B I K"]:
+    """Return the log-density of each place's input given each code, up to a constant of the place.
+
+    It is ``-|x - t e_k|^2 / (2 (1 - t)^2)`` without the term ``|x|^2``.
+    """
+    share = time[:, None, None]
+    cross = jnp.matmul(x, vectors.T, precision=jax.lax.Precision.HIGHEST)  # [B I K]
+    squared = (vectors * vectors).sum(-1)  # [K]
+    return (share * cross - share**2 * squared / 2) / (1 - share) ** 2
+
+
+def guided_logits(
+    denoiser: Denoiser[Condition],
+    x: Float[Array, "B I c"],
+    time: Float[Array, " B"],
+    guide: Condition,
+    nothing: Condition | None,
+    scale: Float[Array, " B"],
+) -> Float[Array, "B I K"]:
+    """Return the logits of the codes under classifier-free guidance (arXiv 2207.12598), with the own likelihood added.
+
+    Guidance moves the network's logits only: the likelihood of a place's own input does not depend on the condition.
+    Without ``nothing``, the unconditional input, ``scale`` is not read and the network runs once.
+    """
+    if nothing is None:
+        logits = denoiser(x, time, guide)
+    else:
+        both = jax.tree.map(lambda *pair: jnp.concatenate(pair), guide, nothing)
+        stacked = denoiser(jnp.concatenate([x, x]), jnp.concatenate([time, time]), both)
+        conditional, free = jnp.split(stacked, 2)
+        factor = scale[:, None, None]
+        logits = jnp.where(factor == 1, conditional, free + factor * (conditional - free))
+    return logits + own_likelihood(x, time, denoiser.code_vectors)
+
+
+def sampling_times(steps: int, power: float = 2.0) -> Float[np.ndarray, " steps"]:
+    """Return the times ``(i / steps)^power`` at which a sampler asks the denoiser, from 0 on."""
+    return np.minimum((np.arange(steps) / steps) ** power, LATEST)
+
+
+def sample_codes(
+    denoiser: Denoiser[Condition],
+    guide: Condition,
+    keys: Key[Array, " B"],
+    places: int,
+    steps: int,
+    scale: Float[Array, " B"],
+    nothing: Condition | None = None,
+) -> Int[Array, "B I"]:
+    """Sample codes by Euler steps of the probability-flow ODE; the noise of a row depends on its key alone.
+
+    A step predicts the codes, moves to the next time on the straight line through the mean predicted vector, and the
+    last step takes the most likely codes.
+    """
+    vectors = denoiser.code_vectors
+    x = jax.vmap(lambda key: jax.random.normal(key, (places, vectors.shape[1])))(keys)  # [B I c]
+    times = jnp.asarray(sampling_times(steps), jnp.float32)
+
+    def predict(x: Array, time: Array) -> Array:
+        return guided_logits(denoiser, x, jnp.broadcast_to(time, x.shape[:1]), guide, nothing, scale)
+
+    def step(x: Array, between: tuple[Array, Array]) -> tuple[Array, None]:
+        time, following = between
+        expected = jax.nn.softmax(predict(x, time), axis=-1) @ vectors  # [B I c]
+        return x + (following - time) / (1 - time) * (expected - x), None
+
+    x, _ = jax.lax.scan(step, x, (times[:-1], times[1:]))
+    return jnp.argmax(predict(x, times[-1]), axis=-1).astype(jnp.int32)

@@ -1,0 +1,117 @@
+"""The pipeline of prior, decoder and image tokenizer, on small untrained networks."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.evaluate.suites.pipeline_parts import ImageSampler
+from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
+from dalle_jax.models.code_denoiser import CodeDenoiser, CodeDenoiserConfig
+from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
+from dalle_jax.pipelines.image_codec import ImageCodec
+from dalle_jax.pipelines.prompts import TextPrompts
+from dalle_jax.pipelines.ranker import ClipRanker
+from dalle_jax.pipelines.request import Request, RequestOptions
+from dalle_jax.pipelines.unclip import EmbeddingPrior, TextVectorPrior, Unclip, UnclipNetworks
+from dalle_jax.text.sentencepiece import SentencePiece, train_sentencepiece
+
+TOWER = TowerConfig(width=8, layers=1, heads=2)
+PROMPTS = ("a red circle", "a blue square", "a red square")
+
+
+@pytest.fixture(scope="module")
+def parts():
+    words = train_sentencepiece(["a red circle", "a blue square"] * 5, 30, "bpe", 0)
+    text = SentencePiece(words, 6)
+    clip = Clip(
+        ClipConfig(
+            image_size=16, patch=8, vision=TOWER, vocab_size=text.vocab_size, text_length=6, text=TOWER, embed_width=6
+        ),
+        rngs=nnx.Rngs(2),
+    )
+    decoder = CodeDenoiser(
+        CodeDenoiserConfig(
+            text_vocab=text.vocab_size, text_length=6, embed_width=6, codebook_size=16, code_width=4, grid=(4, 4),
+            width=16, layers=1, heads=2,
+        ),
+        rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    tokenizer = Vqvae(
+        VqvaeConfig(downsample=4, width=8, blocks=1, codebook_size=16, code_width=4, stem="patch"), rngs=nnx.Rngs(1)
+    )
+    decoder.set_code_vectors(tokenizer.code_vectors)
+    return clip, decoder, tokenizer, text
+
+
+def pipeline(parts, sees="embedding", batch=8, steps=2) -> Unclip:
+    clip, decoder, tokenizer, text = parts
+    networks = UnclipNetworks(TextVectorPrior(), clip, decoder)
+    return Unclip(
+        networks, ImageCodec(tokenizer), TextPrompts(text), ClipRanker(clip, text), sees=sees, steps=steps, batch=batch
+    )
+
+
+def requests(prompts, **options) -> list[Request]:
+    shared = {"candidates": 2, "keep": 1, "guidance": 2.0} | options
+    return [Request(prompt, RequestOptions(**shared, seed=number)) for number, prompt in enumerate(prompts)]
+
+
+def test_the_images_of_a_request_depend_on_its_prompt_and_seed_alone(parts):
+    unclip = pipeline(parts)
+    assert isinstance(unclip, ImageSampler) and isinstance(TextVectorPrior(), EmbeddingPrior)
+    together = unclip.draw(requests(PROMPTS))
+    alone = pipeline(parts, batch=2).draw(requests(PROMPTS)[1:2])[0]
+    np.testing.assert_array_equal(together[1].candidates, alone.candidates)
+    assert together[0].candidates.shape == (2, 16, 16, 3)
+    assert not np.array_equal(alone.candidates[0], alone.candidates[1])
+    other = unclip.draw([replace(requests(PROMPTS)[1], options=RequestOptions(candidates=2, guidance=2.0, seed=9))])[0]
+    assert not np.array_equal(other.candidates, alone.candidates)
+
+
+def test_more_candidates_begin_with_the_same_ones_and_the_best_by_clip_is_kept(parts):
+    unclip = pipeline(parts)
+    two, four = (unclip.draw(requests(PROMPTS[:1], candidates=count))[0] for count in (2, 4))
+    np.testing.assert_array_equal(four.candidates[:2], two.candidates)
+    assert four.chosen[0] == four.candidate_scores.argmax()
+    later = unclip.draw(requests(PROMPTS[:1], candidates=2, first=2))[0]
+    np.testing.assert_array_equal(four.candidates[2:], later.candidates)
+
+
+@pytest.mark.parametrize("sees", ["embedding", "caption"])
+def test_the_decoder_reads_only_the_inputs_that_it_is_said_to_see(parts, sees):
+    """Other weights of the part that is not seen change no image."""
+    clip, decoder, tokenizer, text = parts
+    turned = nnx.clone(decoder)
+    unseen = turned.tokens.table if sees == "embedding" else turned.clip_condition.kernel
+    unseen[...] = unseen[...].at[1:].multiply(-3.0)
+    drawn = [
+        pipeline((clip, one, tokenizer, text), sees).draw(requests(PROMPTS[:1], guidance=1.0))[0].candidates
+        for one in (decoder, turned)
+    ]
+    if sees == "embedding":
+        np.testing.assert_array_equal(*drawn)
+    else:
+        seen = pipeline((Clip(clip.config, rngs=nnx.Rngs(8)), decoder, tokenizer, text), sees)
+        np.testing.assert_array_equal(drawn[0], seen.draw(requests(PROMPTS[:1], guidance=1.0))[0].candidates)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"temperature": 0.7}, "temperature: expected its default"), ({"top_k": 3}, "top_k"), ({"top_p": 0.5}, "top_p")],
+)
+def test_options_of_autoregressive_sampling_are_refused(parts, options, message):
+    with pytest.raises(UserError, match=message):
+        pipeline(parts).draw(requests(PROMPTS[:1], **options))
+
+
+def test_inputs_of_other_kinds_are_refused(parts):
+    unclip = pipeline(parts)
+    with pytest.raises(UserError, match="given_image: expected none"):
+        unclip.draw([Request("a red circle", given_image=np.zeros((4, 16, 3), np.uint8))])
+    with pytest.raises(UserError, match="prompt: expected a text, got int"):
+        unclip.draw([Request(3)])
+    with pytest.raises(UserError, match="steps: expected at least 1, got 0"):
+        pipeline(parts, steps=0)

@@ -1,0 +1,92 @@
+"""Diffusion on code vectors against closed forms: independent places with a known distribution of codes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dalle_jax.sampling.code_diffusion import (
+    draw_times,
+    guided_logits,
+    noised,
+    own_likelihood,
+    sample_codes,
+    sampling_times,
+)
+
+VECTORS = jnp.array([[2.0, 0.0], [0.0, 2.0], [-1.5, -1.5]])
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownCodes:
+    """A denoiser of independent places: its logits are the guide itself, the logarithms of the shares of the codes."""
+
+    @property
+    def code_vectors(self):
+        return VECTORS
+
+    def __call__(self, x, time, guide):
+        del time
+        return jnp.broadcast_to(guide[:, None], (*x.shape[:2], guide.shape[-1]))
+
+
+def keys(count, seed=0):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+def test_the_own_likelihood_is_the_gaussian_density_up_to_a_constant_of_the_place():
+    x = jax.random.normal(jax.random.key(0), (4, 5, 2))
+    time = jnp.array([0.0, 0.2, 0.6, 0.95])
+    distances = jnp.square(x[:, :, None] - time[:, None, None, None] * VECTORS).sum(-1)  # [B I K]
+    expected = -distances / (2 * (1 - time[:, None, None]) ** 2)
+    got = own_likelihood(x, time, VECTORS)
+    np.testing.assert_allclose(got - got[..., :1], expected - expected[..., :1], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(got[0], 0.0, atol=1e-6)  # pure noise says nothing
+
+
+@pytest.mark.parametrize("shares", [(0.6, 0.3, 0.1), (0.2, 0.2, 0.6)])
+def test_sampled_codes_have_the_distribution_that_the_denoiser_knows(shares):
+    guide = jnp.log(jnp.broadcast_to(jnp.array(shares), (400, 3)))
+    codes = jax.jit(lambda guide: sample_codes(KnownCodes(), guide, keys(400), 10, 64, jnp.ones(400)))(guide)
+    counts = np.bincount(np.asarray(codes).reshape(-1), minlength=3) / codes.size
+    np.testing.assert_allclose(counts, shares, atol=0.04)  # 4000 draws, and 64 steps
+
+
+def test_guidance_of_the_logits_squares_the_ratio_of_the_shares_at_scale_2():
+    given, free = jnp.log(jnp.array([[0.6, 0.3, 0.1]])), jnp.log(jnp.array([[0.2, 0.4, 0.4]]))
+    x = jnp.zeros((1, 1, 2))
+    logits = guided_logits(KnownCodes(), x, jnp.zeros(1), given, free, jnp.array([2.0]))
+    shares = np.array([0.6**2 / 0.2, 0.3**2 / 0.4, 0.1**2 / 0.4])
+    np.testing.assert_allclose(jax.nn.softmax(logits)[0, 0], shares / shares.sum(), rtol=1e-5)
+
+
+def test_guidance_1_equals_no_guidance():
+    given = jax.random.normal(jax.random.key(2), (6, 3))
+    one = sample_codes(KnownCodes(), given, keys(6), 4, 3, jnp.ones(6), jnp.zeros((6, 3)))
+    np.testing.assert_array_equal(one, sample_codes(KnownCodes(), given, keys(6), 4, 3, jnp.full(6, 5.0)))
+
+
+def test_the_codes_of_a_row_depend_on_its_own_key_and_guide_alone():
+    given = jnp.log(jnp.full((4, 3), 1 / 3))
+    whole = sample_codes(KnownCodes(), given, keys(4), 6, 4, jnp.ones(4))
+    part = sample_codes(KnownCodes(), given[2:], keys(4)[2:], 6, 4, jnp.ones(2))
+    np.testing.assert_array_equal(whole[2:], part)
+    assert len(np.unique(whole, axis=0)) > 1
+
+
+def test_noised_vectors_go_from_noise_to_the_vectors():
+    noise = jax.random.normal(jax.random.key(0), (3, 2, 2))
+    vectors = jnp.broadcast_to(VECTORS[:2], (3, 2, 2))
+    x = noised(vectors, noise, jnp.array([0.0, 0.25, 1.0]))
+    np.testing.assert_allclose(x[0], noise[0])
+    np.testing.assert_allclose(x[1], 0.25 * vectors[1] + 0.75 * noise[1])
+    np.testing.assert_allclose(x[2], vectors[2])
+
+
+def test_times_have_the_stated_median_and_stay_below_1():
+    times = draw_times(jax.random.key(0), 4001, -1.6, 1.0)
+    np.testing.assert_allclose(jnp.median(times), jax.nn.sigmoid(-1.6), atol=0.01)
+    assert draw_times(jax.random.key(0), 100, 50.0, 1.0).max() < 1.0
+    np.testing.assert_allclose(sampling_times(4), [0.0, 1 / 16, 1 / 4, 9 / 16])
