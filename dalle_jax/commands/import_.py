@@ -14,7 +14,7 @@ from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.folder_lock import locked
-from dalle_jax.models.clip import ClipConfig
+from dalle_jax.models.clip import ClipConfig, ClipTextConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
@@ -95,7 +95,7 @@ def _text_tokenizer(found: Published, given: Path | None, kind_name: str) -> _Te
     A tokenizer that does not fit the model raises UserError if it was ``given``, and is left out otherwise.
     """
     vocabulary, config = found.vocabulary, found.config
-    if vocabulary is None or not isinstance(config, ClipConfig | DalleBartConfig):
+    if vocabulary is None or not isinstance(config, ClipConfig | ClipTextConfig | DalleBartConfig):
         if given is not None:
             raise UserError(f"--vocabulary: expected none, because {kind_name} reads no text, got {given}")
         return _TextTokenizer({}, [], "")
@@ -116,7 +116,10 @@ def _text_tokenizer(found: Published, given: Path | None, kind_name: str) -> _Te
 
 
 def _check_vocabulary(
-    vocabulary: ClipBpe | BartBpe, files: Mapping[str, bytes], config: ClipConfig | DalleBartConfig, file: Path
+    vocabulary: ClipBpe | BartBpe,
+    files: Mapping[str, bytes],
+    config: ClipConfig | ClipTextConfig | DalleBartConfig,
+    file: Path,
 ) -> None:
     """Raise UserError for a text tokenizer that does not fit the model.
 
@@ -125,11 +128,11 @@ def _check_vocabulary(
     """
     plain = vocabulary if isinstance(vocabulary, ClipBpe) else BartBpe()
     tokenizer = plain.tokenizer(files, config.text_length)
-    rows = config.vocab_size if isinstance(config, ClipConfig) else config.text_vocab
+    rows = config.vocab_size if isinstance(config, ClipConfig | ClipTextConfig) else config.text_vocab
     empty = tokenizer.encode_batch([""])  # [1 T]
     if tokenizer.vocab_size > rows:
         raise UserError(f"{file}: expected at most {rows} ids, as many as the model has, got {tokenizer.vocab_size}")
-    if isinstance(config, ClipConfig):
+    if isinstance(config, ClipConfig | ClipTextConfig):
         wrong = int(config.end_of_text.positions(jnp.asarray(empty))[0]) != 1
     else:
         wrong = (*config.empty_caption, config.pad_id) != tuple(empty[0, : len(config.empty_caption) + 1].tolist())

@@ -8,7 +8,7 @@ B batch   T text length   L patches + 1   D width of a tower   N heads   H head 
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +107,33 @@ class ClipConfig:
         return Clip(self, rngs=rngs)
 
 
+@dataclass(frozen=True)
+class ClipTextConfig:
+    """Sizes and options of a text tower alone, as unCLIP systems publish it; the fields are those of ``ClipConfig``."""
+
+    vocab_size: int
+    text_length: int
+    text: TowerConfig
+    embed_width: int
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    end_of_text: EndOfText = LastToken()
+    scan: bool = False
+    remat: Remat = "none"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def build(self, rngs: nnx.Rngs) -> "ClipText":
+        """Create the network with newly initialised weights."""
+        return ClipText(self, rngs=rngs)
+
+
+class TextFeatures(NamedTuple):
+    """The text tower's outputs: the last norm's at all positions, the embedding, and the positions up to the end."""
+
+    states: Float[Array, "B T D"]
+    vector: Float[Array, "B E"]
+    mask: Bool[Array, "B T"]
+
+
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Compute the sigmoid approximation of GELU that OpenAI's checkpoints were trained with."""
     return x * jax.nn.sigmoid(1.702 * x)
@@ -137,14 +164,17 @@ class ClipBlock(nnx.Module):
         self.up = Linear(width, hidden, axes=(EMBED, MLP), init=hidden_init, dtype=dtype, rngs=rngs)
         self.down = Linear(hidden, width, axes=(MLP, EMBED), init=out_init, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B L D"], mask: Bool[Array, "L L"] | None) -> Float[Array, "B L D"]:
-        """Apply the layer. ``mask`` is True if a query (row) attends to a key (column); None masks nothing."""
+    def __call__(self, x: Float[Array, "B L D"], mask: Bool[Array, "... L L"] | None) -> Float[Array, "B L D"]:
+        """Apply the layer. ``mask`` is True if a query (row) attends to a key (column); None masks nothing.
+
+        A mask of the examples is [B 1 L L].
+        """
         x = x + self.attend(self.norm_attention(x), mask)
         hidden = self.up(self.norm_mlp(x))  # [B L F]
         hidden = quick_gelu(hidden) if self.activation == "quick_gelu" else jax.nn.gelu(hidden, approximate=False)
         return x + self.down(hidden)
 
-    def attend(self, x: Float[Array, "B L D"], mask: Bool[Array, "L L"] | None) -> Float[Array, "B L D"]:
+    def attend(self, x: Float[Array, "B L D"], mask: Bool[Array, "... L L"] | None) -> Float[Array, "B L D"]:
         """Compute softmax attention, with logits in float32."""
         q, k, v = jnp.moveaxis(name_attention(self.qkv(x)), 2, 0)  # [B L N H] each
         logits = jnp.einsum("BLNH,BSNH->BNLS", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
@@ -154,7 +184,7 @@ class ClipBlock(nnx.Module):
         return self.out(name_attention(jnp.einsum("BNLS,BSNH->BLNH", weights, v)))
 
 
-def make_stack(tower: TowerConfig, config: ClipConfig, rngs: nnx.Rngs) -> Stack:
+def make_stack(tower: TowerConfig, config: ClipConfig | ClipTextConfig, rngs: nnx.Rngs) -> Stack:
     """Create the blocks of one tower."""
 
     def make_block(rngs: nnx.Rngs) -> ClipBlock:
@@ -163,7 +193,7 @@ def make_stack(tower: TowerConfig, config: ClipConfig, rngs: nnx.Rngs) -> Stack:
     return Stack(make_block, (None,) * tower.layers, scan=config.scan, remat=config.remat, rngs=rngs)
 
 
-def run_stack(stack: Stack, x: Float[Array, "B L D"], mask: Bool[Array, "L L"] | None) -> Float[Array, "B L D"]:
+def run_stack(stack: Stack, x: Float[Array, "B L D"], mask: Bool[Array, "... L L"] | None) -> Float[Array, "B L D"]:
     """Apply all blocks of a tower with the same mask."""
 
     def apply(block: ClipBlock, x: Array, _: None, __: None) -> tuple[Array, None]:
@@ -209,7 +239,7 @@ class VisionTower(nnx.Module):
 class TextTower(nnx.Module):
     """The causal text transformer, whose output at the end of the text is projected to the embedding."""
 
-    def __init__(self, config: ClipConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ClipConfig | ClipTextConfig, *, rngs: nnx.Rngs):
         width, dtype = config.text.width, config.dtype
         self.end_of_text = config.end_of_text
         self.tokens = Embedding(config.vocab_size, width, axis=VOCAB, dtype=dtype, rngs=rngs)
@@ -221,13 +251,30 @@ class TextTower(nnx.Module):
 
     def __call__(self, text: Int[Array, "B T"]) -> Float[Array, "B E"]:
         """Compute embeddings, not L2-normalised, of padded token ids."""
-        end = self.end_of_text.positions(text)
-        return self.project(jnp.take_along_axis(self.states(text), end[:, None, None], axis=1)[:, 0])
+        return self.features(text).vector
+
+    def features(self, text: Int[Array, "B T"]) -> TextFeatures:
+        """Compute the states at all positions and the embedding, not L2-normalised, in one pass."""
+        end, states = self.end_of_text.positions(text), self.states(text)
+        vector = self.project(jnp.take_along_axis(states, end[:, None, None], axis=1)[:, 0])
+        return TextFeatures(states, vector, jnp.arange(text.shape[1]) <= end[:, None])
 
     def states(self, text: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Return the output of the last norm at all positions."""
         x = self.tokens(text) + self.positions.all(text.shape[0])  # [B T D]
         return self.norm_after(run_stack(self.stack, x, jnp.tri(text.shape[1], dtype=bool)))
+
+
+class ClipText(nnx.Module):
+    """A CLIP's text tower alone."""
+
+    def __init__(self, config: ClipTextConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.text = TextTower(config, rngs=rngs)
+
+    def encode_text(self, text: Int[Array, "B T"]) -> Float[Array, "B E"]:
+        """Embed padded token ids as unit vectors in float32."""
+        return unit(self.text(text))
 
 
 def image_tower(config: ClipConfig, rngs: nnx.Rngs) -> VisionTower | ModifiedResNet:

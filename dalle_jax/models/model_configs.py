@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from flax import nnx
 
-from dalle_jax.models.clip import ClipConfig
+from dalle_jax.models.clip import ClipConfig, ClipTextConfig
 from dalle_jax.models.code_denoiser import CodeDenoiserConfig
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
@@ -15,7 +15,10 @@ from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.glide import GlideConfig
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
+from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
 from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
+from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
+from dalle_jax.models.priors.unclip_text_projection import UnclipTextProjectionConfig
 from dalle_jax.models.unet import UNetConfig
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import VqvaeConfig
@@ -43,7 +46,20 @@ TextToCodesConfig: TypeAlias = DalleConfig | DalleBartConfig
 DiffusionConfig: TypeAlias = CodeDenoiserConfig | UNetConfig | GlideConfig
 """Configs of the networks that predict from noised images or code vectors."""
 
+PriorConfig: TypeAlias = DiffusionPriorConfig | OneStepPriorConfig
+"""Configs of the networks that implement ``Prior``."""
+
+UnclipPartConfig: TypeAlias = ClipTextConfig | UnclipTextProjectionConfig
+"""Configs of the other parts of unCLIP that read text."""
+
 AnyModelConfig: TypeAlias = (
-    ImageTokenizerConfig | CodeGeneratorConfig | DiffusionConfig | MlpPriorConfig | ClipConfig | LpipsConfig
+    ImageTokenizerConfig
+    | CodeGeneratorConfig
+    | DiffusionConfig
+    | PriorConfig
+    | MlpPriorConfig
+    | UnclipPartConfig
+    | ClipConfig
+    | LpipsConfig
 )
 """Configs of all networks that a run folder can hold."""

@@ -40,6 +40,7 @@ EXPORTERS = (
     Exporter("dalle-mini-vqgan", "dalle_mini_vqgan", "VqganConfig", "DALL·E mini's Flax VQModel"),
     Exporter("dalle-mini", "dalle_mini", "DalleBartConfig", "DALL·E mini's transformer, in Flax's msgpack"),
     Exporter("diffusers-unet", "diffusers_unet", "UNetConfig", "diffusers' UNets, in safetensors"),
+    Exporter("karlo-prior", "karlo", "DiffusionPriorConfig", "the PriorTransformer of diffusers, in safetensors"),
 )
 
 

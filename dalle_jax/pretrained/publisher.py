@@ -90,6 +90,9 @@ KINDS = (
     Kind("diffusers-unet", "diffusers_unet", "diffusers' UNets, such as Karlo's decoder: a folder"),
     Kind("consistency-decoder", "diffusers_unet", "its UNet: diffusers' folder", function="published_consistency"),
     Kind("glide", "glide", "GLIDE's base, upsampler or inpainting network: a .pt file"),
+    Kind("karlo-prior", "karlo", "Karlo's folder prior, of diffusers", function="published_prior"),
+    Kind("karlo-text-proj", "karlo", "Karlo's folder text_proj", function="published_text_proj"),
+    Kind("karlo-text-encoder", "karlo", "Karlo's folder text_encoder", function="published_text_encoder"),
 )
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 from dalle_jax.config.bind import loads
 from dalle_jax.config.render import render
 from dalle_jax.models import model_configs
-from dalle_jax.models.clip import ClipConfig, TowerConfig
+from dalle_jax.models.clip import ClipConfig, ClipTextConfig, TowerConfig
 from dalle_jax.models.code_denoiser import CodeDenoiserConfig
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.models.dalle import DalleConfig
@@ -20,7 +20,10 @@ from dalle_jax.models.glide import GlideConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
+from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
 from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
+from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
+from dalle_jax.models.priors.unclip_text_projection import UnclipTextProjectionConfig
 from dalle_jax.models.prompt_kinds import ByCaption, ByClass
 from dalle_jax.models.unet import UNetConfig
 from dalle_jax.models.vqgan import VqganConfig
@@ -30,6 +33,7 @@ from tests import small_generators
 
 TOWER = TowerConfig(width=8, layers=1, heads=2)
 LLAMAGEN = {"codebook_size": 7, "grid": (3, 4), "width": 16, "depth": 1, "heads": 2, "multiple_of": 8}
+PRIOR = {"embed_width": 8, "text_width": 6, "text_length": 3, "width": 16, "depth": 1, "heads": 2}
 DALLE = DalleConfig(**small_generators.DALLE)
 BART = DalleBartConfig(**small_generators.SIZES, **small_generators.ENCODER, **small_generators.DECODER)
 UNET = UNetConfig(32, (1, 2), 1, attention_levels=(1,), head_size=32, context_width=4)
@@ -58,6 +62,10 @@ CONFIGS = [
     GlideConfig(dataclasses.replace(UNET, context_width=8), vocab_size=9, text_length=3, text=TOWER),
     MlpPriorConfig(embed_width=8, width=8, hidden=8, layers=1),
     LpipsConfig(widths=(4, 4), depths=(1, 1)),
+    ClipTextConfig(vocab_size=9, text_length=3, text=TOWER, embed_width=8),
+    DiffusionPriorConfig(**PRIOR),
+    OneStepPriorConfig(**PRIOR),
+    UnclipTextProjectionConfig(embed_width=8, text_width=6, width=10, time_width=12),
 ]
 
 
