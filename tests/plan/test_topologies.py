@@ -56,7 +56,7 @@ def test_every_family_has_a_chip_and_its_slices_are_in_order_of_size():
 
 def test_without_libtpu_the_error_names_the_extra_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs libtpu.*dalle-jax\[plan\]"):
+    with pytest.raises(UserError, match=r"expected the package libtpu.*-e '\.\[plan\]'"):
         parse("v5e:2x2").devices()
 
 

@@ -118,7 +118,7 @@ def test_unknown_names_urls_and_wrong_fields_are_errors(tmp_path):
 
 def test_without_the_package_the_error_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(UserError, match=r"dalle-jax\[tfds\]"):
+    with pytest.raises(UserError, match=r"-e '\.\[tfds\]'"):
         Tfds(name="x", split="train").open()
 
 
