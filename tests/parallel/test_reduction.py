@@ -50,7 +50,7 @@ def compiled(kind: str) -> tuple[CompiledTask, str]:
     return compiled_task, lowered.compile(compiler_options={"xla_allow_excess_precision": False}).as_text()
 
 
-# The code denoiser is left out: its layers over code vectors, and two more parameters, are not summed by their own shape.
+# Without the code denoiser: its layers over code vectors, and two other parameters, have no sum of their own shape.
 @pytest.mark.parametrize("kind", ["tokenizer", *(kind for kind in MODELS if kind != "code_denoiser")])
 def test_float32_gradients_are_never_summed_in_less(kind):
     compiled_task, text = compiled(kind)
