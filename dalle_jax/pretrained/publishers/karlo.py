@@ -12,6 +12,7 @@ from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.clip import ClipTextConfig, FirstEnd, LargestId
 from dalle_jax.models.priors.diffusion_prior import DiffusionPrior, DiffusionPriorConfig
+from dalle_jax.models.priors.transformer import PriorTransformerConfig
 from dalle_jax.models.priors.unclip_text_projection import UnclipTextProjectionConfig
 from dalle_jax.pretrained.files.read_weights import read_tensors, source_files
 from dalle_jax.pretrained.files.safetensors_files import write_safetensors
@@ -140,7 +141,7 @@ def _linear(ours: str, theirs: str) -> list[Rule]:
     ]
 
 
-def prior_rules(config: DiffusionPriorConfig) -> list[Rule]:
+def prior_rules(config: PriorTransformerConfig) -> list[Rule]:
     """Build the rules of a prior whose layers are not scanned."""
     width, embed, length = config.width, config.embed_width, config.text_length + 4
     rules = [
@@ -161,7 +162,7 @@ def prior_rules(config: DiffusionPriorConfig) -> list[Rule]:
     return rules
 
 
-def _prior_block(ours: str, theirs: str, config: DiffusionPriorConfig) -> list[Rule]:
+def _prior_block(ours: str, theirs: str, config: PriorTransformerConfig) -> list[Rule]:
     width, shape = config.width, (config.heads, config.width // config.heads)
     names = [f"{theirs}.attn1.to_{letter}" for letter in "qkv"]
     kernels = stacked(dense((width,), shape), 3, axis=1)
