@@ -74,6 +74,16 @@ def sampling_times(steps: int, shift: float = 1.0, first: float = 1.0) -> Float[
     return shift * times / (1 + (shift - 1) * times)
 
 
+def straight_levels(shares: Float[np.ndarray, " levels"]) -> Levels:
+    """Return the levels of rectified flow at rising shares 1 - t of the data; the network's time is the share."""
+    return Levels(shares[:-1], shares, 1 - shares)
+
+
+def straight_level(shares: Float[Array, " B"]) -> NoiseLevel:
+    """Return the level of each row's share 1 - t of the data; the network's time is the share."""
+    return NoiseLevel(shares, shares, 1 - shares)
+
+
 @dataclass(frozen=True)
 class UniformTimes:
     """Training times that are uniform in 0 .. 1."""

@@ -149,7 +149,7 @@ class CodeDenoiser(nnx.Module):
     """The network from noised code vectors to logits of the codes.
 
     Its logits do not see how near the input of a place is to each code vector: the likelihood of a place's own input
-    is known in closed form and is added to them (sampling/code_diffusion.py).
+    is known in closed form and is added to them (diffusion/code_vectors.py).
     """
 
     def __init__(self, config: CodeDenoiserConfig, *, rngs: nnx.Rngs):

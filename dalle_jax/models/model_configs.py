@@ -46,7 +46,7 @@ TextToCodesConfig: TypeAlias = DalleConfig | DalleBartConfig
 DiffusionConfig: TypeAlias = CodeDenoiserConfig | UNetConfig | GlideConfig
 """Configs of the networks that predict from noised images or code vectors."""
 
-PriorConfig: TypeAlias = DiffusionPriorConfig | OneStepPriorConfig
+PriorConfig: TypeAlias = DiffusionPriorConfig | OneStepPriorConfig | MlpPriorConfig
 """Configs of the networks that implement ``Prior``."""
 
 UnclipPartConfig: TypeAlias = ClipTextConfig | UnclipTextProjectionConfig
@@ -57,7 +57,6 @@ AnyModelConfig: TypeAlias = (
     | CodeGeneratorConfig
     | DiffusionConfig
     | PriorConfig
-    | MlpPriorConfig
     | UnclipPartConfig
     | ClipConfig
     | LpipsConfig

@@ -3,7 +3,7 @@
 DALL·E 2's decoder denoises pixels; this one denoises the codes of an image tokenizer (models/code_denoiser.py).
 """
 
-from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,10 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
+from dalle_jax.diffusion.code_vectors import sample_codes
 from dalle_jax.models.clip import Clip
 from dalle_jax.models.code_denoiser import CodeDenoiser, Guide
+from dalle_jax.models.priors.prior import Prior, PriorOptions, TextCondition, read_text
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.buckets import draw_in_buckets
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
@@ -22,55 +24,50 @@ from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request
 from dalle_jax.sampling.autoregressive import image_keys
-from dalle_jax.sampling.code_diffusion import sample_codes
 
 Sees: TypeAlias = Literal["embedding", "caption", "both"]
 """The inputs of the decoder: the image embedding of the prior, the caption alone (GLIDE, arXiv 2112.10741), or both."""
 
 
-@runtime_checkable
-class EmbeddingPrior(Protocol):
-    """A model p(CLIP image embedding | caption)."""
-
-    def sample(
-        self, text: Int[Array, "B T"], text_vectors: Float[Array, "B E"], keys: Key[Array, " B"]
-    ) -> Float[Array, "B E"]:
-        """Return a unit vector for each caption, from its token ids and its unit text vector."""
-        ...
-
-
 class TextVectorPrior(nnx.Module):
-    """The text vector itself in place of an image embedding: the baseline without a prior (section 5.1)."""
+    """The text vector itself in place of an image vector: the baseline without a prior (section 5.1)."""
 
-    def sample(
-        self, text: Int[Array, "B T"], text_vectors: Float[Array, "B E"], keys: Key[Array, " B"]
-    ) -> Float[Array, "B E"]:
-        """Return the text vectors."""
-        del text, keys
-        return text_vectors
+    @property
+    def unit_vectors(self) -> bool:
+        """True: text and image vectors have length 1."""
+        return True
+
+    def draw(
+        self, text: TextCondition, empty: TextCondition, keys: Key[Array, "P M"], options: PriorOptions
+    ) -> Float[Array, "P M E"]:
+        """Return the text vector of each prompt, M times."""
+        del empty, options
+        return jnp.repeat(text.vector[:, None], keys.shape[1], axis=1)
 
 
 class UnclipNetworks(nnx.Module):
     """The networks from token ids to codes."""
 
-    def __init__(self, prior: EmbeddingPrior, clip: Clip, decoder: CodeDenoiser) -> None:
+    def __init__(self, prior: Prior, clip: Clip, decoder: CodeDenoiser) -> None:
         self.prior, self.clip, self.decoder = nnx.data(prior), clip, decoder
 
 
 class PromptIds(NamedTuple):
-    """Token ids of prompts, cut to the text length of the decoder and of CLIP."""
+    """Token ids of prompts, cut to the text length of the decoder and of CLIP, and those of the empty text."""
 
     decoder: Int[Array, "P T"]
     clip: Int[Array, "P T"]
+    empty: Int[Array, "1 T"]
 
 
-def embed_prompts(networks: UnclipNetworks, ids: PromptIds, keys: Key[Array, "P M"]) -> Float[Array, "P M E"]:
-    """Draw an image embedding for each candidate, from its own key."""
-    vectors = networks.clip.encode_text(ids.clip)  # [P E]
-    count = keys.shape[1]
-    prior_keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys.reshape(-1))
-    rows, text = jnp.repeat(ids.clip, count, axis=0), jnp.repeat(vectors, count, axis=0)
-    return networks.prior.sample(rows, text, prior_keys).reshape(*keys.shape, -1)
+def embed_prompts(
+    networks: UnclipNetworks, ids: PromptIds, keys: Key[Array, "P M"], options: PriorOptions
+) -> Float[Array, "P M E"]:
+    """Draw an image vector for each candidate, from its own key."""
+    prior = networks.prior
+    text, empty = (read_text(networks.clip, one, prior.unit_vectors) for one in (ids.clip, ids.empty))
+    prior_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, 0)))(keys)
+    return prior.draw(text, empty, prior_keys, options)
 
 
 def decode_embeddings(
@@ -105,8 +102,9 @@ def _sample(
     sees: Sees,
     steps: int,
     guided: bool,
+    options: PriorOptions,
 ) -> Int[Array, "P M I"]:
-    embeddings = embed_prompts(networks, ids, keys)
+    embeddings = embed_prompts(networks, ids, keys, options)
     return decode_embeddings(networks, ids, embeddings, keys, guidance, sees, steps, guided)
 
 
@@ -126,6 +124,7 @@ class Unclip:
         *,
         sees: Sees = "embedding",
         steps: int = 8,
+        prior: PriorOptions = PriorOptions(),  # noqa: B008 (frozen)
         batch: int = 64,
         layout: Layout | None = None,
     ) -> None:
@@ -134,9 +133,9 @@ class Unclip:
             raise UserError(f"steps: expected at least 1, got {steps}")
         self.grid = networks.decoder.config.grid
         self.codec, self.prompts, self.ranker = codec, prompts, ranker
-        self.sees, self.steps, self.batch = sees, steps, batch
+        self.sees, self.steps, self.prior, self.batch = sees, steps, prior, batch
         network, static = CompiledNetwork(networks, layout), ("sees", "steps", "guided")
-        self._sample = network.jit(_sample, static_argnames=static)
+        self._sample = network.jit(_sample, static_argnames=(*static, "options"))
         self._decode = network.jit(decode_embeddings, static_argnames=static)
 
     @property
@@ -158,22 +157,27 @@ class Unclip:
     ) -> UInt8[np.ndarray, "P H W 3"]:
         """Decode one image of each embedding, from the embedding alone (a variation, section 3.1)."""
         keys = image_keys(jnp.asarray(seeds, jnp.uint32), 1)
-        ids = jnp.asarray(self.prompts.read([""] * len(embeddings)))
+        ids = self._ids([""] * len(embeddings))
         scale = jnp.full(len(embeddings), guidance, jnp.float32)
         codes = self._decode(
-            PromptIds(ids, ids), jnp.asarray(embeddings)[:, None], keys, scale, sees="embedding", steps=self.steps,
+            ids, jnp.asarray(embeddings)[:, None], keys, scale, sees="embedding", steps=self.steps,
             guided=guidance != 1.0,
         )  # fmt: skip
         return np.asarray(self.codec.decode_device(codes.reshape(-1, *self.grid)))
 
+    def _ids(self, prompts: list[str]) -> PromptIds:
+        clip = self.ranker.text.encode_batch([*prompts, ""])
+        return PromptIds(jnp.asarray(self.prompts.read(prompts)), jnp.asarray(clip[:-1]), jnp.asarray(clip[-1:]))
+
     def _draw_call(self, requests: list[Request], first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Sample ``count`` candidates of each request in one call; return images [P M H W 3] and scores [P M]."""
         prompts = [str(request.prompt) for request in requests]
-        ids = PromptIds(jnp.asarray(self.prompts.read(prompts)), jnp.asarray(self.ranker.text.encode_batch(prompts)))
         keys = image_keys(jnp.asarray([one.options.seed for one in requests], jnp.uint32), count, first=first)
         guidance = jnp.asarray([one.options.guidance for one in requests], jnp.float32)
         guided = any(one.options.guidance != 1.0 for one in requests)
-        codes = self._sample(ids, keys, guidance, sees=self.sees, steps=self.steps, guided=guided)
+        codes = self._sample(
+            self._ids(prompts), keys, guidance, sees=self.sees, steps=self.steps, guided=guided, options=self.prior
+        )
         pixels = self.codec.decode_device(codes.reshape(-1, *self.grid))  # [P*M H W 3]
         scores = self.ranker.scores(pixels, prompts)
         return np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores

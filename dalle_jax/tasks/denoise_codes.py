@@ -15,6 +15,9 @@ from dalle_jax.arrays import Array, ExampleBatch, Float, Int, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.diffusion.code_vectors import LATEST, own_likelihood, sample_codes
+from dalle_jax.diffusion.continuous import LogitNormalTimes, straight_level
+from dalle_jax.diffusion.levels import add_noise
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.clip import Clip
@@ -22,7 +25,6 @@ from dalle_jax.models.code_denoiser import CodeDenoiser, CodeDenoiserConfig, Gui
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import ModelFile, absolute_needs, load_clip
-from dalle_jax.sampling.code_diffusion import draw_times, noised, own_likelihood, sample_codes
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
 from dalle_jax.tasks.frozen_networks import (
@@ -169,7 +171,8 @@ class CodeDenoising:
         codes, guide = _inputs(frozen, batch)
         count = codes.shape[0]
         time_key, noise_key, text_key, clip_key = jax.random.split(key, 4)
-        time = draw_times(time_key, count, self.config.time_mean, self.config.time_deviation)
+        times = LogitNormalTimes(self.config.time_mean, self.config.time_deviation)
+        time = jnp.minimum(times.draw(jax.random.split(time_key, count)), LATEST)
         guide = guide.without(
             jax.random.bernoulli(text_key, self.config.blank_captions, (count,)),
             jax.random.bernoulli(clip_key, self.config.blank_clips, (count,)),
@@ -236,5 +239,5 @@ def _nats(
     """Return the negative log-likelihood, in nats, of each code given noised vectors."""
     vectors = module.code_vectors
     clean = vectors[codes]  # [B I c]
-    x = noised(clean, jax.random.normal(key, clean.shape), time)
+    x = add_noise(clean, jax.random.normal(key, clean.shape), straight_level(time))
     return cross_entropy(module(x, time, guide) + own_likelihood(x, time, vectors), codes)

@@ -14,12 +14,14 @@ from dalle_jax.arrays import Array, ExampleBatch, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.diffusion.continuous import straight_level
+from dalle_jax.diffusion.levels import add_noise
 from dalle_jax.images.pixels import to_float
 from dalle_jax.models.clip import Clip
 from dalle_jax.models.priors.mlp_prior import MlpPrior, MlpPriorConfig
+from dalle_jax.models.priors.prior import PriorOptions, TextCondition, read_text
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import ModelFile, absolute_needs, load_clip
-from dalle_jax.sampling.vector_diffusion import noised_vectors
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
 from dalle_jax.tasks.frozen_networks import CLIP
@@ -110,22 +112,23 @@ class EmbeddingPrediction:
     ) -> tuple[Float[Array, ""], MetricSums]:
         """Return the mean squared error of the predicted image embeddings, scaled to variance 1."""
         del step
-        image, text = _embeddings(frozen, batch)
+        image, text = _vectors(frozen, batch)
         time_key, noise_key = jax.random.split(key)
         time = jax.random.uniform(time_key, image.shape[:1])
         clean = module.scale * image
-        x = noised_vectors(clean, jax.random.normal(noise_key, clean.shape), time)
-        loss = jnp.square(module(x, time, text) - clean).mean()
+        x = add_noise(clean, jax.random.normal(noise_key, clean.shape), straight_level(time))
+        loss = jnp.square(module(x, time, text.vector) - clean).mean()
         return loss, {"loss": (loss, jnp.ones(()))}
 
     def evaluate(self, module: MlpPrior, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
         """Return the mean cosine of the image embedding with a sample of the prior, and with the text embedding."""
         del key
-        image, text = _embeddings(frozen, batch)
-        drawn = module.sample(batch["text"], text, jax.random.split(jax.random.key(0), image.shape[0]))
+        image, text = _vectors(frozen, batch)
+        keys = jax.random.split(jax.random.key(0), (image.shape[0], 1))
+        drawn = module.draw(text, text, keys, PriorOptions())[:, 0]
         return {
             "prior_cosine": summed((drawn * image).sum(axis=-1), batch),
-            "text_cosine": summed((text * image).sum(axis=-1), batch),
+            "text_cosine": summed((text.vector * image).sum(axis=-1), batch),
         }
 
     def images(self, module: MlpPrior, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> None:
@@ -143,7 +146,8 @@ class EmbeddingPrediction:
         return {"model.gin": render(file).encode(), **loaded(self.captions).files()}
 
 
-def _embeddings(frozen: Frozen, batch: Batch) -> tuple[Float[Array, "B E"], Float[Array, "B E"]]:
-    """Return the embeddings of images and captions, without gradients."""
+def _vectors(frozen: Frozen, batch: Batch) -> tuple[Float[Array, "B E"], TextCondition]:
+    """Return the image vectors and what the prior reads of the captions, without gradients."""
     clip = cast(Clip, frozen[CLIP])
-    return jax.lax.stop_gradient((clip.encode_image(to_float(batch["pixels"])), clip.encode_text(batch["text"])))
+    image, text = clip.encode_image(to_float(batch["pixels"])), read_text(clip, batch["text"], unit_vectors=True)
+    return jax.lax.stop_gradient((image, text))

@@ -10,12 +10,14 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.suites.pipeline_parts import ImageSampler
 from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
 from dalle_jax.models.code_denoiser import CodeDenoiser, CodeDenoiserConfig
+from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
+from dalle_jax.models.priors.prior import Prior, PriorOptions
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Request, RequestOptions
-from dalle_jax.pipelines.unclip import EmbeddingPrior, TextVectorPrior, Unclip, UnclipNetworks
+from dalle_jax.pipelines.unclip import TextVectorPrior, Unclip, UnclipNetworks
 from dalle_jax.text.sentencepiece import SentencePiece, train_sentencepiece
 
 TOWER = TowerConfig(width=8, layers=1, heads=2)
@@ -46,11 +48,12 @@ def parts():
     return clip, decoder, tokenizer, text
 
 
-def pipeline(parts, sees="embedding", batch=8, steps=2) -> Unclip:
+def pipeline(parts, sees="embedding", batch=8, steps=2, prior=None) -> Unclip:
     clip, decoder, tokenizer, text = parts
-    networks = UnclipNetworks(TextVectorPrior(), clip, decoder)
+    networks = UnclipNetworks(TextVectorPrior() if prior is None else prior, clip, decoder)
+    codec, options = ImageCodec(tokenizer), PriorOptions(steps=3)
     return Unclip(
-        networks, ImageCodec(tokenizer), TextPrompts(text), ClipRanker(clip, text), sees=sees, steps=steps, batch=batch
+        networks, codec, TextPrompts(text), ClipRanker(clip, text), sees=sees, steps=steps, prior=options, batch=batch
     )
 
 
@@ -61,7 +64,7 @@ def requests(prompts, **options) -> list[Request]:
 
 def test_the_images_of_a_request_depend_on_its_prompt_and_seed_alone(parts):
     unclip = pipeline(parts)
-    assert isinstance(unclip, ImageSampler) and isinstance(TextVectorPrior(), EmbeddingPrior)
+    assert isinstance(unclip, ImageSampler) and isinstance(TextVectorPrior(), Prior)
     together = unclip.draw(requests(PROMPTS))
     alone = pipeline(parts, batch=2).draw(requests(PROMPTS)[1:2])[0]
     np.testing.assert_array_equal(together[1].candidates, alone.candidates)
@@ -78,6 +81,15 @@ def test_more_candidates_begin_with_the_same_ones_and_the_best_by_clip_is_kept(p
     assert four.chosen[0] == four.candidate_scores.argmax()
     later = unclip.draw(requests(PROMPTS[:1], candidates=2, first=2))[0]
     np.testing.assert_array_equal(four.candidates[2:], later.candidates)
+
+
+def test_the_transformer_prior_of_unclip_draws_an_image_vector_for_each_candidate(parts):
+    sizes = {"embed_width": 6, "text_width": 8, "text_length": 6, "width": 16, "depth": 1, "heads": 2}
+    prior = DiffusionPriorConfig(**sizes).build(nnx.Rngs(5))
+    drawn = pipeline(parts, prior=prior).draw(requests(PROMPTS))
+    assert not np.array_equal(drawn[1].candidates[0], drawn[1].candidates[1])
+    alone = pipeline(parts, prior=prior).draw(requests(PROMPTS)[1:2])[0]
+    np.testing.assert_array_equal(drawn[1].candidates, alone.candidates)
 
 
 @pytest.mark.parametrize("sees", ["embedding", "caption"])

@@ -10,6 +10,7 @@ from flax import nnx
 
 from dalle_jax.config.bind import loads
 from dalle_jax.config.errors import UserError
+from dalle_jax.diffusion.code_vectors import own_likelihood
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
 from dalle_jax.models.code_denoiser import CodeDenoiser, CodeDenoiserConfig, Guide
@@ -18,7 +19,6 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.pipelines.load.models import ModelFile
-from dalle_jax.sampling.code_diffusion import own_likelihood
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.denoise_codes import CodeDenoising, DenoiseCodes
 from dalle_jax.text.sentencepiece import train_sentencepiece

@@ -11,12 +11,13 @@ from flax import nnx
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
 from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
+from dalle_jax.models.priors.prior import PriorOptions, read_text
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.predict_embeddings import EmbeddingPrediction, PredictEmbeddings
 
 TOWER = TowerConfig(width=8, layers=1, heads=2)
 CLIP = ClipConfig(image_size=16, patch=8, vision=TOWER, vocab_size=9, text_length=6, text=TOWER, embed_width=6)
-MODEL = MlpPriorConfig(embed_width=6, width=16, hidden=8, layers=1, steps=2)
+MODEL = MlpPriorConfig(embed_width=6, width=16, hidden=8, layers=1)
 ROWS = 4
 
 
@@ -46,7 +47,8 @@ def test_the_evaluation_compares_samples_and_texts_with_the_images(task, batch):
     sums = task.evaluate(module, task.frozen(), batch, jax.random.key(1))
     image, text = task.clip.encode_image(batch["pixels"] / 255.0), task.clip.encode_text(batch["text"])
     np.testing.assert_allclose(sums["text_cosine"][0] / ROWS, np.diag(image @ text.T).mean(), rtol=1e-5)
-    drawn = module.sample(batch["text"], text, jax.random.split(jax.random.key(0), ROWS))
+    condition = read_text(task.clip, batch["text"], unit_vectors=True)
+    drawn = module.draw(condition, condition, jax.random.split(jax.random.key(0), (ROWS, 1)), PriorOptions())[:, 0]
     np.testing.assert_allclose(sums["prior_cosine"][0], np.diag(image @ drawn.T).sum(), rtol=1e-4, atol=1e-5)
 
 

@@ -16,13 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dalle_jax.arrays import Array, Float, Int, Key
+from dalle_jax.arrays import Array, Float, Key
+from dalle_jax.diffusion.continuous import straight_levels
+from dalle_jax.diffusion.levels import NoiseLevel, initial_noise
+from dalle_jax.diffusion.parameterization import ModelOutput, Parameterization
+from dalle_jax.diffusion.samplers.flow_ode import Euler
+from dalle_jax.diffusion.samplers.sampler import KeyedNoise
 from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.mlp import Mlp
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.models.clip import unit
+from dalle_jax.models.priors.prior import PriorOptions, TextCondition, nearest
 from dalle_jax.parallel.axes import EMBED
-from dalle_jax.sampling.vector_diffusion import sample_vectors
 
 FREQUENCIES = 2.0 ** np.linspace(0, 6, 32)
 """Radians of the time's sinusoids."""
@@ -30,23 +35,13 @@ FREQUENCIES = 2.0 ** np.linspace(0, 6, 32)
 
 @dataclass(frozen=True)
 class MlpPriorConfig:
-    """Sizes of the network: ``layers`` residual MLPs of ``width``, each with ``hidden`` units.
-
-    ``steps`` are the Euler steps of a sample. Of ``samples`` samples the one with the largest cosine with the text
-    embedding is kept (DALL·E 2 draws two).
-    """
+    """Sizes of the network: ``layers`` residual MLPs of ``width``, each with ``hidden`` units."""
 
     embed_width: int
     width: int
     hidden: int
     layers: int
-    steps: int = 16
-    samples: int = 2
     dtype: Literal["float32", "bfloat16"] = "float32"
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.samples < 1:
-            raise ValueError(f"steps, samples: expected at least 1, got {self.steps}, {self.samples}")
 
     def build(self, rngs: nnx.Rngs) -> "MlpPrior":
         """Create the network with newly initialised weights."""
@@ -67,7 +62,10 @@ class MlpPriorBlock(nnx.Module):
 
 
 class MlpPrior(nnx.Module):
-    """The prior. Embeddings are unit vectors; the network sees them times ``scale``, so that a value has variance 1."""
+    """The prior. Implements ``Prior``.
+
+    Embeddings are unit vectors; the network sees them times ``scale``, so that a value has variance 1.
+    """
 
     def __init__(self, config: MlpPriorConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -92,16 +90,25 @@ class MlpPrior(nnx.Module):
             x = block(x)
         return self.head(self.norm(x))
 
-    def sample(
-        self, text: Int[Array, "B T"], text_vectors: Float[Array, "B E"], keys: Key[Array, " B"]
-    ) -> Float[Array, "B E"]:
-        """Sample a unit vector for each text embedding; implements ``pipelines.unclip.EmbeddingPrior``."""
-        del text
-        several = jax.vmap(lambda key: jax.random.split(key, self.config.samples))(keys)  # [B n]
-        rows = jnp.repeat(text_vectors, self.config.samples, axis=0)  # [B*n E]
-        drawn = sample_vectors(
-            lambda x, time: self(x, time, rows), several.reshape(-1), self.config.embed_width, self.config.steps
-        )
-        drawn = unit(drawn).reshape(*several.shape, -1)  # [B n E]
-        best = jnp.einsum("bne,be->bn", drawn, text_vectors).argmax(axis=1)
-        return jnp.take_along_axis(drawn, best[:, None, None], axis=1)[:, 0]
+    @property
+    def unit_vectors(self) -> bool:
+        """True: text and image vectors have length 1."""
+        return True
+
+    def draw(
+        self, text: TextCondition, empty: TextCondition, keys: Key[Array, "P M"], options: PriorOptions
+    ) -> Float[Array, "P M E"]:
+        """Draw M vectors for each prompt: each is the nearest to the text's of ``options.draws``, without guidance."""
+        del empty
+        width, count = self.config.embed_width, keys.shape[1]
+        split = jax.vmap(lambda key: jax.random.split(key, options.draws))(keys.reshape(-1)).reshape(-1)  # [P*M*n]
+        rows = jnp.repeat(text.vector, count * options.draws, axis=0)
+
+        def denoise(x: Array, level: NoiseLevel) -> ModelOutput:
+            return ModelOutput(self(x, level.time, rows))
+
+        levels = straight_levels(np.arange(options.steps + 1) / options.steps)
+        start = initial_noise(split, (width,))
+        found = Euler().sample(denoise, levels, start, KeyedNoise(split), Parameterization("x0"))
+        several = unit(found).reshape(-1, options.draws, width)  # [P*M n E]
+        return nearest(several, jnp.repeat(text.vector, count, axis=0)).reshape(*keys.shape, width)

@@ -36,7 +36,7 @@ class MeasuredStatistic(nnx.Variable):
 class PriorOptions:
     """Options of drawing image vectors.
 
-    - ``guidance``: the scale of classifier-free guidance; 1 is off. A one-step prior has none.
+    - ``guidance``: the scale of classifier-free guidance; 1 is off. One-step and MLP priors have none.
     - ``steps``: the reverse steps of a diffusion prior.
     - ``draws``: the vectors that a diffusion prior draws, of which it keeps the one nearest to the text's
       (arXiv 2204.06125, section 2.2).

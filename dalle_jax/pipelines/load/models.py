@@ -21,8 +21,9 @@ from dalle_jax.models.model_configs import (
     ImageTokenizerConfig,
     ModelConfig,
     Network,
+    PriorConfig,
 )
-from dalle_jax.models.priors.mlp_prior import MlpPrior, MlpPriorConfig
+from dalle_jax.models.priors.prior import Prior
 from dalle_jax.storage import Place
 from dalle_jax.train.checkpoints.checkpoints import load_params
 
@@ -118,9 +119,9 @@ def load_code_denoiser(folder: Place) -> CodeDenoiser:
     return load_network(folder, (CodeDenoiserConfig,))
 
 
-def load_prior(folder: Place) -> MlpPrior:
-    """Load a trained prior."""
-    return load_network(folder, (MlpPriorConfig,))
+def load_prior(folder: Place) -> Prior:
+    """Load a trained or imported prior."""
+    return load_network(folder, get_args(PriorConfig))
 
 
 def stage_folders(folder: Place, image_tokenizer: Place | None = None, clip: Place | None = None) -> PipelineFile:

@@ -2,6 +2,7 @@
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
+from dalle_jax.models.priors.prior import Prior
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.load.models import (
@@ -14,7 +15,7 @@ from dalle_jax.pipelines.load.models import (
 from dalle_jax.pipelines.load.text import load_text
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.unclip import EmbeddingPrior, Sees, TextVectorPrior, Unclip, UnclipNetworks
+from dalle_jax.pipelines.unclip import Sees, TextVectorPrior, Unclip, UnclipNetworks
 from dalle_jax.storage import Place
 
 
@@ -36,7 +37,7 @@ def load_unclip(
     if prior is not None and (found := read_model_file(prior).needs["clip"]) != needs["clip"]:
         raise UserError(f"{prior}: expected a prior of the CLIP in {needs['clip']}, as the decoder's, got {found}")
     clip, network = load_clip(clip_folder), load_code_denoiser(decoder)
-    chosen: EmbeddingPrior = TextVectorPrior() if prior is None else load_prior(prior)
+    chosen: Prior = TextVectorPrior() if prior is None else load_prior(prior)
     return Unclip(
         UnclipNetworks(chosen, clip, network),
         ImageCodec(load_image_tokenizer(storage.place(needs["image_tokenizer"])), batch, layout),

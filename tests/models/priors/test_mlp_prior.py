@@ -1,4 +1,4 @@
-"""The MLP prior, and rectified flow on vectors against a Gaussian whose score is known."""
+"""The MLP prior: the vector that it keeps, and how it depends on keys."""
 
 import jax
 import jax.numpy as jnp
@@ -6,51 +6,49 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from dalle_jax.diffusion.levels import initial_noise
+from dalle_jax.models.clip import unit
 from dalle_jax.models.priors.mlp_prior import MlpPrior, MlpPriorConfig
-from dalle_jax.sampling.vector_diffusion import noised_vectors, sample_vectors
+from dalle_jax.models.priors.prior import Prior, PriorOptions, TextCondition
 
-CONFIG = MlpPriorConfig(embed_width=6, width=16, hidden=8, layers=2, steps=4, samples=2)
-
-
-def test_the_exact_prediction_of_a_gaussian_samples_that_gaussian():
-    """For x0 ~ N(m, s^2): E[x0 | x] = m + t s^2 / (t^2 s^2 + (1 - t)^2) (x - t m)."""
-    mean, spread = jnp.array([1.0, -2.0]), 0.5
-
-    def predict(x, time):
-        t = time[:, None]
-        return mean + t * spread**2 / (t**2 * spread**2 + (1 - t) ** 2) * (x - t * mean)
-
-    drawn = sample_vectors(predict, jax.random.split(jax.random.key(0), 4000), 2, 100)
-    np.testing.assert_allclose(drawn.mean(axis=0), mean, atol=0.03)
-    np.testing.assert_allclose(drawn.std(axis=0), spread, atol=0.03)
-
-
-def test_noised_vectors_mix_clean_ones_and_noise_by_the_time():
-    x = noised_vectors(jnp.full((3, 2), 4.0), jnp.ones((3, 2)), jnp.array([0.0, 0.25, 1.0]))
-    np.testing.assert_allclose(x, [[1, 1], [1.75, 1.75], [4, 4]])
+CONFIG = MlpPriorConfig(embed_width=6, width=16, hidden=8, layers=2)
+OPTIONS = PriorOptions(steps=4, draws=2)
 
 
 @pytest.fixture(scope="module")
-def prior():
-    network = MlpPrior(CONFIG, rngs=nnx.Rngs(0))
+def prior() -> MlpPrior:
+    network = CONFIG.build(nnx.Rngs(0))
     network.head.kernel[...] = jax.random.normal(jax.random.key(1), network.head.kernel.shape)  # 0 in a new network
     return network
 
 
-def test_a_sample_is_the_one_of_its_key_that_is_nearest_to_the_text(prior):
-    text = jax.random.normal(jax.random.key(2), (3, 6))
-    text = text / jnp.linalg.norm(text, axis=-1, keepdims=True)
-    keys = jax.random.split(jax.random.key(3), 3)
-    drawn = prior.sample(jnp.zeros((3, 4), jnp.int32), text, keys)
+def text_of(rows: int) -> TextCondition:
+    vector = unit(jax.random.normal(jax.random.key(2), (rows, 6)))
+    return TextCondition(jnp.zeros((rows, 4, 5)), vector, jnp.ones((rows, 4), bool))
+
+
+def test_a_vector_is_the_nearest_to_the_text_of_those_drawn_from_its_key(prior):
+    assert isinstance(prior, Prior)
+    text, keys = text_of(3), jax.random.split(jax.random.key(3), (3, 2))
+    drawn = prior.draw(text, text, keys, OPTIONS)  # [P M E]
     np.testing.assert_allclose(jnp.linalg.norm(drawn, axis=-1), 1.0, rtol=1e-5)
-    pairs = jax.vmap(lambda key: jax.random.split(key, 2))(keys)  # [B 2]
-    both = [sample_vectors(lambda x, time: prior(x, time, text), pairs[:, i], 6, 4) for i in range(2)]
-    scores = jnp.stack([(one / jnp.linalg.norm(one, axis=-1, keepdims=True) * text).sum(-1) for one in both])
-    np.testing.assert_allclose((drawn * text).sum(-1), scores.max(axis=0), rtol=1e-4)
-    alone = prior.sample(jnp.zeros((1, 4), jnp.int32), text[1:2], keys[1:2])
-    np.testing.assert_allclose(alone[0], drawn[1], atol=1e-5)
+    pairs = jax.vmap(jax.vmap(lambda key: jax.random.split(key, 2)))(keys)  # [P M n]
+    each = jnp.stack([euler(prior, text.vector, pairs[:, m, n]) for m in range(2) for n in range(2)], axis=1)
+    scores = (each * text.vector[:, None]).sum(-1).reshape(3, 2, 2)  # [P M n]
+    np.testing.assert_allclose((drawn * text.vector[:, None]).sum(-1), scores.max(axis=-1), rtol=1e-4)
 
 
-def test_wrong_numbers_of_steps_are_refused():
-    with pytest.raises(ValueError, match="steps, samples: expected at least 1, got 0, 2"):
-        MlpPriorConfig(embed_width=6, width=16, hidden=8, layers=2, steps=0)
+def euler(prior: MlpPrior, text: jax.Array, keys: jax.Array, steps: int = 4) -> jax.Array:
+    """Sample a unit vector for each key by x' = x + (x0 - x) / (steps (1 - t)), written out."""
+    x = initial_noise(keys, (6,))
+    for step in range(steps):
+        x = x + (prior(x, jnp.full(len(x), step / steps), text) - x) / (steps - step)
+    return unit(x)
+
+
+def test_a_vector_depends_on_its_own_key_alone(prior):
+    text, keys = text_of(3), jax.random.split(jax.random.key(3), (3, 2))
+    drawn = prior.draw(text, text, keys, OPTIONS)
+    one = TextCondition(*(leaf[1:2] for leaf in text))
+    np.testing.assert_allclose(prior.draw(one, one, keys[1:2, 1:], OPTIONS)[0, 0], drawn[1, 1], atol=1e-5)
+    assert np.abs(drawn[:, 0] - drawn[:, 1]).max() > 1e-2

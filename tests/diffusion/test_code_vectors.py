@@ -7,13 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dalle_jax.sampling.code_diffusion import (
-    draw_times,
+from dalle_jax.diffusion.code_vectors import (
     guided_logits,
-    noised,
     own_likelihood,
     sample_codes,
-    sampling_times,
+    signal_shares,
 )
 
 VECTORS = jnp.array([[2.0, 0.0], [0.0, 2.0], [-1.5, -1.5]])
@@ -76,17 +74,10 @@ def test_the_codes_of_a_row_depend_on_its_own_key_and_guide_alone():
     assert len(np.unique(whole, axis=0)) > 1
 
 
-def test_noised_vectors_go_from_noise_to_the_vectors():
-    noise = jax.random.normal(jax.random.key(0), (3, 2, 2))
-    vectors = jnp.broadcast_to(VECTORS[:2], (3, 2, 2))
-    x = noised(vectors, noise, jnp.array([0.0, 0.25, 1.0]))
-    np.testing.assert_allclose(x[0], noise[0])
-    np.testing.assert_allclose(x[1], 0.25 * vectors[1] + 0.75 * noise[1])
-    np.testing.assert_allclose(x[2], vectors[2])
+def test_shares_of_the_data_rise_with_the_square_of_the_step():
+    np.testing.assert_allclose(signal_shares(4), [0.0, 1 / 16, 1 / 4, 9 / 16])
 
 
-def test_times_have_the_stated_median_and_stay_below_1():
-    times = draw_times(jax.random.key(0), 4001, -1.6, 1.0)
-    np.testing.assert_allclose(jnp.median(times), jax.nn.sigmoid(-1.6), atol=0.01)
-    assert draw_times(jax.random.key(0), 100, 50.0, 1.0).max() < 1.0
-    np.testing.assert_allclose(sampling_times(4), [0.0, 1 / 16, 1 / 4, 9 / 16])
+def test_one_step_takes_the_likeliest_codes_of_pure_noise():
+    given = jnp.log(jnp.array([[0.2, 0.5, 0.3]]))
+    np.testing.assert_array_equal(sample_codes(KnownCodes(), given, keys(1), 4, 1, jnp.ones(1)), jnp.full((1, 4), 1))

@@ -14,6 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dalle_jax.arrays import Array, Float, Int, Key
+from dalle_jax.diffusion.continuous import straight_levels
+from dalle_jax.diffusion.levels import NoiseLevel, initial_noise
+from dalle_jax.diffusion.parameterization import ModelOutput, Parameterization
+from dalle_jax.diffusion.samplers.flow_ode import Euler
+from dalle_jax.diffusion.samplers.sampler import KeyedNoise
 
 Condition = TypeVar("Condition", contravariant=True)
 
@@ -33,19 +38,6 @@ class PredictsCodes(Protocol[Condition]):
     def __call__(self, x: Float[Array, "B I c"], time: Float[Array, " B"], guide: Condition) -> Float[Array, "B I K"]:
         """Return logits of the codes from the caption, the embedding and the neighbourhood of each place."""
         ...
-
-
-def draw_times(key: Key[Array, ""], count: int, mean: float, deviation: float) -> Float[Array, " B"]:
-    """Draw times ``sigmoid(N(mean, deviation^2))`` (Esser et al. 2024, arXiv 2403.03206, section 3.1)."""
-    return jnp.minimum(jax.nn.sigmoid(mean + deviation * jax.random.normal(key, (count,))), LATEST)
-
-
-def noised(
-    vectors: Float[Array, "B I c"], noise: Float[Array, "B I c"], time: Float[Array, " B"]
-) -> Float[Array, "B I c"]:
-    """Return ``t vectors + (1 - t) noise``."""
-    share = time[:, None, None]
-    return share * vectors + (1 - share) * noise
 
 
 def own_likelihood(
@@ -85,7 +77,7 @@ def guided_logits(
     return logits + own_likelihood(x, time, denoiser.code_vectors)
 
 
-def sampling_times(steps: int, power: float = 2.0) -> Float[np.ndarray, " steps"]:
+def signal_shares(steps: int, power: float = 2.0) -> Float[np.ndarray, " steps"]:
     """Return the times ``(i / steps)^power`` at which a sampler asks the denoiser, from 0 on."""
     return np.minimum((np.arange(steps) / steps) ** power, LATEST)
 
@@ -104,17 +96,15 @@ def sample_codes(
     A step predicts the codes, moves to the next time on the straight line through the mean predicted vector, and the
     last step takes the most likely codes.
     """
-    vectors = denoiser.code_vectors
-    x = jax.vmap(lambda key: jax.random.normal(key, (places, vectors.shape[1])))(keys)  # [B I c]
-    times = jnp.asarray(sampling_times(steps), jnp.float32)
+    vectors, shares = denoiser.code_vectors, signal_shares(steps)
 
     def predict(x: Array, time: Array) -> Array:
-        return guided_logits(denoiser, x, jnp.broadcast_to(time, x.shape[:1]), guide, nothing, scale)
+        return guided_logits(denoiser, x, time, guide, nothing, scale)
 
-    def step(x: Array, between: tuple[Array, Array]) -> tuple[Array, None]:
-        time, following = between
-        expected = jax.nn.softmax(predict(x, time), axis=-1) @ vectors  # [B I c]
-        return x + (following - time) / (1 - time) * (expected - x), None
+    def expected(x: Array, level: NoiseLevel) -> ModelOutput:
+        return ModelOutput(jax.nn.softmax(predict(x, level.time), axis=-1) @ vectors)
 
-    x, _ = jax.lax.scan(step, x, (times[:-1], times[1:]))
-    return jnp.argmax(predict(x, times[-1]), axis=-1).astype(jnp.int32)
+    start = initial_noise(keys, (places, vectors.shape[1]))  # [B I c]
+    x = Euler().sample(expected, straight_levels(shares), start, KeyedNoise(keys), Parameterization("x0"))
+    last = jnp.full(x.shape[:1], shares[-1], jnp.float32)
+    return jnp.argmax(predict(x, last), axis=-1).astype(jnp.int32)
