@@ -59,6 +59,7 @@ def tars(workers=0):
 
 
 def array_records():
+    """Write the emoji tars as an array_record file, and return the case that reads its batches."""
     from dalle_jax.data.sources import array_record
     from dalle_jax.data.sources.webdataset import WebDataset
 

@@ -55,6 +55,7 @@ class Side:
         )
 
     def ask(self, **request) -> dict:
+        """Send a request to the side's process as a line of JSON, and return its answer."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:

@@ -150,6 +150,7 @@ class _Samples:
         self._arrays = {name: array({"<i8": "q", "<u8": "Q", "<u4": "I"}[kind]) for name, kind in _ARRAYS.items()}
 
     def add(self, member: TarMember) -> None:
+        """Add a file to its record; a member that cannot be read is added to the problems with its reason."""
         name = member.name
         while name.startswith(b"./"):
             name = name[2:]
