@@ -6,6 +6,7 @@ import pytest
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.manifest import Encoding, Manifest
+from dalle_jax.models.code_readout import CodeReadoutConfig
 from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
@@ -22,7 +23,9 @@ from dalle_jax.tasks.tokenize_images import TokenizeImages
 from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
 from dalle_jax.tasks.tokenize_images_gan import Pyramid, TokenizeImagesGan
 from dalle_jax.train.task import Task
-from tests.parallel.test_sharded_tasks import DVAE, MODELS, READOUT, SIDE, UNREAD, VQGAN, VQVAE
+from tests.parallel.test_sharded_tasks import DVAE, MODELS, SIDE, UNREAD, VQGAN, VQVAE
+
+READOUT = CodeReadoutConfig(codebook_size=16, code_width=8, grid=(4, 4), hidden=16, width=16)
 
 LAYOUT = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
 CONFIGS = (
