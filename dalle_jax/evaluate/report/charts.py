@@ -124,7 +124,7 @@ def drawing(chart: Chart) -> ChartDrawing:
 
 
 def nice_ticks(low: Number, high: Number) -> tuple[float, ...]:
-    """Return about five ticks that enclose ``low`` and ``high`` at a round step: 1, 2, 2.5 or 5 times a power of ten."""
+    """Return about five ticks around ``low`` and ``high`` at a round step: 1, 2, 2.5 or 5 times a power of ten."""
     span = high - low or abs(high) or 1.0
     rough = span / 5
     power = 10.0 ** math.floor(math.log10(rough))
