@@ -78,12 +78,13 @@ def _end(reason: str) -> None:
 
 def _found_by_jax() -> bool:
     """Return True if jax.distributed can find other processes from the environment."""
-    several = (os.environ.get("SLURM_NTASKS", "1"), os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))
-    in_step = "SLURM_STEP_NODELIST" in os.environ or "OMPI_COMM_WORLD_SIZE" in os.environ
+    # A shell of `salloc` may be a step of one task, with the SLURM_NTASKS of the whole job.
+    in_step = {"SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"} <= os.environ.keys()
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1")) if in_step else "1"
     pod = (
         len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
     )
-    return pod or (in_step and any(count.isdigit() and int(count) > 1 for count in several))
+    return pod or any(one.isdigit() and int(one) > 1 for one in (tasks, os.environ.get("OMPI_COMM_WORLD_SIZE", "1")))
 
 
 def _number(name: str, text: str) -> int:
