@@ -102,6 +102,16 @@ def test_ctrl_c_saves_and_prints_the_command_to_resume(tmp_path, never_stopped):
     assert leaves(run(tmp_path / "run").state) == leaves(never_stopped.state)
 
 
+def test_a_terminal_that_is_gone_saves_the_run(tmp_path):
+    child = start_child(tmp_path / "run", pause=0.5)
+    child.stderr.close()  # what is written to it fails from now on
+    child.send_signal(signal.SIGHUP)
+    out = child.stdout.read()
+    assert child.wait(timeout=60) == 0
+    step = whole_steps(tmp_path / "run" / "checkpoints")[-1]
+    assert f"interrupted=True step={step}" in out and step > 10
+
+
 def test_the_run_folder_has_configs_metrics_images_and_checkpoints(never_stopped):
     out = never_stopped.out
     assert (out / "config.gin").read_text() == CONFIG
