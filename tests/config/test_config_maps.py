@@ -240,12 +240,15 @@ def renames(monkeypatch):
     [
         ("first.width = 3", "first.width is now parts.NAME.model.width; its weight is parts.NAME.weight"),
         ("mesh.size = 3", "mesh.size is now meshes.NAME.data"),
-        ("skip = True", "skip: this field is gone; every part is used"),
+        ("skip = True", "skip: this field no longer exists; remove it; every part is used"),
         (
             "schedules.a = @Steady",
             "schedules.a: expected @Constant or @Cosine or None, got @Steady; @Steady is now @Constant",
         ),
-        ("schedules.a = @Wild", "schedules.a: expected @Constant or @Cosine or None, got @Wild; @Wild is gone"),
+        (
+            "schedules.a = @Wild",
+            "schedules.a: expected @Constant or @Cosine or None, got @Wild; @Wild no longer exists",
+        ),
         ("mesh.other = 3", "mesh.other: no such name; did you mean meshes?"),
     ],
 )
