@@ -132,7 +132,10 @@ class CrossAttention(nnx.Module):
         return CrossKeys(_heads_first(k), _heads_first(v), mask)
 
     def __call__(self, x: Float[Array, "P L D"], keys: CrossKeys) -> Float[Array, "P L D"]:
-        """Attend to a text from ``x``: one stream per text, or one step for each of its L candidates."""
+        """Attend from ``x`` to an encoded text.
+
+        ``x`` has L positions of one stream per text, or one position of each of a text's L candidates.
+        """
         q = _heads_first(name_attention(self.q(x)))  # [P N L H]
         out = name_attention(dense_attention(q, keys.k, keys.v, keys.mask[:, None, None]))
         return self.out(out.swapaxes(1, 2))

@@ -237,7 +237,7 @@ def _by_phases(x: Array, kernel: Array, stride: int, before: int) -> Array:
 def channel_axes(channels: int, features: int) -> tuple[str | None, str | None]:
     """Return the logical axes of a kernel's inputs and outputs.
 
-    Only the wider side is CHANNELS, since a mesh axis cannot split three colours.
+    Only the larger number of channels is CHANNELS, since a mesh axis cannot divide three colours.
     """
     return (None, CHANNELS) if features >= channels else (CHANNELS, None)
 
@@ -305,7 +305,7 @@ class ReluResBlock(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        """Apply the block; the shape stays."""
+        """Apply the block to ``x``. The result has the same shape."""
         y = x
         for conv in self.convs:
             y = conv(self.activation(y))

@@ -121,8 +121,8 @@ def revive(
 class Quantizer(nnx.Module):
     """A vector quantiser: each input becomes the nearest vector of a codebook [K c].
 
-    ``decay`` is the decay of the moving averages. A code is dead if its count is below ``revive_below`` times the mean
-    count; 0 never revives.
+    ``decay`` is the decay of the moving averages. A code is dead, and is revived, if its count is below
+    ``revive_below`` times the mean count. With 0 no code is revived.
     """
 
     def __init__(self, size: int, width: int, *, decay: float, revive_below: float, rngs: nnx.Rngs):
