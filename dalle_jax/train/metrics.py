@@ -12,7 +12,7 @@ from dalle_jax.train.task import MetricSums
 
 
 def merge(first: MetricSums, second: MetricSums) -> MetricSums:
-    """Return the metrics of both; a name in both is added up."""
+    """Return the metrics of both. Sums and weights of a name that is in both are added."""
     merged = dict(first)
     for name, (total, weight) in second.items():
         if name in merged:
@@ -32,7 +32,10 @@ def where(keep: Array, sums: MetricSums) -> MetricSums:
 
 
 def divide(sums: MetricSums) -> dict[str, float]:
-    """Return the weighted means. All values are read from the device at once; a metric of zero weight is left out."""
+    """Return each metric's sum divided by its weight; a metric of zero weight is left out.
+
+    All values are read from the device at once.
+    """
     host = jax.device_get(dict(sums))
     return {name: float(np.float64(total) / weight) for name, (total, weight) in host.items() if weight != 0}
 

@@ -113,6 +113,6 @@ def _count(counted: Counted, finite: Array, spiked: Array) -> Counted:
 
 
 def _report(sums: Mapping[str, tuple[Array, Array]], finite: Array) -> MetricSums:
-    """Return the metrics of a good step and drop those of a bad one; add the share of skipped steps."""
+    """Return the metrics of a step that was applied, or zeros for one that was not, with the share of skipped steps."""
     bad = 1.0 - finite.astype(jnp.float32)
     return metrics.where(finite, metrics.as_float32(sums)) | {"skipped": (bad, jnp.ones(()))}

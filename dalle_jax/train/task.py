@@ -131,7 +131,10 @@ class Task(Protocol[M]):
         ...
 
     def images(self, module: M, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"] | None:
-        """Return sample images with values in [0, 1], or None for a task without images; a pure function."""
+        """Return images that show the model's progress, with values in [0, 1], or None for a task without images.
+
+        It is a pure function of its arguments.
+        """
         ...
 
     def model_files(self) -> dict[str, bytes]:
@@ -141,7 +144,7 @@ class Task(Protocol[M]):
 
 @runtime_checkable
 class ReadsCaptions(Protocol):
-    """A task that cuts captions to a length and counts them."""
+    """A task that truncates captions to a length, and counts the captions that it truncated."""
 
     def cut_captions(self) -> tuple[int, int, str]:
         """Return the number of captions this process truncated, the number it read, and a text that names the limit."""
@@ -154,7 +157,7 @@ class Batches(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Examples in a batch, over all hosts."""
+        """The number of examples in one batch, summed over all hosts."""
         ...
 
     def batch(self, step: int, rows: Sequence[int]) -> ExampleBatch:
@@ -169,7 +172,10 @@ class Batches(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Return a digest that changes when any batch does. Checkpoints keep it, and resuming compares it."""
+        """Return a hash that changes when any batch changes.
+
+        Checkpoints store it, and a resumed run compares it with the hash of its own data.
+        """
         ...
 
 
@@ -182,5 +188,8 @@ class ReportsRecords(Protocol):
         ...
 
     def report(self) -> tuple[str, bytes, str] | None:
-        """Return the name and content of a report file for the run folder, and a one-line summary; or None."""
+        """Return the name and the content of a report file for the run folder, and a summary of one line.
+
+        Return None if there is nothing to report.
+        """
         ...

@@ -70,9 +70,10 @@ class Meta:
 class Checkpoints:
     """The checkpoints of a run folder, opened for training.
 
-    The newest ``keep`` stay, and so does each whose step ``keep_every`` divides. Opening verifies the newest one;
-    damaged ones are renamed with a warning until a good one is found. ``before_commit`` is called in the saving thread
-    when all files are written, before the checkpoint is committed.
+    The newest ``keep`` checkpoints are kept, and all whose step is a multiple of ``keep_every``. When the folder is
+    opened, the newest checkpoint is verified. If it is damaged, it is renamed with a warning and the next older one is
+    verified. ``before_commit`` is called in the saving thread when all files are written, before the checkpoint is
+    committed.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Checkpoints:
         return Meta.from_json(self._orbax.metadata(step).custom_metadata)
 
     def save(self, step: int, state: State, meta: Meta) -> None:
-        """Copy the state and write it in the background, after the previous save has finished."""
+        """Copy the state and write the copy in the background. Wait for the previous save first."""
         self.wait()
         self._check_room(step, state)
         self._saving = (step, meta.to_json())
@@ -149,7 +150,10 @@ class Checkpoints:
                 self._staging.close()
 
     def restore(self, step: int, target: State) -> State:
-        """Return the state of a step, sharded as ``target``; raise UserError if it is of a different model."""
+        """Return the saved state of a step, sharded as ``target``.
+
+        Raise UserError if it belongs to a different model.
+        """
         parts = to_parts(target)
         compare(f"{self.folder / str(step)}", self._orbax.checkpointables_metadata(step).metadata, parts)
         return from_parts(self._orbax.load_checkpointables(step, parts), target)
@@ -183,7 +187,7 @@ class Checkpoints:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + ROOM_BYTES
         free = shutil.disk_usage(self._orbax.directory).free
         if free < size:
-            reason = f"it needs {size / 1e6:.0f} MB and {free / 1e6:.0f} MB are free"
+            reason = f"it needs {size / 1e6:.0f} MB, and the disk has {free / 1e6:.0f} MB free"
             raise self._failed(step, OSError(reason))
 
     def _failed(self, step: int | None, error: Exception) -> UserError:
@@ -196,12 +200,15 @@ class Checkpoints:
 
 
 def is_not_orbax(record: logging.LogRecord) -> bool:
-    """Return False for Orbax's log records: it logs the traceback of a failed save, which we report in one line."""
+    """Return False for log records of Orbax.
+
+    Orbax logs the traceback of a failed save, which the trainer reports in one line.
+    """
     return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
 def staging_of(folder: Place) -> S3Staging | None:
-    """Return the staging folder for an s3:// URL, to which Orbax cannot write; None for other places.
+    """Return the local staging of an s3:// URL, to which Orbax cannot write. Return None for other folders.
 
     Raise UserError if there are several processes.
     """
@@ -216,7 +223,7 @@ def staging_of(folder: Place) -> S3Staging | None:
 
 
 def preservation(keep: int, keep_every: int | None) -> ocp.training.preservation_policies.PreservationPolicy:
-    """Return Orbax's policy that keeps the newest ``keep`` and each step that ``keep_every`` divides."""
+    """Return the policy by which Orbax keeps checkpoints: the newest ``keep``, and all multiples of ``keep_every``."""
     policies = ocp.training.preservation_policies
     newest = policies.LatestN(keep)
     return newest if keep_every is None else policies.AnyPreservationPolicy([newest, policies.EveryNSteps(keep_every)])
@@ -265,7 +272,7 @@ def _load(path: Place, module: nnx.Module, weights: Weights, layout: Layout | No
 def _readable(checkpoints: Place, weights: Weights, step: int | None, opened: contextlib.ExitStack) -> Place:
     """Return the checkpoint of ``step``, or by default the newest whose weights are intact.
 
-    For a URL that Orbax cannot read, it is a local copy, which is deleted when ``opened`` closes.
+    For a URL that Orbax cannot read, return a local copy, which is deleted when ``opened`` closes.
     """
     steps = whole_steps(checkpoints)
     if not steps or (step is not None and step not in steps):
@@ -298,7 +305,7 @@ def _readable(checkpoints: Place, weights: Weights, step: int | None, opened: co
 
 
 def _source(path: Place, weights: Weights) -> Weights:
-    """Return "params" if EMA weights are wanted but the checkpoint has none, else ``weights``."""
+    """Return the part to load: "params" if EMA weights are wanted but the checkpoint has none, else ``weights``."""
     return "ema_params" if weights == "ema_params" and (path / "ema_params").is_dir() else "params"
 
 
