@@ -1,8 +1,8 @@
 """The collectives of a compiled program and their bytes, parsed from its optimised HLO text.
 
-In the text, the body of a loop is one computation, and an asynchronous collective appears in several computations. So
-each channel is counted once, times the number of runs of the loops around it. It is an error if a channel in
-the text was not counted.
+In the text, the body of a loop is one computation, and an asynchronous collective appears in several computations. Each
+channel is therefore counted once and multiplied by the number of runs of the loops around it. It is an error if a
+channel in the text was not counted.
 """
 
 import math
@@ -38,7 +38,10 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Return the bytes that each chip sends per step in a ring: all shares but one, twice for an all-reduce."""
+        """Return the bytes that each chip sends per step.
+
+        In a ring of n chips it sends n - 1 of the array's n shares, and twice as many in an all-reduce.
+        """
         share = 1.0 if self.kind == "collective-permute" else (self.group - 1) / max(self.group, 1)
         return self.payload * share * (2 if self.kind == "all-reduce" else 1)
 
@@ -51,7 +54,7 @@ class Traffic:
     loops: tuple[str, ...]
 
     def by_kind(self) -> dict[str, dict[str, int | float]]:
-        """Return, for each kind, the operations in the text, and their runs and bytes per step."""
+        """Return by kind of collective the number of operations in the text, and their runs and bytes per step."""
         table: dict[str, dict[str, int | float]] = {}
         for one in self.collectives:
             row = table.setdefault(one.kind, {"operations": 0, "runs": 0, "bytes": 0.0, "sent": 0.0})
@@ -152,7 +155,7 @@ def _attribute(one: Instruction, name: str) -> str:
 
 
 def _length(loop: Instruction, computations: dict[str, list[Instruction]], test: str) -> int | None:
-    """Return the runs of a loop: the compiler's trip count, or the bound of its counter; None if unknown."""
+    """Return the number of runs of a loop: the compiler's trip count, or the bound of the loop's counter, else None."""
     known = re.search(r"known_trip_count[^\d]*(\d+)", loop.rest)
     if known:
         return int(known[1])

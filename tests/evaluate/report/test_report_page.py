@@ -165,8 +165,8 @@ def test_nan_and_infinity_become_null_with_a_reason(tmp_path):
         "c": [1.5, None],
         "d": 1,
         "unmeasured": {
-            "a.b": "the value was nan, which is no measurement",
-            "c.1": "the value was inf, which is no measurement",
+            "a.b": "the value was nan, which is not a measurement",
+            "c.1": "the value was inf, which is not a measurement",
         },
     }
     report = training_report(figures=(Figure("clip.retrieval_top1", "CLIP", float("nan"), "percent"),))
