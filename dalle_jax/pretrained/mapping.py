@@ -22,9 +22,9 @@ from dalle_jax.pretrained.files.tensors import Tensors
 from dalle_jax.train.state import ModuleSpec
 
 MIN_LIMITED_ELEMENTS = 1 << 30
-"""Variables with fewer elements are always checked in full; no published tensor has more."""
+"""Variables with fewer elements are always checked in full. No published tensor has more elements than this."""
 MAX_NAMES_SHOWN = 20
-"""Tensor names in one line of an error; the rest is counted."""
+"""Largest number of tensor names in one line of an error. Further names are only counted."""
 
 
 @runtime_checkable
@@ -91,7 +91,7 @@ def rule(target: str, *sources: str, transform: Transform = IDENTITY) -> Rule:
 
 
 Ignored: TypeAlias = Mapping[str, str]
-"""Reasons to ignore tensors, by a regular expression that matches their whole name."""
+"""A regular expression that matches the whole names of tensors, to the reason for ignoring these tensors."""
 
 
 def fill(
@@ -183,7 +183,7 @@ def _load(one: Rule, tensors: Tensors, dtype: np.dtype, sharding: jax.sharding.S
 
 
 def to_published(module: nnx.Module, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
-    """Convert a module's variables to published tensors, for export; every variable must have a rule."""
+    """Convert a module's variables to published tensors, for export. Every variable must have a rule."""
     spec = ModuleSpec.of(module)
     params, non_params = spec.split(module)
     values = {**params, **non_params}

@@ -1,4 +1,4 @@
-"""GLIDE's base, upsampler and inpainting networks: a ``.pt`` file, whose tensors give every size but the heads."""
+"""GLIDE's base, upsampler and inpainting networks: a ``.pt`` file, whose tensors give all sizes except the heads'."""
 
 import re
 from pathlib import Path

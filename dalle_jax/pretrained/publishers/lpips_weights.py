@@ -61,7 +61,9 @@ def published(source: Path) -> Published:
 
 
 def convolutions(tensors: Tensors) -> list[list[str]]:
-    """List the convolutions' names of each group: LPIPS's slices, or torchvision's features split at each pooling.
+    """List the names of the convolutions in each group.
+
+    Groups are LPIPS's slices, or torchvision's features split at each pooling.
 
     The layer number grows by 2 over a ReLU, and by 3 over a ReLU and a pooling.
     """
