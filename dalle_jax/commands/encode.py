@@ -99,12 +99,12 @@ def _opened(config: EncodeRun, path: Path) -> tuple[Source, RecordStats | None]:
     training, held_out = opener.open(config.source, "source", config.held_out)
     chosen = held_out if config.part == "held_out" else training
     if chosen is None or not len(chosen):
-        raise UserError(f"encode: expected images, got none of the part {config.part}")
+        raise UserError(f"encode: expected images in the part {config.part!r} of the source, got none")
     return chosen, opener.finish()
 
 
 def _account(records: RecordStats | None, path: Path) -> None:
-    """Write and print the statistics of the records. Raises UserError if too many are bad."""
+    """Write the statistics of the records to a file, and print them. Raises UserError if too many records are bad."""
     if records is None:
         return
     content = records.content()
