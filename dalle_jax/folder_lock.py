@@ -325,7 +325,10 @@ class FolderLock:
                 return
 
     def _rewrite(self, own: Holder) -> str | None:
-        """Write the lock again, or describe the other command that holds it now."""
+        """Write the lock again and return None.
+
+        If a different command holds it now, return a description of that command.
+        """
         try:
             content = storage.read(self._file)
         except FileNotFoundError:  # removed by hand

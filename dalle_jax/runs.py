@@ -226,7 +226,7 @@ class EvaluateRun:
     def single(self) -> EvaluateScenes | EvaluateCaptioned:
         """Return the evaluation if there is only one. Raise ``UserError`` if there are more."""
         if len(self.evaluations) > 1:
-            raise UserError(f"evaluations: expected one here, got {', '.join(self.evaluations)}")
+            raise UserError(f"evaluations: expected exactly one evaluation, got {', '.join(self.evaluations)}")
         return next(iter(self.evaluations.values()))
 
 
@@ -281,4 +281,7 @@ class UnclipDemoRun:
 
 
 Run: TypeAlias = TrainRun | TextTokenizerRun | InspectRun | EncodeRun | EvaluateRun | DemoRun | UnclipDemoRun
-"""The kind of a run. A config chooses it with ``run = @TextTokenizerRun`` and the like; the default is ``TrainRun``."""
+"""The kind of a run. A config chooses it by the name of a class, such as ``run = @TextTokenizerRun``.
+
+The default is ``TrainRun``.
+"""

@@ -51,7 +51,7 @@ def _collect(path: str, obj: object, base: object, groups: list[list[str]], per_
 
 def _entry(path: str, name: object) -> str:
     if not isinstance(name, str) or not re.fullmatch(IDENTIFIER, name):
-        raise ValueError(f"{path}: expected identifiers as names, got {name!r}")
+        raise ValueError(f"{path}: expected names of letters, digits and underscores, got {name!r}")
     return f"{path}.{name}"
 
 

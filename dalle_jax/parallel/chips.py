@@ -21,10 +21,14 @@ GPU_SPECS = "github.com/winston-zhang-orz/gpu-specs"
 class Chip:
     """The published peak numbers of one chip.
 
-    flops bfloat16 FLOP/s memory bytes of HBM (or GDDR) bandwidth bytes/s of that memory interconnect bytes/s over all
-    links between chips, both directions together; None without links kinds values of ``jax.Device.device_kind`` source
-    pages that the numbers are from devices number of JAX devices per chip usable bytes per device that libtpu 0.0.42
-    allows a program, from its error message; None if unknown
+    flops         bfloat16 FLOP/s
+    memory        bytes of HBM (or GDDR)
+    bandwidth     bytes/s of that memory
+    interconnect  bytes/s over all links between chips, both directions together; None without links
+    kinds         values of ``jax.Device.device_kind``
+    source        pages that the numbers are from
+    devices       number of JAX devices per chip
+    usable        bytes per device that libtpu 0.0.42 allows a program, from its error message; None if unknown
     """
 
     name: str

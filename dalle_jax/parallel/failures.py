@@ -42,7 +42,10 @@ class Failure(NamedTuple):
 
 @contextlib.contextmanager
 def shared() -> Iterator[None]:
-    """End all processes if the body raises in one of them. Do nothing in a run of a single process."""
+    """Return a context in which all processes end if its body raises an error in one of them.
+
+    In a run of a single process it does nothing.
+    """
     client = distributed.global_state.client
     if client is None:
         yield

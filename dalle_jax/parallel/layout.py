@@ -84,7 +84,7 @@ def platform() -> str:
 
 
 def compiler_options(name: str | None = None) -> dict[str, int] | None:
-    """Return the XLA compiler options of a platform, by default the current one.
+    """Return the XLA compiler options of a platform, by default the current one; None if it has none.
 
     On a CPU, LLVM's optimization level is 1, since most time is spent in library calls. A training step with sparse
     attention then compiled in 10.3 CPU seconds instead of 14.6, and no timed program became slower
@@ -150,11 +150,11 @@ class Layout:
         return math.prod(self.mesh.shape[name] for name in self.mesh_axes(axis))
 
     def divides(self, size: int, axis: str | None) -> bool:
-        """Return True if the shards of ``axis`` divide ``size``."""
+        """Return True if ``size`` is a multiple of the number of shards of ``axis``."""
         return size % self.parts(axis) == 0
 
     def divisible_axes(self, axes: Axes, shape: Sequence[int]) -> list[str | None]:
-        """Return the logical axes of an array, with None for each dimension that its shards do not divide."""
+        """Return the logical axes of an array, with None for each dimension that cannot be divided into its shards."""
         return [axis if self.divides(size, axis) else None for size, axis in zip(shape, axes, strict=True)]
 
     def sharding(self, axes: Axes, shape: Sequence[int], name: str) -> NamedSharding:
@@ -162,7 +162,7 @@ class Layout:
 
         If ``axes`` has fewer entries than ``shape``, the first dimensions are LAYERS.
 
-        ``name`` is the array's name in errors. Raises UserError if a mesh axis does not divide a dimension.
+        ``name`` is the array's name in errors. Raises UserError if a dimension cannot be divided into its shards.
         """
         if len(axes) > len(shape):
             raise ValueError(f"{name} of shape {tuple(shape)} has {len(shape)} dimensions but axes {tuple(axes)}")

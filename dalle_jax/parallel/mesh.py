@@ -91,7 +91,7 @@ def make_mesh(config: Mesh, devices: Sequence[Device] | None = None) -> jax.shar
 def split_into_slices(devices: Sequence[Device], slices: int) -> list[list[Device]]:
     """Group devices into slices by their ``slice_index``.
 
-    CPUs and GPUs without one are divided, in their order, into groups of equal size.
+    Devices without a ``slice_index`` (CPUs, GPUs) are divided, in their order, into groups of equal size.
     """
     groups: dict[int, list[Device]] = {}
     for device in devices:

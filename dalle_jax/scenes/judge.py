@@ -79,7 +79,7 @@ def _likeness(thing: SceneObject, seen: DetectedObject) -> int:
 
 
 def _nearest(thing: SceneObject, objects: Sequence[DetectedObject]) -> DetectedObject | None:
-    """Return the detected object with the most attributes of the described one."""
+    """Return the detected object that has the most attributes of the described one. None if no object was detected."""
     return max(objects, key=lambda seen: _likeness(thing, seen), default=None)
 
 
@@ -94,8 +94,8 @@ def _relation(first: DetectedObject, second: DetectedObject) -> str:
 def _pair_parts(scene: Scene, objects: Sequence[DetectedObject]) -> list[Part]:
     """Check two objects and their relation.
 
-    They are compared with the two detected objects that are most like them. Of equally similar ones, two with the
-    described relation are taken.
+    The described objects are compared with the two detected objects that are most similar to them. If several pairs are
+    equally similar, a pair with the described relation is taken.
     """
     expected = "above" if scene.arrangement == "vertical" else "left of"
     if len(objects) < 2:

@@ -55,7 +55,10 @@ class BartBpe:
     def tokenizer(self, files: Mapping[str, bytes], length: int) -> "BartTokenizer":
         """Build the tokenizer from its vocabulary files, with rows of ``length`` ids."""
         if missing := ", ".join(sorted({VOCABULARY, MERGES} - set(files))):
-            raise UserError(f"expected BART's {VOCABULARY} and {MERGES} among {sorted(files)}, found no {missing}")
+            raise UserError(
+                f"expected BART's {VOCABULARY} and {MERGES} among the vocabulary files {sorted(files)}, "
+                f"found no {missing}"
+            )
         ids = read_vocabulary(files[VOCABULARY], "BART", (BEGIN, PAD, END, UNKNOWN))
         clean = make_cleaner(files.get(FREQUENCIES)) if self.cleaning == "dalle_mini" else None
         return BartTokenizer(ids, Merges(read_merges(files[MERGES])), length, self, clean)

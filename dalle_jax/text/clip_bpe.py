@@ -79,7 +79,8 @@ class ClipBpe:
             ids = read_vocabulary(files[VOCABULARY], "CLIP", (BEGIN, END))
             return ClipTokenizer(ids, read_merges(files[MERGES]), length, self)
         raise UserError(
-            f"expected {FILE}.gz, CLIP's vocabulary, or {VOCABULARY} with {MERGES}, among {sorted(files)}, found none"
+            f"expected {FILE}.gz, CLIP's vocabulary, or {VOCABULARY} with {MERGES}, among the vocabulary files "
+            f"{sorted(files)}, found none"
         )
 
 

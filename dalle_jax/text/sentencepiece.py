@@ -135,7 +135,7 @@ class SentencePiece:
         if self._model.pad_id() != PAD or self._model.unk_id() != UNKNOWN:
             raise UserError(
                 f"expected a SentencePiece model with pad id {PAD} and unknown id {UNKNOWN}, got "
-                f"{self._model.pad_id()} and {self._model.unk_id()}: train it with train_sentencepiece"
+                f"{self._model.pad_id()} and {self._model.unk_id()}: train it with the command text-tokenizer"
             )
         self.bytes = model
         self.length = length
@@ -220,7 +220,9 @@ class SentencePiece:
         pieces = {model.id_to_piece(i): (model.get_score(i), i) for i in range(2, model.get_piece_size())}
         multi = [score for piece, (score, _) in pieces.items() if len(piece) > 1]
         if multi and not all(score == int(score) for score in multi):
-            raise UserError("expected a BPE model for BPE dropout, got a unigram model: train it with model_type='bpe'")
+            raise UserError(
+                "expected a BPE model for BPE dropout, got a unigram model: train it with algorithm = 'bpe'"
+            )
         return pieces
 
 

@@ -13,7 +13,7 @@ TOKENIZER = "tokenizer.json"
 def read_bpe_files(path: str, publisher: str) -> dict[str, bytes]:
     """Read ``vocab.json`` at ``path`` and ``merges.txt`` next to it, or extract both from a ``tokenizer.json``.
 
-    Raises ``UserError`` if one is missing.
+    Raises ``UserError`` if a file is missing.
     """
     place = storage.place(path)
     if place.name == TOKENIZER and place.is_file():

@@ -209,7 +209,7 @@ def test_rendered_maps_parse_back_to_equal_entries_in_the_same_order(run: Mixed)
 
 
 def test_a_name_that_is_not_an_identifier_cannot_be_written():
-    with pytest.raises(ValueError, match="needs: expected identifiers as names, got 'a b'"):
+    with pytest.raises(ValueError, match="needs: expected names of letters, digits and underscores, got 'a b'"):
         render(Mixed({}, needs={"a b": "c"}))
 
 
