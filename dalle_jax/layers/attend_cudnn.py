@@ -73,7 +73,7 @@ def _causal(q: Array, k: Array, v: Array) -> Array:
 
 
 def _masked(q: Array, k: Array, v: Array, mask: np.ndarray) -> Array:
-    """Compute all pairs under a mask [L L]. A padding position attends to itself only."""
+    """Compute attention over all pairs under a mask [L L]. A padding position attends to itself only."""
     length = len(mask)
     whole = np.eye(length + length % 2, dtype=bool)
     whole[:length, :length] = mask

@@ -77,7 +77,7 @@ class SelfAttention(nnx.Module):
         return _heads_first(q), _heads_first(k), _heads_first(v)
 
     def __call__(self, x: Float[Array, "B L D"], pattern: Pattern) -> Float[Array, "B L D"]:
-        """Attend over a whole stream."""
+        """Compute self-attention over a whole stream under the mask of ``pattern``."""
         out = stream_attention(*self.project_qkv(x), pattern, self.backend)
         return self.out(name_attention(out).swapaxes(1, 2))
 
@@ -86,7 +86,10 @@ class SelfAttention(nnx.Module):
         return self.out(name_attention(dense_attention(*self.project_qkv(x), mask[:, None, None])).swapaxes(1, 2))
 
     def prefill(self, x: Float[Array, "P C D"], candidates: int, pattern: Pattern) -> tuple[Array, KvCache]:
-        """Attend over the context alone; return its outputs [P C D] and a cache for ``candidates`` per prompt."""
+        """Attend over the context alone.
+
+        Return its outputs [P C D] and a cache for ``candidates`` images per prompt.
+        """
         q, k, v = self.project_qkv(x)
         out = self.out(stream_attention(q, k, v, pattern, "xla").swapaxes(1, 2))
         return out, kv_cache.new_cache(k, v, candidates, pattern)
