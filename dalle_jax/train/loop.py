@@ -180,7 +180,7 @@ class TrainLoop:
                 raise
 
     def _log_cut_captions(self, mostly_cut_only: bool) -> None:
-        """Log the number of captions cut to the text length, with a warning if most of them were."""
+        """Log the number of captions that were cut to the text length, with a warning if most captions were cut."""
         if not isinstance(self.task, ReadsCaptions):
             return
         cut, read, length = self.task.cut_captions()

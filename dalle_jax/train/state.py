@@ -172,7 +172,7 @@ class ModuleSpec(Generic[Node]):
 
 @dataclass(frozen=True)
 class StateSpec:
-    """The structure of a training state: shapes, dtypes and shardings without values, and the function that builds one.
+    """The structure of a training state: shapes, dtypes and shardings without values, and a function that builds it.
 
     ``abstract`` is a state of shapes and dtypes, ``shardings`` a state of shardings. ``trainable`` has the names of the
     parameters that each objective trains. ``build`` maps a random key to a state.

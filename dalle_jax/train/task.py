@@ -14,7 +14,7 @@ M = TypeVar("M")
 """The module that a task trains."""
 
 Frozen: TypeAlias = Mapping[str, nnx.Module]
-"""Networks that losses read and nothing trains, by name, such as "image_tokenizer" or "clip"."""
+"""Networks that losses use and that are not trained, by name, such as "image_tokenizer" or "clip"."""
 
 Batch: TypeAlias = dict[str, Array]
 """Arrays by name; the first dimension of each is the batch."""
@@ -48,7 +48,7 @@ class CachedEmbeddings(Generic[M]):
 
     ``embed(module, frozen, batch, key, step)`` returns a tree of float arrays with a row per example. It must not set
     variables, and rows must not depend on each other. ``loss(module, embeddings, batch, key, step)`` returns the loss
-    and the metrics of the whole batch. Their composition is the objective's ``loss``.
+    and the metrics of the whole batch. ``embed`` followed by this ``loss`` is the objective's ``loss``.
     """
 
     embed: Callable[[M, Frozen, Batch, Key[Array, ""], Array], PyTree]
@@ -61,7 +61,7 @@ class UpdateOnce(Generic[M]):
 
     ``loss(module, frozen, batch, key, step)`` returns the loss, its metrics, and a tree of arrays with a row per
     example. It must not set variables. ``update(module, rows, key)`` takes the rows of the whole batch and sets
-    variables. Their composition is the objective's ``loss``.
+    variables. ``loss`` followed by ``update`` is the objective's ``loss``.
     """
 
     loss: Callable[[M, Frozen, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], MetricSums, PyTree]]
@@ -82,9 +82,9 @@ Microbatches: TypeAlias = CachedEmbeddings[M] | UpdateOnce[M] | WholeBatchOnly
 class Objective(Generic[M]):
     """A loss and the parameters that it trains.
 
-    ``trains`` is an nnx filter over parameters (``nnx.Param`` for all of them). The objectives of a task are stepped
-    in order, each with its own optimizer state. ``constraints`` apply to parameters that are trained.
-    ``microbatches`` says how the loss splits into microbatches; None is for a mean over examples.
+    ``trains`` is an nnx filter over parameters (``nnx.Param`` for all of them). The objectives of a task are stepped in
+    order, each with its own optimizer state. ``constraints`` apply to parameters that are trained. ``microbatches``
+    says how the loss is computed in microbatches; None means that it is a mean over examples.
     """
 
     name: str
@@ -115,7 +115,10 @@ class Task(Protocol[M]):
         ...
 
     def frozen(self) -> Frozen:
-        """Return the networks that losses read and nothing trains, by name; empty if there are none."""
+        """Return the networks that losses use and that are not trained, by name.
+
+        The mapping is empty if there are none.
+        """
         ...
 
     def objectives(self) -> tuple[Objective[M], ...]:

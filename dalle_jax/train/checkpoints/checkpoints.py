@@ -1,9 +1,9 @@
 """Checkpoints, and the only file that uses Orbax. A checkpoint is complete, absent, or detected as damaged.
 
-Each holds the parts of the state separately (params, ema_params, ...), so that one can be read without the others, and
-a ``Meta`` with the config and the model's files. Nothing else is needed to resume: the data position is the step, since
-``Batches.batch`` is a pure function of it. The randomness of a step is ``fold_in(seed, step)`` with the seed in
-``Meta``. Random keys of a module are part of ``non_params``.
+A checkpoint holds the parts of the state separately (params, ema_params, ...), so that a part can be read without the
+others, and a ``Meta`` with the config and the model's files. Nothing else is needed to resume: the data position is the
+step, since ``Batches.batch`` is a pure function of it. The randomness of a step is ``fold_in(seed, step)`` with the
+seed in ``Meta``. Random keys of a module are part of ``non_params``.
 """
 
 import base64
@@ -132,7 +132,7 @@ class Checkpoints:
             raise self._failed(step, error) from error
 
     def wait(self) -> None:
-        """Block until everything is on disk."""
+        """Wait until the last save is completely on disk."""
         try:
             self._orbax.wait()
         except Exception as error:
@@ -240,8 +240,8 @@ def load_params(
     """Load trained weights into a module, which may be abstract (``nnx.eval_shape``), and return their step.
 
     The optimizer's state is not read. ``weights="ema_params"`` falls back to the parameters if the run had no EMA.
-    ``prefix`` (such as "generator.") is the path of the module within the trained one. Without a layout everything goes
-    to the first device. A damaged checkpoint is skipped with a warning.
+    ``prefix`` (such as "generator.") is the path of the module within the trained module. Without a layout all weights
+    are loaded to the first device. A damaged checkpoint is skipped with a warning.
     """
     with contextlib.ExitStack() as opened:
         path = _readable(storage.absolute(storage.place(folder)) / FOLDER, weights, step, opened)
@@ -295,7 +295,8 @@ def _readable(checkpoints: Place, weights: Weights, step: int | None, opened: co
         reason = damage(checkpoints / str(step))
         if reason is not None:
             raise UserError(
-                f"the checkpoint of step {step} in {checkpoints} is damaged ({reason}); the steps there are {steps}"
+                f"the checkpoint of step {step} in {checkpoints} is damaged ({reason}); "
+                f"choose a different step of {steps}"
             )
         return (checkpoints if staging is None else staging.local) / str(step)
     newest, damaged = recovery.newest_whole(checkpoints, damage)

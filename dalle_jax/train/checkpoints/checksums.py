@@ -61,7 +61,7 @@ def await_step(folder: Place, custom: Mapping[str, object]) -> None:
             if json.loads(_read(folder, STEP_FILE)).get("custom_metadata") == custom:
                 return
         if time.monotonic() > deadline:
-            raise OSError(f"{STEP_FILE} was not written within a minute")
+            raise OSError(f"Orbax did not write {folder / STEP_FILE} within a minute")
         time.sleep(0.002)
 
 
@@ -78,7 +78,7 @@ def damage(folder: Place, needed: Callable[[str], bool] | None = None, share: tu
     try:
         record = _record(folder)
         if _step_record(folder) != record[STEP_FILE]:
-            return f"{STEP_FILE} has changed since it was written"
+            return f"{folder / STEP_FILE} has changed since {FILE} was written"
     except ValueError as error:
         return str(error)
     names = sorted(name for name in record["files"] if needed is None or needed(name))[share[0] :: share[1]]
@@ -142,6 +142,6 @@ def _step_record(folder: Place) -> str:
     try:
         record = dict(json.loads(content))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{STEP_FILE} has changed since it was written") from error
+        raise ValueError(f"{folder / STEP_FILE}: expected Orbax's JSON, got other content") from error
     record.pop("commit_timestamp_nsecs", None)
     return f"{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}"

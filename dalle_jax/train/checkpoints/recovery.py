@@ -29,7 +29,9 @@ def whole_steps(folder: Place) -> list[int]:
 
 
 def newest_whole(folder: Place, damage: Callable[[Place], str | None]) -> tuple[int | None, dict[int, str]]:
-    """Return the step of the newest intact checkpoint, and by step a description of the damage of each newer one.
+    """Return the step of the newest intact checkpoint, or None if there are no checkpoints.
+
+    The second result describes, by step, the damage of each checkpoint that is newer.
 
     Raise UserError if all checkpoints are damaged, since the run must not silently start over.
     """

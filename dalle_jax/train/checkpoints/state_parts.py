@@ -1,4 +1,4 @@
-"""The parts of a training state as checkpoints store them, and the check that two states are of one model."""
+"""The parts of a training state as checkpoints store them, and the check that two states belong to the same model."""
 
 from collections.abc import Mapping
 from typing import Protocol, TypeAlias, runtime_checkable

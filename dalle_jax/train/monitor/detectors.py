@@ -35,7 +35,10 @@ class Threshold:
     after: int = 0
 
     def check(self, step: int, values: Mapping[str, float]) -> str | None:
-        """Return ``message``, with {value} filled in, if the metric is outside its limits."""
+        """Return ``message``, with {value} filled in, if the metric is outside its limits.
+
+        Otherwise the result is as in ``Detector.check``.
+        """
         value = values.get(self.metric)
         if value is None or step < self.after:
             return None
@@ -60,7 +63,10 @@ class Explosion:
     _history: dict[str, deque[float]] = field(default_factory=dict)
 
     def check(self, step: int, values: Mapping[str, float]) -> str | None:
-        """Return ``message``, with {name}, {value} and {usual} filled in, if a metric is too large."""
+        """Return ``message``, with {name}, {value} and {usual} filled in, if a metric is too large.
+
+        Otherwise the result is as in ``Detector.check``.
+        """
         del step
         message = None
         for name in (name for name, value in values.items() if name.startswith(self.prefix) and value != 0):
@@ -91,7 +97,7 @@ class Divergence:
     _pairs: deque[tuple[float, float]] = field(default_factory=deque)
 
     def check(self, step: int, values: Mapping[str, float]) -> str | None:
-        """Return ``message`` if both metrics fell.
+        """Return ``message`` if both metrics fell, else a result as in ``Detector.check``.
 
         {before} and {now} are the values of ``falling``; {other_before} and {other_now} are those of ``other``.
         """
@@ -138,7 +144,7 @@ class Alerts:
             raise UserError(
                 f"stopped at step {step}: the last {skipped_in_a_row} updates in a row were not finite or had a spike "
                 f"in their gradient norm (the limit is {self._abort_after}). The newest checkpoint was saved before; "
-                "resume with a lower learning rate, a longer warm-up or a smaller clip_norm"
+                "resume with a lower learning rate, a longer warm-up or a smaller trainer.clip_norm"
             )
 
 

@@ -15,7 +15,7 @@ from dalle_jax.arrays import Float
 T = TypeVar("T")
 
 NAME_BYTES = 64
-"""The length of a host's name when processes exchange their names."""
+"""Largest length, in bytes, of a host's name that processes exchange."""
 
 
 class TimeSpent(NamedTuple):
@@ -42,7 +42,7 @@ class StepTimer:
     """The clock of one process's loop. It starts when the first step is dispatched, which excludes compilation.
 
     The first step is not counted. If the devices are still computing it when later steps are dispatched, its time is
-    counted with theirs. The first rate can therefore be too low, but never too high.
+    counted as time of those steps. The first rate can therefore be too low, but never too high.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
@@ -109,8 +109,8 @@ class HostTimes(NamedTuple):
     def metrics(self) -> dict[str, float]:
         """Return the metrics by name.
 
-        ``host/wait_share`` is the part of the step time that a process waits for its batches. It is that of the process
-        that waits longest, because all other processes wait for that one.
+        ``host/wait_share`` is the part of the step time for which the slowest process waits for its batches. All other
+        processes wait for that process, so a mean over processes would hide the problem.
         """
         found = {
             "host/step_seconds": float(self.step.mean()),
@@ -151,7 +151,8 @@ class Straggler:
     def message(self, hosts: HostTimes, names: Sequence[str]) -> str | None:
         """Return a warning if one host is slow, else None.
 
-        A slow host waits for its batch for a tenth of the step time, and twice as long as the median of the others.
+        A slow host waits for its batches for more than a tenth of the step time, and more than twice as long as the
+        median of the other hosts.
         """
         slowest = hosts.slowest
         others = np.delete(hosts.wait, slowest)
