@@ -58,13 +58,13 @@ class Loader:
         records: RecordStats | None = None,
     ):
         if len(source) == 0:
-            raise UserError("expected training data, got a source without examples")
+            raise UserError("data.source: expected examples to train on, got none")
         if batch_size < 1:
-            raise UserError(f"expected a batch size of at least 1, got {batch_size}")
+            raise UserError(f"data.batch_size: expected at least 1, got {batch_size}")
         if not 0 <= seed < 2**32:
             raise UserError(f"data.seed: expected 0 to {2**32 - 1}, got {seed}")
         if workers < 0:
-            raise UserError(f"expected at least 0 data workers, got {workers}")
+            raise UserError(f"data.workers: expected at least 0, got {workers}")
         self._source = source
         self._parts = source.sources if isinstance(source, MixedSources) else (source,)
         self._epoch_sources = tuple(part if isinstance(part, EpochSource) else None for part in self._parts)
@@ -101,8 +101,8 @@ class Loader:
         """Yield every evaluation example once, always in the same order.
 
         Without ``rows`` the last batch holds the remaining examples only. With ``rows`` every batch has exactly those
-        rows, and the first examples fill up the last batch. If it is padded, every batch has the lists ``COUNTED`` and
-        ``CANDIDATE``.
+        rows, and the first examples fill up the last batch. If the last batch is padded, every batch has the lists
+        ``COUNTED`` and ``CANDIDATE``.
         """
         count, size = self.held_out, self._batch_size
         for start in range(0, count, size):

@@ -184,7 +184,7 @@ class RecordSource:
                 self._count(place, None)
                 return example
         report = format_report(self.report.content())
-        raise UserError(f"expected a usable record, got none among {len(self)} ({report})")
+        raise UserError(f"expected at least one usable record, got none among {len(self)} records ({report})")
 
     def box(self, index: int, epoch: int, width: int, height: int) -> Box:
         """Return the crop box of example ``index`` in an epoch; width and height are those of the upright image."""
@@ -249,5 +249,5 @@ def too_many_bad(bad: int, of: int, bad_share: float, content: ReportContent) ->
     """Return the error for ``bad`` bad records among ``of``. It lists the kinds of fault in ``content``."""
     return UserError(
         f"{bad} of {of} records are bad, {bad / of:.1%}, but bad_share allows {bad_share:.1%}: "
-        f"{format_kinds(content['bad'])}. Fix or remove them, or raise bad_share"
+        f"{format_kinds(content['bad'])}. Fix or remove them, or raise images.bad_share"
     )

@@ -166,7 +166,7 @@ class _Inspector:
             findings.report.add_usable()
             findings.usable += 1
             findings.add("share of the image that is kept", box.side**2 / (width * height))
-            findings.add("pixels of the image for one that is kept", box.side / config.size)
+            findings.add("image pixels per pixel of the crop, along a side", box.side / config.size)
         else:
             findings.report.add_dropped(record.key, dropped)
         if wants_cell:
@@ -195,7 +195,7 @@ class _Inspector:
             findings.sizes[width, height] += 1
         findings.add("width", width)
         findings.add("height", height)
-        findings.add("longer by shorter side", max(width, height) / min(width, height))
+        findings.add("longer side / shorter side", max(width, height) / min(width, height))
 
     def _add_digest(self, kind: str, index: int, content: bytes) -> None:
         """Add a digest of 64 bits of an example's key, image or captions, by which repeats are found.

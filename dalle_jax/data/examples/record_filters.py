@@ -17,7 +17,7 @@ _LANGUAGE = ("language", "lang")
 class Filters:
     """Limits for records; None disables a filter. A dropped record is counted under the first filter that it fails.
 
-    - ``max_aspect``: longer by shorter side; 2 keeps the images that DALL·E 1 kept (arXiv 2102.12092, appendix C).
+    - ``max_aspect``: longer side / shorter side; 2 keeps the images that DALL·E 1 kept (arXiv 2102.12092, appendix C).
     - ``min_similarity``: CLIP's similarity of caption and image.
     - ``max_punsafe``, ``max_pwatermark``: probabilities of 0 to 1.
     - ``min_characters``, ``max_characters``: captions of other lengths are removed. Spaces at the ends of a caption do

@@ -17,7 +17,7 @@ FILE = "records.json"
 
 
 class SourceReport(TypedDict):
-    """The report on one source of a run, which has ``records`` records, bad ones included."""
+    """The report on one source of a run. ``records`` is the number of the source's records, bad ones included."""
 
     fingerprint: str
     records: int

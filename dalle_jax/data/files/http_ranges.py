@@ -32,7 +32,10 @@ def size_and_stamp(url: str) -> tuple[int, str]:
 
 
 def read_url_range(url: str, start: int, length: int) -> bytes:
-    """Read ``length`` bytes from byte ``start`` on, fewer at the file's end. Raises like ``size_and_stamp``."""
+    """Read ``length`` bytes from byte ``start`` on, fewer at the file's end.
+
+    Raises the errors of ``size_and_stamp``.
+    """
     if length == 0:
         return b""
     return _get(url, start, length)[0]

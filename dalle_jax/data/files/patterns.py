@@ -51,7 +51,7 @@ def expand_paths(patterns: Sequence[str], suffixes: Sequence[str]) -> tuple[str,
 
 
 def find_files(patterns: Sequence[str], suffixes: Sequence[str]) -> list[DataFile]:
-    """Look up all files that ``patterns`` match. Raises UserError like ``expand_paths``."""
+    """Look up all files that ``patterns`` match. Raises UserError as ``expand_paths`` does."""
     return [find_file(name) for name in expand_paths(patterns, suffixes)]
 
 
@@ -98,7 +98,7 @@ def _alternatives(inside: str) -> list[str]:
 
 
 def _too_many(pattern: str) -> UserError:
-    return UserError(f"{pattern}: expected braces with at most {MAX_NAMES:,} names")
+    return UserError(f"{pattern}: expected braces that expand to at most {MAX_NAMES:,} names")
 
 
 def _files(pattern: str, suffixes: Sequence[str]) -> list[str]:

@@ -33,7 +33,7 @@ def caption_lines(key: str, content: bytes) -> list[str]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadRecord(
-            key, "caption not utf-8", f"its caption file has the byte {content[error.start]:#04x}"
+            key, "caption not utf-8", f"expected captions in UTF-8, got the byte {content[error.start]:#04x}"
         ) from error
     return [line.strip() for line in text.split("\n") if line.strip()]
 
@@ -62,5 +62,5 @@ def unique_captions(key: str, captions: Iterable[str]) -> tuple[str, ...]:
     """Return each caption once, in order. Raises BadRecord, of the kind "no caption", if there are none."""
     found = tuple(dict.fromkeys(captions))
     if not found:
-        raise BadRecord(key, "no caption", "its captions are empty")
+        raise BadRecord(key, "no caption", "expected a caption that is not blank, got none")
     return found

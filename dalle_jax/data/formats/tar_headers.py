@@ -20,7 +20,7 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\x
 
 
 class TarMember(NamedTuple):
-    """A member of a tar. ``kind`` is "file", "folder", "link" or, for devices and the like, "not a file"."""
+    """A member of a tar. ``kind`` is "file", "folder" or "link", and "not a file" for a device, for example."""
 
     kind: str
     name: bytes

@@ -109,7 +109,7 @@ class CodeFolder:
             )
 
     def missing(self) -> list[int]:
-        """Return the shards of this process that are missing or damaged. This reads all of its shards."""
+        """Return the numbers of this process's shards that are missing or damaged. This reads all of its shards."""
         return [number for number in self._own if not self._is_whole(number)]
 
     def rows(self, number: int) -> range:

@@ -205,8 +205,8 @@ def _check_columns(path: str, schema: _ArrowSchema, config: Parquet) -> None:
     columns = schema.names
     if config.image not in columns or not set(config.caption) & set(columns):
         raise UserError(
-            f"{path}: expected a column {config.image} of images (image) and one of "
-            f"{' or '.join(config.caption)} (caption), got the columns {', '.join(columns)}"
+            f"{path}: expected the column {config.image}, as image names it, and one of the columns "
+            f"{' or '.join(config.caption)}, as caption names them, got the columns {', '.join(columns)}"
         )
     kind = str(schema.field(config.image).type)
     if not kind.removeprefix("large_").startswith(("binary", "struct<")) or (

@@ -68,7 +68,9 @@ class CodesSource:
         try:
             content = array_files.read_record(self._files[file], row)
         except array_files.BrokenRecord as error:
-            raise UserError(f"{self._files[file].name} was damaged after it was verified: {error}") from error
+            raise UserError(
+                f"{self._files[file].name} was damaged after it was verified; run `encode` again: {error}"
+            ) from error
         record = decode_codes(content, epoch % encoding.crops, encoding.crops, encoding.grid)
         example = Example(key=record.key, codes=record.codes, captions=record.captions)
         if self.conditions is not None:

@@ -186,7 +186,9 @@ def _to_plain(key: str, value: object) -> object:
         try:
             return value.decode()
         except UnicodeDecodeError as error:
-            raise BadRecord(key, "caption not utf-8", f"a text has the byte {value[error.start]:#04x}") from error
+            raise BadRecord(
+                key, "caption not utf-8", f"expected texts in UTF-8, got the byte {value[error.start]:#04x}"
+            ) from error
     if isinstance(value, np.ndarray | np.generic):
         return _to_plain(key, value.tolist())
     return [_to_plain(key, one) for one in value] if isinstance(value, list | tuple) else value
