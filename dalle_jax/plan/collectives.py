@@ -24,7 +24,10 @@ CALLED = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)|\b(?:called|branch)_comp
 
 @dataclass(frozen=True)
 class Collective:
-    """A collective over groups of ``group`` chips, with ``bytes`` of the whole array, run ``times`` times per step."""
+    """A collective over groups of ``group`` chips.
+
+    ``bytes`` is the size of the whole array, and ``times`` the number of runs per step.
+    """
 
     kind: str
     bytes: int | float
@@ -182,7 +185,10 @@ def _collective(kind: str, one: Instruction, computation: str, times: int, devic
 
 
 def _size(type_text: str, kind: str, is_start: bool) -> float:
-    """Return the bytes of an operation's result. The operands in the result of a start are not counted."""
+    """Return the bytes of an operation's result.
+
+    The result of the start of an asynchronous operation contains the operands too. They are not counted.
+    """
     sizes = [math.prod(int(side) for side in sides.split(",") if side) * BYTES.get(dtype, 4)
              for dtype, sides in ARRAY.findall(type_text)]  # fmt: skip
     if is_start and kind in ("all-gather", "collective-permute") and len(sizes) > 1:

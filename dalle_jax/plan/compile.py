@@ -1,7 +1,8 @@
 """The training step, its initialisation and the sampler, compiled for devices that this machine does not have.
 
 State and batch are shapes with shardings; nothing is computed. A program that compiles may still not fit: the compiler
-refuses temporaries that are too large, but not arguments and results. So the plan compares peaks itself.
+refuses temporaries that are too large, but not arguments and results. The plan therefore compares a program's peak with
+the device's memory itself.
 """
 
 import math

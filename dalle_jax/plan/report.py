@@ -106,7 +106,7 @@ def room(chip: Chip) -> int:
 
 
 def step_report(planned: Planned, topology: Topology, batch: int, step: Program, start: Program | None) -> PlanReport:
-    """Return the report of a step and of the initialisation, or None for one that was not compiled."""
+    """Return the report of a step and of the initialisation. ``start`` is None if the latter was not compiled."""
     chip, mesh = topology.chip, planned.layout.mesh
     model = planned.model_flops(batch)
     report: PlanReport = {

@@ -35,7 +35,7 @@ class Slice:
 def largest_batch(planned: Planned, too_large: int, room: int, say: Say) -> Batch:
     """Bisect for the largest batch below ``too_large`` whose step needs at most ``room`` bytes per device.
 
-    Only batches that the mesh and the microbatches divide are tried, at most ``MOST_COMPILATIONS`` of them.
+    Only batch sizes that the mesh and the microbatches divide are tried, and at most ``MOST_COMPILATIONS`` of these.
     """
     unit = planned.rows
     low, high = 0, too_large // unit  # multiples of unit: low fits (0 stands for None), high does not fit
@@ -80,7 +80,10 @@ def smallest_slice(
 def _widest(
     task: Task, trainer: Trainer, mesh: Mesh, rules: Rules, topology: Topology, batch: int
 ) -> tuple[Mesh, Planned] | None:
-    """Return the mesh with the largest ``fsdp`` that divides parameters and batch, and the plan on it."""
+    """Return the mesh with the largest ``fsdp`` that divides parameters and batch, and the plan on that mesh.
+
+    Return None if there is no such mesh.
+    """
     devices = topology.devices()
     tensor = max(mesh.tensor, 1)
     if len(devices) // topology.slices % tensor:

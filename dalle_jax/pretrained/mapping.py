@@ -1,7 +1,8 @@
 """Rules that map the tensors of a published file to the variables of a module, and back.
 
 A publisher's module lists a ``Rule`` for each variable: its tensors, and the change of layout in both directions. One
-list therefore serves import and export. Every tensor is used once and every variable is filled. All mismatches are
+list therefore serves import and export. Functions that build rules take ``ours``, a prefix of variables' names, and
+``theirs``, a prefix of tensors' names. Every tensor is used once and every variable is filled. All mismatches are
 reported together, before any tensor is read.
 """
 
@@ -52,9 +53,9 @@ class Transform:
 
 IDENTITY = Transform(lambda x: x, lambda x: (x,))
 TRANSPOSE = Transform(lambda x: x.T, lambda x: (x.T,))
-"""torch's matrix [out in] to a kernel [in out]."""
+"""The transform of torch's matrix [out in] to a kernel [in out]."""
 CONV_KERNEL = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: (x.transpose(3, 2, 0, 1),))
-"""torch's convolution [out in k k] to a kernel [k k in out]."""
+"""The transform of torch's convolution [out in k k] to a kernel [k k in out]."""
 
 
 def reshaped(*shape: int, stored: tuple[int, ...]) -> Transform:

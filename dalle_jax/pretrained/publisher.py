@@ -49,7 +49,10 @@ class Published:
 
 @runtime_checkable
 class Publisher(Protocol):
-    """The function of a publisher's module that reads weights; it is named ``published`` unless there are several."""
+    """The function of a publisher's module that reads weights.
+
+    It is named ``published``, unless the module has several such functions.
+    """
 
     def __call__(self, source: Path) -> Published:
         """Read the model in a file or folder; raise UserError if the source is of a different kind."""
@@ -211,9 +214,10 @@ def count_layers(tensors: Tensors, pattern: str) -> int:
 
 
 def grid_side(tensors: Tensors, name: str, positions: int) -> int:
-    """Return the side of a square grid of ``positions``. ``name`` is the table of positions, which errors name.
+    """Return the side of a square grid that has ``positions`` positions.
 
-    ``positions`` does not count the table's row for the class token.
+    ``name`` is the tensor of position embeddings, which errors name. ``positions`` does not count its row for the class
+    token.
     """
     side = round(positions**0.5)
     if side * side != positions or not side:

@@ -25,7 +25,7 @@ class ImageSize(TypedDict):
 
 
 class Duplicates(TypedDict):
-    """Number of repeats, and (earlier, later) keys of the first of them."""
+    """Number of repeats, and the keys (earlier, later) of the first few pairs."""
 
     count: int
     examples: list[list[str]]

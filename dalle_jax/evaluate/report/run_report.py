@@ -14,7 +14,7 @@ from dalle_jax.evaluate.report.machine import Machine
 from dalle_jax.evaluate.suites.findings import GuidancePoint, ReconstructedImage, SampleGroup
 
 Format = Literal["percent", "decibel", "nats", "seconds", "count", "number"]
-"""The format of a figure: percent 84.0 %, decibel 27.1 dB, nats 1.234 nats, seconds 13 min 51 s, count 4,810,000."""
+"""The format of a number: percent 84.0 %, decibel 27.1 dB, nats 1.234 nats, seconds 13 min 51 s, count 4,810,000."""
 
 
 @dataclass(frozen=True)

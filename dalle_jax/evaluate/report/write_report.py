@@ -97,7 +97,7 @@ def _put(out: dict[str, object], path: str, value: Number | None) -> None:
             raise ValueError(f"{path}: expected an object at {name!r}, got {below!r}")
         out = below
     if leaf in out:
-        raise ValueError(f"{path}: expected one figure, got two: {out[leaf]} and {value}")
+        raise ValueError(f"{path}: expected one number, got two: {out[leaf]} and {value}")
     out[leaf] = value
 
 

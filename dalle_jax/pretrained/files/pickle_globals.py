@@ -32,9 +32,9 @@ class InertObject:
 
 @dataclass(frozen=True, eq=False)
 class TensorRef:
-    """A pickled tensor, unchecked: its storage and the view of it.
+    """A pickled tensor whose values are not checked yet: its storage, and the offset, shape and strides in the storage.
 
-    ``dtype`` is None for a tensor of the dtype of its storage.
+    ``dtype`` is None if it is the dtype of the storage.
     """
 
     storage: object

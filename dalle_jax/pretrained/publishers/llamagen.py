@@ -39,7 +39,7 @@ SIZES = {
 def tensors_of(path: Path, caption_length: int | None = None) -> Tensors:
     """Read the tensors of a ``.pt``, with or without a wrapper key "model", "module" or "state_dict".
 
-    A model whose captions are shorter than the stored empty caption uses its first ``caption_length`` rows.
+    The stored empty caption is cut to its first ``caption_length`` rows for a model with shorter captions.
     """
     tensors = read_tensors(path).unwrapped()
     empty = tensors.stored.get("cls_embedding.uncond_embedding")

@@ -65,7 +65,8 @@ def convolutions(tensors: Tensors) -> list[list[str]]:
 
     Groups are LPIPS's slices, or torchvision's features split at each pooling.
 
-    The layer number grows by 2 over a ReLU, and by 3 over a ReLU and a pooling.
+    In torchvision's names, the numbers of two convolutions differ by 2 if only a ReLU lies between them, and by 3 if a
+    pooling does too.
     """
     found: dict[int, str] = {}
     for name in tensors:

@@ -38,7 +38,7 @@ NAMES = {
     "layernorm_embedding/bias": "layernorm_embedding.bias",
     "final_ln/bias": "final_ln.bias",
 }
-"""min-dalle's names by DALL·E mini's, relative to a layer, the encoder or the decoder."""
+"""By DALL·E mini's name, min-dalle's name of a tensor, both relative to a layer, the encoder or the decoder."""
 
 
 def _unstacked(each: Transform, depth: int, transposed: bool) -> Transform:

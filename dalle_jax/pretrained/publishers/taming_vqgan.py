@@ -1,6 +1,6 @@
 """VQGANs in torch's format: import and export of taming's Lightning checkpoints, import of LlamaGen's image tokenizer.
 
-The names of their levels differ. LlamaGen's codes also lie on the unit sphere (``distance="cosine"``).
+The two publishers name the levels differently. LlamaGen's codes also lie on the unit sphere (``distance="cosine"``).
 """
 
 import dataclasses
