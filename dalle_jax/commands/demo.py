@@ -263,7 +263,7 @@ class Demo:
         )
 
     def _comparison(self) -> Comparison | None:
-        """Return the measurements of several transformers, if the config names their file."""
+        """Return the measurements of several transformers, or None if the config does not name a file of them."""
         if self.config.compared is None:
             return None
         measured = json.loads(Path(find(self.config.compared)).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""``encode CONFIG --out DIR``: encode a data set's images to codes, once; a stopped run resumes."""
+"""``encode CONFIG --out DIR``: encode a data set's images to codes; a stopped run resumes."""
 
 import argparse
 from pathlib import Path
@@ -66,7 +66,10 @@ def encode_source(config: EncodeRun, out: Place) -> Encoder | None:
 
 
 def _encode(config: EncodeRun, path: Path) -> Encoder | None:
-    """Encode this process's missing shards in a locked folder. All processes call it together."""
+    """Encode the missing shards of this process in a locked folder. All processes must call it together.
+
+    Return the encoder, or None if no shard was missing.
+    """
     process, processes = hosts.process_index_and_count()
     source, records = _opened(config, path)
     place = storage.place(config.image_tokenizer)
@@ -91,7 +94,7 @@ def _encode(config: EncodeRun, path: Path) -> Encoder | None:
 
 
 def _opened(config: EncodeRun, path: Path) -> tuple[Source, RecordStats | None]:
-    """Open the part of the source to encode; return it with the statistics of its records.
+    """Open the part of the source to encode. Return it, and the statistics of its records (None without records).
 
     Raises UserError if that part has no images.
     """

@@ -142,7 +142,7 @@ def _prompts(args: argparse.Namespace) -> tuple[Prompt, ...]:
         text = args.prompts.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{args.prompts}: expected a text file in UTF-8, got an invalid byte at {error.start}"
+            f"{args.prompts}: expected a text file in UTF-8, got an invalid byte at position {error.start}"
         ) from error
     prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
@@ -157,5 +157,8 @@ def read_features(path: Path) -> list[np.ndarray]:
     """
     found = read_npy(path)
     if found.ndim not in (2, 3) or not np.issubdtype(found.dtype, np.floating):
-        raise UserError(f"{path}: expected features [t c] or [n t c], got {found.dtype.name}{list(found.shape)}")
+        raise UserError(
+            f"{path}: expected floats [tokens width] of a caption, or [captions tokens width], "
+            f"got {found.dtype.name}{list(found.shape)}"
+        )
     return list(found if found.ndim == 3 else found[None])

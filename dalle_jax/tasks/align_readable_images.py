@@ -66,7 +66,7 @@ class AlignReadableImages:
         return ReadableAlignment(self, self.align.open(layout, manifest))
 
     def open_for_plan(self) -> "ReadableAlignment":
-        """Load the image tokenizer, and the text tokenizer if its file exists."""
+        """Open the task for ``plan``: load the image tokenizer, and the text tokenizer if its file exists."""
         return ReadableAlignment(self, self.align.open_for_plan())
 
 

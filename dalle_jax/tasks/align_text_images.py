@@ -44,7 +44,8 @@ LARGEST_SCALE = 100.0
 def at_most_100(log_scale: Float[Array, ""]) -> Float[Array, ""]:
     """Clip the logarithm of the logit scale to ln 100.
 
-    The trainer clips the parameter after each update. A bound within the loss would have gradient 0 above it.
+    The trainer clips the parameter after each update. If the loss clipped it instead, the gradient would be 0 above the
+    bound.
     """
     return jnp.minimum(log_scale, math.log(LARGEST_SCALE))
 
@@ -96,7 +97,7 @@ class AlignTextImages:
         return TextImageAlignment(self, captions, load_if_named(self.image_tokenizer))
 
     def open_for_plan(self) -> "TextImageAlignment":
-        """Load the image tokenizer, and the text tokenizer if its file exists."""
+        """Open the task for ``plan``: load the image tokenizer, and the text tokenizer if its file exists."""
         captions = self.captions.open_if_present(self.model.text_length)
         return TextImageAlignment(self, captions, load_if_named(self.image_tokenizer))
 
@@ -165,9 +166,10 @@ class TextImageAlignment:
         return Embeddings(module.encode_image(pixels, train=True), module.encode_text(batch["text"]))
 
     def embed_part(self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array) -> Embeddings:
-        """Return ``embed`` of a microbatch.
+        """Return the embeddings of a microbatch, some of whose images are replaced by reconstructions.
 
-        Taken together, its first images and those of the others are the batch's first.
+        The first images of each microbatch are replaced. Together they are the images that ``embed`` replaces in the
+        whole batch.
 
         Raise ``UserError`` if the number of reconstructed images is not whole: rounding would change their share.
         """

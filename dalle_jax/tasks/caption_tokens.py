@@ -72,8 +72,9 @@ class CaptionTokenizer:
     def check_model(self, vocabulary: int, where: str, pad: int = 0, empty: tuple[int, ...] | None = None) -> None:
         """Raise ``UserError`` if a model's vocabulary size, padding id or empty caption differs from the tokenizer's.
 
-        ``empty`` holds the ids of a caption without words, if the model's config gives them. The table of a published
-        model may have more rows than its tokenizer has ids.
+        ``where`` is the config field of the vocabulary size, which errors name. ``empty`` holds the ids of the empty
+        caption, if the model's config has them. The table of a published model may have more rows than its tokenizer
+        has ids.
         """
         published, file = self.config.vocabulary.published, self.config.file
         kind, found = type(self.config.vocabulary).__name__, self.tokenizer.vocab_size

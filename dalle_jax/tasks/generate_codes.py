@@ -92,7 +92,7 @@ class GenerateCodes:
         return CodeGeneration(replace(self, image_tokenizer=found.folder), captions, found.network)
 
     def open_for_plan(self) -> "CodeGeneration":
-        """Load the image tokenizer, and the text tokenizer if its file exists."""
+        """Open the task for ``plan``: load the image tokenizer, and the text tokenizer if its file exists."""
         captions = self.captions.open_if_present(self.model.text_length)
         return CodeGeneration(self, captions, load_if_named(self.image_tokenizer))
 
@@ -187,7 +187,10 @@ class CodeGeneration:
         text: Int[Array, "B T"],
         dropout_key: Key[Array, ""] | None,
     ) -> tuple[Float[Array, "B I"], Float[Array, "B T"] | None]:
-        """Return the negative log-likelihood, in nats, of each code and, if the model predicts text, of each token."""
+        """Return the negative log-likelihood in nats of each code, and that of each text token.
+
+        The second is None if the model does not predict text.
+        """
         codes = self._codes(frozen, batch)
         logits = module(text, codes, dropout_key=dropout_key)
         return cross_entropy(logits.image, codes), None if logits.text is None else cross_entropy(logits.text, text)

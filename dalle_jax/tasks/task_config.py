@@ -30,8 +30,8 @@ class TaskConfig(Protocol):
     def open(self, layout: Layout, manifest: Manifest | None = None) -> OpenedTask:
         """Load the frozen networks and the text tokenizer, and check that they fit the model.
 
-        ``layout`` is the layout of the run. ``manifest`` is that of the data if they are precomputed codes, else None.
-        Raise ``UserError`` if a file is missing or does not fit, or if the task cannot be trained on this data.
+        ``layout`` is the layout of the run. ``manifest`` describes data of precomputed codes, and is None for other
+        data. Raise ``UserError`` if a file is missing or does not fit, or if the task cannot be trained on this data.
         """
         ...
 

@@ -51,7 +51,7 @@ class TokenizeImages:
 
 
 class VqvaeReconstruction(ImageReconstruction[TokenizeImages, Vqvae]):
-    """Reconstruction of images through a vector-quantized bottleneck."""
+    """The task that trains a VQ-VAE: reconstruction of images through a vector-quantised bottleneck."""
 
     def tokenizer_of(self, module: Vqvae) -> ImageTokenizer:
         """Return the trained module itself."""

@@ -89,7 +89,7 @@ class TokenizeImagesDvae:
 
 
 class DvaeReconstruction(ImageReconstruction[TokenizeImagesDvae, Dvae]):
-    """Reconstruction of images through relaxed codes."""
+    """The task that trains a dVAE: reconstruction of images through relaxed codes."""
 
     def tokenizer_of(self, module: Dvae) -> ImageTokenizer:
         """Return the trained module itself."""

@@ -157,7 +157,7 @@ class TokenizeImagesGan:
 
 
 class VqganReconstruction(ImageReconstruction[TokenizeImagesGan, Players]):
-    """Reconstruction of images by a generator that is trained against a discriminator."""
+    """The task that trains a VQGAN: its generator reconstructs images and is trained against its discriminator."""
 
     prefix = "generator."
 
