@@ -1,7 +1,7 @@
 """Rematerialisation policies: the activations that a block stores for its backward pass.
 
     none       all activations
-    dots       the results of products with parameters (those without batch dimensions)
+    dots       the results of matrix products with parameters (products without batch dimensions)
     attention  queries, keys, values and the output of attention; the MLP is recomputed
     full       only the block's input
 

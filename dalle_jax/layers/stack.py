@@ -59,7 +59,7 @@ Block = TypeVar("Block", bound=nnx.Module)
 Static = TypeVar("Static", bound=Hashable)
 
 Apply: TypeAlias = Callable[[Block, Array, Static, PyTree], tuple[Array, PyTree]]
-"""``apply(block, x, static, extra) -> (x, output)``; ``static`` and ``extra`` are the layer's own."""
+"""``apply(block, x, static, extra) -> (x, output)``; ``static`` and ``extra`` are the values of that layer."""
 
 Write: TypeAlias = Callable[[PyTree, Static, PyTree, Array | None], PyTree]
 """``write(state, static, output, group) -> state`` adds a layer's output to its state.

@@ -108,7 +108,7 @@ def split_into_slices(devices: Sequence[Device], slices: int) -> list[list[Devic
 def _in_one_slice(shape: Sequence[int], devices: Sequence[Device]) -> np.ndarray:
     """Arrange devices in an array of ``shape``.
 
-    If the links between devices are known, the last axes have direct links.
+    If the links between devices are known, neighbours along the last axes are directly linked.
     """
     if len(devices) == 1:
         return np.array(devices).reshape(shape)

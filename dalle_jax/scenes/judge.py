@@ -1,4 +1,4 @@
-"""Checks of captions against images, part by part, from pixels only."""
+"""Comparison of captions with images, part by part. Only the image's pixels are used."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

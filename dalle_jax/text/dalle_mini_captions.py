@@ -83,7 +83,7 @@ def _apply(text: str, rules: tuple[Rule, ...]) -> str:
 
 
 class HashtagSplitter:
-    """A splitter of text without spaces into the likeliest words: the n-th most frequent word costs ln n."""
+    """A splitter of text without spaces into its likeliest words. Using the n-th most frequent word costs ln n."""
 
     def __init__(self, content: bytes):
         lines = read_text(content, FREQUENCIES).splitlines()

@@ -101,7 +101,7 @@ class ModuleSpec(Generic[Node]):
         return cls(graph, paths, {name: flat[path] for name, path in paths.items()})
 
     def is_param(self, name: str) -> bool:
-        """Return True for a parameter, which gradients reach, and False for another variable."""
+        """Return True if the variable is a parameter, which has gradients, and False for all other variables."""
         return isinstance(self.variables[name], nnx.Param)
 
     def params(self) -> dict[str, nnx.Variable]:

@@ -90,7 +90,7 @@ def clip_by_norm(grads: Arrays, norm: Array, limit: float | None) -> Arrays:
 
 
 def keep_if(good: Array, new: T, old: T) -> T:
-    """Return ``new`` if ``good`` is True, else ``old``; both are trees of arrays of one structure."""
+    """Return ``new`` if ``good`` is True, else ``old``. Both are trees of arrays of the same structure."""
     return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
 
 

@@ -31,7 +31,7 @@ _MAGIC = b"dalle_jax usable records 1\n"
 
 @dataclass(frozen=True)
 class RecordIndex:
-    """Usable records of a source, a report on the other records, and the numbers of records read and bad.
+    """Usable records of a source, a report on the others, and the numbers of records that were read and that were bad.
 
     ``usable`` is bool [N], with an entry for each record.
     """

@@ -145,7 +145,10 @@ class _Inspector:
             self._findings.sheet.append(SheetCell(key, contact_cell(image, CELL), captions[0], None))
 
     def _examine_record(self, index: int, record: Record, wants_cell: bool) -> None:
-        """Add a record, checked and filtered as in ``data/examples/images.py``. Raise ``BadRecord``."""
+        """Add a record, after the checks and filters of ``data/examples/images.py``.
+
+        Raise ``BadRecord`` for a bad one.
+        """
         findings, config = self._findings, self._config
         self._add_digest("key", index, record.key.encode())
         self._add_digest("image", index, record.image)

@@ -33,7 +33,7 @@ Parts: TypeAlias = dict[str, dict[str, PyTree]]
 
 
 def to_parts(state: State) -> Parts:
-    """Return a state as named flat dictionaries, without the empty ones."""
+    """Return a state as flat dictionaries by the name of the part, without empty dictionaries."""
     parts = {
         "params": state.learned.params,
         "non_params": state.learned.non_params,
