@@ -37,8 +37,8 @@ class BadRecord(Exception):
 class Records(Protocol):
     """A finite list of records with random access. ``records[i]`` is a pure function of i and of the files.
 
-    A record whose fault is found without reading an image (a duplicate key, a link in a tar) has no index and is listed
-    in ``problems``. Reading a record with any other fault raises BadRecord, each time.
+    Some faults are found without reading an image: a duplicate key, a link in a tar. A record with such a fault has no
+    index and is listed in ``problems``. Reading a record with any other fault raises BadRecord, each time.
     """
 
     @property

@@ -57,7 +57,7 @@ class Merges:
     def __init__(self, pairs: Sequence[Pair], end: str = ""):
         """Store the merges.
 
-        ``end`` is appended to a word's last letter, so that a piece at the end of a word differs from the same piece
+        ``end`` is appended to a word's last letter. A piece at the end of a word therefore differs from the same piece
         inside.
         """
         self._ranks = {pair: rank for rank, pair in enumerate(pairs)}

@@ -28,8 +28,8 @@ class WebDataset:
     ``files`` are files, folders, URLs, and patterns with ``*`` or ``{000..127}`` (data/files/patterns.py).
 
     ``caption`` lists the places of captions; all that exist in a sample are read. A place is the extension of a text
-    file with one caption a line, ``json`` for the field ``caption`` of the sample's JSON, or ``json:NAME`` for its
-    field ``NAME``. The other JSON fields are metadata.
+    file with one caption a line, or ``json`` for the field ``caption`` of the sample's JSON. ``json:NAME`` is the
+    JSON's field ``NAME``. The other JSON fields are metadata.
 
     ``images`` are the extensions of images, the preferred one first. An image of more than ``max_bytes`` is left out.
     The index of a tar is stored next to it, or in ``index_folder``.

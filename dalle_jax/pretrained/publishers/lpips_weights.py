@@ -65,8 +65,8 @@ def convolutions(tensors: Tensors) -> list[list[str]]:
 
     Groups are LPIPS's slices, or torchvision's features split at each pooling.
 
-    In torchvision's names, the numbers of two convolutions differ by 2 if only a ReLU lies between them, and by 3 if a
-    pooling does too.
+    In torchvision's names, the numbers of two convolutions differ by 2 if only a ReLU is between them. They differ by 3
+    if a pooling is there too.
     """
     found: dict[int, str] = {}
     for name in tensors:

@@ -1,9 +1,9 @@
 """Checkpoints, and the only file that uses Orbax. A checkpoint is complete, absent, or detected as damaged.
 
 A checkpoint holds the parts of the state separately (params, ema_params, ...), so that a part can be read without the
-others, and a ``Meta`` with the config and the model's files. Nothing else is needed to resume: the data position is the
-step, since ``Batches.batch`` is a pure function of it. The randomness of a step is ``fold_in(seed, step)`` with the
-seed in ``Meta``. Random keys of a module are part of ``non_params``.
+others. It also holds a ``Meta`` with the config and the model's files. Nothing else is needed to resume: the data
+position is the step, since ``Batches.batch`` is a pure function of it. The randomness of a step is ``fold_in(seed,
+step)`` with the seed in ``Meta``. Random keys of a module are part of ``non_params``.
 """
 
 import base64

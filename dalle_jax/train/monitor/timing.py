@@ -151,8 +151,8 @@ class Straggler:
     def message(self, hosts: HostTimes, names: Sequence[str]) -> str | None:
         """Return a warning if one host is slow, else None.
 
-        A slow host waits for its batches for more than a tenth of the step time, and more than twice as long as the
-        median of the other hosts.
+        A slow host waits for its batches for more than a tenth of the step time. It also waits more than twice as long
+        as the median of the other hosts.
         """
         slowest = hosts.slowest
         others = np.delete(hosts.wait, slowest)
