@@ -178,4 +178,4 @@ def test_the_config_command_prints_text_that_parses_to_the_same_run(capsys, tmp_
 def test_the_config_command_names_the_command_for_a_field_of_a_stage(capsys):
     line = complaint(capsys, ["config", "smoke/demo.gin", "--set", "stages.clip.trainer.steps=2"])
     assert "expected a field of smoke/demo.gin" in line
-    assert "config FILE --set trainer.steps=2, where FILE is the value of stages.clip" in line
+    assert "`config FILE --set trainer.steps=2`, where FILE is the value of stages.clip" in line
