@@ -1,4 +1,4 @@
-"""Cells of a contact sheet: a whole image on grey, with the square that training crops drawn on it."""
+"""Cells of a contact sheet: a whole image on grey, and an outline of the square to which training crops it."""
 
 import numpy as np
 from jaxtyping import UInt8

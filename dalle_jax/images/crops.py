@@ -47,7 +47,9 @@ def centre_box(width: int, height: int) -> Box:
 def crop_image(
     image: Image.Image, box: Box, size: int, of: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Crop a box and resize it to ``size`` pixels a side with a Lanczos filter that sees nothing outside the box.
+    """Crop a box and resize it to ``size`` pixels a side.
+
+    The Lanczos filter does not use pixels outside the box.
 
     ``of`` is the width and height that the box refers to, if ``image`` was decoded at a reduced size
     (``decode(min_side=…)``).

@@ -26,7 +26,7 @@ LANES = 128
 BLOCKS = tuple(LANES * n for n in (1, 2, 3, 4, 5))
 """The sides of blocks to choose from.
 
-Larger blocks do not fit: the memory of a TPU core must hold several float32 copies of a block's scores.
+They are limited, since the memory of a TPU core must hold several float32 copies of a block's scores.
 """
 
 PAIRS_PER_STEP = 512 * 512

@@ -129,7 +129,7 @@ class Planned:
         return step.trace(self.plan.target(), self._frozen_arrays(), rows, self._key())
 
     def initialisation(self) -> Program:
-        """Compile the initialisation of the state, each array on its own devices."""
+        """Compile the initialisation of the state, in which every array is created sharded."""
         return compile_program(self.layout.jit(self.plan.build, out_shardings=self.plan.shardings).trace(self._key()))
 
     def sampler(self, prompts: int, guided: bool = True) -> Program:

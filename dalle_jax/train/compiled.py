@@ -40,7 +40,7 @@ class CompiledTask:
         """Run one training step and add its metrics to ``sums``; ``state`` and ``sums`` are donated.
 
         The attribute ``mark`` becomes an array that is ready when the step has finished. It becomes None if ``sums`` is
-        None: the metrics of the step are then returned as they are, and the caller can wait for them.
+        None, since the array is then a part of the returned metrics, which the next step donates.
         """
         before = state
         state, found = self._step(before, self._frozen, batch, self._key)

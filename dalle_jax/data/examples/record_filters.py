@@ -53,7 +53,9 @@ class Filters:
         longest = math.inf if self.max_characters is None else self.max_characters
         if self.min_characters < 0 or longest < max(1, self.min_characters):
             got = f"{self.min_characters} and {self.max_characters}"
-            wrong.append(f"filters.min_characters must be at least 0 and at most filters.max_characters, got {got}")
+            wrong.append(
+                f"filters.min_characters must be at least 0, and max_characters at least 1 and not less, got {got}"
+            )
         return wrong
 
     def failed_filter(self, record: Record) -> str | None:

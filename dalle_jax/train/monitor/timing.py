@@ -140,7 +140,10 @@ def host_names() -> tuple[str, ...]:
 
 
 class Straggler:
-    """Detector of the host that all others wait for. It warns once, and again when a different host is the slowest."""
+    """Detector of the host that all others wait for.
+
+    It warns once, and again only after that host has recovered or a different host is the slowest.
+    """
 
     LEAST_SHARE = 0.1
     """The smallest share of a step that a host must wait for its batch to be reported."""
