@@ -62,7 +62,28 @@ class SigmoidWeight:
         return _of_prediction(jax.nn.sigmoid(self.bias - jnp.log(level.snr)), level, prediction)
 
 
-LossWeighting: TypeAlias = UniformWeight | MinSnr | P2Weight | SigmoidWeight
+@dataclass(frozen=True)
+class VelocityWeight:
+    """1 for the error of the velocity: the loss of JiT, whose network predicts x0 (Li and He 2025, arXiv 2511.13720).
+
+    Error of velocity = (alpha + sigma) / sigma × error of x0, with sigma at least ``least_sigma``, as published.
+    """
+
+    least_sigma: float = 0.05
+
+    def weight(self, level: NoiseLevel, prediction: Prediction) -> Float[Array, " B"]:
+        """Return the weight of each row."""
+        alpha, sigma = level.alpha, level.sigma
+        of_x0 = {
+            "noise": sigma / jnp.maximum(alpha, 1e-6),
+            "x0": jnp.ones_like(alpha),
+            "v": sigma / (alpha**2 + sigma**2),
+            "velocity": sigma / (alpha + sigma),
+        }[prediction]
+        return jnp.square((alpha + sigma) / jnp.maximum(sigma, self.least_sigma) * of_x0)
+
+
+LossWeighting: TypeAlias = UniformWeight | MinSnr | P2Weight | SigmoidWeight | VelocityWeight
 
 
 def _of_prediction(of_noise: Array, level: NoiseLevel, prediction: Prediction) -> Array:
