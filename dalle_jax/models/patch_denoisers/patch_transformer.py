@@ -3,8 +3,8 @@
 ``block="dit"`` is DiT's (Peebles and Xie 2022, arXiv 2212.09748): LayerNorm, GELU, absolute positions. ``block="jit"``
 is JiT's (Li and He 2025, arXiv 2511.13720): RMSNorm, SwiGLU, normalised queries and keys, rotary positions besides. In
 both, time and vector shift, scale and gate each branch, with gates that start at 0 (adaLN-Zero, arXiv 2212.09748,
-section 3.2). JiT predicts x0 from large patches through a bottleneck, with the loss of the velocity (``VelocityWeight``
-in diffusion/weighting.py).
+section 3.2). JiT predicts x0 from large patches, which it embeds through a bottleneck. Its loss is that of the velocity
+(``VelocityWeight`` in diffusion/weighting.py).
 
 The conditions are those of DALL·E 2's decoder (arXiv 2204.06125, section 2.1): a vector is added to the time embedding,
 and context tokens stand before the patches (in-context conditioning, arXiv 2212.09748, section 3.2).
@@ -151,7 +151,7 @@ class PatchBlock(nnx.Module):
 
 
 class PatchEmbedding(nnx.Module):
-    """The linear map from patches to tokens, in two steps with a bottleneck (arXiv 2511.13720, section 4)."""
+    """The linear map from patches to tokens, in two steps with a bottleneck (arXiv 2511.13720, section 4.2)."""
 
     def __init__(self, config: PatchTransformerConfig, *, rngs: nnx.Rngs):
         self.patch = config.patch
