@@ -15,6 +15,7 @@ from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.glide import GlideConfig
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
+from dalle_jax.models.patch_denoisers.patch_transformer import PatchTransformerConfig
 from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
 from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
 from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
@@ -43,7 +44,7 @@ CodeGeneratorConfig: TypeAlias = DalleConfig | DalleBartConfig | LlamaGenConfig
 TextToCodesConfig: TypeAlias = DalleConfig | DalleBartConfig
 """Configs of the code generators whose prompts are token ids."""
 
-DiffusionConfig: TypeAlias = CodeDenoiserConfig | UNetConfig | GlideConfig
+DiffusionConfig: TypeAlias = CodeDenoiserConfig | UNetConfig | GlideConfig | PatchTransformerConfig
 """Configs of the networks that predict from noised images or code vectors."""
 
 PriorConfig: TypeAlias = DiffusionPriorConfig | OneStepPriorConfig | MlpPriorConfig

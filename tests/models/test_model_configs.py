@@ -20,6 +20,7 @@ from dalle_jax.models.glide import GlideConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
+from dalle_jax.models.patch_denoisers.patch_transformer import PatchTransformerConfig
 from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
 from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
 from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
@@ -60,6 +61,7 @@ CONFIGS = [
     ),
     UNET,
     GlideConfig(dataclasses.replace(UNET, context_width=8), vocab_size=9, text_length=3, text=TOWER),
+    PatchTransformerConfig(width=8, layers=1, heads=2, patch=2, context_width=4),
     MlpPriorConfig(embed_width=8, width=8, hidden=8, layers=1),
     LpipsConfig(widths=(4, 4), depths=(1, 1)),
     ClipTextConfig(vocab_size=9, text_length=3, text=TOWER, embed_width=8),
