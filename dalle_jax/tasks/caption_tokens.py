@@ -90,10 +90,13 @@ class CaptionTokenizer:
                 f"got {empty}"
             )
 
+    def empty_row(self) -> np.ndarray:
+        """Return the ids int32 [1 T] of a caption without words, from a second tokenizer, so that it is not counted."""
+        return self.config.vocabulary.tokenizer(self.vocabulary_files, self.tokenizer.length).encode_batch([""])
+
     def _empty_caption(self, pad: int) -> tuple[int, ...]:
-        """Return the ids of a caption without words, from a second tokenizer, so that the caption is not counted."""
-        tokenizer = self.config.vocabulary.tokenizer(self.vocabulary_files, self.tokenizer.length)
-        ids = tokenizer.encode_batch([""])[0]
+        """Return the ids of a caption without words, without padding."""
+        ids = self.empty_row()[0]
         return tuple(ids[ids != pad].tolist())
 
 
