@@ -66,9 +66,9 @@ class EmbeddingsPayload:
         self._read = CompiledNetwork(clip, None).jit(_read)
 
     def encode(self, network: nnx.Module, pixels: Float[Array, "B H W 3"]) -> Array:
-        """Compute the image vectors [B E], of length 1."""
+        """Compute the image vectors [B E] of length 1, in float16."""
         assert isinstance(network, Clip)
-        return network.encode_image(pixels)
+        return network.encode_image(pixels).astype(jnp.float16)
 
     def records(self, images: Iterator[list[tuple[Example, np.ndarray]]]) -> Iterator[bytes]:
         """Yield the record of each image (data/precomputed/embedding_record.py)."""
@@ -87,6 +87,8 @@ class EmbeddingsPayload:
             batch = unique[start : start + size]
             ids = self._text.encode_batch([*batch, *[""] * (size - len(batch))])
             states, vectors, mask = (np.asarray(one) for one in self._read(jnp.asarray(ids)))
+            if self._text_states and not np.isfinite(states).all():
+                raise UserError("encode: expected text states in the range of float16, got larger ones")
             for row, caption in enumerate(batch):
                 kept = states[row, : mask[row].sum()] if self._text_states else None
                 found[caption] = CaptionEmbedding(vectors[row], kept)
@@ -94,4 +96,5 @@ class EmbeddingsPayload:
 
 
 def _read(clip: Clip, ids: jax.Array) -> TextCondition:
-    return read_text(clip, ids, unit_vectors=True)
+    states, vector, mask = read_text(clip, ids, unit_vectors=True)
+    return TextCondition(states.astype(jnp.float16), vector.astype(jnp.float16), mask)

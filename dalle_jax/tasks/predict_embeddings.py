@@ -240,7 +240,7 @@ class EmbeddingPrediction:
     ) -> tuple[Float[Array, ""], MetricSums]:
         del key, step
         group, one = batch["caption_group"], jnp.ones(())
-        scale = INITIAL_SCALE if self.clip is None else np.exp(np.asarray(self.clip.log_scale[...]))
+        scale = INITIAL_SCALE if self.clip is None else float(np.exp(np.asarray(self.clip.log_scale[...])))
         error, contrast = eclipse_loss(module, vectors, scale, group[:, None] == group[None, :])
         weight = 0.2 if self.config.contrast is None else self.config.contrast
         loss = error + weight * contrast
