@@ -4,7 +4,7 @@ from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
-from dalle_jax.data.precomputed.embedding_record import CaptionEmbedding
+from dalle_jax.data.precomputed.embedding_record import CaptionVectors
 
 
 class Example(TypedDict):
@@ -20,7 +20,7 @@ class Example(TypedDict):
     codes: NotRequired[np.ndarray]
     condition: NotRequired[np.ndarray]
     image_vector: NotRequired[np.ndarray]
-    texts: NotRequired[list[CaptionEmbedding]]
+    texts: NotRequired[list[CaptionVectors]]
     captions: list[str]
 
 

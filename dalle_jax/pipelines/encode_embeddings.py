@@ -10,7 +10,7 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Float
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.precomputed.embedding_record import CaptionEmbedding, encode_embeddings
+from dalle_jax.data.precomputed.embedding_record import CaptionVectors, encode_embeddings
 from dalle_jax.data.precomputed.manifest import EmbeddingEncoding
 from dalle_jax.data.source import Example, Source
 from dalle_jax.models.clip import Clip
@@ -79,10 +79,10 @@ class EmbeddingsPayload:
                 captions = [example["captions"] for example, _ in crops]
                 yield encode_embeddings(crops[0][0]["key"], vectors, captions, texts)
 
-    def _embed(self, captions: Sequence[str]) -> dict[str, CaptionEmbedding]:
+    def _embed(self, captions: Sequence[str]) -> dict[str, CaptionVectors]:
         """Embed each different caption once."""
         unique, size = list(dict.fromkeys(captions)), self._batch_size
-        found: dict[str, CaptionEmbedding] = {}
+        found: dict[str, CaptionVectors] = {}
         for start in range(0, len(unique), size):
             batch = unique[start : start + size]
             ids = self._text.encode_batch([*batch, *[""] * (size - len(batch))])
@@ -91,7 +91,7 @@ class EmbeddingsPayload:
                 raise UserError("encode: expected text states in the range of float16, got larger ones")
             for row, caption in enumerate(batch):
                 kept = states[row, : mask[row].sum()] if self._text_states else None
-                found[caption] = CaptionEmbedding(vectors[row], kept)
+                found[caption] = CaptionVectors(vectors[row], kept)
         return found
 
 

@@ -14,7 +14,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data.loader import Loader
 from dalle_jax.data.precomputed.manifest import read_embedding_manifest
-from dalle_jax.data.sources.precomputed import Codes, Embeddings
+from dalle_jax.data.sources.precomputed import ClipEmbeddings, Codes
 from dalle_jax.data.sources.scenes import Scenes
 from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
 from dalle_jax.models.dalle import DalleConfig
@@ -67,7 +67,7 @@ def written(folder, tmp_path_factory) -> Path:
 
 def batches(written: Path) -> tuple[dict, dict]:
     """Return the first batch of the images, and of their embeddings."""
-    embeddings, images = Embeddings(str(written)).open(), SCENES.open()
+    embeddings, images = ClipEmbeddings(str(written)).open(), SCENES.open()
     return Loader(images, images, BATCH, 5).batch(0), Loader(embeddings, embeddings, BATCH, 5).batch(0)
 
 

@@ -15,7 +15,7 @@ STORED = "<f2"
 """Little-endian float16: 11 significant bits for vectors of length 1, and for states, which a norm has scaled."""
 
 
-class CaptionEmbedding(NamedTuple):
+class CaptionVectors(NamedTuple):
     """The text vector of a caption, and the text tower's states up to its end; None if states are not stored."""
 
     vector: Float16[np.ndarray, " E"]
@@ -28,14 +28,14 @@ class EmbeddingRecord(NamedTuple):
     key: str
     image: Float16[np.ndarray, " E"]
     captions: list[str]
-    texts: list[CaptionEmbedding]
+    texts: list[CaptionVectors]
 
 
 def encode_embeddings(
     key: str,
     images: Float16[np.ndarray, "crops E"],
     captions: Sequence[Sequence[str]],
-    texts: dict[str, CaptionEmbedding],
+    texts: dict[str, CaptionVectors],
 ) -> bytes:
     """Encode the image vectors of all crops, and the captions of each crop as numbers of a list of unique captions.
 
@@ -57,7 +57,7 @@ def decode_embeddings(content: bytes, crop: int, crops: int, text_width: int) ->
     found = msgpack.unpackb(content)
     chosen = [found["texts"][number] for number in found["crops"][crop]]
     texts = [
-        CaptionEmbedding(
+        CaptionVectors(
             np.frombuffer(one["vector"], STORED),
             np.frombuffer(one["states"], STORED).reshape(-1, text_width) if "states" in one else None,
         )

@@ -57,7 +57,7 @@ class Codes:
 
 
 @dataclass(frozen=True)
-class Embeddings:
+class ClipEmbeddings:
     """The CLIP embeddings in ``folder``, a folder of this machine or a URL that ``encode`` with a ``clip`` wrote.
 
     Epoch e shows crop e of each image, and starts over after the last crop. Shards behind a URL are downloaded once
