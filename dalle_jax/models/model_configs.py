@@ -16,6 +16,7 @@ from dalle_jax.models.glide import GlideConfig
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
 from dalle_jax.models.patch_denoisers.patch_transformer import PatchTransformerConfig
+from dalle_jax.models.priors.autoregressive_prior import AutoregressivePriorConfig
 from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
 from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
 from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
@@ -47,7 +48,7 @@ TextToCodesConfig: TypeAlias = DalleConfig | DalleBartConfig
 DiffusionConfig: TypeAlias = CodeDenoiserConfig | UNetConfig | GlideConfig | PatchTransformerConfig
 """Configs of the networks that predict from noised images or code vectors."""
 
-PriorConfig: TypeAlias = DiffusionPriorConfig | OneStepPriorConfig | MlpPriorConfig
+PriorConfig: TypeAlias = DiffusionPriorConfig | OneStepPriorConfig | AutoregressivePriorConfig | MlpPriorConfig
 """Configs of the networks that implement ``Prior``."""
 
 UnclipPartConfig: TypeAlias = ClipTextConfig | UnclipTextProjectionConfig
