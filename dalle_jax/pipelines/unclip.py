@@ -167,7 +167,7 @@ class Unclip(PromptedPipeline):
         Raise UserError for an option that diffusion does not have: a temperature, top-k, top-p, or a given image.
         """
         for request in requests:
-            _check_options(request)
+            check_options(request)
         return draw_in_buckets(requests, self.batch, self._draw_call)
 
     def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
@@ -206,7 +206,8 @@ class Unclip(PromptedPipeline):
         return np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores
 
 
-def _check_options(request: Request) -> None:
+def check_options(request: Request) -> None:
+    """Raise UserError for an option that diffusion does not have, and for a prompt that is not a text."""
     options = request.options
     wrong = {"temperature": options.temperature != 1.0, "top_k": options.top_k != 0, "top_p": options.top_p != 1.0}
     for name in (name for name, set_ in wrong.items() if set_):
