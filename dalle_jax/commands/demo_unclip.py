@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from dalle_jax import storage
@@ -34,6 +35,7 @@ from dalle_jax.pipelines.load.models import PipelineFile, absolute_needs, stage_
 from dalle_jax.pipelines.load.unclip_pipeline import load_unclip
 from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.runs import UNCLIP_STAGES, EvaluateRun, TextTokenizerRun, TrainRun, UnclipDemoRun
+from dalle_jax.sampling.autoregressive import image_keys
 from dalle_jax.scenes import grammar
 from dalle_jax.scenes.perceive import perceive
 from dalle_jax.scenes.rendering import render as render_scene
@@ -250,8 +252,9 @@ def _true_vector_cells(unclip: Unclip, evaluation: EvaluateScenes) -> list[Cell]
             captions = evaluation_captions(level, split, evaluation.captions, evaluation.seed)
             rng = np.random.default_rng((evaluation.seed, 3, level))
             rendered = np.stack([render_scene(grammar.parse(one), unclip.side, rng) for one in captions])
-            vectors, seeds = unclip.ranker.image_vectors(rendered), evaluation.seed + np.arange(len(captions))
-            images = unclip.decode(vectors, seeds, evaluation.drawing.guidance)[:, None]  # [P 1 H W 3]
+            vectors, seeds = unclip.embedder.image_vectors(rendered), evaluation.seed + np.arange(len(captions))
+            keys = image_keys(jnp.asarray(seeds, jnp.uint32), 1)[:, 0]
+            images = unclip.decode(vectors, keys, evaluation.drawing.guidance)[:, None]  # [P 1 H W 3]
             cells.append(measure_cell(level, split, captions, images, np.zeros(images.shape[:2], np.float32))[0])
     return cells
 
@@ -270,7 +273,7 @@ def _probes(unclip: Unclip, seed: int) -> tuple[Figure, ...]:
             images.append(image)
             captions.append(grammar.caption(scene, rng))
             places.append((objects[0].x, objects[0].y))
-    vectors = unclip.ranker.image_vectors(np.stack(images)), unclip.ranker.text_vectors(captions)
+    vectors = unclip.embedder.image_vectors(np.stack(images)), unclip.embedder.text_vectors(captions)
     found = [probe_r2(one, np.array(places), PROBE_IMAGES * 2 // 3) for one in vectors]
     return tuple(
         Figure(f"clip.probe.{kind}.{axis}", f"R² of {axis} from the {kind}'s vector", float(value), "number", PROBED)
