@@ -23,6 +23,7 @@ from dalle_jax.evaluate.report.curves import read_metrics_file, training_charts
 from dalle_jax.evaluate.report.machine import this_machine
 from dalle_jax.evaluate.report.run_report import Figure, Format, RunReport, Stage
 from dalle_jax.evaluate.report.write_report import write_report
+from dalle_jax.evaluate.suites.evaluate_edits import evaluate_edits
 from dalle_jax.evaluate.suites.evaluate_scenes import (
     LEVEL_TITLES,
     SPLIT_TITLES,
@@ -30,6 +31,7 @@ from dalle_jax.evaluate.suites.evaluate_scenes import (
     SceneFindings,
     evaluate_scenes,
 )
+from dalle_jax.evaluate.suites.findings import EditFindings
 from dalle_jax.folder_lock import locked
 from dalle_jax.pipelines.load.models import PipelineFile, absolute_needs, stage_folders
 from dalle_jax.pipelines.load.unclip_pipeline import load_unclip
@@ -178,11 +180,14 @@ class UnclipDemo:
         caption = load_unclip(needs, sees="caption", steps=steps, batch=batch)
         rows.append(("glide", "the caption alone (GLIDE's mode)", _first_cells(caption, evaluation)))
         probes = _probes(unclip, evaluation.seed)
+        edits = evaluate_edits(unclip, self.config.edits, say)
         add_seconds(self.out, "sampling", time.monotonic() - began)
         figures = _figures(read_record(self.out), findings, rows)
-        return write_report(self._report(findings, (*figures, *probes)), self.out)
+        return write_report(self._report(findings, (*figures, *probes), edits), self.out)
 
-    def _report(self, findings: SceneFindings, figures: tuple[Figure, ...]) -> RunReport:
+    def _report(
+        self, findings: SceneFindings, figures: tuple[Figure, ...], edits: tuple[EditFindings, ...]
+    ) -> RunReport:
         record = read_record(self.out)
         seconds = sum(entry["seconds"] for entry in record.values())
         drawing = self.evaluation.drawing
@@ -205,6 +210,7 @@ class UnclipDemo:
             samples=findings.samples,
             composition=findings.composition,
             guidance=findings.guidance,
+            edits=edits,
             level_titles=tuple(pair for pair in LEVEL_TITLES if pair[0] in self.evaluation.levels),
             limits=("The CLIP that ranked the samples also embeds their captions, which favours its own choices.",),
             sampling=(

@@ -38,13 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Decode the frames, and write them with a strip and a GIF of the best path."""
     unclip = load_editor(args, "interpolate")
-    options, shared = edit_options(args), {"frames": args.frames, "eta": args.eta}
+    options = edit_options(args)
     if args.text is not None:
-        if args.original_size:
-            raise UserError("--original-size: expected no flag between texts, which have no size")
-        found = interpolate_texts(unclip, args.text, **shared, **options)
+        for flag in (flag for flag, given in (("original-size", args.original_size), ("eta", args.eta)) if given):
+            raise UserError(f"--{flag}: expected no flag between texts, which have no image's size or noise")
+        found = interpolate_texts(unclip, args.text, frames=args.frames, **options)
     else:
-        found = interpolate_images(unclip, args.image, original_size=args.original_size, **shared, **options)
+        found = interpolate_images(
+            unclip, args.image, frames=args.frames, eta=args.eta, original_size=args.original_size, **options
+        )
     write_interpolation(found, args.out)
     warn_of_truncation(unclip, args.text or [])
     print(f"{args.out}/strip.png")

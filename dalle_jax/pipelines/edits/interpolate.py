@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from dalle_jax.arrays import Float, UInt8
+from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.diffusion.levels import initial_noise
 from dalle_jax.images.inputs import ImageInput
@@ -22,8 +22,10 @@ from dalle_jax.pipelines.edits.embedding_edits import (
     square_of,
 )
 from dalle_jax.pipelines.ranker import best_candidates
+from dalle_jax.pipelines.request import DEFAULT_KEEP
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.pipelines.unclip import Unclip
+from dalle_jax.sampling.options import check_ranges
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,12 @@ def interpolate_images(
     pixels = np.stack([square_of(unclip, one) for one in images])
     vectors = unclip.embedder.image_vectors(pixels)  # [2 E]
     noises = unclip.invert(pixels, vectors, chosen.guidance)  # [2 I c]
-    ends = [np.repeat(one[:, None], chosen.candidates, axis=1) for one in (vectors, noises)]  # [2 M …] each
+    vectors, noises = (np.repeat(one[:, None], chosen.candidates, axis=1) for one in (vectors, noises))  # [2 M …] each
+    shares = frame_shares(frames)
+    found = frames_between(unclip, vectors, noises, shares, chosen.keys(), chosen.guidance, eta)
     side = own_side(images[0]) if original_size else None
-    return _frames(unclip, ends[0], ends[1], frames, eta, chosen, None, "interpolation of two images", side)
+    kept = np.stack([enlarged(path, side) for path in found[_best_paths(found, None, chosen.keep)]])
+    return Interpolation("interpolation of two images", kept, shares, None)
 
 
 def interpolate_texts(
@@ -76,7 +81,6 @@ def interpolate_texts(
     texts: Sequence[str],
     *,
     frames: int = 8,
-    eta: float = 0.0,
     **options: Unpack[EmbeddingEditKeywords],
 ) -> Interpolation:
     """Interpolate on the sphere between vectors that the prior draws for two texts.
@@ -90,35 +94,41 @@ def interpolate_texts(
     vectors = unclip.embed(list(texts), jnp.broadcast_to(keys, (2, chosen.candidates)))  # [2 M E]
     height, width = unclip.grid
     noise = np.asarray(initial_noise(keys, (height * width, unclip.code_width)))  # [M I c]
-    return _frames(unclip, vectors, np.stack([noise, noise]), frames, eta, chosen, texts, " → ".join(texts), None)
+    shares = frame_shares(frames)
+    found = frames_between(unclip, vectors, np.stack([noise, noise]), shares, keys, chosen.guidance)
+    ends = [unclip.ranker.similarity(found[:, at], [text])[:, 0] for at, text in zip((0, -1), texts, strict=True)]
+    scores = np.mean(ends, axis=0)
+    best = _best_paths(found, scores, chosen.keep)
+    return Interpolation(" → ".join(texts), found[best], shares, scores[best])
 
 
-def _frames(
+def frames_between(
     unclip: Unclip,
     vectors: Float[np.ndarray, "2 M E"],
     noises: Float[np.ndarray, "2 M I c"],
-    frames: int,
-    eta: float,
-    chosen: EmbeddingEdit,
-    texts: Sequence[str] | None,
-    title: str,
-    side: int | None,
-) -> Interpolation:
+    shares: Float[np.ndarray, " F"],
+    keys: Key[Array, " M"],
+    guidance: float,
+    eta: float = 0.0,
+) -> UInt8[np.ndarray, "M F H W 3"]:
     """Decode the frames of each path; all frames of a path have the same new noise."""
+    count = len(keys)
+    paths, of_path = np.repeat(np.arange(count), len(shares)), np.tile(shares, count)  # [M*F] each
+    vector, noise = (between(ends[0][paths], ends[1][paths], of_path) for ends in (vectors, noises))
+    pixels = unclip.decode(vector, keys[paths], guidance, noise, eta)
+    return pixels.reshape(count, len(shares), *pixels.shape[1:])
+
+
+def frame_shares(frames: int) -> Float[np.ndarray, " F"]:
+    """Return the share of the second end in each frame. Raise UserError for fewer than two frames."""
     if frames < 2:
         raise UserError(f"frames: expected at least 2, the ends, got {frames}")
-    count, shares = chosen.candidates, np.linspace(0, 1, frames, dtype=np.float32)
-    paths, of_path = np.repeat(np.arange(count), frames), np.tile(shares, count)  # [M*F] each
-    vector, noise = (between(ends[0][paths], ends[1][paths], of_path) for ends in (vectors, noises))
-    pixels = unclip.decode(vector, chosen.keys()[paths], chosen.guidance, noise, eta)
-    found = pixels.reshape(count, frames, *pixels.shape[1:])  # [M F H W 3]
-    keep = min(4, count) if chosen.keep is None else chosen.keep
-    if keep > count:
-        raise UserError(f"keep: expected between 1 and candidates ({count}), got {keep}")
-    scores = None
-    if texts is not None:
-        ends = [unclip.ranker.similarity(found[:, at], [text])[:, 0] for at, text in zip((0, -1), texts, strict=True)]
-        scores = np.mean(ends, axis=0)
-    best = np.arange(keep) if scores is None else best_candidates(scores[None], keep)[0]
-    kept = np.stack([enlarged(path, side) for path in found[best]])
-    return Interpolation(title, kept, shares, None if scores is None else scores[best])
+    return np.linspace(0, 1, frames, dtype=np.float32)
+
+
+def _best_paths(
+    found: UInt8[np.ndarray, "M F H W 3"], scores: Float[np.ndarray, " M"] | None, keep: int | None
+) -> Int[np.ndarray, " k"]:
+    kept = min(DEFAULT_KEEP, len(found)) if keep is None else keep
+    check_ranges((("keep", 1 <= kept <= len(found), f"between 1 and candidates ({len(found)})", kept),))
+    return np.arange(kept) if scores is None else best_candidates(scores[None], kept)[0]

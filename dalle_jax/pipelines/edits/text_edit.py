@@ -23,8 +23,8 @@ from dalle_jax.pipelines.request import Generation
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.pipelines.unclip import Unclip
 
-STRENGTHS = (0.3, 0.4, 0.5)
-"""Shares of the way to the difference by default; the paper's are 0.25 to 0.5."""
+STRENGTHS = (0.4, 0.5, 0.6)
+"""Shares of the way to the difference by default; the paper's are 0.25 to 0.5 (docs/editing.md has ours)."""
 
 
 def edit(
@@ -54,7 +54,7 @@ def edit(
     pixels = square_of(unclip, image)[None]
     vector = unclip.embedder.image_vectors(pixels)  # [1 E]
     noise = unclip.invert(pixels, vector, chosen.guidance)[0]
-    difference = text_difference(unclip, from_text, to_text)
+    difference = text_differences(unclip, [from_text], [to_text])[0]
     count = len(strengths) * chosen.candidates
     shares = np.repeat(strengths, chosen.candidates)
     vectors = between(repeat(vector[0], count), repeat(difference, count), shares)
@@ -64,10 +64,11 @@ def edit(
     return ranked(unclip, images, to_text, chosen.keep, f"{from_text} → {to_text}", side)
 
 
-def text_difference(unclip: Unclip, from_text: str, to_text: str) -> Float[np.ndarray, " E"]:
-    """Return the normalised difference of two texts' vectors. Raise UserError if they are the same."""
-    first, second = unclip.embedder.text_vectors([from_text, to_text])
-    length = float(np.linalg.norm(second - first))
-    if length < 1e-6:
-        raise UserError(f"texts: expected two that differ for CLIP, got {from_text!r} and {to_text!r}")
-    return (second - first) / length
+def text_differences(unclip: Unclip, from_texts: list[str], to_texts: list[str]) -> Float[np.ndarray, "B E"]:
+    """Return the normalised differences of the vectors of texts. Raise UserError for two that CLIP reads alike."""
+    difference = unclip.embedder.text_vectors(to_texts) - unclip.embedder.text_vectors(from_texts)
+    lengths = np.linalg.norm(difference, axis=1, keepdims=True)
+    for first, second, length in zip(from_texts, to_texts, lengths[:, 0], strict=True):
+        if length < 1e-6:
+            raise UserError(f"texts: expected two that differ for CLIP, got {first!r} and {second!r}")
+    return difference / lengths

@@ -53,19 +53,18 @@ def vary(
     pixels = square_of(unclip, image)[None]
     vector = unclip.embedder.image_vectors(pixels)  # [1 E]
     noise = unclip.invert(pixels, vector, chosen.guidance)[0]
-    vectors = vectors_of(unclip, vector[0], text, turn, chosen.keys())
+    vectors = repeat(vector[0], chosen.candidates)
+    if text is not None and turn:
+        vectors = turned_to_texts(unclip, vectors, [text] * chosen.candidates, turn, chosen.keys())
     start = repeat(noise, chosen.candidates)
     images = unclip.decode(vectors, chosen.keys(), chosen.guidance, start, eta)
     side = own_side(image) if original_size else None
     return ranked(unclip, images, text, chosen.keep, text or "variation", side)
 
 
-def vectors_of(
-    unclip: Unclip, vector: Float[np.ndarray, " E"], text: str | None, strength: float, keys: Key[Array, " M"]
-) -> Float[np.ndarray, "M E"]:
-    """Return the image's vector, turned toward one that the prior draws for ``text`` from each key."""
-    count = len(keys)
-    own = repeat(vector, count)
-    if text is None or not strength:
-        return own
-    return between(own, unclip.embed([text], keys[None])[0], np.full(count, strength, np.float32))
+def turned_to_texts(
+    unclip: Unclip, vectors: Float[np.ndarray, "B E"], texts: list[str], strength: float, keys: Key[Array, " B"]
+) -> Float[np.ndarray, "B E"]:
+    """Turn each image's vector by ``strength`` toward one that the prior draws for its text, from its key."""
+    drawn = unclip.embed(texts, keys[:, None])[:, 0]
+    return between(vectors, drawn, np.full(len(vectors), strength, np.float32))

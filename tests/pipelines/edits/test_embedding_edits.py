@@ -9,7 +9,7 @@ from small_unclip import small_unclip
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.priors.prior import PriorOptions
 from dalle_jax.pipelines.edits.interpolate import interpolate_images, interpolate_texts
-from dalle_jax.pipelines.edits.text_edit import edit, text_difference
+from dalle_jax.pipelines.edits.text_edit import edit, text_differences
 from dalle_jax.pipelines.edits.vary import vary
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.prompts import TextPrompts
@@ -89,7 +89,7 @@ def test_an_edit_turns_the_vector_toward_the_difference_of_the_texts(unclip):
     np.testing.assert_array_equal(result.candidates[0], none.pixels[0])
     assert not np.array_equal(result.candidates[1], none.pixels[0])
     assert result.scores[0] == result.candidate_scores.max()
-    difference = text_difference(unclip, "a red circle", "a blue circle")
+    difference = text_differences(unclip, ["a red circle"], ["a blue circle"])
     np.testing.assert_allclose(np.linalg.norm(difference), 1, atol=1e-5)
 
 
