@@ -7,14 +7,15 @@ over the codes, whose mean vector is the prediction of x0 (CDCD, arXiv 2211.1508
     B batch   I places   c code width   K codebook
 """
 
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.arrays import Array, Float, Int, Key
+from dalle_jax.arrays import Array, Bool, Float, Int, Key
 from dalle_jax.diffusion.continuous import straight_levels
+from dalle_jax.diffusion.latent_edit import keep_known, paste
 from dalle_jax.diffusion.levels import NoiseLevel, initial_noise
 from dalle_jax.diffusion.parameterization import ModelOutput, Parameterization
 from dalle_jax.diffusion.samplers.flow_ode import Euler
@@ -24,6 +25,13 @@ Condition = TypeVar("Condition", contravariant=True)
 
 LATEST = 0.999
 """The latest time at which the denoiser is asked; the likelihood's variance (1 - t)^2 is 0 at time 1."""
+
+
+class KnownCodes(NamedTuple):
+    """Codes of an image that is given in part; ``codes`` is read only where ``keep`` is True."""
+
+    codes: Int[Array, "B I"]
+    keep: Bool[Array, "B I"]
 
 
 @runtime_checkable
@@ -90,11 +98,16 @@ def sample_codes(
     steps: int,
     scale: Float[Array, " B"],
     nothing: Condition | None = None,
+    known: KnownCodes | None = None,
 ) -> Int[Array, "B I"]:
     """Sample codes by Euler steps of the probability-flow ODE; the noise of a row depends on its key alone.
 
     A step predicts the codes, moves to the next time on the straight line through the mean predicted vector, and the
     last step takes the most likely codes.
+
+    Known codes stay. In every step their vectors replace the prediction (arXiv 2212.00490, equation 13), so the path
+    of a known place is the straight line from its own noise to its vector. The denoiser therefore sees the known
+    vectors at the noise of each time, as in training.
     """
     vectors, shares = denoiser.code_vectors, signal_shares(steps)
 
@@ -105,6 +118,8 @@ def sample_codes(
         return ModelOutput(jax.nn.softmax(predict(x, level.time), axis=-1) @ vectors)
 
     start = initial_noise(keys, (places, vectors.shape[1]))  # [B I c]
-    x = Euler().sample(expected, straight_levels(shares), start, KeyedNoise(keys), Parameterization("x0"))
+    denoise = expected if known is None else keep_known(expected, vectors[known.codes], known.keep[..., None], "x0")
+    x = Euler().sample(denoise, straight_levels(shares), start, KeyedNoise(keys), Parameterization("x0"))
     last = jnp.full(x.shape[:1], shares[-1], jnp.float32)
-    return jnp.argmax(predict(x, last), axis=-1).astype(jnp.int32)
+    codes = jnp.argmax(predict(x, last), axis=-1).astype(jnp.int32)
+    return codes if known is None else paste(codes, known.codes, known.keep)

@@ -19,7 +19,7 @@ from dalle_jax.pipelines.likelihood import CodeLikelihood
 from dalle_jax.pipelines.prompts import Prompt, PromptReader
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
-from dalle_jax.sampling.autoregressive import Settings, image_keys, sample
+from dalle_jax.sampling.autoregressive import GivenCodes, Settings, image_keys, sample
 
 Captions: TypeAlias = str | list[str] | tuple[str, ...]
 SeveralPrompts: TypeAlias = list[str] | list[int] | list[np.ndarray] | tuple[Prompt, ...]
@@ -31,11 +31,10 @@ def _sample(
     text: Prompts,
     keys: Key[Array, "P M"],
     settings: Settings,
-    given_codes: Int[Array, "P I"],
-    given_length: Int[Array, " P"],
+    given: GivenCodes,
     guided: bool,
 ) -> Int[Array, "P M I"]:
-    return sample(generator, text, keys, settings, given_codes, given_length, guided=guided)
+    return sample(generator, text, keys, settings, given, guided=guided)
 
 
 class TextToImage:
@@ -140,7 +139,7 @@ class TextToImage:
         options = [request.options for request in requests]
         keys = image_keys(jnp.asarray([one.seed for one in options], jnp.uint32), count, first=first)
         guided = any(one.guidance != 1.0 for one in options)
-        codes = self._sample(text, keys, Settings.stack(options), *self._given(requests), guided=guided)
+        codes = self._sample(text, keys, Settings.stack(options), self._given(requests, count), guided=guided)
         pixels = self.codec.decode_device(codes.reshape(-1, *self.grid))  # [P*M H W 3]
         texts = [request.text for request in requests]
         scores = None
@@ -148,11 +147,11 @@ class TextToImage:
             scores = self.ranker.scores(pixels, [text or "" for text in texts])
         return np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores
 
-    def _given(self, requests: list[Request]) -> tuple[Int[Array, "P I"], Int[Array, " P"]]:
-        """Return the codes of the given images, and how many codes are given for each request."""
+    def _given(self, requests: list[Request], candidates: int) -> GivenCodes:
+        """Return the codes of the given images, for each candidate."""
         height, width = self.grid
         codes = np.zeros((len(requests), height * width), np.int32)
-        lengths = np.zeros(len(requests), np.int32)
+        keep = np.zeros(codes.shape, bool)
         factor = self.codec.downsample
         for row, request in enumerate(requests):
             top = request.given_image
@@ -166,5 +165,5 @@ class TextToImage:
                 )
             given = self.codec.encode_device(top[None])[0]  # [rows w]
             codes[row, : rows * width] = np.asarray(given).reshape(-1)
-            lengths[row] = rows * width
-        return jnp.asarray(codes), jnp.asarray(lengths)
+            keep[row, : rows * width] = True
+        return GivenCodes(jnp.repeat(jnp.asarray(codes)[:, None], candidates, axis=1), jnp.asarray(keep))
