@@ -35,8 +35,8 @@ from dalle_jax.evaluate.suites.evaluate_scenes import LEVEL_TITLES, EvaluateScen
 from dalle_jax.evaluate.suites.findings import SampleGroup
 from dalle_jax.folder_lock import locked
 from dalle_jax.pipelines.image_codec import ImageCodec
-from dalle_jax.pipelines.load.models import PipelineFile
-from dalle_jax.pipelines.load.pipeline import load_pipeline
+from dalle_jax.pipelines.load.models import PipelineFile, stage_folders
+from dalle_jax.pipelines.load.pipeline import load_transformer_pipeline
 from dalle_jax.runs import Data, DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
 from dalle_jax.storage import Place, write_bytes
 from dalle_jax.text.sentencepiece import SentencePiece
@@ -166,7 +166,7 @@ class Demo:
         """Sample, evaluate, and write ``report.html`` and ``metrics.json``; return their paths."""
         began = time.monotonic()
         evaluation = self.evaluation.single()
-        pipeline = load_pipeline(self.out, batch=evaluation.drawing.batch)
+        pipeline = load_transformer_pipeline(stage_folders(self.out).needs, evaluation.drawing.batch)
         codec, clip = pipeline.codec, pipeline.require_ranker()
         if isinstance(evaluation, EvaluateCaptioned) and self.evaluation.data is not None:
             data = self.evaluation.data.with_batch_size(evaluation.among).open()

@@ -15,10 +15,11 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.conditions import read_npy
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
-from dalle_jax.pipelines.load.pipeline import load_pipeline
+from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
 from dalle_jax.pipelines.prompts import Prompt, PromptReader, TextPrompts
 from dalle_jax.pipelines.request import Generation, RequestOptions
 from dalle_jax.pipelines.text_to_image import TextToImage
+from dalle_jax.pipelines.unclip import Sees
 from dalle_jax.storage import Place, write_bytes
 
 
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         type=storage.reachable,
         required=True,
-        help="the folder of a demo, such as runs/demo, of a trained transformer, or of an imported one",
+        help="the folder of a demo (runs/demo, runs/demo-unclip), of a trained transformer, or of an imported one",
     )
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt; may be given several times")
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-tokenizer", type=storage.reachable, metavar="DIR", help="replaces the image tokenizer of the model"
     )
     parser.add_argument("--clip", type=storage.reachable, metavar="DIR", help="replaces the CLIP of the model")
+    add_decoder_flags(parser)
     parser.add_argument("--batch", type=int, default=64, help="number of images to sample in one call (default 64)")
     parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
 
@@ -64,10 +66,20 @@ def add_option_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(flag, type=kind, default=field.default, help=field.metadata["help"] + default)
 
 
+def add_decoder_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the choices of an unCLIP's decoder."""
+    parser.add_argument(
+        "--sees", choices=get_args(Sees), help="the inputs of an unCLIP's decoder (default: the embedding)"
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="steps of an unCLIP's decoder (default: its own)")
+
+
 def run(args: argparse.Namespace) -> int:
     """Sample images, and write them with their scores and a grid."""
     prompts = _prompts(args)
-    pipeline = load_pipeline(args.model, args.image_tokenizer, args.clip, batch=args.batch)
+    pipeline = load_pipeline(
+        args.model, args.image_tokenizer, args.clip, batch=args.batch, sees=args.sees, steps=args.steps
+    )
     generations = pipeline(
         prompts,
         given_image=args.given_image,
@@ -83,11 +95,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def truncation_warnings(
-    pipeline: TextToImage, prompts: Sequence[Prompt], captions: Sequence[str] | None
+    pipeline: AnyPipeline, prompts: Sequence[Prompt], captions: Sequence[str] | None
 ) -> Iterator[str]:
-    """Yield a warning for prompts that the transformer truncates, and one for texts that CLIP truncates."""
+    """Yield a warning for prompts that the transformer or the decoder truncates, and for texts that CLIP truncates."""
     texts = captions or [one for one in prompts if isinstance(one, str)]
-    readers: list[tuple[str, PromptReader, Sequence[Prompt]]] = [("the transformer", pipeline.prompts, prompts)]
+    readers: list[tuple[str, PromptReader, Sequence[Prompt]]] = []
+    if isinstance(pipeline, TextToImage):
+        readers.append(("the transformer", pipeline.prompts, prompts))
+    elif pipeline.sees != "embedding":
+        readers.append(("the decoder", pipeline.prompts, prompts))
     if pipeline.ranker is not None:
         readers.append(("CLIP", TextPrompts(pipeline.ranker.text), texts))
     for name, reader, given in readers:

@@ -92,7 +92,6 @@ class VqvaeReconstruction(ImageReconstruction[TokenizeImages, Vqvae]):
         sums = {
             "loss": (loss, one),
             "mse": (squared, one),
-            "codebook/perplexity": (out.perplexity, one),
-            "codebook/usage": (out.usage, one),
+            "codebook": (out.histogram, one),
         }
         return loss, sums, out.assignments

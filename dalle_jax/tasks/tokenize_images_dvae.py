@@ -11,7 +11,6 @@ from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.data.precomputed.manifest import Manifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.logit_laplace import map_pixels, negative_log_likelihood
-from dalle_jax.losses.quantization import perplexity, usage
 from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform, marginal_kl_from_uniform
 from dalle_jax.models.dvae import Dvae, DvaeConfig, expected_pixels
 from dalle_jax.models.image_tokenizer import ImageTokenizer
@@ -134,7 +133,6 @@ class DvaeReconstruction(ImageReconstruction[TokenizeImagesDvae, Dvae]):
             "mse": jnp.square(pixels - expected_pixels(drawn)).mean(),
             "temperature": temperature,
             "kl_weight": weight,
-            "codebook/perplexity": perplexity(histogram),
-            "codebook/usage": usage(histogram),
+            "codebook": histogram,
         }
         return loss, {name: (jax.lax.stop_gradient(value), jnp.ones(())) for name, value in figures.items()}

@@ -20,7 +20,7 @@ from dalle_jax.losses.adversarial import (
     hinge_loss,
     pyramid_distance,
 )
-from dalle_jax.losses.quantization import commitment, entropy_loss, perplexity, reconstruction, usage
+from dalle_jax.losses.quantization import commitment, entropy_loss, reconstruction
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.lpips import Lpips
 from dalle_jax.models.patch_discriminator import Discriminator, DiscriminatorConfig
@@ -224,8 +224,7 @@ class VqganReconstruction(ImageReconstruction[TokenizeImagesGan, Players]):
             "mse": jnp.square(pixels - from_range(self.config.model, drawn)).mean(),
             "unlikeness": unlikeness,
             "codebook/loss": codebook,
-            "codebook/perplexity": perplexity(histogram),
-            "codebook/usage": usage(histogram),
+            "codebook": histogram,
             "adversary/fooling": fooling,
             "adversary/weight": weight,
         }

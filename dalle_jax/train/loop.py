@@ -74,6 +74,11 @@ class TrainLoop:
         found = self.checkpoints.newest()
         if found is not None:
             check_same_run(self.checkpoints.meta(found), self.meta, out)
+            if found > trainer.steps:
+                raise UserError(
+                    f"trainer.steps: expected at least {found}, the step of the newest checkpoint in {out}, "
+                    f"got {trainer.steps}"
+                )
         self.compiled = CompiledTask(task, trainer, layout)
         self.state = self._first_state(found)
         self.start = 0 if found is None else found
@@ -97,6 +102,11 @@ class TrainLoop:
         """Run all steps that are left, then save a checkpoint."""
         if self.start:
             self.progress.message(f"{self.out}: resuming from step {self.start} of {self.trainer.steps}")
+        if self.trainer.schedule.warmup > self.trainer.steps:
+            self.progress.message(
+                f"WARNING trainer.schedule.warmup: the warm-up has {self.trainer.schedule.warmup} steps and the run "
+                f"{self.trainer.steps}, so the learning rate never reaches its value"
+            )
         description = self.compiled.state_spec.describe()
         if description is not None:
             self.progress.message(description)

@@ -23,7 +23,10 @@ Seed: TypeAlias = tuple[int, ...]
 """A seed for ``numpy.random.default_rng``."""
 
 MetricSums: TypeAlias = dict[str, tuple[Array, Array]]
-"""(sum, weight) by metric. Sums add up over microbatches, devices, steps and hosts, and are divided once."""
+"""(sum, weight) by metric. Sums add up over microbatches, devices, steps and hosts, and are divided once.
+
+A sum is a scalar, or a histogram: an array [K] that counts K outcomes, of which usage and perplexity are written.
+"""
 
 LossAndSums: TypeAlias = tuple[Float[Array, ""], MetricSums]
 

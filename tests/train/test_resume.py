@@ -19,7 +19,7 @@ from dalle_jax.train.checkpoints import checkpoints
 from dalle_jax.train.checkpoints.checkpoints import load_params, whole_steps
 from dalle_jax.train.loop import train
 from dalle_jax.train.optim.optimizers import Lion
-from dalle_jax.train.optim.schedules import PlateauRate
+from dalle_jax.train.optim.schedules import ConstantRate, PlateauRate
 from tests.train.child import TASK, TRAINER
 from tests.train.runs import CONFIG, StopsAt, run
 from tests.train.toy import Lines, Toy, layout, leaves
@@ -77,7 +77,7 @@ def test_the_state_of_a_schedule_is_saved(tmp_path):
     resumed = run(tmp_path / "run", schedule=plateau)
     assert resumed.start == 10
     assert leaves(resumed.state) == leaves(whole.state)
-    assert float(whole.state.remembered.schedule.scale) < 1.0 and int(whole.state.remembered.schedule.count) == 2
+    assert float(whole.state.remembered.schedule.scale) < 1.0 and int(whole.state.remembered.schedule.steps) == 2
     with pytest.raises(UserError, match=r"schedule .* is not in this run"):
         run(tmp_path / "run")
 
@@ -124,6 +124,16 @@ def test_the_result_has_the_newest_metrics_even_if_no_step_is_left(never_stopped
     assert result.metrics["train/learning_rate"] > 0 and result.metrics["evaluation/error"] > 0
     again = train(TASK, Lines(), TRAINER, layout(), never_stopped.out, CONFIG)
     assert again.step == 20 and again.metrics == result.metrics
+
+
+def test_fewer_steps_than_the_checkpoint_has_are_refused(never_stopped):
+    with pytest.raises(UserError, match=r"trainer.steps: expected at least 20, the step of the newest checkpoint in"):
+        run(never_stopped.out, steps=15)
+
+
+def test_a_warm_up_longer_than_the_run_is_warned_of(tmp_path, capfd):
+    run(tmp_path / "run", steps=2, schedule=ConstantRate(1e-3, warmup=5))
+    assert "trainer.schedule.warmup: the warm-up has 5 steps and the run 2" in capfd.readouterr().err
 
 
 def test_metrics_are_means_over_all_rows_since_the_last_line(never_stopped):

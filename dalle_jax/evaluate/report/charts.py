@@ -123,10 +123,10 @@ def drawing(chart: Chart) -> ChartDrawing:
     )
 
 
-def nice_ticks(low: Number, high: Number, count: int = 5) -> tuple[float, ...]:
-    """Return ticks that enclose ``low`` and ``high`` at a round step: 1, 2, 2.5 or 5 times a power of ten."""
+def nice_ticks(low: Number, high: Number) -> tuple[float, ...]:
+    """Return about five ticks around ``low`` and ``high`` at a round step: 1, 2, 2.5 or 5 times a power of ten."""
     span = high - low or abs(high) or 1.0
-    rough = span / count
+    rough = span / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

@@ -1,18 +1,22 @@
-"""The interface of models that fill holes in images of their own size, and the part that all of them share."""
+"""Holes in images of a model's size: the interface of models that fill them, and the part that all of them share."""
 
-from abc import ABC, abstractmethod
+import functools
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
-from dalle_jax.arrays import Array, Bool, Int, UInt8
+from dalle_jax.arrays import Array, Bool, Int, Key, UInt8
 from dalle_jax.pipelines.buckets import draw_in_buckets
 from dalle_jax.pipelines.edits.windows import hidden_cells
 from dalle_jax.pipelines.image_codec import ImageCodec
+from dalle_jax.pipelines.prompts import Prompt
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.request import Generation, Request
+from dalle_jax.pipelines.request import Generation, Request, RequestOptions
+from dalle_jax.sampling.autoregressive import GivenCodes, image_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,44 +31,55 @@ class FillRequest(Request):
     number: int = 0
 
 
-class HoleFiller(ABC):
-    """A model that draws codes for the hidden cells of windows, and the parts from codes to ranked images."""
+@runtime_checkable
+class HoleFiller(Protocol):
+    """A pipeline that draws the codes of an image of which some are given: ``Unclip``, ``TextToImage``."""
 
-    def __init__(self, codec: ImageCodec, grid: tuple[int, int], ranker: ClipRanker | None, batch: int) -> None:
-        """Take the parts of a pipeline; a call fills at most ``batch`` windows."""
-        self.codec, self.grid, self.ranker, self.batch = codec, grid, ranker, batch
+    grid: tuple[int, int]
+    codec: ImageCodec
+    ranker: ClipRanker | None
+    batch: int
 
-    @property
-    def side(self) -> int:
-        """The side of a window in pixels, S."""
-        return self.grid[0] * self.codec.downsample
-
-    def fill(self, requests: list[FillRequest]) -> list[Generation]:
-        """Fill the windows of every request, in order; the pixels of the results that are not hidden are exact.
-
-        An image depends on its seed, its candidate's number and the kept pixels alone, in any batch.
-        """
-        return draw_in_buckets(requests, self.batch, self._fill_call)
-
-    @abstractmethod
-    def draw_codes(
-        self, requests: list[FillRequest], known: Int[Array, "P M I"], keep: Bool[Array, "P I"], first: int
+    def fill_codes(
+        self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes
     ) -> Int[Array, "P M I"]:
-        """Draw the codes of candidates ``first`` to ``first + M - 1``; ``known`` codes stay where ``keep`` is True."""
+        """Draw the codes that are not given; the noise of a candidate depends on its key alone."""
+        ...
 
-    def _fill_call(self, requests: list[FillRequest], first: int, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Fill ``count`` windows of each request in one call; return images [P M S S 3] and scores [P M]."""
-        windows, hidden = _stacked(requests, first, count), np.stack([one.hidden for one in requests])
-        rows = len(requests) * count
-        known = self.codec.encode_device(windows.reshape(rows, *windows.shape[2:])).reshape(len(requests), count, -1)
-        keep = np.stack([~hidden_cells(one, *self.grid).reshape(-1) for one in hidden])
-        codes = self.draw_codes(requests, known, jnp.asarray(keep), first)
-        drawn = np.asarray(self.codec.decode_device(codes.reshape(rows, *self.grid))).reshape(windows.shape)
-        filled = np.stack([blend(*one) for one in zip(windows, drawn, hidden, strict=True)])
-        if self.ranker is None or any(one.text is None for one in requests):
-            return filled, None
-        texts = [str(one.text) for one in requests]
-        return filled, self.ranker.scores(jnp.asarray(filled.reshape(rows, *filled.shape[2:])), texts)
+
+def fill(filler: HoleFiller, requests: list[FillRequest]) -> list[Generation]:
+    """Fill the windows of every request, in order; the pixels of the results that are not hidden are exact.
+
+    A result depends on the prompt, the seed, the candidate's number and the kept pixels alone, in any batch.
+    """
+    return draw_in_buckets(requests, filler.batch, functools.partial(_fill_call, filler))
+
+
+def _fill_call(
+    filler: HoleFiller, requests: list[FillRequest], first: int, count: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Fill ``count`` windows of each request in one call; return images [P M S S 3] and scores [P M]."""
+    windows, hidden = _stacked(requests, first, count), np.stack([one.hidden for one in requests])
+    prompts, rows = len(requests), len(requests) * count
+    codes = filler.codec.encode_device(windows.reshape(rows, *windows.shape[2:])).reshape(prompts, count, -1)
+    keep = np.stack([~hidden_cells(one, *filler.grid).reshape(-1) for one in hidden])
+    keys = image_keys(jnp.asarray([one.options.seed for one in requests], jnp.uint32), count, first=first)
+    keys = _of_window(keys, jnp.asarray([one.number for one in requests]))
+    options = [one.options for one in requests]
+    given = GivenCodes(codes, jnp.asarray(keep))
+    found = filler.fill_codes([one.prompt for one in requests], options, keys, given)
+    drawn = np.asarray(filler.codec.decode_device(found.reshape(rows, *filler.grid))).reshape(windows.shape)
+    filled = np.stack([blend(*one) for one in zip(windows, drawn, hidden, strict=True)])
+    texts = [one.text for one in requests if one.text is not None]
+    if filler.ranker is None or len(texts) < prompts:
+        return filled, None
+    return filled, filler.ranker.scores(jnp.asarray(filled.reshape(rows, *filled.shape[2:])), texts)
+
+
+def _of_window(keys: Key[Array, "P M"], numbers: Int[Array, " P"]) -> Key[Array, "P M"]:
+    """Return the keys of each image's window of that number."""
+    fold = jax.vmap(lambda own, number: jax.vmap(lambda key: jax.random.fold_in(key, number))(own))
+    return fold(keys, numbers)
 
 
 def _stacked(requests: list[FillRequest], first: int, count: int) -> UInt8[np.ndarray, "P M S S 3"]:
