@@ -71,23 +71,32 @@ def cover(windows: UInt8[np.ndarray, "M h w 3"], hidden: Bool[np.ndarray, "h w"]
 
 @dataclass(eq=False)
 class _Work:
-    """The candidates of a hole while its windows are filled, on the smallest part of the image that holds them all."""
+    """The candidates of a hole while its windows are filled, on the smallest part of the plane that holds them all.
+
+    ``hidden`` pixels are still to be filled. ``outside`` ones lie beyond the image; the nearest kept pixels stand for
+    them, and they are not redrawn.
+    """
 
     hole: Hole
     top: int
     left: int
     hidden: Bool[np.ndarray, "h w"]
+    outside: Bool[np.ndarray, "h w"]
     canvases: UInt8[np.ndarray, "M h w 3"]
     scores: list[Float[np.ndarray, " M"]] = field(default_factory=list)
 
     @classmethod
     def of(cls, hole: Hole) -> "_Work":
-        """Cut the part of the image that the windows cover."""
+        """Cut the part that the windows cover."""
+        height, width = hole.hidden.shape
         top, left = (min(getattr(one, name) for one in hole.windows) for name in ("top", "left"))
         bottom, right = (max(one.rows.stop for one in hole.windows), max(one.columns.stop for one in hole.windows))
-        part = (slice(top, bottom), slice(left, right))
-        canvases = np.repeat(hole.pixels[part][None], hole.options.candidates, axis=0)
-        return cls(hole, top, left, hole.hidden[part].copy(), canvases)
+        beyond = ((max(0, -top), max(0, bottom - height)), (max(0, -left), max(0, right - width)))
+        inside = (slice(max(0, top), bottom), slice(max(0, left), right))
+        outside = np.pad(np.zeros_like(hole.hidden[inside]), beyond, constant_values=True)
+        canvas = np.pad(hole.pixels[inside], (*beyond, (0, 0)))
+        canvases = np.repeat(canvas[None], hole.options.candidates, axis=0)
+        return cls(hole, top, left, np.pad(hole.hidden[inside], beyond), outside, canvases)
 
     def part(self, number: int) -> tuple[slice, slice]:
         """Return the rows and columns of a window on the canvases."""
@@ -98,10 +107,10 @@ class _Work:
     def request(self, number: int, side: int) -> FillRequest:
         """Return the request that fills a window at the model's size; its hidden pixels are those hidden still."""
         part = self.part(number)
-        hidden, windows = self.hidden[part], self.canvases[(slice(None), *part)]
-        covered = np.stack([resize(one, side, side) for one in cover(windows, hidden)])
-        options, small = replace(self.hole.options, keep=1), hidden_cells(hidden, side, side)
-        return FillRequest(prompt=self.hole.prompt, options=options, windows=covered, hidden=small, number=number)
+        covered = cover(self.canvases[(slice(None), *part)], self.hidden[part] | self.outside[part])
+        windows = np.stack([resize(one, side, side) for one in covered])
+        options, hidden = replace(self.hole.options, keep=1), hidden_cells(self.hidden[part], side, side)
+        return FillRequest(prompt=self.hole.prompt, options=options, windows=windows, hidden=hidden, number=number)
 
     def take(self, number: int, filled: UInt8[np.ndarray, "M S S 3"], scores: Float[np.ndarray, " M"] | None) -> None:
         """Paste the filled windows where pixels were hidden still."""
@@ -118,6 +127,9 @@ class _Work:
         scores = np.mean(self.scores, axis=0) if self.scores else None
         chosen = np.arange(options.kept) if scores is None else best_candidates(scores[None], options.kept)[0]
         pixels = np.repeat(self.hole.pixels[None], len(chosen), axis=0)
-        height, width = self.canvases.shape[1:3]
-        pixels[:, self.top : self.top + height, self.left : self.left + width] = self.canvases[chosen]
+        rows, columns = (np.flatnonzero(~self.outside.all(axis=axis)) for axis in (1, 0))
+        inside = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        top, left = max(0, self.top), max(0, self.left)
+        own = self.canvases[chosen][(slice(None), *inside)]
+        pixels[:, top : top + own.shape[1], left : left + own.shape[2]] = own
         return Filled(pixels, None if scores is None else scores[chosen], chosen)

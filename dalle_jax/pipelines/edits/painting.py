@@ -61,7 +61,7 @@ def inpaint(
     if chosen is None:
         raise UserError("mask: expected one for an image without transparency, got none; give --mask FILE")
     hidden = load_mask(chosen, *source.size, name="image" if mask is None else "mask")
-    windows = windows_about(hidden, context, side_of(filler))
+    windows = windows_about(hidden, context, side_of(filler) // 2)
     return _filled(filler, source, Hole(source.pixels, hidden, windows, prompt, RequestOptions(**options)))
 
 

@@ -8,7 +8,7 @@ from dalle_jax.arrays import Bool, Int
 
 
 class Window(NamedTuple):
-    """A square of an image, in its pixels."""
+    """A square of an image, in its pixels; it may reach beyond the image."""
 
     top: int
     left: int
@@ -26,11 +26,11 @@ class Window(NamedTuple):
 
 
 def windows_about(hidden: Bool[np.ndarray, "H W"], context: float, least: int) -> tuple[Window, ...]:
-    """Return the windows to fill a hole: one square about it, if such a square fits into the image.
+    """Return the windows to fill a hole: one square about its middle, if the hole fits into a square of the image.
 
-    The square is larger than the hole's longer side by the share ``context`` of it on either side, and has at least
-    ``least`` pixels a side where the image does. A longer hole takes several overlapping windows as high, or as wide,
-    as the image.
+    The square is larger than the hole's longer side by the share ``context`` of it on either side. It has at least
+    ``least`` pixels a side, and at most as many as the image's shorter side. The hole stays in its middle even at the
+    border of the image. A longer hole takes several overlapping windows as high, or as wide, as the image.
     """
     height, width = hidden.shape
     rows, columns = np.flatnonzero(hidden.any(axis=1)), np.flatnonzero(hidden.any(axis=0))
@@ -39,9 +39,7 @@ def windows_about(hidden: Bool[np.ndarray, "H W"], context: float, least: int) -
     if longest > most:
         return covering_windows(hidden, most)
     side = min(most, max(least, round(longest * (1 + 2 * context))))
-    top = min(max(0, int(rows[0]) - (side - high) // 2), height - side)
-    left = min(max(0, int(columns[0]) - (side - wide) // 2), width - side)
-    return (Window(top, left, side),)
+    return (Window(int(rows[0]) - (side - high) // 2, int(columns[0]) - (side - wide) // 2, side),)
 
 
 def covering_windows(hidden: Bool[np.ndarray, "H W"], side: int) -> tuple[Window, ...]:
