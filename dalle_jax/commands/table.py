@@ -31,6 +31,8 @@ GROUPS = {
     ),
     "sample and evaluate": (
         Command("sample", "dalle_jax.commands.sample", "generate images for prompts and rank them"),
+        Command("inpaint", "dalle_jax.commands.edits.inpaint", "fill the masked part of an image"),
+        Command("outpaint", "dalle_jax.commands.edits.outpaint", "extend an image on any sides"),
         Command("evaluate", "dalle_jax.commands.evaluate", "measure a trained pipeline"),
     ),
     "published weights": (

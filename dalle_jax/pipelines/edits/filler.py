@@ -35,10 +35,21 @@ class FillRequest(Request):
 class HoleFiller(Protocol):
     """A pipeline that draws the codes of an image of which some are given: ``Unclip``, ``TextToImage``."""
 
-    grid: tuple[int, int]
-    codec: ImageCodec
-    ranker: ClipRanker | None
-    batch: int
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The grid of codes (h, w)."""
+
+    @property
+    def codec(self) -> ImageCodec:
+        """The image tokenizer of the codes."""
+
+    @property
+    def ranker(self) -> ClipRanker | None:
+        """The CLIP that ranks, if there is one."""
+
+    @property
+    def batch(self) -> int:
+        """The largest number of images in one call."""
 
     def fill_codes(
         self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes

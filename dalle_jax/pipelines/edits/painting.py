@@ -9,7 +9,7 @@ from typing import Unpack
 import numpy as np
 from PIL import Image
 
-from dalle_jax.arrays import Bool, Float, Int
+from dalle_jax.arrays import Bool, Float, Int, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.editable import EditableImage, Margins, load_editable
 from dalle_jax.images.inputs import ImageInput
@@ -25,18 +25,23 @@ CONTEXT = 0.25
 
 @dataclass(frozen=True, eq=False)
 class FilledImage:
-    """The kept results of an edit, best first, in the mode of the image.
+    """The kept results of an edit, best first: in RGB, and as ``images`` in the mode of the image.
 
     ``scores`` is CLIP's mean similarity of the prompt with the windows, None without a CLIP. ``source`` is the image
     before the edit, with its ``hidden`` pixels; ``encode`` of it writes a result in the image's format without loss.
     """
 
     prompt: str
-    images: list[Image.Image] = field(repr=False)
+    pixels: UInt8[np.ndarray, "k H W 3"] = field(repr=False)
     scores: Float[np.ndarray, " k"] | None
     chosen: Int[np.ndarray, " k"]
     source: EditableImage = field(repr=False)
     hidden: Bool[np.ndarray, "H W"] = field(repr=False)
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The kept results as Pillow images, in the mode of the image."""
+        return [self.source.filled(one, self.hidden) for one in self.pixels]
 
 
 def inpaint(
@@ -109,7 +114,6 @@ def margins_of(size: tuple[int, int], larger: tuple[int, int], anchor: str) -> M
 
 
 def _filled(filler: HoleFiller, source: EditableImage, hole: Hole) -> FilledImage:
-    """Fill a hole, and return its results in the mode of the image."""
+    """Fill a hole of an image."""
     (found,) = fill_holes(filler, [hole])
-    images = [source.filled(pixels, hole.hidden) for pixels in found.pixels]
-    return FilledImage(hole.prompt, images, found.scores, found.chosen, source, hole.hidden)
+    return FilledImage(hole.prompt, found.pixels, found.scores, found.chosen, source, hole.hidden)
