@@ -7,14 +7,15 @@ over the codes, whose mean vector is the prediction of x0 (CDCD, arXiv 2211.1508
     B batch   I places   c code width   K codebook
 """
 
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.arrays import Array, Float, Int, Key
+from dalle_jax.arrays import Array, Bool, Float, Int, Key
 from dalle_jax.diffusion.continuous import straight_levels
+from dalle_jax.diffusion.latent_edit import keep_known, paste
 from dalle_jax.diffusion.levels import NoiseLevel, initial_noise
 from dalle_jax.diffusion.parameterization import Denoiser, ModelOutput, Parameterization
 from dalle_jax.diffusion.samplers.ddim import invert
@@ -25,6 +26,13 @@ Condition = TypeVar("Condition", contravariant=True)
 
 LATEST = 0.999
 """The latest time at which the denoiser is asked; the likelihood's variance (1 - t)^2 is 0 at time 1."""
+
+
+class KnownCodes(NamedTuple):
+    """Codes of an image that is given in part; ``codes`` is read only where ``keep`` is True."""
+
+    codes: Int[Array, "B I"]
+    keep: Bool[Array, "B I"]
 
 
 @runtime_checkable
@@ -104,6 +112,7 @@ def sample_codes(
     steps: int,
     scale: Float[Array, " B"],
     nothing: Condition | None = None,
+    known: KnownCodes | None = None,
     start: Float[Array, "B I c"] | None = None,
     sampler: Sampler = Euler(),  # noqa: B008 (frozen)
 ) -> Int[Array, "B I"]:
@@ -111,14 +120,21 @@ def sample_codes(
 
     A step predicts the codes, moves to the next time on the straight line through the mean predicted vector, and the
     last step takes the most likely codes. ``start`` is the noise to begin with, such as that of ``invert_codes``.
+
+    Known codes stay. In every step their vectors replace the prediction (arXiv 2212.00490, equation 13), so the path
+    of a known place is the straight line from its own noise to its vector. The denoiser therefore sees the known
+    vectors at the noise of each time, as in training.
     """
     vectors, shares = denoiser.code_vectors, signal_shares(steps)
     expected = expected_vectors(denoiser, guide, scale, nothing)
     if start is None:
         start = initial_noise(keys, (places, vectors.shape[1]))  # [B I c]
-    x = sampler.sample(expected, straight_levels(shares), start, KeyedNoise(keys), Parameterization("x0"))
+    denoise = expected if known is None else keep_known(expected, vectors[known.codes], known.keep[..., None], "x0")
+    x = sampler.sample(denoise, straight_levels(shares), start, KeyedNoise(keys), Parameterization("x0"))
     last = jnp.full(x.shape[:1], shares[-1], jnp.float32)
-    return jnp.argmax(guided_logits(denoiser, x, last, guide, nothing, scale), axis=-1).astype(jnp.int32)
+    logits = guided_logits(denoiser, x, last, guide, nothing, scale)
+    codes = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return codes if known is None else paste(codes, known.codes, known.keep)
 
 
 def invert_codes(

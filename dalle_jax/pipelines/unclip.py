@@ -12,7 +12,7 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
-from dalle_jax.diffusion.code_vectors import invert_codes, sample_codes
+from dalle_jax.diffusion.code_vectors import KnownCodes, invert_codes, sample_codes
 from dalle_jax.diffusion.samplers.ddim import Ddim
 from dalle_jax.diffusion.samplers.flow_ode import Euler
 from dalle_jax.diffusion.samplers.sampler import Sampler
@@ -26,10 +26,10 @@ from dalle_jax.pipelines.buckets import draw_in_buckets
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
-from dalle_jax.pipelines.prompts import TextPrompts
+from dalle_jax.pipelines.prompts import Prompt, TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.request import Generation, Request
-from dalle_jax.sampling.autoregressive import image_keys
+from dalle_jax.pipelines.request import Generation, Request, RequestOptions
+from dalle_jax.sampling.autoregressive import GivenCodes, image_keys
 
 Sees: TypeAlias = Literal["embedding", "caption", "both"]
 """The inputs of the decoder: the image embedding of the prior, the caption alone (GLIDE, arXiv 2112.10741), or both."""
@@ -100,6 +100,7 @@ def decode_embeddings(
     sees: Sees,
     steps: int,
     guided: bool,
+    known: KnownCodes | None = None,
     eta: float = 0.0,
 ) -> Int[Array, "P M I"]:
     """Denoise codes from the embedding, the caption or both; the noise of a candidate depends on its key alone.
@@ -118,7 +119,7 @@ def decode_embeddings(
     first = None if start is None else start.reshape(prompts * count, *start.shape[2:])
     sampler: Sampler = Ddim(eta) if eta else Euler()
     codes = sample_codes(
-        networks.decoder, guide, noise_keys, height * width, steps, scale, nothing, start=first, sampler=sampler
+        networks.decoder, guide, noise_keys, height * width, steps, scale, nothing, known, first, sampler
     )
     return codes.reshape(prompts, count, -1)
 
@@ -152,6 +153,24 @@ def _sample(
     return decode_embeddings(networks, ids, embeddings, keys, guidance, None, sees, steps, guided)
 
 
+def _fill(
+    networks: UnclipNetworks,
+    ids: PromptIds,
+    keys: Key[Array, "P M"],
+    guidance: Float[Array, " P"],
+    given: GivenCodes,
+    sees: Sees,
+    steps: int,
+    guided: bool,
+    options: PriorOptions,
+) -> Int[Array, "P M I"]:
+    """Draw an embedding for each candidate and denoise the codes that are not given."""
+    _, count, places = given.codes.shape
+    embeddings = embed_prompts(networks, ids, keys, options)
+    known = KnownCodes(given.codes.reshape(-1, places), jnp.repeat(given.keep, count, axis=0))
+    return decode_embeddings(networks, ids, embeddings, keys, guidance, None, sees, steps, guided, known)
+
+
 class Unclip(PromptedPipeline):
     """A prior, a decoder of codes, a codec that decodes the codes, and a CLIP that embeds prompts and images.
 
@@ -182,6 +201,7 @@ class Unclip(PromptedPipeline):
         self.sees, self.steps, self.prior, self.batch = sees, steps, prior, batch
         network, static = CompiledNetwork(networks, layout), ("sees", "steps", "guided")
         self._sample = network.jit(_sample, static_argnames=(*static, "options"))
+        self._fill = network.jit(_fill, static_argnames=(*static, "options"))
         self._decode = network.jit(decode_embeddings, static_argnames=(*static, "eta"))
         self._invert = network.jit(invert_images, static_argnames=("steps", "guided"))
         self._embed = network.jit(embed_prompts, static_argnames=("options",))
@@ -199,6 +219,19 @@ class Unclip(PromptedPipeline):
         for request in requests:
             _check_options(request)
         return draw_in_buckets(requests, self.batch, self._draw_call)
+
+    def fill_codes(
+        self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes
+    ) -> Int[Array, "P M I"]:
+        """Denoise the codes that are not given, from all the given ones (diffusion/code_vectors.py)."""
+        for prompt, one in zip(prompts, options, strict=True):
+            _check_options(Request(prompt, one))
+        guidance = jnp.asarray([one.guidance for one in options], jnp.float32)
+        guided = any(one.guidance != 1.0 for one in options)
+        return self._fill(
+            self._ids([str(one) for one in prompts]), keys, guidance, given, sees=self.sees, steps=self.steps,
+            guided=guided, options=self.prior,
+        )  # fmt: skip
 
     def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
         """Raise UserError: a diffusion model keeps no rows of codes."""
