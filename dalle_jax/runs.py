@@ -14,6 +14,7 @@ from dalle_jax.data.loader import Loader
 from dalle_jax.data.mixture import Mixture
 from dalle_jax.data.open_data import open_batches
 from dalle_jax.evaluate.suites.evaluate_captioned import EvaluateCaptioned
+from dalle_jax.evaluate.suites.evaluate_edits import EvaluateEdits
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.mesh import Mesh
@@ -283,12 +284,14 @@ class UnclipDemoRun:
     - ``demo``: the folder of a finished ``demo``, whose text tokenizer and image tokenizer are used. If it has none,
       both are trained.
     - ``steps``: the steps of the decoder's sampler.
+    - ``edits``: the evaluation of variations, interpolations and text edits.
     """
 
     title: str
     stages: Mapping[str, str]
     demo: str = "runs/demo"
     steps: int = 8
+    edits: EvaluateEdits = field(default_factory=EvaluateEdits)
 
     def __post_init__(self) -> None:
         if set(self.stages) != set(UNCLIP_STAGES):
