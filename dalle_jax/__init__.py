@@ -8,7 +8,7 @@ from dalle_jax.config.errors import UserError
 if TYPE_CHECKING:
     from dalle_jax.parallel.layout import Layout
     from dalle_jax.pipelines.image_codec import ImageCodec
-    from dalle_jax.pipelines.text_to_image import TextToImage
+    from dalle_jax.pipelines.load.pipeline import AnyPipeline
 
 __version__ = "0.1.0"
 __all__ = ["UserError", "load", "load_image_tokenizer"]
@@ -21,11 +21,14 @@ def load(
     clip: str | os.PathLike[str] | None = None,
     batch: int = 64,
     layout: "Layout | None" = None,
-) -> "TextToImage":
+    sees: str | None = None,
+    steps: int | None = None,
+) -> "AnyPipeline":
     """Load the pipeline of a model folder, as ``sample --model`` does (docs/python.md).
 
     ``image_tokenizer`` and ``clip`` are folders that replace the model's own, or supply missing ones. ``batch`` is the
-    largest number of images generated in one call. ``layout`` places the networks, by default on one device.
+    largest number of images generated in one call. ``layout`` places the networks, by default on one device. ``sees``
+    and ``steps`` are the inputs ("embedding", "caption" or "both") and the steps of an unCLIP's decoder.
 
     Raises ``UserError`` if a folder holds something else.
     """
@@ -33,7 +36,7 @@ def load(
     from dalle_jax.pipelines.load.pipeline import load_pipeline
 
     tokenizer, ranker = (None if one is None else storage.reachable(one) for one in (image_tokenizer, clip))
-    return load_pipeline(storage.reachable(folder), tokenizer, ranker, batch, layout)
+    return load_pipeline(storage.reachable(folder), tokenizer, ranker, batch, layout, sees=sees, steps=steps)
 
 
 def load_image_tokenizer(folder: str | os.PathLike[str], *, batch: int = 64) -> "ImageCodec":

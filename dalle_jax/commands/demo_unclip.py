@@ -30,6 +30,7 @@ from dalle_jax.evaluate.suites.evaluate_scenes import (
     evaluate_scenes,
 )
 from dalle_jax.folder_lock import locked
+from dalle_jax.pipelines.load.models import PipelineFile, absolute_needs, stage_folders
 from dalle_jax.pipelines.load.unclip_pipeline import load_unclip
 from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.runs import UNCLIP_STAGES, EvaluateRun, TextTokenizerRun, TrainRun, UnclipDemoRun
@@ -149,21 +150,30 @@ class UnclipDemo:
             if result.interrupted:
                 return False
             add_seconds(self.out, name, time.monotonic() - began, result)
+        write_bytes(self.out / "pipeline.gin", render(self.pipeline_file()).encode())
         return True
+
+    def pipeline_file(self) -> PipelineFile:
+        """Return the folders of the pipeline's models; the image tokenizer of another demo has an absolute one."""
+        needs = {name: name for name in ("decoder", "prior", "clip")}
+        reused = absolute_needs(image_tokenizer=str(storage.place(self.config.demo) / "tokenizer"))
+        tokenizer = {"image_tokenizer": "tokenizer"} if "tokenizer" in self.stages else reused
+        return PipelineFile(needs | tokenizer, self.config.steps)
 
     def report(self) -> tuple[Place, Place]:
         """Sample, evaluate, and write ``report.html`` and ``metrics.json``; return their paths."""
         began = time.monotonic()
         evaluation, batch = self.evaluation, self.evaluation.drawing.batch
-        folders = self.out / "decoder", self.out / "prior"
-        unclip = load_unclip(*folders, steps=self.config.steps, batch=batch)
+        needs, steps = stage_folders(self.out).needs, self.config.steps
+        unclip = load_unclip(needs, steps=steps, batch=batch)
         findings = evaluate_scenes(unclip, unclip.codec, unclip.ranker, evaluation, say)
         rows: list[tuple[str, str, Sequence[Cell]]] = [
             ("vectors.true", "the true image's vector", _true_vector_cells(unclip, evaluation))
         ]
-        without = load_unclip(folders[0], None, steps=self.config.steps, batch=batch)
+        no_prior = {name: one for name, one in needs.items() if name != "prior"}
+        without = load_unclip(no_prior, steps=steps, batch=batch)
         rows.append(("vectors.text", "the text's vector, no prior", _first_cells(without, evaluation)))
-        caption = load_unclip(*folders, sees="caption", steps=self.config.steps, batch=batch)
+        caption = load_unclip(needs, sees="caption", steps=steps, batch=batch)
         rows.append(("glide", "the caption alone (GLIDE's mode)", _first_cells(caption, evaluation)))
         probes = _probes(unclip, evaluation.seed)
         add_seconds(self.out, "sampling", time.monotonic() - began)

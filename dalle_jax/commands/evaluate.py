@@ -11,7 +11,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.report.write_report import write_metrics
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes, evaluate_scenes
-from dalle_jax.pipelines.load.pipeline import load_pipeline
+from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.runs import EvaluateRun
 
@@ -51,18 +51,23 @@ def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[Ca
     opened = run.data.with_batch_size(config.among).open()
     if not opened.held_out:
         raise UserError(
-            f"data.evaluation: expected held-out images to measure on, got none of {opened.examples:,}; hold some out "
-            "before training, for example with data.evaluation = @HeldOut and data.evaluation.count = 1"
+            f"data.evaluation: expected held-out images to measure on, got none among {opened.examples:,} images; "
+            "hold some out before training, for example with data.evaluation = @HeldOut and data.evaluation.count = 1"
         )
     return cast("Iterator[CaptionedBatch]", opened.evaluation_batches())
 
 
-def _figures(pipeline: TextToImage, run: EvaluateRun, config: EvaluateScenes | EvaluateCaptioned) -> dict[str, object]:
+def _figures(pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | EvaluateCaptioned) -> dict[str, object]:
     def say(line: str) -> None:
         print(line, flush=True)
 
     codec, clip = pipeline.codec, pipeline.require_ranker()
     if isinstance(config, EvaluateCaptioned):
+        if not isinstance(pipeline, TextToImage):
+            raise UserError(
+                "evaluations: expected @EvaluateScenes for a diffusion model, got @EvaluateCaptioned, "
+                "which measures a transformer's likelihood"
+            )
         batches = held_out_batches(run, config)
         return evaluate_captioned(pipeline, codec, clip, pipeline.likelihood, config, batches, say).to_json()
     return evaluate_scenes(pipeline, codec, clip, config, say).to_json()

@@ -23,7 +23,7 @@ GROUPS = {
         Command("train", "dalle_jax.commands.train", "train one stage; resumes from the newest checkpoint"),
         Command("inspect", "dalle_jax.commands.inspect", "report sizes, captions, bad records and crops of a source"),
         Command("text-tokenizer", "dalle_jax.commands.text_tokenizer", "train a SentencePiece model on captions"),
-        Command("encode", "dalle_jax.commands.encode", "encode a data set's images to codes, once; resumes"),
+        Command("encode", "dalle_jax.commands.encode", "encode a data set's images to codes; a stopped run resumes"),
     ),
     "configs and planning": (
         Command("config", "dalle_jax.commands.config", "print the resolved config, which parses back to the same run"),

@@ -14,7 +14,8 @@ from dalle_jax.arrays import Array, Float, Int, Key
 from dalle_jax.parallel.axes import CODES
 from dalle_jax.parallel.layout import platform
 
-SMOOTHING = 1e-5  # the epsilon of the Laplace smoothing of cluster sizes
+EMPTY = 1e-20
+"""The count up to which a code has had no inputs: its vector stays as it is."""
 
 
 class Codebook(nnx.Variable):
@@ -24,7 +25,7 @@ class Codebook(nnx.Variable):
 class Assignments(NamedTuple):
     """The inputs of a quantizer, their codes, and their squared distances: the statistics that update a codebook.
 
-    None has a gradient. The first axis is the batch.
+    They have no gradients. The first axis of each array is the batch.
     """
 
     inputs: Float[Array, "B ... c"]
@@ -46,7 +47,10 @@ class QuantizerOutput(NamedTuple):
 
 
 class CodebookState(NamedTuple):
-    """A codebook: ``vectors`` = ``sums`` / smoothed ``counts``, which are moving averages over batches."""
+    """A codebook: ``vectors`` = ``sums`` / ``counts``, which are moving averages over batches.
+
+    A code without inputs so far keeps its first vector.
+    """
 
     vectors: Float[Array, "K c"]
     counts: Float[Array, " K"]
@@ -75,7 +79,7 @@ def argmin_and_min(x: Float[Array, "n K"]) -> tuple[Int[Array, " n"], Float[Arra
 def code_totals(
     x: Float[Array, "n c"], codes: Int[Array, " n"], size: int
 ) -> tuple[Float[Array, " K"], Float[Array, "K c"]]:
-    """Return the number of rows of each code, and their sum.
+    """Return the number of rows of ``x`` that have each code, and the sum of these rows.
 
     A CPU uses a segment sum; other platforms use a product with one-hot rows.
     """
@@ -89,12 +93,12 @@ def code_totals(
 def ema_update(
     state: CodebookState, batch_counts: Float[Array, " K"], batch_sums: Float[Array, "K c"], decay: float
 ) -> CodebookState:
-    """Update the moving averages by one batch (appendix A.1), with Laplace-smoothed cluster sizes."""
+    """Update the moving averages by one batch (appendix A.1)."""
     counts = decay * state.counts + (1 - decay) * batch_counts
     sums = decay * state.sums + (1 - decay) * batch_sums
-    total = counts.sum()
-    smoothed = (counts + SMOOTHING) / (total + counts.shape[0] * SMOOTHING) * total
-    return CodebookState(vectors=sums / jnp.maximum(smoothed, 1e-20)[:, None], counts=counts, sums=sums)
+    means = sums / jnp.maximum(counts, EMPTY)[:, None]
+    vectors = jnp.where(counts[:, None] > EMPTY, means, state.vectors)
+    return CodebookState(vectors=vectors, counts=counts, sums=sums)
 
 
 def revive(
@@ -102,27 +106,30 @@ def revive(
 ) -> CodebookState:
     """Move codes with a count below ``below`` times the mean to rows of ``x`` drawn in proportion to ``errors``.
 
-    A revived code gets the mean count, so it is not revived again at once. At the first batch nearly all codes are
-    dead, so this also initialises the codebook from data.
+    Rows are drawn without replacement (Gumbel-top-k, arXiv 1903.06059, section 2.3), so no two codes get the same row.
+    If more than n codes are dead, n of them move. A revived code gets the mean count, so it is not revived again at
+    once. At the first batch nearly all codes are dead, so this also initialises the codebook from data.
     """
-    size = state.counts.shape[0]
+    size, most = state.counts.shape[0], min(state.counts.shape[0], x.shape[0])
     mean_count = state.counts.sum() / size
-    cumulated = jnp.cumsum(jnp.maximum(errors, 0) + 1e-12)  # [n]
-    drawn = jax.random.uniform(key, (size,)) * cumulated[-1]
-    rows = jnp.minimum(jnp.searchsorted(cumulated, drawn), x.shape[0] - 1)  # [K]
+    noise = jax.random.gumbel(key, errors.shape)
+    drawn = jax.lax.top_k(jnp.log(jnp.maximum(errors, 0) + 1e-12) + noise, most)[1]
     dead = state.counts < below * mean_count
-    vectors = jnp.where(dead[:, None], x[rows], state.vectors)
-    counts = jnp.where(dead, mean_count, state.counts)
+    number = jnp.cumsum(dead) - 1  # [K], the number of a dead code among the dead
+    moved = dead & (number < most)
+    rows = drawn[jnp.clip(number, 0, most - 1)]  # [K]
+    vectors = jnp.where(moved[:, None], x[rows], state.vectors)
+    counts = jnp.where(moved, mean_count, state.counts)
     return CodebookState(
-        vectors=vectors, counts=counts, sums=jnp.where(dead[:, None], vectors * counts[:, None], state.sums)
+        vectors=vectors, counts=counts, sums=jnp.where(moved[:, None], vectors * counts[:, None], state.sums)
     )
 
 
 class Quantizer(nnx.Module):
     """A vector quantiser: each input becomes the nearest vector of a codebook [K c].
 
-    ``decay`` is the decay of the moving averages. A code is dead if its count is below ``revive_below`` times the mean
-    count; 0 never revives.
+    ``decay`` is the decay of the moving averages. A code is dead, and is revived, if its count is below
+    ``revive_below`` times the mean count. With 0 no code is revived; codes without inputs keep their vectors.
     """
 
     def __init__(self, size: int, width: int, *, decay: float, revive_below: float, rngs: nnx.Rngs):

@@ -1,4 +1,4 @@
-"""Losses of vector-quantised image tokenizers, and the usage of their codebooks."""
+"""Losses of vector-quantised image tokenizers."""
 
 import jax
 import jax.numpy as jnp
@@ -29,17 +29,6 @@ def entropy_loss(distances: Float[Array, "n K"], temperature: float) -> Float[Ar
 def reconstruction(
     pixels: Float[Array, "B H W C"], drawn: Float[Array, "B H W C"], *, absolute: float, squared: float
 ) -> Float[Array, ""]:
-    """Compute ``absolute`` times the mean absolute error plus ``squared`` times the mean squared error."""
+    """Compute ``absolute`` times the mean absolute error of ``drawn`` plus ``squared`` times its mean squared error."""
     difference = drawn.astype(jnp.float32) - pixels.astype(jnp.float32)
     return absolute * jnp.abs(difference).mean() + squared * jnp.square(difference).mean()
-
-
-def perplexity(histogram: Float[Array, " K"]) -> Float[Array, ""]:
-    """Compute exp(entropy) of the code frequencies, from 1 (a single code) to K (uniform)."""
-    share = histogram / jnp.maximum(histogram.sum(), 1e-20)
-    return jnp.exp(-jax.scipy.special.xlogy(share, share).sum())
-
-
-def usage(histogram: Float[Array, " K"]) -> Float[Array, ""]:
-    """Return the fraction of codes that occur."""
-    return (histogram > 0).mean()

@@ -19,7 +19,7 @@ from flax import nnx
 from dalle_jax.arrays import Array, Float, Int
 from dalle_jax.layers.conv_blocks import Conv, ConvTranspose, ReluResBlock, depth_to_space, space_to_depth
 from dalle_jax.layers.quantize import Assignments, Quantizer
-from dalle_jax.losses.quantization import commitment, perplexity, usage
+from dalle_jax.losses.quantization import commitment
 from dalle_jax.parallel.axes import BATCH, CHANNELS, HEIGHT, WIDTH
 from dalle_jax.parallel.layout import constrain
 
@@ -57,8 +57,6 @@ class VqvaeOutput(NamedTuple):
     assignments: Assignments
     commitment: Float[Array, ""]
     histogram: Float[Array, " K"]
-    perplexity: Float[Array, ""]
-    usage: Float[Array, ""]
 
 
 class PatchEncoder(nnx.Module):
@@ -136,7 +134,7 @@ class Vqvae(nnx.Module):
 
     def __init__(self, config: VqvaeConfig, *, rngs: nnx.Rngs):
         if config.downsample < 2 or config.downsample & (config.downsample - 1):
-            raise ValueError(f"downsample: expected a power of 2, at least 2, got {config.downsample}")
+            raise ValueError(f"downsample: expected a power of 2 that is at least 2, got {config.downsample}")
         self.config = config
         encoder = PatchEncoder if config.stem == "patch" else ConvEncoder
         self.encoder = encoder(config, rngs=rngs)
@@ -169,8 +167,6 @@ class Vqvae(nnx.Module):
             assignments=quantized.assignments,
             commitment=self.config.commitment * commitment(x, quantized.nearest),
             histogram=quantized.histogram,
-            perplexity=perplexity(quantized.histogram),
-            usage=usage(quantized.histogram),
         )
 
     def encode(self, pixels: Float[Array, "B H W 3"]) -> Int[Array, "B h w"]:

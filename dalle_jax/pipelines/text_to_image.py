@@ -1,8 +1,5 @@
 """Text to images: prompts, codes, pixels, CLIP scores."""
 
-from collections.abc import Sequence
-from typing import TypeAlias, Unpack, overload
-
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,14 +13,11 @@ from dalle_jax.pipelines.buckets import draw_in_buckets
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.likelihood import CodeLikelihood
-from dalle_jax.pipelines.prompts import Prompt, PromptReader
+from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
+from dalle_jax.pipelines.prompts import PromptReader
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
+from dalle_jax.pipelines.request import Generation, Request
 from dalle_jax.sampling.autoregressive import Settings, image_keys, sample
-
-Captions: TypeAlias = str | list[str] | tuple[str, ...]
-SeveralPrompts: TypeAlias = list[str] | list[int] | list[np.ndarray] | tuple[Prompt, ...]
-"""Lists and tuples only, since a string is itself a sequence of strings."""
 
 
 def _sample(
@@ -38,7 +32,7 @@ def _sample(
     return sample(generator, text, keys, settings, given_codes, given_length, guided=guided)
 
 
-class TextToImage:
+class TextToImage(PromptedPipeline):
     """A transformer that samples codes, a codec that decodes them, and a CLIP that ranks the images (docs/python.md).
 
     A call samples at most ``batch`` images. It is compiled once per bucket of (prompts, candidates), both rounded up
@@ -65,72 +59,16 @@ class TextToImage:
         """The side of an image in pixels."""
         return self.grid[0] * self.codec.downsample
 
-    @overload
-    def __call__(
-        self, prompt: Prompt, *, given_image: ImageInput | None = None, given_rows: float = 0.5,
-        caption: Captions | None = None, **options: Unpack[RequestKeywords],
-    ) -> Generation: ...  # fmt: skip
-
-    @overload
-    def __call__(
-        self, prompt: SeveralPrompts, *, given_image: ImageInput | None = None, given_rows: float = 0.5,
-        caption: Captions | None = None, **options: Unpack[RequestKeywords],
-    ) -> list[Generation]: ...  # fmt: skip
-
-    def __call__(
-        self,
-        prompt: Prompt | SeveralPrompts,
-        *,
-        given_image: ImageInput | None = None,
-        given_rows: float = 0.5,
-        caption: Captions | None = None,
-        **options: Unpack[RequestKeywords],
-    ) -> Generation | list[Generation]:
-        """Sample images of one prompt, or of each of several with the same ``seed``.
-
-        ``options`` are the fields of ``RequestOptions``. ``given_image`` is cut to its middle square at the model's
-        size, and the share ``given_rows`` of it, in whole rows of codes from the top, is kept. A model of classes or
-        of caption features takes an int or an array [t c] as its prompt, and a ``caption`` for CLIP. Raises UserError
-        for values out of range.
-        """
-        several = isinstance(prompt, list | tuple)
-        prompts: list[Prompt] = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
-        captions = list(caption) if isinstance(caption, list | tuple) else [caption]
-        if not prompts:
-            raise UserError(f"prompt: expected one or several, got {prompt!r}")
-        if caption is not None and (len(captions) != len(prompts) or isinstance(prompts[0], str)):
-            raise UserError(
-                f"caption: expected one for each prompt that is not a text ({len(prompts)}), got {caption!r}"
-            )
-        top = None if given_image is None else self._top(given_image, given_rows)
-        one_for_all = RequestOptions(**options)
-        requests = [
-            Request(one, one_for_all, top, None if caption is None else captions[number])
-            for number, one in enumerate(prompts)
-        ]
-        drawn = self.draw(requests)
-        return drawn if several else drawn[0]
-
-    def rank(self, images: ImageInput | Sequence[ImageInput], text: str | list[str] | tuple[str, ...]) -> np.ndarray:
-        """Return CLIP's cosine similarity of images with one text [B], or with several [B n]."""
-        return self.require_ranker().rank(images, text)
-
-    def require_ranker(self) -> ClipRanker:
-        """Return the ranker; raise UserError if there is none."""
-        if self.ranker is None:
-            raise UserError(
-                "similarity: expected a CLIP, got none; give its folder with --clip DIR (in Python clip=DIR)"
-            )
-        return self.ranker
-
     def draw(self, requests: list[Request]) -> list[Generation]:
         """Sample images for every request, in order; requests of equal ``candidates`` and ``first`` share calls."""
         return draw_in_buckets(requests, self.batch, self._draw_call)
 
-    def _top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
+    def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
         """Cut an image to the model's size, and return its top in whole rows of codes."""
         if not 0.0 < share <= 1.0:
-            raise UserError(f"given_rows: expected a share in (0, 1], got {share}")
+            raise UserError(
+                f"given_rows: expected the share of the image's rows that is given, above 0 and at most 1, got {share}"
+            )
         rows = max(1, round(share * self.grid[0]))
         return centre_square(load_pixels(image, "given_image"), self.side)[: rows * self.codec.downsample]
 

@@ -3,7 +3,7 @@
 DALL·E 2's decoder denoises pixels; this one denoises the codes of an image tokenizer (models/code_denoiser.py).
 """
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from flax import nnx
 from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.diffusion.code_vectors import sample_codes
+from dalle_jax.images.inputs import ImageInput
 from dalle_jax.models.clip import Clip
 from dalle_jax.models.code_denoiser import CodeDenoiser, Guide
 from dalle_jax.models.priors.prior import Prior, PriorOptions, TextCondition, read_text
@@ -20,6 +21,7 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.buckets import draw_in_buckets
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.image_codec import ImageCodec
+from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request
@@ -27,6 +29,20 @@ from dalle_jax.sampling.autoregressive import image_keys
 
 Sees: TypeAlias = Literal["embedding", "caption", "both"]
 """The inputs of the decoder: the image embedding of the prior, the caption alone (GLIDE, arXiv 2112.10741), or both."""
+
+
+def sees_of(name: str) -> Sees:
+    """Return the inputs of that name. Raise UserError for an unknown one."""
+    for one in get_args(Sees):
+        if one == name:
+            return one
+    raise UserError(f"sees: expected {', '.join(get_args(Sees))}, got {name}")
+
+
+DECODER_STEPS = 8
+"""The decoder's steps by default."""
+
+NO_GIVEN_IMAGE = "given_image: expected none for a diffusion model; inpainting takes a mask"
 
 
 class TextVectorPrior(nnx.Module):
@@ -108,11 +124,11 @@ def _sample(
     return decode_embeddings(networks, ids, embeddings, keys, guidance, sees, steps, guided)
 
 
-class Unclip:
-    """A prior, a decoder of codes, a codec that decodes the codes, and the CLIP that embeds prompts and ranks images.
+class Unclip(PromptedPipeline):
+    """A prior, a decoder of codes, a codec that decodes the codes, and a CLIP that embeds prompts and images.
 
-    Each candidate has its own embedding, so CLIP ranks images of different embeddings. A call samples at most
-    ``batch`` images.
+    Each candidate has its own embedding. The same CLIP ranks the images unless ``ranker`` is another one. A call
+    samples at most ``batch`` images.
     """
 
     def __init__(
@@ -120,10 +136,11 @@ class Unclip:
         networks: UnclipNetworks,
         codec: ImageCodec,
         prompts: TextPrompts,
-        ranker: ClipRanker,
+        embedder: ClipRanker,
         *,
+        ranker: ClipRanker | None = None,
         sees: Sees = "embedding",
-        steps: int = 8,
+        steps: int = DECODER_STEPS,
         prior: PriorOptions = PriorOptions(),  # noqa: B008 (frozen)
         batch: int = 64,
         layout: Layout | None = None,
@@ -132,7 +149,8 @@ class Unclip:
         if steps < 1:
             raise UserError(f"steps: expected at least 1, got {steps}")
         self.grid = networks.decoder.config.grid
-        self.codec, self.prompts, self.ranker = codec, prompts, ranker
+        self.codec, self.prompts, self.embedder = codec, prompts, embedder
+        self.ranker: ClipRanker = embedder if ranker is None else ranker
         self.sees, self.steps, self.prior, self.batch = sees, steps, prior, batch
         network, static = CompiledNetwork(networks, layout), ("sees", "steps", "guided")
         self._sample = network.jit(_sample, static_argnames=(*static, "options"))
@@ -152,6 +170,11 @@ class Unclip:
             _check_options(request)
         return draw_in_buckets(requests, self.batch, self._draw_call)
 
+    def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
+        """Raise UserError: a diffusion model keeps no rows of codes."""
+        del image, share
+        raise UserError(NO_GIVEN_IMAGE)
+
     def decode(
         self, embeddings: Float[np.ndarray, "P E"], seeds: Int[np.ndarray, " P"], guidance: float
     ) -> UInt8[np.ndarray, "P H W 3"]:
@@ -166,7 +189,7 @@ class Unclip:
         return np.asarray(self.codec.decode_device(codes.reshape(-1, *self.grid)))
 
     def _ids(self, prompts: list[str]) -> PromptIds:
-        clip = self.ranker.text.encode_batch([*prompts, ""])
+        clip = self.embedder.text.encode_batch([*prompts, ""])
         return PromptIds(jnp.asarray(self.prompts.read(prompts)), jnp.asarray(clip[:-1]), jnp.asarray(clip[-1:]))
 
     def _draw_call(self, requests: list[Request], first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -189,6 +212,6 @@ def _check_options(request: Request) -> None:
     for name in (name for name, set_ in wrong.items() if set_):
         raise UserError(f"{name}: expected its default, since a diffusion model has no {name}, got a different value")
     if request.given_image is not None:
-        raise UserError("given_image: expected none for a diffusion model; inpainting takes a mask")
+        raise UserError(NO_GIVEN_IMAGE)
     if not isinstance(request.prompt, str):
         raise UserError(f"prompt: expected a text, got {type(request.prompt).__name__}")

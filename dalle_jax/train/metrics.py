@@ -1,4 +1,8 @@
-"""Metrics as (sum, weight) pairs, which merge by adding and are divided once, when they are written."""
+"""Metrics as (sum, weight) pairs, which merge by adding and are divided once, when they are written.
+
+A histogram is a sum with an axis. It is added up like any other, so that its usage is that of all steps since the last
+line: one batch cannot use a codebook that has more codes than the batch has places.
+"""
 
 from collections.abc import Mapping
 
@@ -7,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from dalle_jax.arrays import Array
+from dalle_jax.arrays import Array, Float
 from dalle_jax.train.task import MetricSums
 
 
 def merge(first: MetricSums, second: MetricSums) -> MetricSums:
-    """Return the metrics of both; a name in both is added up."""
+    """Return the metrics of both. Sums and weights of a name that is in both are added."""
     merged = dict(first)
     for name, (total, weight) in second.items():
         if name in merged:
@@ -22,8 +26,8 @@ def merge(first: MetricSums, second: MetricSums) -> MetricSums:
 
 
 def as_float32(sums: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> MetricSums:
-    """Convert sums and weights to float32 scalars; a task may return Python numbers."""
-    return {name: (_scalar(total), _scalar(weight)) for name, (total, weight) in sums.items()}
+    """Convert sums and weights to float32; a task may return Python numbers."""
+    return {name: (_sum(total), _sum(weight).reshape(())) for name, (total, weight) in sums.items()}
 
 
 def where(keep: Array, sums: MetricSums) -> MetricSums:
@@ -32,10 +36,32 @@ def where(keep: Array, sums: MetricSums) -> MetricSums:
 
 
 def divide(sums: MetricSums) -> dict[str, float]:
-    """Return the weighted means. All values are read from the device at once; a metric of zero weight is left out."""
+    """Return each metric's sum divided by its weight, and NAME/usage and NAME/perplexity of each histogram.
+
+    All values are read from the device at once. A metric of zero weight is left out.
+    """
     host = jax.device_get(dict(sums))
-    return {name: float(np.float64(total) / weight) for name, (total, weight) in host.items() if weight != 0}
+    values: dict[str, float] = {}
+    for name, (total, weight) in host.items():
+        if weight != 0 and np.ndim(total):
+            values[f"{name}/usage"], values[f"{name}/perplexity"] = usage(total), perplexity(total)
+        elif weight != 0:
+            values[name] = float(np.float64(total) / weight)
+    return values
 
 
-def _scalar(value: ArrayLike) -> Array:
-    return jnp.asarray(value, jnp.float32).reshape(())
+def usage(histogram: Float[np.ndarray, " K"]) -> float:
+    """Return the number of outcomes that occur, as a share of those that could: K, or the number of trials if less."""
+    return float((histogram > 0).sum() / min(histogram.size, max(histogram.sum(dtype=np.float64), 1.0)))
+
+
+def perplexity(histogram: Float[np.ndarray, " K"]) -> float:
+    """Compute exp(entropy) of the frequencies, from 1 (a single outcome) to K (all equally often)."""
+    share = histogram[histogram > 0].astype(np.float64) / max(histogram.sum(dtype=np.float64), 1e-20)
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def _sum(value: ArrayLike) -> Array:
+    """Return a scalar, or a histogram, in float32."""
+    array = jnp.asarray(value, jnp.float32)
+    return array.reshape(()) if array.size == 1 else array

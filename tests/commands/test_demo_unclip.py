@@ -25,6 +25,8 @@ def test_the_demo_takes_the_tokenizers_of_a_demo_and_leaves_a_page_and_its_figur
                 assert 0 <= other[level][split]["first"] <= 1
     assert -1 <= metrics["clip"]["pair_cosine"] <= 1
     assert f"{smoke_demo}" in (out / "decoder" / "model.gin").read_text()
+    flags = ["--prompt", "a red circle", "--candidates", "1", "--out", str(tmp_path / "sampled")]
+    assert main(["sample", "--model", str(out), *flags]) == 0
 
 
 @pytest.mark.parametrize(

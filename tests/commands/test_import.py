@@ -78,6 +78,14 @@ def test_import_writes_a_checkpoint_with_every_parameter(tmp_path, capsys, confi
     assert (tmp_path / "out" / "checkpoints" / "0" / "checksums.json").is_file()
 
 
+def test_a_licence_given_by_the_user_is_recorded_in_place_of_the_publishers(tmp_path, capsys):
+    openai_file(tmp_path / "clip.safetensors", CONFIG)
+    files = [str(tmp_path / "clip.safetensors"), str(tmp_path / "out")]
+    assert main(["import", "openai-clip", *files, "--licence", "CC-BY-4.0"]) == 0
+    assert "licence: CC-BY-4.0" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "source.json").read_text())["licence"] == "CC-BY-4.0"
+
+
 @pytest.mark.parametrize("end", [LargestId(), FirstEnd(19)])
 def test_an_export_to_hugging_face_is_imported_unchanged(tmp_path, end):
     config = dataclasses.replace(CONFIG, end_of_text=end, activation="gelu", pixel_mean=(0.5, 0.25, 0.5))

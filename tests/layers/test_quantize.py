@@ -5,11 +5,11 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dalle_jax.layers.quantize import (
-    SMOOTHING,
     CodebookState,
     Quantizer,
     argmin_and_min,
     code_totals,
+    ema_update,
     revive,
     squared_distances,
     straight_through,
@@ -34,9 +34,9 @@ def batches(count, rows=20, width=3):
 
 
 def test_the_codebook_follows_the_paper_by_hand():
-    """Appendix A.1 in numpy: N and m decay, e = m / N with Laplace-smoothed N."""
+    """Appendix A.1 in numpy: N and m decay, e = m / N; a code without inputs keeps its vector."""
     module = quantizer()
-    vectors = np.asarray(module.vectors[...])
+    vectors = np.array(module.vectors[...])
     counts, sums = np.zeros(6), np.zeros((6, 3))
     for x in batches(4):
         codes = ((x[:, None] - vectors[None]) ** 2).sum(-1).argmin(-1)
@@ -44,8 +44,8 @@ def test_the_codebook_follows_the_paper_by_hand():
         for k in range(6):
             counts[k] = 0.9 * counts[k] + 0.1 * (codes == k).sum()
             sums[k] = 0.9 * sums[k] + 0.1 * x[codes == k].sum(0)
-        smoothed = (counts + SMOOTHING) / (counts.sum() + 6 * SMOOTHING) * counts.sum()
-        vectors = (sums / smoothed[:, None]).astype(np.float32)
+            if counts[k]:
+                vectors[k] = sums[k] / counts[k]
         np.testing.assert_allclose(module.vectors[...], vectors, atol=1e-5)
     np.testing.assert_allclose(module.counts[...], counts, atol=1e-5)
 
@@ -99,12 +99,40 @@ def test_totals_are_equal_on_all_platforms(monkeypatch):
 
 
 def test_dead_codes_move_to_inputs_with_large_errors_and_get_the_mean_count():
-    state = CodebookState(vectors=jnp.zeros((4, 2)), counts=jnp.array([8.0, 0.0, 4.0, 0.0]), sums=jnp.ones((4, 2)))
+    state = CodebookState(vectors=jnp.zeros((4, 2)), counts=jnp.array([8.0, 0.0, 4.0, 4.0]), sums=jnp.ones((4, 2)))
     x = jnp.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
     new = revive(state, x, jnp.array([0.0, 1.0, 0.0]), 0.1, KEY)  # only the second row has an error
-    np.testing.assert_array_equal(new.vectors, [[0, 0], [2, 2], [0, 0], [2, 2]])
-    np.testing.assert_array_equal(new.counts, [8, 3, 4, 3])
-    np.testing.assert_array_equal(new.sums, [[1, 1], [6, 6], [1, 1], [6, 6]])
+    np.testing.assert_array_equal(new.vectors, [[0, 0], [2, 2], [0, 0], [0, 0]])
+    np.testing.assert_array_equal(new.counts, [8, 4, 4, 4])
+    np.testing.assert_array_equal(new.sums, [[1, 1], [8, 8], [1, 1], [1, 1]])
+
+
+def test_no_two_codes_are_revived_from_the_same_input():
+    state = CodebookState(vectors=jnp.zeros((64, 3)), counts=jnp.zeros(64).at[0].set(1), sums=jnp.zeros((64, 3)))
+    x = jnp.asarray(batches(1, rows=70)[0])
+    revived = revive(state, x, jnp.ones(70).at[5].set(1e4), 0.1, KEY).vectors[1:]
+    assert len(np.unique(np.asarray(revived), axis=0)) == 63
+    assert bool((revived == x[5]).all(axis=1).any())
+    few = revive(state, x[:20], jnp.ones(20), 0.1, KEY)
+    assert len(np.unique(np.asarray(few.vectors[1:21]), axis=0)) == 20 and not few.counts[21:].any()
+
+
+def test_without_revival_unused_codes_keep_their_vectors():
+    module = quantizer(size=64)
+    first = np.asarray(module.vectors[...])
+    for _ in range(3):
+        out = trained(module, jnp.asarray(batches(1, rows=4)[0]), KEY)
+    unused = np.setdiff1d(np.arange(64), np.asarray(out.assignments.codes))
+    np.testing.assert_array_equal(module.vectors[...][unused], first[unused])
+    assert len(unused) >= 60
+
+
+def test_the_vector_of_a_code_that_is_no_longer_used_does_not_move():
+    state = CodebookState(vectors=jnp.ones((2, 2)), counts=jnp.array([1.0, 1.0]), sums=jnp.ones((2, 2)))
+    follow = jax.jit(lambda state: ema_update(state, jnp.array([1.0, 0.0]), jnp.array([[1.0, 1.0], [0, 0]]), 0.9))
+    for _ in range(1000):
+        state = follow(state)
+    np.testing.assert_allclose(state.vectors, 1.0, rtol=1e-3)
 
 
 def test_revival_depends_on_its_key_alone():

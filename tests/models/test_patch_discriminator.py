@@ -19,3 +19,12 @@ def test_batch_norm_standardises_each_channel_over_the_batch():
     y = norm(5.0 + 2.0 * jax.random.normal(jax.random.key(0), (4, 6, 6, 3)))
     np.testing.assert_allclose(y.mean((0, 1, 2)), 0.0, atol=1e-5)
     np.testing.assert_allclose(y.std((0, 1, 2)), norm.scale[...], rtol=1e-4)
+
+
+def test_a_bfloat16_discriminator_computes_in_bfloat16_from_float32_parameters():
+    model = Discriminator(DiscriminatorConfig(width=4, layers=1, dtype="bfloat16"), rngs=nnx.Rngs(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))} == {jax.numpy.float32.dtype}
+    images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    assert "bf16" in str(jax.make_jaxpr(lambda x: model(x))(images))
+    plain = Discriminator(DiscriminatorConfig(width=4, layers=1), rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(model(images), plain(images), atol=0.05)

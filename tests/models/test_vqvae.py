@@ -48,6 +48,12 @@ def test_the_encoder_learns_through_the_quantizer_and_the_codebook_has_no_gradie
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients["encoder"])) > 1e-4
 
 
+def test_the_commitment_weight_multiplies_the_squared_distance_to_the_code_vectors():
+    outputs = {weight: Vqvae(config(commitment=weight), rngs=nnx.Rngs(0))(PIXELS) for weight in (0.25, 2.0)}
+    np.testing.assert_allclose(outputs[2.0].commitment, 8 * outputs[0.25].commitment, rtol=1e-6)
+    assert float(outputs[0.25].commitment) > 0
+
+
 def test_the_patch_encoder_is_initially_a_rotation_of_each_patch():
     model = Vqvae(config(width=64, code_width=64), rngs=nnx.Rngs(0))
     vectors, squares = model.encoder(PIXELS).reshape(-1, 64), space_to_depth(2 * PIXELS - 1, 4).reshape(-1, 48)

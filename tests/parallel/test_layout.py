@@ -30,6 +30,15 @@ def test_every_logical_axis_has_a_rule():
     assert vocabulary == set(Rules.__dataclass_fields__)
 
 
+@pytest.mark.parametrize("axis", sorted(Rules.__dataclass_fields__))
+def test_a_rule_shards_its_own_logical_axis_and_no_other(axis):
+    other = next(name for name in Rules.__dataclass_fields__ if name != axis)
+    replicated = dict.fromkeys(Rules.__dataclass_fields__, ())
+    layout = Layout(make_mesh(Mesh(2, 2, 2)), Rules(**(replicated | {axis: ("tensor",)})))
+    assert layout.spec((axis, other)) == P("tensor")
+    assert layout.spec((other,)) == P()
+
+
 def test_a_name_outside_the_vocabulary_is_an_error(cube):
     with pytest.raises(KeyError, match="embedd"):
         cube.spec(("embedd",))

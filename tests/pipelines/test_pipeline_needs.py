@@ -25,6 +25,13 @@ def test_folders_are_relative_to_the_pipeline_file_and_are_replaced_by_arguments
     assert stage_folders(tmp_path, clip=Path("other")) == PipelineFile(needs | {"clip": "other"})
 
 
+def test_the_clip_of_an_unclip_is_not_replaced_since_its_decoder_reads_the_embeddings(tmp_path):
+    file = PipelineFile({"image_tokenizer": "/a/tokenizer", "decoder": "decoder", "clip": "clip", "prior": "prior"}, 12)
+    (tmp_path / "pipeline.gin").write_text(render(file))
+    own = {name: f"{tmp_path}/{name}" for name in ("decoder", "clip", "prior")}
+    assert stage_folders(tmp_path, clip=Path("other")) == PipelineFile({"image_tokenizer": "/a/tokenizer"} | own, 12)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -32,7 +39,14 @@ def test_folders_are_relative_to_the_pipeline_file_and_are_replaced_by_arguments
         ("", "needs is missing; expected needs.NAME = a str"),
         (
             "needs.transformer = 't'\nneeds.image_tokenizer = 'i'\nneeds.clipp = 'c'\n",
-            "needs.clipp: expected one of image_tokenizer, transformer, clip, got clipp; did you mean needs.clip?",
+            "needs.clipp: expected one of image_tokenizer, transformer, clip, decoder, prior, got clipp; "
+            "did you mean needs.clip?",
+        ),
+        ("needs.transformer = 't'\nneeds.decoder = 'd'\n", "needs: expected a transformer or a decoder, got both"),
+        ("needs.decoder = 'd'\nneeds.image_tokenizer = 'i'\n", "needs.clip: expected a folder, got none"),
+        (
+            "needs.transformer = 't'\nneeds.image_tokenizer = 'i'\nsteps = 8\n",
+            "steps: expected none without needs.decoder, since a transformer has no steps",
         ),
     ],
 )

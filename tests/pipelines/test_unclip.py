@@ -5,47 +5,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from flax import nnx
+from small_unclip import small_unclip
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.suites.pipeline_parts import ImageSampler
-from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
-from dalle_jax.models.code_denoiser import CodeDenoiser, CodeDenoiserConfig
+from dalle_jax.models.clip import Clip
 from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
 from dalle_jax.models.priors.prior import Prior, PriorOptions
-from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Request, RequestOptions
 from dalle_jax.pipelines.unclip import TextVectorPrior, Unclip, UnclipNetworks
-from dalle_jax.text.sentencepiece import SentencePiece, train_sentencepiece
 
-TOWER = TowerConfig(width=8, layers=1, heads=2)
 PROMPTS = ("a red circle", "a blue square", "a red square")
 
 
 @pytest.fixture(scope="module")
 def parts():
-    words = train_sentencepiece(["a red circle", "a blue square"] * 5, 30, "bpe", 0)
-    text = SentencePiece(words, 6)
-    clip = Clip(
-        ClipConfig(
-            image_size=16, patch=8, vision=TOWER, vocab_size=text.vocab_size, text_length=6, text=TOWER, embed_width=6
-        ),
-        rngs=nnx.Rngs(2),
-    )
-    decoder = CodeDenoiser(
-        CodeDenoiserConfig(
-            text_vocab=text.vocab_size, text_length=6, embed_width=6, codebook_size=16, code_width=4, grid=(4, 4),
-            width=16, layers=1, heads=2,
-        ),
-        rngs=nnx.Rngs(0),
-    )  # fmt: skip
-    tokenizer = Vqvae(
-        VqvaeConfig(downsample=4, width=8, blocks=1, codebook_size=16, code_width=4, stem="patch"), rngs=nnx.Rngs(1)
-    )
-    decoder.set_code_vectors(tokenizer.code_vectors)
-    return clip, decoder, tokenizer, text
+    return small_unclip()
 
 
 def pipeline(parts, sees="embedding", batch=8, steps=2, prior=None) -> Unclip:

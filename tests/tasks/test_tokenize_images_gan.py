@@ -6,6 +6,7 @@ from flax import nnx
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.losses.adversarial import pyramid_distance
+from dalle_jax.models.lpips import Lpips, LpipsConfig
 from dalle_jax.models.patch_discriminator import DiscriminatorConfig
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.tasks.tokenize_images_gan import (
@@ -21,7 +22,14 @@ MODEL = VqganConfig(
 )
 ADVERSARY = Adversary(network=DiscriminatorConfig(width=4, layers=1), start=10, weight=0.7)
 CONFIG = TokenizeImagesGan(
-    model=MODEL, image_size=8, perceptual=Pyramid(levels=2, weight=0.5), adversary=ADVERSARY, l2=0.3
+    model=MODEL,
+    image_size=8,
+    perceptual=Pyramid(levels=2, weight=0.5),
+    adversary=ADVERSARY,
+    l1=0.8,
+    l2=0.3,
+    codebook=0.4,
+    commitment=1.5,
 )
 TASK = VqganReconstruction(CONFIG, lpips=None)
 BATCH = {"pixels": jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8))}
@@ -36,14 +44,14 @@ def drawn_by(generator):
 
 def unlikeness_of(drawn):
     difference = drawn - VALUES
-    pixels = jnp.abs(difference).mean() + 0.3 * jnp.square(difference).mean()
+    pixels = 0.8 * jnp.abs(difference).mean() + 0.3 * jnp.square(difference).mean()
     return pixels + 0.5 * pyramid_distance(VALUES, drawn, levels=2).mean()
 
 
 def codebook_of(quantized):
     held = jax.lax.stop_gradient
-    loss = 0.25 * jnp.square(quantized.nearest - held(quantized.inputs)).mean()
-    return loss + jnp.square(held(quantized.nearest) - quantized.inputs).mean()
+    loss = 0.4 * jnp.square(quantized.nearest - held(quantized.inputs)).mean()
+    return loss + 1.5 * jnp.square(held(quantized.nearest) - quantized.inputs).mean()
 
 
 def assert_trees_close(one, other):
@@ -122,6 +130,19 @@ def test_a_pyramid_replaces_missing_lpips_with_a_warning_and_only_if_the_config_
         silent.open_for_plan()
     with pytest.raises(ValueError, match="lpips: expected a network"):
         VqganReconstruction(silent, lpips=None)
+
+
+def test_the_weight_of_imported_lpips_multiplies_its_distance():
+    lpips = Lpips(LpipsConfig(widths=(4, 4), depths=(1, 1)), rngs=nnx.Rngs(0))
+    drawn = jnp.zeros_like(VALUES)
+    found = []
+    for weight in (0.0, 1.0, 3.0):
+        settings = TokenizeImagesGan(model=MODEL, image_size=8, perceptual=ImportedLpips("lpips", weight))
+        task = VqganReconstruction(settings, lpips)
+        found.append(float(task.unlikeness(task.frozen(), VALUES, drawn)))
+    distance = float(lpips(VALUES, drawn).mean())
+    assert distance > 0
+    np.testing.assert_allclose(np.subtract(found, found[0]), [0.0, distance, 3 * distance], rtol=1e-4, atol=1e-6)
 
 
 def test_a_pyramid_with_more_levels_than_the_image_allows_is_refused():

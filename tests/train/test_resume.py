@@ -19,7 +19,7 @@ from dalle_jax.train.checkpoints import checkpoints
 from dalle_jax.train.checkpoints.checkpoints import load_params, whole_steps
 from dalle_jax.train.loop import train
 from dalle_jax.train.optim.optimizers import Lion
-from dalle_jax.train.optim.schedules import PlateauRate
+from dalle_jax.train.optim.schedules import ConstantRate, PlateauRate
 from tests.train.child import TASK, TRAINER
 from tests.train.runs import CONFIG, StopsAt, run
 from tests.train.toy import Lines, Toy, layout, leaves
@@ -77,7 +77,7 @@ def test_the_state_of_a_schedule_is_saved(tmp_path):
     resumed = run(tmp_path / "run", schedule=plateau)
     assert resumed.start == 10
     assert leaves(resumed.state) == leaves(whole.state)
-    assert float(whole.state.remembered.schedule.scale) < 1.0 and int(whole.state.remembered.schedule.count) == 2
+    assert float(whole.state.remembered.schedule.scale) < 1.0 and int(whole.state.remembered.schedule.steps) == 2
     with pytest.raises(UserError, match=r"schedule .* is not in this run"):
         run(tmp_path / "run")
 
@@ -98,8 +98,22 @@ def test_ctrl_c_saves_and_prints_the_command_to_resume(tmp_path, never_stopped):
     assert child.returncode == 0, err
     step = whole_steps(tmp_path / "run" / "checkpoints")[-1]
     assert f"interrupted=True step={step}" in out
-    assert f"stopped at step {step} and saved; resume with" in err and "child.py" in err and "Traceback" not in err
+    assert (
+        f"stopped at step {step} and saved a checkpoint; resume with" in err
+        and "child.py" in err
+        and "Traceback" not in err
+    )
     assert leaves(run(tmp_path / "run").state) == leaves(never_stopped.state)
+
+
+def test_a_terminal_that_is_gone_saves_the_run(tmp_path):
+    child = start_child(tmp_path / "run", pause=0.5)
+    child.stderr.close()  # what is written to it fails from now on
+    child.send_signal(signal.SIGHUP)
+    out = child.stdout.read()
+    assert child.wait(timeout=60) == 0
+    step = whole_steps(tmp_path / "run" / "checkpoints")[-1]
+    assert f"interrupted=True step={step}" in out and step > 10
 
 
 def test_the_run_folder_has_configs_metrics_images_and_checkpoints(never_stopped):
@@ -124,6 +138,16 @@ def test_the_result_has_the_newest_metrics_even_if_no_step_is_left(never_stopped
     assert result.metrics["train/learning_rate"] > 0 and result.metrics["evaluation/error"] > 0
     again = train(TASK, Lines(), TRAINER, layout(), never_stopped.out, CONFIG)
     assert again.step == 20 and again.metrics == result.metrics
+
+
+def test_fewer_steps_than_the_checkpoint_has_are_refused(never_stopped):
+    with pytest.raises(UserError, match=r"trainer.steps: expected at least 20, the step of the newest checkpoint in"):
+        run(never_stopped.out, steps=15)
+
+
+def test_a_warm_up_longer_than_the_run_is_warned_of(tmp_path, capfd):
+    run(tmp_path / "run", steps=2, schedule=ConstantRate(1e-3, warmup=5))
+    assert "trainer.schedule.warmup: the warm-up has 5 steps and the run 2" in capfd.readouterr().err
 
 
 def test_metrics_are_means_over_all_rows_since_the_last_line(never_stopped):
@@ -218,7 +242,9 @@ def test_a_save_that_cannot_start_ends_the_process(tmp_path):
 def test_a_disk_too_small_for_a_checkpoint_is_reported_before_writing(tmp_path, monkeypatch):
     usage = collections.namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage(1_000_000))
-    with pytest.raises(UserError, match=r"could not save the checkpoint of step 5 .*it needs 2 MB and 1 MB are free"):
+    with pytest.raises(
+        UserError, match=r"could not save the checkpoint of step 5 .*it needs 2 MB, and the disk has 1 MB free"
+    ):
         run(tmp_path / "run")
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 

@@ -8,6 +8,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from dalle_jax.config.errors import UserError
+from dalle_jax.layers.linear import project
 from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.optim.ema import ConstantEma, PeriodicEma, WarmedEma
 from dalle_jax.train.optim.optimizers import Adafactor, AdamW, Lion
@@ -71,6 +72,25 @@ def test_a_batch_that_is_not_finite_leaves_the_state_unchanged_and_is_counted():
     assert float(sums["loss"][1]) == 8 and np.isfinite(float(sums["loss"][0]))
     state, sums = compiled.step(state, sums, batch_of(lay))
     assert (int(state.counted.skipped), int(state.counted.skipped_in_a_row)) == (1, 0)
+
+
+class Projected(Toy):
+    """The toy, whose hidden layer is a bfloat16 product of layers/linear.py."""
+
+    def errors(self, module, frozen, batch, key, step):
+        hidden = jnp.tanh(project(batch["x"].astype(jnp.bfloat16), module.up[...], 1))
+        squared = ((hidden @ module.down[...])[:, 0] - batch["y"]) ** 2
+        return squared.mean(), {"loss": (squared.sum(), squared.size)}, batch["x"]
+
+
+def test_the_reduce_dtype_of_the_trainer_is_that_of_the_gradients_of_a_step():
+    products = {}
+    for dtype in ("float32", "bfloat16"):
+        trainer = dataclasses.replace(TRAINER, reduce_dtype=dtype)
+        compiled, state, lay = started(Projected(), trainer)
+        traced = compiled._step.trace(state, compiled._frozen, batch_of(lay), compiled._key)
+        products[dtype] = str(traced.jaxpr).count("preferred_element_type=float32")
+    assert products["float32"] > products["bfloat16"]
 
 
 def test_a_second_objective_that_is_not_finite_undoes_the_first_update_too():

@@ -1,4 +1,4 @@
-"""Quality of an image tokenizer: PSNR of its reconstructions, and the share that the scene reader still reads right."""
+"""Quality of an image tokenizer: PSNR of its reconstructions, and whether the scene reader still finds them right."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from dalle_jax.arrays import Float, UInt8
-from dalle_jax.evaluate.metrics.judging import Judge
 from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.scenes.judge import judge
 
@@ -58,12 +57,11 @@ def measure_reconstruction(
     copies: UInt8[np.ndarray, "B H W 3"],
     captions: Sequence[str] = (),
     levels: Sequence[int] = (),
-    judged_by: Judge = judge,
 ) -> Reconstruction:
     """Compare images with their reconstructions.
 
-    ``captions`` and ``levels`` describe the originals, one each; leave both out if the images are not scenes.
-    Raises ValueError if lengths differ or there are no images.
+    ``captions`` and ``levels`` have one entry for each original. Leave both out if the images are not scenes. Raises
+    ValueError if lengths differ or there are no images.
     """
     if originals.shape != copies.shape or not len(originals):
         raise ValueError(f"copies: expected the shape of originals, {originals.shape}, not empty; got {copies.shape}")
@@ -76,18 +74,13 @@ def measure_reconstruction(
         psnr=float(psnr(originals, copies).mean()),
         mse=float(mean_squared_errors(originals, copies).mean()),
         count=len(originals),
-        still_right=_right_per_level(copies, captions, levels, judged_by),
-        read_right=_right_per_level(originals, captions, levels, judged_by),
+        still_right=_right_per_level(copies, captions, levels),
+        read_right=_right_per_level(originals, captions, levels),
     )
 
 
-def _right_per_level(
-    images: np.ndarray,
-    captions: Sequence[str],
-    levels: Sequence[int],
-    judged_by: Judge,
-) -> dict[int, Share]:
+def _right_per_level(images: np.ndarray, captions: Sequence[str], levels: Sequence[int]) -> dict[int, Share]:
     outcomes: dict[int, list[bool]] = {level: [] for level in sorted(set(levels))}
     for image, caption, level in zip(images, captions, levels, strict=False):
-        outcomes[level].append(judged_by(image, caption).right)
+        outcomes[level].append(judge(image, caption).right)
     return {level: share_of(listed) for level, listed in outcomes.items()}

@@ -33,7 +33,7 @@ class Section:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """Figures of one compared network in the order of the columns; None for a figure that it lacks."""
+    """Numbers of one compared network in the order of the columns, with None for a number that it does not have."""
 
     name: str
     was_run: bool
@@ -75,7 +75,7 @@ def report_page(report: RunReport) -> str:
 
 
 def headline(report: RunReport) -> tuple[Figure, ...]:
-    """Return the figures at the top: accuracy per level, PSNR, the report's own figures, and the duration."""
+    """Return the numbers at the top of the page: accuracy per level, PSNR, ``report.figures`` and the duration."""
     out = []
     for cell in report.composition.cells if report.composition else ():
         name = f"reranked_{cell.chosen_of}" if cell.chosen_of in cell.reranked else "first"
@@ -90,14 +90,14 @@ def headline(report: RunReport) -> tuple[Figure, ...]:
 
 
 def strip(groups: Sequence[SampleGroup]) -> tuple[Sample, ...]:
-    """Return the first samples of every group in turn, wrong ones included."""
+    """Return the images of the strip: the first sample of each group, then the second of each, right or wrong."""
     longest = max((len(group.samples) for group in groups), default=0)
     turns = [group.samples[i] for i in range(longest) for group in groups if i < len(group.samples)]
     return tuple(turns[:STRIP_IMAGES])
 
 
 def _columns(comparison: Comparison | None) -> dict[str, str]:
-    """Return the label of each figure that any compared network has, by its path."""
+    """Return by path the label of each number that at least one compared network has."""
     columns: dict[str, str] = {}
     for contender in comparison.contenders if comparison else ():
         for figure in contender.figures:
@@ -117,7 +117,7 @@ def _comparison_rows(comparison: Comparison | None) -> tuple[ComparisonRow, ...]
 
 
 def _reconstruction_rows(report: RunReport) -> tuple[ShareRow, ...]:
-    """Return reading accuracy per level: after the image tokenizer, then on the originals."""
+    """Return the scene reader's accuracy per level: on the image tokenizer's reconstructions, then on the originals."""
     measured = report.reconstruction
     if measured is None:
         return ()

@@ -1,7 +1,7 @@
 """Load models from run folders: ``model.gin`` is the network's config, the newest checkpoint has its weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from flax import nnx
@@ -45,22 +45,36 @@ class ModelFile:
 class PipelineFile:
     """The content of ``pipeline.gin``: the folders of the models of a pipeline by name, relative to the file's folder.
 
-    A pipeline needs an ``image_tokenizer`` and a ``transformer``, and may have a ``clip`` that ranks.
+    A pipeline has an ``image_tokenizer`` and a ``transformer`` of its codes, and may have a ``clip`` that ranks. An
+    unCLIP has an ``image_tokenizer``, a ``decoder`` and the ``clip`` that both were trained with. Without a ``prior``
+    it decodes the text's vector. ``steps`` are those of its decoder; None is the default.
     """
 
     needs: Mapping[str, str]
+    steps: int | None = None
 
     def __post_init__(self) -> None:
-        missing = [f"needs.{name}" for name in ("image_tokenizer", "transformer") if name not in self.needs]
-        if missing:
-            raise ValueError(f"{missing[0]}: expected a folder, got none")
         for name in self.needs:
             if name not in PIPELINE_NEEDS:
                 hint = did_you_mean(name, PIPELINE_NEEDS, "needs.")
                 raise ValueError(f"needs.{name}: expected one of {', '.join(PIPELINE_NEEDS)}, got {name}{hint}")
+        if self.is_unclip and "transformer" in self.needs:
+            raise ValueError("needs: expected a transformer or a decoder, got both")
+        required = ("image_tokenizer", "decoder", "clip") if self.is_unclip else ("image_tokenizer", "transformer")
+        for name in required:
+            if name not in self.needs:
+                raise ValueError(f"needs.{name}: expected a folder, got none")
+        of_unclip = {"needs.prior": "prior" in self.needs, "steps": self.steps is not None}
+        for name in (name for name, given in of_unclip.items() if given and not self.is_unclip):
+            raise ValueError(f"{name}: expected none without needs.decoder, since a transformer has no {name}")
+
+    @property
+    def is_unclip(self) -> bool:
+        """True for a decoder of CLIP embeddings, False for a transformer."""
+        return "decoder" in self.needs
 
 
-PIPELINE_NEEDS = ("image_tokenizer", "transformer", "clip")
+PIPELINE_NEEDS = ("image_tokenizer", "transformer", "clip", "decoder", "prior")
 """Names of the models that a pipeline may be made of."""
 
 
@@ -127,14 +141,17 @@ def load_prior(folder: Place) -> Prior:
 def stage_folders(folder: Place, image_tokenizer: Place | None = None, clip: Place | None = None) -> PipelineFile:
     """Return the folders of a pipeline's models, from ``pipeline.gin`` or from the ``model.gin`` of a transformer.
 
-    ``image_tokenizer`` and ``clip`` replace the folders that the file names.
+    ``image_tokenizer`` and ``clip`` replace the folders that the file names. The CLIP of an unCLIP stays, since the
+    decoder reads its embeddings.
     """
     given = {"image_tokenizer": image_tokenizer, "clip": clip}
     replacing = {name: str(one) for name, one in given.items() if one is not None}
     path = folder / "pipeline.gin"
     if path.is_file():
         file: PipelineFile = loads(path.read_text(encoding="utf-8"), PipelineFile, name=str(path))
-        return PipelineFile({name: str(folder / one) for name, one in file.needs.items()} | replacing)
+        if file.is_unclip:
+            replacing.pop("clip", None)
+        return replace(file, needs={name: str(folder / one) for name, one in file.needs.items()} | replacing)
     model = read_model_file(folder)
     if not isinstance(model.model, CodeGeneratorConfig):
         raise UserError(

@@ -1,5 +1,8 @@
 """A pipeline from the folders of its trained or imported models."""
 
+from collections.abc import Mapping
+from typing import TypeAlias
+
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.code_generator import CodeGenerator
@@ -8,10 +11,15 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.load.models import load_clip, load_generator, load_image_tokenizer, stage_folders
 from dalle_jax.pipelines.load.text import load_text
+from dalle_jax.pipelines.load.unclip_pipeline import load_unclip
 from dalle_jax.pipelines.prompts import ClassPrompts, FeaturePrompts, PromptReader, TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.text_to_image import TextToImage
+from dalle_jax.pipelines.unclip import DECODER_STEPS, Unclip, sees_of
 from dalle_jax.storage import Place
+
+AnyPipeline: TypeAlias = TextToImage | Unclip
+"""A pipeline of a transformer, or one of CLIP, prior and decoder."""
 
 
 def load_pipeline(
@@ -20,15 +28,36 @@ def load_pipeline(
     clip: Place | None = None,
     batch: int = 64,
     layout: Layout | None = None,
-) -> TextToImage:
+    *,
+    sees: str | None = None,
+    steps: int | None = None,
+) -> AnyPipeline:
     """Load the pipeline of a folder with ``pipeline.gin``, of a transformer's run folder, or of imported weights.
 
-    ``image_tokenizer`` and ``clip`` replace the folders that it names. ``layout`` places all networks, by default on
-    one device. Raises UserError without an image tokenizer, or if its codebook has a different size.
+    ``image_tokenizer`` and ``clip`` replace the folders that it names; the CLIP of an unCLIP is replaced in ranking
+    alone. ``layout`` places all networks, by default on one device. ``sees`` and ``steps`` are the inputs and the steps
+    of an unCLIP's decoder; None is the default. Raises UserError without an image tokenizer, or if its codebook has a
+    different size.
     """
     if batch < 1:
         raise UserError(f"batch: expected at least 1 image per call, got {batch}")
-    needs = stage_folders(folder, image_tokenizer, clip).needs
+    file = stage_folders(folder, image_tokenizer, clip)
+    if not file.is_unclip:
+        for name in (name for name, value in {"sees": sees, "steps": steps}.items() if value is not None):
+            raise UserError(f"{name}: expected none for the transformer of {folder}; an unCLIP's decoder has {name}")
+        return load_transformer_pipeline(file.needs, batch, layout)
+    return load_unclip(
+        file.needs,
+        ranker=None if clip is None else load_ranker(clip, batch, layout),
+        sees=sees_of(sees or "embedding"),
+        steps=next((one for one in (steps, file.steps) if one is not None), DECODER_STEPS),
+        batch=batch,
+        layout=layout,
+    )
+
+
+def load_transformer_pipeline(needs: Mapping[str, str], batch: int = 64, layout: Layout | None = None) -> TextToImage:
+    """Load the transformer, the image tokenizer and the CLIP of a pipeline's ``needs``."""
     transformer, tokenizer_folder = storage.place(needs["transformer"]), storage.place(needs["image_tokenizer"])
     generator, tokenizer = load_generator(transformer), load_image_tokenizer(tokenizer_folder)
     if generator.codebook_size != tokenizer.codebook_size:

@@ -1,5 +1,7 @@
 """The unCLIP pipeline from the folders of its trained models."""
 
+from collections.abc import Mapping
+
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.priors.prior import Prior
@@ -15,36 +17,54 @@ from dalle_jax.pipelines.load.models import (
 from dalle_jax.pipelines.load.text import load_text
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.unclip import Sees, TextVectorPrior, Unclip, UnclipNetworks
+from dalle_jax.pipelines.unclip import DECODER_STEPS, Sees, TextVectorPrior, Unclip, UnclipNetworks
 from dalle_jax.storage import Place
 
 
 def load_unclip(
-    decoder: Place,
-    prior: Place | None,
+    needs: Mapping[str, str],
     *,
+    ranker: ClipRanker | None = None,
     sees: Sees = "embedding",
-    steps: int = 8,
+    steps: int = DECODER_STEPS,
     batch: int = 64,
     layout: Layout | None = None,
 ) -> Unclip:
-    """Load a decoder with the image tokenizer and the CLIP that its ``model.gin`` names, and a prior.
+    """Load the decoder, prior, CLIP and image tokenizer of a pipeline's ``needs``.
 
-    Without a prior the text vector takes its place. Raise ``UserError`` if the prior was trained on a different CLIP.
+    Without a prior the text vector takes its place. ``ranker`` replaces the CLIP in ranking. Raise ``UserError`` if the
+    prior was trained on a different CLIP, or if the codebook has a different size.
     """
-    needs = read_model_file(decoder).needs
-    clip_folder = storage.place(needs["clip"])
-    if prior is not None and (found := read_model_file(prior).needs["clip"]) != needs["clip"]:
-        raise UserError(f"{prior}: expected a prior of the CLIP in {needs['clip']}, as the decoder's, got {found}")
-    clip, network = load_clip(clip_folder), load_code_denoiser(decoder)
-    chosen: Prior = TextVectorPrior() if prior is None else load_prior(prior)
+    decoder, clip_folder, tokenizer_folder = (
+        storage.place(needs[one]) for one in ("decoder", "clip", "image_tokenizer")
+    )
+    clip, network, tokenizer = (
+        load_clip(clip_folder), load_code_denoiser(decoder), load_image_tokenizer(tokenizer_folder)
+    )  # fmt: skip
+    if network.config.codebook_size != tokenizer.codebook_size:
+        raise UserError(
+            f"{tokenizer_folder}: expected an image tokenizer of {network.config.codebook_size} codes, which the "
+            f"decoder in {decoder} denoises, got one of {tokenizer.codebook_size}"
+        )
     return Unclip(
-        UnclipNetworks(chosen, clip, network),
-        ImageCodec(load_image_tokenizer(storage.place(needs["image_tokenizer"])), batch, layout),
+        UnclipNetworks(_prior(needs, decoder), clip, network),
+        ImageCodec(tokenizer, batch, layout),
         TextPrompts(load_text(decoder, network.config.text_length)),
         ClipRanker(clip, load_text(clip_folder, clip.config.text_length), batch, layout),
+        ranker=ranker,
         sees=sees,
         steps=steps,
         batch=batch,
         layout=layout,
     )
+
+
+def _prior(needs: Mapping[str, str], decoder: Place) -> Prior:
+    """Load the prior, or return the text vector in its place. Raise UserError if its CLIP is not the decoder's."""
+    if "prior" not in needs:
+        return TextVectorPrior()
+    folder = storage.place(needs["prior"])
+    expected, found = (read_model_file(one).needs.get("clip") for one in (decoder, folder))
+    if found != expected:
+        raise UserError(f"{folder}: expected a prior of the CLIP in {expected}, as the decoder's, got {found}")
+    return load_prior(folder)

@@ -10,14 +10,15 @@ Warm-ups are linear, and a decay counts its steps from the end of the warm-up. T
 ``as_optax(steps)`` returns the function that maps a step, counted from 0, of ``steps`` to its rate.
 """
 
+import math
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dalle_jax.arrays import Array, PyTree
+from dalle_jax.arrays import Array, Float, Int, PyTree
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class ConstantRate:
 
     rate: float
     warmup: int = 0
+
+    def __post_init__(self) -> None:
+        _check_rate(self.rate, self.warmup)
 
     def as_optax(self, steps: int) -> optax.Schedule:
         """Return the rate as a function of the step."""
@@ -41,6 +45,9 @@ class CosineRate:
     warmup: int = 0
     final: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_rate(self.rate, self.warmup)
+
     def as_optax(self, steps: int) -> optax.Schedule:
         """Return the rate as a function of the step."""
         decay = optax.cosine_decay_schedule(self.rate, max(steps - self.warmup, 1), self.final)
@@ -55,6 +62,9 @@ class LinearRate:
     warmup: int = 0
     final: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_rate(self.rate, self.warmup)
+
     def as_optax(self, steps: int) -> optax.Schedule:
         """Return the rate as a function of the step."""
         decay = optax.linear_schedule(self.rate, self.final * self.rate, max(steps - self.warmup, 1))
@@ -67,6 +77,9 @@ class InverseRootRate:
 
     rate: float
     warmup: int
+
+    def __post_init__(self) -> None:
+        _check_rate(self.rate, self.warmup)
 
     def as_optax(self, steps: int) -> optax.Schedule:
         """Return the rate as a function of the step."""
@@ -85,6 +98,9 @@ class RsqrtRate:
     warmup: int = 0
     timescale: int = 10_000
     cooldown: int = 0
+
+    def __post_init__(self) -> None:
+        _check_rate(self.rate, self.warmup)
 
     def as_optax(self, steps: int) -> optax.Schedule:
         """Return the rate as a function of the step. optax has no inverse square root."""
@@ -108,6 +124,9 @@ class ExponentialRate:
     warmup: int = 0
     stairs: bool = False
 
+    def __post_init__(self) -> None:
+        _check_rate(self.rate, self.warmup)
+
     def as_optax(self, steps: int) -> optax.Schedule:
         """Return the rate as a function of the step."""
         del steps
@@ -121,7 +140,8 @@ class PlateauRate:
 
     DALL·E 1's transformer halved its rate five times, to 1/32 (arXiv 2102.12092, appendix B). Its criterion for a
     plateau is not published. Here the loss is averaged over windows of ``window`` steps. A plateau is ``patience``
-    windows in a row that stay above ``1 - threshold`` of the best one (optax.contrib.reduce_on_plateau).
+    windows in a row, none of which is lower than the best one by the share ``threshold`` of its absolute value. For
+    losses above 0 this is optax.contrib.reduce_on_plateau, which never finds a plateau of a loss below 0.
     """
 
     rate: float
@@ -133,6 +153,7 @@ class PlateauRate:
     threshold: float = 1e-3
 
     def __post_init__(self) -> None:
+        _check_rate(self.rate, self.warmup)
         for name in ("factor", "lowest", "threshold"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ValueError(f"{name}: expected a share between 0 and 1, got {getattr(self, name)}")
@@ -144,15 +165,36 @@ class PlateauRate:
         """Return the rate before the first plateau as a function of the step."""
         return ConstantRate(self.rate, self.warmup).as_optax(steps)
 
-    def reduce_on_plateau(self) -> optax.GradientTransformationExtraArgs:
-        """Return the optax transformation that follows the loss; its state is part of the training state."""
-        return optax.contrib.reduce_on_plateau(
-            factor=self.factor,
-            patience=self.patience,
-            rtol=self.threshold,
-            accumulation_size=self.window,
-            min_scale=self.lowest,
+    def follow(self, state: "PlateauState", loss: Array) -> "PlateauState":
+        """Return the state after a step with this loss."""
+        total, steps = state.total + loss, state.steps + 1
+        full, mean = steps == self.window, total / steps
+        better = mean < state.best - self.threshold * jnp.abs(state.best)
+        better = better | jnp.isinf(state.best)  # the first window: inf - inf is not a number
+        worse = jnp.where(better, 0, state.worse + 1)
+        plateau = worse == self.patience
+        lowered = jnp.maximum(state.scale * self.factor, self.lowest)
+        after = PlateauState(
+            scale=jnp.where(plateau, lowered, state.scale),
+            best=jnp.where(better, mean, state.best),
+            worse=jnp.where(plateau, 0, worse),
+            total=jnp.zeros_like(total),
+            steps=jnp.zeros_like(steps),
         )
+        return jax.tree.map(lambda new, old: jnp.where(full, new, old), after, state._replace(total=total, steps=steps))
+
+
+class PlateauState(NamedTuple):
+    """Scalars that follow the loss: ``scale`` multiplies the rate, ``best`` is the lowest mean of a window.
+
+    ``worse`` counts the windows since ``best``. ``total`` and ``steps`` are of the present window.
+    """
+
+    scale: Float[Array, ""]
+    best: Float[Array, ""]
+    worse: Int[Array, ""]
+    total: Float[Array, ""]
+    steps: Int[Array, ""]
 
 
 Plain: TypeAlias = ConstantRate | CosineRate | LinearRate | InverseRootRate | RsqrtRate | ExponentialRate
@@ -194,15 +236,26 @@ def in_step(schedule: Schedule, step: Array, steps: int, state: PyTree = ()) -> 
 
 def first_state(schedule: Schedule) -> PyTree:
     """Return the state of a schedule at step 0: scalars for a PlateauRate, an empty tuple for all others."""
-    return schedule.reduce_on_plateau().init({"loss": jnp.zeros(())}) if isinstance(schedule, PlateauRate) else ()
+    if not isinstance(schedule, PlateauRate):
+        return ()
+    zero, count = jnp.zeros(()), jnp.zeros((), jnp.int32)
+    return PlateauState(jnp.ones(()), jnp.asarray(jnp.inf), count, zero, count)
 
 
 def next_state(schedule: Schedule, state: PyTree, step: Array, loss: Array) -> PyTree:
     """Return the state after a step with this loss; losses during the warm-up do not count."""
     if not isinstance(schedule, PlateauRate):
         return state
-    followed = schedule.reduce_on_plateau().update({}, state, value=loss)[1]
+    followed = schedule.follow(state, loss)
     return jax.tree.map(lambda new, old: jnp.where(step >= schedule.warmup, new, old), followed, state)
+
+
+def _check_rate(rate: float, warmup: int) -> None:
+    """Raise ValueError for a rate that is not positive, or a negative number of warm-up steps."""
+    if not 0.0 < rate < math.inf:
+        raise ValueError(f"rate: expected more than 0, got {rate}")
+    if warmup < 0:
+        raise ValueError(f"warmup: expected 0 steps or more, got {warmup}")
 
 
 def _after_warmup(rate: float, warmup: int, decay: optax.Schedule) -> optax.Schedule:

@@ -47,6 +47,18 @@ def test_more_captions_than_held_out_images_are_lowered_and_every_image_is_measu
     assert found.reconstruction.count == 10 and len(found.samples.samples) == 10
 
 
+def test_the_seed_is_that_of_the_first_caption_and_each_next_caption_has_the_next_one():
+    fake = FakePipeline(right={0})
+    seeds = []
+    fake.draw, draw = (
+        lambda requests: (seeds.extend(one.options.seed for one in requests), draw(requests))[1],
+        fake.draw,
+    )
+    config = EvaluateCaptioned(DRAWING, captions=3, shown=1, among=5, seed=40)
+    measured(fake, config, batches(CAPTIONS, 5), lambda line: None)
+    assert seeds[:3] == [40, 41, 42]
+
+
 def test_images_of_a_different_size_are_refused():
     config = EvaluateCaptioned(DRAWING, captions=5, shown=1, among=5)
     with pytest.raises(UserError, match=r"held-out images: expected 32 px a side, the model's size, got \(48, 48\)"):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fake_pipeline import FakePipeline
@@ -42,6 +44,14 @@ def test_samples_are_the_first_captions_with_their_first_and_chosen_candidates(f
     for sample in group.samples:
         assert (sample.first.index, sample.chosen.index, sample.chosen_of) == (0, 2, 4)
         assert (sample.first.score, sample.chosen.score, sample.chosen.right) == (0.0, 1.0, True)
+
+
+def test_another_seed_evaluates_other_captions(findings):
+    fake = FakePipeline(right={2})
+    other = evaluate_scenes(fake, fake, fake, replace(CONFIG, levels=(1,), many_captions=0, seed=5), lambda line: None)
+    shown = [sample.caption for sample in other.samples[0].samples]
+    assert shown == list(evaluation_captions(1, "seen", 5, 5)[:3])
+    assert shown != [sample.caption for sample in findings.samples[0].samples]
 
 
 def test_guidance_draws_one_candidate_at_each_scale(findings):

@@ -75,6 +75,13 @@ def test_losses_of_the_warm_up_do_not_count():
     assert shares(plateau, [0.0] * 3 + [9.0] * 4) == pytest.approx([1.0] * 6 + [0.5])
 
 
+def test_a_loss_below_zero_reaches_a_plateau_too():
+    plateau = PlateauRate(1.0, window=1, patience=2, threshold=0.01)
+    assert shares(plateau, [-1.0, -2.0, -2.0, -2.01, -2.5]) == pytest.approx([1.0] * 4 + [0.5])
+    assert shares(plateau, [0.0, 0.0, 0.0, 0.0]) == pytest.approx([1.0] * 3 + [0.5])
+    assert shares(plateau, [-1.0, -1.1, -1.2, -1.3, -1.4]) == [1.0] * 5
+
+
 def test_plateaus_equal_those_of_optax():
     plateau = PlateauRate(1.0, window=3, patience=2, threshold=0.05, factor=0.3, lowest=0.01)
     losses = np.random.default_rng(0).uniform(1.0, 1.2, 60)
@@ -85,6 +92,14 @@ def test_plateaus_equal_those_of_optax():
         _, state = theirs.update({"w": jnp.zeros(())}, state, value=loss)
     assert shares(plateau, list(losses)) == pytest.approx(expected)
     assert len(set(expected)) > 3
+
+
+@pytest.mark.parametrize("kind", [ConstantRate, CosineRate, LinearRate, InverseRootRate, RsqrtRate, PlateauRate])
+def test_a_rate_that_would_train_uphill_and_a_negative_warm_up_are_refused(kind):
+    with pytest.raises(ValueError, match=r"rate: expected more than 0, got -0\.001"):
+        kind(-1e-3, warmup=10)
+    with pytest.raises(ValueError, match=r"warmup: expected 0 steps or more, got -1"):
+        kind(1e-3, warmup=-1)
 
 
 def test_an_invalid_plateau_is_refused():
