@@ -16,10 +16,12 @@ UPSAMPLER = UpsamplerConfig(unet=UNetConfig(32, (1,), 1, extra_channels=3, learn
 Module = TypeVar("Module", bound=nnx.Module)
 
 
-def decoder_config(vocab_size: int = 9, embed_width: int = 6, learned_variance: bool = False) -> PixelDecoderConfig:
+def decoder_config(
+    vocab_size: int = 9, embed_width: int = 6, image_size: int = 8, learned_variance: bool = False
+) -> PixelDecoderConfig:
     return PixelDecoderConfig(
         unet=dataclasses.replace(UNET, learned_variance=learned_variance), vocab_size=vocab_size, text_length=6,
-        text=TowerConfig(width=8, layers=1, heads=2), embed_width=embed_width,
+        text=TowerConfig(width=8, layers=1, heads=2), image_size=image_size, embed_width=embed_width,
     )  # fmt: skip
 
 

@@ -17,12 +17,11 @@ def sample_pixels(
     decoder: PixelDecoder,
     guide: Guide,
     keys: Key[Array, " B"],
-    side: int,
     sampling: ImageSampling,
     scales: Float[Array, " B"] | None,
 ) -> Float[Array, "B H W 3"]:
     """Sample images in 0 .. 1; with ``scales``, classifier-free guidance of each row drops caption and embedding."""
-    condition = decoder.condition(guide)
+    condition, side = decoder.condition(guide), decoder.config.image_size
 
     def plain(x: Array, level: NoiseLevel) -> ModelOutput:
         return decoder.denoise(x, level, condition)

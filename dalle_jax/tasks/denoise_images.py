@@ -40,7 +40,7 @@ IMAGES = 8
 class DenoiseImages:
     """Settings of p(image | caption, CLIP embedding of the image), by diffusion on pixels.
 
-    - ``image_size``, ``clip_size``: the sides of the images that the decoder and the CLIP read; None is the same.
+    - ``clip_size``: the side of the images that the CLIP reads; None is the decoder's.
     - ``clip``: the folder of a trained CLIP. With None and ``blank_clips`` 1, captions alone train it, as in GLIDE.
     - ``blank_captions``, ``blank_clips``: the shares of captions and embeddings that training drops, independently
       (arXiv 2204.06125, section 2.1).
@@ -49,7 +49,6 @@ class DenoiseImages:
 
     model: PixelDecoderConfig
     captions: Captions
-    image_size: int
     clip: str | None = None
     clip_size: int | None = None
     blank_captions: float = 0.5
@@ -67,7 +66,7 @@ class DenoiseImages:
     @property
     def source_size(self) -> int:
         """The side of the images of a batch, the larger of those of the decoder and the CLIP."""
-        return max(self.image_size, self.clip_size or self.image_size)
+        return max(self.model.image_size, self.clip_size or self.model.image_size)
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Return the shape and dtype of each array of a batch."""
@@ -114,7 +113,7 @@ class ImageDecoding(ImageDenoising[PixelDecoder, Guide]):
             self.captions.check_model(model.vocab_size, "task.model.vocab_size")
         if self.clip is not None:
             found = (self.clip.config.embed_width, self.clip.config.image_size)
-            if found != (expected := (model.embed_width, self.config.clip_size or self.config.image_size)):
+            if found != (expected := (model.embed_width, self.config.clip_size or model.image_size)):
                 raise UserError(
                     f"task.clip: expected a CLIP with embed_width and image_size {expected}, as task.model.embed_width "
                     f"and task.clip_size say, got {found} in {self.config.clip}"
@@ -151,7 +150,7 @@ class ImageDecoding(ImageDenoising[PixelDecoder, Guide]):
                 jax.random.bernoulli(text_key, config.blank_captions, (rows,)),
                 jax.random.bernoulli(clip_key, config.blank_clips, (rows,)),
             )
-        return from_pixels(_at_size(pixels, config.image_size)), guide
+        return from_pixels(_at_size(pixels, config.model.image_size)), guide
 
     def predict(
         self,
@@ -189,8 +188,7 @@ class ImageDecoding(ImageDenoising[PixelDecoder, Guide]):
         if CLIP in frozen:
             guide = guide.without(jnp.ones(count, bool), jnp.zeros(count, bool))
         scales = None if self.config.guidance == 1 else jnp.full(count, self.config.guidance)
-        keys, side = jax.random.split(key, count), self.config.image_size
-        drawn = sample_pixels(module.network, guide, keys, side, self.config.sampling, scales)
+        drawn = sample_pixels(module.network, guide, jax.random.split(key, count), self.config.sampling, scales)
         return jnp.concatenate([(x0 + 1) / 2, drawn])
 
     def cut_captions(self) -> tuple[int, int, str]:

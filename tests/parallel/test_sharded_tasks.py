@@ -72,7 +72,7 @@ MODELS = {
         image_size=SIDE, patch=8, vision=TOWER, vocab_size=VOCABULARY, text_length=TEXT, text=TOWER, embed_width=8
     ),
     "code_denoiser": CodeDenoiserConfig(**CODES, embed_width=8, code_width=8, layers=2, heads=2, scan=True),
-    "pixel_decoder": decoder_config(VOCABULARY, embed_width=8, learned_variance=True),
+    "pixel_decoder": decoder_config(VOCABULARY, embed_width=8, image_size=SIDE, learned_variance=True),
     "upsampler": UPSAMPLER,
 }  # fmt: skip
 
@@ -101,7 +101,7 @@ def task_of(kind: str) -> Task:
         config = DenoiseCodes(model=MODELS[kind], captions=UNREAD, image_size=SIDE)
         return CodeDenoising(config, None, TOKENIZER, Clip(MODELS["clip"], rngs=nnx.Rngs(6)))
     if kind == "pixel_decoder":
-        config = DenoiseImages(model=MODELS[kind], captions=UNREAD, image_size=SIDE)
+        config = DenoiseImages(model=MODELS[kind], captions=UNREAD)
         return ImageDecoding(config, None, Clip(MODELS["clip"], rngs=nnx.Rngs(6)))
     if kind == "upsampler":
         return ImageUpsampling(UpsampleImages(model=MODELS[kind], image_size=SIDE, crop=8))

@@ -44,7 +44,7 @@ def task(tmp_path_factory) -> ImageDecoding:
     )  # fmt: skip
     model = replace(decoder_config(opened.tokenizer.vocab_size), diffusion=TrainedDiffusion(CosineNoise(5), "noise"))
     config = DenoiseImages(
-        model=model, captions=captions, image_size=8, clip="clip", clip_size=16, blank_captions=0.0, blank_clips=0.0,
+        model=model, captions=captions, clip="clip", clip_size=16, blank_captions=0.0, blank_clips=0.0,
         sampling=ImageSampling(Ddim(), steps=2),
     )  # fmt: skip
     return ImageDecoding(config, opened, Clip(clip, rngs=nnx.Rngs(2)))

@@ -44,7 +44,7 @@ CONFIGS = (
         image_size=SIDE,
         text_length=6,
     ),
-    DenoiseImages(model=MODELS["pixel_decoder"], captions=UNREAD, image_size=SIDE, blank_clips=1.0),
+    DenoiseImages(model=MODELS["pixel_decoder"], captions=UNREAD, blank_clips=1.0),
     UpsampleImages(model=MODELS["upsampler"], image_size=SIDE, crop=8),
     AlignReadableImages(align=AlignTextImages(model=MODELS["clip"], captions=UNREAD), readout=READOUT),
 )

@@ -35,14 +35,19 @@ class ImageCondition(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PixelDecoderConfig(CaptionedUNetConfig):
-    """Sizes of the network, the width of the CLIP's embedding, and the diffusion that it is trained with."""
+    """Sizes of the network and of its square images, the width of the CLIP's embedding, and the diffusion."""
 
+    image_size: int
     embed_width: int
     image_tokens: int = 4
     diffusion: TrainedDiffusion = field(default_factory=TrainedDiffusion)
 
     def __post_init__(self) -> None:
         self.diffusion.check_variance(self.learned_variance)
+        if self.image_size % (factor := 2 ** (len(self.unet.multipliers) - 1)):
+            raise ValueError(
+                f"image_size: expected a multiple of {factor}, which the UNet halves, got {self.image_size}"
+            )
 
     @property
     def learned_variance(self) -> bool:
