@@ -21,14 +21,17 @@ __all__ = [
 ]  # fmt: skip
 
 Prompts: TypeAlias = Int[Array, "P T"] | Int[Array, " P"] | Float[Array, "P T c"]
-"""The prompts of a transformer: token ids, classes, or caption features, in which rows of zeros are padding."""
+"""The prompts of a transformer: token ids [P T], classes [P] or caption features [P T c].
+
+Feature rows that are all zeros are padding.
+"""
 
 COUNTED: Final = "counted"
 CANDIDATE: Final = "candidate"
 """Names of two bool arrays [B] of an evaluation batch that is padded to size B with examples of other batches.
 
-Metrics are over the counted examples. Retrieval is among the candidates: each example of the batch once. A batch
-without padding has neither array.
+Metrics are computed over the examples where ``COUNTED`` is True. Retrieval metrics search among the examples where
+``CANDIDATE`` is True, so that each example of the batch is found once. A batch without padding has neither array.
 """
 
 

@@ -1,4 +1,4 @@
-"""``encode CONFIG --out DIR``: encode a data set's images to codes, once; a stopped run resumes."""
+"""``encode CONFIG --out DIR``: encode a data set's images to codes; a stopped run resumes."""
 
 import argparse
 from pathlib import Path
@@ -66,7 +66,10 @@ def encode_source(config: EncodeRun, out: Place) -> Encoder | None:
 
 
 def _encode(config: EncodeRun, path: Path) -> Encoder | None:
-    """Encode this process's missing shards in a locked folder. All processes call it together."""
+    """Encode the missing shards of this process in a locked folder. All processes must call it together.
+
+    Return the encoder, or None if no shard was missing.
+    """
     process, processes = hosts.process_index_and_count()
     source, records = _opened(config, path)
     place = storage.place(config.image_tokenizer)
@@ -91,7 +94,7 @@ def _encode(config: EncodeRun, path: Path) -> Encoder | None:
 
 
 def _opened(config: EncodeRun, path: Path) -> tuple[Source, RecordStats | None]:
-    """Open the part of the source to encode; return it with the statistics of its records.
+    """Open the part of the source to encode. Return it, and the statistics of its records (None without records).
 
     Raises UserError if that part has no images.
     """
@@ -99,12 +102,12 @@ def _opened(config: EncodeRun, path: Path) -> tuple[Source, RecordStats | None]:
     training, held_out = opener.open(config.source, "source", config.held_out)
     chosen = held_out if config.part == "held_out" else training
     if chosen is None or not len(chosen):
-        raise UserError(f"encode: expected images, got none of the part {config.part}")
+        raise UserError(f"encode: expected images in the part {config.part!r} of the source, got none")
     return chosen, opener.finish()
 
 
 def _account(records: RecordStats | None, path: Path) -> None:
-    """Write and print the statistics of the records. Raises UserError if too many are bad."""
+    """Write the statistics of the records to a file, and print them. Raises UserError if too many records are bad."""
     if records is None:
         return
     content = records.content()

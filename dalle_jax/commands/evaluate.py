@@ -51,8 +51,8 @@ def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[Ca
     opened = run.data.with_batch_size(config.among).open()
     if not opened.held_out:
         raise UserError(
-            f"data.evaluation: expected held-out images to measure on, got none of {opened.examples:,}; hold some out "
-            "before training, for example with data.evaluation = @HeldOut and data.evaluation.count = 1"
+            f"data.evaluation: expected held-out images to measure on, got none among {opened.examples:,} images; "
+            "hold some out before training, for example with data.evaluation = @HeldOut and data.evaluation.count = 1"
         )
     return cast("Iterator[CaptionedBatch]", opened.evaluation_batches())
 

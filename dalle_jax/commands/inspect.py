@@ -36,7 +36,9 @@ def run(args: argparse.Namespace) -> int:
     """Examine a source, print a summary and write the report. Each source of a mixture gets its own folder."""
     config = read_config(args.source, args.set)
     if config.examine < 1 or config.cells < 0:
-        raise UserError(f"expected examine >= 1 and cells >= 0, got {config.examine} and {config.cells}")
+        raise UserError(
+            f"examine, cells: expected examine >= 1 and cells >= 0, got {config.examine} and {config.cells}"
+        )
     config.images.check()
     if isinstance(config.source, Mixture):
         for name, part in config.source.parts.items():
@@ -74,7 +76,9 @@ def read_config(source: str, sets: list[str]) -> InspectRun:
         if isinstance(config, InspectRun):
             return config
         if isinstance(config.data.source, Codes):
-            raise UserError(f"{source}: data.source: expected a source of images, got Codes, which are precomputed")
+            raise UserError(
+                f"{source}: data.source: expected a source of images, got Codes; inspect the source that was encoded"
+            )
         if config.data.images is None and not isinstance(config.data.source, Scenes):
             raise UserError(f"{source}: data.images: expected @Images, which crops and filters images; got None")
         cropping = config.data.images or Images(size=256)  # has no effect on scenes, which are rendered in size

@@ -32,14 +32,17 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Return a text that changes with the examples or their order; a resumed run compares it."""
+        """Return a hash, as text, that changes with the examples or their order. A resumed run compares it."""
         ...
 
 
 @runtime_checkable
 class EpochSource(Source, Protocol):
-    """A source whose examples change from epoch to epoch (crops, captions). ``source[i]`` is that of epoch 0."""
+    """A source whose examples change from epoch to epoch (crops, captions). ``source[i]`` is the example of epoch 0."""
 
     def example(self, index: int, epoch: int) -> Example:
-        """Return example ``index`` of epoch 0, 1, …: a pure function of both and of the source's config."""
+        """Return example ``index`` as it is in ``epoch``, counted from 0.
+
+        It is a pure function of both and of the source's config.
+        """
         ...

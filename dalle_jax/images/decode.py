@@ -1,4 +1,4 @@
-"""Decoding of untrusted image files: size limits first, then one page, upright, 8 bits, opaque, RGB."""
+"""Decoding of untrusted image files to upright, opaque 8-bit RGB, after a check of size limits."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ def decode(
     background: tuple[int, int, int] = WHITE,
     min_side: int | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Decode a JPEG, PNG, WebP, GIF, BMP or TIFF file; its content tells the format.
+    """Decode a JPEG, PNG, WebP, GIF, BMP or TIFF file; the format is found from its content.
 
     - EXIF orientation is applied. Only the first frame or page is decoded.
     - Transparent parts are blended over ``background`` in sRGB values, as browsers do.
@@ -29,11 +29,12 @@ def decode(
       them.
 
     ``min_side`` lets a JPEG be decoded at a half, a quarter or an eighth of its size, several times faster. Both sides
-    stay at least that long. Its pixels are block averages, not the Lanczos filter's; from two decoded pixels for each
-    final pixel on, the results look alike.
+    stay at least that long. The smaller image is made by averaging blocks of pixels, not by a Lanczos filter. If it
+    still has twice the final side, the final images look alike.
 
-    Raises ``BadImage`` for anything else. Thread-safe: no setting of Pillow changes. Prints nothing, except that
-    libtiff writes a line to standard error for broken compressed data.
+    Raises ``BadImage`` for a file that is none of these, is broken or exceeds ``limits``. It is thread-safe, since it
+    changes no setting of Pillow. It prints nothing, except that libtiff writes a line to standard error for broken
+    compressed data.
     """
     image = decode_image(read_header(content, limits or Limits()), background=background, min_side=min_side)
     return np.ascontiguousarray(image)
@@ -42,7 +43,10 @@ def decode(
 def decode_image(
     header: Header, *, background: tuple[int, int, int] = WHITE, min_side: int | None = None
 ) -> Image.Image:
-    """Decode a file whose header is read, and its limits checked, to a Pillow image in RGB. See ``decode``."""
+    """Decode a file to a Pillow image in RGB, as ``decode`` does.
+
+    ``read_header`` has read its header and checked its limits.
+    """
     with _as_bad_image(header):
         image = _open(header)
         if min_side is not None:
@@ -72,7 +76,7 @@ def _open(header: Header) -> ImageFile.ImageFile:
     image = Image.open(io.BytesIO(header.content), formats=(header.format,))
     if image.size != (header.width, header.height):
         sizes = f"{header.width}x{header.height} in the header, {image.width}x{image.height} by Pillow"
-        raise BadImage("broken", f"two sizes in pixels: {sizes}")
+        raise BadImage("broken", f"expected one size in pixels, got {sizes}")
     return image
 
 
@@ -95,18 +99,25 @@ def to_opaque_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) 
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
-    """Return Pillow's name for the pixel layout in the file, "" if unknown. It is lost once the pixels are loaded."""
+    """Return Pillow's name for the pixel layout in the file, or "" if it is unknown.
+
+    Pillow forgets the name once the pixels are loaded.
+    """
     arguments = image.tile[0][3] if image.tile else ""
     first = arguments if isinstance(arguments, str | None) else arguments[0]
     return first if isinstance(first, str) else ""
 
 
 def _to_rgb(image: Image.Image, raw: str, background: tuple[int, int, int]) -> Image.Image:
-    """Convert any mode whose white level is known to 8 bits, opaque, RGB."""
+    """Convert an image to opaque 8-bit RGB. Raise ``BadImage`` if the white level of its mode is unknown."""
     if image.mode.startswith("I;16"):
         return Image.fromarray(_deep_grey_to_rgb(image, raw, background))
     if image.mode in ("I", "F", "LAB"):
-        raise BadImage("format", f"{image.format} file with pixels of the kind {raw or image.mode}")
+        raise BadImage(
+            "format",
+            f"expected pixels with a known white level, "
+            f"got a {image.format} file with pixels of mode {raw or image.mode}",
+        )
     _scale_transparency(image, raw)
     if "A" not in image.getbands() and image.info.get("transparency") is None:
         return image.convert("RGB")
@@ -131,7 +142,7 @@ def _white_is_zero(image: Image.Image) -> bool:
 
 
 def _deep_grey_to_rgb(image: Image.Image, raw: str, background: tuple[int, int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    """Round 12 or 16 bits to 8: 32,768 of 65,535 becomes 128."""
+    """Return a grey image of 12 or 16 bits as 8-bit RGB, rounded to nearest: a 16-bit value of 32,768 becomes 128."""
     values = np.asarray(image).astype(np.uint32)
     white = 4095 if raw == "I;12" else 65_535
     grey = ((values * 255 + white // 2) // white).astype(np.uint8)
@@ -145,7 +156,7 @@ def _deep_grey_to_rgb(image: Image.Image, raw: str, background: tuple[int, int, 
 
 
 def _turn_upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Undo a stored orientation (EXIF 2.32, table 6)."""
+    """Rotate or mirror an image so that it is upright, given its stored orientation (EXIF 2.32, table 6)."""
     return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
 
 

@@ -13,7 +13,10 @@ from dalle_jax.parallel.layout import constrain
 
 
 def constrain_hidden(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Shard hidden activations [B L F] over the tensor axis; leave other ranks (single steps) to the compiler."""
+    """Shard hidden activations [B L F] over the tensor axis.
+
+    Leave arrays of other ranks, as in single steps, unchanged.
+    """
     return constrain(x, BATCH, SEQ, MLP) if x.ndim == 3 else x
 
 

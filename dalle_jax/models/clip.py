@@ -43,7 +43,7 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class LastToken:
-    """The end of a text as its last id that is not padding (0); an empty text ends at position 0."""
+    """Rule that a text ends at its last id that is not padding (0). An empty text ends at position 0."""
 
     def positions(self, text: Int[Array, "B T"]) -> Int[Array, " B"]:
         """Return the position of the last id other than 0 of each text."""
@@ -52,7 +52,7 @@ class LastToken:
 
 @dataclass(frozen=True)
 class LargestId:
-    """The end of a text as its largest id: the end token in CLIP's vocabulary (OpenAI, open_clip)."""
+    """Rule that a text ends at its largest id, which is the end token of CLIP's vocabulary (OpenAI, open_clip)."""
 
     def positions(self, text: Int[Array, "B T"]) -> Int[Array, " B"]:
         """Return the first position of the largest id of each text."""
@@ -61,7 +61,7 @@ class LargestId:
 
 @dataclass(frozen=True)
 class FirstEnd:
-    """The end of a text as the first occurrence of ``id``, which can also be the padding (Hugging Face)."""
+    """Rule that a text ends at the first ``id``, which may be the id of padding too (Hugging Face)."""
 
     id: int
 
@@ -127,7 +127,7 @@ class ClipTextConfig:
 
 
 class TextFeatures(NamedTuple):
-    """The text tower's outputs: the last norm's at all positions, the embedding, and the positions up to the end."""
+    """The text tower's outputs: states at all positions after the last norm, the embedding, and a mask of the text."""
 
     states: Float[Array, "B T D"]
     vector: Float[Array, "B E"]
@@ -167,7 +167,7 @@ class ClipBlock(nnx.Module):
     def __call__(self, x: Float[Array, "B L D"], mask: Bool[Array, "... L L"] | None) -> Float[Array, "B L D"]:
         """Apply the layer. ``mask`` is True if a query (row) attends to a key (column); None masks nothing.
 
-        A mask of the examples is [B 1 L L].
+        A mask that differs between the examples has the shape [B 1 L L].
         """
         x = x + self.attend(self.norm_attention(x), mask)
         hidden = self.up(self.norm_mlp(x))  # [B L F]
@@ -300,7 +300,10 @@ class Clip(nnx.Module):
         self.bias = None if bias is None else nnx.Param(jnp.array(bias, jnp.float32), axes=())
 
     def encode_image(self, pixels: Float[Array, "B H W 3"], *, train: bool = False) -> Float[Array, "B E"]:
-        """Embed images with values in [0, 1] as unit vectors in float32. ``train`` concerns a ResNet's batch norms."""
+        """Embed images with values in [0, 1] as unit vectors in float32.
+
+        With ``train``, the batch norms of a ResNet use the statistics of the batch.
+        """
         mean, std = jnp.array(self.config.pixel_mean), jnp.array(self.config.pixel_std)
         return unit(self.vision((pixels - mean) / std, train=train))
 

@@ -2,7 +2,7 @@
 
 The stream is  <bos> text_0 ... text_{T-1} code_0 ... code_{I-2},  L = T + I long; the output at each position predicts
 the next token, so <bos> predicts text_0 and the last text token predicts code_0. The first T + 1 positions are the
-context: all of the image sees all of it. Letters: B T I L D N H V K as in arrays.py; C = T + 1.
+context: every image token attends to all of it. Letters: B T I L D N H V K as in arrays.py; C = T + 1.
 """
 
 from dataclasses import dataclass
@@ -108,7 +108,7 @@ class DalleBlock(nnx.Module):
     def decode(
         self, x: Float[Array, "P M D"], cache: KvCache, pattern: Pattern, index: Int[Array, ""]
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Run the step of code ``index`` and return its output, key and value."""
+        """Compute the layer's output for code ``index``. Return it with the key and value of the code."""
         out, new = self.attention.decode(self.attention_norm(x), cache, pattern, index)
         x = x + out
         return x + self.mlp(self.mlp_norm(x)), new

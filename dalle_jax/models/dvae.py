@@ -205,5 +205,5 @@ class Dvae(nnx.Module):
 
 
 def expected_pixels(pixels: PixelDistribution) -> Float[Array, "B H W C"]:
-    """Return the image in [0, 1] of the means; the log-scales are not used."""
+    """Return the image in [0, 1] that the means of the distributions give. The log-scales are not used."""
     return unmap_pixels(jax.nn.sigmoid(pixels.mean))

@@ -2,9 +2,10 @@
 
 Encoder and decoder are residual blocks of GroupNorm, swish and 3x3 convolutions, with single-head attention at some
 levels and in the middle. The encoder downsamples with a strided convolution that is padded at the right and bottom
-only. The decoder upsamples to nearest neighbours, then convolves. A 1x1 convolution maps latents to the code space,
-where the nearest code replaces them, and another maps back. LlamaGen's tokenizer (arXiv 2406.06525) is the same network
-with attention at the last level and code vectors of few dimensions on the unit sphere (``distance="cosine"``).
+only. The decoder doubles the size by repeating values (nearest neighbour), then convolves. A 1x1 convolution maps
+latents to the code space, where the nearest code replaces them, and another maps back. LlamaGen's tokenizer (arXiv
+2406.06525) is the same network with attention at the last level and code vectors of few dimensions on the unit sphere
+(``distance="cosine"``).
 
     B batch   H W pixels   h w grid   C channels   c code width   K codebook
 """
@@ -141,7 +142,7 @@ class VqganLevel(nnx.Module):
         self.resize = None if then is None else conv(features, features, 3, config.dtype, rngs, stride=stride)
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
-        """Apply the level; the output has the size of the next level, and of this one if it is the last."""
+        """Apply the level. The output has the size of the next level; the last level does not change the size."""
         for index, block in enumerate(self.blocks):
             x = run_block(block, constrain(x, BATCH, HEIGHT, WIDTH, CHANNELS), self.remat)
             if self.attention:

@@ -134,7 +134,7 @@ class Vqvae(nnx.Module):
 
     def __init__(self, config: VqvaeConfig, *, rngs: nnx.Rngs):
         if config.downsample < 2 or config.downsample & (config.downsample - 1):
-            raise ValueError(f"downsample: expected a power of 2, at least 2, got {config.downsample}")
+            raise ValueError(f"downsample: expected a power of 2 that is at least 2, got {config.downsample}")
         self.config = config
         encoder = PatchEncoder if config.stem == "patch" else ConvEncoder
         self.encoder = encoder(config, rngs=rngs)

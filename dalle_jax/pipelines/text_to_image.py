@@ -72,7 +72,9 @@ class TextToImage(PromptedPipeline):
     def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
         """Cut an image to the model's size, and return its top in whole rows of codes."""
         if not 0.0 < share <= 1.0:
-            raise UserError(f"given_rows: expected a share in (0, 1], got {share}")
+            raise UserError(
+                f"given_rows: expected the share of the image's rows that is given, above 0 and at most 1, got {share}"
+            )
         rows = max(1, round(share * self.grid[0]))
         return centre_square(load_pixels(image, "given_image"), self.side)[: rows * self.codec.downsample]
 

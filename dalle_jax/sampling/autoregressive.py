@@ -13,15 +13,21 @@ from dalle_jax.sampling.options import SamplingKeywords, SamplingOptions
 
 STAGE = 128
 STAGES = 4
-"""The cache grows in at most ``STAGES`` stages of at least ``STAGE`` codes; each stage compiles its own loop."""
+"""Largest number of stages in which the cache grows.
+
+A stage has at least ``STAGE`` codes and a compiled loop of its own.
+"""
 
 MAX_NOISE_VALUES = 2**24
-"""The most values of noise to draw before the first step (64 MiB). If more are needed, each step draws its own."""
+"""Largest number of noise values that are drawn before the first step (64 MiB).
+
+If more are needed, each step draws its own noise.
+"""
 
 
 @runtime_checkable
 class CachedDecoder(Protocol):
-    """A transformer p(codes | prompt) in raster order with a cache, which is passed and returned as a value."""
+    """A transformer p(codes | prompt) in raster order. Its methods take and return the key-value cache as a value."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -34,7 +40,7 @@ class CachedDecoder(Protocol):
         ...
 
     def empty(self, text: Prompts) -> Array:
-        """Return the empty prompt of classifier-free guidance, as one row for all prompts or one row each."""
+        """Return the empty prompt of classifier-free guidance: one row for all prompts, or one row for each."""
         ...
 
     def prefill(self, text: Prompts, candidates: int) -> tuple[Float[Array, "P K"], PyTree]:
@@ -91,7 +97,10 @@ class GivenCodes(NamedTuple):
 
 
 def image_keys(seeds: Int[Array, " P"] | UInt[Array, " P"], candidates: int, first: int = 0) -> Key[Array, "P M"]:
-    """Create a key per image: ``fold_in(key(seed), first + m)`` for candidate m, regardless of the batch."""
+    """Create a key for each image: ``fold_in(key(seed), first + m)`` for candidate m.
+
+    It does not depend on the other prompts of the batch.
+    """
     indices = first + jnp.arange(candidates)
     return jax.vmap(lambda seed: jax.vmap(lambda m: jax.random.fold_in(jax.random.key(seed), m))(indices))(seeds)
 
@@ -122,7 +131,10 @@ def guide(
 
 
 def _prefill_guided(text: Prompts, generator: CachedDecoder, candidates: int) -> tuple[Array, PyTree]:
-    """Prefill the prompts and the empty prompt; repeat the result of a shared empty prompt for each prompt."""
+    """Prefill the prompts and the empty prompt.
+
+    If all prompts share one empty prompt, its result is repeated for each of them.
+    """
     prompts, empty = text.shape[0], generator.empty(text)
     first, cache = generator.prefill(jnp.concatenate([text, empty]), candidates)
     rows = jnp.concatenate([jnp.arange(prompts), prompts + jnp.arange(prompts) % empty.shape[0]])
@@ -130,7 +142,7 @@ def _prefill_guided(text: Prompts, generator: CachedDecoder, candidates: int) ->
 
 
 def _stages(generator: CachedDecoder, cache: PyTree, length: int) -> list[int]:
-    """Return the positions at which the stages of the cache begin, and the end.
+    """Return the positions at which the stages of the cache begin, followed by ``length``.
 
     There is a single stage if the first stage already needs three quarters of the final capacity.
     """

@@ -1,4 +1,4 @@
-"""Training of CLIP: contrastive learning of one embedding for images and captions."""
+"""Training of CLIP: contrastive learning of a common embedding space for images and captions."""
 
 import math
 from collections.abc import Sequence
@@ -44,7 +44,8 @@ LARGEST_SCALE = 100.0
 def at_most_100(log_scale: Float[Array, ""]) -> Float[Array, ""]:
     """Clip the logarithm of the logit scale to ln 100.
 
-    The trainer clips the parameter after each update. A bound within the loss would have gradient 0 above it.
+    The trainer clips the parameter after each update. If the loss clipped it instead, the gradient would be 0 above the
+    bound.
     """
     return jnp.minimum(log_scale, math.log(LARGEST_SCALE))
 
@@ -60,8 +61,8 @@ class Embeddings(NamedTuple):
 class AlignTextImages:
     """Settings of the contrastive loss over the global batch (CLIP, arXiv 2103.00020, section 2.3).
 
-    - ``image_tokenizer``: the folder of a trained image tokenizer. Its reconstructions replace the share
-      ``reconstructed`` of the images, so that this CLIP can also rank generated images.
+    - ``image_tokenizer``: the folder of a trained image tokenizer. A share ``reconstructed`` of the images is replaced
+      by its reconstructions, so that the CLIP can also rank generated images.
     - ``contrast``: CLIP's softmax over the batch, or SigLIP's sigmoid for each pair (arXiv 2303.15343), which needs
       ``model.initial_bias``.
     """
@@ -77,7 +78,7 @@ class AlignTextImages:
             bias = self.model.initial_bias
             raise ValueError(
                 f"contrast = {self.contrast!r} with model.initial_bias = {bias}: "
-                "a sigmoid needs a bias (SigLIP's is -10), a softmax must have None"
+                "expected a bias for the sigmoid loss (-10 in SigLIP), and None for the softmax loss"
             )
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -96,7 +97,7 @@ class AlignTextImages:
         return TextImageAlignment(self, captions, load_if_named(self.image_tokenizer))
 
     def open_for_plan(self) -> "TextImageAlignment":
-        """Load the image tokenizer, and the text tokenizer if its file exists."""
+        """Open the task for ``plan``: load the image tokenizer, and the text tokenizer if its file exists."""
         captions = self.captions.open_if_present(self.model.text_length)
         return TextImageAlignment(self, captions, load_if_named(self.image_tokenizer))
 
@@ -138,7 +139,7 @@ class TextImageAlignment:
         return frozen_image_tokenizer(self.image_tokenizer)
 
     def objectives(self) -> tuple[Objective, ...]:
-        """Return the one objective. With the softmax loss, the logit scale stays at 100 or below, as published."""
+        """Return the only objective. With the softmax loss, the logit scale is kept at 100 or below, as published."""
         bounded = (Constraint(nnx.PathContains("log_scale"), at_most_100),) if self.config.contrast == "softmax" else ()
         parts: Microbatches = CachedEmbeddings(self.embed_part, self.loss_of_embeddings)
         if isinstance(self.config.model.vision, ResNetConfig):
@@ -150,11 +151,11 @@ class TextImageAlignment:
     def loss(
         self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], MetricSums]:
-        """Return the contrastive loss of a batch, some of its images replaced by reconstructions."""
+        """Return the contrastive loss of a batch in which some images are replaced by reconstructions."""
         return self.loss_of_embeddings(module, self.embed(module, frozen, batch, key, step), batch, key, step)
 
     def embed(self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array) -> Embeddings:
-        """Return the embeddings of images and captions, the first images replaced by reconstructions."""
+        """Return the embeddings of images and captions, after the first images were replaced by reconstructions."""
         del key, step
         pixels = to_float(batch["pixels"])
         count = round(self.config.reconstructed * pixels.shape[0]) if IMAGE_TOKENIZER in frozen else 0
@@ -165,7 +166,10 @@ class TextImageAlignment:
         return Embeddings(module.encode_image(pixels, train=True), module.encode_text(batch["text"]))
 
     def embed_part(self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array) -> Embeddings:
-        """Return ``embed`` of a microbatch. The first images of all microbatches are the first images of the batch.
+        """Return the embeddings of a microbatch, some of whose images are replaced by reconstructions.
+
+        The first images of each microbatch are replaced. Together they are the images that ``embed`` replaces in the
+        whole batch.
 
         Raise ``UserError`` if the number of reconstructed images is not whole: rounding would change their share.
         """
@@ -210,8 +214,9 @@ class TextImageAlignment:
     def evaluate(self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
         """Return the top-1 accuracy of caption retrieval within the batch, and the loss.
 
-        Images are replaced by reconstructions if there is an image tokenizer. A caption of the right one's group counts
-        as right. In a padded batch, rows that are not counted are still candidates, each example once.
+        Images are replaced by reconstructions if there is an image tokenizer. A caption counts as right if its
+        ``caption_group`` is the image's. In a padded batch, rows that are not counted can still be found, each example
+        once.
         """
         del key
         pixels = to_float(batch["pixels"])

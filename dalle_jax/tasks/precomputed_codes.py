@@ -1,4 +1,4 @@
-"""Checks of a task against data of precomputed codes, and the image tokenizer that computed the codes."""
+"""Checks that a task fits data of precomputed codes, and loading of the image tokenizer that computed the codes."""
 
 from typing import NamedTuple
 

@@ -51,7 +51,7 @@ class TokenizeImages:
 
 
 class VqvaeReconstruction(ImageReconstruction[TokenizeImages, Vqvae]):
-    """Reconstruction of images through a vector-quantized bottleneck."""
+    """The task that trains a VQ-VAE: reconstruction of images through a vector-quantised bottleneck."""
 
     def tokenizer_of(self, module: Vqvae) -> ImageTokenizer:
         """Return the trained module itself."""
@@ -62,7 +62,7 @@ class VqvaeReconstruction(ImageReconstruction[TokenizeImages, Vqvae]):
         return self.config.model.build(rngs)
 
     def objectives(self) -> tuple[Objective, ...]:
-        """Return the one objective, which updates the codebook once for all microbatches of a step."""
+        """Return the only objective, which updates the codebook once for all microbatches of a step."""
         return (Objective("reconstruct", nnx.Param, self.loss, microbatches=UpdateOnce(self.reconstruct, self.update)),)
 
     def loss(
@@ -80,7 +80,7 @@ class VqvaeReconstruction(ImageReconstruction[TokenizeImages, Vqvae]):
     def reconstruct(
         self, module: Vqvae, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], MetricSums, Assignments]:
-        """Return the training loss and the code assignments of each image, without an update of the codebook."""
+        """Return the training loss and the code assignments of each image. The codebook is not updated."""
         del frozen, key, step
         pixels = to_float(batch["pixels"])
         out = module(pixels)

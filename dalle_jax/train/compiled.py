@@ -15,7 +15,10 @@ EVALUATION_KEY = 1
 
 
 class CompiledTask:
-    """A task compiled for a layout. Arrays of frozen networks are a separate argument, which is never donated."""
+    """A task compiled for a layout.
+
+    The jitted functions take the arrays of frozen networks as a separate argument, which is never donated.
+    """
 
     def __init__(self, task: Task, trainer: Trainer, layout: Layout):
         self.state_spec = state_spec(task, trainer, layout)
@@ -36,8 +39,8 @@ class CompiledTask:
     def step(self, state: State, sums: MetricSums | None, batch: Batch) -> tuple[State, MetricSums]:
         """Run one training step and add its metrics to ``sums``; ``state`` and ``sums`` are donated.
 
-        It sets ``mark`` to an array that is ready when the step has finished. ``mark`` is None if ``sums`` was None,
-        since the metrics of the step are then returned as they are.
+        The attribute ``mark`` becomes an array that is ready when the step has finished. It becomes None if ``sums`` is
+        None, since the array is then a part of the returned metrics, which the next step donates.
         """
         before = state
         state, found = self._step(before, self._frozen, batch, self._key)
@@ -73,7 +76,10 @@ class CompiledTask:
         return {name: function.compiles() for name, function in functions.items()}
 
     def flops(self, batch_size: int) -> tuple[float | None, float | None]:
-        """Return the model and hardware FLOPs of one step (train/flops.py), None if an operation has no known count."""
+        """Return the model FLOPs and the hardware FLOPs of one step (train/flops.py).
+
+        Either is None if the step has an operation whose FLOPs are not known.
+        """
         batch = self._task.batch_spec(batch_size)
         model = flops.model_flops(self._task, self.state_spec, self._frozen_spec, batch, self._accumulate)
         traced = self._step.trace(self.state_spec.target(), self._frozen, batch, self._key)

@@ -104,7 +104,7 @@ def test_the_sigmoid_loss_trains_scale_and_bias(captions):
 
 @pytest.mark.parametrize(("bias", "contrast"), [(None, "sigmoid"), (-10.0, "softmax")])
 def test_a_bias_without_the_sigmoid_and_a_sigmoid_without_a_bias_are_refused(captions, bias, contrast):
-    with pytest.raises(ValueError, match=r"a sigmoid needs a bias \(SigLIP's is -10\)"):
+    with pytest.raises(ValueError, match=r"expected a bias for the sigmoid loss \(-10 in SigLIP\)"):
         AlignTextImages(model=clip_config(initial_bias=bias), captions=captions, contrast=contrast)
 
 

@@ -15,12 +15,12 @@ from dalle_jax.storage import Place
 FORMAT, VERSION = "dalle_jax codes", 1
 MANIFEST = "manifest.json"
 CHUNK = 2**22
-"""Bytes that a checksum reads at once."""
+"""Number of bytes that a checksum reads at once."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """The inputs that determine the codes in a folder. With any other value the codes would differ.
+    """The inputs that determine the codes in a folder. Folders with different values have different codes.
 
     - ``tokenizer``, ``source``: fingerprints of the image tokenizer and of the data source.
     - ``examples``: the number of images, each encoded in ``crops`` crops of ``image_size`` pixels a side.
@@ -100,8 +100,8 @@ def sha256(file: str) -> str:
 def verify_shards(manifest: Manifest, files: Sequence[DataFile]) -> None:
     """Verify the checksums of all shards. Raises UserError that names each damaged shard.
 
-    A verified folder gets a file ``.checked-…`` next to its shards. As long as sizes and times match that file, the
-    shards are not read again.
+    A verified folder gets a file ``.checked-…`` next to its shards. As long as the shards have the sizes and times in
+    that file, they are not read again.
     """
     versions = [[file.name, file.size, file.stamp] for file in files]
     unique = hashlib.sha256(manifest.to_json()).hexdigest()[:16]

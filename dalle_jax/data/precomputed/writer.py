@@ -1,9 +1,10 @@
-"""The writing side of precomputed codes: a folder that several processes fill and that survives kills.
+"""Writing of precomputed codes: several processes fill one folder, and a killed run can be continued.
 
 Files appear in this order:
 
 1. ``encoding.json``: the inputs that determine the codes.
-2. Each shard, atomically, and then ``progress/SHARD.json`` with its checksum. A shard without that is written again.
+2. Each shard, atomically, and then ``progress/SHARD.json`` with its checksum. A shard without this file is written
+   again.
 3. ``manifest.json``.
 """
 
@@ -26,7 +27,7 @@ from dalle_jax.storage import Place
 ENCODING = "encoding.json"
 PROGRESS = "progress"
 WAIT = 0.5
-"""Seconds between two checks for files of other processes."""
+"""Seconds between two checks for the files of other processes."""
 
 
 def upload(path: Path, url: Place) -> int:
@@ -62,7 +63,10 @@ def upload(path: Path, url: Place) -> int:
 
 
 class CodeFolder:
-    """A folder of codes, as one of several processes sees it: process p writes shards p, p + processes, and so on."""
+    """The part of a folder of codes that one of several processes writes.
+
+    Process p writes the shards p, p + processes, p + 2 processes, ….
+    """
 
     def __init__(self, path: Path, encoding: Encoding, process: int, processes: int):
         self._path = path
@@ -74,7 +78,7 @@ class CodeFolder:
         self._temporary = path / f".writing-{process}-{uuid.uuid4().hex[:8]}"
 
     def begin(self) -> None:
-        """Write ``encoding.json`` or compare it, and remove temporary files of killed processes.
+        """Write ``encoding.json``, or compare an existing one, and remove temporary files of killed processes.
 
         The first process calls this before any process writes. Raises UserError if the folder has other content.
         """
@@ -105,16 +109,16 @@ class CodeFolder:
             )
 
     def missing(self) -> list[int]:
-        """Return the shards of this process that are missing or damaged. This reads all of its shards."""
+        """Return the numbers of this process's shards that are missing or damaged. This reads all of its shards."""
         return [number for number in self._own if not self._is_whole(number)]
 
     def rows(self, number: int) -> range:
-        """Return the examples of a shard."""
+        """Return the indices of the examples in a shard."""
         first = number * self._encoding.shard_examples
         return range(first, min(first + self._encoding.shard_examples, self._encoding.examples))
 
     def write(self, number: int, records: Iterable[bytes]) -> None:
-        """Write a shard, then its checksum."""
+        """Write a shard, then the file with its checksum."""
         name = self._names[number]
         self._progress(number).unlink(missing_ok=True)
         count = array_files.write(self._path / name, records, temporary_folder=self._temporary)
@@ -136,7 +140,7 @@ class CodeFolder:
             time.sleep(WAIT)
 
     def finish(self, image_tokenizer: str, config: str) -> None:
-        """Write the manifest in the first process, and wait for it in all others."""
+        """Write the manifest, in the first process. All other processes wait for it."""
         if self._process:
             while not self.is_finished():
                 time.sleep(WAIT)

@@ -21,9 +21,9 @@ from dalle_jax.data.source import Example, Source
 class Codes:
     """The codes in ``folder``, a folder of this machine or a URL that ``encode`` wrote.
 
-    Epoch e shows crop e of each image, and starts over after the last crop. Shards behind a URL are downloaded once
-    into ``cache``, a folder of this machine. ``conditions`` is a folder with a file ``KEY.npy`` for each record: a
-    class, or a text encoder's features of its caption (data/precomputed/conditions.py).
+    Epoch e uses the codes of crop e of each image; after the last crop, the first is used again. Shards behind a URL
+    are downloaded once into ``cache``, a folder of this machine. ``conditions`` is a folder with a file ``KEY.npy`` for
+    each record: a class, or a text encoder's features of its caption (data/precomputed/conditions.py).
     """
 
     folder: str
@@ -62,13 +62,15 @@ class CodesSource:
         return self.example(index, 0)
 
     def example(self, index: int, epoch: int) -> Example:
-        """Read the codes of image ``index``, in the crop of an epoch."""
+        """Read the codes of image ``index``, in the crop that belongs to ``epoch``."""
         encoding = self.manifest.encoding
         file, row = self._rows.find(index)
         try:
             content = array_files.read_record(self._files[file], row)
         except array_files.BrokenRecord as error:
-            raise UserError(f"{self._files[file].name} was damaged after it was verified: {error}") from error
+            raise UserError(
+                f"{self._files[file].name} was damaged after it was verified; run `encode` again: {error}"
+            ) from error
         record = decode_codes(content, epoch % encoding.crops, encoding.crops, encoding.grid)
         example = Example(key=record.key, codes=record.codes, captions=record.captions)
         if self.conditions is not None:
@@ -76,7 +78,10 @@ class CodesSource:
         return example
 
     def fingerprint(self) -> str:
-        """Return a digest of the encoding, the shards' checksums and the conditions, but not of their place."""
+        """Return a hash that changes with the encoding's settings, the shards' checksums and the conditions.
+
+        It does not depend on the folders, so that moved data count as the same.
+        """
         content = (VERSION, self.manifest.encoding, [shard.sha256 for shard in self.manifest.shards])
         conditions = "" if self.conditions is None else f"-{self.conditions.fingerprint()}"
         return "codes-" + hashlib.sha256(repr(content).encode()).hexdigest()[:16] + conditions
@@ -94,7 +99,10 @@ def shared_manifest(sources: Sequence[Source], evaluation: Source | None) -> Man
     if not manifests:
         return None
     if len(manifests) < len(found):
-        raise UserError("data: expected codes in source and evaluation or in neither; run `encode` for the other too")
+        raise UserError(
+            "data: expected codes in both source and evaluation, or images in both, got codes in one; "
+            "run `encode` for the other"
+        )
     texts = [f"{one.encoding.tokenizer} in a grid of {one.encoding.grid}" for one in manifests]
     if other := next((one for one in texts if one != texts[0]), None):
         raise UserError(f"data: expected codes of {texts[0]} in both source and evaluation, got codes of {other} too")

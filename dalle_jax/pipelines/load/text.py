@@ -1,4 +1,4 @@
-"""The text tokenizer that is saved with a checkpoint: ``text.model``, or ``text.gin`` and a vocabulary's own files."""
+"""Text tokenizers as files of a checkpoint: ``text.model``, or ``text.gin`` with the vocabulary's files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ IMPORTED = "source.json"
 
 @dataclass(frozen=True)
 class TextFile:
-    """The content of ``text.gin``: the kind of vocabulary, and how it reads text."""
+    """The content of ``text.gin``: the vocabulary's config, which has its kind and its options, such as ``lower``."""
 
     vocabulary: Vocabulary
 
