@@ -182,7 +182,7 @@ def _measure_interpolations(unclip: Unclip, first: EditCases, last: EditCases, c
 class Switch:
     """How an attribute goes from its first value to its second: ``once``, and with ``only_ends`` and nothing else."""
 
-    once: bool
+    """An attribute along a path: it changes ``once``, from its first value to its second, and takes ``only_ends``."""
     only_ends: bool
 
 
