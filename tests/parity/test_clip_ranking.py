@@ -2,7 +2,6 @@
 
 import json
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from fixtures import assert_close, fixture, normalise
@@ -87,9 +86,8 @@ def test_candidates_are_ranked_by_an_imported_clip(drawing, tmp_path, capsys, ki
     size, mean, std = network.config.image_size, network.config.pixel_mean, network.config.pixel_std
     assert images[0].size == (40, 40) and size == 32
     shown = np.stack([normalise(clip_pixels(image, size, convention), mean, std) for image in images])
-    images, words = (
-        np.asarray(x, np.float64) for x in (network.vision(jnp.asarray(shown)), network.text(jnp.asarray(text)))
-    )
+    towers = nnx.jit(lambda network, pixels, text: (network.vision(pixels), network.text(text)))
+    images, words = (np.asarray(x, np.float64) for x in towers(network, shown, text))
     cosines = images @ words[0] / (np.linalg.norm(images, axis=1) * np.linalg.norm(words))
     assert_close([line["score"] for line in lines], cosines, tolerance)
     assert (np.diff(cosines) <= tolerance).all()
@@ -108,8 +106,9 @@ def test_images_of_odd_sizes_are_cut_as_each_publisher_does(drawing, tmp_path):
         vocabulary = ["--vocabulary", str(tmp_path / "vocab.json")]
         assert main(["import", kind, str(folder / file), str(clip), *vocabulary]) == 0
         pipeline, network = dalle_jax.load(drawing, clip=clip), load_clip(clip)
+        tower = nnx.jit(lambda network, pixels: network.vision(pixels))
         for number in range(5):
             image = np.asarray(Image.open(pixels / f"image_{number}.png").convert("RGB"))
             vector = pipeline.ranker.image_vectors([image])[0]
-            features = np.asarray(network.vision(jnp.asarray(io[f"{prefix}{number}"].transpose(1, 2, 0)[None])))[0]
+            features = np.asarray(tower(network, io[f"{prefix}{number}"].transpose(1, 2, 0)[None]))[0]
             assert_close(vector, features / np.linalg.norm(features), tolerance)
