@@ -88,7 +88,7 @@ KINDS = (
     Kind("min-dalle", "min_dalle", "min-dalle: a folder with encoder.pt and decoder.pt"),
     Kind("llamagen", "llamagen", "LlamaGen's transformers: a .pt file"),
     Kind("diffusers-unet", "diffusers_unet", "diffusers' UNets, such as Karlo's decoder: a folder"),
-    Kind("consistency-decoder", "diffusers_unet", "its UNet: diffusers' folder", function="published_consistency"),
+    Kind("consistency-decoder", "diffusers_unet", "of diffusers: a folder", function="published_consistency"),
     Kind("glide", "glide", "GLIDE's base, upsampler or inpainting network: a .pt file"),
     Kind("karlo-prior", "karlo", "Karlo's folder prior, of diffusers", function="published_prior"),
     Kind("karlo-text-proj", "karlo", "Karlo's folder text_proj", function="published_text_proj"),
