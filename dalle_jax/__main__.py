@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\n{PROGRAM}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
-        text = _fixable_os_error(error)
+        text = _fixable_os_error(error) or _absent_platform(error)
         if text is None:
             raise
         _discard_output()
@@ -108,6 +108,23 @@ def _fixable_os_error(error: BaseException | None) -> str | None:
                 lines = [line for line in str(error).splitlines() if os.strerror(number) in line]
                 return lines[0].strip()[:500]
         error = error.__cause__
+    return None
+
+
+def _absent_platform(error: Exception) -> str | None:
+    """Return one line if JAX cannot start a platform that ``JAX_PLATFORMS`` names, else None."""
+    given = os.environ.get("JAX_PLATFORMS")
+    if not given or not isinstance(error, (RuntimeError, AssertionError)):
+        return None
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError):
+        return (
+            f"JAX_PLATFORMS: expected platforms that JAX finds on this machine, or unset, got {given!r}; "
+            "the cpu is always there, a gpu needs the package jax[cuda13], and a TPU jax[tpu]"
+        )
     return None
 
 

@@ -21,14 +21,17 @@ __all__ = [
 ]  # fmt: skip
 
 Prompts: TypeAlias = Int[Array, "P T"] | Int[Array, " P"] | Float[Array, "P T c"]
-"""The prompts of a transformer: token ids, classes, or caption features, in which rows of zeros are padding."""
+"""The prompts of a transformer: token ids [P T], classes [P] or caption features [P T c].
+
+Feature rows that are all zeros are padding.
+"""
 
 COUNTED: Final = "counted"
 CANDIDATE: Final = "candidate"
 """Names of two bool arrays [B] of an evaluation batch that is padded to size B with examples of other batches.
 
-Metrics are over the counted examples. Retrieval is among the candidates: each example of the batch once. A batch
-without padding has neither array.
+Metrics are computed over the examples where ``COUNTED`` is True. Retrieval metrics search among the examples where
+``CANDIDATE`` is True, so that each example of the batch is found once. A batch without padding has neither array.
 """
 
 
@@ -36,8 +39,9 @@ class ExampleBatch(TypedDict):
     """Raw examples of one batch before a task turns them into arrays: one list entry per example.
 
     ``image`` is uint8 [H W 3]. Data that ``encode`` wrote has ``codes`` int32 [h w] instead, perhaps with a
-    ``condition``: a class, or features [t c] of the caption. Examples of the same ``caption_group`` have the same
-    captions. ``counted`` and ``candidate`` are explained at ``COUNTED``.
+    ``condition``: a class, or features [t c] of the caption. CLIP embeddings are an ``image_vector`` [E], a
+    ``text_vector`` [E] of the caption, and perhaps its ``text_states`` [t S], all float16. Examples of the same
+    ``caption_group`` have the same captions. ``counted`` and ``candidate`` are explained at ``COUNTED``.
     """
 
     key: list[str]
@@ -46,5 +50,8 @@ class ExampleBatch(TypedDict):
     image: NotRequired[list[np.ndarray]]
     codes: NotRequired[list[np.ndarray]]
     condition: NotRequired[list[np.ndarray]]
+    image_vector: NotRequired[list[np.ndarray]]
+    text_vector: NotRequired[list[np.ndarray]]
+    text_states: NotRequired[list[np.ndarray]]
     counted: NotRequired[list[bool]]
     candidate: NotRequired[list[bool]]

@@ -15,8 +15,8 @@ Guarantees when a lock is created:
 
 - On a local disk and on NFS only one command creates it, since link(2) is atomic.
 - At a URL only one command creates it if the store supports conditional puts (Amazon S3, Google Cloud Storage).
-- Other stores keep the last write. Each writer reads the lock back after ``SETTLE_SECONDS`` to see who won. A put that
-  takes longer than that can let in a second command.
+- Other stores keep the last write. Each writer reads the lock back after ``SETTLE_SECONDS`` to see who won. If a put
+  takes longer than that, two commands may both believe that they hold the lock.
 
 Guarantees when a stale lock is removed:
 
@@ -52,19 +52,19 @@ from dalle_jax.storage import Place
 
 FILE = ".lock"
 RENEW_SECONDS = 10.0
-"""Time between two renewals of a lock."""
+"""Seconds between two renewals of a lock."""
 
 STALE_SECONDS = 120.0
-"""Time without a renewal after which a lock is stale.
+"""Seconds without a renewal after which a lock is stale.
 
 It exceeds the 100 s that jax takes to end the other processes of a run whose first process was killed.
 """
 
 SETTLE_SECONDS = 1.0
-"""Time between writing a lock to a URL and reading it back."""
+"""Seconds between writing a lock to a URL and reading it back."""
 
 RELEASE_SECONDS = 10.0
-"""Longest time that the release waits for a renewal to finish."""
+"""Longest time, in seconds, that ``release`` waits for a renewal to finish."""
 
 
 @contextlib.contextmanager
@@ -114,7 +114,7 @@ class Holder:
         return (json.dumps(asdict(self)) + "\n").encode()
 
     def is_here(self) -> bool:
-        """Return whether the holder is a process of this machine, so that ``runs`` is meaningful."""
+        """Return whether the holder is a process of this machine. If not, ``runs`` cannot tell whether it runs."""
         return self.machine == this_machine()
 
     def runs(self) -> bool:
@@ -325,7 +325,10 @@ class FolderLock:
                 return
 
     def _rewrite(self, own: Holder) -> str | None:
-        """Write the lock again, or describe the other command that holds it now."""
+        """Write the lock again and return None.
+
+        If a different command holds it now, return a description of that command.
+        """
         try:
             content = storage.read(self._file)
         except FileNotFoundError:  # removed by hand

@@ -1,4 +1,4 @@
-"""Root dataclasses of the commands. A config file fills in the fields of one of them."""
+"""Root dataclasses of the configs. A config file is read as one of them, which belongs to one command."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from dalle_jax.data.loader import Loader
 from dalle_jax.data.mixture import Mixture
 from dalle_jax.data.open_data import open_batches
 from dalle_jax.evaluate.suites.evaluate_captioned import EvaluateCaptioned
+from dalle_jax.evaluate.suites.evaluate_edits import EvaluateEdits
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.mesh import Mesh
@@ -22,12 +23,14 @@ from dalle_jax.storage import Place
 from dalle_jax.tasks.align_readable_images import AlignReadableImages
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.denoise_codes import DenoiseCodes
+from dalle_jax.tasks.denoise_images import DenoiseImages
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
 from dalle_jax.tasks.tokenize_images import TokenizeImages
 from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
 from dalle_jax.tasks.tokenize_images_gan import TokenizeImagesGan
+from dalle_jax.tasks.upsample_images import UpsampleImages
 from dalle_jax.train.trainer import Trainer
 
 
@@ -57,7 +60,7 @@ class Data(CaptionedData):
     def open(self, folder: Place | None = None, quiet: bool = False) -> Loader:
         """Return a loader of batches. Print the number of records found, unless ``quiet``.
 
-        ``folder`` is the run's folder. All hosts must call this together.
+        ``folder`` is the run folder. All hosts must call this together.
         """
 
         def log(line: str) -> None:
@@ -83,6 +86,8 @@ class TrainRun:
         | AlignReadableImages
         | PredictEmbeddings
         | DenoiseCodes
+        | DenoiseImages
+        | UpsampleImages
     )
     data: Data
     trainer: Trainer
@@ -125,15 +130,15 @@ class OwnData(CaptionedData):
 class TextTokenizerRun:
     """``text-tokenizer``: a SentencePiece model trained on the captions of a source's first ``captions`` images.
 
-    - ``lower``: fold case.
-    - ``text_length``, ``dropout``: those of the model that will use the tokenizer. The command reports how many
-      captions that model will cut.
-    - ``blend``: metadata fields with further captions. All of them are trained on.
-    - ``held_out``: images whose captions are not read. Use the value of ``data.evaluation``. A share
-      holds out the same images as training does. A count may differ: this command does not check records, so bad ones
-      are counted too.
+    - ``lower``: lower-case captions.
+    - ``text_length``, ``dropout``: the settings of the model that will use the tokenizer. The command reports how many
+      captions that model will truncate.
+    - ``blend``: metadata fields with further captions. The tokenizer is trained on all of them.
+    - ``held_out``: the rule for images whose captions are not read. Use the value of ``data.evaluation``. With
+      ``share``, these are the images that training holds out. With ``count`` they may differ, because this command does
+      not check records and so counts bad ones too.
 
-    The sources of a mixture share ``captions`` by weight.
+    Each source of a mixture gives a share of ``captions`` in proportion to its weight.
     """
 
     source: SourceConfig | Mixture
@@ -172,20 +177,25 @@ class InspectRun:
 
 @dataclass(frozen=True)
 class EncodeRun:
-    """``encode``: the codes of a source's images from the image tokenizer in the folder ``image_tokenizer``.
+    """``encode``: the codes of a source's images, or their CLIP embeddings and those of their captions.
 
-    - ``crops``: the number of crops of each image, as the source shows them in its first ``crops`` epochs.
+    - ``image_tokenizer``: the folder of the image tokenizer whose codes are written.
+    - ``clip``: instead of it, the folder of the CLIP whose vectors are written, in float16. ``text_states`` also
+      writes the states of its text tower, which transformer priors read.
+    - ``crops``: the number of crops of each image. They are the crops that training would use in its first epochs.
     - ``image_size``: the side of a crop in pixels.
-    - ``shard_examples``: the number of images whose codes one file holds.
+    - ``shard_examples``: the number of images that one file holds.
     - ``batch_size``: the number of images that each process encodes at once.
     - ``source``, ``images``, ``workers``: as in ``Data``.
-    - ``part``: with ``held_out``, "training" encodes the images that training uses, "held_out" the others.
+    - ``part``: if ``held_out`` is set, "training" encodes the training images, and "held_out" the held-out images.
     """
 
     source: ImageSourceConfig
-    image_tokenizer: str
     image_size: int
     batch_size: int
+    image_tokenizer: str | None = None
+    clip: str | None = None
+    text_states: bool = False
     crops: int = 1
     shard_examples: int = 16_384
     images: Images | None = None
@@ -194,10 +204,23 @@ class EncodeRun:
     part: Literal["training", "held_out"] = "training"
 
     def __post_init__(self) -> None:
+        if (self.image_tokenizer is None) == (self.clip is None):
+            raise ValueError(
+                f"image_tokenizer, clip: expected one of the two, got {self.image_tokenizer} and {self.clip}"
+            )
+        if self.text_states and self.clip is None:
+            raise ValueError("text_states: expected False without a clip, got True")
         if self.part == "held_out" and self.held_out is None:
-            raise ValueError("held_out: expected @HeldOut, since part is held_out; got None")
+            raise ValueError(
+                "held_out: expected @HeldOut, because part = 'held_out' encodes the held-out images; got None"
+            )
         if self.images is not None and self.images.size != self.image_size:
             raise ValueError(f"images.size: expected image_size {self.image_size}, got {self.images.size}")
+
+    @property
+    def network(self) -> str:
+        """The folder of the network that encodes."""
+        return next(one for one in (self.image_tokenizer, self.clip) if one is not None)
 
 
 @dataclass(frozen=True)
@@ -224,7 +247,7 @@ class EvaluateRun:
     def single(self) -> EvaluateScenes | EvaluateCaptioned:
         """Return the evaluation if there is only one. Raise ``UserError`` if there are more."""
         if len(self.evaluations) > 1:
-            raise UserError(f"evaluations: expected one here, got {', '.join(self.evaluations)}")
+            raise UserError(f"evaluations: expected exactly one evaluation, got {', '.join(self.evaluations)}")
         return next(iter(self.evaluations.values()))
 
 
@@ -265,12 +288,14 @@ class UnclipDemoRun:
     - ``demo``: the folder of a finished ``demo``, whose text tokenizer and image tokenizer are used. If it has none,
       both are trained.
     - ``steps``: the steps of the decoder's sampler.
+    - ``edits``: the evaluation of variations, interpolations and text edits.
     """
 
     title: str
     stages: Mapping[str, str]
     demo: str = "runs/demo"
     steps: int = 8
+    edits: EvaluateEdits = field(default_factory=EvaluateEdits)
 
     def __post_init__(self) -> None:
         if set(self.stages) != set(UNCLIP_STAGES):
@@ -279,4 +304,7 @@ class UnclipDemoRun:
 
 
 Run: TypeAlias = TrainRun | TextTokenizerRun | InspectRun | EncodeRun | EvaluateRun | DemoRun | UnclipDemoRun
-"""The kind of a run. A config chooses it with ``run = @TextTokenizerRun`` and the like; the default is ``TrainRun``."""
+"""The kind of a run. A config chooses it by the name of a class, such as ``run = @TextTokenizerRun``.
+
+The default is ``TrainRun``.
+"""

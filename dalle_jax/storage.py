@@ -86,7 +86,10 @@ def files(folder: Place) -> dict[str, int]:
 
 
 def stored_checksums(folder: Place) -> dict[str, str]:
-    """Return the store's own checksum of each object below a folder: CRC-32C at Google, ETag at Amazon."""
+    """Return the store's own checksum of each object below a folder, by relative path.
+
+    It is a CRC-32C at Google and an ETag at Amazon.
+    """
     return {name: found.checksum for name, found in _objects(folder).items()}
 
 
@@ -209,7 +212,10 @@ def read(file: Place) -> bytes:
 
 
 def exists(file: Place) -> bool:
-    """Return whether a small file exists, by reading it; a store's client may have cached a stale listing."""
+    """Return whether a small file exists.
+
+    It reads the file, because the client of a store may have cached a stale listing.
+    """
     try:
         read(file)
     except FileNotFoundError:
@@ -240,7 +246,7 @@ def cannot_write(path: str | Place, error: OSError) -> UserError:
 
 
 def upload(source: Path, target: epath.Path) -> None:
-    """Copy a local file to a URL; it may be larger than memory."""
+    """Copy a local file to a URL. The file may be larger than memory."""
     with store_errors(target):
         _file_system(target).put_file(os.fspath(source), os.fspath(target))
 

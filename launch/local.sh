@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Run one training stage as N processes on this machine, with one GPU each if there are at least N:
+# Run one training stage as N processes on this machine, with one GPU each if there are at least N.
+# With CUDA_VISIBLE_DEVICES, they share the GPUs that it lists:
 #   launch/local.sh N CONFIG [flags of train]
 # If a process fails, the others are ended too. Ctrl-C and SIGTERM reach all processes, which save the same step.
 set -eu
@@ -11,7 +12,13 @@ processes=$1
 shift
 root="$(cd "$(dirname "$0")/.." && pwd)"
 python="${PYTHON:-$root/.venv/bin/python}"
-gpus="$(command -v nvidia-smi >/dev/null && nvidia-smi --list-gpus 2>/dev/null | wc -l || echo 0)"
+if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+  IFS=, read -r -a gpus <<<"$CUDA_VISIBLE_DEVICES"
+else
+  count="$(command -v nvidia-smi >/dev/null && nvidia-smi --list-gpus 2>/dev/null | wc -l || echo 0)"
+  gpus=()
+  for ((gpu = 0; gpu < count; gpu++)); do gpus+=("$gpu"); done
+fi
 port="$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
 export DALLE_JAX_COORDINATOR="127.0.0.1:$port" DALLE_JAX_PROCESSES="$processes"
 
@@ -20,16 +27,16 @@ tell() { kill -s "$1" "${children[@]}" 2>/dev/null || true; }
 trap 'tell TERM' TERM INT
 
 for ((process = 0; process < processes; process++)); do
-  if [ "$processes" -gt 1 ] && [ "$gpus" -ge "$processes" ]; then export CUDA_VISIBLE_DEVICES="$process"; fi
+  if [ "$processes" -gt 1 ] && [ "${#gpus[@]}" -ge "$processes" ]; then export CUDA_VISIBLE_DEVICES="${gpus[process]}"; fi
   DALLE_JAX_PROCESS="$process" "$python" -m dalle_jax train "$@" &
   children+=($!)
 done
 
 code=0
 for ((left = processes; left > 0; left--)); do
-  wait -n "${children[@]}" && ended=0 || ended=$?
+  wait -n "${children[@]}" 2>/dev/null && ended=0 || ended=$?
   while [ "$ended" -gt 128 ] && [ "$(jobs -pr | wc -l)" -ge "$left" ]; do # the trap interrupted wait
-    wait -n "${children[@]}" && ended=0 || ended=$?
+    wait -n "${children[@]}" 2>/dev/null && ended=0 || ended=$?
   done
   if [ "$ended" -ne 0 ] && [ "$code" -eq 0 ]; then
     code=$ended

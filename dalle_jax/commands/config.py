@@ -16,12 +16,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the resolved config. Raises UserError for a field of a demo's stage, which has a config of its own."""
+    """Print the resolved config.
+
+    Raises UserError if ``--set`` names a field of a demo's stage, which has its own file.
+    """
     for one in filter(is_within_a_stage, args.set):
         _, name, field = one.split(".", 2)
         raise UserError(
-            f"--set {one}: expected a field of {args.config}; config prints one file. "
-            f"Print the stage's own with: config FILE --set {field}, where FILE is the value of stages.{name}"
+            f"--set {one}: expected a field of {args.config}, got a field of the stage {name}, which has its own "
+            f"config file. To print that one, run the command `config FILE --set {field}`, "
+            f"where FILE is the value of stages.{name}"
         )
     print(render(load(args.config, Run, args.set)), end="")
     return 0

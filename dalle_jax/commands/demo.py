@@ -43,7 +43,7 @@ from dalle_jax.text.sentencepiece import SentencePiece
 
 DEFAULT = "demo/demo.gin"
 READER_IMAGES = 300
-"""Images per level on which the report measures the reader."""
+"""Number of rendered images per level on which the report measures the accuracy of the scene reader."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,9 +97,10 @@ class Demo:
         return cls(read.config, out, read.text, read.trained, read.evaluation, command)
 
     def prepare(self) -> None:
-        """Train the text tokenizer, and check all stages against each other and the data before any is trained.
+        """Train the text tokenizer. Then check all other stages, before any is trained.
 
-        Sizes are fitted to the data. Raises one UserError with all problems.
+        The stages are checked against each other and against the data, and sizes are fitted to the data. Raises one
+        UserError with all problems.
         """
         began = time.monotonic()
         path, problems = self.out / "text.model", []
@@ -152,7 +153,7 @@ class Demo:
         """Train the stages in order, each from its newest checkpoint. Return False if the user interrupted one."""
         for name, config in self.stages.items():
             steps = config.trainer.steps
-            say(f"training the {name}: {steps} steps of {config.data.batch_size}")
+            say(f"training the {name}: {steps} steps with batch size {config.data.batch_size}")
             began = time.monotonic()
             result = train_stage(config, self.out / name, command="demo")
             if result.interrupted:
@@ -186,7 +187,7 @@ class Demo:
         return write_report(self._scenes_report(scenes, reader, evaluation), self.out)
 
     def _report(self, summary: str) -> RunReport:
-        """Return the parts that every report has."""
+        """Return the part of the report that is the same for scenes and for captioned images."""
         stages = read_record(self.out)
         drawing = self.evaluation.single().drawing
         return RunReport(
@@ -244,7 +245,7 @@ class Demo:
         )
 
     def _stage(self, name: str, entry: StageEntry) -> Stage:
-        """Return the report's section on one stage, from its entry in ``stages.json``."""
+        """Return the report's section on one stage; ``entry`` is the stage's record in ``stages.json``."""
         titles = {
             "text": "Text tokenizer",
             "tokenizer": "Image tokenizer",
@@ -262,7 +263,7 @@ class Demo:
         )
 
     def _comparison(self) -> Comparison | None:
-        """Return the measurements of several transformers, if the config names their file."""
+        """Return the measurements of several transformers, or None if the config does not name a file of them."""
         if self.config.compared is None:
             return None
         measured = json.loads(Path(find(self.config.compared)).read_text(encoding="utf-8"))
@@ -274,7 +275,10 @@ class Demo:
 
 
 def _count(data: Data, folder: Place | None) -> Counts:
-    """Open a stage's data and count its examples; the list of its records is stored in ``folder``."""
+    """Open a stage's data and count its training and held-out examples.
+
+    ``folder`` keeps the list of the data's records, so that training need not index them again.
+    """
     loader = data.open(folder, quiet=True)
     return Counts(loader.examples, loader.held_out)
 

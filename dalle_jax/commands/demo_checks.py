@@ -1,4 +1,4 @@
-"""Checks of a demo's stages against each other and against the data, before the first stage is trained.
+"""Checks that a demo's stages fit each other and the data, made before the first stage is trained.
 
 Sizes that the data cannot fill are lowered, with a message for each. Every remaining problem is one line, which names
 the field to set: ``--set stages.NAME.PATH=VALUE``.
@@ -29,7 +29,7 @@ Tokenize: TypeAlias = TokenizeImages | TokenizeImagesDvae | TokenizeImagesGan
 
 
 class Counts(NamedTuple):
-    """Number of examples for training, and number held out."""
+    """Number of training examples, and number of held-out examples."""
 
     training: int
     held_out: int
@@ -45,7 +45,10 @@ class CodeShape(NamedTuple):
 
 @dataclass
 class DemoChecks:
-    """Stages and evaluation, fitted to the data; ``messages`` describe the changes, ``problems`` the errors."""
+    """The stages and the evaluation of a demo, fitted to the data.
+
+    ``messages`` describe the sizes that were changed, and ``problems`` the errors.
+    """
 
     stages: dict[str, TrainRun]
     evaluation: EvaluateRun
@@ -53,9 +56,11 @@ class DemoChecks:
     problems: list[str] = field(default_factory=list)
 
     def fit_vocabularies(self, pieces: int, wanted: int) -> None:
-        """Set vocabulary sizes of ``wanted`` to ``pieces``, the size of the trained text tokenizer, if it is smaller.
+        """Fit the vocabulary sizes of the stages to the text tokenizer, which has ``pieces`` pieces.
 
-        Add a problem for each vocabulary of any other size, and for each that the devices cannot split evenly.
+        The tokenizer may have fewer pieces than ``wanted``, the size in its config. A stage with the vocabulary size
+        ``wanted`` then gets ``pieces``. Add a problem for each stage with a different size, and for each size that the
+        devices cannot share equally.
         """
         for name, run in self.stages.items():
             task = run.task
@@ -76,12 +81,13 @@ class DemoChecks:
             if layout is not None and not layout.divides(pieces, VOCAB):
                 parts = layout.parts(VOCAB)
                 self.problems.append(
-                    f"{where}: expected a multiple of {parts}, the devices that split it, got {pieces} pieces; "
+                    f"{where}: expected a multiple of {parts}, the number of devices that share it, "
+                    f"got {pieces} pieces; "
                     f"train fewer with stages.text.vocabulary={pieces // parts * parts}"
                 )
 
     def check_codes(self) -> None:
-        """Check that the transformer and CLIP fit the image tokenizer."""
+        """Add a problem for each field of the transformer or CLIP that does not fit the image tokenizer."""
         tokenizer, transformer = self.stages["tokenizer"].task, self.stages["transformer"].task
         clip = self.stages["clip"].task
         if not isinstance(tokenizer, Tokenize):
@@ -99,7 +105,10 @@ class DemoChecks:
             self._check_transformer(transformer, codes)
 
     def check_batches(self, counts: Mapping[str, Counts]) -> None:
-        """Find batches that the devices cannot split; report batches that are larger than the data."""
+        """Add a problem for each batch size that the devices cannot share equally.
+
+        Add a message for each batch that is larger than the data.
+        """
         for name, run in self.stages.items():
             layout = self._layout(name)
             size, where = run.data.batch_size, f"stages.{name}.data.batch_size"

@@ -1,4 +1,4 @@
-"""Configs of a demo's stages, with the fields that ``--set stages.NAME.PATH=VALUE`` sets."""
+"""The configs of a demo's stages, read with the changes that ``--set stages.NAME.PATH=VALUE`` makes to them."""
 
 import os
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ StageRun: TypeAlias = TextTokenizerRun | TrainRun | EvaluateRun
 
 PREFIX = "stages."
 TRAINED = ("tokenizer", "clip", "transformer")
-"""Stages that the trainer trains, in order."""
+"""The names of the stages that train a model, in order."""
 FROM_THE_DEMO = dict.fromkeys(("clip", "transformer"), ("task.captions.file", "task.image_tokenizer"))
-"""Fields that the demo sets itself: files and folders of earlier stages."""
+"""By stage, the fields that the demo sets itself, to the text tokenizer and image tokenizer of its earlier stages."""
 FROM_ITS_DATA = {"text": ("source", "held_out"), "evaluation": ("data",), **dict.fromkeys(TRAINED, ("data",))}
-"""Fields that the demo's own ``data`` replaces."""
+"""By stage, the fields that the field ``data`` of the demo's config replaces, if it is set."""
 
 
 @dataclass(frozen=True)
 class DemoStages:
-    """Configs of a demo and of its stages."""
+    """The config of a demo and the configs of its stages: text tokenizer, trained models by name, and evaluation."""
 
     config: DemoRun
     text: TextTokenizerRun
@@ -36,7 +36,7 @@ class DemoStages:
 
 
 def read_stages(path: str, sets: Sequence[str], out: Place) -> DemoStages:
-    """Read the config of the demo and of each stage. Raises one UserError with all problems."""
+    """Read the config of the demo and of each stage. Raises one UserError that lists all problems."""
     within = [one for one in sets if is_within_a_stage(one)]
     config: DemoRun = load(path, DemoRun, [one for one in sets if one not in within])
     by_stage, problems = _by_stage(within, config)

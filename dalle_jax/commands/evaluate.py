@@ -13,6 +13,7 @@ from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, Evaluat
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes, evaluate_scenes
 from dalle_jax.pipelines.karlo import Karlo
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
+from dalle_jax.pipelines.pixel_unclip import PixelUnclip
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.runs import EvaluateRun
 
@@ -52,8 +53,8 @@ def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[Ca
     opened = run.data.with_batch_size(config.among).open()
     if not opened.held_out:
         raise UserError(
-            f"data.evaluation: expected held-out images to measure on, got none of {opened.examples:,}; hold some out "
-            "before training, for example with data.evaluation = @HeldOut and data.evaluation.count = 1"
+            f"data.evaluation: expected held-out images to measure on, got none among {opened.examples:,} images; "
+            "hold some out before training, for example with data.evaluation = @HeldOut and data.evaluation.count = 1"
         )
     return cast("Iterator[CaptionedBatch]", opened.evaluation_batches())
 
@@ -62,8 +63,11 @@ def _figures(pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | E
     def say(line: str) -> None:
         print(line, flush=True)
 
-    if isinstance(pipeline, Karlo):
-        raise UserError("model: expected a model with an image tokenizer, which is measured too, got Karlo")
+    if isinstance(pipeline, PixelUnclip | Karlo):
+        raise UserError(
+            "evaluations: expected a model with an image tokenizer, whose reconstructions are measured too, "
+            "got a pixel decoder"
+        )
     codec, clip = pipeline.codec, pipeline.require_ranker()
     if isinstance(config, EvaluateCaptioned):
         if not isinstance(pipeline, TextToImage):

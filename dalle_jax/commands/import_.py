@@ -109,7 +109,7 @@ class _TextTokenizer(NamedTuple):
 
 
 def _text_tokenizer(found: Published, given: Path | None, kind_name: str) -> _TextTokenizer:
-    """Read the text tokenizer, from ``given`` or from next to the weights.
+    """Read the text tokenizer: the file ``given``, or the file next to the weights.
 
     A tokenizer that does not fit the model raises UserError if it was ``given``, and is left out otherwise.
     """

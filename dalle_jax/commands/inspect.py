@@ -12,7 +12,7 @@ from dalle_jax.data.examples.inspection import inspect
 from dalle_jax.data.mixture import Mixture
 from dalle_jax.data.open_data import Openable
 from dalle_jax.data.sources.folder import Folder
-from dalle_jax.data.sources.precomputed import Codes
+from dalle_jax.data.sources.precomputed import ClipEmbeddings, Codes
 from dalle_jax.data.sources.scenes import Scenes
 from dalle_jax.data.sources.webdataset import WebDataset
 from dalle_jax.evaluate.report.inspection_page import contact_sheet, format_text, inspection_page, to_json
@@ -36,7 +36,9 @@ def run(args: argparse.Namespace) -> int:
     """Examine a source, print a summary and write the report. Each source of a mixture gets its own folder."""
     config = read_config(args.source, args.set)
     if config.examine < 1 or config.cells < 0:
-        raise UserError(f"expected examine >= 1 and cells >= 0, got {config.examine} and {config.cells}")
+        raise UserError(
+            f"examine, cells: expected examine >= 1 and cells >= 0, got {config.examine} and {config.cells}"
+        )
     config.images.check()
     if isinstance(config.source, Mixture):
         for name, part in config.source.parts.items():
@@ -73,8 +75,11 @@ def read_config(source: str, sets: list[str]) -> InspectRun:
         config: TrainRun | InspectRun = load(source, TrainRun | InspectRun, sets)
         if isinstance(config, InspectRun):
             return config
-        if isinstance(config.data.source, Codes):
-            raise UserError(f"{source}: data.source: expected a source of images, got Codes, which are precomputed")
+        if isinstance(config.data.source, Codes | ClipEmbeddings):
+            kind = type(config.data.source).__name__
+            raise UserError(
+                f"{source}: data.source: expected a source of images, got {kind}; inspect the source that was encoded"
+            )
         if config.data.images is None and not isinstance(config.data.source, Scenes):
             raise UserError(f"{source}: data.images: expected @Images, which crops and filters images; got None")
         cropping = config.data.images or Images(size=256)  # has no effect on scenes, which are rendered in size

@@ -9,7 +9,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 """Parameters of ``mallopt`` (malloc.h)."""
 
 TUNABLES = ("glibc.malloc.trim_threshold", "glibc.malloc.mmap_max", "glibc.malloc.arena_max")
-"""Their names in ``GLIBC_TUNABLES``."""
+"""The names of the same parameters in the environment variable ``GLIBC_TUNABLES``."""
 
 ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio")
 
@@ -18,7 +18,7 @@ def keep_large_buffers() -> None:
     """Keep freed memory for reuse instead of returning it to the kernel, if training runs on the CPU.
 
     XLA allocates a step's scratch memory anew at each step. glibc maps blocks of that size and unmaps them when they
-    are freed, so every page faults and is zeroed again; docs/architecture.md has the cost.
+    are freed. Every page is then faulted in and zeroed again at each step; docs/architecture.md has the cost.
 
     Call this before the process has a second thread. It does nothing in these cases:
 

@@ -29,7 +29,7 @@ ENVIRONMENT = {
     "TPU_LOG_DIR": "disabled",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
 }
-"""Settings of libtpu: it looks for no device, writes no log, and runs beside other processes that use libtpu.
+"""Settings of libtpu: it looks for no device, writes no log, and tolerates other processes that use libtpu.
 
 The accelerator type only avoids a warning of libtpu. Programs are compiled for the slice of ``--topology``.
 """

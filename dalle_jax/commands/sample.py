@@ -35,23 +35,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt; may be given several times")
     prompts.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with one prompt per line")
-    prompts.add_argument("--class-id", action="append", type=int, metavar="N", help="a class, for a model of classes")
+    prompts.add_argument(
+        "--class-id",
+        action="append",
+        type=int,
+        metavar="N",
+        help="a class number, for a model whose prompts are classes",
+    )
     prompts.add_argument(
         "--features", action="append", type=Path, metavar="FILE",
         help="a .npy file of the text encoder's features of a caption, [tokens width], or of several captions",
     )  # fmt: skip
     parser.add_argument(
-        "--caption", action="append", metavar="TEXT", help="the text CLIP ranks by, for each --class-id or --features"
+        "--caption",
+        action="append",
+        metavar="TEXT",
+        help="the text by which CLIP ranks the images, one for each --class-id or --features",
     )
     add_option_flags(parser)
-    parser.add_argument("--given-image", type=Path, metavar="IMAGE", help="an image whose top is kept")
     parser.add_argument(
-        "--given-rows", type=float, default=0.5, metavar="SHARE", help="the share of its rows to keep (default 0.5)"
+        "--given-image", type=Path, metavar="IMAGE", help="an image whose top part is kept; the rest is sampled"
     )
     parser.add_argument(
-        "--image-tokenizer", type=storage.reachable, metavar="DIR", help="replaces the image tokenizer of the model"
+        "--given-rows",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="the share of that image's rows to keep, from the top (default 0.5)",
     )
-    parser.add_argument("--clip", type=storage.reachable, metavar="DIR", help="replaces the CLIP of the model")
+    parser.add_argument(
+        "--image-tokenizer",
+        type=storage.reachable,
+        metavar="DIR",
+        help="the folder of an image tokenizer to use instead of the model's",
+    )
+    parser.add_argument(
+        "--clip", type=storage.reachable, metavar="DIR", help="the folder of a CLIP to use instead of the model's"
+    )
     add_decoder_flags(parser)
     parser.add_argument("--batch", type=int, default=64, help="number of images to sample in one call (default 64)")
     parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
@@ -98,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
 def truncation_warnings(
     pipeline: AnyPipeline, prompts: Sequence[Prompt], captions: Sequence[str] | None
 ) -> Iterator[str]:
-    """Yield a warning for prompts that the transformer or the decoder truncates, and for texts that CLIP truncates."""
+    """Yield a warning if the transformer or the decoder truncates prompts, and one if CLIP truncates texts."""
     texts = captions or [one for one in prompts if isinstance(one, str)]
     readers: list[tuple[str, PromptReader, Sequence[Prompt]]] = []
     if isinstance(pipeline, TextToImage):
@@ -141,7 +161,7 @@ def _prompts(args: argparse.Namespace) -> tuple[Prompt, ...]:
         text = args.prompts.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{args.prompts}: expected a text file in UTF-8, got an invalid byte at {error.start}"
+            f"{args.prompts}: expected a text file in UTF-8, got an invalid byte at position {error.start}"
         ) from error
     prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
@@ -150,8 +170,14 @@ def _prompts(args: argparse.Namespace) -> tuple[Prompt, ...]:
 
 
 def read_features(path: Path) -> list[np.ndarray]:
-    """Return the features [t c] of each caption in a ``.npy`` file, of one caption or of several [n t c]."""
+    """Return the features [t c] of each caption in a ``.npy`` file.
+
+    The file has the features of one caption [t c], or of several captions [n t c].
+    """
     found = read_npy(path)
     if found.ndim not in (2, 3) or not np.issubdtype(found.dtype, np.floating):
-        raise UserError(f"{path}: expected features [t c] or [n t c], got {found.dtype.name}{list(found.shape)}")
+        raise UserError(
+            f"{path}: expected floats [tokens width] of a caption, or [captions tokens width], "
+            f"got {found.dtype.name}{list(found.shape)}"
+        )
     return list(found if found.ndim == 3 else found[None])

@@ -31,7 +31,7 @@ def read_record(folder: Place) -> dict[str, StageEntry]:
 
 
 def add_seconds(folder: Place, stage: str, seconds: float, result: TrainResult | None = None) -> None:
-    """Add to the seconds of a stage, over all resumed runs, and store its last metrics."""
+    """Add ``seconds`` to the seconds of a stage over all resumed runs, and store the stage's last metrics."""
     record = read_record(folder)
     entry = record.setdefault(stage, StageEntry(seconds=0.0))
     entry["seconds"] += seconds

@@ -23,7 +23,7 @@ GROUPS = {
         Command("train", "dalle_jax.commands.train", "train one stage; resumes from the newest checkpoint"),
         Command("inspect", "dalle_jax.commands.inspect", "report sizes, captions, bad records and crops of a source"),
         Command("text-tokenizer", "dalle_jax.commands.text_tokenizer", "train a SentencePiece model on captions"),
-        Command("encode", "dalle_jax.commands.encode", "encode a data set's images to codes, once; resumes"),
+        Command("encode", "dalle_jax.commands.encode", "encode a data set's images to codes; a stopped run resumes"),
     ),
     "configs and planning": (
         Command("config", "dalle_jax.commands.config", "print the resolved config, which parses back to the same run"),
@@ -31,6 +31,11 @@ GROUPS = {
     ),
     "sample and evaluate": (
         Command("sample", "dalle_jax.commands.sample", "generate images for prompts and rank them"),
+        Command("inpaint", "dalle_jax.commands.edits.inpaint", "fill the masked part of an image"),
+        Command("outpaint", "dalle_jax.commands.edits.outpaint", "extend an image on any sides"),
+        Command("vary", "dalle_jax.commands.edits.vary", "sample variations of an image"),
+        Command("interpolate", "dalle_jax.commands.edits.interpolate", "frames between two images or two texts"),
+        Command("edit", "dalle_jax.commands.edits.edit", "change an image from one description toward another"),
         Command("evaluate", "dalle_jax.commands.evaluate", "measure a trained pipeline"),
     ),
     "published weights": (

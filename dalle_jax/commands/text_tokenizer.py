@@ -13,7 +13,7 @@ from dalle_jax.text.coverage import Coverage, measure_coverage
 from dalle_jax.text.sentencepiece import train_sentencepiece
 
 MEASURED = 100_000
-"""The most captions to measure the coverage on; of more, evenly spaced ones are taken."""
+"""Largest number of captions on which the coverage is measured. If there are more, evenly spaced ones are used."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def train_text_tokenizer(config: TextTokenizerRun, out: Place) -> Coverage:
 
 
 def train_model(config: TextTokenizerRun) -> tuple[bytes, Coverage]:
-    """Train on the captions of the source's first images; return the model and its coverage of them."""
+    """Train on the captions of the source's first images. Return the model and its coverage of these captions."""
     bad: list[BadRecord] = []
     captions = list(read_captions(config.source, config.captions, bad, config.blend, config.held_out))
     if not captions:

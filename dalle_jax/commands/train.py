@@ -43,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def train_stage(config: TrainRun, out: Place, profile: Steps | None = None, command: str = "train") -> TrainResult:
-    """Train one stage into ``out``, which ``command`` locks meanwhile. ``profile`` names the steps to trace.
+    """Train one stage into the folder ``out``, which is locked for ``command`` meanwhile.
+
+    ``profile`` names the steps to trace.
 
     The run folder gets the resolved config as ``config.gin``, with the folders of the networks that the task loaded.
     """

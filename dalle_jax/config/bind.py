@@ -1,18 +1,20 @@
 """Build the dataclasses of a run from config text.
 
-A binding names a path in the tree of a run. Variants are chosen first, then leaves are set; the last binding of a path
-wins. When a later binding chooses another variant, earlier bindings below the slot stay if they fit the new variant.
-They are ignored if they fit only another variant of the slot. Any other binding that fits nowhere is an error.
+A binding ``path = value`` sets one field of a run, which is a tree of dataclasses. ``schema.py`` explains its slots,
+maps and leaves. Variants of slots are chosen first, then leaves are set; the last binding of a path wins. When a later
+binding chooses another variant, earlier bindings below the slot stay if they fit the new variant. They are ignored if
+they fit only another variant of the slot. Any other binding that fits nowhere is an error.
 
 The root is the slot ``run``: ``run = @Name`` chooses from a union of runs, and the first one is the default.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import TypeVar, cast
 
+from dalle_jax.config.binding_tree import Tree, since
 from dalle_jax.config.problems import Location, Problems, did_you_mean
 from dalle_jax.config.renamed import Renamed, renamed_field, renamed_variant
 from dalle_jax.config.schema import MISSING, Kind, Leaf, Map, Slot, could_hold, fields, fit, kind
@@ -29,8 +31,8 @@ def load(path: str | Path, root: type[T] | UnionType, sets: Sequence[str] = (), 
     """Read a config file as the dataclass ``root``, or as one of a union of dataclasses.
 
     The package's own configs are searched if the file does not exist. ``sets`` are ``--set`` arguments, such as
-    ``"trainer.steps=10"``, applied after the file. ``within``, such as "stages.clip.", is a prefix that their names may
-    have if the config is a part of another. Raise one ``UserError`` with a line for each problem.
+    ``"trainer.steps=10"``, applied after the file. ``within``, such as "stages.clip.", is a prefix that the names in
+    ``sets`` may have if this config is a part of another one. Raise one ``UserError`` with a line for each problem.
     """
     reader = ConfigReader(Problems())
     found = find(path)
@@ -47,7 +49,7 @@ def loads(
 ) -> T:
     """Read config text as ``load`` reads a file.
 
-    Errors call the text ``name``. Without ``include_folder`` an include is an error.
+    Errors show ``name`` as the file's name. Without ``include_folder`` an ``include`` statement is an error.
     """
     reader = ConfigReader(Problems())
     reader.text(text, name, include_folder)
@@ -76,44 +78,12 @@ def _bind(reader: ConfigReader, root: type | UnionType, sets: Sequence[str], nam
     return run
 
 
-@dataclass
-class Tree:
-    """The bindings of one path and of the paths below it."""
-
-    own: list[Binding] = field(default_factory=list)
-    children: dict[str, "Tree"] = field(default_factory=dict)
-
-    def add(self, binding: Binding, depth: int = 0) -> None:
-        """Add a binding. The first ``depth`` words of its path lead to this tree."""
-        place = self
-        for word in binding.name.split(".")[depth:]:
-            place = place.children.setdefault(word, Tree())
-        place.own.append(binding)
-
-    def all(self) -> Iterator[Binding]:
-        """Yield the bindings of this path, then those below it."""
-        stack = [self]
-        while stack:
-            place = stack.pop()
-            yield from place.own
-            stack.extend(reversed(place.children.values()))
-
-    def below(self) -> Iterator[Binding]:
-        """Yield the bindings below this path."""
-        for child in self.children.values():
-            yield from child.all()
-
-    def where(self, otherwise: Location) -> Location:
-        """Return the location of the last binding in a file at or below this path, or ``otherwise`` without one."""
-        in_files = (binding.where for binding in self.all() if binding.where.line)
-        return max(in_files, key=lambda where: where.order, default=otherwise)
-
-
 @dataclass(frozen=True)
 class Replaced:
-    """A slot or map at ``depth`` of the path that got another variant, or was cleared, at statement ``order``.
+    """A change of a slot's variant, or a removal of all entries of a map, by statement number ``order``.
 
-    Older bindings below it may fit only the value that was replaced.
+    ``depth`` is the number of names in the path of the slot or map. Bindings below it from before the change may fit
+    only the value that was replaced.
     """
 
     kind: Kind
@@ -121,7 +91,7 @@ class Replaced:
     order: int
 
     def excuses(self, binding: Binding) -> bool:
-        """Return whether the binding fitted the value that was replaced."""
+        """Return True if a binding from before the change fits the replaced value, so that it is not an error."""
         path = tuple(binding.name.split("."))[self.depth :]
         return binding.where.order < self.order and could_hold(self.kind, path, binding.value)
 
@@ -136,25 +106,25 @@ class Unknown:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the words of the binding below ``path``; the first is the unknown name."""
+        """Return the names in the binding's path after ``path``. The first of them is the unknown one."""
         return tuple(self.binding.name.split("."))[_depth(self.path) :]
 
 
 @dataclass
 class Builder:
-    """The construction of a run from its bindings, leaves first. ``MISSING`` stands for an object with a problem."""
+    """Builder of a run from its bindings. A value with a problem is ``MISSING``, and the problem is recorded."""
 
     problems: Problems
     root: Slot
     legal: list[str] = field(default_factory=list)
     unknown: list[Unknown] = field(default_factory=list)
     similar: dict[str, str] = field(default_factory=dict)
-    """A hint for each new map entry whose name is similar to that of another entry, by path."""
+    """By path of a map's entry, a hint that names other entries with a similar name, for error messages."""
 
     def value(
         self, path: str, kind: Kind, tree: Tree, default: object, old: tuple[Replaced, ...], where: Location
     ) -> object:
-        """Return the value of a field of any kind."""
+        """Build the value of a field: a leaf, a slot or a map."""
         if isinstance(kind, Leaf):
             return self._leaf(path, kind, tree, default, old, where)
         if isinstance(kind, Map):
@@ -164,9 +134,10 @@ class Builder:
     def slot(
         self, path: str, slot: Slot, tree: Tree, default: object, old: tuple[Replaced, ...], where: Location
     ) -> object:
-        """Return the object in a slot.
+        """Build the object of a slot, or return None for an empty slot.
 
-        ``default`` is an object, None, a class, or ``MISSING``. ``where`` is the location to blame for missing values.
+        ``default`` is used if no binding chooses a variant: an object, a class to build, None, or ``MISSING``. Errors
+        about missing values show the location ``where``.
         """
         title = path or ROOT
         before = default if isinstance(default, type) or default in (None, MISSING) else type(default)
@@ -195,7 +166,7 @@ class Builder:
         return built if legal else MISSING
 
     def _undecided(self, path: str, slot: Slot, depth: int, tree: Tree, old: tuple[Replaced, ...]) -> object:
-        """Return ``MISSING`` for a slot of unknown variant, and report bindings that fit none of its variants."""
+        """Report the bindings that fit no variant of a slot, and return ``MISSING``. The slot's variant is unknown."""
         for binding in tree.below():
             fits = could_hold(slot, tuple(binding.name.split("."))[depth:], binding.value)
             if not fits and binding.value is not UNREADABLE and not _excused(binding, old):
@@ -225,7 +196,11 @@ class Builder:
     def _object(
         self, path: str, cls: type, tree: Tree, base: object, old: tuple[Replaced, ...], where: Location
     ) -> object:
-        """Return an object of the class. Unbound fields are as in ``base`` or, without one, as the class declares."""
+        """Build an object of the class.
+
+        Fields without a binding have the value that they have in ``base``. If ``base`` is None, they have the class's
+        default.
+        """
         known = fields(cls)
         replaced = self._unknown_names(path, cls, tree, old)
         values: dict[str, object] = {}
@@ -251,7 +226,10 @@ class Builder:
             return MISSING
 
     def _unknown_names(self, path: str, cls: type, tree: Tree, old: tuple[Replaced, ...]) -> set[str]:
-        """Note the bindings of fields that the class does not have; return the fields that old names now stand for."""
+        """Record the bindings of fields that the class does not have.
+
+        Return the fields of the class that were given under an old name.
+        """
         replaced = set()
         for name in tree.children.keys() - fields(cls).keys():
             for binding in tree.children[name].all():
@@ -296,7 +274,7 @@ class Builder:
             if map_.is_clear(binding.value):
                 self._check_cleared(path, map_, tree, binding.where.order, old)
                 old = (*old, Replaced(map_, _depth(path), binding.where.order))
-                inherited, tree = {}, _since(tree, binding.where.order, _depth(path))
+                inherited, tree = {}, since(tree, binding.where.order, _depth(path))
                 default = inherited
             elif not _excused(binding, old):
                 wrong = True
@@ -322,7 +300,10 @@ class Builder:
         return {name: entry for name, entry in entries.items() if entry is not None}
 
     def _check_cleared(self, path: str, map_: Map, tree: Tree, order: int, old: tuple[Replaced, ...]) -> None:
-        """Report the bindings of removed entries that are invalid for the type of an entry."""
+        """Report bindings that no entry of a map can hold.
+
+        Only bindings from before statement ``order``, which clears the map, are reported.
+        """
         for binding in tree.below():
             fits = could_hold(map_, tuple(binding.name.split("."))[_depth(path) :], binding.value)
             judged = binding.where.order < order and binding.value is not UNREADABLE and not _excused(binding, old)
@@ -347,7 +328,9 @@ class Builder:
             hint = did_you_mean(name, same) or inside or (f"; did you mean {same[0]}?" if same else "")
             have = hint or f"; {one.cls.__name__} has {', '.join(fields(one.cls)) or 'no fields'}"
             if not variant_is_given and len(self.root.classes) > 1 and not path:
-                have += f" (read as {one.cls.__name__}; else begin with {ROOT} = @Name)"
+                have += (
+                    f" (read as the config of a {one.cls.__name__}; one of a different kind begins with {ROOT} = @Name)"
+                )
             self.problems.add(one.binding.where, f"{name}: no such name{have}")
 
 
@@ -360,25 +343,16 @@ def _excused(binding: Binding, old: tuple[Replaced, ...]) -> bool:
 
 
 def _states(binding: Binding) -> bool:
-    """Return whether the binding gives a value, and does not remove an entry."""
+    """Return True if the binding has a value, and False if it is ``NAME = None``, which removes an entry of a map."""
     value = binding.value.value if isinstance(binding.value, SetValue) else binding.value
     return value is not None
-
-
-def _since(tree: Tree, order: int, depth: int) -> Tree:
-    """Return the bindings after statement number ``order``; the tree is at ``depth`` words of their paths."""
-    later = Tree()
-    for binding in sorted(tree.all(), key=lambda one: one.where.order):
-        if binding.where.order > order:
-            later.add(binding, depth)
-    return later
 
 
 def _renamed(one: Unknown, old: str, found: Renamed) -> str:
     """Return the error message for a binding that uses the old name of a field."""
     note = f"; {found.note}" if found.note else ""
     if found.now is None:
-        return f"{one.binding.name}: this field is gone{note}"
+        return f"{one.binding.name}: this field no longer exists; remove it{note}"
     rest = ".".join(one.names)[len(old) :]
     return f"{one.binding.name} is now {f'{one.path}.' if one.path else ''}{found.now}{rest}{note}"
 

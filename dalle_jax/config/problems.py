@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from dalle_jax.config.errors import UserError
 
 MAX_REPORTED = 50
-"""Lines in one report. Further problems are only counted."""
+"""Largest number of lines in one report. Further problems are only counted."""
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ RENAMED: Mapping[str, Renamed] = {
     "Codes.copies": Renamed("cache"),
     "DalleConfig.hidden_multiple": Renamed(None, "the hidden width is 4 times the width"),
     **{f"{name}.channels": Renamed(None, "images have 3 channels") for name in ("VqvaeConfig", "DiscriminatorConfig")},
-    "EvaluateRun.evaluation": Renamed("evaluations.NAME", "an evaluate run may have several"),
-    "Mixture.weights": Renamed("parts.NAME.weight", "one number for each part"),
+    "EvaluateRun.evaluation": Renamed("evaluations.NAME", "a run of `evaluate` may have several evaluations"),
+    "Mixture.weights": Renamed("parts.NAME.weight", "give each part a weight of its own"),
     **{f"Mixture.{name}": Renamed("parts.NAME.source") for name in ("first", "second", "third", "fourth")},
     "ModelFile.image_tokenizer": Renamed("needs.image_tokenizer", "remove the line if the value is None"),
     "PipelineFile.clip": Renamed("needs.clip", "remove the line if the value is None"),
@@ -53,13 +53,14 @@ RENAMED: Mapping[str, Renamed] = {
 """Old name to present name.
 
 - ``"Class.field"`` is a field (or the start of a path) of a config dataclass, by the class's present name. ``now`` is a
-  path in the same class; words in capitals are for the author to choose. The rest of the path is kept.
+  path in the same class; a word in capitals, such as NAME, is for the config's author to choose. The rest of the path
+  is kept.
 - ``"@Class"`` is a variant, and ``now`` is the present name of the class.
 """
 
 
 def renamed_field(cls: type, path: tuple[str, ...]) -> tuple[str, Renamed] | None:
-    """Return the longest old name at the start of ``path`` in a class, and its rename."""
+    """Return the longest old name of a field that ``path`` begins with, and its ``Renamed``. None if there is none."""
     for length in range(len(path), 0, -1):
         old = ".".join(path[:length])
         if found := RENAMED.get(f"{cls.__name__}.{old}"):
@@ -73,4 +74,4 @@ def renamed_variant(name: str) -> str:
     if found is None:
         return ""
     note = f"; {found.note}" if found.note else ""
-    return f"; @{name} is now @{found.now}{note}" if found.now else f"; @{name} is gone{note}"
+    return f"; @{name} is now @{found.now}{note}" if found.now else f"; @{name} no longer exists{note}"

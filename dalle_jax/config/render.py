@@ -12,8 +12,8 @@ from dalle_jax.config.sources import IDENTIFIER
 def render(obj: object, per_host: bool = True) -> str:
     """Return the config text of a run: its variant, its leaves, then one group of lines for each slot.
 
-    ``bind.loads(render(obj), type(obj)) == obj``. Raise ``TypeError`` or ``ValueError`` for a value without a text.
-    ``per_host=False`` leaves out the fields that may differ between the hosts of one run.
+    ``bind.loads(render(obj), type(obj)) == obj``. Raise ``TypeError`` or ``ValueError`` for a value that gin text
+    cannot express. ``per_host=False`` leaves out the fields that may differ between the hosts of one run.
     """
     groups: list[list[str]] = [[f"{ROOT} = @{type(obj).__name__}"]]
     _collect("", obj, None, groups, per_host)
@@ -21,9 +21,9 @@ def render(obj: object, per_host: bool = True) -> str:
 
 
 def _collect(path: str, obj: object, base: object, groups: list[list[str]], per_host: bool) -> None:
-    """Append the leaves to the last group, then one group for each slot.
+    """Append lines for the fields of ``obj``: its leaves to the last group, and a new group for each of its slots.
 
-    ``base`` is the instance that ``bind`` starts from, or None if it starts from the defaults of the class.
+    ``base`` is the object that ``bind`` takes unbound fields from, or None if it takes the defaults of the class.
     """
     slots: list[tuple[str, object, object, bool]] = []
     cls: type = type(obj)
@@ -51,7 +51,7 @@ def _collect(path: str, obj: object, base: object, groups: list[list[str]], per_
 
 def _entry(path: str, name: object) -> str:
     if not isinstance(name, str) or not re.fullmatch(IDENTIFIER, name):
-        raise ValueError(f"{path}: expected identifiers as names, got {name!r}")
+        raise ValueError(f"{path}: expected names of letters, digits and underscores, got {name!r}")
     return f"{path}.{name}"
 
 
@@ -65,4 +65,4 @@ def literal(value: object) -> str:
         if not math.isfinite(value):
             raise ValueError(f"expected a value that gin text can express, got {value}")
         return repr(value)
-    raise TypeError(f"expected a value of a config leaf, got {value!r} of type {type(value).__name__}")
+    raise TypeError(f"expected a bool, int, float, str, tuple or None, got {value!r} of type {type(value).__name__}")

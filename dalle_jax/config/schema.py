@@ -34,7 +34,7 @@ class Missing(Enum):
 
 
 MISSING: Final = Missing.TOKEN
-"""Stands for a value that does not fit, or for no value at all."""
+"""Placeholder for a value that does not fit its field, or that is not given at all."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Map:
 
     @property
     def entry_default(self) -> type | Missing:
-        """Return the class of a new entry if there is only one, else ``MISSING``."""
+        """Return the class of a new entry if only one class is possible, else ``MISSING``."""
         return self.item.classes[0] if isinstance(self.item, Slot) and len(self.item.classes) == 1 else MISSING
 
     @staticmethod
@@ -135,7 +135,10 @@ def _default(field: "dataclasses.Field[object]") -> object:
 
 
 def kind(annotation: object, name: str) -> Kind:
-    """Classify an annotation as leaf, slot or map. Raise ``TypeError`` naming ``name`` if no config can hold it."""
+    """Classify an annotation as leaf, slot or map. Raise ``TypeError`` if no config can hold a value of that type.
+
+    ``name`` is the field's name in errors.
+    """
     if typing.get_origin(annotation) in (dict, Mapping):
         return _map(annotation, name)
     members = _members(annotation)
@@ -238,7 +241,9 @@ def describe(annotation: object) -> str:
 
 
 def could_hold(kind: Kind, path: tuple[str, ...], value: Value) -> bool:
-    """Return True if a field of this kind, or a field ``path`` nested in it, can hold the value.
+    """Return True if a field of this kind can hold the value.
+
+    With a ``path``, return whether the field at that path inside it can.
 
     Any class of a slot's union may be chosen along the path.
     """

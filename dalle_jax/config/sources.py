@@ -12,17 +12,17 @@ from dalle_jax.config.problems import Location, Problems, did_you_mean, printabl
 from dalle_jax.config.syntax import UNREADABLE, Binding, Include, Macro, SetValue, Value
 
 MAX_FILES = 100
-"""Files read for one config. A file that is included twice counts twice."""
+"""Largest number of files read for one config. A file that is included twice counts twice."""
 
 MAX_BYTES = 100_000
 """Largest file, in bytes. Configs are written by hand."""
 
 MAX_ELEMENTS = 10_000
-"""Elements of one value after macro expansion, nested ones included."""
+"""Largest number of elements in one value after macros are expanded, nested elements included."""
 
 _MACRO = re.compile(r"[A-Z][A-Z0-9_]*")
 IDENTIFIER = r"[A-Za-z_]\w*"
-"""Regular expression of one word of a path."""
+"""Regular expression of one name in a path; "trainer.steps" has two names."""
 _PATH = re.compile(rf"{IDENTIFIER}(\.{IDENTIFIER})*")
 
 
@@ -35,14 +35,21 @@ class ConfigReader:
     statements: list[Binding] = field(default_factory=list)
 
     def file(self, path: Path, within: tuple[str, ...] = (), where: Location | None = None) -> None:
-        """Add the bindings of a file, included at ``where`` by the chain of files ``within``."""
+        """Add the bindings of a file.
+
+        ``where`` is the location of the include that names the file. ``within`` are the files that include each other
+        down to that include, outermost first.
+        """
         self.read += 1
         text = self._text(path, where or Location(str(path), 1))
         if text is not None:
             self.text(text, str(path), path.parent, (*within, os.path.realpath(path)))
 
     def text(self, text: str, name: str, folder: Path | None, within: tuple[str, ...] = ()) -> None:
-        """Add the bindings of a text. Includes are looked up from ``folder``; without one they are errors."""
+        """Add the bindings of a text.
+
+        Included files are searched from ``folder``; if it is None, includes are errors.
+        """
         for statement in syntax.read(text, name, self.problems):
             if isinstance(statement, Include):
                 self._include(statement, folder, within)
@@ -50,7 +57,7 @@ class ConfigReader:
                 self._add(statement)
 
     def set(self, argument: str, within: str = "") -> None:
-        """Add one ``--set`` argument, ``name=value``; the name may begin with ``within``."""
+        """Add the binding of one ``--set`` argument, ``name=value``. The name may have the prefix ``within``."""
         name, equals, value = argument.partition("=")
         name = name.strip().removeprefix(within)
         where = Location(f"--set {argument if len(argument) <= 60 else argument[:57] + '...'}", 0)
@@ -131,7 +138,7 @@ def _places(name: str, folder: Path) -> list[Path]:
 
 
 def _similar_files(places: Sequence[Path]) -> str:
-    """Return a hint at files with similar names in the folders of the missing file."""
+    """Return a hint that names files with names similar to the missing file's, from the folders that were searched."""
     try:
         names = [one.name for place in places if place.parent.is_dir() for one in place.parent.glob("*.gin")]
     except (OSError, ValueError):
@@ -204,4 +211,4 @@ def bindings(reader: ConfigReader) -> Iterator[Binding]:
     for one in defined:
         if one.name not in macros.used and not reader.problems.incomplete:
             hint = did_you_mean(one.name, macros.used - {one.name})
-            reader.problems.add(one.where, f"the macro {one.name} is not used{hint}")
+            reader.problems.add(one.where, f"the macro {one.name} is not used{hint or '; remove it'}")

@@ -26,10 +26,10 @@ _Statement: TypeAlias = (
 )
 
 MAX_DEPTH = 50
-"""Nesting of brackets within brackets, or of macros within macros."""
+"""Largest depth of nested brackets, or of macros that use macros."""
 
 MAX_ERRORS = 30
-"""Unreadable statements in one file after which reading stops."""
+"""Number of unreadable statements in one file after which reading stops."""
 
 _TARGET = re.compile(r"\s*([A-Za-z_][\w.]*)\s*[=:]")
 _TOKEN = re.compile(r"Failed to parse token '(.*)'", re.DOTALL)
@@ -221,7 +221,7 @@ def legal_value(value: Value, where: Location, problems: Problems, depth: int = 
 
 
 def set_value(text: str) -> SetValue:
-    """Parse the value of a ``--set`` argument as gin text; keep the text as typed next to it."""
+    """Parse the value of a ``--set`` argument as gin text. The result also holds the text as typed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -273,4 +273,4 @@ def _explain(error: Exception, line: str, begin: int, at: int) -> str:
 
 def _no_value(token: str) -> str:
     token = token if len(token) <= 40 else token[:37] + "..."
-    return f"{token} is not a value; a text is written '{token}', a macro %{token}, a variant @{token}"
+    return f"{token} is not a value; write a string as '{token}', a macro as %{token} and a variant as @{token}"

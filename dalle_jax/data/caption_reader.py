@@ -24,7 +24,10 @@ class CaptionSource(Protocol):
 
 
 def captions_of(source: Source | Records, index: int, blend: Blend | None = None) -> list[str]:
-    """Return the captions of one example; of a record, those in all fields of ``blend``. May raise ``BadRecord``."""
+    """Return the captions of one example. May raise ``BadRecord``.
+
+    For a record, these are the captions in all fields of ``blend``.
+    """
     if isinstance(source, CaptionSource):
         return source.captions(index)
     found = source[index]
@@ -43,8 +46,8 @@ def read_captions(
 ) -> Iterator[str]:
     """Yield the captions of the first ``count`` examples, and append unreadable records to ``bad``.
 
-    The sources of a mixture share ``count`` by weight. Held-out records are skipped. Raise ``UserError`` if the source
-    cannot hold records out.
+    Each source of a mixture yields a share of ``count`` in proportion to its weight. Held-out records are skipped.
+    Raise ``UserError`` if the source cannot hold records out.
     """
     parts = (
         [(1.0, config)]

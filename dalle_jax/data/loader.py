@@ -18,13 +18,17 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.examples import record_stats
 from dalle_jax.data.examples.record_stats import RecordStats
 from dalle_jax.data.mixture import Interleaving, MixedSources
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.data.seeded_hash import draw
 from dalle_jax.data.source import EpochSource, Example, Source
 from dalle_jax.data.sources.precomputed import shared_manifest
 
 VERSION = 3
 """Increase this when the same sources, seed and batch size give different batches."""
+
+
+ARRAYS = ("image", "codes", "condition", "image_vector")
+"""Names of the arrays of an example that its row takes over."""
 
 
 class Row(TypedDict):
@@ -36,6 +40,9 @@ class Row(TypedDict):
     image: NotRequired[np.ndarray]
     codes: NotRequired[np.ndarray]
     condition: NotRequired[np.ndarray]
+    image_vector: NotRequired[np.ndarray]
+    text_vector: NotRequired[np.ndarray]
+    text_states: NotRequired[np.ndarray]
 
 
 class Loader:
@@ -58,19 +65,19 @@ class Loader:
         records: RecordStats | None = None,
     ):
         if len(source) == 0:
-            raise UserError("expected training data, got a source without examples")
+            raise UserError("data.source: expected examples to train on, got none")
         if batch_size < 1:
-            raise UserError(f"expected a batch size of at least 1, got {batch_size}")
+            raise UserError(f"data.batch_size: expected at least 1, got {batch_size}")
         if not 0 <= seed < 2**32:
-            raise UserError(f"expected a data seed of 0 to {2**32 - 1}, got {seed}")
+            raise UserError(f"data.seed: expected 0 to {2**32 - 1}, got {seed}")
         if workers < 0:
-            raise UserError(f"expected at least 0 data workers, got {workers}")
+            raise UserError(f"data.workers: expected at least 0, got {workers}")
         self._source = source
         self._parts = source.sources if isinstance(source, MixedSources) else (source,)
         self._epoch_sources = tuple(part if isinstance(part, EpochSource) else None for part in self._parts)
         self._interleaving = source.interleaving if isinstance(source, MixedSources) else Interleaving((1.0,))
-        self.manifest: Manifest | None = shared_manifest(self._parts, evaluation_source)
-        """Manifest of the codes, or None if the sources hold images."""
+        self.manifest: AnyManifest | None = shared_manifest(self._parts, evaluation_source)
+        """Manifest of the codes or embeddings, or None if the sources hold images."""
         self._evaluation_source = evaluation_source
         self._batch_size = batch_size
         self._seed = seed
@@ -89,19 +96,20 @@ class Loader:
 
     @property
     def held_out(self) -> int:
-        """Return the number of evaluation examples, 0 without an evaluation."""
+        """Return the number of evaluation examples, which is 0 if there is no evaluation source."""
         return 0 if self._evaluation_source is None else len(self._evaluation_source)
 
     def batch(self, step: int, rows: Sequence[int] | None = None) -> ExampleBatch:
-        """Return the given rows of the batch of step 0, 1, …; by default all rows."""
+        """Return the rows ``rows`` (by default all) of the batch of a step, where steps count from 0."""
         first = step * self._batch_size
         return self._load_all(self._load, [first + row for row in (range(self._batch_size) if rows is None else rows)])
 
     def evaluation_batches(self, rows: Sequence[int] | None = None) -> Iterator[ExampleBatch]:
         """Yield every evaluation example once, always in the same order.
 
-        Without ``rows`` the last batch holds the remaining examples only. With ``rows`` every batch has those rows, and
-        the first examples pad the last batch. If it is padded, every batch has the lists ``COUNTED`` and ``CANDIDATE``.
+        Without ``rows`` the last batch holds the remaining examples only. With ``rows`` every batch has exactly those
+        rows, and the first examples fill up the last batch. If the last batch is padded, every batch has the lists
+        ``COUNTED`` and ``CANDIDATE``.
         """
         count, size = self.held_out, self._batch_size
         for start in range(0, count, size):
@@ -121,7 +129,9 @@ class Loader:
             self._records.stop_together()
 
     def report(self) -> tuple[str, bytes, str] | None:
-        """Return file name, file content and one line of the report on records, or None for sources without records.
+        """Return the report on records: file name, file content and a summary of one line.
+
+        Return None if no source has records.
 
         The report covers all hosts, which must call this together.
         """
@@ -164,14 +174,21 @@ def shuffled_index(place: int, count: int, seed: int, epoch: int) -> int:
 
 
 def _seed_of_part(seed: int, part: int) -> int:
-    """Return an independent seed for each source of a mixture; the first source keeps the seed that it has alone."""
+    """Return a seed for source number ``part`` of a mixture.
+
+    The first source has the seed that it has without a mixture.
+    """
     return draw("part", seed, part) % 2**32 if part else seed
 
 
 def _to_row(example: Example, seed: int, epoch: int, index: int) -> Row:
     captions = example["captions"]
-    row: dict[str, object] = {name: value for name, value in example.items() if name in ("image", "codes", "condition")}
-    row["caption"] = captions[draw(seed, epoch, index) % len(captions)]
+    chosen = draw(seed, epoch, index) % len(captions)
+    row: dict[str, object] = {name: value for name, value in example.items() if name in ARRAYS}
+    row["caption"] = captions[chosen]
+    if "texts" in example:
+        text = example["texts"][chosen]
+        row |= {"text_vector": text.vector} | ({} if text.states is None else {"text_states": text.states})
     row["key"] = example["key"]
     row["caption_group"] = draw(*sorted(captions)) >> 33
     return cast(Row, row)

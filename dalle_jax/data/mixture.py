@@ -50,7 +50,9 @@ class Mixture:
 
 
 class Interleaving:
-    """The periodic order of a mixture's sources: smooth weighted round robin, as even as the weights allow.
+    """The order in which a mixture takes examples from its sources, which repeats after a period.
+
+    It is smooth weighted round robin: in every part of a period, sources occur about as often as their weights say.
 
     Raises ``ValueError`` for weights that are not positive or whose period exceeds ``MAX_PERIOD``.
     """
@@ -67,8 +69,8 @@ class Interleaving:
         period = sum(self.turns)
         if period > MAX_PERIOD:
             raise ValueError(
-                f"weights: expected simple shares such as 0.95 and 0.05, which repeat after at most {MAX_PERIOD:,} "
-                f"examples; got {tuple(weights)}, which repeat after {period:,}"
+                f"weights: expected weights whose order of sources repeats within {MAX_PERIOD:,} examples, such as "
+                f"0.95 and 0.05; got {tuple(weights)}, whose order repeats after {period:,}. Round them to fewer digits"
             )
         credit = [0] * len(self.turns)
         counts = [0] * len(self.turns)
@@ -82,7 +84,10 @@ class Interleaving:
             counts[part] += 1
 
     def at(self, position: int) -> tuple[int, int]:
-        """Return the source of the example at ``position``, and how many examples of that source come before it."""
+        """Return the number of the source of the example at ``position``.
+
+        The second result is the number of examples of that source before it.
+        """
         cycle, slot = divmod(position, len(self._part))
         part = int(self._part[slot])
         return part, cycle * self.turns[part] + int(self._before[slot])

@@ -1,4 +1,4 @@
-"""Opening of the data that a config names: opens sources, checks records, holds some out and makes a loader."""
+"""Opening of the data that a config names: sources are opened, records checked and held out, and a loader made."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,13 +21,14 @@ from dalle_jax.parallel import hosts
 from dalle_jax.storage import Place
 
 NEEDS_IMAGES = (
-    "data.images: expected data.images = @Images with its size, since data.{name} has images of any size; got None"
+    "data.images: expected data.images = @Images and its size, "
+    "because the images of data.{name} differ in size; got None"
 )
 
 
 @runtime_checkable
 class Openable(Protocol):
-    """The config of a source: of finished examples, or of records that ``Images`` turns into examples."""
+    """The config of a source of examples, or of a source of records, which ``Images`` turns into examples."""
 
     def open(self) -> Source | Records:
         """Open the source that the config names."""
@@ -35,7 +36,7 @@ class Openable(Protocol):
 
 
 class SourceOpener:
-    """The opener of a run's sources, one after the other; it collects the statistics of their records."""
+    """The opener of a run's sources. It collects the statistics of their records."""
 
     def __init__(self, images: Images | None, workers: int, folder: Place | None, log: Callable[[str], None]):
         if images is not None:
@@ -45,7 +46,9 @@ class SourceOpener:
         self._images_used = False
 
     def open(self, config: Openable, name: str, held_out: HeldOut | None = None) -> tuple[Source, Source | None]:
-        """Return a source of examples, and one of its held-out examples with the centre crop.
+        """Open a source.
+
+        Return its training examples, and its held-out examples with the centre crop (None without any).
 
         ``name`` is the path of the source below ``data``. Raise ``UserError`` if the source cannot be opened, has
         records without ``Images``, or cannot hold records out.
@@ -66,7 +69,10 @@ class SourceOpener:
         return self._open_records(opened, self._images, name, held_out)
 
     def finish(self) -> RecordStats | None:
-        """Return the statistics, or None if no source has records. Raise ``UserError`` if ``Images`` is not used."""
+        """Return the statistics of records, or None if no source has records.
+
+        Raise ``UserError`` if ``Images`` was given but no source needs it.
+        """
         if self._images is not None and not self._images_used:
             raise UserError("data.images: expected None, since no source of data has images to decode; got Images")
         return RecordStats(self._stats, self._folder) if self._stats else None
@@ -109,7 +115,10 @@ class SourceOpener:
         return source, kept
 
     def _check(self, records: Records, images: Images) -> tuple[RecordReport, np.ndarray]:
-        """Return a report on the records and the indices of the usable ones; without validation, all indices."""
+        """Return a report on the records, and the indices of the usable ones.
+
+        Without validation these are all indices.
+        """
         report = RecordReport()
         if images.validate == "none":
             return report, np.arange(len(records))
@@ -134,7 +143,9 @@ def open_batches(
     folder: Place | None,
     log: Callable[[str], None],
 ) -> Loader:
-    """Open all sources and return a loader of their batches; ``folder`` is the run's and stores the index of records.
+    """Open all sources and return a loader of their batches.
+
+    ``folder`` is the run folder, which stores the index of records.
 
     All hosts of a run must call this together. Raise ``UserError`` if any part of the data cannot be used.
     """

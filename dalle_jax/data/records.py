@@ -23,13 +23,13 @@ class Record:
 
 
 class BadRecord(Exception):
-    """A record that cannot be used. The loader counts it, reports it and takes another."""
+    """A record that cannot be used. The loader counts and reports it, and uses a different record instead."""
 
     def __init__(self, key: str, kind: str, reason: str):
         super().__init__(f"{key}: {reason}")
         self.key = key
         self.kind = kind
-        """A word or two that all records with this fault share, such as "duplicate key"."""
+        """A short name of the fault, such as "duplicate key", by which records are counted."""
         self.reason = reason
 
 
@@ -37,8 +37,8 @@ class BadRecord(Exception):
 class Records(Protocol):
     """A finite list of records with random access. ``records[i]`` is a pure function of i and of the files.
 
-    A fault that shows without reading an image (a duplicate key, a link in a tar) is one of the ``problems``, and the
-    record has no index. A fault that shows on reading raises BadRecord, every time.
+    Some faults are found without reading an image: a duplicate key, a link in a tar. A record with such a fault has no
+    index and is listed in ``problems``. Reading a record with any other fault raises BadRecord, each time.
     """
 
     @property

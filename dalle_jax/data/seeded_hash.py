@@ -1,6 +1,6 @@
 """Deterministic random numbers from a hash: the same on every host and thread, and after a resume.
 
-The loader draws from it, and so do the modules in ``data/examples`` that the loader imports.
+The loader uses it, and so do the modules of ``data/examples`` that the loader imports.
 """
 
 import hashlib

@@ -4,18 +4,23 @@ from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
+from dalle_jax.data.precomputed.embedding_record import CaptionVectors
+
 
 class Example(TypedDict):
     """A captioned image with at least one caption. ``key`` names the record in reports.
 
     ``image`` is uint8 [H W 3]. Data that ``encode`` wrote has ``codes`` int32 [h w] instead, perhaps with a
-    ``condition``: a class, or features [t c] of the caption.
+    ``condition``: a class, or features [t c] of the caption. Data of CLIP embeddings has an ``image_vector`` float16
+    [E], and in ``texts`` the embedding of each caption.
     """
 
     key: str
     image: NotRequired[np.ndarray]
     codes: NotRequired[np.ndarray]
     condition: NotRequired[np.ndarray]
+    image_vector: NotRequired[np.ndarray]
+    texts: NotRequired[list[CaptionVectors]]
     captions: list[str]
 
 
@@ -32,14 +37,17 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Return a text that changes with the examples or their order; a resumed run compares it."""
+        """Return a hash, as text, that changes with the examples or their order. A resumed run compares it."""
         ...
 
 
 @runtime_checkable
 class EpochSource(Source, Protocol):
-    """A source whose examples change from epoch to epoch (crops, captions). ``source[i]`` is that of epoch 0."""
+    """A source whose examples change from epoch to epoch (crops, captions). ``source[i]`` is the example of epoch 0."""
 
     def example(self, index: int, epoch: int) -> Example:
-        """Return example ``index`` of epoch 0, 1, …: a pure function of both and of the source's config."""
+        """Return example ``index`` as it is in ``epoch``, counted from 0.
+
+        It is a pure function of both and of the source's config.
+        """
         ...

@@ -12,11 +12,14 @@ from jaxtyping import UInt8
 from PIL import Image
 
 Convention: TypeAlias = Literal["openai", "hugging_face"]
-"""``openai`` (also open_clip) rounds half a pixel of the square's corner to even, ``hugging_face`` down."""
+"""Rounding of the square's corner if it lies on half a pixel.
+
+``openai``, as open_clip does it too, rounds to the even pixel; ``hugging_face`` rounds down.
+"""
 
 
 def clip_pixels(image: Image.Image, size: int, convention: Convention = "openai") -> UInt8[np.ndarray, "size size 3"]:
-    """Return the middle square of an image at ``size`` pixels a side."""
+    """Return the middle square of an image, resized to ``size`` pixels a side, as CLIP preprocesses images."""
     if convention == "hugging_face":
         image = image.convert("RGB")
     width, height = image.size

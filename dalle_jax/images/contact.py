@@ -1,4 +1,4 @@
-"""Cells of a contact sheet: a whole image on grey, with the square that training crops drawn on it."""
+"""Cells of a contact sheet: a whole image on grey, and an outline of the square to which training crops it."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,7 +13,7 @@ ORANGE, WHITE = (255, 120, 0), (255, 255, 255)
 def contact_cell(pixels: UInt8[np.ndarray, "H W 3"], side: int, box: Box | None = None) -> UInt8[np.ndarray, "n n 3"]:
     """Fit an image into a square cell of ``side`` pixels, centred on grey.
 
-    ``box``, in pixels of the image, is outlined in orange and white.
+    The square ``box``, in pixels of the image, is drawn as an outline in orange and white.
     """
     height, width = pixels.shape[:2]
     scale = side / max(height, width)
@@ -33,6 +33,9 @@ def contact_cell(pixels: UInt8[np.ndarray, "H W 3"], side: int, box: Box | None 
 
 
 def _pixel_range(start: float, end: float, side: int) -> tuple[int, int]:
-    """Return the first and last pixel of an interval, clipped to the cell; at least one pixel."""
+    """Return the first and last pixel of an interval, clipped to a cell of ``side`` pixels.
+
+    It has at least one pixel.
+    """
     first = min(max(0, round(start)), side - 1)
     return first, max(first, min(side, round(end)) - 1)

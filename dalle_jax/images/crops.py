@@ -19,14 +19,17 @@ class Box:
 
 
 def random_box(width: int, height: int, size: int, rng: random.Random) -> Box:
-    """Return the region that DALL·E 1's random crop shows at ``size`` pixels a side (arXiv 2102.12092, listing 2).
+    """Draw the region that a training crop shows at ``size`` pixels a side.
+
+    This is the random crop of DALL·E 1 (arXiv 2102.12092, listing 2):
 
     1. Take the largest square, with its corner in the middle quarter of the margin.
     2. Resize it to t pixels a side, t uniform in ``size`` … 9/8 ``size``, but no larger than the image.
-    3. Take any ``size`` pixels a side of that.
+    3. Take a random square of ``size`` pixels a side from the resized one.
 
-    An image smaller than ``size``, which the paper has none of, is shown whole along its shorter side. There is no
-    mirroring, since images contain writing. The paper leaves out aspect ratios beyond 1:2; ``Filters`` can do so.
+    An image whose shorter side is less than ``size``, a case that the paper does not have, is not cropped along that
+    side. Images are not mirrored, since they contain writing. The paper leaves out images with aspect ratios beyond
+    1:2; ``Filters`` can do so.
     """
     side = min(width, height)
     left, top = _corner_near_the_middle(width - side, rng), _corner_near_the_middle(height - side, rng)
@@ -36,7 +39,7 @@ def random_box(width: int, height: int, size: int, rng: random.Random) -> Box:
 
 
 def centre_box(width: int, height: int) -> Box:
-    """Return the largest square in the middle."""
+    """Return the largest square in the middle of an image."""
     side = min(width, height)
     return Box(float((width - side) // 2), float((height - side) // 2), float(side))
 
@@ -44,7 +47,9 @@ def centre_box(width: int, height: int) -> Box:
 def crop_image(
     image: Image.Image, box: Box, size: int, of: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Crop a box and resize it to ``size`` pixels a side with a Lanczos filter that sees nothing outside the box.
+    """Crop a box and resize it to ``size`` pixels a side.
+
+    The Lanczos filter does not use pixels outside the box.
 
     ``of`` is the width and height that the box refers to, if ``image`` was decoded at a reduced size
     (``decode(min_side=…)``).

@@ -56,7 +56,11 @@ def _wrap(captions: Sequence[str] | None, width: int) -> list[list[str]]:
 
 
 def _wrap_line(text: str, width: int) -> list[str]:
-    """Wrap by the largest number of letters, at least six, with which the widest line fits."""
+    """Wrap a text to lines of at most ``width`` pixels, and return the lines.
+
+    Lines have at most n characters, with the largest n for which the widest line fits. A line of up to six characters
+    may be wider.
+    """
     font = _font()
     letters = max(6, int(width / max(font.getlength("abcdefghij") / 10, 1)))
     lines = textwrap.wrap(text, letters) or [""]
@@ -67,7 +71,7 @@ def _wrap_line(text: str, width: int) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """Replace letters that the font lacks: without FreeType, Pillow only has a Latin-1 font."""
+    """Replace letters that the font does not have by "?". Pillow without FreeType only has a Latin-1 font."""
     return text if isinstance(_font(), ImageFont.FreeTypeFont) else text.encode("latin-1", "replace").decode("latin-1")
 
 

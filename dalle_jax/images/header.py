@@ -1,8 +1,8 @@
 """Headers of untrusted image files: format, size and orientation, read before Pillow sees the file.
 
-The size is checked against limits here. From JPEG, PNG and TIFF files, parts that the pixels do not need are removed:
-EXIF, colour profiles, text and further pages. Pillow would decompress them, allocate memory and warn. GIF, BMP and WebP
-files are kept as they are.
+The size is checked against limits here. Parts that the pixels do not need are removed from JPEG, PNG and TIFF files:
+EXIF, colour profiles, text and further pages. Otherwise Pillow would decompress these parts, allocate memory for them
+and print warnings. GIF, BMP and WebP files are kept as they are.
 
 Layouts: JPEG ITU-T T.81 B.1, PNG (W3C) 5.3, GIF89a, TIFF 6.0 section 2 (EXIF data are a TIFF too), BMP
 (BITMAPINFOHEADER), WebP container specification.
@@ -23,7 +23,9 @@ _TIFF_SINGLE = (256, 257, 259, 262, 266, ORIENTATION, 277, 278, 282, 283, 284, 2
 
 
 class BadImage(Exception):
-    """A file that cannot be decoded. ``kind`` groups faults for reports; ``reason`` describes this one.
+    """A file that cannot be decoded.
+
+    ``kind`` is the class of the fault, by which reports count; ``reason`` describes the fault of this file.
 
     Kinds: "not an image", "format" (a format that is not supported), "truncated", "broken", "too many bytes",
     "too many pixels", "too small".
@@ -53,7 +55,7 @@ class Limits:
         if width < 1 or height < 1:
             raise BadImage("broken", f"{width}x{height} pixels, expected at least 1x1")
         if width * height > self.pixels or max(width, height) > self.side:
-            allowed = f"expected at most {self.pixels} and at most {self.side} a side"
+            allowed = f"expected at most {self.pixels} pixels and at most {self.side} a side"
             raise BadImage("too many pixels", f"{width}x{height} pixels, {allowed}")
         if min(width, height) < self.min_side:
             raise BadImage("too small", f"{width}x{height} pixels, expected at least {self.min_side} a side")
@@ -80,10 +82,10 @@ class Header:
 
 
 def read_header(content: bytes, limits: Limits) -> Header:
-    """Read the header of a file in one of the six formats. Allocates no more memory than the file's size.
+    """Read the header of a JPEG, PNG, WebP, GIF, BMP or TIFF file. Allocates no more memory than the file's size.
 
-    Raises ``BadImage`` for other bytes, for a size outside the limits, and if the container's lengths show that the
-    file is truncated.
+    Raises ``BadImage`` for other formats, for a size outside the limits, and for a file that is shorter than its header
+    says.
     """
     if len(content) > limits.bytes:
         raise BadImage("too many bytes", f"file of {len(content)} bytes, expected at most {limits.bytes}")
@@ -211,7 +213,7 @@ def _webp(content: bytes, limits: Limits) -> Header:
 
 
 def _tiff(content: bytes, limits: Limits) -> Header:
-    """Keep the first page of a TIFF and set its orientation to upright."""
+    """Return the header of a TIFF file. Its ``content`` has only the first page, stored as upright."""
     order = "<" if content[:2] == b"II" else ">"
     entries, end = _directory(content, order)
     width, height = (_number(content, order, entries.get(tag)) or 0 for tag in (256, 257))
@@ -239,8 +241,8 @@ def _tiff(content: bytes, limits: Limits) -> Header:
 def _directory(content: bytes, order: str) -> tuple[dict[int, tuple[int, int, int]], int]:
     """Read the first directory of a TIFF.
 
-    Returns (type, count, position of the value) by tag, and the position of the link to the next directory. Raises
-    ``struct.error`` if the directory exceeds the content.
+    Returns the entries by tag, each as (type, count, position of the value). The second result is the position of the
+    link to the next directory. Raises ``struct.error`` if the directory exceeds the content.
     """
     (start,) = struct.unpack_from(order + "I", content, 4)
     (count,) = struct.unpack_from(order + "H", content, start)
@@ -254,7 +256,7 @@ def _directory(content: bytes, order: str) -> tuple[dict[int, tuple[int, int, in
 
 
 def _number(content: bytes, order: str, entry: tuple[int, int, int] | None) -> int | None:
-    """Return an entry's value if it is a single 16-bit or 32-bit integer."""
+    """Return an entry's value if it is a single 16-bit or 32-bit integer, else None."""
     if entry is None or entry[0] not in (3, 4) or entry[1] != 1:
         return None
     return struct.unpack_from(order + ("H" if entry[0] == 3 else "I"), content, entry[2])[0]

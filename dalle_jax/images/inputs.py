@@ -14,13 +14,17 @@ from dalle_jax.images.decode import decode, to_opaque_rgb
 from dalle_jax.images.header import BadImage
 
 ImageInput: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
-"""One image. An array is uint8 [H W 3]; a file is read by ``decode``; transparent parts become white."""
+"""One image: a file name, a Pillow image or an array uint8 [H W 3].
+
+Files are decoded by ``decode``; transparent parts become white.
+"""
 
 
 def load_pixels(given: ImageInput, name: str = "image") -> UInt8[np.ndarray, "H W 3"]:
     """Return the pixels of one image.
 
-    ``name`` is the argument's name in errors. Raises ``UserError`` for another type and for a file that is no image.
+    ``name`` is the argument's name in errors. Raises ``UserError`` for an argument of a different type, and for a file
+    that cannot be decoded.
     """
     if isinstance(given, Image.Image | str | os.PathLike):
         try:

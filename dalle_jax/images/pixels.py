@@ -21,7 +21,10 @@ def to_uint8(values: Pixels) -> Pixels:
 
 
 def resize(pixels: UInt8[np.ndarray, "H W 3"], height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Resize an image with a Lanczos filter, which averages when it shrinks. The aspect ratio is not kept."""
+    """Resize an image with a Lanczos filter, which averages pixels if the image shrinks.
+
+    It may change the aspect ratio.
+    """
     if pixels.shape[:2] == (height, width):
         return pixels
     return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))

@@ -150,9 +150,9 @@ def _with_neighbours(x: Array, context: int, size: int, reach: int) -> tuple[Arr
 
 
 def block_size(lines: int, unit: int, wanted: int) -> int:
-    """Return the smallest block size >= ``wanted`` that is a whole number of lines of ``unit`` tokens.
+    """Return the smallest block size, at least ``wanted`` tokens, that is a whole number of lines of ``unit`` tokens.
 
-    That number divides ``lines``. If no block is large enough, all lines form one.
+    The number of lines in a block divides ``lines``. If no such block is large enough, all lines form one block.
     """
     return unit * next(n for n in range(1, lines + 1) if lines % n == 0 and (n * unit >= wanted or n == lines))
 

@@ -31,7 +31,7 @@ def cudnn_obstacle(q: Float[Array, "B N L H"]) -> str | None:
     """Return why the kernel cannot compute these queries, or None if it can."""
     size = q.shape[3]
     if q.dtype not in (jnp.bfloat16, jnp.float16):
-        return f"it computes in bfloat16 or float16, got {q.dtype}"
+        return f"cuDNN's kernel computes in bfloat16 or float16, got {q.dtype}"
     if size % 8 or size > MAX_HEAD_SIZE:
         return f"head_size must be a multiple of 8 and at most {MAX_HEAD_SIZE}, got {size}"
     return None
@@ -73,7 +73,7 @@ def _causal(q: Array, k: Array, v: Array) -> Array:
 
 
 def _masked(q: Array, k: Array, v: Array, mask: np.ndarray) -> Array:
-    """Compute all pairs under a mask [L L]. A padding position attends to itself only."""
+    """Compute attention over all pairs under a mask [L L]. A padding position attends to itself only."""
     length = len(mask)
     whole = np.eye(length + length % 2, dtype=bool)
     whole[:length, :length] = mask

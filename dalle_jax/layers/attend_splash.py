@@ -24,7 +24,10 @@ LANES = 128
 """The width of a TPU's vector registers. Block sides are multiples of it."""
 
 BLOCKS = tuple(LANES * n for n in (1, 2, 3, 4, 5))
-"""The sides of blocks to choose from. A core's own memory holds several float32 copies of a block's scores."""
+"""The sides of blocks to choose from.
+
+They are limited, since the memory of a TPU core must hold several float32 copies of a block's scores.
+"""
 
 PAIRS_PER_STEP = 512 * 512
 """The fixed cost of a block, as the number of query-key pairs computed in the same time.
@@ -41,7 +44,7 @@ That kernel keeps one partial gradient of the queries per key block.
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """The cut of a stream into blocks of side ``block``; ``length`` counts padding.
+    """The division of a stream into blocks of side ``block``; ``length`` is the length of the padded stream.
 
     ``transposed`` says that the codes are in column-major order.
     """

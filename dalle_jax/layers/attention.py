@@ -77,7 +77,7 @@ class SelfAttention(nnx.Module):
         return _heads_first(q), _heads_first(k), _heads_first(v)
 
     def __call__(self, x: Float[Array, "B L D"], pattern: Pattern) -> Float[Array, "B L D"]:
-        """Attend over a whole stream."""
+        """Compute self-attention over a whole stream under the mask of ``pattern``."""
         out = stream_attention(*self.project_qkv(x), pattern, self.backend)
         return self.out(name_attention(out).swapaxes(1, 2))
 
@@ -86,7 +86,10 @@ class SelfAttention(nnx.Module):
         return self.out(name_attention(dense_attention(*self.project_qkv(x), mask[:, None, None])).swapaxes(1, 2))
 
     def prefill(self, x: Float[Array, "P C D"], candidates: int, pattern: Pattern) -> tuple[Array, KvCache]:
-        """Attend over the context alone; return its outputs [P C D] and a cache for ``candidates`` per prompt."""
+        """Attend over the context alone.
+
+        Return its outputs [P C D] and a cache for ``candidates`` images per prompt.
+        """
         q, k, v = self.project_qkv(x)
         out = self.out(stream_attention(q, k, v, pattern, "xla").swapaxes(1, 2))
         return out, kv_cache.new_cache(k, v, candidates, pattern)
@@ -132,7 +135,10 @@ class CrossAttention(nnx.Module):
         return CrossKeys(_heads_first(k), _heads_first(v), mask)
 
     def __call__(self, x: Float[Array, "P L D"], keys: CrossKeys) -> Float[Array, "P L D"]:
-        """Attend to a text from ``x``: one stream per text, or one step for each of its L candidates."""
+        """Attend from ``x`` to an encoded text.
+
+        ``x`` has L positions of one stream per text, or one position of each of a text's L candidates.
+        """
         q = _heads_first(name_attention(self.q(x)))  # [P N L H]
         out = name_attention(dense_attention(q, keys.k, keys.v, keys.mask[:, None, None]))
         return self.out(out.swapaxes(1, 2))

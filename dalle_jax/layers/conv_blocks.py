@@ -44,7 +44,7 @@ def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
     """Return the maximum of each 2 x 2 square; an odd last row or column is dropped.
 
     Pairwise comparisons send the gradient to the first of equal values. The gradient of ``jnp.max`` divides by the
-    number of values that equal the maximum. That number can be 0 if XLA recomputes x with another rounding.
+    number of values that equal the maximum. That number can be 0 if XLA recomputes x with a different rounding.
     """
     batch, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
@@ -235,9 +235,9 @@ def _by_phases(x: Array, kernel: Array, stride: int, before: int) -> Array:
 
 
 def channel_axes(channels: int, features: int) -> tuple[str | None, str | None]:
-    """Return the logical axes of a kernel's inputs and outputs.
+    """Return the logical axes of a kernel's input channels and output channels.
 
-    Only the wider side is CHANNELS, since a mesh axis cannot split three colours.
+    The larger of the two dimensions is CHANNELS. The other is None, since a mesh axis cannot divide three colours.
     """
     return (None, CHANNELS) if features >= channels else (CHANNELS, None)
 
@@ -305,7 +305,7 @@ class ReluResBlock(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        """Apply the block; the shape stays."""
+        """Apply the block to ``x``. The result has the same shape."""
         y = x
         for conv in self.convs:
             y = conv(self.activation(y))

@@ -14,7 +14,10 @@ from dalle_jax.parallel.reduction import gradient_dtype
 
 
 class EmbeddingParam(nnx.Param):
-    """A learned embedding table or vector. Fine-tuning may train these alone (train/optim/parameter_masks.py)."""
+    """A learned embedding table or vector.
+
+    Fine-tuning may train only embeddings and norms (train/optim/parameter_masks.py).
+    """
 
 
 def lookup(table: Float[Array, "size D"], index: Int[Array, "..."], dtype: DTypeLike) -> Float[Array, "... D"]:

@@ -72,7 +72,7 @@ def write(
     index: Int[Array, ""],
     group: Int[Array, ""] | None = None,
 ) -> KvCache:
-    """Write the key and value of code ``index``, which must follow all codes written before.
+    """Write the key and value of code ``index``, and return the cache. Codes must be written in their order.
 
     In a scanned stack the second axis of the arrays is layers (``stack.Layered``). ``group`` is the index on that axis.
     """

@@ -123,7 +123,7 @@ PANEL = 64
 
 
 class Panels(nnx.Variable):
-    """A kernel cut into panels of ``PANEL`` columns: a copy in another memory order, not a parameter."""
+    """A kernel cut into panels of ``PANEL`` columns: a copy in a different memory order, not a parameter."""
 
 
 def panel_matmul(
@@ -156,7 +156,7 @@ def project(
 def unstack(x: Float[Array, "..."], axis: int) -> tuple[Float[Array, "..."], ...]:
     """Return the slices of ``x`` along an axis.
 
-    The gradient is a concatenation; that of indexing is a sum of padded arrays.
+    The gradient is a concatenation. The gradient of indexing would be a sum of padded arrays.
     """
     parts = jax.lax.split(x, (1,) * x.shape[axis], axis % x.ndim)
     return tuple(jnp.squeeze(part, axis) for part in parts)
@@ -197,7 +197,7 @@ class Linear(nnx.Module):
         self.panels: Panels | None = nnx.data(None)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Map [... *in_shape] to [... *out_shape]."""
+        """Apply the layer to ``x`` [... *in_shape] and return y [... *out_shape]."""
         x = x.astype(self.dtype)
         if self.panels is None:
             y = project(x, self.kernel[...], self.inputs, self.out_dtype)

@@ -10,7 +10,7 @@ from dalle_jax.parallel.axes import CHANNELS, EMBED
 
 
 class NormParam(nnx.Param):
-    """The scale or bias of a norm. Fine-tuning may train these alone (train/optim/parameter_masks.py)."""
+    """The scale or bias of a norm. Fine-tuning may train only embeddings and norms (train/optim/parameter_masks.py)."""
 
 
 def normalize(x: Float[Array, "... D"], epsilon: float) -> Float[Array, "... D"]:

@@ -25,7 +25,7 @@ class Codebook(nnx.Variable):
 class Assignments(NamedTuple):
     """The inputs of a quantizer, their codes, and their squared distances: the statistics that update a codebook.
 
-    None has a gradient. The first axis is the batch.
+    They have no gradients. The first axis of each array is the batch.
     """
 
     inputs: Float[Array, "B ... c"]
@@ -79,7 +79,7 @@ def argmin_and_min(x: Float[Array, "n K"]) -> tuple[Int[Array, " n"], Float[Arra
 def code_totals(
     x: Float[Array, "n c"], codes: Int[Array, " n"], size: int
 ) -> tuple[Float[Array, " K"], Float[Array, "K c"]]:
-    """Return the number of rows of each code, and their sum.
+    """Return the number of rows of ``x`` that have each code, and the sum of these rows.
 
     A CPU uses a segment sum; other platforms use a product with one-hot rows.
     """
@@ -128,8 +128,8 @@ def revive(
 class Quantizer(nnx.Module):
     """A vector quantiser: each input becomes the nearest vector of a codebook [K c].
 
-    ``decay`` is the decay of the moving averages. A code is dead if its count is below ``revive_below`` times the mean
-    count; 0 never revives, and codes without inputs keep their vectors.
+    ``decay`` is the decay of the moving averages. A code is dead, and is revived, if its count is below
+    ``revive_below`` times the mean count. With 0 no code is revived; codes without inputs keep their vectors.
     """
 
     def __init__(self, size: int, width: int, *, decay: float, revive_below: float, rngs: nnx.Rngs):

@@ -1,7 +1,7 @@
 """Rematerialisation policies: the activations that a block stores for its backward pass.
 
     none       all activations
-    dots       the results of products with parameters (those without batch dimensions)
+    dots       the results of matrix products with parameters (products without batch dimensions)
     attention  queries, keys, values and the output of attention; the MLP is recomputed
     full       only the block's input
 
@@ -34,8 +34,8 @@ def name_attention(x: Value) -> Value:
 def rematerialised(function: Callable[P, Value], remat: Remat, *, in_loop: bool) -> Callable[P, Value]:
     """Wrap a function in ``jax.checkpoint`` with the policy of ``remat``.
 
-    Set ``in_loop`` inside the body of a scan. Outside of one, XLA could merge the recomputation with the forward pass
-    (common subexpression elimination) and store the activations after all. ``prevent_cse`` then forbids that.
+    Set ``in_loop`` inside the body of a scan. Outside of a scan, XLA could merge the recomputation with the forward
+    pass (common subexpression elimination) and store the activations after all. ``prevent_cse`` then forbids that.
     """
     if remat == "none":
         return function

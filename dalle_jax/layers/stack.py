@@ -59,12 +59,13 @@ Block = TypeVar("Block", bound=nnx.Module)
 Static = TypeVar("Static", bound=Hashable)
 
 Apply: TypeAlias = Callable[[Block, Array, Static, PyTree], tuple[Array, PyTree]]
-"""``apply(block, x, static, extra) -> (x, output)``; ``static`` and ``extra`` belong to the layer."""
+"""``apply(block, x, static, extra) -> (x, output)``; ``static`` and ``extra`` are the values of that layer."""
 
 Write: TypeAlias = Callable[[PyTree, Static, PyTree, Array | None], PyTree]
 """``write(state, static, output, group) -> state`` adds a layer's output to its state.
 
-In the scanned part, ``state`` holds the layers of all groups and ``group`` is the index to write. Else it is None.
+In the scanned part, ``state`` holds the layers of all groups, and ``group`` is the index at which to write. For the
+other layers ``group`` is None.
 """
 
 
@@ -142,7 +143,7 @@ class Stack(nnx.Module, Generic[Block, Static]):
         return x, Layered(repeated, tuple(rest))
 
     def map(self, function: Callable[[Static, PyTree], PyTree], kept: Layered) -> Layered:
-        """Apply ``function(static, tree)`` to each pytree; it must work with and without the group axis."""
+        """Apply ``function(static, tree)`` to each pytree. The function must work with and without the group axis."""
         return Layered(
             tuple(function(static, tree) for static, tree in zip(self.statics, kept.repeated, strict=False)),
             tuple(function(*one) for one in zip(self.statics[self.scanned :], kept.rest, strict=True)),
@@ -222,7 +223,7 @@ def _with_layers(variable: nnx.Variable) -> nnx.Variable:
 
 
 def _repetition(statics: Sequence[Hashable]) -> tuple[int, int]:
-    """Return the period for which XLA compiles the fewest blocks, and the number of first layers in the scan (or 0).
+    """Return the period for which XLA compiles the fewest blocks, and how many layers, from the first on, are scanned.
 
     XLA compiles one period and each layer outside the scan.
     """
@@ -238,7 +239,7 @@ def _repetition(statics: Sequence[Hashable]) -> tuple[int, int]:
 
 
 def stack_keys(key: Array | None, depth: int) -> Array | None:
-    """Split a key into one per layer; return None for None."""
+    """Split a random key into one key for each layer. Return None if ``key`` is None."""
     return None if key is None else jax.random.split(key, depth)
 
 

@@ -16,7 +16,8 @@ def adaptive_weight(
 ) -> Float[Array, ""]:
     """Compute the weight of the generator's adversarial loss (equation 7), between 0 and 10,000.
 
-    It is the ratio of the norms of the gradients of both losses with respect to the decoder's last layer.
+    It is the norm of the reconstruction loss's gradient divided by the norm of the adversarial loss's gradient. Both
+    gradients are with respect to the decoder's last layer.
     """
     norms = [
         jnp.sqrt(jnp.square(one.astype(jnp.float32)).sum()) for one in (reconstruction_gradient, adversarial_gradient)
@@ -30,7 +31,7 @@ def discriminator_factor(step: Array, start: int) -> Float[Array, ""]:
 
 
 def pyramid_distance(one: Float[Array, "B H W C"], other: Float[Array, "B H W C"], levels: int) -> Float[Array, " B"]:
-    """Compute a perceptual distance without trained weights; a substitute of this package for LPIPS.
+    """Compute a perceptual distance without trained weights, which is our own substitute for LPIPS.
 
     It compares image gradients at ``levels`` scales, each half the size of the one before. At each scale it sums the
     mean absolute horizontal and vertical differences of the error image ``one - other``. The result is the mean over

@@ -30,10 +30,11 @@ def contrastive(
     """Compute CLIP's loss (Radford et al. 2021, arXiv 2103.00020, figure 3), in float32.
 
     It is the symmetric cross-entropy over the [B B] similarities. ``same`` (symmetric) marks pairs with equivalent
-    captions; a caption shared by n images then has a target of 1 / n for each of them. None is CLIP's own loss, which
-    treats the other n - 1 as negatives. Such pairs are common in captions of a small grammar, and rare in natural ones.
+    captions; a caption shared by n images then has a target of 1 / n for each of them. If ``same`` is None, the loss is
+    CLIP's own, which treats the other n - 1 images as negatives. Equivalent captions are common in a small grammar, and
+    rare among natural captions.
 
-    The mean is over the ``counted`` rows, each compared with the ``candidates``; None is all rows.
+    The mean is over the ``counted`` rows, each of which is compared with the ``candidates``. None means all rows.
     """
     logits = scale * similarities(image, text)  # [B B]
     same = jnp.eye(logits.shape[0], dtype=bool) if same is None else same
@@ -45,6 +46,17 @@ def contrastive(
     of_image = -_mean((targets * jax.nn.log_softmax(_among(logits, candidates), axis=-1)).sum(-1), counted)
     of_text = -_mean((targets * jax.nn.log_softmax(_among(logits.T, candidates), axis=-1)).sum(-1), counted)
     return (of_image + of_text) / 2
+
+
+def text_given_image(
+    image: Float[Array, "B E"],
+    text: Float[Array, "B E"],
+    scale: float | Float[Array, ""],
+    same: Bool[Array, "B B"],
+) -> Float[Array, ""]:
+    """Compute the cross-entropy of each image's text among all texts: the image half of CLIP's loss, in float32."""
+    targets = same / same.sum(axis=-1, keepdims=True)
+    return -(targets * jax.nn.log_softmax(scale * similarities(image, text), axis=-1)).sum(axis=-1).mean()
 
 
 def sigmoid(
@@ -85,7 +97,7 @@ def retrieval_hits(
 ) -> tuple[Bool[Array, " B"], Bool[Array, " B"]]:
     """Return whether the top-1 caption of each image, and the top-1 image of each caption, is correct (``same``).
 
-    Both are searched among the ``candidates``; None is all rows.
+    Captions and images are searched among the ``candidates``. None means all rows.
     """
     cosines = similarities(image, text)
     rows = jnp.arange(cosines.shape[0])
@@ -99,5 +111,5 @@ def _among(values: Float[Array, "B N"], candidates: Bool[Array, " N"] | None) ->
 
 
 def _mean(values: Float[Array, " B"], counted: Bool[Array, " B"] | None) -> Float[Array, ""]:
-    """Return the mean over the counted rows; None is all rows."""
+    """Return the mean over the counted rows. None means all rows."""
     return values.mean() if counted is None else jnp.where(counted, values, 0.0).sum() / counted.sum()

@@ -29,6 +29,6 @@ def entropy_loss(distances: Float[Array, "n K"], temperature: float) -> Float[Ar
 def reconstruction(
     pixels: Float[Array, "B H W C"], drawn: Float[Array, "B H W C"], *, absolute: float, squared: float
 ) -> Float[Array, ""]:
-    """Compute ``absolute`` times the mean absolute error plus ``squared`` times the mean squared error."""
+    """Compute ``absolute`` times the mean absolute error of ``drawn`` plus ``squared`` times its mean squared error."""
     difference = drawn.astype(jnp.float32) - pixels.astype(jnp.float32)
     return absolute * jnp.abs(difference).mean() + squared * jnp.square(difference).mean()

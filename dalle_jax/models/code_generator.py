@@ -152,7 +152,7 @@ class CachedGenerator(nnx.Module):
 
 
 def _of_codes(layer: PyTree, change: Callable[..., KvCache], *arguments: object) -> PyTree:
-    """Return a layer's cache after ``change(codes, *arguments)`` of its ``KvCache`` of codes."""
+    """Return a layer's cache whose ``KvCache`` of codes is replaced by ``change(codes, *arguments)``."""
     if isinstance(layer, KvCache):
         return change(layer, *arguments)
     return layer._replace(codes=change(layer.codes, *arguments))

@@ -1,8 +1,8 @@
-"""Codes read from a CLIP image embedding: a head that makes the embedding keep what the caption leaves open.
+"""A head that predicts an image's codes from its CLIP embedding, which then keeps details that no caption mentions.
 
-CLIP's loss keeps only what tells captions apart. Predicting an image's codes from its embedding keeps positions and
-sizes too. That is an image-only loss beside CLIP's, as in SLIP (Mu et al. 2021, arXiv 2112.12750), with reconstruction
-instead of augmented views.
+With CLIP's loss alone, an image embedding keeps only attributes that distinguish captions. If the image's codes are
+predicted from it, it keeps positions and sizes too. This is an image-only loss in addition to CLIP's, as in SLIP (Mu et
+al. 2021, arXiv 2112.12750), with reconstruction instead of augmented views.
 
     B batch   E embedding   F hidden width   I places of the grid   D width   K codebook
 """

@@ -2,11 +2,11 @@
 
 The stream is  <bos> text_0 ... text_{T-1} code_0 ... code_{I-2},  L = T + I long; the output at each position predicts
 the next token, so <bos> predicts text_0 and the last text token predicts code_0. The first T + 1 positions are the
-context: all of the image sees all of it. Letters: B T I L D N H V K as in arrays.py; C = T + 1.
+context: every image token attends to all of it. Letters: B T I L D N H V K as in arrays.py; C = T + 1.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -77,10 +77,47 @@ class DalleConfig:
         return Dalle(self, rngs=rngs)
 
 
+@runtime_checkable
+class BlockSizes(Protocol):
+    """The config fields that a ``DalleBlock`` reads; ``DalleConfig`` explains them."""
+
+    @property
+    def width(self) -> int:
+        """The width, D."""
+
+    @property
+    def depth(self) -> int:
+        """The number of layers."""
+
+    @property
+    def heads(self) -> int:
+        """The number of heads, N."""
+
+    @property
+    def head_size(self) -> int:
+        """The width of a head, H."""
+
+    @property
+    def gated(self) -> bool:
+        """True if the feed-forward networks are gated."""
+
+    @property
+    def dropout(self) -> float:
+        """The rate of dropout on residual branches."""
+
+    @property
+    def backend(self) -> Backend:
+        """The implementation of attention in training."""
+
+    @property
+    def dtype(self) -> Literal["float32", "bfloat16"]:
+        """The dtype of activations."""
+
+
 class DalleBlock(nnx.Module):
     """A transformer layer: ``x + attention(norm(x))``, then ``x + mlp(norm(x))``."""
 
-    def __init__(self, config: DalleConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: BlockSizes, *, rngs: nnx.Rngs):
         width, dtype = config.width, config.dtype
         branch = nnx.initializers.normal(0.02 / (2 * config.depth) ** 0.5)
         self.rate = config.dropout
@@ -108,7 +145,7 @@ class DalleBlock(nnx.Module):
     def decode(
         self, x: Float[Array, "P M D"], cache: KvCache, pattern: Pattern, index: Int[Array, ""]
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Run the step of code ``index`` and return its output, key and value."""
+        """Compute the layer's output for code ``index``. Return it with the key and value of the code."""
         out, new = self.attention.decode(self.attention_norm(x), cache, pattern, index)
         x = x + out
         return x + self.mlp(self.mlp_norm(x)), new

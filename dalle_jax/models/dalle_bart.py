@@ -172,7 +172,7 @@ class DalleBartDecoderBlock(nnx.Module):
     def decode(
         self, x: Float[Array, "P M D"], cache: DalleBartCache, pattern: Pattern, index: Int[Array, ""]
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Run the step of code ``index`` and return its output, key and value."""
+        """Compute the layer's output for code ``index``. Return it with the key and value of the code."""
         out, new = self.attention.decode(self.attention_norm(x), cache.codes, pattern, index)
         return self.read_text(x + self.attention_norm_after(out), cache.text), new
 
@@ -204,7 +204,10 @@ class DalleBartEncoder(nnx.Module):
 
 
 def text_mask(text: Int[Array, "B T"], pad_id: int) -> Bool[Array, "B T"]:
-    """Return True at text positions. Position 0 is always True, so that attention to an empty caption is defined."""
+    """Return a mask that is True at text positions.
+
+    Position 0 is always True, so that attention to an empty caption is defined.
+    """
     return (text != pad_id).at[:, 0].set(True)
 
 

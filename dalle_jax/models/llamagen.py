@@ -152,7 +152,10 @@ class LlamaGenBlock(nnx.Module):
     def decode(
         self, x: Float[Array, "P M D"], table: Array, cache: LlamaGenCache, pattern: Pattern, index: Int[Array, ""]
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Run the step of code ``index`` with rotary angles ``table`` [h 2]; return its output, key and value."""
+        """Compute the layer's output for code ``index``, which has the rotary angles ``table`` [h 2].
+
+        Return it with the key and value of the code.
+        """
         qkv = self.attention.qkv(self.attention_norm(x))  # [P M 3 N H]
         q, k, v = rotate(qkv[:, :, 0], table), rotate(qkv[:, :, 1], table), qkv[:, :, 2]
         out = step_attention(q, k, v, cache.codes, pattern, index, cache.seen)

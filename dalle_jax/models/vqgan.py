@@ -2,9 +2,10 @@
 
 Encoder and decoder are residual blocks of GroupNorm, swish and 3x3 convolutions, with single-head attention at some
 levels and in the middle. The encoder downsamples with a strided convolution that is padded at the right and bottom
-only. The decoder upsamples to nearest neighbours, then convolves. A 1x1 convolution maps latents to the code space,
-where the nearest code replaces them, and another maps back. LlamaGen's tokenizer (arXiv 2406.06525) is the same network
-with attention at the last level and code vectors of few dimensions on the unit sphere (``distance="cosine"``).
+only. The decoder doubles the size by repeating values (nearest neighbour), then convolves. A 1x1 convolution maps
+latents to the code space, where the nearest code replaces them, and another maps back. LlamaGen's tokenizer (arXiv
+2406.06525) is the same network with attention at the last level and code vectors of few dimensions on the unit sphere
+(``distance="cosine"``).
 
     B batch   H W pixels   h w grid   C channels   c code width   K codebook
 """
@@ -141,7 +142,7 @@ class VqganLevel(nnx.Module):
         self.resize = None if then is None else conv(features, features, 3, config.dtype, rngs, stride=stride)
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
-        """Apply the level; the output has the size of the next level, and of this one if it is the last."""
+        """Apply the level. The output has the size of the next level; the last level does not change the size."""
         for index, block in enumerate(self.blocks):
             x = run_block(block, constrain(x, BATCH, HEIGHT, WIDTH, CHANNELS), self.remat)
             if self.attention:
@@ -277,12 +278,20 @@ class Vqgan(nnx.Module):
 
     def encode(self, pixels: Float[Array, "B H W 3"]) -> Int[Array, "B h w"]:
         """Encode images in [0, 1] as codes."""
-        return self.quantize(self.latents(to_range(self.config, pixels))).codes
+        return self.quantize(self.encode_latents(pixels)).codes
 
     def decode(self, codes: Int[Array, "B h w"]) -> Float[Array, "B H W 3"]:
         """Decode codes to images, clipped to [0, 1]."""
         vectors = jnp.take(self.code_vectors, codes, axis=0, mode="clip")
         return from_range(self.config, self.decoder(self.out_of_codes(vectors)))
+
+    def encode_latents(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w c"]:
+        """Encode images in [0, 1] as the quantizer's inputs; unit vectors for the cosine distance."""
+        return self.latents(to_range(self.config, pixels))
+
+    def decode_latents(self, latents: Float[Array, "B h w c"]) -> Float[Array, "B H W 3"]:
+        """Quantise latents of any length, and decode their codes to images in [0, 1]."""
+        return self.decode(self.quantize(unit(latents) if self.config.distance == "cosine" else latents).codes)
 
 
 def unit(x: Float[Array, "... c"]) -> Float[Array, "... c"]:

@@ -134,7 +134,7 @@ class Vqvae(nnx.Module):
 
     def __init__(self, config: VqvaeConfig, *, rngs: nnx.Rngs):
         if config.downsample < 2 or config.downsample & (config.downsample - 1):
-            raise ValueError(f"downsample: expected a power of 2, at least 2, got {config.downsample}")
+            raise ValueError(f"downsample: expected a power of 2 that is at least 2, got {config.downsample}")
         self.config = config
         encoder = PatchEncoder if config.stem == "patch" else ConvEncoder
         self.encoder = encoder(config, rngs=rngs)
@@ -176,3 +176,11 @@ class Vqvae(nnx.Module):
     def decode(self, codes: Int[Array, "B h w"]) -> Float[Array, "B H W 3"]:
         """Decode codes to images, clipped to [0, 1]."""
         return self.decoder(self.quantizer.lookup(codes)).clip(0, 1)
+
+    def encode_latents(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w c"]:
+        """Encode images as the quantizer's inputs."""
+        return self.encoder(pixels)
+
+    def decode_latents(self, latents: Float[Array, "B h w c"]) -> Float[Array, "B H W 3"]:
+        """Quantise latents, and decode their codes to images in [0, 1]."""
+        return self.decode(self.quantizer.encode(latents))

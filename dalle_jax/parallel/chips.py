@@ -1,9 +1,10 @@
-"""Published peak figures of TPUs and GPUs, the reference of utilisation and of plans.
+"""Published peak FLOP/s, memory and bandwidth of TPUs and GPUs, from which utilisation and plans are computed.
 
-Each figure is for one chip, without sparsity. ``source`` names the pages read (as stored copies). It marks figures as
-not checked if no page confirms them. Google's chips are from Google's pages, except the links of v4. NVIDIA's data
-sheets were not available, so its chips are from other pages, most of which cite them. JAX may show one chip as several
-devices, each with an equal share. An unknown chip is None, never a guess.
+Each number is for one chip, without sparsity. ``source`` names the pages from which it was read (as stored copies), and
+says "not checked" for a number that no page confirms. The numbers of TPUs are from Google's pages, except the bandwidth
+of the links of v4. NVIDIA's data sheets were not available, so the numbers of its GPUs are from other pages, most of
+which cite the data sheets. JAX may show one chip as several devices, each with an equal share of it. ``chip_of``
+returns None for an unknown chip and never guesses.
 """
 
 from dataclasses import dataclass
@@ -18,14 +19,14 @@ GPU_SPECS = "github.com/winston-zhang-orz/gpu-specs"
 
 @dataclass(frozen=True)
 class Chip:
-    """The figures of one chip.
+    """The published peak numbers of one chip.
 
     flops         bfloat16 FLOP/s
     memory        bytes of HBM (or GDDR)
     bandwidth     bytes/s of that memory
     interconnect  bytes/s over all links between chips, both directions together; None without links
     kinds         values of ``jax.Device.device_kind``
-    source        pages that the figures are from
+    source        pages that the numbers are from
     devices       number of JAX devices per chip
     usable        bytes per device that libtpu 0.0.42 allows a program, from its error message; None if unknown
     """
@@ -83,10 +84,10 @@ CHIPS = (
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """Return the chip of a ``jax.Device.device_kind``, or None if the table has none (a CPU, for example)."""
+    """Return the chip of a ``jax.Device.device_kind``, or None for one that ``CHIPS`` does not have, such as a CPU."""
     return next((chip for chip in CHIPS if device_kind in chip.kinds), None)
 
 
 def chip_named(name: str) -> Chip | None:
-    """Return the chip of a name, or None if the table has none."""
+    """Return the chip of a name, or None for a name that ``CHIPS`` does not have."""
     return next((chip for chip in CHIPS if chip.name == name), None)

@@ -17,13 +17,13 @@ from jax._src import distributed  # the coordination service's key-value store h
 from dalle_jax.config.errors import UserError
 
 KEY = "dalle_jax/failure"
-"""Key under which the first process that fails stores its failure."""
+"""Key of the store of jax.distributed under which the first process that fails stores its failure."""
 
 POLL_SECONDS = 1.0
-"""Time between two reads of ``KEY``."""
+"""Seconds between two reads of ``KEY``."""
 
 OWN_SECONDS = 1.0
-"""Time that a process has to report its own error before the error of another process ends it."""
+"""Seconds that a process has to report an error of its own before the error of a different process ends it."""
 
 COORDINATOR_SECONDS = 8.0
 """``OWN_SECONDS`` of process 0. Its exit aborts the others with a long stack trace, so it exits last."""
@@ -42,7 +42,10 @@ class Failure(NamedTuple):
 
 @contextlib.contextmanager
 def shared() -> Iterator[None]:
-    """End all processes if the body raises in one of them. Do nothing in a run of a single process."""
+    """Return a context in which all processes end if its body raises an error in one of them.
+
+    In a run of a single process it does nothing.
+    """
     client = distributed.global_state.client
     if client is None:
         yield
@@ -73,7 +76,7 @@ def _write(client: distributed._jax.DistributedRuntimeClient, error: BaseExcepti
 
 
 def _read(client: distributed._jax.DistributedRuntimeClient) -> Failure | None:
-    """Return the failure of the first process that failed, or None if there is none or process 0 is unreachable."""
+    """Return the failure of the first process that failed, or None if none failed or process 0 is unreachable."""
     try:
         return Failure(*json.loads(client.key_value_try_get(KEY)))
     except jax.errors.JaxRuntimeError:

@@ -43,7 +43,7 @@ def join() -> None:
 def _join_given(given: dict[str, str], seconds: int) -> None:
     names = (COORDINATOR, PROCESSES, PROCESS)
     if len(given) < len(names):
-        raise UserError(f"expected all three of {', '.join(names)} or none, got {', '.join(given)}")
+        raise UserError(f"expected all three of {', '.join(names)} in the environment or none, got {', '.join(given)}")
     if not re.fullmatch(r"(.+):(\d{1,5})", given[COORDINATOR]):
         raise UserError(f"{COORDINATOR}: expected host:port, such as node0:8476, got {given[COORDINATOR]!r}")
     processes, process = _number(PROCESSES, given[PROCESSES]), _number(PROCESS, given[PROCESS])
@@ -59,7 +59,14 @@ def _initialize(seconds: int, **known: object) -> None:
     JAX itself would abort it with a long stack trace.
     """
     where = f" at {known['coordinator_address']}" if known else ""
-    timer = threading.Timer(seconds, _end, [f"the processes of this run did not find each other{where} in {seconds} s"])
+    timer = threading.Timer(
+        seconds,
+        _end,
+        [
+            f"not all processes of this run joined it{where} in {seconds} s; start them together, "
+            f"or set {WAIT} to more seconds"
+        ],
+    )
     timer.daemon = True
     timer.start()
     jax.config.update("jax_enable_preemption_service", True)
@@ -78,12 +85,13 @@ def _end(reason: str) -> None:
 
 def _found_by_jax() -> bool:
     """Return True if jax.distributed can find other processes from the environment."""
-    several = (os.environ.get("SLURM_NTASKS", "1"), os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))
-    in_step = "SLURM_STEP_NODELIST" in os.environ or "OMPI_COMM_WORLD_SIZE" in os.environ
+    # A shell of `salloc` may be a step of one task, with the SLURM_NTASKS of the whole job.
+    in_step = {"SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"} <= os.environ.keys()
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1")) if in_step else "1"
     pod = (
         len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
     )
-    return pod or (in_step and any(count.isdigit() and int(count) > 1 for count in several))
+    return pod or any(one.isdigit() and int(one) > 1 for one in (tasks, os.environ.get("OMPI_COMM_WORLD_SIZE", "1")))
 
 
 def _number(name: str, text: str) -> int:
@@ -105,8 +113,8 @@ def process_index_and_count() -> tuple[int, int]:
 def agree_to_stop(asked: bool, step: int) -> bool:
     """Return whether the run stops before ``step``, with the same answer on every process.
 
-    A single process returns ``asked``. With several, a SIGTERM to any process stops all of them at one step that none
-    has passed (JAX's preemption service).
+    ``asked`` is True if this process was asked to stop; a run of one process then stops. In a run of several processes,
+    a SIGTERM to any of them stops all at the same step (JAX's preemption service).
     """
     if jax.process_count() == 1:
         return asked

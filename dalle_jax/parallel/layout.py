@@ -33,7 +33,8 @@ _portable: contextvars.ContextVar[bool] = contextvars.ContextVar("portable_trace
 def portable_trace() -> Iterator[None]:
     """Trace code independently of the machine: ``platform()`` is "none" and ``constrain`` is the identity.
 
-    Every layer then takes its plain form, the same on every platform, so its FLOPs can be counted (train/flops.py).
+    Every layer then uses its plain implementation instead of a platform's kernels, so its FLOPs can be counted
+    (train/flops.py).
     """
     layout, flag = _current.set(None), _portable.set(True)
     try:
@@ -46,8 +47,9 @@ def portable_trace() -> Iterator[None]:
 def constrain(x: Array, *axes: str | None) -> Array:
     """Constrain the sharding of an activation by its logical axes, one per dimension.
 
-    Outside of ``Layout.jit`` it is the identity. This is a hint, so a dimension that its mesh axes do not divide (the
-    prompts of a request, for example) stays whole. For parameters and batches that is an error.
+    Outside of ``Layout.jit`` it is the identity. The constraint is only a hint to XLA. A dimension whose size is not a
+    multiple of its mesh axes, such as the prompts of a request, is therefore not sharded. For parameters and batches
+    such a size is an error.
     """
     layout = _current.get()
     if layout is None or layout.mesh.size == 1:
@@ -58,10 +60,11 @@ def constrain(x: Array, *axes: str | None) -> Array:
 
 
 def on_each_device(function: Callable[..., Array], axes: Axes, *arrays: Array) -> Array:
-    """Call ``function`` on each device with its shards of the arrays, which have one shape and logical ``axes``.
+    """Call ``function`` on each device with that device's shards. All arrays have the same shape and logical ``axes``.
 
-    It serves kernels that XLA cannot partition; shards must not depend on each other. A dimension that its mesh axes do
-    not divide is whole on every device. Outside of ``Layout.jit`` and on one device it is a plain call.
+    It is for kernels that XLA cannot partition; the result of a shard must not depend on other shards. A dimension
+    whose size is not a multiple of its mesh axes is not sharded. Outside of ``Layout.jit`` and on one device it is a
+    plain call.
     """
     layout = _current.get()
     if layout is None or layout.mesh.size == 1:
@@ -81,7 +84,7 @@ def platform() -> str:
 
 
 def compiler_options(name: str | None = None) -> dict[str, int] | None:
-    """Return the XLA compiler options of a platform, by default the current one.
+    """Return the XLA compiler options of a platform, by default the current one; None if it has none.
 
     On a CPU, LLVM's optimization level is 1, since most time is spent in library calls. A training step with sparse
     attention then compiled in 10.3 CPU seconds instead of 14.6, and no timed program became slower
@@ -147,17 +150,19 @@ class Layout:
         return math.prod(self.mesh.shape[name] for name in self.mesh_axes(axis))
 
     def divides(self, size: int, axis: str | None) -> bool:
-        """Return True if the shards of ``axis`` divide ``size``."""
+        """Return True if ``size`` is a multiple of the number of shards of ``axis``."""
         return size % self.parts(axis) == 0
 
     def divisible_axes(self, axes: Axes, shape: Sequence[int]) -> list[str | None]:
-        """Return the logical axes of an array, with None for each dimension that its shards do not divide."""
+        """Return the logical axes of an array, with None for each dimension that cannot be divided into its shards."""
         return [axis if self.divides(size, axis) else None for size, axis in zip(shape, axes, strict=True)]
 
     def sharding(self, axes: Axes, shape: Sequence[int], name: str) -> NamedSharding:
-        """Return the sharding of one array; leading dimensions without an axis are LAYERS.
+        """Return the sharding of one array.
 
-        Errors refer to the array by ``name``. Raises UserError if a mesh axis does not divide a dimension.
+        If ``axes`` has fewer entries than ``shape``, the first dimensions are LAYERS.
+
+        ``name`` is the array's name in errors. Raises UserError if a dimension cannot be divided into its shards.
         """
         if len(axes) > len(shape):
             raise ValueError(f"{name} of shape {tuple(shape)} has {len(shape)} dimensions but axes {tuple(axes)}")
@@ -194,9 +199,10 @@ class Layout:
         }
 
     def put_batch(self, batch: Mapping[str, np.ndarray], rows: int | None = None) -> dict[str, Array]:
-        """Turn host arrays into sharded ones.
+        """Place a batch of host arrays on the devices, sharded along its first dimension.
 
-        With several processes, each gives its own ``local_rows`` of the ``rows`` in the global batch.
+        ``rows`` is the number of rows of the global batch, over all processes. In a run of several processes, each
+        process passes only the rows that ``local_rows(rows)`` names.
         """
         arrays = {}
         for name, local in batch.items():
@@ -206,7 +212,10 @@ class Layout:
         return arrays
 
     def local_rows(self, rows: int) -> np.ndarray:
-        """Return the indices of the rows that this process must give, out of ``rows``, in order."""
+        """Return the indices, in order, of the rows that this process must pass to ``put_batch``.
+
+        ``rows`` is the number of rows of the global batch.
+        """
         sharding = self.sharding((BATCH,), (rows,), "batch")
         indices = sharding.addressable_devices_indices_map((rows,)).values()
         return np.unique(np.concatenate([np.arange(rows)[index] for index in indices if index is not None]))
@@ -231,7 +240,7 @@ class Layout:
 
 
 def check_rules(rules: Rules, mesh: jax.sharding.Mesh) -> None:
-    """Raise UserError for a mesh axis in the rules that no mesh has."""
+    """Raise UserError if a rule names a mesh axis that does not exist."""
     known = {*MESH_AXES, SLICES, *mesh.axis_names}
     for field in dataclasses.fields(rules):
         for name in getattr(rules, field.name):
@@ -243,7 +252,7 @@ def check_rules(rules: Rules, mesh: jax.sharding.Mesh) -> None:
 
 
 def check_microbatch(rows: int, parts: int) -> None:
-    """Raise UserError if the devices cannot shard a microbatch, since each would then compute all of it."""
+    """Raise UserError if the devices cannot share a microbatch equally; each device would then compute all of it."""
     layout = _current.get()
     if layout is None or layout.divides(rows // parts, BATCH):
         return
@@ -290,7 +299,7 @@ class LayoutJit(Generic[R]):
         return self._jitted.trace(*args, **kwargs)
 
     def compiles(self) -> int:
-        """Return the number of signatures that are compiled."""
+        """Return for how many different shapes and dtypes of arguments the function was compiled."""
         return self._jitted._cache_size()  # type: ignore[attr-defined]
 
 

@@ -20,7 +20,7 @@ SLICES = "slices"
 
 @runtime_checkable
 class Device(Protocol):
-    """A ``jax.Device``, or a device of a topology that no process holds."""
+    """A ``jax.Device``, or a device of a topology that programs are only compiled for."""
 
     platform: str
 
@@ -89,7 +89,10 @@ def make_mesh(config: Mesh, devices: Sequence[Device] | None = None) -> jax.shar
 
 
 def split_into_slices(devices: Sequence[Device], slices: int) -> list[list[Device]]:
-    """Group devices into slices by their ``slice_index``, or else into equal runs in their order."""
+    """Group devices into slices by their ``slice_index``.
+
+    Devices without a ``slice_index`` (CPUs, GPUs) are divided, in their order, into groups of equal size.
+    """
     groups: dict[int, list[Device]] = {}
     for device in devices:
         groups.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
@@ -103,7 +106,10 @@ def split_into_slices(devices: Sequence[Device], slices: int) -> list[list[Devic
 
 
 def _in_one_slice(shape: Sequence[int], devices: Sequence[Device]) -> np.ndarray:
-    """Arrange devices in an array of ``shape``; if the links are known, the last axes get neighbours."""
+    """Arrange devices in an array of ``shape``.
+
+    If the links between devices are known, neighbours along the last axes are directly linked.
+    """
     if len(devices) == 1:
         return np.array(devices).reshape(shape)
     return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)

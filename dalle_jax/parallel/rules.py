@@ -9,8 +9,9 @@ class Rules:
     """The mesh axes that shard each logical axis of ``axes.py``; an empty tuple replicates it.
 
     The defaults give data parallelism over ``slices``, ``data`` and ``fsdp``, fully sharded parameters over ``fsdp``,
-    and tensor parallelism over ``tensor``. A convolution's wider side is sharded over ``fsdp``. A mesh axis is skipped
-    if an earlier dimension of the same array uses it, or if the mesh does not have it.
+    and tensor parallelism over ``tensor``. Of a convolution's input and output channels, the larger number is sharded
+    over ``fsdp``. A mesh axis is skipped if an earlier dimension of the same array uses it, or if the mesh does not
+    have it.
     """
 
     batch: tuple[str, ...] = ("slices", "data", "fsdp")

@@ -1,8 +1,8 @@
 """The collectives of a compiled program and their bytes, parsed from its optimised HLO text.
 
-In the text, the body of a loop is one computation, and an asynchronous collective appears in several computations. So
-each channel is counted once, times the number of runs of the loops around it. It is an error if a channel in
-the text was not counted.
+In the text, the body of a loop is one computation, and an asynchronous collective appears in several computations. Each
+channel is therefore counted once and multiplied by the number of runs of the loops around it. It is an error if a
+channel in the text was not counted.
 """
 
 import math
@@ -24,7 +24,10 @@ CALLED = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)|\b(?:called|branch)_comp
 
 @dataclass(frozen=True)
 class Collective:
-    """A collective over groups of ``group`` chips, with ``bytes`` of the whole array, run ``times`` times per step."""
+    """A collective over groups of ``group`` chips.
+
+    ``bytes`` is the size of the whole array, and ``times`` the number of runs per step.
+    """
 
     kind: str
     bytes: int | float
@@ -38,7 +41,10 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Return the bytes that each chip sends per step in a ring: all shares but one, twice for an all-reduce."""
+        """Return the bytes that each chip sends per step.
+
+        In a ring of n chips it sends n - 1 of the array's n shares, and twice as many in an all-reduce.
+        """
         share = 1.0 if self.kind == "collective-permute" else (self.group - 1) / max(self.group, 1)
         return self.payload * share * (2 if self.kind == "all-reduce" else 1)
 
@@ -51,7 +57,7 @@ class Traffic:
     loops: tuple[str, ...]
 
     def by_kind(self) -> dict[str, dict[str, int | float]]:
-        """Return, for each kind, the operations in the text, and their runs and bytes per step."""
+        """Return by kind of collective the number of operations in the text, and their runs and bytes per step."""
         table: dict[str, dict[str, int | float]] = {}
         for one in self.collectives:
             row = table.setdefault(one.kind, {"operations": 0, "runs": 0, "bytes": 0.0, "sent": 0.0})
@@ -152,7 +158,7 @@ def _attribute(one: Instruction, name: str) -> str:
 
 
 def _length(loop: Instruction, computations: dict[str, list[Instruction]], test: str) -> int | None:
-    """Return the runs of a loop: the compiler's trip count, or the bound of its counter; None if unknown."""
+    """Return the number of runs of a loop: the compiler's trip count, or the bound of the loop's counter, else None."""
     known = re.search(r"known_trip_count[^\d]*(\d+)", loop.rest)
     if known:
         return int(known[1])
@@ -179,7 +185,10 @@ def _collective(kind: str, one: Instruction, computation: str, times: int, devic
 
 
 def _size(type_text: str, kind: str, is_start: bool) -> float:
-    """Return the bytes of an operation's result. The operands in the result of a start are not counted."""
+    """Return the bytes of an operation's result.
+
+    The result of the start of an asynchronous operation contains the operands too. They are not counted.
+    """
     sizes = [math.prod(int(side) for side in sides.split(",") if side) * BYTES.get(dtype, 4)
              for dtype, sides in ARRAY.findall(type_text)]  # fmt: skip
     if is_start and kind in ("all-gather", "collective-permute") and len(sizes) > 1:

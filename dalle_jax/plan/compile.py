@@ -1,7 +1,8 @@
 """The training step, its initialisation and the sampler, compiled for devices that this machine does not have.
 
 State and batch are shapes with shardings; nothing is computed. A program that compiles may still not fit: the compiler
-refuses temporaries that are too large, but not arguments and results. So the plan compares peaks itself.
+refuses temporaries that are too large, but not arguments and results. The plan therefore compares a program's peak with
+the device's memory itself.
 """
 
 import math
@@ -38,8 +39,8 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 class Program:
     """A compiled program; bytes are per device.
 
-    ``peak`` is the most memory that is in use at once, with arguments and code. If nothing was compiled, ``text`` is
-    None, ``refused`` gives the reason, and ``peak`` is a lower bound.
+    ``peak`` is the largest amount of memory in use at one time, including arguments and code. If nothing was compiled,
+    ``text`` is None, ``refused`` gives the reason, and ``peak`` is a lower bound.
     """
 
     peak: int
@@ -101,7 +102,7 @@ class Planned:
 
     @property
     def rows(self) -> int:
-        """Return the number that a batch must be a multiple of: shards of the batch axis times microbatches."""
+        """Return the number of which a batch size must be a multiple: shards of the batch axis times microbatches."""
         return self.layout.parts(BATCH) * self.trainer.accumulate
 
     def model_flops(self, batch: int) -> Count:
@@ -109,11 +110,14 @@ class Planned:
         return model_flops(self.task, self.plan, self.frozen, self.task.batch_spec(batch), self.trainer.accumulate)
 
     def step(self, batch: int) -> Program:
-        """Compile the training step for a batch size. Raise ``UserError`` if the mesh does not divide it."""
+        """Compile the training step for a batch size. Raise ``UserError`` if the size is not a multiple of ``rows``."""
         return compile_program(self._traced_step(batch))
 
     def step_without_room(self, batch: int) -> Program:
-        """Trace the training step without compiling it, for a state that does not fit; errors are those of ``step``."""
+        """Trace the training step without compiling it, if the state alone is too large.
+
+        Raise the same errors as ``step``.
+        """
         traced = self._traced_step(batch)
         return Program(self.state_bytes, 0, 0, count(traced.jaxpr), 0.0, None, "the state alone; nothing was compiled")
 
@@ -125,14 +129,14 @@ class Planned:
         return step.trace(self.plan.target(), self._frozen_arrays(), rows, self._key())
 
     def initialisation(self) -> Program:
-        """Compile the initialisation of the state, each array on its own devices."""
+        """Compile the initialisation of the state, in which every array is created sharded."""
         return compile_program(self.layout.jit(self.plan.build, out_shardings=self.plan.shardings).trace(self._key()))
 
     def sampler(self, prompts: int, guided: bool = True) -> Program:
         """Compile the sampling of one image for each of ``prompts`` prompts.
 
-        Parameters are sharded as in training, and code vectors are folded as at loading. Raise ``UserError`` if the
-        task does not train a code generator.
+        Parameters are sharded as in training. Code vectors are folded into the embedding tables, as when a model is
+        loaded. Raise ``UserError`` if the task does not train a code generator.
         """
         return compile_program(self.traced_sampler(prompts, guided))
 

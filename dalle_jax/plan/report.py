@@ -12,7 +12,10 @@ from dalle_jax.plan.topologies import Topology, versions
 GIB = 2**30
 
 RESERVED = 0.02
-"""The share of usable memory that stays free for what no program counts: runtime buffers and the next batch."""
+"""The share of a chip's usable memory that a plan leaves free.
+
+It is for memory that no compiled program counts: runtime buffers and the next batch.
+"""
 
 
 class RooflineReport(TypedDict):
@@ -54,7 +57,7 @@ class BatchReport(TypedDict):
 
 
 class SliceReport(TypedDict):
-    """A slice that fits, with its mesh."""
+    """A TPU slice on which the batch fits, with its mesh."""
 
     topology: str
     mesh: dict[str, int]
@@ -62,7 +65,7 @@ class SliceReport(TypedDict):
 
 
 class Suggestions(TypedDict):
-    """A batch and a slice that fit; the batch is missing if none was searched."""
+    """The batch and the slice that a search found to fit. Without a search for it, the batch is missing."""
 
     largest_batch: NotRequired[BatchReport]
     smallest_slice: NotRequired[SliceReport | None]
@@ -103,7 +106,7 @@ def room(chip: Chip) -> int:
 
 
 def step_report(planned: Planned, topology: Topology, batch: int, step: Program, start: Program | None) -> PlanReport:
-    """Return the report of a step and of the initialisation, or None for one that was not compiled."""
+    """Return the report of a step and of the initialisation. ``start`` is None if the latter was not compiled."""
     chip, mesh = topology.chip, planned.layout.mesh
     model = planned.model_flops(batch)
     report: PlanReport = {
@@ -179,7 +182,7 @@ def all_fit(report: PlanReport) -> bool:
 
 
 def suggestions(batch: Batch | None, found: Slice | None) -> Suggestions:
-    """Return the part of the report about the largest batch and the smallest slice that fit."""
+    """Return the entries of the report about the largest batch and the smallest slice that fit."""
     report: Suggestions = {}
     if batch is not None:
         report["largest_batch"] = {"fits": batch.fits, "does_not_fit": batch.does_not}
@@ -196,7 +199,7 @@ def format_text(report: PlanReport) -> str:
     mesh = " ".join(f"{axis}={size}" for axis, size in report["mesh"].items())
     rows = [
         ("slice", f"{report['topology']}, {report['chips']} chips, {report['devices']} devices, mesh {mesh}"),
-        ("batch", f"{report['batch']}, in parts of {report['batch'] // report['accumulate']}"),
+        ("batch", f"{report['batch']}, in microbatches of {report['batch'] // report['accumulate']}"),
         ("parameters", f"{report['parameters']:,} ({_gib(report['whole_model_bytes'])} whole)"),
         (f"state on a {device}", _gib(report["state_bytes"])),
         (f"peak of a step on a {device}", _peak(report)),

@@ -1,4 +1,4 @@
-"""Roofline estimate of a step's time, from the published figures of the chips."""
+"""Roofline estimate of a step's time, from the chips' published FLOP/s and bandwidths."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from dalle_jax.parallel.chips import Chip
 ASSUMPTIONS = (
     "every matrix product runs at the chip's dense bfloat16 peak",
     "every byte of the memory peak is written once and read once",
-    "collectives run in rings over all links of a chip at once, in one direction (half of the published figure)",
+    "collectives run in rings over all links of a chip at once, in one direction (half of the published bandwidth)",
     "links between slices are as fast as links within a slice",
     "the time lies between the longest of the three (all overlap) and their sum (no overlap)",
 )

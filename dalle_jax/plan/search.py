@@ -12,7 +12,7 @@ from dalle_jax.train.task import Task
 from dalle_jax.train.trainer import Trainer
 
 MOST_COMPILATIONS = 6
-"""The limit of one search; for a large model each compilation takes minutes."""
+"""Largest number of compilations in one search. For a large model each takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Slice:
 def largest_batch(planned: Planned, too_large: int, room: int, say: Say) -> Batch:
     """Bisect for the largest batch below ``too_large`` whose step needs at most ``room`` bytes per device.
 
-    Only batches that the mesh and the microbatches divide are tried, at most ``MOST_COMPILATIONS`` of them.
+    Only batch sizes that the mesh and the microbatches divide are tried, and at most ``MOST_COMPILATIONS`` of these.
     """
     unit = planned.rows
     low, high = 0, too_large // unit  # multiples of unit: low fits (0 stands for None), high does not fit
@@ -46,7 +46,7 @@ def largest_batch(planned: Planned, too_large: int, room: int, say: Say) -> Batc
             break
         middle = (low + high) // 2
         peak = planned.step(middle * unit).peak
-        say(f"batch {middle * unit}: {peak / 2**30:.2f} GiB of {room / 2**30:.2f} on a device")
+        say(f"batch {middle * unit}: needs {peak / 2**30:.2f} of {room / 2**30:.2f} GiB on a device")
         low, high = (middle, high) if peak <= room else (low, middle)
     return Batch(low * unit or None, high * unit)
 
@@ -54,7 +54,7 @@ def largest_batch(planned: Planned, too_large: int, room: int, say: Say) -> Batc
 def smallest_slice(
     task: Task, trainer: Trainer, mesh: Mesh, rules: Rules, topology: Topology, batch: int, room: int, say: Say
 ) -> Slice | None:
-    """Bisect for the smallest larger slice of the family that fits the step; return None if no slice does.
+    """Bisect for the smallest slice on which the step fits, among larger slices of the family. None if it fits on none.
 
     Each slice gets the largest ``fsdp`` that divides the parameters and the batch; ``tensor`` stays as it is.
     """
@@ -69,7 +69,7 @@ def smallest_slice(
         middle = (low + high) // 2
         larger, wide, planned = candidates[middle]
         peak = planned.step(batch).peak
-        say(f"{larger}, {_mesh_text(wide)}: {peak / 2**30:.2f} GiB of {room / 2**30:.2f} on a device")
+        say(f"{larger}, {_mesh_text(wide)}: needs {peak / 2**30:.2f} of {room / 2**30:.2f} GiB on a device")
         if peak <= room:
             fitting, high = Slice(larger, wide, peak), middle
         else:
@@ -80,7 +80,10 @@ def smallest_slice(
 def _widest(
     task: Task, trainer: Trainer, mesh: Mesh, rules: Rules, topology: Topology, batch: int
 ) -> tuple[Mesh, Planned] | None:
-    """Return the mesh with the largest ``fsdp`` that divides parameters and batch, and the plan on it."""
+    """Return the mesh with the largest ``fsdp`` that divides parameters and batch, and the plan on that mesh.
+
+    Return None if there is no such mesh.
+    """
     devices = topology.devices()
     tensor = max(mesh.tensor, 1)
     if len(devices) // topology.slices % tensor:

@@ -23,7 +23,7 @@ SLICES: dict[str, tuple[tuple[int, ...], ...]] = {
     "v6e": FLAT,
     "tpu7x": (*CUBE, (16, 16, 16)),
 }
-"""Shapes of slices for training in Google's documentation of each generation, smallest first."""
+"""By generation, the shapes of slices for training in Google's documentation, smallest first."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Topology:
 
     @property
     def chip(self) -> Chip:
-        """Return the published figures of one chip."""
+        """Return the published peak FLOP/s, memory and bandwidth of one chip."""
         chip = chip_named(self.family)
         assert chip is not None
         return chip

@@ -21,7 +21,11 @@ class Export(Protocol):
 
 @dataclass(frozen=True)
 class Exporter:
-    """A layout: its name on the command line, its module in the package ``PUBLISHERS``, its config class by name."""
+    """A layout that ``export`` can write.
+
+    ``name`` is its name on the command line, and ``module`` its module in the package ``PUBLISHERS``. ``config`` is the
+    name of the config class of the networks that it holds.
+    """
 
     name: str
     module: str

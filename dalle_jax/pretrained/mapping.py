@@ -1,7 +1,8 @@
 """Rules that map the tensors of a published file to the variables of a module, and back.
 
 A publisher's module lists a ``Rule`` for each variable: its tensors, and the change of layout in both directions. One
-list therefore serves import and export. Every tensor is used once and every variable is filled. All mismatches are
+list therefore serves import and export. Functions that build rules take ``ours``, a prefix of variables' names, and
+``theirs``, a prefix of tensors' names. Every tensor is used once and every variable is filled. All mismatches are
 reported together, before any tensor is read.
 """
 
@@ -22,9 +23,9 @@ from dalle_jax.pretrained.files.tensors import Tensors
 from dalle_jax.train.state import ModuleSpec
 
 MIN_LIMITED_ELEMENTS = 1 << 30
-"""Variables with fewer elements are always checked in full; no published tensor has more."""
+"""Variables with fewer elements are always checked in full. No published tensor has more elements than this."""
 MAX_NAMES_SHOWN = 20
-"""Tensor names in one line of an error; the rest is counted."""
+"""Largest number of tensor names in one line of an error. Further names are only counted."""
 
 
 @runtime_checkable
@@ -52,9 +53,9 @@ class Transform:
 
 IDENTITY = Transform(lambda x: x, lambda x: (x,))
 TRANSPOSE = Transform(lambda x: x.T, lambda x: (x.T,))
-"""torch's matrix [out in] to a kernel [in out]."""
+"""The transform of torch's matrix [out in] to a kernel [in out]."""
 CONV_KERNEL = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: (x.transpose(3, 2, 0, 1),))
-"""torch's convolution [out in k k] to a kernel [k k in out]."""
+"""The transform of torch's convolution [out in k k] to a kernel [k k in out]."""
 
 
 def reshaped(*shape: int, stored: tuple[int, ...]) -> Transform:
@@ -91,7 +92,7 @@ def rule(target: str, *sources: str, transform: Transform = IDENTITY) -> Rule:
 
 
 Ignored: TypeAlias = Mapping[str, str]
-"""Reasons to ignore tensors, by a regular expression that matches their whole name."""
+"""A regular expression that matches the whole names of tensors, to the reason for ignoring these tensors."""
 
 
 def fill(
@@ -183,7 +184,7 @@ def _load(one: Rule, tensors: Tensors, dtype: np.dtype, sharding: jax.sharding.S
 
 
 def to_published(module: nnx.Module, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
-    """Convert a module's variables to published tensors, for export; every variable must have a rule."""
+    """Convert a module's variables to published tensors, for export. Every variable must have a rule."""
     spec = ModuleSpec.of(module)
     params, non_params = spec.split(module)
     values = {**params, **non_params}

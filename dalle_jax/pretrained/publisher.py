@@ -49,7 +49,10 @@ class Published:
 
 @runtime_checkable
 class Publisher(Protocol):
-    """The function of a publisher's module that reads weights; it is named ``published`` unless there are several."""
+    """The function of a publisher's module that reads weights.
+
+    It is named ``published``, unless the module has several such functions.
+    """
 
     def __call__(self, source: Path) -> Published:
         """Read the model in a file or folder; raise UserError if the source is of a different kind."""
@@ -88,11 +91,23 @@ KINDS = (
     Kind("min-dalle", "min_dalle", "min-dalle: a folder with encoder.pt and decoder.pt"),
     Kind("llamagen", "llamagen", "LlamaGen's transformers: a .pt file"),
     Kind("diffusers-unet", "diffusers_unet", "diffusers' UNets, such as Karlo's decoder: a folder"),
-    Kind("consistency-decoder", "diffusers_unet", "of diffusers: a folder", function="published_consistency"),
+    Kind(
+        "consistency-decoder",
+        "diffusers_unet",
+        "the consistency decoder: diffusers' folder",
+        function="published_consistency",
+    ),
     Kind("glide", "glide", "GLIDE's base, upsampler or inpainting network: a .pt file"),
-    Kind("karlo-prior", "karlo", "Karlo's folder prior, of diffusers", function="published_prior"),
-    Kind("karlo-text-proj", "karlo", "Karlo's folder text_proj", function="published_text_proj"),
-    Kind("karlo-text-encoder", "karlo", "Karlo's folder text_encoder", function="published_text_encoder"),
+    Kind("karlo-prior", "karlo", "Karlo's prior: diffusers' folder prior", function="published_prior"),
+    Kind(
+        "karlo-text-proj", "karlo", "Karlo's projections: diffusers' folder text_proj", function="published_text_proj"
+    ),
+    Kind(
+        "karlo-text-encoder",
+        "karlo",
+        "Karlo's text tower: diffusers' folder text_encoder",
+        function="published_text_encoder",
+    ),
 )
 
 
@@ -181,8 +196,8 @@ def find_vocabulary(folder: Path) -> Path | None:
 def check_flags(path: Path, config: Json, known: Mapping[str, object], ignored: frozenset[str] = frozenset()) -> None:
     """Raise UserError that names every flag of a config that is not implemented.
 
-    ``known`` maps a flag to the only value that is implemented, or to ``...`` if every value is. Flags in ``ignored``
-    do not change the network.
+    ``known`` maps a flag to the only value that is implemented, or to ``...`` if all values are implemented. Flags in
+    ``ignored`` do not change the network.
     """
     wrong = []
     for name, value in config.items():
@@ -208,7 +223,7 @@ def read_licence(folder: Path) -> str:
 
 
 def tensor_shape(tensors: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
-    """Return the shape of a tensor that must exist and have that many dimensions, none of length 0."""
+    """Return the shape of a tensor. Raise UserError unless it exists and has ``dimensions`` axes, none of length 0."""
     found = tensors.stored.get(name)
     if found is None or len(found.shape) != dimensions or 0 in found.shape:
         got = "no such tensor" if found is None else f"shape {list(found.shape)}"
@@ -230,7 +245,11 @@ def count_layers(tensors: Tensors, pattern: str) -> int:
 
 
 def grid_side(tensors: Tensors, name: str, positions: int) -> int:
-    """Return the side of a square grid; ``positions`` excludes the class token of the table ``name``."""
+    """Return the side of a square grid that has ``positions`` positions.
+
+    ``name`` is the tensor of position embeddings, which errors name. ``positions`` does not count its row for the class
+    token.
+    """
     side = round(positions**0.5)
     if side * side != positions or not side:
         raise file_error(tensors.name, f"{name!r} for a square grid and a class token", f"{positions + 1} positions")

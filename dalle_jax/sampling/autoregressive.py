@@ -7,21 +7,27 @@ from typing import NamedTuple, Protocol, Unpack, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from dalle_jax.arrays import Array, Float, Int, Key, Prompts, PyTree, UInt
+from dalle_jax.arrays import Array, Bool, Float, Int, Key, Prompts, PyTree, UInt
 from dalle_jax.sampling.filters import restrict
 from dalle_jax.sampling.options import SamplingKeywords, SamplingOptions
 
 STAGE = 128
 STAGES = 4
-"""The cache grows in at most ``STAGES`` stages of at least ``STAGE`` codes; each stage compiles its own loop."""
+"""Largest number of stages in which the cache grows.
+
+A stage has at least ``STAGE`` codes and a compiled loop of its own.
+"""
 
 MAX_NOISE_VALUES = 2**24
-"""The most values of noise to draw before the first step (64 MiB). If more are needed, each step draws its own."""
+"""Largest number of noise values that are drawn before the first step (64 MiB).
+
+If more are needed, each step draws its own noise.
+"""
 
 
 @runtime_checkable
 class CachedDecoder(Protocol):
-    """A transformer p(codes | prompt) in raster order with a cache, which is passed and returned as a value."""
+    """A transformer p(codes | prompt) in raster order. Its methods take and return the key-value cache as a value."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -34,7 +40,7 @@ class CachedDecoder(Protocol):
         ...
 
     def empty(self, text: Prompts) -> Array:
-        """Return the empty prompt of classifier-free guidance, as one row for all prompts or one row each."""
+        """Return the empty prompt of classifier-free guidance: one row for all prompts, or one row for each."""
         ...
 
     def prefill(self, text: Prompts, candidates: int) -> tuple[Float[Array, "P K"], PyTree]:
@@ -83,8 +89,18 @@ class Settings(NamedTuple):
         return cls.stack([SamplingOptions(**options)] * prompts)
 
 
+class GivenCodes(NamedTuple):
+    """Codes of images that are given in part; ``codes`` is read only where ``keep`` is True."""
+
+    codes: Int[Array, "P M I"]
+    keep: Bool[Array, "P I"]
+
+
 def image_keys(seeds: Int[Array, " P"] | UInt[Array, " P"], candidates: int, first: int = 0) -> Key[Array, "P M"]:
-    """Create a key per image: ``fold_in(key(seed), first + m)`` for candidate m, regardless of the batch."""
+    """Create a key for each image: ``fold_in(key(seed), first + m)`` for candidate m.
+
+    It does not depend on the other prompts of the batch.
+    """
     indices = first + jnp.arange(candidates)
     return jax.vmap(lambda seed: jax.vmap(lambda m: jax.random.fold_in(jax.random.key(seed), m))(indices))(seeds)
 
@@ -115,7 +131,10 @@ def guide(
 
 
 def _prefill_guided(text: Prompts, generator: CachedDecoder, candidates: int) -> tuple[Array, PyTree]:
-    """Prefill the prompts and the empty prompt; repeat the result of a shared empty prompt for each prompt."""
+    """Prefill the prompts and the empty prompt.
+
+    If all prompts share one empty prompt, its result is repeated for each of them.
+    """
     prompts, empty = text.shape[0], generator.empty(text)
     first, cache = generator.prefill(jnp.concatenate([text, empty]), candidates)
     rows = jnp.concatenate([jnp.arange(prompts), prompts + jnp.arange(prompts) % empty.shape[0]])
@@ -123,7 +142,7 @@ def _prefill_guided(text: Prompts, generator: CachedDecoder, candidates: int) ->
 
 
 def _stages(generator: CachedDecoder, cache: PyTree, length: int) -> list[int]:
-    """Return the positions at which the stages of the cache begin, and the end.
+    """Return the positions at which the stages of the cache begin, followed by ``length``.
 
     There is a single stage if the first stage already needs three quarters of the final capacity.
     """
@@ -142,15 +161,15 @@ def sample(
     text: Prompts,
     keys: Key[Array, "P M"],
     settings: Settings,
-    given_codes: Int[Array, "P I"] | None = None,
-    given_length: Int[Array, " P"] | None = None,
+    given: GivenCodes | None = None,
     *,
     guided: bool,
 ) -> Int[Array, "P M I"]:
     """Sample the codes of M images per prompt; a pure function that compiles once per shape and ``guided``.
 
-    The first ``given_length`` codes of each prompt are copied from ``given_codes``. If ``guided`` is False, the
-    guidance scale is ignored and the empty prompt is not computed.
+    ``given`` codes are kept and the others are sampled, in raster order: a sampled code depends on the given codes
+    before it, not on those after it. If ``guided`` is False, the guidance scale is ignored and the empty prompt is not
+    computed.
     """
     candidates, length = keys.shape[1], generator.grid[0] * generator.grid[1]
     prompts, size = text.shape[0], generator.codebook_size
@@ -162,10 +181,11 @@ def sample(
     def choose(logits: Array, position: Array, noise: Array | None) -> Array:
         logits = guide(logits[:prompts], logits[prompts:], settings.guidance) if guided else logits
         code = draw(logits, _noise(keys, position, size) if noise is None else noise, settings)
-        if given_codes is None or given_length is None:
+        if given is None:
             return code
-        given = jax.lax.dynamic_index_in_dim(given_codes, position, axis=1)  # [P 1]
-        return jnp.where((position < given_length)[:, None], given, code).astype(jnp.int32)
+        own = jax.lax.dynamic_index_in_dim(given.codes, position, axis=2, keepdims=False)  # [P M]
+        keep = jax.lax.dynamic_index_in_dim(given.keep, position, axis=1)  # [P 1]
+        return jnp.where(keep, own, code).astype(jnp.int32)
 
     def step(carry: tuple[Array, PyTree], scanned: tuple[Array, Array | None]) -> tuple[tuple[Array, PyTree], Array]:
         (previous, cache), (position, noise) = carry, scanned

@@ -16,13 +16,16 @@ EXCLUDED_LOGIT = -1e30
 
 
 def _sortable_bits(x: Float[Array, "..."]) -> Int[Array, "..."]:
-    """Map floats to int32 with the same order."""
+    """Map floats to int32 values that have the same order."""
     bits = jax.lax.bitcast_convert_type(x + 0.0, jnp.int32)
     return jnp.where(bits < 0, jnp.int32(-(2**31)) - bits, bits)
 
 
 def _bisect(accepts: Callable[[Array], Array], shape: tuple[int, ...]) -> Int[Array, "..."]:
-    """Find the smallest int32 for which ``accepts`` is true, elementwise; it must be monotone (false, then true)."""
+    """Find the smallest int32 for which ``accepts`` is True, for each element.
+
+    ``accepts`` must be False below some value and True from it on.
+    """
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds  # the answer is in (low, high]
@@ -36,7 +39,10 @@ def _bisect(accepts: Callable[[Array], Array], shape: tuple[int, ...]) -> Int[Ar
 
 
 def top_k(logits: Float[Array, "P M K"], k: Int[Array, " P"]) -> Float[Array, "P M K"]:
-    """Exclude all but the ``k`` largest logits, keeping ties with the smallest of them; 0 excludes none."""
+    """Exclude all but the ``k`` largest logits; 0 excludes none.
+
+    Logits equal to the k-th largest are all kept.
+    """
     order, wanted = _sortable_bits(logits), k[:, None, None]
     threshold = _bisect(
         lambda t: (order > t).sum(axis=-1, keepdims=True) < jnp.maximum(wanted, 1), (*logits.shape[:2], 1)
@@ -62,9 +68,9 @@ def top_p(logits: Float[Array, "P M K"], p: Float[Array, " P"]) -> Float[Array, 
 def restrict(
     logits: Float[Array, "P M K"], temperature: Float[Array, " P"], k: Int[Array, " P"], p: Float[Array, " P"]
 ) -> Float[Array, "P M K"]:
-    """Divide logits by the temperature, then apply top-k, then top-p; a filter that no prompt uses costs nothing.
+    """Divide logits by the temperature, then apply top-k, then top-p. A filter that no prompt uses takes no time.
 
-    At temperature 0 the logits are not divided; the caller then takes the largest without noise.
+    At temperature 0 the logits are not divided; the caller then takes the largest logit and adds no noise.
     """
     cold = temperature <= 0
     scaled = logits / jnp.where(cold, 1.0, temperature)[:, None, None]

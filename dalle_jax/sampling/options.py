@@ -1,4 +1,4 @@
-"""Sampling options: one dataclass from which requests, evaluation configs and command-line flags take theirs."""
+"""Sampling options: the one dataclass that defines them for requests, evaluation configs and command-line flags."""
 
 import math
 from collections.abc import Iterable
@@ -46,7 +46,10 @@ class SamplingOptions:
 
 
 def check_ranges(checks: Iterable[tuple[str, bool, str, object]]) -> None:
-    """Raise UserError for the first (field, is valid, expected range, value) that is not valid."""
+    """Raise UserError for the first check that fails.
+
+    Each check is (name of the field, whether its value is valid, expected range, value).
+    """
     for name, valid, expected, got in checks:
         if not valid:
             raise UserError(f"{name}: expected {expected}, got {got}")

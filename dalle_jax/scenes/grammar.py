@@ -85,7 +85,7 @@ def parse(caption: str) -> Scene:
             if found is not None:
                 return _scene(level, found.groupdict())
     examples = "; ".join(captions(_EXAMPLES[level])[0] for level in PHRASINGS)
-    raise UserError(f"expected a caption of the scenes' grammar, got {caption!r}. Captions look like: {examples}")
+    raise UserError(f"expected a caption in the grammar of the scenes, got {caption!r}; legal captions are: {examples}")
 
 
 def _fill(phrasing: str, slots: dict[str, str]) -> str:
@@ -97,7 +97,7 @@ def _name(thing: SceneObject) -> str:
 
 
 def _slots(scene: Scene) -> list[dict[str, str]]:
-    """Return the slot values for the phrasings of a scene's level: one dict for each choice of synonyms."""
+    """Return the values that fill the slots of a phrasing, such as ``colour``: one dict for each choice of synonyms."""
     first = scene.objects[0]
     match scene.level:
         case 1:
@@ -137,7 +137,7 @@ def _compile(phrasing: str) -> re.Pattern[str]:
 
 
 def _scene(level: int, found: dict[str, str]) -> Scene:
-    """Build the scene from the slots of a matched phrasing."""
+    """Build the scene from the text that each slot of a matched phrasing has."""
     things = {
         slot: SceneObject(found[f"{slot}_colour"], found[f"{slot}_shape"])
         for slot in "abc"

@@ -1,4 +1,4 @@
-"""Checks of captions against images, part by part, from pixels only."""
+"""Comparison of captions with images, part by part. Only the image's pixels are used."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ NOTHING = "nothing"
 
 @dataclass(frozen=True)
 class Part:
-    """A claim of a caption (a colour, a relation), and the value found in the image."""
+    """One claim of a caption, such as a colour or a relation, and what was found in the image at that point."""
 
     name: str
     expected: str
@@ -48,7 +48,7 @@ def judge(image: UInt8[np.ndarray, "size size 3"], caption: str) -> Judgement:
 
 
 def judge_scene(detected: DetectedScene, scene: Scene, caption: str) -> Judgement:
-    """Check a described scene against a detected one. Additional objects make a caption wrong."""
+    """Compare the scene that a caption describes with the detected one. Additional objects make the caption wrong."""
     count = Part("count", str(len(scene.objects)), str(len(detected.objects)))
     background = Part("background", scene.background or "plain", detected.background)
     if scene.arrangement == "sign":
@@ -79,12 +79,12 @@ def _likeness(thing: SceneObject, seen: DetectedObject) -> int:
 
 
 def _nearest(thing: SceneObject, objects: Sequence[DetectedObject]) -> DetectedObject | None:
-    """Return the detected object that is most like the described one."""
+    """Return the detected object that has the most attributes of the described one. None if no object was detected."""
     return max(objects, key=lambda seen: _likeness(thing, seen), default=None)
 
 
 def _relation(first: DetectedObject, second: DetectedObject) -> str:
-    """Return the relation of the first to the second on the axis along which they are farther apart."""
+    """Return the relation of the first object to the second, along the axis on which their distance is larger."""
     dx, dy = second.x - first.x, second.y - first.y
     if abs(dy) > abs(dx):
         return "above" if dy > 0 else "below"
@@ -92,7 +92,11 @@ def _relation(first: DetectedObject, second: DetectedObject) -> str:
 
 
 def _pair_parts(scene: Scene, objects: Sequence[DetectedObject]) -> list[Part]:
-    """Check two objects, each matched with the most similar detection; ties go to the described relation."""
+    """Check two objects and their relation.
+
+    The described objects are compared with the two detected objects that are most similar to them. If several pairs are
+    equally similar, a pair with the described relation is taken.
+    """
     expected = "above" if scene.arrangement == "vertical" else "left of"
     if len(objects) < 2:
         first, second = scene.objects
@@ -112,7 +116,7 @@ def _pair_parts(scene: Scene, objects: Sequence[DetectedObject]) -> list[Part]:
 
 
 def _group_parts(scene: Scene, objects: Sequence[DetectedObject]) -> list[Part]:
-    """Check the attributes that all objects share; they are "mixed" if the objects differ."""
+    """Check the attributes of a group, whose objects should be equal. A found attribute is "mixed" if they differ."""
     thing = scene.objects[0]
 
     def common(names: set[str]) -> str:

@@ -22,9 +22,13 @@ FOREGROUND = 48.0
 
 The value is above noise and below a third of the weakest contrast."""
 MIN_AREA = 0.009
-"""Components below this share of the image are noise; a small ring covers 0.04."""
+"""Components that cover a smaller share of the image are noise. The smallest object, a small ring, covers 0.04."""
 SEPARATION = 0.33
-"""A component keeps pixels with at least this share of its largest distance; pink on plain has 0.46 of black's."""
+"""Threshold of a pixel's distance from the background, as a share of the largest distance in its component.
+
+Pixels below it are removed, which separates objects with touching edges. Next to black, pink has a share of 0.46 on the
+plain background, so it is kept.
+"""
 MAX_COLOUR_DISTANCE = 75.0
 MIN_CORRELATION = 0.90
 MIN_BIG_EXTENT = 0.465
@@ -60,7 +64,7 @@ class DetectedScene:
 
 
 def perceive(image: UInt8[np.ndarray, "size size 3"]) -> DetectedScene:
-    """Detect the scene in an image; objects are in the scan order of their first pixel."""
+    """Detect the scene in an image. Objects are ordered by their first pixel, row by row."""
     pixels = image.astype(np.float32)
     size = image.shape[0]
     background = _frame_colour(pixels)
@@ -82,7 +86,9 @@ def perceive(image: UInt8[np.ndarray, "size size 3"]) -> DetectedScene:
 
 
 def _components(distance: np.ndarray) -> tuple[np.ndarray, dict[int, tuple[slice, slice]]]:
-    """Label connected foreground pixels: labels [H W], and the window of each label that is not noise.
+    """Label connected foreground pixels.
+
+    Return the labels [H W], and by label the bounding box of each component that is large enough to be an object.
 
     A second, higher threshold, relative to each component's strongest pixel, separates neighbours with touching edges.
     """
@@ -99,7 +105,7 @@ def _is_inside(window: tuple[slice, slice], board: tuple[slice, slice]) -> bool:
 
 
 def _frame_colour(pixels: np.ndarray) -> np.ndarray:
-    """Return the median of the outermost pixels: [C]."""
+    """Return the median colour [C] of the pixels at the image's border."""
     frame = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
     return np.partition(frame, len(frame) // 2, axis=0)[len(frame) // 2]
 
@@ -133,7 +139,7 @@ def _read_object(
 
 
 def _core(patch: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Return an object's colour minus the background's: [C].
+    """Return an object's colour minus the background's colour, [C].
 
     It is the mean of ``patch`` over the strongest pixels ``inside`` the object, which excludes its soft edges.
     """
@@ -151,7 +157,10 @@ def _is_one_colour(patch: np.ndarray, inside: np.ndarray, core: np.ndarray) -> b
 
 
 def _name_colour(core: np.ndarray, background: np.ndarray) -> str:
-    """Return the nearest colour of the palette, each blended with up to 1/4 background as at soft edges."""
+    """Return the name of the nearest colour of the palette.
+
+    Each palette colour is also compared when blended with up to 1/4 background, as at soft edges.
+    """
     towards = _PALETTE - background  # [8 C]
     squared = np.einsum("pc,pc->p", towards, towards) + 1e-6
     share = np.clip(towards @ core / squared, 0.75, 1.0)
@@ -161,7 +170,7 @@ def _name_colour(core: np.ndarray, background: np.ndarray) -> str:
 
 
 def _read_sign(board: Float[np.ndarray, "h w c"]) -> tuple[str, str]:
-    """Return the colour of a sign and its letters from left to right."""
+    """Return the colour of a sign and the word on it."""
     height, width = board.shape[:2]
     edge = max(1, int(0.1 * height))
     thin = height <= 2 * edge  # too thin for letters
@@ -181,7 +190,7 @@ def _read_sign(board: Float[np.ndarray, "h w c"]) -> tuple[str, str]:
 
 
 def _letters(coverage: np.ndarray, size: float) -> list[str]:
-    """Match each run of columns with ink as a letter."""
+    """Recognise the letters of a word. Each group of neighbouring columns with ink is one letter."""
     inked = np.concatenate([[0], coverage.max(axis=0) > 0.42, [0]]).astype(np.int8)
     edges = np.flatnonzero(np.diff(inked))
     names, bank = letter_bank()

@@ -15,7 +15,7 @@ from dalle_jax.scenes.rendering import render
 from dalle_jax.scenes.scene import COLOURS, COUNTS, LETTERS, SHAPES, SIZES
 
 Degradation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-"""Maps an image uint8 [H W 3] and a random generator to a degraded image."""
+"""Function from an image uint8 [H W 3] and a random generator to a degraded image."""
 
 Value = TypeVar("Value", str, int)
 
@@ -25,7 +25,7 @@ class AcceptanceRates:
     """Shares of captions that ``judge`` accepts; ideally 1 for true captions and 0 for both kinds of false ones.
 
     ``accepted_near``: captions that differ from a true one in exactly one attribute. ``accepted_random``: captions of
-    other scenes of the level.
+    random other scenes of the level.
     """
 
     accepted_true: float
@@ -35,7 +35,10 @@ class AcceptanceRates:
 
 
 def measure_reader(level: int, size: int, count: int, seed: int, degrade: Degradation | None = None) -> AcceptanceRates:
-    """Render ``count`` scenes of a level, from both sides of the split, and judge three captions of each."""
+    """Render ``count`` scenes of a level and judge three captions of each: true, near miss, and of another scene.
+
+    A third of the scenes are held-out combinations, the others are training combinations.
+    """
     rng = np.random.default_rng((seed, level, size))
     accepted = np.zeros(3)
     for number in range(count):
@@ -52,7 +55,7 @@ def measure_reader(level: int, size: int, count: int, seed: int, degrade: Degrad
 
 
 def blur_and_noise(image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
-    """Degrade an image about as a small VQ-VAE at 32 px does.
+    """Degrade an image about as much as a small VQ-VAE at 32 px does.
 
     - Gaussian blur with sigma 0.6 to 0.8 px at 32 px, scaled with the side
     - noise of standard deviation 6 (of 255), correlated between neighbouring pixels

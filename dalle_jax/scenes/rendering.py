@@ -75,11 +75,11 @@ def _as_plane(colour: tuple[float | int, ...]) -> np.ndarray:
 
 
 def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Draw centre x, centre y and diameter of each object.
+    """Choose the centre x, centre y and diameter of each object at random.
 
     All objects get the same random shift. Pairs are also tilted at random. Centres are rounded to a lattice of
-    ``LATTICE`` points per side, which are whole pixels in an image of 32 px. So few positions are distinct that a small
-    image tokenizer suffices, and the caption is the difficult part of a scene.
+    ``LATTICE`` points per side, which are whole pixels in an image of 32 px. The small number of positions lets a small
+    image tokenizer suffice, so that a model's difficulty is to follow the caption.
     """
     jitter = (rng.random(3) * 2 - 1).tolist()
     shift = 0.02
@@ -126,7 +126,7 @@ def _draw_bitmap(
     width: float,
     height: float,
 ) -> None:
-    """Draw a bitmap of the given size onto ``canvas``; the opacity of a pixel is the share that ink covers."""
+    """Draw a bitmap of the given size onto ``canvas``. A pixel's opacity is the share of its area that ink covers."""
     size = canvas.shape[1]
     rows = overlap(size, bitmap.shape[0], (y - height / 2) * size, height * size)
     columns = overlap(size, bitmap.shape[1], (x - width / 2) * size, width * size)
@@ -134,7 +134,7 @@ def _draw_bitmap(
 
 
 def overlap(pixels: int, cells: int, start: float, length: float) -> np.ndarray:
-    """Return the share of each pixel that each of ``cells`` equal cells covers: [pixels cells].
+    """Return the share of each pixel that each of ``cells`` equal cells covers, [pixels cells].
 
     The cells divide the interval [start, start + length], in pixels.
     """

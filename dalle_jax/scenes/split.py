@@ -71,7 +71,10 @@ def is_held_out(scene: Scene) -> bool:
 
 
 def sample_scene(level: int, rng: np.random.Generator, split: Split) -> Scene:
-    """Draw a scene of a level, uniformly within the split. "train" and "validation" differ only in their seeds."""
+    """Draw a scene of a level, uniformly among those of the split.
+
+    "train" and "validation" are the same set of scenes, for which callers use different seeds.
+    """
     held_out = split == "held_out"
     while True:
         scene = _DRAW[level](rng)

@@ -16,7 +16,10 @@ from dalle_jax.scenes.scene import LETTERS, SHAPES
 from dalle_jax.scenes.shapes import GLYPH_COLUMNS, GLYPH_ROWS, word_bitmap
 
 SHAPE_GRID = (np.arange(14) + 0.5) / 14 * 4.4 - 2.2
-"""Sampling points of a shape, in units of the root mean square distance of its pixels from their centre on an axis."""
+"""Sampling points of a shape along one axis, with 0 at its centre.
+
+The unit is the root mean square distance of the shape's pixels from the centre along that axis.
+"""
 GLYPH_HEIGHT = GLYPH_ROWS * SIGN_CELL
 LETTER_ROWS = (np.arange(14) + 0.5) / 14 * 1.24 - 0.62
 LETTER_COLUMNS = (np.arange(12) + 0.5) / 12 * 1.04 - 0.52
@@ -24,7 +27,7 @@ LETTER_COLUMNS = (np.arange(12) + 0.5) / 12 * 1.04 - 0.52
 
 
 def shape_view(coverage: Float[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, " n"], float, float]:
-    """Return the view of a shape, and y and x of its centre in pixels."""
+    """Return the view of a shape, then y and x of its centre in pixels."""
     weights = coverage * coverage
     by_row, by_column = weights.sum(axis=1), weights.sum(axis=0)
     total = by_row.sum() + 1e-6
@@ -36,7 +39,7 @@ def shape_view(coverage: Float[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, " 
 
 
 def extent(coverage: Float[np.ndarray, "h w"]) -> float:
-    """Return the larger side, in pixels, of the bounding box of coverage above one half."""
+    """Return the longer side, in pixels, of the bounding box of the pixels whose coverage is above one half."""
     return max(_width(coverage.max(axis=0)), _width(coverage.max(axis=1)))
 
 
@@ -51,7 +54,10 @@ def letter_view(coverage: Float[np.ndarray, "h w"], start: int, stop: int) -> Fl
 
 
 def crossings(profile: Float[np.ndarray, " n"]) -> tuple[float, float]:
-    """Return the first and last crossing of one half, linearly interpolated; pixel i covers [i, i + 1]."""
+    """Return the positions where a profile first and last crosses one half.
+
+    They are linearly interpolated; pixel i covers [i, i + 1].
+    """
     above = np.flatnonzero(profile >= 0.5)
     if len(above) == 0:
         return 0.0, float(len(profile))
@@ -66,13 +72,16 @@ def crossings(profile: Float[np.ndarray, " n"]) -> tuple[float, float]:
 def sample_grid(
     values: Float[np.ndarray, "h w"], rows: Float[np.ndarray, " r"], columns: Float[np.ndarray, " c"]
 ) -> Float[np.ndarray, "r c"]:
-    """Sample values bilinearly on a grid of rows and columns; pixel centres are integers, values outside are 0."""
+    """Sample values bilinearly on a grid of rows and columns.
+
+    Pixel centres are integers, and values outside the array are 0.
+    """
     across = _interpolation_weights(columns, values.shape[1])
     return _interpolation_weights(rows, values.shape[0]) @ values @ across.T
 
 
 def _interpolation_weights(places: np.ndarray, pixels: int) -> np.ndarray:
-    """Return the weights of linear interpolation at each place: [places pixels]."""
+    """Return the weights with which linear interpolation at each place reads each pixel, [places pixels]."""
     return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(pixels)))
 
 
@@ -88,7 +97,7 @@ def _normalise(view: np.ndarray) -> np.ndarray:
 
 @cache
 def shape_bank() -> tuple[list[str], Float[np.ndarray, "templates n"]]:
-    """Render views of every shape at several sizes (half widths in pixels), positions and blurs, with their names."""
+    """Render every shape at several sizes, positions and amounts of blur. Return the shapes' names and the views."""
     names, views = [], []
     for shape in SHAPES:
         for half in (4.0, 5.0, 6.0, 7.5, 10.0, 20.0):
@@ -104,7 +113,7 @@ def shape_bank() -> tuple[list[str], Float[np.ndarray, "templates n"]]:
 
 @cache
 def letter_bank() -> tuple[list[str], Float[np.ndarray, "templates n"]]:
-    """Render views of every letter at several sizes (pixels per cell), positions and blurs, with their names."""
+    """Render every letter at several sizes, positions and amounts of blur. Return the letters and their views."""
     names, views = [], []
     for letter in LETTERS:
         for cell in (1.35, 2.7, 5.4):

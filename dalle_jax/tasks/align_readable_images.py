@@ -1,4 +1,4 @@
-"""Training of a CLIP whose image embedding also holds what the caption leaves open, for unCLIP."""
+"""Training of a CLIP for unCLIP, whose image embedding also keeps details that the caption does not mention."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from flax import nnx
 from dalle_jax.arrays import Array, ExampleBatch, Float, Int, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.code_readout import CodeReadoutConfig, ReadableClip
@@ -28,7 +28,7 @@ from dalle_jax.train.task import Batch, CachedEmbeddings, Frozen, MetricSums, Ob
 
 
 class ReadEmbeddings(NamedTuple):
-    """The embeddings of a batch, and the nats per code of the codes that are read from each image embedding."""
+    """The embeddings of a batch, and for each image the nats per code with which its embedding predicts its codes."""
 
     pair: Embeddings
     nats: Float[Array, " B"]
@@ -36,7 +36,7 @@ class ReadEmbeddings(NamedTuple):
 
 @dataclass(frozen=True)
 class AlignReadableImages:
-    """Settings of CLIP's loss plus ``weight`` times the cross-entropy of the codes read from the image embedding.
+    """Settings of CLIP's loss plus ``weight`` times the cross-entropy of an image's codes given its embedding.
 
     - ``align``: the settings of CLIP's loss; its ``image_tokenizer`` also gives the codes.
     - ``readout``: the sizes of the head, which is not used after training.
@@ -48,26 +48,31 @@ class AlignReadableImages:
 
     def __post_init__(self) -> None:
         if self.weight <= 0:
-            raise ValueError(f"weight: expected more than 0 (@AlignTextImages has no such loss), got {self.weight}")
+            raise ValueError(
+                f"weight: expected more than 0, got {self.weight}; without this loss, train with @AlignTextImages"
+            )
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Return the shape and dtype of each array of a batch."""
         return self.align.batch_spec(batch_size)
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> "ReadableAlignment":
-        """Load text tokenizer and image tokenizer. Raise ``UserError`` if no image tokenizer is named."""
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "ReadableAlignment":
+        """Load the text tokenizer and the image tokenizer.
+
+        Raise ``UserError`` if the config names no image tokenizer.
+        """
         if self.align.image_tokenizer is None:
             raise UserError("task.align.image_tokenizer: expected the folder of an image tokenizer, got None")
         return ReadableAlignment(self, self.align.open(layout, manifest))
 
     def open_for_plan(self) -> "ReadableAlignment":
-        """Load the image tokenizer, and the text tokenizer if its file exists."""
+        """Open the task for ``plan``: load the image tokenizer, and the text tokenizer if its file exists."""
         return ReadableAlignment(self, self.align.open_for_plan())
 
 
 @dataclass(frozen=True, eq=False)
 class ReadableAlignment:
-    """The task that trains a CLIP and a head that reads codes from its image embedding.
+    """The task that trains a CLIP and a head that predicts codes from its image embedding.
 
     Raise ``UserError`` if the image tokenizer does not fit the head.
     """
@@ -89,7 +94,7 @@ class ReadableAlignment:
             )
 
     def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
-        """Return the arrays of ``TextImageAlignment``."""
+        """Return the same arrays as ``TextImageAlignment.prepare``."""
         return self.align.prepare(examples, seeds)
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -97,7 +102,7 @@ class ReadableAlignment:
         return self.config.batch_spec(batch_size)
 
     def init(self, rngs: nnx.Rngs) -> ReadableClip:
-        """Create the CLIP and the head, with the image tokenizer's code vectors."""
+        """Create the CLIP, and the head with the image tokenizer's code vectors."""
         module = self.config.readout.build(self.config.align.model, rngs)
         if self.align.image_tokenizer is not None:
             module.readout.set_code_vectors(self.align.image_tokenizer.code_vectors)
@@ -108,7 +113,7 @@ class ReadableAlignment:
         return self.align.frozen()
 
     def objectives(self) -> tuple[Objective, ...]:
-        """Return CLIP's objective with the loss of the head added."""
+        """Return one objective: CLIP's, with the loss of the head added."""
         (plain,) = self.align.objectives()
         constraints = tuple(plain.constraints)
         parts = CachedEmbeddings(self.embed, self.loss_of_embeddings)
@@ -133,7 +138,7 @@ class ReadableAlignment:
     def loss_of_embeddings(
         self, module: ReadableClip, embeddings: ReadEmbeddings, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], MetricSums]:
-        """Return the contrastive loss over all pairs plus the weighted mean of the nats."""
+        """Return the contrastive loss over all pairs, plus ``weight`` times the mean nats per code."""
         contrast, sums = self.align.loss_of_embeddings(module.clip, embeddings.pair, batch, key, step)
         nats = embeddings.nats.mean()
         loss, one = contrast + self.config.weight * nats, jnp.ones(())
@@ -142,7 +147,7 @@ class ReadableAlignment:
         return loss, sums | read | {"loss": (loss, one), "contrast": (contrast, one)}
 
     def evaluate(self, module: ReadableClip, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
-        """Return CLIP's metrics, the nats per code, and the mean cosine of each image with its own caption."""
+        """Return CLIP's metrics, the nats per code, and the mean cosine similarity of an image and its own caption."""
         sums = self.align.evaluate(module.clip, frozen, batch, key)
         image = module.clip.encode_image(to_float(batch["pixels"]))
         cosine = (image * module.clip.encode_text(batch["text"])).sum(axis=-1)  # [B]
@@ -152,7 +157,7 @@ class ReadableAlignment:
     def images(
         self, module: ReadableClip, frozen: Frozen, batch: Batch, key: Key[Array, ""]
     ) -> Float[Array, "n H W 3"]:
-        """Return eight images, reconstructed from their codes and from the most likely codes of their embeddings."""
+        """Return eight images, each decoded from its codes and from the codes that its embedding predicts."""
         del key
         first = {name: rows[:8] for name, rows in batch.items()}
         tokenizer: ImageTokenizer = image_tokenizer_of(frozen)

@@ -1,4 +1,4 @@
-"""Training of CLIP: contrastive learning of one embedding for images and captions."""
+"""Training of CLIP: contrastive learning of a common embedding space for images and captions."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,10 @@ from flax import nnx
 from dalle_jax.arrays import CANDIDATE, COUNTED, Array, Bool, ExampleBatch, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
+from dalle_jax.diffusion.levels import add_noise
+from dalle_jax.diffusion.noise_schedules import NoiseSchedule
+from dalle_jax.diffusion.process import DiscreteProcess
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.contrastive import contrastive, retrieval_hits, same_caption_group, sigmoid
 from dalle_jax.models.clip import Clip, ClipConfig
@@ -24,7 +27,7 @@ from dalle_jax.pipelines.load.models import ModelFile
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
 from dalle_jax.tasks.frozen_networks import IMAGE_TOKENIZER, frozen_image_tokenizer, image_tokenizer_of, load_if_named
-from dalle_jax.tasks.precomputed_codes import refuse_codes
+from dalle_jax.tasks.precomputed_codes import refuse_precomputed
 from dalle_jax.train.task import (
     Batch,
     CachedEmbeddings,
@@ -44,7 +47,8 @@ LARGEST_SCALE = 100.0
 def at_most_100(log_scale: Float[Array, ""]) -> Float[Array, ""]:
     """Clip the logarithm of the logit scale to ln 100.
 
-    The trainer clips the parameter after each update. A bound within the loss would have gradient 0 above it.
+    The trainer clips the parameter after each update. If the loss clipped it instead, the gradient would be 0 above the
+    bound.
     """
     return jnp.minimum(log_scale, math.log(LARGEST_SCALE))
 
@@ -60,10 +64,12 @@ class Embeddings(NamedTuple):
 class AlignTextImages:
     """Settings of the contrastive loss over the global batch (CLIP, arXiv 2103.00020, section 2.3).
 
-    - ``image_tokenizer``: the folder of a trained image tokenizer. Its reconstructions replace the share
-      ``reconstructed`` of the images, so that this CLIP can also rank generated images.
+    - ``image_tokenizer``: the folder of a trained image tokenizer. A share ``reconstructed`` of the images is replaced
+      by its reconstructions, so that the CLIP can also rank generated images.
     - ``contrast``: CLIP's softmax over the batch, or SigLIP's sigmoid for each pair (arXiv 2303.15343), which needs
       ``model.initial_bias``.
+    - ``noise``: the schedule of a noised CLIP, which guides a diffusion model (GLIDE, arXiv 2112.10741, section 4.4).
+      Each training image is noised at a uniform timestep. ``model.timesteps`` is the schedule's number of steps.
     """
 
     model: ClipConfig
@@ -71,13 +77,17 @@ class AlignTextImages:
     image_tokenizer: str | None = None
     reconstructed: float = 0.5
     contrast: Literal["softmax", "sigmoid"] = "softmax"
+    noise: NoiseSchedule | None = None
 
     def __post_init__(self) -> None:
+        steps = 0 if self.noise is None else self.noise.steps
+        if self.model.timesteps != steps:
+            raise ValueError(f"model.timesteps: expected {steps}, the steps of noise, got {self.model.timesteps}")
         if (self.contrast == "sigmoid") == (self.model.initial_bias is None):
             bias = self.model.initial_bias
             raise ValueError(
                 f"contrast = {self.contrast!r} with model.initial_bias = {bias}: "
-                "a sigmoid needs a bias (SigLIP's is -10), a softmax must have None"
+                "expected a bias for the sigmoid loss (-10 in SigLIP), and None for the softmax loss"
             )
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -88,15 +98,15 @@ class AlignTextImages:
             "caption_group": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
         }
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> "TextImageAlignment":
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "TextImageAlignment":
         """Load the text tokenizer and the image tokenizer. Raise ``UserError`` for data of precomputed codes."""
         del layout
-        refuse_codes(self, manifest, "train it from images")
+        refuse_precomputed(self, manifest, "train it from images")
         captions = self.captions.open(self.model.text_length)
         return TextImageAlignment(self, captions, load_if_named(self.image_tokenizer))
 
     def open_for_plan(self) -> "TextImageAlignment":
-        """Load the image tokenizer, and the text tokenizer if its file exists."""
+        """Open the task for ``plan``: load the image tokenizer, and the text tokenizer if its file exists."""
         captions = self.captions.open_if_present(self.model.text_length)
         return TextImageAlignment(self, captions, load_if_named(self.image_tokenizer))
 
@@ -138,7 +148,7 @@ class TextImageAlignment:
         return frozen_image_tokenizer(self.image_tokenizer)
 
     def objectives(self) -> tuple[Objective, ...]:
-        """Return the one objective. With the softmax loss, the logit scale stays at 100 or below, as published."""
+        """Return the only objective. With the softmax loss, the logit scale is kept at 100 or below, as published."""
         bounded = (Constraint(nnx.PathContains("log_scale"), at_most_100),) if self.config.contrast == "softmax" else ()
         parts: Microbatches = CachedEmbeddings(self.embed_part, self.loss_of_embeddings)
         if isinstance(self.config.model.vision, ResNetConfig):
@@ -150,22 +160,34 @@ class TextImageAlignment:
     def loss(
         self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], MetricSums]:
-        """Return the contrastive loss of a batch, some of its images replaced by reconstructions."""
+        """Return the contrastive loss of a batch in which some images are replaced by reconstructions."""
         return self.loss_of_embeddings(module, self.embed(module, frozen, batch, key, step), batch, key, step)
 
     def embed(self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array) -> Embeddings:
-        """Return the embeddings of images and captions, the first images replaced by reconstructions."""
-        del key, step
+        """Return the embeddings of images and captions, after the first images were replaced by reconstructions.
+
+        With ``noise``, all images are then noised.
+        """
+        del step
         pixels = to_float(batch["pixels"])
         count = round(self.config.reconstructed * pixels.shape[0]) if IMAGE_TOKENIZER in frozen else 0
         if count:  # batches are shuffled, so the first images are a random choice
             tokenizer = image_tokenizer_of(frozen)
             reconstructions = jax.lax.stop_gradient(tokenizer.decode(tokenizer.encode(pixels[:count])))
             pixels = jnp.concatenate([reconstructions, pixels[count:]])
-        return Embeddings(module.encode_image(pixels, train=True), module.encode_text(batch["text"]))
+        text = module.encode_text(batch["text"])
+        if self.config.noise is None:
+            return Embeddings(module.encode_image(pixels, train=True), text)
+        process, (times, noises) = DiscreteProcess.of(self.config.noise), jax.random.split(key)
+        level = process.level(jax.random.randint(times, pixels.shape[:1], 0, process.steps))
+        noised = add_noise(2 * pixels - 1, jax.random.normal(noises, pixels.shape), level)
+        return Embeddings(module.encode_noised(noised, level.time), text)
 
     def embed_part(self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array) -> Embeddings:
-        """Return ``embed`` of a microbatch. The first images of all microbatches are the first images of the batch.
+        """Return the embeddings of a microbatch, some of whose images are replaced by reconstructions.
+
+        The first images of each microbatch are replaced. Together they are the images that ``embed`` replaces in the
+        whole batch.
 
         Raise ``UserError`` if the number of reconstructed images is not whole: rounding would change their share.
         """
@@ -210,8 +232,9 @@ class TextImageAlignment:
     def evaluate(self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
         """Return the top-1 accuracy of caption retrieval within the batch, and the loss.
 
-        Images are replaced by reconstructions if there is an image tokenizer. A caption of the right one's group counts
-        as right. In a padded batch, rows that are not counted are still candidates, each example once.
+        Images are replaced by reconstructions if there is an image tokenizer. A caption counts as right if its
+        ``caption_group`` is the image's. In a padded batch, rows that are not counted can still be found, each example
+        once.
         """
         del key
         pixels = to_float(batch["pixels"])

@@ -47,7 +47,7 @@ def code_rows(examples: ExampleBatch, grid: tuple[int, int], codebook_size: int)
 
 
 def summed(values: Float[Array, "B ..."], batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Return the sum and the number of the values. Rows of a padded batch that are not COUNTED are left out."""
+    """Return the sum and the number of the values, without rows of a padded batch where ``COUNTED`` is False."""
     if COUNTED not in batch:
         return jnp.sum(values), jnp.asarray(values.size, jnp.float32)
     counted = batch[COUNTED][: values.shape[0]].reshape(-1, *(1,) * (values.ndim - 1))  # [B 1 ...]

@@ -18,7 +18,7 @@ class Captions:
     """The text tokenizer of the captions.
 
     - ``file``: the ``.model`` file of SentencePiece, CLIP's ``bpe_simple_vocab_16e6.txt.gz`` or BART's ``vocab.json``.
-    - ``vocabulary``: the kind of that file.
+    - ``vocabulary``: the kind of vocabulary in that file.
     - ``dropout``: the share of BPE merges that training leaves out at random (DALL·E 1 has 0.1; arXiv 2102.12092,
       section 2.2).
     """
@@ -54,7 +54,10 @@ class CaptionTokenizer:
         return packed(self.config.vocabulary, self.vocabulary_files)
 
     def rows(self, captions: list[str], seeds: Sequence[Seed] | None) -> np.ndarray:
-        """Return token ids int32 [B T]. ``seeds`` has one seed for each caption; None is for evaluation: no dropout."""
+        """Return token ids int32 [B T].
+
+        ``seeds`` has one seed for each caption, which draws the merges to skip. None, for evaluation, means no dropout.
+        """
         if seeds is None or self.config.dropout == 0.0:
             return self.tokenizer.encode_batch(captions)
         rngs = [np.random.default_rng(seed) for seed in seeds]
@@ -69,15 +72,16 @@ class CaptionTokenizer:
     def check_model(self, vocabulary: int, where: str, pad: int = 0, empty: tuple[int, ...] | None = None) -> None:
         """Raise ``UserError`` if a model's vocabulary size, padding id or empty caption differs from the tokenizer's.
 
-        ``empty`` holds the ids of a caption without words, if the model's config gives them. The table of a published
-        model may have more rows than its tokenizer has ids.
+        ``where`` is the config field of the vocabulary size, which errors name. ``empty`` holds the ids of the empty
+        caption, if the model's config has them. The table of a published model may have more rows than its tokenizer
+        has ids.
         """
         published, file = self.config.vocabulary.published, self.config.file
         kind, found = type(self.config.vocabulary).__name__, self.tokenizer.vocab_size
         if found > vocabulary or (found < vocabulary and not published):
             raise UserError(
                 f"{where}: expected {found}, the vocabulary of {file}, got {vocabulary}; "
-                "set it to that number, or train a text tokenizer of the desired size"
+                f"set it to {found}, or train a text tokenizer of a different size"
             )
         if self.tokenizer.pad_id != pad:
             raise UserError(
@@ -90,15 +94,20 @@ class CaptionTokenizer:
                 f"got {empty}"
             )
 
+    def empty_row(self) -> np.ndarray:
+        """Return the ids int32 [1 T] of a caption without words, from a second tokenizer, so that it is not counted."""
+        return self.config.vocabulary.tokenizer(self.vocabulary_files, self.tokenizer.length).encode_batch([""])
+
     def _empty_caption(self, pad: int) -> tuple[int, ...]:
-        """Return the ids of a caption without words, from a second tokenizer, so that the caption is not counted."""
-        tokenizer = self.config.vocabulary.tokenizer(self.vocabulary_files, self.tokenizer.length)
-        ids = tokenizer.encode_batch([""])[0]
+        """Return the ids of the empty caption, without padding."""
+        ids = self.empty_row()[0]
         return tuple(ids[ids != pad].tolist())
 
 
 def loaded(captions: CaptionTokenizer | None) -> CaptionTokenizer:
-    """Return the text tokenizer. Raise ``ValueError`` for a task that was opened without one."""
+    """Return ``captions``. Raise ``ValueError`` if it is None, because the task was opened without a text tokenizer."""
     if captions is None:
-        raise ValueError("captions: expected a text tokenizer, got None, because the task was opened for a plan")
+        raise ValueError(
+            "captions: expected a text tokenizer, got None, because a task that was opened for a plan reads no captions"
+        )
     return captions

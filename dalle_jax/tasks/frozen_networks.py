@@ -1,4 +1,4 @@
-"""The networks that losses read and nothing trains, by name."""
+"""Frozen networks of a task: networks that losses use and that are not trained, by name."""
 
 from typing import cast
 
@@ -20,7 +20,7 @@ def load_if_named(folder: str | None) -> ImageTokenizer | None:
 
 
 def frozen_image_tokenizer(tokenizer: ImageTokenizer | None) -> Frozen:
-    """Return the frozen networks of a task that reads an image tokenizer, if it has one."""
+    """Return the frozen networks of a task: its image tokenizer, or nothing if ``tokenizer`` is None."""
     return {} if tokenizer is None else {IMAGE_TOKENIZER: cast(nnx.Module, tokenizer)}
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 from dalle_jax.arrays import Array, ExampleBatch, Float, Int, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.cross_entropy import cross_entropy, dalle_loss
 from dalle_jax.models.dalle import Dalle
@@ -26,11 +26,11 @@ from dalle_jax.sampling.autoregressive import CachedDecoder, Settings, image_key
 from dalle_jax.tasks.batches import code_rows, pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
 from dalle_jax.tasks.frozen_networks import IMAGE_TOKENIZER, frozen_image_tokenizer, image_tokenizer_of, load_if_named
-from dalle_jax.tasks.precomputed_codes import check_codes, load_codes_tokenizer, refuse_codes
+from dalle_jax.tasks.precomputed_codes import check_codes, load_codes_tokenizer, refuse_precomputed
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, Seed
 
 IMAGES = 8
-"""Number of images that are sampled during training, and of examples on which guidance is measured."""
+"""Number of images that are sampled during training, and of examples on which the effect of guidance is measured."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ class GenerateCodes:
     (1/8 and 7/8 in DALL·E 1, arXiv 2102.12092, section 2.2). Without text prediction it is the nll per code alone.
 
     - ``image_tokenizer``: the folder of a trained image tokenizer.
-    - ``image_size``: the step encodes images of this size with it. None is for data of precomputed codes, whose
-      manifest names their image tokenizer (data/sources/precomputed.py); it then only decodes samples.
+    - ``image_size``: the size of images that the training step encodes with the image tokenizer. Set None for
+      precomputed codes, whose manifest names their image tokenizer (data/sources/precomputed.py). The tokenizer then
+      only decodes samples.
     - ``blank_captions``: the share of captions that training replaces by the empty caption, for guidance.
     - ``guidance``: the guidance scale of the images sampled during training.
     """
@@ -60,7 +61,7 @@ class GenerateCodes:
             raise ValueError(f"blank_captions: expected a share in [0, 1), got {self.blank_captions}")
         if self.image_tokenizer is None and self.image_size is not None:
             raise ValueError(
-                "image_tokenizer: expected the folder of an image tokenizer, since image_size is set "
+                "image_tokenizer: expected the folder of an image tokenizer, because image_size is set "
                 f"(precomputed codes need neither), got None and image_size {self.image_size}"
             )
         if self.image_tokenizer is None and self.model.code_width:
@@ -76,22 +77,22 @@ class GenerateCodes:
             return {"pixels": pixel_spec(batch_size, self.image_size), "text": text}
         return {"codes": text_spec(batch_size, math.prod(self.model.grid)), "text": text}
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> "CodeGeneration":
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "CodeGeneration":
         """Load the text tokenizer and the image tokenizer, and check that they fit the model and the data.
 
-        Without ``image_tokenizer``, the resolved config names the one of the manifest.
+        If the config has no ``image_tokenizer``, the resolved config has the image tokenizer of the manifest.
         """
         del layout
         captions = self.captions.open(self.model.text_length)
         if self.image_size is not None:
-            refuse_codes(self, manifest, "set task.image_size to None")
+            refuse_precomputed(self, manifest, "set task.image_size to None")
         if manifest is None:
             return CodeGeneration(self, captions, load_if_named(self.image_tokenizer))
         found = load_codes_tokenizer(self.model, self.image_tokenizer, manifest)
         return CodeGeneration(replace(self, image_tokenizer=found.folder), captions, found.network)
 
     def open_for_plan(self) -> "CodeGeneration":
-        """Load the image tokenizer, and the text tokenizer if its file exists."""
+        """Open the task for ``plan``: load the image tokenizer, and the text tokenizer if its file exists."""
         captions = self.captions.open_if_present(self.model.text_length)
         return CodeGeneration(self, captions, load_if_named(self.image_tokenizer))
 
@@ -100,8 +101,8 @@ class GenerateCodes:
 class CodeGeneration:
     """The task that trains a transformer from captions to codes.
 
-    ``captions`` is None for the command ``plan`` if the tokenizer's file is missing.
-    ``image_tokenizer`` has its EMA weights.
+    ``captions`` is None for the command ``plan`` if the tokenizer's file is missing. ``image_tokenizer`` is loaded with
+    its EMA weights.
 
     Raise ``UserError`` if the text tokenizer or the image tokenizer does not fit the model.
     """
@@ -154,13 +155,13 @@ class CodeGeneration:
         return frozen_image_tokenizer(self.image_tokenizer)
 
     def objectives(self) -> tuple[Objective, ...]:
-        """Return the one objective."""
+        """Return the only objective: the weighted loss of the whole model."""
         return (Objective("predict", nnx.Param, self.loss),)
 
     def loss(
         self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], MetricSums]:
-        """Return the weighted loss of a batch, with some captions blanked."""
+        """Return the weighted loss of a batch in which some captions are replaced by the empty one."""
         del step
         blank_key, dropout_key = jax.random.split(key)
         blank = jax.random.bernoulli(blank_key, self.config.blank_captions, (batch["text"].shape[0], 1))
@@ -186,7 +187,10 @@ class CodeGeneration:
         text: Int[Array, "B T"],
         dropout_key: Key[Array, ""] | None,
     ) -> tuple[Float[Array, "B I"], Float[Array, "B T"] | None]:
-        """Return the negative log-likelihood, in nats, of each code and, if the model predicts text, of each token."""
+        """Return the negative log-likelihood in nats of each code, and that of each text token.
+
+        The second is None if the model does not predict text.
+        """
         codes = self._codes(frozen, batch)
         logits = module(text, codes, dropout_key=dropout_key)
         return cross_entropy(logits.image, codes), None if logits.text is None else cross_entropy(logits.text, text)
@@ -198,10 +202,11 @@ class CodeGeneration:
         return sums | (self._guidance_effect(module, frozen, batch) if self.config.blank_captions else {})
 
     def _guidance_effect(self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch) -> MetricSums:
-        """Return the mean of |logits with the caption - logits without it|, in nats, over the codes.
+        """Return the mean of |logits with the caption - logits without it| over all codes, in nats.
 
-        Guidance adds multiples of that difference (``sampling.autoregressive.guide``). Its mean over the codebook is
-        subtracted, because it changes no probability. The first examples are used, with their own codes.
+        Guidance adds multiples of that difference (``sampling.autoregressive.guide``). The difference's mean over the
+        codebook is subtracted first, because it does not change any probability. The first examples are used, with
+        their own codes.
         """
         codes, text = self._codes(frozen, batch)[:IMAGES], batch["text"][:IMAGES]  # [n I] [n T]
         text = jnp.concatenate([text, jnp.broadcast_to(module.empty(text), text.shape)])

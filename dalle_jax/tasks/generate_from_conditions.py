@@ -12,7 +12,7 @@ from flax import nnx
 from dalle_jax.arrays import Array, ExampleBatch, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
 from dalle_jax.models.prompt_kinds import ByClass
@@ -28,10 +28,10 @@ from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, Seed
 class GenerateFromConditions:
     """Settings of p(codes | condition). The data holds ``codes`` and ``condition``: a class, or features [t c].
 
-    Features of fewer positions than the model has are padded on the left; those of more are truncated. ``blanks`` is
-    the share of conditions that training replaces by the empty one, for guidance (LlamaGen has 0.1).
-    ``image_tokenizer`` is the folder of the image tokenizer that computed the codes and that will decode the model's.
-    The default is the folder that ``encode`` recorded with the codes.
+    Features with fewer positions than the model has are padded on the left; features with more are truncated.
+    ``blanks`` is the share of conditions that training replaces by the empty condition, for guidance (LlamaGen has
+    0.1). ``image_tokenizer`` is the folder of the image tokenizer that computed the codes, and that will decode the
+    codes which the model generates. The default is the folder that ``encode`` recorded with the codes.
     """
 
     model: LlamaGenConfig
@@ -52,7 +52,7 @@ class GenerateFromConditions:
         codes = text_spec(batch_size, math.prod(self.model.grid))
         return {"codes": codes, "condition": self.model.prompt_kind.spec(batch_size)}
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> "ConditionalCodeGeneration":
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "ConditionalCodeGeneration":
         """Check that the codes fit the model and that ``image_tokenizer``, if it is set, computed them."""
         del layout
         if manifest is None:
@@ -76,8 +76,8 @@ class ConditionalCodeGeneration:
         del seeds
         if "condition" not in examples:
             raise UserError(
-                "data: expected a condition for the codes of every image (data.source.conditions), got examples with "
-                f"{', '.join(sorted(examples))}"
+                "data: expected a condition for the codes of every image (set data.source.conditions), got examples "
+                f"with {', '.join(sorted(examples))}"
             )
         kind, given = self.config.model.condition, examples["condition"]
         where = "data: condition"
@@ -96,17 +96,17 @@ class ConditionalCodeGeneration:
         return self.config.model.build(rngs)
 
     def frozen(self) -> Frozen:
-        """Return no networks: codes are precomputed."""
+        """Return an empty mapping: the codes are precomputed, so the loss needs no frozen network."""
         return {}
 
     def objectives(self) -> tuple[Objective, ...]:
-        """Return the one objective."""
+        """Return the only objective: the mean negative log-likelihood of a code."""
         return (Objective("predict", nnx.Param, self.loss),)
 
     def loss(
         self, module: LlamaGen, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], MetricSums]:
-        """Return the mean negative log-likelihood of a code in nats, with some conditions blanked."""
+        """Return the mean negative log-likelihood of a code in nats. Some conditions are replaced by the empty one."""
         del frozen, step
         blank_key, dropout_key = jax.random.split(key)
         condition = batch["condition"]

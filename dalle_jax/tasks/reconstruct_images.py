@@ -1,4 +1,4 @@
-"""The common part of all tasks that train an image tokenizer: the batch, evaluation, images and model file."""
+"""The common part of all tasks that train an image tokenizer: batch, evaluation, sample images and ``model.gin``."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def check_size(image_size: int, factor: int) -> None:
 
 @runtime_checkable
 class ReconstructionConfig(Protocol):
-    """The settings of an image tokenizer's training that ``ImageReconstruction`` reads."""
+    """The fields that ``ImageReconstruction`` reads from the config of a task that trains an image tokenizer."""
 
     @property
     def model(self) -> VqvaeConfig | DvaeConfig | VqganConfig:
@@ -72,7 +72,7 @@ class ImageReconstruction(ABC, Generic[Config, Module]):
         return self.config.batch_spec(batch_size)
 
     def frozen(self) -> Frozen:
-        """Return no networks: the loss reads only the trained module."""
+        """Return an empty mapping: the loss needs no frozen network."""
         return {}
 
     def model_files(self) -> dict[str, bytes]:
@@ -80,7 +80,7 @@ class ImageReconstruction(ABC, Generic[Config, Module]):
         return {"model.gin": render(ModelFile(model=self.config.model, prefix=self.prefix)).encode()}
 
     def evaluate(self, module: Module, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
-        """Return PSNR in dB, averaged over images, and the mean squared error, both of reconstructions from codes."""
+        """Return the PSNR of reconstructions from codes in dB, averaged over images, and their mean squared error."""
         del frozen, key
         pixels, tokenizer = to_float(batch["pixels"]), self.tokenizer_of(module)
         squared = jnp.mean((pixels - tokenizer.decode(tokenizer.encode(pixels))) ** 2, axis=(1, 2, 3))  # [B]

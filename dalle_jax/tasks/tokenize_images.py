@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Key
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.layers.quantize import Assignments
 from dalle_jax.losses.quantization import reconstruction
@@ -15,7 +15,7 @@ from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.tasks.batches import pixel_spec
-from dalle_jax.tasks.precomputed_codes import refuse_codes
+from dalle_jax.tasks.precomputed_codes import refuse_precomputed
 from dalle_jax.tasks.reconstruct_images import ImageReconstruction, check_size
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, UpdateOnce
 
@@ -39,10 +39,10 @@ class TokenizeImages:
         """Return the shape and dtype of each array of a batch."""
         return {"pixels": pixel_spec(batch_size, self.image_size)}
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> "VqvaeReconstruction":
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "VqvaeReconstruction":
         """Return the task. Raise ``UserError`` for data of precomputed codes."""
         del layout
-        refuse_codes(self, manifest, "train it from images")
+        refuse_precomputed(self, manifest, "train it from images")
         return self.open_for_plan()
 
     def open_for_plan(self) -> "VqvaeReconstruction":
@@ -51,7 +51,7 @@ class TokenizeImages:
 
 
 class VqvaeReconstruction(ImageReconstruction[TokenizeImages, Vqvae]):
-    """Reconstruction of images through a vector-quantized bottleneck."""
+    """The task that trains a VQ-VAE: reconstruction of images through a vector-quantised bottleneck."""
 
     def tokenizer_of(self, module: Vqvae) -> ImageTokenizer:
         """Return the trained module itself."""
@@ -62,7 +62,7 @@ class VqvaeReconstruction(ImageReconstruction[TokenizeImages, Vqvae]):
         return self.config.model.build(rngs)
 
     def objectives(self) -> tuple[Objective, ...]:
-        """Return the one objective, which updates the codebook once for all microbatches of a step."""
+        """Return the only objective, which updates the codebook once for all microbatches of a step."""
         return (Objective("reconstruct", nnx.Param, self.loss, microbatches=UpdateOnce(self.reconstruct, self.update)),)
 
     def loss(
@@ -80,7 +80,7 @@ class VqvaeReconstruction(ImageReconstruction[TokenizeImages, Vqvae]):
     def reconstruct(
         self, module: Vqvae, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], MetricSums, Assignments]:
-        """Return the training loss and the code assignments of each image, without an update of the codebook."""
+        """Return the training loss and the code assignments of each image. The codebook is not updated."""
         del frozen, key, step
         pixels = to_float(batch["pixels"])
         out = module(pixels)

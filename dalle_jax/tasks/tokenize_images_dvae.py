@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Key
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.logit_laplace import map_pixels, negative_log_likelihood
 from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform, marginal_kl_from_uniform
@@ -16,7 +16,7 @@ from dalle_jax.models.dvae import Dvae, DvaeConfig, expected_pixels
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.tasks.batches import pixel_spec
-from dalle_jax.tasks.precomputed_codes import refuse_codes
+from dalle_jax.tasks.precomputed_codes import refuse_precomputed
 from dalle_jax.tasks.reconstruct_images import ImageReconstruction, check_size
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, WholeBatchOnly
 
@@ -47,15 +47,15 @@ class TokenizeImagesDvae:
 
     - ``nll`` is the negative log-likelihood of the logit-Laplace density, averaged over pixels and channels.
     - ``kl`` is KL(softmax(logits) || uniform), averaged over codes.
-    - C f^2 is the number of values that one code stands for (192 as published). The weight of the paper is for sums
-      over the whole image, so ``kl`` is divided by it.
+    - C f^2 is the number of values that one code stands for (192 as published). The paper's weight is for sums over the
+      whole image. ``nll`` and ``kl`` are means, so ``kl`` is divided by C f^2.
     - ``marginal_kl`` is KL(mean over the batch of softmax(logits) || uniform).
 
     The metric ``elb`` is the bound itself: the negative loss with ``kl_weight`` 1. The schedules default to the paper.
 
-    Two settings are ours, for short runs, and off by default. ``log_scale_floor`` softly bounds ln b from below: drawn
-    images have flat areas, whose likelihood has no upper bound. ``marginal_weight`` brings unused codes back; a
-    ``kl_weight`` below 0 then rewards each position for certainty.
+    Two settings, for short runs, are our own and off by default. ``log_scale_floor`` is a soft lower bound of ln b:
+    rendered images have flat areas, whose likelihood would otherwise grow without limit. ``marginal_weight`` brings
+    unused codes back. A ``kl_weight`` below 0 then rewards each position for certainty.
     """
 
     model: DvaeConfig
@@ -69,17 +69,17 @@ class TokenizeImagesDvae:
         check_size(self.image_size, self.model.downsample)
         if min(self.temperature.start, self.temperature.end) <= 0:
             raise ValueError(
-                f"temperature: expected more than 0 all along, got {self.temperature.start} to {self.temperature.end}"
+                f"temperature: expected start and end above 0, got {self.temperature.start} to {self.temperature.end}"
             )
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Return the shape and dtype of each array of a batch."""
         return {"pixels": pixel_spec(batch_size, self.image_size)}
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> "DvaeReconstruction":
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "DvaeReconstruction":
         """Return the task. Raise ``UserError`` for data of precomputed codes."""
         del layout
-        refuse_codes(self, manifest, "train it from images")
+        refuse_precomputed(self, manifest, "train it from images")
         return self.open_for_plan()
 
     def open_for_plan(self) -> "DvaeReconstruction":
@@ -88,7 +88,7 @@ class TokenizeImagesDvae:
 
 
 class DvaeReconstruction(ImageReconstruction[TokenizeImagesDvae, Dvae]):
-    """Reconstruction of images through relaxed codes."""
+    """The task that trains a dVAE: reconstruction of images through relaxed codes."""
 
     def tokenizer_of(self, module: Dvae) -> ImageTokenizer:
         """Return the trained module itself."""
@@ -99,10 +99,13 @@ class DvaeReconstruction(ImageReconstruction[TokenizeImagesDvae, Dvae]):
         return self.config.model.build(rngs)
 
     def objectives(self) -> tuple[Objective, ...]:
-        """Return the one objective. Only ``marginal_kl`` is not a mean over images, so it needs the whole batch."""
+        """Return the only objective.
+
+        If ``marginal_kl`` is used, it needs the whole batch, as it is not a mean over images.
+        """
         whole = WholeBatchOnly(
-            f"task.marginal_weight = {self.config.marginal_weight} weighs a divergence of the mean over the batch, "
-            "which is not a mean over its microbatches"
+            f"task.marginal_weight = {self.config.marginal_weight} weights a divergence that is "
+            "computed from the mean over the whole batch"
         )
         return (Objective("bound", nnx.Param, self.loss, microbatches=whole if self.config.marginal_weight else None),)
 

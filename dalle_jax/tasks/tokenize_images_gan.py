@@ -11,7 +11,7 @@ from flax import nnx
 from dalle_jax import storage
 from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.layers.conv_blocks import Conv, convolve
 from dalle_jax.losses.adversarial import (
@@ -29,14 +29,14 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import load_lpips
 from dalle_jax.tasks.batches import pixel_spec
 from dalle_jax.tasks.frozen_networks import LPIPS
-from dalle_jax.tasks.precomputed_codes import refuse_codes
+from dalle_jax.tasks.precomputed_codes import refuse_precomputed
 from dalle_jax.tasks.reconstruct_images import ImageReconstruction, check_size
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, WholeBatchOnly
 
 
 @dataclass(frozen=True)
 class Pyramid:
-    """A perceptual distance of ours over an image pyramid, without trained weights (losses/adversarial.py)."""
+    """Our own perceptual distance, over an image pyramid and without trained weights (losses/adversarial.py)."""
 
     levels: int = 3
     weight: float = 1.0
@@ -48,9 +48,10 @@ class Pyramid:
 
 @dataclass(frozen=True)
 class ImportedLpips:
-    """LPIPS with the weights in ``folder``, where ``import lpips`` wrote them.
+    """LPIPS with the weights in ``folder``, which the command ``import lpips`` wrote.
 
-    If the folder has no weights, training uses ``otherwise`` and prints a warning; None makes it an error.
+    If the folder has no weights, training prints a warning and uses ``otherwise``. If ``otherwise`` is None, missing
+    weights are an error.
     """
 
     folder: str
@@ -62,8 +63,9 @@ class ImportedLpips:
 class Adversary:
     """The discriminator and the weight of its loss in the image tokenizer's loss.
 
-    It takes part from step ``start`` on. With ``balance`` "adaptive", ``weight`` is multiplied by the ratio of the two
-    gradients on the last layer; "fixed" leaves it as it is (LlamaGen, 0.5). The defaults are taming's for ImageNet.
+    The discriminator is used from step ``start`` on. With ``balance`` "adaptive", ``weight`` is multiplied by the ratio
+    of the gradients of both losses on the decoder's last layer (``adaptive_weight``). With "fixed" it is not changed
+    (LlamaGen, 0.5). The defaults are taming's for ImageNet.
     """
 
     network: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
@@ -116,17 +118,17 @@ class TokenizeImagesGan:
 
     @property
     def fallback(self) -> Pyramid | None:
-        """Return the perceptual distance that is used without LPIPS, if the config allows one."""
+        """Return the perceptual distance that replaces missing LPIPS weights, or None if the config allows none."""
         return self.perceptual if isinstance(self.perceptual, Pyramid) else self.perceptual.otherwise
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Return the shape and dtype of each array of a batch."""
         return {"pixels": pixel_spec(batch_size, self.image_size)}
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> "VqganReconstruction":
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "VqganReconstruction":
         """Load LPIPS. Raise ``UserError`` for data of precomputed codes."""
         del layout
-        refuse_codes(self, manifest, "train it from images")
+        refuse_precomputed(self, manifest, "train it from images")
         return self.open_for_plan()
 
     def open_for_plan(self) -> "VqganReconstruction":
@@ -146,8 +148,8 @@ class TokenizeImagesGan:
                 )
             print(f"dalle-jax: WARNING: {missing}", file=sys.stderr, flush=True)
         print(
-            "dalle-jax: WARNING: the perceptual distance is Pyramid, which is ours and has no trained weights, and NOT "
-            "LPIPS: images will be less sharp than published ones",
+            "dalle-jax: WARNING: the perceptual distance is Pyramid, which has no trained weights, and NOT LPIPS: "
+            "images will be less sharp than with LPIPS",
             file=sys.stderr,
             flush=True,
         )
@@ -155,7 +157,7 @@ class TokenizeImagesGan:
 
 
 class VqganReconstruction(ImageReconstruction[TokenizeImagesGan, Players]):
-    """Reconstruction of images by a generator that is trained against a discriminator."""
+    """The task that trains a VQGAN: its generator reconstructs images and is trained against its discriminator."""
 
     prefix = "generator."
 
@@ -195,8 +197,8 @@ class VqganReconstruction(ImageReconstruction[TokenizeImagesGan, Players]):
     ) -> tuple[Float[Array, ""], MetricSums]:
         """Return the loss of the generator.
 
-        The gradients of the distance and of the adversarial loss are computed once, with respect to the images. They
-        give the adaptive weight; their weighted sum is then backpropagated to the parameters.
+        The gradients of the perceptual distance and of the adversarial loss with respect to the images are computed
+        once. The adaptive weight is computed from them, and their weighted sum is backpropagated to the parameters.
         """
         del key
         generator = module.generator
@@ -233,7 +235,7 @@ class VqganReconstruction(ImageReconstruction[TokenizeImagesGan, Players]):
     def discriminator_loss(
         self, module: Players, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], MetricSums]:
-        """Return the hinge loss, which is 0 before step ``adversary.start``."""
+        """Return the discriminator's hinge loss, which is 0 before step ``adversary.start``."""
         del frozen, key
         values = to_range(self.config.model, to_float(batch["pixels"]))
         generator = module.generator
@@ -251,7 +253,10 @@ class VqganReconstruction(ImageReconstruction[TokenizeImagesGan, Players]):
     def unlikeness(
         self, frozen: Frozen, values: Float[Array, "B H W C"], drawn: Float[Array, "B H W C"]
     ) -> Float[Array, ""]:
-        """Return the pixel losses plus the perceptual distance, which takes values in -1..1."""
+        """Return the pixel losses plus the perceptual distance, or plus its ``fallback`` without LPIPS weights.
+
+        Both arguments are in the model's pixel range. They are converted to -1..1 for the perceptual distance.
+        """
         pixels = reconstruction(values, drawn, absolute=self.config.l1, squared=self.config.l2)
         both = (values, drawn) if self.config.model.pixel_range == "-1..1" else (2 * values - 1, 2 * drawn - 1)
         lpips, fallback = frozen.get(LPIPS), self.config.fallback
@@ -262,7 +267,7 @@ class VqganReconstruction(ImageReconstruction[TokenizeImagesGan, Players]):
         return pixels + fallback.weight * pyramid_distance(*both, levels=fallback.levels).mean()
 
     def codebook_loss(self, quantized: VqganQuantized) -> Float[Array, ""]:
-        """Return the codebook loss, the commitment loss and the entropy loss, weighted."""
+        """Return the weighted sum of the codebook loss, the commitment loss and the entropy loss."""
         loss = self.config.codebook * commitment(quantized.nearest, quantized.inputs)
         loss += self.config.commitment * commitment(quantized.inputs, quantized.nearest)
         if self.config.entropy:
@@ -271,6 +276,6 @@ class VqganReconstruction(ImageReconstruction[TokenizeImagesGan, Players]):
 
 
 def on_kernel(conv: Conv, inputs: Float[Array, "B H W C"], gradient: Float[Array, "B H W F"]) -> Float[Array, "..."]:
-    """Return the gradient of a stride-1 convolution's kernel, given the gradient of its output."""
+    """Return the gradient of a stride-1 convolution's kernel, given its inputs and the gradient of its output."""
     _, back = jax.vjp(lambda kernel: convolve(inputs.astype(conv.dtype), kernel), conv.kernel[...])
     return back(gradient.astype(conv.dtype))[0]

@@ -55,14 +55,17 @@ class BartBpe:
     def tokenizer(self, files: Mapping[str, bytes], length: int) -> "BartTokenizer":
         """Build the tokenizer from its vocabulary files, with rows of ``length`` ids."""
         if missing := ", ".join(sorted({VOCABULARY, MERGES} - set(files))):
-            raise UserError(f"expected BART's {VOCABULARY} and {MERGES} among {sorted(files)}, found no {missing}")
+            raise UserError(
+                f"expected BART's {VOCABULARY} and {MERGES} among the vocabulary files {sorted(files)}, "
+                f"found no {missing}"
+            )
         ids = read_vocabulary(files[VOCABULARY], "BART", (BEGIN, PAD, END, UNKNOWN))
         clean = make_cleaner(files.get(FREQUENCIES)) if self.cleaning == "dalle_mini" else None
         return BartTokenizer(ids, Merges(read_merges(files[MERGES])), length, self, clean)
 
 
 class BartTokenizer(FixedLengthTokenizer):
-    """A ``TextTokenizer`` for BART. Begin and end in a caption's text are split like other text."""
+    """A ``TextTokenizer`` for BART. "<s>" and "</s>" in a caption are split like other text."""
 
     def __init__(
         self,
@@ -83,7 +86,10 @@ class BartTokenizer(FixedLengthTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """Return one more than the largest id of a caption; <mask> never occurs in one."""
+        """Return one more than the largest id that a caption can have.
+
+        The id of <mask> is larger, but occurs in no caption.
+        """
         return 1 + max(number for piece, number in self._ids.items() if piece != MASK)
 
     def split(self, caption: str, draw: Draw | None = None, dropout: float = 0.0) -> list[str]:
@@ -99,11 +105,11 @@ class BartTokenizer(FixedLengthTokenizer):
         return [piece for word in words for piece in self._merges.split(word, draw, dropout)]
 
     def id_of(self, piece: str) -> int:
-        """Return a piece's id; the id of <unk> for a missing piece."""
+        """Return a piece's id, or the id of <unk> for a piece that the vocabulary does not have."""
         return self._ids.get(piece, self._unknown)
 
     def decode(self, ids: Sequence[int] | Int32[np.ndarray, " T"]) -> str:
-        """Return the text of ids up to the first end."""
+        """Return the text of ids up to the first </s>."""
         pieces = []
         for one in map(int, ids):
             if one == self._end:
@@ -114,7 +120,10 @@ class BartTokenizer(FixedLengthTokenizer):
 
 
 def _import_demojize() -> Callable[..., str]:
-    """Import the function of the package ``emoji`` that replaces emoji by their names."""
+    """Return the function of the package ``emoji`` that replaces emoji by their names.
+
+    Raises ``UserError`` without it.
+    """
     try:
         return importlib.import_module("emoji").demojize
     except ModuleNotFoundError as error:

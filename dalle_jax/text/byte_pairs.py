@@ -14,23 +14,26 @@ import regex
 from dalle_jax.config.errors import UserError
 
 Draw = Callable[[], float]
-"""Draws a uniform number in [0, 1)."""
+"""Function that returns a random number, uniform in [0, 1), at each call."""
 Pair = tuple[str, str]
 MAX_BYTES = 64 * 2**20
-"""Limit on a decompressed vocabulary file."""
+"""Largest size of a vocabulary file, in bytes after decompression."""
 MAX_LETTERS = 1024
-"""Longer words are split in parts of this length, since the cost of merging grows with the square of the length."""
+"""Largest length of a word. Longer words are split into parts of this length, since merging takes quadratic time."""
 MAX_CACHED = 100_000
 
 GPT2_WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
-"""GPT-2's pattern (encoder.py), used by BART: words keep the space before them."""
+"""GPT-2's pattern of a word (encoder.py), which BART uses too. A word includes the space before it."""
 CLIP_WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
-"""CLIP's pattern (simple_tokenizer.py) without its special tokens, which no caption contains. Each digit is a word."""
+"""CLIP's pattern of a word (simple_tokenizer.py), without the special tokens of the original. Each digit is a word."""
 
 
 @cache
 def byte_letters() -> tuple[str, ...]:
-    """Return the letter for each byte 0 … 255: itself if Latin-1 prints it, else the next one from U+0100 on."""
+    """Return the letter for each byte 0 … 255.
+
+    It is the byte's own Latin-1 character if that is printable. The other bytes get U+0100, U+0101, … in order.
+    """
     printed = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare = iter(range(0x100, 0x200))
     return tuple(chr(byte if byte in printed else next(spare)) for byte in range(256))
@@ -52,13 +55,20 @@ class Merges:
     """BPE merges in the order in which they were learned, with a cache of split words. Thread-safe."""
 
     def __init__(self, pairs: Sequence[Pair], end: str = ""):
-        """Store the merges; ``end`` is appended to a word's last letter, so that pieces at the end of a word differ."""
+        """Store the merges.
+
+        ``end`` is appended to a word's last letter. A piece at the end of a word therefore differs from the same piece
+        inside.
+        """
         self._ranks = {pair: rank for rank, pair in enumerate(pairs)}
         self._end = end
         self._cache: dict[str, tuple[str, ...]] = {}
 
     def split(self, word: str, draw: Draw | None = None, dropout: float = 0.0) -> tuple[str, ...]:
-        """Split a word of letters into pieces. With ``draw``, each merge is skipped with probability ``dropout``."""
+        """Split a word, written as letters, into pieces.
+
+        With ``draw``, each merge is skipped with probability ``dropout``.
+        """
         if draw is None and word in self._cache:
             return self._cache[word]
         parts = [word[at : at + MAX_LETTERS] for at in range(0, len(word), MAX_LETTERS)]
@@ -87,7 +97,7 @@ class Merges:
         return symbols
 
     def _merge_with_dropout(self, symbols: list[str], draw: Draw, dropout: float) -> list[str]:
-        """Merge one pair at a time, each skipped at random: BPE dropout (Provilkov et al. 2020, arXiv:1910.13267)."""
+        """Merge one pair at a time and skip merges at random: BPE dropout (Provilkov et al. 2020, arXiv:1910.13267)."""
         last = len(self._ranks)
         while len(symbols) > 1:
             best, place = last, -1

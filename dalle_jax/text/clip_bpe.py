@@ -1,7 +1,7 @@
 """CLIP's text tokenizer, from its published vocabulary (Radford et al. 2021, arXiv:2103.00020, section 2.4).
 
-Ids in order: 256 letters for bytes, the same 256 at the end of a word, the merges, begin and end. The published file
-gives 49,408 ids. Hugging Face publishes the same ids as vocab.json and the merges as merges.txt.
+The ids are, in order: 256 letters for bytes, the same 256 letters at the end of a word, the merges, begin and end. The
+published file gives 49,408 ids. Hugging Face publishes the same ids as vocab.json and the merges as merges.txt.
 """
 
 import html
@@ -41,10 +41,10 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 class ClipBpe:
     """CLIP's BPE. ``captions.file`` is ``bpe_simple_vocab_16e6.txt``, gzipped or not, or Hugging Face's ``vocab.json``.
 
-    The first is part of every CLIP release; the second needs ``merges.txt`` next to it.
+    OpenAI's CLIP and open_clip include the first file. ``vocab.json`` needs ``merges.txt`` next to it.
 
-    - ``pad``: the id after the end. "zero" is id 0, as OpenAI and open_clip train; "end" repeats the end id, as Hugging
-      Face's files do.
+    - ``pad``: the id that fills a row after the end id. "zero" is id 0, as OpenAI and open_clip train; "end" repeats
+      the end id, as Hugging Face's files do.
     - ``text_fix``: "ftfy" repairs encodings and HTML entities, as for CLIP's training text; "nfc" only composes
       characters, as Hugging Face does.
     - ``lower``: lower-case captions, as CLIP was trained.
@@ -79,19 +79,20 @@ class ClipBpe:
             ids = read_vocabulary(files[VOCABULARY], "CLIP", (BEGIN, END))
             return ClipTokenizer(ids, read_merges(files[MERGES]), length, self)
         raise UserError(
-            f"expected {FILE}.gz, CLIP's vocabulary, or {VOCABULARY} with {MERGES}, among {sorted(files)}, found none"
+            f"expected {FILE}.gz, CLIP's vocabulary, or {VOCABULARY} with {MERGES}, among the vocabulary files "
+            f"{sorted(files)}, found none"
         )
 
 
 def _published_ids(pairs: Sequence[Pair]) -> dict[str, int]:
-    """Number the pieces as published; begin and end come last."""
+    """Return piece to id, numbered as in the published vocabulary; begin and end come last."""
     alphabet = sorted(byte_letters())  # published order: Latin-1's printed letters, then those from U+0100 on
     pieces = [*alphabet, *(letter + WORD_END for letter in alphabet), *map("".join, pairs), BEGIN, END]
     return {piece: number for number, piece in enumerate(pieces)}
 
 
 class ClipTokenizer(FixedLengthTokenizer):
-    """A ``TextTokenizer`` for CLIP. Begin and end in a caption's text are split like other text."""
+    """A ``TextTokenizer`` for CLIP. The texts of the begin and end tokens in a caption are split like other text."""
 
     def __init__(self, ids: dict[str, int], pairs: Sequence[Pair], length: int, config: ClipBpe):
         super().__init__(length, ids[BEGIN], ids[END], ids[END] if config.pad == "end" else 0)
@@ -102,7 +103,7 @@ class ClipTokenizer(FixedLengthTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """Return one more than the largest id; the last two of the published vocabulary are begin and end."""
+        """Return one more than the largest id. The last two ids of the published vocabulary are begin and end."""
         return 1 + max(self._pieces)
 
     def split(self, caption: str, draw: Draw | None = None, dropout: float = 0.0) -> list[str]:
@@ -117,11 +118,17 @@ class ClipTokenizer(FixedLengthTokenizer):
         return [piece for word in words for piece in self._merges.split(word, draw, dropout)]
 
     def id_of(self, piece: str) -> int:
-        """Return a piece's id; the end id for a missing piece, as Hugging Face does. The published file has all."""
+        """Return a piece's id, or the end id for a missing piece, as Hugging Face does.
+
+        OpenAI's vocabulary has every piece that can occur.
+        """
         return self._ids.get(piece, self._end)
 
     def decode(self, ids: Sequence[int] | Int32[np.ndarray, " T"]) -> str:
-        """Return the text of ids up to the first end. Id 0 is also "!", so padding is recognised by its place."""
+        """Return the text of ids up to the first end id.
+
+        Padding is recognised because it comes after the end id: its id 0 also stands for "!".
+        """
         pieces = []
         for one in map(int, ids):
             if one == self._end:

@@ -14,7 +14,10 @@ MAX_LISTED = 8
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens per caption. ``truncated`` is the share of captions that exceed the text length; None without one."""
+    """Numbers of tokens per caption.
+
+    ``truncated`` is the share of captions that exceed the text length, or None if no text length is given.
+    """
 
     mean: float
     p95: int
@@ -24,7 +27,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Coverage of captions by a vocabulary.
+    """Statistics of captions that a SentencePiece model has tokenized.
 
     ``unknown_share`` is the share of unknown tokens; ``unknown_pieces`` are the most frequent texts that they replace.
     """
@@ -57,9 +60,12 @@ def _format_lengths(lengths: Lengths, text_length: int | None) -> str:
 def measure_coverage(
     model: bytes, captions: Sequence[str], text_length: int | None = None, dropout: float = 0.0, seed: int = 0
 ) -> Coverage:
-    """Measure the coverage of captions. With ``dropout``, for BPE models, also measure lengths as in training."""
+    """Tokenize captions and return their statistics.
+
+    With ``dropout``, which needs a BPE model, also measure the lengths with BPE dropout, as in training.
+    """
     if not captions:
-        raise ValueError("expected captions to measure coverage on, got none")
+        raise ValueError("expected at least one caption to measure coverage on, got none")
     tokenizer = SentencePiece(model, 1)
     tokens = unknown = 0
     counts, replaced = [], Counter[str]()

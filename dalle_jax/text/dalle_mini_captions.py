@@ -27,7 +27,10 @@ Rule = tuple[str, str]
 TextFunction = Callable[[str], str]
 
 _DOT, _QUOTE, _SLASH = (f"xtokx{name}xtokx" for name in ("dot", "quote", "slash"))
-"""Placeholders for signs that are kept. A hashtag may be split with one inside, so these are as published."""
+"""Placeholders for signs that cleaning must keep.
+
+They are the published ones, since a hashtag may contain one when it is split into words.
+"""
 
 _MARKUP: tuple[Rule, ...] = (
     (r"<person>([,\s]*(and)*[,\s]*<person>)+", " people "),  # Conceptual Captions' placeholder for names
@@ -62,7 +65,8 @@ _PUNCTUATION: tuple[Rule, ...] = (
 def clean(caption: str, demojize: TextFunction, to_ascii: TextFunction, split_hashtag: TextFunction) -> str:
     """Clean a caption; ``split_hashtag`` puts spaces between the words of a hashtag.
 
-    The published code replaces each <person> by one of three phrases at random; this takes the likeliest.
+    The published code replaces each <person> by one of three phrases at random. Here it is always the likeliest of
+    them.
     """
     text = html.unescape(html.unescape(ftfy.fix_text(caption)))
     text = to_ascii(demojize(text)).lower()
@@ -79,7 +83,7 @@ def _apply(text: str, rules: tuple[Rule, ...]) -> str:
 
 
 class HashtagSplitter:
-    """A splitter of text without spaces into the likeliest words: the n-th most frequent word costs ln n."""
+    """A splitter of text without spaces into its likeliest words. Using the n-th most frequent word costs ln n."""
 
     def __init__(self, content: bytes):
         lines = read_text(content, FREQUENCIES).splitlines()
@@ -95,9 +99,11 @@ class HashtagSplitter:
         return " ".join(word for part in parts for word in self._rejoin(self._split(part)))
 
     def _split(self, part: str) -> list[str]:
-        """Find the split of least cost by dynamic programming; ties go to the shorter last word.
+        """Return the words with the least total cost, found by dynamic programming.
 
-        A part that no words make up is split into letters.
+        Of equal costs the shorter last word wins.
+
+        Text that known words cannot make up is split into letters.
         """
         best: list[tuple[float, int]] = [(0.0, 0)]  # for each prefix: its cost, and the length of its last word
         for end in range(1, len(part) + 1):
@@ -111,7 +117,7 @@ class HashtagSplitter:
         return words[::-1]
 
     def _rejoin(self, words: list[str]) -> list[str]:
-        """Rejoin a split 's with its word, and digits with the digits after them."""
+        """Join "'s" to the word before it, and join digits that follow each other."""
         joined: list[str] = []
         for word in reversed(words):
             following = joined[0] if joined else ""
@@ -124,7 +130,9 @@ class HashtagSplitter:
 
 
 def make_cleaner(frequencies: bytes | None) -> TextFunction:
-    """Return ``clean`` with the packages ``emoji`` and ``unidecode``. Raises ``UserError`` if one is missing.
+    """Return a function that cleans a caption by ``clean`` and the packages ``emoji`` and ``unidecode``.
+
+    Raises ``UserError`` if a package is missing.
 
     ``frequencies`` is the content of the word-frequency file; without it, hashtags are not split.
     """

@@ -1,4 +1,4 @@
-"""Token rows of one length: begin, pieces, end, padding. CLIP's and BART's tokenizers share it."""
+"""Base class of CLIP's and BART's tokenizers. Captions become rows of one length: begin, pieces, end, padding."""
 
 import random
 from abc import ABC, abstractmethod
@@ -16,7 +16,10 @@ class FixedLengthTokenizer(ABC):
     """A ``TextTokenizer`` that adds begin and end ids; subclasses split a caption into pieces."""
 
     def __init__(self, length: int, begin: int, end: int, pad: int, keeps_end: bool = True):
-        """Store the row length and ids. With ``keeps_end``, a truncated caption has the end id at its last position."""
+        """Store the length of rows and the special ids.
+
+        With ``keeps_end``, the last id of a truncated caption is the end id; without it, the end id is cut off.
+        """
         if length < 2:
             raise UserError(f"text_length: expected at least 2, for the begin and the end of a text, got {length}")
         self.length = length
@@ -27,7 +30,7 @@ class FixedLengthTokenizer(ABC):
 
     @property
     def pad_id(self) -> int:
-        """Return the id that follows a caption's end."""
+        """Return the id that fills a row after its caption."""
         return self._pad
 
     @abstractmethod
@@ -47,7 +50,8 @@ class FixedLengthTokenizer(ABC):
     ) -> Int32[np.ndarray, "B T"]:
         """Encode captions, each truncated or padded to ``length``.
 
-        ``dropout`` is the probability of skipping a BPE merge; it draws from the caption's own generator in ``rngs``.
+        ``dropout`` is the probability of skipping a BPE merge. ``rngs`` has one random generator for each caption,
+        which draws the merges to skip.
         """
         if dropout > 0 and rngs is None:
             raise ValueError("expected rngs for BPE dropout, one generator for each caption, got none")

@@ -28,7 +28,7 @@ ModelType = Literal["bpe", "unigram"]
 def normalize(caption: str) -> str:
     """Return one line of NFC text with single spaces, without control characters and lone surrogates.
 
-    Case is kept: case folding is chosen when a model is trained, and stored in the model.
+    Upper and lower case are kept. Lower-casing is chosen when a model is trained, and is stored in the model.
     """
     text = caption.encode("utf-8", errors="replace").decode("utf-8")
     text = unicodedata.normalize("NFC", text)
@@ -40,11 +40,11 @@ def normalize(caption: str) -> str:
 def train_sentencepiece(
     captions: Iterable[str], vocab_size: int, model_type: ModelType, seed: int, lower: bool = True
 ) -> bytes:
-    """Train a SentencePiece model; equal arguments give equal bytes.
+    """Train a SentencePiece model and return the bytes of its file. Equal arguments give equal bytes.
 
-    The model has at most ``vocab_size`` pieces, fewer if the captions do not yield as many. ``seed`` samples the
-    training captions if there are more than a million. Raises ``UserError`` if there is no text, or if ``vocab_size``
-    is less than the number of characters.
+    The model has at most ``vocab_size`` pieces, fewer if the captions do not yield as many. If there are more than a
+    million captions, ``seed`` draws a million of them for training. Raises ``UserError`` if there is no text, or if
+    ``vocab_size`` is less than the number of characters.
     """
     sentences = [text for text in map(normalize, captions) if text]
     if not sentences:
@@ -85,7 +85,7 @@ def _train(sentences: list[str], vocab_size: int, model_type: ModelType, lower: 
 
 
 def _largest_possible(message: str) -> int | None:
-    """Parse the largest possible size from the library's error about too many pieces; None for other errors."""
+    """Return the largest possible number of pieces, from the library's error about too many. None for other errors."""
     marker = "value <= "
     if "too high" not in message or marker not in message:
         return None
@@ -99,7 +99,10 @@ def _one_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """A SentencePiece model that ``text-tokenizer`` trained. Case folding is stored in the model."""
+    """A SentencePiece model that the command ``text-tokenizer`` trained.
+
+    The model's file says if it lower-cases captions.
+    """
 
     NAMES: ClassVar[tuple[str, ...]] = ("text.model",)
     published: ClassVar[bool] = False
@@ -132,7 +135,7 @@ class SentencePiece:
         if self._model.pad_id() != PAD or self._model.unk_id() != UNKNOWN:
             raise UserError(
                 f"expected a SentencePiece model with pad id {PAD} and unknown id {UNKNOWN}, got "
-                f"{self._model.pad_id()} and {self._model.unk_id()}: train it with train_sentencepiece"
+                f"{self._model.pad_id()} and {self._model.unk_id()}: train it with the command text-tokenizer"
             )
         self.bytes = model
         self.length = length
@@ -147,7 +150,7 @@ class SentencePiece:
 
     @property
     def pad_id(self) -> int:
-        """Return the id that follows a caption's end."""
+        """Return the id that fills a row after its caption."""
         return PAD
 
     def encode(self, caption: str) -> Int32[np.ndarray, " T"]:
@@ -159,8 +162,8 @@ class SentencePiece:
     ) -> Int32[np.ndarray, "B T"]:
         """Encode captions, each truncated or padded to ``length``.
 
-        ``dropout``, for BPE models only, is the probability of skipping a merge. It draws from the caption's own
-        generator in ``rngs``.
+        ``dropout``, for BPE models only, is the probability of skipping a merge. ``rngs`` has one random generator for
+        each caption, which draws the merges to skip.
         """
         texts = [normalize(caption) for caption in captions]
         if dropout > 0:
@@ -209,19 +212,27 @@ class SentencePiece:
         return normal if normal.startswith("\u2581") or not normal else "\u2581" + normal
 
     def _read_merges(self) -> dict[str, tuple[float, int]]:
-        """Return piece to (score, id); the score of a BPE piece orders the merges, the highest first."""
+        """Return piece to (score, id).
+
+        Pairs are merged in the order of the scores of the merged pieces, highest first.
+        """
         model = self._model
         pieces = {model.id_to_piece(i): (model.get_score(i), i) for i in range(2, model.get_piece_size())}
         multi = [score for piece, (score, _) in pieces.items() if len(piece) > 1]
         if multi and not all(score == int(score) for score in multi):
-            raise UserError("expected a BPE model for BPE dropout, got a unigram model: train it with model_type='bpe'")
+            raise UserError(
+                "expected a BPE model for BPE dropout, got a unigram model: train it with algorithm = 'bpe'"
+            )
         return pieces
 
 
 def _merge(
     symbols: list[str], ranks: dict[str, tuple[float, int]], draw: Callable[[], float], dropout: float
 ) -> list[str]:
-    """Merge the best-scored pair until none is left. Each step ignores each pair with probability ``dropout``."""
+    """Merge the pair with the best score until no pair is left.
+
+    Each step ignores each pair with probability ``dropout``.
+    """
     while len(symbols) > 1:
         best, place = -math.inf, -1
         for i in range(len(symbols) - 1):

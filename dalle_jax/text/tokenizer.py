@@ -35,7 +35,8 @@ class TextTokenizer(Protocol):
     ) -> Int32[np.ndarray, "B T"]:
         """Encode captions, each truncated or padded to ``length``.
 
-        ``dropout`` is the probability of skipping a BPE merge; it draws from the caption's own generator in ``rngs``.
+        ``dropout`` is the probability of skipping a BPE merge. ``rngs`` has one random generator for each caption,
+        which draws the merges to skip.
         """
         ...
 

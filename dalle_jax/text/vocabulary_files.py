@@ -13,7 +13,7 @@ TOKENIZER = "tokenizer.json"
 def read_bpe_files(path: str, publisher: str) -> dict[str, bytes]:
     """Read ``vocab.json`` at ``path`` and ``merges.txt`` next to it, or extract both from a ``tokenizer.json``.
 
-    Raises ``UserError`` if one is missing.
+    Raises ``UserError`` if a file is missing.
     """
     place = storage.place(path)
     if place.name == TOKENIZER and place.is_file():
@@ -30,7 +30,10 @@ def read_bpe_files(path: str, publisher: str) -> dict[str, bytes]:
 
 
 def _split_tokenizer_json(content: bytes) -> dict[str, bytes]:
-    """Convert a ``tokenizer.json`` to ``vocab.json`` and ``merges.txt``. Its merges are pairs, or text in old files."""
+    """Convert the content of a ``tokenizer.json`` to the contents of ``vocab.json`` and ``merges.txt``.
+
+    A merge in it is a list of two pieces, or, in older files, one string with a space between them.
+    """
     try:
         found = json.loads(read_text(content, TOKENIZER))
         model = found["model"]
@@ -47,12 +50,15 @@ def _split_tokenizer_json(content: bytes) -> dict[str, bytes]:
 
 
 def read_merges(content: bytes) -> list[Pair]:
-    """Read ``merges.txt``: pairs in the order in which they were learned."""
+    """Parse the content of ``merges.txt`` to pairs of pieces, in the order in which they were learned."""
     return parse_merges(read_text(content, MERGES), MERGES)
 
 
 def read_vocabulary(content: bytes, publisher: str, required: tuple[str, ...]) -> dict[str, int]:
-    """Read ``vocab.json``: piece to id. Raises ``UserError`` for other content and for a missing required piece."""
+    """Parse the content of ``vocab.json`` to a dict from piece to id.
+
+    Raises ``UserError`` for other content, and if a piece of ``required`` is missing.
+    """
     try:
         ids = json.loads(read_text(content, VOCABULARY))
     except (ValueError, RecursionError) as error:

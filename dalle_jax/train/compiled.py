@@ -6,6 +6,7 @@ import numpy as np
 from dalle_jax.arrays import Array, Float, Int, Key
 from dalle_jax.parallel.layout import Layout, LayoutJit
 from dalle_jax.train import flops, metrics, recompiles
+from dalle_jax.train.measure import put_frozen
 from dalle_jax.train.state import Arrays, ModuleSpec, State, StateSpec, state_spec
 from dalle_jax.train.step import make_step
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Task
@@ -15,13 +16,16 @@ EVALUATION_KEY = 1
 
 
 class CompiledTask:
-    """A task compiled for a layout. Arrays of frozen networks are a separate argument, which is never donated."""
+    """A task compiled for a layout.
+
+    The jitted functions take the arrays of frozen networks as a separate argument, which is never donated.
+    """
 
     def __init__(self, task: Task, trainer: Trainer, layout: Layout):
         self.state_spec = state_spec(task, trainer, layout)
         frozen = task.frozen()
         self._frozen_spec = ModuleSpec.of(frozen)
-        self._frozen = _put(frozen, self._frozen_spec, layout)
+        self._frozen = put_frozen(frozen, self._frozen_spec, layout)
         self._task, self._accumulate = task, trainer.accumulate
         self.mark: Array | None = None
         self._compiled = 0
@@ -36,8 +40,8 @@ class CompiledTask:
     def step(self, state: State, sums: MetricSums | None, batch: Batch) -> tuple[State, MetricSums]:
         """Run one training step and add its metrics to ``sums``; ``state`` and ``sums`` are donated.
 
-        It sets ``mark`` to an array that is ready when the step has finished. ``mark`` is None if ``sums`` was None,
-        since the metrics of the step are then returned as they are.
+        The attribute ``mark`` becomes an array that is ready when the step has finished. It becomes None if ``sums`` is
+        None, since the array is then a part of the returned metrics, which the next step donates.
         """
         before = state
         state, found = self._step(before, self._frozen, batch, self._key)
@@ -73,7 +77,10 @@ class CompiledTask:
         return {name: function.compiles() for name, function in functions.items()}
 
     def flops(self, batch_size: int) -> tuple[float | None, float | None]:
-        """Return the model and hardware FLOPs of one step (train/flops.py), None if an operation has no known count."""
+        """Return the model FLOPs and the hardware FLOPs of one step (train/flops.py).
+
+        Either is None if the step has an operation whose FLOPs are not known.
+        """
         batch = self._task.batch_spec(batch_size)
         model = flops.model_flops(self._task, self.state_spec, self._frozen_spec, batch, self._accumulate)
         traced = self._step.trace(self.state_spec.target(), self._frozen, batch, self._key)
@@ -114,12 +121,3 @@ def jitted_step(
     """Return the jitted training step: it takes a state, frozen arrays, a batch and the seed key."""
     step = make_step(task, spec, frozen, trainer)
     return layout.jit(step, donate_argnums=0, out_shardings=(spec.shardings, layout.replicated))
-
-
-def _put(frozen: Frozen, module_spec: ModuleSpec[Frozen], layout: Layout) -> Arrays:
-    params, non_params = module_spec.split(frozen)
-    arrays = params | non_params
-    shardings = module_spec.shardings(layout)
-    if jax.process_count() > 1:  # each process holds all of it on its own device
-        arrays = jax.device_get(arrays)
-    return {name: jax.device_put(value, shardings[name]) for name, value in arrays.items()}

@@ -1,7 +1,7 @@
 """FLOPs of a traced function, counted from its jaxpr: matrix products and convolutions.
 
-A multiply-add is two operations. All else (norms, softmax, elementwise work of optimizers) is left out, as is usual for
-utilisation. XLA's own count is not used, since it counts the body of a loop once.
+A multiply-add is two operations. Other operations (norms, softmax, elementwise work of optimizers) are not counted, as
+is usual for utilisation. XLA's own count is not used, since it counts the body of a loop once.
 
 Model FLOPs of a step are those that its loss needs. A product that depends on a trained parameter counts three times
 (forward, and two for gradients), any other product once (such as a frozen tokenizer's). Attention counts all pairs,
@@ -30,7 +30,7 @@ from dalle_jax.train.task import CachedEmbeddings, Frozen, Objective, Task
 class Count:
     """FLOPs of a jaxpr's products: ``moved`` if they depend on a marked input, else ``fixed``.
 
-    ``count`` takes the marks: one bool for each input. Model FLOPs mark the trained parameters.
+    The function ``count`` is told which inputs are marked; for model FLOPs they are the trained parameters.
     ``uncounted`` has the names of primitives without a known count.
     """
 
@@ -40,7 +40,7 @@ class Count:
 
     @property
     def total(self) -> float:
-        """The sum of both."""
+        """The FLOPs of all products, ``moved`` plus ``fixed``."""
         return self.fixed + self.moved
 
     def __add__(self, other: "Count") -> "Count":
@@ -99,7 +99,7 @@ def _open(jaxpr: ClosedJaxpr | Jaxpr) -> Jaxpr:
 
 
 def _walk(jaxpr: Jaxpr, marked: Sequence[bool]) -> tuple[Count, list[bool]]:
-    """Return the count, and a flag for each output that depends on a marked input."""
+    """Return the count of a jaxpr, and for each output whether it depends on a marked input."""
     known = dict(zip(jaxpr.invars, marked, strict=True))
     found = Count()
 
@@ -139,7 +139,10 @@ def _jaxprs(value: object) -> list[Jaxpr]:
 
 
 def _all_or_nothing(jaxpr: Jaxpr, touched: bool) -> Count:
-    """Count a body whose inputs do not correspond to its call's: all of it is marked, or nothing."""
+    """Count a body whose inputs cannot be matched with the inputs of its call.
+
+    All of its products are ``moved`` if ``touched`` is True, else all are ``fixed``.
+    """
     found = _walk(jaxpr, [False] * len(jaxpr.invars))[0]
     return Count(0.0, found.total, found.uncounted) if touched else found
 
@@ -195,7 +198,9 @@ def _shard_map(eqn: JaxprEqn, inputs: list[bool]) -> tuple[Count, list[bool]]:
 
 
 def _pallas_call(eqn: JaxprEqn, inputs: list[bool]) -> tuple[Count, list[bool]]:
-    """Return the kernel's cost estimate, or else an upper bound: its body at every point of the grid.
+    """Return the cost estimate that the kernel declares.
+
+    Without one, return an upper bound: its body at every grid point.
 
     The grid of a splash kernel has only the blocks that the mask of some head needs, so the bound is close.
     """
@@ -222,7 +227,7 @@ def _dot_general(eqn: JaxprEqn) -> int:
 
 
 def _convolution(eqn: JaxprEqn) -> int:
-    """Count only products of a weight and a value: not in the padding, nor in the gaps of a dilated input."""
+    """Return the FLOPs of a convolution, without products by the zeros of its padding or of a dilated input."""
     params, (left, right), out = eqn.params, map(_shape, eqn.invars), _shape(eqn.outvars[0])
     numbers = params["dimension_numbers"]
     met = 1

@@ -16,6 +16,7 @@ from dalle_jax.train import metrics, prefetch
 from dalle_jax.train.checkpoints.checkpoints import Checkpoints, Meta
 from dalle_jax.train.checkpoints.save_weights import with_weights
 from dalle_jax.train.compiled import CompiledTask
+from dalle_jax.train.measure import measured
 from dalle_jax.train.monitor import goodput
 from dalle_jax.train.monitor.detectors import Alerts, detectors
 from dalle_jax.train.monitor.monitor import Monitor
@@ -39,7 +40,7 @@ def train(
     config_text: str,
     profile: Steps | None = None,
 ) -> TrainResult:
-    """Train to ``trainer.steps``, from the newest checkpoint in ``out`` if there is one.
+    """Train up to step ``trainer.steps``. Start from the newest checkpoint in ``out`` if there is one.
 
     ``profile`` selects steps to trace (train/monitor/profiler.py). Raise UserError if the folder cannot be written, if
     its checkpoints belong to a different model, data set or seed, or if the run diverges.
@@ -79,6 +80,8 @@ class TrainLoop:
                     f"trainer.steps: expected at least {found}, the step of the newest checkpoint in {out}, "
                     f"got {trainer.steps}"
                 )
+        if found is None and trainer.initial is None:  # else the checkpoint has the statistics
+            self.task = task = measured(task, data, layout)
         self.compiled = CompiledTask(task, trainer, layout)
         self.state = self._first_state(found)
         self.start = 0 if found is None else found
@@ -133,7 +136,9 @@ class TrainLoop:
                 self.checkpoints.wait()
         interrupted = step < self.trainer.steps
         if interrupted:
-            self.progress.message(f"stopped at step {step} and saved; resume with:\n  {command_to_resume()}")
+            self.progress.message(
+                f"stopped at step {step} and saved a checkpoint; resume with:\n  {command_to_resume()}"
+            )
         seconds = time.monotonic() - self.began
         parameters = sum(one.size for one in self.state.learned.params.values())
         skipped = int(self.state.counted.skipped)
@@ -165,7 +170,7 @@ class TrainLoop:
             self._save(step)
 
     def _log(self, step: int) -> None:
-        """Write the metrics since the last call. Outside of pauses, only this waits for the devices."""
+        """Write the metrics since the last call. Apart from pauses, the loop waits for the devices only here."""
         with self.monitor.reading(step):
             values = metrics.divide(self.sums or {})
         self.sums = None
@@ -188,7 +193,7 @@ class TrainLoop:
                 raise
 
     def _log_cut_captions(self, mostly_cut_only: bool) -> None:
-        """Log the number of captions cut to the text length, with a warning if most of them were."""
+        """Log the number of captions that were cut to the text length, with a warning if most captions were cut."""
         if not isinstance(self.task, ReadsCaptions):
             return
         cut, read, length = self.task.cut_captions()
@@ -199,7 +204,7 @@ class TrainLoop:
             self.progress.message(f"{warning}{cut:,} of {read:,} captions read were cut to {length}")
 
     def _report_records(self, last: bool) -> None:
-        """Write the report on the data's records; also log its summary if ``last``."""
+        """Write the report on unusable records of the data. If ``last`` is True, log its summary too."""
         report = self.data.report() if isinstance(self.data, ReportsRecords) else None
         if report is not None and hosts.is_first():
             name, content, line = report
@@ -246,7 +251,10 @@ class TrainLoop:
 
 
 def is_due(step: int, every: int | None, last: bool) -> bool:
-    """Return True if an action of every ``every`` steps is due after this step; None means never."""
+    """Return True if an action that happens every ``every`` steps is due after this step.
+
+    If ``every`` is None, the action never happens.
+    """
     return every is not None and (step % every == 0 or last)
 
 
@@ -259,7 +267,7 @@ def make_folder(out: Path) -> None:
 
 
 def write_files(out: Path, meta: Meta) -> None:
-    """Write ``config.gin`` and the files that make the model usable from its folder alone."""
+    """Write ``config.gin`` and the model's small files, so that the model can be used from its folder alone."""
     for name, content in {"config.gin": meta.config.encode(), **meta.files}.items():
         try:
             (out / name).write_bytes(content)

@@ -16,7 +16,7 @@ from dalle_jax.train.task import MetricSums
 
 
 def merge(first: MetricSums, second: MetricSums) -> MetricSums:
-    """Return the metrics of both; a name in both is added up."""
+    """Return the metrics of both. Sums and weights of a name that is in both are added."""
     merged = dict(first)
     for name, (total, weight) in second.items():
         if name in merged:
@@ -36,7 +36,7 @@ def where(keep: Array, sums: MetricSums) -> MetricSums:
 
 
 def divide(sums: MetricSums) -> dict[str, float]:
-    """Return the weighted means, and NAME/usage and NAME/perplexity of each histogram.
+    """Return each metric's sum divided by its weight, and NAME/usage and NAME/perplexity of each histogram.
 
     All values are read from the device at once. A metric of zero weight is left out.
     """

@@ -1,10 +1,11 @@
-"""Gradients over microbatches, equal to those of the whole batch up to rounding.
+"""Gradients computed in microbatches, equal to the gradient of the whole batch up to rounding.
 
-A loss that does not allow this is refused. Only one microbatch at a time has its activations in memory.
-``Objective.microbatches`` says how a loss depends on the batch: a mean over examples is averaged, embeddings are cached
-over two passes, and variables that follow the batch are updated once.
+Only the activations of one microbatch are in memory at a time. A loss that cannot be computed in microbatches is
+refused. ``Objective.microbatches`` says how a loss depends on the batch: a mean over examples is averaged, embeddings
+are cached over two passes, and variables that follow the batch are updated once.
 
-Random numbers are drawn per microbatch. They differ from those of the whole batch, but have the same distribution.
+Random numbers are drawn per microbatch. The numbers differ from those that the whole batch would draw, but have the
+same distribution.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +35,10 @@ from dalle_jax.train.task import (
 )
 
 PartLoss: TypeAlias = Callable[[nnx.Module, Batch, Array], tuple[Array, MetricSums, PyTree]]
-"""``loss(module, batch, key) -> (scalar, MetricSums, seen)`` of one microbatch; ``seen`` has a row per example."""
+"""``loss(module, batch, key) -> (scalar, MetricSums, seen)`` of one microbatch.
+
+``seen`` is a tree of arrays with a row for each example.
+"""
 
 
 class Gradients(NamedTuple):
@@ -205,7 +209,10 @@ class _Microbatches:
         return Gradients(total, grads, self.non_params, jax.tree.map(lambda values: values.sum(0), sums)), seen
 
     def _key(self, index: Array | int) -> Array:
-        """Return the key of a microbatch, the same in every pass; the first key also serves the whole batch."""
+        """Return the random key of a microbatch, the same in every pass.
+
+        The loss of the whole batch uses the first key.
+        """
         return jax.random.fold_in(self.key, index)
 
     def _zeros(self) -> Arrays:
@@ -220,7 +227,7 @@ def split(batch: PyTree, parts: int) -> PyTree:
             below = rows.shape[0] // parts * parts
             nearest = f"{below} or {below + parts}" if below else f"{parts}"
             raise UserError(
-                f"batch size: expected a multiple of accumulate={parts}, got {rows.shape[0]}; {nearest} would do"
+                f"batch size: expected a multiple of accumulate={parts}, got {rows.shape[0]}; set it to {nearest}"
             )
         check_microbatch(rows.shape[0], parts)
         dealt = rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]).swapaxes(0, 1)

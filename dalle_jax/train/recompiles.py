@@ -8,9 +8,9 @@ from dalle_jax.arrays import PyTree
 
 
 def signature(tree: PyTree) -> dict[str, str]:
-    """Return the dtype, shape and sharding of each array by its path; a program is compiled for these.
+    """Return the dtype, shape and sharding of each array, by path. XLA compiles a program for one such signature.
 
-    Donated arrays are allowed, since they keep these properties.
+    Arrays that were donated are allowed, since they keep these properties.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator=" "): _describe(leaf) for path, leaf in leaves}

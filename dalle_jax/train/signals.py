@@ -1,6 +1,9 @@
-"""Handling of Ctrl-C and SIGTERM: the first signal stops the loop after its step, the second stops it at once.
+"""Handling of Ctrl-C, SIGTERM and SIGHUP: the first signal stops the loop after its step, the second at once.
 
-With several processes, JAX's preemption service handles SIGTERM and notifies all of them; Ctrl-C is sent on as SIGTERM.
+SIGHUP says that the terminal is gone. Under ``nohup`` it is ignored, and stays so.
+
+With several processes, JAX's preemption service handles SIGTERM and notifies all of them; the other two are sent on as
+SIGTERM.
 """
 
 import os
@@ -14,7 +17,7 @@ from typing import TypeAlias
 
 import jax
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Handler: TypeAlias = Callable[[int, FrameType | None], object] | int | None
 """A signal handler as ``signal.signal`` takes and returns it."""
@@ -29,7 +32,9 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():
-            ours = SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)
+            several = jax.process_count() > 1
+            ours = [one for one in SIGNALS if not (several and one == signal.SIGTERM)]
+            ours = [one for one in ours if signal.getsignal(one) != signal.SIG_IGN]
             self._before = {number: signal.signal(number, self._handle) for number in ours}
         return self
 

@@ -101,7 +101,7 @@ class ModuleSpec(Generic[Node]):
         return cls(graph, paths, {name: flat[path] for name, path in paths.items()})
 
     def is_param(self, name: str) -> bool:
-        """Return True for a parameter, which gradients reach, and False for another variable."""
+        """Return True if the variable is a parameter, which has gradients, and False for all other variables."""
         return isinstance(self.variables[name], nnx.Param)
 
     def params(self) -> dict[str, nnx.Variable]:
@@ -172,7 +172,7 @@ class ModuleSpec(Generic[Node]):
 
 @dataclass(frozen=True)
 class StateSpec:
-    """The structure of a training state without values: its shapes, its shardings, and a function that builds it.
+    """The structure of a training state: shapes, dtypes and shardings without values, and a function that builds it.
 
     ``abstract`` is a state of shapes and dtypes, ``shardings`` a state of shardings. ``trainable`` has the names of the
     parameters that each objective trains. ``build`` maps a random key to a state.
@@ -190,13 +190,16 @@ class StateSpec:
         return layout.jit(self.build, out_shardings=self.shardings)(jax.random.key(seed))
 
     def describe(self) -> str | None:
-        """Return a line that counts the trained parameters, or None if all parameters are trained."""
+        """Return a line with the number of trained parameters, or None if all parameters are trained."""
         params = self.abstract.learned.params
         trainable = {name for names in self.trainable.values() for name in names}
         if len(trainable) == len(params):
             return None
         numbers = sum(params[name].size for name in trainable), sum(one.size for one in params.values())
-        return f"trains {len(trainable)} of {len(params)} parameters: {numbers[0]:,} of {numbers[1]:,} numbers"
+        return (
+            f"trains {len(trainable)} of {len(params)} parameter arrays, "
+            f"which have {numbers[0]:,} of {numbers[1]:,} values"
+        )
 
     def target(self) -> State:
         """Return shapes, dtypes and shardings together, for restoring a checkpoint."""

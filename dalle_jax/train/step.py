@@ -90,7 +90,7 @@ def clip_by_norm(grads: Arrays, norm: Array, limit: float | None) -> Arrays:
 
 
 def keep_if(good: Array, new: T, old: T) -> T:
-    """Return ``new`` if ``good`` is True, else ``old``; both are trees of arrays of one structure."""
+    """Return ``new`` if ``good`` is True, else ``old``. Both are trees of arrays of the same structure."""
     return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
 
 
@@ -113,6 +113,6 @@ def _count(counted: Counted, finite: Array, spiked: Array) -> Counted:
 
 
 def _report(sums: Mapping[str, tuple[Array, Array]], finite: Array) -> MetricSums:
-    """Return the metrics of a good step and drop those of a bad one; add the share of skipped steps."""
+    """Return the metrics of a step that was applied, or zeros for one that was not, with the share of skipped steps."""
     bad = 1.0 - finite.astype(jnp.float32)
     return metrics.where(finite, metrics.as_float32(sums)) | {"skipped": (bad, jnp.ones(()))}

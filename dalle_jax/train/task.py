@@ -14,7 +14,7 @@ M = TypeVar("M")
 """The module that a task trains."""
 
 Frozen: TypeAlias = Mapping[str, nnx.Module]
-"""Networks that losses read and nothing trains, by name, such as "image_tokenizer" or "clip"."""
+"""Networks that losses use and that are not trained, by name, such as "image_tokenizer" or "clip"."""
 
 Batch: TypeAlias = dict[str, Array]
 """Arrays by name; the first dimension of each is the batch."""
@@ -51,7 +51,7 @@ class CachedEmbeddings(Generic[M]):
 
     ``embed(module, frozen, batch, key, step)`` returns a tree of float arrays with a row per example. It must not set
     variables, and rows must not depend on each other. ``loss(module, embeddings, batch, key, step)`` returns the loss
-    and the metrics of the whole batch. Their composition is the objective's ``loss``.
+    and the metrics of the whole batch. ``embed`` followed by this ``loss`` is the objective's ``loss``.
     """
 
     embed: Callable[[M, Frozen, Batch, Key[Array, ""], Array], PyTree]
@@ -64,7 +64,7 @@ class UpdateOnce(Generic[M]):
 
     ``loss(module, frozen, batch, key, step)`` returns the loss, its metrics, and a tree of arrays with a row per
     example. It must not set variables. ``update(module, rows, key)`` takes the rows of the whole batch and sets
-    variables. Their composition is the objective's ``loss``.
+    variables. ``loss`` followed by ``update`` is the objective's ``loss``.
     """
 
     loss: Callable[[M, Frozen, Batch, Key[Array, ""], Array], tuple[Float[Array, ""], MetricSums, PyTree]]
@@ -85,9 +85,9 @@ Microbatches: TypeAlias = CachedEmbeddings[M] | UpdateOnce[M] | WholeBatchOnly
 class Objective(Generic[M]):
     """A loss and the parameters that it trains.
 
-    ``trains`` is an nnx filter over parameters (``nnx.Param`` for all of them). The objectives of a task are stepped
-    in order, each with its own optimizer state. ``constraints`` apply to parameters that are trained.
-    ``microbatches`` says how the loss splits into microbatches; None is for a mean over examples.
+    ``trains`` is an nnx filter over parameters (``nnx.Param`` for all of them). The objectives of a task are stepped in
+    order, each with its own optimizer state. ``constraints`` apply to parameters that are trained. ``microbatches``
+    says how the loss is computed in microbatches; None means that it is a mean over examples.
     """
 
     name: str
@@ -118,7 +118,10 @@ class Task(Protocol[M]):
         ...
 
     def frozen(self) -> Frozen:
-        """Return the networks that losses read and nothing trains, by name; empty if there are none."""
+        """Return the networks that losses use and that are not trained, by name.
+
+        The mapping is empty if there are none.
+        """
         ...
 
     def objectives(self) -> tuple[Objective[M], ...]:
@@ -134,7 +137,10 @@ class Task(Protocol[M]):
         ...
 
     def images(self, module: M, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> Float[Array, "n H W 3"] | None:
-        """Return sample images with values in [0, 1], or None for a task without images; a pure function."""
+        """Return images that show the model's progress, with values in [0, 1], or None for a task without images.
+
+        It is a pure function of its arguments.
+        """
         ...
 
     def model_files(self) -> dict[str, bytes]:
@@ -143,8 +149,26 @@ class Task(Protocol[M]):
 
 
 @runtime_checkable
+class MeasuresData(Protocol):
+    """A task whose new module holds statistics of the training data, measured before the first step."""
+
+    @property
+    def measured_examples(self) -> int:
+        """The number of training examples to measure, the first ones of the run."""
+        ...
+
+    def measurements(self, frozen: Frozen, batch: Batch) -> dict[str, Array]:
+        """Return arrays by name with a row for each example of a batch; a pure function."""
+        ...
+
+    def with_measurements(self, found: Mapping[str, np.ndarray]) -> Task:
+        """Return the task whose ``init`` uses the rows of all examples, in float32."""
+        ...
+
+
+@runtime_checkable
 class ReadsCaptions(Protocol):
-    """A task that cuts captions to a length and counts them."""
+    """A task that truncates captions to a length, and counts the captions that it truncated."""
 
     def cut_captions(self) -> tuple[int, int, str]:
         """Return the number of captions this process truncated, the number it read, and a text that names the limit."""
@@ -157,7 +181,7 @@ class Batches(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Examples in a batch, over all hosts."""
+        """The number of examples in one batch, summed over all hosts."""
         ...
 
     def batch(self, step: int, rows: Sequence[int]) -> ExampleBatch:
@@ -172,7 +196,10 @@ class Batches(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Return a digest that changes when any batch does. Checkpoints keep it, and resuming compares it."""
+        """Return a hash that changes when any batch changes.
+
+        Checkpoints store it, and a resumed run compares it with the hash of its own data.
+        """
         ...
 
 
@@ -185,5 +212,8 @@ class ReportsRecords(Protocol):
         ...
 
     def report(self) -> tuple[str, bytes, str] | None:
-        """Return the name and content of a report file for the run folder, and a one-line summary; or None."""
+        """Return the name and the content of a report file for the run folder, and a summary of one line.
+
+        Return None if there is nothing to report.
+        """
         ...

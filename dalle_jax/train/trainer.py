@@ -14,9 +14,10 @@ class Trainer:
 
     Fields that end in ``_every`` count steps; None means never. The last step always saves a checkpoint.
 
-    - ``keep``: the number of newest checkpoints that stay. Steps that ``keep_every`` divides stay for good.
+    - ``keep``: the number of newest checkpoints that are kept. Checkpoints of steps that are multiples of
+      ``keep_every`` are never deleted.
     - ``weight_decay_mask``: the parameters that weight decay applies to.
-    - ``trainable``: the parameters that are trained; the rest keep their values.
+    - ``trainable``: the parameters that are trained; all others keep their values.
     - ``reduce_dtype``: the dtype in which gradients are summed over devices (parallel/reduction.py).
     - ``stall_seconds``: the process ends if no step finishes for this long (train/monitor/watchdog.py).
     - ``initial``: the folder of a trained or imported model. A new run starts from its EMA weights (fine-tuning); a
@@ -59,7 +60,8 @@ class Trainer:
 class TrainResult:
     """The end of a run: its last step, the newest metrics by name, and the seconds it took.
 
-    ``skipped`` counts updates that were not finite. ``parameters`` counts all numbers of the model, trained or not.
+    ``skipped`` counts updates that were not finite. ``parameters`` is the number of the model's parameter values,
+    trained or not.
     """
 
     step: int

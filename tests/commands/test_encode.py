@@ -185,7 +185,7 @@ def test_codes_that_do_not_fit_the_task_are_named(smoke_demo, written, tmp_path,
         assert train(smoke_demo, tmp_path / "x", *codes, setting) == 2
         assert said in capsys.readouterr().err
     assert train(smoke_demo, tmp_path / "x", *codes, "data.evaluation=@Scenes") == 2
-    assert "expected codes in source and evaluation or in neither" in capsys.readouterr().err
+    assert "expected codes in both source and evaluation" in capsys.readouterr().err
     sets = [f"--set={one}" for one in codes[:4]]
     assert main(["train", "smoke/tokenizer.gin", "--out", str(tmp_path / "x"), *sets]) == 2
     assert (

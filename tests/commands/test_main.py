@@ -3,6 +3,7 @@
 import argparse
 import errno
 import importlib
+import os
 import subprocess
 import sys
 from types import ModuleType
@@ -40,6 +41,18 @@ def complaint(capsys, argv: list[str]) -> str:
     assert printed.err.startswith("dalle-jax: error: ")
     assert printed.err.count("\n") == 1
     return printed.err.removeprefix("dalle-jax: error: ").strip()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "gpuu"])
+def test_a_platform_that_is_not_there_is_named_in_one_line(tmp_path, platform):
+    command = [sys.executable, "-m", "dalle_jax", "train", "smoke/tokenizer.gin", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": platform}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        "dalle-jax: error: JAX_PLATFORMS: expected platforms that JAX finds on this machine, or unset, "
+        f"got {platform!r}"
+    )
+    assert "Traceback" not in done.stderr
 
 
 def test_help_lists_every_command_and_exits_0(capsys):
@@ -165,4 +178,4 @@ def test_the_config_command_prints_text_that_parses_to_the_same_run(capsys, tmp_
 def test_the_config_command_names_the_command_for_a_field_of_a_stage(capsys):
     line = complaint(capsys, ["config", "smoke/demo.gin", "--set", "stages.clip.trainer.steps=2"])
     assert "expected a field of smoke/demo.gin" in line
-    assert "config FILE --set trainer.steps=2, where FILE is the value of stages.clip" in line
+    assert "`config FILE --set trainer.steps=2`, where FILE is the value of stages.clip" in line

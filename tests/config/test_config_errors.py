@@ -68,7 +68,7 @@ def only(line: str) -> str:
         ("trainer.steps = %a/B", "%a/B: expected one word after %"),
         ("a/trainer.steps = 3", "scopes (a/) are not supported"),
         ("include 'nowhere.gin'", "include 'nowhere.gin': this text is not a file"),
-        ("name = cats", "cannot be read: cats is not a value; a text is written 'cats'"),
+        ("name = cats", "cannot be read: cats is not a value; write a string as 'cats'"),
         ("name = ", "cannot be read: expected a value, got nothing"),
         ("name 3", "cannot be read: expected name = value"),
         ("name == 3", "cannot be read: "),
@@ -121,7 +121,8 @@ wide.tensor = %NONE
         " (unless the text that could not be read sets it)",
         "x.gin:6: trainer.stops: no such name; did you mean trainer.steps?",
         "x.gin:7: `import os`: a config is data and cannot import; remove the line",
-        "x.gin:8: cannot be read: x is not a value; a text is written 'x', a macro %x, a variant @x, in `name = x`",
+        "x.gin:8: cannot be read: x is not a value; write a string as 'x', a macro as %x and a variant as @x, "
+        "in `name = x`",
         "x.gin:9: mesh.data: expected an int, got 'a'",
         "x.gin:10: %NONE is not defined (unless the text that could not be read sets it)",
         "--set nonsense: expected name=value, as in --set trainer.steps=10",
@@ -163,7 +164,10 @@ def test_an_error_of_set_names_the_argument(argument: str, error: str):
 
 
 def test_a_config_of_another_command_gets_a_hint_to_name_its_run():
-    assert "(read as Train; else begin with run = @Name)" in errors("folder = 'x'\n" + PLAIN, root=Train | Measure)[0]
+    assert (
+        "(read as the config of a Train; one of a different kind begins with run = @Name)"
+        in errors("folder = 'x'\n" + PLAIN, root=Train | Measure)[0]
+    )
 
 
 def write(folder, **files: str) -> None:

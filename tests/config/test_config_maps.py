@@ -209,7 +209,7 @@ def test_rendered_maps_parse_back_to_equal_entries_in_the_same_order(run: Mixed)
 
 
 def test_a_name_that_is_not_an_identifier_cannot_be_written():
-    with pytest.raises(ValueError, match="needs: expected identifiers as names, got 'a b'"):
+    with pytest.raises(ValueError, match="needs: expected names of letters, digits and underscores, got 'a b'"):
         render(Mixed({}, needs={"a b": "c"}))
 
 
@@ -240,12 +240,15 @@ def renames(monkeypatch):
     [
         ("first.width = 3", "first.width is now parts.NAME.model.width; its weight is parts.NAME.weight"),
         ("mesh.size = 3", "mesh.size is now meshes.NAME.data"),
-        ("skip = True", "skip: this field is gone; every part is used"),
+        ("skip = True", "skip: this field no longer exists; remove it; every part is used"),
         (
             "schedules.a = @Steady",
             "schedules.a: expected @Constant or @Cosine or None, got @Steady; @Steady is now @Constant",
         ),
-        ("schedules.a = @Wild", "schedules.a: expected @Constant or @Cosine or None, got @Wild; @Wild is gone"),
+        (
+            "schedules.a = @Wild",
+            "schedules.a: expected @Constant or @Cosine or None, got @Wild; @Wild no longer exists",
+        ),
         ("mesh.other = 3", "mesh.other: no such name; did you mean meshes?"),
     ],
 )

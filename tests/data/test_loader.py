@@ -125,7 +125,7 @@ def test_the_fingerprint_changes_with_everything_that_changes_a_batch():
 
 
 def test_an_empty_source_and_invalid_sizes_and_seeds_are_user_errors():
-    with pytest.raises(UserError, match="without examples"):
+    with pytest.raises(UserError, match="expected examples to train on"):
         Loader(Numbers(0), None, 4, seed=0)
     with pytest.raises(UserError, match="at least 1"):
         Loader(Numbers(5), None, 0, seed=0)

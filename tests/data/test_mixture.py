@@ -73,7 +73,11 @@ def test_the_fingerprint_changes_with_the_sources_their_order_and_the_weights():
 
 @pytest.mark.parametrize(
     ("weights", "said"),
-    [((1.0, 0.0), "weight: expected a positive"), ((0.333333333, 0.1), "simple shares"), ((), "at least one")],
+    [
+        ((1.0, 0.0), "weight: expected a positive"),
+        ((0.333333333, 0.1), "whose order of sources repeats"),
+        ((), "at least one"),
+    ],
 )
 def test_invalid_weights_are_a_value_error(weights, said):
     with pytest.raises(ValueError, match=said):
@@ -96,7 +100,7 @@ def test_the_numbered_sources_of_old_configs_are_reported_with_their_present_nam
     with pytest.raises(UserError) as caught:
         loads("weights = (1.0, 2.0)\nfirst = @Scenes\nfirst.size = 32\n", Mixture, "x.gin")
     assert str(caught.value).splitlines() == [
-        "x.gin:1: weights is now parts.NAME.weight; one number for each part",
+        "x.gin:1: weights is now parts.NAME.weight; give each part a weight of its own",
         "x.gin:2: first is now parts.NAME.source",
         "x.gin:3: first.size is now parts.NAME.source.size",
     ]

@@ -223,7 +223,7 @@ def test_a_partial_batch_of_held_out_records_is_evaluated(tars):
         ({"source": WebDataset(("nowhere/*.tar",))}, r"found nothing for nowhere"),
         ({"images": replace(IMAGES, filters=Filters(min_side=99))}, r"got none of 60 .*dropped: 50 side"),
         ({"source": mixed({"a": (SCENES, 1.0)})}, r"a source of its own.*data\.source\.parts\.a is a Scenes"),
-        ({"workers": -1}, r"at least 0 data workers"),
+        ({"workers": -1}, r"data.workers: expected at least 0"),
     ],
 )
 def test_unusable_data_is_a_user_error_that_names_the_field(tars, changes, said):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
-VARIABLES = ("DALLE_JAX_COORDINATOR", "DALLE_JAX_PROCESSES", "DALLE_JAX_PROCESS")
+VARIABLES = ("DALLE_JAX_COORDINATOR", "DALLE_JAX_PROCESSES", "DALLE_JAX_PROCESS", "CUDA_VISIBLE_DEVICES")
 
 FAKE = f"""#!{sys.executable}
 import json, os, signal, sys, time
@@ -83,6 +83,23 @@ def test_local_starts_each_process_with_its_index_and_the_same_coordinator(fakes
     coordinators = {one["variables"]["DALLE_JAX_COORDINATOR"] for one in called.values()}
     assert len(coordinators) == 1
     assert coordinators.pop().startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"), [({"CUDA_VISIBLE_DEVICES": "4,5"}, ["4", "5"]), ({}, ["0", "1"])], ids=["given", "all"]
+)
+def test_local_gives_each_process_one_of_the_gpus_that_this_user_has(fakes, monkeypatch, given, seen):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (fakes / "nvidia-smi").write_text("#!/bin/sh\nfor i in 0 1 2 3 4 5 6 7; do echo GPU $i; done\n")
+    (fakes / "nvidia-smi").chmod(0o755)
+    running = start(fakes, "local.sh", "2", "a.gin", **given)
+    assert running.communicate(timeout=60) == (None, "") and running.returncode == 0
+    assert [one["variables"]["CUDA_VISIBLE_DEVICES"] for _, one in sorted(notes(fakes, "called").items())] == seen
+
+
+def test_local_with_fewer_gpus_than_processes_leaves_the_variable_alone(fakes):
+    assert start(fakes, "local.sh", "2", "a.gin", CUDA_VISIBLE_DEVICES="3").wait(60) == 0
+    assert {one["variables"]["CUDA_VISIBLE_DEVICES"] for one in notes(fakes, "called").values()} == {"3"}
 
 
 def test_local_ends_all_processes_when_one_fails_and_returns_its_exit_code(fakes):

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from dalle_jax.config.errors import UserError
@@ -10,7 +12,8 @@ def join_with(monkeypatch):
     calls = []
     monkeypatch.setattr("jax.distributed.initialize", lambda **options: calls.append(options))
     monkeypatch.setattr("jax.config.update", lambda *_: None)
-    for name in (hosts.COORDINATOR, hosts.PROCESSES, hosts.PROCESS, hosts.WAIT, "SLURM_NTASKS", "SLURM_STEP_NODELIST"):
+    ours = (hosts.COORDINATOR, hosts.PROCESSES, hosts.PROCESS, hosts.WAIT)
+    for name in (*ours, *(name for name in os.environ if name.startswith("SLURM_"))):
         monkeypatch.delenv(name, raising=False)
 
     def join(**variables: str) -> list[dict]:
@@ -20,6 +23,9 @@ def join_with(monkeypatch):
         return calls
 
     return join
+
+
+STEP = {"SLURM_NTASKS": "8", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 
 
 def three(coordinator="node0:8476", processes="4", process="3"):
@@ -37,7 +43,16 @@ def test_the_three_variables_give_address_number_and_index(join_with):
 
 
 def test_a_slurm_step_of_several_tasks_is_left_to_jax(join_with):
-    assert join_with(SLURM_NTASKS="8", SLURM_STEP_NODELIST="node[1-2]") == [{"initialization_timeout": 360}]
+    assert join_with(**STEP) == [{"initialization_timeout": 360}]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [STEP | {"SLURM_STEP_NUM_TASKS": "1"}, {name: STEP[name] for name in ("SLURM_NTASKS", "SLURM_STEP_NODELIST")}],
+    ids=["interactive step of salloc", "no index of the task"],
+)
+def test_a_shell_within_a_slurm_allocation_is_one_process(join_with, variables):
+    assert join_with(**variables) == []
 
 
 def test_a_slurm_allocation_without_a_step_is_one_process(join_with):

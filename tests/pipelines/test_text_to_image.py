@@ -215,7 +215,7 @@ def test_ranks_are_cosine_similarities_of_images_of_any_size(pipeline):
         (lambda one: one("x", given_image=__file__), "test_text_to_image.py"),
         (
             lambda one: one("x", given_image=np.zeros((4, 4, 3), np.uint8), given_rows=0.0),
-            "given_rows: expected a share",
+            "given_rows: expected the share of the image's rows",
         ),
         (lambda one: one([]), r"prompt: expected one or several, got \[\]"),
         (lambda one: one.codec.encode(np.zeros((5, 8, 3), np.uint8)), "multiples of 4 px, got 8 x 5 px"),

@@ -70,7 +70,7 @@ def test_different_scenes_never_share_a_caption():
     "text", ["", "a mauve circle", "a big red circle above a blue square", 'a red sign that says "CATS"']
 )
 def test_a_sentence_outside_the_grammar_is_an_error_with_examples(text):
-    with pytest.raises(UserError, match="Captions look like"):
+    with pytest.raises(UserError, match="legal captions are"):
         parse(text)
 
 

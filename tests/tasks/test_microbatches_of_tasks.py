@@ -40,12 +40,13 @@ TASKS = {
     "dalle": functools.partial(code_task, "dalle", blank_captions=0.0),
     "dalle_bart": functools.partial(code_task, "dalle_bart", blank_captions=0.0),
     "llamagen": llamagen,
+    "one_step_prior": functools.partial(task_of, "one_step_prior"),
 }
 WHOLE = {
     "vqgan": (functools.partial(task_of, "vqgan"), "'generator', got 4: the discriminator's batch normalisation"),
     "dvae_marginal": (
         lambda: DvaeReconstruction(TokenizeImagesDvae(model=DVAE, image_size=SIDE, marginal_weight=0.5)),
-        r"'bound', got 4: task\.marginal_weight = 0\.5 weighs",
+        r"'bound', got 4: task\.marginal_weight = 0\.5 weights",
     ),
     "clip_resnet": (
         lambda: clip_task(AlignTextImages(model=RESNET, captions=UNREAD)),

@@ -59,7 +59,7 @@ def test_at_initialisation_grey_maps_to_zero_and_code_vectors_have_variance_one(
 
 
 def test_a_temperature_of_zero_and_a_schedule_of_zero_steps_are_refused():
-    with pytest.raises(ValueError, match=r"temperature: expected more than 0 all along, got 1\.0 to 0\.0"):
+    with pytest.raises(ValueError, match=r"temperature: expected start and end above 0, got 1\.0 to 0\.0"):
         TokenizeImagesDvae(model=MODEL, image_size=16, temperature=Cosine(1.0, 0.0, 10))
     with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
         Cosine(1.0, 0.5, 0)

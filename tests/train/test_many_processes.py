@@ -121,5 +121,5 @@ def test_a_process_that_never_joins_is_a_one_line_error_in_bounded_time(tmp_path
         capture_output=True, timeout=WAIT,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "did not find each other at 127.0.0.1:1 in 3 s" in done.stderr
+    assert "not all processes of this run joined it at 127.0.0.1:1 in 3 s" in done.stderr
     assert time.monotonic() - began < 60

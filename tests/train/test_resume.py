@@ -98,8 +98,22 @@ def test_ctrl_c_saves_and_prints_the_command_to_resume(tmp_path, never_stopped):
     assert child.returncode == 0, err
     step = whole_steps(tmp_path / "run" / "checkpoints")[-1]
     assert f"interrupted=True step={step}" in out
-    assert f"stopped at step {step} and saved; resume with" in err and "child.py" in err and "Traceback" not in err
+    assert (
+        f"stopped at step {step} and saved a checkpoint; resume with" in err
+        and "child.py" in err
+        and "Traceback" not in err
+    )
     assert leaves(run(tmp_path / "run").state) == leaves(never_stopped.state)
+
+
+def test_a_terminal_that_is_gone_saves_the_run(tmp_path):
+    child = start_child(tmp_path / "run", pause=0.5)
+    child.stderr.close()  # what is written to it fails from now on
+    child.send_signal(signal.SIGHUP)
+    out = child.stdout.read()
+    assert child.wait(timeout=60) == 0
+    step = whole_steps(tmp_path / "run" / "checkpoints")[-1]
+    assert f"interrupted=True step={step}" in out and step > 10
 
 
 def test_the_run_folder_has_configs_metrics_images_and_checkpoints(never_stopped):
@@ -228,7 +242,9 @@ def test_a_save_that_cannot_start_ends_the_process(tmp_path):
 def test_a_disk_too_small_for_a_checkpoint_is_reported_before_writing(tmp_path, monkeypatch):
     usage = collections.namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage(1_000_000))
-    with pytest.raises(UserError, match=r"could not save the checkpoint of step 5 .*it needs 2 MB and 1 MB are free"):
+    with pytest.raises(
+        UserError, match=r"could not save the checkpoint of step 5 .*it needs 2 MB, and the disk has 1 MB free"
+    ):
         run(tmp_path / "run")
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 

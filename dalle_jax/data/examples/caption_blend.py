@@ -8,7 +8,7 @@ from dalle_jax.data.records import Record
 from dalle_jax.data.seeded_hash import draw
 
 ORIGINAL = "caption"
-"""Name of the field that holds the captions a record came with."""
+"""Name of the field that holds the original captions of a record."""
 
 WeightedCaptions: TypeAlias = list[tuple[float, tuple[str, ...]]]
 """The weight and the captions of each field that a record has."""
@@ -19,8 +19,8 @@ class Blend:
     """Captions from several fields of a record's metadata (``Record.metadata``), with a weight for each field.
 
     The default is DALL·E 3's: 95 % synthetic, 5 % original captions (Betker et al. 2023, "Improving Image Generation
-    with Better Captions", on blending). The field "caption" holds the captions that the record came with. If a record
-    lacks a field, the other fields share its weight. A field of weight 0 is chosen only if the record has no other.
+    with Better Captions", on blending). The field "caption" holds the record's original captions. If a record lacks a
+    field, the other fields share its weight. A field of weight 0 is chosen only if the record has no other.
     """
 
     fields: tuple[str, ...] = ("synthetic", ORIGINAL)
@@ -30,7 +30,7 @@ class Blend:
         """Return a message for each field with an invalid value."""
         wrong = []
         if not self.fields or len(set(self.fields)) < len(self.fields):
-            wrong.append(f"blend.fields must be different names, at least one, got {self.fields}")
+            wrong.append(f"blend.fields must be one or more different names, got {self.fields}")
         sensible = all(math.isfinite(weight) and weight >= 0 for weight in self.weights) and sum(self.weights) > 0
         if len(self.weights) != len(self.fields) or not sensible:
             count = len(self.fields)

@@ -15,8 +15,8 @@ class HeldOut:
     """A rule that holds records out of training: ``count`` records of the source, or about a ``share`` of them.
 
     In a mixture it applies to each source. The choice depends only on the records' keys and ``seed``, not on their
-    order or content. A share decides for each key independently, so that adding records later moves no other record to
-    the other side. A count or share of 0 holds out nothing.
+    order or content. With ``share``, each key is decided independently. Records that are added later therefore do not
+    move other records into or out of the held-out ones. A count or share of 0 holds out nothing.
     """
 
     count: int | None = None
@@ -25,7 +25,9 @@ class HeldOut:
 
     def __post_init__(self) -> None:
         if (self.count is None) == (self.share is None):
-            raise ValueError(f"expected either a count or a share, got count {self.count} and share {self.share}")
+            raise ValueError(
+                f"held_out: expected either a count or a share, got count {self.count} and share {self.share}"
+            )
         if self.count is not None and self.count < 0:
             raise ValueError(f"count: expected at least 0, got {self.count}")
         if self.share is not None and not 0 <= self.share < 1:
@@ -53,7 +55,7 @@ class Subset:
 
     @property
     def problems(self) -> tuple[BadRecord, ...]:
-        """Return the problems that the caller assigned to this subset."""
+        """Return the records with problems that the caller assigned to this subset."""
         return self._problems
 
     def __len__(self) -> int:
@@ -71,7 +73,7 @@ class Subset:
 
 
 def keys_of(records: Records, indices: np.ndarray) -> list[str]:
-    """Return the keys of some records; the records are read only if the source does not know their keys."""
+    """Return the keys of the records at ``indices``. Records are read only if the source does not know their keys."""
     return [_key(records, int(index)) for index in indices]
 
 

@@ -25,7 +25,7 @@ from dalle_jax.images.header import BadImage, Header, Limits, read_header
 VERSION = 1
 """Increase this when the same records and config give different examples."""
 MAX_PIXELS = 89_000_000
-"""Pillow warns of larger images."""
+"""Number of pixels above which Pillow warns about an image."""
 MIN_READS = 100
 """Number of reads before ``bad_share`` is enforced."""
 _UNREAD, _USABLE, _UNUSABLE = 0, 1, 2
@@ -35,14 +35,16 @@ _UNREAD, _USABLE, _UNUSABLE = 0, 1, 2
 class Images:
     """Preprocessing of captioned images to examples of ``size`` pixels a side.
 
-    - ``crop``: "random" is DALL·E 1's and changes with each epoch; "centre" is for evaluation.
+    - ``crop``: "random" is DALL·E 1's random crop, a different one in each epoch; "centre" is the middle square, for
+      evaluation.
     - ``background``: the colour behind transparent parts.
     - ``reduced_jpeg``: decode large JPEGs at 1/2, 1/4 or 1/8 of their size if at least two pixels are left for each
       pixel of the crop. It is faster, and the pixels are nearly the same.
     - ``blend``: None lets the loader choose among the record's own captions.
     - ``bad_share``: the run stops if a larger share of the records is bad.
     - ``validate``: the check of every record before the first step. "headers" checks everything but the pixels,
-      "pixels" decodes every image too, "none" checks nothing. ``data/examples/index.py`` tells what follows from it.
+      "pixels" decodes every image too, "none" checks nothing. ``data/examples/index.py`` describes how it changes the
+      examples of an epoch.
     - ``index_folder``: the folder that stores the index of usable records; by default the run's folder.
     """
 
@@ -81,7 +83,8 @@ class Images:
     def source_of(self, records: Records, shared_stop: bool = False) -> "RecordSource":
         """Return the examples of ``records``, without checking the records first. Raise ``UserError`` like ``check``.
 
-        With ``shared_stop`` the source never stops the run itself, since ``RecordStats`` stops all hosts together.
+        With ``shared_stop`` the source does not raise an error for too many bad records. ``RecordStats`` does, on all
+        hosts together.
         """
         self.check()
         return RecordSource(records, self, shared_stop)
@@ -107,7 +110,10 @@ class Images:
             raise BadRecord(checked.key, error.kind, error.reason) from error
 
     def _captions(self, record: Record) -> WeightedCaptions:
-        """Return the captions of a permitted length. Raise ``BadRecord`` or ``DroppedRecord`` if there are none."""
+        """Return the weighted captions whose length ``filters`` allow.
+
+        Raise ``BadRecord`` if the record has no captions, and ``DroppedRecord`` if none of them has an allowed length.
+        """
         fields = self.blend.weighted_captions(record) if self.blend else [(1.0, record.captions)]
         if not any(texts for _, texts in fields):
             expected = self.blend.fields if self.blend else "captions"
@@ -138,9 +144,9 @@ class DroppedRecord(Exception):
 class RecordSource:
     """An ``EpochSource`` made from records. Crops and blended captions depend only on (seed, epoch, index).
 
-    A substitute replaces an unusable record: the next usable record of a walk that depends only on (seed, index). It is
-    the same on every host, in every thread and in every epoch. ``report`` counts the records that this process read.
-    An unusable record is read only once.
+    An unusable record is replaced by a substitute. The substitute is the next usable record in an order of all records
+    that depends only on (seed, index). It is the same on every host, in every thread and in every epoch. ``report``
+    counts the records that this process read. An unusable record is read only once.
     """
 
     def __init__(self, records: Records, config: Images, shared_stop: bool = False):
@@ -178,7 +184,7 @@ class RecordSource:
                 self._count(place, None)
                 return example
         report = format_report(self.report.content())
-        raise UserError(f"expected a usable record, got none among {len(self)} ({report})")
+        raise UserError(f"expected at least one usable record, got none among {len(self)} records ({report})")
 
     def box(self, index: int, epoch: int, width: int, height: int) -> Box:
         """Return the crop box of example ``index`` in an epoch; width and height are those of the upright image."""
@@ -216,7 +222,7 @@ class RecordSource:
         return Example(key=record.key, image=image, captions=captions)
 
     def _count(self, place: int, problem: BadRecord | DroppedRecord | None) -> None:
-        """Count a record when it is read for the first time. Raise ``UserError`` if too many are bad."""
+        """Count a record when it is read for the first time. Raise ``UserError`` if too many records are bad."""
         with self._lock:
             first = self._states[place] == _UNREAD
             self._states[place] = _USABLE if problem is None else _UNUSABLE
@@ -240,8 +246,8 @@ def count_outcome(report: RecordReport, problem: BadRecord | DroppedRecord | Non
 
 
 def too_many_bad(bad: int, of: int, bad_share: float, content: ReportContent) -> UserError:
-    """Return the error for ``bad`` of so many records, with the kinds of fault in ``content``."""
+    """Return the error for ``bad`` bad records among ``of``. It lists the kinds of fault in ``content``."""
     return UserError(
         f"{bad} of {of} records are bad, {bad / of:.1%}, but bad_share allows {bad_share:.1%}: "
-        f"{format_kinds(content['bad'])}. Fix or remove them, or raise bad_share"
+        f"{format_kinds(content['bad'])}. Fix or remove them, or raise images.bad_share"
     )

@@ -4,7 +4,7 @@ The setting ``Images.validate`` decides which examples an epoch has, for any num
 
 - "pixels" decodes every image. Each usable record comes exactly once per epoch, and no other record does.
 - "headers" checks captions, filters and image headers. An image whose pixels turn out to be broken is replaced by a
-  fixed substitute, which so appears twice per epoch.
+  fixed substitute. The substitute therefore appears twice per epoch.
 - "none" checks nothing ahead. A fixed substitute replaces every record that is bad or dropped.
 """
 
@@ -31,7 +31,10 @@ _MAGIC = b"dalle_jax usable records 1\n"
 
 @dataclass(frozen=True)
 class RecordIndex:
-    """Usable records of a source (``usable`` is bool [N]), a report on the others, and how many were read and bad."""
+    """Usable records of a source, a report on the others, and the numbers of records that were read and that were bad.
+
+    ``usable`` is bool [N], with an entry for each record.
+    """
 
     usable: np.ndarray
     content: ReportContent

@@ -1,6 +1,6 @@
 """Inspection of a data source: sizes, captions, bad records, duplicates, and the effect of crops and filters.
 
-One pass over the source. Memory holds a few numbers of each image and the pixels of the sheet's cells.
+The source is read once. Only a few numbers per image and the pixels of the sheet's cells are kept in memory.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class SheetCell:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Number of examples that repeat an earlier one, and (earlier, later) keys of the first few."""
+    """Number of examples that repeat an earlier example, and the keys (earlier, later) of the first few pairs."""
 
     count: int
     examples: tuple[tuple[str, str], ...]
@@ -62,7 +62,7 @@ class InspectionFindings:
     sheet: list[SheetCell] = field(default_factory=list)
 
     def quantiles(self) -> dict[str, list[float]]:
-        """Return minimum, 5 %, median, 95 % and maximum of each kind of number."""
+        """Return the minimum, 5 %, median, 95 % and maximum of each list in ``numbers``, by name."""
         return {
             name: [float(value) for value in np.quantile(np.frombuffer(values, values.typecode), QUANTILES)]
             for name, values in self.numbers.items()
@@ -79,7 +79,7 @@ def inspect(
 ) -> InspectionFindings:
     """Read and decode up to ``max_examples`` evenly spread examples, and keep ``cells`` of them for the sheet.
 
-    Records are cropped and filtered as ``images`` says. Rendered scenes are taken unchanged.
+    Records are cropped and filtered by the settings ``images``. Rendered scenes are not changed.
     """
     count = len(source)
     indices = range(count) if count <= max_examples else np.linspace(0, count - 1, max_examples).astype(int)
@@ -121,7 +121,7 @@ class _Inspector:
             findings.report.add_bad(problem)
 
     def find_repeats(self) -> None:
-        """Find equal keys, images and captions by their digests, and record them in the findings."""
+        """Find equal keys, images and captions by their digests, and add them to the findings."""
         for kind, (digests, indices) in self._digests.items():
             values = np.frombuffer(digests, np.uint64)
             order = np.argsort(values, kind="stable")
@@ -145,7 +145,10 @@ class _Inspector:
             self._findings.sheet.append(SheetCell(key, contact_cell(image, CELL), captions[0], None))
 
     def _examine_record(self, index: int, record: Record, wants_cell: bool) -> None:
-        """Add a record, checked and filtered as in ``data/examples/images.py``. Raise ``BadRecord``."""
+        """Add a record, after the checks and filters of ``data/examples/images.py``.
+
+        Raise ``BadRecord`` for a bad one.
+        """
         findings, config = self._findings, self._config
         self._add_digest("key", index, record.key.encode())
         self._add_digest("image", index, record.image)
@@ -166,7 +169,7 @@ class _Inspector:
             findings.report.add_usable()
             findings.usable += 1
             findings.add("share of the image that is kept", box.side**2 / (width * height))
-            findings.add("pixels of the image for one that is kept", box.side / config.size)
+            findings.add("image pixels per pixel of the crop, along a side", box.side / config.size)
         else:
             findings.report.add_dropped(record.key, dropped)
         if wants_cell:
@@ -195,10 +198,13 @@ class _Inspector:
             findings.sizes[width, height] += 1
         findings.add("width", width)
         findings.add("height", height)
-        findings.add("longer by shorter side", max(width, height) / min(width, height))
+        findings.add("longer side / shorter side", max(width, height) / min(width, height))
 
     def _add_digest(self, kind: str, index: int, content: bytes) -> None:
-        """Add a digest of 64 bits: two of a million contents share one by chance once in 37 million sources."""
+        """Add a digest of 64 bits of an example's key, image or captions, by which repeats are found.
+
+        A false repeat is unlikely: among a million contents, two share a digest with probability 1 in 37 million.
+        """
         digests, indices = self._digests.setdefault(kind, (array("Q"), array("Q")))
         digests.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little"))
         indices.append(index)

@@ -17,14 +17,14 @@ _LANGUAGE = ("language", "lang")
 class Filters:
     """Limits for records; None disables a filter. A dropped record is counted under the first filter that it fails.
 
-    - ``max_aspect``: longer by shorter side; 2 keeps the images that DALL·E 1 kept (arXiv 2102.12092, appendix C).
+    - ``max_aspect``: longer side / shorter side; 2 keeps the images that DALL·E 1 kept (arXiv 2102.12092, appendix C).
     - ``min_similarity``: CLIP's similarity of caption and image.
     - ``max_punsafe``, ``max_pwatermark``: probabilities of 0 to 1.
-    - ``min_characters``, ``max_characters``: captions of other lengths are removed, without counting outer spaces. A
-      record is dropped if it has no caption left.
+    - ``min_characters``, ``max_characters``: captions of other lengths are removed. Spaces at the ends of a caption do
+      not count. A record is dropped if it has no caption left.
     - ``languages``: the languages to keep, as the metadata name them ("en").
-    - ``missing``: whether to keep a record without the metadata that a filter needs. A dropped one is counted under
-      "no similarity" and the like.
+    - ``missing``: whether to keep a record without the metadata that a filter needs. A record that is dropped for this
+      is counted under "no similarity", for example.
     """
 
     min_side: int | None = None
@@ -44,14 +44,18 @@ class Filters:
         if self.min_side is not None and self.min_side < 1:
             wrong.append(f"filters.min_side must be at least 1 pixel, got {self.min_side}")
         if self.max_aspect is not None and not self.max_aspect >= 1:
-            wrong.append(f"filters.max_aspect is longer by shorter side and so at least 1, got {self.max_aspect}")
+            wrong.append(
+                f"filters.max_aspect must be at least 1 (it is longer side / shorter side), got {self.max_aspect}"
+            )
         for name, chance in (("max_punsafe", self.max_punsafe), ("max_pwatermark", self.max_pwatermark)):
             if chance is not None and not 0 <= chance <= 1:
                 wrong.append(f"filters.{name} must be a probability of 0 to 1, got {chance}")
         longest = math.inf if self.max_characters is None else self.max_characters
         if self.min_characters < 0 or longest < max(1, self.min_characters):
             got = f"{self.min_characters} and {self.max_characters}"
-            wrong.append(f"filters.min_characters and max_characters must leave a length between them, got {got}")
+            wrong.append(
+                f"filters.min_characters must be at least 0, and max_characters at least 1 and not less, got {got}"
+            )
         return wrong
 
     def failed_filter(self, record: Record) -> str | None:
@@ -82,7 +86,7 @@ class Filters:
         return None
 
     def keep_captions(self, captions: Sequence[str]) -> tuple[str, ...]:
-        """Return the captions of a permitted length."""
+        """Return the captions whose length the filters allow."""
         longest = math.inf if self.max_characters is None else self.max_characters
         return tuple(caption for caption in captions if self.min_characters <= len(caption.strip()) <= longest)
 
@@ -96,7 +100,7 @@ class Filters:
 
 
 def _number(metadata: Mapping[str, object], fields: Sequence[str]) -> float | None:
-    """Return the first of the fields that holds a number, which may be written as text."""
+    """Return the number in the first of the fields that holds one, as a number or as text. None if no field does."""
     for field in fields:
         value = metadata.get(field)
         if not isinstance(value, str | bytes | SupportsFloat):

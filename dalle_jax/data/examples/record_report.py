@@ -15,9 +15,9 @@ PARTS: tuple[Literal["bad", "dropped"], ...] = ("bad", "dropped")
 
 
 class RecordKind(TypedDict):
-    """Number of bad or dropped records of one kind, and a dict for each of the first few.
+    """Number of bad or dropped records of one kind (``count``), and a dict for each of the first few of them.
 
-    The dict holds the record's ``key`` and, for a bad record, the ``reason``.
+    A dict in ``records`` holds the record's ``key`` and, for a bad record, the ``reason``.
     """
 
     count: int
@@ -33,7 +33,7 @@ class ReportContent(TypedDict):
 
 
 class RecordReport:
-    """Counts of this process's records by fault and by filter, and the keys of the first ``named`` of each.
+    """Counts of the records of this process by fault and by filter, with the keys of the first ``named`` of each.
 
     Callers must add each record once. Several threads may share a report.
     """
@@ -70,7 +70,10 @@ class RecordReport:
             self._count("dropped", name, {"key": key})
 
     def add_content(self, content: ReportContent, bad_read: int) -> None:
-        """Add the counts of a report on other records, of which ``bad_read`` were read and bad."""
+        """Add the counts of a report on other records.
+
+        ``bad_read`` of them were found to be bad when they were read.
+        """
         with self._lock:
             self._read += content["read"]
             self._bad_read += bad_read
@@ -86,7 +89,7 @@ class RecordReport:
             return self._read, self._bad_read
 
     def content(self) -> ReportContent:
-        """Return the counts and the named records, the most frequent kinds first."""
+        """Return the counts and the listed records, with the most frequent kinds first."""
         with self._lock:
             return ReportContent(read=self._read, bad=self._kinds("bad"), dropped=self._kinds("dropped"))
 
@@ -108,7 +111,7 @@ class RecordReport:
 
 
 def format_kinds(kinds: Mapping[str, RecordKind], keys: int = 3) -> str:
-    """Return the count of each kind of bad or dropped records, with the first few keys; "none" if there are none."""
+    """Format the count of each kind of bad or dropped records, with the first few keys, or "none" without any."""
     phrases = []
     for kind, found in kinds.items():
         names = [record["key"] for record in found["records"][:keys]]
@@ -118,14 +121,14 @@ def format_kinds(kinds: Mapping[str, RecordKind], keys: int = 3) -> str:
 
 
 def format_report(content: ReportContent) -> str:
-    """Return the bad and the dropped records of a report as one phrase."""
+    """Format the bad and the dropped records of a report as one phrase."""
     return f"bad: {format_kinds(content['bad'])}; dropped: {format_kinds(content['dropped'])}"
 
 
 def merge_reports(contents: Sequence[ReportContent], named: int = MAX_NAMED) -> ReportContent:
     """Merge the reports of several processes on the same records. A record that several reports name counts once.
 
-    If a report counts more records than it names, the counts are added, and a record may count twice.
+    If a report counts more records than it names, the counts are added, and a record may be counted more than once.
     """
     return ReportContent(
         read=sum(content["read"] for content in contents),

@@ -17,7 +17,7 @@ FILE = "records.json"
 
 
 class SourceReport(TypedDict):
-    """The report on one source of a run, which has ``records`` records, bad ones included."""
+    """The report on one source of a run. ``records`` is the number of the source's records, bad ones included."""
 
     fingerprint: str
     records: int
@@ -26,7 +26,7 @@ class SourceReport(TypedDict):
 
 @dataclass(frozen=True)
 class SourceStats:
-    """Statistics of one source: the report before the first step, and the reports of this host since then.
+    """Statistics of one source: its report from before the first step, and this host's reports since then.
 
     - ``records``: the number of records in the files, bad ones included.
     - ``validated``: whether all records were checked before the first step. ``before`` is the same on all hosts.
@@ -60,8 +60,8 @@ class RecordStats:
     def stop_together(self) -> None:
         """Raise the same ``UserError`` on all hosts if more than ``bad_share`` of the records of a source are bad.
 
-        The share is of all records after validation, and of the records read without it. Without validation, a record
-        that several hosts read counts once per host.
+        If the records were validated, the share is taken of all records. Otherwise it is taken of the records that were
+        read, and a record that several hosts read counts once per host.
         """
         for name, reports in self._gather().items():
             source = self._sources[name]

@@ -9,7 +9,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.files.ranges import DataFile, find_file, read_range
 
 BLOCK = 32 * 2**20
-"""Bytes of one request."""
+"""Number of bytes that one request downloads."""
 
 
 def local_file(file: DataFile, folder: str | None, field: str) -> DataFile:
@@ -21,7 +21,10 @@ def local_file(file: DataFile, folder: str | None, field: str) -> DataFile:
     if "://" not in file.name:
         return file
     if folder is None:
-        raise UserError(f"{file.name}: expected a folder for downloads, since this file is behind a URL; set {field}")
+        raise UserError(
+            f"{file.name}: expected a folder for downloads, because this file is behind a URL; "
+            f"set {field} to a local folder"
+        )
     unique = hashlib.sha256(repr((file.name, file.size, file.stamp)).encode()).hexdigest()[:16]
     target = Path(folder).absolute() / f"{unique}-{file.name.rpartition('/')[2]}"
     if not (target.is_file() and target.stat().st_size == file.size):

@@ -21,7 +21,9 @@ _RETRIED = (408, 429, 500, 502, 503, 504)
 
 
 def size_and_stamp(url: str) -> tuple[int, str]:
-    """Return a file's size in bytes and its version stamp: its ETag, else its date, else an empty string.
+    """Return a file's size in bytes and its version stamp.
+
+    The stamp is the server's ETag, else the file's date, else an empty string.
 
     Raises FileNotFoundError if the file does not exist, and UserError if the server cannot be used.
     """
@@ -30,14 +32,17 @@ def size_and_stamp(url: str) -> tuple[int, str]:
 
 
 def read_url_range(url: str, start: int, length: int) -> bytes:
-    """Read ``length`` bytes from byte ``start`` on, fewer at the file's end. Raises like ``size_and_stamp``."""
+    """Read ``length`` bytes from byte ``start`` on, fewer at the file's end.
+
+    Raises the errors of ``size_and_stamp``.
+    """
     if length == 0:
         return b""
     return _get(url, start, length)[0]
 
 
 def _get(url: str, start: int, length: int) -> tuple[bytes, int, str]:
-    """Return the content of a range, the size of the file, and its stamp. Retry after faults that may pass."""
+    """Return the content of a range, the size of the file, and its stamp. Retry after temporary errors."""
     for attempt in range(TRIES):
         try:
             return _get_once(url, start, length)
@@ -65,7 +70,8 @@ def _get_once(url: str, start: int, length: int) -> tuple[bytes, int, str]:
         found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
         if answer.status != 206 or not found or int(found[1]) != start:
             raise UserError(
-                f"{url}: expected a server with byte ranges (HTTP's Range), got whole files; copy it to this machine"
+                f"{url}: expected a server that sends byte ranges (HTTP's Range), got one that sends whole files; "
+                f"copy the file to this machine"
             )
         content = answer.read(length)
         if len(content) != int(found[2]) - start + 1:

@@ -10,7 +10,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.files.ranges import DataFile, find_file, is_web
 
 MAX_NAMES = 500_000
-"""The most names of one pattern. A slip such as {0..9999999999} would fill the memory."""
+"""Largest number of names from one pattern. A mistake such as {0..9999999999} would otherwise fill the memory."""
 
 _INNERMOST = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -28,7 +28,7 @@ def expand_paths(patterns: Sequence[str], suffixes: Sequence[str]) -> tuple[str,
 
     Folders and globs do not work behind https://. Folders and globs skip names that begin with a dot.
 
-    Raises one UserError that names each pattern, and each name from braces, without a file.
+    Raises one UserError that lists each pattern, and each name from braces, for which there is no file.
     """
     found: set[str] = set()
     missing = []
@@ -41,7 +41,7 @@ def expand_paths(patterns: Sequence[str], suffixes: Sequence[str]) -> tuple[str,
     if missing or not found:
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
         hint = (
-            "; if some numbers are missing on purpose, write * instead of {…}"
+            "; if the numbers of the files have gaps, write * instead of {…}"
             if any("(of " in one for one in missing)
             else ""
         )
@@ -51,7 +51,7 @@ def expand_paths(patterns: Sequence[str], suffixes: Sequence[str]) -> tuple[str,
 
 
 def find_files(patterns: Sequence[str], suffixes: Sequence[str]) -> list[DataFile]:
-    """Look up all files that ``patterns`` match. Raises UserError like ``expand_paths``."""
+    """Look up all files that ``patterns`` match. Raises UserError as ``expand_paths`` does."""
     return [find_file(name) for name in expand_paths(patterns, suffixes)]
 
 
@@ -74,7 +74,10 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def _first_choice(text: str) -> list[str]:
-    """Return the text with each alternative of its first innermost braces, or an empty list without braces."""
+    """Return one text for each alternative of the first innermost braces.
+
+    The list is empty for a text without braces.
+    """
     for match in _INNERMOST.finditer(text):
         if words := _alternatives(match[1]):
             return [text[: match.start()] + word + text[match.end() :] for word in words]
@@ -95,14 +98,14 @@ def _alternatives(inside: str) -> list[str]:
 
 
 def _too_many(pattern: str) -> UserError:
-    return UserError(f"{pattern}: expected braces with at most {MAX_NAMES:,} names")
+    return UserError(f"{pattern}: expected braces that expand to at most {MAX_NAMES:,} names")
 
 
 def _files(pattern: str, suffixes: Sequence[str]) -> list[str]:
     """Return the files that a pattern without braces matches."""
     if is_web(pattern):
         if "*" in pattern:
-            raise UserError(f"{pattern}: expected names or braces, since a web server lists no files")
+            raise UserError(f"{pattern}: expected full names or braces, because a web server cannot list its files")
         return [pattern]
     if "://" in pattern:
         return _files_behind_url(pattern, suffixes)

@@ -1,4 +1,4 @@
-"""Byte ranges of files: on this machine, behind gs:// and s3://, on a web server.
+"""Reading of byte ranges of files: on this machine, behind gs:// and s3://, or on a web server.
 
 No function keeps a position in a file, so threads and forked processes may share its open files.
 """
@@ -13,9 +13,9 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.files import http_ranges
 
 MAX_OPEN_FILES = 16
-"""The most files of this machine that a process keeps open."""
+"""Largest number of files of this machine that a process keeps open."""
 MAX_GAP = 4096
-"""The most bytes between two ranges that one request reads along, since two requests take longer."""
+"""Largest gap, in bytes, between two ranges that one request reads together. Two requests would take longer."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class DataFile:
 
 
 def is_web(name: str) -> bool:
-    """Return whether a web server offers the file, so that it can be read but not listed or written."""
+    """Return whether a name is a web server's URL. Files there can be read, but not listed or written."""
     return name.partition("://")[0] in http_ranges.SCHEMES and "://" in name
 
 
@@ -57,9 +57,9 @@ def read_range(file: DataFile, start: int, length: int) -> bytes:
 
 
 def read_byte_ranges(file: DataFile, byte_ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Read several (start, length) of a file, with one request if they are close together.
+    """Read several ranges (start, length) of a file. Ranges that are close together are read by one request.
 
-    Raises UserError for a range beyond the file's end, since the file has then changed.
+    Raises UserError for a range beyond the file's end, which means that the file has changed.
     """
     first = min(start for start, _ in byte_ranges)
     last = max(start + length for start, length in byte_ranges)
@@ -85,7 +85,7 @@ def _read_here(file: DataFile, start: int, length: int) -> bytes:
 
 
 class _OpenFile:
-    """An open file of this machine, which closes when the last thread that reads it drops it."""
+    """An open file of this machine. It is closed when no thread uses it any more."""
 
     def __init__(self, file: DataFile):
         self.number = -1

@@ -13,9 +13,9 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.files.ranges import DataFile, read_range
 
 MAX_OPEN_FILES = 256
-"""The most files that a process keeps open."""
+"""Largest number of files that a process keeps open."""
 ENDS = 64 * 2**10
-"""Bytes at each end of a file that its digest covers. The index of its records is at the end."""
+"""Number of bytes at each end of a file that its digest covers. The end has the index of the file's records."""
 
 
 class BrokenRecord(Exception):
@@ -40,7 +40,10 @@ def read_record(file: DataFile, number: int) -> bytes:
 
 
 def digest(file: DataFile) -> str:
-    """Return a digest of a file's size and of both its ends, which hold the index of its records."""
+    """Return a digest of a file's size, its first bytes and its last bytes.
+
+    The last bytes are the index of its records, so the digest changes with the records.
+    """
     ends = read_range(file, 0, ENDS) + read_range(file, max(0, file.size - ENDS), ENDS)
     return hashlib.sha256(ends + str(file.size).encode()).hexdigest()[:32]
 

@@ -3,11 +3,11 @@
 A record is a msgpack map of version 2:
 
 - ``v``: the number 2.
-- ``image``: the encoded image (JPEG, PNG, WebP), byte for byte as it came.
+- ``image``: the unchanged bytes of the encoded image (JPEG, PNG, WebP).
 - ``captions``: an array of at least one text.
 - ``metadata``: a map of plain values: null, true and false, numbers, texts, arrays and maps.
 
-Other names are an error, so that a reader never takes a later version for this one. In version 1 ``metadata`` was
+Other names are an error, so that a reader never mistakes a later version for this one. In version 1 ``metadata`` was
 called ``about``.
 """
 
@@ -24,7 +24,7 @@ _NAMES = {"v", "image", "captions", "metadata"}
 
 
 def encode_record(image: bytes, captions: Sequence[str], metadata: Metadata | None = None) -> bytes:
-    """Encode a captioned image. Raises TypeError for ``metadata`` with other than plain values."""
+    """Encode a captioned image. Raises TypeError if ``metadata`` has values of other types."""
     content = {"v": VERSION, "image": image, "captions": list(captions), "metadata": dict(metadata or {})}
     return msgpack.packb(content, use_bin_type=True, strict_types=True)
 
@@ -53,8 +53,8 @@ def _check_layout(key: str, found: Mapping[object, object]) -> None:
         raise BadRecord(
             key,
             "old layout",
-            f"expected layout version {VERSION}, got version 1; write the file again from its images, since "
-            "`about` is now `metadata`",
+            f"expected layout version {VERSION}, got version 1; write the file again from its images, because "
+            "the field `about` is now `metadata`",
         )
     if version != VERSION or found.keys() != _NAMES:
         expected = f"a map of {', '.join(sorted(_NAMES))} with v {VERSION}"

@@ -17,9 +17,9 @@ def check_config(
     - ``limits``: fields that must be at least 1.
     - ``caption``: names of the fields that hold captions, of which there must be at least one.
     - ``images``: file extensions of images.
-    - ``problems``: faults that the source found itself.
+    - ``problems``: messages about faults that the source found itself.
 
-    None means that the source has no such field, or checks it itself.
+    An argument is None if the source has no such field, or checks it itself.
     """
     found = list(problems)
     if caption is not None and not caption:

@@ -11,7 +11,7 @@ from dalle_jax.data.records import BadRecord
 
 
 def list_folder(top: Path | epath.Path) -> tuple[dict[str, int], list[BadRecord]]:
-    """List all files in and below a folder: their sizes by relative path, and the entries that cannot be used.
+    """List all files in and below a folder. Return their sizes by relative path, and the entries that cannot be used.
 
     Names that begin with a dot are left out. A link to a file within the folder counts as a file; links to folders are
     not followed. Raises UserError if the folder does not exist.
@@ -42,7 +42,10 @@ def list_folder(top: Path | epath.Path) -> tuple[dict[str, int], list[BadRecord]
 
 
 def _fault(entry: os.DirEntry[str], real: str) -> tuple[str, str] | None:
-    """Return kind and reason why an entry cannot be used, or None. ``real`` is the listed folder's resolved path."""
+    """Return the kind of an entry's fault and the reason, or None for an entry that can be used.
+
+    ``real`` is the resolved path of the listed folder.
+    """
     try:
         entry.name.encode()
     except UnicodeEncodeError:

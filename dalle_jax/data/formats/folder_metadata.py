@@ -21,13 +21,13 @@ NAMES = ("metadata.csv", "metadata.jsonl")
 
 @dataclass(frozen=True)
 class ImageMetadata:
-    """The captions of an image and its other fields, as JSON since that takes less memory than a dict."""
+    """The captions of an image, and its other fields as JSON text, which takes less memory than a dict."""
 
     captions: tuple[str, ...]
     json: str
 
     def fields(self) -> Metadata:
-        """Return all fields other than the captions and the file name."""
+        """Parse and return all fields other than the captions and the file name."""
         return json.loads(self.json)
 
 
@@ -40,7 +40,7 @@ class _Line(NamedTuple):
 
 
 class _BadLine(NamedTuple):
-    """A line that cannot be used: its number, and kind and reason of the fault."""
+    """A line that cannot be used: its number, the kind of its fault, and the reason."""
 
     number: int
     kind: str
@@ -54,7 +54,7 @@ def read_metadata(
     images: Sequence[str],
     skipped: Container[str],
 ) -> tuple[dict[str, ImageMetadata], list[BadRecord]]:
-    """Read all metadata files among ``sizes``: the metadata of each image by its path, and the lines with faults.
+    """Read all metadata files among ``sizes``. Return each image's metadata by path, and the lines with faults.
 
     ``caption`` names the fields that hold captions, and ``images`` the extensions of images. Lines about an image in
     ``skipped`` are ignored. Raises UserError for two metadata files in one folder and for a file without a
@@ -66,7 +66,7 @@ def read_metadata(
     folders = [name.rpartition("/")[0] for name in files]
     if len(set(folders)) < len(folders):
         twice = next(folder for folder in folders if folders.count(folder) > 1)
-        raise UserError(f"{top / twice}: expected {' or '.join(NAMES)}, got both")
+        raise UserError(f"{top / twice}: expected one of {' and '.join(NAMES)} in this folder, got both; remove one")
     for file in files:
         content = read_whole(top, file, sizes[file])
         lines = _read_csv(content, str(top / file)) if file.endswith(".csv") else _read_jsonl(content)
@@ -87,7 +87,7 @@ def read_metadata(
 
 
 def _fault(name: str, sizes: Mapping[str, int], images: Sequence[str], found: Container[str]) -> tuple[str, str] | None:
-    """Return kind and reason why the image of a line cannot be used, or None."""
+    """Return the kind of fault and the reason why the image that a line names cannot be used, or None."""
     if name.startswith(("/", "../")):
         return "path outside", "leads out of the folder"
     if name in found:

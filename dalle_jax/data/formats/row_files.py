@@ -45,7 +45,7 @@ class RowRecords(ABC):
 
     @property
     def problems(self) -> tuple[BadRecord, ...]:
-        """No problems, since faults of rows show only on reading."""
+        """An empty tuple. Faults of rows are found only when rows are read."""
         return ()
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class RowRecords(ABC):
 
 
 def short_names(paths: Iterable[str]) -> list[str]:
-    """Return unique paths without the folders that all of them share."""
+    """Return the paths without the leading folders that all of them share. The results are unique."""
     parts = [path.split("/") for path in paths]
     shared = 0
     while parts and all(len(one) > shared + 1 and one[shared] == parts[0][shared] for one in parts):

@@ -1,4 +1,4 @@
-"""Captions and metadata in files next to an image: a text with a caption on each line, and a JSON object."""
+"""Captions and metadata in files next to an image: a text file with a caption on each line, and a JSON file."""
 
 import json
 from collections.abc import Iterable
@@ -14,14 +14,14 @@ IMAGES = ("jpg", "jpeg", "png", "webp")
 
 
 def size_fault(kind: str, where: str, size: int, most: int) -> tuple[str, str]:
-    """Return kind and reason of the BadRecord for an image, a caption or a JSON file beyond its limit."""
+    """Return the kind and the reason of the BadRecord for an image, a caption or a JSON file that is too large."""
     return f"{kind} too large", f"its {kind} in {where} has {size:,} bytes, expected at most {most:,}"
 
 
 def check_image(key: str, field: str, value: object, max_bytes: int) -> bytes:
-    """Return the encoded image in a field. Raises BadRecord for an empty or too large value, or one not of bytes."""
+    """Return the encoded image in a field. Raises BadRecord for a value that is empty, too large or not bytes."""
     if not isinstance(value, bytes) or not value:
-        raise BadRecord(key, "no image", f"its {field} holds no bytes")
+        raise BadRecord(key, "no image", f"expected the bytes of an image in {field}, got none")
     if len(value) > max_bytes:
         raise BadRecord(key, *size_fault("image", field, len(value), max_bytes))
     return value
@@ -32,7 +32,9 @@ def caption_lines(key: str, content: bytes) -> list[str]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadRecord(key, "caption not utf-8", f"its text has the byte {content[error.start]:#04x}") from error
+        raise BadRecord(
+            key, "caption not utf-8", f"expected captions in UTF-8, got the byte {content[error.start]:#04x}"
+        ) from error
     return [line.strip() for line in text.split("\n") if line.strip()]
 
 
@@ -60,5 +62,5 @@ def unique_captions(key: str, captions: Iterable[str]) -> tuple[str, ...]:
     """Return each caption once, in order. Raises BadRecord, of the kind "no caption", if there are none."""
     found = tuple(dict.fromkeys(captions))
     if not found:
-        raise BadRecord(key, "no caption", "its captions are empty")
+        raise BadRecord(key, "no caption", "expected a caption that is not blank, got none")
     return found

@@ -10,7 +10,7 @@ from dalle_jax.config.errors import UserError
 
 BLOCK = 512
 MAX_LONG_NAME_BYTES = 2**20
-"""The most bytes of a GNU long name or of a pax header."""
+"""Largest size, in bytes, of a GNU long name or of a pax header."""
 
 _ZEROS = bytes(BLOCK)
 _FILES = b"0\x007"
@@ -20,7 +20,7 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\x
 
 
 class TarMember(NamedTuple):
-    """A member of a tar. ``kind`` is "file", "folder", "link" or, for devices and the like, "not a file"."""
+    """A member of a tar. ``kind`` is "file", "folder" or "link", and "not a file" for a device, for example."""
 
     kind: str
     name: bytes
@@ -29,7 +29,7 @@ class TarMember(NamedTuple):
 
 
 class BrokenTail(Exception):
-    """A tar that cannot be read to its end. The members before the fault are whole."""
+    """A tar that cannot be read to its end. The members before the fault can be used."""
 
 
 @runtime_checkable
@@ -85,7 +85,7 @@ def read_members(read: Callable[[int, int], bytes], size: int, name: str, digest
 
 
 class _Extended:
-    """The fields of a member from extension headers before its own: GNU's long name, pax's path and size."""
+    """The path and size of a member, if extension headers before its own header give them (GNU long name, pax)."""
 
     def __init__(self) -> None:
         self.path: bytes | None = None
@@ -93,7 +93,10 @@ class _Extended:
         self.sparse = False
 
     def add(self, kind: bytes, content: bytes) -> None:
-        """Add one extension header. Global ones ("g") and long links ("K") hold neither a path nor a size."""
+        """Add the fields of one extension header.
+
+        Global headers ("g") and long links ("K") have neither a path nor a size.
+        """
         if kind == b"L":
             self.path = content.partition(b"\0")[0]
         if kind not in b"xX":
@@ -158,7 +161,7 @@ def _long(read: Callable[[int, int], bytes], start: int, length: int) -> bytes:
 
 
 def _content_after_map(read: Callable[[int, int], bytes], start: int, block: bytes) -> int:
-    """Return the start of an old GNU sparse file's content, after the blocks that map its holes."""
+    """Return the start of the content of a sparse file in the old GNU format, after the blocks that list its holes."""
     more = block[482]
     while more:
         block = read(start, BLOCK)
@@ -184,5 +187,5 @@ def _describe(block: bytes) -> str:
     """Describe a file that is not a tar by its first block, for an error."""
     packed = next((name for magic, name in _COMPRESSED.items() if block.startswith(magic)), None)
     if packed:
-        return f"a file compressed with {packed}, which has no random access; decompress it"
+        return f"a tar compressed with {packed}, which cannot be read at random; decompress it"
     return f"a file that begins with {block[:16]!r}"

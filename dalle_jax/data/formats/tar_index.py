@@ -21,7 +21,7 @@ from dalle_jax.data.formats.tar_headers import BrokenTail, TarMember, read_membe
 
 ENDING = ".index"
 REMOTE_BLOCK = 4 * 2**20
-"""Bytes of one request for the headers of a tar behind a URL."""
+"""Number of bytes in one request for the headers of a tar behind a URL."""
 
 _MAGIC = b"dalle_jax tar index 1\n"
 _ARRAYS = {"key_ends": "<i8", "key_hashes": "<u8", "firsts": "<i8", "starts": "<i8", "sizes": "<i8", "kinds": "<u4"}
@@ -69,7 +69,10 @@ class TarIndex:
         return {self.extensions[self.kinds[one]]: (int(self.starts[one]), int(self.sizes[one])) for one in members}
 
     def bytes_of(self, extension: str) -> np.ndarray:
-        """Return the size of each sample's member with an extension, or -1 without one: int64 [S]."""
+        """Return the size in bytes of each sample's member with an extension, int64 [S].
+
+        It is -1 without such a member.
+        """
         found = np.full(len(self), -1, np.int64)
         if extension in self.extensions:
             members = np.flatnonzero(self.kinds == self.extensions.index(extension))
@@ -78,7 +81,7 @@ class TarIndex:
 
 
 def load_index(file: DataFile, folder: str | None = None) -> tuple[TarIndex, bool]:
-    """Load the index of a tar, or build and store it. Return the index, and whether it is stored.
+    """Load the stored index of a tar, or build it and store it. Return the index, and whether it could be stored.
 
     It is stored in ``folder``, by default next to the tar. If it cannot be written, the index is still returned.
     Raise ``UserError`` if the file is not a tar.
@@ -122,7 +125,10 @@ def build_index(file: DataFile) -> TarIndex:
 
 
 def _reader(file: DataFile) -> Callable[[int, int], bytes]:
-    """Return ``read(start, length)``. Behind a URL it reads ahead, since a request costs as much as several MB."""
+    """Return the function ``read(start, length)`` for a tar.
+
+    Behind a URL it reads ahead, because a request takes as long as the transfer of several MB.
+    """
     if "://" not in file.name:
         return lambda start, length: read_range(file, start, length)
     block_start, block = 0, b""
@@ -138,7 +144,7 @@ def _reader(file: DataFile) -> Callable[[int, int], bytes]:
 
 
 class _Samples:
-    """Members in their order, grouped into samples. Each member takes some tens of bytes."""
+    """The members of a tar in their order, grouped into samples. A member takes only some tens of bytes of memory."""
 
     def __init__(self, file: DataFile):
         self.file = file
@@ -150,7 +156,7 @@ class _Samples:
         self._arrays = {name: array({"<i8": "q", "<u8": "Q", "<u4": "I"}[kind]) for name, kind in _ARRAYS.items()}
 
     def add(self, member: TarMember) -> None:
-        """Add a file to its record; a member that cannot be read is added to the problems with its reason."""
+        """Add a member to its sample, or to the problems if it cannot be used."""
         name = member.name
         while name.startswith(b"./"):
             name = name[2:]
@@ -175,7 +181,7 @@ class _Samples:
         self._arrays["firsts"].append(len(self._arrays["starts"]))
 
     def _problem(self, key: bytes, kind: str) -> None:
-        """Add a problem, once for all members of a sample that share it."""
+        """Add a problem of a sample. If several members of a sample have the same problem, it is added once."""
         reason = _REASONS[kind].format(tar=self.file.name.rpartition("/")[2])
         if not self.problems or self.problems[-1][:2] != (_text(key), kind):
             self.problems.append((_text(key), kind, reason))
@@ -204,7 +210,10 @@ def _text(name: bytes) -> str:
 
 
 def encode_index(index: TarIndex) -> bytes:
-    """Encode an index: a line with the format's name, a checksum of the rest, a line of JSON, the keys, the arrays."""
+    """Encode an index as bytes.
+
+    They are a line with the format's name, a checksum of the rest, a line of JSON, the keys and the arrays.
+    """
     arrays = {name: getattr(index, name) for name in _ARRAYS}
     header = {
         "size": index.file.size,

@@ -19,7 +19,9 @@ class CodeRecord(NamedTuple):
 
 
 def encode_codes(key: str, codes: Int[np.ndarray, "crops h w"], captions: Sequence[Sequence[str]]) -> bytes:
-    """Encode the codes of all crops, as little-endian numbers of 2 or 4 bytes, and the captions of each crop.
+    """Encode the codes and the captions of all crops of an image.
+
+    Codes are little-endian numbers of 2 or 4 bytes.
 
     Captions that are equal for all crops are stored once.
     """

@@ -22,10 +22,13 @@ def read_npy(path: Place) -> np.ndarray:
 
 
 class Conditions:
-    """A folder, on this machine or behind a URL, of ``KEY.npy``: a class number, or features [t c] or [1 t c]."""
+    """A folder, on this machine or behind a URL, with a file ``KEY.npy`` for each record.
+
+    A file holds a class number, or caption features [t c] or [1 t c].
+    """
 
     def __init__(self, folder: Place, records: int):
-        """List the folder. Raises UserError if it has fewer files than ``records``."""
+        """List the folder. Raises UserError if it has fewer files than there are ``records``."""
         self._folder = folder
         self._sizes = {name: size for name, size in storage.files(folder).items() if name.endswith(SUFFIX)}
         if len(self._sizes) < records:

@@ -15,7 +15,7 @@ from dalle_jax.data.formats.row_files import RowRecords, short_names
 from dalle_jax.data.records import BadRecord, Record
 
 VERSION = 1
-"""Increase this whenever the same files and config give other records."""
+"""Increase this whenever the same files and config give different records."""
 SUFFIXES = (".array_record", ".arrayrecord")
 
 
@@ -56,7 +56,7 @@ class ArrayRecordRecords(RowRecords):
         return decode_record(key, content, self._config.max_bytes)
 
     def fingerprint(self) -> str:
-        """Return a digest of the config and of the files' sizes and ends, which hold their indexes."""
+        """Return a digest of the config, and of each file's size, first bytes and last bytes (its index)."""
         content = (VERSION, self._config.max_bytes, [array_files.digest(file) for file in self._files])
         return "array_record-" + hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 

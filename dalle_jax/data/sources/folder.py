@@ -12,7 +12,7 @@ from dalle_jax.data.formats.folder_metadata import read_metadata
 from dalle_jax.data.records import BadRecord, Record
 
 VERSION = 1
-"""Increase this whenever the same folder and config give other records."""
+"""Increase this whenever the same folder and config give different records."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Folder:
     relative to that folder in ``file_name``, and its captions in the fields that ``caption`` names. Without captions
     there, each line of the text file next to the image (``x.txt``) is a caption.
 
-    The other fields of the line are metadata; without a line the object in ``x.json`` is. ``images`` holds file
-    extensions. An image of more than ``max_bytes`` is left out.
+    The other fields of the line are the image's metadata. For an image without a line, the object in ``x.json`` is its
+    metadata. ``images`` holds file extensions. An image of more than ``max_bytes`` is left out.
     """
 
     path: str
@@ -33,7 +33,7 @@ class Folder:
     max_bytes: int = 64 * 2**20
 
     def open(self) -> "FolderRecords":
-        """List the folder and read its metadata files. Raises UserError for wrong fields or without any image."""
+        """List the folder and read its metadata files. Raises UserError for wrong fields, or if there is no image."""
         check_config("folder of images", {"max_bytes": self.max_bytes}, self.caption, self.images)
         return FolderRecords(self)
 
@@ -109,7 +109,10 @@ class FolderRecords:
         return read_whole(self._top, name, self._sizes[name])
 
     def _fault(self, name: str) -> tuple[str, str] | None:
-        """Return kind and reason why an image cannot be used, from the listing and the metadata alone, or None."""
+        """Return the kind of fault and the reason why an image cannot be used, or None.
+
+        Only the listing and the metadata are checked, not the image's content.
+        """
         if self._sizes[name] > self._config.max_bytes:
             return sidecars.size_fault("image", "this file", self._sizes[name], self._config.max_bytes)
         found = self._metadata.get(name)

@@ -18,9 +18,9 @@ from dalle_jax.data.formats.row_files import RowRecords, Rows, short_names
 from dalle_jax.data.records import BadRecord, Record
 
 VERSION = 1
-"""Increase this whenever the same files and config give other records."""
+"""Increase this whenever the same files and config give different records."""
 ROWS_AT_ONCE = 16
-"""Rows read together from a row group that is too large to keep."""
+"""Number of rows that are read at once from a row group that is too large to keep in memory."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Parquet:
     lists of texts; missing columns are skipped. All other columns are metadata. An image of more than ``max_bytes`` is
     a bad record.
 
-    Parquet is read one row group at a time, so random access is slow if row groups are large. ``kept_bytes`` of row
-    groups are kept in memory. For each record of a larger group, the group is read again in small batches. Write
-    small row groups (100 images), or array_record files.
+    Parquet is read one row group at a time, so random access is slow if row groups are large. Row groups of up to
+    ``kept_bytes`` in total are kept in memory. A larger row group is read again for each of its records, in small
+    batches. Write small row groups (100 images), or array_record files.
     """
 
     files: tuple[str, ...]
@@ -134,7 +134,7 @@ class ParquetRecords(RowRecords):
         return Record(key, image_bytes, sidecars.unique_captions(key, captions), fields)
 
     def fingerprint(self) -> str:
-        """Return a digest of the config and of the files' sizes and footers, which hold the places of columns."""
+        """Return a digest of the config, and of each file's size and footer, which says where its columns are."""
         config = self._config
         content = (VERSION, config.image, config.caption, config.max_bytes, [table.digest for table in self._tables])
         return "parquet-" + hashlib.sha256(repr(content).encode()).hexdigest()[:16]
@@ -157,7 +157,7 @@ class ParquetRecords(RowRecords):
 
 
 class _Table:
-    """A parquet file with its footer in memory, opened anew for each reading."""
+    """A parquet file. Its footer is kept in memory, and the file is opened again for each reading."""
 
     def __init__(self, file: DataFile, config: Parquet):
         self._file = file
@@ -187,7 +187,7 @@ class _Table:
         raise ValueError(f"row group {group} ends before its row {row}")
 
     def _opened(self, footer: _Footer | None) -> _ParquetFile:
-        """Open the file for one reading by one thread. A known ``footer`` is not read again."""
+        """Open the file for one reading by one thread. If ``footer`` is given, the footer is not read again."""
         try:
             parquet = importlib.import_module("pyarrow.parquet")
         except ImportError as error:
@@ -205,8 +205,8 @@ def _check_columns(path: str, schema: _ArrowSchema, config: Parquet) -> None:
     columns = schema.names
     if config.image not in columns or not set(config.caption) & set(columns):
         raise UserError(
-            f"{path}: expected a column {config.image} of images (image) and one of "
-            f"{' or '.join(config.caption)} (caption), got the columns {', '.join(columns)}"
+            f"{path}: expected the column {config.image}, as image names it, and one of the columns "
+            f"{' or '.join(config.caption)}, as caption names them, got the columns {', '.join(columns)}"
         )
     kind = str(schema.field(config.image).type)
     if not kind.removeprefix("large_").startswith(("binary", "struct<")) or (
@@ -244,7 +244,10 @@ class _SeekableFile(io.RawIOBase):
 
 
 def _footer_digest(file: DataFile) -> str:
-    """Return a digest of a parquet file's size and footer: its metadata, their length in four bytes, and PAR1."""
+    """Return a digest of a parquet file's size and footer.
+
+    The footer consists of the file's metadata, their length in four bytes, and "PAR1".
+    """
     length = int.from_bytes(read_range(file, file.size - 8, 4), "little")
     footer = read_range(file, max(0, file.size - 8 - length), length + 8)
     return hashlib.sha256(repr((file.size, footer)).encode()).hexdigest()

@@ -15,16 +15,19 @@ from dalle_jax.scenes.rendering import render
 from dalle_jax.scenes.scene import LEVELS, Scene
 
 VERSION = 1
-"""Increase this whenever the same config gives other images or captions."""
+"""Increase this whenever the same config gives different images or captions."""
 SplitName: TypeAlias = Literal["train", "validation", "held_out"]
 _SPLITS: tuple[SplitName, ...] = ("train", "validation", "held_out")
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """``count`` images of ``size`` pixels a side. ``weights`` are the shares of the ``levels``, by default equal.
+    """``count`` images of ``size`` pixels a side.
 
-    The splits "train" and "validation" show the same combinations in different images; "held_out" shows the others.
+    ``weights`` are the shares of scenes of each of ``levels``, by default equal.
+
+    The splits "train" and "validation" have the same combinations of attributes, in different images. "held_out" has
+    the combinations that are held out of training.
     """
 
     size: int
@@ -74,7 +77,7 @@ class ScenesSource:
         return captions(self._scene(index)[0])
 
     def _scene(self, index: int) -> tuple[Scene, np.random.Generator]:
-        """Return the scene of an example, and the random generator that drew it, for the rendering."""
+        """Return the scene of an example, and the random generator that drew the scene and will render it."""
         config = self._config
         if not 0 <= index < config.count:
             raise IndexError(index)

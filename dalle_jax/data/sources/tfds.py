@@ -17,7 +17,7 @@ from dalle_jax.data.records import BadRecord, Record
 from dalle_jax.data.sources import tfds_scenes
 
 VERSION = 1
-"""Increase this whenever the same data and config give other records."""
+"""Increase this whenever the same data and config give different records."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ def _builder(tfds: ModuleType, config: Tfds) -> _Builder:
     """Return the builder of a prepared data set. Raises UserError for a data set that is unknown or not prepared."""
     if "://" in config.name or "://" in (config.data_dir or ""):
         raise UserError(
-            f"{config.name}: expected a name or a folder of this machine, got a URL; copy the data to this machine"
+            f"{config.name}: expected a data set's name or a folder of this machine, got a URL; "
+            f"copy the data to this machine"
         )
     folder = os.path.isfile(os.path.join(config.name, "dataset_info.json"))
     try:
@@ -153,7 +154,10 @@ def _builder(tfds: ModuleType, config: Tfds) -> _Builder:
 
 
 def _plain_features(tfds: ModuleType, features: Mapping[str, object], config: Tfds) -> tuple[str, ...]:
-    """Return the metadata features: single numbers and texts. Raises UserError if the image or a caption is missing."""
+    """Return the names of the metadata features, which are single numbers and texts.
+
+    Raises UserError if the feature of the image or of a caption is missing.
+    """
     names = list(features)
     heads = [path.partition("/")[0] for path in config.caption]
     if missing := [name for name in (config.image, *heads) if name not in names]:
@@ -182,7 +186,9 @@ def _to_plain(key: str, value: object) -> object:
         try:
             return value.decode()
         except UnicodeDecodeError as error:
-            raise BadRecord(key, "caption not utf-8", f"a text has the byte {value[error.start]:#04x}") from error
+            raise BadRecord(
+                key, "caption not utf-8", f"expected texts in UTF-8, got the byte {value[error.start]:#04x}"
+            ) from error
     if isinstance(value, np.ndarray | np.generic):
         return _to_plain(key, value.tolist())
     return [_to_plain(key, one) for one in value] if isinstance(value, list | tuple) else value

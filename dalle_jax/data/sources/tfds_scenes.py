@@ -48,7 +48,10 @@ def register() -> type:
         counts: dict[str, int] = field(default_factory=lambda: dict(COUNTS))
 
     class DalleJaxScenes(base_builder):
-        """Captioned scenes of one or two coloured shapes. Combinations of the split held_out are not in train."""
+        """Captioned scenes of one or two coloured shapes.
+
+        The combinations in the split held_out do not occur in train.
+        """
 
         VERSION = tfds.core.Version("1.0.0")
         BUILDER_CONFIGS = [ScenesConfig(name=str(size), description=f"{size} pixels", size=size) for size in SIZES]  # noqa: RUF012

@@ -16,7 +16,7 @@ from dalle_jax.data.formats.tar_index import TarIndex, load_index
 from dalle_jax.data.records import BadRecord, Record
 
 VERSION = 1
-"""Increase this whenever the same tars and config give other records."""
+"""Increase this whenever the same tars and config give different records."""
 
 _CAPTION = re.compile(r"json:.+|[^.:A-Z][^:A-Z]*")
 
@@ -27,9 +27,9 @@ class WebDataset:
 
     ``files`` are files, folders, URLs, and patterns with ``*`` or ``{000..127}`` (data/files/patterns.py).
 
-    ``caption`` lists the locations of captions; all that exist in a sample are read. It is the extension of a text
-    file with one caption a line, ``json`` for the field ``caption`` of the sample's JSON, or ``json:NAME`` for the
-    field ``NAME``. The other JSON fields are metadata.
+    ``caption`` lists the places of captions; all that exist in a sample are read. A place is the extension of a text
+    file with one caption a line, or ``json`` for the field ``caption`` of the sample's JSON. ``json:NAME`` is the
+    JSON's field ``NAME``. The other JSON fields are metadata.
 
     ``images`` are the extensions of images, the preferred one first. An image of more than ``max_bytes`` is left out.
     The index of a tar is stored next to it, or in ``index_folder``.
@@ -117,7 +117,10 @@ class WebDatasetRecords:
         return "webdataset-" + hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     def _faults(self, index: TarIndex, repeated: np.ndarray) -> Iterator[tuple[int, tuple[str, str] | None]]:
-        """Yield samples that cannot be used, with kind and reason, or None if the index already reports the fault."""
+        """Yield the number of each sample that cannot be used, with the kind of fault and the reason.
+
+        Kind and reason are replaced by None if the index of the tar already reports a fault of the sample.
+        """
         tar = index.file.name.rpartition("/")[2]
         reported = {key for key, _, _ in index.problems}
         image_bytes = np.full(len(index), -1, np.int64)
@@ -141,7 +144,7 @@ class WebDatasetRecords:
             bad = bad | (sizes > most)
         for sample in map(int, np.flatnonzero(bad)):
             if repeated[sample]:
-                reason = f"an earlier sample has its key; a sample's members must follow each other in {tar}"
+                reason = f"an earlier sample has the same key; the members of a sample must follow each other in {tar}"
                 yield sample, ("duplicate key", f"{reason} (tar --sort=name)")
             elif image_bytes[sample] < 0 or not has_caption[sample]:
                 kind = "no image" if image_bytes[sample] < 0 else "no caption"

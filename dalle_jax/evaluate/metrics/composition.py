@@ -25,7 +25,7 @@ ANY_OF_COUNTS = (4, 16)
 """Numbers of candidates for which "at least one is right" is measured; every one of these candidates is judged."""
 
 DRAWS = 1000
-"""Attempts to draw a caption that is not yet in the list; after them one is repeated."""
+"""Number of attempts to draw a caption that is not yet in the list. If all fail, a caption is repeated."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def level_name(level: int) -> str:
 
 
 def evaluation_captions(level: int, split: Split, count: int, seed: int) -> tuple[str, ...]:
-    """Return ``count`` captions, determined by the arguments; a longer list begins with the same captions.
+    """Return ``count`` captions, which depend only on the arguments. A larger ``count`` adds captions at the end.
 
     ``seen`` draws attribute combinations that occur in training, ``held_out`` combinations that never do. A caption is
     repeated only after ``DRAWS`` draws give no new one: level 1 has only some 160 held-out captions.
@@ -147,7 +147,7 @@ def measure_cell(
 ) -> tuple[Cell, tuple[JudgedCaption, ...]]:
     """Judge the candidates of one level and split; return its accuracies and the verdicts on each caption.
 
-    Only the first 16 candidates and CLIP's choices are judged, about a quarter of them for M = 64.
+    Only the first 16 candidates and CLIP's choices are judged. For M = 64 these are about a quarter of the candidates.
     Raises ValueError if the lengths of captions, images and scores differ.
     """
     if not len(captions) == len(images) == len(scores):
@@ -189,7 +189,10 @@ def measure_cell(
 
 
 def _part_shares(shown: Sequence[JudgedCaption]) -> tuple[PartShare, ...]:
-    """Return the accuracy of each part name, in order of first occurrence; a caption may hold a name repeatedly."""
+    """Return the accuracy of each part name, in order of first occurrence.
+
+    A caption may have several parts of one name.
+    """
     first: dict[str, list[bool]] = defaultdict(list)
     chosen: dict[str, list[bool]] = defaultdict(list)
     for judged in shown:

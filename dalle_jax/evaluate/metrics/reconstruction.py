@@ -1,4 +1,4 @@
-"""Quality of an image tokenizer: PSNR of its reconstructions, and the share that the scene reader still reads right."""
+"""Quality of an image tokenizer: PSNR of its reconstructions, and whether the scene reader still finds them right."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,8 +60,8 @@ def measure_reconstruction(
 ) -> Reconstruction:
     """Compare images with their reconstructions.
 
-    ``captions`` and ``levels`` describe the originals, one each; leave both out if the images are not scenes.
-    Raises ValueError if lengths differ or there are no images.
+    ``captions`` and ``levels`` have one entry for each original. Leave both out if the images are not scenes. Raises
+    ValueError if lengths differ or there are no images.
     """
     if originals.shape != copies.shape or not len(originals):
         raise ValueError(f"copies: expected the shape of originals, {originals.shape}, not empty; got {copies.shape}")

@@ -13,7 +13,7 @@ CLEAN, BLURRED = "clean", "blurred"
 class ReaderCheck:
     """Shares of captions that the reader accepted on one kind of image.
 
-    ``wrong_accepted`` counts captions with one attribute changed, ``other_accepted`` captions of other scenes.
+    ``wrong_accepted`` is for captions with one attribute changed, ``other_accepted`` for captions of other scenes.
     """
 
     name: str
@@ -33,7 +33,10 @@ class ReaderCheck:
 
 
 def check_reader(levels: Sequence[int], size: int, count: int, seed: int) -> tuple[ReaderCheck, ReaderCheck]:
-    """Check ``count`` rendered scenes of each level: clean, then blurred and noised as by an image tokenizer."""
+    """Check the reader on ``count`` rendered scenes of each level. Return its results on clean and on degraded images.
+
+    Degraded images are blurred and noised about as much as by an image tokenizer.
+    """
     clean = check_reader_on(CLEAN, "Clean", levels, size, count, seed)
     blurred = "Blurred and noised as by an image tokenizer"
     return clean, check_reader_on(BLURRED, blurred, levels, size, count, seed, blur_and_noise)
@@ -42,7 +45,10 @@ def check_reader(levels: Sequence[int], size: int, count: int, seed: int) -> tup
 def check_reader_on(
     name: str, title: str, levels: Sequence[int], size: int, count: int, seed: int, degrade: Degradation | None = None
 ) -> ReaderCheck:
-    """Check one kind of image: rendered scenes after ``degrade`` (a tokenizer's reconstruction, for example)."""
+    """Check the reader on one kind of image: rendered scenes, changed by ``degrade`` if it is given.
+
+    ``degrade`` may be the reconstruction by an image tokenizer, for example.
+    """
     rates = [measure_reader(level, size, count, seed, degrade) for level in levels]
     total = sum(rate.count for rate in rates)
     return ReaderCheck(

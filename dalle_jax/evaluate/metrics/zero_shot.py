@@ -11,7 +11,7 @@ import numpy as np
 from dalle_jax.arrays import Float
 
 EncodeText = Callable[[list[str]], np.ndarray]
-"""Captions to unit vectors [n E]."""
+"""Function from captions to unit vectors [n E]."""
 
 
 def class_vectors(encode: EncodeText, captions: Sequence[Sequence[str]]) -> Float[np.ndarray, "N E"]:

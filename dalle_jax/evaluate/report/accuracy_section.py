@@ -11,12 +11,12 @@ from dalle_jax.evaluate.suites.findings import GuidancePoint
 
 SPLIT_NAMES: dict[Split, str] = {"seen": "seen", "held_out": "held out"}
 WEAKEST = 3
-"""Number of the weakest cells of the table that the page describes in a sentence."""
+"""The page describes this number of cells, those with the lowest accuracy, in a sentence each."""
 
 
 @dataclass(frozen=True)
 class ShareCell:
-    """A share and its path in ``metrics.json``; None was not measured."""
+    """A share and its path in ``metrics.json``. A share of None was not measured."""
 
     path: str
     share: Share | None
@@ -24,7 +24,7 @@ class ShareCell:
 
 @dataclass(frozen=True)
 class ShareRow:
-    """A row of fractions with a title, a small note, or both. ``count``, if not None, has a separate column."""
+    """A row of shares with a title, a small note, or both. ``count``, if not None, is shown in a column of its own."""
 
     title: str
     note: str
@@ -34,7 +34,7 @@ class ShareRow:
 
 @dataclass(frozen=True)
 class ShareTable:
-    """A table of fractions, such as accuracies. The headings may contain line breaks."""
+    """A table of shares, such as accuracies. The headings may contain line breaks."""
 
     caption: str
     head: tuple[str, ...]
@@ -75,7 +75,10 @@ def level_title(report: RunReport, level: int) -> str:
 
 
 def weakest(report: RunReport) -> tuple[str, ...]:
-    """Return a sentence on each of the weakest cells: errors, weakest part, right candidates that CLIP missed."""
+    """Return a sentence on each of the cells with the lowest accuracy.
+
+    It gives the number of errors, the weakest part, and how often CLIP missed a right candidate.
+    """
     if report.composition is None:
         return ()
     cells = [cell for cell in report.composition.cells if cell.chosen.count and cell.chosen.right < cell.chosen.count]
@@ -170,7 +173,10 @@ def _guidance_keys(report: RunReport) -> list[tuple[int, Split]]:
 
 
 def _guidance_rows(point: GuidancePoint, keys: list[tuple[int, Split]]) -> list[ShareRow]:
-    """Return a row for the first candidate and, if several were drawn, one for each of CLIP's choices."""
+    """Return a row for the first candidate.
+
+    If several were drawn, add a row for CLIP's choice of each number of them.
+    """
     cells = [point.composition.cell(level, split) for level, split in keys]
     bases = [f"guidance/{point.scale:g}/{level_name(level)}/{split}" for level, split in keys]
     pairs = list(zip(cells, bases, strict=True))
@@ -185,7 +191,7 @@ def _guidance_rows(point: GuidancePoint, keys: list[tuple[int, Split]]) -> list[
 
 
 def _guidance_charts(report: RunReport) -> tuple[Chart, ...]:
-    """Return a chart per split with a line per level, so that six levels have a colour each."""
+    """Return a chart for each split, with a line for each level."""
     scales = tuple(point.scale for point in report.guidance)
     measured = {split for _, split in _guidance_keys(report)}
     return tuple(_guidance_chart(report, split, scales) for split in SPLITS if split in measured)

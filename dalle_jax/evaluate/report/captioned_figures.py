@@ -1,4 +1,4 @@
-"""Figures of a page from the findings on held-out captioned images."""
+"""Numbers that a page shows (``Figure``), from the findings on held-out captioned images."""
 
 from dalle_jax.evaluate.report.run_report import Figure
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedFindings

@@ -17,7 +17,7 @@ ROW, LETTER = 18, 6.7
 COLOURS = ("#0b6e99", "#d1641b", "#5b7f2b", "#8a4f9e", "#b23a48", "#5f6b76")
 DASHES = ("", "6 3", "2 3", "9 3 2 3", "12 4", "1 2")
 MARKED_POINTS = 12
-"""Lines of at most this many points mark each point."""
+"""Lines with at most this many points have a mark at each point."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines and axes of a chart. ``percent`` shows y from 0 to 1 as 0 to 100 %; ``x_ticks`` sets the x labels."""
+    """Lines and axes of a chart.
+
+    ``percent`` shows y from 0 to 1 as 0 to 100 %. ``x_ticks`` sets the labels of the x axis.
+    """
 
     title: str
     x_label: str
@@ -134,7 +137,10 @@ def nice_ticks(low: Number, high: Number) -> tuple[float, ...]:
 
 
 def log_ticks(low: Number, high: Number) -> tuple[float, ...]:
-    """Return ticks that enclose the values: 1, 2 and 5 times powers of ten; above 3 decades only the powers."""
+    """Return ticks that enclose the values: 1, 2 and 5 times powers of ten.
+
+    Over 3 decades they are powers of ten only.
+    """
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     factors = (1,) if last - first > 3 else (1, 2, 5)
     ticks = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]
@@ -172,7 +178,7 @@ def _x_axis(values: Sequence[Number], chart: Chart) -> _Axis:
 
 
 def _range(values: Sequence[Number], log: bool) -> tuple[Number, Number]:
-    """Return the smallest and largest value, moved apart if they nearly agree."""
+    """Return the smallest and largest value. If they are nearly equal, move them apart."""
     low, high = min(values), max(values)
     if high - low > 1e-6 * max(abs(low), abs(high)):
         return low, high
@@ -187,7 +193,7 @@ def _y_axis(values: Sequence[Number], chart: Chart, top: Number) -> _Axis:
 
 
 def _legend(names: Sequence[str]) -> tuple[tuple[LegendEntry, ...], int]:
-    """Place strokes and names in rows that are filled like text; return them and the number of rows."""
+    """Place the entries of a legend in rows that are filled like lines of text. Return them and the number of rows."""
     out, at, row = [], float(LEFT), 0
     for index, name in enumerate(names):
         length = 27 + LETTER * len(name)

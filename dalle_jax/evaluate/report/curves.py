@@ -13,10 +13,10 @@ Series = tuple[tuple[float, float], ...]
 """(step, value) pairs, sorted by step."""
 
 LINE_POINTS = 300
-"""Longest series that a chart draws; longer ones are averaged to this number of points."""
+"""Largest number of points in a line of a chart. Longer series are averaged to this number."""
 
 LOG_SPAN = 8.0
-"""Ratio of largest to smallest value above which a positive metric gets a log scale."""
+"""Ratio of the largest to the smallest value above which a positive metric has a logarithmic axis."""
 
 TIMINGS = ("_per_second", "seconds", "eta", "time")
 """Name endings of metrics of speed, which are not drawn by default."""
@@ -42,7 +42,7 @@ def read_metrics(text: str) -> dict[str, Series]:
 
 
 def read_metrics_file(path: Place) -> dict[str, Series]:
-    """Return ``read_metrics`` of a file; nothing if there is no file, since the run wrote none."""
+    """Return ``read_metrics`` of a file, or an empty dict if the run wrote no such file."""
     if not path.is_file():
         return {}
     return read_metrics(path.read_bytes().decode("utf-8", errors="replace"))
@@ -83,7 +83,10 @@ def _figure_chart(figure: str, by_origin: dict[str, Series]) -> Chart:
 
 
 def _rank(origin: str) -> tuple[bool, str]:
-    """Return a sort key: training first, then by name, so that colours mean the same in every chart."""
+    """Return the sort key of a metric's origin, such as "train": training first, the others by name.
+
+    Colours then have the same meaning in every chart.
+    """
     return (not origin.startswith("train"), origin)
 
 

@@ -43,7 +43,7 @@ def exact(value: Number | None) -> str:
 
 
 def interval(share: Share) -> str:
-    """Return the 95 % interval of a share in percent, such as 44–100; with a decimal from 500 outcomes on."""
+    """Return the 95 % interval of a share in percent, such as 44–100. From 500 outcomes on it has a decimal."""
     assert share.interval is not None
     low, high = share.interval
     digits = 1 if share.count >= 500 else 0

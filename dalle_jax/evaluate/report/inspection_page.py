@@ -25,14 +25,17 @@ class ImageSize(TypedDict):
 
 
 class Duplicates(TypedDict):
-    """Number of repeats, and (earlier, later) keys of the first of them."""
+    """Number of repeats, and the keys (earlier, later) of the first few pairs."""
 
     count: int
     examples: list[list[str]]
 
 
 class InspectionContent(TypedDict):
-    """Content of ``inspect.json``. ``numbers`` maps quantities to their quantiles, ``same`` kinds of duplicates."""
+    """Content of ``inspect.json``. ``numbers`` maps quantities to their quantiles.
+
+    ``same`` maps kinds of duplicates to their numbers and keys.
+    """
 
     listed: int
     examined: int
@@ -86,7 +89,10 @@ def format_text(content: InspectionContent) -> str:
 
 
 def contact_sheet(findings: InspectionFindings) -> np.ndarray | None:
-    """Return the sheet of cells with captions, or None without cells: used images framed green, dropped ones red."""
+    """Return the contact sheet with captions, or None if there are no cells.
+
+    Frames of used images are green, those of dropped images red.
+    """
     if not findings.sheet:
         return None
     captions = [

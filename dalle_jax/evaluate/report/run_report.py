@@ -11,10 +11,10 @@ from dalle_jax.evaluate.metrics.reconstruction import Reconstruction
 from dalle_jax.evaluate.metrics.scene_reader import ReaderCheck
 from dalle_jax.evaluate.report.charts import Chart, Number
 from dalle_jax.evaluate.report.machine import Machine
-from dalle_jax.evaluate.suites.findings import GuidancePoint, ReconstructedImage, SampleGroup
+from dalle_jax.evaluate.suites.findings import EditFindings, GuidancePoint, ReconstructedImage, SampleGroup
 
 Format = Literal["percent", "decibel", "nats", "seconds", "count", "number"]
-"""The format of a figure: percent 84.0 %, decibel 27.1 dB, nats 1.234 nats, seconds 13 min 51 s, count 4,810,000."""
+"""The format of a number: percent 84.0 %, decibel 27.1 dB, nats 1.234 nats, seconds 13 min 51 s, count 4,810,000."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Contender:
-    """A network in a comparison. Paths of its figures are relative to the network: ``image_nll``, ``seconds``."""
+    """A network in a comparison. The paths of its numbers do not begin with its name: ``image_nll``, ``seconds``."""
 
     name: str
     figures: tuple[Figure, ...]
@@ -51,7 +51,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison of networks: their figures, the name of the one the run uses, and the reason for that choice."""
+    """A comparison of networks: their numbers, the name of the one that the run uses, and the reason for the choice."""
 
     contenders: tuple[Contender, ...]
     chosen: str
@@ -89,5 +89,6 @@ class RunReport:
     composition: Composition | None = None
     guidance: tuple[GuidancePoint, ...] = ()
     reader: tuple[ReaderCheck, ...] = ()
+    edits: tuple[EditFindings, ...] = ()
     limits: tuple[str, ...] = ()
     level_titles: tuple[tuple[int, str], ...] = ()

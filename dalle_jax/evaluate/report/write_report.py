@@ -1,4 +1,4 @@
-"""Files of a report: an HTML page that opens from disk, and ``metrics.json`` with the same figures next to it."""
+"""Files of a report: an HTML page that opens from disk, and next to it ``metrics.json`` with the same numbers."""
 
 import json
 import math
@@ -9,6 +9,7 @@ import numpy as np
 
 from dalle_jax import storage
 from dalle_jax.evaluate.metrics.composition import Composition
+from dalle_jax.evaluate.metrics.shares import Share
 from dalle_jax.evaluate.report.charts import Number
 from dalle_jax.evaluate.report.report_page import report_page
 from dalle_jax.evaluate.report.run_report import Comparison, RunReport
@@ -30,7 +31,7 @@ def write_report(report: RunReport, folder: Place) -> tuple[Place, Place]:
 
 
 def metrics_of(report: RunReport) -> dict[str, object]:
-    """Return every figure of the report as nested objects, under the paths that the page gives for them."""
+    """Return all numbers of the report as nested objects, under the paths that the page shows for them."""
     out: dict[str, object] = {
         "title": report.title,
         "command": report.command,
@@ -52,6 +53,10 @@ def metrics_of(report: RunReport) -> dict[str, object]:
         out["reader"] = {check.name: check.to_json() for check in report.reader}
     if report.comparison is not None:
         out["comparison"] = _comparison(report.comparison)
+    for edit in report.edits:
+        _put(out, f"edits.{edit.name}.count", edit.count)
+        for one in edit.measures:
+            _put(out, f"edits.{edit.name}.{one.key}", one.value.value if isinstance(one.value, Share) else one.value)
     for figure in report.figures:
         _put(out, figure.path, figure.value)
     return out
@@ -72,7 +77,7 @@ def write_metrics(path: Place, metrics: Mapping[str, object]) -> None:
 
 
 def _shares(composition: Composition) -> dict[str, dict[str, dict[str, object]]]:
-    """Return ``to_json`` without parts and intervals, as the guidance table shows it."""
+    """Return the shares of ``Composition.to_json`` that the guidance table shows, without parts and intervals."""
     dropped = ("parts", "interval_95")
     return {
         level: {split: {k: v for k, v in cell.items() if k not in dropped} for split, cell in splits.items()}
@@ -97,12 +102,12 @@ def _put(out: dict[str, object], path: str, value: Number | None) -> None:
             raise ValueError(f"{path}: expected an object at {name!r}, got {below!r}")
         out = below
     if leaf in out:
-        raise ValueError(f"{path}: expected one figure, got two: {out[leaf]} and {value}")
+        raise ValueError(f"{path}: expected one number, got two: {out[leaf]} and {value}")
     out[leaf] = value
 
 
 def _cleaned(value: object, path: str, reasons: dict[str, str]) -> object:
-    """Return the value in JSON's own types; add to ``reasons`` each value that becomes null."""
+    """Return the value in JSON's own types. For each value that becomes null, add the reason to ``reasons``."""
     if isinstance(value, dict):
         return {str(key): _cleaned(item, f"{path}.{key}", reasons) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -114,6 +119,6 @@ def _cleaned(value: object, path: str, reasons: dict[str, str]) -> object:
     if isinstance(value, float):
         if math.isfinite(value):
             return value
-        reasons[path] = f"the value was {value}, which is no measurement"
+        reasons[path] = f"the value was {value}, which is not a measurement"
         return None
     raise TypeError(f"{path}: expected a number, text, list or object, got a {type(value).__name__}")

@@ -25,7 +25,7 @@ ARRAY, SCALAR = 1, 3
 CHUNKED = "__msgpack_chunked_array__"
 MAX_DEPTH = 64
 MAX_VALUES = 5_000_000
-"""Limit on the values of a file; an array takes about eight."""
+"""Largest number of MessagePack values in a file. An array takes about eight."""
 
 
 class _MalformedMsgpack(Exception):
@@ -153,12 +153,15 @@ SIZED: dict[int, tuple[str, str | int]] = {
 
 
 def read_msgpack(file: MappedFile) -> Tensors:
-    """Read arrays by the keys of the nested dicts, joined with "/"; numbers and strings become scalars."""
+    """Read the arrays of nested dicts.
+
+    An array's name is its keys joined with "/"; numbers and strings become scalars.
+    """
     reader = _Reader(file, 0, len(file))
     try:
         root = reader.value()
         if reader.at != len(file) or not isinstance(root, dict):
-            raise _MalformedMsgpack("content that is not a dict, or that goes on behind it")
+            raise _MalformedMsgpack("content that is not a single dict")
         stored: dict[str, StoredTensor] = {}
         scalars: dict[str, Scalar] = {}
         _flatten("", root, stored, scalars)

@@ -19,7 +19,7 @@ HEADER_READERS: dict[int, Callable[..., tuple[tuple[int, ...], bool, np.dtype]]]
 
 
 def read_npz(file: MappedFile, archive: ZipArchive) -> Tensors:
-    """Read the arrays by their names without ``.npy``; uncompressed ones become views of the file."""
+    """Read the arrays by their names without ``.npy``. Uncompressed arrays become views of the file."""
     stored = {name.removesuffix(".npy"): _array(file, archive, name) for name in archive.names()}
     return Tensors(str(file.path), stored)
 

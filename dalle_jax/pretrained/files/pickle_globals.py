@@ -32,9 +32,9 @@ class InertObject:
 
 @dataclass(frozen=True, eq=False)
 class TensorRef:
-    """A pickled tensor, unchecked: its storage and the view of it.
+    """A pickled tensor whose values are not checked yet: its storage, and the offset, shape and strides in the storage.
 
-    ``dtype`` is None for a tensor of the dtype of its storage.
+    ``dtype`` is None if it is the dtype of the storage.
     """
 
     storage: object
@@ -45,7 +45,10 @@ class TensorRef:
 
 
 def _tensor(storage: object, offset: object, shape: object, strides: object, *unused: object) -> TensorRef:
-    """Stand in for ``torch._utils._rebuild_tensor_v2``; requires_grad and hooks are unused."""
+    """Return a reference to a tensor, in place of ``torch._utils._rebuild_tensor_v2``.
+
+    requires_grad and hooks are not used.
+    """
     del unused
     return TensorRef(storage, offset, shape, strides)
 
@@ -60,7 +63,7 @@ def _tensor_of_dtype(
     dtype: object,
     *unused: object,
 ) -> TensorRef:
-    """Stand in for ``torch._utils._rebuild_tensor_v3``."""
+    """Return a reference to a tensor of ``dtype``, in place of ``torch._utils._rebuild_tensor_v3``."""
     del gradient, hooks, unused
     if not isinstance(dtype, GlobalName):
         raise BadPickle(f"a tensor of dtype {short_repr(dtype)}")
@@ -155,13 +158,16 @@ INERT_CLASSES = frozenset({"argparse.Namespace", "collections.defaultdict", "tor
 
 
 def is_inert(name: GlobalName) -> bool:
-    """Check that objects of this class become an ``InertObject``."""
+    """Return True if objects of this class become an ``InertObject``."""
     inside = any(name.module == module or name.module.startswith(f"{module}.") for module in INERT_MODULES)
     return str(name) in INERT_CLASSES or (inside and "." not in name.name)
 
 
 def check_global(module: object, name: object) -> GlobalName:
-    """Return the name of a global; raise BadPickle if it is not on the list."""
+    """Return the name of a function or class in a pickle.
+
+    Raise BadPickle for a name that is neither allowed nor inert.
+    """
     if not isinstance(module, str) or not isinstance(name, str):
         raise BadPickle(f"the name {short_repr(module)}.{short_repr(name)}, which no published weights need")
     found = GlobalName(module, name)

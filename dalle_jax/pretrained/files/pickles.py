@@ -25,10 +25,10 @@ from dalle_jax.pretrained.files.pickle_globals import (
 from dalle_jax.pretrained.files.tensors import MAX_NAME_LENGTH, SIZE_LIMIT
 
 MAX_STEPS = 5_000_000
-"""Limit on opcodes and on elements that they copy; a file of weights has a few tens of them per tensor."""
+"""Largest number of opcodes, and of elements that they copy. A file of weights has a few tens of them per tensor."""
 
 PersistentLoad: TypeAlias = Callable[[object], object]
-"""Maps a persistent id to an object, as ``pickle.Unpickler.persistent_load`` does."""
+"""Function from a persistent id to an object, such as ``pickle.Unpickler.persistent_load``."""
 
 
 @runtime_checkable
@@ -239,7 +239,8 @@ def leaves(root: object, max_depth: int = 64, max_nodes: int = 200_000) -> Itera
     """Yield all tensors, numbers and strings of an object by dotted name.
 
     The names are those of torch's state dicts: entries of ``_parameters``, ``_buffers`` and ``_modules`` count as
-    attributes of the module itself. Raises BadPickle beyond the limits, as for an object that contains itself.
+    attributes of the module itself. Raises BadPickle beyond ``max_depth`` and ``max_nodes``, which an object that
+    contains itself exceeds.
     """
     waiting: list[tuple[str, object, int]] = [("", root, 0)]
     seen = 0

@@ -24,7 +24,7 @@ from dalle_jax.pretrained.files.tensors import (
 )
 
 MAX_HEADER_BYTES = 100_000_000
-"""Limit of the format's own reader."""
+"""Largest size of a header, in bytes, as in the format's own reader."""
 
 NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
@@ -34,7 +34,7 @@ NAMES = {
 
 
 def read_safetensors(file: MappedFile) -> Tensors:
-    """Read the tensors; raise UserError unless they follow the header and each other without gaps or overlaps."""
+    """Read the tensors. Raise UserError if there are gaps or overlaps between the header and the tensors."""
     header, start = _header(file)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or len(header) > MAX_TENSORS:
@@ -58,7 +58,7 @@ def read_safetensors(file: MappedFile) -> Tensors:
 
 
 def _header(file: MappedFile) -> tuple[dict[str, object], int]:
-    """Parse the header; also return the first byte behind it."""
+    """Return the parsed header, and the position of the first byte after it."""
     head = file.bytes[:8]
     length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
     if not 2 <= length <= min(MAX_HEADER_BYTES, len(file) - 8):
@@ -99,7 +99,7 @@ def _entry(file: MappedFile, name: str, entry: object, start: int) -> tuple[Stor
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write tensors, and the strings ``metadata`` in the header; a reader never sees a partial file."""
+    """Write tensors atomically, with the strings ``metadata`` in the header."""
     codes = {DTYPES[name]: code for code, name in NAMES.items()}
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     content, at = [], 0

@@ -16,9 +16,13 @@ MAX_DIMENSIONS = 16
 MAX_NAME_LENGTH = 1000
 SIZE_LIMIT = 2**63
 MAX_REPR_LENGTH = 80
-"""Characters of a value that an error message quotes."""
+"""Largest number of characters of a value that an error message quotes."""
 MAX_TENSORS = 200_000
-"""Published models have up to a few thousand tensors; a tiny file that names more would exhaust memory."""
+"""Largest number of tensors in a file.
+
+Published models have up to a few thousand tensors. Without a limit, a small file that names too many would exhaust
+memory.
+"""
 
 Scalar: TypeAlias = int | float | str | bool
 
@@ -33,7 +37,7 @@ class StoredTensor:
 
 
 class Tensors(Mapping):
-    """Tensors of the file ``name`` by name, each read on access.
+    """Tensors by name, each read on access. ``name`` is the file's name.
 
     - ``stored``: shapes and dtypes, known without reading.
     - ``scalars``: numbers and strings that the file holds next to its tensors.
@@ -130,7 +134,7 @@ def short_repr(value: object, depth: int = 2) -> str:
 
 
 def is_size(value: object) -> TypeGuard[int]:
-    """Check that a value is an int from 0 to 2**63 - 1; a bool is not a size."""
+    """Return True if a value is an int from 0 to 2**63 - 1. A bool is not a size."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < SIZE_LIMIT
 
 

@@ -97,7 +97,7 @@ def read_legacy_torch(file: MappedFile) -> Tensors:
 
 
 def _legacy_starts(file: MappedFile, stream: ByteStream, storages: dict[str, Storage]) -> dict[str, int]:
-    """Locate the first byte of each storage of a legacy file, behind the list of their keys."""
+    """Return the position of each storage's first byte in a legacy file. Storages follow the list of their keys."""
     listed = _load(file.path, stream, _no_storage)
     if not isinstance(listed, list) or not all(isinstance(key, str) for key in listed):
         raise file_error(file.path, "a list of storage keys", short_repr(listed))
@@ -155,7 +155,7 @@ def _storage(path: Path, value: object) -> Storage:
             raise BadPickle("a whole network with its source code, which is not run; save its state_dict() instead")
         raise BadPickle(f"a persistent id {short_repr(value)}")
     if len(value) not in (5, 6) or (len(value) == 6 and value[5] is not None):
-        raise BadPickle("a storage that is a view of another, as torch saved before 0.4")
+        raise BadPickle("a storage that is a view of a different storage, as torch saved before 0.4")
     _, kind, key, _, size = value[:5]
     name = kind.name.removesuffix("Storage") if isinstance(kind, GlobalName) else ""
     if name not in STORAGES or not is_size(size):
@@ -195,7 +195,10 @@ def _tensors(
 def _tensor_view(
     file: MappedFile, name: str, ref: TensorRef, locate: Callable[[Storage], int], check: Callable[[Storage], None]
 ) -> StoredTensor:
-    """Check that every element of a tensor lies in its storage, and that it has no more elements than the storage."""
+    """Return a tensor as a view of its storage.
+
+    Raises UserError if an element lies outside the storage, or if the tensor has more elements than the storage.
+    """
     storage = ref.storage
     if not isinstance(storage, Storage):
         raise file_error(file.path, f"a storage for {name!r}", type(storage).__name__)

@@ -32,7 +32,7 @@ def write_state_dict(path: Path, tensors: Mapping[str, np.ndarray], key: str = "
 
 
 def _write_aligned(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    """Pad the header as torch does, so that the content is aligned and a reader can map it."""
+    """Write a member whose header is padded as by torch. The content is then aligned, and a reader can map it."""
     info = zipfile.ZipInfo(name)
     start = archive.start_dir + HEADER_BYTES + len(name)
     padding = -(start + 4) % ALIGNMENT

@@ -1,4 +1,4 @@
-"""Zip archives of weights: find and check the members, and read them in place without unpacking to disk."""
+"""Zip archives of weights. Members are found, checked and read in place, without unpacking to disk."""
 
 import itertools
 import struct
@@ -14,7 +14,7 @@ UTF8 = 1 << 11
 LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
 MAX_MEMBERS = 200_000
 MAX_COMPRESSION_RATIO = 200
-"""Deflate can reach 1,032; weights hardly reach 2."""
+"""Largest ratio of unpacked to packed bytes. Deflate can reach 1,032; weights hardly reach 2."""
 MIN_LIMITED_BYTES = 1 << 26
 """Archives that unpack to fewer bytes may exceed the ratio: test files of zeros compress well."""
 
@@ -77,7 +77,8 @@ class ZipArchive:
     def check(self, name: str) -> None:
         """Compare the content of an uncompressed member with its CRC-32; raise UserError if they differ.
 
-        Only the first call reads the content. A checksum of 0 is not compared: torch writes it if told to skip them.
+        Only the first call reads the content. A checksum of 0 is not compared, because torch writes 0 if it is told not
+        to compute checksums.
         """
         member = self.members[name]
         if name in self.checked or not member.checksum:

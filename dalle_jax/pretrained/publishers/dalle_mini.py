@@ -1,7 +1,7 @@
-"""DALL·E mini and mega: ``config.json`` and ``flax_model.msgpack``, in and out.
+"""Import and export of DALL·E mini and mega: ``config.json`` and ``flax_model.msgpack``.
 
-Sizes come from the config. Every other flag must be one that models/dalle_bart.py implements; the others are refused
-by name, all together. Layers are stacked (``use_scan``), as models/dalle_bart.py stores them with ``scan``.
+Sizes come from the config. models/dalle_bart.py must implement every other flag; one error names all flags that it does
+not implement. Layers are stacked (``use_scan``), as models/dalle_bart.py stores them with ``scan``.
 """
 
 import json
@@ -28,10 +28,10 @@ PAD_ID, EMPTY_CAPTION = 1, (0, 2)
 """BART's ``<pad>``, and the ids ``<s> </s>`` of a caption without words."""
 
 VQGAN_CODES = 16384
-"""Codebook size of the published VQGAN; mega's tables have more rows, which its training never used."""
+"""Codebook size of the published VQGAN. The tables of DALL·E mega have more rows, which its training never used."""
 
 MAX_SIZE, MAX_LAYERS = 1 << 24, 1000
-"""Limits far beyond every published size; a config beyond them is wrong, and its network would exhaust memory."""
+"""Limits far above every published size. A config with larger sizes is wrong, and its network would exhaust memory."""
 
 SIZES = {
     "d_model": "width",
@@ -91,10 +91,10 @@ sep_token_id suppress_tokens task_specific_params temperature tokenizer_class to
 transformers_version typical_p
 """
 OTHER = frozenset(_OTHER.split())
-"""Other keys of config.json. ``config_from_json`` reads the first line.
+"""Other keys of config.json. ``config_from_json`` reads the keys in the first line of ``_OTHER``.
 
-The rest does not change the network: training, sampling, and what the library writes into every config. ``tau_init``
-belongs to cosine attention.
+The other keys do not change the network. They are settings of training and sampling, or keys that the library writes
+into every config. ``tau_init`` belongs to cosine attention.
 """
 
 
@@ -109,9 +109,7 @@ def config_from_json(published: Mapping[str, object], name: str, codebook_size: 
         if key in REQUIRED and value != REQUIRED[key] and not (key == "use_scan" and value is None):
             problems.append(f"{key}: expected {REQUIRED[key]!r}, the only one implemented, got {value!r}")
         elif key not in REQUIRED and key not in SIZES and key not in OTHER:
-            problems.append(
-                f"{key}: a flag that is not known here, got {value!r}{did_you_mean(key, [*REQUIRED, *SIZES])}"
-            )
+            problems.append(f"{key}: expected a known flag, got {value!r}{did_you_mean(key, [*REQUIRED, *SIZES])}")
     sizes: dict[str, int] = {}
     for key in (*SIZES, "image_vocab_size", "image_length"):
         value, most = published.get(key), MAX_LAYERS if key.endswith("_layers") else MAX_SIZE
@@ -182,7 +180,7 @@ def config_to_json(config: DalleBartConfig) -> Json:
 
 
 def _split_output_heads(count: int, single: bool) -> Transform:
-    """Split the outputs into heads: [... in out] to [... in N H]."""
+    """Build the transform that splits the outputs of a kernel into heads: [... in out] to [... in N H]."""
     return _without_layer_axis(
         Transform(
             lambda x: x.reshape(*x.shape[:-1], count, -1),
@@ -193,7 +191,7 @@ def _split_output_heads(count: int, single: bool) -> Transform:
 
 
 def _split_input_heads(count: int, single: bool) -> Transform:
-    """Split the inputs into heads: [... in out] to [... N H out]."""
+    """Build the transform that splits the inputs of a kernel into heads: [... in out] to [... N H out]."""
     return _without_layer_axis(
         Transform(
             lambda x: x.reshape(*x.shape[:-2], count, -1, x.shape[-1]),
@@ -204,7 +202,7 @@ def _split_input_heads(count: int, single: bool) -> Transform:
 
 
 def _stack_kernels(outs: tuple[int, ...], single: bool) -> Transform:
-    """Stack n kernels [... in out] of the same inputs to [... in n *outs]."""
+    """Build the transform that stacks n kernels [... in out] of the same inputs to [... in n *outs]."""
     axis = -1 - len(outs)
     return _without_layer_axis(
         Transform(
@@ -216,7 +214,10 @@ def _stack_kernels(outs: tuple[int, ...], single: bool) -> Transform:
 
 
 def _without_layer_axis(each: Transform, single: bool) -> Transform:
-    """Remove the layer axis of a stack with a single layer; larger stacks keep it as their first axis."""
+    """Return ``each``, or for a stack with a single layer a transform that first removes the layer axis.
+
+    Larger stacks keep the layer axis as their first axis.
+    """
     if not single:
         return each
     return Transform(
@@ -309,10 +310,13 @@ def published(source: Path) -> Published:
 
 
 def export(network: DalleBart, folder: Path) -> None:
-    """Write ``config.json`` and ``flax_model.msgpack`` in DALL·E mini's layout; layers must be scanned."""
+    """Write ``config.json`` and ``flax_model.msgpack`` in DALL·E mini's layout.
+
+    The network's layers must be scanned.
+    """
     config = network.config
     if not config.scan:
-        raise UserError("model.scan: expected True, whose stacked layers are DALL·E mini's layout, got False")
+        raise UserError("model.scan: expected True, because DALL·E mini's layout has stacked layers, got False")
     flags = config_to_json(config)
     tensors = unflatten_dict(to_published(network, rules_for(config)), sep="/")
     storage.write(folder / "config.json", json.dumps(flags, indent=2, sort_keys=True).encode())

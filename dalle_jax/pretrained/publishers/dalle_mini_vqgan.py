@@ -1,4 +1,4 @@
-"""DALL·E mini's VQGAN: taming's network in Flax's format, in and out; its pixels are in 0..1."""
+"""Import and export of DALL·E mini's VQGAN: taming's network in Flax's format, with pixels in 0..1."""
 
 import json
 from pathlib import Path
@@ -18,12 +18,12 @@ from dalle_jax.pretrained.publishers.vqgan_layouts import TAMING, flax_rules, na
 
 WEIGHTS = ("flax_model.msgpack",)
 MAX_BLOCKS = 32
-"""Limit on the blocks of a level and on levels; published models have 2 and 5.
+"""Largest number of blocks in a level, and of levels. Published models have 2 blocks and 5 levels.
 
-All of them would be built before the first missing tensor is noticed.
+All blocks are built before the first missing tensor is noticed, so a wrong config could exhaust memory.
 """
 ONLY = {"double_z": False, "resamp_with_conv": True, "give_pre_end": False, "dropout": 0.0}
-"""Fields of which one value is implemented; fields that are not the network's come from the hub and change nothing."""
+"""Fields of which only one value is implemented. Fields that do not describe the network are ignored."""
 SIZES = ("ch", "num_res_blocks", "resolution", "z_channels", "embed_dim", "n_embed", "in_channels", "out_ch")
 SIZE_LISTS = ("ch_mult", "attn_resolutions")
 

@@ -1,4 +1,4 @@
-"""UNets of diffusers: Karlo's decoder and upsamplers, in and out, and the consistency decoder."""
+"""UNets of diffusers: import and export of Karlo's decoder and upsamplers, and import of the consistency decoder."""
 
 import json
 from pathlib import Path
@@ -26,12 +26,12 @@ BLOCKS = {
     "ResnetDownsampleBlock2D": False, "SimpleCrossAttnDownBlock2D": True,
     "ResnetUpsampleBlock2D": False, "SimpleCrossAttnUpBlock2D": True,
 }  # fmt: skip
-"""Presence of attention in the blocks of diffusers, by name."""
+"""By the name of a block of diffusers, whether the block has attention."""
 ONLY: Json = {
     "act_fn": "silu", "norm_eps": 1e-5, "norm_num_groups": 32, "flip_sin_to_cos": True, "freq_shift": 0,
     "center_input_sample": False, "mid_block_scale_factor": 1,
 }  # fmt: skip
-"""Fields of which one value is implemented."""
+"""Fields of which only one value is implemented."""
 LATENT_MEAN = (0.38862467, 0.02253063, 0.07381133, -0.0171294)
 LATENT_STD = (0.9654121, 1.0440036, 0.76147926, 0.77022034)
 """Statistics of the scaled latents of the consistency decoder, which its files do not contain."""

@@ -1,4 +1,4 @@
-"""GLIDE's base, upsampler and inpainting networks: a ``.pt`` file, whose tensors give every size but the heads."""
+"""GLIDE's base, upsampler and inpainting networks: a ``.pt`` file, whose tensors give all sizes except the heads'."""
 
 import re
 from pathlib import Path
@@ -41,7 +41,7 @@ def published(source: Path) -> Published:
 
 
 def config_from_tensors(tensors: Tensors, head_size: int, text_heads: int) -> GlideConfig:
-    """Infer the config from the shapes of the tensors; raise UserError if one is missing or does not fit."""
+    """Infer the config from the shapes of the tensors. Raise UserError if a tensor is missing or does not fit."""
     width, inputs, _, _ = tensor_shape(tensors, "input_blocks.0.0.weight", 4)
     channels = tensor_shape(tensors, "out.2.weight", 4)[0] // 2
     steps = count_layers(tensors, r"input_blocks\.(\d+)\.")

@@ -1,4 +1,4 @@
-"""Hugging Face's CLIPModel: a folder with config.json and weights, in and out."""
+"""Import and export of Hugging Face's CLIPModel: a folder with config.json and weights."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ WEIGHTS = (
 IGNORED = {r".*\.position_ids": "the constants 0, 1, 2 and so on"}
 ACTIVATIONS = ("quick_gelu", "gelu")
 ONLY = {"layer_norm_eps": 1e-5, "num_channels": 3, "attention_dropout": 0.0, "dropout": 0.0}
-"""The only implemented value of each field that changes a tower's output; the other fields do not."""
+"""The only implemented value of each field that changes a tower's output. Other fields do not change it."""
 LEGACY_END = 2
 """Wrong id of the end token in old configs, for which Hugging Face takes the position of the largest id instead."""
 
@@ -110,7 +110,8 @@ def _tower(path: Path, tensors: Tensors, name: str, heads: object) -> TowerConfi
 def export(clip: Clip, folder: Path) -> None:
     """Write config.json, preprocessor_config.json and model.safetensors, which ``CLIPModel.from_pretrained`` loads.
 
-    Raises UserError for a CLIP that CLIPModel cannot express: a ResNet, a logit bias, or another end of the text.
+    Raises UserError for a CLIP that CLIPModel cannot express: one with a ResNet, a logit bias, or a different rule for
+    the end of a text.
     """
     config = clip.config
     if not isinstance(config.vision, TowerConfig) or config.initial_bias is not None:

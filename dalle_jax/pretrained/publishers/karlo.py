@@ -1,4 +1,4 @@
-"""Karlo, and unCLIP systems of its layout in diffusers: the folders prior, text_proj and text_encoder.
+"""Karlo, and other unCLIP systems with its layout in diffusers: the folders prior, text_proj and text_encoder.
 
 Each part is a folder of its own with config.json and its weights.
 """

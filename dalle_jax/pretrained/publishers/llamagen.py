@@ -33,13 +33,13 @@ SIZES = {
     "XXL": PublishedSize(depth=48, width=1536, heads=24),
     "3B": PublishedSize(depth=24, width=3200, heads=32),
 }
-"""Published sizes by name (section 3.1 of the paper); depth and width identify a file."""
+"""Published sizes by name (section 3.1 of the paper). The depth and width in a file tell which model it is."""
 
 
 def tensors_of(path: Path, caption_length: int | None = None) -> Tensors:
     """Read the tensors of a ``.pt``, with or without a wrapper key "model", "module" or "state_dict".
 
-    A model of shorter captions uses the first ``caption_length`` rows of the stored empty caption.
+    The stored empty caption is cut to its first ``caption_length`` rows for a model with shorter captions.
     """
     tensors = read_tensors(path).unwrapped()
     empty = tensors.stored.get("cls_embedding.uncond_embedding")
@@ -155,18 +155,24 @@ def _condition(shapes: Mapping[str, tuple[int, ...]], name: str) -> ByClass | By
 
 
 def _multiple_of(width: int, hidden: int, name: str) -> int:
-    """Find the ``multiple_of`` that rounds up to ``hidden``: the published 256, else the largest power of two."""
+    """Return the config's ``multiple_of``, to a multiple of which 8/3 ``width`` is rounded up to get ``hidden``.
+
+    It is 256, as published, if this gives ``hidden``, else the largest power of two that does.
+    """
     least = int(2 * 4 * width / 3)
     for multiple in (256, *(2**power for power in range(16, -1, -1))):
         if -(-least // multiple) * multiple == hidden:
             return multiple
     raise UserError(
-        f"{name}: expected {least} rounded up to a multiple of a power of two as hidden width, got {hidden}"
+        f"{name}: expected a hidden width that is {least} rounded up to a multiple of a power of two, got {hidden}"
     )
 
 
 def _stacked_layers(each: Transform, depth: int) -> Transform:
-    """Apply ``each`` to every layer's tensors, and stack several layers on a new first axis."""
+    """Build the transform that applies ``each`` to every layer's tensors and stacks the results on a new first axis.
+
+    With a ``depth`` of 1 it is ``each`` itself, without a new axis.
+    """
     if depth == 1:
         return each
 

@@ -61,9 +61,12 @@ def published(source: Path) -> Published:
 
 
 def convolutions(tensors: Tensors) -> list[list[str]]:
-    """List the convolutions' names of each group: LPIPS's slices, or torchvision's features split at each pooling.
+    """List the names of the convolutions in each group.
 
-    The layer number grows by 2 over a ReLU, and by 3 over a ReLU and a pooling.
+    Groups are LPIPS's slices, or torchvision's features split at each pooling.
+
+    In torchvision's names, the numbers of two convolutions differ by 2 if only a ReLU is between them. They differ by 3
+    if a pooling is there too.
     """
     found: dict[int, str] = {}
     for name in tensors:

@@ -38,11 +38,14 @@ NAMES = {
     "layernorm_embedding/bias": "layernorm_embedding.bias",
     "final_ln/bias": "final_ln.bias",
 }
-"""min-dalle's names by DALL·E mini's, relative to a layer, the encoder or the decoder."""
+"""By DALL·E mini's name, min-dalle's name of a tensor, both relative to a layer, the encoder or the decoder."""
 
 
 def _unstacked(each: Transform, depth: int, transposed: bool) -> Transform:
-    """Apply DALL·E mini's transform to separate layers, whose matrices are [out in] if ``transposed``."""
+    """Build the transform of separate layers from DALL·E mini's transform ``each`` of stacked layers.
+
+    If ``transposed``, the matrices of the separate layers are [out in].
+    """
 
     def forward(*xs: np.ndarray) -> np.ndarray:
         xs = tuple(x.T for x in xs) if transposed else xs
@@ -55,7 +58,10 @@ def _unstacked(each: Transform, depth: int, transposed: bool) -> Transform:
 
 
 def _renamed(one: Rule, depths: Mapping[str, int]) -> Rule:
-    """Convert a rule of DALL·E mini's layout to min-dalle's; ``depths`` are the layers of encoder and decoder."""
+    """Convert a rule of DALL·E mini's layout to min-dalle's.
+
+    ``depths`` has the numbers of layers of encoder and decoder.
+    """
     if one.target == "codes.head.kernel":
         return rule(one.target, "decoder/lm_head.weight", transform=TRANSPOSE)
     side, rest = one.sources[0].removeprefix("model/").split("/", 1)

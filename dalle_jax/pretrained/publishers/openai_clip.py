@@ -83,5 +83,5 @@ def _with_transformer(base: ClipConfig, tensors: Tensors, head_width: int) -> Cl
 
 
 def tower_config(width: int, layers: int, heads: int, hidden: int) -> TowerConfig:
-    """Build a tower's config; a hidden width of four times the width is left to the default."""
+    """Build a tower's config. A hidden width of four times the width becomes None, the config's default."""
     return TowerConfig(width=width, layers=layers, heads=heads, hidden=None if hidden == 4 * width else hidden)

@@ -44,7 +44,7 @@ def config_from_shapes(tensors: Tensors) -> DvaeConfig:
 
 
 def _count_from_one(tensors: Tensors, pattern: str) -> int:
-    """Count the numbers that the group of ``pattern`` matches; they must be 1, 2, 3 and so on."""
+    """Count the numbers in tensors' names that the group of ``pattern`` matches. They must be 1, 2, 3 and so on."""
     numbers = {int(match.group(1)) for name in tensors if (match := re.match(pattern, name))}
     if not numbers or numbers != set(range(1, len(numbers) + 1)):
         raise file_error(tensors.name, f"all of {pattern} from 1 on", f"the numbers {sorted(numbers)[:20]}")

@@ -1,6 +1,6 @@
-"""VQGANs in torch's format: taming-transformers' Lightning checkpoints, in and out, and LlamaGen's image tokenizer.
+"""VQGANs in torch's format: import and export of taming's Lightning checkpoints, import of LlamaGen's image tokenizer.
 
-The two name their levels differently. LlamaGen's codes also lie on the unit sphere (``distance="cosine"``).
+The two publishers name the levels differently. LlamaGen's codes also lie on the unit sphere (``distance="cosine"``).
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ def check_variant(tensors: Tensors) -> None:
 def export(network: Vqgan, folder: Path) -> None:
     """Write ``last.ckpt`` and ``model.yaml``, which taming-transformers loads.
 
-    The yaml's ``resolution`` only determines the levels that have attention; the network takes images of every size.
+    The ``resolution`` in the yaml only determines which levels have attention. The network takes images of every size.
     """
     config = network.config
     if config.distance != "euclidean":
@@ -91,7 +91,7 @@ def attention_resolutions(config: VqganConfig) -> list[int]:
 
 
 def model_yaml(config: VqganConfig) -> str:
-    """Write the config by taming's names; taming itself always feeds pixels in -1..1."""
+    """Return the config as yaml with taming's names. taming-transformers always uses pixels in -1..1."""
     return f"""# pixel_range: {config.pixel_range}
 model:
   target: taming.models.vqgan.VQModel

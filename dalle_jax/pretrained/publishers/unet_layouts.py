@@ -15,7 +15,7 @@ RESIDUAL = {
         "conv2": "out_layers.3", "skip": "skip_connection",
     },
 }  # fmt: skip
-"""Names of a residual block's parts by layout."""
+"""By layout, the names of a residual block's parts."""
 ENDS = {
     "diffusers": {
         "time_in": "time_embedding.linear_1", "time_out": "time_embedding.linear_2", "input": "conv_in",
@@ -26,7 +26,7 @@ ENDS = {
         "output": "out.2",
     },
 }  # fmt: skip
-"""Names of the layers outside of the steps by layout."""
+"""By layout, the names of the layers before and after the UNet's steps (``_steps``)."""
 
 
 def diffusers_rules(config: UNetConfig, prefix: str = "") -> list[Rule]:
@@ -66,7 +66,10 @@ def glide_rules(config: UNetConfig) -> list[Rule]:
 
 
 def _steps(config: UNetConfig) -> list[tuple[str, str, int, int, int, int, bool]]:
-    """List every step: our name, its kind, level, index in the level, widths, and whether it has attention."""
+    """List the UNet's steps, which are residual blocks and changes of resolution, in the order in which they run.
+
+    A step is (our name, kind, level, index in the level, input width, output width, whether it has attention).
+    """
     widths = [config.width * one for one in config.multipliers]
     steps: list[tuple[str, str, int, int, int, int, bool]] = []
     skips, x, at = [config.width], config.width, 0
@@ -142,7 +145,9 @@ def _diffusers_attention(ours: str, theirs: str, channels: int, config: UNetConf
 
 
 def by_heads(parts: int, heads: tuple[int, int], *, trailing: bool) -> Transform:
-    """Build the transform of rows that are grouped head by head, [N*parts*H in], to a kernel [in parts N H].
+    """Build the transform of an attention matrix [N*parts*H in] to a kernel [in parts N H].
+
+    The published rows have the parts (query, key, value) of the first head, then those of the next head.
 
     ``trailing`` says that the stored matrix has a last axis of length 1.
     """
@@ -160,7 +165,10 @@ def by_heads(parts: int, heads: tuple[int, int], *, trailing: bool) -> Transform
 
 
 def bias_by_heads(parts: int, heads: tuple[int, int]) -> Transform:
-    """Build the transform of a bias that is grouped head by head, [N*parts*H], to [parts N H]."""
+    """Build the transform of an attention bias [N*parts*H] to [parts N H].
+
+    The published bias has the parts (query, key, value) of the first head, then those of the next head.
+    """
     count, size = heads
     return Transform(
         lambda x: x.reshape(count, parts, size).transpose(1, 0, 2), lambda x: (x.transpose(1, 0, 2).reshape(-1),)

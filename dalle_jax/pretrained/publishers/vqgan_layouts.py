@@ -19,7 +19,8 @@ NamePair: TypeAlias = tuple[str, str, PartKind]
 class VqganNames:
     """Published names of the levels, of a level's residual blocks, and of the middle's three parts.
 
-    With ``decoder_by_level`` the decoder's levels are numbered by resolution: the highest is 0, though it runs last.
+    With ``decoder_by_level`` the decoder's levels are numbered by resolution: the highest resolution is level 0,
+    although it runs last.
     """
 
     encoder: str

@@ -1,9 +1,9 @@
 """Checkpoints, and the only file that uses Orbax. A checkpoint is complete, absent, or detected as damaged.
 
-Each holds the parts of the state separately (params, ema_params, ...), so that one can be read without the others, and
-a ``Meta`` with the config and the model's files. Nothing else is needed to resume: the data position is the step, since
-``Batches.batch`` is a pure function of it. The randomness of a step is ``fold_in(seed, step)`` with the seed in
-``Meta``. Random keys of a module are part of ``non_params``.
+A checkpoint holds the parts of the state separately (params, ema_params, ...), so that a part can be read without the
+others. It also holds a ``Meta`` with the config and the model's files. Nothing else is needed to resume: the data
+position is the step, since ``Batches.batch`` is a pure function of it. The randomness of a step is ``fold_in(seed,
+step)`` with the seed in ``Meta``. Random keys of a module are part of ``non_params``.
 """
 
 import base64
@@ -70,9 +70,10 @@ class Meta:
 class Checkpoints:
     """The checkpoints of a run folder, opened for training.
 
-    The newest ``keep`` stay, and so does each whose step ``keep_every`` divides. Opening verifies the newest one;
-    damaged ones are renamed with a warning until a good one is found. ``before_commit`` is called in the saving thread
-    when all files are written, before the checkpoint is committed.
+    The newest ``keep`` checkpoints are kept, and all whose step is a multiple of ``keep_every``. When the folder is
+    opened, the newest checkpoint is verified. If it is damaged, it is renamed with a warning and the next older one is
+    verified. ``before_commit`` is called in the saving thread when all files are written, before the checkpoint is
+    committed.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Checkpoints:
         return Meta.from_json(self._orbax.metadata(step).custom_metadata)
 
     def save(self, step: int, state: State, meta: Meta) -> None:
-        """Copy the state and write it in the background, after the previous save has finished."""
+        """Copy the state and write the copy in the background. Wait for the previous save first."""
         self.wait()
         self._check_room(step, state)
         self._saving = (step, meta.to_json())
@@ -131,7 +132,7 @@ class Checkpoints:
             raise self._failed(step, error) from error
 
     def wait(self) -> None:
-        """Block until everything is on disk."""
+        """Wait until the last save is completely on disk."""
         try:
             self._orbax.wait()
         except Exception as error:
@@ -149,7 +150,10 @@ class Checkpoints:
                 self._staging.close()
 
     def restore(self, step: int, target: State) -> State:
-        """Return the state of a step, sharded as ``target``; raise UserError if it is of a different model."""
+        """Return the saved state of a step, sharded as ``target``.
+
+        Raise UserError if it belongs to a different model.
+        """
         parts = to_parts(target)
         compare(f"{self.folder / str(step)}", self._orbax.checkpointables_metadata(step).metadata, parts)
         return from_parts(self._orbax.load_checkpointables(step, parts), target)
@@ -159,7 +163,7 @@ class Checkpoints:
 
         def commit() -> None:  # not a method: Orbax deep-copies its options, and would copy this object
             if self._saving is None:
-                raise RuntimeError("Orbax commits a checkpoint that was not saved")
+                raise RuntimeError("expected Orbax to commit a checkpoint that was saved here, got a different one")
             step, custom = self._saving
             unfinished = here / f"{step}{UNFINISHED}"
             written = unfinished if unfinished.exists() else here / str(step)  # gs:// has no temporary folder
@@ -183,7 +187,7 @@ class Checkpoints:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + ROOM_BYTES
         free = shutil.disk_usage(self._orbax.directory).free
         if free < size:
-            reason = f"it needs {size / 1e6:.0f} MB and {free / 1e6:.0f} MB are free"
+            reason = f"it needs {size / 1e6:.0f} MB, and the disk has {free / 1e6:.0f} MB free"
             raise self._failed(step, OSError(reason))
 
     def _failed(self, step: int | None, error: Exception) -> UserError:
@@ -196,12 +200,15 @@ class Checkpoints:
 
 
 def is_not_orbax(record: logging.LogRecord) -> bool:
-    """Return False for Orbax's log records: it logs the traceback of a failed save, which we report in one line."""
+    """Return False for log records of Orbax.
+
+    Orbax logs the traceback of a failed save, which the trainer reports in one line.
+    """
     return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
 def staging_of(folder: Place) -> S3Staging | None:
-    """Return the staging folder for an s3:// URL, to which Orbax cannot write; None for other places.
+    """Return the local staging of an s3:// URL, to which Orbax cannot write. Return None for other folders.
 
     Raise UserError if there are several processes.
     """
@@ -216,7 +223,7 @@ def staging_of(folder: Place) -> S3Staging | None:
 
 
 def preservation(keep: int, keep_every: int | None) -> ocp.training.preservation_policies.PreservationPolicy:
-    """Return Orbax's policy that keeps the newest ``keep`` and each step that ``keep_every`` divides."""
+    """Return the policy by which Orbax keeps checkpoints: the newest ``keep``, and all multiples of ``keep_every``."""
     policies = ocp.training.preservation_policies
     newest = policies.LatestN(keep)
     return newest if keep_every is None else policies.AnyPreservationPolicy([newest, policies.EveryNSteps(keep_every)])
@@ -233,8 +240,8 @@ def load_params(
     """Load trained weights into a module, which may be abstract (``nnx.eval_shape``), and return their step.
 
     The optimizer's state is not read. ``weights="ema_params"`` falls back to the parameters if the run had no EMA.
-    ``prefix`` (such as "generator.") is the path of the module within the trained one. Without a layout everything goes
-    to the first device. A damaged checkpoint is skipped with a warning.
+    ``prefix`` (such as "generator.") is the path of the module within the trained module. Without a layout all weights
+    are loaded to the first device. A damaged checkpoint is skipped with a warning.
     """
     with contextlib.ExitStack() as opened:
         path = _readable(storage.absolute(storage.place(folder)) / FOLDER, weights, step, opened)
@@ -265,7 +272,7 @@ def _load(path: Place, module: nnx.Module, weights: Weights, layout: Layout | No
 def _readable(checkpoints: Place, weights: Weights, step: int | None, opened: contextlib.ExitStack) -> Place:
     """Return the checkpoint of ``step``, or by default the newest whose weights are intact.
 
-    For a URL that Orbax cannot read, it is a local copy, which is deleted when ``opened`` closes.
+    For a URL that Orbax cannot read, return a local copy, which is deleted when ``opened`` closes.
     """
     steps = whole_steps(checkpoints)
     if not steps or (step is not None and step not in steps):
@@ -288,7 +295,8 @@ def _readable(checkpoints: Place, weights: Weights, step: int | None, opened: co
         reason = damage(checkpoints / str(step))
         if reason is not None:
             raise UserError(
-                f"the checkpoint of step {step} in {checkpoints} is damaged ({reason}); the steps there are {steps}"
+                f"the checkpoint of step {step} in {checkpoints} is damaged ({reason}); "
+                f"choose a different step of {steps}"
             )
         return (checkpoints if staging is None else staging.local) / str(step)
     newest, damaged = recovery.newest_whole(checkpoints, damage)
@@ -298,7 +306,7 @@ def _readable(checkpoints: Place, weights: Weights, step: int | None, opened: co
 
 
 def _source(path: Place, weights: Weights) -> Weights:
-    """Return "params" if EMA weights are wanted but the checkpoint has none, else ``weights``."""
+    """Return the part to load: "params" if EMA weights are wanted but the checkpoint has none, else ``weights``."""
     return "ema_params" if weights == "ema_params" and (path / "ema_params").is_dir() else "params"
 
 

@@ -20,11 +20,11 @@ from dalle_jax.storage import Place
 FILE = "checksums.json"
 STEP_FILE: Final = "_CHECKPOINT_METADATA"
 COMMIT_FILE = "commit_success.txt"
-"""Files that Orbax changes at the commit: it adds the time to the first, and the destination to the second."""
+"""Orbax writes these two files at the commit: ``STEP_FILE`` gets the time, and ``COMMIT_FILE`` the destination."""
 
 CHUNK_BYTES = 1 << 22
 THREADS = 4
-"""Files read at the same time. zlib releases the GIL, so the training loop continues."""
+"""Number of files read at the same time. zlib releases the GIL, so the training loop continues meanwhile."""
 
 Sum: TypeAlias = tuple[int, str]
 """The size in bytes and the CRC-32 as eight hexadecimal digits; on a remote store, the store's own checksum."""
@@ -61,12 +61,14 @@ def await_step(folder: Place, custom: Mapping[str, object]) -> None:
             if json.loads(_read(folder, STEP_FILE)).get("custom_metadata") == custom:
                 return
         if time.monotonic() > deadline:
-            raise OSError(f"{STEP_FILE} was not written within a minute")
+            raise OSError(f"Orbax did not write {folder / STEP_FILE} within a minute")
         time.sleep(0.002)
 
 
 def damage(folder: Place, needed: Callable[[str], bool] | None = None, share: tuple[int, int] = (0, 1)) -> str | None:
-    """Compare a checkpoint with its ``checksums.json``. Return a line about the damage, or None if it is intact.
+    """Compare a checkpoint with its ``checksums.json``.
+
+    Return a line that describes the damage, or None if the checkpoint is intact.
 
     This reads every file once.
 
@@ -76,7 +78,7 @@ def damage(folder: Place, needed: Callable[[str], bool] | None = None, share: tu
     try:
         record = _record(folder)
         if _step_record(folder) != record[STEP_FILE]:
-            return f"{STEP_FILE} has changed since it was written"
+            return f"{folder / STEP_FILE} has changed since {FILE} was written"
     except ValueError as error:
         return str(error)
     names = sorted(name for name in record["files"] if needed is None or needed(name))[share[0] :: share[1]]
@@ -130,7 +132,7 @@ def _record(folder: Place) -> ChecksumsJson:
     """Return the content of ``checksums.json``, verified by the CRC-32 in its first line."""
     value, _, body = _read(folder, FILE).partition(b"\n")
     if value != f"{zlib.crc32(body):08x}".encode():
-        raise ValueError(f"{FILE} has changed since it was written")
+        raise ValueError(f"{folder / FILE}: its content does not match the CRC-32 in its first line")
     return json.loads(body)
 
 
@@ -140,6 +142,6 @@ def _step_record(folder: Place) -> str:
     try:
         record = dict(json.loads(content))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{STEP_FILE} has changed since it was written") from error
+        raise ValueError(f"{folder / STEP_FILE}: expected Orbax's JSON, got other content") from error
     record.pop("commit_timestamp_nsecs", None)
     return f"{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}"

@@ -29,7 +29,9 @@ def whole_steps(folder: Place) -> list[int]:
 
 
 def newest_whole(folder: Place, damage: Callable[[Place], str | None]) -> tuple[int | None, dict[int, str]]:
-    """Return the step of the newest intact checkpoint, and the damage of each newer one by step.
+    """Return the step of the newest intact checkpoint, or None if there are no checkpoints.
+
+    The second result describes, by step, the damage of each checkpoint that is newer.
 
     Raise UserError if all checkpoints are damaged, since the run must not silently start over.
     """
@@ -49,13 +51,16 @@ def newest_whole(folder: Place, damage: Callable[[Place], str | None]) -> tuple[
 
 
 def damage_found_together(path: Place) -> str | None:
-    """Return the damage of a checkpoint, or None; all processes call it, share the reading and get the same answer."""
+    """Return a description of a checkpoint's damage, or None if it is intact.
+
+    All processes must call it. Each reads a share of the files, and all get the same answer: damaged or intact.
+    """
     count = jax.process_count()
     reason = checksums.damage(path, share=(jax.process_index(), count))
     if count == 1:
         return reason
     found = multihost_utils.process_allgather(np.asarray(reason is not None))
-    return (reason or "found by another process") if found.any() else None
+    return (reason or "a different process found the damage") if found.any() else None
 
 
 def set_aside(folder: Place, step: int, reason: str) -> None:
@@ -64,7 +69,7 @@ def set_aside(folder: Place, step: int, reason: str) -> None:
         names = {name.split("/")[0] for name in storage.files(folder)}
         aside = next(name for number in range(len(names) + 1) if (name := _aside_name(step, number)) not in names)
         storage.rename(folder / str(step), folder / aside)
-        warn(f"the checkpoint of step {step} in {folder} is damaged ({reason}): it is now {aside}")
+        warn(f"the checkpoint of step {step} in {folder} is damaged ({reason}): it was renamed to {aside}")
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"checkpoint {step} set aside")
 

@@ -18,18 +18,18 @@ from dalle_jax import storage
 from dalle_jax.train.checkpoints import checksums
 
 THREADS = 8
-"""Files transferred at the same time."""
+"""Number of files transferred at the same time."""
 
 
 class S3Staging:
-    """The checkpoints at one URL, with a local copy of the needed ones in the folder ``local``."""
+    """The checkpoints at one URL, and the folder ``local`` with copies of those that are read or written."""
 
     def __init__(self, url: epath.Path):
         self._url = url
         self.local = Path(tempfile.mkdtemp(prefix="dalle_jax-"))
 
     def damage(self, path: epath.Path, needed: Callable[[str], bool] | None = None) -> str | None:
-        """Download the needed files of a checkpoint, and return its damage or None."""
+        """Download the needed files of a checkpoint. Return a description of its damage, or None if it is intact."""
         here = self.local / path.name
         shutil.rmtree(here, ignore_errors=True)
         names = [name for name in storage.files(path) if needed is None or needed(name)]
@@ -50,7 +50,7 @@ class S3Staging:
         storage.write(target / checksums.COMMIT_FILE, b"whole\n")
 
     def retain(self, steps: list[int], keep: int, keep_every: int | None) -> None:
-        """Delete all of ``steps`` but the newest ``keep`` and those that ``keep_every`` divides."""
+        """Delete the checkpoints of ``steps``, except the newest ``keep`` and the multiples of ``keep_every``."""
         for step in steps[:-keep]:
             if keep_every is None or step % keep_every:
                 storage.remove(self._url / str(step), first=checksums.COMMIT_FILE)

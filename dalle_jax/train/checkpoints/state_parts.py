@@ -1,4 +1,4 @@
-"""The parts of a training state as checkpoints store them, and the check that two states are of one model."""
+"""The parts of a training state as checkpoints store them, and the check that two states belong to the same model."""
 
 from collections.abc import Mapping
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -33,7 +33,7 @@ Parts: TypeAlias = dict[str, dict[str, PyTree]]
 
 
 def to_parts(state: State) -> Parts:
-    """Return a state as named flat dictionaries, without the empty ones."""
+    """Return a state as flat dictionaries by the name of the part, without empty dictionaries."""
     parts = {
         "params": state.learned.params,
         "non_params": state.learned.non_params,

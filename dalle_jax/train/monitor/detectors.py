@@ -26,7 +26,7 @@ class Detector(Protocol):
 
 @dataclass(frozen=True)
 class Threshold:
-    """A metric below ``below`` or above ``above`` after step ``after``."""
+    """Detector of a metric that is below ``below`` or above ``above`` after step ``after``."""
 
     metric: str
     message: str
@@ -35,7 +35,10 @@ class Threshold:
     after: int = 0
 
     def check(self, step: int, values: Mapping[str, float]) -> str | None:
-        """Return ``message`` with {value} filled in."""
+        """Return ``message``, with {value} filled in, if the metric is outside its limits.
+
+        Otherwise the result is as in ``Detector.check``.
+        """
         value = values.get(self.metric)
         if value is None or step < self.after:
             return None
@@ -46,7 +49,9 @@ class Threshold:
 
 @dataclass
 class Explosion:
-    """A metric that exceeds ``times`` the median of its earlier values; ``prefix`` is the start of its name.
+    """Detector of a metric that exceeds ``times`` the median of its earlier values.
+
+    It checks every metric whose name begins with ``prefix``.
 
     The median excludes values that raised an alert, and zeros. A gradient norm is exactly 0 before its objective
     starts, such as a discriminator's before ``adversary.start``.
@@ -58,7 +63,10 @@ class Explosion:
     _history: dict[str, deque[float]] = field(default_factory=dict)
 
     def check(self, step: int, values: Mapping[str, float]) -> str | None:
-        """Return ``message`` with {name}, {value} and {usual} filled in."""
+        """Return ``message``, with {name}, {value} and {usual} filled in, if a metric is too large.
+
+        Otherwise the result is as in ``Detector.check``.
+        """
         del step
         message = None
         for name in (name for name, value in values.items() if name.startswith(self.prefix) and value != 0):
@@ -74,10 +82,10 @@ class Explosion:
 
 @dataclass
 class Divergence:
-    """A loss (``falling``) that falls while a score (``other``), which should rise, falls too.
+    """Detector of a loss (``falling``) that falls while a score (``other``), which should rise, falls too.
 
-    The newest of ``readings`` values is compared with the oldest. Relative to the oldest, ``falling`` must have fallen
-    by ``fell`` and ``other`` by ``lost``.
+    The newest of the last ``readings`` values is compared with the oldest. It warns if ``falling`` fell by the share
+    ``fell`` of its oldest value, and ``other`` by the share ``lost``.
     """
 
     falling: str
@@ -89,7 +97,10 @@ class Divergence:
     _pairs: deque[tuple[float, float]] = field(default_factory=deque)
 
     def check(self, step: int, values: Mapping[str, float]) -> str | None:
-        """Return ``message`` with {before} and {now} of ``falling``, and {other_before} and {other_now}, filled in."""
+        """Return ``message`` if both metrics fell, else a result as in ``Detector.check``.
+
+        {before} and {now} are the values of ``falling``; {other_before} and {other_now} are those of ``other``.
+        """
         del step
         if self.falling not in values or self.other not in values:
             return None
@@ -133,7 +144,7 @@ class Alerts:
             raise UserError(
                 f"stopped at step {step}: the last {skipped_in_a_row} updates in a row were not finite or had a spike "
                 f"in their gradient norm (the limit is {self._abort_after}). The newest checkpoint was saved before; "
-                "resume with a lower learning rate, a longer warm-up or a smaller clip_norm"
+                "resume with a lower learning rate, a longer warm-up or a smaller trainer.clip_norm"
             )
 
 
@@ -149,9 +160,9 @@ def detectors(warmup: int = 0) -> tuple[Detector, ...]:
         ),
         Threshold(
             "images/one_colour",
-            "ONE-COLOUR SAMPLES: {value:.0%} of the images drawn are a single colour. If the tokenizer's own "
-            "reconstructions are too, train that first (codebook/usage shows whether it collapsed); else train longer, "
-            "lower the guidance, or raise the temperature.",
+            "ONE-COLOUR SAMPLES: {value:.0%} of the sample images have a single colour. If the image "
+            "tokenizer also reconstructs images in one colour, train the tokenizer again (codebook/usage shows whether "
+            "its codebook collapsed); else train longer, lower the guidance, or raise the temperature.",
             above=0.4,
             after=200,
         ),
@@ -166,7 +177,9 @@ def detectors(warmup: int = 0) -> tuple[Detector, ...]:
         *(
             Threshold(
                 f"train/{name}",
-                "STUCK AT UNIFORM: the " + what + " is {value:.1%} of what guessing gives, so nothing has been learned "
+                "STUCK AT UNIFORM: the "
+                + what
+                + " is {value:.1%} of its value for random guesses, so nothing has been learned "
                 "yet. Raise the learning rate or shorten the warm-up, and check that images and captions belong "
                 "together (images/ in the run folder).",
                 above=0.99,
@@ -184,16 +197,16 @@ def detectors(warmup: int = 0) -> tuple[Detector, ...]:
         Explosion(
             "train/gradient_norm/",
             10.0,
-            "GRADIENT NORM EXPLODING: {name} is {value:.3g} and was {usual:.3g}. Lower the learning rate, lengthen the "
-            "warm-up, set trainer.clip_norm, or skip such updates with trainer.spikes = @SkipSpikes and "
+            "GRADIENT NORM EXPLODING: {name} is {value:.3g}; its median was {usual:.3g}. Lower the learning rate, "
+            "lengthen the warm-up, set trainer.clip_norm, or skip such updates with trainer.spikes = @SkipSpikes and "
             "trainer.spikes.times = 10.",
         ),
         Divergence(
             "evaluation/image_nll",
             "evaluation/clip_score",
             "THE LOSS FALLS AND SO DOES THE CLIP SCORE: nats per code went from {before:.4g} to {now:.4g} while the "
-            "CLIP score went from {other_before:.4g} to {other_now:.4g}: codes are guessed better from other codes "
-            "and the caption is followed less. Raise the share of blank captions or the guidance, check that captions "
+            "CLIP score went from {other_before:.4g} to {other_now:.4g}: the model predicts codes better from other "
+            "codes, but follows the caption less. Raise task.blank_captions or the guidance, check that captions "
             "belong to their images, and choose checkpoints by the CLIP score.",
         ),
     )

@@ -19,7 +19,7 @@ class GoodputLog:
     """The goodput file: a line ``{"step", "time", "useful_seconds"}`` at every start and every save.
 
     Resuming drops the lines beyond the checkpoint, so repeated steps count once. The first line stays, as the start of
-    the run. Only the first process keeps the file.
+    the run. Only the first process writes the file.
     """
 
     def __init__(self, out: Path, step: int, clock: Callable[[], float] = time.time):
@@ -35,7 +35,7 @@ class GoodputLog:
         self.record(step, 0.0)
 
     def record(self, step: int, useful: float) -> None:
-        """Write the ``useful`` seconds of this process so far; called before a checkpoint is saved."""
+        """Write the number of ``useful`` seconds of this process so far. It is called before a checkpoint is saved."""
         line = {"step": step, "time": self._clock(), "useful_seconds": self._before + useful}
         try:
             with self._path.open("a", encoding="utf-8") as file:
@@ -44,5 +44,5 @@ class GoodputLog:
             raise storage.cannot_write(self._path, error) from error
 
     def goodput(self, useful: float) -> float:
-        """Return the goodput, with ``useful`` seconds of this process so far."""
+        """Return the goodput. ``useful`` is the number of useful seconds of this process so far."""
         return (self._before + useful) / max(self._clock() - self._began, 1e-9)

@@ -71,7 +71,9 @@ class Monitor:
             self._goodput.record(step, self._timer.spent().useful)
 
     def metrics(self) -> tuple[dict[str, float], list[str]]:
-        """Return metrics since the last call by full name, and warnings to print; all processes call it together.
+        """Return the metrics since the last call by full name, and warnings to print.
+
+        All processes must call it together.
 
         Call it when the devices have finished the dispatched steps. If no step was timed since the last call, it
         returns only goodput and the number of compilations.
@@ -104,7 +106,7 @@ class Monitor:
 
 
 def peak_flops(kinds: Sequence[str]) -> float | None:
-    """Return the total peak FLOP/s of devices by the vendors' data sheets, or None if a kind is unknown."""
+    """Return the sum of the devices' published peak FLOP/s, or None if the kind of a device is unknown."""
     chips = [chip_of(kind) for kind in kinds]
     known = [chip.device_flops for chip in chips if chip is not None]
     return sum(known) if len(known) == len(chips) else None

@@ -37,7 +37,7 @@ class Steps(NamedTuple):
 
 
 class Profiler:
-    """A context in which the wanted steps are traced into the folder ``profile/`` of the run.
+    """Context manager that traces the chosen steps into the folder ``profile/`` of the run.
 
     SIGUSR1 requests the next five steps of the process that receives it. With several processes, each has its own
     folder.
@@ -68,7 +68,10 @@ class Profiler:
             signal.signal(SIGNAL, self._before)
 
     def before_step(self, step: int, newest: Array) -> None:
-        """Start or stop a trace; ``step`` steps have been dispatched, and ``newest`` is an array of the last one."""
+        """Start or stop a trace if this is due.
+
+        ``step`` steps have been dispatched so far, and ``newest`` is an array that the last of them computes.
+        """
         self._step = step
         if self._asked:
             self._asked = False

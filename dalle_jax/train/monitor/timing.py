@@ -15,11 +15,14 @@ from dalle_jax.arrays import Float
 T = TypeVar("T")
 
 NAME_BYTES = 64
-"""The length of a host's name when processes exchange their names."""
+"""Largest length, in bytes, of a host's name that processes exchange."""
 
 
 class TimeSpent(NamedTuple):
-    """The number of steps, their seconds (without evaluation, images and saves), and the seconds waited for batches."""
+    """The number of steps, the seconds that they took, and the seconds in them that were spent waiting for batches.
+
+    Evaluation, images and saves are not included.
+    """
 
     steps: int
     seconds: float
@@ -39,7 +42,7 @@ class StepTimer:
     """The clock of one process's loop. It starts when the first step is dispatched, which excludes compilation.
 
     The first step is not counted. If the devices are still computing it when later steps are dispatched, its time is
-    counted with theirs. The first rate can therefore be too low, but never too high.
+    counted as time of those steps. The first rate can therefore be too low, but never too high.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
@@ -104,7 +107,11 @@ class HostTimes(NamedTuple):
         return int(np.argmax(self.wait))
 
     def metrics(self) -> dict[str, float]:
-        """Return the metrics by name. The wait share is the maximum, since all wait for the slowest process."""
+        """Return the metrics by name.
+
+        ``host/wait_share`` is the part of the step time for which the slowest process waits for its batches. All other
+        processes wait for that process, so a mean over processes would hide the problem.
+        """
         found = {
             "host/step_seconds": float(self.step.mean()),
             "host/wait_seconds": float(self.wait.mean()),
@@ -133,7 +140,10 @@ def host_names() -> tuple[str, ...]:
 
 
 class Straggler:
-    """Detection of the host that the others wait for, reported once until it changes."""
+    """Detector of the host that all others wait for.
+
+    It warns once, and again only after that host has recovered or a different host is the slowest.
+    """
 
     LEAST_SHARE = 0.1
     """The smallest share of a step that a host must wait for its batch to be reported."""
@@ -142,7 +152,11 @@ class Straggler:
         self._reported: int | None = None
 
     def message(self, hosts: HostTimes, names: Sequence[str]) -> str | None:
-        """Return a warning if a host waits for a tenth of the step and for twice the others' median."""
+        """Return a warning if one host is slow, else None.
+
+        A slow host waits for its batches for more than a tenth of the step time. It also waits more than twice as long
+        as the median of the other hosts.
+        """
         slowest = hosts.slowest
         others = np.delete(hosts.wait, slowest)
         wait, step = float(hosts.wait[slowest]), float(hosts.step[slowest])
@@ -152,6 +166,6 @@ class Straggler:
             return None
         return (
             f"SLOWEST HOST: process {slowest} on {names[slowest]} waits {wait:.3g} s for its batch in a step of "
-            f"{step:.3g} s, the others {float(np.median(others)):.3g} s, and they wait for it. Check its disk, its "
-            "network and its other processes."
+            f"{step:.3g} s; the other processes wait {float(np.median(others)):.3g} s for their batches, and then for "
+            "this process. Check the disk, the network and the other programs of its host."
         )

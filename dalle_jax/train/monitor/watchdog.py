@@ -26,7 +26,7 @@ DISK_SECONDS = 10.0
 """The time limit for writing stack traces to the run folder, since the disk may hang too."""
 
 PATIENCE = 6.0
-"""The factor on the time limit for slow work: the first step, which compiles, evaluation, and saves."""
+"""The factor by which the time limit is longer for slow work: the first step, which compiles, evaluation and saves."""
 
 
 class Phase(Enum):
@@ -47,7 +47,10 @@ class Phase(Enum):
 
 
 class Patience:
-    """A timer of the seconds without progress, with a limit. Callers pass the elapsed time, so tests need no clock."""
+    """A count of the seconds without progress, and their limit.
+
+    Callers pass the elapsed time, so tests need no clock.
+    """
 
     def __init__(self, seconds: float):
         self._seconds = seconds
@@ -70,7 +73,7 @@ class Patience:
 
 
 class Watchdog:
-    """A context in which the process ends if no step finishes for ``seconds``; None disables it.
+    """Context manager that ends the process if no step finishes for ``seconds``. None disables it.
 
     Devices run asynchronously. The loop passes a small array of each step (``stepped``), and the watchdog's thread
     polls which of them are ready. A suspended process has not stalled, so the time between two polls counts as two

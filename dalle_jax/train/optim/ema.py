@@ -37,7 +37,8 @@ class WarmedEma:
 class PeriodicEma:
     """``ConstantEma`` updated once every ``every`` steps (exponentially weighted iterate averaging).
 
-    DALL·E 1's transformer used decay 0.99 every 25 updates (arXiv 2102.12092, appendix B); its dVAE, every update.
+    DALL·E 1's transformer used decay 0.99 every 25 updates (arXiv 2102.12092, appendix B); its dVAE was averaged at
+    every update.
     """
 
     decay: float = 0.99

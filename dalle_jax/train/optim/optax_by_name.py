@@ -1,4 +1,4 @@
-"""Optimizers of optax by name, for those without a dataclass in ``optimizers.py``."""
+"""Optimizers of optax that have no dataclass in ``optimizers.py``, chosen by their name."""
 
 import inspect
 from collections.abc import Callable

@@ -18,7 +18,7 @@ from dalle_jax.train.optim.optax_by_name import Optax
 from dalle_jax.train.optim.parameter_masks import Axes, Parameters, add_weight_decay
 
 S = TypeVar("S")
-"""A sharding."""
+"""The type of a sharding."""
 
 Update: TypeAlias = Array | optax.MaskedNode
 """The update of a parameter, or the mask of one that a different transformation updates."""
@@ -117,9 +117,10 @@ Optimizer: TypeAlias = AdamW | Adafactor | Lion | Muon | Optax
 
 
 def matrix_dimensions(axes: Axes) -> optax.contrib.MuonDimensionNumbers | None:
-    """Return the input and output dimensions of a hidden matrix, or None for a different parameter.
+    """Return the input and output dimensions of a hidden matrix, or None for a parameter that is not one.
 
-    One side is EMBED, the other side all other named dimensions. Unnamed dimensions and LAYERS stack matrices.
+    One side is EMBED, the other side all other named dimensions. Dimensions without a name, and LAYERS, are stacks of
+    matrices.
     """
     others = tuple(i for i, axis in enumerate(axes) if axis not in (None, LAYERS, EMBED))
     if EMBED not in axes or not others or set(axes) & {VOCAB, CODES, POSITIONS}:

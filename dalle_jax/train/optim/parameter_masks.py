@@ -124,7 +124,7 @@ def match_patterns(field: str, names: Iterable[str], only: Sequence[str], but: S
 
 
 def is_matrix(name: str, axes: Axes | None, shape: Sequence[int]) -> bool:
-    """Return True for a matrix or a table, and False for a bias, a scale or another vector.
+    """Return True for a matrix or a table, and False for a bias, a scale or any other vector.
 
     The stacked axis of a scan over layers is not counted as a dimension.
     """

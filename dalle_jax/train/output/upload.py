@@ -12,12 +12,12 @@ from dalle_jax.storage import Place
 
 
 class UploadBuffer:
-    """The folder for metrics, events and images: the run folder itself, or a local buffer if that is a URL.
+    """The folder for metrics, events and images: the run folder itself, or a local buffer if the run folder is a URL.
 
     Objects at a URL cannot be appended to, so ``metrics.jsonl`` and the TensorBoard events grow in the buffer and are
-    uploaded whole. That happens in the background, when there is something new and the last upload has finished, and
-    before every commit of a checkpoint. No checkpoint is therefore newer than the metrics next to it, and a killed run
-    loses only metrics that the resumed run writes again.
+    uploaded whole. Uploads run in the background, whenever there is new content and the last upload has finished. An
+    upload is also made before every commit of a checkpoint. No checkpoint is therefore newer than the metrics next to
+    it, and a killed run loses only metrics that the resumed run writes again.
     """
 
     def __init__(self, out: Place, resumed: tuple[str, ...] = ()):
@@ -35,7 +35,10 @@ class UploadBuffer:
                     self._sent[name] = self._status(name)
 
     def send(self) -> None:
-        """Start an upload of new content in the background, unless one is running; raise the error of the last one."""
+        """Start an upload of new content in the background, unless an upload is running.
+
+        If the last upload failed, raise its error.
+        """
         if self._url is None or (self._sending is not None and not self._sending.done()):
             return
         if self._sending is not None:
@@ -54,7 +57,7 @@ class UploadBuffer:
                     self._sent[name] = now
 
     def close(self) -> None:
-        """Upload the rest and delete the buffer."""
+        """Upload all content that is not uploaded yet, and delete the buffer."""
         if self._url is None:
             return
         try:

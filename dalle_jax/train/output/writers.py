@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +110,10 @@ def read_lines(path: Path) -> list[dict[str, float | int | None]]:
 
 
 class Progress:
-    """A progress bar on a terminal; elsewhere a plain line at every logging step."""
+    """A progress bar on a terminal; elsewhere a plain line at every logging step.
+
+    If the terminal, or the reader of a pipe, has gone, nothing more is shown and the run goes on.
+    """
 
     def __init__(self, start: int, steps: int, stream: io.TextIOBase | None = None, silent: bool = False):
         self._stream = sys.stderr if stream is None else stream
@@ -126,28 +129,36 @@ class Progress:
         """Advance to a step. Plain lines show the rate since the first call, which excludes compilation."""
         if self._began is None:
             self._began = (step, time.monotonic())
-        if self._bar is not None:
-            self._bar.update(step - self._bar.n)
+        bar = self._bar
+        if bar is not None:
+            self._show(lambda: bar.update(step - bar.n))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Show the newest metrics."""
-        note = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        if self._bar is None:
+        note, bar = "  ".join(f"{name} {value:.4g}" for name, value in values.items()), self._bar
+        if bar is None:
             self.message(self._line(step, note))
         else:
-            self._bar.update(step - self._bar.n)
-            self._bar.set_description_str(note)
+            self._show(lambda: (bar.update(step - bar.n), bar.set_description_str(note)))
 
     def message(self, text: str) -> None:
         """Print a line above the bar."""
-        if not self._silent:
-            tqdm.write(text, file=self._stream)
-            self._stream.flush()
+        self._show(lambda: (tqdm.write(text, file=self._stream), self._stream.flush()))
 
     def close(self) -> None:
         """Leave the last bar on the screen."""
         if self._bar is not None:
-            self._bar.close()
+            self._show(self._bar.close)
+
+    def _show(self, show: Callable[[], object]) -> None:
+        if self._silent:
+            return
+        try:
+            show()
+        except (OSError, ValueError) as error:  # ValueError: the stream itself was closed
+            if isinstance(error, ValueError) and not self._stream.closed:
+                raise
+            self._silent, self._bar = True, None
 
     def _line(self, step: int, note: str) -> str:
         now = time.monotonic()

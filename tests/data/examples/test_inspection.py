@@ -66,7 +66,7 @@ def test_words_and_quantiles_describe_captions_and_crops(findings):
     assert content["words"]["cat's"] == content["words"]["cat"] == 9
     assert content["numbers"]["characters of a caption"]["most"] == len("the 1 Cat's cat")
     assert content["numbers"]["share of the image that is kept"]["median"] == pytest.approx(30 / 40)
-    assert content["numbers"]["longer by shorter side"]["most"] == 5.0
+    assert content["numbers"]["longer side / shorter side"]["most"] == 5.0
 
 
 def test_the_sheet_is_spread_over_the_source_and_the_page_escapes_what_captions_say(findings):

@@ -112,5 +112,5 @@ def test_a_lasting_fault_is_an_error_that_describes_it(server):
     with pytest.raises(UserError, match=r"cannot read http.*/b: no such file"):
         find_file(f"{server.url}/b")
     server.ranges = False
-    with pytest.raises(UserError, match="expected a server with byte ranges"):
+    with pytest.raises(UserError, match="expected a server that sends byte ranges"):
         find_file(url)

@@ -69,7 +69,7 @@ def test_web_urls_may_have_braces_but_not_globs():
     assert expand_paths(["https://example.org/{00..02}.tar?x=1"], (".tar",)) == tuple(
         f"https://example.org/0{number}.tar?x=1" for number in range(3)
     )
-    with pytest.raises(UserError, match="since a web server lists no files"):
+    with pytest.raises(UserError, match="because a web server cannot list its files"):
         expand_paths(["https://example.org/*.tar"], (".tar",))
 
 

@@ -162,7 +162,7 @@ def test_a_bad_record_raises_on_every_reading_and_has_its_key(tmp_path, files, k
 
 def test_a_json_without_the_caption_field_has_no_caption(tmp_path):
     records = opened(write(tmp_path / "a.tar", ("0.jpg", b"p"), ("0.json", b'{"caption": 3}')), caption=("json",))
-    with pytest.raises(BadRecord, match="captions are empty"):
+    with pytest.raises(BadRecord, match="a caption that is not blank"):
         records[0]
 
 

@@ -165,8 +165,8 @@ def test_nan_and_infinity_become_null_with_a_reason(tmp_path):
         "c": [1.5, None],
         "d": 1,
         "unmeasured": {
-            "a.b": "the value was nan, which is no measurement",
-            "c.1": "the value was inf, which is no measurement",
+            "a.b": "the value was nan, which is not a measurement",
+            "c.1": "the value was inf, which is not a measurement",
         },
     }
     report = training_report(figures=(Figure("clip.retrieval_top1", "CLIP", float("nan"), "percent"),))
@@ -174,7 +174,7 @@ def test_nan_and_infinity_become_null_with_a_reason(tmp_path):
 
 
 def test_two_figures_at_one_path_are_refused():
-    with pytest.raises(ValueError, match="seed: expected one figure, got two: 0 and 1"):
+    with pytest.raises(ValueError, match="seed: expected one number, got two: 0 and 1"):
         metrics_of(training_report(figures=(Figure("seed", "Seed", 1, "count"),)))
 
 

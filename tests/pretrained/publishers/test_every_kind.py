@@ -39,11 +39,11 @@ def exported(name: str, network: nnx.Module, folder: Path) -> None:
 
 
 def openai_clip(folder: Path) -> Path:
-    return save(folder / "clip.pt", to_published(noisy(Clip(CLIP, rngs=nnx.Rngs(0))), openai_rules(CLIP)))
+    return save(folder / "clip.pt", to_published(noisy(Clip, CLIP), openai_rules(CLIP)))
 
 
 def hf_clip(folder: Path) -> Path:
-    exported("hf-clip", noisy(Clip(CLIP, rngs=nnx.Rngs(0))), folder)
+    exported("hf-clip", noisy(Clip, CLIP), folder)
     return folder
 
 
@@ -55,7 +55,7 @@ def open_clip(folder: Path) -> Path:
 
 
 def dvae(folder: Path) -> Path:
-    tensors = to_published(noisy(Dvae(DVAE, rngs=nnx.Rngs(0))), openai_dvae.rules_for(DVAE))
+    tensors = to_published(noisy(Dvae, DVAE), openai_dvae.rules_for(DVAE))
     split(folder, tensors, ("encoder", "decoder"), ".", "pkl")
     return folder
 
@@ -67,53 +67,53 @@ def split(folder: Path, tensors: dict, sides: tuple[str, ...], joint: str, endin
 
 
 def taming(folder: Path) -> Path:
-    exported("taming-vqgan", noisy(Vqgan(VQGAN, rngs=nnx.Rngs(0))), folder)
+    exported("taming-vqgan", noisy(Vqgan, VQGAN), folder)
     return folder
 
 
 def flax_vqgan(folder: Path) -> Path:
-    exported("dalle-mini-vqgan", noisy(Vqgan(VQGAN, rngs=nnx.Rngs(0))), folder)
+    exported("dalle-mini-vqgan", noisy(Vqgan, VQGAN), folder)
     return folder
 
 
 def llamagen_vq(folder: Path) -> Path:
     config = VqganConfig(**{**vars(VQGAN), "distance": "cosine"})
     rules = torch_rules(name_pairs(config, LLAMAGEN))
-    return save(folder / "vq.pt", to_published(noisy(Vqgan(config, rngs=nnx.Rngs(0))), rules))
+    return save(folder / "vq.pt", to_published(noisy(Vqgan, config), rules))
 
 
 def lpips(folder: Path) -> Path:
     config = LpipsConfig(widths=(2, 3, 4, 5, 6), depths=(2, 2, 3, 3, 3))
-    return save(folder / "lpips.pth", lpips_tensors(noisy(Lpips(config, rngs=nnx.Rngs(0))), slices=True))
+    return save(folder / "lpips.pth", lpips_tensors(noisy(Lpips, config), slices=True))
 
 
 def dalle_mini_folder(folder: Path) -> Path:
-    dalle_mini.export(noisy(DalleBart(BART, rngs=nnx.Rngs(0))), folder)
+    dalle_mini.export(noisy(DalleBart, BART), folder)
     return folder
 
 
 def min_dalle_folder(folder: Path) -> Path:
-    tensors = to_published(noisy(DalleBart(BART, rngs=nnx.Rngs(0))), min_dalle.min_dalle_rules(BART))
+    tensors = to_published(noisy(DalleBart, BART), min_dalle.min_dalle_rules(BART))
     split(folder, tensors, ("encoder", "decoder"), "/", "pt")
     return folder
 
 
 def llamagen_file(folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps({"n_head": 2, "block_size": 256}))
-    return save(folder / "c2i.pt", to_published(noisy(LlamaGen(LLAMA, rngs=nnx.Rngs(0))), llamagen.rules_for(LLAMA)))
+    return save(folder / "c2i.pt", to_published(noisy(LlamaGen, LLAMA), llamagen.rules_for(LLAMA)))
 
 
 UNET = UNetConfig(width=32, multipliers=(1, 2), blocks=1, attention_levels=(1,), head_size=32, context_width=4)
 
 
 def diffusers_unet(folder: Path) -> Path:
-    exported("diffusers-unet", noisy(UNet(UNET, rngs=nnx.Rngs(0))), folder)
+    exported("diffusers-unet", noisy(UNet, UNET), folder)
     return folder
 
 
 def consistency_decoder(folder: Path) -> Path:
     config = UNetConfig(width=32, multipliers=(1,), blocks=1, extra_channels=4)
-    exported("diffusers-unet", noisy(UNet(config, rngs=nnx.Rngs(0))), folder)
+    exported("diffusers-unet", noisy(UNet, config), folder)
     flags = json.loads((folder / "config.json").read_text())
     flags |= {"time_embedding_type": "learned", "num_train_timesteps": 1024}
     latents = {"latent_channels": 4, "block_out_channels": [32, 32], "scaling_factor": 0.5}
@@ -128,7 +128,7 @@ def consistency_decoder(folder: Path) -> Path:
 def glide_file(folder: Path) -> Path:
     config = GlideConfig(UNET, vocab_size=9, text_length=3, text=TowerConfig(4, 1, 2))
     (folder / "config.json").write_text(json.dumps({"num_head_channels": 32, "xf_heads": 2}))
-    return save(folder / "base.pt", to_published(noisy(Glide(config, rngs=nnx.Rngs(0))), glide.rules_for(config)))
+    return save(folder / "base.pt", to_published(noisy(Glide, config), glide.rules_for(config)))
 
 
 EMBED, LENGTH = 4, 3

@@ -77,7 +77,7 @@ def test_flags_that_are_not_implemented_are_refused_together():
         "ln_type: expected 'layernorm', the only one implemented, got 'rmsnorm'",
         "use_head_scale: expected False",
         "use_glu: expected True, got nothing",
-        "swin_v3: a flag that is not known here, got 1",
+        "swin_v3: expected a known flag, got 1",
         "image_length: expected a square, got 10",
     ):
         assert f"config.json: {part}" in text

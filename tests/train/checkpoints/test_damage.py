@@ -101,7 +101,7 @@ def test_a_damaged_newest_checkpoint_is_renamed_and_the_run_resumes_from_the_pre
     assert len(said) == 1
     assert "the checkpoint of step 10" in said[0]
     assert "damaged" in said[0]
-    assert "it is now 10.damaged" in said[0]
+    assert "it was renamed to 10.damaged" in said[0]
     checkpoints = stopped / "checkpoints"
     assert whole_steps(checkpoints) == [5, 10, 15, 20]
     assert checksums.damage(checkpoints / "10") is None

@@ -20,7 +20,7 @@ NORM, USUAL = "train/gradient_norm/predict", [1.0, 1.3, 0.8, 1.1, 0.9, 1.2, 1.0,
 
 CASES = {
     "CODEBOOK COLLAPSE: only 1.0% of the codes": ([{"train/codebook/usage": 0.01}], [{"train/codebook/usage": 0.5}]),
-    "ONE-COLOUR SAMPLES: 50% of the images": ([{"images/one_colour": 0.5}], [{"images/one_colour": 0.25}]),
+    "ONE-COLOUR SAMPLES: 50% of the sample images": ([{"images/one_colour": 0.5}], [{"images/one_colour": 0.25}]),
     "GUIDANCE WITHOUT EFFECT: a caption changes the logits of the codes by 0.002 nats": (
         [{"evaluation/guidance_effect": 0.002}],
         [{"evaluation/guidance_effect": 0.2}],
@@ -34,7 +34,7 @@ CASES = {
         [{"train/loss_of_uniform": 0.9}],
     ),
     "DATA STARVATION: 45% of the time": ([{"host/wait_share": 0.45}], [{"host/wait_share": 0.05}]),
-    "GRADIENT NORM EXPLODING: train/gradient_norm/predict is 40 and was 1.05": (
+    "GRADIENT NORM EXPLODING: train/gradient_norm/predict is 40; its median was 1.05": (
         [{NORM: norm} for norm in [*USUAL, 40.0]],
         [{NORM: norm} for norm in [*USUAL, 8.0, 9.0]],
     ),
@@ -55,7 +55,7 @@ def test_each_detector_warns_once_of_bad_metrics_and_never_of_good_ones(message)
 
 
 def test_a_gradient_norm_is_compared_with_its_own_history_only():
-    bad, _ = CASES["GRADIENT NORM EXPLODING: train/gradient_norm/predict is 40 and was 1.05"]
+    bad, _ = CASES["GRADIENT NORM EXPLODING: train/gradient_norm/predict is 40; its median was 1.05"]
     assert said([{NORM: 1.0, "train/gradient_norm/other": 40.0} for _ in range(20)]) == []
     assert said(bad[1:]) == [], "too short a history"
 
@@ -64,7 +64,7 @@ def test_the_norm_of_a_late_objective_is_compared_from_its_start_on():
     late, begins = "train/gradient_norm/discriminator", [0.0] * 2 * HISTORY + USUAL
     assert said([{NORM: 1.0, late: norm} for norm in begins]) == []
     (line,) = said([{NORM: 1.0, late: norm} for norm in [*begins, 40.0]])
-    assert "train/gradient_norm/discriminator is 40 and was 1.05" in line
+    assert "train/gradient_norm/discriminator is 40; its median was 1.05" in line
 
 
 def test_a_falling_loss_without_a_clip_score_raises_no_warning():

@@ -72,7 +72,10 @@ def test_metrics_of_hosts_are_means_except_the_longest_wait_and_the_largest_shar
 def test_the_slowest_host_is_named_once():
     straggler, names = Straggler(), ("a", "b", "c")
     line = straggler.message(hosts(0.01, 0.01, 0.5), names)
-    assert "SLOWEST HOST: process 2 on c waits 0.5 s for its batch in a step of 1 s, the others 0.01 s" in line
+    assert (
+        "SLOWEST HOST: process 2 on c waits 0.5 s for its batch in a step of 1 s; the other processes wait 0.01 s"
+        in line
+    )
     assert straggler.message(hosts(0.01, 0.02, 0.5), names) is None
     assert "process 0 on a" in straggler.message(hosts(0.5, 0.02, 0.01), names)
     assert straggler.message(hosts(0.01, 0.01, 0.01), names) is None

@@ -43,7 +43,7 @@ def test_parameters_that_are_not_trained_keep_their_bits_and_have_no_moments(tmp
 
 def test_the_log_counts_the_trained_parameters(tmp_path, capsys):
     run(tmp_path / "some", steps=1, trainable=SOME)
-    assert "trains 2 of 3 parameters: 16 of 48 numbers" in capsys.readouterr().err
+    assert "trains 2 of 3 parameter arrays, which have 16 of 48 values" in capsys.readouterr().err
     run(tmp_path / "all", steps=1, trainable=TrainAll())
     assert "trains" not in capsys.readouterr().err
 
