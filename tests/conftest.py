@@ -30,6 +30,13 @@ def forget_compiled_programs() -> Iterator[None]:
     gc.collect()
 
 
+def pytest_collection_finish() -> None:
+    """Collect garbage less often, and never look at what the imports made: 3 % of the CPU time instead of 9 %."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 def pytest_sessionfinish() -> None:
     """Remove this process's folder of compiled programs."""
     shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

@@ -8,12 +8,13 @@ they fit only another variant of the slot. Any other binding that fits nowhere i
 The root is the slot ``run``: ``run = @Name`` chooses from a union of runs, and the first one is the default.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import TypeVar, cast
 
+from dalle_jax.config.binding_tree import Tree, since
 from dalle_jax.config.problems import Location, Problems, did_you_mean
 from dalle_jax.config.renamed import Renamed, renamed_field, renamed_variant
 from dalle_jax.config.schema import MISSING, Kind, Leaf, Map, Slot, could_hold, fields, fit, kind
@@ -75,42 +76,6 @@ def _bind(reader: ConfigReader, root: type | UnionType, sets: Sequence[str], nam
     builder.report_unknown(variant_is_given=bool(tree.own))
     reader.problems.raise_if_any()
     return run
-
-
-@dataclass
-class Tree:
-    """The bindings of one path and of the paths below it."""
-
-    own: list[Binding] = field(default_factory=list)
-    children: dict[str, "Tree"] = field(default_factory=dict)
-
-    def add(self, binding: Binding, depth: int = 0) -> None:
-        """Add a binding to the tree of its path. ``depth`` is the number of names in the path of this tree."""
-        place = self
-        for word in binding.name.split(".")[depth:]:
-            place = place.children.setdefault(word, Tree())
-        place.own.append(binding)
-
-    def all(self) -> Iterator[Binding]:
-        """Yield the bindings of this path, then those below it."""
-        stack = [self]
-        while stack:
-            place = stack.pop()
-            yield from place.own
-            stack.extend(reversed(place.children.values()))
-
-    def below(self) -> Iterator[Binding]:
-        """Yield the bindings below this path."""
-        for child in self.children.values():
-            yield from child.all()
-
-    def where(self, otherwise: Location) -> Location:
-        """Return the location of the last binding at or below this path, without those of ``--set``.
-
-        Return ``otherwise`` if there is none.
-        """
-        in_files = (binding.where for binding in self.all() if binding.where.line)
-        return max(in_files, key=lambda where: where.order, default=otherwise)
 
 
 @dataclass(frozen=True)
@@ -309,7 +274,7 @@ class Builder:
             if map_.is_clear(binding.value):
                 self._check_cleared(path, map_, tree, binding.where.order, old)
                 old = (*old, Replaced(map_, _depth(path), binding.where.order))
-                inherited, tree = {}, _since(tree, binding.where.order, _depth(path))
+                inherited, tree = {}, since(tree, binding.where.order, _depth(path))
                 default = inherited
             elif not _excused(binding, old):
                 wrong = True
@@ -381,18 +346,6 @@ def _states(binding: Binding) -> bool:
     """Return True if the binding has a value, and False if it is ``NAME = None``, which removes an entry of a map."""
     value = binding.value.value if isinstance(binding.value, SetValue) else binding.value
     return value is not None
-
-
-def _since(tree: Tree, order: int, depth: int) -> Tree:
-    """Return a tree of the bindings of ``tree`` that stand after statement number ``order``.
-
-    ``depth`` is the number of names in the path of ``tree``: 2 for "trainer.optimizer".
-    """
-    later = Tree()
-    for binding in sorted(tree.all(), key=lambda one: one.where.order):
-        if binding.where.order > order:
-            later.add(binding, depth)
-    return later
 
 
 def _renamed(one: Unknown, old: str, found: Renamed) -> str:

@@ -315,7 +315,7 @@ def _keys(key: Array | None, count: int) -> Iterator[Array | None]:
 
 
 def with_extra_channels(trained: UNet, extra_channels: int) -> UNet:
-    """Copy a UNet and add input channels whose weights are zero (GLIDE, section 2.4), so the output stays the same."""
+    """Copy a UNet and add input channels whose weights are zero (GLIDE, section 4.3), so the output stays the same."""
     config = replace(trained.config, extra_channels=trained.config.extra_channels + extra_channels)
     network = nnx.clone(trained)
     kernel = network.input.kernel

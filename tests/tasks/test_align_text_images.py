@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from dalle_jax.diffusion.noise_schedules import CosineNoise
 from dalle_jax.losses.contrastive import contrastive, sigmoid
 from dalle_jax.models.clip import ClipConfig, TowerConfig
 from dalle_jax.models.clip_resnet import ResNetConfig
@@ -108,10 +109,34 @@ def test_a_bias_without_the_sigmoid_and_a_sigmoid_without_a_bias_are_refused(cap
         AlignTextImages(model=clip_config(initial_bias=bias), captions=captions, contrast=contrast)
 
 
+def test_a_noised_clip_trains_on_noised_images_and_is_evaluated_on_clean_ones(captions):
+    task = AlignTextImages(model=clip_config(timesteps=4), captions=captions, noise=CosineNoise(4)).open(LAYOUT)
+    module = initialised(task)
+    batch = batch_of(task)
+
+    @jax.jit
+    def embedded(key):
+        return task.embed(module, {}, batch, key, jnp.int32(0))
+
+    one, same, other = (embedded(jax.random.key(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one.image, same.image)
+    assert jnp.abs(one.image - other.image).max() > 1e-3
+    np.testing.assert_array_equal(one.text, other.text)
+    clean = jax.jit(lambda: task.evaluate(module, {}, batch, jax.random.key(0)))()
+    whole = jax.jit(lambda: module.encode_image(batch["pixels"] / 255.0))()
+    wanted = contrastive(whole, one.text, module.logit_scale, jnp.array([[1, 0, 1, 0], [0, 1, 0, 1]] * 2, bool))
+    np.testing.assert_allclose(clean["loss"][0], wanted, rtol=1e-4)
+    _, _, gradients, _ = trained(task, module, batch)
+    assert float(jnp.abs(gradients["vision"]["times"]["table"][...]).max()) > 0
+    with pytest.raises(ValueError, match=r"model.timesteps: expected 4, the steps of noise, got 0"):
+        AlignTextImages(model=clip_config(), captions=captions, noise=CosineNoise(4))
+
+
 def test_sizes_that_a_resnet_cannot_have_are_refused(captions):
     vision = ResNetConfig(width=2, layers=(1, 1, 1, 1))
     for model, message in (
         (clip_config(patch=16, vision=vision), "patch: expected 32"),
+        (clip_config(patch=32, vision=vision, timesteps=4), "timesteps: expected 0 for a ResNet, got 4"),
         (clip_config(patch=32, vision=vision, image_size=48), "expected a multiple of 32 px, got 48 px"),
         (
             clip_config(patch=32, vision=ResNetConfig(width=3, layers=(1, 1, 1, 1))),
@@ -119,9 +144,7 @@ def test_sizes_that_a_resnet_cannot_have_are_refused(captions):
         ),
     ):
         with pytest.raises(ValueError, match=message):
-            nnx.eval_shape(
-                lambda model=model: AlignTextImages(model=model, captions=captions).open(LAYOUT).init(nnx.Rngs(0))
-            )
+            nnx.eval_shape(lambda model=model: model.build(nnx.Rngs(0)))
 
 
 LN_100 = math.log(100)

@@ -40,6 +40,7 @@ TASKS = {
     "dalle": functools.partial(code_task, "dalle", blank_captions=0.0),
     "dalle_bart": functools.partial(code_task, "dalle_bart", blank_captions=0.0),
     "llamagen": llamagen,
+    "one_step_prior": functools.partial(task_of, "one_step_prior"),
 }
 WHOLE = {
     "vqgan": (functools.partial(task_of, "vqgan"), "'generator', got 4: the discriminator's batch normalisation"),

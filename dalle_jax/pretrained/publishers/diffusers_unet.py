@@ -15,7 +15,11 @@ from dalle_jax.pretrained.mapping import to_published
 from dalle_jax.pretrained.publisher import Json, Published, find_file, positive_int, read_json, read_licence
 from dalle_jax.pretrained.publishers.unet_layouts import diffusers_rules
 
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")
+WEIGHTS = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.bin",
+)
 BLOCKS = {
     "ResnetDownsampleBlock2D": False, "SimpleCrossAttnDownBlock2D": True,
     "ResnetUpsampleBlock2D": False, "SimpleCrossAttnUpBlock2D": True,
