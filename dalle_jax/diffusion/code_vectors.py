@@ -112,9 +112,9 @@ def sample_codes(
     steps: int,
     scale: Float[Array, " B"],
     nothing: Condition | None = None,
-    known: KnownCodes | None = None,
     start: Float[Array, "B I c"] | None = None,
     sampler: Sampler = Euler(),  # noqa: B008 (frozen)
+    known: KnownCodes | None = None,
 ) -> Int[Array, "B I"]:
     """Sample codes by Euler steps of the probability-flow ODE; the noise of a row depends on its key alone.
 
@@ -127,13 +127,13 @@ def sample_codes(
     """
     vectors, shares = denoiser.code_vectors, signal_shares(steps)
     expected = expected_vectors(denoiser, guide, scale, nothing)
+    if known is not None:
+        expected = keep_known(expected, vectors[known.codes], known.keep[..., None], "x0")
     if start is None:
         start = initial_noise(keys, (places, vectors.shape[1]))  # [B I c]
-    denoise = expected if known is None else keep_known(expected, vectors[known.codes], known.keep[..., None], "x0")
-    x = sampler.sample(denoise, straight_levels(shares), start, KeyedNoise(keys), Parameterization("x0"))
+    x = sampler.sample(expected, straight_levels(shares), start, KeyedNoise(keys), Parameterization("x0"))
     last = jnp.full(x.shape[:1], shares[-1], jnp.float32)
-    logits = guided_logits(denoiser, x, last, guide, nothing, scale)
-    codes = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    codes = jnp.argmax(guided_logits(denoiser, x, last, guide, nothing, scale), axis=-1).astype(jnp.int32)
     return codes if known is None else paste(codes, known.codes, known.keep)
 
 

@@ -66,9 +66,7 @@ def decode_own(header: Header) -> Image.Image:
         raw = _raw_mode(image)
         deep = image.mode.startswith("I;16")
         if (";16" in raw and not deep) or (deep and (raw == "I;12" or _white_is_zero(image))):
-            raise BadImage(
-                "format", f"{header.format} file with pixels of the kind {raw}, which cannot be kept exactly"
-            )
+            raise BadImage("format", f"{header.format} file with pixels of the kind {raw}, expected 8 bits")
         image.load()
         _scale_transparency(image, raw)
         return _turn_upright(image, header.orientation)

@@ -70,8 +70,6 @@ def _hidden(given: MaskInput, name: str) -> Bool[np.ndarray, "H W"]:
         return _of_image(Image.fromarray(given[..., 0] if given.ndim == 3 and channels == 1 else given), name)
     if isinstance(given, Image.Image):
         return _of_image(given, name)
-    if not isinstance(given, str | os.PathLike):
-        raise UserError(f"{name}: expected a file name, a Pillow image or an array, got {type(given).__name__}")
     try:
         image = decode_own(read_header(Path(given).read_bytes(), Limits()))
     except BadImage as error:

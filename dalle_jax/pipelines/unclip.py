@@ -117,8 +117,8 @@ def decode_embeddings(
     sees: Sees,
     steps: int,
     guided: bool,
-    known: KnownCodes | None = None,
     eta: float = 0.0,
+    known: KnownCodes | None = None,
 ) -> Int[Array, "P M I"]:
     """Denoise codes from the embedding, the caption or both; the noise of a candidate depends on its key alone.
 
@@ -133,8 +133,9 @@ def decode_embeddings(
     first = None if start is None else start.reshape(prompts * count, *start.shape[2:])
     sampler: Sampler = Ddim(eta) if eta else Euler()
     codes = sample_codes(
-        networks.decoder, guide, noise_keys, height * width, steps, scale, nothing, known, first, sampler
-    )
+        networks.decoder, guide, noise_keys, height * width, steps, scale, nothing, start=first, sampler=sampler,
+        known=known,
+    )  # fmt: skip
     return codes.reshape(prompts, count, -1)
 
 
@@ -182,7 +183,7 @@ def _fill(
     _, count, places = given.codes.shape
     embeddings = embed_prompts(networks, ids, keys, options)
     known = KnownCodes(given.codes.reshape(-1, places), jnp.repeat(given.keep, count, axis=0))
-    return decode_embeddings(networks, ids, embeddings, keys, guidance, None, sees, steps, guided, known)
+    return decode_embeddings(networks, ids, embeddings, keys, guidance, None, sees, steps, guided, known=known)
 
 
 class Unclip(PromptedPipeline):
