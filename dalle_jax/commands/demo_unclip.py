@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dalle_jax import storage
+from dalle_jax.commands.demo_stages import is_within_a_stage
 from dalle_jax.commands.stage_record import StageEntry, add_seconds, read_record
 from dalle_jax.commands.text_tokenizer import train_model
 from dalle_jax.commands.train import train_stage
@@ -110,7 +111,7 @@ class UnclipDemo:
     @classmethod
     def read(cls, path: str, sets: list[str], out: Place) -> "UnclipDemo":
         """Read all configs, so that every mistake in them is found before the first stage."""
-        own = [one for one in sets if one.partition("=")[0].count(".") < 2]
+        own = [one for one in sets if not is_within_a_stage(one)]
         config: UnclipDemoRun = load(path, UnclipDemoRun, own)
         by_stage = _by_stage([one for one in sets if one not in own])
         demo = storage.place(config.demo)

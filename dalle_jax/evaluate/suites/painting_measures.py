@@ -29,8 +29,8 @@ def _inpaint(findings: PaintingFindings) -> EditFindings:
             EditMeasure(f"level_{one.level}.{key}", title, share, note) for key, (title, share) in shares.items()
         ]
     about = (
-        "An object of a scene is hidden by a square (grey), and the prompt names an object of another colour and shape. "
-        "The two results are CLIP's best; the verdict is that of the better one."
+        "An object of a scene is hidden by a square (grey), and the prompt names one of another colour and shape. The "
+        " two results are CLIP's best; the verdict is that of the better one."
     )
     return EditFindings("inpaint", "Inpainting", about, hole.count, tuple(measures), _rows(findings, ("inpaint",)))
 
@@ -43,7 +43,7 @@ def _outpaint(findings: PaintingFindings) -> EditFindings:
         EditMeasure("completed_seam_ratio", "Error at their seam over that inside", findings.completed_seam_ratio, cut),
     )
     about = (
-        "A scene is extended to twice its width, with a caption of another object; and half of a scene, whose edge cuts "
+        "A scene is extended to twice its width, with a caption of another object. Half of a scene, whose edge cuts "
         "through an object, is completed from its caption. Grey is what was missing. The error is the mean absolute "
         "difference of neighbouring columns."
     )
