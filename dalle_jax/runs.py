@@ -15,6 +15,7 @@ from dalle_jax.data.mixture import Mixture
 from dalle_jax.data.open_data import open_batches
 from dalle_jax.evaluate.suites.evaluate_captioned import EvaluateCaptioned
 from dalle_jax.evaluate.suites.evaluate_edits import EvaluateEdits
+from dalle_jax.evaluate.suites.evaluate_inpainting import EvaluateInpainting
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.mesh import Mesh
@@ -289,10 +290,12 @@ class UnclipDemoRun:
       both are trained.
     - ``steps``: the steps of the decoder's sampler.
     - ``edits``: the evaluation of variations, interpolations and text edits.
+    - ``inpainting``: that of inpainting and outpainting.
     """
 
     title: str
     stages: Mapping[str, str]
+    inpainting: EvaluateInpainting
     demo: str = "runs/demo"
     steps: int = 8
     edits: EvaluateEdits = field(default_factory=EvaluateEdits)
