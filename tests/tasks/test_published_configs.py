@@ -78,7 +78,7 @@ TRAINED = [file for file in FILES if isinstance(read(file), TrainRun)]
 
 OWN_RECIPES = {
     "scenes": "its three stages are those of configs/demo at other sizes, which tests/commands/test_demo.py runs",
-    "your_data": "tests/commands/test_own_data.py runs the whole of it on a few images",
+    "your_data": "tests/commands/test_your_data_page.py runs the whole of it on a few images",
     "your_data_128": "your_data at other sizes",
 }
 """Folders of training configs that are not of published models, and the tests that run them."""
