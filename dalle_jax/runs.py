@@ -22,12 +22,14 @@ from dalle_jax.storage import Place
 from dalle_jax.tasks.align_readable_images import AlignReadableImages
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.denoise_codes import DenoiseCodes
+from dalle_jax.tasks.denoise_images import DenoiseImages
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
 from dalle_jax.tasks.tokenize_images import TokenizeImages
 from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
 from dalle_jax.tasks.tokenize_images_gan import TokenizeImagesGan
+from dalle_jax.tasks.upsample_images import UpsampleImages
 from dalle_jax.train.trainer import Trainer
 
 
@@ -83,6 +85,8 @@ class TrainRun:
         | AlignReadableImages
         | PredictEmbeddings
         | DenoiseCodes
+        | DenoiseImages
+        | UpsampleImages
     )
     data: Data
     trainer: Trainer

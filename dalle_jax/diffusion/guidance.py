@@ -48,18 +48,22 @@ class Guidance:
 
 
 def classifier_free(
-    denoise: ConditionedDenoiser, conditional: PyTree, unconditional: PyTree, guidance: Guidance
+    denoise: ConditionedDenoiser,
+    conditional: PyTree,
+    unconditional: PyTree,
+    guidance: Guidance,
+    scales: Float[Array, " B"] | None = None,
 ) -> Denoiser:
     """Guide by the difference to the unconditional prediction, both rows of one forward: [conditional; unconditional].
 
     A learned variance is the conditional one (as in GLIDE and DALL·E 2). A scale of 1 calls the network with the
-    conditional rows alone.
+    conditional rows alone. ``scales`` replaces ``guidance.scale`` by a scale for each row.
     """
 
     def plain(x: Array, level: NoiseLevel) -> ModelOutput:
         return denoise(x, level, conditional)
 
-    if guidance.scale == 1:
+    if scales is None and guidance.scale == 1:
         return plain
     both = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), conditional, unconditional)
 
@@ -68,7 +72,8 @@ def classifier_free(
         output = denoise(jnp.concatenate([x, x]), doubled, both)
         positive, negative = jnp.split(output.prediction.astype(jnp.float32), 2)
         variance = None if output.variance is None else output.variance[: x.shape[0]]
-        return ModelOutput(_rescaled(negative + guidance.scale * (positive - negative), positive, guidance), variance)
+        scale = guidance.scale if scales is None else per_row(scales, x)
+        return ModelOutput(_rescaled(negative + scale * (positive - negative), positive, guidance), variance)
 
     if guidance.low <= 0 and guidance.high == float("inf"):
         return guided

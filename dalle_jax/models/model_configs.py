@@ -11,6 +11,8 @@ from dalle_jax.models.clip import ClipConfig, ClipTextConfig
 from dalle_jax.models.code_denoiser import CodeDenoiserConfig
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
+from dalle_jax.models.decoders.pixel_decoder import PixelDecoderConfig
+from dalle_jax.models.decoders.upsampler import UpsamplerConfig
 from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.glide import GlideConfig
 from dalle_jax.models.llamagen import LlamaGenConfig
@@ -44,7 +46,9 @@ CodeGeneratorConfig: TypeAlias = DalleConfig | DalleBartConfig | LlamaGenConfig
 TextToCodesConfig: TypeAlias = DalleConfig | DalleBartConfig
 """Configs of the code generators whose prompts are token ids."""
 
-DiffusionConfig: TypeAlias = CodeDenoiserConfig | UNetConfig | GlideConfig | PatchTransformerConfig
+DiffusionConfig: TypeAlias = (
+    CodeDenoiserConfig | UNetConfig | GlideConfig | PatchTransformerConfig | PixelDecoderConfig | UpsamplerConfig
+)
 """Configs of the networks that predict from noised images or code vectors."""
 
 PriorConfig: TypeAlias = DiffusionPriorConfig | OneStepPriorConfig | MlpPriorConfig

@@ -30,7 +30,7 @@ from dalle_jax.models.unet import UNetConfig
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import VqvaeConfig
 from dalle_jax.pipelines.load.models import ModelFile
-from tests import small_generators
+from tests import small_denoisers, small_generators
 
 TOWER = TowerConfig(width=8, layers=1, heads=2)
 LLAMAGEN = {"codebook_size": 7, "grid": (3, 4), "width": 16, "depth": 1, "heads": 2, "multiple_of": 8}
@@ -68,6 +68,8 @@ CONFIGS = [
     DiffusionPriorConfig(**PRIOR),
     OneStepPriorConfig(**PRIOR),
     UnclipTextProjectionConfig(embed_width=8, text_width=6, width=10, time_width=12),
+    small_denoisers.decoder_config(),
+    small_denoisers.UPSAMPLER,
 ]
 
 

@@ -28,11 +28,13 @@ from dalle_jax.parallel.rules import Rules
 from dalle_jax.tasks.align_text_images import AlignTextImages, TextImageAlignment
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.denoise_codes import CodeDenoising, DenoiseCodes
+from dalle_jax.tasks.denoise_images import DenoiseImages, ImageDecoding
 from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import ConditionalCodeGeneration, GenerateFromConditions
 from dalle_jax.tasks.tokenize_images import TokenizeImages, VqvaeReconstruction
 from dalle_jax.tasks.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
 from dalle_jax.tasks.tokenize_images_gan import Adversary, Pyramid, TokenizeImagesGan, VqganReconstruction
+from dalle_jax.tasks.upsample_images import ImageUpsampling, UpsampleImages
 from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.optim.ema import ConstantEma
 from dalle_jax.train.optim.optimizers import AdamW
@@ -40,6 +42,7 @@ from dalle_jax.train.optim.parameter_masks import is_matrix
 from dalle_jax.train.optim.schedules import ConstantRate
 from dalle_jax.train.task import Task
 from dalle_jax.train.trainer import Trainer
+from tests.small_denoisers import UPSAMPLER, decoder_config
 
 ONE = Mesh(1, 1, 1)
 MESHES = {"8x1x1": Mesh(8, 1, 1), "1x8x1": Mesh(1, 8, 1), "2x2x2": Mesh(2, 2, 2)}
@@ -69,6 +72,8 @@ MODELS = {
         image_size=SIDE, patch=8, vision=TOWER, vocab_size=VOCABULARY, text_length=TEXT, text=TOWER, embed_width=8
     ),
     "code_denoiser": CodeDenoiserConfig(**CODES, embed_width=8, code_width=8, layers=2, heads=2, scan=True),
+    "pixel_decoder": decoder_config(VOCABULARY, embed_width=8, image_size=SIDE, learned_variance=True),
+    "upsampler": UPSAMPLER,
 }  # fmt: skip
 
 
@@ -95,6 +100,11 @@ def task_of(kind: str) -> Task:
     if kind == "code_denoiser":
         config = DenoiseCodes(model=MODELS[kind], captions=UNREAD, image_size=SIDE)
         return CodeDenoising(config, None, TOKENIZER, Clip(MODELS["clip"], rngs=nnx.Rngs(6)))
+    if kind == "pixel_decoder":
+        config = DenoiseImages(model=MODELS[kind], captions=UNREAD)
+        return ImageDecoding(config, None, Clip(MODELS["clip"], rngs=nnx.Rngs(6)))
+    if kind == "upsampler":
+        return ImageUpsampling(UpsampleImages(model=MODELS[kind], image_size=SIDE, crop=8))
     return code_task(kind, blank_captions=0.0 if kind == "dalle" else 0.3)  # microbatches draw other blanks
 
 
@@ -116,6 +126,7 @@ def batch_of() -> dict[str, np.ndarray]:
         "text": random.integers(1, VOCABULARY, (ROWS, TEXT)).astype(np.int32),
         "caption_group": np.arange(ROWS, dtype=np.int32) // 2,
         "codes": random.integers(0, 16, (ROWS, 16)).astype(np.int32),
+        "crops": random.integers(0, 256, (ROWS, 8, 8, 3), dtype=np.uint8),
         "condition": random.normal(size=(ROWS, 3, 8)).astype(np.float32),
     }
 
@@ -161,7 +172,8 @@ def assert_the_same(many: SimpleNamespace, one: SimpleNamespace) -> None:
         np.testing.assert_allclose(many.gradients[name] / scale, gradient / scale, atol=1e-5, err_msg=name)
 
 
-KINDS = ("tokenizer", "dvae", "vqgan", "dalle", "dalle_bart", "llamagen", "clip", "code_denoiser")
+KINDS = ("tokenizer", "dvae", "vqgan", "dalle", "dalle_bart", "llamagen", "clip", "code_denoiser", "pixel_decoder")
+KINDS = (*KINDS, "upsampler")
 ON_EVERY_MESH = ("tokenizer", "dalle")
 """These kinds are always tested on every mesh, the others on 2x2x2, and on the other meshes by ``make test-slow``."""
 
