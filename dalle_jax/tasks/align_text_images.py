@@ -13,7 +13,7 @@ from flax import nnx
 from dalle_jax.arrays import CANDIDATE, COUNTED, Array, Bool, ExampleBatch, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.diffusion.levels import add_noise
 from dalle_jax.diffusion.noise_schedules import NoiseSchedule
 from dalle_jax.diffusion.process import DiscreteProcess
@@ -27,7 +27,7 @@ from dalle_jax.pipelines.load.models import ModelFile
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
 from dalle_jax.tasks.frozen_networks import IMAGE_TOKENIZER, frozen_image_tokenizer, image_tokenizer_of, load_if_named
-from dalle_jax.tasks.precomputed_codes import refuse_codes
+from dalle_jax.tasks.precomputed_codes import refuse_precomputed
 from dalle_jax.train.task import (
     Batch,
     CachedEmbeddings,
@@ -98,10 +98,10 @@ class AlignTextImages:
             "caption_group": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
         }
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> "TextImageAlignment":
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "TextImageAlignment":
         """Load the text tokenizer and the image tokenizer. Raise ``UserError`` for data of precomputed codes."""
         del layout
-        refuse_codes(self, manifest, "train it from images")
+        refuse_precomputed(self, manifest, "train it from images")
         captions = self.captions.open(self.model.text_length)
         return TextImageAlignment(self, captions, load_if_named(self.image_tokenizer))
 

@@ -21,6 +21,7 @@ from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
 from dalle_jax.models.patch_denoisers.patch_transformer import PatchTransformerConfig
+from dalle_jax.models.priors.autoregressive_prior import AutoregressivePriorConfig
 from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
 from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
 from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
@@ -67,6 +68,7 @@ CONFIGS = [
     ClipTextConfig(vocab_size=9, text_length=3, text=TOWER, embed_width=8),
     DiffusionPriorConfig(**PRIOR),
     OneStepPriorConfig(**PRIOR),
+    AutoregressivePriorConfig(**PRIOR, components=4, buckets=6, dot_products=4),
     UnclipTextProjectionConfig(embed_width=8, text_width=6, width=10, time_width=12),
     small_denoisers.decoder_config(),
     small_denoisers.UPSAMPLER,

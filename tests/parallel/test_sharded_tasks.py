@@ -19,6 +19,8 @@ from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.patch_discriminator import DiscriminatorConfig
+from dalle_jax.models.priors.autoregressive_prior import AutoregressivePriorConfig
+from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
 from dalle_jax.models.prompt_kinds import ByCaption
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
@@ -31,9 +33,10 @@ from dalle_jax.tasks.denoise_codes import CodeDenoising, DenoiseCodes
 from dalle_jax.tasks.denoise_images import DenoiseImages, ImageDecoding
 from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import ConditionalCodeGeneration, GenerateFromConditions
-from dalle_jax.tasks.tokenize_images import TokenizeImages, VqvaeReconstruction
-from dalle_jax.tasks.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
-from dalle_jax.tasks.tokenize_images_gan import Adversary, Pyramid, TokenizeImagesGan, VqganReconstruction
+from dalle_jax.tasks.predict_embeddings import EmbeddingPrediction, PredictEmbeddings
+from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages, VqvaeReconstruction
+from dalle_jax.tasks.tokenizers.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
+from dalle_jax.tasks.tokenizers.tokenize_images_gan import Adversary, Pyramid, TokenizeImagesGan, VqganReconstruction
 from dalle_jax.tasks.upsample_images import ImageUpsampling, UpsampleImages
 from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.optim.ema import ConstantEma
@@ -56,6 +59,7 @@ ADVERSARY = Adversary(network=DiscriminatorConfig(width=8, layers=1), start=0)
 TOWER = TowerConfig(width=16, layers=1, heads=2)
 ROWS, SIDE, TEXT, VOCABULARY = 16, 16, 6, 32
 CODES = {"text_vocab": VOCABULARY, "text_length": TEXT, "codebook_size": 16, "grid": (4, 4), "width": 16}
+PRIOR = {"embed_width": 8, "text_width": 16, "text_length": TEXT, "width": 16, "depth": 2, "heads": 2, "scan": True}
 MODELS = {
     "dalle": DalleConfig(
         **CODES, depth=3, heads=2, head_size=8, attention=("row",), last_attention="column", code_width=8, scan=True
@@ -72,6 +76,8 @@ MODELS = {
         image_size=SIDE, patch=8, vision=TOWER, vocab_size=VOCABULARY, text_length=TEXT, text=TOWER, embed_width=8
     ),
     "code_denoiser": CodeDenoiserConfig(**CODES, embed_width=8, code_width=8, layers=2, heads=2, scan=True),
+    "one_step_prior": OneStepPriorConfig(**PRIOR),
+    "autoregressive_prior": AutoregressivePriorConfig(**PRIOR, components=4, buckets=16, dot_products=4),
     "pixel_decoder": decoder_config(VOCABULARY, embed_width=8, image_size=SIDE, learned_variance=True),
     "upsampler": UPSAMPLER,
 }  # fmt: skip
@@ -100,6 +106,8 @@ def task_of(kind: str) -> Task:
     if kind == "code_denoiser":
         config = DenoiseCodes(model=MODELS[kind], captions=UNREAD, image_size=SIDE)
         return CodeDenoising(config, None, TOKENIZER, Clip(MODELS["clip"], rngs=nnx.Rngs(6)))
+    if kind.endswith("_prior"):
+        return prior_task(kind)
     if kind == "pixel_decoder":
         config = DenoiseImages(model=MODELS[kind], captions=UNREAD)
         return ImageDecoding(config, None, Clip(MODELS["clip"], rngs=nnx.Rngs(6)))
@@ -110,6 +118,14 @@ def task_of(kind: str) -> Task:
 
 def clip_task(config: AlignTextImages) -> TextImageAlignment:
     return TextImageAlignment(config, captions=None, image_tokenizer=TOKENIZER)
+
+
+def prior_task(kind: str) -> EmbeddingPrediction:
+    """Return the task of a prior whose statistics were measured on random vectors."""
+    config = PredictEmbeddings(model=MODELS[kind], captions=UNREAD, text_length=TEXT, image_size=SIDE)
+    task = EmbeddingPrediction(config, None, Clip(MODELS["clip"], rngs=nnx.Rngs(6)))
+    vectors = np.random.default_rng(1).normal(size=(2, 40, 8)).astype(np.float32)
+    return task.with_measurements({"image": vectors[0] / 3, "text": vectors[1] / 3})
 
 
 def code_task(kind: str, blank_captions: float) -> CodeGeneration:
@@ -172,8 +188,8 @@ def assert_the_same(many: SimpleNamespace, one: SimpleNamespace) -> None:
         np.testing.assert_allclose(many.gradients[name] / scale, gradient / scale, atol=1e-5, err_msg=name)
 
 
-KINDS = ("tokenizer", "dvae", "vqgan", "dalle", "dalle_bart", "llamagen", "clip", "code_denoiser", "pixel_decoder")
-KINDS = (*KINDS, "upsampler")
+KINDS = ("tokenizer", "dvae", "vqgan", "dalle", "dalle_bart", "llamagen", "clip", "code_denoiser", "one_step_prior",
+         "autoregressive_prior", "pixel_decoder", "upsampler")  # fmt: skip
 ON_EVERY_MESH = ("tokenizer", "dalle")
 """These kinds are always tested on every mesh, the others on 2x2x2, and on the other meshes by ``make test-slow``."""
 
@@ -296,6 +312,20 @@ SPECS = {
         "stack.blocks.qkv.kernel": P(None, "fsdp", None, "tensor"),
         "head.kernel": P("fsdp", "tensor"),
         "no_clip": P(),
+    },
+    "one_step_prior": {
+        "text_in.kernel": P(None, "fsdp"),
+        "query": P("fsdp"),
+        "positions.table": P(None, "fsdp"),
+        "stack.blocks.qkv.kernel": P(None, "fsdp", None, "tensor"),
+        "head.kernel": P("fsdp"),
+    },
+    "autoregressive_prior": {
+        "vector_in.kernel": P(None, "fsdp"),
+        "code_in.table": P("tensor", "fsdp"),
+        "dot_product_in.table": P("tensor", "fsdp"),
+        "stack.blocks.mlp.up.kernel": P(None, "fsdp", "tensor"),
+        "head.kernel": P("fsdp", "tensor"),
     },
 }
 

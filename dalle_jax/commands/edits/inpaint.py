@@ -1,0 +1,38 @@
+"""``inpaint --model DIR --image IMAGE --mask MASK --prompt TEXT``: fill the masked part of an image."""
+
+import argparse
+from pathlib import Path
+
+from dalle_jax.commands.edits.painting_flags import (
+    add_painting_flags,
+    load_painter,
+    painting_options,
+    write_filled,
+)
+from dalle_jax.pipelines.edits.painting import CONTEXT, inpaint
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    add_painting_flags(parser)
+    parser.add_argument(
+        "--mask",
+        type=Path,
+        help="an image of the same size; its transparent pixels are filled, or without transparency its white ones "
+        "(default: the transparent pixels of the image)",
+    )
+    parser.add_argument(
+        "--context",
+        type=float,
+        default=CONTEXT,
+        metavar="SHARE",
+        help=f"width of the context on each side of the hole, as a share of its longer side (default {CONTEXT})",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fill the hole, and write the results with their scores and a grid."""
+    pipeline = load_painter(args)
+    result = inpaint(pipeline, args.image, args.prompt, mask=args.mask, context=args.context, **painting_options(args))
+    write_filled(result, pipeline, args.out)
+    return 0
