@@ -5,15 +5,14 @@
   completed from its caption.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from dalle_jax.arrays import Bool, UInt8
 from dalle_jax.evaluate.metrics.shares import Share, share_of
-from dalle_jax.evaluate.suites.drawing import Drawing
+from dalle_jax.evaluate.suites.findings import EditedImages, EditFindings, EditMeasure
 from dalle_jax.pipelines.edits.filler import HoleFiller
 from dalle_jax.pipelines.edits.holes import Filled, Hole, fill_holes, side_of
 from dalle_jax.pipelines.edits.painting import CONTEXT
@@ -33,94 +32,94 @@ MARGIN = 1 / 32
 class EvaluateInpainting:
     """Evaluation of inpainting and outpainting: ``cases`` of each level, and as many extended and completed scenes.
 
-    Every candidate of ``drawing`` is judged. The first ``shown`` cases of each kind are kept as strips.
+    Each case has ``candidates`` results of classifier-free guidance ``guidance``, all of which are judged. The first
+    ``shown`` cases of each kind are in a report.
     """
 
-    cases: int
-    drawing: Drawing
+    cases: int = 40
+    candidates: int = 4
+    guidance: float = 2.0
     levels: tuple[int, ...] = (1, 2)
     seed: int = 0
-    shown: int = 8
+    shown: int = 6
+
+    def options(self, number: int) -> RequestOptions:
+        """Return the options of a case, whose seed is ``seed + number``; all candidates are kept."""
+        seed = self.seed + number
+        return RequestOptions(candidates=self.candidates, keep=self.candidates, guidance=self.guidance, seed=seed)
 
 
-@dataclass(frozen=True)
-class PaintedStrip:
-    """A case as a row of images: the given one with its hole in grey, then the results, best first.
-
-    ``right`` are the reader's verdicts on the results, None without a verdict.
-    """
-
-    kind: Literal["inpaint", "extend", "complete"]
-    caption: str
-    images: tuple[UInt8[np.ndarray, "H W 3"], ...]
-    right: tuple[bool | None, ...]
-
-
-@dataclass(frozen=True)
-class LevelHoles:
-    """Shares of cases of a level with the caption's object in the hole: first candidate, CLIP's choice, any."""
-
-    level: int
-    first: Share
-    chosen: Share
-    any_of: Share
-
-
-@dataclass(frozen=True)
-class PaintingFindings:
-    """Measurements of inpainting and outpainting.
-
-    ``unmasked_equal`` is the share of all results whose pixels outside of the mask are those of the given image.
-    ``seam_ratio`` is the error at the seams of extended scenes over that inside (``seam_errors``), of first
-    candidates. ``completed`` is the share of completed scenes that match their caption; ``completed_seam_ratio`` is
-    that of their seams, which cut through an object, and ``scene_seam_ratio`` that of the same columns of the scenes
-    themselves.
-    """
-
-    holes: tuple[LevelHoles, ...]
-    candidates: int
-    unmasked_equal: Share
-    seam_ratio: float
-    completed: Share
-    completed_seam_ratio: float
-    scene_seam_ratio: float
-    strips: tuple[PaintedStrip, ...]
-
-    @property
-    def object_in_hole(self) -> Share:
-        """The share of all cases whose first candidate has the caption's object in the hole."""
-        return sum((one.first for one in self.holes), Share(0, 0))
-
-
-def evaluate_inpainting(filler: HoleFiller, config: EvaluateInpainting, say: Callable[[str], None]) -> PaintingFindings:
+def evaluate_inpainting(
+    filler: HoleFiller, config: EvaluateInpainting, say: Callable[[str], None]
+) -> tuple[EditFindings, EditFindings]:
     """Fill, extend and complete scenes, and judge them; ``say`` takes a line of progress. The filler must rank."""
-    holes, strips, equal = [], [], Share(0, 0)
+    found = _measure_inpainting(filler, config), _measure_outpainting(filler, config)
+    for one in found:
+        say(f"{one.name}: {', '.join(f'{measure.key} {_shown(measure.value)}' for measure in one.measures)}")
+    return found
+
+
+def _measure_inpainting(filler: HoleFiller, config: EvaluateInpainting) -> EditFindings:
+    """Hide an object of each scene and inpaint another one."""
+    firsts, chosen, any_of, equal, shown = [], [], [], [], []
     for level in config.levels:
         cases = _inpainting_cases(level, config, side_of(filler))
         filled = fill_holes(filler, [one.hole for one in cases])
-        right = [[_has(image, one) for image in found.pixels] for one, found in zip(cases, filled, strict=True)]
-        holes.append(_level_holes(level, filled, right))
-        equal += share_of(_unmasked_equal(one.hole, found) for one, found in zip(cases, filled, strict=True))
-        strips += [
-            _strip("inpaint", one.hole, found, verdict)
-            for one, found, verdict in zip(cases, filled, right, strict=True)
-        ][: config.shown]
-        say(f"level {level}: {holes[-1].first.right} of {holes[-1].first.count} holes hold the caption's object")
-    extended, seam_ratio = _extend(filler, config)
-    completed, share, ratios = _complete(filler, config)
-    say(f"seam error {seam_ratio:.2f} of that inside; {share.right} of {share.count} halves completed as captioned")
-    return PaintingFindings(
-        tuple(holes), config.drawing.candidates, equal, seam_ratio, share, *ratios, (*strips, *extended, *completed)
+        verdicts = [[_has(image, one) for image in found.pixels] for one, found in zip(cases, filled, strict=True)]
+        firsts.append(share_of(one[_first(found)] for one, found in zip(verdicts, filled, strict=True)))
+        chosen.append(share_of(one[0] for one in verdicts))
+        any_of.append(share_of(any(one) for one in verdicts))
+        equal.append(share_of(_others_equal(one.hole, found) for one, found in zip(cases, filled, strict=True)))
+        rows = [_row(one.hole, found, right[0]) for one, found, right in zip(cases, filled, verdicts, strict=True)]
+        shown += rows[: config.shown]
+    name, number = "object_in_hole", config.candidates
+    measures = (
+        EditMeasure(name, "The caption's object is in the hole", _sum(firsts), "the first candidate"),
+        EditMeasure(f"{name}_reranked_{number}", f"CLIP's choice of {number}", _sum(chosen)),
+        EditMeasure(f"{name}_any_of_{number}", f"Any of {number}", _sum(any_of)),
+        *(
+            EditMeasure(f"{name}_level_{level}", f"In scenes of level {level}", share, "the first candidate")
+            for level, share in zip(config.levels, firsts, strict=True)
+        ),
+        EditMeasure("unmasked_equal", "All other pixels are equal", _sum(equal), "all candidates, to the last bit"),
     )
+    about = (
+        "A square hides an object of a rendered scene. A caption names an object of another colour and another shape. "
+        "The reader looks for it in the hole. Each row: the given image, then the results, the best by CLIP first."
+    )
+    return EditFindings("inpaint", "Inpainting", about, _sum(firsts).count, measures, tuple(shown))
 
 
-def seam_errors(images: UInt8[np.ndarray, "B H W 3"], seam: int) -> tuple[float, float]:
-    """Return the mean absolute difference of neighbouring columns at a seam, and of all others.
+def _measure_outpainting(filler: HoleFiller, config: EvaluateInpainting) -> EditFindings:
+    """Extend scenes of two objects, and complete halves of scenes of one object."""
+    side = side_of(filler)
+    extended = _extended_scenes(config, side)
+    wide = fill_holes(filler, extended)
+    halves, scenes = _halved_scenes(config, side)
+    whole = fill_holes(filler, halves)
+    firsts = np.stack([found.pixels[_first(found)] for found in whole])
+    right = [judge(image, hole.prompt).right for image, hole in zip(firsts, halves, strict=True)]
+    ratio = seam_ratio(np.stack([found.pixels[_first(found)] for found in wide]), side)
+    cut, uncut = (seam_ratio(images, side // 2) for images in (firsts, np.stack(scenes)))
+    measures = (
+        EditMeasure("seam_ratio", "Error at the seam, as a share of that inside", ratio, "scenes of twice their width"),
+        EditMeasure("completed", "Halves that are completed as captioned", share_of(right), "the first candidate"),
+        EditMeasure("completed_seam_ratio", "Error at a seam through an object", cut, f"{uncut:.2f} in whole scenes"),
+    )
+    rows = [_row(hole, found) for hole, found in zip(extended, wide, strict=True)][: config.shown]
+    rows += [_row(*one) for one in zip(halves, whole, right, strict=True)][: config.shown]
+    about = (
+        "Scenes of two objects are extended to the right to twice their width, with the caption of another object. "
+        "The left half of scenes of one object is completed with the scene's caption. The error at a seam is the mean "
+        "absolute difference of the two columns beside it; that inside is the mean over all other columns."
+    )
+    return EditFindings("outpaint", "Outpainting", about, config.cases, measures, tuple(rows))
 
-    The seam lies between the columns ``seam - 1`` and ``seam``. Values are in 0 .. 255.
-    """
+
+def seam_ratio(images: UInt8[np.ndarray, "B H W 3"], seam: int) -> float:
+    """Return the mean absolute difference of columns ``seam - 1`` and ``seam``, over that of all other neighbours."""
     steps = np.abs(np.diff(images.astype(np.float64), axis=2)).mean(axis=(0, 1, 3))  # [W-1]
-    return float(steps[seam - 1]), float(np.delete(steps, seam - 1).mean())
+    return float(steps[seam - 1] / np.delete(steps, seam - 1).mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,14 +130,9 @@ class _Case:
     wanted: SceneObject
 
 
-def _options(config: EvaluateInpainting, number: int) -> RequestOptions:
-    drawing = config.drawing
-    return RequestOptions.of(drawing, keep=drawing.candidates, seed=config.seed + number)
-
-
 def _inpainting_cases(level: int, config: EvaluateInpainting, side: int) -> list[_Case]:
     """Hide one object of each scene; the caption is of level 1 and names an object of another colour and shape."""
-    rng, cases = np.random.default_rng((config.seed, 5, level)), list[_Case]()
+    rng, cases = np.random.default_rng((config.seed, 7, level)), list[_Case]()
     while len(cases) < config.cases:
         scene, other = (grammar.sample_scene(one, rng, "validation") for one in (level, 1))
         image, wanted = render(scene, side, rng), other.objects[0]
@@ -148,7 +142,7 @@ def _inpainting_cases(level: int, config: EvaluateInpainting, side: int) -> list
             continue
         hidden = _square(side, old.x, old.y, old.extent / 2 + MARGIN)
         windows = windows_about(hidden, CONTEXT, side // 2)
-        hole = Hole(image, hidden, windows, grammar.caption(other, rng), _options(config, len(cases)))
+        hole = Hole(image, hidden, windows, grammar.caption(other, rng), config.options(len(cases)))
         cases.append(_Case(hole, wanted))
     return cases
 
@@ -169,58 +163,51 @@ def _has(image: UInt8[np.ndarray, "H W 3"], case: _Case) -> bool:
     )
 
 
-def _level_holes(level: int, filled: list[Filled], right: list[list[bool]]) -> LevelHoles:
-    firsts = share_of(verdicts[int(np.argmin(one.chosen))] for one, verdicts in zip(filled, right, strict=True))
-    return LevelHoles(level, firsts, share_of(one[0] for one in right), share_of(any(one) for one in right))
+def _first(filled: Filled) -> int:
+    """Return the rank of the first candidate."""
+    return int(np.argmin(filled.chosen))
 
 
-def _first(filled: Filled) -> UInt8[np.ndarray, "H W 3"]:
-    """Return the first candidate, whatever its rank."""
-    return filled.pixels[int(np.argmin(filled.chosen))]
-
-
-def _unmasked_equal(hole: Hole, filled: Filled) -> bool:
+def _others_equal(hole: Hole, filled: Filled) -> bool:
+    """Return True if every result has the given pixels outside of the hole."""
     return bool((filled.pixels == hole.pixels)[:, ~hole.hidden].all())
 
 
-def _strip(
-    kind: Literal["inpaint", "extend", "complete"], hole: Hole, filled: Filled, right: list[bool] | None = None
-) -> PaintedStrip:
+def _shown(value: Share | float) -> str:
+    return f"{value.right}/{value.count}" if isinstance(value, Share) else f"{value:.2f}"
+
+
+def _sum(shares: Sequence[Share]) -> Share:
+    return sum(shares, Share(0, 0))
+
+
+def _row(hole: Hole, filled: Filled, right: bool | None = None) -> EditedImages:
+    """Return the given image, its hole in grey, and the results, the best first."""
     given = np.where(hole.hidden[..., None], np.uint8(160), hole.pixels)
-    verdicts = tuple(None for _ in filled.pixels) if right is None else tuple(right)
-    return PaintedStrip(kind, hole.prompt, (given, *filled.pixels), verdicts)
+    return EditedImages(hole.prompt, (given, *filled.pixels), right)
 
 
-def _extend(filler: HoleFiller, config: EvaluateInpainting) -> tuple[list[PaintedStrip], float]:
-    """Extend scenes of two objects to the right to twice their width, each with the caption of another object."""
-    rng, side, holes = np.random.default_rng((config.seed, 6)), side_of(filler), []
+def _extended_scenes(config: EvaluateInpainting, side: int) -> list[Hole]:
+    """Give scenes of two objects as much room at the right as they are wide, and the caption of another object."""
+    rng, holes = np.random.default_rng((config.seed, 8)), []
     for number in range(config.cases):
         scene, other = (grammar.sample_scene(level, rng, "validation") for level in (2, 1))
         image = np.pad(render(scene, side, rng), ((0, 0), (0, side), (0, 0)))
         hidden = np.zeros(image.shape[:2], bool)
         hidden[:, side:] = True
         windows = covering_windows(hidden, side)
-        holes.append(Hole(image, hidden, windows, grammar.caption(other, rng), _options(config, number)))
-    filled = fill_holes(filler, holes)
-    at_seam, inside = seam_errors(np.stack([_first(one) for one in filled]), side)
-    strips = [_strip("extend", hole, one) for hole, one in zip(holes, filled, strict=True)]
-    return strips[: config.shown], at_seam / inside
+        holes.append(Hole(image, hidden, windows, grammar.caption(other, rng), config.options(number)))
+    return holes
 
 
-def _complete(filler: HoleFiller, config: EvaluateInpainting) -> tuple[list[PaintedStrip], Share, tuple[float, float]]:
-    """Complete the left half of scenes of one object, that is to twice its width, from their captions."""
-    rng, side, holes, scenes = np.random.default_rng((config.seed, 7)), side_of(filler), [], []
+def _halved_scenes(config: EvaluateInpainting, side: int) -> tuple[list[Hole], list[UInt8[np.ndarray, "H W 3"]]]:
+    """Hide the right half of scenes of one object; the prompt is the scene's caption. Return the scenes too."""
+    rng, holes, scenes = np.random.default_rng((config.seed, 9)), [], []
     hidden = np.zeros((side, side), bool)
     hidden[:, side // 2 :] = True
     for number in range(config.cases):
         scene = grammar.sample_scene(1, rng, "validation")
         scenes.append(render(scene, side, rng))
         caption, window = grammar.caption(scene, rng), Window(0, 0, side)
-        holes.append(Hole(scenes[-1], hidden, (window,), caption, _options(config, number)))
-    filled = fill_holes(filler, holes)
-    right = [[judge(image, hole.prompt).right for image in one.pixels] for hole, one in zip(holes, filled, strict=True)]
-    strips = [_strip("complete", *each) for each in zip(holes, filled, right, strict=True)]
-    firsts = np.stack([_first(one) for one in filled])
-    ratios = [at_seam / inside for at_seam, inside in (seam_errors(x, side // 2) for x in (firsts, np.stack(scenes)))]
-    share = share_of(judge(image, hole.prompt).right for image, hole in zip(firsts, holes, strict=True))
-    return strips[: config.shown], share, (ratios[0], ratios[1])
+        holes.append(Hole(scenes[-1], hidden, (window,), caption, config.options(number)))
+    return holes, scenes
