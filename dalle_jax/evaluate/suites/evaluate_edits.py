@@ -180,7 +180,7 @@ def _measure_interpolations(unclip: Unclip, first: EditCases, last: EditCases, c
 
 @dataclass(frozen=True)
 class Switch:
-    """How an attribute goes from its first value to its second: ``once``, and with ``only_ends`` and nothing else."""
+    """The way of an attribute from its first value to its second: ``once``; ``only_ends`` if no third was read."""
 
     once: bool
     only_ends: bool
