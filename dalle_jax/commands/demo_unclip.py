@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dalle_jax import storage
+from dalle_jax.commands.demo_stages import is_within_a_stage
 from dalle_jax.commands.stage_record import StageEntry, add_seconds, read_record
 from dalle_jax.commands.text_tokenizer import train_model
 from dalle_jax.commands.train import train_stage
@@ -24,6 +25,7 @@ from dalle_jax.evaluate.report.machine import this_machine
 from dalle_jax.evaluate.report.run_report import Figure, Format, RunReport, Stage
 from dalle_jax.evaluate.report.write_report import write_report
 from dalle_jax.evaluate.suites.evaluate_edits import evaluate_edits
+from dalle_jax.evaluate.suites.evaluate_inpainting import evaluate_inpainting
 from dalle_jax.evaluate.suites.evaluate_scenes import (
     LEVEL_TITLES,
     SPLIT_TITLES,
@@ -108,7 +110,7 @@ class UnclipDemo:
     @classmethod
     def read(cls, path: str, sets: list[str], out: Place) -> "UnclipDemo":
         """Read all configs, so that every mistake in them is found before the first stage."""
-        own = [one for one in sets if one.partition("=")[0].count(".") < 2]
+        own = [one for one in sets if not is_within_a_stage(one)]
         config: UnclipDemoRun = load(path, UnclipDemoRun, own)
         by_stage = _by_stage([one for one in sets if one not in own])
         demo = storage.place(config.demo)
@@ -180,7 +182,8 @@ class UnclipDemo:
         caption = load_unclip(needs, sees="caption", steps=steps, batch=batch)
         rows.append(("glide", "the caption alone (GLIDE's mode)", _first_cells(caption, evaluation)))
         probes = _probes(unclip, evaluation.seed)
-        edits = evaluate_edits(unclip, self.config.edits, say)
+        painted = evaluate_inpainting(unclip, self.config.inpainting, say)
+        edits = (*painted, *evaluate_edits(unclip, self.config.edits, say))
         add_seconds(self.out, "sampling", time.monotonic() - began)
         figures = _figures(read_record(self.out), findings, rows)
         return write_report(self._report(findings, (*figures, *probes), edits), self.out)

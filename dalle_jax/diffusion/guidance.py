@@ -29,8 +29,8 @@ class Guidance:
     """Options of classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, equation 6, scale = 1 + w).
 
     A ``scale`` of 1 is no guidance. ``rescale`` is phi of Lin et al. 2023, arXiv 2305.08891, equation 16, who propose
-    0.7; 0 is off. Guidance acts where ``low`` < sigma / alpha <= ``high`` (Kynkäänniemi et al. 2024, arXiv 2404.07724,
-    equation 5); outside, only the conditional forward runs.
+    0.7; 0 is off. Guidance acts where ``low`` < sigma / alpha <= ``high`` (Kynkäänniemi et al. 2024, arXiv
+    2404.07724); outside, only the conditional forward runs.
     """
 
     scale: float = 1.0
@@ -48,18 +48,22 @@ class Guidance:
 
 
 def classifier_free(
-    denoise: ConditionedDenoiser, conditional: PyTree, unconditional: PyTree, guidance: Guidance
+    denoise: ConditionedDenoiser,
+    conditional: PyTree,
+    unconditional: PyTree,
+    guidance: Guidance,
+    scales: Float[Array, " B"] | None = None,
 ) -> Denoiser:
     """Guide by the difference to the unconditional prediction, both rows of one forward: [conditional; unconditional].
 
     A learned variance is the conditional one (as in GLIDE and DALL·E 2). A scale of 1 calls the network with the
-    conditional rows alone.
+    conditional rows alone. ``scales`` replaces ``guidance.scale`` by a scale for each row.
     """
 
     def plain(x: Array, level: NoiseLevel) -> ModelOutput:
         return denoise(x, level, conditional)
 
-    if guidance.scale == 1:
+    if scales is None and guidance.scale == 1:
         return plain
     both = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), conditional, unconditional)
 
@@ -68,7 +72,8 @@ def classifier_free(
         output = denoise(jnp.concatenate([x, x]), doubled, both)
         positive, negative = jnp.split(output.prediction.astype(jnp.float32), 2)
         variance = None if output.variance is None else output.variance[: x.shape[0]]
-        return ModelOutput(_rescaled(negative + guidance.scale * (positive - negative), positive, guidance), variance)
+        scale = guidance.scale if scales is None else per_row(scales, x)
+        return ModelOutput(_rescaled(negative + scale * (positive - negative), positive, guidance), variance)
 
     if guidance.low <= 0 and guidance.high == float("inf"):
         return guided
@@ -124,9 +129,10 @@ def score_guided(denoise: Denoiser, gradient: LogLikelihoodGradient, scale: floa
 
 
 def clip_gradient(embed: Callable[[Array, NoiseLevel], Array], text: Float[Array, "B E"]) -> LogLikelihoodGradient:
-    """Return the gradient of embed(x) · text with respect to x, for a CLIP ``embed`` that sees noised images.
+    """Return the gradient of embed(x) · text with respect to x (GLIDE, arXiv 2112.10741, section 2.4).
 
-    ``embed`` and ``text`` are unit vectors [B E]. Rows do not depend on each other (arXiv 2112.10741, section 2.4).
+    ``embed`` is a CLIP that was trained on noised images (section 4.4). ``embed`` and ``text`` are unit vectors [B E].
+    Rows do not depend on each other.
     """
 
     def similarity(x: Array, level: NoiseLevel) -> Array:

@@ -18,19 +18,27 @@ from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.stack import Stack
 from dalle_jax.models.clip import ClipBlock, TowerConfig, run_stack
+from dalle_jax.models.patch_denoisers.patch_transformer import PatchTransformerConfig
 from dalle_jax.models.unet import UNet, UNetConfig, UNetContext
 from dalle_jax.parallel.axes import EMBED, MLP, POSITIONS, VOCAB
 
 
 @dataclass(frozen=True)
-class GlideConfig:
-    """Sizes of the UNet, whose ``context_width`` is the text transformer's width, and of the text transformer."""
+class CaptionedUNetConfig:
+    """Sizes of the UNet, or of its alternative, and of the text transformer, whose width is the ``context_width``."""
 
-    unet: UNetConfig
+    unet: UNetConfig | PatchTransformerConfig
     vocab_size: int
     text_length: int
     text: TowerConfig
     scan: bool = False
+
+
+@dataclass(frozen=True)
+class GlideConfig(CaptionedUNetConfig):
+    """Sizes of GLIDE's networks."""
+
+    unet: UNetConfig
 
     def build(self, rngs: nnx.Rngs) -> "Glide":
         """Create the network with newly initialised weights."""
@@ -40,8 +48,10 @@ class GlideConfig:
 class GlideText(nnx.Module):
     """The text transformer, with a norm at its end and a projection of the last position."""
 
-    def __init__(self, config: GlideConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: CaptionedUNetConfig, *, rngs: nnx.Rngs):
         unet, text = config.unet, config.text
+        if unet.context_width != text.width:
+            raise ValueError(f"unet.context_width: expected text.width {text.width}, got {unet.context_width}")
         self.tokens = Embedding(config.vocab_size, text.width, axis=VOCAB, dtype=unet.dtype, rngs=rngs)
         self.positions, self.padding = (
             Embedding(config.text_length, text.width, axis=POSITIONS, dtype=unet.dtype, rngs=rngs) for _ in range(2)
@@ -68,10 +78,6 @@ class Glide(nnx.Module):
     """The base, the upsampler or the inpainting network; they differ in the channels of ``extra``."""
 
     def __init__(self, config: GlideConfig, *, rngs: nnx.Rngs):
-        if config.unet.context_width != config.text.width:
-            raise ValueError(
-                f"Glide.unet.context_width: expected text.width {config.text.width}, got {config.unet.context_width}"
-            )
         self.config = config
         self.text = GlideText(config, rngs=rngs)
         self.unet = UNet(config.unet, rngs=rngs)

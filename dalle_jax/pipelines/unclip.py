@@ -65,11 +65,19 @@ class TextVectorPrior(nnx.Module):
         return jnp.repeat(text.vector[:, None], keys.shape[1], axis=1)
 
 
-class UnclipNetworks(nnx.Module):
+class PromptEmbedder(nnx.Module):
+    """A prior, and the CLIP whose texts it reads."""
+
+    def __init__(self, prior: Prior, clip: Clip) -> None:
+        self.prior, self.clip = nnx.data(prior), clip
+
+
+class UnclipNetworks(PromptEmbedder):
     """The networks from token ids to codes."""
 
     def __init__(self, prior: Prior, clip: Clip, decoder: CodeDenoiser) -> None:
-        self.prior, self.clip, self.decoder = nnx.data(prior), clip, decoder
+        super().__init__(prior, clip)
+        self.decoder = decoder
 
 
 class PromptIds(NamedTuple):
@@ -81,13 +89,22 @@ class PromptIds(NamedTuple):
 
 
 def embed_prompts(
-    networks: UnclipNetworks, ids: PromptIds, keys: Key[Array, "P M"], options: PriorOptions
+    networks: PromptEmbedder, ids: PromptIds, keys: Key[Array, "P M"], options: PriorOptions
 ) -> Float[Array, "P M E"]:
     """Draw an image vector for each candidate, from its own key."""
     prior = networks.prior
     text, empty = (read_text(networks.clip, one, prior.unit_vectors) for one in (ids.clip, ids.empty))
     prior_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, 0)))(keys)
     return prior.draw(text, empty, prior_keys, options)
+
+
+def given_inputs(ids: PromptIds, embeddings: Float[Array, "P M E"], sees: Sees) -> Guide:
+    """Return the embedding, the caption or both of each candidate, as the decoder reads them."""
+    prompts, count = embeddings.shape[:2]
+    text = jnp.repeat(ids.decoder, count, axis=0)  # [P*M T]
+    given = Guide(text, embeddings.reshape(prompts * count, -1), jnp.ones(prompts * count, bool))
+    every, none = jnp.ones(prompts * count, bool), jnp.zeros(prompts * count, bool)
+    return given.without(every if sees == "embedding" else none, every if sees == "caption" else none)
 
 
 def decode_embeddings(
@@ -109,10 +126,7 @@ def decode_embeddings(
     """
     prompts, count = keys.shape
     height, width = networks.decoder.config.grid
-    text = jnp.repeat(ids.decoder, count, axis=0)  # [P*M T]
-    given = Guide(text, embeddings.reshape(prompts * count, -1), jnp.ones(prompts * count, bool))
-    every, none = jnp.ones(prompts * count, bool), jnp.zeros(prompts * count, bool)
-    guide = given.without(every if sees == "embedding" else none, every if sees == "caption" else none)
+    guide = given_inputs(ids, embeddings, sees)
     noise_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys.reshape(-1))
     scale = jnp.repeat(guidance, count)
     nothing = guide.nothing() if guided else None
@@ -218,7 +232,7 @@ class Unclip(PromptedPipeline):
         Raise UserError for an option that diffusion does not have: a temperature, top-k, top-p, or a given image.
         """
         for request in requests:
-            _check_options(request)
+            check_options(request)
         return draw_in_buckets(requests, self.batch, self._draw_call)
 
     def fill_codes(
@@ -226,7 +240,7 @@ class Unclip(PromptedPipeline):
     ) -> Int[Array, "P M I"]:
         """Denoise the codes that are not given, from all the given ones (diffusion/code_vectors.py)."""
         for prompt, one in zip(prompts, options, strict=True):
-            _check_options(Request(prompt, one))
+            check_options(Request(prompt, one))
         guidance = jnp.asarray([one.guidance for one in options], jnp.float32)
         guided = any(one.guidance != 1.0 for one in options)
         return self._fill(
@@ -308,7 +322,8 @@ class Unclip(PromptedPipeline):
         return np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores
 
 
-def _check_options(request: Request) -> None:
+def check_options(request: Request) -> None:
+    """Raise UserError for an option that diffusion does not have, and for a prompt that is not a text."""
     options = request.options
     wrong = {"temperature": options.temperature != 1.0, "top_k": options.top_k != 0, "top_p": options.top_p != 1.0}
     for name in (name for name, set_ in wrong.items() if set_):

@@ -94,7 +94,7 @@ KINDS = (
     Kind(
         "consistency-decoder",
         "diffusers_unet",
-        "UNet of the consistency decoder: diffusers' folder",
+        "the consistency decoder: diffusers' folder",
         function="published_consistency",
     ),
     Kind("glide", "glide", "GLIDE's base, upsampler or inpainting network: a .pt file"),
@@ -109,6 +109,37 @@ KINDS = (
         function="published_text_encoder",
     ),
 )
+
+
+@dataclass(frozen=True)
+class WholeKind:
+    """A published pipeline: ``parts`` maps each folder of it to the kind of the network there."""
+
+    name: str
+    help: str
+    parts: Mapping[str, str]
+
+
+WHOLE_KINDS = (
+    WholeKind(
+        "karlo",
+        "Karlo as a whole: diffusers' folder with model_index.json",
+        {
+            "text_encoder": "karlo-text-encoder",
+            "prior": "karlo-prior",
+            "text_proj": "karlo-text-proj",
+            "decoder": "diffusers-unet",
+            "super_res_first": "diffusers-unet",
+            "super_res_last": "diffusers-unet",
+        },
+    ),
+)
+
+
+def find_any_kind(name: str) -> Kind | WholeKind:
+    """Return the kind of one network or of a pipeline. Raises UserError with similar names if it does not exist."""
+    every: tuple[Kind | WholeKind, ...] = (*KINDS, *WHOLE_KINDS)
+    return find_named(name, every, "a kind of published weights")
 
 
 def find_kind(name: str) -> Kind:

@@ -20,6 +20,8 @@ from dalle_jax.models.glide import GlideConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
+from dalle_jax.models.patch_denoisers.patch_transformer import PatchTransformerConfig
+from dalle_jax.models.priors.autoregressive_prior import AutoregressivePriorConfig
 from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
 from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
 from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
@@ -29,7 +31,7 @@ from dalle_jax.models.unet import UNetConfig
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import VqvaeConfig
 from dalle_jax.pipelines.load.models import ModelFile
-from tests import small_generators
+from tests import small_denoisers, small_generators
 
 TOWER = TowerConfig(width=8, layers=1, heads=2)
 LLAMAGEN = {"codebook_size": 7, "grid": (3, 4), "width": 16, "depth": 1, "heads": 2, "multiple_of": 8}
@@ -60,12 +62,16 @@ CONFIGS = [
     ),
     UNET,
     GlideConfig(dataclasses.replace(UNET, context_width=8), vocab_size=9, text_length=3, text=TOWER),
+    PatchTransformerConfig(width=8, layers=1, heads=2, patch=2, context_width=4),
     MlpPriorConfig(embed_width=8, width=8, hidden=8, layers=1),
     LpipsConfig(widths=(4, 4), depths=(1, 1)),
     ClipTextConfig(vocab_size=9, text_length=3, text=TOWER, embed_width=8),
     DiffusionPriorConfig(**PRIOR),
     OneStepPriorConfig(**PRIOR),
+    AutoregressivePriorConfig(**PRIOR, components=4, buckets=6, dot_products=4),
     UnclipTextProjectionConfig(embed_width=8, text_width=6, width=10, time_width=12),
+    small_denoisers.decoder_config(),
+    small_denoisers.UPSAMPLER,
 ]
 
 
@@ -85,7 +91,9 @@ def test_a_config_builds_the_network_of_its_name_and_comes_back_from_a_model_fil
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
 def test_the_unions_and_the_protocols_agree(config):
-    module = config.build(nnx.Rngs(0))  # with values, since a protocol's check reads the properties
+    graph, state = nnx.split(built(config))
+    values = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), state)
+    module = nnx.merge(graph, values)  # with values, since a protocol's check reads the properties
     assert isinstance(module, ImageTokenizer) == isinstance(config, model_configs.ImageTokenizerConfig)
     assert isinstance(module, CodeGenerator) == isinstance(config, model_configs.CodeGeneratorConfig)
 

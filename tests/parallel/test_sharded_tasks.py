@@ -19,6 +19,8 @@ from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.patch_discriminator import DiscriminatorConfig
+from dalle_jax.models.priors.autoregressive_prior import AutoregressivePriorConfig
+from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
 from dalle_jax.models.prompt_kinds import ByCaption
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
@@ -28,11 +30,14 @@ from dalle_jax.parallel.rules import Rules
 from dalle_jax.tasks.align_text_images import AlignTextImages, TextImageAlignment
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.denoise_codes import CodeDenoising, DenoiseCodes
+from dalle_jax.tasks.denoise_images import DenoiseImages, ImageDecoding
 from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import ConditionalCodeGeneration, GenerateFromConditions
-from dalle_jax.tasks.tokenize_images import TokenizeImages, VqvaeReconstruction
-from dalle_jax.tasks.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
-from dalle_jax.tasks.tokenize_images_gan import Adversary, Pyramid, TokenizeImagesGan, VqganReconstruction
+from dalle_jax.tasks.predict_embeddings import EmbeddingPrediction, PredictEmbeddings
+from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages, VqvaeReconstruction
+from dalle_jax.tasks.tokenizers.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
+from dalle_jax.tasks.tokenizers.tokenize_images_gan import Adversary, Pyramid, TokenizeImagesGan, VqganReconstruction
+from dalle_jax.tasks.upsample_images import ImageUpsampling, UpsampleImages
 from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.optim.ema import ConstantEma
 from dalle_jax.train.optim.optimizers import AdamW
@@ -40,6 +45,7 @@ from dalle_jax.train.optim.parameter_masks import is_matrix
 from dalle_jax.train.optim.schedules import ConstantRate
 from dalle_jax.train.task import Task
 from dalle_jax.train.trainer import Trainer
+from tests.small_denoisers import UPSAMPLER, decoder_config
 
 ONE = Mesh(1, 1, 1)
 MESHES = {"8x1x1": Mesh(8, 1, 1), "1x8x1": Mesh(1, 8, 1), "2x2x2": Mesh(2, 2, 2)}
@@ -53,6 +59,7 @@ ADVERSARY = Adversary(network=DiscriminatorConfig(width=8, layers=1), start=0)
 TOWER = TowerConfig(width=16, layers=1, heads=2)
 ROWS, SIDE, TEXT, VOCABULARY = 16, 16, 6, 32
 CODES = {"text_vocab": VOCABULARY, "text_length": TEXT, "codebook_size": 16, "grid": (4, 4), "width": 16}
+PRIOR = {"embed_width": 8, "text_width": 16, "text_length": TEXT, "width": 16, "depth": 2, "heads": 2, "scan": True}
 MODELS = {
     "dalle": DalleConfig(
         **CODES, depth=3, heads=2, head_size=8, attention=("row",), last_attention="column", code_width=8, scan=True
@@ -69,6 +76,10 @@ MODELS = {
         image_size=SIDE, patch=8, vision=TOWER, vocab_size=VOCABULARY, text_length=TEXT, text=TOWER, embed_width=8
     ),
     "code_denoiser": CodeDenoiserConfig(**CODES, embed_width=8, code_width=8, layers=2, heads=2, scan=True),
+    "one_step_prior": OneStepPriorConfig(**PRIOR),
+    "autoregressive_prior": AutoregressivePriorConfig(**PRIOR, components=4, buckets=16, dot_products=4),
+    "pixel_decoder": decoder_config(VOCABULARY, embed_width=8, image_size=SIDE, learned_variance=True),
+    "upsampler": UPSAMPLER,
 }  # fmt: skip
 
 
@@ -95,11 +106,26 @@ def task_of(kind: str) -> Task:
     if kind == "code_denoiser":
         config = DenoiseCodes(model=MODELS[kind], captions=UNREAD, image_size=SIDE)
         return CodeDenoising(config, None, TOKENIZER, Clip(MODELS["clip"], rngs=nnx.Rngs(6)))
+    if kind.endswith("_prior"):
+        return prior_task(kind)
+    if kind == "pixel_decoder":
+        config = DenoiseImages(model=MODELS[kind], captions=UNREAD)
+        return ImageDecoding(config, None, Clip(MODELS["clip"], rngs=nnx.Rngs(6)))
+    if kind == "upsampler":
+        return ImageUpsampling(UpsampleImages(model=MODELS[kind], image_size=SIDE, crop=8))
     return code_task(kind, blank_captions=0.0 if kind == "dalle" else 0.3)  # microbatches draw other blanks
 
 
 def clip_task(config: AlignTextImages) -> TextImageAlignment:
     return TextImageAlignment(config, captions=None, image_tokenizer=TOKENIZER)
+
+
+def prior_task(kind: str) -> EmbeddingPrediction:
+    """Return the task of a prior whose statistics were measured on random vectors."""
+    config = PredictEmbeddings(model=MODELS[kind], captions=UNREAD, text_length=TEXT, image_size=SIDE)
+    task = EmbeddingPrediction(config, None, Clip(MODELS["clip"], rngs=nnx.Rngs(6)))
+    vectors = np.random.default_rng(1).normal(size=(2, 40, 8)).astype(np.float32)
+    return task.with_measurements({"image": vectors[0] / 3, "text": vectors[1] / 3})
 
 
 def code_task(kind: str, blank_captions: float) -> CodeGeneration:
@@ -116,6 +142,7 @@ def batch_of() -> dict[str, np.ndarray]:
         "text": random.integers(1, VOCABULARY, (ROWS, TEXT)).astype(np.int32),
         "caption_group": np.arange(ROWS, dtype=np.int32) // 2,
         "codes": random.integers(0, 16, (ROWS, 16)).astype(np.int32),
+        "crops": random.integers(0, 256, (ROWS, 8, 8, 3), dtype=np.uint8),
         "condition": random.normal(size=(ROWS, 3, 8)).astype(np.float32),
     }
 
@@ -161,7 +188,8 @@ def assert_the_same(many: SimpleNamespace, one: SimpleNamespace) -> None:
         np.testing.assert_allclose(many.gradients[name] / scale, gradient / scale, atol=1e-5, err_msg=name)
 
 
-KINDS = ("tokenizer", "dvae", "vqgan", "dalle", "dalle_bart", "llamagen", "clip", "code_denoiser")
+KINDS = ("tokenizer", "dvae", "vqgan", "dalle", "dalle_bart", "llamagen", "clip", "code_denoiser", "one_step_prior",
+         "autoregressive_prior", "pixel_decoder", "upsampler")  # fmt: skip
 ON_EVERY_MESH = ("tokenizer", "dalle")
 """These kinds are always tested on every mesh, the others on 2x2x2, and on the other meshes by ``make test-slow``."""
 
@@ -284,6 +312,20 @@ SPECS = {
         "stack.blocks.qkv.kernel": P(None, "fsdp", None, "tensor"),
         "head.kernel": P("fsdp", "tensor"),
         "no_clip": P(),
+    },
+    "one_step_prior": {
+        "text_in.kernel": P(None, "fsdp"),
+        "query": P("fsdp"),
+        "positions.table": P(None, "fsdp"),
+        "stack.blocks.qkv.kernel": P(None, "fsdp", None, "tensor"),
+        "head.kernel": P("fsdp"),
+    },
+    "autoregressive_prior": {
+        "vector_in.kernel": P(None, "fsdp"),
+        "code_in.table": P("tensor", "fsdp"),
+        "dot_product_in.table": P("tensor", "fsdp"),
+        "stack.blocks.mlp.up.kernel": P(None, "fsdp", "tensor"),
+        "head.kernel": P("fsdp", "tensor"),
     },
 }
 

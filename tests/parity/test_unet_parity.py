@@ -27,6 +27,12 @@ def expected(io: dict[str, np.ndarray], prefix: str) -> dict[int, np.ndarray]:
     return {int(match[1]): channels_last(value) for match, value in found.items() if match}
 
 
+def with_extra(unet, x, time):
+    """Call a UNet whose recorded input holds the noised image, then the further channels."""
+    noised, extra = jnp.split(x, [unet.config.channels], axis=-1)
+    return unet(noised, time, extra=extra)
+
+
 @pytest.mark.parametrize("masked", [True, False])
 def test_karlos_decoder(masked):
     folder, io, tolerance = fixture("unclip_decoder")
@@ -48,19 +54,17 @@ def test_karlos_upsamplers(part):
     outputs = expected(io, f"out_{part}_t")
     assert outputs
     for time, wanted in outputs.items():
-        got = run(
-            lambda unet, x, t: unet(x[..., :3], t, extra=x[..., 3:]), upsampler, sample, np.full(len(wanted), time)
-        )
+        got = run(with_extra, upsampler, sample, np.full(len(wanted), time))
         assert_close(got, wanted, tolerance)
 
 
 def test_the_unet_of_the_consistency_decoder():
     folder, io, tolerance = fixture("consistency_decoder")
-    unet, sample = imported("consistency-decoder", folder), channels_last(io["unet_in"])
+    unet, sample = imported("consistency-decoder", folder).unet, channels_last(io["unet_in"])
     outputs = expected(io, "out_unet_t")
     assert outputs
     for time, wanted in outputs.items():
-        got = run(lambda unet, x, t: unet(x[..., :3], t, extra=x[..., 3:]), unet, sample, np.full(len(wanted), time))
+        got = run(with_extra, unet, sample, np.full(len(wanted), time))
         assert_close(got, wanted, tolerance)
 
 

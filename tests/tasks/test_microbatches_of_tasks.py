@@ -15,7 +15,7 @@ from dalle_jax.parallel.rules import Rules
 from dalle_jax.tasks import tokenize_images_dvae
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.generate_from_conditions import ConditionalCodeGeneration, GenerateFromConditions
-from dalle_jax.tasks.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
+from dalle_jax.tasks.tokenizers.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
 from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.optim.optimizers import AdamW
 from dalle_jax.train.optim.schedules import ConstantRate
@@ -40,6 +40,7 @@ TASKS = {
     "dalle": functools.partial(code_task, "dalle", blank_captions=0.0),
     "dalle_bart": functools.partial(code_task, "dalle_bart", blank_captions=0.0),
     "llamagen": llamagen,
+    "one_step_prior": functools.partial(task_of, "one_step_prior"),
 }
 WHOLE = {
     "vqgan": (functools.partial(task_of, "vqgan"), "'generator', got 4: the discriminator's batch normalisation"),

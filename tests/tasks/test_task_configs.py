@@ -15,13 +15,15 @@ from dalle_jax.runs import TrainRun
 from dalle_jax.tasks.align_readable_images import AlignReadableImages
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.denoise_codes import DenoiseCodes
+from dalle_jax.tasks.denoise_images import DenoiseImages
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
 from dalle_jax.tasks.task_config import TaskConfig
-from dalle_jax.tasks.tokenize_images import TokenizeImages
-from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
-from dalle_jax.tasks.tokenize_images_gan import Pyramid, TokenizeImagesGan
+from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages
+from dalle_jax.tasks.tokenizers.tokenize_images_dvae import TokenizeImagesDvae
+from dalle_jax.tasks.tokenizers.tokenize_images_gan import Pyramid, TokenizeImagesGan
+from dalle_jax.tasks.upsample_images import UpsampleImages
 from dalle_jax.train.task import Task
 from tests.parallel.test_sharded_tasks import DVAE, MODELS, SIDE, UNREAD, VQGAN, VQVAE
 
@@ -42,6 +44,8 @@ CONFIGS = (
         image_size=SIDE,
         text_length=6,
     ),
+    DenoiseImages(model=MODELS["pixel_decoder"], captions=UNREAD, blank_clips=1.0),
+    UpsampleImages(model=MODELS["upsampler"], image_size=SIDE, crop=8),
     AlignReadableImages(align=AlignTextImages(model=MODELS["clip"], captions=UNREAD), readout=READOUT),
 )
 MANIFEST = Manifest(

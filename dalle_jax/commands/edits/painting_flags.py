@@ -10,12 +10,15 @@ import numpy as np
 
 from dalle_jax import storage
 from dalle_jax.commands.sample import add_decoder_flags, add_option_flags, truncation_warnings
+from dalle_jax.config.errors import UserError
 from dalle_jax.images.contact import GREY, contact_cell
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
 from dalle_jax.pipelines.edits.painting import CONTEXT, FilledImage
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
 from dalle_jax.pipelines.request import RequestKeywords, RequestOptions
+from dalle_jax.pipelines.text_to_image import TextToImage
+from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.storage import Place, write_bytes
 
 CELL = 192
@@ -47,9 +50,15 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
 
 
-def load_painter(args: argparse.Namespace) -> AnyPipeline:
-    """Load the pipeline that the flags name."""
-    return load_pipeline(args.model, clip=args.clip, batch=args.batch, sees=args.sees, steps=args.steps)
+def load_painter(args: argparse.Namespace) -> TextToImage | Unclip:
+    """Load the pipeline that the flags name. Raise UserError for one without an image tokenizer."""
+    pipeline = load_pipeline(args.model, clip=args.clip, batch=args.batch, sees=args.sees, steps=args.steps)
+    if not isinstance(pipeline, TextToImage | Unclip):
+        raise UserError(
+            f"{args.model}: expected a model that draws the codes of an image tokenizer, got one that draws pixels "
+            f"({type(pipeline).__name__})"
+        )
+    return pipeline
 
 
 def painting_options(args: argparse.Namespace) -> RequestKeywords:

@@ -180,7 +180,7 @@ def _measure_interpolations(unclip: Unclip, first: EditCases, last: EditCases, c
 
 @dataclass(frozen=True)
 class Switch:
-    """How an attribute goes from its first value to its second: ``once``, and with ``only_ends`` and nothing else."""
+    """An attribute along a path: it changes ``once``, from its first value to its second, and takes ``only_ends``."""
 
     once: bool
     only_ends: bool

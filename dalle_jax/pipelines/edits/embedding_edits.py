@@ -67,13 +67,19 @@ class EmbeddingEdit:
             )
 
 
-def require_unclip(pipeline: TextToImage | Unclip, verb: str) -> Unclip:
-    """Return an unCLIP. Raise UserError for a transformer, which has no image embedding to change."""
+def require_unclip(pipeline: object, verb: str) -> Unclip:
+    """Return the pipeline if it is an unCLIP whose decoder denoises codes. Raise UserError for any other."""
     if isinstance(pipeline, Unclip):
         return pipeline
+    if isinstance(pipeline, TextToImage):
+        raise UserError(
+            f"{verb}: expected an unCLIP, such as the folder of demo-unclip, got a transformer, which decodes no CLIP "
+            "embedding; it can keep the top of an image and sample the rest "
+            "(sample --given-image IMAGE --given-rows SHARE)"
+        )
     raise UserError(
-        f"{verb}: expected an unCLIP, such as the folder of demo-unclip, got a transformer, which decodes no CLIP "
-        "embedding; it can keep the top of an image and sample the rest (sample --given-image IMAGE --given-rows SHARE)"
+        f"{verb}: expected an unCLIP whose decoder denoises codes, such as the folder of demo-unclip, "
+        f"got one whose decoder denoises pixels ({type(pipeline).__name__})"
     )
 
 

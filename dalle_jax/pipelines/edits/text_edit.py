@@ -55,6 +55,8 @@ def edit(
     vector = unclip.embedder.image_vectors(pixels)  # [1 E]
     noise = unclip.invert(pixels, vector, chosen.guidance)[0]
     difference = text_differences(unclip, [from_text], [to_text])[0]
+    if not difference.any():
+        raise UserError(f"texts: expected two that differ for CLIP, got {from_text!r} and {to_text!r}")
     count = len(strengths) * chosen.candidates
     shares = np.repeat(strengths, chosen.candidates)
     vectors = between(repeat(vector[0], count), repeat(difference, count), shares)
@@ -65,10 +67,6 @@ def edit(
 
 
 def text_differences(unclip: Unclip, from_texts: list[str], to_texts: list[str]) -> Float[np.ndarray, "B E"]:
-    """Return the normalised differences of the vectors of texts. Raise UserError for two that CLIP reads alike."""
+    """Return the normalised differences of the vectors of texts; zeros for two that CLIP reads alike."""
     difference = unclip.embedder.text_vectors(to_texts) - unclip.embedder.text_vectors(from_texts)
-    lengths = np.linalg.norm(difference, axis=1, keepdims=True)
-    for first, second, length in zip(from_texts, to_texts, lengths[:, 0], strict=True):
-        if length < 1e-6:
-            raise UserError(f"texts: expected two that differ for CLIP, got {first!r} and {second!r}")
-    return difference / lengths
+    return difference / np.maximum(np.linalg.norm(difference, axis=1, keepdims=True), 1e-6)

@@ -13,6 +13,8 @@ from dalle_jax.config.problems import did_you_mean
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.code_denoiser import CodeDenoiser, CodeDenoiserConfig
 from dalle_jax.models.code_generator import CodeGenerator
+from dalle_jax.models.decoders.pixel_decoder import PixelDecoder, PixelDecoderConfig
+from dalle_jax.models.decoders.upsampler import Upsampler, UpsamplerConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.lpips import Lpips, LpipsConfig
 from dalle_jax.models.model_configs import (
@@ -46,7 +48,8 @@ class PipelineFile:
     """The content of ``pipeline.gin``: the folders of the models of a pipeline by name, relative to the file's folder.
 
     A pipeline has an ``image_tokenizer`` and a ``transformer`` of its codes, and may have a ``clip`` that ranks. An
-    unCLIP has an ``image_tokenizer``, a ``decoder`` and the ``clip`` that both were trained with. Without a ``prior``
+    unCLIP has a ``decoder`` and the ``clip`` that it was trained with. A decoder of codes needs an
+    ``image_tokenizer``; after one of pixels, ``upsampler`` and ``upsampler_2`` enlarge the image. Without a ``prior``
     it decodes the text's vector. ``steps`` are those of its decoder; None is the default.
     """
 
@@ -60,11 +63,12 @@ class PipelineFile:
                 raise ValueError(f"needs.{name}: expected one of {', '.join(PIPELINE_NEEDS)}, got {name}{hint}")
         if self.is_unclip and "transformer" in self.needs:
             raise ValueError("needs: expected a transformer or a decoder, got both")
-        required = ("image_tokenizer", "decoder", "clip") if self.is_unclip else ("image_tokenizer", "transformer")
+        required = ("decoder", "clip") if self.is_unclip else ("image_tokenizer", "transformer")
         for name in required:
             if name not in self.needs:
                 raise ValueError(f"needs.{name}: expected a folder, got none")
-        of_unclip = {"needs.prior": "prior" in self.needs, "steps": self.steps is not None}
+        of_unclip = {f"needs.{name}": name in self.needs for name in ("prior", *UPSAMPLERS)}
+        of_unclip |= {"steps": self.steps is not None}
         for name in (name for name, given in of_unclip.items() if given and not self.is_unclip):
             raise ValueError(f"{name}: expected none without needs.decoder, since a transformer has no {name}")
 
@@ -74,7 +78,8 @@ class PipelineFile:
         return "decoder" in self.needs
 
 
-PIPELINE_NEEDS = ("image_tokenizer", "transformer", "clip", "decoder", "prior")
+UPSAMPLERS = ("upsampler", "upsampler_2")
+PIPELINE_NEEDS = ("image_tokenizer", "transformer", "clip", "decoder", "prior", *UPSAMPLERS)
 """Names of the models that a pipeline may be made of."""
 
 
@@ -131,6 +136,16 @@ def load_clip(folder: Place) -> Clip:
 def load_code_denoiser(folder: Place) -> CodeDenoiser:
     """Load a trained code denoiser, with the code vectors of its image tokenizer."""
     return load_network(folder, (CodeDenoiserConfig,))
+
+
+def load_pixel_decoder(folder: Place) -> PixelDecoder:
+    """Load a trained pixel decoder."""
+    return load_network(folder, (PixelDecoderConfig,))
+
+
+def load_upsampler(folder: Place) -> Upsampler:
+    """Load a trained upsampler."""
+    return load_network(folder, (UpsamplerConfig,))
 
 
 def load_prior(folder: Place) -> Prior:

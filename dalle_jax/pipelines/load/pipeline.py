@@ -9,16 +9,20 @@ from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.models.prompt_kinds import ByClass, TokenIds
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.image_codec import ImageCodec
+from dalle_jax.pipelines.karlo import Karlo
+from dalle_jax.pipelines.load.karlo_pipeline import KARLO, load_karlo
 from dalle_jax.pipelines.load.models import load_clip, load_generator, load_image_tokenizer, stage_folders
+from dalle_jax.pipelines.load.pixel_unclip_pipeline import is_pixel_decoder, load_pixel_unclip
 from dalle_jax.pipelines.load.text import load_text
 from dalle_jax.pipelines.load.unclip_pipeline import load_unclip
+from dalle_jax.pipelines.pixel_unclip import PixelUnclip
 from dalle_jax.pipelines.prompts import ClassPrompts, FeaturePrompts, PromptReader, TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.pipelines.unclip import DECODER_STEPS, Unclip, sees_of
 from dalle_jax.storage import Place
 
-AnyPipeline: TypeAlias = TextToImage | Unclip
+AnyPipeline: TypeAlias = TextToImage | Unclip | PixelUnclip | Karlo
 """A pipeline of a transformer, or one of CLIP, prior and decoder."""
 
 
@@ -41,19 +45,23 @@ def load_pipeline(
     """
     if batch < 1:
         raise UserError(f"batch: expected at least 1 image per call, got {batch}")
+    if (folder / KARLO).is_file():
+        for name, value in {"image_tokenizer": image_tokenizer, "sees": sees}.items():
+            if value is not None:
+                raise UserError(f"{name}: expected none for Karlo in {folder}, got {value}")
+        ranker = None if clip is None else load_ranker(clip, batch, layout)
+        return load_karlo(folder, ranker=ranker, steps=steps, batch=batch, layout=layout)
     file = stage_folders(folder, image_tokenizer, clip)
     if not file.is_unclip:
         for name in (name for name, value in {"sees": sees, "steps": steps}.items() if value is not None):
             raise UserError(f"{name}: expected none for the transformer of {folder}; an unCLIP's decoder has {name}")
         return load_transformer_pipeline(file.needs, batch, layout)
-    return load_unclip(
-        file.needs,
-        ranker=None if clip is None else load_ranker(clip, batch, layout),
-        sees=sees_of(sees or "embedding"),
-        steps=next((one for one in (steps, file.steps) if one is not None), DECODER_STEPS),
-        batch=batch,
-        layout=layout,
-    )
+    ranker = None if clip is None else load_ranker(clip, batch, layout)
+    chosen, given = sees_of(sees or "embedding"), file.steps if steps is None else steps
+    if is_pixel_decoder(storage.place(file.needs["decoder"])):
+        return load_pixel_unclip(file.needs, ranker=ranker, sees=chosen, steps=given, batch=batch, layout=layout)
+    number = DECODER_STEPS if given is None else given
+    return load_unclip(file.needs, ranker=ranker, sees=chosen, steps=number, batch=batch, layout=layout)
 
 
 def load_transformer_pipeline(needs: Mapping[str, str], batch: int = 64, layout: Layout | None = None) -> TextToImage:

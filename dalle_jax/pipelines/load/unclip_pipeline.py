@@ -8,6 +8,7 @@ from dalle_jax.models.priors.prior import Prior
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.load.models import (
+    UPSAMPLERS,
     load_clip,
     load_code_denoiser,
     load_image_tokenizer,
@@ -35,6 +36,11 @@ def load_unclip(
     Without a prior the text vector takes its place. ``ranker`` replaces the CLIP in ranking. Raise ``UserError`` if the
     prior was trained on a different CLIP, or if the codebook has a different size.
     """
+    if "image_tokenizer" not in needs:
+        raise UserError("needs.image_tokenizer: expected a folder for a decoder of codes, got none")
+    for name in UPSAMPLERS:
+        if name in needs:
+            raise UserError(f"needs.{name}: expected none for a decoder of codes, got {needs[name]}")
     decoder, clip_folder, tokenizer_folder = (
         storage.place(needs[one]) for one in ("decoder", "clip", "image_tokenizer")
     )
@@ -47,7 +53,7 @@ def load_unclip(
             f"decoder in {decoder} denoises, got one of {tokenizer.codebook_size}"
         )
     return Unclip(
-        UnclipNetworks(_prior(needs, decoder), clip, network),
+        UnclipNetworks(load_prior_of(needs, decoder), clip, network),
         ImageCodec(tokenizer, batch, layout),
         TextPrompts(load_text(decoder, network.config.text_length)),
         ClipRanker(clip, load_text(clip_folder, clip.config.text_length), batch, layout),
@@ -59,7 +65,7 @@ def load_unclip(
     )
 
 
-def _prior(needs: Mapping[str, str], decoder: Place) -> Prior:
+def load_prior_of(needs: Mapping[str, str], decoder: Place) -> Prior:
     """Load the prior, or return the text vector in its place. Raise UserError if its CLIP is not the decoder's."""
     if "prior" not in needs:
         return TextVectorPrior()

@@ -1,0 +1,63 @@
+"""The unCLIP pipeline of pixels from the folders of its trained models."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from dalle_jax import storage
+from dalle_jax.config.errors import UserError
+from dalle_jax.models.decoders.pixel_decoder import PixelDecoderConfig
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.load.models import (
+    UPSAMPLERS,
+    load_clip,
+    load_pixel_decoder,
+    load_upsampler,
+    read_model_file,
+)
+from dalle_jax.pipelines.load.text import load_text
+from dalle_jax.pipelines.load.unclip_pipeline import load_prior_of
+from dalle_jax.pipelines.pixel_unclip import PixelNetworks, PixelSampling, PixelUnclip
+from dalle_jax.pipelines.prompts import TextPrompts
+from dalle_jax.pipelines.ranker import ClipRanker
+from dalle_jax.pipelines.unclip import Sees
+from dalle_jax.storage import Place
+
+
+def is_pixel_decoder(folder: Place) -> bool:
+    """Return True for the folder of a pixel decoder."""
+    return isinstance(read_model_file(folder).model, PixelDecoderConfig)
+
+
+def load_pixel_unclip(
+    needs: Mapping[str, str],
+    *,
+    ranker: ClipRanker | None = None,
+    sees: Sees = "embedding",
+    steps: int | None = None,
+    batch: int = 64,
+    layout: Layout | None = None,
+) -> PixelUnclip:
+    """Load the decoder, prior, CLIP and upsamplers of a pipeline's ``needs``; ``steps`` are the decoder's.
+
+    Without a prior the text vector takes its place. ``ranker`` replaces the CLIP in ranking. Raise ``UserError`` if the
+    prior was trained on a different CLIP.
+    """
+    if "image_tokenizer" in needs:
+        raise UserError(f"needs.image_tokenizer: expected none for a pixel decoder, got {needs['image_tokenizer']}")
+    decoder, clip_folder, sampling = storage.place(needs["decoder"]), storage.place(needs["clip"]), PixelSampling()
+    clip, network = load_clip(clip_folder), load_pixel_decoder(decoder)
+    if steps is not None:
+        if steps < 2:
+            raise UserError(f"steps: expected at least 2 for a pixel decoder, got {steps}")
+        sampling = replace(sampling, decoder=replace(sampling.decoder, steps=steps))
+    return PixelUnclip(
+        PixelNetworks(load_prior_of(needs, decoder), clip, network),
+        [load_upsampler(storage.place(needs[name])) for name in UPSAMPLERS if name in needs],
+        TextPrompts(load_text(decoder, network.config.text_length)),
+        ClipRanker(clip, load_text(clip_folder, clip.config.text_length), batch, layout),
+        ranker=ranker,
+        sees=sees,
+        sampling=sampling,
+        batch=batch,
+        layout=layout,
+    )

@@ -1,0 +1,61 @@
+"""Sampling of pixels: images of a decoder from captions and embeddings, and upsampled images, in tiles if asked for."""
+
+import jax.numpy as jnp
+
+from dalle_jax.arrays import Array, Float, Key
+from dalle_jax.diffusion.guidance import Guidance, classifier_free
+from dalle_jax.diffusion.levels import NoiseLevel, add_noise, initial_noise
+from dalle_jax.diffusion.parameterization import Denoiser, ModelOutput
+from dalle_jax.diffusion.tiles import Tiles, tiled
+from dalle_jax.diffusion.trained_diffusion import ImageSampling, from_pixels, to_pixels
+from dalle_jax.models.code_denoiser import Guide
+from dalle_jax.models.decoders.pixel_decoder import PixelDecoder
+from dalle_jax.models.decoders.upsampler import LowResolution, Upsampler, enlarged, low_noise_level
+
+
+def sample_pixels(
+    decoder: PixelDecoder,
+    guide: Guide,
+    keys: Key[Array, " B"],
+    sampling: ImageSampling,
+    scales: Float[Array, " B"] | None,
+) -> Float[Array, "B H W 3"]:
+    """Sample images in 0 .. 1; with ``scales``, classifier-free guidance of each row drops caption and embedding."""
+    condition, side = decoder.condition(guide), decoder.config.image_size
+
+    def plain(x: Array, level: NoiseLevel) -> ModelOutput:
+        return decoder.denoise(x, level, condition)
+
+    denoise: Denoiser = plain
+    if scales is not None:
+        nothing = decoder.condition(guide.nothing())
+        denoise = classifier_free(decoder.denoise, condition, nothing, Guidance(), scales)
+    return to_pixels(sampling.sample(denoise, decoder.config.diffusion, keys, (side, side, 3)))
+
+
+def upsample_pixels(
+    upsampler: Upsampler,
+    pixels: Float[Array, "B h w 3"],
+    keys: Key[Array, " B"],
+    sampling: ImageSampling,
+    noise: float = 0.0,
+    tiles: Tiles | None = None,
+) -> Float[Array, "B H W 3"]:
+    """Upsample images in 0 .. 1, whole or in tiles.
+
+    ``noise`` is the time 0 .. 1 of the noise that is added to the low-resolution image, if the network sees noise.
+    """
+    rows, config = pixels.shape[0], upsampler.config
+    low, amounts = from_pixels(pixels), jnp.full(rows, noise)
+    if config.sees_noise:
+        low = add_noise(low, initial_noise(keys, low.shape[1:]), low_noise_level(amounts))
+    image = enlarged(low, config.factor)
+
+    def denoise(x: Array, level: NoiseLevel, part: Array) -> ModelOutput:
+        return upsampler(x, level, LowResolution(part, amounts))
+
+    def whole(x: Array, level: NoiseLevel) -> ModelOutput:
+        return denoise(x, level, image)
+
+    chosen = whole if tiles is None else tiled(denoise, image, tiles)
+    return to_pixels(sampling.sample(chosen, config.diffusion, keys, image.shape[1:]))
