@@ -41,7 +41,7 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
         default=CONTEXT,
         metavar="SHARE",
         help="width of what the model sees on each side of a hole or a tile, as a share of its longer side (default "
-        f"{CONTEXT})",
+        f"{CONTEXT:.3g})",
     )
     add_option_flags(parser)
     parser.add_argument("--clip", type=storage.reachable, metavar="DIR", help="replaces the CLIP of the model")
