@@ -82,8 +82,7 @@ def _bind(reader: ConfigReader, root: type | UnionType, sets: Sequence[str], nam
 class Replaced:
     """A change of a slot's variant, or a removal of all entries of a map, by statement number ``order``.
 
-    ``depth`` is the number of names in the path of the slot or map. Bindings below it from before the change may fit
-    only the value that was replaced.
+    ``depth`` is the number of names in the path of the slot or map. Older bindings may fit only the replaced value.
     """
 
     kind: Kind
@@ -196,11 +195,7 @@ class Builder:
     def _object(
         self, path: str, cls: type, tree: Tree, base: object, old: tuple[Replaced, ...], where: Location
     ) -> object:
-        """Build an object of the class.
-
-        Fields without a binding have the value that they have in ``base``. If ``base`` is None, they have the class's
-        default.
-        """
+        """Build an object of the class. Unbound fields are as in ``base``; if that is None, they have the defaults."""
         known = fields(cls)
         replaced = self._unknown_names(path, cls, tree, old)
         values: dict[str, object] = {}
@@ -226,10 +221,7 @@ class Builder:
             return MISSING
 
     def _unknown_names(self, path: str, cls: type, tree: Tree, old: tuple[Replaced, ...]) -> set[str]:
-        """Record the bindings of fields that the class does not have.
-
-        Return the fields of the class that were given under an old name.
-        """
+        """Record the bindings of unknown fields. Return the fields that were given under an old name."""
         replaced = set()
         for name in tree.children.keys() - fields(cls).keys():
             for binding in tree.children[name].all():
@@ -300,10 +292,7 @@ class Builder:
         return {name: entry for name, entry in entries.items() if entry is not None}
 
     def _check_cleared(self, path: str, map_: Map, tree: Tree, order: int, old: tuple[Replaced, ...]) -> None:
-        """Report bindings that no entry of a map can hold.
-
-        Only bindings from before statement ``order``, which clears the map, are reported.
-        """
+        """Report bindings from before statement ``order``, which clears the map, if no entry could hold them."""
         for binding in tree.below():
             fits = could_hold(map_, tuple(binding.name.split("."))[_depth(path) :], binding.value)
             judged = binding.where.order < order and binding.value is not UNREADABLE and not _excused(binding, old)

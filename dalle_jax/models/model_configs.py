@@ -9,6 +9,7 @@ from flax import nnx
 
 from dalle_jax.models.clip import ClipConfig, ClipTextConfig
 from dalle_jax.models.code_denoiser import CodeDenoiserConfig
+from dalle_jax.models.consistency_decoder import ConsistencyDecoderConfig
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.decoders.pixel_decoder import PixelDecoderConfig
@@ -48,7 +49,13 @@ TextToCodesConfig: TypeAlias = DalleConfig | DalleBartConfig
 """Configs of the code generators whose prompts are token ids."""
 
 DiffusionConfig: TypeAlias = (
-    CodeDenoiserConfig | UNetConfig | GlideConfig | PatchTransformerConfig | PixelDecoderConfig | UpsamplerConfig
+    CodeDenoiserConfig
+    | UNetConfig
+    | GlideConfig
+    | PatchTransformerConfig
+    | PixelDecoderConfig
+    | UpsamplerConfig
+    | ConsistencyDecoderConfig
 )
 """Configs of the networks that predict from noised images or code vectors."""
 

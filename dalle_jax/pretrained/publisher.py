@@ -94,7 +94,7 @@ KINDS = (
     Kind(
         "consistency-decoder",
         "diffusers_unet",
-        "UNet of the consistency decoder: diffusers' folder",
+        "the consistency decoder: diffusers' folder",
         function="published_consistency",
     ),
     Kind("glide", "glide", "GLIDE's base, upsampler or inpainting network: a .pt file"),

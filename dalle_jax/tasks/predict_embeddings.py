@@ -45,7 +45,7 @@ from dalle_jax.tasks.prior_losses import (
 )
 from dalle_jax.train.task import Batch, CachedEmbeddings, Frozen, MetricSums, Objective, Seed
 
-GUIDED: TypeAlias = DiffusionPriorConfig | AutoregressivePriorConfig
+GuidedConfig: TypeAlias = DiffusionPriorConfig | AutoregressivePriorConfig
 """Configs of the priors that sample with guidance, and so train with dropped texts."""
 EVALUATED = PriorOptions(guidance=1.0)
 """The options of the vectors whose cosine the evaluation measures."""
@@ -79,7 +79,7 @@ class PredictEmbeddings:
         kind = type(self.model).__name__
         if self.measured_examples < 2:
             raise ValueError(f"measured_examples: expected at least 2, got {self.measured_examples}")
-        if self.blank_captions is not None and not isinstance(self.model, GUIDED):
+        if self.blank_captions is not None and not isinstance(self.model, GuidedConfig):
             raise ValueError(f"blank_captions: expected None, since {kind} has no guidance, got {self.blank_captions}")
         if not 0.0 <= self.dropped_share < 1.0:
             raise ValueError(f"blank_captions: expected a share in [0, 1), got {self.blank_captions}")
@@ -100,7 +100,7 @@ class PredictEmbeddings:
     def dropped_share(self) -> float:
         """The share of texts that training drops."""
         if self.blank_captions is None:
-            return 0.1 if isinstance(self.model, GUIDED) else 0.0
+            return 0.1 if isinstance(self.model, GuidedConfig) else 0.0
         return self.blank_captions
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:

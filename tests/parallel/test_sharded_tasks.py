@@ -34,9 +34,9 @@ from dalle_jax.tasks.denoise_images import DenoiseImages, ImageDecoding
 from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import ConditionalCodeGeneration, GenerateFromConditions
 from dalle_jax.tasks.predict_embeddings import EmbeddingPrediction, PredictEmbeddings
-from dalle_jax.tasks.tokenize_images import TokenizeImages, VqvaeReconstruction
-from dalle_jax.tasks.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
-from dalle_jax.tasks.tokenize_images_gan import Adversary, Pyramid, TokenizeImagesGan, VqganReconstruction
+from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages, VqvaeReconstruction
+from dalle_jax.tasks.tokenizers.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
+from dalle_jax.tasks.tokenizers.tokenize_images_gan import Adversary, Pyramid, TokenizeImagesGan, VqganReconstruction
 from dalle_jax.tasks.upsample_images import ImageUpsampling, UpsampleImages
 from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.optim.ema import ConstantEma

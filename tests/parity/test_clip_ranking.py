@@ -5,7 +5,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from fixtures import assert_close, fixture, normalise
@@ -94,9 +93,8 @@ def test_candidates_are_ranked_by_an_imported_clip(drawing, tmp_path, capsys, ki
     text[0, : len(kept)] = kept
     assert images[0].size == (side, side) != (size, size)
     shown = np.stack([normalise(clip_pixels(image, size, convention), mean, std) for image in images])
-    images, words = (
-        np.asarray(x, np.float64) for x in (network.vision(jnp.asarray(shown)), network.text(jnp.asarray(text)))
-    )
+    towers = nnx.jit(lambda network, pixels, text: (network.vision(pixels), network.text(text)))
+    images, words = (np.asarray(x, np.float64) for x in towers(network, shown, text))
     cosines = images @ words[0] / (np.linalg.norm(images, axis=1) * np.linalg.norm(words))
     assert_close([line["score"] for line in lines], cosines, tolerance)
     assert (np.diff(cosines) <= tolerance).all()
@@ -121,6 +119,7 @@ def test_images_of_odd_sizes_are_cut_as_each_publisher_does(drawing, tmp_path):
         size, mean, std = network.config.image_size, network.config.pixel_mean, network.config.pixel_std
         pipeline = dalle_jax.load(drawing(size)[0], clip=clip)
         numbers = [key.removeprefix(prefix) for key in recorded if key.startswith(prefix)]
+        tower = nnx.jit(lambda network, pixels: network.vision(pixels))
         plain = [number for number in numbers if number.isdecimal()]  # the others have no three channels
         assert plain
         for number in plain:
@@ -129,5 +128,5 @@ def test_images_of_odd_sizes_are_cut_as_each_publisher_does(drawing, tmp_path):
             shown = recorded[prefix + number].transpose(1, 2, 0)
             if shown.shape[0] != size:
                 shown = normalise(clip_pixels(Image.fromarray(image), size, convention), mean, std)
-            features = np.asarray(network.vision(jnp.asarray(shown[None])))[0]
+            features = np.asarray(tower(network, shown[None]))[0]
             assert_close(vector, features / np.linalg.norm(features), tolerance)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fixtures import fixture
+from flax import nnx
 from PIL import Image
 
 from dalle_jax.__main__ import main
@@ -50,11 +51,13 @@ def test_greedy_images_are_the_most_likely_codes_of_the_transformer(imported, tm
     assert main([*command, *draw]) == 0
     generator, tokenizer = load_generator(out / "transformer"), load_image_tokenizer(out / "tokenizer")
     condition = jnp.asarray(io["cond"])
-    codes = jnp.zeros((len(condition), math.prod(generator.grid)), jnp.int32)
+    codes = np.zeros((len(condition), math.prod(generator.grid)), np.int32)
+    forward = nnx.jit(lambda generator, codes: generator(condition, codes).image)
     for position in range(codes.shape[1]):
-        codes = codes.at[:, position].set(generator(condition, codes).image[:, position].argmax(-1))
+        codes[:, position] = np.asarray(forward(generator, codes))[:, position].argmax(-1)
     np.testing.assert_array_equal(codes[:, 0], io["out_logits"][:, generator.text_length - 1].argmax(-1))
-    expected = np.asarray(to_uint8(tokenizer.decode(codes.reshape(-1, *generator.grid))))
+    decode = nnx.jit(lambda tokenizer, codes: to_uint8(tokenizer.decode(codes)))
+    expected = np.asarray(decode(tokenizer, codes.reshape(-1, *generator.grid)))
     lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines] == names and all(line["score"] is None for line in lines)
     for line, image in zip(lines, expected, strict=True):

@@ -60,7 +60,7 @@ def test_karlos_upsamplers(part):
 
 def test_the_unet_of_the_consistency_decoder():
     folder, io, tolerance = fixture("consistency_decoder")
-    unet, sample = imported("consistency-decoder", folder), channels_last(io["unet_in"])
+    unet, sample = imported("consistency-decoder", folder).unet, channels_last(io["unet_in"])
     outputs = expected(io, "out_unet_t")
     assert outputs
     for time, wanted in outputs.items():

@@ -15,7 +15,7 @@ from dalle_jax.parallel.rules import Rules
 from dalle_jax.tasks import tokenize_images_dvae
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.generate_from_conditions import ConditionalCodeGeneration, GenerateFromConditions
-from dalle_jax.tasks.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
+from dalle_jax.tasks.tokenizers.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
 from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.optim.optimizers import AdamW
 from dalle_jax.train.optim.schedules import ConstantRate

@@ -25,6 +25,7 @@ from dalle_jax.train.compiled import CompiledTask
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(path.relative_to(CONFIGS) for path in (CONFIGS / "runs").glob("*.gin"))
 CODES = {"codebook_size": 16, "grid": (3, 4), "width": 16}
+PRIOR = {"embed_width": 8, "text_width": 6, "text_length": 4, "width": 16, "depth": 2, "heads": 2}
 SMALL = {
     "DalleConfig": CODES | {"text_vocab": 16, "text_length": 4, "depth": 5, "heads": 2, "head_size": 8, "kernel": 3},
     "DalleBartConfig": CODES
@@ -43,6 +44,9 @@ SMALL = {
     "VqganConfig": {"width": 32, "multipliers": (1, 1), "blocks": 1, "attention_levels": (1,), "latent_width": 16}
     | {"code_width": 8, "codebook_size": 16},
     "DiscriminatorConfig": {"width": 8, "layers": 2},
+    "PredictEmbeddings": {"text_length": 4},
+    "DiffusionPriorConfig": PRIOR,
+    "AutoregressivePriorConfig": PRIOR | {"components": 3, "buckets": 8, "dot_products": 4},
     "ConstantRate": {"warmup": 100},
 }
 """The sizes that replace those of each config dataclass. Add a new model, or its test runs at full size."""
@@ -85,7 +89,8 @@ OTHER_RUNS = {"scenes": "a DemoRun over the folder of that name"}
 
 def test_the_published_models_are_among_the_configs():
     published = {"dalle1_12b", "dalle1_5b6", "dalle1_2b8", "dalle_mini", "dalle_mega", "clip_vit_l14", "dvae"}
-    assert published | {"vqgan_f16", "llamagen_c2i_b", "llamagen_t2i_xl"} <= {one.stem for one in TRAINED}
+    published |= {"vqgan_f16", "llamagen_c2i_b", "llamagen_t2i_xl", "unclip_prior", "unclip_prior_autoregressive"}
+    assert published <= {one.stem for one in TRAINED}
 
 
 def test_every_config_is_trained_here_or_listed_with_a_reason():

@@ -180,7 +180,7 @@ def _measure_interpolations(unclip: Unclip, first: EditCases, last: EditCases, c
 
 @dataclass(frozen=True)
 class Switch:
-    """The way of an attribute from its first value to its second: ``once``; ``only_ends`` if no third was read."""
+    """An attribute along a path: it changes ``once``, from its first value to its second, and takes ``only_ends``."""
 
     once: bool
     only_ends: bool

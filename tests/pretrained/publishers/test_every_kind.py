@@ -115,9 +115,13 @@ def consistency_decoder(folder: Path) -> Path:
     config = UNetConfig(width=32, multipliers=(1,), blocks=1, extra_channels=4)
     exported("diffusers-unet", noisy(UNet, config), folder)
     flags = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({f"decoder_{name}": value for name, value in flags.items()}))
+    flags |= {"time_embedding_type": "learned", "num_train_timesteps": 1024}
+    latents = {"latent_channels": 4, "block_out_channels": [32, 32], "scaling_factor": 0.5}
+    whole = latents | {f"decoder_{name}": value for name, value in flags.items()}
+    (folder / "config.json").write_text(json.dumps(whole))
     tensors = {f"decoder_unet.{name}": x for name, x in copied(folder / DIFFUSERS).items()}
-    save(folder / DIFFUSERS, tensors | {"quant_conv.bias": np.zeros(8, np.float32)})
+    more = {"quant_conv.bias": np.zeros(8), "decoder_unet.time_proj.weight": np.ones((1024, 32))}
+    save(folder / DIFFUSERS, tensors | {name: x.astype(np.float32) for name, x in more.items()})
     return folder
 
 
@@ -258,6 +262,8 @@ def test_a_tensor_in_both_files_of_lpips_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
+        ("consistency-decoder", {"latent_channels": 8}, "expected latent_channels 4, block_out_channels and"),
+        ("consistency-decoder", {"decoder_num_train_timesteps": 9}, "expected more than 1008 learned"),
         ("karlo-prior", {"_class_name": "UNet2DModel"}, "expected _class_name 'PriorTransformer', got 'UNet2DModel'"),
         ("karlo-prior", {"added_emb_type": None}, "added_emb_type = 'None', of which only 'prd' is implemented"),
         ("karlo-prior", {"num_attention_heads": 3}, "expected num_attention_heads to divide 8"),
@@ -271,7 +277,7 @@ def test_a_tensor_in_both_files_of_lpips_is_refused(tmp_path):
         ("karlo-text-encoder", {"num_attention_heads": 3}, "num_attention_heads to divide 4, got 3"),
     ],
 )
-def test_a_config_of_karlo_that_is_not_implemented_is_one_line(tmp_path, name, changes, message):
+def test_a_config_of_diffusers_that_is_not_implemented_is_one_line(tmp_path, name, changes, message):
     source = SOURCES[name][0](tmp_path)
     path = source / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))

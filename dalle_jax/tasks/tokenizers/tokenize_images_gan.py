@@ -30,7 +30,7 @@ from dalle_jax.pipelines.load.models import load_lpips
 from dalle_jax.tasks.batches import pixel_spec
 from dalle_jax.tasks.frozen_networks import LPIPS
 from dalle_jax.tasks.precomputed_codes import refuse_precomputed
-from dalle_jax.tasks.reconstruct_images import ImageReconstruction, check_size
+from dalle_jax.tasks.tokenizers.reconstruct_images import ImageReconstruction, check_size
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, WholeBatchOnly
 
 

@@ -9,7 +9,7 @@ from dalle_jax.losses.adversarial import pyramid_distance
 from dalle_jax.models.lpips import Lpips, LpipsConfig
 from dalle_jax.models.patch_discriminator import DiscriminatorConfig
 from dalle_jax.models.vqgan import VqganConfig
-from dalle_jax.tasks.tokenize_images_gan import (
+from dalle_jax.tasks.tokenizers.tokenize_images_gan import (
     Adversary,
     ImportedLpips,
     Pyramid,

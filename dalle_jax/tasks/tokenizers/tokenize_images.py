@@ -16,7 +16,7 @@ from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.tasks.batches import pixel_spec
 from dalle_jax.tasks.precomputed_codes import refuse_precomputed
-from dalle_jax.tasks.reconstruct_images import ImageReconstruction, check_size
+from dalle_jax.tasks.tokenizers.reconstruct_images import ImageReconstruction, check_size
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, UpdateOnce
 
 
