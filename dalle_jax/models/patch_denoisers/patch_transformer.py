@@ -89,6 +89,11 @@ class PatchTransformerConfig:
         """The number of output channels."""
         return self.channels * (2 if self.learned_variance else 1)
 
+    @property
+    def side_multiple(self) -> int:
+        """The number that must divide height and width."""
+        return self.patch
+
     def build(self, rngs: nnx.Rngs) -> "PatchTransformer":
         """Create the network with newly initialised weights."""
         return PatchTransformer(self, rngs=rngs)
