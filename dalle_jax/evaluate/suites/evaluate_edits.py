@@ -138,7 +138,7 @@ def _measure_variations(unclip: Unclip, cases: EditCases, config: EvaluateEdits)
             EditMeasure(f"{prefix}place_or_size_changed", "And another place or size", share_of(moved), note),
         ]
     title, note = "Codes that come back", "all codes, own vector, eta 0"
-    kept = EditMeasure("codes_returned", title, share_of(returned.ravel()), note)
+    kept = EditMeasure("codes_returned", title, share_of(returned.ravel().tolist()), note)
     rows = tuple(
         EditedImages(cases.captions[i], (cases.images[i], shown[0][0][i], shown[1][0][i]), shown[0][1][i])
         for i in range(min(config.shown, len(things)))
