@@ -29,12 +29,12 @@ def loaders(size: int, folder: Path) -> dict[str, Callable[[int], dict]]:
     from dalle_jax.data.examples.images import Images
     from dalle_jax.data.loader import Loader
     from dalle_jax.data.open_data import SourceOpener
-    from dalle_jax.data.precomputed.writer import CodeFolder
+    from dalle_jax.data.precomputed.writer import EncodedFolder
     from dalle_jax.data.sources.precomputed import Codes
     from dalle_jax.data.sources.webdataset import WebDataset
     from dalle_jax.folder_lock import locked
     from dalle_jax.models.vqvae import VqvaeConfig
-    from dalle_jax.pipelines.encode import Encoder, encode, encoding
+    from dalle_jax.pipelines.encode import CodesPayload, Encoder, encode, encoding
 
     tars = WebDataset((str(Path(os.environ["DALLE_JAX_DATA"]) / "emoji"),), index_folder=str(folder / "indexes"))
     opener = SourceOpener(Images(size=size), 0, folder, print)
@@ -42,10 +42,10 @@ def loaders(size: int, folder: Path) -> dict[str, Callable[[int], dict]]:
     config = VqvaeConfig(downsample=FACTOR, width=8, blocks=0, codebook_size=64, code_width=8, stem="patch")
     tokenizer = config.build(nnx.Rngs(0))
     what = encoding(source, tokenizer, size, 1, 1024)
-    codes = CodeFolder(folder / "codes", what, 0, 1)
+    codes = EncodedFolder(folder / "codes", what, 0, 1)
     with locked(folder / "codes", "encode"):
         codes.begin()
-        encode(Encoder(tokenizer, source, what, BATCH), codes, codes.missing(), print)
+        encode(Encoder(CodesPayload(tokenizer), source, what, BATCH), codes, codes.missing(), print)
         codes.finish("not kept", "")
     written = Codes(str(folder / "codes")).open()
     return {"images": Loader(source, None, BATCH, 0).batch, "codes": Loader(written, None, BATCH, 0).batch}

@@ -39,8 +39,9 @@ class ExampleBatch(TypedDict):
     """Raw examples of one batch before a task turns them into arrays: one list entry per example.
 
     ``image`` is uint8 [H W 3]. Data that ``encode`` wrote has ``codes`` int32 [h w] instead, perhaps with a
-    ``condition``: a class, or features [t c] of the caption. Examples of the same ``caption_group`` have the same
-    captions. ``counted`` and ``candidate`` are explained at ``COUNTED``.
+    ``condition``: a class, or features [t c] of the caption. CLIP embeddings are an ``image_vector`` [E], a
+    ``text_vector`` [E] of the caption, and perhaps its ``text_states`` [t S], all float16. Examples of the same
+    ``caption_group`` have the same captions. ``counted`` and ``candidate`` are explained at ``COUNTED``.
     """
 
     key: list[str]
@@ -49,5 +50,8 @@ class ExampleBatch(TypedDict):
     image: NotRequired[list[np.ndarray]]
     codes: NotRequired[list[np.ndarray]]
     condition: NotRequired[list[np.ndarray]]
+    image_vector: NotRequired[list[np.ndarray]]
+    text_vector: NotRequired[list[np.ndarray]]
+    text_states: NotRequired[list[np.ndarray]]
     counted: NotRequired[list[bool]]
     candidate: NotRequired[list[bool]]

@@ -14,6 +14,8 @@ from dalle_jax.data.loader import Loader
 from dalle_jax.data.mixture import Mixture
 from dalle_jax.data.open_data import open_batches
 from dalle_jax.evaluate.suites.evaluate_captioned import EvaluateCaptioned
+from dalle_jax.evaluate.suites.evaluate_edits import EvaluateEdits
+from dalle_jax.evaluate.suites.evaluate_inpainting import EvaluateInpainting
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.mesh import Mesh
@@ -26,9 +28,9 @@ from dalle_jax.tasks.denoise_images import DenoiseImages
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
-from dalle_jax.tasks.tokenize_images import TokenizeImages
-from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
-from dalle_jax.tasks.tokenize_images_gan import TokenizeImagesGan
+from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages
+from dalle_jax.tasks.tokenizers.tokenize_images_dvae import TokenizeImagesDvae
+from dalle_jax.tasks.tokenizers.tokenize_images_gan import TokenizeImagesGan
 from dalle_jax.tasks.upsample_images import UpsampleImages
 from dalle_jax.train.trainer import Trainer
 
@@ -176,20 +178,25 @@ class InspectRun:
 
 @dataclass(frozen=True)
 class EncodeRun:
-    """``encode``: the codes of a source's images from the image tokenizer in the folder ``image_tokenizer``.
+    """``encode``: the codes of a source's images, or their CLIP embeddings and those of their captions.
 
+    - ``image_tokenizer``: the folder of the image tokenizer whose codes are written.
+    - ``clip``: instead of it, the folder of the CLIP whose vectors are written, in float16. ``text_states`` also
+      writes the states of its text tower, which transformer priors read.
     - ``crops``: the number of crops of each image. They are the crops that training would use in its first epochs.
     - ``image_size``: the side of a crop in pixels.
-    - ``shard_examples``: the number of images whose codes one file holds.
+    - ``shard_examples``: the number of images that one file holds.
     - ``batch_size``: the number of images that each process encodes at once.
     - ``source``, ``images``, ``workers``: as in ``Data``.
     - ``part``: if ``held_out`` is set, "training" encodes the training images, and "held_out" the held-out images.
     """
 
     source: ImageSourceConfig
-    image_tokenizer: str
     image_size: int
     batch_size: int
+    image_tokenizer: str | None = None
+    clip: str | None = None
+    text_states: bool = False
     crops: int = 1
     shard_examples: int = 16_384
     images: Images | None = None
@@ -198,12 +205,23 @@ class EncodeRun:
     part: Literal["training", "held_out"] = "training"
 
     def __post_init__(self) -> None:
+        if (self.image_tokenizer is None) == (self.clip is None):
+            raise ValueError(
+                f"image_tokenizer, clip: expected one of the two, got {self.image_tokenizer} and {self.clip}"
+            )
+        if self.text_states and self.clip is None:
+            raise ValueError("text_states: expected False without a clip, got True")
         if self.part == "held_out" and self.held_out is None:
             raise ValueError(
                 "held_out: expected @HeldOut, because part = 'held_out' encodes the held-out images; got None"
             )
         if self.images is not None and self.images.size != self.image_size:
             raise ValueError(f"images.size: expected image_size {self.image_size}, got {self.images.size}")
+
+    @property
+    def network(self) -> str:
+        """The folder of the network that encodes."""
+        return next(one for one in (self.image_tokenizer, self.clip) if one is not None)
 
 
 @dataclass(frozen=True)
@@ -271,12 +289,16 @@ class UnclipDemoRun:
     - ``demo``: the folder of a finished ``demo``, whose text tokenizer and image tokenizer are used. If it has none,
       both are trained.
     - ``steps``: the steps of the decoder's sampler.
+    - ``inpainting``: the evaluation of inpainting and outpainting.
+    - ``edits``: that of variations, interpolations and text edits.
     """
 
     title: str
     stages: Mapping[str, str]
     demo: str = "runs/demo"
     steps: int = 8
+    inpainting: EvaluateInpainting = field(default_factory=EvaluateInpainting)
+    edits: EvaluateEdits = field(default_factory=EvaluateEdits)
 
     def __post_init__(self) -> None:
         if set(self.stages) != set(UNCLIP_STAGES):

@@ -2,9 +2,11 @@
 
 import gc
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,13 +23,30 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 
+ENOUGH = 1_200_000_000
+"""Bytes of memory above which a worker drops its compiled programs. It would otherwise grow to 5 GB."""
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds, or ``ENOUGH`` where the system is not Linux."""
+    pages = Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * resource.getpagesize() if pages.exists() else ENOUGH
+
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled_programs() -> Iterator[None]:
-    """Drop the programs that a module's tests compiled: a worker would otherwise grow to 5 GB."""
+    """Drop the compiled programs after a module's tests if the worker has grown; else later modules reuse them."""
     yield
-    jax.clear_caches()
+    if resident_bytes() >= ENOUGH:
+        jax.clear_caches()
+        gc.collect()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage less often, and never look at what the imports made: 3 % of the CPU time instead of 9 %."""
     gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_sessionfinish() -> None:

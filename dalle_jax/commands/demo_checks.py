@@ -19,9 +19,9 @@ from dalle_jax.parallel.mesh import make_mesh
 from dalle_jax.runs import EvaluateRun, TrainRun
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.generate_codes import GenerateCodes
-from dalle_jax.tasks.tokenize_images import TokenizeImages
-from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
-from dalle_jax.tasks.tokenize_images_gan import TokenizeImagesGan
+from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages
+from dalle_jax.tasks.tokenizers.tokenize_images_dvae import TokenizeImagesDvae
+from dalle_jax.tasks.tokenizers.tokenize_images_gan import TokenizeImagesGan
 from dalle_jax.text.sentencepiece import SentencePieceModel
 
 Tokenize: TypeAlias = TokenizeImages | TokenizeImagesDvae | TokenizeImagesGan

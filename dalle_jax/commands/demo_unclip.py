@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from dalle_jax import storage
+from dalle_jax.commands.demo_stages import is_within_a_stage
 from dalle_jax.commands.stage_record import StageEntry, add_seconds, read_record
 from dalle_jax.commands.text_tokenizer import train_model
 from dalle_jax.commands.train import train_stage
@@ -22,6 +24,8 @@ from dalle_jax.evaluate.report.curves import read_metrics_file, training_charts
 from dalle_jax.evaluate.report.machine import this_machine
 from dalle_jax.evaluate.report.run_report import Figure, Format, RunReport, Stage
 from dalle_jax.evaluate.report.write_report import write_report
+from dalle_jax.evaluate.suites.evaluate_edits import evaluate_edits
+from dalle_jax.evaluate.suites.evaluate_inpainting import evaluate_inpainting
 from dalle_jax.evaluate.suites.evaluate_scenes import (
     LEVEL_TITLES,
     SPLIT_TITLES,
@@ -29,11 +33,13 @@ from dalle_jax.evaluate.suites.evaluate_scenes import (
     SceneFindings,
     evaluate_scenes,
 )
+from dalle_jax.evaluate.suites.findings import EditFindings
 from dalle_jax.folder_lock import locked
 from dalle_jax.pipelines.load.models import PipelineFile, absolute_needs, stage_folders
 from dalle_jax.pipelines.load.unclip_pipeline import load_unclip
 from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.runs import UNCLIP_STAGES, EvaluateRun, TextTokenizerRun, TrainRun, UnclipDemoRun
+from dalle_jax.sampling.autoregressive import image_keys
 from dalle_jax.scenes import grammar
 from dalle_jax.scenes.perceive import perceive
 from dalle_jax.scenes.rendering import render as render_scene
@@ -104,7 +110,7 @@ class UnclipDemo:
     @classmethod
     def read(cls, path: str, sets: list[str], out: Place) -> "UnclipDemo":
         """Read all configs, so that every mistake in them is found before the first stage."""
-        own = [one for one in sets if one.partition("=")[0].count(".") < 2]
+        own = [one for one in sets if not is_within_a_stage(one)]
         config: UnclipDemoRun = load(path, UnclipDemoRun, own)
         by_stage = _by_stage([one for one in sets if one not in own])
         demo = storage.place(config.demo)
@@ -176,11 +182,15 @@ class UnclipDemo:
         caption = load_unclip(needs, sees="caption", steps=steps, batch=batch)
         rows.append(("glide", "the caption alone (GLIDE's mode)", _first_cells(caption, evaluation)))
         probes = _probes(unclip, evaluation.seed)
+        painted = evaluate_inpainting(unclip, self.config.inpainting, say)
+        edits = (*painted, *evaluate_edits(unclip, self.config.edits, say))
         add_seconds(self.out, "sampling", time.monotonic() - began)
         figures = _figures(read_record(self.out), findings, rows)
-        return write_report(self._report(findings, (*figures, *probes)), self.out)
+        return write_report(self._report(findings, (*figures, *probes), edits), self.out)
 
-    def _report(self, findings: SceneFindings, figures: tuple[Figure, ...]) -> RunReport:
+    def _report(
+        self, findings: SceneFindings, figures: tuple[Figure, ...], edits: tuple[EditFindings, ...]
+    ) -> RunReport:
         record = read_record(self.out)
         seconds = sum(entry["seconds"] for entry in record.values())
         drawing = self.evaluation.drawing
@@ -203,6 +213,7 @@ class UnclipDemo:
             samples=findings.samples,
             composition=findings.composition,
             guidance=findings.guidance,
+            edits=edits,
             level_titles=tuple(pair for pair in LEVEL_TITLES if pair[0] in self.evaluation.levels),
             limits=("The CLIP that ranked the samples also embeds their captions, which favours its own choices.",),
             sampling=(
@@ -250,8 +261,9 @@ def _true_vector_cells(unclip: Unclip, evaluation: EvaluateScenes) -> list[Cell]
             captions = evaluation_captions(level, split, evaluation.captions, evaluation.seed)
             rng = np.random.default_rng((evaluation.seed, 3, level))
             rendered = np.stack([render_scene(grammar.parse(one), unclip.side, rng) for one in captions])
-            vectors, seeds = unclip.ranker.image_vectors(rendered), evaluation.seed + np.arange(len(captions))
-            images = unclip.decode(vectors, seeds, evaluation.drawing.guidance)[:, None]  # [P 1 H W 3]
+            vectors, seeds = unclip.embedder.image_vectors(rendered), evaluation.seed + np.arange(len(captions))
+            keys = image_keys(jnp.asarray(seeds, jnp.uint32), 1)[:, 0]
+            images = unclip.decode(vectors, keys, evaluation.drawing.guidance)[:, None]  # [P 1 H W 3]
             cells.append(measure_cell(level, split, captions, images, np.zeros(images.shape[:2], np.float32))[0])
     return cells
 
@@ -270,7 +282,7 @@ def _probes(unclip: Unclip, seed: int) -> tuple[Figure, ...]:
             images.append(image)
             captions.append(grammar.caption(scene, rng))
             places.append((objects[0].x, objects[0].y))
-    vectors = unclip.ranker.image_vectors(np.stack(images)), unclip.ranker.text_vectors(captions)
+    vectors = unclip.embedder.image_vectors(np.stack(images)), unclip.embedder.text_vectors(captions)
     found = [probe_r2(one, np.array(places), PROBE_IMAGES * 2 // 3) for one in vectors]
     return tuple(
         Figure(f"clip.probe.{kind}.{axis}", f"R² of {axis} from the {kind}'s vector", float(value), "number", PROBED)

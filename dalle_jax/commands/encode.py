@@ -1,4 +1,4 @@
-"""``encode CONFIG --out DIR``: encode a data set's images to codes; a stopped run resumes."""
+"""``encode CONFIG --out DIR``: encode a data set to codes or embeddings; a stopped run resumes."""
 
 import argparse
 from pathlib import Path
@@ -10,13 +10,16 @@ from dalle_jax.config.render import render
 from dalle_jax.data.examples import record_stats
 from dalle_jax.data.examples.record_stats import RecordStats
 from dalle_jax.data.open_data import SourceOpener
-from dalle_jax.data.precomputed.writer import CodeFolder, upload
+from dalle_jax.data.precomputed.manifest import AnyEncoding
+from dalle_jax.data.precomputed.writer import EncodedFolder, upload
 from dalle_jax.data.source import Source
 from dalle_jax.folder_lock import locked
 from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.agreement import require_same_config
-from dalle_jax.pipelines.encode import Encoder, encode, encoding
-from dalle_jax.pipelines.load.models import load_image_tokenizer
+from dalle_jax.pipelines.encode import CodesPayload, Encoder, Payload, encode, encoding
+from dalle_jax.pipelines.encode_embeddings import EmbeddingsPayload, embedding_encoding
+from dalle_jax.pipelines.load.models import load_clip, load_image_tokenizer
+from dalle_jax.pipelines.load.text import fingerprint_of_folder, load_text
 from dalle_jax.runs import EncodeRun
 from dalle_jax.storage import Place
 
@@ -25,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     parser.add_argument("config", help="a config file with run = @EncodeRun, such as configs/smoke/encode.gin")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="set one field of the config")
-    parser.add_argument("--out", required=True, help="the folder or URL for the codes, visible to all processes")
-    parser.add_argument("--work", help="with a URL, a folder visible to all processes, for the codes before the upload")
+    parser.add_argument("--out", required=True, help="the folder or URL for the shards, visible to all processes")
+    parser.add_argument("--work", help="with a URL, a folder visible to all processes, for shards before the upload")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,10 +75,9 @@ def _encode(config: EncodeRun, path: Path) -> Encoder | None:
     """
     process, processes = hosts.process_index_and_count()
     source, records = _opened(config, path)
-    place = storage.place(config.image_tokenizer)
-    tokenizer = hosts.call_and_share_errors(lambda: load_image_tokenizer(place))
-    what = encoding(source, tokenizer, config.image_size, config.crops, config.shard_examples)
-    folder = CodeFolder(path, what, process, processes)
+    place = storage.place(config.network)
+    payload, what = hosts.call_and_share_errors(lambda: _payload(config, place, source))
+    folder = EncodedFolder(path, what, process, processes)
     hosts.call_and_share_errors(lambda: None if process else folder.begin())
     hosts.call_and_share_errors(folder.compare)
     missing = folder.missing()
@@ -84,13 +86,26 @@ def _encode(config: EncodeRun, path: Path) -> Encoder | None:
         if process == 0:
             folder.reopen()
         hosts.gather(b"")
-        encoder = Encoder(tokenizer, source, what, config.batch_size)
+        encoder = Encoder(payload, source, what, config.batch_size)
         encode(encoder, folder, missing, lambda line: print(f"[encode {process}] {line}", flush=True))
         folder.wait_for_shards()
         _account(records, path)
         folder.finish(str(storage.absolute(place)), render(config))
-    _say(f"{path} has the codes of {what.examples} images, {what.crops} crops each")
+    _say(f"{path} has the {what.KIND} of {what.examples} images, {what.crops} crops each")
     return None if done else encoder
+
+
+def _payload(config: EncodeRun, place: Place, source: Source) -> tuple[Payload, AnyEncoding]:
+    """Load the network of the config; return its payload, and all that the encoding depends on."""
+    size, crops, shard_examples = config.image_size, config.crops, config.shard_examples
+    if config.clip is None:
+        tokenizer = load_image_tokenizer(place)
+        return CodesPayload(tokenizer), encoding(source, tokenizer, size, crops, shard_examples)
+    clip = load_clip(place)
+    text = load_text(place, clip.config.text_length)
+    words = fingerprint_of_folder(place)
+    what = embedding_encoding(source, clip, words, size, crops, shard_examples, config.text_states)
+    return EmbeddingsPayload(clip, text, config.batch_size, config.text_states), what
 
 
 def _opened(config: EncodeRun, path: Path) -> tuple[Source, RecordStats | None]:

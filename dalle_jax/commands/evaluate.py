@@ -11,6 +11,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.report.write_report import write_metrics
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes, evaluate_scenes
+from dalle_jax.pipelines.karlo import Karlo
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
 from dalle_jax.pipelines.pixel_unclip import PixelUnclip
 from dalle_jax.pipelines.text_to_image import TextToImage
@@ -62,7 +63,7 @@ def _figures(pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | E
     def say(line: str) -> None:
         print(line, flush=True)
 
-    if isinstance(pipeline, PixelUnclip):
+    if isinstance(pipeline, PixelUnclip | Karlo):
         raise UserError(
             "evaluations: expected a model with an image tokenizer, whose reconstructions are measured too, "
             "got a pixel decoder"

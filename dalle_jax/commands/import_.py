@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, TypeAlias, TypedDict
 
 import jax.numpy as jnp
 from flax import nnx
@@ -16,24 +16,32 @@ from dalle_jax.config.render import render
 from dalle_jax.folder_lock import locked
 from dalle_jax.models.clip import ClipConfig, ClipTextConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
+from dalle_jax.models.glide import GlideConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
+from dalle_jax.pipelines.karlo import KarloFile
+from dalle_jax.pipelines.load.karlo_pipeline import KARLO
 from dalle_jax.pipelines.load.models import ModelFile
 from dalle_jax.pipelines.load.text import IMPORTED, packed
 from dalle_jax.pretrained.mapping import fill
-from dalle_jax.pretrained.publisher import KINDS, Kind, Published, find_kind
+from dalle_jax.pretrained.publisher import KINDS, WHOLE_KINDS, Kind, Published, WholeKind, find_any_kind, find_kind
+from dalle_jax.pretrained.publishers.karlo_folder import published_sizes
+from dalle_jax.storage import Place
 from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import ClipBpe
+from dalle_jax.text.glide_bpe import ENCODER, GlideBpe, pairs_file
 from dalle_jax.text.vocabulary_files import MERGES, TOKENIZER, VOCABULARY
 from dalle_jax.train.checkpoints.save_weights import save_weights
 
+ReadsText: TypeAlias = ClipConfig | ClipTextConfig | DalleBartConfig | GlideConfig
+"""Configs of the networks whose text tokenizer is imported with them."""
 CHUNK_BYTES = 1 << 22
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
-    kinds = "; ".join(f"{one.name}: {one.help}" for one in KINDS)
+    kinds = "; ".join(f"{one.name}: {one.help}" for one in (*KINDS, *WHOLE_KINDS))
     parser.add_argument("kind", metavar="KIND", help=kinds)
     parser.add_argument("source", type=Path, metavar="SOURCE", help="file or folder with the published weights")
     parser.add_argument("out", type=storage.reachable, metavar="DIR", help="folder to create")
@@ -47,23 +55,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read published weights, check them against the network, and write a checkpoint."""
-    chosen = find_kind(args.kind)
+    """Read published weights, check them against the networks, and write a checkpoint for each."""
+    chosen = find_any_kind(args.kind)
     if not args.source.exists():
         raise UserError(f"{args.source}: expected {chosen.help}, got a path that does not exist")
     with locked(args.out, "import"):
-        _import(args, chosen)
+        if isinstance(chosen, WholeKind):
+            _import_parts(args, chosen)
+        else:
+            _import(chosen, chosen.read(args.source), args.out, args, args.vocabulary)
     return 0
 
 
-def _import(args: argparse.Namespace, chosen: Kind) -> None:
-    """Read published weights, check them, map them to this package's variables and write a model folder."""
-    found = chosen.read(args.source)
+def _import_parts(args: argparse.Namespace, chosen: WholeKind) -> None:
+    """Write a model folder for each part, then the pipeline's file, which marks the folder as complete."""
+    sizes = published_sizes(args.source)
+    kinds = {part: find_kind(name) for part, name in chosen.parts.items()}
+    found = {part: kind.read(args.source / part) for part, kind in kinds.items()}
+    for part, kind in kinds.items():
+        reads_text = found[part].vocabulary is not None
+        _import(kind, found[part], args.out / part, args, args.vocabulary if reads_text else None)
+    text = render(KarloFile(sizes.decoder_side, sizes.side))
+    storage.write(args.out / KARLO, text.encode())
+    print(f"{args.out}: {chosen.name}, images of {sizes.side} px")
+
+
+def _import(chosen: Kind, found: Published, out: Place, args: argparse.Namespace, vocabulary: Path | None) -> None:
+    """Check published weights, map them to this package's variables and write a model folder."""
     module = nnx.eval_shape(lambda: found.config.build(nnx.Rngs(0)))
     layout = None if args.fsdp == 1 else Layout(make_mesh(Mesh(data=1, fsdp=args.fsdp)), Rules())
     unused = fill(module, found.tensors, found.rules, found.ignored, layout)
     licence = args.licence or found.licence
-    text = _text_tokenizer(found, args.vocabulary, chosen.name)
+    text = _text_tokenizer(found, vocabulary, chosen.name)
     record = {
         "kind": chosen.name,
         "name": found.name,
@@ -74,11 +97,11 @@ def _import(args: argparse.Namespace, chosen: Kind) -> None:
     }
     model_file = render(ModelFile(model=found.config))
     source_json = (json.dumps(record, indent=2) + "\n").encode()
-    save_weights(args.out, module, model_file, {"model.gin": model_file.encode(), IMPORTED: source_json, **text.files})
+    save_weights(out, module, model_file, {"model.gin": model_file.encode(), IMPORTED: source_json, **text.files})
     used = len(found.tensors) + len(found.tensors.skipped) - len(unused)
-    print(f"{args.out}: {_model_name(found)}, {used} tensors used, {len(unused)} ignored, licence: {licence}")
+    print(f"{out}: {_model_name(found)}, {used} tensors used, {len(unused)} ignored, licence: {licence}")
     if text.message:
-        print(f"{args.out}: {text.message}")
+        print(f"{out}: {text.message}")
 
 
 class _TextTokenizer(NamedTuple):
@@ -95,7 +118,7 @@ def _text_tokenizer(found: Published, given: Path | None, kind_name: str) -> _Te
     A tokenizer that does not fit the model raises UserError if it was ``given``, and is left out otherwise.
     """
     vocabulary, config = found.vocabulary, found.config
-    if vocabulary is None or not isinstance(config, ClipConfig | ClipTextConfig | DalleBartConfig):
+    if vocabulary is None or not isinstance(config, ReadsText):
         if given is not None:
             raise UserError(f"--vocabulary: expected none, because {kind_name} reads no text, got {given}")
         return _TextTokenizer({}, [], "")
@@ -112,28 +135,33 @@ def _text_tokenizer(found: Published, given: Path | None, kind_name: str) -> _Te
         return _TextTokenizer({}, [], f"the text tokenizer next to the weights is left out: {error}")
     within = {VOCABULARY, MERGES} if file.name == TOKENIZER else {VOCABULARY}
     others = [file.with_name(name) for name in files if file.suffix == ".json" and name not in within]
+    if file.name.startswith(ENCODER):
+        others = [pairs_file(file)]
     return _TextTokenizer(packed(vocabulary, files), [file, *others], "")
 
 
 def _check_vocabulary(
-    vocabulary: ClipBpe | BartBpe,
+    vocabulary: ClipBpe | BartBpe | GlideBpe,
     files: Mapping[str, bytes],
-    config: ClipConfig | ClipTextConfig | DalleBartConfig,
+    config: ReadsText,
     file: Path,
 ) -> None:
     """Raise UserError for a text tokenizer that does not fit the model.
 
     CLIP must find the end of the text where the tokenizer puts it. DALL·E mini's empty caption, which guidance uses,
-    must be the tokenizer's. The check ignores how captions are cleaned, which may need packages that are missing.
+    must be the tokenizer's. GLIDE fills texts with its last id.
+    The check ignores how captions are cleaned, which may need packages that are missing.
     """
-    plain = vocabulary if isinstance(vocabulary, ClipBpe) else BartBpe()
+    plain = BartBpe() if isinstance(vocabulary, BartBpe) else vocabulary
     tokenizer = plain.tokenizer(files, config.text_length)
-    rows = config.vocab_size if isinstance(config, ClipConfig | ClipTextConfig) else config.text_vocab
+    rows = config.text_vocab if isinstance(config, DalleBartConfig) else config.vocab_size
     empty = tokenizer.encode_batch([""])  # [1 T]
     if tokenizer.vocab_size > rows:
         raise UserError(f"{file}: expected at most {rows} ids, as many as the model has, got {tokenizer.vocab_size}")
     if isinstance(config, ClipConfig | ClipTextConfig):
         wrong = int(config.end_of_text.positions(jnp.asarray(empty))[0]) != 1
+    elif isinstance(config, GlideConfig):
+        wrong = tokenizer.pad_id != rows - 1
     else:
         wrong = (*config.empty_caption, config.pad_id) != tuple(empty[0, : len(config.empty_caption) + 1].tolist())
     if wrong:

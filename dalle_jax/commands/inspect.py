@@ -12,7 +12,7 @@ from dalle_jax.data.examples.inspection import inspect
 from dalle_jax.data.mixture import Mixture
 from dalle_jax.data.open_data import Openable
 from dalle_jax.data.sources.folder import Folder
-from dalle_jax.data.sources.precomputed import Codes
+from dalle_jax.data.sources.precomputed import ClipEmbeddings, Codes
 from dalle_jax.data.sources.scenes import Scenes
 from dalle_jax.data.sources.webdataset import WebDataset
 from dalle_jax.evaluate.report.inspection_page import contact_sheet, format_text, inspection_page, to_json
@@ -75,9 +75,10 @@ def read_config(source: str, sets: list[str]) -> InspectRun:
         config: TrainRun | InspectRun = load(source, TrainRun | InspectRun, sets)
         if isinstance(config, InspectRun):
             return config
-        if isinstance(config.data.source, Codes):
+        if isinstance(config.data.source, Codes | ClipEmbeddings):
+            kind = type(config.data.source).__name__
             raise UserError(
-                f"{source}: data.source: expected a source of images, got Codes; inspect the source that was encoded"
+                f"{source}: data.source: expected a source of images, got {kind}; inspect the source that was encoded"
             )
         if config.data.images is None and not isinstance(config.data.source, Scenes):
             raise UserError(f"{source}: data.images: expected @Images, which crops and filters images; got None")

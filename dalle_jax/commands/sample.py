@@ -15,6 +15,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.conditions import read_npy
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
+from dalle_jax.pipelines.karlo import Karlo
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
 from dalle_jax.pipelines.prompts import Prompt, PromptReader, TextPrompts
 from dalle_jax.pipelines.request import Generation, RequestOptions
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         type=storage.reachable,
         required=True,
-        help="the folder of a demo (runs/demo, runs/demo-unclip), of a trained transformer, or of an imported one",
+        help="the folder of a demo (runs/demo, runs/demo-unclip), of a trained transformer, or of imported weights",
     )
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt; may be given several times")
@@ -122,6 +123,8 @@ def truncation_warnings(
     readers: list[tuple[str, PromptReader, Sequence[Prompt]]] = []
     if isinstance(pipeline, TextToImage):
         readers.append(("the transformer", pipeline.prompts, prompts))
+    elif isinstance(pipeline, Karlo):
+        readers.append(("the text encoder", pipeline.prompts, prompts))
     elif pipeline.sees != "embedding":
         readers.append(("the decoder", pipeline.prompts, prompts))
     if pipeline.ranker is not None:

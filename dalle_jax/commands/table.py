@@ -31,6 +31,11 @@ GROUPS = {
     ),
     "sample and evaluate": (
         Command("sample", "dalle_jax.commands.sample", "generate images for prompts and rank them"),
+        Command("inpaint", "dalle_jax.commands.edits.inpaint", "fill the masked part of an image"),
+        Command("outpaint", "dalle_jax.commands.edits.outpaint", "extend an image on any sides"),
+        Command("vary", "dalle_jax.commands.edits.vary", "sample variations of an image"),
+        Command("interpolate", "dalle_jax.commands.edits.interpolate", "frames between two images or two texts"),
+        Command("edit", "dalle_jax.commands.edits.edit", "change an image from one description toward another"),
         Command("evaluate", "dalle_jax.commands.evaluate", "measure a trained pipeline"),
     ),
     "published weights": (

@@ -8,12 +8,13 @@ they fit only another variant of the slot. Any other binding that fits nowhere i
 The root is the slot ``run``: ``run = @Name`` chooses from a union of runs, and the first one is the default.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import TypeVar, cast
 
+from dalle_jax.config.binding_tree import Tree, since
 from dalle_jax.config.problems import Location, Problems, did_you_mean
 from dalle_jax.config.renamed import Renamed, renamed_field, renamed_variant
 from dalle_jax.config.schema import MISSING, Kind, Leaf, Map, Slot, could_hold, fields, fit, kind
@@ -77,48 +78,11 @@ def _bind(reader: ConfigReader, root: type | UnionType, sets: Sequence[str], nam
     return run
 
 
-@dataclass
-class Tree:
-    """The bindings of one path and of the paths below it."""
-
-    own: list[Binding] = field(default_factory=list)
-    children: dict[str, "Tree"] = field(default_factory=dict)
-
-    def add(self, binding: Binding, depth: int = 0) -> None:
-        """Add a binding to the tree of its path. ``depth`` is the number of names in the path of this tree."""
-        place = self
-        for word in binding.name.split(".")[depth:]:
-            place = place.children.setdefault(word, Tree())
-        place.own.append(binding)
-
-    def all(self) -> Iterator[Binding]:
-        """Yield the bindings of this path, then those below it."""
-        stack = [self]
-        while stack:
-            place = stack.pop()
-            yield from place.own
-            stack.extend(reversed(place.children.values()))
-
-    def below(self) -> Iterator[Binding]:
-        """Yield the bindings below this path."""
-        for child in self.children.values():
-            yield from child.all()
-
-    def where(self, otherwise: Location) -> Location:
-        """Return the location of the last binding at or below this path, without those of ``--set``.
-
-        Return ``otherwise`` if there is none.
-        """
-        in_files = (binding.where for binding in self.all() if binding.where.line)
-        return max(in_files, key=lambda where: where.order, default=otherwise)
-
-
 @dataclass(frozen=True)
 class Replaced:
     """A change of a slot's variant, or a removal of all entries of a map, by statement number ``order``.
 
-    ``depth`` is the number of names in the path of the slot or map. Bindings below it from before the change may fit
-    only the value that was replaced.
+    ``depth`` is the number of names in the path of the slot or map. Older bindings may fit only the replaced value.
     """
 
     kind: Kind
@@ -231,11 +195,7 @@ class Builder:
     def _object(
         self, path: str, cls: type, tree: Tree, base: object, old: tuple[Replaced, ...], where: Location
     ) -> object:
-        """Build an object of the class.
-
-        Fields without a binding have the value that they have in ``base``. If ``base`` is None, they have the class's
-        default.
-        """
+        """Build an object of the class. Unbound fields are as in ``base``; if that is None, they have the defaults."""
         known = fields(cls)
         replaced = self._unknown_names(path, cls, tree, old)
         values: dict[str, object] = {}
@@ -261,10 +221,7 @@ class Builder:
             return MISSING
 
     def _unknown_names(self, path: str, cls: type, tree: Tree, old: tuple[Replaced, ...]) -> set[str]:
-        """Record the bindings of fields that the class does not have.
-
-        Return the fields of the class that were given under an old name.
-        """
+        """Record the bindings of unknown fields. Return the fields that were given under an old name."""
         replaced = set()
         for name in tree.children.keys() - fields(cls).keys():
             for binding in tree.children[name].all():
@@ -309,7 +266,7 @@ class Builder:
             if map_.is_clear(binding.value):
                 self._check_cleared(path, map_, tree, binding.where.order, old)
                 old = (*old, Replaced(map_, _depth(path), binding.where.order))
-                inherited, tree = {}, _since(tree, binding.where.order, _depth(path))
+                inherited, tree = {}, since(tree, binding.where.order, _depth(path))
                 default = inherited
             elif not _excused(binding, old):
                 wrong = True
@@ -335,10 +292,7 @@ class Builder:
         return {name: entry for name, entry in entries.items() if entry is not None}
 
     def _check_cleared(self, path: str, map_: Map, tree: Tree, order: int, old: tuple[Replaced, ...]) -> None:
-        """Report bindings that no entry of a map can hold.
-
-        Only bindings from before statement ``order``, which clears the map, are reported.
-        """
+        """Report bindings from before statement ``order``, which clears the map, if no entry could hold them."""
         for binding in tree.below():
             fits = could_hold(map_, tuple(binding.name.split("."))[_depth(path) :], binding.value)
             judged = binding.where.order < order and binding.value is not UNREADABLE and not _excused(binding, old)
@@ -381,18 +335,6 @@ def _states(binding: Binding) -> bool:
     """Return True if the binding has a value, and False if it is ``NAME = None``, which removes an entry of a map."""
     value = binding.value.value if isinstance(binding.value, SetValue) else binding.value
     return value is not None
-
-
-def _since(tree: Tree, order: int, depth: int) -> Tree:
-    """Return a tree of the bindings of ``tree`` that stand after statement number ``order``.
-
-    ``depth`` is the number of names in the path of ``tree``: 2 for "trainer.optimizer".
-    """
-    later = Tree()
-    for binding in sorted(tree.all(), key=lambda one: one.where.order):
-        if binding.where.order > order:
-            later.add(binding, depth)
-    return later
 
 
 def _renamed(one: Unknown, old: str, found: Renamed) -> str:

@@ -18,13 +18,17 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.examples import record_stats
 from dalle_jax.data.examples.record_stats import RecordStats
 from dalle_jax.data.mixture import Interleaving, MixedSources
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.data.seeded_hash import draw
 from dalle_jax.data.source import EpochSource, Example, Source
 from dalle_jax.data.sources.precomputed import shared_manifest
 
 VERSION = 3
 """Increase this when the same sources, seed and batch size give different batches."""
+
+
+ARRAYS = ("image", "codes", "condition", "image_vector")
+"""Names of the arrays of an example that its row takes over."""
 
 
 class Row(TypedDict):
@@ -36,6 +40,9 @@ class Row(TypedDict):
     image: NotRequired[np.ndarray]
     codes: NotRequired[np.ndarray]
     condition: NotRequired[np.ndarray]
+    image_vector: NotRequired[np.ndarray]
+    text_vector: NotRequired[np.ndarray]
+    text_states: NotRequired[np.ndarray]
 
 
 class Loader:
@@ -69,8 +76,8 @@ class Loader:
         self._parts = source.sources if isinstance(source, MixedSources) else (source,)
         self._epoch_sources = tuple(part if isinstance(part, EpochSource) else None for part in self._parts)
         self._interleaving = source.interleaving if isinstance(source, MixedSources) else Interleaving((1.0,))
-        self.manifest: Manifest | None = shared_manifest(self._parts, evaluation_source)
-        """Manifest of the codes, or None if the sources hold images."""
+        self.manifest: AnyManifest | None = shared_manifest(self._parts, evaluation_source)
+        """Manifest of the codes or embeddings, or None if the sources hold images."""
         self._evaluation_source = evaluation_source
         self._batch_size = batch_size
         self._seed = seed
@@ -176,8 +183,12 @@ def _seed_of_part(seed: int, part: int) -> int:
 
 def _to_row(example: Example, seed: int, epoch: int, index: int) -> Row:
     captions = example["captions"]
-    row: dict[str, object] = {name: value for name, value in example.items() if name in ("image", "codes", "condition")}
-    row["caption"] = captions[draw(seed, epoch, index) % len(captions)]
+    chosen = draw(seed, epoch, index) % len(captions)
+    row: dict[str, object] = {name: value for name, value in example.items() if name in ARRAYS}
+    row["caption"] = captions[chosen]
+    if "texts" in example:
+        text = example["texts"][chosen]
+        row |= {"text_vector": text.vector} | ({} if text.states is None else {"text_states": text.states})
     row["key"] = example["key"]
     row["caption_group"] = draw(*sorted(captions)) >> 33
     return cast(Row, row)

@@ -4,18 +4,23 @@ from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
+from dalle_jax.data.precomputed.embedding_record import CaptionVectors
+
 
 class Example(TypedDict):
     """A captioned image with at least one caption. ``key`` names the record in reports.
 
     ``image`` is uint8 [H W 3]. Data that ``encode`` wrote has ``codes`` int32 [h w] instead, perhaps with a
-    ``condition``: a class, or features [t c] of the caption.
+    ``condition``: a class, or features [t c] of the caption. Data of CLIP embeddings has an ``image_vector`` float16
+    [E], and in ``texts`` the embedding of each caption.
     """
 
     key: str
     image: NotRequired[np.ndarray]
     codes: NotRequired[np.ndarray]
     condition: NotRequired[np.ndarray]
+    image_vector: NotRequired[np.ndarray]
+    texts: NotRequired[list[CaptionVectors]]
     captions: list[str]
 
 

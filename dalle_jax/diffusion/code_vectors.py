@@ -7,23 +7,32 @@ over the codes, whose mean vector is the prediction of x0 (CDCD, arXiv 2211.1508
     B batch   I places   c code width   K codebook
 """
 
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.arrays import Array, Float, Int, Key
+from dalle_jax.arrays import Array, Bool, Float, Int, Key
 from dalle_jax.diffusion.continuous import straight_levels
+from dalle_jax.diffusion.latent_edit import keep_known, paste
 from dalle_jax.diffusion.levels import NoiseLevel, initial_noise
-from dalle_jax.diffusion.parameterization import ModelOutput, Parameterization
+from dalle_jax.diffusion.parameterization import Denoiser, ModelOutput, Parameterization
+from dalle_jax.diffusion.samplers.ddim import invert
 from dalle_jax.diffusion.samplers.flow_ode import Euler
-from dalle_jax.diffusion.samplers.sampler import KeyedNoise
+from dalle_jax.diffusion.samplers.sampler import KeyedNoise, Sampler
 
 Condition = TypeVar("Condition", contravariant=True)
 
 LATEST = 0.999
 """The latest time at which the denoiser is asked; the likelihood's variance (1 - t)^2 is 0 at time 1."""
+
+
+class KnownCodes(NamedTuple):
+    """Codes of an image that is given in part; ``codes`` is read only where ``keep`` is True."""
+
+    codes: Int[Array, "B I"]
+    keep: Bool[Array, "B I"]
 
 
 @runtime_checkable
@@ -77,6 +86,19 @@ def guided_logits(
     return logits + own_likelihood(x, time, denoiser.code_vectors)
 
 
+def expected_vectors(
+    denoiser: PredictsCodes[Condition], guide: Condition, scale: Float[Array, " B"], nothing: Condition | None
+) -> Denoiser:
+    """Return the denoiser that predicts x0 as the mean of the code vectors under the guided logits."""
+    vectors = denoiser.code_vectors
+
+    def expected(x: Array, level: NoiseLevel) -> ModelOutput:
+        logits = guided_logits(denoiser, x, level.time, guide, nothing, scale)
+        return ModelOutput(jax.nn.softmax(logits, axis=-1) @ vectors)
+
+    return expected
+
+
 def signal_shares(steps: int, power: float = 2.0) -> Float[np.ndarray, " steps"]:
     """Return the times ``(i / steps)^power`` at which a sampler asks the denoiser, from 0 on."""
     return np.minimum((np.arange(steps) / steps) ** power, LATEST)
@@ -90,21 +112,43 @@ def sample_codes(
     steps: int,
     scale: Float[Array, " B"],
     nothing: Condition | None = None,
+    start: Float[Array, "B I c"] | None = None,
+    sampler: Sampler = Euler(),  # noqa: B008 (frozen)
+    known: KnownCodes | None = None,
 ) -> Int[Array, "B I"]:
     """Sample codes by Euler steps of the probability-flow ODE; the noise of a row depends on its key alone.
 
     A step predicts the codes, moves to the next time on the straight line through the mean predicted vector, and the
-    last step takes the most likely codes.
+    last step takes the most likely codes. ``start`` is the noise to begin with, such as that of ``invert_codes``.
+
+    Known codes stay. In every step their vectors replace the prediction (arXiv 2212.00490, equation 13), so the path
+    of a known place is the straight line from its own noise to its vector. The denoiser therefore sees the known
+    vectors at the noise of each time, as in training.
     """
     vectors, shares = denoiser.code_vectors, signal_shares(steps)
-
-    def predict(x: Array, time: Array) -> Array:
-        return guided_logits(denoiser, x, time, guide, nothing, scale)
-
-    def expected(x: Array, level: NoiseLevel) -> ModelOutput:
-        return ModelOutput(jax.nn.softmax(predict(x, level.time), axis=-1) @ vectors)
-
-    start = initial_noise(keys, (places, vectors.shape[1]))  # [B I c]
-    x = Euler().sample(expected, straight_levels(shares), start, KeyedNoise(keys), Parameterization("x0"))
+    expected = expected_vectors(denoiser, guide, scale, nothing)
+    if known is not None:
+        expected = keep_known(expected, vectors[known.codes], known.keep[..., None], "x0")
+    if start is None:
+        start = initial_noise(keys, (places, vectors.shape[1]))  # [B I c]
+    x = sampler.sample(expected, straight_levels(shares), start, KeyedNoise(keys), Parameterization("x0"))
     last = jnp.full(x.shape[:1], shares[-1], jnp.float32)
-    return jnp.argmax(predict(x, last), axis=-1).astype(jnp.int32)
+    codes = jnp.argmax(guided_logits(denoiser, x, last, guide, nothing, scale), axis=-1).astype(jnp.int32)
+    return codes if known is None else paste(codes, known.codes, known.keep)
+
+
+def invert_codes(
+    denoiser: PredictsCodes[Condition],
+    guide: Condition,
+    codes: Int[Array, "B I"],
+    steps: int,
+    scale: Float[Array, " B"],
+    nothing: Condition | None = None,
+) -> Float[Array, "B I c"]:
+    """Return the noise from which ``sample_codes`` gives nearly these codes, under the same guide (arXiv 2010.02502).
+
+    It goes back from the vectors of the codes, at time 1, over the times of the sampler.
+    """
+    levels = straight_levels(np.append(signal_shares(steps), 1.0))
+    expected = expected_vectors(denoiser, guide, scale, nothing)
+    return invert(expected, levels, denoiser.code_vectors[codes], Parameterization("x0"))

@@ -29,8 +29,8 @@ class Guidance:
     """Options of classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, equation 6, scale = 1 + w).
 
     A ``scale`` of 1 is no guidance. ``rescale`` is phi of Lin et al. 2023, arXiv 2305.08891, equation 16, who propose
-    0.7; 0 is off. Guidance acts where ``low`` < sigma / alpha <= ``high`` (Kynkäänniemi et al. 2024, arXiv 2404.07724,
-    equation 5); outside, only the conditional forward runs.
+    0.7; 0 is off. Guidance acts where ``low`` < sigma / alpha <= ``high`` (Kynkäänniemi et al. 2024, arXiv
+    2404.07724); outside, only the conditional forward runs.
     """
 
     scale: float = 1.0
@@ -129,9 +129,10 @@ def score_guided(denoise: Denoiser, gradient: LogLikelihoodGradient, scale: floa
 
 
 def clip_gradient(embed: Callable[[Array, NoiseLevel], Array], text: Float[Array, "B E"]) -> LogLikelihoodGradient:
-    """Return the gradient of embed(x) · text with respect to x, for a CLIP ``embed`` that sees noised images.
+    """Return the gradient of embed(x) · text with respect to x (GLIDE, arXiv 2112.10741, section 2.4).
 
-    ``embed`` and ``text`` are unit vectors [B E]. Rows do not depend on each other (arXiv 2112.10741, section 2.4).
+    ``embed`` is a CLIP that was trained on noised images (section 4.4). ``embed`` and ``text`` are unit vectors [B E].
+    Rows do not depend on each other.
     """
 
     def similarity(x: Array, level: NoiseLevel) -> Array:

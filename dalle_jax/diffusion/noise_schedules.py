@@ -52,7 +52,7 @@ class LinearNoise:
 
 @dataclass(frozen=True)
 class SigmoidNoise:
-    """alpha_bar from a sigmoid between ``start`` and ``end`` (Jabri et al. 2022, arXiv 2212.11972, appendix B).
+    """alpha_bar from a sigmoid between ``start`` and ``end`` (Jabri et al. 2022, arXiv 2212.11972, figure 8).
 
     A larger ``temperature`` gives a straighter curve. Values are rescaled to alpha_bar(0) = 1 and alpha_bar(1) = 0.
     """

@@ -1,6 +1,8 @@
 """Decoding of untrusted image files to upright, opaque 8-bit RGB, after a check of size limits."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import UInt8
@@ -45,19 +47,47 @@ def decode_image(
 
     ``read_header`` has read its header and checked its limits.
     """
-    try:
-        image = Image.open(io.BytesIO(header.content), formats=(header.format,))
-        if image.size != (header.width, header.height):
-            sizes = f"{header.width}x{header.height} in the header, {image.width}x{image.height} by Pillow"
-            raise BadImage("broken", f"expected one size in pixels, got {sizes}")
+    with _as_bad_image(header):
+        image = _open(header)
         if min_side is not None:
             image.draft(None, (min_side, min_side))  # only JPEG is affected
         raw = _raw_mode(image)
         image.load()
         return _turn_upright(_to_rgb(image, raw, background), header.orientation)
+
+
+def decode_own(header: Header) -> Image.Image:
+    """Decode a file to an upright Pillow image in its own mode, to write it again without loss.
+
+    Raises ``BadImage`` as ``decode`` does, and for colours of 16 bits, of which Pillow gives the upper 8 alone.
+    """
+    with _as_bad_image(header):
+        image = _open(header)
+        raw = _raw_mode(image)
+        deep = image.mode.startswith("I;16")
+        if (";16" in raw and not deep) or (deep and (raw == "I;12" or _white_is_zero(image))):
+            raise BadImage("format", f"{header.format} file with pixels of the kind {raw}, expected 8 bits")
+        image.load()
+        _scale_transparency(image, raw)
+        return _turn_upright(image, header.orientation)
+
+
+def _open(header: Header) -> ImageFile.ImageFile:
+    image = Image.open(io.BytesIO(header.content), formats=(header.format,))
+    if image.size != (header.width, header.height):
+        sizes = f"{header.width}x{header.height} in the header, {image.width}x{image.height} by Pillow"
+        raise BadImage("broken", f"expected one size in pixels, got {sizes}")
+    return image
+
+
+@contextlib.contextmanager
+def _as_bad_image(header: Header) -> Iterator[None]:
+    """Raise ``BadImage`` for the errors of Pillow, which raises a dozen kinds on broken files."""
+    try:
+        yield
     except (BadImage, MemoryError):
         raise
-    except Exception as error:  # Pillow raises a dozen kinds of error on broken files
+    except Exception as error:
         message = " ".join(str(error).split()) or type(error).__name__
         truncated = "truncated" in message.lower() or "not enough" in message
         raise BadImage("truncated" if truncated else "broken", f"{header.format} file: {message}") from error
@@ -88,12 +118,8 @@ def _to_rgb(image: Image.Image, raw: str, background: tuple[int, int, int]) -> I
             f"expected pixels with a known white level, "
             f"got a {image.format} file with pixels of mode {raw or image.mode}",
         )
-    transparent = image.info.get("transparency")
-    if image.mode == "L" and isinstance(transparent, int):  # given in the bit depth of the file
-        image.info["transparency"] = transparent * {"L;2": 85, "L;4": 17}.get(raw, 1)
-    if image.mode == "RGB" and isinstance(transparent, tuple) and ";16" in raw:
-        image.info["transparency"] = tuple(value >> 8 for value in transparent)
-    if "A" not in image.getbands() and transparent is None:
+    _scale_transparency(image, raw)
+    if "A" not in image.getbands() and image.info.get("transparency") is None:
         return image.convert("RGB")
     layer = image if image.mode == "RGBA" else image.convert("RGBA")
     under = Image.new("RGB", layer.size, background)
@@ -101,13 +127,27 @@ def _to_rgb(image: Image.Image, raw: str, background: tuple[int, int, int]) -> I
     return under
 
 
+def _scale_transparency(image: Image.Image, raw: str) -> None:
+    """Scale a transparent value, which is given in the bit depth of the file, to 8 bits, in place."""
+    transparent = image.info.get("transparency")
+    if image.mode == "L" and isinstance(transparent, int):
+        image.info["transparency"] = transparent * {"L;2": 85, "L;4": 17}.get(raw, 1)
+    if image.mode == "RGB" and isinstance(transparent, tuple) and ";16" in raw:
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+
+
+def _white_is_zero(image: Image.Image) -> bool:
+    """Return True for a TIFF of inverted grey, which Pillow corrects in 8 bits only."""
+    return isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(262) == 0
+
+
 def _deep_grey_to_rgb(image: Image.Image, raw: str, background: tuple[int, int, int]) -> UInt8[np.ndarray, "H W 3"]:
     """Return a grey image of 12 or 16 bits as 8-bit RGB, rounded to nearest: a 16-bit value of 32,768 becomes 128."""
     values = np.asarray(image).astype(np.uint32)
     white = 4095 if raw == "I;12" else 65_535
     grey = ((values * 255 + white // 2) // white).astype(np.uint8)
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(262) == 0:
-        grey = 255 - grey  # WhiteIsZero, which Pillow applies to 8 bits only
+    if _white_is_zero(image):
+        grey = 255 - grey
     pixels = np.repeat(grey[:, :, None], 3, axis=2)
     transparent = image.info.get("transparency")
     if transparent is None:

@@ -1,5 +1,7 @@
 """The position-wise feed-forward networks of a transformer block."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -21,16 +23,16 @@ def constrain_hidden(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 class Mlp(nnx.Module):
-    """A feed-forward network ``W2 gelu(W1 x)``, or ``W2 (gelu(W1 x) * W0 x)`` if ``gated``, with biases.
+    """A feed-forward network ``W2 act(W1 x)``, or ``W2 (act(W1 x) * W0 x)`` if ``gated``, with biases.
 
-    GELU is the tanh approximation.
+    GELU is the tanh approximation. With "silu" and ``gated`` it is SwiGLU (Shazeer 2020, arXiv 2002.05202).
     """
 
     def __init__(
-        self, width: int, hidden: int, *, gated: bool = False, dtype: DTypeLike = jnp.float32,
-        init_out: Initializer | None = None, rngs: nnx.Rngs,
+        self, width: int, hidden: int, *, gated: bool = False, activation: Literal["gelu", "silu"] = "gelu",
+        dtype: DTypeLike = jnp.float32, init_out: Initializer | None = None, rngs: nnx.Rngs,
     ):  # fmt: skip
-        self.gated = gated
+        self.gated, self.activation = gated, activation
         outs, axes = ((2, hidden), (EMBED, None, MLP)) if gated else ((hidden,), (EMBED, MLP))
         self.up = Linear(width, outs, axes=axes, dtype=dtype, rngs=rngs)
         self.down = Linear(hidden, width, axes=(MLP, EMBED), dtype=dtype, init=init_out, rngs=rngs)
@@ -38,10 +40,8 @@ class Mlp(nnx.Module):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """Apply the network to the last dimension."""
         hidden = self.up(x)  # [... F] or [... 2 F]
-        if self.gated:
-            hidden = jax.nn.gelu(hidden[..., 0, :], approximate=True) * hidden[..., 1, :]
-        else:
-            hidden = jax.nn.gelu(hidden, approximate=True)
+        act = jax.nn.silu if self.activation == "silu" else jax.nn.gelu
+        hidden = act(hidden[..., 0, :]) * hidden[..., 1, :] if self.gated else act(hidden)
         return self.down(constrain_hidden(hidden))
 
 

@@ -48,6 +48,17 @@ def contrastive(
     return (of_image + of_text) / 2
 
 
+def text_given_image(
+    image: Float[Array, "B E"],
+    text: Float[Array, "B E"],
+    scale: float | Float[Array, ""],
+    same: Bool[Array, "B B"],
+) -> Float[Array, ""]:
+    """Compute the cross-entropy of each image's text among all texts: the image half of CLIP's loss, in float32."""
+    targets = same / same.sum(axis=-1, keepdims=True)
+    return -(targets * jax.nn.log_softmax(scale * similarities(image, text), axis=-1)).sum(axis=-1).mean()
+
+
 def sigmoid(
     image: Float[Array, "B E"],
     text: Float[Array, "B E"],

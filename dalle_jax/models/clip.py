@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dalle_jax.arrays import Array, Bool, Float, Int
+from dalle_jax.arrays import Array, Bool, Float, Int, Num
 from dalle_jax.images.clip_pixels import Convention
 from dalle_jax.layers.conv_blocks import space_to_depth
 from dalle_jax.layers.embeddings import Embedding, EmbeddingParam, broadcast_param
@@ -80,8 +80,10 @@ class ClipConfig:
     ``patch`` must divide ``image_size``; a ResNet needs ``patch`` 32, its downsampling factor. ``text_length`` is the
     number of token ids per text. ``crop`` is the convention by which images are resized and cropped
     (images/clip_pixels.py). ``initial_bias`` is the bias of the logits that a sigmoid loss needs (SigLIP, arXiv
-    2303.15343: -10, with ``initial_scale`` 10); CLIP has None. ``scan`` compiles one layer of a transformer and loops
-    over all; ``remat`` chooses the activations that a layer stores (layers/remat.py).
+    2303.15343: -10, with ``initial_scale`` 10); CLIP has None. With ``timesteps``, a noised CLIP (GLIDE, arXiv
+    2112.10741, section 4.4), the class token gets a learned vector for each timestep of the noise. ``scan`` compiles
+    one layer of a transformer and loops over all; ``remat`` chooses the activations that a layer stores
+    (layers/remat.py).
     """
 
     image_size: int
@@ -98,6 +100,7 @@ class ClipConfig:
     crop: Convention = "openai"
     initial_scale: float = INITIAL_SCALE
     initial_bias: float | None = None
+    timesteps: int = 0
     scan: bool = False
     remat: Remat = "none"
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -221,17 +224,27 @@ class VisionTower(nnx.Module):
         self.stack = make_stack(tower, config, rngs)
         self.norm_after = LayerNorm(width, dtype=dtype)
         self.project = Linear(width, config.embed_width, axes=(EMBED, None), bias=False, dtype=dtype, rngs=rngs)
+        steps = config.timesteps
+        self.times = Embedding(steps, width, axis=POSITIONS, init=init, dtype=dtype, rngs=rngs) if steps else None
 
-    def __call__(self, x: Float[Array, "B H W 3"], *, train: bool = False) -> Float[Array, "B E"]:
-        """Compute embeddings, not L2-normalised, of images with normalised channels."""
+    def __call__(
+        self, x: Float[Array, "B H W 3"], *, time: Num[Array, " B"] | None = None, train: bool = False
+    ) -> Float[Array, "B E"]:
+        """Compute embeddings, not L2-normalised, of images with normalised channels; ``time`` is as in ``states``."""
         del train
-        return self.project(self.norm_after(self.states(x)[:, 0]))
+        return self.project(self.norm_after(self.states(x, time)[:, 0]))
 
-    def states(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B L D"]:
-        """Return the last block's output at all positions; position 0 is the class token."""
+    def states(self, x: Float[Array, "B H W 3"], time: Num[Array, " B"] | None = None) -> Float[Array, "B L D"]:
+        """Return the last block's output at all positions; position 0 is the class token.
+
+        ``time`` is the timestep of each image's noise, for a tower that has timesteps; None is timestep 0.
+        """
         x = space_to_depth(x, self.patch)  # [B h w patch*patch*3]
         x = self.embed(x.reshape(x.shape[0], -1, x.shape[-1]))  # [B h*w D]
         first = broadcast_param(self.class_token[...][None], x.shape[0], x.dtype)  # [B 1 D]
+        if self.times is not None:
+            index = jnp.zeros(x.shape[0], jnp.int32) if time is None else time.astype(jnp.int32)
+            first = first + self.times(index)[:, None]
         x = jnp.concatenate([first, x], axis=1) + self.positions.all(x.shape[0])  # [B L D]
         return run_stack(self.stack, self.norm_before(x), None)
 
@@ -281,6 +294,8 @@ def image_tower(config: ClipConfig, rngs: nnx.Rngs) -> VisionTower | ModifiedRes
     """Create the image tower of a config."""
     if isinstance(config.vision, TowerConfig):
         return VisionTower(config.vision, config, rngs=rngs)
+    if config.timesteps:
+        raise ValueError(f"timesteps: expected 0 for a ResNet, got {config.timesteps}")
     if config.patch != ModifiedResNet.shrinks:
         raise ValueError(
             f"patch: expected {ModifiedResNet.shrinks}, the downsampling factor of a ResNet, got {config.patch}"
@@ -306,6 +321,13 @@ class Clip(nnx.Module):
         """
         mean, std = jnp.array(self.config.pixel_mean), jnp.array(self.config.pixel_std)
         return unit(self.vision((pixels - mean) / std, train=train))
+
+    def encode_noised(self, x: Float[Array, "B H W 3"], time: Num[Array, " B"]) -> Float[Array, "B E"]:
+        """Embed noised images, alpha x0 + sigma noise with x0 from -1 to 1, at timesteps; for a noised CLIP."""
+        if not isinstance(self.vision, VisionTower) or self.vision.times is None:
+            raise ValueError("timesteps: expected a CLIP that was trained on noised images, got timesteps = 0")
+        mean, std = jnp.array(self.config.pixel_mean), jnp.array(self.config.pixel_std)
+        return unit(self.vision(((x + 1) / 2 - mean) / std, time=time))
 
     def encode_text(self, text: Int[Array, "B T"]) -> Float[Array, "B E"]:
         """Embed padded token ids as unit vectors in float32."""

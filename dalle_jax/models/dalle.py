@@ -6,7 +6,7 @@ context: every image token attends to all of it. Letters: B T I L D N H V K as i
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -77,10 +77,47 @@ class DalleConfig:
         return Dalle(self, rngs=rngs)
 
 
+@runtime_checkable
+class BlockSizes(Protocol):
+    """The config fields that a ``DalleBlock`` reads; ``DalleConfig`` explains them."""
+
+    @property
+    def width(self) -> int:
+        """The width, D."""
+
+    @property
+    def depth(self) -> int:
+        """The number of layers."""
+
+    @property
+    def heads(self) -> int:
+        """The number of heads, N."""
+
+    @property
+    def head_size(self) -> int:
+        """The width of a head, H."""
+
+    @property
+    def gated(self) -> bool:
+        """True if the feed-forward networks are gated."""
+
+    @property
+    def dropout(self) -> float:
+        """The rate of dropout on residual branches."""
+
+    @property
+    def backend(self) -> Backend:
+        """The implementation of attention in training."""
+
+    @property
+    def dtype(self) -> Literal["float32", "bfloat16"]:
+        """The dtype of activations."""
+
+
 class DalleBlock(nnx.Module):
     """A transformer layer: ``x + attention(norm(x))``, then ``x + mlp(norm(x))``."""
 
-    def __init__(self, config: DalleConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: BlockSizes, *, rngs: nnx.Rngs):
         width, dtype = config.width, config.dtype
         branch = nnx.initializers.normal(0.02 / (2 * config.depth) ** 0.5)
         self.rate = config.dropout

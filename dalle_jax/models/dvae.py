@@ -133,8 +133,11 @@ class DvaeDecoder(nnx.Module):
 
     def hard(self, codes: Int[Array, "B h w"]) -> PixelDistribution:
         """Decode codes by looking up rows of the first kernel. This equals ``soft`` of one-hot probabilities."""
-        x = jnp.take(self.input.kernel[0, 0], codes, axis=0, mode="clip")  # [B h w c]
-        return self._from(x if self.input.bias is None else x + self.input.bias[...])
+        return self.mixed(jnp.take(self.input.kernel[0, 0], codes, axis=0, mode="clip"))
+
+    def mixed(self, vectors: Float[Array, "B h w c"]) -> PixelDistribution:
+        """Decode mean vectors of distributions over codes: the first convolution without its bias."""
+        return self._from(vectors if self.input.bias is None else vectors + self.input.bias[...])
 
     def _from(self, x: Float[Array, "B h w c"]) -> PixelDistribution:
         for index, group in enumerate(self.groups):
@@ -202,6 +205,14 @@ class Dvae(nnx.Module):
     def decode(self, codes: Int[Array, "B h w"]) -> Float[Array, "B H W 3"]:
         """Decode codes to images, clipped to [0, 1]: the logistic function of the means."""
         return expected_pixels(self.decoder.hard(codes))
+
+    def encode_latents(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w c"]:
+        """Encode images as the mean code vector of each place, under the distribution of its codes."""
+        return jax.nn.softmax(self.logits(pixels), axis=-1) @ self.code_vectors
+
+    def decode_latents(self, latents: Float[Array, "B h w c"]) -> Float[Array, "B H W 3"]:
+        """Decode mean code vectors to images in [0, 1]; the decoder is linear in them, so nothing is quantised."""
+        return expected_pixels(self.decoder.mixed(latents))
 
 
 def expected_pixels(pixels: PixelDistribution) -> Float[Array, "B H W C"]:

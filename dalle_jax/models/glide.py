@@ -18,15 +18,16 @@ from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.stack import Stack
 from dalle_jax.models.clip import ClipBlock, TowerConfig, run_stack
+from dalle_jax.models.patch_denoisers.patch_transformer import PatchTransformerConfig
 from dalle_jax.models.unet import UNet, UNetConfig, UNetContext
 from dalle_jax.parallel.axes import EMBED, MLP, POSITIONS, VOCAB
 
 
 @dataclass(frozen=True)
 class CaptionedUNetConfig:
-    """Sizes of the UNet, whose ``context_width`` is the text transformer's width, and of the text transformer."""
+    """Sizes of the UNet, or of its alternative, and of the text transformer, whose width is the ``context_width``."""
 
-    unet: UNetConfig
+    unet: UNetConfig | PatchTransformerConfig
     vocab_size: int
     text_length: int
     text: TowerConfig
@@ -36,6 +37,8 @@ class CaptionedUNetConfig:
 @dataclass(frozen=True)
 class GlideConfig(CaptionedUNetConfig):
     """Sizes of GLIDE's networks."""
+
+    unet: UNetConfig
 
     def build(self, rngs: nnx.Rngs) -> "Glide":
         """Create the network with newly initialised weights."""

@@ -31,3 +31,14 @@ class ImageTokenizer(Protocol):
     def decode(self, codes: Int[Array, "B h w"]) -> Float[Array, "B H W 3"]:
         """Decode codes to images, clipped to [0, 1]."""
         ...
+
+    def encode_latents(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w c"]:
+        """Encode images as continuous latents: points among the code vectors, before any is chosen. In float32."""
+        ...
+
+    def decode_latents(self, latents: Float[Array, "B h w c"]) -> Float[Array, "B H W 3"]:
+        """Decode continuous latents to images, clipped to [0, 1]; a quantizer belongs to the decoder.
+
+        That is the VQ variant of latent diffusion (Rombach et al. 2021, arXiv 2112.10752, section 3.1).
+        """
+        ...

@@ -9,6 +9,7 @@ from flax import nnx
 
 from dalle_jax.models.clip import ClipConfig, ClipTextConfig
 from dalle_jax.models.code_denoiser import CodeDenoiserConfig
+from dalle_jax.models.consistency_decoder import ConsistencyDecoderConfig
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.decoders.pixel_decoder import PixelDecoderConfig
@@ -17,6 +18,8 @@ from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.glide import GlideConfig
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
+from dalle_jax.models.patch_denoisers.patch_transformer import PatchTransformerConfig
+from dalle_jax.models.priors.autoregressive_prior import AutoregressivePriorConfig
 from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
 from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
 from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
@@ -45,10 +48,18 @@ CodeGeneratorConfig: TypeAlias = DalleConfig | DalleBartConfig | LlamaGenConfig
 TextToCodesConfig: TypeAlias = DalleConfig | DalleBartConfig
 """Configs of the code generators whose prompts are token ids."""
 
-DiffusionConfig: TypeAlias = CodeDenoiserConfig | UNetConfig | GlideConfig | PixelDecoderConfig | UpsamplerConfig
+DiffusionConfig: TypeAlias = (
+    CodeDenoiserConfig
+    | UNetConfig
+    | GlideConfig
+    | PatchTransformerConfig
+    | PixelDecoderConfig
+    | UpsamplerConfig
+    | ConsistencyDecoderConfig
+)
 """Configs of the networks that predict from noised images or code vectors."""
 
-PriorConfig: TypeAlias = DiffusionPriorConfig | OneStepPriorConfig | MlpPriorConfig
+PriorConfig: TypeAlias = DiffusionPriorConfig | OneStepPriorConfig | AutoregressivePriorConfig | MlpPriorConfig
 """Configs of the networks that implement ``Prior``."""
 
 UnclipPartConfig: TypeAlias = ClipTextConfig | UnclipTextProjectionConfig

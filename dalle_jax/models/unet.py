@@ -72,6 +72,11 @@ class UNetConfig:
         """The number of output channels."""
         return self.channels * (2 if self.learned_variance else 1)
 
+    @property
+    def side_multiple(self) -> int:
+        """The number that must divide height and width."""
+        return 2 ** (len(self.multipliers) - 1)
+
     def build(self, rngs: nnx.Rngs) -> "UNet":
         """Create the network with newly initialised weights."""
         return UNet(self, rngs=rngs)
@@ -258,7 +263,7 @@ class UNet(nnx.Module):
         return self.output(jax.nn.silu(self.norm(x))).astype(jnp.float32)
 
     def _check_inputs(self, noised: Array, context: UNetContext | None, extra: Array | None) -> None:
-        config, factor = self.config, 2 ** (len(self.config.multipliers) - 1)
+        config, factor = self.config, self.config.side_multiple
         if noised.shape[1] % factor or noised.shape[2] % factor:
             raise ValueError(f"noised: expected height and width as multiples of {factor}, got {noised.shape[1:3]}")
         if config.extra_channels != (0 if extra is None else extra.shape[-1]):
@@ -315,7 +320,7 @@ def _keys(key: Array | None, count: int) -> Iterator[Array | None]:
 
 
 def with_extra_channels(trained: UNet, extra_channels: int) -> UNet:
-    """Copy a UNet and add input channels whose weights are zero (GLIDE, section 2.4), so the output stays the same."""
+    """Copy a UNet and add input channels whose weights are zero (GLIDE, section 4.3), so the output stays the same."""
     config = replace(trained.config, extra_channels=trained.config.extra_channels + extra_channels)
     network = nnx.clone(trained)
     kernel = network.input.kernel

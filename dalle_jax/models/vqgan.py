@@ -278,12 +278,20 @@ class Vqgan(nnx.Module):
 
     def encode(self, pixels: Float[Array, "B H W 3"]) -> Int[Array, "B h w"]:
         """Encode images in [0, 1] as codes."""
-        return self.quantize(self.latents(to_range(self.config, pixels))).codes
+        return self.quantize(self.encode_latents(pixels)).codes
 
     def decode(self, codes: Int[Array, "B h w"]) -> Float[Array, "B H W 3"]:
         """Decode codes to images, clipped to [0, 1]."""
         vectors = jnp.take(self.code_vectors, codes, axis=0, mode="clip")
         return from_range(self.config, self.decoder(self.out_of_codes(vectors)))
+
+    def encode_latents(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w c"]:
+        """Encode images in [0, 1] as the quantizer's inputs; unit vectors for the cosine distance."""
+        return self.latents(to_range(self.config, pixels))
+
+    def decode_latents(self, latents: Float[Array, "B h w c"]) -> Float[Array, "B H W 3"]:
+        """Quantise latents of any length, and decode their codes to images in [0, 1]."""
+        return self.decode(self.quantize(unit(latents) if self.config.distance == "cosine" else latents).codes)
 
 
 def unit(x: Float[Array, "... c"]) -> Float[Array, "... c"]:

@@ -176,3 +176,11 @@ class Vqvae(nnx.Module):
     def decode(self, codes: Int[Array, "B h w"]) -> Float[Array, "B H W 3"]:
         """Decode codes to images, clipped to [0, 1]."""
         return self.decoder(self.quantizer.lookup(codes)).clip(0, 1)
+
+    def encode_latents(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w c"]:
+        """Encode images as the quantizer's inputs."""
+        return self.encoder(pixels)
+
+    def decode_latents(self, latents: Float[Array, "B h w c"]) -> Float[Array, "B H W 3"]:
+        """Quantise latents, and decode their codes to images in [0, 1]."""
+        return self.decode(self.quantizer.encode(latents))

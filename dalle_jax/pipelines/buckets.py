@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -13,14 +13,15 @@ from dalle_jax.pipelines.request import Generation, Request
 SIDE_BY_SIDE = 16
 """The most candidates per prompt in one call, if there are enough prompts to fill it."""
 
-DrawCall: TypeAlias = Callable[[list[Request], int, int], tuple[np.ndarray, np.ndarray | None]]
+AnyRequest = TypeVar("AnyRequest", bound=Request)
+DrawCall: TypeAlias = Callable[[list[AnyRequest], int, int], tuple[np.ndarray, np.ndarray | None]]
 """``draw_call(requests, first, count)`` samples candidates ``first`` to ``first + count - 1`` of each request.
 
 It returns images [P M H W 3] and CLIP scores [P M], or None without a ranker or without a text.
 """
 
 
-def draw_in_buckets(requests: list[Request], batch: int, draw_call: DrawCall) -> list[Generation]:
+def draw_in_buckets(requests: list[AnyRequest], batch: int, draw_call: DrawCall[AnyRequest]) -> list[Generation]:
     """Sample images for every request, in order; requests of equal ``candidates`` and ``first`` share calls.
 
     A call samples at most ``batch`` images, of numbers of prompts and candidates rounded up to powers of two.
@@ -37,7 +38,7 @@ def draw_in_buckets(requests: list[Request], batch: int, draw_call: DrawCall) ->
     return [drawn[i] for i in range(len(requests))]
 
 
-def _draw_bucket(requests: list[Request], batch: int, draw_call: DrawCall) -> list[Generation]:
+def _draw_bucket(requests: list[AnyRequest], batch: int, draw_call: DrawCall[AnyRequest]) -> list[Generation]:
     """Sample requests of equal ``candidates`` and ``first`` together, a chunk of their candidates per call."""
     prompts = power_of_two(len(requests))
     padded = requests + [replace(requests[-1], given_image=None)] * (prompts - len(requests))

@@ -1,4 +1,4 @@
-"""Encode a data set's images to the codes of a trained image tokenizer, on all devices of all hosts."""
+"""Encode a data set's images to codes of an image tokenizer or to vectors of a CLIP, on all devices of all hosts."""
 
 import hashlib
 import os
@@ -6,16 +6,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from typing import Protocol, cast, runtime_checkable
 
 import jax
 import numpy as np
 from flax import nnx
 
-from dalle_jax.arrays import Array
+from dalle_jax.arrays import Array, Float
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.code_record import encode_codes
-from dalle_jax.data.precomputed.manifest import Encoding
-from dalle_jax.data.precomputed.writer import CodeFolder
+from dalle_jax.data.precomputed.manifest import AnyEncoding, Encoding
+from dalle_jax.data.precomputed.writer import EncodedFolder
 from dalle_jax.data.source import EpochSource, Example, Source
 from dalle_jax.images.pixels import centre_square, to_float
 from dalle_jax.models.image_tokenizer import ImageTokenizer
@@ -27,27 +28,23 @@ SAY_EVERY = 10.0
 """Seconds between two lines of progress."""
 
 
-def fingerprint(tokenizer: ImageTokenizer) -> str:
-    """Hash the names and values of all parameters; tokenizers with the same hash give the same codes."""
+def fingerprint(network: nnx.Module | ImageTokenizer, name: str = "tokenizer") -> str:
+    """Hash the names and values of all parameters; networks with the same hash give the same outputs."""
     digest = hashlib.sha256()
-    for path, value in sorted(nnx.to_flat_state(nnx.state(tokenizer)), key=lambda pair: str(pair[0])):
+    for path, value in sorted(nnx.to_flat_state(nnx.state(network)), key=lambda pair: str(pair[0])):
         array = np.asarray(value.get_value())
         digest.update(repr((path, array.dtype.str, array.shape)).encode())
         digest.update(np.ascontiguousarray(array).tobytes())
-    return "tokenizer-" + digest.hexdigest()[:32]
+    return f"{name}-" + digest.hexdigest()[:32]
 
 
 def encoding(source: Source, tokenizer: ImageTokenizer, image_size: int, crops: int, shard_examples: int) -> Encoding:
     """Return all that the codes depend on; raise UserError for a wrong image size or number of crops."""
     factor = tokenizer.downsample
-    problems = []
+    problems = crop_problems(source, crops, shard_examples)
     if image_size < 1 or image_size % factor:
-        problems.append(f"image_size: expected a multiple of {factor}, the tokenizer's downsample, got {image_size}")
-    if crops < 1 or (crops > 1 and not isinstance(source, EpochSource)):
-        expected = "at least 1" if crops < 1 else "1, since the source shows the same image in each epoch"
-        problems.append(f"crops: expected {expected}, got {crops}")
-    if shard_examples < 1:
-        problems.append(f"shard_examples: expected at least 1, got {shard_examples}")
+        wrong = f"image_size: expected a multiple of {factor}, the tokenizer's downsample, got {image_size}"
+        problems.insert(0, wrong)
     if problems:
         raise UserError("encode: " + "; ".join(problems))
     return Encoding(
@@ -62,37 +59,82 @@ def encoding(source: Source, tokenizer: ImageTokenizer, image_size: int, crops: 
     )
 
 
+def crop_problems(source: Source, crops: int, shard_examples: int) -> list[str]:
+    """Return what is wrong with the number of crops and of examples in a shard."""
+    problems = []
+    if crops < 1 or (crops > 1 and not isinstance(source, EpochSource)):
+        expected = "at least 1" if crops < 1 else "1, since the source shows the same image in each epoch"
+        problems.append(f"crops: expected {expected}, got {crops}")
+    if shard_examples < 1:
+        problems.append(f"shard_examples: expected at least 1, got {shard_examples}")
+    return problems
+
+
+@runtime_checkable
+class Payload(Protocol):
+    """The network of an encoding, and the records that are written of its outputs."""
+
+    @property
+    def network(self) -> nnx.Module:
+        """The network that ``encode`` calls."""
+        ...
+
+    def encode(self, network: nnx.Module, pixels: Float[Array, "B H W 3"]) -> Array:
+        """Compute an output for each image with values in [0, 1]; compiled."""
+        ...
+
+    def records(self, images: Iterator[list[tuple[Example, np.ndarray]]]) -> Iterator[bytes]:
+        """Yield the record of each image, from the examples and outputs of its crops."""
+        ...
+
+
+class CodesPayload:
+    """Codes of an image tokenizer. Implements ``Payload``."""
+
+    def __init__(self, tokenizer: ImageTokenizer) -> None:
+        self.network = cast(nnx.Module, tokenizer)
+
+    def encode(self, network: nnx.Module, pixels: Float[Array, "B H W 3"]) -> Array:
+        """Compute the codes [B h w]."""
+        return cast(ImageTokenizer, network).encode(pixels)
+
+    def records(self, images: Iterator[list[tuple[Example, np.ndarray]]]) -> Iterator[bytes]:
+        """Yield the record of each image (data/precomputed/code_record.py)."""
+        for crops in images:
+            codes = np.stack([one for _, one in crops])  # [crops h w]
+            yield encode_codes(crops[0][0]["key"], codes, [example["captions"] for example, _ in crops])
+
+
 class Encoder:
-    """An image tokenizer on all devices of this process, compiled once for batches of ``batch_size`` images.
+    """The network of a payload on all devices of this process, compiled once for batches of ``batch_size`` images.
 
     Threads prepare the next batch while the devices encode one. Processes do not wait for each other.
     """
 
-    def __init__(self, tokenizer: ImageTokenizer, source: Source, encoding: Encoding, batch_size: int):
+    def __init__(self, payload: Payload, source: Source, encoding: AnyEncoding, batch_size: int):
         self._layout = Layout(make_mesh(Mesh(), jax.local_devices()), Rules())
         size = encoding.image_size
         spec = {"pixels": jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8)}
         self._sharding = self._layout.batch_shardings(spec)["pixels"]
-        graph, state = nnx.split(tokenizer)
+        graph, state = nnx.split(payload.network)
         self._state = jax.device_put(jax.device_get(state), self._layout.replicated)
-        self._encode = self._layout.jit(lambda state, pixels: nnx.merge(graph, state).encode(to_float(pixels)))
+        self._encode = self._layout.jit(lambda state, pixels: payload.encode(nnx.merge(graph, state), to_float(pixels)))
+        self._payload = payload
         self._source, self._encoding, self._batch_size = source, encoding, batch_size
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
 
     def compiles(self) -> int:
-        """Return the number of times that the tokenizer was compiled."""
+        """Return the number of times that the network was compiled."""
         return self._encode.compiles()
 
     def records(self, examples: range) -> Iterator[bytes]:
         """Yield the records of a shard, in order."""
         crops = self._encoding.crops
         shown = self._encoded([(index, crop) for index in examples for crop in range(crops)])
-        while images := list(islice(shown, crops)):
-            codes = np.stack([one for _, one in images])  # [crops h w]
-            yield encode_codes(images[0][0]["key"], codes, [example["captions"] for example, _ in images])
+        return self._payload.records(iter(lambda: list(islice(shown, crops)), []))
 
     def _encoded(self, rows: Sequence[tuple[int, int]]) -> Iterator[tuple[Example, np.ndarray]]:
-        """Yield each (example, crop) with its codes [h w]; the last batch is padded with its last image."""
+        """Yield each (example, crop) with its output; the last batch is padded with its last image."""
         size = self._batch_size
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         ahead: list[list[Future[Example]]] = [self._prepare(batch) for batch in batches[:1]]
@@ -102,10 +144,10 @@ class Encoder:
             examples = [one.result() for one in ahead.pop(0)]
             pixels = np.stack([one["image"] for one in examples])
             pixels = np.concatenate([pixels, np.repeat(pixels[-1:], size - len(pixels), axis=0)])
-            codes = self._encode(self._state, jax.device_put(pixels, self._sharding))  # [B h w]
+            outputs = self._encode(self._state, jax.device_put(pixels, self._sharding))
             if waiting is not None:
                 yield from zip(waiting[0], np.asarray(waiting[1]), strict=False)
-            waiting = examples, codes
+            waiting = examples, outputs
         if waiting is not None:
             yield from zip(waiting[0], np.asarray(waiting[1]), strict=False)
 
@@ -116,13 +158,13 @@ class Encoder:
         source, size = self._source, self._encoding.image_size
         example = source.example(index, crop) if isinstance(source, EpochSource) else source[index]
         if "image" not in example:
-            raise UserError("encode: expected a source of images, got a source of codes")
+            raise UserError("encode: expected a source of images, got a source of codes or embeddings")
         image = example["image"]
         image = image if image.shape[:2] == (size, size) else centre_square(image, size)
         return Example(key=example["key"], image=image, captions=example["captions"])
 
 
-def encode(encoder: Encoder, folder: CodeFolder, shards: Sequence[int], say: Callable[[str], None]) -> None:
+def encode(encoder: Encoder, folder: EncodedFolder, shards: Sequence[int], say: Callable[[str], None]) -> None:
     """Write the shards of the given numbers in order; ``say`` is called with each line of progress."""
     total = sum(len(folder.rows(number)) for number in shards)
     done, began, reported = 0, time.monotonic(), time.monotonic()

@@ -14,10 +14,10 @@ from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.likelihood import CodeLikelihood
 from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
-from dalle_jax.pipelines.prompts import PromptReader
+from dalle_jax.pipelines.prompts import Prompt, PromptReader
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.request import Generation, Request
-from dalle_jax.sampling.autoregressive import Settings, image_keys, sample
+from dalle_jax.pipelines.request import Generation, Request, RequestOptions
+from dalle_jax.sampling.autoregressive import GivenCodes, Settings, image_keys, sample
 
 
 def _sample(
@@ -25,11 +25,10 @@ def _sample(
     text: Prompts,
     keys: Key[Array, "P M"],
     settings: Settings,
-    given_codes: Int[Array, "P I"],
-    given_length: Int[Array, " P"],
+    given: GivenCodes,
     guided: bool,
 ) -> Int[Array, "P M I"]:
-    return sample(generator, text, keys, settings, given_codes, given_length, guided=guided)
+    return sample(generator, text, keys, settings, given, guided=guided)
 
 
 class TextToImage(PromptedPipeline):
@@ -63,6 +62,13 @@ class TextToImage(PromptedPipeline):
         """Sample images for every request, in order; requests of equal ``candidates`` and ``first`` share calls."""
         return draw_in_buckets(requests, self.batch, self._draw_call)
 
+    def fill_codes(
+        self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes
+    ) -> Int[Array, "P M I"]:
+        """Sample the codes that are not given, in raster order: they depend on the given codes before them alone."""
+        text, guided = jnp.asarray(self.prompts.read(prompts)), any(one.guidance != 1.0 for one in options)
+        return self._sample(text, keys, Settings.stack(options), given, guided=guided)
+
     def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
         """Cut an image to the model's size, and return its top in whole rows of codes."""
         if not 0.0 < share <= 1.0:
@@ -78,7 +84,7 @@ class TextToImage(PromptedPipeline):
         options = [request.options for request in requests]
         keys = image_keys(jnp.asarray([one.seed for one in options], jnp.uint32), count, first=first)
         guided = any(one.guidance != 1.0 for one in options)
-        codes = self._sample(text, keys, Settings.stack(options), *self._given(requests), guided=guided)
+        codes = self._sample(text, keys, Settings.stack(options), self._given(requests, count), guided=guided)
         pixels = self.codec.decode_device(codes.reshape(-1, *self.grid))  # [P*M H W 3]
         texts = [request.text for request in requests]
         scores = None
@@ -86,11 +92,11 @@ class TextToImage(PromptedPipeline):
             scores = self.ranker.scores(pixels, [text or "" for text in texts])
         return np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores
 
-    def _given(self, requests: list[Request]) -> tuple[Int[Array, "P I"], Int[Array, " P"]]:
-        """Return the codes of the given images, and how many codes are given for each request."""
+    def _given(self, requests: list[Request], candidates: int) -> GivenCodes:
+        """Return the codes of the given images, for each candidate."""
         height, width = self.grid
         codes = np.zeros((len(requests), height * width), np.int32)
-        lengths = np.zeros(len(requests), np.int32)
+        keep = np.zeros(codes.shape, bool)
         factor = self.codec.downsample
         for row, request in enumerate(requests):
             top = request.given_image
@@ -104,5 +110,5 @@ class TextToImage(PromptedPipeline):
                 )
             given = self.codec.encode_device(top[None])[0]  # [rows w]
             codes[row, : rows * width] = np.asarray(given).reshape(-1)
-            lengths[row] = rows * width
-        return jnp.asarray(codes), jnp.asarray(lengths)
+            keep[row, : rows * width] = True
+        return GivenCodes(jnp.repeat(jnp.asarray(codes)[:, None], candidates, axis=1), jnp.asarray(keep))

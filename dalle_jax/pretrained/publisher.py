@@ -15,6 +15,7 @@ from dalle_jax.pretrained.files.tensors import Tensors, file_error, is_size
 from dalle_jax.pretrained.mapping import Ignored, Rule
 from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import FILE, ClipBpe
+from dalle_jax.text.glide_bpe import ENCODER, PAIRS, GlideBpe
 from dalle_jax.text.vocabulary_files import MERGES, TOKENIZER, VOCABULARY
 
 PUBLISHERS = "dalle_jax.pretrained.publishers"
@@ -43,7 +44,7 @@ class Published:
     files: tuple[Path, ...]
     licence: str = UNKNOWN_LICENCE
     name: str | None = None
-    vocabulary: ClipBpe | BartBpe | None = None
+    vocabulary: ClipBpe | BartBpe | GlideBpe | None = None
     vocabulary_file: Path | None = None
 
 
@@ -94,7 +95,7 @@ KINDS = (
     Kind(
         "consistency-decoder",
         "diffusers_unet",
-        "UNet of the consistency decoder: diffusers' folder",
+        "the consistency decoder: diffusers' folder",
         function="published_consistency",
     ),
     Kind("glide", "glide", "GLIDE's base, upsampler or inpainting network: a .pt file"),
@@ -109,6 +110,37 @@ KINDS = (
         function="published_text_encoder",
     ),
 )
+
+
+@dataclass(frozen=True)
+class WholeKind:
+    """A published pipeline: ``parts`` maps each folder of it to the kind of the network there."""
+
+    name: str
+    help: str
+    parts: Mapping[str, str]
+
+
+WHOLE_KINDS = (
+    WholeKind(
+        "karlo",
+        "Karlo as a whole: diffusers' folder with model_index.json",
+        {
+            "text_encoder": "karlo-text-encoder",
+            "prior": "karlo-prior",
+            "text_proj": "karlo-text-proj",
+            "decoder": "diffusers-unet",
+            "super_res_first": "diffusers-unet",
+            "super_res_last": "diffusers-unet",
+        },
+    ),
+)
+
+
+def find_any_kind(name: str) -> Kind | WholeKind:
+    """Return the kind of one network or of a pipeline. Raises UserError with similar names if it does not exist."""
+    every: tuple[Kind | WholeKind, ...] = (*KINDS, *WHOLE_KINDS)
+    return find_named(name, every, "a kind of published weights")
 
 
 def find_kind(name: str) -> Kind:
@@ -154,10 +186,14 @@ def find_file(folder: Path, names: Sequence[str]) -> Path:
 def find_vocabulary(folder: Path) -> Path | None:
     """Return the text tokenizer's file in a folder, or None.
 
-    The first of these that exists: ``vocab.json`` next to ``merges.txt``, CLIP's merges file, ``tokenizer.json``.
+    The first of these that exists: ``vocab.json`` next to ``merges.txt``, GLIDE's
+    ``encoder.json`` next to ``vocab.bpe``, CLIP's merges file, ``tokenizer.json``.
     """
     if all((folder / name).is_file() for name in (VOCABULARY, MERGES)):
         return folder / VOCABULARY
+    for end in ("", ".gz"):
+        if (folder / (ENCODER + end)).is_file() and (folder / (PAIRS + end)).is_file():
+            return folder / (ENCODER + end)
     names = (f"{FILE}.gz", FILE, TOKENIZER)
     return next((folder / name for name in names if (folder / name).is_file()), None)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol, Unpack, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from dalle_jax.arrays import Array, Float, Int, Key, Prompts, PyTree, UInt
+from dalle_jax.arrays import Array, Bool, Float, Int, Key, Prompts, PyTree, UInt
 from dalle_jax.sampling.filters import restrict
 from dalle_jax.sampling.options import SamplingKeywords, SamplingOptions
 
@@ -89,6 +89,13 @@ class Settings(NamedTuple):
         return cls.stack([SamplingOptions(**options)] * prompts)
 
 
+class GivenCodes(NamedTuple):
+    """Codes of images that are given in part; ``codes`` is read only where ``keep`` is True."""
+
+    codes: Int[Array, "P M I"]
+    keep: Bool[Array, "P I"]
+
+
 def image_keys(seeds: Int[Array, " P"] | UInt[Array, " P"], candidates: int, first: int = 0) -> Key[Array, "P M"]:
     """Create a key for each image: ``fold_in(key(seed), first + m)`` for candidate m.
 
@@ -154,15 +161,15 @@ def sample(
     text: Prompts,
     keys: Key[Array, "P M"],
     settings: Settings,
-    given_codes: Int[Array, "P I"] | None = None,
-    given_length: Int[Array, " P"] | None = None,
+    given: GivenCodes | None = None,
     *,
     guided: bool,
 ) -> Int[Array, "P M I"]:
     """Sample the codes of M images per prompt; a pure function that compiles once per shape and ``guided``.
 
-    The first ``given_length`` codes of each prompt are copied from ``given_codes``. If ``guided`` is False, the
-    guidance scale is ignored and the empty prompt is not computed.
+    ``given`` codes are kept and the others are sampled, in raster order: a sampled code depends on the given codes
+    before it, not on those after it. If ``guided`` is False, the guidance scale is ignored and the empty prompt is not
+    computed.
     """
     candidates, length = keys.shape[1], generator.grid[0] * generator.grid[1]
     prompts, size = text.shape[0], generator.codebook_size
@@ -174,10 +181,11 @@ def sample(
     def choose(logits: Array, position: Array, noise: Array | None) -> Array:
         logits = guide(logits[:prompts], logits[prompts:], settings.guidance) if guided else logits
         code = draw(logits, _noise(keys, position, size) if noise is None else noise, settings)
-        if given_codes is None or given_length is None:
+        if given is None:
             return code
-        given = jax.lax.dynamic_index_in_dim(given_codes, position, axis=1)  # [P 1]
-        return jnp.where((position < given_length)[:, None], given, code).astype(jnp.int32)
+        own = jax.lax.dynamic_index_in_dim(given.codes, position, axis=2, keepdims=False)  # [P M]
+        keep = jax.lax.dynamic_index_in_dim(given.keep, position, axis=1)  # [P 1]
+        return jnp.where(keep, own, code).astype(jnp.int32)
 
     def step(carry: tuple[Array, PyTree], scanned: tuple[Array, Array | None]) -> tuple[tuple[Array, PyTree], Array]:
         (previous, cache), (position, noise) = carry, scanned

@@ -13,7 +13,7 @@ from flax import nnx
 from dalle_jax.arrays import Array, ExampleBatch, Float, Int, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.code_readout import CodeReadoutConfig, ReadableClip
@@ -56,7 +56,7 @@ class AlignReadableImages:
         """Return the shape and dtype of each array of a batch."""
         return self.align.batch_spec(batch_size)
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> "ReadableAlignment":
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "ReadableAlignment":
         """Load the text tokenizer and the image tokenizer.
 
         Raise ``UserError`` if the config names no image tokenizer.

@@ -13,7 +13,10 @@ from flax import nnx
 from dalle_jax.arrays import CANDIDATE, COUNTED, Array, Bool, ExampleBatch, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
+from dalle_jax.diffusion.levels import add_noise
+from dalle_jax.diffusion.noise_schedules import NoiseSchedule
+from dalle_jax.diffusion.process import DiscreteProcess
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.contrastive import contrastive, retrieval_hits, same_caption_group, sigmoid
 from dalle_jax.models.clip import Clip, ClipConfig
@@ -24,7 +27,7 @@ from dalle_jax.pipelines.load.models import ModelFile
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
 from dalle_jax.tasks.frozen_networks import IMAGE_TOKENIZER, frozen_image_tokenizer, image_tokenizer_of, load_if_named
-from dalle_jax.tasks.precomputed_codes import refuse_codes
+from dalle_jax.tasks.precomputed_codes import refuse_precomputed
 from dalle_jax.train.task import (
     Batch,
     CachedEmbeddings,
@@ -65,6 +68,8 @@ class AlignTextImages:
       by its reconstructions, so that the CLIP can also rank generated images.
     - ``contrast``: CLIP's softmax over the batch, or SigLIP's sigmoid for each pair (arXiv 2303.15343), which needs
       ``model.initial_bias``.
+    - ``noise``: the schedule of a noised CLIP, which guides a diffusion model (GLIDE, arXiv 2112.10741, section 4.4).
+      Each training image is noised at a uniform timestep. ``model.timesteps`` is the schedule's number of steps.
     """
 
     model: ClipConfig
@@ -72,8 +77,12 @@ class AlignTextImages:
     image_tokenizer: str | None = None
     reconstructed: float = 0.5
     contrast: Literal["softmax", "sigmoid"] = "softmax"
+    noise: NoiseSchedule | None = None
 
     def __post_init__(self) -> None:
+        steps = 0 if self.noise is None else self.noise.steps
+        if self.model.timesteps != steps:
+            raise ValueError(f"model.timesteps: expected {steps}, the steps of noise, got {self.model.timesteps}")
         if (self.contrast == "sigmoid") == (self.model.initial_bias is None):
             bias = self.model.initial_bias
             raise ValueError(
@@ -89,10 +98,10 @@ class AlignTextImages:
             "caption_group": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
         }
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> "TextImageAlignment":
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "TextImageAlignment":
         """Load the text tokenizer and the image tokenizer. Raise ``UserError`` for data of precomputed codes."""
         del layout
-        refuse_codes(self, manifest, "train it from images")
+        refuse_precomputed(self, manifest, "train it from images")
         captions = self.captions.open(self.model.text_length)
         return TextImageAlignment(self, captions, load_if_named(self.image_tokenizer))
 
@@ -155,15 +164,24 @@ class TextImageAlignment:
         return self.loss_of_embeddings(module, self.embed(module, frozen, batch, key, step), batch, key, step)
 
     def embed(self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array) -> Embeddings:
-        """Return the embeddings of images and captions, after the first images were replaced by reconstructions."""
-        del key, step
+        """Return the embeddings of images and captions, after the first images were replaced by reconstructions.
+
+        With ``noise``, all images are then noised.
+        """
+        del step
         pixels = to_float(batch["pixels"])
         count = round(self.config.reconstructed * pixels.shape[0]) if IMAGE_TOKENIZER in frozen else 0
         if count:  # batches are shuffled, so the first images are a random choice
             tokenizer = image_tokenizer_of(frozen)
             reconstructions = jax.lax.stop_gradient(tokenizer.decode(tokenizer.encode(pixels[:count])))
             pixels = jnp.concatenate([reconstructions, pixels[count:]])
-        return Embeddings(module.encode_image(pixels, train=True), module.encode_text(batch["text"]))
+        text = module.encode_text(batch["text"])
+        if self.config.noise is None:
+            return Embeddings(module.encode_image(pixels, train=True), text)
+        process, (times, noises) = DiscreteProcess.of(self.config.noise), jax.random.split(key)
+        level = process.level(jax.random.randint(times, pixels.shape[:1], 0, process.steps))
+        noised = add_noise(2 * pixels - 1, jax.random.normal(noises, pixels.shape), level)
+        return Embeddings(module.encode_noised(noised, level.time), text)
 
     def embed_part(self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array) -> Embeddings:
         """Return the embeddings of a microbatch, some of whose images are replaced by reconstructions.

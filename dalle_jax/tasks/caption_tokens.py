@@ -94,13 +94,13 @@ class CaptionTokenizer:
                 f"got {empty}"
             )
 
-    def _empty_caption(self, pad: int) -> tuple[int, ...]:
-        """Return the ids of the empty caption, without padding.
+    def empty_row(self) -> np.ndarray:
+        """Return the ids int32 [1 T] of a caption without words, from a second tokenizer, so that it is not counted."""
+        return self.config.vocabulary.tokenizer(self.vocabulary_files, self.tokenizer.length).encode_batch([""])
 
-        They come from a second tokenizer, because ``self.tokenizer`` counts the captions that it reads.
-        """
-        tokenizer = self.config.vocabulary.tokenizer(self.vocabulary_files, self.tokenizer.length)
-        ids = tokenizer.encode_batch([""])[0]
+    def _empty_caption(self, pad: int) -> tuple[int, ...]:
+        """Return the ids of the empty caption, without padding."""
+        ids = self.empty_row()[0]
         return tuple(ids[ids != pad].tolist())
 
 

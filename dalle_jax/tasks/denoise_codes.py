@@ -14,7 +14,7 @@ from dalle_jax import storage
 from dalle_jax.arrays import Array, ExampleBatch, Float, Int, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.diffusion.code_vectors import LATEST, own_likelihood, sample_codes
 from dalle_jax.diffusion.continuous import LogitNormalTimes, straight_level
 from dalle_jax.diffusion.levels import add_noise
@@ -34,7 +34,7 @@ from dalle_jax.tasks.frozen_networks import (
     image_tokenizer_of,
     load_if_named,
 )
-from dalle_jax.tasks.precomputed_codes import refuse_codes
+from dalle_jax.tasks.precomputed_codes import refuse_precomputed
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, Seed
 
 IMAGES = 8
@@ -84,10 +84,10 @@ class DenoiseCodes:
             "text": text_spec(batch_size, self.model.text_length),
         }
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> "CodeDenoising":
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "CodeDenoising":
         """Load text tokenizer, image tokenizer and CLIP. Raise ``UserError`` if one is not named or does not fit."""
         del layout
-        refuse_codes(self, manifest, "train it from images, whose CLIP embeddings it reads")
+        refuse_precomputed(self, manifest, "train it from images, whose CLIP embeddings it reads")
         captions = self.captions.open(self.model.text_length)
         for name, folder in (("image_tokenizer", self.image_tokenizer), ("clip", self.clip)):
             if folder is None:

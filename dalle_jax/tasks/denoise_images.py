@@ -13,7 +13,7 @@ from dalle_jax import storage
 from dalle_jax.arrays import Array, ExampleBatch, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.diffusion.diffusion_training import DiffusionTraining
 from dalle_jax.diffusion.levels import NoiseLevel
 from dalle_jax.diffusion.parameterization import ModelOutput
@@ -29,7 +29,7 @@ from dalle_jax.tasks.batches import pixel_rows, pixel_spec, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
 from dalle_jax.tasks.frozen_networks import CLIP
 from dalle_jax.tasks.image_denoising import PREFIX, ImageDenoising, TrainedDenoiser
-from dalle_jax.tasks.precomputed_codes import refuse_codes
+from dalle_jax.tasks.precomputed_codes import refuse_precomputed
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Seed
 
 IMAGES = 8
@@ -75,10 +75,10 @@ class DenoiseImages:
             "text": text_spec(batch_size, self.model.text_length),
         }
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> "ImageDecoding":
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "ImageDecoding":
         """Load text tokenizer and CLIP. Raise ``UserError`` if one is not named or does not fit."""
         del layout
-        refuse_codes(self, manifest, "train it from images")
+        refuse_precomputed(self, manifest, "train it from images")
         captions = self.captions.open(self.model.text_length)
         if (self.clip is None) != (self.blank_clips == 1.0):
             raise UserError(

@@ -13,7 +13,7 @@ from flax import nnx
 from dalle_jax.arrays import Array, ExampleBatch, Float, Int, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.cross_entropy import cross_entropy, dalle_loss
 from dalle_jax.models.dalle import Dalle
@@ -26,7 +26,7 @@ from dalle_jax.sampling.autoregressive import CachedDecoder, Settings, image_key
 from dalle_jax.tasks.batches import code_rows, pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
 from dalle_jax.tasks.frozen_networks import IMAGE_TOKENIZER, frozen_image_tokenizer, image_tokenizer_of, load_if_named
-from dalle_jax.tasks.precomputed_codes import check_codes, load_codes_tokenizer, refuse_codes
+from dalle_jax.tasks.precomputed_codes import check_codes, load_codes_tokenizer, refuse_precomputed
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, Seed
 
 IMAGES = 8
@@ -77,7 +77,7 @@ class GenerateCodes:
             return {"pixels": pixel_spec(batch_size, self.image_size), "text": text}
         return {"codes": text_spec(batch_size, math.prod(self.model.grid)), "text": text}
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> "CodeGeneration":
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "CodeGeneration":
         """Load the text tokenizer and the image tokenizer, and check that they fit the model and the data.
 
         If the config has no ``image_tokenizer``, the resolved config has the image tokenizer of the manifest.
@@ -85,7 +85,7 @@ class GenerateCodes:
         del layout
         captions = self.captions.open(self.model.text_length)
         if self.image_size is not None:
-            refuse_codes(self, manifest, "set task.image_size to None")
+            refuse_precomputed(self, manifest, "set task.image_size to None")
         if manifest is None:
             return CodeGeneration(self, captions, load_if_named(self.image_tokenizer))
         found = load_codes_tokenizer(self.model, self.image_tokenizer, manifest)

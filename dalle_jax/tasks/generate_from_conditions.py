@@ -12,7 +12,7 @@ from flax import nnx
 from dalle_jax.arrays import Array, ExampleBatch, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
 from dalle_jax.models.prompt_kinds import ByClass
@@ -52,7 +52,7 @@ class GenerateFromConditions:
         codes = text_spec(batch_size, math.prod(self.model.grid))
         return {"codes": codes, "condition": self.model.prompt_kind.spec(batch_size)}
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> "ConditionalCodeGeneration":
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "ConditionalCodeGeneration":
         """Check that the codes fit the model and that ``image_tokenizer``, if it is set, computed them."""
         del layout
         if manifest is None:

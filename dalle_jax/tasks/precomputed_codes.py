@@ -1,10 +1,10 @@
-"""Checks that a task fits data of precomputed codes, and loading of the image tokenizer that computed the codes."""
+"""Checks that a task fits precomputed codes or embeddings, and loading of the network that computed them."""
 
 from typing import NamedTuple
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest, Manifest
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
@@ -21,12 +21,14 @@ class CodesTokenizer(NamedTuple):
 
 
 def load_codes_tokenizer(
-    model: DalleConfig | DalleBartConfig | LlamaGenConfig, folder: str | None, manifest: Manifest
+    model: DalleConfig | DalleBartConfig | LlamaGenConfig, folder: str | None, manifest: AnyManifest
 ) -> CodesTokenizer:
     """Load the image tokenizer in ``folder``, or in the folder that the manifest names if ``folder`` is None.
 
     Raise ``UserError`` if the codes do not fit the model, or if the folder holds no image tokenizer or a different one.
     """
+    if not isinstance(manifest, Manifest):
+        raise UserError("data: expected precomputed codes, got embeddings of a CLIP; encode with an image_tokenizer")
     encoding = manifest.encoding
     check_codes(model, encoding.codebook_size, encoding.grid, "the manifest of the codes says")
     folder = folder or manifest.image_tokenizer
@@ -44,10 +46,11 @@ def load_codes_tokenizer(
     return CodesTokenizer(folder, network)
 
 
-def refuse_codes(task: object, manifest: Manifest | None, advice: str) -> None:
-    """Raise ``UserError`` if a task that needs images is opened for data of precomputed codes."""
+def refuse_precomputed(task: object, manifest: AnyManifest | None, advice: str) -> None:
+    """Raise ``UserError`` if a task that needs images is opened for data of precomputed codes or embeddings."""
     if manifest is not None:
-        raise UserError(f"task: expected data of images for {type(task).__name__}, got precomputed codes; {advice}")
+        kind = manifest.encoding.KIND
+        raise UserError(f"task: expected data of images for {type(task).__name__}, got precomputed {kind}; {advice}")
 
 
 def check_codes(

@@ -4,7 +4,7 @@ from typing import Protocol, runtime_checkable
 
 import jax
 
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.train.task import Task
 
@@ -27,11 +27,12 @@ class TaskConfig(Protocol):
         """Return the shape and dtype of each array of a batch."""
         ...
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> OpenedTask:
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> OpenedTask:
         """Load the frozen networks and the text tokenizer, and check that they fit the model.
 
-        ``layout`` is the layout of the run. ``manifest`` describes data of precomputed codes, and is None for other
-        data. Raise ``UserError`` if a file is missing or does not fit, or if the task cannot be trained on this data.
+        ``layout`` is the layout of the run. ``manifest`` describes data of precomputed codes or embeddings, and is None
+        for other data. Raise ``UserError`` if a file is missing or does not fit, or if the task cannot be trained on
+        this data.
         """
         ...
 

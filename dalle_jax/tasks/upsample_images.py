@@ -10,7 +10,7 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, ExampleBatch, Float, Key
 from dalle_jax.config.render import render
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.diffusion.diffusion_training import DiffusionTraining
 from dalle_jax.diffusion.levels import NoiseLevel, add_noise
 from dalle_jax.diffusion.parameterization import ModelOutput
@@ -30,7 +30,7 @@ from dalle_jax.pipelines.load.models import ModelFile
 from dalle_jax.pipelines.pixel_sampling import upsample_pixels
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, summed
 from dalle_jax.tasks.image_denoising import PREFIX, ImageDenoising, TrainedDenoiser
-from dalle_jax.tasks.precomputed_codes import refuse_codes
+from dalle_jax.tasks.precomputed_codes import refuse_precomputed
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Seed
 
 IMAGES = 6
@@ -75,10 +75,10 @@ class UpsampleImages:
         """Return the shape and dtype of each array of a batch."""
         return {"crops": pixel_spec(batch_size, self.crop)}
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> "ImageUpsampling":
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "ImageUpsampling":
         """Return the task. Raise ``UserError`` for data of precomputed codes."""
         del layout
-        refuse_codes(self, manifest, "train it from images")
+        refuse_precomputed(self, manifest, "train it from images")
         return self.open_for_plan()
 
     def open_for_plan(self) -> "ImageUpsampling":

@@ -6,6 +6,7 @@ import numpy as np
 from dalle_jax.arrays import Array, Float, Int, Key
 from dalle_jax.parallel.layout import Layout, LayoutJit
 from dalle_jax.train import flops, metrics, recompiles
+from dalle_jax.train.measure import put_frozen
 from dalle_jax.train.state import Arrays, ModuleSpec, State, StateSpec, state_spec
 from dalle_jax.train.step import make_step
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Task
@@ -24,7 +25,7 @@ class CompiledTask:
         self.state_spec = state_spec(task, trainer, layout)
         frozen = task.frozen()
         self._frozen_spec = ModuleSpec.of(frozen)
-        self._frozen = _put(frozen, self._frozen_spec, layout)
+        self._frozen = put_frozen(frozen, self._frozen_spec, layout)
         self._task, self._accumulate = task, trainer.accumulate
         self.mark: Array | None = None
         self._compiled = 0
@@ -120,12 +121,3 @@ def jitted_step(
     """Return the jitted training step: it takes a state, frozen arrays, a batch and the seed key."""
     step = make_step(task, spec, frozen, trainer)
     return layout.jit(step, donate_argnums=0, out_shardings=(spec.shardings, layout.replicated))
-
-
-def _put(frozen: Frozen, module_spec: ModuleSpec[Frozen], layout: Layout) -> Arrays:
-    params, non_params = module_spec.split(frozen)
-    arrays = params | non_params
-    shardings = module_spec.shardings(layout)
-    if jax.process_count() > 1:  # each process holds all of it on its own device
-        arrays = jax.device_get(arrays)
-    return {name: jax.device_put(value, shardings[name]) for name, value in arrays.items()}

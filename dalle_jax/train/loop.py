@@ -16,6 +16,7 @@ from dalle_jax.train import metrics, prefetch
 from dalle_jax.train.checkpoints.checkpoints import Checkpoints, Meta
 from dalle_jax.train.checkpoints.save_weights import with_weights
 from dalle_jax.train.compiled import CompiledTask
+from dalle_jax.train.measure import measured
 from dalle_jax.train.monitor import goodput
 from dalle_jax.train.monitor.detectors import Alerts, detectors
 from dalle_jax.train.monitor.monitor import Monitor
@@ -79,6 +80,8 @@ class TrainLoop:
                     f"trainer.steps: expected at least {found}, the step of the newest checkpoint in {out}, "
                     f"got {trainer.steps}"
                 )
+        if found is None and trainer.initial is None:  # else the checkpoint has the statistics
+            self.task = task = measured(task, data, layout)
         self.compiled = CompiledTask(task, trainer, layout)
         self.state = self._first_state(found)
         self.start = 0 if found is None else found

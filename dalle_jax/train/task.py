@@ -149,6 +149,24 @@ class Task(Protocol[M]):
 
 
 @runtime_checkable
+class MeasuresData(Protocol):
+    """A task whose new module holds statistics of the training data, measured before the first step."""
+
+    @property
+    def measured_examples(self) -> int:
+        """The number of training examples to measure, the first ones of the run."""
+        ...
+
+    def measurements(self, frozen: Frozen, batch: Batch) -> dict[str, Array]:
+        """Return arrays by name with a row for each example of a batch; a pure function."""
+        ...
+
+    def with_measurements(self, found: Mapping[str, np.ndarray]) -> Task:
+        """Return the task whose ``init`` uses the rows of all examples, in float32."""
+        ...
+
+
+@runtime_checkable
 class ReadsCaptions(Protocol):
     """A task that truncates captions to a length, and counts the captions that it truncated."""
 

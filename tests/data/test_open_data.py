@@ -19,7 +19,7 @@ from dalle_jax.data.sources.scenes import Scenes
 from dalle_jax.data.sources.webdataset import WebDataset
 from dalle_jax.models.vqvae import VqvaeConfig
 from dalle_jax.runs import Data, TrainRun
-from dalle_jax.tasks.tokenize_images import TokenizeImages
+from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages
 from dalle_jax.train import loop
 from dalle_jax.train.checkpoints.checkpoints import Meta
 from dalle_jax.train.optim.schedules import ConstantRate

@@ -18,7 +18,7 @@ from dalle_jax.diffusion.parameterization import (
     split_variance,
     to_estimate,
 )
-from dalle_jax.diffusion.weighting import MinSnr, P2Weight, SigmoidWeight, UniformWeight
+from dalle_jax.diffusion.weighting import MinSnr, P2Weight, SigmoidWeight, UniformWeight, VelocityWeight
 
 PREDICTIONS = ["noise", "x0", "v", "velocity"]
 ALPHA = jnp.array([0.9, 0.3])
@@ -74,7 +74,7 @@ def test_a_learned_variance_is_the_second_half_of_the_channels():
         split_variance(jnp.zeros((1, 2, 5)))
 
 
-WEIGHTS = [MinSnr(), MinSnr(1.0), P2Weight(), P2Weight(0.5, 2.0), SigmoidWeight(-1.0)]
+WEIGHTS = [MinSnr(), MinSnr(1.0), P2Weight(), P2Weight(0.5, 2.0), SigmoidWeight(-1.0), VelocityWeight()]
 
 
 @pytest.mark.parametrize("weighting", WEIGHTS, ids=str)
@@ -98,6 +98,8 @@ def test_weights_are_those_of_their_papers():
     np.testing.assert_allclose(P2Weight(2.0, 3.0).weight(PRESERVING, "noise"), (3 + snr) ** -2, rtol=1e-5)
     np.testing.assert_allclose(SigmoidWeight(1.0).weight(PRESERVING, "noise"), np.e / (np.e + snr), rtol=1e-5)
     np.testing.assert_array_equal(UniformWeight().weight(PRESERVING, "velocity"), [1, 1])
+    np.testing.assert_allclose(VelocityWeight().weight(STRAIGHT, "velocity"), 1, rtol=1e-5)
+    np.testing.assert_allclose(VelocityWeight(0.5).weight(STRAIGHT, "x0"), np.maximum(STRAIGHT.sigma, 0.5) ** -2)
 
 
 def test_weights_at_pure_noise_are_finite():

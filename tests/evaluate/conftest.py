@@ -12,7 +12,16 @@ from dalle_jax.evaluate.metrics.shares import Share
 from dalle_jax.evaluate.report.curves import read_metrics, training_charts
 from dalle_jax.evaluate.report.machine import Machine
 from dalle_jax.evaluate.report.run_report import Comparison, Contender, Figure, RunReport, Stage
-from dalle_jax.evaluate.suites.findings import Candidate, GuidancePoint, ReconstructedImage, Sample, SampleGroup
+from dalle_jax.evaluate.suites.findings import (
+    Candidate,
+    EditedImages,
+    EditFindings,
+    EditMeasure,
+    GuidancePoint,
+    ReconstructedImage,
+    Sample,
+    SampleGroup,
+)
 from dalle_jax.scenes.grammar import parse
 from dalle_jax.scenes.rendering import render
 
@@ -131,6 +140,20 @@ def example_report(captions_per_cell=3, count=4, levels=(1, 2)):
         samples=tuple(groups),
         composition=composition,
         guidance=tuple(GuidancePoint(scale, composition) for scale in (1.0, 2.5, 4.0)),
+        edits=(
+            EditFindings(
+                "vary",
+                "Variations",
+                "Cases <of> two images.",
+                80,
+                (
+                    EditMeasure("same_attributes", "Same colour and shape", Share(78, 80), "strength 0.75"),
+                    EditMeasure("without_text.same_attributes", "Same colour and shape", Share(80, 80)),
+                    EditMeasure("codes_returned", "Codes that come back", 0.9975),
+                ),
+                (EditedImages("a red circle", (originals[0], copies[0]), True),),
+            ),
+        ),
         reader=(
             ReaderCheck("clean", "Clean", Share(1998, 2000), Share(4, 2000)),
             ReaderCheck("blurred", "Blurred and noised", Share(1962, 2000), Share(11, 2000)),

@@ -8,8 +8,16 @@ import optax
 import pytest
 from flax import nnx
 
+from dalle_jax.diffusion.guidance import clip_gradient, score_guided
+from dalle_jax.diffusion.levels import initial_noise
+from dalle_jax.diffusion.noise_schedules import CosineNoise
+from dalle_jax.diffusion.parameterization import Parameterization
+from dalle_jax.diffusion.process import DiscreteProcess
+from dalle_jax.diffusion.samplers.ddim import Ddim
+from dalle_jax.diffusion.samplers.sampler import KeyedNoise
 from dalle_jax.losses.contrastive import contrastive, retrieval_hits
 from dalle_jax.models.clip import Clip, ClipConfig, FirstEnd, LargestId, LastToken, TowerConfig, quick_gelu
+from tests.diffusion.gaussians import gaussian
 
 CONFIG = ClipConfig(
     image_size=16,
@@ -137,3 +145,31 @@ def test_scanned_towers_equal_the_unrolled_ones():
     pixels = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3))
     np.testing.assert_allclose(encode_image(scanned, pixels), encode_image(plain, pixels), atol=1e-5)
     np.testing.assert_allclose(encode_text(scanned, TEXT), encode_text(plain, TEXT), atol=1e-5)
+
+
+def test_a_noised_clip_guides_a_sampler_towards_the_caption():
+    """The data are white noise, of which the guided images are more similar to the caption than the others."""
+    noised = Clip(dataclasses.replace(CONFIG, timesteps=10), rngs=nnx.Rngs(0))
+    keys = jax.random.split(jax.random.key(1), 4)
+    levels = DiscreteProcess.of(CosineNoise(10)).levels
+
+    @partial(jax.jit, static_argnums=0)
+    def run(scale, start):
+        text = noised.encode_text(TEXT)
+        gradient = clip_gradient(lambda x, level: noised.encode_noised(x, level.time), text)
+        denoise = score_guided(gaussian(mean=0.0), gradient, scale, "noise")
+        images = Ddim().sample(denoise, levels, start, KeyedNoise(keys), Parameterization("noise"))
+        return (noised.encode_image((images + 1) / 2) * text).sum(-1)
+
+    start = initial_noise(keys, (16, 16, 3))
+    assert (run(30.0, start) > run(0.0, start) + 0.05).all()
+
+
+def test_the_time_of_a_noised_clip_changes_its_embedding_and_other_clips_have_none(clip):
+    noised = Clip(dataclasses.replace(CONFIG, timesteps=10), rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(2), (4, 16, 16, 3))
+    first, other = (jax.jit(noised.encode_noised)(x, jnp.full(4, time)) for time in (0.0, 7.0))
+    assert jnp.abs(first - other).max() > 1e-3
+    np.testing.assert_allclose(encode_image(noised, (x + 1) / 2), first, atol=1e-5)
+    with pytest.raises(ValueError, match="expected a CLIP that was trained on noised images"):
+        clip.encode_noised(x, jnp.zeros(4))

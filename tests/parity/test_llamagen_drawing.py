@@ -1,11 +1,13 @@
 """Imported LlamaGen weights draw by command: by class, and by a file of a caption's features."""
 
 import json
+import math
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from fixtures import fixture
+from flax import nnx
 from PIL import Image
 
 from dalle_jax.__main__ import main
@@ -48,11 +50,14 @@ def test_greedy_images_are_the_most_likely_codes_of_the_transformer(imported, tm
     draw = ["--candidates", "1", "--temperature", "0", "--guidance", "1", "--out", str(tmp_path)]
     assert main([*command, *draw]) == 0
     generator, tokenizer = load_generator(out / "transformer"), load_image_tokenizer(out / "tokenizer")
-    codes, condition = jnp.zeros(io["codes"].shape, jnp.int32), jnp.asarray(io["cond"])
+    condition = jnp.asarray(io["cond"])
+    codes = np.zeros((len(condition), math.prod(generator.grid)), np.int32)
+    forward = nnx.jit(lambda generator, codes: generator(condition, codes).image)
     for position in range(codes.shape[1]):
-        codes = codes.at[:, position].set(generator(condition, codes).image[:, position].argmax(-1))
+        codes[:, position] = np.asarray(forward(generator, codes))[:, position].argmax(-1)
     np.testing.assert_array_equal(codes[:, 0], io["out_logits"][:, generator.text_length - 1].argmax(-1))
-    expected = np.asarray(to_uint8(tokenizer.decode(codes.reshape(-1, *generator.grid))))
+    decode = nnx.jit(lambda tokenizer, codes: to_uint8(tokenizer.decode(codes)))
+    expected = np.asarray(decode(tokenizer, codes.reshape(-1, *generator.grid)))
     lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines] == names and all(line["score"] is None for line in lines)
     for line, image in zip(lines, expected, strict=True):
@@ -62,16 +67,17 @@ def test_greedy_images_are_the_most_likely_codes_of_the_transformer(imported, tm
 
 def test_an_unsupported_prompt_is_a_one_line_error(imported, tmp_path, capsys):
     out, io = imported
-    flags, _ = asked(io, out)
+    flags, names = asked(io, out)
+    captions = ["--caption", "a cat"] * (len(names) + 1)
     command = ["sample", "--model", str(out / "transformer"), "--out", str(tmp_path / "x")]
     tokenizer = ["--image-tokenizer", str(out / "tokenizer")]
     for more, says in (
         (flags, "its model.gin does not name an image tokenizer; give its folder with --image-tokenizer DIR"),
         (["--prompt", "a cat", *tokenizer], "for which this model was made, got 'a cat'"),
         ([*flags, "--prompt", "a cat", *tokenizer], "not allowed with"),
-        (["--class-id", "99999", *tokenizer], "99999"),
+        (["--class-id", str(2**31 - 1), *tokenizer], str(2**31 - 1)),
         (["--features", str(out / "vq.safetensors"), *tokenizer], "expected numbers in a .npy file"),
-        ([*flags, "--caption", "a cat", *tokenizer], "caption: expected one for each prompt"),
+        ([*flags, *captions, *tokenizer], "caption: expected one for each prompt"),
     ):
         assert main([*command, *more]) == 2
         said = capsys.readouterr().err

@@ -6,15 +6,12 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures import assert_close, fixture, imported, run
-from flax import nnx
+from fixtures import assert_close, fixture, glide_network, imported, run
 
 from dalle_jax.models.glide import kept_pixels, low_resolution
 from dalle_jax.models.unet import UNetContext
 from dalle_jax.pretrained.exporters import find_exporter
 from dalle_jax.pretrained.files.read_weights import read_tensors
-from dalle_jax.pretrained.mapping import fill
-from dalle_jax.pretrained.publishers import glide
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:
@@ -25,6 +22,12 @@ def expected(io: dict[str, np.ndarray], prefix: str) -> dict[int, np.ndarray]:
     """The outputs whose name is the prefix and a time, by time."""
     found = {re.fullmatch(rf"{prefix}(\d+)", name): value for name, value in io.items()}
     return {int(match[1]): channels_last(value) for match, value in found.items() if match}
+
+
+def with_extra(unet, x, time):
+    """Call a UNet whose recorded input holds the noised image, then the further channels."""
+    noised, extra = jnp.split(x, [unet.config.channels], axis=-1)
+    return unet(noised, time, extra=extra)
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -48,19 +51,17 @@ def test_karlos_upsamplers(part):
     outputs = expected(io, f"out_{part}_t")
     assert outputs
     for time, wanted in outputs.items():
-        got = run(
-            lambda unet, x, t: unet(x[..., :3], t, extra=x[..., 3:]), upsampler, sample, np.full(len(wanted), time)
-        )
+        got = run(with_extra, upsampler, sample, np.full(len(wanted), time))
         assert_close(got, wanted, tolerance)
 
 
 def test_the_unet_of_the_consistency_decoder():
     folder, io, tolerance = fixture("consistency_decoder")
-    unet, sample = imported("consistency-decoder", folder), channels_last(io["unet_in"])
+    unet, sample = imported("consistency-decoder", folder).unet, channels_last(io["unet_in"])
     outputs = expected(io, "out_unet_t")
     assert outputs
     for time, wanted in outputs.items():
-        got = run(lambda unet, x, t: unet(x[..., :3], t, extra=x[..., 3:]), unet, sample, np.full(len(wanted), time))
+        got = run(with_extra, unet, sample, np.full(len(wanted), time))
         assert_close(got, wanted, tolerance)
 
 
@@ -81,12 +82,7 @@ def test_karlos_decoder_is_exported_as_it_was_published(tmp_path):
 @pytest.fixture(scope="module", params=["base", "upsample", "inpaint"])
 def drawn(request):
     """GLIDE's network, its fixture and the further channels of its input."""
-    one = fixture(f"glide_{request.param}")
-    (file,) = one.folder.glob("*.pt")
-    sizes = json.loads((one.folder / "meta.json").read_text())["config"]
-    config = glide.config_from_tensors(read_tensors(file), sizes["hc"], sizes["xf"]["xf_heads"])
-    network = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
-    fill(network, read_tensors(file), glide.rules_for(config), {})
+    network, one = glide_network(request.param)
     images = {
         name: jnp.asarray(channels_last(one.io[name]))
         for name in ("low_res", "inpaint_image", "inpaint_mask")

@@ -50,7 +50,8 @@ class Run:
     """The fields of ``runs.EncodeRun``, with ``Noise`` as the source."""
 
     source: Noise
-    image_tokenizer: str = "tokenizer"
+    network: str = "tokenizer"
+    clip: None = None
     image_size: int = SIDE
     batch_size: int = 8
     crops: int = 2

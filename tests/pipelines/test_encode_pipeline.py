@@ -14,7 +14,7 @@ from dalle_jax.data.examples.caption_blend import Blend
 from dalle_jax.data.examples.images import Images
 from dalle_jax.data.loader import Loader
 from dalle_jax.data.precomputed.manifest import read_manifest
-from dalle_jax.data.precomputed.writer import CodeFolder
+from dalle_jax.data.precomputed.writer import EncodedFolder
 from dalle_jax.data.records import Record
 from dalle_jax.data.sources import array_record
 from dalle_jax.data.sources.array_record import ArrayRecord
@@ -22,7 +22,7 @@ from dalle_jax.data.sources.precomputed import Codes
 from dalle_jax.folder_lock import locked
 from dalle_jax.images.pixels import to_float
 from dalle_jax.images.png import encode_png
-from dalle_jax.pipelines.encode import Encoder, encode, encoding
+from dalle_jax.pipelines.encode import CodesPayload, Encoder, encode, encoding
 from tests.command_processes import finish, start_processes, start_python
 from tests.pipelines.encode_child import COUNT, SIDE, Noise, tokenizer
 
@@ -33,8 +33,8 @@ SHARDS = 14
 def encoded(source, out, crops, process=0, processes=1):
     """Encode a source in this process, as the command does."""
     what = encoding(source, tokenizer(), SIDE, crops, 3)
-    folder = CodeFolder(out, what, process, processes)
-    encoder = Encoder(tokenizer(), source, what, 8)
+    folder = EncodedFolder(out, what, process, processes)
+    encoder = Encoder(CodesPayload(tokenizer()), source, what, 8)
     with locked(out, "encode"):
         folder.begin()
         encode(encoder, folder, folder.missing(), print)

@@ -15,7 +15,7 @@ from dalle_jax.plan.compile import Planned
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
-from dalle_jax.tasks.tokenize_images import TokenizeImages
+from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages
 from dalle_jax.train.optim.schedules import ConstantRate
 from dalle_jax.train.trainer import Trainer
 

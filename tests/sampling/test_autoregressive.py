@@ -6,7 +6,7 @@ from flax import nnx
 from small_generators import KINDS, MIX, dalle, dalle_bart, forward
 
 from dalle_jax.sampling import autoregressive
-from dalle_jax.sampling.autoregressive import Settings, draw, guide, image_keys, sample
+from dalle_jax.sampling.autoregressive import GivenCodes, Settings, draw, guide, image_keys, sample
 
 TEXT = jnp.array([[3, 5, 0, 0], [1, 2, 9, 4]])
 GENERATORS = {
@@ -17,9 +17,19 @@ GENERATORS = {
 }
 
 
+def given_codes(codes, keep):
+    """Give the same codes to two candidates of each prompt."""
+    return GivenCodes(jnp.repeat(codes[:, None], 2, axis=1), keep)
+
+
 def sampler(model, guided=False):
     graph, state = nnx.split(model)
     return jax.jit(lambda *arguments: sample(nnx.merge(graph, state), *arguments, guided=guided))
+
+
+def empty_cache(model):
+    """Return the shapes of the cache after the prompt."""
+    return jax.eval_shape(lambda: model.prefill(TEXT, 2)[1])
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +63,16 @@ def test_cached_decoding_equals_teacher_forcing(name):
 def test_greedy_guided_samples_with_given_codes_are_the_argmax_of_guided_teacher_forcing(name, mixed):
     model = mixed if name == "mixed" else dalle_bart()
     given = jax.random.randint(jax.random.key(3), (2, 12), 0, 7)
-    lengths, scale = jnp.array([0, 5]), jnp.array([2.5, 1.0])
+    scale = jnp.array([2.5, 1.0])
+    keep = jnp.zeros((2, 12), bool).at[1, jnp.array([0, 1, 2, 6, 7, 11])].set(True)
     settings = Settings.of(2, temperature=0.0)._replace(guidance=scale)
     keys = image_keys(jnp.arange(2), 2)
-    codes = sampler(model, guided=True)(TEXT, keys, settings, given, lengths)
+    codes = sampler(model, guided=True)(TEXT, keys, settings, given_codes(given, keep))
     np.testing.assert_array_equal(codes[:, 0], codes[:, 1])
     codes = codes[:, 0]
     conditional, empty = (forward(model)(text, codes).image for text in (TEXT, jnp.zeros_like(TEXT)))
     expected = (empty + scale[:, None, None] * (conditional - empty)).argmax(-1)
-    np.testing.assert_array_equal(codes[0], expected[0])
-    np.testing.assert_array_equal(codes[1, 5:], expected[1, 5:])
-    np.testing.assert_array_equal(codes[1, :5], given[1, :5])
+    np.testing.assert_array_equal(codes, jnp.where(keep, given, expected))
 
 
 @pytest.mark.parametrize("kinds", [["full"], MIX], ids=["full", "mix"])
@@ -71,15 +80,14 @@ def test_the_cache_growing_in_stages_changes_no_code(kinds, monkeypatch):
     model, keys, settings = dalle(kinds, depth=4), image_keys(jnp.array([4, 5]), 2), Settings.of(2)
     whole = sampler(model)(TEXT, keys, settings)
     monkeypatch.setattr(autoregressive, "STAGE", 4)
-    cache = model.prefill(TEXT, 2)[1]
-    assert autoregressive._stages(model, cache, 12) == [1, 4, 8, 12]
+    assert autoregressive._stages(model, empty_cache(model), 12) == [1, 4, 8, 12]
     np.testing.assert_array_equal(sampler(model)(TEXT, keys, settings), whole)
 
 
 def test_a_cache_that_hardly_grows_has_one_stage(monkeypatch):
     monkeypatch.setattr(autoregressive, "STAGE", 4)
     model = dalle(["row", "column"])
-    assert autoregressive._stages(model, model.prefill(TEXT, 2)[1], 12) == [1, 12]
+    assert autoregressive._stages(model, empty_cache(model), 12) == [1, 12]
 
 
 def test_greedy_sampling_equals_top_1_and_the_smallest_nucleus(run):
@@ -100,8 +108,17 @@ def test_an_image_is_the_same_alone_and_in_a_batch(mixed, run):
 
 def test_the_given_codes_may_be_the_whole_image(run):
     given = jax.random.randint(jax.random.key(3), (2, 12), 0, 7)
-    codes = run(TEXT, image_keys(jnp.arange(2), 2), Settings.of(2), given, jnp.array([12, 12]))
+    codes = run(TEXT, image_keys(jnp.arange(2), 2), Settings.of(2), given_codes(given, jnp.ones((2, 12), bool)))
     np.testing.assert_array_equal(codes, jnp.repeat(given[:, None], 2, axis=1))
+
+
+def test_each_candidate_has_its_own_given_codes(run):
+    given = jax.random.randint(jax.random.key(4), (2, 2, 12), 0, 7)
+    keep = jnp.arange(12)[None] % 3 != jnp.array([[0], [1]])
+    codes = run(TEXT, image_keys(jnp.arange(2), 2), Settings.of(2), GivenCodes(given, keep))
+    kept = np.broadcast_to(keep[:, None], codes.shape)
+    np.testing.assert_array_equal(np.asarray(codes)[kept], np.asarray(given)[kept])
+    assert (np.asarray(codes)[~kept] != np.asarray(given)[~kept]).any()
 
 
 def test_noise_drawn_step_by_step_gives_the_same_image(mixed, run, monkeypatch):

@@ -12,7 +12,7 @@ from dalle_jax.config.bind import loads
 from dalle_jax.config.errors import UserError
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.clip import ClipConfig, TowerConfig
-from dalle_jax.models.code_readout import CodeReadoutConfig
+from dalle_jax.models.code_readout import CodeReadoutConfig, ReadableClip
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
@@ -49,6 +49,11 @@ def task(tmp_path_factory) -> ReadableAlignment:
 
 
 @pytest.fixture(scope="module")
+def module(task) -> ReadableClip:
+    return task.init(nnx.Rngs(0))
+
+
+@pytest.fixture(scope="module")
 def batch() -> dict:
     rng = np.random.default_rng(0)
     return {
@@ -58,34 +63,41 @@ def batch() -> dict:
     }
 
 
-def test_the_loss_is_clips_plus_the_weighted_nats_of_the_codes(task, batch):
-    module, tokenizer = task.init(nnx.Rngs(0)), task.align.image_tokenizer
-    loss, sums = task.loss(module, task.frozen(), batch, KEY, STEP)
-    contrast = task.align.loss(module.clip, task.frozen(), batch, KEY, STEP)[0]
-    pixels = batch["pixels"] / 255.0
-    codes = tokenizer.encode(pixels)
-    seen = jnp.concatenate([tokenizer.decode(codes[:2]), pixels[2:]])  # half of the images are reconstructions
-    nats = cross_entropy(module.readout(module.clip.encode_image(seen)), codes.reshape(ROWS, -1)).mean()
+def test_the_loss_is_clips_plus_the_weighted_nats_of_the_codes(task, module, batch):
+
+    @nnx.jit
+    def losses(module, tokenizer, batch):
+        loss, sums = task.loss(module, task.frozen(), batch, KEY, STEP)
+        contrast = task.align.loss(module.clip, task.frozen(), batch, KEY, STEP)[0]
+        pixels = batch["pixels"] / 255.0
+        codes = tokenizer.encode(pixels)
+        seen = jnp.concatenate([tokenizer.decode(codes[:2]), pixels[2:]])  # half of the images are reconstructions
+        nats = cross_entropy(module.readout(module.clip.encode_image(seen)), codes.reshape(ROWS, -1)).mean()
+        return loss, sums, contrast, nats
+
+    loss, sums, contrast, nats = losses(module, task.align.image_tokenizer, batch)
     np.testing.assert_allclose(loss, contrast + 2.0 * nats, rtol=1e-5)
     np.testing.assert_allclose(sums["read_nll"][0] / sums["read_nll"][1], nats, rtol=1e-5)
 
 
-def test_the_head_learns_the_codes_through_the_embedding(task, batch):
+def test_the_head_learns_the_codes_through_the_embedding(task, module, batch):
     """The gradient of the nats reaches the image tower and not the text tower."""
-    module = task.init(nnx.Rngs(0))
 
-    def nats(module):
+    def nats(module, batch):
         return task.embed(module, task.frozen(), batch, KEY, STEP).nats.mean()
 
-    gradients = nnx.grad(nats)(module)
+    gradients = nnx.jit(nnx.grad(nats))(module, batch)
     assert np.abs(gradients.clip.vision.project.kernel[...]).max() > 1e-6
     assert np.abs(gradients.clip.text.project.kernel[...]).max() == 0
 
 
-def test_the_evaluation_adds_the_nats_and_the_cosine_of_the_pairs(task, batch):
-    module = task.init(nnx.Rngs(0))
-    sums = task.evaluate(module, task.frozen(), batch, KEY)
-    image, text = module.clip.encode_image(batch["pixels"] / 255.0), module.clip.encode_text(batch["text"])
+def test_the_evaluation_adds_the_nats_and_the_cosine_of_the_pairs(task, module, batch):
+    @nnx.jit
+    def evaluate(module, batch):
+        vectors = module.clip.encode_image(batch["pixels"] / 255.0), module.clip.encode_text(batch["text"])
+        return task.evaluate(module, task.frozen(), batch, KEY), vectors
+
+    sums, (image, text) = evaluate(module, batch)
     np.testing.assert_allclose(sums["pair_cosine"][0] / ROWS, np.diag(image @ text.T).mean(), rtol=1e-5)
     assert {"retrieval_top1", "loss", "read_nll"} < sums.keys()
 

@@ -1,6 +1,7 @@
 """CLIP's task: batch statistics of the ResNet, the sigmoid loss, and the bound on the logit scale."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from dalle_jax.diffusion.noise_schedules import CosineNoise
 from dalle_jax.losses.contrastive import contrastive, sigmoid
 from dalle_jax.models.clip import ClipConfig, TowerConfig
 from dalle_jax.models.clip_resnet import ResNetConfig
@@ -108,10 +110,34 @@ def test_a_bias_without_the_sigmoid_and_a_sigmoid_without_a_bias_are_refused(cap
         AlignTextImages(model=clip_config(initial_bias=bias), captions=captions, contrast=contrast)
 
 
+def test_a_noised_clip_trains_on_noised_images_and_is_evaluated_on_clean_ones(captions):
+    task = AlignTextImages(model=clip_config(timesteps=4), captions=captions, noise=CosineNoise(4)).open(LAYOUT)
+    module = initialised(task)
+    batch = batch_of(task)
+
+    @jax.jit
+    def embedded(key):
+        return task.embed(module, {}, batch, key, jnp.int32(0))
+
+    one, same, other = (embedded(jax.random.key(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one.image, same.image)
+    assert jnp.abs(one.image - other.image).max() > 1e-3
+    np.testing.assert_array_equal(one.text, other.text)
+    clean = jax.jit(lambda: task.evaluate(module, {}, batch, jax.random.key(0)))()
+    whole = jax.jit(lambda: module.encode_image(batch["pixels"] / 255.0))()
+    wanted = contrastive(whole, one.text, module.logit_scale, jnp.array([[1, 0, 1, 0], [0, 1, 0, 1]] * 2, bool))
+    np.testing.assert_allclose(clean["loss"][0], wanted, rtol=1e-4)
+    _, _, gradients, _ = trained(task, module, batch)
+    assert float(jnp.abs(gradients["vision"]["times"]["table"][...]).max()) > 0
+    with pytest.raises(ValueError, match=r"model.timesteps: expected 4, the steps of noise, got 0"):
+        AlignTextImages(model=clip_config(), captions=captions, noise=CosineNoise(4))
+
+
 def test_sizes_that_a_resnet_cannot_have_are_refused(captions):
     vision = ResNetConfig(width=2, layers=(1, 1, 1, 1))
     for model, message in (
         (clip_config(patch=16, vision=vision), "patch: expected 32"),
+        (clip_config(patch=32, vision=vision, timesteps=4), "timesteps: expected 0 for a ResNet, got 4"),
         (clip_config(patch=32, vision=vision, image_size=48), "expected a multiple of 32 px, got 48 px"),
         (
             clip_config(patch=32, vision=ResNetConfig(width=3, layers=(1, 1, 1, 1))),
@@ -119,34 +145,50 @@ def test_sizes_that_a_resnet_cannot_have_are_refused(captions):
         ),
     ):
         with pytest.raises(ValueError, match=message):
-            nnx.eval_shape(
-                lambda model=model: AlignTextImages(model=model, captions=captions).open(LAYOUT).init(nnx.Rngs(0))
-            )
+            nnx.eval_shape(lambda model=model: model.build(nnx.Rngs(0)))
 
 
 LN_100 = math.log(100)
 
 
-def scale_after_a_step(task: TextImageAlignment, log_scale: float) -> tuple[float, float]:
-    """Return the gradient of the log scale, and its value after one step of the trainer from ``log_scale``."""
+def step_of(task: TextImageAlignment) -> Callable[[float], tuple[float, float]]:
+    """Return a function of the log scale: its gradient, and its value after one step of the trainer from there."""
     trainer = Trainer(steps=10, schedule=ConstantRate(0.01), optimizer=AdamW(beta1=0.0))
     compiled = CompiledTask(task, trainer, LAYOUT)
-    state = compiled.state_spec.init_sharded(LAYOUT, 0)
-    learned = state.learned._replace(params=state.learned.params | {"log_scale": jnp.float32(log_scale)})
-    state = state._replace(learned=learned)
     batch = {name: np.asarray(values) for name, values in batch_of(task).items()}
-    state, _ = compiled.step(state, None, LAYOUT.put_batch(batch))
-    return float(state.learned.optimizers["align"].mu["log_scale"]), float(state.learned.params["log_scale"])
+
+    def step(log_scale: float) -> tuple[float, float]:
+        state = compiled.state_spec.init_sharded(LAYOUT, 0)
+        learned = state.learned._replace(params=state.learned.params | {"log_scale": jnp.float32(log_scale)})
+        state, _ = compiled.step(state._replace(learned=learned), None, LAYOUT.put_batch(batch))
+        return float(state.learned.optimizers["align"].mu["log_scale"]), float(state.learned.params["log_scale"])
+
+    return step
+
+
+@pytest.fixture(scope="module")
+def softmax(captions) -> TextImageAlignment:
+    return AlignTextImages(model=clip_config(), captions=captions).open(LAYOUT)
+
+
+@pytest.fixture(scope="module")
+def softmax_step(softmax) -> Callable[[float], tuple[float, float]]:
+    return step_of(softmax)
+
+
+@pytest.fixture(scope="module")
+def cosines(softmax) -> np.ndarray:
+    """Return the cosines of all images with all captions at the start of training."""
+    module, batch = initialised(softmax), batch_of(softmax)
+    encode = jax.jit(lambda batch: (module.encode_image(batch["pixels"] / 255.0), module.encode_text(batch["text"])))
+    image, text = (np.asarray(x, np.float64) for x in encode(batch))
+    return image @ text.T
 
 
 @pytest.mark.parametrize("log_scale", [LN_100 - 0.1, LN_100, LN_100 + 0.1])
-def test_the_scale_has_its_full_gradient_below_at_and_above_its_bound(captions, log_scale):
+def test_the_scale_has_its_full_gradient_below_at_and_above_its_bound(softmax_step, cosines, log_scale):
     """The expected value is the derivative of the softmax loss, computed from the embeddings in float64."""
-    task = AlignTextImages(model=clip_config(), captions=captions).open(LAYOUT)
-    module, batch = initialised(task), batch_of(task)
-    encode = jax.jit(lambda batch: (module.encode_image(batch["pixels"] / 255.0), module.encode_text(batch["text"])))
-    image, text = (np.asarray(x, np.float64) for x in encode(batch))
-    cosines, scale = image @ text.T, math.exp(log_scale)
+    scale = math.exp(log_scale)
     targets = np.array([[1, 0, 1, 0], [0, 1, 0, 1]] * 2) / 2
 
     def slope(cosines):
@@ -154,16 +196,15 @@ def test_the_scale_has_its_full_gradient_below_at_and_above_its_bound(captions, 
         return ((shares / shares.sum(1, keepdims=True) - targets) * cosines).sum(1).mean()
 
     wanted = scale * (slope(cosines) + slope(cosines.T)) / 2
-    gradient, _ = scale_after_a_step(task, log_scale)
+    gradient, _ = softmax_step(log_scale)
     assert abs(wanted) > 1e-3
     assert gradient == pytest.approx(wanted, rel=1e-3)
 
 
-def test_the_scale_is_clipped_after_the_update_and_can_decrease_from_its_bound(captions):
-    task = AlignTextImages(model=clip_config(), captions=captions).open(LAYOUT)
-    gradient, after = scale_after_a_step(task, LN_100 + 0.5)
+def test_the_scale_is_clipped_after_the_update_and_can_decrease_from_its_bound(softmax_step):
+    gradient, after = softmax_step(LN_100 + 0.5)
     assert after == np.float32(LN_100)  # an update of 0.01 cannot have done it
-    gradient, after = scale_after_a_step(task, LN_100)
+    gradient, after = softmax_step(LN_100)
     assert gradient > 0 and after == pytest.approx(LN_100 - 0.01, abs=1e-5)
 
 
@@ -171,5 +212,5 @@ def test_the_scale_of_the_sigmoid_loss_has_no_bound(captions):
     task = AlignTextImages(
         model=clip_config(initial_bias=-10.0, initial_scale=10.0), captions=captions, contrast="sigmoid"
     ).open(LAYOUT)
-    _, after = scale_after_a_step(task, LN_100 + 0.5)
+    _, after = step_of(task)(LN_100 + 0.5)
     assert abs(after - LN_100 - 0.5) == pytest.approx(0.01, abs=1e-5)

@@ -20,9 +20,9 @@ from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
 from dalle_jax.tasks.task_config import TaskConfig
-from dalle_jax.tasks.tokenize_images import TokenizeImages
-from dalle_jax.tasks.tokenize_images_dvae import TokenizeImagesDvae
-from dalle_jax.tasks.tokenize_images_gan import Pyramid, TokenizeImagesGan
+from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages
+from dalle_jax.tasks.tokenizers.tokenize_images_dvae import TokenizeImagesDvae
+from dalle_jax.tasks.tokenizers.tokenize_images_gan import Pyramid, TokenizeImagesGan
 from dalle_jax.tasks.upsample_images import UpsampleImages
 from dalle_jax.train.task import Task
 from tests.parallel.test_sharded_tasks import DVAE, MODELS, SIDE, UNREAD, VQGAN, VQVAE

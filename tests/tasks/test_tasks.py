@@ -16,7 +16,7 @@ from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
-from dalle_jax.tasks.tokenize_images import TokenizeImages, VqvaeReconstruction
+from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages, VqvaeReconstruction
 from dalle_jax.text.sentencepiece import train_sentencepiece
 
 LAYOUT = Layout(make_mesh(Mesh(1, 1, 1)), Rules())

@@ -1,4 +1,4 @@
-"""The manifest of a folder of precomputed codes: their origin, and the checksum of each shard."""
+"""The manifest of a folder that ``encode`` wrote: the origin of its codes or embeddings, and each shard's checksum."""
 
 import hashlib
 import json
@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar, TypeAlias
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.files.ranges import DataFile
 from dalle_jax.storage import Place
 
-FORMAT, VERSION = "dalle_jax codes", 1
+VERSION = 1
 MANIFEST = "manifest.json"
 CHUNK = 2**22
 """Number of bytes that a checksum reads at once."""
@@ -28,6 +29,8 @@ class Encoding:
     - ``shard_examples``: the number of images in a shard; the last shard may have fewer.
     """
 
+    KIND: ClassVar = "codes"
+
     tokenizer: str
     source: str
     examples: int
@@ -39,8 +42,39 @@ class Encoding:
 
 
 @dataclass(frozen=True)
+class EmbeddingEncoding:
+    """The inputs that determine the embeddings in a folder.
+
+    - ``clip``, ``text``: fingerprints of the CLIP and of its text tokenizer.
+    - ``embed_width``: the width of image and text vectors. Vectors have length 1 and are stored in ``dtype``.
+    - ``text_states``: whether the text tower's states, of ``text_width``, are stored too.
+    - ``text_length``: the number of token ids to which the CLIP cuts a caption.
+
+    The other fields are those of ``Encoding``.
+    """
+
+    KIND: ClassVar = "embeddings"
+
+    clip: str
+    text: str
+    source: str
+    examples: int
+    crops: int
+    image_size: int
+    embed_width: int
+    text_width: int
+    text_length: int
+    text_states: bool
+    shard_examples: int
+    dtype: str = "float16"
+
+
+AnyEncoding: TypeAlias = Encoding | EmbeddingEncoding
+
+
+@dataclass(frozen=True)
 class Shard:
-    """A file of codes: its name, its number of images, its size in bytes and its SHA-256."""
+    """A file of codes or embeddings: its name, its number of images, its size in bytes and its SHA-256."""
 
     file: str
     examples: int
@@ -62,30 +96,83 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Encode the manifest as JSON."""
-        return (json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1) + "\n").encode()
+        return _to_json(self)
+
+
+@dataclass(frozen=True)
+class EmbeddingManifest:
+    """The content of ``manifest.json`` in a complete folder of embeddings. ``clip`` is the folder of the CLIP."""
+
+    encoding: EmbeddingEncoding
+    clip: str
+    config: str
+    shards: tuple[Shard, ...]
+
+    def to_json(self) -> bytes:
+        """Encode the manifest as JSON."""
+        return _to_json(self)
+
+
+AnyManifest: TypeAlias = Manifest | EmbeddingManifest
+
+
+def _format(kind: str) -> str:
+    return f"dalle_jax {kind}"
+
+
+def _to_json(manifest: AnyManifest) -> bytes:
+    start = {"format": _format(manifest.encoding.KIND), "version": VERSION}
+    return (json.dumps(start | asdict(manifest), indent=1) + "\n").encode()
+
+
+def manifest_of(encoding: AnyEncoding, network: str, config: str, shards: tuple[Shard, ...]) -> AnyManifest:
+    """Return the manifest of an encoding; ``network`` is the folder of its image tokenizer or CLIP."""
+    if isinstance(encoding, Encoding):
+        return Manifest(encoding=encoding, image_tokenizer=network, config=config, shards=shards)
+    return EmbeddingManifest(encoding=encoding, clip=network, config=config, shards=shards)
+
+
+def parse_encoding(content: dict, kind: type[AnyEncoding]) -> AnyEncoding:
+    """Build an encoding from parsed JSON. Raise TypeError or KeyError for other content."""
+    return kind(**content | {"grid": tuple(content["grid"])}) if kind is Encoding else kind(**content)
 
 
 def read_manifest(folder: Place) -> Manifest:
-    """Read the manifest of a folder. Raises UserError if it is missing or of a different format."""
+    """Read the manifest of a folder of codes. Raises UserError if it is missing or of a different format."""
+    found = _read(folder, Encoding)
+    assert isinstance(found, Manifest)
+    return found
+
+
+def read_embedding_manifest(folder: Place) -> EmbeddingManifest:
+    """Read the manifest of a folder of embeddings. Raises UserError if it is missing or of a different format."""
+    found = _read(folder, EmbeddingEncoding)
+    assert isinstance(found, EmbeddingManifest)
+    return found
+
+
+def _read(folder: Place, kind: type[AnyEncoding]) -> AnyManifest:
     place = folder / MANIFEST
     if not place.is_file():
-        raise UserError(f"{folder}: expected codes from a finished `encode` run, found no {MANIFEST}")
+        raise UserError(f"{folder}: expected {kind.KIND} from a finished `encode` run, found no {MANIFEST}")
     try:
         found = json.loads(place.read_text(encoding="utf-8"))
-        if (found.pop("format"), found.pop("version")) != (FORMAT, VERSION):
+        if (found.pop("format"), found.pop("version")) != (_format(kind.KIND), VERSION):
             raise ValueError("a different format or version")
-        grid = tuple(found["encoding"].pop("grid"))
-        encoding = Encoding(grid=grid, **found.pop("encoding"))
+        encoding = parse_encoding(found.pop("encoding"), kind)
         shards = tuple(Shard(**one) for one in found.pop("shards"))
-        return Manifest(encoding=encoding, shards=shards, **found)
+        network = found.pop("image_tokenizer" if kind is Encoding else "clip")
+        return manifest_of(encoding, network, shards=shards, **found)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{place}: expected a manifest of {FORMAT} {VERSION}, got other content ({error})") from error
+        raise UserError(
+            f"{place}: expected a manifest of {_format(kind.KIND)} {VERSION}, got other content ({error})"
+        ) from error
 
 
-def shard_names(encoding: Encoding) -> list[str]:
+def shard_names(encoding: AnyEncoding) -> list[str]:
     """Return the names of a folder's shards, in order."""
     count = -(-encoding.examples // encoding.shard_examples)
-    return [f"codes-{number:05d}-of-{count:05d}.array_record" for number in range(count)]
+    return [f"{encoding.KIND}-{number:05d}-of-{count:05d}.array_record" for number in range(count)]
 
 
 def sha256(file: str) -> str:
@@ -97,7 +184,7 @@ def sha256(file: str) -> str:
     return digest.hexdigest()
 
 
-def verify_shards(manifest: Manifest, files: Sequence[DataFile]) -> None:
+def verify_shards(manifest: AnyManifest, files: Sequence[DataFile]) -> None:
     """Verify the checksums of all shards. Raises UserError that names each damaged shard.
 
     A verified folder gets a file ``.checked-…`` next to its shards. As long as the shards have the sizes and times in

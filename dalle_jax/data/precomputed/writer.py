@@ -1,8 +1,8 @@
-"""Writing of precomputed codes: several processes fill one folder, and a killed run can be continued.
+"""Writing of precomputed codes or embeddings: several processes fill one folder, and a killed run can be continued.
 
 Files appear in this order:
 
-1. ``encoding.json``: the inputs that determine the codes.
+1. ``encoding.json``: the inputs that determine the content.
 2. Each shard, atomically, and then ``progress/SHARD.json`` with its checksum. A shard without this file is written
    again.
 3. ``manifest.json``.
@@ -21,7 +21,15 @@ from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.examples import record_stats
 from dalle_jax.data.formats import array_files
-from dalle_jax.data.precomputed.manifest import MANIFEST, Encoding, Manifest, Shard, sha256, shard_names
+from dalle_jax.data.precomputed.manifest import (
+    MANIFEST,
+    AnyEncoding,
+    Shard,
+    manifest_of,
+    parse_encoding,
+    sha256,
+    shard_names,
+)
 from dalle_jax.storage import Place
 
 ENCODING = "encoding.json"
@@ -33,7 +41,7 @@ WAIT = 0.5
 def upload(path: Path, url: Place) -> int:
     """Upload a finished folder, ``manifest.json`` last, and return the number of shards that were missing.
 
-    Raises UserError if the URL holds codes of a different encoding, or other files.
+    Raises UserError if the URL holds data of a different encoding, or other files.
     """
     encoding, there = (path / ENCODING).read_bytes(), storage.files(url)
     if ENCODING not in there and (MANIFEST in there or any(name.endswith(".array_record") for name in there)):
@@ -62,13 +70,13 @@ def upload(path: Path, url: Place) -> int:
     return sent
 
 
-class CodeFolder:
-    """The part of a folder of codes that one of several processes writes.
+class EncodedFolder:
+    """The part of a folder of codes or embeddings that one of several processes writes.
 
-    Process p writes the shards p, p + processes, p + 2 processes, ….
+    Process p writes shards p, p + processes, and so on.
     """
 
-    def __init__(self, path: Path, encoding: Encoding, process: int, processes: int):
+    def __init__(self, path: Path, encoding: AnyEncoding, process: int, processes: int):
         self._path = path
         self._encoding = encoding
         self._process = process
@@ -97,14 +105,16 @@ class CodeFolder:
         """Compare ``encoding.json`` with this run. Raises UserError that names each difference."""
         try:
             found = json.loads((self._path / ENCODING).read_text(encoding="utf-8"))
-            before = Encoding(**found | {"grid": tuple(found["grid"])})
+            before = parse_encoding(found, type(self._encoding))
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{self._path / ENCODING}: expected a file of `encode`, got other content") from error
-        names = (one.name for one in fields(Encoding))
+            raise UserError(
+                f"{self._path / ENCODING}: expected an `encode` run's file of {self._encoding.KIND}, got other content"
+            ) from error
+        names = (one.name for one in fields(self._encoding))
         pairs = [(name, getattr(before, name), getattr(self._encoding, name)) for name in names]
         if changed := [f"{name} was {old} and is {new}" for name, old, new in pairs if old != new]:
             raise UserError(
-                f"{self._path} holds codes of a different encoding: {'; '.join(changed)}. "
+                f"{self._path} holds {self._encoding.KIND} of a different encoding: {'; '.join(changed)}. "
                 "Choose a different folder, or undo the change"
             )
 
@@ -139,15 +149,18 @@ class CodeFolder:
         while not all(self._progress(number).is_file() for number in range(len(self._names))):
             time.sleep(WAIT)
 
-    def finish(self, image_tokenizer: str, config: str) -> None:
-        """Write the manifest, in the first process. All other processes wait for it."""
+    def finish(self, network: str, config: str) -> None:
+        """Write the manifest in the first process, and wait for it in all others.
+
+        ``network`` is the folder of the image tokenizer or CLIP.
+        """
         if self._process:
             while not self.is_finished():
                 time.sleep(WAIT)
             return
         records = [self._progress(number).read_text(encoding="utf-8") for number in range(len(self._names))]
         shards = tuple(Shard(**json.loads(one)) for one in records)
-        manifest = Manifest(encoding=self._encoding, image_tokenizer=image_tokenizer, config=config, shards=shards)
+        manifest = manifest_of(self._encoding, network, config, shards)
         storage.write(self._path / MANIFEST, manifest.to_json())
         self._remove_temporary()
         for left in [*self._path.glob(".*.json.*"), *(self._path / PROGRESS).glob(".*")]:

@@ -14,12 +14,12 @@ from dalle_jax.diffusion.samplers.sampler import StepInfo, StepNoise, scan_steps
 
 @dataclass(frozen=True)
 class AnalyticDpm:
-    """DDIM's mean with the optimal variance (arXiv 2201.06503, theorem 1, equation 8).
+    """DDIM's mean with the optimal variance (arXiv 2201.06503, theorem 1).
 
     ``moments`` has the mean of noise^2 of the network's noise prediction at each step: ``noise_moments``. ``eta`` 1 is
     DDPM's reverse process, and 0 is DDIM's. Data lie within ``half_range`` of the middle of their range: 1 for pixels
-    from -1 to 1. It bounds the variance where the estimate is too coarse (theorem 2, equation 12). DALL·E 2's prior
-    takes 64 steps (arXiv 2204.06125, appendix C).
+    from -1 to 1. It bounds the variance where the estimate is too coarse (theorem 2, for bounded data). DALL·E 2's
+    prior takes 64 steps (arXiv 2204.06125, appendix C).
     """
 
     moments: tuple[float, ...]
@@ -63,9 +63,10 @@ def noise_moments(
     keys: Key[Array, " B"],
     parameterization: Parameterization,
 ) -> Float[Array, " steps"]:
-    """Estimate the mean of noise^2 of the predicted noise at each step, on data (arXiv 2201.06503, equation 9).
+    """Estimate the mean of noise^2 of the predicted noise at each step, on data.
 
-    That is sigma^2 Gamma of the paper. The cost is steps × one forward, once for a network and its levels.
+    That is sigma^2 Gamma, the Monte Carlo estimate after theorem 1 (arXiv 2201.06503). The cost is steps × one forward,
+    once for a network and its levels.
     """
     noise = initial_noise(keys, x0.shape[1:])
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dalle_jax.evaluate.metrics.composition import level_name
+from dalle_jax.evaluate.metrics.shares import Share
 from dalle_jax.evaluate.report.accuracy_section import (
     SPLIT_NAMES,
     ShareCell,
@@ -14,21 +15,50 @@ from dalle_jax.evaluate.report.accuracy_section import (
     weakest,
 )
 from dalle_jax.evaluate.report.environment import render
+from dalle_jax.evaluate.report.formats import path_of
 from dalle_jax.evaluate.report.machine import Machine
 from dalle_jax.evaluate.report.run_report import Comparison, Figure, RunReport
-from dalle_jax.evaluate.suites.findings import Sample, SampleGroup
+from dalle_jax.evaluate.suites.findings import EditFindings, Sample, SampleGroup
 
 STRIP_IMAGES = 16
 """Number of images in the strip at the top of the page."""
 
 
 @dataclass(frozen=True)
+class MeasureRow:
+    """A measure of an edit: ``cell`` if it is a share of the cases, else ``number``."""
+
+    title: str
+    note: str
+    path: str
+    cell: ShareCell | None
+    number: float | None
+
+
+@dataclass(frozen=True)
+class EditSection:
+    """Content of the section on one thing that is done with images."""
+
+    findings: EditFindings
+    rows: tuple[MeasureRow, ...]
+
+
+@dataclass(frozen=True)
 class Section:
-    """A section with its template ``sections/KEY.html.j2``; ``shown`` is False if it has no content."""
+    """A section with its template ``sections/KEY.html.j2``; ``shown`` is False if it has no content.
+
+    The section of an ``edit`` has the template ``sections/edit.html.j2``.
+    """
 
     key: str
     title: str
     shown: bool
+    edit: EditSection | None = None
+
+    @property
+    def template(self) -> str:
+        """The name of the section's template."""
+        return "edit" if self.edit is not None else self.key
 
 
 @dataclass(frozen=True)
@@ -48,6 +78,7 @@ def report_page(report: RunReport) -> str:
     sections = (
         Section("samples", "Samples", any(group.samples for group in report.samples)),
         Section("accuracy", "Accuracy", accuracy is not None),
+        *(Section(one.name, one.title, True, _edit_section(one)) for one in report.edits),
         Section("limits", "Known failures", bool(limits)),
         Section("training", "Training", bool(trained)),
         Section("transformer", "Choice of transformer", report.comparison is not None),
@@ -94,6 +125,17 @@ def strip(groups: Sequence[SampleGroup]) -> tuple[Sample, ...]:
     longest = max((len(group.samples) for group in groups), default=0)
     turns = [group.samples[i] for i in range(longest) for group in groups if i < len(group.samples)]
     return tuple(turns[:STRIP_IMAGES])
+
+
+def _edit_section(findings: EditFindings) -> EditSection:
+    rows = []
+    for one in findings.measures:
+        path = path_of(f"edits.{findings.name}.{one.key}")
+        if isinstance(one.value, Share):
+            rows.append(MeasureRow(one.title, one.note, path, ShareCell(path, one.value), None))
+        else:
+            rows.append(MeasureRow(one.title, one.note, path, None, one.value))
+    return EditSection(findings, tuple(rows))
 
 
 def _columns(comparison: Comparison | None) -> dict[str, str]:

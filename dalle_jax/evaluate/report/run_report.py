@@ -11,7 +11,7 @@ from dalle_jax.evaluate.metrics.reconstruction import Reconstruction
 from dalle_jax.evaluate.metrics.scene_reader import ReaderCheck
 from dalle_jax.evaluate.report.charts import Chart, Number
 from dalle_jax.evaluate.report.machine import Machine
-from dalle_jax.evaluate.suites.findings import GuidancePoint, ReconstructedImage, SampleGroup
+from dalle_jax.evaluate.suites.findings import EditFindings, GuidancePoint, ReconstructedImage, SampleGroup
 
 Format = Literal["percent", "decibel", "nats", "seconds", "count", "number"]
 """The format of a number: percent 84.0 %, decibel 27.1 dB, nats 1.234 nats, seconds 13 min 51 s, count 4,810,000."""
@@ -89,5 +89,6 @@ class RunReport:
     composition: Composition | None = None
     guidance: tuple[GuidancePoint, ...] = ()
     reader: tuple[ReaderCheck, ...] = ()
+    edits: tuple[EditFindings, ...] = ()
     limits: tuple[str, ...] = ()
     level_titles: tuple[tuple[int, str], ...] = ()

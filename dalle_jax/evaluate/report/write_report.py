@@ -9,6 +9,7 @@ import numpy as np
 
 from dalle_jax import storage
 from dalle_jax.evaluate.metrics.composition import Composition
+from dalle_jax.evaluate.metrics.shares import Share
 from dalle_jax.evaluate.report.charts import Number
 from dalle_jax.evaluate.report.report_page import report_page
 from dalle_jax.evaluate.report.run_report import Comparison, RunReport
@@ -52,6 +53,10 @@ def metrics_of(report: RunReport) -> dict[str, object]:
         out["reader"] = {check.name: check.to_json() for check in report.reader}
     if report.comparison is not None:
         out["comparison"] = _comparison(report.comparison)
+    for edit in report.edits:
+        _put(out, f"edits.{edit.name}.count", edit.count)
+        for one in edit.measures:
+            _put(out, f"edits.{edit.name}.{one.key}", one.value.value if isinstance(one.value, Share) else one.value)
     for figure in report.figures:
         _put(out, figure.path, figure.value)
     return out

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dalle_jax.evaluate.metrics.composition import Composition, Split
+from dalle_jax.evaluate.metrics.shares import Share
 from dalle_jax.scenes.judge import Part
 
 
@@ -49,6 +50,41 @@ class SampleGroup:
     samples: tuple[Sample, ...]
     level: int | None = None
     split: Split | None = None
+
+
+@dataclass(frozen=True)
+class EditMeasure:
+    """A measure of an edit: a share of the cases or a number. ``key`` is its name in ``metrics.json``."""
+
+    key: str
+    title: str
+    value: Share | float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class EditedImages:
+    """The images of one case, uint8 [H W 3] each, such as the input and its results; ``right`` is its verdict."""
+
+    caption: str
+    images: tuple[np.ndarray, ...]
+    right: bool | None = None
+
+
+@dataclass(frozen=True)
+class EditFindings:
+    """The measures of one thing that is done with images, and the first cases.
+
+    ``name`` is the command, and the measures are at ``edits.NAME`` in ``metrics.json``. ``about`` says how the cases
+    were made and judged. ``count`` is their number.
+    """
+
+    name: str
+    title: str
+    about: str
+    count: int
+    measures: tuple[EditMeasure, ...]
+    cases: tuple[EditedImages, ...]
 
 
 @dataclass(frozen=True)

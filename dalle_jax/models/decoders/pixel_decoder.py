@@ -1,6 +1,7 @@
 """DALL·E 2's decoder: GLIDE's UNet and text transformer, with a CLIP image embedding (arXiv 2204.06125, section 2.1).
 
-A projection of the embedding is added to the time embedding. Another one gives four tokens, which precede the
+A patch transformer (patch_denoisers/patch_transformer.py) may take the UNet's place, with the same conditions. A
+projection of the embedding is added to the time embedding. Another one gives four tokens, which precede the
 caption's states in the context. A learned vector stands for a dropped embedding, and padding for a dropped caption.
 Without embeddings it is GLIDE's base network.
 
@@ -22,7 +23,7 @@ from dalle_jax.layers.embeddings import EmbeddingParam
 from dalle_jax.layers.linear import Linear
 from dalle_jax.models.code_denoiser import Guide
 from dalle_jax.models.glide import CaptionedUNetConfig, GlideText
-from dalle_jax.models.unet import UNet, UNetContext
+from dalle_jax.models.unet import UNetContext
 from dalle_jax.parallel.axes import EMBED
 
 
@@ -44,9 +45,9 @@ class PixelDecoderConfig(CaptionedUNetConfig):
 
     def __post_init__(self) -> None:
         self.diffusion.check_variance(self.learned_variance)
-        if self.image_size % (factor := 2 ** (len(self.unet.multipliers) - 1)):
+        if self.image_size % (factor := self.unet.side_multiple):
             raise ValueError(
-                f"image_size: expected a multiple of {factor}, which the UNet halves, got {self.image_size}"
+                f"image_size: expected a multiple of {factor}, the UNet's or the patch's, got {self.image_size}"
             )
 
     @property
@@ -66,7 +67,7 @@ class PixelDecoder(nnx.Module):
         self.config = config
         embed, dtype = config.embed_width, config.unet.dtype
         self.text = GlideText(config, rngs=rngs)
-        self.unet = UNet(config.unet, rngs=rngs)
+        self.unet = config.unet.build(rngs)
         no_clip = nnx.initializers.normal(1.0)(rngs.params(), (embed,), jnp.float32)
         self.no_clip = EmbeddingParam(no_clip, axes=(None,))
         self.clip_to_time = Linear(embed, config.unet.time_width, axes=(None, EMBED), dtype=dtype, rngs=rngs)

@@ -2,12 +2,12 @@
 
 DALL·E 2's prior (arXiv 2204.06125, section 2.2) is a causal transformer over the caption that predicts x0 by mean
 squared error. This one predicts x0 from the noised image embedding, the time and the text embedding alone, by a
-residual MLP: small embeddings need no more, and it trains in a minute on a CPU.
+residual MLP: small embeddings need no more, and it trains in minutes on a CPU. Both embeddings are standardised by the
+mean and deviation of each dimension over a sample of the training data.
 
     B batch   T text length   E embedding   D width   F hidden width
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,8 +25,15 @@ from dalle_jax.diffusion.samplers.sampler import KeyedNoise
 from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.mlp import Mlp
 from dalle_jax.layers.norms import LayerNorm
-from dalle_jax.models.clip import unit
-from dalle_jax.models.priors.prior import PriorOptions, TextCondition, nearest
+from dalle_jax.models.priors.prior import (
+    MeasuredStatistic,
+    PriorOptions,
+    StandardisedVectors,
+    TextCondition,
+    VectorSample,
+    nearest,
+    statistics_of,
+)
 from dalle_jax.parallel.axes import EMBED
 
 FREQUENCIES = 2.0 ** np.linspace(0, 6, 32)
@@ -61,15 +68,14 @@ class MlpPriorBlock(nnx.Module):
         return x + self.mlp(self.norm(x))
 
 
-class MlpPrior(nnx.Module):
-    """The prior. Implements ``Prior``.
-
-    Embeddings are unit vectors; the network sees them times ``scale``, so that a value has variance 1.
-    """
+class MlpPrior(StandardisedVectors):
+    """The prior over unit vectors. Implements ``Prior``."""
 
     def __init__(self, config: MlpPriorConfig, *, rngs: nnx.Rngs):
+        super().__init__(config.embed_width)
         self.config = config
-        self.scale = math.sqrt(config.embed_width)
+        self.text_mean = MeasuredStatistic(jnp.zeros(config.embed_width), axes=(None,))
+        self.text_std = MeasuredStatistic(jnp.ones(config.embed_width), axes=(None,))
         inputs = 2 * config.embed_width + 2 * len(FREQUENCIES)
         self.inputs = Linear(inputs, config.width, axes=(None, EMBED), dtype=config.dtype, rngs=rngs)
         self.blocks = nnx.List([MlpPriorBlock(config, rngs=rngs) for _ in range(config.layers)])
@@ -82,18 +88,19 @@ class MlpPrior(nnx.Module):
     def __call__(
         self, x: Float[Array, "B E"], time: Float[Array, " B"], text_vectors: Float[Array, "B E"]
     ) -> Float[Array, "B E"]:
-        """Predict the scaled image embedding from ``x = t scale z + (1 - t) noise``."""
+        """Predict the standardised image embedding x0 from ``x = t x0 + (1 - t) noise``."""
         angles = time[:, None] * FREQUENCIES  # [B f]
-        given = [x, self.scale * text_vectors, jnp.cos(angles), jnp.sin(angles)]
+        text = (text_vectors - self.text_mean[...]) / self.text_std[...]
+        given = [x, text, jnp.cos(angles), jnp.sin(angles)]
         x = self.inputs(jnp.concatenate(given, axis=-1))
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))
 
-    @property
-    def unit_vectors(self) -> bool:
-        """True: text and image vectors have length 1."""
-        return True
+    def measure(self, sample: VectorSample) -> None:
+        """Store the statistics of the image and text vectors of a sample."""
+        super().measure(sample)
+        self.text_mean[...], self.text_std[...] = statistics_of(sample.text)
 
     def draw(
         self, text: TextCondition, empty: TextCondition, keys: Key[Array, "P M"], options: PriorOptions
@@ -110,5 +117,5 @@ class MlpPrior(nnx.Module):
         levels = straight_levels(np.arange(options.steps + 1) / options.steps)
         start = initial_noise(split, (width,))
         found = Euler().sample(denoise, levels, start, KeyedNoise(split), Parameterization("x0"))
-        several = unit(found).reshape(-1, options.draws, width)  # [P*M n E]
+        several = self.denormalise(found).reshape(-1, options.draws, width)  # [P*M n E]
         return nearest(several, jnp.repeat(text.vector, count, axis=0)).reshape(*keys.shape, width)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from dalle_jax.arrays import Array, Bool, Float, Key
@@ -21,11 +22,29 @@ class TextCondition(NamedTuple):
     mask: Bool[Array, "B T"]
 
 
-class ImageStatistics(NamedTuple):
-    """The mean and the standard deviation of the image vectors of a data set, by dimension."""
+class VectorStatistics(NamedTuple):
+    """The mean and the standard deviation of the image or text vectors of a data set, by dimension."""
 
     mean: Float[Array, " E"]
     std: Float[Array, " E"]
+
+
+class VectorSample(NamedTuple):
+    """The vectors of n training examples, of which a prior measures its statistics before training."""
+
+    image: Float[np.ndarray, "n E"]
+    text: Float[np.ndarray, "n E"]
+
+
+SMALLEST_STD = 1e-6
+"""The least standard deviation of a dimension, so that one that does not vary is not divided by 0."""
+
+
+def statistics_of(vectors: Float[np.ndarray, "n E"]) -> VectorStatistics:
+    """Compute mean and standard deviation by dimension, in float64."""
+    wide = vectors.astype(np.float64)
+    mean, std = wide.mean(axis=0), np.maximum(wide.std(axis=0), SMALLEST_STD)
+    return VectorStatistics(jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32))
 
 
 class MeasuredStatistic(nnx.Variable):
@@ -37,8 +56,8 @@ class PriorOptions:
     """Options of drawing image vectors.
 
     - ``guidance``: the scale of classifier-free guidance; 1 is off. One-step and MLP priors have none.
-    - ``steps``: the reverse steps of a diffusion prior.
-    - ``draws``: the vectors that a diffusion prior draws, of which it keeps the one nearest to the text's
+    - ``steps``: the reverse steps of a diffusion or MLP prior.
+    - ``draws``: the vectors that a diffusion or MLP prior draws, of which it keeps the one nearest to the text's
       (arXiv 2204.06125, section 2.2).
     """
 
@@ -68,6 +87,37 @@ class Prior(Protocol):
     ) -> Float[Array, "P M E"]:
         """Draw M vectors for each prompt, from a key each. ``empty`` is the empty text, one row for all prompts."""
         ...
+
+
+class StandardisedVectors(nnx.Module):
+    """The base class of priors over image vectors with mean 0 and variance 1 in each dimension."""
+
+    def __init__(self, embed_width: int):
+        """Create the statistics, mean 0 and deviation 1 until ``measure`` or ``set_statistics`` is called."""
+        self.mean = MeasuredStatistic(jnp.zeros(embed_width), axes=(None,))
+        self.std = MeasuredStatistic(jnp.ones(embed_width), axes=(None,))
+
+    @property
+    def unit_vectors(self) -> bool:
+        """True if text and image vectors have length 1."""
+        return True
+
+    def measure(self, sample: VectorSample) -> None:
+        """Store the statistics of a sample of the training data."""
+        self.set_statistics(statistics_of(sample.image))
+
+    def set_statistics(self, found: VectorStatistics) -> None:
+        """Store the measured statistics of the image vectors."""
+        self.mean[...], self.std[...] = found.mean, found.std
+
+    def normalise(self, image: Float[Array, "... E"]) -> Float[Array, "... E"]:
+        """Map image vectors to mean 0 and variance 1 in each dimension."""
+        return (image - self.mean[...]) / self.std[...]
+
+    def denormalise(self, x0: Float[Array, "... E"]) -> Float[Array, "... E"]:
+        """Invert ``normalise``; the result has length 1 with ``unit_vectors``."""
+        image = x0 * self.std[...] + self.mean[...]
+        return unit(image) if self.unit_vectors else image
 
 
 def read_text(clip: Clip | ClipText, ids: Array, unit_vectors: bool) -> TextCondition:

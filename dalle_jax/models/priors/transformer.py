@@ -16,8 +16,8 @@ from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
 from dalle_jax.layers.stack import Stack
-from dalle_jax.models.clip import ClipBlock, TowerConfig, run_stack, unit
-from dalle_jax.models.priors.prior import ImageStatistics, MeasuredStatistic, TextCondition
+from dalle_jax.models.clip import ClipBlock, TowerConfig, run_stack
+from dalle_jax.models.priors.prior import StandardisedVectors, TextCondition
 from dalle_jax.parallel.axes import EMBED, POSITIONS
 
 
@@ -42,11 +42,12 @@ class PriorTransformerConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
-class PriorTransformer(nnx.Module):
+class PriorTransformer(StandardisedVectors):
     """A transformer over a text and single tokens, with the measured statistics of image vectors."""
 
     def __init__(self, config: PriorTransformerConfig, after_text: int, *, rngs: nnx.Rngs):
         """Create the network; ``after_text`` counts the tokens after the text states."""
+        super().__init__(config.embed_width)
         self.config = config
         width, embed, dtype = config.width, config.embed_width, config.dtype
         self.text_in = Linear(config.text_width, width, axes=(None, EMBED), dtype=dtype, rngs=rngs)
@@ -63,26 +64,11 @@ class PriorTransformer(nnx.Module):
         self.stack = Stack(make_block, (None,) * config.depth, scan=config.scan, remat=config.remat, rngs=rngs)
         self.norm = LayerNorm(width, dtype=dtype)
         self.head = Linear(width, embed, axes=(EMBED, None), dtype=dtype, out_dtype=jnp.float32, rngs=rngs)
-        self.mean = MeasuredStatistic(jnp.zeros(embed), axes=(None,))
-        self.std = MeasuredStatistic(jnp.ones(embed), axes=(None,))
 
     @property
     def unit_vectors(self) -> bool:
         """True if text and image vectors have length 1."""
         return self.config.unit_vectors
-
-    def set_statistics(self, found: ImageStatistics) -> None:
-        """Store the measured statistics of the image vectors."""
-        self.mean[...], self.std[...] = found.mean, found.std
-
-    def normalise(self, image: Float[Array, "... E"]) -> Float[Array, "... E"]:
-        """Map image vectors to mean 0 and variance 1 in each dimension."""
-        return (image - self.mean[...]) / self.std[...]
-
-    def denormalise(self, x0: Float[Array, "... E"]) -> Float[Array, "... E"]:
-        """Invert ``normalise``; the result has length 1 with ``unit_vectors``."""
-        image = x0 * self.std[...] + self.mean[...]
-        return unit(image) if self.unit_vectors else image
 
     def sequence(self, text: TextCondition, others: Sequence[Float[Array, "B D"]]) -> Float[Array, "B L D"]:
         """Embed the text, the other tokens and the learned token, with their positions."""

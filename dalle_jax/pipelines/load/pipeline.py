@@ -9,6 +9,8 @@ from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.models.prompt_kinds import ByClass, TokenIds
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.image_codec import ImageCodec
+from dalle_jax.pipelines.karlo import Karlo
+from dalle_jax.pipelines.load.karlo_pipeline import KARLO, load_karlo
 from dalle_jax.pipelines.load.models import load_clip, load_generator, load_image_tokenizer, stage_folders
 from dalle_jax.pipelines.load.pixel_unclip_pipeline import is_pixel_decoder, load_pixel_unclip
 from dalle_jax.pipelines.load.text import load_text
@@ -20,7 +22,7 @@ from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.pipelines.unclip import DECODER_STEPS, Unclip, sees_of
 from dalle_jax.storage import Place
 
-AnyPipeline: TypeAlias = TextToImage | Unclip | PixelUnclip
+AnyPipeline: TypeAlias = TextToImage | Unclip | PixelUnclip | Karlo
 """A pipeline of a transformer, or one of CLIP, prior and decoder."""
 
 
@@ -43,6 +45,12 @@ def load_pipeline(
     """
     if batch < 1:
         raise UserError(f"batch: expected at least 1 image per call, got {batch}")
+    if (folder / KARLO).is_file():
+        for name, value in {"image_tokenizer": image_tokenizer, "sees": sees}.items():
+            if value is not None:
+                raise UserError(f"{name}: expected none for Karlo in {folder}, got {value}")
+        ranker = None if clip is None else load_ranker(clip, batch, layout)
+        return load_karlo(folder, ranker=ranker, steps=steps, batch=batch, layout=layout)
     file = stage_folders(folder, image_tokenizer, clip)
     if not file.is_unclip:
         for name in (name for name, value in {"sees": sees, "steps": steps}.items() if value is not None):

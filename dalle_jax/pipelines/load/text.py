@@ -1,5 +1,6 @@
 """Text tokenizers as files of a checkpoint: ``text.model``, or ``text.gin`` with the vocabulary's files."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -10,10 +11,11 @@ from dalle_jax.config.render import render
 from dalle_jax.storage import Place
 from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import ClipBpe
+from dalle_jax.text.glide_bpe import GlideBpe
 from dalle_jax.text.sentencepiece import SentencePieceModel
 from dalle_jax.text.tokenizer import TextTokenizer
 
-Vocabulary: TypeAlias = SentencePieceModel | ClipBpe | BartBpe
+Vocabulary: TypeAlias = SentencePieceModel | ClipBpe | BartBpe | GlideBpe
 FILE = "text.gin"
 IMPORTED = "source.json"
 """The file in which ``import`` records where published weights came from."""
@@ -37,6 +39,22 @@ def packed(vocabulary: Vocabulary, files: Mapping[str, bytes]) -> dict[str, byte
 
 def load_text(folder: Place, length: int) -> TextTokenizer:
     """Load the text tokenizer that a model was trained with, from the folder of its checkpoint."""
+    vocabulary, files = _read(folder)
+    return vocabulary.tokenizer(files, length)
+
+
+def text_fingerprint(files: Mapping[str, bytes]) -> str:
+    """Hash the files of a text tokenizer (``packed``); tokenizers with the same hash give the same ids."""
+    return "text-" + hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:32]
+
+
+def fingerprint_of_folder(folder: Place) -> str:
+    """Hash the text tokenizer in the folder of a checkpoint."""
+    return text_fingerprint(packed(*_read(folder)))
+
+
+def _read(folder: Place) -> tuple[Vocabulary, dict[str, bytes]]:
+    """Read the kind of vocabulary of a folder and its files."""
     path = folder / FILE
     vocabulary: Vocabulary = SentencePieceModel()
     if path.is_file():
@@ -49,4 +67,4 @@ def load_text(folder: Place, length: int) -> TextTokenizer:
         raise UserError(
             f"{folder}: expected {expected}, the text tokenizer that the model was trained with, found none{hint}"
         )
-    return vocabulary.tokenizer(files, length)
+    return vocabulary, files

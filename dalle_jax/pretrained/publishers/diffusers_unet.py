@@ -2,20 +2,26 @@
 
 import json
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
+from dalle_jax.models.consistency_decoder import TIMESTEPS, ConsistencyDecoderConfig
 from dalle_jax.models.unet import UNet, UNetConfig
 from dalle_jax.pretrained.files.read_weights import read_tensors, source_files
 from dalle_jax.pretrained.files.safetensors_files import write_safetensors
 from dalle_jax.pretrained.files.tensors import file_error
-from dalle_jax.pretrained.mapping import to_published
+from dalle_jax.pretrained.mapping import Rule, to_published
 from dalle_jax.pretrained.publisher import Json, Published, find_file, positive_int, read_json, read_licence
 from dalle_jax.pretrained.publishers.unet_layouts import diffusers_rules
 
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")
+WEIGHTS = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.bin",
+)
 BLOCKS = {
     "ResnetDownsampleBlock2D": False, "SimpleCrossAttnDownBlock2D": True,
     "ResnetUpsampleBlock2D": False, "SimpleCrossAttnUpBlock2D": True,
@@ -26,6 +32,9 @@ ONLY: Json = {
     "center_input_sample": False, "mid_block_scale_factor": 1,
 }  # fmt: skip
 """Fields of which only one value is implemented."""
+LATENT_MEAN = (0.38862467, 0.02253063, 0.07381133, -0.0171294)
+LATENT_STD = (0.9654121, 1.0440036, 0.76147926, 0.77022034)
+"""Statistics of the scaled latents of the consistency decoder, which its files do not contain."""
 ONLY_WITH_CONTEXT: Json = {"class_embed_type": "identity", "only_cross_attention": False}
 
 
@@ -45,15 +54,20 @@ def published(source: Path) -> Published:
 
 
 def published_consistency(source: Path) -> Published:
-    """Read the UNet of the consistency decoder in the folder of diffusers' ``ConsistencyDecoderVAE``."""
+    """Read the decoder in the folder of diffusers' ``ConsistencyDecoderVAE``."""
     path, whole = source / "config.json", read_json(source / "config.json")
     flags = {name.removeprefix("decoder_"): value for name, value in whole.items() if name.startswith("decoder_")}
-    config = config_from_json(path, flags)
+    unet, latents = config_from_json(path, flags), _latents(path, whole)
+    if unet.learned_times <= TIMESTEPS[0] or unet.extra_channels != len(latents["mean"]):
+        expected = f"more than {TIMESTEPS[0]} learned timesteps and {len(latents['mean'])} channels of latents"
+        raise file_error(path, expected, f"{unet.learned_times} and {unet.extra_channels}")
+    config = ConsistencyDecoderConfig(unet, **latents)
     file = find_file(source, WEIGHTS)
+    rules = diffusers_rules(config.unet, "decoder_unet.")
     return Published(
         config=config,
         tensors=read_tensors(file),
-        rules=diffusers_rules(config, "decoder_unet."),
+        rules=[Rule(f"unet.{one.target}", one.sources, one.transform) for one in rules],
         ignored={
             r"encoder\..*|quant_conv\..*": "the encoder of images, which decoding does not use",
             r"means|stds": "constants of the latents",
@@ -61,6 +75,24 @@ def published_consistency(source: Path) -> Published:
         files=(path, *source_files(file)),
         licence=read_licence(source),
     )
+
+
+class _Latents(TypedDict):
+    """The fields of ``ConsistencyDecoderConfig`` that describe its latents."""
+
+    factor: int
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def _latents(path: Path, whole: Json) -> _Latents:
+    """Read the latents' size and scale; their statistics are constants of the publication."""
+    channels, widths, scale = whole.get("latent_channels"), whole.get("block_out_channels"), whole.get("scaling_factor")
+    if channels != len(LATENT_MEAN) or not isinstance(widths, list) or not widths or not isinstance(scale, float):
+        expected = f"latent_channels {len(LATENT_MEAN)}, block_out_channels and scaling_factor"
+        raise file_error(path, expected, f"{channels!r}, {widths!r} and {scale!r}"[:300])
+    return {"factor": 2 ** (len(widths) - 1), "scale": scale, "mean": LATENT_MEAN, "std": LATENT_STD}
 
 
 def config_from_json(path: Path, flags: Json) -> UNetConfig:

@@ -31,14 +31,10 @@ from dalle_jax.pretrained.publisher import (
     tensor_shape,
 )
 from dalle_jax.pretrained.publishers.clip_rules import hugging_face_block, layer_norm
+from dalle_jax.pretrained.publishers.diffusers_unet import WEIGHTS
 from dalle_jax.pretrained.publishers.openai_clip import tower_config
 from dalle_jax.text.clip_bpe import ClipBpe
 
-WEIGHTS = (
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.safetensors.index.json",
-    "diffusion_pytorch_model.bin",
-)
 TEXT_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 META = frozenset({"_class_name", "_diffusers_version", "_name_or_path"})
 """Fields of diffusers that do not change the network."""

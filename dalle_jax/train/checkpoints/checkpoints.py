@@ -163,7 +163,7 @@ class Checkpoints:
 
         def commit() -> None:  # not a method: Orbax deep-copies its options, and would copy this object
             if self._saving is None:
-                raise RuntimeError("Orbax commits a checkpoint that was not saved")
+                raise RuntimeError("expected Orbax to commit a checkpoint that was saved here, got a different one")
             step, custom = self._saving
             unfinished = here / f"{step}{UNFINISHED}"
             written = unfinished if unfinished.exists() else here / str(step)  # gs:// has no temporary folder

@@ -18,7 +18,7 @@ from dalle_jax.train.optim.optax_by_name import Optax
 from dalle_jax.train.optim.parameter_masks import Axes, Parameters, add_weight_decay
 
 S = TypeVar("S")
-"""A sharding."""
+"""The type of a sharding."""
 
 Update: TypeAlias = Array | optax.MaskedNode
 """The update of a parameter, or the mask of one that a different transformation updates."""

@@ -165,6 +165,18 @@ def test_a_sampler_costs_its_steps_times_one_forward(sampler, forwards):
     assert len(calls) == forwards
 
 
+def test_an_inversion_costs_its_steps_times_one_forward_and_its_refinements():
+    calls = []
+
+    def counting(x, level):
+        jax.debug.callback(lambda time: calls.append(time), level.time[0])
+        return gaussian()(x, level)
+
+    jax.jit(lambda x: invert(counting, process(6).levels, x, NOISE, 2))(X[:2]).block_until_ready()
+    jax.effects_barrier()
+    assert len(calls) == 6 * 3
+
+
 @pytest.mark.parametrize("sampler", [Ddpm("fixed_large"), Ddim(0.7)], ids=str)
 def test_an_image_depends_on_its_key_and_not_on_its_batch(sampler):
     levels, rows = process(5).levels, np.array([5, 2])

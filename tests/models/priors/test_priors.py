@@ -7,9 +7,18 @@ import pytest
 from flax import nnx
 
 from dalle_jax.models.clip import unit
+from dalle_jax.models.priors.autoregressive_prior import AutoregressivePriorConfig
 from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
 from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
-from dalle_jax.models.priors.prior import ImageStatistics, Prior, PriorOptions, TextCondition, nearest
+from dalle_jax.models.priors.prior import (
+    Prior,
+    PriorOptions,
+    TextCondition,
+    VectorSample,
+    VectorStatistics,
+    nearest,
+    statistics_of,
+)
 
 SIZES = {"embed_width": 6, "text_width": 5, "text_length": 4, "width": 16, "depth": 2, "heads": 2}
 
@@ -21,10 +30,25 @@ def text_of(seed: int, rows: int, words: int = 3) -> TextCondition:
     return TextCondition(jax.random.normal(keys[0], (rows, 4, 5)), unit(vector), mask)
 
 
-@pytest.fixture(scope="module", params=[DiffusionPriorConfig, OneStepPriorConfig])
+KINDS = {
+    "diffusion": DiffusionPriorConfig(**SIZES),
+    "one_step": OneStepPriorConfig(**SIZES),
+    "autoregressive": AutoregressivePriorConfig(**SIZES, components=5, buckets=8, dot_products=4),
+}
+
+
+def sample_of(seed: int, count: int = 500) -> VectorSample:
+    """Return unit vectors with a mean, different deviations by dimension, and texts that resemble them."""
+    rng = np.random.default_rng(seed)
+    image = 0.5 + rng.normal(size=(count, 6)) * np.arange(1, 7)
+    text = image + rng.normal(size=(count, 6))
+    return VectorSample(*(one / np.linalg.norm(one, axis=1, keepdims=True) for one in (image, text)))
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def prior(request) -> Prior:
-    module = request.param(**SIZES).build(nnx.Rngs(0))
-    module.set_statistics(ImageStatistics(jnp.arange(6.0) / 10, jnp.arange(1.0, 7.0) / 5))
+    module = KINDS[request.param].build(nnx.Rngs(0))
+    module.measure(sample_of(0))
     return module
 
 
@@ -54,7 +78,23 @@ def test_a_vector_depends_on_its_own_key_and_not_on_the_batch(prior):
     np.testing.assert_allclose(alone[0], found[1], atol=1e-5)
 
 
-def test_normalising_is_undone_up_to_the_length(prior):
+def test_vectors_are_standardised_by_the_statistics_of_the_sample():
+    prior, found = KINDS["one_step"].build(nnx.Rngs(0)), sample_of(3)
+    prior.measure(found)
+    normal = np.asarray(prior.normalise(jnp.asarray(found.image, jnp.float32)))
+    np.testing.assert_allclose(normal.mean(axis=0), 0.0, atol=1e-5)
+    np.testing.assert_allclose(normal.std(axis=0), 1.0, atol=1e-5)
+
+
+def test_a_dimension_that_does_not_vary_is_standardised_to_zero():
+    found = statistics_of(np.ones((4, 2)))
+    np.testing.assert_array_equal(found.mean, 1.0)
+    assert np.all(np.asarray(found.std) > 0)
+
+
+def test_normalising_is_undone_up_to_the_length():
+    prior = KINDS["diffusion"].build(nnx.Rngs(0))
+    prior.set_statistics(VectorStatistics(jnp.arange(6.0) / 10, jnp.arange(1.0, 7.0) / 5))
     image = text_of(2, 3).vector
     np.testing.assert_allclose(prior.denormalise(prior.normalise(image)), image, atol=1e-5)
 

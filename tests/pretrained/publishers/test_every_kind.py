@@ -9,24 +9,29 @@ import pytest
 from flax import nnx
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.models.clip import Clip, TowerConfig
+from dalle_jax.models.clip import Clip, ClipTextConfig, FirstEnd, TowerConfig
 from dalle_jax.models.dalle_bart import DalleBart
 from dalle_jax.models.dvae import Dvae
 from dalle_jax.models.glide import Glide, GlideConfig
 from dalle_jax.models.llamagen import LlamaGen
 from dalle_jax.models.lpips import Lpips, LpipsConfig
+from dalle_jax.models.model_configs import ModelConfig
+from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
+from dalle_jax.models.priors.unclip_text_projection import UnclipTextProjectionConfig
 from dalle_jax.models.unet import UNet, UNetConfig
 from dalle_jax.models.vqgan import Vqgan, VqganConfig
 from dalle_jax.pretrained.exporters import find_exporter
 from dalle_jax.pretrained.files.read_weights import read_tensors
-from dalle_jax.pretrained.mapping import fill, to_published
+from dalle_jax.pretrained.mapping import Rule, fill, to_published
 from dalle_jax.pretrained.publisher import KINDS, find_kind
-from dalle_jax.pretrained.publishers import dalle_mini, glide, llamagen, min_dalle, openai_dvae
+from dalle_jax.pretrained.publishers import dalle_mini, glide, karlo, llamagen, min_dalle, openai_dvae
 from dalle_jax.pretrained.publishers.clip_rules import openai_rules
 from dalle_jax.pretrained.publishers.vqgan_layouts import LLAMAGEN, name_pairs, torch_rules
 from tests.commands.test_import import CONFIG as CLIP
 from tests.pretrained.publishers.test_generators import BART, LLAMA
 from tests.pretrained.publishers.test_image_tokenizer_files import DVAE, VQGAN, lpips_tensors, noisy, save
+
+DIFFUSERS = "diffusion_pytorch_model.safetensors"
 
 
 def exported(name: str, network: nnx.Module, folder: Path) -> None:
@@ -34,11 +39,11 @@ def exported(name: str, network: nnx.Module, folder: Path) -> None:
 
 
 def openai_clip(folder: Path) -> Path:
-    return save(folder / "clip.pt", to_published(noisy(Clip(CLIP, rngs=nnx.Rngs(0))), openai_rules(CLIP)))
+    return save(folder / "clip.pt", to_published(noisy(Clip, CLIP), openai_rules(CLIP)))
 
 
 def hf_clip(folder: Path) -> Path:
-    exported("hf-clip", noisy(Clip(CLIP, rngs=nnx.Rngs(0))), folder)
+    exported("hf-clip", noisy(Clip, CLIP), folder)
     return folder
 
 
@@ -50,7 +55,7 @@ def open_clip(folder: Path) -> Path:
 
 
 def dvae(folder: Path) -> Path:
-    tensors = to_published(noisy(Dvae(DVAE, rngs=nnx.Rngs(0))), openai_dvae.rules_for(DVAE))
+    tensors = to_published(noisy(Dvae, DVAE), openai_dvae.rules_for(DVAE))
     split(folder, tensors, ("encoder", "decoder"), ".", "pkl")
     return folder
 
@@ -62,64 +67,94 @@ def split(folder: Path, tensors: dict, sides: tuple[str, ...], joint: str, endin
 
 
 def taming(folder: Path) -> Path:
-    exported("taming-vqgan", noisy(Vqgan(VQGAN, rngs=nnx.Rngs(0))), folder)
+    exported("taming-vqgan", noisy(Vqgan, VQGAN), folder)
     return folder
 
 
 def flax_vqgan(folder: Path) -> Path:
-    exported("dalle-mini-vqgan", noisy(Vqgan(VQGAN, rngs=nnx.Rngs(0))), folder)
+    exported("dalle-mini-vqgan", noisy(Vqgan, VQGAN), folder)
     return folder
 
 
 def llamagen_vq(folder: Path) -> Path:
     config = VqganConfig(**{**vars(VQGAN), "distance": "cosine"})
     rules = torch_rules(name_pairs(config, LLAMAGEN))
-    return save(folder / "vq.pt", to_published(noisy(Vqgan(config, rngs=nnx.Rngs(0))), rules))
+    return save(folder / "vq.pt", to_published(noisy(Vqgan, config), rules))
 
 
 def lpips(folder: Path) -> Path:
     config = LpipsConfig(widths=(2, 3, 4, 5, 6), depths=(2, 2, 3, 3, 3))
-    return save(folder / "lpips.pth", lpips_tensors(noisy(Lpips(config, rngs=nnx.Rngs(0))), slices=True))
+    return save(folder / "lpips.pth", lpips_tensors(noisy(Lpips, config), slices=True))
 
 
 def dalle_mini_folder(folder: Path) -> Path:
-    dalle_mini.export(noisy(DalleBart(BART, rngs=nnx.Rngs(0))), folder)
+    dalle_mini.export(noisy(DalleBart, BART), folder)
     return folder
 
 
 def min_dalle_folder(folder: Path) -> Path:
-    tensors = to_published(noisy(DalleBart(BART, rngs=nnx.Rngs(0))), min_dalle.min_dalle_rules(BART))
+    tensors = to_published(noisy(DalleBart, BART), min_dalle.min_dalle_rules(BART))
     split(folder, tensors, ("encoder", "decoder"), "/", "pt")
     return folder
 
 
 def llamagen_file(folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps({"n_head": 2, "block_size": 256}))
-    return save(folder / "c2i.pt", to_published(noisy(LlamaGen(LLAMA, rngs=nnx.Rngs(0))), llamagen.rules_for(LLAMA)))
+    return save(folder / "c2i.pt", to_published(noisy(LlamaGen, LLAMA), llamagen.rules_for(LLAMA)))
 
 
 UNET = UNetConfig(width=32, multipliers=(1, 2), blocks=1, attention_levels=(1,), head_size=32, context_width=4)
 
 
 def diffusers_unet(folder: Path) -> Path:
-    exported("diffusers-unet", noisy(UNet(UNET, rngs=nnx.Rngs(0))), folder)
+    exported("diffusers-unet", noisy(UNet, UNET), folder)
     return folder
 
 
 def consistency_decoder(folder: Path) -> Path:
     config = UNetConfig(width=32, multipliers=(1,), blocks=1, extra_channels=4)
-    exported("diffusers-unet", noisy(UNet(config, rngs=nnx.Rngs(0))), folder)
+    exported("diffusers-unet", noisy(UNet, config), folder)
     flags = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({f"decoder_{name}": value for name, value in flags.items()}))
-    tensors = {f"decoder_unet.{name}": x for name, x in copied(folder / "diffusion_pytorch_model.safetensors").items()}
-    save(folder / "diffusion_pytorch_model.safetensors", tensors | {"quant_conv.bias": np.zeros(8, np.float32)})
+    flags |= {"time_embedding_type": "learned", "num_train_timesteps": 1024}
+    latents = {"latent_channels": 4, "block_out_channels": [32, 32], "scaling_factor": 0.5}
+    whole = latents | {f"decoder_{name}": value for name, value in flags.items()}
+    (folder / "config.json").write_text(json.dumps(whole))
+    tensors = {f"decoder_unet.{name}": x for name, x in copied(folder / DIFFUSERS).items()}
+    more = {"quant_conv.bias": np.zeros(8), "decoder_unet.time_proj.weight": np.ones((1024, 32))}
+    save(folder / DIFFUSERS, tensors | {name: x.astype(np.float32) for name, x in more.items()})
     return folder
 
 
 def glide_file(folder: Path) -> Path:
     config = GlideConfig(UNET, vocab_size=9, text_length=3, text=TowerConfig(4, 1, 2))
     (folder / "config.json").write_text(json.dumps({"num_head_channels": 32, "xf_heads": 2}))
-    return save(folder / "base.pt", to_published(noisy(Glide(config, rngs=nnx.Rngs(0))), glide.rules_for(config)))
+    return save(folder / "base.pt", to_published(noisy(Glide, config), glide.rules_for(config)))
+
+
+EMBED, LENGTH = 4, 3
+
+
+def karlo_prior(folder: Path) -> Path:
+    config = DiffusionPriorConfig(EMBED, EMBED, LENGTH, width=8, depth=1, heads=2, unit_vectors=False)
+    exported("karlo-prior", noisy(config.build(nnx.Rngs(0))), folder)
+    return folder
+
+
+def karlo_part(folder: Path, config: ModelConfig, rules: list[Rule], flags: dict, file: str) -> Path:
+    (folder / "config.json").write_text(json.dumps(flags))
+    save(folder / file, to_published(noisy(config.build(nnx.Rngs(0))), rules))
+    return folder
+
+
+def karlo_text_proj(folder: Path) -> Path:
+    config, flags = UnclipTextProjectionConfig(EMBED, EMBED, 6, 8), {"_class_name": "UnCLIPTextProjModel"}
+    return karlo_part(folder, config, karlo.text_proj_rules(), flags, DIFFUSERS)
+
+
+def karlo_text_encoder(folder: Path) -> Path:
+    config = ClipTextConfig(9, LENGTH, TowerConfig(EMBED, 1, 2, 8), EMBED, "quick_gelu", FirstEnd(8))
+    flags = {"num_attention_heads": 2, "eos_token_id": 8}
+    return karlo_part(folder, config, karlo.text_encoder_rules(config), flags, "model.safetensors")
 
 
 Made = Callable[[Path], Path]
@@ -135,14 +170,17 @@ SOURCES: dict[str, tuple[Made, str, str, str]] = {
     "dalle-mini": (dalle_mini_folder, "flax_model.msgpack", "lm_head/kernel", "model/encoder/final_ln/bias"),
     "min-dalle": (min_dalle_folder, "decoder.pt", "lm_head.weight", "final_ln.bias"),
     "llamagen": (llamagen_file, "c2i.pt", "norm.weight", "output.weight"),
-    "diffusers-unet": (diffusers_unet, "diffusion_pytorch_model.safetensors", "conv_out.bias", "conv_in.bias"),
-    "consistency-decoder": (
-        consistency_decoder,
-        "diffusion_pytorch_model.safetensors",
-        "decoder_unet.conv_out.bias",
-        "decoder_unet.conv_in.bias",
-    ),
+    "diffusers-unet": (diffusers_unet, DIFFUSERS, "conv_out.bias", "conv_in.bias"),
+    "consistency-decoder": (consistency_decoder, DIFFUSERS, "decoder_unet.conv_out.bias", "decoder_unet.conv_in.bias"),
     "glide": (glide_file, "base.pt", "final_ln.bias", "time_embed.0.bias"),
+    "karlo-prior": (karlo_prior, DIFFUSERS, "norm_out.bias", "proj_in.bias"),
+    "karlo-text-proj": (karlo_text_proj, DIFFUSERS, "embedding_proj.bias", "encoder_hidden_states_proj.bias"),
+    "karlo-text-encoder": (
+        karlo_text_encoder,
+        "model.safetensors",
+        "text_model.final_layer_norm.bias",
+        "text_model.encoder.layers.0.mlp.fc2.bias",
+    ),
 }
 """Function that writes a small source, the file to corrupt, a tensor to remove and a tensor to enlarge."""
 
@@ -162,13 +200,8 @@ def last(name: str) -> str:
     return name.removeprefix("state_dict.")
 
 
-READ_IN_PARITY_ONLY = {"karlo-prior", "karlo-text-proj", "karlo-text-encoder"}
-"""Kinds that tests/parity/test_unclip_conditions.py reads, with no small source here yet."""
-
-
 def test_every_kind_has_a_small_source_here():
-    assert SOURCES.keys() | READ_IN_PARITY_ONLY == {one.name for one in KINDS}
-    assert not SOURCES.keys() & READ_IN_PARITY_ONLY
+    assert SOURCES.keys() == {one.name for one in KINDS}
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -224,3 +257,30 @@ def test_a_tensor_in_both_files_of_lpips_is_refused(tmp_path):
         save(tmp_path / file, tensors)
     with pytest.raises(UserError, match="expected every tensor once, got 'net"):
         find_kind("lpips").read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("consistency-decoder", {"latent_channels": 8}, "expected latent_channels 4, block_out_channels and"),
+        ("consistency-decoder", {"decoder_num_train_timesteps": 9}, "expected more than 1008 learned"),
+        ("karlo-prior", {"_class_name": "UNet2DModel"}, "expected _class_name 'PriorTransformer', got 'UNet2DModel'"),
+        ("karlo-prior", {"added_emb_type": None}, "added_emb_type = 'None', of which only 'prd' is implemented"),
+        ("karlo-prior", {"num_attention_heads": 3}, "expected num_attention_heads to divide 8"),
+        ("karlo-prior", {"num_attention_heads": 1e9}, "num_attention_heads as a whole number"),
+        ("karlo-prior", {"causal": 1}, "causal = '1' is not known here"),
+        ("karlo-text-proj", {"_class_name": ["x"] * 99}, "expected _class_name 'UnCLIPTextProjModel'"),
+        ("karlo-text-proj", {"clip_extra_context_tokens": -1}, "clip_extra_context_tokens as a whole number"),
+        ("karlo-text-encoder", {"hidden_act": "relu"}, "hidden_act of quick_gelu or gelu, got 'relu'"),
+        ("karlo-text-encoder", {"layer_norm_eps": 1e-6}, "layer_norm_eps = '1e-06', of which only 1e-05"),
+        ("karlo-text-encoder", {"eos_token_id": "8"}, "eos_token_id to be a whole number, got '8'"),
+        ("karlo-text-encoder", {"num_attention_heads": 3}, "num_attention_heads to divide 4, got 3"),
+    ],
+)
+def test_a_config_of_diffusers_that_is_not_implemented_is_one_line(tmp_path, name, changes, message):
+    source = SOURCES[name][0](tmp_path)
+    path = source / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UserError) as caught:
+        find_kind(name).read(source)
+    assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -11,7 +11,7 @@ from flax import nnx
 from dalle_jax import storage
 from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.layers.conv_blocks import Conv, convolve
 from dalle_jax.losses.adversarial import (
@@ -29,8 +29,8 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import load_lpips
 from dalle_jax.tasks.batches import pixel_spec
 from dalle_jax.tasks.frozen_networks import LPIPS
-from dalle_jax.tasks.precomputed_codes import refuse_codes
-from dalle_jax.tasks.reconstruct_images import ImageReconstruction, check_size
+from dalle_jax.tasks.precomputed_codes import refuse_precomputed
+from dalle_jax.tasks.tokenizers.reconstruct_images import ImageReconstruction, check_size
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, WholeBatchOnly
 
 
@@ -125,10 +125,10 @@ class TokenizeImagesGan:
         """Return the shape and dtype of each array of a batch."""
         return {"pixels": pixel_spec(batch_size, self.image_size)}
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> "VqganReconstruction":
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "VqganReconstruction":
         """Load LPIPS. Raise ``UserError`` for data of precomputed codes."""
         del layout
-        refuse_codes(self, manifest, "train it from images")
+        refuse_precomputed(self, manifest, "train it from images")
         return self.open_for_plan()
 
     def open_for_plan(self) -> "VqganReconstruction":

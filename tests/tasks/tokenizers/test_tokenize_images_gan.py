@@ -9,7 +9,7 @@ from dalle_jax.losses.adversarial import pyramid_distance
 from dalle_jax.models.lpips import Lpips, LpipsConfig
 from dalle_jax.models.patch_discriminator import DiscriminatorConfig
 from dalle_jax.models.vqgan import VqganConfig
-from dalle_jax.tasks.tokenize_images_gan import (
+from dalle_jax.tasks.tokenizers.tokenize_images_gan import (
     Adversary,
     ImportedLpips,
     Pyramid,
@@ -77,22 +77,47 @@ def plain(split):
         drawn, quantized = drawn_by(players.generator)
         return unlikeness_of(drawn), -players.discriminator(drawn).mean(), codebook_of(quantized)
 
-    values = losses(state)
-    return values, [jax.jit(jax.grad(lambda state, i=i: losses(state)[i]))(state)["generator"] for i in range(3)]
+    @jax.jit
+    def compute(state):
+        gradients = [jax.grad(lambda state, i=i: losses(state)[i])(state)["generator"] for i in range(3)]
+        return losses(state), gradients
+
+    return compute(state)
+
+
+@pytest.fixture(scope="module")
+def of_generator(split):
+    """Return the compiled gradient and metrics of the generator's loss, as a function of the state and the step."""
+    graph = split[0]
+    return jax.jit(
+        jax.grad(lambda state, step: TASK.generator_loss(nnx.merge(graph, state), {}, BATCH, KEY, step), has_aux=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def of_discriminator(split):
+    """Return a compiled function of the state and the step: the logits by hand, and the task's loss and metrics."""
+    graph = split[0]
+
+    @jax.jit
+    def compute(state, step):
+        players = nnx.merge(graph, state)
+        drawn = drawn_by(players.generator)[0]
+        logits = players.discriminator(VALUES), players.discriminator(drawn)
+        return logits, TASK.discriminator_loss(nnx.merge(graph, state), {}, BATCH, KEY, step)
+
+    return compute
 
 
 @pytest.mark.parametrize("step", [9, 10])
-def test_loss_and_gradient_of_the_generator_are_those_of_the_sum_with_the_adaptive_weight(split, plain, step):
-    graph, state = split
+def test_loss_and_gradient_of_the_generator_are_those_of_the_sum_with_the_adaptive_weight(
+    split, plain, of_generator, step
+):
     (unlikeness, fooling, codebook), gradients = plain
     kernels = [one["decoder"]["output"]["kernel"][...] for one in gradients[:2]]
     ratio = jnp.linalg.norm(kernels[0].ravel()) / (jnp.linalg.norm(kernels[1].ravel()) + 1e-4)
     weight = 0.7 * ratio.clip(0, 1e4) * (step >= 10)
-
-    def loss(state):
-        return TASK.generator_loss(nnx.merge(graph, state), {}, BATCH, KEY, jnp.int32(step))
-
-    found, sums = jax.jit(jax.grad(loss, has_aux=True))(state)
+    found, sums = of_generator(split[1], jnp.int32(step))
     np.testing.assert_allclose(sums["adversary/weight"][0], weight, rtol=1e-3)
     np.testing.assert_allclose(sums["loss"][0], unlikeness + weight * fooling + codebook, rtol=1e-4)
     expected = jax.tree.map(lambda a, b, c: a + weight * b + c, *gradients)
@@ -100,13 +125,9 @@ def test_loss_and_gradient_of_the_generator_are_those_of_the_sum_with_the_adapti
 
 
 @pytest.mark.parametrize("step", [9, 10])
-def test_the_discriminator_minimises_the_hinge_loss_from_its_start_on(split, step):
-    graph, state = split
-    players = nnx.merge(graph, state)
-    drawn = drawn_by(players.generator)[0]
-    real, fake = players.discriminator(VALUES), players.discriminator(drawn)
+def test_the_discriminator_minimises_the_hinge_loss_from_its_start_on(split, of_discriminator, step):
+    (real, fake), (loss, sums) = of_discriminator(split[1], jnp.int32(step))
     expected = 0.5 * (jnp.maximum(0, 1 - real).mean() + jnp.maximum(0, 1 + fake).mean()) * (step >= 10)
-    loss, sums = TASK.discriminator_loss(players, {}, BATCH, KEY, jnp.int32(step))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(sums["discriminator/real"][0], real.mean(), rtol=1e-5)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Key
-from dalle_jax.data.precomputed.manifest import Manifest
+from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.layers.quantize import Assignments
 from dalle_jax.losses.quantization import reconstruction
@@ -15,8 +15,8 @@ from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.tasks.batches import pixel_spec
-from dalle_jax.tasks.precomputed_codes import refuse_codes
-from dalle_jax.tasks.reconstruct_images import ImageReconstruction, check_size
+from dalle_jax.tasks.precomputed_codes import refuse_precomputed
+from dalle_jax.tasks.tokenizers.reconstruct_images import ImageReconstruction, check_size
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, UpdateOnce
 
 
@@ -39,10 +39,10 @@ class TokenizeImages:
         """Return the shape and dtype of each array of a batch."""
         return {"pixels": pixel_spec(batch_size, self.image_size)}
 
-    def open(self, layout: Layout, manifest: Manifest | None = None) -> "VqvaeReconstruction":
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "VqvaeReconstruction":
         """Return the task. Raise ``UserError`` for data of precomputed codes."""
         del layout
-        refuse_codes(self, manifest, "train it from images")
+        refuse_precomputed(self, manifest, "train it from images")
         return self.open_for_plan()
 
     def open_for_plan(self) -> "VqvaeReconstruction":

@@ -10,7 +10,7 @@ from flax import nnx
 from dalle_jax.losses.logit_laplace import map_pixels, negative_log_likelihood
 from dalle_jax.losses.variational import gumbel_softmax, kl_from_uniform, marginal_kl_from_uniform
 from dalle_jax.models.dvae import Dvae, DvaeConfig
-from dalle_jax.tasks.tokenize_images_dvae import Cosine, DvaeReconstruction, TokenizeImagesDvae
+from dalle_jax.tasks.tokenizers.tokenize_images_dvae import Cosine, DvaeReconstruction, TokenizeImagesDvae
 
 MODEL = DvaeConfig(width=16, codebook_size=16, code_width=16, groups=3, blocks=1)
 CONFIG = TokenizeImagesDvae(model=MODEL, image_size=16)

@@ -1,0 +1,62 @@
+"""Flags and warnings that the commands ``vary``, ``interpolate`` and ``edit`` share."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import get_args, get_type_hints
+
+from dalle_jax import storage
+from dalle_jax.pipelines.edits.embedding_edits import EmbeddingEdit, EmbeddingEditKeywords, require_unclip
+from dalle_jax.pipelines.load.pipeline import load_pipeline
+from dalle_jax.pipelines.prompts import TextPrompts
+from dalle_jax.pipelines.unclip import Unclip
+
+
+def add_edit_flags(parser: argparse.ArgumentParser, candidates: int, eta: float) -> None:
+    """Add the model's folder, the output folder, and a flag for each field of ``EmbeddingEdit``."""
+    parser.add_argument(
+        "--model", type=storage.reachable, required=True, help="the folder of an unCLIP, such as runs/demo-unclip"
+    )
+    types, defaults = get_type_hints(EmbeddingEdit), {"candidates": candidates}
+    for one in fields(EmbeddingEdit):
+        kind = int if int in (types[one.name], *get_args(types[one.name])) else float
+        default = defaults.get(one.name, one.default)
+        shown = "" if default is None else f" (default {default})"
+        parser.add_argument(f"--{one.name}", type=kind, default=default, help=one.metadata["help"] + shown)
+    parser.add_argument(
+        "--eta", type=float, default=eta, help=f"share of new noise in the image's own, from 0 to 1 (default {eta:g})"
+    )
+    parser.add_argument("--clip", type=storage.reachable, metavar="DIR", help="a CLIP that ranks in place of its own")
+    parser.add_argument("--steps", type=int, metavar="N", help="steps of the decoder (default: its own)")
+    parser.add_argument("--batch", type=int, default=64, help="number of images to decode in one call (default 64)")
+    parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
+
+
+def add_size_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of the results' size."""
+    parser.add_argument(
+        "--original-size",
+        action="store_true",
+        help="resize the results to the image's middle square (default: the model's size)",
+    )
+
+
+def load_editor(args: argparse.Namespace, verb: str) -> Unclip:
+    """Load the unCLIP of ``--model``. Raise UserError for a transformer."""
+    return require_unclip(load_pipeline(args.model, clip=args.clip, batch=args.batch, steps=args.steps), verb)
+
+
+def edit_options(args: argparse.Namespace) -> EmbeddingEditKeywords:
+    """Return the fields of ``EmbeddingEdit`` that the flags give."""
+    return EmbeddingEditKeywords(candidates=args.candidates, keep=args.keep, seed=args.seed, guidance=args.guidance)
+
+
+def warn_of_truncation(unclip: Unclip, texts: Sequence[str]) -> None:
+    """Print a warning if CLIP truncates some of the texts."""
+    reader = TextPrompts(unclip.embedder.text)
+    if texts and (count := reader.truncated(texts)):
+        print(
+            f"WARNING: {count} of {len(texts)} texts were truncated to the {reader.length} tokens of CLIP",
+            file=sys.stderr,
+        )
