@@ -13,9 +13,9 @@ from dalle_jax.models.clip_resnet import ResNetConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.tasks import tokenize_images_dvae
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.generate_from_conditions import ConditionalCodeGeneration, GenerateFromConditions
+from dalle_jax.tasks.tokenizers import tokenize_images_dvae
 from dalle_jax.tasks.tokenizers.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
 from dalle_jax.tasks.upsample_images import ImageUpsampling, UpsampleImages
 from dalle_jax.train.compiled import CompiledTask
