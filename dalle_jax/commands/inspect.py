@@ -85,7 +85,9 @@ def read_config(source: str, sets: list[str]) -> InspectRun:
         cropping = config.data.images or Images(size=256)  # has no effect on scenes, which are rendered in size
         return InspectRun(config.data.source, cropping)
     if sets:
-        raise UserError(f"--set: expected a config (.gin), with run = @InspectRun for example, got {source}")
+        raise UserError(
+            f"{source}: expected a config (.gin) to inspect, since --set sets a field of a config; leave out --set"
+        )
     place = storage.place(source)
     tars = source.endswith(".tar") or any(one in source for one in "*{")
     if tars or (place.is_dir() and any(one.name.endswith(".tar") for one in place.iterdir())):

@@ -61,7 +61,10 @@ class StrideSteps:
         for stride in range(1, steps + 1):
             if len(range(0, steps, stride)) == self.count:
                 return np.arange(0, steps, stride, dtype=np.int64)
-        raise ValueError(f"count: expected a number of equal strides over {steps} timesteps, got {self.count}")
+        raise ValueError(
+            f"count: expected the number of timesteps that a whole stride keeps of {steps}, "
+            f"such as a divisor of {steps}, got {self.count}"
+        )
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,10 @@ class EmbeddingsPayload:
             ids = self._text.encode_batch([*batch, *[""] * (size - len(batch))])
             states, vectors, mask = (np.asarray(one) for one in self._read(jnp.asarray(ids)))
             if self._text_states and not np.isfinite(states).all():
-                raise UserError("encode: expected text states in the range of float16, got larger ones")
+                raise UserError(
+                    "text_states: expected states of the text tower in the range of float16, in which they are stored, "
+                    "got larger ones; encode with text_states = False"
+                )
             for row, caption in enumerate(batch):
                 kept = states[row, : mask[row].sum()] if self._text_states else None
                 found[caption] = CaptionVectors(vectors[row], kept)

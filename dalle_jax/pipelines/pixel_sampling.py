@@ -43,7 +43,8 @@ def upsample_pixels(
 ) -> Float[Array, "B H W 3"]:
     """Upsample images in 0 .. 1, whole or in tiles.
 
-    ``noise`` is the time 0 .. 1 of the noise that is added to the low-resolution image, if the network sees noise.
+    ``noise`` is the level, as a diffusion time in 0 .. 1, of the noise that is added to the low-resolution image. It is
+    not used by a network that was trained without noise on that image (``sees_noise`` of its config).
     """
     rows, config = pixels.shape[0], upsampler.config
     low, amounts = from_pixels(pixels), jnp.full(rows, noise)

@@ -233,8 +233,8 @@ class TextImageAlignment:
         """Return the top-1 accuracy of caption retrieval within the batch, and the loss.
 
         Images are replaced by reconstructions if there is an image tokenizer. A caption counts as right if its
-        ``caption_group`` is the image's. In a padded batch, rows that are not counted can still be found, each example
-        once.
+        ``caption_group`` is the image's. A padded batch repeats examples; each example is counted once, and its caption
+        is a candidate once.
         """
         del key
         pixels = to_float(batch["pixels"])

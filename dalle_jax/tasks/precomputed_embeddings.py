@@ -34,7 +34,8 @@ def load_embeddings_clip(
 ) -> EmbeddingsClip:
     """Load the CLIP in ``folder``, or in the folder that the manifest names if ``folder`` is None.
 
-    Raise ``UserError`` if the data holds no embeddings or lacks the text states, or if CLIP or text tokenizer differ.
+    Raise ``UserError`` if the data holds no embeddings, or no text states although ``states`` is True. Raise it too if
+    the CLIP, or the text tokenizer of ``captions``, is not the one that the data was encoded with.
     """
     if not isinstance(manifest, EmbeddingManifest):
         got = "images" if manifest is None else "codes"

@@ -61,7 +61,7 @@ def test_spacings_pick_the_published_timesteps():
         (lambda: parse_spacing("fast"), "spacing: expected"),
         (lambda: SectionSteps((7,)).timesteps(6), "expected at most 6 timesteps in section 0, got 7"),
         (lambda: SectionSteps(()).timesteps(6), "counts: expected"),
-        (lambda: StrideSteps(7).timesteps(12), "expected a number of equal strides over 12 timesteps, got 7"),
+        (lambda: StrideSteps(7).timesteps(12), "that a whole stride keeps of 12, .* got 7"),
         (lambda: RoundedSteps(1).timesteps(12), "expected between 2 and 12 timesteps, got 1"),
         (lambda: CosineNoise(0).betas(), "steps: expected at least 1, got 0"),
         (lambda: DiscreteProcess(np.array([0.1, 0.0]), np.arange(2)), "betas: expected values in"),

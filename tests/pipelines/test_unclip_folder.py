@@ -70,5 +70,5 @@ def test_a_prior_of_another_clip_is_an_error(tmp_path):
     write_unclip(tmp_path)
     model = tmp_path / "prior" / "model.gin"
     model.write_text(model.read_text().replace(f"{tmp_path}/clip", "/else/clip"))
-    with pytest.raises(UserError, match=r"expected a prior of the CLIP in .*, as the decoder's, got /else/clip"):
+    with pytest.raises(UserError, match=r"expected a prior trained on the decoder's CLIP in .*, got one of /else/clip"):
         dalle_jax.load(tmp_path)

@@ -111,7 +111,7 @@ def _from_bytes(content: bytes, count: int | None) -> RecordIndex:
     start = len(_MAGIC)
     body = content[start + 32 :]
     if content[:start] != _MAGIC or hashlib.sha256(body).digest() != content[start : start + 32]:
-        raise ValueError("expected an index of usable records, got a damaged file or a different version")
+        raise ValueError("expected a whole index of usable records in the present format, got other content")
     line, _, bits = body.partition(b"\n")
     head = json.loads(line)
     if count not in (None, head["records"]):

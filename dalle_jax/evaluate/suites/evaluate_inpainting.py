@@ -183,7 +183,10 @@ def _sum(shares: Sequence[Share]) -> Share:
 
 
 def _row(hole: Hole, filled: Filled, right: bool | None = None) -> EditedImages:
-    """Return the given image, its hole in grey, and the results, the best first."""
+    """Return a row of the report: the given image with its hole in grey, and then the results, the best first.
+
+    ``right`` is True if the first result was judged right, and None if it is not judged.
+    """
     given = np.where(hole.hidden[..., None], np.uint8(160), hole.pixels)
     return EditedImages(hole.prompt, (given, *filled.pixels), right)
 

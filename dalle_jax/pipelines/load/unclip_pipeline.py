@@ -72,5 +72,5 @@ def load_prior_of(needs: Mapping[str, str], decoder: Place) -> Prior:
     folder = storage.place(needs["prior"])
     expected, found = (read_model_file(one).needs.get("clip") for one in (decoder, folder))
     if found != expected:
-        raise UserError(f"{folder}: expected a prior of the CLIP in {expected}, as the decoder's, got {found}")
+        raise UserError(f"{folder}: expected a prior trained on the decoder's CLIP in {expected}, got one of {found}")
     return load_prior(folder)
