@@ -113,10 +113,10 @@ def _to_rgb(image: Image.Image, raw: str, background: tuple[int, int, int]) -> I
     if image.mode.startswith("I;16"):
         return Image.fromarray(_deep_grey_to_rgb(image, raw, background))
     if image.mode in ("I", "F", "LAB"):
+        source = "an image" if image.format is None else f"a {image.format} file"
         raise BadImage(
             "format",
-            f"expected pixels with a known white level, "
-            f"got a {image.format} file with pixels of mode {raw or image.mode}",
+            f"expected pixels with a known white level, got {source} with pixels of mode {raw or image.mode}",
         )
     _scale_transparency(image, raw)
     if "A" not in image.getbands() and image.info.get("transparency") is None:

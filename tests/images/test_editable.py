@@ -101,7 +101,7 @@ def test_margins_are_hidden_and_the_image_lies_within_them():
     ("given", "message"),
     [
         (NEW.astype(np.float32), "image: expected a file name, a Pillow image or uint8"),
-        (Image.fromarray(np.zeros((3, 3), np.float32)), "pixels of the kind F"),
+        (Image.fromarray(np.zeros((3, 3), np.float32)), "got an image with pixels of mode F"),
     ],
 )
 def test_pixels_that_cannot_be_kept_are_refused(given, message):
