@@ -102,11 +102,11 @@ def test_the_images_with_the_best_scores_are_kept_in_order(pipeline):
 def test_the_codes_of_a_given_image_are_kept_exactly(pipeline):
     image = np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8)
     requests = [request("a red circle", candidates=4, given_image=image), request("a blue square", candidates=4)]
-    codes, lengths = pipeline._given(requests)
-    assert lengths.tolist() == [8, 0]
+    codes, keep = pipeline._given(requests, 4)
+    assert keep.sum(axis=1).tolist() == [8, 0] and bool(keep[0, :8].all())
     whole = np.concatenate([image, np.zeros((8, 16, 3), np.uint8)])
     expected = pipeline.codec.encode(whole)[0, :2].reshape(-1)
-    np.testing.assert_array_equal(np.asarray(codes)[0, :8], expected)
+    np.testing.assert_array_equal(np.asarray(codes)[0, :, :8], np.repeat(expected[None], 4, axis=0))
     drawn = pipeline.draw(requests)[0].candidates
     tops = np.unique(drawn[:, :4].reshape(4, -1), axis=0)  # the codes of the first row decode alike but for neighbours
     assert len(np.unique(drawn.reshape(4, -1), axis=0)) >= len(tops)
@@ -183,7 +183,7 @@ def test_a_given_image_may_be_an_array_a_pillow_image_or_a_file(pipeline, tmp_pa
         drawn = pipeline("a red circle", candidates=4, given_image=image, given_rows=0.75).candidates
         np.testing.assert_array_equal(drawn, expected)
     codes = pipeline.codec.encode(array)[0, :3]
-    np.testing.assert_array_equal(np.asarray(pipeline._given([asked])[0])[0, :12], codes.reshape(-1))
+    np.testing.assert_array_equal(np.asarray(pipeline._given([asked], 1).codes)[0, 0, :12], codes.reshape(-1))
 
 
 def test_codes_of_images_decode_to_their_reconstructions(pipeline):
