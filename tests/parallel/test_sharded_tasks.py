@@ -87,6 +87,8 @@ KINDS = ("tokenizer", "dvae", "vqgan", "dalle", "dalle_bart", "llamagen", "clip"
          "autoregressive_prior", "pixel_decoder", "upsampler")  # fmt: skip
 ON_EVERY_MESH = ("tokenizer",)
 """These kinds are always tested on every mesh, the others on 2x2x2, and on the other meshes by ``make test-slow``."""
+ONLY_SLOW = ("pixel_decoder", "upsampler")
+"""These kinds compile for long, and are tested by ``make test-slow`` alone."""
 
 TOKENIZER = Vqvae(VQVAE, rngs=nnx.Rngs(5))
 UNREAD = Captions(file="unread")
@@ -217,6 +219,7 @@ def assert_the_same(many: SimpleNamespace, one: SimpleNamespace) -> None:
 def cases(*meshes: str) -> list:
     """Return every task with each of the meshes."""
     slow = {(kind, name) for kind in KINDS if kind not in ON_EVERY_MESH for name in meshes if name != "2x2x2"}
+    slow |= {(kind, name) for kind in ONLY_SLOW for name in meshes}
     return [
         pytest.param(kind, name, marks=[pytest.mark.slow] if (kind, name) in slow else [])
         for kind in KINDS
@@ -254,10 +257,14 @@ def test_parameters_moments_and_ema_are_sharded_by_the_rules(kind, name):
 
 
 def by_the_rules(axes: tuple[str | None, ...], dimensions: int) -> P:
-    """Shard embeddings and channels over fsdp, heads, hidden width and vocabularies over tensor; replicate the rest."""
+    """Shard embeddings and channels over fsdp, heads, hidden width and vocabularies over tensor; replicate the rest.
+
+    A mesh axis splits the first of the dimensions that have it.
+    """
     table = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor", "codes": "tensor"}
     table["channels"] = "fsdp"
     entries = [None] * (dimensions - len(axes)) + [None if axis is None else table.get(axis) for axis in axes]
+    entries = [None if entry in entries[:i] else entry for i, entry in enumerate(entries)]
     while entries and entries[-1] is None:
         entries.pop()
     return P(*entries)
@@ -333,6 +340,20 @@ SPECS = {
         "head.kernel": P("fsdp", "tensor"),
         "no_clip": P(),
     },
+    "pixel_decoder": {
+        "network.text.tokens.table": P("tensor", "fsdp"),
+        "network.text.stack.blocks.0.qkv.kernel": P("fsdp", None, "tensor"),
+        "network.clip_to_tokens.kernel": P(None, None, "fsdp"),
+        "network.unet.down.0.block.conv1.kernel": P(None, None, None, "fsdp"),
+        "network.unet.down.0.attention.context.kernel": P("fsdp", None, "tensor"),
+        "network.unet.time_in.kernel": P("fsdp", "tensor"),
+        "network.no_clip": P(),
+    },
+    "upsampler": {
+        "network.unet.middle.0.block.conv2.kernel": P(None, None, None, "fsdp"),
+        "network.unet.down.0.block.time.kernel": P("fsdp"),
+        "network.unet.norm.scale": P("fsdp"),
+    },
     "one_step_prior": {
         "text_in.kernel": P(None, "fsdp"),
         "query": P("fsdp"),
@@ -350,7 +371,9 @@ SPECS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind in ONLY_SLOW else []) for kind in KINDS]
+)
 def test_these_parameters_have_these_shardings(kind):
     params = run(kind, MESHES["2x2x2"]).state.learned.params
     assert {name: params[name].sharding.spec for name in SPECS[kind]} == SPECS[kind]
