@@ -15,6 +15,7 @@ from dalle_jax.models.code_denoiser import CodeDenoiserConfig
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
+from dalle_jax.models.decoders.consistency_decoder import ConsistencyDecoderConfig
 from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.glide import GlideConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
@@ -72,6 +73,9 @@ CONFIGS = [
     UnclipTextProjectionConfig(embed_width=8, text_width=6, width=10, time_width=12),
     small_denoisers.decoder_config(),
     small_denoisers.UPSAMPLER,
+    ConsistencyDecoderConfig(
+        UNetConfig(32, (1,), 1, extra_channels=2, learned_times=1024), 4, 0.5, mean=(0.1, 0.2), std=(1.0, 2.0)
+    ),
 ]
 
 

@@ -251,9 +251,9 @@ def next_state(schedule: Schedule, state: PyTree, step: Array, loss: Array) -> P
 
 
 def _check_rate(rate: float, warmup: int) -> None:
-    """Raise ValueError for a rate that is not positive, or a negative number of warm-up steps."""
-    if not 0.0 < rate < math.inf:
-        raise ValueError(f"rate: expected more than 0, got {rate}")
+    """Raise ValueError for a negative rate, or a negative number of warm-up steps."""
+    if not 0.0 <= rate < math.inf:
+        raise ValueError(f"rate: expected 0 or more, got {rate}")
     if warmup < 0:
         raise ValueError(f"warmup: expected 0 steps or more, got {warmup}")
 

@@ -62,7 +62,7 @@ def test_an_edit_has_a_result_for_each_strength(folder, tmp_path):
     texts = ("--from", "a red circle", "--to", "a blue circle", "--strength", "0.2", "--strength", "0.4")
     assert run("edit", folder, tmp_path, "--image", str(folder / "a.png"), *texts) == 0
     found = lines_of(tmp_path)
-    assert [line["prompt"] for line in found] == ["a red circle → a blue circle"] * 2
+    assert [line["prompt"] for line in found] == ["a red circle to a blue circle"] * 2
     assert found[0]["score"] >= found[1]["score"]
 
 

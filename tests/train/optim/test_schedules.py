@@ -96,7 +96,7 @@ def test_plateaus_equal_those_of_optax():
 
 @pytest.mark.parametrize("kind", [ConstantRate, CosineRate, LinearRate, InverseRootRate, RsqrtRate, PlateauRate])
 def test_a_rate_that_would_train_uphill_and_a_negative_warm_up_are_refused(kind):
-    with pytest.raises(ValueError, match=r"rate: expected more than 0, got -0\.001"):
+    with pytest.raises(ValueError, match=r"rate: expected 0 or more, got -0\.001"):
         kind(-1e-3, warmup=10)
     with pytest.raises(ValueError, match=r"warmup: expected 0 steps or more, got -1"):
         kind(1e-3, warmup=-1)
