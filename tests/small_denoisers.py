@@ -1,9 +1,12 @@
 """A pixel decoder and an upsampler of the smallest sizes, with weights that are not zero anywhere."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from dalle_jax.models.clip import TowerConfig
@@ -25,8 +28,17 @@ def decoder_config(
     )  # fmt: skip
 
 
-def perturbed(module: Module) -> Module:
-    """Add noise to all parameters, since the last layers start at zero."""
-    graph, params, rest = nnx.split(module, nnx.Param, ...)
-    noisy = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(jax.random.key(x.size), x.shape), params)
-    return nnx.merge(graph, noisy, rest)
+def random_module(make: Callable[[], Module]) -> Module:
+    """Return the module that ``make`` creates, with random weights: the last layers start at zero otherwise.
+
+    numpy draws them, since an initialisation by jax compiles many programs.
+    """
+    graph, state = nnx.split(nnx.eval_shape(make))
+    rng = np.random.default_rng(0)
+
+    def value(path: tuple[object, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        spread = 0.05 if len(leaf.shape) < 2 else (leaf.size // leaf.shape[-1]) ** -0.5
+        centre = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
+        return jnp.asarray(centre + spread * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    return nnx.merge(graph, jax.tree_util.tree_map_with_path(value, state))

@@ -24,7 +24,7 @@ from dalle_jax.pipelines.request import Request, RequestOptions
 from dalle_jax.pipelines.unclip import TextVectorPrior
 from dalle_jax.text.sentencepiece import SentencePiece
 from dalle_jax.train.checkpoints.save_weights import save_weights
-from tests.small_denoisers import UPSAMPLER, decoder_config, perturbed
+from tests.small_denoisers import UPSAMPLER, decoder_config, random_module
 
 DECODER = decoder_config(VOCABULARY)
 TWO_STEPS = ImageSampling(Ddim(), steps=2)
@@ -35,7 +35,7 @@ PROMPTS = ("a red circle", "a blue square")
 @pytest.fixture(scope="module")
 def networks():
     clip = Clip(CLIP, rngs=nnx.Rngs(2))
-    decoder, upsampler = (perturbed(one.build(nnx.Rngs(0))) for one in (DECODER, UPSAMPLER))
+    decoder, upsampler = (random_module(lambda one=one: one.build(nnx.Rngs(0))) for one in (DECODER, UPSAMPLER))
     return clip, decoder, upsampler
 
 

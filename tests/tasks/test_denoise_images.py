@@ -25,7 +25,7 @@ from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.denoise_images import DenoiseImages, ImageDecoding
 from dalle_jax.tasks.image_denoising import TrainedDenoiser
 from dalle_jax.text.sentencepiece import train_sentencepiece
-from tests.small_denoisers import decoder_config, perturbed
+from tests.small_denoisers import decoder_config, random_module
 
 TOWER = TowerConfig(width=8, layers=1, heads=2)
 ROWS = 4
@@ -52,7 +52,7 @@ def task(tmp_path_factory) -> ImageDecoding:
 
 @pytest.fixture(scope="module")
 def module(task) -> TrainedDenoiser:
-    return perturbed(task.init(nnx.Rngs(0)))
+    return random_module(lambda: task.init(nnx.Rngs(0)))
 
 
 @pytest.fixture(scope="module")

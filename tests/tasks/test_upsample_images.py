@@ -21,7 +21,7 @@ from dalle_jax.pipelines.load.models import ModelFile
 from dalle_jax.pipelines.pixel_sampling import upsample_pixels
 from dalle_jax.tasks.image_denoising import HIGH_NOISE, TrainedDenoiser
 from dalle_jax.tasks.upsample_images import ImageUpsampling, UpsampleImages
-from tests.small_denoisers import UPSAMPLER, perturbed
+from tests.small_denoisers import UPSAMPLER, random_module
 
 FLOW = TrainedDiffusion(RectifiedFlow(), "velocity")
 CONFIG = UpsampleImages(
@@ -36,7 +36,7 @@ IMAGES = [RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8) for _ in range(4)]
 
 @pytest.fixture(scope="module")
 def module() -> TrainedDenoiser:
-    return perturbed(TASK.init(nnx.Rngs(0)))
+    return random_module(lambda: TASK.init(nnx.Rngs(0)))
 
 
 @pytest.fixture(scope="module")

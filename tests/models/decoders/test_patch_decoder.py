@@ -11,7 +11,7 @@ from flax import nnx
 from dalle_jax.diffusion.levels import NoiseLevel
 from dalle_jax.models.code_denoiser import Guide
 from dalle_jax.models.patch_denoisers.patch_transformer import PatchTransformer, PatchTransformerConfig
-from tests.small_denoisers import decoder_config, perturbed
+from tests.small_denoisers import decoder_config, random_module
 
 CONFIG = dataclasses.replace(
     decoder_config(), unet=PatchTransformerConfig(width=16, layers=1, heads=2, patch=4, context_width=8)
@@ -19,7 +19,7 @@ CONFIG = dataclasses.replace(
 
 
 def test_a_patch_transformer_reads_the_embedding_and_the_caption_as_the_unet_does():
-    decoder = perturbed(nnx.jit(lambda: CONFIG.build(nnx.Rngs(0)))())
+    decoder = random_module(lambda: CONFIG.build(nnx.Rngs(0)))
     assert isinstance(decoder.unet, PatchTransformer)
     x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
     level = NoiseLevel(jnp.array([100.0, 700.0]), jnp.array([0.9, 0.3]), jnp.array([0.1, 0.7]))

@@ -14,7 +14,7 @@ from dalle_jax.diffusion.trained_diffusion import TrainedDiffusion
 from dalle_jax.models.code_denoiser import Guide
 from dalle_jax.models.decoders.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from dalle_jax.models.unet import UNetContext
-from tests.small_denoisers import decoder_config, perturbed
+from tests.small_denoisers import decoder_config, random_module
 
 X = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
 LEVEL = TrainedDiffusion().level(jnp.array([0.3, 0.8]))
@@ -25,7 +25,7 @@ BOTH = jnp.ones(2, bool)
 
 @pytest.fixture(scope="module")
 def decoder() -> PixelDecoder:
-    return perturbed(decoder_config(learned_variance=True).build(nnx.Rngs(0)))
+    return random_module(lambda: decoder_config(learned_variance=True).build(nnx.Rngs(0)))
 
 
 def test_the_context_is_four_tokens_of_the_embedding_then_the_caption(decoder):

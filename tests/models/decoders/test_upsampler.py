@@ -11,7 +11,7 @@ from flax import nnx
 from dalle_jax.diffusion.guidance import ConditionedDenoiser
 from dalle_jax.diffusion.trained_diffusion import TrainedDiffusion
 from dalle_jax.models.decoders.upsampler import LowResolution, Upsampler, enlarged, low_noise_level, reduced
-from tests.small_denoisers import UPSAMPLER, perturbed
+from tests.small_denoisers import UPSAMPLER, random_module
 
 X = jax.random.normal(jax.random.key(1), (1, 8, 8, 3))
 LEVEL = TrainedDiffusion().level(jnp.array([0.5]))
@@ -20,7 +20,7 @@ LOW = enlarged(jax.random.normal(jax.random.key(2), (1, 4, 4, 3)), 2)
 
 @pytest.fixture(scope="module")
 def upsampler() -> Upsampler:
-    return perturbed(dataclasses.replace(UPSAMPLER, sees_noise=True).build(nnx.Rngs(0)))
+    return random_module(lambda: dataclasses.replace(UPSAMPLER, sees_noise=True).build(nnx.Rngs(0)))
 
 
 def test_the_prediction_reads_the_low_resolution_image_and_its_noise(upsampler):
@@ -32,7 +32,7 @@ def test_the_prediction_reads_the_low_resolution_image_and_its_noise(upsampler):
 
 
 def test_a_network_without_noise_embedding_does_not_read_the_noise():
-    plain = perturbed(UPSAMPLER.build(nnx.Rngs(0)))
+    plain = random_module(lambda: UPSAMPLER.build(nnx.Rngs(0)))
     np.testing.assert_array_equal(
         plain(X, LEVEL, LowResolution(LOW, jnp.zeros(1))).prediction,
         plain(X, LEVEL, LowResolution(LOW, jnp.ones(1))).prediction,
