@@ -2,7 +2,7 @@
 # make demo-unclip         train DALL·E 2's CLIP, prior and decoder on the scenes; a report in runs/demo-unclip/
 # make test                lint and all fast tests
 # make lint                ruff and mypy
-# make bench               compare speed with DALLE-pytorch: benchmarks/README.md
+# make bench               compare speed with DALLE-pytorch and diffusers: benchmarks/README.md
 # make test-slow           tests of minutes; make test-plan: compilation for TPUs: CONTRIBUTING.md
 # make parity PARITY=DIR   published layouts against recorded outputs of their reference implementations
 # Each target installs its dependencies into .venv/ once and reuses them.
@@ -10,7 +10,8 @@
 PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
-PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Without --no-compile, pip compiles 14,000 files of which few are ever imported.
+PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
 .PHONY: demo demo-unclip test test-slow test-plan parity lint bench clean
 
@@ -48,6 +49,7 @@ bench: $(VENV)/.installed .venv-bench/.installed
 	$(RUN) benchmarks/transformer_step.py
 	$(RUN) benchmarks/generation.py
 	$(RUN) benchmarks/tokenizer_step.py
+	$(RUN) benchmarks/unet_step.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dalle_jax needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 ...")'

@@ -4,8 +4,7 @@
 
 It trains a patch transformer (models/patch_denoisers) on single objects of 16 px, from colour, shape and size, as x0 on
 the cosine schedule. Then each sampler draws one image per caption from the same first noise, without guidance, and the
-scenes' reader judges the images. FOLDER keeps the weights. Differences to DDPM are over the pairs of images of a
-caption. All intervals are normal, of 95 %. ``results/sampler_accuracy.json`` holds the result.
+scenes' reader judges the images. FOLDER keeps the weights. ``results/sampler_accuracy.json`` holds the result.
 """
 
 import argparse
@@ -34,7 +33,7 @@ from dalle_jax.diffusion.samplers.dpm_solver import DpmSolver
 from dalle_jax.diffusion.samplers.sampler import KeyedNoise, Sampler
 from dalle_jax.diffusion.spacing import RoundedSteps
 from dalle_jax.diffusion.weighting import UniformWeight
-from dalle_jax.evaluate.metrics.shares import Z_95
+from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.images.pixels import to_uint8
 from dalle_jax.layers.embeddings import Embedding
 from dalle_jax.models.patch_denoisers.patch_transformer import PatchTransformerConfig
@@ -175,35 +174,55 @@ def draw(network: SceneDenoiser, words: np.ndarray, sampler: Sampler, steps: int
     return np.concatenate(images), float(np.median(seconds[1:]))
 
 
-def judged(images: np.ndarray, scenes: list[Scene]) -> np.ndarray:
-    """Return the share of right parts and whether all are right, for each image: [n 2]."""
+class Accuracy(NamedTuple):
+    """The shares of right parts and of images whose parts are all right."""
+
+    parts: Share
+    whole: Share
+
+
+def judged(images: np.ndarray, scenes: list[Scene]) -> Accuracy:
+    """Judge an image for each scene."""
     verdicts = [judge_scene(perceive(image), scene, "") for image, scene in zip(images, scenes, strict=True)]
-    return np.array([[np.mean([part.right for part in one.parts]), one.right] for one in verdicts])
+    return Accuracy(
+        share_of(part.right for one in verdicts for part in one.parts), share_of(one.right for one in verdicts)
+    )
 
 
-def with_interval(values: np.ndarray) -> dict[str, object]:
-    """Return the mean and its normal 95 % interval."""
-    mean, half = float(values.mean()), float(Z_95 * values.std(ddof=1) / len(values) ** 0.5)
-    return {"mean": round(mean, 4), "interval_95": [round(mean - half, 4), round(mean + half, 4)]}
+def figures(share: Share, reference: Share) -> dict[str, object]:
+    """Return a share and its difference to the reference, with 95 % intervals.
+
+    Intervals are Wilson's, and for differences Newcombe's of independent shares (1998, method 10), which is too wide
+    for pairs.
+    """
+    low, high = share.interval or (0.0, 1.0)
+    reference_low, reference_high = reference.interval or (0.0, 1.0)
+    value, other = share.value or 0.0, reference.value or 0.0
+    below = ((value - low) ** 2 + (reference_high - other) ** 2) ** 0.5
+    above = ((high - value) ** 2 + (other - reference_low) ** 2) ** 0.5
+    off = value - other
+    return {
+        "right": share.right,
+        "count": share.count,
+        "share": round(value, 4),
+        "interval_95": [round(low, 4), round(high, 4)],
+        "minus_reference": round(off, 4),
+        "minus_reference_interval_95": [round(off - below, 4), round(off + above, 4)],
+    }
 
 
 def measure(network: SceneDenoiser, count: int) -> dict[str, dict[str, object]]:
-    """Judge each sampler's images; return accuracies, and differences to the reference by caption."""
-    asked = shown(count, seed=5)
-    found: dict[str, dict[str, object]] = {}
-    scores: dict[str, np.ndarray] = {}
+    """Judge the images of each sampler, the reference first."""
+    asked, found, reference = shown(count, seed=5), {}, None
     for name, (sampler, steps) in SAMPLERS.items():
         images, seconds = draw(network, asked.words, sampler, steps)
-        scores[name] = judged(images, asked.scenes)
-        parts, whole = scores[name].T
-        off_parts, off_whole = (scores[name] - scores[REFERENCE]).T
+        accuracy = judged(images, asked.scenes)
+        reference = reference or accuracy
         found[name] = {
             "forwards": steps,
             "cpu_seconds_per_image": round(seconds, 4),
-            "parts": with_interval(parts),
-            "whole": with_interval(whole),
-            "parts_minus_reference": with_interval(off_parts),
-            "whole_minus_reference": with_interval(off_whole),
+            "parts": figures(accuracy.parts, reference.parts),
+            "whole": figures(accuracy.whole, reference.whole),
         }
         print(name, json.dumps(found[name]), flush=True)
     return found

@@ -289,15 +289,15 @@ class UnclipDemoRun:
     - ``demo``: the folder of a finished ``demo``, whose text tokenizer and image tokenizer are used. If it has none,
       both are trained.
     - ``steps``: the steps of the decoder's sampler.
-    - ``edits``: the evaluation of variations, interpolations and text edits.
-    - ``inpainting``: that of inpainting and outpainting.
+    - ``inpainting``: the evaluation of inpainting and outpainting.
+    - ``edits``: that of variations, interpolations and text edits.
     """
 
     title: str
     stages: Mapping[str, str]
-    inpainting: EvaluateInpainting
     demo: str = "runs/demo"
     steps: int = 8
+    inpainting: EvaluateInpainting = field(default_factory=EvaluateInpainting)
     edits: EvaluateEdits = field(default_factory=EvaluateEdits)
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from dalle_jax.models.decoders.pixel_decoder import PixelDecoderConfig
 from dalle_jax.models.decoders.upsampler import UpsamplerConfig
 from dalle_jax.models.unet import UNetConfig
 
-UNET = UNetConfig(32, (1,), 1, attention_levels=(0,), head_size=32, context_width=8)
+UNET = UNetConfig(32, (1,), 1, attention_levels=(0,), head_size=16, context_width=8)
 UPSAMPLER = UpsamplerConfig(unet=UNetConfig(32, (1,), 1, extra_channels=3, learned_variance=False), factor=2)
 Module = TypeVar("Module", bound=nnx.Module)
 

@@ -34,7 +34,6 @@ from dalle_jax.evaluate.suites.evaluate_scenes import (
     evaluate_scenes,
 )
 from dalle_jax.evaluate.suites.findings import EditFindings
-from dalle_jax.evaluate.suites.painting_measures import painting_edits
 from dalle_jax.folder_lock import locked
 from dalle_jax.pipelines.load.models import PipelineFile, absolute_needs, stage_folders
 from dalle_jax.pipelines.load.unclip_pipeline import load_unclip
@@ -183,8 +182,8 @@ class UnclipDemo:
         caption = load_unclip(needs, sees="caption", steps=steps, batch=batch)
         rows.append(("glide", "the caption alone (GLIDE's mode)", _first_cells(caption, evaluation)))
         probes = _probes(unclip, evaluation.seed)
-        painting = evaluate_inpainting(unclip, self.config.inpainting, say)
-        edits = (*painting_edits(painting), *evaluate_edits(unclip, self.config.edits, say))
+        painted = evaluate_inpainting(unclip, self.config.inpainting, say)
+        edits = (*painted, *evaluate_edits(unclip, self.config.edits, say))
         add_seconds(self.out, "sampling", time.monotonic() - began)
         figures = _figures(read_record(self.out), findings, rows)
         return write_report(self._report(findings, (*figures, *probes), edits), self.out)

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, TypeAlias, TypedDict
 
 import jax.numpy as jnp
 from flax import nnx
@@ -16,6 +16,7 @@ from dalle_jax.config.render import render
 from dalle_jax.folder_lock import locked
 from dalle_jax.models.clip import ClipConfig, ClipTextConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
+from dalle_jax.models.glide import GlideConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
@@ -29,9 +30,12 @@ from dalle_jax.pretrained.publishers.karlo_folder import published_sizes
 from dalle_jax.storage import Place
 from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import ClipBpe
+from dalle_jax.text.glide_bpe import ENCODER, GlideBpe, pairs_file
 from dalle_jax.text.vocabulary_files import MERGES, TOKENIZER, VOCABULARY
 from dalle_jax.train.checkpoints.save_weights import save_weights
 
+ReadsText: TypeAlias = ClipConfig | ClipTextConfig | DalleBartConfig | GlideConfig
+"""Configs of the networks whose text tokenizer is imported with them."""
 CHUNK_BYTES = 1 << 22
 
 
@@ -114,7 +118,7 @@ def _text_tokenizer(found: Published, given: Path | None, kind_name: str) -> _Te
     A tokenizer that does not fit the model raises UserError if it was ``given``, and is left out otherwise.
     """
     vocabulary, config = found.vocabulary, found.config
-    if vocabulary is None or not isinstance(config, ClipConfig | ClipTextConfig | DalleBartConfig):
+    if vocabulary is None or not isinstance(config, ReadsText):
         if given is not None:
             raise UserError(f"--vocabulary: expected none, because {kind_name} reads no text, got {given}")
         return _TextTokenizer({}, [], "")
@@ -131,28 +135,33 @@ def _text_tokenizer(found: Published, given: Path | None, kind_name: str) -> _Te
         return _TextTokenizer({}, [], f"the text tokenizer next to the weights is left out: {error}")
     within = {VOCABULARY, MERGES} if file.name == TOKENIZER else {VOCABULARY}
     others = [file.with_name(name) for name in files if file.suffix == ".json" and name not in within]
+    if file.name.startswith(ENCODER):
+        others = [pairs_file(file)]
     return _TextTokenizer(packed(vocabulary, files), [file, *others], "")
 
 
 def _check_vocabulary(
-    vocabulary: ClipBpe | BartBpe,
+    vocabulary: ClipBpe | BartBpe | GlideBpe,
     files: Mapping[str, bytes],
-    config: ClipConfig | ClipTextConfig | DalleBartConfig,
+    config: ReadsText,
     file: Path,
 ) -> None:
     """Raise UserError for a text tokenizer that does not fit the model.
 
     CLIP must find the end of the text where the tokenizer puts it. DALL·E mini's empty caption, which guidance uses,
-    must be the tokenizer's. The check ignores how captions are cleaned, which may need packages that are missing.
+    must be the tokenizer's. GLIDE fills texts with its last id.
+    The check ignores how captions are cleaned, which may need packages that are missing.
     """
-    plain = vocabulary if isinstance(vocabulary, ClipBpe) else BartBpe()
+    plain = BartBpe() if isinstance(vocabulary, BartBpe) else vocabulary
     tokenizer = plain.tokenizer(files, config.text_length)
-    rows = config.vocab_size if isinstance(config, ClipConfig | ClipTextConfig) else config.text_vocab
+    rows = config.text_vocab if isinstance(config, DalleBartConfig) else config.vocab_size
     empty = tokenizer.encode_batch([""])  # [1 T]
     if tokenizer.vocab_size > rows:
         raise UserError(f"{file}: expected at most {rows} ids, as many as the model has, got {tokenizer.vocab_size}")
     if isinstance(config, ClipConfig | ClipTextConfig):
         wrong = int(config.end_of_text.positions(jnp.asarray(empty))[0]) != 1
+    elif isinstance(config, GlideConfig):
+        wrong = tokenizer.pad_id != rows - 1
     else:
         wrong = (*config.empty_caption, config.pad_id) != tuple(empty[0, : len(config.empty_caption) + 1].tolist())
     if wrong:

@@ -9,9 +9,9 @@ from flax import nnx
 
 from dalle_jax.models.clip import ClipConfig, ClipTextConfig
 from dalle_jax.models.code_denoiser import CodeDenoiserConfig
-from dalle_jax.models.consistency_decoder import ConsistencyDecoderConfig
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
+from dalle_jax.models.decoders.consistency_decoder import ConsistencyDecoderConfig
 from dalle_jax.models.decoders.pixel_decoder import PixelDecoderConfig
 from dalle_jax.models.decoders.upsampler import UpsamplerConfig
 from dalle_jax.models.dvae import DvaeConfig

@@ -15,6 +15,7 @@ from dalle_jax.pretrained.files.tensors import Tensors, file_error, is_size
 from dalle_jax.pretrained.mapping import Ignored, Rule
 from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import FILE, ClipBpe
+from dalle_jax.text.glide_bpe import ENCODER, PAIRS, GlideBpe
 from dalle_jax.text.vocabulary_files import MERGES, TOKENIZER, VOCABULARY
 
 PUBLISHERS = "dalle_jax.pretrained.publishers"
@@ -43,7 +44,7 @@ class Published:
     files: tuple[Path, ...]
     licence: str = UNKNOWN_LICENCE
     name: str | None = None
-    vocabulary: ClipBpe | BartBpe | None = None
+    vocabulary: ClipBpe | BartBpe | GlideBpe | None = None
     vocabulary_file: Path | None = None
 
 
@@ -185,10 +186,14 @@ def find_file(folder: Path, names: Sequence[str]) -> Path:
 def find_vocabulary(folder: Path) -> Path | None:
     """Return the text tokenizer's file in a folder, or None.
 
-    The first of these that exists: ``vocab.json`` next to ``merges.txt``, CLIP's merges file, ``tokenizer.json``.
+    The first of these that exists: ``vocab.json`` next to ``merges.txt``, GLIDE's
+    ``encoder.json`` next to ``vocab.bpe``, CLIP's merges file, ``tokenizer.json``.
     """
     if all((folder / name).is_file() for name in (VOCABULARY, MERGES)):
         return folder / VOCABULARY
+    for end in ("", ".gz"):
+        if (folder / (ENCODER + end)).is_file() and (folder / (PAIRS + end)).is_file():
+            return folder / (ENCODER + end)
     names = (f"{FILE}.gz", FILE, TOKENIZER)
     return next((folder / name for name in names if (folder / name).is_file()), None)
 

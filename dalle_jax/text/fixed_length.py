@@ -41,6 +41,10 @@ class FixedLengthTokenizer(ABC):
     def id_of(self, piece: str) -> int:
         """Return a piece's id."""
 
+    def framed(self, ids: list[int]) -> list[int]:
+        """Return the ids of a caption's pieces between begin and end."""
+        return [self._begin, *ids, self._end]
+
     def encode(self, caption: str) -> Int32[np.ndarray, " T"]:
         """Encode one caption."""
         return self.encode_batch([caption])[0]
@@ -62,7 +66,7 @@ class FixedLengthTokenizer(ABC):
             texts = [self.split(one) for one in captions]
         ids = np.full((len(texts), self.length), self._pad, np.int32)
         for place, pieces in enumerate(texts):
-            row = [self._begin, *map(self.id_of, pieces), self._end]
+            row = self.framed(list(map(self.id_of, pieces)))
             if len(row) > self.length:
                 self.truncated_captions += 1
                 row = [*row[: self.length - 1], self._end] if self._keeps_end else row[: self.length]
@@ -76,4 +80,4 @@ class FixedLengthTokenizer(ABC):
 
     def lengths(self, captions: Sequence[str]) -> list[int]:
         """Count each caption's ids before truncation, begin and end included."""
-        return [len(self.split(one)) + 2 for one in captions]
+        return [len(self.framed([0] * len(self.split(one)))) for one in captions]

@@ -2,11 +2,21 @@
 
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dalle_jax.__main__ import main
+from dalle_jax.commands import demo
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_images_for_the_scene_reader() -> Iterator[None]:
+    """Check the scene reader on 6 images of each level instead of 300, which take longer than the demo's training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "READER_IMAGES", 6)
+        yield
 
 
 @pytest.fixture(scope="session")

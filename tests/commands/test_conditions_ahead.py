@@ -27,6 +27,7 @@ task.model.multiple_of = 8
 task.model.grid = (4, 4)
 task.model.codebook_size = {codebook}
 trainer.steps = 2
+mesh.data = 1
 """
 
 

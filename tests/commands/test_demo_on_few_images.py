@@ -28,6 +28,10 @@ SMALL = [
 ]
 
 
+ONE_DEVICE = [f"stages.{name}.mesh.data=1" for name in ("tokenizer", "clip", "transformer")]
+"""The smoke demo trains on all eight devices."""
+
+
 def images(folder: Path, count: int) -> Path:
     """Create a folder with the given number of captioned squares; the captions have few words."""
     folder.mkdir()
@@ -49,7 +53,7 @@ def demo(folder: Path, out: Path, *sets: str, small: bool = True) -> int:
 
 def test_two_hundred_images_train_a_demo_and_all_held_out_images_are_measured(tmp_path, capsys):
     """With the batches of the page: 64, 256 and 32, on 187 images with 13 held out."""
-    assert demo(images(tmp_path / "images", 200), tmp_path / "out") == 0
+    assert demo(images(tmp_path / "images", 200), tmp_path / "out", *ONE_DEVICE) == 0
     said = capsys.readouterr().out
     for line in (
         "stages.clip.data.batch_size: 256 with 187 images for training, so images occur several times in a batch",
@@ -70,8 +74,9 @@ def test_two_hundred_images_train_a_demo_and_all_held_out_images_are_measured(tm
 
 
 def test_one_image_is_trained_on_with_no_evaluation(tmp_path, capsys):
-    sets = ("data.evaluation=None", "stages.tokenizer.data.batch_size=8", "stages.clip.data.batch_size=8")
-    assert demo(images(tmp_path / "images", 1), tmp_path / "out", *sets, "stages.transformer.data.batch_size=8") == 0
+    sets = [f"stages.{name}.data.batch_size=8" for name in ("tokenizer", "clip", "transformer")]
+    sets = ["data.evaluation=None", *sets, *ONE_DEVICE]
+    assert demo(images(tmp_path / "images", 1), tmp_path / "out", *sets) == 0
     said = capsys.readouterr().out
     assert "stages.tokenizer.data.batch_size: 8 with 1 images for training" in said
     assert "[demo] data.evaluation: no images are held out, so nothing is measured" in said

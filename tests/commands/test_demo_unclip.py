@@ -23,6 +23,8 @@ def test_the_demo_takes_the_tokenizers_of_a_demo_and_leaves_a_page_and_its_figur
             assert 0 <= cell["first"] <= cell["any_of_4"] <= 1
             for other in (metrics["vectors"]["true"], metrics["vectors"]["text"], metrics["glide"]):
                 assert 0 <= other[level][split]["first"] <= 1
+    assert metrics["edits"].keys() == {"inpaint", "outpaint", "vary", "interpolate", "edit"}
+    assert metrics["edits"]["inpaint"]["unmasked_equal"] == 1
     assert -1 <= metrics["clip"]["pair_cosine"] <= 1
     assert f"{smoke_demo}" in (out / "decoder" / "model.gin").read_text()
     flags = ["--prompt", "a red circle", "--candidates", "1", "--out", str(tmp_path / "sampled")]

@@ -148,6 +148,7 @@ def train(smoke_demo, out, *sets) -> int:
         f"task.captions.file='{smoke_demo / 'text.model'}'",
         "data.batch_size=8",
         "trainer.steps=10",
+        "mesh.data=1",
         "trainer.evaluate_every=None",
     ]
     return main(["train", "smoke/dalle_bart.gin", "--out", str(out), *(f"--set={one}" for one in (*fixed, *sets))])

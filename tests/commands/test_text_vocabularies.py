@@ -14,6 +14,9 @@ def test_a_transformer_trains_with_clips_tokenizer_and_stores_it_for_sampling(sm
         "task.model.text_vocab=516",
         f"task.image_tokenizer='{smoke_demo / 'tokenizer'}'",
         "trainer.steps=1",
+        "trainer.evaluate_every=None",
+        "trainer.images_every=None",
+        "mesh.data=1",
     ]
     flags = [part for one in sets for part in ("--set", one)]
     assert main(["train", "smoke/dalle.gin", "--out", str(out), *flags]) == 0

@@ -10,11 +10,17 @@ from dalle_jax.__main__ import main
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.pipelines.load.models import load_image_tokenizer
 
+SMALLER = {
+    "dvae": ["task.model.groups=3"],
+    "vqgan": ["task.model.multipliers=(1,)", "task.model.attention_levels=()", "task.adversary.network.layers=1"],
+}
 
-@pytest.mark.parametrize("name", ["dvae", "vqgan"])
+
+@pytest.mark.parametrize("name", SMALLER)
 def test_each_image_tokenizer_trains_two_steps_and_is_loaded_with_its_ema_weights(name, tmp_path):
-    quiet = [*("--set", "trainer.evaluate_every=None"), *("--set", "trainer.images_every=None")]
-    assert main(["train", f"smoke/{name}.gin", "--out", str(tmp_path), *quiet]) == 0
+    sets = ["trainer.evaluate_every=None", "trainer.images_every=None", "mesh.data=1", *SMALLER[name]]
+    flags = [word for one in sets for word in ("--set", one)]
+    assert main(["train", f"smoke/{name}.gin", "--out", str(tmp_path), *flags]) == 0
     tokenizer = load_image_tokenizer(tmp_path)
     assert isinstance(tokenizer, ImageTokenizer)
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(nnx.state(tokenizer, nnx.Param)))

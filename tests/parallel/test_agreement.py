@@ -7,6 +7,7 @@ import pytest
 
 from dalle_jax.config.bind import load
 from dalle_jax.config.render import render
+from dalle_jax.folder_lock import FILE
 from dalle_jax.parallel.agreement import config_differences
 from dalle_jax.runs import EncodeRun, TrainRun
 from tests.command_processes import ROOT, ends, start_run
@@ -74,9 +75,11 @@ def test_two_processes_with_different_configs_both_end_with_one_line_and_code_2(
     assert not out.exists()
 
 
-def test_one_config_by_two_paths_and_with_other_workers_is_the_same(tmp_path):
+def test_two_processes_that_name_one_config_by_two_paths_train_under_one_lock(tmp_path):
     out = tmp_path / "run"
     common = ["--out", str(out), *FEW]
     here = ["train", str(ROOT / "configs" / CONFIG), *common, "--set=data.workers=2"]
     assert [code for code, *_ in ends(start_run([["train", CONFIG, *common], here]))] == [0, 0]
     assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
+    assert [one.name for one in (out / "checkpoints").iterdir()] == ["2"]
+    assert not (out / FILE).exists()

@@ -68,8 +68,20 @@ def evaluated(kind: str, size: int, mesh: Mesh = ONE, count: int = COUNT) -> dic
     return metrics.divide(sums)
 
 
-@pytest.mark.parametrize("kind", ["tokenizer", "dalle", "llamagen"])
-@pytest.mark.parametrize(("size", "mesh"), [(8, "one"), (8, "8x1x1"), (16, "2x2x2")])
+@pytest.mark.parametrize(
+    ("size", "mesh", "kind"),
+    [
+        *((8, "one", kind) for kind in ("tokenizer", "dalle", "llamagen")),
+        (8, "8x1x1", "tokenizer"),
+        (16, "2x2x2", "dalle"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                (16, "2x2x2", "tokenizer"), (8, "8x1x1", "dalle"), (8, "8x1x1", "llamagen"), (16, "2x2x2", "llamagen")
+            ]
+        ),
+    ],
+)  # fmt: skip
 def test_metrics_of_thirteen_examples_are_the_same_for_every_batch_size(kind, size, mesh):
     whole = evaluated(kind, COUNT)
     filled_up = evaluated(kind, size, MESHES.get(mesh, ONE))

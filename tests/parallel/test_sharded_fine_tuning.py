@@ -49,7 +49,7 @@ def test_families_without_embeddings_or_norms_are_refused(kind):
         state_spec(task_of(kind), TRAINER, LAYOUT)
 
 
-@pytest.mark.parametrize("kind", ["dalle", "vqgan"])
+@pytest.mark.parametrize("kind", ["dalle", pytest.param("vqgan", marks=pytest.mark.slow)])
 def test_a_sharded_step_changes_the_selected_parameters_only(kind):
     compiled = CompiledTask(task_of(kind), TRAINER, LAYOUT)
     state: State = compiled.state_spec.init_sharded(LAYOUT, 0)

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from dalle_jax.models.glide import Glide
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.mapping import fill
 from dalle_jax.pretrained.publisher import find_kind
+from dalle_jax.pretrained.publishers import glide
 
 
 class Fixture(NamedTuple):
@@ -49,6 +51,17 @@ def imported(name: str, source: Path) -> Any:
     module = nnx.eval_shape(lambda: found.config.build(nnx.Rngs(0)))
     fill(module, found.tensors, found.rules, found.ignored)
     return module
+
+
+def glide_network(name: str) -> tuple[Glide, Fixture]:
+    """Return GLIDE's network of a fixture, whose ``meta.json`` has the heads, and the fixture."""
+    one = fixture(f"glide_{name}")
+    (file,) = one.folder.glob("*.pt")
+    sizes = json.loads((one.folder / "meta.json").read_text())["config"]
+    config = glide.config_from_tensors(read_tensors(file), sizes["hc"], sizes["xf"]["xf_heads"])
+    network = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
+    fill(network, read_tensors(file), glide.rules_for(config), {})
+    return network, one
 
 
 def run(function: Any, module: nnx.Module, *arrays: np.ndarray) -> np.ndarray:

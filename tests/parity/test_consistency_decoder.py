@@ -9,7 +9,7 @@ from dalle_jax.diffusion.consistency import scalings
 from dalle_jax.diffusion.noise_schedules import CosineNoise
 from dalle_jax.diffusion.process import DiscreteProcess
 from dalle_jax.diffusion.samplers.sampler import RecordedNoise
-from dalle_jax.models.consistency_decoder import TIMESTEPS
+from dalle_jax.models.decoders.consistency_decoder import TIMESTEPS
 from tests.parity.fixtures import assert_close, fixture, imported, run
 
 

@@ -6,15 +6,12 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures import assert_close, fixture, imported, run
-from flax import nnx
+from fixtures import assert_close, fixture, glide_network, imported, run
 
 from dalle_jax.models.glide import kept_pixels, low_resolution
 from dalle_jax.models.unet import UNetContext
 from dalle_jax.pretrained.exporters import find_exporter
 from dalle_jax.pretrained.files.read_weights import read_tensors
-from dalle_jax.pretrained.mapping import fill
-from dalle_jax.pretrained.publishers import glide
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:
@@ -85,12 +82,7 @@ def test_karlos_decoder_is_exported_as_it_was_published(tmp_path):
 @pytest.fixture(scope="module", params=["base", "upsample", "inpaint"])
 def drawn(request):
     """GLIDE's network, its fixture and the further channels of its input."""
-    one = fixture(f"glide_{request.param}")
-    (file,) = one.folder.glob("*.pt")
-    sizes = json.loads((one.folder / "meta.json").read_text())["config"]
-    config = glide.config_from_tensors(read_tensors(file), sizes["hc"], sizes["xf"]["xf_heads"])
-    network = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
-    fill(network, read_tensors(file), glide.rules_for(config), {})
+    network, one = glide_network(request.param)
     images = {
         name: jnp.asarray(channels_last(one.io[name]))
         for name in ("low_res", "inpaint_image", "inpaint_mask")

@@ -1,6 +1,7 @@
 """CLIP's task: batch statistics of the ResNet, the sigmoid loss, and the bound on the logit scale."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -150,26 +151,44 @@ def test_sizes_that_a_resnet_cannot_have_are_refused(captions):
 LN_100 = math.log(100)
 
 
-def scale_after_a_step(task: TextImageAlignment, log_scale: float) -> tuple[float, float]:
-    """Return the gradient of the log scale, and its value after one step of the trainer from ``log_scale``."""
+def step_of(task: TextImageAlignment) -> Callable[[float], tuple[float, float]]:
+    """Return a function of the log scale: its gradient, and its value after one step of the trainer from there."""
     trainer = Trainer(steps=10, schedule=ConstantRate(0.01), optimizer=AdamW(beta1=0.0))
     compiled = CompiledTask(task, trainer, LAYOUT)
-    state = compiled.state_spec.init_sharded(LAYOUT, 0)
-    learned = state.learned._replace(params=state.learned.params | {"log_scale": jnp.float32(log_scale)})
-    state = state._replace(learned=learned)
     batch = {name: np.asarray(values) for name, values in batch_of(task).items()}
-    state, _ = compiled.step(state, None, LAYOUT.put_batch(batch))
-    return float(state.learned.optimizers["align"].mu["log_scale"]), float(state.learned.params["log_scale"])
+
+    def step(log_scale: float) -> tuple[float, float]:
+        state = compiled.state_spec.init_sharded(LAYOUT, 0)
+        learned = state.learned._replace(params=state.learned.params | {"log_scale": jnp.float32(log_scale)})
+        state, _ = compiled.step(state._replace(learned=learned), None, LAYOUT.put_batch(batch))
+        return float(state.learned.optimizers["align"].mu["log_scale"]), float(state.learned.params["log_scale"])
+
+    return step
+
+
+@pytest.fixture(scope="module")
+def softmax(captions) -> TextImageAlignment:
+    return AlignTextImages(model=clip_config(), captions=captions).open(LAYOUT)
+
+
+@pytest.fixture(scope="module")
+def softmax_step(softmax) -> Callable[[float], tuple[float, float]]:
+    return step_of(softmax)
+
+
+@pytest.fixture(scope="module")
+def cosines(softmax) -> np.ndarray:
+    """Return the cosines of all images with all captions at the start of training."""
+    module, batch = initialised(softmax), batch_of(softmax)
+    encode = jax.jit(lambda batch: (module.encode_image(batch["pixels"] / 255.0), module.encode_text(batch["text"])))
+    image, text = (np.asarray(x, np.float64) for x in encode(batch))
+    return image @ text.T
 
 
 @pytest.mark.parametrize("log_scale", [LN_100 - 0.1, LN_100, LN_100 + 0.1])
-def test_the_scale_has_its_full_gradient_below_at_and_above_its_bound(captions, log_scale):
+def test_the_scale_has_its_full_gradient_below_at_and_above_its_bound(softmax_step, cosines, log_scale):
     """The expected value is the derivative of the softmax loss, computed from the embeddings in float64."""
-    task = AlignTextImages(model=clip_config(), captions=captions).open(LAYOUT)
-    module, batch = initialised(task), batch_of(task)
-    encode = jax.jit(lambda batch: (module.encode_image(batch["pixels"] / 255.0), module.encode_text(batch["text"])))
-    image, text = (np.asarray(x, np.float64) for x in encode(batch))
-    cosines, scale = image @ text.T, math.exp(log_scale)
+    scale = math.exp(log_scale)
     targets = np.array([[1, 0, 1, 0], [0, 1, 0, 1]] * 2) / 2
 
     def slope(cosines):
@@ -177,16 +196,15 @@ def test_the_scale_has_its_full_gradient_below_at_and_above_its_bound(captions, 
         return ((shares / shares.sum(1, keepdims=True) - targets) * cosines).sum(1).mean()
 
     wanted = scale * (slope(cosines) + slope(cosines.T)) / 2
-    gradient, _ = scale_after_a_step(task, log_scale)
+    gradient, _ = softmax_step(log_scale)
     assert abs(wanted) > 1e-3
     assert gradient == pytest.approx(wanted, rel=1e-3)
 
 
-def test_the_scale_is_clipped_after_the_update_and_can_decrease_from_its_bound(captions):
-    task = AlignTextImages(model=clip_config(), captions=captions).open(LAYOUT)
-    gradient, after = scale_after_a_step(task, LN_100 + 0.5)
+def test_the_scale_is_clipped_after_the_update_and_can_decrease_from_its_bound(softmax_step):
+    gradient, after = softmax_step(LN_100 + 0.5)
     assert after == np.float32(LN_100)  # an update of 0.01 cannot have done it
-    gradient, after = scale_after_a_step(task, LN_100)
+    gradient, after = softmax_step(LN_100)
     assert gradient > 0 and after == pytest.approx(LN_100 - 0.01, abs=1e-5)
 
 
@@ -194,5 +212,5 @@ def test_the_scale_of_the_sigmoid_loss_has_no_bound(captions):
     task = AlignTextImages(
         model=clip_config(initial_bias=-10.0, initial_scale=10.0), captions=captions, contrast="sigmoid"
     ).open(LAYOUT)
-    _, after = scale_after_a_step(task, LN_100 + 0.5)
+    _, after = step_of(task)(LN_100 + 0.5)
     assert abs(after - LN_100 - 0.5) == pytest.approx(0.01, abs=1e-5)

@@ -50,6 +50,12 @@ def task(tmp_path_factory) -> CodeDenoising:
 
 
 @pytest.fixture(scope="module")
+def other_clip(task) -> CodeDenoising:
+    """Return the task with a CLIP of different weights."""
+    return replace(task, clip=Clip(task.clip.config, rngs=nnx.Rngs(9)))
+
+
+@pytest.fixture(scope="module")
 def module(task) -> CodeDenoiser:
     return task.init(nnx.Rngs(0))
 
@@ -70,54 +76,64 @@ def with_settings(task, **changes) -> CodeDenoising:
     return replace(task, config=replace(task.config, **changes))
 
 
-def loss_of(task, module, batch, key=0) -> float:
-    return float(
-        jax.jit(lambda batch, key: task.loss(module, task.frozen(), batch, key, STEP)[0])(batch, jax.random.key(key))
-    )
+def loss_of(task, module):
+    """Return the compiled loss as a function of the batch, and of the frozen networks if they are others."""
+    compiled = nnx.jit(lambda module, frozen, batch: task.loss(module, frozen, batch, jax.random.key(0), STEP)[0])
+    return lambda batch, frozen=None: float(compiled(module, task.frozen() if frozen is None else frozen, batch))
 
 
 def test_at_no_signal_the_loss_is_the_networks_cross_entropy_of_the_codes(task, module, batch):
     plain = with_settings(task, blank_captions=0.0, blank_clips=0.0, time_mean=-50.0)
-    codes = task.image_tokenizer.encode(batch["pixels"] / 255.0).reshape(ROWS, -1)
-    guide = Guide(batch["text"], task.clip.encode_image(batch["pixels"] / 255.0), jnp.ones(ROWS, bool))
-    noise = jax.random.normal(jax.random.split(jax.random.key(0), 4)[1], (ROWS, 16, 4))
-    time = jnp.zeros(ROWS)
-    np.testing.assert_allclose(own_likelihood(noise, time, module.code_vectors), 0.0)
-    expected = cross_entropy(module(noise, time, guide), codes).mean()
-    np.testing.assert_allclose(loss_of(plain, module, batch), expected, rtol=1e-5)
+
+    @nnx.jit
+    def by_hand(module, tokenizer, clip, batch):
+        pixels, time = batch["pixels"] / 255.0, jnp.zeros(ROWS)
+        noise = jax.random.normal(jax.random.split(jax.random.key(0), 4)[1], (ROWS, 16, 4))
+        guide = Guide(batch["text"], clip.encode_image(pixels), jnp.ones(ROWS, bool))
+        loss = cross_entropy(module(noise, time, guide), tokenizer.encode(pixels).reshape(ROWS, -1)).mean()
+        return loss, own_likelihood(noise, time, module.code_vectors)
+
+    expected, likelihood = by_hand(module, task.image_tokenizer, task.clip, batch)
+    np.testing.assert_allclose(likelihood, 0.0)
+    np.testing.assert_allclose(loss_of(plain, module)(batch), expected, rtol=1e-5)
 
 
 def test_with_little_noise_the_own_input_of_a_place_names_its_code(task, module, batch):
-    assert loss_of(with_settings(task, time_mean=50.0), module, batch) < 1e-3
-    assert loss_of(with_settings(task, time_mean=-50.0), module, batch) > 1.0
+    assert loss_of(with_settings(task, time_mean=50.0), module)(batch) < 1e-3
+    assert loss_of(with_settings(task, time_mean=-50.0), module)(batch) > 1.0
 
 
-def test_the_stated_shares_of_captions_and_embeddings_are_dropped(task, module, batch):
+def test_the_stated_shares_of_captions_and_embeddings_are_dropped(task, other_clip, module, batch):
     other_text = dict(batch, text=batch["text"][:, ::-1])
-    without_text = with_settings(task, blank_captions=1 - 1e-7, blank_clips=0.0)
-    assert loss_of(without_text, module, batch) == loss_of(without_text, module, other_text)
-    kept = with_settings(task, blank_captions=0.0, blank_clips=1 - 1e-7)
-    assert loss_of(kept, module, batch) != loss_of(kept, module, other_text)
-    turned = replace(kept, clip=Clip(task.clip.config, rngs=nnx.Rngs(9)))
-    assert loss_of(kept, module, batch) == loss_of(turned, module, batch)
+    without_text = loss_of(with_settings(task, blank_captions=1 - 1e-7, blank_clips=0.0), module)
+    assert without_text(batch) == without_text(other_text)
+    kept = loss_of(with_settings(task, blank_captions=0.0, blank_clips=1 - 1e-7), module)
+    assert kept(batch) != kept(other_text)
+    assert kept(batch) == kept(batch, other_clip.frozen())
 
 
-def test_the_evaluation_sees_the_embedding_alone_the_caption_alone_and_neither(task, module, batch):
-    def evaluated(task, batch):
-        sums = task.evaluate(module, task.frozen(), batch, jax.random.key(1))
-        return {name: float(total / weight) for name, (total, weight) in sums.items()}
+def test_the_evaluation_sees_the_embedding_alone_the_caption_alone_and_neither(task, other_clip, module, batch):
+    compiled = nnx.jit(lambda module, frozen, batch: task.evaluate(module, frozen, batch, jax.random.key(1)))
 
-    plain = evaluated(task, batch)
-    text = evaluated(task, dict(batch, text=batch["text"][:, ::-1]))
-    clip = evaluated(replace(task, clip=Clip(task.clip.config, rngs=nnx.Rngs(9))), batch)
+    def evaluated(frozen, batch):
+        sums = compiled(module, frozen, batch)
+        return {name: float(total) / float(weight) for name, (total, weight) in sums.items()}
+
+    plain = evaluated(task.frozen(), batch)
+    text = evaluated(task.frozen(), dict(batch, text=batch["text"][:, ::-1]))
+    clip = evaluated(other_clip.frozen(), batch)
     assert {name for name in plain if plain[name] != text[name]} == {"nll_text"}
     assert {name for name in plain if plain[name] != clip[name]} == {"nll_clip"}
 
 
 def test_images_are_reconstructions_then_samples(task, module, batch):
-    images = task.images(module, task.frozen(), batch, jax.random.key(0))
-    codes = task.image_tokenizer.encode(batch["pixels"] / 255.0)
-    np.testing.assert_allclose(images[:ROWS], task.image_tokenizer.decode(codes), atol=1e-6)
+    @nnx.jit
+    def show(module, frozen, tokenizer, batch):
+        codes = tokenizer.encode(batch["pixels"] / 255.0)
+        return task.images(module, frozen, batch, jax.random.key(0)), tokenizer.decode(codes)
+
+    images, reconstructions = show(module, task.frozen(), task.image_tokenizer, batch)
+    np.testing.assert_allclose(images[:ROWS], reconstructions, atol=1e-6)
     assert images.shape == (2 * ROWS, 16, 16, 3)
     assert replace(task, clip=None).images(module, {}, batch, jax.random.key(0)) is None
 

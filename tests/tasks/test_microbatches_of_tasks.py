@@ -8,20 +8,29 @@ import numpy as np
 import pytest
 
 from dalle_jax.config.errors import UserError
+from dalle_jax.diffusion.diffusion_training import DiffusionTraining, ImportanceTimes
 from dalle_jax.models.clip_resnet import ResNetConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.tasks import tokenize_images_dvae
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.generate_from_conditions import ConditionalCodeGeneration, GenerateFromConditions
+from dalle_jax.tasks.tokenizers import tokenize_images_dvae
 from dalle_jax.tasks.tokenizers.tokenize_images_dvae import DvaeReconstruction, TokenizeImagesDvae
+from dalle_jax.tasks.upsample_images import ImageUpsampling, UpsampleImages
 from dalle_jax.train.compiled import CompiledTask
-from dalle_jax.train.optim.optimizers import AdamW
-from dalle_jax.train.optim.schedules import ConstantRate
 from dalle_jax.train.task import Task
-from dalle_jax.train.trainer import Trainer
-from tests.parallel.test_sharded_tasks import DVAE, MODELS, SIDE, UNREAD, batch_of, clip_task, code_task, task_of
+from tests.parallel.test_sharded_tasks import (
+    DVAE,
+    MODELS,
+    SIDE,
+    UNREAD,
+    batch_of,
+    clip_task,
+    code_task,
+    task_of,
+    trainer_of,
+)
 
 SIGMOID = dataclasses.replace(MODELS["clip"], initial_bias=-10.0, initial_scale=10.0)
 RESNET = dataclasses.replace(MODELS["clip"], image_size=32, patch=32, vision=ResNetConfig(width=2, layers=(1, 1, 1, 1)))
@@ -57,8 +66,7 @@ WHOLE = {
 
 def compiled_task_of(task: Task, accumulate: int, mesh: Mesh = Mesh(1, 1, 1)) -> tuple[CompiledTask, Layout]:  # noqa: B008 (frozen)
     layout = Layout(make_mesh(mesh), Rules())
-    trainer = Trainer(steps=10, schedule=ConstantRate(1e-3), optimizer=AdamW(beta1=0.0), accumulate=accumulate)
-    return CompiledTask(task, trainer, layout), layout
+    return CompiledTask(task, trainer_of(accumulate), layout), layout
 
 
 @functools.cache
@@ -92,10 +100,27 @@ def test_four_microbatches_compute_the_gradients_and_the_state_of_the_whole_batc
 
 
 @pytest.mark.parametrize(
-    ("kind", "mesh"), [("clip", Mesh(8, 1, 1)), ("clip", Mesh(2, 2, 2)), ("tokenizer", Mesh(2, 2, 2))]
+    ("kind", "mesh"),
+    [
+        ("clip", Mesh(2, 2, 2)),
+        ("tokenizer", Mesh(2, 2, 2)),
+        pytest.param("clip", Mesh(8, 1, 1), marks=pytest.mark.slow),
+        pytest.param("dalle", Mesh(2, 2, 2), marks=pytest.mark.slow),
+    ],
 )
 def test_microbatches_on_eight_devices_compute_the_gradients_of_one_batch_on_one_device(kind, mesh):
     assert_equal(stepped(kind, 2, mesh), stepped(kind, 1))
+
+
+@pytest.mark.slow
+def test_importance_sampling_stores_the_losses_of_all_microbatches():
+    config = UpsampleImages(
+        model=MODELS["upsampler"], image_size=SIDE, crop=8, training=DiffusionTraining(ImportanceTimes(kept=16))
+    )
+    compiled, layout = compiled_task_of(ImageUpsampling(config), 4)
+    state, _ = compiled.step(compiled.state_spec.init_sharded(layout, 0), None, layout.put_batch(batch_of()))
+    counts, losses = (np.asarray(state.learned.non_params[name]) for name in ("counts", "losses"))
+    assert counts.sum() == len(batch_of()["crops"]) and (losses.sum(axis=1) > 0).sum() == (counts > 0).sum()
 
 
 @pytest.mark.parametrize("kind", WHOLE)

@@ -80,7 +80,7 @@ OWN_RECIPES = {
     "unclip": "tests/tasks/test_unclip_configs.py counts their parameters and traces small ones",
     "unclip_scenes": "tests/tasks/test_unclip_configs.py traces small ones",
     "scenes": "its three stages are those of configs/demo at other sizes, which tests/commands/test_demo.py runs",
-    "your_data": "tests/commands/test_own_data.py runs the whole of it on a few images",
+    "your_data": "tests/commands/test_your_data_page.py runs the whole of it on a few images",
     "your_data_128": "your_data at other sizes",
 }
 """Folders of training configs that are not of published models, and the tests that run them."""
@@ -151,8 +151,8 @@ def first_like(text: str) -> Path:
     return next(file for file in TRAINED if prepared(file)[3] == text)
 
 
-SLOW_TO_COMPILE = {"dvae", "vqgan_f16"}
-"""Their steps compile for ten seconds each. The fast suite trains both models by configs/smoke."""
+SLOW_TO_COMPILE = {"dvae", "vqgan_f16", "dalle1_1b"}
+"""Their steps compile for seconds. The fast suite trains the first two models by configs/smoke, and DALL·E by 12b."""
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def alone(tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("mesh", [(2, 2, 2), (1, 1, 8)], ids=str)
+@pytest.mark.parametrize("mesh", [pytest.param((2, 2, 2), marks=pytest.mark.slow), (1, 1, 8)], ids=str)
 def test_two_processes_of_four_devices_have_the_losses_of_one_process_of_eight(alone, tmp_path, mesh):
     assert last_lines(start(tmp_path / "run", mesh, 2)) == ["interrupted=False step=20"] * 2
     ours, expected = losses(tmp_path / "run"), losses(alone)
@@ -90,7 +90,7 @@ def test_sigterm_to_one_process_saves_one_step_and_the_resumed_run_equals_an_uni
     assert values(tmp_path / "run") == values(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow), 4])
 def test_any_number_of_processes_resumes_on_a_different_mesh_with_the_same_losses(alone, stopped, tmp_path, processes):
     shutil.copytree(stopped[0], tmp_path / "run")
     assert last_lines(start(tmp_path / "run", (2, 4, 1), processes)) == ["interrupted=False step=20"] * processes

@@ -9,7 +9,7 @@ from dalle_jax.commands.edits.painting_flags import (
     painting_options,
     write_filled,
 )
-from dalle_jax.pipelines.edits.painting import CONTEXT, inpaint
+from dalle_jax.pipelines.edits.painting import inpaint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,13 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="an image of the same size; its transparent pixels are filled, or without transparency its white ones "
         "(default: the transparent pixels of the image)",
-    )
-    parser.add_argument(
-        "--context",
-        type=float,
-        default=CONTEXT,
-        metavar="SHARE",
-        help=f"width of the context on each side of the hole, as a share of its longer side (default {CONTEXT})",
     )
 
 

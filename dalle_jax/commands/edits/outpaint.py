@@ -28,7 +28,9 @@ def run(args: argparse.Namespace) -> int:
     """Extend the image, and write the results with their scores and a grid."""
     margins = _margins(args)
     pipeline = load_painter(args)
-    result = outpaint(pipeline, args.image, args.prompt, **margins._asdict(), **painting_options(args))
+    result = outpaint(
+        pipeline, args.image, args.prompt, **margins._asdict(), context=args.context, **painting_options(args)
+    )
     write_filled(result, pipeline, args.out)
     return 0
 

@@ -14,7 +14,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.images.contact import GREY, contact_cell
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
-from dalle_jax.pipelines.edits.painting import FilledImage
+from dalle_jax.pipelines.edits.painting import CONTEXT, FilledImage
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
 from dalle_jax.pipelines.request import RequestKeywords, RequestOptions
 from dalle_jax.pipelines.text_to_image import TextToImage
@@ -35,6 +35,14 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--image", type=Path, required=True, metavar="IMAGE", help="the image, of any size")
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="a description of the filled part")
+    parser.add_argument(
+        "--context",
+        type=float,
+        default=CONTEXT,
+        metavar="SHARE",
+        help="width of what the model sees on each side of a hole or a tile, as a share of its longer side (default "
+        f"{CONTEXT:.3g})",
+    )
     add_option_flags(parser)
     parser.add_argument("--clip", type=storage.reachable, metavar="DIR", help="replaces the CLIP of the model")
     add_decoder_flags(parser)

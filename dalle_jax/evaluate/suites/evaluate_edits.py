@@ -137,7 +137,8 @@ def _measure_variations(unclip: Unclip, cases: EditCases, config: EvaluateEdits)
             EditMeasure(f"{prefix}same_attributes", "Same colour and shape", share_of(same), note),
             EditMeasure(f"{prefix}place_or_size_changed", "And another place or size", share_of(moved), note),
         ]
-    kept = EditMeasure("codes_returned", "Codes that come back", float(returned.mean()), "own vector, eta 0")
+    title, note = "Codes that come back", "all codes, own vector, eta 0"
+    kept = EditMeasure("codes_returned", title, share_of(returned.ravel().tolist()), note)
     rows = tuple(
         EditedImages(cases.captions[i], (cases.images[i], shown[0][0][i], shown[1][0][i]), shown[0][1][i])
         for i in range(min(config.shown, len(things)))

@@ -13,10 +13,11 @@ import numpy as np
 from dalle_jax.arrays import Bool, UInt8
 from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.evaluate.suites.findings import EditedImages, EditFindings, EditMeasure
+from dalle_jax.images.editable import Margins
 from dalle_jax.pipelines.edits.filler import HoleFiller
 from dalle_jax.pipelines.edits.holes import Filled, Hole, fill_holes, side_of
 from dalle_jax.pipelines.edits.painting import CONTEXT
-from dalle_jax.pipelines.edits.windows import Window, covering_windows, windows_about
+from dalle_jax.pipelines.edits.windows import Tile, Window, windows_about, windows_beside
 from dalle_jax.pipelines.request import RequestOptions
 from dalle_jax.scenes import grammar
 from dalle_jax.scenes.judge import judge
@@ -195,7 +196,7 @@ def _extended_scenes(config: EvaluateInpainting, side: int) -> list[Hole]:
         image = np.pad(render(scene, side, rng), ((0, 0), (0, side), (0, 0)))
         hidden = np.zeros(image.shape[:2], bool)
         hidden[:, side:] = True
-        windows = covering_windows(hidden, side)
+        windows = windows_beside((side, side), Margins(right=side), CONTEXT)
         holes.append(Hole(image, hidden, windows, grammar.caption(other, rng), config.options(number)))
     return holes
 
@@ -208,6 +209,6 @@ def _halved_scenes(config: EvaluateInpainting, side: int) -> tuple[list[Hole], l
     for number in range(config.cases):
         scene = grammar.sample_scene(1, rng, "validation")
         scenes.append(render(scene, side, rng))
-        caption, window = grammar.caption(scene, rng), Window(0, 0, side)
+        caption, window = grammar.caption(scene, rng), Window(0, 0, side, Tile(0, side // 2, side, side // 2))
         holes.append(Hole(scenes[-1], hidden, (window,), caption, config.options(number)))
     return holes, scenes

@@ -9,7 +9,7 @@ from scipy import ndimage
 from dalle_jax.arrays import Bool, Float, Int, UInt8
 from dalle_jax.images.pixels import resize
 from dalle_jax.pipelines.edits.filler import FillRequest, HoleFiller, fill
-from dalle_jax.pipelines.edits.windows import Window, hidden_cells
+from dalle_jax.pipelines.edits.windows import Tile, Window, hidden_cells
 from dalle_jax.pipelines.ranker import best_candidates
 from dalle_jax.pipelines.request import RequestOptions
 
@@ -73,8 +73,8 @@ def cover(windows: UInt8[np.ndarray, "M h w 3"], hidden: Bool[np.ndarray, "h w"]
 class _Work:
     """The candidates of a hole while its windows are filled, on the smallest part of the plane that holds them all.
 
-    ``hidden`` pixels are still to be filled. ``outside`` ones lie beyond the image; the nearest kept pixels stand for
-    them, and they are not redrawn.
+    ``hidden`` pixels are still to be filled. ``outside`` ones lie beyond the image: the model draws them too, but they
+    are thrown away.
     """
 
     hole: Hole
@@ -90,7 +90,7 @@ class _Work:
         """Cut the part that the windows cover."""
         height, width = hole.hidden.shape
         top, left = (min(getattr(one, name) for one in hole.windows) for name in ("top", "left"))
-        bottom, right = (max(one.rows.stop for one in hole.windows), max(one.columns.stop for one in hole.windows))
+        bottom, right = (max(getattr(one, name) + one.side for one in hole.windows) for name in ("top", "left"))
         beyond = ((max(0, -top), max(0, bottom - height)), (max(0, -left), max(0, right - width)))
         inside = (slice(max(0, top), bottom), slice(max(0, left), right))
         outside = np.pad(np.zeros_like(hole.hidden[inside]), beyond, constant_values=True)
@@ -98,27 +98,32 @@ class _Work:
         canvases = np.repeat(canvas[None], hole.options.candidates, axis=0)
         return cls(hole, top, left, np.pad(hole.hidden[inside], beyond), outside, canvases)
 
-    def part(self, number: int) -> tuple[slice, slice]:
-        """Return the rows and columns of a window on the canvases."""
-        window = self.hole.windows[number]
-        moved = window._replace(top=window.top - self.top, left=window.left - self.left)
-        return moved.rows, moved.columns
+    def moved(self, square: Window | Tile) -> tuple[slice, slice]:
+        """Return the rows and columns of a part of the image on the canvases."""
+        rows, columns = square.part
+        return (
+            slice(rows.start - self.top, rows.stop - self.top),
+            slice(columns.start - self.left, columns.stop - self.left),
+        )
 
     def request(self, number: int, side: int) -> FillRequest:
-        """Return the request that fills a window at the model's size; its hidden pixels are those hidden still."""
-        part = self.part(number)
-        covered = cover(self.canvases[(slice(None), *part)], self.hidden[part] | self.outside[part])
+        """Return the request that draws the pixels of a window that are not known by now, at the model's size."""
+        part = self.moved(self.hole.windows[number])
+        unknown = self.hidden[part] | self.outside[part]
+        covered = cover(self.canvases[(slice(None), *part)], unknown)
         windows = np.stack([resize(one, side, side) for one in covered])
-        options, hidden = replace(self.hole.options, keep=1), hidden_cells(self.hidden[part], side, side)
+        options, hidden = replace(self.hole.options, keep=1), hidden_cells(unknown, side, side)
         return FillRequest(prompt=self.hole.prompt, options=options, windows=windows, hidden=hidden, number=number)
 
     def take(self, number: int, filled: UInt8[np.ndarray, "M S S 3"], scores: Float[np.ndarray, " M"] | None) -> None:
-        """Paste the filled windows where pixels were hidden still."""
-        part, side = self.part(number), self.hole.windows[number].side
-        hidden = self.hidden[part]
+        """Paste the hidden pixels of a window's tile."""
+        window = self.hole.windows[number]
+        part, tile = self.moved(window), self.moved(window.tile)
+        pasted = np.zeros_like(self.hidden)
+        pasted[tile] = self.hidden[tile]
         for canvas, one in zip(self.canvases, filled, strict=True):
-            canvas[part][hidden] = resize(one, side, side)[hidden]
-        self.hidden[part] = False
+            canvas[part][pasted[part]] = resize(one, window.side, window.side)[pasted[part]]
+        self.hidden[tile] = False
         self.scores += [] if scores is None else [scores]
 
     def result(self) -> Filled:

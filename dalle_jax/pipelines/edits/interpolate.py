@@ -99,7 +99,7 @@ def interpolate_texts(
     ends = [unclip.ranker.similarity(found[:, at], [text])[:, 0] for at, text in zip((0, -1), texts, strict=True)]
     scores = np.mean(ends, axis=0)
     best = _best_paths(found, scores, chosen.keep)
-    return Interpolation(" → ".join(texts), found[best], shares, scores[best])
+    return Interpolation(" to ".join(texts), found[best], shares, scores[best])
 
 
 def frames_between(

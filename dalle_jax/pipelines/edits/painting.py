@@ -16,11 +16,14 @@ from dalle_jax.images.inputs import ImageInput
 from dalle_jax.images.masks import MaskInput, load_mask
 from dalle_jax.pipelines.edits.filler import HoleFiller
 from dalle_jax.pipelines.edits.holes import Hole, fill_holes, side_of
-from dalle_jax.pipelines.edits.windows import covering_windows, windows_about
+from dalle_jax.pipelines.edits.windows import windows_about, windows_beside
 from dalle_jax.pipelines.request import RequestKeywords, RequestOptions
 
-CONTEXT = 0.25
-"""The width of the context about a hole, on either side, as a share of the hole's longer side."""
+CONTEXT = 1 / 6
+"""The width of the context about a hole or a tile, on either side, as a share of its longer side.
+
+The hole is then 3/4 of the window, which holds the largest objects of the scenes (0.62 of an image).
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +62,7 @@ def inpaint(
     describes the window, a square that is larger than the hole by ``context`` of its longer side on either side.
     ``options`` are the fields of ``RequestOptions``. Raises ``UserError`` for a mask that does not fit the image.
     """
-    if not 0.0 <= context <= 100.0:
-        raise UserError(f"context: expected between 0 and 100, got {context}")
+    _check_context(context)
     source = load_editable(image)
     chosen = source.transparent() if mask is None else mask
     if chosen is None:
@@ -79,19 +81,22 @@ def outpaint(
     right: int = 0,
     top: int = 0,
     bottom: int = 0,
+    context: float = CONTEXT,
     **options: Unpack[RequestKeywords],
 ) -> FilledImage:
     """Extend an image by pixels on any sides; the given ones stay to the last bit.
 
-    The margins are filled in overlapping windows as large as the image's shorter side, so that their content has the
-    image's scale. The prompt describes each of them. Raises ``UserError`` if no side is extended.
+    The margins are filled tile by tile, each in a window that shows ``context`` of its longer side on either side. A
+    tile is no larger than the image's shorter side, so that its content has the image's scale. The prompt describes
+    each window. Raises ``UserError`` if no side is extended.
     """
+    _check_context(context)
     margins = Margins(left, right, top, bottom)
     if min(margins) < 0 or not any(margins):
         raise UserError(f"left, right, top, bottom: expected 0 or more, and one above 0, got {tuple(margins)}")
     given = load_editable(image)
     source, hidden = given.extended(margins)
-    windows = covering_windows(hidden, min(given.size))
+    windows = windows_beside(given.size, margins, context)
     return _filled(filler, source, Hole(source.pixels, hidden, windows, prompt, RequestOptions(**options)))
 
 
@@ -111,6 +116,11 @@ def margins_of(size: tuple[int, int], larger: tuple[int, int], anchor: str) -> M
     left = 0 if "left" in anchor else wide if "right" in anchor else wide // 2
     top = 0 if "top" in anchor else high if "bottom" in anchor else high // 2
     return Margins(left, wide - left, top, high - top)
+
+
+def _check_context(context: float) -> None:
+    if not 0.0 <= context <= 100.0:
+        raise UserError(f"context: expected between 0 and 100, got {context}")
 
 
 def _filled(filler: HoleFiller, source: EditableImage, hole: Hole) -> FilledImage:

@@ -63,7 +63,7 @@ def edit(
     keys = replace(chosen, candidates=count).keys()
     images = unclip.decode(vectors, keys, chosen.guidance, repeat(noise, count), eta)
     side = own_side(image) if original_size else None
-    return ranked(unclip, images, to_text, chosen.keep, f"{from_text} → {to_text}", side)
+    return ranked(unclip, images, to_text, chosen.keep, f"{from_text} to {to_text}", side)
 
 
 def text_differences(unclip: Unclip, from_texts: list[str], to_texts: list[str]) -> Float[np.ndarray, "B E"]:

@@ -1,84 +1,119 @@
-"""Square windows of an image in which a model of one size fills its hidden pixels."""
+"""Square windows of an image in which a model of one size fills its hidden pixels, a tile at a time."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 
-from dalle_jax.arrays import Bool, Int
+from dalle_jax.arrays import Bool
+from dalle_jax.images.editable import Margins
+
+
+class Tile(NamedTuple):
+    """A rectangle of an image, in its pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def part(self) -> tuple[slice, slice]:
+        """The rows and columns of the tile."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
 class Window(NamedTuple):
-    """A square of an image, in its pixels; it may reach beyond the image."""
+    """A square of an image, in its pixels, and the ``tile`` in it that it fills.
+
+    It may reach beyond the image. The model draws all of it that is not known, but the tile alone is pasted.
+    """
 
     top: int
     left: int
     side: int
+    tile: Tile
 
     @property
-    def rows(self) -> slice:
-        """The window's rows in the image."""
-        return slice(self.top, self.top + self.side)
-
-    @property
-    def columns(self) -> slice:
-        """The window's columns in the image."""
-        return slice(self.left, self.left + self.side)
+    def part(self) -> tuple[slice, slice]:
+        """The rows and columns of the window."""
+        return slice(self.top, self.top + self.side), slice(self.left, self.left + self.side)
 
 
 def windows_about(hidden: Bool[np.ndarray, "H W"], context: float, least: int) -> tuple[Window, ...]:
-    """Return the windows to fill a hole: one square about its middle, if the hole fits into a square of the image.
+    """Return the windows to fill a hole: one about all of it, if it fits into a square of the image.
 
-    The square is larger than the hole's longer side by the share ``context`` of it on either side. It has at least
-    ``least`` pixels a side, and at most as many as the image's shorter side. The hole stays in its middle even at the
-    border of the image. A longer hole takes several overlapping windows as high, or as wide, as the image.
+    A window has at most as many pixels a side as the image's shorter side, if it can show the hole. A longer hole is
+    divided into tiles. See ``window_about`` for ``context`` and ``least``.
     """
-    height, width = hidden.shape
     rows, columns = np.flatnonzero(hidden.any(axis=1)), np.flatnonzero(hidden.any(axis=0))
-    high, wide = (int(ends[-1] - ends[0]) + 1 for ends in (rows, columns))
-    longest, most = max(high, wide), min(height, width)
-    if longest > most:
-        return covering_windows(hidden, most)
-    side = min(most, max(least, round(longest * (1 + 2 * context))))
-    return (Window(int(rows[0]) - (side - high) // 2, int(columns[0]) - (side - wide) // 2, side),)
+    most = min(hidden.shape)
+    ends = [(int(one[0]), int(one[-1]) + 1) for one in (rows, columns)]
+    tiles = [
+        Tile(top, left, high, wide)
+        for (top, high), (left, wide) in itertools.product(*(_divided(*one, most) for one in ends))
+    ]
+    windows = [window_about(one, context, least, most) for one in tiles if hidden[one.part].any()]
+    return ordered(windows, hidden)
 
 
-def covering_windows(hidden: Bool[np.ndarray, "H W"], side: int) -> tuple[Window, ...]:
-    """Return windows that fill all hidden pixels in order, each from what is known by then.
+def windows_beside(size: tuple[int, int], margins: Margins, context: float) -> tuple[Window, ...]:
+    """Return the windows that fill the margins of an image of ``size`` (width, height).
 
-    The windows are half a side apart, counted from the first known pixel. Among those that are known by half or more
-    the next one fills most pixels; if there is none, the next one is known best.
+    The margins are divided into tiles no larger than the image's shorter side, so that their content has its scale.
     """
-    sums = np.pad(hidden.astype(np.int64), ((1, 0), (1, 0)))
-    known = np.argwhere(~hidden)
-    first = known.min(axis=0) if len(known) else np.zeros(2, np.int64)
-    tops, lefts = (_starts(size, side, int(start)) for size, start in zip(hidden.shape, first, strict=True))
-    left_over, windows = hidden.copy(), []
-    while left_over.any():
-        sums[1:, 1:] = left_over.cumsum(axis=0).cumsum(axis=1)
-        counts = _counts(sums, tops, lefts, side)
-        half_known = (counts > 0) & (counts <= side * side / 2)
-        merit = np.where(half_known, counts, np.where(counts > 0, -counts, -(side**2) - 1))
-        row, column = np.unravel_index(int(merit.argmax()), counts.shape)
-        window = Window(int(tops[row]), int(lefts[column]), side)
-        left_over[window.rows, window.columns] = False
-        windows.append(window)
-    return tuple(windows)
+    width, height = size
+    most = min(size)
+    rows, columns = (
+        [
+            (_divided(0, before, most), False),
+            (_divided(before, before + length, most), True),
+            (_divided(before + length, before + length + after, most), False),
+        ]
+        for before, length, after in ((margins.top, height, margins.bottom), (margins.left, width, margins.right))
+    )
+    tiles = [
+        Tile(top, left, high, wide)
+        for (of_rows, beside), (of_columns, above) in itertools.product(rows, columns)
+        if not (beside and above)
+        for (top, high), (left, wide) in itertools.product(of_rows, of_columns)
+    ]
+    hidden = np.ones((height + margins.top + margins.bottom, width + margins.left + margins.right), bool)
+    hidden[margins.top : margins.top + height, margins.left : margins.left + width] = False
+    return ordered([window_about(one, context, 1, None) for one in tiles], hidden)
 
 
-def _starts(size: int, side: int, first: int) -> Int[np.ndarray, " n"]:
-    """Return the starts of windows along one axis: ``first`` plus multiples of half a side, and both ends."""
-    stride = max(1, side // 2)
-    inside = np.arange(first % stride, size - side + 1, stride)
-    return np.unique(np.concatenate([[0], inside, [size - side]]))
+def window_about(tile: Tile, context: float, least: int, most: int | None) -> Window:
+    """Return the square with a tile in its middle, larger than its longer side by ``context`` of it on either side.
+
+    It has at least ``least`` pixels a side, and at most ``most`` if it can show the tile.
+    """
+    longest = max(tile.height, tile.width)
+    side = max(least, round(longest * (1 + 2 * context)))
+    side = side if most is None else max(longest, min(most, side))
+    return Window(tile.top - (side - tile.height) // 2, tile.left - (side - tile.width) // 2, side, tile)
 
 
-def _counts(
-    sums: Int[np.ndarray, "H1 W1"], tops: Int[np.ndarray, " r"], lefts: Int[np.ndarray, " c"], side: int
-) -> Int[np.ndarray, "r c"]:
-    """Return the number of hidden pixels in each window, from their summed-area table."""
-    rows, columns = (tops, tops + side), (lefts, lefts + side)
-    corner = [[sums[np.ix_(row, column)] for column in columns] for row in rows]
-    return corner[1][1] - corner[0][1] - corner[1][0] + corner[0][0]
+def ordered(windows: list[Window], hidden: Bool[np.ndarray, "H W"]) -> tuple[Window, ...]:
+    """Return the windows in the order in which they are filled: next the one of which most pixels are known by then."""
+    known, waiting, found = ~hidden, list(windows), list[Window]()
+    while waiting:
+        counts = [int(known[_inside(one)].sum()) for one in waiting]
+        found.append(waiting.pop(int(np.argmax(counts))))
+        known[found[-1].tile.part] = True
+    return tuple(found)
+
+
+def _inside(window: Window) -> tuple[slice, slice]:
+    rows, columns = window.part
+    return slice(max(0, rows.start), rows.stop), slice(max(0, columns.start), columns.stop)
+
+
+def _divided(start: int, stop: int, most: int) -> list[tuple[int, int]]:
+    """Divide an interval into equal parts of at most ``most``; return their starts and lengths."""
+    count = -(-(stop - start) // most)
+    edges = [start + (stop - start) * number // count for number in range(count + 1)] if count else []
+    return [(first, second - first) for first, second in itertools.pairwise(edges)]
 
 
 def hidden_cells(hidden: Bool[np.ndarray, "s t"], rows: int, columns: int) -> Bool[np.ndarray, "rows columns"]:

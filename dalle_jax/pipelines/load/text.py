@@ -11,10 +11,11 @@ from dalle_jax.config.render import render
 from dalle_jax.storage import Place
 from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import ClipBpe
+from dalle_jax.text.glide_bpe import GlideBpe
 from dalle_jax.text.sentencepiece import SentencePieceModel
 from dalle_jax.text.tokenizer import TextTokenizer
 
-Vocabulary: TypeAlias = SentencePieceModel | ClipBpe | BartBpe
+Vocabulary: TypeAlias = SentencePieceModel | ClipBpe | BartBpe | GlideBpe
 FILE = "text.gin"
 IMPORTED = "source.json"
 """The file in which ``import`` records where published weights came from."""

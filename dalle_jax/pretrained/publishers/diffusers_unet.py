@@ -8,7 +8,7 @@ import numpy as np
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.models.consistency_decoder import TIMESTEPS, ConsistencyDecoderConfig
+from dalle_jax.models.decoders.consistency_decoder import TIMESTEPS, ConsistencyDecoderConfig
 from dalle_jax.models.unet import UNet, UNetConfig
 from dalle_jax.pretrained.files.read_weights import read_tensors, source_files
 from dalle_jax.pretrained.files.safetensors_files import write_safetensors

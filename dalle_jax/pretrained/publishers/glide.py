@@ -12,12 +12,14 @@ from dalle_jax.pretrained.mapping import TRANSPOSE, Rule, dense, rule
 from dalle_jax.pretrained.publisher import (
     Published,
     count_layers,
+    find_vocabulary,
     positive_int,
     read_json,
     read_licence,
     tensor_shape,
 )
 from dalle_jax.pretrained.publishers.unet_layouts import bias_by_heads, by_heads, glide_rules
+from dalle_jax.text.glide_bpe import GlideBpe
 
 PUBLISHED_HEADS = {"num_head_channels": 64, "xf_heads": 8}
 """Sizes of the published models that no tensor shows; ``config.json`` next to a file may contain others."""
@@ -37,6 +39,8 @@ def published(source: Path) -> Published:
         ignored={},
         files=(source, path) if path.is_file() else (source,),
         licence=read_licence(source.parent),
+        vocabulary=GlideBpe(),
+        vocabulary_file=find_vocabulary(source.parent),
     )
 
 

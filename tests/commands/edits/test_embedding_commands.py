@@ -1,13 +1,18 @@
 """The commands ``vary``, ``interpolate`` and ``edit`` on a small untrained unCLIP."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from small_unclip import write_unclip
 
+import dalle_jax
 from dalle_jax.__main__ import main
+
+PAGE = Path(__file__).parents[3] / "docs" / "editing.md"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def test_an_edit_has_a_result_for_each_strength(folder, tmp_path):
     texts = ("--from", "a red circle", "--to", "a blue circle", "--strength", "0.2", "--strength", "0.4")
     assert run("edit", folder, tmp_path, "--image", str(folder / "a.png"), *texts) == 0
     found = lines_of(tmp_path)
-    assert [line["prompt"] for line in found] == ["a red circle → a blue circle"] * 2
+    assert [line["prompt"] for line in found] == ["a red circle to a blue circle"] * 2
     assert found[0]["score"] >= found[1]["score"]
 
 
@@ -83,3 +88,20 @@ def test_a_transformer_is_an_error_that_says_what_it_can_do(smoke_demo, tmp_path
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     assert run("vary", smoke_demo, tmp_path / "out", "--image", str(tmp_path / "x.png")) == 2
     assert "vary: expected an unCLIP" in (error := capsys.readouterr().err) and "--given-rows" in error
+
+
+def test_the_python_blocks_of_the_page_on_embedding_edits_run(folder, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo-unclip").symlink_to(folder)
+    for name, source in (("best", "a"), ("a", "a"), ("b", "b")):
+        (tmp_path / f"{name}.png").symlink_to(folder / f"{source}.png")
+    monkeypatch.chdir(tmp_path)
+    own = PAGE.read_text(encoding="utf-8").partition("\n## Variations\n")[2]
+    blocks = re.findall(r"^```python\n(.*?)^```$", own, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 3
+    names: dict = {"unclip": dalle_jax.load("runs/demo-unclip")}
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), names)
+    assert names["varied"].pixels.shape == (4, 16, 16, 3)
+    assert names["between"].frames.shape == (1, 8, 16, 16, 3)
+    assert names["edited"].pixels.shape == (3, 16, 16, 3)

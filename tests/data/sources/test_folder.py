@@ -136,7 +136,7 @@ def test_a_metadata_file_without_file_names_is_an_error(tmp_path, name):
     with pytest.raises(UserError, match=f"{name}, line 2: field larger"):
         opened(tmp_path)
     fill(tmp_path, {name: "file_name,text\n", name.replace("csv", "jsonl"): ""})
-    with pytest.raises(UserError, match=r"expected metadata\.csv or metadata\.jsonl, got both"):
+    with pytest.raises(UserError, match=r"expected one of metadata\.csv and metadata\.jsonl in this folder, got both"):
         opened(tmp_path)
 
 

@@ -99,8 +99,8 @@ def test_a_table_behind_a_url_is_read_in_byte_ranges(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "fields", "message"),
     [
-        ({}, {"image": "jpg"}, r"a\.parquet: expected a column jpg .* got the columns image, caption, text, width"),
-        ({}, {"caption": ("words",)}, "one of words"),
+        ({}, {"image": "jpg"}, r"a\.parquet: expected the column jpg, .* got the columns image, caption, text, width"),
+        ({}, {"caption": ("words",)}, "one of the columns words"),
         ({"image": ["a path"] * 10}, {}, "expected bytes, .* in image, got string"),
         ({}, {"caption": ()}, "caption: expected names"),
         ({}, {"kept_bytes": 0}, "kept_bytes: expected at least 1"),

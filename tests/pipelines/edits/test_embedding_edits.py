@@ -83,14 +83,19 @@ def test_paths_between_texts_are_ranked_and_depend_on_the_seed_and_their_number_
     assert len(two.images) == 3
 
 
-def test_an_edit_turns_the_vector_toward_the_difference_of_the_texts(unclip):
+def test_an_edit_turns_the_vector_half_of_the_angle_to_the_difference_of_the_texts(unclip, monkeypatch):
+    decoded, decode = [], unclip.decode
+    monkeypatch.setattr(unclip, "decode", lambda vectors, *rest: decoded.append(vectors) or decode(vectors, *rest))
     result = edit(unclip, IMAGES[0], "a red circle", "a blue circle", strength=(0.0, 0.5), keep=2)
+    own = unclip.embedder.image_vectors(IMAGES[:1])[0]
+    difference = text_differences(unclip, ["a red circle"], ["a blue circle"])[0]
+    np.testing.assert_allclose(np.linalg.norm(difference), 1, atol=1e-5)
+    np.testing.assert_allclose(decoded[0][0], own, atol=1e-5)
+    half = own + difference
+    np.testing.assert_allclose(decoded[0][1], half / np.linalg.norm(half), atol=1e-4)
+    assert result.scores[0] == result.candidate_scores.max()
     none = vary(unclip, IMAGES[0], candidates=1, eta=0.0)
     np.testing.assert_array_equal(result.candidates[0], none.pixels[0])
-    assert not np.array_equal(result.candidates[1], none.pixels[0])
-    assert result.scores[0] == result.candidate_scores.max()
-    difference = text_differences(unclip, ["a red circle"], ["a blue circle"])
-    np.testing.assert_allclose(np.linalg.norm(difference), 1, atol=1e-5)
 
 
 def test_images_of_any_size_and_mode_are_taken_and_results_have_the_size_that_is_asked_for(unclip):

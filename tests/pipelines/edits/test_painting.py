@@ -10,7 +10,7 @@ from dalle_jax.images.editable import Margins
 from dalle_jax.pipelines.edits.filler import FillRequest, HoleFiller, blend, fill
 from dalle_jax.pipelines.edits.holes import Hole, cover, fill_holes
 from dalle_jax.pipelines.edits.painting import inpaint, margins_of, outpaint
-from dalle_jax.pipelines.edits.windows import Window, hidden_cells
+from dalle_jax.pipelines.edits.windows import Tile, Window, hidden_cells
 from dalle_jax.pipelines.request import RequestOptions
 
 RNG = np.random.default_rng(0)
@@ -46,7 +46,8 @@ def test_what_the_mask_hides_changes_nothing(painter):
 
 def test_an_image_depends_on_its_seed_and_candidate_alone_in_any_batch(painter):
     options = [RequestOptions(candidates=2, keep=2, seed=seed) for seed in (4, 9)]
-    windows = (Window(3, 18, 16),), (Window(0, 0, 23), Window(0, 14, 23))
+    left, right = Tile(0, 0, 23, 25), Tile(0, 25, 23, 12)
+    windows = (Window(3, 18, 16, Tile(5, 20, 9, 11)),), (Window(0, 0, 25, left), Window(0, 14, 23, right))
     holes = [Hole(IMAGE, MASK, one, PROMPT, chosen) for one, chosen in zip(windows, options, strict=True)]
     together = fill_holes(painter, holes)
     alone = fill_holes(painter, holes[1:])[0]
@@ -94,9 +95,9 @@ def test_an_extended_image_holds_the_given_one_to_the_last_bit(painter):
 
 
 def test_windows_of_one_image_have_different_noise(painter):
-    """Four windows of an image of which nothing is known would be equal with equal noise."""
+    """Two windows of an image of which nothing is known would be equal with equal noise."""
     wide = np.zeros((16, 32, 3), np.uint8)
-    windows = (Window(0, 0, 16), Window(0, 16, 16))
+    windows = tuple(Window(0, left, 16, Tile(0, left, 16, 16)) for left in (0, 16))
     hole = Hole(wide, np.ones((16, 32), bool), windows, PROMPT, RequestOptions(candidates=2))
     found = fill_holes(painter, [hole])[0].pixels[0]
     assert not np.array_equal(found[:, :16], found[:, 16:])

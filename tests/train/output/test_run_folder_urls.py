@@ -24,7 +24,7 @@ def bucket(request):
         yield url
 
 
-# gcp-storage-emulator takes about four CPU seconds for each checkpoint, so the fast suite tests gs:// in two runs only.
+# gcp-storage-emulator takes about four CPU seconds for each checkpoint, so the fast suite tests gs:// in one run only.
 google_if_slow = pytest.mark.parametrize(
     "bucket", [amazon, pytest.param(google, marks=pytest.mark.slow)], ids=["s3", "gs"], indirect=True
 )
@@ -80,6 +80,7 @@ def test_a_run_at_a_url_resumes_bit_for_bit_and_has_the_files_of_a_local_run(sto
     assert sum("tfevents" in name for name in names) == 2
 
 
+@google_if_slow
 def test_a_damaged_newest_checkpoint_at_a_url_is_renamed_and_the_run_resumes_from_the_previous_one(
     stopped, never_stopped, capfd
 ):

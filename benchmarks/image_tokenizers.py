@@ -1,6 +1,6 @@
 r"""Image tokenizers trained with equal FLOPs: measurements of reconstructed held-out images.
 
-python benchmarks/tokenizers.py --out runs/tokenizers --tflop 10 vqvae=configs/demo/tokenizer.gin \
+python benchmarks/image_tokenizers.py --out runs/tokenizers --tflop 10 vqvae=configs/demo/tokenizer.gin \
     dvae=configs/demo/dvae.gin
 
 Each config is trained for as many steps as the budget of model FLOPs (train/flops.py) allows; an existing run folder is
