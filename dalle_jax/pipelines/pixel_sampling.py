@@ -11,6 +11,7 @@ from dalle_jax.diffusion.trained_diffusion import ImageSampling, from_pixels, to
 from dalle_jax.models.code_denoiser import Guide
 from dalle_jax.models.decoders.pixel_decoder import PixelDecoder
 from dalle_jax.models.decoders.upsampler import LowResolution, Upsampler, enlarged, low_noise_level
+from dalle_jax.models.image_tokenizer import ImageTokenizer
 
 
 def sample_pixels(
@@ -19,9 +20,14 @@ def sample_pixels(
     keys: Key[Array, " B"],
     sampling: ImageSampling,
     scales: Float[Array, " B"] | None,
+    tokenizer: ImageTokenizer | None = None,
 ) -> Float[Array, "B H W 3"]:
-    """Sample images in 0 .. 1; with ``scales``, classifier-free guidance of each row drops caption and embedding."""
+    """Sample images in 0 .. 1; with ``scales``, classifier-free guidance of each row drops caption and embedding.
+
+    A decoder of latents needs their image ``tokenizer``.
+    """
     condition, side = decoder.condition(guide), decoder.config.image_size
+    space = decoder.space(tokenizer)
 
     def plain(x: Array, level: NoiseLevel) -> ModelOutput:
         return decoder.denoise(x, level, condition)
@@ -30,7 +36,7 @@ def sample_pixels(
     if scales is not None:
         nothing = decoder.condition(guide.nothing())
         denoise = classifier_free(decoder.denoise, condition, nothing, Guidance(), scales)
-    return to_pixels(sampling.sample(denoise, decoder.config.diffusion, keys, (side, side, 3)))
+    return space.decode(sampling.sample(denoise, decoder.config.diffusion, keys, space.shape(side, side)))
 
 
 def upsample_pixels(

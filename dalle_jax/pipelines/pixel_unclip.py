@@ -20,6 +20,7 @@ from dalle_jax.images.pixels import to_float, to_uint8
 from dalle_jax.models.clip import Clip
 from dalle_jax.models.decoders.pixel_decoder import PixelDecoder
 from dalle_jax.models.decoders.upsampler import Upsampler
+from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.priors.prior import Prior, PriorOptions
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.buckets import draw_in_buckets
@@ -58,11 +59,13 @@ class PixelSampling:
 
 
 class PixelNetworks(PromptEmbedder):
-    """The networks from token ids to the decoder's pixels."""
+    """The networks from token ids to the decoder's pixels; a decoder of latents needs their image tokenizer."""
 
-    def __init__(self, prior: Prior, clip: Clip, decoder: PixelDecoder) -> None:
+    def __init__(
+        self, prior: Prior, clip: Clip, decoder: PixelDecoder, image_tokenizer: ImageTokenizer | None = None
+    ) -> None:
         super().__init__(prior, clip)
-        self.decoder = decoder
+        self.decoder, self.image_tokenizer = decoder, image_tokenizer
 
 
 def _decode(
@@ -79,7 +82,9 @@ def _decode(
     guide = given_inputs(ids, embeddings, sees)
     noise_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys.reshape(-1))
     scales = jnp.repeat(guidance, keys.shape[1]) if guided else None
-    return to_uint8(sample_pixels(networks.decoder, guide, noise_keys, sampling, scales))
+    return to_uint8(
+        sample_pixels(networks.decoder, guide, noise_keys, sampling, scales, networks.image_tokenizer)
+    )  # fmt: skip
 
 
 def _sample(

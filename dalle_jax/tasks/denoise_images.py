@@ -22,12 +22,20 @@ from dalle_jax.images.pixels import to_float
 from dalle_jax.models.clip import Clip
 from dalle_jax.models.code_denoiser import Guide
 from dalle_jax.models.decoders.pixel_decoder import PixelDecoder, PixelDecoderConfig
+from dalle_jax.models.image_tokenizer import ImageTokenizer
+from dalle_jax.models.spaces.space import Latents, LatentStatistics
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import ModelFile, absolute_needs, load_clip
 from dalle_jax.pipelines.pixel_sampling import sample_pixels
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
-from dalle_jax.tasks.frozen_networks import CLIP
+from dalle_jax.tasks.frozen_networks import (
+    CLIP,
+    IMAGE_TOKENIZER,
+    frozen_image_tokenizer,
+    image_tokenizer_of,
+    load_if_named,
+)
 from dalle_jax.tasks.image_denoising import PREFIX, ImageDenoising, TrainedDenoiser
 from dalle_jax.tasks.precomputed_codes import refuse_precomputed
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Seed
@@ -44,6 +52,8 @@ class DenoiseImages:
     - ``clip``: the folder of a trained CLIP. With None and ``blank_clips`` 1, captions alone train it, as in GLIDE.
     - ``blank_captions``, ``blank_clips``: the shares of captions and embeddings that training drops, independently
       (arXiv 2204.06125, section 2.1).
+    - ``image_tokenizer``: the folder of a trained image tokenizer, whose latents are denoised if ``model.space`` is
+      ``Latents``; its sampling has no threshold of x0.
     - ``guidance``, ``sampling``: the sampling of the images during training, from the embedding if there is one.
     """
 
@@ -51,6 +61,7 @@ class DenoiseImages:
     captions: Captions
     clip: str | None = None
     clip_size: int | None = None
+    image_tokenizer: str | None = None
     blank_captions: float = 0.5
     blank_clips: float = 0.1
     training: DiffusionTraining = field(default_factory=DiffusionTraining)
@@ -62,6 +73,8 @@ class DenoiseImages:
             if not 0.0 <= share <= 1.0:
                 raise ValueError(f"{name}: expected a share in [0, 1], got {share}")
         self.training.check(self.model.diffusion)
+        if isinstance(self.model.space, Latents) and self.sampling.threshold is not None:
+            raise ValueError("sampling.threshold: expected None for latents, which have no bounds")
 
     @property
     def source_size(self) -> int:
@@ -85,6 +98,11 @@ class DenoiseImages:
                 "task.clip: expected the folder of a trained CLIP, or None with blank_clips 1 to train from captions "
                 f"alone, got {self.clip} with blank_clips {self.blank_clips}"
             )
+        if (self.image_tokenizer is not None) != isinstance(self.model.space, Latents):
+            raise UserError(
+                "task.image_tokenizer: expected the folder of a trained image tokenizer if task.model.space is "
+                f"@Latents, else None, got {self.image_tokenizer} with @{type(self.model.space).__name__}"
+            )
         return self._opened(captions)
 
     def open_for_plan(self) -> "ImageDecoding":
@@ -93,7 +111,7 @@ class DenoiseImages:
 
     def _opened(self, captions: CaptionTokenizer | None) -> "ImageDecoding":
         clip = None if self.clip is None else load_clip(storage.place(self.clip))
-        return ImageDecoding(self, captions, clip)
+        return ImageDecoding(self, captions, clip, load_if_named(self.image_tokenizer))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +124,17 @@ class ImageDecoding(ImageDenoising[PixelDecoder, Guide]):
     config: DenoiseImages
     captions: CaptionTokenizer | None
     clip: Clip | None
+    image_tokenizer: ImageTokenizer | None = None
 
     def __post_init__(self) -> None:
         model = self.config.model
+        if self.image_tokenizer is not None:
+            sizes = (self.image_tokenizer.code_vectors.shape[1], self.image_tokenizer.downsample)
+            if sizes != (wanted := (model.space.channels, model.space.downsample)):
+                raise UserError(
+                    f"task.model.space: expected channels and downsample {sizes}, as the image tokenizer in "
+                    f"{self.config.image_tokenizer} has, got {wanted}"
+                )
         if self.captions is not None:
             self.captions.check_model(model.vocab_size, "task.model.vocab_size")
         if self.clip is not None:
@@ -129,8 +155,9 @@ class ImageDecoding(ImageDenoising[PixelDecoder, Guide]):
         return self.config.batch_spec(batch_size)
 
     def frozen(self) -> Frozen:
-        """Return the CLIP."""
-        return {} if self.clip is None else {CLIP: self.clip}
+        """Return the CLIP and the image tokenizer, if there are any."""
+        clip: Frozen = {} if self.clip is None else {CLIP: self.clip}
+        return {**clip, **frozen_image_tokenizer(self.image_tokenizer)}
 
     def build(self, rngs: nnx.Rngs) -> PixelDecoder:
         """Create the decoder."""
@@ -152,10 +179,27 @@ class ImageDecoding(ImageDenoising[PixelDecoder, Guide]):
             )
         return from_pixels(_at_size(pixels, config.model.image_size)), guide
 
+    @property
+    def measures_latents(self) -> bool:
+        """True if the decoder denoises latents."""
+        return isinstance(self.config.model.space, Latents)
+
+    def statistics_of(self, network: PixelDecoder) -> LatentStatistics | None:
+        """Return the decoder's statistics of latents."""
+        return network.statistics
+
+    def encode(
+        self, module: TrainedDenoiser[PixelDecoder], frozen: Frozen, images: Float[Array, "B H W 3"]
+    ) -> Float[Array, "B h w c"]:
+        """Return the images in -1 .. 1, or their normalised latents."""
+        if module.network.statistics is None:
+            return images
+        return module.network.space(image_tokenizer_of(frozen)).encode((images + 1) / 2)
+
     def predict(
         self,
         network: PixelDecoder,
-        x: Float[Array, "B H W 3"],
+        x: Float[Array, "B h w c"],
         level: NoiseLevel,
         condition: Guide,
         key: Key[Array, ""] | None,
@@ -171,7 +215,8 @@ class ImageDecoding(ImageDenoising[PixelDecoder, Guide]):
         The errors are those from the embedding alone, from the caption alone, and from neither.
         """
         del key
-        x0, guide = self.inputs(frozen, batch, None)
+        images, guide = self.inputs(frozen, batch, None)
+        x0 = self.encode(module, frozen, images)
         every, none = jnp.ones(x0.shape[0], bool), jnp.zeros(x0.shape[0], bool)
         guides = {"mse_text": guide.without(none, every), "mse_free": guide.nothing()}
         if CLIP in frozen:
@@ -183,13 +228,15 @@ class ImageDecoding(ImageDenoising[PixelDecoder, Guide]):
         self, module: TrainedDenoiser[PixelDecoder], frozen: Frozen, batch: Batch, key: Key[Array, ""]
     ) -> Float[Array, "n H W 3"]:
         """Return the first images, and one sample from the embedding of each, or else from its caption."""
-        x0, guide = self.inputs(frozen, {name: rows[:IMAGES] for name, rows in batch.items()}, None)
-        count = x0.shape[0]
+        images, guide = self.inputs(frozen, {name: rows[:IMAGES] for name, rows in batch.items()}, None)
+        count = images.shape[0]
         if CLIP in frozen:
             guide = guide.without(jnp.ones(count, bool), jnp.zeros(count, bool))
         scales = None if self.config.guidance == 1 else jnp.full(count, self.config.guidance)
-        drawn = sample_pixels(module.network, guide, jax.random.split(key, count), self.config.sampling, scales)
-        return jnp.concatenate([(x0 + 1) / 2, drawn])
+        tokenizer = image_tokenizer_of(frozen) if IMAGE_TOKENIZER in frozen else None
+        keys, sampling = jax.random.split(key, count), self.config.sampling
+        drawn = sample_pixels(module.network, guide, keys, sampling, scales, tokenizer)
+        return jnp.concatenate([(images + 1) / 2, drawn])
 
     def cut_captions(self) -> tuple[int, int, str]:
         """Return the number of truncated captions, the number of captions read, and a text that names the limit."""
@@ -197,7 +244,8 @@ class ImageDecoding(ImageDenoising[PixelDecoder, Guide]):
 
     def model_files(self) -> dict[str, bytes]:
         """Return ``model.gin``, which names the CLIP, and the files of the text tokenizer."""
-        file = ModelFile(model=self.config.model, needs=absolute_needs(clip=self.config.clip), prefix=PREFIX)
+        needs = absolute_needs(clip=self.config.clip, image_tokenizer=self.config.image_tokenizer)
+        file = ModelFile(model=self.config.model, needs=needs, prefix=PREFIX)
         return {"model.gin": render(file).encode(), **loaded(self.captions).files()}
 
 

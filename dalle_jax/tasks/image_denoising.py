@@ -15,6 +15,7 @@ from dalle_jax.diffusion.parameterization import ModelOutput, to_estimate
 from dalle_jax.diffusion.trained_diffusion import TrainedDiffusion
 from dalle_jax.models.decoders.pixel_decoder import PixelDecoderConfig
 from dalle_jax.models.decoders.upsampler import UpsamplerConfig
+from dalle_jax.models.spaces.space import LatentMoments, LatentStatistics
 from dalle_jax.tasks.batches import summed
 from dalle_jax.train.task import Batch, Frozen, LossAndSums, MetricSums, Objective, UpdateOnce
 
@@ -82,11 +83,18 @@ class ImageDenoising(ABC, Generic[Network, Condition]):
     ) -> tuple[Float[Array, "B H W 3"], Condition]:
         """Return images in -1 .. 1 and their conditions. ``key`` drops and corrupts; None is for evaluation."""
 
+    def encode(
+        self, module: "TrainedDenoiser[Network]", frozen: Frozen, images: Float[Array, "B H W 3"]
+    ) -> Float[Array, "B h w c"]:
+        """Return x0, the array that is denoised, of images in -1 .. 1: by default the images."""
+        del module, frozen
+        return images
+
     @abstractmethod
     def predict(
         self,
         network: Network,
-        x: Float[Array, "B H W 3"],
+        x: Float[Array, "B h w c"],
         level: NoiseLevel,
         condition: Condition,
         key: Key[Array, ""] | None,
@@ -105,9 +113,19 @@ class ImageDenoising(ABC, Generic[Network, Condition]):
             history = LossHistory.empty(self.diffusion.discrete().steps, times.kept)
         return TrainedDenoiser(self.build(rngs), history)
 
+    def statistics_of(self, network: Network) -> LatentStatistics | None:
+        """Return the statistics of the latents that training measures, or None: by default none."""
+        del network
+        return None
+
+    @property
+    def measures_latents(self) -> bool:
+        """True if ``statistics_of`` returns statistics."""
+        return False
+
     def objectives(self) -> tuple[Objective, ...]:
-        """Return the one objective. Importance sampling updates its history once for all microbatches of a step."""
-        once = UpdateOnce(self.weighed, self.update) if self._is_importance else None
+        """Return the one objective. Histories and statistics are updated once for all microbatches of a step."""
+        once = UpdateOnce(self.weighed, self.update) if self._is_importance or self.measures_latents else None
         return (Objective("denoise", nnx.Param, self.loss, microbatches=once),)
 
     @property
@@ -117,24 +135,28 @@ class ImageDenoising(ABC, Generic[Network, Condition]):
     def loss(
         self, module: TrainedDenoiser[Network], frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array
     ) -> LossAndSums:
-        """Return the mean loss at drawn levels, and add the losses to the history of importance sampling."""
+        """Return the mean loss at drawn levels, and update the history of losses and the statistics of latents."""
         loss, sums, rows = self.weighed(module, frozen, batch, key, step)
         self.update(module, rows, key)
         return loss, sums
 
     def update(self, module: TrainedDenoiser[Network], rows: PyTree, key: Key[Array, ""]) -> None:
-        """Add the timesteps and losses of a whole batch to the history."""
+        """Add the losses of a whole batch to the history, and its moments to the statistics of latents."""
         del key
+        losses, moments = rows
         if self._is_importance:
-            module.add(*rows)
+            module.add(*losses)
+        if (statistics := self.statistics_of(module.network)) is not None:
+            statistics.add(moments)
 
     def weighed(
         self, module: TrainedDenoiser[Network], frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], MetricSums, PyTree]:
-        """Return the mean loss, its metrics, and the timestep and the loss of each row."""
+        """Return the mean loss, its metrics, the timestep and the loss of each row, and the moments of its latents."""
         del step
         input_key, level_key, noise_key, dropout_key = jax.random.split(key, 4)
-        x0, condition = self.inputs(frozen, batch, input_key)
+        images, condition = self.inputs(frozen, batch, input_key)
+        x0 = jax.lax.stop_gradient(self.encode(module, frozen, images))
         training, diffusion = self.config.training, self.diffusion
         drawn = training.draw(level_key, x0.shape[0], diffusion, module.history)
 
@@ -143,22 +165,25 @@ class ImageDenoising(ABC, Generic[Network, Condition]):
 
         losses = training.losses(denoise, x0, jax.random.normal(noise_key, x0.shape), drawn, diffusion)
         loss = (drawn.weight * losses).mean()
-        rows = (drawn.timestep, jax.lax.stop_gradient(losses)) if self._is_importance else ()
-        return loss, {"loss": (jax.lax.stop_gradient(loss), jnp.ones(()))}, rows
+        by_time = (drawn.timestep, jax.lax.stop_gradient(losses)) if self._is_importance else ()
+        statistics = self.statistics_of(module.network)
+        moments = () if statistics is None else LatentMoments.of(statistics.denormalise(x0))
+        return loss, {"loss": (jax.lax.stop_gradient(loss), jnp.ones(()))}, (by_time, moments)
 
     def errors(
-        self, module: TrainedDenoiser[Network], x0: Float[Array, "B H W 3"], condition: Condition, batch: Batch
+        self, module: TrainedDenoiser[Network], x0: Float[Array, "B h w c"], condition: Condition, batch: Batch
     ) -> tuple[Array, Array]:
         """Sum the mean squared errors of x0 at high noise; the noise is that of a fixed key at every step."""
         level = self.diffusion.level(jnp.full(x0.shape[0], HIGH_NOISE))
         noise = jax.random.normal(jax.random.key(0), x0.shape)
         x = add_noise(x0, noise, level)
         output = self.predict(module.network, x, level, condition, None)
-        found = to_estimate(output.prediction, self.diffusion.prediction, x, level).x0.clip(-1, 1)
+        found = to_estimate(output.prediction, self.diffusion.prediction, x, level).x0
+        found = found if self.measures_latents else found.clip(-1, 1)
         return summed(jnp.square(found - x0).mean(axis=(1, 2, 3)), batch)
 
     def evaluation_loss(
-        self, module: TrainedDenoiser[Network], x0: Float[Array, "B H W 3"], condition: Condition, batch: Batch
+        self, module: TrainedDenoiser[Network], x0: Float[Array, "B h w c"], condition: Condition, batch: Batch
     ) -> tuple[Array, Array]:
         """Sum the losses at times spread evenly over the rows, with the noise of a fixed key."""
         count = x0.shape[0]

@@ -42,6 +42,16 @@ class Space(Protocol):
 class PixelSpace:
     """Pixels from -1 to 1. Implements ``Space``."""
 
+    @property
+    def channels(self) -> int:
+        """The channels of x0."""
+        return 3
+
+    @property
+    def downsample(self) -> int:
+        """The side in pixels of the square that one place of x0 stands for."""
+        return 1
+
     def shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Return the shape of the images."""
         return height, width, 3
@@ -53,6 +63,18 @@ class PixelSpace:
     def decode(self, x0: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
         """Map [-1, 1] to [0, 1], clipped."""
         return ((x0 + 1) / 2).clip(0, 1)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The choice of an image tokenizer's latents: the width of its code vectors, and its downsampling factor.
+
+    ``images`` is the number of training images that the normalisation is measured on.
+    """
+
+    channels: int
+    downsample: int
+    images: int = 4096
 
 
 class LatentMoments(NamedTuple):

@@ -6,10 +6,13 @@ from dataclasses import replace
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.decoders.pixel_decoder import PixelDecoderConfig
+from dalle_jax.models.image_tokenizer import ImageTokenizer
+from dalle_jax.models.spaces.space import Latents
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import (
     UPSAMPLERS,
     load_clip,
+    load_image_tokenizer,
     load_pixel_decoder,
     load_upsampler,
     read_model_file,
@@ -42,16 +45,17 @@ def load_pixel_unclip(
     Without a prior the text vector takes its place. ``ranker`` replaces the CLIP in ranking. Raise ``UserError`` if the
     prior was trained on a different CLIP.
     """
-    if "image_tokenizer" in needs:
-        raise UserError(f"needs.image_tokenizer: expected none for a pixel decoder, got {needs['image_tokenizer']}")
     decoder, clip_folder, sampling = storage.place(needs["decoder"]), storage.place(needs["clip"]), PixelSampling()
+    tokenizer = _image_tokenizer(needs, decoder)
+    if tokenizer is not None:
+        sampling = replace(sampling, decoder=replace(sampling.decoder, threshold=None))
     clip, network = load_clip(clip_folder), load_pixel_decoder(decoder)
     if steps is not None:
         if steps < 2:
             raise UserError(f"steps: expected at least 2 for a pixel decoder, got {steps}")
         sampling = replace(sampling, decoder=replace(sampling.decoder, steps=steps))
     return PixelUnclip(
-        PixelNetworks(load_prior_of(needs, decoder), clip, network),
+        PixelNetworks(load_prior_of(needs, decoder), clip, network, tokenizer),
         [load_upsampler(storage.place(needs[name])) for name in UPSAMPLERS if name in needs],
         TextPrompts(load_text(decoder, network.config.text_length)),
         ClipRanker(clip, load_text(clip_folder, clip.config.text_length), batch, layout),
@@ -61,3 +65,15 @@ def load_pixel_unclip(
         batch=batch,
         layout=layout,
     )
+
+
+def _image_tokenizer(needs: Mapping[str, str], decoder: Place) -> ImageTokenizer | None:
+    """Load the image tokenizer of a decoder of latents; raise ``UserError`` for a decoder of pixels with one."""
+    model = read_model_file(decoder).model
+    latents = isinstance(model, PixelDecoderConfig) and isinstance(model.space, Latents)
+    folder = needs.get("image_tokenizer")
+    if folder is not None and not latents:
+        raise UserError(f"needs.image_tokenizer: expected none for a pixel decoder, got {folder}")
+    if folder is None and latents:
+        raise UserError("needs.image_tokenizer: expected the image tokenizer of the decoder's latents, got none")
+    return None if folder is None else load_image_tokenizer(storage.place(folder))
