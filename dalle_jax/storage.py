@@ -11,6 +11,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -238,6 +239,22 @@ def write_bytes(path: str | Place, content: bytes) -> None:
         write(place(path), content)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def check_output(folder: Place) -> None:
+    """Create a folder for results, before the work that fills it, and write and remove an empty file there.
+
+    Raise ``UserError`` if that is not possible, for example because ``folder`` is a file. Behind a URL, the file's
+    object is written and removed.
+    """
+    probe = folder / f".writable-{uuid.uuid4().hex[:8]}"
+    try:
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
+        write(probe, b"")
+        remove_file(probe)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
 def cannot_write(path: str | Place, error: OSError) -> UserError:

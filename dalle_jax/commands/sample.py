@@ -98,6 +98,7 @@ def add_decoder_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Sample images, and write them with their scores and a grid."""
     prompts = _prompts(args)
+    storage.check_output(args.out)
     pipeline = load_pipeline(
         args.model, args.image_tokenizer, args.clip, batch=args.batch, sees=args.sees, steps=args.steps
     )
@@ -158,7 +159,7 @@ def _prompts(args: argparse.Namespace) -> tuple[Prompt, ...]:
     if args.features:
         return tuple(features for path in args.features for features in read_features(path))
     try:
-        text = args.prompts.read_text(encoding="utf-8")
+        text = args.prompts.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{args.prompts}: expected a text file in UTF-8, got an invalid byte at position {error.start}"

@@ -9,6 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 RIGHT, WRONG, PLAIN = (30, 150, 60), (210, 40, 40), (255, 255, 255)
 FRAME, GAP, LINE = 3, 6, 13
+MOST_LETTERS = 300
+"""The number of letters of a caption that are shown."""
 
 
 def grid(
@@ -20,8 +22,8 @@ def grid(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Lay out images (uint8 [H W 3], all of one size) row by row, enlarged ``scale`` times.
 
-    ``captions`` are wrapped under their images. ``marks`` give a green frame (True), a red frame (False) or no frame
-    (None).
+    The first 300 letters of each of ``captions`` are wrapped under its image. ``marks`` give a green frame (True), a
+    red frame (False) or no frame (None).
     """
     if not images:
         raise ValueError("expected at least one image for a grid, got none")
@@ -52,7 +54,8 @@ def _wrap(captions: Sequence[str] | None, width: int) -> list[list[str]]:
     """Wrap each caption to lines of at most ``width`` pixels."""
     if captions is None:
         return []
-    return [_wrap_line(_printable(caption), width) for caption in captions]
+    return [_wrap_line(_printable(textwrap.shorten(one[: 2 * MOST_LETTERS], MOST_LETTERS, placeholder=" …")), width)
+            for one in captions]  # fmt: skip
 
 
 def _wrap_line(text: str, width: int) -> list[str]:

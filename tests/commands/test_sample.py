@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dalle_jax.__main__ import main
-from dalle_jax.commands.sample import add_option_flags
+from dalle_jax.commands.sample import _prompts, add_option_flags
 from dalle_jax.pipelines.request import RequestOptions
 
 
@@ -34,6 +34,21 @@ def test_each_line_of_a_prompt_file_is_sampled(smoke_demo, tmp_path):
     assert sample(smoke_demo, tmp_path / "b", "--prompts", str(prompts), "--candidates", "4", "--keep", "1") == 0
     lines = [json.loads(line) for line in (tmp_path / "b" / "scores.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines] == ["a red circle", "a blue square above a pink ring"]
+
+
+def test_a_prompt_file_of_a_windows_editor_has_no_mark_in_its_first_prompt(tmp_path):
+    (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbfa red circle\r\na blue ring\r\n")
+    given = argparse.Namespace(prompt=None, class_id=None, features=None, prompts=tmp_path / "prompts.txt")
+    assert _prompts(given) == ("a red circle", "a blue ring")
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused_before_the_model_is_loaded(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    command = ["sample", "--model", str(tmp_path / "no model"), "--prompt", "a red circle"]
+    assert main([*command, "--out", str(tmp_path / "file" / "out")]) == 2
+    assert main([*command, "--out", str(tmp_path / "file")]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2 and all(f"cannot write {tmp_path / 'file'}" in line for line in errors)
 
 
 def test_the_top_of_a_given_image_is_kept(smoke_demo, tmp_path):

@@ -22,6 +22,12 @@ def test_a_grid_holds_every_image_enlarged_and_frames_by_mark():
     assert grid(images, 8).shape[1] == 5 * (6 + 2 * FRAME + GAP) + GAP
 
 
+def test_a_caption_of_any_length_adds_a_few_lines():
+    image, words = noise(64, 64), "a red circle beside a blue square " * 9
+    assert len(words) > 300
+    assert grid([image], 1, [words * 10_000]).shape == grid([image], 1, [words]).shape
+
+
 def test_a_grid_of_no_images_is_refused():
     with pytest.raises(ValueError, match="expected at least one image"):
         grid([], 3)
