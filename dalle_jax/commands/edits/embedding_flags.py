@@ -43,7 +43,8 @@ def add_size_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def load_editor(args: argparse.Namespace, verb: str) -> Unclip:
-    """Load the unCLIP of ``--model``. Raise UserError for a transformer."""
+    """Create the output folder, and load the unCLIP of ``--model``. Raise UserError for a transformer."""
+    storage.check_output(args.out)
     return require_unclip(load_pipeline(args.model, clip=args.clip, batch=args.batch, steps=args.steps), verb)
 
 
