@@ -13,11 +13,11 @@ from dalle_jax.diffusion.noise_schedules import CosineNoise
 from dalle_jax.diffusion.samplers.ddim import Ddim
 from dalle_jax.diffusion.trained_diffusion import ImageSampling, TrainedDiffusion
 from dalle_jax.models.patch_denoisers.patch_transformer import PatchTransformerConfig
-from dalle_jax.models.spaces.space import Latents
+from dalle_jax.models.spaces.space import Latents, LatentStatistics
 from dalle_jax.models.vqvae import VqvaeConfig
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.denoise_images import DenoiseImages, ImageDecoding
-from tests.small_denoisers import decoder_config, perturbed
+from tests.small_denoisers import decoder_config, random_module
 
 TOKENIZER = VqvaeConfig(downsample=2, width=8, blocks=1, codebook_size=16, code_width=4, stem="patch")
 NETWORK = PatchTransformerConfig(width=16, layers=1, heads=2, patch=2, context_width=8, channels=4)
@@ -44,7 +44,9 @@ def task() -> ImageDecoding:
 def test_training_measures_the_latents_and_denoises_them_normalised(task):
     @nnx.jit
     def run():
-        module = perturbed(task.init(nnx.Rngs(0)))
+        module = random_module(lambda: task.init(nnx.Rngs(0)))
+        measured = module.network.statistics
+        module.network.statistics = LatentStatistics(measured.mean.shape[0], measured.images)
         first, _ = task.loss(module, task.frozen(), BATCH, KEY, jnp.int32(0))
         statistics = module.network.statistics
         latents = task.image_tokenizer.encode_latents(BATCH["pixels"] / 255.0)

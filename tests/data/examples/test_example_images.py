@@ -197,7 +197,7 @@ def test_dropped_records_have_substitutes_and_do_not_count_as_bad():
 
 def test_if_no_record_is_usable_the_error_names_the_filters():
     source = replace(CONFIG, filters=Filters(min_side=21)).source_of(Made(12))
-    with pytest.raises(UserError, match=r"none among 12 \(bad: none; dropped: 12 side \(k"):
+    with pytest.raises(UserError, match=r"none among 12 records \(bad: none; dropped: 12 side \(k"):
         source[0]
 
 

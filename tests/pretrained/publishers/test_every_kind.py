@@ -136,13 +136,13 @@ EMBED, LENGTH = 4, 3
 
 def karlo_prior(folder: Path) -> Path:
     config = DiffusionPriorConfig(EMBED, EMBED, LENGTH, width=8, depth=1, heads=2, unit_vectors=False)
-    exported("karlo-prior", noisy(config.build(nnx.Rngs(0))), folder)
+    exported("karlo-prior", noisy(lambda config, rngs: config.build(rngs), config), folder)
     return folder
 
 
 def karlo_part(folder: Path, config: ModelConfig, rules: list[Rule], flags: dict, file: str) -> Path:
     (folder / "config.json").write_text(json.dumps(flags))
-    save(folder / file, to_published(noisy(config.build(nnx.Rngs(0))), rules))
+    save(folder / file, to_published(noisy(lambda config, rngs: config.build(rngs), config), rules))
     return folder
 
 
