@@ -11,7 +11,6 @@ import importlib.util
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -242,19 +241,18 @@ def write_bytes(path: str | Place, content: bytes) -> None:
 
 
 def check_output(folder: Place) -> None:
-    """Create a folder for results, before the work that fills it, and write and remove an empty file there.
+    """Check that a folder for results can be created or written, before the work that fills it. Nothing is written.
 
-    Raise ``UserError`` if that is not possible, for example because ``folder`` is a file. Behind a URL, the file's
-    object is written and removed.
+    Raise ``UserError`` if ``folder``, or the nearest of its parents that exists, is a file or not writable. A folder
+    behind a URL is not checked.
     """
-    probe = folder / f".writable-{uuid.uuid4().hex[:8]}"
-    try:
-        if isinstance(folder, Path):
-            folder.mkdir(parents=True, exist_ok=True)
-        write(probe, b"")
-        remove_file(probe)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    if not isinstance(folder, Path):
+        return
+    nearest = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    if not nearest.is_dir():
+        raise cannot_write(folder, NotADirectoryError(errno.ENOTDIR, f"{nearest} is a file"))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise cannot_write(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 def cannot_write(path: str | Place, error: OSError) -> UserError:

@@ -43,7 +43,7 @@ def add_size_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def load_editor(args: argparse.Namespace, verb: str) -> Unclip:
-    """Create the output folder, and load the unCLIP of ``--model``. Raise UserError for a transformer."""
+    """Check the output folder, and load the unCLIP of ``--model``. Raise UserError for a transformer."""
     storage.check_output(args.out)
     return require_unclip(load_pipeline(args.model, clip=args.clip, batch=args.batch, steps=args.steps), verb)
 

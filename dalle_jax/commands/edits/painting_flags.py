@@ -51,7 +51,7 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def load_painter(args: argparse.Namespace) -> TextToImage | Unclip:
-    """Create the output folder, and load the pipeline. Raise UserError for one without an image tokenizer."""
+    """Check the output folder, and load the pipeline. Raise UserError for one without an image tokenizer."""
     storage.check_output(args.out)
     pipeline = load_pipeline(args.model, clip=args.clip, batch=args.batch, sees=args.sees, steps=args.steps)
     if not isinstance(pipeline, TextToImage | Unclip):
