@@ -31,11 +31,12 @@ from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
 from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
 from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
 from dalle_jax.models.priors.prior import Prior, PriorOptions, VectorSample, read_text
+from dalle_jax.models.priors.text_vector_prior import TextVectorPrior
 from dalle_jax.pipelines.compiled_network import CompiledNetwork, one_device
 from dalle_jax.pipelines.load.models import load_clip, read_model_file
 from dalle_jax.pipelines.load.text import load_text
 from dalle_jax.pipelines.load.unclip_pipeline import load_unclip
-from dalle_jax.pipelines.unclip import TextVectorPrior, Unclip
+from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.scenes import grammar
 from dalle_jax.scenes.rendering import render
 from dalle_jax.storage import place

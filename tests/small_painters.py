@@ -7,11 +7,12 @@ from flax import nnx
 from small_unclip import LENGTH, VOCABULARY, SmallUnclip, small_unclip
 
 from dalle_jax.models.dalle import DalleConfig
+from dalle_jax.models.priors.text_vector_prior import TextVectorPrior
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.text_to_image import TextToImage
-from dalle_jax.pipelines.unclip import TextVectorPrior, Unclip, UnclipNetworks
+from dalle_jax.pipelines.unclip import Unclip, UnclipNetworks
 
 DALLE = DalleConfig(
     text_vocab=VOCABULARY, text_length=LENGTH, codebook_size=16, grid=(4, 4), width=12, depth=1, heads=2, head_size=4,

@@ -15,12 +15,12 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.conditions import read_npy
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
+from dalle_jax.pipelines.embedding_pipeline import Sees
 from dalle_jax.pipelines.karlo import Karlo
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
 from dalle_jax.pipelines.prompts import Prompt, PromptReader, TextPrompts
 from dalle_jax.pipelines.request import Generation, RequestOptions
 from dalle_jax.pipelines.text_to_image import TextToImage
-from dalle_jax.pipelines.unclip import Sees
 from dalle_jax.storage import Place, write_bytes
 
 

@@ -10,11 +10,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int, Key, UInt8
-from dalle_jax.config.errors import UserError
 from dalle_jax.diffusion.guidance import Guidance, classifier_free
 from dalle_jax.diffusion.levels import Levels, NoiseLevel, initial_noise
 from dalle_jax.diffusion.noise_schedules import CosineNoise
@@ -23,7 +21,6 @@ from dalle_jax.diffusion.process import DiscreteProcess
 from dalle_jax.diffusion.samplers.ddpm import Ddpm
 from dalle_jax.diffusion.samplers.sampler import KeyedNoise, RecordedNoise, Sampler
 from dalle_jax.diffusion.spacing import RoundedSteps
-from dalle_jax.images.inputs import ImageInput
 from dalle_jax.images.pixels import to_uint8
 from dalle_jax.models.clip import ClipText
 from dalle_jax.models.priors.diffusion_prior import DiffusionPrior
@@ -31,14 +28,10 @@ from dalle_jax.models.priors.prior import PriorOptions, TextCondition, read_text
 from dalle_jax.models.priors.unclip_text_projection import DecoderCondition, UnclipTextProjection
 from dalle_jax.models.unet import UNet, UNetContext
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.buckets import draw_in_buckets
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
-from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
+from dalle_jax.pipelines.prompted_pipeline import DiffusionPipeline, DrawCall
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.request import Generation, Request
-from dalle_jax.pipelines.unclip import NO_GIVEN_IMAGE, check_options
-from dalle_jax.sampling.autoregressive import image_keys
 
 FORM = Parameterization("noise", ClipX0(1.0))
 """Decoder and upsamplers predict noise; x0 is clipped to the range of pixels."""
@@ -173,7 +166,7 @@ def _sample(
     return to_uint8(upsample(networks, image, large, file.upsampler_steps))
 
 
-class Karlo(PromptedPipeline):
+class Karlo(DiffusionPipeline):
     """The six networks, the reader of prompts, and a CLIP that ranks the images, if there is one.
 
     A call samples at most ``batch`` images.
@@ -198,29 +191,7 @@ class Karlo(PromptedPipeline):
         """The side of an image in pixels."""
         return self.file.side
 
-    def draw(self, requests: list[Request]) -> list[Generation]:
-        """Sample images for every request, in order; ``guidance`` is the decoder's.
-
-        Raise UserError for an option that diffusion does not have: a temperature, top-k, top-p, or a given image.
-        """
-        for request in requests:
-            check_options(request)
-        return draw_in_buckets(requests, self.batch, self._draw_call)
-
-    def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
-        """Raise UserError: a diffusion model keeps no rows of codes."""
-        del image, share
-        raise UserError(NO_GIVEN_IMAGE)
-
-    def _draw_call(self, requests: list[Request], first: int, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Sample ``count`` candidates of each request in one call; return images [P M H W 3] and scores [P M]."""
-        prompts, options = [str(one.prompt) for one in requests], [one.options for one in requests]
-        ids = self.prompts.read([*prompts, ""])
-        keys = image_keys(jnp.asarray([one.seed for one in options], jnp.uint32), count, first=first)
-        guidance = jnp.asarray([one.guidance for one in options], jnp.float32)
-        guided = any(one.guidance != 1.0 for one in options)
-        pixels = self._sample(
-            jnp.asarray(ids[:-1]), jnp.asarray(ids[-1:]), keys, guidance, file=self.file, guided=guided
-        )
-        scores = None if self.ranker is None else self.ranker.scores(pixels, prompts)
-        return np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores
+    def _pixels(self, call: DrawCall) -> UInt8[Array, "B H W 3"]:
+        """Sample the candidates of each prompt; ``guidance`` is the decoder's."""
+        ids = jnp.asarray(self.prompts.read([*call.prompts, ""]))
+        return self._sample(ids[:-1], ids[-1:], call.keys, call.guidance, file=self.file, guided=call.guided)

@@ -15,7 +15,6 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.diffusion.samplers.ddim import Ddim
 from dalle_jax.diffusion.tiles import Tiles
 from dalle_jax.diffusion.trained_diffusion import ImageSampling
-from dalle_jax.images.inputs import ImageInput
 from dalle_jax.images.pixels import to_float, to_uint8
 from dalle_jax.models.clip import Clip
 from dalle_jax.models.decoders.pixel_decoder import PixelDecoder
@@ -23,23 +22,19 @@ from dalle_jax.models.decoders.upsampler import Upsampler
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.priors.prior import Prior, PriorOptions
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.buckets import draw_in_buckets
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
-from dalle_jax.pipelines.pixel_sampling import sample_pixels, upsample_pixels
-from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
-from dalle_jax.pipelines.prompts import TextPrompts
-from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.request import Generation, Request
-from dalle_jax.pipelines.unclip import (
-    NO_GIVEN_IMAGE,
+from dalle_jax.pipelines.embedding_pipeline import (
+    EmbeddingPipeline,
     PromptEmbedder,
     PromptIds,
     Sees,
-    check_options,
     embed_prompts,
     given_inputs,
 )
-from dalle_jax.sampling.autoregressive import image_keys
+from dalle_jax.pipelines.pixel_sampling import sample_pixels, upsample_pixels
+from dalle_jax.pipelines.prompted_pipeline import DrawCall
+from dalle_jax.pipelines.prompts import TextPrompts
+from dalle_jax.pipelines.ranker import ClipRanker
 
 
 @dataclass(frozen=True)
@@ -82,9 +77,7 @@ def _decode(
     guide = given_inputs(ids, embeddings, sees)
     noise_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys.reshape(-1))
     scales = jnp.repeat(guidance, keys.shape[1]) if guided else None
-    return to_uint8(
-        sample_pixels(networks.decoder, guide, noise_keys, sampling, scales, networks.image_tokenizer)
-    )  # fmt: skip
+    return to_uint8(sample_pixels(networks.decoder, guide, noise_keys, sampling, scales, networks.image_tokenizer))
 
 
 def _sample(
@@ -114,7 +107,7 @@ def _upsample(
     return to_uint8(upsample_pixels(upsampler, to_float(pixels), keys, sampling, noise, chosen))
 
 
-class PixelUnclip(PromptedPipeline):
+class PixelUnclip(EmbeddingPipeline):
     """A prior, a decoder of pixels, upsamplers in their order, and a CLIP that embeds prompts and ranks images.
 
     The same CLIP ranks the images unless ``ranker`` is another one. A call samples at most ``batch`` images.
@@ -158,20 +151,6 @@ class PixelUnclip(PromptedPipeline):
         """The decoder's steps."""
         return self.sampling.decoder.steps
 
-    def draw(self, requests: list[Request]) -> list[Generation]:
-        """Sample images for every request, in order, ranked by CLIP.
-
-        Raise UserError for an option that diffusion does not have: a temperature, top-k, top-p, or a given image.
-        """
-        for request in requests:
-            check_options(request)
-        return draw_in_buckets(requests, self.batch, self._draw_call)
-
-    def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
-        """Raise UserError: a diffusion model keeps no rows of codes."""
-        del image, share
-        raise UserError(NO_GIVEN_IMAGE)
-
     def decode(
         self, embeddings: Float[np.ndarray, "B E"], keys: Key[Array, " B"], guidance: float
     ) -> UInt8[np.ndarray, "B H W 3"]:
@@ -183,23 +162,12 @@ class PixelUnclip(PromptedPipeline):
         )  # fmt: skip
         return self._upsampled(pixels, keys)
 
-    def _ids(self, prompts: list[str]) -> PromptIds:
-        clip = self.embedder.text.encode_batch([*prompts, ""])
-        return PromptIds(jnp.asarray(self.prompts.read(prompts)), jnp.asarray(clip[:-1]), jnp.asarray(clip[-1:]))
-
-    def _draw_call(self, requests: list[Request], first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sample ``count`` candidates of each request in one call; return images [P M H W 3] and scores [P M]."""
-        prompts = [str(request.prompt) for request in requests]
-        keys = image_keys(jnp.asarray([one.options.seed for one in requests], jnp.uint32), count, first=first)
-        guidance = jnp.asarray([one.options.guidance for one in requests], jnp.float32)
-        guided = any(one.options.guidance != 1.0 for one in requests)
+    def _pixels(self, call: DrawCall) -> UInt8[np.ndarray, "B H W 3"]:
         small = self._sample(
-            self._ids(prompts), keys, guidance, sees=self.sees, guided=guided, sampling=self.sampling.decoder,
-            options=self.prior,
+            self._ids(call.prompts), call.keys, call.guidance, sees=self.sees, guided=call.guided,
+            sampling=self.sampling.decoder, options=self.prior,
         )  # fmt: skip
-        pixels = self._upsampled(small, keys.reshape(-1))
-        scores = self.ranker.scores(jnp.asarray(pixels), prompts)
-        return pixels.reshape(len(requests), count, *pixels.shape[1:]), scores
+        return self._upsampled(small, call.keys.reshape(-1))
 
     def _upsampled(self, pixels: UInt8[Array, "B h w 3"], keys: Key[Array, " B"]) -> UInt8[np.ndarray, "B H W 3"]:
         """Run the upsamplers, ``together`` images at once; the noise of each depends on the image's key."""

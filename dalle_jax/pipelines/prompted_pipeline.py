@@ -1,17 +1,23 @@
-"""The call of a pipeline with prompts, and its CLIP: the parts that every kind of text-to-image model shares."""
+"""The call of a pipeline with prompts, and the CLIP that ranks its images.
+
+Every kind of text-to-image model shares the first class, and every diffusion model the second.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TypeAlias, Unpack, overload
+from typing import NamedTuple, TypeAlias, Unpack, overload
 
+import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.arrays import UInt8
+from dalle_jax.arrays import Array, Float, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.inputs import ImageInput
+from dalle_jax.pipelines.buckets import draw_in_buckets
 from dalle_jax.pipelines.prompts import Prompt
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
+from dalle_jax.sampling.autoregressive import image_keys
 
 Captions: TypeAlias = str | list[str] | tuple[str, ...]
 SeveralPrompts: TypeAlias = list[str] | list[int] | list[np.ndarray] | tuple[Prompt, ...]
@@ -88,3 +94,64 @@ class PromptedPipeline(ABC):
                 "similarity: expected a CLIP, got none; give its folder with --clip DIR (in Python clip=DIR)"
             )
         return self.ranker
+
+
+class DrawCall(NamedTuple):
+    """One call of a diffusion model: texts, a key for each of M candidates, and guidance scales.
+
+    ``guided`` is False if all scales are 1, so that the network need not run without the prompt.
+    """
+
+    prompts: list[str]
+    keys: Key[Array, "P M"]
+    guidance: Float[Array, " P"]
+    guided: bool
+
+
+class DiffusionPipeline(PromptedPipeline):
+    """A pipeline of a diffusion model. A call samples at most ``batch`` images."""
+
+    batch: int
+
+    @abstractmethod
+    def _pixels(self, call: DrawCall) -> UInt8[Array, "B H W 3"] | UInt8[np.ndarray, "B H W 3"]:
+        """Sample the candidates of each prompt, in the order of the keys."""
+
+    def draw(self, requests: list[Request]) -> list[Generation]:
+        """Sample images for every request, in order, ranked by CLIP if there is one.
+
+        Raise UserError for an option that diffusion does not have: a temperature, top-k, top-p, or a given image.
+        """
+        for request in requests:
+            check_diffusion_options(request)
+        return draw_in_buckets(requests, self.batch, self._draw_call)
+
+    def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
+        """Raise UserError: a diffusion model keeps no rows of codes."""
+        del image, share
+        raise UserError(NO_GIVEN_IMAGE)
+
+    def _draw_call(self, requests: list[Request], first: int, count: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Sample ``count`` candidates of each request; return images [P M H W 3] and scores [P M]."""
+        prompts, options = [str(one.prompt) for one in requests], [one.options for one in requests]
+        keys = image_keys(jnp.asarray([one.seed for one in options], jnp.uint32), count, first=first)
+        guidance = jnp.asarray([one.guidance for one in options], jnp.float32)
+        guided = any(one.guidance != 1.0 for one in options)
+        pixels = jnp.asarray(self._pixels(DrawCall(prompts, keys, guidance, guided)))
+        scores = None if self.ranker is None else self.ranker.scores(pixels, prompts)
+        return np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores
+
+
+NO_GIVEN_IMAGE = "given_image: expected none for a diffusion model; inpainting takes a mask"
+
+
+def check_diffusion_options(request: Request) -> None:
+    """Raise UserError for an option that diffusion does not have, and for a prompt that is not a text."""
+    options = request.options
+    wrong = {"temperature": options.temperature != 1.0, "top_k": options.top_k != 0, "top_p": options.top_p != 1.0}
+    for name in (name for name, set_ in wrong.items() if set_):
+        raise UserError(f"{name}: expected its default, since a diffusion model has no {name}, got a different value")
+    if request.given_image is not None:
+        raise UserError(NO_GIVEN_IMAGE)
+    if not isinstance(request.prompt, str):
+        raise UserError(f"prompt: expected a text, got {type(request.prompt).__name__}")

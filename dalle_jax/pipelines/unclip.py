@@ -3,12 +3,9 @@
 DALL·E 2's decoder denoises pixels; this one denoises the codes of an image tokenizer (models/code_denoiser.py).
 """
 
-from typing import Literal, NamedTuple, TypeAlias, get_args
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
@@ -16,60 +13,29 @@ from dalle_jax.diffusion.code_vectors import KnownCodes, invert_codes, sample_co
 from dalle_jax.diffusion.samplers.ddim import Ddim
 from dalle_jax.diffusion.samplers.flow_ode import Euler
 from dalle_jax.diffusion.samplers.sampler import Sampler
-from dalle_jax.images.inputs import ImageInput
 from dalle_jax.models.clip import Clip
 from dalle_jax.models.code_denoiser import CodeDenoiser, Guide
-from dalle_jax.models.priors.prior import Prior, PriorOptions, TextCondition, read_text
+from dalle_jax.models.priors.prior import Prior, PriorOptions
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.batching import padded_chunks
-from dalle_jax.pipelines.buckets import draw_in_buckets
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
+from dalle_jax.pipelines.embedding_pipeline import (
+    EmbeddingPipeline,
+    PromptEmbedder,
+    PromptIds,
+    Sees,
+    embed_prompts,
+    given_inputs,
+)
 from dalle_jax.pipelines.image_codec import ImageCodec
-from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
+from dalle_jax.pipelines.prompted_pipeline import DrawCall, check_diffusion_options
 from dalle_jax.pipelines.prompts import Prompt, TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.request import Generation, Request, RequestOptions
-from dalle_jax.sampling.autoregressive import GivenCodes, image_keys
-
-Sees: TypeAlias = Literal["embedding", "caption", "both"]
-"""The inputs of the decoder: the image embedding of the prior, the caption alone (GLIDE, arXiv 2112.10741), or both."""
-
-
-def sees_of(name: str) -> Sees:
-    """Return the inputs of that name. Raise UserError for an unknown one."""
-    for one in get_args(Sees):
-        if one == name:
-            return one
-    raise UserError(f"sees: expected {', '.join(get_args(Sees))}, got {name}")
-
+from dalle_jax.pipelines.request import Request, RequestOptions
+from dalle_jax.sampling.autoregressive import GivenCodes
 
 DECODER_STEPS = 8
 """The decoder's steps by default."""
-
-NO_GIVEN_IMAGE = "given_image: expected none for a diffusion model; inpainting takes a mask"
-
-
-class TextVectorPrior(nnx.Module):
-    """The text vector itself in place of an image vector: the baseline without a prior (section 5.1)."""
-
-    @property
-    def unit_vectors(self) -> bool:
-        """True: text and image vectors have length 1."""
-        return True
-
-    def draw(
-        self, text: TextCondition, empty: TextCondition, keys: Key[Array, "P M"], options: PriorOptions
-    ) -> Float[Array, "P M E"]:
-        """Return the text vector of each prompt, M times."""
-        del empty, options
-        return jnp.repeat(text.vector[:, None], keys.shape[1], axis=1)
-
-
-class PromptEmbedder(nnx.Module):
-    """A prior, and the CLIP whose texts it reads."""
-
-    def __init__(self, prior: Prior, clip: Clip) -> None:
-        self.prior, self.clip = nnx.data(prior), clip
 
 
 class UnclipNetworks(PromptEmbedder):
@@ -78,33 +44,6 @@ class UnclipNetworks(PromptEmbedder):
     def __init__(self, prior: Prior, clip: Clip, decoder: CodeDenoiser) -> None:
         super().__init__(prior, clip)
         self.decoder = decoder
-
-
-class PromptIds(NamedTuple):
-    """Token ids of prompts, cut to the text length of the decoder and of CLIP, and those of the empty text."""
-
-    decoder: Int[Array, "P T"]
-    clip: Int[Array, "P T"]
-    empty: Int[Array, "1 T"]
-
-
-def embed_prompts(
-    networks: PromptEmbedder, ids: PromptIds, keys: Key[Array, "P M"], options: PriorOptions
-) -> Float[Array, "P M E"]:
-    """Draw an image vector for each candidate, from its own key."""
-    prior = networks.prior
-    text, empty = (read_text(networks.clip, one, prior.unit_vectors) for one in (ids.clip, ids.empty))
-    prior_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, 0)))(keys)
-    return prior.draw(text, empty, prior_keys, options)
-
-
-def given_inputs(ids: PromptIds, embeddings: Float[Array, "P M E"], sees: Sees) -> Guide:
-    """Return the embedding, the caption or both of each candidate, as the decoder reads them."""
-    prompts, count = embeddings.shape[:2]
-    text = jnp.repeat(ids.decoder, count, axis=0)  # [P*M T]
-    given = Guide(text, embeddings.reshape(prompts * count, -1), jnp.ones(prompts * count, bool))
-    every, none = jnp.ones(prompts * count, bool), jnp.zeros(prompts * count, bool)
-    return given.without(every if sees == "embedding" else none, every if sees == "caption" else none)
 
 
 def decode_embeddings(
@@ -123,6 +62,7 @@ def decode_embeddings(
     """Denoise codes from the embedding, the caption or both; the noise of a candidate depends on its key alone.
 
     ``start`` is the noise to begin with, and ``eta`` the share of new noise in a step (arXiv 2010.02502, equation 16).
+    ``known`` are codes that stay.
     """
     prompts, count = keys.shape
     height, width = networks.decoder.config.grid
@@ -186,7 +126,7 @@ def _fill(
     return decode_embeddings(networks, ids, embeddings, keys, guidance, None, sees, steps, guided, known=known)
 
 
-class Unclip(PromptedPipeline):
+class Unclip(EmbeddingPipeline):
     """A prior, a decoder of codes, a codec that decodes the codes, and a CLIP that embeds prompts and images.
 
     Each candidate has its own embedding. The same CLIP ranks the images unless ``ranker`` is another one. A call
@@ -226,32 +166,18 @@ class Unclip(PromptedPipeline):
         """The side of an image in pixels."""
         return self.grid[0] * self.codec.downsample
 
-    def draw(self, requests: list[Request]) -> list[Generation]:
-        """Sample images for every request, in order, ranked by CLIP.
-
-        Raise UserError for an option that diffusion does not have: a temperature, top-k, top-p, or a given image.
-        """
-        for request in requests:
-            check_options(request)
-        return draw_in_buckets(requests, self.batch, self._draw_call)
-
     def fill_codes(
         self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes
     ) -> Int[Array, "P M I"]:
         """Denoise the codes that are not given, from all the given ones (diffusion/code_vectors.py)."""
         for prompt, one in zip(prompts, options, strict=True):
-            check_options(Request(prompt, one))
+            check_diffusion_options(Request(prompt, one))
         guidance = jnp.asarray([one.guidance for one in options], jnp.float32)
         guided = any(one.guidance != 1.0 for one in options)
         return self._fill(
             self._ids([str(one) for one in prompts]), keys, guidance, given, sees=self.sees, steps=self.steps,
             guided=guided, options=self.prior,
         )  # fmt: skip
-
-    def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
-        """Raise UserError: a diffusion model keeps no rows of codes."""
-        del image, share
-        raise UserError(NO_GIVEN_IMAGE)
 
     def embed(self, prompts: list[str], keys: Key[Array, "P M"]) -> Float[np.ndarray, "P M E"]:
         """Draw an image vector of the prior for each prompt and key."""
@@ -304,31 +230,9 @@ class Unclip(PromptedPipeline):
             found.append(np.asarray(codes.reshape(-1, *self.grid)))
         return np.concatenate(found)[: len(embeddings)]
 
-    def _ids(self, prompts: list[str]) -> PromptIds:
-        clip = self.embedder.text.encode_batch([*prompts, ""])
-        return PromptIds(jnp.asarray(self.prompts.read(prompts)), jnp.asarray(clip[:-1]), jnp.asarray(clip[-1:]))
-
-    def _draw_call(self, requests: list[Request], first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sample ``count`` candidates of each request in one call; return images [P M H W 3] and scores [P M]."""
-        prompts = [str(request.prompt) for request in requests]
-        keys = image_keys(jnp.asarray([one.options.seed for one in requests], jnp.uint32), count, first=first)
-        guidance = jnp.asarray([one.options.guidance for one in requests], jnp.float32)
-        guided = any(one.options.guidance != 1.0 for one in requests)
+    def _pixels(self, call: DrawCall) -> UInt8[Array, "B H W 3"]:
+        ids, options = self._ids(call.prompts), self.prior
         codes = self._sample(
-            self._ids(prompts), keys, guidance, sees=self.sees, steps=self.steps, guided=guided, options=self.prior
+            ids, call.keys, call.guidance, sees=self.sees, steps=self.steps, guided=call.guided, options=options
         )
-        pixels = self.codec.decode_device(codes.reshape(-1, *self.grid))  # [P*M H W 3]
-        scores = self.ranker.scores(pixels, prompts)
-        return np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores
-
-
-def check_options(request: Request) -> None:
-    """Raise UserError for an option that diffusion does not have, and for a prompt that is not a text."""
-    options = request.options
-    wrong = {"temperature": options.temperature != 1.0, "top_k": options.top_k != 0, "top_p": options.top_p != 1.0}
-    for name in (name for name, set_ in wrong.items() if set_):
-        raise UserError(f"{name}: expected its default, since a diffusion model has no {name}, got a different value")
-    if request.given_image is not None:
-        raise UserError(NO_GIVEN_IMAGE)
-    if not isinstance(request.prompt, str):
-        raise UserError(f"prompt: expected a text, got {type(request.prompt).__name__}")
+        return self.codec.decode_device(codes.reshape(-1, *self.grid))

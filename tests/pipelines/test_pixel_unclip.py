@@ -16,12 +16,12 @@ from dalle_jax.diffusion.tiles import Tiles
 from dalle_jax.diffusion.trained_diffusion import ImageSampling
 from dalle_jax.evaluate.suites.pipeline_parts import ImageSampler
 from dalle_jax.models.clip import Clip
+from dalle_jax.models.priors.text_vector_prior import TextVectorPrior
 from dalle_jax.pipelines.load.models import ModelFile, PipelineFile, absolute_needs
 from dalle_jax.pipelines.pixel_unclip import PixelNetworks, PixelSampling, PixelUnclip
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Request, RequestOptions
-from dalle_jax.pipelines.unclip import TextVectorPrior
 from dalle_jax.text.sentencepiece import SentencePiece
 from dalle_jax.train.checkpoints.save_weights import save_weights
 from tests.small_denoisers import UPSAMPLER, decoder_config, random_module

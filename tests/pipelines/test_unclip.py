@@ -12,11 +12,12 @@ from dalle_jax.evaluate.suites.pipeline_parts import ImageSampler
 from dalle_jax.models.clip import Clip
 from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
 from dalle_jax.models.priors.prior import Prior, PriorOptions
+from dalle_jax.models.priors.text_vector_prior import TextVectorPrior
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Request, RequestOptions
-from dalle_jax.pipelines.unclip import TextVectorPrior, Unclip, UnclipNetworks
+from dalle_jax.pipelines.unclip import Unclip, UnclipNetworks
 
 PROMPTS = ("a red circle", "a blue square", "a red square")
 

@@ -8,6 +8,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.models.prompt_kinds import ByClass, TokenIds
 from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.embedding_pipeline import sees_of
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.karlo import Karlo
 from dalle_jax.pipelines.load.karlo_pipeline import KARLO, load_karlo
@@ -19,7 +20,7 @@ from dalle_jax.pipelines.pixel_unclip import PixelUnclip
 from dalle_jax.pipelines.prompts import ClassPrompts, FeaturePrompts, PromptReader, TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.text_to_image import TextToImage
-from dalle_jax.pipelines.unclip import DECODER_STEPS, Unclip, sees_of
+from dalle_jax.pipelines.unclip import DECODER_STEPS, Unclip
 from dalle_jax.storage import Place
 
 AnyPipeline: TypeAlias = TextToImage | Unclip | PixelUnclip | Karlo

@@ -9,6 +9,7 @@ from dalle_jax.models.decoders.pixel_decoder import PixelDecoderConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.spaces.space import Latents
 from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.embedding_pipeline import Sees
 from dalle_jax.pipelines.load.models import (
     UPSAMPLERS,
     load_clip,
@@ -22,7 +23,6 @@ from dalle_jax.pipelines.load.unclip_pipeline import load_prior_of
 from dalle_jax.pipelines.pixel_unclip import PixelNetworks, PixelSampling, PixelUnclip
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.unclip import Sees
 from dalle_jax.storage import Place
 
 

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.priors.prior import Prior
+from dalle_jax.models.priors.text_vector_prior import TextVectorPrior
 from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.embedding_pipeline import Sees
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.load.models import (
     UPSAMPLERS,
@@ -18,7 +20,7 @@ from dalle_jax.pipelines.load.models import (
 from dalle_jax.pipelines.load.text import load_text
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.unclip import DECODER_STEPS, Sees, TextVectorPrior, Unclip, UnclipNetworks
+from dalle_jax.pipelines.unclip import DECODER_STEPS, Unclip, UnclipNetworks
 from dalle_jax.storage import Place
 
 

@@ -8,13 +8,14 @@ from small_unclip import small_unclip
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.priors.prior import PriorOptions
+from dalle_jax.models.priors.text_vector_prior import TextVectorPrior
 from dalle_jax.pipelines.edits.interpolate import interpolate_images, interpolate_texts
 from dalle_jax.pipelines.edits.text_edit import edit, text_differences
 from dalle_jax.pipelines.edits.vary import vary
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.unclip import TextVectorPrior, Unclip, UnclipNetworks
+from dalle_jax.pipelines.unclip import Unclip, UnclipNetworks
 from dalle_jax.sampling.autoregressive import image_keys
 
 RNG = np.random.default_rng(0)
