@@ -118,6 +118,7 @@ def compare_workers(cores: str, rounds: int) -> None:
 
 
 def main() -> None:
+    """Measure both readers of each case, in turn, and write the ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cores", default="0")
     parser.add_argument("--rounds", type=int, default=9)

@@ -47,6 +47,7 @@ def from_true_vectors(pipeline: PixelUnclip, captions: tuple[str, ...], guidance
 
 
 def main() -> None:
+    """Sample, judge, and print the shares."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--decoder", type=Path, required=True)
     parser.add_argument("--prior", type=Path)

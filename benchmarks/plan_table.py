@@ -106,6 +106,7 @@ def table(plans: dict) -> str:
 
 
 def main() -> None:
+    """Plan all configs, or those of ``--only``, and write the table into docs/scale.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", help="configs to plan anew")
     only = parser.parse_args().only

@@ -125,6 +125,7 @@ def train(steps: int) -> tuple[Callable[[Params], SceneDenoiser], Params, list[f
 
     @jax.jit
     def step(trained: Trained, pixels: jax.Array, words: jax.Array, number: jax.Array) -> tuple[Trained, jax.Array]:
+        """Update the network on images [B H W 3] and their word ids [B T]; return the loss too."""
         times, noises = jax.random.split(jax.random.fold_in(jax.random.key(2), number))
         level = PROCESS.level(as_timesteps(TIMES.draw(jax.random.split(times, BATCH)), PROCESS.steps))
         noise = jax.random.normal(noises, pixels.shape)

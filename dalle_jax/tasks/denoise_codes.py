@@ -30,6 +30,7 @@ from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
 from dalle_jax.tasks.frozen_networks import (
     CLIP,
     IMAGE_TOKENIZER,
+    check_clip,
     frozen_image_tokenizer,
     image_tokenizer_of,
     load_if_named,
@@ -121,13 +122,8 @@ class CodeDenoising:
             self.captions.check_model(model.text_vocab, "task.model.text_vocab")
         if self.image_tokenizer is not None:
             self._check_image_tokenizer(self.image_tokenizer)
-        if self.clip is not None:
-            found = (self.clip.config.embed_width, self.clip.config.image_size)
-            if found != (expected := (model.embed_width, self.config.image_size)):
-                raise UserError(
-                    f"task.clip: expected a CLIP with embed_width and image_size {expected}, as task.model.embed_width "
-                    f"and task.image_size say, got {found} in {self.config.clip}"
-                )
+        size = self.config.image_size
+        check_clip(self.clip, model.embed_width, size, "image_size", self.config.clip)
 
     def _check_image_tokenizer(self, tokenizer: ImageTokenizer) -> None:
         model, side = self.config.model, self.config.image_size // tokenizer.downsample

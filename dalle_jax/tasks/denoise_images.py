@@ -32,6 +32,7 @@ from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
 from dalle_jax.tasks.frozen_networks import (
     CLIP,
     IMAGE_TOKENIZER,
+    check_clip,
     frozen_image_tokenizer,
     image_tokenizer_of,
     load_if_named,
@@ -137,13 +138,8 @@ class ImageDecoding(ImageDenoising[PixelDecoder, Guide]):
                 )
         if self.captions is not None:
             self.captions.check_model(model.vocab_size, "task.model.vocab_size")
-        if self.clip is not None:
-            found = (self.clip.config.embed_width, self.clip.config.image_size)
-            if found != (expected := (model.embed_width, self.config.clip_size or model.image_size)):
-                raise UserError(
-                    f"task.clip: expected a CLIP with embed_width and image_size {expected}, as task.model.embed_width "
-                    f"and task.clip_size say, got {found} in {self.config.clip}"
-                )
+        size = self.config.clip_size or model.image_size
+        check_clip(self.clip, model.embed_width, size, "clip_size", self.config.clip)
 
     def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
         """Return ``pixels`` uint8 [B H W 3] and ``text`` int32 [B T]."""
