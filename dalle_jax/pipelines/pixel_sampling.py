@@ -21,22 +21,44 @@ def sample_pixels(
     sampling: ImageSampling,
     scales: Float[Array, " B"] | None,
     tokenizer: ImageTokenizer | None = None,
+    start: Float[Array, "B h w c"] | None = None,
 ) -> Float[Array, "B H W 3"]:
     """Sample images in 0 .. 1; with ``scales``, classifier-free guidance of each row drops caption and embedding.
 
-    A decoder of latents needs their image ``tokenizer``.
+    A decoder of latents needs their image ``tokenizer``. ``start`` is the noise to begin with.
     """
-    condition, side = decoder.condition(guide), decoder.config.image_size
-    space = decoder.space(tokenizer)
+    space, side = decoder.space(tokenizer), decoder.config.image_size
+    denoise, shape = _guided(decoder, guide, scales), space.shape(side, side)
+    return space.decode(sampling.sample(denoise, decoder.config.diffusion, keys, shape, start))
+
+
+INVERSION_REFINEMENTS = 3
+"""The fixed-point iterations of each inverted step (samplers/ddim.py)."""
+
+
+def invert_pixels(
+    decoder: PixelDecoder,
+    guide: Guide,
+    pixels: Float[Array, "B H W 3"],
+    sampling: ImageSampling,
+    scales: Float[Array, " B"] | None,
+    tokenizer: ImageTokenizer | None = None,
+) -> Float[Array, "B h w c"]:
+    """Return the noise from which ``sample_pixels`` with DDIM of eta 0 makes nearly these images in 0 .. 1."""
+    x0 = decoder.space(tokenizer).encode(pixels)
+    return sampling.invert(_guided(decoder, guide, scales), decoder.config.diffusion, x0, INVERSION_REFINEMENTS)
+
+
+def _guided(decoder: PixelDecoder, guide: Guide, scales: Float[Array, " B"] | None) -> Denoiser:
+    """Return the decoder with its conditions, and with guidance of each row's scale."""
+    condition = decoder.condition(guide)
 
     def plain(x: Array, level: NoiseLevel) -> ModelOutput:
         return decoder.denoise(x, level, condition)
 
-    denoise: Denoiser = plain
-    if scales is not None:
-        nothing = decoder.condition(guide.nothing())
-        denoise = classifier_free(decoder.denoise, condition, nothing, Guidance(), scales)
-    return space.decode(sampling.sample(denoise, decoder.config.diffusion, keys, space.shape(side, side)))
+    if scales is None:
+        return plain
+    return classifier_free(decoder.denoise, condition, decoder.condition(guide.nothing()), Guidance(), scales)
 
 
 def upsample_pixels(

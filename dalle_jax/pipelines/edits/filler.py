@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Unpack, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from dalle_jax.pipelines.edits.windows import hidden_cells
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.prompts import Prompt
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.request import Generation, Request, RequestOptions
+from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
 from dalle_jax.sampling.autoregressive import GivenCodes, image_keys
 
 
@@ -50,6 +50,10 @@ class HoleFiller(Protocol):
     @property
     def batch(self) -> int:
         """The largest number of images in one call."""
+
+    def options(self, **given: Unpack[RequestKeywords]) -> RequestOptions:
+        """Return the options of a request: those ``given``, else those recommended for the model."""
+        ...
 
     def fill_codes(
         self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes
