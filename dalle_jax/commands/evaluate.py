@@ -11,7 +11,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.report.write_report import write_metrics
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes, evaluate_scenes
-from dalle_jax.pipelines.karlo import Karlo
+from dalle_jax.pipelines.imported.karlo import Karlo
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
 from dalle_jax.pipelines.pixel_unclip import PixelUnclip
 from dalle_jax.pipelines.text_to_image import TextToImage

@@ -20,7 +20,7 @@ from dalle_jax.models.glide import GlideConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.pipelines.karlo import KarloFile
+from dalle_jax.pipelines.imported.karlo import KarloFile
 from dalle_jax.pipelines.load.karlo_pipeline import KARLO
 from dalle_jax.pipelines.load.models import ModelFile
 from dalle_jax.pipelines.load.text import IMPORTED, packed
@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
 def _import_parts(args: argparse.Namespace, chosen: WholeKind) -> None:
     """Write a model folder for each part, then the pipeline's file, which marks the folder as complete."""
     sizes = published_sizes(args.source)
-    kinds = {part: find_kind(name) for part, name in chosen.parts.items()}
+    optional = {part: name for part, name in chosen.optional.items() if (args.source / part).is_dir()}
+    kinds = {part: find_kind(name) for part, name in {**chosen.parts, **optional}.items()}
     found = {part: kind.read(args.source / part) for part, kind in kinds.items()}
     for part, kind in kinds.items():
         reads_text = found[part].vocabulary is not None
@@ -95,7 +96,7 @@ def _import(chosen: Kind, found: Published, out: Place, args: argparse.Namespace
         "ignored": unused,
         "files": [_hash_file(path) for path in (*found.files, *text.sources)],
     }
-    model_file = render(ModelFile(model=found.config))
+    model_file = render(ModelFile(model=found.config, sampling=found.sampling))
     source_json = (json.dumps(record, indent=2) + "\n").encode()
     save_weights(out, module, model_file, {"model.gin": model_file.encode(), IMPORTED: source_json, **text.files})
     used = len(found.tensors) + len(found.tensors.skipped) - len(unused)

@@ -16,7 +16,7 @@ from dalle_jax.data.precomputed.conditions import read_npy
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
 from dalle_jax.pipelines.embedding_pipeline import Sees
-from dalle_jax.pipelines.karlo import Karlo
+from dalle_jax.pipelines.imported.karlo import Karlo
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
 from dalle_jax.pipelines.prompts import Prompt, PromptReader, TextPrompts
 from dalle_jax.pipelines.request import Generation, RequestKeywords, RequestOptions

@@ -10,7 +10,7 @@ from dalle_jax.models.prompt_kinds import ByClass, TokenIds
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.embedding_pipeline import sees_of
 from dalle_jax.pipelines.image_codec import ImageCodec
-from dalle_jax.pipelines.karlo import Karlo
+from dalle_jax.pipelines.imported.karlo import Karlo
 from dalle_jax.pipelines.load.karlo_pipeline import KARLO, load_karlo
 from dalle_jax.pipelines.load.models import (
     load_clip,

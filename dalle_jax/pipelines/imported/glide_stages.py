@@ -21,7 +21,7 @@ from dalle_jax.diffusion.samplers.ddpm import Ddpm
 from dalle_jax.diffusion.samplers.sampler import KeyedNoise, Sampler
 from dalle_jax.diffusion.spacing import Fast27Steps, SectionSteps
 from dalle_jax.models.glide import Glide, kept_pixels, low_resolution
-from dalle_jax.pipelines.karlo import StageNoise
+from dalle_jax.pipelines.imported.karlo_stages import StageNoise
 from dalle_jax.text.tokenizer import TextTokenizer
 
 FORM = Parameterization("noise", ClipX0(1.0))
