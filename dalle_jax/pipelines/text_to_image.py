@@ -11,6 +11,8 @@ from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.buckets import draw_in_buckets
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
+from dalle_jax.pipelines.edits.code_filler import fill_by_codes
+from dalle_jax.pipelines.edits.filler import FillCall
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.likelihood import CodeLikelihood
 from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
@@ -61,6 +63,10 @@ class TextToImage(PromptedPipeline):
     def draw(self, requests: list[Request]) -> list[Generation]:
         """Sample images for every request, in order; requests of equal ``candidates`` and ``first`` share calls."""
         return draw_in_buckets(requests, self.batch, self._draw_call)
+
+    def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
+        """Draw the hidden pixels of windows by their codes."""
+        return fill_by_codes(self, call)
 
     def fill_codes(
         self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes

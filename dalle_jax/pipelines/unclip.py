@@ -19,6 +19,8 @@ from dalle_jax.models.priors.prior import Prior, PriorOptions
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.batching import padded_chunks
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
+from dalle_jax.pipelines.edits.code_filler import fill_by_codes
+from dalle_jax.pipelines.edits.filler import FillCall
 from dalle_jax.pipelines.embedding_pipeline import (
     EmbeddingPipeline,
     PromptEmbedder,
@@ -165,6 +167,10 @@ class Unclip(EmbeddingPipeline):
     def side(self) -> int:
         """The side of an image in pixels."""
         return self.grid[0] * self.codec.downsample
+
+    def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
+        """Draw the hidden pixels of windows by their codes."""
+        return fill_by_codes(self, call)
 
     def fill_codes(
         self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes

@@ -14,8 +14,10 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.images.contact import GREY, contact_cell
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
+from dalle_jax.pipelines.edits.filler import HoleFiller
 from dalle_jax.pipelines.edits.painting import CONTEXT, FilledImage
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
+from dalle_jax.pipelines.pixel_unclip import PixelUnclip
 from dalle_jax.pipelines.request import RequestKeywords, RequestOptions
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.pipelines.unclip import Unclip
@@ -50,15 +52,12 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
 
 
-def load_painter(args: argparse.Namespace) -> TextToImage | Unclip:
-    """Check the output folder, and load the pipeline. Raise UserError for one without an image tokenizer."""
+def load_painter(args: argparse.Namespace) -> TextToImage | Unclip | PixelUnclip:
+    """Check the output folder, and load the pipeline. Raise UserError for one that fills no holes."""
     storage.check_output(args.out)
     pipeline = load_pipeline(args.model, clip=args.clip, batch=args.batch, sees=args.sees, steps=args.steps)
-    if not isinstance(pipeline, TextToImage | Unclip):
-        raise UserError(
-            f"{args.model}: expected a model that draws the codes of an image tokenizer, got one that draws pixels "
-            f"({type(pipeline).__name__})"
-        )
+    if not isinstance(pipeline, HoleFiller):
+        raise UserError(f"{args.model}: expected a model that fills holes, got {type(pipeline).__name__}, which cannot")
     return pipeline
 
 
