@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import cast, get_args, get_type_hints
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from dalle_jax.pipelines.embedding_pipeline import Sees
 from dalle_jax.pipelines.karlo import Karlo
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
 from dalle_jax.pipelines.prompts import Prompt, PromptReader, TextPrompts
-from dalle_jax.pipelines.request import Generation, RequestOptions
+from dalle_jax.pipelines.request import Generation, RequestKeywords, RequestOptions
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.storage import Place, write_bytes
 
@@ -82,9 +82,16 @@ def add_option_flags(parser: argparse.ArgumentParser) -> None:
     types = get_type_hints(RequestOptions)
     for field in fields(RequestOptions):
         kind = int if int in (types[field.name], *get_args(types[field.name])) else float
-        default = "" if field.default is None else f" (default {field.default})"
+        default = field.metadata.get("default", field.default)
+        shown = "" if default is None else f" (default {default})"
         flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=kind, default=field.default, help=field.metadata["help"] + default)
+        parser.add_argument(flag, type=kind, help=field.metadata["help"] + shown)
+
+
+def given_options(args: argparse.Namespace) -> RequestKeywords:
+    """Return the fields of ``RequestOptions`` that flags give; the model has the others."""
+    values = {field.name: getattr(args, field.name) for field in fields(RequestOptions)}
+    return cast(RequestKeywords, {name: value for name, value in values.items() if value is not None})
 
 
 def add_decoder_flags(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         given_image=args.given_image,
         given_rows=args.given_rows,
         caption=args.caption,
-        **{field.name: getattr(args, field.name) for field in fields(RequestOptions)},
+        **given_options(args),
     )
     write_generations(generations, args.out)
     for line in truncation_warnings(pipeline, prompts, args.caption):

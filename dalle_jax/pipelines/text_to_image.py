@@ -20,6 +20,7 @@ from dalle_jax.pipelines.prompts import Prompt, PromptReader
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request, RequestOptions
 from dalle_jax.sampling.autoregressive import GivenCodes, Settings, image_keys, sample
+from dalle_jax.sampling.options import RecommendedSampling
 
 
 def _sample(
@@ -48,10 +49,12 @@ class TextToImage(PromptedPipeline):
         ranker: ClipRanker | None = None,
         batch: int = 64,
         layout: Layout | None = None,
+        recommended: RecommendedSampling = RecommendedSampling(),  # noqa: B008 (frozen)
     ) -> None:
         """Place the transformer by ``layout``, by default on one device. Without a ``ranker`` no image is scored."""
         self.grid = generator.grid
         self.codec, self.prompts, self.ranker, self.batch = codec, prompts, ranker, batch
+        self.recommended = recommended
         self.likelihood = CodeLikelihood(generator, codec, prompts, batch, layout)
         self._sample = CompiledNetwork(generator, layout).jit(_sample, static_argnames=("guided",))
 

@@ -10,6 +10,7 @@ import numpy as np
 from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.diffusion.code_vectors import KnownCodes, invert_codes, sample_codes
+from dalle_jax.diffusion.levels import initial_noise
 from dalle_jax.diffusion.samplers.ddim import Ddim
 from dalle_jax.diffusion.samplers.flow_ode import Euler
 from dalle_jax.diffusion.samplers.sampler import Sampler
@@ -161,7 +162,7 @@ class Unclip(EmbeddingPipeline):
         self._fill = network.jit(_fill, static_argnames=(*static, "options"))
         self._decode = network.jit(decode_embeddings, static_argnames=(*static, "eta"))
         self._invert = network.jit(invert_images, static_argnames=("steps", "guided"))
-        self._embed = network.jit(embed_prompts, static_argnames=("options",))
+        self._compile_prior(network)
 
     @property
     def side(self) -> int:
@@ -185,9 +186,10 @@ class Unclip(EmbeddingPipeline):
             guided=guided, options=self.prior,
         )  # fmt: skip
 
-    def embed(self, prompts: list[str], keys: Key[Array, "P M"]) -> Float[np.ndarray, "P M E"]:
-        """Draw an image vector of the prior for each prompt and key."""
-        return np.asarray(self._embed(self._ids(prompts), keys, options=self.prior))
+    def noise(self, keys: Key[Array, " B"]) -> Float[np.ndarray, "B I c"]:
+        """Draw the noise that ``decode`` may begin with."""
+        height, width = self.grid
+        return np.asarray(initial_noise(keys, (height * width, self.code_width)))
 
     def invert(
         self, pixels: UInt8[np.ndarray, "B H W 3"], embeddings: Float[np.ndarray, "B E"], guidance: float

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from dalle_jax.pipelines.edits.filler import HoleFiller
 from dalle_jax.pipelines.edits.painting import CONTEXT, FilledImage
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
 from dalle_jax.pipelines.pixel_unclip import PixelUnclip
-from dalle_jax.pipelines.request import RequestKeywords, RequestOptions
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.storage import Place, write_bytes
@@ -59,11 +57,6 @@ def load_painter(args: argparse.Namespace) -> TextToImage | Unclip | PixelUnclip
     if not isinstance(pipeline, HoleFiller):
         raise UserError(f"{args.model}: expected a model that fills holes, got {type(pipeline).__name__}, which cannot")
     return pipeline
-
-
-def painting_options(args: argparse.Namespace) -> RequestKeywords:
-    """Return the fields of ``RequestOptions`` that the flags give."""
-    return RequestKeywords(**{one.name: getattr(args, one.name) for one in fields(RequestOptions)})  # type: ignore[typeddict-item]
 
 
 def write_filled(result: FilledImage, pipeline: AnyPipeline, out: Place) -> None:

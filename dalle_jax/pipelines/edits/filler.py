@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, Unpack, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from dalle_jax.arrays import Array, Bool, Int, Key, UInt8
 from dalle_jax.pipelines.buckets import draw_in_buckets
 from dalle_jax.pipelines.prompts import Prompt
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.request import Generation, Request, RequestOptions
+from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
 from dalle_jax.sampling.autoregressive import image_keys
 
 
@@ -54,6 +54,10 @@ class HoleFiller(Protocol):
     @property
     def batch(self) -> int:
         """The largest number of images in one call."""
+
+    def options(self, **given: Unpack[RequestKeywords]) -> RequestOptions:
+        """Return the options of a request: those ``given``, else those recommended for the model."""
+        ...
 
     def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
         """Draw whole windows from the prompts and the pixels that are not hidden, which come back about the same.
