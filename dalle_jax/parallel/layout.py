@@ -68,6 +68,11 @@ def axis_after_batch(rows: int) -> str:
     return SEQ if layout is None or layout.divides(rows, BATCH) else CANDIDATES
 
 
+def by_rows(x: Array) -> Array:
+    """Constrain an array whose first dimension is BATCH, and which is not split in any other."""
+    return constrain(x, BATCH, *(None,) * (x.ndim - 1))
+
+
 def batch_parts() -> int:
     """Return the number of shards of the batch under the current layout; 1 outside of ``Layout.jit``."""
     layout = _current.get()

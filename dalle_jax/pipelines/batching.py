@@ -7,7 +7,6 @@ import numpy as np
 
 from dalle_jax.config.errors import UserError
 
-
 SIDE_BY_SIDE = 16
 """The most candidates per prompt in one call, if there are enough prompts to fill it."""
 

@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 
 from dalle_jax.arrays import PyTree
+from dalle_jax.parallel.axes import BATCH
 from dalle_jax.parallel.layout import JitOptions, Layout, LayoutJit
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.row_placement import put_rows
@@ -22,6 +23,11 @@ def one_device() -> Layout:
     return Layout(make_mesh(Mesh(), jax.local_devices()[:1]), Rules())
 
 
+def local_layout(mesh: Mesh = Mesh(), rules: Rules = Rules()) -> Layout:  # noqa: B008 (frozen)
+    """Return a layout of this process's devices."""
+    return Layout(make_mesh(mesh, jax.local_devices()), rules)
+
+
 class CompiledNetwork(Generic[N]):
     """A trained network with its parameters placed by a layout; parts of a pipeline may share the network."""
 
@@ -31,6 +37,11 @@ class CompiledNetwork(Generic[N]):
         self._graph, state = nnx.split(network)
         self._state = jax.device_put(state, self._layout.state_shardings(state))
         nnx.update(network, self._state)
+
+    @property
+    def parts(self) -> int:
+        """The number of devices that share the rows of a call."""
+        return self._layout.parts(BATCH)
 
     def jit(
         self, function: Callable[Concatenate[N, P], R], static_argnames: tuple[str, ...] = ()

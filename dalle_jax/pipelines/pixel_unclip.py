@@ -136,6 +136,7 @@ class PixelUnclip(EmbeddingPipeline):
         factors = [one.config.factor for one in upsamplers]
         self._side = networks.decoder.config.image_size * int(np.prod(factors, dtype=int))
         network, static = CompiledNetwork(networks, layout), ("sees", "guided", "sampling")
+        self.parts = network.parts
         self._sample = network.jit(_sample, static_argnames=(*static, "options"))
         self._decode = network.jit(_decode, static_argnames=static)
         names = ("sampling", "noise", "tiles")

@@ -51,7 +51,8 @@ class TextToImage(PromptedPipeline):
         self.grid = generator.grid
         self.codec, self.prompts, self.ranker, self.batch = codec, prompts, ranker, batch
         self.likelihood = CodeLikelihood(generator, codec, prompts, batch, layout)
-        self._sample = CompiledNetwork(generator, layout).jit(_sample, static_argnames=("guided",))
+        network = CompiledNetwork(generator, layout)
+        self._sample, self.parts = network.jit(_sample, static_argnames=("guided",)), network.parts
 
     @property
     def side(self) -> int:
@@ -60,7 +61,7 @@ class TextToImage(PromptedPipeline):
 
     def draw(self, requests: list[Request]) -> list[Generation]:
         """Sample images for every request, in order; requests of equal ``candidates`` and ``first`` share calls."""
-        return draw_in_buckets(requests, self.batch, self._draw_call)
+        return draw_in_buckets(requests, self.batch, self._draw_call, self.parts)
 
     def fill_codes(
         self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes

@@ -51,6 +51,10 @@ class HoleFiller(Protocol):
     def batch(self) -> int:
         """The largest number of images in one call."""
 
+    @property
+    def parts(self) -> int:
+        """The number of devices that share the images of a call."""
+
     def fill_codes(
         self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes
     ) -> Int[Array, "P M I"]:
@@ -63,7 +67,7 @@ def fill(filler: HoleFiller, requests: list[FillRequest]) -> list[Generation]:
 
     A result depends on the prompt, the seed, the candidate's number and the kept pixels alone, in any batch.
     """
-    return draw_in_buckets(requests, filler.batch, functools.partial(_fill_call, filler))
+    return draw_in_buckets(requests, filler.batch, functools.partial(_fill_call, filler), filler.parts)
 
 
 def _fill_call(
