@@ -11,10 +11,13 @@ from typing import cast, get_args, get_type_hints
 import numpy as np
 
 from dalle_jax import storage
+from dalle_jax.commands.mesh_flags import add_mesh_flags, joined_layout
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.conditions import read_npy
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
+from dalle_jax.parallel import hosts
+from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.embedding_pipeline import Sees
 from dalle_jax.pipelines.karlo import Karlo
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
@@ -73,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--clip", type=storage.reachable, metavar="DIR", help="the folder of a CLIP to use instead of the model's"
     )
     add_decoder_flags(parser)
+    add_mesh_flags(parser)
     parser.add_argument("--batch", type=int, default=64, help="number of images to sample in one call (default 64)")
     parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
 
@@ -104,10 +108,17 @@ def add_decoder_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sample images, and write them with their scores and a grid."""
+    with joined_layout(args) as layout:
+        _draw(args, layout)
+    return 0
+
+
+def _draw(args: argparse.Namespace, layout: Layout | None) -> None:
+    """Sample on every process; the first one writes."""
     prompts = _prompts(args)
     storage.check_output(args.out)
     pipeline = load_pipeline(
-        args.model, args.image_tokenizer, args.clip, batch=args.batch, sees=args.sees, steps=args.steps
+        args.model, args.image_tokenizer, args.clip, args.batch, layout, sees=args.sees, steps=args.steps
     )
     generations = pipeline(
         prompts,
@@ -116,11 +127,12 @@ def run(args: argparse.Namespace) -> int:
         caption=args.caption,
         **given_options(args),
     )
+    if not hosts.is_first():
+        return
     write_generations(generations, args.out)
     for line in truncation_warnings(pipeline, prompts, args.caption):
         print(line, file=sys.stderr)
     print(f"{args.out}/grid.png")
-    return 0
 
 
 def truncation_warnings(

@@ -184,6 +184,7 @@ class PixelUnclip(EmbeddingPipeline):
         space = networks.decoder.space(networks.image_tokenizer)
         self._noise_shape = space.shape(self._decoder.image_size, self._decoder.image_size)
         network, static = CompiledNetwork(networks, layout), ("sees", "guided", "sampling")
+        self.parts = network.parts
         self._sample = network.jit(_sample, static_argnames=(*static, "options"))
         self._decode = network.jit(_decode, static_argnames=static)
         self._fill = network.jit(_fill, static_argnames=(*static, "options"))

@@ -118,9 +118,10 @@ class DrawCall(NamedTuple):
 
 
 class DiffusionPipeline(PromptedPipeline):
-    """A pipeline of a diffusion model. A call samples at most ``batch`` images."""
+    """A pipeline of a diffusion model. A call samples at most ``batch`` images, which ``parts`` devices share."""
 
     batch: int
+    parts: int
 
     @abstractmethod
     def _pixels(self, call: DrawCall) -> UInt8[Array, "B H W 3"] | UInt8[np.ndarray, "B H W 3"]:
@@ -133,7 +134,7 @@ class DiffusionPipeline(PromptedPipeline):
         """
         for request in requests:
             check_diffusion_options(request)
-        return draw_in_buckets(requests, self.batch, self._draw_call)
+        return draw_in_buckets(requests, self.batch, self._draw_call, self.parts)
 
     def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
         """Raise UserError: a diffusion model keeps no rows of codes."""

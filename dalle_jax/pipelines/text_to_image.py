@@ -56,7 +56,8 @@ class TextToImage(PromptedPipeline):
         self.codec, self.prompts, self.ranker, self.batch = codec, prompts, ranker, batch
         self.recommended = recommended
         self.likelihood = CodeLikelihood(generator, codec, prompts, batch, layout)
-        self._sample = CompiledNetwork(generator, layout).jit(_sample, static_argnames=("guided",))
+        network = CompiledNetwork(generator, layout)
+        self._sample, self.parts = network.jit(_sample, static_argnames=("guided",)), network.parts
 
     @property
     def side(self) -> int:
@@ -65,7 +66,7 @@ class TextToImage(PromptedPipeline):
 
     def draw(self, requests: list[Request]) -> list[Generation]:
         """Sample images for every request, in order; requests of equal ``candidates`` and ``first`` share calls."""
-        return draw_in_buckets(requests, self.batch, self._draw_call)
+        return draw_in_buckets(requests, self.batch, self._draw_call, self.parts)
 
     def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
         """Draw the hidden pixels of windows by their codes."""

@@ -158,6 +158,7 @@ class Unclip(EmbeddingPipeline):
         self.ranker: ClipRanker = embedder if ranker is None else ranker
         self.sees, self.steps, self.prior, self.batch = sees, steps, prior, batch
         network, static = CompiledNetwork(networks, layout), ("sees", "steps", "guided")
+        self.parts = network.parts
         self._sample = network.jit(_sample, static_argnames=(*static, "options"))
         self._fill = network.jit(_fill, static_argnames=(*static, "options"))
         self._decode = network.jit(decode_embeddings, static_argnames=(*static, "eta"))
@@ -196,7 +197,7 @@ class Unclip(EmbeddingPipeline):
     ) -> Float[np.ndarray, "B I c"]:
         """Return the noise from which ``decode`` makes nearly the same codes at ``eta`` 0, of images and vectors."""
         found = []
-        for rows in padded_chunks(np.arange(len(pixels)), self.batch):
+        for rows in padded_chunks(np.arange(len(pixels)), self.batch, self.parts):
             ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
             codes = self.codec.encode_device(pixels[rows]).reshape(len(rows), -1)
             given = jnp.asarray(embeddings[rows])
@@ -228,7 +229,7 @@ class Unclip(EmbeddingPipeline):
         Without ``start`` the noise is drawn from the keys. ``eta`` is the share of new noise in a step, from 0 to 1.
         """
         found = []
-        for rows in padded_chunks(np.arange(len(embeddings)), self.batch):
+        for rows in padded_chunks(np.arange(len(embeddings)), self.batch, self.parts):
             ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
             first = None if start is None else jnp.asarray(start[rows])[:, None]
             codes = self._decode(

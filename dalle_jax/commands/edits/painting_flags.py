@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dalle_jax import storage
+from dalle_jax.commands.mesh_flags import add_mesh_flags, layout_of
 from dalle_jax.commands.sample import add_decoder_flags, add_option_flags, truncation_warnings
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.contact import GREY, contact_cell
@@ -46,6 +47,7 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
     add_option_flags(parser)
     parser.add_argument("--clip", type=storage.reachable, metavar="DIR", help="replaces the CLIP of the model")
     add_decoder_flags(parser)
+    add_mesh_flags(parser)
     parser.add_argument("--batch", type=int, default=64, help="number of images to fill in one call (default 64)")
     parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
 
@@ -53,7 +55,8 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
 def load_painter(args: argparse.Namespace) -> TextToImage | Unclip | PixelUnclip:
     """Check the output folder, and load the pipeline. Raise UserError for one that fills no holes."""
     storage.check_output(args.out)
-    pipeline = load_pipeline(args.model, clip=args.clip, batch=args.batch, sees=args.sees, steps=args.steps)
+    layout = layout_of(args.mesh, args.rules)
+    pipeline = load_pipeline(args.model, None, args.clip, args.batch, layout, sees=args.sees, steps=args.steps)
     if not isinstance(pipeline, HoleFiller):
         raise UserError(f"{args.model}: expected a model that fills holes, got {type(pipeline).__name__}, which cannot")
     return pipeline

@@ -55,6 +55,10 @@ class HoleFiller(Protocol):
     def batch(self) -> int:
         """The largest number of images in one call."""
 
+    @property
+    def parts(self) -> int:
+        """The number of devices that share the images of a call."""
+
     def options(self, **given: Unpack[RequestKeywords]) -> RequestOptions:
         """Return the options of a request: those ``given``, else those recommended for the model."""
         ...
@@ -72,7 +76,7 @@ def fill(filler: HoleFiller, requests: list[FillRequest]) -> list[Generation]:
 
     A result depends on the prompt, the seed, the candidate's number and the kept pixels alone, in any batch.
     """
-    return draw_in_buckets(requests, filler.batch, functools.partial(_fill_call, filler))
+    return draw_in_buckets(requests, filler.batch, functools.partial(_fill_call, filler), filler.parts)
 
 
 def _fill_call(

@@ -7,7 +7,9 @@ from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.models.prompt_kinds import ByClass, TokenIds
+from dalle_jax.parallel.axes import BATCH
 from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.batching import check_batch
 from dalle_jax.pipelines.embedding_pipeline import sees_of
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.karlo import Karlo
@@ -47,12 +49,11 @@ def load_pipeline(
     """Load the pipeline of a folder with ``pipeline.gin``, of a transformer's run folder, or of imported weights.
 
     ``image_tokenizer`` and ``clip`` replace the folders that it names; the CLIP of an unCLIP is replaced in ranking
-    alone. ``layout`` places all networks, by default on one device. ``sees`` and ``steps`` are the inputs and the steps
-    of an unCLIP's decoder; None is the default. Raises UserError without an image tokenizer, or if its codebook has a
-    different size.
+    alone. All networks are loaded into their shards of ``layout``, by default one device. ``sees`` and ``steps`` are
+    the inputs and the steps of an unCLIP's decoder; None is the default. Raises UserError without an image tokenizer,
+    or if its codebook has a different size.
     """
-    if batch < 1:
-        raise UserError(f"batch: expected at least 1 image per call, got {batch}")
+    check_batch(batch, 1 if layout is None else layout.parts(BATCH))
     if (folder / KARLO).is_file():
         for name, value in {"image_tokenizer": image_tokenizer, "sees": sees}.items():
             if value is not None:
@@ -75,7 +76,7 @@ def load_pipeline(
 def load_transformer_pipeline(needs: Mapping[str, str], batch: int = 64, layout: Layout | None = None) -> TextToImage:
     """Load the transformer, the image tokenizer and the CLIP of a pipeline's ``needs``."""
     transformer, tokenizer_folder = storage.place(needs["transformer"]), storage.place(needs["image_tokenizer"])
-    generator, tokenizer = load_generator(transformer), load_image_tokenizer(tokenizer_folder)
+    generator, tokenizer = load_generator(transformer, layout), load_image_tokenizer(tokenizer_folder, layout)
     if generator.codebook_size != tokenizer.codebook_size:
         raise UserError(
             f"{tokenizer_folder}: expected an image tokenizer of {generator.codebook_size} codes, which the "
@@ -94,7 +95,7 @@ def load_transformer_pipeline(needs: Mapping[str, str], batch: int = 64, layout:
 
 def load_ranker(folder: Place, batch: int = 64, layout: Layout | None = None) -> ClipRanker:
     """Load a CLIP and its text tokenizer."""
-    clip = load_clip(folder)
+    clip = load_clip(folder, layout)
     return ClipRanker(clip, load_text(folder, clip.config.text_length), batch, layout)
 
 
