@@ -8,9 +8,10 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from dalle_jax.arrays import PyTree
-from dalle_jax.parallel.layout import Layout, LayoutJit
+from dalle_jax.parallel.layout import Layout, LayoutJit, portable_trace
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
+from dalle_jax.train.flops import count
 
 N = TypeVar("N")
 P = ParamSpec("P")
@@ -42,19 +43,26 @@ class CompiledNetwork(Generic[N]):
             return function(nnx.merge(graph, state), *args, **kwargs)
 
         compiled = self._layout.jit(run, static_argnames=static_argnames)
-        return NetworkFunction(compiled, self._state, self._layout.replicated)
+        return NetworkFunction(compiled, run, self._state, self._layout.replicated)
 
 
 class NetworkFunction(Generic[P, R]):
     """A compiled function with the state of its network as the first argument."""
 
-    def __init__(self, compiled: LayoutJit[R], state: PyTree, sharding: NamedSharding) -> None:
+    def __init__(
+        self, compiled: LayoutJit[R], function: Callable[..., R], state: PyTree, sharding: NamedSharding
+    ) -> None:
         """Place array arguments by ``sharding``, so that arrays from other devices do not cause a compilation."""
-        self._compiled, self._state, self._sharding = compiled, state, sharding
+        self._compiled, self._function, self._state, self._sharding = compiled, function, state, sharding
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the compiled function with the network's state; keyword arguments are static."""
         return self._compiled(self._state, *jax.device_put(args, self._sharding), **kwargs)
+
+    def flops(self, *args: P.args, **kwargs: P.kwargs) -> float:
+        """Return the FLOPs of the products of a call with arguments of these shapes (train/flops.py)."""
+        with portable_trace():
+            return count(jax.make_jaxpr(lambda *given: self._function(*given, **kwargs))(self._state, *args)).total
 
     def compiles(self) -> int:
         """Return the number of signatures that are compiled."""

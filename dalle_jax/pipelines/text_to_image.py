@@ -10,7 +10,7 @@ from dalle_jax.images.pixels import centre_square
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.buckets import draw_in_buckets
-from dalle_jax.pipelines.compiled_network import CompiledNetwork
+from dalle_jax.pipelines.compiled_network import CompiledNetwork, one_device
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.likelihood import CodeLikelihood
 from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
@@ -51,6 +51,7 @@ class TextToImage(PromptedPipeline):
         """Place the transformer by ``layout``, by default on one device. Without a ``ranker`` no image is scored."""
         self.grid = generator.grid
         self.codec, self.prompts, self.ranker, self.batch = codec, prompts, ranker, batch
+        self.layout = one_device() if layout is None else layout
         self.likelihood = CodeLikelihood(generator, codec, prompts, batch, layout)
         self._sample = CompiledNetwork(generator, layout).jit(_sample, static_argnames=("guided",))
 
@@ -68,7 +69,18 @@ class TextToImage(PromptedPipeline):
     ) -> Int[Array, "P M I"]:
         """Sample the codes that are not given, in raster order: they depend on the given codes before them alone."""
         text, guided = jnp.asarray(self.prompts.read(prompts)), any(one.guidance != 1.0 for one in options)
-        return self._sample(text, keys, Settings.stack(options), given, None, guided=guided)
+        return self.sample_device(text, keys, Settings.stack(options), given, None, guided)
+
+    def sample_device(
+        self, text: Prompts, keys: Key[Array, "P M"], settings: Settings, given: GivenCodes,
+        negative: NegativePrompts | None, guided: bool,
+    ) -> Int[Array, "P M I"]:  # fmt: skip
+        """Sample the codes that are not given in one call; the codes stay on the device."""
+        return self._sample(text, keys, settings, given, negative, guided=guided)
+
+    def sample_flops(self, text: Prompts, keys: Key[Array, "P M"], given: GivenCodes, guided: bool) -> float:
+        """Return the FLOPs of the products of ``sample_device``."""
+        return self._sample.flops(text, keys, Settings.of(text.shape[0]), given, None, guided=guided)
 
     def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
         """Cut an image to the model's size, and return its top in whole rows of codes."""
@@ -86,7 +98,7 @@ class TextToImage(PromptedPipeline):
         keys = image_keys(jnp.asarray([one.seed for one in options], jnp.uint32), count, first=first)
         guided = any(one.guidance != 1.0 for one in options)
         given, negative = self._given(requests, count), self._negative(requests)
-        codes = self._sample(text, keys, Settings.stack(options), given, negative, guided=guided)
+        codes = self.sample_device(text, keys, Settings.stack(options), given, negative, guided)
         pixels = self.codec.decode_device(codes.reshape(-1, *self.grid))  # [P*M H W 3]
         texts = [request.text for request in requests]
         scores = None
