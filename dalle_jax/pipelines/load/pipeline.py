@@ -73,6 +73,16 @@ def load_pipeline(
     return load_unclip(file.needs, ranker=ranker, sees=chosen, steps=number, batch=batch, layout=layout)
 
 
+def recommended_sampling(folder: Place) -> RecommendedSampling:
+    """Read the options of sampling that are recommended for the model of a folder, without loading it."""
+    if (folder / KARLO).is_file():
+        return RecommendedSampling()
+    file = stage_folders(folder, image_tokenizer=folder)
+    if file.is_unclip:
+        return RecommendedSampling()
+    return read_model_file(storage.place(file.needs["transformer"])).sampling or RecommendedSampling()
+
+
 def load_transformer_pipeline(needs: Mapping[str, str], batch: int = 64, layout: Layout | None = None) -> TextToImage:
     """Load the transformer, the image tokenizer and the CLIP of a pipeline's ``needs``."""
     transformer, tokenizer_folder = storage.place(needs["transformer"]), storage.place(needs["image_tokenizer"])
