@@ -20,6 +20,8 @@ from dalle_jax.models.priors.prior import Prior, PriorOptions
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.batching import padded_chunks
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
+from dalle_jax.pipelines.edits.code_filler import fill_by_codes
+from dalle_jax.pipelines.edits.filler import FillCall
 from dalle_jax.pipelines.embedding_pipeline import (
     EmbeddingPipeline,
     PromptEmbedder,
@@ -156,6 +158,7 @@ class Unclip(EmbeddingPipeline):
         self.ranker: ClipRanker = embedder if ranker is None else ranker
         self.sees, self.steps, self.prior, self.batch = sees, steps, prior, batch
         network, static = CompiledNetwork(networks, layout), ("sees", "steps", "guided")
+        self.parts = network.parts
         self._sample = network.jit(_sample, static_argnames=(*static, "options"))
         self._fill = network.jit(_fill, static_argnames=(*static, "options"))
         self._decode = network.jit(decode_embeddings, static_argnames=(*static, "eta"))
@@ -166,6 +169,10 @@ class Unclip(EmbeddingPipeline):
     def side(self) -> int:
         """The side of an image in pixels."""
         return self.grid[0] * self.codec.downsample
+
+    def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
+        """Draw the hidden pixels of windows by their codes."""
+        return fill_by_codes(self, call)
 
     def fill_codes(
         self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes
@@ -190,7 +197,7 @@ class Unclip(EmbeddingPipeline):
     ) -> Float[np.ndarray, "B I c"]:
         """Return the noise from which ``decode`` makes nearly the same codes at ``eta`` 0, of images and vectors."""
         found = []
-        for rows in padded_chunks(np.arange(len(pixels)), self.batch):
+        for rows in padded_chunks(np.arange(len(pixels)), self.batch, self.parts):
             ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
             codes = self.codec.encode_device(pixels[rows]).reshape(len(rows), -1)
             given = jnp.asarray(embeddings[rows])
@@ -222,7 +229,7 @@ class Unclip(EmbeddingPipeline):
         Without ``start`` the noise is drawn from the keys. ``eta`` is the share of new noise in a step, from 0 to 1.
         """
         found = []
-        for rows in padded_chunks(np.arange(len(embeddings)), self.batch):
+        for rows in padded_chunks(np.arange(len(embeddings)), self.batch, self.parts):
             ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
             first = None if start is None else jnp.asarray(start[rows])[:, None]
             codes = self._decode(

@@ -122,31 +122,47 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class WholeKind:
-    """A published pipeline: ``parts`` maps each folder of it to the kind of the network there.
+class Part:
+    """A network of a published pipeline: its file or folder in the source, its model folder, and its kind."""
 
-    ``optional`` are the folders that it may lack.
-    """
+    source: str
+    folder: str
+    kind: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class WholeKind:
+    """A published pipeline of several networks."""
 
     name: str
     help: str
-    parts: Mapping[str, str]
-    optional: Mapping[str, str]
+    parts: tuple[Part, ...]
 
 
 WHOLE_KINDS = (
     WholeKind(
         "karlo",
         "Karlo as a whole: diffusers' folder with model_index.json",
-        {
-            "text_encoder": "karlo-text-encoder",
-            "prior": "karlo-prior",
-            "text_proj": "karlo-text-proj",
-            "decoder": "diffusers-unet",
-            "super_res_first": "diffusers-unet",
-            "super_res_last": "diffusers-unet",
-        },
-        {"image_encoder": "karlo-image-encoder"},
+        (
+            Part("text_encoder", "text_encoder", "karlo-text-encoder"),
+            Part("prior", "prior", "karlo-prior"),
+            Part("text_proj", "text_proj", "karlo-text-proj"),
+            Part("decoder", "decoder", "diffusers-unet"),
+            Part("super_res_first", "super_res_first", "diffusers-unet"),
+            Part("super_res_last", "super_res_last", "diffusers-unet"),
+            Part("image_encoder", "image_encoder", "karlo-image-encoder", optional=True),
+        ),
+    ),
+    WholeKind(
+        "glide-text2im",
+        "GLIDE as a whole: a folder with base.pt and upsample.pt",
+        (Part("base.pt", "base", "glide"), Part("upsample.pt", "upsampler", "glide")),
+    ),
+    WholeKind(
+        "glide-inpaint",
+        "GLIDE for inpainting: a folder with base_inpaint.pt and upsample_inpaint.pt",
+        (Part("base_inpaint.pt", "base", "glide"), Part("upsample_inpaint.pt", "upsampler", "glide")),
     ),
 )
 

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import cast, get_args, get_type_hints
 
 from dalle_jax import storage
+from dalle_jax.commands.mesh_flags import add_mesh_flags, layout_of
 from dalle_jax.pipelines.edits.embedding_editor import EmbeddingEditor
 from dalle_jax.pipelines.edits.embedding_edits import EmbeddingEdit, EmbeddingEditKeywords, require_editor
 from dalle_jax.pipelines.load.pipeline import load_pipeline
@@ -30,6 +31,7 @@ def add_edit_flags(parser: argparse.ArgumentParser, candidates: int, eta: float)
     )
     parser.add_argument("--clip", type=storage.reachable, metavar="DIR", help="a CLIP that ranks in place of its own")
     parser.add_argument("--steps", type=int, metavar="N", help="steps of the decoder (default: its own)")
+    add_mesh_flags(parser)
     parser.add_argument("--batch", type=int, default=64, help="number of images to decode in one call (default 64)")
     parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
 
@@ -46,7 +48,8 @@ def add_size_flag(parser: argparse.ArgumentParser) -> None:
 def load_editor(args: argparse.Namespace, verb: str) -> EmbeddingEditor:
     """Check the output folder, and load the unCLIP of ``--model``. Raise UserError for any other model."""
     storage.check_output(args.out)
-    return require_editor(load_pipeline(args.model, clip=args.clip, batch=args.batch, steps=args.steps), verb)
+    layout = layout_of(args.mesh, args.rules)
+    return require_editor(load_pipeline(args.model, None, args.clip, args.batch, layout, steps=args.steps), verb)
 
 
 def edit_options(args: argparse.Namespace) -> EmbeddingEditKeywords:

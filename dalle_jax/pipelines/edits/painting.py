@@ -15,7 +15,7 @@ from dalle_jax.images.editable import EditableImage, Margins, load_editable
 from dalle_jax.images.inputs import ImageInput
 from dalle_jax.images.masks import MaskInput, load_mask
 from dalle_jax.pipelines.edits.filler import HoleFiller
-from dalle_jax.pipelines.edits.holes import Hole, fill_holes, side_of
+from dalle_jax.pipelines.edits.holes import Hole, fill_holes
 from dalle_jax.pipelines.edits.windows import windows_about, windows_beside
 from dalle_jax.pipelines.request import RequestKeywords
 
@@ -68,7 +68,7 @@ def inpaint(
     if chosen is None:
         raise UserError("mask: expected one for an image without transparency, got none; give --mask FILE")
     hidden = load_mask(chosen, *source.size, name="image" if mask is None else "mask")
-    windows = windows_about(hidden, context, side_of(filler) // 2)
+    windows = windows_about(hidden, context, filler.side // 2)
     return _filled(filler, source, Hole(source.pixels, hidden, windows, prompt, filler.options(**options)))
 
 

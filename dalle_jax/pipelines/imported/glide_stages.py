@@ -1,4 +1,4 @@
-"""GLIDE's sampling: caption, base network, upsampler; both also inpaint (Nichol et al. 2021, arXiv 2112.10741).
+"""GLIDE's stages: caption, base network, upsampler; both also inpaint (Nichol et al. 2021, arXiv 2112.10741).
 
 The processes, steps and temperature are those of the published notebooks.
 
@@ -20,7 +20,7 @@ from dalle_jax.diffusion.samplers.ddim import Ddim
 from dalle_jax.diffusion.samplers.ddpm import Ddpm
 from dalle_jax.diffusion.samplers.sampler import KeyedNoise, Sampler
 from dalle_jax.diffusion.spacing import Fast27Steps, SectionSteps
-from dalle_jax.models.glide import Glide, kept_pixels, low_resolution
+from dalle_jax.models.glide import Glide, KnownPixels, kept_pixels, low_resolution
 from dalle_jax.pipelines.imported.karlo_stages import StageNoise
 from dalle_jax.text.tokenizer import TextTokenizer
 
@@ -36,22 +36,15 @@ class GlidePrompts(NamedTuple):
     mask: Bool[Array, "B T"]
 
 
-class KnownPixels(NamedTuple):
-    """An image in -1 .. 1 to inpaint, and the places that are kept: 1 there, 0 in the hole."""
-
-    image: Float[Array, "B H W 3"]
-    mask: Float[Array, "B H W 1"]
-
-
 def read_prompts(tokenizer: TextTokenizer, captions: list[str]) -> GlidePrompts:
     """Encode captions; the empty one, for guidance, holds no text."""
     tokens = jnp.asarray(tokenizer.encode_batch(captions))
     return GlidePrompts(tokens, tokens != tokenizer.pad_id)
 
 
-def base_levels() -> Levels:
-    """Return the 100 steps of the base."""
-    return DiscreteProcess.of(CosineNoise(), SectionSteps((100,))).levels
+def base_levels(steps: int = 100) -> Levels:
+    """Return the steps of the base."""
+    return DiscreteProcess.of(CosineNoise(), SectionSteps((steps,))).levels
 
 
 def upsampler_levels() -> Levels:

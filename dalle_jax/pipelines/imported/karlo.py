@@ -165,6 +165,7 @@ class Karlo(DiffusionPipeline):
         self.prompts, self.file, self.ranker, self.batch = prompts, file, ranker, batch
         self.recommended = RecommendedSampling(guidance=file.guidance)
         network, static = CompiledNetwork(networks, layout), ("file", "guided")
+        self.parts = network.parts
         self._sample = network.jit(_sample, static_argnames=static)
         self._decode = network.jit(_decode, static_argnames=(*static, "eta"))
         self._invert = network.jit(_invert, static_argnames=static)
@@ -241,7 +242,8 @@ class Karlo(DiffusionPipeline):
         return self._in_chunks(np.arange(len(embeddings)), call)
 
     def _in_chunks(self, rows: np.ndarray, call: Callable[[np.ndarray], Array]) -> np.ndarray:
-        return np.concatenate([np.asarray(call(chunk)) for chunk in padded_chunks(rows, self.batch)])[: len(rows)]
+        chunks = padded_chunks(rows, self.batch, self.parts)
+        return np.concatenate([np.asarray(call(chunk)) for chunk in chunks])[: len(rows)]
 
     def _pixels(self, call: DrawCall) -> UInt8[Array, "B H W 3"]:
         """Sample the candidates of each prompt; ``guidance`` is the decoder's."""

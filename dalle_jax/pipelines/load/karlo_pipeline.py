@@ -18,6 +18,12 @@ from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.storage import Place
 
 KARLO = "karlo.gin"
+KARLO_PARTS = ("text_encoder", "prior", "text_proj", "decoder", "super_res_first", "super_res_last")
+
+
+def read_karlo_file(folder: Place) -> KarloFile:
+    """Read ``karlo.gin``."""
+    return loads((folder / KARLO).read_text(encoding="utf-8"), KarloFile, name=str(folder / KARLO))
 
 
 def load_karlo(
@@ -32,24 +38,24 @@ def load_karlo(
 
     ``steps`` replaces the decoder's.
     """
-    file: KarloFile = loads((folder / KARLO).read_text(encoding="utf-8"), KarloFile, name=str(folder / KARLO))
+    file = read_karlo_file(folder)
     if steps is not None:
         if steps < 2:
             raise UserError(f"steps: expected at least 2, got {steps}")
         file = replace(file, decoder_steps=steps)
     images = folder / "image_encoder"
-    text = load_network(folder / "text_encoder", (ClipTextConfig,))
+    text = load_network(folder / "text_encoder", (ClipTextConfig,), layout)
     decoder, first, last = (
-        load_network(folder / part, (UNetConfig,)) for part in ("decoder", "super_res_first", "super_res_last")
+        load_network(folder / part, (UNetConfig,), layout) for part in ("decoder", "super_res_first", "super_res_last")
     )
     networks = KarloNetworks(
         text,
-        load_network(folder / "prior", (DiffusionPriorConfig,)),
-        load_network(folder / "text_proj", (UnclipTextProjectionConfig,)),
+        load_network(folder / "prior", (DiffusionPriorConfig,), layout),
+        load_network(folder / "text_proj", (UnclipTextProjectionConfig,), layout),
         decoder,
         first,
         last,
-        load_network(images, (ClipImageConfig,)) if (images / MODEL_FILE).is_file() else None,
+        load_network(images, (ClipImageConfig,), layout) if (images / MODEL_FILE).is_file() else None,
     )
     prompts = TextPrompts(load_text(folder / "text_encoder", text.config.text_length))
     return Karlo(networks, prompts, file, ranker=ranker, batch=batch, layout=layout)

@@ -51,7 +51,8 @@ class IdealDecoder(PixelDecoder):
     def __init__(self):
         self.config, self.statistics = decoder_config(VOCABULARY), None
 
-    def condition(self, guide):
+    def condition(self, guide, known=None):
+        del known
         return jnp.where(guide.has_clip, guide.clip.mean(axis=1), 0.0)
 
     def denoise(self, x, level, condition, key=None):
