@@ -25,19 +25,38 @@ def sample_pixels(
     scales: Float[Array, " B"] | None,
     tokenizer: ImageTokenizer | None = None,
     known: KnownPixels | None = None,
+    start: Float[Array, "B h w c"] | None = None,
 ) -> Float[Array, "B H W 3"]:
     """Sample images in 0 .. 1; with ``scales``, classifier-free guidance of each row drops caption and embedding.
 
     A decoder of latents needs their image ``tokenizer``. ``known`` pixels, of a decoder of pixels, come back to
     rounding: they replace x0 in each step, as in GLIDE's notebooks, and a decoder that inpaints also reads them.
+    ``start`` is the noise to begin with.
     """
-    space, diffusion, side = decoder.space(tokenizer), decoder.config.diffusion, decoder.config.image_size
-    denoise = _guided(decoder, guide, scales, known)
-    return space.decode(sampling.sample(denoise, diffusion, keys, space.shape(side, side)))
+    space, side = decoder.space(tokenizer), decoder.config.image_size
+    denoise, shape = _guided(decoder, guide, scales, known), space.shape(side, side)
+    return space.decode(sampling.sample(denoise, decoder.config.diffusion, keys, shape, start))
+
+
+INVERSION_REFINEMENTS = 3
+"""The fixed-point iterations of each inverted step (samplers/ddim.py)."""
+
+
+def invert_pixels(
+    decoder: PixelDecoder,
+    guide: Guide,
+    pixels: Float[Array, "B H W 3"],
+    sampling: ImageSampling,
+    scales: Float[Array, " B"] | None,
+    tokenizer: ImageTokenizer | None = None,
+) -> Float[Array, "B h w c"]:
+    """Return the noise from which ``sample_pixels`` with DDIM of eta 0 makes nearly these images in 0 .. 1."""
+    x0 = decoder.space(tokenizer).encode(pixels)
+    return sampling.invert(_guided(decoder, guide, scales), decoder.config.diffusion, x0, INVERSION_REFINEMENTS)
 
 
 def _guided(
-    decoder: PixelDecoder, guide: Guide, scales: Float[Array, " B"] | None, known: KnownPixels | None
+    decoder: PixelDecoder, guide: Guide, scales: Float[Array, " B"] | None, known: KnownPixels | None = None
 ) -> Denoiser:
     """Return the decoder with its conditions, with guidance of each row's scale, and with known pixels kept."""
     read = known if decoder.config.inpaints else None

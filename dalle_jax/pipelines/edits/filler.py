@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, Unpack, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from dalle_jax.arrays import Array, Bool, Int, Key, UInt8
 from dalle_jax.pipelines.buckets import draw_in_buckets
 from dalle_jax.pipelines.prompts import Prompt
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.request import Generation, Request, RequestOptions
+from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
 from dalle_jax.sampling.autoregressive import image_keys
 
 
@@ -55,6 +55,14 @@ class HoleFiller(Protocol):
     def batch(self) -> int:
         """The largest number of images in one call."""
 
+    @property
+    def parts(self) -> int:
+        """The number of devices that share the images of a call."""
+
+    def options(self, **given: Unpack[RequestKeywords]) -> RequestOptions:
+        """Return the options of a request: those ``given``, else those recommended for the model."""
+        ...
+
     def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
         """Draw whole windows from the prompts and the pixels that are not hidden, which come back about the same.
 
@@ -68,7 +76,7 @@ def fill(filler: HoleFiller, requests: list[FillRequest]) -> list[Generation]:
 
     A result depends on the prompt, the seed, the candidate's number and the kept pixels alone, in any batch.
     """
-    return draw_in_buckets(requests, filler.batch, functools.partial(_fill_call, filler))
+    return draw_in_buckets(requests, filler.batch, functools.partial(_fill_call, filler), filler.parts)
 
 
 def _fill_call(
