@@ -148,9 +148,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _draw(args: argparse.Namespace, layout: Layout | None) -> None:
     """Sample on every process; the first one writes."""
+    storage.check_output(args.out)
     requests = _requests(args)
     prompts = [one.prompt for one in requests]
-    storage.check_output(args.out)
     pipeline = load_pipeline(
         args.model, args.image_tokenizer, args.clip, args.batch, layout, sees=args.sees, steps=args.steps
     )
