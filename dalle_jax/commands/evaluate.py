@@ -11,10 +11,9 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.report.write_report import write_metrics
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes, evaluate_scenes
-from dalle_jax.pipelines.karlo import Karlo
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
-from dalle_jax.pipelines.pixel_unclip import PixelUnclip
 from dalle_jax.pipelines.text_to_image import TextToImage
+from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.runs import EvaluateRun
 
 
@@ -63,12 +62,7 @@ def _figures(pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | E
     def say(line: str) -> None:
         print(line, flush=True)
 
-    if isinstance(pipeline, PixelUnclip | Karlo):
-        raise UserError(
-            "evaluations: expected a model with an image tokenizer, whose reconstructions are measured too, "
-            "got a pixel decoder"
-        )
-    codec, clip = pipeline.codec, pipeline.require_ranker()
+    clip = pipeline.require_ranker()
     if isinstance(config, EvaluateCaptioned):
         if not isinstance(pipeline, TextToImage):
             raise UserError(
@@ -76,5 +70,6 @@ def _figures(pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | E
                 "which measures a transformer's likelihood"
             )
         batches = held_out_batches(run, config)
-        return evaluate_captioned(pipeline, codec, clip, pipeline.likelihood, config, batches, say).to_json()
+        return evaluate_captioned(pipeline, pipeline.codec, clip, pipeline.likelihood, config, batches, say).to_json()
+    codec = pipeline.codec if isinstance(pipeline, TextToImage | Unclip) else None
     return evaluate_scenes(pipeline, codec, clip, config, say).to_json()

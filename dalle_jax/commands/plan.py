@@ -137,11 +137,7 @@ def unchecked(task: "TaskConfig") -> list[str]:
     if isinstance(captioned, AlignTextImages | DenoiseCodes | DenoiseImages | GenerateCodes | PredictEmbeddings):
         file = captioned.captions.file
         notes += [] if Path(file).is_file() else [f"the vocabulary against {file}, which does not exist yet"]
-    if isinstance(task, DenoiseCodes | DenoiseImages):
-        embeds = task.blank_clips < 1
-    else:
-        embeds = isinstance(task, PredictEmbeddings) and task.image_size is not None
-    if embeds and task.clip is None:
+    if isinstance(task, DenoiseCodes | DenoiseImages) and task.clip is None and task.blank_clips < 1:
         notes.append("memory and FLOPs of the frozen CLIP, since task.clip is None")
     return notes
 
