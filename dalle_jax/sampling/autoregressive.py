@@ -130,7 +130,7 @@ def guide(
     return jnp.where(scale == 1, conditional, unconditional + scale * (conditional - unconditional))
 
 
-def _prefill_guided(text: Prompts, generator: CachedDecoder, candidates: int) -> tuple[Array, PyTree]:
+def prefill_guided(text: Prompts, generator: CachedDecoder, candidates: int) -> tuple[Array, PyTree]:
     """Prefill the prompts and the empty prompt.
 
     If all prompts share one empty prompt, its result is repeated for each of them.
@@ -173,7 +173,7 @@ def sample(
     """
     candidates, length = keys.shape[1], generator.grid[0] * generator.grid[1]
     prompts, size = text.shape[0], generator.codebook_size
-    first, cache = _prefill_guided(text, generator, candidates) if guided else generator.prefill(text, candidates)
+    first, cache = prefill_guided(text, generator, candidates) if guided else generator.prefill(text, candidates)
     generator = generator.for_decoding(first.shape[0] * candidates)
     noise_ahead = prompts * candidates * length * size <= MAX_NOISE_VALUES
     noises = jax.vmap(lambda i: _noise(keys, i, size))(jnp.arange(length)) if noise_ahead else None
