@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -14,23 +14,34 @@ SIDE_BY_SIDE = 16
 """The most candidates per prompt in one call, if there are enough prompts to fill it."""
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)
-DrawCall: TypeAlias = Callable[[list[AnyRequest], int, int], tuple[np.ndarray, np.ndarray | None]]
-"""``draw_call(requests, first, count)`` samples candidates ``first`` to ``first + count - 1`` of each request.
 
-It returns images [P M H W 3] and CLIP scores [P M], or None without a ranker or without a text.
-"""
+
+class Drawn(NamedTuple):
+    """The images [P M H W 3] of one call, and their CLIP scores [P M]: None without a ranker or without a text.
+
+    ``passes`` is the number of passes of a transformer; None for a diffusion model.
+    """
+
+    images: np.ndarray
+    scores: np.ndarray | None
+    passes: int | None = None
+
+
+DrawCall: TypeAlias = Callable[[list[AnyRequest], int, int], Drawn]
+"""``draw_call(requests, first, count)`` samples candidates ``first`` to ``first + count - 1`` of each request."""
 
 
 def draw_in_buckets(requests: list[AnyRequest], batch: int, draw_call: DrawCall[AnyRequest]) -> list[Generation]:
-    """Sample images for every request, in order; requests of equal ``candidates`` and ``first`` share calls.
+    """Sample images for every request, in order.
 
-    A call samples at most ``batch`` images, of numbers of prompts and candidates rounded up to powers of two.
+    Requests of equal ``candidates``, ``first``, ``decoding`` and ``window`` share calls. A call samples at most
+    ``batch`` images, of numbers of prompts and candidates rounded up to powers of two.
     """
     drawn: dict[int, Generation] = {}
-    sizes = [(request.options.candidates, request.options.first) for request in requests]
-    for candidates, first in sorted(set(sizes)):
-        alike = [i for i, size in enumerate(sizes) if size == (candidates, first)]
-        together = max(1, batch // min(candidates, SIDE_BY_SIDE))
+    kinds = [(one.candidates, one.first, one.decoding, one.window) for one in (request.options for request in requests)]
+    for kind in sorted(set(kinds)):
+        alike = [i for i, own in enumerate(kinds) if own == kind]
+        together = max(1, batch // min(kind[0], SIDE_BY_SIDE))
         for start in range(0, len(alike), together):
             rows = alike[start : start + together]
             for i, result in zip(rows, _draw_bucket([requests[i] for i in rows], batch, draw_call), strict=True):
@@ -39,17 +50,15 @@ def draw_in_buckets(requests: list[AnyRequest], batch: int, draw_call: DrawCall[
 
 
 def _draw_bucket(requests: list[AnyRequest], batch: int, draw_call: DrawCall[AnyRequest]) -> list[Generation]:
-    """Sample requests of equal ``candidates`` and ``first`` together, a chunk of their candidates per call."""
+    """Sample requests that share calls, a chunk of their candidates per call."""
     prompts = power_of_two(len(requests))
     padded = requests + [replace(requests[-1], given_image=None)] * (prompts - len(requests))
     candidates, start = requests[0].options.candidates, requests[0].options.first
     chunk = min(power_of_two(candidates), max(1, batch // prompts))  # candidates in one call
-    decoded, scored = [], []
-    for first in range(0, candidates, chunk):
-        pixels, scores = draw_call(padded, start + first, chunk)
-        decoded.append(pixels)
-        scored += [] if scores is None else [scores]
-    images = np.concatenate(decoded, axis=1)[:, :candidates]  # [P M H W 3]
+    calls = [draw_call(padded, start + first, chunk) for first in range(0, candidates, chunk)]
+    scored = [one.scores for one in calls if one.scores is not None]
+    counts = [one.passes for one in calls if one.passes is not None]
+    images = np.concatenate([one.images for one in calls], axis=1)[:, :candidates]  # [P M H W 3]
     every = None if not scored else np.concatenate(scored, axis=1)[:, :candidates]  # [P M]
     results = []
     for row, request in enumerate(requests):
@@ -64,6 +73,7 @@ def _draw_bucket(requests: list[AnyRequest], batch: int, draw_call: DrawCall[Any
                 chosen=best,
                 candidates=images[row],
                 candidate_scores=own,
+                passes=sum(counts) if counts else None,
             )
         )
     return results

@@ -9,8 +9,8 @@ from dalle_jax.images.inputs import ImageInput, load_pixels
 from dalle_jax.images.pixels import centre_square
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.buckets import draw_in_buckets
-from dalle_jax.pipelines.compiled_network import CompiledNetwork
+from dalle_jax.pipelines.buckets import Drawn, draw_in_buckets
+from dalle_jax.pipelines.compiled_network import CompiledNetwork, one_device
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.likelihood import CodeLikelihood
 from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
@@ -18,6 +18,8 @@ from dalle_jax.pipelines.prompts import Prompt, PromptReader
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request, RequestOptions
 from dalle_jax.sampling.autoregressive import GivenCodes, Settings, image_keys, sample
+from dalle_jax.sampling.decoding import choose_window
+from dalle_jax.sampling.slots import SlotSamples, sample_in_slots
 
 
 def _sample(
@@ -27,15 +29,20 @@ def _sample(
     settings: Settings,
     given: GivenCodes,
     guided: bool,
-) -> Int[Array, "P M I"]:
-    return sample(generator, text, keys, settings, given, guided=guided)
+    window: int,
+) -> SlotSamples:
+    """Sample codes, one per pass if ``window`` is 1; code 0 takes no pass of its own."""
+    if window > 1:
+        return sample_in_slots(generator, text, keys, settings, given, guided=guided, window=window)
+    codes = sample(generator, text, keys, settings, given, guided=guided)
+    return SlotSamples(codes, jnp.int32(codes.shape[-1] - 1))
 
 
 class TextToImage(PromptedPipeline):
     """A transformer that samples codes, a codec that decodes them, and a CLIP that ranks the images (docs/python.md).
 
     A call samples at most ``batch`` images. It is compiled once per bucket of (prompts, candidates), both rounded up
-    to powers of two, and per guidance on or off.
+    to powers of two, per guidance on or off, and per number of codes in a pass.
     """
 
     def __init__(
@@ -51,7 +58,8 @@ class TextToImage(PromptedPipeline):
         self.grid = generator.grid
         self.codec, self.prompts, self.ranker, self.batch = codec, prompts, ranker, batch
         self.likelihood = CodeLikelihood(generator, codec, prompts, batch, layout)
-        self._sample = CompiledNetwork(generator, layout).jit(_sample, static_argnames=("guided",))
+        self._sample = CompiledNetwork(generator, layout).jit(_sample, static_argnames=("guided", "window"))
+        self._device_kind = (one_device() if layout is None else layout).mesh.devices.flat[0].device_kind
 
     @property
     def side(self) -> int:
@@ -66,8 +74,16 @@ class TextToImage(PromptedPipeline):
         self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes
     ) -> Int[Array, "P M I"]:
         """Sample the codes that are not given, in raster order: they depend on the given codes before them alone."""
+        return self._codes(prompts, options, keys, given).codes
+
+    def _codes(
+        self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes
+    ) -> SlotSamples:
+        """Sample codes. All options have the same ``decoding`` and ``window``."""
         text, guided = jnp.asarray(self.prompts.read(prompts)), any(one.guidance != 1.0 for one in options)
-        return self._sample(text, keys, Settings.stack(options), given, guided=guided)
+        rows = keys.size * (2 if guided else 1)
+        window = choose_window(options[0].decoding, options[0].window, rows, self._device_kind)
+        return self._sample(text, keys, Settings.stack(options), given, guided=guided, window=window)
 
     def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
         """Cut an image to the model's size, and return its top in whole rows of codes."""
@@ -78,19 +94,17 @@ class TextToImage(PromptedPipeline):
         rows = max(1, round(share * self.grid[0]))
         return centre_square(load_pixels(image, "given_image"), self.side)[: rows * self.codec.downsample]
 
-    def _draw_call(self, requests: list[Request], first: int, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Sample ``count`` candidates of each request in one call; return images [P M H W 3] and scores [P M]."""
-        text = jnp.asarray(self.prompts.read([request.prompt for request in requests]))
+    def _draw_call(self, requests: list[Request], first: int, count: int) -> Drawn:
+        """Sample ``count`` candidates of each request in one call."""
         options = [request.options for request in requests]
         keys = image_keys(jnp.asarray([one.seed for one in options], jnp.uint32), count, first=first)
-        guided = any(one.guidance != 1.0 for one in options)
-        codes = self._sample(text, keys, Settings.stack(options), self._given(requests, count), guided=guided)
-        pixels = self.codec.decode_device(codes.reshape(-1, *self.grid))  # [P*M H W 3]
+        found = self._codes([one.prompt for one in requests], options, keys, self._given(requests, count))
+        pixels = self.codec.decode_device(found.codes.reshape(-1, *self.grid))  # [P*M H W 3]
         texts = [request.text for request in requests]
         scores = None
         if self.ranker is not None and any(text is not None for text in texts):
             scores = self.ranker.scores(pixels, [text or "" for text in texts])
-        return np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores
+        return Drawn(np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores, int(found.passes))
 
     def _given(self, requests: list[Request], candidates: int) -> GivenCodes:
         """Return the codes of the given images, for each candidate."""

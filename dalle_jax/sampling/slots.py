@@ -4,7 +4,8 @@ Each of B slots holds one image. An image that is finished leaves its slot, and 
 batching). One pass computes the logits of a window of W codes of every row, from guesses of all but the first input. A
 code is final if all its inputs in the window were guessed right. Since the noise of a code depends on its image and
 position alone, the codes are those of ``autoregressive.sample``, in fewer passes: parallel decoding by Jacobi iteration
-(Wiggers and Hoogeboom 2020, arXiv 2002.09928). W = 1 is plain sampling in slots.
+(Wiggers and Hoogeboom 2020, arXiv 2002.09928). The guess of a code is its latest drawing. A code that was not drawn yet
+is guessed to equal the last one that was. W = 1 is plain sampling in slots.
 
     new = prefill(generator, text, guided=True)                     # once per prompt
     state = empty_slots(generator, new, slots=16, window=8, guided=True)
@@ -129,7 +130,8 @@ def insert(
         at = jnp.concatenate([jnp.where(slots < outside // 2, half, outside) for half in (slots, slots + outside // 2)])
     noise = _noise(images.keys, jnp.zeros_like(slots)[:, None], logits.shape[-1])  # [R 1 K]
     first = draw(logits[:, None], noise, images.settings)[:, 0]
-    codes = images.codes.at[:, 0].set(jnp.where(images.keep[:, 0], images.codes[:, 0], first))
+    first = jnp.where(images.keep[:, 0], images.codes[:, 0], first)
+    codes = jnp.where(images.keep, images.codes, first[:, None])
     cache = generator.slots(jax.tree.map(lambda leaf: leaf[rows], prefilled.cache), window)
     new = SlotState(codes, jnp.ones_like(slots), images.keep, images.keys, images.settings, cache)
     places = jax.tree.map(lambda _: slots, new._replace(cache=None))._replace(cache=jax.tree.map(lambda _: at, cache))
@@ -169,7 +171,10 @@ def advance(
     right = jnp.cumprod(drawn[:, :-1] == guesses[:, :-1], axis=1).sum(axis=1)
     accepted = jnp.minimum(1 + right, window if most is None else most)
     active = ~finished(state)
-    codes = state.codes.at[rows, jnp.where(active[:, None], places, length)].set(drawn, mode="drop")
+    ahead = start[:, None] + jnp.arange(2 * window - 1)  # the codes that the next window may reach
+    changed = active[:, None] & ~state.keep[rows, jnp.minimum(ahead, length - 1)]
+    found = jnp.concatenate([drawn, jnp.broadcast_to(drawn[:, -1:], (drawn.shape[0], window - 1))], axis=1)
+    codes = state.codes.at[rows, jnp.where(changed, ahead, length)].set(found, mode="drop")
     position = jnp.where(active, jnp.minimum(state.position + accepted, length), state.position)
     return state._replace(codes=codes, position=position, cache=cache)
 

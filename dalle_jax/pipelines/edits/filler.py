@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from dalle_jax.arrays import Array, Bool, Int, Key, UInt8
-from dalle_jax.pipelines.buckets import draw_in_buckets
+from dalle_jax.pipelines.buckets import Drawn, draw_in_buckets
 from dalle_jax.pipelines.edits.windows import hidden_cells
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.prompts import Prompt
@@ -66,10 +66,8 @@ def fill(filler: HoleFiller, requests: list[FillRequest]) -> list[Generation]:
     return draw_in_buckets(requests, filler.batch, functools.partial(_fill_call, filler))
 
 
-def _fill_call(
-    filler: HoleFiller, requests: list[FillRequest], first: int, count: int
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Fill ``count`` windows of each request in one call; return images [P M S S 3] and scores [P M]."""
+def _fill_call(filler: HoleFiller, requests: list[FillRequest], first: int, count: int) -> Drawn:
+    """Fill ``count`` windows of each request in one call."""
     windows, hidden = _stacked(requests, first, count), np.stack([one.hidden for one in requests])
     prompts, rows = len(requests), len(requests) * count
     codes = filler.codec.encode_device(windows.reshape(rows, *windows.shape[2:])).reshape(prompts, count, -1)
@@ -83,8 +81,8 @@ def _fill_call(
     filled = np.stack([blend(*one) for one in zip(windows, drawn, hidden, strict=True)])
     texts = [one.text for one in requests if one.text is not None]
     if filler.ranker is None or len(texts) < prompts:
-        return filled, None
-    return filled, filler.ranker.scores(jnp.asarray(filled.reshape(rows, *filled.shape[2:])), texts)
+        return Drawn(filled, None)
+    return Drawn(filled, filler.ranker.scores(jnp.asarray(filled.reshape(rows, *filled.shape[2:])), texts))
 
 
 def _of_window(keys: Key[Array, "P M"], numbers: Int[Array, " P"]) -> Key[Array, "P M"]:
