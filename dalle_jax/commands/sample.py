@@ -113,14 +113,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_option_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each field of ``RequestOptions``, with the field's type, default and help text."""
+    """Add a flag for each field of ``RequestOptions``, with the field's type or choices, default and help text."""
     types = get_type_hints(RequestOptions)
     for field in fields(RequestOptions):
-        kind = int if int in (types[field.name], *get_args(types[field.name])) else float
+        accepted = get_args(types[field.name]) or (types[field.name],)
+        choices = accepted if isinstance(accepted[0], str) else None
+        kind = str if choices else int if int in accepted else float
         default = field.metadata.get("default", field.default)
         shown = "" if default is None else f" (default {default})"
         flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=kind, help=field.metadata["help"] + shown)
+        parser.add_argument(flag, type=kind, choices=choices, help=field.metadata["help"] + shown)
 
 
 def given_options(args: argparse.Namespace) -> RequestKeywords:

@@ -117,7 +117,9 @@ class DeviceEngine:
         starts = first + np.array([one.first for one in options], np.int32)
         keys = self._keys(np.array([one.seed for one in options], np.uint32), starts, candidates=candidates)
         text, settings = jnp.asarray(np.stack([one.text for one in ids])), Settings.stack(options)
-        codes = pipeline.sample_device(text, keys, settings, self._given, self._negatives(ids), self._guided)
+        window = pipeline.window(options[0], rows * candidates, self._guided)
+        negative = self._negatives(ids)
+        codes = pipeline.sample_device(text, keys, settings, self._given, negative, self._guided, window).codes
         pixels = pipeline.codec.decode_device(codes.reshape(-1, *pipeline.grid))  # [P*M H W 3]
         scores = None
         if pipeline.ranker is not None:
