@@ -1,7 +1,7 @@
 """The protocol of transformers over image codes: teacher forcing, prefill and cached decoding."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 from flax import nnx
@@ -91,7 +91,8 @@ def prepare_for_sampling(generator: CodeGenerator) -> None:
     Logits stay the same.
     """
     generator.fold_code_vectors()
-    cast_variables(generator, compute_dtypes(generator))
+    module = cast(nnx.Module, generator)
+    cast_variables(module, compute_dtypes(module))
 
 
 Generator = TypeVar("Generator", bound=nnx.Module)

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import NamedTuple, cast
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, PyTree
@@ -65,7 +66,7 @@ class PlannedSampler:
         """Raise ``UserError`` if the task does not train a code generator, or the mesh does not divide its sizes."""
         self.layout = layout
 
-        def build() -> nnx.Module:
+        def build() -> CodeGenerator:
             generator = task.init(nnx.Rngs(0))
             if not isinstance(generator, CodeGenerator):
                 found = type(generator).__name__
@@ -73,8 +74,9 @@ class PlannedSampler:
             prepare_for_sampling(generator)
             return generator
 
-        self.generator = cast(CachedGenerator, nnx.eval_shape(build))
-        self._graph, state = nnx.split(self.generator)
+        self.generator = nnx.eval_shape(build)
+        graph, state = nnx.split(self.generator)
+        self._graph: nnx.GraphDef[CodeGenerator] = graph
         self._state = _laid_out(state, layout)
 
     @property
@@ -104,11 +106,13 @@ class PlannedSampler:
     def _arguments(self, batch: SampledBatch) -> tuple[PyTree, ...]:
         prompts, length = batch.prompts, math.prod(self.generator.grid)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (prompts, batch.candidates)))
-        given = GivenCodes(
-            jax.ShapeDtypeStruct((prompts, batch.candidates, length), "int32"),
-            jax.ShapeDtypeStruct((prompts, length), "bool"),
+        given = jax.eval_shape(
+            lambda: GivenCodes(
+                jnp.zeros((prompts, batch.candidates, length), jnp.int32), jnp.zeros((prompts, length), bool)
+            )
         )
-        shapes = (self.generator.prompt_spec(prompts), keys, jax.eval_shape(lambda: Settings.of(prompts)), given)
+        settings = jax.eval_shape(lambda: Settings.of(prompts))
+        shapes: PyTree = (self.generator.prompt_spec(prompts), keys, settings, given)
         return jax.tree.map(lambda leaf: laid_out(leaf, row_sharding(self.layout, leaf)), shapes)
 
     def _cache(self, codes: int) -> PyTree:
@@ -126,14 +130,15 @@ class PlannedSampler:
         """The bytes of the full cache; guidance doubles them."""
         cache = self._cache(math.prod(self.generator.grid) - 1)
         image = sum(_bytes(leaf.k) + _bytes(leaf.v) for leaf in _layers(cache))
-        return CacheBytes(2 * (sum(map(_bytes, jax.tree.leaves(cache))) - image), 2 * image)
+        return CacheBytes(2 * (_total(cache) - image), 2 * image)
 
     def step_bytes(self, batch: SampledBatch) -> StepBytes:
         """Return the mean bytes of a step: all weights but the tables of embeddings, and the visible part of the cache.
 
         A weight that is split over devices which also share the images is counted whole, since each needs it whole.
         """
-        read = nnx.state(self.generator.stack), nnx.state(self.generator.codes.head)
+        layers = cast(CachedGenerator, self.generator)
+        read = nnx.state(layers.stack), nnx.state(layers.codes.head)
         whole = [_laid_out(state, self._gathered) for state in read]
         length, bytes_of_steps = math.prod(self.generator.grid), 0
         for begin, end in itertools.pairwise(stages(self.generator, self._cache(0), length)):
@@ -159,10 +164,10 @@ class PlannedSampler:
             own = layer if isinstance(layer, KvCache) else layer.codes
             whole = _bytes(own.k) + _bytes(own.v)
             codes += whole // pattern.grid[1] if pattern.kind == "column" else whole
-            context += sum(map(_bytes, jax.tree.leaves(layer))) - whole
+            context += _total(layer) - whole
             return layer
 
-        self.generator.stack.map(add, cache)
+        cast(CachedGenerator, self.generator).stack.map(add, cache)
         return codes, context
 
 
@@ -202,8 +207,12 @@ def _laid_out(state: PyTree, layout: Layout) -> PyTree:
     return jax.tree.map(place, state, layout.state_shardings(state), is_leaf=is_variable)
 
 
-def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
+def _bytes(leaf: Array | jax.ShapeDtypeStruct) -> int:
     return math.prod(leaf.shape) * leaf.dtype.itemsize
+
+
+def _total(tree: PyTree) -> int:
+    return sum(_bytes(leaf) for leaf in jax.tree.leaves(tree))
 
 
 def _layers(cache: PyTree) -> list[KvCache]:

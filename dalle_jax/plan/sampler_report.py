@@ -52,12 +52,7 @@ def sampler_report(
     line, rates = _roofline(planned, topology, batch, program), None
     if program.text is not None:
         rates = (batch.images / line.most / topology.chips, batch.images / line.least / topology.chips)
-    images = MILLION * MOST_CANDIDATES
-    days = (
-        None
-        if rates is None
-        else (images / rates[1] / topology.chips / 86400, images / rates[0] / topology.chips / 86400)
-    )
+    days = None if rates is None else (_days(rates[1] * topology.chips), _days(rates[0] * topology.chips))
     return {
         "versions": versions(),
         "topology": str(topology),
@@ -107,10 +102,8 @@ def format_sampler(report: SamplerReport) -> str:
         ("slice", f"{report['topology']}, {report['chips']} chips, mesh {mesh}"),
         ("call", f"{report['prompts']} prompts with {report['candidates']} images each, guided"),
         ("weights on a device", gib(report["weight_bytes"])),
-        (
-            "cache",
-            f"{_mib(report['cache_bytes_per_image'])} per image, {_mib(report['cache_bytes_per_prompt'])} per prompt",
-        ),
+        ("cache of an image", _mib(report["cache_bytes_per_image"])),
+        ("cache of a prompt", _mib(report["cache_bytes_per_prompt"])),
         ("peak on a device", f"{peak_text(report)} of {gib(report['room_bytes'])}"),
         ("FLOPs of a call", f"{report['flops']:.4g}"),
     ]
@@ -133,6 +126,10 @@ def format_sampler(report: SamplerReport) -> str:
     rows.append(("fits", "yes" if report["fits"] else "no"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def _days(images_per_second: float) -> float:
+    return MILLION * MOST_CANDIDATES / images_per_second / 86_400
 
 
 def _mib(count: int) -> str:
