@@ -1,12 +1,15 @@
-"""``sample --model DIR --prompt TEXT``: sample images, rank them, and write them with their scores and a grid."""
+"""``sample --model DIR --prompt TEXT``: sample images, rank them, and write them with their scores and a grid.
+
+With ``--tars`` it samples in bulk: any number of prompts, from files, to shards (docs/sampling.md).
+"""
 
 import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import cast, get_args, get_type_hints
 
 import numpy as np
 
@@ -14,17 +17,26 @@ from dalle_jax import storage
 from dalle_jax.commands.mesh_flags import add_mesh_flags, joined_layout
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.conditions import read_npy
+from dalle_jax.folder_lock import locked
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
-from dalle_jax.parallel import hosts
+from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.bulk.job import BulkJob
+from dalle_jax.pipelines.bulk.prompt_files import PromptFiles
+from dalle_jax.pipelines.bulk.run_job import run_job
+from dalle_jax.pipelines.bulk.shard_writer import require_pyarrow
 from dalle_jax.pipelines.embedding_pipeline import Sees
 from dalle_jax.pipelines.karlo import Karlo
-from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
+from dalle_jax.pipelines.load.model_fingerprints import model_fingerprints
+from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline, recommended_sampling
 from dalle_jax.pipelines.prompts import Prompt, PromptReader, TextPrompts
-from dalle_jax.pipelines.request import Generation, RequestOptions
+from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.storage import Place, write_bytes
+
+MOST_IN_MEMORY = 20_000
+"""Largest number of candidates that are in memory at once without ``--tars``."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt; may be given several times")
-    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with one prompt per line")
+    prompts.add_argument(
+        "--prompts",
+        action="append",
+        metavar="FILE",
+        help="a text file with one prompt per line, or rows of .jsonl or .parquet with `prompt` and, where they differ "
+        "from the flags, negative_prompt, seed, candidates, keep, temperature, top_k, top_p, guidance; may be given "
+        "several times",
+    )
     prompts.add_argument(
         "--class-id",
         action="append",
@@ -56,6 +75,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the text by which CLIP ranks the images, one for each --class-id or --features",
     )
     add_option_flags(parser)
+    parser.add_argument(
+        "--negative-prompt", metavar="TEXT", help="a text to move away from: guidance's empty prompt is replaced by it"
+    )
+    parser.add_argument(
+        "--tars",
+        action="store_true",
+        help="sample in bulk: write the images of --prompts to tars, and the scores of all candidates to parquet next "
+        "to them; the same command resumes (docs/sampling.md)",
+    )
+    parser.add_argument(
+        "--shard-prompts", type=int, metavar="N", default=250, help="with --tars, prompts in a shard (default 250)"
+    )
     parser.add_argument(
         "--given-image", type=Path, metavar="IMAGE", help="an image whose top part is kept; the rest is sampled"
     )
@@ -86,9 +117,16 @@ def add_option_flags(parser: argparse.ArgumentParser) -> None:
     types = get_type_hints(RequestOptions)
     for field in fields(RequestOptions):
         kind = int if int in (types[field.name], *get_args(types[field.name])) else float
-        default = "" if field.default is None else f" (default {field.default})"
+        default = field.metadata.get("default", field.default)
+        shown = "" if default is None else f" (default {default})"
         flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=kind, default=field.default, help=field.metadata["help"] + default)
+        parser.add_argument(flag, type=kind, help=field.metadata["help"] + shown)
+
+
+def given_options(args: argparse.Namespace) -> RequestKeywords:
+    """Return the fields of ``RequestOptions`` that flags give; the model has the others."""
+    values = {field.name: getattr(args, field.name) for field in fields(RequestOptions)}
+    return cast(RequestKeywords, {name: value for name, value in values.items() if value is not None})
 
 
 def add_decoder_flags(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +138,9 @@ def add_decoder_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sample images, and write them with their scores and a grid."""
+    """Sample images, and write them with their scores and a grid, or with ``--tars`` to shards."""
+    if args.tars:
+        return sample_in_bulk(args)
     with joined_layout(args) as layout:
         _draw(args, layout)
     return 0
@@ -108,18 +148,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _draw(args: argparse.Namespace, layout: Layout | None) -> None:
     """Sample on every process; the first one writes."""
-    prompts = _prompts(args)
     storage.check_output(args.out)
+    requests = _requests(args)
+    prompts = [one.prompt for one in requests]
     pipeline = load_pipeline(
         args.model, args.image_tokenizer, args.clip, args.batch, layout, sees=args.sees, steps=args.steps
     )
-    generations = pipeline(
-        prompts,
-        given_image=args.given_image,
-        given_rows=args.given_rows,
-        caption=args.caption,
-        **{field.name: getattr(args, field.name) for field in fields(RequestOptions)},
-    )
+    top = None if args.given_image is None else pipeline.given_top(args.given_image, args.given_rows)
+    generations = pipeline.draw([replace(one, given_image=top) for one in requests])
     if not hosts.is_first():
         return
     write_generations(generations, args.out)
@@ -165,21 +201,60 @@ def write_generations(generations: list[Generation], out: Place) -> None:
     write_bytes(out / "scores.jsonl", "".join(lines).encode())
 
 
-def _prompts(args: argparse.Namespace) -> tuple[Prompt, ...]:
-    if args.prompt or args.class_id is not None:
-        return tuple(args.prompt or args.class_id)
-    if args.features:
-        return tuple(features for path in args.features for features in read_features(path))
-    try:
-        text = args.prompts.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
+def sample_in_bulk(args: argparse.Namespace) -> int:
+    """Sample the unfinished shards of this process, and print what was done."""
+    for name in ("prompt", "class_id", "features", "caption", "given_image"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')}: expected none with --tars, which takes texts from --prompts")
+    require_pyarrow()
+    hosts.join()
+    with failures.shared():
+        files = PromptFiles(args.prompts, _options(args), args.negative_prompt)
+        survey = hosts.call_and_share_errors(files.survey)
+        folders = (args.model, args.image_tokenizer, args.clip)
+        models = hosts.call_and_share_errors(lambda: model_fingerprints(*folders))
+        options = asdict(_options(args)) | {name: getattr(args, name) for name in ("negative_prompt", "sees", "steps")}
+        job = BulkJob.of(survey, models, options, args.shard_prompts)
+        with locked(args.out, "sample"):
+
+            def load() -> AnyPipeline:
+                return load_pipeline(*folders, batch=args.batch, sees=args.sees, steps=args.steps)
+
+            line = run_job(load, files, survey, job, args.out)
+    if hosts.is_first():
+        print(line)
+    return 0
+
+
+def _options(args: argparse.Namespace) -> RequestOptions:
+    """Return the options of the flags, else those recommended for the model, else the defaults."""
+    return RequestOptions(**(RequestKeywords(**recommended_sampling(args.model).keywords()) | given_options(args)))
+
+
+def _requests(args: argparse.Namespace) -> list[Request]:
+    """Return the requests of the flags, or of the prompts files."""
+    if args.prompts:
+        files = PromptFiles(args.prompts, _options(args), args.negative_prompt)
+        if (images := files.survey().images) > MOST_IN_MEMORY:
+            raise UserError(
+                f"--prompts: expected at most {MOST_IN_MEMORY:,} candidates without --tars, got {images:,}; add --tars "
+                "for more"
+            )
+        return [one.request for one in files.requests(lambda _: True)]
+    prompts: list[Prompt] = (
+        args.prompt or args.class_id or [features for path in args.features or () for features in read_features(path)]
+    )
+    texts = isinstance(prompts[0], str)
+    if args.caption is not None and (texts or len(args.caption) != len(prompts)):
         raise UserError(
-            f"{args.prompts}: expected a text file in UTF-8, got an invalid byte at position {error.start}"
-        ) from error
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
-    if not prompts:
-        raise UserError(f"{args.prompts}: expected one prompt per line, got only blank lines")
-    return tuple(prompts)
+            f"--caption: expected one for each --class-id or --features ({0 if texts else len(prompts)}), "
+            f"got {len(args.caption)}"
+        )
+    captions = args.caption or [None] * len(prompts)
+    return [
+        Request(prompt, _options(args), caption=caption, negative_prompt=args.negative_prompt)
+        for prompt, caption in zip(prompts, captions, strict=True)
+    ]
 
 
 def read_features(path: Path) -> list[np.ndarray]:

@@ -8,10 +8,11 @@ from flax import nnx
 
 from dalle_jax.arrays import PyTree
 from dalle_jax.parallel.axes import BATCH
-from dalle_jax.parallel.layout import JitOptions, Layout, LayoutJit
+from dalle_jax.parallel.layout import JitOptions, Layout, LayoutJit, portable_trace
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.row_placement import put, put_rows
 from dalle_jax.parallel.rules import Rules
+from dalle_jax.train.flops import count
 
 N = TypeVar("N")
 P = ParamSpec("P")
@@ -55,14 +56,14 @@ class CompiledNetwork(Generic[N]):
         options: JitOptions = {"static_argnames": static_argnames}
         if not self._layout.is_local:  # so that every process can read the results
             options["out_shardings"] = self._layout.replicated
-        return NetworkFunction(self._layout.jit(run, **options), self._state, self._layout)
+        return NetworkFunction(self._layout.jit(run, **options), run, self._state, self._layout)
 
 
 class NetworkFunction(Generic[P, R]):
     """A compiled function with the state of its network as the first argument."""
 
-    def __init__(self, compiled: LayoutJit[R], state: PyTree, layout: Layout) -> None:
-        self._compiled, self._state, self._layout = compiled, state, layout
+    def __init__(self, compiled: LayoutJit[R], function: Callable[..., R], state: PyTree, layout: Layout) -> None:
+        self._compiled, self._function, self._state, self._layout = compiled, function, state, layout
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the compiled function with the network's state; keyword arguments are static.
@@ -71,6 +72,11 @@ class NetworkFunction(Generic[P, R]):
         each must call it with the same arguments, and each gets the whole result.
         """
         return self._compiled(self._state, *put_rows(self._layout, args), **kwargs)
+
+    def flops(self, *args: P.args, **kwargs: P.kwargs) -> float:
+        """Return the FLOPs of the products of a call with arguments of these shapes (train/flops.py)."""
+        with portable_trace():
+            return count(jax.make_jaxpr(lambda *given: self._function(*given, **kwargs))(self._state, *args)).total
 
     def compiles(self) -> int:
         """Return the number of signatures that are compiled."""

@@ -44,6 +44,10 @@ class ImageCodec:
         """Decode codes in one call; the images stay on the device."""
         return self._decode(codes)
 
+    def decode_flops(self, codes: Int[Array, "B h w"]) -> float:
+        """Return the FLOPs of the products of ``decode_device``."""
+        return self._decode.flops(codes)
+
     def encode(self, images: ImageInput | Sequence[ImageInput]) -> Int[np.ndarray, "B h w"]:
         """Encode one image, or several of one size.
 

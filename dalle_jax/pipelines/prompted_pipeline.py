@@ -18,6 +18,7 @@ from dalle_jax.pipelines.prompts import Prompt
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
 from dalle_jax.sampling.autoregressive import image_keys
+from dalle_jax.sampling.options import RecommendedSampling
 
 Captions: TypeAlias = str | list[str] | tuple[str, ...]
 SeveralPrompts: TypeAlias = list[str] | list[int] | list[np.ndarray] | tuple[Prompt, ...]
@@ -25,9 +26,17 @@ SeveralPrompts: TypeAlias = list[str] | list[int] | list[np.ndarray] | tuple[Pro
 
 
 class PromptedPipeline(ABC):
-    """A pipeline from prompts to images, which its ``ranker`` compares with the prompts; None without a CLIP."""
+    """A pipeline from prompts to images, which its ``ranker`` compares with the prompts; None without a CLIP.
+
+    ``recommended`` are the options of sampling that the publisher of imported weights recommends.
+    """
 
     ranker: ClipRanker | None
+    recommended: RecommendedSampling = RecommendedSampling()
+
+    def options(self, **given: Unpack[RequestKeywords]) -> RequestOptions:
+        """Return the options of a request: those ``given``, else the recommended ones, else the defaults."""
+        return RequestOptions(**(RequestKeywords(**self.recommended.keywords()) | given))
 
     @abstractmethod
     def draw(self, requests: list[Request]) -> list[Generation]:
@@ -40,13 +49,13 @@ class PromptedPipeline(ABC):
     @overload
     def __call__(
         self, prompt: Prompt, *, given_image: ImageInput | None = None, given_rows: float = 0.5,
-        caption: Captions | None = None, **options: Unpack[RequestKeywords],
+        caption: Captions | None = None, negative_prompt: Prompt | None = None, **options: Unpack[RequestKeywords],
     ) -> Generation: ...  # fmt: skip
 
     @overload
     def __call__(
         self, prompt: SeveralPrompts, *, given_image: ImageInput | None = None, given_rows: float = 0.5,
-        caption: Captions | None = None, **options: Unpack[RequestKeywords],
+        caption: Captions | None = None, negative_prompt: Prompt | None = None, **options: Unpack[RequestKeywords],
     ) -> list[Generation]: ...  # fmt: skip
 
     def __call__(
@@ -56,14 +65,16 @@ class PromptedPipeline(ABC):
         given_image: ImageInput | None = None,
         given_rows: float = 0.5,
         caption: Captions | None = None,
+        negative_prompt: Prompt | None = None,
         **options: Unpack[RequestKeywords],
     ) -> Generation | list[Generation]:
         """Sample images of one prompt, or of each of several with the same ``seed``.
 
-        ``options`` are the fields of ``RequestOptions``. ``given_image`` is cut to its middle square at the model's
-        size, and the share ``given_rows`` of it, in whole rows of codes from the top, is kept. A model of classes or
-        of caption features takes an int or an array [t c] as its prompt, and a ``caption`` for CLIP. Raises UserError
-        for values out of range.
+        ``options`` are fields of ``RequestOptions``; ``self.options`` supplies the others. ``given_image`` is cut to
+        its middle square at the model's size, and the share ``given_rows`` of it, in whole rows of codes from the top,
+        is kept. A model of classes or of caption features takes an int or an array [t c] as its prompt, and a
+        ``caption`` for CLIP. ``negative_prompt`` replaces the empty prompt in the guidance of all prompts. Raises
+        UserError for values out of range.
         """
         several = isinstance(prompt, list | tuple)
         prompts: list[Prompt] = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
@@ -75,9 +86,9 @@ class PromptedPipeline(ABC):
                 f"caption: expected one for each prompt that is not a text ({len(prompts)}), got {caption!r}"
             )
         top = None if given_image is None else self.given_top(given_image, given_rows)
-        one_for_all = RequestOptions(**options)
+        one_for_all = self.options(**options)
         requests = [
-            Request(one, one_for_all, top, None if caption is None else captions[number])
+            Request(one, one_for_all, top, None if caption is None else captions[number], negative_prompt)
             for number, one in enumerate(prompts)
         ]
         drawn = self.draw(requests)
@@ -148,6 +159,8 @@ NO_GIVEN_IMAGE = "given_image: expected none for a diffusion model; inpainting t
 
 def check_diffusion_options(request: Request) -> None:
     """Raise UserError for an option that diffusion does not have, and for a prompt that is not a text."""
+    if request.negative_prompt is not None:
+        raise UserError(f"negative_prompt: expected none for a diffusion model, got {request.negative_prompt!r:.60}")
     options = request.options
     wrong = {"temperature": options.temperature != 1.0, "top_k": options.top_k != 0, "top_p": options.top_p != 1.0}
     for name in (name for name, set_ in wrong.items() if set_):

@@ -92,8 +92,19 @@ class ClipRanker:
 
     def scores(self, pixels: UInt8[Array, "B H W 3"], captions: list[str]) -> Float[np.ndarray, "P M"]:
         """Return the cosine similarity of each caption with its own M images; B = P * M."""
-        rows = jnp.asarray(self.text.encode_batch(captions))
-        return np.asarray(self._score(self._preprocess(pixels), rows))
+        return np.asarray(self.scores_device(pixels, self.text.encode_batch(captions)))
+
+    def scores_device(
+        self, pixels: UInt8[Array, "B H W 3"], rows: Int[Array, "P T"] | Int[np.ndarray, "P T"]
+    ) -> Float[Array, "P M"]:
+        """Return the similarities of ``scores`` for captions as token ids; they stay on the device."""
+        return self._score(self._preprocess(pixels), jnp.asarray(rows))
+
+    def score_flops(self, images: int, captions: int) -> float:
+        """Return the FLOPs of the products of ``scores_device``."""
+        size = self.config.image_size
+        pixels = jnp.zeros((images, size, size, 3), jnp.uint8)
+        return self._score.flops(pixels, jnp.zeros((captions, self.text.length), jnp.int32))
 
     def similarity(self, images: Pixels, texts: Sequence[str]) -> Float[np.ndarray, "B n"]:
         """Return the cosine similarity of every image with every text."""

@@ -6,6 +6,7 @@ from typing import Unpack, cast
 import numpy as np
 from PIL import Image
 
+from dalle_jax.config.errors import UserError
 from dalle_jax.pipelines.prompts import Prompt
 from dalle_jax.sampling.options import SamplingKeywords, SamplingOptions, check_ranges
 
@@ -60,13 +61,19 @@ class Request:
     """A prompt and how its images are sampled.
 
     ``given_image``, uint8 [rows*f W 3], is the top of an image, whose codes are kept exactly. ``caption`` is the text
-    that CLIP compares images with if the prompt is not a text.
+    that CLIP compares images with if the prompt is not a text. ``negative_prompt`` takes the place of the empty prompt
+    in guidance, so that images move away from it.
     """
 
     prompt: Prompt
     options: RequestOptions = RequestOptions()
     given_image: np.ndarray | None = None
     caption: str | None = None
+    negative_prompt: Prompt | None = None
+
+    def __post_init__(self) -> None:
+        if self.negative_prompt is not None and self.options.guidance == 1.0:
+            raise UserError("negative_prompt: expected a guidance other than 1, which turns guidance off, got 1")
 
     @property
     def text(self) -> str | None:

@@ -10,14 +10,17 @@ from dalle_jax.images.pixels import centre_square
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.buckets import draw_in_buckets
-from dalle_jax.pipelines.compiled_network import CompiledNetwork
+from dalle_jax.pipelines.compiled_network import CompiledNetwork, one_device
+from dalle_jax.pipelines.edits.code_filler import fill_by_codes
+from dalle_jax.pipelines.edits.filler import FillCall
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.likelihood import CodeLikelihood
 from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
 from dalle_jax.pipelines.prompts import Prompt, PromptReader
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request, RequestOptions
-from dalle_jax.sampling.autoregressive import GivenCodes, Settings, image_keys, sample
+from dalle_jax.sampling.autoregressive import GivenCodes, NegativePrompts, Settings, image_keys, sample
+from dalle_jax.sampling.options import RecommendedSampling
 
 
 def _sample(
@@ -26,9 +29,10 @@ def _sample(
     keys: Key[Array, "P M"],
     settings: Settings,
     given: GivenCodes,
+    negative: NegativePrompts | None,
     guided: bool,
 ) -> Int[Array, "P M I"]:
-    return sample(generator, text, keys, settings, given, guided=guided)
+    return sample(generator, text, keys, settings, given, negative, guided=guided)
 
 
 class TextToImage(PromptedPipeline):
@@ -46,10 +50,13 @@ class TextToImage(PromptedPipeline):
         ranker: ClipRanker | None = None,
         batch: int = 64,
         layout: Layout | None = None,
+        recommended: RecommendedSampling = RecommendedSampling(),  # noqa: B008 (frozen)
     ) -> None:
         """Place the transformer by ``layout``, by default on one device. Without a ``ranker`` no image is scored."""
         self.grid = generator.grid
         self.codec, self.prompts, self.ranker, self.batch = codec, prompts, ranker, batch
+        self.recommended = recommended
+        self.layout = one_device() if layout is None else layout
         self.likelihood = CodeLikelihood(generator, codec, prompts, batch, layout)
         network = CompiledNetwork(generator, layout)
         self._sample, self.parts = network.jit(_sample, static_argnames=("guided",)), network.parts
@@ -63,12 +70,27 @@ class TextToImage(PromptedPipeline):
         """Sample images for every request, in order; requests of equal ``candidates`` and ``first`` share calls."""
         return draw_in_buckets(requests, self.batch, self._draw_call, self.parts)
 
+    def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
+        """Draw the hidden pixels of windows by their codes."""
+        return fill_by_codes(self, call)
+
     def fill_codes(
         self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes
     ) -> Int[Array, "P M I"]:
         """Sample the codes that are not given, in raster order: they depend on the given codes before them alone."""
         text, guided = jnp.asarray(self.prompts.read(prompts)), any(one.guidance != 1.0 for one in options)
-        return self._sample(text, keys, Settings.stack(options), given, guided=guided)
+        return self.sample_device(text, keys, Settings.stack(options), given, None, guided)
+
+    def sample_device(
+        self, text: Prompts, keys: Key[Array, "P M"], settings: Settings, given: GivenCodes,
+        negative: NegativePrompts | None, guided: bool,
+    ) -> Int[Array, "P M I"]:  # fmt: skip
+        """Sample the codes that are not given in one call; the codes stay on the device."""
+        return self._sample(text, keys, settings, given, negative, guided=guided)
+
+    def sample_flops(self, text: Prompts, keys: Key[Array, "P M"], given: GivenCodes, guided: bool) -> float:
+        """Return the FLOPs of the products of ``sample_device``."""
+        return self._sample.flops(text, keys, Settings.of(text.shape[0]), given, None, guided=guided)
 
     def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
         """Cut an image to the model's size, and return its top in whole rows of codes."""
@@ -85,13 +107,22 @@ class TextToImage(PromptedPipeline):
         options = [request.options for request in requests]
         keys = image_keys(jnp.asarray([one.seed for one in options], jnp.uint32), count, first=first)
         guided = any(one.guidance != 1.0 for one in options)
-        codes = self._sample(text, keys, Settings.stack(options), self._given(requests, count), guided=guided)
+        given, negative = self._given(requests, count), self._negative(requests)
+        codes = self.sample_device(text, keys, Settings.stack(options), given, negative, guided)
         pixels = self.codec.decode_device(codes.reshape(-1, *self.grid))  # [P*M H W 3]
         texts = [request.text for request in requests]
         scores = None
         if self.ranker is not None and any(text is not None for text in texts):
             scores = self.ranker.scores(pixels, [text or "" for text in texts])
         return np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores
+
+    def _negative(self, requests: list[Request]) -> NegativePrompts | None:
+        """Return the negative prompts of the requests, or None if none has one."""
+        given = [request.negative_prompt is not None for request in requests]
+        if not any(given):
+            return None
+        every = [one.prompt if one.negative_prompt is None else one.negative_prompt for one in requests]
+        return NegativePrompts(jnp.asarray(self.prompts.read(every)), jnp.asarray(given))
 
     def _given(self, requests: list[Request], candidates: int) -> GivenCodes:
         """Return the codes of the given images, for each candidate."""

@@ -98,13 +98,30 @@ class GivenCodes(NamedTuple):
     keep: Bool[Array, "P I"]
 
 
-def image_keys(seeds: Int[Array, " P"] | UInt[Array, " P"], candidates: int, first: int = 0) -> Key[Array, "P M"]:
+class NegativePrompts(NamedTuple):
+    """Prompts that take the place of the empty prompt in guidance; ``rows`` is read only where ``given`` is True."""
+
+    rows: Prompts
+    given: Bool[Array, " P"]
+
+    def instead_of(self, empty: Array) -> Array:
+        """Replace the empty prompt of each row that has a negative prompt."""
+        given = self.given.reshape(-1, *(1,) * (self.rows.ndim - 1))
+        return jnp.where(given, self.rows, empty).astype(self.rows.dtype)
+
+
+def image_keys(
+    seeds: Int[Array, " P"] | UInt[Array, " P"], candidates: int, first: int | Int[Array, " P"] = 0
+) -> Key[Array, "P M"]:
     """Create a key for each image: ``fold_in(key(seed), first + m)`` for candidate m.
 
-    It does not depend on the other prompts of the batch.
+    It does not depend on the other prompts of the batch. ``first`` is one number, or one for each prompt.
     """
-    indices = first + jnp.arange(candidates)
-    return jax.vmap(lambda seed: jax.vmap(lambda m: jax.random.fold_in(jax.random.key(seed), m))(indices))(seeds)
+
+    def keys_of(seed: Array, first: Array) -> Array:
+        return jax.vmap(lambda m: jax.random.fold_in(jax.random.key(seed), first + m))(jnp.arange(candidates))
+
+    return jax.vmap(keys_of)(seeds, jnp.broadcast_to(jnp.asarray(first), seeds.shape))
 
 
 def _noise(keys: Key[Array, "P M"], position: Int[Array, ""], size: int) -> Float[Array, "P M K"]:
@@ -133,7 +150,7 @@ def guide(
 
 
 def _with_empty(conditional: Array, unconditional: Array) -> Array:
-    """Join rows of prompts and rows of their empty prompts.
+    """Join rows of prompts and rows of their empty or negative prompts.
 
     If devices share the rows, both rows of a prompt are neighbours, so that guidance moves nothing between devices.
     """
@@ -150,13 +167,16 @@ def _without_empty(rows: Array) -> tuple[Array, Array]:
     return pairs[:, 0], pairs[:, 1]
 
 
-def _prefill_guided(text: Prompts, generator: CachedDecoder, candidates: int) -> tuple[Array, PyTree]:
-    """Prefill the prompts and the empty prompt, joined by ``_with_empty``.
+def _prefill_guided(
+    text: Prompts, negative: NegativePrompts | None, generator: CachedDecoder, candidates: int
+) -> tuple[Array, PyTree]:
+    """Prefill the prompts and the empty or negative prompts, joined by ``_with_empty``.
 
     If all prompts share one empty prompt, its result is repeated for each of them. Where devices share the rows, each
     computes it for its own prompts.
     """
     prompts, empty = text.shape[0], generator.empty(text)
+    empty = empty if negative is None else negative.instead_of(empty)
     if batch_parts() > 1:
         return generator.prefill(_with_empty(text, jnp.broadcast_to(empty, text.shape)), candidates)
     first, cache = generator.prefill(jnp.concatenate([text, empty]), candidates)
@@ -185,19 +205,22 @@ def sample(
     keys: Key[Array, "P M"],
     settings: Settings,
     given: GivenCodes | None = None,
+    negative: NegativePrompts | None = None,
     *,
     guided: bool,
 ) -> Int[Array, "P M I"]:
     """Sample the codes of M images per prompt; a pure function that compiles once per shape and ``guided``.
 
     ``given`` codes are kept and the others are sampled, in raster order: a sampled code depends on the given codes
-    before it, not on those after it. If ``guided`` is False, the guidance scale is ignored and the empty prompt is not
-    computed.
+    before it, not on those after it. If ``guided`` is False, the guidance scale is ignored, and neither the empty nor
+    the ``negative`` prompts are computed.
     """
     keys = constrain(keys, BATCH, CANDIDATES)
     candidates, length = keys.shape[1], generator.grid[0] * generator.grid[1]
     prompts, size = text.shape[0], generator.codebook_size
-    first, cache = _prefill_guided(text, generator, candidates) if guided else generator.prefill(text, candidates)
+    first, cache = (
+        _prefill_guided(text, negative, generator, candidates) if guided else generator.prefill(text, candidates)
+    )
     generator = generator.for_decoding(first.shape[0] * candidates)
     noise_ahead = prompts * candidates * length * size <= MAX_NOISE_VALUES
     noises = jax.vmap(lambda i: _noise(keys, i, size))(jnp.arange(length)) if noise_ahead else None

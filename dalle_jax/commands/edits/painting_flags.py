@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,10 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.images.contact import GREY, contact_cell
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
+from dalle_jax.pipelines.edits.filler import HoleFiller
 from dalle_jax.pipelines.edits.painting import CONTEXT, FilledImage
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
-from dalle_jax.pipelines.request import RequestKeywords, RequestOptions
+from dalle_jax.pipelines.pixel_unclip import PixelUnclip
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.storage import Place, write_bytes
@@ -52,22 +52,14 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
 
 
-def load_painter(args: argparse.Namespace) -> TextToImage | Unclip:
-    """Check the output folder, and load the pipeline. Raise UserError for one without an image tokenizer."""
+def load_painter(args: argparse.Namespace) -> TextToImage | Unclip | PixelUnclip:
+    """Check the output folder, and load the pipeline. Raise UserError for one that fills no holes."""
     storage.check_output(args.out)
     layout = layout_of(args.mesh, args.rules)
     pipeline = load_pipeline(args.model, None, args.clip, args.batch, layout, sees=args.sees, steps=args.steps)
-    if not isinstance(pipeline, TextToImage | Unclip):
-        raise UserError(
-            f"{args.model}: expected a model that draws the codes of an image tokenizer, got one that draws pixels "
-            f"({type(pipeline).__name__})"
-        )
+    if not isinstance(pipeline, HoleFiller):
+        raise UserError(f"{args.model}: expected a model that fills holes, got {type(pipeline).__name__}, which cannot")
     return pipeline
-
-
-def painting_options(args: argparse.Namespace) -> RequestKeywords:
-    """Return the fields of ``RequestOptions`` that the flags give."""
-    return RequestKeywords(**{one.name: getattr(args, one.name) for one in fields(RequestOptions)})  # type: ignore[typeddict-item]
 
 
 def write_filled(result: FilledImage, pipeline: AnyPipeline, out: Place) -> None:

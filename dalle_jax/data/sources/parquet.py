@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Protocol, runtime_checkable
 from dalle_jax.config.errors import UserError, install_hint
 from dalle_jax.data.files.patterns import find_files
 from dalle_jax.data.files.ranges import DataFile, read_range
+from dalle_jax.data.files.seekable_file import SeekableFile
 from dalle_jax.data.formats import sidecars
 from dalle_jax.data.formats.config_checks import check_config
 from dalle_jax.data.formats.row_files import RowRecords, Rows, short_names
@@ -194,7 +194,7 @@ class _Table:
             hint = install_hint("parquet")
             raise UserError(f"{self._file.name}: expected the package pyarrow, found none; {hint}") from error
         try:
-            return parquet.ParquetFile(_SeekableFile(self._file), metadata=footer, pre_buffer=False, buffer_size=2**20)
+            return parquet.ParquetFile(SeekableFile(self._file), metadata=footer, pre_buffer=False, buffer_size=2**20)
         except (OSError, ValueError) as error:
             message = " ".join(str(error).split())[:200]
             raise UserError(f"{self._file.name}: expected a parquet file, got other content ({message})") from error
@@ -213,34 +213,6 @@ def _check_columns(path: str, schema: _ArrowSchema, config: Parquet) -> None:
         "struct" in kind and "bytes: " not in kind
     ):
         raise UserError(f"{path}: expected bytes, or a struct with bytes, in {config.image}, got {kind}")
-
-
-class _SeekableFile(io.RawIOBase):
-    """A file on this machine or behind a URL as the seekable stream that pyarrow needs."""
-
-    def __init__(self, file: DataFile):
-        self._file = file
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
-        self._position = start + offset
-        return self._position
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = max(0, self._file.size - self._position)
-        content = read_range(self._file, self._position, left if size is None or size < 0 else min(size, left))
-        self._position += len(content)
-        return content
 
 
 def _footer_digest(file: DataFile) -> str:

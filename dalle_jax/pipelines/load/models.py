@@ -28,6 +28,7 @@ from dalle_jax.models.model_configs import (
 )
 from dalle_jax.models.priors.prior import Prior
 from dalle_jax.parallel.layout import Layout
+from dalle_jax.sampling.options import RecommendedSampling
 from dalle_jax.storage import Place
 from dalle_jax.train.checkpoints.checkpoints import load_params
 
@@ -38,11 +39,13 @@ class ModelFile:
 
     ``needs`` names the folders of the models that this one depends on: a transformer needs the ``image_tokenizer``
     whose codes it generates. ``prefix`` (such as "generator.") is the path of the network within the trained module.
+    ``sampling`` are options that the publisher of imported weights recommends.
     """
 
     model: AnyModelConfig
     needs: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
+    sampling: RecommendedSampling | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,13 @@ from dalle_jax.pipelines.embedding_pipeline import sees_of
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.karlo import Karlo
 from dalle_jax.pipelines.load.karlo_pipeline import KARLO, load_karlo
-from dalle_jax.pipelines.load.models import load_clip, load_generator, load_image_tokenizer, stage_folders
+from dalle_jax.pipelines.load.models import (
+    load_clip,
+    load_generator,
+    load_image_tokenizer,
+    read_model_file,
+    stage_folders,
+)
 from dalle_jax.pipelines.load.pixel_unclip_pipeline import is_pixel_decoder, load_pixel_unclip
 from dalle_jax.pipelines.load.text import load_text
 from dalle_jax.pipelines.load.unclip_pipeline import load_unclip
@@ -23,6 +29,7 @@ from dalle_jax.pipelines.prompts import ClassPrompts, FeaturePrompts, PromptRead
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.pipelines.unclip import DECODER_STEPS, Unclip
+from dalle_jax.sampling.options import RecommendedSampling
 from dalle_jax.storage import Place
 
 AnyPipeline: TypeAlias = TextToImage | Unclip | PixelUnclip | Karlo
@@ -66,6 +73,16 @@ def load_pipeline(
     return load_unclip(file.needs, ranker=ranker, sees=chosen, steps=number, batch=batch, layout=layout)
 
 
+def recommended_sampling(folder: Place) -> RecommendedSampling:
+    """Read the options of sampling that are recommended for the model of a folder, without loading it."""
+    if (folder / KARLO).is_file():
+        return RecommendedSampling()
+    file = stage_folders(folder, image_tokenizer=folder)
+    if file.is_unclip:
+        return RecommendedSampling()
+    return read_model_file(storage.place(file.needs["transformer"])).sampling or RecommendedSampling()
+
+
 def load_transformer_pipeline(needs: Mapping[str, str], batch: int = 64, layout: Layout | None = None) -> TextToImage:
     """Load the transformer, the image tokenizer and the CLIP of a pipeline's ``needs``."""
     transformer, tokenizer_folder = storage.place(needs["transformer"]), storage.place(needs["image_tokenizer"])
@@ -82,6 +99,7 @@ def load_transformer_pipeline(needs: Mapping[str, str], batch: int = 64, layout:
         load_ranker(storage.place(needs["clip"]), batch, layout) if "clip" in needs else None,
         batch,
         layout,
+        read_model_file(transformer).sampling or RecommendedSampling(),
     )
 
 

@@ -1,0 +1,173 @@
+"""A transformer's bulk sampling: draw, decode, score and keep the best, all on the devices.
+
+The host dispatches the next blocks before it fetches one. It gets the kept images and the scores of all candidates.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dalle_jax.arrays import Array, Float, Int, Key, UInt, UInt8
+from dalle_jax.pipelines.bulk.blocks import BlockRow, BlockShape, block_shape, blocks
+from dalle_jax.pipelines.bulk.prompt_files import NumberedRequest, Survey
+from dalle_jax.pipelines.bulk.running_best import RunningBest, keep_best
+from dalle_jax.pipelines.request import Request
+from dalle_jax.pipelines.text_to_image import TextToImage
+from dalle_jax.sampling.autoregressive import GivenCodes, NegativePrompts, Settings, image_keys
+
+AHEAD = 2
+"""Number of blocks that are dispatched before the results of the first of them are fetched."""
+
+
+class Drawn(NamedTuple):
+    """The images kept for a prompt, best first, and the scores of all candidates in the order of sampling."""
+
+    number: int
+    request: Request
+    pixels: UInt8[np.ndarray, "keep H W 3"]
+    chosen: Int[np.ndarray, " keep"]
+    scores: Float[np.ndarray, " M"] | None
+
+
+@runtime_checkable
+class BulkEngine(Protocol):
+    """Sampling of a stream of requests, in order."""
+
+    def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[Drawn]:
+        """Yield the result of each request; read requests only as they are needed."""
+        ...
+
+    def flops_per_image(self) -> float | None:
+        """Return the FLOPs of the products that an image takes, or None if they are not counted."""
+        ...
+
+
+class Dispatched(NamedTuple):
+    """A block whose programs run: its rows and their results on the devices."""
+
+    rows: list[BlockRow]
+    scores: Float[Array, "P M"] | None
+    best: RunningBest | None
+
+
+class RowIds(NamedTuple):
+    """The token ids of a prompt, of its negative prompt, and of the prompt as CLIP reads it."""
+
+    text: np.ndarray
+    negative: np.ndarray | None
+    ranked: np.ndarray | None
+
+
+class DeviceEngine:
+    """Implements ``BulkEngine`` with the networks of a ``TextToImage``.
+
+    An image is that of ``TextToImage.draw`` with the same prompt, seed and candidate.
+    """
+
+    def __init__(self, pipeline: TextToImage, survey: Survey) -> None:
+        """Choose the shape of all blocks from the numbers of candidates."""
+        self._pipeline = pipeline
+        codes = pipeline.grid[0] * pipeline.grid[1]
+        self.shape: BlockShape = block_shape(survey.candidates, pipeline.batch, pipeline.prompts.length / codes)
+        rows, candidates = self.shape
+        self._guided, self._negative = survey.guided, survey.negative
+        self._given = GivenCodes(jnp.zeros((rows, candidates, codes), jnp.int32), jnp.zeros((rows, codes), bool))
+        layout = pipeline.layout
+        self._keys = layout.jit(_keys, static_argnames=("candidates",))
+        self._keep_best = layout.jit(keep_best, out_shardings=layout.replicated)
+        self._unscored = jnp.zeros((rows, candidates), jnp.float32)
+        image = tuple(side * pipeline.codec.downsample for side in pipeline.grid)
+        self._running = jax.device_put(RunningBest.none(survey.most_kept, (*image, 3)), layout.replicated)
+        self._ids: dict[int, RowIds] = {}
+
+    def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[Drawn]:
+        """Yield the result of each request, in order."""
+        waiting: deque[Dispatched] = deque()
+        partial: list[np.ndarray] = []  # scores of the prompt that goes on in the next block
+        for block in blocks(requests, self.shape):
+            waiting.append(self._dispatch(block))
+            if len(waiting) > AHEAD:
+                yield from _fetch(waiting.popleft(), partial)
+        while waiting:
+            yield from _fetch(waiting.popleft(), partial)
+
+    def flops_per_image(self) -> float | None:
+        """Return the FLOPs of the products that an image takes in a full block."""
+        pipeline, (rows, candidates) = self._pipeline, self.shape
+        text = jnp.asarray(pipeline.prompts.read(["any"] * rows))
+        keys = self._keys(np.zeros(rows, np.uint32), np.zeros(rows, np.int32), candidates=candidates)
+        images = rows * candidates
+        total = pipeline.sample_flops(text, keys, self._given, self._guided)
+        total += pipeline.codec.decode_flops(jnp.zeros((images, *pipeline.grid), jnp.int32))
+        total += 0.0 if pipeline.ranker is None else pipeline.ranker.score_flops(images, rows)
+        return total / images
+
+    def _dispatch(self, block: list[BlockRow]) -> Dispatched:
+        """Start the programs of a block. A block of fewer rows is padded with empty copies of its last row."""
+        pipeline, (rows, candidates) = self._pipeline, self.shape
+        padded = block + [block[-1]] * (rows - len(block))
+        ids = self._read(padded)
+        options = [row.request.options for row in padded]
+        first = np.array([row.first for row in padded], np.int32)
+        count = np.array([row.size for row in block] + [0] * (rows - len(block)), np.int32)
+        starts = first + np.array([one.first for one in options], np.int32)
+        keys = self._keys(np.array([one.seed for one in options], np.uint32), starts, candidates=candidates)
+        text, settings = jnp.asarray(np.stack([one.text for one in ids])), Settings.stack(options)
+        codes = pipeline.sample_device(text, keys, settings, self._given, self._negatives(ids), self._guided)
+        pixels = pipeline.codec.decode_device(codes.reshape(-1, *pipeline.grid))  # [P*M H W 3]
+        scores = None
+        if pipeline.ranker is not None:
+            ranked = np.stack([one.ranked for one in ids if one.ranked is not None])
+            scores = pipeline.ranker.scores_device(pixels, ranked)
+        images = pixels.reshape(rows, candidates, *pixels.shape[1:])
+        ordered = self._unscored if scores is None else scores
+        self._running, best = self._keep_best(self._running, images, ordered, first, count)
+        kept = best if any(row.ends for row in block) else None
+        for array in (*(kept or ()), *(() if scores is None else (scores,))):
+            array.copy_to_host_async()
+        return Dispatched(block, scores, kept)
+
+    def _read(self, rows: list[BlockRow]) -> list[RowIds]:
+        """Return the token ids of each row; a prompt is tokenized once, for all of its rows."""
+        new = list({row.number: row for row in rows if row.number not in self._ids}.values())
+        if new:
+            prompts = [row.request.prompt for row in new]
+            text = self._pipeline.prompts.read(prompts)
+            negatives = [None if (one := row.request.negative_prompt) is None else self._pipeline.prompts.read([one])[0]
+                         for row in new]  # fmt: skip
+            ranker = self._pipeline.ranker
+            ranked = [None] * len(new) if ranker is None else ranker.text.encode_batch([str(one) for one in prompts])
+            self._ids |= {row.number: RowIds(*ids) for row, *ids in zip(new, text, negatives, ranked, strict=True)}
+        found = [self._ids[row.number] for row in rows]
+        self._ids = {rows[-1].number: found[-1]}  # the only prompt that may go on in the next block
+        return found
+
+    def _negatives(self, ids: list[RowIds]) -> NegativePrompts | None:
+        if not self._negative:
+            return None
+        rows = [one.text if one.negative is None else one.negative for one in ids]
+        return NegativePrompts(jnp.asarray(np.stack(rows)), jnp.asarray([one.negative is not None for one in ids]))
+
+
+def _keys(seeds: UInt[Array, " P"], first: Int[Array, " P"], candidates: int) -> Key[Array, "P M"]:
+    return image_keys(seeds, candidates, first)
+
+
+def _fetch(block: Dispatched, partial: list[np.ndarray]) -> Iterator[Drawn]:
+    """Yield the prompts that end in a block; ``partial`` has the scores of earlier rows of its first prompt."""
+    scores = None if block.scores is None else np.asarray(block.scores)
+    best = None if block.best is None else block.best.fetch()
+    for place, row in enumerate(block.rows):
+        if scores is not None:
+            partial.append(scores[place, : row.size])
+        if best is not None and row.ends:
+            keep = row.request.options.kept
+            every = np.concatenate(partial) if partial else None
+            # copies, so that the whole block is not kept in memory with one of its images
+            yield Drawn(row.number, row.request, best.images[place, :keep].copy(),
+                        best.candidates[place, :keep].copy(), every)  # fmt: skip
+            partial.clear()

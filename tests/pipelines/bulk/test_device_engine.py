@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+from small_bulk import WORDS, small_pipeline
+
+from dalle_jax.pipelines.bulk.device_engine import BulkEngine, DeviceEngine
+from dalle_jax.pipelines.bulk.pipeline_engine import PipelineEngine
+from dalle_jax.pipelines.bulk.prompt_files import NumberedRequest, Survey
+from dalle_jax.pipelines.request import Request, RequestOptions
+
+COUNTS = (3, 1, 12, 4, 2, 20, 1)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return small_pipeline()
+
+
+def requests(counts=COUNTS, keep=3, negative=None, **options) -> list[NumberedRequest]:
+    return [
+        NumberedRequest(
+            number,
+            Request(
+                WORDS[number % len(WORDS)],
+                RequestOptions(candidates=count, keep=min(keep, count), seed=number, **options),
+                negative_prompt=negative if number % 2 else None,
+            ),
+        )
+        for number, count in enumerate(counts)
+    ]
+
+
+def survey(given: list[NumberedRequest]) -> Survey:
+    options = [one.request.options for one in given]
+    counts = [one.candidates for one in options]
+    return Survey(
+        prompts=len(given), sha256="", candidates={count: counts.count(count) for count in counts},
+        kept=sum(one.kept for one in options), most_kept=max(one.kept for one in options),
+        guided=any(one.guidance != 1.0 for one in options),
+        negative=any(one.request.negative_prompt is not None for one in given), ignored=(),
+    )  # fmt: skip
+
+
+def check_same_as_plain(pipeline, given, engine=None):
+    """Assert that the engine's kept images, choices and scores are those of ``draw``."""
+    engine = DeviceEngine(pipeline, survey(given)) if engine is None else engine
+    drawn = list(engine.draw(iter(given)))
+    assert [one.number for one in drawn] == [one.number for one in given]
+    for ours, theirs in zip(drawn, pipeline.draw([one.request for one in given]), strict=True):
+        np.testing.assert_array_equal(ours.chosen, theirs.chosen)
+        np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+        if theirs.candidate_scores is None:
+            assert ours.scores is None
+        else:
+            np.testing.assert_allclose(ours.scores, theirs.candidate_scores, atol=1e-5)
+    return engine
+
+
+def test_prompts_of_uneven_candidates_give_the_images_of_the_plain_path_and_compile_once():
+    fresh = small_pipeline()
+    given = requests()
+    engine = DeviceEngine(fresh, survey(given))
+    list(engine.draw(iter(given)))
+    compiled = (fresh._sample, fresh.codec._decode, fresh.ranker._score)
+    assert [function.compiles() for function in compiled] == [1, 1, 1]
+    assert engine._keep_best.compiles() == engine._keys.compiles() == 1
+    assert isinstance(engine, BulkEngine)
+    check_same_as_plain(fresh, given, engine)
+
+
+def test_a_prompt_of_many_candidates_keeps_its_best_over_several_blocks(pipeline):
+    engine = check_same_as_plain(pipeline, requests((40, 40), guidance=2.0, temperature=0.8))
+    assert engine.shape.rows * engine.shape.candidates <= 8
+
+
+def test_later_candidates_are_those_of_the_plain_path(pipeline):
+    check_same_as_plain(pipeline, requests((5, 5), first=7, top_k=6))
+
+
+def test_a_negative_prompt_changes_the_images_of_its_own_prompt_alone(pipeline):
+    given = requests((4, 4, 4, 4), negative="a green ring")
+    check_same_as_plain(pipeline, given)
+    without, with_negative = (pipeline.draw([one.request for one in each]) for each in (requests((4,) * 4), given))
+    same = [np.array_equal(a.candidates, b.candidates) for a, b in zip(without, with_negative, strict=True)]
+    assert same[::2] == [True, True] and not all(same)
+
+
+def test_without_a_clip_the_first_candidates_are_kept():
+    check_same_as_plain(small_pipeline(ranked=False), requests((6, 20, 1)))
+
+
+def test_the_draw_of_a_pipeline_gives_the_same_results(pipeline):
+    given = requests()
+    engine = PipelineEngine(pipeline, batch=8)
+    check_same_as_plain(pipeline, given, engine)
+    assert isinstance(engine, BulkEngine) and engine.flops_per_image() is None
+
+
+def test_requests_are_read_only_as_they_are_needed(pipeline):
+    given, read = requests((4,) * 30), []
+    stream = (read.append(one.number) or one for one in given)
+    drawing = DeviceEngine(pipeline, survey(given)).draw(stream)
+    next(drawing)
+    assert len(read) <= 8
+
+
+def test_the_flops_of_an_image_grow_with_guidance(pipeline):
+    plain, guided = (requests((4,) * 4, guidance=scale) for scale in (1.0, 2.0))
+    few, many = (DeviceEngine(pipeline, survey(given)).flops_per_image() for given in (plain, guided))
+    assert 1e3 < few < many < 3 * few
