@@ -178,12 +178,9 @@ def unchecked(task: "TaskConfig") -> list[str]:
     if isinstance(captioned, AlignTextImages | DenoiseCodes | DenoiseImages | GenerateCodes | PredictEmbeddings):
         file = captioned.captions.file
         notes += [] if Path(file).is_file() else [f"the vocabulary against {file}, which does not exist yet"]
-    lacks_clip = False
-    if isinstance(task, DenoiseCodes | DenoiseImages):
-        lacks_clip = task.clip is None and task.blank_clips < 1
-    elif isinstance(task, PredictEmbeddings):
-        lacks_clip = task.clip is None and task.image_size is not None
-    return [*notes, "memory and FLOPs of the frozen CLIP, since task.clip is None"] if lacks_clip else notes
+    if isinstance(task, DenoiseCodes | DenoiseImages) and task.clip is None and task.blank_clips < 1:
+        notes.append("memory and FLOPs of the frozen CLIP, since task.clip is None")
+    return notes
 
 
 def say(text: str) -> None:
