@@ -1,7 +1,7 @@
 """The protocol of transformers over image codes: teacher forcing, prefill and cached decoding."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 from flax import nnx
@@ -10,6 +10,7 @@ from dalle_jax.arrays import Array, Float, Int, Prompts, PyTree
 from dalle_jax.layers import kv_cache, slot_cache
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
+from dalle_jax.layers.compute_dtype import cast_variables, compute_dtypes
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import for_decoding
 from dalle_jax.layers.slot_cache import SlotCache
@@ -83,6 +84,16 @@ class GeneratorSizes(Protocol):
     @property
     def prompt_kind(self) -> PromptKind:
         """The kind of the prompts."""
+
+
+def prepare_for_sampling(generator: CodeGenerator) -> None:
+    """Fold the networks over code vectors into the tables, and store matrices in their compute dtype, in place.
+
+    Logits stay the same.
+    """
+    generator.fold_code_vectors()
+    module = cast(nnx.Module, generator)
+    cast_variables(module, compute_dtypes(module))
 
 
 Generator = TypeVar("Generator", bound=nnx.Module)

@@ -199,7 +199,7 @@ def _prefill_joined(
     return generator.prefill(_with_empty(text, empty), candidates)
 
 
-def _stages(generator: CachedDecoder, cache: PyTree, length: int) -> list[int]:
+def stages(generator: CachedDecoder, cache: PyTree, length: int) -> list[int]:
     """Return the positions at which the stages of the cache begin, followed by ``length``.
 
     There is a single stage if the first stage already needs three quarters of the final capacity.
@@ -209,8 +209,8 @@ def _stages(generator: CachedDecoder, cache: PyTree, length: int) -> list[int]:
         grown = jax.eval_shape(lambda cache: generator.grow(cache, codes), cache)
         return sum(leaf.size for leaf in jax.tree.leaves(grown)) - sum(leaf.size for leaf in jax.tree.leaves(cache))
 
-    stages = max(1, min(STAGES, length // STAGE))
-    bounds = [1 + (length - 1) * stage // stages for stage in range(stages + 1)]
+    count = max(1, min(STAGES, length // STAGE))
+    bounds = [1 + (length - 1) * stage // count for stage in range(count + 1)]
     return bounds if 4 * capacity(bounds[1] - 1) < 3 * capacity(length - 1) else [1, length]
 
 
@@ -260,7 +260,7 @@ def sample(
     start = jnp.broadcast_to(first[:, None], (first.shape[0], candidates, size))
     code = choose(start, jnp.int32(0), None if noises is None else noises[0])
     parts = [code[None]]
-    for begin, end in itertools.pairwise(_stages(generator, cache, length)):
+    for begin, end in itertools.pairwise(stages(generator, cache, length)):
         scanned = jnp.arange(begin, end), None if noises is None else noises[begin:end]
         (code, cache), codes = jax.lax.scan(step, (code, generator.grow(cache, end - 1)), scanned)
         parts.append(codes)
