@@ -34,6 +34,7 @@ def loaders(size: int, folder: Path) -> dict[str, Callable[[int], dict]]:
     from dalle_jax.data.sources.webdataset import WebDataset
     from dalle_jax.folder_lock import locked
     from dalle_jax.models.vqvae import VqvaeConfig
+    from dalle_jax.pipelines.compiled_network import local_layout
     from dalle_jax.pipelines.encode import CodesPayload, Encoder, encode, encoding
 
     tars = WebDataset((str(Path(os.environ["DALLE_JAX_DATA"]) / "emoji"),), index_folder=str(folder / "indexes"))
@@ -45,7 +46,7 @@ def loaders(size: int, folder: Path) -> dict[str, Callable[[int], dict]]:
     codes = EncodedFolder(folder / "codes", what, 0, 1)
     with locked(folder / "codes", "encode"):
         codes.begin()
-        encode(Encoder(CodesPayload(tokenizer), source, what, BATCH), codes, codes.missing(), print)
+        encode(Encoder(CodesPayload(tokenizer), source, what, BATCH, local_layout()), codes, codes.missing(), print)
         codes.finish("not kept", "")
     written = Codes(str(folder / "codes")).open()
     return {"images": Loader(source, None, BATCH, 0).batch, "codes": Loader(written, None, BATCH, 0).batch}

@@ -27,8 +27,9 @@ def load(
     """Load the pipeline of a model folder, as ``sample --model`` does (docs/python.md).
 
     ``image_tokenizer`` and ``clip`` are folders that replace the model's own, or supply missing ones. ``batch`` is the
-    largest number of images generated in one call. ``layout`` places the networks, by default on one device. ``sees``
-    and ``steps`` are the inputs ("embedding", "caption" or "both") and the steps of an unCLIP's decoder.
+    largest number of images generated in one call. ``layout`` shards networks and images over a mesh; by default one
+    device holds everything. ``sees`` and ``steps`` are the inputs ("embedding", "caption" or "both") and the steps of
+    an unCLIP's decoder.
 
     Raises ``UserError`` if a folder holds something else.
     """

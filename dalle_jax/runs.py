@@ -188,6 +188,8 @@ class EncodeRun:
     - ``shard_examples``: the number of images that one file holds.
     - ``batch_size``: the number of images that each process encodes at once.
     - ``source``, ``images``, ``workers``: as in ``Data``.
+    - ``mesh``, ``rules``: how the devices of each process share images and weights. Processes share the shards, not
+      the network.
     - ``part``: if ``held_out`` is set, "training" encodes the training images, and "held_out" the held-out images.
     """
 
@@ -203,6 +205,8 @@ class EncodeRun:
     workers: int = field(default=0, metadata=PER_HOST)
     held_out: HeldOut | None = None
     part: Literal["training", "held_out"] = "training"
+    mesh: Mesh = field(default_factory=Mesh)
+    rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self) -> None:
         if (self.image_tokenizer is None) == (self.clip is None):
@@ -228,11 +232,14 @@ class EncodeRun:
 class EvaluateRun:
     """``evaluate``: one or more named evaluations of a trained pipeline.
 
-    ``EvaluateScenes`` renders its own scenes. ``EvaluateCaptioned`` measures on the held-out images of ``data``.
+    ``EvaluateScenes`` renders its own scenes. ``EvaluateCaptioned`` measures on the held-out images of ``data``. The
+    pipeline is sharded by ``mesh`` and ``rules``; the default is one device.
     """
 
     evaluations: Mapping[str, EvaluateScenes | EvaluateCaptioned]
     data: OwnData | None = None
+    mesh: Mesh = field(default_factory=lambda: Mesh(data=1))
+    rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self) -> None:
         if not self.evaluations:

@@ -16,6 +16,8 @@ from dalle_jax.data.source import Source
 from dalle_jax.folder_lock import locked
 from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.agreement import require_same_config
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.compiled_network import local_layout
 from dalle_jax.pipelines.encode import CodesPayload, Encoder, Payload, encode, encoding
 from dalle_jax.pipelines.encode_embeddings import EmbeddingsPayload, embedding_encoding
 from dalle_jax.pipelines.load.models import load_clip, load_image_tokenizer
@@ -76,7 +78,8 @@ def _encode(config: EncodeRun, path: Path) -> Encoder | None:
     process, processes = hosts.process_index_and_count()
     source, records = _opened(config, path)
     place = storage.place(config.network)
-    payload, what = hosts.call_and_share_errors(lambda: _payload(config, place, source))
+    layout = hosts.call_and_share_errors(lambda: local_layout(config.mesh, config.rules))
+    payload, what = hosts.call_and_share_errors(lambda: _payload(config, place, source, layout))
     folder = EncodedFolder(path, what, process, processes)
     hosts.call_and_share_errors(lambda: None if process else folder.begin())
     hosts.call_and_share_errors(folder.compare)
@@ -86,7 +89,7 @@ def _encode(config: EncodeRun, path: Path) -> Encoder | None:
         if process == 0:
             folder.reopen()
         hosts.gather(b"")
-        encoder = Encoder(payload, source, what, config.batch_size)
+        encoder = Encoder(payload, source, what, config.batch_size, layout)
         encode(encoder, folder, missing, lambda line: print(f"[encode {process}] {line}", flush=True))
         folder.wait_for_shards()
         _account(records, path)
@@ -95,17 +98,17 @@ def _encode(config: EncodeRun, path: Path) -> Encoder | None:
     return None if done else encoder
 
 
-def _payload(config: EncodeRun, place: Place, source: Source) -> tuple[Payload, AnyEncoding]:
+def _payload(config: EncodeRun, place: Place, source: Source, layout: Layout) -> tuple[Payload, AnyEncoding]:
     """Load the network of the config; return its payload, and all that the encoding depends on."""
     size, crops, shard_examples = config.image_size, config.crops, config.shard_examples
     if config.clip is None:
-        tokenizer = load_image_tokenizer(place)
+        tokenizer = load_image_tokenizer(place, layout)
         return CodesPayload(tokenizer), encoding(source, tokenizer, size, crops, shard_examples)
-    clip = load_clip(place)
+    clip = load_clip(place, layout)
     text = load_text(place, clip.config.text_length)
     words = fingerprint_of_folder(place)
     what = embedding_encoding(source, clip, words, size, crops, shard_examples, config.text_states)
-    return EmbeddingsPayload(clip, text, config.batch_size, config.text_states), what
+    return EmbeddingsPayload(clip, text, config.batch_size, config.text_states, layout), what
 
 
 def _opened(config: EncodeRun, path: Path) -> tuple[Source, RecordStats | None]:

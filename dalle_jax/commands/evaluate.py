@@ -8,14 +8,20 @@ from typing import cast
 from dalle_jax import storage
 from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
+from dalle_jax.config.render import render
 from dalle_jax.evaluate.report.write_report import write_metrics
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes, evaluate_scenes
+from dalle_jax.parallel import failures, hosts
+from dalle_jax.parallel.agreement import require_same_config
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import make_mesh
 from dalle_jax.pipelines.karlo import Karlo
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
 from dalle_jax.pipelines.pixel_unclip import PixelUnclip
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.runs import EvaluateRun
+from dalle_jax.storage import Place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,15 +42,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run each evaluation and write the metrics of all as JSON, by the evaluation's name."""
     run: EvaluateRun = load(args.config, EvaluateRun, args.set)
-    pipeline_of = cache(lambda batch: load_pipeline(args.model, batch=batch))  # compiled once per batch size
-    out = args.out or args.model / "evaluation.json"
+    hosts.join()
+    with failures.shared():
+        require_same_config(render(run, per_host=False))
+        _evaluate(run, args.model, args.out or args.model / "evaluation.json")
+    return 0
+
+
+def _evaluate(run: EvaluateRun, model: Place, out: Place) -> None:
+    """Evaluate on every process; the first one writes."""
+    layout = Layout(make_mesh(run.mesh), run.rules)
+    pipeline_of = cache(lambda batch: load_pipeline(model, batch=batch, layout=layout))  # compiled once per batch size
     figures = {}
     for name, config in run.evaluations.items():
-        print(f"evaluation {name}", flush=True)
+        _say(f"evaluation {name}")
         figures[name] = _figures(pipeline_of(config.drawing.batch), run, config)
-    write_metrics(out, figures)
-    print(out)
-    return 0
+    if hosts.is_first():
+        write_metrics(out, figures)
+    _say(str(out))
+
+
+def _say(line: str) -> None:
+    """Print a line, on the first process only."""
+    if hosts.is_first():
+        print(line, flush=True)
 
 
 def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[CaptionedBatch]:
@@ -60,9 +81,6 @@ def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[Ca
 
 
 def _figures(pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | EvaluateCaptioned) -> dict[str, object]:
-    def say(line: str) -> None:
-        print(line, flush=True)
-
     if isinstance(pipeline, PixelUnclip | Karlo):
         raise UserError(
             "evaluations: expected a model with an image tokenizer, whose reconstructions are measured too, "
@@ -76,5 +94,5 @@ def _figures(pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | E
                 "which measures a transformer's likelihood"
             )
         batches = held_out_batches(run, config)
-        return evaluate_captioned(pipeline, codec, clip, pipeline.likelihood, config, batches, say).to_json()
-    return evaluate_scenes(pipeline, codec, clip, config, say).to_json()
+        return evaluate_captioned(pipeline, codec, clip, pipeline.likelihood, config, batches, _say).to_json()
+    return evaluate_scenes(pipeline, codec, clip, config, _say).to_json()

@@ -124,13 +124,25 @@ def check_tokenizer(task: "TaskConfig") -> None:
 
 
 def unchecked(task: "TaskConfig") -> list[str]:
-    """Return the checks of training that the plan leaves out, because a file does not exist yet."""
+    """Return the checks of training that the plan leaves out, and the frozen CLIP that its step lacks."""
+    from dalle_jax.tasks.align_readable_images import AlignReadableImages
     from dalle_jax.tasks.align_text_images import AlignTextImages
+    from dalle_jax.tasks.denoise_codes import DenoiseCodes
+    from dalle_jax.tasks.denoise_images import DenoiseImages
     from dalle_jax.tasks.generate_codes import GenerateCodes
+    from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
 
-    if not isinstance(task, AlignTextImages | GenerateCodes) or Path(task.captions.file).is_file():
-        return []
-    return [f"the vocabulary against {task.captions.file}, which does not exist yet"]
+    notes = []
+    captioned = task.align if isinstance(task, AlignReadableImages) else task
+    if isinstance(captioned, AlignTextImages | DenoiseCodes | DenoiseImages | GenerateCodes | PredictEmbeddings):
+        file = captioned.captions.file
+        notes += [] if Path(file).is_file() else [f"the vocabulary against {file}, which does not exist yet"]
+    lacks_clip = False
+    if isinstance(task, DenoiseCodes | DenoiseImages):
+        lacks_clip = task.clip is None and task.blank_clips < 1
+    elif isinstance(task, PredictEmbeddings):
+        lacks_clip = task.clip is None and task.image_size is not None
+    return [*notes, "memory and FLOPs of the frozen CLIP, since task.clip is None"] if lacks_clip else notes
 
 
 def say(text: str) -> None:

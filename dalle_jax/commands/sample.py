@@ -9,17 +9,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import cast, get_args, get_type_hints
 
 import numpy as np
 
 from dalle_jax import storage
+from dalle_jax.commands.mesh_flags import add_mesh_flags, joined_layout
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.conditions import read_npy
 from dalle_jax.folder_lock import locked
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
 from dalle_jax.parallel import failures, hosts
+from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.bulk.job import BulkJob
 from dalle_jax.pipelines.bulk.prompt_files import PromptFiles
 from dalle_jax.pipelines.bulk.run_job import run_job
@@ -27,9 +29,9 @@ from dalle_jax.pipelines.bulk.shard_writer import require_pyarrow
 from dalle_jax.pipelines.embedding_pipeline import Sees
 from dalle_jax.pipelines.karlo import Karlo
 from dalle_jax.pipelines.load.model_fingerprints import model_fingerprints
-from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
+from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline, recommended_sampling
 from dalle_jax.pipelines.prompts import Prompt, PromptReader, TextPrompts
-from dalle_jax.pipelines.request import Generation, Request, RequestOptions
+from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.storage import Place, write_bytes
 
@@ -105,6 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--clip", type=storage.reachable, metavar="DIR", help="the folder of a CLIP to use instead of the model's"
     )
     add_decoder_flags(parser)
+    add_mesh_flags(parser)
     parser.add_argument("--batch", type=int, default=64, help="number of images to sample in one call (default 64)")
     parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
 
@@ -114,9 +117,16 @@ def add_option_flags(parser: argparse.ArgumentParser) -> None:
     types = get_type_hints(RequestOptions)
     for field in fields(RequestOptions):
         kind = int if int in (types[field.name], *get_args(types[field.name])) else float
-        default = "" if field.default is None else f" (default {field.default})"
+        default = field.metadata.get("default", field.default)
+        shown = "" if default is None else f" (default {default})"
         flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=kind, default=field.default, help=field.metadata["help"] + default)
+        parser.add_argument(flag, type=kind, help=field.metadata["help"] + shown)
+
+
+def given_options(args: argparse.Namespace) -> RequestKeywords:
+    """Return the fields of ``RequestOptions`` that flags give; the model has the others."""
+    values = {field.name: getattr(args, field.name) for field in fields(RequestOptions)}
+    return cast(RequestKeywords, {name: value for name, value in values.items() if value is not None})
 
 
 def add_decoder_flags(parser: argparse.ArgumentParser) -> None:
@@ -131,18 +141,27 @@ def run(args: argparse.Namespace) -> int:
     """Sample images, and write them with their scores and a grid, or with ``--tars`` to shards."""
     if args.tars:
         return sample_in_bulk(args)
+    with joined_layout(args) as layout:
+        _draw(args, layout)
+    return 0
+
+
+def _draw(args: argparse.Namespace, layout: Layout | None) -> None:
+    """Sample on every process; the first one writes."""
     requests = _requests(args)
     prompts = [one.prompt for one in requests]
     storage.check_output(args.out)
     pipeline = load_pipeline(
-        args.model, args.image_tokenizer, args.clip, batch=args.batch, sees=args.sees, steps=args.steps
+        args.model, args.image_tokenizer, args.clip, args.batch, layout, sees=args.sees, steps=args.steps
     )
     top = None if args.given_image is None else pipeline.given_top(args.given_image, args.given_rows)
-    write_generations(pipeline.draw([replace(one, given_image=top) for one in requests]), args.out)
+    generations = pipeline.draw([replace(one, given_image=top) for one in requests])
+    if not hosts.is_first():
+        return
+    write_generations(generations, args.out)
     for line in truncation_warnings(pipeline, prompts, args.caption):
         print(line, file=sys.stderr)
     print(f"{args.out}/grid.png")
-    return 0
 
 
 def truncation_warnings(
@@ -208,7 +227,8 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> RequestOptions:
-    return RequestOptions(**{field.name: getattr(args, field.name) for field in fields(RequestOptions)})
+    """Return the options of the flags, else those recommended for the model, else the defaults."""
+    return RequestOptions(**(RequestKeywords(**recommended_sampling(args.model).keywords()) | given_options(args)))
 
 
 def _requests(args: argparse.Namespace) -> list[Request]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dalle_jax.arrays import Array, Bool, Float
+from dalle_jax.parallel.layout import by_rows
 
 
 class NoiseLevel(NamedTuple):
@@ -98,4 +99,4 @@ def add_noise(x0: Float[Array, " B *shape"], noise: Float[Array, " B *shape"], l
 def initial_noise(keys: Array, shape: tuple[int, ...], temperature: float = 1.0) -> Float[Array, " B *shape"]:
     """Draw the noise [B *shape] at which sampling starts; a row depends on its key alone."""
     draw = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 0), shape))
-    return temperature * draw(keys)
+    return by_rows(temperature * draw(keys))

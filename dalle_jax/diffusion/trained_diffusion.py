@@ -20,7 +20,7 @@ from dalle_jax.diffusion.parameterization import (
     split_variance,
 )
 from dalle_jax.diffusion.process import DiscreteProcess
-from dalle_jax.diffusion.samplers.ddim import Ddim
+from dalle_jax.diffusion.samplers.ddim import Ddim, invert
 from dalle_jax.diffusion.samplers.ddpm import Ddpm
 from dalle_jax.diffusion.samplers.dpm_solver import DpmSolver
 from dalle_jax.diffusion.samplers.sampler import KeyedNoise
@@ -99,12 +99,27 @@ class ImageSampling:
             raise ValueError(f"steps: expected at least 2, got {self.steps}")
 
     def sample(
-        self, denoise: Denoiser, diffusion: TrainedDiffusion, keys: Key[Array, " B"], shape: tuple[int, ...]
+        self,
+        denoise: Denoiser,
+        diffusion: TrainedDiffusion,
+        keys: Key[Array, " B"],
+        shape: tuple[int, ...],
+        start: Float[Array, " B *shape"] | None = None,
     ) -> Float[Array, " B *shape"]:
-        """Sample an array [*shape] for each key, from noise; a row depends on its key and its conditions alone."""
+        """Sample an array [*shape] for each key; a row depends on its key and its conditions alone.
+
+        ``start`` is the noise to begin with, such as that of ``invert``; without it the keys give the noise.
+        """
         parameterization = Parameterization(diffusion.prediction, self.threshold)
-        levels, start = diffusion.levels(self.steps), initial_noise(keys, shape)
-        return self.sampler.sample(denoise, levels, start, KeyedNoise(keys), parameterization)
+        first = initial_noise(keys, shape) if start is None else start
+        return self.sampler.sample(denoise, diffusion.levels(self.steps), first, KeyedNoise(keys), parameterization)
+
+    def invert(
+        self, denoise: Denoiser, diffusion: TrainedDiffusion, x0: Float[Array, " B *shape"], refinements: int
+    ) -> Float[Array, " B *shape"]:
+        """Return the noise from which ``sample`` with DDIM of eta 0 makes nearly ``x0`` (samplers/ddim.py)."""
+        parameterization = Parameterization(diffusion.prediction, self.threshold)
+        return invert(denoise, diffusion.levels(self.steps), x0, parameterization, refinements)
 
 
 def model_output(values: Float[Array, "B H W F"], learned_variance: bool) -> ModelOutput:

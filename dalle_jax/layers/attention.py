@@ -13,12 +13,12 @@ from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Initializer, Linear, unstack
 from dalle_jax.layers.remat import name_attention
-from dalle_jax.parallel.axes import BATCH, EMBED, HEAD_DIM, HEADS, SEQ
-from dalle_jax.parallel.layout import constrain
+from dalle_jax.parallel.axes import BATCH, CANDIDATES, EMBED, HEAD_DIM, HEADS
+from dalle_jax.parallel.layout import axis_after_batch, constrain
 
 
 def _heads_first(x: Float[Array, "B L N H"]) -> Float[Array, "B N L H"]:
-    return constrain(x.swapaxes(1, 2), BATCH, HEADS, SEQ, None)
+    return constrain(x.swapaxes(1, 2), BATCH, HEADS, axis_after_batch(x.shape[0]), None)
 
 
 def step_attention(
@@ -101,7 +101,7 @@ class SelfAttention(nnx.Module):
 
         The caller writes the key and value to the cache (``kv_cache.write``).
         """
-        qkv = self.qkv(x)  # [P M 3 N H]
+        qkv = constrain(self.qkv(x), BATCH, CANDIDATES, None, HEADS, None)  # [P M 3 N H]
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         out = step_attention(q, k, v, cache, pattern, index)
         return self.out(out), kv_cache.order_after(out, k, v)

@@ -17,6 +17,8 @@ import numpy as np
 
 from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.layers.attention_masks import Pattern
+from dalle_jax.parallel.axes import BATCH, CANDIDATES, HEADS, LAYERS
+from dalle_jax.parallel.layout import constrain
 
 
 class KvCache(NamedTuple):
@@ -48,7 +50,24 @@ def grow(cache: KvCache, pattern: Pattern, codes: int) -> KvCache:
     wanted = pattern.grid[0] if pattern.kind == "column" else min(codes, reach)
     extra = max(0, wanted - cache.k.shape[-2])
     padding = [(0, 0)] * (cache.k.ndim - 2) + [(0, extra), (0, 0)]
-    return cache._replace(k=jnp.pad(cache.k, padding), v=jnp.pad(cache.v, padding))
+    return shard(cache._replace(k=jnp.pad(cache.k, padding), v=jnp.pad(cache.v, padding)))
+
+
+def shard(cache: KvCache) -> KvCache:
+    """Shard a cache over prompts, or else candidates, and over heads.
+
+    In a scanned stack the second axis of the arrays is layers.
+    """
+    layers = (LAYERS,) * (cache.context_k.ndim - 4)
+
+    def over(x: Array, *axes: str) -> Array:
+        named = (BATCH, *layers, *axes)
+        return constrain(x, *named, *(None,) * (x.ndim - len(named)))
+
+    return KvCache(
+        over(cache.context_k, HEADS), over(cache.context_v, HEADS),
+        over(cache.k, CANDIDATES, HEADS), over(cache.v, CANDIDATES, HEADS),
+    )  # fmt: skip
 
 
 def order_after(

@@ -10,16 +10,13 @@ from jax.typing import DTypeLike
 from dalle_jax.arrays import Array, Float
 from dalle_jax.layers.linear import Initializer, Linear
 from dalle_jax.layers.norms import LayerNorm
-from dalle_jax.parallel.axes import BATCH, EMBED, MLP, SEQ
-from dalle_jax.parallel.layout import constrain
+from dalle_jax.parallel.axes import BATCH, EMBED, MLP
+from dalle_jax.parallel.layout import axis_after_batch, constrain
 
 
 def constrain_hidden(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Shard hidden activations [B L F] over the tensor axis.
-
-    Leave arrays of other ranks, as in single steps, unchanged.
-    """
-    return constrain(x, BATCH, SEQ, MLP) if x.ndim == 3 else x
+    """Shard hidden activations [B L F], or [P M F] of a step, over the tensor axis; leave other ranks unchanged."""
+    return constrain(x, BATCH, axis_after_batch(x.shape[0]), MLP) if x.ndim == 3 else x
 
 
 class Mlp(nnx.Module):

@@ -7,6 +7,7 @@ output at the last position joins the time embedding, and all outputs are the UN
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +91,13 @@ class Glide(nnx.Module):
         """Predict from noised images and padded token ids, as ``UNet.__call__``."""
         states, vector = self.text(tokens, mask)
         return self.unet(noised, time, vector=vector, context=UNetContext(states), extra=extra, key=key)
+
+
+class KnownPixels(NamedTuple):
+    """An image in -1 .. 1 to inpaint, and the places that are kept: 1 there, 0 in the hole."""
+
+    image: Float[Array, "B H W 3"]
+    mask: Float[Array, "B H W 1"]
 
 
 def low_resolution(image: Float[Array, "B h w C"], size: tuple[int, int]) -> Float[Array, "B H W C"]:

@@ -31,7 +31,7 @@ from dalle_jax.layers.rotary import grid_rotary_table, rotate
 from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
 from dalle_jax.models.code_generator import CachedGenerator, Logits
 from dalle_jax.models.prompt_kinds import ByCaption, ByClass
-from dalle_jax.parallel.axes import BATCH, EMBED, MLP, POSITIONS, SEQ
+from dalle_jax.parallel.axes import BATCH, CANDIDATES, EMBED, HEADS, MLP, POSITIONS, SEQ
 from dalle_jax.parallel.layout import constrain
 
 
@@ -156,7 +156,7 @@ class LlamaGenBlock(nnx.Module):
 
         Return it with the key and value of the code.
         """
-        qkv = self.attention.qkv(self.attention_norm(x))  # [P M 3 N H]
+        qkv = constrain(self.attention.qkv(self.attention_norm(x)), BATCH, CANDIDATES, None, HEADS, None)  # [P M 3 N H]
         q, k, v = rotate(qkv[:, :, 0], table), rotate(qkv[:, :, 1], table), qkv[:, :, 2]
         out = step_attention(q, k, v, cache.codes, pattern, index, cache.seen)
         x = x + self.attention.out(out)

@@ -262,6 +262,14 @@ class UNet(nnx.Module):
             x = step(joined, active, context, next(keys))
         return self.output(jax.nn.silu(self.norm(x))).astype(jnp.float32)
 
+    def with_extra_channels(self, count: int) -> "UNet":
+        """Return a copy with added input channels of weight zero, so that the output stays (GLIDE, section 4.3)."""
+        network, kernel = nnx.clone(self), self.input.kernel
+        padded = jnp.pad(kernel[...], ((0, 0), (0, 0), (0, count), (0, 0)))
+        network.input.kernel = nnx.Param(padded, **kernel.get_metadata())
+        network.config = replace(self.config, extra_channels=self.config.extra_channels + count)
+        return network
+
     def _check_inputs(self, noised: Array, context: UNetContext | None, extra: Array | None) -> None:
         config, factor = self.config, self.config.side_multiple
         if noised.shape[1] % factor or noised.shape[2] % factor:
@@ -317,14 +325,3 @@ def _up_steps(config: UNetConfig, widths: list[int], skips: list[int], rngs: nnx
 
 def _keys(key: Array | None, count: int) -> Iterator[Array | None]:
     return iter([None] * count if key is None else list(jax.random.split(key, count)))
-
-
-def with_extra_channels(trained: UNet, extra_channels: int) -> UNet:
-    """Copy a UNet and add input channels whose weights are zero (GLIDE, section 4.3), so the output stays the same."""
-    config = replace(trained.config, extra_channels=trained.config.extra_channels + extra_channels)
-    network = nnx.clone(trained)
-    kernel = network.input.kernel
-    padded = jnp.pad(kernel[...], ((0, 0), (0, 0), (0, extra_channels), (0, 0)))
-    network.input.kernel = nnx.Param(padded, **kernel.get_metadata())
-    network.config = config
-    return network

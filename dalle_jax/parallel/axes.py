@@ -5,6 +5,7 @@ them in ``constrain(x, BATCH, SEQ, EMBED)``. ``rules.Rules`` maps each logical a
 """
 
 BATCH = "batch"
+CANDIDATES = "candidates"
 SEQ = "seq"
 EMBED = "embed"
 HEADS = "heads"

@@ -18,7 +18,7 @@ from jax.stages import Lowered, Traced
 from dalle_jax.arrays import Array, PyTree
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
-from dalle_jax.parallel.axes import BATCH, LAYERS
+from dalle_jax.parallel.axes import BATCH, CANDIDATES, LAYERS, SEQ
 from dalle_jax.parallel.mesh import MESH_AXES, SLICES
 from dalle_jax.parallel.rules import Rules
 
@@ -57,6 +57,26 @@ def constrain(x: Array, *axes: str | None) -> Array:
     return jax.lax.with_sharding_constraint(
         x, layout.sharding(layout.divisible_axes(axes, x.shape), x.shape, "activation")
     )
+
+
+def axis_after_batch(rows: int) -> str:
+    """Return the logical axis of the dimension after ``rows`` of a batch: SEQ, or CANDIDATES.
+
+    Sampling splits the candidates [P M ...] of a number of prompts that does not divide.
+    """
+    layout = _current.get()
+    return SEQ if layout is None or layout.divides(rows, BATCH) else CANDIDATES
+
+
+def by_rows(x: Array) -> Array:
+    """Constrain an array whose first dimension is BATCH, and which is not split in any other."""
+    return constrain(x, BATCH, *(None,) * (x.ndim - 1))
+
+
+def batch_parts() -> int:
+    """Return the number of shards of the batch under the current layout; 1 outside of ``Layout.jit``."""
+    layout = _current.get()
+    return 1 if layout is None else layout.parts(BATCH)
 
 
 def on_each_device(function: Callable[..., Array], axes: Axes, *arrays: Array) -> Array:
@@ -126,6 +146,11 @@ class Layout:
         self.mesh = mesh
         self.rules = rules
         self.platform = mesh.devices.flat[0].platform
+
+    @property
+    def is_local(self) -> bool:
+        """True if all devices of the mesh belong to this process."""
+        return all(device.process_index == jax.process_index() for device in self.mesh.devices.flat)
 
     def spec(self, axes: Axes) -> PartitionSpec:
         """Return the mesh axes of each dimension, without axes that an earlier dimension uses."""

@@ -11,10 +11,11 @@ class Rules:
     The defaults give data parallelism over ``slices``, ``data`` and ``fsdp``, fully sharded parameters over ``fsdp``,
     and tensor parallelism over ``tensor``. Of a convolution's input and output channels, the larger number is sharded
     over ``fsdp``. A mesh axis is skipped if an earlier dimension of the same array uses it, or if the mesh does not
-    have it.
+    have it. Sampling shards prompts as ``batch``, and if their number does not divide, the ``candidates`` of each.
     """
 
     batch: tuple[str, ...] = ("slices", "data", "fsdp")
+    candidates: tuple[str, ...] = ("slices", "data", "fsdp")
     seq: tuple[str, ...] = ()
     embed: tuple[str, ...] = ("fsdp",)
     heads: tuple[str, ...] = ("tensor",)

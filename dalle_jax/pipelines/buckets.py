@@ -6,12 +6,9 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from dalle_jax.pipelines.batching import power_of_two
+from dalle_jax.pipelines.batching import call_size, prompts_together
 from dalle_jax.pipelines.ranker import best_candidates
 from dalle_jax.pipelines.request import Generation, Request
-
-SIDE_BY_SIDE = 16
-"""The most candidates per prompt in one call, if there are enough prompts to fill it."""
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)
 DrawCall: TypeAlias = Callable[[list[AnyRequest], int, int], tuple[np.ndarray, np.ndarray | None]]
@@ -21,29 +18,34 @@ It returns images [P M H W 3] and CLIP scores [P M], or None without a ranker or
 """
 
 
-def draw_in_buckets(requests: list[AnyRequest], batch: int, draw_call: DrawCall[AnyRequest]) -> list[Generation]:
+def draw_in_buckets(
+    requests: list[AnyRequest], batch: int, draw_call: DrawCall[AnyRequest], parts: int = 1
+) -> list[Generation]:
     """Sample images for every request, in order; requests of equal ``candidates`` and ``first`` share calls.
 
-    A call samples at most ``batch`` images, of numbers of prompts and candidates rounded up to powers of two.
+    A call samples at most ``batch`` images, of numbers of prompts and candidates rounded up to powers of two, one of
+    them to a multiple of ``parts``, the number of devices that share them (pipelines/batching.py).
     """
     drawn: dict[int, Generation] = {}
     sizes = [(request.options.candidates, request.options.first) for request in requests]
     for candidates, first in sorted(set(sizes)):
         alike = [i for i, size in enumerate(sizes) if size == (candidates, first)]
-        together = max(1, batch // min(candidates, SIDE_BY_SIDE))
+        together = prompts_together(candidates, batch, parts)
         for start in range(0, len(alike), together):
             rows = alike[start : start + together]
-            for i, result in zip(rows, _draw_bucket([requests[i] for i in rows], batch, draw_call), strict=True):
+            bucket = _draw_bucket([requests[i] for i in rows], batch, draw_call, parts)
+            for i, result in zip(rows, bucket, strict=True):
                 drawn[i] = result
     return [drawn[i] for i in range(len(requests))]
 
 
-def _draw_bucket(requests: list[AnyRequest], batch: int, draw_call: DrawCall[AnyRequest]) -> list[Generation]:
+def _draw_bucket(
+    requests: list[AnyRequest], batch: int, draw_call: DrawCall[AnyRequest], parts: int
+) -> list[Generation]:
     """Sample requests of equal ``candidates`` and ``first`` together, a chunk of their candidates per call."""
-    prompts = power_of_two(len(requests))
-    padded = requests + [replace(requests[-1], given_image=None)] * (prompts - len(requests))
     candidates, start = requests[0].options.candidates, requests[0].options.first
-    chunk = min(power_of_two(candidates), max(1, batch // prompts))  # candidates in one call
+    prompts, chunk = call_size(len(requests), candidates, batch, parts)
+    padded = requests + [replace(requests[-1], given_image=None)] * (prompts - len(requests))
     decoded, scored = [], []
     for first in range(0, candidates, chunk):
         pixels, scores = draw_call(padded, start + first, chunk)

@@ -5,11 +5,12 @@ from typing import Concatenate, Generic, ParamSpec, TypeVar
 
 import jax
 from flax import nnx
-from jax.sharding import NamedSharding
 
 from dalle_jax.arrays import PyTree
-from dalle_jax.parallel.layout import Layout, LayoutJit, portable_trace
+from dalle_jax.parallel.axes import BATCH
+from dalle_jax.parallel.layout import JitOptions, Layout, LayoutJit, portable_trace
 from dalle_jax.parallel.mesh import Mesh, make_mesh
+from dalle_jax.parallel.row_placement import put_rows
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.train.flops import count
 
@@ -23,6 +24,11 @@ def one_device() -> Layout:
     return Layout(make_mesh(Mesh(), jax.local_devices()[:1]), Rules())
 
 
+def local_layout(mesh: Mesh = Mesh(), rules: Rules = Rules()) -> Layout:  # noqa: B008 (frozen)
+    """Return a layout of this process's devices."""
+    return Layout(make_mesh(mesh, jax.local_devices()), rules)
+
+
 class CompiledNetwork(Generic[N]):
     """A trained network with its parameters placed by a layout; parts of a pipeline may share the network."""
 
@@ -33,6 +39,11 @@ class CompiledNetwork(Generic[N]):
         self._state = jax.device_put(state, self._layout.state_shardings(state))
         nnx.update(network, self._state)
 
+    @property
+    def parts(self) -> int:
+        """The number of devices that share the rows of a call."""
+        return self._layout.parts(BATCH)
+
     def jit(
         self, function: Callable[Concatenate[N, P], R], static_argnames: tuple[str, ...] = ()
     ) -> "NetworkFunction[P, R]":
@@ -42,22 +53,25 @@ class CompiledNetwork(Generic[N]):
         def run(state: PyTree, *args: P.args, **kwargs: P.kwargs) -> R:
             return function(nnx.merge(graph, state), *args, **kwargs)
 
-        compiled = self._layout.jit(run, static_argnames=static_argnames)
-        return NetworkFunction(compiled, run, self._state, self._layout.replicated)
+        options: JitOptions = {"static_argnames": static_argnames}
+        if not self._layout.is_local:  # so that every process can read the results
+            options["out_shardings"] = self._layout.replicated
+        return NetworkFunction(self._layout.jit(run, **options), run, self._state, self._layout)
 
 
 class NetworkFunction(Generic[P, R]):
     """A compiled function with the state of its network as the first argument."""
 
-    def __init__(
-        self, compiled: LayoutJit[R], function: Callable[..., R], state: PyTree, sharding: NamedSharding
-    ) -> None:
-        """Place array arguments by ``sharding``, so that arrays from other devices do not cause a compilation."""
-        self._compiled, self._function, self._state, self._sharding = compiled, function, state, sharding
+    def __init__(self, compiled: LayoutJit[R], function: Callable[..., R], state: PyTree, layout: Layout) -> None:
+        self._compiled, self._function, self._state, self._layout = compiled, function, state, layout
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the compiled function with the network's state; keyword arguments are static."""
-        return self._compiled(self._state, *jax.device_put(args, self._sharding), **kwargs)
+        """Call the compiled function with the network's state; keyword arguments are static.
+
+        Array arguments are split over the devices by their rows (parallel/row_placement.py). With several processes
+        each must call it with the same arguments, and each gets the whole result.
+        """
+        return self._compiled(self._state, *put_rows(self._layout, args), **kwargs)
 
     def flops(self, *args: P.args, **kwargs: P.kwargs) -> float:
         """Return the FLOPs of the products of a call with arguments of these shapes (train/flops.py)."""

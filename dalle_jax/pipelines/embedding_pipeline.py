@@ -3,17 +3,20 @@
 P prompts   M candidates of each   T text length   E embedding
 """
 
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from dalle_jax.arrays import Array, Float, Int, Key
+from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.clip import Clip
 from dalle_jax.models.code_denoiser import Guide
 from dalle_jax.models.priors.prior import Prior, PriorOptions, read_text
+from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.prompted_pipeline import DiffusionPipeline
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
@@ -35,6 +38,9 @@ class PromptEmbedder(nnx.Module):
 
     def __init__(self, prior: Prior, clip: Clip) -> None:
         self.prior, self.clip = nnx.data(prior), clip
+
+
+Networks = TypeVar("Networks", bound=PromptEmbedder)
 
 
 class PromptIds(NamedTuple):
@@ -69,6 +75,27 @@ class EmbeddingPipeline(DiffusionPipeline):
 
     prompts: TextPrompts
     embedder: ClipRanker
+    prior: PriorOptions
+
+    @property
+    def text_reader(self) -> TextPrompts:
+        """The reader of the texts that CLIP embeds."""
+        return TextPrompts(self.embedder.text)
+
+    def image_vectors(self, images: UInt8[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B E"]:
+        """Return the CLIP vector of each image."""
+        return self.embedder.image_vectors(images)
+
+    def text_vectors(self, texts: Sequence[str]) -> Float[np.ndarray, "n E"]:
+        """Return the CLIP vector of each text."""
+        return self.embedder.text_vectors(texts)
+
+    def embed(self, prompts: list[str], keys: Key[Array, "P M"]) -> Float[np.ndarray, "P M E"]:
+        """Draw an image vector of the prior for each prompt and key."""
+        return np.asarray(self._embed(self._ids(prompts), keys, options=self.prior))
+
+    def _compile_prior(self, network: CompiledNetwork[Networks]) -> None:
+        self._embed = network.jit(embed_prompts, static_argnames=("options",))
 
     def _ids(self, prompts: list[str]) -> PromptIds:
         clip = self.embedder.text.encode_batch([*prompts, ""])

@@ -21,8 +21,6 @@ from dalle_jax.data.source import EpochSource, Example, Source
 from dalle_jax.images.pixels import centre_square, to_float
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.parallel.mesh import Mesh, make_mesh
-from dalle_jax.parallel.rules import Rules
 
 SAY_EVERY = 10.0
 """Seconds between two lines of progress."""
@@ -106,18 +104,19 @@ class CodesPayload:
 
 
 class Encoder:
-    """The network of a payload on all devices of this process, compiled once for batches of ``batch_size`` images.
+    """The network of a payload on the devices of a layout, compiled once for batches of ``batch_size`` images.
 
-    Threads prepare the next batch while the devices encode one. Processes do not wait for each other.
+    Threads prepare the next batch while the devices encode one. Processes do not wait for each other, so the devices
+    of the layout belong to this process.
     """
 
-    def __init__(self, payload: Payload, source: Source, encoding: AnyEncoding, batch_size: int):
-        self._layout = Layout(make_mesh(Mesh(), jax.local_devices()), Rules())
+    def __init__(self, payload: Payload, source: Source, encoding: AnyEncoding, batch_size: int, layout: Layout):
+        self._layout = layout
         size = encoding.image_size
         spec = {"pixels": jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8)}
         self._sharding = self._layout.batch_shardings(spec)["pixels"]
         graph, state = nnx.split(payload.network)
-        self._state = jax.device_put(jax.device_get(state), self._layout.replicated)
+        self._state = jax.device_put(state, self._layout.state_shardings(state))
         self._encode = self._layout.jit(lambda state, pixels: payload.encode(nnx.merge(graph, state), to_float(pixels)))
         self._payload = payload
         self._source, self._encoding, self._batch_size = source, encoding, batch_size

@@ -15,6 +15,7 @@ from dalle_jax.data.precomputed.manifest import EmbeddingEncoding
 from dalle_jax.data.source import Example, Source
 from dalle_jax.models.clip import Clip
 from dalle_jax.models.priors.prior import TextCondition, read_text
+from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.encode import crop_problems, fingerprint
 from dalle_jax.text.tokenizer import TextTokenizer
@@ -59,11 +60,14 @@ def embedding_encoding(
 class EmbeddingsPayload:
     """Image vectors of a CLIP, and embeddings of captions. Implements ``Payload``."""
 
-    def __init__(self, clip: Clip, text: TextTokenizer, batch_size: int, text_states: bool) -> None:
-        """Place the CLIP; ``batch_size`` captions are embedded at once. ``text_states`` also keeps the states."""
+    def __init__(self, clip: Clip, text: TextTokenizer, batch_size: int, text_states: bool, layout: Layout) -> None:
+        """Place the CLIP by ``layout``; ``batch_size`` captions are embedded at once.
+
+        ``text_states`` also keeps the states.
+        """
         self.network: nnx.Module = clip
         self._text, self._batch_size, self._text_states = text, batch_size, text_states
-        self._read = CompiledNetwork(clip, None).jit(_read)
+        self._read = CompiledNetwork(clip, layout).jit(_read)
 
     def encode(self, network: nnx.Module, pixels: Float[Array, "B H W 3"]) -> Array:
         """Compute the image vectors [B E] of length 1, in float16."""

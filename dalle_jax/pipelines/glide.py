@@ -20,7 +20,7 @@ from dalle_jax.diffusion.samplers.ddim import Ddim
 from dalle_jax.diffusion.samplers.ddpm import Ddpm
 from dalle_jax.diffusion.samplers.sampler import KeyedNoise, Sampler
 from dalle_jax.diffusion.spacing import Fast27Steps, SectionSteps
-from dalle_jax.models.glide import Glide, kept_pixels, low_resolution
+from dalle_jax.models.glide import Glide, KnownPixels, kept_pixels, low_resolution
 from dalle_jax.pipelines.karlo import StageNoise
 from dalle_jax.text.tokenizer import TextTokenizer
 
@@ -34,13 +34,6 @@ class GlidePrompts(NamedTuple):
 
     tokens: Int[Array, "B T"]
     mask: Bool[Array, "B T"]
-
-
-class KnownPixels(NamedTuple):
-    """An image in -1 .. 1 to inpaint, and the places that are kept: 1 there, 0 in the hole."""
-
-    image: Float[Array, "B H W 3"]
-    mask: Float[Array, "B H W 1"]
 
 
 def read_prompts(tokenizer: TextTokenizer, captions: list[str]) -> GlidePrompts:

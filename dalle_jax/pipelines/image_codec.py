@@ -10,17 +10,17 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.images.inputs import ImageInput, load_all_pixels, stack_images
 from dalle_jax.images.pixels import to_float, to_uint8
 from dalle_jax.models.image_tokenizer import ImageTokenizer
-from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.layout import Layout, by_rows
 from dalle_jax.pipelines.batching import padded_chunks
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 
 
 def _encode(network: ImageTokenizer, pixels: UInt8[Array, "B H W 3"]) -> Int[Array, "B h w"]:
-    return network.encode(to_float(pixels))
+    return network.encode(to_float(by_rows(pixels)))
 
 
 def _decode(network: ImageTokenizer, codes: Int[Array, "B h w"]) -> UInt8[Array, "B H W 3"]:
-    return to_uint8(network.decode(codes))
+    return by_rows(to_uint8(network.decode(by_rows(codes))))
 
 
 class ImageCodec:
@@ -32,6 +32,7 @@ class ImageCodec:
         self.downsample = image_tokenizer.downsample
         self.batch = batch
         network = CompiledNetwork(image_tokenizer, layout)
+        self._parts = network.parts
         self._encode = network.jit(_encode)
         self._decode = network.jit(_decode)
 
@@ -58,7 +59,7 @@ class ImageCodec:
             raise UserError(
                 f"images: expected sides that are multiples of {self.downsample} px, got {width} x {height} px"
             )
-        codes = [np.asarray(self.encode_device(chunk)) for chunk in padded_chunks(pixels, self.batch)]
+        codes = [np.asarray(self.encode_device(chunk)) for chunk in padded_chunks(pixels, self.batch, self._parts)]
         return np.concatenate(codes)[: len(pixels)]
 
     def decode(self, codes: np.ndarray | Array) -> UInt8[np.ndarray, "B H W 3"]:
@@ -76,11 +77,13 @@ class ImageCodec:
                 f"got {given.dtype.name}{list(given.shape)}{limits}"
             )
         rows = grids.astype(np.int32)
-        images = [np.asarray(self.decode_device(jnp.asarray(chunk))) for chunk in padded_chunks(rows, self.batch)]
+        images = [
+            np.asarray(self.decode_device(jnp.asarray(chunk))) for chunk in padded_chunks(rows, self.batch, self._parts)
+        ]
         return np.concatenate(images)[: len(rows)]
 
     def reconstruct(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> UInt8[np.ndarray, "B H W 3"]:
         """Encode images and decode their codes."""
-        chunks = padded_chunks(pixels, self.batch)
+        chunks = padded_chunks(pixels, self.batch, self._parts)
         copies = [np.asarray(self.decode_device(self.encode_device(chunk))) for chunk in chunks]
         return np.concatenate(copies)[: len(pixels)]

@@ -184,7 +184,8 @@ class Karlo(DiffusionPipeline):
     ) -> None:
         """Place the networks by ``layout``, by default on one device."""
         self.prompts, self.file, self.ranker, self.batch = prompts, file, ranker, batch
-        self._sample = CompiledNetwork(networks, layout).jit(_sample, static_argnames=("file", "guided"))
+        network = CompiledNetwork(networks, layout)
+        self._sample, self.parts = network.jit(_sample, static_argnames=("file", "guided")), network.parts
 
     @property
     def side(self) -> int:

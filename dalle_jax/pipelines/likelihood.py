@@ -32,13 +32,15 @@ class CodeLikelihood:
     ) -> None:
         """Place the transformer by ``layout``, which is one device by default."""
         self._codec, self._prompts, self._batch = codec, prompts, batch
-        self._nats = CompiledNetwork(generator, layout).jit(_nats)
+        network = CompiledNetwork(generator, layout)
+        self._nats, self._parts = network.jit(_nats), network.parts
 
     def nats(self, pixels: UInt8[np.ndarray, "B H W 3"], prompts: Sequence[Prompt]) -> Float[np.ndarray, " B"]:
         """Return the mean negative log-likelihood per code of each image, in nats."""
         text = self._prompts.read(prompts)  # [B T]
         found = []
-        for chunk, rows in zip(padded_chunks(pixels, self._batch), padded_chunks(text, self._batch), strict=True):
+        images, prompts_of = (padded_chunks(rows, self._batch, self._parts) for rows in (pixels, text))
+        for chunk, rows in zip(images, prompts_of, strict=True):
             codes = self._codec.encode_device(chunk).reshape(len(chunk), -1)
             found.append(np.asarray(self._nats(jnp.asarray(rows), codes)))
         return np.concatenate(found)[: len(pixels)]

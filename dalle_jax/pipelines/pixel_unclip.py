@@ -4,7 +4,7 @@ P prompts   M candidates of each   B = P * M   E embedding
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +12,23 @@ import numpy as np
 
 from dalle_jax.arrays import Array, Float, Key, UInt8
 from dalle_jax.config.errors import UserError
+from dalle_jax.diffusion.levels import initial_noise
 from dalle_jax.diffusion.samplers.ddim import Ddim
 from dalle_jax.diffusion.tiles import Tiles
 from dalle_jax.diffusion.trained_diffusion import ImageSampling
-from dalle_jax.images.pixels import to_float, to_uint8
+from dalle_jax.images.pixels import resize, to_float, to_uint8
 from dalle_jax.models.clip import Clip
 from dalle_jax.models.decoders.pixel_decoder import PixelDecoder
 from dalle_jax.models.decoders.upsampler import Upsampler
+from dalle_jax.models.glide import KnownPixels
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.priors.prior import Prior, PriorOptions
+from dalle_jax.models.spaces.space import Latents
 from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.batching import padded_chunks
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
+from dalle_jax.pipelines.edits.filler import FillCall
+from dalle_jax.pipelines.edits.pixel_filler import known_at
 from dalle_jax.pipelines.embedding_pipeline import (
     EmbeddingPipeline,
     PromptEmbedder,
@@ -31,10 +37,11 @@ from dalle_jax.pipelines.embedding_pipeline import (
     embed_prompts,
     given_inputs,
 )
-from dalle_jax.pipelines.pixel_sampling import sample_pixels, upsample_pixels
-from dalle_jax.pipelines.prompted_pipeline import DrawCall
+from dalle_jax.pipelines.pixel_sampling import invert_pixels, sample_pixels, upsample_pixels
+from dalle_jax.pipelines.prompted_pipeline import DrawCall, check_diffusion_options
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
+from dalle_jax.pipelines.request import Request
 
 
 @dataclass(frozen=True)
@@ -69,15 +76,34 @@ def _decode(
     embeddings: Float[Array, "P M E"],
     keys: Key[Array, "P M"],
     guidance: Float[Array, " P"],
+    start: Float[Array, "B h w c"] | None,
     sees: Sees,
     guided: bool,
     sampling: ImageSampling,
+    known: KnownPixels | None = None,
 ) -> UInt8[Array, "B H W 3"]:
-    """Sample pixels from the embedding, the caption or both; the noise of a candidate depends on its key alone."""
+    """Sample pixels from the embedding, the caption or both; the noise of a candidate depends on its key alone.
+
+    ``known`` pixels come back to rounding.
+    """
     guide = given_inputs(ids, embeddings, sees)
     noise_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys.reshape(-1))
-    scales = jnp.repeat(guidance, keys.shape[1]) if guided else None
-    return to_uint8(sample_pixels(networks.decoder, guide, noise_keys, sampling, scales, networks.image_tokenizer))
+    scales, tokenizer = jnp.repeat(guidance, keys.shape[1]) if guided else None, networks.image_tokenizer
+    return to_uint8(sample_pixels(networks.decoder, guide, noise_keys, sampling, scales, tokenizer, known, start))
+
+
+def _invert(
+    networks: PixelNetworks,
+    ids: PromptIds,
+    embeddings: Float[Array, "B 1 E"],
+    pixels: UInt8[Array, "B H W 3"],
+    guidance: Float[Array, " B"],
+    guided: bool,
+    sampling: ImageSampling,
+) -> Float[Array, "B h w c"]:
+    """Return the noise from which DDIM makes nearly these images of the embedding alone (section 3.1)."""
+    guide, scales = given_inputs(ids, embeddings, "embedding"), guidance if guided else None
+    return invert_pixels(networks.decoder, guide, to_float(pixels), sampling, scales, networks.image_tokenizer)
 
 
 def _sample(
@@ -91,26 +117,45 @@ def _sample(
     options: PriorOptions,
 ) -> UInt8[Array, "B H W 3"]:
     embeddings = embed_prompts(networks, ids, keys, options)
-    return _decode(networks, ids, embeddings, keys, guidance, sees, guided, sampling)
+    return _decode(networks, ids, embeddings, keys, guidance, None, sees, guided, sampling)
+
+
+def _fill(
+    networks: PixelNetworks,
+    ids: PromptIds,
+    keys: Key[Array, "P M"],
+    guidance: Float[Array, " P"],
+    known: KnownPixels,
+    sees: Sees,
+    guided: bool,
+    sampling: ImageSampling,
+    options: PriorOptions,
+) -> UInt8[Array, "B H W 3"]:
+    embeddings = embed_prompts(networks, ids, keys, options)
+    return _decode(networks, ids, embeddings, keys, guidance, None, sees, guided, sampling, known)
 
 
 def _upsample(
     upsampler: Upsampler,
     pixels: UInt8[Array, "B h w 3"],
     keys: Key[Array, " B"],
+    known: KnownPixels | None,
     sampling: ImageSampling,
     noise: float,
     tiles: Tiles,
 ) -> UInt8[Array, "B H W 3"]:
     side = upsampler.config.factor * max(pixels.shape[1:3])
     chosen = tiles if side > tiles.side else None
-    return to_uint8(upsample_pixels(upsampler, to_float(pixels), keys, sampling, noise, chosen))
+    return to_uint8(upsample_pixels(upsampler, to_float(pixels), keys, sampling, noise, chosen, known))
 
 
 class PixelUnclip(EmbeddingPipeline):
     """A prior, a decoder of pixels, upsamplers in their order, and a CLIP that embeds prompts and ranks images.
 
     The same CLIP ranks the images unless ``ranker`` is another one. A call samples at most ``batch`` images.
+
+    Holes are filled at the decoder's size and then upsampled, with the known pixels kept by each network in each step.
+    A decoder that was trained to inpaint reads them too.
     """
 
     def __init__(
@@ -133,11 +178,18 @@ class PixelUnclip(EmbeddingPipeline):
         self.prompts, self.embedder = prompts, embedder
         self.ranker: ClipRanker = embedder if ranker is None else ranker
         self.sees, self.sampling, self.prior, self.batch = sees, sampling, prior, batch
-        factors = [one.config.factor for one in upsamplers]
-        self._side = networks.decoder.config.image_size * int(np.prod(factors, dtype=int))
+        self._factors = [one.config.factor for one in upsamplers]
+        self._decoder = networks.decoder.config
+        self._side = self._decoder.image_size * int(np.prod(self._factors, dtype=int))
+        space = networks.decoder.space(networks.image_tokenizer)
+        self._noise_shape = space.shape(self._decoder.image_size, self._decoder.image_size)
         network, static = CompiledNetwork(networks, layout), ("sees", "guided", "sampling")
+        self.parts = network.parts
         self._sample = network.jit(_sample, static_argnames=(*static, "options"))
         self._decode = network.jit(_decode, static_argnames=static)
+        self._fill = network.jit(_fill, static_argnames=(*static, "options"))
+        self._invert = network.jit(_invert, static_argnames=("guided", "sampling"))
+        self._compile_prior(network)
         names = ("sampling", "noise", "tiles")
         self._upsamplers = [CompiledNetwork(one, layout).jit(_upsample, static_argnames=names) for one in upsamplers]
 
@@ -151,16 +203,61 @@ class PixelUnclip(EmbeddingPipeline):
         """The decoder's steps."""
         return self.sampling.decoder.steps
 
+    def noise(self, keys: Key[Array, " B"]) -> Float[np.ndarray, "B h w c"]:
+        """Draw the noise that ``decode`` may begin with."""
+        return np.asarray(initial_noise(keys, self._noise_shape))
+
+    def invert(
+        self, pixels: UInt8[np.ndarray, "B H W 3"], embeddings: Float[np.ndarray, "B E"], guidance: float
+    ) -> Float[np.ndarray, "B h w c"]:
+        """Return the noise from which ``decode`` makes nearly these images, resized to the decoder's size, at eta 0."""
+        side, found = self._decoder.image_size, []
+        small = np.stack([resize(one, side, side) for one in pixels])
+        for rows in padded_chunks(np.arange(len(small)), self.batch):
+            ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
+            given = jnp.asarray(embeddings[rows])[:, None], jnp.asarray(small[rows])
+            noise = self._invert(ids, *given, scale, guided=guidance != 1.0, sampling=self.sampling.decoder)
+            found.append(np.asarray(noise))
+        return np.concatenate(found)[: len(pixels)]
+
     def decode(
-        self, embeddings: Float[np.ndarray, "B E"], keys: Key[Array, " B"], guidance: float
+        self,
+        embeddings: Float[np.ndarray, "B E"],
+        keys: Key[Array, " B"],
+        guidance: float,
+        start: Float[np.ndarray, "B h w c"] | None = None,
+        eta: float = 0.0,
     ) -> UInt8[np.ndarray, "B H W 3"]:
-        """Sample one image of each embedding, from the embedding alone (section 3.1)."""
-        ids, scale = self._ids([""] * len(embeddings)), jnp.full(len(embeddings), guidance, jnp.float32)
-        pixels = self._decode(
-            ids, jnp.asarray(embeddings)[:, None], keys[:, None], scale, sees="embedding", guided=guidance != 1.0,
-            sampling=self.sampling.decoder,
+        """Sample one image of each embedding, from the embedding alone (section 3.1).
+
+        From a given noise ``start`` DDIM samples, with the share ``eta`` of new noise in a step.
+        """
+        sampling, found = self.sampling.decoder, []
+        if start is not None:
+            sampling = replace(sampling, sampler=Ddim(eta))
+        for rows in padded_chunks(np.arange(len(embeddings)), self.batch):
+            ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
+            first = None if start is None else jnp.asarray(start[rows])
+            pixels = self._decode(
+                ids, jnp.asarray(embeddings[rows])[:, None], keys[rows][:, None], scale, first, sees="embedding",
+                guided=guidance != 1.0, sampling=sampling,
+            )  # fmt: skip
+            found.append(self._upsampled(pixels, keys[rows]))
+        return np.concatenate(found)[: len(embeddings)]
+
+    def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
+        """Draw the hidden pixels of windows. Raise UserError for a decoder of latents, which has no known pixels."""
+        if isinstance(self._decoder.space, Latents):
+            raise UserError("decoder: expected one of pixels or of codes to fill holes, got one of latents")
+        for prompt, one in zip(call.prompts, call.options, strict=True):
+            check_diffusion_options(Request(prompt, one))
+        ids, known = self._ids([str(one) for one in call.prompts]), known_at(call, self._decoder.image_size)
+        guidance = jnp.asarray([one.guidance for one in call.options], jnp.float32)
+        small = self._fill(
+            ids, call.keys, guidance, known, sees=self.sees, guided=any(one.guidance != 1.0 for one in call.options),
+            sampling=self.sampling.decoder, options=self.prior,
         )  # fmt: skip
-        return self._upsampled(pixels, keys)
+        return self._upsampled(small, call.keys.reshape(-1), call).reshape(call.windows.shape)
 
     def _pixels(self, call: DrawCall) -> UInt8[np.ndarray, "B H W 3"]:
         small = self._sample(
@@ -169,17 +266,26 @@ class PixelUnclip(EmbeddingPipeline):
         )  # fmt: skip
         return self._upsampled(small, call.keys.reshape(-1))
 
-    def _upsampled(self, pixels: UInt8[Array, "B h w 3"], keys: Key[Array, " B"]) -> UInt8[np.ndarray, "B H W 3"]:
-        """Run the upsamplers, ``together`` images at once; the noise of each depends on the image's key."""
+    def _upsampled(
+        self, pixels: UInt8[Array, "B h w 3"], keys: Key[Array, " B"], call: FillCall | None = None
+    ) -> UInt8[np.ndarray, "B H W 3"]:
+        """Run the upsamplers, ``together`` images at once; the noise of each depends on the image's key.
+
+        The known pixels of the windows of ``call`` are kept.
+        """
         sampling, count = self.sampling, len(pixels)
         size = min(sampling.together, count)
         padded = np.minimum(np.arange(-(-count // size) * size), count - 1)  # the last image fills up the last call
         images = np.asarray(pixels)
         for number, (upsample, one) in enumerate(zip(self._upsamplers, sampling.upsamplers, strict=False)):
             own = jax.vmap(lambda key, number=number: jax.random.fold_in(key, 2 + number))(keys)
+            known = None if call is None else known_at(call, images.shape[1] * self._factors[number])
             calls = [
-                upsample(jnp.asarray(images[rows]), own[rows], sampling=one, noise=sampling.noise, tiles=sampling.tiles)
+                upsample(
+                    jnp.asarray(images[rows]), own[rows], jax.tree.map(lambda array, rows=rows: array[rows], known),
+                    sampling=one, noise=sampling.noise, tiles=sampling.tiles,
+                )
                 for rows in padded.reshape(-1, size)
-            ]
+            ]  # fmt: skip
             images = np.concatenate([np.asarray(call) for call in calls])[:count]
         return images

@@ -18,6 +18,7 @@ from dalle_jax.pipelines.prompts import Prompt
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
 from dalle_jax.sampling.autoregressive import image_keys
+from dalle_jax.sampling.options import RecommendedSampling
 
 Captions: TypeAlias = str | list[str] | tuple[str, ...]
 SeveralPrompts: TypeAlias = list[str] | list[int] | list[np.ndarray] | tuple[Prompt, ...]
@@ -25,9 +26,17 @@ SeveralPrompts: TypeAlias = list[str] | list[int] | list[np.ndarray] | tuple[Pro
 
 
 class PromptedPipeline(ABC):
-    """A pipeline from prompts to images, which its ``ranker`` compares with the prompts; None without a CLIP."""
+    """A pipeline from prompts to images, which its ``ranker`` compares with the prompts; None without a CLIP.
+
+    ``recommended`` are the options of sampling that the publisher of imported weights recommends.
+    """
 
     ranker: ClipRanker | None
+    recommended: RecommendedSampling = RecommendedSampling()
+
+    def options(self, **given: Unpack[RequestKeywords]) -> RequestOptions:
+        """Return the options of a request: those ``given``, else the recommended ones, else the defaults."""
+        return RequestOptions(**(RequestKeywords(**self.recommended.keywords()) | given))
 
     @abstractmethod
     def draw(self, requests: list[Request]) -> list[Generation]:
@@ -61,11 +70,11 @@ class PromptedPipeline(ABC):
     ) -> Generation | list[Generation]:
         """Sample images of one prompt, or of each of several with the same ``seed``.
 
-        ``options`` are the fields of ``RequestOptions``. ``given_image`` is cut to its middle square at the model's
-        size, and the share ``given_rows`` of it, in whole rows of codes from the top, is kept. A model of classes or
-        of caption features takes an int or an array [t c] as its prompt, and a ``caption`` for CLIP.
-        ``negative_prompt`` replaces the empty prompt in the guidance of all prompts. Raises UserError for values out of
-        range.
+        ``options`` are fields of ``RequestOptions``; ``self.options`` supplies the others. ``given_image`` is cut to
+        its middle square at the model's size, and the share ``given_rows`` of it, in whole rows of codes from the top,
+        is kept. A model of classes or of caption features takes an int or an array [t c] as its prompt, and a
+        ``caption`` for CLIP. ``negative_prompt`` replaces the empty prompt in the guidance of all prompts. Raises
+        UserError for values out of range.
         """
         several = isinstance(prompt, list | tuple)
         prompts: list[Prompt] = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
@@ -77,7 +86,7 @@ class PromptedPipeline(ABC):
                 f"caption: expected one for each prompt that is not a text ({len(prompts)}), got {caption!r}"
             )
         top = None if given_image is None else self.given_top(given_image, given_rows)
-        one_for_all = RequestOptions(**options)
+        one_for_all = self.options(**options)
         requests = [
             Request(one, one_for_all, top, None if caption is None else captions[number], negative_prompt)
             for number, one in enumerate(prompts)
@@ -111,9 +120,10 @@ class DrawCall(NamedTuple):
 
 
 class DiffusionPipeline(PromptedPipeline):
-    """A pipeline of a diffusion model. A call samples at most ``batch`` images."""
+    """A pipeline of a diffusion model. A call samples at most ``batch`` images, which ``parts`` devices share."""
 
     batch: int
+    parts: int
 
     @abstractmethod
     def _pixels(self, call: DrawCall) -> UInt8[Array, "B H W 3"] | UInt8[np.ndarray, "B H W 3"]:
@@ -126,7 +136,7 @@ class DiffusionPipeline(PromptedPipeline):
         """
         for request in requests:
             check_diffusion_options(request)
-        return draw_in_buckets(requests, self.batch, self._draw_call)
+        return draw_in_buckets(requests, self.batch, self._draw_call, self.parts)
 
     def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
         """Raise UserError: a diffusion model keeps no rows of codes."""

@@ -12,7 +12,7 @@ from dalle_jax.images.clip_pixels import clip_pixels
 from dalle_jax.images.inputs import ImageInput, load_all_pixels
 from dalle_jax.images.pixels import to_float
 from dalle_jax.models.clip import Clip
-from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.layout import Layout, by_rows
 from dalle_jax.pipelines.batching import padded_chunks
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.text.tokenizer import TextTokenizer
@@ -48,17 +48,17 @@ def choice_among_first(
 
 
 def _score(clip: Clip, pixels: UInt8[Array, "B H W 3"], text: Int[Array, "P T"]) -> Float[Array, "P M"]:
-    image = clip.encode_image(to_float(pixels))  # [P*M E]
+    image = clip.encode_image(to_float(by_rows(pixels)))  # [P*M E]
     words = clip.encode_text(text)  # [P E]
     return jnp.einsum("pme,pe->pm", image.reshape(text.shape[0], -1, image.shape[-1]), words)
 
 
 def _encode_text(clip: Clip, text: Int[Array, "B T"]) -> Float[Array, "B E"]:
-    return clip.encode_text(text)
+    return clip.encode_text(by_rows(text))
 
 
 def _encode_image(clip: Clip, pixels: UInt8[Array, "B H W 3"]) -> Float[Array, "B E"]:
-    return clip.encode_image(to_float(pixels))
+    return clip.encode_image(to_float(by_rows(pixels)))
 
 
 class ClipRanker:
@@ -72,6 +72,7 @@ class ClipRanker:
         self.text, self.batch = text, batch
         self.config = clip.config
         network = CompiledNetwork(clip, layout)
+        self._parts = network.parts
         self._score = network.jit(_score)
         self._encode_text = network.jit(_encode_text)
         self._encode_image = network.jit(_encode_image)
@@ -112,13 +113,16 @@ class ClipRanker:
     def text_vectors(self, texts: Sequence[str]) -> Float[np.ndarray, "n E"]:
         """Return the unit vector of each text."""
         rows = self.text.encode_batch(list(texts))
-        found = [np.asarray(self._encode_text(jnp.asarray(chunk))) for chunk in padded_chunks(rows, self.batch)]
+        found = [
+            np.asarray(self._encode_text(jnp.asarray(chunk))) for chunk in padded_chunks(rows, self.batch, self._parts)
+        ]
         return np.concatenate(found)[: len(rows)]
 
     def image_vectors(self, images: Pixels) -> Float[np.ndarray, "B E"]:
         """Return the unit vector of each image."""
         pixels = np.asarray(self._preprocess(images))
-        found = [np.asarray(self._encode_image(jnp.asarray(chunk))) for chunk in padded_chunks(pixels, self.batch)]
+        chunks = padded_chunks(pixels, self.batch, self._parts)
+        found = [np.asarray(self._encode_image(jnp.asarray(chunk))) for chunk in chunks]
         return np.concatenate(found)[: len(pixels)]
 
     def _preprocess(self, images: Pixels) -> UInt8[Array, "B S S 3"]:

@@ -11,6 +11,8 @@ from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.buckets import draw_in_buckets
 from dalle_jax.pipelines.compiled_network import CompiledNetwork, one_device
+from dalle_jax.pipelines.edits.code_filler import fill_by_codes
+from dalle_jax.pipelines.edits.filler import FillCall
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.likelihood import CodeLikelihood
 from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
@@ -18,6 +20,7 @@ from dalle_jax.pipelines.prompts import Prompt, PromptReader
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request, RequestOptions
 from dalle_jax.sampling.autoregressive import GivenCodes, NegativePrompts, Settings, image_keys, sample
+from dalle_jax.sampling.options import RecommendedSampling
 
 
 def _sample(
@@ -47,13 +50,16 @@ class TextToImage(PromptedPipeline):
         ranker: ClipRanker | None = None,
         batch: int = 64,
         layout: Layout | None = None,
+        recommended: RecommendedSampling = RecommendedSampling(),  # noqa: B008 (frozen)
     ) -> None:
         """Place the transformer by ``layout``, by default on one device. Without a ``ranker`` no image is scored."""
         self.grid = generator.grid
         self.codec, self.prompts, self.ranker, self.batch = codec, prompts, ranker, batch
+        self.recommended = recommended
         self.layout = one_device() if layout is None else layout
         self.likelihood = CodeLikelihood(generator, codec, prompts, batch, layout)
-        self._sample = CompiledNetwork(generator, layout).jit(_sample, static_argnames=("guided",))
+        network = CompiledNetwork(generator, layout)
+        self._sample, self.parts = network.jit(_sample, static_argnames=("guided",)), network.parts
 
     @property
     def side(self) -> int:
@@ -62,7 +68,11 @@ class TextToImage(PromptedPipeline):
 
     def draw(self, requests: list[Request]) -> list[Generation]:
         """Sample images for every request, in order; requests of equal ``candidates`` and ``first`` share calls."""
-        return draw_in_buckets(requests, self.batch, self._draw_call)
+        return draw_in_buckets(requests, self.batch, self._draw_call, self.parts)
+
+    def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
+        """Draw the hidden pixels of windows by their codes."""
+        return fill_by_codes(self, call)
 
     def fill_codes(
         self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes

@@ -10,6 +10,7 @@ import numpy as np
 from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.diffusion.code_vectors import KnownCodes, invert_codes, sample_codes
+from dalle_jax.diffusion.levels import initial_noise
 from dalle_jax.diffusion.samplers.ddim import Ddim
 from dalle_jax.diffusion.samplers.flow_ode import Euler
 from dalle_jax.diffusion.samplers.sampler import Sampler
@@ -19,6 +20,8 @@ from dalle_jax.models.priors.prior import Prior, PriorOptions
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.batching import padded_chunks
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
+from dalle_jax.pipelines.edits.code_filler import fill_by_codes
+from dalle_jax.pipelines.edits.filler import FillCall
 from dalle_jax.pipelines.embedding_pipeline import (
     EmbeddingPipeline,
     PromptEmbedder,
@@ -155,16 +158,21 @@ class Unclip(EmbeddingPipeline):
         self.ranker: ClipRanker = embedder if ranker is None else ranker
         self.sees, self.steps, self.prior, self.batch = sees, steps, prior, batch
         network, static = CompiledNetwork(networks, layout), ("sees", "steps", "guided")
+        self.parts = network.parts
         self._sample = network.jit(_sample, static_argnames=(*static, "options"))
         self._fill = network.jit(_fill, static_argnames=(*static, "options"))
         self._decode = network.jit(decode_embeddings, static_argnames=(*static, "eta"))
         self._invert = network.jit(invert_images, static_argnames=("steps", "guided"))
-        self._embed = network.jit(embed_prompts, static_argnames=("options",))
+        self._compile_prior(network)
 
     @property
     def side(self) -> int:
         """The side of an image in pixels."""
         return self.grid[0] * self.codec.downsample
+
+    def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
+        """Draw the hidden pixels of windows by their codes."""
+        return fill_by_codes(self, call)
 
     def fill_codes(
         self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes
@@ -179,16 +187,17 @@ class Unclip(EmbeddingPipeline):
             guided=guided, options=self.prior,
         )  # fmt: skip
 
-    def embed(self, prompts: list[str], keys: Key[Array, "P M"]) -> Float[np.ndarray, "P M E"]:
-        """Draw an image vector of the prior for each prompt and key."""
-        return np.asarray(self._embed(self._ids(prompts), keys, options=self.prior))
+    def noise(self, keys: Key[Array, " B"]) -> Float[np.ndarray, "B I c"]:
+        """Draw the noise that ``decode`` may begin with."""
+        height, width = self.grid
+        return np.asarray(initial_noise(keys, (height * width, self.code_width)))
 
     def invert(
         self, pixels: UInt8[np.ndarray, "B H W 3"], embeddings: Float[np.ndarray, "B E"], guidance: float
     ) -> Float[np.ndarray, "B I c"]:
         """Return the noise from which ``decode`` makes nearly the same codes at ``eta`` 0, of images and vectors."""
         found = []
-        for rows in padded_chunks(np.arange(len(pixels)), self.batch):
+        for rows in padded_chunks(np.arange(len(pixels)), self.batch, self.parts):
             ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
             codes = self.codec.encode_device(pixels[rows]).reshape(len(rows), -1)
             given = jnp.asarray(embeddings[rows])
@@ -220,7 +229,7 @@ class Unclip(EmbeddingPipeline):
         Without ``start`` the noise is drawn from the keys. ``eta`` is the share of new noise in a step, from 0 to 1.
         """
         found = []
-        for rows in padded_chunks(np.arange(len(embeddings)), self.batch):
+        for rows in padded_chunks(np.arange(len(embeddings)), self.batch, self.parts):
             ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
             first = None if start is None else jnp.asarray(start[rows])[:, None]
             codes = self._decode(

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from dalle_jax.arrays import Array, Bool, Float, Int, Key, Prompts, PyTree, UInt
+from dalle_jax.parallel.axes import BATCH, CANDIDATES
+from dalle_jax.parallel.layout import batch_parts, constrain
 from dalle_jax.sampling.filters import restrict
 from dalle_jax.sampling.options import SamplingKeywords, SamplingOptions
 
@@ -147,15 +149,36 @@ def guide(
     return jnp.where(scale == 1, conditional, unconditional + scale * (conditional - unconditional))
 
 
+def _with_empty(conditional: Array, unconditional: Array) -> Array:
+    """Join rows of prompts and rows of their empty or negative prompts.
+
+    If devices share the rows, both rows of a prompt are neighbours, so that guidance moves nothing between devices.
+    """
+    if batch_parts() == 1:
+        return jnp.concatenate([conditional, unconditional])
+    return jnp.stack([conditional, unconditional], axis=1).reshape(-1, *conditional.shape[1:])
+
+
+def _without_empty(rows: Array) -> tuple[Array, Array]:
+    """Invert ``_with_empty``."""
+    if batch_parts() == 1:
+        return rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    pairs = rows.reshape(-1, 2, *rows.shape[1:])
+    return pairs[:, 0], pairs[:, 1]
+
+
 def _prefill_guided(
     text: Prompts, negative: NegativePrompts | None, generator: CachedDecoder, candidates: int
 ) -> tuple[Array, PyTree]:
-    """Prefill the prompts, and the empty or negative prompts.
+    """Prefill the prompts and the empty or negative prompts, joined by ``_with_empty``.
 
-    If all prompts share one empty prompt, its result is repeated for each of them.
+    If all prompts share one empty prompt, its result is repeated for each of them. Where devices share the rows, each
+    computes it for its own prompts.
     """
     prompts, empty = text.shape[0], generator.empty(text)
     empty = empty if negative is None else negative.instead_of(empty)
+    if batch_parts() > 1:
+        return generator.prefill(_with_empty(text, jnp.broadcast_to(empty, text.shape)), candidates)
     first, cache = generator.prefill(jnp.concatenate([text, empty]), candidates)
     rows = jnp.concatenate([jnp.arange(prompts), prompts + jnp.arange(prompts) % empty.shape[0]])
     return jax.tree.map(lambda leaf: leaf[rows], (first, cache))
@@ -192,6 +215,7 @@ def sample(
     before it, not on those after it. If ``guided`` is False, the guidance scale is ignored, and neither the empty nor
     the ``negative`` prompts are computed.
     """
+    keys = constrain(keys, BATCH, CANDIDATES)
     candidates, length = keys.shape[1], generator.grid[0] * generator.grid[1]
     prompts, size = text.shape[0], generator.codebook_size
     first, cache = (
@@ -202,7 +226,8 @@ def sample(
     noises = jax.vmap(lambda i: _noise(keys, i, size))(jnp.arange(length)) if noise_ahead else None
 
     def choose(logits: Array, position: Array, noise: Array | None) -> Array:
-        logits = guide(logits[:prompts], logits[prompts:], settings.guidance) if guided else logits
+        logits = guide(*_without_empty(logits), settings.guidance) if guided else logits
+        logits = constrain(logits, BATCH, CANDIDATES, None)  # of all codes, for sampling
         code = draw(logits, _noise(keys, position, size) if noise is None else noise, settings)
         if given is None:
             return code
@@ -212,7 +237,7 @@ def sample(
 
     def step(carry: tuple[Array, PyTree], scanned: tuple[Array, Array | None]) -> tuple[tuple[Array, PyTree], Array]:
         (previous, cache), (position, noise) = carry, scanned
-        inputs = jnp.concatenate([previous, previous]) if guided else previous
+        inputs = constrain(_with_empty(previous, previous) if guided else previous, BATCH, CANDIDATES)
         logits, cache = generator.decode(inputs, position, cache)
         code = choose(logits, position, noise)
         return (code, cache), code
@@ -224,4 +249,4 @@ def sample(
         scanned = jnp.arange(begin, end), None if noises is None else noises[begin:end]
         (code, cache), codes = jax.lax.scan(step, (code, generator.grow(cache, end - 1)), scanned)
         parts.append(codes)
-    return jnp.moveaxis(jnp.concatenate(parts), 0, -1)  # [P M I]
+    return constrain(jnp.moveaxis(jnp.concatenate(parts), 0, -1), BATCH, CANDIDATES, None)  # [P M I]

@@ -27,11 +27,17 @@ class SamplingOptions:
 
     candidates: int = field(default=16, metadata={"help": "number of images to sample for each prompt"})
     temperature: float = field(default=1.0, metadata={"help": "sampling temperature; 0 is greedy"})
-    top_k: int = field(default=0, metadata={"help": "sample among the k most likely codes; 0 is off"})
+    top_k: int = field(
+        default=0,
+        metadata={"help": "sample among the k most likely codes; 0 is off", "default": "the publisher's, or 0"},
+    )
     top_p: float = field(
         default=1.0, metadata={"help": "sample among the most likely codes of this total probability; 1 is off"}
     )
-    guidance: float = field(default=3.0, metadata={"help": "scale of classifier-free guidance; 1 is off"})
+    guidance: float = field(
+        default=3.0,
+        metadata={"help": "scale of classifier-free guidance; 1 is off", "default": "the publisher's, or 3.0"},
+    )
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -43,6 +49,23 @@ class SamplingOptions:
                 ("guidance", 0.0 <= self.guidance < math.inf, "0 or more (1 is off)", self.guidance),
             )
         )
+
+
+@dataclass(frozen=True)
+class RecommendedSampling:
+    """Options that the publisher of imported weights recommends; None leaves the default of ``SamplingOptions``."""
+
+    guidance: float | None = None
+    top_k: int | None = None
+
+    def keywords(self) -> SamplingKeywords:
+        """Return the recommended options."""
+        found = SamplingKeywords()
+        if self.guidance is not None:
+            found["guidance"] = self.guidance
+        if self.top_k is not None:
+            found["top_k"] = self.top_k
+        return found
 
 
 def check_ranges(checks: Iterable[tuple[str, bool, str, object]]) -> None:

@@ -1,8 +1,8 @@
 """Training of a pixel decoder: noised images, a caption and a CLIP image embedding to images (arXiv 2204.06125)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,22 +11,26 @@ from flax import nnx
 
 from dalle_jax import storage
 from dalle_jax.arrays import Array, ExampleBatch, Float, Key
+from dalle_jax.config.differences import differences
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.diffusion.diffusion_training import DiffusionTraining
 from dalle_jax.diffusion.levels import NoiseLevel
 from dalle_jax.diffusion.parameterization import ModelOutput
-from dalle_jax.diffusion.trained_diffusion import ImageSampling, from_pixels
+from dalle_jax.diffusion.trained_diffusion import ImageSampling, from_pixels, to_pixels
 from dalle_jax.images.pixels import to_float
+from dalle_jax.images.random_masks import RandomMasks
 from dalle_jax.models.clip import Clip
 from dalle_jax.models.code_denoiser import Guide
 from dalle_jax.models.decoders.pixel_decoder import PixelDecoder, PixelDecoderConfig
+from dalle_jax.models.glide import KnownPixels
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.spaces.space import Latents, LatentStatistics
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.load.models import ModelFile, absolute_needs, load_clip
+from dalle_jax.pipelines.load.models import ModelFile, absolute_needs, load_clip, read_model_file
 from dalle_jax.pipelines.pixel_sampling import sample_pixels
+from dalle_jax.storage import Place
 from dalle_jax.tasks.batches import pixel_rows, pixel_spec, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
 from dalle_jax.tasks.frozen_networks import (
@@ -43,6 +47,10 @@ from dalle_jax.train.task import Batch, Frozen, MetricSums, Seed
 
 IMAGES = 8
 """Number of images that are sampled during training."""
+MAY_DIFFER = ("dtype", "remat", "dropout")
+"""Fields of a model that change neither its parameters nor the function that it computes, but for rounding."""
+MASK = 2
+"""The number that makes the key of the masks, of the step's or by itself for evaluation."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,8 @@ class DenoiseImages:
       (arXiv 2204.06125, section 2.1).
     - ``image_tokenizer``: the folder of a trained image tokenizer, whose latents are denoised if ``model.space`` is
       ``Latents``; its sampling has no threshold of x0.
+    - ``masks``: the hidden regions of images, for a decoder that inpaints (``model.unet.extra_channels`` 4), else None.
+      Such a decoder may start from a trained one without extra channels (``trainer.initial``).
     - ``guidance``, ``sampling``: the sampling of the images during training, from the embedding if there is one.
     """
 
@@ -65,6 +75,7 @@ class DenoiseImages:
     image_tokenizer: str | None = None
     blank_captions: float = 0.5
     blank_clips: float = 0.1
+    masks: RandomMasks | None = None
     training: DiffusionTraining = field(default_factory=DiffusionTraining)
     guidance: float = 2.0
     sampling: ImageSampling = field(default_factory=ImageSampling)
@@ -74,6 +85,12 @@ class DenoiseImages:
             if not 0.0 <= share <= 1.0:
                 raise ValueError(f"{name}: expected a share in [0, 1], got {share}")
         self.training.check(self.model.diffusion)
+        if self.model.inpaints != (self.masks is not None):
+            extra, got = self.model.unet.extra_channels, "None" if self.masks is None else "@RandomMasks"
+            raise ValueError(
+                "masks: expected @RandomMasks for a decoder that inpaints (model.unet.extra_channels 4), else None, "
+                f"got {got} with {extra} extra channels"
+            )
         if isinstance(self.model.space, Latents) and self.sampling.threshold is not None:
             raise ValueError("sampling.threshold: expected None for latents, which have no bounds")
 
@@ -115,8 +132,15 @@ class DenoiseImages:
         return ImageDecoding(self, captions, clip, load_if_named(self.image_tokenizer))
 
 
+class DecoderInputs(NamedTuple):
+    """Captions and embeddings of images, and the known pixels for a decoder that inpaints."""
+
+    guide: Guide
+    known: KnownPixels | None
+
+
 @dataclass(frozen=True, eq=False)
-class ImageDecoding(ImageDenoising[PixelDecoder, Guide]):
+class ImageDecoding(ImageDenoising[PixelDecoder, DecoderInputs]):
     """The task that trains a pixel decoder. ``captions`` is None only for the command ``plan``.
 
     Raise ``UserError`` if the text tokenizer or the CLIP does not fit the model.
@@ -159,8 +183,32 @@ class ImageDecoding(ImageDenoising[PixelDecoder, Guide]):
         """Create the decoder."""
         return self.config.model.build(rngs)
 
-    def inputs(self, frozen: Frozen, batch: Batch, key: Key[Array, ""] | None) -> tuple[Float[Array, "B H W 3"], Guide]:
-        """Return the images, and their captions and embeddings, some of them dropped if ``key`` is given."""
+    def smaller(self, folder: Place) -> "ImageDecoding | None":
+        """Return the task without extra channels if this one has them and the decoder in ``folder`` has none.
+
+        Raise ``UserError`` if that decoder differs in more.
+        """
+        model, trained = self.config.model, read_model_file(folder).model
+        if not model.inpaints or (isinstance(trained, PixelDecoderConfig) and trained.inpaints):
+            return None
+        plain = replace(model, unet=replace(model.unet, extra_channels=0))
+        wrong = list(differences("model", trained, plain, MAY_DIFFER))
+        if wrong:
+            raise UserError(f"task.model: it does not fit trainer.initial, {folder}: {'; '.join(wrong)}")
+        return replace(self, config=replace(self.config, model=plain, masks=None))
+
+    def extended(self, module: TrainedDenoiser[PixelDecoder]) -> TrainedDenoiser[PixelDecoder]:
+        """Return the module of ``smaller`` with extra input channels of weight zero."""
+        module.network = module.network.with_extra_channels()
+        return module
+
+    def inputs(
+        self, frozen: Frozen, batch: Batch, key: Key[Array, ""] | None
+    ) -> tuple[Float[Array, "B H W 3"], DecoderInputs]:
+        """Return the images, and their captions and embeddings, some of them dropped if ``key`` is given.
+
+        A decoder that inpaints also gets known pixels; without ``key`` the masks are those of a fixed key.
+        """
         config, pixels, rows = self.config, to_float(batch["pixels"]), batch["pixels"].shape[0]
         vectors = jnp.zeros((rows, config.model.embed_width))
         if CLIP in frozen:
@@ -173,7 +221,16 @@ class ImageDecoding(ImageDenoising[PixelDecoder, Guide]):
                 jax.random.bernoulli(text_key, config.blank_captions, (rows,)),
                 jax.random.bernoulli(clip_key, config.blank_clips, (rows,)),
             )
-        return from_pixels(_at_size(pixels, config.model.image_size)), guide
+        images = from_pixels(_at_size(pixels, config.model.image_size))
+        return images, DecoderInputs(guide, self._known(images, key))
+
+    def _known(self, images: Float[Array, "B H W 3"], key: Key[Array, ""] | None) -> KnownPixels | None:
+        """Hide a random region of each image."""
+        if self.config.masks is None:
+            return None
+        mask_key = jax.random.key(MASK) if key is None else jax.random.fold_in(key, MASK)
+        hidden = self.config.masks.hidden(jax.random.split(mask_key, images.shape[0]), images.shape[1])
+        return KnownPixels(images, 1.0 - hidden[..., None])
 
     @property
     def measures_latents(self) -> bool:
@@ -197,11 +254,11 @@ class ImageDecoding(ImageDenoising[PixelDecoder, Guide]):
         network: PixelDecoder,
         x: Float[Array, "B h w c"],
         level: NoiseLevel,
-        condition: Guide,
+        condition: DecoderInputs,
         key: Key[Array, ""] | None,
     ) -> ModelOutput:
         """Return the decoder's prediction."""
-        return network(x, level, condition, key)
+        return network(x, level, condition.guide, key, condition.known)
 
     def evaluate(
         self, module: TrainedDenoiser[PixelDecoder], frozen: Frozen, batch: Batch, key: Key[Array, ""]
@@ -211,28 +268,32 @@ class ImageDecoding(ImageDenoising[PixelDecoder, Guide]):
         The errors are those from the embedding alone, from the caption alone, and from neither.
         """
         del key
-        images, guide = self.inputs(frozen, batch, None)
-        x0 = self.encode(module, frozen, images)
+        images, inputs = self.inputs(frozen, batch, None)
+        guide, x0 = inputs.guide, self.encode(module, frozen, images)
         every, none = jnp.ones(x0.shape[0], bool), jnp.zeros(x0.shape[0], bool)
         guides = {"mse_text": guide.without(none, every), "mse_free": guide.nothing()}
         if CLIP in frozen:
             guides["mse_clip"] = guide.without(every, none)
-        found = {name: self.errors(module, x0, one, batch) for name, one in guides.items()}
-        return found | {"loss": self.evaluation_loss(module, x0, guide, batch)}
+        found = {name: self.errors(module, x0, inputs._replace(guide=one), batch) for name, one in guides.items()}
+        return found | {"loss": self.evaluation_loss(module, x0, inputs, batch)}
 
     def images(
         self, module: TrainedDenoiser[PixelDecoder], frozen: Frozen, batch: Batch, key: Key[Array, ""]
     ) -> Float[Array, "n H W 3"]:
-        """Return the first images, and one sample from the embedding of each, or else from its caption."""
-        images, guide = self.inputs(frozen, {name: rows[:IMAGES] for name, rows in batch.items()}, None)
+        """Return the first images, and one sample from the embedding of each, or else from its caption.
+
+        A decoder that inpaints fills a hole of each image, and the images with their holes stand in between.
+        """
+        images, (guide, known) = self.inputs(frozen, {name: rows[:IMAGES] for name, rows in batch.items()}, None)
         count = images.shape[0]
         if CLIP in frozen:
             guide = guide.without(jnp.ones(count, bool), jnp.zeros(count, bool))
         scales = None if self.config.guidance == 1 else jnp.full(count, self.config.guidance)
         tokenizer = image_tokenizer_of(frozen) if IMAGE_TOKENIZER in frozen else None
         keys, sampling = jax.random.split(key, count), self.config.sampling
-        drawn = sample_pixels(module.network, guide, keys, sampling, scales, tokenizer)
-        return jnp.concatenate([(images + 1) / 2, drawn])
+        drawn = sample_pixels(module.network, guide, keys, sampling, scales, tokenizer, known)
+        holes = [] if known is None else [to_pixels(known.image * known.mask)]
+        return jnp.concatenate([(images + 1) / 2, *holes, drawn])
 
     def cut_captions(self) -> tuple[int, int, str]:
         """Return the number of truncated captions, the number of captions read, and a text that names the limit."""

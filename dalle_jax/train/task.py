@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from dalle_jax.arrays import Array, ExampleBatch, Float, Key, PyTree
+from dalle_jax.storage import Place
 
 M = TypeVar("M")
 """The module that a task trains."""
@@ -163,6 +164,22 @@ class MeasuresData(Protocol):
 
     def with_measurements(self, found: Mapping[str, np.ndarray]) -> Task:
         """Return the task whose ``init`` uses the rows of all examples, in float32."""
+        ...
+
+
+@runtime_checkable
+class ExtendsTrained(Protocol[M]):
+    """A task whose module may start as a smaller trained one, such as a network of fewer input channels."""
+
+    def smaller(self, folder: Place) -> Task[M] | None:
+        """Return the task of the smaller module if ``folder`` holds one, and None if it holds this task's own.
+
+        Raise ``UserError`` if it holds neither.
+        """
+        ...
+
+    def extended(self, module: M) -> M:
+        """Return this task's module, made of the smaller one's, with the same outputs."""
         ...
 
 

@@ -21,7 +21,7 @@ class Trainer:
     - ``reduce_dtype``: the dtype in which gradients are summed over devices (parallel/reduction.py).
     - ``stall_seconds``: the process ends if no step finishes for this long (train/monitor/watchdog.py).
     - ``initial``: the folder of a trained or imported model. A new run starts from its EMA weights (fine-tuning); a
-      resumed run ignores it.
+      resumed run ignores it. A decoder that inpaints may start from one that does not.
     """
 
     steps: int

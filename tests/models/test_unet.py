@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dalle_jax.models.unet import UNet, UNetConfig, UNetContext, with_extra_channels
+from dalle_jax.models.unet import UNet, UNetConfig, UNetContext
 
 CONFIG = UNetConfig(32, (1, 2), 1, attention_levels=(1,), head_size=32, context_width=4)
 
@@ -31,9 +31,9 @@ TIME = jnp.array([7])
 
 def test_zero_initialised_channels_give_the_starting_output(unet):
     extra = jax.random.normal(jax.random.key(3), (1, 8, 8, 4))
-    inpainter = with_extra_channels(unet, 4)
+    inpainter = unet.with_extra_channels(4)
     output = run(inpainter, TOKENS, extra=extra)
-    np.testing.assert_array_equal(output, run(with_extra_channels(unet, 4), TOKENS, extra=0 * extra))
+    np.testing.assert_array_equal(output, run(unet.with_extra_channels(4), TOKENS, extra=0 * extra))
     np.testing.assert_allclose(output, run(unet, TOKENS), atol=1e-5)
 
 

@@ -11,10 +11,9 @@ from dalle_jax.diffusion.noise_schedules import CosineNoise, LinearNoise
 from dalle_jax.diffusion.process import DiscreteProcess
 from dalle_jax.diffusion.samplers.sampler import RecordedNoise
 from dalle_jax.diffusion.spacing import SectionSteps
-from dalle_jax.models.glide import kept_pixels, low_resolution
+from dalle_jax.models.glide import KnownPixels, kept_pixels, low_resolution
 from dalle_jax.pipelines.glide import (
     GlidePrompts,
-    KnownPixels,
     base_levels,
     read_prompts,
     sample_base,

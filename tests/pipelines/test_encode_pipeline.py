@@ -22,6 +22,7 @@ from dalle_jax.data.sources.precomputed import Codes
 from dalle_jax.folder_lock import locked
 from dalle_jax.images.pixels import to_float
 from dalle_jax.images.png import encode_png
+from dalle_jax.pipelines.compiled_network import local_layout
 from dalle_jax.pipelines.encode import CodesPayload, Encoder, encode, encoding
 from tests.command_processes import finish, start_processes, start_python
 from tests.pipelines.encode_child import COUNT, SIDE, Noise, tokenizer
@@ -34,7 +35,7 @@ def encoded(source, out, crops, process=0, processes=1):
     """Encode a source in this process, as the command does."""
     what = encoding(source, tokenizer(), SIDE, crops, 3)
     folder = EncodedFolder(out, what, process, processes)
-    encoder = Encoder(CodesPayload(tokenizer()), source, what, 8)
+    encoder = Encoder(CodesPayload(tokenizer()), source, what, 8, local_layout())
     with locked(out, "encode"):
         folder.begin()
         encode(encoder, folder, folder.missing(), print)

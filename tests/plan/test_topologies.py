@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,15 @@ import pytest
 from dalle_jax.commands import plan as command
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.dalle import DalleConfig
+from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
 from dalle_jax.parallel.chips import chip_named
 from dalle_jax.plan.roofline import roofline
 from dalle_jax.plan.topologies import SLICES, Topology, parse
 from dalle_jax.tasks.caption_tokens import Captions
+from dalle_jax.tasks.denoise_images import DenoiseImages
 from dalle_jax.tasks.generate_codes import GenerateCodes
+from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
+from tests.small_denoisers import decoder_config
 
 CODES = DalleConfig(text_vocab=20, text_length=6, codebook_size=16, grid=(2, 2), width=16, depth=1, heads=2)
 
@@ -81,6 +86,18 @@ def test_a_text_tokenizer_that_does_not_exist_yet_is_listed_as_not_checked(tmp_p
     assert command.unchecked(GenerateCodes(CODES, Captions(str(there)))) == []
     (said,) = command.unchecked(GenerateCodes(CODES, Captions("not/there.model")))
     assert "not/there.model" in said
+
+
+def test_a_clip_that_is_not_named_is_listed_as_left_out_if_the_step_embeds_with_one(tmp_path: Path):
+    there = tmp_path / "text.model"
+    there.write_bytes(b"")
+    images = DenoiseImages(decoder_config(), Captions(str(there)))
+    embeddings = PredictEmbeddings(MlpPriorConfig(embed_width=8, width=8, hidden=8, layers=1), images.captions, 4)
+    for task in (images, replace(embeddings, image_size=16)):
+        assert command.unchecked(task) == ["memory and FLOPs of the frozen CLIP, since task.clip is None"]
+        assert command.unchecked(replace(task, clip="runs/clip")) == []
+    for task in (replace(images, blank_clips=1.0), embeddings):
+        assert command.unchecked(task) == []
 
 
 def test_the_command_takes_a_topology_and_repeated_set_flags():

@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Edit the image, and write the results with their scores and a grid."""
-    unclip = load_editor(args, "edit")
+    editor = load_editor(args, "edit")
     result = edit(
-        unclip,
+        editor,
         args.image,
         args.from_text,
         args.to_text,
@@ -44,6 +44,6 @@ def run(args: argparse.Namespace) -> int:
         **edit_options(args),
     )
     write_generations([result], args.out)
-    warn_of_truncation(unclip, [args.from_text, args.to_text])
+    warn_of_truncation(editor, [args.from_text, args.to_text])
     print(f"{args.out}/grid.png")
     return 0

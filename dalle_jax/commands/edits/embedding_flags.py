@@ -4,13 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import get_args, get_type_hints
+from typing import cast, get_args, get_type_hints
 
 from dalle_jax import storage
-from dalle_jax.pipelines.edits.embedding_edits import EmbeddingEdit, EmbeddingEditKeywords, require_unclip
+from dalle_jax.commands.mesh_flags import add_mesh_flags, layout_of
+from dalle_jax.pipelines.edits.embedding_editor import EmbeddingEditor
+from dalle_jax.pipelines.edits.embedding_edits import EmbeddingEdit, EmbeddingEditKeywords, require_editor
 from dalle_jax.pipelines.load.pipeline import load_pipeline
-from dalle_jax.pipelines.prompts import TextPrompts
-from dalle_jax.pipelines.unclip import Unclip
 
 
 def add_edit_flags(parser: argparse.ArgumentParser, candidates: int, eta: float) -> None:
@@ -21,14 +21,17 @@ def add_edit_flags(parser: argparse.ArgumentParser, candidates: int, eta: float)
     types, defaults = get_type_hints(EmbeddingEdit), {"candidates": candidates}
     for one in fields(EmbeddingEdit):
         kind = int if int in (types[one.name], *get_args(types[one.name])) else float
-        default = defaults.get(one.name, one.default)
+        default = defaults.get(one.name, one.metadata.get("default", one.default))
         shown = "" if default is None else f" (default {default})"
-        parser.add_argument(f"--{one.name}", type=kind, default=default, help=one.metadata["help"] + shown)
+        parser.add_argument(
+            f"--{one.name}", type=kind, default=defaults.get(one.name), help=one.metadata["help"] + shown
+        )
     parser.add_argument(
         "--eta", type=float, default=eta, help=f"share of new noise in the image's own, from 0 to 1 (default {eta:g})"
     )
     parser.add_argument("--clip", type=storage.reachable, metavar="DIR", help="a CLIP that ranks in place of its own")
     parser.add_argument("--steps", type=int, metavar="N", help="steps of the decoder (default: its own)")
+    add_mesh_flags(parser)
     parser.add_argument("--batch", type=int, default=64, help="number of images to decode in one call (default 64)")
     parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
 
@@ -42,20 +45,22 @@ def add_size_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_editor(args: argparse.Namespace, verb: str) -> Unclip:
-    """Check the output folder, and load the unCLIP of ``--model``. Raise UserError for a transformer."""
+def load_editor(args: argparse.Namespace, verb: str) -> EmbeddingEditor:
+    """Check the output folder, and load the unCLIP of ``--model``. Raise UserError for any other model."""
     storage.check_output(args.out)
-    return require_unclip(load_pipeline(args.model, clip=args.clip, batch=args.batch, steps=args.steps), verb)
+    layout = layout_of(args.mesh, args.rules)
+    return require_editor(load_pipeline(args.model, None, args.clip, args.batch, layout, steps=args.steps), verb)
 
 
 def edit_options(args: argparse.Namespace) -> EmbeddingEditKeywords:
-    """Return the fields of ``EmbeddingEdit`` that the flags give."""
-    return EmbeddingEditKeywords(candidates=args.candidates, keep=args.keep, seed=args.seed, guidance=args.guidance)
+    """Return the fields of ``EmbeddingEdit`` that flags give; the model has the others."""
+    values = {one.name: getattr(args, one.name) for one in fields(EmbeddingEdit)}
+    return cast(EmbeddingEditKeywords, {name: value for name, value in values.items() if value is not None})
 
 
-def warn_of_truncation(unclip: Unclip, texts: Sequence[str]) -> None:
+def warn_of_truncation(editor: EmbeddingEditor, texts: Sequence[str]) -> None:
     """Print a warning if CLIP truncates some of the texts."""
-    reader = TextPrompts(unclip.embedder.text)
+    reader = editor.text_reader
     if texts and (count := reader.truncated(texts)):
         print(
             f"WARNING: {count} of {len(texts)} texts were truncated to the {reader.length} tokens of CLIP",

@@ -6,9 +6,9 @@ from pathlib import Path
 from dalle_jax.commands.edits.painting_flags import (
     add_painting_flags,
     load_painter,
-    painting_options,
     write_filled,
 )
+from dalle_jax.commands.sample import given_options
 from dalle_jax.pipelines.edits.painting import inpaint
 
 
@@ -26,6 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fill the hole, and write the results with their scores and a grid."""
     pipeline = load_painter(args)
-    result = inpaint(pipeline, args.image, args.prompt, mask=args.mask, context=args.context, **painting_options(args))
+    result = inpaint(pipeline, args.image, args.prompt, mask=args.mask, context=args.context, **given_options(args))
     write_filled(result, pipeline, args.out)
     return 0

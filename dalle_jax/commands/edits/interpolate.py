@@ -37,18 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decode the frames, and write them with a strip and a GIF of the best path."""
-    unclip = load_editor(args, "interpolate")
+    editor = load_editor(args, "interpolate")
     options = edit_options(args)
     if args.text is not None:
         for flag in (flag for flag, given in (("original-size", args.original_size), ("eta", args.eta)) if given):
             raise UserError(f"--{flag}: expected no flag between texts, which have no image's size or noise")
-        found = interpolate_texts(unclip, args.text, frames=args.frames, **options)
+        found = interpolate_texts(editor, args.text, frames=args.frames, **options)
     else:
         found = interpolate_images(
-            unclip, args.image, frames=args.frames, eta=args.eta, original_size=args.original_size, **options
+            editor, args.image, frames=args.frames, eta=args.eta, original_size=args.original_size, **options
         )
     write_interpolation(found, args.out)
-    warn_of_truncation(unclip, args.text or [])
+    warn_of_truncation(editor, args.text or [])
     print(f"{args.out}/strip.png")
     return 0
 

@@ -5,9 +5,9 @@ import argparse
 from dalle_jax.commands.edits.painting_flags import (
     add_painting_flags,
     load_painter,
-    painting_options,
     write_filled,
 )
+from dalle_jax.commands.sample import given_options
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.editable import Margins, load_editable
 from dalle_jax.pipelines.edits.painting import ANCHORS, margins_of, outpaint
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     margins = _margins(args)
     pipeline = load_painter(args)
     result = outpaint(
-        pipeline, args.image, args.prompt, **margins._asdict(), context=args.context, **painting_options(args)
+        pipeline, args.image, args.prompt, **margins._asdict(), context=args.context, **given_options(args)
     )
     write_filled(result, pipeline, args.out)
     return 0

@@ -3,20 +3,21 @@
 import argparse
 import json
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
 from dalle_jax import storage
+from dalle_jax.commands.mesh_flags import add_mesh_flags, layout_of
 from dalle_jax.commands.sample import add_decoder_flags, add_option_flags, truncation_warnings
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.contact import GREY, contact_cell
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
+from dalle_jax.pipelines.edits.filler import HoleFiller
 from dalle_jax.pipelines.edits.painting import CONTEXT, FilledImage
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
-from dalle_jax.pipelines.request import RequestKeywords, RequestOptions
+from dalle_jax.pipelines.pixel_unclip import PixelUnclip
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.storage import Place, write_bytes
@@ -46,25 +47,19 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
     add_option_flags(parser)
     parser.add_argument("--clip", type=storage.reachable, metavar="DIR", help="replaces the CLIP of the model")
     add_decoder_flags(parser)
+    add_mesh_flags(parser)
     parser.add_argument("--batch", type=int, default=64, help="number of images to fill in one call (default 64)")
     parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
 
 
-def load_painter(args: argparse.Namespace) -> TextToImage | Unclip:
-    """Check the output folder, and load the pipeline. Raise UserError for one without an image tokenizer."""
+def load_painter(args: argparse.Namespace) -> TextToImage | Unclip | PixelUnclip:
+    """Check the output folder, and load the pipeline. Raise UserError for one that fills no holes."""
     storage.check_output(args.out)
-    pipeline = load_pipeline(args.model, clip=args.clip, batch=args.batch, sees=args.sees, steps=args.steps)
-    if not isinstance(pipeline, TextToImage | Unclip):
-        raise UserError(
-            f"{args.model}: expected a model that draws the codes of an image tokenizer, got one that draws pixels "
-            f"({type(pipeline).__name__})"
-        )
+    layout = layout_of(args.mesh, args.rules)
+    pipeline = load_pipeline(args.model, None, args.clip, args.batch, layout, sees=args.sees, steps=args.steps)
+    if not isinstance(pipeline, HoleFiller):
+        raise UserError(f"{args.model}: expected a model that fills holes, got {type(pipeline).__name__}, which cannot")
     return pipeline
-
-
-def painting_options(args: argparse.Namespace) -> RequestKeywords:
-    """Return the fields of ``RequestOptions`` that the flags give."""
-    return RequestKeywords(**{one.name: getattr(args, one.name) for one in fields(RequestOptions)})  # type: ignore[typeddict-item]
 
 
 def write_filled(result: FilledImage, pipeline: AnyPipeline, out: Place) -> None:

@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sample the variations, and write them with their scores and a grid."""
-    unclip = load_editor(args, "vary")
+    editor = load_editor(args, "vary")
     result = vary(
-        unclip,
+        editor,
         args.image,
         text=args.text,
         strength=args.strength,
@@ -40,6 +40,6 @@ def run(args: argparse.Namespace) -> int:
         **edit_options(args),
     )
     write_generations([result], args.out)
-    warn_of_truncation(unclip, [] if args.text is None else [args.text])
+    warn_of_truncation(editor, [] if args.text is None else [args.text])
     print(f"{args.out}/grid.png")
     return 0

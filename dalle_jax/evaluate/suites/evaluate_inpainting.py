@@ -15,7 +15,7 @@ from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.evaluate.suites.findings import EditedImages, EditFindings, EditMeasure
 from dalle_jax.images.editable import Margins
 from dalle_jax.pipelines.edits.filler import HoleFiller
-from dalle_jax.pipelines.edits.holes import Filled, Hole, fill_holes, side_of
+from dalle_jax.pipelines.edits.holes import Filled, Hole, fill_holes
 from dalle_jax.pipelines.edits.painting import CONTEXT
 from dalle_jax.pipelines.edits.windows import Tile, Window, windows_about, windows_beside
 from dalle_jax.pipelines.request import RequestOptions
@@ -64,7 +64,7 @@ def _measure_inpainting(filler: HoleFiller, config: EvaluateInpainting) -> EditF
     """Hide an object of each scene and inpaint another one."""
     firsts, chosen, any_of, equal, shown = [], [], [], [], []
     for level in config.levels:
-        cases = _inpainting_cases(level, config, side_of(filler))
+        cases = _inpainting_cases(level, config, filler.side)
         filled = fill_holes(filler, [one.hole for one in cases])
         verdicts = [[_has(image, one) for image in found.pixels] for one, found in zip(cases, filled, strict=True)]
         firsts.append(share_of(one[_first(found)] for one, found in zip(verdicts, filled, strict=True)))
@@ -93,7 +93,7 @@ def _measure_inpainting(filler: HoleFiller, config: EvaluateInpainting) -> EditF
 
 def _measure_outpainting(filler: HoleFiller, config: EvaluateInpainting) -> EditFindings:
     """Extend scenes of two objects, and complete halves of scenes of one object."""
-    side = side_of(filler)
+    side = filler.side
     extended = _extended_scenes(config, side)
     wide = fill_holes(filler, extended)
     halves, scenes = _halved_scenes(config, side)

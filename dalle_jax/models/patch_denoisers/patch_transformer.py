@@ -13,7 +13,7 @@ and context tokens stand before the patches (in-context conditioning, arXiv 2212
     D width   N heads   H head width   F hidden width   L = S + I tokens
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax
@@ -172,6 +172,14 @@ class PatchEmbedding(nnx.Module):
         patches = space_to_depth(x, self.patch)
         return self.up(patches if self.down is None else self.down(patches))
 
+    def add_channels(self, count: int) -> None:
+        """Add ``count`` channels of weight zero to each pixel of a patch."""
+        first = self.up if self.down is None else self.down
+        kernel, squares = first.kernel, self.patch**2
+        by_pixel = kernel[...].reshape(squares, -1, kernel[...].shape[1])  # [p*p C D]
+        padded = jnp.pad(by_pixel, ((0, 0), (0, count), (0, 0)))
+        first.kernel = nnx.Param(padded.reshape(-1, padded.shape[2]), **kernel.get_metadata())
+
 
 class PatchTransformer(nnx.Module):
     """The network ``(noised image, time, conditions) -> prediction``, called as ``UNet`` is."""
@@ -198,6 +206,13 @@ class PatchTransformer(nnx.Module):
         self.output = Linear(
             width, values, axes=(EMBED, None), init=zeros, dtype=dtype, out_dtype="float32", rngs=rngs
         )  # fmt: skip
+
+    def with_extra_channels(self, count: int) -> "PatchTransformer":
+        """Return a copy with added input channels of weight zero, as ``UNet.with_extra_channels``."""
+        network = nnx.clone(self)
+        network.input.add_channels(count)
+        network.config = replace(self.config, extra_channels=self.config.extra_channels + count)
+        return network
 
     def embed_time(self, time: Num[Array, " B"], vector: Float[Array, "B D"] | None = None) -> Float[Array, "B D"]:
         """Embed the time and add ``vector``, the projection of a caption or of a CLIP embedding."""

@@ -11,10 +11,11 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.diffusion.latent_edit import slerp
 from dalle_jax.images.inputs import ImageInput, load_pixels
 from dalle_jax.images.pixels import centre_square, resize
+from dalle_jax.pipelines.edits.embedding_editor import EmbeddingEditor
+from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
 from dalle_jax.pipelines.ranker import best_candidates
 from dalle_jax.pipelines.request import DEFAULT_KEEP, Generation
 from dalle_jax.pipelines.text_to_image import TextToImage
-from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.sampling.autoregressive import image_keys
 from dalle_jax.sampling.options import check_ranges
 
@@ -41,7 +42,10 @@ class EmbeddingEdit:
         default=None, metadata={"help": f"number of results to keep, best first (default {DEFAULT_KEEP}, or all)"}
     )
     seed: int = field(default=0, metadata={"help": "seed of the noise"})
-    guidance: float = field(default=2.0, metadata={"help": "scale of classifier-free guidance; 1 is off"})
+    guidance: float = field(
+        default=2.0,
+        metadata={"help": "scale of classifier-free guidance; 1 is off", "default": "the publisher's, or 2.0"},
+    )
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -52,6 +56,12 @@ class EmbeddingEdit:
                 ("guidance", 0.0 <= self.guidance < float("inf"), "0 or more (1 is off)", self.guidance),
             )
         )
+
+    @classmethod
+    def of(cls, editor: EmbeddingEditor, options: EmbeddingEditKeywords) -> "EmbeddingEdit":
+        """Return the options, with the guidance that the editor's publisher recommends where none is given."""
+        guidance = editor.recommended.guidance
+        return cls(**options) if guidance is None else cls(**(EmbeddingEditKeywords(guidance=guidance) | options))
 
     def keys(self) -> Key[Array, " M"]:
         """Return the key of each candidate."""
@@ -67,25 +77,22 @@ class EmbeddingEdit:
             )
 
 
-def require_unclip(pipeline: object, verb: str) -> Unclip:
-    """Return the pipeline if it is an unCLIP whose decoder denoises codes. Raise UserError for any other."""
-    if isinstance(pipeline, Unclip):
+def require_editor(pipeline: PromptedPipeline | EmbeddingEditor, verb: str) -> EmbeddingEditor:
+    """Return the pipeline if its decoder reads CLIP embeddings. Raise UserError for any other."""
+    if isinstance(pipeline, EmbeddingEditor):
         return pipeline
+    expected = f"{verb}: expected an unCLIP, such as the folder of demo-unclip or of an imported Karlo, got a"
     if isinstance(pipeline, TextToImage):
         raise UserError(
-            f"{verb}: expected an unCLIP, such as the folder of demo-unclip, got a transformer, which decodes no CLIP "
-            "embedding; it can keep the top of an image and sample the rest "
-            "(sample --given-image IMAGE --given-rows SHARE)"
+            f"{expected} transformer, which decodes no CLIP embedding; it can keep the top of an image and sample the "
+            "rest (sample --given-image IMAGE --given-rows SHARE)"
         )
-    raise UserError(
-        f"{verb}: expected an unCLIP whose decoder denoises codes, such as the folder of demo-unclip, "
-        f"got one whose decoder denoises pixels ({type(pipeline).__name__})"
-    )
+    raise UserError(f"{expected} model that decodes no CLIP embedding ({type(pipeline).__name__})")
 
 
-def square_of(unclip: Unclip, image: ImageInput, name: str = "image") -> UInt8[np.ndarray, "H W 3"]:
+def square_of(editor: EmbeddingEditor, image: ImageInput, name: str = "image") -> UInt8[np.ndarray, "H W 3"]:
     """Return the middle square of an image, resized to the model's size."""
-    return centre_square(load_pixels(image, name), unclip.side)
+    return centre_square(load_pixels(image, name), editor.side)
 
 
 def own_side(image: ImageInput) -> int:
@@ -101,6 +108,12 @@ def between(
     return np.asarray(slerp(*ends))
 
 
+def of_length(vectors: Float[np.ndarray, "B E"], like: Float[np.ndarray, "#B E"]) -> Float[np.ndarray, "B E"]:
+    """Scale vectors to the lengths of others; zeros stay."""
+    length, wanted = (np.linalg.norm(one, axis=1, keepdims=True) for one in (vectors, like))
+    return vectors * (wanted / np.maximum(length, 1e-12))
+
+
 def repeat(row: np.ndarray, count: int) -> np.ndarray:
     """Repeat one row ``count`` times."""
     return np.repeat(row[None], count, axis=0)
@@ -112,20 +125,20 @@ def enlarged(images: UInt8[np.ndarray, "B H W 3"], side: int | None) -> UInt8[np
 
 
 def ranked(
-    unclip: Unclip,
+    editor: EmbeddingEditor,
     images: UInt8[np.ndarray, "M H W 3"],
     text: str | None,
     keep: int | None,
     title: str,
     side: int | None = None,
 ) -> Generation:
-    """Return the best of images by CLIP's similarity with ``text``; without a text the first ones.
+    """Return the best of images by CLIP's similarity with ``text``; without a text or a CLIP the first ones.
 
     They are resized to ``side`` pixels after that; None keeps the model's size.
     """
     count = min(DEFAULT_KEEP, len(images)) if keep is None else keep
     check_ranges((("keep", 1 <= count <= len(images), f"between 1 and the results ({len(images)})", count),))
-    scores = None if text is None else unclip.ranker.similarity(images, [text])[:, 0]
+    scores = None if text is None or editor.ranker is None else editor.ranker.similarity(images, [text])[:, 0]
     best = np.arange(count) if scores is None else best_candidates(scores[None], count)[0]
     kept = None if scores is None else scores[best]
     sized = enlarged(images, side)

@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, Unpack, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,10 @@ from scipy import ndimage
 
 from dalle_jax.arrays import Array, Bool, Int, Key, UInt8
 from dalle_jax.pipelines.buckets import draw_in_buckets
-from dalle_jax.pipelines.edits.windows import hidden_cells
-from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.prompts import Prompt
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.request import Generation, Request, RequestOptions
-from dalle_jax.sampling.autoregressive import GivenCodes, image_keys
+from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
+from dalle_jax.sampling.autoregressive import image_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +29,23 @@ class FillRequest(Request):
     number: int = 0
 
 
+class FillCall(NamedTuple):
+    """One call of a model: prompts, a key for each of M candidates, their windows, and the hidden pixels of these."""
+
+    prompts: list[Prompt]
+    options: list[RequestOptions]
+    keys: Key[Array, "P M"]
+    windows: UInt8[np.ndarray, "P M S S 3"]
+    hidden: Bool[np.ndarray, "P S S"]
+
+
 @runtime_checkable
 class HoleFiller(Protocol):
-    """A pipeline that draws the codes of an image of which some are given: ``Unclip``, ``TextToImage``."""
+    """A pipeline that draws the hidden pixels of windows: ``Unclip`` and ``TextToImage`` by codes, ``PixelUnclip``."""
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """The grid of codes (h, w)."""
-
-    @property
-    def codec(self) -> ImageCodec:
-        """The image tokenizer of the codes."""
+    def side(self) -> int:
+        """The side of a window in pixels, S."""
 
     @property
     def ranker(self) -> ClipRanker | None:
@@ -51,10 +55,19 @@ class HoleFiller(Protocol):
     def batch(self) -> int:
         """The largest number of images in one call."""
 
-    def fill_codes(
-        self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes
-    ) -> Int[Array, "P M I"]:
-        """Draw the codes that are not given; the noise of a candidate depends on its key alone."""
+    @property
+    def parts(self) -> int:
+        """The number of devices that share the images of a call."""
+
+    def options(self, **given: Unpack[RequestKeywords]) -> RequestOptions:
+        """Return the options of a request: those ``given``, else those recommended for the model."""
+        ...
+
+    def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
+        """Draw whole windows from the prompts and the pixels that are not hidden, which come back about the same.
+
+        The noise of a candidate depends on its key alone.
+        """
         ...
 
 
@@ -63,7 +76,7 @@ def fill(filler: HoleFiller, requests: list[FillRequest]) -> list[Generation]:
 
     A result depends on the prompt, the seed, the candidate's number and the kept pixels alone, in any batch.
     """
-    return draw_in_buckets(requests, filler.batch, functools.partial(_fill_call, filler))
+    return draw_in_buckets(requests, filler.batch, functools.partial(_fill_call, filler), filler.parts)
 
 
 def _fill_call(
@@ -71,20 +84,15 @@ def _fill_call(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Fill ``count`` windows of each request in one call; return images [P M S S 3] and scores [P M]."""
     windows, hidden = _stacked(requests, first, count), np.stack([one.hidden for one in requests])
-    prompts, rows = len(requests), len(requests) * count
-    codes = filler.codec.encode_device(windows.reshape(rows, *windows.shape[2:])).reshape(prompts, count, -1)
-    keep = np.stack([~hidden_cells(one, *filler.grid).reshape(-1) for one in hidden])
     keys = image_keys(jnp.asarray([one.options.seed for one in requests], jnp.uint32), count, first=first)
     keys = _of_window(keys, jnp.asarray([one.number for one in requests]))
-    options = [one.options for one in requests]
-    given = GivenCodes(codes, jnp.asarray(keep))
-    found = filler.fill_codes([one.prompt for one in requests], options, keys, given)
-    drawn = np.asarray(filler.codec.decode_device(found.reshape(rows, *filler.grid))).reshape(windows.shape)
+    prompts, options = [one.prompt for one in requests], [one.options for one in requests]
+    drawn = filler.fill_windows(FillCall(prompts, options, keys, windows, hidden))
     filled = np.stack([blend(*one) for one in zip(windows, drawn, hidden, strict=True)])
     texts = [one.text for one in requests if one.text is not None]
-    if filler.ranker is None or len(texts) < prompts:
+    if filler.ranker is None or len(texts) < len(prompts):
         return filled, None
-    return filled, filler.ranker.scores(jnp.asarray(filled.reshape(rows, *filled.shape[2:])), texts)
+    return filled, filler.ranker.scores(jnp.asarray(filled.reshape(-1, *filled.shape[2:])), texts)
 
 
 def _of_window(keys: Key[Array, "P M"], numbers: Int[Array, " P"]) -> Key[Array, "P M"]:
@@ -111,7 +119,7 @@ def blend(
 ) -> UInt8[np.ndarray, "M S S 3"]:
     """Return the kept pixels, and the drawn ones where ``hidden``, corrected so that no seam shows.
 
-    The model decodes the whole window, so its error is known at the kept pixels. The mean error of those nearby is
+    The model draws the whole window, so its error is known at the kept pixels. The mean error of those nearby is
     subtracted from a hidden pixel, by less the deeper it lies in the hole (normalised convolution, Knutsson and
     Westin 1993, with the weight of the known pixels bounded from below by its value at a straight edge, 1/2).
     """

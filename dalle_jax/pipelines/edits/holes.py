@@ -43,15 +43,10 @@ def fill_holes(filler: HoleFiller, holes: Sequence[Hole]) -> list[Filled]:
     works = [_Work.of(hole) for hole in holes]
     for number in range(max(len(one.hole.windows) for one in works)):
         waiting = [one for one in works if number < len(one.hole.windows)]
-        requests = [one.request(number, side_of(filler)) for one in waiting]
+        requests = [one.request(number, filler.side) for one in waiting]
         for one, drawn in zip(waiting, fill(filler, requests), strict=True):
             one.take(number, drawn.candidates, drawn.candidate_scores)
     return [one.result() for one in works]
-
-
-def side_of(filler: HoleFiller) -> int:
-    """Return the side of a filler's images in pixels."""
-    return filler.grid[0] * filler.codec.downsample
 
 
 GREY = 128

@@ -10,21 +10,20 @@ from PIL import Image
 
 from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
-from dalle_jax.diffusion.levels import initial_noise
 from dalle_jax.images.inputs import ImageInput
+from dalle_jax.pipelines.edits.embedding_editor import EmbeddingEditor
 from dalle_jax.pipelines.edits.embedding_edits import (
     EmbeddingEdit,
     EmbeddingEditKeywords,
     between,
     enlarged,
     own_side,
-    require_unclip,
+    require_editor,
     square_of,
 )
-from dalle_jax.pipelines.ranker import best_candidates
+from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
+from dalle_jax.pipelines.ranker import ClipRanker, best_candidates
 from dalle_jax.pipelines.request import DEFAULT_KEEP
-from dalle_jax.pipelines.text_to_image import TextToImage
-from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.sampling.options import check_ranges
 
 
@@ -32,7 +31,8 @@ from dalle_jax.sampling.options import check_ranges
 class Interpolation:
     """The frames of the kept paths, uint8 [k F H W 3], best first, and the share of the second end in each frame.
 
-    ``scores`` is CLIP's mean similarity of the first and the last frame with the texts; None between images.
+    ``scores`` is CLIP's mean similarity of the first and the last frame with the texts; None between images, and
+    without a CLIP.
     """
 
     title: str
@@ -47,7 +47,7 @@ class Interpolation:
 
 
 def interpolate_images(
-    pipeline: TextToImage | Unclip,
+    pipeline: PromptedPipeline | EmbeddingEditor,
     images: Sequence[ImageInput],
     *,
     frames: int = 8,
@@ -61,23 +61,24 @@ def interpolate_images(
     have the model's size, or with ``original_size`` that of the first image's middle square.
     """
     options.setdefault("candidates", 1)
-    unclip, chosen = require_unclip(pipeline, "interpolate"), EmbeddingEdit(**options)
+    editor = require_editor(pipeline, "interpolate")
+    chosen = EmbeddingEdit.of(editor, options)
     chosen.check_noise(eta)
     if len(images) != 2:
         raise UserError(f"images: expected two, got {len(images)}")
-    pixels = np.stack([square_of(unclip, one) for one in images])
-    vectors = unclip.embedder.image_vectors(pixels)  # [2 E]
-    noises = unclip.invert(pixels, vectors, chosen.guidance)  # [2 I c]
+    pixels = np.stack([square_of(editor, one) for one in images])
+    vectors = editor.image_vectors(pixels)  # [2 E]
+    noises = editor.invert(pixels, vectors, chosen.guidance)  # [2 …]
     vectors, noises = (np.repeat(one[:, None], chosen.candidates, axis=1) for one in (vectors, noises))  # [2 M …] each
     shares = frame_shares(frames)
-    found = frames_between(unclip, vectors, noises, shares, chosen.keys(), chosen.guidance, eta)
+    found = frames_between(editor, vectors, noises, shares, chosen.keys(), chosen.guidance, eta)
     side = own_side(images[0]) if original_size else None
     kept = np.stack([enlarged(path, side) for path in found[_best_paths(found, None, chosen.keep)]])
     return Interpolation("interpolation of two images", kept, shares, None)
 
 
 def interpolate_texts(
-    pipeline: TextToImage | Unclip,
+    pipeline: PromptedPipeline | EmbeddingEditor,
     texts: Sequence[str],
     *,
     frames: int = 8,
@@ -85,27 +86,26 @@ def interpolate_texts(
 ) -> Interpolation:
     """Interpolate on the sphere between vectors that the prior draws for two texts.
 
-    All frames of a path have the same noise. CLIP ranks the ``candidates`` paths by their first and last frames.
+    All frames of a path have the same noise. A CLIP ranks the ``candidates`` paths by their first and last frames.
     """
-    unclip, chosen = require_unclip(pipeline, "interpolate"), EmbeddingEdit(**options)
+    editor = require_editor(pipeline, "interpolate")
+    chosen = EmbeddingEdit.of(editor, options)
     if len(texts) != 2:
         raise UserError(f"texts: expected two, got {len(texts)}")
     keys = chosen.keys()
-    vectors = unclip.embed(list(texts), jnp.broadcast_to(keys, (2, chosen.candidates)))  # [2 M E]
-    height, width = unclip.grid
-    noise = np.asarray(initial_noise(keys, (height * width, unclip.code_width)))  # [M I c]
+    vectors = editor.embed(list(texts), jnp.broadcast_to(keys, (2, chosen.candidates)))  # [2 M E]
+    noise = editor.noise(keys)  # [M …]
     shares = frame_shares(frames)
-    found = frames_between(unclip, vectors, np.stack([noise, noise]), shares, keys, chosen.guidance)
-    ends = [unclip.ranker.similarity(found[:, at], [text])[:, 0] for at, text in zip((0, -1), texts, strict=True)]
-    scores = np.mean(ends, axis=0)
+    found = frames_between(editor, vectors, np.stack([noise, noise]), shares, keys, chosen.guidance)
+    scores = None if editor.ranker is None else _end_scores(editor.ranker, found, texts)
     best = _best_paths(found, scores, chosen.keep)
-    return Interpolation(" to ".join(texts), found[best], shares, scores[best])
+    return Interpolation(" to ".join(texts), found[best], shares, None if scores is None else scores[best])
 
 
 def frames_between(
-    unclip: Unclip,
+    editor: EmbeddingEditor,
     vectors: Float[np.ndarray, "2 M E"],
-    noises: Float[np.ndarray, "2 M I c"],
+    noises: Float[np.ndarray, " 2 M *noise"],
     shares: Float[np.ndarray, " F"],
     keys: Key[Array, " M"],
     guidance: float,
@@ -115,7 +115,7 @@ def frames_between(
     count = len(keys)
     paths, of_path = np.repeat(np.arange(count), len(shares)), np.tile(shares, count)  # [M*F] each
     vector, noise = (between(ends[0][paths], ends[1][paths], of_path) for ends in (vectors, noises))
-    pixels = unclip.decode(vector, keys[paths], guidance, noise, eta)
+    pixels = editor.decode(vector, keys[paths], guidance, noise, eta)
     return pixels.reshape(count, len(shares), *pixels.shape[1:])
 
 
@@ -124,6 +124,14 @@ def frame_shares(frames: int) -> Float[np.ndarray, " F"]:
     if frames < 2:
         raise UserError(f"frames: expected at least 2, the ends, got {frames}")
     return np.linspace(0, 1, frames, dtype=np.float32)
+
+
+def _end_scores(
+    ranker: ClipRanker, found: UInt8[np.ndarray, "M F H W 3"], texts: Sequence[str]
+) -> Float[np.ndarray, " M"]:
+    """Return CLIP's mean similarity of the first and the last frame of each path with the two texts."""
+    ends = [ranker.similarity(found[:, at], [text])[:, 0] for at, text in zip((0, -1), texts, strict=True)]
+    return np.mean(ends, axis=0)
 
 
 def _best_paths(

@@ -15,9 +15,9 @@ from dalle_jax.images.editable import EditableImage, Margins, load_editable
 from dalle_jax.images.inputs import ImageInput
 from dalle_jax.images.masks import MaskInput, load_mask
 from dalle_jax.pipelines.edits.filler import HoleFiller
-from dalle_jax.pipelines.edits.holes import Hole, fill_holes, side_of
+from dalle_jax.pipelines.edits.holes import Hole, fill_holes
 from dalle_jax.pipelines.edits.windows import windows_about, windows_beside
-from dalle_jax.pipelines.request import RequestKeywords, RequestOptions
+from dalle_jax.pipelines.request import RequestKeywords
 
 CONTEXT = 1 / 6
 """The width of the context about a hole or a tile, on either side, as a share of its longer side.
@@ -60,7 +60,7 @@ def inpaint(
 
     ``mask`` is read by ``images/masks.py``; without one the transparent pixels of the image are filled. The prompt
     describes the window, a square that is larger than the hole by ``context`` of its longer side on either side.
-    ``options`` are the fields of ``RequestOptions``. Raises ``UserError`` for a mask that does not fit the image.
+    ``options`` are fields of ``RequestOptions``. Raises ``UserError`` for a mask that does not fit the image.
     """
     _check_context(context)
     source = load_editable(image)
@@ -68,8 +68,8 @@ def inpaint(
     if chosen is None:
         raise UserError("mask: expected one for an image without transparency, got none; give --mask FILE")
     hidden = load_mask(chosen, *source.size, name="image" if mask is None else "mask")
-    windows = windows_about(hidden, context, side_of(filler) // 2)
-    return _filled(filler, source, Hole(source.pixels, hidden, windows, prompt, RequestOptions(**options)))
+    windows = windows_about(hidden, context, filler.side // 2)
+    return _filled(filler, source, Hole(source.pixels, hidden, windows, prompt, filler.options(**options)))
 
 
 def outpaint(
@@ -97,7 +97,7 @@ def outpaint(
     given = load_editable(image)
     source, hidden = given.extended(margins)
     windows = windows_beside(given.size, margins, context)
-    return _filled(filler, source, Hole(source.pixels, hidden, windows, prompt, RequestOptions(**options)))
+    return _filled(filler, source, Hole(source.pixels, hidden, windows, prompt, filler.options(**options)))
 
 
 ANCHORS = ("center", "left", "right", "top", "bottom", "top-left", "top-right", "bottom-left", "bottom-right")

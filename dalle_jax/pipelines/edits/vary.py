@@ -7,6 +7,7 @@ import numpy as np
 from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.inputs import ImageInput
+from dalle_jax.pipelines.edits.embedding_editor import EmbeddingEditor
 from dalle_jax.pipelines.edits.embedding_edits import (
     EmbeddingEdit,
     EmbeddingEditKeywords,
@@ -14,12 +15,11 @@ from dalle_jax.pipelines.edits.embedding_edits import (
     own_side,
     ranked,
     repeat,
-    require_unclip,
+    require_editor,
     square_of,
 )
+from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
 from dalle_jax.pipelines.request import Generation
-from dalle_jax.pipelines.text_to_image import TextToImage
-from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.sampling.options import check_ranges
 
 STRENGTH = 0.75
@@ -27,7 +27,7 @@ STRENGTH = 0.75
 
 
 def vary(
-    pipeline: TextToImage | Unclip,
+    pipeline: PromptedPipeline | EmbeddingEditor,
     image: ImageInput,
     *,
     text: str | None = None,
@@ -43,28 +43,33 @@ def vary(
     not name: the vector turns toward one that the prior draws for the text, by the share ``strength``. CLIP ranks the
     results by the text. They have the model's size, or with ``original_size`` that of the image's middle square.
     """
-    unclip, chosen = require_unclip(pipeline, "vary"), EmbeddingEdit(**options)
+    editor = require_editor(pipeline, "vary")
+    chosen = EmbeddingEdit.of(editor, options)
     if text is None and strength:
         raise UserError(f"strength: expected a text, for which the prior draws another vector, got {strength} without")
     turn = 0.0 if text is None else STRENGTH if strength is None else strength
     check_ranges((("strength", 0.0 <= turn <= 1.0, "between 0 and 1", turn),))
     if not turn:
         chosen.check_noise(eta)
-    pixels = square_of(unclip, image)[None]
-    vector = unclip.embedder.image_vectors(pixels)  # [1 E]
-    noise = unclip.invert(pixels, vector, chosen.guidance)[0]
+    pixels = square_of(editor, image)[None]
+    vector = editor.image_vectors(pixels)  # [1 E]
+    noise = editor.invert(pixels, vector, chosen.guidance)[0]
     vectors = repeat(vector[0], chosen.candidates)
     if text is not None and turn:
-        vectors = turned_to_texts(unclip, vectors, [text] * chosen.candidates, turn, chosen.keys())
+        vectors = turned_to_texts(editor, vectors, [text] * chosen.candidates, turn, chosen.keys())
     start = repeat(noise, chosen.candidates)
-    images = unclip.decode(vectors, chosen.keys(), chosen.guidance, start, eta)
+    images = editor.decode(vectors, chosen.keys(), chosen.guidance, start, eta)
     side = own_side(image) if original_size else None
-    return ranked(unclip, images, text, chosen.keep, text or "variation", side)
+    return ranked(editor, images, text, chosen.keep, text or "variation", side)
 
 
 def turned_to_texts(
-    unclip: Unclip, vectors: Float[np.ndarray, "B E"], texts: list[str], strength: float, keys: Key[Array, " B"]
+    editor: EmbeddingEditor,
+    vectors: Float[np.ndarray, "B E"],
+    texts: list[str],
+    strength: float,
+    keys: Key[Array, " B"],
 ) -> Float[np.ndarray, "B E"]:
     """Turn each image's vector by ``strength`` toward one that the prior draws for its text, from its key."""
-    drawn = unclip.embed(texts, keys[:, None])[:, 0]
+    drawn = editor.embed(texts, keys[:, None])[:, 0]
     return between(vectors, drawn, np.full(len(vectors), strength, np.float32))

@@ -33,12 +33,15 @@ def load_karlo(
         if steps < 2:
             raise UserError(f"steps: expected at least 2, got {steps}")
         file = replace(file, decoder_steps=steps)
-    text = load_network(folder / "text_encoder", (ClipTextConfig,))
+    text = load_network(folder / "text_encoder", (ClipTextConfig,), layout)
     networks = KarloNetworks(
         text,
-        load_network(folder / "prior", (DiffusionPriorConfig,)),
-        load_network(folder / "text_proj", (UnclipTextProjectionConfig,)),
-        *(load_network(folder / part, (UNetConfig,)) for part in ("decoder", "super_res_first", "super_res_last")),
+        load_network(folder / "prior", (DiffusionPriorConfig,), layout),
+        load_network(folder / "text_proj", (UnclipTextProjectionConfig,), layout),
+        *(
+            load_network(folder / part, (UNetConfig,), layout)
+            for part in ("decoder", "super_res_first", "super_res_last")
+        ),
     )
     prompts = TextPrompts(load_text(folder / "text_encoder", text.config.text_length))
     return Karlo(networks, prompts, file, ranker=ranker, batch=batch, layout=layout)

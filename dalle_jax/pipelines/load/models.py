@@ -10,6 +10,7 @@ from dalle_jax import storage
 from dalle_jax.config.bind import loads
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
+from dalle_jax.layers.compute_dtype import cast_variables, compute_dtypes
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.code_denoiser import CodeDenoiser, CodeDenoiserConfig
 from dalle_jax.models.code_generator import CodeGenerator
@@ -26,6 +27,8 @@ from dalle_jax.models.model_configs import (
     PriorConfig,
 )
 from dalle_jax.models.priors.prior import Prior
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.sampling.options import RecommendedSampling
 from dalle_jax.storage import Place
 from dalle_jax.train.checkpoints.checkpoints import load_params
 
@@ -36,11 +39,13 @@ class ModelFile:
 
     ``needs`` names the folders of the models that this one depends on: a transformer needs the ``image_tokenizer``
     whose codes it generates. ``prefix`` (such as "generator.") is the path of the network within the trained module.
+    ``sampling`` are options that the publisher of imported weights recommends.
     """
 
     model: AnyModelConfig
     needs: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
+    sampling: RecommendedSampling | None = None
 
 
 @dataclass(frozen=True)
@@ -99,21 +104,32 @@ def read_model_file(folder: Place) -> ModelFile:
     return loads(path.read_text(encoding="utf-8"), ModelFile, name=str(path))
 
 
-def load_network(folder: Place, kinds: tuple[type[ModelConfig[Network]], ...]) -> Network:
-    """Load the network of a run folder with its averaged weights; its config must be one of ``kinds``."""
+def load_network(
+    folder: Place,
+    kinds: tuple[type[ModelConfig[Network]], ...],
+    layout: Layout | None = None,
+    *,
+    in_compute_dtype: bool = False,
+) -> Network:
+    """Load the network of a run folder with its averaged weights; its config must be one of ``kinds``.
+
+    With a ``layout`` each device gets only its shards; without one, the first device gets all. With
+    ``in_compute_dtype`` matrices have the dtype in which the network multiplies them (layers/compute_dtype.py).
+    """
     file = read_model_file(folder)
     config = file.model
     if not isinstance(config, kinds):
         expected = " or ".join(kind.__name__.removesuffix("Config") for kind in kinds)
         raise UserError(f"{folder}: expected a {expected}, got a {type(config).__name__.removesuffix('Config')}")
     module = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
-    load_params(folder, module, prefix=file.prefix)
+    dtypes = compute_dtypes(module) if in_compute_dtype else {}
+    load_params(folder, module, layout=layout, prefix=file.prefix, dtypes=dtypes)
     return module
 
 
-def load_image_tokenizer(folder: Place) -> ImageTokenizer:
+def load_image_tokenizer(folder: Place, layout: Layout | None = None) -> ImageTokenizer:
     """Load a trained image tokenizer."""
-    return load_network(folder, get_args(ImageTokenizerConfig))
+    return load_network(folder, get_args(ImageTokenizerConfig), layout)
 
 
 def load_lpips(folder: Place) -> Lpips:
@@ -121,36 +137,37 @@ def load_lpips(folder: Place) -> Lpips:
     return load_network(folder, (LpipsConfig,))
 
 
-def load_generator(folder: Place) -> CodeGenerator:
-    """Load a trained transformer, with its code vectors folded into its tables."""
-    generator: CodeGenerator = load_network(folder, get_args(CodeGeneratorConfig))
+def load_generator(folder: Place, layout: Layout | None = None) -> CodeGenerator:
+    """Load a trained transformer for sampling: matrices in its dtype, and code vectors folded into its tables."""
+    generator = load_network(folder, get_args(CodeGeneratorConfig), layout, in_compute_dtype=True)
     generator.fold_code_vectors()
+    cast_variables(generator, compute_dtypes(generator))
     return generator
 
 
-def load_clip(folder: Place) -> Clip:
+def load_clip(folder: Place, layout: Layout | None = None) -> Clip:
     """Load a trained CLIP."""
-    return load_network(folder, (ClipConfig,))
+    return load_network(folder, (ClipConfig,), layout)
 
 
-def load_code_denoiser(folder: Place) -> CodeDenoiser:
+def load_code_denoiser(folder: Place, layout: Layout | None = None) -> CodeDenoiser:
     """Load a trained code denoiser, with the code vectors of its image tokenizer."""
-    return load_network(folder, (CodeDenoiserConfig,))
+    return load_network(folder, (CodeDenoiserConfig,), layout)
 
 
-def load_pixel_decoder(folder: Place) -> PixelDecoder:
+def load_pixel_decoder(folder: Place, layout: Layout | None = None) -> PixelDecoder:
     """Load a trained pixel decoder."""
-    return load_network(folder, (PixelDecoderConfig,))
+    return load_network(folder, (PixelDecoderConfig,), layout)
 
 
-def load_upsampler(folder: Place) -> Upsampler:
+def load_upsampler(folder: Place, layout: Layout | None = None) -> Upsampler:
     """Load a trained upsampler."""
-    return load_network(folder, (UpsamplerConfig,))
+    return load_network(folder, (UpsamplerConfig,), layout)
 
 
-def load_prior(folder: Place) -> Prior:
+def load_prior(folder: Place, layout: Layout | None = None) -> Prior:
     """Load a trained or imported prior."""
-    return load_network(folder, get_args(PriorConfig))
+    return load_network(folder, get_args(PriorConfig), layout)
 
 
 def stage_folders(folder: Place, image_tokenizer: Place | None = None, clip: Place | None = None) -> PipelineFile:

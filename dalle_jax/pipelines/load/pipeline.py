@@ -7,12 +7,20 @@ from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.models.prompt_kinds import ByClass, TokenIds
+from dalle_jax.parallel.axes import BATCH
 from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.batching import check_batch
 from dalle_jax.pipelines.embedding_pipeline import sees_of
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.karlo import Karlo
 from dalle_jax.pipelines.load.karlo_pipeline import KARLO, load_karlo
-from dalle_jax.pipelines.load.models import load_clip, load_generator, load_image_tokenizer, stage_folders
+from dalle_jax.pipelines.load.models import (
+    load_clip,
+    load_generator,
+    load_image_tokenizer,
+    read_model_file,
+    stage_folders,
+)
 from dalle_jax.pipelines.load.pixel_unclip_pipeline import is_pixel_decoder, load_pixel_unclip
 from dalle_jax.pipelines.load.text import load_text
 from dalle_jax.pipelines.load.unclip_pipeline import load_unclip
@@ -21,6 +29,7 @@ from dalle_jax.pipelines.prompts import ClassPrompts, FeaturePrompts, PromptRead
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.pipelines.unclip import DECODER_STEPS, Unclip
+from dalle_jax.sampling.options import RecommendedSampling
 from dalle_jax.storage import Place
 
 AnyPipeline: TypeAlias = TextToImage | Unclip | PixelUnclip | Karlo
@@ -40,12 +49,11 @@ def load_pipeline(
     """Load the pipeline of a folder with ``pipeline.gin``, of a transformer's run folder, or of imported weights.
 
     ``image_tokenizer`` and ``clip`` replace the folders that it names; the CLIP of an unCLIP is replaced in ranking
-    alone. ``layout`` places all networks, by default on one device. ``sees`` and ``steps`` are the inputs and the steps
-    of an unCLIP's decoder; None is the default. Raises UserError without an image tokenizer, or if its codebook has a
-    different size.
+    alone. All networks are loaded into their shards of ``layout``, by default one device. ``sees`` and ``steps`` are
+    the inputs and the steps of an unCLIP's decoder; None is the default. Raises UserError without an image tokenizer,
+    or if its codebook has a different size.
     """
-    if batch < 1:
-        raise UserError(f"batch: expected at least 1 image per call, got {batch}")
+    check_batch(batch, 1 if layout is None else layout.parts(BATCH))
     if (folder / KARLO).is_file():
         for name, value in {"image_tokenizer": image_tokenizer, "sees": sees}.items():
             if value is not None:
@@ -65,10 +73,20 @@ def load_pipeline(
     return load_unclip(file.needs, ranker=ranker, sees=chosen, steps=number, batch=batch, layout=layout)
 
 
+def recommended_sampling(folder: Place) -> RecommendedSampling:
+    """Read the options of sampling that are recommended for the model of a folder, without loading it."""
+    if (folder / KARLO).is_file():
+        return RecommendedSampling()
+    file = stage_folders(folder, image_tokenizer=folder)
+    if file.is_unclip:
+        return RecommendedSampling()
+    return read_model_file(storage.place(file.needs["transformer"])).sampling or RecommendedSampling()
+
+
 def load_transformer_pipeline(needs: Mapping[str, str], batch: int = 64, layout: Layout | None = None) -> TextToImage:
     """Load the transformer, the image tokenizer and the CLIP of a pipeline's ``needs``."""
     transformer, tokenizer_folder = storage.place(needs["transformer"]), storage.place(needs["image_tokenizer"])
-    generator, tokenizer = load_generator(transformer), load_image_tokenizer(tokenizer_folder)
+    generator, tokenizer = load_generator(transformer, layout), load_image_tokenizer(tokenizer_folder, layout)
     if generator.codebook_size != tokenizer.codebook_size:
         raise UserError(
             f"{tokenizer_folder}: expected an image tokenizer of {generator.codebook_size} codes, which the "
@@ -81,12 +99,13 @@ def load_transformer_pipeline(needs: Mapping[str, str], batch: int = 64, layout:
         load_ranker(storage.place(needs["clip"]), batch, layout) if "clip" in needs else None,
         batch,
         layout,
+        read_model_file(transformer).sampling or RecommendedSampling(),
     )
 
 
 def load_ranker(folder: Place, batch: int = 64, layout: Layout | None = None) -> ClipRanker:
     """Load a CLIP and its text tokenizer."""
-    clip = load_clip(folder)
+    clip = load_clip(folder, layout)
     return ClipRanker(clip, load_text(folder, clip.config.text_length), batch, layout)
 
 

@@ -46,17 +46,17 @@ def load_pixel_unclip(
     prior was trained on a different CLIP.
     """
     decoder, clip_folder, sampling = storage.place(needs["decoder"]), storage.place(needs["clip"]), PixelSampling()
-    tokenizer = _image_tokenizer(needs, decoder)
+    tokenizer = _image_tokenizer(needs, decoder, layout)
     if tokenizer is not None:
         sampling = replace(sampling, decoder=replace(sampling.decoder, threshold=None))
-    clip, network = load_clip(clip_folder), load_pixel_decoder(decoder)
+    clip, network = load_clip(clip_folder, layout), load_pixel_decoder(decoder, layout)
     if steps is not None:
         if steps < 2:
             raise UserError(f"steps: expected at least 2 for a pixel decoder, got {steps}")
         sampling = replace(sampling, decoder=replace(sampling.decoder, steps=steps))
     return PixelUnclip(
-        PixelNetworks(load_prior_of(needs, decoder), clip, network, tokenizer),
-        [load_upsampler(storage.place(needs[name])) for name in UPSAMPLERS if name in needs],
+        PixelNetworks(load_prior_of(needs, decoder, layout), clip, network, tokenizer),
+        [load_upsampler(storage.place(needs[name]), layout) for name in UPSAMPLERS if name in needs],
         TextPrompts(load_text(decoder, network.config.text_length)),
         ClipRanker(clip, load_text(clip_folder, clip.config.text_length), batch, layout),
         ranker=ranker,
@@ -67,7 +67,7 @@ def load_pixel_unclip(
     )
 
 
-def _image_tokenizer(needs: Mapping[str, str], decoder: Place) -> ImageTokenizer | None:
+def _image_tokenizer(needs: Mapping[str, str], decoder: Place, layout: Layout | None) -> ImageTokenizer | None:
     """Load the image tokenizer of a decoder of latents; raise ``UserError`` for a decoder of pixels with one."""
     model = read_model_file(decoder).model
     latents = isinstance(model, PixelDecoderConfig) and isinstance(model.space, Latents)
@@ -76,4 +76,4 @@ def _image_tokenizer(needs: Mapping[str, str], decoder: Place) -> ImageTokenizer
         raise UserError(f"needs.image_tokenizer: expected none for a pixel decoder, got {folder}")
     if folder is None and latents:
         raise UserError("needs.image_tokenizer: expected the image tokenizer of the decoder's latents, got none")
-    return None if folder is None else load_image_tokenizer(storage.place(folder))
+    return None if folder is None else load_image_tokenizer(storage.place(folder), layout)

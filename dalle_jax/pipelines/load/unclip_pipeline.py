@@ -46,16 +46,15 @@ def load_unclip(
     decoder, clip_folder, tokenizer_folder = (
         storage.place(needs[one]) for one in ("decoder", "clip", "image_tokenizer")
     )
-    clip, network, tokenizer = (
-        load_clip(clip_folder), load_code_denoiser(decoder), load_image_tokenizer(tokenizer_folder)
-    )  # fmt: skip
+    clip, network = load_clip(clip_folder, layout), load_code_denoiser(decoder, layout)
+    tokenizer = load_image_tokenizer(tokenizer_folder, layout)
     if network.config.codebook_size != tokenizer.codebook_size:
         raise UserError(
             f"{tokenizer_folder}: expected an image tokenizer of {network.config.codebook_size} codes, which the "
             f"decoder in {decoder} denoises, got one of {tokenizer.codebook_size}"
         )
     return Unclip(
-        UnclipNetworks(load_prior_of(needs, decoder), clip, network),
+        UnclipNetworks(load_prior_of(needs, decoder, layout), clip, network),
         ImageCodec(tokenizer, batch, layout),
         TextPrompts(load_text(decoder, network.config.text_length)),
         ClipRanker(clip, load_text(clip_folder, clip.config.text_length), batch, layout),
@@ -67,7 +66,7 @@ def load_unclip(
     )
 
 
-def load_prior_of(needs: Mapping[str, str], decoder: Place) -> Prior:
+def load_prior_of(needs: Mapping[str, str], decoder: Place, layout: Layout | None = None) -> Prior:
     """Load the prior, or return the text vector in its place. Raise UserError if its CLIP is not the decoder's."""
     if "prior" not in needs:
         return TextVectorPrior()
@@ -75,4 +74,4 @@ def load_prior_of(needs: Mapping[str, str], decoder: Place) -> Prior:
     expected, found = (read_model_file(one).needs.get("clip") for one in (decoder, folder))
     if found != expected:
         raise UserError(f"{folder}: expected a prior trained on the decoder's CLIP in {expected}, got one of {found}")
-    return load_prior(folder)
+    return load_prior(folder, layout)

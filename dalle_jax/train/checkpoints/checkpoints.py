@@ -11,11 +11,12 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypedDict
 
 import jax
+import numpy as np
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
@@ -236,20 +237,29 @@ def load_params(
     step: int | None = None,
     layout: Layout | None = None,
     prefix: str = "",
+    dtypes: Mapping[str, np.dtype] | None = None,
 ) -> int:
     """Load trained weights into a module, which may be abstract (``nnx.eval_shape``), and return their step.
 
     The optimizer's state is not read. ``weights="ema_params"`` falls back to the parameters if the run had no EMA.
     ``prefix`` (such as "generator.") is the path of the module within the trained module. Without a layout all weights
-    are loaded to the first device. A damaged checkpoint is skipped with a warning.
+    are loaded to the first device; with one, each device gets only its shards. ``dtypes`` are those of weights, by
+    name, that are cast when they are read. A damaged checkpoint is skipped with a warning.
     """
     with contextlib.ExitStack() as opened:
         path = _readable(storage.absolute(storage.place(folder)) / FOLDER, weights, step, opened)
-        _load(path, module, weights, layout, prefix)
+        _load(path, module, weights, layout, prefix, dtypes or {})
     return int(path.name)
 
 
-def _load(path: Place, module: nnx.Module, weights: Weights, layout: Layout | None, prefix: str) -> None:
+def _load(
+    path: Place,
+    module: nnx.Module,
+    weights: Weights,
+    layout: Layout | None,
+    prefix: str,
+    dtypes: Mapping[str, np.dtype],
+) -> None:
     stored = ocp.checkpointables_metadata(path).metadata
     module_spec = ModuleSpec.of(module)
     refuse_old_parts(str(path), stored)
@@ -261,6 +271,9 @@ def _load(path: Place, module: nnx.Module, weights: Weights, layout: Layout | No
         part: {name: leaf for name, leaf in stored.get(part, {}).items() if name.startswith(prefix)} for part in target
     }
     compare(str(path), present, target)
+    for name, dtype in dtypes.items():
+        part = target[source if module_spec.is_param(name) else "non_params"]
+        part[prefix + name] = part[prefix + name].update(dtype=dtype)
     wanted_parts = {
         part: {name: want.get(name, ocp.PLACEHOLDER) for name in stored[part]} for part, want in target.items() if want
     }

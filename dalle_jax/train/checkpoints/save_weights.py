@@ -14,7 +14,7 @@ from dalle_jax.train.checkpoints.checkpoints import FOLDER, Checkpoints, Meta, l
 from dalle_jax.train.checkpoints.recovery import whole_steps
 from dalle_jax.train.optim.gradient_spikes import RunningNorms
 from dalle_jax.train.state import Counted, Learned, ModuleSpec, Remembered, State
-from dalle_jax.train.task import Task
+from dalle_jax.train.task import ExtendsTrained, Task
 
 
 def save_weights(out: Place, module: nnx.Module, config_text: str, files: Mapping[str, bytes]) -> None:
@@ -43,12 +43,17 @@ def save_weights(out: Place, module: nnx.Module, config_text: str, files: Mappin
 def with_weights(state: State, task: Task, folder: Place, layout: Layout) -> State:
     """Return a state of step 0 with the EMA weights of a trained model, sharded by ``layout``.
 
-    Variables that are not parameters (a codebook, batch statistics, random keys) are loaded too. Raise UserError if
-    the folder holds a different model.
+    Variables that are not parameters (a codebook, batch statistics, random keys) are loaded too. A smaller model is
+    extended if the task can (``ExtendsTrained``). Raise UserError if the folder holds a different model.
     """
-    module = nnx.eval_shape(lambda: task.init(nnx.Rngs(0)))
+    smaller = task.smaller(folder) if isinstance(task, ExtendsTrained) else None
+    started: Task = task if smaller is None else smaller
+    module = nnx.eval_shape(lambda: started.init(nnx.Rngs(0)))
     load_params(folder, module, layout=layout)
+    if isinstance(task, ExtendsTrained) and smaller is not None:
+        module = task.extended(module)
     params, non_params = ModuleSpec.of(module).split(module)
+    params = {name: jax.device_put(value, state.learned.params[name].sharding) for name, value in params.items()}
     # A copy, since parameters and EMA could not both be donated if they shared buffers.
     ema_params = jax.tree.map(jnp.copy, params) if state.learned.ema_params else {}
     learned = state.learned._replace(params=params, non_params=non_params, ema_params=ema_params)
