@@ -14,7 +14,7 @@ from typing import cast, get_args, get_type_hints
 import numpy as np
 
 from dalle_jax import storage
-from dalle_jax.commands.mesh_flags import add_mesh_flags, joined_layout
+from dalle_jax.commands.mesh_flags import add_mesh_flags, bulk_layout, joined_layout
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.conditions import read_npy
 from dalle_jax.folder_lock import locked
@@ -86,6 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--shard-prompts", type=int, metavar="N", default=250, help="with --tars, prompts in a shard (default 250)"
+    )
+    parser.add_argument(
+        "--together",
+        action="store_true",
+        help="with --tars, all processes share one --mesh of all their devices and draw the same shard, for a model "
+        "that does not fit the devices of one (default: --mesh is that of each process, which draws its own shards)",
     )
     parser.add_argument(
         "--given-image", type=Path, metavar="IMAGE", help="an image whose top part is kept; the rest is sampled"
@@ -211,6 +217,7 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
     require_pyarrow()
     hosts.join()
     with failures.shared():
+        layout = bulk_layout(args.mesh, args.rules, args.together)
         files = PromptFiles(args.prompts, _options(args), args.negative_prompt)
         survey = hosts.call_and_share_errors(files.survey)
         folders = (args.model, args.image_tokenizer, args.clip)
@@ -220,9 +227,9 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
         with locked(args.out, "sample"):
 
             def load() -> AnyPipeline:
-                return load_pipeline(*folders, batch=args.batch, sees=args.sees, steps=args.steps)
+                return load_pipeline(*folders, args.batch, layout, sees=args.sees, steps=args.steps)
 
-            line = run_job(load, files, survey, job, args.out)
+            line = run_job(load, files, survey, job, args.out, args.together)
     if hosts.is_first():
         print(line)
     return 0
