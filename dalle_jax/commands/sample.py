@@ -14,7 +14,7 @@ from typing import cast, get_args, get_type_hints
 import numpy as np
 
 from dalle_jax import storage
-from dalle_jax.commands.mesh_flags import add_mesh_flags, joined_layout
+from dalle_jax.commands.mesh_flags import add_mesh_flags, bulk_layout, joined_layout
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.conditions import read_npy
 from dalle_jax.folder_lock import locked
@@ -89,6 +89,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shard-prompts", type=int, metavar="N", default=250, help="with --tars, prompts in a shard (default 250)"
     )
     parser.add_argument(
+        "--together",
+        action="store_true",
+        help="with --tars, all processes share one --mesh of all their devices and draw the same shard, for a model "
+        "that does not fit the devices of one (default: --mesh is that of each process, which draws its own shards)",
+    )
+    parser.add_argument(
         "--given-image", type=Path, metavar="IMAGE", help="an image whose top part is kept; the rest is sampled"
     )
     parser.add_argument(
@@ -114,14 +120,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_option_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each field of ``RequestOptions``, with the field's type, default and help text."""
+    """Add a flag for each field of ``RequestOptions``, with the field's type or choices, default and help text."""
     types = get_type_hints(RequestOptions)
     for field in fields(RequestOptions):
-        kind = int if int in (types[field.name], *get_args(types[field.name])) else float
+        accepted = get_args(types[field.name]) or (types[field.name],)
+        choices = accepted if isinstance(accepted[0], str) else None
+        kind = str if choices else int if int in accepted else float
         default = field.metadata.get("default", field.default)
         shown = "" if default is None else f" (default {default})"
         flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=kind, help=field.metadata["help"] + shown)
+        parser.add_argument(flag, type=kind, choices=choices, help=field.metadata["help"] + shown)
 
 
 def given_options(args: argparse.Namespace) -> RequestKeywords:
@@ -149,9 +157,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _draw(args: argparse.Namespace, layout: Layout | None) -> None:
     """Sample on every process; the first one writes."""
+    storage.check_output(args.out)
     requests = _requests(args)
     prompts = [one.prompt for one in requests]
-    storage.check_output(args.out)
     pipeline = load_pipeline(
         args.model, args.image_tokenizer, args.clip, args.batch, layout, sees=args.sees, steps=args.steps
     )
@@ -210,6 +218,7 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
     require_pyarrow()
     hosts.join()
     with failures.shared():
+        layout = bulk_layout(args.mesh, args.rules, args.together)
         files = PromptFiles(args.prompts, _options(args), args.negative_prompt)
         survey = hosts.call_and_share_errors(files.survey)
         folders = (args.model, args.image_tokenizer, args.clip)
@@ -219,9 +228,9 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
         with locked(args.out, "sample"):
 
             def load() -> AnyPipeline:
-                return load_pipeline(*folders, batch=args.batch, sees=args.sees, steps=args.steps)
+                return load_pipeline(*folders, args.batch, layout, sees=args.sees, steps=args.steps)
 
-            line = run_job(load, files, survey, job, args.out)
+            line = run_job(load, files, survey, job, args.out, args.together)
     if hosts.is_first():
         print(line)
     return 0

@@ -122,7 +122,7 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class Part:
+class PublishedPart:
     """A network of a published pipeline: its file or folder in the source, its model folder, and its kind."""
 
     source: str
@@ -137,7 +137,7 @@ class WholeKind:
 
     name: str
     help: str
-    parts: tuple[Part, ...]
+    parts: tuple[PublishedPart, ...]
 
 
 WHOLE_KINDS = (
@@ -145,24 +145,24 @@ WHOLE_KINDS = (
         "karlo",
         "Karlo as a whole: diffusers' folder with model_index.json",
         (
-            Part("text_encoder", "text_encoder", "karlo-text-encoder"),
-            Part("prior", "prior", "karlo-prior"),
-            Part("text_proj", "text_proj", "karlo-text-proj"),
-            Part("decoder", "decoder", "diffusers-unet"),
-            Part("super_res_first", "super_res_first", "diffusers-unet"),
-            Part("super_res_last", "super_res_last", "diffusers-unet"),
-            Part("image_encoder", "image_encoder", "karlo-image-encoder", optional=True),
+            PublishedPart("text_encoder", "text_encoder", "karlo-text-encoder"),
+            PublishedPart("prior", "prior", "karlo-prior"),
+            PublishedPart("text_proj", "text_proj", "karlo-text-proj"),
+            PublishedPart("decoder", "decoder", "diffusers-unet"),
+            PublishedPart("super_res_first", "super_res_first", "diffusers-unet"),
+            PublishedPart("super_res_last", "super_res_last", "diffusers-unet"),
+            PublishedPart("image_encoder", "image_encoder", "karlo-image-encoder", optional=True),
         ),
     ),
     WholeKind(
         "glide-text2im",
         "GLIDE as a whole: a folder with base.pt and upsample.pt",
-        (Part("base.pt", "base", "glide"), Part("upsample.pt", "upsampler", "glide")),
+        (PublishedPart("base.pt", "base", "glide"), PublishedPart("upsample.pt", "upsampler", "glide")),
     ),
     WholeKind(
         "glide-inpaint",
         "GLIDE for inpainting: a folder with base_inpaint.pt and upsample_inpaint.pt",
-        (Part("base_inpaint.pt", "base", "glide"), Part("upsample_inpaint.pt", "upsampler", "glide")),
+        (PublishedPart("base_inpaint.pt", "base", "glide"), PublishedPart("upsample_inpaint.pt", "upsampler", "glide")),
     ),
 )
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dalle_jax.__main__ import main
-from dalle_jax.commands.sample import _prompts, add_option_flags
+from dalle_jax.commands.sample import add_option_flags, given_options
 from dalle_jax.pipelines.request import RequestOptions
 
 
@@ -34,12 +34,6 @@ def test_each_line_of_a_prompt_file_is_sampled(smoke_demo, tmp_path):
     assert sample(smoke_demo, tmp_path / "b", "--prompts", str(prompts), "--candidates", "4", "--keep", "1") == 0
     lines = [json.loads(line) for line in (tmp_path / "b" / "scores.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines] == ["a red circle", "a blue square above a pink ring"]
-
-
-def test_a_prompt_file_of_a_windows_editor_has_no_mark_in_its_first_prompt(tmp_path):
-    (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbfa red circle\r\na blue ring\r\n")
-    given = argparse.Namespace(prompt=None, class_id=None, features=None, prompts=tmp_path / "prompts.txt")
-    assert _prompts(given) == ("a red circle", "a blue ring")
 
 
 def test_an_output_folder_that_cannot_be_written_is_refused_before_the_model_is_loaded(tmp_path, capsys):
@@ -89,8 +83,8 @@ def test_every_sampling_option_is_a_flag_with_its_default_and_a_help_text(capsys
         assert "--" + field.name.replace("_", "-") in shown and field.metadata["help"][:15] in shown
     parser = argparse.ArgumentParser()
     add_option_flags(parser)
-    assert RequestOptions(**vars(parser.parse_args([]))) == RequestOptions()
-    given = vars(parser.parse_args(["--top-p", "0.5", "--keep", "3", "--top-k", "7"]))
+    assert given_options(parser.parse_args([])) == {}  # the model's recommended options, else the defaults
+    given = given_options(parser.parse_args(["--top-p", "0.5", "--keep", "3", "--top-k", "7"]))
     assert RequestOptions(**given) == RequestOptions(top_p=0.5, keep=3, top_k=7)
 
 
