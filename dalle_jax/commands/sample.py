@@ -14,7 +14,7 @@ from typing import cast, get_args, get_type_hints
 import numpy as np
 
 from dalle_jax import storage
-from dalle_jax.commands.mesh_flags import add_mesh_flags, bulk_layout, joined_layout
+from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, bulk_layout, joined_layout
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.conditions import read_npy
 from dalle_jax.folder_lock import locked
