@@ -154,9 +154,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _draw(args: argparse.Namespace, layout: Layout | None) -> None:
     """Sample on every process; the first one writes."""
+    storage.check_output(args.out)
     requests = _requests(args)
     prompts = [one.prompt for one in requests]
-    storage.check_output(args.out)
     pipeline = load_pipeline(
         args.model, args.image_tokenizer, args.clip, args.batch, layout, sees=args.sees, steps=args.steps
     )
@@ -213,6 +213,7 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None:
             raise UserError(f"--{name.replace('_', '-')}: expected none with --tars, which takes texts from --prompts")
     require_pyarrow()
+    storage.check_output(args.out)
     hosts.join()
     with failures.shared():
         layout = bulk_layout(args.mesh, args.rules, args.together)
