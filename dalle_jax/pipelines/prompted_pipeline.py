@@ -14,7 +14,7 @@ from dalle_jax.arrays import Array, Float, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.inputs import ImageInput
 from dalle_jax.pipelines.buckets import Drawn, draw_in_buckets
-from dalle_jax.pipelines.prompts import Prompt
+from dalle_jax.pipelines.prompts import Prompt, TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
 from dalle_jax.sampling.autoregressive import image_keys
@@ -122,6 +122,7 @@ class DrawCall(NamedTuple):
 class DiffusionPipeline(PromptedPipeline):
     """A pipeline of a diffusion model. A call samples at most ``batch`` images, which ``parts`` devices share."""
 
+    prompts: TextPrompts
     batch: int
     parts: int
 
