@@ -41,7 +41,7 @@ class FillCall(NamedTuple):
 
 @runtime_checkable
 class HoleFiller(Protocol):
-    """A pipeline that draws the hidden pixels of windows: ``Unclip`` and ``TextToImage`` by codes, ``PixelUnclip``."""
+    """A pipeline that draws the hidden pixels of windows: by codes (code_filler.py) or as pixels (pixel_filler.py)."""
 
     @property
     def side(self) -> int:
