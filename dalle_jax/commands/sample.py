@@ -14,7 +14,7 @@ from typing import cast, get_args, get_type_hints
 import numpy as np
 
 from dalle_jax import storage
-from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, joined_layout
+from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, bulk_layout, joined_layout
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.conditions import read_npy
 from dalle_jax.folder_lock import locked
@@ -24,10 +24,11 @@ from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.bulk.job import BulkJob
 from dalle_jax.pipelines.bulk.prompt_files import PromptFiles
-from dalle_jax.pipelines.bulk.run_job import run_job
+from dalle_jax.pipelines.bulk.run_job import interrupted_by_sigterm, run_job
 from dalle_jax.pipelines.bulk.shard_writer import require_pyarrow
 from dalle_jax.pipelines.embedding_pipeline import Sees
-from dalle_jax.pipelines.karlo import Karlo
+from dalle_jax.pipelines.imported.glide import GlidePipeline
+from dalle_jax.pipelines.imported.karlo import Karlo
 from dalle_jax.pipelines.load.model_fingerprints import model_fingerprints
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline, recommended_sampling
 from dalle_jax.pipelines.prompts import Prompt, PromptReader, TextPrompts
@@ -88,6 +89,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shard-prompts", type=int, metavar="N", default=250, help="with --tars, prompts in a shard (default 250)"
     )
     parser.add_argument(
+        "--together",
+        action="store_true",
+        help="with --tars, all processes share one --mesh of all their devices and draw the same shard, for a model "
+        "that does not fit the devices of one (default: --mesh is that of each process, which draws its own shards)",
+    )
+    parser.add_argument(
         "--given-image", type=Path, metavar="IMAGE", help="an image whose top part is kept; the rest is sampled"
     )
     parser.add_argument(
@@ -113,14 +120,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_option_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each field of ``RequestOptions``, with the field's type, default and help text."""
+    """Add a flag for each field of ``RequestOptions``, with the field's type or choices, default and help text."""
     types = get_type_hints(RequestOptions)
     for field in fields(RequestOptions):
-        kind = int if int in (types[field.name], *get_args(types[field.name])) else float
+        accepted = get_args(types[field.name]) or (types[field.name],)
+        choices = accepted if isinstance(accepted[0], str) else None
+        kind = str if choices else int if int in accepted else float
         default = field.metadata.get("default", field.default)
         shown = "" if default is None else f" (default {default})"
         flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=kind, help=field.metadata["help"] + shown)
+        parser.add_argument(flag, type=kind, choices=choices, help=field.metadata["help"] + shown)
 
 
 def given_options(args: argparse.Namespace) -> RequestKeywords:
@@ -172,7 +181,7 @@ def truncation_warnings(
     readers: list[tuple[str, PromptReader, Sequence[Prompt]]] = []
     if isinstance(pipeline, TextToImage):
         readers.append(("the transformer", pipeline.prompts, prompts))
-    elif isinstance(pipeline, Karlo):
+    elif isinstance(pipeline, Karlo | GlidePipeline):
         readers.append(("the text encoder", pipeline.prompts, prompts))
     elif pipeline.sees != "embedding":
         readers.append(("the decoder", pipeline.prompts, prompts))
@@ -207,20 +216,22 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None:
             raise UserError(f"--{name.replace('_', '-')}: expected none with --tars, which takes texts from --prompts")
     require_pyarrow()
+    storage.check_output(args.out)
     hosts.join()
     with failures.shared():
+        layout = bulk_layout(args.mesh, args.rules, args.together)
         files = PromptFiles(args.prompts, _options(args), args.negative_prompt)
         survey = hosts.call_and_share_errors(files.survey)
         folders = (args.model, args.image_tokenizer, args.clip)
         models = hosts.call_and_share_errors(lambda: model_fingerprints(*folders))
         options = asdict(_options(args)) | {name: getattr(args, name) for name in ("negative_prompt", "sees", "steps")}
         job = BulkJob.of(survey, models, options, args.shard_prompts)
-        with locked(args.out, "sample"):
+        with interrupted_by_sigterm(), locked(args.out, "sample"):
 
             def load() -> AnyPipeline:
-                return load_pipeline(*folders, batch=args.batch, sees=args.sees, steps=args.steps)
+                return load_pipeline(*folders, args.batch, layout, sees=args.sees, steps=args.steps)
 
-            line = run_job(load, files, survey, job, args.out)
+            line = run_job(load, files, survey, job, args.out, args.together)
     if hosts.is_first():
         print(line)
     return 0

@@ -8,15 +8,16 @@ import numpy as np
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int, Prompts, PyTree
-from dalle_jax.layers import kv_cache
+from dalle_jax.layers import kv_cache, slot_cache
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.embeddings import Embedding, GridEmbedding
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Linear, for_decoding
+from dalle_jax.layers.slot_cache import SlotCache
 from dalle_jax.layers.stack import Apply, Layered, Stack
 from dalle_jax.models.prompt_kinds import PromptKind
-from dalle_jax.sampling.autoregressive import CachedDecoder
+from dalle_jax.sampling.slots import SlotDecoder
 
 
 class Logits(NamedTuple):
@@ -30,7 +31,7 @@ class Logits(NamedTuple):
 
 
 @runtime_checkable
-class CodeGenerator(CachedDecoder, Protocol):
+class CodeGenerator(SlotDecoder, Protocol):
     """A transformer p(codes | prompt) that can be trained, and sampled with a cache.
 
     The prompts (``arrays.Prompts``) of DALL·E are token ids; the prompts of LlamaGen are classes or caption features.
@@ -174,6 +175,10 @@ class CachedGenerator(nnx.Module):
         """Grow a cache to the capacity for the first ``codes`` codes."""
         return self.stack.map(lambda pattern, layer: _of_codes(layer, kv_cache.grow, pattern, codes), cache)
 
+    def slots(self, cache: Layered, window: int) -> Layered:
+        """Return a prefilled cache with room for the codes of each row, as ``decode_window`` takes it."""
+        return self.stack.map(lambda pattern, layer: _of_codes(layer, slot_cache.slot_cache, pattern, window), cache)
+
     def for_decoding(self: Generator, rows: int) -> Generator:
         """Return the transformer, or a copy whose weights are laid out for decoding ``rows`` images at once."""
         return for_decoding(self, rows)
@@ -192,7 +197,7 @@ class CachedGenerator(nnx.Module):
         return self.stack.step(apply, write, x, cache)
 
 
-def _of_codes(layer: PyTree, change: Callable[..., KvCache], *arguments: object) -> PyTree:
+def _of_codes(layer: PyTree, change: Callable[..., KvCache | SlotCache], *arguments: object) -> PyTree:
     """Return a layer's cache whose ``KvCache`` of codes is replaced by ``change(codes, *arguments)``."""
     if isinstance(layer, KvCache):
         return change(layer, *arguments)

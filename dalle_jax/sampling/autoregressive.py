@@ -167,21 +167,36 @@ def _without_empty(rows: Array) -> tuple[Array, Array]:
     return pairs[:, 0], pairs[:, 1]
 
 
-def _prefill_guided(
+def prefill_guided(
+    text: Prompts, negative: NegativePrompts | None, generator: CachedDecoder, candidates: int
+) -> tuple[Array, PyTree]:
+    """Prefill the prompts, and after them the empty or negative prompt of each.
+
+    If all prompts share one empty prompt, its result is repeated for each of them.
+    """
+    prompts, empty = text.shape[0], _empty(text, negative, generator)
+    first, cache = generator.prefill(jnp.concatenate([text, empty]), candidates)
+    rows = jnp.concatenate([jnp.arange(prompts), prompts + jnp.arange(prompts) % empty.shape[0]])
+    return jax.tree.map(lambda leaf: leaf[rows], (first, cache))
+
+
+def _empty(text: Prompts, negative: NegativePrompts | None, generator: CachedDecoder) -> Array:
+    """Return the empty prompt, one row for all or for each, with the negative prompts in its place."""
+    empty = generator.empty(text)
+    return empty if negative is None else negative.instead_of(empty)
+
+
+def _prefill_joined(
     text: Prompts, negative: NegativePrompts | None, generator: CachedDecoder, candidates: int
 ) -> tuple[Array, PyTree]:
     """Prefill the prompts and the empty or negative prompts, joined by ``_with_empty``.
 
-    If all prompts share one empty prompt, its result is repeated for each of them. Where devices share the rows, each
-    computes it for its own prompts.
+    Where devices share the rows, each computes the empty prompt for its own prompts.
     """
-    prompts, empty = text.shape[0], generator.empty(text)
-    empty = empty if negative is None else negative.instead_of(empty)
-    if batch_parts() > 1:
-        return generator.prefill(_with_empty(text, jnp.broadcast_to(empty, text.shape)), candidates)
-    first, cache = generator.prefill(jnp.concatenate([text, empty]), candidates)
-    rows = jnp.concatenate([jnp.arange(prompts), prompts + jnp.arange(prompts) % empty.shape[0]])
-    return jax.tree.map(lambda leaf: leaf[rows], (first, cache))
+    if batch_parts() == 1:
+        return prefill_guided(text, negative, generator, candidates)
+    empty = jnp.broadcast_to(_empty(text, negative, generator), text.shape)
+    return generator.prefill(_with_empty(text, empty), candidates)
 
 
 def stages(generator: CachedDecoder, cache: PyTree, length: int) -> list[int]:
@@ -219,7 +234,7 @@ def sample(
     candidates, length = keys.shape[1], generator.grid[0] * generator.grid[1]
     prompts, size = text.shape[0], generator.codebook_size
     first, cache = (
-        _prefill_guided(text, negative, generator, candidates) if guided else generator.prefill(text, candidates)
+        _prefill_joined(text, negative, generator, candidates) if guided else generator.prefill(text, candidates)
     )
     generator = generator.for_decoding(first.shape[0] * candidates)
     noise_ahead = prompts * candidates * length * size <= MAX_NOISE_VALUES

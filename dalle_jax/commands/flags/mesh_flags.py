@@ -55,6 +55,19 @@ def layout_of(mesh: str | None, rules: str | None) -> Layout | None:
     return Layout(make_mesh(parse_mesh(mesh)), Rules() if rules is None else parse_rules(rules))
 
 
+def bulk_layout(mesh: str | None, rules: str | None, together: bool) -> Layout | None:
+    """Return the layout of the texts of both flags for bulk sampling; None is one device.
+
+    If processes do not draw ``together``, the mesh is that of each process's own devices, by default data=-1.
+    """
+    if together:
+        return layout_of(mesh, rules)
+    devices = jax.local_devices()
+    if mesh is None and len(devices) == 1:
+        return None
+    return Layout(make_mesh(parse_mesh(mesh or "data=-1"), devices), Rules() if rules is None else parse_rules(rules))
+
+
 def parse_mesh(text: str) -> Mesh:
     """Parse a mesh such as ``data=4,fsdp=2,tensor=2``."""
     sizes: dict[str, int] = {}

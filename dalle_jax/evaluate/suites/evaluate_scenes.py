@@ -155,13 +155,13 @@ def _with_many(sampler: ImageSampler, cell: Cell, drawn: list[Generation], confi
     captions = tuple(one.prompt for one in drawn)
     first = config.drawing.candidates
     requests = config.drawing.requests(captions, config.seed)
-    more_of = {"candidates": config.many_candidates - first, "first": first}
-    missing = [replace(one, options=replace(one.options, **more_of)) for one in requests]
+    more = config.many_candidates - first
+    missing = [replace(one, options=replace(one.options, candidates=more, first=first)) for one in requests]
     both = zip(_candidates(drawn), _candidates(sampler.draw(missing)), strict=True)
     images, scores = (np.concatenate(pair, axis=1) for pair in both)
     many = measure_cell(cell.level, cell.split, captions, images, scores)[0]
-    more = {n: share for n, share in many.reranked.items() if n not in cell.reranked}
-    return replace(cell, reranked=cell.reranked | more)
+    added = {n: share for n, share in many.reranked.items() if n not in cell.reranked}
+    return replace(cell, reranked=cell.reranked | added)
 
 
 def _guidance_points(sampler: ImageSampler, config: EvaluateScenes) -> tuple[GuidancePoint, ...]:

@@ -38,11 +38,12 @@ class BlockRow(NamedTuple):
         return self.first + self.size == self.request.options.candidates
 
 
-def block_shape(candidates: Mapping[int, int], batch: int, prefix: float) -> BlockShape:
+def block_shape(candidates: Mapping[int, int], batch: int, prefix: float, parts: int = 1) -> BlockShape:
     """Choose the shape of at most ``batch`` images that costs least for a job.
 
     ``candidates`` has the number of prompts by their number of candidates. A row costs its M images and ``prefix``, the
-    cost of a prompt's text in images: the text is computed once per row.
+    cost of a prompt's text in images: the text is computed once per row. If ``parts`` devices share a block, its rows
+    are a multiple of them, or its candidates are.
     """
     sizes = [1 << power for power in range(batch.bit_length())]  # powers of two up to batch
 
@@ -50,7 +51,8 @@ def block_shape(candidates: Mapping[int, int], batch: int, prefix: float) -> Blo
         return sum(prompts * -(-count // size) for count, prompts in candidates.items())
 
     best = min(sizes, key=lambda size: rows(size) * (size + prefix))
-    return BlockShape(min(batch // best, power_of_two(rows(best))), best)
+    most = min(batch // best, power_of_two(rows(best)))
+    return BlockShape(most // parts * parts if most > parts else most, best)
 
 
 def block_rows(requests: Iterable[NumberedRequest], candidates: int) -> Iterator[BlockRow]:

@@ -5,19 +5,24 @@ The host dispatches the next blocks before it fetches one. It gets the kept imag
 
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dalle_jax.arrays import Array, Float, Int, Key, UInt, UInt8
+from dalle_jax.parallel.axes import BATCH
+from dalle_jax.parallel.row_placement import put_rows
 from dalle_jax.pipelines.bulk.blocks import BlockRow, BlockShape, block_shape, blocks
 from dalle_jax.pipelines.bulk.prompt_files import NumberedRequest, Survey
 from dalle_jax.pipelines.bulk.running_best import RunningBest, keep_best
+from dalle_jax.pipelines.prompts import PromptReader, TextPrompts
+from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Request
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.sampling.autoregressive import GivenCodes, NegativePrompts, Settings, image_keys
+from dalle_jax.text.tokenizer import TextTokenizer
 
 AHEAD = 2
 """Number of blocks that are dispatched before the results of the first of them are fetched."""
@@ -44,6 +49,16 @@ class BulkEngine(Protocol):
     def flops_per_image(self) -> float | None:
         """Return the FLOPs of the products that an image takes, or None if they are not counted."""
         ...
+
+    def tokenizers(self) -> dict[str, TextTokenizer]:
+        """Return the text tokenizers that read the prompts, by the network that they belong to."""
+        ...
+
+
+def tokenizers_of(prompts: PromptReader, ranker: ClipRanker | None) -> dict[str, TextTokenizer]:
+    """Return the text tokenizers of a pipeline, by the network that they belong to."""
+    found = {"the model": prompts.tokenizer} if isinstance(prompts, TextPrompts) else {}
+    return found if ranker is None else found | {"CLIP": ranker.text}
 
 
 class Dispatched(NamedTuple):
@@ -72,16 +87,18 @@ class DeviceEngine:
         """Choose the shape of all blocks from the numbers of candidates."""
         self._pipeline = pipeline
         codes = pipeline.grid[0] * pipeline.grid[1]
-        self.shape: BlockShape = block_shape(survey.candidates, pipeline.batch, pipeline.prompts.length / codes)
+        layout, prefix = pipeline.layout, pipeline.prompts.length / codes
+        self.shape: BlockShape = block_shape(survey.candidates, pipeline.batch, prefix, layout.parts(BATCH))
         rows, candidates = self.shape
         self._guided, self._negative = survey.guided, survey.negative
-        self._given = GivenCodes(jnp.zeros((rows, candidates, codes), jnp.int32), jnp.zeros((rows, codes), bool))
-        layout = pipeline.layout
+        none = GivenCodes(jnp.zeros((rows, candidates, codes), jnp.int32), jnp.zeros((rows, codes), bool))
+        self._given: GivenCodes = put_rows(layout, none)
         self._keys = layout.jit(_keys, static_argnames=("candidates",))
         self._keep_best = layout.jit(keep_best, out_shardings=layout.replicated)
-        self._unscored = jnp.zeros((rows, candidates), jnp.float32)
+        self._unscored = np.zeros((rows, candidates), np.float32)
         image = tuple(side * pipeline.codec.downsample for side in pipeline.grid)
-        self._running = jax.device_put(RunningBest.none(survey.most_kept, (*image, 3)), layout.replicated)
+        start = layout.jit(partial(RunningBest.none, survey.most_kept, (*image, 3)), out_shardings=layout.replicated)
+        self._running = start()
         self._ids: dict[int, RowIds] = {}
 
     def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[Drawn]:
@@ -106,6 +123,10 @@ class DeviceEngine:
         total += 0.0 if pipeline.ranker is None else pipeline.ranker.score_flops(images, rows)
         return total / images
 
+    def tokenizers(self) -> dict[str, TextTokenizer]:
+        """Return the text tokenizers of the transformer and of CLIP."""
+        return tokenizers_of(self._pipeline.prompts, self._pipeline.ranker)
+
     def _dispatch(self, block: list[BlockRow]) -> Dispatched:
         """Start the programs of a block. A block of fewer rows is padded with empty copies of its last row."""
         pipeline, (rows, candidates) = self._pipeline, self.shape
@@ -117,7 +138,9 @@ class DeviceEngine:
         starts = first + np.array([one.first for one in options], np.int32)
         keys = self._keys(np.array([one.seed for one in options], np.uint32), starts, candidates=candidates)
         text, settings = jnp.asarray(np.stack([one.text for one in ids])), Settings.stack(options)
-        codes = pipeline.sample_device(text, keys, settings, self._given, self._negatives(ids), self._guided)
+        window = pipeline.window(options[0], rows * candidates, self._guided)
+        negative = self._negatives(ids)
+        codes = pipeline.sample_device(text, keys, settings, self._given, negative, self._guided, window).codes
         pixels = pipeline.codec.decode_device(codes.reshape(-1, *pipeline.grid))  # [P*M H W 3]
         scores = None
         if pipeline.ranker is not None:

@@ -29,10 +29,14 @@ ROWS_AT_ONCE = 1024
 """Number of rows that are read at once from parquet."""
 
 
+OF_THE_JOB = ("first", "decoding", "window")
+"""Options that a row may not have."""
+
+
 def _number_fields() -> dict[str, type]:
     """Return the options that a row may have, and their types."""
     types = get_type_hints(RequestOptions)
-    names = (field.name for field in fields(RequestOptions) if field.name != "first")
+    names = (field.name for field in fields(RequestOptions) if field.name not in OF_THE_JOB)
     return {name: int if int in (types[name], *get_args(types[name])) else float for name in names}
 
 

@@ -2,8 +2,12 @@
 
 import json
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from types import FrameType
 
 from dalle_jax.parallel import hosts
 from dalle_jax.pipelines.bulk.bulk_progress import BulkProgress, LatestGrid, duration, peak_flops
@@ -19,19 +23,26 @@ from dalle_jax.storage import Place
 
 
 def run_job(
-    load: Callable[[], TextToImage | DiffusionPipeline], files: PromptFiles, survey: Survey, job: BulkJob, out: Place
+    load: Callable[[], TextToImage | DiffusionPipeline],
+    files: PromptFiles,
+    survey: Survey,
+    job: BulkJob,
+    out: Place,
+    together: bool = False,
 ) -> str:
     """Run this process's part of a job in a locked folder, and return a line about what all processes did.
 
-    ``load`` is called only if a shard is missing. All processes must call this together.
+    ``load`` is called only if a shard is missing. If all processes draw ``together``, on one mesh, the first of them
+    writes every shard; else each draws and writes shards of its own. All processes must call this at the same point.
     """
     process, _ = hosts.process_index_and_count()
     folder = BulkFolder(out, job, process)
     hosts.call_and_share_errors(lambda: None if process else folder.begin())
     hosts.call_and_share_errors(folder.compare)
-    shards, missing = own_shards(folder)
+    missing = missing_shards(folder)
+    shards = missing if together else own_shards(missing)
     result = f"{out} has {survey.kept:,} images of {job.prompts:,} prompts in {job.shards} tars"
-    there = f"{job.shards - missing} of {job.shards} shards were there already"
+    there = f"{job.shards - len(missing)} of {job.shards} shards were there already"
     if not missing:
         return f"{result}; {there}"
     if hosts.is_first():
@@ -41,8 +52,15 @@ def run_job(
             print(f"columns that are not used: {', '.join(survey.ignored)}", flush=True)
     pipeline = hosts.call_and_share_errors(load)
     engine = hosts.call_and_share_errors(lambda: engine_of(pipeline, files, survey))
-    requests = requests_of(files, job, shards)
-    progress = run_shards(engine, requests, folder, job, images_of(survey, files, job, shards), out)
+    if process and together:
+        for _ in engine.draw(requests_of(files, job, shards)):  # the first process writes
+            pass
+        progress = BulkProgress(0, print)
+    else:
+        requests = requests_of(files, job, shards)
+        progress = run_shards(engine, requests, folder, job, images_of(survey, files, job, shards), out)
+    for line in truncation_lines(engine):
+        print(line, file=sys.stderr)
     counts = [json.loads(one) for one in hosts.gather(json.dumps([progress.images, progress.seconds]).encode())]
     images, seconds = sum(one[0] for one in counts), max(one[1] for one in counts)
     return f"{result}; {there}, {images:,} images sampled in {duration(seconds)}, {images / seconds:,.3g} a second"
@@ -56,15 +74,46 @@ def engine_of(pipeline: TextToImage | DiffusionPipeline, files: PromptFiles, sur
     return PipelineEngine(pipeline, pipeline.batch)
 
 
-def own_shards(folder: BulkFolder) -> tuple[list[int], int]:
-    """Return this process's share of the unfinished shards, and their number in all processes.
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Raise KeyboardInterrupt at SIGTERM, so that the lock and temporary files are removed.
 
-    The first process lists them for all, so that every shard belongs to one process. All processes must call it.
+    In a run of several processes it replaces the handler of jax, which only notes the signal: only a shard is lost.
     """
-    process, processes = hosts.process_index_and_count()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def truncation_lines(engine: BulkEngine) -> Iterator[str]:
+    """Yield a warning for each text tokenizer that has truncated prompts."""
+    for name, tokenizer in engine.tokenizers().items():
+        if tokenizer.truncated_captions:
+            yield (
+                f"WARNING: {tokenizer.truncated_captions} prompts were truncated to the {tokenizer.length} tokens of "
+                f"{name}"
+            )
+
+
+def missing_shards(folder: BulkFolder) -> list[int]:
+    """Return the unfinished shards. The first process lists them for all, so that all have the same list."""
+    process, _ = hosts.process_index_and_count()
     listed = hosts.call_and_share_errors(lambda: [] if process else folder.missing())
-    missing: list[int] = json.loads(hosts.gather(json.dumps(listed).encode())[0])
-    return missing[process::processes], len(missing)
+    found: list[int] = json.loads(hosts.gather(json.dumps(listed).encode())[0])
+    return found
+
+
+def own_shards(missing: list[int]) -> list[int]:
+    """Return this process's share of the unfinished shards; every shard belongs to one process."""
+    process, processes = hosts.process_index_and_count()
+    return missing[process::processes]
 
 
 def requests_of(files: PromptFiles, job: BulkJob, shards: list[int]) -> Iterator[NumberedRequest]:

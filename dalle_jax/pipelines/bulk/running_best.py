@@ -36,7 +36,9 @@ class RunningBest(NamedTuple):
     @classmethod
     def none(cls, keep: int, image: tuple[int, ...]) -> "RunningBest":
         """Return ``keep`` places without candidates, for images of a shape."""
-        return cls(jnp.full(keep, ABSENT), jnp.zeros(keep, jnp.int32), jnp.zeros((keep, *image), jnp.uint8))
+        return cls(
+            jnp.full(keep, ABSENT, jnp.float32), jnp.zeros(keep, jnp.int32), jnp.zeros((keep, *image), jnp.uint8)
+        )
 
 
 def keep_best(

@@ -82,6 +82,7 @@ class PipelineFile:
         return "decoder" in self.needs
 
 
+MODEL_FILE = "model.gin"
 UPSAMPLERS = ("upsampler", "upsampler_2")
 PIPELINE_NEEDS = ("image_tokenizer", "transformer", "clip", "decoder", "prior", *UPSAMPLERS)
 """Names of the models that a pipeline may be made of."""
@@ -95,7 +96,7 @@ def absolute_needs(**folders: str | None) -> dict[str, str]:
 
 def read_model_file(folder: Place) -> ModelFile:
     """Read ``model.gin`` of a run folder. Raise ``UserError`` if it does not exist."""
-    path = folder / "model.gin"
+    path = folder / MODEL_FILE
     if not path.is_file():
         raise UserError(
             f"{folder}: expected the folder of a trained model, which contains model.gin, found no such file"

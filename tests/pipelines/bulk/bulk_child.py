@@ -1,0 +1,41 @@
+"""A process that samples in bulk and can be killed: ``bulk_child.py OUT PAUSE PROMPTS...``, as one of a run."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from dalle_jax.folder_lock import locked
+from dalle_jax.parallel import hosts
+from dalle_jax.pipelines.bulk import run_job as module
+from dalle_jax.pipelines.bulk.device_engine import DeviceEngine, Drawn
+from dalle_jax.pipelines.bulk.job import BulkJob
+from dalle_jax.pipelines.bulk.prompt_files import PromptFiles
+from dalle_jax.pipelines.request import RequestOptions
+from tests.small_bulk import small_pipeline
+
+DEFAULTS = RequestOptions(candidates=6, keep=2, guidance=2.0)
+
+
+class SlowEngine(DeviceEngine):
+    """An engine that takes ``pause`` seconds longer for each prompt."""
+
+    pause = 0.0
+
+    def draw(self, requests) -> Iterator[Drawn]:
+        for one in super().draw(requests):
+            time.sleep(self.pause)
+            yield one
+
+
+if __name__ == "__main__":
+    out, SlowEngine.pause, prompts = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
+    module.DeviceEngine = SlowEngine
+    hosts.join()
+    files = PromptFiles(prompts, DEFAULTS)
+    survey = files.survey()
+    job = BulkJob.of(survey, {"transformer": "small"}, {}, shard_prompts=2)
+    with locked(out, "sample"):
+        print(module.run_job(small_pipeline, files, survey, job, out))
