@@ -77,7 +77,7 @@ def test_a_small_model_fits_and_the_report_adds_up(config):
 
 @needs_libtpu
 def test_a_sampler_is_planned_in_bfloat16_with_its_cache_and_its_rate(config):
-    done = plan(config, "--json", "--sample", "4", "--candidates", "2", "--mesh", "data=2,tensor=2")
+    done = plan(config, "--json", "--sample", "4", "--candidates", "2", "--mesh", "data=2,tensor=2", "--no-search")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["fits"] and report["mesh"] == {"data": 2, "fsdp": 1, "tensor": 2}
@@ -88,7 +88,7 @@ def test_a_sampler_is_planned_in_bfloat16_with_its_cache_and_its_rate(config):
     assert (
         matrices < report["weight_bytes"] < report["peak_bytes"] < report["room_bytes"]
     )  # 2 bytes on each of 2 devices
-    assert report["largest_prompts"] > 4
+    assert report["largest_prompts"] is None
     least, most = report["images_per_second_per_chip"]
     assert 0 < least <= most and not report["uncounted"]
     days = 1e6 * 512 / (4 * most) / 86_400

@@ -11,11 +11,13 @@ from dalle_jax.models.vqvae import VqvaeConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.plan.planned_sampler import PlannedSampler, SampledBatch
+from dalle_jax.plan.compile import Program
+from dalle_jax.plan.planned_sampler import MOST_COMPILATIONS, PlannedSampler, SampledBatch, largest_batch
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages
+from dalle_jax.train.flops import Count
 
 PROMPTS = 4
 ABSENT = Captions(file="not/there.model")
@@ -75,6 +77,26 @@ def test_a_step_reads_weights_whole_if_the_devices_that_hold_them_share_the_imag
     assert whole.step_bytes(SampledBatch(4, 1)).weights == matrices + few
     assert matrices / 2 < halved.step_bytes(SampledBatch(4, 1)).weights < matrices / 2 + few
     assert planned_attention("full", Mesh(data=1)).weight_bytes > whole.weight_bytes
+
+
+def program(peak: int, fits: bool = True) -> Program:
+    return Program(peak, 0, 0, Count(), 0.0, "compiled" if fits else None)
+
+
+@pytest.mark.parametrize(("tried", "room", "largest"), [(8, 1000, 88), (8, 190, 4), (8, 140, None), (88, 1000, 88)])
+def test_the_largest_call_is_found_by_compiling_multiples_of_the_devices(monkeypatch, tried, room, largest):
+    """A prompt takes 10 bytes, beside weights of 100 and others of 15."""
+    sampler, compiled = planned(TASKS["dalle"]), []
+
+    def compile_call(self, batch):
+        compiled.append(batch.prompts)
+        return program(115 + 10 * batch.prompts)
+
+    monkeypatch.setattr(PlannedSampler, "compile", compile_call)
+    monkeypatch.setattr(PlannedSampler, "weight_bytes", 100)
+    found = largest_batch(sampler, SampledBatch(tried, 1), program(115 + 10 * tried), room, print)
+    assert found == largest
+    assert len(compiled) <= MOST_COMPILATIONS and all(prompts % 4 == 0 for prompts in compiled)
 
 
 def test_a_task_without_a_transformer_is_not_sampled():
