@@ -1,4 +1,4 @@
-"""Accuracy of a pixel decoder on scenes of level 1, judged from the pixels by the scenes' reader.
+"""Accuracy of a decoder of pixels or latents on scenes of level 1, judged from the pixels by the scenes' reader.
 
     python benchmarks/pixel_decoder_accuracy.py --decoder runs/demo-unclip/pixel-decoder --prior runs/demo-unclip/prior
 
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
-    needs = {"decoder": str(args.decoder), "clip": read_model_file(args.decoder).needs["clip"]}
+    needs = {"decoder": str(args.decoder), **read_model_file(args.decoder).needs}
     needs |= {} if args.prior is None else {"prior": str(args.prior)}
     found: dict[str, dict[str, float]] = {"prior": {}, "true_vector": {}, "caption": {}}
     began = time.monotonic()

@@ -34,6 +34,8 @@ PLANS = (
     ("vqgan_f16", "v5e:4x4"),
     ("llamagen_c2i_b", "v5e:2x4"),
     ("llamagen_t2i_xl", "v5p:4x4x4"),
+    ("unclip_prior", "v5p:4x4x4"),
+    ("unclip_prior_autoregressive", "v5p:4x4x4"),
     ("unclip/decoder", "v5p:4x4x4"),
     ("unclip/upsampler_256", "v5e:4x4"),
     ("unclip/upsampler_1024", "v5e:4x4"),

@@ -73,23 +73,27 @@ class Data(CaptionedData):
         )
 
 
+AnyTask: TypeAlias = (
+    TokenizeImages
+    | TokenizeImagesDvae
+    | TokenizeImagesGan
+    | GenerateCodes
+    | GenerateFromConditions
+    | AlignTextImages
+    | AlignReadableImages
+    | PredictEmbeddings
+    | DenoiseCodes
+    | DenoiseImages
+    | UpsampleImages
+)
+"""The config of a task: one for each training objective."""
+
+
 @dataclass(frozen=True)
 class TrainRun:
     """``train``: the training of one stage."""
 
-    task: (
-        TokenizeImages
-        | TokenizeImagesDvae
-        | TokenizeImagesGan
-        | GenerateCodes
-        | GenerateFromConditions
-        | AlignTextImages
-        | AlignReadableImages
-        | PredictEmbeddings
-        | DenoiseCodes
-        | DenoiseImages
-        | UpsampleImages
-    )
+    task: AnyTask
     data: Data
     trainer: Trainer
     mesh: Mesh = field(default_factory=Mesh)
@@ -285,32 +289,39 @@ class DemoRun:
             raise ValueError(f"stages: expected a config file for each of {', '.join(DEMO_STAGES)}, got {got}")
 
 
-UNCLIP_STAGES = ("text", "tokenizer", "clip", "prior", "decoder", "evaluation")
+UNCLIP_STAGES = ("text", "tokenizer", "clip", "prior", "decoder", "upsampler", "evaluation")
 """The stages of the unCLIP demo, in the order in which they run."""
+
+OPTIONAL_UNCLIP_STAGES = ("tokenizer", "upsampler")
+"""The image tokenizer, for a decoder of codes or latents, and the upsampler, for a decoder of pixels or latents."""
 
 
 @dataclass(frozen=True)
 class UnclipDemoRun:
     """``demo-unclip``: the config file of each stage, by the names in ``UNCLIP_STAGES``.
 
-    - ``demo``: the folder of a finished ``demo``, whose text tokenizer and image tokenizer are used. If it has none,
-      both are trained.
+    - ``demo``: the folder of a finished ``demo``, whose text tokenizer and image tokenizer are used. If it has none, or
+      for None, both are trained.
     - ``steps``: the steps of the decoder's sampler.
     - ``inpainting``: the evaluation of inpainting and outpainting.
-    - ``edits``: that of variations, interpolations and text edits.
+    - ``edits``: that of variations, interpolations and text edits. Neither is measured for a decoder of pixels.
     """
 
     title: str
     stages: Mapping[str, str]
-    demo: str = "runs/demo"
+    demo: str | None = "runs/demo"
     steps: int = 8
     inpainting: EvaluateInpainting = field(default_factory=EvaluateInpainting)
     edits: EvaluateEdits = field(default_factory=EvaluateEdits)
 
     def __post_init__(self) -> None:
-        if set(self.stages) != set(UNCLIP_STAGES):
-            got = ", ".join(self.stages) or "none"
-            raise ValueError(f"stages: expected a config file for each of {', '.join(UNCLIP_STAGES)}, got {got}")
+        needed = [name for name in UNCLIP_STAGES if name not in OPTIONAL_UNCLIP_STAGES]
+        if not set(needed) <= set(self.stages) <= set(UNCLIP_STAGES):
+            got, optional = ", ".join(self.stages) or "none", ", ".join(OPTIONAL_UNCLIP_STAGES)
+            raise ValueError(
+                f"stages: expected a config file for each of {', '.join(needed)}, and for {optional} if they are "
+                f"wanted, got {got}"
+            )
 
 
 Run: TypeAlias = TrainRun | TextTokenizerRun | InspectRun | EncodeRun | EvaluateRun | DemoRun | UnclipDemoRun

@@ -1,4 +1,4 @@
-"""Small DALL·E and DALL·E mini transformers for tests, with every kind of attention."""
+"""Small DALL·E, DALL·E mini and LlamaGen transformers for tests, with every kind of attention."""
 
 import functools
 
@@ -7,6 +7,8 @@ from flax import nnx
 
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
+from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
+from dalle_jax.models.prompt_kinds import ByCaption, ByClass
 
 KINDS = ["full", "row", "column", "convolutional"]
 MIX = ("row", "column", "convolutional", "full")
@@ -15,6 +17,7 @@ SIZES = {"text_vocab": 11, "text_length": 4, "codebook_size": 7, "grid": (3, 4),
 DALLE = SIZES | {"depth": 2, "heads": 2, "head_size": 4, "kernel": 3}
 ENCODER = {"encoder_layers": 1, "encoder_heads": 2, "encoder_hidden": 10}
 DECODER = {"decoder_layers": 2, "decoder_heads": 3, "decoder_hidden": 14, "init_std": 0.4}
+LLAMAGEN = {"codebook_size": 7, "grid": (3, 4), "width": 16, "depth": 2, "heads": 2, "multiple_of": 8, "init_std": 0.4}
 
 
 def dalle(attention=("full",), **changes) -> Dalle:
@@ -23,6 +26,14 @@ def dalle(attention=("full",), **changes) -> Dalle:
 
 def dalle_bart(**changes) -> DalleBart:
     return _build(DalleBart, DalleBartConfig(**(SIZES | ENCODER | DECODER | changes)))
+
+
+def llamagen(captions=False, **changes) -> LlamaGen:
+    """Build a LlamaGen with a random head in place of its initial zeros."""
+    condition = ByCaption(length=4, width=6) if captions else ByClass(5)
+    model = _build(LlamaGen, LlamaGenConfig(**(LLAMAGEN | {"condition": condition} | changes)))
+    model.codes.head.kernel[...] = jax.random.normal(jax.random.key(5), model.codes.head.kernel.shape)
+    return model
 
 
 @functools.cache

@@ -1,14 +1,11 @@
-"""``demo-unclip``: train CLIP, prior and decoder of DALL·E 2 on rendered scenes; sample, measure and report."""
+"""``demo-unclip``: train the networks of DALL·E 2 on rendered scenes; sample, measure and report."""
 
 import argparse
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import jax.numpy as jnp
-import numpy as np
 
 from dalle_jax import storage
 from dalle_jax.commands.demo_stages import is_within_a_stage
@@ -18,8 +15,7 @@ from dalle_jax.commands.train import train_stage
 from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.evaluate.metrics.composition import SPLITS, Cell, evaluation_captions, measure_cell
-from dalle_jax.evaluate.metrics.linear_probe import probe_r2
+from dalle_jax.evaluate.metrics.composition import Cell
 from dalle_jax.evaluate.report.curves import read_metrics_file, training_charts
 from dalle_jax.evaluate.report.machine import this_machine
 from dalle_jax.evaluate.report.run_report import Figure, Format, RunReport, Stage
@@ -33,22 +29,32 @@ from dalle_jax.evaluate.suites.evaluate_scenes import (
     SceneFindings,
     evaluate_scenes,
 )
+from dalle_jax.evaluate.suites.evaluate_vectors import (
+    PositionProbe,
+    first_cells,
+    probe_positions,
+    true_vector_cells,
+)
 from dalle_jax.evaluate.suites.findings import EditFindings
 from dalle_jax.folder_lock import locked
+from dalle_jax.pipelines.embedding_pipeline import Sees
 from dalle_jax.pipelines.load.models import PipelineFile, absolute_needs, stage_folders
+from dalle_jax.pipelines.load.pixel_unclip_pipeline import is_pixel_decoder, load_pixel_unclip
 from dalle_jax.pipelines.load.unclip_pipeline import load_unclip
+from dalle_jax.pipelines.pixel_unclip import PixelUnclip
 from dalle_jax.pipelines.unclip import Unclip
-from dalle_jax.runs import UNCLIP_STAGES, EvaluateRun, TextTokenizerRun, TrainRun, UnclipDemoRun
-from dalle_jax.sampling.autoregressive import image_keys
-from dalle_jax.scenes import grammar
-from dalle_jax.scenes.perceive import perceive
-from dalle_jax.scenes.rendering import render as render_scene
+from dalle_jax.runs import UNCLIP_STAGES, AnyTask, EvaluateRun, TextTokenizerRun, TrainRun, UnclipDemoRun
 from dalle_jax.storage import Place, write_bytes
+from dalle_jax.tasks.align_readable_images import AlignReadableImages
+from dalle_jax.tasks.align_text_images import AlignTextImages
+from dalle_jax.tasks.denoise_codes import DenoiseCodes
+from dalle_jax.tasks.denoise_images import DenoiseImages
+from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
 
 DEFAULT = "demo_unclip/demo.gin"
 PREFIX = "stages."
-PROBE_IMAGES = 900
-"""Images of level 1 from whose embeddings positions are read; two thirds of them fit the probe."""
+TRAINED = tuple(name for name in UNCLIP_STAGES if name not in ("text", "evaluation"))
+"""The stages that train a network, in order."""
 PROBED = "level 1; the centre of the bounding box, whose height also depends on the shape"
 TITLES = {
     "text": "Text tokenizer",
@@ -56,10 +62,11 @@ TITLES = {
     "clip": "CLIP",
     "prior": "Prior",
     "decoder": "Decoder",
+    "upsampler": "Upsampler",
     "sampling": "Sampling, ranking and judging",
 }
 CHARTED = ("loss", "psnr", "retrieval_top1", "read_nll", "pair_cosine", "prior_cosine", "text_cosine", "nll_clip",
-           "nll_text", "nll_free")  # fmt: skip
+           "nll_text", "nll_free", "mse", "mse_bicubic")  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +101,31 @@ def say(text: str) -> None:
 
 
 @dataclass(frozen=True)
+class DemoFolders:
+    """The files that the stages read: the text tokenizer, the image tokenizer, and the CLIP."""
+
+    words: Place
+    tokenizer: Place
+    clip: Place
+
+    def given_to(self, run: TrainRun) -> TrainRun:
+        """Return a stage's config that reads these files."""
+        return replace(run, task=self._task(run.task))
+
+    def _task(self, task: AnyTask) -> AnyTask:
+        if isinstance(task, AlignReadableImages):
+            align = self._task(replace(task.align, image_tokenizer=str(self.tokenizer)))
+            assert isinstance(align, AlignTextImages)
+            return replace(task, align=align)
+        if not isinstance(task, AlignTextImages | PredictEmbeddings | DenoiseCodes | DenoiseImages):
+            return task
+        task = replace(task, captions=replace(task.captions, file=str(self.words)))
+        if not isinstance(task, PredictEmbeddings) and task.image_tokenizer is not None:
+            task = replace(task, image_tokenizer=str(self.tokenizer))
+        return task if isinstance(task, AlignTextImages) else replace(task, clip=str(self.clip))
+
+
+@dataclass(frozen=True)
 class UnclipDemo:
     """An unCLIP demo and its folder: the configs of its stages, and the command that repeats it.
 
@@ -113,23 +145,18 @@ class UnclipDemo:
         own = [one for one in sets if not is_within_a_stage(one)]
         config: UnclipDemoRun = load(path, UnclipDemoRun, own)
         by_stage = _by_stage([one for one in sets if one not in own])
-        demo = storage.place(config.demo)
-        reused = (demo / "text.model").is_file() and (demo / "tokenizer" / "model.gin").is_file()
-        base = demo if reused else out
-        words, tokenizer, clip = base / "text.model", base / "tokenizer", out / "clip"
-        fixed = {
-            "tokenizer": {},
-            "clip": {"align.captions.file": words, "align.image_tokenizer": tokenizer},
-            "prior": {"captions.file": words, "clip": clip},
-            "decoder": {"captions.file": words, "image_tokenizer": tokenizer, "clip": clip},
-        }
+        reused = _finished_demo(config)
+        base = reused or out
+        folders = DemoFolders(base / "text.model", base / "tokenizer", out / "clip")
         text = load(config.stages["text"], TextTokenizerRun, by_stage["text"], f"{PREFIX}text.")
-        stages = {}
-        for name, places in fixed.items():
-            ours = [f"task.{field}='{place}'" for field, place in places.items()]
-            stages[name] = load(config.stages[name], TrainRun, by_stage[name] + ours, f"{PREFIX}{name}.")
+        stages = {
+            name: folders.given_to(load(config.stages[name], TrainRun, by_stage[name], f"{PREFIX}{name}."))
+            for name in TRAINED
+            if name in config.stages
+        }
+        _check_stages(stages, reused)
         if reused:
-            del stages["tokenizer"]
+            stages.pop("tokenizer", None)
         run: EvaluateRun = load(
             config.stages["evaluation"], EvaluateRun, by_stage["evaluation"], f"{PREFIX}evaluation."
         )
@@ -161,32 +188,41 @@ class UnclipDemo:
 
     def pipeline_file(self) -> PipelineFile:
         """Return the folders of the pipeline's models; the image tokenizer of another demo has an absolute one."""
-        needs = {name: name for name in ("decoder", "prior", "clip")}
-        reused = absolute_needs(image_tokenizer=str(storage.place(self.config.demo) / "tokenizer"))
-        tokenizer = {"image_tokenizer": "tokenizer"} if "tokenizer" in self.stages else reused
-        return PipelineFile(needs | tokenizer, self.config.steps)
+        needs: dict[str, str] = {
+            name: name for name in ("decoder", "prior", "clip", "upsampler") if name in self.stages
+        }
+        decoder = self.stages["decoder"].task
+        assert isinstance(decoder, DenoiseCodes | DenoiseImages)
+        if "tokenizer" in self.stages and decoder.image_tokenizer is not None:
+            needs |= {"image_tokenizer": "tokenizer"}
+        else:
+            needs |= absolute_needs(image_tokenizer=decoder.image_tokenizer)
+        return PipelineFile(needs, self.config.steps)
 
     def report(self) -> tuple[Place, Place]:
         """Sample, evaluate, and write ``report.html`` and ``metrics.json``; return their paths."""
         began = time.monotonic()
         evaluation, batch = self.evaluation, self.evaluation.drawing.batch
         needs, steps = stage_folders(self.out).needs, self.config.steps
-        unclip = load_unclip(needs, steps=steps, batch=batch)
-        findings = evaluate_scenes(unclip, unclip.codec, unclip.ranker, evaluation, say)
+        unclip = _load(needs, steps, batch)
+        codec = unclip.codec if isinstance(unclip, Unclip) else None
+        findings = evaluate_scenes(unclip, codec, unclip.ranker, evaluation, say)
         rows: list[tuple[str, str, Sequence[Cell]]] = [
-            ("vectors.true", "the true image's vector", _true_vector_cells(unclip, evaluation))
+            ("vectors.true", "the true image's vector", true_vector_cells(unclip, evaluation))
         ]
         no_prior = {name: one for name, one in needs.items() if name != "prior"}
-        without = load_unclip(no_prior, steps=steps, batch=batch)
-        rows.append(("vectors.text", "the text's vector, no prior", _first_cells(without, evaluation)))
-        caption = load_unclip(needs, sees="caption", steps=steps, batch=batch)
-        rows.append(("glide", "the caption alone (GLIDE's mode)", _first_cells(caption, evaluation)))
-        probes = _probes(unclip, evaluation.seed)
-        painted = evaluate_inpainting(unclip, self.config.inpainting, say)
-        edits = (*painted, *evaluate_edits(unclip, self.config.edits, say))
+        without = _load(no_prior, steps, batch)
+        rows.append(("vectors.text", "the text's vector, no prior", first_cells(without, evaluation)))
+        caption = _load(needs, steps, batch, sees="caption")
+        rows.append(("glide", "the caption alone (GLIDE's mode)", first_cells(caption, evaluation)))
+        probe = probe_positions(unclip.embedder, unclip.embedder.config.image_size, evaluation.seed)
+        edits: tuple[EditFindings, ...] = ()
+        if isinstance(unclip, Unclip):
+            painted = evaluate_inpainting(unclip, self.config.inpainting, say)
+            edits = (*painted, *evaluate_edits(unclip, self.config.edits, say))
         add_seconds(self.out, "sampling", time.monotonic() - began)
-        figures = _figures(read_record(self.out), findings, rows)
-        return write_report(self._report(findings, (*figures, *probes), edits), self.out)
+        figures = (*_figures(read_record(self.out), findings, rows), *_probe_figures(probe))
+        return write_report(self._report(findings, figures, edits), self.out)
 
     def _report(
         self, findings: SceneFindings, figures: tuple[Figure, ...], edits: tuple[EditFindings, ...]
@@ -194,12 +230,15 @@ class UnclipDemo:
         record = read_record(self.out)
         seconds = sum(entry["seconds"] for entry in record.values())
         drawing = self.evaluation.drawing
+        if isinstance(self.stages["decoder"].task, DenoiseCodes):
+            kind = "diffusion on the vectors of an image tokenizer's codes; DALL·E 2's is diffusion on pixels"
+        else:
+            kind = "diffusion on pixels, as DALL·E 2's" + (", and an upsampler" if "upsampler" in self.stages else "")
         return RunReport(
             title=self.config.title,
             summary=(
                 f"A CLIP, a prior and a decoder, trained from scratch in {seconds / 60:.0f} minutes, drew captions "
-                "from the prior's image embedding alone. The decoder is diffusion on the vectors of an image "
-                "tokenizer's codes; DALL·E 2's is diffusion on pixels."
+                f"from the prior's image embedding alone. The decoder is {kind}."
             ),
             command=self.command,
             seed=self.stages["decoder"].trainer.seed,
@@ -240,53 +279,35 @@ def _by_stage(sets: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _first_cells(unclip: Unclip, evaluation: EvaluateScenes) -> list[Cell]:
-    """Judge one candidate of each caption of the evaluation."""
-    cells = []
-    for level in evaluation.levels:
-        for split in SPLITS:
-            captions = evaluation_captions(level, split, evaluation.captions, evaluation.seed)
-            drawing = replace(evaluation.drawing, candidates=1)
-            drawn = unclip.draw(drawing.requests(captions, evaluation.seed))
-            images = np.stack([one.candidates for one in drawn])
-            cells.append(measure_cell(level, split, captions, images, np.zeros(images.shape[:2], np.float32))[0])
-    return cells
+def _finished_demo(config: UnclipDemoRun) -> Place | None:
+    """Return the folder of the demo that is reused, or None if it has no text tokenizer or no image tokenizer."""
+    if config.demo is None:
+        return None
+    demo = storage.place(config.demo)
+    return demo if (demo / "text.model").is_file() and (demo / "tokenizer" / "model.gin").is_file() else None
 
 
-def _true_vector_cells(unclip: Unclip, evaluation: EvaluateScenes) -> list[Cell]:
-    """Judge an image decoded from the CLIP embedding of a rendered image of each caption: a perfect prior."""
-    cells = []
-    for level in evaluation.levels:
-        for split in SPLITS:
-            captions = evaluation_captions(level, split, evaluation.captions, evaluation.seed)
-            rng = np.random.default_rng((evaluation.seed, 3, level))
-            rendered = np.stack([render_scene(grammar.parse(one), unclip.side, rng) for one in captions])
-            vectors, seeds = unclip.embedder.image_vectors(rendered), evaluation.seed + np.arange(len(captions))
-            keys = image_keys(jnp.asarray(seeds, jnp.uint32), 1)[:, 0]
-            images = unclip.decode(vectors, keys, evaluation.drawing.guidance)[:, None]  # [P 1 H W 3]
-            cells.append(measure_cell(level, split, captions, images, np.zeros(images.shape[:2], np.float32))[0])
-    return cells
+def _check_stages(stages: dict[str, TrainRun], reused: Place | None) -> None:
+    """Raise UserError for stages that do not fit each other."""
+    decoder = stages["decoder"].task
+    if not isinstance(decoder, DenoiseCodes | DenoiseImages):
+        raise UserError(f"{PREFIX}decoder: expected @DenoiseCodes or @DenoiseImages, got @{type(decoder).__name__}")
+    if isinstance(decoder, DenoiseCodes) and "upsampler" in stages:
+        raise UserError(f"{PREFIX}upsampler: expected none for a decoder of codes, got one")
+    if decoder.image_tokenizer is not None and reused is None and "tokenizer" not in stages:
+        raise UserError(f"{PREFIX}tokenizer: expected the config of the image tokenizer that the decoder reads")
 
 
-def _probes(unclip: Unclip, seed: int) -> tuple[Figure, ...]:
-    """Measure how well positions, which no caption of level 1 names, are read from image and text embeddings."""
-    rng = np.random.default_rng((seed, 4))
-    images: list[np.ndarray] = []
-    captions: list[str] = []
-    places: list[tuple[float, float]] = []
-    while len(images) < PROBE_IMAGES:
-        scene = grammar.sample_scene(1, rng, "validation")
-        image = render_scene(scene, unclip.side, rng)
-        objects = perceive(image).objects
-        if len(objects) == 1:
-            images.append(image)
-            captions.append(grammar.caption(scene, rng))
-            places.append((objects[0].x, objects[0].y))
-    vectors = unclip.embedder.image_vectors(np.stack(images)), unclip.embedder.text_vectors(captions)
-    found = [probe_r2(one, np.array(places), PROBE_IMAGES * 2 // 3) for one in vectors]
+def _load(needs: Mapping[str, str], steps: int, batch: int, sees: Sees = "embedding") -> Unclip | PixelUnclip:
+    if is_pixel_decoder(storage.place(needs["decoder"])):
+        return load_pixel_unclip(needs, sees=sees, steps=steps, batch=batch)
+    return load_unclip(needs, sees=sees, steps=steps, batch=batch)
+
+
+def _probe_figures(probe: PositionProbe) -> tuple[Figure, ...]:
     return tuple(
-        Figure(f"clip.probe.{kind}.{axis}", f"R² of {axis} from the {kind}'s vector", float(value), "number", PROBED)
-        for kind, values in zip(("image", "text"), found, strict=True)
+        Figure(f"clip.probe.{kind}.{axis}", f"R² of {axis} from the {kind}'s vector", value, "number", PROBED)
+        for kind, values in (("image", probe.image), ("text", probe.text))
         for axis, value in zip("xy", values, strict=True)
     )
 
@@ -294,7 +315,7 @@ def _probes(unclip: Unclip, seed: int) -> tuple[Figure, ...]:
 def _figures(
     record: dict[str, StageEntry], findings: SceneFindings, rows: list[tuple[str, str, Sequence[Cell]]]
 ) -> tuple[Figure, ...]:
-    """Return the figures beside the table of composition: the decoder's other inputs, the prior and the CLIP."""
+    """Return the figures beside the table of composition: the decoder's other inputs, the other networks."""
     clip, prior = record["clip"]["metrics"], record["prior"]["metrics"]
     cosines: tuple[tuple[str, str, float | None, Format], ...] = (
         ("clip.retrieval_top1", "CLIP finds the caption", clip.get("evaluation/retrieval_top1"), "percent"),
@@ -302,7 +323,14 @@ def _figures(
         ("prior.cosine", "Cosine of prior and image", prior.get("evaluation/prior_cosine"), "number"),
         ("prior.text_cosine", "Cosine of text and image", prior.get("evaluation/text_cosine"), "number"),
     )
+    upsampler = record["upsampler"]["metrics"] if "upsampler" in record else {}
+    errors = {"mse": "Upsampler's error of x0 at high noise", "mse_bicubic": "Error of bicubic enlargement"}
     figures = [Figure(path, label, value, kind) for path, label, value, kind in cosines]
+    figures += [
+        Figure(f"upsampler.{key}", label, upsampler.get(f"evaluation/{key}"), "number")
+        for key, label in errors.items()
+        if upsampler
+    ]
     figures.append(
         Figure("clip.zero_shot", "CLIP names the scene", findings.zero_shot.value, "percent", "level 1, of all scenes")
     )

@@ -16,10 +16,9 @@ from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.agreement import require_same_config
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh
-from dalle_jax.pipelines.karlo import Karlo
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
-from dalle_jax.pipelines.pixel_unclip import PixelUnclip
 from dalle_jax.pipelines.text_to_image import TextToImage
+from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.runs import EvaluateRun
 from dalle_jax.storage import Place
 
@@ -81,12 +80,7 @@ def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[Ca
 
 
 def _figures(pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | EvaluateCaptioned) -> dict[str, object]:
-    if isinstance(pipeline, PixelUnclip | Karlo):
-        raise UserError(
-            "evaluations: expected a model with an image tokenizer, whose reconstructions are measured too, "
-            "got a pixel decoder"
-        )
-    codec, clip = pipeline.codec, pipeline.require_ranker()
+    clip = pipeline.require_ranker()
     if isinstance(config, EvaluateCaptioned):
         if not isinstance(pipeline, TextToImage):
             raise UserError(
@@ -94,5 +88,6 @@ def _figures(pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | E
                 "which measures a transformer's likelihood"
             )
         batches = held_out_batches(run, config)
-        return evaluate_captioned(pipeline, codec, clip, pipeline.likelihood, config, batches, _say).to_json()
+        return evaluate_captioned(pipeline, pipeline.codec, clip, pipeline.likelihood, config, batches, _say).to_json()
+    codec = pipeline.codec if isinstance(pipeline, TextToImage | Unclip) else None
     return evaluate_scenes(pipeline, codec, clip, config, _say).to_json()

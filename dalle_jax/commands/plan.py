@@ -17,6 +17,7 @@ from dalle_jax.config.errors import UserError
 if TYPE_CHECKING:
     from dalle_jax.plan.compile import Planned
     from dalle_jax.plan.report import PlanReport, Suggestions
+    from dalle_jax.plan.sampler_report import SamplerReport
     from dalle_jax.plan.topologies import Topology
     from dalle_jax.runs import TrainRun
     from dalle_jax.tasks.task_config import TaskConfig
@@ -41,7 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="set one field of the config")
     parser.add_argument("--topology", required=True, metavar="v5p:8x8x8", help="v4, v5e, v5p, v6e or tpu7x and a shape")
     parser.add_argument("--slices", type=int, help="the number of slices (default: the config's mesh.slices)")
-    parser.add_argument("--sample", type=int, metavar="PROMPTS", help="also compile the sampler for PROMPTS prompts")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        metavar="PROMPTS",
+        help="plan the sampling of PROMPTS prompts instead of training",
+    )
+    parser.add_argument("--candidates", type=int, help="with --sample, the images of each prompt in a call (default 1)")
+    parser.add_argument(
+        "--mesh", metavar="AXIS=N,...", help="with --sample, the mesh, as in sample --mesh (default: the config's)"
+    )
     parser.add_argument("--no-search", action="store_true", help="do not search for a batch and a slice that fit")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -49,11 +59,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the report. Return 0 if the config fits, else 1."""
     os.environ.update(ENVIRONMENT)
-    from dalle_jax.plan.report import all_fit, format_text
+    from dalle_jax.plan.report import format_text
+    from dalle_jax.plan.sampler_report import format_sampler
 
-    report = make_report(args)
-    print(json.dumps(report, indent=2) if args.json else format_text(report))
-    return 0 if all_fit(report) else 1
+    for flag in ("candidates", "mesh"):
+        if args.sample is None and (value := getattr(args, flag)) is not None:
+            raise UserError(f"--{flag}: expected --sample with it, got --{flag} {value}")
+    if args.sample is None:
+        report = make_report(args)
+        text, fits = format_text(report), report["fits"]
+        print(json.dumps(report, indent=2) if args.json else text)
+        return 0 if fits else 1
+    sampled = make_sampler_report(args)
+    print(json.dumps(sampled, indent=2) if args.json else format_sampler(sampled))
+    return 0 if sampled["fits"] else 1
+
+
+def make_sampler_report(args: argparse.Namespace) -> "SamplerReport":
+    """Compile the sampling of a config's transformer for a TPU slice, and report its memory and speed."""
+    from dalle_jax.commands.mesh_flags import parse_mesh
+    from dalle_jax.config.bind import load
+    from dalle_jax.parallel.layout import Layout
+    from dalle_jax.parallel.mesh import make_mesh
+    from dalle_jax.plan import report as reports
+    from dalle_jax.plan.sampler import PlannedSampler, SampledBatch, largest_batch
+    from dalle_jax.plan.sampler_report import sampler_report
+    from dalle_jax.plan.topologies import parse
+    from dalle_jax.runs import TrainRun
+
+    config: TrainRun = load(args.config, TrainRun, args.set)
+    mesh = config.mesh if args.mesh is None else parse_mesh(args.mesh)
+    topology = parse(args.topology, mesh.slices if args.slices is None else args.slices)
+    batch = SampledBatch(args.sample, 1 if args.candidates is None else args.candidates)
+    for name, value in (("sample", batch.prompts), ("candidates", batch.candidates)):
+        if value < 1:
+            raise UserError(f"--{name}: expected 1 or more, got {value}")
+    layout = Layout(make_mesh(replace(mesh, slices=topology.slices), topology.devices()), config.rules)
+    planned, room = PlannedSampler(config.task.open_for_plan(), layout), reports.room(topology.chip)
+    say(f"compiling the sampler of {batch.prompts} prompts with {batch.candidates} images each for {topology}")
+    program = planned.compile(batch)
+    largest = None if args.no_search else largest_batch(planned, batch, program, room, say)
+    return sampler_report(planned, topology, batch, program, largest)
 
 
 def make_report(args: argparse.Namespace) -> "PlanReport":
@@ -69,8 +115,6 @@ def make_report(args: argparse.Namespace) -> "PlanReport":
     config: TrainRun = load(args.config, TrainRun, args.set)
     topology = parse(args.topology, config.mesh.slices if args.slices is None else args.slices)
     check_tokenizer(config.task)
-    if args.sample is not None and args.sample < 1:
-        raise UserError(f"--sample: expected 1 or more prompts, got {args.sample}")
     batch, chip = config.data.batch_size, topology.chip
     config = replace(config, mesh=replace(config.mesh, slices=topology.slices))
     layout = Layout(make_mesh(config.mesh, topology.devices()), config.rules)
@@ -85,9 +129,6 @@ def make_report(args: argparse.Namespace) -> "PlanReport":
         step, start = planned.step_without_room(batch), None
     report = reports.step_report(planned, topology, batch, step, start)
     report["config"] = str(args.config)
-    if args.sample is not None and possible:
-        say(f"compiling the sampler of {args.sample} prompts")
-        report["sampler"] = reports.sampler_report(args.sample, planned.sampler(args.sample), chip)
     report["not_checked"] = unchecked(config.task)
     if not report["fits"] and not args.no_search:
         report.update(search(planned, config, topology))
@@ -137,12 +178,9 @@ def unchecked(task: "TaskConfig") -> list[str]:
     if isinstance(captioned, AlignTextImages | DenoiseCodes | DenoiseImages | GenerateCodes | PredictEmbeddings):
         file = captioned.captions.file
         notes += [] if Path(file).is_file() else [f"the vocabulary against {file}, which does not exist yet"]
-    lacks_clip = False
-    if isinstance(task, DenoiseCodes | DenoiseImages):
-        lacks_clip = task.clip is None and task.blank_clips < 1
-    elif isinstance(task, PredictEmbeddings):
-        lacks_clip = task.clip is None and task.image_size is not None
-    return [*notes, "memory and FLOPs of the frozen CLIP, since task.clip is None"] if lacks_clip else notes
+    if isinstance(task, DenoiseCodes | DenoiseImages) and task.clip is None and task.blank_clips < 1:
+        notes.append("memory and FLOPs of the frozen CLIP, since task.clip is None")
+    return notes
 
 
 def say(text: str) -> None:

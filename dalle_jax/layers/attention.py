@@ -7,12 +7,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Bool, Float, Int
-from dalle_jax.layers import kv_cache
+from dalle_jax.layers import kv_cache, slot_cache
 from dalle_jax.layers.attend import Backend, dense_attention, stream_attention
 from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Initializer, Linear, unstack
 from dalle_jax.layers.remat import name_attention
+from dalle_jax.layers.slot_cache import SlotCache
 from dalle_jax.parallel.axes import BATCH, CANDIDATES, EMBED, HEAD_DIM, HEADS
 from dalle_jax.parallel.layout import axis_after_batch, constrain
 
@@ -105,6 +106,22 @@ class SelfAttention(nnx.Module):
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         out = step_attention(q, k, v, cache, pattern, index)
         return self.out(out), kv_cache.order_after(out, k, v)
+
+    def decode_window(
+        self,
+        x: Float[Array, "B W D"],
+        cache: SlotCache,
+        pattern: Pattern,
+        index: Int[Array, " B"],
+        group: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B W D"], SlotCache]:
+        """Attend for one pass, at codes ``index`` to ``index + W - 1`` of each row; return its output and the cache.
+
+        ``group`` is the layer's index in a scanned stack.
+        """
+        q, k, v = unstack(self.qkv(x), 2)  # [B W N H] each
+        cache = slot_cache.write_window(cache, pattern, k, v, index, group)
+        return self.out(slot_cache.window_attention(q, slot_cache.of_group(cache, group), pattern, index)), cache
 
 
 class CrossKeys(NamedTuple):

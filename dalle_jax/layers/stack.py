@@ -68,6 +68,13 @@ In the scanned part, ``state`` holds the layers of all groups, and ``group`` is 
 other layers ``group`` is None.
 """
 
+Change: TypeAlias = Callable[[Block, Array, Static, PyTree, Array | None], tuple[Array, PyTree]]
+"""``change(block, x, static, state, group) -> (x, state)`` runs a layer that changes its own state.
+
+In the scanned part, ``state`` holds the layers of all groups, and ``group`` is the index of this one. For the other
+layers ``group`` is None.
+"""
+
 
 class Layered(NamedTuple):
     """The pytrees of arrays of a stack, one per layer.
@@ -142,6 +149,17 @@ class Stack(nnx.Module, Generic[Block, Static]):
             rest.append(write(layer_kept, self.statics[layer], output, None))
         return x, Layered(repeated, tuple(rest))
 
+    def update(self, change: Change[Block, Static], x: Array, kept: Layered) -> tuple[Array, Layered]:
+        """Run ``x`` through the blocks, each of which changes its state before it reads it (layers/slot_cache.py)."""
+        repeated = kept.repeated
+        if self.scanned:
+            x, repeated = self._scan_update(change, x, repeated)
+        rest = []
+        for layer, layer_kept in zip(range(self.scanned, self.depth), kept.rest, strict=True):
+            x, new = change(self.block(layer), x, self.statics[layer], layer_kept, None)
+            rest.append(new)
+        return x, Layered(repeated, tuple(rest))
+
     def map(self, function: Callable[[Static, PyTree], PyTree], kept: Layered) -> Layered:
         """Apply ``function(static, tree)`` to each pytree. The function must work with and without the group axis."""
         return Layered(
@@ -182,6 +200,16 @@ class Stack(nnx.Module, Generic[Block, Static]):
     def _scan_step(
         self, apply: Apply[Block, Static], write: Write[Static], x: Array, repeated: tuple[PyTree, ...]
     ) -> tuple[Array, tuple[PyTree, ...]]:
+        def change(block: Block, x: Array, static: Static, whole: PyTree, group: Array | None) -> tuple[Array, PyTree]:
+            layer = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, group, 1, keepdims=False), whole)
+            x, output = apply(block, x, static, layer)
+            return x, write(whole, static, output, group)
+
+        return self._scan_update(change, x, repeated)
+
+    def _scan_update(
+        self, change: Change[Block, Static], x: Array, repeated: tuple[PyTree, ...]
+    ) -> tuple[Array, tuple[PyTree, ...]]:
         graph, state = nnx.split(self.blocks)
 
         def body(carry: tuple[Array, tuple[PyTree, ...]], scanned: tuple[PyTree, Array]) -> tuple[PyTree, None]:
@@ -189,9 +217,8 @@ class Stack(nnx.Module, Generic[Block, Static]):
             new = []
             for i, whole in enumerate(kept):
                 block = nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], group_state))
-                layer = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, group, 1, keepdims=False), whole)
-                x, output = apply(block, x, self.statics[i], layer)
-                new.append(write(whole, self.statics[i], output, group))
+                x, changed = change(block, x, self.statics[i], whole, group)
+                new.append(changed)
             return (x, tuple(new)), None
 
         groups = jnp.arange(self.scanned // self.period)

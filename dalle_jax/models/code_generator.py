@@ -1,20 +1,22 @@
 """The protocol of transformers over image codes: teacher forcing, prefill and cached decoding."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int, Prompts, PyTree
-from dalle_jax.layers import kv_cache
+from dalle_jax.layers import kv_cache, slot_cache
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
+from dalle_jax.layers.compute_dtype import cast_variables, compute_dtypes
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import for_decoding
+from dalle_jax.layers.slot_cache import SlotCache
 from dalle_jax.layers.stack import Apply, Layered, Stack
 from dalle_jax.models.prompt_kinds import PromptKind
-from dalle_jax.sampling.autoregressive import CachedDecoder
+from dalle_jax.sampling.slots import SlotDecoder
 
 
 class Logits(NamedTuple):
@@ -28,7 +30,7 @@ class Logits(NamedTuple):
 
 
 @runtime_checkable
-class CodeGenerator(CachedDecoder, Protocol):
+class CodeGenerator(SlotDecoder, Protocol):
     """A transformer p(codes | prompt) that can be trained, and sampled with a cache.
 
     The prompts (``arrays.Prompts``) of DALL·E are token ids; the prompts of LlamaGen are classes or caption features.
@@ -84,6 +86,16 @@ class GeneratorSizes(Protocol):
         """The kind of the prompts."""
 
 
+def prepare_for_sampling(generator: CodeGenerator) -> None:
+    """Fold the networks over code vectors into the tables, and store matrices in their compute dtype, in place.
+
+    Logits stay the same.
+    """
+    generator.fold_code_vectors()
+    module = cast(nnx.Module, generator)
+    cast_variables(module, compute_dtypes(module))
+
+
 Generator = TypeVar("Generator", bound=nnx.Module)
 
 
@@ -133,6 +145,10 @@ class CachedGenerator(nnx.Module):
         """Grow a cache to the capacity for the first ``codes`` codes."""
         return self.stack.map(lambda pattern, layer: _of_codes(layer, kv_cache.grow, pattern, codes), cache)
 
+    def slots(self, cache: Layered, window: int) -> Layered:
+        """Return a prefilled cache with room for the codes of each row, as ``decode_window`` takes it."""
+        return self.stack.map(lambda pattern, layer: _of_codes(layer, slot_cache.slot_cache, pattern, window), cache)
+
     def for_decoding(self: Generator, rows: int) -> Generator:
         """Return the transformer, or a copy whose weights are laid out for decoding ``rows`` images at once."""
         return for_decoding(self, rows)
@@ -151,7 +167,7 @@ class CachedGenerator(nnx.Module):
         return self.stack.step(apply, write, x, cache)
 
 
-def _of_codes(layer: PyTree, change: Callable[..., KvCache], *arguments: object) -> PyTree:
+def _of_codes(layer: PyTree, change: Callable[..., KvCache | SlotCache], *arguments: object) -> PyTree:
     """Return a layer's cache whose ``KvCache`` of codes is replaced by ``change(codes, *arguments)``."""
     if isinstance(layer, KvCache):
         return change(layer, *arguments)

@@ -23,6 +23,7 @@ from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.mlp import Mlp
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
+from dalle_jax.layers.slot_cache import SlotCache
 from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
 from dalle_jax.models.code_generator import CachedGenerator, Logits
 from dalle_jax.models.prompt_kinds import TokenIds
@@ -150,6 +151,14 @@ class DalleBlock(nnx.Module):
         x = x + out
         return x + self.mlp(self.mlp_norm(x)), new
 
+    def decode_window(
+        self, x: Float[Array, "B W D"], cache: SlotCache, pattern: Pattern, index: Int[Array, " B"], group: Array | None
+    ) -> tuple[Float[Array, "B W D"], SlotCache]:
+        """Compute the layer's output for codes ``index`` to ``index + W - 1``, and the cache that holds them."""
+        out, cache = self.attention.decode_window(self.attention_norm(x), cache, pattern, index, group)
+        x = x + out
+        return x + self.mlp(self.mlp_norm(x)), cache
+
 
 class Dalle(CachedGenerator):
     """DALL·E 1's transformer p(text, codes). Implements ``CodeGenerator``."""
@@ -224,4 +233,20 @@ class Dalle(CachedGenerator):
             return block.decode(x, cache, pattern, index)
 
         x, cache = self.step(apply, x, cache, index)
+        return self.codes.predict(self.norm(x)), cache
+
+    def decode_window(
+        self, previous: Int[Array, "B W"], position: Int[Array, " B"], cache: Layered
+    ) -> tuple[Float[Array, "B W K"], Layered]:
+        """Return the logits of codes ``position`` >= 1 to ``position + W - 1``, given the codes before each of them."""
+        index = position - 1
+        codes = index[:, None] + jnp.arange(previous.shape[1])
+        x = self.codes.embed(previous) + self.code_positions(codes)  # [B W D]
+
+        def change(
+            block: DalleBlock, x: Array, pattern: Pattern, cache: SlotCache, group: Array | None
+        ) -> tuple[Array, SlotCache]:
+            return block.decode_window(x, cache, pattern, index, group)
+
+        x, cache = self.stack.update(change, x, cache)
         return self.codes.predict(self.norm(x)), cache

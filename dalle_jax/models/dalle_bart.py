@@ -24,6 +24,7 @@ from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.mlp import NormFormerGlu
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
+from dalle_jax.layers.slot_cache import SlotCache, of_group
 from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
 from dalle_jax.models.code_generator import CachedGenerator, Logits
 from dalle_jax.models.prompt_kinds import TokenIds
@@ -121,7 +122,7 @@ class DalleBartCache(NamedTuple):
     """The cache of one decoder layer: keys and values of the encoded text, and of the codes so far."""
 
     text: CrossKeys
-    codes: KvCache
+    codes: KvCache | SlotCache
 
 
 class DalleBartDecoderBlock(nnx.Module):
@@ -173,8 +174,23 @@ class DalleBartDecoderBlock(nnx.Module):
         self, x: Float[Array, "P M D"], cache: DalleBartCache, pattern: Pattern, index: Int[Array, ""]
     ) -> tuple[Array, tuple[Array, Array]]:
         """Compute the layer's output for code ``index``. Return it with the key and value of the code."""
+        assert isinstance(cache.codes, KvCache)
         out, new = self.attention.decode(self.attention_norm(x), cache.codes, pattern, index)
         return self.read_text(x + self.attention_norm_after(out), cache.text), new
+
+    def decode_window(
+        self,
+        x: Float[Array, "B W D"],
+        cache: DalleBartCache,
+        pattern: Pattern,
+        index: Int[Array, " B"],
+        group: Array | None,
+    ) -> tuple[Float[Array, "B W D"], DalleBartCache]:
+        """Compute the layer's output for codes ``index`` to ``index + W - 1``, and the cache that holds them."""
+        assert isinstance(cache.codes, SlotCache)
+        out, codes = self.attention.decode_window(self.attention_norm(x), cache.codes, pattern, index, group)
+        x = self.read_text(x + self.attention_norm_after(out), of_group(cache.text, group))
+        return x, cache._replace(codes=codes)
 
 
 class DalleBartEncoder(nnx.Module):
@@ -290,6 +306,25 @@ class DalleBart(CachedGenerator):
             return block.decode(x, cache, pattern, index)
 
         x, cache = self.step(apply, x, cache, index)
+        return self._codebook_logits(self.norm(x)), cache
+
+    def decode_window(
+        self, previous: Int[Array, "B W"], position: Int[Array, " B"], cache: Layered
+    ) -> tuple[Float[Array, "B W K"], Layered]:
+        """Return the logits of codes ``position`` >= 1 to ``position + W - 1``, given the codes before each of them."""
+        codes = position[:, None] + jnp.arange(previous.shape[1])
+        x = self.embedding_norm(self.codes.embed(previous) + self.positions(codes))  # [B W D]
+
+        def change(
+            block: DalleBartDecoderBlock,
+            x: Array,
+            pattern: Pattern,
+            cache: DalleBartCache,
+            group: Array | None,
+        ) -> tuple[Array, DalleBartCache]:
+            return block.decode_window(x, cache, pattern, position - 1, group)
+
+        x, cache = self.stack.update(change, x, cache)
         return self._codebook_logits(self.norm(x)), cache
 
     def _codebook_logits(self, x: Float[Array, "... D"]) -> Float[Array, "... K"]:

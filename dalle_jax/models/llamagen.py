@@ -23,11 +23,12 @@ from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.embeddings import Embedding
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import Initializer, Linear
+from dalle_jax.layers.linear import Initializer, Linear, unstack
 from dalle_jax.layers.mlp import constrain_hidden
 from dalle_jax.layers.norms import RmsNorm
 from dalle_jax.layers.remat import Remat, name_attention
 from dalle_jax.layers.rotary import grid_rotary_table, rotate
+from dalle_jax.layers.slot_cache import SlotCache, of_group, window_attention, write_window
 from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
 from dalle_jax.models.code_generator import CachedGenerator, Logits
 from dalle_jax.models.prompt_kinds import ByCaption, ByClass
@@ -101,7 +102,7 @@ class SwiGlu(nnx.Module):
 class LlamaGenCache(NamedTuple):
     """The cache of one layer. ``seen`` is False at the padding of the condition; None means no padding."""
 
-    codes: KvCache
+    codes: KvCache | SlotCache
     seen: Bool[Array, "P T"] | None
 
 
@@ -150,7 +151,12 @@ class LlamaGenBlock(nnx.Module):
         return x + self.mlp(self.mlp_norm(x)), LlamaGenCache(kv_cache.new_cache(k, v, candidates, pattern), seen)
 
     def decode(
-        self, x: Float[Array, "P M D"], table: Array, cache: LlamaGenCache, pattern: Pattern, index: Int[Array, ""]
+        self,
+        x: Float[Array, "P M D"],
+        table: Array,
+        cache: LlamaGenCache,
+        pattern: Pattern,
+        index: Int[Array, ""],
     ) -> tuple[Array, tuple[Array, Array]]:
         """Compute the layer's output for code ``index``, which has the rotary angles ``table`` [h 2].
 
@@ -158,9 +164,31 @@ class LlamaGenBlock(nnx.Module):
         """
         qkv = constrain(self.attention.qkv(self.attention_norm(x)), BATCH, CANDIDATES, None, HEADS, None)  # [P M 3 N H]
         q, k, v = rotate(qkv[:, :, 0], table), rotate(qkv[:, :, 1], table), qkv[:, :, 2]
+        assert isinstance(cache.codes, KvCache)
         out = step_attention(q, k, v, cache.codes, pattern, index, cache.seen)
         x = x + self.attention.out(out)
         return x + self.mlp(self.mlp_norm(x)), kv_cache.order_after(out, k, v)
+
+    def decode_window(
+        self,
+        x: Float[Array, "B W D"],
+        table: Float[Array, "B W 1 h 2"],
+        cache: LlamaGenCache,
+        pattern: Pattern,
+        index: Int[Array, " B"],
+        group: Array | None,
+    ) -> tuple[Float[Array, "B W D"], LlamaGenCache]:
+        """Compute the layer's output for codes ``index`` to ``index + W - 1``, and the cache that holds them.
+
+        ``table`` are the rotary angles of the codes.
+        """
+        q, k, v = unstack(self.attention.qkv(self.attention_norm(x)), 2)  # [B W N H] each
+        q, k = rotate(q, table), rotate(k, table)
+        assert isinstance(cache.codes, SlotCache)
+        codes = write_window(cache.codes, pattern, k, v, index, group)
+        out = window_attention(q, of_group(codes, group), pattern, index, of_group(cache.seen, group))
+        x = x + self.attention.out(out)
+        return x + self.mlp(self.mlp_norm(x)), cache._replace(codes=codes)
 
 
 def _mask(seen: Bool[Array, "B T"], length: int) -> Bool[Array, "B 1 L L"]:
@@ -271,4 +299,20 @@ class LlamaGen(CachedGenerator):
             return block.decode(x, table, cache, pattern, index)
 
         x, cache = self.step(apply, self.codes.embed(previous), cache, index)
+        return self.codes.predict(self.norm(x)), cache
+
+    def decode_window(
+        self, previous: Int[Array, "B W"], position: Int[Array, " B"], cache: Layered
+    ) -> tuple[Float[Array, "B W K"], Layered]:
+        """Return the logits of codes ``position`` >= 1 to ``position + W - 1``, given the codes before each of them."""
+        index = position - 1
+        codes = jnp.minimum(index[:, None] + jnp.arange(previous.shape[1]), self.pattern.positions - 1)
+        table = jnp.asarray(self._table()[self.text_length :])[codes][:, :, None]  # [B W 1 h 2]
+
+        def change(
+            block: LlamaGenBlock, x: Array, pattern: Pattern, cache: LlamaGenCache, group: Array | None
+        ) -> tuple[Array, LlamaGenCache]:
+            return block.decode_window(x, table, cache, pattern, index, group)
+
+        x, cache = self.stack.update(change, self.codes.embed(previous), cache)
         return self.codes.predict(self.norm(x)), cache

@@ -26,9 +26,18 @@ def row_sharding(layout: Layout, array: Array | jax.ShapeDtypeStruct | np.ndarra
 def put_rows(layout: Layout, tree: PyTree) -> PyTree:
     """Place arrays by ``row_sharding``. In a run of several processes, each passes the same whole arrays."""
     shardings = jax.tree.map(lambda leaf: row_sharding(layout, leaf), tree)
+    return put(layout, tree, shardings)
+
+
+def put(layout: Layout, tree: PyTree, shardings: PyTree) -> PyTree:
+    """Place arrays on the mesh; ``shardings`` may be a prefix of the tree. All processes pass the same whole arrays."""
     if layout.is_local:
         return jax.device_put(tree, shardings)
-    return jax.tree.map(_put_globally, tree, shardings)
+
+    def place(sharding: NamedSharding, part: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: _put_globally(leaf, sharding), part)
+
+    return jax.tree.map(place, shardings, tree)
 
 
 def _put_globally(array: Array | np.ndarray, sharding: NamedSharding) -> Array:

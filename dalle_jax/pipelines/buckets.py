@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -11,26 +11,37 @@ from dalle_jax.pipelines.ranker import best_candidates
 from dalle_jax.pipelines.request import Generation, Request
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)
-DrawCall: TypeAlias = Callable[[list[AnyRequest], int, int], tuple[np.ndarray, np.ndarray | None]]
-"""``draw_call(requests, first, count)`` samples candidates ``first`` to ``first + count - 1`` of each request.
 
-It returns images [P M H W 3] and CLIP scores [P M], or None without a ranker or without a text.
-"""
+
+class Drawn(NamedTuple):
+    """The images [P M H W 3] of one call, and their CLIP scores [P M]: None without a ranker or without a text.
+
+    ``passes`` is the number of passes of a transformer; None for a diffusion model.
+    """
+
+    images: np.ndarray
+    scores: np.ndarray | None
+    passes: int | None = None
+
+
+DrawCall: TypeAlias = Callable[[list[AnyRequest], int, int], Drawn]
+"""``draw_call(requests, first, count)`` samples candidates ``first`` to ``first + count - 1`` of each request."""
 
 
 def draw_in_buckets(
     requests: list[AnyRequest], batch: int, draw_call: DrawCall[AnyRequest], parts: int = 1
 ) -> list[Generation]:
-    """Sample images for every request, in order; requests of equal ``candidates`` and ``first`` share calls.
+    """Sample images for every request, in order.
 
-    A call samples at most ``batch`` images, of numbers of prompts and candidates rounded up to powers of two, one of
-    them to a multiple of ``parts``, the number of devices that share them (pipelines/batching.py).
+    Requests of equal ``candidates``, ``first``, ``decoding`` and ``window`` share calls. A call samples at most
+    ``batch`` images, of numbers of prompts and candidates rounded up to powers of two, one of them to a multiple of
+    ``parts``, the number of devices that share them (pipelines/batching.py).
     """
     drawn: dict[int, Generation] = {}
-    sizes = [(request.options.candidates, request.options.first) for request in requests]
-    for candidates, first in sorted(set(sizes)):
-        alike = [i for i, size in enumerate(sizes) if size == (candidates, first)]
-        together = prompts_together(candidates, batch, parts)
+    kinds = [(one.candidates, one.first, one.decoding, one.window) for one in (request.options for request in requests)]
+    for kind in sorted(set(kinds)):
+        alike = [i for i, own in enumerate(kinds) if own == kind]
+        together = prompts_together(kind[0], batch, parts)
         for start in range(0, len(alike), together):
             rows = alike[start : start + together]
             bucket = _draw_bucket([requests[i] for i in rows], batch, draw_call, parts)
@@ -42,16 +53,14 @@ def draw_in_buckets(
 def _draw_bucket(
     requests: list[AnyRequest], batch: int, draw_call: DrawCall[AnyRequest], parts: int
 ) -> list[Generation]:
-    """Sample requests of equal ``candidates`` and ``first`` together, a chunk of their candidates per call."""
+    """Sample requests that share calls, a chunk of their candidates per call."""
     candidates, start = requests[0].options.candidates, requests[0].options.first
     prompts, chunk = call_size(len(requests), candidates, batch, parts)
     padded = requests + [replace(requests[-1], given_image=None)] * (prompts - len(requests))
-    decoded, scored = [], []
-    for first in range(0, candidates, chunk):
-        pixels, scores = draw_call(padded, start + first, chunk)
-        decoded.append(pixels)
-        scored += [] if scores is None else [scores]
-    images = np.concatenate(decoded, axis=1)[:, :candidates]  # [P M H W 3]
+    calls = [draw_call(padded, start + first, chunk) for first in range(0, candidates, chunk)]
+    scored = [one.scores for one in calls if one.scores is not None]
+    counts = [one.passes for one in calls if one.passes is not None]
+    images = np.concatenate([one.images for one in calls], axis=1)[:, :candidates]  # [P M H W 3]
     every = None if not scored else np.concatenate(scored, axis=1)[:, :candidates]  # [P M]
     results = []
     for row, request in enumerate(requests):
@@ -66,6 +75,7 @@ def _draw_bucket(
                 chosen=best,
                 candidates=images[row],
                 candidate_scores=own,
+                passes=sum(counts) if counts else None,
             )
         )
     return results

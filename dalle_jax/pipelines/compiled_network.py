@@ -10,7 +10,7 @@ from dalle_jax.arrays import PyTree
 from dalle_jax.parallel.axes import BATCH
 from dalle_jax.parallel.layout import JitOptions, Layout, LayoutJit, portable_trace
 from dalle_jax.parallel.mesh import Mesh, make_mesh
-from dalle_jax.parallel.row_placement import put_rows
+from dalle_jax.parallel.row_placement import put, put_rows
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.train.flops import count
 
@@ -36,7 +36,7 @@ class CompiledNetwork(Generic[N]):
         """Move the network's own parameters to the devices, so that sharing it needs no second copy."""
         self._layout = one_device() if layout is None else layout
         self._graph, state = nnx.split(network)
-        self._state = jax.device_put(state, self._layout.state_shardings(state))
+        self._state = put(self._layout, state, self._layout.state_shardings(state))
         nnx.update(network, self._state)
 
     @property

@@ -13,7 +13,7 @@ import numpy as np
 from dalle_jax.arrays import Array, Float, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.inputs import ImageInput
-from dalle_jax.pipelines.buckets import draw_in_buckets
+from dalle_jax.pipelines.buckets import Drawn, draw_in_buckets
 from dalle_jax.pipelines.prompts import Prompt, TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
@@ -144,15 +144,15 @@ class DiffusionPipeline(PromptedPipeline):
         del image, share
         raise UserError(NO_GIVEN_IMAGE)
 
-    def _draw_call(self, requests: list[Request], first: int, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Sample ``count`` candidates of each request; return images [P M H W 3] and scores [P M]."""
+    def _draw_call(self, requests: list[Request], first: int, count: int) -> Drawn:
+        """Sample ``count`` candidates of each request."""
         prompts, options = [str(one.prompt) for one in requests], [one.options for one in requests]
         keys = image_keys(jnp.asarray([one.seed for one in options], jnp.uint32), count, first=first)
         guidance = jnp.asarray([one.guidance for one in options], jnp.float32)
         guided = any(one.guidance != 1.0 for one in options)
         pixels = jnp.asarray(self._pixels(DrawCall(prompts, keys, guidance, guided)))
         scores = None if self.ranker is None else self.ranker.scores(pixels, prompts)
-        return np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores
+        return Drawn(np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores)
 
 
 NO_GIVEN_IMAGE = "given_image: expected none for a diffusion model; inpainting takes a mask"
@@ -164,6 +164,7 @@ def check_diffusion_options(request: Request) -> None:
         raise UserError(f"negative_prompt: expected none for a diffusion model, got {request.negative_prompt!r:.60}")
     options = request.options
     wrong = {"temperature": options.temperature != 1.0, "top_k": options.top_k != 0, "top_p": options.top_p != 1.0}
+    wrong |= {"decoding": options.decoding == "jacobi"}
     for name in (name for name, set_ in wrong.items() if set_):
         raise UserError(f"{name}: expected its default, since a diffusion model has no {name}, got a different value")
     if request.given_image is not None:

@@ -98,6 +98,7 @@ class Generation:
     chosen: np.ndarray  # int [keep], indices of the kept candidates
     candidates: np.ndarray  # uint8 [M H W 3]
     candidate_scores: np.ndarray | None  # float32 [M]
+    passes: int | None = None  # passes of a transformer in the calls that sampled them
 
     @property
     def images(self) -> list[Image.Image]:

@@ -9,7 +9,7 @@ from dalle_jax.images.inputs import ImageInput, load_pixels
 from dalle_jax.images.pixels import centre_square
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.buckets import draw_in_buckets
+from dalle_jax.pipelines.buckets import Drawn, draw_in_buckets
 from dalle_jax.pipelines.compiled_network import CompiledNetwork, one_device
 from dalle_jax.pipelines.edits.code_filler import fill_by_codes
 from dalle_jax.pipelines.edits.filler import FillCall
@@ -20,7 +20,9 @@ from dalle_jax.pipelines.prompts import Prompt, PromptReader
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request, RequestOptions
 from dalle_jax.sampling.autoregressive import GivenCodes, NegativePrompts, Settings, image_keys, sample
+from dalle_jax.sampling.decoding import choose_window
 from dalle_jax.sampling.options import RecommendedSampling
+from dalle_jax.sampling.slots import SlotSamples, sample_in_slots
 
 
 def _sample(
@@ -31,15 +33,20 @@ def _sample(
     given: GivenCodes,
     negative: NegativePrompts | None,
     guided: bool,
-) -> Int[Array, "P M I"]:
-    return sample(generator, text, keys, settings, given, negative, guided=guided)
+    window: int,
+) -> SlotSamples:
+    """Sample codes, one per pass if ``window`` is 1; code 0 takes no pass of its own."""
+    if window > 1:
+        return sample_in_slots(generator, text, keys, settings, given, negative, guided=guided, window=window)
+    codes = sample(generator, text, keys, settings, given, negative, guided=guided)
+    return SlotSamples(codes, jnp.int32(codes.shape[-1] - 1))
 
 
 class TextToImage(PromptedPipeline):
     """A transformer that samples codes, a codec that decodes them, and a CLIP that ranks the images (docs/python.md).
 
     A call samples at most ``batch`` images. It is compiled once per bucket of (prompts, candidates), both rounded up
-    to powers of two, and per guidance on or off.
+    to powers of two, per guidance on or off, and per number of codes in a pass.
     """
 
     def __init__(
@@ -59,7 +66,7 @@ class TextToImage(PromptedPipeline):
         self.layout = one_device() if layout is None else layout
         self.likelihood = CodeLikelihood(generator, codec, prompts, batch, layout)
         network = CompiledNetwork(generator, layout)
-        self._sample, self.parts = network.jit(_sample, static_argnames=("guided",)), network.parts
+        self._sample, self.parts = network.jit(_sample, static_argnames=("guided", "window")), network.parts
 
     @property
     def side(self) -> int:
@@ -78,19 +85,32 @@ class TextToImage(PromptedPipeline):
         self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes
     ) -> Int[Array, "P M I"]:
         """Sample the codes that are not given, in raster order: they depend on the given codes before them alone."""
+        return self._codes(prompts, options, keys, given, None).codes
+
+    def _codes(
+        self, prompts: list[Prompt], options: list[RequestOptions], keys: Key[Array, "P M"], given: GivenCodes,
+        negative: NegativePrompts | None,
+    ) -> SlotSamples:  # fmt: skip
+        """Sample codes. All options have the same ``decoding`` and ``window``."""
         text, guided = jnp.asarray(self.prompts.read(prompts)), any(one.guidance != 1.0 for one in options)
-        return self.sample_device(text, keys, Settings.stack(options), given, None, guided)
+        window = self.window(options[0], keys.size, guided)
+        return self.sample_device(text, keys, Settings.stack(options), given, negative, guided, window)
+
+    def window(self, options: RequestOptions, images: int, guided: bool) -> int:
+        """Return the number of codes per pass of a call of so many images; 1 is sequential decoding."""
+        device = self.layout.mesh.devices.flat[0].device_kind
+        return choose_window(options.decoding, options.window, images * (2 if guided else 1), device)
 
     def sample_device(
         self, text: Prompts, keys: Key[Array, "P M"], settings: Settings, given: GivenCodes,
-        negative: NegativePrompts | None, guided: bool,
-    ) -> Int[Array, "P M I"]:  # fmt: skip
+        negative: NegativePrompts | None, guided: bool, window: int,
+    ) -> SlotSamples:  # fmt: skip
         """Sample the codes that are not given in one call; the codes stay on the device."""
-        return self._sample(text, keys, settings, given, negative, guided=guided)
+        return self._sample(text, keys, settings, given, negative, guided=guided, window=window)
 
     def sample_flops(self, text: Prompts, keys: Key[Array, "P M"], given: GivenCodes, guided: bool) -> float:
-        """Return the FLOPs of the products of ``sample_device``."""
-        return self._sample.flops(text, keys, Settings.of(text.shape[0]), given, None, guided=guided)
+        """Return the FLOPs of the products of sequential decoding in ``sample_device``."""
+        return self._sample.flops(text, keys, Settings.of(text.shape[0]), given, None, guided=guided, window=1)
 
     def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
         """Cut an image to the model's size, and return its top in whole rows of codes."""
@@ -101,20 +121,18 @@ class TextToImage(PromptedPipeline):
         rows = max(1, round(share * self.grid[0]))
         return centre_square(load_pixels(image, "given_image"), self.side)[: rows * self.codec.downsample]
 
-    def _draw_call(self, requests: list[Request], first: int, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Sample ``count`` candidates of each request in one call; return images [P M H W 3] and scores [P M]."""
-        text = jnp.asarray(self.prompts.read([request.prompt for request in requests]))
+    def _draw_call(self, requests: list[Request], first: int, count: int) -> Drawn:
+        """Sample ``count`` candidates of each request in one call."""
         options = [request.options for request in requests]
         keys = image_keys(jnp.asarray([one.seed for one in options], jnp.uint32), count, first=first)
-        guided = any(one.guidance != 1.0 for one in options)
-        given, negative = self._given(requests, count), self._negative(requests)
-        codes = self.sample_device(text, keys, Settings.stack(options), given, negative, guided)
-        pixels = self.codec.decode_device(codes.reshape(-1, *self.grid))  # [P*M H W 3]
+        prompts, given = [one.prompt for one in requests], self._given(requests, count)
+        found = self._codes(prompts, options, keys, given, self._negative(requests))
+        pixels = self.codec.decode_device(found.codes.reshape(-1, *self.grid))  # [P*M H W 3]
         texts = [request.text for request in requests]
         scores = None
         if self.ranker is not None and any(text is not None for text in texts):
             scores = self.ranker.scores(pixels, [text or "" for text in texts])
-        return np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores
+        return Drawn(np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores, int(found.passes))
 
     def _negative(self, requests: list[Request]) -> NegativePrompts | None:
         """Return the negative prompts of the requests, or None if none has one."""

@@ -1,4 +1,4 @@
-"""The training step, its initialisation and the sampler, compiled for devices that this machine does not have.
+"""The training step and its initialisation, compiled for devices that this machine does not have.
 
 State and batch are shapes with shardings; nothing is computed. A program that compiles may still not fit: the compiler
 refuses temporaries that are too large, but not arguments and results. The plan therefore compares a program's peak with
@@ -11,21 +11,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
 
 import jax
-from flax import nnx
 from jax.stages import Traced
 
-from dalle_jax.arrays import Array, PyTree
-from dalle_jax.config.errors import UserError
-from dalle_jax.models.code_generator import CodeGenerator
+from dalle_jax.arrays import PyTree
 from dalle_jax.parallel.axes import BATCH
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.sampling.autoregressive import Settings, sample
 from dalle_jax.train.compiled import jitted_step
 from dalle_jax.train.flops import Count, count, model_flops
-from dalle_jax.train.state import Arrays, ModuleSpec, state_spec
+from dalle_jax.train.state import ModuleSpec, state_spec
 from dalle_jax.train.task import Task
 from dalle_jax.train.trainer import Trainer
 
@@ -91,7 +86,7 @@ class Planned:
     @cached_property
     def state_bytes(self) -> int:
         """Return the bytes of the training state on one device."""
-        return _bytes_on_a_device(self.plan.target())
+        return bytes_on_a_device(self.plan.target())
 
     @cached_property
     def whole_bytes(self) -> int:
@@ -124,7 +119,7 @@ class Planned:
     def _traced_step(self, batch: int) -> Traced:
         spec = self.task.batch_spec(batch)
         shardings = self.layout.batch_shardings(spec)
-        rows = {name: _laid_out(spec[name], shardings[name]) for name in spec}
+        rows = {name: laid_out(spec[name], shardings[name]) for name in spec}
         step = jitted_step(self.task, self.plan, self.frozen, self.trainer, self.layout)
         return step.trace(self.plan.target(), self._frozen_arrays(), rows, self._key())
 
@@ -132,53 +127,23 @@ class Planned:
         """Compile the initialisation of the state, in which every array is created sharded."""
         return compile_program(self.layout.jit(self.plan.build, out_shardings=self.plan.shardings).trace(self._key()))
 
-    def sampler(self, prompts: int, guided: bool = True) -> Program:
-        """Compile the sampling of one image for each of ``prompts`` prompts.
-
-        Parameters are sharded as in training. Code vectors are folded into the embedding tables, as when a model is
-        loaded. Raise ``UserError`` if the task does not train a code generator.
-        """
-        return compile_program(self.traced_sampler(prompts, guided))
-
-    def traced_sampler(self, prompts: int, guided: bool = True) -> jax.stages.Traced:
-        """Trace ``sampler`` without compiling it."""
-        module_spec = self.plan.module_spec
-        abstract = nnx.eval_shape(lambda: self.task.init(nnx.Rngs(0)))
-        if not isinstance(abstract, CodeGenerator):
-            raise UserError(f"--sample: expected a task that trains a code generator, got a {type(abstract).__name__}")
-
-        def run(params: Arrays, non_params: Arrays, text: Array, keys: Array, settings: Settings) -> Array:
-            generator = cast(CodeGenerator, module_spec.merge(params, non_params))
-            generator.fold_code_vectors()
-            return sample(generator, text, keys, settings, guided=guided)
-
-        target = self.plan.target().learned
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (prompts, 1)))
-        over = {"text": self._rows(abstract.prompt_spec(prompts), "text"), "keys": self._rows(keys, "keys")}
-        settings = jax.tree.map(
-            lambda leaf: _laid_out(leaf, self.layout.replicated), jax.eval_shape(lambda: Settings.of(prompts))
-        )
-        return self.layout.jit(run).trace(target.params, target.non_params, over["text"], over["keys"], settings)
-
-    def _rows(self, array: jax.ShapeDtypeStruct, name: str) -> jax.ShapeDtypeStruct:
-        axes = (BATCH, *(None,) * (len(array.shape) - 1))
-        return _laid_out(array, self.layout.sharding(axes, array.shape, f"--sample: {name}"))
-
     def _frozen_arrays(self) -> dict[str, jax.ShapeDtypeStruct]:
         shardings = self.frozen.shardings(self.layout)
-        return {name: _laid_out(value, shardings[name]) for name, value in self.frozen.stored().items()}
+        return {name: laid_out(value, shardings[name]) for name, value in self.frozen.stored().items()}
 
     def _key(self) -> jax.ShapeDtypeStruct:
-        return _laid_out(jax.eval_shape(lambda: jax.random.key(0)), self.layout.replicated)
+        return laid_out(jax.eval_shape(lambda: jax.random.key(0)), self.layout.replicated)
 
 
 Say = Callable[[str], None]
 """The function that prints a line of progress."""
 
 
-def _laid_out(array: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+def laid_out(array: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    """Return the shape of an array with its sharding."""
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 
-def _bytes_on_a_device(tree: PyTree) -> int:
+def bytes_on_a_device(tree: PyTree) -> int:
+    """Return the bytes of the shards of all arrays on one device."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -42,13 +42,6 @@ class ProgramReport(TypedDict):
     uncounted: list[str]
 
 
-class SamplerReport(ProgramReport):
-    """The report of a sampler."""
-
-    prompts: int
-    flops: float
-
-
 class BatchReport(TypedDict):
     """The largest batch that is known to fit, and the smallest that is known not to fit."""
 
@@ -96,7 +89,6 @@ class PlanReport(ProgramReport, Suggestions):
     loops_of_unknown_length: NotRequired[list[str]]
     roofline: NotRequired[RooflineReport]
     config: NotRequired[str]
-    sampler: NotRequired[SamplerReport]
     not_checked: NotRequired[list[str]]
 
 
@@ -157,28 +149,9 @@ def _roofline(chip: Chip, devices: int, step: Program, model_flops: float, sent:
     }
 
 
-def sampler_report(prompts: int, program: Program, chip: Chip) -> SamplerReport:
-    """Return the report of a sampler."""
-    return {
-        "prompts": prompts,
-        "peak_bytes": program.peak,
-        "compiled": program.text is not None,
-        "refused": program.refused,
-        "fits": fits(program, chip),
-        "flops": program.flops.total,
-        "uncounted": sorted(program.flops.uncounted),
-        "compile_seconds": round(program.seconds, 1),
-    }
-
-
 def fits(program: Program, chip: Chip) -> bool:
     """Return True if the program compiled and its peak memory is at most ``room(chip)``."""
     return program.text is not None and program.peak <= room(chip)
-
-
-def all_fit(report: PlanReport) -> bool:
-    """Return True if the step, the initialisation and, if it was asked for, the sampler fit."""
-    return report["fits"] and ("sampler" not in report or report["sampler"]["fits"])
 
 
 def suggestions(batch: Batch | None, found: Slice | None) -> Suggestions:
@@ -200,25 +173,24 @@ def format_text(report: PlanReport) -> str:
     rows = [
         ("slice", f"{report['topology']}, {report['chips']} chips, {report['devices']} devices, mesh {mesh}"),
         ("batch", f"{report['batch']}, in microbatches of {report['batch'] // report['accumulate']}"),
-        ("parameters", f"{report['parameters']:,} ({_gib(report['whole_model_bytes'])} whole)"),
-        (f"state on a {device}", _gib(report["state_bytes"])),
-        (f"peak of a step on a {device}", _peak(report)),
-        (f"memory of a {device}", f"{_gib(report['memory_bytes'])}, of which a plan uses {_gib(report['room_bytes'])}"),
+        ("parameters", f"{report['parameters']:,} ({gib(report['whole_model_bytes'])} whole)"),
+        (f"state on a {device}", gib(report["state_bytes"])),
+        (f"peak of a step on a {device}", peak_text(report)),
+        (f"memory of a {device}", f"{gib(report['memory_bytes'])}, of which a plan uses {gib(report['room_bytes'])}"),
         ("model FLOPs of a step", f"{report['model_flops']:.4g}"),
         ("hardware FLOPs of a step", f"{report['hardware_flops']:.4g}"),
     ]  # fmt: skip
     if report["initialisation_peak_bytes"] is not None:
-        rows.insert(5, (f"peak of the initialisation on a {device}", _gib(report["initialisation_peak_bytes"])))
+        rows.insert(5, (f"peak of the initialisation on a {device}", gib(report["initialisation_peak_bytes"])))
     if report["uncounted"]:
         rows.append(("not counted", ", ".join(report["uncounted"])))
     for kind, row in report.get("collectives", {}).items():
-        text = f"{_gib(row['bytes'])} in {row['runs']:,} runs of {row['operations']}, {_gib(row['sent'])} sent by each"
+        text = f"{gib(row['bytes'])} in {row['runs']:,} runs of {row['operations']}, {gib(row['sent'])} sent by each"
         rows.append((kind, text))
     if "roofline" in report:
         rows += _time(report["roofline"])
     if report.get("loops_of_unknown_length"):
         rows.append(("loops counted as if run once", ", ".join(report["loops_of_unknown_length"])))
-    rows += _sampled(report.get("sampler"))
     rows += [("not checked", note) for note in report.get("not_checked", [])]
     rows.append(("compiled with", ", ".join(f"{name} {version}" for name, version in report["versions"].items())))
     rows += _verdict(report)
@@ -238,17 +210,8 @@ def _time(line: RooflineReport) -> list[tuple[str, str]]:
     return rows + [("  assuming that", text) for text in line["assumptions"]]
 
 
-def _sampled(sampler: SamplerReport | None) -> list[tuple[str, str]]:
-    if sampler is None:
-        return []
-    rows = [(f"sampler of {sampler['prompts']} prompts", f"peak {_peak(sampler)}, {sampler['flops']:.4g} FLOPs")]
-    if sampler["uncounted"]:
-        rows.append(("not counted in the sampler", ", ".join(sampler["uncounted"])))
-    return rows
-
-
 def _verdict(report: PlanReport) -> list[tuple[str, str]]:
-    if all_fit(report):
+    if report["fits"]:
         return [("fits", "yes")]
     rows = [("fits", "no")]
     batch = report.get("largest_batch")
@@ -262,14 +225,16 @@ def _verdict(report: PlanReport) -> list[tuple[str, str]]:
         text = "none of the family, with this batch"
         if found is not None:
             mesh = " ".join(f"mesh.{axis}={size}" for axis, size in found["mesh"].items())
-            text = f"{found['topology']} with {mesh}: {_gib(found['peak_bytes'])}"
+            text = f"{found['topology']} with {mesh}: {gib(found['peak_bytes'])}"
         rows.append(("smallest slice that fits", text))
     return rows
 
 
-def _peak(program: ProgramReport) -> str:
-    return _gib(program["peak_bytes"]) + ("" if program["compiled"] else f", {program['refused']}")
+def peak_text(program: ProgramReport) -> str:
+    """Format the peak of a program, and the compiler's refusal."""
+    return gib(program["peak_bytes"]) + ("" if program["compiled"] else f", {program['refused']}")
 
 
-def _gib(count: int | float) -> str:
+def gib(count: int | float) -> str:
+    """Format bytes."""
     return f"{count / GIB:.2f} GiB"

@@ -167,24 +167,39 @@ def _without_empty(rows: Array) -> tuple[Array, Array]:
     return pairs[:, 0], pairs[:, 1]
 
 
-def _prefill_guided(
+def prefill_guided(
     text: Prompts, negative: NegativePrompts | None, generator: CachedDecoder, candidates: int
 ) -> tuple[Array, PyTree]:
-    """Prefill the prompts and the empty or negative prompts, joined by ``_with_empty``.
+    """Prefill the prompts, and after them the empty or negative prompt of each.
 
-    If all prompts share one empty prompt, its result is repeated for each of them. Where devices share the rows, each
-    computes it for its own prompts.
+    If all prompts share one empty prompt, its result is repeated for each of them.
     """
-    prompts, empty = text.shape[0], generator.empty(text)
-    empty = empty if negative is None else negative.instead_of(empty)
-    if batch_parts() > 1:
-        return generator.prefill(_with_empty(text, jnp.broadcast_to(empty, text.shape)), candidates)
+    prompts, empty = text.shape[0], _empty(text, negative, generator)
     first, cache = generator.prefill(jnp.concatenate([text, empty]), candidates)
     rows = jnp.concatenate([jnp.arange(prompts), prompts + jnp.arange(prompts) % empty.shape[0]])
     return jax.tree.map(lambda leaf: leaf[rows], (first, cache))
 
 
-def _stages(generator: CachedDecoder, cache: PyTree, length: int) -> list[int]:
+def _empty(text: Prompts, negative: NegativePrompts | None, generator: CachedDecoder) -> Array:
+    """Return the empty prompt, one row for all or for each, with the negative prompts in its place."""
+    empty = generator.empty(text)
+    return empty if negative is None else negative.instead_of(empty)
+
+
+def _prefill_joined(
+    text: Prompts, negative: NegativePrompts | None, generator: CachedDecoder, candidates: int
+) -> tuple[Array, PyTree]:
+    """Prefill the prompts and the empty or negative prompts, joined by ``_with_empty``.
+
+    Where devices share the rows, each computes the empty prompt for its own prompts.
+    """
+    if batch_parts() == 1:
+        return prefill_guided(text, negative, generator, candidates)
+    empty = jnp.broadcast_to(_empty(text, negative, generator), text.shape)
+    return generator.prefill(_with_empty(text, empty), candidates)
+
+
+def stages(generator: CachedDecoder, cache: PyTree, length: int) -> list[int]:
     """Return the positions at which the stages of the cache begin, followed by ``length``.
 
     There is a single stage if the first stage already needs three quarters of the final capacity.
@@ -194,8 +209,8 @@ def _stages(generator: CachedDecoder, cache: PyTree, length: int) -> list[int]:
         grown = jax.eval_shape(lambda cache: generator.grow(cache, codes), cache)
         return sum(leaf.size for leaf in jax.tree.leaves(grown)) - sum(leaf.size for leaf in jax.tree.leaves(cache))
 
-    stages = max(1, min(STAGES, length // STAGE))
-    bounds = [1 + (length - 1) * stage // stages for stage in range(stages + 1)]
+    count = max(1, min(STAGES, length // STAGE))
+    bounds = [1 + (length - 1) * stage // count for stage in range(count + 1)]
     return bounds if 4 * capacity(bounds[1] - 1) < 3 * capacity(length - 1) else [1, length]
 
 
@@ -219,7 +234,7 @@ def sample(
     candidates, length = keys.shape[1], generator.grid[0] * generator.grid[1]
     prompts, size = text.shape[0], generator.codebook_size
     first, cache = (
-        _prefill_guided(text, negative, generator, candidates) if guided else generator.prefill(text, candidates)
+        _prefill_joined(text, negative, generator, candidates) if guided else generator.prefill(text, candidates)
     )
     generator = generator.for_decoding(first.shape[0] * candidates)
     noise_ahead = prompts * candidates * length * size <= MAX_NOISE_VALUES
@@ -245,7 +260,7 @@ def sample(
     start = jnp.broadcast_to(first[:, None], (first.shape[0], candidates, size))
     code = choose(start, jnp.int32(0), None if noises is None else noises[0])
     parts = [code[None]]
-    for begin, end in itertools.pairwise(_stages(generator, cache, length)):
+    for begin, end in itertools.pairwise(stages(generator, cache, length)):
         scanned = jnp.arange(begin, end), None if noises is None else noises[begin:end]
         (code, cache), codes = jax.lax.scan(step, (code, generator.grow(cache, end - 1)), scanned)
         parts.append(codes)

@@ -3,9 +3,15 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Literal, TypeAlias, TypedDict, get_args
 
 from dalle_jax.config.errors import UserError
+
+Decoding: TypeAlias = Literal["auto", "sequential", "jacobi"]
+"""One code per pass (sequential), or a window of codes per pass (jacobi, sampling/slots.py); auto chooses one of them.
+
+The codes are the same, up to rounding that may change one of a million.
+"""
 
 
 class SamplingKeywords(TypedDict, total=False):
@@ -16,6 +22,8 @@ class SamplingKeywords(TypedDict, total=False):
     top_k: int
     top_p: float
     guidance: float
+    decoding: Decoding
+    window: int
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,11 @@ class SamplingOptions:
         default=3.0,
         metadata={"help": "scale of classifier-free guidance; 1 is off", "default": "the publisher's, or 3.0"},
     )
+    decoding: Decoding = field(
+        default="auto",
+        metadata={"help": "one code per pass of a transformer, or a window of codes (jacobi); auto is by the device"},
+    )
+    window: int = field(default=16, metadata={"help": "codes per pass of jacobi, and the most of auto"})
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -47,6 +60,8 @@ class SamplingOptions:
                 ("top_k", self.top_k >= 0, "0 (off) or more", self.top_k),
                 ("top_p", 0.0 < self.top_p <= 1.0, "in (0, 1]", self.top_p),
                 ("guidance", 0.0 <= self.guidance < math.inf, "0 or more (1 is off)", self.guidance),
+                ("decoding", self.decoding in get_args(Decoding), "auto, sequential or jacobi", self.decoding),
+                ("window", 1 <= self.window <= 256, "between 1 and 256", self.window),
             )
         )
 

@@ -117,17 +117,20 @@ class PredictEmbeddings:
         captions = self.captions.open(self.text_length)
         if self.image_size is not None:
             refuse_precomputed(self, manifest, "set task.image_size to None for data of embeddings")
-            if self.clip is None:
-                raise UserError("task.clip: expected the folder of a trained CLIP, got None")
-            return EmbeddingPrediction(self, captions, load_clip(storage.place(self.clip)))
+            return EmbeddingPrediction(self, captions, self._named_clip())
         found = load_embeddings_clip(self.clip, captions, self.text_width is not None, manifest)
         empty = read_text(found.network, jnp.asarray(captions.empty_row()), unit_vectors=True)
         return EmbeddingPrediction(replace(self, clip=found.folder), captions, found.network, empty)
 
     def open_for_plan(self) -> "EmbeddingPrediction":
-        """Load the CLIP if it is named, and the text tokenizer if its file exists."""
-        clip = None if self.clip is None else load_clip(storage.place(self.clip))
+        """Load the CLIP if it is named or embeds in the step, and the text tokenizer if its file exists."""
+        clip = None if self.clip is None and self.image_size is None else self._named_clip()
         return EmbeddingPrediction(self, self.captions.open_if_present(self.text_length), clip)
+
+    def _named_clip(self) -> Clip:
+        if self.clip is None:
+            raise UserError("task.clip: expected the folder of a trained CLIP, got None")
+        return load_clip(storage.place(self.clip))
 
 
 AnyPrior: TypeAlias = SampledPrior | OneStepPrior

@@ -5,6 +5,9 @@ import json
 import pytest
 
 from dalle_jax.__main__ import main
+from dalle_jax.commands.demo_unclip import UnclipDemo
+from dalle_jax.config.errors import UserError
+from dalle_jax.tasks.upsample_images import UpsampleImages
 
 
 @pytest.mark.slow
@@ -44,3 +47,43 @@ def test_a_wrong_flag_is_told_before_anything_runs(tmp_path, capsys, setting, me
     assert main(["demo-unclip", "smoke/demo_unclip.gin", "--set", setting, "--out", str(out)]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_demo_of_pixels_trains_an_upsampler_and_no_image_tokenizer(tmp_path):
+    demo = UnclipDemo.read("runs/unclip_scenes.gin", ["stages.decoder.trainer.steps=7"], tmp_path)
+    assert list(demo.stages) == ["clip", "prior", "decoder", "upsampler"] and demo.text is not None
+    words, clip = str(tmp_path / "text.model"), str(tmp_path / "clip")
+    tasks = {name: stage.task for name, stage in demo.stages.items()}
+    assert tasks["clip"].captions.file == tasks["prior"].captions.file == tasks["decoder"].captions.file == words
+    assert tasks["prior"].clip == tasks["decoder"].clip == clip and tasks["clip"].image_tokenizer is None
+    assert isinstance(tasks["upsampler"], UpsampleImages)
+    assert demo.stages["decoder"].trainer.steps == 7
+    assert set(demo.pipeline_file().needs) == {"decoder", "prior", "clip", "upsampler"}
+
+
+def test_a_demo_of_codes_uses_its_own_image_tokenizer_or_that_of_a_finished_demo(tmp_path):
+    own = UnclipDemo.read("smoke/demo_unclip.gin", [f"demo='{tmp_path}/none'"], tmp_path / "out")
+    tokenizer = str(tmp_path / "out" / "tokenizer")
+    assert own.stages["decoder"].task.image_tokenizer == own.stages["clip"].task.align.image_tokenizer == tokenizer
+    assert own.pipeline_file().needs["image_tokenizer"] == "tokenizer"
+    (tmp_path / "tokenizer").mkdir()
+    for file in ("text.model", "tokenizer/model.gin"):
+        (tmp_path / file).write_text("")
+    reused = UnclipDemo.read("smoke/demo_unclip.gin", [f"demo='{tmp_path}'"], tmp_path / "out")
+    assert reused.text is None and "tokenizer" not in reused.stages
+    assert reused.pipeline_file().needs["image_tokenizer"] == str(tmp_path / "tokenizer")
+    assert reused.stages["prior"].task.captions.file == str(tmp_path / "text.model")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["stages.upsampler='smoke/upsampler.gin'"], "upsampler: expected none for a decoder of codes"),
+        (["stages.decoder='smoke/prior.gin'"], "decoder: expected @DenoiseCodes or @DenoiseImages"),
+        (["stages.tokenizer=None", "demo=None"], "tokenizer: expected the config of the image tokenizer"),
+        (["stages.clip=None"], "expected a config file for each of text, clip, prior, decoder, evaluation"),
+    ],
+)
+def test_stages_that_do_not_fit_are_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        UnclipDemo.read("smoke/demo_unclip.gin", changes, tmp_path)

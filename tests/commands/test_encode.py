@@ -52,6 +52,12 @@ def test_codes_equal_those_of_the_tokenizer_in_verified_shards_and_it_compiles_o
     assert [shard.examples for shard in read_manifest(out).shards] == [24, 24, 16]
 
 
+def test_a_mesh_that_splits_the_weights_writes_the_same_shards(smoke_demo, written, tmp_path):
+    encoder = encode_source(run(smoke_demo, "mesh.data=2", "mesh.fsdp=4"), tmp_path / "codes")
+    assert encoder.compiles() == 1
+    assert read_manifest(tmp_path / "codes").shards == read_manifest(written[0]).shards
+
+
 def test_a_finished_folder_is_unchanged_and_a_damaged_shard_is_named_and_encoded_again(smoke_demo, written, tmp_path):
     out = tmp_path / "codes"
     shutil.copytree(written[0], out)

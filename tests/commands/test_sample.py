@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dalle_jax.__main__ import main
-from dalle_jax.commands.sample import add_option_flags
+from dalle_jax.commands.sample import add_option_flags, given_options
 from dalle_jax.pipelines.request import RequestOptions
 from tests.pipelines.bulk.fake_engine import kept_images
 
@@ -50,9 +50,7 @@ def test_tars_have_the_images_of_the_plain_command_and_the_same_command_resumes(
     flags = ("--prompts", str(prompts), "--candidates", "4", "--keep", "2", "--guidance", "2")
     assert sample(smoke_demo, plain, *flags) == 0
     assert bulk(smoke_demo, tars, "--prompts", str(prompts)) == 0
-    assert (
-        f"{tars} has 5 images of 3 prompts in 2 tars; 0 of 2 shards were there already, 12" in capsys.readouterr().out
-    )
+    assert "has 5 images of 3 prompts in 2 tars; 0 of 2 shards were there already, 12" in capsys.readouterr().out
     lines = [json.loads(line) for line in (plain / "scores.jsonl").read_text().splitlines()]
     images = kept_images(tars)
     assert [(one["caption"], one["candidate"]) for one, _ in images] == [
@@ -130,8 +128,8 @@ def test_every_sampling_option_is_a_flag_with_its_default_and_a_help_text(capsys
         assert "--" + field.name.replace("_", "-") in shown and field.metadata["help"][:15] in shown
     parser = argparse.ArgumentParser()
     add_option_flags(parser)
-    assert RequestOptions(**vars(parser.parse_args([]))) == RequestOptions()
-    given = vars(parser.parse_args(["--top-p", "0.5", "--keep", "3", "--top-k", "7"]))
+    assert given_options(parser.parse_args([])) == {}  # the model's recommended options, else the defaults
+    given = given_options(parser.parse_args(["--top-p", "0.5", "--keep", "3", "--top-k", "7"]))
     assert RequestOptions(**given) == RequestOptions(top_p=0.5, keep=3, top_k=7)
 
 

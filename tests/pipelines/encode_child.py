@@ -2,7 +2,7 @@
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -14,6 +14,8 @@ from dalle_jax.commands import encode as command
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.parallel import hosts
+from dalle_jax.parallel.mesh import Mesh
+from dalle_jax.parallel.rules import Rules
 
 TOKENIZER = VqvaeConfig(
     downsample=8, width=8, blocks=0, codebook_size=300, code_width=4, stem="patch", block_kernels=(1,)
@@ -60,6 +62,8 @@ class Run:
     workers: int = 0
     held_out: None = None
     part: str = "training"
+    mesh: Mesh = field(default_factory=Mesh)
+    rules: Rules = field(default_factory=Rules)
 
 
 def tokenizer() -> Vqvae:
@@ -67,7 +71,7 @@ def tokenizer() -> Vqvae:
 
 
 if __name__ == "__main__":
-    command.load_image_tokenizer = lambda place: tokenizer()
+    command.load_image_tokenizer = lambda place, layout: tokenizer()
     command.render = lambda config: "# a test\n"
     try:
         hosts.join()

@@ -37,6 +37,7 @@ def test_four_images_are_kept_by_default_or_all_if_there_are_fewer(candidates):
         ({"top_p": 0.0}, r"top_p: expected in \(0, 1\], got 0.0"),
         ({"guidance": float("inf")}, r"guidance: expected 0 or more \(1 is off\), got inf"),
         ({"candidates": 2, "keep": 3}, r"keep: expected between 1 and candidates \(2\), got 3"),
+        ({"window": 0}, "window: expected between 1 and 256, got 0"),
         ({"seed": 2**32}, r"seed: expected in \[0, 2\^32\), got 4294967296"),
         ({"first": -1}, "first: expected 0 or more, got -1"),
     ],

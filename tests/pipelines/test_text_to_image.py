@@ -231,3 +231,13 @@ def test_ranks_are_cosine_similarities_of_images_of_any_size(pipeline):
 def test_a_wrong_argument_is_one_error_that_names_it(pipeline, call, says):
     with pytest.raises(UserError, match=says):
         call(pipeline)
+
+
+def test_jacobi_decoding_gives_the_images_of_sequential_decoding_in_fewer_passes(pipeline):
+    options = {"candidates": 2, "guidance": 2.0, "seed": 3}
+    plain, quick = pipeline.draw(
+        [request("a red circle", **options), request("a red circle", **options, decoding="jacobi", window=4)]
+    )
+    np.testing.assert_array_equal(quick.candidates, plain.candidates)
+    assert plain.passes == 15  # code 0 comes from the prompt's pass
+    assert quick.passes < 15

@@ -92,12 +92,16 @@ def test_a_clip_that_is_not_named_is_listed_as_left_out_if_the_step_embeds_with_
     there = tmp_path / "text.model"
     there.write_bytes(b"")
     images = DenoiseImages(decoder_config(), Captions(str(there)))
-    embeddings = PredictEmbeddings(MlpPriorConfig(embed_width=8, width=8, hidden=8, layers=1), images.captions, 4)
-    for task in (images, replace(embeddings, image_size=16)):
-        assert command.unchecked(task) == ["memory and FLOPs of the frozen CLIP, since task.clip is None"]
-        assert command.unchecked(replace(task, clip="runs/clip")) == []
-    for task in (replace(images, blank_clips=1.0), embeddings):
-        assert command.unchecked(task) == []
+    assert command.unchecked(images) == ["memory and FLOPs of the frozen CLIP, since task.clip is None"]
+    assert command.unchecked(replace(images, clip="runs/clip")) == []
+    assert command.unchecked(replace(images, blank_clips=1.0)) == []
+
+
+def test_a_prior_on_images_without_a_clip_is_an_error():
+    prior = PredictEmbeddings(MlpPriorConfig(embed_width=8, width=8, hidden=8, layers=1), Captions("none"), 4)
+    prior.open_for_plan()
+    with pytest.raises(UserError, match=r"task\.clip: expected the folder of a trained CLIP"):
+        replace(prior, image_size=16).open_for_plan()
 
 
 def test_the_command_takes_a_topology_and_repeated_set_flags():

@@ -11,13 +11,11 @@ from dalle_jax.models.vqvae import VqvaeConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.plan.compile import Planned
+from dalle_jax.plan.sampler import PlannedSampler, SampledBatch
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages
-from dalle_jax.train.optim.schedules import ConstantRate
-from dalle_jax.train.trainer import Trainer
 
 PROMPTS = 4
 ABSENT = Captions(file="not/there.model")
@@ -38,14 +36,13 @@ INPUTS = {
 }
 
 
-def planned(task) -> Planned:
-    layout = Layout(make_mesh(Mesh(data=2, fsdp=2)), Rules())
-    return Planned(task.open_for_plan(), Trainer(steps=1, schedule=ConstantRate(1e-3)), layout)
+def planned(task, mesh: Mesh = Mesh(data=2, fsdp=2)) -> PlannedSampler:  # noqa: B008 (frozen)
+    return PlannedSampler(task.open_for_plan(), Layout(make_mesh(mesh), Rules()))
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_the_sampler_is_traced_with_the_prompts_of_its_model(name):
-    traced = planned(TASKS[name]).traced_sampler(PROMPTS)
+    traced = planned(TASKS[name]).trace(SampledBatch(PROMPTS, 1))
     inputs = {(str(leaf.dtype), leaf.shape) for leaf in traced.jaxpr.in_avals}
     assert INPUTS[name] in inputs
     assert [(str(leaf.dtype), leaf.shape) for leaf in traced.jaxpr.out_avals] == [("int32", (PROMPTS, 1, 6))]
@@ -54,4 +51,4 @@ def test_the_sampler_is_traced_with_the_prompts_of_its_model(name):
 def test_a_task_without_a_transformer_is_not_sampled():
     model = VqvaeConfig(downsample=4, width=8, blocks=1, codebook_size=8, code_width=4)
     with pytest.raises(UserError, match="--sample: expected a task that trains a code generator, got a Vqvae"):
-        planned(TokenizeImages(model=model, image_size=8)).traced_sampler(PROMPTS)
+        planned(TokenizeImages(model=model, image_size=8))

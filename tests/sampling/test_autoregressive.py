@@ -80,14 +80,14 @@ def test_the_cache_growing_in_stages_changes_no_code(kinds, monkeypatch):
     model, keys, settings = dalle(kinds, depth=4), image_keys(jnp.array([4, 5]), 2), Settings.of(2)
     whole = sampler(model)(TEXT, keys, settings)
     monkeypatch.setattr(autoregressive, "STAGE", 4)
-    assert autoregressive._stages(model, empty_cache(model), 12) == [1, 4, 8, 12]
+    assert autoregressive.stages(model, empty_cache(model), 12) == [1, 4, 8, 12]
     np.testing.assert_array_equal(sampler(model)(TEXT, keys, settings), whole)
 
 
 def test_a_cache_that_hardly_grows_has_one_stage(monkeypatch):
     monkeypatch.setattr(autoregressive, "STAGE", 4)
     model = dalle(["row", "column"])
-    assert autoregressive._stages(model, empty_cache(model), 12) == [1, 12]
+    assert autoregressive.stages(model, empty_cache(model), 12) == [1, 12]
 
 
 def test_greedy_sampling_equals_top_1_and_the_smallest_nucleus(run):

@@ -43,9 +43,9 @@ class EvaluateScenes:
     """Evaluation on scene captions: generates images for ``captions`` of each level and split, and judges them.
 
     The first ``many_captions`` of each get ``many_candidates`` candidates, to measure reranking among more images. The
-    first ``guidance_captions`` get one candidate at each scale of ``guidances``. The image tokenizer reconstructs
-    ``reconstructions`` rendered scenes of each level. A report shows the first ``shown`` captions of each level and
-    split.
+    first ``guidance_captions`` get one candidate at each scale of ``guidances``. The image tokenizer, if there is one,
+    reconstructs ``reconstructions`` rendered scenes of each level; CLIP names as many of level 1. A report shows the
+    first ``shown`` captions of each level and split.
     """
 
     levels: tuple[int, ...]
@@ -73,11 +73,12 @@ class EvaluateScenes:
 class SceneFindings:
     """Measurements on captioned scenes, and the images that a report shows.
 
-    ``zero_shot`` is CLIP's accuracy on scenes of level 1 among all scenes of the level, one caption per scene;
-    ``zero_shot_ensemble`` the same with every caption of each scene.
+    ``reconstruction`` is None without an image tokenizer, for a decoder of pixels. ``zero_shot`` is CLIP's accuracy on
+    scenes of level 1 among all scenes of the level, one caption per scene; ``zero_shot_ensemble`` the same with every
+    caption of each scene.
     """
 
-    reconstruction: Reconstruction
+    reconstruction: Reconstruction | None
     reconstructed: tuple[ReconstructedImage, ...]
     composition: Composition
     samples: tuple[SampleGroup, ...]
@@ -88,7 +89,7 @@ class SceneFindings:
     def to_json(self) -> dict[str, object]:
         """Return all metrics as ``evaluation.json`` holds them."""
         return {
-            "reconstruction": self.reconstruction.to_json(),
+            **({} if self.reconstruction is None else {"reconstruction": self.reconstruction.to_json()}),
             "composition": self.composition.to_json(),
             "guidance": {f"{point.scale:g}": point.composition.to_json() for point in self.guidance},
             "clip": {"zero_shot": self.zero_shot.value, "zero_shot_ensemble": self.zero_shot_ensemble.value},
@@ -97,14 +98,15 @@ class SceneFindings:
 
 def evaluate_scenes(
     sampler: ImageSampler,
-    codec: Reconstructor,
+    codec: Reconstructor | None,
     clip: TextImageEncoder,
     config: EvaluateScenes,
     say: Callable[[str], None],
 ) -> SceneFindings:
     """Generate, judge and count; ``say`` takes a line of progress. The sampler must rank its candidates."""
-    reconstruction, shown = _reconstruct(codec, sampler.side, config)
-    say(f"reconstruction {reconstruction.psnr:.1f} dB")
+    reconstruction, shown = (None, ()) if codec is None else _reconstruct(codec, sampler.side, config)
+    if reconstruction is not None:
+        say(f"reconstruction {reconstruction.psnr:.1f} dB")
     cells: list[Cell] = []
     groups: list[SampleGroup] = []
     for level in config.levels:
@@ -153,13 +155,13 @@ def _with_many(sampler: ImageSampler, cell: Cell, drawn: list[Generation], confi
     captions = tuple(one.prompt for one in drawn)
     first = config.drawing.candidates
     requests = config.drawing.requests(captions, config.seed)
-    more_of = {"candidates": config.many_candidates - first, "first": first}
-    missing = [replace(one, options=replace(one.options, **more_of)) for one in requests]
+    more = config.many_candidates - first
+    missing = [replace(one, options=replace(one.options, candidates=more, first=first)) for one in requests]
     both = zip(_candidates(drawn), _candidates(sampler.draw(missing)), strict=True)
     images, scores = (np.concatenate(pair, axis=1) for pair in both)
     many = measure_cell(cell.level, cell.split, captions, images, scores)[0]
-    more = {n: share for n, share in many.reranked.items() if n not in cell.reranked}
-    return replace(cell, reranked=cell.reranked | more)
+    added = {n: share for n, share in many.reranked.items() if n not in cell.reranked}
+    return replace(cell, reranked=cell.reranked | added)
 
 
 def _guidance_points(sampler: ImageSampler, config: EvaluateScenes) -> tuple[GuidancePoint, ...]:
@@ -222,15 +224,17 @@ def _reconstruct(
 
 
 def _zero_shot(
-    codec: Reconstructor, clip: TextImageEncoder, side: int, config: EvaluateScenes, captions: int | None
+    codec: Reconstructor | None, clip: TextImageEncoder, side: int, config: EvaluateScenes, captions: int | None
 ) -> Share:
-    """Return CLIP's zero-shot accuracy on reconstructed images of level 1, whose classes are all scenes of the level.
+    """Return CLIP's zero-shot accuracy on images of level 1, whose classes are all scenes of the level.
 
-    A class vector averages the embeddings of ``captions`` captions of its scene, or of all if it is None.
+    With an image tokenizer the images are reconstructions. A class vector averages the embeddings of ``captions``
+    captions of its scene, or of all if it is None.
     """
     rng = np.random.default_rng((config.seed, 2))
     scenes = [grammar.sample_scene(1, rng, "validation") for _ in range(config.reconstructions)]
-    images = codec.reconstruct(np.stack([render(scene, side, rng) for scene in scenes]))
+    rendered = np.stack([render(scene, side, rng) for scene in scenes])
+    images = rendered if codec is None else codec.reconstruct(rendered)
     things = itertools.product(COLOURS, SHAPES, SIZES)
     classes = [Scene(1, "single", (SceneObject(colour, shape, size),)) for colour, shape, size in things]
     vectors = class_vectors(clip.text_vectors, [grammar.captions(scene)[:captions] for scene in classes])

@@ -28,7 +28,7 @@ AHEAD = 2
 """Number of blocks that are dispatched before the results of the first of them are fetched."""
 
 
-class Drawn(NamedTuple):
+class DrawnPrompt(NamedTuple):
     """The images kept for a prompt, best first, and the scores of all candidates in the order of sampling."""
 
     number: int
@@ -42,7 +42,7 @@ class Drawn(NamedTuple):
 class BulkEngine(Protocol):
     """Sampling of a stream of requests, in order."""
 
-    def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[Drawn]:
+    def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[DrawnPrompt]:
         """Yield the result of each request; read requests only as they are needed."""
         ...
 
@@ -101,7 +101,7 @@ class DeviceEngine:
         self._running = start()
         self._ids: dict[int, RowIds] = {}
 
-    def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[Drawn]:
+    def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[DrawnPrompt]:
         """Yield the result of each request, in order."""
         waiting: deque[Dispatched] = deque()
         partial: list[np.ndarray] = []  # scores of the prompt that goes on in the next block
@@ -138,7 +138,9 @@ class DeviceEngine:
         starts = first + np.array([one.first for one in options], np.int32)
         keys = self._keys(np.array([one.seed for one in options], np.uint32), starts, candidates=candidates)
         text, settings = jnp.asarray(np.stack([one.text for one in ids])), Settings.stack(options)
-        codes = pipeline.sample_device(text, keys, settings, self._given, self._negatives(ids), self._guided)
+        window = pipeline.window(options[0], rows * candidates, self._guided)
+        negative = self._negatives(ids)
+        codes = pipeline.sample_device(text, keys, settings, self._given, negative, self._guided, window).codes
         pixels = pipeline.codec.decode_device(codes.reshape(-1, *pipeline.grid))  # [P*M H W 3]
         scores = None
         if pipeline.ranker is not None:
@@ -178,7 +180,7 @@ def _keys(seeds: UInt[Array, " P"], first: Int[Array, " P"], candidates: int) ->
     return image_keys(seeds, candidates, first)
 
 
-def _fetch(block: Dispatched, partial: list[np.ndarray]) -> Iterator[Drawn]:
+def _fetch(block: Dispatched, partial: list[np.ndarray]) -> Iterator[DrawnPrompt]:
     """Yield the prompts that end in a block; ``partial`` has the scores of earlier rows of its first prompt."""
     scores = None if block.scores is None else np.asarray(block.scores)
     best = None if block.best is None else block.best.fetch()
@@ -189,6 +191,6 @@ def _fetch(block: Dispatched, partial: list[np.ndarray]) -> Iterator[Drawn]:
             keep = row.request.options.kept
             every = np.concatenate(partial) if partial else None
             # copies, so that the whole block is not kept in memory with one of its images
-            yield Drawn(row.number, row.request, best.images[place, :keep].copy(),
+            yield DrawnPrompt(row.number, row.request, best.images[place, :keep].copy(),
                         best.candidates[place, :keep].copy(), every)  # fmt: skip
             partial.clear()

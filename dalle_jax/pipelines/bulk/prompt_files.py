@@ -11,8 +11,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, Protocol, cast, get_args, get_type_hints, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from dalle_jax.config.errors import UserError, install_hint
 from dalle_jax.config.problems import did_you_mean
@@ -23,20 +23,22 @@ from dalle_jax.pipelines.request import Request, RequestKeywords, RequestOptions
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 TEXTS = ("prompt", "negative_prompt")
+NUMBERS: dict[str, type] = {
+    "seed": int,
+    "candidates": int,
+    "keep": int,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "guidance": float,
+}
+"""Options of ``RequestOptions`` that a row may have, and their types."""
 MAX_BAD_ROWS = 20
 """Largest number of bad rows of one file that an error lists; further ones are only counted."""
 ROWS_AT_ONCE = 1024
 """Number of rows that are read at once from parquet."""
 
 
-def _number_fields() -> dict[str, type]:
-    """Return the options that a row may have, and their types."""
-    types = get_type_hints(RequestOptions)
-    names = (field.name for field in fields(RequestOptions) if field.name != "first")
-    return {name: int if int in (types[name], *get_args(types[name])) else float for name in names}
-
-
-NUMBERS = _number_fields()
 Fields = Mapping[str, object]
 
 

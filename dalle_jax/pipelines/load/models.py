@@ -10,10 +10,10 @@ from dalle_jax import storage
 from dalle_jax.config.bind import loads
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
-from dalle_jax.layers.compute_dtype import cast_variables, compute_dtypes
+from dalle_jax.layers.compute_dtype import compute_dtypes
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.code_denoiser import CodeDenoiser, CodeDenoiserConfig
-from dalle_jax.models.code_generator import CodeGenerator
+from dalle_jax.models.code_generator import CodeGenerator, prepare_for_sampling
 from dalle_jax.models.decoders.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from dalle_jax.models.decoders.upsampler import Upsampler, UpsamplerConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
@@ -140,8 +140,7 @@ def load_lpips(folder: Place) -> Lpips:
 def load_generator(folder: Place, layout: Layout | None = None) -> CodeGenerator:
     """Load a trained transformer for sampling: matrices in its dtype, and code vectors folded into its tables."""
     generator = load_network(folder, get_args(CodeGeneratorConfig), layout, in_compute_dtype=True)
-    generator.fold_code_vectors()
-    cast_variables(generator, compute_dtypes(generator))
+    prepare_for_sampling(generator)
     return generator
 
 

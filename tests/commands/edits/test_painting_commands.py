@@ -5,11 +5,14 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from small_painters import write_pixel_unclip
 from small_unclip import write_unclip
 
 import dalle_jax
 from dalle_jax.__main__ import main
+from dalle_jax.commands.edits import painting_flags
 from dalle_jax.pipelines.edits.painting import inpaint
+from dalle_jax.pipelines.karlo import Karlo
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (21, 33, 3), np.uint8)
 MASK = np.zeros((21, 33), bool)
@@ -60,6 +63,19 @@ def test_an_outpainted_jpeg_becomes_a_png_of_the_new_size(folder, tmp_path, monk
         np.testing.assert_array_equal(np.asarray(image)[9:, 7:], np.asarray(Image.open("image.jpg")))
 
 
+def test_a_decoder_of_pixels_fills_holes_by_the_same_commands(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    write_pixel_unclip(tmp_path)
+    assert run("inpaint", tmp_path, tmp_path / "in", "--image", "image.png", "--mask", "mask.png") == 0
+    for line in lines_of(tmp_path / "in"):
+        written = np.asarray(Image.open(tmp_path / "in" / line["file"]))
+        np.testing.assert_array_equal(written[~MASK], PIXELS[~MASK])
+        assert (written[MASK] != PIXELS[MASK]).any(axis=-1).mean() > 0.5
+    assert run("outpaint", tmp_path, tmp_path / "out", "--image", "image.png", "--right", "5") == 0
+    (first, *_) = lines_of(tmp_path / "out")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / first["file"]))[:, :33], PIXELS)
+
+
 @pytest.mark.parametrize(
     ("command", "more", "word"),
     [
@@ -80,3 +96,10 @@ def test_wrong_flags_are_one_line_errors_and_write_nothing(folder, tmp_path, cap
     error = capsys.readouterr().err
     assert word in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_fills_no_holes_is_a_one_line_error(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(painting_flags, "load_pipeline", lambda *_, **__: object.__new__(Karlo))
+    assert run("inpaint", folder, tmp_path / "out", "--image", "image.png") == 2
+    error = capsys.readouterr().err
+    assert "expected a model that fills holes, got Karlo" in error and error.count("\n") == 1

@@ -66,6 +66,15 @@ def test_an_exact_tokenizer_is_measured_as_one(findings):
     assert [np.array_equal(one.original, one.reconstruction) for one in findings.reconstructed] == [True] * 6
 
 
+def test_a_decoder_of_pixels_has_no_reconstructions():
+    fake, said = FakePipeline(right={2}), []
+    few = replace(CONFIG, levels=(1,), captions=2, many_captions=0, guidance_captions=0, guidances=())
+    found = evaluate_scenes(fake, None, fake, few, said.append)
+    assert found.reconstruction is None and found.reconstructed == () and found.zero_shot.count == 4
+    assert found.to_json().keys() == {"composition", "guidance", "clip"}
+    assert not any("reconstruction" in line for line in said)
+
+
 def test_evaluation_json_has_the_documented_keys(findings):
     content = findings.to_json()
     assert content.keys() == {"reconstruction", "composition", "guidance", "clip"}

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dalle_jax.models.patch_denoisers.patch_transformer import PatchTransformer, PatchTransformerConfig
+from dalle_jax.models.patch_denoisers.patch_transformer import (
+    PatchEmbedding,
+    PatchTransformer,
+    PatchTransformerConfig,
+)
 from dalle_jax.models.unet import UNetContext
 
 CONFIG = PatchTransformerConfig(width=16, layers=3, heads=2, patch=2, bottleneck=6, context_width=4, context_start=1)
@@ -148,6 +152,27 @@ def test_bfloat16_computes_close_to_float32_with_float32_parameters_and_output(n
     found, wanted = (predict(one, IMAGE, TIME, VECTOR, UNetContext(TOKENS, SEEN)) for one in (half, network))
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, wanted, atol=0.05 * float(jnp.abs(wanted).max()))
+
+
+def test_added_channels_leave_the_output(network):
+    wider = network.with_extra_channels(2)
+    extra, context = jax.random.normal(jax.random.key(4), (*IMAGE.shape[:3], 2)), UNetContext(TOKENS, SEEN)
+    run = nnx.jit(lambda network, extra: network(IMAGE, TIME, vector=VECTOR, context=context, extra=extra))
+    output = run(wider, extra)
+    np.testing.assert_array_equal(output, run(wider, 0 * extra))
+    np.testing.assert_allclose(output, predict(network, IMAGE, TIME, VECTOR, context), atol=1e-5)
+    fresh = nnx.eval_shape(lambda: wider.config.build(nnx.Rngs(0)))
+    assert jax.tree.map(jnp.shape, nnx.state(wider)) == jax.tree.map(jnp.shape, nnx.state(fresh))
+
+
+@pytest.mark.parametrize("bottleneck", [0, 6])
+def test_channels_are_added_to_each_pixel_of_a_patch(bottleneck):
+    embedding = PatchEmbedding(dataclasses.replace(CONFIG, bottleneck=bottleneck), rngs=nnx.Rngs(0))
+    before, extra = embedding(IMAGE), jnp.ones((*IMAGE.shape[:3], 2))
+    embedding.add_channels(2)
+    np.testing.assert_allclose(embedding(jnp.concatenate([IMAGE, extra], axis=-1)), before, atol=1e-6)
+    first = embedding.up if bottleneck == 0 else embedding.down
+    np.testing.assert_array_equal(first.kernel[...].reshape(4, 5, -1)[:, 3:], 0)
 
 
 def test_dropout_depends_on_its_key():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from small_painters import transformer, unclip
+from small_painters import pixel_unclip, transformer, unclip
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.editable import Margins
@@ -20,10 +20,10 @@ MASK[5:14, 20:31] = True
 PROMPT = "a big red circle"
 
 
-@pytest.fixture(scope="module", params=["unclip", "transformer"])
+@pytest.fixture(scope="module", params=[unclip, transformer, pixel_unclip], ids=lambda make: make.__name__)
 def painter(request):
-    found = unclip() if request.param == "unclip" else transformer()
-    assert isinstance(found, HoleFiller)
+    found = request.param()
+    assert isinstance(found, HoleFiller) and found.side == 16
     return found
 
 
@@ -57,7 +57,9 @@ def test_an_image_depends_on_its_seed_and_candidate_alone_in_any_batch(painter):
     np.testing.assert_array_equal(found.pixels[ranks[1]], together[0].pixels[ranks[0]])
 
 
-def test_the_known_codes_of_a_window_stay_and_the_others_do_not_all(painter):
+@pytest.mark.parametrize("make", [unclip, transformer])
+def test_the_known_codes_of_a_window_stay_and_the_others_do_not_all(make):
+    painter = make()
     window = np.repeat(RNG.integers(0, 256, (1, 16, 16, 3), dtype=np.uint8), 2, axis=0)
     hidden = np.zeros((16, 16), bool)
     hidden[6:10, 3:12] = True

@@ -1,0 +1,133 @@
+"""The key-value cache of rows at positions of their own: continuous batching and windows of several codes.
+
+A pass writes the keys and values of a window of W adjacent codes of each row first, and then computes one attention
+over the whole room under an exact mask. The place of a code in the room depends on its index alone, and masked places
+have weight 0. The result for a code is therefore the same wherever it stands in the window and whatever was accepted
+before. Each kind of attention has room for what its mask allows:
+    full, row, convolutional
+                    a ring buffer of R + W codes, where R is the longest distance that the mask allows
+    column          every code, stored by column; a query reads its own column
+
+Codes that were written for wrong guesses stay in the room until their index is written again. No query sees them
+before, since a window begins at most one code after the last right one.
+"""
+
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from dalle_jax.arrays import Array, Bool, Float, Int
+from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
+from dalle_jax.layers.kv_cache import KvCache
+
+
+class SlotCache(NamedTuple):
+    """Keys and values of one layer for B rows, each with a context of its own and room for S codes.
+
+    Column attention stores the codes as [B N w h H]. In a scanned stack the second axis is layers (``stack.Layered``).
+    """
+
+    context_k: Float[Array, "*B N C H"]
+    context_v: Float[Array, "*B N C H"]
+    k: Float[Array, "*B N S H"] | Float[Array, "*B N w h H"]
+    v: Float[Array, "*B N S H"] | Float[Array, "*B N w h H"]
+
+
+def slot_cache(cache: KvCache, pattern: Pattern, window: int) -> SlotCache:
+    """Return the context of a prefilled cache with empty room for codes, one row per prompt."""
+    *lead, _, size = cache.context_k.shape
+    room = pattern.grid[::-1] if pattern.kind == "column" else (_ring_size(pattern, window),)
+    empty = jnp.zeros((*lead, *room, size), cache.context_k.dtype)
+    return SlotCache(cache.context_k, cache.context_v.swapaxes(-1, -2), empty, empty)
+
+
+def _ring_size(pattern: Pattern, window: int) -> int:
+    """Return the longest distance between a query and its keys, plus the window."""
+    reach = min(len(pattern.distances()) - 1, max(0, pattern.positions - 2))  # the last code is never an input
+    return reach + window
+
+
+def write_window(
+    cache: SlotCache,
+    pattern: Pattern,
+    k: Float[Array, "B W N H"],
+    v: Float[Array, "B W N H"],
+    index: Int[Array, " B"],
+    group: Int[Array, ""] | None = None,
+) -> SlotCache:
+    """Write the keys and values of codes ``index`` to ``index + W - 1`` of each row.
+
+    ``group`` is the index on the axis of layers, in a scanned stack.
+    """
+    rows, codes = jnp.arange(k.shape[0])[:, None], index[:, None] + jnp.arange(k.shape[1])  # [B 1], [B W]
+    layer: tuple[Array, ...] = () if group is None else (group,)
+    place: tuple[Array, ...] = (codes % cache.k.shape[-2],)
+    if pattern.kind == "column":
+        place = (codes % pattern.grid[1], codes // pattern.grid[1])  # rows beyond the grid are dropped
+    at = (rows, *layer, slice(None), *place)
+    return cache._replace(
+        k=cache.k.at[at].set(k.astype(cache.k.dtype), mode="drop"),
+        v=cache.v.at[at].set(v.astype(cache.v.dtype), mode="drop"),
+    )
+
+
+class VisibleCodes(NamedTuple):
+    """The places of the room that the queries of a window read, and the mask."""
+
+    k: Float[Array, "B N S H"] | Float[Array, "B W N h H"]
+    v: Float[Array, "B N S H"] | Float[Array, "B W N h H"]
+    visible: Bool[Array, "B W S"]
+
+
+def _read(cache: SlotCache, pattern: Pattern, index: Int[Array, " B"], window: int) -> VisibleCodes:
+    """Return the keys and values that queries at codes ``index`` to ``index + W - 1`` may see."""
+    codes = index[:, None] + jnp.arange(window)  # [B W]
+    if pattern.kind == "column":
+        rows, columns = jnp.arange(index.shape[0])[:, None], codes % pattern.grid[1]
+        visible = jnp.arange(pattern.grid[0]) <= (codes // pattern.grid[1])[..., None]
+        return VisibleCodes(cache.k[rows, :, columns], cache.v[rows, :, columns], visible)
+    size, last = cache.k.shape[-2], codes[:, -1:]
+    stored = last - (last - jnp.arange(size)) % size  # [B S], the code in each place; negative if there is none
+    distance = codes[:, :, None] - stored[:, None]  # [B W S]
+    allowed = jnp.asarray(pattern.distances())
+    near = (stored[:, None] >= 0) & (distance >= 0) & (distance < allowed.shape[0])
+    visible = near if pattern.distances().all() else near & allowed[jnp.clip(distance, 0, allowed.shape[0] - 1)]
+    return VisibleCodes(cache.k, cache.v, visible)
+
+
+Tree = TypeVar("Tree")
+
+
+def of_group(tree: Tree, group: Int[Array, ""] | None) -> Tree:
+    """Return one layer's arrays of a scanned stack; without a group, return them unchanged."""
+    if group is None:
+        return tree
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, group, 1, keepdims=False), tree)
+
+
+def window_attention(
+    q: Float[Array, "B W N H"],
+    cache: SlotCache,
+    pattern: Pattern,
+    index: Int[Array, " B"],
+    seen: Bool[Array, "B C"] | None = None,
+) -> Float[Array, "B W N H"]:
+    """Attend from codes ``index`` to ``index + W - 1``, which are written, to the context, earlier codes and each self.
+
+    ``seen`` marks the visible context positions; None makes all of them visible.
+    """
+    codes = _read(cache, pattern, index, q.shape[1])
+    image_axes = "bwnsh" if pattern.kind == "column" else "bnsh"
+    q = q * q.shape[-1] ** -0.5
+    context = jnp.einsum("bwnh,bnch->bwnc", q, cache.context_k, preferred_element_type=jnp.float32)
+    if seen is not None:
+        context = jnp.where(seen[:, None, None], context, MASKED_SCORE)
+    image = jnp.einsum(f"bwnh,{image_axes}->bwns", q, codes.k, preferred_element_type=jnp.float32)
+    scores = jnp.concatenate([context, jnp.where(codes.visible[:, :, None], image, MASKED_SCORE)], axis=-1)
+    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [B W N C+S], not normalised
+    total = weights.sum(axis=-1, keepdims=True)
+    weights, split = weights.astype(q.dtype), cache.context_k.shape[2]
+    out = jnp.einsum("bwnc,bnch->bwnh", weights[..., :split], cache.context_v)
+    out = out + jnp.einsum(f"bwns,{image_axes}->bwnh", weights[..., split:], codes.v)
+    return out / total.astype(q.dtype)

@@ -1,0 +1,265 @@
+"""A slot engine: images that are sampled side by side at positions of their own, several codes per pass.
+
+Each of B slots holds one image. An image that is finished leaves its slot, and the next one takes it (continuous
+batching). One pass computes the logits of a window of W codes of every row, from guesses of all but the first input. A
+code is final if all its inputs in the window were guessed right. Since the noise of a code depends on its image and
+position alone, the codes are those of ``autoregressive.sample``, in fewer passes: parallel decoding by Jacobi iteration
+(Wiggers and Hoogeboom 2020, arXiv 2002.09928). The guess of a code is its latest drawing. A code that was not drawn yet
+is guessed to equal the last one that was. W = 1 is plain sampling in slots.
+
+    new = prefill(generator, text, guided=True)                     # once per prompt
+    state = empty_slots(generator, new, slots=16, window=8, guided=True)
+    state = insert(generator, state, rows, new, images)             # rows [R]: free slots
+    while ...:
+        state = advance(generator, state, window=8, guided=True)
+        done = finished(state)                                      # [B]; their codes are state.codes
+
+All functions are pure and may be jitted. ``sample_in_slots`` runs the whole loop in one program.
+"""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+from dalle_jax.arrays import Array, Bool, Float, Int, Key, Prompts, PyTree
+from dalle_jax.sampling.autoregressive import (
+    CachedDecoder,
+    GivenCodes,
+    NegativePrompts,
+    Settings,
+    draw,
+    guide,
+    prefill_guided,
+)
+
+
+@runtime_checkable
+class SlotDecoder(CachedDecoder, Protocol):
+    """A cached decoder whose rows have positions of their own, and which decodes a window of codes per pass."""
+
+    def slots(self, cache: PyTree, window: int) -> PyTree:
+        """Return the cache of ``prefill`` with room for all codes of one image per prompt.
+
+        The first axis of every array is rows. Arrays of different rows are independent, so a row may be replaced.
+        """
+        ...
+
+    def for_decoding(self, rows: int) -> "SlotDecoder":
+        """Return the decoder, or a copy whose weights are laid out for decoding ``rows`` codes at once."""
+        ...
+
+    def decode_window(
+        self, previous: Int[Array, "B W"], position: Int[Array, " B"], cache: PyTree
+    ) -> tuple[Float[Array, "B W K"], PyTree]:
+        """Return the logits of codes ``position`` (>= 1) to ``position + W - 1`` of each row, and the new cache.
+
+        ``previous`` are the codes before each of them: ``position - 1`` to ``position + W - 2``. The logits of a code
+        do not depend on the codes after it, nor on its place in the window.
+        """
+        ...
+
+
+class Prefilled(NamedTuple):
+    """Prompts that are computed once: the logits of code 0 and the cache. If guided, the empty prompt has rows P on."""
+
+    logits: Float[Array, "Q K"]
+    cache: PyTree
+
+
+class NewImages(NamedTuple):
+    """R images to insert: their prompts' rows in ``Prefilled``, noise keys, settings and given codes."""
+
+    prompts: Int[Array, " R"]
+    keys: Key[Array, " R"]
+    settings: Settings
+    codes: Int[Array, "R I"]
+    keep: Bool[Array, "R I"]
+
+
+class SlotState(NamedTuple):
+    """The images of B slots.
+
+    ``codes`` are final before ``position`` and where ``keep``, else guesses. ``position`` is the next code to draw; it
+    is I in a slot that is finished or was never filled. If guided, rows B to 2B of the cache are the empty prompt's.
+    """
+
+    codes: Int[Array, "B I"]
+    position: Int[Array, " B"]
+    keep: Bool[Array, "B I"]
+    keys: Key[Array, " B"]
+    settings: Settings
+    cache: PyTree
+
+
+def prefill(
+    generator: SlotDecoder, text: Prompts, negative: NegativePrompts | None = None, *, guided: bool
+) -> Prefilled:
+    """Compute the prompts, and the empty or negative prompt of each if ``guided``."""
+    return Prefilled(*(prefill_guided(text, negative, generator, 1) if guided else generator.prefill(text, 1)))
+
+
+def empty_slots(generator: SlotDecoder, prefilled: Prefilled, *, slots: int, window: int, guided: bool) -> SlotState:
+    """Create B empty slots for prompts like those of ``prefilled``, of which only shapes are read."""
+    length, rows = generator.grid[0] * generator.grid[1], slots * (2 if guided else 1)
+    shapes = jax.eval_shape(lambda cache: generator.slots(cache, window), prefilled.cache)
+    return SlotState(
+        codes=jnp.zeros((slots, length), jnp.int32),
+        position=jnp.full((slots,), length, jnp.int32),
+        keep=jnp.zeros((slots, length), bool),
+        keys=jax.vmap(jax.random.key)(jnp.zeros((slots,), jnp.uint32)),
+        settings=Settings.of(slots),
+        cache=jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype), shapes),
+    )
+
+
+def insert(
+    generator: SlotDecoder,
+    state: SlotState,
+    slots: Int[Array, " R"],
+    prefilled: Prefilled,
+    images: NewImages,
+    *,
+    window: int,
+    guided: bool,
+) -> SlotState:
+    """Put new images into slots and draw their code 0. An image whose slot is B or more is left out."""
+    logits = prefilled.logits[images.prompts]  # [R K]
+    rows, at = images.prompts, slots  # of the cache: which to copy, and where
+    if guided:
+        empty, outside = images.prompts + prefilled.logits.shape[0] // 2, 2 * state.position.shape[0]
+        logits = guide(logits[:, None], prefilled.logits[empty][:, None], images.settings.guidance)[:, 0]
+        rows = jnp.concatenate([images.prompts, empty])
+        at = jnp.concatenate([jnp.where(slots < outside // 2, half, outside) for half in (slots, slots + outside // 2)])
+    noise = _noise(images.keys, jnp.zeros_like(slots)[:, None], logits.shape[-1])  # [R 1 K]
+    first = draw(logits[:, None], noise, images.settings)[:, 0]
+    first = jnp.where(images.keep[:, 0], images.codes[:, 0], first)
+    codes = jnp.where(images.keep, images.codes, first[:, None])
+    cache = generator.slots(jax.tree.map(lambda leaf: leaf[rows], prefilled.cache), window)
+    new = SlotState(codes, jnp.ones_like(slots), images.keep, images.keys, images.settings, cache)
+    places = jax.tree.map(lambda _: slots, new._replace(cache=None))._replace(cache=jax.tree.map(lambda _: at, cache))
+    return jax.tree.map(lambda old, leaf, at: old.at[at].set(leaf, mode="drop"), state, new, places)
+
+
+def _noise(keys: Key[Array, " B"], positions: Int[Array, "B W"], size: int) -> Float[Array, "B W K"]:
+    """Draw the Gumbel noise of positions of images, as ``autoregressive.sample`` does."""
+    one = lambda key, position: jax.random.gumbel(jax.random.fold_in(key, position), (size,))  # noqa: E731
+    return jax.vmap(jax.vmap(one, (None, 0)))(keys, positions)
+
+
+def finished(state: SlotState) -> Bool[Array, " B"]:
+    """Return the slots whose image is complete, and those that were never filled."""
+    return state.position >= state.codes.shape[1]
+
+
+def advance(
+    generator: SlotDecoder, state: SlotState, *, window: int, guided: bool, most: int | Int[Array, ""] | None = None
+) -> SlotState:
+    """Compute one pass: draw a window of codes of each unfinished image and accept those that are final.
+
+    At least one code is accepted, and at most ``most``. Finished and empty slots do not change.
+    """
+    length, rows = state.codes.shape[1], jnp.arange(state.codes.shape[0])[:, None]
+    start = jnp.minimum(state.position, length - 1)  # the pass of a finished slot is computed and not used
+    places = start[:, None] + jnp.arange(window)  # [B W]
+    inside = jnp.minimum(places, length - 1)
+    previous, guesses = state.codes[rows, jnp.minimum(places - 1, length - 1)], state.codes[rows, inside]
+    both = (lambda x: jnp.concatenate([x, x])) if guided else (lambda x: x)
+    logits, cache = generator.decode_window(both(previous), both(start), state.cache)
+    if guided:
+        conditional, unconditional = jnp.split(logits, 2)
+        logits = guide(conditional, unconditional, state.settings.guidance)
+    drawn = draw(logits, _noise(state.keys, places, logits.shape[-1]), state.settings)
+    drawn = jnp.where(state.keep[rows, inside], guesses, drawn)
+    right = jnp.cumprod(drawn[:, :-1] == guesses[:, :-1], axis=1).sum(axis=1)
+    accepted = jnp.minimum(1 + right, window if most is None else most)
+    active = ~finished(state)
+    ahead = start[:, None] + jnp.arange(2 * window - 1)  # the codes that the next window may reach
+    changed = active[:, None] & ~state.keep[rows, jnp.minimum(ahead, length - 1)]
+    found = jnp.concatenate([drawn, jnp.broadcast_to(drawn[:, -1:], (drawn.shape[0], window - 1))], axis=1)
+    codes = state.codes.at[rows, jnp.where(changed, ahead, length)].set(found, mode="drop")
+    position = jnp.where(active, jnp.minimum(state.position + accepted, length), state.position)
+    return state._replace(codes=codes, position=position, cache=cache)
+
+
+class SlotSamples(NamedTuple):
+    """The codes of all images, and the passes of the transformer that they took together."""
+
+    codes: Int[Array, "P M I"]
+    passes: Int[Array, ""]
+
+
+class _Run(NamedTuple):
+    """The loop of ``sample_in_slots``: ``number`` is the image of each slot, n or more in a slot without one."""
+
+    state: SlotState
+    number: Int[Array, " B"]
+    inserted: Int[Array, ""]
+    codes: Int[Array, "n I"]
+    passes: Int[Array, ""]
+
+
+def sample_in_slots(
+    generator: SlotDecoder,
+    text: Prompts,
+    keys: Key[Array, "P M"],
+    settings: Settings,
+    given: GivenCodes | None = None,
+    negative: NegativePrompts | None = None,
+    *,
+    guided: bool,
+    window: int,
+    slots: int | None = None,
+    most: int | Int[Array, ""] | None = None,
+) -> SlotSamples:
+    """Sample the codes of M images per prompt, as ``autoregressive.sample`` does, in fewer passes.
+
+    ``slots`` images at once, by default all. A finished image makes room for the next one. ``most`` is the largest
+    number of codes that a pass accepts of one image, by default the window.
+    """
+    prompts, candidates = keys.shape
+    count, length = prompts * candidates, generator.grid[0] * generator.grid[1]
+    slots = count if slots is None else min(slots, count)
+    new = prefill(generator, text, negative, guided=guided)
+    images = _images(keys, settings, given, length)
+    generator = generator.for_decoding(slots * window * (2 if guided else 1))
+
+    def fill(state: SlotState, slot: Int[Array, " B"], number: Int[Array, " B"]) -> SlotState:
+        rows = jax.tree.map(lambda leaf: leaf[jnp.minimum(number, count - 1)], images)
+        return insert(generator, state, slot, new, rows, window=window, guided=guided)
+
+    def leave(run: _Run) -> _Run:
+        """Keep the codes of finished images, and put the next images into their slots."""
+        leaving = finished(run.state) & (run.number < count)
+        codes = run.codes.at[jnp.where(leaving, run.number, count)].set(run.state.codes, mode="drop")
+        number = jnp.where(leaving, run.inserted + jnp.cumsum(leaving) - 1, run.number)
+        slot = jnp.where(leaving & (number < count), jnp.arange(slots), slots)
+        return _Run(fill(run.state, slot, number), number, run.inserted + leaving.sum(), codes, run.passes)
+
+    def one_pass(run: _Run) -> _Run:
+        state = advance(generator, run.state, window=window, guided=guided, most=most)
+        run = run._replace(state=state, passes=run.passes + 1)
+        if slots == count:
+            return run
+        return jax.lax.cond(jnp.any(finished(state) & (run.number < count)), leave, lambda run: run, run)
+
+    def unfinished(run: _Run) -> Array:
+        return jnp.any(~finished(run.state)) if slots == count else jnp.any(run.number < count)
+
+    number = jnp.arange(slots)
+    state = fill(empty_slots(generator, new, slots=slots, window=window, guided=guided), number, number)
+    start = _Run(state, number, jnp.int32(slots), jnp.zeros((count, length), jnp.int32), jnp.int32(0))
+    run = jax.lax.while_loop(unfinished, one_pass, start)
+    codes = run.state.codes if slots == count else run.codes
+    return SlotSamples(codes.reshape(prompts, candidates, length), run.passes)
+
+
+def _images(keys: Key[Array, "P M"], settings: Settings, given: GivenCodes | None, length: int) -> NewImages:
+    """List the images of all prompts, P * M of them."""
+    prompts, candidates = keys.shape
+    codes, keep = jnp.zeros((prompts * candidates, length), jnp.int32), jnp.zeros((prompts, length), bool)
+    if given is not None:
+        codes, keep = given.codes.reshape(-1, length).astype(jnp.int32), given.keep
+    number = jnp.repeat(jnp.arange(prompts), candidates)
+    settings, keep = jax.tree.map(lambda leaf: leaf[number], (settings, keep))
+    return NewImages(number, keys.reshape(-1), settings, codes, keep)

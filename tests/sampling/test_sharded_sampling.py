@@ -1,0 +1,75 @@
+"""Codes sampled on eight devices, and on two processes of four, are those of one device.
+
+Devices sum in another order than one device, so logits differ by rounding. A code flips where two sums of logit and
+noise are closer than that. Fewer than 1 in 10,000 codes may.
+"""
+
+import functools
+
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.parallel.mesh import Mesh
+from tests.command_processes import ROOT, finish, start_processes
+from tests.sharded_sampling import GENERATORS, MESHES, ONE, built, codes_on, layout_of
+
+MOST_FLIPS = 1e-4
+QUICK = {("mixed", "2x2x2", 8), ("class", "1x8x1", 1)}
+"""Cases that are always tested; the others are slow."""
+
+CASES = [
+    pytest.param(name, mesh, prompts, marks=[] if (name, mesh, prompts) in QUICK else [pytest.mark.slow])
+    for name in GENERATORS
+    for mesh in MESHES
+    for prompts in (8, 1)
+]
+
+
+@functools.cache
+def on_one_device(name: str, prompts: int, candidates: int) -> np.ndarray:
+    return np.asarray(codes_on(layout_of(ONE), built(GENERATORS[name]), prompts, candidates))
+
+
+def flips(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Return the share of codes that differ first in their image: all after it depend on it."""
+    assert ours.shape == theirs.shape
+    return float((ours != theirs).any(axis=-1).sum() / ours.size)
+
+
+@pytest.mark.parametrize(("name", "mesh", "prompts"), CASES)
+def test_eight_devices_sample_the_codes_of_one(name, mesh, prompts):
+    ours = codes_on(layout_of(MESHES[mesh]), built(GENERATORS[name]), prompts, 16 // prompts)
+    whole = tuple(axis for axis in ("data", "fsdp") if getattr(MESHES[mesh], axis) > 1)
+    split = whole if len(whole) > 1 else whole[0]
+    assert ours.sharding.spec == (P(split) if prompts == 8 else P(None, split))  # prompts, or candidates of one prompt
+    expected = on_one_device(name, prompts, 16 // prompts)
+    assert len(np.unique(expected)) > 8
+    assert flips(np.asarray(ours), expected) < MOST_FLIPS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GENERATORS)
+def test_of_many_codes_hardly_any_flips(name):
+    ours = np.asarray(codes_on(layout_of(MESHES["2x2x2"]), built(GENERATORS[name]), 8, 256))
+    share = flips(ours, on_one_device(name, 8, 256))
+    print(f"{name}: {share * ours.size:.0f} flips in {ours.size} codes")
+    assert share < MOST_FLIPS
+
+
+@pytest.mark.slow
+def test_two_processes_of_four_devices_sample_the_codes_of_one_device(tmp_path):
+    process = [str(ROOT / "tests" / "sharded_sampling.py"), str(tmp_path / "codes.npz"), *GENERATORS]
+    ended = finish(start_processes([process] * 2, devices=4), 900)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    found = np.load(tmp_path / "codes.npz")
+    for name in GENERATORS:
+        for prompts in (1, 8):
+            assert flips(found[f"{name} {prompts}"], on_one_device(name, prompts, 16 // prompts)) < MOST_FLIPS
+
+
+def test_heads_that_the_mesh_does_not_divide_are_one_line():
+    with pytest.raises(UserError, match=r"'heads' of size 2 .* tensor of 8 devices; the nearest .* are 8") as error:
+        codes_on(layout_of(Mesh(1, 1, 8)), built(GENERATORS["full"]), 1, 8)
+    assert "\n" not in str(error.value)
