@@ -20,7 +20,9 @@ from dalle_jax.models.glide import GlideConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.pipelines.karlo import KarloFile
+from dalle_jax.pipelines.imported.glide import GlideFile
+from dalle_jax.pipelines.imported.karlo import KarloFile
+from dalle_jax.pipelines.load.glide_pipeline import GLIDE
 from dalle_jax.pipelines.load.karlo_pipeline import KARLO
 from dalle_jax.pipelines.load.models import ModelFile
 from dalle_jax.pipelines.load.text import IMPORTED, packed
@@ -69,15 +71,24 @@ def run(args: argparse.Namespace) -> int:
 
 def _import_parts(args: argparse.Namespace, chosen: WholeKind) -> None:
     """Write a model folder for each part, then the pipeline's file, which marks the folder as complete."""
-    sizes = published_sizes(args.source)
-    kinds = {part: find_kind(name) for part, name in chosen.parts.items()}
-    found = {part: kind.read(args.source / part) for part, kind in kinds.items()}
-    for part, kind in kinds.items():
-        reads_text = found[part].vocabulary is not None
-        _import(kind, found[part], args.out / part, args, args.vocabulary if reads_text else None)
-    text = render(KarloFile(sizes.decoder_side, sizes.side))
-    storage.write(args.out / KARLO, text.encode())
-    print(f"{args.out}: {chosen.name}, images of {sizes.side} px")
+    file = _pipeline_file(args.source, chosen)
+    parts = [one for one in chosen.parts if not one.optional or (args.source / one.source).exists()]
+    if missing := ", ".join(one.source for one in parts if not (args.source / one.source).exists()):
+        raise UserError(f"{args.source}: expected {chosen.help}, got no {missing}")
+    found = [(find_kind(one.kind), one, find_kind(one.kind).read(args.source / one.source)) for one in parts]
+    for kind, part, published in found:
+        reads_text = published.vocabulary is not None
+        _import(kind, published, args.out / part.folder, args, args.vocabulary if reads_text else None)
+    storage.write(args.out / (KARLO if isinstance(file, KarloFile) else GLIDE), render(file).encode())
+    print(f"{args.out}: {chosen.name}, images of {file.side} px")
+
+
+def _pipeline_file(source: Path, chosen: WholeKind) -> KarloFile | GlideFile:
+    """Return the content of the pipeline's file, with its image sizes."""
+    if chosen.name != "karlo":
+        return GlideFile()
+    sizes = published_sizes(source)
+    return KarloFile(sizes.decoder_side, sizes.side)
 
 
 def _import(chosen: Kind, found: Published, out: Place, args: argparse.Namespace, vocabulary: Path | None) -> None:
@@ -95,7 +106,7 @@ def _import(chosen: Kind, found: Published, out: Place, args: argparse.Namespace
         "ignored": unused,
         "files": [_hash_file(path) for path in (*found.files, *text.sources)],
     }
-    model_file = render(ModelFile(model=found.config))
+    model_file = render(ModelFile(model=found.config, sampling=found.sampling))
     source_json = (json.dumps(record, indent=2) + "\n").encode()
     save_weights(out, module, model_file, {"model.gin": model_file.encode(), IMPORTED: source_json, **text.files})
     used = len(found.tensors) + len(found.tensors.skipped) - len(unused)

@@ -14,7 +14,7 @@ from typing import cast, get_args, get_type_hints
 import numpy as np
 
 from dalle_jax import storage
-from dalle_jax.commands.mesh_flags import add_mesh_flags, bulk_layout, joined_layout
+from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, bulk_layout, joined_layout
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.conditions import read_npy
 from dalle_jax.folder_lock import locked
@@ -27,7 +27,8 @@ from dalle_jax.pipelines.bulk.prompt_files import NUMBERS, PromptFiles
 from dalle_jax.pipelines.bulk.run_job import interrupted_by_sigterm, run_job
 from dalle_jax.pipelines.bulk.shard_writer import require_pyarrow
 from dalle_jax.pipelines.embedding_pipeline import Sees
-from dalle_jax.pipelines.karlo import Karlo
+from dalle_jax.pipelines.imported.glide import GlidePipeline
+from dalle_jax.pipelines.imported.karlo import Karlo
 from dalle_jax.pipelines.load.model_fingerprints import model_fingerprints
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline, recommended_sampling
 from dalle_jax.pipelines.prompts import Prompt, PromptReader, TextPrompts
@@ -180,7 +181,7 @@ def truncation_warnings(
     readers: list[tuple[str, PromptReader, Sequence[Prompt]]] = []
     if isinstance(pipeline, TextToImage):
         readers.append(("the transformer", pipeline.prompts, prompts))
-    elif isinstance(pipeline, Karlo):
+    elif isinstance(pipeline, Karlo | GlidePipeline):
         readers.append(("the text encoder", pipeline.prompts, prompts))
     elif pipeline.sees != "embedding":
         readers.append(("the decoder", pipeline.prompts, prompts))

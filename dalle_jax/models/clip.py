@@ -129,6 +129,27 @@ class ClipTextConfig:
         return ClipText(self, rngs=rngs)
 
 
+@dataclass(frozen=True)
+class ClipImageConfig:
+    """Sizes and options of a vision transformer alone, as unCLIP systems publish it; fields as in ``ClipConfig``."""
+
+    image_size: int
+    patch: int
+    vision: TowerConfig
+    embed_width: int
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    pixel_mean: tuple[float, float, float] = PIXEL_MEAN
+    pixel_std: tuple[float, float, float] = PIXEL_STD
+    crop: Convention = "openai"
+    scan: bool = False
+    remat: Remat = "none"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def build(self, rngs: nnx.Rngs) -> "ClipImage":
+        """Create the network with newly initialised weights."""
+        return ClipImage(self, rngs=rngs)
+
+
 class TextFeatures(NamedTuple):
     """The text tower's outputs: states at all positions after the last norm, the embedding, and a mask of the text."""
 
@@ -187,7 +208,7 @@ class ClipBlock(nnx.Module):
         return self.out(name_attention(jnp.einsum("BNLS,BSNH->BLNH", weights, v)))
 
 
-def make_stack(tower: TowerConfig, config: ClipConfig | ClipTextConfig, rngs: nnx.Rngs) -> Stack:
+def make_stack(tower: TowerConfig, config: ClipConfig | ClipTextConfig | ClipImageConfig, rngs: nnx.Rngs) -> Stack:
     """Create the blocks of one tower."""
 
     def make_block(rngs: nnx.Rngs) -> ClipBlock:
@@ -208,7 +229,7 @@ def run_stack(stack: Stack, x: Float[Array, "B L D"], mask: Bool[Array, "... L L
 class VisionTower(nnx.Module):
     """The vision transformer over patches and a class token, whose output is projected to the embedding."""
 
-    def __init__(self, tower: TowerConfig, config: ClipConfig, *, rngs: nnx.Rngs):
+    def __init__(self, tower: TowerConfig, config: ClipConfig | ClipImageConfig, *, rngs: nnx.Rngs):
         if config.image_size % config.patch:
             raise ValueError(
                 f"image_size: expected a multiple of patch ({config.patch} px), got {config.image_size} px"
@@ -224,7 +245,7 @@ class VisionTower(nnx.Module):
         self.stack = make_stack(tower, config, rngs)
         self.norm_after = LayerNorm(width, dtype=dtype)
         self.project = Linear(width, config.embed_width, axes=(EMBED, None), bias=False, dtype=dtype, rngs=rngs)
-        steps = config.timesteps
+        steps = config.timesteps if isinstance(config, ClipConfig) else 0
         self.times = Embedding(steps, width, axis=POSITIONS, init=init, dtype=dtype, rngs=rngs) if steps else None
 
     def __call__(
@@ -288,6 +309,19 @@ class ClipText(nnx.Module):
     def encode_text(self, text: Int[Array, "B T"]) -> Float[Array, "B E"]:
         """Embed padded token ids as unit vectors in float32."""
         return unit(self.text(text))
+
+
+class ClipImage(nnx.Module):
+    """A CLIP's vision transformer alone, whose vectors are not L2-normalised, as Karlo's decoder reads them."""
+
+    def __init__(self, config: ClipImageConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.vision = VisionTower(config.vision, config, rngs=rngs)
+
+    def encode_image(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B E"]:
+        """Embed images with values in [0, 1], in float32."""
+        mean, std = jnp.array(self.config.pixel_mean), jnp.array(self.config.pixel_std)
+        return self.vision((pixels - mean) / std).astype(jnp.float32)
 
 
 def image_tower(config: ClipConfig, rngs: nnx.Rngs) -> VisionTower | ModifiedResNet:

@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from flax import nnx
 
-from dalle_jax.models.clip import ClipConfig, ClipTextConfig
+from dalle_jax.models.clip import ClipConfig, ClipImageConfig, ClipTextConfig
 from dalle_jax.models.code_denoiser import CodeDenoiserConfig
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.models.dalle_bart import DalleBartConfig
@@ -62,8 +62,8 @@ DiffusionConfig: TypeAlias = (
 PriorConfig: TypeAlias = DiffusionPriorConfig | OneStepPriorConfig | AutoregressivePriorConfig | MlpPriorConfig
 """Configs of the networks that implement ``Prior``."""
 
-UnclipPartConfig: TypeAlias = ClipTextConfig | UnclipTextProjectionConfig
-"""Configs of the other parts of unCLIP that read text."""
+UnclipPartConfig: TypeAlias = ClipTextConfig | ClipImageConfig | UnclipTextProjectionConfig
+"""Configs of the other parts of unCLIP: towers of a CLIP, and the projections that the decoder reads."""
 
 AnyModelConfig: TypeAlias = (
     ImageTokenizerConfig

@@ -213,7 +213,7 @@ class PixelUnclip(EmbeddingPipeline):
         """Return the noise from which ``decode`` makes nearly these images, resized to the decoder's size, at eta 0."""
         side, found = self._decoder.image_size, []
         small = np.stack([resize(one, side, side) for one in pixels])
-        for rows in padded_chunks(np.arange(len(small)), self.batch):
+        for rows in padded_chunks(np.arange(len(small)), self.batch, self.parts):
             ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
             given = jnp.asarray(embeddings[rows])[:, None], jnp.asarray(small[rows])
             noise = self._invert(ids, *given, scale, guided=guidance != 1.0, sampling=self.sampling.decoder)
@@ -235,7 +235,7 @@ class PixelUnclip(EmbeddingPipeline):
         sampling, found = self.sampling.decoder, []
         if start is not None:
             sampling = replace(sampling, sampler=Ddim(eta))
-        for rows in padded_chunks(np.arange(len(embeddings)), self.batch):
+        for rows in padded_chunks(np.arange(len(embeddings)), self.batch, self.parts):
             ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
             first = None if start is None else jnp.asarray(start[rows])
             pixels = self._decode(

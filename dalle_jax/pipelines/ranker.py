@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from dalle_jax.arrays import Array, Float, Int, UInt8
-from dalle_jax.images.clip_pixels import clip_pixels
+from dalle_jax.images.clip_pixels import Convention, clip_pixels
 from dalle_jax.images.clip_pixels_device import clip_pixels_device
 from dalle_jax.images.inputs import ImageInput, load_all_pixels
 from dalle_jax.images.pixels import to_float
@@ -61,6 +61,13 @@ def _encode_text(clip: Clip, text: Int[Array, "B T"]) -> Float[Array, "B E"]:
 def _encode_image(clip: Clip, pixels: UInt8[Array, "B H W 3"]) -> Float[Array, "B E"]:
     fitted = clip_pixels_device(by_rows(pixels), clip.config.image_size, clip.config.crop)
     return clip.encode_image(to_float(fitted))
+
+
+def preprocessed(images: Pixels, size: int, convention: Convention) -> UInt8[Array, "B S S 3"]:
+    """Return images of a CLIP's size S, resized by Pillow: on the devices each size would be compiled."""
+    if isinstance(images, np.ndarray | Array) and images.shape[1:3] == (size, size):
+        return jnp.asarray(images)
+    return jnp.asarray(np.stack([clip_pixels(Image.fromarray(np.asarray(one)), size, convention) for one in images]))
 
 
 class ClipRanker:
@@ -128,9 +135,4 @@ class ClipRanker:
         return np.concatenate(found)[: len(pixels)]
 
     def _preprocess(self, images: Pixels) -> UInt8[Array, "B S S 3"]:
-        """Return images of the CLIP's size S, resized by Pillow: on the devices each size would be compiled."""
-        size = self.config.image_size
-        if isinstance(images, np.ndarray | Array) and images.shape[1:3] == (size, size):
-            return jnp.asarray(images)
-        resized = [clip_pixels(Image.fromarray(np.asarray(one)), size, self.config.crop) for one in images]
-        return jnp.asarray(np.stack(resized))
+        return preprocessed(images, self.config.image_size, self.config.crop)

@@ -13,6 +13,7 @@ from dalle_jax.config.problems import find_named
 from dalle_jax.models.model_configs import AnyModelConfig
 from dalle_jax.pretrained.files.tensors import Tensors, file_error, is_size
 from dalle_jax.pretrained.mapping import Ignored, Rule
+from dalle_jax.sampling.options import RecommendedSampling
 from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import FILE, ClipBpe
 from dalle_jax.text.glide_bpe import ENCODER, PAIRS, GlideBpe
@@ -35,6 +36,7 @@ class Published:
     - ``files``: the files that were read, whose hashes are recorded.
     - ``vocabulary``: the text tokenizer of a model that reads captions; ``vocabulary_file`` is its file, if one was
       found next to the weights.
+    - ``sampling``: the publisher's options of sampling, of a model that samples by itself.
     """
 
     config: AnyModelConfig
@@ -46,6 +48,7 @@ class Published:
     name: str | None = None
     vocabulary: ClipBpe | BartBpe | GlideBpe | None = None
     vocabulary_file: Path | None = None
+    sampling: RecommendedSampling | None = None
 
 
 @runtime_checkable
@@ -109,30 +112,57 @@ KINDS = (
         "Karlo's text tower: diffusers' folder text_encoder",
         function="published_text_encoder",
     ),
+    Kind(
+        "karlo-image-encoder",
+        "hugging_face_clip",
+        "the image tower of Karlo's variations: diffusers' folder image_encoder",
+        function="published_image_encoder",
+    ),
 )
 
 
 @dataclass(frozen=True)
+class PublishedPart:
+    """A network of a published pipeline: its file or folder in the source, its model folder, and its kind."""
+
+    source: str
+    folder: str
+    kind: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
 class WholeKind:
-    """A published pipeline: ``parts`` maps each folder of it to the kind of the network there."""
+    """A published pipeline of several networks."""
 
     name: str
     help: str
-    parts: Mapping[str, str]
+    parts: tuple[PublishedPart, ...]
 
 
 WHOLE_KINDS = (
     WholeKind(
         "karlo",
         "Karlo as a whole: diffusers' folder with model_index.json",
-        {
-            "text_encoder": "karlo-text-encoder",
-            "prior": "karlo-prior",
-            "text_proj": "karlo-text-proj",
-            "decoder": "diffusers-unet",
-            "super_res_first": "diffusers-unet",
-            "super_res_last": "diffusers-unet",
-        },
+        (
+            PublishedPart("text_encoder", "text_encoder", "karlo-text-encoder"),
+            PublishedPart("prior", "prior", "karlo-prior"),
+            PublishedPart("text_proj", "text_proj", "karlo-text-proj"),
+            PublishedPart("decoder", "decoder", "diffusers-unet"),
+            PublishedPart("super_res_first", "super_res_first", "diffusers-unet"),
+            PublishedPart("super_res_last", "super_res_last", "diffusers-unet"),
+            PublishedPart("image_encoder", "image_encoder", "karlo-image-encoder", optional=True),
+        ),
+    ),
+    WholeKind(
+        "glide-text2im",
+        "GLIDE as a whole: a folder with base.pt and upsample.pt",
+        (PublishedPart("base.pt", "base", "glide"), PublishedPart("upsample.pt", "upsampler", "glide")),
+    ),
+    WholeKind(
+        "glide-inpaint",
+        "GLIDE for inpainting: a folder with base_inpaint.pt and upsample_inpaint.pt",
+        (PublishedPart("base_inpaint.pt", "base", "glide"), PublishedPart("upsample_inpaint.pt", "upsampler", "glide")),
     ),
 )
 

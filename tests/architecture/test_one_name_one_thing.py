@@ -12,8 +12,14 @@ SAME_FILES = {
     "interpolate.py": ({"commands/edits", "pipelines/edits"}, "the command, and the functions that it calls"),
     "vary.py": ({"commands/edits", "pipelines/edits"}, "the command, and the function that it calls"),
     "llamagen.py": ({"models", "pretrained/publishers"}, "the model, and its published weights"),
-    "glide.py": ({"models", "pipelines", "pretrained/publishers"}, "the model, its sampling, its published weights"),
-    "karlo.py": ({"pipelines", "pretrained/publishers"}, "the pipeline, and the published weights of its parts"),
+    "glide.py": (
+        {"models", "pipelines/imported", "pretrained/publishers"},
+        "the model, its sampling, its published weights",
+    ),
+    "karlo.py": (
+        {"pipelines/imported", "pretrained/publishers"},
+        "the pipeline, and the published weights of its parts",
+    ),
 }
 """File names that are the same thing in several folders: the folders, and the reason."""
 

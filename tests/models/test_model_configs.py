@@ -10,7 +10,7 @@ from flax import nnx
 from dalle_jax.config.bind import loads
 from dalle_jax.config.render import render
 from dalle_jax.models import model_configs
-from dalle_jax.models.clip import ClipConfig, ClipTextConfig, TowerConfig
+from dalle_jax.models.clip import ClipConfig, ClipImageConfig, ClipTextConfig, TowerConfig
 from dalle_jax.models.code_denoiser import CodeDenoiserConfig
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.models.dalle import DalleConfig
@@ -67,6 +67,7 @@ CONFIGS = [
     MlpPriorConfig(embed_width=8, width=8, hidden=8, layers=1),
     LpipsConfig(widths=(4, 4), depths=(1, 1)),
     ClipTextConfig(vocab_size=9, text_length=3, text=TOWER, embed_width=8),
+    ClipImageConfig(image_size=8, patch=4, vision=TOWER, embed_width=8),
     DiffusionPriorConfig(**PRIOR),
     OneStepPriorConfig(**PRIOR),
     AutoregressivePriorConfig(**PRIOR, components=4, buckets=6, dot_products=4),

@@ -1,11 +1,15 @@
 """CLIP against Hugging Face, OpenAI and open_clip: blocks, towers, logits."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dalle_jax.losses.contrastive import similarities
 from dalle_jax.models.clip import unit
+from dalle_jax.pretrained.files.read_weights import read_tensors
+from dalle_jax.pretrained.files.safetensors_files import write_safetensors
 from tests.parity.fixtures import assert_close, fixture, imported, run
 
 
@@ -51,6 +55,24 @@ def test_hugging_face_logits(hugging_face):
     got = run(logits, clip, pixels(io), ids(io))
     assert_close(got, io["out_logits_per_image"], tolerance)
     assert_close(got.T, io["out_logits_per_text"], tolerance)
+
+
+def test_an_image_encoder_alone_is_the_image_tower_of_the_whole(hugging_face, tmp_path):
+    """Karlo's variations publish the tower so; its vectors are those before the L2 normalisation."""
+    (folder, io, tolerance), clip = hugging_face
+    (tmp_path / "feature_extractor").mkdir()
+    whole = json.loads((folder / "config.json").read_text())
+    (tmp_path / "image_encoder").mkdir()
+    (tmp_path / "image_encoder" / "config.json").write_text(json.dumps(whole["vision_config"]))
+    mean = {"image_mean": [0.5, 0.4, 0.3]}
+    (tmp_path / "feature_extractor" / "preprocessor_config.json").write_text(json.dumps(mean))
+    tensors = {name: x for name, x in read_tensors(folder / "model.safetensors").items() if name.startswith("vis")}
+    write_safetensors(tmp_path / "image_encoder" / "model.safetensors", tensors, {})
+    encoder = imported("karlo-image-encoder", tmp_path / "image_encoder")
+    assert encoder.config.pixel_mean == (0.5, 0.4, 0.3) and encoder.config.image_size == clip.config.image_size
+    own = pixels(io) * np.asarray(encoder.config.pixel_std) + np.asarray(encoder.config.pixel_mean)
+    got = run(lambda encoder, x: encoder.encode_image(x), encoder, own.astype(np.float32))
+    assert_close(unit(jnp.asarray(got)), io["out_image_embeds"], tolerance)
 
 
 @pytest.mark.parametrize("file", ["model.pt", "state_dict.pt"])

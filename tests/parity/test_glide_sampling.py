@@ -12,7 +12,7 @@ from dalle_jax.diffusion.process import DiscreteProcess
 from dalle_jax.diffusion.samplers.sampler import RecordedNoise
 from dalle_jax.diffusion.spacing import SectionSteps
 from dalle_jax.models.glide import KnownPixels, kept_pixels, low_resolution
-from dalle_jax.pipelines.glide import (
+from dalle_jax.pipelines.imported.glide_stages import (
     GlidePrompts,
     base_levels,
     read_prompts,
@@ -20,7 +20,7 @@ from dalle_jax.pipelines.glide import (
     sample_upsampler,
     upsampler_levels,
 )
-from dalle_jax.pipelines.karlo import StageNoise
+from dalle_jax.pipelines.imported.karlo_stages import StageNoise
 from dalle_jax.text.byte_pairs import GPT2_WORDS, bytes_to_letters
 from dalle_jax.text.glide_bpe import END, GlideTokenizer
 from tests.parity.fixtures import assert_close, fixture, glide_network, run

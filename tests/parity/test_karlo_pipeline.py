@@ -13,7 +13,7 @@ import dalle_jax
 from dalle_jax.__main__ import main
 from dalle_jax.diffusion.samplers.sampler import RecordedNoise
 from dalle_jax.models.priors.prior import read_text
-from dalle_jax.pipelines.karlo import KarloNetworks, StageNoise, decode, upsample
+from dalle_jax.pipelines.imported.karlo_stages import KarloNetworks, StageNoise, decode, upsample
 from tests.parity.fixtures import assert_close, fixture, imported
 from tests.parity.scheduler_rounding import RoundedDdpm
 
@@ -83,11 +83,11 @@ def published(tmp_path_factory):
 
 
 def test_an_imported_karlo_samples_by_command(published, tmp_path):
-    """Images by command are those of the pipeline in Python, of the published size."""
+    """Images by command are those of the pipeline in Python, of the published size and by the published guidance."""
     assert main(["import", "karlo", str(published), str(tmp_path / "karlo")]) == 0
     pipeline = dalle_jax.load(tmp_path / "karlo", steps=2)
     side = json.loads((published / "super_res_first" / "config.json").read_text())["sample_size"]
-    options = ["--prompt", "red", "--candidates", "2", "--guidance", "8", "--steps", "2", "--seed", "5"]
+    options = ["--prompt", "red", "--candidates", "2", "--steps", "2", "--seed", "5"]
     assert main(["sample", "--model", str(tmp_path / "karlo"), *options, "--out", str(tmp_path / "out")]) == 0
     drawn = [np.asarray(Image.open(one)) for one in sorted((tmp_path / "out").glob("0000_*.png"))]
     expected = pipeline("red", candidates=2, guidance=8.0, seed=5)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dalle_jax import storage
-from dalle_jax.commands.mesh_flags import add_mesh_flags, layout_of
+from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, layout_of
 from dalle_jax.commands.sample import add_decoder_flags, add_option_flags, truncation_warnings
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.contact import GREY, contact_cell
@@ -16,6 +16,7 @@ from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
 from dalle_jax.pipelines.edits.filler import HoleFiller
 from dalle_jax.pipelines.edits.painting import CONTEXT, FilledImage
+from dalle_jax.pipelines.imported.glide import GlidePipeline
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
 from dalle_jax.pipelines.pixel_unclip import PixelUnclip
 from dalle_jax.pipelines.text_to_image import TextToImage
@@ -52,7 +53,7 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
 
 
-def load_painter(args: argparse.Namespace) -> TextToImage | Unclip | PixelUnclip:
+def load_painter(args: argparse.Namespace) -> TextToImage | Unclip | PixelUnclip | GlidePipeline:
     """Check the output folder, and load the pipeline. Raise UserError for one that fills no holes."""
     storage.check_output(args.out)
     layout = layout_of(args.mesh, args.rules)

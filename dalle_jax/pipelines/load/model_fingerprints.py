@@ -3,7 +3,8 @@
 import hashlib
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.pipelines.load.karlo_pipeline import KARLO
+from dalle_jax.pipelines.load.glide_pipeline import GLIDE, GLIDE_PARTS
+from dalle_jax.pipelines.load.karlo_pipeline import KARLO, KARLO_PARTS
 from dalle_jax.pipelines.load.models import read_model_file, stage_folders
 from dalle_jax.pipelines.load.text import fingerprint_of_folder
 from dalle_jax.storage import Place, place
@@ -16,8 +17,9 @@ def model_fingerprints(
     folder: Place, image_tokenizer: Place | None = None, clip: Place | None = None
 ) -> dict[str, str]:
     """Return the fingerprint of each model that ``load_pipeline`` loads for these folders, by name."""
-    if (folder / KARLO).is_file():
-        parts = ("text_encoder", "prior", "text_proj", "decoder", "super_res_first", "super_res_last")
+    imported = {KARLO: KARLO_PARTS, GLIDE: GLIDE_PARTS}
+    parts = next((parts for file, parts in imported.items() if (folder / file).is_file()), None)
+    if parts is not None:
         found = {part: folder / part for part in parts}
     else:
         needs = stage_folders(folder, image_tokenizer, clip).needs

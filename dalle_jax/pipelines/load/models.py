@@ -10,10 +10,9 @@ from dalle_jax import storage
 from dalle_jax.config.bind import loads
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
-from dalle_jax.layers.compute_dtype import compute_dtypes
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.code_denoiser import CodeDenoiser, CodeDenoiserConfig
-from dalle_jax.models.code_generator import CodeGenerator, prepare_for_sampling
+from dalle_jax.models.code_generator import CodeGenerator, compute_dtypes, prepare_for_sampling
 from dalle_jax.models.decoders.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from dalle_jax.models.decoders.upsampler import Upsampler, UpsamplerConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
@@ -83,6 +82,7 @@ class PipelineFile:
         return "decoder" in self.needs
 
 
+MODEL_FILE = "model.gin"
 UPSAMPLERS = ("upsampler", "upsampler_2")
 PIPELINE_NEEDS = ("image_tokenizer", "transformer", "clip", "decoder", "prior", *UPSAMPLERS)
 """Names of the models that a pipeline may be made of."""
@@ -96,7 +96,7 @@ def absolute_needs(**folders: str | None) -> dict[str, str]:
 
 def read_model_file(folder: Place) -> ModelFile:
     """Read ``model.gin`` of a run folder. Raise ``UserError`` if it does not exist."""
-    path = folder / "model.gin"
+    path = folder / MODEL_FILE
     if not path.is_file():
         raise UserError(
             f"{folder}: expected the folder of a trained model, which contains model.gin, found no such file"
@@ -114,7 +114,7 @@ def load_network(
     """Load the network of a run folder with its averaged weights; its config must be one of ``kinds``.
 
     With a ``layout`` each device gets only its shards; without one, the first device gets all. With
-    ``in_compute_dtype`` matrices have the dtype in which the network multiplies them (layers/compute_dtype.py).
+    ``in_compute_dtype`` matrices have the dtype in which the network multiplies them (models/code_generator.py).
     """
     file = read_model_file(folder)
     config = file.model

@@ -12,8 +12,10 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.batching import check_batch
 from dalle_jax.pipelines.embedding_pipeline import sees_of
 from dalle_jax.pipelines.image_codec import ImageCodec
-from dalle_jax.pipelines.karlo import Karlo
-from dalle_jax.pipelines.load.karlo_pipeline import KARLO, load_karlo
+from dalle_jax.pipelines.imported.glide import GlidePipeline
+from dalle_jax.pipelines.imported.karlo import Karlo
+from dalle_jax.pipelines.load.glide_pipeline import GLIDE, load_glide, read_glide_file
+from dalle_jax.pipelines.load.karlo_pipeline import KARLO, load_karlo, read_karlo_file
 from dalle_jax.pipelines.load.models import (
     load_clip,
     load_generator,
@@ -32,8 +34,8 @@ from dalle_jax.pipelines.unclip import DECODER_STEPS, Unclip
 from dalle_jax.sampling.options import RecommendedSampling
 from dalle_jax.storage import Place
 
-AnyPipeline: TypeAlias = TextToImage | Unclip | PixelUnclip | Karlo
-"""A pipeline of a transformer, or one of CLIP, prior and decoder."""
+AnyPipeline: TypeAlias = TextToImage | Unclip | PixelUnclip | Karlo | GlidePipeline
+"""A pipeline of a transformer, one of CLIP, prior and decoder, or GLIDE's."""
 
 
 def load_pipeline(
@@ -54,12 +56,14 @@ def load_pipeline(
     or if its codebook has a different size.
     """
     check_batch(batch, 1 if layout is None else layout.parts(BATCH))
-    if (folder / KARLO).is_file():
+    is_karlo = (folder / KARLO).is_file()
+    if is_karlo or (folder / GLIDE).is_file():
         for name, value in {"image_tokenizer": image_tokenizer, "sees": sees}.items():
             if value is not None:
-                raise UserError(f"{name}: expected none for Karlo in {folder}, got {value}")
+                raise UserError(f"{name}: expected none for the imported pipeline in {folder}, got {value}")
         ranker = None if clip is None else load_ranker(clip, batch, layout)
-        return load_karlo(folder, ranker=ranker, steps=steps, batch=batch, layout=layout)
+        load_imported = load_karlo if is_karlo else load_glide
+        return load_imported(folder, ranker=ranker, steps=steps, batch=batch, layout=layout)
     file = stage_folders(folder, image_tokenizer, clip)
     if not file.is_unclip:
         for name in (name for name, value in {"sees": sees, "steps": steps}.items() if value is not None):
@@ -76,7 +80,9 @@ def load_pipeline(
 def recommended_sampling(folder: Place) -> RecommendedSampling:
     """Read the options of sampling that are recommended for the model of a folder, without loading it."""
     if (folder / KARLO).is_file():
-        return RecommendedSampling()
+        return RecommendedSampling(guidance=read_karlo_file(folder).guidance)
+    if (folder / GLIDE).is_file():
+        return RecommendedSampling(guidance=read_glide_file(folder).guidance)
     file = stage_folders(folder, image_tokenizer=folder)
     if file.is_unclip:
         return RecommendedSampling()

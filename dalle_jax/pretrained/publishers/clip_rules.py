@@ -142,22 +142,28 @@ def hugging_face_rules(config: ClipConfig) -> list[Rule]:
         raise ValueError(f"expected a CLIP with a vision transformer, as CLIPModel has, got {type(vision).__name__}")
     rules = [
         rule("log_scale", "logit_scale"),
-        rule(
-            "vision.embed.kernel",
-            "vision_model.embeddings.patch_embedding.weight",
-            transform=patch_kernel(config.patch, vision.width),
-        ),
-        rule("vision.class_token", "vision_model.embeddings.class_embedding"),
-        rule("vision.positions.table", "vision_model.embeddings.position_embedding.weight"),
-        *layer_norm("vision.norm_before", "vision_model.pre_layrnorm"),
-        *layer_norm("vision.norm_after", "vision_model.post_layernorm"),
-        rule("vision.project.kernel", "visual_projection.weight", transform=TRANSPOSE),
+        *hugging_face_vision_rules(vision, config.patch),
         rule("text.tokens.table", "text_model.embeddings.token_embedding.weight"),
         rule("text.positions.table", "text_model.embeddings.position_embedding.weight"),
         *layer_norm("text.norm_after", "text_model.final_layer_norm"),
         rule("text.project.kernel", "text_projection.weight", transform=TRANSPOSE),
     ]
-    for name, tower in (("vision", vision), ("text", text)):
-        for layer in range(tower.layers):
-            rules += hugging_face_block(f"{name}.stack.blocks.{layer}", f"{name}_model.encoder.layers.{layer}", tower)
+    for layer in range(text.layers):
+        rules += hugging_face_block(f"text.stack.blocks.{layer}", f"text_model.encoder.layers.{layer}", text)
+    return rules
+
+
+def hugging_face_vision_rules(vision: TowerConfig, patch: int) -> list[Rule]:
+    """Build the rules of a vision transformer and its projection by Hugging Face's names."""
+    kernel, embeddings = patch_kernel(patch, vision.width), "vision_model.embeddings"
+    rules = [
+        rule("vision.embed.kernel", f"{embeddings}.patch_embedding.weight", transform=kernel),
+        rule("vision.class_token", f"{embeddings}.class_embedding"),
+        rule("vision.positions.table", f"{embeddings}.position_embedding.weight"),
+        *layer_norm("vision.norm_before", "vision_model.pre_layrnorm"),
+        *layer_norm("vision.norm_after", "vision_model.post_layernorm"),
+        rule("vision.project.kernel", "visual_projection.weight", transform=TRANSPOSE),
+    ]
+    for layer in range(vision.layers):
+        rules += hugging_face_block(f"vision.stack.blocks.{layer}", f"vision_model.encoder.layers.{layer}", vision)
     return rules

@@ -22,7 +22,11 @@ from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.tensors import is_size
 from dalle_jax.pretrained.mapping import IDENTITY, Rule, Transform, rule, to_published
 from dalle_jax.pretrained.publisher import Json, Published, find_vocabulary, read_json, read_licence
+from dalle_jax.sampling.options import RecommendedSampling
 from dalle_jax.text.bart_bpe import BartBpe
+
+DEMO = RecommendedSampling(guidance=10.0)
+"""``cond_scale`` of the authors' inference notebook, which sets neither top-k nor top-p."""
 
 PAD_ID, EMPTY_CAPTION = 1, (0, 2)
 """BART's ``<pad>``, and the ids ``<s> </s>`` of a caption without words."""
@@ -306,6 +310,7 @@ def published(source: Path) -> Published:
         licence=read_licence(source),
         vocabulary=vocabulary_for(flags),
         vocabulary_file=find_vocabulary(source),
+        sampling=DEMO,
     )
 
 

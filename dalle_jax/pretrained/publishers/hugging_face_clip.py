@@ -2,12 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.models.clip import PIXEL_MEAN, PIXEL_STD, Clip, ClipConfig, FirstEnd, LargestId, TowerConfig
+from dalle_jax.models.clip import (
+    PIXEL_MEAN,
+    PIXEL_STD,
+    Clip,
+    ClipConfig,
+    ClipImageConfig,
+    FirstEnd,
+    LargestId,
+    TowerConfig,
+)
 from dalle_jax.pretrained.files.read_weights import read_tensors, source_files
 from dalle_jax.pretrained.files.safetensors_files import write_safetensors
 from dalle_jax.pretrained.files.tensors import Tensors, file_error
@@ -25,7 +35,7 @@ from dalle_jax.pretrained.publisher import (
     read_licence,
     tensor_shape,
 )
-from dalle_jax.pretrained.publishers.clip_rules import hugging_face_rules
+from dalle_jax.pretrained.publishers.clip_rules import hugging_face_rules, hugging_face_vision_rules
 from dalle_jax.pretrained.publishers.open_clip import rgb_triple
 from dalle_jax.pretrained.publishers.openai_clip import tower_config
 from dalle_jax.text.clip_bpe import ClipBpe
@@ -36,6 +46,7 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+PREPROCESSING = "preprocessor_config.json"
 IGNORED = {r".*\.position_ids": "the constants 0, 1, 2 and so on"}
 ACTIVATIONS = ("quick_gelu", "gelu")
 ONLY = {"layer_norm_eps": 1e-5, "num_channels": 3, "attention_dropout": 0.0, "dropout": 0.0}
@@ -56,7 +67,7 @@ def published(source: Path) -> Published:
         check_flags(path, {name: value for name, value in part.items() if name in ONLY}, ONLY)
     weights = find_file(source, WEIGHTS)
     tensors = read_tensors(weights)
-    preprocessing = source / "preprocessor_config.json"
+    preprocessing = source / PREPROCESSING
     config = _config(path, parts, tensors, read_json(preprocessing) if preprocessing.is_file() else {})
     optional = (preprocessing,) if preprocessing.is_file() else ()
     return Published(
@@ -71,27 +82,70 @@ def published(source: Path) -> Published:
     )
 
 
+def published_image_encoder(source: Path) -> Published:
+    """Read the image tower of Karlo's variations, transformers' ``CLIPVisionModelWithProjection`` in a folder.
+
+    ``preprocessor_config.json`` lies in the folder ``feature_extractor`` next to it, or in the folder itself.
+    """
+    path = source / "config.json"
+    vision = read_json(path)
+    check_flags(path, {name: value for name, value in vision.items() if name in ONLY}, ONLY)
+    weights = find_file(source, WEIGHTS)
+    tensors = read_tensors(weights)
+    places = (source.parent / "feature_extractor" / PREPROCESSING, source / PREPROCESSING)
+    optional = tuple(one for one in places if one.is_file())[:1]
+    preprocessing = read_json(optional[0]) if optional else {}
+    _, _, patch, _ = tensor_shape(tensors, "vision_model.embeddings.patch_embedding.weight", 4)
+    config = ClipImageConfig(
+        image_size=_image_size(tensors, patch),
+        patch=patch,
+        vision=_tower(path, tensors, "vision", vision.get("num_attention_heads", 12)),
+        embed_width=tensor_shape(tensors, "visual_projection.weight", 2)[0],
+        activation=_activation(path, [vision.get("hidden_act", "quick_gelu")]),
+        pixel_mean=rgb_triple(path, preprocessing.get("image_mean", PIXEL_MEAN)),
+        pixel_std=rgb_triple(path, preprocessing.get("image_std", PIXEL_STD)),
+        crop="hugging_face",
+    )
+    return Published(
+        config=config,
+        tensors=tensors,
+        rules=hugging_face_vision_rules(config.vision, patch),
+        ignored=IGNORED,
+        files=(path, *optional, *source_files(weights)),
+        licence=read_licence(source.parent),
+    )
+
+
+def _image_size(tensors: Tensors, patch: int) -> int:
+    table = "vision_model.embeddings.position_embedding.weight"
+    return patch * grid_side(tensors, table, tensor_shape(tensors, table, 2)[0] - 1)
+
+
+def _activation(path: Path, towers: list[object]) -> Literal["gelu", "quick_gelu"]:
+    """Return the activation of all towers. Raise UserError if they differ, or for one that is not implemented."""
+    if len(set(map(str, towers))) > 1 or towers[0] not in ACTIVATIONS:
+        got = " and ".join(map(str, towers))
+        raise file_error(path, f"one hidden_act of {' or '.join(ACTIVATIONS)} for all towers", got[:80])
+    return "quick_gelu" if towers[0] == "quick_gelu" else "gelu"
+
+
 def _config(path: Path, parts: dict[str, Json], tensors: Tensors, preprocessing: Json) -> ClipConfig:
     vision, text = parts["vision"], parts["text"]
-    activations = [part.get("hidden_act", "quick_gelu") for part in parts.values()]
-    if len(set(map(str, activations))) > 1 or activations[0] not in ACTIVATIONS:
-        got = " and ".join(map(str, activations))
-        raise file_error(path, f"one hidden_act of {' or '.join(ACTIVATIONS)} for both towers", got[:80])
+    activation = _activation(path, [part.get("hidden_act", "quick_gelu") for part in parts.values()])
     _, _, patch, _ = tensor_shape(tensors, "vision_model.embeddings.patch_embedding.weight", 4)
-    table = "vision_model.embeddings.position_embedding.weight"
     end = text.get("eos_token_id", 49_407)
     if not isinstance(end, int):
         raise file_error(path, "text_config.eos_token_id to be a whole number", repr(end)[:80])
     vocab_size = tensor_shape(tensors, "text_model.embeddings.token_embedding.weight", 2)[0]
     return ClipConfig(
-        image_size=patch * grid_side(tensors, table, tensor_shape(tensors, table, 2)[0] - 1),
+        image_size=_image_size(tensors, patch),
         patch=patch,
         vision=_tower(path, tensors, "vision", vision.get("num_attention_heads", 12)),
         vocab_size=vocab_size,
         text_length=tensor_shape(tensors, "text_model.embeddings.position_embedding.weight", 2)[0],
         text=_tower(path, tensors, "text", text.get("num_attention_heads", 8)),
         embed_width=tensor_shape(tensors, "text_projection.weight", 2)[0],
-        activation="quick_gelu" if activations[0] == "quick_gelu" else "gelu",
+        activation=activation,
         end_of_text=LargestId() if end == LEGACY_END else FirstEnd(end),
         pixel_mean=rgb_triple(path, preprocessing.get("image_mean", PIXEL_MEAN)),
         pixel_std=rgb_triple(path, preprocessing.get("image_std", PIXEL_STD)),
@@ -123,7 +177,7 @@ def export(clip: Clip, folder: Path) -> None:
         raise UserError("export to Hugging Face: expected end_of_text = @LargestId or @FirstEnd, got @LastToken")
     tensors = to_published(clip, hugging_face_rules(config))
     tensors = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
-    files = {"config.json": _config_json(config, config.vision), "preprocessor_config.json": _preprocessing(config)}
+    files = {"config.json": _config_json(config, config.vision), PREPROCESSING: _preprocessing(config)}
     for name, value in files.items():
         storage.write(folder / name, (json.dumps(value, indent=2) + "\n").encode())
     write_safetensors(folder / WEIGHTS[0], tensors, {"format": "pt"})

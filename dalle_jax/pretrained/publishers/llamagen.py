@@ -15,6 +15,7 @@ from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.tensors import StoredTensor, Tensors
 from dalle_jax.pretrained.mapping import IDENTITY, TRANSPOSE, Rule, Transform, dense, rule
 from dalle_jax.pretrained.publisher import Published, positive_int, read_json, read_licence
+from dalle_jax.sampling.options import RecommendedSampling
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def tensors_of(path: Path, caption_length: int | None = None) -> Tensors:
     return found
 
 
+OF_CLASSES, OF_CAPTIONS = RecommendedSampling(4.0, 2000), RecommendedSampling(7.5, 1000)
+"""Defaults of the authors' programs sample_c2i.py and sample_t2i.py."""
 IGNORED = {r"freqs_cis": "a table that is computed from the sizes"}
 
 
@@ -80,6 +83,7 @@ def published(source: Path) -> Published:
         name=next(
             (name for name, one in SIZES.items() if (one.depth, one.width) == (config.depth, config.width)), None
         ),
+        sampling=OF_CLASSES if isinstance(config.condition, ByClass) else OF_CAPTIONS,
     )
 
 

@@ -17,9 +17,12 @@ from dalle_jax.pretrained.files.tensors import Tensors
 from dalle_jax.pretrained.mapping import TRANSPOSE, Rule, Transform, rule
 from dalle_jax.pretrained.publisher import Published, find_vocabulary, read_json, read_licence
 from dalle_jax.pretrained.publishers.dalle_mini import EMPTY_CAPTION, PAD_ID, VQGAN_CODES, config_from_json, rules_for
+from dalle_jax.sampling.options import RecommendedSampling
 from dalle_jax.text.bart_bpe import BartBpe
 
 HEAD_WIDTH = 64
+DEMO = RecommendedSampling(guidance=16.0, top_k=256)
+"""``supercondition_factor`` and ``top_k`` of the authors' program."""
 
 NAMES = {
     "LayerNorm_0/bias": "pre_self_attn_layer_norm.bias",
@@ -151,4 +154,5 @@ def published(source: Path) -> Published:
         licence=read_licence(source),
         vocabulary=BartBpe(variant="min_dalle"),
         vocabulary_file=find_vocabulary(source),
+        sampling=DEMO,
     )

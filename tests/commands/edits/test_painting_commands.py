@@ -12,7 +12,7 @@ import dalle_jax
 from dalle_jax.__main__ import main
 from dalle_jax.commands.edits import painting_flags
 from dalle_jax.pipelines.edits.painting import inpaint
-from dalle_jax.pipelines.karlo import Karlo
+from dalle_jax.pipelines.imported.karlo import Karlo
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (21, 33, 3), np.uint8)
 MASK = np.zeros((21, 33), bool)

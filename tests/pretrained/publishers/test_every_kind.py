@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.models.clip import Clip, ClipTextConfig, FirstEnd, TowerConfig
+from dalle_jax.models.clip import Clip, ClipImageConfig, ClipTextConfig, FirstEnd, TowerConfig
 from dalle_jax.models.dalle_bart import DalleBart
 from dalle_jax.models.dvae import Dvae
 from dalle_jax.models.glide import Glide, GlideConfig
@@ -25,8 +25,9 @@ from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.mapping import Rule, fill, to_published
 from dalle_jax.pretrained.publisher import KINDS, find_kind
 from dalle_jax.pretrained.publishers import dalle_mini, glide, karlo, llamagen, min_dalle, openai_dvae
-from dalle_jax.pretrained.publishers.clip_rules import openai_rules
+from dalle_jax.pretrained.publishers.clip_rules import hugging_face_vision_rules, openai_rules
 from dalle_jax.pretrained.publishers.vqgan_layouts import LLAMAGEN, name_pairs, torch_rules
+from dalle_jax.sampling.options import RecommendedSampling
 from tests.commands.test_import import CONFIG as CLIP
 from tests.pretrained.publishers.test_generators import BART, LLAMA
 from tests.pretrained.publishers.test_image_tokenizer_files import DVAE, VQGAN, lpips_tensors, noisy, save
@@ -157,6 +158,12 @@ def karlo_text_encoder(folder: Path) -> Path:
     return karlo_part(folder, config, karlo.text_encoder_rules(config), flags, "model.safetensors")
 
 
+def karlo_image_encoder(folder: Path) -> Path:
+    config = ClipImageConfig(4, 2, TowerConfig(EMBED, 1, 2, 8), EMBED, "quick_gelu", crop="hugging_face")
+    rules = hugging_face_vision_rules(config.vision, config.patch)
+    return karlo_part(folder, config, rules, {"num_attention_heads": 2}, "model.safetensors")
+
+
 Made = Callable[[Path], Path]
 SOURCES: dict[str, tuple[Made, str, str, str]] = {
     "openai-clip": (openai_clip, "clip.pt", "ln_final.bias", "visual.ln_pre.weight"),
@@ -180,6 +187,12 @@ SOURCES: dict[str, tuple[Made, str, str, str]] = {
         "model.safetensors",
         "text_model.final_layer_norm.bias",
         "text_model.encoder.layers.0.mlp.fc2.bias",
+    ),
+    "karlo-image-encoder": (
+        karlo_image_encoder,
+        "model.safetensors",
+        "vision_model.post_layernorm.bias",
+        "vision_model.encoder.layers.0.mlp.fc2.bias",
     ),
 }
 """Function that writes a small source, the file to corrupt, a tensor to remove and a tensor to enlarge."""
@@ -275,6 +288,7 @@ def test_a_tensor_in_both_files_of_lpips_is_refused(tmp_path):
         ("karlo-text-encoder", {"layer_norm_eps": 1e-6}, "layer_norm_eps = '1e-06', of which only 1e-05"),
         ("karlo-text-encoder", {"eos_token_id": "8"}, "eos_token_id to be a whole number, got '8'"),
         ("karlo-text-encoder", {"num_attention_heads": 3}, "num_attention_heads to divide 4, got 3"),
+        ("karlo-image-encoder", {"hidden_act": "relu"}, "hidden_act of quick_gelu or gelu for all towers, got relu"),
     ],
 )
 def test_a_config_of_diffusers_that_is_not_implemented_is_one_line(tmp_path, name, changes, message):
@@ -284,3 +298,12 @@ def test_a_config_of_diffusers_that_is_not_implemented_is_one_line(tmp_path, nam
     with pytest.raises(UserError) as caught:
         find_kind(name).read(source)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("dalle-mini", (10.0, None)), ("min-dalle", (16.0, 256)), ("llamagen", (4.0, 2000)), ("taming-vqgan", None)],
+)
+def test_a_model_that_samples_has_its_publishers_options(tmp_path, name, expected):
+    found = find_kind(name).read(SOURCES[name][0](tmp_path)).sampling
+    assert found == (None if expected is None else RecommendedSampling(*expected))

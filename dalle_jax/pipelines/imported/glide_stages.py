@@ -1,4 +1,4 @@
-"""GLIDE's sampling: caption, base network, upsampler; both also inpaint (Nichol et al. 2021, arXiv 2112.10741).
+"""GLIDE's stages: caption, base network, upsampler; both also inpaint (Nichol et al. 2021, arXiv 2112.10741).
 
 The processes, steps and temperature are those of the published notebooks.
 
@@ -21,7 +21,7 @@ from dalle_jax.diffusion.samplers.ddpm import Ddpm
 from dalle_jax.diffusion.samplers.sampler import KeyedNoise, Sampler
 from dalle_jax.diffusion.spacing import Fast27Steps, SectionSteps
 from dalle_jax.models.glide import Glide, KnownPixels, kept_pixels, low_resolution
-from dalle_jax.pipelines.karlo import StageNoise
+from dalle_jax.pipelines.imported.karlo_stages import StageNoise
 from dalle_jax.text.tokenizer import TextTokenizer
 
 FORM = Parameterization("noise", ClipX0(1.0))
@@ -42,9 +42,9 @@ def read_prompts(tokenizer: TextTokenizer, captions: list[str]) -> GlidePrompts:
     return GlidePrompts(tokens, tokens != tokenizer.pad_id)
 
 
-def base_levels() -> Levels:
-    """Return the 100 steps of the base."""
-    return DiscreteProcess.of(CosineNoise(), SectionSteps((100,))).levels
+def base_levels(steps: int = 100) -> Levels:
+    """Return the steps of the base."""
+    return DiscreteProcess.of(CosineNoise(), SectionSteps((steps,))).levels
 
 
 def upsampler_levels() -> Levels:

@@ -11,11 +11,10 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.diffusion.levels import NoiseLevel
 from dalle_jax.diffusion.parameterization import ModelOutput
 from dalle_jax.models.priors.prior import PriorOptions, read_text
-from dalle_jax.pipelines.karlo import (
+from dalle_jax.pipelines.imported.karlo import Karlo, KarloFile
+from dalle_jax.pipelines.imported.karlo_stages import (
     FIXED,
     FORM,
-    Karlo,
-    KarloFile,
     KarloNetworks,
     StageNoise,
     decode,

@@ -1,0 +1,175 @@
+"""GLIDE as a pipeline that samples images of prompts, and fills holes with its inpainting networks (arXiv 2112.10741).
+
+B rows   P prompts   M candidates of a prompt   T text length   S side of the image
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dalle_jax.arrays import Array, Float, Key, UInt8
+from dalle_jax.config.errors import UserError
+from dalle_jax.images.pixels import to_uint8
+from dalle_jax.models.glide import Glide, KnownPixels
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.compiled_network import CompiledNetwork
+from dalle_jax.pipelines.edits.filler import FillCall
+from dalle_jax.pipelines.edits.pixel_filler import known_at
+from dalle_jax.pipelines.imported.glide_stages import (
+    GlidePrompts,
+    base_levels,
+    read_prompts,
+    sample_base,
+    sample_upsampler,
+    upsampler_noise,
+)
+from dalle_jax.pipelines.imported.karlo_stages import StageNoise
+from dalle_jax.pipelines.prompted_pipeline import DiffusionPipeline, DrawCall, check_diffusion_options
+from dalle_jax.pipelines.prompts import TextPrompts
+from dalle_jax.pipelines.ranker import ClipRanker
+from dalle_jax.pipelines.request import Request
+from dalle_jax.sampling.options import RecommendedSampling
+
+KEPT_CHANNELS = 4
+"""The additional input channels of an inpainting network: the kept pixels and their mask."""
+
+
+@dataclass(frozen=True)
+class GlideFile:
+    """The content of ``glide.gin``, next to the folders of the networks: image sizes, and sampling as published.
+
+    ``base_side`` and ``side`` are the sides of the base's image and of the result, in pixels. ``guidance`` is the
+    base's, for requests that give none, and ``steps`` are the base's; the upsampler's 27 are fixed.
+    """
+
+    base_side: int = 64
+    side: int = 256
+    guidance: float = 3.0
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        if self.side % self.base_side or not 2 <= self.steps <= 1000:
+            raise ValueError(
+                "side, steps: expected a multiple of base_side, and between 2 and 1000, got "
+                f"{self.side} with {self.base_side}, and {self.steps}"
+            )
+
+
+class GlideNetworks(nnx.Module):
+    """The base and the upsampler, both for inpainting or both not."""
+
+    def __init__(self, base: Glide, upsampler: Glide) -> None:
+        self.base, self.upsampler = base, upsampler
+        found = base.config.unet.extra_channels, upsampler.config.unet.extra_channels
+        if found not in ((0, 3), (KEPT_CHANNELS, KEPT_CHANNELS + 3)):
+            raise UserError(
+                "base, upsampler: expected networks with 0 and 3 additional channels, or 4 and 7 for inpainting, got "
+                f"{found[0]} and {found[1]}"
+            )
+
+    @property
+    def inpaint(self) -> bool:
+        """True for networks that read kept pixels."""
+        return self.base.config.unet.extra_channels == KEPT_CHANNELS
+
+
+class KnownSizes(NamedTuple):
+    """Known pixels at the size of the base and at that of the result."""
+
+    small: KnownPixels
+    large: KnownPixels
+
+
+def _sample(
+    networks: GlideNetworks,
+    prompts: GlidePrompts,
+    empty: GlidePrompts,
+    keys: Key[Array, "P M"],
+    guidance: Float[Array, " P"],
+    known: KnownSizes | None,
+    file: GlideFile,
+    guided: bool,
+) -> UInt8[Array, "B S S 3"]:
+    """Sample M images of each prompt; an image depends on its key, its prompt and its known pixels alone."""
+    rows, count = keys.reshape(-1), keys.shape[1]
+    text = GlidePrompts(*(jnp.repeat(leaf, count, axis=0) for leaf in prompts))
+    base_keys, upsampler_keys = (
+        jax.vmap(lambda key, stage=stage: jax.random.fold_in(key, stage))(rows) for stage in range(2)
+    )
+    small_shape, large_shape = (file.base_side, file.base_side, 3), (file.side, file.side, 3)
+    if known is None and networks.inpaint:
+        known = KnownSizes(_nothing_known(len(rows), small_shape), _nothing_known(len(rows), large_shape))
+    image = sample_base(
+        networks.base, text, empty, StageNoise.of(base_keys, small_shape),
+        jnp.repeat(guidance, count) if guided else None, known=None if known is None else known.small,
+        levels=base_levels(file.steps),
+    )  # fmt: skip
+    noise = upsampler_noise(upsampler_keys, large_shape)
+    large = sample_upsampler(networks.upsampler, text, image, noise, known=None if known is None else known.large)
+    return to_uint8((large + 1) / 2)
+
+
+def _nothing_known(rows: int, shape: tuple[int, int, int]) -> KnownPixels:
+    return KnownPixels(jnp.zeros((rows, *shape)), jnp.zeros((rows, *shape[:2], 1)))
+
+
+class GlidePipeline(DiffusionPipeline):
+    """Base and upsampler, the reader of prompts, and a CLIP that ranks the images, if there is one.
+
+    A call samples at most ``batch`` images.
+    """
+
+    def __init__(
+        self,
+        networks: GlideNetworks,
+        prompts: TextPrompts,
+        file: GlideFile,
+        *,
+        ranker: ClipRanker | None = None,
+        batch: int = 64,
+        layout: Layout | None = None,
+    ) -> None:
+        """Place the networks by ``layout``, by default on one device."""
+        self.prompts, self.file, self.ranker, self.batch = prompts, file, ranker, batch
+        self.recommended = RecommendedSampling(guidance=file.guidance)
+        network = CompiledNetwork(networks, layout)
+        self.parts, self._inpaints = network.parts, networks.inpaint
+        self._sample = network.jit(_sample, static_argnames=("file", "guided"))
+
+    @property
+    def side(self) -> int:
+        """The side of an image in pixels."""
+        return self.file.side
+
+    def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
+        """Draw the hidden pixels of windows. Raise UserError without inpainting networks."""
+        if not self._inpaints:
+            raise UserError(
+                "model: expected GLIDE's inpainting networks to fill holes (import glide-inpaint), got those that "
+                "sample whole images"
+            )
+        for prompt, one in zip(call.prompts, call.options, strict=True):
+            check_diffusion_options(Request(prompt, one))
+        known = KnownSizes(known_at(call, self.file.base_side), known_at(call, self.file.side))
+        guidance = jnp.asarray([one.guidance for one in call.options], jnp.float32)
+        guided = any(one.guidance != 1.0 for one in call.options)
+        pixels = self._call([str(one) for one in call.prompts], call.keys, guidance, guided, known)
+        return np.asarray(pixels).reshape(call.windows.shape)
+
+    def _pixels(self, call: DrawCall) -> UInt8[Array, "B S S 3"]:
+        return self._call(call.prompts, call.keys, call.guidance, call.guided, None)
+
+    def _call(
+        self,
+        prompts: list[str],
+        keys: Key[Array, "P M"],
+        guidance: Float[Array, " P"],
+        guided: bool,
+        known: KnownSizes | None,
+    ) -> UInt8[Array, "B S S 3"]:
+        text, empty = (read_prompts(self.prompts.tokenizer, some) for some in (prompts, [""]))
+        return self._sample(text, empty, keys, guidance, known, file=self.file, guided=guided)

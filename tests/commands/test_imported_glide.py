@@ -1,0 +1,95 @@
+"""GLIDE by command: small random networks in the published files are imported, sampled and used to inpaint."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_karlo import random_parameters
+
+import dalle_jax
+from dalle_jax.__main__ import main
+from dalle_jax.config.render import render
+from dalle_jax.models.clip import TowerConfig
+from dalle_jax.models.glide import GlideConfig
+from dalle_jax.models.unet import UNetConfig
+from dalle_jax.pipelines.edits.painting import inpaint
+from dalle_jax.pipelines.imported.glide import GlideFile, GlidePipeline
+from dalle_jax.pretrained.mapping import to_published
+from dalle_jax.pretrained.publishers import glide
+from tests.pretrained.publishers.test_image_tokenizer_files import save
+
+FILES = {"base.pt": 0, "upsample.pt": 3, "base_inpaint.pt": 4, "upsample_inpaint.pt": 7}
+"""The published files, and the additional input channels of their networks."""
+PIECES = {piece: number for number, piece in enumerate(("r", "e", "d", "a", "<|endoftext|>"))}
+SMALL = GlideFile(base_side=4, side=8, steps=3, guidance=30.0)
+PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+MASK = np.zeros((8, 8), bool)
+MASK[2:5, 3:7] = True
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Write a folder of published files; import "text2im" and "inpaint" from it, for images of 8 px."""
+    out = tmp_path_factory.mktemp("glide")
+    source = out / "published"
+    source.mkdir()
+    for name, extra in FILES.items():
+        unet = UNetConfig(32, (1,), 1, (0,), head_size=16, context_width=4, extra_channels=extra)
+        config = GlideConfig(unet, vocab_size=len(PIECES), text_length=3, text=TowerConfig(4, 1, 2))
+        save(source / name, to_published(random_parameters(config, extra), glide.rules_for(config)))
+    (source / "config.json").write_text(json.dumps({"num_head_channels": 16, "xf_heads": 2}))
+    (source / "encoder.json").write_text(json.dumps(PIECES))
+    (source / "vocab.bpe").write_text("#version: 0.2\nzz zz\n")
+    for kind in ("text2im", "inpaint"):
+        assert main(["import", f"glide-{kind}", str(source), str(out / kind)]) == 0
+        file = out / kind / "glide.gin"
+        assert file.read_text() == render(GlideFile())  # the published sizes and steps
+        file.write_text(render(SMALL))
+    return out
+
+
+def test_images_by_command_are_those_of_the_pipeline_with_the_guidance_of_glide_gin(folder, tmp_path):
+    command = ["sample", "--model", str(folder / "text2im"), "--prompt", "red", "--candidates", "2", "--seed", "5"]
+    assert main([*command, "--steps", "2", "--out", str(tmp_path)]) == 0
+    pipeline = dalle_jax.load(folder / "text2im", steps=2)
+    assert isinstance(pipeline, GlidePipeline) and pipeline.side == 8
+    expected = pipeline("red", candidates=2, seed=5, guidance=30.0)
+    for rank, wanted in enumerate(expected.pixels):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"0000_{rank:02d}.png")), wanted)
+    assert not np.array_equal(expected.pixels, pipeline("red", candidates=2, seed=5, guidance=1.0).pixels)
+    alone = pipeline("red", candidates=1, seed=5, first=1, guidance=30.0)
+    assert np.abs(alone.pixels[0].astype(int) - expected.candidates[1]).max() <= 1
+
+
+def test_an_inpainted_image_keeps_its_other_pixels(folder, tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "image.png")
+    Image.fromarray(MASK).save(tmp_path / "mask.png")
+    flags = ["--image", str(tmp_path / "image.png"), "--mask", str(tmp_path / "mask.png"), "--prompt", "red"]
+    out = tmp_path / "out"
+    model = ["--model", str(folder / "inpaint"), "--candidates", "1", "--context", "0"]
+    assert main(["inpaint", *model, *flags, "--out", str(out)]) == 0
+    written = np.asarray(Image.open(out / "00.png"))
+    np.testing.assert_array_equal(written[~MASK], PIXELS[~MASK])
+    pipeline = dalle_jax.load(folder / "inpaint")
+    called = inpaint(pipeline, PIXELS, "red", mask=MASK, candidates=1, context=0.0)
+    np.testing.assert_array_equal(written, called.pixels[0])
+    whole = pipeline("red", candidates=1)  # nothing is known
+    assert whole.pixels.shape == (1, 8, 8, 3)
+
+
+def test_combinations_that_do_not_fit_are_one_line(folder, tmp_path, capsys):
+    Image.fromarray(PIXELS).save(tmp_path / "image.png")
+    image = ["--image", str(tmp_path / "image.png"), "--out", str(tmp_path / "out")]
+    text2im = ["--model", str(folder / "text2im")]
+    out, other = str(tmp_path / "out"), str(tmp_path / "other")
+    cases = {
+        ("outpaint", *text2im, "--right", "4", "--prompt", "red", *image): "expected GLIDE's inpainting networks",
+        ("vary", *text2im, *image): "got a model that decodes no CLIP embedding (GlidePipeline)",
+        ("sample", *text2im, "--sees", "both", "--prompt", "red", "--out", out): "sees: expected none",
+        ("import", "glide-inpaint", str(tmp_path), other): "got no base_inpaint.pt, upsample_inpaint.pt",
+    }
+    for command, message in cases.items():
+        assert main(list(command)) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
