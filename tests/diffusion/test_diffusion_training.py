@@ -1,4 +1,4 @@
-"""CallResult levels and losses of training, on Gaussians whose optimal loss is known."""
+"""Drawn levels and losses of training, on Gaussians whose optimal loss is known."""
 
 import jax
 import jax.numpy as jnp
