@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -116,7 +117,8 @@ class DeviceEngine:
         """Return the FLOPs of the products that an image takes in a full block."""
         pipeline, (rows, candidates) = self._pipeline, self.shape
         text = jnp.asarray(pipeline.prompts.read(["any"] * rows))
-        keys = self._keys(np.zeros(rows, np.uint32), np.zeros(rows, np.int32), candidates=candidates)
+        zeros = np.zeros(rows, np.int32)
+        keys = self._keys(zeros.astype(np.uint32), zeros, self._running.order, candidates=candidates)
         images = rows * candidates
         total = pipeline.sample_flops(text, keys, self._given, self._guided)
         total += pipeline.codec.decode_flops(jnp.zeros((images, *pipeline.grid), jnp.int32))
@@ -136,7 +138,8 @@ class DeviceEngine:
         first = np.array([row.first for row in padded], np.int32)
         count = np.array([row.size for row in block] + [0] * (rows - len(block)), np.int32)
         starts = first + np.array([one.first for one in options], np.int32)
-        keys = self._keys(np.array([one.seed for one in options], np.uint32), starts, candidates=candidates)
+        seeds = np.array([one.seed for one in options], np.uint32)
+        keys = self._keys(seeds, starts, self._running.order, candidates=candidates)
         text, settings = jnp.asarray(np.stack([one.text for one in ids])), Settings.stack(options)
         window = pipeline.window(options[0], rows * candidates, self._guided)
         negative = self._negatives(ids)
@@ -176,7 +179,14 @@ class DeviceEngine:
         return NegativePrompts(jnp.asarray(np.stack(rows)), jnp.asarray([one.negative is not None for one in ids]))
 
 
-def _keys(seeds: UInt[Array, " P"], first: Int[Array, " P"], candidates: int) -> Key[Array, "P M"]:
+def _keys(
+    seeds: UInt[Array, " P"], first: Int[Array, " P"], after: Float[Array, " k"], candidates: int
+) -> Key[Array, "P M"]:
+    """Create the keys of a block once ``after``, a result of the block before it, is there.
+
+    A CPU would otherwise run several blocks at once, which takes the memory of all of them.
+    """
+    seeds, _ = jax.lax.optimization_barrier((seeds, after))
     return image_keys(seeds, candidates, first)
 
 
