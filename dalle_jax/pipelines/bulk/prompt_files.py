@@ -149,7 +149,7 @@ class PromptFiles:
         return Request(prompt, options, negative_prompt=negative)
 
 
-class Line(NamedTuple):
+class PromptLine(NamedTuple):
     """A line, and the function that parses it: a line that nobody needs is not parsed."""
 
     content: bytes
@@ -198,7 +198,7 @@ def _number(name: str, value: object, kind: type) -> int | float:
     return int(value)
 
 
-def _rows(file: DataFile) -> Iterator[tuple[str, Fields | Line]]:
+def _rows(file: DataFile) -> Iterator[tuple[str, Fields | PromptLine]]:
     """Yield the place of each row in an error, and its fields or line. Blank lines are no rows."""
     if file.name.endswith(".parquet"):
         for number, fields_of_row in enumerate(_parquet_rows(file), start=1):
@@ -208,12 +208,12 @@ def _rows(file: DataFile) -> Iterator[tuple[str, Fields | Line]]:
     for number, line in enumerate(io.BufferedReader(SeekableFile(file), 2**20), start=1):
         content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if content.strip():
-            yield f"{file.name}: row {number}", Line(content, parse)
+            yield f"{file.name}: row {number}", PromptLine(content, parse)
 
 
-def _parsed(row: Fields | Line) -> Fields:
+def _parsed(row: Fields | PromptLine) -> Fields:
     """Return the fields of a row. Raise UserError for a line that cannot be parsed."""
-    if not isinstance(row, Line):
+    if not isinstance(row, PromptLine):
         return row
     try:
         return row.parse(row.content.decode())
