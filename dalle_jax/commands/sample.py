@@ -113,6 +113,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clip", type=storage.reachable, metavar="DIR", help="the folder of a CLIP to use instead of the model's"
     )
+    parser.add_argument(
+        "--consistency-decoder",
+        type=storage.reachable,
+        metavar="DIR",
+        help="the folder of a consistency decoder, which decodes the image tokenizer's codes or latents in its place",
+    )
     add_decoder_flags(parser)
     add_mesh_flags(parser)
     parser.add_argument("--batch", type=int, default=64, help="number of images to sample in one call (default 64)")
@@ -161,8 +167,9 @@ def _draw(args: argparse.Namespace, layout: Layout | None) -> None:
     requests = _requests(args)
     prompts = [one.prompt for one in requests]
     pipeline = load_pipeline(
-        args.model, args.image_tokenizer, args.clip, args.batch, layout, sees=args.sees, steps=args.steps
-    )
+        args.model, args.image_tokenizer, args.clip, args.batch, layout, sees=args.sees, steps=args.steps,
+        consistency_decoder=args.consistency_decoder,
+    )  # fmt: skip
     top = None if args.given_image is None else pipeline.given_top(args.given_image, args.given_rows)
     generations = pipeline.draw([replace(one, given_image=top) for one in requests])
     if not hosts.is_first():
@@ -222,7 +229,7 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
         files = PromptFiles(args.prompts, _options(args), args.negative_prompt)
         survey = hosts.call_and_share_errors(files.survey)
         folders = (args.model, args.image_tokenizer, args.clip)
-        models = hosts.call_and_share_errors(lambda: model_fingerprints(*folders))
+        models = hosts.call_and_share_errors(lambda: model_fingerprints(*folders, args.consistency_decoder))
         options = asdict(_options(args)) | {name: getattr(args, name) for name in ("negative_prompt", "sees", "steps")}
         job = BulkJob.of(survey, models, options, args.shard_prompts)
         with locked(args.out, "sample"):
