@@ -104,6 +104,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="the share of that image's rows to keep, from the top (default 0.5)",
     )
+    _add_replacing_flags(parser)
+    add_decoder_flags(parser)
+    add_mesh_flags(parser)
+    parser.add_argument("--batch", type=int, default=64, help="number of images to sample in one call (default 64)")
+    parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
+
+
+def _add_replacing_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the folders of models that replace those of the pipeline."""
     parser.add_argument(
         "--image-tokenizer",
         type=storage.reachable,
@@ -119,10 +128,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the folder of a consistency decoder, which decodes the image tokenizer's codes or latents in its place",
     )
-    add_decoder_flags(parser)
-    add_mesh_flags(parser)
-    parser.add_argument("--batch", type=int, default=64, help="number of images to sample in one call (default 64)")
-    parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
 
 
 def add_option_flags(parser: argparse.ArgumentParser) -> None:

@@ -41,7 +41,10 @@ class FillCall(NamedTuple):
 
 @runtime_checkable
 class HoleFiller(Protocol):
-    """A pipeline that draws the hidden pixels of windows: ``Unclip`` and ``TextToImage`` by codes, ``PixelUnclip``."""
+    """A pipeline that draws the hidden pixels of windows.
+
+    ``Unclip`` and ``TextToImage`` draw codes, ``PixelUnclip`` and ``GlidePipeline`` pixels.
+    """
 
     @property
     def side(self) -> int:
