@@ -41,7 +41,11 @@ class FillCall(NamedTuple):
 
 @runtime_checkable
 class HoleFiller(Protocol):
-    """A pipeline that draws the hidden pixels of windows: ``Unclip`` and ``TextToImage`` by codes, ``PixelUnclip``."""
+    """A pipeline that draws the hidden pixels of windows.
+
+    ``Unclip`` and ``TextToImage`` draw codes (code_filler.py), ``PixelUnclip`` and ``GlidePipeline`` pixels
+    (pixel_filler.py).
+    """
 
     @property
     def side(self) -> int:
