@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Run one training stage as N processes on this machine, with one GPU each if there are at least N.
+# Run one command as N processes on this machine, with one GPU each if there are at least N.
 # With CUDA_VISIBLE_DEVICES, they share the GPUs that it lists:
 #   launch/local.sh N CONFIG [flags of train]
+#   DALLE_JAX_COMMAND=sample launch/local.sh N --mesh data=-1 [flags of sample]
 # If a process fails, the others are ended too. Ctrl-C and SIGTERM reach all processes, which save the same step.
 set -eu
 if [ $# -lt 2 ] || ! [ "$1" -ge 1 ] 2>/dev/null; then
@@ -28,7 +29,7 @@ trap 'tell TERM' TERM INT
 
 for ((process = 0; process < processes; process++)); do
   if [ "$processes" -gt 1 ] && [ "${#gpus[@]}" -ge "$processes" ]; then export CUDA_VISIBLE_DEVICES="${gpus[process]}"; fi
-  DALLE_JAX_PROCESS="$process" "$python" -m dalle_jax train "$@" &
+  DALLE_JAX_PROCESS="$process" "$python" -m dalle_jax "${DALLE_JAX_COMMAND:-train}" "$@" &
   children+=($!)
 done
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Run one training stage on a TPU slice by queued resources: create the slice, install, and run on all of its workers.
+# Run one command on a TPU slice by queued resources: create the slice, install, and run on all of its workers.
 # A preempted slice is created again, until the run has ended. Up to v6e; for newer TPUs use GKE (gke_jobset.yaml).
 #   NAME=dalle ZONE=us-east5-a TYPE=v5p-128 launch/tpu_vm.sh CONFIG --out gs://BUCKET/runs/NAME [flags of train]
 # Optional: PROJECT, RUNTIME (default v2-alpha-tpuv5, for v5p), SPOT=1, REPOSITORY and REVISION (to clone on the workers), POLL
-# (default 30 s), KEEP=1 (keep the slice at the end).
+# (default 30 s), KEEP=1 (keep the slice at the end), DALLE_JAX_COMMAND=sample, evaluate or encode (its flags replace CONFIG).
 set -eu
 if [ $# -lt 1 ] || [ -z "${NAME:-}" ] || [ -z "${ZONE:-}" ] || [ -z "${TYPE:-}" ]; then
   echo "usage: NAME=... ZONE=... TYPE=... launch/tpu_vm.sh CONFIG [flags of train]" >&2
@@ -56,7 +56,7 @@ while :; do
     continue
   fi
   code=0
-  { workers "$setup" && workers "cd dalle_jax && .venv/bin/python -m dalle_jax train$arguments"; } || code=$?
+  { workers "$setup" && workers "cd dalle_jax && .venv/bin/python -m dalle_jax ${DALLE_JAX_COMMAND:-train}$arguments"; } || code=$?
   if [ "$code" -eq 0 ] || [ "$(state)" = ACTIVE ]; then break; fi # ended, or failed without a preemption
   echo "the slice was preempted; creating it again to resume from the newest checkpoint" >&2
 done

@@ -77,12 +77,12 @@ def run(args: argparse.Namespace) -> int:
 
 def make_sampler_report(args: argparse.Namespace) -> "SamplerReport":
     """Compile the sampling of a config's transformer for a TPU slice, and report its memory and speed."""
-    from dalle_jax.commands.mesh_flags import parse_mesh
+    from dalle_jax.commands.flags.mesh_flags import parse_mesh
     from dalle_jax.config.bind import load
     from dalle_jax.parallel.layout import Layout
     from dalle_jax.parallel.mesh import make_mesh
     from dalle_jax.plan import report as reports
-    from dalle_jax.plan.sampler import PlannedSampler, SampledBatch, largest_batch
+    from dalle_jax.plan.planned_sampler import PlannedSampler, SampledBatch, largest_batch
     from dalle_jax.plan.sampler_report import sampler_report
     from dalle_jax.plan.topologies import parse
     from dalle_jax.runs import TrainRun

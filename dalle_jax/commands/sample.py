@@ -14,7 +14,7 @@ from typing import cast, get_args, get_type_hints
 import numpy as np
 
 from dalle_jax import storage
-from dalle_jax.commands.mesh_flags import add_mesh_flags, bulk_layout, joined_layout
+from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, bulk_layout, joined_layout
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.conditions import read_npy
 from dalle_jax.folder_lock import locked
@@ -24,7 +24,7 @@ from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.bulk.job import BulkJob
 from dalle_jax.pipelines.bulk.prompt_files import PromptFiles
-from dalle_jax.pipelines.bulk.run_job import run_job
+from dalle_jax.pipelines.bulk.run_job import interrupted_by_sigterm, run_job
 from dalle_jax.pipelines.bulk.shard_writer import require_pyarrow
 from dalle_jax.pipelines.embedding_pipeline import Sees
 from dalle_jax.pipelines.imported.glide import GlidePipeline
@@ -228,6 +228,7 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None:
             raise UserError(f"--{name.replace('_', '-')}: expected none with --tars, which takes texts from --prompts")
     require_pyarrow()
+    storage.check_output(args.out)
     hosts.join()
     with failures.shared():
         layout = bulk_layout(args.mesh, args.rules, args.together)
@@ -237,7 +238,7 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
         models = hosts.call_and_share_errors(lambda: model_fingerprints(*folders, args.consistency_decoder))
         options = asdict(_options(args)) | {name: getattr(args, name) for name in ("negative_prompt", "sees", "steps")}
         job = BulkJob.of(survey, models, options, args.shard_prompts)
-        with locked(args.out, "sample"):
+        with interrupted_by_sigterm(), locked(args.out, "sample"):
 
             def load() -> AnyPipeline:
                 return load_pipeline(*folders, args.batch, layout, sees=args.sees, steps=args.steps)

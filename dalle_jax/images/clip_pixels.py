@@ -1,8 +1,9 @@
 """CLIP's image preprocessing, bit for bit as OpenAI's code and Hugging Face's do it.
 
 Both resize the shorter side to the model's size with Pillow's bicubic filter and crop the middle square. Pillow rounds
-to 8 bits between its two passes, so resizing in JAX gives different values. The two differ in two details, which show
-with odd sizes and palettes: the corner of the square, and the conversion to RGB before or after resizing.
+to 8 bits between its two passes, so ``jax.image.resize`` gives different values; ``clip_pixels_device`` gives the same.
+The two differ in two details, which show with odd sizes and palettes: the corner of the square, and the conversion to
+RGB before or after resizing.
 """
 
 from typing import Literal, TypeAlias
@@ -27,9 +28,10 @@ def clip_pixels(image: Image.Image, size: int, convention: Convention = "openai"
     if short != size:
         longer = int(size * long / short)
         image = image.resize((size, longer) if width <= height else (longer, size), Image.Resampling.BICUBIC)
-    left, top = (_corner(side - size, convention) for side in image.size)
+    left, top = (corner(side - size, convention) for side in image.size)
     return np.asarray(image.crop((left, top, left + size, top + size)).convert("RGB"))
 
 
-def _corner(margin: int, convention: Convention) -> int:
+def corner(margin: int, convention: Convention) -> int:
+    """Return the first pixel of the square along an axis that is ``margin`` pixels longer."""
     return round(margin / 2) if convention == "openai" else margin // 2

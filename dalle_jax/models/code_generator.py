@@ -1,18 +1,19 @@
 """The protocol of transformers over image codes: teacher forcing, prefill and cached decoding."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
+import numpy as np
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int, Prompts, PyTree
 from dalle_jax.layers import kv_cache, slot_cache
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
-from dalle_jax.layers.compute_dtype import cast_variables, compute_dtypes
+from dalle_jax.layers.embeddings import Embedding, GridEmbedding
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import for_decoding
+from dalle_jax.layers.linear import Linear, for_decoding
 from dalle_jax.layers.slot_cache import SlotCache
 from dalle_jax.layers.stack import Apply, Layered, Stack
 from dalle_jax.models.prompt_kinds import PromptKind
@@ -84,6 +85,35 @@ class GeneratorSizes(Protocol):
     @property
     def prompt_kind(self) -> PromptKind:
         """The kind of the prompts."""
+
+
+def compute_dtypes(module: nnx.Module) -> dict[str, np.dtype]:
+    """Return the dtype of each variable, by dotted path, that is only read after a cast to another dtype.
+
+    Training keeps parameters in float32 and casts them in each product. A network of bfloat16 computes the same to the
+    bit, with half the memory and bandwidth, if its matrices are stored in bfloat16. Norms, biases and tables that are
+    summed in float32 are left out, and so are tables of codes until the networks over code vectors are folded into
+    them. ``module`` may be abstract.
+    """
+    found: dict[str, np.dtype] = {}
+    kept: list[str] = []
+    for path, node in nnx.iter_graph(module):
+        name = ".".join(map(str, path))
+        if isinstance(node, Linear):
+            found[f"{name}.kernel"] = node.dtype
+        elif isinstance(node, Embedding):
+            found[f"{name}.table"] = node.dtype
+        elif isinstance(node, GridEmbedding) or (isinstance(node, CodeTokens) and node.read is not None):
+            kept.append(f"{name}.")
+    return {name: dtype for name, dtype in found.items() if dtype != np.float32 and not name.startswith(tuple(kept))}
+
+
+def cast_variables(module: nnx.Module, dtypes: Mapping[str, np.dtype]) -> None:
+    """Cast variables in place, by dotted path; shardings stay."""
+    for path, variable in nnx.to_flat_state(nnx.state(module)):
+        dtype = dtypes.get(".".join(map(str, path)))
+        if dtype is not None and variable.get_value().dtype != dtype:
+            variable.set_value(variable.get_value().astype(dtype))
 
 
 def prepare_for_sampling(generator: CodeGenerator) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from dalle_jax.arrays import Array, Float, Int, UInt8
 from dalle_jax.images.clip_pixels import Convention, clip_pixels
+from dalle_jax.images.clip_pixels_device import clip_pixels_device
 from dalle_jax.images.inputs import ImageInput, load_all_pixels
 from dalle_jax.images.pixels import to_float
 from dalle_jax.models.clip import Clip
@@ -48,7 +49,7 @@ def choice_among_first(
 
 
 def _score(clip: Clip, pixels: UInt8[Array, "B H W 3"], text: Int[Array, "P T"]) -> Float[Array, "P M"]:
-    image = clip.encode_image(to_float(by_rows(pixels)))  # [P*M E]
+    image = _encode_image(clip, pixels)  # [P*M E]
     words = clip.encode_text(text)  # [P E]
     return jnp.einsum("pme,pe->pm", image.reshape(text.shape[0], -1, image.shape[-1]), words)
 
@@ -58,11 +59,12 @@ def _encode_text(clip: Clip, text: Int[Array, "B T"]) -> Float[Array, "B E"]:
 
 
 def _encode_image(clip: Clip, pixels: UInt8[Array, "B H W 3"]) -> Float[Array, "B E"]:
-    return clip.encode_image(to_float(by_rows(pixels)))
+    fitted = clip_pixels_device(by_rows(pixels), clip.config.image_size, clip.config.crop)
+    return clip.encode_image(to_float(fitted))
 
 
 def preprocessed(images: Pixels, size: int, convention: Convention) -> UInt8[Array, "B S S 3"]:
-    """Return images of a CLIP's size S; images that have it stay on their device."""
+    """Return images of a CLIP's size S, resized by Pillow: on the devices each size would be compiled."""
     if isinstance(images, np.ndarray | Array) and images.shape[1:3] == (size, size):
         return jnp.asarray(images)
     return jnp.asarray(np.stack([clip_pixels(Image.fromarray(np.asarray(one)), size, convention) for one in images]))
@@ -105,7 +107,7 @@ class ClipRanker:
         self, pixels: UInt8[Array, "B H W 3"], rows: Int[Array, "P T"] | Int[np.ndarray, "P T"]
     ) -> Float[Array, "P M"]:
         """Return the similarities of ``scores`` for captions as token ids; they stay on the device."""
-        return self._score(self._preprocess(pixels), jnp.asarray(rows))
+        return self._score(pixels, jnp.asarray(rows))
 
     def score_flops(self, images: int, captions: int) -> float:
         """Return the FLOPs of the products of ``scores_device``."""

@@ -2,9 +2,9 @@
 
 from dalle_jax.plan.collectives import traffic
 from dalle_jax.plan.compile import Program
+from dalle_jax.plan.planned_sampler import PlannedSampler, SampledBatch
 from dalle_jax.plan.report import ProgramReport, fits, gib, peak_text, room
 from dalle_jax.plan.roofline import Roofline
-from dalle_jax.plan.sampler import PlannedSampler, SampledBatch
 from dalle_jax.plan.topologies import Topology, versions
 
 ASSUMPTIONS = (

@@ -9,6 +9,7 @@ from PIL import Image
 from dalle_jax.__main__ import main
 from dalle_jax.commands.sample import add_option_flags, given_options
 from dalle_jax.pipelines.request import RequestOptions
+from tests.pipelines.bulk.fake_engine import kept_images
 
 
 def sample(smoke_demo, out, *more: str) -> int:
@@ -34,6 +35,49 @@ def test_each_line_of_a_prompt_file_is_sampled(smoke_demo, tmp_path):
     assert sample(smoke_demo, tmp_path / "b", "--prompts", str(prompts), "--candidates", "4", "--keep", "1") == 0
     lines = [json.loads(line) for line in (tmp_path / "b" / "scores.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines] == ["a red circle", "a blue square above a pink ring"]
+
+
+def bulk(smoke_demo, out, *more: str) -> int:
+    flags = ("--tars", "--shard-prompts", "2", "--candidates", "4", "--keep", "2", "--guidance", "2")
+    return sample(smoke_demo, out, *flags, *more)
+
+
+def test_tars_have_the_images_of_the_plain_command_and_the_same_command_resumes(smoke_demo, tmp_path, capsys):
+    rows = [{"prompt": "a red circle"}, {"prompt": "a blue ring", "seed": 3}, {"prompt": "a pink star", "keep": 1}]
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain, tars = tmp_path / "plain", tmp_path / "tars"
+    flags = ("--prompts", str(prompts), "--candidates", "4", "--keep", "2", "--guidance", "2")
+    assert sample(smoke_demo, plain, *flags) == 0
+    assert bulk(smoke_demo, tars, "--prompts", str(prompts)) == 0
+    assert (
+        f"{tars} has 5 images of 3 prompts in 2 tars; 0 of 2 shards were there already, 12" in capsys.readouterr().out
+    )
+    lines = [json.loads(line) for line in (plain / "scores.jsonl").read_text().splitlines()]
+    images = kept_images(tars)
+    assert [(one["caption"], one["candidate"]) for one, _ in images] == [
+        (line["prompt"], line["candidate"]) for line in lines
+    ]
+    for line, (record, image) in zip(lines, images, strict=True):
+        np.testing.assert_array_equal(image, np.asarray(Image.open(plain / line["file"])))
+        assert record["score"] == pytest.approx(line["score"], abs=1e-5)
+    (tars / "00001_stats.json").unlink()
+    assert bulk(smoke_demo, tars, "--prompts", str(prompts)) == 0
+    assert "1 of 2 shards were there already, 4 images sampled" in capsys.readouterr().out
+    assert bulk(smoke_demo, tars, "--prompts", str(prompts), "--seed", "1") == 2
+    assert "options.seed was 0 and is 1. Choose a different --out" in capsys.readouterr().err
+    assert not (tars / ".lock").exists()
+
+
+def test_bad_rows_of_two_prompts_files_are_named_before_the_model_is_loaded(smoke_demo, tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "top_p": 2}\n')
+    (tmp_path / "b.jsonl").write_text('{"promt": "c"}\n')
+    flags = ("--prompts", str(tmp_path / "a.jsonl"), "--prompts", str(tmp_path / "b.jsonl"))
+    assert bulk(smoke_demo, tmp_path / "out", *flags) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("a.jsonl: row 2: top_p: expected in (0, 1], got 2.0")
+    assert "b.jsonl: row 1: promt: expected prompt, negative_prompt" in second and "did you mean prompt" in second
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_output_folder_that_cannot_be_written_is_refused_before_the_model_is_loaded(tmp_path, capsys):
@@ -66,6 +110,9 @@ def test_the_top_of_a_given_image_is_kept(smoke_demo, tmp_path):
         (("--prompts", "missing.txt"), "missing.txt"),
         (("--prompt", "x", "--clip", "nowhere"), "nowhere"),
         (("--promt", "x"), "prompt"),
+        (("--prompt", "x", "--tars"), "--prompt: expected none with --tars"),
+        (("--prompt", "x", "--negative-prompt", "y", "--guidance", "1"), "negative_prompt"),
+        (("--prompt", "x", "--caption", "y"), "--caption: expected one for each --class-id"),
     ],
 )
 def test_a_wrong_flag_is_a_one_line_error_that_names_it(smoke_demo, tmp_path, capsys, flags, word):

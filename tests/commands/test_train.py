@@ -2,6 +2,7 @@ import json
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 from dalle_jax.__main__ import main
@@ -40,6 +41,22 @@ def test_a_missing_text_tokenizer_is_an_error_with_a_fix(tmp_path, capsys):
     error = capsys.readouterr().err
     assert str(missing) in error
     assert "text-tokenizer" in error
+
+
+@pytest.mark.slow
+def test_evaluating_on_a_mesh_gives_the_figures_of_one_device(smoke_demo, tmp_path):
+    """Codes are the same; reconstructions and scores differ by rounding."""
+    settings = ("evaluations.scenes.levels=(1,)", "evaluations.scenes.drawing.batch=8")
+    sets = [flag for one in settings for flag in ("--set", one)]
+    mesh = [flag for axis in ("data", "fsdp", "tensor") for flag in ("--set", f"mesh.{axis}=2")]
+    for name, more in (("one", []), ("mesh", mesh)):
+        command = ["evaluate", "smoke/evaluation.gin", "--model", str(smoke_demo), "--out", str(tmp_path / name)]
+        assert main([*command, *sets, *more]) == 0
+    one, ours = (json.loads((tmp_path / name).read_text())["scenes"] for name in ("one", "mesh"))
+    assert ours["composition"] == one["composition"]
+    for (path, theirs), (_, found) in zip(*(jax.tree_util.tree_leaves_with_path(x) for x in (one, ours)), strict=True):
+        if isinstance(theirs, float) and "seconds" not in str(path):
+            assert found == pytest.approx(theirs, rel=1e-3, abs=1e-3), path
 
 
 def test_an_evaluate_run_may_have_several_evaluations(smoke_demo, tmp_path):

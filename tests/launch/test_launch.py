@@ -85,6 +85,12 @@ def test_local_starts_each_process_with_its_index_and_the_same_coordinator(fakes
     assert coordinators.pop().startswith("127.0.0.1:")
 
 
+def test_local_starts_a_different_command(fakes):
+    flags = ("--model", "m", "--mesh", "data=-1")
+    assert start(fakes, "local.sh", "2", *flags, DALLE_JAX_COMMAND="sample").wait(60) == 0
+    assert [one["arguments"] for one in notes(fakes, "called").values()] == [["-m", "dalle_jax", "sample", *flags]] * 2
+
+
 @pytest.mark.parametrize(
     ("given", "seen"), [({"CUDA_VISIBLE_DEVICES": "4,5"}, ["4", "5"]), ({}, ["0", "1"])], ids=["given", "all"]
 )

@@ -13,7 +13,7 @@ from flax import nnx
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.layers.compute_dtype import compute_dtypes
+from dalle_jax.models.code_generator import compute_dtypes
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh

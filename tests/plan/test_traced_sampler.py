@@ -11,7 +11,7 @@ from dalle_jax.models.vqvae import VqvaeConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
-from dalle_jax.plan.sampler import PlannedSampler, SampledBatch
+from dalle_jax.plan.planned_sampler import PlannedSampler, SampledBatch
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import cast, get_args, get_type_hints
 
 from dalle_jax import storage
-from dalle_jax.commands.mesh_flags import add_mesh_flags, layout_of
+from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, layout_of
 from dalle_jax.pipelines.edits.embedding_editor import EmbeddingEditor
 from dalle_jax.pipelines.edits.embedding_edits import EmbeddingEdit, EmbeddingEditKeywords, require_editor
 from dalle_jax.pipelines.load.pipeline import load_pipeline

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dalle_jax import storage
-from dalle_jax.commands.mesh_flags import add_mesh_flags, layout_of
+from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, layout_of
 from dalle_jax.commands.sample import add_decoder_flags, add_option_flags, truncation_warnings
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.contact import GREY, contact_cell

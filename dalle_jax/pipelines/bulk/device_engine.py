@@ -17,9 +17,12 @@ from dalle_jax.parallel.row_placement import put_rows
 from dalle_jax.pipelines.bulk.blocks import BlockRow, BlockShape, block_shape, blocks
 from dalle_jax.pipelines.bulk.prompt_files import NumberedRequest, Survey
 from dalle_jax.pipelines.bulk.running_best import RunningBest, keep_best
+from dalle_jax.pipelines.prompts import PromptReader, TextPrompts
+from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Request
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.sampling.autoregressive import GivenCodes, NegativePrompts, Settings, image_keys
+from dalle_jax.text.tokenizer import TextTokenizer
 
 AHEAD = 2
 """Number of blocks that are dispatched before the results of the first of them are fetched."""
@@ -46,6 +49,16 @@ class BulkEngine(Protocol):
     def flops_per_image(self) -> float | None:
         """Return the FLOPs of the products that an image takes, or None if they are not counted."""
         ...
+
+    def tokenizers(self) -> dict[str, TextTokenizer]:
+        """Return the text tokenizers that read the prompts, by the network that they belong to."""
+        ...
+
+
+def tokenizers_of(prompts: PromptReader, ranker: ClipRanker | None) -> dict[str, TextTokenizer]:
+    """Return the text tokenizers of a pipeline, by the network that they belong to."""
+    found = {"the model": prompts.tokenizer} if isinstance(prompts, TextPrompts) else {}
+    return found if ranker is None else found | {"CLIP": ranker.text}
 
 
 class Dispatched(NamedTuple):
@@ -109,6 +122,10 @@ class DeviceEngine:
         total += pipeline.codec.decode_flops(jnp.zeros((images, *pipeline.grid), jnp.int32))
         total += 0.0 if pipeline.ranker is None else pipeline.ranker.score_flops(images, rows)
         return total / images
+
+    def tokenizers(self) -> dict[str, TextTokenizer]:
+        """Return the text tokenizers of the transformer and of CLIP."""
+        return tokenizers_of(self._pipeline.prompts, self._pipeline.ranker)
 
     def _dispatch(self, block: list[BlockRow]) -> Dispatched:
         """Start the programs of a block. A block of fewer rows is padded with empty copies of its last row."""

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable, Iterator
 
-from dalle_jax.pipelines.bulk.device_engine import Drawn
+from dalle_jax.pipelines.bulk.device_engine import Drawn, tokenizers_of
 from dalle_jax.pipelines.bulk.prompt_files import NumberedRequest
-from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
+from dalle_jax.pipelines.prompted_pipeline import DiffusionPipeline
+from dalle_jax.pipelines.text_to_image import TextToImage
+from dalle_jax.text.tokenizer import TextTokenizer
 
 
 class PipelineEngine:
     """Implements ``BulkEngine``; the images of one call at a time are on the host."""
 
-    def __init__(self, pipeline: PromptedPipeline, batch: int) -> None:
+    def __init__(self, pipeline: TextToImage | DiffusionPipeline, batch: int) -> None:
         self._pipeline, self._batch = pipeline, batch
 
     def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[Drawn]:
@@ -23,6 +25,10 @@ class PipelineEngine:
     def flops_per_image(self) -> float | None:
         """Return None: the FLOPs of these pipelines are not counted."""
         return None
+
+    def tokenizers(self) -> dict[str, TextTokenizer]:
+        """Return the text tokenizers of the model and of CLIP."""
+        return tokenizers_of(self._pipeline.prompts, self._pipeline.ranker)
 
 
 def alike(requests: Iterable[NumberedRequest], batch: int) -> Iterator[list[NumberedRequest]]:

@@ -2,8 +2,12 @@
 
 import json
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from types import FrameType
 
 from dalle_jax.parallel import hosts
 from dalle_jax.pipelines.bulk.bulk_progress import BulkProgress, LatestGrid, duration, peak_flops
@@ -55,6 +59,8 @@ def run_job(
     else:
         requests = requests_of(files, job, shards)
         progress = run_shards(engine, requests, folder, job, images_of(survey, files, job, shards), out)
+    for line in truncation_lines(engine):
+        print(line, file=sys.stderr)
     counts = [json.loads(one) for one in hosts.gather(json.dumps([progress.images, progress.seconds]).encode())]
     images, seconds = sum(one[0] for one in counts), max(one[1] for one in counts)
     return f"{result}; {there}, {images:,} images sampled in {duration(seconds)}, {images / seconds:,.3g} a second"
@@ -66,6 +72,34 @@ def engine_of(pipeline: TextToImage | DiffusionPipeline, files: PromptFiles, sur
         return DeviceEngine(pipeline, survey)
     files.survey(check_diffusion_options)
     return PipelineEngine(pipeline, pipeline.batch)
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Raise KeyboardInterrupt at SIGTERM, so that the lock and temporary files are removed.
+
+    In a run of several processes it replaces the handler of jax, which only notes the signal: only a shard is lost.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def truncation_lines(engine: BulkEngine) -> Iterator[str]:
+    """Yield a warning for each text tokenizer that has truncated prompts."""
+    for name, tokenizer in engine.tokenizers().items():
+        if tokenizer.truncated_captions:
+            yield (
+                f"WARNING: {tokenizer.truncated_captions} prompts were truncated to the {tokenizer.length} tokens of "
+                f"{name}"
+            )
 
 
 def missing_shards(folder: BulkFolder) -> list[int]:

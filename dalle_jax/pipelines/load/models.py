@@ -10,10 +10,9 @@ from dalle_jax import storage
 from dalle_jax.config.bind import loads
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
-from dalle_jax.layers.compute_dtype import compute_dtypes
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.code_denoiser import CodeDenoiser, CodeDenoiserConfig
-from dalle_jax.models.code_generator import CodeGenerator, prepare_for_sampling
+from dalle_jax.models.code_generator import CodeGenerator, compute_dtypes, prepare_for_sampling
 from dalle_jax.models.decoders.consistency_decoded import ConsistencyDecoded
 from dalle_jax.models.decoders.consistency_decoder import ConsistencyDecoderConfig
 from dalle_jax.models.decoders.pixel_decoder import PixelDecoder, PixelDecoderConfig
@@ -120,7 +119,7 @@ def load_network(
     """Load the network of a run folder with its averaged weights; its config must be one of ``kinds``.
 
     With a ``layout`` each device gets only its shards; without one, the first device gets all. With
-    ``in_compute_dtype`` matrices have the dtype in which the network multiplies them (layers/compute_dtype.py).
+    ``in_compute_dtype`` matrices have the dtype in which the network multiplies them (models/code_generator.py).
     """
     file = read_model_file(folder)
     config = file.model

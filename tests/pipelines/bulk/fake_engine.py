@@ -35,6 +35,9 @@ class FakeEngine:
     def flops_per_image(self) -> float:
         return 1e9
 
+    def tokenizers(self) -> dict:
+        return {}
+
 
 def tar_files(path: Path) -> dict[str, bytes]:
     """Return the content of each file of a tar, in order; a name that comes twice fails."""

@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_bulk import WORDS, small_pipeline
@@ -88,6 +89,7 @@ def test_the_draw_of_a_pipeline_gives_the_same_results(pipeline):
     engine = PipelineEngine(pipeline, batch=8)
     check_same_as_plain(pipeline, given, engine)
     assert isinstance(engine, BulkEngine) and engine.flops_per_image() is None
+    assert engine.tokenizers() == {"the model": pipeline.prompts.tokenizer, "CLIP": pipeline.ranker.text}
 
 
 def test_requests_are_read_only_as_they_are_needed(pipeline):
@@ -102,3 +104,11 @@ def test_the_flops_of_an_image_grow_with_guidance(pipeline):
     plain, guided = (requests((4,) * 4, guidance=scale) for scale in (1.0, 2.0))
     few, many = (DeviceEngine(pipeline, survey(given)).flops_per_image() for given in (plain, guided))
     assert 1e3 < few < many < 3 * few
+
+
+def test_images_of_other_sizes_than_clips_are_resized_on_the_devices_as_pillow_does():
+    ranker = small_pipeline(clip_size=12).ranker
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    expected = ranker.similarity(images, WORDS[:2])  # [4 2]
+    found = ranker.scores(jnp.asarray(images), WORDS[:2])
+    np.testing.assert_allclose(found, [expected[:2, 0], expected[2:, 1]], atol=1e-6)

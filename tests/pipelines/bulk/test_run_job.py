@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import tarfile
 from collections import Counter
 
@@ -164,6 +165,24 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_that_looks_whole(prompts, en
         patch.setattr(tarfile.TarFile, "addfile", full)
         with pytest.raises(UserError, match=r"cannot write .*00001: No space left on device"):
             run(prompts, out)
+    assert sorted(shard_files(out)) == ["00000.parquet", "00000.tar", "00000_stats.json", "manifest.json"]
+    assert "1 of 3 shards were there already" in run(prompts, out)
+
+
+def test_sigterm_ends_a_job_cleanly_and_costs_the_shard_in_work(prompts, engine, tmp_path, monkeypatch):
+    out, draw, handler = tmp_path / "out", engine.draw, signal.getsignal(signal.SIGTERM)
+
+    def signalled(requests):
+        for one in draw(requests):
+            if one.number == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield one
+
+    with monkeypatch.context() as patch, module.interrupted_by_sigterm():
+        patch.setattr(engine, "draw", signalled)
+        with pytest.raises(KeyboardInterrupt):
+            run(prompts, out)
+    assert signal.getsignal(signal.SIGTERM) == handler
     assert sorted(shard_files(out)) == ["00000.parquet", "00000.tar", "00000_stats.json", "manifest.json"]
     assert "1 of 3 shards were there already" in run(prompts, out)
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dalle_jax.__main__ import main
-from dalle_jax.commands.mesh_flags import layout_of, parse_mesh, parse_rules
+from dalle_jax.commands.flags.mesh_flags import layout_of, parse_mesh, parse_rules
 from dalle_jax.config.errors import UserError
 from dalle_jax.parallel.mesh import Mesh
 from dalle_jax.parallel.rules import Rules
