@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import cast, get_args, get_type_hints
 
@@ -22,8 +22,8 @@ from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
 from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.bulk.job import BulkJob
-from dalle_jax.pipelines.bulk.prompt_files import PromptFiles
+from dalle_jax.pipelines.bulk.job import BulkJob, Option
+from dalle_jax.pipelines.bulk.prompt_files import NUMBERS, PromptFiles
 from dalle_jax.pipelines.bulk.run_job import interrupted_by_sigterm, run_job
 from dalle_jax.pipelines.bulk.shard_writer import require_pyarrow
 from dalle_jax.pipelines.embedding_pipeline import Sees
@@ -236,7 +236,9 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
         survey = hosts.call_and_share_errors(files.survey)
         folders = (args.model, args.image_tokenizer, args.clip)
         models = hosts.call_and_share_errors(lambda: model_fingerprints(*folders, args.consistency_decoder))
-        options = asdict(_options(args)) | {name: getattr(args, name) for name in ("negative_prompt", "sees", "steps")}
+        given = _options(args)
+        options: dict[str, Option] = {name: getattr(given, name) for name in (*NUMBERS, "first")}
+        options |= {name: getattr(args, name) for name in ("negative_prompt", "sees", "steps")}
         job = BulkJob.of(survey, models, options, args.shard_prompts)
         with interrupted_by_sigterm(), locked(args.out, "sample"):
 

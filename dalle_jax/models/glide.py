@@ -93,6 +93,10 @@ class Glide(nnx.Module):
         return self.unet(noised, time, vector=vector, context=UNetContext(states), extra=extra, key=key)
 
 
+KEPT_CHANNELS = 4
+"""The channels of ``kept_pixels``: those of the masked image, and the mask."""
+
+
 class KnownPixels(NamedTuple):
     """An image in -1 .. 1 to inpaint, and the places that are kept: 1 there, 0 in the hole."""
 

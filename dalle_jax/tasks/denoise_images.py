@@ -188,8 +188,11 @@ class ImageDecoding(ImageDenoising[PixelDecoder, DecoderInputs]):
 
         Raise ``UserError`` if that decoder differs in more.
         """
-        model, trained = self.config.model, read_model_file(folder).model
-        if not model.inpaints or (isinstance(trained, PixelDecoderConfig) and trained.inpaints):
+        model = self.config.model
+        if not model.inpaints:
+            return None
+        trained = read_model_file(folder).model
+        if isinstance(trained, PixelDecoderConfig) and trained.inpaints:
             return None
         plain = replace(model, unet=replace(model.unet, extra_channels=0))
         wrong = list(differences("model", trained, plain, MAY_DIFFER))

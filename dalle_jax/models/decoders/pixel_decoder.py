@@ -25,14 +25,11 @@ from dalle_jax.diffusion.trained_diffusion import TrainedDiffusion, model_output
 from dalle_jax.layers.embeddings import EmbeddingParam
 from dalle_jax.layers.linear import Linear
 from dalle_jax.models.code_denoiser import Guide
-from dalle_jax.models.glide import CaptionedUNetConfig, GlideText, KnownPixels, kept_pixels
+from dalle_jax.models.glide import KEPT_CHANNELS, CaptionedUNetConfig, GlideText, KnownPixels, kept_pixels
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.spaces.space import Latents, LatentSpace, LatentStatistics, PixelSpace
 from dalle_jax.models.unet import UNetContext
 from dalle_jax.parallel.axes import EMBED
-
-EXTRA_CHANNELS = 4
-"""The channels of ``kept_pixels``: those of the masked image, and the mask."""
 
 
 class ImageCondition(NamedTuple):
@@ -71,9 +68,9 @@ class PixelDecoderConfig(CaptionedUNetConfig):
         if self.learned_variance and isinstance(self.space, Latents):
             raise ValueError("unet.learned_variance: expected False for latents, whose bound is not one of pixels")
         extra = self.unet.extra_channels
-        if extra and (extra != EXTRA_CHANNELS or isinstance(self.space, Latents)):
+        if extra and (extra != KEPT_CHANNELS or isinstance(self.space, Latents)):
             raise ValueError(
-                f"unet.extra_channels: expected 0, or {EXTRA_CHANNELS} for a decoder of pixels that inpaints, got "
+                f"unet.extra_channels: expected 0, or {KEPT_CHANNELS} for a decoder of pixels that inpaints, got "
                 f"{extra} for @{type(self.space).__name__}"
             )
 
@@ -120,7 +117,7 @@ class PixelDecoder(nnx.Module):
     def with_extra_channels(self) -> "PixelDecoder":
         """Return a copy that inpaints and predicts as this decoder does for any known pixels, until it is trained."""
         network = nnx.clone(self)
-        network.unet = self.unet.with_extra_channels(EXTRA_CHANNELS)
+        network.unet = self.unet.with_extra_channels(KEPT_CHANNELS)
         network.config = replace(self.config, unet=network.unet.config)
         return network
 
@@ -143,7 +140,7 @@ class PixelDecoder(nnx.Module):
                 raise ValueError("known: expected None for a decoder without unet.extra_channels, got known pixels")
             return None
         side = self.config.image_size
-        return jnp.zeros((rows, side, side, EXTRA_CHANNELS)) if known is None else kept_pixels(*known)
+        return jnp.zeros((rows, side, side, KEPT_CHANNELS)) if known is None else kept_pixels(*known)
 
     def denoise(
         self,

@@ -43,7 +43,8 @@ class FillCall(NamedTuple):
 class HoleFiller(Protocol):
     """A pipeline that draws the hidden pixels of windows.
 
-    ``Unclip`` and ``TextToImage`` draw codes, ``PixelUnclip`` and ``GlidePipeline`` pixels.
+    ``Unclip`` and ``TextToImage`` draw codes (code_filler.py), ``PixelUnclip`` and ``GlidePipeline`` pixels
+    (pixel_filler.py).
     """
 
     @property

@@ -14,7 +14,7 @@ from flax import nnx
 from dalle_jax.arrays import Array, Float, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.pixels import to_uint8
-from dalle_jax.models.glide import Glide, KnownPixels
+from dalle_jax.models.glide import KEPT_CHANNELS, Glide, KnownPixels
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.edits.filler import FillCall
@@ -33,9 +33,6 @@ from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Request
 from dalle_jax.sampling.options import RecommendedSampling
-
-KEPT_CHANNELS = 4
-"""The additional input channels of an inpainting network: the kept pixels and their mask."""
 
 
 @dataclass(frozen=True)
