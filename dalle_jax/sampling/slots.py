@@ -23,6 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from dalle_jax.arrays import Array, Bool, Float, Int, Key, Prompts, PyTree
+from dalle_jax.parallel.axes import BATCH, CANDIDATES
+from dalle_jax.parallel.layout import constrain
 from dalle_jax.sampling.autoregressive import (
     CachedDecoder,
     GivenCodes,
@@ -177,7 +179,7 @@ def advance(
     ahead = start[:, None] + jnp.arange(2 * window - 1)  # the codes that the next window may reach
     changed = active[:, None] & ~state.keep[rows, jnp.minimum(ahead, length - 1)]
     found = jnp.concatenate([drawn, jnp.broadcast_to(drawn[:, -1:], (drawn.shape[0], window - 1))], axis=1)
-    codes = state.codes.at[rows, jnp.where(changed, ahead, length)].set(found, mode="drop")
+    codes = constrain(state.codes.at[rows, jnp.where(changed, ahead, length)].set(found, mode="drop"), BATCH, None)
     position = jnp.where(active, jnp.minimum(state.position + accepted, length), state.position)
     return state._replace(codes=codes, position=position, cache=cache)
 
@@ -251,7 +253,8 @@ def sample_in_slots(
     start = _Run(state, number, jnp.int32(slots), jnp.zeros((count, length), jnp.int32), jnp.int32(0))
     run = jax.lax.while_loop(unfinished, one_pass, start)
     codes = run.state.codes if slots == count else run.codes
-    return SlotSamples(codes.reshape(prompts, candidates, length), run.passes)
+    codes = constrain(codes.reshape(prompts, candidates, length), BATCH, CANDIDATES, None)
+    return SlotSamples(codes, run.passes)
 
 
 def _images(keys: Key[Array, "P M"], settings: Settings, given: GivenCodes | None, length: int) -> NewImages:
