@@ -246,7 +246,10 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
         with interrupted_by_sigterm(), locked(args.out, "sample"):
 
             def load() -> AnyPipeline:
-                return load_pipeline(*folders, args.batch, layout, sees=args.sees, steps=args.steps)
+                return load_pipeline(
+                    *folders, args.batch, layout, sees=args.sees, steps=args.steps,
+                    consistency_decoder=args.consistency_decoder,
+                )  # fmt: skip
 
             line = run_job(load, files, survey, job, args.out, args.together)
     if hosts.is_first():

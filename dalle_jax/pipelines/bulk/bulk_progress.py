@@ -2,9 +2,8 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 
 from dalle_jax.images.grid import grid
@@ -21,10 +20,9 @@ GRID_PROMPTS, GRID_IMAGES = 8, 4
 """The latest prompts in a grid, and the images of each."""
 
 
-def peak_flops() -> float | None:
-    """Return the peak FLOP/s of this process's devices, or None for devices without a known peak, such as a CPU."""
-    devices = jax.local_devices()
-    chips = [chip_of(device.device_kind) for device in devices]
+def peak_flops(device_kinds: Sequence[str]) -> float | None:
+    """Return the peak FLOP/s of devices of these kinds together, or None without a known peak, as for a CPU."""
+    chips = [chip_of(kind) for kind in device_kinds]
     return sum(chip.device_flops for chip in chips if chip is not None) if all(chips) else None
 
 

@@ -105,20 +105,20 @@ class DeviceEngine:
     def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[DrawnPrompt]:
         """Yield the result of each request, in order."""
         waiting: deque[Dispatched] = deque()
-        partial: list[np.ndarray] = []  # scores of the prompt that goes on in the next block
+        scored: list[np.ndarray] = []  # scores of the prompt that goes on in the next block
+        self._ids = {}
         for block in blocks(requests, self.shape):
             waiting.append(self._dispatch(block))
             if len(waiting) > AHEAD:
-                yield from _fetch(waiting.popleft(), partial)
+                yield from _fetch(waiting.popleft(), scored)
         while waiting:
-            yield from _fetch(waiting.popleft(), partial)
+            yield from _fetch(waiting.popleft(), scored)
 
     def flops_per_image(self) -> float | None:
         """Return the FLOPs of the products that an image takes in a full block."""
         pipeline, (rows, candidates) = self._pipeline, self.shape
         text = jnp.asarray(pipeline.prompts.read(["any"] * rows))
-        zeros = np.zeros(rows, np.int32)
-        keys = self._keys(zeros.astype(np.uint32), zeros, self._running.order, candidates=candidates)
+        keys = image_keys(jnp.zeros(rows, jnp.uint32), candidates)
         images = rows * candidates
         total = pipeline.sample_flops(text, keys, self._given, self._guided)
         total += pipeline.codec.decode_flops(jnp.zeros((images, *pipeline.grid), jnp.int32))
@@ -190,17 +190,16 @@ def _keys(
     return image_keys(seeds, candidates, first)
 
 
-def _fetch(block: Dispatched, partial: list[np.ndarray]) -> Iterator[DrawnPrompt]:
-    """Yield the prompts that end in a block; ``partial`` has the scores of earlier rows of its first prompt."""
+def _fetch(block: Dispatched, scored: list[np.ndarray]) -> Iterator[DrawnPrompt]:
+    """Yield the prompts that end in a block; ``scored`` has the scores of earlier rows of its first prompt."""
     scores = None if block.scores is None else np.asarray(block.scores)
     best = None if block.best is None else block.best.fetch()
     for place, row in enumerate(block.rows):
         if scores is not None:
-            partial.append(scores[place, : row.size])
+            scored.append(scores[place, : row.size])
         if best is not None and row.ends:
             keep = row.request.options.kept
-            every = np.concatenate(partial) if partial else None
-            # copies, so that the whole block is not kept in memory with one of its images
-            yield DrawnPrompt(row.number, row.request, best.images[place, :keep].copy(),
-                        best.candidates[place, :keep].copy(), every)  # fmt: skip
-            partial.clear()
+            pixels = best.images[place, :keep].copy()  # a view would keep the whole block in memory
+            every = np.concatenate(scored) if scored else None
+            yield DrawnPrompt(row.number, row.request, pixels, best.candidates[place, :keep].copy(), every)
+            scored.clear()

@@ -9,6 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
 
+import jax
+
+from dalle_jax.config.errors import UserError
 from dalle_jax.parallel import hosts
 from dalle_jax.pipelines.bulk.bulk_progress import BulkProgress, LatestGrid, duration, peak_flops
 from dalle_jax.pipelines.bulk.device_engine import BulkEngine, DeviceEngine, DrawnPrompt
@@ -58,7 +61,9 @@ def run_job(
         progress = BulkProgress(0, print)
     else:
         requests = requests_of(files, job, shards)
-        progress = run_shards(engine, requests, folder, job, images_of(survey, files, job, shards), out)
+        devices = jax.devices() if together else jax.local_devices()
+        peak = peak_flops([one.device_kind for one in devices])
+        progress = run_shards(engine, requests, folder, job, images_of(survey, files, job, shards), out, peak)
     for line in truncation_lines(engine):
         print(line, file=sys.stderr)
     counts = [json.loads(one) for one in hosts.gather(json.dumps([progress.images, progress.seconds]).encode())]
@@ -136,12 +141,14 @@ def run_shards(
     job: BulkJob,
     images: int,
     out: Place,
+    peak: float | None,
 ) -> BulkProgress:
     """Draw and write the requests of whole shards, and return the counts.
 
-    ``images`` is their number of images to sample. The first process also writes ``grid.png``.
+    ``images`` is their number of images to sample, and ``peak`` the FLOP/s of the devices that sample them. The first
+    process also writes ``grid.png``.
     """
-    process, peak = hosts.process_index_and_count()[0], peak_flops()
+    process, _ = hosts.process_index_and_count()
     flops = None if peak is None else engine.flops_per_image()
     progress = BulkProgress(images, lambda line: print(f"[sample {process}] {line}", flush=True), flops, peak)
     latest = None if process else LatestGrid(out)
@@ -184,3 +191,5 @@ def write_shards(
                 moving, writer = mover.submit(writer.finish), None
         if moving is not None:
             moving.result()
+        if writer is not None:
+            raise UserError("--prompts: expected files that stay as they are while they are read, got fewer rows")

@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -41,12 +42,17 @@ def test_a_line_every_ten_seconds_has_the_rate_without_compiling_the_time_left_a
 
 
 def test_without_a_known_peak_there_is_no_mfu(clock):
-    assert peak_flops() is None  # a CPU
+    assert peak_flops([jax.local_devices()[0].device_kind]) is None  # a CPU
     progress = BulkProgress(40, print, flops_per_image=None, peak=None, clock=clock)
     for number in range(2):
         clock.now += 1.0
         progress.add(drawn(number))
     assert progress.line() == "20 of 40 images, 10 a second, 2 s left"
+
+
+def test_the_peak_is_that_of_all_devices():
+    assert peak_flops(["NVIDIA H200"] * 3) == 3 * 989e12
+    assert peak_flops(["NVIDIA H200", "unknown"]) is None
 
 
 def test_durations_are_in_words():

@@ -230,6 +230,15 @@ def test_shards_are_shared_by_processes_and_every_process_has_its_own(prompts, t
     assert parts == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8]]
 
 
+def test_prompts_files_that_lose_rows_after_the_first_pass_are_an_error(prompts, engine, tmp_path):
+    files = PromptFiles(prompts, DEFAULTS)
+    survey = files.survey()
+    fewer = PromptFiles(prompts[:1], DEFAULTS)
+    with pytest.raises(UserError, match="expected files that stay as they are"):
+        run_job(lambda: None, fewer, survey, job_of(files), tmp_path / "out")
+    assert not (tmp_path / "out" / "00002_stats.json").exists()
+
+
 def test_a_shard_has_at_most_ten_thousand_images(prompts):
     with pytest.raises(UserError, match=r"shard_prompts: expected 1 to 2500 prompts .* up to 4 images .* got 2501"):
         job_of(PromptFiles(prompts, DEFAULTS), shard_prompts=2501)
