@@ -20,9 +20,10 @@ from harness import cpu_model
 
 from dalle_jax.commands.memory import keep_large_buffers
 from dalle_jax.pipelines.bulk import run_job as jobs
-from dalle_jax.pipelines.bulk.device_engine import DeviceEngine, Drawn
+from dalle_jax.pipelines.bulk.device_engine import DeviceEngine, DrawnPrompt
 from dalle_jax.pipelines.bulk.job import BulkJob
 from dalle_jax.pipelines.bulk.prompt_files import NumberedRequest, PromptFiles, Survey
+from dalle_jax.pipelines.bulk.shard_writer import require_pyarrow
 from dalle_jax.pipelines.load.model_fingerprints import model_fingerprints
 from dalle_jax.pipelines.load.pipeline import load_pipeline
 from dalle_jax.pipelines.request import RequestOptions
@@ -58,7 +59,7 @@ class MeasuredEngine(DeviceEngine):
         self.chunk, self.alone, self.job = chunk, Stopwatch(), Stopwatch()
         self.megabytes: list[tuple[int, float]] = []
 
-    def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[Drawn]:
+    def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[DrawnPrompt]:
         """Yield the results of the job, and draw each chunk alone before or after it."""
         done = number = 0
         while chunk := list(islice(requests, self.chunk)):
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=100)
     given = parser.parse_args()
     keep_large_buffers()
+    require_pyarrow()
     with tempfile.TemporaryDirectory() as folder:
         options = RequestOptions(candidates=given.candidates, keep=min(4, given.candidates), guidance=2.0)
         files = PromptFiles([str(prompts_file(Path(folder), given.prompts))], options)

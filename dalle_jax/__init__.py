@@ -23,21 +23,26 @@ def load(
     layout: "Layout | None" = None,
     sees: str | None = None,
     steps: int | None = None,
+    consistency_decoder: str | os.PathLike[str] | None = None,
 ) -> "AnyPipeline":
     """Load the pipeline of a model folder, as ``sample --model`` does (docs/python.md).
 
     ``image_tokenizer`` and ``clip`` are folders that replace the model's own, or supply missing ones. ``batch`` is the
     largest number of images generated in one call. ``layout`` shards networks and images over a mesh; by default one
     device holds everything. ``sees`` and ``steps`` are the inputs ("embedding", "caption" or "both") and the steps of
-    an unCLIP's decoder.
+    an unCLIP's decoder. ``consistency_decoder`` is the folder of one that decodes codes or latents to pixels.
 
     Raises ``UserError`` if a folder holds something else.
     """
     from dalle_jax import storage
     from dalle_jax.pipelines.load.pipeline import load_pipeline
 
-    tokenizer, ranker = (None if one is None else storage.reachable(one) for one in (image_tokenizer, clip))
-    return load_pipeline(storage.reachable(folder), tokenizer, ranker, batch, layout, sees=sees, steps=steps)
+    tokenizer, ranker, decoder = (
+        None if one is None else storage.reachable(one) for one in (image_tokenizer, clip, consistency_decoder)
+    )
+    return load_pipeline(
+        storage.reachable(folder), tokenizer, ranker, batch, layout, sees=sees, steps=steps, consistency_decoder=decoder
+    )
 
 
 def load_image_tokenizer(folder: str | os.PathLike[str], *, batch: int = 64) -> "ImageCodec":

@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the folder of a demo, such as runs/demo, or of a trained transformer",
     )
     parser.add_argument(
+        "--image-tokenizer", type=storage.reachable, metavar="DIR", help="an image tokenizer to use instead of its own"
+    )
+    parser.add_argument(
+        "--clip", type=storage.reachable, metavar="DIR", help="a CLIP that ranks images instead of the model's"
+    )
+    parser.add_argument(
         "--out", type=storage.reachable, help="the JSON file to write (default: evaluation.json in the model's folder)"
     )
 
@@ -44,14 +50,16 @@ def run(args: argparse.Namespace) -> int:
     hosts.join()
     with failures.shared():
         require_same_config(render(run, per_host=False))
-        _evaluate(run, args.model, args.out or args.model / "evaluation.json")
+        _evaluate(run, (args.model, args.image_tokenizer, args.clip), args.out or args.model / "evaluation.json")
     return 0
 
 
-def _evaluate(run: EvaluateRun, model: Place, out: Place) -> None:
-    """Evaluate on every process; the first one writes."""
+def _evaluate(run: EvaluateRun, folders: tuple[Place, Place | None, Place | None], out: Place) -> None:
+    """Evaluate the pipeline of a model, an image tokenizer and a CLIP on every process; the first one writes."""
     layout = Layout(make_mesh(run.mesh), run.rules)
-    pipeline_of = cache(lambda batch: load_pipeline(model, batch=batch, layout=layout))  # compiled once per batch size
+    pipeline_of = cache(
+        lambda batch: load_pipeline(*folders, batch=batch, layout=layout)
+    )  # compiled once per batch size
     figures = {}
     for name, config in run.evaluations.items():
         _say(f"evaluation {name}")

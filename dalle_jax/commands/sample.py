@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import cast, get_args, get_type_hints
 
@@ -22,8 +22,8 @@ from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
 from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.bulk.job import BulkJob
-from dalle_jax.pipelines.bulk.prompt_files import PromptFiles
+from dalle_jax.pipelines.bulk.job import BulkJob, Option
+from dalle_jax.pipelines.bulk.prompt_files import NUMBERS, PromptFiles
 from dalle_jax.pipelines.bulk.run_job import interrupted_by_sigterm, run_job
 from dalle_jax.pipelines.bulk.shard_writer import require_pyarrow
 from dalle_jax.pipelines.embedding_pipeline import Sees
@@ -104,6 +104,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="the share of that image's rows to keep, from the top (default 0.5)",
     )
+    _add_replacing_flags(parser)
+    add_decoder_flags(parser)
+    add_mesh_flags(parser)
+    parser.add_argument("--batch", type=int, default=64, help="number of images to sample in one call (default 64)")
+    parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
+
+
+def _add_replacing_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the folders of models that replace those of the pipeline."""
     parser.add_argument(
         "--image-tokenizer",
         type=storage.reachable,
@@ -113,10 +122,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clip", type=storage.reachable, metavar="DIR", help="the folder of a CLIP to use instead of the model's"
     )
-    add_decoder_flags(parser)
-    add_mesh_flags(parser)
-    parser.add_argument("--batch", type=int, default=64, help="number of images to sample in one call (default 64)")
-    parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
+    parser.add_argument(
+        "--consistency-decoder",
+        type=storage.reachable,
+        metavar="DIR",
+        help="the folder of a consistency decoder, which decodes the image tokenizer's codes or latents in its place",
+    )
 
 
 def add_option_flags(parser: argparse.ArgumentParser) -> None:
@@ -161,8 +172,9 @@ def _draw(args: argparse.Namespace, layout: Layout | None) -> None:
     requests = _requests(args)
     prompts = [one.prompt for one in requests]
     pipeline = load_pipeline(
-        args.model, args.image_tokenizer, args.clip, args.batch, layout, sees=args.sees, steps=args.steps
-    )
+        args.model, args.image_tokenizer, args.clip, args.batch, layout, sees=args.sees, steps=args.steps,
+        consistency_decoder=args.consistency_decoder,
+    )  # fmt: skip
     top = None if args.given_image is None else pipeline.given_top(args.given_image, args.given_rows)
     generations = pipeline.draw([replace(one, given_image=top) for one in requests])
     if not hosts.is_first():
@@ -223,13 +235,18 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
         files = PromptFiles(args.prompts, _options(args), args.negative_prompt)
         survey = hosts.call_and_share_errors(files.survey)
         folders = (args.model, args.image_tokenizer, args.clip)
-        models = hosts.call_and_share_errors(lambda: model_fingerprints(*folders))
-        options = asdict(_options(args)) | {name: getattr(args, name) for name in ("negative_prompt", "sees", "steps")}
+        models = hosts.call_and_share_errors(lambda: model_fingerprints(*folders, args.consistency_decoder))
+        given = _options(args)
+        options: dict[str, Option] = {name: getattr(given, name) for name in (*NUMBERS, "first")}
+        options |= {name: getattr(args, name) for name in ("negative_prompt", "sees", "steps")}
         job = BulkJob.of(survey, models, options, args.shard_prompts)
         with interrupted_by_sigterm(), locked(args.out, "sample"):
 
             def load() -> AnyPipeline:
-                return load_pipeline(*folders, args.batch, layout, sees=args.sees, steps=args.steps)
+                return load_pipeline(
+                    *folders, args.batch, layout, sees=args.sees, steps=args.steps,
+                    consistency_decoder=args.consistency_decoder,
+                )  # fmt: skip
 
             line = run_job(load, files, survey, job, args.out, args.together)
     if hosts.is_first():

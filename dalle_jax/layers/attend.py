@@ -16,9 +16,9 @@ import jax.numpy as jnp
 
 from dalle_jax.arrays import Array, Bool, Float
 from dalle_jax.config.errors import UserError
-from dalle_jax.layers.attend_blocks import block_attention
-from dalle_jax.layers.attend_cudnn import cudnn_attention, cudnn_obstacle
-from dalle_jax.layers.attend_splash import LANES, splash_attention
+from dalle_jax.layers.attend_backends.attend_blocks import block_attention
+from dalle_jax.layers.attend_backends.attend_cudnn import cudnn_attention, cudnn_obstacle
+from dalle_jax.layers.attend_backends.attend_splash import LANES, splash_attention
 from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
 from dalle_jax.parallel.layout import platform
 

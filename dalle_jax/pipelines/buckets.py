@@ -13,7 +13,7 @@ from dalle_jax.pipelines.request import Generation, Request
 AnyRequest = TypeVar("AnyRequest", bound=Request)
 
 
-class Drawn(NamedTuple):
+class CallResult(NamedTuple):
     """The images [P M H W 3] of one call, and their CLIP scores [P M]: None without a ranker or without a text.
 
     ``passes`` is the number of passes of a transformer; None for a diffusion model.
@@ -24,7 +24,7 @@ class Drawn(NamedTuple):
     passes: int | None = None
 
 
-DrawCall: TypeAlias = Callable[[list[AnyRequest], int, int], Drawn]
+DrawCall: TypeAlias = Callable[[list[AnyRequest], int, int], CallResult]
 """``draw_call(requests, first, count)`` samples candidates ``first`` to ``first + count - 1`` of each request."""
 
 

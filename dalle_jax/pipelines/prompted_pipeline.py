@@ -13,7 +13,7 @@ import numpy as np
 from dalle_jax.arrays import Array, Float, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.inputs import ImageInput
-from dalle_jax.pipelines.buckets import Drawn, draw_in_buckets
+from dalle_jax.pipelines.buckets import CallResult, draw_in_buckets
 from dalle_jax.pipelines.prompts import Prompt, TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
@@ -144,7 +144,7 @@ class DiffusionPipeline(PromptedPipeline):
         del image, share
         raise UserError(NO_GIVEN_IMAGE)
 
-    def _draw_call(self, requests: list[Request], first: int, count: int) -> Drawn:
+    def _draw_call(self, requests: list[Request], first: int, count: int) -> CallResult:
         """Sample ``count`` candidates of each request."""
         prompts, options = [str(one.prompt) for one in requests], [one.options for one in requests]
         keys = image_keys(jnp.asarray([one.seed for one in options], jnp.uint32), count, first=first)
@@ -152,7 +152,7 @@ class DiffusionPipeline(PromptedPipeline):
         guided = any(one.guidance != 1.0 for one in options)
         pixels = jnp.asarray(self._pixels(DrawCall(prompts, keys, guidance, guided)))
         scores = None if self.ranker is None else self.ranker.scores(pixels, prompts)
-        return Drawn(np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores)
+        return CallResult(np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores)
 
 
 NO_GIVEN_IMAGE = "given_image: expected none for a diffusion model; inpainting takes a mask"

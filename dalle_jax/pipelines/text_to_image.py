@@ -9,7 +9,7 @@ from dalle_jax.images.inputs import ImageInput, load_pixels
 from dalle_jax.images.pixels import centre_square
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.buckets import Drawn, draw_in_buckets
+from dalle_jax.pipelines.buckets import CallResult, draw_in_buckets
 from dalle_jax.pipelines.compiled_network import CompiledNetwork, one_device
 from dalle_jax.pipelines.edits.code_filler import fill_by_codes
 from dalle_jax.pipelines.edits.filler import FillCall
@@ -121,7 +121,7 @@ class TextToImage(PromptedPipeline):
         rows = max(1, round(share * self.grid[0]))
         return centre_square(load_pixels(image, "given_image"), self.side)[: rows * self.codec.downsample]
 
-    def _draw_call(self, requests: list[Request], first: int, count: int) -> Drawn:
+    def _draw_call(self, requests: list[Request], first: int, count: int) -> CallResult:
         """Sample ``count`` candidates of each request in one call."""
         options = [request.options for request in requests]
         keys = image_keys(jnp.asarray([one.seed for one in options], jnp.uint32), count, first=first)
@@ -132,7 +132,9 @@ class TextToImage(PromptedPipeline):
         scores = None
         if self.ranker is not None and any(text is not None for text in texts):
             scores = self.ranker.scores(pixels, [text or "" for text in texts])
-        return Drawn(np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores, int(found.passes))
+        return CallResult(
+            np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores, int(found.passes)
+        )
 
     def _negative(self, requests: list[Request]) -> NegativePrompts | None:
         """Return the negative prompts of the requests, or None if none has one."""

@@ -11,6 +11,7 @@ ASSUMPTIONS = (
     "every matrix product runs at the chip's dense bfloat16 peak",
     "each code reads all weights and the visible part of the cache once; a chip's memory does nothing else",
     "collectives run in rings over all links of a chip at once, in one direction (half of the published bandwidth)",
+    "a collective takes no time to start; a step has several for each layer that is split",
     "the time lies between the longest of the three (all overlap) and their sum (no overlap)",
     "decoding codes to pixels and ranking are not included",
 )

@@ -13,7 +13,7 @@ NAMED = re.compile(r"`((?:[\w.-]+/)*[\w-]+\.(?:py|gin|sh|yaml|sbatch)|(?:[\w-]+/
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")
 MADE = re.compile(r"runs/|my_images|codes/|images/|checkpoints/|stalls/|profile/|gs:|results/|tests/$")
 """Folders that a command makes, or that stand for the reader's own."""
-IN_A_RUN = {"config.gin", "model.gin", "pipeline.gin", "karlo.gin", "text.gin", "encode.gin", "train.gin"}
+IN_A_RUN = {"config.gin", "model.gin", "pipeline.gin", "karlo.gin", "glide.gin", "text.gin", "encode.gin", "train.gin"}
 COMMAND = re.compile(r"(?:python -m dalle_jax|dalle-jax) ([a-z][a-z-]+)")
 
 

@@ -15,6 +15,7 @@ from dalle_jax.images.pixels import to_uint8
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.pipelines.load.models import ModelFile, load_generator, load_image_tokenizer
+from dalle_jax.pipelines.load.pipeline import recommended_sampling
 from dalle_jax.pretrained.publishers import dalle_mini
 from dalle_jax.train.checkpoints.save_weights import save_weights
 
@@ -65,3 +66,13 @@ def test_a_greedy_guided_sample_equals_guidance_by_its_formula(folder, tmp_path)
 def test_an_image_tokenizer_with_a_different_codebook_size_is_refused(folder):
     with pytest.raises(dalle_jax.UserError, match=r"of 7 codes, which the transformer in .* generates, got one of 9"):
         dalle_jax.load(folder / "mini", image_tokenizer=folder / "other")
+
+
+def test_the_publishers_guidance_is_used_where_none_is_given(folder):
+    pipeline = dalle_jax.load(folder / "mini", image_tokenizer=folder / "tokenizer")
+    assert pipeline.options(candidates=2).guidance == 10.0  # as in the authors' notebook
+    assert pipeline.options(guidance=1.5).guidance == 1.5
+    assert recommended_sampling(folder / "mini") == pipeline.recommended
+    greedy = {"candidates": 1, "temperature": 0.0}
+    drawn = pipeline("ab c", **greedy).pixels
+    np.testing.assert_array_equal(drawn, pipeline("ab c", **greedy, guidance=10.0).pixels)

@@ -1,6 +1,7 @@
 """GLIDE by command: small random networks in the published files are imported, sampled and used to inpaint."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from tests.pretrained.publishers.test_image_tokenizer_files import save
 FILES = {"base.pt": 0, "upsample.pt": 3, "base_inpaint.pt": 4, "upsample_inpaint.pt": 7}
 """The published files, and the additional input channels of their networks."""
 PIECES = {piece: number for number, piece in enumerate(("r", "e", "d", "a", "<|endoftext|>"))}
+EVALUATION = str(Path(__file__).parents[2] / "configs" / "demo" / "evaluation.gin")
 SMALL = GlideFile(base_side=4, side=8, steps=3, guidance=30.0)
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 MASK = np.zeros((8, 8), bool)
@@ -87,6 +89,7 @@ def test_combinations_that_do_not_fit_are_one_line(folder, tmp_path, capsys):
         ("outpaint", *text2im, "--right", "4", "--prompt", "red", *image): "expected GLIDE's inpainting networks",
         ("vary", *text2im, *image): "got a model that decodes no CLIP embedding (GlidePipeline)",
         ("sample", *text2im, "--sees", "both", "--prompt", "red", "--out", out): "sees: expected none",
+        ("evaluate", EVALUATION, *text2im, "--out", out): "expected a CLIP, got none; give its folder with --clip DIR",
         ("import", "glide-inpaint", str(tmp_path), other): "got no base_inpaint.pt, upsample_inpaint.pt",
     }
     for command, message in cases.items():

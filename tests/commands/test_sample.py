@@ -50,9 +50,7 @@ def test_tars_have_the_images_of_the_plain_command_and_the_same_command_resumes(
     flags = ("--prompts", str(prompts), "--candidates", "4", "--keep", "2", "--guidance", "2")
     assert sample(smoke_demo, plain, *flags) == 0
     assert bulk(smoke_demo, tars, "--prompts", str(prompts)) == 0
-    assert (
-        f"{tars} has 5 images of 3 prompts in 2 tars; 0 of 2 shards were there already, 12" in capsys.readouterr().out
-    )
+    assert "has 5 images of 3 prompts in 2 tars; 0 of 2 shards were there already, 12" in capsys.readouterr().out
     lines = [json.loads(line) for line in (plain / "scores.jsonl").read_text().splitlines()]
     images = kept_images(tars)
     assert [(one["caption"], one["candidate"]) for one, _ in images] == [

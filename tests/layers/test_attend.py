@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.layers import attend, attend_cudnn
+from dalle_jax.layers import attend
 from dalle_jax.layers.attend import choose_backend, dense_attention, stream_attention
-from dalle_jax.layers.attend_splash import Tiling, best_tiling, blocks_run, splash_attention, stream_mask
+from dalle_jax.layers.attend_backends import attend_cudnn
+from dalle_jax.layers.attend_backends.attend_splash import (
+    Tiling,
+    best_tiling,
+    blocks_run,
+    splash_attention,
+    stream_mask,
+)
 from dalle_jax.layers.attention_masks import Pattern
 
 KINDS = ["full", "row", "column", "convolutional"]
@@ -61,7 +68,7 @@ def test_the_splash_kernel_equals_masked_attention_in_values_and_gradients(kind,
 
 
 def test_the_two_separate_backward_kernels_equal_the_fused_one(monkeypatch):
-    monkeypatch.setattr("dalle_jax.layers.attend_splash.MAX_FUSED_BLOCKS", 1)
+    monkeypatch.setattr("dalle_jax.layers.attend_backends.attend_splash.MAX_FUSED_BLOCKS", 1)
 
     def attention(q, k, v, pattern):
         return splash_attention(q, k, v, pattern, tiling=Tiling(128, 256), interpret=True)

@@ -55,7 +55,7 @@ def plan(config: Path, *flags: str) -> subprocess.CompletedProcess:
 
 @needs_libtpu
 def test_a_small_model_fits_and_the_report_adds_up(config):
-    done = plan(config, "--json", "--sample", "4")
+    done = plan(config, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["fits"] and report["chips"] == report["devices"] == 4
@@ -73,7 +73,32 @@ def test_a_small_model_fits_and_the_report_adds_up(config):
     line = report["roofline"]
     assert 0 < line["least_seconds"] <= line["most_seconds"] and 0 < line["mfu_at_least_seconds"] <= 1
     assert report["not_checked"] == ["the vocabulary against not/there.model, which does not exist yet"]
-    assert report["sampler"]["fits"] and report["sampler"]["flops"] > 0
+
+
+@needs_libtpu
+def test_a_sampler_is_planned_in_bfloat16_with_its_cache_and_its_rate(config):
+    done = plan(config, "--json", "--sample", "4", "--candidates", "2", "--mesh", "data=2,tensor=2", "--no-search")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["fits"] and report["mesh"] == {"data": 2, "fsdp": 1, "tensor": 2}
+    layers, width, context, codes = 3, 128, 17, 63
+    assert report["cache_bytes_per_prompt"] == 2 * layers * 2 * width * context * 2  # guided, keys and values, bfloat16
+    assert report["cache_bytes_per_image"] == 2 * layers * 2 * width * codes * 2
+    matrices = layers * 12 * width * width + 2 * 64 * width
+    assert (
+        matrices < report["weight_bytes"] < report["peak_bytes"] < report["room_bytes"]
+    )  # 2 bytes on each of 2 devices
+    assert report["largest_prompts"] is None
+    least, most = report["images_per_second_per_chip"]
+    assert 0 < least <= most and not report["uncounted"]
+    days = 1e6 * 512 / (4 * most) / 86_400
+    assert report["days_of_a_million_prompts"][0] == pytest.approx(days)
+
+
+@needs_libtpu
+def test_flags_of_the_sampler_without_it_are_an_input_error(config):
+    done = plan(config, "--candidates", "2")
+    assert done.returncode == 2 and "--candidates: expected --sample with it" in done.stderr
 
 
 @needs_libtpu

@@ -1,9 +1,11 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small_generators import KINDS, dalle, dalle_bart, llamagen
+from small_generators import dalle, dalle_bart, llamagen
 
 from dalle_jax.sampling.autoregressive import GivenCodes, Settings, image_keys, sample
 from dalle_jax.sampling.slots import (
@@ -27,15 +29,16 @@ GIVEN = GivenCodes(
     jnp.zeros((3, 12), bool).at[1, jnp.array([0, 1, 2, 3, 6, 11])].set(True).at[2, 3:9].set(True),
 )
 GENERATORS = {
-    "mixed": lambda: dalle(KINDS, depth=4),
-    "scanned bart": lambda: dalle_bart(decoder_layers=3, scan=True),
-    "class": llamagen,
-    "scanned caption": lambda: llamagen(captions=True, scan=True),
+    "mixed": lambda: dalle(["full", "convolutional"]),
+    "scanned dalle": lambda: dalle(["row", "column"], depth=4, scan=True),
+    "scanned bart": lambda: dalle_bart(scan=True),
+    "scanned class": lambda: llamagen(scan=True),
+    "caption": lambda: llamagen(captions=True, depth=1),
 }
 
 
 def prompts_of(name):
-    return jnp.array([3, 0, 1]) if name == "class" else FEATURES if "caption" in name else TEXT
+    return jnp.array([3, 0, 1]) if "class" in name else FEATURES if "caption" in name else TEXT
 
 
 def compiled(model, function, **options):
@@ -44,86 +47,95 @@ def compiled(model, function, **options):
     return lambda *arguments: run(state, *arguments)
 
 
-def in_slots(model, **options):
+@functools.cache
+def in_slots(name):
     """Compile sampling in slots, where the first argument is the largest number of codes that a pass accepts."""
-    return compiled(model, lambda generator, most, *rest: sample_in_slots(generator, *rest, most=most, **options))
+
+    def run(generator, most, *rest):
+        return sample_in_slots(generator, *rest, most=most, guided=name != "caption", window=4, slots=4)
+
+    return compiled(GENERATORS[name](), run)
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-def test_windows_of_guided_images_with_given_codes_are_those_of_plain_sampling(name):
-    model, text = GENERATORS[name](), prompts_of(name)
-    plain = compiled(model, sample, guided=True)(text, KEYS, SETTINGS, GIVEN)
-    run = in_slots(model, guided=True, window=4, slots=4)
-    quick, slow = (run(jnp.int32(most), text, KEYS, SETTINGS, GIVEN) for most in (4, 1))
+def test_windows_with_given_codes_give_the_codes_of_plain_sampling(name):
+    text = prompts_of(name)
+    plain = compiled(GENERATORS[name](), sample, guided=name != "caption")(text, KEYS, SETTINGS, GIVEN)
+    quick, slow = (in_slots(name)(jnp.int32(most), text, KEYS, SETTINGS, GIVEN) for most in (4, 1))
     np.testing.assert_array_equal(quick.codes, slow.codes)
     np.testing.assert_array_equal(quick.codes, plain)
     assert quick.passes < slow.passes
 
 
-def test_images_without_guidance_and_without_given_codes():
-    model = dalle(("row", "column"), depth=5, last_attention="convolutional", scan=True)
-    plain = compiled(model, sample, guided=False)(TEXT, KEYS, SETTINGS)
-    found = in_slots(model, guided=False, window=3)(jnp.int32(3), TEXT, KEYS, SETTINGS)
-    np.testing.assert_array_equal(found.codes, plain)
-    assert found.passes < 11
-
-
 def test_kept_codes_are_jumped_over_a_window_at_a_time():
     keep = jnp.ones((3, 12), bool).at[:, 5].set(False)
-    run = in_slots(dalle(["full"]), guided=False, window=4)
-    found = run(jnp.int32(4), TEXT, KEYS, SETTINGS, GIVEN._replace(keep=keep))
+    found = in_slots("mixed")(jnp.int32(4), TEXT, KEYS, SETTINGS, GIVEN._replace(keep=keep))
     kept = np.broadcast_to(keep[:, None], found.codes.shape)
     np.testing.assert_array_equal(np.asarray(found.codes)[kept], np.asarray(GIVEN.codes)[kept])
-    assert found.passes <= 4  # 11 codes in windows of 4, and one more pass if the drawn code was guessed wrong
+    assert found.passes <= 2 * 4  # two rounds of slots: 11 codes in windows of 4, and a pass after a wrong guess
 
 
-def test_rows_that_join_and_leave_at_random_give_each_image_its_own_codes():
-    model, window, slots, images = dalle(KINDS, depth=4), 3, 3, 6
+@pytest.fixture(scope="module")
+def engine():
+    """Return the compiled functions of a model with three slots and windows of three codes, and its empty slots."""
+    model = GENERATORS["mixed"]()
     new = compiled(model, prefill, guided=True)(TEXT)
-    put = compiled(model, insert, window=window, guided=True)
-    go = compiled(model, advance, window=window, guided=True)
-    prompt = jnp.arange(images) // 2
-    every = NewImages(
-        prompt, KEYS.reshape(-1), jax.tree.map(lambda leaf: leaf[prompt], SETTINGS), GIVEN.codes.reshape(images, 12),
-        GIVEN.keep[prompt],
-    )  # fmt: skip
-    empty = empty_slots(model, new, slots=slots, window=window, guided=True)
+    put, go = (compiled(model, function, window=3, guided=True) for function in (insert, advance))
+    return new, put, go, empty_slots(model, new, slots=3, window=3, guided=True)
 
-    def added(state, slot, image):
-        row = jax.tree.map(lambda leaf: leaf[image][None], every)
-        return put(state, jnp.array([slot]), new, row)
 
+def images_of(numbers):
+    """Return the images of those numbers, two of each prompt."""
+    prompt = jnp.asarray(numbers) // 2
+    rows = jnp.asarray(numbers)
+    settings, keep = jax.tree.map(lambda leaf: leaf[prompt], (SETTINGS, GIVEN.keep))
+    return NewImages(prompt, KEYS.reshape(-1)[rows], settings, GIVEN.codes.reshape(6, 12)[rows], keep)
+
+
+def test_rows_that_join_and_leave_at_random_give_each_image_its_own_codes(engine):
+    new, put, go, empty = engine
     alone = []
-    for image in range(images):
-        state = added(empty, image % slots, image)
+    for image in range(6):
+        state = put(empty, jnp.array([image % 3]), new, images_of([image]))
         while not finished(state).all():
             state = go(state)
-        alone.append(np.asarray(state.codes[image % slots]))
-    rng, state, waiting, inside, done = np.random.default_rng(0), empty, list(range(images)), {}, {}
-    while len(done) < images:
-        for slot in range(slots):
+        alone.append(np.asarray(state.codes[image % 3]))
+    rng, state, waiting, inside, done = np.random.default_rng(0), empty, list(range(6)), {}, {}
+    while len(done) < 6:
+        for slot in range(3):
             if slot in inside and finished(state)[slot]:
                 done[inside[slot]] = np.asarray(state.codes[slot])
                 del inside[slot]
             if slot not in inside and waiting and rng.random() < 0.5:
                 inside[slot] = waiting.pop(rng.integers(len(waiting)))
-                state = added(state, slot, inside[slot])
+                state = put(state, jnp.array([slot]), new, images_of([inside[slot]]))
         before, state = state, go(state)
         idle = np.asarray(finished(before))
         np.testing.assert_array_equal(state.codes[idle], before.codes[idle])
         np.testing.assert_array_equal(state.position[idle], before.position[idle])
-    for image in range(images):
+    for image in range(6):
         np.testing.assert_array_equal(done[image], alone[image])
     assert len({codes.tobytes() for codes in alone}) > 3
 
 
-def test_an_image_whose_slot_does_not_exist_is_left_out():
-    model = dalle(["full"])
-    new = compiled(model, prefill, guided=True)(TEXT)
-    state = empty_slots(model, new, slots=2, window=2, guided=True)
-    row = NewImages(jnp.array([1]), KEYS[0, :1], Settings.of(1), GIVEN.codes[:1, 0], GIVEN.keep[:1])
-    after = compiled(model, insert, window=2, guided=True)(state, jnp.array([2]), new, row)
-    for old, leaf in zip(
-        jax.tree.leaves(state._replace(keys=None)), jax.tree.leaves(after._replace(keys=None)), strict=True
-    ):
-        np.testing.assert_array_equal(leaf, old)
+def test_an_image_whose_slot_does_not_exist_is_left_out(engine):
+    new, put, _, empty = engine
+    state = put(empty, jnp.array([1]), new, images_of([4]))
+    after = put(state, jnp.array([3]), new, images_of([2]))
+    for old, leaf in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        assert (old == leaf).all()
+
+
+def test_the_logits_of_a_code_do_not_depend_on_its_place_in_the_window_nor_on_wrong_guesses(engine):
+    model, new = GENERATORS["mixed"](), engine[0]
+    cache = model.slots(new.cache, 3)  # six rows: three prompts, and the empty one of each
+    decode = compiled(model, type(model).decode_window)
+    codes = jax.random.randint(jax.random.key(8), (6, 14), 0, 7)
+    seen = {}
+    for start, right in ((1, 1), (2, 3), (3, 3), (5, 2), (6, 3), (9, 3)):
+        guesses = codes[:, start - 1 : start + 2] + (jnp.arange(3) >= right)  # the inputs from ``right`` on are wrong
+        logits, cache = decode(guesses % 7, jnp.full(6, start), cache)
+        for place in range(right):
+            own = np.asarray(logits[:, place])
+            np.testing.assert_array_equal(seen.setdefault(start + place, own), own)
+    assert len(seen) == 11

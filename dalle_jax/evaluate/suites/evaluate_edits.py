@@ -9,6 +9,7 @@ import numpy as np
 from dalle_jax.arrays import Array, Float, Key, UInt8
 from dalle_jax.evaluate.metrics.shares import share_of
 from dalle_jax.evaluate.suites.findings import EditedImages, EditFindings, EditMeasure
+from dalle_jax.pipelines.edits.embedding_editor import EmbeddingEditor
 from dalle_jax.pipelines.edits.embedding_edits import between
 from dalle_jax.pipelines.edits.interpolate import frame_shares, frames_between
 from dalle_jax.pipelines.edits.text_edit import text_differences
@@ -52,11 +53,13 @@ class EditCases:
     captions: list[str]
     images: UInt8[np.ndarray, "B H W 3"]
     vectors: Float[np.ndarray, "B E"]
-    noises: Float[np.ndarray, "B I c"]
+    noises: Float[np.ndarray, " B *noise"]
     keys: Key[Array, " B"]
 
 
-def evaluate_edits(unclip: Unclip, config: EvaluateEdits, say: Callable[[str], None]) -> tuple[EditFindings, ...]:
+def evaluate_edits(
+    unclip: EmbeddingEditor, config: EvaluateEdits, say: Callable[[str], None]
+) -> tuple[EditFindings, ...]:
     """Vary, interpolate and edit, and judge; ``say`` takes a line of progress."""
     rng = np.random.default_rng((config.seed, 5))
     cases = _cases(unclip, [grammar.sample_scene(1, rng, "validation") for _ in range(config.cases)], rng, config)
@@ -72,9 +75,11 @@ def evaluate_edits(unclip: Unclip, config: EvaluateEdits, say: Callable[[str], N
     return found
 
 
-def _cases(unclip: Unclip, scenes: Sequence[Scene], rng: np.random.Generator, config: EvaluateEdits) -> EditCases:
+def _cases(
+    unclip: EmbeddingEditor, scenes: Sequence[Scene], rng: np.random.Generator, config: EvaluateEdits
+) -> EditCases:
     images = np.stack([render(scene, unclip.side, rng) for scene in scenes])
-    vectors = unclip.embedder.image_vectors(images)
+    vectors = unclip.image_vectors(images)
     noises = unclip.invert(images, vectors, config.guidance)
     seeds = jnp.asarray(config.seed + np.arange(len(scenes)), jnp.uint32)
     captions = [grammar.caption(scene, rng) for scene in scenes]
@@ -116,11 +121,10 @@ def has_moved(before: DetectedObject | None, after: DetectedObject | None) -> bo
     return before.size != after.size or bool(np.hypot(before.x - after.x, before.y - after.y) >= MOVED)
 
 
-def _measure_variations(unclip: Unclip, cases: EditCases, config: EvaluateEdits) -> EditFindings:
+def _measure_variations(unclip: EmbeddingEditor, cases: EditCases, config: EvaluateEdits) -> EditFindings:
     things = [scene.objects[0] for scene in cases.scenes]
     before = [only_object(image) for image in cases.images]
     given = (cases.keys, config.guidance, cases.noises)
-    returned = unclip.decode_codes(cases.vectors, *given) == unclip.codec.encode(cases.images)  # [B h w]
     turned = turned_to_texts(unclip, cases.vectors, cases.captions, config.vary_strength, cases.keys)
     measures, shown = [], []
     for prefix, vectors, title in (
@@ -137,8 +141,7 @@ def _measure_variations(unclip: Unclip, cases: EditCases, config: EvaluateEdits)
             EditMeasure(f"{prefix}same_attributes", "Same colour and shape", share_of(same), note),
             EditMeasure(f"{prefix}place_or_size_changed", "And another place or size", share_of(moved), note),
         ]
-    title, note = "Codes that come back", "all codes, own vector, eta 0"
-    kept = EditMeasure("codes_returned", title, share_of(returned.ravel().tolist()), note)
+    kept = _returned(unclip, cases, config)
     rows = tuple(
         EditedImages(cases.captions[i], (cases.images[i], shown[0][0][i], shown[1][0][i]), shown[0][1][i])
         for i in range(min(config.shown, len(things)))
@@ -151,7 +154,21 @@ def _measure_variations(unclip: Unclip, cases: EditCases, config: EvaluateEdits)
     return EditFindings("vary", "Variations", about, len(things), (*measures, kept), rows)
 
 
-def _measure_interpolations(unclip: Unclip, first: EditCases, last: EditCases, config: EvaluateEdits) -> EditFindings:
+def _returned(unclip: EmbeddingEditor, cases: EditCases, config: EvaluateEdits) -> EditMeasure:
+    """Measure how well an image comes back by its own vector and noise: its codes, or its pixels without codes."""
+    given, note = (cases.vectors, cases.keys, config.guidance, cases.noises), "own vector, eta 0"
+    if isinstance(unclip, Unclip):
+        same = unclip.decode_codes(*given) == unclip.codec.encode(cases.images)  # [B h w]
+        return EditMeasure(
+            "codes_returned", "Codes that come back", share_of(same.ravel().tolist()), f"all codes, {note}"
+        )
+    error = np.abs(unclip.decode(*given).astype(np.float32) - cases.images).mean()
+    return EditMeasure("error_returned", "Mean error of the image that comes back, of 255", float(error), note)
+
+
+def _measure_interpolations(
+    unclip: EmbeddingEditor, first: EditCases, last: EditCases, config: EvaluateEdits
+) -> EditFindings:
     vectors, noises = (np.stack(pair) for pair in ((first.vectors, last.vectors), (first.noises, last.noises)))
     shares = frame_shares(config.frames)
     frames = frames_between(unclip, vectors, noises, shares, first.keys, config.guidance)  # [B F H W 3]
@@ -195,7 +212,7 @@ def switches(values: Sequence[str | None], ends: tuple[str, str]) -> Switch:
 
 
 def _measure_text_edits(
-    unclip: Unclip, cases: EditCases, rng: np.random.Generator, config: EvaluateEdits
+    unclip: EmbeddingEditor, cases: EditCases, rng: np.random.Generator, config: EvaluateEdits
 ) -> EditFindings:
     things = [scene.objects[0] for scene in cases.scenes]
     colours = [str(rng.choice([one for one in COLOURS if one != thing.colour])) for thing in things]
@@ -228,5 +245,6 @@ def _measure_text_edits(
 
 
 def _shown(measure: EditMeasure) -> str:
-    value = measure.value if isinstance(measure.value, float) else measure.value.value
-    return "not measured" if value is None else f"{100 * value:.0f} %"
+    if isinstance(measure.value, float):
+        return f"{measure.value:.2f}"
+    return "not measured" if measure.value.value is None else f"{100 * measure.value.value:.0f} %"

@@ -10,7 +10,7 @@ import numpy as np
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
 from dalle_jax.parallel.chips import chip_of
-from dalle_jax.pipelines.bulk.device_engine import Drawn
+from dalle_jax.pipelines.bulk.device_engine import DrawnPrompt
 from dalle_jax.storage import Place
 
 SAY_EVERY = 10.0
@@ -50,7 +50,7 @@ class BulkProgress:
         self._first: tuple[float, int] | None = None
         self.images = 0
 
-    def add(self, drawn: Drawn) -> None:
+    def add(self, drawn: DrawnPrompt) -> None:
         """Count a prompt, and print a line if the last one is some seconds old."""
         self.images += drawn.request.options.candidates
         now = self._clock()
@@ -94,10 +94,10 @@ class LatestGrid:
 
     def __init__(self, place: Place, clock: Callable[[], float] = time.monotonic) -> None:
         self._place, self._clock = place, clock
-        self._latest: deque[Drawn] = deque(maxlen=GRID_PROMPTS)
+        self._latest: deque[DrawnPrompt] = deque(maxlen=GRID_PROMPTS)
         self._written: float | None = None
 
-    def add(self, drawn: Drawn) -> None:
+    def add(self, drawn: DrawnPrompt) -> None:
         """Add a prompt."""
         self._latest.append(drawn)
         if len(self._latest) == GRID_PROMPTS and (self._written is None or self._clock() - self._written > GRID_EVERY):

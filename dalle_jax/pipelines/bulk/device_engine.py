@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,7 +29,7 @@ AHEAD = 2
 """Number of blocks that are dispatched before the results of the first of them are fetched."""
 
 
-class Drawn(NamedTuple):
+class DrawnPrompt(NamedTuple):
     """The images kept for a prompt, best first, and the scores of all candidates in the order of sampling."""
 
     number: int
@@ -42,7 +43,7 @@ class Drawn(NamedTuple):
 class BulkEngine(Protocol):
     """Sampling of a stream of requests, in order."""
 
-    def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[Drawn]:
+    def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[DrawnPrompt]:
         """Yield the result of each request; read requests only as they are needed."""
         ...
 
@@ -101,7 +102,7 @@ class DeviceEngine:
         self._running = start()
         self._ids: dict[int, RowIds] = {}
 
-    def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[Drawn]:
+    def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[DrawnPrompt]:
         """Yield the result of each request, in order."""
         waiting: deque[Dispatched] = deque()
         partial: list[np.ndarray] = []  # scores of the prompt that goes on in the next block
@@ -116,7 +117,8 @@ class DeviceEngine:
         """Return the FLOPs of the products that an image takes in a full block."""
         pipeline, (rows, candidates) = self._pipeline, self.shape
         text = jnp.asarray(pipeline.prompts.read(["any"] * rows))
-        keys = self._keys(np.zeros(rows, np.uint32), np.zeros(rows, np.int32), candidates=candidates)
+        zeros = np.zeros(rows, np.int32)
+        keys = self._keys(zeros.astype(np.uint32), zeros, self._running.order, candidates=candidates)
         images = rows * candidates
         total = pipeline.sample_flops(text, keys, self._given, self._guided)
         total += pipeline.codec.decode_flops(jnp.zeros((images, *pipeline.grid), jnp.int32))
@@ -136,7 +138,8 @@ class DeviceEngine:
         first = np.array([row.first for row in padded], np.int32)
         count = np.array([row.size for row in block] + [0] * (rows - len(block)), np.int32)
         starts = first + np.array([one.first for one in options], np.int32)
-        keys = self._keys(np.array([one.seed for one in options], np.uint32), starts, candidates=candidates)
+        seeds = np.array([one.seed for one in options], np.uint32)
+        keys = self._keys(seeds, starts, self._running.order, candidates=candidates)
         text, settings = jnp.asarray(np.stack([one.text for one in ids])), Settings.stack(options)
         window = pipeline.window(options[0], rows * candidates, self._guided)
         negative = self._negatives(ids)
@@ -176,11 +179,18 @@ class DeviceEngine:
         return NegativePrompts(jnp.asarray(np.stack(rows)), jnp.asarray([one.negative is not None for one in ids]))
 
 
-def _keys(seeds: UInt[Array, " P"], first: Int[Array, " P"], candidates: int) -> Key[Array, "P M"]:
+def _keys(
+    seeds: UInt[Array, " P"], first: Int[Array, " P"], after: Float[Array, " k"], candidates: int
+) -> Key[Array, "P M"]:
+    """Create the keys of a block once ``after``, a result of the block before it, is there.
+
+    A CPU would otherwise run several blocks at once, which takes the memory of all of them.
+    """
+    seeds, _ = jax.lax.optimization_barrier((seeds, after))
     return image_keys(seeds, candidates, first)
 
 
-def _fetch(block: Dispatched, partial: list[np.ndarray]) -> Iterator[Drawn]:
+def _fetch(block: Dispatched, partial: list[np.ndarray]) -> Iterator[DrawnPrompt]:
     """Yield the prompts that end in a block; ``partial`` has the scores of earlier rows of its first prompt."""
     scores = None if block.scores is None else np.asarray(block.scores)
     best = None if block.best is None else block.best.fetch()
@@ -191,6 +201,6 @@ def _fetch(block: Dispatched, partial: list[np.ndarray]) -> Iterator[Drawn]:
             keep = row.request.options.kept
             every = np.concatenate(partial) if partial else None
             # copies, so that the whole block is not kept in memory with one of its images
-            yield Drawn(row.number, row.request, best.images[place, :keep].copy(),
+            yield DrawnPrompt(row.number, row.request, best.images[place, :keep].copy(),
                         best.candidates[place, :keep].copy(), every)  # fmt: skip
             partial.clear()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from dalle_jax.pipelines.bulk.device_engine import Drawn, tokenizers_of
+from dalle_jax.pipelines.bulk.device_engine import DrawnPrompt, tokenizers_of
 from dalle_jax.pipelines.bulk.prompt_files import NumberedRequest
 from dalle_jax.pipelines.prompted_pipeline import DiffusionPipeline
 from dalle_jax.pipelines.text_to_image import TextToImage
@@ -15,12 +15,12 @@ class PipelineEngine:
     def __init__(self, pipeline: TextToImage | DiffusionPipeline, batch: int) -> None:
         self._pipeline, self._batch = pipeline, batch
 
-    def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[Drawn]:
+    def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[DrawnPrompt]:
         """Yield the result of each request, in order."""
         for group in alike(requests, self._batch):
             drawn = self._pipeline.draw([request for _, request in group])
             for (number, request), one in zip(group, drawn, strict=True):
-                yield Drawn(number, request, one.pixels, one.chosen, one.candidate_scores)
+                yield DrawnPrompt(number, request, one.pixels, one.chosen, one.candidate_scores)
 
     def flops_per_image(self) -> float | None:
         """Return None: the FLOPs of these pipelines are not counted."""

@@ -11,8 +11,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, Protocol, cast, get_args, get_type_hints, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from dalle_jax.config.errors import UserError, install_hint
 from dalle_jax.config.problems import did_you_mean
@@ -23,24 +23,22 @@ from dalle_jax.pipelines.request import Request, RequestKeywords, RequestOptions
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 TEXTS = ("prompt", "negative_prompt")
+NUMBERS: dict[str, type] = {
+    "seed": int,
+    "candidates": int,
+    "keep": int,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "guidance": float,
+}
+"""Options of ``RequestOptions`` that a row may have, and their types."""
 MAX_BAD_ROWS = 20
 """Largest number of bad rows of one file that an error lists; further ones are only counted."""
 ROWS_AT_ONCE = 1024
 """Number of rows that are read at once from parquet."""
 
 
-OF_THE_JOB = ("first", "decoding", "window")
-"""Options that a row may not have."""
-
-
-def _number_fields() -> dict[str, type]:
-    """Return the options that a row may have, and their types."""
-    types = get_type_hints(RequestOptions)
-    names = (field.name for field in fields(RequestOptions) if field.name not in OF_THE_JOB)
-    return {name: int if int in (types[name], *get_args(types[name])) else float for name in names}
-
-
-NUMBERS = _number_fields()
 Fields = Mapping[str, object]
 
 
@@ -151,7 +149,7 @@ class PromptFiles:
         return Request(prompt, options, negative_prompt=negative)
 
 
-class Line(NamedTuple):
+class PromptLine(NamedTuple):
     """A line, and the function that parses it: a line that nobody needs is not parsed."""
 
     content: bytes
@@ -200,7 +198,7 @@ def _number(name: str, value: object, kind: type) -> int | float:
     return int(value)
 
 
-def _rows(file: DataFile) -> Iterator[tuple[str, Fields | Line]]:
+def _rows(file: DataFile) -> Iterator[tuple[str, Fields | PromptLine]]:
     """Yield the place of each row in an error, and its fields or line. Blank lines are no rows."""
     if file.name.endswith(".parquet"):
         for number, fields_of_row in enumerate(_parquet_rows(file), start=1):
@@ -210,12 +208,12 @@ def _rows(file: DataFile) -> Iterator[tuple[str, Fields | Line]]:
     for number, line in enumerate(io.BufferedReader(SeekableFile(file), 2**20), start=1):
         content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if content.strip():
-            yield f"{file.name}: row {number}", Line(content, parse)
+            yield f"{file.name}: row {number}", PromptLine(content, parse)
 
 
-def _parsed(row: Fields | Line) -> Fields:
+def _parsed(row: Fields | PromptLine) -> Fields:
     """Return the fields of a row. Raise UserError for a line that cannot be parsed."""
-    if not isinstance(row, Line):
+    if not isinstance(row, PromptLine):
         return row
     try:
         return row.parse(row.content.decode())

@@ -11,7 +11,7 @@ from types import FrameType
 
 from dalle_jax.parallel import hosts
 from dalle_jax.pipelines.bulk.bulk_progress import BulkProgress, LatestGrid, duration, peak_flops
-from dalle_jax.pipelines.bulk.device_engine import BulkEngine, DeviceEngine, Drawn
+from dalle_jax.pipelines.bulk.device_engine import BulkEngine, DeviceEngine, DrawnPrompt
 from dalle_jax.pipelines.bulk.job import BulkJob
 from dalle_jax.pipelines.bulk.pipeline_engine import PipelineEngine
 from dalle_jax.pipelines.bulk.prompt_files import NumberedRequest, PromptFiles, Survey
@@ -146,7 +146,7 @@ def run_shards(
     progress = BulkProgress(images, lambda line: print(f"[sample {process}] {line}", flush=True), flops, peak)
     latest = None if process else LatestGrid(out)
 
-    def see(one: Drawn) -> None:
+    def see(one: DrawnPrompt) -> None:
         progress.add(one)
         if latest is not None:
             latest.add(one)
@@ -160,7 +160,9 @@ def run_shards(
     return progress
 
 
-def write_shards(drawn: Iterator[Drawn], folder: BulkFolder, job: BulkJob, see: Callable[[Drawn], None]) -> None:
+def write_shards(
+    drawn: Iterator[DrawnPrompt], folder: BulkFolder, job: BulkJob, see: Callable[[DrawnPrompt], None]
+) -> None:
     """Write the results of whole shards, in order. ``see`` is called with each result.
 
     A finished shard is moved into the output by a thread, at most one at a time, while the next one is drawn.

@@ -6,7 +6,6 @@ import json
 import tarfile
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ import numpy as np
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError, install_hint
 from dalle_jax.images.png import encode_png
-from dalle_jax.pipelines.bulk.device_engine import Drawn
+from dalle_jax.pipelines.bulk.device_engine import DrawnPrompt
+from dalle_jax.pipelines.bulk.prompt_files import NUMBERS
 from dalle_jax.pipelines.bulk.shards import BulkFolder, shard_name
 
 MOST_ENCODED_AHEAD = 64
@@ -46,7 +46,7 @@ class ShardWriter:
         except OSError as error:
             raise storage.cannot_write(shard_name(number), error) from error
 
-    def add(self, drawn: Drawn) -> None:
+    def add(self, drawn: DrawnPrompt) -> None:
         """Add the images and scores of a prompt. Raises UserError if the disk is full."""
         first = drawn.request.options.first
         keys = [f"{shard_name(self._number)}{self._images + rank:04d}" for rank in range(len(drawn.pixels))]
@@ -90,12 +90,13 @@ class ShardWriter:
         member = tarfile.TarInfo(name)
         member.size = len(content)
         self._tar.addfile(member, io.BytesIO(content))
+        self._tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all members
 
 
-def _record(drawn: Drawn, image: np.ndarray) -> dict[str, object]:
+def _record(drawn: DrawnPrompt, image: np.ndarray) -> dict[str, object]:
     """Return the metadata of a kept image: img2dataset's fields, and the options by which it can be drawn again."""
     request = drawn.request
-    options = {k: v for k, v in asdict(request.options).items() if k not in ("first", "keep")}
+    options = {name: getattr(request.options, name) for name in NUMBERS if name != "keep"}
     return {
         "caption": request.title,
         "status": "success",
@@ -114,7 +115,7 @@ class ScoreTable:
         self._columns: dict[str, list[np.ndarray]] = {}
         self._prompts: list[str] = []
 
-    def add(self, drawn: Drawn, keys: list[str]) -> None:
+    def add(self, drawn: DrawnPrompt, keys: list[str]) -> None:
         """Add the candidates of a prompt; ``keys`` are those of the kept ones, best first."""
         options = drawn.request.options
         count = options.candidates

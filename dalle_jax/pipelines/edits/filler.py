@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from dalle_jax.arrays import Array, Bool, Int, Key, UInt8
-from dalle_jax.pipelines.buckets import Drawn, draw_in_buckets
+from dalle_jax.pipelines.buckets import CallResult, draw_in_buckets
 from dalle_jax.pipelines.prompts import Prompt
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
@@ -41,7 +41,11 @@ class FillCall(NamedTuple):
 
 @runtime_checkable
 class HoleFiller(Protocol):
-    """A pipeline that draws the hidden pixels of windows: by codes (code_filler.py) or as pixels (pixel_filler.py)."""
+    """A pipeline that draws the hidden pixels of windows.
+
+    ``Unclip`` and ``TextToImage`` draw codes (code_filler.py), ``PixelUnclip`` and ``GlidePipeline`` pixels
+    (pixel_filler.py).
+    """
 
     @property
     def side(self) -> int:
@@ -79,7 +83,7 @@ def fill(filler: HoleFiller, requests: list[FillRequest]) -> list[Generation]:
     return draw_in_buckets(requests, filler.batch, functools.partial(_fill_call, filler), filler.parts)
 
 
-def _fill_call(filler: HoleFiller, requests: list[FillRequest], first: int, count: int) -> Drawn:
+def _fill_call(filler: HoleFiller, requests: list[FillRequest], first: int, count: int) -> CallResult:
     """Fill ``count`` windows of each request in one call."""
     windows, hidden = _stacked(requests, first, count), np.stack([one.hidden for one in requests])
     keys = image_keys(jnp.asarray([one.options.seed for one in requests], jnp.uint32), count, first=first)
@@ -89,8 +93,8 @@ def _fill_call(filler: HoleFiller, requests: list[FillRequest], first: int, coun
     filled = np.stack([blend(*one) for one in zip(windows, drawn, hidden, strict=True)])
     texts = [one.text for one in requests if one.text is not None]
     if filler.ranker is None or len(texts) < len(prompts):
-        return Drawn(filled, None)
-    return Drawn(filled, filler.ranker.scores(jnp.asarray(filled.reshape(-1, *filled.shape[2:])), texts))
+        return CallResult(filled, None)
+    return CallResult(filled, filler.ranker.scores(jnp.asarray(filled.reshape(-1, *filled.shape[2:])), texts))
 
 
 def _of_window(keys: Key[Array, "P M"], numbers: Int[Array, " P"]) -> Key[Array, "P M"]:

@@ -14,7 +14,10 @@ from dalle_jax.train.checkpoints.recovery import whole_steps
 
 
 def model_fingerprints(
-    folder: Place, image_tokenizer: Place | None = None, clip: Place | None = None
+    folder: Place,
+    image_tokenizer: Place | None = None,
+    clip: Place | None = None,
+    consistency_decoder: Place | None = None,
 ) -> dict[str, str]:
     """Return the fingerprint of each model that ``load_pipeline`` loads for these folders, by name."""
     imported = {KARLO: KARLO_PARTS, GLIDE: GLIDE_PARTS}
@@ -22,7 +25,7 @@ def model_fingerprints(
     if parts is not None:
         found = {part: folder / part for part in parts}
     else:
-        needs = stage_folders(folder, image_tokenizer, clip).needs
+        needs = stage_folders(folder, image_tokenizer, clip, consistency_decoder).needs
         found = {name: place(one) for name, one in needs.items()}
     if clip is not None and found.get("clip") != clip:
         found["ranker"] = clip

@@ -13,6 +13,8 @@ from dalle_jax.config.problems import did_you_mean
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.code_denoiser import CodeDenoiser, CodeDenoiserConfig
 from dalle_jax.models.code_generator import CodeGenerator, compute_dtypes, prepare_for_sampling
+from dalle_jax.models.decoders.consistency_decoded import ConsistencyDecoded
+from dalle_jax.models.decoders.consistency_decoder import ConsistencyDecoderConfig
 from dalle_jax.models.decoders.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from dalle_jax.models.decoders.upsampler import Upsampler, UpsamplerConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
@@ -54,7 +56,8 @@ class PipelineFile:
     A pipeline has an ``image_tokenizer`` and a ``transformer`` of its codes, and may have a ``clip`` that ranks. An
     unCLIP has a ``decoder`` and the ``clip`` that it was trained with. A decoder of codes needs an
     ``image_tokenizer``; after one of pixels, ``upsampler`` and ``upsampler_2`` enlarge the image. Without a ``prior``
-    it decodes the text's vector. ``steps`` are those of its decoder; None is the default.
+    it decodes the text's vector. ``steps`` are those of its decoder; None is the default. A ``consistency_decoder``
+    replaces the decoder of the image tokenizer.
     """
 
     needs: Mapping[str, str]
@@ -84,7 +87,9 @@ class PipelineFile:
 
 MODEL_FILE = "model.gin"
 UPSAMPLERS = ("upsampler", "upsampler_2")
-PIPELINE_NEEDS = ("image_tokenizer", "transformer", "clip", "decoder", "prior", *UPSAMPLERS)
+PIPELINE_NEEDS = (
+    "image_tokenizer", "transformer", "clip", "decoder", "prior", *UPSAMPLERS, "consistency_decoder"
+)  # fmt: skip
 """Names of the models that a pipeline may be made of."""
 
 
@@ -132,6 +137,22 @@ def load_image_tokenizer(folder: Place, layout: Layout | None = None) -> ImageTo
     return load_network(folder, get_args(ImageTokenizerConfig), layout)
 
 
+def load_tokenizer_of(needs: Mapping[str, str], layout: Layout | None = None) -> ImageTokenizer:
+    """Load the image tokenizer of a pipeline's ``needs``, with the consistency decoder if they name one.
+
+    Raise UserError for a consistency decoder of other latents.
+    """
+    tokenizer = load_image_tokenizer(storage.place(needs["image_tokenizer"]), layout)
+    if "consistency_decoder" not in needs:
+        return tokenizer
+    folder = storage.place(needs["consistency_decoder"])
+    decoder = load_network(folder, (ConsistencyDecoderConfig,), layout)
+    try:
+        return ConsistencyDecoded(tokenizer, decoder)
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}") from error
+
+
 def load_lpips(folder: Place) -> Lpips:
     """Load the imported perceptual distance."""
     return load_network(folder, (LpipsConfig,))
@@ -169,13 +190,18 @@ def load_prior(folder: Place, layout: Layout | None = None) -> Prior:
     return load_network(folder, get_args(PriorConfig), layout)
 
 
-def stage_folders(folder: Place, image_tokenizer: Place | None = None, clip: Place | None = None) -> PipelineFile:
+def stage_folders(
+    folder: Place,
+    image_tokenizer: Place | None = None,
+    clip: Place | None = None,
+    consistency_decoder: Place | None = None,
+) -> PipelineFile:
     """Return the folders of a pipeline's models, from ``pipeline.gin`` or from the ``model.gin`` of a transformer.
 
-    ``image_tokenizer`` and ``clip`` replace the folders that the file names. The CLIP of an unCLIP stays, since the
-    decoder reads its embeddings.
+    ``image_tokenizer``, ``clip`` and ``consistency_decoder`` replace the folders that the file names. The CLIP of an
+    unCLIP stays, since the decoder reads its embeddings.
     """
-    given = {"image_tokenizer": image_tokenizer, "clip": clip}
+    given = {"image_tokenizer": image_tokenizer, "clip": clip, "consistency_decoder": consistency_decoder}
     replacing = {name: str(one) for name, one in given.items() if one is not None}
     path = folder / "pipeline.gin"
     if path.is_file():

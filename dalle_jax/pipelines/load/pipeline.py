@@ -19,7 +19,7 @@ from dalle_jax.pipelines.load.karlo_pipeline import KARLO, load_karlo, read_karl
 from dalle_jax.pipelines.load.models import (
     load_clip,
     load_generator,
-    load_image_tokenizer,
+    load_tokenizer_of,
     read_model_file,
     stage_folders,
 )
@@ -47,24 +47,27 @@ def load_pipeline(
     *,
     sees: str | None = None,
     steps: int | None = None,
+    consistency_decoder: Place | None = None,
 ) -> AnyPipeline:
     """Load the pipeline of a folder with ``pipeline.gin``, of a transformer's run folder, or of imported weights.
 
     ``image_tokenizer`` and ``clip`` replace the folders that it names; the CLIP of an unCLIP is replaced in ranking
     alone. All networks are loaded into their shards of ``layout``, by default one device. ``sees`` and ``steps`` are
-    the inputs and the steps of an unCLIP's decoder; None is the default. Raises UserError without an image tokenizer,
-    or if its codebook has a different size.
+    the inputs and the steps of an unCLIP's decoder; None is the default. ``consistency_decoder`` decodes codes, or the
+    latents of an unCLIP's decoder, in place of the image tokenizer. Raises UserError without an image tokenizer, or if
+    its codebook has a different size.
     """
     check_batch(batch, 1 if layout is None else layout.parts(BATCH))
     is_karlo = (folder / KARLO).is_file()
     if is_karlo or (folder / GLIDE).is_file():
-        for name, value in {"image_tokenizer": image_tokenizer, "sees": sees}.items():
+        given_none = {"image_tokenizer": image_tokenizer, "sees": sees, "consistency_decoder": consistency_decoder}
+        for name, value in given_none.items():
             if value is not None:
                 raise UserError(f"{name}: expected none for the imported pipeline in {folder}, got {value}")
         ranker = None if clip is None else load_ranker(clip, batch, layout)
         load_imported = load_karlo if is_karlo else load_glide
         return load_imported(folder, ranker=ranker, steps=steps, batch=batch, layout=layout)
-    file = stage_folders(folder, image_tokenizer, clip)
+    file = stage_folders(folder, image_tokenizer, clip, consistency_decoder)
     if not file.is_unclip:
         for name in (name for name, value in {"sees": sees, "steps": steps}.items() if value is not None):
             raise UserError(f"{name}: expected none for the transformer of {folder}; an unCLIP's decoder has {name}")
@@ -92,7 +95,7 @@ def recommended_sampling(folder: Place) -> RecommendedSampling:
 def load_transformer_pipeline(needs: Mapping[str, str], batch: int = 64, layout: Layout | None = None) -> TextToImage:
     """Load the transformer, the image tokenizer and the CLIP of a pipeline's ``needs``."""
     transformer, tokenizer_folder = storage.place(needs["transformer"]), storage.place(needs["image_tokenizer"])
-    generator, tokenizer = load_generator(transformer, layout), load_image_tokenizer(tokenizer_folder, layout)
+    generator, tokenizer = load_generator(transformer, layout), load_tokenizer_of(needs, layout)
     if generator.codebook_size != tokenizer.codebook_size:
         raise UserError(
             f"{tokenizer_folder}: expected an image tokenizer of {generator.codebook_size} codes, which the "

@@ -13,8 +13,8 @@ from dalle_jax.pipelines.embedding_pipeline import Sees
 from dalle_jax.pipelines.load.models import (
     UPSAMPLERS,
     load_clip,
-    load_image_tokenizer,
     load_pixel_decoder,
+    load_tokenizer_of,
     load_upsampler,
     read_model_file,
 )
@@ -76,4 +76,6 @@ def _image_tokenizer(needs: Mapping[str, str], decoder: Place, layout: Layout | 
         raise UserError(f"needs.image_tokenizer: expected none for a pixel decoder, got {folder}")
     if folder is None and latents:
         raise UserError("needs.image_tokenizer: expected the image tokenizer of the decoder's latents, got none")
-    return None if folder is None else load_image_tokenizer(storage.place(folder), layout)
+    if folder is None and (decoder_of_latents := needs.get("consistency_decoder")) is not None:
+        raise UserError(f"needs.consistency_decoder: expected none for a pixel decoder, got {decoder_of_latents}")
+    return None if folder is None else load_tokenizer_of(needs, layout)

@@ -13,8 +13,8 @@ from dalle_jax.pipelines.load.models import (
     UPSAMPLERS,
     load_clip,
     load_code_denoiser,
-    load_image_tokenizer,
     load_prior,
+    load_tokenizer_of,
     read_model_file,
 )
 from dalle_jax.pipelines.load.text import load_text
@@ -47,7 +47,7 @@ def load_unclip(
         storage.place(needs[one]) for one in ("decoder", "clip", "image_tokenizer")
     )
     clip, network = load_clip(clip_folder, layout), load_code_denoiser(decoder, layout)
-    tokenizer = load_image_tokenizer(tokenizer_folder, layout)
+    tokenizer = load_tokenizer_of(needs, layout)
     if network.config.codebook_size != tokenizer.codebook_size:
         raise UserError(
             f"{tokenizer_folder}: expected an image tokenizer of {network.config.codebook_size} codes, which the "

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from dalle_jax.folder_lock import locked
 from dalle_jax.parallel import hosts
 from dalle_jax.pipelines.bulk import run_job as module
-from dalle_jax.pipelines.bulk.device_engine import DeviceEngine, Drawn
+from dalle_jax.pipelines.bulk.device_engine import DeviceEngine, DrawnPrompt
 from dalle_jax.pipelines.bulk.job import BulkJob
 from dalle_jax.pipelines.bulk.prompt_files import PromptFiles
 from dalle_jax.pipelines.request import RequestOptions
@@ -24,7 +24,7 @@ class SlowEngine(DeviceEngine):
 
     pause = 0.0
 
-    def draw(self, requests) -> Iterator[Drawn]:
+    def draw(self, requests) -> Iterator[DrawnPrompt]:
         for one in super().draw(requests):
             time.sleep(self.pause)
             yield one

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet
 from PIL import Image
 
-from dalle_jax.pipelines.bulk.device_engine import Drawn
+from dalle_jax.pipelines.bulk.device_engine import DrawnPrompt
 from dalle_jax.pipelines.bulk.prompt_files import NumberedRequest
 from dalle_jax.pipelines.ranker import best_candidates
 
@@ -22,7 +22,7 @@ class FakeEngine:
     def __init__(self, scored: bool = True) -> None:
         self.scored, self.drawn = scored, []
 
-    def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[Drawn]:
+    def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[DrawnPrompt]:
         for number, request in requests:
             options = request.options
             rng = np.random.default_rng((zlib.crc32(str(request.prompt).encode()), options.seed))
@@ -30,7 +30,7 @@ class FakeEngine:
             chosen = best_candidates(scores[None], options.kept)[0] if self.scored else np.arange(options.kept)
             images = rng.integers(0, 256, (options.candidates, 4, 6, 3), np.uint8)
             self.drawn.append(number)
-            yield Drawn(number, request, images[chosen], chosen, scores if self.scored else None)
+            yield DrawnPrompt(number, request, images[chosen], chosen, scores if self.scored else None)
 
     def flops_per_image(self) -> float:
         return 1e9

@@ -3,13 +3,13 @@ import pytest
 from PIL import Image
 
 from dalle_jax.pipelines.bulk.bulk_progress import BulkProgress, LatestGrid, duration, peak_flops
-from dalle_jax.pipelines.bulk.device_engine import Drawn
+from dalle_jax.pipelines.bulk.device_engine import DrawnPrompt
 from dalle_jax.pipelines.request import Request, RequestOptions
 
 
-def drawn(number: int, keep: int = 2) -> Drawn:
+def drawn(number: int, keep: int = 2) -> DrawnPrompt:
     request = Request("a red circle", RequestOptions(candidates=10, keep=keep))
-    return Drawn(number, request, np.full((keep, 8, 8, 3), number, np.uint8), np.arange(keep), None)
+    return DrawnPrompt(number, request, np.full((keep, 8, 8, 3), number, np.uint8), np.arange(keep), None)
 
 
 class Clock:

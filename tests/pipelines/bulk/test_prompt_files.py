@@ -94,7 +94,7 @@ def test_all_bad_rows_of_all_files_are_named_with_file_row_and_field(tmp_path):
         ({"prompt": "a", "seed": True}, "seed: expected a number, got True"),
         ({"prompt": "a", "top_p": "0.5"}, "top_p: expected a number, got '0.5'"),
         ({"prompt": " "}, "prompt: expected a text, got ' '"),
-        ({"prompt": "a", "guidence": 2}, "guidence: expected prompt, negative_prompt, candidates"),
+        ({"prompt": "a", "guidence": 2}, "guidence: expected prompt, negative_prompt, seed"),
         ({"prompt": "a", "negative_prompt": "b", "guidance": 1}, "negative_prompt: expected a guidance other than 1"),
     ],
 )

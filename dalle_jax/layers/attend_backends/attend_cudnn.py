@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dalle_jax.arrays import Array, Float
-from dalle_jax.layers.attend_blocks import block_size, windows
+from dalle_jax.layers.attend_backends.attend_blocks import block_size, windows
 from dalle_jax.layers.attention_masks import Pattern
 
 MAX_HEAD_SIZE = 128
