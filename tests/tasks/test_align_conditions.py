@@ -20,6 +20,9 @@ from dalle_jax.pipelines.load.models import ModelFile
 from dalle_jax.tasks.align_conditions import AlignConditions, ConditionAlignment, load_reference
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
+from dalle_jax.train.compiled import CompiledTask
+from tests.parallel.test_sharded_tasks import batch_of as batch_of_pixels
+from tests.parallel.test_sharded_tasks import code_task, trainer_of
 
 MODEL = DalleConfig(
     text_vocab=9, text_length=3, codebook_size=8, grid=(2, 2), width=16, depth=1, heads=2, head_size=8
@@ -126,3 +129,21 @@ def test_a_reference_of_other_codes_or_of_another_kind_is_refused(model, message
 def test_settings_that_are_not_positive_are_refused():
     with pytest.raises(ValueError, match=r"beta: expected more than 0, got 0\.0"):
         replace(task_of().config, beta=0.0)
+
+
+@pytest.mark.slow
+def test_eight_devices_compute_the_loss_and_gains_of_one():
+    plain = code_task("dalle", blank_captions=0.0)
+    reference = plain.init(nnx.Rngs(5))
+    prepare_for_sampling(reference)
+    config = AlignConditions(generate=plain.config, reference="unread", beta=0.1, negative_weight=3.0)
+    task = ConditionAlignment(config, plain, reference)
+    found = []
+    for mesh in (Mesh(1, 1, 1), Mesh(2, 2, 2)):
+        layout = Layout(make_mesh(mesh), Rules())
+        compiled = CompiledTask(task, trainer_of(1), layout)
+        state = compiled.state_spec.init_sharded(layout, 0)
+        found.append(jax.device_get(compiled.step(state, None, layout.put_batch(batch_of_pixels()))[1]))
+    assert found[0].keys() >= {"loss", "matched_gain", "mismatched_gain", "prefers_match"}
+    for name, (total, count) in found[0].items():
+        np.testing.assert_allclose(found[1][name][0] / found[1][name][1], total / count, rtol=1e-4, err_msg=name)
