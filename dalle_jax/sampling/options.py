@@ -68,7 +68,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class RecommendedSampling:
-    """Options that the publisher of imported weights recommends; None leaves the default of ``SamplingOptions``."""
+    """Options that a model's publisher or its training recommends; None leaves the default of ``SamplingOptions``."""
 
     guidance: float | None = None
     top_k: int | None = None

@@ -12,6 +12,7 @@ from flax import nnx
 from dalle_jax import storage
 from dalle_jax.arrays import Array, ExampleBatch, Float, Int, Key
 from dalle_jax.config.errors import UserError
+from dalle_jax.config.render import render
 from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.losses.condition_contrastive import condition_contrastive
 from dalle_jax.losses.contrastive import same_caption_group
@@ -21,7 +22,8 @@ from dalle_jax.models.dalle import Dalle
 from dalle_jax.models.dalle_bart import DalleBart
 from dalle_jax.models.model_configs import TextToCodesConfig
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.load.models import load_generator, read_model_file
+from dalle_jax.pipelines.load.models import ModelFile, absolute_needs, load_generator, read_model_file
+from dalle_jax.sampling.options import RecommendedSampling
 from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, Seed
 
@@ -175,8 +177,11 @@ class ConditionAlignment:
         return self.generate.cut_captions()
 
     def model_files(self) -> dict[str, bytes]:
-        """Return ``model.gin``, which also names the image tokenizer, and the files of the text tokenizer."""
-        return self.generate.model_files()
+        """Return the files of ``CodeGeneration.model_files``; ``model.gin`` also recommends guidance 1."""
+        generate = self.generate.config
+        needs = absolute_needs(image_tokenizer=generate.image_tokenizer)
+        file = ModelFile(model=generate.model, needs=needs, sampling=RecommendedSampling(guidance=1.0))
+        return {**self.generate.model_files(), "model.gin": render(file).encode()}
 
 
 def _log_likelihood(logits: Float[Array, "B I K"], codes: Int[Array, "B I"]) -> Float[Array, " B"]:

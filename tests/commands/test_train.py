@@ -7,6 +7,7 @@ from flax import nnx
 
 from dalle_jax.__main__ import main
 from dalle_jax.pipelines.load.models import load_generator
+from dalle_jax.pipelines.load.pipeline import recommended_sampling
 
 
 def test_a_trained_transformer_is_loaded_with_its_ema_weights(smoke_demo):
@@ -25,6 +26,7 @@ def test_a_trained_transformer_is_aligned_with_its_conditions_and_loaded_for_sam
     assert "train/prefers_match" in lines and "evaluation/image_nll" in lines
     before, after = (load_generator(folder) for folder in (smoke_demo / "transformer", tmp_path / "run"))
     assert not np.array_equal(*(one.codes.embedding.table[...] for one in (before, after)))
+    assert recommended_sampling(tmp_path / "run").guidance == 1.0
     assert main([*command, "--set", "trainer.initial=None", "--out", str(tmp_path / "new")]) == 2
     assert "trainer.initial: expected the folder of a trained transformer" in capsys.readouterr().err
 

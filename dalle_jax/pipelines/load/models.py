@@ -47,7 +47,7 @@ class ModelFile:
 
     ``needs`` names the folders of the models that this one depends on: a transformer needs the ``image_tokenizer``
     whose codes it generates. ``prefix`` (such as "generator.") is the path of the network within the trained module.
-    ``sampling`` are options that the publisher of imported weights recommends.
+    ``sampling`` are options that the publisher or the training recommends.
     """
 
     model: AnyModelConfig
