@@ -128,11 +128,18 @@ def columns(row: Row) -> list[str]:
         value = row.get(key)
         return format(value * scale, form) if isinstance(value, int | float) else "-"
 
-    case = row["case"] if row.get("prompts") is None else f"{row['case']}, {row['prompts']}x{row['candidates']}"
+    case = str(row["case"])
+    if "prompts" in row:
+        case += f", {row['prompts']}x{row['candidates']}"
+    if "bandwidth" in row:
+        case += f", {number('bandwidth', 1e-12)} TB/s"
     time_of = next((key for key in ("pass_seconds", "step_seconds", "seconds") if key in row), "")
+    milliseconds = number(time_of, 1e3)
+    if "forward_seconds" in row:
+        milliseconds += f" (forward {number('forward_seconds', 1e3)})"
     rate = "codes_per_second" if "codes_per_second" in row else "tokens_per_second"
     return [
-        str(row["part"]), str(case), number(time_of, 1e3), number(rate, 1, ",.0f"), number("bandwidth_share", 100),
+        str(row["part"]), case, milliseconds, number(rate, 1, ",.0f"), number("bandwidth_share", 100),
         number("flops_share" if "flops_share" in row else "mfu", 100), number("accepted"),
         number("compile_seconds" if "compile_seconds" in row else "first_steps_seconds"),
         str(row["status"]),
@@ -147,7 +154,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def run(listed: Sequence[Part], seconds: float, out: Path) -> list[Row]:
-    """Run the parts within ``seconds``; write each row to a file and print it as it comes, and return all."""
+    """Run the parts within ``seconds``, the last one to their end; write and print each row as it comes."""
     began, rows = time.monotonic(), []
     out.mkdir(parents=True, exist_ok=True)
     with (out / FILE).open("w") as file, (out / "accelerator_sampling.log").open("w") as errors:
@@ -158,7 +165,7 @@ def run(listed: Sequence[Part], seconds: float, out: Path) -> list[Row]:
             print("  ".join(columns(rows[-1])), flush=True)
 
         for part in listed:
-            left = began + part.until * seconds - time.monotonic()
+            left = began + part.until / listed[-1].until * seconds - time.monotonic()
             if left <= STOP_SECONDS:
                 keep(part, {"case": "all", "status": "left out"})
                 continue

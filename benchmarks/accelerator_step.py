@@ -58,7 +58,7 @@ def measure(name: str, profile: bool, config: str, extra: list[str]) -> dict:
 
     run: TrainRun = load(config, TrainRun, [*CASES[name], *extra])
     layout = Layout(make_mesh(run.mesh, jax.devices()), run.rules)
-    compiled = CompiledTask(run.task, run.trainer, layout)
+    compiled = CompiledTask(run.task.open_for_plan(), run.trainer, layout)
     size, random = run.data.batch_size, np.random.default_rng(0)
     batch = layout.put_batch(
         {
@@ -159,7 +159,7 @@ def main() -> None:
     began, results = time.monotonic(), []
     for name in args.only:
         if time.monotonic() - began > args.seconds:
-            print(f"{name}: left out, the time is up", file=sys.stderr)
+            print(json.dumps({"case": name, "status": "left out"}), flush=True)
             continue
         command = [sys.executable, __file__, "--one", name, "--config", args.config]
         command += ["--profile", *args.profile, "--set", *args.set]
@@ -168,6 +168,7 @@ def main() -> None:
         if done.returncode:
             said = done.stderr.strip().splitlines()
             print(f"{name}: failed\n" + "\n".join(said[-15:]), file=sys.stderr, flush=True)
+            print(json.dumps({"case": name, "status": "failed", "error": said[-1] if said else ""}), flush=True)
             continue
         found = json.loads(done.stdout.strip().splitlines()[-1])
         results.append(found)
