@@ -118,7 +118,7 @@ class Decoder:
         planned = PlannedSampler(run.task.open_for_plan(), layout)
         graph, state = nnx.split(planned.generator)
         leaves, tree = jax.tree.flatten(state)
-        keys = jax.random.split(jax.random.key(0), len(leaves))
+        keys = jax.random.split(jax.random.key(0, impl="rbg"), len(leaves))  # compiles fast
         leaves = [_normal(key, one.shape, one.dtype.name) for key, one in zip(keys, leaves, strict=True)]
         return cls(planned, graph, jax.tree.unflatten(tree, leaves))
 
