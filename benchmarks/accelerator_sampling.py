@@ -64,7 +64,7 @@ class Part:
 
 def parts(out: Path, windows: Sequence[str], tiny: bool) -> list[Part]:
     """Return the parts in their order."""
-    small = ("--batches", "1x1", "2x1", "--copy", str(2**20)) if tiny else ()
+    small = ("--batches", "1x1", "2x1", "--profile", "2x1", "--copy", str(2**20)) if tiny else ("--profile", "64x1")
 
     def decoding(config: str, sizes: Sequence[str], seconds: float) -> list[str]:
         fields = ("--set", *sizes) if tiny else ()
@@ -73,7 +73,8 @@ def parts(out: Path, windows: Sequence[str], tiny: bool) -> list[Part]:
     def training(seconds: float) -> list[str]:
         begin = ["--seconds", str(max(0.0, seconds - LAST_STEP_SECONDS)), "--out", str(out)]
         fields = ("--set", *TINY_STEP) if tiny else ()
-        return ["accelerator_step.py", "--only", "sparse_cudnn", "full_cudnn", *begin, *fields]
+        cases = ("--only", "sparse_cudnn", "full_cudnn", "--profile", "sparse_cudnn")
+        return ["accelerator_step.py", *cases, *begin, *fields]
 
     return [
         Part("dalle1_1b", 0.38, lambda seconds: decoding("configs/runs/dalle1_1b.gin", TINY_DALLE, seconds)),
@@ -160,7 +161,7 @@ def run(listed: Sequence[Part], seconds: float, out: Path) -> list[Row]:
     with (out / FILE).open("w") as file, (out / "accelerator_sampling.log").open("w") as errors:
 
         def keep(part: Part, row: Row) -> None:
-            rows.append({"part": part.name, "status": "measured"} | row)
+            rows.append({"part": part.name, "status": "measured", **row})
             print(json.dumps(rows[-1]), file=file, flush=True)
             print("  ".join(columns(rows[-1])), flush=True)
 
@@ -187,7 +188,8 @@ def main() -> None:
         "--windows", nargs="+", metavar="W:CODES", default=[f"16:{DEMO:.3f}"],
         help="codes per pass, and of them the codes that a trained model accepts (default %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results"))
+    folder = Path(os.environ.get("OUT") or ROOT / "runs" / "accelerator_sampling")
+    parser.add_argument("--out", type=Path, default=folder, help="folder of the results (default %(default)s)")
     args = parser.parse_args()
     listed = parts(args.out, ["4:2"] if args.tiny else args.windows, args.tiny)
     unknown = sorted(set(args.only or ()) - {part.name for part in listed})

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,29 +118,44 @@ def measure(name: str, profile: bool, config: str, extra: list[str]) -> dict:
 
 def traced(compiled, state, sums, batch, steps: int = 3) -> dict:
     """Return the device time of a step by kind of work, in ms, and the kernels that take most."""
+
+    def run() -> object:
+        nonlocal state, sums
+        for _ in range(steps):
+            state, sums = compiled.step(state, sums, batch)
+        return state
+
+    return by_kind(kernel_times(run), steps)
+
+
+def kernel_times(run: Callable[[], object]) -> Counter[str]:
+    """Trace a call and return the nanoseconds of each kernel on the device; on a CPU there are none."""
     import jax
 
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            for _ in range(steps):
-                state, sums = compiled.step(state, sums, batch)
-            jax.block_until_ready(state)
+            jax.block_until_ready(run())
         (path,) = Path(folder).rglob("*.xplane.pb")
         data = jax.profiler.ProfileData.from_file(str(path))
-        kernels: Counter = Counter()
+        kernels: Counter[str] = Counter()
         for plane in data.planes:
             if "device:gpu" in plane.name.lower() or "device:tpu" in plane.name.lower():
                 for line in plane.lines:
                     if "stream" in line.name.lower() or line.name == "XLA Ops":
                         for event in line.events:
                             kernels[event.name] += event.duration_ns
-    kinds: Counter = Counter()
+    return kernels
+
+
+def by_kind(kernels: Counter[str], steps: int) -> dict:
+    """Return the ms of each kind of work in one of ``steps`` steps, and the 25 kernels that take most."""
+    kinds: Counter[str] = Counter()
     for name, spent in kernels.items():
         kind = next((kind for kind, words in KINDS if re.search(words, name, re.IGNORECASE)), "other")
         kinds[kind] += spent
     return {
-        "milliseconds_of_a_step": {kind: round(spent / steps / 1e6, 2) for kind, spent in kinds.most_common()},
-        "kernels": [[name[:160], round(spent / steps / 1e6, 2)] for name, spent in kernels.most_common(25)],
+        "milliseconds_of_a_step": {kind: round(spent / steps / 1e6, 4) for kind, spent in kinds.most_common()},
+        "kernels": [[name[:160], round(spent / steps / 1e6, 4)] for name, spent in kernels.most_common(25)],
     }
 
 

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 
 import jax
 import jax.numpy as jnp
+from accelerator_step import by_kind, kernel_times
 from flax import nnx
 
 from dalle_jax.arrays import Array, PyTree
@@ -39,10 +40,11 @@ from dalle_jax.runs import TrainRun
 from dalle_jax.sampling.autoregressive import GivenCodes, Settings, image_keys, sample
 from dalle_jax.sampling.slots import sample_in_slots
 
+BATCHES = ("1x1", "8x1", "64x1", "512x1", "1x512")
 CALLS, ENOUGH = 5, 6.0
 """The most calls of a case after the first, and the seconds after which no further one is made."""
 
-Row = dict[str, str | int | float | None]
+Row = dict[str, str | int | float | dict | None]
 """A line of JSON."""
 
 
@@ -63,13 +65,23 @@ class Window:
 SEQUENTIAL = Window(1, 1.0)
 
 
+def parse_batch(text: str) -> SampledBatch:
+    """Parse ``PROMPTSxCANDIDATES``."""
+    prompts, _, candidates = text.partition("x")
+    return SampledBatch(int(prompts), int(candidates))
+
+
 @dataclass(frozen=True)
 class Timed:
-    """The seconds of a compiled call, of its compilation, and its passes of the transformer over codes."""
+    """The seconds of a compiled call, of its compilation, and its passes of the transformer over codes.
+
+    ``profile`` is the device time of a pass by kind of work, with a share of the prefill, or None.
+    """
 
     compile_seconds: float
     seconds: float
     passes: int
+    profile: dict | None = None
 
 
 def median_seconds(run: Callable[[], PyTree]) -> float:
@@ -155,16 +167,18 @@ def time_prefill(decoder: Decoder, batch: SampledBatch) -> Timed:
     return Timed(compiling, median_seconds(run), passes=0)
 
 
-def time_sampling(decoder: Decoder, batch: SampledBatch, window: Window) -> Timed:
+def time_sampling(decoder: Decoder, batch: SampledBatch, window: Window, *, profile: bool) -> Timed:
     """Time ``sample``, or ``sample_in_slots`` with a slot for each image if the window has more than one code."""
     keys, settings = image_keys(jnp.arange(batch.prompts), batch.candidates), Settings.of(batch.prompts)
     arguments: tuple[PyTree, ...] = (decoder.prompts(batch.prompts), keys, settings)
     if window == SEQUENTIAL:
         run, compiling = decoder.compile(functools.partial(sample, guided=False), *arguments)
-        return Timed(compiling, median_seconds(run), decoder.length - 1)
-    in_slots = functools.partial(sample_in_slots, guided=False, window=window.size)
-    run, compiling = decoder.compile(in_slots, *arguments, decoder.given(batch))
-    return Timed(compiling, median_seconds(run), int(run().passes))
+        seconds, passes = median_seconds(run), decoder.length - 1
+    else:
+        in_slots = functools.partial(sample_in_slots, guided=False, window=window.size)
+        run, compiling = decoder.compile(in_slots, *arguments, decoder.given(batch))
+        seconds, passes = median_seconds(run), int(run().passes)
+    return Timed(compiling, seconds, passes, by_kind(kernel_times(run), passes) if profile else None)
 
 
 def rates(decoder: Decoder, batch: SampledBatch, window: Window, timed: Timed, prefill: Timed, bandwidth: float) -> Row:
@@ -196,11 +210,17 @@ def weights_read(decoder: Decoder) -> int:
 
 
 def measure(
-    decoder: Decoder, batches: Sequence[SampledBatch], windows: Sequence[Window], bandwidth: float, end: float
+    decoder: Decoder,
+    batches: Sequence[SampledBatch],
+    windows: Sequence[Window],
+    bandwidth: float,
+    end: float,
+    profiled: Sequence[SampledBatch] = (),
 ) -> Iterator[Row]:
     """Yield a row for each case: at each batch sequential and the first window, then the other windows.
 
-    A case is left out if the longest case so far would not end before ``end`` (of ``time.monotonic``).
+    A case is left out if the longest case so far would not end before ``end`` (of ``time.monotonic``). The batches in
+    ``profiled`` are also traced.
     """
     cases = [(batch, window) for batch in batches for window in (SEQUENTIAL, *windows[:1])]
     cases += [(batch, window) for window in windows[1:] for batch in batches]
@@ -217,7 +237,7 @@ def measure(
             if batch not in prefills:
                 prefills[batch] = time_prefill(decoder, batch)
                 yield row | {"case": "prefill", "status": "measured"} | asdict(prefills[batch])
-            timed = time_sampling(decoder, batch, window)
+            timed = time_sampling(decoder, batch, window, profile=batch in profiled)
             found = rates(decoder, batch, window, timed, prefills[batch], bandwidth)
             yield row | {"status": "measured"} | asdict(timed) | found
         except jax.errors.JaxRuntimeError as error:  # such as a batch that does not fit
@@ -231,21 +251,20 @@ def main() -> None:
     parser.add_argument("config", help="a training config of a transformer")
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="fields to set in the config")
     parser.add_argument("--seconds", type=float, required=True, help="within which the last case ends")
-    parser.add_argument(
-        "--batches", nargs="+", default=["1x1", "8x1", "64x1", "512x1", "1x512"], metavar="PROMPTSxCANDIDATES"
-    )
+    shapes = {"nargs": "*", "type": parse_batch, "metavar": "PROMPTSxCANDIDATES"}
+    parser.add_argument("--batches", **shapes, default=[parse_batch(text) for text in BATCHES])
+    parser.add_argument("--profile", **shapes, default=[], help="batches to trace too, for the time by kind of work")
     parser.add_argument("--windows", nargs="+", type=Window.parse, required=True, metavar="W:CODES")
     parser.add_argument("--copy", type=int, default=4 * 2**30, help="bytes of the copy (default 4 GiB)")
     args = parser.parse_args()
     end = time.monotonic() + args.seconds
-    batches = [SampledBatch(*map(int, text.split("x"))) for text in args.batches]
     bandwidth = copy_bandwidth(args.copy)
     device = jax.devices()[0].device_kind
     print(json.dumps({"case": "copy", "status": "measured", "device": device, "bandwidth": bandwidth}), flush=True)
     decoder = Decoder.load(args.config, args.set)
     about = {"jax": jax.__version__, "weights": weights_read(decoder), "codes": decoder.length}
     print(json.dumps({"case": "model", "status": "measured"} | about), flush=True)
-    for row in measure(decoder, batches, args.windows, bandwidth, end):
+    for row in measure(decoder, args.batches, args.windows, bandwidth, end, args.profile):
         print(json.dumps(row), flush=True)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import accelerator_sampling
@@ -9,6 +10,7 @@ import jax
 import pytest
 import timed_attention
 from accelerator_sampling import Part, relay, run, table
+from accelerator_step import by_kind
 from flax import nnx
 from timed_decoding import Decoder, Window, measure
 
@@ -84,6 +86,14 @@ def test_the_attention_of_a_kind_is_timed_with_the_share_of_its_pairs():
     visible = sum(1 for i in range(length) for j in range(i + 1) if j < 3 or i - j <= 4)
     assert row["visible"] == pytest.approx(visible / length**2)
     assert row["forward_seconds"] > 0 and row["step_seconds"] > 0
+
+
+def test_kernels_are_summed_by_kind_of_work():
+    found = by_kind(Counter({"nvjet_gemm": 4_000_000, "loop_add_fusion": 1_000_000, "gemm_fusion_dot": 2_000_000}), 2)
+    assert found["milliseconds_of_a_step"] == {
+        "matrix products": 3.0, "elementwise work (optimizer, GELU, residuals)": 0.5
+    }  # fmt: skip
+    assert found["kernels"][0] == ["nvjet_gemm", 2.0]
 
 
 def test_a_part_that_does_not_end_is_killed_with_its_processes_and_its_rows_are_kept(tmp_path):
