@@ -38,7 +38,7 @@ from dalle_jax.scenes import grammar
 from dalle_jax.scenes.judge import judge
 from dalle_jax.scenes.rendering import render
 
-LEVELS, SAMPLING, TOGETHER, SHOWN = (1, 2), PixelSampling().upsamplers[0], 16, 8
+LEVELS, SAMPLING, TOGETHER, SHOWN = (1, 2), PixelSampling().upsamplers[0], 8, 8
 Images = UInt8[np.ndarray, "B H W 3"]
 Enlarge = Callable[[Images], Images]
 
@@ -106,7 +106,8 @@ def main() -> None:
             true = rendered(captions, args.side, level)
             low = np.asarray(to_uint8(reduced(to_float(jnp.asarray(true)), factor)))
             copies = {"bicubic": bicubic(low, factor), "upsampled": whole(low)}
-            copies["in_tiles"] = in_tiles(low[: args.tiled])
+            if args.tiled:
+                copies["in_tiles"] = in_tiles(low[: args.tiled])
             found[f"{level_name(level)}.{split}"] = {
                 name: measured(true, images, captions, level) for name, images in {**copies, "true": true}.items()
             }

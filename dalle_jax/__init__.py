@@ -24,6 +24,8 @@ def load(
     sees: str | None = None,
     steps: int | None = None,
     consistency_decoder: str | os.PathLike[str] | None = None,
+    guide_clip: str | os.PathLike[str] | None = None,
+    clip_scale: float | None = None,
 ) -> "AnyPipeline":
     """Load the pipeline of a model folder, as ``sample --model`` does (docs/python.md).
 
@@ -31,18 +33,22 @@ def load(
     largest number of images generated in one call. ``layout`` shards networks and images over a mesh; by default one
     device holds everything. ``sees`` and ``steps`` are the inputs ("embedding", "caption" or "both") and the steps of
     an unCLIP's decoder. ``consistency_decoder`` is the folder of one that decodes codes or latents to pixels.
+    ``guide_clip`` is that of a CLIP trained on noised images, which guides GLIDE by ``clip_scale``.
 
     Raises ``UserError`` if a folder holds something else.
     """
     from dalle_jax import storage
+    from dalle_jax.pipelines.load.glide_pipeline import guiding_clip
     from dalle_jax.pipelines.load.pipeline import load_pipeline
 
     tokenizer, ranker, decoder = (
         None if one is None else storage.reachable(one) for one in (image_tokenizer, clip, consistency_decoder)
     )
+    guide = guiding_clip(None if guide_clip is None else storage.reachable(guide_clip), clip_scale)
     return load_pipeline(
-        storage.reachable(folder), tokenizer, ranker, batch, layout, sees=sees, steps=steps, consistency_decoder=decoder
-    )
+        storage.reachable(folder), tokenizer, ranker, batch, layout, sees=sees, steps=steps,
+        consistency_decoder=decoder, guide=guide,
+    )  # fmt: skip
 
 
 def load_image_tokenizer(folder: str | os.PathLike[str], *, batch: int = 64) -> "ImageCodec":

@@ -29,6 +29,7 @@ from dalle_jax.pipelines.bulk.shard_writer import require_pyarrow
 from dalle_jax.pipelines.embedding_pipeline import Sees
 from dalle_jax.pipelines.imported.glide import GlidePipeline
 from dalle_jax.pipelines.imported.karlo import Karlo
+from dalle_jax.pipelines.load.glide_pipeline import guiding_clip
 from dalle_jax.pipelines.load.model_fingerprints import model_fingerprints
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline, recommended_sampling
 from dalle_jax.pipelines.prompts import Prompt, PromptReader, TextPrompts
@@ -105,6 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the share of that image's rows to keep, from the top (default 0.5)",
     )
     _add_replacing_flags(parser)
+    _add_guide_flags(parser)
     add_decoder_flags(parser)
     add_mesh_flags(parser)
     parser.add_argument("--batch", type=int, default=64, help="number of images to sample in one call (default 64)")
@@ -128,6 +130,17 @@ def _add_replacing_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the folder of a consistency decoder, which decodes the image tokenizer's codes or latents in its place",
     )
+
+
+def _add_guide_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the CLIP that guides."""
+    parser.add_argument(
+        "--guide-clip",
+        type=storage.reachable,
+        metavar="DIR",
+        help="the folder of a CLIP trained on noised images, which guides GLIDE's base",
+    )
+    parser.add_argument("--clip-scale", type=float, metavar="S", help="scale of that guidance")
 
 
 def add_option_flags(parser: argparse.ArgumentParser) -> None:
@@ -173,7 +186,7 @@ def _draw(args: argparse.Namespace, layout: Layout | None) -> None:
     prompts = [one.prompt for one in requests]
     pipeline = load_pipeline(
         args.model, args.image_tokenizer, args.clip, args.batch, layout, sees=args.sees, steps=args.steps,
-        consistency_decoder=args.consistency_decoder,
+        consistency_decoder=args.consistency_decoder, guide=guiding_clip(args.guide_clip, args.clip_scale),
     )  # fmt: skip
     top = None if args.given_image is None else pipeline.given_top(args.given_image, args.given_rows)
     generations = pipeline.draw([replace(one, given_image=top) for one in requests])
@@ -182,6 +195,9 @@ def _draw(args: argparse.Namespace, layout: Layout | None) -> None:
     write_generations(generations, args.out)
     for line in truncation_warnings(pipeline, prompts, args.caption):
         print(line, file=sys.stderr)
+    passes = [one.passes for one in generations if one.passes is not None]
+    if passes and args.decoding == "jacobi":
+        print(f"passes of the transformer for the images of a prompt: {min(passes)} to {max(passes)}")
     print(f"{args.out}/grid.png")
 
 
@@ -235,15 +251,20 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
         files = PromptFiles(args.prompts, _options(args), args.negative_prompt)
         survey = hosts.call_and_share_errors(files.survey)
         folders = (args.model, args.image_tokenizer, args.clip)
-        models = hosts.call_and_share_errors(lambda: model_fingerprints(*folders, args.consistency_decoder))
+        models = hosts.call_and_share_errors(
+            lambda: model_fingerprints(*folders, args.consistency_decoder, args.guide_clip)
+        )
         given = _options(args)
         options: dict[str, Option] = {name: getattr(given, name) for name in (*NUMBERS, "first")}
-        options |= {name: getattr(args, name) for name in ("negative_prompt", "sees", "steps")}
+        options |= {name: getattr(args, name) for name in ("negative_prompt", "sees", "steps", "clip_scale")}
         job = BulkJob.of(survey, models, options, args.shard_prompts)
         with interrupted_by_sigterm(), locked(args.out, "sample"):
 
             def load() -> AnyPipeline:
-                return load_pipeline(*folders, args.batch, layout, sees=args.sees, steps=args.steps)
+                return load_pipeline(
+                    *folders, args.batch, layout, sees=args.sees, steps=args.steps,
+                    consistency_decoder=args.consistency_decoder, guide=guiding_clip(args.guide_clip, args.clip_scale),
+                )  # fmt: skip
 
             line = run_job(load, files, survey, job, args.out, args.together)
     if hosts.is_first():

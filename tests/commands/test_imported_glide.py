@@ -1,12 +1,14 @@
 """GLIDE by command: small random networks in the published files are imported, sampled and used to inpaint."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from small_karlo import random_parameters
+from small_unclip import CLIP, small_words
 
 import dalle_jax
 from dalle_jax.__main__ import main
@@ -16,8 +18,10 @@ from dalle_jax.models.glide import GlideConfig
 from dalle_jax.models.unet import UNetConfig
 from dalle_jax.pipelines.edits.painting import inpaint
 from dalle_jax.pipelines.imported.glide import GlideFile, GlidePipeline
+from dalle_jax.pipelines.load.models import ModelFile
 from dalle_jax.pretrained.mapping import to_published
 from dalle_jax.pretrained.publishers import glide
+from dalle_jax.train.checkpoints.save_weights import save_weights
 from tests.pretrained.publishers.test_image_tokenizer_files import save
 
 FILES = {"base.pt": 0, "upsample.pt": 3, "base_inpaint.pt": 4, "upsample_inpaint.pt": 7}
@@ -48,6 +52,11 @@ def folder(tmp_path_factory):
         file = out / kind / "glide.gin"
         assert file.read_text() == render(GlideFile())  # the published sizes and steps
         file.write_text(render(SMALL))
+    words = {"text.model": small_words()}
+    for name, timesteps in (("guide", 1000), ("clean", 0)):
+        config = replace(CLIP, image_size=SMALL.base_side, patch=2, timesteps=timesteps)
+        text = render(ModelFile(config))
+        save_weights(out / name, random_parameters(config, 1), text, {"model.gin": text.encode(), **words})
     return out
 
 
@@ -78,6 +87,19 @@ def test_an_inpainted_image_keeps_its_other_pixels(folder, tmp_path):
     np.testing.assert_array_equal(written, called.pixels[0])
     whole = pipeline("red", candidates=1)  # nothing is known
     assert whole.pixels.shape == (1, 8, 8, 3)
+
+
+def test_a_clip_of_noised_images_guides_the_base(folder):
+    plain, off, on = (
+        dalle_jax.load(folder / "text2im", **guide)("red", candidates=1, guidance=1.0).pixels.astype(int)
+        for guide in ({}, *({"guide_clip": folder / "guide", "clip_scale": scale} for scale in (0.0, 300.0)))
+    )
+    np.testing.assert_allclose(off, plain, atol=1)
+    assert np.abs(on - plain).max() > 5
+    with pytest.raises(dalle_jax.UserError, match="expected a CLIP of images of 4 px that was trained on the noise of"):
+        dalle_jax.load(folder / "text2im", guide_clip=folder / "clean", clip_scale=1.0)
+    with pytest.raises(dalle_jax.UserError, match="clip_scale: expected a scale and a CLIP that guides"):
+        dalle_jax.load(folder / "text2im", guide_clip=folder / "guide")
 
 
 def test_combinations_that_do_not_fit_are_one_line(folder, tmp_path, capsys):

@@ -40,7 +40,7 @@ def test_the_clip_of_an_unclip_is_not_replaced_since_its_decoder_reads_the_embed
         (
             "needs.transformer = 't'\nneeds.image_tokenizer = 'i'\nneeds.clipp = 'c'\n",
             "needs.clipp: expected one of image_tokenizer, transformer, clip, decoder, prior, upsampler, upsampler_2, "
-            "got clipp; "
+            "consistency_decoder, got clipp; "
             "did you mean needs.clip?",
         ),
         ("needs.transformer = 't'\nneeds.decoder = 'd'\n", "needs: expected a transformer or a decoder, got both"),

@@ -17,6 +17,9 @@ from dalle_jax.diffusion.trained_diffusion import ImageSampling
 from dalle_jax.evaluate.suites.pipeline_parts import ImageSampler
 from dalle_jax.models.clip import Clip
 from dalle_jax.models.priors.text_vector_prior import TextVectorPrior
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import Mesh, make_mesh
+from dalle_jax.parallel.rules import Rules
 from dalle_jax.pipelines.load.models import ModelFile, PipelineFile, absolute_needs
 from dalle_jax.pipelines.pixel_unclip import PixelNetworks, PixelSampling, PixelUnclip
 from dalle_jax.pipelines.prompts import TextPrompts
@@ -39,13 +42,14 @@ def networks():
     return clip, decoder, upsampler
 
 
-def pipeline(networks, batch=4, sampling=SAMPLING) -> PixelUnclip:
+def pipeline(networks, batch=4, sampling=SAMPLING, layout=None) -> PixelUnclip:
     clip, decoder, upsampler = networks
     text = SentencePiece(small_words(), LENGTH)
     parts = PixelNetworks(TextVectorPrior(), clip, decoder)
     return PixelUnclip(
-        parts, [upsampler], TextPrompts(text), ClipRanker(clip, text), sees="both", sampling=sampling, batch=batch
-    )
+        parts, [upsampler], TextPrompts(text), ClipRanker(clip, text, layout=layout), sees="both", sampling=sampling,
+        batch=batch, layout=layout,
+    )  # fmt: skip
 
 
 def requests(**options) -> list[Request]:
@@ -64,6 +68,14 @@ def test_an_image_depends_on_its_prompt_and_seed_alone_through_all_networks(netw
     assert alone.chosen[0] == alone.candidate_scores.argmax()
     with pytest.raises(UserError, match="temperature: expected its default"):
         unclip.draw([replace(requests()[0], options=RequestOptions(temperature=0.5))])
+
+
+@pytest.mark.slow
+def test_a_mesh_draws_the_images_of_one_device(networks):
+    layout = Layout(make_mesh(Mesh(data=2, fsdp=2)), Rules())
+    ours, expected = (pipeline(networks, layout=place).draw(requests()) for place in (layout, None))
+    for one, other in zip(ours, expected, strict=True):
+        assert np.abs(one.candidates.astype(int) - other.candidates).max() <= 1
 
 
 def test_an_embedding_decodes_to_one_image_for_each_key(networks):

@@ -13,6 +13,9 @@ from dalle_jax.models.clip import Clip
 from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
 from dalle_jax.models.priors.prior import Prior, PriorOptions
 from dalle_jax.models.priors.text_vector_prior import TextVectorPrior
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import Mesh, make_mesh
+from dalle_jax.parallel.rules import Rules
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
@@ -27,13 +30,14 @@ def parts():
     return small_unclip()
 
 
-def pipeline(parts, sees="embedding", batch=8, steps=2, prior=None) -> Unclip:
+def pipeline(parts, sees="embedding", batch=8, steps=2, prior=None, layout=None) -> Unclip:
     clip, decoder, tokenizer, text = parts
     networks = UnclipNetworks(TextVectorPrior() if prior is None else prior, clip, decoder)
-    codec, options = ImageCodec(tokenizer), PriorOptions(steps=3)
+    codec, options = ImageCodec(tokenizer, layout=layout), PriorOptions(steps=3)
     return Unclip(
-        networks, codec, TextPrompts(text), ClipRanker(clip, text), sees=sees, steps=steps, prior=options, batch=batch
-    )
+        networks, codec, TextPrompts(text), ClipRanker(clip, text, layout=layout), sees=sees, steps=steps,
+        prior=options, batch=batch, layout=layout,
+    )  # fmt: skip
 
 
 def requests(prompts, **options) -> list[Request]:
@@ -51,6 +55,17 @@ def test_the_images_of_a_request_depend_on_its_prompt_and_seed_alone(parts):
     assert not np.array_equal(alone.candidates[0], alone.candidates[1])
     other = unclip.draw([replace(requests(PROMPTS)[1], options=RequestOptions(candidates=2, guidance=2.0, seed=9))])[0]
     assert not np.array_equal(other.candidates, alone.candidates)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 4], ids=["candidates are split", "prompts are split"])
+def test_a_mesh_draws_the_images_of_one_device(parts, count):
+    layout = Layout(make_mesh(Mesh(data=2, fsdp=2, tensor=2)), Rules())
+    wanted = requests((PROMPTS * 2)[:count], candidates=4 // count)
+    ours, expected = (pipeline(parts, sees="both", layout=place).draw(wanted) for place in (layout, None))
+    for one, other in zip(ours, expected, strict=True):
+        np.testing.assert_array_equal(one.candidates, other.candidates)
+        np.testing.assert_allclose(one.candidate_scores, other.candidate_scores, atol=1e-5)
 
 
 def test_more_candidates_begin_with_the_same_ones_and_the_best_by_clip_is_kept(parts):

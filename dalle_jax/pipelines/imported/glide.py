@@ -11,15 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dalle_jax.arrays import Array, Float, Key, UInt8
+from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
+from dalle_jax.diffusion.guidance import clip_gradient
+from dalle_jax.diffusion.levels import NoiseLevel
 from dalle_jax.images.pixels import to_uint8
+from dalle_jax.models.clip import Clip
 from dalle_jax.models.glide import KEPT_CHANNELS, Glide, KnownPixels
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.edits.filler import FillCall
 from dalle_jax.pipelines.edits.pixel_filler import known_at
 from dalle_jax.pipelines.imported.glide_stages import (
+    ClipGuide,
     GlidePrompts,
     base_levels,
     read_prompts,
@@ -33,6 +37,7 @@ from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Request
 from dalle_jax.sampling.options import RecommendedSampling
+from dalle_jax.text.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,10 @@ class GlideFile:
 
 
 class GlideNetworks(nnx.Module):
-    """The base and the upsampler, both for inpainting or both not."""
+    """The base and the upsampler, both for inpainting or both not, and a CLIP of noised images that guides the base."""
 
-    def __init__(self, base: Glide, upsampler: Glide) -> None:
-        self.base, self.upsampler = base, upsampler
+    def __init__(self, base: Glide, upsampler: Glide, guide: Clip | None = None) -> None:
+        self.base, self.upsampler, self.guide = base, upsampler, guide
         found = base.config.unet.extra_channels, upsampler.config.unet.extra_channels
         if found not in ((0, 3), (KEPT_CHANNELS, KEPT_CHANNELS + 3)):
             raise UserError(
@@ -88,8 +93,10 @@ def _sample(
     keys: Key[Array, "P M"],
     guidance: Float[Array, " P"],
     known: KnownSizes | None,
+    guide_ids: Int[Array, "P T"] | None,
     file: GlideFile,
     guided: bool,
+    clip_scale: float,
 ) -> UInt8[Array, "B S S 3"]:
     """Sample M images of each prompt; an image depends on its key, its prompt and its known pixels alone."""
     rows, count = keys.reshape(-1), keys.shape[1]
@@ -103,11 +110,22 @@ def _sample(
     image = sample_base(
         networks.base, text, empty, StageNoise.of(base_keys, small_shape),
         jnp.repeat(guidance, count) if guided else None, known=None if known is None else known.small,
-        levels=base_levels(file.steps),
+        guide=_clip_guide(networks.guide, guide_ids, count, clip_scale), levels=base_levels(file.steps),
     )  # fmt: skip
     noise = upsampler_noise(upsampler_keys, large_shape)
     large = sample_upsampler(networks.upsampler, text, image, noise, known=None if known is None else known.large)
     return to_uint8((large + 1) / 2)
+
+
+def _clip_guide(clip: Clip | None, ids: Int[Array, "P T"] | None, count: int, scale: float) -> ClipGuide | None:
+    """Return the guidance toward the texts by a CLIP that was trained on noised images."""
+    if clip is None or ids is None:
+        return None
+
+    def embed(x: Array, level: NoiseLevel) -> Array:
+        return clip.encode_noised(x, level.time)
+
+    return ClipGuide(clip_gradient(embed, jnp.repeat(clip.encode_text(ids), count, axis=0)), scale)
 
 
 def _nothing_known(rows: int, shape: tuple[int, int, int]) -> KnownPixels:
@@ -117,7 +135,8 @@ def _nothing_known(rows: int, shape: tuple[int, int, int]) -> KnownPixels:
 class GlidePipeline(DiffusionPipeline):
     """Base and upsampler, the reader of prompts, and a CLIP that ranks the images, if there is one.
 
-    A call samples at most ``batch`` images.
+    A call samples at most ``batch`` images. ``guide_text`` reads the prompts for the CLIP of ``networks`` that guides,
+    by ``clip_scale``.
     """
 
     def __init__(
@@ -127,15 +146,18 @@ class GlidePipeline(DiffusionPipeline):
         file: GlideFile,
         *,
         ranker: ClipRanker | None = None,
+        guide_text: TextTokenizer | None = None,
+        clip_scale: float = 0.0,
         batch: int = 64,
         layout: Layout | None = None,
     ) -> None:
         """Place the networks by ``layout``, by default on one device."""
         self.prompts, self.file, self.ranker, self.batch = prompts, file, ranker, batch
+        self._guide_text, self._clip_scale = guide_text, clip_scale
         self.recommended = RecommendedSampling(guidance=file.guidance)
         network = CompiledNetwork(networks, layout)
         self.parts, self._inpaints = network.parts, networks.inpaint
-        self._sample = network.jit(_sample, static_argnames=("file", "guided"))
+        self._sample = network.jit(_sample, static_argnames=("file", "guided", "clip_scale"))
 
     @property
     def side(self) -> int:
@@ -169,4 +191,7 @@ class GlidePipeline(DiffusionPipeline):
         known: KnownSizes | None,
     ) -> UInt8[Array, "B S S 3"]:
         text, empty = (read_prompts(self.prompts.tokenizer, some) for some in (prompts, [""]))
-        return self._sample(text, empty, keys, guidance, known, file=self.file, guided=guided)
+        ids = None if self._guide_text is None else jnp.asarray(self._guide_text.encode_batch(prompts))
+        return self._sample(
+            text, empty, keys, guidance, known, ids, file=self.file, guided=guided, clip_scale=self._clip_scale
+        )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from dalle_jax.arrays import Array, Bool, Float, Int, Key
-from dalle_jax.diffusion.guidance import Guidance, classifier_free
+from dalle_jax.diffusion.guidance import Guidance, LogLikelihoodGradient, classifier_free, score_guided
 from dalle_jax.diffusion.latent_edit import keep_known
 from dalle_jax.diffusion.levels import Levels, NoiseLevel, initial_noise
 from dalle_jax.diffusion.noise_schedules import CosineNoise, LinearNoise
@@ -34,6 +34,13 @@ class GlidePrompts(NamedTuple):
 
     tokens: Int[Array, "B T"]
     mask: Bool[Array, "B T"]
+
+
+class ClipGuide(NamedTuple):
+    """The gradient of a noised CLIP's similarity with the prompts, and its scale."""
+
+    gradient: LogLikelihoodGradient
+    scale: float
 
 
 def read_prompts(tokenizer: TextTokenizer, captions: list[str]) -> GlidePrompts:
@@ -60,10 +67,14 @@ def sample_base(
     scales: Float[Array, " B"] | None,
     *,
     known: KnownPixels | None = None,
+    guide: ClipGuide | None = None,
     levels: Levels | None = None,
     sampler: Sampler = Ddpm("learned_range"),  # noqa: B008 (frozen)
 ) -> Float[Array, "B h w 3"]:
-    """Sample images in -1 .. 1 with guidance of each row's scale, or without; ``known`` needs an inpainting network."""
+    """Sample images in -1 .. 1 with guidance of each row's scale, or without; ``known`` needs an inpainting network.
+
+    ``guide`` is the guidance by a CLIP that was trained on noised images (section 2.4), alone or beside the other.
+    """
     extra = None if known is None else kept_pixels(*known)
 
     def denoise(x: Array, level: NoiseLevel, condition: GlidePrompts) -> ModelOutput:
@@ -77,6 +88,8 @@ def sample_base(
     if scales is not None:
         rows = GlidePrompts(*(jnp.broadcast_to(one, other.shape) for one, other in zip(empty, prompts, strict=True)))
         guided = classifier_free(denoise, prompts, rows, Guidance(), scales)
+    if guide is not None:
+        guided = score_guided(guided, guide.gradient, guide.scale, FORM.prediction)
     return _sample(guided, noise, known, base_levels() if levels is None else levels, sampler)
 
 

@@ -18,6 +18,7 @@ def model_fingerprints(
     image_tokenizer: Place | None = None,
     clip: Place | None = None,
     consistency_decoder: Place | None = None,
+    guide_clip: Place | None = None,
 ) -> dict[str, str]:
     """Return the fingerprint of each model that ``load_pipeline`` loads for these folders, by name."""
     imported = {KARLO: KARLO_PARTS, GLIDE: GLIDE_PARTS}
@@ -29,6 +30,8 @@ def model_fingerprints(
         found = {name: place(one) for name, one in needs.items()}
     if clip is not None and found.get("clip") != clip:
         found["ranker"] = clip
+    if guide_clip is not None:
+        found["guide_clip"] = guide_clip
     return {name: fingerprint_of_model(one) for name, one in sorted(found.items())}
 
 

@@ -14,7 +14,7 @@ from dalle_jax.pipelines.embedding_pipeline import sees_of
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.imported.glide import GlidePipeline
 from dalle_jax.pipelines.imported.karlo import Karlo
-from dalle_jax.pipelines.load.glide_pipeline import GLIDE, load_glide, read_glide_file
+from dalle_jax.pipelines.load.glide_pipeline import GLIDE, GuidingClip, load_glide, read_glide_file
 from dalle_jax.pipelines.load.karlo_pipeline import KARLO, load_karlo, read_karlo_file
 from dalle_jax.pipelines.load.models import (
     load_clip,
@@ -48,14 +48,15 @@ def load_pipeline(
     sees: str | None = None,
     steps: int | None = None,
     consistency_decoder: Place | None = None,
+    guide: GuidingClip | None = None,
 ) -> AnyPipeline:
     """Load the pipeline of a folder with ``pipeline.gin``, of a transformer's run folder, or of imported weights.
 
     ``image_tokenizer`` and ``clip`` replace the folders that it names; the CLIP of an unCLIP is replaced in ranking
     alone. All networks are loaded into their shards of ``layout``, by default one device. ``sees`` and ``steps`` are
     the inputs and the steps of an unCLIP's decoder; None is the default. ``consistency_decoder`` decodes codes, or the
-    latents of an unCLIP's decoder, in place of the image tokenizer. Raises UserError without an image tokenizer, or if
-    its codebook has a different size.
+    latents of an unCLIP's decoder, in place of the image tokenizer. ``guide`` is a CLIP of noised images
+    that guides GLIDE. Raises UserError without an image tokenizer, or if its codebook has a different size.
     """
     check_batch(batch, 1 if layout is None else layout.parts(BATCH))
     is_karlo = (folder / KARLO).is_file()
@@ -65,8 +66,12 @@ def load_pipeline(
             if value is not None:
                 raise UserError(f"{name}: expected none for the imported pipeline in {folder}, got {value}")
         ranker = None if clip is None else load_ranker(clip, batch, layout)
-        load_imported = load_karlo if is_karlo else load_glide
-        return load_imported(folder, ranker=ranker, steps=steps, batch=batch, layout=layout)
+        if not is_karlo:
+            return load_glide(folder, ranker=ranker, steps=steps, batch=batch, layout=layout, guide=guide)
+    if guide is not None:
+        raise UserError(f"guide_clip: expected none for a model other than GLIDE, got {guide.folder}")
+    if is_karlo:
+        return load_karlo(folder, ranker=ranker, steps=steps, batch=batch, layout=layout)
     file = stage_folders(folder, image_tokenizer, clip, consistency_decoder)
     if not file.is_unclip:
         for name in (name for name, value in {"sees": sees, "steps": steps}.items() if value is not None):
