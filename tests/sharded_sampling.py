@@ -1,7 +1,9 @@
 """Codes of small transformers on a mesh; as a script, those of one process of a run: ``sharded_sampling.py OUT``."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -21,7 +23,9 @@ from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.sampling.autoregressive import Settings, image_keys, sample
+from dalle_jax.sampling.slots import SlotSamples, sample_in_slots
 
+R = TypeVar("R")
 MESHES = {"8x1x1": Mesh(8, 1, 1), "1x8x1": Mesh(1, 8, 1), "2x2x2": Mesh(2, 2, 2)}
 ONE = Mesh(1, 1, 1)
 SIZES = {"codebook_size": 16, "grid": (4, 4), "width": 16}
@@ -59,8 +63,16 @@ def prompts_of(model: nnx.Module, count: int) -> np.ndarray:
 
 def codes_on(layout: Layout, model: nnx.Module, prompts: int, candidates: int) -> jax.Array:
     """Sample codes [P M I] with guidance, each row at other settings."""
-    network = CompiledNetwork(model, layout)
-    run = network.jit(lambda model, *given: sample(model, *given, guided=True))
+    return _run(layout, model, prompts, candidates, lambda *given: sample(*given, guided=True))
+
+
+def slot_codes_on(layout: Layout, model: nnx.Module, prompts: int, candidates: int) -> SlotSamples:
+    """Sample the same codes in slots, in windows of four codes."""
+    return _run(layout, model, prompts, candidates, lambda *given: sample_in_slots(*given, guided=True, window=4))
+
+
+def _run(layout: Layout, model: nnx.Module, prompts: int, candidates: int, function: Callable[..., R]) -> R:
+    run = CompiledNetwork(model, layout).jit(function)
     settings = Settings.of(prompts, guidance=2.0, top_p=0.9)._replace(temperature=jnp.linspace(0.5, 1.5, prompts))
     return run(prompts_of(model, prompts), image_keys(jnp.arange(prompts), candidates), settings)
 

@@ -5,6 +5,7 @@ from flax import nnx
 from dalle_jax.models.clip import Clip, ClipConfig, TowerConfig
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
+from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
@@ -15,7 +16,9 @@ LENGTH = 5
 WORDS = [f"a {colour} {shape}" for colour in ("red", "blue", "green") for shape in ("circle", "square", "ring")]
 
 
-def small_pipeline(batch: int = 8, ranked: bool = True, clip_size: int = 8) -> TextToImage:
+def small_pipeline(
+    batch: int = 8, ranked: bool = True, clip_size: int = 8, layout: Layout | None = None
+) -> TextToImage:
     """Return a pipeline of images of 8 x 8 px from 4 codes; each call has the same parameters."""
     text = SentencePiece(train_sentencepiece(WORDS * 5, 40, "bpe", 0), LENGTH)
     vocabulary = text.vocab_size
@@ -33,8 +36,9 @@ def small_pipeline(batch: int = 8, ranked: bool = True, clip_size: int = 8) -> T
     )  # fmt: skip
     return TextToImage(
         Dalle(dalle, rngs=nnx.Rngs(0)),
-        ImageCodec(Vqvae(vqvae, rngs=nnx.Rngs(1)), batch),
+        ImageCodec(Vqvae(vqvae, rngs=nnx.Rngs(1)), batch, layout),
         TextPrompts(text),
-        ClipRanker(Clip(clip, rngs=nnx.Rngs(2)), text, batch) if ranked else None,
+        ClipRanker(Clip(clip, rngs=nnx.Rngs(2)), text, batch, layout) if ranked else None,
         batch,
+        layout,
     )

@@ -195,6 +195,9 @@ def _draw(args: argparse.Namespace, layout: Layout | None) -> None:
     write_generations(generations, args.out)
     for line in truncation_warnings(pipeline, prompts, args.caption):
         print(line, file=sys.stderr)
+    passes = [one.passes for one in generations if one.passes is not None]
+    if passes and args.decoding == "jacobi":
+        print(f"passes of the transformer for the images of a prompt: {min(passes)} to {max(passes)}")
     print(f"{args.out}/grid.png")
 
 

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
 from dalle_jax.layers.kv_cache import KvCache
+from dalle_jax.parallel.axes import BATCH, HEADS, LAYERS
+from dalle_jax.parallel.layout import constrain
 
 
 class SlotCache(NamedTuple):
@@ -39,7 +41,13 @@ def slot_cache(cache: KvCache, pattern: Pattern, window: int) -> SlotCache:
     *lead, _, size = cache.context_k.shape
     room = pattern.grid[::-1] if pattern.kind == "column" else (_ring_size(pattern, window),)
     empty = jnp.zeros((*lead, *room, size), cache.context_k.dtype)
-    return SlotCache(cache.context_k, cache.context_v.swapaxes(-1, -2), empty, empty)
+    return shard(SlotCache(cache.context_k, cache.context_v.swapaxes(-1, -2), empty, empty))
+
+
+def shard(cache: SlotCache) -> SlotCache:
+    """Shard a cache over rows and heads. In a scanned stack the second axis of the arrays is layers."""
+    named = (BATCH, *(LAYERS,) * (cache.context_k.ndim - 4), HEADS)
+    return SlotCache(*(constrain(x, *named, *(None,) * (x.ndim - len(named))) for x in cache))
 
 
 def _ring_size(pattern: Pattern, window: int) -> int:
@@ -66,10 +74,8 @@ def write_window(
     if pattern.kind == "column":
         place = (codes % pattern.grid[1], codes // pattern.grid[1])  # rows beyond the grid are dropped
     at = (rows, *layer, slice(None), *place)
-    return cache._replace(
-        k=cache.k.at[at].set(k.astype(cache.k.dtype), mode="drop"),
-        v=cache.v.at[at].set(v.astype(cache.v.dtype), mode="drop"),
-    )
+    k, v = (old.at[at].set(new.astype(old.dtype), mode="drop") for old, new in ((cache.k, k), (cache.v, v)))
+    return shard(cache._replace(k=k, v=v))
 
 
 class VisibleCodes(NamedTuple):

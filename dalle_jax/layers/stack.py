@@ -42,6 +42,9 @@ number of cache slots that the layer's attention reads; the other letters are th
         |  layers/code_tokens.py   predict           [P M D] -> logits [P M K]
         v
     sampling/autoregressive.py   guide, sampling/filters.py restrict, Gumbel noise, argmax  -> code i  [P M]
+
+A pass of sampling/slots.py is the same with ``update`` in place of ``step``, for B rows and windows of W codes [B W D]:
+each layer writes its keys and values first (layers/slot_cache.py).
 """
 
 from collections.abc import Callable, Hashable, Sequence

@@ -99,7 +99,8 @@ class TextToImage(PromptedPipeline):
     def window(self, options: RequestOptions, images: int, guided: bool) -> int:
         """Return the number of codes per pass of a call of so many images; 1 is sequential decoding."""
         device = self.layout.mesh.devices.flat[0].device_kind
-        return choose_window(options.decoding, options.window, images * (2 if guided else 1), device)
+        rows = -(-images * (2 if guided else 1) // self.parts)  # on each device
+        return choose_window(options.decoding, options.window, rows, device)
 
     def sample_device(
         self, text: Prompts, keys: Key[Array, "P M"], settings: Settings, given: GivenCodes,

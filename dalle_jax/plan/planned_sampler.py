@@ -203,8 +203,8 @@ def _laid_out(state: PyTree, layout: Layout) -> PyTree:
     def place(variable: nnx.Variable, sharding: jax.sharding.Sharding) -> nnx.Variable:
         return variable.replace(laid_out(variable.get_value(), sharding))
 
-    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
-    return jax.tree.map(place, state, layout.state_shardings(state), is_leaf=is_variable)
+    shardings = layout.state_shardings(state)
+    return jax.tree.map(place, state, shardings, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
 def _bytes(leaf: Array | jax.ShapeDtypeStruct) -> int:

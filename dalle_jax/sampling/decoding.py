@@ -5,7 +5,7 @@ from dalle_jax.sampling.options import Decoding
 
 
 def choose_window(decoding: Decoding, window: int, rows: int, device_kind: str) -> int:
-    """Return the number of codes that a pass computes of each of ``rows`` rows; 1 is sequential decoding.
+    """Return the number of codes that a pass computes of each of ``rows`` rows on a device; 1 is sequential decoding.
 
     ``auto`` takes the largest power of two, at most ``window``, for which rows times window stay within the chip's
     balance. The balance is FLOP/s over bytes/s of the memory, from ``parallel.chips``: 206 for an H200, 241 for a v5e.

@@ -10,7 +10,7 @@ from dalle_jax.config.errors import UserError
 Decoding: TypeAlias = Literal["auto", "sequential", "jacobi"]
 """One code per pass (sequential), or a window of codes per pass (jacobi, sampling/slots.py); auto chooses one of them.
 
-The codes are the same, up to rounding that may change one of a million.
+The codes are the same up to rounding (docs/python.md has measured rates).
 """
 
 

@@ -23,6 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from dalle_jax.arrays import Array, Bool, Float, Int, Key, Prompts, PyTree
+from dalle_jax.parallel.axes import BATCH, CANDIDATES
+from dalle_jax.parallel.layout import constrain
 from dalle_jax.sampling.autoregressive import (
     CachedDecoder,
     GivenCodes,
@@ -136,15 +138,19 @@ def insert(
     first = jnp.where(images.keep[:, 0], images.codes[:, 0], first)
     codes = jnp.where(images.keep, images.codes, first[:, None])
     cache = generator.slots(jax.tree.map(lambda leaf: leaf[rows], prefilled.cache), window)
-    new = SlotState(codes, jnp.ones_like(slots), images.keep, images.keys, images.settings, cache)
-    places = jax.tree.map(lambda _: slots, new._replace(cache=None))._replace(cache=jax.tree.map(lambda _: at, cache))
-    return jax.tree.map(lambda old, leaf, at: old.at[at].set(leaf, mode="drop"), state, new, places)
+    cache = jax.tree.map(lambda old, new: old.at[at].set(new, mode="drop"), state.cache, cache)
+    images_state = SlotState(codes, jnp.ones_like(slots), images.keep, images.keys, images.settings, None)
+    state = jax.tree.map(lambda old, new: old.at[slots].set(new, mode="drop"), state._replace(cache=None), images_state)
+    return state._replace(cache=cache)
 
 
 def _noise(keys: Key[Array, " B"], positions: Int[Array, "B W"], size: int) -> Float[Array, "B W K"]:
     """Draw the Gumbel noise of positions of images, as ``autoregressive.sample`` does."""
-    one = lambda key, position: jax.random.gumbel(jax.random.fold_in(key, position), (size,))  # noqa: E731
-    return jax.vmap(jax.vmap(one, (None, 0)))(keys, positions)
+
+    def of_one(key: Key[Array, ""], position: Int[Array, ""]) -> Float[Array, " K"]:
+        return jax.random.gumbel(jax.random.fold_in(key, position), (size,))
+
+    return jax.vmap(jax.vmap(of_one, (None, 0)))(keys, positions)
 
 
 def finished(state: SlotState) -> Bool[Array, " B"]:
@@ -164,8 +170,8 @@ def advance(
     places = start[:, None] + jnp.arange(window)  # [B W]
     inside = jnp.minimum(places, length - 1)
     previous, guesses = state.codes[rows, jnp.minimum(places - 1, length - 1)], state.codes[rows, inside]
-    both = (lambda x: jnp.concatenate([x, x])) if guided else (lambda x: x)
-    logits, cache = generator.decode_window(both(previous), both(start), state.cache)
+    copies = 2 if guided else 1  # for the prompt, and for the empty one
+    logits, cache = generator.decode_window(jnp.tile(previous, (copies, 1)), jnp.tile(start, copies), state.cache)
     if guided:
         conditional, unconditional = jnp.split(logits, 2)
         logits = guide(conditional, unconditional, state.settings.guidance)
@@ -177,7 +183,7 @@ def advance(
     ahead = start[:, None] + jnp.arange(2 * window - 1)  # the codes that the next window may reach
     changed = active[:, None] & ~state.keep[rows, jnp.minimum(ahead, length - 1)]
     found = jnp.concatenate([drawn, jnp.broadcast_to(drawn[:, -1:], (drawn.shape[0], window - 1))], axis=1)
-    codes = state.codes.at[rows, jnp.where(changed, ahead, length)].set(found, mode="drop")
+    codes = constrain(state.codes.at[rows, jnp.where(changed, ahead, length)].set(found, mode="drop"), BATCH, None)
     position = jnp.where(active, jnp.minimum(state.position + accepted, length), state.position)
     return state._replace(codes=codes, position=position, cache=cache)
 
@@ -251,7 +257,8 @@ def sample_in_slots(
     start = _Run(state, number, jnp.int32(slots), jnp.zeros((count, length), jnp.int32), jnp.int32(0))
     run = jax.lax.while_loop(unfinished, one_pass, start)
     codes = run.state.codes if slots == count else run.codes
-    return SlotSamples(codes.reshape(prompts, candidates, length), run.passes)
+    codes = constrain(codes.reshape(prompts, candidates, length), BATCH, CANDIDATES, None)
+    return SlotSamples(codes, run.passes)
 
 
 def _images(keys: Key[Array, "P M"], settings: Settings, given: GivenCodes | None, length: int) -> NewImages:

@@ -1,6 +1,7 @@
 import argparse
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -27,6 +28,19 @@ def test_kept_images_are_in_the_order_of_their_scores(smoke_demo, tmp_path):
         assert image.size == (32, 32)
         assert image.text["prompt"] == "a small red circle"
     assert (tmp_path / "a" / "grid.png").exists()
+
+
+def test_jacobi_decoding_prints_its_passes_and_draws_the_same_images(smoke_demo, tmp_path, capsys):
+    flags = ("--prompt", "a small red circle", "--candidates", "2", "--guidance", "2")
+    assert sample(smoke_demo, tmp_path / "plain", *flags) == 0
+    assert "passes" not in capsys.readouterr().out
+    assert sample(smoke_demo, tmp_path / "jacobi", *flags, "--decoding", "jacobi", "--window", "8") == 0
+    found = re.search(r"passes of the transformer for the images of a prompt: (\d+) to (\d+)", capsys.readouterr().out)
+    assert found is not None
+    assert int(found[1]) == int(found[2]) < 15  # of 4 x 4 codes
+    for name in ("0000_00.png", "0000_01.png"):
+        plain, jacobi = (Image.open(tmp_path / folder / name) for folder in ("plain", "jacobi"))
+        assert plain.tobytes() == jacobi.tobytes()
 
 
 def test_each_line_of_a_prompt_file_is_sampled(smoke_demo, tmp_path):

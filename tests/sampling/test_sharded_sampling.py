@@ -11,9 +11,11 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.parallel.mesh import Mesh
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import Mesh, make_mesh
+from dalle_jax.parallel.rules import Rules
 from tests.command_processes import ROOT, finish, start_processes
-from tests.sharded_sampling import GENERATORS, MESHES, ONE, built, codes_on, layout_of
+from tests.sharded_sampling import GENERATORS, MESHES, ONE, built, codes_on, layout_of, slot_codes_on
 
 MOST_FLIPS = 1e-4
 QUICK = {("mixed", "2x2x2", 8), ("class", "1x8x1", 1)}
@@ -47,6 +49,23 @@ def test_eight_devices_sample_the_codes_of_one(name, mesh, prompts):
     expected = on_one_device(name, prompts, 16 // prompts)
     assert len(np.unique(expected)) > 8
     assert flips(np.asarray(ours), expected) < MOST_FLIPS
+
+
+@pytest.mark.slow
+def test_devices_that_see_the_same_images_and_split_the_weights_sample_the_same_codes():
+    """The layout of docs/scale.md for models that do not fit: fsdp splits weights and not images."""
+    layout = Layout(make_mesh(MESHES["2x2x2"]), Rules(batch=("data",), candidates=("data",)))
+    ours = codes_on(layout, built(GENERATORS["mixed"]), 8, 2)
+    assert ours.sharding.spec == P("data")
+    assert flips(np.asarray(ours), on_one_device("mixed", 8, 2)) < MOST_FLIPS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mixed", "mini", "caption"])
+def test_windows_of_slots_on_eight_devices_give_the_codes_of_one(name):
+    ours = slot_codes_on(layout_of(MESHES["2x2x2"]), built(GENERATORS[name]), 8, 2)
+    assert ours.codes.sharding.spec == P(("data", "fsdp"))
+    assert flips(np.asarray(ours.codes), on_one_device(name, 8, 2)) < MOST_FLIPS
 
 
 @pytest.mark.slow

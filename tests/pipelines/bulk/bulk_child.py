@@ -1,4 +1,7 @@
-"""A process that samples in bulk and can be killed: ``bulk_child.py OUT PAUSE PROMPTS...``, as one of a run."""
+"""A process that samples in bulk and can be killed, as one of a run: ``bulk_child.py OUT PAUSE TOGETHER PROMPTS...``.
+
+TOGETHER is "together" if all processes share one mesh of their devices, else "apart".
+"""
 
 import sys
 import time
@@ -9,6 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from dalle_jax.folder_lock import locked
 from dalle_jax.parallel import hosts
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import Mesh, make_mesh
+from dalle_jax.parallel.rules import Rules
 from dalle_jax.pipelines.bulk import run_job as module
 from dalle_jax.pipelines.bulk.device_engine import DeviceEngine, DrawnPrompt
 from dalle_jax.pipelines.bulk.job import BulkJob
@@ -31,11 +37,12 @@ class SlowEngine(DeviceEngine):
 
 
 if __name__ == "__main__":
-    out, SlowEngine.pause, prompts = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
+    out, SlowEngine.pause, together, prompts = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4:]
     module.DeviceEngine = SlowEngine
     hosts.join()
     files = PromptFiles(prompts, DEFAULTS)
     survey = files.survey()
     job = BulkJob.of(survey, {"transformer": "small"}, {}, shard_prompts=2)
+    layout = Layout(make_mesh(Mesh(data=-1)), Rules()) if together == "together" else None
     with locked(out, "sample"):
-        print(module.run_job(small_pipeline, files, survey, job, out))
+        print(module.run_job(lambda: small_pipeline(layout=layout), files, survey, job, out, layout is not None))

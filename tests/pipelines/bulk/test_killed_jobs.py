@@ -17,9 +17,9 @@ CHILD = str(Path(__file__).parent / "bulk_child.py")
 KILLS, SHARDS = 20, 48
 
 
-def start(out, prompts, pause=0.0, processes=2):
-    arguments = [CHILD, str(out), str(pause), *prompts]
-    return [start_python(arguments)] if processes == 1 else start_processes([arguments] * processes)
+def start(out, prompts, pause=0.0, processes=2, together="apart", devices=1):
+    arguments = [CHILD, str(out), str(pause), together, *prompts]
+    return [start_python(arguments)] if processes == 1 else start_processes([arguments] * processes, devices)
 
 
 def finished(out) -> set[str]:
@@ -30,6 +30,18 @@ def succeed(started) -> list[str]:
     ended = finish(started)
     assert [code for code, _, _ in ended] == [0] * len(ended), ended
     return [text for _, text, _ in ended]
+
+
+def check_same(out, whole, prompts):
+    """Assert that both jobs kept the same images, two for each prompt, with the same scores."""
+    ours, theirs = kept_images(out), kept_images(whole)
+    assert Counter(record["prompt_number"] for record, _ in ours) == dict.fromkeys(range(prompts), 2)
+    for (record, image), (expected, wanted) in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(image, wanted)
+        assert record | {"score": None} == expected | {"score": None}
+    for ours_row, theirs_row in zip(scores(out), scores(whole), strict=True):
+        assert ours_row | {"score": None} == theirs_row | {"score": None}
+        assert ours_row["score"] == pytest.approx(theirs_row["score"], abs=1e-5)
 
 
 @pytest.mark.slow
@@ -61,11 +73,15 @@ def test_a_job_killed_twenty_times_at_random_draws_every_prompt_once_with_the_im
     (line,) = succeed(start(out, prompts, processes=1))
     assert f"has {4 * SHARDS} images of {2 * SHARDS} prompts in {SHARDS} tars" in line
     assert not list(out.glob(".writing-*")) and len(list(out.glob("*.tar"))) == SHARDS
-    ours, theirs = kept_images(out), kept_images(whole)
-    assert Counter(record["prompt_number"] for record, _ in ours) == dict.fromkeys(range(2 * SHARDS), 2)
-    for (record, image), (expected, wanted) in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(image, wanted)
-        assert record | {"score": None} == expected | {"score": None}
-    for ours_row, theirs_row in zip(scores(out), scores(whole), strict=True):
-        assert ours_row | {"score": None} == theirs_row | {"score": None}
-        assert ours_row["score"] == pytest.approx(theirs_row["score"], abs=1e-5)
+    check_same(out, whole, 2 * SHARDS)
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_mesh_draw_the_same_images_and_the_first_one_writes(tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join(WORDS))
+    prompts = [str(tmp_path / "a.txt")]
+    succeed(start(tmp_path / "whole", prompts, processes=1))
+    first, second = succeed(start(tmp_path / "out", prompts, together="together", devices=2))
+    assert "has 18 images of 9 prompts in 5 tars; 0 of 5 shards were there already, 54 images sampled" in first
+    assert "[sample 1]" not in second
+    check_same(tmp_path / "out", tmp_path / "whole", len(WORDS))
