@@ -1,7 +1,7 @@
 """DALL·E and its family in JAX: image tokenizers, text-to-image transformers, CLIP, sampling and training."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dalle_jax.config.errors import UserError
 
@@ -26,6 +26,8 @@ def load(
     consistency_decoder: str | os.PathLike[str] | None = None,
     guide_clip: str | os.PathLike[str] | None = None,
     clip_scale: float | None = None,
+    weights: Literal["int8"] | None = None,
+    cache: Literal["bfloat16"] | None = None,
 ) -> "AnyPipeline":
     """Load the pipeline of a model folder, as ``sample --model`` does (docs/python.md).
 
@@ -33,11 +35,13 @@ def load(
     largest number of images generated in one call. ``layout`` shards networks and images over a mesh; by default one
     device holds everything. ``sees`` and ``steps`` are the inputs ("embedding", "caption" or "both") and the steps of
     an unCLIP's decoder. ``consistency_decoder`` is the folder of one that decodes codes or latents to pixels.
-    ``guide_clip`` is that of a CLIP trained on noised images, which guides GLIDE by ``clip_scale``.
+    ``guide_clip`` is that of a CLIP trained on noised images, which guides GLIDE by ``clip_scale``. ``weights`` and
+    ``cache`` are smaller forms of a transformer's matrices, and of its cached keys and values.
 
     Raises ``UserError`` if a folder holds something else.
     """
     from dalle_jax import storage
+    from dalle_jax.models.code_generator import Reduced
     from dalle_jax.pipelines.load.glide_pipeline import guiding_clip
     from dalle_jax.pipelines.load.pipeline import load_pipeline
 
@@ -47,7 +51,7 @@ def load(
     guide = guiding_clip(None if guide_clip is None else storage.reachable(guide_clip), clip_scale)
     return load_pipeline(
         storage.reachable(folder), tokenizer, ranker, batch, layout, sees=sees, steps=steps,
-        consistency_decoder=decoder, guide=guide,
+        consistency_decoder=decoder, guide=guide, reduced=Reduced(weights, cache),
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from dalle_jax.parallel import hosts
 from dalle_jax.parallel.mesh import Mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.storage import Place
+from dalle_jax.tasks.align_conditions import AlignConditions
 from dalle_jax.tasks.align_readable_images import AlignReadableImages
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.denoise_codes import DenoiseCodes
@@ -79,6 +80,7 @@ AnyTask: TypeAlias = (
     | TokenizeImagesGan
     | GenerateCodes
     | GenerateFromConditions
+    | AlignConditions
     | AlignTextImages
     | AlignReadableImages
     | PredictEmbeddings
@@ -100,6 +102,11 @@ class TrainRun:
     rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self) -> None:
+        if isinstance(self.task, AlignConditions) and self.trainer.initial is None:
+            raise ValueError(
+                f"trainer.initial: expected the folder of a trained transformer to fine-tune, such as task.reference "
+                f"{self.task.reference}, got None"
+            )
         wanted = self.task.batch_spec(1).get("pixels")
         if self.data.images is not None and wanted is not None and self.data.images.size != wanted.shape[1]:
             size = self.data.images.size

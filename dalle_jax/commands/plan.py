@@ -149,10 +149,12 @@ def search(planned: "Planned", config: "TrainRun", topology: "Topology") -> "Sug
 
 def check_tokenizer(task: "TaskConfig") -> None:
     """Raise ``UserError`` if the config names an image tokenizer that is not trained yet."""
+    from dalle_jax.tasks.align_conditions import AlignConditions
     from dalle_jax.tasks.align_text_images import AlignTextImages
     from dalle_jax.tasks.generate_codes import GenerateCodes
     from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 
+    task = task.generate if isinstance(task, AlignConditions) else task
     if not isinstance(task, AlignTextImages | GenerateCodes | GenerateFromConditions):
         return
     folder = task.image_tokenizer
@@ -166,6 +168,7 @@ def check_tokenizer(task: "TaskConfig") -> None:
 
 def unchecked(task: "TaskConfig") -> list[str]:
     """Return the checks of training that the plan leaves out, and the frozen CLIP that its step lacks."""
+    from dalle_jax.tasks.align_conditions import AlignConditions
     from dalle_jax.tasks.align_readable_images import AlignReadableImages
     from dalle_jax.tasks.align_text_images import AlignTextImages
     from dalle_jax.tasks.denoise_codes import DenoiseCodes
@@ -175,6 +178,7 @@ def unchecked(task: "TaskConfig") -> list[str]:
 
     notes = []
     captioned = task.align if isinstance(task, AlignReadableImages) else task
+    captioned = task.generate if isinstance(task, AlignConditions) else captioned
     if isinstance(captioned, AlignTextImages | DenoiseCodes | DenoiseImages | GenerateCodes | PredictEmbeddings):
         file = captioned.captions.file
         notes += [] if Path(file).is_file() else [f"the vocabulary against {file}, which does not exist yet"]

@@ -20,6 +20,7 @@ from dalle_jax.data.precomputed.conditions import read_npy
 from dalle_jax.folder_lock import locked
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
+from dalle_jax.models.code_generator import Reduced
 from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.bulk.job import BulkJob, Option
@@ -108,6 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_replacing_flags(parser)
     _add_guide_flags(parser)
     add_decoder_flags(parser)
+    add_reduced_flags(parser)
     add_mesh_flags(parser)
     parser.add_argument("--batch", type=int, default=64, help="number of images to sample in one call (default 64)")
     parser.add_argument("--out", type=storage.reachable, required=True, help="the folder to write to")
@@ -170,6 +172,16 @@ def add_decoder_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="steps of an unCLIP's decoder (default: its own)")
 
 
+def add_reduced_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the choices of a transformer's precision in sampling."""
+    types = get_type_hints(Reduced)
+    for name, what in (("weights", "matrices of a transformer"), ("cache", "cached keys and values of a transformer")):
+        choices = [one for kind in get_args(types[name]) for one in get_args(kind)]
+        parser.add_argument(
+            f"--{name}", choices=choices, help=f"a smaller form of the {what} (default: as the model computes)"
+        )
+
+
 def run(args: argparse.Namespace) -> int:
     """Sample images, and write them with their scores and a grid, or with ``--tars`` to shards."""
     if args.tars:
@@ -187,6 +199,7 @@ def _draw(args: argparse.Namespace, layout: Layout | None) -> None:
     pipeline = load_pipeline(
         args.model, args.image_tokenizer, args.clip, args.batch, layout, sees=args.sees, steps=args.steps,
         consistency_decoder=args.consistency_decoder, guide=guiding_clip(args.guide_clip, args.clip_scale),
+        reduced=Reduced(args.weights, args.cache),
     )  # fmt: skip
     top = None if args.given_image is None else pipeline.given_top(args.given_image, args.given_rows)
     generations = pipeline.draw([replace(one, given_image=top) for one in requests])
@@ -256,7 +269,9 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
         )
         given = _options(args)
         options: dict[str, Option] = {name: getattr(given, name) for name in (*NUMBERS, "first")}
-        options |= {name: getattr(args, name) for name in ("negative_prompt", "sees", "steps", "clip_scale")}
+        options |= {
+            name: getattr(args, name) for name in ("negative_prompt", "sees", "steps", "clip_scale", "weights", "cache")
+        }
         job = BulkJob.of(survey, models, options, args.shard_prompts)
         with interrupted_by_sigterm(), locked(args.out, "sample"):
 
@@ -264,6 +279,7 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
                 return load_pipeline(
                     *folders, args.batch, layout, sees=args.sees, steps=args.steps,
                     consistency_decoder=args.consistency_decoder, guide=guiding_clip(args.guide_clip, args.clip_scale),
+                    reduced=Reduced(args.weights, args.cache),
                 )  # fmt: skip
 
             line = run_job(load, files, survey, job, args.out, args.together)

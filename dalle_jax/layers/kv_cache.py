@@ -44,6 +44,11 @@ def new_cache(
     return KvCache(context_k, context_v.swapaxes(2, 3), empty, empty)
 
 
+def cast_cache(cache: KvCache, dtype: str) -> KvCache:
+    """Cast all keys and values. A step casts them back in its products, and ``write`` casts new ones."""
+    return KvCache(*(x.astype(dtype) for x in cache))
+
+
 def grow(cache: KvCache, pattern: Pattern, codes: int) -> KvCache:
     """Grow a cache to the capacity for the first ``codes`` codes; it never shrinks."""
     reach = max(1, len(pattern.distances()) - 1)

@@ -122,6 +122,10 @@ PANEL = 64
 """The number of kernel columns in a panel."""
 
 
+class Scales(nnx.Variable):
+    """The float32 factors of the outputs of a kernel that is stored as int8; not a parameter."""
+
+
 class Panels(nnx.Variable):
     """A kernel cut into panels of ``PANEL`` columns: a copy in a different memory order, not a parameter."""
 
@@ -195,16 +199,36 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(kernel, axes=tuple(axes))
         self.bias = nnx.Param(jnp.zeros(outs, jnp.float32), axes=tuple(axes[len(ins) :])) if bias else None
         self.panels: Panels | None = nnx.data(None)
+        self.scales: Scales | None = nnx.data(None)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Apply the layer to ``x`` [... *in_shape] and return y [... *out_shape]."""
         x = x.astype(self.dtype)
+        out_dtype = self.out_dtype if self.scales is None else "float32"
         if self.panels is None:
-            y = project(x, self.kernel[...], self.inputs, self.out_dtype)
+            kernel = self.kernel[...] if self.scales is None else self.kernel[...].astype(self.dtype)
+            y = project(x, kernel, self.inputs, out_dtype)
         else:
             lead, outs = x.shape[: x.ndim - self.inputs], self.kernel.shape[self.inputs :]
-            y = panel_matmul(x.reshape(*lead, -1), self.panels[...], self.out_dtype).reshape(*lead, *outs)
+            y = panel_matmul(x.reshape(*lead, -1), self.panels[...], out_dtype).reshape(*lead, *outs)
+        if self.scales is not None:
+            y = (y * self.scales[...]).astype(self.out_dtype)
         return y if self.bias is None else add_bias(y, self.bias[...])
+
+    def quantize(self) -> None:
+        """Store the kernel as int8 and a float32 scale per output, for inference: W is about scale * kernel.
+
+        The scale is the largest magnitude of an output's weights over 127 (symmetric). Integers up to 127 are exact in
+        bfloat16 and float32, so the product of a pass has no other error than the rounding of the weights. The kernel
+        may have leading axes for layers.
+        """
+        kernel, lead = self.kernel[...].astype(jnp.float32), self.kernel.ndim - self.dimensions
+        inputs = tuple(range(lead, lead + self.inputs))
+        largest = jnp.abs(kernel).max(axis=inputs, keepdims=True)
+        scales = jnp.where(largest == 0, 1.0, largest / 127)
+        axes = self.kernel.get_metadata()["axes"][self.inputs :]
+        self.kernel.set_value(jnp.round(kernel / scales).astype(jnp.int8))
+        self.scales = Scales(jnp.squeeze(scales, inputs), axes=axes)
 
     def split_into_panels(self) -> None:
         """Copy a wide kernel into panels, for products of few rows; a narrow kernel stays whole.

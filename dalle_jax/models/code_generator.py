@@ -1,7 +1,8 @@
 """The protocol of transformers over image codes: teacher forcing, prefill and cached decoding."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol, TypeVar, cast, runtime_checkable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 import numpy as np
@@ -126,18 +127,42 @@ def prepare_for_sampling(generator: CodeGenerator) -> None:
     cast_variables(module, compute_dtypes(module))
 
 
+@dataclass(frozen=True)
+class Reduced:
+    """Choices of memory over precision in sampling; None keeps the precision in which the model computes.
+
+    - ``weights``: "int8" stores the matrices of linear layers as int8 with a float32 scale per output (``Linear``).
+    - ``cache``: "bfloat16" stores keys and values in bfloat16; attention computes in its own dtype.
+    """
+
+    weights: Literal["int8"] | None = None
+    cache: Literal["bfloat16"] | None = None
+
+
+def reduce_precision(generator: CodeGenerator, reduced: Reduced) -> None:
+    """Apply the choices to a transformer that is prepared for sampling, in place."""
+    if reduced.weights == "int8":
+        for _, node in nnx.iter_graph(cast(nnx.Module, generator)):
+            if isinstance(node, Linear):
+                node.quantize()
+    if isinstance(generator, CachedGenerator):
+        generator.cache_dtype = reduced.cache
+
+
 Generator = TypeVar("Generator", bound=nnx.Module)
 
 
 class CachedGenerator(nnx.Module):
     """The base class of transformers with one ``KvCache`` per layer.
 
-    The cache of a layer is a ``KvCache``, or a named tuple with a ``KvCache`` in its field ``codes``.
+    The cache of a layer is a ``KvCache``, or a named tuple with a ``KvCache`` in its field ``codes``. ``cache_dtype``
+    is that of cached keys and values in sampling; None is the dtype of the model.
     """
 
     config: GeneratorSizes
     codes: CodeTokens
     stack: Stack
+    cache_dtype: str | None = None
 
     @property
     def prompt_kind(self) -> PromptKind:
@@ -173,11 +198,19 @@ class CachedGenerator(nnx.Module):
 
     def grow(self, cache: Layered, codes: int) -> Layered:
         """Grow a cache to the capacity for the first ``codes`` codes."""
+        cache = self._in_cache_dtype(cache)
         return self.stack.map(lambda pattern, layer: _of_codes(layer, kv_cache.grow, pattern, codes), cache)
 
     def slots(self, cache: Layered, window: int) -> Layered:
         """Return a prefilled cache with room for the codes of each row, as ``decode_window`` takes it."""
+        cache = self._in_cache_dtype(cache)
         return self.stack.map(lambda pattern, layer: _of_codes(layer, slot_cache.slot_cache, pattern, window), cache)
+
+    def _in_cache_dtype(self, cache: Layered) -> Layered:
+        """Cast the keys and values of a prefilled cache."""
+        if self.cache_dtype is None:
+            return cache
+        return self.stack.map(lambda _, layer: _of_codes(layer, kv_cache.cast_cache, self.cache_dtype), cache)
 
     def for_decoding(self: Generator, rows: int) -> Generator:
         """Return the transformer, or a copy whose weights are laid out for decoding ``rows`` images at once."""

@@ -172,7 +172,7 @@ class CodeGeneration:
         sums = _sums(image, words, batch) | {"loss": (loss, jnp.ones(()))}
         return loss, sums | {"image_nll_of_uniform": (jnp.sum(image) / guessing, sums["image_nll"][1])}
 
-    def _codes(self, frozen: Frozen, batch: Batch) -> Int[Array, "B I"]:
+    def codes_of(self, frozen: Frozen, batch: Batch) -> Int[Array, "B I"]:
         """Return the codes of the images, or the precomputed codes of the batch."""
         if "codes" in batch:
             return batch["codes"]
@@ -191,7 +191,7 @@ class CodeGeneration:
 
         The second is None if the model does not predict text.
         """
-        codes = self._codes(frozen, batch)
+        codes = self.codes_of(frozen, batch)
         logits = module(text, codes, dropout_key=dropout_key)
         return cross_entropy(logits.image, codes), None if logits.text is None else cross_entropy(logits.text, text)
 
@@ -208,7 +208,7 @@ class CodeGeneration:
         codebook is subtracted first, because it does not change any probability. The first examples are used, with
         their own codes.
         """
-        codes, text = self._codes(frozen, batch)[:IMAGES], batch["text"][:IMAGES]  # [n I] [n T]
+        codes, text = self.codes_of(frozen, batch)[:IMAGES], batch["text"][:IMAGES]  # [n I] [n T]
         text = jnp.concatenate([text, jnp.broadcast_to(module.empty(text), text.shape)])
         with_text, without = jnp.split(module(text, jnp.concatenate([codes, codes])).image, 2)  # [n I K] each
         moved = with_text - without

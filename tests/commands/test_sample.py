@@ -43,6 +43,12 @@ def test_jacobi_decoding_prints_its_passes_and_draws_the_same_images(smoke_demo,
         assert plain.tobytes() == jacobi.tobytes()
 
 
+def test_int8_weights_and_a_bfloat16_cache_are_flags_of_sample(smoke_demo, tmp_path):
+    flags = ("--prompt", "a small red circle", "--candidates", "2", "--weights", "int8", "--cache", "bfloat16")
+    assert sample(smoke_demo, tmp_path / "a", *flags) == 0
+    assert Image.open(tmp_path / "a" / "0000_00.png").size == (32, 32)
+
+
 def test_each_line_of_a_prompt_file_is_sampled(smoke_demo, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\n\n a blue square above a pink ring \n")

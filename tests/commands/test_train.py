@@ -15,6 +15,20 @@ def test_a_trained_transformer_is_loaded_with_its_ema_weights(smoke_demo):
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves)
 
 
+def test_a_trained_transformer_is_aligned_with_its_conditions_and_loaded_for_sampling(smoke_demo, tmp_path, capsys):
+    files = {"task.reference": "transformer", "trainer.initial": "transformer"}
+    files |= {"task.generate.captions.file": "text.model", "task.generate.image_tokenizer": "tokenizer"}
+    sets = [*(f"{name}='{smoke_demo / file}'" for name, file in files.items()), "trainer.images_every=None"]
+    command = ["train", "smoke/align_conditions.gin", *(word for one in sets for word in ("--set", one))]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert "train/prefers_match" in lines and "evaluation/image_nll" in lines
+    before, after = (load_generator(folder) for folder in (smoke_demo / "transformer", tmp_path / "run"))
+    assert not np.array_equal(*(one.codes.embedding.table[...] for one in (before, after)))
+    assert main([*command, "--set", "trainer.initial=None", "--out", str(tmp_path / "new")]) == 2
+    assert "trainer.initial: expected the folder of a trained transformer" in capsys.readouterr().err
+
+
 def test_a_vocabulary_size_that_differs_from_the_tokenizers_is_an_error(smoke_demo, tmp_path, capsys):
     flags = [
         *("--set", f"task.captions.file='{smoke_demo / 'text.model'}'"),

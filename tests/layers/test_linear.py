@@ -106,3 +106,48 @@ def test_unstack_equals_indexing_in_values_and_gradients():
     plain = jax.value_and_grad(lambda x: sum((x[:, i] * weight[i]).sum() for i in range(3)))(x)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def quantized(layer: Linear) -> Linear:
+    copy = nnx.clone(layer)
+    copy.quantize()
+    return copy
+
+
+def test_an_int8_kernel_and_its_scales_give_the_kernel_within_half_a_step():
+    layer = wide(nnx.Rngs(0))
+    layer.kernel[...] = layer.kernel[...].at[:, :, 1, 2, 3].set(0.0)  # an output of zeros has no largest weight
+    small = quantized(layer)
+    assert small.kernel[...].dtype == jnp.int8 and small.scales[...].dtype == jnp.float32
+    assert small.scales.shape == (3, 8, 64) and small.scales.axes == (None, HEADS, HEAD_DIM)
+    scales, kernel = np.asarray(small.scales[...]), np.asarray(layer.kernel[...])
+    error = np.abs(np.asarray(small.kernel[...], np.float32) * scales - kernel)
+    assert (error <= 0.5001 * scales).all() and (error / scales).max() > 0.4
+    largest = np.abs(np.asarray(small.kernel[...])).max(axis=(0, 1))
+    assert (
+        largest[1, 2, 3] == 0 and (np.delete(largest.ravel(), np.ravel_multi_index((1, 2, 3), (3, 8, 64))) == 127).all()
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_product_of_an_int8_kernel_is_that_of_the_rounded_weights(dtype):
+    layer = Linear(6, (2, 64 * 8), axes=(EMBED, HEADS, HEAD_DIM), dtype=dtype, rngs=nnx.Rngs(0))
+    small, x = quantized(layer), normal(1, 4, 6).astype(dtype)
+    rounded = np.asarray(small.kernel[...], np.float32) * np.asarray(small.scales[...])
+    wanted = np.einsum("bd,dnh->bnh", np.asarray(x, np.float32), rounded)
+    assert small(x).dtype == jnp.dtype(dtype)
+    tolerance = {"float32": 1e-6, "bfloat16": 2e-2}[dtype]
+    np.testing.assert_allclose(np.asarray(small(x), np.float32), wanted, atol=tolerance)
+    panels = for_decoding(small, 4)
+    assert panels.panels is not None
+    np.testing.assert_allclose(np.asarray(panels(x), np.float32), wanted, atol=tolerance)
+
+
+def test_the_layers_of_a_scanned_kernel_have_scales_of_their_own():
+    stack = Stack(wide, (0, 0), scan=True, rngs=nnx.Rngs(0))
+    plain, small = stack.blocks, quantized(stack.blocks)
+    assert small.scales.shape == (2, 3, 8, 64)
+    for layer in range(2):
+        np.testing.assert_array_equal(
+            small.scales[...][layer], jnp.abs(plain.kernel[...][layer]).max(axis=(0, 1)) / 127
+        )

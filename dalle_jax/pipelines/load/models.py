@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import get_args
+from typing import cast, get_args
 
+import jax
 from flax import nnx
 
 from dalle_jax import storage
@@ -12,7 +13,13 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
 from dalle_jax.models.clip import Clip, ClipConfig
 from dalle_jax.models.code_denoiser import CodeDenoiser, CodeDenoiserConfig
-from dalle_jax.models.code_generator import CodeGenerator, compute_dtypes, prepare_for_sampling
+from dalle_jax.models.code_generator import (
+    CodeGenerator,
+    Reduced,
+    compute_dtypes,
+    prepare_for_sampling,
+    reduce_precision,
+)
 from dalle_jax.models.decoders.consistency_decoded import ConsistencyDecoded
 from dalle_jax.models.decoders.consistency_decoder import ConsistencyDecoderConfig
 from dalle_jax.models.decoders.pixel_decoder import PixelDecoder, PixelDecoderConfig
@@ -158,10 +165,19 @@ def load_lpips(folder: Place) -> Lpips:
     return load_network(folder, (LpipsConfig,))
 
 
-def load_generator(folder: Place, layout: Layout | None = None) -> CodeGenerator:
-    """Load a trained transformer for sampling: matrices in its dtype, and code vectors folded into its tables."""
+def load_generator(folder: Place, layout: Layout | None = None, reduced: Reduced | None = None) -> CodeGenerator:
+    """Load a trained transformer for sampling: matrices in its dtype, and code vectors folded into its tables.
+
+    ``reduced`` precision is applied to the loaded weights, one matrix after the other.
+    """
     generator = load_network(folder, get_args(CodeGeneratorConfig), layout, in_compute_dtype=True)
     prepare_for_sampling(generator)
+    if reduced is not None:
+        reduce_precision(generator, reduced)
+        if layout is not None:  # new arrays may be sharded in another way
+            module = cast(nnx.Module, generator)
+            state = nnx.state(module)
+            nnx.update(module, jax.device_put(state, layout.state_shardings(state)))
     return generator
 
 

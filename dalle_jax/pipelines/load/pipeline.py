@@ -1,11 +1,12 @@
 """A pipeline from the folders of its trained or imported models."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TypeAlias
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.models.code_generator import CodeGenerator
+from dalle_jax.models.code_generator import CodeGenerator, Reduced
 from dalle_jax.models.prompt_kinds import ByClass, TokenIds
 from dalle_jax.parallel.axes import BATCH
 from dalle_jax.parallel.layout import Layout
@@ -49,6 +50,7 @@ def load_pipeline(
     steps: int | None = None,
     consistency_decoder: Place | None = None,
     guide: GuidingClip | None = None,
+    reduced: Reduced | None = None,
 ) -> AnyPipeline:
     """Load the pipeline of a folder with ``pipeline.gin``, of a transformer's run folder, or of imported weights.
 
@@ -56,10 +58,13 @@ def load_pipeline(
     alone. All networks are loaded into their shards of ``layout``, by default one device. ``sees`` and ``steps`` are
     the inputs and the steps of an unCLIP's decoder; None is the default. ``consistency_decoder`` decodes codes, or the
     latents of an unCLIP's decoder, in place of the image tokenizer. ``guide`` is a CLIP of noised images
-    that guides GLIDE. Raises UserError without an image tokenizer, or if its codebook has a different size.
+    that guides GLIDE. ``reduced`` is the precision of a transformer's weights and cache. Raises UserError without an
+    image tokenizer, or if its codebook has a different size.
     """
     check_batch(batch, 1 if layout is None else layout.parts(BATCH))
     is_karlo = (folder / KARLO).is_file()
+    if is_karlo or (folder / GLIDE).is_file():
+        _refuse_reduced(folder, reduced)
     if is_karlo or (folder / GLIDE).is_file():
         given_none = {"image_tokenizer": image_tokenizer, "sees": sees, "consistency_decoder": consistency_decoder}
         for name, value in given_none.items():
@@ -76,13 +81,20 @@ def load_pipeline(
     if not file.is_unclip:
         for name in (name for name, value in {"sees": sees, "steps": steps}.items() if value is not None):
             raise UserError(f"{name}: expected none for the transformer of {folder}; an unCLIP's decoder has {name}")
-        return load_transformer_pipeline(file.needs, batch, layout)
+        return load_transformer_pipeline(file.needs, batch, layout, reduced)
+    _refuse_reduced(folder, reduced)
     ranker = None if clip is None else load_ranker(clip, batch, layout)
     chosen, given = sees_of(sees or "embedding"), file.steps if steps is None else steps
     if is_pixel_decoder(storage.place(file.needs["decoder"])):
         return load_pixel_unclip(file.needs, ranker=ranker, sees=chosen, steps=given, batch=batch, layout=layout)
     number = DECODER_STEPS if given is None else given
     return load_unclip(file.needs, ranker=ranker, sees=chosen, steps=number, batch=batch, layout=layout)
+
+
+def _refuse_reduced(folder: Place, reduced: Reduced | None) -> None:
+    for name, value in {} if reduced is None else asdict(reduced).items():
+        if value is not None:
+            raise UserError(f"{name}: expected none for {folder}, which is not a transformer of codes, got {value!r}")
 
 
 def recommended_sampling(folder: Place) -> RecommendedSampling:
@@ -97,10 +109,12 @@ def recommended_sampling(folder: Place) -> RecommendedSampling:
     return read_model_file(storage.place(file.needs["transformer"])).sampling or RecommendedSampling()
 
 
-def load_transformer_pipeline(needs: Mapping[str, str], batch: int = 64, layout: Layout | None = None) -> TextToImage:
+def load_transformer_pipeline(
+    needs: Mapping[str, str], batch: int = 64, layout: Layout | None = None, reduced: Reduced | None = None
+) -> TextToImage:
     """Load the transformer, the image tokenizer and the CLIP of a pipeline's ``needs``."""
     transformer, tokenizer_folder = storage.place(needs["transformer"]), storage.place(needs["image_tokenizer"])
-    generator, tokenizer = load_generator(transformer, layout), load_tokenizer_of(needs, layout)
+    generator, tokenizer = load_generator(transformer, layout, reduced), load_tokenizer_of(needs, layout)
     if generator.codebook_size != tokenizer.codebook_size:
         raise UserError(
             f"{tokenizer_folder}: expected an image tokenizer of {generator.codebook_size} codes, which the "

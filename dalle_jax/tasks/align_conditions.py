@@ -1,0 +1,184 @@
+"""Fine-tuning of a text-to-image transformer by condition contrastive alignment, to sample it without guidance."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dalle_jax import storage
+from dalle_jax.arrays import Array, ExampleBatch, Float, Int, Key
+from dalle_jax.config.errors import UserError
+from dalle_jax.data.precomputed.manifest import AnyManifest
+from dalle_jax.losses.condition_contrastive import condition_contrastive
+from dalle_jax.losses.contrastive import same_caption_group
+from dalle_jax.losses.cross_entropy import cross_entropy
+from dalle_jax.models.code_generator import CodeGenerator, prepare_for_sampling
+from dalle_jax.models.dalle import Dalle
+from dalle_jax.models.dalle_bart import DalleBart
+from dalle_jax.models.model_configs import TextToCodesConfig
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.load.models import load_generator, read_model_file
+from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
+from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, Seed
+
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class AlignConditions:
+    """Settings of condition contrastive alignment (CCA, arXiv 2410.09347), which needs ``trainer.initial``.
+
+    - ``generate``: the settings with which the transformer was trained. ``blank_captions`` is the share of images
+      whose captions are replaced by the empty one. ``text_weight`` is not used: the loss is of codes alone.
+    - ``reference``: the folder of the trained transformer, which stays frozen; usually that of ``trainer.initial``.
+    - ``beta``: the scale of log-likelihood ratios of whole images (0.02 in the paper).
+    - ``negative_weight``: the weight of mismatched captions, lambda (50 to 1000 in the paper).
+    """
+
+    generate: GenerateCodes
+    reference: str
+    beta: float = 0.02
+    negative_weight: float = 100.0
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "negative_weight"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shape and dtype of each array of a batch."""
+        group = {"caption_group": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
+        return self.generate.batch_spec(batch_size) | group
+
+    def open(self, layout: Layout, manifest: AnyManifest | None = None) -> "ConditionAlignment":
+        """Load the tokenizers and the frozen transformer, and check that they fit the model and the data."""
+        generate = self.generate.open(layout, manifest)
+        reference = load_reference(self.reference, self.generate.model, layout)
+        return ConditionAlignment(replace(self, generate=generate.config), generate, reference)
+
+    def open_for_plan(self) -> "ConditionAlignment":
+        """Open the task for ``plan``: load the tokenizers if their files exist; the frozen transformer is abstract."""
+        reference = nnx.eval_shape(lambda: _built_for_sampling(self.generate.model))
+        return ConditionAlignment(self, self.generate.open_for_plan(), reference)
+
+
+def _built_for_sampling(model: TextToCodesConfig) -> Dalle | DalleBart:
+    module: Dalle | DalleBart = model.build(nnx.Rngs(0))
+    prepare_for_sampling(module)
+    return module
+
+
+def load_reference(folder: str, model: TextToCodesConfig, layout: Layout) -> CodeGenerator:
+    """Load a frozen transformer. Raise ``UserError`` if its texts or codes differ from those of ``model``."""
+    place = storage.place(folder)
+    found = read_model_file(place).model
+    if not isinstance(found, get_args(TextToCodesConfig)):
+        raise UserError(
+            f"task.reference: expected the folder of a text-to-image transformer, got one of a "
+            f"{type(found).__name__.removesuffix('Config')} in {folder}"
+        )
+    expected, given = _interface(model), _interface(cast(TextToCodesConfig, found))
+    if given != expected:
+        raise UserError(
+            "task.reference: expected a transformer of the text_vocab, text_length, codebook_size and grid of "
+            f"task.generate.model, {expected}, got {given} in {folder}"
+        )
+    return load_generator(place, layout)
+
+
+def _interface(model: TextToCodesConfig) -> tuple[int, int, int, tuple[int, int]]:
+    return model.text_vocab, model.text_length, model.codebook_size, model.grid
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionAlignment:
+    """The task that fine-tunes a transformer. ``reference`` is the frozen one, prepared for sampling."""
+
+    config: AlignConditions
+    generate: CodeGeneration
+    reference: CodeGenerator
+
+    def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
+        """Return the arrays of ``CodeGeneration.prepare``, and ``caption_group`` int32 [B] (data/loader.py)."""
+        group = {"caption_group": np.array(examples["caption_group"], np.int32)}
+        return self.generate.prepare(examples, seeds) | group
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shape and dtype of each array of ``prepare``."""
+        return self.config.batch_spec(batch_size)
+
+    def init(self, rngs: nnx.Rngs) -> Dalle | DalleBart:
+        """Create the transformer."""
+        return self.generate.init(rngs)
+
+    def frozen(self) -> Frozen:
+        """Return the image tokenizer, if there is one, and the transformer from which training starts."""
+        return {**self.generate.frozen(), REFERENCE: cast(nnx.Module, self.reference)}
+
+    def objectives(self) -> tuple[Objective, ...]:
+        """Return the only objective: the contrastive loss of captions."""
+        return (Objective("align", nnx.Param, self.loss),)
+
+    def loss(
+        self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array
+    ) -> tuple[Float[Array, ""], MetricSums]:
+        """Return the loss of a batch; each image's mismatched caption is that of the next row of the (micro)batch."""
+        del step
+        blank_key, dropout_key = jax.random.split(key)
+        text, group = batch["text"], batch["caption_group"]
+        rows = text.shape[0]
+        if rows < 2:
+            raise ValueError(f"batch: expected at least 2 rows, whose captions are exchanged, got {rows}")
+        blank = jax.random.bernoulli(blank_key, self.config.generate.blank_captions, (rows,))
+        following = jnp.roll(jnp.arange(rows), -1)
+        same = same_caption_group(text, group)[jnp.arange(rows), following]  # [B]
+        texts = jnp.concatenate([text, text[following]])  # [2*B T]
+        texts = jnp.where(jnp.tile(blank, 2)[:, None], module.empty(texts), texts)
+        codes = jnp.tile(self.generate.codes_of(frozen, batch), (2, 1))  # [2*B I]
+        trained = _log_likelihood(module(texts, codes, dropout_key=dropout_key).image, codes)
+        reference = cast(CodeGenerator, frozen[REFERENCE])
+        fixed = jax.lax.stop_gradient(_log_likelihood(reference(texts, codes).image, codes))
+        matched, mismatched = jnp.split(trained - fixed, 2)  # [B] each
+        negative = ~(blank | same)
+        config = self.config
+        loss = condition_contrastive(
+            matched, mismatched, negative, beta=config.beta, negative_weight=config.negative_weight
+        )
+        one, negatives = jnp.ones(()), jnp.sum(negative, dtype=jnp.float32)
+
+        def over_negatives(values: Array) -> tuple[Array, Array]:
+            return jnp.sum(jnp.where(negative, values, 0.0)), negatives
+
+        return loss, {
+            "loss": (loss, one),
+            "matched_gain": over_negatives(matched),
+            "mismatched_gain": over_negatives(mismatched),
+            "prefers_match": over_negatives(matched > mismatched),
+        }
+
+    def evaluate(self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
+        """Return nats per code (and per text token) of held-out examples, and the effect of guidance."""
+        return self.generate.evaluate(module, frozen, batch, key)
+
+    def images(
+        self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch, key: Key[Array, ""]
+    ) -> Float[Array, "n H W 3"] | None:
+        """Return one sample for each of the first captions."""
+        return self.generate.images(module, frozen, batch, key)
+
+    def cut_captions(self) -> tuple[int, int, str]:
+        """Return the number of truncated captions, the number of captions read, and a text that names the limit."""
+        return self.generate.cut_captions()
+
+    def model_files(self) -> dict[str, bytes]:
+        """Return ``model.gin``, which also names the image tokenizer, and the files of the text tokenizer."""
+        return self.generate.model_files()
+
+
+def _log_likelihood(logits: Float[Array, "B I K"], codes: Int[Array, "B I"]) -> Float[Array, " B"]:
+    """Return the log-likelihood of all codes of each image, in nats."""
+    return -cross_entropy(logits, codes).sum(axis=-1)
