@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,7 +59,7 @@ def measure(name: str, profile: bool, config: str, extra: list[str]) -> dict:
 
     run: TrainRun = load(config, TrainRun, [*CASES[name], *extra])
     layout = Layout(make_mesh(run.mesh, jax.devices()), run.rules)
-    compiled = CompiledTask(run.task, run.trainer, layout)
+    compiled = CompiledTask(run.task.open_for_plan(), run.trainer, layout)
     size, random = run.data.batch_size, np.random.default_rng(0)
     batch = layout.put_batch(
         {
@@ -117,29 +118,44 @@ def measure(name: str, profile: bool, config: str, extra: list[str]) -> dict:
 
 def traced(compiled, state, sums, batch, steps: int = 3) -> dict:
     """Return the device time of a step by kind of work, in ms, and the kernels that take most."""
+
+    def run() -> object:
+        nonlocal state, sums
+        for _ in range(steps):
+            state, sums = compiled.step(state, sums, batch)
+        return state
+
+    return by_kind(kernel_times(run), steps)
+
+
+def kernel_times(run: Callable[[], object]) -> Counter[str]:
+    """Trace a call and return the nanoseconds of each kernel on the device; on a CPU there are none."""
     import jax
 
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            for _ in range(steps):
-                state, sums = compiled.step(state, sums, batch)
-            jax.block_until_ready(state)
+            jax.block_until_ready(run())
         (path,) = Path(folder).rglob("*.xplane.pb")
         data = jax.profiler.ProfileData.from_file(str(path))
-        kernels: Counter = Counter()
+        kernels: Counter[str] = Counter()
         for plane in data.planes:
             if "device:gpu" in plane.name.lower() or "device:tpu" in plane.name.lower():
                 for line in plane.lines:
                     if "stream" in line.name.lower() or line.name == "XLA Ops":
                         for event in line.events:
                             kernels[event.name] += event.duration_ns
-    kinds: Counter = Counter()
+    return kernels
+
+
+def by_kind(kernels: Counter[str], steps: int) -> dict:
+    """Return the ms of each kind of work in one of ``steps`` steps, and the 25 kernels that take most."""
+    kinds: Counter[str] = Counter()
     for name, spent in kernels.items():
         kind = next((kind for kind, words in KINDS if re.search(words, name, re.IGNORECASE)), "other")
         kinds[kind] += spent
     return {
-        "milliseconds_of_a_step": {kind: round(spent / steps / 1e6, 2) for kind, spent in kinds.most_common()},
-        "kernels": [[name[:160], round(spent / steps / 1e6, 2)] for name, spent in kernels.most_common(25)],
+        "milliseconds_of_a_step": {kind: round(spent / steps / 1e6, 4) for kind, spent in kinds.most_common()},
+        "kernels": [[name[:160], round(spent / steps / 1e6, 4)] for name, spent in kernels.most_common(25)],
     }
 
 
@@ -159,7 +175,7 @@ def main() -> None:
     began, results = time.monotonic(), []
     for name in args.only:
         if time.monotonic() - began > args.seconds:
-            print(f"{name}: left out, the time is up", file=sys.stderr)
+            print(json.dumps({"case": name, "status": "left out"}), flush=True)
             continue
         command = [sys.executable, __file__, "--one", name, "--config", args.config]
         command += ["--profile", *args.profile, "--set", *args.set]
@@ -168,6 +184,7 @@ def main() -> None:
         if done.returncode:
             said = done.stderr.strip().splitlines()
             print(f"{name}: failed\n" + "\n".join(said[-15:]), file=sys.stderr, flush=True)
+            print(json.dumps({"case": name, "status": "failed", "error": said[-1] if said else ""}), flush=True)
             continue
         found = json.loads(done.stdout.strip().splitlines()[-1])
         results.append(found)

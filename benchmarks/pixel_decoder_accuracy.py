@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dalle_jax.evaluate.metrics.composition import SPLITS, evaluation_captions, measure_cell
+from dalle_jax.evaluate.metrics.composition import SPLITS, Split, evaluation_captions, measure_cell
 from dalle_jax.pipelines.load.models import read_model_file
 from dalle_jax.pipelines.load.pixel_unclip_pipeline import load_pixel_unclip
 from dalle_jax.pipelines.pixel_unclip import PixelUnclip
@@ -25,7 +25,7 @@ from dalle_jax.scenes.rendering import render
 LEVEL = 1
 
 
-def share(captions: tuple[str, ...], split: str, images: np.ndarray) -> float:
+def share(captions: tuple[str, ...], split: Split, images: np.ndarray) -> float | None:
     """Return the share of images [P H W 3] that show their caption."""
     cell, _ = measure_cell(LEVEL, split, captions, images[:, None], np.zeros((len(captions), 1), np.float32))
     return cell.first.value
@@ -57,16 +57,19 @@ def main() -> None:
     args = parser.parse_args()
     needs = {"decoder": str(args.decoder), **read_model_file(args.decoder).needs}
     needs |= {} if args.prior is None else {"prior": str(args.prior)}
-    found: dict[str, dict[str, float]] = {"prior": {}, "true_vector": {}, "caption": {}}
+    found: dict[str, dict[str, float | None]] = {"prior": {}, "true_vector": {}, "caption": {}}
     began = time.monotonic()
+    reading = load_pixel_unclip(needs, steps=args.steps)
+    captioned = load_pixel_unclip(needs, sees="caption", steps=args.steps)
     for split in SPLITS:
         captions = evaluation_captions(LEVEL, split, args.captions, 0)
-        for sees, name in (("embedding", "prior"), ("caption", "caption")):
-            pipeline = load_pixel_unclip(needs, sees=sees, steps=args.steps)
-            found[name][split] = share(captions, split, drawn(pipeline, captions, args.guidance))
-            if sees == "embedding":
-                images = from_true_vectors(pipeline, captions, args.guidance)
-                found["true_vector"][split] = share(captions, split, images)
+        images = {
+            "prior": drawn(reading, captions, args.guidance),
+            "true_vector": from_true_vectors(reading, captions, args.guidance),
+            "caption": drawn(captioned, captions, args.guidance),
+        }
+        for name, shares in found.items():
+            shares[split] = share(captions, split, images[name])
     print(json.dumps({"first_right": found, "captions": args.captions, "seconds": round(time.monotonic() - began)}))
 
 

@@ -19,6 +19,7 @@ from dalle_jax.arrays import Array, PyTree
 from dalle_jax.config.errors import UserError
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.kv_cache import KvCache
+from dalle_jax.layers.slot_cache import SlotCache
 from dalle_jax.models.code_generator import CachedGenerator, CodeGenerator, prepare_for_sampling
 from dalle_jax.parallel.axes import BATCH, HEADS
 from dalle_jax.parallel.layout import Layout, portable_trace
@@ -147,6 +148,22 @@ class PlannedSampler:
         sharing = self.layout.parts(BATCH) * self._gathered.parts(HEADS)
         return StepBytes(sum(map(bytes_on_a_device, whole)), bytes_of_steps / (length - 1) / sharing)
 
+    def window_bytes(self, batch: SampledBatch, window: int) -> StepBytes:
+        """Return the bytes that a device reads in a pass of sampling in slots, where every image has its own context.
+
+        A window of column attention reads at most all columns. All other layers read their whole room.
+        """
+
+        def fill(state: PyTree, text: Array) -> PyTree:
+            generator = nnx.merge(self._graph, state)
+            return generator.slots(generator.prefill(text, 1)[1], window)
+
+        with portable_trace():
+            cache = jax.eval_shape(fill, self._state, self.generator.prompt_spec(1))
+        sharing = self.layout.parts(BATCH) * self._gathered.parts(HEADS)
+        codes, context = self._read(cache, window)
+        return self.step_bytes(batch)._replace(cache=2 * (codes + context) * batch.images / sharing)
+
     @property
     def _gathered(self) -> Layout:
         """The layout of weights that are gathered from the devices which share the images."""
@@ -155,15 +172,16 @@ class PlannedSampler:
         kept = {axis: tuple(name for name in names if name not in rows) for axis, names in rules.items()}
         return Layout(self.layout.mesh, Rules(**kept))
 
-    def _read(self, cache: PyTree) -> tuple[int, int]:
-        """Return the bytes of codes and of the context that a step of one image reads in all layers."""
+    def _read(self, cache: PyTree, window: int = 1) -> tuple[int, int]:
+        """Return the bytes of codes and of the context that a pass over ``window`` codes of one image reads."""
         codes = context = 0
 
         def add(pattern: Pattern, layer: PyTree) -> PyTree:
             nonlocal codes, context
-            own = layer if isinstance(layer, KvCache) else layer.codes
+            own = layer if isinstance(layer, KvCache | SlotCache) else layer.codes
             whole = _bytes(own.k) + _bytes(own.v)
-            codes += whole // pattern.grid[1] if pattern.kind == "column" else whole
+            columns = pattern.grid[1]
+            codes += whole * min(window, columns) // columns if pattern.kind == "column" else whole
             context += _total(layer) - whole
             return layer
 
