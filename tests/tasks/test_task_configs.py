@@ -43,7 +43,6 @@ CONFIGS = (
     PredictEmbeddings(
         model=MlpPriorConfig(embed_width=8, width=8, hidden=8, layers=1),
         captions=UNREAD,
-        image_size=SIDE,
         text_length=6,
     ),
     DenoiseImages(model=MODELS["pixel_decoder"], captions=UNREAD, blank_clips=1.0),
