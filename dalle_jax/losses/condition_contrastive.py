@@ -14,7 +14,7 @@ def condition_contrastive(
     beta: float,
     negative_weight: float,
 ) -> Float[Array, ""]:
-    """Compute CCA's loss (Chen et al. 2024, arXiv 2410.09347, section 3.2), in float32.
+    """Compute the loss of CCA (Chen et al. 2024, arXiv 2410.09347; `thu-ml/CCA`, LlamaGen_finetune.py), in float32.
 
     For an image x, its condition c and another image's condition c' it is::
 
