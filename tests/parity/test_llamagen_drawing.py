@@ -77,7 +77,7 @@ def test_an_unsupported_prompt_is_a_one_line_error(imported, tmp_path, capsys):
         ([*flags, "--prompt", "a cat", *tokenizer], "not allowed with"),
         (["--class-id", str(2**31 - 1), *tokenizer], str(2**31 - 1)),
         (["--features", str(out / "vq.safetensors"), *tokenizer], "expected numbers in a .npy file"),
-        ([*flags, *captions, *tokenizer], "caption: expected one for each prompt"),
+        ([*flags, *captions, *tokenizer], "caption: expected one for each --class-id or --features"),
     ):
         assert main([*command, *more]) == 2
         said = capsys.readouterr().err

@@ -92,7 +92,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_run_bit_for_bit(tmp_pa
 
 
 def test_ctrl_c_saves_and_prints_the_command_to_resume(tmp_path, never_stopped):
-    child = start_child(tmp_path / "run", pause=0.5)
+    child = start_child(tmp_path / "run", pause=1.5)
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=60)
     assert child.returncode == 0, err
@@ -107,7 +107,7 @@ def test_ctrl_c_saves_and_prints_the_command_to_resume(tmp_path, never_stopped):
 
 
 def test_a_terminal_that_is_gone_saves_the_run(tmp_path):
-    child = start_child(tmp_path / "run", pause=0.5)
+    child = start_child(tmp_path / "run", pause=1.5)
     child.stderr.close()  # what is written to it fails from now on
     child.send_signal(signal.SIGHUP)
     out = child.stdout.read()
