@@ -72,6 +72,7 @@ def in_calls(run: Callable, calls: list[tuple], *first: Array) -> tuple[np.ndarr
 
 
 def measure_codes(folder: Path, args: argparse.Namespace) -> None:
+    """Print the passes and the differing codes of guided, half given and unguided images of one model."""
     model, text = load(folder, args.images, args.dtype)
     length = model.grid[0] * model.grid[1]
     calls = list(calls_of(text, None, args))

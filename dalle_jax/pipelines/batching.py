@@ -3,8 +3,11 @@
 ``parts`` is the number of devices that share the rows (``Layout.parts(BATCH)``); sizes are multiples of it.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
+from dalle_jax.arrays import Array
 from dalle_jax.config.errors import UserError
 
 SIDE_BY_SIDE = 16
@@ -41,6 +44,14 @@ def padded_chunks(rows: np.ndarray, batch: int, parts: int = 1) -> list[np.ndarr
     size = multiple_of(parts, min(batch, power_of_two(len(rows))))
     padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % size, axis=0)])
     return list(padded.reshape(-1, size, *rows.shape[1:]))
+
+
+def in_chunks(rows: np.ndarray, batch: int, parts: int, call: Callable[[np.ndarray], Array | np.ndarray]) -> np.ndarray:
+    """Join the results of ``call`` for the padded chunks of ``rows``, without those of the padding.
+
+    The first axis of a result is the rows of its chunk. Several arrays share chunks if ``rows`` are their indices.
+    """
+    return np.concatenate([np.asarray(call(chunk)) for chunk in padded_chunks(rows, batch, parts)])[: len(rows)]
 
 
 def call_size(prompts: int, candidates: int, batch: int, parts: int = 1) -> tuple[int, int]:

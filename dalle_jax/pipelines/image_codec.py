@@ -11,7 +11,7 @@ from dalle_jax.images.inputs import ImageInput, load_all_pixels, stack_images
 from dalle_jax.images.pixels import to_float, to_uint8
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.parallel.layout import Layout, by_rows
-from dalle_jax.pipelines.batching import padded_chunks
+from dalle_jax.pipelines.batching import in_chunks
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 
 
@@ -59,8 +59,7 @@ class ImageCodec:
             raise UserError(
                 f"images: expected sides that are multiples of {self.downsample} px, got {width} x {height} px"
             )
-        codes = [np.asarray(self.encode_device(chunk)) for chunk in padded_chunks(pixels, self.batch, self._parts)]
-        return np.concatenate(codes)[: len(pixels)]
+        return in_chunks(pixels, self.batch, self._parts, self.encode_device)
 
     def decode(self, codes: np.ndarray | Array) -> UInt8[np.ndarray, "B H W 3"]:
         """Decode codes [B h w], or [h w] of one image.
@@ -77,13 +76,9 @@ class ImageCodec:
                 f"got {given.dtype.name}{list(given.shape)}{limits}"
             )
         rows = grids.astype(np.int32)
-        images = [
-            np.asarray(self.decode_device(jnp.asarray(chunk))) for chunk in padded_chunks(rows, self.batch, self._parts)
-        ]
-        return np.concatenate(images)[: len(rows)]
+        return in_chunks(rows, self.batch, self._parts, lambda chunk: self.decode_device(jnp.asarray(chunk)))
 
     def reconstruct(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> UInt8[np.ndarray, "B H W 3"]:
         """Encode images and decode their codes."""
-        chunks = padded_chunks(pixels, self.batch, self._parts)
-        copies = [np.asarray(self.decode_device(self.encode_device(chunk))) for chunk in chunks]
-        return np.concatenate(copies)[: len(pixels)]
+        copy = lambda chunk: self.decode_device(self.encode_device(chunk))  # noqa: E731
+        return in_chunks(pixels, self.batch, self._parts, copy)

@@ -9,7 +9,7 @@ from dalle_jax.arrays import Array, Float, Int, Prompts, UInt8
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.batching import padded_chunks
+from dalle_jax.pipelines.batching import in_chunks
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.prompts import Prompt, PromptReader
@@ -38,9 +38,9 @@ class CodeLikelihood:
     def nats(self, pixels: UInt8[np.ndarray, "B H W 3"], prompts: Sequence[Prompt]) -> Float[np.ndarray, " B"]:
         """Return the mean negative log-likelihood per code of each image, in nats."""
         text = self._prompts.read(prompts)  # [B T]
-        found = []
-        images, prompts_of = (padded_chunks(rows, self._batch, self._parts) for rows in (pixels, text))
-        for chunk, rows in zip(images, prompts_of, strict=True):
-            codes = self._codec.encode_device(chunk).reshape(len(chunk), -1)
-            found.append(np.asarray(self._nats(jnp.asarray(rows), codes)))
-        return np.concatenate(found)[: len(pixels)]
+
+        def call(rows: np.ndarray) -> Float[Array, " B"]:
+            codes = self._codec.encode_device(pixels[rows]).reshape(len(rows), -1)
+            return self._nats(jnp.asarray(text[rows]), codes)
+
+        return in_chunks(np.arange(len(pixels)), self._batch, self._parts, call)

@@ -25,7 +25,7 @@ from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.priors.prior import Prior, PriorOptions
 from dalle_jax.models.spaces.space import Latents
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.batching import padded_chunks
+from dalle_jax.pipelines.batching import in_chunks
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.edits.filler import FillCall
 from dalle_jax.pipelines.edits.pixel_filler import known_at
@@ -111,21 +111,7 @@ def _sample(
     ids: PromptIds,
     keys: Key[Array, "P M"],
     guidance: Float[Array, " P"],
-    sees: Sees,
-    guided: bool,
-    sampling: ImageSampling,
-    options: PriorOptions,
-) -> UInt8[Array, "B H W 3"]:
-    embeddings = embed_prompts(networks, ids, keys, options)
-    return _decode(networks, ids, embeddings, keys, guidance, None, sees, guided, sampling)
-
-
-def _fill(
-    networks: PixelNetworks,
-    ids: PromptIds,
-    keys: Key[Array, "P M"],
-    guidance: Float[Array, " P"],
-    known: KnownPixels,
+    known: KnownPixels | None,
     sees: Sees,
     guided: bool,
     sampling: ImageSampling,
@@ -187,7 +173,6 @@ class PixelUnclip(EmbeddingPipeline):
         self.parts = network.parts
         self._sample = network.jit(_sample, static_argnames=(*static, "options"))
         self._decode = network.jit(_decode, static_argnames=static)
-        self._fill = network.jit(_fill, static_argnames=(*static, "options"))
         self._invert = network.jit(_invert, static_argnames=("guided", "sampling"))
         self._compile_prior(network)
         names = ("sampling", "noise", "tiles")
@@ -211,14 +196,15 @@ class PixelUnclip(EmbeddingPipeline):
         self, pixels: UInt8[np.ndarray, "B H W 3"], embeddings: Float[np.ndarray, "B E"], guidance: float
     ) -> Float[np.ndarray, "B h w c"]:
         """Return the noise from which ``decode`` makes nearly these images, resized to the decoder's size, at eta 0."""
-        side, found = self._decoder.image_size, []
+        side = self._decoder.image_size
         small = np.stack([resize(one, side, side) for one in pixels])
-        for rows in padded_chunks(np.arange(len(small)), self.batch, self.parts):
+
+        def call(rows: np.ndarray) -> Float[Array, "B h w c"]:
             ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
             given = jnp.asarray(embeddings[rows])[:, None], jnp.asarray(small[rows])
-            noise = self._invert(ids, *given, scale, guided=guidance != 1.0, sampling=self.sampling.decoder)
-            found.append(np.asarray(noise))
-        return np.concatenate(found)[: len(pixels)]
+            return self._invert(ids, *given, scale, guided=guidance != 1.0, sampling=self.sampling.decoder)
+
+        return in_chunks(np.arange(len(small)), self.batch, self.parts, call)
 
     def decode(
         self,
@@ -232,18 +218,19 @@ class PixelUnclip(EmbeddingPipeline):
 
         From a given noise ``start`` DDIM samples, with the share ``eta`` of new noise in a step.
         """
-        sampling, found = self.sampling.decoder, []
-        if start is not None:
-            sampling = replace(sampling, sampler=Ddim(eta))
-        for rows in padded_chunks(np.arange(len(embeddings)), self.batch, self.parts):
+        own = self.sampling.decoder
+        sampling = own if start is None else replace(own, sampler=Ddim(eta))
+
+        def call(rows: np.ndarray) -> UInt8[np.ndarray, "B H W 3"]:
             ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
             first = None if start is None else jnp.asarray(start[rows])
             pixels = self._decode(
                 ids, jnp.asarray(embeddings[rows])[:, None], keys[rows][:, None], scale, first, sees="embedding",
                 guided=guidance != 1.0, sampling=sampling,
             )  # fmt: skip
-            found.append(self._upsampled(pixels, keys[rows]))
-        return np.concatenate(found)[: len(embeddings)]
+            return self._upsampled(pixels, keys[rows])
+
+        return in_chunks(np.arange(len(embeddings)), self.batch, self.parts, call)
 
     def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
         """Draw the hidden pixels of windows. Raise UserError for a decoder of latents, which has no known pixels."""
@@ -253,7 +240,7 @@ class PixelUnclip(EmbeddingPipeline):
             check_diffusion_options(Request(prompt, one))
         ids, known = self._ids([str(one) for one in call.prompts]), known_at(call, self._decoder.image_size)
         guidance = jnp.asarray([one.guidance for one in call.options], jnp.float32)
-        small = self._fill(
+        small = self._sample(
             ids, call.keys, guidance, known, sees=self.sees, guided=any(one.guidance != 1.0 for one in call.options),
             sampling=self.sampling.decoder, options=self.prior,
         )  # fmt: skip
@@ -261,7 +248,7 @@ class PixelUnclip(EmbeddingPipeline):
 
     def _pixels(self, call: DrawCall) -> UInt8[np.ndarray, "B H W 3"]:
         small = self._sample(
-            self._ids(call.prompts), call.keys, call.guidance, sees=self.sees, guided=call.guided,
+            self._ids(call.prompts), call.keys, call.guidance, None, sees=self.sees, guided=call.guided,
             sampling=self.sampling.decoder, options=self.prior,
         )  # fmt: skip
         return self._upsampled(small, call.keys.reshape(-1))

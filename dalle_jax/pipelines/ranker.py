@@ -14,7 +14,7 @@ from dalle_jax.images.inputs import ImageInput, load_all_pixels
 from dalle_jax.images.pixels import to_float
 from dalle_jax.models.clip import Clip
 from dalle_jax.parallel.layout import Layout, by_rows
-from dalle_jax.pipelines.batching import padded_chunks
+from dalle_jax.pipelines.batching import in_chunks
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.text.tokenizer import TextTokenizer
 
@@ -122,17 +122,12 @@ class ClipRanker:
     def text_vectors(self, texts: Sequence[str]) -> Float[np.ndarray, "n E"]:
         """Return the unit vector of each text."""
         rows = self.text.encode_batch(list(texts))
-        found = [
-            np.asarray(self._encode_text(jnp.asarray(chunk))) for chunk in padded_chunks(rows, self.batch, self._parts)
-        ]
-        return np.concatenate(found)[: len(rows)]
+        return in_chunks(rows, self.batch, self._parts, lambda chunk: self._encode_text(jnp.asarray(chunk)))
 
     def image_vectors(self, images: Pixels) -> Float[np.ndarray, "B E"]:
         """Return the unit vector of each image."""
         pixels = np.asarray(self._preprocess(images))
-        chunks = padded_chunks(pixels, self.batch, self._parts)
-        found = [np.asarray(self._encode_image(jnp.asarray(chunk))) for chunk in chunks]
-        return np.concatenate(found)[: len(pixels)]
+        return in_chunks(pixels, self.batch, self._parts, lambda chunk: self._encode_image(jnp.asarray(chunk)))
 
     def _preprocess(self, images: Pixels) -> UInt8[Array, "B S S 3"]:
         return preprocessed(images, self.config.image_size, self.config.crop)

@@ -18,7 +18,7 @@ from dalle_jax.models.clip import Clip
 from dalle_jax.models.code_denoiser import CodeDenoiser, Guide
 from dalle_jax.models.priors.prior import Prior, PriorOptions
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.batching import padded_chunks
+from dalle_jax.pipelines.batching import in_chunks
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.edits.code_filler import fill_by_codes
 from dalle_jax.pipelines.edits.filler import FillCall
@@ -102,30 +102,17 @@ def _sample(
     ids: PromptIds,
     keys: Key[Array, "P M"],
     guidance: Float[Array, " P"],
+    given: GivenCodes | None,
     sees: Sees,
     steps: int,
     guided: bool,
     options: PriorOptions,
 ) -> Int[Array, "P M I"]:
-    embeddings = embed_prompts(networks, ids, keys, options)
-    return decode_embeddings(networks, ids, embeddings, keys, guidance, None, sees, steps, guided)
-
-
-def _fill(
-    networks: UnclipNetworks,
-    ids: PromptIds,
-    keys: Key[Array, "P M"],
-    guidance: Float[Array, " P"],
-    given: GivenCodes,
-    sees: Sees,
-    steps: int,
-    guided: bool,
-    options: PriorOptions,
-) -> Int[Array, "P M I"]:
-    """Draw an embedding for each candidate and denoise the codes that are not given."""
-    _, count, places = given.codes.shape
-    embeddings = embed_prompts(networks, ids, keys, options)
-    known = KnownCodes(given.codes.reshape(-1, places), jnp.repeat(given.keep, count, axis=0))
+    """Draw an embedding for each candidate and denoise the codes that are not given, all without ``given``."""
+    embeddings, known = embed_prompts(networks, ids, keys, options), None
+    if given is not None:
+        _, count, places = given.codes.shape
+        known = KnownCodes(given.codes.reshape(-1, places), jnp.repeat(given.keep, count, axis=0))
     return decode_embeddings(networks, ids, embeddings, keys, guidance, None, sees, steps, guided, known=known)
 
 
@@ -160,7 +147,6 @@ class Unclip(EmbeddingPipeline):
         network, static = CompiledNetwork(networks, layout), ("sees", "steps", "guided")
         self.parts = network.parts
         self._sample = network.jit(_sample, static_argnames=(*static, "options"))
-        self._fill = network.jit(_fill, static_argnames=(*static, "options"))
         self._decode = network.jit(decode_embeddings, static_argnames=(*static, "eta"))
         self._invert = network.jit(invert_images, static_argnames=("steps", "guided"))
         self._compile_prior(network)
@@ -182,7 +168,7 @@ class Unclip(EmbeddingPipeline):
             check_diffusion_options(Request(prompt, one))
         guidance = jnp.asarray([one.guidance for one in options], jnp.float32)
         guided = any(one.guidance != 1.0 for one in options)
-        return self._fill(
+        return self._sample(
             self._ids([str(one) for one in prompts]), keys, guidance, given, sees=self.sees, steps=self.steps,
             guided=guided, options=self.prior,
         )  # fmt: skip
@@ -196,14 +182,14 @@ class Unclip(EmbeddingPipeline):
         self, pixels: UInt8[np.ndarray, "B H W 3"], embeddings: Float[np.ndarray, "B E"], guidance: float
     ) -> Float[np.ndarray, "B I c"]:
         """Return the noise from which ``decode`` makes nearly the same codes at ``eta`` 0, of images and vectors."""
-        found = []
-        for rows in padded_chunks(np.arange(len(pixels)), self.batch, self.parts):
+
+        def call(rows: np.ndarray) -> Float[Array, "B I c"]:
             ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
             codes = self.codec.encode_device(pixels[rows]).reshape(len(rows), -1)
             given = jnp.asarray(embeddings[rows])
-            noise = self._invert(ids, given, codes, scale, steps=self.steps, guided=guidance != 1.0)
-            found.append(np.asarray(noise))
-        return np.concatenate(found)[: len(pixels)]
+            return self._invert(ids, given, codes, scale, steps=self.steps, guided=guidance != 1.0)
+
+        return in_chunks(np.arange(len(pixels)), self.batch, self.parts, call)
 
     def decode(
         self,
@@ -228,20 +214,21 @@ class Unclip(EmbeddingPipeline):
 
         Without ``start`` the noise is drawn from the keys. ``eta`` is the share of new noise in a step, from 0 to 1.
         """
-        found = []
-        for rows in padded_chunks(np.arange(len(embeddings)), self.batch, self.parts):
+
+        def call(rows: np.ndarray) -> Int[Array, "B h w"]:
             ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
             first = None if start is None else jnp.asarray(start[rows])[:, None]
             codes = self._decode(
                 ids, jnp.asarray(embeddings[rows])[:, None], keys[rows][:, None], scale, first, sees="embedding",
                 steps=self.steps, guided=guidance != 1.0, eta=eta,
             )  # fmt: skip
-            found.append(np.asarray(codes.reshape(-1, *self.grid)))
-        return np.concatenate(found)[: len(embeddings)]
+            return codes.reshape(-1, *self.grid)
+
+        return in_chunks(np.arange(len(embeddings)), self.batch, self.parts, call)
 
     def _pixels(self, call: DrawCall) -> UInt8[Array, "B H W 3"]:
         ids, options = self._ids(call.prompts), self.prior
         codes = self._sample(
-            ids, call.keys, call.guidance, sees=self.sees, steps=self.steps, guided=call.guided, options=options
+            ids, call.keys, call.guidance, None, sees=self.sees, steps=self.steps, guided=call.guided, options=options
         )
         return self.codec.decode_device(codes.reshape(-1, *self.grid))

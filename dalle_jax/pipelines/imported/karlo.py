@@ -3,7 +3,7 @@
 B rows   P prompts   M candidates of a prompt   E embedding   h w size of the decoder   H W size of the image
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -17,7 +17,7 @@ from dalle_jax.diffusion.samplers.ddim import Ddim
 from dalle_jax.images.pixels import resize, to_float, to_uint8
 from dalle_jax.models.priors.prior import PriorOptions, read_text, repeat_rows
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.batching import padded_chunks
+from dalle_jax.pipelines.batching import in_chunks
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.imported.karlo_stages import KarloNetworks, StageNoise, decode, invert_images, upsample
 from dalle_jax.pipelines.prompted_pipeline import DiffusionPipeline, DrawCall
@@ -192,12 +192,12 @@ class Karlo(DiffusionPipeline):
                 "model's folder (import karlo-image-encoder SOURCE/image_encoder DIR/image_encoder)"
             )
         pixels = np.asarray(preprocessed(images, self._image.image_size, self._image.crop))
-        return self._in_chunks(pixels, lambda chunk: self._embed_images(jnp.asarray(chunk)))
+        return in_chunks(pixels, self.batch, self.parts, lambda chunk: self._embed_images(jnp.asarray(chunk)))
 
     def text_vectors(self, texts: Sequence[str]) -> Float[np.ndarray, "n E"]:
         """Return the vector of each text."""
         ids = self.prompts.read(list(texts))
-        return self._in_chunks(ids, lambda chunk: self._embed_texts(jnp.asarray(chunk)))
+        return in_chunks(ids, self.batch, self.parts, lambda chunk: self._embed_texts(jnp.asarray(chunk)))
 
     def embed(self, prompts: list[str], keys: Key[Array, "P M"]) -> Float[np.ndarray, "P M E"]:
         """Draw an image vector of the prior for each prompt and key."""
@@ -219,7 +219,7 @@ class Karlo(DiffusionPipeline):
             given = jnp.asarray(embeddings[rows]), jnp.asarray(small[rows]), jnp.full(len(rows), guidance, jnp.float32)
             return self._invert(self._empty_ids, *given, file=self.file, guided=guidance != 1.0)
 
-        return self._in_chunks(np.arange(len(small)), call)
+        return in_chunks(np.arange(len(small)), self.batch, self.parts, call)
 
     def decode(
         self,
@@ -239,11 +239,7 @@ class Karlo(DiffusionPipeline):
                 guided=guidance != 1.0, eta=eta,
             )  # fmt: skip
 
-        return self._in_chunks(np.arange(len(embeddings)), call)
-
-    def _in_chunks(self, rows: np.ndarray, call: Callable[[np.ndarray], Array]) -> np.ndarray:
-        chunks = padded_chunks(rows, self.batch, self.parts)
-        return np.concatenate([np.asarray(call(chunk)) for chunk in chunks])[: len(rows)]
+        return in_chunks(np.arange(len(embeddings)), self.batch, self.parts, call)
 
     def _pixels(self, call: DrawCall) -> UInt8[Array, "B H W 3"]:
         """Sample the candidates of each prompt; ``guidance`` is the decoder's."""
