@@ -18,8 +18,8 @@ from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Float
 from dalle_jax.layers.linear import Initializer, add_bias, flat_matmul, unstack, weight_gradient
-from dalle_jax.parallel.axes import CHANNELS, KERNEL
-from dalle_jax.parallel.layout import platform
+from dalle_jax.parallel.axes import BATCH, CHANNELS, HEIGHT, KERNEL, WIDTH
+from dalle_jax.parallel.layout import constrain, platform, whole
 from dalle_jax.parallel.reduction import cast_for_sum, gradient_dtype
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -80,13 +80,12 @@ def convolve(
     size = kernel.shape[0]
     height, width = x.shape[1:3]
     padding = padding or (same_padding(height, size, stride), same_padding(width, size, stride))
+    x = _split(x)
     if platform() != "cpu":
-        return _native(x, kernel, stride, padding, 1, gradient_dtype().name)
+        return _split(_native(x, kernel, stride, padding, 1, gradient_dtype().name))
     if size == stride == 1 and padding == ((0, 0), (0, 0)):
-        return flat_matmul(x, kernel[0, 0])
-    if stride == 1:
-        return _plain(x, kernel, padding)
-    return _strided(x, kernel, stride, padding)
+        return _split(flat_matmul(x, whole(kernel[0, 0], CHANNELS)))
+    return _split(_plain(x, kernel, padding) if stride == 1 else _strided(x, kernel, stride, padding))
 
 
 def convolve_transposed(
@@ -99,10 +98,16 @@ def convolve_transposed(
     """
     size = kernel.shape[0]
     before, after = (stride + size - 1) // 2, (stride + size - 2) // 2
+    x = _split(x)
     if platform() != "cpu":
         pads = ((before, after), (before, after))
-        return _native(x, kernel, 1, pads, stride, gradient_dtype().name)
-    return _by_phases(x, kernel, stride, before)
+        return _split(_native(x, kernel, 1, pads, stride, gradient_dtype().name))
+    return _split(_by_phases(x, kernel, stride, before))
+
+
+def _split(x: Array) -> Array:
+    """Constrain images, and their gradient, to be split as the batch is: XLA may split channels instead."""
+    return constrain(x, BATCH, HEIGHT, WIDTH, CHANNELS)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
@@ -110,7 +115,7 @@ def _native(x: Array, kernel: Array, stride: int, padding: Padding, dilation: in
     """Call XLA's convolution. The kernel's gradient is summed, also over devices, in dtype ``summed_in``."""
     del summed_in
     return jax.lax.conv_general_dilated(
-        x, kernel.astype(x.dtype), (stride, stride), padding, lhs_dilation=(dilation, dilation),
+        x, whole(kernel.astype(x.dtype), CHANNELS), (stride, stride), padding, lhs_dilation=(dilation, dilation),
         dimension_numbers=DIMENSIONS,
     )  # fmt: skip
 
@@ -131,8 +136,9 @@ def _native_backward(
             x, kernel, (stride, stride), padding, lhs_dilation=(dilation, dilation), dimension_numbers=DIMENSIONS
         )
 
-    to_x = jax.vjp(lambda x: convolution(x, kernel.astype(x.dtype)), x)[1](gradient)[0]
-    to_kernel = _kernel_gradient(x, gradient, kernel.shape[:2], stride, padding, dilation, summed_in)
+    cast = whole(kernel.astype(x.dtype), CHANNELS)
+    to_x = jax.vjp(lambda x: convolution(x, cast), x)[1](gradient)[0]
+    to_kernel = whole(_kernel_gradient(x, gradient, kernel.shape[:2], stride, padding, dilation, summed_in), CHANNELS)
     return to_x, to_kernel.astype(kernel.dtype)
 
 
@@ -161,7 +167,7 @@ def _kernel_gradient(
 def _plain_valid(x: Array, kernel: Array, summed_in: str) -> Array:
     """Convolve [B H W C] with [k l C F] to [B h w F], without padding."""
     del summed_in
-    return _convolution(x, kernel.astype(x.dtype))
+    return _convolution(x, whole(kernel.astype(x.dtype), CHANNELS))
 
 
 def _plain_valid_forward(x: Array, kernel: Array, summed_in: str) -> tuple[Array, tuple[Array, Array]]:
@@ -172,7 +178,8 @@ def _plain_valid_backward(summed_in: str, residuals: tuple[Array, Array], gradie
     x, kernel = residuals
     rows, columns, channels, features = kernel.shape
     height, width = gradient.shape[1:3]
-    to_x = jax.vjp(lambda x: _convolution(x, kernel.astype(x.dtype)), x)[1](gradient)[0]
+    cast = whole(kernel.astype(x.dtype), CHANNELS)
+    to_x = jax.vjp(lambda x: _convolution(x, cast), x)[1](gradient)[0]
     flat = gradient.reshape(-1, features)  # [B*h*w F]
     products = [
         weight_gradient(
