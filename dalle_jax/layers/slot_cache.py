@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
+from dalle_jax.layers.head_groups import group_heads
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.parallel.axes import BATCH, HEADS, LAYERS
 from dalle_jax.parallel.layout import constrain
@@ -27,13 +28,13 @@ from dalle_jax.parallel.layout import constrain
 class SlotCache(NamedTuple):
     """Keys and values of one layer for B rows, each with a context of its own and room for S codes.
 
-    Column attention stores the codes as [B N w h H]. In a scanned stack the second axis is layers (``stack.Layered``).
+    Column attention stores the codes as [B G w h H]. In a scanned stack the second axis is layers (``stack.Layered``).
     """
 
-    context_k: Float[Array, "*B N C H"]
-    context_v: Float[Array, "*B N C H"]
-    k: Float[Array, "*B N S H"] | Float[Array, "*B N w h H"]
-    v: Float[Array, "*B N S H"] | Float[Array, "*B N w h H"]
+    context_k: Float[Array, "*B G C H"]
+    context_v: Float[Array, "*B G C H"]
+    k: Float[Array, "*B G S H"] | Float[Array, "*B G w h H"]
+    v: Float[Array, "*B G S H"] | Float[Array, "*B G w h H"]
 
 
 def slot_cache(cache: KvCache, pattern: Pattern, window: int) -> SlotCache:
@@ -59,8 +60,8 @@ def _ring_size(pattern: Pattern, window: int) -> int:
 def write_window(
     cache: SlotCache,
     pattern: Pattern,
-    k: Float[Array, "B W N H"],
-    v: Float[Array, "B W N H"],
+    k: Float[Array, "B W G H"],
+    v: Float[Array, "B W G H"],
     index: Int[Array, " B"],
     group: Int[Array, ""] | None = None,
 ) -> SlotCache:
@@ -81,8 +82,8 @@ def write_window(
 class VisibleCodes(NamedTuple):
     """The places of the room that the queries of a window read, and the mask."""
 
-    k: Float[Array, "B N S H"] | Float[Array, "B W N h H"]
-    v: Float[Array, "B N S H"] | Float[Array, "B W N h H"]
+    k: Float[Array, "B G S H"] | Float[Array, "B W G h H"]
+    v: Float[Array, "B G S H"] | Float[Array, "B W G h H"]
     visible: Bool[Array, "B W S"]
 
 
@@ -123,17 +124,18 @@ def window_attention(
 
     ``seen`` marks the visible context positions; None makes all of them visible.
     """
-    codes = _read(cache, pattern, index, q.shape[1])
-    image_axes = "bwnsh" if pattern.kind == "column" else "bnsh"
-    q = q * q.shape[-1] ** -0.5
-    context = jnp.einsum("bwnh,bnch->bwnc", q, cache.context_k, preferred_element_type=jnp.float32)
+    codes, shape = _read(cache, pattern, index, q.shape[1]), q.shape
+    image_axes = "bwgsh" if pattern.kind == "column" else "bgsh"
+    q, r = group_heads(q * q.shape[-1] ** -0.5, cache.k.shape[1], axis=2)  # [B W N H], or [B W G R H]
+    context = jnp.einsum(f"bwg{r}h,bgch->bwg{r}c", q, cache.context_k, preferred_element_type=jnp.float32)
     if seen is not None:
-        context = jnp.where(seen[:, None, None], context, MASKED_SCORE)
-    image = jnp.einsum(f"bwnh,{image_axes}->bwns", q, codes.k, preferred_element_type=jnp.float32)
-    scores = jnp.concatenate([context, jnp.where(codes.visible[:, :, None], image, MASKED_SCORE)], axis=-1)
+        context = jnp.where(jnp.expand_dims(seen, tuple(range(1, context.ndim - 1))), context, MASKED_SCORE)
+    image = jnp.einsum(f"bwg{r}h,{image_axes}->bwg{r}s", q, codes.k, preferred_element_type=jnp.float32)
+    visible = jnp.expand_dims(codes.visible, tuple(range(2, image.ndim - 1)))
+    scores = jnp.concatenate([context, jnp.where(visible, image, MASKED_SCORE)], axis=-1)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [B W N C+S], not normalised
     total = weights.sum(axis=-1, keepdims=True)
     weights, split = weights.astype(q.dtype), cache.context_k.shape[2]
-    out = jnp.einsum("bwnc,bnch->bwnh", weights[..., :split], cache.context_v)
-    out = out + jnp.einsum(f"bwns,{image_axes}->bwnh", weights[..., split:], codes.v)
-    return out / total.astype(q.dtype)
+    out = jnp.einsum(f"bwg{r}c,bgch->bwg{r}h", weights[..., :split], cache.context_v)
+    out = out + jnp.einsum(f"bwg{r}s,{image_axes}->bwg{r}h", weights[..., split:], codes.v)
+    return (out / total.astype(q.dtype)).reshape(shape)
