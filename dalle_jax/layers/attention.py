@@ -14,6 +14,7 @@ from dalle_jax.layers.head_groups import group_heads
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Initializer, Linear, unstack
 from dalle_jax.layers.remat import name_attention
+from dalle_jax.layers.shared_context import arrange_contexts
 from dalle_jax.layers.slot_cache import SlotCache
 from dalle_jax.parallel.axes import BATCH, CANDIDATES, EMBED, HEAD_DIM, HEADS
 from dalle_jax.parallel.layout import axis_after_batch, constrain
@@ -135,23 +136,29 @@ class SelfAttention(nnx.Module):
         cache: SlotCache,
         pattern: Pattern,
         index: Int[Array, " B"],
+        context: Int[Array, " B"] | None,
         group: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B W D"], SlotCache]:
         """Attend for one pass, at codes ``index`` to ``index + W - 1`` of each row; return its output and the cache.
 
-        ``group`` is the layer's index in a scanned stack.
+        ``context`` is the context of each row (layers/shared_context.py), and ``group`` the layer's index in a scanned
+        stack.
         """
         q, k, v = self.project(x)  # [B W N H], [B W G H]
         cache = slot_cache.write_window(cache, pattern, k, v, index, group)
-        return self.out(slot_cache.window_attention(q, slot_cache.of_group(cache, group), pattern, index)), cache
+        layer = slot_cache.of_group(cache, group)
+        return self.out(slot_cache.window_attention(q, layer, pattern, index, context)), cache
 
 
 class CrossKeys(NamedTuple):
-    """Keys and values of an encoded text. ``mask`` is False at padding. The first axis of each array is prompts."""
+    """Keys and values of an encoded text. The first axis of each array is prompts.
+
+    ``mask`` is False at padding. It has an axis of L positions if each sees a different part.
+    """
 
     k: Float[Array, "P G T H"]
     v: Float[Array, "P G T H"]
-    mask: Bool[Array, "P T"]
+    mask: Bool[Array, "P T"] | Bool[Array, "P L T"]
 
 
 class CrossAttention(nnx.Module):
@@ -182,5 +189,16 @@ class CrossAttention(nnx.Module):
         ``x`` has L positions of one stream per text, or one position of each of a text's L candidates.
         """
         q = _heads_first(name_attention(self.q(x)))  # [P N L H]
-        out = name_attention(dense_attention(q, keys.k, keys.v, keys.mask[:, None, None]))
+        mask = keys.mask[:, None] if keys.mask.ndim == 3 else keys.mask[:, None, None]
+        out = name_attention(dense_attention(q, keys.k, keys.v, mask))
         return self.out(out.swapaxes(1, 2))
+
+    def window(
+        self, x: Float[Array, "B W D"], keys: CrossKeys, context: Int[Array, " B"] | None
+    ) -> Float[Array, "B W D"]:
+        """Attend from W positions of each row to the text of its context (layers/shared_context.py)."""
+        rows, window, _ = x.shape
+        k, v, seen = arrange_contexts(keys.k, keys.v, keys.mask, context, rows)
+        assert seen is not None
+        mask = jnp.repeat(seen, window, axis=0).reshape(k.shape[0], -1, seen.shape[-1])  # [Y B/Y*W T]
+        return self(x.reshape(k.shape[0], -1, x.shape[-1]), CrossKeys(k, v, mask)).reshape(x.shape)

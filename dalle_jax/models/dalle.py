@@ -163,10 +163,16 @@ class DalleBlock(nnx.Module):
         return x + self.mlp(self.mlp_norm(x)), new
 
     def decode_window(
-        self, x: Float[Array, "B W D"], cache: SlotCache, pattern: Pattern, index: Int[Array, " B"], group: Array | None
+        self,
+        x: Float[Array, "B W D"],
+        cache: SlotCache,
+        pattern: Pattern,
+        index: Int[Array, " B"],
+        context: Int[Array, " B"] | None,
+        group: Array | None,
     ) -> tuple[Float[Array, "B W D"], SlotCache]:
         """Compute the layer's output for codes ``index`` to ``index + W - 1``, and the cache that holds them."""
-        out, cache = self.attention.decode_window(self.attention_norm(x), cache, pattern, index, group)
+        out, cache = self.attention.decode_window(self.attention_norm(x), cache, pattern, index, context, group)
         x = x + out
         return x + self.mlp(self.mlp_norm(x)), cache
 
@@ -247,7 +253,11 @@ class Dalle(CachedGenerator):
         return self.codes.predict(self.norm(x)), cache
 
     def decode_window(
-        self, previous: Int[Array, "B W"], position: Int[Array, " B"], cache: Layered
+        self,
+        previous: Int[Array, "B W"],
+        position: Int[Array, " B"],
+        cache: Layered,
+        context: Int[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B W K"], Layered]:
         """Return the logits of codes ``position`` >= 1 to ``position + W - 1``, given the codes before each of them."""
         index = position - 1
@@ -257,7 +267,7 @@ class Dalle(CachedGenerator):
         def change(
             block: DalleBlock, x: Array, pattern: Pattern, cache: SlotCache, group: Array | None
         ) -> tuple[Array, SlotCache]:
-            return block.decode_window(x, cache, pattern, index, group)
+            return block.decode_window(x, cache, pattern, index, context, group)
 
         x, cache = self.stack.update(change, x, cache)
         return self.codes.predict(self.norm(x)), cache

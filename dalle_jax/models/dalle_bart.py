@@ -152,6 +152,11 @@ class DalleBartDecoderBlock(nnx.Module):
         x = x + dropout(self.cross_norm_after(self.cross(self.cross_norm(x), keys)), self.rate, drop[0])
         return x + dropout(self.glu(x), self.rate, drop[1])
 
+    def read_text_in_window(self, x: Array, keys: CrossKeys, context: Int[Array, " B"] | None) -> Array:
+        """Apply cross-attention and the GLU to a window of rows, each with the text of its context."""
+        x = x + self.cross_norm_after(self.cross.window(self.cross_norm(x), keys, context))
+        return x + self.glu(x)
+
     def __call__(
         self,
         x: Float[Array, "B I D"],
@@ -188,12 +193,13 @@ class DalleBartDecoderBlock(nnx.Module):
         cache: DalleBartCache,
         pattern: Pattern,
         index: Int[Array, " B"],
+        context: Int[Array, " B"] | None,
         group: Array | None,
     ) -> tuple[Float[Array, "B W D"], DalleBartCache]:
         """Compute the layer's output for codes ``index`` to ``index + W - 1``, and the cache that holds them."""
         assert isinstance(cache.codes, SlotCache)
-        out, codes = self.attention.decode_window(self.attention_norm(x), cache.codes, pattern, index, group)
-        x = self.read_text(x + self.attention_norm_after(out), of_group(cache.text, group))
+        out, codes = self.attention.decode_window(self.attention_norm(x), cache.codes, pattern, index, context, group)
+        x = self.read_text_in_window(x + self.attention_norm_after(out), of_group(cache.text, group), context)
         return x, cache._replace(codes=codes)
 
 
@@ -313,7 +319,11 @@ class DalleBart(CachedGenerator):
         return self._codebook_logits(self.norm(x)), cache
 
     def decode_window(
-        self, previous: Int[Array, "B W"], position: Int[Array, " B"], cache: Layered
+        self,
+        previous: Int[Array, "B W"],
+        position: Int[Array, " B"],
+        cache: Layered,
+        context: Int[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B W K"], Layered]:
         """Return the logits of codes ``position`` >= 1 to ``position + W - 1``, given the codes before each of them."""
         codes = position[:, None] + jnp.arange(previous.shape[1])
@@ -326,7 +336,7 @@ class DalleBart(CachedGenerator):
             cache: DalleBartCache,
             group: Array | None,
         ) -> tuple[Array, DalleBartCache]:
-            return block.decode_window(x, cache, pattern, position - 1, group)
+            return block.decode_window(x, cache, pattern, position - 1, context, group)
 
         x, cache = self.stack.update(change, x, cache)
         return self._codebook_logits(self.norm(x)), cache

@@ -181,6 +181,7 @@ class LlamaGenBlock(nnx.Module):
         cache: LlamaGenCache,
         pattern: Pattern,
         index: Int[Array, " B"],
+        context: Int[Array, " B"] | None,
         group: Array | None,
     ) -> tuple[Float[Array, "B W D"], LlamaGenCache]:
         """Compute the layer's output for codes ``index`` to ``index + W - 1``, and the cache that holds them.
@@ -191,7 +192,7 @@ class LlamaGenBlock(nnx.Module):
         q, k = rotate(q, table), rotate(k, table)
         assert isinstance(cache.codes, SlotCache)
         codes = write_window(cache.codes, pattern, k, v, index, group)
-        out = window_attention(q, of_group(codes, group), pattern, index, of_group(cache.seen, group))
+        out = window_attention(q, of_group(codes, group), pattern, index, context, of_group(cache.seen, group))
         x = x + self.attention.out(out)
         return x + self.mlp(self.mlp_norm(x)), cache._replace(codes=codes)
 
@@ -307,7 +308,11 @@ class LlamaGen(CachedGenerator):
         return self.codes.predict(self.norm(x)), cache
 
     def decode_window(
-        self, previous: Int[Array, "B W"], position: Int[Array, " B"], cache: Layered
+        self,
+        previous: Int[Array, "B W"],
+        position: Int[Array, " B"],
+        cache: Layered,
+        context: Int[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B W K"], Layered]:
         """Return the logits of codes ``position`` >= 1 to ``position + W - 1``, given the codes before each of them."""
         index = position - 1
@@ -317,7 +322,7 @@ class LlamaGen(CachedGenerator):
         def change(
             block: LlamaGenBlock, x: Array, pattern: Pattern, cache: LlamaGenCache, group: Array | None
         ) -> tuple[Array, LlamaGenCache]:
-            return block.decode_window(x, table, cache, pattern, index, group)
+            return block.decode_window(x, table, cache, pattern, index, context, group)
 
         x, cache = self.stack.update(change, self.codes.embed(previous), cache)
         return self.codes.predict(self.norm(x)), cache

@@ -83,7 +83,7 @@ def test_the_caches_of_steps_and_slots_hold_key_heads_only(name, kv_heads):
 
     def caches():
         cache = model.prefill(prompts_of(name), 2)[1]
-        return model.grow(cache, 11), model.slots(cache, 3)
+        return model.grow(cache, 11), model.slots(cache, 3, rows=4)
 
     steps, slots = jax.eval_shape(caches)
     for cache in (steps, slots):
