@@ -20,6 +20,7 @@ from dalle_jax.layers.attend_backends.attend_blocks import block_attention
 from dalle_jax.layers.attend_backends.attend_cudnn import cudnn_attention, cudnn_obstacle
 from dalle_jax.layers.attend_backends.attend_splash import LANES, splash_attention
 from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
+from dalle_jax.layers.head_groups import group_heads, repeat_heads
 from dalle_jax.parallel.layout import platform
 
 Backend: TypeAlias = Literal["auto", "xla", "splash", "cudnn"]
@@ -30,19 +31,20 @@ KERNEL_PLATFORM = {"splash": "tpu", "cudnn": "gpu"}
 
 def dense_attention(
     q: Float[Array, "B N L H"],
-    k: Float[Array, "B N S H"],
-    v: Float[Array, "B N S H"],
+    k: Float[Array, "B G S H"],
+    v: Float[Array, "B G S H"],
     mask: Bool[Array, "#B 1 #L S"] | None = None,
 ) -> Float[Array, "B N L H"]:
     """Compute softmax(q k / sqrt(H)) v over all pairs, with the softmax in float32.
 
-    ``mask`` is True if a query (row) may attend to a key (column).
+    ``mask`` is True if a query (row) may attend to a key (column). G divides N (layers/head_groups.py).
     """
-    scores = jnp.einsum("bnlh,bnsh->bnls", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    grouped, r = group_heads(q, k.shape[1], axis=1)  # [B N L H], or [B G R L H]
+    scores = jnp.einsum(f"bg{r}lh,bgsh->bg{r}ls", grouped, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     if mask is not None:
-        scores = jnp.where(mask, scores, MASKED_SCORE)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)  # [B N L S]
-    return jnp.einsum("bnls,bnsh->bnlh", weights, v)
+        scores = jnp.where(mask[:, :, None] if r else mask, scores, MASKED_SCORE)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)  # [B N L S], or [B G R L S]
+    return jnp.einsum(f"bg{r}ls,bgsh->bg{r}lh", weights, v).reshape(q.shape)
 
 
 def choose_backend(q: Float[Array, "B N L H"], backend: Backend) -> Backend:
@@ -72,13 +74,17 @@ def choose_backend(q: Float[Array, "B N L H"], backend: Backend) -> Backend:
 
 def stream_attention(
     q: Float[Array, "B N L H"],
-    k: Float[Array, "B N L H"],
-    v: Float[Array, "B N L H"],
+    k: Float[Array, "B G L H"],
+    v: Float[Array, "B G L H"],
     pattern: Pattern,
     backend: Backend = "auto",
 ) -> Float[Array, "B N L H"]:
-    """Compute self-attention over a stream (context, then codes) under the mask of ``pattern``."""
+    """Compute self-attention over a stream (context, then codes) under the mask of ``pattern``.
+
+    The backends for whole streams get a copy of each key and value head per query head of its group.
+    """
     chosen = choose_backend(q, backend)
+    k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
     if chosen == "splash":
         return splash_attention(q, k, v, pattern)
     if chosen == "cudnn":
