@@ -1,5 +1,6 @@
 """Self-attention and cross-attention of transformer blocks, for whole streams, prefill and single cached steps."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from dalle_jax.layers import kv_cache, slot_cache
 from dalle_jax.layers.attend import Backend, dense_attention, stream_attention
 from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import Initializer, Linear, unstack
+from dalle_jax.layers.linear import Initializer, Linear, precision_of, unstack
 from dalle_jax.layers.remat import name_attention
 from dalle_jax.layers.slot_cache import SlotCache
 from dalle_jax.parallel.axes import BATCH, CANDIDATES, EMBED, HEAD_DIM, HEADS
@@ -37,17 +38,18 @@ def step_attention(
     """
     codes = kv_cache.read(cache, pattern, index)
     q = q * q.shape[-1] ** -0.5
-    context = jnp.einsum("pmnh,pnch->pmnc", q, cache.context_k, preferred_element_type=jnp.float32)
+    product = partial(jnp.einsum, precision=precision_of(q.dtype))
+    context = product("pmnh,pnch->pmnc", q, cache.context_k, preferred_element_type=jnp.float32)
     if seen is not None:
         context = jnp.where(seen[:, None, None], context, MASKED_SCORE)
-    image = jnp.einsum("pmnh,pmnsh->pmns", q, codes.k, preferred_element_type=jnp.float32)
+    image = product("pmnh,pmnsh->pmns", q, codes.k, preferred_element_type=jnp.float32)
     own = (q.astype(jnp.float32) * k.astype(jnp.float32)).sum(axis=-1, keepdims=True)  # [P M N 1]
     scores = jnp.concatenate([context, jnp.where(codes.visible, image, MASKED_SCORE), own], axis=-1)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [P M N C+S+1], not normalised
     total = weights.sum(axis=-1, keepdims=True)
     weights, split = weights.astype(q.dtype), cache.context_v.shape[3]
-    out = jnp.einsum("pmnc,pnhc->pmnh", weights[..., :split], cache.context_v)
-    out = out + jnp.einsum("pmns,pmnsh->pmnh", weights[..., split:-1], codes.v) + weights[..., -1:] * v
+    out = product("pmnc,pnhc->pmnh", weights[..., :split], cache.context_v)
+    out = out + product("pmns,pmnsh->pmnh", weights[..., split:-1], codes.v) + weights[..., -1:] * v
     return out / total.astype(q.dtype)
 
 

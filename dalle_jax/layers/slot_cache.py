@@ -12,6 +12,7 @@ Codes that were written for wrong guesses stay in the room until their index is 
 before, since a window begins at most one code after the last right one.
 """
 
+import functools
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
 from dalle_jax.layers.kv_cache import KvCache
+from dalle_jax.layers.linear import precision_of
 from dalle_jax.parallel.axes import BATCH, HEADS, LAYERS
 from dalle_jax.parallel.layout import constrain
 
@@ -126,14 +128,15 @@ def window_attention(
     codes = _read(cache, pattern, index, q.shape[1])
     image_axes = "bwnsh" if pattern.kind == "column" else "bnsh"
     q = q * q.shape[-1] ** -0.5
-    context = jnp.einsum("bwnh,bnch->bwnc", q, cache.context_k, preferred_element_type=jnp.float32)
+    product = functools.partial(jnp.einsum, precision=precision_of(q.dtype))
+    context = product("bwnh,bnch->bwnc", q, cache.context_k, preferred_element_type=jnp.float32)
     if seen is not None:
         context = jnp.where(seen[:, None, None], context, MASKED_SCORE)
-    image = jnp.einsum(f"bwnh,{image_axes}->bwns", q, codes.k, preferred_element_type=jnp.float32)
+    image = product(f"bwnh,{image_axes}->bwns", q, codes.k, preferred_element_type=jnp.float32)
     scores = jnp.concatenate([context, jnp.where(codes.visible[:, :, None], image, MASKED_SCORE)], axis=-1)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [B W N C+S], not normalised
     total = weights.sum(axis=-1, keepdims=True)
     weights, split = weights.astype(q.dtype), cache.context_k.shape[2]
-    out = jnp.einsum("bwnc,bnch->bwnh", weights[..., :split], cache.context_v)
-    out = out + jnp.einsum(f"bwns,{image_axes}->bwnh", weights[..., split:], codes.v)
+    out = product("bwnc,bnch->bwnh", weights[..., :split], cache.context_v)
+    out = out + product(f"bwns,{image_axes}->bwnh", weights[..., split:], codes.v)
     return out / total.astype(q.dtype)
