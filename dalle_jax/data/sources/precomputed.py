@@ -175,8 +175,9 @@ def shared_manifest(sources: Sequence[Source], evaluation: Source | None) -> Any
     settings = sorted({text for one in manifests if (text := _settings(one)) is not None})
     if len(settings) > 1:
         print(
-            f"dalle-jax: WARNING: data: expected codes that were all computed in one way, got "
-            f"{' and '.join(settings)}; the same image may have other codes there. Run `encode` for all data on one platform",
+            "dalle-jax: WARNING: data: expected codes that were all computed in one way, got "
+            f"{' and '.join(settings)}; the same image may have other codes there. Run `encode` for all data on one "
+            "platform",
             file=sys.stderr, flush=True,
         )  # fmt: skip
     return manifests[0]
