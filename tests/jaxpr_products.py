@@ -11,14 +11,16 @@ from dalle_jax.parallel.layout import portable_trace
 PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
-def products(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
-    """Yield the products of a jaxpr and of all jaxprs in it."""
+def products(jaxpr: Jaxpr, *, branches: bool = True) -> Iterator[JaxprEqn]:
+    """Yield the products of a jaxpr and of all jaxprs in it; without ``branches``, only those that always run."""
     for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "cond" and not branches:
+            continue
         if eqn.primitive.name in PRODUCTS:
             yield eqn
         for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda one: isinstance(one, Jaxpr)):
             if isinstance(value, Jaxpr | ClosedJaxpr):
-                yield from products(value.jaxpr if isinstance(value, ClosedJaxpr) else value)
+                yield from products(value.jaxpr if isinstance(value, ClosedJaxpr) else value, branches=branches)
 
 
 def portable_products(function: Callable[..., PyTree], *args: PyTree) -> list[JaxprEqn]:
