@@ -17,7 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Float
-from dalle_jax.layers.linear import Initializer, add_bias, flat_matmul, unstack, weight_gradient
+from dalle_jax.layers.linear import Initializer, add_bias, flat_matmul, precision_of, unstack, weight_gradient
 from dalle_jax.parallel.axes import BATCH, CHANNELS, HEIGHT, KERNEL, WIDTH
 from dalle_jax.parallel.layout import constrain, platform, whole
 from dalle_jax.parallel.reduction import cast_for_sum, gradient_dtype
@@ -114,9 +114,13 @@ def _split(x: Array) -> Array:
 def _native(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int, summed_in: str) -> Array:
     """Call XLA's convolution. The kernel's gradient is summed, also over devices, in dtype ``summed_in``."""
     del summed_in
+    return _dilated(x, kernel.astype(x.dtype), stride, padding, dilation)
+
+
+def _dilated(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int) -> Array:
     return jax.lax.conv_general_dilated(
-        x, whole(kernel.astype(x.dtype), CHANNELS), (stride, stride), padding, lhs_dilation=(dilation, dilation),
-        dimension_numbers=DIMENSIONS,
+        x, whole(kernel, CHANNELS), (stride, stride), padding, lhs_dilation=(dilation, dilation),
+        dimension_numbers=DIMENSIONS, precision=precision_of(x.dtype),
     )  # fmt: skip
 
 
@@ -130,14 +134,7 @@ def _native_backward(
     stride: int, padding: Padding, dilation: int, summed_in: str, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     x, kernel = residuals
-
-    def convolution(x: Array, kernel: Array) -> Array:
-        return jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), padding, lhs_dilation=(dilation, dilation), dimension_numbers=DIMENSIONS
-        )
-
-    cast = whole(kernel.astype(x.dtype), CHANNELS)
-    to_x = jax.vjp(lambda x: convolution(x, cast), x)[1](gradient)[0]
+    to_x = jax.vjp(lambda x: _dilated(x, kernel.astype(x.dtype), stride, padding, dilation), x)[1](gradient)[0]
     to_kernel = whole(_kernel_gradient(x, gradient, kernel.shape[:2], stride, padding, dilation, summed_in), CHANNELS)
     return to_x, to_kernel.astype(kernel.dtype)
 
@@ -159,7 +156,8 @@ def _kernel_gradient(
     x, gradient = cast_for_sum(summed_in, x, gradient)
     return jax.lax.conv_general_dilated(
         x, gradient, (1, 1), pads, lhs_dilation=(dilation, dilation), rhs_dilation=(stride, stride),
-        dimension_numbers=("CHWN", "IHWO", "HWNC"), preferred_element_type=jnp.dtype(summed_in),
+        dimension_numbers=("CHWN", "IHWO", "HWNC"), precision=precision_of(x.dtype),
+        preferred_element_type=jnp.dtype(summed_in),
     )  # fmt: skip
 
 
@@ -192,7 +190,9 @@ def _plain_valid_backward(summed_in: str, residuals: tuple[Array, Array], gradie
 
 
 def _convolution(x: Array, kernel: Array) -> Array:
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=DIMENSIONS)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=DIMENSIONS, precision=precision_of(x.dtype)
+    )
 
 
 _plain_valid.defvjp(_plain_valid_forward, _plain_valid_backward)
