@@ -42,6 +42,7 @@ class Tensors(Mapping):
     - ``stored``: shapes and dtypes, known without reading.
     - ``scalars``: numbers and strings that the file holds next to its tensors.
     - ``skipped``: tensors of the file that this mapping leaves out, with the reason.
+    - ``prefix``: the prefix that was stripped from the names in the file.
 
     Arrays are read-only. Reading a tensor raises UserError if its bytes are damaged. The base is not
     ``Mapping[str, ndarray]`` because the type checker of the tests would read a tensor to check it.
@@ -50,6 +51,7 @@ class Tensors(Mapping):
     def __init__(self, name: str, stored: Mapping[str, StoredTensor], scalars: Mapping[str, Scalar] | None = None):
         self.name = name
         self.skipped: dict[str, str] = {}
+        self.prefix = ""
         self.stored = dict(stored)
         self.scalars = dict(scalars or {})
 
@@ -65,6 +67,15 @@ class Tensors(Mapping):
     def __len__(self) -> int:
         return len(self.stored)
 
+    def add(self, prefix: str, other: "Tensors") -> None:
+        """Add the tensors of another file under ``prefix``. Raises UserError for a name that is here already."""
+        for name, one in other.stored.items():
+            if prefix + name in self.stored:
+                raise file_error(other.name, "every tensor once", f"{name!r} twice")
+            self.stored[prefix + name] = one
+        self.skipped |= {prefix + name: reason for name, reason in other.skipped.items()}
+        self.prefix = self.prefix or other.prefix
+
     def under(self, prefix: str) -> "Tensors":
         """Select the names that begin with ``prefix``, and strip it from them."""
         return Tensors(
@@ -72,22 +83,6 @@ class Tensors(Mapping):
             {key.removeprefix(prefix): one for key, one in self.stored.items() if key.startswith(prefix)},
             {key.removeprefix(prefix): one for key, one in self.scalars.items() if key.startswith(prefix)},
         )
-
-    def unwrapped(self, wrappers: tuple[str, ...] = ("state_dict", "model", "module")) -> "Tensors":
-        """Select the state dict under the first wrapper key that is present, or return all tensors if none is."""
-        for wrapper in wrappers:
-            inside = self.inside(wrapper)
-            if inside.stored and not any("." not in key for key in self.stored):
-                return inside
-        return self
-
-    def inside(self, wrapper: str) -> "Tensors":
-        """Select the tensors under the key ``wrapper`` of a training checkpoint, and list the others as skipped."""
-        prefix = f"{wrapper}."
-        found = self.under(prefix)
-        others = (key for key in self.stored if not key.startswith(prefix))
-        found.skipped = self.skipped | dict.fromkeys(others, f"next to the weights under {wrapper!r}")
-        return found
 
 
 class MappedFile:

@@ -116,6 +116,8 @@ class TokenizeImagesGan:
 
     def __post_init__(self) -> None:
         check_size(self.image_size, self.model.downsample)
+        if self.model.quantizer != "nearest":
+            raise ValueError(f"model.quantizer: expected 'nearest', which can be trained, got {self.model.quantizer!r}")
         levels = 1 if self.fallback is None else self.fallback.levels
         if self.image_size % 2 ** (levels - 1):
             raise ValueError(

@@ -67,13 +67,6 @@ def test_torchscript_and_pickled_networks_have_the_names_of_their_state_dicts(tm
     np.testing.assert_array_equal(tensors["script.bias"], NUMBERS)
 
 
-def test_the_wrapper_key_of_a_checkpoint_is_removed(tmp_path):
-    root = {"state_dict": {"a": tensor("0", "float32", 24, (24,), (1,))}, "epoch": 1}
-    tensors = read_tensors(torch_zip(tmp_path / "last.ckpt", root, {"0": NUMBERS.tobytes()}))
-    assert set(tensors) == {"state_dict.a"}
-    np.testing.assert_array_equal(tensors.unwrapped()["a"], NUMBERS)
-
-
 def test_safetensors_are_read_back_directly_and_through_an_index(tmp_path):
     wanted = {
         "a": NUMBERS.reshape(2, 3, 4),
