@@ -33,6 +33,7 @@ MAX_RUN_LENGTH_BYTES = 8_000_000
 ORIENTATION = 274
 """EXIF tag of the camera's orientation, 1 (upright) to 8."""
 _JPEG_DROPPED = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # JFIF (E0) and Adobe (EE) define the colours
+_JPEG_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _JPEG_SIZES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
@@ -150,7 +151,7 @@ def _too_many_parts(name: str) -> BadImage:
 
 
 def _jpeg(content: bytes, limits: Limits) -> Header:
-    kept, exif, size = [content[:2]], b"", (0, 0)
+    kept, exif, size, frame, components = [content[:2]], b"", (0, 0), 0xC0, 0
     position = 2
     for _ in range(MAX_PARTS):
         position = content.find(b"\xff", position)  # like libjpeg, skip bytes between segments
@@ -162,7 +163,10 @@ def _jpeg(content: bytes, limits: Limits) -> Header:
         elif code <= 0x01 or 0xD0 <= code <= 0xD8:
             position += 2
         elif code == 0xDA:
-            scans = content.count(b"\xff\xda", position)
+            several = (
+                frame in _JPEG_PROGRESSIVE or content[position + 4] < components
+            )  # else further scans are not read
+            scans = content.count(b"\xff\xda", position) if several else 1
             if scans > MAX_SCANS:
                 raise BadImage("too many parts", f"JPEG file of {scans} scans, expected at most {MAX_SCANS}")
             return Header("JPEG", *size, exif_orientation(exif), b"".join([*kept, content[position:]]))
@@ -170,7 +174,8 @@ def _jpeg(content: bytes, limits: Limits) -> Header:
             end = position + 2 + max(2, struct.unpack_from(">H", content, position + 2)[0])
             segment = content[position:end]
             if code in _JPEG_SIZES:
-                size = struct.unpack_from(">HH", segment, 5)[::-1]
+                height, width, components = struct.unpack_from(">HHB", segment, 5)
+                size, frame = (width, height), code
                 limits.check(*size)
             if code == 0xE1 and segment[4:10] == b"Exif\0\0":
                 exif = exif or segment[4:]

@@ -37,6 +37,12 @@ def test_a_jpeg_of_more_scans_than_any_encoder_makes_is_refused_before_decoding(
     assert kind_of(progressive_jpeg(64, MAX_SCANS + 1)) == "too many parts"
 
 
+def test_a_sequential_jpeg_of_very_many_scans_is_refused_too():
+    content = progressive_jpeg(64, MAX_SCANS + 1).replace(b"\xff\xc2", b"\xff\xc0")
+    two = content.replace(b"\x40\1\1\x11\0", b"\x40\2\1\x11\0\2\x11\0").replace(b"\xff\xc0\0\x0b", b"\xff\xc0\0\x0e")
+    assert len(two) == len(content) + 3 and kind_of(two) == "too many parts"
+
+
 @pytest.mark.parametrize("quality", [30, 95])
 def test_progressive_photos_have_few_scans(quality):
     noise = np.random.default_rng(0).integers(0, 255, (90, 80, 3), np.uint8)
