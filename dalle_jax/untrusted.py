@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
+from dalle_jax.config.sources import MAX_BYTES
 from dalle_jax.storage import Place
 
 FREE_BYTES = 64 * 2**20
@@ -21,8 +22,6 @@ MAX_STEPS = 2_000_000
 """Largest number of objects in a file that Python reads one by one. Published weights have some tens per tensor."""
 MAX_TEXT_BYTES = 64 * 2**20
 """Largest vocabulary, JSON or other small file of a model."""
-MAX_CONFIG_BYTES = 100_000
-"""Largest config file. Configs are written by hand."""
 
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 _SURROGATE = re.compile(rb"\\\0?u\0?[dD]\0?[89a-fA-F]")  # in UTF-16 too
@@ -79,7 +78,7 @@ def read_file(place: str | Place, most: int = MAX_TEXT_BYTES) -> bytes:
     return content
 
 
-def read_text_file(place: str | Place, most: int = MAX_CONFIG_BYTES) -> str:
+def read_text_file(place: str | Place, most: int = MAX_BYTES) -> str:
     """Read a small text file. Raise ``UserError`` if it is not UTF-8, or for the reasons of ``read_file``."""
     content = read_file(place, most)
     try:

@@ -163,10 +163,8 @@ def _jpeg(content: bytes, limits: Limits) -> Header:
         elif code <= 0x01 or 0xD0 <= code <= 0xD8:
             position += 2
         elif code == 0xDA:
-            several = (
-                frame in _JPEG_PROGRESSIVE or content[position + 4] < components
-            )  # else further scans are not read
-            scans = content.count(b"\xff\xda", position) if several else 1
+            several = frame in _JPEG_PROGRESSIVE or content[position + 4] < components
+            scans = content.count(b"\xff\xda", position) if several else 1  # libjpeg reads no further ones then
             if scans > MAX_SCANS:
                 raise BadImage("too many parts", f"JPEG file of {scans} scans, expected at most {MAX_SCANS}")
             return Header("JPEG", *size, exif_orientation(exif), b"".join([*kept, content[position:]]))
