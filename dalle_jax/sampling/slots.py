@@ -168,9 +168,8 @@ def insert(state: SlotState, slots: Int[Array, " R"], images: NewImages, *, guid
     context = None if state.context is None else images.prompts
     new = (codes, jnp.ones_like(slots), images.keep, images.keys, images.settings, context)
     return SlotState(
-        *jax.tree.map(lambda old, one: old.at[slots].set(one, mode="drop"), state[: len(new)], new),
-        first=state.first, cache=state.cache,
-    )  # fmt: skip
+        *jax.tree.map(lambda old, one: old.at[slots].set(one, mode="drop"), state[: len(new)], new), *state[len(new) :]
+    )
 
 
 def _noise(keys: Key[Array, " B"], positions: Int[Array, "B W"], size: int) -> Float[Array, "B W K"]:
