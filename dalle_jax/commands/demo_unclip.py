@@ -216,10 +216,8 @@ class UnclipDemo:
         caption = _load(needs, steps, batch, sees="caption")
         rows.append(("glide", "the caption alone (GLIDE's mode)", first_cells(caption, evaluation)))
         probe = probe_positions(unclip.embedder, unclip.embedder.config.image_size, evaluation.seed)
-        edits: tuple[EditFindings, ...] = ()
-        if isinstance(unclip, Unclip):
-            painted = evaluate_inpainting(unclip, self.config.inpainting, say)
-            edits = (*painted, *evaluate_edits(unclip, self.config.edits, say))
+        painted = evaluate_inpainting(unclip, self.config.inpainting, say)
+        edits = (*painted, *evaluate_edits(unclip, self.config.edits, say))
         add_seconds(self.out, "sampling", time.monotonic() - began)
         figures = (*_figures(read_record(self.out), findings, rows), *_probe_figures(probe))
         return write_report(self._report(findings, figures, edits), self.out)
