@@ -1,5 +1,6 @@
 """Self-attention and cross-attention of transformer blocks, for whole streams, prefill and single cached steps."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from dalle_jax.layers.attend import Backend, dense_attention, stream_attention
 from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
 from dalle_jax.layers.head_groups import group_heads
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import Initializer, Linear, unstack
+from dalle_jax.layers.linear import Initializer, Linear, precision_of, unstack
 from dalle_jax.layers.remat import name_attention
 from dalle_jax.layers.shared_context import arrange_contexts
 from dalle_jax.layers.slot_cache import SlotCache
@@ -40,17 +41,18 @@ def step_attention(
     codes, shape = kv_cache.read(cache, pattern, index), q.shape
     q, r = group_heads(q * q.shape[-1] ** -0.5, k.shape[2], axis=2)  # [P M N H], or [P M G R H]
     k, v = (x[..., None, :] if r else x for x in (k, v))
-    context = jnp.einsum(f"pmg{r}h,pgch->pmg{r}c", q, cache.context_k, preferred_element_type=jnp.float32)
+    product = partial(jnp.einsum, precision=precision_of(q.dtype))
+    context = product(f"pmg{r}h,pgch->pmg{r}c", q, cache.context_k, preferred_element_type=jnp.float32)
     if seen is not None:
         context = jnp.where(jnp.expand_dims(seen, tuple(range(1, context.ndim - 1))), context, MASKED_SCORE)
-    image = jnp.einsum(f"pmg{r}h,pmgsh->pmg{r}s", q, codes.k, preferred_element_type=jnp.float32)
+    image = product(f"pmg{r}h,pmgsh->pmg{r}s", q, codes.k, preferred_element_type=jnp.float32)
     own = (q.astype(jnp.float32) * k.astype(jnp.float32)).sum(axis=-1, keepdims=True)  # [P M N 1]
     scores = jnp.concatenate([context, jnp.where(codes.visible, image, MASKED_SCORE), own], axis=-1)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [P M N C+S+1], not normalised
     total = weights.sum(axis=-1, keepdims=True)
     weights, split = weights.astype(q.dtype), cache.context_v.shape[3]
-    out = jnp.einsum(f"pmg{r}c,pghc->pmg{r}h", weights[..., :split], cache.context_v)
-    out = out + jnp.einsum(f"pmg{r}s,pmgsh->pmg{r}h", weights[..., split:-1], codes.v) + weights[..., -1:] * v
+    out = product(f"pmg{r}c,pghc->pmg{r}h", weights[..., :split], cache.context_v)
+    out = out + product(f"pmg{r}s,pmgsh->pmg{r}h", weights[..., split:-1], codes.v) + weights[..., -1:] * v
     return (out / total.astype(q.dtype)).reshape(shape)
 
 

@@ -12,6 +12,7 @@ Codes that were written for wrong guesses stay in the room until their index is 
 before, since a window begins at most one code after the last right one.
 """
 
+import functools
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -21,6 +22,7 @@ from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
 from dalle_jax.layers.head_groups import group_heads
 from dalle_jax.layers.kv_cache import KvCache
+from dalle_jax.layers.linear import precision_of
 from dalle_jax.layers.shared_context import arrange_contexts
 from dalle_jax.parallel.axes import BATCH, HEADS, LAYERS
 from dalle_jax.parallel.layout import constrain
@@ -131,18 +133,19 @@ def window_attention(
     image_axes = "bwgsh" if pattern.kind == "column" else "bgsh"
     shared = arrange_contexts(cache.context_k, cache.context_v, seen, context, shape[0])
     q, r = group_heads(q * q.shape[-1] ** -0.5, cache.k.shape[1], axis=2)  # [B W N H], or [B W G R H]
+    product = functools.partial(jnp.einsum, precision=precision_of(q.dtype))
     grouped = q.reshape(shared.k.shape[0], -1, *q.shape[1:])  # [Y B/Y W ...]
-    first = jnp.einsum(f"ybwg{r}h,ygch->ybwg{r}c", grouped, shared.k, preferred_element_type=jnp.float32)
+    first = product(f"ybwg{r}h,ygch->ybwg{r}c", grouped, shared.k, preferred_element_type=jnp.float32)
     first = first.reshape(*q.shape[:-1], -1)  # [B W N C], or [B W G R C]
     if shared.seen is not None:
         first = jnp.where(jnp.expand_dims(shared.seen, tuple(range(1, first.ndim - 1))), first, MASKED_SCORE)
-    image = jnp.einsum(f"bwg{r}h,{image_axes}->bwg{r}s", q, codes.k, preferred_element_type=jnp.float32)
+    image = product(f"bwg{r}h,{image_axes}->bwg{r}s", q, codes.k, preferred_element_type=jnp.float32)
     visible = jnp.expand_dims(codes.visible, tuple(range(2, image.ndim - 1)))
     scores = jnp.concatenate([first, jnp.where(visible, image, MASKED_SCORE)], axis=-1)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [B W N C+S], not normalised
     total = weights.sum(axis=-1, keepdims=True)
     weights, split = weights.astype(q.dtype), shared.k.shape[2]
     first = weights[..., :split].reshape(*grouped.shape[:-1], split)
-    out = jnp.einsum(f"ybwg{r}c,ygch->ybwg{r}h", first, shared.v).reshape(q.shape)
-    out = out + jnp.einsum(f"bwg{r}s,{image_axes}->bwg{r}h", weights[..., split:], codes.v)
+    out = product(f"ybwg{r}c,ygch->ybwg{r}h", first, shared.v).reshape(q.shape)
+    out = out + product(f"bwg{r}s,{image_axes}->bwg{r}h", weights[..., split:], codes.v)
     return (out / total.astype(q.dtype)).reshape(shape)

@@ -173,10 +173,9 @@ def insert(state: SlotState, slots: Int[Array, " R"], images: NewImages, *, guid
     codes = jnp.where(images.keep, images.codes, first[:, None])
     context = None if state.context is None else images.prompts
     new = (codes, jnp.ones_like(slots), images.keep, images.keys, images.settings, context)
-    codes, position, keep, keys, settings, context = jax.tree.map(
-        lambda old, one: old.at[slots].set(one, mode="drop"), state[: len(new)], new
+    return SlotState(
+        *jax.tree.map(lambda old, one: old.at[slots].set(one, mode="drop"), state[: len(new)], new), *state[len(new) :]
     )
-    return SlotState(codes, position, keep, keys, settings, context, state.first, state.cache)
 
 
 def _noise(keys: Key[Array, " B"], positions: Int[Array, "B W"], size: int) -> Float[Array, "B W K"]:

@@ -22,6 +22,7 @@ from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.tensors import is_size
 from dalle_jax.pretrained.mapping import IDENTITY, Rule, Transform, rule, to_published
 from dalle_jax.pretrained.publisher import Json, Published, find_vocabulary, read_json, read_licence
+from dalle_jax.pretrained.signatures import DALLE_MINI, locate
 from dalle_jax.sampling.options import RecommendedSampling
 from dalle_jax.text.bart_bpe import BartBpe
 
@@ -303,7 +304,7 @@ def published(source: Path) -> Published:
     config = config_from_json(flags, str(path))
     return Published(
         config=config,
-        tensors=read_tensors(weights),
+        tensors=locate(read_tensors(weights), DALLE_MINI),
         rules=rules_for(config),
         ignored={},
         files=(path, weights),
