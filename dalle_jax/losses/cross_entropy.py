@@ -1,5 +1,7 @@
 """Cross-entropy of tokens, and DALL·E 1's weighted sum over text and image."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -12,6 +14,35 @@ def cross_entropy(logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"
     # Gathering the target's logit builds neither one-hot targets nor log-probabilities.
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+
+def cross_entropy_in_parts(
+    predict: Callable[[Float[Array, "B l D"]], Float[Array, "B l V"]],
+    x: Float[Array, "B L D"],
+    targets: Int[Array, "B L"],
+    parts: int,
+) -> Float[Array, "B L"]:
+    """Compute ``cross_entropy(predict(x), targets)`` for ``parts`` ranges of L / parts positions, one after the other.
+
+    The backward pass computes the logits of a range again. So the logits and their gradients of a single range are in
+    memory, not those of all positions. ``predict`` must treat positions independently.
+    """
+    rows, length = targets.shape
+    if length % parts:
+        raise ValueError(f"parts: expected a divisor of {length} positions, got {parts}")
+    if parts == 1:
+        return cross_entropy(predict(x), targets)
+
+    @jax.checkpoint
+    def of_range(x: Array, targets: Array) -> Array:
+        return cross_entropy(predict(x), targets)
+
+    ranges = (
+        x.reshape(rows, parts, length // parts, -1).swapaxes(0, 1),
+        targets.reshape(rows, parts, length // parts).swapaxes(0, 1),
+    )
+    nats = jax.lax.map(lambda one: of_range(*one), ranges)  # [parts B l]
+    return nats.swapaxes(0, 1).reshape(rows, length)
 
 
 def weighted_mean(values: Float[Array, "*batch"], weights: Float[Array, "*batch"] | None = None) -> Float[Array, ""]:

@@ -26,7 +26,7 @@ from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
 from dalle_jax.layers.slot_cache import SlotCache
 from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
-from dalle_jax.models.code_generator import CachedGenerator, Logits
+from dalle_jax.models.code_generator import CachedGenerator, Outputs
 from dalle_jax.models.prompt_kinds import TokenIds
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
@@ -215,10 +215,10 @@ class Dalle(CachedGenerator):
         bos = broadcast_param(self.bos[...][None], text.shape[0], tokens.dtype)  # [B 1 D]
         return jnp.concatenate([bos, tokens], axis=1)
 
-    def __call__(
+    def outputs(
         self, text: Int[Array, "B T"], codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None
-    ) -> Logits:
-        """Compute the logits of all text tokens and codes by teacher forcing, with dropout if there is a key."""
+    ) -> Outputs:
+        """Compute the outputs for all text tokens and codes by teacher forcing, with dropout if there is a key."""
         image = self.codes.embed(codes[:, :-1]) + self.code_positions.all(text.shape[0])[:, :-1]  # [B I-1 D]
         x = constrain(jnp.concatenate([self.embed_text(text), image], axis=1), BATCH, SEQ, EMBED)  # [B L D]
         keys = stack_keys(dropout_key if self.config.dropout else None, self.config.depth)
@@ -228,7 +228,11 @@ class Dalle(CachedGenerator):
 
         x = self.norm(self.stack(apply, x, keys)[0])
         split = self.config.text_length
-        return Logits(image=self.codes.predict(x[:, split:]), text=self.text_head(x[:, :split]))
+        return Outputs(image=x[:, split:], text=x[:, :split])
+
+    def text_logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Return the logits of text tokens."""
+        return self.text_head(x)
 
     def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], Layered]:
         """Return the logits of code 0 for each prompt, and a cache without room for codes."""

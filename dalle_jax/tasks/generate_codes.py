@@ -15,15 +15,16 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.images.pixels import to_float
-from dalle_jax.losses.cross_entropy import cross_entropy, dalle_loss
-from dalle_jax.models.dalle import Dalle
+from dalle_jax.losses.cross_entropy import dalle_loss
+from dalle_jax.models.code_generator import Nats
+from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.model_configs import TextToCodesConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import ModelFile, absolute_needs
 from dalle_jax.sampling.autoregressive import CachedDecoder, Settings, image_keys, sample
-from dalle_jax.tasks.batches import code_rows, pixel_rows, pixel_spec, summed, text_spec
+from dalle_jax.tasks.batches import check_loss_parts, code_rows, pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
 from dalle_jax.tasks.frozen_networks import IMAGE_TOKENIZER, frozen_image_tokenizer, image_tokenizer_of, load_if_named
 from dalle_jax.tasks.precomputed_codes import check_codes, load_codes_tokenizer, refuse_precomputed
@@ -46,6 +47,8 @@ class GenerateCodes:
       only decodes samples.
     - ``blank_captions``: the share of captions that training replaces by the empty caption, for guidance.
     - ``guidance``: the guidance scale of the images sampled during training.
+    - ``loss_parts``: the number of ranges of positions whose logits are computed one after the other. More than 1 saves
+      memory for one more product of the logits. It must divide the number of codes, and of text tokens if predicted.
     """
 
     model: TextToCodesConfig
@@ -55,8 +58,11 @@ class GenerateCodes:
     text_weight: float = 0.125
     blank_captions: float = 0.1
     guidance: float = 3.0
+    loss_parts: int = 1
 
     def __post_init__(self) -> None:
+        words = {"text tokens": self.model.text_length} if isinstance(self.model, DalleConfig) else {}
+        check_loss_parts(self.loss_parts, codes=math.prod(self.model.grid), **words)
         if not 0.0 <= self.blank_captions < 1.0:
             raise ValueError(f"blank_captions: expected a share in [0, 1), got {self.blank_captions}")
         if self.image_tokenizer is None and self.image_size is not None:
@@ -186,14 +192,10 @@ class CodeGeneration:
         batch: Batch,
         text: Int[Array, "B T"],
         dropout_key: Key[Array, ""] | None,
-    ) -> tuple[Float[Array, "B I"], Float[Array, "B T"] | None]:
-        """Return the negative log-likelihood in nats of each code, and that of each text token.
-
-        The second is None if the model does not predict text.
-        """
+    ) -> Nats:
+        """Return the negative log-likelihood of each code, and that of each text token if the model predicts text."""
         codes = self.codes_of(frozen, batch)
-        logits = module(text, codes, dropout_key=dropout_key)
-        return cross_entropy(logits.image, codes), None if logits.text is None else cross_entropy(logits.text, text)
+        return module.nats(text, codes, dropout_key=dropout_key, parts=self.config.loss_parts)
 
     def evaluate(self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
         """Return nats per code (and per text token) of held-out examples, and the effect of guidance."""
