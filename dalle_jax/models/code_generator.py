@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -40,10 +41,14 @@ class Outputs(NamedTuple):
 
 
 class Nats(NamedTuple):
-    """The negative log-likelihood of each code and of each text token; ``text`` is as in ``Logits``."""
+    """The negative log-likelihood of each code and of each text token; ``text`` is as in ``Logits``.
+
+    ``log_z`` is the log Z of each position, of codes first and then of text tokens (``CrossEntropy``).
+    """
 
     image: Float[Array, "B I"]
     text: Float[Array, "B T"] | None
+    log_z: Float[Array, "B L"]
 
 
 @runtime_checkable
@@ -217,8 +222,9 @@ class CachedGenerator(nnx.Module):
         found = self.outputs(text, codes, dropout_key=dropout_key)
         image = cross_entropy_in_parts(self.codes.predictor(), found.image, codes, parts)
         if found.text is None:
-            return Nats(image, None)
-        return Nats(image, cross_entropy_in_parts(self.text_logits, found.text, text, parts))
+            return Nats(image.nats, None, image.log_z)
+        words = cross_entropy_in_parts(self.text_logits, found.text, text, parts)
+        return Nats(image.nats, words.nats, jnp.concatenate([image.log_z, words.log_z], axis=1))
 
     @property
     def text_length(self) -> int:

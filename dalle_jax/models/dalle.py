@@ -39,7 +39,8 @@ class DalleConfig:
     The kinds in ``attention`` repeat over the layers; ``last_attention`` replaces the kind of the last layer. The
     published model has ("row", "column", "row", "row") and "convolutional". ``kernel`` is the odd side of the window of
     convolutional attention. ``dropout`` is the rate on residual branches. ``kv_heads``, a divisor of ``heads``, is the
-    number of key and value heads (layers/head_groups.py); by default each head has its own, as published.
+    number of key and value heads (layers/head_groups.py); by default each head has its own, as published. ``qk_norm``
+    normalises queries and keys (layers/attention.py), which the published model does not.
 
     ``scan`` compiles one layer and loops over all. ``remat`` chooses the activations that a layer stores
     (layers/remat.py) and ``backend`` the implementation of attention in training (layers/attend.py). ``code_width`` is
@@ -55,6 +56,7 @@ class DalleConfig:
     heads: int
     head_size: int = 64
     kv_heads: int | None = None
+    qk_norm: bool = False
     gated: bool = False
     attention: tuple[Literal["full", "row", "column", "convolutional"], ...] = ("full",)
     last_attention: Literal["full", "row", "column", "convolutional"] | None = None
@@ -105,6 +107,10 @@ class BlockSizes(Protocol):
         """The number of key and value heads; None is ``heads``."""
 
     @property
+    def qk_norm(self) -> bool:
+        """True if queries and keys are normalised."""
+
+    @property
     def head_size(self) -> int:
         """The width of a head, H."""
 
@@ -134,8 +140,8 @@ class DalleBlock(nnx.Module):
         self.rate = config.dropout
         self.attention_norm = LayerNorm(width, dtype=dtype)
         self.attention = SelfAttention(
-            width, config.heads, config.head_size, kv_heads=config.kv_heads, dtype=dtype, backend=config.backend,
-            init_out=branch, rngs=rngs,
+            width, config.heads, config.head_size, kv_heads=config.kv_heads, qk_norm=config.qk_norm, dtype=dtype,
+            backend=config.backend, init_out=branch, rngs=rngs,
         )  # fmt: skip
         self.mlp_norm = LayerNorm(width, dtype=dtype)
         hidden = 4 * width

@@ -15,7 +15,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.images.pixels import to_float
-from dalle_jax.losses.cross_entropy import dalle_loss
+from dalle_jax.losses.cross_entropy import dalle_loss, z_loss
 from dalle_jax.models.code_generator import Nats
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
@@ -49,6 +49,8 @@ class GenerateCodes:
     - ``guidance``: the guidance scale of the images sampled during training.
     - ``loss_parts``: the number of ranges of positions whose logits are computed one after the other. More than 1 saves
       memory for one more product of the logits. It must divide the number of codes, and of text tokens if predicted.
+    - ``z_loss``: the weight of the mean squared log Z of all positions in the loss (``z_loss`` in
+      losses/cross_entropy.py; PaLM has 1e-4).
     """
 
     model: TextToCodesConfig
@@ -59,6 +61,7 @@ class GenerateCodes:
     blank_captions: float = 0.1
     guidance: float = 3.0
     loss_parts: int = 1
+    z_loss: float = 0.0
 
     def __post_init__(self) -> None:
         words = {"text tokens": self.model.text_length} if isinstance(self.model, DalleConfig) else {}
@@ -172,8 +175,10 @@ class CodeGeneration:
         blank_key, dropout_key = jax.random.split(key)
         blank = jax.random.bernoulli(blank_key, self.config.blank_captions, (batch["text"].shape[0], 1))
         text = jnp.where(blank, module.empty(batch["text"]), batch["text"])
-        image, words = self._likelihoods(module, frozen, batch, text, dropout_key)
+        image, words, log_z = self._likelihoods(module, frozen, batch, text, dropout_key)
         loss = dalle_loss(words, image, text_weight=self.config.text_weight)
+        if self.config.z_loss:
+            loss = loss + self.config.z_loss * z_loss(log_z)
         guessing = math.log(self.config.model.codebook_size)
         sums = _sums(image, words, batch) | {"loss": (loss, jnp.ones(()))}
         return loss, sums | {"image_nll_of_uniform": (jnp.sum(image) / guessing, sums["image_nll"][1])}
@@ -200,7 +205,8 @@ class CodeGeneration:
     def evaluate(self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
         """Return nats per code (and per text token) of held-out examples, and the effect of guidance."""
         del key
-        sums = _sums(*self._likelihoods(module, frozen, batch, batch["text"], None), batch)
+        found = self._likelihoods(module, frozen, batch, batch["text"], None)
+        sums = _sums(found.image, found.text, batch)
         return sums | (self._guidance_effect(module, frozen, batch) if self.config.blank_captions else {})
 
     def _guidance_effect(self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch) -> MetricSums:

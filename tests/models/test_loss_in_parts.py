@@ -1,15 +1,17 @@
 """Likelihoods whose logits are computed in ranges of positions: the same values and gradients in less memory."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from dalle_jax.losses.cross_entropy import cross_entropy, cross_entropy_in_parts
+from dalle_jax.losses.cross_entropy import cross_entropy, cross_entropy_in_parts, z_loss
 from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.tasks.caption_tokens import Captions
-from dalle_jax.tasks.generate_codes import GenerateCodes
+from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
 from tests.jaxpr_products import portable_products
 
 CONFIG = DalleConfig(
@@ -46,6 +48,28 @@ def test_values_and_gradients_are_those_of_all_logits_at_once(split):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_the_z_loss_is_the_mean_square_of_log_z(split):
+    graph, state = split
+    logits = nnx.merge(graph, state)(TEXT, CODES)
+    log_z = jnp.concatenate([jax.nn.logsumexp(one, axis=-1) for one in logits], axis=1)
+    for parts in (1, 4):
+        found = nnx.merge(graph, state).nats(TEXT, CODES, parts=parts)
+        np.testing.assert_allclose(z_loss(found.log_z), (log_z**2).mean(), rtol=1e-5)
+
+
+def test_the_weight_of_the_z_loss_multiplies_it(split):
+    graph, state = split
+    settings = GenerateCodes(model=CONFIG, captions=Captions(file="unread"), blank_captions=0.0, image_tokenizer="none")
+    batch = {"text": TEXT, "codes": CODES}
+
+    def loss(weight):
+        task = CodeGeneration(replace(settings, z_loss=weight), None, None)
+        return float(task.loss(nnx.merge(graph, state), {}, batch, jax.random.key(0), jnp.int32(0))[0])
+
+    log_z = nnx.merge(graph, state).nats(TEXT, CODES).log_z
+    assert loss(0.5) - loss(0.0) == pytest.approx(0.5 * float((log_z**2).mean()), rel=1e-4)
+
+
 def test_no_product_has_the_logits_of_all_positions(split):
     graph, state = split
 
@@ -66,7 +90,7 @@ def test_scratch_memory_falls_with_the_number_of_parts():
 
     def scratch(parts):
         def loss(kernel, x, targets):
-            return cross_entropy_in_parts(lambda x: x @ kernel, x, targets, parts).mean()
+            return cross_entropy_in_parts(lambda x: x @ kernel, x, targets, parts).nats.mean()
 
         compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(kernel, x, targets).compile()
         return compiled.memory_analysis().temp_size_in_bytes
