@@ -14,6 +14,7 @@ from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
 from dalle_jax.layers.head_groups import group_heads
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Initializer, Linear, precision_of, unstack
+from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import name_attention
 from dalle_jax.layers.shared_context import arrange_contexts
 from dalle_jax.layers.slot_cache import SlotCache
@@ -61,11 +62,13 @@ class SelfAttention(nnx.Module):
 
     With ``kv_heads`` of ``heads`` or None, one product gives queries, keys and values. With fewer, a second product
     gives keys and values. ``backend`` computes whole streams (layers/attend.py). Prefill and single steps always use
-    XLA, so a model samples on any platform, regardless of the backend that trained it.
+    XLA, so a model samples on any platform, regardless of the backend that trained it. ``qk_norm`` normalises queries
+    and keys over each head (QK-norm: ViT-22B, arXiv 2302.05442, section 2), which bounds the logits.
     """
 
     def __init__(
-        self, width: int, heads: int, head_size: int, *, kv_heads: int | None = None, dtype: DTypeLike,
+        self, width: int, heads: int, head_size: int, *, kv_heads: int | None = None, qk_norm: bool = False,
+        dtype: DTypeLike,
         backend: Backend = "auto", init: Initializer | None = None, init_out: Initializer | None = None,
         rngs: nnx.Rngs,
     ):  # fmt: skip
@@ -85,8 +88,19 @@ class SelfAttention(nnx.Module):
             init=init if init_out is None else init_out, rngs=rngs,
         )  # fmt: skip
 
+        def norm() -> LayerNorm | None:
+            return LayerNorm(head_size, bias=False, axes=(HEAD_DIM,), dtype=dtype) if qk_norm else None
+
+        self.norm_q, self.norm_k = nnx.data(norm()), nnx.data(norm())
+
     def project(self, x: Float[Array, "B L D"]) -> tuple[Array, Array, Array]:
-        """Project ``x`` to queries [B L N H], and to keys and values [B L G H]."""
+        """Project ``x`` to queries [B L N H], and to keys and values [B L G H]; normalise queries and keys if set."""
+        q, k, v = self._products(x)
+        if self.norm_q is None or self.norm_k is None:
+            return q, k, v
+        return self.norm_q(q), self.norm_k(k), v
+
+    def _products(self, x: Float[Array, "B L D"]) -> tuple[Array, Array, Array]:
         if not self.grouped:
             q, k, v = unstack(name_attention(self.qkv(x)), 2)
             return q, k, v

@@ -69,6 +69,11 @@ class AutoregressivePriorConfig:
         """None: each head has its own keys and values."""
 
     @property
+    def qk_norm(self) -> bool:
+        """False: queries and keys are not normalised."""
+        return False
+
+    @property
     def gated(self) -> bool:
         """False: the feed-forward networks have no gate."""
         return False
