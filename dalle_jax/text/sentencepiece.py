@@ -153,6 +153,11 @@ class SentencePiece:
         """Return the id that fills a row after its caption."""
         return PAD
 
+    @property
+    def unknown_id(self) -> int | None:
+        """Return the id of letters that the model lacks."""
+        return UNKNOWN
+
     def encode(self, caption: str) -> Int32[np.ndarray, " T"]:
         """Encode one caption, truncated or padded to ``length``; the empty caption is all padding."""
         return self.encode_batch([caption])[0]
