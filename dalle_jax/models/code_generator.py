@@ -201,10 +201,13 @@ class CachedGenerator(nnx.Module):
         cache = self._in_cache_dtype(cache)
         return self.stack.map(lambda pattern, layer: _of_codes(layer, kv_cache.grow, pattern, codes), cache)
 
-    def slots(self, cache: Layered, window: int) -> Layered:
-        """Return a prefilled cache with room for the codes of each row, as ``decode_window`` takes it."""
-        cache = self._in_cache_dtype(cache)
-        return self.stack.map(lambda pattern, layer: _of_codes(layer, slot_cache.slot_cache, pattern, window), cache)
+    def slots(self, cache: Layered, window: int, rows: int) -> Layered:
+        """Return a prefilled cache with room for the codes of ``rows`` rows, as ``decode_window`` takes it."""
+
+        def change(pattern: Pattern, layer: PyTree) -> PyTree:
+            return _of_codes(layer, slot_cache.slot_cache, pattern, window, rows)
+
+        return self.stack.map(change, self._in_cache_dtype(cache))
 
     def _in_cache_dtype(self, cache: Layered) -> Layered:
         """Cast the keys and values of a prefilled cache."""

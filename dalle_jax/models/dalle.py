@@ -18,6 +18,7 @@ from dalle_jax.layers.attention import SelfAttention
 from dalle_jax.layers.attention_masks import Pattern, repeat_kinds
 from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.embeddings import Embedding, EmbeddingParam, GridEmbedding, broadcast_param
+from dalle_jax.layers.head_groups import check_kv_heads
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.mlp import Mlp
@@ -37,7 +38,8 @@ class DalleConfig:
 
     The kinds in ``attention`` repeat over the layers; ``last_attention`` replaces the kind of the last layer. The
     published model has ("row", "column", "row", "row") and "convolutional". ``kernel`` is the odd side of the window of
-    convolutional attention. ``dropout`` is the rate on residual branches.
+    convolutional attention. ``dropout`` is the rate on residual branches. ``kv_heads``, a divisor of ``heads``, is the
+    number of key and value heads (layers/head_groups.py); by default each head has its own, as published.
 
     ``scan`` compiles one layer and loops over all. ``remat`` chooses the activations that a layer stores
     (layers/remat.py) and ``backend`` the implementation of attention in training (layers/attend.py). ``code_width`` is
@@ -52,6 +54,7 @@ class DalleConfig:
     depth: int
     heads: int
     head_size: int = 64
+    kv_heads: int | None = None
     gated: bool = False
     attention: tuple[Literal["full", "row", "column", "convolutional"], ...] = ("full",)
     last_attention: Literal["full", "row", "column", "convolutional"] | None = None
@@ -62,6 +65,9 @@ class DalleConfig:
     backend: Backend = "auto"
     code_width: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        check_kv_heads("kv_heads", self.kv_heads, self.heads)
 
     @property
     def pad_id(self) -> int:
@@ -95,6 +101,10 @@ class BlockSizes(Protocol):
         """The number of heads, N."""
 
     @property
+    def kv_heads(self) -> int | None:
+        """The number of key and value heads; None is ``heads``."""
+
+    @property
     def head_size(self) -> int:
         """The width of a head, H."""
 
@@ -124,8 +134,9 @@ class DalleBlock(nnx.Module):
         self.rate = config.dropout
         self.attention_norm = LayerNorm(width, dtype=dtype)
         self.attention = SelfAttention(
-            width, config.heads, config.head_size, dtype=dtype, backend=config.backend, init_out=branch, rngs=rngs
-        )
+            width, config.heads, config.head_size, kv_heads=config.kv_heads, dtype=dtype, backend=config.backend,
+            init_out=branch, rngs=rngs,
+        )  # fmt: skip
         self.mlp_norm = LayerNorm(width, dtype=dtype)
         hidden = 4 * width
         self.mlp = Mlp(width, hidden, gated=config.gated, dtype=dtype, init_out=branch, rngs=rngs)
@@ -152,10 +163,16 @@ class DalleBlock(nnx.Module):
         return x + self.mlp(self.mlp_norm(x)), new
 
     def decode_window(
-        self, x: Float[Array, "B W D"], cache: SlotCache, pattern: Pattern, index: Int[Array, " B"], group: Array | None
+        self,
+        x: Float[Array, "B W D"],
+        cache: SlotCache,
+        pattern: Pattern,
+        index: Int[Array, " B"],
+        context: Int[Array, " B"] | None,
+        group: Array | None,
     ) -> tuple[Float[Array, "B W D"], SlotCache]:
         """Compute the layer's output for codes ``index`` to ``index + W - 1``, and the cache that holds them."""
-        out, cache = self.attention.decode_window(self.attention_norm(x), cache, pattern, index, group)
+        out, cache = self.attention.decode_window(self.attention_norm(x), cache, pattern, index, context, group)
         x = x + out
         return x + self.mlp(self.mlp_norm(x)), cache
 
@@ -236,7 +253,11 @@ class Dalle(CachedGenerator):
         return self.codes.predict(self.norm(x)), cache
 
     def decode_window(
-        self, previous: Int[Array, "B W"], position: Int[Array, " B"], cache: Layered
+        self,
+        previous: Int[Array, "B W"],
+        position: Int[Array, " B"],
+        cache: Layered,
+        context: Int[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B W K"], Layered]:
         """Return the logits of codes ``position`` >= 1 to ``position + W - 1``, given the codes before each of them."""
         index = position - 1
@@ -246,7 +267,7 @@ class Dalle(CachedGenerator):
         def change(
             block: DalleBlock, x: Array, pattern: Pattern, cache: SlotCache, group: Array | None
         ) -> tuple[Array, SlotCache]:
-            return block.decode_window(x, cache, pattern, index, group)
+            return block.decode_window(x, cache, pattern, index, context, group)
 
         x, cache = self.stack.update(change, x, cache)
         return self.codes.predict(self.norm(x)), cache

@@ -20,6 +20,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Float, Int
+from dalle_jax.layers.attend import dense_attention_blnh
 from dalle_jax.layers.conv_blocks import Conv, channel_axes, upsample
 from dalle_jax.layers.embeddings import EmbeddingParam
 from dalle_jax.layers.norms import GroupNorm
@@ -110,7 +111,7 @@ class VqganResBlock(nnx.Module):
 
 
 class VqganAttentionBlock(nnx.Module):
-    """Single-head attention over all positions: ``x + out(attention(norm(x)))``; the softmax is float32."""
+    """Single-head attention over all positions: ``x + out(attention(norm(x)))``."""
 
     def __init__(self, channels: int, dtype: DTypeLike, *, rngs: nnx.Rngs):
         self.norm = GroupNorm(channels, epsilon=EPSILON, dtype=dtype)
@@ -120,10 +121,8 @@ class VqganAttentionBlock(nnx.Module):
         """Apply the block, which keeps the shape."""
         batch, height, width, channels = x.shape
         y = self.norm(x)
-        q, k, v = (one(y).reshape(batch, height * width, channels) for one in (self.q, self.k, self.v))  # [B I C]
-        scores = jnp.einsum("bic,bjc->bij", q, k).astype(jnp.float32) * channels**-0.5
-        mixed = jnp.einsum("bij,bjc->bic", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
-        return x + self.out(mixed.reshape(x.shape))
+        q, k, v = (one(y).reshape(batch, height * width, 1, channels) for one in (self.q, self.k, self.v))  # [B I 1 C]
+        return x + self.out(dense_attention_blnh(q, k, v).reshape(x.shape))
 
 
 class VqganLevel(nnx.Module):

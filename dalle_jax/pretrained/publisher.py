@@ -2,7 +2,6 @@
 
 import importlib
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import FILE, ClipBpe
 from dalle_jax.text.glide_bpe import ENCODER, PAIRS, GlideBpe
 from dalle_jax.text.vocabulary_files import MERGES, TOKENIZER, VOCABULARY
+from dalle_jax.untrusted import open_file, parse_json, read_file
 
 PUBLISHERS = "dalle_jax.pretrained.publishers"
 """Package that holds a module for each publisher."""
@@ -236,11 +236,9 @@ def read_json(path: Path) -> Json:
     """Read a file that holds a JSON object; raise UserError for all others."""
     if not path.is_file():
         raise file_error(path, "a file with the model's config", "none")
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise file_error(path, f"at most {MAX_CONFIG_BYTES} bytes", str(path.stat().st_size))
     try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        value = parse_json(read_file(path, MAX_CONFIG_BYTES))
+    except ValueError as error:
         raise file_error(path, "a config in JSON", f"other content ({str(error)[:100]})") from error
     return as_object(path, "the config", value)
 
@@ -306,7 +304,8 @@ def read_licence(folder: Path) -> str:
     card = folder / MODEL_CARD
     if not card.is_file():
         return UNKNOWN_LICENCE
-    head = card.read_bytes()[:20_000].decode("utf-8", errors="replace")
+    with open_file(card) as stream:
+        head = stream.read(20_000).decode("utf-8", errors="replace")
     found = re.search(r"\A---\n(?:.*\n)*?license:[ \t]*(\S.*)\n(?:.*\n)*?---", head)
     return found.group(1).strip() if found else UNKNOWN_LICENCE
 

@@ -18,6 +18,7 @@ from jaxtyping import Int32
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
+from dalle_jax.untrusted import read_file
 
 PAD, UNKNOWN = 0, 1
 MAX_CAPTIONS = 1_000_000
@@ -115,7 +116,7 @@ class SentencePieceModel:
                 f"captions.file: expected a SentencePiece model file, found none at {place}; "
                 "train one with `python -m dalle_jax text-tokenizer`, or point to the text.model of a trained run"
             )
-        return {self.NAMES[0]: place.read_bytes()}
+        return {self.NAMES[0]: read_file(place)}
 
     def tokenizer(self, files: Mapping[str, bytes], length: int) -> "SentencePiece":
         """Build the tokenizer from the model file, with rows of ``length`` ids."""

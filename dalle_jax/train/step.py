@@ -7,11 +7,12 @@ from typing import TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 
 from dalle_jax.arrays import Array, PyTree
 from dalle_jax.parallel.reduction import gradients_summed_in
 from dalle_jax.train import metrics
-from dalle_jax.train.microbatches import Bound, check_accumulate, gradients
+from dalle_jax.train.microbatches import Bound, Gradients, check_accumulate, gradients
 from dalle_jax.train.optim import constraints, schedules
 from dalle_jax.train.optim import ema as averaging
 from dalle_jax.train.state import Arrays, Counted, Learned, ModuleSpec, Remembered, State, StateSpec
@@ -48,7 +49,7 @@ def make_step(task: Task, spec: StateSpec, frozen: ModuleSpec[Frozen], trainer: 
             bound = Bound(objective, spec.module_spec, fixed, params, index_of_step)
             objective_key, shardings = jax.random.fold_in(key, index), spec.shardings.learned.params
             with gradients_summed_in(trainer.reduce_dtype):
-                value, grads, non_params, found = gradients(
+                value, grads, non_params, found = _from_start(
                     bound, trained, non_params, batch, trainer.accumulate, objective_key, shardings
                 )
             total = total + value
@@ -79,6 +80,28 @@ def make_step(task: Task, spec: StateSpec, frozen: ModuleSpec[Frozen], trainer: 
         return after, _report(sums, finite)
 
     return step
+
+
+def _from_start(
+    bound: Bound,
+    trained: Arrays,
+    non_params: Arrays,
+    batch: Batch,
+    parts: int,
+    key: Array,
+    shardings: Mapping[str, NamedSharding],
+) -> Gradients:
+    """Call ``gradients`` from step ``Objective.starts`` on; before it, return zeros and compute nothing."""
+
+    def played() -> Gradients:
+        found = gradients(bound, trained, non_params, batch, parts, key, shardings)
+        return found._replace(grads={name: found.grads[name] for name in trained})
+
+    if bound.objective.starts <= 0:
+        return played()
+    abstract = jax.eval_shape(played)
+    idle = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), abstract)._replace(non_params=non_params)
+    return jax.lax.cond(bound.step >= bound.objective.starts, played, lambda: idle)
 
 
 def clip_by_norm(grads: Arrays, norm: Array, limit: float | None) -> Arrays:

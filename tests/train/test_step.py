@@ -40,11 +40,12 @@ def host(tree):
 @dataclasses.dataclass(frozen=True)
 class TwoObjectives(Toy):
     second: float = 1.0
+    starts: int = 0
 
     def objectives(self):
         return (
             Objective("first", nnx.PathContains("up"), self.loss),
-            Objective("second", nnx.PathContains("down"), self.second_loss),
+            Objective("second", nnx.PathContains("down"), self.second_loss, starts=self.starts),
         )
 
     def second_loss(self, module, frozen, batch, key, step):
@@ -111,6 +112,44 @@ def test_two_objectives_move_only_their_own_parameters():
     assert state.learned.optimizers["first"].mu.keys() == {"up"} and state.learned.optimizers["second"].mu.keys() == {
         "down"
     }
+
+
+def test_an_objective_is_not_computed_before_its_start_and_then_like_any_other():
+    batch = batch_of(layout())
+    compiled, state, _ = started(TwoObjectives(starts=2))
+    for _ in range(2):
+        before = host(state)
+        state, sums = compiled.step(state, None, batch)
+        np.testing.assert_array_equal(state.learned.params["down"], before.learned.params["down"])
+        assert not np.array_equal(state.learned.params["up"], before.learned.params["up"])
+        assert float(sums["second"][1]) == 0
+    assert int(state.learned.non_params["count"]) == 16  # the first objective's rows alone
+    always = started(TwoObjectives())[0]
+    copy = jax.tree.map(jnp.array, state)
+    for found, expected in zip(
+        jax.tree.leaves(compiled.step(state, None, batch)), jax.tree.leaves(always.step(copy, None, batch)), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+    assert compiled.compiles()["step"] == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ShowsVariables(Toy):
+    def evaluate(self, module, frozen, batch, key):
+        return {"up": (module.up.sum(), 1.0), "count": (module.count[...], 1.0), "mean": (module.mean.sum(), 1.0)}
+
+
+def test_an_ema_has_the_averaged_parameters_and_the_variables_of_the_last_step():
+    compiled, state, lay = started(ShowsVariables(), dataclasses.replace(TRAINER, ema=ConstantEma(0.9)))
+    batch = batch_of(lay)
+    for _ in range(3):
+        state, _ = compiled.step(state, None, batch)
+    found = compiled.evaluate(state, batch, 0)
+    learned = state.learned
+    np.testing.assert_allclose(found["up"][0], np.sum(learned.ema_params["up"]), rtol=1e-5)
+    assert abs(float(found["up"][0] - np.sum(learned.params["up"]))) > 1e-4
+    assert float(found["count"][0]) == 24
+    np.testing.assert_allclose(found["mean"][0], np.sum(learned.non_params["mean"]), rtol=1e-6)
 
 
 def test_an_objective_that_trains_nothing_is_refused():

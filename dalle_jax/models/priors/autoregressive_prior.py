@@ -65,6 +65,10 @@ class AutoregressivePriorConfig:
         return self.width // self.heads
 
     @property
+    def kv_heads(self) -> None:
+        """None: each head has its own keys and values."""
+
+    @property
     def gated(self) -> bool:
         """False: the feed-forward networks have no gate."""
         return False

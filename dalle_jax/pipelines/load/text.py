@@ -14,6 +14,7 @@ from dalle_jax.text.clip_bpe import ClipBpe
 from dalle_jax.text.glide_bpe import GlideBpe
 from dalle_jax.text.sentencepiece import SentencePieceModel
 from dalle_jax.text.tokenizer import TextTokenizer
+from dalle_jax.untrusted import read_file, read_text_file
 
 Vocabulary: TypeAlias = SentencePieceModel | ClipBpe | BartBpe | GlideBpe
 FILE = "text.gin"
@@ -63,9 +64,9 @@ def read_text(folder: Place) -> tuple[Vocabulary, dict[str, bytes]]:
     path = folder / FILE
     vocabulary: Vocabulary = SentencePieceModel()
     if path.is_file():
-        file: TextFile = loads(path.read_text(encoding="utf-8"), TextFile, name=str(path))
+        file: TextFile = loads(read_text_file(path), TextFile, name=str(path))
         vocabulary = file.vocabulary
-    files = {name: (folder / name).read_bytes() for name in vocabulary.NAMES if (folder / name).is_file()}
+    files = {name: read_file(folder / name) for name in vocabulary.NAMES if (folder / name).is_file()}
     if not files:
         expected = " or ".join(vocabulary.NAMES)
         hint = "; import it again with --vocabulary FILE" if (folder / IMPORTED).is_file() else ""

@@ -11,12 +11,15 @@ import ml_dtypes
 import numpy as np
 
 from dalle_jax.config.errors import UserError
+from dalle_jax.untrusted import Budget, open_file
 
 MAX_DIMENSIONS = 16
 MAX_NAME_LENGTH = 1000
 SIZE_LIMIT = 2**63
 MAX_REPR_LENGTH = 80
 """Largest number of characters of a value that an error message quotes."""
+TENSOR_BYTES = 1000
+"""Bytes of memory that are spent for a tensor's name, shape and reader."""
 MAX_TENSORS = 200_000
 """Largest number of tensors in a file.
 
@@ -86,15 +89,16 @@ class Tensors(Mapping):
 
 
 class MappedFile:
-    """A memory-mapped file; arrays that view it keep it mapped."""
+    """A memory-mapped file, and the budget of reading it; arrays that view it keep it mapped."""
 
     def __init__(self, path: Path):
         self.path = path
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             try:
                 self.bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
             except ValueError as error:  # mmap raises this for an empty file
                 raise file_error(path, "a file of weights", "an empty file") from error
+        self.budget = Budget(len(self.bytes))
 
     def __len__(self) -> int:
         return len(self.bytes)
@@ -135,10 +139,10 @@ def is_size(value: object) -> TypeGuard[int]:
 
 def check_shape(path: Path | str, name: str, shape: object) -> tuple[int, ...]:
     """Return a valid shape as a tuple; raise UserError for an invalid one."""
+    if isinstance(shape, list | tuple) and len(shape) > MAX_DIMENSIONS:
+        raise file_error(path, f"{name!r} to have {MAX_DIMENSIONS} dimensions at most", str(len(shape)))
     if not isinstance(shape, list | tuple) or not all(is_size(size) for size in shape):
         raise file_error(path, f"the shape of {name!r} to be whole numbers", short_repr(shape))
-    if len(shape) > MAX_DIMENSIONS:
-        raise file_error(path, f"{name!r} to have {MAX_DIMENSIONS} dimensions at most", str(len(shape)))
     return tuple(shape)
 
 

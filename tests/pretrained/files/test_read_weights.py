@@ -120,7 +120,7 @@ def test_npz_files_are_read_compressed_or_not(tmp_path, save):
 
 def test_npz_files_with_python_objects_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", a=np.array([print], dtype=object))
-    with pytest.raises(UserError, match=r"a\.npz: expected numbers in 'a\.npy', got an array of object"):
+    with pytest.raises(UserError, match=r"a\.npz: expected numbers in 'a\.npy', got another .* the dtype '\|O'"):
         read_tensors(tmp_path / "a.npz")
     stream = io.BytesIO()
     np.save(stream, NUMBERS)
