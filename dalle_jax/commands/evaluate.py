@@ -7,7 +7,6 @@ from typing import cast
 
 from dalle_jax import storage
 from dalle_jax.commands.flags.reduced_flags import add_reduced_flags, reduced_of
-from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.evaluate.report.write_report import write_metrics
@@ -21,7 +20,7 @@ from dalle_jax.parallel.mesh import make_mesh
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.pipelines.unclip import Unclip
-from dalle_jax.runs import EvaluateRun
+from dalle_jax.runs import EvaluateRun, load_run
 from dalle_jax.storage import Place
 
 
@@ -49,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run each evaluation and write the metrics of all as JSON, by the evaluation's name."""
-    run: EvaluateRun = load(args.config, EvaluateRun, args.set)
+    run: EvaluateRun = load_run(args.config, EvaluateRun, args.set)
     hosts.join()
     with failures.shared():
         require_same_config(render(run, per_host=False))

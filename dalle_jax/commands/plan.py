@@ -83,16 +83,15 @@ def run(args: argparse.Namespace) -> int:
 def make_sampler_report(args: argparse.Namespace) -> "SamplerReport":
     """Compile the sampling of a config's transformer for a TPU slice, and report its memory and speed."""
     from dalle_jax.commands.flags.mesh_flags import parse_mesh
-    from dalle_jax.config.bind import load
     from dalle_jax.parallel.layout import Layout
     from dalle_jax.parallel.mesh import make_mesh
     from dalle_jax.plan import report as reports
     from dalle_jax.plan.planned_sampler import PlannedSampler, SampledBatch, largest_batch
     from dalle_jax.plan.sampler_report import sampler_report
     from dalle_jax.plan.topologies import parse
-    from dalle_jax.runs import TrainRun
+    from dalle_jax.runs import TrainRun, load_run
 
-    config: TrainRun = load(args.config, TrainRun, args.set)
+    config: TrainRun = load_run(args.config, TrainRun, args.set)
     mesh = config.mesh if args.mesh is None else parse_mesh(args.mesh)
     topology = parse(args.topology, mesh.slices if args.slices is None else args.slices)
     batch = SampledBatch(args.sample, 1 if args.candidates is None else args.candidates)
@@ -109,15 +108,14 @@ def make_sampler_report(args: argparse.Namespace) -> "SamplerReport":
 
 def make_report(args: argparse.Namespace) -> "PlanReport":
     """Compile the training step of a config for a TPU slice, and report its memory and time."""
-    from dalle_jax.config.bind import load
     from dalle_jax.parallel.layout import Layout
     from dalle_jax.parallel.mesh import make_mesh
     from dalle_jax.plan import report as reports
     from dalle_jax.plan.compile import Planned
     from dalle_jax.plan.topologies import parse
-    from dalle_jax.runs import TrainRun
+    from dalle_jax.runs import TrainRun, load_run
 
-    config: TrainRun = load(args.config, TrainRun, args.set)
+    config: TrainRun = load_run(args.config, TrainRun, args.set)
     topology = parse(args.topology, config.mesh.slices if args.slices is None else args.slices)
     check_tokenizer(config.task)
     batch, chip = config.data.batch_size, topology.chip

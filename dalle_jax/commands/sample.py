@@ -33,7 +33,7 @@ from dalle_jax.pipelines.imported.karlo import Karlo
 from dalle_jax.pipelines.load.glide_pipeline import guiding_clip
 from dalle_jax.pipelines.load.model_fingerprints import model_fingerprints
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline, recommended_sampling
-from dalle_jax.pipelines.prompts import Prompt, PromptReader, TextPrompts
+from dalle_jax.pipelines.prompts import Prompt, PromptReader, TextPrompts, prompt_warnings
 from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.storage import Place, write_bytes
@@ -191,13 +191,14 @@ def _draw(args: argparse.Namespace, layout: Layout | None) -> None:
         consistency_decoder=args.consistency_decoder, guide=guiding_clip(args.guide_clip, args.clip_scale),
         reduced=reduced_of(args),
     )  # fmt: skip
+    if hosts.is_first():
+        for line in truncation_warnings(pipeline, prompts, args.caption):
+            print(line, file=sys.stderr, flush=True)
     top = None if args.given_image is None else pipeline.given_top(args.given_image, args.given_rows)
     generations = pipeline.draw([replace(one, given_image=top) for one in requests])
     if not hosts.is_first():
         return
     write_generations(generations, args.out)
-    for line in truncation_warnings(pipeline, prompts, args.caption):
-        print(line, file=sys.stderr)
     passes = [one.passes for one in generations if one.passes is not None]
     if passes and args.decoding == "jacobi":
         print(f"passes of the transformer for the images of a prompt: {min(passes)} to {max(passes)}")
@@ -207,7 +208,7 @@ def _draw(args: argparse.Namespace, layout: Layout | None) -> None:
 def truncation_warnings(
     pipeline: AnyPipeline, prompts: Sequence[Prompt], captions: Sequence[str] | None
 ) -> Iterator[str]:
-    """Yield a warning if the transformer or the decoder truncates prompts, and one if CLIP truncates texts."""
+    """Yield a warning for each model that truncates prompts or texts, or knows none of their letters."""
     texts = captions or [one for one in prompts if isinstance(one, str)]
     readers: list[tuple[str, PromptReader, Sequence[Prompt]]] = []
     if isinstance(pipeline, TextToImage):
@@ -219,8 +220,7 @@ def truncation_warnings(
     if pipeline.ranker is not None:
         readers.append(("CLIP", TextPrompts(pipeline.ranker.text), texts))
     for name, reader, given in readers:
-        if given and (count := reader.truncated(given)):
-            yield f"WARNING: {count} of {len(given)} prompts were truncated to the {reader.length} tokens of {name}"
+        yield from prompt_warnings(reader, name, given)
 
 
 def write_generations(generations: list[Generation], out: Place) -> None:
