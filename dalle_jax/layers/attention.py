@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -22,6 +23,14 @@ def _heads_first(x: Float[Array, "B L N H"]) -> Float[Array, "B N L H"]:
     return constrain(x.swapaxes(1, 2), BATCH, HEADS, axis_after_batch(x.shape[0]), None)
 
 
+def _per_head(x: Float[Array, "P M N D"], kernel: Float[Array, "P N D F"], dtype: DTypeLike) -> Float[Array, "P M N F"]:
+    """Multiply the rows of each head by the head's matrix; an einsum would compute the transposed product."""
+    axes = (((3,), (2,)), ((0, 1), (0, 1)))
+    rows, kernel = x.swapaxes(1, 2), kernel.astype(x.dtype)
+    product = jax.lax.dot_general(rows, kernel, axes, preferred_element_type=dtype)  # [P N M F]
+    return product.swapaxes(1, 2)
+
+
 def step_attention(
     q: Float[Array, "P M N H"],
     k: Float[Array, "P M N H"],
@@ -37,7 +46,7 @@ def step_attention(
     """
     codes = kv_cache.read(cache, pattern, index)
     q = q * q.shape[-1] ** -0.5
-    context = jnp.einsum("pmnh,pnch->pmnc", q, cache.context_k, preferred_element_type=jnp.float32)
+    context = _per_head(q, cache.context_k, jnp.float32)  # [P M N C]
     if seen is not None:
         context = jnp.where(seen[:, None, None], context, MASKED_SCORE)
     image = jnp.einsum("pmnh,pmnsh->pmns", q, codes.k, preferred_element_type=jnp.float32)
@@ -45,8 +54,8 @@ def step_attention(
     scores = jnp.concatenate([context, jnp.where(codes.visible, image, MASKED_SCORE), own], axis=-1)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [P M N C+S+1], not normalised
     total = weights.sum(axis=-1, keepdims=True)
-    weights, split = weights.astype(q.dtype), cache.context_v.shape[3]
-    out = jnp.einsum("pmnc,pnhc->pmnh", weights[..., :split], cache.context_v)
+    weights, split = weights.astype(q.dtype), cache.context_v.shape[2]
+    out = _per_head(weights[..., :split], cache.context_v, q.dtype)  # [P M N H]
     out = out + jnp.einsum("pmns,pmnsh->pmnh", weights[..., split:-1], codes.v) + weights[..., -1:] * v
     return out / total.astype(q.dtype)
 

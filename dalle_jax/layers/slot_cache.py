@@ -38,10 +38,10 @@ class SlotCache(NamedTuple):
 
 def slot_cache(cache: KvCache, pattern: Pattern, window: int) -> SlotCache:
     """Return the context of a prefilled cache with empty room for codes, one row per prompt."""
-    *lead, _, size = cache.context_k.shape
+    *lead, size, _ = cache.context_k.shape
     room = pattern.grid[::-1] if pattern.kind == "column" else (_ring_size(pattern, window),)
     empty = jnp.zeros((*lead, *room, size), cache.context_k.dtype)
-    return shard(SlotCache(cache.context_k, cache.context_v.swapaxes(-1, -2), empty, empty))
+    return shard(SlotCache(cache.context_k.swapaxes(-1, -2), cache.context_v, empty, empty))
 
 
 def shard(cache: SlotCache) -> SlotCache:
