@@ -13,7 +13,7 @@ from dalle_jax.parallel.layout import batch_parts, constrain
 from dalle_jax.sampling.filters import restrict
 from dalle_jax.sampling.options import SamplingKeywords, SamplingOptions
 
-STAGE = 128
+STAGE = 64
 STAGES = 4
 """Largest number of stages in which the cache grows.
 
