@@ -17,8 +17,7 @@ from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Initializer, Linear, precision_of, unstack
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import name_attention
-from dalle_jax.layers.shared_context import arrange_contexts
-from dalle_jax.layers.slot_cache import SlotCache
+from dalle_jax.layers.slot_cache import SlotCache, arrange_contexts
 from dalle_jax.parallel.axes import BATCH, CANDIDATES, EMBED, HEAD_DIM, HEADS
 from dalle_jax.parallel.layout import axis_after_batch, constrain
 
@@ -168,7 +167,7 @@ class SelfAttention(nnx.Module):
     ) -> tuple[Float[Array, "B W D"], SlotCache]:
         """Attend for one pass, at codes ``index`` to ``index + W - 1`` of each row; return its output and the cache.
 
-        ``context`` is the context of each row (layers/shared_context.py), and ``group`` the layer's index in a scanned
+        ``context`` is the context of each row (layers/slot_cache.py), and ``group`` the layer's index in a scanned
         stack.
         """
         q, k, v = self.project(x)  # [B W N H], [B W G H]
@@ -223,7 +222,7 @@ class CrossAttention(nnx.Module):
     def window(
         self, x: Float[Array, "B W D"], keys: CrossKeys, context: Int[Array, " B"] | None
     ) -> Float[Array, "B W D"]:
-        """Attend from W positions of each row to the text of its context (layers/shared_context.py)."""
+        """Attend from W positions of each row to the text of its context (layers/slot_cache.py)."""
         rows, window, _ = x.shape
         k, v, seen = arrange_contexts(keys.k, keys.v, keys.mask, context, rows)
         assert seen is not None

@@ -10,6 +10,12 @@ before. Each kind of attention has room for what its mask allows:
 
 Codes that were written for wrong guesses stay in the room until their index is written again. No query sees them
 before, since a window begins at most one code after the last right one.
+
+Rows share contexts, the keys and values of X prompts. ``context`` is the index of each row's context. None says that
+rows are grouped: X divides B, and row b has context b // (B / X). Grouped rows read each context once. For rows in any
+order there are two ways, by the number of contexts:
+    few     all contexts form one, of which each row sees its own part; X times the products, each context read once
+    many    each row gets a copy of its context, which is read for every row
 """
 
 import functools
@@ -23,13 +29,45 @@ from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
 from dalle_jax.layers.head_groups import group_heads
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import precision_of
-from dalle_jax.layers.shared_context import arrange_contexts
 from dalle_jax.parallel.axes import BATCH, HEADS, LAYERS
 from dalle_jax.parallel.layout import constrain
 
+MOST_SHARED = 8
+"""The largest number of contexts that are read as one.
+
+Up to about 200 / W contexts the products of windows of W codes take an accelerator less time than copies would.
+"""
+
+
+class ArrangedContexts(NamedTuple):
+    """Contexts for B rows in groups of B / Y, with the visible positions of each row; None makes all visible."""
+
+    k: Float[Array, "Y G C H"]
+    v: Float[Array, "Y G C H"]
+    seen: Bool[Array, "B C"] | None
+
+
+def arrange_contexts(
+    k: Float[Array, "X G S H"],
+    v: Float[Array, "X G S H"],
+    seen: Bool[Array, "X S"] | None,
+    context: Int[Array, " B"] | None,
+    rows: int,
+) -> ArrangedContexts:
+    """Arrange the contexts of ``rows`` rows; ``seen`` marks the visible positions of each context."""
+    count, heads, length, size = k.shape
+    if context is None:
+        return ArrangedContexts(k, v, None if seen is None else jnp.repeat(seen, rows // count, axis=0))
+    if count > MOST_SHARED:
+        return ArrangedContexts(k[context], v[context], None if seen is None else seen[context])
+    own = jnp.broadcast_to((context[:, None] == jnp.arange(count))[..., None], (rows, count, length))
+    own = own if seen is None else own & seen
+    k, v = (x.swapaxes(0, 1).reshape(1, heads, count * length, size) for x in (k, v))
+    return ArrangedContexts(k, v, own.reshape(rows, -1))
+
 
 class SlotCache(NamedTuple):
-    """Keys and values of one layer: X contexts (layers/shared_context.py), and room for S codes of B rows.
+    """Keys and values of one layer: X contexts, and room for S codes of B rows.
 
     Column attention stores the codes as [B G w h H]. In a scanned stack the second axis is layers (``stack.Layered``).
     """
@@ -126,7 +164,7 @@ def window_attention(
 ) -> Float[Array, "B W N H"]:
     """Attend from codes ``index`` to ``index + W - 1``, which are written, to the context, earlier codes and each self.
 
-    ``context`` is the context of each row (layers/shared_context.py). ``seen`` marks the visible positions of the
+    ``context`` is the context of each row. ``seen`` marks the visible positions of the
     contexts; None makes all of them visible.
     """
     codes, shape = _read(cache, pattern, index, q.shape[1]), q.shape

@@ -65,7 +65,7 @@ class SlotDecoder(CachedDecoder, Protocol):
     ) -> tuple[Float[Array, "B W K"], PyTree]:
         """Return the logits of codes ``position`` (>= 1) to ``position + W - 1`` of each row, and the new cache.
 
-        ``context`` is the context of each row; None if adjacent rows share contexts (layers/shared_context.py).
+        ``context`` is the context of each row; None if adjacent rows share contexts (layers/slot_cache.py).
         ``previous`` are the codes before each of them: ``position - 1`` to ``position + W - 2``. The logits of a code
         do not depend on the codes after it, nor on its place in the window.
         """

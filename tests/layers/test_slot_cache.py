@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dalle_jax.layers import shared_context
+from dalle_jax.layers import slot_cache as module
 from dalle_jax.layers.attend import dense_attention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.kv_cache import new_cache
@@ -52,7 +52,7 @@ def test_rows_at_their_own_positions_equal_attention_over_the_stream(kind, windo
 @pytest.mark.parametrize("most", [1, 8], ids=["copies", "as one"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_rows_in_any_order_read_their_own_context_and_adjacent_rows_share_it(most, masked, monkeypatch):
-    monkeypatch.setattr(shared_context, "MOST_SHARED", most)
+    monkeypatch.setattr(module, "MOST_SHARED", most)
     pattern, window = Pattern("full", CONTEXT, GRID), 2
     k, v = jax.random.normal(jax.random.key(1), (2, 2, 2, CONTEXT, 4))
     seen = jnp.array([[True, False, True], [False, True, True]])
