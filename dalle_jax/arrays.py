@@ -6,6 +6,7 @@ The letters have the same meaning everywhere:
     T text length    I image tokens   L text and image tokens together   S keys
     D width          N heads          H head width                       F hidden width
     V vocabulary     K codebook       h w grid of codes                  C channels
+    G key and value heads, a divisor of N
 
 A shape of one letter has a leading space (``Float[Array, " B"]``), since lint takes "B" for a name.
 """

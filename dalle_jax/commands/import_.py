@@ -27,7 +27,16 @@ from dalle_jax.pipelines.load.karlo_pipeline import KARLO
 from dalle_jax.pipelines.load.models import ModelFile
 from dalle_jax.pipelines.load.text import IMPORTED, packed
 from dalle_jax.pretrained.mapping import fill
-from dalle_jax.pretrained.publisher import KINDS, WHOLE_KINDS, Kind, Published, WholeKind, find_any_kind, find_kind
+from dalle_jax.pretrained.publisher import (
+    KINDS,
+    WHOLE_KINDS,
+    Kind,
+    Published,
+    WholeKind,
+    check_place,
+    find_any_kind,
+    find_kind,
+)
 from dalle_jax.pretrained.publishers.karlo_folder import published_sizes
 from dalle_jax.storage import Place
 from dalle_jax.text.bart_bpe import BartBpe
@@ -53,6 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="text tokenizer's file, if none is next to the weights: CLIP's bpe_simple_vocab_16e6.txt.gz, or "
         "vocab.json with merges.txt in the same folder, or tokenizer.json",
     )  # fmt: skip
+    parser.add_argument(
+        "--preset", metavar="NAME", help="with open-clip, the model that a file of bare weights is (ViT-B-32, RN50, …)"
+    )
     parser.add_argument("--fsdp", type=int, default=1, help="devices that the weights are sharded over (default 1)")
 
 
@@ -63,9 +75,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.source}: expected {chosen.help}, got a path that does not exist")
     with locked(args.out, "import"):
         if isinstance(chosen, WholeKind):
+            if args.preset is not None:
+                raise UserError(f"--preset: expected none, because {chosen.name} has no presets, got {args.preset}")
+            check_place(args.source, "folder", chosen.help)
             _import_parts(args, chosen)
         else:
-            _import(chosen, chosen.read(args.source), args.out, args, args.vocabulary)
+            _import(chosen, chosen.read(args.source, args.preset), args.out, args, args.vocabulary)
     return 0
 
 
@@ -109,8 +124,9 @@ def _import(chosen: Kind, found: Published, out: Place, args: argparse.Namespace
     model_file = render(ModelFile(model=found.config, sampling=found.sampling))
     source_json = (json.dumps(record, indent=2) + "\n").encode()
     save_weights(out, module, model_file, {"model.gin": model_file.encode(), IMPORTED: source_json, **text.files})
+    place = f" (under {found.tensors.prefix!r} in the file)" if found.tensors.prefix else ""
     used = len(found.tensors) + len(found.tensors.skipped) - len(unused)
-    print(f"{out}: {_model_name(found)}, {used} tensors used, {len(unused)} ignored, licence: {licence}")
+    print(f"{out}: {_model_name(found)}, {used} tensors used{place}, {len(unused)} ignored, licence: {licence}")
     if text.message:
         print(f"{out}: {text.message}")
 

@@ -6,6 +6,7 @@ other name is a path in the tree of a run. After an unreadable statement the par
 that all errors of a file are reported together.
 """
 
+import io
 import re
 import tokenize
 import warnings
@@ -30,6 +31,9 @@ MAX_DEPTH = 50
 
 MAX_ERRORS = 30
 """Number of unreadable statements in one file after which reading stops."""
+
+MAX_ADJACENT_STRINGS = 1000
+"""Largest number of strings in a row that stand for one. Gin's parser takes quadratic time for them."""
 
 _TARGET = re.compile(r"\s*([A-Za-z_][\w.]*)\s*[=:]")
 _TOKEN = re.compile(r"Failed to parse token '(.*)'", re.DOTALL)
@@ -165,7 +169,9 @@ def _read_from(lines: list[str], start: int, file: str, problems: Problems) -> G
     with_lines = "\n".join(lines[start:]) + "\n"
     while True:
         try:
-            parser = parser or config_parser.ConfigParser(with_lines, _Delegate())
+            if parser is None:
+                _check_strings(with_lines)
+                parser = config_parser.ConfigParser(with_lines, _Delegate())
             begin = start + parser.current_token.start[0] - 1
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # such as the one about '\d' in a string
@@ -182,6 +188,23 @@ def _read_from(lines: list[str], start: int, file: str, problems: Problems) -> G
         if statement is None:
             return len(lines)
         yield from _statement(statement, Location(file, start + statement.location.line_num), problems)
+
+
+def _check_strings(text: str) -> None:
+    """Raise SyntaxError, with the line, for more than ``MAX_ADJACENT_STRINGS`` strings in a row."""
+    if text.count("'") + text.count('"') <= 2 * MAX_ADJACENT_STRINGS:
+        return
+    count = 0
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type not in (tokenize.NL, tokenize.COMMENT):
+                count = count + 1 if token.type == tokenize.STRING else 0
+            if count > MAX_ADJACENT_STRINGS:
+                error = SyntaxError(f"expected at most {MAX_ADJACENT_STRINGS} strings in a row, got more")
+                error.lineno = token.start[0]
+                raise error
+    except (tokenize.TokenError, IndentationError):  # the parser reports it
+        return
 
 
 def _statement(

@@ -94,7 +94,8 @@ def expected_vectors(
 
     def expected(x: Array, level: NoiseLevel) -> ModelOutput:
         logits = guided_logits(denoiser, x, level.time, guide, nothing, scale)
-        return ModelOutput(jax.nn.softmax(logits, axis=-1) @ vectors)
+        shares = jax.nn.softmax(logits, axis=-1)
+        return ModelOutput(jnp.matmul(shares, vectors, precision=jax.lax.Precision.HIGHEST))
 
     return expected
 

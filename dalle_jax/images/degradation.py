@@ -18,6 +18,7 @@ import numpy as np
 
 from dalle_jax.arrays import Array, Float, Key
 
+HIGHEST = jax.lax.Precision.HIGHEST
 BLOCK = 8
 """The side of JPEG's blocks."""
 LUMINANCE = np.array([
@@ -118,9 +119,9 @@ def blurred(images: Float[Array, "B h w 3"], sigmas: Float[Array, "B 2"], kernel
     height, width = images.shape[1:3]
     padded = jnp.pad(images, ((0, 0), (half, half), (half, half), (0, 0)), mode="edge")
     windows = jnp.stack([padded[:, i : i + height] for i in range(kernel)])  # [k B h W 3]
-    down = jnp.einsum("kbhwc,bk->bhwc", windows, weights[:, 0])
+    down = jnp.einsum("kbhwc,bk->bhwc", windows, weights[:, 0], precision=HIGHEST)
     windows = jnp.stack([down[:, :, i : i + width] for i in range(kernel)])  # [k B h w 3]
-    return jnp.einsum("kbhwc,bk->bhwc", windows, weights[:, 1])
+    return jnp.einsum("kbhwc,bk->bhwc", windows, weights[:, 1], precision=HIGHEST)
 
 
 @functools.cache
@@ -143,9 +144,9 @@ def jpeg(images: Float[Array, "B h w 3"], quality: Float[Array, " B"]) -> Float[
     rows, columns = padded.shape[1] // BLOCK, padded.shape[2] // BLOCK
     blocks = padded.reshape(batch, rows, BLOCK, columns, BLOCK, channels)
     table = jnp.asarray(_cosines(), jnp.float32)
-    found = jnp.einsum("up,bipjqc,vq->biujvc", table, blocks, table)
+    found = jnp.einsum("up,bipjqc,vq->biujvc", table, blocks, table, precision=HIGHEST)
     scale = jnp.where(quality < 50, 5000 / quality, 200 - 2 * quality) / 100  # [B]
     step = jnp.maximum(jnp.round(scale[:, None, None] * LUMINANCE), 1.0)[:, None, :, None, :, None]
     quantised = jnp.round(found / step) * step
-    back = jnp.einsum("up,biujvc,vq->bipjqc", table, quantised, table).reshape(padded.shape)
-    return back[:, :height, :width] / 127.5
+    back = jnp.einsum("up,biujvc,vq->bipjqc", table, quantised, table, precision=HIGHEST)
+    return back.reshape(padded.shape)[:, :height, :width] / 127.5

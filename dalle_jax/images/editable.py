@@ -15,6 +15,7 @@ from dalle_jax.images.decode import decode_own, to_opaque_rgb
 from dalle_jax.images.header import BadImage, Limits, read_header
 from dalle_jax.images.inputs import ImageInput, load_pixels
 from dalle_jax.images.masks import transparent
+from dalle_jax.untrusted import read_file
 
 OWN_MODES = ("RGB", "RGBA", "L", "LA", "I;16")
 """Pillow's modes that an edit keeps. Others become RGB, or RGBA if they have transparency; 1 bit becomes L."""
@@ -107,15 +108,23 @@ def load_editable(given: ImageInput, name: str = "image") -> EditableImage:
         return EditableImage(pixels, "RGB", pixels)
     if isinstance(given, Image.Image):
         return _of_image(given, given.format or "PNG", given.info.get("icc_profile"), name)
-    content = Path(given).read_bytes()
+    content = read_file(Path(given), Limits().bytes)
     try:
         header = read_header(content, Limits())
         image = decode_own(header)
     except BadImage as error:
         raise UserError(f"{given}: {error}") from error
-    with Image.open(io.BytesIO(content), formats=(header.format,)) as whole:
-        colours = whole.info.get("icc_profile")
+    colours = _colour_profile(content, header.format)
     return _of_image(image, header.format, colours, f"{given}")
+
+
+def _colour_profile(content: bytes, form: str) -> bytes | None:
+    """Return the ICC profile of a whole file. It is None if Pillow cannot read the file's metadata."""
+    try:
+        with Image.open(io.BytesIO(content), formats=(form,)) as whole:
+            return whole.info.get("icc_profile")
+    except Exception:  # Pillow raises a dozen kinds of error for broken metadata; the pixels were decoded without them
+        return None
 
 
 def _of_image(image: Image.Image, form: str, colours: bytes | None, name: str) -> EditableImage:

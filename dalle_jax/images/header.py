@@ -2,7 +2,11 @@
 
 The size is checked against limits here. Parts that the pixels do not need are removed from JPEG, PNG and TIFF files:
 EXIF, colour profiles, text and further pages. Otherwise Pillow would decompress these parts, allocate memory for them
-and print warnings. GIF, BMP and WebP files are kept as they are.
+and print warnings. Comments are removed from GIF files, since Pillow takes quadratic time for them. BMP and WebP files
+are kept as they are.
+
+The work of a decoder is bounded here too, since a decoder cannot be interrupted: the scans of a JPEG, each of which
+passes over all pixels, and the parts of every format are counted.
 
 Layouts: JPEG ITU-T T.81 B.1, PNG (W3C) 5.3, GIF89a, TIFF 6.0 section 2 (EXIF data are a TIFF too), BMP
 (BITMAPINFOHEADER), WebP container specification.
@@ -13,13 +17,29 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+FREE_PIXELS, PIXELS_PER_BYTE = 16_000_000, 256
+"""Largest image of a data set in any number of bytes, and the pixels for a byte of a larger one.
+
+A photo has up to about 100 pixels a byte.
+"""
+MAX_SCANS = 100
+"""Largest number of scans of a JPEG. Progressive files have about 10, and the most thorough optimisers make 60."""
+MAX_PARTS = 100_000
+"""Largest number of segments, chunks or blocks before the pixels, and of values in a tag of a TIFF but for offsets."""
+MAX_OFFSETS = 200_000
+"""Largest number of strips or tiles of a TIFF; tiles have at least 16 x 16 pixels."""
+MAX_RUN_LENGTH_BYTES = 8_000_000
+"""Largest BMP with run lengths, which Pillow decodes in Python."""
 ORIENTATION = 274
 """EXIF tag of the camera's orientation, 1 (upright) to 8."""
 _JPEG_DROPPED = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # JFIF (E0) and Adobe (EE) define the colours
+_JPEG_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _JPEG_SIZES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _TIFF_SINGLE = (256, 257, 259, 262, 266, ORIENTATION, 277, 278, 282, 283, 284, 296, 317, 322, 323)
+
+_TIFF_OFFSETS = (273, 279, 324, 325)
 
 
 class BadImage(Exception):
@@ -28,7 +48,7 @@ class BadImage(Exception):
     ``kind`` is the class of the fault, by which reports count; ``reason`` describes the fault of this file.
 
     Kinds: "not an image", "format" (a format that is not supported), "truncated", "broken", "too many bytes",
-    "too many pixels", "too small".
+    "too many pixels", "too many parts", "too small".
     """
 
     def __init__(self, kind: str, reason: str):
@@ -98,6 +118,13 @@ def read_header(content: bytes, limits: Limits) -> Header:
         raise BadImage("truncated", f"{name} file of {len(content)} bytes ends within its header") from error
 
 
+def refuse_sparse(header: Header, size: int) -> None:
+    """Raise ``BadImage`` for a large image in a file of so few bytes that it can only be blank, or a bomb."""
+    if header.width * header.height > max(FREE_PIXELS, PIXELS_PER_BYTE * size):
+        got = f"{header.width}x{header.height} pixels in a file of {size} bytes"
+        raise BadImage("too many pixels", f"{got}, expected at most {PIXELS_PER_BYTE} per byte beyond {FREE_PIXELS}")
+
+
 def exif_orientation(exif: bytes) -> int:
     """Return the orientation in EXIF data, with or without the "Exif" prefix; 1 if absent or broken."""
     exif = exif.removeprefix(b"Exif\0\0")
@@ -119,29 +146,41 @@ def _unknown_format(content: bytes) -> BadImage:
     return BadImage("not an image", f"expected {_FORMATS}, got {got}{text}")
 
 
+def _too_many_parts(name: str) -> BadImage:
+    return BadImage("too many parts", f"{name} file of more than {MAX_PARTS} parts")
+
+
 def _jpeg(content: bytes, limits: Limits) -> Header:
-    kept, exif, size = [content[:2]], b"", (0, 0)
+    kept, exif, size, frame, components = [content[:2]], b"", (0, 0), 0xC0, 0
     position = 2
-    while (position := content.find(b"\xff", position)) >= 0:  # like libjpeg, skip bytes between segments
+    for _ in range(MAX_PARTS):
+        position = content.find(b"\xff", position)  # like libjpeg, skip bytes between segments
+        if position < 0:
+            raise BadImage("truncated", f"JPEG file of {len(content)} bytes ends before its pixels begin")
         code = content[position + 1]
         if code == 0xFF:
             position += 1
         elif code <= 0x01 or 0xD0 <= code <= 0xD8:
             position += 2
         elif code == 0xDA:
+            several = frame in _JPEG_PROGRESSIVE or content[position + 4] < components
+            scans = content.count(b"\xff\xda", position) if several else 1  # libjpeg reads no further ones then
+            if scans > MAX_SCANS:
+                raise BadImage("too many parts", f"JPEG file of {scans} scans, expected at most {MAX_SCANS}")
             return Header("JPEG", *size, exif_orientation(exif), b"".join([*kept, content[position:]]))
         else:
             end = position + 2 + max(2, struct.unpack_from(">H", content, position + 2)[0])
             segment = content[position:end]
             if code in _JPEG_SIZES:
-                size = struct.unpack_from(">HH", segment, 5)[::-1]
+                height, width, components = struct.unpack_from(">HHB", segment, 5)
+                size, frame = (width, height), code
                 limits.check(*size)
             if code == 0xE1 and segment[4:10] == b"Exif\0\0":
                 exif = exif or segment[4:]
             if code not in _JPEG_DROPPED:
                 kept.append(segment)
             position = end
-    raise BadImage("truncated", f"JPEG file of {len(content)} bytes ends before its pixels begin")
+    raise _too_many_parts("JPEG")
 
 
 def _png(content: bytes, limits: Limits) -> Header:
@@ -151,7 +190,9 @@ def _png(content: bytes, limits: Limits) -> Header:
     limits.check(width, height)
     kept, exif, position, name = [content[:8]], b"", 8, b""
     view = memoryview(content)
-    while name != b"IEND":
+    for _ in range(MAX_PARTS):
+        if name == b"IEND":
+            return Header("PNG", width, height, exif_orientation(exif), b"".join(kept))
         length, name = struct.unpack_from(">I4s", content, position)
         end = position + 12 + length
         (checksum,) = struct.unpack_from(">I", content, end - 4)
@@ -162,29 +203,40 @@ def _png(content: bytes, limits: Limits) -> Header:
         elif name == b"eXIf":
             exif = content[position + 8 : end - 4]
         position = end
-    return Header("PNG", width, height, exif_orientation(exif), b"".join(kept))
+    raise _too_many_parts("PNG")
 
 
 def _gif(content: bytes, limits: Limits) -> Header:
     width, height, flags = struct.unpack_from("<HHB", content, 6)
     limits.check(width, height)
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    kept, parts = [content[:position]], 0
     while content[position] == 0x21:  # extensions before the first frame
+        start, graphic_control = position, content[position + 1] == 0xF9
         position += 2
         while content[position]:
             position += 1 + content[position]
+            parts += 1
+            if parts > MAX_PARTS:
+                raise _too_many_parts("GIF")
         position += 1
+        if graphic_control:
+            kept.append(content[start:position])
     if content[position] == 0x2C:  # a frame may exceed the screen, and Pillow allocates for both
         left, top, wide, high = struct.unpack_from("<4H", content, position + 1)
         width, height = max(width, left + wide), max(height, top + high)
     limits.check(width, height)
-    return Header("GIF", width, height, 1, content)
+    return Header("GIF", width, height, 1, b"".join([*kept, content[position:]]))
 
 
 def _bmp(content: bytes, limits: Limits) -> Header:
     (length,) = struct.unpack_from("<I", content, 14)
     width, height = struct.unpack_from("<HH" if length == 12 else "<ii", content, 18)
     limits.check(width, abs(height))  # a negative height means top-down rows
+    packed = length >= 40 and struct.unpack_from("<I", content, 30)[0] in (1, 2)
+    if packed and len(content) > MAX_RUN_LENGTH_BYTES:
+        expected = f"expected at most {MAX_RUN_LENGTH_BYTES}"
+        raise BadImage("too many bytes", f"BMP file of {len(content)} bytes with run lengths, {expected}")
     return Header("BMP", width, abs(height), 1, content)
 
 
@@ -204,12 +256,14 @@ def _webp(content: bytes, limits: Limits) -> Header:
     end, exif, position = 8 + struct.unpack_from("<I", content, 4)[0], b"", 12
     if end > len(content):
         raise BadImage("truncated", f"WebP file of {len(content)} bytes, expected {end}")
-    while position + 8 <= end:
+    for _ in range(MAX_PARTS):
+        if position + 8 > end:
+            return Header("WEBP", width, height, exif_orientation(exif), content)
         name, length = struct.unpack_from("<4sI", content, position)
         if name == b"EXIF":
             exif = content[position + 8 : position + 8 + length]
         position += 8 + length + length % 2
-    return Header("WEBP", width, height, exif_orientation(exif), content)
+    raise _too_many_parts("WebP")
 
 
 def _tiff(content: bytes, limits: Limits) -> Header:
@@ -228,6 +282,8 @@ def _tiff(content: bytes, limits: Limits) -> Header:
             room -= size
             if room < 0 or struct.unpack_from(order + "I", content, position)[0] + size > len(content):
                 raise BadImage("truncated", f"TIFF file of {len(content)} bytes ends within its tag {tag}")
+        if kind not in (1, 2, 6, 7) and count > (MAX_OFFSETS if tag in _TIFF_OFFSETS else MAX_PARTS):
+            raise _too_many_parts("TIFF")
         if tag in _TIFF_SINGLE and count != 1:
             raise BadImage("broken", f"TIFF file with {count} values of tag {tag}, expected 1")
     first = bytearray(content)

@@ -11,7 +11,8 @@ from PIL import Image
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.decode import decode, to_opaque_rgb
-from dalle_jax.images.header import BadImage
+from dalle_jax.images.header import BadImage, Limits
+from dalle_jax.untrusted import read_file
 
 ImageInput: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 """One image: a file name, a Pillow image or an array uint8 [H W 3].
@@ -30,7 +31,7 @@ def load_pixels(given: ImageInput, name: str = "image") -> UInt8[np.ndarray, "H 
         try:
             if isinstance(given, Image.Image):
                 return np.asarray(to_opaque_rgb(given))
-            return decode(Path(given).read_bytes())
+            return decode(read_file(Path(given), Limits().bytes))
         except BadImage as error:
             raise UserError(f"{name if isinstance(given, Image.Image) else given}: {error}") from error
     if isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim == 3 and given.shape[2] == 3:

@@ -15,6 +15,7 @@ from PIL import Image
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.decode import decode_own
 from dalle_jax.images.header import BadImage, Limits, read_header
+from dalle_jax.untrusted import read_file
 
 MaskInput: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 """A mask. An array is bool [H W], True where pixels are filled, or uint8 [H W], [H W 3] or [H W 4] as in a file."""
@@ -71,7 +72,7 @@ def _hidden(given: MaskInput, name: str) -> Bool[np.ndarray, "H W"]:
     if isinstance(given, Image.Image):
         return _of_image(given, name)
     try:
-        image = decode_own(read_header(Path(given).read_bytes(), Limits()))
+        image = decode_own(read_header(read_file(Path(given), Limits().bytes), Limits()))
     except BadImage as error:
         raise UserError(f"{given}: {error}") from error
     return _of_image(image, f"{given}")

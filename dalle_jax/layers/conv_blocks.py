@@ -17,9 +17,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Float
-from dalle_jax.layers.linear import Initializer, add_bias, flat_matmul, unstack, weight_gradient
-from dalle_jax.parallel.axes import CHANNELS, KERNEL
-from dalle_jax.parallel.layout import platform
+from dalle_jax.layers.linear import Initializer, add_bias, flat_matmul, precision_of, unstack, weight_gradient
+from dalle_jax.parallel.axes import BATCH, CHANNELS, HEIGHT, KERNEL, WIDTH
+from dalle_jax.parallel.layout import constrain, platform, whole
 from dalle_jax.parallel.reduction import cast_for_sum, gradient_dtype
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -80,13 +80,12 @@ def convolve(
     size = kernel.shape[0]
     height, width = x.shape[1:3]
     padding = padding or (same_padding(height, size, stride), same_padding(width, size, stride))
+    x = _split(x)
     if platform() != "cpu":
-        return _native(x, kernel, stride, padding, 1, gradient_dtype().name)
+        return _split(_native(x, kernel, stride, padding, 1, gradient_dtype().name))
     if size == stride == 1 and padding == ((0, 0), (0, 0)):
-        return flat_matmul(x, kernel[0, 0])
-    if stride == 1:
-        return _plain(x, kernel, padding)
-    return _strided(x, kernel, stride, padding)
+        return _split(flat_matmul(x, whole(kernel[0, 0], CHANNELS)))
+    return _split(_plain(x, kernel, padding) if stride == 1 else _strided(x, kernel, stride, padding))
 
 
 def convolve_transposed(
@@ -99,19 +98,29 @@ def convolve_transposed(
     """
     size = kernel.shape[0]
     before, after = (stride + size - 1) // 2, (stride + size - 2) // 2
+    x = _split(x)
     if platform() != "cpu":
         pads = ((before, after), (before, after))
-        return _native(x, kernel, 1, pads, stride, gradient_dtype().name)
-    return _by_phases(x, kernel, stride, before)
+        return _split(_native(x, kernel, 1, pads, stride, gradient_dtype().name))
+    return _split(_by_phases(x, kernel, stride, before))
+
+
+def _split(x: Array) -> Array:
+    """Constrain images, and their gradient, to be split as the batch is: XLA may split channels instead."""
+    return constrain(x, BATCH, HEIGHT, WIDTH, CHANNELS)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def _native(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int, summed_in: str) -> Array:
     """Call XLA's convolution. The kernel's gradient is summed, also over devices, in dtype ``summed_in``."""
     del summed_in
+    return _dilated(x, kernel.astype(x.dtype), stride, padding, dilation)
+
+
+def _dilated(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int) -> Array:
     return jax.lax.conv_general_dilated(
-        x, kernel.astype(x.dtype), (stride, stride), padding, lhs_dilation=(dilation, dilation),
-        dimension_numbers=DIMENSIONS,
+        x, whole(kernel, CHANNELS), (stride, stride), padding, lhs_dilation=(dilation, dilation),
+        dimension_numbers=DIMENSIONS, precision=precision_of(x.dtype),
     )  # fmt: skip
 
 
@@ -125,14 +134,8 @@ def _native_backward(
     stride: int, padding: Padding, dilation: int, summed_in: str, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     x, kernel = residuals
-
-    def convolution(x: Array, kernel: Array) -> Array:
-        return jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), padding, lhs_dilation=(dilation, dilation), dimension_numbers=DIMENSIONS
-        )
-
-    to_x = jax.vjp(lambda x: convolution(x, kernel.astype(x.dtype)), x)[1](gradient)[0]
-    to_kernel = _kernel_gradient(x, gradient, kernel.shape[:2], stride, padding, dilation, summed_in)
+    to_x = jax.vjp(lambda x: _dilated(x, kernel.astype(x.dtype), stride, padding, dilation), x)[1](gradient)[0]
+    to_kernel = whole(_kernel_gradient(x, gradient, kernel.shape[:2], stride, padding, dilation, summed_in), CHANNELS)
     return to_x, to_kernel.astype(kernel.dtype)
 
 
@@ -153,7 +156,8 @@ def _kernel_gradient(
     x, gradient = cast_for_sum(summed_in, x, gradient)
     return jax.lax.conv_general_dilated(
         x, gradient, (1, 1), pads, lhs_dilation=(dilation, dilation), rhs_dilation=(stride, stride),
-        dimension_numbers=("CHWN", "IHWO", "HWNC"), preferred_element_type=jnp.dtype(summed_in),
+        dimension_numbers=("CHWN", "IHWO", "HWNC"), precision=precision_of(x.dtype),
+        preferred_element_type=jnp.dtype(summed_in),
     )  # fmt: skip
 
 
@@ -161,7 +165,7 @@ def _kernel_gradient(
 def _plain_valid(x: Array, kernel: Array, summed_in: str) -> Array:
     """Convolve [B H W C] with [k l C F] to [B h w F], without padding."""
     del summed_in
-    return _convolution(x, kernel.astype(x.dtype))
+    return _convolution(x, whole(kernel.astype(x.dtype), CHANNELS))
 
 
 def _plain_valid_forward(x: Array, kernel: Array, summed_in: str) -> tuple[Array, tuple[Array, Array]]:
@@ -172,7 +176,8 @@ def _plain_valid_backward(summed_in: str, residuals: tuple[Array, Array], gradie
     x, kernel = residuals
     rows, columns, channels, features = kernel.shape
     height, width = gradient.shape[1:3]
-    to_x = jax.vjp(lambda x: _convolution(x, kernel.astype(x.dtype)), x)[1](gradient)[0]
+    cast = whole(kernel.astype(x.dtype), CHANNELS)
+    to_x = jax.vjp(lambda x: _convolution(x, cast), x)[1](gradient)[0]
     flat = gradient.reshape(-1, features)  # [B*h*w F]
     products = [
         weight_gradient(
@@ -185,7 +190,9 @@ def _plain_valid_backward(summed_in: str, residuals: tuple[Array, Array], gradie
 
 
 def _convolution(x: Array, kernel: Array) -> Array:
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=DIMENSIONS)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=DIMENSIONS, precision=precision_of(x.dtype)
+    )
 
 
 _plain_valid.defvjp(_plain_valid_forward, _plain_valid_backward)

@@ -22,21 +22,22 @@ from dalle_jax.parallel.layout import constrain
 
 
 class KvCache(NamedTuple):
-    """Keys and values of one layer. The first axis of every array is prompts.
+    """Keys and values of one layer. The first axis of every array is prompts. G counts key and value
+    heads (layers/head_groups.py).
 
     The context's keys are stored transposed, so that both products with the context contract the rows of a matrix. XLA
-    on a CPU computes them twice as fast (docs/architecture.md). Column attention stores the codes as [P M N w r H]: r
+    on a CPU computes them twice as fast (docs/architecture.md). Column attention stores the codes as [P M G w r H]: r
     rows of each of the w columns.
     """
 
-    context_k: Float[Array, "P N H C"]
-    context_v: Float[Array, "P N C H"]
-    k: Float[Array, "P M N S H"] | Float[Array, "P M N w r H"]
-    v: Float[Array, "P M N S H"] | Float[Array, "P M N w r H"]
+    context_k: Float[Array, "P G H C"]
+    context_v: Float[Array, "P G C H"]
+    k: Float[Array, "P M G S H"] | Float[Array, "P M G w r H"]
+    v: Float[Array, "P M G S H"] | Float[Array, "P M G w r H"]
 
 
 def new_cache(
-    context_k: Float[Array, "P N C H"], context_v: Float[Array, "P N C H"], candidates: int, pattern: Pattern
+    context_k: Float[Array, "P G C H"], context_v: Float[Array, "P G C H"], candidates: int, pattern: Pattern
 ) -> KvCache:
     """Create a cache that holds the context and has no capacity for codes yet."""
     prompts, heads, _, size = context_k.shape
@@ -77,23 +78,23 @@ def shard(cache: KvCache) -> KvCache:
 
 
 def order_after(
-    out: Float[Array, "P M N H"], k: Float[Array, "P M N H"], v: Float[Array, "P M N H"]
-) -> tuple[Float[Array, "P M N H"], Float[Array, "P M N H"]]:
+    out: Float[Array, "P M N H"], k: Float[Array, "P M G H"], v: Float[Array, "P M G H"]
+) -> tuple[Float[Array, "P M G H"], Float[Array, "P M G H"]]:
     """Return ``k`` and ``v`` unchanged, with a data dependency on ``out``, which was read from the cache.
 
     Without it XLA on a CPU may schedule the write before the read, and then copies the whole cache twice per step. An
     ``optimization_barrier`` does not help, since XLA drops it too early. The dependency is a zero that the compiler
     cannot fold.
     """
-    zero = out[..., :1] * 0
+    zero = out[:, :, : k.shape[2], :1] * 0
     return k + zero, v + zero
 
 
 def write(
     cache: KvCache,
     pattern: Pattern,
-    k: Float[Array, "P M N H"],
-    v: Float[Array, "P M N H"],
+    k: Float[Array, "P M G H"],
+    v: Float[Array, "P M G H"],
     index: Int[Array, ""],
     group: Int[Array, ""] | None = None,
 ) -> KvCache:
@@ -116,8 +117,8 @@ def write(
 class CachedCodes(NamedTuple):
     """The cached codes that one step reads: S slots, and which of them are visible."""
 
-    k: Float[Array, "P M N S H"]
-    v: Float[Array, "P M N S H"]
+    k: Float[Array, "P M G S H"]
+    v: Float[Array, "P M G S H"]
     visible: Bool[Array, " S"]
 
 

@@ -3,6 +3,8 @@
 XLA on a CPU computes the weight gradient of a product over [B L D] three times slower than over [B*L D]
 (docs/architecture.md). On a CPU, forward and gradients are therefore 2-D products. Accelerators run one dot_general
 over the parameter's own shape, so XLA sees the sharding of every dimension.
+
+Products of float32 operands are float32 on every platform (``precision_of``).
 """
 
 import functools
@@ -22,6 +24,15 @@ from dalle_jax.parallel.reduction import cast_for_sum, gradient_dtype
 Initializer: TypeAlias = Callable[..., Array]
 
 
+def precision_of(dtype: DTypeLike) -> jax.lax.Precision | None:
+    """Return the precision of products of operands of ``dtype``: HIGHEST for float32, else None.
+
+    By default a TPU rounds float32 operands to bfloat16, and an NVIDIA GPU to TF32. Codes then differ between
+    machines. A model that may be computed in less precision has dtype bfloat16, whose products need no choice.
+    """
+    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
+
+
 def flat_matmul(
     x: Float[Array, "... D"], kernel: Float[Array, "D F"], out_dtype: str | None = None
 ) -> Float[Array, "... F"]:
@@ -35,7 +46,9 @@ def flat_matmul(
 
 def _flat_product(x: Array, kernel: Array, out_dtype: str) -> Array:
     flat = x.reshape(-1, x.shape[-1])  # [B D]
-    product = jnp.matmul(flat, kernel.astype(x.dtype), preferred_element_type=jnp.dtype(out_dtype))
+    product = jnp.matmul(
+        flat, kernel.astype(x.dtype), precision=precision_of(x.dtype), preferred_element_type=jnp.dtype(out_dtype)
+    )
     return product.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
@@ -59,7 +72,7 @@ def _flat_matmul_backward(
     # The barriers keep XLA from undoing the reshape.
     flat_x = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]))  # [B D]
     flat_gradient = jax.lax.optimization_barrier(gradient.reshape(-1, gradient.shape[-1]))  # [B F]
-    to_x = (flat_gradient @ kernel.astype(x.dtype).T).reshape(x.shape)
+    to_x = jnp.matmul(flat_gradient, kernel.astype(x.dtype).T, precision=precision_of(x.dtype)).reshape(x.shape)
     return to_x, weight_gradient(flat_x, flat_gradient, summed_in).astype(kernel.dtype)
 
 
@@ -69,7 +82,9 @@ _flat_matmul.defvjp(_flat_matmul_forward, _flat_matmul_backward)
 def _product(x: Array, kernel: Array, inputs: int, out_dtype: str) -> Array:
     """Contract the last ``inputs`` dimensions of ``x`` with the first ones of ``kernel`` in one dot_general."""
     axes = ((tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))), ((), ()))
-    return jax.lax.dot_general(x, kernel.astype(x.dtype), axes, preferred_element_type=jnp.dtype(out_dtype))
+    return jax.lax.dot_general(
+        x, kernel.astype(x.dtype), axes, precision=precision_of(x.dtype), preferred_element_type=jnp.dtype(out_dtype)
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -93,10 +108,12 @@ def _contract_backward(
     gradient = gradient.astype(x.dtype)
     lead, outs = x.ndim - inputs, kernel.ndim - inputs
     axes = (tuple(range(lead, lead + outs)), tuple(range(inputs, kernel.ndim)))
-    to_x = jax.lax.dot_general(gradient, kernel.astype(x.dtype), (axes, ((), ())))
+    to_x = jax.lax.dot_general(gradient, kernel.astype(x.dtype), (axes, ((), ())), precision=precision_of(x.dtype))
     x, gradient = cast_for_sum(summed_in, x, gradient)
     over = (tuple(range(lead)), tuple(range(lead)))
-    to_kernel = jax.lax.dot_general(x, gradient, (over, ((), ())), preferred_element_type=jnp.dtype(summed_in))
+    to_kernel = jax.lax.dot_general(
+        x, gradient, (over, ((), ())), precision=precision_of(x.dtype), preferred_element_type=jnp.dtype(summed_in)
+    )
     return to_x, to_kernel.astype(kernel.dtype)
 
 
@@ -106,7 +123,7 @@ _contract.defvjp(_contract_forward, _contract_backward)
 def weight_gradient(x: Float[Array, "n D"], gradient: Float[Array, "n F"], summed_in: str) -> Float[Array, "D F"]:
     """Compute ``x^T gradient`` in dtype ``summed_in``, in which devices then sum it."""
     x, gradient = cast_for_sum(summed_in, x, gradient)
-    return jnp.matmul(x.T, gradient, preferred_element_type=jnp.dtype(summed_in))
+    return jnp.matmul(x.T, gradient, precision=precision_of(x.dtype), preferred_element_type=jnp.dtype(summed_in))
 
 
 def add_bias(x: Float[Array, "..."], bias: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -139,7 +156,9 @@ def panel_matmul(
     count, width, _ = panels.shape
     rows = jnp.broadcast_to(x.reshape(-1, width), (count, x.size // width, width))
     axes, out_dtype = (((2,), (1,)), ((0,), (0,))), out_dtype or x.dtype.name
-    product = jax.lax.dot_general(rows, panels, axes, preferred_element_type=jnp.dtype(out_dtype))  # [n B c]
+    product = jax.lax.dot_general(
+        rows, panels, axes, precision=precision_of(x.dtype), preferred_element_type=jnp.dtype(out_dtype)
+    )  # [n B c]
     # A swap of axes would join the loops of what follows, which XLA then does not vectorise.
     joined = jnp.stack([row.reshape(-1) for row in unstack(product, 1)])  # [B n*c]
     return joined[:, :columns].reshape(*x.shape[:-1], columns)

@@ -12,6 +12,7 @@ Codes that were written for wrong guesses stay in the room until their index is 
 before, since a window begins at most one code after the last right one.
 """
 
+import functools
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -19,33 +20,36 @@ import jax.numpy as jnp
 
 from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
+from dalle_jax.layers.head_groups import group_heads
 from dalle_jax.layers.kv_cache import KvCache
+from dalle_jax.layers.linear import precision_of
+from dalle_jax.layers.shared_context import arrange_contexts
 from dalle_jax.parallel.axes import BATCH, HEADS, LAYERS
 from dalle_jax.parallel.layout import constrain
 
 
 class SlotCache(NamedTuple):
-    """Keys and values of one layer for B rows, each with a context of its own and room for S codes.
+    """Keys and values of one layer: X contexts (layers/shared_context.py), and room for S codes of B rows.
 
-    Column attention stores the codes as [B N w h H]. In a scanned stack the second axis is layers (``stack.Layered``).
+    Column attention stores the codes as [B G w h H]. In a scanned stack the second axis is layers (``stack.Layered``).
     """
 
-    context_k: Float[Array, "*B N C H"]
-    context_v: Float[Array, "*B N C H"]
-    k: Float[Array, "*B N S H"] | Float[Array, "*B N w h H"]
-    v: Float[Array, "*B N S H"] | Float[Array, "*B N w h H"]
+    context_k: Float[Array, "*X G C H"]
+    context_v: Float[Array, "*X G C H"]
+    k: Float[Array, "*B G S H"] | Float[Array, "*B G w h H"]
+    v: Float[Array, "*B G S H"] | Float[Array, "*B G w h H"]
 
 
-def slot_cache(cache: KvCache, pattern: Pattern, window: int) -> SlotCache:
-    """Return the context of a prefilled cache with empty room for codes, one row per prompt."""
-    *lead, size, _ = cache.context_k.shape
+def slot_cache(cache: KvCache, pattern: Pattern, window: int, rows: int) -> SlotCache:
+    """Return the contexts of a prefilled cache, and empty room for the codes of ``rows`` rows."""
+    _, *lead, size, _ = cache.context_k.shape
     room = pattern.grid[::-1] if pattern.kind == "column" else (_ring_size(pattern, window),)
-    empty = jnp.zeros((*lead, *room, size), cache.context_k.dtype)
+    empty = jnp.zeros((rows, *lead, *room, size), cache.context_k.dtype)
     return shard(SlotCache(cache.context_k.swapaxes(-1, -2), cache.context_v, empty, empty))
 
 
 def shard(cache: SlotCache) -> SlotCache:
-    """Shard a cache over rows and heads. In a scanned stack the second axis of the arrays is layers."""
+    """Shard a cache over contexts or rows, and heads. In a scanned stack the second axis of the arrays is layers."""
     named = (BATCH, *(LAYERS,) * (cache.context_k.ndim - 4), HEADS)
     return SlotCache(*(constrain(x, *named, *(None,) * (x.ndim - len(named))) for x in cache))
 
@@ -59,8 +63,8 @@ def _ring_size(pattern: Pattern, window: int) -> int:
 def write_window(
     cache: SlotCache,
     pattern: Pattern,
-    k: Float[Array, "B W N H"],
-    v: Float[Array, "B W N H"],
+    k: Float[Array, "B W G H"],
+    v: Float[Array, "B W G H"],
     index: Int[Array, " B"],
     group: Int[Array, ""] | None = None,
 ) -> SlotCache:
@@ -81,8 +85,8 @@ def write_window(
 class VisibleCodes(NamedTuple):
     """The places of the room that the queries of a window read, and the mask."""
 
-    k: Float[Array, "B N S H"] | Float[Array, "B W N h H"]
-    v: Float[Array, "B N S H"] | Float[Array, "B W N h H"]
+    k: Float[Array, "B G S H"] | Float[Array, "B W G h H"]
+    v: Float[Array, "B G S H"] | Float[Array, "B W G h H"]
     visible: Bool[Array, "B W S"]
 
 
@@ -117,23 +121,31 @@ def window_attention(
     cache: SlotCache,
     pattern: Pattern,
     index: Int[Array, " B"],
-    seen: Bool[Array, "B C"] | None = None,
+    context: Int[Array, " B"] | None,
+    seen: Bool[Array, "X C"] | None = None,
 ) -> Float[Array, "B W N H"]:
     """Attend from codes ``index`` to ``index + W - 1``, which are written, to the context, earlier codes and each self.
 
-    ``seen`` marks the visible context positions; None makes all of them visible.
+    ``context`` is the context of each row (layers/shared_context.py). ``seen`` marks the visible positions of the
+    contexts; None makes all of them visible.
     """
-    codes = _read(cache, pattern, index, q.shape[1])
-    image_axes = "bwnsh" if pattern.kind == "column" else "bnsh"
-    q = q * q.shape[-1] ** -0.5
-    context = jnp.einsum("bwnh,bnch->bwnc", q, cache.context_k, preferred_element_type=jnp.float32)
-    if seen is not None:
-        context = jnp.where(seen[:, None, None], context, MASKED_SCORE)
-    image = jnp.einsum(f"bwnh,{image_axes}->bwns", q, codes.k, preferred_element_type=jnp.float32)
-    scores = jnp.concatenate([context, jnp.where(codes.visible[:, :, None], image, MASKED_SCORE)], axis=-1)
+    codes, shape = _read(cache, pattern, index, q.shape[1]), q.shape
+    image_axes = "bwgsh" if pattern.kind == "column" else "bgsh"
+    shared = arrange_contexts(cache.context_k, cache.context_v, seen, context, shape[0])
+    q, r = group_heads(q * q.shape[-1] ** -0.5, cache.k.shape[1], axis=2)  # [B W N H], or [B W G R H]
+    product = functools.partial(jnp.einsum, precision=precision_of(q.dtype))
+    grouped = q.reshape(shared.k.shape[0], -1, *q.shape[1:])  # [Y B/Y W ...]
+    first = product(f"ybwg{r}h,ygch->ybwg{r}c", grouped, shared.k, preferred_element_type=jnp.float32)
+    first = first.reshape(*q.shape[:-1], -1)  # [B W N C], or [B W G R C]
+    if shared.seen is not None:
+        first = jnp.where(jnp.expand_dims(shared.seen, tuple(range(1, first.ndim - 1))), first, MASKED_SCORE)
+    image = product(f"bwg{r}h,{image_axes}->bwg{r}s", q, codes.k, preferred_element_type=jnp.float32)
+    visible = jnp.expand_dims(codes.visible, tuple(range(2, image.ndim - 1)))
+    scores = jnp.concatenate([first, jnp.where(visible, image, MASKED_SCORE)], axis=-1)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [B W N C+S], not normalised
     total = weights.sum(axis=-1, keepdims=True)
-    weights, split = weights.astype(q.dtype), cache.context_k.shape[2]
-    out = jnp.einsum("bwnc,bnch->bwnh", weights[..., :split], cache.context_v)
-    out = out + jnp.einsum(f"bwns,{image_axes}->bwnh", weights[..., split:], codes.v)
-    return out / total.astype(q.dtype)
+    weights, split = weights.astype(q.dtype), shared.k.shape[2]
+    first = weights[..., :split].reshape(*grouped.shape[:-1], split)
+    out = product(f"ybwg{r}c,ygch->ybwg{r}h", first, shared.v).reshape(q.shape)
+    out = out + product(f"bwg{r}s,{image_axes}->bwg{r}h", weights[..., split:], codes.v)
+    return (out / total.astype(q.dtype)).reshape(shape)

@@ -25,11 +25,6 @@ def adaptive_weight(
     return (norms[0] / (norms[1] + 1e-4)).clip(0.0, 1e4)
 
 
-def discriminator_factor(step: Array, start: int) -> Float[Array, ""]:
-    """Return 0 before step ``start`` and 1 from then on, so that training starts without a discriminator."""
-    return (step >= start).astype(jnp.float32)
-
-
 def pyramid_distance(one: Float[Array, "B H W C"], other: Float[Array, "B H W C"], levels: int) -> Float[Array, " B"]:
     """Compute a perceptual distance without trained weights, which is our own substitute for LPIPS.
 

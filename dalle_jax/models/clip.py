@@ -16,6 +16,7 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Bool, Float, Int, Num
 from dalle_jax.images.clip_pixels import Convention
+from dalle_jax.layers.attend import dense_attention_blnh
 from dalle_jax.layers.conv_blocks import space_to_depth
 from dalle_jax.layers.embeddings import Embedding, EmbeddingParam, broadcast_param
 from dalle_jax.layers.linear import Linear
@@ -199,13 +200,11 @@ class ClipBlock(nnx.Module):
         return x + self.down(hidden)
 
     def attend(self, x: Float[Array, "B L D"], mask: Bool[Array, "... L L"] | None) -> Float[Array, "B L D"]:
-        """Compute softmax attention, with logits in float32."""
+        """Compute softmax attention; the queries are scaled before the product, as published."""
         q, k, v = jnp.moveaxis(name_attention(self.qkv(x)), 2, 0)  # [B L N H] each
-        logits = jnp.einsum("BLNH,BSNH->BNLS", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
-        if mask is not None:
-            logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        return self.out(name_attention(jnp.einsum("BNLS,BSNH->BLNH", weights, v)))
+        mask = None if mask is None else mask.reshape(-1, 1, *mask.shape[-2:])  # [B 1 L L] or [1 1 L L]
+        out = dense_attention_blnh(q * q.shape[-1] ** -0.5, k, v, mask, scale=1.0)
+        return self.out(name_attention(out))
 
 
 def make_stack(tower: TowerConfig, config: ClipConfig | ClipTextConfig | ClipImageConfig, rngs: nnx.Rngs) -> Stack:

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Float
+from dalle_jax.layers.attend import dense_attention_blnh
 from dalle_jax.layers.batch_norm import BatchNorm
 from dalle_jax.layers.conv_blocks import channel_axes, convolve
 from dalle_jax.layers.embeddings import Embedding
@@ -100,13 +101,11 @@ class AttentionPool(nnx.Module):
         self.project = Linear(shape, embed_width, axes=(HEADS, HEAD_DIM, None), init=init, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B E"]:
-        """Pool the grid to embeddings; attention logits are float32."""
+        """Pool the grid to embeddings."""
         x = x.reshape(x.shape[0], -1, x.shape[-1])  # [B h*w C]
         x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1) + self.positions.all(x.shape[0])  # [B L C]
-        q, k, v = self.q(x[:, 0]), self.k(x), self.v(x)
-        logits = jnp.einsum("BNH,BSNH->BNS", q * HEAD_WIDTH**-0.5, k).astype(jnp.float32)
-        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        return self.project(jnp.einsum("BNS,BSNH->BNH", weights, v))
+        q, k, v = self.q(x[:, :1]), self.k(x), self.v(x)  # [B 1 N H], [B L N H]
+        return self.project(dense_attention_blnh(q, k, v)[:, 0])
 
 
 class ModifiedResNet(nnx.Module):

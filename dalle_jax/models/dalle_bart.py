@@ -20,13 +20,14 @@ from dalle_jax.layers.attention import CrossAttention, CrossKeys, SelfAttention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.embeddings import Embedding, EmbeddingParam, broadcast_param
+from dalle_jax.layers.head_groups import check_kv_heads
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.mlp import NormFormerGlu
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
 from dalle_jax.layers.slot_cache import SlotCache, of_group
 from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
-from dalle_jax.models.code_generator import CachedGenerator, Logits
+from dalle_jax.models.code_generator import CachedGenerator, Outputs
 from dalle_jax.models.prompt_kinds import TokenIds
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
@@ -40,7 +41,8 @@ class DalleBartConfig:
     branches. ``scan`` compiles one layer and loops over all. ``remat`` chooses the activations that a layer stores
     (layers/remat.py) and ``backend`` the implementation of the decoder's self-attention in training (layers/attend.py).
     ``code_width`` is the width of the image tokenizer's code vectors; 0, as published, does not use them
-    (layers/code_tokens.py).
+    (layers/code_tokens.py). ``decoder_kv_heads``, a divisor of ``decoder_heads``, is the number of key and value heads
+    of both attentions of the decoder (layers/head_groups.py); by default each head has its own, as published.
 
     The published models have ``pad_id`` 1 and ``empty_caption`` (0, 2). Their tables of codes have ``extra_codes`` rows
     beyond the codebook, and ``start_code`` is one of these rows. The defaults suit a text tokenizer with padding 0 and
@@ -58,6 +60,7 @@ class DalleBartConfig:
     decoder_layers: int
     decoder_heads: int
     decoder_hidden: int
+    decoder_kv_heads: int | None = None
     init_std: float = 0.02
     dropout: float = 0.0
     scan: bool = False
@@ -71,6 +74,7 @@ class DalleBartConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
+        check_kv_heads("decoder_kv_heads", self.decoder_kv_heads, self.decoder_heads)
         rows = self.codebook_size + self.extra_codes
         if self.extra_codes and self.code_width:
             raise ValueError(
@@ -129,16 +133,16 @@ class DalleBartDecoderBlock(nnx.Module):
     """A decoder layer: causal self-attention, cross-attention to the text and a GLU, each with norms around it."""
 
     def __init__(self, config: DalleBartConfig, *, rngs: nnx.Rngs):
-        width, heads, dtype = config.width, config.decoder_heads, config.dtype
+        width, heads, kv_heads, dtype = config.width, config.decoder_heads, config.decoder_kv_heads, config.dtype
         init = nnx.initializers.normal(config.init_std)
         self.rate = config.dropout
         self.attention_norm = LayerNorm(width, scale=False, dtype=dtype)
         self.attention = SelfAttention(
-            width, heads, width // heads, dtype=dtype, backend=config.backend, init=init, rngs=rngs
+            width, heads, width // heads, kv_heads=kv_heads, dtype=dtype, backend=config.backend, init=init, rngs=rngs
         )
         self.attention_norm_after = LayerNorm(width, dtype=dtype)
         self.cross_norm = LayerNorm(width, scale=False, dtype=dtype)
-        self.cross = CrossAttention(width, heads, width // heads, dtype=dtype, init=init, rngs=rngs)
+        self.cross = CrossAttention(width, heads, width // heads, kv_heads=kv_heads, dtype=dtype, init=init, rngs=rngs)
         self.cross_norm_after = LayerNorm(width, dtype=dtype)
         self.glu = NormFormerGlu(width, config.decoder_hidden, dtype=dtype, init=init, rngs=rngs)
 
@@ -147,6 +151,11 @@ class DalleBartDecoderBlock(nnx.Module):
         drop = (None, None) if key is None else jax.random.split(key)
         x = x + dropout(self.cross_norm_after(self.cross(self.cross_norm(x), keys)), self.rate, drop[0])
         return x + dropout(self.glu(x), self.rate, drop[1])
+
+    def read_text_in_window(self, x: Array, keys: CrossKeys, context: Int[Array, " B"] | None) -> Array:
+        """Apply cross-attention and the GLU to a window of rows, each with the text of its context."""
+        x = x + self.cross_norm_after(self.cross.window(self.cross_norm(x), keys, context))
+        return x + self.glu(x)
 
     def __call__(
         self,
@@ -184,12 +193,13 @@ class DalleBartDecoderBlock(nnx.Module):
         cache: DalleBartCache,
         pattern: Pattern,
         index: Int[Array, " B"],
+        context: Int[Array, " B"] | None,
         group: Array | None,
     ) -> tuple[Float[Array, "B W D"], DalleBartCache]:
         """Compute the layer's output for codes ``index`` to ``index + W - 1``, and the cache that holds them."""
         assert isinstance(cache.codes, SlotCache)
-        out, codes = self.attention.decode_window(self.attention_norm(x), cache.codes, pattern, index, group)
-        x = self.read_text(x + self.attention_norm_after(out), of_group(cache.text, group))
+        out, codes = self.attention.decode_window(self.attention_norm(x), cache.codes, pattern, index, context, group)
+        x = self.read_text_in_window(x + self.attention_norm_after(out), of_group(cache.text, group), context)
         return x, cache._replace(codes=codes)
 
 
@@ -262,10 +272,10 @@ class DalleBart(CachedGenerator):
             return broadcast_param(self.start[...][None], rows, dtype)
         return self.codes.embed(jnp.tile(jnp.asarray(self.config.start_code), (rows, 1)))
 
-    def __call__(
+    def outputs(
         self, text: Int[Array, "B T"], codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None
-    ) -> Logits:
-        """Compute the logits [B I R] of all codes by teacher forcing, with dropout if there is a key."""
+    ) -> Outputs:
+        """Compute the outputs for all codes by teacher forcing, with dropout if there is a key."""
         encoder_key, decoder_key = None, None
         if dropout_key is not None and self.config.dropout > 0:
             encoder_key, decoder_key = jax.random.split(dropout_key)
@@ -279,7 +289,7 @@ class DalleBart(CachedGenerator):
             return block(x, encoded, mask, pattern, key), None
 
         x, _ = self.stack(apply, self.embedding_norm(x), stack_keys(decoder_key, self.stack.depth))
-        return Logits(image=self.codes.predict(self.norm(x)), text=None)
+        return Outputs(image=self.norm(x), text=None)
 
     def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], Layered]:
         """Return the logits of code 0 for each prompt, and a cache without room for codes."""
@@ -309,7 +319,11 @@ class DalleBart(CachedGenerator):
         return self._codebook_logits(self.norm(x)), cache
 
     def decode_window(
-        self, previous: Int[Array, "B W"], position: Int[Array, " B"], cache: Layered
+        self,
+        previous: Int[Array, "B W"],
+        position: Int[Array, " B"],
+        cache: Layered,
+        context: Int[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B W K"], Layered]:
         """Return the logits of codes ``position`` >= 1 to ``position + W - 1``, given the codes before each of them."""
         codes = position[:, None] + jnp.arange(previous.shape[1])
@@ -322,7 +336,7 @@ class DalleBart(CachedGenerator):
             cache: DalleBartCache,
             group: Array | None,
         ) -> tuple[Array, DalleBartCache]:
-            return block.decode_window(x, cache, pattern, position - 1, group)
+            return block.decode_window(x, cache, pattern, position - 1, context, group)
 
         x, cache = self.stack.update(change, x, cache)
         return self._codebook_logits(self.norm(x)), cache

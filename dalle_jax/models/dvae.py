@@ -208,7 +208,8 @@ class Dvae(nnx.Module):
 
     def encode_latents(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w c"]:
         """Encode images as the mean code vector of each place, under the distribution of its codes."""
-        return jax.nn.softmax(self.logits(pixels), axis=-1) @ self.code_vectors
+        shares = jax.nn.softmax(self.logits(pixels), axis=-1)
+        return jnp.matmul(shares, self.code_vectors, precision=jax.lax.Precision.HIGHEST)
 
     def decode_latents(self, latents: Float[Array, "B h w c"]) -> Float[Array, "B H W 3"]:
         """Decode mean code vectors to images in [0, 1]; the decoder is linear in them, so nothing is quantised."""

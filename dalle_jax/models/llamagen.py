@@ -22,17 +22,18 @@ from dalle_jax.layers.attention import SelfAttention, step_attention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.embeddings import Embedding
+from dalle_jax.layers.head_groups import check_kv_heads
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import Initializer, Linear, unstack
+from dalle_jax.layers.linear import Initializer, Linear
 from dalle_jax.layers.mlp import constrain_hidden
 from dalle_jax.layers.norms import RmsNorm
 from dalle_jax.layers.remat import Remat, name_attention
 from dalle_jax.layers.rotary import grid_rotary_table, rotate
 from dalle_jax.layers.slot_cache import SlotCache, of_group, window_attention, write_window
 from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
-from dalle_jax.models.code_generator import CachedGenerator, Logits
+from dalle_jax.models.code_generator import CachedGenerator, Outputs
 from dalle_jax.models.prompt_kinds import ByCaption, ByClass
-from dalle_jax.parallel.axes import BATCH, CANDIDATES, EMBED, HEADS, MLP, POSITIONS, SEQ
+from dalle_jax.parallel.axes import BATCH, EMBED, MLP, POSITIONS, SEQ
 from dalle_jax.parallel.layout import constrain
 
 
@@ -41,8 +42,9 @@ class LlamaGenConfig:
     """Sizes and options of the network. The width of a head, ``width / heads``, must be a multiple of 4.
 
     The hidden width of the SwiGLU is the smallest multiple of ``multiple_of`` that is at least 8/3 ``width``.
-    ``dropout`` is the rate on residual branches and on the input of the first layer. ``scan``, ``remat``, ``backend``
-    and ``code_width`` are as in DalleConfig. Captions need a padding mask, for which attention is always XLA's.
+    ``dropout`` is the rate on residual branches and on the input of the first layer. ``kv_heads``, ``scan``, ``remat``,
+    ``backend`` and ``code_width`` are as in DalleConfig. Captions need a padding mask, for which attention is always
+    XLA's.
     """
 
     condition: ByClass | ByCaption
@@ -51,6 +53,7 @@ class LlamaGenConfig:
     width: int
     depth: int
     heads: int
+    kv_heads: int | None = None
     multiple_of: int = 256
     init_std: float = 0.02
     dropout: float = 0.0
@@ -63,6 +66,7 @@ class LlamaGenConfig:
     def __post_init__(self) -> None:
         if self.width % (4 * self.heads):
             raise ValueError(f"width: expected a multiple of 4 * heads ({4 * self.heads}), got {self.width}")
+        check_kv_heads("kv_heads", self.kv_heads, self.heads)
 
     @property
     def hidden(self) -> int:
@@ -114,13 +118,14 @@ class LlamaGenBlock(nnx.Module):
         self.rate = config.dropout
         self.attention_norm = RmsNorm(width, dtype=config.dtype)
         self.attention = SelfAttention(
-            width, config.heads, width // config.heads, dtype=config.dtype, backend=config.backend, init=init, rngs=rngs
-        )
+            width, config.heads, width // config.heads, kv_heads=config.kv_heads, dtype=config.dtype,
+            backend=config.backend, init=init, rngs=rngs,
+        )  # fmt: skip
         self.mlp_norm = RmsNorm(width, dtype=config.dtype)
         self.mlp = SwiGlu(config, rngs=rngs)
 
     def _attend(self, x: Array, table: Array, pattern: Pattern, seen: Array | None) -> tuple[Array, Array, Array]:
-        """Compute causal self-attention of a stream [B L D]; return it with the keys and values [B N L H]."""
+        """Compute causal self-attention of a stream [B L D]; return it with the keys and values [B G L H]."""
         q, k, v = self.attention.project_qkv(self.attention_norm(x))
         q, k = rotate(q, table), rotate(k, table)  # the table [L h 2] stands before the heads' batch
         if seen is None:
@@ -162,8 +167,8 @@ class LlamaGenBlock(nnx.Module):
 
         Return it with the key and value of the code.
         """
-        qkv = constrain(self.attention.qkv(self.attention_norm(x)), BATCH, CANDIDATES, None, HEADS, None)  # [P M 3 N H]
-        q, k, v = rotate(qkv[:, :, 0], table), rotate(qkv[:, :, 1], table), qkv[:, :, 2]
+        q, k, v = self.attention.project_step(self.attention_norm(x))
+        q, k = rotate(q, table), rotate(k, table)
         assert isinstance(cache.codes, KvCache)
         out = step_attention(q, k, v, cache.codes, pattern, index, cache.seen)
         x = x + self.attention.out(out)
@@ -176,17 +181,18 @@ class LlamaGenBlock(nnx.Module):
         cache: LlamaGenCache,
         pattern: Pattern,
         index: Int[Array, " B"],
+        context: Int[Array, " B"] | None,
         group: Array | None,
     ) -> tuple[Float[Array, "B W D"], LlamaGenCache]:
         """Compute the layer's output for codes ``index`` to ``index + W - 1``, and the cache that holds them.
 
         ``table`` are the rotary angles of the codes.
         """
-        q, k, v = unstack(self.attention.qkv(self.attention_norm(x)), 2)  # [B W N H] each
+        q, k, v = self.attention.project(self.attention_norm(x))  # [B W N H], [B W G H]
         q, k = rotate(q, table), rotate(k, table)
         assert isinstance(cache.codes, SlotCache)
         codes = write_window(cache.codes, pattern, k, v, index, group)
-        out = window_attention(q, of_group(codes, group), pattern, index, of_group(cache.seen, group))
+        out = window_attention(q, of_group(codes, group), pattern, index, context, of_group(cache.seen, group))
         x = x + self.attention.out(out)
         return x + self.mlp(self.mlp_norm(x)), cache._replace(codes=codes)
 
@@ -259,8 +265,8 @@ class LlamaGen(CachedGenerator):
         config = self.config
         return grid_rotary_table(config.grid, config.width // config.heads, config.text_length)
 
-    def __call__(self, text: Prompts, codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None) -> Logits:
-        """Compute the logits of all codes by teacher forcing, with dropout if there is a key."""
+    def outputs(self, text: Prompts, codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None) -> Outputs:
+        """Compute the outputs for all codes by teacher forcing, with dropout if there is a key."""
         condition, seen = self._read(text)
         x = jnp.concatenate([condition, self.codes.embed(codes[:, :-1])], axis=1)  # [B L D]
         enter, layers = (
@@ -273,7 +279,7 @@ class LlamaGen(CachedGenerator):
             return block(x, jnp.asarray(table), pattern, seen, key), None
 
         x, _ = self.stack(apply, x, stack_keys(layers, self.config.depth))
-        return Logits(image=self.codes.predict(self.norm(x[:, self.text_length - 1 :])), text=None)
+        return Outputs(image=self.norm(x[:, self.text_length - 1 :]), text=None)
 
     def prefill(self, text: Prompts, candidates: int) -> tuple[Float[Array, "P K"], Layered]:
         """Return the logits of code 0 for each prompt, and a cache without room for codes."""
@@ -302,7 +308,11 @@ class LlamaGen(CachedGenerator):
         return self.codes.predict(self.norm(x)), cache
 
     def decode_window(
-        self, previous: Int[Array, "B W"], position: Int[Array, " B"], cache: Layered
+        self,
+        previous: Int[Array, "B W"],
+        position: Int[Array, " B"],
+        cache: Layered,
+        context: Int[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B W K"], Layered]:
         """Return the logits of codes ``position`` >= 1 to ``position + W - 1``, given the codes before each of them."""
         index = position - 1
@@ -312,7 +322,7 @@ class LlamaGen(CachedGenerator):
         def change(
             block: LlamaGenBlock, x: Array, pattern: Pattern, cache: LlamaGenCache, group: Array | None
         ) -> tuple[Array, LlamaGenCache]:
-            return block.decode_window(x, table, cache, pattern, index, group)
+            return block.decode_window(x, table, cache, pattern, index, context, group)
 
         x, cache = self.stack.update(change, self.codes.embed(previous), cache)
         return self.codes.predict(self.norm(x)), cache

@@ -5,7 +5,8 @@ levels and in the middle. The encoder downsamples with a strided convolution tha
 only. The decoder doubles the size by repeating values (nearest neighbour), then convolves. A 1x1 convolution maps
 latents to the code space, where the nearest code replaces them, and another maps back. LlamaGen's tokenizer (arXiv
 2406.06525) is the same network with attention at the last level and code vectors of few dimensions on the unit sphere
-(``distance="cosine"``).
+(``distance="cosine"``). taming's GumbelVQ has a 1x1 convolution to the logits of the codes instead of distances
+(``quantizer="gumbel"``).
 
     B batch   H W pixels   h w grid   C channels   c code width   K codebook
 """
@@ -19,6 +20,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Float, Int
+from dalle_jax.layers.attend import dense_attention_blnh
 from dalle_jax.layers.conv_blocks import Conv, channel_axes, upsample
 from dalle_jax.layers.embeddings import EmbeddingParam
 from dalle_jax.layers.norms import GroupNorm
@@ -39,7 +41,8 @@ class VqganConfig:
     has ``blocks`` residual blocks per level, the decoder one more. ``attention_levels`` are the levels with attention;
     the published f16 model has (4,), of size 16x16. ``latent_width`` is the encoder's output width and ``code_width``
     the width of a code vector. ``pixel_range`` is the value range of inputs and outputs: "-1..1" as published, "0..1"
-    in DALL·E mini. ``remat`` chooses the activations that a block stores (layers/remat.py).
+    in DALL·E mini. With ``quantizer`` "gumbel" the code is the most likely one by the network's logits; such a
+    network can be imported, not trained. ``remat`` chooses the activations that a block stores (layers/remat.py).
     """
 
     width: int
@@ -51,6 +54,7 @@ class VqganConfig:
     codebook_size: int
     channels: int = 3
     distance: Literal["euclidean", "cosine"] = "euclidean"
+    quantizer: Literal["nearest", "gumbel"] = "nearest"
     pixel_range: Literal["-1..1", "0..1"] = "-1..1"
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
@@ -107,7 +111,7 @@ class VqganResBlock(nnx.Module):
 
 
 class VqganAttentionBlock(nnx.Module):
-    """Single-head attention over all positions: ``x + out(attention(norm(x)))``; the softmax is float32."""
+    """Single-head attention over all positions: ``x + out(attention(norm(x)))``."""
 
     def __init__(self, channels: int, dtype: DTypeLike, *, rngs: nnx.Rngs):
         self.norm = GroupNorm(channels, epsilon=EPSILON, dtype=dtype)
@@ -117,10 +121,8 @@ class VqganAttentionBlock(nnx.Module):
         """Apply the block, which keeps the shape."""
         batch, height, width, channels = x.shape
         y = self.norm(x)
-        q, k, v = (one(y).reshape(batch, height * width, channels) for one in (self.q, self.k, self.v))  # [B I C]
-        scores = jnp.einsum("bic,bjc->bij", q, k).astype(jnp.float32) * channels**-0.5
-        mixed = jnp.einsum("bij,bjc->bic", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
-        return x + self.out(mixed.reshape(x.shape))
+        q, k, v = (one(y).reshape(batch, height * width, 1, channels) for one in (self.q, self.k, self.v))  # [B I 1 C]
+        return x + self.out(dense_attention_blnh(q, k, v).reshape(x.shape))
 
 
 class VqganLevel(nnx.Module):
@@ -236,6 +238,8 @@ class Vqgan(nnx.Module):
                 f"{len(config.multipliers) - 1}, got width {config.width}, multipliers {config.multipliers} and "
                 f"attention_levels {config.attention_levels}"
             )
+        if config.quantizer == "gumbel" and config.distance != "euclidean":
+            raise ValueError(f"distance: expected 'euclidean' with quantizer 'gumbel', got {config.distance!r}")
         self.config = config
         self.encoder = VqganEncoder(config, rngs=rngs)
         self.into_codes = conv(config.latent_width, config.code_width, 1, config.dtype, rngs)
@@ -244,6 +248,8 @@ class Vqgan(nnx.Module):
         self.codebook = EmbeddingParam(
             unit(table) if config.distance == "cosine" else table, axes=channel_axes(*table.shape)
         )
+        gumbel = config.quantizer == "gumbel"
+        self.code_logits = conv(config.code_width, size, 1, config.dtype, rngs) if gumbel else None
         self.out_of_codes = conv(config.code_width, config.latent_width, 1, config.dtype, rngs)
         self.decoder = VqganDecoder(config, rngs=rngs)
 
@@ -268,6 +274,13 @@ class Vqgan(nnx.Module):
         x = self.into_codes(self.encoder(values)).astype(jnp.float32)
         return unit(x) if self.config.distance == "cosine" else x
 
+    def logits(self, x: Float[Array, "B h w c"]) -> Float[Array, "B h w K"]:
+        """Compute the Gumbel quantizer's logits of the codes, in float32 on all platforms so that codes agree."""
+        assert self.code_logits is not None
+        assert self.code_logits.bias is not None
+        kernel, bias = self.code_logits.kernel[0, 0], self.code_logits.bias[...]  # [c K] [K]
+        return jnp.matmul(x, kernel.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST) + bias
+
     def quantize(self, x: Float[Array, "B h w c"]) -> VqganQuantized:
         """Quantise latents ``x`` to their nearest codes."""
         table = self.code_vectors
@@ -278,7 +291,8 @@ class Vqgan(nnx.Module):
 
     def encode(self, pixels: Float[Array, "B H W 3"]) -> Int[Array, "B h w"]:
         """Encode images in [0, 1] as codes."""
-        return self.quantize(self.encode_latents(pixels)).codes
+        x = self.latents(to_range(self.config, pixels))
+        return self.quantize(x).codes if self.code_logits is None else self.logits(x).argmax(axis=-1)
 
     def decode(self, codes: Int[Array, "B h w"]) -> Float[Array, "B H W 3"]:
         """Decode codes to images, clipped to [0, 1]."""
@@ -286,11 +300,20 @@ class Vqgan(nnx.Module):
         return from_range(self.config, self.decoder(self.out_of_codes(vectors)))
 
     def encode_latents(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w c"]:
-        """Encode images in [0, 1] as the quantizer's inputs; unit vectors for the cosine distance."""
-        return self.latents(to_range(self.config, pixels))
+        """Encode images in [0, 1] as the quantizer's inputs; unit vectors for the cosine distance.
+
+        The Gumbel quantizer's latents are mean code vectors under the distribution of the codes.
+        """
+        x = self.latents(to_range(self.config, pixels))
+        return x if self.code_logits is None else jax.nn.softmax(self.logits(x), axis=-1) @ self.code_vectors
 
     def decode_latents(self, latents: Float[Array, "B h w c"]) -> Float[Array, "B H W 3"]:
-        """Quantise latents of any length, and decode their codes to images in [0, 1]."""
+        """Quantise latents of any length, and decode their codes to images in [0, 1].
+
+        Mean code vectors of the Gumbel quantizer are decoded as they are, as the dVAE's are.
+        """
+        if self.code_logits is not None:
+            return from_range(self.config, self.decoder(self.out_of_codes(latents)))
         return self.decode(self.quantize(unit(latents) if self.config.distance == "cosine" else latents).codes)
 
 

@@ -73,6 +73,18 @@ def by_rows(x: Array) -> Array:
     return constrain(x, BATCH, *(None,) * (x.ndim - 1))
 
 
+def whole(weights: Array, axis: str) -> Array:
+    """Gather weights that are stored in shards along ``axis`` for their product with a batch.
+
+    If the mesh axes of ``axis`` also shard the batch, XLA may gather the activations of a convolution in place of its
+    kernel, and then every device holds the whole batch. Otherwise ``axis`` stays sharded, and this is the identity.
+    """
+    layout = _current.get()
+    if layout is None or layout.mesh.size == 1 or not set(layout.mesh_axes(axis)) <= set(layout.mesh_axes(BATCH)):
+        return weights
+    return constrain(weights, *(None,) * weights.ndim)
+
+
 def batch_parts() -> int:
     """Return the number of shards of the batch under the current layout; 1 outside of ``Layout.jit``."""
     layout = _current.get()

@@ -19,8 +19,10 @@ from dalle_jax.data.precomputed.manifest import AnyEncoding, Encoding
 from dalle_jax.data.precomputed.writer import EncodedFolder
 from dalle_jax.data.source import EpochSource, Example, Source
 from dalle_jax.images.pixels import centre_square, to_float
+from dalle_jax.layers.conv_blocks import Conv, ConvTranspose
+from dalle_jax.layers.linear import Linear
 from dalle_jax.models.image_tokenizer import ImageTokenizer
-from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.layout import Layout, platform
 
 SAY_EVERY = 10.0
 """Seconds between two lines of progress."""
@@ -54,7 +56,15 @@ def encoding(source: Source, tokenizer: ImageTokenizer, image_size: int, crops: 
         grid=(image_size // factor, image_size // factor),
         codebook_size=tokenizer.codebook_size,
         shard_examples=shard_examples,
+        platform=platform(),
+        precision=product_dtypes(cast(nnx.Module, tokenizer)),
     )
+
+
+def product_dtypes(network: nnx.Module) -> str:
+    """Return the dtypes in which a network's layers multiply, such as "float32" or "bfloat16, float32"."""
+    layers = (node for _, node in nnx.iter_graph(network) if isinstance(node, Linear | Conv | ConvTranspose))
+    return ", ".join(sorted({str(layer.dtype) for layer in layers}))
 
 
 def crop_problems(source: Source, crops: int, shard_examples: int) -> list[str]:

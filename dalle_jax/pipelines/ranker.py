@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeAlias, overload
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
@@ -51,7 +52,8 @@ def choice_among_first(
 def _score(clip: Clip, pixels: UInt8[Array, "B H W 3"], text: Int[Array, "P T"]) -> Float[Array, "P M"]:
     image = _encode_image(clip, pixels)  # [P*M E]
     words = clip.encode_text(text)  # [P E]
-    return jnp.einsum("pme,pe->pm", image.reshape(text.shape[0], -1, image.shape[-1]), words)
+    images = image.reshape(text.shape[0], -1, image.shape[-1])  # [P M E]
+    return jnp.einsum("pme,pe->pm", images, words, precision=jax.lax.Precision.HIGHEST)
 
 
 def _encode_text(clip: Clip, text: Int[Array, "B T"]) -> Float[Array, "B E"]:

@@ -149,20 +149,21 @@ class PlannedSampler:
         return StepBytes(sum(map(bytes_on_a_device, whole)), bytes_of_steps / (length - 1) / sharing)
 
     def window_bytes(self, batch: SampledBatch, window: int) -> StepBytes:
-        """Return the bytes that a device reads in a pass of sampling in slots, where every image has its own context.
+        """Return the bytes that a device reads in a pass of sampling in slots, one for each image.
 
         A window of column attention reads at most all columns. All other layers read their whole room.
         """
 
         def fill(state: PyTree, text: Array) -> PyTree:
             generator = nnx.merge(self._graph, state)
-            return generator.slots(generator.prefill(text, 1)[1], window)
+            return generator.slots(generator.prefill(text, 1)[1], window, rows=1)
 
         with portable_trace():
             cache = jax.eval_shape(fill, self._state, self.generator.prompt_spec(1))
         sharing = self.layout.parts(BATCH) * self._gathered.parts(HEADS)
         codes, context = self._read(cache, window)
-        return self.step_bytes(batch)._replace(cache=2 * (codes + context) * batch.images / sharing)
+        cache = 2 * (codes * batch.images + context * batch.prompts) / sharing
+        return self.step_bytes(batch)._replace(cache=cache)
 
     @property
     def _gathered(self) -> Layout:

@@ -113,7 +113,7 @@ def fill(
     shardings = spec.shardings(layout) if layout is not None else dict.fromkeys(spec.paths, first)
     by_target = {one.target: one for one in rules}
     arrays = spec.stored()
-    values = {name: _load(by_target[name], tensors, arrays[name].dtype, shardings[name]) for name in spec.paths}
+    values = {name: _load(by_target[name], tensors, arrays[name], shardings[name]) for name in spec.paths}
     nnx.update(module, nnx.state(spec.merge(values)))
     return unused
 
@@ -167,7 +167,8 @@ def _differences(one: Rule, target: ArraySpec, tensors: Tensors) -> list[str]:
         if stored is None:
             continue
         is_float = [np.dtype(dtype).kind in "fV" for dtype in (stored.dtype, target.dtype)]  # V: ml_dtypes' floats
-        if stored.shape != part.shape or is_float[0] != is_float[1]:
+        scalar = part.shape == () and stored.shape == (1,)  # some programs save a number as a vector of one
+        if (stored.shape != part.shape and not scalar) or is_float[0] != is_float[1]:
             expected = f"{np.dtype(target.dtype).name}{list(part.shape)}"
             found.append(f"{name} (expected {expected}, got {stored.dtype.name}{list(stored.shape)})")
     return found
@@ -178,8 +179,11 @@ def _shorten(names: list[str]) -> str:
     return ", ".join(names[:MAX_NAMES_SHOWN]) + rest
 
 
-def _load(one: Rule, tensors: Tensors, dtype: np.dtype, sharding: jax.sharding.Sharding) -> jax.Array:
+def _load(one: Rule, tensors: Tensors, target: ArraySpec, sharding: jax.sharding.Sharding) -> jax.Array:
     value = one.transform.forward(*(tensors[name] for name in one.sources))
+    if target.shape == ():
+        value = value.reshape(())
+    dtype = target.dtype
     return jax.make_array_from_callback(value.shape, sharding, lambda index: np.asarray(value[index]).astype(dtype))
 
 

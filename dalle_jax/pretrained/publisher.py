@@ -2,13 +2,13 @@
 
 import importlib
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
+from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import find_named
 from dalle_jax.models.model_configs import AnyModelConfig
 from dalle_jax.pretrained.files.tensors import Tensors, file_error, is_size
@@ -18,10 +18,15 @@ from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import FILE, ClipBpe
 from dalle_jax.text.glide_bpe import ENCODER, PAIRS, GlideBpe
 from dalle_jax.text.vocabulary_files import MERGES, TOKENIZER, VOCABULARY
+from dalle_jax.untrusted import open_file, parse_json, read_file
 
 PUBLISHERS = "dalle_jax.pretrained.publishers"
 """Package that holds a module for each publisher."""
 MAX_CONFIG_BYTES = 1 << 24
+MODEL_CARD = "README.md"
+"""File with a YAML header that states the licence."""
+WEIGHT_ENDINGS = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".safetensors", ".msgpack", ".npz"})
+MAX_FILES_NAMED = 5
 UNKNOWN_LICENCE = "not stated next to the weights; ask the publisher"
 
 Json: TypeAlias = dict[str, object]
@@ -63,59 +68,108 @@ class Publisher(Protocol):
         ...
 
 
+@runtime_checkable
+class PresetPublisher(Protocol):
+    """A function of a publisher's module that reads a file of weights by the name of a preset, which gives the rest."""
+
+    def __call__(self, source: Path, preset: str) -> Published:
+        """Read the model in a file; raise UserError for an unknown preset, or one that the weights do not fit."""
+        ...
+
+
+Takes: TypeAlias = Literal["file", "folder", "either"]
+"""The place that a kind of weights is read from."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of published weights.
 
     ``name`` is its name on the command line, ``module`` its module in the package ``PUBLISHERS``, and ``function`` the
-    ``Publisher`` in that module.
+    ``Publisher`` in that module. ``preset_function`` is its ``PresetPublisher``, for a kind whose bare weights can be
+    read by a preset's name.
     """
 
     name: str
     module: str
     help: str
+    takes: Takes
     function: str = "published"
+    preset_function: str | None = None
 
-    def read(self, source: Path) -> Published:
-        """Read the model in ``source``."""
-        publisher: Publisher = getattr(importlib.import_module(f"{PUBLISHERS}.{self.module}"), self.function)
+    def read(self, source: Path, preset: str | None = None) -> Published:
+        """Read the model in ``source``, or bare weights by the name of a preset."""
+        module = importlib.import_module(f"{PUBLISHERS}.{self.module}")
+        if preset is not None:
+            if self.preset_function is None:
+                raise UserError(f"--preset: expected none, because {self.name} has no presets, got {preset}")
+            of_preset: PresetPublisher = getattr(module, self.preset_function)
+            check_place(source, "file", f"a file of weights for --preset {preset}")
+            return of_preset(source, preset)
+        check_place(source, self.takes, self.help)
+        publisher: Publisher = getattr(module, self.function)
         return publisher(source)
 
 
+def check_place(source: Path, takes: Takes, expected: str) -> None:
+    """Raise UserError for a file where a folder is meant, and the reverse."""
+    if takes == "folder" and source.is_file():
+        raise file_error(source, expected, "a file; name the folder that it lies in")
+    if takes == "file" and source.is_dir():
+        inside = sorted(one.name for one in source.iterdir() if one.suffix in WEIGHT_ENDINGS)[:MAX_FILES_NAMED]
+        names = ", ".join(inside) or "it has no weights"
+        raise file_error(source, expected, f"a folder; name one of its files ({names})")
+
+
 KINDS = (
-    Kind("openai-clip", "openai_clip", "OpenAI's CLIP: a .pt file"),
-    Kind("hf-clip", "hugging_face_clip", "Hugging Face's CLIPModel: a folder with config.json"),
-    Kind("open-clip", "open_clip", "open_clip: a folder with open_clip_config.json"),
-    Kind("openai-dvae", "openai_dvae", "DALL·E 1's dVAE: a folder with encoder.pkl, decoder.pkl"),
-    Kind("taming-vqgan", "taming_vqgan", "taming's VQGAN: a .ckpt, or a folder with last.ckpt"),
-    Kind("dalle-mini-vqgan", "dalle_mini_vqgan", "DALL·E mini's Flax VQGAN: a folder"),
-    Kind("llamagen-vq", "taming_vqgan", "LlamaGen's image tokenizer: a .pt file", function="published_llamagen"),
-    Kind("lpips", "lpips_weights", "LPIPS: a state dict, or a folder with VGG-16 and its weights"),
-    Kind("dalle-mini", "dalle_mini", "DALL·E mini or mega: a folder with flax_model.msgpack"),
-    Kind("min-dalle", "min_dalle", "min-dalle: a folder with encoder.pt and decoder.pt"),
-    Kind("llamagen", "llamagen", "LlamaGen's transformers: a .pt file"),
-    Kind("diffusers-unet", "diffusers_unet", "diffusers' UNets, such as Karlo's decoder: a folder"),
+    Kind("openai-clip", "openai_clip", "OpenAI's CLIP: a .pt file", "file"),
+    Kind("hf-clip", "hugging_face_clip", "Hugging Face's CLIPModel: a folder with config.json", "folder"),
+    Kind(
+        "open-clip",
+        "open_clip",
+        "open_clip: a folder with open_clip_config.json, or with --preset a file such as epoch_32.pt",
+        "folder",
+        preset_function="published_preset",
+    ),
+    Kind("openai-dvae", "openai_dvae", "DALL·E 1's dVAE: a folder with encoder.pkl, decoder.pkl", "folder"),
+    Kind("taming-vqgan", "taming_vqgan", "taming's VQGAN or GumbelVQ: a .ckpt, or a folder with last.ckpt", "either"),
+    Kind("dalle-mini-vqgan", "dalle_mini_vqgan", "DALL·E mini's Flax VQGAN: a folder", "folder"),
+    Kind(
+        "llamagen-vq", "taming_vqgan", "LlamaGen's image tokenizer: a .pt file", "file", function="published_llamagen"
+    ),
+    Kind("lpips", "lpips_weights", "LPIPS: a state dict, or a folder with VGG-16 and its weights", "either"),
+    Kind("dalle-mini", "dalle_mini", "DALL·E mini or mega: a folder with flax_model.msgpack", "folder"),
+    Kind("min-dalle", "min_dalle", "min-dalle: a folder with encoder.pt and decoder.pt", "folder"),
+    Kind("llamagen", "llamagen", "LlamaGen's transformers: a .pt file", "file"),
+    Kind("diffusers-unet", "diffusers_unet", "diffusers' UNets, such as Karlo's decoder: a folder", "folder"),
     Kind(
         "consistency-decoder",
         "diffusers_unet",
         "the consistency decoder: diffusers' folder",
+        "folder",
         function="published_consistency",
     ),
-    Kind("glide", "glide", "GLIDE's base, upsampler or inpainting network: a .pt file"),
-    Kind("karlo-prior", "karlo", "Karlo's prior: diffusers' folder prior", function="published_prior"),
+    Kind("glide", "glide", "GLIDE's base, upsampler or inpainting network: a .pt file", "file"),
+    Kind("karlo-prior", "karlo", "Karlo's prior: diffusers' folder prior", "folder", function="published_prior"),
     Kind(
-        "karlo-text-proj", "karlo", "Karlo's projections: diffusers' folder text_proj", function="published_text_proj"
+        "karlo-text-proj",
+        "karlo",
+        "Karlo's projections: diffusers' folder text_proj",
+        "folder",
+        function="published_text_proj",
     ),
     Kind(
         "karlo-text-encoder",
         "karlo",
         "Karlo's text tower: diffusers' folder text_encoder",
+        "folder",
         function="published_text_encoder",
     ),
     Kind(
         "karlo-image-encoder",
         "hugging_face_clip",
         "the image tower of Karlo's variations: diffusers' folder image_encoder",
+        "folder",
         function="published_image_encoder",
     ),
 )
@@ -182,11 +236,9 @@ def read_json(path: Path) -> Json:
     """Read a file that holds a JSON object; raise UserError for all others."""
     if not path.is_file():
         raise file_error(path, "a file with the model's config", "none")
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise file_error(path, f"at most {MAX_CONFIG_BYTES} bytes", str(path.stat().st_size))
     try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        value = parse_json(read_file(path, MAX_CONFIG_BYTES))
+    except ValueError as error:
         raise file_error(path, "a config in JSON", f"other content ({str(error)[:100]})") from error
     return as_object(path, "the config", value)
 
@@ -248,11 +300,12 @@ def check_flags(path: Path, config: Json, known: Mapping[str, object], ignored: 
 
 
 def read_licence(folder: Path) -> str:
-    """Read the licence from the YAML header of the model card, ``README.md``."""
-    card = folder / "README.md"
+    """Read the licence from the YAML header of the model card."""
+    card = folder / MODEL_CARD
     if not card.is_file():
         return UNKNOWN_LICENCE
-    head = card.read_bytes()[:20_000].decode("utf-8", errors="replace")
+    with open_file(card) as stream:
+        head = stream.read(20_000).decode("utf-8", errors="replace")
     found = re.search(r"\A---\n(?:.*\n)*?license:[ \t]*(\S.*)\n(?:.*\n)*?---", head)
     return found.group(1).strip() if found else UNKNOWN_LICENCE
 

@@ -1,15 +1,18 @@
 """A slot engine: images that are sampled side by side at positions of their own, several codes per pass.
 
 Each of B slots holds one image. An image that is finished leaves its slot, and the next one takes it (continuous
-batching). One pass computes the logits of a window of W codes of every row, from guesses of all but the first input. A
-code is final if all its inputs in the window were guessed right. Since the noise of a code depends on its image and
+batching). The state also holds X contexts, the prompts' keys and values; a slot has the number of its image's context,
+so that images of a prompt share it.
+
+One pass computes the logits of a window of W codes of every row, from guesses of all but the first input. A code is
+final if all its inputs in the window were guessed right. Since the noise of a code depends on its image and
 position alone, the codes are those of ``autoregressive.sample``, in fewer passes: parallel decoding by Jacobi iteration
 (Wiggers and Hoogeboom 2020, arXiv 2002.09928). The guess of a code is its latest drawing. A code that was not drawn yet
 is guessed to equal the last one that was. W = 1 is plain sampling in slots.
 
     new = prefill(generator, text, guided=True)                     # once per prompt
-    state = empty_slots(generator, new, slots=16, window=8, guided=True)
-    state = insert(generator, state, rows, new, images)             # rows [R]: free slots
+    state = empty_slots(generator, new, slots=16, window=8, guided=True)  # with the contexts of new
+    state = insert(state, slots, images, guided=True)               # slots [R]: free ones
     while ...:
         state = advance(generator, state, window=8, guided=True)
         done = finished(state)                                      # [B]; their codes are state.codes
@@ -29,6 +32,7 @@ from dalle_jax.sampling.autoregressive import (
     CachedDecoder,
     GivenCodes,
     NegativePrompts,
+    Prefix,
     Settings,
     draw,
     guide,
@@ -40,10 +44,11 @@ from dalle_jax.sampling.autoregressive import (
 class SlotDecoder(CachedDecoder, Protocol):
     """A cached decoder whose rows have positions of their own, and which decodes a window of codes per pass."""
 
-    def slots(self, cache: PyTree, window: int) -> PyTree:
-        """Return the cache of ``prefill`` with room for all codes of one image per prompt.
+    def slots(self, cache: PyTree, window: int, rows: int) -> PyTree:
+        """Return the cache of ``prefill`` with room for all codes of ``rows`` images.
 
-        The first axis of every array is rows. Arrays of different rows are independent, so a row may be replaced.
+        The first axis of arrays is contexts, or rows for the room of codes. An image that takes a row needs no change
+        of the cache.
         """
         ...
 
@@ -52,10 +57,15 @@ class SlotDecoder(CachedDecoder, Protocol):
         ...
 
     def decode_window(
-        self, previous: Int[Array, "B W"], position: Int[Array, " B"], cache: PyTree
+        self,
+        previous: Int[Array, "B W"],
+        position: Int[Array, " B"],
+        cache: PyTree,
+        context: Int[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B W K"], PyTree]:
         """Return the logits of codes ``position`` (>= 1) to ``position + W - 1`` of each row, and the new cache.
 
+        ``context`` is the context of each row; None if adjacent rows share contexts (layers/shared_context.py).
         ``previous`` are the codes before each of them: ``position - 1`` to ``position + W - 2``. The logits of a code
         do not depend on the codes after it, nor on its place in the window.
         """
@@ -68,9 +78,14 @@ class Prefilled(NamedTuple):
     logits: Float[Array, "Q K"]
     cache: PyTree
 
+    @classmethod
+    def of(cls, prefix: Prefix, *, guided: bool) -> "Prefilled":
+        """Return the prompts of ``autoregressive.prefill_prompts`` in the order of slots."""
+        return cls(*(jax.tree.map(lambda *rows: jnp.concatenate(rows), *prefix.halves()) if guided else prefix))
+
 
 class NewImages(NamedTuple):
-    """R images to insert: their prompts' rows in ``Prefilled``, noise keys, settings and given codes."""
+    """R images to insert: the numbers of their prompts' contexts, noise keys, settings and given codes."""
 
     prompts: Int[Array, " R"]
     keys: Key[Array, " R"]
@@ -80,10 +95,12 @@ class NewImages(NamedTuple):
 
 
 class SlotState(NamedTuple):
-    """The images of B slots.
+    """The images of B slots, and X contexts.
 
     ``codes`` are final before ``position`` and where ``keep``, else guesses. ``position`` is the next code to draw; it
-    is I in a slot that is finished or was never filled. If guided, rows B to 2B of the cache are the empty prompt's.
+    is I in a slot that is finished or was never filled. ``context`` is the number of each slot's context; None if
+    adjacent slots share contexts. ``first`` are the logits of code 0. If guided, rows B to 2B of the cache and the
+    second half of the contexts are the empty prompt's.
     """
 
     codes: Int[Array, "B I"]
@@ -91,6 +108,8 @@ class SlotState(NamedTuple):
     keep: Bool[Array, "B I"]
     keys: Key[Array, " B"]
     settings: Settings
+    context: Int[Array, " B"] | None
+    first: Float[Array, "X K"]
     cache: PyTree
 
 
@@ -101,47 +120,62 @@ def prefill(
     return Prefilled(*(prefill_guided(text, negative, generator, 1) if guided else generator.prefill(text, 1)))
 
 
-def empty_slots(generator: SlotDecoder, prefilled: Prefilled, *, slots: int, window: int, guided: bool) -> SlotState:
-    """Create B empty slots for prompts like those of ``prefilled``, of which only shapes are read."""
-    length, rows = generator.grid[0] * generator.grid[1], slots * (2 if guided else 1)
-    shapes = jax.eval_shape(lambda cache: generator.slots(cache, window), prefilled.cache)
+def empty_slots(
+    generator: SlotDecoder, prefilled: Prefilled, *, slots: int, window: int, guided: bool, adjacent: bool = False
+) -> SlotState:
+    """Create B empty slots with the contexts of ``prefilled``.
+
+    If ``adjacent``, slot b always has images of context b // (B / X), of the X without the empty prompts.
+    """
+    length = generator.grid[0] * generator.grid[1]
     return SlotState(
         codes=jnp.zeros((slots, length), jnp.int32),
         position=jnp.full((slots,), length, jnp.int32),
         keep=jnp.zeros((slots, length), bool),
         keys=jax.vmap(jax.random.key)(jnp.zeros((slots,), jnp.uint32)),
         settings=Settings.of(slots),
-        cache=jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype), shapes),
+        context=None if adjacent else jnp.zeros((slots,), jnp.int32),
+        first=prefilled.logits,
+        cache=generator.slots(prefilled.cache, window, slots * (2 if guided else 1)),
     )
 
 
-def insert(
+def insert_contexts(
     generator: SlotDecoder,
     state: SlotState,
-    slots: Int[Array, " R"],
+    contexts: Int[Array, " P"],
     prefilled: Prefilled,
-    images: NewImages,
     *,
     window: int,
     guided: bool,
 ) -> SlotState:
-    """Put new images into slots and draw their code 0. An image whose slot is B or more is left out."""
-    logits = prefilled.logits[images.prompts]  # [R K]
-    rows, at = images.prompts, slots  # of the cache: which to copy, and where
+    """Replace contexts by those of new prompts. No unfinished slot may have an image of them."""
     if guided:
-        empty, outside = images.prompts + prefilled.logits.shape[0] // 2, 2 * state.position.shape[0]
-        logits = guide(logits[:, None], prefilled.logits[empty][:, None], images.settings.guidance)[:, 0]
-        rows = jnp.concatenate([images.prompts, empty])
-        at = jnp.concatenate([jnp.where(slots < outside // 2, half, outside) for half in (slots, slots + outside // 2)])
+        contexts = jnp.concatenate([contexts, contexts + state.first.shape[0] // 2])
+    new = generator.slots(prefilled.cache, window, 0)  # without rows
+
+    def replace(old: Array, leaf: Array) -> Array:
+        return old.at[contexts].set(leaf) if leaf.shape[0] else old
+
+    first = state.first.at[contexts].set(prefilled.logits)
+    return state._replace(first=first, cache=jax.tree.map(replace, state.cache, new))
+
+
+def insert(state: SlotState, slots: Int[Array, " R"], images: NewImages, *, guided: bool) -> SlotState:
+    """Put new images into slots and draw their code 0. An image whose slot is B or more is left out."""
+    logits = state.first[images.prompts]  # [R K]
+    if guided:
+        empty = state.first[images.prompts + state.first.shape[0] // 2]
+        logits = guide(logits[:, None], empty[:, None], images.settings.guidance)[:, 0]
     noise = _noise(images.keys, jnp.zeros_like(slots)[:, None], logits.shape[-1])  # [R 1 K]
     first = draw(logits[:, None], noise, images.settings)[:, 0]
     first = jnp.where(images.keep[:, 0], images.codes[:, 0], first)
     codes = jnp.where(images.keep, images.codes, first[:, None])
-    cache = generator.slots(jax.tree.map(lambda leaf: leaf[rows], prefilled.cache), window)
-    cache = jax.tree.map(lambda old, new: old.at[at].set(new, mode="drop"), state.cache, cache)
-    images_state = SlotState(codes, jnp.ones_like(slots), images.keep, images.keys, images.settings, None)
-    state = jax.tree.map(lambda old, new: old.at[slots].set(new, mode="drop"), state._replace(cache=None), images_state)
-    return state._replace(cache=cache)
+    context = None if state.context is None else images.prompts
+    new = (codes, jnp.ones_like(slots), images.keep, images.keys, images.settings, context)
+    return SlotState(
+        *jax.tree.map(lambda old, one: old.at[slots].set(one, mode="drop"), state[: len(new)], new), *state[len(new) :]
+    )
 
 
 def _noise(keys: Key[Array, " B"], positions: Int[Array, "B W"], size: int) -> Float[Array, "B W K"]:
@@ -171,7 +205,11 @@ def advance(
     inside = jnp.minimum(places, length - 1)
     previous, guesses = state.codes[rows, jnp.minimum(places - 1, length - 1)], state.codes[rows, inside]
     copies = 2 if guided else 1  # for the prompt, and for the empty one
-    logits, cache = generator.decode_window(jnp.tile(previous, (copies, 1)), jnp.tile(start, copies), state.cache)
+    context = state.context
+    if guided and context is not None:
+        context = jnp.concatenate([context, context + state.first.shape[0] // 2])
+    previous, starts = jnp.tile(previous, (copies, 1)), jnp.tile(start, copies)
+    logits, cache = generator.decode_window(previous, starts, state.cache, context)
     if guided:
         conditional, unconditional = jnp.split(logits, 2)
         logits = guide(conditional, unconditional, state.settings.guidance)
@@ -223,16 +261,34 @@ def sample_in_slots(
     ``slots`` images at once, by default all. A finished image makes room for the next one. ``most`` is the largest
     number of codes that a pass accepts of one image, by default the window.
     """
+    new = prefill(generator, text, negative, guided=guided)
+    return sample_prefilled_in_slots(
+        generator, new, keys, settings, given, guided=guided, window=window, slots=slots, most=most
+    )
+
+
+def sample_prefilled_in_slots(
+    generator: SlotDecoder,
+    new: Prefilled,
+    keys: Key[Array, "P M"],
+    settings: Settings,
+    given: GivenCodes | None = None,
+    *,
+    guided: bool,
+    window: int,
+    slots: int | None = None,
+    most: int | Int[Array, ""] | None = None,
+) -> SlotSamples:
+    """Sample as ``sample_in_slots`` does, from prompts that are computed already."""
     prompts, candidates = keys.shape
     count, length = prompts * candidates, generator.grid[0] * generator.grid[1]
     slots = count if slots is None else min(slots, count)
-    new = prefill(generator, text, negative, guided=guided)
     images = _images(keys, settings, given, length)
     generator = generator.for_decoding(slots * window * (2 if guided else 1))
 
     def fill(state: SlotState, slot: Int[Array, " B"], number: Int[Array, " B"]) -> SlotState:
         rows = jax.tree.map(lambda leaf: leaf[jnp.minimum(number, count - 1)], images)
-        return insert(generator, state, slot, new, rows, window=window, guided=guided)
+        return insert(state, slot, rows, guided=guided)
 
     def leave(run: _Run) -> _Run:
         """Keep the codes of finished images, and put the next images into their slots."""
@@ -253,7 +309,9 @@ def sample_in_slots(
         return jnp.any(~finished(run.state)) if slots == count else jnp.any(run.number < count)
 
     number = jnp.arange(slots)
-    state = fill(empty_slots(generator, new, slots=slots, window=window, guided=guided), number, number)
+    adjacent = slots == count  # no slot ever gets another image
+    empty = empty_slots(generator, new, slots=slots, window=window, guided=guided, adjacent=adjacent)
+    state = fill(empty, number, number)
     start = _Run(state, number, jnp.int32(slots), jnp.zeros((count, length), jnp.int32), jnp.int32(0))
     run = jax.lax.while_loop(unfinished, one_pass, start)
     codes = run.state.codes if slots == count else run.codes

@@ -22,6 +22,7 @@ from dalle_jax.text.byte_pairs import GPT2_WORDS, Draw, Merges, bytes_to_letters
 from dalle_jax.text.dalle_mini_captions import FREQUENCIES, make_cleaner
 from dalle_jax.text.fixed_length import FixedLengthTokenizer
 from dalle_jax.text.vocabulary_files import MERGES, VOCABULARY, read_bpe_files, read_merges, read_vocabulary
+from dalle_jax.untrusted import read_file
 
 BEGIN, PAD, END, UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"
 MASK = "<mask>"
@@ -49,7 +50,7 @@ class BartBpe:
         """Read the vocabulary files and, if cleaning uses it, the word frequencies."""
         found, frequencies = read_bpe_files(path, "BART"), storage.place(path).parent / FREQUENCIES
         if self.cleaning == "dalle_mini" and frequencies.is_file():
-            found[FREQUENCIES] = frequencies.read_bytes()
+            found[FREQUENCIES] = read_file(frequencies)
         return found
 
     def tokenizer(self, files: Mapping[str, bytes], length: int) -> "BartTokenizer":
@@ -91,6 +92,11 @@ class BartTokenizer(FixedLengthTokenizer):
         The id of <mask> is larger, but occurs in no caption.
         """
         return 1 + max(number for piece, number in self._ids.items() if piece != MASK)
+
+    @property
+    def unknown_id(self) -> int | None:
+        """Return the id of <unk>."""
+        return self._unknown
 
     def split(self, caption: str, draw: Draw | None = None, dropout: float = 0.0) -> list[str]:
         """Split a caption into pieces after cleaning it."""

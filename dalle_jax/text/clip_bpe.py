@@ -29,6 +29,7 @@ from dalle_jax.text.byte_pairs import (
 )
 from dalle_jax.text.fixed_length import FixedLengthTokenizer
 from dalle_jax.text.vocabulary_files import MERGES, VOCABULARY, read_bpe_files, read_merges, read_vocabulary
+from dalle_jax.untrusted import read_file
 
 FILE = "bpe_simple_vocab_16e6.txt"
 MAX_MERGES = 49_152 - 256 - 2
@@ -66,7 +67,7 @@ class ClipBpe:
                 f"captions.file: expected CLIP's vocabulary, {FILE}.gz, found none at {place}; "
                 "it is in OpenAI's CLIP repository and in the package open_clip_torch"
             )
-        content = place.read_bytes()
+        content = read_file(place)
         return {FILE + (".gz" if content[:2] == b"\x1f\x8b" else ""): content}
 
     def tokenizer(self, files: Mapping[str, bytes], length: int) -> "ClipTokenizer":

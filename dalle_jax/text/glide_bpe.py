@@ -17,6 +17,7 @@ from dalle_jax.storage import Place
 from dalle_jax.text.byte_pairs import GPT2_WORDS, Draw, Merges, Pair, bytes_to_letters, letters_to_text
 from dalle_jax.text.fixed_length import FixedLengthTokenizer
 from dalle_jax.text.vocabulary_files import MERGES, VOCABULARY, read_bpe_files, read_merges, read_vocabulary
+from dalle_jax.untrusted import read_file
 
 END = "<|endoftext|>"
 ENCODER, PAIRS = "encoder.json", "vocab.bpe"
@@ -42,7 +43,7 @@ class GlideBpe:
         for file in (place, pairs):
             if not file.is_file():
                 raise UserError(f"expected GLIDE's {place.name} with {pairs.name} next to it, found none at {file}")
-        return {VOCABULARY: place.read_bytes(), MERGES: pairs.read_bytes()}
+        return {VOCABULARY: read_file(place), MERGES: read_file(pairs)}
 
     def tokenizer(self, files: Mapping[str, bytes], length: int) -> "GlideTokenizer":
         """Build the tokenizer from its vocabulary files, with rows of ``length`` ids."""

@@ -5,6 +5,7 @@ import json
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.text.byte_pairs import Pair, parse_merges, read_text
+from dalle_jax.untrusted import parse_json, read_file
 
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
 TOKENIZER = "tokenizer.json"
@@ -17,7 +18,7 @@ def read_bpe_files(path: str, publisher: str) -> dict[str, bytes]:
     """
     place = storage.place(path)
     if place.name == TOKENIZER and place.is_file():
-        return _split_tokenizer_json(place.read_bytes())
+        return _split_tokenizer_json(read_file(place))
     found = {}
     for name, file in ((VOCABULARY, place), (MERGES, place.parent / MERGES)):
         if not file.is_file():
@@ -25,7 +26,7 @@ def read_bpe_files(path: str, publisher: str) -> dict[str, bytes]:
                 f"captions.file: expected {publisher}'s {VOCABULARY} with {MERGES} next to it, "
                 f"found no {name} at {file}"
             )
-        found[name] = file.read_bytes()
+        found[name] = read_file(file)
     return found
 
 
@@ -35,12 +36,14 @@ def _split_tokenizer_json(content: bytes) -> dict[str, bytes]:
     A merge in it is a list of two pieces, or, in older files, one string with a space between them.
     """
     try:
-        found = json.loads(read_text(content, TOKENIZER))
+        found = parse_json(read_text(content, TOKENIZER).encode())
+        if not isinstance(found, dict):
+            raise TypeError(f"a {type(found).__name__}")
         model = found["model"]
         kind, ids, merges = model["type"], dict(model["vocab"]), model["merges"]
         ids |= {one["content"]: one["id"] for one in found.get("added_tokens") or ()}
         lines = [one if isinstance(one, str) else " ".join(one) for one in merges]
-    except (ValueError, RecursionError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise UserError(
             f"{TOKENIZER}: expected a model with its type, vocab and merges, got something else: {error}"
         ) from error
@@ -60,8 +63,8 @@ def read_vocabulary(content: bytes, publisher: str, required: tuple[str, ...]) -
     Raises ``UserError`` for other content, and if a piece of ``required`` is missing.
     """
     try:
-        ids = json.loads(read_text(content, VOCABULARY))
-    except (ValueError, RecursionError) as error:
+        ids = parse_json(read_text(content, VOCABULARY).encode())
+    except ValueError as error:
         raise UserError(f"{VOCABULARY}: expected a JSON object of pieces and ids, got invalid JSON: {error}") from error
     if not isinstance(ids, dict) or not all(type(one) is int and 0 <= one < 2**31 for one in ids.values()):
         raise UserError(f"{VOCABULARY}: expected a JSON object of pieces and ids from 0, got something else")

@@ -7,11 +7,12 @@ from typing import TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 
 from dalle_jax.arrays import Array, PyTree
 from dalle_jax.parallel.reduction import gradients_summed_in
 from dalle_jax.train import metrics
-from dalle_jax.train.microbatches import Bound, check_accumulate, gradients
+from dalle_jax.train.microbatches import Bound, Gradients, check_accumulate, gradients
 from dalle_jax.train.optim import constraints, schedules
 from dalle_jax.train.optim import ema as averaging
 from dalle_jax.train.state import Arrays, Counted, Learned, ModuleSpec, Remembered, State, StateSpec
@@ -32,6 +33,7 @@ def make_step(task: Task, spec: StateSpec, frozen: ModuleSpec[Frozen], trainer: 
     """
     check_accumulate(task, trainer.accumulate)
     objectives = task.objectives()
+    factors = {} if trainer.rate_factors is None else trainer.rate_factors.of(spec.module_spec.params())
     bounds = {one.name: constraints.projections(one, spec.module_spec, spec.trainable[one.name]) for one in objectives}
 
     def step(state: State, frozen_arrays: Arrays, batch: Batch, key: Array) -> tuple[State, MetricSums]:
@@ -48,7 +50,7 @@ def make_step(task: Task, spec: StateSpec, frozen: ModuleSpec[Frozen], trainer: 
             bound = Bound(objective, spec.module_spec, fixed, params, index_of_step)
             objective_key, shardings = jax.random.fold_in(key, index), spec.shardings.learned.params
             with gradients_summed_in(trainer.reduce_dtype):
-                value, grads, non_params, found = gradients(
+                value, grads, non_params, found = _from_start(
                     bound, trained, non_params, batch, trainer.accumulate, objective_key, shardings
                 )
             total = total + value
@@ -56,7 +58,10 @@ def make_step(task: Task, spec: StateSpec, frozen: ModuleSpec[Frozen], trainer: 
             finite = finite & jnp.isfinite(value) & jnp.isfinite(norm)
             grads = clip_by_norm(grads, norm, trainer.clip_norm)
             transformation = spec.transformations[objective.name]
-            trained, states[objective.name] = _update(transformation, grads, states[objective.name], trained, rate)
+            rates = (
+                {name: factors.get(name, 1.0) * rate for name in trained} if factors else dict.fromkeys(trained, rate)
+            )
+            trained, states[objective.name] = _update(transformation, grads, states[objective.name], trained, rates)
             params = params | constraints.project(bounds[objective.name], trained)
             found = metrics.merge(found, {f"gradient_norm/{objective.name}": (norm, jnp.ones(()))})
             sums = metrics.merge(sums, found)
@@ -81,6 +86,28 @@ def make_step(task: Task, spec: StateSpec, frozen: ModuleSpec[Frozen], trainer: 
     return step
 
 
+def _from_start(
+    bound: Bound,
+    trained: Arrays,
+    non_params: Arrays,
+    batch: Batch,
+    parts: int,
+    key: Array,
+    shardings: Mapping[str, NamedSharding],
+) -> Gradients:
+    """Call ``gradients`` from step ``Objective.starts`` on; before it, return zeros and compute nothing."""
+
+    def played() -> Gradients:
+        found = gradients(bound, trained, non_params, batch, parts, key, shardings)
+        return found._replace(grads={name: found.grads[name] for name in trained})
+
+    if bound.objective.starts <= 0:
+        return played()
+    abstract = jax.eval_shape(played)
+    idle = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), abstract)._replace(non_params=non_params)
+    return jax.lax.cond(bound.step >= bound.objective.starts, played, lambda: idle)
+
+
 def clip_by_norm(grads: Arrays, norm: Array, limit: float | None) -> Arrays:
     """Scale gradients down to a global norm of at most ``limit``; ``norm`` is their global norm."""
     if limit is None:
@@ -95,10 +122,10 @@ def keep_if(good: Array, new: T, old: T) -> T:
 
 
 def _update(
-    transformation: optax.GradientTransformation, grads: Arrays, state: PyTree, params: Arrays, rate: Array
+    transformation: optax.GradientTransformation, grads: Arrays, state: PyTree, params: Arrays, rates: Arrays
 ) -> tuple[Arrays, PyTree]:
     directions, state = transformation.update(grads, state, params)
-    moved = {name: (value - rate * directions[name]).astype(value.dtype) for name, value in params.items()}
+    moved = {name: (value - rates[name] * directions[name]).astype(value.dtype) for name, value in params.items()}
     return moved, state
 
 

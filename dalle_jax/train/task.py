@@ -88,7 +88,8 @@ class Objective(Generic[M]):
 
     ``trains`` is an nnx filter over parameters (``nnx.Param`` for all of them). The objectives of a task are stepped in
     order, each with its own optimizer state. ``constraints`` apply to parameters that are trained. ``microbatches``
-    says how the loss is computed in microbatches; None means that it is a mean over examples.
+    says how the loss is computed in microbatches; None means that it is a mean over examples. Before step ``starts``
+    nothing of the loss is computed: its gradients are 0, and its metrics are left out.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Objective(Generic[M]):
     loss: Loss[M]
     constraints: tuple[Constraint, ...] = ()
     microbatches: Microbatches[M] | None = None
+    starts: int = 0
 
 
 @runtime_checkable

@@ -9,11 +9,12 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "dalle_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# storage stands on config, and folder_lock on storage and parallel; the last three are one tier, the edge, in the
-# order in which they stand on each other
+# storage stands on config, untrusted on storage, and folder_lock on storage and parallel; the last three are one
+# tier, the edge, in the order in which they stand on each other
 TIERS = [
     ["config", "arrays"],
     ["storage"],
+    ["untrusted"],
     ["parallel", "text", "images", "scenes"],
     ["folder_lock"],
     ["layers", "losses", "diffusion", "sampling"],

@@ -52,7 +52,7 @@ def test_the_counted_bytes_are_those_of_the_arrays(decoder, rows):
     def caches(state):
         model = nnx.merge(decoder.graph, state)
         sequential = model.grow(model.prefill(decoder.prompts(1), 2)[1], 15)
-        return sequential, model.slots(model.prefill(decoder.prompts(2), 1)[1], 4)
+        return sequential, model.slots(model.prefill(decoder.prompts(1), 1)[1], 4, rows=2)
 
     sequential, slots = caches(decoder.state)
     row, column = sequential.rest

@@ -5,6 +5,8 @@ from example_runs import PLAIN, Measure, Train
 
 from dalle_jax.config.bind import load, loads
 from dalle_jax.config.errors import UserError
+from dalle_jax.config.problems import Problems
+from dalle_jax.config.syntax import MAX_ADJACENT_STRINGS, read
 
 LINES = PLAIN.count("\n")
 
@@ -234,3 +236,13 @@ def test_an_unreadable_file_is_named(tmp_path):
     write(tmp_path, a=PLAIN)
     (tmp_path / "a.gin").chmod(0)
     assert "Permission denied" in file_errors(tmp_path / "a.gin")[0]
+
+
+@pytest.mark.parametrize("between", [" ", "\n", " # a comment\n"])
+def test_very_many_strings_in_a_row_are_refused_and_some_are_read(between):
+    strings = ["'a'"] * (MAX_ADJACENT_STRINGS + 1)
+    problems = Problems()
+    (found,) = read(f"x = ({between.join(strings[1:])})", "x.gin", problems)
+    assert found.value == "a" * MAX_ADJACENT_STRINGS and not problems.found
+    list(read(f"x = ({between.join(strings)})", "x.gin", problems))
+    assert f"at most {MAX_ADJACENT_STRINGS} strings in a row" in problems.lines()[0]

@@ -145,6 +145,7 @@ def test_auto_picks_a_backend_that_supports_the_platform_and_the_shapes(monkeypa
     assert choose_backend(stream(), "auto") == "xla"
     set_platform(monkeypatch, "tpu")
     assert [choose_backend(stream(length), "auto") for length in (127, 128)] == ["xla", "splash"]
+    assert choose_backend(stream(128, dtype="float32"), "auto") == "xla"
     set_platform(monkeypatch, "gpu")
     assert [choose_backend(stream(), name) for name in ("auto", "cudnn")] == ["cudnn", "cudnn"]
     assert choose_backend(stream(dtype="float32"), "auto") == choose_backend(stream(size=20), "auto") == "xla"
@@ -159,6 +160,7 @@ def test_auto_picks_a_backend_that_supports_the_platform_and_the_shapes(monkeypa
         ("cpu", "splash", {}, "backend = 'splash': expected to run on a tpu, got a cpu"),
         ("gpu", "splash", {}, "got a gpu"),
         ("tpu", "cudnn", {}, "backend = 'cudnn': expected to run on a gpu, got a tpu"),
+        ("tpu", "splash", {"dtype": "float32"}, "the splash kernel computes in bfloat16, got float32"),
         ("gpu", "cudnn", {"dtype": "float32"}, "bfloat16 or float16, got float32"),
         ("gpu", "cudnn", {"size": 20}, "multiple of 8 and at most 128, got 20"),
     ],

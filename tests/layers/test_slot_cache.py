@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dalle_jax.layers import shared_context
 from dalle_jax.layers.attend import dense_attention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.kv_cache import new_cache
@@ -19,7 +20,7 @@ def stream(seed=0):
 
 def cache_of(k, v, pattern, window):
     context = k[:, :, :CONTEXT], v[:, :, :CONTEXT]
-    return slot_cache(new_cache(*context, 1, pattern), pattern, window)
+    return slot_cache(new_cache(*context, 1, pattern), pattern, window, rows=2)
 
 
 def at_codes(x, codes):
@@ -36,7 +37,7 @@ def test_rows_at_their_own_positions_equal_attention_over_the_stream(kind, windo
     pass_of = jax.jit(
         lambda cache, index, q, k, v: (
             new := write_window(cache, pattern, k, v, index),
-            window_attention(q, new, pattern, index),
+            window_attention(q, new, pattern, index, None),
         )
     )
     # the second row goes back and begins anew, as a slot that a new image takes, and jumps by other steps
@@ -46,6 +47,27 @@ def test_rows_at_their_own_positions_equal_attention_over_the_stream(kind, windo
         cache, out = pass_of(cache, index, *(at_codes(x, codes) for x in (q, k, v)))
         inside = np.asarray(codes) < CODES - 1
         np.testing.assert_allclose(out[inside], at_codes(expected, codes)[inside], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("most", [1, 8], ids=["copies", "as one"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_rows_in_any_order_read_their_own_context_and_adjacent_rows_share_it(most, masked, monkeypatch):
+    monkeypatch.setattr(shared_context, "MOST_SHARED", most)
+    pattern, window = Pattern("full", CONTEXT, GRID), 2
+    k, v = jax.random.normal(jax.random.key(1), (2, 2, 2, CONTEXT, 4))
+    seen = jnp.array([[True, False, True], [False, True, True]])
+    q, own_k, own_v = jax.random.normal(jax.random.key(2), (3, 4, window, 2, 4))
+
+    def attend(contexts, context):
+        cache = slot_cache(new_cache(k[contexts], v[contexts], 1, pattern), pattern, window, rows=4)
+        cache = write_window(cache, pattern, own_k, own_v, jnp.zeros(4, int))
+        return window_attention(q, cache, pattern, jnp.zeros(4, int), context, seen[contexts] if masked else None)
+
+    both, mixed, pairs = jnp.arange(2), jnp.array([1, 0, 1, 1]), jnp.array([0, 0, 1, 1])
+    alone = attend(mixed, None)  # each row has a context of its own
+    np.testing.assert_allclose(attend(both, mixed), alone, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(attend(both, None), attend(pairs, None), rtol=1e-5, atol=1e-6)
+    assert np.abs(alone[0] - attend(pairs, None)[0]).max() > 0.01
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,7 +84,7 @@ def test_wrong_keys_that_were_written_ahead_are_never_seen(kind):
         keep = (jnp.arange(window) < right)[None, :, None, None]
         here, keys, values = (jnp.where(keep, *two) for two in zip(own, bad, strict=True))
         cache = write_window(cache, pattern, keys, values, index)
-        return cache, window_attention(here, cache, pattern, index)
+        return cache, window_attention(here, cache, pattern, index, None)
 
     def run(rights):
         cache, index, outs = cache_of(k, v, pattern, window), 0, {}

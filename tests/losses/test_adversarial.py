@@ -4,7 +4,6 @@ import numpy as np
 
 from dalle_jax.losses.adversarial import (
     adaptive_weight,
-    discriminator_factor,
     hinge_loss,
     pyramid_distance,
 )
@@ -18,10 +17,6 @@ def test_the_adaptive_weight_is_the_bounded_ratio_of_gradient_norms():
     one, other = jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 2.0]])
     np.testing.assert_allclose(adaptive_weight(one, other), 5.0 / (2.0 + 1e-4), rtol=1e-6)
     assert float(adaptive_weight(one, jnp.zeros((1, 2)))) == 1e4
-
-
-def test_the_discriminator_starts_at_its_step():
-    assert [float(discriminator_factor(jnp.int32(step), 5)) for step in (0, 4, 5, 6)] == [0.0, 0.0, 1.0, 1.0]
 
 
 def test_the_pyramid_distance_ignores_brightness_and_counts_edges():

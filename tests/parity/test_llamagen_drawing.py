@@ -15,6 +15,7 @@ from dalle_jax.images.pixels import to_uint8
 from dalle_jax.pipelines.load.models import load_generator, load_image_tokenizer
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.safetensors_files import write_safetensors
+from dalle_jax.pretrained.signatures import LLAMAGEN_VQ, locate
 
 
 @pytest.fixture(scope="module", params=["llamagen_gpt_c2i", "llamagen_gpt_t2i"])
@@ -24,7 +25,7 @@ def imported(request, tmp_path_factory):
     tokenizer, out = fixture("llamagen_vq").folder, tmp_path_factory.mktemp(request.param)
     assert main(["import", "llamagen", str(folder / "model.pt"), str(out / "transformer")]) == 0
     size = load_generator(out / "transformer").codebook_size
-    tensors = dict(read_tensors(tokenizer / "vq.pt").unwrapped(("ema", "model", "state_dict")))
+    tensors = dict(locate(read_tensors(tokenizer / "vq.pt"), LLAMAGEN_VQ))
     codes = tensors["quantize.embedding.weight"]
     more = np.random.default_rng(0).normal(size=(size, codes.shape[1])).astype(codes.dtype)
     tensors["quantize.embedding.weight"] = np.concatenate([codes, more])[:size]

@@ -1,7 +1,9 @@
 """Precomputed codes are the codes of the images, even if processes are killed, and for any number of processes."""
 
+import json
 import os
 import random
+import shutil
 import time
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dalle_jax.config.errors import UserError
 from dalle_jax.data.examples.caption_blend import Blend
 from dalle_jax.data.examples.images import Images
 from dalle_jax.data.loader import Loader
@@ -18,7 +21,7 @@ from dalle_jax.data.precomputed.writer import EncodedFolder
 from dalle_jax.data.records import Record
 from dalle_jax.data.sources import array_record
 from dalle_jax.data.sources.array_record import ArrayRecord
-from dalle_jax.data.sources.precomputed import Codes
+from dalle_jax.data.sources.precomputed import Codes, shared_manifest
 from dalle_jax.folder_lock import locked
 from dalle_jax.images.pixels import to_float
 from dalle_jax.images.png import encode_png
@@ -163,3 +166,48 @@ def test_checksums_of_a_folder_are_computed_once_and_again_after_a_change(whole,
     os.utime(next(whole.glob("*.array_record")))
     Codes(folder=str(whole)).open()
     assert len(read) == 2 * SHARDS
+
+
+def copied(whole, out, name, **changes):
+    """Copy a folder of codes, and change fields of the encoding in one of its files; None removes a field."""
+    shutil.copytree(whole, out)
+    content = json.loads((out / name).read_text())
+    encoding = content.get("encoding", content)
+    encoding |= changes
+    for gone in [key for key, value in changes.items() if value is None]:
+        del encoding[gone]
+    (out / name).write_text(json.dumps(content))
+    return out
+
+
+def test_the_manifest_names_the_platform_and_the_dtypes_of_products(whole):
+    found = read_manifest(whole).encoding
+    assert (found.platform, found.precision) == ("cpu", "float32")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"platform": "tpu"}, "got codes of a cpu in float32 and codes of a tpu in float32"),
+        ({"precision": "bfloat16"}, "got codes of a cpu in bfloat16 and codes of a cpu in float32"),
+        ({"platform": None, "precision": None}, ""),
+        ({}, ""),
+    ],
+)
+def test_codes_that_were_computed_in_different_ways_are_announced(whole, tmp_path, changes, words, capsys):
+    other = Codes(str(copied(whole, tmp_path / "other", "manifest.json", **changes))).open()
+    first = Codes(str(whole)).open()
+    capsys.readouterr()
+    assert shared_manifest([first], other) == first.manifest
+    said = capsys.readouterr().err
+    assert (words in said) if words else said == ""
+    assert first.fingerprint() == other.fingerprint()  # the codes are the same, so a run resumes with either
+
+
+def test_codes_are_not_continued_on_a_different_platform(whole, tmp_path):
+    here = read_manifest(whole).encoding
+    other = copied(whole, tmp_path / "tpu", "encoding.json", platform="tpu")
+    with pytest.raises(UserError, match="platform was tpu and is cpu"):
+        EncodedFolder(other, here, 0, 1).begin()
+    unknown = copied(whole, tmp_path / "unknown", "encoding.json", platform=None, precision=None)
+    EncodedFolder(unknown, here, 0, 1).begin()

@@ -57,8 +57,14 @@ def test_images_that_the_devices_cannot_share_are_one_line():
         planned(TASKS["dalle"]).trace(SampledBatch(2, 3))
 
 
-def planned_attention(kind: str, mesh: Mesh = Mesh(data=2, fsdp=2)) -> PlannedSampler:  # noqa: B008 (frozen)
-    model = DalleConfig(**(TEXT | {"grid": (4, 4)}), depth=2, heads=2, head_size=8, attention=(kind,), scan=True)
+def planned_attention(
+    kind: str,
+    mesh: Mesh = Mesh(data=2, fsdp=2),  # noqa: B008 (frozen)
+    kv_heads: int | None = None,
+) -> PlannedSampler:
+    model = DalleConfig(
+        **(TEXT | {"grid": (4, 4)}), depth=2, heads=2, head_size=8, kv_heads=kv_heads, attention=(kind,), scan=True
+    )
     return planned(GenerateCodes(model, ABSENT), mesh)
 
 
@@ -68,6 +74,12 @@ def test_the_cache_is_counted_where_it_is_stored_and_where_it_is_read(kind, stor
     sampler, slot = planned_attention(kind), 2 * 2 * 16 * 4 * 2
     assert sampler.cache_bytes == (7 * slot, stored * slot)
     assert sampler.step_bytes(SampledBatch(4, 2)).cache == (7 * 4 + read * 8) * slot / 4
+
+
+def test_half_the_key_heads_halve_the_cache():
+    whole, half = (planned_attention("full", kv_heads=heads) for heads in (2, 1))
+    assert [2 * size for size in half.cache_bytes] == list(whole.cache_bytes)
+    assert 2 * half.step_bytes(SampledBatch(4, 2)).cache == whole.step_bytes(SampledBatch(4, 2)).cache
 
 
 def test_a_step_reads_weights_whole_if_the_devices_that_hold_them_share_the_images():

@@ -11,11 +11,12 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from dalle_jax.config.errors import UserError
+from dalle_jax.models.dalle import DalleConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from tests.command_processes import ROOT, finish, start_processes
-from tests.sharded_sampling import GENERATORS, MESHES, ONE, built, codes_on, layout_of, slot_codes_on
+from tests.sharded_sampling import DALLE, GENERATORS, MESHES, ONE, built, codes_on, layout_of, slot_codes_on
 
 MOST_FLIPS = 1e-4
 QUICK = {("mixed", "2x2x2", 8), ("class", "1x8x1", 1)}
@@ -86,6 +87,19 @@ def test_two_processes_of_four_devices_sample_the_codes_of_one_device(tmp_path):
     for name in GENERATORS:
         for prompts in (1, 8):
             assert flips(found[f"{name} {prompts}"], on_one_device(name, prompts, 16 // prompts)) < MOST_FLIPS
+
+
+def test_grouped_heads_on_eight_devices_sample_the_codes_of_one():
+    model = built(DalleConfig(**(DALLE | {"heads": 4, "depth": 2}), kv_heads=2, attention=("full", "column")))
+    ours, theirs = (codes_on(layout_of(mesh), model, 4, 2) for mesh in (MESHES["2x2x2"], ONE))
+    assert flips(np.asarray(ours), np.asarray(theirs)) < MOST_FLIPS
+
+
+def test_key_heads_that_the_mesh_does_not_divide_are_one_line():
+    model = built(DalleConfig(**(DALLE | {"heads": 8, "head_size": 2, "depth": 1}), kv_heads=2))
+    with pytest.raises(UserError, match=r"kv.*'heads' of size 2 .* tensor of 8 devices; .* are 8 \(or shard") as error:
+        codes_on(layout_of(Mesh(1, 1, 8)), model, 1, 8)
+    assert "\n" not in str(error.value)
 
 
 def test_heads_that_the_mesh_does_not_divide_are_one_line():

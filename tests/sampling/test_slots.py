@@ -14,6 +14,7 @@ from dalle_jax.sampling.slots import (
     empty_slots,
     finished,
     insert,
+    insert_contexts,
     prefill,
     sample_in_slots,
 )
@@ -28,6 +29,7 @@ GIVEN = GivenCodes(
     jax.random.randint(jax.random.key(3), (3, 2, 12), 0, 7),
     jnp.zeros((3, 12), bool).at[1, jnp.array([0, 1, 2, 3, 6, 11])].set(True).at[2, 3:9].set(True),
 )
+SLOTS = {"slots": 3, "window": 3, "guided": True}
 GENERATORS = {
     "mixed": lambda: dalle(["full", "convolutional"]),
     "scanned dalle": lambda: dalle(["row", "column"], depth=4, scan=True),
@@ -80,8 +82,9 @@ def engine():
     """Return the compiled functions of a model with three slots and windows of three codes, and its empty slots."""
     model = GENERATORS["mixed"]()
     new = compiled(model, prefill, guided=True)(TEXT)
-    put, go = (compiled(model, function, window=3, guided=True) for function in (insert, advance))
-    return new, put, go, empty_slots(model, new, slots=3, window=3, guided=True)
+    put = jax.jit(functools.partial(insert, guided=True))
+    go = compiled(model, advance, window=3, guided=True)
+    return new, put, go, empty_slots(model, new, **SLOTS)
 
 
 def images_of(numbers):
@@ -93,10 +96,10 @@ def images_of(numbers):
 
 
 def test_rows_that_join_and_leave_at_random_give_each_image_its_own_codes(engine):
-    new, put, go, empty = engine
+    _, put, go, empty = engine
     alone = []
     for image in range(6):
-        state = put(empty, jnp.array([image % 3]), new, images_of([image]))
+        state = put(empty, jnp.array([image % 3]), images_of([image]))
         while not finished(state).all():
             state = go(state)
         alone.append(np.asarray(state.codes[image % 3]))
@@ -108,7 +111,7 @@ def test_rows_that_join_and_leave_at_random_give_each_image_its_own_codes(engine
                 del inside[slot]
             if slot not in inside and waiting and rng.random() < 0.5:
                 inside[slot] = waiting.pop(rng.integers(len(waiting)))
-                state = put(state, jnp.array([slot]), new, images_of([inside[slot]]))
+                state = put(state, jnp.array([slot]), images_of([inside[slot]]))
         before, state = state, go(state)
         idle = np.asarray(finished(before))
         np.testing.assert_array_equal(state.codes[idle], before.codes[idle])
@@ -118,17 +121,36 @@ def test_rows_that_join_and_leave_at_random_give_each_image_its_own_codes(engine
     assert len({codes.tobytes() for codes in alone}) > 3
 
 
+def test_a_new_prompt_takes_the_place_of_another_and_drawn_images_keep_theirs(engine):
+    new, put, go, empty = engine
+    model = GENERATORS["mixed"]()
+    third = compiled(model, prefill, guided=True)(TEXT[2:])
+    swap = compiled(model, insert_contexts, window=3, guided=True)
+
+    def run(state):
+        while not finished(state).all():
+            state = go(state)
+        return np.asarray(state.codes)
+
+    expected = run(put(empty, jnp.array([0, 1]), images_of([3, 4])))  # of the second and of the third prompt
+    two = jax.tree.map(lambda leaf: leaf[jnp.array([0, 1, 3, 4])], new)
+    state = go(put(empty_slots(model, two, **SLOTS), jnp.array([0]), images_of([3])))
+    state = swap(state, jnp.array([0]), third)
+    state = put(state, jnp.array([1]), images_of([4])._replace(prompts=jnp.array([0])))
+    np.testing.assert_array_equal(run(state)[:2], expected[:2])
+
+
 def test_an_image_whose_slot_does_not_exist_is_left_out(engine):
-    new, put, _, empty = engine
-    state = put(empty, jnp.array([1]), new, images_of([4]))
-    after = put(state, jnp.array([3]), new, images_of([2]))
+    _, put, _, empty = engine
+    state = put(empty, jnp.array([1]), images_of([4]))
+    after = put(state, jnp.array([3]), images_of([2]))
     for old, leaf in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
         assert (old == leaf).all()
 
 
 def test_the_logits_of_a_code_do_not_depend_on_its_place_in_the_window_nor_on_wrong_guesses(engine):
     model, new = GENERATORS["mixed"](), engine[0]
-    cache = model.slots(new.cache, 3)  # six rows: three prompts, and the empty one of each
+    cache = model.slots(new.cache, 3, rows=6)  # six rows: three prompts, and the empty one of each
     decode = compiled(model, type(model).decode_window)
     codes = jax.random.randint(jax.random.key(8), (6, 14), 0, 7)
     seen = {}

@@ -12,7 +12,7 @@ from dalle_jax.layers.linear import project
 from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.optim.ema import ConstantEma, PeriodicEma, WarmedEma
 from dalle_jax.train.optim.optimizers import Adafactor, AdamW, Lion
-from dalle_jax.train.optim.parameter_masks import DecayMatrices, DecayNamed
+from dalle_jax.train.optim.parameter_masks import DecayMatrices, DecayNamed, RateFactors
 from dalle_jax.train.optim.schedules import ConstantRate, PlateauRate
 from dalle_jax.train.step import clip_by_norm
 from dalle_jax.train.task import Objective
@@ -40,11 +40,12 @@ def host(tree):
 @dataclasses.dataclass(frozen=True)
 class TwoObjectives(Toy):
     second: float = 1.0
+    starts: int = 0
 
     def objectives(self):
         return (
             Objective("first", nnx.PathContains("up"), self.loss),
-            Objective("second", nnx.PathContains("down"), self.second_loss),
+            Objective("second", nnx.PathContains("down"), self.second_loss, starts=self.starts),
         )
 
     def second_loss(self, module, frozen, batch, key, step):
@@ -113,6 +114,44 @@ def test_two_objectives_move_only_their_own_parameters():
     }
 
 
+def test_an_objective_is_not_computed_before_its_start_and_then_like_any_other():
+    batch = batch_of(layout())
+    compiled, state, _ = started(TwoObjectives(starts=2))
+    for _ in range(2):
+        before = host(state)
+        state, sums = compiled.step(state, None, batch)
+        np.testing.assert_array_equal(state.learned.params["down"], before.learned.params["down"])
+        assert not np.array_equal(state.learned.params["up"], before.learned.params["up"])
+        assert float(sums["second"][1]) == 0
+    assert int(state.learned.non_params["count"]) == 16  # the first objective's rows alone
+    always = started(TwoObjectives())[0]
+    copy = jax.tree.map(jnp.array, state)
+    for found, expected in zip(
+        jax.tree.leaves(compiled.step(state, None, batch)), jax.tree.leaves(always.step(copy, None, batch)), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+    assert compiled.compiles()["step"] == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ShowsVariables(Toy):
+    def evaluate(self, module, frozen, batch, key):
+        return {"up": (module.up.sum(), 1.0), "count": (module.count[...], 1.0), "mean": (module.mean.sum(), 1.0)}
+
+
+def test_an_ema_has_the_averaged_parameters_and_the_variables_of_the_last_step():
+    compiled, state, lay = started(ShowsVariables(), dataclasses.replace(TRAINER, ema=ConstantEma(0.9)))
+    batch = batch_of(lay)
+    for _ in range(3):
+        state, _ = compiled.step(state, None, batch)
+    found = compiled.evaluate(state, batch, 0)
+    learned = state.learned
+    np.testing.assert_allclose(found["up"][0], np.sum(learned.ema_params["up"]), rtol=1e-5)
+    assert abs(float(found["up"][0] - np.sum(learned.params["up"]))) > 1e-4
+    assert float(found["count"][0]) == 24
+    np.testing.assert_allclose(found["mean"][0], np.sum(learned.non_params["mean"]), rtol=1e-6)
+
+
 def test_an_objective_that_trains_nothing_is_refused():
     class Nothing(Toy):
         def objectives(self):
@@ -142,7 +181,8 @@ def test_four_microbatches_equal_the_full_batch():
 
 def test_a_batch_that_microbatches_do_not_divide_is_refused():
     compiled, state, lay = started(trainer=dataclasses.replace(TRAINER, accumulate=3))
-    with pytest.raises(UserError, match="expected a multiple of accumulate=3, got 8; set it to 6 or 9"):
+    expected = r"got 8; set data\.batch_size to 6 or 9, or trainer\.accumulate to 1 or 2"
+    with pytest.raises(UserError, match=expected):
         compiled.step(state, None, batch_of(lay))
 
 
@@ -219,6 +259,27 @@ def test_weight_decay_applies_to_the_configured_parameters():
     np.testing.assert_allclose(change["bias"], -1e-2 * 0.5)
     np.testing.assert_allclose(change["down"], 1e-2 * 0.5)
     np.testing.assert_array_equal(change["up"], 0.0)
+
+
+def test_rate_factors_multiply_the_moves_of_the_parameters_that_they_name():
+    factors = RateFactors(("up", "*"), (0.0, 0.5))
+    batch, moves = batch_of(layout()), []
+    for trainer in (TRAINER, dataclasses.replace(TRAINER, rate_factors=factors)):
+        compiled, state, _ = started(trainer=trainer)
+        before = host(state.learned.params)
+        after = host(compiled.step(state, None, batch)[0].learned.params)
+        moves.append({name: after[name] - before[name] for name in before})
+    plain, scaled = moves
+    assert np.abs(plain["up"]).max() > 0 and np.abs(scaled["up"]).max() == 0
+    for name in ("down", "bias"):
+        np.testing.assert_allclose(scaled[name], 0.5 * plain[name], rtol=1e-4, atol=1e-8)
+
+
+def test_rate_factors_that_name_nothing_or_do_not_fit_are_refused():
+    with pytest.raises(UserError, match=r"trainer\.rate_factors: expected patterns that match a parameter, got 'upp'"):
+        RateFactors(("upp",), (2.0,)).of(["up", "down"])
+    with pytest.raises(ValueError, match="factors: expected 2 numbers of at least 0, one for each pattern"):
+        RateFactors(("up", "down"), (1.0,))
 
 
 def test_clipping_bounds_the_global_norm_and_keeps_the_direction():

@@ -20,7 +20,7 @@ from dalle_jax.data.seeded_hash import draw
 from dalle_jax.data.source import Example
 from dalle_jax.images.crops import Box, centre_box, crop_image, random_box
 from dalle_jax.images.decode import WHITE, decode_image
-from dalle_jax.images.header import BadImage, Header, Limits, read_header
+from dalle_jax.images.header import BadImage, Header, Limits, read_header, refuse_sparse
 
 VERSION = 1
 """Increase this when the same records and config give different examples."""
@@ -96,6 +96,7 @@ class Images:
         captions = self._captions(record)
         try:
             header = read_header(record.image, self.limits)
+            refuse_sparse(header, len(record.image))
         except BadImage as error:
             raise BadRecord(record.key, error.kind, error.reason) from error
         if name := self.filters.failed_size_filter(*header.upright):

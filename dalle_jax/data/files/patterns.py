@@ -22,7 +22,7 @@ def expand_paths(patterns: Sequence[str], suffixes: Sequence[str]) -> tuple[str,
     A pattern is one of:
 
     - a file;
-    - a folder: all files in and below it that end in one of ``suffixes``;
+    - a folder: all files in and below it that end in one of ``suffixes``, in capitals too;
     - a glob pattern with ``*``, ``?``, ``[a-c]``, or ``**/`` for any folders;
     - any of these with braces, ``{000..127}`` and ``{a,b}``.
 
@@ -129,14 +129,15 @@ def _files_behind_url(pattern: str, suffixes: Sequence[str]) -> list[str]:
     if below.keys() <= {"", pattern.partition("://")[2]}:  # stores list an object as if it were its own folder
         return [pattern] if below else []
     top = pattern.rstrip("/")
-    return [f"{top}/{name}" for name in below if name.endswith(tuple(suffixes)) and not _hidden(name)]
+    return [f"{top}/{name}" for name in below if name.lower().endswith(tuple(suffixes)) and not _hidden(name)]
 
 
 def _below(folder: str, suffixes: Sequence[str]) -> list[str]:
     found = []
     for top, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(top, name) for name in names if name.endswith(tuple(suffixes)) and not _hidden(name)]
+        wanted = (name for name in names if name.lower().endswith(tuple(suffixes)) and not _hidden(name))
+        found += [os.path.join(top, name) for name in wanted]
     return found
 
 

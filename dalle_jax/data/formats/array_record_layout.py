@@ -43,7 +43,8 @@ def decode_record(key: str, content: bytes, max_bytes: int) -> Record:
     metadata = found["metadata"]
     if not isinstance(metadata, dict):
         raise BadRecord(key, "other layout", f"metadata: expected a map, got {type(metadata).__name__}")
-    return Record(key, image, sidecars.unique_captions(key, sidecars.caption_texts(found["captions"])), metadata)
+    captions = sidecars.captions_in(found, ("captions",))
+    return Record(key, image, sidecars.unique_captions(key, *captions), metadata)
 
 
 def _check_layout(key: str, found: Mapping[object, object]) -> None:

@@ -7,17 +7,20 @@ import numpy as np
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
+from dalle_jax.data.formats.npy_files import read_npy_array
 from dalle_jax.storage import Place
+from dalle_jax.untrusted import read_file
 
 SUFFIX = ".npy"
+MAX_ARRAY_BYTES = 2**28
+"""Largest array of conditions. Features of a long caption have some MB."""
 
 
 def read_npy(path: Place) -> np.ndarray:
     """Read an array from a ``.npy`` file. Raises UserError for other content, and for pickled objects."""
     try:
-        with path.open("rb") as stream:
-            return np.lib.format.read_array(stream, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        return read_npy_array(read_file(path, MAX_ARRAY_BYTES))
+    except ValueError as error:
         raise UserError(f"{path}: expected numbers in a .npy file, got other content ({error})") from error
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
@@ -15,6 +15,8 @@ from dalle_jax.storage import Place
 
 VERSION = 1
 MANIFEST = "manifest.json"
+UNKNOWN = "unknown"
+"""The platform and precision of codes from before these were stored."""
 CHUNK = 2**22
 """Number of bytes that a checksum reads at once."""
 
@@ -27,6 +29,8 @@ class Encoding:
     - ``examples``: the number of images, each encoded in ``crops`` crops of ``image_size`` pixels a side.
     - ``grid``: (h, w) of the codes of one crop, which are below ``codebook_size``.
     - ``shard_examples``: the number of images in a shard; the last shard may have fewer.
+    - ``platform``: "cpu", "gpu" or "tpu"; ``precision``: the dtypes of the tokenizer's products. Rounding differs
+      between them, so an image between two codes may get either. They are not in ``repr``, which identifies data.
     """
 
     KIND: ClassVar = "codes"
@@ -39,6 +43,8 @@ class Encoding:
     grid: tuple[int, int]
     codebook_size: int
     shard_examples: int
+    platform: str = field(default=UNKNOWN, repr=False)
+    precision: str = field(default=UNKNOWN, repr=False)
 
 
 @dataclass(frozen=True)

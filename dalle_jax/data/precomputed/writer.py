@@ -23,6 +23,7 @@ from dalle_jax.data.examples import record_stats
 from dalle_jax.data.formats import array_files
 from dalle_jax.data.precomputed.manifest import (
     MANIFEST,
+    UNKNOWN,
     AnyEncoding,
     Shard,
     manifest_of,
@@ -112,7 +113,7 @@ class EncodedFolder:
             ) from error
         names = (one.name for one in fields(self._encoding))
         pairs = [(name, getattr(before, name), getattr(self._encoding, name)) for name in names]
-        if changed := [f"{name} was {old} and is {new}" for name, old, new in pairs if old != new]:
+        if changed := [f"{name} was {old} and is {new}" for name, old, new in pairs if old not in (new, UNKNOWN)]:
             raise UserError(
                 f"{self._path} holds {self._encoding.KIND} of a different encoding: {'; '.join(changed)}. "
                 "Choose a different folder, or undo the change"

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from dalle_jax.data.records import BadRecord, Record
 
 VERSION = 1
 """Increase this whenever the same files and config give different records."""
+_TEXT = re.compile(r"string|binary|utf8")
+"""Matches the names of Arrow's types that can hold captions, alone or within lists and dictionaries."""
 ROWS_AT_ONCE = 16
 """Number of rows that are read at once from a row group that is too large to keep in memory."""
 
@@ -28,9 +31,9 @@ class Parquet:
     """The rows of parquet files.
 
     ``files`` are files, folders, patterns and URLs (data/files/patterns.py). ``image`` is the column of encoded images:
-    bytes, or a struct with ``bytes`` in it as Hugging Face writes. ``caption`` names the columns of captions, texts or
-    lists of texts; missing columns are skipped. All other columns are metadata. An image of more than ``max_bytes`` is
-    a bad record.
+    bytes, or a struct with ``bytes`` in it as Hugging Face writes. ``caption`` names the columns of captions: texts,
+    bytes in UTF-8, or lists of these; missing columns are skipped. All other columns are metadata. An image of more
+    than ``max_bytes`` is a bad record.
 
     Parquet is read one row group at a time, so random access is slow if row groups are large. Row groups of up to
     ``kept_bytes`` in total are kept in memory. A larger row group is read again for each of its records, in small
@@ -130,8 +133,9 @@ class ParquetRecords(RowRecords):
         if isinstance(image, dict):
             image = image.get("bytes")
         image_bytes = sidecars.check_image(key, config.image, image, config.max_bytes)
-        captions = [one for name in config.caption for one in sidecars.caption_texts(fields.pop(name, None))]
-        return Record(key, image_bytes, sidecars.unique_captions(key, captions), fields)
+        captions = sidecars.unique_captions(key, *sidecars.captions_in(fields, config.caption))
+        metadata = {name: value for name, value in fields.items() if name not in config.caption}
+        return Record(key, image_bytes, captions, metadata)
 
     def fingerprint(self) -> str:
         """Return a digest of the config, and of each file's size and footer, which says where its columns are."""
@@ -213,6 +217,10 @@ def _check_columns(path: str, schema: _ArrowSchema, config: Parquet) -> None:
         "struct" in kind and "bytes: " not in kind
     ):
         raise UserError(f"{path}: expected bytes, or a struct with bytes, in {config.image}, got {kind}")
+    kinds = {name: str(schema.field(name).type) for name in config.caption if name in columns}
+    if not any(_TEXT.search(kind) for kind in kinds.values()):
+        got = ", ".join(f"{kind} in {name}" for name, kind in kinds.items())
+        raise UserError(f"{path}: expected texts in a column of captions, got {got}; name the right one with caption")
 
 
 def _footer_digest(file: DataFile) -> str:

@@ -1,6 +1,7 @@
 """Precomputed codes or CLIP embeddings as a data source, so that a model trains without decoding images."""
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -16,6 +17,7 @@ from dalle_jax.data.precomputed.code_record import decode_codes
 from dalle_jax.data.precomputed.conditions import Conditions
 from dalle_jax.data.precomputed.embedding_record import decode_embeddings
 from dalle_jax.data.precomputed.manifest import (
+    UNKNOWN,
     VERSION,
     AnyManifest,
     EmbeddingManifest,
@@ -150,7 +152,8 @@ class EmbeddingsSource(Shards[EmbeddingManifest]):
 def shared_manifest(sources: Sequence[Source], evaluation: Source | None) -> AnyManifest | None:
     """Return the manifest of the first source, or None if no source holds codes or embeddings.
 
-    Raises UserError if only some of the sources and the evaluation data hold them, or if their networks differ.
+    Raises UserError if only some of the sources and the evaluation data hold them, or if their networks differ. Prints
+    a warning if codes were computed on different platforms or in different precisions.
     """
     found = [
         one.manifest if isinstance(one, CodesSource | EmbeddingsSource) else None
@@ -169,7 +172,22 @@ def shared_manifest(sources: Sequence[Source], evaluation: Source | None) -> Any
     texts = [_origin(one) for one in manifests]
     if other := next((one for one in texts if one != texts[0]), None):
         raise UserError(f"data: expected {texts[0]} in both source and evaluation, got {other} too")
+    settings = sorted({text for one in manifests if (text := _settings(one)) is not None})
+    if len(settings) > 1:
+        print(
+            "dalle-jax: WARNING: data: expected codes that were all computed in one way, got "
+            f"{' and '.join(settings)}; the same image may have other codes there. Run `encode` for all data on one "
+            "platform",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
     return manifests[0]
+
+
+def _settings(manifest: AnyManifest) -> str | None:
+    """Return the platform and precision of codes, or None if they are unknown."""
+    if not isinstance(manifest, Manifest) or manifest.encoding.platform == UNKNOWN:
+        return None
+    return f"codes of a {manifest.encoding.platform} in {manifest.encoding.precision}"
 
 
 def _origin(manifest: AnyManifest) -> str:

@@ -116,10 +116,10 @@ class TfdsRecords(RowRecords):
             message = " ".join(str(error).split())[:200]
             raise BadRecord(key, "broken record", f"tensorflow_datasets cannot read it: {message}") from error
         image = sidecars.check_image(key, config.image, fields[config.image], config.max_bytes)
-        texts = [_to_plain(key, _feature(fields, path)) for path in config.caption]
-        captions = [caption for text in texts for caption in sidecars.caption_texts(text)]
+        texts = {path: _to_plain(key, _feature(fields, path)) for path in config.caption}
+        captions = sidecars.captions_in(texts, config.caption)
         metadata = {name: _to_plain(key, fields[name]) for name in self._plain}
-        return Record(key, image, sidecars.unique_captions(key, captions), metadata)
+        return Record(key, image, sidecars.unique_captions(key, *captions), metadata)
 
     def fingerprint(self) -> str:
         """Return a digest of the config, of the data set's name and version, and of its shards' sizes."""

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,10 +13,11 @@ from dalle_jax.data.files.patterns import find_files
 from dalle_jax.data.files.ranges import read_byte_ranges
 from dalle_jax.data.formats import sidecars
 from dalle_jax.data.formats.config_checks import check_config
+from dalle_jax.data.formats.row_files import short_names
 from dalle_jax.data.formats.tar_index import TarIndex, load_index
 from dalle_jax.data.records import BadRecord, Record
 
-VERSION = 1
+VERSION = 2
 """Increase this whenever the same tars and config give different records."""
 
 _CAPTION = re.compile(r"json:.+|[^.:A-Z][^:A-Z]*")
@@ -46,7 +48,9 @@ class WebDataset:
         problems = []
         if not self.caption or not all(_CAPTION.fullmatch(one) for one in self.caption):
             problems.append(f"caption: expected extensions in lower case (txt), json or json:FIELD, got {self.caption}")
-        check_config("tars of images", {"max_bytes": self.max_bytes}, images=self.images, problems=problems)
+        check_config(
+            "tars of images", {"max_bytes": self.max_bytes}, extensions={"images": self.images}, problems=problems
+        )
         found = [load_index(file, self.index_folder) for file in find_files(self.files, (".tar",))]
         if unstored := [one.file.name for one, is_stored in found if not is_stored]:
             more = f" and {len(unstored) - 1} more" if len(unstored) > 1 else ""
@@ -56,7 +60,10 @@ class WebDataset:
 
 
 class WebDatasetRecords:
-    """``Records`` of tars, in the order of the tars' names and of the samples in each."""
+    """``Records`` of tars, in the order of the tars' names and of the samples in each.
+
+    A key that an earlier tar has too gets the name of its own tar in front: ``1.tar:000``.
+    """
 
     def __init__(self, config: WebDataset, indexes: Sequence[TarIndex]):
         self._config = config
@@ -67,10 +74,14 @@ class WebDatasetRecords:
         )
         problems = []
         tars, samples = [], []
-        for tar, (one, repeated) in enumerate(zip(self._indexes, _repeated_keys(self._indexes), strict=True)):
+        self._repeats = _repeated_keys(self._indexes)
+        self._labels = short_names(one.file.name for one in self._indexes)
+        for tar, (one, repeats) in enumerate(zip(self._indexes, self._repeats, strict=True)):
             problems += [BadRecord(*problem) for problem in one.problems]
-            bad = dict(self._faults(one, repeated))
-            problems += [BadRecord(one.key(sample), *fault) for sample, fault in bad.items() if fault is not None]
+            bad = dict(self._faults(one, repeats.same_tar))
+            problems += [
+                BadRecord(self._key(tar, sample), *fault) for sample, fault in bad.items() if fault is not None
+            ]
             good = np.setdiff1d(np.arange(len(one)), np.fromiter(bad, np.int64, len(bad)), assume_unique=True)
             tars.append(np.full(len(good), tar, np.int32))
             samples.append(good)
@@ -90,25 +101,31 @@ class WebDatasetRecords:
         if not 0 <= index < len(self):
             raise IndexError(index)
         tar, sample = self._indexes[self._tars[index]], int(self._samples[index])
-        key, ranges = tar.key(sample), tar.byte_ranges(sample)
+        key, ranges = self.key(index), tar.byte_ranges(sample)
         image = next(one for one in self._config.images if one in ranges)
         members = [image, *(one for one in (*self._texts, "json") if one in ranges)]
         contents = read_byte_ranges(tar.file, [ranges[one] for one in members])
         read = dict(zip(members, contents, strict=True))
         fields = sidecars.json_fields(key, read["json"]) if "json" in read else {}
-        captions = []
+        captions: list[str] = []
+        fault = None
         for place in self._config.caption:
             kind, _, field = place.partition(":")
-            if kind == "json":
-                captions += sidecars.caption_texts(fields.get(field or "caption"))
+            if kind == "json" and "json" in read:
+                found = sidecars.captions_in(fields, (field or "caption",))
+                captions, fault = captions + found.texts, fault or found.fault
             elif place in read:
                 captions += sidecars.caption_lines(key, read[place])
         metadata = {name: value for name, value in fields.items() if name not in self._fields}
-        return Record(key, read[image], sidecars.unique_captions(key, captions), metadata)
+        return Record(key, read[image], sidecars.unique_captions(key, captions, fault), metadata)
 
     def key(self, index: int) -> str:
         """Return the key of record ``index``, from the index of its tar."""
-        return self._indexes[self._tars[index]].key(int(self._samples[index]))
+        return self._key(int(self._tars[index]), int(self._samples[index]))
+
+    def _key(self, tar: int, sample: int) -> str:
+        key = self._indexes[tar].key(sample)
+        return f"{self._labels[tar]}:{key}" if self._repeats[tar].earlier_tar[sample] else key
 
     def fingerprint(self) -> str:
         """Return a digest of the config and of the tars' headers: names, sizes and times of all members."""
@@ -156,24 +173,36 @@ class WebDatasetRecords:
                 yield sample, sidecars.size_fault(kind, tar, int(sizes[sample]), most)
 
 
-def _repeated_keys(indexes: Sequence[TarIndex]) -> list[np.ndarray]:
-    """Return a bool [S] for each tar: True for a sample whose key an earlier sample has.
+class _Repeats(NamedTuple):
+    """For each sample of a tar, bool [S]: whether an earlier sample of this tar, or an earlier tar, has its key."""
 
-    Hashes of 64 bits are compared first, and the keys themselves if the hashes are equal.
+    same_tar: np.ndarray
+    earlier_tar: np.ndarray
+
+
+def _repeated_keys(indexes: Sequence[TarIndex]) -> list[_Repeats]:
+    """Find the keys that several samples have. Hashes of 64 bits are compared first, then the keys within one tar.
+
+    If keys of different tars have equal hashes, the later key gets a label that it does not need.
     """
     hashes = np.concatenate([one.key_hashes for one in indexes])
     bounds = np.cumsum([0, *(len(one) for one in indexes)])
-    order = np.argsort(hashes, kind="stable")
+    tars = np.repeat(np.arange(len(indexes)), np.diff(bounds))
+    order = np.argsort(hashes, kind="stable")  # so samples of one hash are in the order of the tars
     new = np.ones(len(order), bool)
     new[1:] = hashes[order][1:] != hashes[order][:-1]
     first = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
-    repeated = np.zeros(len(order), bool)
+    earlier, same = np.zeros(len(order), bool), np.zeros(len(order), bool)
+    earlier[order] = tars[order] != tars[order[first]]
+    begins = new.copy()  # the first sample of its hash in its tar
+    begins[1:] |= tars[order][1:] != tars[order][:-1]
+    first_in_tar = np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))
 
     def key(sample: int) -> str:
-        tar = int(np.searchsorted(bounds, sample, side="right")) - 1
+        tar = int(tars[sample])
         return indexes[tar].key(sample - int(bounds[tar]))
 
-    for place in np.flatnonzero(~new):
-        sample, earlier = int(order[place]), int(order[first[place]])
-        repeated[sample] = key(sample) == key(earlier)
-    return np.split(repeated, bounds[1:-1])
+    for place in np.flatnonzero(~begins):
+        sample, before = int(order[place]), int(order[first_in_tar[place]])
+        same[sample] = key(sample) == key(before)
+    return [_Repeats(*each) for each in zip(np.split(same, bounds[1:-1]), np.split(earlier, bounds[1:-1]), strict=True)]

@@ -12,6 +12,7 @@ import numpy as np
 
 from dalle_jax.arrays import Array, Float
 from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern, transpose_grid
+from dalle_jax.layers.linear import precision_of
 
 SPARSE_BLOCK, FULL_BLOCK = 32, 64
 """The least number of image tokens in a block, for sparse and for full attention.
@@ -27,23 +28,26 @@ def _lean_attention(q: Array, k: Array, v: Array, mask: Array) -> Array:
 
 
 def _lean_forward(q: Array, k: Array, v: Array, mask: Array) -> tuple[Array, tuple[Array, ...]]:
-    scores = jnp.einsum("...lh,...sh->...ls", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    precision = precision_of(q.dtype)
+    q_scaled = q * q.shape[-1] ** -0.5
+    scores = jnp.einsum("...lh,...sh->...ls", q_scaled, k, precision=precision, preferred_element_type=jnp.float32)
     scores = jnp.where(mask, scores, MASKED_SCORE)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [... L S], not normalised
     total = weights.sum(axis=-1, keepdims=True)  # [... L 1]
-    out = jnp.einsum("...ls,...sh->...lh", weights.astype(v.dtype), v) / total.astype(v.dtype)
+    out = jnp.einsum("...ls,...sh->...lh", weights.astype(v.dtype), v, precision=precision) / total.astype(v.dtype)
     return out, (q, k, v, weights, total, out)
 
 
 def _lean_backward(residuals: tuple[Array, ...], gradient: Array) -> tuple[Array | None, ...]:
     q, k, v, weights, total, out = residuals
+    product = partial(jnp.einsum, precision=precision_of(q.dtype))
     gradient = gradient / total.astype(gradient.dtype)
     inner = (gradient * out).sum(axis=-1, keepdims=True)  # [... L 1]
-    to_v = jnp.einsum("...ls,...lh->...sh", weights.astype(v.dtype), gradient)
-    to_scores = weights * (jnp.einsum("...lh,...sh->...ls", gradient, v) - inner)
+    to_v = product("...ls,...lh->...sh", weights.astype(v.dtype), gradient)
+    to_scores = weights * (product("...lh,...sh->...ls", gradient, v) - inner)
     to_scores = to_scores.astype(q.dtype) * q.shape[-1] ** -0.5
-    to_q = jnp.einsum("...ls,...sh->...lh", to_scores, k)
-    to_k = jnp.einsum("...ls,...lh->...sh", to_scores, q)
+    to_q = product("...ls,...sh->...lh", to_scores, k)
+    to_k = product("...ls,...lh->...sh", to_scores, q)
     return to_q, to_k, to_v, None
 
 

@@ -115,6 +115,14 @@ def _kernel(pattern: Pattern, length: int, tiling: Tiling, interpret: bool) -> C
     )  # fmt: skip
 
 
+def splash_obstacle(q: Float[Array, "B N L H"]) -> str | None:
+    """Return why the kernel should not compute these queries, or None if it should.
+
+    Its products of float32 operands have a TPU's default precision, which rounds them to bfloat16.
+    """
+    return None if q.dtype == jnp.bfloat16 else f"the splash kernel computes in bfloat16, got {q.dtype}"
+
+
 def splash_attention(
     q: Float[Array, "B N L H"],
     k: Float[Array, "B N L H"],

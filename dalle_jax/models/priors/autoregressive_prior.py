@@ -66,6 +66,15 @@ class AutoregressivePriorConfig:
         return self.width // self.heads
 
     @property
+    def kv_heads(self) -> None:
+        """None: each head has its own keys and values."""
+
+    @property
+    def qk_norm(self) -> bool:
+        """False: queries and keys are not normalised."""
+        return False
+
+    @property
     def gated(self) -> bool:
         """False: the feed-forward networks have no gate."""
         return False

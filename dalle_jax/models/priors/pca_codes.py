@@ -11,6 +11,7 @@ sample of the training vectors:
 B batch   E embedding   C components   K buckets   n sample
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -46,14 +47,15 @@ class PcaCodes(nnx.Module):
 
     def encode(self, image: Float[Array, "B E"]) -> Int[Array, "B C"]:
         """Return the bucket of each component."""
-        values = (image - self.mean[...]) @ self.basis[...]
+        values = jnp.matmul(image - self.mean[...], self.basis[...], precision=jax.lax.Precision.HIGHEST)
         shares = (values - self.low[...]) / jnp.maximum(self.high[...] - self.low[...], 1e-12)
         return jnp.clip(jnp.floor(shares * self.buckets), 0, self.buckets - 1).astype(jnp.int32)
 
     def decode(self, codes: Int[Array, "... C"]) -> Float[Array, "... E"]:
         """Return the vector, of length 1, of the buckets' centres."""
         shares = (codes + 0.5) / self.buckets
-        return unit((self.low[...] + shares * (self.high[...] - self.low[...])) @ self.basis[...].T + self.mean[...])
+        values = self.low[...] + shares * (self.high[...] - self.low[...])
+        return unit(jnp.matmul(values, self.basis[...].T, precision=jax.lax.Precision.HIGHEST) + self.mean[...])
 
 
 class DotProductBuckets(nnx.Module):

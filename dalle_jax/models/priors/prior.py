@@ -6,6 +6,7 @@ B batch   P prompts   M vectors of one prompt   T text length   S width of text 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -140,5 +141,5 @@ def causal_mask(mask: Bool[Array, "B T"], more: int) -> Bool[Array, "B 1 L L"]:
 
 def nearest(vectors: Float[Array, "R n E"], text: Float[Array, "R E"]) -> Float[Array, "R E"]:
     """Return the vector of each row with the highest dot product with the row's text vector."""
-    best = jnp.einsum("rne,re->rn", vectors, text).argmax(axis=1)
+    best = jnp.einsum("rne,re->rn", vectors, text, precision=jax.lax.Precision.HIGHEST).argmax(axis=1)
     return jnp.take_along_axis(vectors, best[:, None, None], axis=1)[:, 0]

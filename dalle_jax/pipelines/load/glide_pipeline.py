@@ -15,6 +15,7 @@ from dalle_jax.pipelines.load.text import load_text
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.storage import Place
+from dalle_jax.untrusted import read_text_file
 
 GLIDE = "glide.gin"
 GLIDE_PARTS = ("base", "upsampler")
@@ -22,7 +23,7 @@ GLIDE_PARTS = ("base", "upsampler")
 
 def read_glide_file(folder: Place) -> GlideFile:
     """Read ``glide.gin``."""
-    return loads((folder / GLIDE).read_text(encoding="utf-8"), GlideFile, name=str(folder / GLIDE))
+    return loads(read_text_file(folder / GLIDE), GlideFile, name=str(folder / GLIDE))
 
 
 class GuidingClip(NamedTuple):

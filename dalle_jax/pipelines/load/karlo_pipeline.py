@@ -16,6 +16,7 @@ from dalle_jax.pipelines.load.text import load_text
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.storage import Place
+from dalle_jax.untrusted import read_text_file
 
 KARLO = "karlo.gin"
 KARLO_PARTS = ("text_encoder", "prior", "text_proj", "decoder", "super_res_first", "super_res_last")
@@ -23,7 +24,7 @@ KARLO_PARTS = ("text_encoder", "prior", "text_proj", "decoder", "super_res_first
 
 def read_karlo_file(folder: Place) -> KarloFile:
     """Read ``karlo.gin``."""
-    return loads((folder / KARLO).read_text(encoding="utf-8"), KarloFile, name=str(folder / KARLO))
+    return loads(read_text_file(folder / KARLO), KarloFile, name=str(folder / KARLO))
 
 
 def load_karlo(

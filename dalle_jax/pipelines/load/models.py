@@ -39,6 +39,7 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.sampling.options import RecommendedSampling
 from dalle_jax.storage import Place
 from dalle_jax.train.checkpoints.checkpoints import load_params
+from dalle_jax.untrusted import read_text_file
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def read_model_file(folder: Place) -> ModelFile:
         raise UserError(
             f"{folder}: expected the folder of a trained model, which contains model.gin, found no such file"
         )
-    return loads(path.read_text(encoding="utf-8"), ModelFile, name=str(path))
+    return loads(read_text_file(path), ModelFile, name=str(path))
 
 
 def load_network(
@@ -221,7 +222,7 @@ def stage_folders(
     replacing = {name: str(one) for name, one in given.items() if one is not None}
     path = folder / "pipeline.gin"
     if path.is_file():
-        file: PipelineFile = loads(path.read_text(encoding="utf-8"), PipelineFile, name=str(path))
+        file: PipelineFile = loads(read_text_file(path), PipelineFile, name=str(path))
         if file.is_unclip:
             replacing.pop("clip", None)
         return replace(file, needs={name: str(folder / one) for name, one in file.needs.items()} | replacing)

@@ -2,7 +2,7 @@
 
 import math
 import struct
-from collections.abc import Iterator
+import sys
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from dalle_jax.pretrained.files.tensors import (
     DTYPES,
     MAX_NAME_LENGTH,
     MAX_TENSORS,
+    TENSOR_BYTES,
     MappedFile,
     Scalar,
     StoredTensor,
@@ -24,8 +25,8 @@ ARRAY, SCALAR = 1, 3
 """Flax's extension types of an array and a numpy scalar; both hold [shape, dtype, bytes]."""
 CHUNKED = "__msgpack_chunked_array__"
 MAX_DEPTH = 64
-MAX_VALUES = 5_000_000
-"""Largest number of MessagePack values in a file. An array takes about eight."""
+VALUE_BYTES = 100
+"""Bytes of memory that are spent for a value: an empty dict, or a number and its place in a list."""
 
 
 class _MalformedMsgpack(Exception):
@@ -42,9 +43,8 @@ class _ByteRange:
 class _Reader:
     """Parser of MessagePack (specification version 5) from byte ``at`` to ``end``; binary data is not copied."""
 
-    def __init__(self, file: MappedFile, at: int, end: int, budget: Iterator[int] | None = None):
+    def __init__(self, file: MappedFile, at: int, end: int):
         self.file, self.at, self.end = file, at, end
-        self.budget = iter(range(MAX_VALUES)) if budget is None else budget
 
     def skip(self, count: int) -> int:
         start = self.at
@@ -61,7 +61,9 @@ class _Reader:
         return struct.unpack(f">{form}", self.take(struct.calcsize(form)))[0]
 
     def text(self, count: int) -> str:
-        return self.take(count).decode("utf-8")
+        found = self.take(count).decode("utf-8")
+        self.file.budget.spend(sys.getsizeof(found), 0)
+        return found
 
     def count(self, form: str) -> int:
         return int(self.number(form))
@@ -69,8 +71,7 @@ class _Reader:
     def value(self, depth: int = 0) -> object:
         if depth > MAX_DEPTH:
             raise _MalformedMsgpack(f"objects nested more than {MAX_DEPTH} deep")
-        if next(self.budget, None) is None:
-            raise _MalformedMsgpack(f"more than {MAX_VALUES} values")
+        self.file.budget.spend(VALUE_BYTES)
         first = self.take(1)[0]
         if first < 0x80 or first >= 0xE0:
             return first if first < 0x80 else first - 256
@@ -120,7 +121,7 @@ class _Reader:
     def extension(self, kind: int, start: int, end: int) -> StoredTensor:
         if kind not in (ARRAY, SCALAR):
             raise _MalformedMsgpack(f"an extension of type {kind}")
-        inside = _Reader(self.file, start, end, self.budget)
+        inside = _Reader(self.file, start, end)
         parts = inside.value(MAX_DEPTH - 2)
         if inside.at != end or not isinstance(parts, list) or len(parts) != 3 or not isinstance(parts[2], _ByteRange):
             raise _MalformedMsgpack("an array that is not shape, dtype and bytes")
@@ -130,6 +131,7 @@ class _Reader:
         known = DTYPES[dtype]
         if raw.end - raw.start != math.prod(shape) * known.itemsize:
             raise _MalformedMsgpack(f"{raw.end - raw.start} bytes for {dtype}{list(shape)}"[:200])
+        self.file.budget.spend(TENSOR_BYTES, 0)
         return StoredTensor(shape, known, lambda: self.file.array(known, shape, raw.start))
 
 
@@ -164,7 +166,7 @@ def read_msgpack(file: MappedFile) -> Tensors:
             raise _MalformedMsgpack("content that is not a single dict")
         stored: dict[str, StoredTensor] = {}
         scalars: dict[str, Scalar] = {}
-        _flatten("", root, stored, scalars)
+        _flatten(file, "", root, stored, scalars)
     except (_MalformedMsgpack, UnicodeDecodeError, RecursionError) as error:
         raise file_error(file.path, "a .msgpack file of Flax", f"a malformed one ({str(error)[:200]})") from error
     for name in stored:
@@ -172,16 +174,23 @@ def read_msgpack(file: MappedFile) -> Tensors:
     return Tensors(str(file.path), stored, scalars)
 
 
-def _flatten(prefix: str, node: dict[str, object], stored: dict[str, StoredTensor], scalars: dict[str, Scalar]) -> None:
+def _flatten(
+    file: MappedFile,
+    prefix: str,
+    node: dict[str, object],
+    stored: dict[str, StoredTensor],
+    scalars: dict[str, Scalar],
+) -> None:
     for key, value in node.items():
         name = f"{prefix}{key}"
+        file.budget.spend(sys.getsizeof(name))
         if len(name) > MAX_NAME_LENGTH:
             raise _MalformedMsgpack(f"a name of {len(name)} characters")
         if isinstance(value, dict):
             if CHUNKED in value:
                 value = _join_chunks(value)
             else:
-                _flatten(f"{name}/", value, stored, scalars)
+                _flatten(file, f"{name}/", value, stored, scalars)
                 continue
         if name in stored or len(stored) >= MAX_TENSORS:
             raise _MalformedMsgpack(f"{name[:80]!r} twice, or more than {MAX_TENSORS} arrays")

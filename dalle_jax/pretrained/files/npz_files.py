@@ -1,21 +1,19 @@
 """Reader of ``.npz``: a zip archive of ``.npy`` files, none of which may hold Python objects."""
 
-import io
 import math
-from collections.abc import Callable
-from tokenize import TokenError
 
 import numpy as np
 
-from dalle_jax.pretrained.files.tensors import MappedFile, StoredTensor, Tensors, check_shape, file_error
+from dalle_jax.data.formats.npy_files import MAX_HEADER_BYTES, NpyHeader, read_npy_header
+from dalle_jax.pretrained.files.tensors import (
+    TENSOR_BYTES,
+    MappedFile,
+    StoredTensor,
+    Tensors,
+    check_shape,
+    file_error,
+)
 from dalle_jax.pretrained.files.zips import ZipArchive
-
-MAX_HEADER_BYTES = 10_000
-HEADER_READERS: dict[int, Callable[..., tuple[tuple[int, ...], bool, np.dtype]]] = {
-    1: np.lib.format.read_array_header_1_0,
-    2: np.lib.format.read_array_header_2_0,
-}
-"""Numpy's header readers by the format's major version."""
 
 
 def read_npz(file: MappedFile, archive: ZipArchive) -> Tensors:
@@ -25,39 +23,37 @@ def read_npz(file: MappedFile, archive: ZipArchive) -> Tensors:
 
 
 def _array(file: MappedFile, archive: ZipArchive, name: str) -> StoredTensor:
+    file.budget.spend(TENSOR_BYTES)
     member = archive.members[name]
     if not name.endswith(".npy"):
         raise file_error(file.path, "nothing but .npy files", repr(name))
-    shape, dtype, fortran, header = _header(file, name, archive.content(name, MAX_HEADER_BYTES))
-    if math.prod(shape) * dtype.itemsize != member.size - header:
-        raise file_error(file.path, f"{name!r} of {dtype.name}{list(shape)}"[:200], f"{member.size - header} bytes")
+    header = _header(file, name, archive.content(name, MAX_HEADER_BYTES + 12))
+    shape, dtype, fortran, start = header
+    if header.nbytes != member.size - start:
+        raise file_error(file.path, f"{name!r} of {dtype.name}{list(shape)}"[:200], f"{member.size - start} bytes")
     strides = _fortran_strides(shape) if fortran else None
     if member.compressed:
 
         def unpack() -> np.ndarray:
             content = archive.content(name)
-            return np.frombuffer(content, dtype, offset=header).reshape(shape, order="F" if fortran else "C")
+            return np.frombuffer(content, dtype, offset=start).reshape(shape, order="F" if fortran else "C")
 
         return StoredTensor(shape, dtype, unpack)
 
     def view() -> np.ndarray:
         archive.check(name)
-        return file.array(dtype, shape, member.start + header, strides)
+        return file.array(dtype, shape, member.start + start, strides)
 
     return StoredTensor(shape, dtype, view)
 
 
-def _header(file: MappedFile, name: str, content: bytes) -> tuple[tuple[int, ...], np.dtype, bool, int]:
-    """Parse a ``.npy`` header into shape, dtype, Fortran order and the header's length in bytes."""
-    stream = io.BytesIO(content)
+def _header(file: MappedFile, name: str, content: bytes) -> NpyHeader:
     try:
-        version = np.lib.format.read_magic(stream)
-        shape, fortran, dtype = HEADER_READERS[version[0]](stream, max_header_size=MAX_HEADER_BYTES)
-    except (ValueError, KeyError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
-        raise file_error(file.path, f"{name!r} to be a .npy file", f"a broken one ({str(error)[:100]})") from error
-    if dtype.hasobject or dtype.kind not in "biuf":
-        raise file_error(file.path, f"numbers in {name!r}", f"an array of {dtype}")
-    return check_shape(file.path, name, shape), dtype, fortran, stream.tell()
+        header = read_npy_header(content)
+    except ValueError as error:
+        raise file_error(file.path, f"numbers in {name!r}", f"another array or file ({str(error)[:100]})") from error
+    check_shape(file.path, name, header.shape)
+    return header
 
 
 def _fortran_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dalle_jax.pretrained.files.tensors import short_repr
+from dalle_jax.pretrained.files.tensors import SIZE_LIMIT, short_repr
 
 
 class BadPickle(Exception):
@@ -75,10 +75,19 @@ def _first(value: object, *unused: object) -> object:
     return value
 
 
+class InertKey:
+    """A key that no weights have, such as a tuple. It is equal to itself alone, so hashing it takes no time."""
+
+
 def check_key(value: object) -> object:
-    """Return a key of a dict or set; refuse nested tuples, whose hash can take exponential time."""
-    if isinstance(value, tuple) and any(isinstance(one, tuple) for one in value):
-        raise BadPickle("a key that is a tuple of tuples")
+    """Return a key of a dict or set, whose hash takes no time.
+
+    Tuples become an ``InertKey``: their hash is not cached, and different ones with the same hash are easy to make.
+    """
+    if isinstance(value, tuple):
+        return InertKey()
+    if isinstance(value, int) and abs(value) >= SIZE_LIMIT:
+        raise BadPickle("a key that is a number of more than 63 bits, which is too long")
     return value
 
 

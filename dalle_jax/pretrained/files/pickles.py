@@ -6,10 +6,12 @@ Python's own unpickler imports and calls whatever a file names. This one keeps a
 - REDUCE calls the function that pickle_globals.py lists for a name.
 - An object of a class becomes an ``InertObject``, which holds its attributes.
 
-The worst that a hostile file can cause is therefore an error.
+The worst that a hostile file can cause is therefore an error. Memory and steps are spent from the budget of the file.
 """
 
+import itertools
 import pickletools
+import sys
 from collections.abc import Callable, Iterator
 from typing import IO, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -18,14 +20,20 @@ from dalle_jax.pretrained.files.pickle_globals import (
     BadPickle,
     GlobalName,
     InertObject,
+    TensorRef,
     check_global,
     check_key,
     is_inert,
 )
-from dalle_jax.pretrained.files.tensors import MAX_NAME_LENGTH, SIZE_LIMIT
+from dalle_jax.pretrained.files.tensors import MAX_NAME_LENGTH, Scalar
+from dalle_jax.untrusted import Budget, OverBudget
 
-MAX_STEPS = 5_000_000
-"""Largest number of opcodes, and of elements that they copy. A file of weights has a few tens of them per tensor."""
+OPCODE_BYTES = 64
+"""Bytes that are spent for an opcode, on top of its argument: a place on the stack, and an entry of a container."""
+OBJECT_BYTES = 400
+"""Bytes that are spent in addition for an object, a name, a tensor or a set."""
+ENTRY_BYTES = 100
+"""Bytes that are spent for an element which is copied into a dict or a set."""
 
 PersistentLoad: TypeAlias = Callable[[object], object]
 """Function from a persistent id to an object, such as ``pickle.Unpickler.persistent_load``."""
@@ -45,20 +53,22 @@ class ByteStream(Protocol):
         """Return the position."""
 
 
-def load(stream: ByteStream, persistent_load: PersistentLoad) -> object:
+def load(stream: ByteStream, persistent_load: PersistentLoad, budget: Budget) -> object:
     """Read one pickle from the position of ``stream``, and leave the position at its end.
 
-    Raises BadPickle for every opcode and name that is not known.
+    Raises BadPickle for every opcode and name that is not known, and beyond ``budget``.
     """
-    interpreter = _Interpreter(persistent_load)
+    interpreter = _Interpreter(persistent_load, budget)
     try:
         for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", stream)):
             if opcode.name == "STOP":
                 return interpreter.pop()
-            interpreter.spend(1)
+            budget.spend(OPCODE_BYTES if argument is None else OPCODE_BYTES + sys.getsizeof(argument))
             interpreter.run(opcode.name, argument)
     except BadPickle:
         raise
+    except OverBudget as error:
+        raise BadPickle(str(error)) from error
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
         raise BadPickle(f"a pickle that is broken ({str(error)[:100] or type(error).__name__})") from error
     raise BadPickle("a pickle that is cut off")
@@ -67,18 +77,12 @@ def load(stream: ByteStream, persistent_load: PersistentLoad) -> object:
 class _Interpreter:
     """Stack and memo of the pickle machine; ``marks`` holds the stack's height at each open MARK."""
 
-    def __init__(self, persistent_load: PersistentLoad):
+    def __init__(self, persistent_load: PersistentLoad, budget: Budget):
         self.stack: list[object] = []
         self.marks: list[int] = []
         self.memo: dict[object, object] = {}
         self.persistent_load = persistent_load
-        self.steps_left = MAX_STEPS
-
-    def spend(self, steps: int) -> None:
-        """Count steps; raise BadPickle beyond ``MAX_STEPS``."""
-        self.steps_left -= steps
-        if self.steps_left < 0:
-            raise BadPickle(f"a pickle of more than {MAX_STEPS} steps, which no published weights need")
+        self.budget = budget
 
     def pop(self) -> object:
         if self.marks and len(self.stack) <= self.marks[-1]:
@@ -141,11 +145,13 @@ class _Interpreter:
         target.update(map(check_key, values))
 
     def global_name(self, argument: object) -> None:
+        self.budget.spend(OBJECT_BYTES, 0)
         module, _, name = str(argument).partition(" ")
         self.stack.append(check_global(module, name))
 
     def stack_global(self, argument: object) -> None:
         del argument
+        self.budget.spend(OBJECT_BYTES, 0)
         name, module = self.pop(), self.pop()
         self.stack.append(check_global(module, name))
 
@@ -154,7 +160,8 @@ class _Interpreter:
         arguments, function = self.pop(), self.pop()
         if not isinstance(function, GlobalName) or not isinstance(arguments, tuple):
             raise BadPickle(f"a pickle that calls a {type(function).__name__}")
-        self.spend(sum(len(one) for one in arguments if isinstance(one, dict | list | set | tuple)))
+        copied = sum(len(one) for one in arguments if isinstance(one, dict | list | set | tuple))
+        self.budget.spend(OBJECT_BYTES + ENTRY_BYTES * copied, copied)
         if is_inert(function):
             self.stack.append(InertObject(function))
         elif str(function) in CALLS:
@@ -166,20 +173,26 @@ class _Interpreter:
         del argument
         state, target = self.pop(), self.stack[-1]
         if isinstance(target, InertObject):
-            parts = state if isinstance(state, tuple) else (state,)  # a class with slots has two parts
+            parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)  # two parts with slots
             for part in parts:
                 if part is None:
                     continue
                 if not isinstance(part, dict):
                     raise BadPickle(f"a pickle that builds an object from a {type(part).__name__}")
-                self.spend(len(part))
+                self.budget.spend(ENTRY_BYTES * len(part), len(part))
                 target.attributes.update(part)
         elif not isinstance(target, dict) and target is not None:  # torch sets attributes of an OrderedDict
             raise BadPickle(f"a pickle that builds a {type(target).__name__}")
 
     def persistent_id(self, argument: object) -> None:
         del argument
+        self.budget.spend(OBJECT_BYTES, 0)
         self.stack.append(self.persistent_load(self.pop()))
+
+    def empty_set(self, argument: object) -> None:
+        del argument
+        self.budget.spend(OBJECT_BYTES, 0)
+        self.stack.append(set())
 
     def mark(self, argument: object) -> None:
         del argument
@@ -208,12 +221,12 @@ CONSTANTS: dict[str, Callable[[], object]] = {
     "EMPTY_DICT": dict,
     "EMPTY_LIST": list,
     "EMPTY_TUPLE": tuple,
-    "EMPTY_SET": set,
 }
 PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
 GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 OPERATIONS: dict[str, Callable[[_Interpreter, object], object]] = {
     "MARK": _Interpreter.mark,
+    "EMPTY_SET": _Interpreter.empty_set,
     "POP": lambda interpreter, _: interpreter.pop(),
     "TUPLE": _Interpreter.tuple_to_mark,
     "TUPLE1": lambda interpreter, _: interpreter.tuple_of(1),
@@ -235,45 +248,58 @@ OPERATIONS: dict[str, Callable[[_Interpreter, object], object]] = {
 }
 
 
-def leaves(root: object, max_depth: int = 64, max_nodes: int = 200_000) -> Iterator[tuple[str, object]]:
+def leaves(root: object, budget: Budget, max_depth: int = 64) -> Iterator[tuple[str, object]]:
     """Yield all tensors, numbers and strings of an object by dotted name.
 
     The names are those of torch's state dicts: entries of ``_parameters``, ``_buffers`` and ``_modules`` count as
-    attributes of the module itself. Raises BadPickle beyond ``max_depth`` and ``max_nodes``, which an object that
+    attributes of the module itself. Raises BadPickle beyond ``max_depth`` and ``budget``, which an object that
     contains itself exceeds.
     """
-    waiting: list[tuple[str, object, int]] = [("", root, 0)]
-    seen = 0
-    while waiting:
-        prefix, node, depth = waiting.pop()
-        seen += 1
-        if depth > max_depth or seen > max_nodes:
-            raise BadPickle(f"objects nested more than {max_depth} deep, or more than {max_nodes} of them")
-        children = _children(node)
-        if children is None:
-            yield prefix, node
-            continue
-        if any(len(key) > MAX_NAME_LENGTH if isinstance(key, str) else abs(key) >= SIZE_LIMIT for key, _ in children):
-            raise BadPickle("names that are too long")
-        inside = [(f"{prefix}.{key}" if prefix else str(key), value, depth + 1) for key, value in children]
-        if seen + len(waiting) + len(inside) > max_nodes:
-            raise BadPickle(f"more than {max_nodes} objects")
-        waiting.extend(reversed(inside))
+    levels: list[tuple[str, Iterator[tuple[str | int, object]]]] = [("", iter([("", root)]))]
+    try:
+        while levels:
+            prefix, siblings = levels[-1]
+            found = next(siblings, None)
+            if found is None:
+                levels.pop()
+                continue
+            key, node = found
+            name = f"{prefix}.{key}" if prefix else str(key)
+            if len(name) > MAX_NAME_LENGTH:
+                raise BadPickle("names that are too long")
+            budget.spend(0)
+            children = _children(node, budget)
+            if children is not None:
+                if len(levels) > max_depth:
+                    raise BadPickle(f"objects nested more than {max_depth} deep")
+                levels.append((name, children))
+            elif isinstance(node, TensorRef | Scalar):
+                budget.spend(sys.getsizeof(name), 0)
+                yield name, node
+    except OverBudget as error:
+        raise BadPickle(str(error)) from error
 
 
-def _children(node: object) -> list[tuple[str | int, object]] | None:
-    """List the named children of a container; return None for a leaf."""
+def _children(node: object, budget: Budget) -> Iterator[tuple[str | int, object]] | None:
+    """Return the named children of a container; return None for a leaf."""
     if isinstance(node, InertObject):
+        budget.spend(0, len(node.attributes))
         own = {key: value for key, value in node.attributes.items() if isinstance(key, str)}
         parts = [own.pop(name, None) for name in ("_parameters", "_buffers", "_modules")]
         public = {key: value for key, value in own.items() if not key.startswith("_")}
-        return [pair for part in (*parts, public, node.items) if isinstance(part, dict) for pair in _named(part)]
+        return itertools.chain(
+            *(_named(part, budget) for part in (*parts, public, node.items) if isinstance(part, dict))
+        )
     if isinstance(node, dict):
-        return _named(node)
+        return _named(node, budget)
     if isinstance(node, list | tuple):
-        return list(enumerate(node))
+        return iter(enumerate(node))
     return None
 
 
-def _named(items: dict[object, object]) -> list[tuple[str | int, object]]:
-    return [(key, value) for key, value in items.items() if isinstance(key, str | int)]
+def _named(items: dict[object, object], budget: Budget) -> Iterator[tuple[str | int, object]]:
+    for key, value in items.items():
+        if isinstance(key, str | int):
+            yield key, value
+        else:
+            budget.spend(0)

@@ -12,6 +12,7 @@ from dalle_jax import storage
 from dalle_jax.pretrained.files.tensors import (
     DTYPES,
     MAX_TENSORS,
+    TENSOR_BYTES,
     MappedFile,
     Scalar,
     StoredTensor,
@@ -22,6 +23,7 @@ from dalle_jax.pretrained.files.tensors import (
     is_size,
     short_repr,
 )
+from dalle_jax.untrusted import parse_json
 
 MAX_HEADER_BYTES = 100_000_000
 """Largest size of a header, in bytes, as in the format's own reader."""
@@ -43,6 +45,7 @@ def read_safetensors(file: MappedFile) -> Tensors:
     stored: dict[str, StoredTensor] = {}
     spans = []
     for name, entry in header.items():
+        file.budget.spend(TENSOR_BYTES)
         stored[check_name(file.path, name)], span = _entry(file, name, entry, start)
         spans.append((*span, name))
     end = 0
@@ -66,14 +69,9 @@ def _header(file: MappedFile) -> tuple[dict[str, object], int]:
             file.path, "the length of its header in the first 8 bytes", f"{length} in a file of {len(file)} bytes"
         )
 
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        if len({key for key, _ in pairs}) != len(pairs):
-            raise ValueError("one name twice")
-        return dict(pairs)
-
     try:
-        header = json.loads(file.bytes[8 : 8 + length].decode("utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(file.bytes[8 : 8 + length], file.budget, unique_names=True)
+    except ValueError as error:
         raise file_error(file.path, "a header in JSON", f"other content ({str(error)[:100]})") from error
     if not isinstance(header, dict):
         raise file_error(file.path, "a header that is an object in JSON", type(header).__name__)
@@ -83,13 +81,13 @@ def _header(file: MappedFile) -> tuple[dict[str, object], int]:
 def _entry(file: MappedFile, name: str, entry: object, start: int) -> tuple[StoredTensor, tuple[int, int]]:
     """Parse the header's entry of a tensor into the tensor and its span of bytes."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise file_error(file.path, f"dtype, shape and data_offsets of {name!r}", repr(entry)[:80])
+        raise file_error(file.path, f"dtype, shape and data_offsets of {name!r}", short_repr(entry))
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in NAMES:
-        raise file_error(file.path, f"a known dtype for {name!r}", repr(entry["dtype"])[:80])
+        raise file_error(file.path, f"a known dtype for {name!r}", short_repr(entry["dtype"]))
     dtype = DTYPES[NAMES[entry["dtype"]]]
     shape, span = check_shape(file.path, name, entry["shape"]), entry["data_offsets"]
     if not isinstance(span, list) or len(span) != 2 or not all(is_size(one) for one in span):
-        raise file_error(file.path, f"two offsets of {name!r}", repr(span)[:80])
+        raise file_error(file.path, f"two offsets of {name!r}", short_repr(span))
     begin, end = span
     if end - begin != math.prod(shape) * dtype.itemsize or start + end > len(file):
         raise file_error(

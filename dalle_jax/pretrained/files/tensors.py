@@ -11,12 +11,15 @@ import ml_dtypes
 import numpy as np
 
 from dalle_jax.config.errors import UserError
+from dalle_jax.untrusted import Budget, open_file
 
 MAX_DIMENSIONS = 16
 MAX_NAME_LENGTH = 1000
 SIZE_LIMIT = 2**63
 MAX_REPR_LENGTH = 80
 """Largest number of characters of a value that an error message quotes."""
+TENSOR_BYTES = 1000
+"""Bytes of memory that are spent for a tensor's name, shape and reader."""
 MAX_TENSORS = 200_000
 """Largest number of tensors in a file.
 
@@ -42,6 +45,7 @@ class Tensors(Mapping):
     - ``stored``: shapes and dtypes, known without reading.
     - ``scalars``: numbers and strings that the file holds next to its tensors.
     - ``skipped``: tensors of the file that this mapping leaves out, with the reason.
+    - ``prefix``: the prefix that was stripped from the names in the file.
 
     Arrays are read-only. Reading a tensor raises UserError if its bytes are damaged. The base is not
     ``Mapping[str, ndarray]`` because the type checker of the tests would read a tensor to check it.
@@ -50,6 +54,7 @@ class Tensors(Mapping):
     def __init__(self, name: str, stored: Mapping[str, StoredTensor], scalars: Mapping[str, Scalar] | None = None):
         self.name = name
         self.skipped: dict[str, str] = {}
+        self.prefix = ""
         self.stored = dict(stored)
         self.scalars = dict(scalars or {})
 
@@ -65,6 +70,15 @@ class Tensors(Mapping):
     def __len__(self) -> int:
         return len(self.stored)
 
+    def add(self, prefix: str, other: "Tensors") -> None:
+        """Add the tensors of another file under ``prefix``. Raises UserError for a name that is here already."""
+        for name, one in other.stored.items():
+            if prefix + name in self.stored:
+                raise file_error(other.name, "every tensor once", f"{name!r} twice")
+            self.stored[prefix + name] = one
+        self.skipped |= {prefix + name: reason for name, reason in other.skipped.items()}
+        self.prefix = self.prefix or other.prefix
+
     def under(self, prefix: str) -> "Tensors":
         """Select the names that begin with ``prefix``, and strip it from them."""
         return Tensors(
@@ -73,33 +87,18 @@ class Tensors(Mapping):
             {key.removeprefix(prefix): one for key, one in self.scalars.items() if key.startswith(prefix)},
         )
 
-    def unwrapped(self, wrappers: tuple[str, ...] = ("state_dict", "model", "module")) -> "Tensors":
-        """Select the state dict under the first wrapper key that is present, or return all tensors if none is."""
-        for wrapper in wrappers:
-            inside = self.inside(wrapper)
-            if inside.stored and not any("." not in key for key in self.stored):
-                return inside
-        return self
-
-    def inside(self, wrapper: str) -> "Tensors":
-        """Select the tensors under the key ``wrapper`` of a training checkpoint, and list the others as skipped."""
-        prefix = f"{wrapper}."
-        found = self.under(prefix)
-        others = (key for key in self.stored if not key.startswith(prefix))
-        found.skipped = self.skipped | dict.fromkeys(others, f"next to the weights under {wrapper!r}")
-        return found
-
 
 class MappedFile:
-    """A memory-mapped file; arrays that view it keep it mapped."""
+    """A memory-mapped file, and the budget of reading it; arrays that view it keep it mapped."""
 
     def __init__(self, path: Path):
         self.path = path
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             try:
                 self.bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
             except ValueError as error:  # mmap raises this for an empty file
                 raise file_error(path, "a file of weights", "an empty file") from error
+        self.budget = Budget(len(self.bytes))
 
     def __len__(self) -> int:
         return len(self.bytes)
@@ -140,10 +139,10 @@ def is_size(value: object) -> TypeGuard[int]:
 
 def check_shape(path: Path | str, name: str, shape: object) -> tuple[int, ...]:
     """Return a valid shape as a tuple; raise UserError for an invalid one."""
+    if isinstance(shape, list | tuple) and len(shape) > MAX_DIMENSIONS:
+        raise file_error(path, f"{name!r} to have {MAX_DIMENSIONS} dimensions at most", str(len(shape)))
     if not isinstance(shape, list | tuple) or not all(is_size(size) for size in shape):
         raise file_error(path, f"the shape of {name!r} to be whole numbers", short_repr(shape))
-    if len(shape) > MAX_DIMENSIONS:
-        raise file_error(path, f"{name!r} to have {MAX_DIMENSIONS} dimensions at most", str(len(shape)))
     return tuple(shape)
 
 

@@ -19,6 +19,7 @@ from dalle_jax.pretrained.files.pickle_globals import BadPickle, GlobalName, Ten
 from dalle_jax.pretrained.files.pickles import ByteStream, PersistentLoad
 from dalle_jax.pretrained.files.tensors import (
     DTYPES,
+    TENSOR_BYTES,
     MappedFile,
     Scalar,
     StoredTensor,
@@ -30,6 +31,7 @@ from dalle_jax.pretrained.files.tensors import (
     short_repr,
 )
 from dalle_jax.pretrained.files.zips import ZipArchive
+from dalle_jax.untrusted import FREE_BYTES, MEMORY_RATIO
 
 LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e"
 """First bytes of a legacy file: the pickle of torch's magic number."""
@@ -64,7 +66,7 @@ def read_torch_zip(file: MappedFile, archive: ZipArchive) -> Tensors:
         raise file_error(file.path, f"a pickle of at most {MAX_PICKLE_BYTES} bytes", f"{member.size}")
     archive.check(objects[0])
     stream = _FileSlice(file, member.start, member.start + member.size)
-    root = _load(file.path, stream, lambda value: _storage(file.path, value))
+    root = _load(file, stream, lambda value: _storage(file.path, value))
 
     def locate(storage: Storage) -> int:
         data = archive.uncompressed_member(f"{stem}data/{storage.key}")
@@ -79,7 +81,7 @@ def read_torch_zip(file: MappedFile, archive: ZipArchive) -> Tensors:
 def read_legacy_torch(file: MappedFile) -> Tensors:
     """Read the tensors of the format that torch wrote before 1.6."""
     stream = _FileSlice(file, 0, len(file))
-    _, protocol, system = (_load(file.path, stream, _no_storage) for _ in range(3))
+    _, protocol, system = (_load(file, stream, _no_storage) for _ in range(3))
     if protocol != LEGACY_PROTOCOL or not isinstance(system, dict) or system.get("little_endian") is not True:
         expected = f"torch's legacy format, protocol {LEGACY_PROTOCOL}, little-endian"
         raise file_error(file.path, expected, f"protocol {short_repr(protocol)} or a different byte order")
@@ -91,14 +93,14 @@ def read_legacy_torch(file: MappedFile) -> Tensors:
             raise BadPickle(f"storage {storage.key!r} with two sizes or dtypes")
         return storage
 
-    root = _load(file.path, stream, persistent_load)
+    root = _load(file, stream, persistent_load)
     starts = _legacy_starts(file, stream, storages)
     return _tensors(file, root, lambda storage: starts[storage.key], lambda storage: None)
 
 
 def _legacy_starts(file: MappedFile, stream: ByteStream, storages: dict[str, Storage]) -> dict[str, int]:
     """Return the position of each storage's first byte in a legacy file. Storages follow the list of their keys."""
-    listed = _load(file.path, stream, _no_storage)
+    listed = _load(file, stream, _no_storage)
     if not isinstance(listed, list) or not all(isinstance(key, str) for key in listed):
         raise file_error(file.path, "a list of storage keys", short_repr(listed))
     keys: list[str] = listed
@@ -137,11 +139,11 @@ class _FileSlice:
         return self.at
 
 
-def _load(path: Path, stream: ByteStream, persistent_load: PersistentLoad) -> object:
+def _load(file: MappedFile, stream: ByteStream, persistent_load: PersistentLoad) -> object:
     try:
-        return pickles.load(stream, persistent_load)
+        return pickles.load(stream, persistent_load, file.budget)
     except BadPickle as error:
-        raise file_error(path, "the pickle of a file of weights", str(error)) from error
+        raise file_error(file.path, "the pickle of a file of weights", str(error)) from error
 
 
 def _no_storage(value: object) -> object:
@@ -177,18 +179,22 @@ def _tensors(
     stored: dict[str, StoredTensor] = {}
     scalars: dict[str, Scalar] = {}
     try:
-        found = list(pickles.leaves(root))
+        found = list(pickles.leaves(root, file.budget))
     except BadPickle as error:
         raise file_error(file.path, "the objects of a file of weights", str(error)) from error
     for name, value in found:
         if isinstance(value, TensorRef):
             if name in stored:
                 raise file_error(file.path, "every tensor once", f"{name!r} twice")
+            file.budget.spend(TENSOR_BYTES, 0)
             stored[check_name(file.path, name)] = _tensor_view(file, name, value, locate, check)
         elif isinstance(value, Scalar):
             scalars[name] = value
     if not stored:
         raise file_error(file.path, "tensors", "a file without any")
+    size = sum(math.prod(one.shape) * one.dtype.itemsize for one in stored.values())
+    if size > FREE_BYTES + MEMORY_RATIO * len(file):
+        raise file_error(file.path, "tensors that share few numbers", f"{size} bytes in a file of {len(file)}")
     return Tensors(str(file.path), stored, scalars)
 
 

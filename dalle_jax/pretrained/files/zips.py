@@ -1,5 +1,6 @@
 """Zip archives of weights. Members are found, checked and read in place, without unpacking to disk."""
 
+import io
 import itertools
 import struct
 import zipfile
@@ -8,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dalle_jax.pretrained.files.tensors import MappedFile, check_name, file_error
+from dalle_jax.untrusted import FREE_BYTES, MEMORY_RATIO, OverBudget
 
 UTF8 = 1 << 11
 """Flag bit of a member whose name is in UTF-8."""
 LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
 MAX_MEMBERS = 200_000
-MAX_COMPRESSION_RATIO = 200
-"""Largest ratio of unpacked to packed bytes. Deflate can reach 1,032; weights hardly reach 2."""
-MIN_LIMITED_BYTES = 1 << 26
-"""Archives that unpack to fewer bytes may exceed the ratio: test files of zeros compress well."""
+ENTRY_BYTES = 16
+"""Memory that zipfile takes for a byte of the central directory: 700 bytes for an entry of 47 or more."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,37 @@ class ZipMember:
     checksum: int
 
 
+class _DirectoryFile(io.RawIOBase):
+    """A mapped file for ``zipfile``. While ``in_directory``, reads are spent from the file's budget.
+
+    ``zipfile`` reads the whole central directory at once and makes objects of it.
+    """
+
+    def __init__(self, file: MappedFile):
+        self.file, self.at, self.in_directory = file, 0, True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: len(self.file)}[whence]
+        if start + offset < 0:
+            raise ValueError("a position before the file's beginning")
+        self.at = start + offset
+        return self.at
+
+    def read(self, count: int = -1, /) -> bytes:
+        end = len(self.file) if count < 0 else min(self.at + count, len(self.file))
+        if self.in_directory:
+            self.file.budget.spend(ENTRY_BYTES * max(0, end - self.at), 0)
+        found = self.file.bytes[self.at : end]
+        self.at += len(found)
+        return found
+
+
 class ZipArchive:
     """Members of a zip file by name.
 
@@ -44,8 +75,11 @@ class ZipArchive:
     def __init__(self, file: MappedFile):
         self.file = file
         try:
-            self.zip = zipfile.ZipFile(file.path)
-            infos = self.zip.infolist()
+            stream = _DirectoryFile(file)
+            self.zip = zipfile.ZipFile(stream)
+            infos, stream.in_directory = self.zip.infolist(), False
+        except OverBudget:
+            raise
         except (zipfile.BadZipFile, ValueError, OverflowError, struct.error, NotImplementedError, EOFError) as error:
             raise file_error(file.path, "a whole zip archive", f"one that is broken or cut off ({error})") from error
         if len(infos) > MAX_MEMBERS:
@@ -143,5 +177,5 @@ class ZipArchive:
 
     def _check_total_size(self) -> None:
         size = sum(one.size for one in self.members.values())
-        if size > max(MIN_LIMITED_BYTES, MAX_COMPRESSION_RATIO * len(self.file)):
+        if size > FREE_BYTES + MEMORY_RATIO * len(self.file):  # Deflate can reach 1,032; weights hardly reach 2
             raise file_error(self.path, "weights", f"{size} bytes compressed into {len(self.file)}: a zip bomb")

@@ -22,6 +22,7 @@ from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.tensors import is_size
 from dalle_jax.pretrained.mapping import IDENTITY, Rule, Transform, rule, to_published
 from dalle_jax.pretrained.publisher import Json, Published, find_vocabulary, read_json, read_licence
+from dalle_jax.pretrained.signatures import DALLE_MINI, locate
 from dalle_jax.sampling.options import RecommendedSampling
 from dalle_jax.text.bart_bpe import BartBpe
 
@@ -296,6 +297,11 @@ def vocabulary_for(flags: Mapping[str, object]) -> BartBpe:
     return BartBpe(cleaning="dalle_mini" if flags.get("normalize_text") is True else "none")
 
 
+def text_flags(vocabulary: object) -> Json:
+    """Return the flag of config.json by which ``vocabulary_for`` knows that captions are cleaned."""
+    return {"normalize_text": isinstance(vocabulary, BartBpe) and vocabulary.cleaning == "dalle_mini"}
+
+
 def published(source: Path) -> Published:
     """Read the network in a folder with ``config.json`` and ``flax_model.msgpack``."""
     path, weights = source / "config.json", source / "flax_model.msgpack"
@@ -303,7 +309,7 @@ def published(source: Path) -> Published:
     config = config_from_json(flags, str(path))
     return Published(
         config=config,
-        tensors=read_tensors(weights),
+        tensors=locate(read_tensors(weights), DALLE_MINI),
         rules=rules_for(config),
         ignored={},
         files=(path, weights),

@@ -13,8 +13,9 @@ from dalle_jax.pretrained.files.read_weights import read_tensors, source_files
 from dalle_jax.pretrained.files.tensors import file_error, is_size
 from dalle_jax.pretrained.mapping import to_published
 from dalle_jax.pretrained.publisher import Json, Published, find_file, read_json, read_licence
-from dalle_jax.pretrained.publishers.taming_vqgan import NOMINAL_RESOLUTION, attention_resolutions
+from dalle_jax.pretrained.publishers.taming_vqgan import NOMINAL_RESOLUTION, attention_resolutions, check_exportable
 from dalle_jax.pretrained.publishers.vqgan_layouts import TAMING, flax_rules, name_pairs
+from dalle_jax.pretrained.signatures import FLAX_VQGAN, locate
 
 WEIGHTS = ("flax_model.msgpack",)
 MAX_BLOCKS = 32
@@ -34,7 +35,7 @@ def published(source: Path) -> Published:
     file = find_file(source, WEIGHTS)
     return Published(
         config=config,
-        tensors=read_tensors(file),
+        tensors=locate(read_tensors(file), FLAX_VQGAN),
         rules=flax_rules(name_pairs(config, TAMING)),
         ignored={},
         files=tuple(source_files(file)),
@@ -84,8 +85,7 @@ def _is_positive_size(value: object) -> TypeGuard[int]:
 def export(network: Vqgan, folder: Path) -> None:
     """Write config.json and flax_model.msgpack, which DALL·E mini's ``VQModel.from_pretrained`` loads."""
     config = network.config
-    if config.distance != "euclidean":
-        raise file_error("dalle-mini-vqgan", "a VQGAN with distance='euclidean'", f"distance={config.distance!r}")
+    check_exportable("dalle-mini-vqgan", config)
     tensors = unflatten_dict(to_published(network, flax_rules(name_pairs(config, TAMING))), sep="/")
     written = {
         "ch": config.width,

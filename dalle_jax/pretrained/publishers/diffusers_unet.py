@@ -16,6 +16,7 @@ from dalle_jax.pretrained.files.tensors import file_error
 from dalle_jax.pretrained.mapping import Rule, to_published
 from dalle_jax.pretrained.publisher import Json, Published, find_file, positive_int, read_json, read_licence
 from dalle_jax.pretrained.publishers.unet_layouts import diffusers_rules
+from dalle_jax.pretrained.signatures import CONSISTENCY, DIFFUSERS_UNET, locate
 
 WEIGHTS = (
     "diffusion_pytorch_model.safetensors",
@@ -45,7 +46,7 @@ def published(source: Path) -> Published:
     file = find_file(source, WEIGHTS)
     return Published(
         config=config,
-        tensors=read_tensors(file),
+        tensors=locate(read_tensors(file), DIFFUSERS_UNET),
         rules=diffusers_rules(config),
         ignored={},
         files=(path, *source_files(file)),
@@ -66,7 +67,7 @@ def published_consistency(source: Path) -> Published:
     rules = diffusers_rules(config.unet, "decoder_unet.")
     return Published(
         config=config,
-        tensors=read_tensors(file),
+        tensors=locate(read_tensors(file), CONSISTENCY),
         rules=[Rule(f"unet.{one.target}", one.sources, one.transform) for one in rules],
         ignored={
             r"encoder\..*|quant_conv\..*": "the encoder of images, which decoding does not use",

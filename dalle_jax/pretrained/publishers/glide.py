@@ -19,6 +19,7 @@ from dalle_jax.pretrained.publisher import (
     tensor_shape,
 )
 from dalle_jax.pretrained.publishers.unet_layouts import bias_by_heads, by_heads, glide_rules
+from dalle_jax.pretrained.signatures import GLIDE, locate
 from dalle_jax.text.glide_bpe import GlideBpe
 
 PUBLISHED_HEADS = {"num_head_channels": 64, "xf_heads": 8}
@@ -30,7 +31,7 @@ def published(source: Path) -> Published:
     path = source.parent / "config.json"
     flags = PUBLISHED_HEADS | (read_json(path) if path.is_file() else {})
     heads = {name: positive_int(path, name, flags[name]) for name in PUBLISHED_HEADS}
-    tensors = read_tensors(source)
+    tensors = locate(read_tensors(source), GLIDE)
     config = config_from_tensors(tensors, heads["num_head_channels"], heads["xf_heads"])
     return Published(
         config=config,

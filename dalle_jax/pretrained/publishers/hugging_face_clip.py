@@ -38,6 +38,7 @@ from dalle_jax.pretrained.publisher import (
 from dalle_jax.pretrained.publishers.clip_rules import hugging_face_rules, hugging_face_vision_rules
 from dalle_jax.pretrained.publishers.open_clip import rgb_triple
 from dalle_jax.pretrained.publishers.openai_clip import tower_config
+from dalle_jax.pretrained.signatures import HF_CLIP, HF_IMAGE, locate
 from dalle_jax.text.clip_bpe import ClipBpe
 
 WEIGHTS = (
@@ -66,7 +67,7 @@ def published(source: Path) -> Published:
     for part in parts.values():
         check_flags(path, {name: value for name, value in part.items() if name in ONLY}, ONLY)
     weights = find_file(source, WEIGHTS)
-    tensors = read_tensors(weights)
+    tensors = locate(read_tensors(weights), HF_CLIP)
     preprocessing = source / PREPROCESSING
     config = _config(path, parts, tensors, read_json(preprocessing) if preprocessing.is_file() else {})
     optional = (preprocessing,) if preprocessing.is_file() else ()
@@ -91,7 +92,7 @@ def published_image_encoder(source: Path) -> Published:
     vision = read_json(path)
     check_flags(path, {name: value for name, value in vision.items() if name in ONLY}, ONLY)
     weights = find_file(source, WEIGHTS)
-    tensors = read_tensors(weights)
+    tensors = locate(read_tensors(weights), HF_IMAGE)
     places = (source.parent / "feature_extractor" / PREPROCESSING, source / PREPROCESSING)
     optional = tuple(one for one in places if one.is_file())[:1]
     preprocessing = read_json(optional[0]) if optional else {}

@@ -33,6 +33,7 @@ from dalle_jax.pretrained.publisher import (
 from dalle_jax.pretrained.publishers.clip_rules import hugging_face_block, layer_norm
 from dalle_jax.pretrained.publishers.diffusers_unet import WEIGHTS
 from dalle_jax.pretrained.publishers.openai_clip import tower_config
+from dalle_jax.pretrained.signatures import HF_TEXT, KARLO_PRIOR, KARLO_TEXT_PROJ, Signature, locate
 from dalle_jax.text.clip_bpe import ClipBpe
 
 TEXT_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
@@ -48,19 +49,19 @@ TEXT_IGNORED = {r".*\.position_ids": "the constants 0, 1, 2 and so on"}
 CONSTANTS = {"causal_attention_mask": "the constant causal mask"}
 
 
-def _read(source: Path, class_name: str) -> tuple[Path, Json, tuple[Path, ...], Tensors]:
+def _read(source: Path, class_name: str, signature: Signature) -> tuple[Path, Json, tuple[Path, ...], Tensors]:
     """Read the config and the tensors of one part, whose class must be ``class_name``."""
     path = source / "config.json"
     config = read_json(path)
     if config.get("_class_name") != class_name:
         raise file_error(path, f"_class_name {class_name!r}", repr(config.get("_class_name"))[:80])
     weights = find_file(source, WEIGHTS)
-    return path, config, (path, *source_files(weights)), read_tensors(weights)
+    return path, config, (path, *source_files(weights)), locate(read_tensors(weights), signature)
 
 
 def published_prior(source: Path) -> Published:
     """Read the diffusion prior in a folder ``prior``."""
-    path, config, files, tensors = _read(source, "PriorTransformer")
+    path, config, files, tensors = _read(source, "PriorTransformer", KARLO_PRIOR)
     check_flags(path, config, PRIOR_FLAGS, META)
     heads = positive_int(path, "num_attention_heads", config.get("num_attention_heads", 32))
     _, length, width = tensor_shape(tensors, "positional_embedding", 3)
@@ -82,7 +83,7 @@ def published_prior(source: Path) -> Published:
 
 def published_text_proj(source: Path) -> Published:
     """Read the projection in a folder ``text_proj``."""
-    path, config, files, tensors = _read(source, "UnCLIPTextProjModel")
+    path, config, files, tensors = _read(source, "UnCLIPTextProjModel", KARLO_TEXT_PROJ)
     tokens = positive_int(path, "clip_extra_context_tokens", config.get("clip_extra_context_tokens", 4))
     width, text_width = tensor_shape(tensors, "encoder_hidden_states_proj.weight", 2)
     time_width, embed = tensor_shape(tensors, "embedding_proj.weight", 2)
@@ -97,7 +98,7 @@ def published_text_encoder(source: Path) -> Published:
     only = {"layer_norm_eps": 1e-5, "attention_dropout": 0.0}
     check_flags(path, {name: value for name, value in config.items() if name in only}, only)
     weights = find_file(source, TEXT_WEIGHTS)
-    tensors = read_tensors(weights)
+    tensors = locate(read_tensors(weights), HF_TEXT)
     activation = config.get("hidden_act", "quick_gelu")
     if activation not in ("quick_gelu", "gelu"):
         raise file_error(path, "hidden_act of quick_gelu or gelu", repr(activation)[:80])

@@ -15,6 +15,7 @@ from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.tensors import StoredTensor, Tensors
 from dalle_jax.pretrained.mapping import IDENTITY, TRANSPOSE, Rule, Transform, dense, rule
 from dalle_jax.pretrained.publisher import Published, positive_int, read_json, read_licence
+from dalle_jax.pretrained.signatures import LLAMAGEN, locate
 from dalle_jax.sampling.options import RecommendedSampling
 
 
@@ -38,17 +39,17 @@ SIZES = {
 
 
 def tensors_of(path: Path, caption_length: int | None = None) -> Tensors:
-    """Read the tensors of a ``.pt``, with or without a wrapper key "model", "module" or "state_dict".
+    """Read the tensors of a ``.pt``, under any prefix such as "model", "module" or "state_dict".
 
     The stored empty caption is cut to its first ``caption_length`` rows for a model with shorter captions.
     """
-    tensors = read_tensors(path).unwrapped()
+    tensors = locate(read_tensors(path), LLAMAGEN)
     empty = tensors.stored.get("cls_embedding.uncond_embedding")
     if caption_length is None or empty is None:
         return tensors
     short = StoredTensor((caption_length, *empty.shape[1:]), empty.dtype, lambda: empty.read()[:caption_length])
     found = Tensors(tensors.name, tensors.stored | {"cls_embedding.uncond_embedding": short}, tensors.scalars)
-    found.skipped = tensors.skipped
+    found.skipped, found.prefix = tensors.skipped, tensors.prefix
     return found
 
 

@@ -8,37 +8,28 @@ from pathlib import Path
 
 from dalle_jax.models.lpips import LpipsConfig
 from dalle_jax.pretrained.files.read_weights import read_tensors
-from dalle_jax.pretrained.files.tensors import StoredTensor, Tensors, file_error
+from dalle_jax.pretrained.files.tensors import Tensors, file_error
 from dalle_jax.pretrained.mapping import CONV_KERNEL, Rule, reshaped, rule
 from dalle_jax.pretrained.publisher import Published, tensor_shape
-from dalle_jax.pretrained.publishers.taming_vqgan import state_dict_of
+from dalle_jax.pretrained.signatures import LPIPS, LPIPS_FEATURES, LPIPS_OWN, VGG16, locate
 
 GROUPS = 5
 VGG_FILE, OWN_FILE = "vgg16*.pth", "vgg*.pth"
-IN_TAMING = "loss.perceptual_loss."
 IGNORED = {
     r"scaling_layer\..*": "the mean and standard deviation of ImageNet, which are constants here",
     r"lins\..*": "the same weights as lin0 to lin4",
     r"classifier\..*": "VGG-16's classifier, which LPIPS does not use",
-    r"(encoder|decoder|quantize|quant_conv|post_quant_conv|loss)\..*": "the VQGAN of the same checkpoint",
 }
 
 
 def published(source: Path) -> Published:
     """Read LPIPS in a state dict, or in a folder with ``vgg16….pth`` (torchvision's) and ``vgg….pth`` (LPIPS's own)."""
-    files = [source] if source.is_file() else _two_files(source)
-    stored: dict[str, StoredTensor] = {}
-    skipped: dict[str, str] = {}
-    for file in files:
-        inside = state_dict_of(read_tensors(file))
-        skipped |= inside.skipped
-        for name, one in inside.stored.items():
-            own = name.removeprefix(IN_TAMING)
-            if own in stored:
-                raise file_error(file, "every tensor once", f"{own!r} twice")
-            stored[own] = one
-    tensors = Tensors(str(source), stored)
-    tensors.skipped = skipped
+    files, kinds = [source], [(LPIPS, LPIPS_FEATURES)]
+    if source.is_dir():
+        files, kinds = _two_files(source), [(VGG16, LPIPS), (LPIPS_OWN, LPIPS)]
+    tensors = Tensors(str(source), {})
+    for file, signatures in zip(files, kinds, strict=True):
+        tensors.add("", locate(read_tensors(file), *signatures))
     names = convolutions(tensors)
     widths = tuple(tensor_shape(tensors, f"{group[0]}.weight", 4)[0] for group in names)
     rules: list[Rule] = []

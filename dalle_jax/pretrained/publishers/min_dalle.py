@@ -15,8 +15,9 @@ from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.tensors import Tensors
 from dalle_jax.pretrained.mapping import TRANSPOSE, Rule, Transform, rule
-from dalle_jax.pretrained.publisher import Published, find_vocabulary, read_json, read_licence
+from dalle_jax.pretrained.publisher import Published, find_file, find_vocabulary, read_json, read_licence
 from dalle_jax.pretrained.publishers.dalle_mini import EMPTY_CAPTION, PAD_ID, VQGAN_CODES, config_from_json, rules_for
+from dalle_jax.pretrained.signatures import MIN_DALLE_SIDE, locate
 from dalle_jax.sampling.options import RecommendedSampling
 from dalle_jax.text.bart_bpe import BartBpe
 
@@ -130,11 +131,10 @@ def _layers(shapes: Mapping[str, tuple[int, ...]], side: str) -> int:
 
 def read_min_dalle(folder: Path) -> Tensors:
     """Read ``encoder.pt`` and ``decoder.pt`` of a folder, with the prefixes "encoder/" and "decoder/"."""
-    stored = {}
+    tensors = Tensors(str(folder), {})
     for side in ("encoder", "decoder"):
-        tensors = read_tensors(folder / f"{side}.pt")
-        stored.update({f"{side}/{name}": one for name, one in tensors.stored.items()})
-    return Tensors(str(folder), stored)
+        tensors.add(f"{side}/", locate(read_tensors(find_file(folder, (f"{side}.pt",))), MIN_DALLE_SIDE))
+    return tensors
 
 
 def published(source: Path) -> Published:

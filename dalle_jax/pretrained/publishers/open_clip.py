@@ -18,8 +18,10 @@ from dalle_jax.pretrained.publisher import (
     read_json,
     read_licence,
 )
+from dalle_jax.pretrained.publishers.clip_presets import find_open_clip
 from dalle_jax.pretrained.publishers.clip_rules import openai_rules
 from dalle_jax.pretrained.publishers.openai_clip import IGNORED, config_from_shapes
+from dalle_jax.pretrained.signatures import OPENAI_CLIP, locate
 from dalle_jax.text.clip_bpe import ClipBpe
 
 CONFIG = "open_clip_config.json"
@@ -34,6 +36,8 @@ MODEL = {
 }
 VISION = {"image_size": ..., "layers": ..., "width": ..., "head_width": ..., "patch_size": ..., "mlp_ratio": ...}
 TEXT = {"context_length": ..., "vocab_size": ..., "width": ..., "heads": ..., "layers": ..., "mlp_ratio": ...}
+DEFAULT_BIAS = -10.0
+"""open_clip's initial bias of the sigmoid loss."""
 TRAINING_ONLY = frozenset({"patch_dropout"})
 """Flags that only affect training."""
 
@@ -49,7 +53,7 @@ def published(source: Path) -> Published:
     check_flags(path, text, TEXT, TRAINING_ONLY)
     head_width = positive_int(path, "vision_cfg.head_width", vision.get("head_width", HEAD_WIDTH))
     weights = find_file(source, WEIGHTS)
-    tensors = read_tensors(weights).unwrapped()
+    tensors = locate(read_tensors(weights), OPENAI_CLIP)
     config = config_from_shapes(
         tensors,
         activation="quick_gelu" if model.get("quick_gelu") else "gelu",
@@ -61,7 +65,7 @@ def published(source: Path) -> Published:
     preprocess = as_object(path, "preprocess_cfg", whole.get("preprocess_cfg") or {})
     config = _with_preprocessing(config, preprocess, path)
     if "logit_bias" in tensors.stored:
-        bias = model.get("init_logit_bias") or -10.0
+        bias = model.get("init_logit_bias") or DEFAULT_BIAS
         if not isinstance(bias, int | float):
             raise file_error(path, "init_logit_bias as a number", repr(bias)[:80])
         config = dataclasses.replace(config, initial_bias=float(bias))
@@ -74,6 +78,31 @@ def published(source: Path) -> Published:
         licence=read_licence(source),
         vocabulary=ClipBpe(),
         vocabulary_file=find_vocabulary(source),
+    )
+
+
+def published_preset(source: Path, preset: str) -> Published:
+    """Read weights that open_clip's training saved (``epoch_32.pt``), of the model that a preset's name states.
+
+    The file lacks the activation and the widths of heads, which the preset gives. All other sizes must be the preset's.
+    """
+    known = find_open_clip(preset)
+    tensors = locate(read_tensors(source), OPENAI_CLIP)
+    config = config_from_shapes(tensors, known.activation, known.head_width, known.text.text_width // HEAD_WIDTH)
+    if differences := known.differences(config):
+        raise file_error(source, f"the weights of {preset}", f"others: {', '.join(differences)}")
+    if "logit_bias" in tensors.stored:
+        config = dataclasses.replace(config, initial_bias=DEFAULT_BIAS)
+    return Published(
+        config=config,
+        tensors=tensors,
+        rules=openai_rules(config),
+        ignored=IGNORED,
+        files=tuple(source_files(source)),
+        licence=read_licence(source.parent),
+        name=preset,
+        vocabulary=ClipBpe(),
+        vocabulary_file=find_vocabulary(source.parent),
     )
 
 

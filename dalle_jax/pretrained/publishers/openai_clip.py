@@ -11,6 +11,7 @@ from dalle_jax.pretrained.files.tensors import Tensors
 from dalle_jax.pretrained.publisher import Published, count_layers, find_vocabulary, grid_side, tensor_shape
 from dalle_jax.pretrained.publishers.clip_presets import preset_name
 from dalle_jax.pretrained.publishers.clip_rules import openai_rules
+from dalle_jax.pretrained.signatures import OPENAI_CLIP, locate
 from dalle_jax.text.clip_bpe import ClipBpe
 
 IGNORED = {
@@ -22,7 +23,7 @@ IGNORED = {
 
 def published(source: Path) -> Published:
     """Read the CLIP in a ``.pt`` file; sizes come from the shapes."""
-    tensors = read_tensors(source).unwrapped()
+    tensors = locate(read_tensors(source), OPENAI_CLIP)
     config = config_from_shapes(tensors, activation="quick_gelu")
     return Published(
         config=config,

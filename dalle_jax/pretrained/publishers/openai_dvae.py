@@ -8,6 +8,7 @@ from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.tensors import Tensors, file_error
 from dalle_jax.pretrained.mapping import CONV_KERNEL, Rule, rule
 from dalle_jax.pretrained.publisher import Published, find_file, tensor_shape
+from dalle_jax.pretrained.signatures import DVAE_SIDE, locate
 
 SIDES = {"encoder": ("encoder.pkl", "encoder.pt"), "decoder": ("decoder.pkl", "decoder.pt")}
 
@@ -15,10 +16,9 @@ SIDES = {"encoder": ("encoder.pkl", "encoder.pt"), "decoder": ("decoder.pkl", "d
 def published(source: Path) -> Published:
     """Read the dVAE in a folder with ``encoder.pkl`` and ``decoder.pkl``; sizes come from the shapes."""
     files = [find_file(source, names) for names in SIDES.values()]
-    stored = {}
+    tensors = Tensors(str(source), {})
     for side, file in zip(SIDES, files, strict=True):
-        stored.update({f"{side}.{name}": one for name, one in read_tensors(file).stored.items()})
-    tensors = Tensors(str(source), stored)
+        tensors.add(f"{side}.", locate(read_tensors(file), DVAE_SIDE))
     config = config_from_shapes(tensors)
     return Published(
         config=config,

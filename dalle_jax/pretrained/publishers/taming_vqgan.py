@@ -9,31 +9,32 @@ from pathlib import Path
 from dalle_jax import storage
 from dalle_jax.models.vqgan import Vqgan, VqganConfig
 from dalle_jax.pretrained.files.read_weights import read_tensors
-from dalle_jax.pretrained.files.tensors import Tensors, file_error
+from dalle_jax.pretrained.files.tensors import file_error
 from dalle_jax.pretrained.files.write_torch import write_state_dict
 from dalle_jax.pretrained.mapping import to_published
 from dalle_jax.pretrained.publisher import Published, find_file
 from dalle_jax.pretrained.publishers.vqgan_layouts import LLAMAGEN, TAMING, config_from_shapes, name_pairs, torch_rules
+from dalle_jax.pretrained.signatures import GUMBEL_VQGAN, LLAMAGEN_VQ, TAMING_VQGAN, locate
 
 IGNORED = {
     r"loss\..*": "the discriminator and LPIPS, which only training uses",
     r"model_ema\..*": "EMA weights under other names; the checkpoint's own weights are used",
 }
-UNSUPPORTED = {
-    "quantize.proj.weight": "the Gumbel variant (GumbelVQ), which has no nearest code",
-    "quantize.embed.weight": "the Gumbel variant (GumbelVQ), which has no nearest code",
-    "quantize.used": "a remapped codebook (remap), which numbers its codes differently",
-}
-"""Variants of the VQGAN that are not implemented, by a tensor that only they have."""
+REMAPPED = "quantize.used"
+"""Tensor of a remapped codebook (``remap``), which numbers its codes differently and is not implemented."""
 LLAMAGEN_IGNORED = {r"quantize\.codebook_used": "a statistic of its training"}
 NOMINAL_RESOLUTION = 256
 
 
 def published(source: Path) -> Published:
-    """Read taming's VQGAN from a ``.ckpt``, or from a folder with ``last.ckpt``; sizes come from the shapes."""
+    """Read taming's VQModel or GumbelVQ from a ``.ckpt``, or a folder with ``last.ckpt``; shapes give the sizes.
+
+    The checkpoint may be that of a transformer (``Net2NetTransformer``), which contains a VQGAN as its first stage.
+    """
     file = source if source.is_file() else find_file(source, ("last.ckpt", "model.ckpt"))
-    tensors = state_dict_of(read_tensors(file))
-    check_variant(tensors)
+    tensors = locate(read_tensors(file), TAMING_VQGAN, GUMBEL_VQGAN)
+    if REMAPPED in tensors.stored:
+        raise file_error(tensors.name, "a VQGAN with codes in the order of its codebook", "a remapped codebook (remap)")
     config = config_from_shapes(tensors, TAMING)
     return Published(
         config=config,
@@ -47,7 +48,7 @@ def published(source: Path) -> Published:
 
 def published_llamagen(source: Path) -> Published:
     """Read LlamaGen's tokenizer from a ``.pt`` (``vq_ds16_c2i.pt``); sizes come from the shapes."""
-    tensors = read_tensors(source).unwrapped(("ema", "model", "state_dict"))
+    tensors = locate(read_tensors(source), LLAMAGEN_VQ)
     config = dataclasses.replace(config_from_shapes(tensors, LLAMAGEN), distance="cosine")
     return Published(
         config=config,
@@ -59,30 +60,23 @@ def published_llamagen(source: Path) -> Published:
     )
 
 
-def state_dict_of(tensors: Tensors) -> Tensors:
-    """Select the ``state_dict`` of a Lightning checkpoint, or return all tensors if there is none."""
-    inside = tensors.inside("state_dict")
-    return inside if inside.stored else tensors
-
-
-def check_variant(tensors: Tensors) -> None:
-    """Raise UserError for variants of the VQGAN that are not implemented."""
-    found = next((variant for name, variant in UNSUPPORTED.items() if name in tensors.stored), None)
-    if found is not None:
-        raise file_error(tensors.name, "a VQGAN with a codebook of its own (quantize.embedding)", found)
-
-
 def export(network: Vqgan, folder: Path) -> None:
     """Write ``last.ckpt`` and ``model.yaml``, which taming-transformers loads.
 
     The ``resolution`` in the yaml only determines which levels have attention. The network takes images of every size.
     """
     config = network.config
-    if config.distance != "euclidean":
-        raise file_error("taming-vqgan", "a VQGAN with distance='euclidean'", f"distance={config.distance!r}")
+    check_exportable("taming-vqgan", config)
     tensors = to_published(network, torch_rules(name_pairs(config, TAMING)))
     storage.write(folder / "model.yaml", model_yaml(config).encode())
     write_state_dict(folder / "last.ckpt", tensors)
+
+
+def check_exportable(kind: str, config: VqganConfig) -> None:
+    """Raise UserError for a VQGAN with a quantizer that the layout ``kind`` lacks."""
+    if (config.distance, config.quantizer) != ("euclidean", "nearest"):
+        got = f"distance={config.distance!r} and quantizer={config.quantizer!r}"
+        raise file_error(kind, "a VQGAN with distance='euclidean' and quantizer='nearest'", got)
 
 
 def attention_resolutions(config: VqganConfig) -> list[int]:

@@ -33,6 +33,9 @@ class VqganNames:
 TAMING = VqganNames("encoder.down", "decoder.up", "block", ("block_1", "attn_1", "block_2"), decoder_by_level=True)
 LLAMAGEN = VqganNames("encoder.conv_blocks", "decoder.conv_blocks", "res", ("0", "1", "2"), decoder_by_level=False)
 
+GUMBEL_TABLE = "quantize.embed.weight"
+"""The code vectors of taming's GumbelVQ."""
+
 
 def config_from_shapes(tensors: Tensors, names: VqganNames) -> VqganConfig:
     """Infer the config from the shapes of torch's tensors."""
@@ -45,7 +48,8 @@ def config_from_shapes(tensors: Tensors, names: VqganNames) -> VqganConfig:
     ]
     if any(one % width for one in widths):
         raise file_error(tensors.name, f"levels whose widths are multiples of {width}", str(widths))
-    codebook_size, code_width = tensor_shape(tensors, "quantize.embedding.weight", 2)
+    gumbel = GUMBEL_TABLE in tensors.stored
+    codebook_size, code_width = tensor_shape(tensors, GUMBEL_TABLE if gumbel else "quantize.embedding.weight", 2)
     return VqganConfig(
         width=width,
         multipliers=tuple(one // width for one in widths),
@@ -57,13 +61,15 @@ def config_from_shapes(tensors: Tensors, names: VqganNames) -> VqganConfig:
         code_width=code_width,
         codebook_size=codebook_size,
         channels=channels,
+        quantizer="gumbel" if gumbel else "nearest",
     )
 
 
 def name_pairs(config: VqganConfig, names: VqganNames) -> list[NamePair]:
     """List every part of the network with both of its names."""
+    gumbel: list[NamePair] = [("codebook", "quantize.embed", "table"), ("code_logits", "quantize.proj", "conv")]
     found: list[NamePair] = [
-        ("codebook", "quantize.embedding", "table"),
+        *(gumbel if config.quantizer == "gumbel" else [("codebook", "quantize.embedding", "table")]),
         ("into_codes", "quant_conv", "conv"),
         ("out_of_codes", "post_quant_conv", "conv"),
     ]

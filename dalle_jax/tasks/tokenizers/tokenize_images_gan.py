@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,9 @@ from dalle_jax.arrays import Array, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.images.pixels import to_float
-from dalle_jax.layers.conv_blocks import Conv, convolve
+from dalle_jax.layers.conv_blocks import convolve
 from dalle_jax.losses.adversarial import (
     adaptive_weight,
-    discriminator_factor,
     hinge_loss,
     pyramid_distance,
 )
@@ -74,6 +73,14 @@ class Adversary:
     balance: Literal["adaptive", "fixed"] = "adaptive"
 
 
+class Adversarial(NamedTuple):
+    """The generator's adversarial loss, its weight, and the weighted gradient with respect to the images."""
+
+    fooling: Float[Array, ""]
+    weight: Float[Array, ""]
+    of_images: Float[Array, "B H W C"]
+
+
 class Players(nnx.Module):
     """The generator and the discriminator of a GAN."""
 
@@ -109,6 +116,8 @@ class TokenizeImagesGan:
 
     def __post_init__(self) -> None:
         check_size(self.image_size, self.model.downsample)
+        if self.model.quantizer != "nearest":
+            raise ValueError(f"model.quantizer: expected 'nearest', which can be trained, got {self.model.quantizer!r}")
         levels = 1 if self.fallback is None else self.fallback.levels
         if self.image_size % 2 ** (levels - 1):
             raise ValueError(
@@ -189,7 +198,13 @@ class VqganReconstruction(ImageReconstruction[TokenizeImagesGan, Players]):
         )
         return (
             Objective("generator", generator, self.generator_loss, microbatches=whole),
-            Objective("discriminator", discriminator, self.discriminator_loss, microbatches=whole),
+            Objective(
+                "discriminator",
+                discriminator,
+                self.discriminator_loss,
+                microbatches=whole,
+                starts=self.config.adversary.start,
+            ),
         )
 
     def generator_loss(
@@ -199,6 +214,7 @@ class VqganReconstruction(ImageReconstruction[TokenizeImagesGan, Players]):
 
         The gradients of the perceptual distance and of the adversarial loss with respect to the images are computed
         once. The adaptive weight is computed from them, and their weighted sum is backpropagated to the parameters.
+        Before step ``adversary.start`` nothing of the adversarial loss is computed.
         """
         del key
         generator = module.generator
@@ -209,16 +225,11 @@ class VqganReconstruction(ImageReconstruction[TokenizeImagesGan, Players]):
         drawn = generator.decoder.output(inputs).astype(jnp.float32)  # [B H W C]
         still = jax.lax.stop_gradient(drawn)
         like = jax.value_and_grad(lambda drawn: self.unlikeness(frozen, values, drawn))
-        fool = jax.value_and_grad(lambda drawn: -module.discriminator(drawn).mean())
-        (unlikeness, of_likeness), (fooling, of_fooling) = like(still), fool(still)
-        weight = jnp.asarray(self.config.adversary.weight)
-        if self.config.adversary.balance == "adaptive":
-            last, inputs = generator.decoder.output, jax.lax.stop_gradient(inputs)
-            weight *= adaptive_weight(*(on_kernel(last, inputs, one) for one in (of_likeness, of_fooling)))
-        weight *= discriminator_factor(step, self.config.adversary.start)
-        sent_back = (drawn * jax.lax.stop_gradient(of_likeness + weight * of_fooling)).sum()
+        unlikeness, of_likeness = like(still)
+        adversarial = self._adversarial_from_start(module, inputs, still, of_likeness, step)
+        sent_back = (drawn * jax.lax.stop_gradient(of_likeness + adversarial.of_images)).sum()
         codebook = self.codebook_loss(quantized)
-        total = jax.lax.stop_gradient(unlikeness + weight * fooling)
+        total = jax.lax.stop_gradient(unlikeness + adversarial.weight * adversarial.fooling)
         loss = total + codebook + sent_back - jax.lax.stop_gradient(sent_back)
         histogram = jnp.zeros(generator.codebook_size).at[quantized.codes.reshape(-1)].add(1.0)
         figures = {
@@ -227,22 +238,51 @@ class VqganReconstruction(ImageReconstruction[TokenizeImagesGan, Players]):
             "unlikeness": unlikeness,
             "codebook/loss": codebook,
             "codebook": histogram,
-            "adversary/fooling": fooling,
-            "adversary/weight": weight,
         }
-        return loss, {name: (jax.lax.stop_gradient(value), jnp.ones(())) for name, value in figures.items()}
+        sums = {name: (jax.lax.stop_gradient(value), jnp.ones(())) for name, value in figures.items()}
+        plays = (step >= self.config.adversary.start).astype(jnp.float32)
+        fooling, weight = adversarial.fooling, adversarial.weight
+        return loss, sums | {"adversary/fooling": (fooling, plays), "adversary/weight": (weight, plays)}
+
+    def _adversarial_from_start(
+        self,
+        module: Players,
+        inputs: Float[Array, "B H W F"],
+        drawn: Float[Array, "B H W C"],
+        of_likeness: Float[Array, "B H W C"],
+        step: Array,
+    ) -> "Adversarial":
+        """Return the adversarial part of the generator's loss, or zeros before the discriminator plays.
+
+        ``inputs`` are those of the decoder's last layer. Nothing is differentiated through the result.
+        """
+        adversary, last = self.config.adversary, module.generator.decoder.output
+        inputs, kernel = jax.lax.stop_gradient((inputs, last.kernel[...]))
+
+        def played() -> Adversarial:
+            fooling, of_fooling = jax.value_and_grad(lambda drawn: -module.discriminator(drawn).mean())(drawn)
+            weight = jnp.asarray(adversary.weight)
+            if adversary.balance == "adaptive":
+                gradients = (on_kernel(kernel, inputs.astype(last.dtype), one) for one in (of_likeness, of_fooling))
+                weight *= adaptive_weight(*gradients)
+            return Adversarial(fooling, weight, weight * of_fooling)
+
+        def idle() -> Adversarial:
+            return Adversarial(jnp.zeros(()), jnp.zeros(()), jnp.zeros_like(drawn))
+
+        return played() if adversary.start <= 0 else jax.lax.cond(step >= adversary.start, played, idle)
 
     def discriminator_loss(
         self, module: Players, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], MetricSums]:
-        """Return the discriminator's hinge loss, which is 0 before step ``adversary.start``."""
-        del frozen, key
+        """Return the discriminator's hinge loss."""
+        del frozen, key, step
         values = to_range(self.config.model, to_float(batch["pixels"]))
         generator = module.generator
         quantized = generator.quantize(generator.latents(values))
         drawn = jax.lax.stop_gradient(generator.decoder(generator.out_of_codes(quantized.vectors)))
         real, fake = module.discriminator(values), module.discriminator(drawn)
-        loss = discriminator_factor(step, self.config.adversary.start) * hinge_loss(real, fake)
+        loss = hinge_loss(real, fake)
         one = jnp.ones(())
         return loss, {
             "discriminator/loss": (loss, one),
@@ -275,7 +315,9 @@ class VqganReconstruction(ImageReconstruction[TokenizeImagesGan, Players]):
         return loss
 
 
-def on_kernel(conv: Conv, inputs: Float[Array, "B H W C"], gradient: Float[Array, "B H W F"]) -> Float[Array, "..."]:
+def on_kernel(
+    kernel: Float[Array, "k k C F"], inputs: Float[Array, "B H W C"], gradient: Float[Array, "B H W F"]
+) -> Float[Array, "k k C F"]:
     """Return the gradient of a stride-1 convolution's kernel, given its inputs and the gradient of its output."""
-    _, back = jax.vjp(lambda kernel: convolve(inputs.astype(conv.dtype), kernel), conv.kernel[...])
-    return back(gradient.astype(conv.dtype))[0]
+    _, back = jax.vjp(lambda kernel: convolve(inputs, kernel), kernel)
+    return back(gradient.astype(inputs.dtype))[0]

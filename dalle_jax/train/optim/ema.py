@@ -1,4 +1,9 @@
-"""Exponential moving averages (EMA) of the parameters, which evaluation and sampling use."""
+"""Exponential moving averages (EMA) of the parameters, which evaluation and sampling use.
+
+Variables that are not parameters are copied from the last step, as torch's ``AveragedModel`` copies buffers by default:
+a VQ-VAE's codebook and a batch norm's statistics are moving averages already. A VQGAN's codebook is a parameter, so it
+is averaged.
+"""
 
 from dataclasses import dataclass
 from typing import TypeAlias

@@ -102,7 +102,7 @@ def test_lines_with_faults_are_reported_and_the_other_lines_are_used(tmp_path):
     content = lines(*objects).encode() + b'\n{"file_name": "latin.jpg", "text": "caf\xe9"}'
     files = {"metadata.jsonl": content, "good.jpg": "1", "empty.jpg": "2", "notes.md": "3", "unnamed.jpg": "4"}
     records = opened(fill(tmp_path, files))
-    assert all_of(records) == {"good.jpg": (b"1", ("good",), {})}
+    assert all_of(records) == {"good.jpg": (b"1", ("good", "again"), {})}
     assert faults(records) == sorted(
         [
             ("metadata.jsonl:2", "broken metadata"),
@@ -111,13 +111,105 @@ def test_lines_with_faults_are_reported_and_the_other_lines_are_used(tmp_path):
             ("gone.jpg", "no image"),
             ("../up.jpg", "path outside"),
             ("/etc/root.jpg", "path outside"),
-            ("good.jpg", "duplicate key"),
             ("empty.jpg", "no caption"),
             ("notes.md", "no image"),
             ("unnamed.jpg", "no caption"),
             ("metadata.jsonl:11", "caption not utf-8"),
         ]
     )
+
+
+def test_several_lines_about_an_image_are_several_captions(tmp_path):
+    content = lines(
+        {"file_name": "1.jpg", "text": "one", "split": "a"},
+        {"file_name": "2.jpg", "width": 5},
+        {"file_name": "1.jpg", "text": "uno", "split": "b"},
+        {"file_name": "2.jpg", "text": ["two", "deux"]},
+        {"file_name": "1.jpg", "text": "one"},
+    )
+    records = opened(fill(tmp_path, {"metadata.jsonl": content, "1.jpg": "1", "2.jpg": "2"}))
+    assert all_of(records) == {
+        "1.jpg": (b"1", ("one", "uno"), {"split": "a"}),
+        "2.jpg": (b"2", ("two", "deux"), {"width": 5}),
+    }
+    assert records.problems == ()
+
+
+def test_endings_in_capitals_are_those_in_small_letters(tmp_path):
+    files = {"IMG_0.JPG": "0", "IMG_0.TXT": "zero", "IMG_0.JSON": '{"width": 3}', "in/1.Png": "1"}
+    files |= {"in/METADATA.JSONL": lines({"file_name": "1.Png", "text": "one"})}
+    assert all_of(opened(fill(tmp_path, files))) == {
+        "IMG_0.JPG": (b"0", ("zero",), {"width": 3}),
+        "in/1.Png": (b"1", ("one",), {}),
+    }
+
+
+def test_the_config_names_the_extensions_of_texts_and_every_text_next_to_an_image_is_read(tmp_path):
+    fill(
+        tmp_path, {"1.jpg": "1", "1.caption": "one\nuno", "2.jpg": "2", "2.cap": "two", "2.tags": "2, t", "2.txt": "2"}
+    )
+    assert {key: one[1] for key, one in all_of(opened(tmp_path)).items()} == {
+        "1.jpg": ("one", "uno"),
+        "2.jpg": ("2", "two"),
+    }
+    records = opened(tmp_path, texts=("tags",))
+    assert {key: one[1] for key, one in all_of(records).items()} == {"2.jpg": ("2, t",)}
+    assert faults(records) == [("1.jpg", "no caption")]
+    assert "has no 1.tags next to it" in records.problems[0].reason
+
+
+def test_files_of_other_formats_beside_captions_are_reported_unless_their_image_is_there(tmp_path):
+    files = {"1.heic": "1", "1.txt": "one", "2.jpg": "2", "2.psd": "2", "2.txt": "two", "3.PSD": "3", "3.TXT": "three"}
+    files |= {"README.md": "r", "LICENSE.txt": "l", "notes": "n", "4.svg": "no caption"}
+    records = opened(fill(tmp_path, files))
+    assert list(all_of(records)) == ["2.jpg"]
+    assert faults(records) == [("1.heic", "no image"), ("3.PSD", "no image")]
+    assert "has a caption, expected an image with .jpg or .jpeg or .png" in records.problems[0].reason
+
+
+@pytest.mark.parametrize("ending", ["gif", "bmp", "tif", "tiff", "jfif", "avif", "webp"])
+def test_every_ending_of_a_format_that_is_decoded_is_an_image(tmp_path, ending):
+    records = opened(fill(tmp_path, {f"1.{ending}": "1", "1.txt": "one"}))
+    assert list(all_of(records)) == [f"1.{ending}"] and records.problems == ()
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train.tsv", "TRAIN.TSV"])
+def test_the_config_names_the_metadata_file_and_its_columns(tmp_path, name):
+    comma = "\t" if name.lower().endswith("tsv") else ","
+    rows = [("filepath", "title", "likes"), (f"{tmp_path}/in/1.jpg", "one", "5"), ("in/2.jpg", "two", "")]
+    fill(tmp_path, {name: "\n".join(map(comma.join, rows)), "in/1.jpg": "1", "in/2.jpg": "2"})
+    named = {"metadata": (name,), "file": "filepath", "caption": ("title",)}
+    assert all_of(opened(tmp_path, **named)) == {
+        "in/1.jpg": (b"1", ("one",), {"likes": "5"}),
+        "in/2.jpg": (b"2", ("two",), {"likes": ""}),
+    }
+    with pytest.raises(UserError, match=f"{name}: expected a column file_name, got filepath, title, likes; name"):
+        opened(tmp_path, metadata=(name,))
+    with pytest.raises(UserError, match=r"metadata: expected names that end in \.csv, \.tsv or \.jsonl, got a\.json"):
+        opened(tmp_path, metadata=("a.json",))
+
+
+def test_tabs_separate_the_columns_of_a_csv_whose_header_has_them(tmp_path):
+    fill(tmp_path, {"metadata.csv": "file_name\ttext\n1.jpg\tone, with a comma\n", "1.jpg": "1"})
+    assert all_of(opened(tmp_path)) == {"1.jpg": (b"1", ("one, with a comma",), {})}
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "says"),
+    [
+        ({"text": 7}, "caption not a text", "expected a text that is not blank, got int 7 in text"),
+        ({"text": {"en": "x"}}, "caption not a text", "got dict {'en': 'x'} in text"),
+        ({"text": [1, 2]}, "caption not a text", "got a list of 2 without a text in text"),
+        ({"text": " "}, "no caption", "got a blank text in text"),
+        ({"text": None}, "no caption", "got nothing in text"),
+        ({"prompt": "a cat", "w": 3}, "no caption", "expected a field text or caption, got the fields prompt, w"),
+    ],
+)
+def test_metadata_without_a_caption_says_what_it_has_instead(tmp_path, line, kind, says):
+    content = lines({"file_name": "1.jpg", **line})
+    (problem,) = opened(fill(tmp_path, {"metadata.jsonl": content, "1.jpg": "1"})).problems
+    assert (problem.key, problem.kind) == ("1.jpg", kind)
+    assert says in problem.reason and "metadata.jsonl:1" in problem.reason and "has no 1.txt or" in problem.reason
 
 
 def test_rows_of_a_csv_with_faults_are_reported(tmp_path):
@@ -136,7 +228,7 @@ def test_a_metadata_file_without_file_names_is_an_error(tmp_path, name):
     with pytest.raises(UserError, match=f"{name}, line 2: field larger"):
         opened(tmp_path)
     fill(tmp_path, {name: "file_name,text\n", name.replace("csv", "jsonl"): ""})
-    with pytest.raises(UserError, match=r"expected one of metadata\.csv and metadata\.jsonl in this folder, got both"):
+    with pytest.raises(UserError, match=r"expected one metadata file in this folder, got metadata\.csv and metadata"):
         opened(tmp_path)
 
 

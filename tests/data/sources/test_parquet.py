@@ -132,3 +132,19 @@ def test_the_fingerprint_depends_on_contents_and_columns(tmp_path):
     write(other, caption=[f"b {n}" for n in range(10)])
     assert opened(one).fingerprint() == opened(same).fingerprint() != opened(other).fingerprint()
     assert opened(one, caption=("text",)).fingerprint() != opened(one).fingerprint()
+
+
+def test_captions_may_be_bytes_in_utf_8(tmp_path):
+    captions = ["a café".encode(), b"caf\xe9", b" "]
+    path = write(tmp_path / "a.parquet", 3, caption=pa.array(captions, pa.binary()), text=[["x", "y"], [], None])
+    found = opened(path, caption=("caption",))
+    assert found[0].captions == ("a café",)
+    assert [fault(found, row)[1] for row in (1, 2)] == ["caption not a text", "no caption"]
+    assert opened(path, caption=("text",))[0].captions == ("x", "y")
+
+
+def test_a_column_of_captions_without_texts_is_refused_when_the_file_is_opened(tmp_path):
+    write(tmp_path / "a.parquet", 2, caption=[1, 2], text=[1.5, 2.5], prompt=["a", "b"])
+    with pytest.raises(UserError, match=r"expected texts in a column of captions, got int64 in caption, double"):
+        opened(tmp_path)
+    assert opened(tmp_path, caption=("prompt",))[1].captions == ("b",)

@@ -82,8 +82,8 @@ def test_samples_with_faults_in_their_headers_are_left_out_and_reported_once(tmp
     a, b = write(tmp_path / "a.tar", *first), write(tmp_path / "b.tar", *second)
     b.write_bytes(b.read_bytes()[: 512 * 11 + 5])  # within 4.txt
     records = opened(tmp_path)
-    assert keys(records) == ["0", "1", "2", "3"]
-    assert records[1].captions == ("caption 1",)
+    assert keys(records) == ["0", "1", "2", "3", "b.tar:1"]
+    assert records[1].captions == ("caption 1",) and records[4].captions == ("another",)
     assert sorted(faults(records)) == sorted(
         [
             ("only", "no caption"),
@@ -93,15 +93,24 @@ def test_samples_with_faults_in_their_headers_are_left_out_and_reported_once(tmp
             ("../up", "path outside"),
             ("pipe", "not a file"),
             ("b.tar", "broken tail"),
-            ("1", "duplicate key"),
             ("4", "no caption"),
         ]
     )
     assert all(problem.reason for problem in records.problems)
-    assert all(
-        ("b.tar" if problem.key in ("1", "4") else "a.tar") in problem.reason for problem in records.problems[:-3]
-    )
+    assert all(("b.tar" if problem.key == "4" else "a.tar") in problem.reason for problem in records.problems[:-3])
     del a
+
+
+def test_the_same_keys_in_several_tars_are_told_apart_by_the_tar(tmp_path):
+    for name in "cab":
+        write(tmp_path / f"{name}.tar", *sample("0", f"{name}0"), *sample("1", f"{name}1"))
+    write(tmp_path / "d.tar", *sample("0", "d"), ("0.txt", b"again"), *sample("2", "d2"))
+    records = opened(tmp_path)
+    assert keys(records) == ["0", "1", "b.tar:0", "b.tar:1", "c.tar:0", "c.tar:1", "d.tar:0", "2"]
+    assert [one.key for one in records] == keys(records)
+    assert [one.captions for one in records][:4] == [("a0",), ("a1",), ("b0",), ("b1",)]
+    assert faults(records) == [("d.tar:0", "duplicate key")]
+    assert "must follow each other in d.tar" in records.problems[0].reason
 
 
 def test_keys_with_equal_hashes_are_not_duplicates(tmp_path, monkeypatch):
@@ -162,7 +171,7 @@ def test_a_bad_record_raises_on_every_reading_and_has_its_key(tmp_path, files, k
 
 def test_a_json_without_the_caption_field_has_no_caption(tmp_path):
     records = opened(write(tmp_path / "a.tar", ("0.jpg", b"p"), ("0.json", b'{"caption": 3}')), caption=("json",))
-    with pytest.raises(BadRecord, match="a caption that is not blank"):
+    with pytest.raises(BadRecord, match="expected a text that is not blank, got int 3 in caption"):
         records[0]
 
 

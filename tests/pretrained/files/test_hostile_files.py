@@ -11,11 +11,13 @@ import zlib
 import numpy as np
 import pytest
 
+from dalle_jax import untrusted
 from dalle_jax.config.errors import UserError
 from dalle_jax.pretrained.files import pickles
 from dalle_jax.pretrained.files.pickle_globals import BadPickle
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.safetensors_files import write_safetensors
+from dalle_jax.untrusted import Budget
 from tests.pretrained.weight_files import (
     Raw,
     Reference,
@@ -121,7 +123,8 @@ def test_items_of_an_object_under_other_keys_than_text_and_numbers_are_left_out(
     assert list(tensors) == ["net.x"]
 
 
-def test_objects_that_contain_themselves_or_multiply_are_refused(tmp_path):
+def test_objects_that_contain_themselves_or_multiply_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(untrusted, "MAX_STEPS", 20_000)
     assert "deep" in hostile(tmp_path, b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.")
     layers = b"".join(b"](" + b"h%c" % (i - 1) * 20 + b"eq%c" % i if i else b"]q\x00" for i in range(30))
     assert "more than" in hostile(tmp_path, b"\x80\x02" + layers + b".")
@@ -357,7 +360,8 @@ def test_fuzzed_pickles_are_read_or_raise_bad_pickle(tmp_path):
         body = b"\x80\x04" + b"".join(rng.choice(pieces) for _ in range(rng.randint(1, 30))) + b"."
         path_like = _Bytes(body)
         try:
-            list(pickles.leaves(pickles.load(path_like, lambda value: value), max_nodes=2000))
+            budget = Budget(0, steps=2000)
+            list(pickles.leaves(pickles.load(path_like, lambda value: value, budget), budget))
             seen.add("read")
         except BadPickle as error:
             seen.add(str(error).split(" (")[0][:24])

@@ -1,17 +1,19 @@
 """Small files that expand into huge, slow or deep objects: each is refused at once, in little memory."""
 
 import json
+import os
 import pickle
 import re
 import resource
 import struct
 import time
+import zipfile
 
 import numpy as np
 import pytest
 
+from dalle_jax import untrusted
 from dalle_jax.config.errors import UserError
-from dalle_jax.pretrained.files import msgpack_files, pickles
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.tensors import StoredTensor, Tensors, short_repr
 from dalle_jax.pretrained.mapping import IDENTITY, mismatches, rule, stacked
@@ -56,12 +58,12 @@ HUGE = pickle.dumps(10**5000, protocol=2)[2:-1]  # more digits than Python print
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        (b"}" + doubled(60) + b"K\x01s.", "tuple of tuples"),
-        (b"}(" + doubled(60) + b"K\x01u.", "tuple of tuples"),
-        (b"\x8f(" + doubled(60) + b"\x90.", "tuple of tuples"),
-        (named("collections", "OrderedDict") + b"](" + doubled(60) + b"K\x01\x86e\x85R.", "tuple of tuples"),
-        (named("builtins", "set") + b"](" + doubled(60) + b"e\x85R.", "tuple of tuples"),
-        (b"(" + doubled(60) + b"Nd.", "tuple of tuples"),
+        (b"}" + doubled(60) + b"K\x01s.", "without any"),
+        (b"}(" + doubled(60) + b"K\x01u.", "without any"),
+        (b"\x8f(" + doubled(60) + b"\x90.", "without any"),
+        (named("collections", "OrderedDict") + b"](" + doubled(60) + b"K\x01\x86e\x85R.", "without any"),
+        (named("builtins", "set") + b"](" + doubled(60) + b"e\x85R.", "without any"),
+        (b"(" + doubled(60) + b"Nd.", "without any"),
         (doubled(60) + b"Q.", "a persistent id"),
         (b"(" + encoded("storage") + doubled(60) + encoded("0") + encoded("cpu") + HUGE + b"tQ.", "a storage of kind"),
         (b"(" + encoded("storage") + named("torch", "FloatStorage") + doubled(60) + b"K\x01K\x01tQ.", "names"),
@@ -107,7 +109,7 @@ def test_wrong_persistent_ids_are_refused_in_both_torch_formats(tmp_path, one):
 
 
 def test_pickles_of_too_many_steps_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(pickles, "MAX_STEPS", 3000)
+    monkeypatch.setattr(untrusted, "MAX_STEPS", 3000)
     assert "steps" in hostile(tmp_path, b"\x80\x02" + b"]" * 4000 + b".")
     many = b"}q\x00(" + b"".join(b"M" + struct.pack("<H", i) + b"N" for i in range(900)) + b"u"
     copies = (named("collections", "OrderedDict") + b"h\x00\x85R") * 4  # each copies the 900 items
@@ -127,15 +129,15 @@ def test_nested_names_that_add_up_to_too_long_ones_are_refused(tmp_path):
 
 
 def test_msgpack_files_of_too_many_values_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(msgpack_files, "MAX_VALUES", 1000)
+    monkeypatch.setattr(untrusted, "MAX_STEPS", 1000)
     path = tmp_path / "a.msgpack"
     path.write_bytes(b"\x81\xa1a\xdd" + struct.pack(">I", 2000) + b"\x90" * 2000)
-    assert "more than 1000 values" in refusal(path)
+    assert "more than 1000 steps" in refusal(path)
     array = b"\x93\x90\xa7float32\xc4\x04" + bytes(4)
     content = b"\xdf" + struct.pack(">I", 300)
     content += b"".join(b"\xa4%04d\xc7%c\x01" % (i, len(array)) + array for i in range(300))
     path.write_bytes(content)  # 300 arrays of 8 values each
-    assert "more than 1000 values" in refusal(path)
+    assert "more than 1000 steps" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -213,3 +215,68 @@ def test_the_valid_versions_of_these_files_are_read(tmp_path):
     (tmp_path / "a.npz").write_bytes(_without_checksums(npz(a=NUMBERS)))
     np.testing.assert_array_equal(read_tensors(tmp_path / "a.npz")["a"], NUMBERS)
     assert pickled({}) == b"\x80\x02}(u."
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ((b"}" + encoded("k" * 1000)) * 60 + b"](" + b"N" * 900 + b"e" + b"s" * 60, "names that are too long"),
+        (b"(" + b"N" * 900 + b"tr\1\0\0\0" + b"0}" + b"j\1\0\0\0Ns" * 300, "without any"),
+        (b"\x8b" + struct.pack("<i", 400_000) + b"\x7f" * 400_000 + b"}h\x000", "pickle"),
+        (named("builtins", "set") + b"q\x00" + encoded("ab" * 200_000) + b"\x85q\x0100" + b"h\x00h\x01R0" * 9, "a str"),
+        (b"(" + b"N" * 900 + b"tq\x010" + named("argparse", "Namespace") + b")R" + b"h\x01b" * 300, "a tuple"),
+        (b"](" + b"\x8f" * 3000 + b"e", "bytes of memory"),
+        (b"](" + b"}" * 18_000 + b"e", "bytes of memory"),
+    ],
+    ids=["names", "tuple keys", "long number", "set of a text", "build from a tuple", "sets", "dicts"],
+)
+def test_pickles_that_take_long_or_much_memory_are_refused(tmp_path, monkeypatch, body, says):
+    monkeypatch.setattr(untrusted, "FREE_BYTES", 1 << 20)
+    assert says in hostile(tmp_path, b"\x80\x02" + body + b".")
+
+
+def test_a_tuple_as_a_key_does_not_hide_the_tensors_next_to_it(tmp_path):
+    body = b"}(K\x01K\x02\x86N" + encoded("a") + encoded(GOOD["a"]) + b"u."
+    tensors = read_tensors(torch_zip(tmp_path / "a.pt", None, {"0": NUMBERS.tobytes()}, body=b"\x80\x02" + body))
+    assert list(tensors) == ["a"]
+
+
+def test_tensors_that_multiply_one_storage_are_refused(tmp_path):
+    numbers = np.zeros(1 << 20, np.float32)
+    whole = tensor("0", "float32", numbers.size, (numbers.size,), (1,))
+    path = torch_zip(tmp_path / "a.pt", {str(i): whole for i in range(40)}, {"0": numbers.tobytes()})
+    assert "tensors that share few numbers" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "kind", ["'m8[Y/0]'", "'M8[s]'", "'|O'", "'<f16'", "()", "[('a', '<f4')]", "'V8'", "5", "'<f4' * 9"]
+)
+def test_npz_dtypes_that_are_not_plain_numbers_are_refused(tmp_path, kind):
+    path = tmp_path / "a.npz"
+    header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': (2,), }}\n".encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(8))
+    assert "expected numbers in 'a.npy'" in refusal(path)
+
+
+def test_zips_with_a_huge_directory_are_refused(tmp_path):
+    entry = b"PK\x01\x02" + bytes(24) + struct.pack("<H", 1) + bytes(16) + b"a"
+    directory = entry * 120_000
+    end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 65_535, 65_535, len(directory), 0, 0)
+    path = tmp_path / "a.pt"
+    path.write_bytes(b"PK\x03\x04" + directory + end)
+    assert "bytes of memory" in refusal(path)
+
+
+def test_safetensors_headers_of_many_small_objects_are_refused(tmp_path):
+    header = b'{"a":[' + b"[]," * 2_000_000 + b"1]}"
+    assert "bytes of memory" in refusal(safetensors(tmp_path / "a.safetensors", header, b""))
+
+
+def test_pipes_and_devices_are_not_read(tmp_path):
+    os.mkfifo(tmp_path / "a.pt")
+    with pytest.raises(UserError, match="expected a file, got a pipe"):
+        read_tensors(tmp_path / "a.pt")
+    (tmp_path / "a.safetensors").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="expected a file, got a device"):
+        read_tensors(tmp_path / "a.safetensors")

@@ -67,13 +67,6 @@ def test_torchscript_and_pickled_networks_have_the_names_of_their_state_dicts(tm
     np.testing.assert_array_equal(tensors["script.bias"], NUMBERS)
 
 
-def test_the_wrapper_key_of_a_checkpoint_is_removed(tmp_path):
-    root = {"state_dict": {"a": tensor("0", "float32", 24, (24,), (1,))}, "epoch": 1}
-    tensors = read_tensors(torch_zip(tmp_path / "last.ckpt", root, {"0": NUMBERS.tobytes()}))
-    assert set(tensors) == {"state_dict.a"}
-    np.testing.assert_array_equal(tensors.unwrapped()["a"], NUMBERS)
-
-
 def test_safetensors_are_read_back_directly_and_through_an_index(tmp_path):
     wanted = {
         "a": NUMBERS.reshape(2, 3, 4),
@@ -127,7 +120,7 @@ def test_npz_files_are_read_compressed_or_not(tmp_path, save):
 
 def test_npz_files_with_python_objects_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", a=np.array([print], dtype=object))
-    with pytest.raises(UserError, match=r"a\.npz: expected numbers in 'a\.npy', got an array of object"):
+    with pytest.raises(UserError, match=r"a\.npz: expected numbers in 'a\.npy', got another .* the dtype '\|O'"):
         read_tensors(tmp_path / "a.npz")
     stream = io.BytesIO()
     np.save(stream, NUMBERS)

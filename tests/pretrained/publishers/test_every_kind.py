@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ from dalle_jax.pretrained.exporters import find_exporter
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.mapping import Rule, fill, to_published
 from dalle_jax.pretrained.publisher import KINDS, find_kind
-from dalle_jax.pretrained.publishers import dalle_mini, glide, karlo, llamagen, min_dalle, openai_dvae
+from dalle_jax.pretrained.publishers import clip_presets, dalle_mini, glide, karlo, llamagen, min_dalle, openai_dvae
+from dalle_jax.pretrained.publishers.clip_presets import OpenClipPreset, OpenClipText
 from dalle_jax.pretrained.publishers.clip_rules import hugging_face_vision_rules, openai_rules
 from dalle_jax.pretrained.publishers.vqgan_layouts import LLAMAGEN, name_pairs, torch_rules
 from dalle_jax.sampling.options import RecommendedSampling
@@ -167,7 +169,7 @@ def karlo_image_encoder(folder: Path) -> Path:
 Made = Callable[[Path], Path]
 SOURCES: dict[str, tuple[Made, str, str, str]] = {
     "openai-clip": (openai_clip, "clip.pt", "ln_final.bias", "visual.ln_pre.weight"),
-    "hf-clip": (hf_clip, "model.safetensors", "text_model.final_layer_norm.bias", "logit_scale"),
+    "hf-clip": (hf_clip, "model.safetensors", "text_model.final_layer_norm.bias", "text_projection.weight"),
     "open-clip": (open_clip, "open_clip_pytorch_model.bin", "ln_final.bias", "visual.ln_pre.weight"),
     "openai-dvae": (dvae, "encoder.pkl", "blocks.output.conv.b", "blocks.input.b"),
     "taming-vqgan": (taming, "last.ckpt", "state_dict.quant_conv.bias", "state_dict.decoder.norm_out.bias"),
@@ -262,6 +264,32 @@ def test_checkpoint_entries_next_to_the_weights_are_skipped_with_that_reason(tmp
     save(tmp_path / file, inside | {"optimizer.0.moment": np.zeros(3, np.float32)})
     left = read(name, source)[2]()
     assert left == {"optimizer.0.moment": "next to the weights under 'state_dict'"}
+
+
+def test_an_epoch_of_open_clip_is_imported_by_the_name_of_its_preset(tmp_path, monkeypatch):
+    tensors = {f"state_dict.module.{one}": x for one, x in copied(openai_clip(tmp_path)).items()}
+    tensors["state_dict.module.logit_scale"] = tensors["state_dict.module.logit_scale"].reshape(1)
+    epoch = save(tmp_path / "epoch_3.pt", tensors | {"epoch": np.array(3)})
+    text = OpenClipText(CLIP.text.width, CLIP.embed_width, CLIP.text.layers)
+    assert isinstance(CLIP.vision, TowerConfig)
+    fitting = OpenClipPreset(CLIP.image_size, CLIP.patch, CLIP.vision.width, CLIP.vision.layers, text)
+    monkeypatch.setitem(clip_presets.OPEN_CLIP_PRESETS, "ViT-T-8", fitting)
+    found = find_kind("open-clip").read(epoch, "ViT-T-8-quickgelu")
+    module = nnx.eval_shape(lambda: found.config.build(nnx.Rngs(0)))
+    assert fill(module, found.tensors, found.rules, found.ignored) == {
+        "epoch": "next to the weights under 'state_dict.module'"
+    }
+    assert found.config == replace(CLIP, activation="quick_gelu") and found.name == "ViT-T-8-quickgelu"
+    np.testing.assert_array_equal(module.log_scale[...], noisy(Clip, CLIP).log_scale[...])
+    assert find_kind("open-clip").read(epoch, "ViT-T-8").config.activation == "gelu"
+    with pytest.raises(UserError, match=r"epoch_3\.pt: expected the weights of ViT-B-32, got others: image_size"):
+        find_kind("open-clip").read(epoch, "ViT-B-32")
+    with pytest.raises(
+        UserError, match="--preset: expected a model of open_clip, got 'ViT-B-3'; did you mean ViT-B-32"
+    ):
+        find_kind("open-clip").read(epoch, "ViT-B-3")
+    with pytest.raises(UserError, match="--preset: expected none, because openai-clip has no presets, got ViT-B-32"):
+        find_kind("openai-clip").read(epoch, "ViT-B-32")
 
 
 def test_a_tensor_in_both_files_of_lpips_is_refused(tmp_path):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -18,7 +19,7 @@ from dalle_jax.pretrained.files.write_torch import write_state_dict
 from dalle_jax.pretrained.mapping import CONV_KERNEL, fill, to_published
 from dalle_jax.pretrained.publisher import find_kind
 from dalle_jax.pretrained.publishers import openai_dvae
-from dalle_jax.pretrained.publishers.vqgan_layouts import LLAMAGEN, name_pairs, torch_rules
+from dalle_jax.pretrained.publishers.vqgan_layouts import LLAMAGEN, TAMING, name_pairs, torch_rules
 
 DVAE = DvaeConfig(width=8, codebook_size=12, code_width=6, groups=3, blocks=2)
 VQGAN = VqganConfig(
@@ -72,7 +73,7 @@ def test_an_exported_vqgan_is_imported_unchanged(name, tmp_path):
     assert_same(read(name, tmp_path)[0], vqgan)
     assert not [file for file in tmp_path.iterdir() if file.name.endswith(".part")]
     cosine = Vqgan(VqganConfig(**{**vars(VQGAN), "distance": "cosine"}), rngs=nnx.Rngs(0))
-    with pytest.raises(UserError, match="expected a VQGAN with distance='euclidean', got distance='cosine'"):
+    with pytest.raises(UserError, match=r"expected a VQGAN with distance='euclidean' and .*, got distance='cosine'"):
         find_exporter(name).write(cosine, tmp_path)
 
 
@@ -87,13 +88,56 @@ def test_llamagens_decoder_numbers_its_levels_in_order_of_execution(tmp_path):
     assert left == {"quantize.codebook_used": "a statistic of its training"}
 
 
-@pytest.mark.parametrize(
-    ("name", "says"), [("quantize.embed.weight", "GumbelVQ"), ("quantize.used", r"a remapped codebook \(remap\)")]
-)
-def test_variants_of_the_vqgan_are_refused_by_name(name, says, tmp_path):
-    write_state_dict(tmp_path / "last.ckpt", {name: np.zeros((2, 2), np.float32)})
-    with pytest.raises(UserError, match=rf"last\.ckpt: expected a VQGAN .*, got .*{says}"):
+def taming_tensors(config: VqganConfig) -> dict[str, np.ndarray]:
+    return to_published(noisy(Vqgan, config), torch_rules(name_pairs(config, TAMING)))
+
+
+def test_a_remapped_codebook_is_refused_by_name(tmp_path):
+    write_state_dict(tmp_path / "last.ckpt", taming_tensors(VQGAN) | {"quantize.used": np.zeros(2, np.int64)})
+    with pytest.raises(UserError, match=r"last\.ckpt: expected a VQGAN .*, got a remapped codebook \(remap\)"):
         find_kind("taming-vqgan").read(tmp_path)
+
+
+def test_a_gumbel_vqgan_is_imported_and_chooses_the_most_likely_codes(tmp_path):
+    config = VqganConfig(**{**vars(VQGAN), "quantizer": "gumbel"})
+    tensors = taming_tensors(config)
+    assert tensors["quantize.proj.weight"].shape == (7, 5, 1, 1) and tensors["quantize.embed.weight"].shape == (7, 5)
+    write_state_dict(tmp_path / "last.ckpt", tensors)
+    module, left = read("taming-vqgan", tmp_path)
+    assert_same(module, noisy(Vqgan, config))
+    assert not left
+    pixels = jax.random.uniform(jax.random.key(2), (1, 8, 8, 3))
+    latents = np.asarray(module.latents(2 * pixels - 1))  # [1 2 2 5]
+    logits = latents @ tensors["quantize.proj.weight"][:, :, 0, 0].T + tensors["quantize.proj.bias"]
+    codes = module.encode(pixels)
+    np.testing.assert_array_equal(codes, logits.argmax(-1))
+    drawn = module.decoder(module.out_of_codes(jnp.asarray(tensors["quantize.embed.weight"])[codes]))
+    np.testing.assert_allclose(module.decode(codes), (np.asarray(drawn) / 2 + 0.5).clip(0, 1), atol=1e-6)
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    mean = shares / shares.sum(-1, keepdims=True) @ tensors["quantize.embed.weight"]
+    np.testing.assert_allclose(module.encode_latents(pixels), mean, atol=1e-5)
+
+
+def test_the_vqgan_inside_a_taming_transformer_is_imported_and_not_that_of_its_condition(tmp_path):
+    vqgan = taming_tensors(VQGAN)
+    condition = {name: np.zeros_like(value) for name, value in vqgan.items()}
+    both = {f"first_stage_model.{name}": value for name, value in vqgan.items()}
+    both |= {f"cond_stage_model.{name}": value for name, value in condition.items()}
+    write_state_dict(tmp_path / "last.ckpt", both | {"transformer.pos_emb": np.zeros((1, 4), np.float32)})
+    module, left = read("taming-vqgan", tmp_path / "last.ckpt")
+    assert_same(module, noisy(Vqgan, VQGAN))
+    assert len(left) == len(vqgan) + 1
+    assert set(left.values()) == {"next to the weights under 'state_dict.first_stage_model'"}
+
+
+@pytest.mark.parametrize(("made", "asked"), [("taming-vqgan", "llamagen-vq"), ("llamagen-vq", "taming-vqgan")])
+def test_a_vqgan_of_the_other_publisher_is_named(made, asked, tmp_path):
+    layout = {"taming-vqgan": TAMING, "llamagen-vq": LLAMAGEN}[made]
+    write_state_dict(tmp_path / "a.pt", to_published(noisy(Vqgan, VQGAN), torch_rules(name_pairs(VQGAN, layout))))
+    with pytest.raises(
+        UserError, match=rf"a\.pt: expected the tensors of the kind {asked} .*; it looks like .* {made}$"
+    ):
+        find_kind(asked).read(tmp_path / "a.pt")
 
 
 def test_wrong_fields_of_a_flax_vqgans_config_are_refused_together(tmp_path):

@@ -9,6 +9,7 @@ from dalle_jax.losses.adversarial import pyramid_distance
 from dalle_jax.models.lpips import Lpips, LpipsConfig
 from dalle_jax.models.patch_discriminator import DiscriminatorConfig
 from dalle_jax.models.vqgan import VqganConfig
+from dalle_jax.parallel.layout import portable_trace
 from dalle_jax.tasks.tokenizers.tokenize_images_gan import (
     Adversary,
     ImportedLpips,
@@ -16,6 +17,7 @@ from dalle_jax.tasks.tokenizers.tokenize_images_gan import (
     TokenizeImagesGan,
     VqganReconstruction,
 )
+from tests.jaxpr_products import products
 
 MODEL = VqganConfig(
     width=32, multipliers=(1,), blocks=1, attention_levels=(), latent_width=4, code_width=4, codebook_size=8
@@ -124,12 +126,34 @@ def test_loss_and_gradient_of_the_generator_are_those_of_the_sum_with_the_adapti
     assert_trees_close(found["generator"], expected)
 
 
-@pytest.mark.parametrize("step", [9, 10])
-def test_the_discriminator_minimises_the_hinge_loss_from_its_start_on(split, of_discriminator, step):
-    (real, fake), (loss, sums) = of_discriminator(split[1], jnp.int32(step))
-    expected = 0.5 * (jnp.maximum(0, 1 - real).mean() + jnp.maximum(0, 1 + fake).mean()) * (step >= 10)
+def test_the_discriminator_minimises_the_hinge_loss_from_its_start_on(split, of_discriminator):
+    (real, fake), (loss, sums) = of_discriminator(split[1], jnp.int32(10))
+    expected = 0.5 * (jnp.maximum(0, 1 - real).mean() + jnp.maximum(0, 1 + fake).mean())
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(sums["discriminator/real"][0], real.mean(), rtol=1e-5)
+    assert [objective.starts for objective in TASK.objectives()] == [0, 10]
+
+
+def test_figures_of_the_adversary_have_no_weight_before_it_plays(split, of_generator):
+    sums = [of_generator(split[1], jnp.int32(step))[1] for step in (9, 10)]
+    assert [float(one["adversary/fooling"][1]) for one in sums] == [0.0, 1.0]
+    assert [float(one["adversary/weight"][1]) for one in sums] == [0.0, 1.0]
+
+
+def test_before_its_start_the_adversary_is_not_computed(split):
+    graph, state = split
+
+    def gradient(state, step):
+        return jax.grad(lambda state: TASK.generator_loss(nnx.merge(graph, state), {}, BATCH, KEY, step)[0])(state)
+
+    with portable_trace():
+        jaxpr = jax.make_jaxpr(gradient)(state, jnp.int32(0)).jaxpr
+    # The kernels of the discriminator alone have a side of 4.
+    every, always = (
+        sum((4, 4) in {one.aval.shape[:2] for one in eqn.invars} for eqn in products(jaxpr, branches=branches))
+        for branches in (True, False)
+    )
+    assert (every, always) == (6, 0)  # three convolutions, forward and back to the images
 
 
 def test_every_parameter_is_trained_by_exactly_one_objective(split):

@@ -1,0 +1,97 @@
+"""Bounds of reading files that others wrote."""
+
+import os
+
+import pytest
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.untrusted import (
+    FREE_BYTES,
+    Budget,
+    OverBudget,
+    check_text,
+    open_file,
+    parse_json,
+    read_file,
+    read_text_file,
+)
+
+
+def test_a_budget_is_three_times_the_file_beyond_a_free_part():
+    budget = Budget(1000, steps=2)
+    budget.spend(FREE_BYTES + 2000)
+    with pytest.raises(OverBudget, match="memory"):
+        budget.spend(1, 0)
+    budget = Budget(0, steps=2)
+    budget.spend(0, 2)
+    with pytest.raises(OverBudget, match="more than 2 steps"):
+        budget.spend(0)
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "a device"])
+def test_pipes_folders_and_devices_are_refused_without_waiting(tmp_path, kind):
+    path = tmp_path / "x"
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    for read in (open_file, read_file, read_text_file):
+        with pytest.raises(UserError, match=f"x: expected a file, got {kind}"):
+            read(path)
+
+
+def test_files_are_read_up_to_their_limit(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"\xef\xbb\xbfabc")
+    assert read_file(path, 6) == b"\xef\xbb\xbfabc"
+    assert read_text_file(path) == "abc"
+    with pytest.raises(UserError, match="at most 5 bytes, got 6"):
+        read_file(path, 5)
+    path.write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match="UTF-8, got another encoding at byte 3"):
+        read_text_file(path)
+
+
+def test_json_is_parsed_within_its_budget():
+    assert parse_json(b'{"a": [1, "\\ud83d\\ude00"]}') == {"a": [1, "\U0001f600"]}
+    assert parse_json('{"a": 1}'.encode("utf-16")) == {"a": 1}
+    for content in (
+        b"[" + b"[]," * 800_000 + b"1]",
+        b"[" + b"{}," * 300_000 + b"1]",
+        b'["' + b'","' * 1_300_000 + b'"]',
+    ):
+        with pytest.raises(OverBudget, match="bytes of memory"):
+            parse_json(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"a": "\\ud83d"}', "half of a surrogate pair"),
+        (b'{"\\uDC00": 1}', "half of a surrogate pair"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"\xff", "can't decode"),
+        (b'"\xed\xa0\x80"', "can't decode|surrogate"),
+        (b"1" * 5000, "digits"),
+        (b"{", "Expecting"),
+        (b"", "Expecting"),
+    ],
+    ids=range(8),
+)
+def test_broken_json_is_a_value_error(content, says):
+    with pytest.raises(ValueError, match=says):
+        parse_json(content)
+
+
+def test_names_that_come_twice_are_refused_where_they_must_be_unique():
+    assert parse_json(b'{"a": 1, "a": 2}') == {"a": 2}
+    with pytest.raises(ValueError, match="one name twice"):
+        parse_json(b'{"a": 1, "a": 2}', unique_names=True)
+
+
+def test_text_with_half_a_surrogate_pair_is_refused():
+    assert check_text("café 😀") == "café 😀"
+    with pytest.raises(UserError, match=r"got '\\udce9' at character 3"):
+        check_text(b"caf\xe9".decode(errors="surrogateescape"))
