@@ -3,6 +3,7 @@
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -26,6 +27,16 @@ def _heads_first(x: Float[Array, "B L N H"]) -> Float[Array, "B N L H"]:
     return constrain(x.swapaxes(1, 2), BATCH, HEADS, axis_after_batch(x.shape[0]), None)
 
 
+def _per_head(x: Float[Array, "P M G *R D"], kernel: Float[Array, "P G D F"], dtype: DTypeLike) -> Float[Array, "..."]:
+    """Multiply the rows of each head by the head's matrix; an einsum would compute the transposed product."""
+    axes = (((x.ndim - 1,), (2,)), ((0, 1), (0, 1)))
+    rows, kernel = x.swapaxes(1, 2), kernel.astype(x.dtype)  # [P G M *R D]
+    product = jax.lax.dot_general(
+        rows, kernel, axes, precision=precision_of(x.dtype), preferred_element_type=dtype
+    )  # [P G M *R F]
+    return product.swapaxes(1, 2)
+
+
 def step_attention(
     q: Float[Array, "P M N H"],
     k: Float[Array, "P M G H"],
@@ -43,7 +54,7 @@ def step_attention(
     q, r = group_heads(q * q.shape[-1] ** -0.5, k.shape[2], axis=2)  # [P M N H], or [P M G R H]
     k, v = (x[..., None, :] if r else x for x in (k, v))
     product = partial(jnp.einsum, precision=precision_of(q.dtype))
-    context = product(f"pmg{r}h,pgch->pmg{r}c", q, cache.context_k, preferred_element_type=jnp.float32)
+    context = _per_head(q, cache.context_k, jnp.float32)  # [P M N C], or [P M G R C]
     if seen is not None:
         context = jnp.where(jnp.expand_dims(seen, tuple(range(1, context.ndim - 1))), context, MASKED_SCORE)
     image = product(f"pmg{r}h,pmgsh->pmg{r}s", q, codes.k, preferred_element_type=jnp.float32)
@@ -51,8 +62,8 @@ def step_attention(
     scores = jnp.concatenate([context, jnp.where(codes.visible, image, MASKED_SCORE), own], axis=-1)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [P M N C+S+1], not normalised
     total = weights.sum(axis=-1, keepdims=True)
-    weights, split = weights.astype(q.dtype), cache.context_v.shape[3]
-    out = product(f"pmg{r}c,pghc->pmg{r}h", weights[..., :split], cache.context_v)
+    weights, split = weights.astype(q.dtype), cache.context_v.shape[2]
+    out = _per_head(weights[..., :split], cache.context_v, q.dtype)  # [P M N H], or [P M G R H]
     out = out + product(f"pmg{r}s,pmgsh->pmg{r}h", weights[..., split:-1], codes.v) + weights[..., -1:] * v
     return (out / total.astype(q.dtype)).reshape(shape)
 

@@ -170,6 +170,20 @@ class Stack(nnx.Module, Generic[Block, Static]):
             tuple(function(*one) for one in zip(self.statics[self.scanned :], kept.rest, strict=True)),
         )
 
+    def unroll(self) -> None:
+        """Replace the scan by one module for each layer, in place, with slices of the same parameters."""
+        self.blocks = nnx.List([self.block(layer) for layer in range(self.depth)])
+        self.rest = nnx.List([])
+        self.period, self.scanned = 1, 0
+
+    def unrolled(self, kept: Layered) -> Layered:
+        """Return pytrees that the stack made before ``unroll`` in the form that it takes now."""
+        if self.scanned or not kept.repeated:
+            return kept
+        groups = range(jax.tree.leaves(kept.repeated)[0].shape[1])
+        layers = [jax.tree.map(lambda leaf, i=i: leaf[:, i], place) for i in groups for place in kept.repeated]
+        return Layered((), (*layers, *kept.rest))
+
     def block(self, layer: int) -> Block:
         """Return the block of one layer, whether it is scanned or not."""
         if not self.scanned:

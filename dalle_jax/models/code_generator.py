@@ -13,9 +13,10 @@ from dalle_jax.arrays import Array, Float, Int, Key, Prompts, PyTree
 from dalle_jax.layers import kv_cache, slot_cache
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
+from dalle_jax.layers.decoding_layout import for_decoding
 from dalle_jax.layers.embeddings import Embedding, GridEmbedding
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import Linear, for_decoding
+from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.slot_cache import SlotCache
 from dalle_jax.layers.stack import Apply, Layered, Stack
 from dalle_jax.losses.cross_entropy import cross_entropy_in_parts
@@ -243,7 +244,7 @@ class CachedGenerator(nnx.Module):
 
     def grow(self, cache: Layered, codes: int) -> Layered:
         """Grow a cache to the capacity for the first ``codes`` codes."""
-        cache = self._in_cache_dtype(cache)
+        cache = self._in_cache_dtype(self.stack.unrolled(cache))
         return self.stack.map(lambda pattern, layer: _of_codes(layer, kv_cache.grow, pattern, codes), cache)
 
     def slots(self, cache: Layered, window: int, rows: int) -> Layered:
@@ -252,7 +253,7 @@ class CachedGenerator(nnx.Module):
         def change(pattern: Pattern, layer: PyTree) -> PyTree:
             return _of_codes(layer, slot_cache.slot_cache, pattern, window, rows)
 
-        return self.stack.map(change, self._in_cache_dtype(cache))
+        return self.stack.map(change, self._in_cache_dtype(self.stack.unrolled(cache)))
 
     def _in_cache_dtype(self, cache: Layered) -> Layered:
         """Cast the keys and values of a prefilled cache."""

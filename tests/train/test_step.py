@@ -181,7 +181,8 @@ def test_four_microbatches_equal_the_full_batch():
 
 def test_a_batch_that_microbatches_do_not_divide_is_refused():
     compiled, state, lay = started(trainer=dataclasses.replace(TRAINER, accumulate=3))
-    with pytest.raises(UserError, match="expected a multiple of accumulate=3, got 8; set it to 6 or 9"):
+    expected = r"got 8; set data\.batch_size to 6 or 9, or trainer\.accumulate to 1 or 2"
+    with pytest.raises(UserError, match=expected):
         compiled.step(state, None, batch_of(lay))
 
 

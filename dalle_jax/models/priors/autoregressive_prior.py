@@ -19,9 +19,10 @@ from dalle_jax.arrays import Array, Float, Int, Key, Prompts
 from dalle_jax.layers import kv_cache
 from dalle_jax.layers.attend import Backend
 from dalle_jax.layers.attention_masks import Pattern
+from dalle_jax.layers.decoding_layout import for_decoding
 from dalle_jax.layers.embeddings import Embedding
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import Linear, for_decoding
+from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
 from dalle_jax.layers.stack import Layered, Stack
@@ -200,7 +201,8 @@ class PrefixDecoder:
 
     def grow(self, cache: Layered, codes: int) -> Layered:
         """Grow a cache to the capacity for the first ``codes`` codes."""
-        return self.prior.stack.map(lambda pattern, layer: kv_cache.grow(layer, pattern, codes), cache)
+        stack = self.prior.stack
+        return stack.map(lambda pattern, layer: kv_cache.grow(layer, pattern, codes), stack.unrolled(cache))
 
     def for_decoding(self, rows: int) -> "PrefixDecoder":
         """Return a copy whose weights are laid out for decoding ``rows`` vectors at once."""
