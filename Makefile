@@ -4,6 +4,7 @@
 # make lint                ruff and mypy
 # make bench               compare speed with DALLE-pytorch, min-dalle, diffusers and transformers: benchmarks/README.md
 # make test-slow           tests of minutes; make test-plan: compilation for TPUs: CONTRIBUTING.md
+# make fuzz                200,000 mutated files of every kind that is read; FUZZ='--only N' repeats one
 # make parity PARITY=DIR   published layouts against recorded outputs of their reference implementations
 # Each target installs its dependencies into .venv/ once and reuses them.
 
@@ -13,7 +14,7 @@ RUN    := $(VENV)/bin/python
 # Without --no-compile, pip compiles 14,000 files of which few are ever imported.
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
-.PHONY: demo demo-unclip test test-slow test-plan parity lint bench clean
+.PHONY: demo demo-unclip test test-slow test-plan fuzz parity lint bench clean
 
 # Huge pages, if the kernel grants them, save a few percent in addition to commands/memory.py.
 demo: $(VENV)/.installed
@@ -30,6 +31,10 @@ test: lint
 # Thirty kills of one run, and slow compilations on every mesh: many minutes.
 test-slow: $(VENV)/.installed-test
 	$(RUN) -m pytest -m slow
+
+# FUZZ: flags of tests/fuzz/run_fuzz.py, such as --seed 1 --count 1000. Ends with 1 if a file was not read or refused.
+fuzz: $(VENV)/.installed-test
+	JAX_PLATFORMS=cpu $(RUN) -m tests.fuzz.run_fuzz $(FUZZ)
 
 # PARITY: a folder of small models in published layouts, with outputs of their reference implementations.
 parity: $(VENV)/.installed-test

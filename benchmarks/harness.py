@@ -21,6 +21,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PEER_PYTHON = HERE.parent / ".venv-bench" / "bin" / "python"
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+"""The setting of the C library with which ``make demo`` runs, if the kernel grants huge pages."""
 PAUSE = 0.05  # seconds between turns, for the other side's spinning threads to fall asleep
 
 
@@ -51,7 +53,9 @@ class Side:
 
     def __init__(self, python: Path | str, file: Path, cores: str):
         command = [str(python), str(HERE / "worker.py"), str(file), "--cores", cores]
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {
+            **os.environ, "JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": "1", "GLIBC_TUNABLES": HUGE_PAGES,
+        }  # fmt: skip
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )

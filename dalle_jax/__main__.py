@@ -15,6 +15,7 @@ from dalle_jax.commands.memory import keep_large_buffers
 from dalle_jax.commands.table import COMMANDS, GROUPS, Command
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean, find_named, printable
+from dalle_jax.untrusted import check_text
 
 PROGRAM = "dalle-jax"
 
@@ -85,6 +86,10 @@ def _run_command(command: Command, argv: Sequence[str]) -> int:
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         parser.error(f"unknown argument {unknown[0]}{did_you_mean(unknown[0].partition('=')[0], flags)}")
+    for flag, value in vars(args).items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                check_text(text, f"--{flag.replace('_', '-')}")
     return module.run(args)
 
 

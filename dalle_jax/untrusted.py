@@ -124,10 +124,13 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
-def check_text(text: str) -> str:
-    """Return the text. Raise ``UserError`` for half of a surrogate pair, which Python makes of bytes not in UTF-8."""
+def check_text(text: str, name: str) -> None:
+    """Raise ``UserError`` for half of a surrogate pair, which Python makes of bytes that are not UTF-8.
+
+    Such a text cannot be written. ``name`` is the field's name.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"expected text in UTF-8, got {text[error.start]!a} at character {error.start}") from error
-    return text
+        got = f"{text[error.start]!a} at character {error.start}"
+        raise UserError(f"{name}: expected text in UTF-8, got {got}") from error

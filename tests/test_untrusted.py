@@ -92,6 +92,6 @@ def test_names_that_come_twice_are_refused_where_they_must_be_unique():
 
 
 def test_text_with_half_a_surrogate_pair_is_refused():
-    assert check_text("café 😀") == "café 😀"
-    with pytest.raises(UserError, match=r"got '\\udce9' at character 3"):
-        check_text(b"caf\xe9".decode(errors="surrogateescape"))
+    check_text("café 😀", "prompt")
+    with pytest.raises(UserError, match=r"prompt: expected text in UTF-8, got '\\udce9' at character 3"):
+        check_text(b"caf\xe9".decode(errors="surrogateescape"), "prompt")

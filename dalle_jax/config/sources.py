@@ -61,6 +61,9 @@ class ConfigReader:
         name, equals, value = argument.partition("=")
         name = name.strip().removeprefix(within)
         where = Location(f"--set {argument if len(argument) <= 60 else argument[:57] + '...'}", 0)
+        if not syntax.is_utf8(argument):
+            self.problems.add(where, "expected text in UTF-8, got other bytes")
+            return
         if not equals or not _PATH.fullmatch(name):
             self.problems.add(where, "expected name=value, as in --set trainer.steps=10")
             return

@@ -235,12 +235,26 @@ def legal_value(value: Value, where: Location, problems: Problems, depth: int = 
     if isinstance(value, Reference | Macro) and not value.name.isidentifier():
         problems.add(where, f"{value}: expected one word after {str(value)[0]}, without scopes or module names")
         return UNREADABLE
+    if isinstance(value, str) and not is_utf8(value):
+        problems.add(
+            where, f"expected text that can be written as UTF-8, got half of a surrogate pair in {value[:40]!a}"
+        )
+        return UNREADABLE
     parts: Sequence[Value] = (
         (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     )
     if any(legal_value(part, where, problems, depth + 1) is UNREADABLE for part in parts):
         return UNREADABLE
     return value
+
+
+def is_utf8(text: str) -> bool:
+    """Return whether a text can be written as UTF-8; half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def set_value(text: str) -> SetValue:

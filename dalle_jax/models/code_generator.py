@@ -13,12 +13,11 @@ from dalle_jax.arrays import Array, Float, Int, Key, Prompts, PyTree
 from dalle_jax.layers import kv_cache, slot_cache
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
-from dalle_jax.layers.decoding_layout import for_decoding
 from dalle_jax.layers.embeddings import Embedding, GridEmbedding
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.slot_cache import SlotCache
-from dalle_jax.layers.stack import Apply, Layered, Stack
+from dalle_jax.layers.stack import Apply, Layered, Stack, for_decoding
 from dalle_jax.losses.cross_entropy import cross_entropy_in_parts
 from dalle_jax.models.prompt_kinds import PromptKind
 from dalle_jax.sampling.slots import SlotDecoder

@@ -9,6 +9,7 @@ from PIL import Image
 from dalle_jax.config.errors import UserError
 from dalle_jax.pipelines.prompts import Prompt
 from dalle_jax.sampling.options import SamplingKeywords, SamplingOptions, check_ranges
+from dalle_jax.untrusted import check_text
 
 DEFAULT_KEEP = 4
 """The number of images to keep by default, or all candidates if there are fewer."""
@@ -74,6 +75,10 @@ class Request:
     def __post_init__(self) -> None:
         if self.negative_prompt is not None and self.options.guidance == 1.0:
             raise UserError("negative_prompt: expected a guidance other than 1, which turns guidance off, got 1")
+        texts = {"prompt": self.prompt, "caption": self.caption, "negative_prompt": self.negative_prompt}
+        for name, text in texts.items():
+            if isinstance(text, str):
+                check_text(text, name)
 
     @property
     def text(self) -> str | None:

@@ -246,3 +246,11 @@ def test_very_many_strings_in_a_row_are_refused_and_some_are_read(between):
     assert found.value == "a" * MAX_ADJACENT_STRINGS and not problems.found
     list(read(f"x = ({between.join(strings)})", "x.gin", problems))
     assert f"at most {MAX_ADJACENT_STRINGS} strings in a row" in problems.lines()[0]
+
+
+def test_half_a_surrogate_pair_is_refused_in_files_and_arguments():
+    problems = Problems()
+    list(read(r"x = '\ud800'", "x.gin", problems))
+    assert "half of a surrogate pair" in problems.lines()[0]
+    (error,) = errors(PLAIN, "task.name=caf\udce9")
+    assert "expected text in UTF-8" in error

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, SupportsFloat
 
-from dalle_jax.data.records import Record
+from dalle_jax.data.records import BadRecord, Record
 
 _LANGUAGE = ("language", "lang")
 
@@ -70,7 +70,7 @@ class Filters:
         for limit, sign, fields in limits:
             if limit is None:
                 continue
-            value = _number(metadata, fields)
+            value = _number(record.key, metadata, fields)
             if value is None and self.missing == "drop":
                 return f"no {fields[0]}"
             if value is not None and sign * (value - limit) < 0:
@@ -99,8 +99,11 @@ class Filters:
         return None if texts[0].lower() in {language.lower() for language in self.languages} else "language"
 
 
-def _number(metadata: Mapping[str, object], fields: Sequence[str]) -> float | None:
-    """Return the number in the first of the fields that holds one, as a number or as text. None if no field does."""
+def _number(key: str, metadata: Mapping[str, object], fields: Sequence[str]) -> float | None:
+    """Return the number in the first of the fields that holds one, as a number or as text. None if no field does.
+
+    Raise BadRecord for a number that is larger than any float.
+    """
     for field in fields:
         value = metadata.get(field)
         if not isinstance(value, str | bytes | SupportsFloat):
@@ -109,6 +112,10 @@ def _number(metadata: Mapping[str, object], fields: Sequence[str]) -> float | No
             number = float(value)
         except ValueError:
             continue
+        except OverflowError as error:
+            raise BadRecord(
+                key, "broken metadata", f"{field}: expected a number below 1e308, got a larger one"
+            ) from error
         if not math.isnan(number):
             return number
     return None

@@ -56,7 +56,11 @@ def _fault(entry: os.DirEntry[str], real: str) -> tuple[str, str] | None:
             return "path outside", "is a link that leads out of the folder"
         if os.path.isdir(target):
             return None
-    return None if entry.is_file() else ("not a file", "is a device, a pipe, a socket or a broken link")
+    try:
+        is_file = entry.is_file()
+    except OSError:  # a link that leads to itself
+        is_file = False
+    return None if is_file else ("not a file", "is a device, a pipe, a socket or a broken link")
 
 
 def read_whole(top: Path | epath.Path, name: str, size: int) -> bytes:

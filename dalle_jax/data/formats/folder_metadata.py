@@ -18,9 +18,12 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.formats import sidecars
 from dalle_jax.data.formats.folder_listing import read_whole
 from dalle_jax.data.records import BadRecord, Metadata
+from dalle_jax.untrusted import parse_json
 
 NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
 FILE_NAME = "file_name"
+MAX_BAD_LINES = 50_000
+"""Largest number of bad lines in the metadata files of a folder; each takes a kilobyte in memory."""
 MAX_HEADER = 65_536
 """Number of characters of a table in which its header is looked for."""
 
@@ -93,6 +96,8 @@ def read_metadata(
         is_json = file.lower().endswith(".jsonl")
         lines = _read_jsonl(content, columns) if is_json else _read_table(content, str(top / file), columns)
         for line in lines:
+            if len(problems) > MAX_BAD_LINES:
+                raise UserError(f"{top / file}: expected metadata of images, got more than {MAX_BAD_LINES:,} bad lines")
             if isinstance(line, _BadLine):
                 problems.append(BadRecord(f"{file}:{line.number}", line.kind, line.reason))
                 continue
@@ -130,14 +135,14 @@ def _not_utf8(number: int) -> _BadLine:
 
 def _read_jsonl(content: bytes, columns: MetadataColumns) -> Iterator[_Line | _BadLine]:
     """Yield the lines of a JSON Lines file that are not blank."""
-    for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, raw in enumerate(io.BytesIO(content.removeprefix(b"\xef\xbb\xbf")), start=1):
         if not raw.strip():
             continue
         try:
-            fields = json.loads(raw.decode())
+            fields = parse_json(raw)
         except UnicodeDecodeError:
             yield _not_utf8(number)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             yield _BadLine(number, "broken metadata", f"expected a json object: {error}")
         else:
             if isinstance(fields, dict) and isinstance(name := fields.pop(columns.path, None), str):
@@ -155,10 +160,10 @@ def _read_table(content: bytes, path: str, columns: MetadataColumns) -> Iterator
     Columns are separated by tabs if the name ends in .tsv, or if the column of paths stands between tabs in the header.
     Raises UserError, with the file's ``path``, for a table without that column.
     """
-    text = content.decode("utf-8-sig", errors="surrogateescape")
-    names = text[:MAX_HEADER].partition("\n")[0].strip().split("\t")
+    text = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", errors="surrogateescape", newline="")
+    names = content[:MAX_HEADER].decode("utf-8-sig", errors="replace").partition("\n")[0].strip().split("\t")
     by_tabs = path.lower().endswith(".tsv") or (len(names) > 1 and columns.path in names)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if by_tabs else ",")
+    rows = csv.reader(text, delimiter="\t" if by_tabs else ",")
     try:
         header = next(rows, [])
         if columns.path not in header:
@@ -166,15 +171,21 @@ def _read_table(content: bytes, path: str, columns: MetadataColumns) -> Iterator
                 f"{path}: expected a column {columns.path}, got {', '.join(header) or 'an empty file'}; name the "
                 "columns of paths and captions with `file` and `caption`"
             )
-        for row in rows:
-            if len(row) != len(header):
-                if row:
-                    reason = f"expected {len(header)} columns, got {len(row)}"
-                    yield _BadLine(rows.line_num, "broken metadata", reason)
-            elif any("\udc80" <= letter <= "\udcff" for text in row for letter in text):
-                yield _not_utf8(rows.line_num)
-            else:
-                fields = dict(zip(header, row, strict=True))
-                yield _Line(rows.line_num, fields.pop(columns.path), {**fields})
     except csv.Error as error:
         raise UserError(f"{path}, line {rows.line_num}: {error}") from error
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:  # such as a field of more than 131,072 letters
+            yield _BadLine(rows.line_num, "broken metadata", f"cannot be read: {error}")
+            continue
+        if len(row) != len(header):
+            if row:
+                yield _BadLine(rows.line_num, "broken metadata", f"expected {len(header)} columns, got {len(row)}")
+        elif any("\udc80" <= letter <= "\udcff" for value in row for letter in value):
+            yield _not_utf8(rows.line_num)
+        else:
+            fields = dict(zip(header, row, strict=True))
+            yield _Line(rows.line_num, fields.pop(columns.path), {**fields})

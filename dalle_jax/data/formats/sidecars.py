@@ -1,10 +1,10 @@
 """Captions and metadata in files next to an image: a text file with a caption on each line, and a JSON file."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from dalle_jax.data.records import BadRecord, Metadata
+from dalle_jax.untrusted import parse_json
 
 MAX_TEXT_BYTES = 64 * 2**10
 """The largest caption file, in bytes."""
@@ -46,8 +46,8 @@ def caption_lines(key: str, content: bytes) -> list[str]:
 def json_fields(key: str, content: bytes) -> Metadata:
     """Parse the object in a JSON file. Raises BadRecord, of the kind "broken json", for other content."""
     try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(content)
+    except ValueError as error:
         raise BadRecord(key, "broken json", f"its json cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise BadRecord(key, "broken json", f"expected a json object, got {type(found).__name__}")

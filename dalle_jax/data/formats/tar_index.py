@@ -233,6 +233,13 @@ def decode_index(content: bytes, file: DataFile) -> TarIndex | None:
     if magic != _MAGIC or hashlib.sha256(rest).digest() != content[len(_MAGIC) : len(_MAGIC) + 32]:
         raise ValueError("expected an index of this version, got one that is damaged or of a different version")
     line, _, data = rest.partition(b"\n")
+    try:
+        return _decode(line, data, file)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("expected the fields of an index, got others") from error
+
+
+def _decode(line: bytes, data: bytes, file: DataFile) -> TarIndex | None:
     header = json.loads(line)
     if (header["size"], header["stamp"]) != (file.size, file.stamp):
         return None

@@ -22,6 +22,10 @@ VERSION = 1
 """Increase this whenever the same files and config give different records."""
 _TEXT = re.compile(r"string|binary|utf8")
 """Matches the names of Arrow's types that can hold captions, alone or within lists and dictionaries."""
+DATES = ("timestamp", "date", "time", "duration", "decimal")
+"""Beginnings of the names of column types that are read as text."""
+ARROW_ERRORS = (OSError, ValueError, NotImplementedError, TypeError, LookupError, OverflowError, MemoryError)
+"""Kinds of error that pyarrow raises for files that it cannot read."""
 ROWS_AT_ONCE = 16
 """Number of rows that are read at once from a row group that is too large to keep in memory."""
 
@@ -54,14 +58,24 @@ class Parquet:
 
 
 @runtime_checkable
+class _ArrowColumn(Protocol):
+    """The part of ``pyarrow.Array`` and ``pyarrow.ChunkedArray`` that is used here."""
+
+    def cast(self, target_type: str) -> "_ArrowColumn": ...
+    def to_pylist(self) -> list[object]: ...
+
+
+@runtime_checkable
 class _ArrowTable(Protocol):
     """The part of ``pyarrow.Table`` and ``pyarrow.RecordBatch`` that is used here."""
 
     nbytes: int
     num_rows: int
 
+    schema: "_ArrowSchema"
+    columns: "list[_ArrowColumn]"
+
     def slice(self, offset: int, length: int) -> "_ArrowTable": ...
-    def to_pylist(self) -> list[dict[str, object]]: ...
 
 
 @runtime_checkable
@@ -95,7 +109,7 @@ class _ArrowSchema(Protocol):
 
     names: list[str]
 
-    def field(self, name: str) -> _ArrowField: ...
+    def field(self, name: str | int) -> _ArrowField: ...
 
 
 @runtime_checkable
@@ -125,9 +139,9 @@ class ParquetRecords(RowRecords):
         """Read a row's columns as a record. Raises BadRecord."""
         try:
             fields = self._fields(file, row)
-        except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are of these kinds
+        except ARROW_ERRORS as error:
             message = " ".join(str(error).split())[:200]
-            raise BadRecord(key, "broken row group", f"its row group cannot be read: {message}") from error
+            raise BadRecord(key, "broken row group", f"its row cannot be read: {message}") from error
         config = self._config
         image = fields.pop(config.image)
         if isinstance(image, dict):
@@ -157,7 +171,7 @@ class ParquetRecords(RowRecords):
             self._groups[file, group] = kept
             while len(self._groups) > 1 and sum(one.nbytes for one in self._groups.values()) > self._config.kept_bytes:
                 self._groups.popitem(last=False)
-        return kept.slice(row_in_group, 1).to_pylist()[0]
+        return table.fields(kept, row_in_group)
 
 
 class _Table:
@@ -171,10 +185,31 @@ class _Table:
         groups = [self._footer.row_group(number) for number in range(self._footer.num_row_groups)]
         self.rows = Rows([group.num_rows for group in groups])
         self.group_bytes = [group.total_byte_size for group in groups]
-        _check_columns(file.name, opened.schema_arrow, config)
+        if any(group.num_rows < 0 for group in groups) or len(self.rows) > file.size:
+            got = f"{self._footer.num_rows:,} in {file.size:,} bytes"
+            raise UserError(f"{file.name}: expected rows with an image in each, got {got}")
+        schema = opened.schema_arrow
+        _check_columns(file.name, schema, config)
+        self._as_text = {name for name in schema.names if str(_type(schema, name)).startswith(DATES)}
 
     def __len__(self) -> int:
-        return self._footer.num_rows
+        return len(self.rows)
+
+    def fields(self, rows: _ArrowTable, row: int) -> dict[str, object]:
+        """Return the columns of a row. Dates, times and decimals become text.
+
+        Python's own cannot hold all of them, and other formats hold none. Raise ValueError that names a column whose
+        value cannot be read.
+        """
+        if row >= rows.num_rows:
+            raise ValueError(f"expected more than {row} rows in the group, got {rows.num_rows}")
+        found: dict[str, object] = {}
+        for name, column in zip(rows.schema.names, rows.slice(row, 1).columns, strict=True):
+            try:
+                found[name] = (column.cast("string") if name in self._as_text else column).to_pylist()[0]
+            except ARROW_ERRORS as error:
+                raise ValueError(f"the column {name}: {error}") from error
+        return found
 
     def read_group(self, group: int) -> _ArrowTable:
         """Read all rows of a row group."""
@@ -186,7 +221,7 @@ class _Table:
         batches = self._opened(self._footer).iter_batches(ROWS_AT_ONCE, row_groups=[group], use_threads=False)
         for batch in batches:
             if row < first + batch.num_rows:
-                return batch.slice(row - first, 1).to_pylist()[0]
+                return self.fields(batch, row - first)
             first += batch.num_rows
         raise ValueError(f"row group {group} ends before its row {row}")
 
@@ -199,9 +234,13 @@ class _Table:
             raise UserError(f"{self._file.name}: expected the package pyarrow, found none; {hint}") from error
         try:
             return parquet.ParquetFile(SeekableFile(self._file), metadata=footer, pre_buffer=False, buffer_size=2**20)
-        except (OSError, ValueError) as error:
+        except ARROW_ERRORS as error:
             message = " ".join(str(error).split())[:200]
             raise UserError(f"{self._file.name}: expected a parquet file, got other content ({message})") from error
+
+
+def _type(schema: _ArrowSchema, name: str) -> object:
+    return schema.field(schema.names.index(name)).type
 
 
 def _check_columns(path: str, schema: _ArrowSchema, config: Parquet) -> None:
@@ -212,7 +251,7 @@ def _check_columns(path: str, schema: _ArrowSchema, config: Parquet) -> None:
             f"{path}: expected the column {config.image}, as image names it, and one of the columns "
             f"{' or '.join(config.caption)}, as caption names them, got the columns {', '.join(columns)}"
         )
-    kind = str(schema.field(config.image).type)
+    kind = str(_type(schema, config.image))
     if not kind.removeprefix("large_").startswith(("binary", "struct<")) or (
         "struct" in kind and "bytes: " not in kind
     ):

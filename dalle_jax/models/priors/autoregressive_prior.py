@@ -19,13 +19,12 @@ from dalle_jax.arrays import Array, Float, Int, Key, Prompts
 from dalle_jax.layers import kv_cache
 from dalle_jax.layers.attend import Backend
 from dalle_jax.layers.attention_masks import Pattern
-from dalle_jax.layers.decoding_layout import for_decoding
 from dalle_jax.layers.embeddings import Embedding
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
-from dalle_jax.layers.stack import Layered, Stack
+from dalle_jax.layers.stack import Layered, Stack, for_decoding
 from dalle_jax.models.dalle import DalleBlock
 from dalle_jax.models.priors.pca_codes import DotProductBuckets, PcaCodes
 from dalle_jax.models.priors.prior import PriorOptions, TextCondition, VectorSample, repeat_rows

@@ -7,7 +7,6 @@ import codecs
 import hashlib
 import importlib
 import io
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,9 @@ from dalle_jax.config.problems import did_you_mean
 from dalle_jax.data.files.patterns import find_files
 from dalle_jax.data.files.ranges import DataFile
 from dalle_jax.data.files.seekable_file import SeekableFile
+from dalle_jax.data.sources.parquet import ARROW_ERRORS
 from dalle_jax.pipelines.request import Request, RequestKeywords, RequestOptions
+from dalle_jax.untrusted import parse_json
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 TEXTS = ("prompt", "negative_prompt")
@@ -35,6 +36,10 @@ NUMBERS: dict[str, type] = {
 """Options of ``RequestOptions`` that a row may have, and their types."""
 MAX_BAD_ROWS = 20
 """Largest number of bad rows of one file that an error lists; further ones are only counted."""
+MAX_LINE_BYTES = 2**20
+"""Largest line of a prompts file, in bytes."""
+MAX_FIELDS = 100
+"""Largest number of fields of a row; an unknown one is compared with all known names."""
 ROWS_AT_ONCE = 1024
 """Number of rows that are read at once from parquet."""
 
@@ -183,14 +188,21 @@ def _used(row: Fields) -> dict[str, object]:
 
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{name}: expected a text, got {'none' if value is None else repr(value)[:60]}")
+        raise UserError(f"{name}: expected a text, got {'none' if value is None else _quoted(value)}")
     return value.strip()
+
+
+def _quoted(value: object) -> str:
+    """Quote a value in a message. Python refuses to print a number of thousands of digits."""
+    return "a huge number" if isinstance(value, int) and abs(value) >= 2**63 else repr(value)[:60]
 
 
 def _number(name: str, value: object, kind: type) -> int | float:
     """Return a number of a row. A whole number may be written as a float, as tables with missing values do."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{name}: expected a number, got {value!r:.60}")
+        raise UserError(f"{name}: expected a number, got {_quoted(value)}")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{name}: expected a number below 2^63, got a huge number")
     if kind is float:
         return float(value)
     if not math.isfinite(value) or int(value) != value:
@@ -205,7 +217,10 @@ def _rows(file: DataFile) -> Iterator[tuple[str, Fields | PromptLine]]:
             yield f"{file.name}: row {number}", fields_of_row
         return
     parse = _json_row if file.name.endswith(".jsonl") else _text_row
-    for number, line in enumerate(io.BufferedReader(SeekableFile(file), 2**20), start=1):
+    stream = io.BufferedReader(SeekableFile(file), 2**20)
+    for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), start=1):
+        if len(line) > MAX_LINE_BYTES:
+            raise UserError(f"{file.name}: row {number}: expected a line of at most {MAX_LINE_BYTES:,} bytes, got more")
         content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if content.strip():
             yield f"{file.name}: row {number}", PromptLine(content, parse)
@@ -227,11 +242,13 @@ def _text_row(line: str) -> Fields:
 
 def _json_row(line: str) -> Fields:
     try:
-        row = json.loads(line)
+        row = parse_json(line.encode())
     except ValueError as error:
         raise UserError(f"expected a JSON object in one line, got {line.strip()!r:.60} ({error})") from error
     if not isinstance(row, dict):
         raise UserError(f"expected a JSON object, got {line.strip()!r:.60}")
+    if len(row) > MAX_FIELDS:
+        raise UserError(f"expected a JSON object of at most {MAX_FIELDS} fields, got {len(row)}")
     return row
 
 
@@ -243,10 +260,19 @@ class _ArrowBatch(Protocol):
 
 
 @runtime_checkable
+class _PromptSchema(Protocol):
+    """The part of ``pyarrow.Schema`` that is used here."""
+
+    names: list[str]
+
+
+@runtime_checkable
 class _PromptTable(Protocol):
     """The part of ``pyarrow.parquet.ParquetFile`` that is used here."""
 
-    def iter_batches(self, batch_size: int, use_threads: bool) -> Iterator[_ArrowBatch]: ...
+    schema_arrow: _PromptSchema
+
+    def iter_batches(self, batch_size: int, columns: Sequence[str], use_threads: bool) -> Iterator[_ArrowBatch]: ...
 
 
 def _parquet_rows(file: DataFile) -> Iterator[Fields]:
@@ -256,9 +282,20 @@ def _parquet_rows(file: DataFile) -> Iterator[Fields]:
         table = parquet.ParquetFile(SeekableFile(file), pre_buffer=False, buffer_size=2**20)
     except ImportError as error:
         raise UserError(f"{file.name}: expected the package pyarrow, found none; {install_hint('parquet')}") from error
-    except (OSError, ValueError) as error:
-        message = " ".join(str(error).split())[:200]
-        raise UserError(f"{file.name}: expected a parquet file, got other content ({message})") from error
-    for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False):
-        for row in batch.to_pylist():
-            yield {name: None if isinstance(one, float) and math.isnan(one) else one for name, one in row.items()}
+    except ARROW_ERRORS as error:
+        raise _not_parquet(file, error) from error
+    names = list(dict.fromkeys(table.schema_arrow.names))
+    used = [name for name in names if name in NUMBERS or name in TEXTS]
+    others = dict.fromkeys(name for name in names if name not in used)
+    try:
+        for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=used, use_threads=False):
+            for row in batch.to_pylist():
+                known = {name: None if isinstance(one, float) and math.isnan(one) else one for name, one in row.items()}
+                yield others | known
+    except ARROW_ERRORS as error:
+        raise _not_parquet(file, error) from error
+
+
+def _not_parquet(file: DataFile, error: Exception) -> UserError:
+    message = " ".join(str(error).split())[:200]
+    return UserError(f"{file.name}: expected a parquet file of prompts, got other content ({message})")

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypedDict
 
@@ -28,6 +28,7 @@ from dalle_jax.train.checkpoints import checksums, recovery
 from dalle_jax.train.checkpoints.recovery import whole_steps
 from dalle_jax.train.checkpoints.s3_staging import S3Staging
 from dalle_jax.train.checkpoints.state_parts import Parts, compare, from_parts, refuse_old_parts, to_parts
+from dalle_jax.train.checkpoints.stored_arrays import check_arrays, check_parts
 from dalle_jax.train.state import ModuleSpec, State
 
 FOLDER = "checkpoints"
@@ -63,7 +64,10 @@ class Meta:
 
     @classmethod
     def from_json(cls, value: MetaJson) -> "Meta":
-        """Invert ``to_json``."""
+        """Invert ``to_json``. Raise ValueError for other content."""
+        texts = isinstance(value, dict) and all(isinstance(value.get(name), str) for name in ("config", "fingerprint"))
+        if not texts or not isinstance(value.get("seed"), int) or not isinstance(value.get("files"), dict):
+            raise ValueError("expected config, fingerprint, seed and files in the metadata")
         files = {name: base64.b64decode(content) for name, content in value["files"].items()}
         return cls(value["config"], value["fingerprint"], value["seed"], files)
 
@@ -118,7 +122,8 @@ class Checkpoints:
 
     def meta(self, step: int) -> Meta:
         """Return the metadata of the checkpoint of a step."""
-        return Meta.from_json(self._orbax.metadata(step).custom_metadata)
+        with readable(self.folder / str(step)):
+            return Meta.from_json(self._orbax.metadata(step).custom_metadata)
 
     def save(self, step: int, state: State, meta: Meta) -> None:
         """Copy the state and write the copy in the background. Wait for the previous save first."""
@@ -156,8 +161,15 @@ class Checkpoints:
         Raise UserError if it belongs to a different model.
         """
         parts = to_parts(target)
-        compare(f"{self.folder / str(step)}", self._orbax.checkpointables_metadata(step).metadata, parts)
-        return from_parts(self._orbax.load_checkpointables(step, parts), target)
+        path = self.folder / str(step)
+        check_arrays((self.folder if self._staging is None else self._staging.local) / str(step), parts)
+        with readable(path):
+            stored = self._orbax.checkpointables_metadata(step).metadata
+            stored = check_parts(stored, stored)
+        compare(f"{path}", stored, parts)
+        with readable(path):
+            loaded = self._orbax.load_checkpointables(step, parts)
+        return from_parts(loaded, target)
 
     def _committing(self, here: Place) -> ocp.Context:
         """Return Orbax options whose callback in the first process writes the checksums just before a commit."""
@@ -198,6 +210,21 @@ class Checkpoints:
         return UserError(
             f"could not save {what} in {self.folder} ({reason[:250]}); complete checkpoints there: {whole}"
         )
+
+
+@contextlib.contextmanager
+def readable(path: Place) -> Iterator[None]:
+    """Convert errors of Orbax, which raises many kinds for a checkpoint that is not what it wrote, to ``UserError``.
+
+    Errors of the operating system, of memory and of devices stay as they are.
+    """
+    try:
+        yield
+    except (UserError, OSError, MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path}: expected a checkpoint that Orbax can read, got a damaged one ({reason})") from error
 
 
 def is_not_orbax(record: logging.LogRecord) -> bool:
@@ -260,10 +287,12 @@ def _load(
     prefix: str,
     dtypes: Mapping[str, np.dtype],
 ) -> None:
-    stored = ocp.checkpointables_metadata(path).metadata
+    source = _source(path, weights)
+    check_arrays(path, (source, "non_params"))
+    with readable(path):
+        stored = check_parts(ocp.checkpointables_metadata(path).metadata, (source, "non_params"))
     module_spec = ModuleSpec.of(module)
     refuse_old_parts(str(path), stored)
-    source = _source(path, weights)
     target: Parts = {source: {}, "non_params": {}}
     for name, struct in _structs(module_spec, layout).items():
         target[source if module_spec.is_param(name) else "non_params"][prefix + name] = struct
@@ -277,7 +306,8 @@ def _load(
     wanted_parts = {
         part: {name: want.get(name, ocp.PLACEHOLDER) for name in stored[part]} for part, want in target.items() if want
     }
-    loaded = ocp.load_checkpointables(path, wanted_parts)
+    with readable(path):
+        loaded = ocp.load_checkpointables(path, wanted_parts)
     values = {name.removeprefix(prefix): leaf for part in loaded.values() for name, leaf in part.items()}
     nnx.update(module, nnx.state(module_spec.merge({name: values[name] for name in module_spec.paths})))
 

@@ -15,7 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NotRequired, TypeAlias, TypedDict
 
 from dalle_jax import storage
+from dalle_jax.config.errors import UserError
 from dalle_jax.storage import Place
+from dalle_jax.untrusted import open_file, parse_json, read_file
 
 FILE = "checksums.json"
 STEP_FILE: Final = "_CHECKPOINT_METADATA"
@@ -93,7 +95,7 @@ def damage(folder: Place, needed: Callable[[str], bool] | None = None, share: tu
     def difference(name: str) -> str | None:
         try:
             found = now[name] if now else checksum(folder / name)
-        except (KeyError, OSError) as error:
+        except (KeyError, OSError, UserError) as error:
             return _unreadable(name, error)
         return _difference(name, found, *record["files"][name])
 
@@ -109,7 +111,7 @@ def _store_checksums(folder: Place) -> dict[str, Sum]:
 def checksum(file: Place) -> Sum:
     """Return the size and CRC-32 of a file."""
     size, value = 0, 0
-    with file.open("rb") as stream:
+    with file.open("rb") if storage.is_remote(file) else open_file(file) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             size, value = size + len(chunk), zlib.crc32(chunk, value)
     return size, f"{value:08x}"
@@ -129,8 +131,8 @@ def _unreadable(name: str, error: Exception) -> str:
 
 def _read(folder: Place, name: str) -> bytes:
     try:
-        return (folder / name).read_bytes()
-    except OSError as error:
+        return read_file(folder / name)
+    except (OSError, UserError) as error:
         raise ValueError(_unreadable(name, error)) from error
 
 
@@ -139,14 +141,29 @@ def _record(folder: Place) -> ChecksumsJson:
     value, _, body = _read(folder, FILE).partition(b"\n")
     if value != f"{zlib.crc32(body):08x}".encode():
         raise ValueError(f"{folder / FILE}: its content does not match the CRC-32 in its first line")
-    return json.loads(body)
+    found = parse_json(body)
+    files = found.get("files") if isinstance(found, dict) else None
+    if not isinstance(files, dict) or not isinstance(found, dict) or not isinstance(found.get(STEP_FILE), str):
+        raise ValueError(f"{folder / FILE}: expected checksums of files, got other content")
+    return {STEP_FILE: found[STEP_FILE], "files": {name: _sum(folder, name, one) for name, one in files.items()}}
+
+
+def _sum(folder: Place, name: str, value: object) -> Sum:
+    """Return a file's size and checksum. Raise ValueError for other content, and for a name out of the folder."""
+    if name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(f"{folder / FILE}: expected files in its folder, got {name[:80]!r}")
+    if not isinstance(value, list) or [type(one) for one in value] != [int, str]:
+        raise ValueError(f"{folder / FILE}: expected a size and a checksum of {name[:80]!r}, got something else")
+    return value[0], value[1]
 
 
 def _step_record(folder: Place) -> str:
     """Return the CRC-32 of Orbax's metadata file, without the commit time, which Orbax adds last."""
     content = _read(folder, STEP_FILE)
     try:
-        record = dict(json.loads(content))
+        record = parse_json(content)
+        if not isinstance(record, dict):
+            raise TypeError(f"a {type(record).__name__}")
     except (ValueError, TypeError) as error:
         raise ValueError(f"{folder / STEP_FILE}: expected Orbax's JSON, got other content") from error
     record.pop("commit_timestamp_nsecs", None)

@@ -224,8 +224,8 @@ def test_a_metadata_file_without_file_names_is_an_error(tmp_path, name):
     fill(tmp_path, {name: "text,score\nx,1\n", "1.jpg": "1"})
     with pytest.raises(UserError, match=f"{name}: expected a column file_name, got text, score"):
         opened(tmp_path)
-    fill(tmp_path, {name: "file_name,text\n1.jpg," + "x" * 200_000})
-    with pytest.raises(UserError, match=f"{name}, line 2: field larger"):
+    fill(tmp_path, {name: "file_name,text" + "x" * 200_000 + "\n1.jpg,a"})
+    with pytest.raises(UserError, match=f"{name}, line 1: field larger"):
         opened(tmp_path)
     fill(tmp_path, {name: "file_name,text\n", name.replace("csv", "jsonl"): ""})
     with pytest.raises(UserError, match=r"expected one metadata file in this folder, got metadata\.csv and metadata"):

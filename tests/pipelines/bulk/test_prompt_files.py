@@ -141,3 +141,45 @@ def test_a_change_of_a_prompt_an_option_or_the_order_changes_the_hash(tmp_path):
         for number, rows in enumerate(changed)
     }
     assert len(hashes) == len(changed)
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ('{"prompt": "\\ud800"}', "half of a surrogate pair"),
+        ('{"prompt": ' + "[" * 100_000, "nested too deeply"),
+        ('{"prompt": "a", "seed": 1' + "0" * 400 + "}", "seed: expected a number below 2^63"),
+        ('{"prompt": 1' + "0" * 4000 + "}", "prompt: expected a text, got a huge number"),
+        ('{"prompt": "a", ' + ", ".join(f'"x{i}": 1' for i in range(200)) + "}", "at most 100 fields, got 201"),
+    ],
+    ids=["surrogate", "nested", "huge seed", "huge prompt", "fields"],
+)
+def test_rows_that_cannot_be_read_or_written_are_named(tmp_path, row, says):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "a"}\n' + row + "\n")
+    (line,) = errors(str(path))
+    assert line.startswith(f"{path}: row 2: ") and says in line and len(line) < 400
+
+
+def test_a_line_longer_than_any_prompt_is_an_error(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\n" + b"x" * (2**20 + 1))
+    assert "row 2: expected a line of at most 1,048,576 bytes" in errors(str(path))[0]
+
+
+def test_dates_in_columns_of_no_use_do_not_stop_a_prompts_file(tmp_path):
+    path = tmp_path / "a.parquet"
+    far = pyarrow.array([2**62, 1], pyarrow.timestamp("us"))
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["a", "b"], "taken": far}), path)
+    assert [one.prompt for one in read(str(path))] == ["a", "b"]
+    broken = bytearray(path.read_bytes())
+    broken[4:40] = bytes(36)
+    path.write_bytes(broken)
+    assert "expected a parquet file of prompts" in errors(str(path))[0]
+
+
+def test_a_prompt_that_cannot_be_written_is_refused_before_anything_is_drawn():
+    broken = b"caf\xe9".decode(errors="surrogateescape")
+    for fields in ({"prompt": broken}, {"prompt": 3, "caption": broken}):
+        with pytest.raises(UserError, match="expected text in UTF-8, got"):
+            Request(**fields)

@@ -2,9 +2,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from dalle_jax.layers.decoding_layout import for_decoding
 from dalle_jax.layers.linear import Linear
-from dalle_jax.layers.stack import Stack
+from dalle_jax.layers.stack import Stack, for_decoding
 from dalle_jax.parallel.axes import EMBED, HEAD_DIM, HEADS
 
 
@@ -38,7 +37,7 @@ def test_columns_that_do_not_fill_the_last_panel_give_the_same_product():
 def test_narrow_kernels_have_panels_for_few_rows_of_a_model_that_no_cache_holds(monkeypatch):
     layer = Linear(6, 960, axes=(EMBED, None), rngs=nnx.Rngs(0))
     assert for_decoding(layer, 4).panels is None
-    monkeypatch.setattr("dalle_jax.layers.decoding_layout.CACHED", 6 * 960 * 4 - 1)
+    monkeypatch.setattr("dalle_jax.layers.stack.CACHED", 6 * 960 * 4 - 1)
     assert for_decoding(layer, 8).panels.shape == (15, 6, 64)
     assert for_decoding(layer, 9).panels is None
     assert for_decoding(Linear(60, 120, axes=(EMBED, None), rngs=nnx.Rngs(0)), 4).panels is None
@@ -60,5 +59,5 @@ def test_a_scanned_stack_is_unrolled_for_any_number_of_rows():
 
 def test_accelerators_keep_panels_and_scans_as_they_are(monkeypatch):
     layer = wide(nnx.Rngs(0))
-    monkeypatch.setattr("dalle_jax.layers.decoding_layout.platform", lambda: "gpu")
+    monkeypatch.setattr("dalle_jax.layers.stack.platform", lambda: "gpu")
     assert for_decoding(layer, 4) is layer
