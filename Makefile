@@ -2,7 +2,7 @@
 # make demo-unclip         train DALL·E 2's CLIP, prior and decoder on the scenes; a report in runs/demo-unclip/
 # make test                lint and all fast tests
 # make lint                ruff and mypy
-# make bench               compare speed with DALLE-pytorch and diffusers: benchmarks/README.md
+# make bench               compare speed with DALLE-pytorch, min-dalle, diffusers and transformers: benchmarks/README.md
 # make test-slow           tests of minutes; make test-plan: compilation for TPUs: CONTRIBUTING.md
 # make fuzz                200,000 mutated files of every kind that is read; FUZZ='--only N' repeats one
 # make parity PARITY=DIR   published layouts against recorded outputs of their reference implementations
@@ -55,6 +55,8 @@ bench: $(VENV)/.installed .venv-bench/.installed
 	$(RUN) benchmarks/generation.py
 	$(RUN) benchmarks/tokenizer_step.py
 	$(RUN) benchmarks/unet_step.py
+	$(RUN) benchmarks/bart_generation.py
+	$(RUN) benchmarks/clip_forward.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dalle_jax needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 ...")'
@@ -76,7 +78,7 @@ $(VENV)/.installed-test: setup.py constraints.txt | $(VENV)/bin/python
 .venv-bench/.installed: benchmarks/peer-requirements.txt
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peer-requirements.txt
-	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps dalle-pytorch==1.6.6
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps dalle-pytorch==1.6.6 min-dalle==0.4.11
 	touch $@
 
 clean:

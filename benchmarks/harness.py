@@ -21,6 +21,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PEER_PYTHON = HERE.parent / ".venv-bench" / "bin" / "python"
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+"""The setting of the C library with which ``make demo`` runs, if the kernel grants huge pages."""
 PAUSE = 0.05  # seconds between turns, for the other side's spinning threads to fall asleep
 
 
@@ -29,7 +31,8 @@ class Case:
     """One comparison of two cases of the same name, or of our case ``name`` with the peer's case ``peer``.
 
     ``calls`` is the number of calls in one turn of (ours, peer). ``units`` is the work of one call of (ours, peer), in
-    ``unit``, if they differ. ``least`` and ``aim`` are the required and the desired ratio.
+    ``unit``, if they differ. ``least`` and ``aim`` are the required and the desired ratio. ``warm_up`` is the number of
+    rounds that are not counted.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Case:
     units: tuple[float, float] = (1.0, 1.0)
     unit: str = "calls"
     rounds: int | None = None
+    warm_up: int = 2
     note: str = ""
 
 
@@ -49,7 +53,9 @@ class Side:
 
     def __init__(self, python: Path | str, file: Path, cores: str):
         command = [str(python), str(HERE / "worker.py"), str(file), "--cores", cores]
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {
+            **os.environ, "JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": "1", "GLIBC_TUNABLES": HUGE_PAGES,
+        }  # fmt: skip
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -80,13 +86,13 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def compare(case: Case, ours: Side, peer: Side, rounds: int, warm_up: int = 2) -> dict:
+def compare(case: Case, ours: Side, peer: Side, rounds: int) -> dict:
     """Build the case on both sides, warm both up and run them in turn."""
     ours_built = ours.ask(do="build", case=case.name)
     peer_built = peer.ask(do="build", case=case.peer or case.name)
     times: dict[str, list[float]] = {"ours": [], "peer": []}
     ratios, cpu_ratios = [], []
-    for index in range(-warm_up, rounds):
+    for index in range(-case.warm_up, rounds):
         pair, cpu = {}, {}
         for name, side, calls, units in zip(("ours", "peer"), (ours, peer), case.calls, case.units, strict=True):
             time.sleep(PAUSE)
@@ -138,7 +144,7 @@ def table(results: list[dict]) -> str:
 
 def main(name: str, file: str, peer_file: str, cases: list[Case]) -> None:
     """Run the command line of one benchmark: print the table and write results/NAME.json."""
-    parser = argparse.ArgumentParser(description=f"{name}: dalle_jax against DALLE-pytorch on the same cores")
+    parser = argparse.ArgumentParser(description=f"{name}: dalle_jax against another package on the same cores")
     parser.add_argument("--cores", default="0", help="such as 0 or 0,1; both sides get as many threads")
     parser.add_argument("--rounds", type=int, default=9, help="rounds of a case that does not name its own number")
     parser.add_argument("--only", action="append", help="the name of a case; may be given more than once")

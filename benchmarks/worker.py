@@ -21,7 +21,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from dalle_jax.commands.memory import keep_large_buffers  # standard library only
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "diffusers", "dalle-pytorch", "numpy", "pillow", "webdataset")
+PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "torch", "diffusers", "dalle-pytorch", "min-dalle", "transformers", "numpy",
+    "pillow", "webdataset",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -72,12 +72,16 @@ def locked(folder: Place, command: str) -> Iterator[None]:
     """Hold the lock of a folder while the context is open.
 
     Every process of a run must call this at the same point; the first one holds the lock. Raise ``UserError`` on every
-    process if another command holds it.
+    process if another command holds it, or if another user has left links where the command would write.
     """
     with contextlib.ExitStack() as held:
-        hosts.call_and_share_errors(
-            lambda: held.enter_context(FolderLock(folder, command)) if hosts.is_first() else None
-        )
+
+        def lock() -> None:
+            if hosts.is_first():
+                storage.refuse_foreign_links(folder)
+                held.enter_context(FolderLock(folder, command))
+
+        hosts.call_and_share_errors(lock)
         yield
 
 

@@ -1,10 +1,14 @@
 """Root dataclasses of the configs. A config file is read as one of them, which belongs to one command."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from pathlib import Path
+from types import UnionType
+from typing import Literal, TypeAlias, TypeVar
 
+from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
+from dalle_jax.config.run_kinds import RunKinds
 from dalle_jax.config.schema import PER_HOST
 from dalle_jax.data.choices import ImageSourceConfig, SourceConfig
 from dalle_jax.data.examples.caption_blend import Blend
@@ -34,6 +38,8 @@ from dalle_jax.tasks.tokenizers.tokenize_images_dvae import TokenizeImagesDvae
 from dalle_jax.tasks.tokenizers.tokenize_images_gan import TokenizeImagesGan
 from dalle_jax.tasks.upsample_images import UpsampleImages
 from dalle_jax.train.trainer import Trainer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,13 +184,17 @@ class TextTokenizerRun:
 class InspectRun:
     """``inspect``: the contents of a source, and the effect of ``images`` on it.
 
-    At most ``examine`` evenly spread images are read, and ``cells`` of them are shown on the contact sheet.
+    At most ``examine`` evenly spread images are read, and ``cells`` of them are shown on the contact sheet. ``text`` is
+    a text tokenizer whose tokens are counted: the folder of a model, or a file ``text.model``. ``text_length`` is the
+    number of tokens to which captions are truncated; the default is the model's.
     """
 
     source: ImageSourceConfig | Mixture
     images: Images
     examine: int = 10_000
     cells: int = 60
+    text: str | None = None
+    text_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -336,3 +346,20 @@ Run: TypeAlias = TrainRun | TextTokenizerRun | InspectRun | EncodeRun | Evaluate
 
 The default is ``TrainRun``.
 """
+KINDS = RunKinds(
+    Run,
+    {
+        "TrainRun": "train",
+        "TextTokenizerRun": "text-tokenizer",
+        "InspectRun": "inspect",
+        "EncodeRun": "encode",
+        "EvaluateRun": "evaluate",
+        "DemoRun": "demo",
+        "UnclipDemoRun": "demo-unclip",
+    },
+)
+
+
+def load_run(path: str | Path, root: type[T] | UnionType, sets: Sequence[str] = (), within: str = "") -> T:
+    """Read a config file as ``config.bind.load`` does; an error names the command for a config of another kind."""
+    return load(path, root, sets, within, KINDS)

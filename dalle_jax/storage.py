@@ -255,6 +255,41 @@ def check_output(folder: Place) -> None:
         raise cannot_write(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
+def refuse_foreign_links(folder: Place) -> None:
+    """Raise ``UserError`` for a link of another user, in a folder that others may write to, at or below ``folder``.
+
+    A command would write through it to a place that the other user chose. Folders behind URLs have no links.
+    """
+    if not isinstance(folder, Path):
+        return
+    trusted = {os.geteuid(), 0}
+    if folder.is_symlink() and _is_open_to_others(folder.absolute().parent, trusted):
+        _check_link(folder, trusted)
+    waiting = [folder] if folder.is_dir() and _is_open_to_others(folder, trusted) else []
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    _check_link(Path(entry.path), trusted)
+                elif entry.is_dir() and _is_open_to_others(Path(entry.path), trusted):
+                    waiting.append(Path(entry.path))
+
+
+def _is_open_to_others(folder: Path, trusted: set[int]) -> bool:
+    """Return True if users other than root and the own may create files in a folder."""
+    status = folder.stat()
+    return bool(status.st_mode & 0o022) or status.st_uid not in trusted
+
+
+def _check_link(link: Path, trusted: set[int]) -> None:
+    owner = link.lstat().st_uid
+    if owner not in trusted:
+        raise UserError(
+            f"{link}: expected no link of another user in a folder that others may write to, got one of user {owner} "
+            f"to {os.readlink(link)}; remove it, or choose a different folder"
+        )
+
+
 def cannot_write(path: str | Place, error: OSError) -> UserError:
     """Return the error for a full disk or a folder that is not writable."""
     return UserError(f"cannot write {path}: {error.strerror or error}; free some space or choose a different folder")

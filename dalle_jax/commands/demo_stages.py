@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.problems import did_you_mean
 from dalle_jax.config.sources import find
 from dalle_jax.runs import DEMO_STAGES as NAMES
-from dalle_jax.runs import DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
+from dalle_jax.runs import DemoRun, EvaluateRun, TextTokenizerRun, TrainRun, load_run
 from dalle_jax.storage import Place
 
 StageRun: TypeAlias = TextTokenizerRun | TrainRun | EvaluateRun
@@ -38,7 +37,7 @@ class DemoStages:
 def read_stages(path: str, sets: Sequence[str], out: Place) -> DemoStages:
     """Read the config of the demo and of each stage. Raises one UserError that lists all problems."""
     within = [one for one in sets if is_within_a_stage(one)]
-    config: DemoRun = load(path, DemoRun, [one for one in sets if one not in within])
+    config: DemoRun = load_run(path, DemoRun, [one for one in sets if one not in within])
     by_stage, problems = _by_stage(within, config)
     read: dict[str, Any] = {}
     for name, root in (("text", TextTokenizerRun), *((one, TrainRun) for one in TRAINED), ("evaluation", EvaluateRun)):
@@ -55,7 +54,7 @@ def read_stages(path: str, sets: Sequence[str], out: Place) -> DemoStages:
         if name in TRAINED and config.data is not None:
             fixed.append("data.images=None")  # the demo replaces the stage's own, which need not fit the task
         try:
-            run: TextTokenizerRun | TrainRun | EvaluateRun = load(
+            run: TextTokenizerRun | TrainRun | EvaluateRun = load_run(
                 config.stages[name], root, by_stage[name] + fixed, f"{PREFIX}{name}."
             )
             read[name] = _with_data(run, config)

@@ -12,7 +12,6 @@ from dalle_jax.commands.demo_stages import is_within_a_stage
 from dalle_jax.commands.stage_record import StageEntry, add_seconds, read_record
 from dalle_jax.commands.text_tokenizer import train_model
 from dalle_jax.commands.train import train_stage
-from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.evaluate.metrics.composition import Cell
@@ -43,7 +42,7 @@ from dalle_jax.pipelines.load.pixel_unclip_pipeline import is_pixel_decoder, loa
 from dalle_jax.pipelines.load.unclip_pipeline import load_unclip
 from dalle_jax.pipelines.pixel_unclip import PixelUnclip
 from dalle_jax.pipelines.unclip import Unclip
-from dalle_jax.runs import UNCLIP_STAGES, AnyTask, EvaluateRun, TextTokenizerRun, TrainRun, UnclipDemoRun
+from dalle_jax.runs import UNCLIP_STAGES, AnyTask, EvaluateRun, TextTokenizerRun, TrainRun, UnclipDemoRun, load_run
 from dalle_jax.storage import Place, write_bytes
 from dalle_jax.tasks.align_readable_images import AlignReadableImages
 from dalle_jax.tasks.align_text_images import AlignTextImages
@@ -143,21 +142,21 @@ class UnclipDemo:
     def read(cls, path: str, sets: list[str], out: Place) -> "UnclipDemo":
         """Read all configs, so that every mistake in them is found before the first stage."""
         own = [one for one in sets if not is_within_a_stage(one)]
-        config: UnclipDemoRun = load(path, UnclipDemoRun, own)
+        config: UnclipDemoRun = load_run(path, UnclipDemoRun, own)
         by_stage = _by_stage([one for one in sets if one not in own])
         reused = _finished_demo(config)
         base = reused or out
         folders = DemoFolders(base / "text.model", base / "tokenizer", out / "clip")
-        text = load(config.stages["text"], TextTokenizerRun, by_stage["text"], f"{PREFIX}text.")
+        text = load_run(config.stages["text"], TextTokenizerRun, by_stage["text"], f"{PREFIX}text.")
         stages = {
-            name: folders.given_to(load(config.stages[name], TrainRun, by_stage[name], f"{PREFIX}{name}."))
+            name: folders.given_to(load_run(config.stages[name], TrainRun, by_stage[name], f"{PREFIX}{name}."))
             for name in TRAINED
             if name in config.stages
         }
         _check_stages(stages, reused)
         if reused:
             stages.pop("tokenizer", None)
-        run: EvaluateRun = load(
+        run: EvaluateRun = load_run(
             config.stages["evaluation"], EvaluateRun, by_stage["evaluation"], f"{PREFIX}evaluation."
         )
         evaluation = run.single()
@@ -216,10 +215,8 @@ class UnclipDemo:
         caption = _load(needs, steps, batch, sees="caption")
         rows.append(("glide", "the caption alone (GLIDE's mode)", first_cells(caption, evaluation)))
         probe = probe_positions(unclip.embedder, unclip.embedder.config.image_size, evaluation.seed)
-        edits: tuple[EditFindings, ...] = ()
-        if isinstance(unclip, Unclip):
-            painted = evaluate_inpainting(unclip, self.config.inpainting, say)
-            edits = (*painted, *evaluate_edits(unclip, self.config.edits, say))
+        painted = evaluate_inpainting(unclip, self.config.inpainting, say)
+        edits = (*painted, *evaluate_edits(unclip, self.config.edits, say))
         add_seconds(self.out, "sampling", time.monotonic() - began)
         figures = (*_figures(read_record(self.out), findings, rows), *_probe_figures(probe))
         return write_report(self._report(findings, figures, edits), self.out)

@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 from dalle_jax import storage
-from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data.examples import record_stats
@@ -22,7 +21,7 @@ from dalle_jax.pipelines.encode import CodesPayload, Encoder, Payload, encode, e
 from dalle_jax.pipelines.encode_embeddings import EmbeddingsPayload, embedding_encoding
 from dalle_jax.pipelines.load.models import load_clip, load_image_tokenizer
 from dalle_jax.pipelines.load.text import fingerprint_of_folder, load_text
-from dalle_jax.runs import EncodeRun
+from dalle_jax.runs import EncodeRun, load_run
 from dalle_jax.storage import Place
 
 
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encode the missing shards and write the manifest."""
-    config: EncodeRun = load(args.config, EncodeRun, args.set)
+    config: EncodeRun = load_run(args.config, EncodeRun, args.set)
     hosts.join()
     with failures.shared():
         require_same_config(render(config, per_host=False))

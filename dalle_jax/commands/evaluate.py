@@ -6,12 +6,13 @@ from functools import cache
 from typing import cast
 
 from dalle_jax import storage
-from dalle_jax.config.bind import load
+from dalle_jax.commands.flags.reduced_flags import add_reduced_flags, reduced_of
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.evaluate.report.write_report import write_metrics
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes, evaluate_scenes
+from dalle_jax.models.code_generator import Reduced
 from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.agreement import require_same_config
 from dalle_jax.parallel.layout import Layout
@@ -19,7 +20,7 @@ from dalle_jax.parallel.mesh import make_mesh
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.pipelines.unclip import Unclip
-from dalle_jax.runs import EvaluateRun
+from dalle_jax.runs import EvaluateRun, load_run
 from dalle_jax.storage import Place
 
 
@@ -42,23 +43,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=storage.reachable, help="the JSON file to write (default: evaluation.json in the model's folder)"
     )
+    add_reduced_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run each evaluation and write the metrics of all as JSON, by the evaluation's name."""
-    run: EvaluateRun = load(args.config, EvaluateRun, args.set)
+    run: EvaluateRun = load_run(args.config, EvaluateRun, args.set)
     hosts.join()
     with failures.shared():
         require_same_config(render(run, per_host=False))
-        _evaluate(run, (args.model, args.image_tokenizer, args.clip), args.out or args.model / "evaluation.json")
+        folders, out = (args.model, args.image_tokenizer, args.clip), args.out or args.model / "evaluation.json"
+        _evaluate(run, folders, reduced_of(args), out)
     return 0
 
 
-def _evaluate(run: EvaluateRun, folders: tuple[Place, Place | None, Place | None], out: Place) -> None:
+def _evaluate(
+    run: EvaluateRun, folders: tuple[Place, Place | None, Place | None], reduced: Reduced, out: Place
+) -> None:
     """Evaluate the pipeline of a model, an image tokenizer and a CLIP on every process; the first one writes."""
     layout = Layout(make_mesh(run.mesh), run.rules)
     pipeline_of = cache(
-        lambda batch: load_pipeline(*folders, batch=batch, layout=layout)
+        lambda batch: load_pipeline(*folders, batch=batch, layout=layout, reduced=reduced)
     )  # compiled once per batch size
     figures = {}
     for name, config in run.evaluations.items():

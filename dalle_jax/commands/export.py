@@ -1,6 +1,7 @@
 """``export KIND MODEL DIR``: write a trained or imported model in the layout that another program loads."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import get_args
 
@@ -8,7 +9,10 @@ from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.model_configs import AnyModelConfig
 from dalle_jax.pipelines.load.models import load_network, read_model_file
-from dalle_jax.pretrained.exporters import EXPORTERS, find_exporter
+from dalle_jax.pipelines.load.text import IMPORTED, has_text, read_text
+from dalle_jax.pretrained.exporters import EXPORTERS, ReadText, find_exporter
+from dalle_jax.pretrained.publisher import UNKNOWN_LICENCE
+from dalle_jax.storage import Place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load the EMA weights and write them."""
+    """Load the EMA weights and write them, with the text tokenizer and the licence that came with the model."""
     chosen = find_exporter(args.kind)
     found = type(read_model_file(args.model).model).__name__
     if found != chosen.config:
@@ -27,5 +31,20 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.model}: expected a {expected} for {chosen.name}, got a {found.removesuffix('Config')}")
     network = load_network(args.model, get_args(AnyModelConfig))
     chosen.write(network, args.out)
+    licence = _licence(args.model)
+    text = ReadText(*read_text(args.model)) if has_text(args.model) else None
+    written = chosen.write_companions(args.out, licence, text)
     print(args.out)
+    if written:
+        print(f"{args.out}: with {', '.join(written)} of {args.model}")
     return 0
+
+
+def _licence(model: Place) -> str | None:
+    """Return the licence that ``import`` recorded, or None for a model of our own or an unknown licence."""
+    path = model / IMPORTED
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    licence = record.get("licence") if isinstance(record, dict) else None
+    return licence if isinstance(licence, str) and licence != UNKNOWN_LICENCE else None

@@ -53,24 +53,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mesh", metavar="AXIS=N,...", help="with --sample, the mesh, as in sample --mesh (default: the config's)"
     )
     parser.add_argument("--no-search", action="store_true", help="do not search for a batch and a slice that fit")
+    parser.add_argument(
+        "--quick", action="store_true", help="compile with XLA's least effort: sooner, and the peak may be larger"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report. Return 0 if the config fits, else 1."""
     os.environ.update(ENVIRONMENT)
+    from dalle_jax.plan.compile import compiler_effort
     from dalle_jax.plan.report import format_text
     from dalle_jax.plan.sampler_report import format_sampler
 
     for flag in ("candidates", "mesh"):
         if args.sample is None and (value := getattr(args, flag)) is not None:
             raise UserError(f"--{flag}: expected --sample with it, got --{flag} {value}")
-    if args.sample is None:
-        report = make_report(args)
-        text, fits = format_text(report), report["fits"]
-        print(json.dumps(report, indent=2) if args.json else text)
-        return 0 if fits else 1
-    sampled = make_sampler_report(args)
+    with compiler_effort(quick=args.quick):
+        if args.sample is None:
+            report = make_report(args)
+            text, fits = format_text(report), report["fits"]
+            print(json.dumps(report, indent=2) if args.json else text)
+            return 0 if fits else 1
+        sampled = make_sampler_report(args)
     print(json.dumps(sampled, indent=2) if args.json else format_sampler(sampled))
     return 0 if sampled["fits"] else 1
 
@@ -78,16 +83,15 @@ def run(args: argparse.Namespace) -> int:
 def make_sampler_report(args: argparse.Namespace) -> "SamplerReport":
     """Compile the sampling of a config's transformer for a TPU slice, and report its memory and speed."""
     from dalle_jax.commands.flags.mesh_flags import parse_mesh
-    from dalle_jax.config.bind import load
     from dalle_jax.parallel.layout import Layout
     from dalle_jax.parallel.mesh import make_mesh
     from dalle_jax.plan import report as reports
     from dalle_jax.plan.planned_sampler import PlannedSampler, SampledBatch, largest_batch
     from dalle_jax.plan.sampler_report import sampler_report
     from dalle_jax.plan.topologies import parse
-    from dalle_jax.runs import TrainRun
+    from dalle_jax.runs import TrainRun, load_run
 
-    config: TrainRun = load(args.config, TrainRun, args.set)
+    config: TrainRun = load_run(args.config, TrainRun, args.set)
     mesh = config.mesh if args.mesh is None else parse_mesh(args.mesh)
     topology = parse(args.topology, mesh.slices if args.slices is None else args.slices)
     batch = SampledBatch(args.sample, 1 if args.candidates is None else args.candidates)
@@ -104,15 +108,14 @@ def make_sampler_report(args: argparse.Namespace) -> "SamplerReport":
 
 def make_report(args: argparse.Namespace) -> "PlanReport":
     """Compile the training step of a config for a TPU slice, and report its memory and time."""
-    from dalle_jax.config.bind import load
     from dalle_jax.parallel.layout import Layout
     from dalle_jax.parallel.mesh import make_mesh
     from dalle_jax.plan import report as reports
     from dalle_jax.plan.compile import Planned
     from dalle_jax.plan.topologies import parse
-    from dalle_jax.runs import TrainRun
+    from dalle_jax.runs import TrainRun, load_run
 
-    config: TrainRun = load(args.config, TrainRun, args.set)
+    config: TrainRun = load_run(args.config, TrainRun, args.set)
     topology = parse(args.topology, config.mesh.slices if args.slices is None else args.slices)
     check_tokenizer(config.task)
     batch, chip = config.data.batch_size, topology.chip

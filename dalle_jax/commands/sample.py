@@ -15,12 +15,12 @@ import numpy as np
 
 from dalle_jax import storage
 from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, bulk_layout, joined_layout
+from dalle_jax.commands.flags.reduced_flags import add_reduced_flags, reduced_of
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.conditions import read_npy
 from dalle_jax.folder_lock import locked
 from dalle_jax.images.grid import grid
 from dalle_jax.images.png import write_png
-from dalle_jax.models.code_generator import Reduced
 from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.bulk.job import BulkJob, Option
@@ -33,7 +33,7 @@ from dalle_jax.pipelines.imported.karlo import Karlo
 from dalle_jax.pipelines.load.glide_pipeline import guiding_clip
 from dalle_jax.pipelines.load.model_fingerprints import model_fingerprints
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline, recommended_sampling
-from dalle_jax.pipelines.prompts import Prompt, PromptReader, TextPrompts
+from dalle_jax.pipelines.prompts import Prompt, PromptReader, TextPrompts, prompt_warnings
 from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.storage import Place, write_bytes
@@ -172,16 +172,6 @@ def add_decoder_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="steps of an unCLIP's decoder (default: its own)")
 
 
-def add_reduced_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the choices of a transformer's precision in sampling."""
-    types = get_type_hints(Reduced)
-    for name, what in (("weights", "matrices of a transformer"), ("cache", "cached keys and values of a transformer")):
-        choices = [one for kind in get_args(types[name]) for one in get_args(kind)]
-        parser.add_argument(
-            f"--{name}", choices=choices, help=f"a smaller form of the {what} (default: as the model computes)"
-        )
-
-
 def run(args: argparse.Namespace) -> int:
     """Sample images, and write them with their scores and a grid, or with ``--tars`` to shards."""
     if args.tars:
@@ -199,15 +189,16 @@ def _draw(args: argparse.Namespace, layout: Layout | None) -> None:
     pipeline = load_pipeline(
         args.model, args.image_tokenizer, args.clip, args.batch, layout, sees=args.sees, steps=args.steps,
         consistency_decoder=args.consistency_decoder, guide=guiding_clip(args.guide_clip, args.clip_scale),
-        reduced=Reduced(args.weights, args.cache),
+        reduced=reduced_of(args),
     )  # fmt: skip
+    if hosts.is_first():
+        for line in truncation_warnings(pipeline, prompts, args.caption):
+            print(line, file=sys.stderr, flush=True)
     top = None if args.given_image is None else pipeline.given_top(args.given_image, args.given_rows)
     generations = pipeline.draw([replace(one, given_image=top) for one in requests])
     if not hosts.is_first():
         return
     write_generations(generations, args.out)
-    for line in truncation_warnings(pipeline, prompts, args.caption):
-        print(line, file=sys.stderr)
     passes = [one.passes for one in generations if one.passes is not None]
     if passes and args.decoding == "jacobi":
         print(f"passes of the transformer for the images of a prompt: {min(passes)} to {max(passes)}")
@@ -217,7 +208,7 @@ def _draw(args: argparse.Namespace, layout: Layout | None) -> None:
 def truncation_warnings(
     pipeline: AnyPipeline, prompts: Sequence[Prompt], captions: Sequence[str] | None
 ) -> Iterator[str]:
-    """Yield a warning if the transformer or the decoder truncates prompts, and one if CLIP truncates texts."""
+    """Yield a warning for each model that truncates prompts or texts, or knows none of their letters."""
     texts = captions or [one for one in prompts if isinstance(one, str)]
     readers: list[tuple[str, PromptReader, Sequence[Prompt]]] = []
     if isinstance(pipeline, TextToImage):
@@ -229,8 +220,7 @@ def truncation_warnings(
     if pipeline.ranker is not None:
         readers.append(("CLIP", TextPrompts(pipeline.ranker.text), texts))
     for name, reader, given in readers:
-        if given and (count := reader.truncated(given)):
-            yield f"WARNING: {count} of {len(given)} prompts were truncated to the {reader.length} tokens of {name}"
+        yield from prompt_warnings(reader, name, given)
 
 
 def write_generations(generations: list[Generation], out: Place) -> None:
@@ -279,7 +269,7 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
                 return load_pipeline(
                     *folders, args.batch, layout, sees=args.sees, steps=args.steps,
                     consistency_decoder=args.consistency_decoder, guide=guiding_clip(args.guide_clip, args.clip_scale),
-                    reduced=Reduced(args.weights, args.cache),
+                    reduced=reduced_of(args),
                 )  # fmt: skip
 
             line = run_job(load, files, survey, job, args.out, args.together)

@@ -3,11 +3,10 @@
 import argparse
 
 from dalle_jax import storage
-from dalle_jax.config.bind import load
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.caption_reader import read_captions
 from dalle_jax.data.records import BadRecord
-from dalle_jax.runs import TextTokenizerRun
+from dalle_jax.runs import TextTokenizerRun, load_run
 from dalle_jax.storage import Place, write_bytes
 from dalle_jax.text.coverage import Coverage, measure_coverage
 from dalle_jax.text.sentencepiece import train_sentencepiece
@@ -27,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train and write the model, and print its coverage."""
-    config: TextTokenizerRun = load(args.config, TextTokenizerRun, args.set)
+    config: TextTokenizerRun = load_run(args.config, TextTokenizerRun, args.set)
     coverage = train_text_tokenizer(config, args.out)
     print(coverage.format_text(config.text_length, config.dropout))
     print(args.out)

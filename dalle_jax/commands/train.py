@@ -5,14 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from dalle_jax import storage
-from dalle_jax.config.bind import load
 from dalle_jax.config.render import render
 from dalle_jax.folder_lock import locked
 from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.agreement import require_same_config
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh
-from dalle_jax.runs import TrainRun
+from dalle_jax.runs import TrainRun, load_run
 from dalle_jax.storage import Place
 from dalle_jax.train.loop import train
 from dalle_jax.train.monitor.profiler import Steps
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train to the last step of the config or until a signal asks to stop, and save a checkpoint."""
     profile = None if args.profile is None else Steps.parse(args.profile)
-    config: TrainRun = load(args.config, TrainRun, args.set)
+    config: TrainRun = load_run(args.config, TrainRun, args.set)
     hosts.join()
     with failures.shared():
         require_same_config(render(config, per_host=False))

@@ -17,6 +17,7 @@ from typing import TypeVar, cast
 from dalle_jax.config.binding_tree import Tree, since
 from dalle_jax.config.problems import Location, Problems, did_you_mean
 from dalle_jax.config.renamed import Renamed, renamed_field, renamed_variant
+from dalle_jax.config.run_kinds import RunKinds, check_run
 from dalle_jax.config.schema import MISSING, Kind, Leaf, Map, Slot, could_hold, fields, fit, kind
 from dalle_jax.config.sources import ConfigReader, bindings, find
 from dalle_jax.config.syntax import UNREADABLE, Binding, Reference, SetValue, Value, show
@@ -27,17 +28,24 @@ ROOT = "run"
 """The name of the slot that holds the whole run."""
 
 
-def load(path: str | Path, root: type[T] | UnionType, sets: Sequence[str] = (), within: str = "") -> T:
+def load(
+    path: str | Path,
+    root: type[T] | UnionType,
+    sets: Sequence[str] = (),
+    within: str = "",
+    kinds: RunKinds | None = None,
+) -> T:
     """Read a config file as the dataclass ``root``, or as one of a union of dataclasses.
 
     The package's own configs are searched if the file does not exist. ``sets`` are ``--set`` arguments, such as
     ``"trainer.steps=10"``, applied after the file. ``within``, such as "stages.clip.", is a prefix that the names in
-    ``sets`` may have if this config is a part of another one. Raise one ``UserError`` with a line for each problem.
+    ``sets`` may have if this config is a part of another one. Raise one ``UserError`` with a line for each problem. If
+    the config is of a different kind in ``kinds``, the error names the command for it.
     """
     reader = ConfigReader(Problems())
     found = find(path)
     reader.file(found)
-    return cast(T, _bind(reader, root, sets, str(found), within))
+    return cast(T, _bind(reader, root, sets, str(found), within, kinds))
 
 
 def loads(
@@ -56,7 +64,14 @@ def loads(
     return cast(T, _bind(reader, root, sets, name))
 
 
-def _bind(reader: ConfigReader, root: type | UnionType, sets: Sequence[str], name: str, within: str = "") -> object:
+def _bind(
+    reader: ConfigReader,
+    root: type | UnionType,
+    sets: Sequence[str],
+    name: str,
+    within: str = "",
+    kinds: RunKinds | None = None,
+) -> object:
     if reader.problems.incomplete and not reader.statements:
         reader.problems.raise_if_any()
     for argument in sets:
@@ -69,6 +84,8 @@ def _bind(reader: ConfigReader, root: type | UnionType, sets: Sequence[str], nam
         raise TypeError(f"root: expected a dataclass or a union of dataclasses, got {root}")
     run_tree = tree.children.pop(ROOT, Tree())
     tree.own = run_tree.own
+    if kinds is not None:
+        check_run(tree, slot, kinds, name)
     builder = Builder(reader.problems, slot)
     run = builder.slot("", slot, tree, slot.classes[0], (), Location(name, 1))
     for binding in run_tree.below():

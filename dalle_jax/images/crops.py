@@ -38,6 +38,15 @@ def random_box(width: int, height: int, size: int, rng: random.Random) -> Box:
     return Box(left + right * side / between, top + down * side / between, side * size / between)
 
 
+def area_box(width: int, height: int, least: float, rng: random.Random) -> Box:
+    """Draw a square whose side is a share sqrt(a) of the shorter side, a uniform from ``least`` to 1.
+
+    It is the crop of open_clip's training, ``RandomResizedCrop`` with scale (0.9, 1), with an aspect ratio of 1.
+    """
+    side = min(width, height) * math.sqrt(rng.uniform(least, 1.0))
+    return Box(rng.uniform(0, width - side), rng.uniform(0, height - side), side)
+
+
 def centre_box(width: int, height: int) -> Box:
     """Return the largest square in the middle of an image."""
     side = min(width, height)

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -14,6 +15,7 @@ from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
 from dalle_jax.layers.head_groups import group_heads
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Initializer, Linear, precision_of, unstack
+from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import name_attention
 from dalle_jax.layers.shared_context import arrange_contexts
 from dalle_jax.layers.slot_cache import SlotCache
@@ -23,6 +25,16 @@ from dalle_jax.parallel.layout import axis_after_batch, constrain
 
 def _heads_first(x: Float[Array, "B L N H"]) -> Float[Array, "B N L H"]:
     return constrain(x.swapaxes(1, 2), BATCH, HEADS, axis_after_batch(x.shape[0]), None)
+
+
+def _per_head(x: Float[Array, "P M G *R D"], kernel: Float[Array, "P G D F"], dtype: DTypeLike) -> Float[Array, "..."]:
+    """Multiply the rows of each head by the head's matrix; an einsum would compute the transposed product."""
+    axes = (((x.ndim - 1,), (2,)), ((0, 1), (0, 1)))
+    rows, kernel = x.swapaxes(1, 2), kernel.astype(x.dtype)  # [P G M *R D]
+    product = jax.lax.dot_general(
+        rows, kernel, axes, precision=precision_of(x.dtype), preferred_element_type=dtype
+    )  # [P G M *R F]
+    return product.swapaxes(1, 2)
 
 
 def step_attention(
@@ -42,7 +54,7 @@ def step_attention(
     q, r = group_heads(q * q.shape[-1] ** -0.5, k.shape[2], axis=2)  # [P M N H], or [P M G R H]
     k, v = (x[..., None, :] if r else x for x in (k, v))
     product = partial(jnp.einsum, precision=precision_of(q.dtype))
-    context = product(f"pmg{r}h,pgch->pmg{r}c", q, cache.context_k, preferred_element_type=jnp.float32)
+    context = _per_head(q, cache.context_k, jnp.float32)  # [P M N C], or [P M G R C]
     if seen is not None:
         context = jnp.where(jnp.expand_dims(seen, tuple(range(1, context.ndim - 1))), context, MASKED_SCORE)
     image = product(f"pmg{r}h,pmgsh->pmg{r}s", q, codes.k, preferred_element_type=jnp.float32)
@@ -50,8 +62,8 @@ def step_attention(
     scores = jnp.concatenate([context, jnp.where(codes.visible, image, MASKED_SCORE), own], axis=-1)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [P M N C+S+1], not normalised
     total = weights.sum(axis=-1, keepdims=True)
-    weights, split = weights.astype(q.dtype), cache.context_v.shape[3]
-    out = product(f"pmg{r}c,pghc->pmg{r}h", weights[..., :split], cache.context_v)
+    weights, split = weights.astype(q.dtype), cache.context_v.shape[2]
+    out = _per_head(weights[..., :split], cache.context_v, q.dtype)  # [P M N H], or [P M G R H]
     out = out + product(f"pmg{r}s,pmgsh->pmg{r}h", weights[..., split:-1], codes.v) + weights[..., -1:] * v
     return (out / total.astype(q.dtype)).reshape(shape)
 
@@ -61,11 +73,13 @@ class SelfAttention(nnx.Module):
 
     With ``kv_heads`` of ``heads`` or None, one product gives queries, keys and values. With fewer, a second product
     gives keys and values. ``backend`` computes whole streams (layers/attend.py). Prefill and single steps always use
-    XLA, so a model samples on any platform, regardless of the backend that trained it.
+    XLA, so a model samples on any platform, regardless of the backend that trained it. ``qk_norm`` normalises queries
+    and keys over each head (QK-norm: ViT-22B, arXiv 2302.05442, section 2), which bounds the logits.
     """
 
     def __init__(
-        self, width: int, heads: int, head_size: int, *, kv_heads: int | None = None, dtype: DTypeLike,
+        self, width: int, heads: int, head_size: int, *, kv_heads: int | None = None, qk_norm: bool = False,
+        dtype: DTypeLike,
         backend: Backend = "auto", init: Initializer | None = None, init_out: Initializer | None = None,
         rngs: nnx.Rngs,
     ):  # fmt: skip
@@ -85,8 +99,19 @@ class SelfAttention(nnx.Module):
             init=init if init_out is None else init_out, rngs=rngs,
         )  # fmt: skip
 
+        def norm() -> LayerNorm | None:
+            return LayerNorm(head_size, bias=False, axes=(HEAD_DIM,), dtype=dtype) if qk_norm else None
+
+        self.norm_q, self.norm_k = nnx.data(norm()), nnx.data(norm())
+
     def project(self, x: Float[Array, "B L D"]) -> tuple[Array, Array, Array]:
-        """Project ``x`` to queries [B L N H], and to keys and values [B L G H]."""
+        """Project ``x`` to queries [B L N H], and to keys and values [B L G H]; normalise queries and keys if set."""
+        q, k, v = self._products(x)
+        if self.norm_q is None or self.norm_k is None:
+            return q, k, v
+        return self.norm_q(q), self.norm_k(k), v
+
+    def _products(self, x: Float[Array, "B L D"]) -> tuple[Array, Array, Array]:
         if not self.grouped:
             q, k, v = unstack(name_attention(self.qkv(x)), 2)
             return q, k, v

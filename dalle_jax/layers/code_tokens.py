@@ -6,6 +6,8 @@ each table. The transformer then generalises between similar codes, such as a re
 addition; docs/architecture.md has its measured effect.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -71,15 +73,24 @@ class CodeTokens(nnx.Module):
         if self.read is None:
             return self.embedding(codes)
         table = self.embedding.table[...] + EMBEDDING_SCALE * self.read()
-        return lookup(table, codes, self.dtype)
+        return lookup(table, codes, self.dtype, CODES)
 
     def predict(self, x: Float[Array, "... D"]) -> Float[Array, "... K"]:
         """Return the logits of all codes, in float32."""
+        return self.predictor()(x)
+
+    def predictor(self) -> Callable[[Float[Array, "... D"]], Float[Array, "... K"]]:
+        """Return ``predict`` as a function that has computed the table of logits, for calls in a loop."""
         if self.predicted is None:
-            return self.head(x)
-        kernel = self.head.kernel[...] + self.predicted().T * x.shape[-1] ** -0.5  # [D K]
-        logits = project(x.astype(self.dtype), kernel, 1, "float32")
-        return logits if self.head.bias is None else logits + self.head.bias[...]
+            return self.head
+        kernel = self.head.kernel[...]
+        kernel = kernel + self.predicted().T * kernel.shape[0] ** -0.5  # [D K]
+
+        def predict(x: Float[Array, "... D"]) -> Float[Array, "... K"]:
+            logits = project(x.astype(self.dtype), kernel, 1, "float32")
+            return logits if self.head.bias is None else logits + self.head.bias[...]
+
+        return predict
 
     def fold(self) -> None:
         """Add the MLPs' outputs to the tables and drop the MLPs, so that inference does not recompute them.

@@ -9,7 +9,8 @@ from jax.typing import DTypeLike
 
 from dalle_jax.arrays import Array, Float, Int
 from dalle_jax.layers.linear import Initializer
-from dalle_jax.parallel.axes import EMBED, POSITIONS
+from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS
+from dalle_jax.parallel.layout import axis_after_batch, constrain
 from dalle_jax.parallel.reduction import gradient_dtype
 
 
@@ -20,29 +21,46 @@ class EmbeddingParam(nnx.Param):
     """
 
 
-def lookup(table: Float[Array, "size D"], index: Int[Array, "..."], dtype: DTypeLike) -> Float[Array, "... D"]:
+def lookup(
+    table: Float[Array, "size D"], index: Int[Array, "..."], dtype: DTypeLike, axis: str
+) -> Float[Array, "... D"]:
     """Return the rows of a table at ``index``, in ``dtype``; an index outside it is clipped to the nearest row.
 
     The gradient of a row is the sum over all its look-ups. It is summed in ``gradient_dtype()``, not in ``dtype``.
+    ``axis`` is the logical axis of the table's first dimension. Devices gather the table's width before the look-up and
+    split the gradient's after it, so rows stay split by batch. Otherwise XLA replicates all rows on every device
+    ("involuntary full rematerialization"), since it cannot go from rows split by batch to rows split by width.
     """
-    return _lookup(table, index, jnp.dtype(dtype).name, gradient_dtype().name)
+    return _lookup(table, index, jnp.dtype(dtype).name, gradient_dtype().name, axis)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _lookup(table: Array, index: Array, dtype: str, summed_in: str) -> Array:
+def _split_by_batch(rows: Array) -> Array:
+    """Constrain looked-up rows [B D] or [B L D]; of other shapes, the first dimension may not be the batch."""
+    if rows.ndim == 2:
+        return constrain(rows, BATCH, None)
+    return constrain(rows, BATCH, axis_after_batch(rows.shape[0]), None) if rows.ndim == 3 else rows
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _lookup(table: Array, index: Array, dtype: str, summed_in: str, axis: str) -> Array:
     del summed_in
-    return jnp.take(table.astype(dtype), index, axis=0, mode="clip")
+    return _split_by_batch(jnp.take(constrain(table.astype(dtype), axis, None), index, axis=0, mode="clip"))
 
 
-def _lookup_forward(table: Array, index: Array, dtype: str, summed_in: str) -> tuple[Array, tuple[Array, Array]]:
-    return _lookup(table, index, dtype, summed_in), (table, index)
+def _lookup_forward(
+    table: Array, index: Array, dtype: str, summed_in: str, axis: str
+) -> tuple[Array, tuple[Array, Array]]:
+    return _lookup(table, index, dtype, summed_in, axis), (table, index)
 
 
-def _lookup_backward(dtype: str, summed_in: str, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, None]:
+def _lookup_backward(
+    dtype: str, summed_in: str, axis: str, residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, None]:
     del dtype
     table, index = residuals
-    zeros = jnp.zeros(table.shape, summed_in)
-    return zeros.at[index].add(gradient.astype(summed_in), mode="clip").astype(table.dtype), None
+    zeros = constrain(jnp.zeros(table.shape, summed_in), axis, None)
+    found = zeros.at[index].add(_split_by_batch(gradient.astype(summed_in)), mode="clip")
+    return constrain(constrain(found, axis, None), axis, EMBED).astype(table.dtype), None
 
 
 _lookup.defvjp(_lookup_forward, _lookup_backward)
@@ -64,12 +82,12 @@ class Embedding(nnx.Module):
         rngs: nnx.Rngs,
     ):  # fmt: skip
         init = init or nnx.initializers.normal(0.02)
-        self.dtype = jnp.dtype(dtype)
+        self.dtype, self.axis = jnp.dtype(dtype), axis
         self.table = EmbeddingParam(init(rngs.params(), (size, width), jnp.float32), axes=(axis, EMBED))
 
     def __call__(self, index: Int[Array, "..."]) -> Float[Array, "... D"]:
         """Return the rows of the table at ``index``; an index outside it is clipped to the nearest row."""
-        return lookup(self.table[...], index, self.dtype)
+        return lookup(self.table[...], index, self.dtype, self.axis)
 
     def all(self, rows: int | None = None) -> Float[Array, "size D"] | Float[Array, "B size D"]:
         """Return the whole table, or with ``rows`` a copy per batch row (``broadcast_param``)."""
@@ -89,8 +107,8 @@ class GridEmbedding(nnx.Module):
 
     def __call__(self, position: Int[Array, "..."]) -> Float[Array, "... D"]:
         """Return the vector at raster ``position``."""
-        row = lookup(self.rows.table[...], position // self.grid_width, jnp.float32)
-        column = lookup(self.columns.table[...], position % self.grid_width, jnp.float32)
+        row = lookup(self.rows.table[...], position // self.grid_width, jnp.float32, POSITIONS)
+        column = lookup(self.columns.table[...], position % self.grid_width, jnp.float32, POSITIONS)
         return (row + column).astype(self.rows.dtype)
 
     def all(self, rows: int | None = None) -> Float[Array, "I D"] | Float[Array, "B I D"]:

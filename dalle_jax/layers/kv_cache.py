@@ -25,12 +25,13 @@ class KvCache(NamedTuple):
     """Keys and values of one layer. The first axis of every array is prompts. G counts key and value
     heads (layers/head_groups.py).
 
-    The context's values are stored transposed, the order in which XLA multiplies them on a CPU. Column attention stores
-    the codes as [P M G w r H]: r rows of each of the w columns.
+    The context's keys are stored transposed, so that both products with the context contract the rows of a matrix. XLA
+    on a CPU computes them twice as fast (docs/architecture.md). Column attention stores the codes as [P M G w r H]: r
+    rows of each of the w columns.
     """
 
-    context_k: Float[Array, "P G C H"]
-    context_v: Float[Array, "P G H C"]
+    context_k: Float[Array, "P G H C"]
+    context_v: Float[Array, "P G C H"]
     k: Float[Array, "P M G S H"] | Float[Array, "P M G w r H"]
     v: Float[Array, "P M G S H"] | Float[Array, "P M G w r H"]
 
@@ -42,7 +43,7 @@ def new_cache(
     prompts, heads, _, size = context_k.shape
     room = (pattern.grid[1], 0) if pattern.kind == "column" else (0,)
     empty = jnp.zeros((prompts, candidates, heads, *room, size), context_k.dtype)
-    return KvCache(context_k, context_v.swapaxes(2, 3), empty, empty)
+    return KvCache(context_k.swapaxes(2, 3), context_v, empty, empty)
 
 
 def cast_cache(cache: KvCache, dtype: str) -> KvCache:

@@ -10,7 +10,7 @@ Products of float32 operands are float32 on every platform (``precision_of``).
 import functools
 import math
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,6 @@ from dalle_jax.parallel.layout import platform
 from dalle_jax.parallel.reduction import cast_for_sum, gradient_dtype
 
 Initializer: TypeAlias = Callable[..., Array]
-Module = TypeVar("Module", bound=nnx.Module)
 
 
 def precision_of(dtype: DTypeLike) -> jax.lax.Precision | None:
@@ -148,16 +147,21 @@ class Panels(nnx.Variable):
 
 
 def panel_matmul(
-    x: Float[Array, "... D"], panels: Float[Array, "n D c"], out_dtype: str | None = None
+    x: Float[Array, "... D"], panels: Float[Array, "n D c"], columns: int, out_dtype: str | None = None
 ) -> Float[Array, "... F"]:
-    """Compute ``x @ kernel`` from panels, each contiguous in memory; ``out_dtype`` is as in ``flat_matmul``."""
-    count, width, columns = panels.shape
+    """Compute ``x @ kernel`` for a kernel of F ``columns`` from its panels, each contiguous in memory.
+
+    ``out_dtype`` is as in ``flat_matmul``.
+    """
+    count, width, _ = panels.shape
     rows = jnp.broadcast_to(x.reshape(-1, width), (count, x.size // width, width))
     axes, out_dtype = (((2,), (1,)), ((0,), (0,))), out_dtype or x.dtype.name
     product = jax.lax.dot_general(
         rows, panels, axes, precision=precision_of(x.dtype), preferred_element_type=jnp.dtype(out_dtype)
     )  # [n B c]
-    return product.swapaxes(0, 1).reshape(*x.shape[:-1], count * columns)
+    # A swap of axes would join the loops of what follows, which XLA then does not vectorise.
+    joined = jnp.stack([row.reshape(-1) for row in unstack(product, 1)])  # [B n*c]
+    return joined[:, :columns].reshape(*x.shape[:-1], columns)
 
 
 def project(
@@ -229,7 +233,7 @@ class Linear(nnx.Module):
             y = project(x, kernel, self.inputs, out_dtype)
         else:
             lead, outs = x.shape[: x.ndim - self.inputs], self.kernel.shape[self.inputs :]
-            y = panel_matmul(x.reshape(*lead, -1), self.panels[...], out_dtype).reshape(*lead, *outs)
+            y = panel_matmul(x.reshape(*lead, -1), self.panels[...], math.prod(outs), out_dtype).reshape(*lead, *outs)
         if self.scales is not None:
             y = (y * self.scales[...]).astype(self.out_dtype)
         return y if self.bias is None else add_bias(y, self.bias[...])
@@ -249,29 +253,15 @@ class Linear(nnx.Module):
         self.kernel.set_value(jnp.round(kernel / scales).astype(jnp.int8))
         self.scales = Scales(jnp.squeeze(scales, inputs), axes=axes)
 
-    def split_into_panels(self) -> None:
-        """Copy a wide kernel into panels, for products of few rows; a narrow kernel stays whole.
+    def split_into_panels(self, least: int) -> None:
+        """Copy a kernel of ``least`` columns or more into panels, for products of few rows.
 
-        The kernel may have leading axes for layers.
+        The last panel is filled up with zeros. The kernel may have leading axes for layers.
         """
         lead = self.kernel.shape[: self.kernel.ndim - self.dimensions]
         inputs = math.prod(self.kernel.shape[len(lead) : len(lead) + self.inputs])
         columns = self.kernel.size // math.prod(lead) // inputs
-        if columns >= 1024 and columns % PANEL == 0:
-            kernel = self.kernel[...].astype(self.dtype).reshape(*lead, inputs, columns // PANEL, PANEL)
-            self.panels = Panels(kernel.swapaxes(-3, -2))
-
-
-def for_decoding(module: Module, rows: int) -> Module:
-    """Return the module, or on a CPU a copy whose wide kernels are split into panels, for a loop of decoding steps.
-
-    Products of 2 to 32 rows are bound by reading the kernel. XLA on a CPU reads panels at twice the speed of long rows
-    (docs/architecture.md). A single row gains nothing.
-    """
-    if platform() != "cpu" or not 2 <= rows <= 32:
-        return module
-    module = nnx.clone(module)
-    for _, node in nnx.iter_graph(module):
-        if isinstance(node, Linear):
-            node.split_into_panels()
-    return module
+        if columns >= least:
+            kernel = self.kernel[...].astype(self.dtype).reshape(*lead, inputs, columns)
+            kernel = jnp.pad(kernel, [(0, 0)] * (kernel.ndim - 1) + [(0, -columns % PANEL)])
+            self.panels = Panels(kernel.reshape(*kernel.shape[:-1], -1, PANEL).swapaxes(-3, -2))

@@ -42,10 +42,10 @@ class SlotCache(NamedTuple):
 
 def slot_cache(cache: KvCache, pattern: Pattern, window: int, rows: int) -> SlotCache:
     """Return the contexts of a prefilled cache, and empty room for the codes of ``rows`` rows."""
-    _, *lead, _, size = cache.context_k.shape
+    _, *lead, size, _ = cache.context_k.shape
     room = pattern.grid[::-1] if pattern.kind == "column" else (_ring_size(pattern, window),)
     empty = jnp.zeros((rows, *lead, *room, size), cache.context_k.dtype)
-    return shard(SlotCache(cache.context_k, cache.context_v.swapaxes(-1, -2), empty, empty))
+    return shard(SlotCache(cache.context_k.swapaxes(-1, -2), cache.context_v, empty, empty))
 
 
 def shard(cache: SlotCache) -> SlotCache:

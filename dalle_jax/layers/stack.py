@@ -55,11 +55,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Key, PyTree
+from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.remat import Remat, rematerialised
 from dalle_jax.parallel.axes import LAYERS
+from dalle_jax.parallel.layout import platform
 
 Block = TypeVar("Block", bound=nnx.Module)
 Static = TypeVar("Static", bound=Hashable)
+Module = TypeVar("Module", bound=nnx.Module)
 
 Apply: TypeAlias = Callable[[Block, Array, Static, PyTree], tuple[Array, PyTree]]
 """``apply(block, x, static, extra) -> (x, output)``; ``static`` and ``extra`` are the values of that layer."""
@@ -169,6 +172,20 @@ class Stack(nnx.Module, Generic[Block, Static]):
             tuple(function(static, tree) for static, tree in zip(self.statics, kept.repeated, strict=False)),
             tuple(function(*one) for one in zip(self.statics[self.scanned :], kept.rest, strict=True)),
         )
+
+    def unroll(self) -> None:
+        """Replace the scan by one module for each layer, in place, with slices of the same parameters."""
+        self.blocks = nnx.List([self.block(layer) for layer in range(self.depth)])
+        self.rest = nnx.List([])
+        self.period, self.scanned = 1, 0
+
+    def unrolled(self, kept: Layered) -> Layered:
+        """Return pytrees that the stack made before ``unroll`` in the form that it takes now."""
+        if self.scanned or not kept.repeated:
+            return kept
+        groups = range(jax.tree.leaves(kept.repeated)[0].shape[1])
+        layers = [jax.tree.map(lambda leaf, i=i: leaf[:, i], place) for i in groups for place in kept.repeated]
+        return Layered((), (*layers, *kept.rest))
 
     def block(self, layer: int) -> Block:
         """Return the block of one layer, whether it is scanned or not."""
@@ -282,3 +299,29 @@ def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> 
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+WIDE, NARROW = 1024, 128
+"""The fewest columns for which a kernel gains from panels: of any model, and of a large one with at most 8 rows."""
+CACHED = 2**24
+"""The bytes of weights that stay in a CPU's cache from step to step. A larger model's narrow kernels gain too."""
+
+
+def for_decoding(module: Module, rows: int) -> Module:
+    """Return the module, or on a CPU a copy whose weights are laid out for a loop of decoding steps of ``rows`` rows.
+
+    Scanned stacks are unrolled: XLA on a CPU copies the weights of a layer out of their stack before it multiplies. For
+    2 to 32 rows, kernels are split into panels. Such products are bound by reading the kernel, and XLA reads panels
+    faster than long rows (docs/architecture.md). A single row gains nothing.
+    """
+    if platform() != "cpu":
+        return module
+    module = nnx.clone(module)
+    for stack in [node for _, node in nnx.iter_graph(module) if isinstance(node, Stack)]:
+        stack.unroll()
+    linears = [node for _, node in nnx.iter_graph(module) if isinstance(node, Linear)]
+    streamed = sum(linear.kernel.size * linear.dtype.itemsize for linear in linears) > CACHED
+    if 2 <= rows <= 32:
+        for linear in linears:
+            linear.split_into_panels(NARROW if streamed and rows <= 8 else WIDE)
+    return module

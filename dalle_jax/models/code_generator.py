@@ -5,18 +5,20 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dalle_jax.arrays import Array, Float, Int, Prompts, PyTree
+from dalle_jax.arrays import Array, Float, Int, Key, Prompts, PyTree
 from dalle_jax.layers import kv_cache, slot_cache
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.embeddings import Embedding, GridEmbedding
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import Linear, for_decoding
+from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.slot_cache import SlotCache
-from dalle_jax.layers.stack import Apply, Layered, Stack
+from dalle_jax.layers.stack import Apply, Layered, Stack, for_decoding
+from dalle_jax.losses.cross_entropy import cross_entropy_in_parts
 from dalle_jax.models.prompt_kinds import PromptKind
 from dalle_jax.sampling.slots import SlotDecoder
 
@@ -29,6 +31,24 @@ class Logits(NamedTuple):
 
     image: Float[Array, "B I R"]
     text: Float[Array, "B T V"] | None
+
+
+class Outputs(NamedTuple):
+    """The last norm's outputs of teacher forcing, from which logits are computed; ``text`` is as in ``Logits``."""
+
+    image: Float[Array, "B I D"]
+    text: Float[Array, "B T D"] | None
+
+
+class Nats(NamedTuple):
+    """The negative log-likelihood of each code and of each text token; ``text`` is as in ``Logits``.
+
+    ``log_z`` is the log Z of each position, of codes first and then of text tokens (``CrossEntropy``).
+    """
+
+    image: Float[Array, "B I"]
+    text: Float[Array, "B T"] | None
+    log_z: Float[Array, "B L"]
 
 
 @runtime_checkable
@@ -181,6 +201,31 @@ class CachedGenerator(nnx.Module):
         """Fold the networks over code vectors into the tables of codes."""
         self.codes.fold()
 
+    def outputs(self, text: Prompts, codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None) -> Outputs:
+        """Compute the outputs of teacher forcing, with dropout if there is a key."""
+        raise NotImplementedError
+
+    def text_logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Return the logits of text tokens, for a model that predicts text."""
+        raise NotImplementedError
+
+    def __call__(self, text: Prompts, codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None) -> Logits:
+        """Compute the logits of teacher forcing, with dropout if there is a key."""
+        found = self.outputs(text, codes, dropout_key=dropout_key)
+        words = None if found.text is None else self.text_logits(found.text)
+        return Logits(image=self.codes.predict(found.image), text=words)
+
+    def nats(
+        self, text: Prompts, codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None, parts: int = 1
+    ) -> Nats:
+        """Compute the negative log-likelihoods of teacher forcing, with logits in ``parts`` ranges of positions."""
+        found = self.outputs(text, codes, dropout_key=dropout_key)
+        image = cross_entropy_in_parts(self.codes.predictor(), found.image, codes, parts)
+        if found.text is None:
+            return Nats(image.nats, None, image.log_z)
+        words = cross_entropy_in_parts(self.text_logits, found.text, text, parts)
+        return Nats(image.nats, words.nats, jnp.concatenate([image.log_z, words.log_z], axis=1))
+
     @property
     def text_length(self) -> int:
         """The length of a prompt, T."""
@@ -198,7 +243,7 @@ class CachedGenerator(nnx.Module):
 
     def grow(self, cache: Layered, codes: int) -> Layered:
         """Grow a cache to the capacity for the first ``codes`` codes."""
-        cache = self._in_cache_dtype(cache)
+        cache = self._in_cache_dtype(self.stack.unrolled(cache))
         return self.stack.map(lambda pattern, layer: _of_codes(layer, kv_cache.grow, pattern, codes), cache)
 
     def slots(self, cache: Layered, window: int, rows: int) -> Layered:
@@ -207,7 +252,7 @@ class CachedGenerator(nnx.Module):
         def change(pattern: Pattern, layer: PyTree) -> PyTree:
             return _of_codes(layer, slot_cache.slot_cache, pattern, window, rows)
 
-        return self.stack.map(change, self._in_cache_dtype(cache))
+        return self.stack.map(change, self._in_cache_dtype(self.stack.unrolled(cache)))
 
     def _in_cache_dtype(self, cache: Layered) -> Layered:
         """Cast the keys and values of a prefilled cache."""

@@ -26,7 +26,7 @@ from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
 from dalle_jax.layers.slot_cache import SlotCache
 from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
-from dalle_jax.models.code_generator import CachedGenerator, Logits
+from dalle_jax.models.code_generator import CachedGenerator, Outputs
 from dalle_jax.models.prompt_kinds import TokenIds
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
@@ -39,7 +39,8 @@ class DalleConfig:
     The kinds in ``attention`` repeat over the layers; ``last_attention`` replaces the kind of the last layer. The
     published model has ("row", "column", "row", "row") and "convolutional". ``kernel`` is the odd side of the window of
     convolutional attention. ``dropout`` is the rate on residual branches. ``kv_heads``, a divisor of ``heads``, is the
-    number of key and value heads (layers/head_groups.py); by default each head has its own, as published.
+    number of key and value heads (layers/head_groups.py); by default each head has its own, as published. ``qk_norm``
+    normalises queries and keys (layers/attention.py), which the published model does not.
 
     ``scan`` compiles one layer and loops over all. ``remat`` chooses the activations that a layer stores
     (layers/remat.py) and ``backend`` the implementation of attention in training (layers/attend.py). ``code_width`` is
@@ -55,6 +56,7 @@ class DalleConfig:
     heads: int
     head_size: int = 64
     kv_heads: int | None = None
+    qk_norm: bool = False
     gated: bool = False
     attention: tuple[Literal["full", "row", "column", "convolutional"], ...] = ("full",)
     last_attention: Literal["full", "row", "column", "convolutional"] | None = None
@@ -105,6 +107,10 @@ class BlockSizes(Protocol):
         """The number of key and value heads; None is ``heads``."""
 
     @property
+    def qk_norm(self) -> bool:
+        """True if queries and keys are normalised."""
+
+    @property
     def head_size(self) -> int:
         """The width of a head, H."""
 
@@ -134,8 +140,8 @@ class DalleBlock(nnx.Module):
         self.rate = config.dropout
         self.attention_norm = LayerNorm(width, dtype=dtype)
         self.attention = SelfAttention(
-            width, config.heads, config.head_size, kv_heads=config.kv_heads, dtype=dtype, backend=config.backend,
-            init_out=branch, rngs=rngs,
+            width, config.heads, config.head_size, kv_heads=config.kv_heads, qk_norm=config.qk_norm, dtype=dtype,
+            backend=config.backend, init_out=branch, rngs=rngs,
         )  # fmt: skip
         self.mlp_norm = LayerNorm(width, dtype=dtype)
         hidden = 4 * width
@@ -215,10 +221,10 @@ class Dalle(CachedGenerator):
         bos = broadcast_param(self.bos[...][None], text.shape[0], tokens.dtype)  # [B 1 D]
         return jnp.concatenate([bos, tokens], axis=1)
 
-    def __call__(
+    def outputs(
         self, text: Int[Array, "B T"], codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None
-    ) -> Logits:
-        """Compute the logits of all text tokens and codes by teacher forcing, with dropout if there is a key."""
+    ) -> Outputs:
+        """Compute the outputs for all text tokens and codes by teacher forcing, with dropout if there is a key."""
         image = self.codes.embed(codes[:, :-1]) + self.code_positions.all(text.shape[0])[:, :-1]  # [B I-1 D]
         x = constrain(jnp.concatenate([self.embed_text(text), image], axis=1), BATCH, SEQ, EMBED)  # [B L D]
         keys = stack_keys(dropout_key if self.config.dropout else None, self.config.depth)
@@ -228,7 +234,11 @@ class Dalle(CachedGenerator):
 
         x = self.norm(self.stack(apply, x, keys)[0])
         split = self.config.text_length
-        return Logits(image=self.codes.predict(x[:, split:]), text=self.text_head(x[:, :split]))
+        return Outputs(image=x[:, split:], text=x[:, :split])
+
+    def text_logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Return the logits of text tokens."""
+        return self.text_head(x)
 
     def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], Layered]:
         """Return the logits of code 0 for each prompt, and a cache without room for codes."""

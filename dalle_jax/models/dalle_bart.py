@@ -27,7 +27,7 @@ from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
 from dalle_jax.layers.slot_cache import SlotCache, of_group
 from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
-from dalle_jax.models.code_generator import CachedGenerator, Logits
+from dalle_jax.models.code_generator import CachedGenerator, Outputs
 from dalle_jax.models.prompt_kinds import TokenIds
 from dalle_jax.parallel.axes import BATCH, EMBED, POSITIONS, SEQ, VOCAB
 from dalle_jax.parallel.layout import constrain
@@ -272,10 +272,10 @@ class DalleBart(CachedGenerator):
             return broadcast_param(self.start[...][None], rows, dtype)
         return self.codes.embed(jnp.tile(jnp.asarray(self.config.start_code), (rows, 1)))
 
-    def __call__(
+    def outputs(
         self, text: Int[Array, "B T"], codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None
-    ) -> Logits:
-        """Compute the logits [B I R] of all codes by teacher forcing, with dropout if there is a key."""
+    ) -> Outputs:
+        """Compute the outputs for all codes by teacher forcing, with dropout if there is a key."""
         encoder_key, decoder_key = None, None
         if dropout_key is not None and self.config.dropout > 0:
             encoder_key, decoder_key = jax.random.split(dropout_key)
@@ -289,7 +289,7 @@ class DalleBart(CachedGenerator):
             return block(x, encoded, mask, pattern, key), None
 
         x, _ = self.stack(apply, self.embedding_norm(x), stack_keys(decoder_key, self.stack.depth))
-        return Logits(image=self.codes.predict(self.norm(x)), text=None)
+        return Outputs(image=self.norm(x), text=None)
 
     def prefill(self, text: Int[Array, "P T"], candidates: int) -> tuple[Float[Array, "P K"], Layered]:
         """Return the logits of code 0 for each prompt, and a cache without room for codes."""

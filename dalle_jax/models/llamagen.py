@@ -31,7 +31,7 @@ from dalle_jax.layers.remat import Remat, name_attention
 from dalle_jax.layers.rotary import grid_rotary_table, rotate
 from dalle_jax.layers.slot_cache import SlotCache, of_group, window_attention, write_window
 from dalle_jax.layers.stack import Layered, Stack, dropout, stack_keys
-from dalle_jax.models.code_generator import CachedGenerator, Logits
+from dalle_jax.models.code_generator import CachedGenerator, Outputs
 from dalle_jax.models.prompt_kinds import ByCaption, ByClass
 from dalle_jax.parallel.axes import BATCH, EMBED, MLP, POSITIONS, SEQ
 from dalle_jax.parallel.layout import constrain
@@ -265,8 +265,8 @@ class LlamaGen(CachedGenerator):
         config = self.config
         return grid_rotary_table(config.grid, config.width // config.heads, config.text_length)
 
-    def __call__(self, text: Prompts, codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None) -> Logits:
-        """Compute the logits of all codes by teacher forcing, with dropout if there is a key."""
+    def outputs(self, text: Prompts, codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None) -> Outputs:
+        """Compute the outputs for all codes by teacher forcing, with dropout if there is a key."""
         condition, seen = self._read(text)
         x = jnp.concatenate([condition, self.codes.embed(codes[:, :-1])], axis=1)  # [B L D]
         enter, layers = (
@@ -279,7 +279,7 @@ class LlamaGen(CachedGenerator):
             return block(x, jnp.asarray(table), pattern, seen, key), None
 
         x, _ = self.stack(apply, x, stack_keys(layers, self.config.depth))
-        return Logits(image=self.codes.predict(self.norm(x[:, self.text_length - 1 :])), text=None)
+        return Outputs(image=self.norm(x[:, self.text_length - 1 :]), text=None)
 
     def prefill(self, text: Prompts, candidates: int) -> tuple[Float[Array, "P K"], Layered]:
         """Return the logits of code 0 for each prompt, and a cache without room for codes."""

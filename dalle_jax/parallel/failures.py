@@ -7,6 +7,7 @@ never notices if the failed process waits for the others, as ``jax.distributed``
 import contextlib
 import json
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -24,6 +25,12 @@ POLL_SECONDS = 1.0
 
 OWN_SECONDS = 1.0
 """Seconds that a process has to report an error of its own before the error of a different process ends it."""
+
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of a process that is ended by Ctrl-C, or by SIGTERM in bulk sampling; the others then end with it too."""
+
+UNWIND_SECONDS = 5.0
+"""Seconds that a process has to remove its lock and temporary files after a different process was interrupted."""
 
 COORDINATOR_SECONDS = 8.0
 """``OWN_SECONDS`` of process 0. Its exit aborts the others with a long stack trace, so it exits last."""
@@ -44,7 +51,8 @@ class Failure(NamedTuple):
 def shared() -> Iterator[None]:
     """Return a context in which all processes end if its body raises an error in one of them.
 
-    In a run of a single process it does nothing.
+    If a process is interrupted, KeyboardInterrupt is raised in the main threads of the others, so that all of them
+    remove their locks and temporary files. In a run of a single process it does nothing.
     """
     client = distributed.global_state.client
     if client is None:
@@ -57,6 +65,8 @@ def shared() -> Iterator[None]:
         yield
     except BaseException as error:
         earlier = _read(client)
+        if earlier is not None and earlier.code == INTERRUPTED:
+            raise KeyboardInterrupt from error
         if earlier is not None and not isinstance(error, UserError):  # such as a lost connection to the failed process
             raise UserError(str(earlier)) from error
         _write(client, error)
@@ -68,9 +78,12 @@ def shared() -> Iterator[None]:
 
 def _write(client: distributed._jax.DistributedRuntimeClient, error: BaseException) -> None:
     """Store the error for the other processes, unless one of them has stored its own."""
-    known = isinstance(error, UserError)
-    reason = str(error) if known else f"{type(error).__name__}: {error}"
-    failure = Failure(distributed.global_state.process_id, 2 if known else 1, reason)
+    code, reason = 1, f"{type(error).__name__}: {error}"
+    if isinstance(error, UserError):
+        code, reason = 2, str(error)
+    elif isinstance(error, KeyboardInterrupt):
+        code, reason = INTERRUPTED, "interrupted"
+    failure = Failure(distributed.global_state.process_id, code, reason)
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         client.key_value_set(KEY, json.dumps(failure))
 
@@ -84,7 +97,7 @@ def _read(client: distributed._jax.DistributedRuntimeClient) -> Failure | None:
 
 
 def _listen(client: distributed._jax.DistributedRuntimeClient, left: threading.Event) -> None:
-    """Poll for the failure of another process; then print it and exit.
+    """Poll for the failure of another process; then print it and exit. After an interruption, unwind first.
 
     The message goes to file descriptor 2, not to ``sys.stderr``, since a hung thread may hold the lock of the latter.
     """
@@ -92,6 +105,21 @@ def _listen(client: distributed._jax.DistributedRuntimeClient, left: threading.E
         failure = _read(client)
         if failure is not None:
             last = distributed.global_state.process_id == 0
+            if failure.code == INTERRUPTED and _interrupt_main_thread() and left.wait(UNWIND_SECONDS):
+                return
             if not left.wait(COORDINATOR_SECONDS if last else OWN_SECONDS):
                 os.write(2, f"dalle-jax: error: {failure}\n".encode())
                 os._exit(failure.code)
+
+
+def _interrupt_main_thread() -> bool:
+    """Send the main thread a signal whose handler is Python's, which raises KeyboardInterrupt; False without one.
+
+    A real signal also ends a system call that waits.
+    """
+    main = threading.main_thread().ident
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if main is not None and callable(signal.getsignal(number)):
+            signal.pthread_kill(main, number)
+            return True
+    return False

@@ -91,11 +91,11 @@ def _found_by_jax() -> bool:
     pod = (
         len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
     )
-    return pod or any(one.isdigit() and int(one) > 1 for one in (tasks, os.environ.get("OMPI_COMM_WORLD_SIZE", "1")))
+    return pod or any(one.isdecimal() and int(one) > 1 for one in (tasks, os.environ.get("OMPI_COMM_WORLD_SIZE", "1")))
 
 
 def _number(name: str, text: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise UserError(f"{name}: expected a whole number, got {text!r}")
     return int(text)
 

@@ -1,6 +1,6 @@
 """Conversion of prompts (texts, classes or caption features) to the inputs of a transformer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
@@ -12,6 +12,9 @@ from dalle_jax.text.tokenizer import TextTokenizer
 
 Prompt: TypeAlias = str | int | np.ndarray
 """A text, the number of a class, or features [t c] of a caption; a model takes one of the three."""
+
+MAX_NAMED = 5
+"""Largest number of prompts that a warning names."""
 
 Kind = TypeVar("Kind", str, int, np.ndarray)
 
@@ -32,8 +35,12 @@ class PromptReader(Protocol):
         """
         ...
 
-    def truncated(self, prompts: Sequence[Prompt]) -> int:
-        """Return the number of prompts that are longer than ``length``."""
+    def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Return the number of tokens of each prompt, before it is truncated to ``length``."""
+        ...
+
+    def unreadable(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Return the places of the prompts of which no token is known, although they are not empty."""
         ...
 
 
@@ -48,10 +55,20 @@ class TextPrompts:
         """Encode texts."""
         return self.tokenizer.encode_batch(_all_of(prompts, str, "a text"))
 
-    def truncated(self, prompts: Sequence[Prompt]) -> int:
-        """Count the texts of more than ``length`` ids."""
-        lengths = self.tokenizer.lengths(_all_of(prompts, str, "a text"))
-        return sum(length > self.length for length in lengths)
+    def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Return the number of ids of each text."""
+        return self.tokenizer.lengths(_all_of(prompts, str, "a text"))
+
+    def unreadable(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Return the places of the texts that are not empty, but of whose letters the tokenizer knows none."""
+        texts = _all_of(prompts, str, "a text")
+        rows = self.tokenizer.encode_batch(texts)  # [P T]
+        known = [[one for one in row.tolist() if one != self.tokenizer.unknown_id] for row in rows]
+        return [
+            place
+            for place, (text, ids) in enumerate(zip(texts, known, strict=True))
+            if text.strip() and not self.tokenizer.decode(ids).strip()
+        ]
 
 
 class ClassPrompts:
@@ -67,10 +84,14 @@ class ClassPrompts:
         classes = [int(one) if isinstance(one, np.integer) else one for one in prompts]
         return class_rows(_all_of(classes, int, "the number of a class"), self.condition, "prompt")
 
-    def truncated(self, prompts: Sequence[Prompt]) -> int:
-        """Return 0, since a class has no length."""
+    def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Return 1 for each class."""
+        return [1] * len(prompts)
+
+    def unreadable(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Return nothing, since every class is known."""
         del prompts
-        return 0
+        return []
 
 
 class FeaturePrompts:
@@ -85,10 +106,29 @@ class FeaturePrompts:
         features = _all_of(prompts, np.ndarray, "the features [t c] of a caption")
         return feature_rows(features, self.condition, "prompt")
 
-    def truncated(self, prompts: Sequence[Prompt]) -> int:
-        """Count the captions of more than ``length`` tokens."""
+    def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Return the number of tokens of each caption."""
         features = _all_of(prompts, np.ndarray, "the features [t c] of a caption")
-        return sum(len(_without_padding(one)) > self.length for one in features)
+        return [len(_without_padding(one)) for one in features]
+
+    def unreadable(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Return nothing, since features are numbers."""
+        del prompts
+        return []
+
+
+def prompt_warnings(reader: PromptReader, name: str, prompts: Sequence[Prompt], what: str = "prompts") -> Iterator[str]:
+    """Yield a warning if prompts are truncated, and one if none of their letters are known. ``name`` is the model's."""
+    if not prompts:
+        return
+    lengths = reader.lengths(prompts)
+    if long := [place for place, length in enumerate(lengths) if length > reader.length]:
+        named = ", ".join(f"number {place + 1} has {lengths[place]}" for place in long[:MAX_NAMED])
+        count = f"{len(long)} of {len(prompts)} {what}"
+        yield f"WARNING: {count} were truncated to the {reader.length} tokens of {name} ({named})"
+    if unknown := reader.unreadable(prompts):
+        named = ", ".join(f"number {place + 1}" for place in unknown[:MAX_NAMED])
+        yield f"WARNING: {name} knows no letter of {len(unknown)} of {len(prompts)} {what} ({named})"
 
 
 def _all_of(prompts: Sequence[Prompt], kind: type[Kind], description: str) -> list[Kind]:

@@ -19,10 +19,19 @@ from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
 from dalle_jax.pipelines.prompts import Prompt, PromptReader
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request, RequestOptions
-from dalle_jax.sampling.autoregressive import GivenCodes, NegativePrompts, Settings, image_keys, sample
+from dalle_jax.sampling.autoregressive import (
+    GivenCodes,
+    NegativePrompts,
+    Prefix,
+    Settings,
+    image_keys,
+    prefill_prompts,
+    sample,
+    sample_prefilled,
+)
 from dalle_jax.sampling.decoding import choose_window
 from dalle_jax.sampling.options import RecommendedSampling
-from dalle_jax.sampling.slots import SlotSamples, sample_in_slots
+from dalle_jax.sampling.slots import Prefilled, SlotSamples, sample_in_slots, sample_prefilled_in_slots
 
 
 def _sample(
@@ -40,6 +49,28 @@ def _sample(
         return sample_in_slots(generator, text, keys, settings, given, negative, guided=guided, window=window)
     codes = sample(generator, text, keys, settings, given, negative, guided=guided)
     return SlotSamples(codes, jnp.int32(codes.shape[-1] - 1))
+
+
+def _prefill(
+    generator: CodeGenerator, text: Prompts, negative: NegativePrompts | None, candidates: int, guided: bool
+) -> Prefix:
+    return prefill_prompts(generator, text, negative, candidates=candidates, guided=guided)
+
+
+def _sample_prefilled(
+    generator: CodeGenerator,
+    prefix: Prefix,
+    keys: Key[Array, "P M"],
+    settings: Settings,
+    given: GivenCodes,
+    guided: bool,
+    window: int,
+) -> Int[Array, "P M I"]:
+    """Sample codes as ``_sample`` does."""
+    if window > 1:
+        new = Prefilled.of(prefix, guided=guided)
+        return sample_prefilled_in_slots(generator, new, keys, settings, given, guided=guided, window=window).codes
+    return sample_prefilled(generator, prefix, keys, settings, given, guided=guided)
 
 
 class TextToImage(PromptedPipeline):
@@ -67,6 +98,8 @@ class TextToImage(PromptedPipeline):
         self.likelihood = CodeLikelihood(generator, codec, prompts, batch, layout)
         network = CompiledNetwork(generator, layout)
         self._sample, self.parts = network.jit(_sample, static_argnames=("guided", "window")), network.parts
+        self._prefill = network.jit(_prefill, static_argnames=("candidates", "guided"))
+        self._sample_prefilled = network.jit(_sample_prefilled, static_argnames=("guided", "window"))
 
     @property
     def side(self) -> int:
@@ -94,7 +127,7 @@ class TextToImage(PromptedPipeline):
         """Sample codes. All options have the same ``decoding`` and ``window``."""
         text, guided = jnp.asarray(self.prompts.read(prompts)), any(one.guidance != 1.0 for one in options)
         window = self.window(options[0], keys.size, guided)
-        return self.sample_device(text, keys, Settings.stack(options), given, negative, guided, window)
+        return self._sample(text, keys, Settings.stack(options), given, negative, guided=guided, window=window)
 
     def window(self, options: RequestOptions, images: int, guided: bool) -> int:
         """Return the number of codes per pass of a call of so many images; 1 is sequential decoding."""
@@ -102,15 +135,22 @@ class TextToImage(PromptedPipeline):
         rows = -(-images * (2 if guided else 1) // self.parts)  # on each device
         return choose_window(options.decoding, options.window, rows, device)
 
+    def prefill_device(self, text: Prompts, negative: NegativePrompts | None, candidates: int, guided: bool) -> Prefix:
+        """Compute prompts for ``candidates`` images each; the result stays on the device."""
+        return self._prefill(text, negative, candidates=candidates, guided=guided)
+
     def sample_device(
-        self, text: Prompts, keys: Key[Array, "P M"], settings: Settings, given: GivenCodes,
-        negative: NegativePrompts | None, guided: bool, window: int,
-    ) -> SlotSamples:  # fmt: skip
+        self, prefix: Prefix, keys: Key[Array, "P M"], settings: Settings, given: GivenCodes, guided: bool, window: int
+    ) -> Int[Array, "P M I"]:
         """Sample the codes that are not given in one call; the codes stay on the device."""
-        return self._sample(text, keys, settings, given, negative, guided=guided, window=window)
+        return self._sample_prefilled(prefix, keys, settings, given, guided=guided, window=window)
+
+    def prefill_flops(self, text: Prompts, candidates: int, guided: bool) -> float:
+        """Return the FLOPs of the products of ``prefill_device``."""
+        return self._prefill.flops(text, None, candidates=candidates, guided=guided)
 
     def sample_flops(self, text: Prompts, keys: Key[Array, "P M"], given: GivenCodes, guided: bool) -> float:
-        """Return the FLOPs of the products of sequential decoding in ``sample_device``."""
+        """Return the FLOPs of the products of ``prefill_device`` and of sequential decoding in ``sample_device``."""
         return self._sample.flops(text, keys, Settings.of(text.shape[0]), given, None, guided=guided, window=1)
 
     def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:

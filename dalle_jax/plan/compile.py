@@ -5,10 +5,12 @@ refuses temporaries that are too large, but not arguments and results. The plan 
 the device's memory itself.
 """
 
+import contextlib
+import contextvars
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,6 +29,9 @@ from dalle_jax.train.trainer import Trainer
 REFUSED = re.compile(
     r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm|temporaries \(([\d.]+)([KMGT])\) exceeds available HBM"
 )
+LEAST_EFFORT, USUAL_EFFORT = -1.0, 0.0
+"""Values of jax's ``exec_time_optimization_effort``, which is from -1 to 1."""
+_quick: contextvars.ContextVar[bool] = contextvars.ContextVar("quick", default=False)
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -35,7 +40,8 @@ class Program:
     """A compiled program; bytes are per device.
 
     ``peak`` is the largest amount of memory in use at one time, including arguments and code. If nothing was compiled,
-    ``text`` is None, ``refused`` gives the reason, and ``peak`` is a lower bound.
+    ``text`` is None, ``refused`` gives the reason, and ``peak`` is a lower bound. ``quick`` programs were compiled with
+    the least effort.
     """
 
     peak: int
@@ -45,12 +51,29 @@ class Program:
     seconds: float
     text: str | None
     refused: str | None = None
+    quick: bool = False
+
+
+@contextlib.contextmanager
+def compiler_effort(*, quick: bool) -> Iterator[None]:
+    """With ``quick``, let XLA spend its least effort on the programs' speed inside the context.
+
+    A convolution of 192 channels and its gradients compiled in 1.5 instead of 17 CPU seconds (two cores of an AMD EPYC,
+    libtpu 0.0.42.1), and its peak memory was 63.1 instead of 57.9 MiB.
+    """
+    token = _quick.set(quick)
+    jax.config.update("jax_exec_time_optimization_effort", LEAST_EFFORT if quick else USUAL_EFFORT)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_exec_time_optimization_effort", USUAL_EFFORT)
+        _quick.reset(token)
 
 
 def compile_program(traced: Traced) -> Program:
     """Count the FLOPs of a traced function and compile it."""
     began = time.monotonic()
-    flops = count(traced.jaxpr)
+    flops, quick = count(traced.jaxpr), _quick.get()
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -58,7 +81,7 @@ def compile_program(traced: Traced) -> Program:
         if "RESOURCE_EXHAUSTED" not in str(error) or refused is None:
             raise
         peak = round(float(refused[1] or refused[3]) * UNITS[refused[2] or refused[4]])
-        return Program(peak, 0, 0, flops, time.monotonic() - began, None, "refused by the compiler")
+        return Program(peak, 0, 0, flops, time.monotonic() - began, None, "refused by the compiler", quick)
     memory = compiled.memory_analysis()
     return Program(
         peak=memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes,
@@ -67,6 +90,7 @@ def compile_program(traced: Traced) -> Program:
         flops=flops,
         seconds=time.monotonic() - began,
         text=compiled.as_text(),
+        quick=quick,
     )
 
 

@@ -68,6 +68,7 @@ class PlanReport(ProgramReport, Suggestions):
     """The report of a training step and of its initialisation; memory is per device."""
 
     versions: dict[str, str]
+    quick: bool
     topology: str
     chips: int
     devices: int
@@ -103,6 +104,7 @@ def step_report(planned: Planned, topology: Topology, batch: int, step: Program,
     model = planned.model_flops(batch)
     report: PlanReport = {
         "versions": versions(),
+        "quick": step.quick,
         "topology": str(topology),
         "chips": topology.chips,
         "devices": mesh.size,
@@ -192,7 +194,9 @@ def format_text(report: PlanReport) -> str:
     if report.get("loops_of_unknown_length"):
         rows.append(("loops counted as if run once", ", ".join(report["loops_of_unknown_length"])))
     rows += [("not checked", note) for note in report.get("not_checked", [])]
-    rows.append(("compiled with", ", ".join(f"{name} {version}" for name, version in report["versions"].items())))
+    effort = ", least effort" if report["quick"] else ""
+    compiled_with = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    rows.append(("compiled with", compiled_with + effort))
     rows += _verdict(report)
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)

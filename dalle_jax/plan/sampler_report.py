@@ -24,6 +24,7 @@ class SamplerReport(ProgramReport):
     """The report of a sampler; memory is per device, with guidance. Rates are None if nothing was compiled."""
 
     versions: dict[str, str]
+    quick: bool
     topology: str
     chips: int
     devices: int
@@ -56,6 +57,7 @@ def sampler_report(
     days = None if rates is None else (_days(rates[1] * topology.chips), _days(rates[0] * topology.chips))
     return {
         "versions": versions(),
+        "quick": program.quick,
         "topology": str(topology),
         "chips": topology.chips,
         "devices": mesh.size,
@@ -123,7 +125,9 @@ def format_sampler(report: SamplerReport) -> str:
     if report["largest_prompts"] is not None:
         images = report["largest_prompts"] * report["candidates"]
         rows.append(("largest call that fits", f"{report['largest_prompts']} prompts, {images} images"))
-    rows.append(("compiled with", ", ".join(f"{name} {version}" for name, version in report["versions"].items())))
+    effort = ", least effort" if report["quick"] else ""
+    compiled_with = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    rows.append(("compiled with", compiled_with + effort))
     rows.append(("fits", "yes" if report["fits"] else "no"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)

@@ -23,6 +23,8 @@ from dalle_jax.untrusted import open_file, parse_json, read_file
 PUBLISHERS = "dalle_jax.pretrained.publishers"
 """Package that holds a module for each publisher."""
 MAX_CONFIG_BYTES = 1 << 24
+MODEL_CARD = "README.md"
+"""File with a YAML header that states the licence."""
 WEIGHT_ENDINGS = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".safetensors", ".msgpack", ".npz"})
 MAX_FILES_NAMED = 5
 UNKNOWN_LICENCE = "not stated next to the weights; ask the publisher"
@@ -298,8 +300,8 @@ def check_flags(path: Path, config: Json, known: Mapping[str, object], ignored: 
 
 
 def read_licence(folder: Path) -> str:
-    """Read the licence from the YAML header of the model card, ``README.md``."""
-    card = folder / "README.md"
+    """Read the licence from the YAML header of the model card."""
+    card = folder / MODEL_CARD
     if not card.is_file():
         return UNKNOWN_LICENCE
     with open_file(card) as stream:

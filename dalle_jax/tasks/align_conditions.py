@@ -10,14 +10,13 @@ import numpy as np
 from flax import nnx
 
 from dalle_jax import storage
-from dalle_jax.arrays import Array, ExampleBatch, Float, Int, Key
+from dalle_jax.arrays import Array, ExampleBatch, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.losses.condition_contrastive import condition_contrastive
 from dalle_jax.losses.contrastive import same_caption_group
-from dalle_jax.losses.cross_entropy import cross_entropy
-from dalle_jax.models.code_generator import CodeGenerator, prepare_for_sampling
+from dalle_jax.models.code_generator import CachedGenerator, CodeGenerator, prepare_for_sampling
 from dalle_jax.models.dalle import Dalle
 from dalle_jax.models.dalle_bart import DalleBart
 from dalle_jax.models.model_configs import TextToCodesConfig
@@ -141,9 +140,10 @@ class ConditionAlignment:
         texts = jnp.concatenate([text, text[following]])  # [2*B T]
         texts = jnp.where(jnp.tile(blank, 2)[:, None], module.empty(texts), texts)
         codes = jnp.tile(self.generate.codes_of(frozen, batch), (2, 1))  # [2*B I]
-        trained = _log_likelihood(module(texts, codes, dropout_key=dropout_key).image, codes)
-        reference = cast(CodeGenerator, frozen[REFERENCE])
-        fixed = jax.lax.stop_gradient(_log_likelihood(reference(texts, codes).image, codes))
+        parts = self.generate.config.loss_parts
+        trained = -module.nats(texts, codes, dropout_key=dropout_key, parts=parts).image.sum(axis=-1)  # [2*B]
+        reference = cast(CachedGenerator, frozen[REFERENCE])
+        fixed = -jax.lax.stop_gradient(reference.nats(texts, codes, parts=parts).image.sum(axis=-1))
         matched, mismatched = jnp.split(trained - fixed, 2)  # [B] each
         negative = ~(blank | same)
         config = self.config
@@ -182,8 +182,3 @@ class ConditionAlignment:
         needs = absolute_needs(image_tokenizer=generate.image_tokenizer)
         file = ModelFile(model=generate.model, needs=needs, sampling=RecommendedSampling(guidance=1.0))
         return {**self.generate.model_files(), "model.gin": render(file).encode()}
-
-
-def _log_likelihood(logits: Float[Array, "B I K"], codes: Int[Array, "B I"]) -> Float[Array, " B"]:
-    """Return the log-likelihood of all codes of each image, in nats."""
-    return -cross_entropy(logits, codes).sum(axis=-1)

@@ -46,6 +46,13 @@ def code_rows(examples: ExampleBatch, grid: tuple[int, int], codebook_size: int)
     return np.stack(rows).astype(np.int32)
 
 
+def check_loss_parts(parts: int, **lengths: int) -> None:
+    """Raise ``ValueError`` if ``parts`` ranges do not divide each of the ``lengths``, which are given by name."""
+    left = [f"{length} {name}" for name, length in lengths.items() if parts < 1 or length % parts]
+    if left:
+        raise ValueError(f"loss_parts: expected a divisor of {' and of '.join(left)}, got {parts}")
+
+
 def summed(values: Float[Array, "B ..."], batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return the sum and the number of the values, without rows of a padded batch where ``COUNTED`` is False."""
     if COUNTED not in batch:

@@ -15,15 +15,16 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.images.pixels import to_float
-from dalle_jax.losses.cross_entropy import cross_entropy, dalle_loss
-from dalle_jax.models.dalle import Dalle
+from dalle_jax.losses.cross_entropy import dalle_loss, z_loss
+from dalle_jax.models.code_generator import Nats
+from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.model_configs import TextToCodesConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import ModelFile, absolute_needs
 from dalle_jax.sampling.autoregressive import CachedDecoder, Settings, image_keys, sample
-from dalle_jax.tasks.batches import code_rows, pixel_rows, pixel_spec, summed, text_spec
+from dalle_jax.tasks.batches import check_loss_parts, code_rows, pixel_rows, pixel_spec, summed, text_spec
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
 from dalle_jax.tasks.frozen_networks import IMAGE_TOKENIZER, frozen_image_tokenizer, image_tokenizer_of, load_if_named
 from dalle_jax.tasks.precomputed_codes import check_codes, load_codes_tokenizer, refuse_precomputed
@@ -46,6 +47,10 @@ class GenerateCodes:
       only decodes samples.
     - ``blank_captions``: the share of captions that training replaces by the empty caption, for guidance.
     - ``guidance``: the guidance scale of the images sampled during training.
+    - ``loss_parts``: the number of ranges of positions whose logits are computed one after the other. More than 1 saves
+      memory for one more product of the logits. It must divide the number of codes, and of text tokens if predicted.
+    - ``z_loss``: the weight of the mean squared log Z of all positions in the loss (``z_loss`` in
+      losses/cross_entropy.py; PaLM has 1e-4).
     """
 
     model: TextToCodesConfig
@@ -55,8 +60,12 @@ class GenerateCodes:
     text_weight: float = 0.125
     blank_captions: float = 0.1
     guidance: float = 3.0
+    loss_parts: int = 1
+    z_loss: float = 0.0
 
     def __post_init__(self) -> None:
+        words = {"text tokens": self.model.text_length} if isinstance(self.model, DalleConfig) else {}
+        check_loss_parts(self.loss_parts, codes=math.prod(self.model.grid), **words)
         if not 0.0 <= self.blank_captions < 1.0:
             raise ValueError(f"blank_captions: expected a share in [0, 1), got {self.blank_captions}")
         if self.image_tokenizer is None and self.image_size is not None:
@@ -166,8 +175,10 @@ class CodeGeneration:
         blank_key, dropout_key = jax.random.split(key)
         blank = jax.random.bernoulli(blank_key, self.config.blank_captions, (batch["text"].shape[0], 1))
         text = jnp.where(blank, module.empty(batch["text"]), batch["text"])
-        image, words = self._likelihoods(module, frozen, batch, text, dropout_key)
+        image, words, log_z = self._likelihoods(module, frozen, batch, text, dropout_key)
         loss = dalle_loss(words, image, text_weight=self.config.text_weight)
+        if self.config.z_loss:
+            loss = loss + self.config.z_loss * z_loss(log_z)
         guessing = math.log(self.config.model.codebook_size)
         sums = _sums(image, words, batch) | {"loss": (loss, jnp.ones(()))}
         return loss, sums | {"image_nll_of_uniform": (jnp.sum(image) / guessing, sums["image_nll"][1])}
@@ -186,19 +197,16 @@ class CodeGeneration:
         batch: Batch,
         text: Int[Array, "B T"],
         dropout_key: Key[Array, ""] | None,
-    ) -> tuple[Float[Array, "B I"], Float[Array, "B T"] | None]:
-        """Return the negative log-likelihood in nats of each code, and that of each text token.
-
-        The second is None if the model does not predict text.
-        """
+    ) -> Nats:
+        """Return the negative log-likelihood of each code, and that of each text token if the model predicts text."""
         codes = self.codes_of(frozen, batch)
-        logits = module(text, codes, dropout_key=dropout_key)
-        return cross_entropy(logits.image, codes), None if logits.text is None else cross_entropy(logits.text, text)
+        return module.nats(text, codes, dropout_key=dropout_key, parts=self.config.loss_parts)
 
     def evaluate(self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
         """Return nats per code (and per text token) of held-out examples, and the effect of guidance."""
         del key
-        sums = _sums(*self._likelihoods(module, frozen, batch, batch["text"], None), batch)
+        found = self._likelihoods(module, frozen, batch, batch["text"], None)
+        sums = _sums(found.image, found.text, batch)
         return sums | (self._guidance_effect(module, frozen, batch) if self.config.blank_captions else {})
 
     def _guidance_effect(self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch) -> MetricSums:

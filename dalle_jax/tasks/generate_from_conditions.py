@@ -13,13 +13,12 @@ from dalle_jax.arrays import Array, ExampleBatch, Float, Key
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data.precomputed.manifest import AnyManifest
-from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.llamagen import LlamaGen, LlamaGenConfig
 from dalle_jax.models.prompt_kinds import ByClass
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import ModelFile, absolute_needs
 from dalle_jax.pipelines.prompts import class_rows, feature_rows
-from dalle_jax.tasks.batches import code_rows, summed, text_spec
+from dalle_jax.tasks.batches import check_loss_parts, code_rows, summed, text_spec
 from dalle_jax.tasks.precomputed_codes import load_codes_tokenizer
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, Seed
 
@@ -31,14 +30,17 @@ class GenerateFromConditions:
     Features with fewer positions than the model has are padded on the left; features with more are truncated.
     ``blanks`` is the share of conditions that training replaces by the empty condition, for guidance (LlamaGen has
     0.1). ``image_tokenizer`` is the folder of the image tokenizer that computed the codes, and that will decode the
-    codes which the model generates. The default is the folder that ``encode`` recorded with the codes.
+    codes which the model generates. The default is the folder that ``encode`` recorded with the codes. ``loss_parts``
+    is as in ``GenerateCodes``.
     """
 
     model: LlamaGenConfig
     blanks: float = 0.1
     image_tokenizer: str | None = None
+    loss_parts: int = 1
 
     def __post_init__(self) -> None:
+        check_loss_parts(self.loss_parts, codes=math.prod(self.model.grid))
         if not 0.0 <= self.blanks < 1.0:
             raise ValueError(f"blanks: expected a share in [0, 1), got {self.blanks}")
         if self.model.code_width:
@@ -112,15 +114,14 @@ class ConditionalCodeGeneration:
         condition = batch["condition"]
         blank = jax.random.bernoulli(blank_key, self.config.blanks, (condition.shape[0], *(1,) * (condition.ndim - 1)))
         condition = jnp.where(blank, module.empty(condition), condition)
-        logits = module(condition, batch["codes"], dropout_key=dropout_key)
-        nats = cross_entropy(logits.image, batch["codes"])
+        nats = module.nats(condition, batch["codes"], dropout_key=dropout_key, parts=self.config.loss_parts).image
         loss = nats.mean()
         return loss, _sums(nats, batch) | {"loss": (loss, jnp.ones(()))}
 
     def evaluate(self, module: LlamaGen, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
         """Return the negative log-likelihood of held-out codes, in nats per code."""
         del frozen, key
-        return _sums(cross_entropy(module(batch["condition"], batch["codes"]).image, batch["codes"]), batch)
+        return _sums(module.nats(batch["condition"], batch["codes"], parts=self.config.loss_parts).image, batch)
 
     def images(self, module: LlamaGen, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> None:
         """Return None: the task loads no image tokenizer to decode codes."""

@@ -93,6 +93,11 @@ class BartTokenizer(FixedLengthTokenizer):
         """
         return 1 + max(number for piece, number in self._ids.items() if piece != MASK)
 
+    @property
+    def unknown_id(self) -> int | None:
+        """Return the id of <unk>."""
+        return self._unknown
+
     def split(self, caption: str, draw: Draw | None = None, dropout: float = 0.0) -> list[str]:
         """Split a caption into pieces after cleaning it."""
         text = caption.lower() if self._config.lower else caption

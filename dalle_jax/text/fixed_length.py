@@ -33,6 +33,11 @@ class FixedLengthTokenizer(ABC):
         """Return the id that fills a row after its caption."""
         return self._pad
 
+    @property
+    def unknown_id(self) -> int | None:
+        """Return None, since the vocabularies of byte-level BPE have an id for every byte."""
+        return None
+
     @abstractmethod
     def split(self, caption: str, draw: Draw | None = None, dropout: float = 0.0) -> list[str]:
         """Split a caption into pieces. With ``draw``, each BPE merge is skipped with probability ``dropout``."""

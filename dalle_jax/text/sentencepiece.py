@@ -7,6 +7,7 @@ et al. 2020, arXiv:1910.13267) is implemented here, since the library's random g
 import io
 import math
 import random
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,13 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.untrusted import read_file
 
 PAD, UNKNOWN = 0, 1
+LEAST_PIECES = 3
+"""Smallest vocabulary: padding, unknown and one piece."""
 MAX_CAPTIONS = 1_000_000
+MAX_CAPTION_BYTES = 65_536
+"""Longer captions are not used to train a model."""
+SPACE = "\u2581"
+"""The letter that stands for a space in pieces."""
 
 ModelType = Literal["bpe", "unigram"]
 
@@ -47,9 +54,13 @@ def train_sentencepiece(
     million captions, ``seed`` draws a million of them for training. Raises ``UserError`` if there is no text, or if
     ``vocab_size`` is less than the number of characters.
     """
-    sentences = [text for text in map(normalize, captions) if text]
+    if vocab_size < LEAST_PIECES:
+        raise UserError(f"vocab_size: expected at least {LEAST_PIECES}, got {vocab_size}")
+    texts = [text for text in map(normalize, captions) if text.strip(f"{SPACE} ")]
+    sentences = [text for text in texts if len(text.encode()) <= MAX_CAPTION_BYTES]
     if not sentences:
-        raise UserError("expected captions to train a text tokenizer on, got none with any text")
+        got = f"{len(texts)} of more than {MAX_CAPTION_BYTES:,} bytes" if texts else "none with any text"
+        raise UserError(f"expected captions to train a text tokenizer on, got {got}")
     if len(sentences) > MAX_CAPTIONS:
         kept = np.random.default_rng(seed).choice(len(sentences), MAX_CAPTIONS, replace=False)
         sentences = [sentences[i] for i in np.sort(kept)]
@@ -60,7 +71,7 @@ def train_sentencepiece(
         except RuntimeError as error:
             smaller = _largest_possible(str(error))
             if smaller is None or smaller >= size:
-                raise UserError(f"cannot train a text tokenizer of {vocab_size} pieces: {_one_line(error)}") from error
+                raise UserError(_refusal(str(error), vocab_size, len(sentences))) from error
             size = smaller
 
 
@@ -74,7 +85,7 @@ def _train(sentences: list[str], vocab_size: int, model_type: ModelType, lower: 
         normalization_rule_name="nmt_nfkc_cf" if lower else "nmt_nfkc",
         character_coverage=1.0 if len(sentences) < 100_000 else 0.9995,
         hard_vocab_limit=False,
-        max_sentence_length=65_536,
+        max_sentence_length=MAX_CAPTION_BYTES,
         pad_id=PAD,
         unk_id=UNKNOWN,
         bos_id=-1,
@@ -94,8 +105,15 @@ def _largest_possible(message: str) -> int | None:
     return int(digits) if digits.isdigit() else None
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _refusal(message: str, vocab_size: int, captions: int) -> str:
+    """Return our words for the library's error, which names its source files and its options."""
+    letters = re.search(r"required_chars\. \d+ vs (\d+)", message)
+    if letters is not None:
+        expected = f"at least {letters[1]}, the different letters of the captions and {LEAST_PIECES - 1} special ids"
+        return f"vocab_size: expected {expected}, got {vocab_size}"
+    reason = re.sub(r"\S*\w+\.cc\(\d+\)|\[.*?\]|\b[A-Z_]+:", "", message)
+    said = f" ({' '.join(reason.split())})" if reason.strip() else ""
+    return f"expected captions that give a text tokenizer of {vocab_size} pieces, got {captions} that do not{said}"
 
 
 @dataclass(frozen=True)
@@ -131,7 +149,7 @@ class SentencePiece:
             self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
             raise UserError(
-                f"expected the bytes of a SentencePiece model, got something else: {_one_line(error)}"
+                f"expected the bytes of a SentencePiece model, got {len(model):,} bytes of something else"
             ) from error
         if self._model.pad_id() != PAD or self._model.unk_id() != UNKNOWN:
             raise UserError(
@@ -153,6 +171,11 @@ class SentencePiece:
     def pad_id(self) -> int:
         """Return the id that fills a row after its caption."""
         return PAD
+
+    @property
+    def unknown_id(self) -> int | None:
+        """Return the id of letters that the model lacks."""
+        return UNKNOWN
 
     def encode(self, caption: str) -> Int32[np.ndarray, " T"]:
         """Encode one caption, truncated or padded to ``length``; the empty caption is all padding."""

@@ -30,6 +30,11 @@ class TextTokenizer(Protocol):
         """Return the id that fills a row after its caption: 0 for SentencePiece and OpenAI's CLIP, 1 for BART."""
         ...
 
+    @property
+    def unknown_id(self) -> int | None:
+        """Return the id of text that the vocabulary lacks, or None if it has an id for every byte."""
+        ...
+
     def encode_batch(
         self, captions: Sequence[str], rngs: Rngs | None = None, dropout: float = 0.0
     ) -> Int32[np.ndarray, "B T"]:

@@ -201,7 +201,7 @@ class TrainLoop:
         if cut and (mostly or not mostly_cut_only):
             self.warned_of_cuts = True
             warning = "WARNING: most captions lose their end: " if mostly else ""
-            self.progress.message(f"{warning}{cut:,} of {read:,} captions read were cut to {length}")
+            self.progress.message(f"{warning}{cut:,} of {read:,} captions read ({cut / read:.0%}) were cut to {length}")
 
     def _report_records(self, last: bool) -> None:
         """Write the report on unusable records of the data. If ``last`` is True, log its summary too."""

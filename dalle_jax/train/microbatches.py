@@ -34,6 +34,9 @@ from dalle_jax.train.task import (
     WholeBatchOnly,
 )
 
+MAX_DIVISORS = 4
+"""Largest number of values of ``accumulate`` that an error proposes."""
+
 PartLoss: TypeAlias = Callable[[nnx.Module, Batch, Array], tuple[Array, MetricSums, PyTree]]
 """``loss(module, batch, key) -> (scalar, MetricSums, seen)`` of one microbatch.
 
@@ -224,10 +227,14 @@ def split(batch: PyTree, parts: int) -> PyTree:
 
     def one(rows: Array) -> Array:
         if rows.shape[0] % parts:
-            below = rows.shape[0] // parts * parts
+            size = rows.shape[0]
+            below = size // parts * parts
             nearest = f"{below} or {below + parts}" if below else f"{parts}"
+            divisors = [str(one) for one in range(1, size + 1) if size % one == 0]
+            smaller = [one for one in divisors if int(one) < parts][-MAX_DIVISORS:]
             raise UserError(
-                f"batch size: expected a multiple of accumulate={parts}, got {rows.shape[0]}; set it to {nearest}"
+                f"data.batch_size: expected a multiple of trainer.accumulate = {parts}, got {size}; set "
+                f"data.batch_size to {nearest}, or trainer.accumulate to {' or '.join(smaller)}"
             )
         check_microbatch(rows.shape[0], parts)
         dealt = rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]).swapaxes(0, 1)

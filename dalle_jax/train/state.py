@@ -244,7 +244,10 @@ def _traits(module_spec: ModuleSpec, mask: parameter_masks.WeightDecayMask) -> p
     }
     decayed = mask.select(shapes)
     return {
-        name: parameter_masks.ParameterTraits(tuple(one.axes or ()), name in decayed) for name, one in shapes.items()
+        name: parameter_masks.ParameterTraits(
+            tuple(one.axes or ()), name in decayed, parameter_masks.stacked_dimensions(one.axes, one.shape)
+        )
+        for name, one in shapes.items()
     }
 
 

@@ -33,6 +33,7 @@ def make_step(task: Task, spec: StateSpec, frozen: ModuleSpec[Frozen], trainer: 
     """
     check_accumulate(task, trainer.accumulate)
     objectives = task.objectives()
+    factors = {} if trainer.rate_factors is None else trainer.rate_factors.of(spec.module_spec.params())
     bounds = {one.name: constraints.projections(one, spec.module_spec, spec.trainable[one.name]) for one in objectives}
 
     def step(state: State, frozen_arrays: Arrays, batch: Batch, key: Array) -> tuple[State, MetricSums]:
@@ -57,7 +58,10 @@ def make_step(task: Task, spec: StateSpec, frozen: ModuleSpec[Frozen], trainer: 
             finite = finite & jnp.isfinite(value) & jnp.isfinite(norm)
             grads = clip_by_norm(grads, norm, trainer.clip_norm)
             transformation = spec.transformations[objective.name]
-            trained, states[objective.name] = _update(transformation, grads, states[objective.name], trained, rate)
+            rates = (
+                {name: factors.get(name, 1.0) * rate for name in trained} if factors else dict.fromkeys(trained, rate)
+            )
+            trained, states[objective.name] = _update(transformation, grads, states[objective.name], trained, rates)
             params = params | constraints.project(bounds[objective.name], trained)
             found = metrics.merge(found, {f"gradient_norm/{objective.name}": (norm, jnp.ones(()))})
             sums = metrics.merge(sums, found)
@@ -118,10 +122,10 @@ def keep_if(good: Array, new: T, old: T) -> T:
 
 
 def _update(
-    transformation: optax.GradientTransformation, grads: Arrays, state: PyTree, params: Arrays, rate: Array
+    transformation: optax.GradientTransformation, grads: Arrays, state: PyTree, params: Arrays, rates: Arrays
 ) -> tuple[Arrays, PyTree]:
     directions, state = transformation.update(grads, state, params)
-    moved = {name: (value - rate * directions[name]).astype(value.dtype) for name, value in params.items()}
+    moved = {name: (value - rates[name] * directions[name]).astype(value.dtype) for name, value in params.items()}
     return moved, state
 
 

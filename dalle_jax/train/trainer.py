@@ -18,6 +18,7 @@ class Trainer:
       ``keep_every`` are never deleted.
     - ``weight_decay_mask``: the parameters that weight decay applies to.
     - ``trainable``: the parameters that are trained; all others keep their values.
+    - ``rate_factors``: factors of the schedule's rate by parameter; None is 1 for all.
     - ``reduce_dtype``: the dtype in which gradients are summed over devices (parallel/reduction.py).
     - ``stall_seconds``: the process ends if no step finishes for this long (train/monitor/watchdog.py).
     - ``initial``: the folder of a trained or imported model. A new run starts from its EMA weights (fine-tuning); a
@@ -29,6 +30,7 @@ class Trainer:
     optimizer: optimizers.Optimizer = field(default_factory=optimizers.AdamW)
     weight_decay_mask: parameter_masks.WeightDecayMask = field(default_factory=parameter_masks.DecayMatrices)
     trainable: parameter_masks.Trainable = field(default_factory=parameter_masks.TrainAll)
+    rate_factors: parameter_masks.RateFactors | None = None
     ema: Ema | None = None
     seed: int = 0
     accumulate: int = 1

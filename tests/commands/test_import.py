@@ -14,13 +14,18 @@ from dalle_jax.__main__ import main
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.clip import Clip, ClipConfig, FirstEnd, LargestId, TowerConfig
 from dalle_jax.models.clip_resnet import ResNetConfig
+from dalle_jax.models.dalle_bart import DalleBart
 from dalle_jax.pipelines.load.models import load_clip, read_model_file
 from dalle_jax.pipelines.load.text import load_text
+from dalle_jax.pretrained.exporters import ReadText, find_exporter
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.safetensors_files import write_safetensors
 from dalle_jax.pretrained.mapping import to_published
-from dalle_jax.pretrained.publishers import hugging_face_clip
+from dalle_jax.pretrained.publisher import read_json
+from dalle_jax.pretrained.publishers import dalle_mini, hugging_face_clip
 from dalle_jax.pretrained.publishers.clip_rules import openai_rules
+from dalle_jax.text.bart_bpe import BartBpe
+from tests.pretrained.publishers.test_generators import BART
 from tests.text.byte_vocabularies import write_tokenizer_json
 
 TOWER = TowerConfig(width=64, layers=1, heads=1)
@@ -178,6 +183,41 @@ def test_the_text_tokenizer_is_copied_with_an_imported_clip(tmp_path, capsys):
     assert "import with --vocabulary FILE" in capsys.readouterr().out
     with pytest.raises(UserError, match="import it again with --vocabulary FILE"):
         load_text(tmp_path / "c", 6)
+
+
+def test_what_came_with_a_clip_is_exported_with_it(tmp_path, capsys):
+    """The export is imported again with the same text tokenizer, preprocessing and licence."""
+    config = dataclasses.replace(CONFIG, end_of_text=FirstEnd(19), pixel_mean=(0.5, 0.25, 0.5), pixel_std=(1.0,) * 3)
+    hugging_face_clip.export(noisy(config), tmp_path / "hf")
+    write_vocabulary(tmp_path / "hf", 13)
+    (tmp_path / "hf" / "README.md").write_text("---\ntags: [a]\nlicense: cc-by-nc-4.0\n---\n# A model\n")
+    assert main(["import", "hf-clip", str(tmp_path / "hf"), str(tmp_path / "a")]) == 0
+    assert main(["export", "hf-clip", str(tmp_path / "a"), str(tmp_path / "out")]) == 0
+    assert f"out: with README.md, merges.txt, vocab.json of {tmp_path / 'a'}" in capsys.readouterr().out
+    for name in ("vocab.json", "merges.txt", "preprocessor_config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes()
+    assert main(["import", "hf-clip", str(tmp_path / "out"), str(tmp_path / "b")]) == 0
+    assert "licence: cc-by-nc-4.0" in capsys.readouterr().out
+    assert read_model_file(tmp_path / "b").model == read_model_file(tmp_path / "a").model
+    assert (tmp_path / "b" / "text.gin").read_bytes() == (tmp_path / "a" / "text.gin").read_bytes()
+
+
+def test_an_unknown_licence_is_not_exported_as_one(tmp_path):
+    hugging_face_clip.export(noisy(CONFIG), tmp_path / "hf")
+    assert main(["import", "hf-clip", str(tmp_path / "hf"), str(tmp_path / "a")]) == 0
+    assert main(["export", "hf-clip", str(tmp_path / "a"), str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out" / "README.md").exists()
+
+
+def test_cleaning_of_captions_is_exported_with_dalle_mini(tmp_path):
+    dalle_mini.export(DalleBart(BART, rngs=nnx.Rngs(0)), tmp_path)
+    exporter = find_exporter("dalle-mini")
+    for cleaning in ("dalle_mini", "none"):
+        text = ReadText(BartBpe(cleaning=cleaning), {"vocab.json": b"{}", "merges.txt": b"m"})
+        assert exporter.write_companions(tmp_path, "MIT", text) == ["README.md", "merges.txt", "vocab.json"]
+        flags = read_json(tmp_path / "config.json")
+        assert dalle_mini.vocabulary_for(flags) == text.vocabulary and "d_model" in flags
+        assert (tmp_path / "merges.txt").read_bytes() == b"m"
 
 
 def test_a_text_tokenizer_in_one_file_is_copied_as_two_files(tmp_path):

@@ -7,6 +7,7 @@ from PIL import Image
 from dalle_jax.__main__ import main
 from dalle_jax.data.formats import array_files
 from dalle_jax.data.formats.array_record_layout import encode_record
+from dalle_jax.text.sentencepiece import SentencePiece, train_sentencepiece
 from tests.data.tars import sample, write
 
 
@@ -51,6 +52,30 @@ def test_every_kind_of_files_is_inspected_by_the_rule_of_its_source(tmp_path, ca
     assert main(["inspect", str(tmp_path / "deep"), "--out", str(tmp_path / "out")]) == 2
     expected = "expected files of records of one kind, got 1 .tar and 1 .array_record; name one kind"
     assert expected in capsys.readouterr().err
+
+
+def test_captions_that_a_text_tokenizer_truncates_are_counted(tmp_path, capsys):
+    write_folder(tmp_path / "images")
+    (tmp_path / "images" / "b.txt").write_text("caption b\nbb bb bb bb bb")
+    model = tmp_path / "text.model"
+    model.write_bytes(train_sentencepiece(["caption a", "caption b", "bb"] * 5, 14, "bpe", 0))
+    lengths = SentencePiece(model.read_bytes(), 3).lengths(["caption a", "caption b", "bb bb bb bb bb", "caption c"])
+    limit = max(lengths) - 1
+    cut = lengths.count(max(lengths))
+    flags = ["inspect", str(tmp_path / "images"), "--out", str(tmp_path / "out"), "--text", str(model)]
+    assert main([*flags, "--text-length", str(limit)]) == 0
+    assert f"{cut} of 4 captions ({cut / 4:.2%}) are truncated to {limit} tokens" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out" / "inspect.json").read_text(encoding="utf-8"))
+    assert content["truncated"] == {"text_length": limit, "count": cut, "of": 4}
+    assert content["numbers"]["tokens of a caption"]["most"] == max(lengths)
+    assert "captions have more than" in (tmp_path / "out" / "inspect.html").read_text(encoding="utf-8")
+    assert main(flags) == 2
+    assert main([*flags[:-2], "--text-length", "3"]) == 2
+    assert main([*flags[:-1], str(tmp_path / "images")]) == 2
+    error = capsys.readouterr().err
+    assert "text_length: expected the context to compare with" in error
+    assert "text_length: expected None without text" in error
+    assert "expected the folder of a trained model, which contains model.gin" in error
 
 
 def test_the_filters_of_a_config_are_applied(tmp_path, capsys):

@@ -179,3 +179,19 @@ def test_the_config_command_names_the_command_for_a_field_of_a_stage(capsys):
     line = complaint(capsys, ["config", "smoke/demo.gin", "--set", "stages.clip.trainer.steps=2"])
     assert "expected a field of smoke/demo.gin" in line
     assert "`config FILE --set trainer.steps=2`, where FILE is the value of stages.clip" in line
+
+
+@pytest.mark.parametrize(
+    ("command", "config", "expected", "right"),
+    [
+        (["train"], "runs/your_data/all.gin", "`train` (@TrainRun), got one of `demo` (@DemoRun)", "demo"),
+        (["demo"], "runs/your_data/clip.gin", "`demo` (@DemoRun), got one of `train` (@TrainRun)", "train"),
+        (["inspect"], "runs/your_data/text.gin", "`inspect` (@InspectRun), got one of `text-token", "text-tokenizer"),
+        (["encode"], "runs/your_data/evaluation.gin", "`encode` (@EncodeRun), got one of `evaluate` (", "evaluate"),
+        (["demo-unclip"], "runs/your_data/all.gin", "`demo-unclip` (@UnclipDemoRun), got one of `demo`", "demo"),
+    ],
+)
+def test_a_config_of_another_command_is_answered_with_that_command(command, config, expected, right, capsys, tmp_path):
+    assert main([*command, config, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and expected in said and f"run it with `python -m dalle_jax {right} " in said

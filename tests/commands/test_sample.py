@@ -163,5 +163,10 @@ def test_truncated_prompts_are_a_warning(smoke_demo, tmp_path, capsys):
     flags = ("--prompt", long, "--prompt", "a red circle", "--candidates", "1")
     assert sample(smoke_demo, tmp_path / "d", *flags) == 0
     error = capsys.readouterr().err
-    assert "WARNING: 1 of 2 prompts were truncated to the 16 tokens of the transformer\n" in error
-    assert "WARNING: 1 of 2 prompts were truncated to the 16 tokens of CLIP\n" in error
+    assert "WARNING: 1 of 2 prompts were truncated to the 16 tokens of the transformer (number 1 has " in error
+    assert "WARNING: 1 of 2 prompts were truncated to the 16 tokens of CLIP (number 1 has " in error
+    assert (
+        sample(smoke_demo, tmp_path / "e", "--prompt", "a red circle", "--prompt", "Привет", "--candidates", "1") == 0
+    )
+    error = capsys.readouterr().err
+    assert "WARNING: the transformer knows no letter of 1 of 2 prompts (number 2)\n" in error

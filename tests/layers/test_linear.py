@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dalle_jax.layers.linear import Linear, flat_matmul, for_decoding, unstack
+from dalle_jax.layers.linear import Linear, flat_matmul, unstack
 from dalle_jax.layers.stack import Stack
 from dalle_jax.parallel.axes import EMBED, HEAD_DIM, HEADS
 
@@ -69,37 +69,6 @@ def wide(rngs):
     return Linear((2, 3), (3, 8, 64), axes=(None, EMBED, None, HEADS, HEAD_DIM), rngs=rngs)
 
 
-def test_panels_give_the_product_of_their_kernel():
-    layer = wide(nnx.Rngs(0))
-    layer.bias[...] = normal(3, 3, 8, 64)
-    x = normal(1, 4, 2, 3)
-    stepping = for_decoding(layer, 4)
-    assert layer.panels is None
-    assert stepping.panels.shape == (24, 6, 64)
-    np.testing.assert_allclose(stepping(x), layer(x), rtol=1e-5, atol=1e-5)
-    assert for_decoding(layer, 1) is layer
-    assert for_decoding(layer, 33) is layer
-
-
-def test_a_narrow_kernel_stays_whole():
-    assert for_decoding(Linear(6, 960, axes=(EMBED, None), rngs=nnx.Rngs(0)), 4).panels is None
-
-
-def test_each_scanned_layer_has_its_own_panels():
-    stack = Stack(wide, (None, None), scan=True, rngs=nnx.Rngs(0))
-    x = normal(1, 4, 2, 3)
-    for layer in range(2):
-        np.testing.assert_allclose(
-            for_decoding(stack, 4).block(layer)(x), stack.block(layer)(x), rtol=1e-5, atol=1e-5
-        )  # fmt: skip
-
-
-def test_accelerators_use_no_panels(monkeypatch):
-    layer = wide(nnx.Rngs(0))
-    monkeypatch.setattr("dalle_jax.layers.linear.platform", lambda: "gpu")
-    assert for_decoding(layer, 4) is layer
-
-
 def test_unstack_equals_indexing_in_values_and_gradients():
     x, weight = normal(0, 2, 3, 5), normal(1, 3, 2, 5)
     ours = jax.value_and_grad(lambda x: sum((one * w).sum() for one, w in zip(unstack(x, 1), weight, strict=True)))(x)
@@ -138,7 +107,8 @@ def test_the_product_of_an_int8_kernel_is_that_of_the_rounded_weights(dtype):
     assert small(x).dtype == jnp.dtype(dtype)
     tolerance = {"float32": 1e-6, "bfloat16": 2e-2}[dtype]
     np.testing.assert_allclose(np.asarray(small(x), np.float32), wanted, atol=tolerance)
-    panels = for_decoding(small, 4)
+    panels = nnx.clone(small)
+    panels.split_into_panels(least=1024)
     assert panels.panels is not None
     np.testing.assert_allclose(np.asarray(panels(x), np.float32), wanted, atol=tolerance)
 

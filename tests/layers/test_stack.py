@@ -39,6 +39,18 @@ def test_scanned_stack_equals_the_unrolled_one_with_mixed_kinds_extras_and_outpu
         np.testing.assert_array_equal(scanned.block(layer).kernel[...], unrolled.block(layer).kernel[...])
 
 
+def test_unrolling_keeps_the_parameters_and_the_order_of_what_the_layers_made():
+    x = jax.random.normal(jax.random.key(0), (3, 4))
+    stack, unrolled = Stack(make, MIXED, scan=True, rngs=nnx.Rngs(0)), Stack(make, MIXED, scan=True, rngs=nnx.Rngs(0))
+    unrolled.unroll()
+    assert (unrolled.period, unrolled.scanned, len(unrolled.blocks)) == (1, 0, 7)
+    (a, made), (b, wanted) = stack(apply, x), unrolled(apply, x)
+    np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(unrolled.unrolled(made).rest, wanted.rest, rtol=1e-5, atol=1e-5)
+    assert unrolled.unrolled(wanted) is wanted
+    assert stack.unrolled(made) is made
+
+
 def test_scanned_parameters_have_a_leading_layers_axis_and_the_rest_have_not():
     stack = Stack(make, ("a", "a", "a", "b"), scan=True, rngs=nnx.Rngs(0))
     assert stack.blocks.kernel.axes == (LAYERS, EMBED, None)

@@ -122,8 +122,8 @@ def test_a_file_of_features_holds_one_caption_or_several(tmp_path):
 
 def test_prompts_and_captions_longer_than_a_model_reads_are_each_a_warning(by_class, by_features):
     long, short = (np.ones((rows, 6), np.float32) for rows in (5, 4))
-    cut = "WARNING: 1 of 2 prompts were truncated to the {} tokens of {}"
-    assert list(truncation_warnings(by_features, [long, short], None)) == [cut.format(4, "the transformer")]
+    cut = "WARNING: 1 of 2 prompts were truncated to the {} tokens of {} (number 1 has {})"
+    assert list(truncation_warnings(by_features, [long, short], None)) == [cut.format(4, "the transformer", 5)]
     captions = ["red red red red red", "red"]
-    assert list(truncation_warnings(by_class, [1, 2], captions)) == [cut.format(6, "CLIP")]
+    assert list(truncation_warnings(by_class, [1, 2], captions)) == [cut.format(6, "CLIP", 12)]
     assert list(truncation_warnings(by_class, [1, 2], None)) == []

@@ -58,7 +58,7 @@ def test_a_small_model_fits_and_the_report_adds_up(config):
     done = plan(config, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["fits"] and report["chips"] == report["devices"] == 4
+    assert report["fits"] and report["chips"] == report["devices"] == 4 and not report["quick"]
     assert report["mesh"] == {"data": 1, "fsdp": 2, "tensor": 2}
     # float32 parameters, their average and two moments, most of them split over all four
     assert report["whole_model_bytes"] == 4 * report["parameters"]
@@ -93,6 +93,14 @@ def test_a_sampler_is_planned_in_bfloat16_with_its_cache_and_its_rate(config):
     assert 0 < least <= most and not report["uncounted"]
     days = 1e6 * 512 / (4 * most) / 86_400
     assert report["days_of_a_million_prompts"][0] == pytest.approx(days)
+
+
+@needs_libtpu
+def test_a_quick_plan_says_so_and_counts_the_same_flops(config):
+    quick, full = (json.loads(plan(config, "--json", *flags).stdout) for flags in (["--quick"], []))
+    assert quick["quick"] and not full["quick"]
+    assert quick["model_flops"] == full["model_flops"] and quick["state_bytes"] == full["state_bytes"]
+    assert quick["peak_bytes"] >= 0.9 * full["peak_bytes"]
 
 
 @needs_libtpu

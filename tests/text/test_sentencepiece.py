@@ -113,7 +113,7 @@ def test_a_vocabulary_is_smaller_if_the_captions_do_not_yield_as_many_pieces():
 def test_missing_text_and_broken_models_are_user_errors():
     with pytest.raises(UserError, match="captions"):
         train_sentencepiece(["", "  "], 96, "bpe", 0)
-    with pytest.raises(UserError, match="3 pieces"):
+    with pytest.raises(UserError, match="vocab_size: expected at least 29, the different letters"):
         train_sentencepiece(some_captions(20), 3, "bpe", 0)
     with pytest.raises(UserError, match="SentencePiece model"):
         SentencePiece(b"not a model", 8)
@@ -133,3 +133,28 @@ def test_normalize_returns_one_line_of_nfc():
     assert normalize("  a\tred \n circle\x00 ") == "a red circle"
     assert normalize("e\u0301") == "\u00e9"
     assert normalize("Ä B") == "Ä B"
+
+
+@pytest.mark.parametrize(
+    ("captions", "size", "message"),
+    [
+        (
+            ["a b c d e f g h"],
+            5,
+            "vocab_size: expected at least 11, the different letters of the captions and 2 special",
+        ),
+        (["abc"], 0, "vocab_size: expected at least 3, got 0"),
+        (["\u2581", " "], 9, "expected captions to train a text tokenizer on, got none with any text"),
+        (["x" * 70_000], 9, "expected captions to train a text tokenizer on, got 1 of more than 65,536 bytes"),
+    ],
+)
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_captions_that_give_no_model_are_refused_in_our_words(captions, size, message, model_type):
+    with pytest.raises(UserError) as caught:
+        train_sentencepiece(captions, size, model_type, 0)
+    assert message in str(caught.value) and ".cc" not in str(caught.value) and "INTERNAL" not in str(caught.value)
+
+
+def test_bytes_of_something_else_are_refused_in_our_words():
+    with pytest.raises(UserError, match=r"expected the bytes of a SentencePiece model, got 7 bytes of something else$"):
+        SentencePiece(b"\x0a\x05abcde", 3)

@@ -28,8 +28,8 @@ class Cutting(Toy):
     ("cut", "said"),
     [
         (0, []),
-        (7, ["7 of 100 captions read were cut to task.model.text_length, 3 tokens"]),
-        (60, ["WARNING: most captions lose their end: 60 of 100 captions read were cut to"] * 2),
+        (7, ["7 of 100 captions read (7%) were cut to task.model.text_length, 3 tokens"]),
+        (60, ["WARNING: most captions lose their end: 60 of 100 captions read (60%) were cut to"] * 2),
     ],
     ids=["none", "few", "most"],
 )

@@ -12,7 +12,7 @@ from dalle_jax.layers.linear import project
 from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.optim.ema import ConstantEma, PeriodicEma, WarmedEma
 from dalle_jax.train.optim.optimizers import Adafactor, AdamW, Lion
-from dalle_jax.train.optim.parameter_masks import DecayMatrices, DecayNamed
+from dalle_jax.train.optim.parameter_masks import DecayMatrices, DecayNamed, RateFactors
 from dalle_jax.train.optim.schedules import ConstantRate, PlateauRate
 from dalle_jax.train.step import clip_by_norm
 from dalle_jax.train.task import Objective
@@ -181,7 +181,8 @@ def test_four_microbatches_equal_the_full_batch():
 
 def test_a_batch_that_microbatches_do_not_divide_is_refused():
     compiled, state, lay = started(trainer=dataclasses.replace(TRAINER, accumulate=3))
-    with pytest.raises(UserError, match="expected a multiple of accumulate=3, got 8; set it to 6 or 9"):
+    expected = r"got 8; set data\.batch_size to 6 or 9, or trainer\.accumulate to 1 or 2"
+    with pytest.raises(UserError, match=expected):
         compiled.step(state, None, batch_of(lay))
 
 
@@ -258,6 +259,27 @@ def test_weight_decay_applies_to_the_configured_parameters():
     np.testing.assert_allclose(change["bias"], -1e-2 * 0.5)
     np.testing.assert_allclose(change["down"], 1e-2 * 0.5)
     np.testing.assert_array_equal(change["up"], 0.0)
+
+
+def test_rate_factors_multiply_the_moves_of_the_parameters_that_they_name():
+    factors = RateFactors(("up", "*"), (0.0, 0.5))
+    batch, moves = batch_of(layout()), []
+    for trainer in (TRAINER, dataclasses.replace(TRAINER, rate_factors=factors)):
+        compiled, state, _ = started(trainer=trainer)
+        before = host(state.learned.params)
+        after = host(compiled.step(state, None, batch)[0].learned.params)
+        moves.append({name: after[name] - before[name] for name in before})
+    plain, scaled = moves
+    assert np.abs(plain["up"]).max() > 0 and np.abs(scaled["up"]).max() == 0
+    for name in ("down", "bias"):
+        np.testing.assert_allclose(scaled[name], 0.5 * plain[name], rtol=1e-4, atol=1e-8)
+
+
+def test_rate_factors_that_name_nothing_or_do_not_fit_are_refused():
+    with pytest.raises(UserError, match=r"trainer\.rate_factors: expected patterns that match a parameter, got 'upp'"):
+        RateFactors(("upp",), (2.0,)).of(["up", "down"])
+    with pytest.raises(ValueError, match="factors: expected 2 numbers of at least 0, one for each pattern"):
+        RateFactors(("up", "down"), (1.0,))
 
 
 def test_clipping_bounds_the_global_norm_and_keeps_the_direction():

@@ -11,6 +11,7 @@ from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, layout_of
 from dalle_jax.pipelines.edits.embedding_editor import EmbeddingEditor
 from dalle_jax.pipelines.edits.embedding_edits import EmbeddingEdit, EmbeddingEditKeywords, require_editor
 from dalle_jax.pipelines.load.pipeline import load_pipeline
+from dalle_jax.pipelines.prompts import prompt_warnings
 
 
 def add_edit_flags(parser: argparse.ArgumentParser, candidates: int, eta: float) -> None:
@@ -59,10 +60,6 @@ def edit_options(args: argparse.Namespace) -> EmbeddingEditKeywords:
 
 
 def warn_of_truncation(editor: EmbeddingEditor, texts: Sequence[str]) -> None:
-    """Print a warning if CLIP truncates some of the texts."""
-    reader = editor.text_reader
-    if texts and (count := reader.truncated(texts)):
-        print(
-            f"WARNING: {count} of {len(texts)} texts were truncated to the {reader.length} tokens of CLIP",
-            file=sys.stderr,
-        )
+    """Print a warning if CLIP truncates some of the texts, or knows none of their letters."""
+    for line in prompt_warnings(editor.text_reader, "CLIP", texts, "texts"):
+        print(line, file=sys.stderr)

@@ -19,6 +19,7 @@ from dalle_jax.data.source import Example, Source
 from dalle_jax.images.contact import contact_cell
 from dalle_jax.images.crops import Box
 from dalle_jax.images.header import BadImage, Header, Limits, read_header
+from dalle_jax.text.tokenizer import TextTokenizer
 
 CELL = 128
 MAX_ENTRIES = 200_000
@@ -48,7 +49,10 @@ class Repeats:
 
 @dataclass
 class InspectionFindings:
-    """Findings about a source. ``numbers`` holds one value per image or caption, in the order of reading."""
+    """Findings about a source. ``numbers`` holds one value per image or caption, in the order of reading.
+
+    ``truncated`` counts the captions of more than ``text_length`` tokens, which is None without a text tokenizer.
+    """
 
     listed: int
     examined: int = 0
@@ -59,6 +63,8 @@ class InspectionFindings:
     words: Counter[str] = field(default_factory=Counter)
     numbers: dict[str, array] = field(default_factory=dict)
     repeats: dict[str, Repeats] = field(default_factory=dict)
+    text_length: int | None = None
+    truncated: int = 0
     sheet: list[SheetCell] = field(default_factory=list)
 
     def quantiles(self) -> dict[str, list[float]]:
@@ -75,18 +81,24 @@ class InspectionFindings:
 
 
 def inspect(
-    source: Source | Records, images: Images, max_examples: int, cells: int, log: Callable[[str], None] = lambda _: None
+    source: Source | Records,
+    images: Images,
+    max_examples: int,
+    cells: int,
+    log: Callable[[str], None] = lambda _: None,
+    tokenizer: TextTokenizer | None = None,
 ) -> InspectionFindings:
     """Read and decode up to ``max_examples`` evenly spread examples, and keep ``cells`` of them for the sheet.
 
-    Records are cropped and filtered by the settings ``images``. Rendered scenes are not changed.
+    Records are cropped and filtered by the settings ``images``. Rendered scenes are not changed. With a ``tokenizer``
+    the tokens of captions are counted, and the captions that it truncates.
     """
     count = len(source)
     indices = range(count) if count <= max_examples else np.linspace(0, count - 1, max_examples).astype(int)
     findings = InspectionFindings(count)
     for problem in source.problems if isinstance(source, Records) else ():
         findings.report.add_problem(problem)
-    inspector = _Inspector(source, images, findings)
+    inspector = _Inspector(source, images, findings, tokenizer)
     for place, index in enumerate(map(int, indices)):
         wants_cell = len(findings.sheet) < (place + 1) * cells / len(indices)
         inspector.examine(index, wants_cell)
@@ -99,8 +111,10 @@ def inspect(
 class _Inspector:
     """A single pass over a source that fills ``findings``."""
 
-    def __init__(self, source: Source | Records, images: Images, findings: InspectionFindings):
-        self._source = source
+    def __init__(
+        self, source: Source | Records, images: Images, findings: InspectionFindings, tokenizer: TextTokenizer | None
+    ):
+        self._source, self._tokenizer = source, tokenizer
         self._config = images
         self._findings = findings
         any_bad_share = replace(images, bad_share=1.0)
@@ -188,6 +202,11 @@ class _Inspector:
             findings.add("characters of a caption", len(caption))
             findings.add("words of a caption", len(words))
             findings.words.update(word.lower() for word in words)
+        if self._tokenizer is not None:
+            findings.text_length = self._tokenizer.length
+            for count in self._tokenizer.lengths(captions):
+                findings.add("tokens of a caption", count)
+                findings.truncated += count > self._tokenizer.length
         if len(findings.words) > MAX_ENTRIES:
             findings.words = Counter(dict(findings.words.most_common(MAX_ENTRIES // 2)))
         self._add_digest("caption", index, "\n".join(sorted(captions)).encode("utf-8", errors="replace"))

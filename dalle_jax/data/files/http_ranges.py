@@ -81,7 +81,7 @@ def _get_once(url: str, start: int, length: int) -> tuple[bytes, int, str]:
 
 def _size_of(content_range: str) -> int:
     size = content_range.rpartition("/")[2]
-    return int(size) if size.isdigit() else 0
+    return int(size) if size.isdecimal() else 0
 
 
 def _stamp(headers: Message) -> str:

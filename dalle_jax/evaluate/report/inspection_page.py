@@ -31,6 +31,14 @@ class Duplicates(TypedDict):
     examples: list[list[str]]
 
 
+class TruncatedCaptions(TypedDict):
+    """Number of captions of more than ``text_length`` tokens, and the number of all captions."""
+
+    text_length: int
+    count: int
+    of: int
+
+
 class InspectionContent(TypedDict):
     """Content of ``inspect.json``. ``numbers`` maps quantities to their quantiles.
 
@@ -47,6 +55,7 @@ class InspectionContent(TypedDict):
     numbers: dict[str, dict[str, float]]
     words: dict[str, int]
     same: dict[str, Duplicates]
+    truncated: TruncatedCaptions | None
 
 
 def to_json(findings: InspectionFindings) -> InspectionContent:
@@ -66,7 +75,16 @@ def to_json(findings: InspectionFindings) -> InspectionContent:
             kind: {"count": repeats.count, "examples": [list(pair) for pair in repeats.examples]}
             for kind, repeats in findings.repeats.items()
         },
+        "truncated": _truncated(findings),
     }
+
+
+def _truncated(findings: InspectionFindings) -> TruncatedCaptions | None:
+    """Return the counts of truncated captions, or None if no text tokenizer was given."""
+    if findings.text_length is None:
+        return None
+    count = len(findings.numbers.get("tokens of a caption", ()))
+    return TruncatedCaptions(text_length=findings.text_length, count=findings.truncated, of=count)
 
 
 def format_text(content: InspectionContent) -> str:
@@ -81,6 +99,9 @@ def format_text(content: InspectionContent) -> str:
         lines.append(
             f"{name}: {' / '.join(f'{value:.4g}' for value in values.values())} (minimum/5 %/median/95 %/maximum)"
         )
+    if (cut := content["truncated"]) is not None:
+        share = f" ({cut['count'] / cut['of']:.2%})" if cut["of"] else ""
+        lines.append(f"{cut['count']} of {cut['of']} captions{share} are truncated to {cut['text_length']} tokens")
     for kind, same in content["same"].items():
         first = f" ({' and '.join(same['examples'][0])})" if same["examples"] else ""
         lines.append(f"same {kind}: {same['count']}{first}")

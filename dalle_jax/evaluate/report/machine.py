@@ -62,7 +62,7 @@ def _memory_gib() -> float | None:
             text = Path(limit).read_text().strip()
         except OSError:
             continue
-        if text.isdigit():
+        if text.isdecimal():
             sizes.append(int(text))
     return round(min(sizes) / 2**30, 1) if sizes else None
 

@@ -21,10 +21,10 @@ from dalle_jax.layers.attend import Backend
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.embeddings import Embedding
 from dalle_jax.layers.kv_cache import KvCache
-from dalle_jax.layers.linear import Linear, for_decoding
+from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.norms import LayerNorm
 from dalle_jax.layers.remat import Remat
-from dalle_jax.layers.stack import Layered, Stack
+from dalle_jax.layers.stack import Layered, Stack, for_decoding
 from dalle_jax.models.dalle import DalleBlock
 from dalle_jax.models.priors.pca_codes import DotProductBuckets, PcaCodes
 from dalle_jax.models.priors.prior import PriorOptions, TextCondition, VectorSample, repeat_rows
@@ -67,6 +67,11 @@ class AutoregressivePriorConfig:
     @property
     def kv_heads(self) -> None:
         """None: each head has its own keys and values."""
+
+    @property
+    def qk_norm(self) -> bool:
+        """False: queries and keys are not normalised."""
+        return False
 
     @property
     def gated(self) -> bool:
@@ -195,7 +200,8 @@ class PrefixDecoder:
 
     def grow(self, cache: Layered, codes: int) -> Layered:
         """Grow a cache to the capacity for the first ``codes`` codes."""
-        return self.prior.stack.map(lambda pattern, layer: kv_cache.grow(layer, pattern, codes), cache)
+        stack = self.prior.stack
+        return stack.map(lambda pattern, layer: kv_cache.grow(layer, pattern, codes), stack.unrolled(cache))
 
     def for_decoding(self, rows: int) -> "PrefixDecoder":
         """Return a copy whose weights are laid out for decoding ``rows`` vectors at once."""

@@ -42,8 +42,8 @@ def block_shape(candidates: Mapping[int, int], batch: int, prefix: float, parts:
     """Choose the shape of at most ``batch`` images that costs least for a job.
 
     ``candidates`` has the number of prompts by their number of candidates. A row costs its M images and ``prefix``, the
-    cost of a prompt's text in images: the text is computed once per row. If ``parts`` devices share a block, its rows
-    are a multiple of them, or its candidates are.
+    length of a prompt over that of an image: each row holds and reads keys and values of its prompt. If ``parts``
+    devices share a block, its rows are a multiple of them, or its candidates are.
     """
     sizes = [1 << power for power in range(batch.bit_length())]  # powers of two up to batch
 

@@ -15,6 +15,7 @@ import numpy as np
 from dalle_jax.arrays import Array, Float, Int, Key, UInt, UInt8
 from dalle_jax.parallel.axes import BATCH
 from dalle_jax.parallel.row_placement import put_rows
+from dalle_jax.pipelines.bulk.block_prompts import BlockPrompts
 from dalle_jax.pipelines.bulk.blocks import BlockRow, BlockShape, block_shape, blocks
 from dalle_jax.pipelines.bulk.prompt_files import NumberedRequest, Survey
 from dalle_jax.pipelines.bulk.running_best import RunningBest, keep_best
@@ -22,7 +23,7 @@ from dalle_jax.pipelines.prompts import PromptReader, TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Request
 from dalle_jax.pipelines.text_to_image import TextToImage
-from dalle_jax.sampling.autoregressive import GivenCodes, NegativePrompts, Settings, image_keys
+from dalle_jax.sampling.autoregressive import GivenCodes, Settings, image_keys
 from dalle_jax.text.tokenizer import TextTokenizer
 
 AHEAD = 2
@@ -70,14 +71,6 @@ class Dispatched(NamedTuple):
     best: RunningBest | None
 
 
-class RowIds(NamedTuple):
-    """The token ids of a prompt, of its negative prompt, and of the prompt as CLIP reads it."""
-
-    text: np.ndarray
-    negative: np.ndarray | None
-    ranked: np.ndarray | None
-
-
 class DeviceEngine:
     """Implements ``BulkEngine`` with the networks of a ``TextToImage``.
 
@@ -91,7 +84,8 @@ class DeviceEngine:
         layout, prefix = pipeline.layout, pipeline.prompts.length / codes
         self.shape: BlockShape = block_shape(survey.candidates, pipeline.batch, prefix, layout.parts(BATCH))
         rows, candidates = self.shape
-        self._guided, self._negative = survey.guided, survey.negative
+        self._guided, self._images_per_prompt = survey.guided, survey.images / max(1, survey.prompts)
+        self._prompts = BlockPrompts(pipeline, self.shape, guided=survey.guided, negative=survey.negative)
         none = GivenCodes(jnp.zeros((rows, candidates, codes), jnp.int32), jnp.zeros((rows, codes), bool))
         self._given: GivenCodes = put_rows(layout, none)
         self._keys = layout.jit(_keys, static_argnames=("candidates",))
@@ -100,13 +94,12 @@ class DeviceEngine:
         image = tuple(side * pipeline.codec.downsample for side in pipeline.grid)
         start = layout.jit(partial(RunningBest.none, survey.most_kept, (*image, 3)), out_shardings=layout.replicated)
         self._running = start()
-        self._ids: dict[int, RowIds] = {}
 
     def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[DrawnPrompt]:
         """Yield the result of each request, in order."""
         waiting: deque[Dispatched] = deque()
         scored: list[np.ndarray] = []  # scores of the prompt that goes on in the next block
-        self._ids = {}
+        self._prompts.forget()
         for block in blocks(requests, self.shape):
             waiting.append(self._dispatch(block))
             if len(waiting) > AHEAD:
@@ -115,12 +108,14 @@ class DeviceEngine:
             yield from _fetch(waiting.popleft(), scored)
 
     def flops_per_image(self) -> float | None:
-        """Return the FLOPs of the products that an image takes in a full block."""
+        """Return the FLOPs of the products that an image takes in a full block, with its share of its prompt."""
         pipeline, (rows, candidates) = self._pipeline, self.shape
         text = jnp.asarray(pipeline.prompts.read(["any"] * rows))
         keys = image_keys(jnp.zeros(rows, jnp.uint32), candidates)
         images = rows * candidates
-        total = pipeline.sample_flops(text, keys, self._given, self._guided)
+        prefill = pipeline.prefill_flops(text, candidates, self._guided)
+        total = pipeline.sample_flops(text, keys, self._given, self._guided) - prefill
+        total += prefill * candidates / self._images_per_prompt
         total += pipeline.codec.decode_flops(jnp.zeros((images, *pipeline.grid), jnp.int32))
         total += 0.0 if pipeline.ranker is None else pipeline.ranker.score_flops(images, rows)
         return total / images
@@ -133,21 +128,18 @@ class DeviceEngine:
         """Start the programs of a block. A block of fewer rows is padded with empty copies of its last row."""
         pipeline, (rows, candidates) = self._pipeline, self.shape
         padded = block + [block[-1]] * (rows - len(block))
-        ids = self._read(padded)
         options = [row.request.options for row in padded]
         first = np.array([row.first for row in padded], np.int32)
         count = np.array([row.size for row in block] + [0] * (rows - len(block)), np.int32)
         starts = first + np.array([one.first for one in options], np.int32)
         seeds = np.array([one.seed for one in options], np.uint32)
         keys = self._keys(seeds, starts, self._running.order, candidates=candidates)
-        text, settings = jnp.asarray(np.stack([one.text for one in ids])), Settings.stack(options)
+        prefix, ranked = self._prompts.read(padded)
         window = pipeline.window(options[0], rows * candidates, self._guided)
-        negative = self._negatives(ids)
-        codes = pipeline.sample_device(text, keys, settings, self._given, negative, self._guided, window).codes
+        codes = pipeline.sample_device(prefix, keys, Settings.stack(options), self._given, self._guided, window)
         pixels = pipeline.codec.decode_device(codes.reshape(-1, *pipeline.grid))  # [P*M H W 3]
         scores = None
-        if pipeline.ranker is not None:
-            ranked = np.stack([one.ranked for one in ids if one.ranked is not None])
+        if pipeline.ranker is not None and ranked is not None:
             scores = pipeline.ranker.scores_device(pixels, ranked)
         images = pixels.reshape(rows, candidates, *pixels.shape[1:])
         ordered = self._unscored if scores is None else scores
@@ -156,27 +148,6 @@ class DeviceEngine:
         for array in (*(kept or ()), *(() if scores is None else (scores,))):
             array.copy_to_host_async()
         return Dispatched(block, scores, kept)
-
-    def _read(self, rows: list[BlockRow]) -> list[RowIds]:
-        """Return the token ids of each row; a prompt is tokenized once, for all of its rows."""
-        new = list({row.number: row for row in rows if row.number not in self._ids}.values())
-        if new:
-            prompts = [row.request.prompt for row in new]
-            text = self._pipeline.prompts.read(prompts)
-            negatives = [None if (one := row.request.negative_prompt) is None else self._pipeline.prompts.read([one])[0]
-                         for row in new]  # fmt: skip
-            ranker = self._pipeline.ranker
-            ranked = [None] * len(new) if ranker is None else ranker.text.encode_batch([str(one) for one in prompts])
-            self._ids |= {row.number: RowIds(*ids) for row, *ids in zip(new, text, negatives, ranked, strict=True)}
-        found = [self._ids[row.number] for row in rows]
-        self._ids = {rows[-1].number: found[-1]}  # the only prompt that may go on in the next block
-        return found
-
-    def _negatives(self, ids: list[RowIds]) -> NegativePrompts | None:
-        if not self._negative:
-            return None
-        rows = [one.text if one.negative is None else one.negative for one in ids]
-        return NegativePrompts(jnp.asarray(np.stack(rows)), jnp.asarray([one.negative is not None for one in ids]))
 
 
 def _keys(

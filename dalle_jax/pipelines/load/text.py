@@ -40,7 +40,7 @@ def packed(vocabulary: Vocabulary, files: Mapping[str, bytes]) -> dict[str, byte
 
 def load_text(folder: Place, length: int) -> TextTokenizer:
     """Load the text tokenizer that a model was trained with, from the folder of its checkpoint."""
-    vocabulary, files = _read(folder)
+    vocabulary, files = read_text(folder)
     return vocabulary.tokenizer(files, length)
 
 
@@ -51,11 +51,16 @@ def text_fingerprint(files: Mapping[str, bytes]) -> str:
 
 def fingerprint_of_folder(folder: Place) -> str:
     """Hash the text tokenizer in the folder of a checkpoint."""
-    return text_fingerprint(packed(*_read(folder)))
+    return text_fingerprint(packed(*read_text(folder)))
 
 
-def _read(folder: Place) -> tuple[Vocabulary, dict[str, bytes]]:
-    """Read the kind of vocabulary of a folder and its files."""
+def has_text(folder: Place) -> bool:
+    """Return True if the folder of a checkpoint holds a text tokenizer."""
+    return any((folder / name).is_file() for name in (FILE, *SentencePieceModel.NAMES))
+
+
+def read_text(folder: Place) -> tuple[Vocabulary, dict[str, bytes]]:
+    """Read the kind of vocabulary of a folder and its files. Raise ``UserError`` if it has none."""
     path = folder / FILE
     vocabulary: Vocabulary = SentencePieceModel()
     if path.is_file():

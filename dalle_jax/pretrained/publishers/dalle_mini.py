@@ -297,6 +297,11 @@ def vocabulary_for(flags: Mapping[str, object]) -> BartBpe:
     return BartBpe(cleaning="dalle_mini" if flags.get("normalize_text") is True else "none")
 
 
+def text_flags(vocabulary: object) -> Json:
+    """Return the flag of config.json by which ``vocabulary_for`` knows that captions are cleaned."""
+    return {"normalize_text": isinstance(vocabulary, BartBpe) and vocabulary.cleaning == "dalle_mini"}
+
+
 def published(source: Path) -> Published:
     """Read the network in a folder with ``config.json`` and ``flax_model.msgpack``."""
     path, weights = source / "config.json", source / "flax_model.msgpack"

@@ -181,7 +181,7 @@ class Checkpoints:
             unfinished = here / f"{step}{UNFINISHED}"
             written = unfinished if unfinished.exists() else here / str(step)  # gs:// has no temporary folder
             checksums.await_step(written, custom)
-            checksums.seal(written)
+            checksums.seal(written, step)
             self._before_commit()
             if self._staging is not None:
                 self._staging.store(step, written)

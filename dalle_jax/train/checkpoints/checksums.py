@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeAlias, TypedDict
+from typing import Final, NotRequired, TypeAlias, TypedDict
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
@@ -33,21 +33,25 @@ Sum: TypeAlias = tuple[int, str]
 
 
 class ChecksumsJson(TypedDict):
-    """The content of ``checksums.json``; the first field is the CRC-32 of Orbax's file of that name."""
+    """The content of ``checksums.json``; the first field is the CRC-32 of Orbax's file of that name.
+
+    Checkpoints of earlier versions lack ``step``.
+    """
 
     _CHECKPOINT_METADATA: str
+    step: NotRequired[int]
     files: dict[str, Sum]
 
 
-def seal(folder: Place) -> None:
-    """Write ``checksums.json`` for the files in ``folder``; this reads every file once."""
+def seal(folder: Place, step: int) -> None:
+    """Write ``checksums.json`` for the files in ``folder``, the checkpoint of ``step``; this reads every file once."""
     names = sorted(storage.files(folder).keys() - {FILE, STEP_FILE, COMMIT_FILE})
     if storage.is_remote(folder):
         sums = _store_checksums(folder)
     else:
         with ThreadPoolExecutor(THREADS) as pool:
             sums = dict(zip(names, pool.map(lambda name: checksum(folder / name), names), strict=True))
-    record = {STEP_FILE: _step_record(folder), "files": {name: sums[name] for name in names}}
+    record = {STEP_FILE: _step_record(folder), "step": step, "files": {name: sums[name] for name in names}}
     body = json.dumps(record, sort_keys=True).encode()
     storage.write(folder / FILE, f"{zlib.crc32(body):08x}\n".encode() + body)
 
@@ -68,7 +72,7 @@ def await_step(folder: Place, custom: Mapping[str, object]) -> None:
 
 
 def damage(folder: Place, needed: Callable[[str], bool] | None = None, share: tuple[int, int] = (0, 1)) -> str | None:
-    """Compare a checkpoint with its ``checksums.json``.
+    """Compare a checkpoint with its ``checksums.json``, and the step in it with the folder's name.
 
     Return a line that describes the damage, or None if the checkpoint is intact.
 
@@ -81,6 +85,8 @@ def damage(folder: Place, needed: Callable[[str], bool] | None = None, share: tu
         record = _record(folder)
         if _step_record(folder) != record[STEP_FILE]:
             return f"{folder / STEP_FILE} has changed since {FILE} was written"
+        if (step := record.get("step")) is not None and folder.name != str(step):
+            return f"it is a copy of the checkpoint of step {step}"
     except ValueError as error:
         return str(error)
     names = sorted(name for name in record["files"] if needed is None or needed(name))[share[0] :: share[1]]

@@ -17,15 +17,15 @@ from dalle_jax.train.checkpoints import checksums
 def whole_steps(folder: Place) -> list[int]:
     """Return the steps of the complete checkpoints, oldest first.
 
-    Incomplete and damaged checkpoints have different names. On a remote store, where a rename is not atomic, incomplete
-    ones lack the commit file.
+    Incomplete and damaged checkpoints have other names, which are not plain numbers. On a remote store, where a rename
+    is not atomic, incomplete ones lack the commit file.
     """
     if storage.is_remote(folder):
         marker = "/" + checksums.COMMIT_FILE
         names = [name.removesuffix(marker) for name in storage.files(folder) if name.endswith(marker)]
     else:
         names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdigit())
+    return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and name == str(int(name)))
 
 
 def newest_whole(folder: Place, damage: Callable[[Place], str | None]) -> tuple[int | None, dict[int, str]]:

@@ -29,7 +29,7 @@ class Steps(NamedTuple):
     def parse(cls, text: str) -> "Steps":
         """Parse text such as ``100:105``; raise UserError if it is malformed."""
         first, colon, last = text.partition(":")
-        if not (colon and first.isdigit() and last.isdigit() and int(first) < int(last)):
+        if not (colon and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
             raise UserError(
                 f"--profile: expected FIRST:LAST, such as 100:105 for the 5 steps after step 100, got {text!r}"
             )

@@ -5,7 +5,7 @@ Weight decay is decoupled (arXiv 1711.05101), so the rate multiplies it too.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar
 
@@ -47,7 +47,10 @@ class AdamW:
 
 @dataclass(frozen=True)
 class Adafactor:
-    """Adafactor: factored second moments, and updates relative to the parameter's scale (arXiv 1804.04235)."""
+    """Adafactor: factored second moments, and updates relative to the parameter's scale (arXiv 1804.04235).
+
+    Each layer of a scan is a parameter of its own, so updates are those of a model without scan.
+    """
 
     decay: float = 0.8
     clipping: float = 1.0
@@ -61,7 +64,7 @@ class Adafactor:
             optax.clip_by_block_rms(self.clipping),
             optax.scale_by_param_block_rms(),
         )
-        return add_weight_decay(adafactor, self.weight_decay, parameters)
+        return add_weight_decay(_by_layer(adafactor, parameters), self.weight_decay, parameters)
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,37 @@ class Muon:
         muon = optax.chain(orthogonal, optax.stateless(like_adam))
         adam = optax.scale_by_adam(b1=self.beta1, b2=self.beta2, eps=self.epsilon)
         return add_weight_decay(optax.partition({"muon": muon, "adam": adam}, labels), self.weight_decay, parameters)
+
+
+def _by_layer(transformation: optax.GradientTransformation, parameters: Parameters) -> optax.GradientTransformation:
+    """Apply a transformation to each layer of stacked parameters alone; without stacks it is returned unchanged."""
+    stacked = {name: one.stacked for name, one in parameters.items() if one.stacked}
+    if not stacked:
+        return transformation
+
+    def plain(tree: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: value for name, value in tree.items() if name not in stacked}
+
+    def of_layers(function: Callable[..., PyTree], name: str) -> Callable[..., PyTree]:
+        for _ in range(stacked[name]):
+            function = jax.vmap(function)
+        return function
+
+    def init(params: Mapping[str, Array]) -> dict[str, PyTree]:
+        layers = {name: of_layers(transformation.init, name)(params[name]) for name in params if name in stacked}
+        return {"layers": layers, "plain": transformation.init(plain(params))}
+
+    def update(
+        updates: Mapping[str, Array], state: Mapping[str, PyTree], params: Mapping[str, Array]
+    ) -> tuple[dict[str, Array], dict[str, PyTree]]:
+        found, rest = transformation.update(plain(updates), state["plain"], plain(params))
+        layers = {}
+        for name in state["layers"]:
+            step = of_layers(transformation.update, name)
+            found[name], layers[name] = step(updates[name], state["layers"][name], params[name])
+        return {name: found[name] for name in updates}, {"layers": layers, "plain": rest}
+
+    return optax.GradientTransformation(init, update)
 
 
 Optimizer: TypeAlias = AdamW | Adafactor | Lion | Muon | Optax

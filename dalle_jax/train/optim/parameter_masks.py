@@ -96,11 +96,41 @@ WeightDecayMask: TypeAlias = DecayMatrices | DecayAll | DecayNamed
 
 
 @dataclass(frozen=True)
+class RateFactors:
+    """Factors of the learning rate by parameter. The first of ``patterns`` that matches a dotted path decides.
+
+    ``factors`` has one number for each pattern ("codes.*", "*.kernel"). Other parameters have factor 1. The factor also
+    multiplies weight decay, which is decoupled.
+    """
+
+    patterns: tuple[str, ...]
+    factors: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.patterns) != len(self.factors) or any(factor < 0 for factor in self.factors):
+            raise ValueError(
+                f"factors: expected {len(self.patterns)} numbers of at least 0, one for each pattern, got "
+                f"{self.factors}"
+            )
+
+    def of(self, names: Iterable[str]) -> dict[str, float]:
+        """Return the factor of each parameter. Raise UserError if a pattern matches nothing."""
+        found = dict.fromkeys(names, 1.0)
+        for pattern, factor in reversed(list(zip(self.patterns, self.factors, strict=True))):
+            found |= dict.fromkeys(match_patterns("trainer.rate_factors", found, (pattern,), ()), factor)
+        return found
+
+
+@dataclass(frozen=True)
 class ParameterTraits:
-    """The properties of a parameter that an optimizer may use: its logical axes, and whether weight decay applies."""
+    """The properties of a parameter that an optimizer may use: its logical axes, and whether weight decay applies.
+
+    ``stacked`` is the number of its leading dimensions that are layers of a scan.
+    """
 
     axes: tuple[str | None, ...]
     decays: bool
+    stacked: int = 0
 
 
 Parameters: TypeAlias = Mapping[str, ParameterTraits]
@@ -123,13 +153,19 @@ def match_patterns(field: str, names: Iterable[str], only: Sequence[str], but: S
     return {name for name in chosen if not any(fnmatchcase(name, one) for one in but)}
 
 
+def stacked_dimensions(axes: Axes | None, shape: Sequence[int]) -> int:
+    """Return the number of leading dimensions of a parameter that are layers of a scan."""
+    if axes is None:
+        return 0
+    return len(shape) - len(axes) + list(axes).count(LAYERS)
+
+
 def is_matrix(name: str, axes: Axes | None, shape: Sequence[int]) -> bool:
     """Return True for a matrix or a table, and False for a bias, a scale or any other vector.
 
     The stacked axis of a scan over layers is not counted as a dimension.
     """
-    stacked = axes is not None and (LAYERS in axes or len(shape) > len(axes))
-    dimensions = len(shape) - (1 if stacked else 0)
+    dimensions = len(shape) - min(stacked_dimensions(axes, shape), 1)
     return dimensions >= 2 and "bias" not in name.rsplit(".", 1)[-1]
 
 

@@ -5,13 +5,14 @@ TOGETHER is "together" if all processes share one mesh of their devices, else "a
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from dalle_jax import __main__ as command
 from dalle_jax.folder_lock import locked
-from dalle_jax.parallel import hosts
+from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
@@ -36,13 +37,22 @@ class SlowEngine(DeviceEngine):
             yield one
 
 
-if __name__ == "__main__":
-    out, SlowEngine.pause, together, prompts = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4:]
+def run(argv: Sequence[str]) -> int:
+    """Do what the command ``sample`` does with these arguments."""
+    out, SlowEngine.pause, together, prompts = Path(argv[0]), float(argv[1]), argv[2], argv[3:]
     module.DeviceEngine = SlowEngine
     hosts.join()
-    files = PromptFiles(prompts, DEFAULTS)
-    survey = files.survey()
-    job = BulkJob.of(survey, {"transformer": "small"}, {}, shard_prompts=2)
-    layout = Layout(make_mesh(Mesh(data=-1)), Rules()) if together == "together" else None
-    with locked(out, "sample"):
-        print(module.run_job(lambda: small_pipeline(layout=layout), files, survey, job, out, layout is not None))
+    with failures.shared():
+        files = PromptFiles(prompts, DEFAULTS)
+        survey = files.survey()
+        job = BulkJob.of(survey, {"transformer": "small"}, {}, shard_prompts=2)
+        layout = Layout(make_mesh(Mesh(data=-1)), Rules()) if together == "together" else None
+        with module.interrupted_by_sigterm(), locked(out, "sample"):
+            line = module.run_job(lambda: small_pipeline(layout=layout), files, survey, job, out, layout is not None)
+    print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    command._run = run
+    command.run_process()

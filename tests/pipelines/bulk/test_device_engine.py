@@ -57,7 +57,7 @@ def check_same_as_plain(pipeline, given, engine=None):
 
 
 def test_prompts_of_uneven_candidates_give_the_images_of_the_plain_path_and_compile_once(pipeline):
-    compiled = (pipeline._sample, pipeline.codec._decode, pipeline.ranker._score)
+    compiled = (pipeline._sample_prefilled, pipeline.codec._decode, pipeline.ranker._score)
     given = requests()
     engine = DeviceEngine(pipeline, survey(given))
     before = [function.compiles() for function in compiled]
@@ -66,6 +66,32 @@ def test_prompts_of_uneven_candidates_give_the_images_of_the_plain_path_and_comp
     assert engine._keep_best.compiles() == engine._keys.compiles() == 1
     assert isinstance(engine, BulkEngine) and engine.shape == (2, 4)
     check_same_as_plain(pipeline, given, engine)
+
+
+@pytest.mark.parametrize("options", [{}, {"guidance": 2.0}], ids=["plain", "guided"])
+def test_the_text_of_a_prompt_is_computed_once_though_it_fills_several_rows_and_blocks(pipeline, options, monkeypatch):
+    counts, texts, prefill = (3, 12, 3, 30, 3, 1, 17), [], pipeline.prefill_device
+    given = requests(counts, **options)
+
+    def counted(text, negative, candidates, guided):
+        texts.append([tuple(row) for row in np.asarray(text).tolist()])
+        return prefill(text, negative, candidates, guided)
+
+    monkeypatch.setattr(pipeline, "prefill_device", counted)
+    engine = check_same_as_plain(pipeline, given)
+    assert engine.shape == (2, 4)
+    rows = [tuple(pipeline.prompts.read([one.request.prompt])[0].tolist()) for one in given]
+    assert [text for call in texts for text in call] == rows  # of 24 rows of candidates
+    assert engine._prompts._pick.compiles() <= 4
+
+
+def test_prompts_in_rows_of_one_candidate_keep_their_images():
+    narrow = small_pipeline(batch=3)
+    check_same_as_plain(narrow, requests((1, 2, 4, 1, 3, 1), guidance=1.5, negative="a green ring"))
+
+
+def test_a_window_of_codes_draws_the_same_images(pipeline):
+    check_same_as_plain(pipeline, requests((3, 12, 3), guidance=2.0, decoding="jacobi", window=3))
 
 
 def test_a_prompt_of_several_blocks_keeps_its_best_and_later_candidates_are_those_of_the_plain_path(pipeline):

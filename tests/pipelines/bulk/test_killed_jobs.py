@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from fake_engine import kept_images, scores
 from small_bulk import WORDS
 
-from tests.command_processes import finish, start_processes, start_python
+from tests.command_processes import ends, finish, start_processes, start_python
 
 CHILD = str(Path(__file__).parent / "bulk_child.py")
 KILLS, SHARDS = 20, 48
@@ -74,6 +75,21 @@ def test_a_job_killed_twenty_times_at_random_draws_every_prompt_once_with_the_im
     assert f"has {4 * SHARDS} images of {2 * SHARDS} prompts in {SHARDS} tars" in line
     assert not list(out.glob(".writing-*")) and len(list(out.glob("*.tar"))) == SHARDS
     check_same(out, whole, 2 * SHARDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signalled", [0, 1])
+def test_sigterm_to_one_of_two_processes_ends_both_cleanly_with_the_same_line(tmp_path, signalled):
+    (tmp_path / "a.txt").write_text("\n".join(WORDS * 4))
+    out = tmp_path / "out"
+    started = start(out, [str(tmp_path / "a.txt")], pause=0.3)
+    while not finished(out):
+        assert all(one.poll() is None for one in started)
+        time.sleep(0.05)
+    started[signalled].send_signal(signal.SIGTERM)
+    found = ends(started)
+    assert [(code, err) for code, _, err in found] == [(130, "dalle-jax: interrupted")] * 2, found
+    assert not list(out.glob(".writing-*")) and not (out / ".lock").exists()
 
 
 @pytest.mark.slow

@@ -108,6 +108,24 @@ def test_a_damaged_newest_checkpoint_is_renamed_and_the_run_resumes_from_the_pre
     assert (checkpoints / "10.damaged").is_dir()
 
 
+def test_a_checkpoint_copied_to_the_name_of_another_step_is_not_taken_as_that_step(stopped, never_stopped, capfd):
+    checkpoints = stopped / "checkpoints"
+    shutil.copytree(checkpoints / "10", checkpoints / "12")
+    assert checksums.damage(checkpoints / "12") == "it is a copy of the checkpoint of step 10"
+    resumed = run(stopped, keep=4)
+    assert resumed.start == 10
+    assert leaves(resumed.state) == leaves(never_stopped.state)
+    said = capfd.readouterr().err
+    assert "is damaged (it is a copy of the checkpoint of step 10): it was renamed to 12.damaged" in said
+
+
+@pytest.mark.parametrize("name", ["²", "٣", "007", "-1", "1e3", "5.damaged"])
+def test_only_plain_numbers_are_names_of_checkpoints(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / "5").mkdir()
+    assert whole_steps(tmp_path) == [5]
+
+
 def test_a_step_that_is_damaged_twice_is_renamed_twice(stopped):
     flip_a_bit(arrays(stopped, 10, "params"))
     with pytest.raises(OSError, match="the disk is gone"):

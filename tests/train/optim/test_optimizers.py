@@ -47,3 +47,30 @@ def test_each_number_of_an_optimizer_changes_its_updates(optimizer, change):
 def test_all_numbers_of_the_optimizers_are_tested():
     for optimizer, changes in CHANGES:
         assert changes.keys() == {field.name for field in dataclasses.fields(optimizer)}
+
+
+def test_adafactor_updates_each_layer_of_a_scan_as_a_parameter_of_its_own():
+    layers, optimizer = 3, Adafactor(factored_from=8)
+    keys = jax.random.split(jax.random.key(0), 3)
+    scale = jnp.array([1.0, 10.0, 0.1])[:, None, None]  # layers differ in size, so a common scale would differ
+    value, *gradients = (scale * jax.random.normal(key, (layers, 8, 32)) for key in keys)
+    bias = jnp.ones((layers, 32))
+    axes = {"kernel": ("embed", "mlp"), "bias": ("mlp",)}
+    stacked = optimizer.transformation({name: ParameterTraits(one, True, stacked=1) for name, one in axes.items()})
+    alone = optimizer.transformation({name: ParameterTraits(one, True) for name, one in axes.items()})
+
+    def second_update(transformation, cut):
+        params = {"kernel": cut(value), "bias": cut(bias)}
+        state = transformation.init(params)
+        for gradient in gradients:
+            grads = {"kernel": cut(gradient), "bias": cut(gradient[:, 0])}
+            updates, state = transformation.update(grads, state, params)
+        return updates, state
+
+    whole, state = second_update(stacked, lambda array: array)
+    for layer in range(layers):
+        expected, _ = second_update(alone, lambda array, layer=layer: array[layer])
+        for name in axes:
+            np.testing.assert_allclose(whole[name][layer], expected[name], rtol=1e-5)
+    rows = {leaf.shape for leaf in jax.tree.leaves(state["layers"]["kernel"])}
+    assert {(layers, 8), (layers, 32)} <= rows and (layers, 8, 32) not in rows
