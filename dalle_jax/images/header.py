@@ -2,20 +2,22 @@
 
 The size is checked against limits here. Parts that the pixels do not need are removed from JPEG, PNG and TIFF files:
 EXIF, colour profiles, text and further pages. Otherwise Pillow would decompress these parts, allocate memory for them
-and print warnings. Comments are removed from GIF files, since Pillow takes quadratic time for them. BMP and WebP files
-are kept as they are.
+and print warnings. Comments are removed from GIF files, since Pillow takes quadratic time for them. BMP, WebP and AVIF
+files are kept as they are.
 
 The work of a decoder is bounded here too, since a decoder cannot be interrupted: the scans of a JPEG, each of which
 passes over all pixels, and the parts of every format are counted.
 
 Layouts: JPEG ITU-T T.81 B.1, PNG (W3C) 5.3, GIF89a, TIFF 6.0 section 2 (EXIF data are a TIFF too), BMP
-(BITMAPINFOHEADER), WebP container specification.
+(BITMAPINFOHEADER), WebP container specification, AVIF ISO/IEC 23008-12 section 6.5 (ispe, irot, imir).
 """
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+from PIL import features
 
 FREE_PIXELS, PIXELS_PER_BYTE = 16_000_000, 256
 """Largest image of a data set in any number of bytes, and the pixels for a byte of a larger one.
@@ -38,8 +40,12 @@ _JPEG_SIZES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _TIFF_SINGLE = (256, 257, 259, 262, 266, ORIENTATION, 277, 278, 282, 283, 284, 296, 317, 322, 323)
-
 _TIFF_OFFSETS = (273, 279, 324, 325)
+_AVIF_BRANDS = (b"avif", b"avis")
+_AVIF_CONTAINERS = {b"meta": 4, b"iprp": 0, b"ipco": 0}
+"""Boxes that hold the boxes of properties, and the bytes before these."""
+_AVIF_TURNED, _AVIF_MIRRORED = (1, 8, 3, 6), (4, 5, 2, 7)
+"""EXIF's orientation by quarter turns to the left, alone and with top and bottom exchanged after them."""
 
 
 class BadImage(Exception):
@@ -102,7 +108,9 @@ class Header:
 
 
 def read_header(content: bytes, limits: Limits) -> Header:
-    """Read the header of a JPEG, PNG, WebP, GIF, BMP or TIFF file. Allocates no more memory than the file's size.
+    """Read the header of a JPEG, PNG, WebP, GIF, BMP or TIFF file, and of AVIF if Pillow was built with it.
+
+    Allocates no more memory than the file's size.
 
     Raises ``BadImage`` for other formats, for a size outside the limits, and for a file that is shorter than its header
     says.
@@ -110,6 +118,8 @@ def read_header(content: bytes, limits: Limits) -> Header:
     if len(content) > limits.bytes:
         raise BadImage("too many bytes", f"file of {len(content)} bytes, expected at most {limits.bytes}")
     name = next((name for name, (magics, _) in _READERS.items() if content.startswith(magics)), None)
+    if name is None and _is_avif(content) and features.check("avif"):
+        name = "AVIF"
     if name is None or (name == "WEBP" and content[8:12] != b"WEBP"):
         raise _unknown_format(content)
     try:
@@ -139,8 +149,10 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def _unknown_format(content: bytes) -> BadImage:
+    if _is_avif(content):
+        return BadImage("format", "AVIF file, which this build of Pillow cannot decode")
     if content[4:8] == b"ftyp":
-        return BadImage("format", f"expected {_FORMATS}, got a file of type {content[8:12]!r} (AVIF, HEIC, video)")
+        return BadImage("format", f"expected {_FORMATS}, got a file of type {content[8:12]!r} (such as HEIC or video)")
     got = "no bytes" if not content else f"{len(content)} bytes that begin with {content[:12]!r}"
     text = " (text, such as an HTML page)" if content[:64].lstrip()[:1] in (b"<", b"{") else ""
     return BadImage("not an image", f"expected {_FORMATS}, got {got}{text}")
@@ -266,6 +278,56 @@ def _webp(content: bytes, limits: Limits) -> Header:
     raise _too_many_parts("WebP")
 
 
+def _is_avif(content: bytes) -> bool:
+    """Return True if the brands of an ISO base media file name AVIF."""
+    if content[4:8] != b"ftyp":
+        return False
+    compatible = content[16 : min(int.from_bytes(content[:4], "big"), 256)]
+    return content[8:12] in _AVIF_BRANDS or (content[8:12] in (b"mif1", b"msf1") and b"avif" in compatible)
+
+
+def _avif(content: bytes, limits: Limits) -> Header:
+    """Return the header of an AVIF file: the size of its largest item, and its turn and mirror."""
+    width, height, turns, mirror = 0, 0, 0, None
+    for name, start, _ in _boxes(content, 0, len(content)):
+        if name == b"ispe":
+            size = struct.unpack_from(">II", content, start + 4)
+            width, height = max((width, height), size, key=lambda one: one[0] * one[1])
+        elif name in (b"irot", b"imir"):
+            (value,) = struct.unpack_from(">B", content, start)
+            turns, mirror = (value & 3, mirror) if name == b"irot" else (turns, value & 1)
+    limits.check(width, height)
+    if mirror is None:
+        return Header("AVIF", width, height, _AVIF_TURNED[turns], content)
+    # An exchange of left and right is one of top and bottom after a half turn.
+    return Header("AVIF", width, height, _AVIF_MIRRORED[(turns + 2 * mirror) % 4], content)
+
+
+def _boxes(content: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield type, start and end of the boxes of an ISO base media file, and of those in ``_AVIF_CONTAINERS``."""
+    inside = [(start, end)]
+    for _ in range(MAX_PARTS):
+        while inside and inside[-1][0] + 8 > inside[-1][1]:
+            inside.pop()
+        if not inside:
+            return
+        start, end = inside.pop()
+        size, name = struct.unpack_from(">I4s", content, start)
+        body = start + 8
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", content, body)
+            body += 8
+        stop = end if size == 0 else start + size
+        if stop < body or stop > end:
+            got = f"box {name!r} of {size} bytes at byte {start}"
+            raise BadImage("truncated", f"AVIF file with a {got}, expected it to end by byte {end}")
+        inside.append((stop, end))
+        yield name, body, stop
+        if name in _AVIF_CONTAINERS:
+            inside.append((body + _AVIF_CONTAINERS[name], stop))
+    raise _too_many_parts("AVIF")
+
+
 def _tiff(content: bytes, limits: Limits) -> Header:
     """Return the header of a TIFF file. Its ``content`` has only the first page, stored as upright."""
     order = "<" if content[:2] == b"II" else ">"
@@ -329,5 +391,6 @@ _READERS: dict[str, tuple[bytes | tuple[bytes, ...], Callable[[bytes, Limits], H
     "GIF": ((b"GIF87a", b"GIF89a"), _gif),
     "BMP": (b"BM", _bmp),
     "TIFF": ((b"II*\0", b"MM\0*"), _tiff),
+    "AVIF": ((), _avif),  # _is_avif
 }
 _FORMATS = ", ".join(_READERS)

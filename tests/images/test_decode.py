@@ -262,7 +262,7 @@ def test_a_decompression_bomb_is_refused_by_its_header_without_allocating_memory
         (b'{"error": "gone"}', "not an image"),
         (bytes(1000), "not an image"),
         (b"RIFF\x10\0\0\0WAVEfmt ", "not an image"),
-        (b"\0\0\0\x1cftypavif" + bytes(20), "format"),
+        (b"\0\0\0\x1cftypheic" + bytes(20), "format"),
         (b"\xff\xd8", "truncated"),
         (b"\x89PNG\r\n\x1a\n", "truncated"),
         (b"GIF89a\1\0", "truncated"),
