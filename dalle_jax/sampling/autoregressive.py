@@ -156,14 +156,14 @@ def _with_empty(conditional: Array, unconditional: Array) -> Array:
     """
     if batch_parts() == 1:
         return jnp.concatenate([conditional, unconditional])
-    return jnp.stack([conditional, unconditional], axis=1).reshape(-1, *conditional.shape[1:])
+    return jnp.stack([conditional, unconditional], axis=1).reshape(2 * len(conditional), *conditional.shape[1:])
 
 
 def _without_empty(rows: Array) -> tuple[Array, Array]:
     """Invert ``_with_empty``."""
     if batch_parts() == 1:
         return rows[: len(rows) // 2], rows[len(rows) // 2 :]
-    pairs = rows.reshape(-1, 2, *rows.shape[1:])
+    pairs = rows.reshape(rows.shape[0] // 2, 2, *rows.shape[1:])  # a cache may be empty, so no -1
     return pairs[:, 0], pairs[:, 1]
 
 

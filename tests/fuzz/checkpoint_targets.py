@@ -37,7 +37,7 @@ def _store(checkpoint: Path) -> tensorstore.KvStore:
 def _describe(whole: Path, path: Path, content: bytes) -> None:
     checkpoint = shutil.copytree(whole, path) / "checkpoints" / "0"
     _store(checkpoint).write(DESCRIPTION, content).result()
-    checksums.seal(checkpoint)
+    checksums.seal(checkpoint, 0)
 
 
 def _replace(whole: Path, name: str, path: Path, content: bytes) -> None:
@@ -46,7 +46,7 @@ def _replace(whole: Path, name: str, path: Path, content: bytes) -> None:
     if name == checksums.FILE:
         return
     try:
-        checksums.seal(checkpoint)
+        checksums.seal(checkpoint, 0)
     except ValueError:  # a file without JSON, which gets no checksum
         return
 

@@ -8,6 +8,7 @@ import pytest
 from dalle_jax.layers.conv_blocks import DIMENSIONS, convolve, convolve_transposed
 from dalle_jax.layers.embeddings import broadcast_param, lookup
 from dalle_jax.layers.linear import add_bias, project
+from dalle_jax.parallel.axes import VOCAB
 from dalle_jax.parallel.reduction import gradients_summed_in
 
 INDEX = jnp.asarray([[0, 3, 3], [3, 1, 9]])
@@ -39,7 +40,7 @@ LAYERS = {
         ((3, 4, 4, 3), (4, 4, 3, 5)),
     ),
     "lookup": (
-        lambda x, table: x * lookup(table, INDEX, x.dtype),
+        lambda x, table: x * lookup(table, INDEX, x.dtype, VOCAB),
         lambda x, table: x * table[jnp.minimum(INDEX, 3)],
         ((2, 3, 6), (4, 6)),
     ),

@@ -145,7 +145,12 @@ def _record(folder: Place) -> ChecksumsJson:
     files = found.get("files") if isinstance(found, dict) else None
     if not isinstance(files, dict) or not isinstance(found, dict) or not isinstance(found.get(STEP_FILE), str):
         raise ValueError(f"{folder / FILE}: expected checksums of files, got other content")
-    return {STEP_FILE: found[STEP_FILE], "files": {name: _sum(folder, name, one) for name, one in files.items()}}
+    record: ChecksumsJson = {
+        STEP_FILE: found[STEP_FILE], "files": {name: _sum(folder, name, one) for name, one in files.items()}
+    }  # fmt: skip
+    if isinstance(step := found.get("step"), int):
+        record["step"] = step
+    return record
 
 
 def _sum(folder: Place, name: str, value: object) -> Sum:

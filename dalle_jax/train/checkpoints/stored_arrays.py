@@ -64,7 +64,8 @@ def _descriptions(part: Place) -> Iterator[tuple[str, bytes]]:
     base = location if "://" in location else f"file://{location}"
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"{base}/"}).result()
     keys = [key.decode(errors="replace") for key in store.list().result() if key.endswith(f"/{DESCRIPTION}".encode())]
-    reads = [store.read(key) for key in keys]
+    # What the list has read is not read again: the question whether it is still the newest fails on some stores.
+    reads = [store.read(key, staleness_bound=0.0) for key in keys]
     for key, read in zip(keys, reads, strict=True):
         yield key, read.result().value
 

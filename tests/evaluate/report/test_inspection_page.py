@@ -19,6 +19,7 @@ EMPTY = {
     "numbers": {},
     "words": {},
     "same": {},
+    "truncated": None,
 }
 CONTENT = EMPTY | {
     "listed": 1200,

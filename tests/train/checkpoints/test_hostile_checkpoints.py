@@ -32,7 +32,7 @@ def resealed(written: Path, tmp_path: Path, change: Callable[[Path], None]) -> P
     shutil.copytree(written, folder)
     checkpoint = folder / "checkpoints" / "0"
     change(checkpoint)
-    checksums.seal(checkpoint)
+    checksums.seal(checkpoint, 0)
     return folder
 
 
