@@ -1,7 +1,6 @@
 """``export KIND MODEL DIR``: write a trained or imported model in the layout that another program loads."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import get_args
 
@@ -13,6 +12,7 @@ from dalle_jax.pipelines.load.text import IMPORTED, has_text, read_text
 from dalle_jax.pretrained.exporters import EXPORTERS, ReadText, find_exporter
 from dalle_jax.pretrained.publisher import UNKNOWN_LICENCE
 from dalle_jax.storage import Place
+from dalle_jax.untrusted import parse_json, read_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +45,9 @@ def _licence(model: Place) -> str | None:
     path = model / IMPORTED
     if not path.is_file():
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        record = parse_json(read_file(path))
+    except ValueError as error:
+        raise UserError(f"{path}: expected the JSON that `import` wrote, got other content ({error})") from error
     licence = record.get("licence") if isinstance(record, dict) else None
     return licence if isinstance(licence, str) and licence != UNKNOWN_LICENCE else None

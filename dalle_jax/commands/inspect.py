@@ -28,6 +28,7 @@ from dalle_jax.runs import InspectRun, TrainRun, load_run
 from dalle_jax.storage import Place, write_bytes
 from dalle_jax.text.sentencepiece import SentencePiece
 from dalle_jax.text.tokenizer import TextTokenizer
+from dalle_jax.untrusted import read_file
 
 CONTAINERS: dict[str, type[WebDataset | Parquet | ArrayRecord]] = {
     ".tar": WebDataset,
@@ -93,7 +94,7 @@ def load_tokenizer(path: str | None, length: int | None) -> TextTokenizer | None
     if place.is_file():
         if length is None:
             raise UserError(f"text_length: expected the context to compare with, since {path} has none, got None")
-        return SentencePiece(place.read_bytes(), length)
+        return SentencePiece(read_file(place), length)
     if length is None:
         length = getattr(read_model_file(place).model, "text_length", None)
         if length is None:

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-search", action="store_true", help="do not search for a batch and a slice that fit")
     parser.add_argument(
-        "--quick", action="store_true", help="compile with XLA's least effort: sooner, and the peak may be larger"
+        "--quick", action="store_true", help="compile with XLA's least effort: sooner, with a peak that may differ"
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 

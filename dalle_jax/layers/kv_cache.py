@@ -22,9 +22,9 @@ from dalle_jax.parallel.layout import constrain
 
 
 class KvCache(NamedTuple):
-    """Keys and values of one layer. The first axis of every array is prompts. G counts key and value
-    heads (layers/head_groups.py).
+    """Keys and values of one layer, of G key and value heads (layers/head_groups.py).
 
+    The first axis of every array is prompts.
     The context's keys are stored transposed, so that both products with the context contract the rows of a matrix. XLA
     on a CPU computes them twice as fast (docs/architecture.md). Column attention stores the codes as [P M G w r H]: r
     rows of each of the w columns.

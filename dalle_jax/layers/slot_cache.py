@@ -164,8 +164,8 @@ def window_attention(
 ) -> Float[Array, "B W N H"]:
     """Attend from codes ``index`` to ``index + W - 1``, which are written, to the context, earlier codes and each self.
 
-    ``context`` is the context of each row. ``seen`` marks the visible positions of the
-    contexts; None makes all of them visible.
+    ``context`` is the context of each row. ``seen`` marks the visible positions of the contexts; None makes all of them
+    visible.
     """
     codes, shape = _read(cache, pattern, index, q.shape[1]), q.shape
     image_axes = "bwgsh" if pattern.kind == "column" else "bgsh"

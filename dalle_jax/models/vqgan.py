@@ -305,7 +305,10 @@ class Vqgan(nnx.Module):
         The Gumbel quantizer's latents are mean code vectors under the distribution of the codes.
         """
         x = self.latents(to_range(self.config, pixels))
-        return x if self.code_logits is None else jax.nn.softmax(self.logits(x), axis=-1) @ self.code_vectors
+        if self.code_logits is None:
+            return x
+        shares = jax.nn.softmax(self.logits(x), axis=-1)
+        return jnp.matmul(shares, self.code_vectors, precision=jax.lax.Precision.HIGHEST)
 
     def decode_latents(self, latents: Float[Array, "B h w c"]) -> Float[Array, "B H W 3"]:
         """Quantise latents of any length, and decode their codes to images in [0, 1].

@@ -80,5 +80,8 @@ class ImageCodec:
 
     def reconstruct(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> UInt8[np.ndarray, "B H W 3"]:
         """Encode images and decode their codes."""
-        copy = lambda chunk: self.decode_device(self.encode_device(chunk))  # noqa: E731
+
+        def copy(chunk: np.ndarray) -> Array:
+            return self.decode_device(self.encode_device(chunk))
+
         return in_chunks(pixels, self.batch, self._parts, copy)

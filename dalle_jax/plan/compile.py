@@ -29,8 +29,9 @@ from dalle_jax.train.trainer import Trainer
 REFUSED = re.compile(
     r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm|temporaries \(([\d.]+)([KMGT])\) exceeds available HBM"
 )
-LEAST_EFFORT, USUAL_EFFORT = -1.0, 0.0
-"""Values of jax's ``exec_time_optimization_effort``, which is from -1 to 1."""
+EFFORT = "jax_exec_time_optimization_effort"
+LEAST_EFFORT = -1.0
+"""The smallest value of jax's ``EFFORT``, which is from -1 to 1."""
 _quick: contextvars.ContextVar[bool] = contextvars.ContextVar("quick", default=False)
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -59,14 +60,18 @@ def compiler_effort(*, quick: bool) -> Iterator[None]:
     """With ``quick``, let XLA spend its least effort on the programs' speed inside the context.
 
     A convolution of 192 channels and its gradients compiled in 1.5 instead of 17 CPU seconds (two cores of an AMD EPYC,
-    libtpu 0.0.42.1), and its peak memory was 63.1 instead of 57.9 MiB.
+    libtpu 0.0.42.1). Its peak memory was 1.09 times that of full effort, and that of a small transformer's step 0.83
+    times.
     """
-    token = _quick.set(quick)
-    jax.config.update("jax_exec_time_optimization_effort", LEAST_EFFORT if quick else USUAL_EFFORT)
+    if not quick:
+        yield
+        return
+    before, token = getattr(jax.config, EFFORT), _quick.set(True)
+    jax.config.update(EFFORT, LEAST_EFFORT)
     try:
         yield
     finally:
-        jax.config.update("jax_exec_time_optimization_effort", USUAL_EFFORT)
+        jax.config.update(EFFORT, before)
         _quick.reset(token)
 
 

@@ -32,8 +32,13 @@ class RooflineReport(TypedDict):
 
 
 class ProgramReport(TypedDict):
-    """The memory of a program, per device, and the compiler's refusal if it was not compiled."""
+    """The memory of a program, per device, and the compiler's refusal if it was not compiled.
 
+    ``quick`` is as in ``Program``.
+    """
+
+    versions: dict[str, str]
+    quick: bool
     peak_bytes: int
     compiled: bool
     refused: str | None
@@ -67,8 +72,6 @@ class Suggestions(TypedDict):
 class PlanReport(ProgramReport, Suggestions):
     """The report of a training step and of its initialisation; memory is per device."""
 
-    versions: dict[str, str]
-    quick: bool
     topology: str
     chips: int
     devices: int
@@ -168,6 +171,12 @@ def suggestions(batch: Batch | None, found: Slice | None) -> Suggestions:
     return report
 
 
+def compiler_text(report: ProgramReport) -> str:
+    """Return the versions of the compiler, and that it spent the least effort if it did."""
+    found = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    return found + (", least effort" if report["quick"] else "")
+
+
 def format_text(report: PlanReport) -> str:
     """Format a report as lines of text."""
     device = "chip" if report["devices_of_a_chip"] == 1 else "device (half a chip)"
@@ -194,9 +203,7 @@ def format_text(report: PlanReport) -> str:
     if report.get("loops_of_unknown_length"):
         rows.append(("loops counted as if run once", ", ".join(report["loops_of_unknown_length"])))
     rows += [("not checked", note) for note in report.get("not_checked", [])]
-    effort = ", least effort" if report["quick"] else ""
-    compiled_with = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    rows.append(("compiled with", compiled_with + effort))
+    rows.append(("compiled with", compiler_text(report)))
     rows += _verdict(report)
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)

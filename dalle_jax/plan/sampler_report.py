@@ -3,7 +3,7 @@
 from dalle_jax.plan.collectives import traffic
 from dalle_jax.plan.compile import Program
 from dalle_jax.plan.planned_sampler import PlannedSampler, SampledBatch
-from dalle_jax.plan.report import ProgramReport, fits, gib, peak_text, room
+from dalle_jax.plan.report import ProgramReport, compiler_text, fits, gib, peak_text, room
 from dalle_jax.plan.roofline import Roofline
 from dalle_jax.plan.topologies import Topology, versions
 
@@ -23,8 +23,6 @@ MILLION, MOST_CANDIDATES = 1_000_000, 512
 class SamplerReport(ProgramReport):
     """The report of a sampler; memory is per device, with guidance. Rates are None if nothing was compiled."""
 
-    versions: dict[str, str]
-    quick: bool
     topology: str
     chips: int
     devices: int
@@ -125,9 +123,7 @@ def format_sampler(report: SamplerReport) -> str:
     if report["largest_prompts"] is not None:
         images = report["largest_prompts"] * report["candidates"]
         rows.append(("largest call that fits", f"{report['largest_prompts']} prompts, {images} images"))
-    effort = ", least effort" if report["quick"] else ""
-    compiled_with = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    rows.append(("compiled with", compiled_with + effort))
+    rows.append(("compiled with", compiler_text(report)))
     rows.append(("fits", "yes" if report["fits"] else "no"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)

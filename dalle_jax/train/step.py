@@ -7,7 +7,6 @@ from typing import TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding
 
 from dalle_jax.arrays import Array, PyTree
 from dalle_jax.parallel.reduction import gradients_summed_in
@@ -50,9 +49,10 @@ def make_step(task: Task, spec: StateSpec, frozen: ModuleSpec[Frozen], trainer: 
             bound = Bound(objective, spec.module_spec, fixed, params, index_of_step)
             objective_key, shardings = jax.random.fold_in(key, index), spec.shardings.learned.params
             with gradients_summed_in(trainer.reduce_dtype):
-                value, grads, non_params, found = _from_start(
-                    bound, trained, non_params, batch, trainer.accumulate, objective_key, shardings
+                compute = functools.partial(
+                    gradients, bound, trained, non_params, batch, trainer.accumulate, objective_key, shardings
                 )
+                value, grads, non_params, found = _from_start(bound, non_params, compute)
             total = total + value
             norms[objective.name] = norm = optax.tree.norm(grads)
             finite = finite & jnp.isfinite(value) & jnp.isfinite(norm)
@@ -86,26 +86,13 @@ def make_step(task: Task, spec: StateSpec, frozen: ModuleSpec[Frozen], trainer: 
     return step
 
 
-def _from_start(
-    bound: Bound,
-    trained: Arrays,
-    non_params: Arrays,
-    batch: Batch,
-    parts: int,
-    key: Array,
-    shardings: Mapping[str, NamedSharding],
-) -> Gradients:
-    """Call ``gradients`` from step ``Objective.starts`` on; before it, return zeros and compute nothing."""
-
-    def played() -> Gradients:
-        found = gradients(bound, trained, non_params, batch, parts, key, shardings)
-        return found._replace(grads={name: found.grads[name] for name in trained})
-
+def _from_start(bound: Bound, non_params: Arrays, compute: Callable[[], Gradients]) -> Gradients:
+    """Call ``compute`` from step ``Objective.starts`` on; before it, return zeros and compute nothing."""
     if bound.objective.starts <= 0:
-        return played()
-    abstract = jax.eval_shape(played)
+        return compute()
+    abstract = jax.eval_shape(compute)
     idle = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), abstract)._replace(non_params=non_params)
-    return jax.lax.cond(bound.step >= bound.objective.starts, played, lambda: idle)
+    return jax.lax.cond(bound.step >= bound.objective.starts, compute, lambda: idle)
 
 
 def clip_by_norm(grads: Arrays, norm: Array, limit: float | None) -> Arrays:

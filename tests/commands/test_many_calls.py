@@ -34,6 +34,7 @@ def test_two_hundred_calls_keep_their_memory_and_compile_only_new_buckets(smoke_
         after.append(compiled.count(COMPILED))
         gc.collect()
         sizes.append(resident_bytes())
+    jax.monitoring.unregister_event_duration_listener(listen)
     buckets = 3 * 4  # 1, 2 and 4 prompts; 1, 2, 4 and 8 candidates
     print(f"{after[-1]} compilations, {after[len(every) - 1]} by the last new size")
     print(f"{sizes[SETTLED]:,} bytes after {SETTLED} calls, {sizes[-1]:,} after {CALLS}")

@@ -100,7 +100,7 @@ def test_a_quick_plan_says_so_and_counts_the_same_flops(config):
     quick, full = (json.loads(plan(config, "--json", *flags).stdout) for flags in (["--quick"], []))
     assert quick["quick"] and not full["quick"]
     assert quick["model_flops"] == full["model_flops"] and quick["state_bytes"] == full["state_bytes"]
-    assert quick["peak_bytes"] >= 0.9 * full["peak_bytes"]
+    assert 0.5 < quick["peak_bytes"] / full["peak_bytes"] < 2
 
 
 @needs_libtpu
@@ -119,7 +119,7 @@ def test_a_batch_that_does_not_fit_exits_with_1_and_names_a_batch_and_a_slice_th
     assert 0 < found["fits"] < found["does_not_fit"] <= 65536
     assert report["smallest_slice"]["topology"].startswith("v5e:")
     assert report["smallest_slice"]["peak_bytes"] <= report["room_bytes"]
-    assert done.stderr.count("GiB of") >= 2  # a line for each compilation
+    assert done.stderr.count("GiB on a device") >= 2  # a line for each compilation
 
 
 @needs_libtpu

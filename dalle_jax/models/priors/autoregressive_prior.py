@@ -65,8 +65,9 @@ class AutoregressivePriorConfig:
         return self.width // self.heads
 
     @property
-    def kv_heads(self) -> None:
-        """None: each head has its own keys and values."""
+    def kv_heads(self) -> int:
+        """The number of heads: each has its own keys and values."""
+        return self.heads
 
     @property
     def qk_norm(self) -> bool:

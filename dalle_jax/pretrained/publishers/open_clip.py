@@ -13,16 +13,13 @@ from dalle_jax.pretrained.publisher import (
     as_object,
     check_flags,
     find_file,
-    find_vocabulary,
     positive_int,
     read_json,
     read_licence,
 )
 from dalle_jax.pretrained.publishers.clip_presets import find_open_clip
-from dalle_jax.pretrained.publishers.clip_rules import openai_rules
-from dalle_jax.pretrained.publishers.openai_clip import IGNORED, config_from_shapes
+from dalle_jax.pretrained.publishers.openai_clip import config_from_shapes, with_openai_names
 from dalle_jax.pretrained.signatures import OPENAI_CLIP, locate
-from dalle_jax.text.clip_bpe import ClipBpe
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
@@ -69,16 +66,7 @@ def published(source: Path) -> Published:
         if not isinstance(bias, int | float):
             raise file_error(path, "init_logit_bias as a number", repr(bias)[:80])
         config = dataclasses.replace(config, initial_bias=float(bias))
-    return Published(
-        config=config,
-        tensors=tensors,
-        rules=openai_rules(config),
-        ignored=IGNORED,
-        files=(path, *source_files(weights)),
-        licence=read_licence(source),
-        vocabulary=ClipBpe(),
-        vocabulary_file=find_vocabulary(source),
-    )
+    return with_openai_names(config, tensors, (path, *source_files(weights)), source, read_licence(source))
 
 
 def published_preset(source: Path, preset: str) -> Published:
@@ -93,17 +81,9 @@ def published_preset(source: Path, preset: str) -> Published:
         raise file_error(source, f"the weights of {preset}", f"others: {', '.join(differences)}")
     if "logit_bias" in tensors.stored:
         config = dataclasses.replace(config, initial_bias=DEFAULT_BIAS)
-    return Published(
-        config=config,
-        tensors=tensors,
-        rules=openai_rules(config),
-        ignored=IGNORED,
-        files=tuple(source_files(source)),
-        licence=read_licence(source.parent),
-        name=preset,
-        vocabulary=ClipBpe(),
-        vocabulary_file=find_vocabulary(source.parent),
-    )
+    folder = source.parent
+    found = with_openai_names(config, tensors, tuple(source_files(source)), folder, read_licence(folder))
+    return dataclasses.replace(found, name=preset)
 
 
 def _with_preprocessing(config: ClipConfig, preprocess: Json, path: Path) -> ClipConfig:

@@ -25,16 +25,25 @@ def published(source: Path) -> Published:
     """Read the CLIP in a ``.pt`` file; sizes come from the shapes."""
     tensors = locate(read_tensors(source), OPENAI_CLIP)
     config = config_from_shapes(tensors, activation="quick_gelu")
+    found = with_openai_names(
+        config, tensors, tuple(source_files(source)), source.parent, "MIT (OpenAI's repository CLIP)"
+    )
+    return dataclasses.replace(found, name=preset_name(config))
+
+
+def with_openai_names(
+    config: ClipConfig, tensors: Tensors, files: tuple[Path, ...], folder: Path, licence: str
+) -> Published:
+    """Return the CLIP of a config, whose tensors have OpenAI's names; its vocabulary may lie in ``folder``."""
     return Published(
         config=config,
         tensors=tensors,
         rules=openai_rules(config),
         ignored=IGNORED,
-        files=tuple(source_files(source)),
-        licence="MIT (OpenAI's repository CLIP)",
-        name=preset_name(config),
+        files=files,
+        licence=licence,
         vocabulary=ClipBpe(),
-        vocabulary_file=find_vocabulary(source.parent),
+        vocabulary_file=find_vocabulary(folder),
     )
 
 
