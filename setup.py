@@ -16,7 +16,10 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["dalle_jax", "dalle_jax.*"]),
-    package_data={"dalle_jax.evaluate.report": ["templates/*", "templates/sections/*"]},
+    package_data={
+        "dalle_jax.evaluate.report": ["templates/*", "templates/sections/*"],
+        "dalle_jax.serve": ["web/*", "web/assets/*", "web/assets/*/*", "web/assets/*/*/*"],
+    },
     data_files=[
         (f"share/dalle_jax/{folder}", [str(path) for path in sorted(Path(folder).iterdir()) if path.is_file()])
         for folder in configs
@@ -61,6 +64,7 @@ setup(
             "gcsfs>=2026.1",
             "google-cloud-storage>=3,<4",
             "gcp-storage-emulator>=2026.7",
+            "playwright>=1.55,<2",
         ],
         "dalle-mini": ["emoji>=2.14,<3", "unidecode>=1.3,<2"],
         "min-dalle": ["emoji>=2.14,<3"],
