@@ -26,7 +26,7 @@ setup(
     packages=find_packages(include=["dalle_jax", "dalle_jax.*"]),
     package_data={
         "dalle_jax.evaluate.report": ["templates/*", "templates/sections/*"],
-        "dalle_jax.serve.web": ["*.html", "assets/*"],
+        "dalle_jax.serve": ["web/*", "web/assets/*", "web/assets/*/*", "web/assets/*/*/*"],
     },
     data_files=[
         (f"share/dalle_jax/{folder}", [str(path) for path in sorted(Path(folder).iterdir()) if path.is_file()])
@@ -75,6 +75,7 @@ setup(
             *serve,
             "openai>=3.57,<4",
             "httpx>=0.28,<1",
+            "playwright>=1.55,<2",
         ],
         "serve": serve,
         "dalle-mini": ["emoji>=2.14,<3", "unidecode>=1.3,<2"],
