@@ -5,8 +5,9 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from importlib import resources
+from importlib.resources.abc import Traversable
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -81,8 +82,16 @@ def page_routes() -> list[Route]:
     if (root / "index.html").is_file():
         found["/"] = root / "index.html"
     if (root / "assets").is_dir():
-        found |= {f"/assets/{one.name}": one for one in (root / "assets").iterdir() if one.is_file()}
+        found |= dict(_files_below(root / "assets", "/assets"))
     return [Route(path, _static(one.read_bytes(), one.name)) for path, one in found.items()]
+
+
+def _files_below(folder: Traversable, path: str) -> Iterator[tuple[str, Traversable]]:
+    for one in folder.iterdir():
+        if one.is_file():
+            yield f"{path}/{one.name}", one
+        elif one.name != "__pycache__":
+            yield from _files_below(one, f"{path}/{one.name}")
 
 
 _TYPES = {
