@@ -75,6 +75,7 @@ function offer() {
   const { chosen } = models;
   if (!chosen) return;
   knobs.offer(chosen);
+  byId("start", HTMLButtonElement).disabled = false;
   const { kind, side } = chosen.abilities;
   byId("model-help", HTMLElement).textContent = `${kind}, ${side} × ${side} pixels`;
 }
