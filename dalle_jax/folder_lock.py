@@ -49,6 +49,7 @@ from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.parallel import hosts
 from dalle_jax.storage import Place
+from dalle_jax.untrusted import parse_object
 
 FILE = ".lock"
 RENEW_SECONDS = 10.0
@@ -109,7 +110,7 @@ class Holder:
     def parse(cls, content: bytes) -> "Holder | None":
         """Parse the content of a lock. Return None if it is unreadable, for example half written."""
         try:
-            return cls(**json.loads(content))
+            return cls(**parse_object(content))
         except (ValueError, TypeError):
             return None
 
