@@ -7,9 +7,9 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from dalle_jax.serve.engine.works import Edit, Generate, Vary
 from PIL import Image
 
+from dalle_jax.serve.engine.works import Edit, Generate, Vary
 from tests.serve.web.painted_model import HELD, SIDE
 
 PIXELS = """async image => {
@@ -41,6 +41,12 @@ def files_of(server, **fields: object) -> list[bytes]:
     address, headers = f"{server.url}v1/images/generations", {"Content-Type": "application/json"}
     with urllib.request.urlopen(urllib.request.Request(address, body, headers)) as answer:
         return [base64.b64decode(one["b64_json"]) for one in json.load(answer)["data"]]
+
+
+def png(size: tuple[int, int]) -> bytes:
+    out = BytesIO()
+    Image.new("RGB", size, "olive").save(out, "PNG")
+    return out.getvalue()
 
 
 def drag(page, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -106,6 +112,19 @@ def test_the_history_outlives_a_reload_restores_a_run_and_is_cleared(visit):
     page.get_by_role("button", name="Clear", exact=True).click()
     page.wait_for_selector("#history-section", state="hidden")
     assert page.evaluate(STORED_RUNS) == 0
+
+
+def test_an_opened_file_is_changed_as_a_whole_by_a_model_that_can(visit, server):
+    page, model = visit(), server.models[1]
+    page.select_option("#model", "painted-unclip")
+    page.fill("#strength", "0.4")
+    page.set_input_files("#image-file", {"name": "photo.png", "mimeType": "image/png", "buffer": png((5, 9))})
+    page.fill("#edit-prompt", "in the evening")
+    page.get_by_role("button", name="Change the whole image").click()
+    page.get_by_role("button", name="Download image 4").wait_for()
+    (work,) = model.works
+    assert isinstance(work, Edit) and (work.hidden, work.strength, work.prompt) == (None, 0.4, "in the evening")
+    assert work.images[0].size == (5, 9)
 
 
 def test_partial_images_are_shown_and_cancelling_ends_the_work(visit, server):
