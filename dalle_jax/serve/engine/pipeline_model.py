@@ -52,11 +52,11 @@ class PipelineModel:
     All its jobs are done by calls of the pipeline, one at a time, so an image depends on its own request alone.
     """
 
-    def __init__(self, name: str, pipeline: AnyPipeline) -> None:
+    def __init__(self, name: str, pipeline: AnyPipeline, *, partials: bool = False) -> None:
         self.name, self.pipeline = name, pipeline
         if isinstance(_reader(pipeline), FeaturePrompts):
             raise UserError(f"--model {name}: expected a model of texts or of classes, got one of caption features")
-        self.abilities = abilities_of(pipeline)
+        self.abilities = replace(abilities_of(pipeline), partials=partials)
         self.runner: Runner = CallRunner(self.do)
 
     def options(self, given: RequestKeywords) -> RequestOptions:
@@ -98,9 +98,10 @@ class PipelineModel:
     def warm(self) -> None:
         """Compile the calls of one image, with guidance if the model has it by default."""
         options = self.pipeline.options(candidates=1, keep=1)
-        self.pipeline.draw([self.request(Generate(prompt=self._any_prompt(), options=options))])
+        self.pipeline.draw([self.request(Generate(prompt=self.any_prompt(), options=options))])
 
-    def _any_prompt(self) -> str:
+    def any_prompt(self) -> str:
+        """Return a prompt that the model takes."""
         return "0" if isinstance(_reader(self.pipeline), ClassPrompts) else "a red circle"
 
     def prompt(self, text: str) -> Prompt:

@@ -5,8 +5,9 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterator
+from importlib import resources
+from importlib.resources.abc import Traversable
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -24,8 +25,6 @@ from dalle_jax.serve.http.information_routes import InformationRoutes
 LOG = logging.getLogger(__name__)
 SEND_SECONDS = 120.0
 """Longest time for a client to read a piece of an answer; after it the connection is given up."""
-PAGE = Path(__file__).parents[1] / "web"
-"""The files of the page."""
 OPEN = ("/", "/healthz", "/readyz", "/favicon.ico", "/openapi.json")
 """Paths that need no key; nor do /assets/ and the signed /files/."""
 CSP = (
@@ -78,9 +77,21 @@ def build_app(
 
 def page_routes() -> list[Route]:
     """Return the routes of the page's files, which are read once; no path of a request reaches the disk."""
-    files = {f"/{path.relative_to(PAGE).as_posix()}": path for path in PAGE.rglob("*") if path.is_file()}
-    files["/"] = files.pop("/index.html")
-    return [Route(address, _static(path.read_bytes(), path.name)) for address, path in files.items()]
+    root = resources.files("dalle_jax.serve") / "web"
+    found = {}
+    if (root / "index.html").is_file():
+        found["/"] = root / "index.html"
+    if (root / "assets").is_dir():
+        found |= dict(_files_below(root / "assets", "/assets"))
+    return [Route(path, _static(one.read_bytes(), one.name)) for path, one in found.items()]
+
+
+def _files_below(folder: Traversable, path: str) -> Iterator[tuple[str, Traversable]]:
+    for one in folder.iterdir():
+        if one.is_file():
+            yield f"{path}/{one.name}", one
+        elif one.name != "__pycache__":
+            yield from _files_below(one, f"{path}/{one.name}")
 
 
 _TYPES = {
