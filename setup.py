@@ -4,6 +4,14 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+serve = [
+    "starlette>=1,<2",
+    "uvicorn>=0.40,<1",
+    "python-multipart>=0.0.20",
+    "prometheus_client>=0.22,<1",
+    "pydantic>=2.11,<3",
+]
+
 configs = sorted({str(path.parent) for path in Path("configs").rglob("*.gin")})
 
 setup(
@@ -64,8 +72,12 @@ setup(
             "gcsfs>=2026.1",
             "google-cloud-storage>=3,<4",
             "gcp-storage-emulator>=2026.7",
+            *serve,
+            "openai>=3.57,<4",
+            "httpx>=0.28,<1",
             "playwright>=1.55,<2",
         ],
+        "serve": serve,
         "dalle-mini": ["emoji>=2.14,<3", "unidecode>=1.3,<2"],
         "min-dalle": ["emoji>=2.14,<3"],
         "gcs": ["gcsfs>=2026.1", "google-cloud-storage>=3,<4"],

@@ -11,8 +11,8 @@ import { clearProblems, showProblem } from "./problems.js";
  * @typedef {import("./drawing.js").Run} Run
  */
 
-const STARTERS = ["start", "start-edit", "vary-opened"];
-const PROMPTS = { generations: "prompt", edits: "edit-prompt", variations: null };
+const STARTERS = ["start", "start-edit", "start-change", "vary-opened"];
+const PROMPTS = { generations: "prompt", edits: "edit-prompt", changes: "edit-prompt", variations: null };
 const TICK = 1000; // milliseconds
 
 export class Studio {
