@@ -151,8 +151,8 @@ def _arrays(type_text: str) -> list[re.Match[str]]:
 
 
 def _stored(array: re.Match[str]) -> bool:
-    """Return True if an array is in HBM: no memory space is named."""
-    return "S(" not in (array[4] or "")
+    """Return True if an array is in HBM: it is no scalar, and no memory space is named."""
+    return bool(array[2]) and "S(" not in (array[4] or "")
 
 
 def _in_hbm(type_text: str) -> bool:
