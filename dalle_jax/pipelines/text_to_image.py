@@ -19,6 +19,7 @@ from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
 from dalle_jax.pipelines.prompts import Prompt, PromptReader
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request, RequestOptions
+from dalle_jax.pipelines.slot_engine import SlotEngine
 from dalle_jax.sampling.autoregressive import (
     GivenCodes,
     NegativePrompts,
@@ -32,6 +33,9 @@ from dalle_jax.sampling.autoregressive import (
 from dalle_jax.sampling.decoding import choose_window
 from dalle_jax.sampling.options import RecommendedSampling
 from dalle_jax.sampling.slots import Prefilled, SlotSamples, sample_in_slots, sample_prefilled_in_slots
+
+CONTEXTS = 16
+"""Largest number of prompts that an engine of slots holds, besides those of images in slots."""
 
 
 def _sample(
@@ -96,7 +100,7 @@ class TextToImage(PromptedPipeline):
         self.recommended = recommended
         self.layout = one_device() if layout is None else layout
         self.likelihood = CodeLikelihood(generator, codec, prompts, batch, layout)
-        network = CompiledNetwork(generator, layout)
+        self._network = network = CompiledNetwork(generator, layout)
         self._sample, self.parts = network.jit(_sample, static_argnames=("guided", "window")), network.parts
         self._prefill = network.jit(_prefill, static_argnames=("candidates", "guided"))
         self._sample_prefilled = network.jit(_sample_prefilled, static_argnames=("guided", "window"))
@@ -134,6 +138,12 @@ class TextToImage(PromptedPipeline):
         device = self.layout.mesh.devices.flat[0].device_kind
         rows = -(-images * (2 if guided else 1) // self.parts)  # on each device
         return choose_window(options.decoding, options.window, rows, device)
+
+    def slot_engine(self, *, guided: bool, window: int, group: int = 1, slots: int | None = None) -> SlotEngine:
+        """Return a new engine of the transformer, by default of ``batch`` slots."""
+        count = self.batch if slots is None else slots
+        contexts = min(count, CONTEXTS)
+        return SlotEngine(self._network, slots=count, contexts=contexts, guided=guided, window=window, group=group)
 
     def prefill_device(self, text: Prompts, negative: NegativePrompts | None, candidates: int, guided: bool) -> Prefix:
         """Compute prompts for ``candidates`` images each; the result stays on the device."""

@@ -140,25 +140,36 @@ def empty_slots(
     )
 
 
-def insert_contexts(
-    generator: SlotDecoder,
-    state: SlotState,
-    contexts: Int[Array, " P"],
-    prefilled: Prefilled,
-    *,
-    window: int,
-    guided: bool,
-) -> SlotState:
-    """Replace contexts by those of new prompts. No unfinished slot may have an image of them."""
-    if guided:
-        contexts = jnp.concatenate([contexts, contexts + state.first.shape[0] // 2])
-    new = generator.slots(prefilled.cache, window, 0)  # without rows
+def contexts_of(generator: SlotDecoder, prefilled: Prefilled, *, window: int) -> Prefilled:
+    """Return prefilled prompts with a cache that ``put_contexts`` takes; it has no room for codes."""
+    return prefilled._replace(cache=generator.slots(prefilled.cache, window, 0))
 
-    def replace(old: Array, leaf: Array) -> Array:
-        return old.at[contexts].set(leaf) if leaf.shape[0] else old
 
-    first = state.first.at[contexts].set(prefilled.logits)
-    return state._replace(first=first, cache=jax.tree.map(replace, state.cache, new))
+def pick_contexts(contexts: Prefilled, places: Int[Array, " P"], *, guided: bool) -> Prefilled:
+    """Return some of the contexts of ``contexts_of``."""
+    rows = _with_empty_contexts(contexts.logits, places, guided)
+    return jax.tree.map(lambda leaf: leaf[rows] if leaf.shape[0] else leaf, contexts)
+
+
+def put_contexts(old: Prefilled, places: Int[Array, " P"], new: Prefilled, *, guided: bool) -> Prefilled:
+    """Replace contexts by those of ``new``. The first of twice the number of contexts and later places do not exist."""
+    rows = _with_empty_contexts(old.logits, places, guided)
+
+    def replace(leaf: Array, changed: Array) -> Array:
+        return leaf.at[rows].set(changed, mode="drop") if changed.shape[0] else leaf
+
+    return jax.tree.map(replace, old, new)
+
+
+def _with_empty_contexts(logits: Float[Array, "X K"], places: Int[Array, " P"], guided: bool) -> Int[Array, " Q"]:
+    """Return the rows of contexts, and after them those of their empty prompts if ``guided``."""
+    return jnp.concatenate([places, places + logits.shape[0] // 2]) if guided else places
+
+
+def insert_contexts(state: SlotState, places: Int[Array, " P"], new: Prefilled, *, guided: bool) -> SlotState:
+    """Replace contexts of slots (``put_contexts``). No unfinished slot may have an image of them."""
+    first, cache = put_contexts(Prefilled(state.first, state.cache), places, new, guided=guided)
+    return state._replace(first=first, cache=cache)
 
 
 def insert(state: SlotState, slots: Int[Array, " R"], images: NewImages, *, guided: bool) -> SlotState:

@@ -1,6 +1,7 @@
 """GLIDE by command: small random networks in the published files are imported, sampled and used to inpaint."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +88,22 @@ def test_an_inpainted_image_keeps_its_other_pixels(folder, tmp_path):
     np.testing.assert_array_equal(written, called.pixels[0])
     whole = pipeline("red", candidates=1)  # nothing is known
     assert whole.pixels.shape == (1, 8, 8, 3)
+
+
+def test_an_interrupted_import_is_completed_by_the_same_command_which_keeps_whole_parts(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(folder / "text2im", out)
+    (out / "glide.gin").unlink()
+    shutil.rmtree(out / "upsampler" / "checkpoints")  # as if killed before its commit
+    before = {path: path.stat().st_mtime_ns for path in (out / "base").rglob("*") if path.is_file()}
+    command = ["import", "glide-text2im", str(folder / "published"), str(out)]
+    assert main(command) == 0
+    assert "base: kept, since it was imported from the same files before" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in (out / "base").rglob("*") if path.is_file()}
+    assert dalle_jax.load(out).side == 256
+    (out / "glide.gin").unlink()
+    assert main([*command, "--licence", "other"]) == 2  # no part of a different import is kept
+    assert "base: expected a folder without checkpoints" in capsys.readouterr().err
 
 
 def test_a_clip_of_noised_images_guides_the_base(folder):

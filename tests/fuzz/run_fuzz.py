@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dalle_jax.__main__ import USER_ERRNOS
 from dalle_jax.untrusted import FREE_BYTES, MEMORY_RATIO
 from tests.fuzz.checkpoint_targets import checkpoint_targets
 from tests.fuzz.mutations import mutated
@@ -89,8 +90,9 @@ def read_input(target: Target, content: bytes, place: Path, guard: Guard, armed:
         if len(str(refused)) > MAX_MESSAGE:
             error = ("message", f"an error of {len(str(refused))} characters")
     except BaseException as unexpected:
-        place_of = traceback.extract_tb(unexpected.__traceback__)[-1]
-        error = ("traceback", f"{unexpected!r:.200} at {place_of.filename}:{place_of.lineno}")
+        if not (isinstance(unexpected, OSError) and unexpected.errno in USER_ERRNOS):
+            place_of = traceback.extract_tb(unexpected.__traceback__)[-1]
+            error = ("traceback", f"{unexpected!r:.200} at {place_of.filename}:{place_of.lineno}")
     guard.armed = False
     seconds, memory = time.process_time() - started, _peak_bytes(reset=False) - before
     allowed = FREE_BYTES + MEMORY_RATIO * len(content) + target.memory(content)

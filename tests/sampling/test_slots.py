@@ -11,6 +11,7 @@ from dalle_jax.sampling.autoregressive import GivenCodes, Settings, image_keys, 
 from dalle_jax.sampling.slots import (
     NewImages,
     advance,
+    contexts_of,
     empty_slots,
     finished,
     insert,
@@ -125,7 +126,8 @@ def test_a_new_prompt_takes_the_place_of_another_and_drawn_images_keep_theirs(en
     new, put, go, empty = engine
     model = GENERATORS["mixed"]()
     third = compiled(model, prefill, guided=True)(TEXT[2:])
-    swap = compiled(model, insert_contexts, window=3, guided=True)
+    third = compiled(model, contexts_of, window=3)(third)
+    swap = jax.jit(functools.partial(insert_contexts, guided=True))
 
     def run(state):
         while not finished(state).all():
