@@ -1,6 +1,5 @@
 """A browser, a server, and visits of the page that end with a check of what the browser complained of."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -22,9 +21,8 @@ def browser() -> Iterator["Browser"]:
     executable = next(filter(None, map(shutil.which, NAMES)), None)
     if executable is None:
         pytest.skip(f"the page's tests need Chromium: found none of {', '.join(NAMES)}")
-    sandbox = [] if os.geteuid() else ["--no-sandbox"]  # Chromium has no sandbox for root
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=executable, args=sandbox)
+        started = driver.chromium.launch(executable_path=executable)
         yield started
         started.close()
 
