@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.serve.web.page_server import PageServer
+from tests.running_server import Running, running
+from tests.serve.web.painted_model import DIFFUSION, TRANSFORMER, PaintedModel
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page, Request
@@ -28,13 +29,18 @@ def browser() -> Iterator["Browser"]:
 
 
 @pytest.fixture(scope="package")
-def server() -> Iterator[PageServer]:
-    with PageServer() as started:
+def models() -> list[PaintedModel]:
+    return [PaintedModel("painted", TRANSFORMER), PaintedModel("painted-unclip", DIFFUSION)]
+
+
+@pytest.fixture(scope="package")
+def server(models: list[PaintedModel]) -> Iterator[Running]:
+    with running(*models) as started:
         yield started
 
 
 @pytest.fixture
-def visit(browser: "Browser", server: PageServer) -> Iterator[Callable[..., "Page"]]:
+def visit(browser: "Browser", server: Running) -> Iterator[Callable[..., "Page"]]:
     """Return a function that opens the page. The test fails if a page logs an error or asks another host."""
     contexts, complaints = [], []
 
@@ -59,7 +65,7 @@ def visit(browser: "Browser", server: PageServer) -> Iterator[Callable[..., "Pag
                 complaints.append(message.text)
 
         def request(sent: "Request") -> None:
-            if not sent.url.startswith((url, "blob:")):
+            if not sent.url.startswith((f"{url}/", "blob:")):
                 complaints.append(sent.url)
 
         page.on("console", log)
