@@ -38,7 +38,7 @@ def generate(page, prompt: str = "a red circle", images: int = 2) -> None:
 def files_of(server, **fields: object) -> list[bytes]:
     """Return the files that the server answers a program with."""
     body = json.dumps(fields | {"response_format": "b64_json"}).encode()
-    address, headers = f"{server.url}v1/images/generations", {"Content-Type": "application/json"}
+    address, headers = f"{server.url}/v1/images/generations", {"Content-Type": "application/json"}
     with urllib.request.urlopen(urllib.request.Request(address, body, headers)) as answer:
         return [base64.b64decode(one["b64_json"]) for one in json.load(answer)["data"]]
 
@@ -56,8 +56,8 @@ def drag(page, start: tuple[float, float], end: tuple[float, float]) -> None:
     page.mouse.up()
 
 
-def test_a_whole_visit_generates_paints_extends_varies_and_downloads(visit, server):
-    page, model = visit(), server.models[0]
+def test_a_whole_visit_generates_paints_extends_varies_and_downloads(visit, server, models):
+    page, model = visit(), models[0]
     files = files_of(server, prompt="a red circle", n=2, seed=7)
     model.works.clear()
     page.fill("#seed", "7")
@@ -114,8 +114,8 @@ def test_the_history_outlives_a_reload_restores_a_run_and_is_cleared(visit):
     assert page.evaluate(STORED_RUNS) == 0
 
 
-def test_an_opened_file_is_changed_as_a_whole_by_a_model_that_can(visit, server):
-    page, model = visit(), server.models[1]
+def test_an_opened_file_is_changed_as_a_whole_by_a_model_that_can(visit, models):
+    page, model = visit(), models[1]
     page.select_option("#model", "painted-unclip")
     page.fill("#strength", "0.4")
     page.set_input_files("#image-file", {"name": "photo.png", "mimeType": "image/png", "buffer": png((5, 9))})
@@ -127,8 +127,8 @@ def test_an_opened_file_is_changed_as_a_whole_by_a_model_that_can(visit, server)
     assert work.images[0].size == (5, 9)
 
 
-def test_partial_images_are_shown_and_cancelling_ends_the_work(visit, server):
-    page, model = visit(), server.models[0]
+def test_partial_images_are_shown_and_cancelling_ends_the_work(visit, models):
+    page, model = visit(), models[0]
     page.fill("#prompt", HELD)
     page.keyboard.press("Control+Enter")
     page.get_by_text("Image 4, partial image 3").wait_for()
