@@ -25,8 +25,8 @@ Guarantees when a stale lock is removed:
 - A command that has lost its lock notices at its next renewal and ends with exit code 2. Two commands therefore overlap
   by at most ``RENEW_SECONDS``. The same holds for a command that was suspended or offline for ``STALE_SECONDS``.
 
-If the first process of a run is killed, jax's heartbeat ends the other processes some time later. A new command on the
-first process's machine does not wait for them.
+If the first process of a run is killed, the others end at once or after ``DALLE_JAX_LOST`` seconds. A new command on
+the first process's machine does not wait for them.
 """
 
 import contextlib
@@ -58,7 +58,8 @@ RENEW_SECONDS = 10.0
 STALE_SECONDS = 120.0
 """Seconds without a renewal after which a lock is stale.
 
-It exceeds the 100 s that jax takes to end the other processes of a run whose first process was killed.
+It exceeds the seconds in which the other processes of a run end whose first process was killed
+(``parallel/failures.py``).
 """
 
 SETTLE_SECONDS = 1.0

@@ -2,8 +2,11 @@
 
 import { byId, element } from "./dom.js";
 import { extensionOf, fileName, save, show } from "./images.js";
+import { KNOBS } from "./knob_list.js";
 
 /** @typedef {import("./drawing.js").Run} Run */
+
+const SHOWN = ["seed", "size", "output_format"]; // settings that the image itself shows
 
 /** @param {(seed: number) => void} useSeed */
 export function connectDetails(useSeed) {
@@ -48,10 +51,18 @@ function facts(run, number, image) {
     ["Size", `${image.naturalWidth} × ${image.naturalHeight} pixels`],
     ["File", `${extensionOf(blob).toUpperCase()}, ${blob.size.toLocaleString()} bytes`],
     ["Drawn", `${new Date(run.time).toLocaleString()}, in ${run.seconds.toFixed(1)} s`],
-    ...Object.entries(run.settings).filter(([name]) => name !== "seed"),
+    ...KNOBS.filter(({ name }) => !SHOWN.includes(name)).map(({ name, label }) => settingOf(run, name, label)),
   ];
   return all.flatMap(([name, value]) => (value === null || value === "" ? [] : [[name, String(value)]]));
 }
+
+/**
+ * @param {Run} run
+ * @param {string} name
+ * @param {string} label
+ * @returns {[string, string|number|null]}
+ */
+const settingOf = (run, name, label) => [label, run.settings[name] ?? null];
 
 /**
  * @param {Run} run

@@ -5,6 +5,7 @@ import { readEvents } from "./event_stream.js";
 import { blobOf } from "./images.js";
 
 const MOST_PARTIALS = 3;
+const PATHS = { generations: "generations", edits: "edits", changes: "edits", variations: "variations" };
 
 /**
  * @typedef {import("./knob_list.js").Route} Route
@@ -43,7 +44,7 @@ const MOST_PARTIALS = 3;
  */
 export async function draw(order, listener) {
   const begin = Date.now();
-  const response = await post(`v1/images/${order.route}`, fieldsOf(order), listener.signal);
+  const response = await post(`v1/images/${PATHS[order.route]}`, fieldsOf(order), listener.signal);
   const streamed = response.headers.get("content-type")?.startsWith("text/event-stream");
   const answer = streamed ? await fromStream(response, listener) : fromList(await response.json(), listener);
   return {

@@ -6,7 +6,7 @@ import { emptyOf, show } from "./images.js";
 /** @typedef {import("./drawing.js").Run} Run */
 
 const MOST_THUMBS = 3;
-const KINDS = { generations: "", edits: "Edit: ", variations: "Variations: " };
+const KINDS = { generations: "", edits: "Edit: ", changes: "Change: ", variations: "Variations: " };
 
 export class HistoryList {
   /**

@@ -1,7 +1,7 @@
 /** The settings that a request may have beside its prompt. A model offers those that it reads. */
 
 /** @typedef {import("./models.js").Model} Model */
-/** @typedef {"generations"|"edits"|"variations"} Route */
+/** @typedef {"generations"|"edits"|"changes"|"variations"} Route what is asked: `changes` are edits of whole images */
 
 /**
  * @typedef {object} Knob
@@ -18,8 +18,9 @@
  */
 
 const SIDES = [256, 512, 1024];
-const ALL = /** @type {Route[]} */ (["generations", "edits", "variations"]);
-const DRAWN = /** @type {Route[]} */ (["generations", "edits"]);
+const ALL = /** @type {Route[]} */ (["generations", "edits", "changes", "variations"]);
+const DRAWN = /** @type {Route[]} */ (["generations", "edits", "changes"]);
+const SAMPLED = /** @type {Route[]} */ (["generations", "edits"]);
 
 /**
  * Return a test for a sampling field among those that a model reads.
@@ -54,17 +55,17 @@ export const KNOBS = [
     help: "Images move away from this text. Needs a guidance other than 1.",
   },
   {
-    name: "temperature", label: "Temperature", kind: "number", range: { min: 0, max: 1000, step: "any" }, routes: DRAWN,
+    name: "temperature", label: "Temperature", kind: "number", range: { min: 0, max: 1000, step: "any" }, routes: SAMPLED,
     fits: reads("temperature"),
     help: "Below 1 images are safer and more alike, above 1 more varied.",
   },
   {
-    name: "top_k", label: "Top-k", kind: "number", range: { min: 0, max: 2 ** 20, step: 1 }, routes: DRAWN,
+    name: "top_k", label: "Top-k", kind: "number", range: { min: 0, max: 2 ** 20, step: 1 }, routes: SAMPLED,
     fits: reads("top_k"),
     help: "Draw each code from the k most likely ones. 0 is off.",
   },
   {
-    name: "top_p", label: "Top-p", kind: "number", range: { min: 0, max: 1, step: "any" }, routes: DRAWN,
+    name: "top_p", label: "Top-p", kind: "number", range: { min: 0, max: 1, step: "any" }, routes: SAMPLED,
     fits: reads("top_p"),
     help: "Draw each code from the most likely ones that reach this probability together. 1 is off.",
   },
@@ -74,14 +75,19 @@ export const KNOBS = [
     help: "Denoising steps. More take longer.",
   },
   {
-    name: "size", label: "Size", kind: "choice", routes: ["generations", "variations"],
+    name: "strength", label: "Strength", kind: "number", range: { min: 0, max: 1, step: "any" }, routes: ["changes"],
+    fits: ({ abilities }) => abilities.mix, placeholder: "model's own",
+    help: "How far a change of the whole image goes toward the prompt, 0 to 1.",
+  },
+  {
+    name: "size", label: "Size", kind: "choice", routes: ["generations", "changes", "variations"],
     choices: ({ abilities }) => ["", ...SIDES.filter((side) => side !== abilities.side).map((side) => `${side}x${side}`)],
     help: "Another size than the model's own is made by enlarging.",
   },
   {
     name: "output_format", label: "Format", kind: "choice", routes: DRAWN,
     choices: ({ abilities }) => ["png", "webp", "jpeg", ...(abilities.partials ? ["gif"] : [])],
-    help: "PNG is lossless. A GIF shows how the image was drawn.",
+    help: "PNG is lossless. A GIF, where the model offers it, shows how an image was drawn.",
   },
   {
     name: "output_compression", label: "File quality", kind: "number", range: { min: 0, max: 100, step: 1 },

@@ -34,7 +34,7 @@ const openDetails = connectDetails((seed) => {
   byId("seed", HTMLInputElement).focus();
 });
 const gallery = new Gallery({ open: openDetails, edit: (image, title) => openEditor(image.blob, title), vary }, () => ({
-  edit: models.able("inpaint") !== undefined,
+  edit: (models.able("inpaint") ?? models.able("mix")) !== undefined,
   vary: models.able("vary") !== undefined,
 }));
 const historyList = await openHistory();
@@ -66,7 +66,7 @@ async function loadModels() {
   clearProblems();
   modelChoice.replaceChildren(...models.all.map(({ id }) => element("option", { value: id }, id)));
   byId("model-field", HTMLElement).hidden = models.all.length === 0;
-  byId("open-image", HTMLElement).hidden = !(models.able("inpaint") || models.able("vary"));
+  byId("open-image", HTMLElement).hidden = !(models.able("inpaint") ?? models.able("mix") ?? models.able("vary"));
   offer();
 }
 
@@ -75,6 +75,7 @@ function offer() {
   const { chosen } = models;
   if (!chosen) return;
   knobs.offer(chosen);
+  byId("start", HTMLButtonElement).disabled = false;
   const { kind, side } = chosen.abilities;
   byId("model-help", HTMLElement).textContent = `${kind}, ${side} × ${side} pixels`;
 }
@@ -107,6 +108,15 @@ async function edit() {
   return start({ route: "edits", model, prompt: editPrompt.value.trim(), files });
 }
 
+/** Turn the whole opened image toward the prompt. */
+function change() {
+  clearProblems();
+  const model = models.able("mix");
+  if (!model || !editor.opened) return showProblem("No model of this server changes whole images.");
+  const files = { image: editor.opened.blob };
+  return start({ route: "changes", model, prompt: editPrompt.value.trim(), files });
+}
+
 /**
  * @param {{blob: Blob}} image
  * @param {string} title the prompt that the image was drawn from; only a model that needs it is sent it
@@ -131,6 +141,7 @@ async function openEditor(blob, title) {
   }
   editPrompt.value = title;
   byId("start-edit", HTMLElement).hidden = models.able("inpaint") === undefined;
+  byId("start-change", HTMLElement).hidden = models.able("mix") === undefined;
   byId("vary-opened", HTMLElement).hidden = models.able("vary") === undefined;
 }
 
@@ -138,7 +149,7 @@ async function openEditor(blob, title) {
 function openRun(run) {
   gallery.finish(run, titleOf(run));
   byId("empty", HTMLElement).hidden = true;
-  const written = run.route === "edits" ? editPrompt : prompt;
+  const written = ["edits", "changes"].includes(run.route) ? editPrompt : prompt;
   written.value = run.prompt;
   if (models.choose(run.model)) {
     modelChoice.value = run.model;
@@ -180,6 +191,7 @@ byId("image-file", HTMLInputElement).addEventListener("change", async (event) =>
   if (file) await openEditor(file, prompt.value);
   field.value = "";
 });
+byId("start-change", HTMLButtonElement).addEventListener("click", change);
 byId("vary-opened", HTMLButtonElement).addEventListener("click", () => {
   if (editor.opened) vary(editor.opened, editPrompt.value.trim());
 });

@@ -43,7 +43,7 @@ export class Models {
 
   /**
    * Return the chosen model if it has an ability, else the first that has it.
-   * @param {"generate"|"inpaint"|"vary"} ability
+   * @param {"generate"|"inpaint"|"mix"|"vary"} ability
    * @returns {Model|undefined}
    */
   able(ability) {
