@@ -207,7 +207,7 @@ def abilities_of(pipeline: AnyPipeline) -> Abilities:
     """Return what a pipeline can do."""
     transformer = isinstance(pipeline, TextToImage)
     classes = isinstance(_reader(pipeline), ClassPrompts)
-    own = ("temperature", "top_k", "top_p", "negative_prompt") if transformer else ()
+    own = ("temperature", "top_k", "top_p", "guidance_end", "negative_prompt") if transformer else ()
     vectors = isinstance(pipeline, EmbeddingEditor) and (not isinstance(pipeline, Karlo) or pipeline.embeds_images)
     fills = isinstance(pipeline, HoleFiller) and (
         not isinstance(pipeline, PixelUnclip | GlidePipeline) or pipeline.inpaints
