@@ -13,7 +13,8 @@ const PATHS = { generations: "generations", edits: "edits", changes: "edits", va
  * @typedef {object} Order
  * @property {Route} route
  * @property {import("./models.js").Model} model
- * @property {string} prompt
+ * @property {string} prompt as it is sent; empty if it is not
+ * @property {string} title a text that describes the images to people
  * @property {Record<string, string|number>} settings fields of the request beside prompt and model
  * @property {Record<string, Blob>} [files] image and mask
  *
@@ -26,6 +27,7 @@ const PATHS = { generations: "generations", edits: "edits", changes: "edits", va
  * @property {Route} route
  * @property {string} model
  * @property {string} prompt
+ * @property {string} title
  * @property {Record<string, string|number>} settings
  * @property {Drawn[]} images
  * @property {string[]} warnings
@@ -54,6 +56,7 @@ export async function draw(order, listener) {
     route: order.route,
     model: order.model.id,
     prompt: order.prompt,
+    title: order.title,
     settings: order.settings,
     ...answer,
   };
