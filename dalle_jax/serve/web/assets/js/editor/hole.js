@@ -3,6 +3,7 @@
 const COLOUR = "#e0457b";
 const HALF = 128; // alpha from which a pixel belongs to the hole
 const MOST_UNDONE = 20;
+const MOST_UNDONE_BYTES = 100e6; // one stroke can always be undone
 
 /**
  * @typedef {{x: number, y: number}} Point in pixels of the image
@@ -33,7 +34,8 @@ export class Hole {
   /** Keep the present hole for `undo`. Call it before each stroke. */
   remember() {
     this.before.push(this.read());
-    if (this.before.length > MOST_UNDONE) this.before.shift();
+    const fitting = Math.floor(MOST_UNDONE_BYTES / (4 * this.canvas.width * this.canvas.height));
+    if (this.before.length > Math.max(1, Math.min(MOST_UNDONE, fitting))) this.before.shift();
   }
 
   /** Return to the hole before the last stroke. */
