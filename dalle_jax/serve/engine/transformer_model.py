@@ -21,8 +21,9 @@ class TransformerModel(PipelineModel):
         self.runner = TransformerRunner(self._slots, self._take, CallRunner(self.do))
 
     def warm(self) -> None:
-        """Compile the programs of the slots."""
+        """Compile the programs of the slots, and the calls of an edit and a variation."""
         self._slots.warm(self.prompt(self.any_prompt()))
+        self.warm_edits()
 
     def _take(self, job: Job) -> bool:
         """Hand a job to the slots, or return False if they have no room."""
