@@ -19,7 +19,7 @@ HELD = "hold"
 """A prompt whose images are shown in part and finished after ``gate`` is set."""
 TRANSFORMER = Abilities(
     kind="transformer of codes", side=SIDE, inpaint=True, vary=True, partials=True, ranks=True,
-    options=("seed", "candidates", "guidance", "temperature", "top_k", "top_p", "negative_prompt"),
+    options=("seed", "candidates", "guidance", "guidance_end", "temperature", "top_k", "top_p", "negative_prompt"),
 )  # fmt: skip
 DIFFUSION = Abilities(
     kind="unCLIP of codes", side=SIDE, inpaint=True, vary=True, mix=True, options=("seed", "candidates", "guidance"),

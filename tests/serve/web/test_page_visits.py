@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dalle_jax.serve.engine.works import Edit, Generate, Vary
-from tests.serve.web.painted_model import BROKEN, HELD, SIDE
+from tests.serve.web.painted_model import BROKEN, HELD, SIDE, TRANSFORMER
 
 PIXELS = """async image => {
   await image.decode();
@@ -142,7 +142,8 @@ def test_partial_images_are_shown_and_cancelling_ends_the_work(visit, models):
 
 def test_the_settings_are_those_of_the_model_and_errors_are_the_servers_words(visit):
     page = visit(refused=True)
-    assert page.get_by_label("Guidance").get_attribute("placeholder") == "3"
+    assert all(page.locator(f"#{option}").count() == 1 for option in TRANSFORMER.options)
+    assert page.get_by_label("Guidance", exact=True).get_attribute("placeholder") == "3"
     page.fill("#top_p", "2")
     page.fill("#prompt", "a red circle")
     page.click("#start")

@@ -1,6 +1,5 @@
 /** The part of an image that is to be drawn anew: a canvas in the image's pixels, opaque where the hole is. */
 
-const COLOUR = "#e0457b";
 const HALF = 128; // alpha from which a pixel belongs to the hole
 const MOST_UNDONE = 20;
 const MOST_UNDONE_BYTES = 100e6; // one stroke can always be undone
@@ -20,7 +19,6 @@ export class Hole {
     this.pen = /** @type {OffscreenCanvasRenderingContext2D} */ (
       this.canvas.getContext("2d", { willReadFrequently: true })
     );
-    this.pen.fillStyle = this.pen.strokeStyle = COLOUR;
     this.pen.lineCap = "round";
     this.fill();
     this.pen.globalCompositeOperation = "destination-out";
