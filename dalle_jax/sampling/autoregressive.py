@@ -140,10 +140,19 @@ def _noise(keys: Key[Array, "P M"], position: Int[Array, ""], size: int) -> Floa
 
 
 def draw(logits: Float[Array, "P M K"], noise: Float[Array, "P M K"], settings: Settings) -> Int[Array, "P M"]:
-    """Sample codes from the filtered logits by the Gumbel-max trick; temperature 0 takes the largest logit."""
-    noise = jnp.where((settings.temperature > 0)[:, None, None], noise, 0.0)
-    filtered = restrict(logits, settings.temperature, settings.top_k, settings.top_p)
-    return first_largest(filtered + noise)
+    """Sample codes from the filtered logits by the Gumbel-max trick; temperature 0 takes the largest logit.
+
+    Where devices do not share the rows, they become one dimension: a TPU has tiles of 8 rows, and of [P 1 K] it fills
+    one row of each, in every pass of a filter.
+    """
+    shape, (temperature, k, p) = logits.shape, settings[:3]
+    if batch_parts() == 1:
+        temperature, k, p = (jnp.repeat(x, shape[1]) for x in (temperature, k, p))  # [P*M]
+        logits, noise = (x.reshape(-1, shape[2]) for x in (logits, noise))
+    else:
+        temperature, k, p = (x[:, None] for x in (temperature, k, p))
+    noise = jnp.where((temperature > 0)[..., None], noise, 0.0)
+    return first_largest(restrict(logits, temperature, k, p) + noise).reshape(shape[:-1])
 
 
 def guide(

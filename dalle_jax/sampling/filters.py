@@ -1,4 +1,4 @@
-"""Temperature, top-k and top-p filtering of logits, with a traced value per prompt.
+"""Temperature, top-k and top-p filtering of logits, with traced values per row, or per row of the first dimensions.
 
 Thresholds are found exactly, by bisection over the bits of a float. On a CPU, sorting the codebook would cost more than
 the rest of a step. k and p are traced values, so that a request with different values needs no compilation.
@@ -39,42 +39,42 @@ def _bisect(accepts: Callable[[Array], Array], shape: tuple[int, ...]) -> Int[Ar
     return jax.lax.fori_loop(0, 32, halve, (low, high))[1]
 
 
-def top_k(logits: Float[Array, "P M K"], k: Int[Array, " P"]) -> Float[Array, "P M K"]:
+def top_k(logits: Float[Array, "*B K"], k: Int[Array, "*#B"]) -> Float[Array, "*B K"]:
     """Exclude all but the ``k`` largest logits; 0 excludes none.
 
     Logits equal to the k-th largest are all kept.
     """
-    order, wanted = _sortable_bits(logits), k[:, None, None]
+    order, wanted = _sortable_bits(logits), k[..., None]
     threshold = _bisect(
-        lambda t: (order > t).sum(axis=-1, keepdims=True) < jnp.maximum(wanted, 1), (*logits.shape[:2], 1)
+        lambda t: (order > t).sum(axis=-1, keepdims=True) < jnp.maximum(wanted, 1), (*logits.shape[:-1], 1)
     )
     return jnp.where((order >= threshold) | (wanted <= 0), logits, EXCLUDED_LOGIT)
 
 
-def top_p(logits: Float[Array, "P M K"], p: Float[Array, " P"]) -> Float[Array, "P M K"]:
+def top_p(logits: Float[Array, "*B K"], p: Float[Array, "*#B"]) -> Float[Array, "*B K"]:
     """Keep the nucleus of probability mass ``p`` (Holtzman et al. 2020, arXiv 1904.09751); 1 excludes none.
 
     A code is excluded if the more likely codes have a total probability of ``p`` or more. The most likely code always
     stays, so p = 0 is greedy.
     """
     probabilities = jax.nn.softmax(logits, axis=-1)
-    order, wanted = _sortable_bits(probabilities), p[:, None, None]
+    order, wanted = _sortable_bits(probabilities), p[..., None]
     threshold = _bisect(
         lambda t: jnp.where(order > t, probabilities, 0.0).sum(axis=-1, keepdims=True) < jnp.maximum(wanted, 1e-9),
-        (*logits.shape[:2], 1),
+        (*logits.shape[:-1], 1),
     )
     return jnp.where((order >= threshold) | (wanted >= 1), logits, EXCLUDED_LOGIT)
 
 
 def restrict(
-    logits: Float[Array, "P M K"], temperature: Float[Array, " P"], k: Int[Array, " P"], p: Float[Array, " P"]
-) -> Float[Array, "P M K"]:
+    logits: Float[Array, "*B K"], temperature: Float[Array, "*#B"], k: Int[Array, "*#B"], p: Float[Array, "*#B"]
+) -> Float[Array, "*B K"]:
     """Divide logits by the temperature, then apply top-k, then top-p. A filter that no prompt uses takes no time.
 
     At temperature 0 the logits are not divided; the caller then takes the largest logit and adds no noise.
     """
     cold = temperature <= 0
-    scaled = logits / jnp.where(cold, 1.0, temperature)[:, None, None]
+    scaled = logits / jnp.where(cold, 1.0, temperature)[..., None]
     scaled = jax.lax.cond(jnp.any(k > 0), top_k, lambda x, _: x, scaled, k)
     return jax.lax.cond(jnp.any(p < 1), top_p, lambda x, _: x, scaled, p)
 
