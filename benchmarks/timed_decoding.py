@@ -7,7 +7,7 @@ drawn on the device. Each case compiles one program, calls it once, and then tak
 
     prefill      the prompts alone
     sequential   ``autoregressive.sample``, one code per step
-    window W     ``slots.sample_in_slots``, W codes per pass
+    window W     ``slots.sample_in_slots``, W codes per pass; on a TPU with the decode kernel and with XLA's attention
 
 A step's time is that of the call without the prefill, divided by the steps. All codes of a window are given, so that a
 pass accepts W of them: random weights say nothing about acceptance. The throughput of a window assumes the codes per
@@ -22,7 +22,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +32,10 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, PyTree
 from dalle_jax.config.bind import load
-from dalle_jax.models.code_generator import CodeGenerator
+from dalle_jax.config.errors import UserError
+from dalle_jax.models.code_generator import CodeGenerator, Reduced, reduce_precision
 from dalle_jax.parallel.chips import chip_of
-from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.layout import Layout, platform
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.plan.planned_sampler import PlannedSampler, SampledBatch
 from dalle_jax.runs import TrainRun
@@ -134,6 +136,12 @@ class Decoder:
         leaves = [_normal(key, one.shape, one.dtype.name) for key, one in zip(keys, leaves, strict=True)]
         return cls(planned, graph, jax.tree.unflatten(tree, leaves))
 
+    def with_attention(self, attention: Literal["xla", "pallas"]) -> "Decoder":
+        """Return a decoder of the same weights with another attention in slots."""
+        generator = nnx.merge(self.graph, self.state)
+        reduce_precision(generator, Reduced(attention=attention))
+        return replace(self, graph=nnx.split(generator)[0])
+
     @property
     def length(self) -> int:
         """The number of codes of an image, I."""
@@ -216,18 +224,24 @@ def measure(
     bandwidth: float,
     end: float,
     profiled: Sequence[SampledBatch] = (),
+    attentions: Sequence[Literal["xla", "pallas"]] = ("xla",),
 ) -> Iterator[Row]:
     """Yield a row for each case: at each batch sequential and the first window, then the other windows.
+
+    A window is measured with each of ``attentions``.
 
     A case is left out if the longest case so far would not end before ``end`` (of ``time.monotonic``). The batches in
     ``profiled`` are also traced.
     """
-    cases = [(batch, window) for batch in batches for window in (SEQUENTIAL, *windows[:1])]
-    cases += [(batch, window) for window in windows[1:] for batch in batches]
+    decoders = {attention: decoder.with_attention(attention) for attention in attentions}
+    order = [(batch, window) for batch in batches for window in (SEQUENTIAL, *windows[:1])]
+    order += [(batch, window) for window in windows[1:] for batch in batches]
+    cases = [(*case, kind) for case in order for kind in (attentions[:1] if case[1] == SEQUENTIAL else attentions)]
     prefills: dict[SampledBatch, Timed] = {}
     longest = 0.0
-    for batch, window in cases:
+    for batch, window, attention in cases:
         name = "sequential" if window == SEQUENTIAL else f"window {window.size}"
+        name += ", kernel" if window != SEQUENTIAL and attention == "pallas" else ""
         row: Row = {"case": name, "prompts": batch.prompts, "candidates": batch.candidates}
         began = time.monotonic()
         if began + longest >= end:
@@ -237,10 +251,10 @@ def measure(
             if batch not in prefills:
                 prefills[batch] = time_prefill(decoder, batch)
                 yield row | {"case": "prefill", "status": "measured"} | asdict(prefills[batch])
-            timed = time_sampling(decoder, batch, window, profile=batch in profiled)
+            timed = time_sampling(decoders[attention], batch, window, profile=batch in profiled)
             found = rates(decoder, batch, window, timed, prefills[batch], bandwidth)
             yield row | {"status": "measured"} | asdict(timed) | found
-        except jax.errors.JaxRuntimeError as error:  # such as a batch that does not fit
+        except (jax.errors.JaxRuntimeError, UserError) as error:  # such as a batch that does not fit
             yield row | {"status": "failed", "error": str(error).splitlines()[0]}
         longest = max(longest, time.monotonic() - began)
 
@@ -264,7 +278,8 @@ def main() -> None:
     decoder = Decoder.load(args.config, args.set)
     about = {"jax": jax.__version__, "weights": weights_read(decoder), "codes": decoder.length}
     print(json.dumps({"case": "model", "status": "measured"} | about), flush=True)
-    for row in measure(decoder, args.batches, args.windows, bandwidth, end, args.profile):
+    attentions: tuple[Literal["xla", "pallas"], ...] = ("pallas", "xla") if platform() == "tpu" else ("xla",)
+    for row in measure(decoder, args.batches, args.windows, bandwidth, end, args.profile, attentions):
         print(json.dumps(row), flush=True)
 
 

@@ -12,8 +12,9 @@ import timed_attention
 from accelerator_sampling import Part, relay, run, table
 from accelerator_step import by_kind
 from flax import nnx
-from timed_decoding import Decoder, Window, measure
+from timed_decoding import Decoder, Window, measure, time_sampling
 
+from dalle_jax.config.errors import UserError
 from dalle_jax.plan.planned_sampler import SampledBatch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +79,13 @@ def test_cases_without_time_are_left_out(decoder):
     assert [(row["case"], row["status"]) for row in found] == [
         (case, "left out") for case in ("sequential", "window 4", "window 2")
     ]
+
+
+def test_windows_are_measured_with_the_kernel_and_without_it(decoder):
+    found = list(measure(decoder, [BATCH], [WINDOW], 1e9, 0.0, attentions=("pallas", "xla")))
+    assert [row["case"] for row in found] == ["sequential", "window 4, kernel", "window 4"]
+    with pytest.raises(UserError, match="attention = 'pallas': expected to run on a tpu, got a cpu"):
+        time_sampling(decoder.with_attention("pallas"), BATCH, WINDOW, profile=False)
 
 
 def test_the_attention_of_a_kind_is_timed_with_the_share_of_its_pairs():
