@@ -25,8 +25,8 @@ Guarantees when a stale lock is removed:
 - A command that has lost its lock notices at its next renewal and ends with exit code 2. Two commands therefore overlap
   by at most ``RENEW_SECONDS``. The same holds for a command that was suspended or offline for ``STALE_SECONDS``.
 
-If the first process of a run is killed, jax's heartbeat ends the other processes some time later. A new command on the
-first process's machine does not wait for them.
+If the first process of a run is killed, the others end at once or after ``DALLE_JAX_LOST`` seconds. A new command on
+the first process's machine does not wait for them.
 """
 
 import contextlib
@@ -49,6 +49,7 @@ from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.parallel import hosts
 from dalle_jax.storage import Place
+from dalle_jax.untrusted import parse_object
 
 FILE = ".lock"
 RENEW_SECONDS = 10.0
@@ -57,7 +58,8 @@ RENEW_SECONDS = 10.0
 STALE_SECONDS = 120.0
 """Seconds without a renewal after which a lock is stale.
 
-It exceeds the 100 s that jax takes to end the other processes of a run whose first process was killed.
+It exceeds the seconds in which the other processes of a run end whose first process was killed
+(``parallel/failures.py``).
 """
 
 SETTLE_SECONDS = 1.0
@@ -109,7 +111,7 @@ class Holder:
     def parse(cls, content: bytes) -> "Holder | None":
         """Parse the content of a lock. Return None if it is unreadable, for example half written."""
         try:
-            return cls(**json.loads(content))
+            return cls(**parse_object(content))
         except (ValueError, TypeError):
             return None
 

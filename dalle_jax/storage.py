@@ -291,8 +291,14 @@ def _check_link(link: Path, trusted: set[int]) -> None:
 
 
 def cannot_write(path: str | Place, error: OSError) -> UserError:
-    """Return the error for a full disk or a folder that is not writable."""
-    return UserError(f"cannot write {path}: {error.strerror or error}; free some space or choose a different folder")
+    """Return the error for a full disk, a folder that is not writable, or one that was moved."""
+    fixes = {
+        errno.EROFS: "make it writable or choose a different folder",
+        errno.EACCES: "make it writable or choose a different folder",
+        errno.ENOENT: "its folder was moved or deleted; move it back, or repeat the command for its new place",
+    }
+    fix = fixes.get(error.errno or 0, "free some space or choose a different folder")
+    return UserError(f"cannot write {path}: {error.strerror or error}; {fix}")
 
 
 def upload(source: Path, target: epath.Path) -> None:

@@ -27,12 +27,12 @@ def start_python(arguments: Sequence[str], devices: int = 1, **variables: str) -
     )
 
 
-def start_processes(processes: Sequence[Sequence[str]], devices: int = 1) -> list[subprocess.Popen]:
+def start_processes(processes: Sequence[Sequence[str]], devices: int = 1, **variables: str) -> list[subprocess.Popen]:
     """Start the processes of one run with these arguments, in order, each on that many CPU devices."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    known = {"DALLE_JAX_COORDINATOR": f"127.0.0.1:{port}", "DALLE_JAX_PROCESSES": str(len(processes))}
+    known = variables | {"DALLE_JAX_COORDINATOR": f"127.0.0.1:{port}", "DALLE_JAX_PROCESSES": str(len(processes))}
     return [
         start_python(one, devices, **known, DALLE_JAX_PROCESS=str(process)) for process, one in enumerate(processes)
     ]

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
-from dalle_jax.layers.head_groups import group_heads
+from dalle_jax.layers.head_groups import group_heads, own_columns, spread_queries
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import precision_of
 from dalle_jax.parallel.axes import BATCH, HEADS, LAYERS
@@ -69,13 +69,14 @@ def arrange_contexts(
 class SlotCache(NamedTuple):
     """Keys and values of one layer: X contexts, and room for S codes of B rows.
 
-    Column attention stores the codes as [B G w h H]. In a scanned stack the second axis is layers (``stack.Layered``).
+    Y heads of width F are the G heads of the model, packed on a TPU (layers/head_groups.py). Column attention stores
+    the codes as [B Y w h F]. In a scanned stack the second axis is layers (``stack.Layered``).
     """
 
-    context_k: Float[Array, "*X G C H"]
-    context_v: Float[Array, "*X G C H"]
-    k: Float[Array, "*B G S H"] | Float[Array, "*B G w h H"]
-    v: Float[Array, "*B G S H"] | Float[Array, "*B G w h H"]
+    context_k: Float[Array, "*X Y C F"]
+    context_v: Float[Array, "*X Y C F"]
+    k: Float[Array, "*B Y S F"] | Float[Array, "*B Y w h F"]
+    v: Float[Array, "*B Y S F"] | Float[Array, "*B Y w h F"]
 
 
 def slot_cache(cache: KvCache, pattern: Pattern, window: int, rows: int) -> SlotCache:
@@ -116,15 +117,20 @@ def write_window(
     if pattern.kind == "column":
         place = (codes % pattern.grid[1], codes // pattern.grid[1])  # rows beyond the grid are dropped
     at = (rows, *layer, slice(None), *place)
-    k, v = (old.at[at].set(new.astype(old.dtype), mode="drop") for old, new in ((cache.k, k), (cache.v, v)))
+    packed = (*k.shape[:2], cache.context_k.shape[1 + len(layer)], cache.k.shape[-1])  # [B W Y F]
+
+    def put(old: Array, new: Array) -> Array:
+        return old.at[at].set(new.reshape(packed).astype(old.dtype), mode="drop")
+
+    k, v = put(cache.k, k), put(cache.v, v)
     return shard(cache._replace(k=k, v=v))
 
 
 class VisibleCodes(NamedTuple):
     """The places of the room that the queries of a window read, and the mask."""
 
-    k: Float[Array, "B G S H"] | Float[Array, "B W G h H"]
-    v: Float[Array, "B G S H"] | Float[Array, "B W G h H"]
+    k: Float[Array, "B Y S F"] | Float[Array, "B W Y h F"]
+    v: Float[Array, "B Y S F"] | Float[Array, "B W Y h F"]
     visible: Bool[Array, "B W S"]
 
 
@@ -168,22 +174,25 @@ def window_attention(
     visible.
     """
     codes, shape = _read(cache, pattern, index, q.shape[1]), q.shape
-    image_axes = "bwgsh" if pattern.kind == "column" else "bgsh"
+    heads = cache.k.shape[1] * cache.k.shape[-1] // shape[-1]  # G
+    image_axes = "bwysf" if pattern.kind == "column" else "bysf"
     shared = arrange_contexts(cache.context_k, cache.context_v, seen, context, shape[0])
-    q, r = group_heads(q * q.shape[-1] ** -0.5, cache.k.shape[1], axis=2)  # [B W N H], or [B W G R H]
+    q = spread_queries(q * q.shape[-1] ** -0.5, heads, cache.k.shape[-1])
+    q, r = group_heads(q, cache.k.shape[1], axis=2)  # [B W N F], or [B W Y R F]
     product = functools.partial(jnp.einsum, precision=precision_of(q.dtype))
-    grouped = q.reshape(shared.k.shape[0], -1, *q.shape[1:])  # [Y B/Y W ...]
-    first = product(f"ybwg{r}h,ygch->ybwg{r}c", grouped, shared.k, preferred_element_type=jnp.float32)
-    first = first.reshape(*q.shape[:-1], -1)  # [B W N C], or [B W G R C]
+    grouped = q.reshape(shared.k.shape[0], -1, *q.shape[1:])  # [A B/A W ...]
+    first = product(f"abwy{r}f,aycf->abwy{r}c", grouped, shared.k, preferred_element_type=jnp.float32)
+    first = first.reshape(*q.shape[:-1], -1)  # [B W N C], or [B W Y R C]
     if shared.seen is not None:
         first = jnp.where(jnp.expand_dims(shared.seen, tuple(range(1, first.ndim - 1))), first, MASKED_SCORE)
-    image = product(f"bwg{r}h,{image_axes}->bwg{r}s", q, codes.k, preferred_element_type=jnp.float32)
+    image = product(f"bwy{r}f,{image_axes}->bwy{r}s", q, codes.k, preferred_element_type=jnp.float32)
     visible = jnp.expand_dims(codes.visible, tuple(range(2, image.ndim - 1)))
     scores = jnp.concatenate([first, jnp.where(visible, image, MASKED_SCORE)], axis=-1)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [B W N C+S], not normalised
-    total = weights.sum(axis=-1, keepdims=True)
+    total = weights.sum(axis=-1, keepdims=True).reshape(*shape[:-1], 1)
     weights, split = weights.astype(q.dtype), shared.k.shape[2]
     first = weights[..., :split].reshape(*grouped.shape[:-1], split)
-    out = product(f"ybwg{r}c,ygch->ybwg{r}h", first, shared.v).reshape(q.shape)
-    out = out + product(f"bwg{r}s,{image_axes}->bwg{r}h", weights[..., split:], codes.v)
-    return (out / total.astype(q.dtype)).reshape(shape)
+    out = product(f"abwy{r}c,aycf->abwy{r}f", first, shared.v).reshape(q.shape)
+    out = out + product(f"bwy{r}s,{image_axes}->bwy{r}f", weights[..., split:], codes.v)
+    out = own_columns(out.reshape(*shape[:-1], -1), heads, shape[-1])
+    return out / total.astype(q.dtype)

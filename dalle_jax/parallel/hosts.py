@@ -25,6 +25,10 @@ WAIT = "DALLE_JAX_WAIT"
 """Environment variable for the seconds to wait for the other processes; the default is 300."""
 
 
+LOST = "DALLE_JAX_LOST"
+"""Environment variable for the seconds without a sign of life after which a process is lost; the default is 30."""
+
+
 def join() -> None:
     """Join the other processes of the run, if there are any; call it before any device is used.
 
@@ -71,11 +75,23 @@ def _initialize(seconds: int, **known: object) -> None:
     timer.start()
     jax.config.update("jax_enable_preemption_service", True)
     try:
-        jax.distributed.initialize(initialization_timeout=seconds + 60, **known)  # type: ignore[arg-type]
+        jax.distributed.initialize(
+            initialization_timeout=seconds + 60,
+            heartbeat_timeout_seconds=lost_seconds() + 70,  # failures.py notices a loss first, and names it
+            **known,  # type: ignore[arg-type]
+        )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"could not join the run{where}: {str(error).splitlines()[0][:300]}") from error
     finally:
         timer.cancel()
+
+
+def lost_seconds() -> int:
+    """Return the seconds without a sign of life after which a process is lost."""
+    seconds = _number(LOST, os.environ.get(LOST, "30"))
+    if seconds < 5:
+        raise UserError(f"{LOST}: expected at least 5 seconds, got {seconds}")
+    return seconds
 
 
 def _end(reason: str) -> None:

@@ -85,10 +85,15 @@ def whole(weights: Array, axis: str) -> Array:
     return constrain(weights, *(None,) * weights.ndim)
 
 
+def axis_parts(axis: str) -> int:
+    """Return the number of shards of a logical axis under the current layout; 1 outside of ``Layout.jit``."""
+    layout = _current.get()
+    return 1 if layout is None else layout.parts(axis)
+
+
 def batch_parts() -> int:
     """Return the number of shards of the batch under the current layout; 1 outside of ``Layout.jit``."""
-    layout = _current.get()
-    return 1 if layout is None else layout.parts(BATCH)
+    return axis_parts(BATCH)
 
 
 def on_each_device(function: Callable[..., Array], axes: Axes, *arrays: Array) -> Array:

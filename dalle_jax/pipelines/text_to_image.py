@@ -108,7 +108,7 @@ class TextToImage(PromptedPipeline):
         negative: NegativePrompts | None,
     ) -> SlotSamples:  # fmt: skip
         """Sample codes. All options have the same ``decoding`` and ``window``."""
-        text, guided = jnp.asarray(self.prompts.read(prompts)), any(one.guidance != 1.0 for one in options)
+        text, guided = jnp.asarray(self.prompts.read(prompts)), any(one.guided for one in options)
         window = self.window(options[0], keys.size, guided)
         return self._sample(text, keys, Settings.stack(options), given, negative, guided=guided, window=window)
 

@@ -3,6 +3,8 @@
 DALL·E 2's decoder denoises pixels; this one denoises the codes of an image tokenizer (models/code_denoiser.py).
 """
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,6 +157,12 @@ class Unclip(EmbeddingPipeline):
     def side(self) -> int:
         """The side of an image in pixels."""
         return self.grid[0] * self.codec.downsample
+
+    def with_steps(self, steps: int) -> "Unclip":
+        """Return this pipeline with a number of steps of its decoder; both share networks and compiled programs."""
+        changed = copy.copy(self)
+        changed.steps = steps
+        return changed
 
     def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
         """Draw the hidden pixels of windows by their codes."""

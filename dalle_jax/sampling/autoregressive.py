@@ -68,12 +68,16 @@ class CachedDecoder(Protocol):
 
 
 class Settings(NamedTuple):
-    """Sampling settings per prompt, as traced values, so that new values need no compilation."""
+    """Sampling settings per prompt, as traced values, so that new values need no compilation.
+
+    ``guidance_change`` is the guidance scale of the last code less that of the first.
+    """
 
     temperature: Float[Array, " P"]
     top_k: Int[Array, " P"]
     top_p: Float[Array, " P"]
     guidance: Float[Array, " P"]
+    guidance_change: Float[Array, " P"]
 
     @classmethod
     def stack(cls, options: Sequence[SamplingOptions]) -> "Settings":
@@ -83,12 +87,17 @@ class Settings(NamedTuple):
             jnp.asarray([one.top_k for one in options], jnp.int32),
             jnp.asarray([one.top_p for one in options], jnp.float32),
             jnp.asarray([one.guidance for one in options], jnp.float32),
+            jnp.asarray([one.last_guidance - one.guidance for one in options], jnp.float32),
         )
 
     @classmethod
     def of(cls, prompts: int, **options: Unpack[SamplingKeywords]) -> "Settings":
         """Create equal settings for all prompts, from the fields of ``SamplingOptions``."""
         return cls.stack([SamplingOptions(**options)] * prompts)
+
+    def guidance_at(self, position: Int[Array, "#P W"], codes: int) -> Float[Array, "P W"]:
+        """Return the guidance scales at positions among ``codes`` codes; they are linear in the position."""
+        return self.guidance[:, None] + self.guidance_change[:, None] * (position / max(codes - 1, 1))
 
 
 class GivenCodes(NamedTuple):
@@ -138,14 +147,14 @@ def draw(logits: Float[Array, "P M K"], noise: Float[Array, "P M K"], settings: 
 
 
 def guide(
-    conditional: Float[Array, "P M K"], unconditional: Float[Array, "P M K"], scale: Float[Array, " P"]
+    conditional: Float[Array, "P M K"], unconditional: Float[Array, "P M K"], scale: Float[Array, "P W"]
 ) -> Float[Array, "P M K"]:
     """Compute classifier-free guidance of logits (Ho and Salimans 2022, arXiv 2207.12598, equation 6, scale = 1 + w).
 
     The result is ``unconditional + scale * (conditional - unconditional)``, which dalle-mini calls super conditioning.
-    A scale of 1 gives the conditional logits exactly.
+    A scale of 1 gives the conditional logits exactly. W is M, or 1 for one scale per prompt.
     """
-    scale = scale[:, None, None]
+    scale = scale[..., None]
     return jnp.where(scale == 1, conditional, unconditional + scale * (conditional - unconditional))
 
 
@@ -289,7 +298,8 @@ def sample_prefilled(
     noises = jax.vmap(lambda i: _noise(keys, i, size))(jnp.arange(length)) if noise_ahead else None
 
     def choose(logits: Array, position: Array, noise: Array | None) -> Array:
-        logits = guide(*_without_empty(logits), settings.guidance) if guided else logits
+        if guided:
+            logits = guide(*_without_empty(logits), settings.guidance_at(position[None, None], length))
         logits = constrain(logits, BATCH, CANDIDATES, None)  # of all codes, for sampling
         code = draw(logits, _noise(keys, position, size) if noise is None else noise, settings)
         if given is None:

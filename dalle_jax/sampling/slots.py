@@ -177,7 +177,7 @@ def insert(state: SlotState, slots: Int[Array, " R"], images: NewImages, *, guid
     logits = state.first[images.prompts]  # [R K]
     if guided:
         empty = state.first[images.prompts + state.first.shape[0] // 2]
-        logits = guide(logits[:, None], empty[:, None], images.settings.guidance)[:, 0]
+        logits = guide(logits[:, None], empty[:, None], images.settings.guidance[:, None])[:, 0]
     noise = _noise(images.keys, jnp.zeros_like(slots)[:, None], logits.shape[-1])  # [R 1 K]
     first = draw(logits[:, None], noise, images.settings)[:, 0]
     first = jnp.where(images.keep[:, 0], images.codes[:, 0], first)
@@ -223,7 +223,7 @@ def advance(
     logits, cache = generator.decode_window(previous, starts, state.cache, context)
     if guided:
         conditional, unconditional = jnp.split(logits, 2)
-        logits = guide(conditional, unconditional, state.settings.guidance)
+        logits = guide(conditional, unconditional, state.settings.guidance_at(places, length))
     drawn = draw(logits, _noise(state.keys, places, logits.shape[-1]), state.settings)
     drawn = jnp.where(state.keep[rows, inside], guesses, drawn)
     right = jnp.cumprod(drawn[:, :-1] == guesses[:, :-1], axis=1).sum(axis=1)

@@ -1,6 +1,7 @@
 """The training loop: batches, steps, metrics, evaluation, sample images and checkpoints, the same for every task."""
 
 import contextlib
+import errno
 import time
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from dalle_jax.train.signals import Interrupt, command_to_resume
 from dalle_jax.train.state import State
 from dalle_jax.train.task import Batches, MetricSums, ReadsCaptions, ReportsRecords, Task
 from dalle_jax.train.trainer import Trainer, TrainResult
+
+CONFIG_FILE = "config.gin"
 
 
 def train(
@@ -236,6 +239,8 @@ class TrainLoop:
     def _save(self, step: int) -> None:
         if self.saved != step:
             with self.monitor.pause(step, Phase.CHECKPOINT, self._newest()):
+                if hosts.is_first():
+                    check_in_place(self.uploads.folder)
                 self.monitor.before_save(step)
                 self._report_records(last=False)
                 self.checkpoints.save(step, self.state, self.meta)
@@ -266,9 +271,15 @@ def make_folder(out: Path) -> None:
         raise storage.cannot_write(out, error) from error
 
 
+def check_in_place(out: Path) -> None:
+    """Raise ``UserError`` if the run folder was moved or deleted; a save would create an incomplete one."""
+    if not (out / CONFIG_FILE).exists():
+        raise storage.cannot_write(out, FileNotFoundError(errno.ENOENT, f"{CONFIG_FILE} is gone"))
+
+
 def write_files(out: Path, meta: Meta) -> None:
     """Write ``config.gin`` and the model's small files, so that the model can be used from its folder alone."""
-    for name, content in {"config.gin": meta.config.encode(), **meta.files}.items():
+    for name, content in {CONFIG_FILE: meta.config.encode(), **meta.files}.items():
         try:
             (out / name).write_bytes(content)
         except OSError as error:

@@ -12,6 +12,7 @@ from jax._src import distributed
 from dalle_jax.config.errors import UserError
 from dalle_jax.parallel import failures
 from dalle_jax.parallel.failures import INTERRUPTED, KEY, Failure
+from dalle_jax.parallel.heartbeats import Heartbeat, Silences, receive, send, withdraw
 
 
 @pytest.fixture
@@ -88,6 +89,23 @@ def test_ctrl_c_is_stored_with_its_exit_code(client):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert Failure(*json.loads(client.key_value_try_get(KEY))) == (1, 130, "interrupted")
+
+
+def test_process_0_stores_the_loss_of_a_process_for_the_others(client):
+    silences = Silences(5)
+    for _ in range(8):
+        silences.update({3: Heartbeat(1, "node3")}, 1.0)
+    lost = failures._lost(failures.Exchange(client, 0, "node0:1"), silences)
+    assert lost.process == 3
+    assert lost.code == 75
+    assert Failure(*json.loads(client.key_value_try_get(KEY))) == lost
+
+
+def test_process_0_sees_the_heartbeats_of_processes_that_have_not_left(client):
+    for process in (0, 2, 3):
+        send(client, process, 7)
+    withdraw(client, 3)
+    assert receive(client) == {process: Heartbeat(7, socket.gethostname()) for process in (0, 2)}
 
 
 def test_an_error_of_another_process_ends_this_one_with_its_line(client, monkeypatch):

@@ -12,7 +12,7 @@ def join_with(monkeypatch):
     calls = []
     monkeypatch.setattr("jax.distributed.initialize", lambda **options: calls.append(options))
     monkeypatch.setattr("jax.config.update", lambda *_: None)
-    ours = (hosts.COORDINATOR, hosts.PROCESSES, hosts.PROCESS, hosts.WAIT)
+    ours = (hosts.COORDINATOR, hosts.PROCESSES, hosts.PROCESS, hosts.WAIT, hosts.LOST)
     for name in (*ours, *(name for name in os.environ if name.startswith("SLURM_"))):
         monkeypatch.delenv(name, raising=False)
 
@@ -39,11 +39,13 @@ def test_a_single_process_joins_nothing(join_with):
 
 def test_the_three_variables_give_address_number_and_index(join_with):
     expected = {"coordinator_address": "node0:8476", "num_processes": 4, "process_id": 3}
-    assert join_with(**three(), DALLE_JAX_WAIT="20") == [expected | {"initialization_timeout": 80}]
+    assert join_with(**three(), DALLE_JAX_WAIT="20") == [
+        expected | {"initialization_timeout": 80, "heartbeat_timeout_seconds": 100}
+    ]
 
 
 def test_a_slurm_step_of_several_tasks_is_left_to_jax(join_with):
-    assert join_with(**STEP) == [{"initialization_timeout": 360}]
+    assert join_with(**STEP) == [{"initialization_timeout": 360, "heartbeat_timeout_seconds": 100}]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_a_slurm_allocation_without_a_step_is_one_process(join_with):
 
 
 def test_a_tpu_pod_is_left_to_jax(join_with):
-    assert join_with(TPU_WORKER_HOSTNAMES="a,b") == [{"initialization_timeout": 360}]
+    assert join_with(TPU_WORKER_HOSTNAMES="a,b") == [{"initialization_timeout": 360, "heartbeat_timeout_seconds": 100}]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,7 @@ def test_a_tpu_pod_is_left_to_jax(join_with):
         (three(process="4"), "DALLE_JAX_PROCESS: expected 0 to 3"),
         (three(processes="four"), "DALLE_JAX_PROCESSES: expected a whole number, got 'four'"),
         ({hosts.WAIT: "soon"}, "DALLE_JAX_WAIT: expected a whole number"),
+        (three() | {hosts.LOST: "1"}, "DALLE_JAX_LOST: expected at least 5 seconds, got 1"),
     ],
 )
 def test_an_invalid_variable_is_named_in_the_error(join_with, variables, message):

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import time
+from pathlib import Path
 from typing import Any
 
 from dalle_jax import storage
@@ -34,4 +36,18 @@ class StopsAt(Lines):
     def batch(self, step: int, rows: Any) -> dict[str, list[Any]]:
         if self.step == step:
             raise OSError("the disk is gone")
+        return super().batch(step, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class LosesFolder(Lines):
+    """Batches that move the run folder away before step 13, which is after its second checkpoint."""
+
+    out: Path = Path()
+
+    def batch(self, step: int, rows: Any) -> dict[str, list[Any]]:
+        if step == 12:
+            while not (self.out / "checkpoints" / "10").is_dir():
+                time.sleep(0.02)
+            self.out.rename(self.out.with_name("moved"))
         return super().batch(step, rows)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from tests.train.toy import Toy, layout, leaves
 
 MANY = Path(__file__).with_name("many.py")
 WAIT = 150
+LOST = 9
+"""Seconds without a sign of life after which a process is lost."""
 
 
 def start(
@@ -27,7 +30,14 @@ def start(
 ) -> list[subprocess.Popen]:
     """Start the processes of a run on eight devices in all."""
     process = [str(MANY), str(out), *map(str, mesh), str(pause), str(fails)]
-    return start_processes([process] * processes, devices=8 // processes)
+    return start_processes([process] * processes, devices=8 // processes, DALLE_JAX_LOST=str(LOST))
+
+
+def wait_until_saved(out: Path, started: list[subprocess.Popen]) -> None:
+    """Wait for the first checkpoint of a run."""
+    while not whole_steps(out / "checkpoints"):
+        assert all(process.poll() is None for process in started)
+        time.sleep(0.05)
 
 
 def last_lines(started: list[subprocess.Popen]) -> list[str]:
@@ -35,6 +45,12 @@ def last_lines(started: list[subprocess.Popen]) -> list[str]:
     ended = finish(started)
     assert [code for code, _, _ in ended] == [0] * len(started), ended
     return [out.strip().splitlines()[-1] for _, out, _ in ended]
+
+
+def finish_killed(process: subprocess.Popen) -> None:
+    """Kill a process, even a suspended one, and close its pipes."""
+    process.kill()
+    process.communicate()
 
 
 def losses(out: Path) -> dict[int, float]:
@@ -64,9 +80,7 @@ def stopped(tmp_path_factory) -> tuple[Path, int]:
     """Return a run of two processes on (4, 2, 1) after SIGTERM to the second, and the step at which both stopped."""
     out = tmp_path_factory.mktemp("many") / "run"
     started = start(out, (4, 2, 1), 2, pause=0.5)
-    while not whole_steps(out / "checkpoints"):
-        assert all(process.poll() is None for process in started)
-        time.sleep(0.05)
+    wait_until_saved(out, started)
     started[1].send_signal(signal.SIGTERM)
     said = last_lines(started)
     assert said[0] == said[1]
@@ -105,6 +119,40 @@ def test_an_error_of_one_process_ends_both_with_its_code_and_its_reason(tmp_path
     said = [error for _, _, error in ended]
     assert "its disk is gone" in said[fails].splitlines()
     assert said[1 - fails].endswith(f"dalle-jax: error: process {fails} ended the run: its disk is gone\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda one: one.name)
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_killed_or_suspended_process_ends_the_other_with_one_line_and_code_75(tmp_path, lost, number):
+    started = start(tmp_path / "run", (2, 2, 2), 2, pause=0.5)
+    wait_until_saved(tmp_path / "run", started)
+    started[lost].send_signal(number)
+    [(code, _, err)] = finish([started[1 - lost]], seconds=60)  # jax ends it after 100 s
+    finish_killed(started[lost])
+    assert code == 75, err
+    said = err.splitlines()[-1]
+    assert said.startswith(f"dalle-jax: error: process {lost} ended the run: ")
+    assert re.search(rf"gave no sign of life for {LOST} s|no longer answers, so it was killed", said)
+    resumed = last_lines(start(tmp_path / "run", (2, 2, 2), 2))
+    assert resumed == ["interrupted=False step=20"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("held", [0, 1])
+def test_the_others_wait_for_a_suspended_process_and_name_it(alone, tmp_path, held):
+    started = start(tmp_path / "run", (2, 2, 2), 2, pause=0.5)
+    wait_until_saved(tmp_path / "run", started)
+    started[held].send_signal(signal.SIGSTOP)
+    time.sleep(LOST / 3 + 2.5)
+    started[held].send_signal(signal.SIGCONT)
+    ended = finish(started)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    said = ended[1 - held][2]
+    assert f"dalle-jax: process {held} (" in said
+    assert f"the run waits for it, up to {LOST} s in all" in said
+    assert "is back after" in said
+    assert losses(tmp_path / "run") == pytest.approx(losses(alone), rel=1e-5)
 
 
 def test_a_process_that_never_joins_is_a_one_line_error_in_bounded_time(tmp_path):

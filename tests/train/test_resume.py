@@ -1,4 +1,6 @@
 import collections
+import errno
+import io
 import json
 import os
 import re
@@ -21,7 +23,7 @@ from dalle_jax.train.loop import train
 from dalle_jax.train.optim.optimizers import Lion
 from dalle_jax.train.optim.schedules import ConstantRate, PlateauRate
 from tests.train.child import TASK, TRAINER
-from tests.train.runs import CONFIG, StopsAt, run
+from tests.train.runs import CONFIG, LosesFolder, StopsAt, run
 from tests.train.toy import Lines, Toy, layout, leaves
 
 
@@ -237,6 +239,28 @@ def test_a_save_that_cannot_start_ends_the_process(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)  # threads of Orbax waited for 1,200 s
     assert done.returncode == 2
     assert re.search(r"could not save .*checkpoint.*Not a directory.* there: none$", done.stderr.splitlines()[-1])
+
+
+def test_a_moved_run_folder_ends_the_run_and_resumes_at_its_new_place(tmp_path, never_stopped):
+    with pytest.raises(UserError, match=r"cannot write .*run: config\.gin is gone; its folder was moved or deleted"):
+        run(tmp_path / "run", LosesFolder(out=tmp_path / "run"))
+    assert not (tmp_path / "run" / "checkpoints").exists()  # nothing that looks like a run
+    resumed = run(tmp_path / "moved")
+    assert resumed.start == 10
+    assert leaves(resumed.state) == leaves(never_stopped.state)
+
+
+def test_a_run_folder_that_becomes_read_only_ends_the_run_with_one_line(tmp_path, monkeypatch):
+    def read_only(file, mode="r", *rest, **options):
+        if str(file).startswith(str(tmp_path)) and set("wax+") & set(mode) and whole_steps(tmp_path / "checkpoints"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(file))
+        return before(file, mode, *rest, **options)
+
+    before = io.open
+    monkeypatch.setattr("io.open", read_only)
+    with pytest.raises(UserError, match=r"cannot write .*: Read-only file system; make it writable or choose a differ"):
+        run(tmp_path)
+    assert whole_steps(tmp_path / "checkpoints")[0] == 5
 
 
 def test_a_disk_too_small_for_a_checkpoint_is_reported_before_writing(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from dalle_jax.data.examples.record_report import RecordReport, ReportContent, m
 from dalle_jax.data.records import BadRecord, Records
 from dalle_jax.parallel import hosts
 from dalle_jax.storage import Place, write_bytes
+from dalle_jax.untrusted import parse_object
 
 VERSION = 1
 """Increase this when the same records and config give a different index."""
@@ -113,7 +114,7 @@ def _from_bytes(content: bytes, count: int | None) -> RecordIndex:
     if content[:start] != _MAGIC or hashlib.sha256(body).digest() != content[start : start + 32]:
         raise ValueError("expected a whole index of usable records in the present format, got other content")
     line, _, bits = body.partition(b"\n")
-    head = json.loads(line)
+    head = parse_object(line)
     if count not in (None, head["records"]):
         raise ValueError(f"expected an index of {count} records, got {head['records']}")
     usable = np.unpackbits(np.frombuffer(bits, np.uint8), count=head["records"]).astype(bool)

@@ -18,7 +18,7 @@ from dalle_jax.config.problems import did_you_mean
 from dalle_jax.data.files.patterns import find_files
 from dalle_jax.data.files.ranges import DataFile
 from dalle_jax.data.files.seekable_file import SeekableFile
-from dalle_jax.data.sources.parquet import ARROW_ERRORS
+from dalle_jax.data.sources.parquet import ARROW_ERRORS, buffer_bytes
 from dalle_jax.pipelines.request import Request, RequestKeywords, RequestOptions
 from dalle_jax.untrusted import parse_json
 
@@ -32,6 +32,7 @@ NUMBERS: dict[str, type] = {
     "top_k": int,
     "top_p": float,
     "guidance": float,
+    "guidance_end": float,
 }
 """Options of ``RequestOptions`` that a row may have, and their types."""
 MAX_BAD_ROWS = 20
@@ -114,7 +115,7 @@ class PromptFiles:
                 ignored |= fields_of_row.keys() - NUMBERS.keys() - set(TEXTS)
                 candidates[request.options.candidates] += 1
                 keeps[request.options.kept] += 1
-                guided |= request.options.guidance != 1.0
+                guided |= request.options.guided
                 negative |= request.negative_prompt is not None
             if not bad.lines and candidates.total() == before:
                 bad.add(f"{file.name}: expected a prompt in each line or row, got only blank ones")
@@ -279,7 +280,7 @@ def _parquet_rows(file: DataFile) -> Iterator[Fields]:
     table: _PromptTable
     try:
         parquet = importlib.import_module("pyarrow.parquet")
-        table = parquet.ParquetFile(SeekableFile(file), pre_buffer=False, buffer_size=2**20)
+        table = parquet.ParquetFile(SeekableFile(file), pre_buffer=False, buffer_size=buffer_bytes(file.size))
     except ImportError as error:
         raise UserError(f"{file.name}: expected the package pyarrow, found none; {install_hint('parquet')}") from error
     except ARROW_ERRORS as error:

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dalle_jax import storage
+from dalle_jax.untrusted import parse_object
 
 METRICS_FILE = "metrics.jsonl"
 BAR = "{bar:20} {n_fmt}/{total_fmt} {percentage:3.0f}%  {rate_noinv_fmt}  {remaining} left  {desc}"
@@ -103,8 +104,8 @@ def read_lines(path: Path) -> list[dict[str, float | int | None]]:
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            lines.append(parse_object(text.encode()))
+        except ValueError:
             continue
     return lines
 

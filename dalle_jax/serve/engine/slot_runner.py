@@ -1,0 +1,274 @@
+"""Continuous batching of a transformer: images of many requests join and leave a running batch one by one.
+
+All programs have fixed shapes, whatever shares the batch, so an image is the same to the last bit alone and in company.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import jax.numpy as jnp
+import numpy as np
+
+from dalle_jax.arrays import Float, Int, UInt8
+from dalle_jax.pipelines.prompts import Prompt
+from dalle_jax.pipelines.ranker import best_candidates
+from dalle_jax.pipelines.request import Request, RequestOptions
+from dalle_jax.pipelines.slot_engine import GivenRow, SlotImage
+from dalle_jax.pipelines.text_to_image import TextToImage
+from dalle_jax.serve.engine.serve_job import Job
+from dalle_jax.serve.engine.works import Drawn, Event, Failed, Finished, Generate, Partial
+
+CHUNK_SECONDS = 0.03
+"""About how long the devices run before new images may join and cancelled ones leave."""
+MOST_PASSES = 64
+"""Most passes of a chunk, before their time was measured."""
+DECODED_TOGETHER = 8
+"""Images of one call of the image tokenizer on an accelerator; on a CPU it is 1."""
+GREY = 128
+"""The value of pixels whose codes are not drawn yet."""
+
+
+@dataclass(eq=False)
+class _Drawing:
+    """A job at work: its candidates that wait for a slot, those in slots, and those that are finished."""
+
+    job: Job
+    request: Request
+    shown: tuple[float, ...]
+    context: int | None
+    given: GivenRow | None
+    text: Float[np.ndarray, "1 E"] | None
+    waiting: deque[int] = field(default_factory=deque)
+    pixels: dict[int, UInt8[np.ndarray, "H W 3"]] = field(default_factory=dict)
+    scores: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def options(self) -> RequestOptions:
+        """The options of the request."""
+        return self.request.options
+
+
+@dataclass(eq=False)
+class _Inside:
+    """An image in a slot: its candidate's number, the next code, and the number of partial images that were sent."""
+
+    drawing: _Drawing
+    candidate: int
+    position: int = 1
+    sent: int = 0
+
+    def next_shown(self, length: int) -> int | None:
+        """Return the position of its next partial image, if it has one."""
+        shown = self.drawing.shown
+        if self.candidate >= self.drawing.options.kept or self.sent >= len(shown):
+            return None
+        return max(1, int(shown[self.sent] * length))
+
+
+class SlotRunner:
+    """A transformer at work: ``slots`` images at once."""
+
+    def __init__(self, pipeline: TextToImage, slots: int) -> None:
+        self._pipeline = pipeline
+        self._engine = pipeline.slot_engine(guided=True, window=1, slots=slots)
+        self._drawings: list[_Drawing] = []
+        self._inside: dict[int, _Inside] = {}
+        self._seconds_per_pass = CHUNK_SECONDS / MOST_PASSES
+        on_cpu = pipeline.layout.platform == "cpu" and pipeline.parts == 1
+        self._together = 1 if on_cpu else max(pipeline.parts, min(DECODED_TOGETHER, slots))
+
+    @property
+    def busy(self) -> bool:
+        """True if there are jobs."""
+        return bool(self._drawings)
+
+    def take(
+        self, job: Job, request: Request, shown: tuple[float, ...] = (), given: UInt8[np.ndarray, "h W 3"] | None = None
+    ) -> bool:
+        """Take a job over, or return False if there is no room: as many images wait as there are slots.
+
+        ``given`` is the top of an image, whose codes are kept.
+        """
+        waiting = sum(len(one.waiting) for one in self._drawings)
+        if waiting >= self._engine.slots or not self._engine.free_contexts:
+            return False
+        try:
+            context = self._hold(request)
+            text = self._text_vector(request)
+            row = None if given is None else self._given_row(given)
+        except Exception as error:
+            job.send(Failed(error))
+            return True
+        drawing = _Drawing(job, request, shown, context, row, text)
+        drawing.waiting.extend(range(request.options.candidates))
+        self._drawings.append(drawing)
+        return True
+
+    def step(self) -> None:
+        """Let images leave and join, run a chunk of passes, and send what is finished or due to be shown."""
+        self._leave()
+        self._join()
+        if not self._inside:
+            return
+        passes, begin = self._passes(), time.monotonic()
+        done = self._engine.advance(passes)
+        for one in self._inside.values():
+            one.position += passes
+        self._show()  # waits for the devices
+        self._seconds_per_pass += 0.2 * ((time.monotonic() - begin) / passes - self._seconds_per_pass)
+        if done:
+            self._finish(done)
+
+    def drop(self, error: Exception) -> None:
+        """End all jobs with an error, and begin with new slots, since a failed step may have lost their state."""
+        for one in self._drawings:
+            one.job.send(Failed(error))
+        self._drawings.clear()
+        self._inside.clear()
+        self._engine = self._pipeline.slot_engine(guided=True, window=1, slots=self._engine.slots)
+
+    def warm(self, prompt: Prompt) -> None:
+        """Compile all programs by a run of two jobs, one of which is given up."""
+        options = self._pipeline.options(candidates=1, keep=1)
+        negative = prompt if options.guidance != 1.0 else None
+        requests = [Request(prompt, options), Request(prompt, options, negative_prompt=negative)]
+        jobs = [Job("", Generate(prompt="", options=options), _raise_failure) for _ in requests]
+        for job, request in zip(jobs, requests, strict=True):
+            self.take(job, request, shown=(0.5,))
+        self.step()
+        jobs[1].cancel()
+        while self.busy:
+            self.step()
+
+    def _hold(self, request: Request) -> int:
+        prompts, negative = self._pipeline.prompts, request.negative_prompt
+        replaced = None if negative is None else [prompts.read([negative])[0]]
+        return self._engine.hold(prompts.read([request.prompt]), replaced)[0]
+
+    def _text_vector(self, request: Request) -> Float[np.ndarray, "1 E"] | None:
+        ranker = self._pipeline.ranker
+        return None if ranker is None or request.text is None else ranker.text_vectors([request.text])
+
+    def _given_row(self, top: UInt8[np.ndarray, "h W 3"]) -> GivenRow:
+        found = np.asarray(self._pipeline.codec.encode_device(top[None])).reshape(-1)
+        codes, keep = np.zeros(self._engine.length, np.int32), np.zeros(self._engine.length, bool)
+        codes[: len(found)], keep[: len(found)] = found, True
+        return GivenRow(codes, keep)
+
+    def _leave(self) -> None:
+        """Free the slots and the prompts of jobs that are over."""
+        over = [one for one in self._drawings if one.job.over()]
+        slots = [slot for slot, one in self._inside.items() if one.drawing in over]
+        if slots:
+            self._engine.cancel(slots)
+        for slot in slots:
+            del self._inside[slot]
+        for one in over:
+            self._release(one)
+            self._drawings.remove(one)
+
+    def _release(self, drawing: _Drawing) -> None:
+        if drawing.context is not None:
+            self._engine.release(drawing.context)
+            drawing.context = None
+
+    def _join(self) -> None:
+        """Put waiting images into free slots, those of earlier jobs first."""
+        for drawing in self._drawings:
+            if drawing.context is None:
+                continue
+            options = drawing.options
+            images = [
+                SlotImage(drawing.context, options.seed, options.first + one, options, drawing.given)
+                for one in drawing.waiting
+            ]
+            slots = self._engine.insert(images)
+            for slot in slots:
+                self._inside[slot] = _Inside(drawing, drawing.waiting.popleft())
+            if drawing.waiting:
+                return
+            self._release(drawing)
+
+    def _passes(self) -> int:
+        """Return the passes until an image is finished or due to be shown, at most those of a chunk."""
+        length = self._engine.length
+        most = min(MOST_PASSES, max(1, round(CHUNK_SECONDS / max(self._seconds_per_pass, 1e-6))))
+        ends = [length - one.position for one in self._inside.values()]
+        due = [place - one.position for one in self._inside.values() if (place := one.next_shown(length)) is not None]
+        return max(1, min([most, *ends, *(one for one in due if one > 0)]))
+
+    def _show(self) -> None:
+        """Wait for the devices, and send the partial images that are due."""
+        length = self._engine.length
+        due = [
+            slot for slot, one in self._inside.items()
+            if (place := one.next_shown(length)) is not None and place <= one.position < length
+        ]  # fmt: skip
+        found = self._engine.codes_so_far(due)
+        if not due:
+            return
+        for slot, pixels in zip(due, self._decode(found.codes), strict=True):
+            one = self._inside[slot]
+            one.drawing.job.send(Partial(one.candidate, one.sent, self._covered(pixels, one.position)))
+            one.sent += 1
+
+    def _covered(self, pixels: UInt8[np.ndarray, "H W 3"], position: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Return an image whose cells of codes from ``position`` on are grey."""
+        height, width = self._pipeline.grid
+        hidden = (np.arange(height * width) >= position).reshape(height, width)
+        scale = pixels.shape[0] // height
+        return np.where(np.kron(hidden, np.ones((scale, scale), bool))[..., None], np.uint8(GREY), pixels)
+
+    def _finish(self, done: Sequence[int]) -> None:
+        """Decode and score finished images, and send the jobs whose images are all finished."""
+        codes = np.asarray(self._engine.collect(done))[: len(done)]
+        images = self._decode(codes)
+        finished = [self._inside.pop(slot) for slot in done]
+        vectors = self._image_vectors(images, finished)
+        for row, one in enumerate(finished):
+            drawing = one.drawing
+            drawing.pixels[one.candidate] = images[row]
+            if vectors is not None and drawing.text is not None:
+                drawing.scores[one.candidate] = float(vectors[row] @ drawing.text[0])
+            if len(drawing.pixels) == drawing.options.candidates:
+                drawing.job.send(Finished(_best(drawing)))
+                self._drawings.remove(drawing)
+
+    def _decode(self, codes: Int[np.ndarray, "n I"]) -> UInt8[np.ndarray, "n H W 3"]:
+        """Decode images in calls of one size."""
+        grids = codes.reshape(-1, *self._pipeline.grid)
+        calls = _calls(len(grids), self._together)
+        decoded = [np.asarray(self._pipeline.codec.decode_device(jnp.asarray(grids[rows]))) for rows in calls]
+        return np.concatenate(decoded)[: len(grids)]
+
+    def _image_vectors(
+        self, images: UInt8[np.ndarray, "n H W 3"], finished: Sequence[_Inside]
+    ) -> Float[np.ndarray, "n E"] | None:
+        ranker = self._pipeline.ranker
+        if ranker is None or all(one.drawing.text is None for one in finished):
+            return None
+        calls = _calls(len(images), self._together)
+        return np.concatenate([ranker.image_vectors(images[rows]) for rows in calls])[: len(images)]
+
+
+def _raise_failure(event: Event) -> None:
+    """Raise the error of a job that failed."""
+    if isinstance(event, Failed):
+        raise event.error
+
+
+def _calls(count: int, size: int) -> list[Int[np.ndarray, " n"]]:
+    """Return the rows of calls of one size; the last is filled up with the last row."""
+    rows = np.minimum(np.arange(-(-count // size) * size), count - 1)
+    return list(rows.reshape(-1, size))
+
+
+def _best(drawing: _Drawing) -> list[Drawn]:
+    """Return the kept images, best first."""
+    options, scores = drawing.options, drawing.scores
+    numbers = np.arange(options.kept)
+    if scores:
+        numbers = best_candidates(np.array([[scores[one] for one in range(options.candidates)]]), options.kept)[0]
+    return [Drawn(drawing.pixels[int(one)], int(one), scores.get(int(one))) for one in numbers]
