@@ -58,7 +58,7 @@ export class Studio {
   begin(order) {
     clearProblems();
     const count = Number(order.settings.n ?? 1);
-    this.gallery.begin(titleOf({ route: order.route, prompt: order.prompt }), count);
+    this.gallery.begin(titleOf(order), count);
     byId("empty", HTMLElement).hidden = true;
     this.status.textContent = `Drawing ${countOf(count)}.`;
     this.cancelButton.hidden = false;
