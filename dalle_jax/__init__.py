@@ -28,6 +28,7 @@ def load(
     clip_scale: float | None = None,
     weights: Literal["int8"] | None = None,
     cache: Literal["bfloat16"] | None = None,
+    attention: Literal["xla", "pallas"] | None = None,
 ) -> "AnyPipeline":
     """Load the pipeline of a model folder, as ``sample --model`` does (docs/python.md).
 
@@ -36,7 +37,8 @@ def load(
     device holds everything. ``sees`` and ``steps`` are the inputs ("embedding", "caption" or "both") and the steps of
     an unCLIP's decoder. ``consistency_decoder`` is the folder of one that decodes codes or latents to pixels.
     ``guide_clip`` is that of a CLIP trained on noised images, which guides GLIDE by ``clip_scale``. ``weights`` and
-    ``cache`` are smaller forms of a transformer's matrices, and of its cached keys and values.
+    ``cache`` are smaller forms of a transformer's matrices, and of its cached keys and values. ``attention`` computes
+    that of images in slots; by default a kernel on a TPU, and XLA elsewhere.
 
     Raises ``UserError`` if a folder holds something else.
     """
@@ -51,7 +53,7 @@ def load(
     guide = guiding_clip(None if guide_clip is None else storage.reachable(guide_clip), clip_scale)
     return load_pipeline(
         storage.reachable(folder), tokenizer, ranker, batch, layout, sees=sees, steps=steps,
-        consistency_decoder=decoder, guide=guide, reduced=Reduced(weights, cache),
+        consistency_decoder=decoder, guide=guide, reduced=Reduced(weights, cache, attention),
     )  # fmt: skip
 
 
