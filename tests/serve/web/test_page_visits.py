@@ -105,6 +105,9 @@ def test_theme_and_history_outlive_a_reload_and_the_history_restores_a_run_and_i
     generate(page, "a green square")
     before = page.locator("#images img").first.evaluate(PIXELS)
     page.reload()
+    assert page.evaluate(GROUND) == light != dark
+    page.select_option("#theme", "system")
+    assert page.evaluate(GROUND) == dark
     page.locator("#history .run").first.click()
     assert page.locator("#images img").first.evaluate(PIXELS) == before
     assert (page.input_value("#prompt"), page.input_value("#temperature")) == ("a green square", "0.7")
