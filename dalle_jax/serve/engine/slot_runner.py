@@ -5,7 +5,7 @@ All programs have fixed shapes, whatever shares the batch, so an image is the sa
 
 import time
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -27,6 +27,8 @@ CHUNK_SECONDS = 0.03
 """About how long the devices run before new images may join and cancelled ones leave."""
 MOST_PASSES = 64
 """Most passes of a chunk, before their time was measured."""
+KEPT_TEXTS = 256
+"""Prompts whose CLIP vectors are kept."""
 DECODED_TOGETHER = 8
 """Images of one call of the image tokenizer on an accelerator; on a CPU it is 1."""
 
@@ -120,6 +122,7 @@ class SlotRunner(ABC):
         self._pipeline = pipeline
         self._engine = self._new_slots()
         self._drawings: list[_Drawing] = []
+        self._texts: OrderedDict[str, Float[np.ndarray, "1 E"]] = OrderedDict()
         self._inside: dict[int, _Inside] = {}
         self._seconds_per_pass = CHUNK_SECONDS / MOST_PASSES
         on_cpu = pipeline.layout.platform == "cpu" and pipeline.parts == 1
@@ -202,8 +205,15 @@ class SlotRunner(ABC):
             self.step()
 
     def _text_vector(self, request: Request) -> Float[np.ndarray, "1 E"] | None:
-        ranker = self._pipeline.ranker
-        return None if ranker is None or request.text is None else ranker.text_vectors([request.text])
+        """Return CLIP's vector of a request's text; those of the last texts are kept."""
+        ranker, text = self._pipeline.ranker, request.text
+        if ranker is None or text is None:
+            return None
+        found = self._texts.pop(text, None)
+        self._texts[text] = ranker.text_vectors([text]) if found is None else found
+        if len(self._texts) > KEPT_TEXTS:
+            self._texts.popitem(last=False)
+        return self._texts[text]
 
     def _leave(self) -> None:
         """Free the slots and the prompts of jobs that are over."""
@@ -223,21 +233,16 @@ class SlotRunner(ABC):
             drawing.context = None
 
     def _join(self) -> None:
-        """Put waiting images into free slots, those of earlier jobs first."""
-        for drawing in self._drawings:
-            if drawing.context is None:
-                continue
-            options = drawing.options
-            images = [
-                SlotImage(drawing.context, options.seed, options.first + one, options, drawing.given)
-                for one in drawing.waiting
-            ]
-            slots = self._engine.insert(images)
-            for slot in slots:
-                self._inside[slot] = _Inside(drawing, drawing.waiting.popleft(), self.FIRST)
-            if drawing.waiting:
-                return
-            self._release(drawing)
+        """Put waiting images into free slots, those of earlier jobs first, in one call."""
+        coming = [(one, number) for one in self._drawings for number in one.waiting][: self._engine.slots]
+        if not coming:
+            return
+        for slot, (drawing, number) in zip(self._engine.insert([_image(*one) for one in coming]), coming, strict=False):
+            self._inside[slot] = _Inside(drawing, number, self.FIRST)
+            drawing.waiting.popleft()
+        for one in self._drawings:
+            if not one.waiting:
+                self._release(one)
 
     def _passes(self) -> int:
         """Return the passes until an image is finished or due to be shown, at most those of a chunk."""
@@ -296,6 +301,13 @@ def _raise_failure(event: Event) -> None:
     """Raise the error of a job that failed."""
     if isinstance(event, Failed):
         raise event.error
+
+
+def _image(drawing: _Drawing, number: int) -> SlotImage:
+    """Return candidate ``number`` of a job as an image to insert."""
+    assert drawing.context is not None  # it is released once no image waits
+    options = drawing.options
+    return SlotImage(drawing.context, options.seed, options.first + number, options, drawing.given)
 
 
 def _calls(count: int, size: int) -> list[Int[np.ndarray, " n"]]:
