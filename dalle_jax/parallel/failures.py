@@ -2,6 +2,9 @@
 
 Without this module the other processes wait in a collective operation. jax notices a lost process after 100 seconds. It
 never notices if the failed process waits for the others, as ``jax.distributed`` does when Python exits.
+
+A killed process stores nothing. The first process notices that its sign of life stays the same; the others may notice
+a lost connection before. If the first process itself is killed, jax aborts the others at once.
 """
 
 import contextlib
@@ -9,6 +12,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -22,6 +26,21 @@ KEY = "dalle_jax/failure"
 
 POLL_SECONDS = 1.0
 """Seconds between two reads of ``KEY``."""
+
+SIGN = "dalle_jax/sign of life/"
+"""Beginning of the keys under which each process counts up."""
+
+SIGN_SECONDS = 5.0
+"""Seconds between two signs of life of a process."""
+
+LOST_SECONDS = 30.0
+"""Seconds after which a process without a sign of life is lost. A stopped process counts too."""
+
+NEWS_SECONDS = 5.0
+"""Seconds that a process with a lost connection waits for the reason that a different process stores."""
+
+LOST_CONNECTION = ("Gloo", "Connection reset", "Connection closed", "Socket closed", "UNAVAILABLE")
+"""Words of jax's errors when a process is gone in the middle of a collective operation."""
 
 OWN_SECONDS = 1.0
 """Seconds that a process has to report an error of its own before the error of a different process ends it."""
@@ -69,11 +88,60 @@ def shared() -> Iterator[None]:
             raise KeyboardInterrupt from error
         if earlier is not None and not isinstance(error, UserError):  # such as a lost connection to the failed process
             raise UserError(str(earlier)) from error
+        if isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in LOST_CONNECTION):
+            raise UserError(_why_lost(client, error)) from error
         _write(client, error)
         raise
     finally:
         left.set()
         listener.join()
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            client.key_value_delete(_sign_key())
+
+
+def _why_lost(client: distributed._jax.DistributedRuntimeClient, error: Exception) -> str:
+    """Return the reason of a lost connection: what a different process stores soon, or that it is gone."""
+    end = time.monotonic() + NEWS_SECONDS
+    while time.monotonic() < end:
+        if (failure := _read(client)) is not None:
+            return str(failure)
+        time.sleep(POLL_SECONDS / 5)
+    line = str(error).splitlines()[0][:200]
+    return f"lost the connection to a process of this run, which was killed or whose machine is gone ({line})"
+
+
+def _sign_key() -> str:
+    return f"{SIGN}{distributed.global_state.process_id}"
+
+
+class _Signs:
+    """Signs of life of the processes. Each gives its own, and the first one reads all."""
+
+    def __init__(self, client: distributed._jax.DistributedRuntimeClient) -> None:
+        self._client, self._next = client, 0.0
+        self._seen: dict[str, tuple[str, float]] = {}
+        """The last count of each process, and when it was first read."""
+
+    def lost(self) -> Failure | None:
+        """Give a sign if it is time, and return the failure of a process that gives none any more."""
+        now = time.monotonic()
+        if now < self._next:
+            return None
+        self._next = now + SIGN_SECONDS
+        try:
+            self._client.key_value_increment(_sign_key(), 1)
+            counts = self._client.key_value_dir_get(SIGN) if distributed.global_state.process_id == 0 else []
+        except jax.errors.JaxRuntimeError:
+            return None
+        before = self._seen
+        self._seen = {
+            key: before[key] if before.get(key, ("", 0))[0] == count else (count, now) for key, count in counts
+        }
+        for key, (_, since) in self._seen.items():
+            if now - since > LOST_SECONDS:
+                reason = f"no sign of life for {LOST_SECONDS:.0f} s; it was killed or stopped, or its machine is gone"
+                return Failure(int(key.removeprefix(SIGN)), 2, reason)
+        return None
 
 
 def _write(client: distributed._jax.DistributedRuntimeClient, error: BaseException) -> None:
@@ -83,7 +151,10 @@ def _write(client: distributed._jax.DistributedRuntimeClient, error: BaseExcepti
         code, reason = 2, str(error)
     elif isinstance(error, KeyboardInterrupt):
         code, reason = INTERRUPTED, "interrupted"
-    failure = Failure(distributed.global_state.process_id, code, reason)
+    _store(client, Failure(distributed.global_state.process_id, code, reason))
+
+
+def _store(client: distributed._jax.DistributedRuntimeClient, failure: Failure) -> None:
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         client.key_value_set(KEY, json.dumps(failure))
 
@@ -101,8 +172,11 @@ def _listen(client: distributed._jax.DistributedRuntimeClient, left: threading.E
 
     The message goes to file descriptor 2, not to ``sys.stderr``, since a hung thread may hold the lock of the latter.
     """
+    signs = _Signs(client)
     while not left.wait(POLL_SECONDS):
         failure = _read(client)
+        if failure is None and (failure := signs.lost()) is not None:
+            _store(client, failure)
         if failure is not None:
             last = distributed.global_state.process_id == 0
             if failure.code == INTERRUPTED and _interrupt_main_thread() and left.wait(UNWIND_SECONDS):
