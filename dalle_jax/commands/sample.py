@@ -57,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="FILE",
         help="a text file with one prompt per line, or rows of .jsonl or .parquet with `prompt` and, where they differ "
-        "from the flags, negative_prompt, seed, candidates, keep, temperature, top_k, top_p, guidance; may be given "
-        "several times",
+        "from the flags, negative_prompt, seed, candidates, keep, temperature, top_k, top_p, guidance, guidance_end; "
+        "may be given several times",
     )
     prompts.add_argument(
         "--class-id",

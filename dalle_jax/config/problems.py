@@ -9,8 +9,6 @@ from dalle_jax.config.errors import UserError
 
 MAX_REPORTED = 50
 """Largest number of lines in one report. Further problems are only counted."""
-MAX_LETTERS = 2000
-"""Largest number of letters of a line. The middle of a longer one is left out."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Problems:
     def lines(self) -> list[str]:
         """Return one printable line for each distinct problem, by file and line, ``--set`` last."""
         ordered = sorted(self.found, key=lambda one: (one[0].line == 0, one[0].file, one[0].line))
-        unique = list(dict.fromkeys(_shortened(printable(f"{where}: {text}")) for where, text in ordered))
+        unique = list(dict.fromkeys(printable(f"{where}: {text}") for where, text in ordered))
         more = len(unique) - MAX_REPORTED
         return unique[:MAX_REPORTED] + ([f"and {more} more problems"] if more > 0 else [])
 
@@ -61,11 +59,6 @@ class Problems:
 def printable(text: str) -> str:
     """Escape control characters, line breaks and lone surrogates."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
-def _shortened(line: str) -> str:
-    half = MAX_LETTERS // 2
-    return line if len(line) <= MAX_LETTERS else f"{line[:half]} … {line[-half:]}"
 
 
 def did_you_mean(name: str, legal: Iterable[str], prefix: str = "") -> str:

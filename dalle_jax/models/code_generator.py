@@ -11,6 +11,7 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int, Key, Prompts, PyTree
 from dalle_jax.layers import kv_cache, slot_cache
+from dalle_jax.layers.attention import SelfAttention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.embeddings import Embedding, GridEmbedding
@@ -151,18 +152,26 @@ def prepare_for_sampling(generator: CodeGenerator) -> None:
 
 @dataclass(frozen=True)
 class Reduced:
-    """Choices of memory over precision in sampling; None keeps the precision in which the model computes.
+    """Choices of what a step of sampling reads.
 
     - ``weights``: "int8" stores the matrices of linear layers as int8 with a float32 scale per output (``Linear``).
-    - ``cache``: "bfloat16" stores keys and values in bfloat16; attention computes in its own dtype.
+      None keeps the dtype in which the model computes.
+    - ``cache``: "bfloat16" stores keys and values in bfloat16; attention computes in its own dtype. None as above.
+    - ``attention``: "xla" or "pallas" computes attention in slots (layers/attend_backends/attend_decode.py); None is
+      "auto".
     """
 
     weights: Literal["int8"] | None = None
     cache: Literal["bfloat16"] | None = None
+    attention: Literal["xla", "pallas"] | None = None
 
 
 def reduce_precision(generator: CodeGenerator, reduced: Reduced) -> None:
     """Apply the choices to a transformer that is prepared for sampling, in place."""
+    if reduced.attention is not None:
+        for _, node in nnx.iter_graph(cast(nnx.Module, generator)):
+            if isinstance(node, SelfAttention):
+                node.decode_backend = reduced.attention
     if reduced.weights == "int8":
         for _, node in nnx.iter_graph(cast(nnx.Module, generator)):
             if isinstance(node, Linear):

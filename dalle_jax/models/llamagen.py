@@ -191,8 +191,9 @@ class LlamaGenBlock(nnx.Module):
         q, k, v = self.attention.project(self.attention_norm(x))  # [B W N H], [B W G H]
         q, k = rotate(q, table), rotate(k, table)
         assert isinstance(cache.codes, SlotCache)
-        codes = write_window(cache.codes, pattern, k, v, index, group)
-        out = window_attention(q, of_group(codes, group), pattern, index, context, of_group(cache.seen, group))
+        seen, backend = of_group(cache.seen, group), self.attention.decode_backend
+        codes = write_window(cache.codes, pattern, k, v, index, group, backend=backend)
+        out = window_attention(q, codes, pattern, index, context, seen, group, backend=backend)
         x = x + self.attention.out(out)
         return x + self.mlp(self.mlp_norm(x)), cache._replace(codes=codes)
 

@@ -167,6 +167,11 @@ def check_diffusion_options(request: Request) -> None:
     wrong |= {"decoding": options.decoding == "jacobi"}
     for name in (name for name, set_ in wrong.items() if set_):
         raise UserError(f"{name}: expected its default, since a diffusion model has no {name}, got a different value")
+    if options.guidance_end is not None:
+        raise UserError(
+            "guidance_end: expected none for a diffusion model, which draws all codes or pixels together, "
+            f"got {options.guidance_end:g}"
+        )
     if request.given_image is not None:
         raise UserError(NO_GIVEN_IMAGE)
     if not isinstance(request.prompt, str):

@@ -73,7 +73,7 @@ class Request:
     negative_prompt: Prompt | None = None
 
     def __post_init__(self) -> None:
-        if self.negative_prompt is not None and self.options.guidance == 1.0:
+        if self.negative_prompt is not None and not self.options.guided:
             raise UserError("negative_prompt: expected a guidance other than 1, which turns guidance off, got 1")
         texts = {"prompt": self.prompt, "caption": self.caption, "negative_prompt": self.negative_prompt}
         for name, text in texts.items():

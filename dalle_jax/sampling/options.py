@@ -22,6 +22,7 @@ class SamplingKeywords(TypedDict, total=False):
     top_k: int
     top_p: float
     guidance: float
+    guidance_end: float | None
     decoding: Decoding
     window: int
 
@@ -46,6 +47,12 @@ class SamplingOptions:
         default=3.0,
         metadata={"help": "scale of classifier-free guidance; 1 is off", "default": "the publisher's, or 3.0"},
     )
+    guidance_end: float | None = field(
+        default=None,
+        metadata={
+            "help": "scale at the last code of a transformer, reached linearly over the codes (default: guidance)"
+        },
+    )
     decoding: Decoding = field(
         default="auto",
         metadata={"help": "one code per pass of a transformer, or a window of codes (jacobi); auto is by the device"},
@@ -60,10 +67,21 @@ class SamplingOptions:
                 ("top_k", self.top_k >= 0, "0 (off) or more", self.top_k),
                 ("top_p", 0.0 < self.top_p <= 1.0, "in (0, 1]", self.top_p),
                 ("guidance", 0.0 <= self.guidance < math.inf, "0 or more (1 is off)", self.guidance),
+                ("guidance_end", 0.0 <= self.last_guidance < math.inf, "0 or more (1 is off)", self.guidance_end),
                 ("decoding", self.decoding in get_args(Decoding), "auto, sequential or jacobi", self.decoding),
                 ("window", 1 <= self.window <= 256, "between 1 and 256", self.window),
             )
         )
+
+    @property
+    def last_guidance(self) -> float:
+        """The guidance scale of the last code."""
+        return self.guidance if self.guidance_end is None else self.guidance_end
+
+    @property
+    def guided(self) -> bool:
+        """True if any code is sampled with guidance."""
+        return not self.guidance == self.last_guidance == 1.0
 
 
 @dataclass(frozen=True)

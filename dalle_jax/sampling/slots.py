@@ -34,7 +34,6 @@ from dalle_jax.sampling.autoregressive import (
     CachedDecoder,
     GivenCodes,
     NegativePrompts,
-    Prefix,
     Settings,
     draw,
     guide,
@@ -88,11 +87,6 @@ class Prefilled(NamedTuple):
 
     logits: Float[Array, "Q K"]
     cache: PyTree
-
-    @classmethod
-    def of(cls, prefix: Prefix, *, guided: bool) -> "Prefilled":
-        """Return the prompts of ``autoregressive.prefill_prompts`` in the order of slots."""
-        return cls(*(jax.tree.map(lambda *rows: jnp.concatenate(rows), *prefix.halves()) if guided else prefix))
 
 
 class NewImages(NamedTuple):
@@ -188,7 +182,7 @@ def insert(state: SlotState, slots: Int[Array, " R"], images: NewImages, *, guid
     logits = state.first[images.prompts]  # [R K]
     if guided:
         empty = state.first[images.prompts + state.first.shape[0] // 2]
-        logits = guide(logits[:, None], empty[:, None], images.settings.guidance)[:, 0]
+        logits = guide(logits[:, None], empty[:, None], images.settings.guidance[:, None])[:, 0]
     noise = _noise(images.keys, jnp.zeros_like(slots)[:, None], logits.shape[-1])  # [R 1 K]
     first = draw(logits[:, None], noise, images.settings)[:, 0]
     first = jnp.where(images.keep[:, 0], images.codes[:, 0], first)
@@ -235,7 +229,7 @@ def advance(
     logits = generator.code_logits(outputs)
     if guided:
         conditional, unconditional = jnp.split(logits, 2)
-        logits = guide(conditional, unconditional, state.settings.guidance)
+        logits = guide(conditional, unconditional, state.settings.guidance_at(places, length))
     noise_of = functools.partial(_noise, state.keys, size=logits.shape[-1])
     drawn = draw(logits, noise_of(places), state.settings)
     drawn = jnp.where(state.keep[rows, inside], guesses, drawn)
@@ -285,29 +279,11 @@ def sample_in_slots(
     ``slots`` images at once, by default all. A finished image makes room for the next one. ``most`` is the largest
     number of codes that a pass accepts of one image, by default the window.
     """
-    new = prefill(generator, text, negative, guided=guided)
-    return sample_prefilled_in_slots(
-        generator, new, keys, settings, given, guided=guided, window=window, slots=slots, most=most
-    )
-
-
-def sample_prefilled_in_slots(
-    generator: SlotDecoder,
-    new: Prefilled,
-    keys: Key[Array, "P M"],
-    settings: Settings,
-    given: GivenCodes | None = None,
-    *,
-    guided: bool,
-    window: int,
-    slots: int | None = None,
-    most: int | Int[Array, ""] | None = None,
-) -> SlotSamples:
-    """Sample as ``sample_in_slots`` does, from prompts that are computed already."""
     prompts, candidates = keys.shape
     count, length = prompts * candidates, generator.grid[0] * generator.grid[1]
     slots = count if slots is None else min(slots, count)
     images = _images(keys, settings, given, length)
+    new = prefill(generator, text, negative, guided=guided)
     generator = generator.for_decoding(slots * window * (2 if guided else 1))
 
     def fill(state: SlotState, slot: Int[Array, " B"], number: Int[Array, " B"]) -> SlotState:

@@ -5,9 +5,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from dalle_jax.arrays import UInt8
+from dalle_jax.arrays import Float, UInt8
 from dalle_jax.config.errors import UserError
-from dalle_jax.pipelines.ranker import ClipRanker
+from dalle_jax.pipelines.ranker import Pixels
 from dalle_jax.storage import Place
 from dalle_jax.untrusted import read_text_file
 
@@ -26,6 +26,19 @@ class SafetyFilter(Protocol):
 
     def check_image(self, pixels: UInt8[np.ndarray, "H W 3"]) -> None:
         """Check an image before it is returned."""
+        ...
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """A CLIP: ``ClipRanker``."""
+
+    def text_vectors(self, texts: Sequence[str]) -> Float[np.ndarray, "n E"]:
+        """Return the unit vector of each text."""
+        ...
+
+    def image_vectors(self, images: Pixels) -> Float[np.ndarray, "B E"]:
+        """Return the unit vector of each image."""
         ...
 
 
@@ -48,7 +61,7 @@ class ConceptFilter:
     images of both kinds first.
     """
 
-    def __init__(self, concepts: Sequence[str], ranker: ClipRanker | None = None, threshold: float = 1.0) -> None:
+    def __init__(self, concepts: Sequence[str], ranker: Embedder | None = None, threshold: float = 1.0) -> None:
         self._concepts = [one.casefold() for one in concepts]
         self._ranker, self._threshold = ranker, threshold
         self._vectors = None if ranker is None else ranker.text_vectors(list(concepts))  # [n E]

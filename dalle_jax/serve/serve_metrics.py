@@ -25,6 +25,7 @@ class ServeMetrics:
         self.queue = Gauge("queue_jobs", "Jobs that wait for the devices", **own)
         self.batch = Gauge("batch_images", "Images that are drawn at once", **own)
         self.wait = Histogram("wait_seconds", "Time of jobs in the queue", buckets=SECONDS, **own)
+        self.job_seconds = Histogram("job_seconds", "Time of jobs from start to end", buckets=SECONDS, **own)
         self.step = Histogram("step_seconds", "Time of one step of the devices", ["model"], buckets=SECONDS, **own)
         self.images = Counter("images", "Images drawn", ["model"], **own)
         self.jobs = Counter("jobs", "Jobs by their end", ["model", "end"], **own)

@@ -1,6 +1,5 @@
 """GLIDE by command: small random networks in the published files are imported, sampled and used to inpaint."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,26 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small_glide import FILES, published_glide
 from small_karlo import random_parameters
 from small_unclip import CLIP, small_words
 
 import dalle_jax
 from dalle_jax.__main__ import main
 from dalle_jax.config.render import render
-from dalle_jax.models.clip import TowerConfig
-from dalle_jax.models.glide import GlideConfig
-from dalle_jax.models.unet import UNetConfig
 from dalle_jax.pipelines.edits.painting import inpaint
 from dalle_jax.pipelines.imported.glide import GlideFile, GlidePipeline
 from dalle_jax.pipelines.load.models import ModelFile
-from dalle_jax.pretrained.mapping import to_published
-from dalle_jax.pretrained.publishers import glide
 from dalle_jax.train.checkpoints.save_weights import save_weights
-from tests.pretrained.publishers.test_image_tokenizer_files import save
 
-FILES = {"base.pt": 0, "upsample.pt": 3, "base_inpaint.pt": 4, "upsample_inpaint.pt": 7}
-"""The published files, and the additional input channels of their networks."""
-PIECES = {piece: number for number, piece in enumerate(("r", "e", "d", "a", "<|endoftext|>"))}
 EVALUATION = str(Path(__file__).parents[2] / "configs" / "demo" / "evaluation.gin")
 SMALL = GlideFile(base_side=4, side=8, steps=3, guidance=30.0)
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
@@ -39,15 +30,7 @@ MASK[2:5, 3:7] = True
 def folder(tmp_path_factory):
     """Write a folder of published files; import "text2im" and "inpaint" from it, for images of 8 px."""
     out = tmp_path_factory.mktemp("glide")
-    source = out / "published"
-    source.mkdir()
-    for name, extra in FILES.items():
-        unet = UNetConfig(32, (1,), 1, (0,), head_size=16, context_width=4, extra_channels=extra)
-        config = GlideConfig(unet, vocab_size=len(PIECES), text_length=3, text=TowerConfig(4, 1, 2))
-        save(source / name, to_published(random_parameters(config, extra), glide.rules_for(config)))
-    (source / "config.json").write_text(json.dumps({"num_head_channels": 16, "xf_heads": 2}))
-    (source / "encoder.json").write_text(json.dumps(PIECES))
-    (source / "vocab.bpe").write_text("#version: 0.2\nzz zz\n")
+    source = published_glide(out / "published", tuple(FILES))
     for kind in ("text2im", "inpaint"):
         assert main(["import", f"glide-{kind}", str(source), str(out / kind)]) == 0
         file = out / kind / "glide.gin"

@@ -72,7 +72,7 @@ def test_logits_of_prompts_and_of_the_empty_prompt_and_super_conditioning(loaded
     assert_close(ours, theirs, folder)
     assert_close(without, theirs_without, folder)
     scale = jnp.broadcast_to(io["condition_scale"], ours.shape[:1])
-    assert_close(guide(ours, without, scale), io["out_superconditioned"], folder)
+    assert_close(guide(ours, without, scale[:, None]), io["out_superconditioned"], folder)
 
 
 def test_steps_through_the_cache_are_the_reference_and_give_no_code_beyond_the_codebook(loaded):

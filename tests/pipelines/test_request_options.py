@@ -23,6 +23,13 @@ def test_an_evaluation_requests_the_images_of_its_own_options():
     assert second == dataclasses.replace(first, seed=11)
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "guided"), [(1.0, None, False), (1.0, 1.0, False), (1.0, 2.0, True), (2.0, 1.0, True)]
+)
+def test_guidance_is_off_only_if_it_is_off_for_all_codes(first, last, guided):
+    assert SamplingOptions(guidance=first, guidance_end=last).guided == guided
+
+
 @pytest.mark.parametrize("candidates", [1, 3, 4, 9])
 def test_four_images_are_kept_by_default_or_all_if_there_are_fewer(candidates):
     assert RequestOptions(candidates=candidates).kept == min(4, candidates)
@@ -36,6 +43,7 @@ def test_four_images_are_kept_by_default_or_all_if_there_are_fewer(candidates):
         ({"top_k": -1}, r"top_k: expected 0 \(off\) or more, got -1"),
         ({"top_p": 0.0}, r"top_p: expected in \(0, 1\], got 0.0"),
         ({"guidance": float("inf")}, r"guidance: expected 0 or more \(1 is off\), got inf"),
+        ({"guidance_end": -1.0}, r"guidance_end: expected 0 or more \(1 is off\), got -1"),
         ({"candidates": 2, "keep": 3}, r"keep: expected between 1 and candidates \(2\), got 3"),
         ({"window": 0}, "window: expected between 1 and 256, got 0"),
         ({"seed": 2**32}, r"seed: expected in \[0, 2\^32\), got 4294967296"),

@@ -106,7 +106,12 @@ def test_the_decoder_reads_only_the_inputs_that_it_is_said_to_see(parts, sees):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"temperature": 0.7}, "temperature: expected its default"), ({"top_k": 3}, "top_k"), ({"top_p": 0.5}, "top_p")],
+    [
+        ({"temperature": 0.7}, "temperature: expected its default"),
+        ({"top_k": 3}, "top_k"),
+        ({"top_p": 0.5}, "top_p"),
+        ({"guidance_end": 5.0}, "guidance_end: expected none for a diffusion model, .*, got 5"),
+    ],
 )
 def test_options_of_autoregressive_sampling_are_refused(parts, options, message):
     with pytest.raises(UserError, match=message):

@@ -7,6 +7,7 @@ from small_generators import KINDS, MIX, dalle, dalle_bart, forward
 
 from dalle_jax.sampling import autoregressive
 from dalle_jax.sampling.autoregressive import GivenCodes, Settings, draw, guide, image_keys, sample
+from dalle_jax.sampling.options import SamplingOptions
 
 TEXT = jnp.array([[3, 5, 0, 0], [1, 2, 9, 4]])
 GENERATORS = {
@@ -63,15 +64,16 @@ def test_cached_decoding_equals_teacher_forcing(name):
 def test_greedy_guided_samples_with_given_codes_are_the_argmax_of_guided_teacher_forcing(name, mixed):
     model = mixed if name == "mixed" else dalle_bart()
     given = jax.random.randint(jax.random.key(3), (2, 12), 0, 7)
-    scale = jnp.array([2.5, 1.0])
+    first, change = jnp.array([2.5, 1.0]), jnp.array([1.5, 0.0])
     keep = jnp.zeros((2, 12), bool).at[1, jnp.array([0, 1, 2, 6, 7, 11])].set(True)
-    settings = Settings.of(2, temperature=0.0)._replace(guidance=scale)
+    settings = Settings.of(2, temperature=0.0)._replace(guidance=first, guidance_change=change)
     keys = image_keys(jnp.arange(2), 2)
     codes = sampler(model, guided=True)(TEXT, keys, settings, given_codes(given, keep))
     np.testing.assert_array_equal(codes[:, 0], codes[:, 1])
     codes = codes[:, 0]
     conditional, empty = (forward(model)(text, codes).image for text in (TEXT, jnp.zeros_like(TEXT)))
-    expected = (empty + scale[:, None, None] * (conditional - empty)).argmax(-1)
+    scale = jnp.stack([jnp.linspace(2.5, 4.0, 12), jnp.ones(12)])
+    expected = (empty + scale[:, :, None] * (conditional - empty)).argmax(-1)
     np.testing.assert_array_equal(codes, jnp.where(keep, given, expected))
 
 
@@ -147,9 +149,17 @@ def test_the_key_of_an_image_depends_only_on_its_seed_and_index():
     np.testing.assert_array_equal(keys[1, 2], jax.random.key_data(image_keys(jnp.array([9]), 1, first=2))[0, 0])
 
 
+def test_guidance_is_linear_over_the_codes():
+    settings = Settings.stack([SamplingOptions(guidance=2.0, guidance_end=5.0), SamplingOptions(guidance=1.7)])
+    scale = settings.guidance_at(jnp.arange(4)[None], 4)
+    np.testing.assert_allclose(scale[0], [2, 3, 4, 5], rtol=1e-6)
+    np.testing.assert_array_equal(scale[1], jnp.full(4, 1.7))  # exactly, as without an end
+    assert Settings.of(1, guidance=2.0, guidance_end=5.0).guidance_at(jnp.zeros((1, 1), jnp.int32), 1) == 2
+
+
 def test_guidance_extrapolates_from_the_unconditional_logits_per_prompt():
     conditional, unconditional = jax.random.normal(jax.random.key(0), (2, 3, 2, 5))
-    out = guide(conditional, unconditional, jnp.array([0.0, 1.0, 3.0]))
+    out = guide(conditional, unconditional, jnp.array([[0.0], [1.0], [3.0]]))
     np.testing.assert_array_equal(out[0], unconditional[0])
     np.testing.assert_array_equal(out[1], conditional[1])
     np.testing.assert_allclose(out[2], 3 * conditional[2] - 2 * unconditional[2], rtol=1e-4, atol=1e-5)

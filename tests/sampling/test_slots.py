@@ -25,7 +25,10 @@ TEXT = jnp.array([[3, 5, 0, 0], [1, 2, 9, 4], [7, 0, 0, 0]])
 FEATURES = jax.random.normal(jax.random.key(2), (3, 4, 6)).at[1, :2].set(0)
 KEYS = image_keys(jnp.array([4, 5, 6]), 2)
 SETTINGS = Settings.of(3)._replace(
-    temperature=jnp.array([1.0, 0.7, 0.0]), top_k=jnp.array([0, 5, 0]), guidance=jnp.array([2.0, 1.0, 0.5])
+    temperature=jnp.array([1.0, 0.7, 0.0]),
+    top_k=jnp.array([0, 5, 0]),
+    guidance=jnp.array([2.0, 1.0, 0.5]),
+    guidance_change=jnp.array([3.0, 0.0, 0.5]),
 )
 GIVEN = GivenCodes(
     jax.random.randint(jax.random.key(3), (3, 2, 12), 0, 7),

@@ -32,6 +32,7 @@ NUMBERS: dict[str, type] = {
     "top_k": int,
     "top_p": float,
     "guidance": float,
+    "guidance_end": float,
 }
 """Options of ``RequestOptions`` that a row may have, and their types."""
 MAX_BAD_ROWS = 20
@@ -114,7 +115,7 @@ class PromptFiles:
                 ignored |= fields_of_row.keys() - NUMBERS.keys() - set(TEXTS)
                 candidates[request.options.candidates] += 1
                 keeps[request.options.kept] += 1
-                guided |= request.options.guidance != 1.0
+                guided |= request.options.guided
                 negative |= request.negative_prompt is not None
             if not bad.lines and candidates.total() == before:
                 bad.add(f"{file.name}: expected a prompt in each line or row, got only blank ones")

@@ -36,9 +36,10 @@ from dalle_jax.models.model_configs import (
 )
 from dalle_jax.models.priors.prior import Prior
 from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.load.bounded_build import build_shapes, check_sizes
 from dalle_jax.sampling.options import RecommendedSampling
 from dalle_jax.storage import Place
-from dalle_jax.train.checkpoints.checkpoints import load_params
+from dalle_jax.train.checkpoints.checkpoints import count_arrays, load_params
 from dalle_jax.untrusted import read_text_file
 
 
@@ -116,7 +117,9 @@ def read_model_file(folder: Place) -> ModelFile:
         raise UserError(
             f"{folder}: expected the folder of a trained model, which contains model.gin, found no such file"
         )
-    return loads(read_text_file(path), ModelFile, name=str(path))
+    file = loads(read_text_file(path), ModelFile, name=str(path))
+    check_sizes(file.model, str(path))
+    return file
 
 
 def load_network(
@@ -136,7 +139,7 @@ def load_network(
     if not isinstance(config, kinds):
         expected = " or ".join(kind.__name__.removesuffix("Config") for kind in kinds)
         raise UserError(f"{folder}: expected a {expected}, got a {type(config).__name__.removesuffix('Config')}")
-    module = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
+    module = build_shapes(config, count_arrays(folder), str(folder))
     dtypes = compute_dtypes(module) if in_compute_dtype else {}
     load_params(folder, module, layout=layout, prefix=file.prefix, dtypes=dtypes)
     return module

@@ -179,6 +179,7 @@ class Engine:
             self.metrics.jobs.labels(job.model, "cancelled" if job.cancelled else "done").inc()
             if not job.cancelled and job.started is not None:
                 self.metrics.images.labels(job.model).inc(job.images)
+                self.metrics.job_seconds.observe(now - job.started)
                 each = (now - job.started) / job.images / max(1, len(self._running))
                 self._seconds_per_image += 0.2 * (each - self._seconds_per_image)
         with self._change:

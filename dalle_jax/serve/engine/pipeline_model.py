@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.images.editable import EditableImage
+from dalle_jax.images.editable import EditableImage, load_editable
 from dalle_jax.pipelines.edits.embedding_editor import EmbeddingEditor
 from dalle_jax.pipelines.edits.embedding_edits import EmbeddingEditKeywords
 from dalle_jax.pipelines.edits.filler import HoleFiller
@@ -99,6 +99,17 @@ class PipelineModel:
         """Compile the calls of one image, with guidance if the model has it by default."""
         options = self.pipeline.options(candidates=1, keep=1)
         self.pipeline.draw([self.request(Generate(prompt=self.any_prompt(), options=options))])
+        self.warm_edits()
+
+    def warm_edits(self) -> None:
+        """Compile the calls of an edit and of a variation of one image, where the model has them."""
+        side, options = self.abilities.side, self.pipeline.options(candidates=1, keep=1)
+        image, hidden = load_editable(np.full((side, side, 3), 128, np.uint8)), np.zeros((side, side), bool)
+        hidden[side // 4 : side // 2, side // 4 : side // 2] = True
+        if self.abilities.inpaint:
+            self._edit(Edit(images=(image,), hidden=hidden, prompt=self.any_prompt(), options=options))
+        if self.abilities.vary:
+            self._vary(Vary(image=image, options=options, prompt=self.any_prompt()))
 
     def any_prompt(self) -> str:
         """Return a prompt that the model takes."""
@@ -196,7 +207,7 @@ def abilities_of(pipeline: AnyPipeline) -> Abilities:
     """Return what a pipeline can do."""
     transformer = isinstance(pipeline, TextToImage)
     classes = isinstance(_reader(pipeline), ClassPrompts)
-    own = ("temperature", "top_k", "top_p", "negative_prompt") if transformer else ()
+    own = ("temperature", "top_k", "top_p", "guidance_end", "negative_prompt") if transformer else ()
     vectors = isinstance(pipeline, EmbeddingEditor) and (not isinstance(pipeline, Karlo) or pipeline.embeds_images)
     fills = isinstance(pipeline, HoleFiller) and (
         not isinstance(pipeline, PixelUnclip | GlidePipeline) or pipeline.inpaints

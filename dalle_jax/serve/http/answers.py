@@ -33,9 +33,9 @@ class Answer:
         """Keep a frame of a GIF."""
         self._frames.setdefault(partial.image, []).append(partial)
 
-    def json(self, images: Sequence[Drawn]) -> dict[str, object]:
+    def json(self, images: Sequence[Drawn]) -> bytes:
         """Return the body of an answer that is not streamed; encodes the images, so call it in a thread."""
-        order, data = self.order, []
+        order, data = self.order, list[dict[str, object]]()
         for one in images:
             content, entry = self._file(one), self._entry(one)
             if order.by_url:
@@ -55,7 +55,9 @@ class Answer:
             "seed": order.work.options.seed,
             "warnings": order.model.warnings(order.work),
         }
-        return body if order.user is None else body | {"safety_identifier": order.user}
+        if order.user is not None:
+            body["safety_identifier"] = order.user
+        return json.dumps(body).encode()
 
     def partial_event(self, partial: Partial) -> bytes:
         """Return the event of an image as far as it is drawn."""

@@ -25,6 +25,8 @@ from dalle_jax.serve.http.information_routes import InformationRoutes
 LOG = logging.getLogger(__name__)
 SEND_SECONDS = 120.0
 """Longest time for a client to read a piece of an answer; after it the connection is given up."""
+QUIET = ("/healthz", "/readyz", "/metrics")
+"""Routes that are asked so often that the log leaves them out."""
 OPEN = ("/", "/healthz", "/readyz", "/favicon.ico", "/openapi.json")
 """Paths that need no key; nor do /assets/ and the signed /files/."""
 CSP = (
@@ -69,7 +71,7 @@ def build_app(
         Route("/openapi.json", about.openapi),
         *page_routes(),
     ]
-    handlers = {ApiError: _api_error, HTTPException: _http_error}
+    handlers = {ApiError: _api_error, HTTPException: _http_error, Exception: _fault}
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False
     return Guard(app, access, images, loopback=loopback)
@@ -115,6 +117,11 @@ async def _api_error(request: Request, error: Exception) -> Response:
     del request
     assert isinstance(error, ApiError)
     return error.response()
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    del request, error  # Starlette raises it again, and Guard logs it
+    return internal().response()
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -167,8 +174,14 @@ class Guard:
         finally:
             metrics.requests.labels(route, str(status or 499)).inc()
             metrics.seconds.labels(route).observe(time.monotonic() - begin)
-            LOG.info(
-                "%s %s %s %s %.0f ms", number, scope["method"], route, status or 499, 1000 * (time.monotonic() - begin)
+            LOG.log(
+                logging.DEBUG if route in QUIET else logging.INFO,
+                "%s %s %s %s %.0f ms",
+                number,
+                scope["method"],
+                route,
+                status or 499,
+                1000 * (time.monotonic() - begin),
             )
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -61,7 +61,7 @@ class ImagesBody(BaseModel):
 
 
 class DrawingBody(ImagesBody):
-    """Fields of generations and edits. The last five are this server's."""
+    """Fields of generations and edits. The last six are this server's."""
 
     prompt: Text
     background: Literal["transparent", "opaque", "auto"] | None = None
@@ -84,6 +84,9 @@ class DrawingBody(ImagesBody):
     temperature: Annotated[float, Field(ge=0, le=1000)] | None = Field(None, description="0 is greedy")
     top_k: Annotated[int, Field(ge=0, le=2**20)] | None = Field(None, description="0 is off")
     top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="1 is off")
+    guidance_end: Annotated[float, Field(ge=0, le=1000)] | None = Field(
+        None, description="Scale at the last code, which guidance reaches linearly"
+    )
     negative_prompt: Text | None = Field(None, description="A text to move away from, by guidance")
     steps: Annotated[int, Field(ge=1, le=1000)] | None = Field(None, description="Steps of a diffusion decoder")
 

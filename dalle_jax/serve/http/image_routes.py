@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import anyio.to_thread
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.serve.engine.engine import Draining, Engine, QueueFull
@@ -19,15 +19,17 @@ from dalle_jax.serve.engine.works import Event, Failed, Finished, Partial
 from dalle_jax.serve.http.answers import KEEP_ALIVE, Answer, prompt_of
 from dalle_jax.serve.http.api_errors import ApiError, internal, of_user_error
 from dalle_jax.serve.http.image_bodies import EditBody, GenerationBody, ImagesBody, VariationBody
-from dalle_jax.serve.http.request_bodies import Form, read_form, read_json, validated
+from dalle_jax.serve.http.request_bodies import read_form, read_json, receive_form, validated
 from dalle_jax.serve.http.works_of_bodies import Order, edit_order, generation_order, variation_order
 from dalle_jax.serve.results.signed_files import SignedFiles
 from dalle_jax.serve.safety import NoFilter, SafetyFilter, Unsafe
 
 LOG = logging.getLogger(__name__)
 KEEP_ALIVE_SECONDS = 15.0
-UPLOADS_AT_ONCE = 8
-"""Forms that are read at once, so that their files fit in memory."""
+FORMS_AT_ONCE = 64
+"""Forms that arrive at once, whose large files are on disk."""
+DECODED_AT_ONCE = 4
+"""Forms that are decoded at once, so that their images fit in memory."""
 
 T = TypeVar("T")
 
@@ -42,7 +44,8 @@ class ImageRoutes:
     deadline: float = 600.0
     public_url: str | None = None
     sign: bool = False
-    _uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS_AT_ONCE))
+    _arriving: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FORMS_AT_ONCE))
+    _decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DECODED_AT_ONCE))
 
     async def generations(self, request: Request) -> Response:
         """Answer ``POST /v1/images/generations``."""
@@ -59,10 +62,15 @@ class ImageRoutes:
         return await self._answer(request, await self._of_form(request, VariationBody, variation_order))
 
     async def _of_form(self, request: Request, kind: type[ImagesBody], order: Callable[..., Order]) -> Order:
-        async with self._uploads:
-            form: Form = await read_form(request, kind)
-            body = validated(kind, form.texts, strings=True)
-            return await _in_thread(order, self.engine.models, body, form)
+        async with self._arriving:
+            received = await receive_form(request, kind)
+        try:
+            async with self._decoding:
+                form = await read_form(received, kind)
+                body = validated(kind, form.texts, strings=True)
+                return await _in_thread(order, self.engine.models, body, form)
+        finally:
+            await received.close()
 
     async def _answer(self, request: Request, order: Order) -> Response:
         """Put an order into the engine, and return its answer or a stream of it."""
@@ -84,7 +92,7 @@ class ImageRoutes:
                     raise self._error_of(event.error)
                 elif isinstance(event, Finished):
                     body = await _in_thread(answer.json, event.images)
-                    return JSONResponse(body, headers={"cache-control": "no-store"})
+                    return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
         finally:
             self._give_up(job)
         raise ApiError(499, "the client went away")

@@ -2,12 +2,12 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pydantic import ValidationError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
@@ -28,6 +28,7 @@ BODY_SECONDS = 120.0
 """Longest time for a body to arrive."""
 
 Body = TypeVar("Body", bound=ImagesBody)
+T = TypeVar("T")
 
 
 @dataclass
@@ -78,26 +79,26 @@ async def read_json(request: Request) -> dict[str, object]:
     return found
 
 
-async def read_form(request: Request, kind: type[ImagesBody]) -> Form:
-    """Read a form. A field may end in [], and a file may be of any name and type; its bytes say what it is."""
+async def receive_form(request: Request, kind: type[ImagesBody]) -> FormData:
+    """Receive a form; its large files are on disk until it is closed."""
     if _media_type(request) != "multipart/form-data":
         raise ApiError(415, "Content-Type: expected multipart/form-data", code="unsupported_media_type")
-    allowed, found = FILES[kind], Form()
+    files = sum(FILES[kind].values()) + 1
     try:
-        parsed = await _in_time(
-            _bounded(request, MOST_FORM).form(
-                max_files=sum(allowed.values()) + 1, max_fields=64, max_part_size=MOST_TEXT_PART
-            )
+        return await _in_time(
+            _bounded(request, MOST_FORM).form(max_files=files, max_fields=64, max_part_size=MOST_TEXT_PART)
         )
     except HTTPException as error:
         raise ApiError(400, f"expected a form, got: {error.detail}", code="invalid_form") from error
     except (ValueError, UnicodeError) as error:  # of headers that are no text
         raise ApiError(400, "expected a form, got one that is broken", code="invalid_form") from error
-    try:
-        for name, value in parsed.multi_items():
-            await _take(found, allowed, re.sub(r"\[.*$", "", name), value)
-    finally:
-        await parsed.close()
+
+
+async def read_form(received: FormData, kind: type[ImagesBody]) -> Form:
+    """Read a form. A field may end in [], and a file may be of any name and type; its bytes say what it is."""
+    found = Form()
+    for name, value in received.multi_items():
+        await _take(found, FILES[kind], re.sub(r"\[.*$", "", name, flags=re.DOTALL), value)
     return found
 
 
@@ -120,7 +121,7 @@ async def _take(found: Form, allowed: Mapping[str, int], name: str, value: Uploa
     files.append(content)
 
 
-async def _in_time(reading):
+async def _in_time(reading: Awaitable[T]) -> T:
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return await reading

@@ -25,7 +25,7 @@ from dalle_jax.serve.results.encoded_images import LARGEST_PIXELS, LARGEST_SIDE,
 CANDIDATES_OF_QUALITY = {"low": 1, "standard": 1, "auto": 1, "medium": 2, "high": 4, "hd": 4, "xhigh": 8, "max": 16}
 """Candidates that are drawn for each image, of which CLIP keeps the best."""
 GIF_FRAMES = 9
-OWN_OPTIONS = ("temperature", "top_k", "top_p", "guidance")
+OWN_OPTIONS = ("temperature", "top_k", "top_p", "guidance", "guidance_end")
 
 
 class Order(NamedTuple):
@@ -132,6 +132,8 @@ def _options(model: ServedModel, body: ImagesBody) -> RequestOptions:
             given["top_k"] = body.top_k
         if body.top_p is not None:
             given["top_p"] = body.top_p
+        if body.guidance_end is not None:
+            given["guidance_end"] = body.guidance_end
     try:
         return model.options(given)
     except UserError as error:

@@ -12,13 +12,16 @@ DEFAULTS = RequestOptions(candidates=8, keep=2, guidance=2.0, seed=5)
 ROWS = [
     {"prompt": "a red circle"},
     {"prompt": " a blue ring ", "seed": 3, "candidates": 20, "keep": 4, "top_k": 7},
-    {"prompt": "a ring", "temperature": 0.5, "top_p": 0.9, "guidance": 1, "url": "somewhere"},
+    {"prompt": "a ring", "temperature": 0.5, "top_p": 0.9, "guidance": 1, "guidance_end": 2, "url": "somewhere"},
     {"prompt": "a star", "negative_prompt": "a square", "seed": None},
 ]
 EXPECTED = [
     Request("a red circle", DEFAULTS),
     Request("a blue ring", RequestOptions(candidates=20, keep=4, top_k=7, guidance=2.0, seed=3)),
-    Request("a ring", RequestOptions(candidates=8, keep=2, seed=5, temperature=0.5, top_p=0.9, guidance=1.0)),
+    Request(
+        "a ring",
+        RequestOptions(candidates=8, keep=2, seed=5, temperature=0.5, top_p=0.9, guidance=1.0, guidance_end=2.0),
+    ),
     Request("a star", DEFAULTS, negative_prompt="a square"),
 ]
 

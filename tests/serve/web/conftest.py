@@ -1,13 +1,13 @@
 """A browser, a server, and visits of the page that end with a check of what the browser complained of."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.serve.web.page_server import PageServer
+from tests.running_server import Running, running
+from tests.serve.web.painted_model import DIFFUSION, TRANSFORMER, PaintedModel
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page, Request
@@ -22,21 +22,25 @@ def browser() -> Iterator["Browser"]:
     executable = next(filter(None, map(shutil.which, NAMES)), None)
     if executable is None:
         pytest.skip(f"the page's tests need Chromium: found none of {', '.join(NAMES)}")
-    sandbox = [] if os.geteuid() else ["--no-sandbox"]  # Chromium has no sandbox for root
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=executable, args=sandbox)
+        started = driver.chromium.launch(executable_path=executable)
         yield started
         started.close()
 
 
 @pytest.fixture(scope="package")
-def server() -> Iterator[PageServer]:
-    with PageServer() as started:
+def models() -> list[PaintedModel]:
+    return [PaintedModel("painted", TRANSFORMER), PaintedModel("painted-unclip", DIFFUSION)]
+
+
+@pytest.fixture(scope="package")
+def server(models: list[PaintedModel]) -> Iterator[Running]:
+    with running(*models) as started:
         yield started
 
 
 @pytest.fixture
-def visit(browser: "Browser", server: PageServer) -> Iterator[Callable[..., "Page"]]:
+def visit(browser: "Browser", server: Running) -> Iterator[Callable[..., "Page"]]:
     """Return a function that opens the page. The test fails if a page logs an error or asks another host."""
     contexts, complaints = [], []
 
@@ -61,7 +65,7 @@ def visit(browser: "Browser", server: PageServer) -> Iterator[Callable[..., "Pag
                 complaints.append(message.text)
 
         def request(sent: "Request") -> None:
-            if not sent.url.startswith((url, "blob:")):
+            if not sent.url.startswith((f"{url}/", "blob:")):
                 complaints.append(sent.url)
 
         page.on("console", log)

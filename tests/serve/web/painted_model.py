@@ -4,19 +4,22 @@ import threading
 import time
 
 import numpy as np
+
+from dalle_jax.config.errors import UserError
+from dalle_jax.pipelines.request import RequestKeywords, RequestOptions
 from dalle_jax.serve.engine.call_runner import CallRunner
 from dalle_jax.serve.engine.serve_job import Job
 from dalle_jax.serve.engine.served_model import Abilities, Tokens
 from dalle_jax.serve.engine.works import Drawn, Edit, Finished, Generate, Partial, Vary, Work
 
-from dalle_jax.pipelines.request import RequestKeywords, RequestOptions
-
 SIDE = 32
+BROKEN = "break"
+"""A prompt whose images are shown in part and then end with an error."""
 HELD = "hold"
-"""A prompt whose images are shown in part and finished after ``release``."""
+"""A prompt whose images are shown in part and finished after ``gate`` is set."""
 TRANSFORMER = Abilities(
     kind="transformer of codes", side=SIDE, inpaint=True, vary=True, partials=True, ranks=True,
-    options=("seed", "candidates", "guidance", "temperature", "top_k", "top_p", "negative_prompt"),
+    options=("seed", "candidates", "guidance", "guidance_end", "temperature", "top_k", "top_p", "negative_prompt"),
 )  # fmt: skip
 DIFFUSION = Abilities(
     kind="unCLIP of codes", side=SIDE, inpaint=True, vary=True, mix=True, options=("seed", "candidates", "guidance"),
@@ -32,7 +35,7 @@ class PaintedModel:
         self.runner = CallRunner(self.do)
         self.works: list[Work] = []
         self.cancelled = threading.Event()
-        self.release = threading.Event()
+        self.gate = threading.Event()
 
     def options(self, given: RequestKeywords) -> RequestOptions:
         return RequestOptions(**({"guidance": 3.0} | given))
@@ -56,7 +59,9 @@ class PaintedModel:
                 for image, pixels in enumerate(images):
                     partial = np.where(np.arange(SIDE)[:, None, None] < share * SIDE, pixels, 127).astype(np.uint8)
                     job.send(Partial(image, number, partial))
-            while work.prompt == HELD and not job.over() and not self.release.is_set():
+            if work.prompt == BROKEN:
+                raise UserError("seed: expected another one")
+            while work.prompt == HELD and not job.over() and not self.gate.is_set():
                 time.sleep(0.005)
             if job.cancelled:
                 self.cancelled.set()

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from dalle_jax.serve.engine.works import Edit
-from tests.serve.web.page_server import PageServer
-from tests.serve.web.painted_model import SIDE
+from tests.running_server import running
+from tests.serve.web.painted_model import SIDE, TRANSFORMER, PaintedModel
 
 CHECKS = (Path(__file__).parent / "page_checks.js").read_text()
 NAMED = {"button", "textbox", "spinbutton", "combobox", "slider", "radio", "image", "application", "dialog", "link"}
@@ -33,8 +33,8 @@ def tab_to(page, name: str, *, most: int = 60) -> None:
     raise AssertionError(f"{name} was not reached in {most} steps")
 
 
-def test_a_visit_by_the_keyboard_alone(visit, server):
-    page, model = visit(), server.models[0]
+def test_a_visit_by_the_keyboard_alone(visit, models):
+    page, model = visit(), models[0]
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     assert focused(page) == "prompt"
@@ -97,20 +97,8 @@ def test_every_state_has_names_contrast_and_no_sideways_scrolling_on_a_phone_and
     assert not any(found.values()), found
 
 
-def test_the_theme_is_the_systems_until_another_is_chosen(visit):
-    page = visit(theme="dark")
-    ground = "getComputedStyle(document.body).backgroundColor"
-    dark = page.evaluate(ground)
-    page.select_option("#theme", "light")
-    light = page.evaluate(ground)
-    page.reload()
-    assert page.evaluate(ground) == light != dark
-    page.select_option("#theme", "system")
-    assert page.evaluate(ground) == dark
-
-
 def test_a_server_with_keys_asks_for_one_and_refuses_a_wrong_one(visit):
-    with PageServer(keys=("sk-0123456789abcdef",)) as server:
+    with running(PaintedModel("painted", TRANSFORMER), keys=("sk-0123456789abcdef",)) as server:
         page = visit(url=server.url, refused=True, ready=False)
         for key in ("sk-wrong", "sk-0123456789abcdef"):
             page.get_by_text("expected a valid key").wait_for()

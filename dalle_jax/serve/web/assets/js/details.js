@@ -23,7 +23,7 @@ export function connectDetails(useSeed) {
   return async (run, number) => {
     const drawn = run.images[number - 1];
     show(image, drawn.blob);
-    image.alt = run.prompt;
+    image.alt = run.title;
     await image.decode();
     byId("details-title", HTMLElement).textContent = `Image ${number} of ${run.images.length}`;
     const rows = facts(run, number, image).map(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]);
@@ -73,7 +73,7 @@ const settingOf = (run, name, label) => [label, run.settings[name] ?? null];
 function actions(run, number, useSeed, dialog) {
   const { blob, seed } = run.images[number - 1];
   const download = element("button", { type: "button", className: "primary" }, "Download");
-  download.addEventListener("click", () => save(blob, fileName(run.prompt, seed, number)));
+  download.addEventListener("click", () => save(blob, fileName(run.title, seed, number)));
   if (seed === null) return [download];
   const again = element("button", { type: "button" }, "Use this seed");
   again.addEventListener("click", () => {

@@ -13,7 +13,8 @@ const PATHS = { generations: "generations", edits: "edits", changes: "edits", va
  * @typedef {object} Order
  * @property {Route} route
  * @property {import("./models.js").Model} model
- * @property {string} prompt
+ * @property {string} prompt as it is sent; empty if it is not
+ * @property {string} title a text that describes the images to people
  * @property {Record<string, string|number>} settings fields of the request beside prompt and model
  * @property {Record<string, Blob>} [files] image and mask
  *
@@ -26,6 +27,7 @@ const PATHS = { generations: "generations", edits: "edits", changes: "edits", va
  * @property {Route} route
  * @property {string} model
  * @property {string} prompt
+ * @property {string} title
  * @property {Record<string, string|number>} settings
  * @property {Drawn[]} images
  * @property {string[]} warnings
@@ -54,6 +56,7 @@ export async function draw(order, listener) {
     route: order.route,
     model: order.model.id,
     prompt: order.prompt,
+    title: order.title,
     settings: order.settings,
     ...answer,
   };
@@ -87,9 +90,8 @@ async function fromStream(response, { onPartial, onImage }) {
   const images = [];
   /** @type {string[]} */
   let warnings = [];
-  const requestId = response.headers.get("x-request-id");
   for await (const event of readEvents(/** @type {ReadableStream<Uint8Array>} */ (response.body))) {
-    if (event.error) throw errorOf(event, response.status, requestId);
+    if (event.error) throw errorOf(event, response);
     if (event.type?.endsWith(".partial_image")) {
       onPartial(event.image_index ?? 0, blobOf(event.b64_json), event.partial_image_index);
     } else if (event.type?.endsWith(".completed")) {
@@ -99,7 +101,7 @@ async function fromStream(response, { onPartial, onImage }) {
       onImage(slot, images[slot]);
     }
   }
-  if (!images.length) throw errorOf({ error: { message: "The stream ended without an image." } }, 200, requestId);
+  if (!images.length) throw errorOf({ error: { message: "The stream ended without an image." } }, response);
   return { images, warnings };
 }
 

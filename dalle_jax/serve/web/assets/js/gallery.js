@@ -81,15 +81,15 @@ export class Gallery {
    */
   card(run, image, index) {
     const number = index + 1;
-    const shown = element("img", { alt: `Image ${number} of ${run.images.length}: ${run.prompt}` });
+    const shown = element("img", { alt: `Image ${number} of ${run.images.length}: ${run.title}` });
     show(shown, image.blob);
     const view = element("button", { type: "button", className: "view", "aria-label": `Details of image ${number}` }, shown);
     view.addEventListener("click", () => this.actions.open(run, number));
-    const name = fileName(run.prompt, image.seed, number);
+    const name = fileName(run.title, image.seed, number);
     const abilities = this.abilities();
     const actions = [
-      ...(abilities.edit ? [quietButton("Edit", `Edit image ${number}`, () => this.actions.edit(image, run.prompt))] : []),
-      ...(abilities.vary ? [quietButton("Vary", `Vary image ${number}`, () => this.actions.vary(image, run.prompt))] : []),
+      ...(abilities.edit ? [quietButton("Edit", `Edit image ${number}`, () => this.actions.edit(image, run.title))] : []),
+      ...(abilities.vary ? [quietButton("Vary", `Vary image ${number}`, () => this.actions.vary(image, run.title))] : []),
       quietButton("Download", `Download image ${number}`, () => save(image.blob, name)),
     ];
     const caption = image.score === null ? `Image ${number}` : `Image ${number}, score ${image.score.toFixed(3)}`;

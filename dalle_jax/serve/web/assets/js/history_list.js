@@ -80,9 +80,9 @@ export class HistoryList {
 }
 
 /**
- * Return a run's name: its prompt, and how it came to be.
- * @param {Pick<Run, "route"|"prompt">} run
+ * Return a run's name: its title, and how it came to be.
+ * @param {Pick<Run, "route"|"title">} run
  */
 export function titleOf(run) {
-  return `${KINDS[run.route]}${run.prompt || "an image"}`;
+  return `${KINDS[run.route]}${run.title || "an image"}`;
 }

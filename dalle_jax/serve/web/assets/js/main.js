@@ -38,7 +38,15 @@ const gallery = new Gallery({ open: openDetails, edit: (image, title) => openEdi
   vary: models.able("vary") !== undefined,
 }));
 const historyList = await openHistory();
-const studio = new Studio(gallery, { onRun: async (run) => historyList?.add(run), askKey });
+const studio = new Studio(gallery, { onRun: keep, askKey });
+
+/**
+ * Keep a run in the history. Its images stay on the page where the browser refuses them, such as for lack of space.
+ * @param {Run} run
+ */
+async function keep(run) {
+  await historyList?.add(run).catch((error) => showProblem(`The history does not keep these images: ${error}`));
+}
 
 /** Open the history, or say why the browser does not keep one. */
 async function openHistory() {
@@ -96,7 +104,7 @@ function generate() {
   if (!model) return showProblem("No model of this server draws prompts.");
   const text = prompt.value.trim();
   if (!text) return showProblem("Write what to draw.", "prompt");
-  return start({ route: "generations", model, prompt: text });
+  return start({ route: "generations", model, prompt: text, title: text });
 }
 
 async function edit() {
@@ -105,7 +113,8 @@ async function edit() {
   if (!model) return showProblem("No model of this server fills parts of images.");
   if (!editor.hasHole) return showProblem("Nothing is painted, and no side is extended.");
   const files = await editor.files();
-  return start({ route: "edits", model, prompt: editPrompt.value.trim(), files });
+  const text = editPrompt.value.trim();
+  return start({ route: "edits", model, prompt: text, title: text, files });
 }
 
 /** Turn the whole opened image toward the prompt. */
@@ -114,18 +123,20 @@ function change() {
   const model = models.able("mix");
   if (!model || !editor.opened) return showProblem("No model of this server changes whole images.");
   const files = { image: editor.opened.blob };
-  return start({ route: "changes", model, prompt: editPrompt.value.trim(), files });
+  const text = editPrompt.value.trim();
+  return start({ route: "changes", model, prompt: text, title: text, files });
 }
 
 /**
  * @param {{blob: Blob}} image
- * @param {string} title the prompt that the image was drawn from; only a model that needs it is sent it
+ * @param {string} title describes the image; only a model that needs it is sent it
  */
 function vary({ blob }, title) {
   clearProblems();
   const model = models.able("vary");
   if (!model) return showProblem("No model of this server draws variations.");
-  return start({ route: "variations", model, prompt: model.abilities.mix ? "" : title, files: { image: blob } });
+  const text = model.abilities.mix ? "" : title;
+  return start({ route: "variations", model, prompt: text, title, files: { image: blob } });
 }
 
 /**
@@ -150,7 +161,7 @@ function openRun(run) {
   gallery.finish(run, titleOf(run));
   byId("empty", HTMLElement).hidden = true;
   const written = ["edits", "changes"].includes(run.route) ? editPrompt : prompt;
-  written.value = run.prompt;
+  if (run.prompt) written.value = run.prompt;
   if (models.choose(run.model)) {
     modelChoice.value = run.model;
     offer();

@@ -40,7 +40,7 @@ export class Studio {
     this.controller = new AbortController();
     const stopTimer = this.begin(order);
     try {
-      const run = await draw(order, { ...this.listener(order), signal: this.controller.signal });
+      const run = await draw(order, { ...this.listener(), signal: this.controller.signal });
       this.gallery.finish(run, titleOf(run));
       this.status.textContent = `${countOf(run.images.length)} in ${run.seconds.toFixed(1)} s.`;
       await this.onRun(run);
@@ -58,7 +58,7 @@ export class Studio {
   begin(order) {
     clearProblems();
     const count = Number(order.settings.n ?? 1);
-    this.gallery.begin(titleOf({ route: order.route, prompt: order.prompt }), count);
+    this.gallery.begin(titleOf(order), count);
     byId("empty", HTMLElement).hidden = true;
     this.status.textContent = `Drawing ${countOf(count)}.`;
     this.cancelButton.hidden = false;
@@ -82,21 +82,13 @@ export class Studio {
     for (const id of STARTERS) byId(id, HTMLElement).removeAttribute("aria-disabled");
   }
 
-  /** @param {Order} order */
-  listener(order) {
-    const count = Number(order.settings.n ?? 1);
-    let finished = 0;
+  /** @returns {Omit<import("./drawing.js").Listener, "signal">} */
+  listener() {
     return {
-      /** @type {import("./drawing.js").Listener["onPartial"]} */
       onPartial: (slot, blob, number) => {
         this.gallery.place(slot, blob, `Image ${slot + 1}, being drawn`, `partial image ${number + 1}`);
       },
-      /** @type {import("./drawing.js").Listener["onImage"]} */
-      onImage: (slot, { blob }) => {
-        finished += 1;
-        this.gallery.place(slot, blob, `Image ${slot + 1}`, "finished");
-        this.status.textContent = `${finished} of ${countOf(count)}.`;
-      },
+      onImage: (slot, { blob }) => this.gallery.place(slot, blob, `Image ${slot + 1}`, "finished"),
     };
   }
 
