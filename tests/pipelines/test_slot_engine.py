@@ -18,7 +18,7 @@ TEXT = np.array([[3, 5, 0, 0], [1, 2, 9, 4], [7, 0, 0, 0]], np.int32)
 NEGATIVE = np.array([[8, 0, 0, 0], [0, 0, 0, 0], [2, 6, 0, 0]], np.int32)
 HAS_NEGATIVE = (True, False, True)
 OPTIONS = [
-    SamplingOptions(temperature=1.0, guidance=2.0),
+    SamplingOptions(temperature=1.0, guidance=2.0, guidance_end=0.5),
     SamplingOptions(temperature=0.7, top_k=5, guidance=1.0),
     SamplingOptions(temperature=0.9, top_p=0.8, guidance=0.5),
 ]
