@@ -123,7 +123,7 @@ LOST = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: Connection cl
     [
         (
             None,
-            r"^lost the connection to a process of this run, .* is gone; repeat the command \(UNKNOWN: Gloo .* closed by peer\)$",
+            r"^lost the connection to a process of this run, .* is gone; repeat the command \(UNKNOWN: Gloo .*peer\)$",
         ),
         ("its disk is gone", r"^process 0 ended the run: its disk is gone$"),
     ],
