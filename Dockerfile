@@ -7,10 +7,11 @@ WORKDIR /dalle_jax
 COPY setup.py pyproject.toml README.md LICENSE constraints.txt ./
 COPY configs ./configs
 COPY dalle_jax ./dalle_jax
-RUN pip install --no-cache-dir --constraint constraints.txt ".[${EXTRAS}]" && useradd --create-home server
+RUN pip install --no-cache-dir --constraint constraints.txt ".[${EXTRAS}]" \
+    && useradd --uid 1000 server && mkdir /compiled && chown server /compiled
 USER server
-VOLUME /home/server/.cache
+VOLUME /compiled
 EXPOSE 8000
 # SIGTERM finishes accepted requests, so give the container longer than --grace to stop
-ENTRYPOINT ["python", "-m", "dalle_jax", "serve", "--host", "0.0.0.0", "--port", "8000"]
+ENTRYPOINT ["python", "-m", "dalle_jax", "serve", "--host", "0.0.0.0", "--port", "8000", "--compiled", "/compiled"]
 CMD ["--help"]

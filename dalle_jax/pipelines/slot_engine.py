@@ -151,6 +151,13 @@ class SlotEngine:
         """The number of prompts that can still be held."""
         return len(self._places)
 
+    def clear(self) -> None:
+        """Empty all slots, and release all prompts."""
+        if self.busy:
+            self.cancel(range(self.slots))
+        for context in list(self._place_of):
+            self.release(context)
+
     def hold(self, prompts: Prompts | np.ndarray, negative: Sequence[np.ndarray | None] | None = None) -> list[int]:
         """Compute prompts, rows of ``PromptReader.read``, and hold them; return a new number for each.
 
@@ -271,15 +278,15 @@ class SlotEngine:
 
     def cancel(self, slots: Sequence[int]) -> None:
         """Free slots whatever is in them."""
-        self._state = self._clear(self._state, self._padded(slots))
+        self._state = self._clear(self._state, jnp.asarray(self._padded(slots)))
         self._position[list(slots)] = EMPTY
 
     def _read_slots(self, slots: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         codes, positions = self._read(self._state.slots, self._padded(slots))
         return np.asarray(codes), np.asarray(positions)
 
-    def _padded(self, slots: Sequence[int]) -> Int[Array, " B"]:
-        return jnp.asarray([*slots] + [self.slots] * (self.slots - len(slots)), jnp.int32)
+    def _padded(self, slots: Sequence[int]) -> Int[np.ndarray, " B"]:
+        return np.array([*slots] + [self.slots] * (self.slots - len(slots)), np.int32)
 
 
 class Sizes(NamedTuple):

@@ -18,7 +18,7 @@ TEXT = np.array([[3, 5, 0, 0], [1, 2, 9, 4], [7, 0, 0, 0]], np.int32)
 NEGATIVE = np.array([[8, 0, 0, 0], [0, 0, 0, 0], [2, 6, 0, 0]], np.int32)
 HAS_NEGATIVE = (True, False, True)
 OPTIONS = [
-    SamplingOptions(temperature=1.0, guidance=2.0),
+    SamplingOptions(temperature=1.0, guidance=2.0, guidance_end=0.5),
     SamplingOptions(temperature=0.7, top_k=5, guidance=1.0),
     SamplingOptions(temperature=0.9, top_p=0.8, guidance=0.5),
 ]
@@ -78,7 +78,7 @@ CASES = {
 }
 
 
-SLOW = {"mini in groups", "class", "caption"}
+SLOW = {"mixed", "mini in groups", "class", "caption"}
 
 
 @pytest.mark.parametrize(
@@ -143,6 +143,7 @@ def test_prompts_without_room_and_unfinished_images_are_errors(engine):
     engine.release(context)
 
 
+@pytest.mark.slow
 def test_slots_on_eight_devices_give_the_codes_of_one():
     network = CompiledNetwork(dalle(codebook_size=8, text_vocab=12), layout_of(MESHES["2x2x2"]))
     engine = SlotEngine(network, slots=8, contexts=4, guided=True, window=2)

@@ -106,6 +106,7 @@ def test_a_whole_visit_of_a_served_transformer_and_a_served_unclip(visit, addres
         assert (image.format, image.size) == ("GIF", (16, 16)) and image.n_frames > 1
 
     page.select_option("#model", "unclip")
+    page.select_option("#output_format", "png")
     page.click("#start-change")
     runs.nth(3).wait_for()
     page.get_by_role("button", name="Vary image 1").click()

@@ -20,6 +20,7 @@ PIXELS = """async image => {
   return [...pen.getImageData(0, 0, canvas.width, canvas.height).data];
 }"""
 
+GROUND = "getComputedStyle(document.body).backgroundColor"
 STORED_RUNS = """() => new Promise(resolve => {
   indexedDB.open("dalle_jax").onsuccess = ({ target }) => {
     const counting = target.result.transaction("runs").objectStore("runs").count();
@@ -95,12 +96,18 @@ def test_a_whole_visit_generates_paints_extends_varies_and_downloads(visit, serv
     assert isinstance(varied, Vary) and varied.image.size == edited.images[0].size
 
 
-def test_the_history_outlives_a_reload_restores_a_run_and_is_cleared(visit):
-    page = visit()
+def test_theme_and_history_outlive_a_reload_and_the_history_restores_a_run_and_is_cleared(visit):
+    page = visit(theme="dark")
+    dark = page.evaluate(GROUND)
+    page.select_option("#theme", "light")
+    light = page.evaluate(GROUND)
     page.fill("#temperature", "0.7")
     generate(page, "a green square")
     before = page.locator("#images img").first.evaluate(PIXELS)
     page.reload()
+    assert page.evaluate(GROUND) == light != dark
+    page.select_option("#theme", "system")
+    assert page.evaluate(GROUND) == dark
     page.locator("#history .run").first.click()
     assert page.locator("#images img").first.evaluate(PIXELS) == before
     assert (page.input_value("#prompt"), page.input_value("#temperature")) == ("a green square", "0.7")

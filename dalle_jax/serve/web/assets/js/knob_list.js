@@ -51,7 +51,7 @@ export const KNOBS = [
     help: "How closely images follow the prompt. 1 turns it off, which is faster.",
   },
   {
-    name: "guidance_end", label: "Guidance at the end", kind: "number", range: { min: 0, max: 1000, step: "any" },
+    name: "guidance_end", label: "Last guidance", kind: "number", range: { min: 0, max: 1000, step: "any" },
     routes: SAMPLED, fits: reads("guidance_end"), placeholder: "as guidance",
     help: "From code to code, guidance changes up to this value.",
   },
