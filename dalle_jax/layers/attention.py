@@ -76,9 +76,10 @@ class SelfAttention(nnx.Module):
     """Multi-head or grouped-query self-attention without biases.
 
     With ``kv_heads`` of ``heads`` or None, one product gives queries, keys and values. With fewer, a second product
-    gives keys and values. ``backend`` computes whole streams (layers/attend.py). Prefill and single steps always use
-    XLA, so a model samples on any platform, regardless of the backend that trained it. ``qk_norm`` normalises queries
-    and keys over each head (QK-norm: ViT-22B, arXiv 2302.05442, section 2), which bounds the logits.
+    gives keys and values. ``backend`` computes whole streams (layers/attend.py), and ``decode_backend`` slots
+    (layers/attend_backends/attend_decode.py). Prefill and single steps always use XLA, so a model samples on any
+    platform, regardless of the backend that trained it. ``qk_norm`` normalises queries and keys over each head
+    (QK-norm: ViT-22B, arXiv 2302.05442, section 2), which bounds the logits.
     """
 
     def __init__(
