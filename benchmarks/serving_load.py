@@ -223,14 +223,14 @@ async def measure_cancellations(server: Server, report: Report, seconds: float) 
 async def measure_stop(server: Server, report: Report) -> None:
     """After SIGTERM the accepted requests finish, and new ones are refused."""
 
-    def accepted() -> float:
+    def taken() -> float:
         metrics = server.metrics()
         return metrics["dalle_jax_wait_seconds_count"] + metrics["dalle_jax_queue_jobs"]
 
-    before = accepted()
+    before = taken()
     async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
         accepted = [asyncio.ensure_future(ask(client, seed, n=4)) for seed in range(40)]
-        while await asyncio.to_thread(accepted) < before + 40:
+        while await asyncio.to_thread(taken) < before + 40:
             await asyncio.sleep(0.001)
         server.process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.1)

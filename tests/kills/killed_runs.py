@@ -42,7 +42,12 @@ class Starter:
         }
         program = [sys.executable, str(Path(__file__).with_name("starter.py"))]
         self._process = subprocess.Popen(
-            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | known | cache
+            program,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | known | cache,
+            start_new_session=True,
         )
 
     def start(self, commands: list[list[str]], joined: bool) -> list[int]:
@@ -73,8 +78,9 @@ class Starter:
         return self._log.read_text(errors="replace")
 
     def close(self) -> None:
-        """End the process."""
-        self._process.communicate(timeout=60)
+        """End the process and all commands that still run."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
 
 
 @contextlib.contextmanager
@@ -146,6 +152,7 @@ class KilledRun:
         """
         rng, tally, out = random.Random(seed), Tally(), self.folder / "run-0"
         while tally.kills < kills:
+            (self.folder / "tally").write_text(f"{tally}\n")
             left = range(self.progress(out) + 1, work + 1)
             started = self.starter.start([self.command(out)] * self.processes, self.joined)
             if not left or rng.random() < 0.25:
@@ -171,13 +178,13 @@ class KilledRun:
     def _codes_before(self, out: Path, progress: int, seconds: float) -> list[int] | None:
         """Return the exit codes, or None if the run goes on ``seconds`` after it has reached ``progress``."""
         while self.progress(out) < progress:
-            if (codes := self.starter.codes(0.001)) is not None:
+            if (codes := self.starter.codes(self.pause / 10)) is not None:
                 return codes
         return self.starter.codes(seconds)
 
     def _kill(self, started: list[int], rng: random.Random, tally: Tally) -> list[int]:
         """Kill all processes of a run, or at times one of two, whose other one must end by itself."""
-        killed = started if rng.random() < 0.9 or not self.joined else [rng.choice(started)]
+        killed = started if rng.random() < 0.95 or not self.joined else [rng.choice(started)]
         for number in killed:
             with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
                 os.kill(number, signal.SIGKILL)
