@@ -1,6 +1,6 @@
 """Load on a server of its own process: equal images, latency, a burst, slow readers, and a stop under load.
 
-    python benchmarks/serving_load.py --model runs/demo [--json FILE]
+    python benchmarks/serving_load.py --model runs/demo --compiled FOLDER [--only load burst] [--json FILE]
 
 It prints one line per measurement, and ends with exit code 1 if a request was lost or an image differs.
 """
@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 
 import httpx
 
+PARTS = ("start", "load", "partial", "burst", "slow", "mixed", "batching")
 PROMPTS = ("a red circle", "a blue square above a green triangle", "a yellow star", "two small purple circles")
 
 
@@ -175,11 +176,13 @@ async def measure_slow_readers(server: Server, report: Report, readers: int = 30
     writers = []
     for seed in range(readers):
         _, writer = await asyncio.open_connection(host, int(port), limit=1)
-        content = json.dumps(body(seed, stream=True, partial_images=3, n=4, size="2048x2048")).encode()
+        content = json.dumps(body(seed, stream=True, partial_images=3, n=4, size="512x512")).encode()
         head = f"POST /v1/images/generations HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
         writers.append(writer)
-    await asyncio.sleep(10)  # until their images are encoded and the sockets are full
+    while await asyncio.to_thread(lambda: server.metrics()["dalle_jax_batch_images"]):
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(2)  # until their images are encoded and the sockets are full
     p50 = percentiles(await from_clients(server, 4, seeds))[0]
     for writer in writers:
         writer.transport.abort()
@@ -219,10 +222,16 @@ async def measure_cancellations(server: Server, report: Report, seconds: float) 
 
 async def measure_stop(server: Server, report: Report) -> None:
     """After SIGTERM the accepted requests finish, and new ones are refused."""
+
+    def taken() -> float:
+        metrics = server.metrics()
+        return metrics["dalle_jax_wait_seconds_count"] + metrics["dalle_jax_queue_jobs"]
+
+    before = taken()
     async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
         accepted = [asyncio.ensure_future(ask(client, seed, n=4)) for seed in range(40)]
-        while server.metrics()["dalle_jax_queue_jobs"] < 10:
-            await asyncio.sleep(0.01)
+        while await asyncio.to_thread(taken) < before + 40:
+            await asyncio.sleep(0.001)
         server.process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.1)
         try:
@@ -242,7 +251,7 @@ async def measure_stop(server: Server, report: Report) -> None:
 async def measure_batching(model: str, flags: list[str], report: Report) -> None:
     """8 clients of a running batch beside one image at a time."""
     rates = {}
-    for slots in (1, 16):
+    for slots in (1, 8):
         server = Server(model, "--batch", str(slots), *flags)
         await from_clients(server, 2, list(range(8)))
         begin, seeds = time.monotonic(), list(range(100))
@@ -250,7 +259,7 @@ async def measure_batching(model: str, flags: list[str], report: Report) -> None
         rates[slots] = 60 * len(seeds) / (time.monotonic() - begin)
         server.stop()
         report.add(f"8 clients, {slots} slots, images per minute", rates[slots])
-    report.add("16 slots beside 1", rates[16] / rates[1])
+    report.add("8 slots beside 1", rates[8] / rates[1])
 
 
 def main() -> int:
@@ -258,22 +267,30 @@ def main() -> int:
     parser.add_argument("--model", required=True)
     parser.add_argument("--compiled", required=True, help="an empty folder for compiled programs")
     parser.add_argument("--seconds", type=float, default=60.0, help="time of the mixed load")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="the parts to measure")
     parser.add_argument("--json")
     args = parser.parse_args()
     report, flags = Report(), ["--compiled", args.compiled]
-    first = Server(args.model, *flags)
-    report.add("first start until ready, s", first.seconds_to_ready)
-    first.stop()
+    if "start" in args.only:
+        first = Server(args.model, *flags)
+        report.add("first start until ready, s", first.seconds_to_ready)
+        first.stop()
     server = Server(args.model, *flags)
     report.add("second start until ready, s", server.seconds_to_ready)
     report.add("memory after the start, MB", server.memory())
-    for measure in (measure_load(server, report), measure_first_partial(server, report)):
-        asyncio.run(measure)
-    asyncio.run(measure_burst(server, report, 300, 64))
-    asyncio.run(measure_slow_readers(server, report))
-    asyncio.run(measure_cancellations(server, report, args.seconds))
+    measures = {
+        "load": lambda: measure_load(server, report),
+        "partial": lambda: measure_first_partial(server, report),
+        "burst": lambda: measure_burst(server, report, 300, 64),
+        "slow": lambda: measure_slow_readers(server, report),
+        "mixed": lambda: measure_cancellations(server, report, args.seconds),
+    }
+    for name, measure in measures.items():
+        if name in args.only:
+            asyncio.run(measure())
     asyncio.run(measure_stop(server, report))
-    asyncio.run(measure_batching(args.model, flags, report))
+    if "batching" in args.only:
+        asyncio.run(measure_batching(args.model, flags, report))
     if args.json:
         with open(args.json, "w") as file:
             json.dump(asdict(report), file, indent=1)

@@ -1,6 +1,7 @@
 """A served model without JAX: images of one colour by seed and candidate, drawn in chunks that a test may hold up."""
 
 import threading
+from collections import deque
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -32,7 +33,7 @@ class SolidModel:
     gate: threading.Event = field(default_factory=threading.Event)
     jobs: list[tuple[Job, int]] = field(default_factory=list)
     steps: int = 0
-    seen: list[Job] = field(default_factory=list)
+    seen: deque[Job] = field(default_factory=lambda: deque(maxlen=100))
 
     def __post_init__(self) -> None:
         self.gate.set()

@@ -1,16 +1,20 @@
 """Bounds of reading files that others wrote."""
 
+import hashlib
+import json
 import os
+from dataclasses import asdict
 
 import pytest
 
 from dalle_jax.commands.stage_record import read_record
 from dalle_jax.config.errors import UserError
+from dalle_jax.data.examples import index
 from dalle_jax.data.examples.record_stats import _earlier_reports
 from dalle_jax.data.precomputed.manifest import read_manifest
 from dalle_jax.folder_lock import Holder
 from dalle_jax.pipelines.bulk.job import BulkJob
-from dalle_jax.train.output.writers import read_lines
+from dalle_jax.train.output.writers import read_lines, truncate
 from dalle_jax.untrusted import (
     FREE_BYTES,
     Budget,
@@ -149,3 +153,28 @@ def test_files_of_a_run_with_nested_brackets_are_refused_in_one_line(tmp_path, n
 def test_files_of_a_run_with_nested_brackets_count_as_damaged(tmp_path, name, read):
     (tmp_path / name).write_bytes(DEEP)
     assert not read(tmp_path / name)
+
+
+def test_damaged_lines_of_metrics_are_dropped_when_a_run_resumes(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(
+        b'{"step": 2, "a": 1.0}\n{"step": 3, "\xff": 1}\n{"a": 1}\n{"step": "4"}\n{"step": 9}\n{"step": 4, "a"'
+    )
+    truncate(path, 4)
+    assert path.read_bytes() == b'{"step": 2, "a": 1.0}\n'
+
+
+@pytest.mark.parametrize("change", [{"since": 1e300}, {"pid": "../1"}, {"renewals": None}, {"since": "today"}])
+def test_a_lock_with_impossible_values_counts_as_unreadable(change):
+    whole = Holder.this_process("train")
+    assert Holder.parse(whole.render()) == whole
+    assert Holder.parse(json.dumps(asdict(whole) | change).encode()) is None
+
+
+@pytest.mark.parametrize(
+    "head", [b'{"records": 10000000000, "bad_read": 0, "report": {}}', b'{"records": 3}', b'{"records": "3"}', b"[]"]
+)
+def test_an_index_of_usable_records_with_a_right_checksum_is_not_believed(head):
+    body = head + b"\n\xe0"
+    with pytest.raises(ValueError, match="expected"):
+        index._from_bytes(index._MAGIC + hashlib.sha256(body).digest() + body, None)

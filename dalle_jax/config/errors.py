@@ -7,6 +7,9 @@ MAX_LETTERS = 2000
 class UserError(Exception):
     """Bad input. The message names the field or file, the expected and the actual value, and a way to fix it."""
 
+    code = 2
+    """The exit code of a command that ends by this error."""
+
     def __init__(self, text: str) -> None:
         super().__init__("\n".join(map(_shortened, text.split("\n"))))
 

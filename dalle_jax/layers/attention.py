@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.layers import kv_cache, slot_cache
 from dalle_jax.layers.attend import Backend, dense_attention, stream_attention
+from dalle_jax.layers.attend_backends.attend_decode import DecodeBackend
 from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
 from dalle_jax.layers.head_groups import group_heads, own_columns, spread_queries
 from dalle_jax.layers.kv_cache import KvCache
@@ -87,6 +88,7 @@ class SelfAttention(nnx.Module):
         rngs: nnx.Rngs,
     ):  # fmt: skip
         self.backend = backend
+        self.decode_backend: DecodeBackend = "auto"
         self.grouped = kv_heads not in (None, heads)
 
         def linear(*out_shape: int) -> Linear:
@@ -175,9 +177,9 @@ class SelfAttention(nnx.Module):
         stack.
         """
         q, k, v = self.project(x)  # [B W N H], [B W G H]
-        cache = slot_cache.write_window(cache, pattern, k, v, index, group)
-        layer = slot_cache.of_group(cache, group)
-        return self.out(slot_cache.window_attention(q, layer, pattern, index, context)), cache
+        cache = slot_cache.write_window(cache, pattern, k, v, index, group, backend=self.decode_backend)
+        out = slot_cache.window_attention(q, cache, pattern, index, context, group=group, backend=self.decode_backend)
+        return self.out(out), cache
 
 
 class CrossKeys(NamedTuple):

@@ -55,6 +55,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Key, PyTree
+from dalle_jax.layers.layer_keys import LayerKeys, rngs_of
 from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.remat import Remat, rematerialised
 from dalle_jax.parallel.axes import LAYERS
@@ -115,9 +116,9 @@ class Stack(nnx.Module, Generic[Block, Static]):
         self.blocks: PyTree
         if self.scanned:
             self.blocks = _stacked(make_block, keys[: self.scanned])
-            self.rest = nnx.List([make_block(nnx.Rngs(key)) for key in keys[self.scanned :]])
+            self.rest = nnx.List([make_block(rngs_of(LayerKeys(key))) for key in keys[self.scanned :]])
         else:
-            self.blocks = nnx.List([make_block(nnx.Rngs(key)) for key in keys])
+            self.blocks = nnx.List([make_block(rngs_of(LayerKeys(key))) for key in keys])
             self.rest = nnx.List([])
 
     @property
@@ -259,8 +260,8 @@ class Stack(nnx.Module, Generic[Block, Static]):
 
 def _stacked(make_block: Callable[[nnx.Rngs], Block], keys: Array) -> Block:
     """Create one module that holds the stacked parameters of a block per key."""
-    state = jax.vmap(lambda key: nnx.split(make_block(nnx.Rngs(key)))[1])(keys)
-    graph = nnx.split(nnx.eval_shape(lambda: make_block(nnx.Rngs(0))))[0]
+    state = jax.vmap(lambda key: nnx.split(make_block(rngs_of(LayerKeys(key))))[1])(keys)
+    graph = nnx.split(nnx.eval_shape(lambda: make_block(rngs_of(LayerKeys(0)))))[0]
     return nnx.merge(graph, jax.tree.map(_with_layers, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)))
 
 

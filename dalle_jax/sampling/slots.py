@@ -8,7 +8,8 @@ One pass computes the logits of a window of W codes of every row, from guesses o
 final if all its inputs in the window were guessed right. Since the noise of a code depends on its image and
 position alone, the codes are those of ``autoregressive.sample``, in fewer passes: parallel decoding by Jacobi iteration
 (Wiggers and Hoogeboom 2020, arXiv 2002.09928). The guess of a code is its latest drawing. A code that was not drawn yet
-is guessed to equal the last one that was. W = 1 is plain sampling in slots.
+is guessed to equal the last one that was, or by forecasting heads if the transformer has them
+(models/heads/forecast_heads.py). W = 1 is plain sampling in slots.
 
     new = prefill(generator, text, guided=True)                     # once per prompt
     state = empty_slots(generator, new, slots=16, window=8, guided=True)  # with the contexts of new
@@ -20,6 +21,7 @@ is guessed to equal the last one that was. W = 1 is plain sampling in slots.
 All functions are pure and may be jitted. ``sample_in_slots`` runs the whole loop in one program.
 """
 
+import functools
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -37,6 +39,7 @@ from dalle_jax.sampling.autoregressive import (
     guide,
     prefill_guided,
 )
+from dalle_jax.sampling.forecasts import Forecast, with_guesses
 
 
 @runtime_checkable
@@ -55,19 +58,27 @@ class SlotDecoder(CachedDecoder, Protocol):
         """Return the decoder, or a copy whose weights are laid out for decoding ``rows`` codes at once."""
         ...
 
-    def decode_window(
+    def window_outputs(
         self,
         previous: Int[Array, "B W"],
         position: Int[Array, " B"],
         cache: PyTree,
         context: Int[Array, " B"] | None = None,
-    ) -> tuple[Float[Array, "B W K"], PyTree]:
-        """Return the logits of codes ``position`` (>= 1) to ``position + W - 1`` of each row, and the new cache.
+    ) -> tuple[Float[Array, "B W D"], PyTree]:
+        """Return the outputs of the last norm at codes ``position`` (>= 1) to ``position + W - 1``, and the new cache.
 
         ``context`` is the context of each row; None if adjacent rows share contexts (layers/slot_cache.py).
-        ``previous`` are the codes before each of them: ``position - 1`` to ``position + W - 2``. The logits of a code
-        do not depend on the codes after it, nor on its place in the window.
+        ``previous`` are the codes before each of them: ``position - 1`` to ``position + W - 2``. The output at a code
+        does not depend on the codes after it, nor on its place in the window.
         """
+        ...
+
+    def code_logits(self, outputs: Float[Array, "... D"]) -> Float[Array, "... K"]:
+        """Return the logits of the codes at which the outputs of the last norm are."""
+        ...
+
+    def forecast(self, outputs: Float[Array, "B D"], codes: Int[Array, " B"]) -> Forecast | None:
+        """Guess the codes after ``codes``, at which the outputs are; None for a decoder without forecasting heads."""
         ...
 
 
@@ -214,18 +225,20 @@ def advance(
     if guided and context is not None:
         context = jnp.concatenate([context, context + state.first.shape[0] // 2])
     previous, starts = jnp.tile(previous, (copies, 1)), jnp.tile(start, copies)
-    logits, cache = generator.decode_window(previous, starts, state.cache, context)
+    outputs, cache = generator.window_outputs(previous, starts, state.cache, context)
+    logits = generator.code_logits(outputs)
     if guided:
         conditional, unconditional = jnp.split(logits, 2)
         logits = guide(conditional, unconditional, state.settings.guidance_at(places, length))
-    drawn = draw(logits, _noise(state.keys, places, logits.shape[-1]), state.settings)
+    noise_of = functools.partial(_noise, state.keys, size=logits.shape[-1])
+    drawn = draw(logits, noise_of(places), state.settings)
     drawn = jnp.where(state.keep[rows, inside], guesses, drawn)
     right = jnp.cumprod(drawn[:, :-1] == guesses[:, :-1], axis=1).sum(axis=1)
     accepted = jnp.minimum(1 + right, window if most is None else most)
     active = ~finished(state)
     ahead = start[:, None] + jnp.arange(2 * window - 1)  # the codes that the next window may reach
     changed = active[:, None] & ~state.keep[rows, jnp.minimum(ahead, length - 1)]
-    found = jnp.concatenate([drawn, jnp.broadcast_to(drawn[:, -1:], (drawn.shape[0], window - 1))], axis=1)
+    found = with_guesses(generator.forecast, noise_of, state.settings, places, outputs[: len(drawn)], drawn, accepted)
     codes = constrain(state.codes.at[rows, jnp.where(changed, ahead, length)].set(found, mode="drop"), BATCH, None)
     position = jnp.where(active, jnp.minimum(state.position + accepted, length), state.position)
     return state._replace(codes=codes, position=position, cache=cache)

@@ -30,6 +30,7 @@ from dalle_jax.untrusted import FREE_BYTES, MEMORY_RATIO
 from tests.fuzz.checkpoint_targets import checkpoint_targets
 from tests.fuzz.mutations import mutated
 from tests.fuzz.targets import EXPECTED, Target, all_targets, chosen
+from tests.fuzz.text_targets import text_targets
 
 MAX_SECONDS = 20
 MAX_MESSAGE = 50_000
@@ -112,7 +113,7 @@ def work(seed: int, numbers: Sequence[int], log: Callable[[dict[str, object]], N
     guard = Guard()
     with tempfile.TemporaryDirectory(prefix="dalle-jax-fuzz-", dir=IN_MEMORY) as name:
         folder = Path(name)
-        targets = [*all_targets(folder), *checkpoint_targets(folder)]
+        targets = [*all_targets(folder), *checkpoint_targets(folder), *text_targets(folder)]
         for target, armed in itertools.product(targets, (False, True)):  # the valid files; at first imports come late
             for content in target.seeds:
                 if fault := read_input(target, content, folder / "place", guard, armed):

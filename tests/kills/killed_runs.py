@@ -1,5 +1,6 @@
 """Commands that are killed at random moments and started again; the result is compared with an undisturbed one's."""
 
+import contextlib
 import json
 import os
 import random
@@ -9,8 +10,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -21,6 +22,7 @@ from orbax.checkpoint import v1 as ocp
 
 from tests.quick_compiling import QUICK
 
+ERROR = "dalle-jax: error: "
 SURVIVOR_SECONDS = 60
 """Most seconds after which the other process of a killed one must have ended by itself."""
 
@@ -40,7 +42,12 @@ class Starter:
         }
         program = [sys.executable, str(Path(__file__).with_name("starter.py"))]
         self._process = subprocess.Popen(
-            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | known | cache
+            program,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | known | cache,
+            start_new_session=True,
         )
 
     def start(self, commands: list[list[str]], joined: bool) -> list[int]:
@@ -71,11 +78,12 @@ class Starter:
         return self._log.read_text(errors="replace")
 
     def close(self) -> None:
-        """End the process."""
-        self._process.communicate(timeout=60)
+        """End the process and all commands that still run."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
 
 
-@contextmanager
+@contextlib.contextmanager
 def starter(folder: Path) -> Iterator[Starter]:
     """Return a starter whose programs are in ``folder``."""
     started = Starter(folder)
@@ -92,7 +100,7 @@ class Tally:
     kills: int = 0
     compared: int = 0
     survivors: list[float] = field(default_factory=list)
-    left: dict[str, int] = field(default_factory=dict)
+    left: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -144,6 +152,7 @@ class KilledRun:
         """
         rng, tally, out = random.Random(seed), Tally(), self.folder / "run-0"
         while tally.kills < kills:
+            (self.folder / "tally").write_text(f"{tally}\n")
             left = range(self.progress(out) + 1, work + 1)
             started = self.starter.start([self.command(out)] * self.processes, self.joined)
             if not left or rng.random() < 0.25:
@@ -155,7 +164,7 @@ class KilledRun:
             if -signal.SIGKILL in codes:
                 tally.kills += 1
                 word = self.check_left(out)
-                tally.left[word] = tally.left.get(word, 0) + 1
+                tally.left[word] += 1
                 continue
             assert self.finished(codes), (codes, self.starter.said())
             self.check_same(out)
@@ -169,20 +178,23 @@ class KilledRun:
     def _codes_before(self, out: Path, progress: int, seconds: float) -> list[int] | None:
         """Return the exit codes, or None if the run goes on ``seconds`` after it has reached ``progress``."""
         while self.progress(out) < progress:
-            if (codes := self.starter.codes(0.001)) is not None:
+            if (codes := self.starter.codes(self.pause / 10)) is not None:
                 return codes
         return self.starter.codes(seconds)
 
     def _kill(self, started: list[int], rng: random.Random, tally: Tally) -> list[int]:
         """Kill all processes of a run, or at times one of two, whose other one must end by itself."""
-        killed = started if rng.random() < 0.9 or not self.joined else [rng.choice(started)]
+        killed = started if rng.random() < 0.95 or not self.joined else [rng.choice(started)]
         for number in killed:
-            os.kill(number, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(number, signal.SIGKILL)
         began = time.monotonic()
         codes = self.starter.codes(SURVIVOR_SECONDS)
         assert codes is not None, f"process {set(started) - set(killed)} still runs: {self.starter.said()}"
         if len(killed) < len(started):
-            tally.survivors.append(time.monotonic() - began)
+            tally.survivors.append(round(time.monotonic() - began, 1))
+            word = "survivors with a line" if ERROR in self.starter.said() else "survivors without a line"
+            tally.left[word] += 1
         return codes
 
 

@@ -14,42 +14,11 @@ import pytest
 from dalle_jax.data.precomputed.manifest import read_manifest
 from dalle_jax.train.checkpoints import checksums
 from dalle_jax.train.checkpoints.recovery import whole_steps
-from tests.data.damaged import shard
 from tests.kills.killed_runs import KilledRun, Starter, Tally, arrays, contents, starter
 from tests.small_glide import published_glide
+from tests.small_training import STEPS, TRAINING, write_tars
 
 KILLS = int(os.environ.get("KILLS", "20"))
-STEPS = 20
-TRAINING = """
-data.source = @WebDataset
-data.source.files = ('{tars}',)
-data.evaluation = @HeldOut
-data.evaluation.count = 6
-data.images = @Images
-data.images.size = 8
-data.batch_size = 4
-data.workers = 1
-task = @TokenizeImages
-task.image_size = 8
-task.model.downsample = 4
-task.model.stem = 'patch'
-task.model.width = 8
-task.model.blocks = 1
-task.model.codebook_size = 16
-task.model.code_width = 4
-trainer.steps = 20
-trainer.schedule = @CosineRate
-trainer.schedule.rate = 1e-2
-trainer.schedule.warmup = 4
-trainer.ema = @WarmedEma
-trainer.ema.decay = 0.9
-trainer.clip_norm = 1.0
-trainer.log_every = 2
-trainer.save_every = 2
-trainer.evaluate_every = 4
-trainer.images_every = 10
-mesh.data = -1
-"""
 ENCODING = """
 run = @EncodeRun
 image_tokenizer = '{tokenizer}'
@@ -70,11 +39,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def tars(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("kills") / "tars"
-    folder.mkdir()
-    shard(folder / "0.tar", 0, 20)
-    shard(folder / "1.tar", 20, 20, {25: "not an image"})
-    return folder
+    return write_tars(tmp_path_factory.mktemp("kills") / "tars")
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +96,7 @@ def metrics(out: Path) -> list[dict[str, float]]:
 def test_killed_training_has_the_metrics_and_weights_of_an_undisturbed_run(started, tars, tmp_path, capsys, processes):
     (tmp_path / "train.gin").write_text(TRAINING.format(tars=tars))
     tally = kill(Training(started, tmp_path, processes), capsys)
-    assert tally.left.get("some steps")
+    assert tally.left["some steps"]
 
 
 class Encoding(KilledRun):
@@ -165,7 +130,7 @@ def test_killed_encoding_has_the_shards_of_an_undisturbed_run(started, tars, tmp
     Training(started, tmp_path, 1).undisturbed(tmp_path / "tokenizer")
     (tmp_path / "encode.gin").write_text(ENCODING.format(tars=tars, tokenizer=tmp_path / "tokenizer"))
     tally = kill(Encoding(started, tmp_path, processes), capsys)
-    assert tally.left.get("some shards")
+    assert tally.left["some shards"]
 
 
 class Importing(KilledRun):

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--open", action="store_true", help="listen on other machines' requests without keys, such as behind a proxy"
     )
     parser.add_argument("--public-url", metavar="URL", help="start of the URLs of images (default: the request's host)")
-    parser.add_argument("--batch", type=int, default=16, help="number of images to sample in one call (default 16)")
+    parser.add_argument("--batch", type=int, default=8, help="number of images to sample at once (default 8)")
     parser.add_argument("--queue", type=int, default=64, help="requests that may wait; others get a 429 (default 64)")
     parser.add_argument(
         "--deadline", type=float, default=600.0, metavar="S", help="seconds until a request is given up (default 600)"

@@ -115,10 +115,13 @@ def _from_bytes(content: bytes, count: int | None) -> RecordIndex:
         raise ValueError("expected a whole index of usable records in the present format, got other content")
     line, _, bits = body.partition(b"\n")
     head = parse_object(line)
-    if count not in (None, head["records"]):
-        raise ValueError(f"expected an index of {count} records, got {head['records']}")
-    usable = np.unpackbits(np.frombuffer(bits, np.uint8), count=head["records"]).astype(bool)
-    return RecordIndex(usable, head["report"], head["bad_read"])
+    records, bad_read = head.get("records"), head.get("bad_read")
+    if not (isinstance(records, int) and isinstance(bad_read, int) and isinstance(head.get("report"), dict)):
+        raise ValueError("expected the numbers of records and of bad ones and a report, got other content")
+    if count not in (None, records) or len(bits) != -(-records // 8):
+        raise ValueError(f"expected an index of {count} records, got {records} in {len(bits)} bytes")
+    usable = np.unpackbits(np.frombuffer(bits, np.uint8), count=records).astype(bool)
+    return RecordIndex(usable, head["report"], bad_read)
 
 
 def _read_stored(path: Place) -> bytes:

@@ -166,13 +166,17 @@ def _with_many(sampler: ImageSampler, cell: Cell, drawn: list[Generation], confi
 
 def _guidance_points(sampler: ImageSampler, config: EvaluateScenes) -> tuple[GuidancePoint, ...]:
     """Generate one candidate per caption at every scale, with one call for all scales of a cell."""
+    if not config.guidance_captions:
+        return ()
     cells: dict[float, list[Cell]] = {scale: [] for scale in config.guidances}
     for level, split in itertools.product(config.levels, SPLITS):
         captions = evaluation_captions(level, split, config.guidance_captions, config.seed)
         requests = [
             one
             for scale in config.guidances
-            for one in replace(config.drawing, guidance=scale, candidates=1).requests(captions, config.seed)
+            for one in replace(config.drawing, guidance=scale, guidance_end=None, candidates=1).requests(
+                captions, config.seed
+            )
         ]
         drawn = sampler.draw(requests)
         for number, scale in enumerate(config.guidances):

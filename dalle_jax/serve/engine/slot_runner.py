@@ -1,33 +1,36 @@
-"""Continuous batching of a transformer: images of many requests join and leave a running batch one by one.
+"""Continuous batching: images of many requests join and leave a running batch one by one.
 
 All programs have fixed shapes, whatever shares the batch, so an image is the same to the last bit alone and in company.
 """
 
 import time
-from collections import deque
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.arrays import Float, Int, UInt8
-from dalle_jax.pipelines.prompts import Prompt
+from dalle_jax.arrays import Array, Float, Int, UInt8
 from dalle_jax.pipelines.ranker import best_candidates
 from dalle_jax.pipelines.request import Request, RequestOptions
-from dalle_jax.pipelines.slot_engine import GivenRow, SlotImage
+from dalle_jax.pipelines.slot_engine import CodesSoFar, GivenRow, SlotImage
 from dalle_jax.pipelines.text_to_image import TextToImage
+from dalle_jax.pipelines.unclip import Unclip
+from dalle_jax.serve.engine.call_runner import CallRunner
 from dalle_jax.serve.engine.serve_job import Job
-from dalle_jax.serve.engine.works import Drawn, Event, Failed, Finished, Generate, Partial
+from dalle_jax.serve.engine.works import Drawn, Event, Failed, Finished, Generate, Partial, Work
 
 CHUNK_SECONDS = 0.03
 """About how long the devices run before new images may join and cancelled ones leave."""
 MOST_PASSES = 64
 """Most passes of a chunk, before their time was measured."""
+KEPT_TEXTS = 256
+"""Prompts whose CLIP vectors are kept."""
 DECODED_TOGETHER = 8
 """Images of one call of the image tokenizer on an accelerator; on a CPU it is 1."""
-GREY = 128
-"""The value of pixels whose codes are not drawn yet."""
 
 
 @dataclass(eq=False)
@@ -37,6 +40,7 @@ class _Drawing:
     job: Job
     request: Request
     shown: tuple[float, ...]
+    length: int
     context: int | None
     given: GivenRow | None
     text: Float[np.ndarray, "1 E"] | None
@@ -56,28 +60,90 @@ class _Inside:
 
     drawing: _Drawing
     candidate: int
-    position: int = 1
+    position: int
     sent: int = 0
 
-    def next_shown(self, length: int) -> int | None:
+    @property
+    def left(self) -> int:
+        """The number of passes that the image still needs."""
+        return self.drawing.length - self.position
+
+    def next_shown(self) -> int | None:
         """Return the position of its next partial image, if it has one."""
         shown = self.drawing.shown
         if self.candidate >= self.drawing.options.kept or self.sent >= len(shown):
             return None
-        return max(1, int(shown[self.sent] * length))
+        return max(1, int(shown[self.sent] * self.drawing.length))
 
 
-class SlotRunner:
-    """A transformer at work: ``slots`` images at once."""
+@runtime_checkable
+class ImageSlots(Protocol):
+    """The slots of a model: ``SlotEngine`` and ``DenoisingSlots``."""
 
-    def __init__(self, pipeline: TextToImage, slots: int) -> None:
+    slots: int
+
+    @property
+    def free_contexts(self) -> int:
+        """The number of prompts that can still be held."""
+        ...
+
+    def release(self, context: int) -> None:
+        """Free the place of a held prompt."""
+        ...
+
+    def insert(self, images: Sequence[SlotImage]) -> list[int]:
+        """Put as many of the first images into slots as there is room for, and return their slots."""
+        ...
+
+    def advance(self, passes: int) -> list[int]:
+        """Run passes until an image is finished, at most ``passes``; return the slots of finished images."""
+        ...
+
+    def collect(self, slots: Sequence[int]) -> Int[Array, "B I"]:
+        """Return the codes of finished images, and free their slots."""
+        ...
+
+    def codes_so_far(self, slots: Sequence[int]) -> CodesSoFar:
+        """Return the codes of images that may be unfinished; this waits for the devices."""
+        ...
+
+    def cancel(self, slots: Sequence[int]) -> None:
+        """Free slots whatever is in them."""
+        ...
+
+
+class SlotRunner(ABC):
+    """A model of codes at work: as many images at once as its pipeline's ``batch``."""
+
+    FIRST = 0
+    """The passes of an image that are done when it takes its slot."""
+
+    def __init__(self, pipeline: TextToImage | Unclip) -> None:
         self._pipeline = pipeline
-        self._engine = pipeline.slot_engine(guided=True, window=1, slots=slots)
+        self._engine = self._new_slots()
         self._drawings: list[_Drawing] = []
+        self._texts: OrderedDict[str, Float[np.ndarray, "1 E"]] = OrderedDict()
         self._inside: dict[int, _Inside] = {}
         self._seconds_per_pass = CHUNK_SECONDS / MOST_PASSES
         on_cpu = pipeline.layout.platform == "cpu" and pipeline.parts == 1
-        self._together = 1 if on_cpu else max(pipeline.parts, min(DECODED_TOGETHER, slots))
+        self._together = 1 if on_cpu else max(pipeline.parts, min(DECODED_TOGETHER, self._engine.slots))
+
+    @abstractmethod
+    def _new_slots(self) -> ImageSlots:
+        """Return empty slots."""
+
+    @abstractmethod
+    def _hold(self, request: Request, steps: int | None) -> int:
+        """Hold a request's prompt, and return its number."""
+
+    @abstractmethod
+    def _length(self, steps: int | None) -> int:
+        """Return the passes of an image from its first to its last."""
+
+    def _seen(self, pixels: UInt8[np.ndarray, "H W 3"], position: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Return an unfinished image as it is shown."""
+        del position
+        return pixels
 
     @property
     def busy(self) -> bool:
@@ -85,23 +151,22 @@ class SlotRunner:
         return bool(self._drawings)
 
     def take(
-        self, job: Job, request: Request, shown: tuple[float, ...] = (), given: UInt8[np.ndarray, "h W 3"] | None = None
-    ) -> bool:
+        self, job: Job, request: Request, shown: tuple[float, ...] = (), *, steps: int | None = None,
+        given: GivenRow | None = None,
+    ) -> bool:  # fmt: skip
         """Take a job over, or return False if there is no room: as many images wait as there are slots.
 
-        ``given`` is the top of an image, whose codes are kept.
+        ``steps`` are those of a decoder, and ``given`` the codes that a transformer keeps.
         """
         waiting = sum(len(one.waiting) for one in self._drawings)
         if waiting >= self._engine.slots or not self._engine.free_contexts:
             return False
         try:
-            context = self._hold(request)
-            text = self._text_vector(request)
-            row = None if given is None else self._given_row(given)
+            context, text = self._hold(request, steps), self._text_vector(request)
         except Exception as error:
             job.send(Failed(error))
             return True
-        drawing = _Drawing(job, request, shown, context, row, text)
+        drawing = _Drawing(job, request, shown, self._length(steps), context, given, text)
         drawing.waiting.extend(range(request.options.candidates))
         self._drawings.append(drawing)
         return True
@@ -127,35 +192,28 @@ class SlotRunner:
             one.job.send(Failed(error))
         self._drawings.clear()
         self._inside.clear()
-        self._engine = self._pipeline.slot_engine(guided=True, window=1, slots=self._engine.slots)
+        self._engine = self._new_slots()
 
-    def warm(self, prompt: Prompt) -> None:
-        """Compile all programs by a run of two jobs, one of which is given up."""
-        options = self._pipeline.options(candidates=1, keep=1)
-        negative = prompt if options.guidance != 1.0 else None
-        requests = [Request(prompt, options), Request(prompt, options, negative_prompt=negative)]
-        jobs = [Job("", Generate(prompt="", options=options), _raise_failure) for _ in requests]
+    def warm(self, requests: Sequence[Request]) -> None:
+        """Compile all programs by a run of requests of one image, the last of which is given up."""
+        jobs = [Job("", Generate(prompt="", options=one.options), _raise_failure) for one in requests]
         for job, request in zip(jobs, requests, strict=True):
             self.take(job, request, shown=(0.5,))
         self.step()
-        jobs[1].cancel()
+        jobs[-1].cancel()
         while self.busy:
             self.step()
 
-    def _hold(self, request: Request) -> int:
-        prompts, negative = self._pipeline.prompts, request.negative_prompt
-        replaced = None if negative is None else [prompts.read([negative])[0]]
-        return self._engine.hold(prompts.read([request.prompt]), replaced)[0]
-
     def _text_vector(self, request: Request) -> Float[np.ndarray, "1 E"] | None:
-        ranker = self._pipeline.ranker
-        return None if ranker is None or request.text is None else ranker.text_vectors([request.text])
-
-    def _given_row(self, top: UInt8[np.ndarray, "h W 3"]) -> GivenRow:
-        found = np.asarray(self._pipeline.codec.encode_device(top[None])).reshape(-1)
-        codes, keep = np.zeros(self._engine.length, np.int32), np.zeros(self._engine.length, bool)
-        codes[: len(found)], keep[: len(found)] = found, True
-        return GivenRow(codes, keep)
+        """Return CLIP's vector of a request's text; those of the last texts are kept."""
+        ranker, text = self._pipeline.ranker, request.text
+        if ranker is None or text is None:
+            return None
+        found = self._texts.pop(text, None)
+        self._texts[text] = ranker.text_vectors([text]) if found is None else found
+        if len(self._texts) > KEPT_TEXTS:
+            self._texts.popitem(last=False)
+        return self._texts[text]
 
     def _leave(self) -> None:
         """Free the slots and the prompts of jobs that are over."""
@@ -175,51 +233,37 @@ class SlotRunner:
             drawing.context = None
 
     def _join(self) -> None:
-        """Put waiting images into free slots, those of earlier jobs first."""
-        for drawing in self._drawings:
-            if drawing.context is None:
-                continue
-            options = drawing.options
-            images = [
-                SlotImage(drawing.context, options.seed, options.first + one, options, drawing.given)
-                for one in drawing.waiting
-            ]
-            slots = self._engine.insert(images)
-            for slot in slots:
-                self._inside[slot] = _Inside(drawing, drawing.waiting.popleft())
-            if drawing.waiting:
-                return
-            self._release(drawing)
+        """Put waiting images into free slots, those of earlier jobs first, in one call."""
+        coming = [(one, number) for one in self._drawings for number in one.waiting][: self._engine.slots]
+        if not coming:
+            return
+        for slot, (drawing, number) in zip(self._engine.insert([_image(*one) for one in coming]), coming, strict=False):
+            self._inside[slot] = _Inside(drawing, number, self.FIRST)
+            drawing.waiting.popleft()
+        for one in self._drawings:
+            if not one.waiting:
+                self._release(one)
 
     def _passes(self) -> int:
         """Return the passes until an image is finished or due to be shown, at most those of a chunk."""
-        length = self._engine.length
         most = min(MOST_PASSES, max(1, round(CHUNK_SECONDS / max(self._seconds_per_pass, 1e-6))))
-        ends = [length - one.position for one in self._inside.values()]
-        due = [place - one.position for one in self._inside.values() if (place := one.next_shown(length)) is not None]
+        ends = [one.left for one in self._inside.values()]
+        due = [place - one.position for one in self._inside.values() if (place := one.next_shown()) is not None]
         return max(1, min([most, *ends, *(one for one in due if one > 0)]))
 
     def _show(self) -> None:
         """Wait for the devices, and send the partial images that are due."""
-        length = self._engine.length
         due = [
             slot for slot, one in self._inside.items()
-            if (place := one.next_shown(length)) is not None and place <= one.position < length
+            if one.left and (place := one.next_shown()) is not None and place <= one.position
         ]  # fmt: skip
         found = self._engine.codes_so_far(due)
         if not due:
             return
         for slot, pixels in zip(due, self._decode(found.codes), strict=True):
             one = self._inside[slot]
-            one.drawing.job.send(Partial(one.candidate, one.sent, self._covered(pixels, one.position)))
+            one.drawing.job.send(Partial(one.candidate, one.sent, self._seen(pixels, one.position)))
             one.sent += 1
-
-    def _covered(self, pixels: UInt8[np.ndarray, "H W 3"], position: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Return an image whose cells of codes from ``position`` on are grey."""
-        height, width = self._pipeline.grid
-        hidden = (np.arange(height * width) >= position).reshape(height, width)
-        scale = pixels.shape[0] // height
-        return np.where(np.kron(hidden, np.ones((scale, scale), bool))[..., None], np.uint8(GREY), pixels)
 
     def _finish(self, done: Sequence[int]) -> None:
         """Decode and score finished images, and send the jobs whose images are all finished."""
@@ -259,6 +303,13 @@ def _raise_failure(event: Event) -> None:
         raise event.error
 
 
+def _image(drawing: _Drawing, number: int) -> SlotImage:
+    """Return candidate ``number`` of a job as an image to insert."""
+    assert drawing.context is not None  # it is released once no image waits
+    options = drawing.options
+    return SlotImage(drawing.context, options.seed, options.first + number, options, drawing.given)
+
+
 def _calls(count: int, size: int) -> list[Int[np.ndarray, " n"]]:
     """Return the rows of calls of one size; the last is filled up with the last row."""
     rows = np.minimum(np.arange(-(-count // size) * size), count - 1)
@@ -272,3 +323,37 @@ def _best(drawing: _Drawing) -> list[Drawn]:
     if scores:
         numbers = best_candidates(np.array([[scores[one] for one in range(options.candidates)]]), options.kept)[0]
     return [Drawn(drawing.pixels[int(one)], int(one), scores.get(int(one))) for one in numbers]
+
+
+class BatchedRunner:
+    """The slots for works of some kinds, by ``take``, and calls for all others; each has a step in turn."""
+
+    def __init__(
+        self, slots: SlotRunner, kinds: tuple[type[Work], ...], take: Callable[[Job], bool], calls: CallRunner
+    ) -> None:
+        self._slots, self._kinds, self._take, self._calls = slots, kinds, take, calls
+
+    @property
+    def busy(self) -> bool:
+        """True if one of the two is busy."""
+        return self._slots.busy or self._calls.busy
+
+    def admit(self, job: Job) -> bool:
+        """Hand a job on."""
+        if not isinstance(job.work, self._kinds):
+            return self._calls.admit(job)
+        try:
+            return self._take(job)
+        except Exception as error:
+            job.send(Failed(error))
+            return True
+
+    def step(self) -> None:
+        """Run a step of both."""
+        self._slots.step()
+        self._calls.step()
+
+    def drop(self, error: Exception) -> None:
+        """End all jobs."""
+        self._slots.drop(error)
+        self._calls.drop(error)

@@ -126,7 +126,7 @@ def _responses(*statuses: int) -> Json:
 def _drawing(kind: type[ImagesBody], media_type: str, summary: str) -> Json:
     content: Json = {"application/json": {"schema": _ref("Images")}}
     if kind is not VariationBody:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": {}}
     return {
         "summary": summary,
         "requestBody": {"required": True, "content": {media_type: {"schema": _ref(kind.__name__)}}},

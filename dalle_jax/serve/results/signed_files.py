@@ -15,6 +15,8 @@ VALID_SECONDS = 3600
 """Seconds for which a URL is valid, as those of the API."""
 MOST_BYTES = 2**30
 """Largest total size of all files; the oldest are removed beyond it."""
+MOST_FILES = 20_000
+"""Largest number of files."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,10 @@ class SignedFiles:
         return hmac.new(self._key, f"{name}\n{expires}".encode(), hashlib.sha256).hexdigest()
 
     def _remove_old(self) -> None:
-        """Remove expired files, and the oldest beyond the total size. All have the same lifetime."""
+        """Remove expired files, and the oldest beyond the total size and number. All have the same lifetime."""
         while self._files:
             name, oldest = next(iter(self._files.items()))
-            if oldest.expires > time.time() and self._bytes <= self._most:
+            if oldest.expires > time.time() and self._bytes <= self._most and len(self._files) <= MOST_FILES:
                 return
             del self._files[name]
             self._bytes -= oldest.size

@@ -28,7 +28,7 @@ from dalle_jax.train.checkpoints import checksums, recovery
 from dalle_jax.train.checkpoints.recovery import whole_steps
 from dalle_jax.train.checkpoints.s3_staging import S3Staging
 from dalle_jax.train.checkpoints.state_parts import Parts, compare, from_parts, refuse_old_parts, to_parts
-from dalle_jax.train.checkpoints.stored_arrays import check_arrays, check_parts
+from dalle_jax.train.checkpoints.stored_arrays import check_arrays, check_parts, listed_arrays
 from dalle_jax.train.state import ModuleSpec, State
 
 FOLDER = "checkpoints"
@@ -277,6 +277,20 @@ def load_params(
         path = _readable(storage.absolute(storage.place(folder)) / FOLDER, weights, step, opened)
         _load(path, module, weights, layout, prefix, dtypes or {})
     return int(path.name)
+
+
+def count_arrays(folder: str | Place) -> int:
+    """Return how many arrays of a module the run folder's largest checkpoint lists, without reading them.
+
+    Raise UserError if there is no checkpoint, or if the newest is damaged and lists none.
+    """
+    checkpoints = storage.absolute(storage.place(folder)) / FOLDER
+    parts = ("params", "ema_params", "non_params")
+    counts = [listed_arrays(checkpoints / str(step), parts) for step in whole_steps(checkpoints)]
+    if not any(counts):
+        with contextlib.ExitStack() as opened:
+            _readable(checkpoints, "ema_params", None, opened)
+    return max(counts)
 
 
 def _load(

@@ -45,6 +45,18 @@ def check_arrays(checkpoint: Place, parts: Iterable[str]) -> None:
             raise UserError(f"{checkpoint / part}: expected arrays that Orbax wrote, got others ({reason})") from error
 
 
+def listed_arrays(checkpoint: Place, parts: Iterable[str]) -> int:
+    """Return the number of arrays that the lists of these parts name; parts without a readable list have none."""
+    found = 0
+    for part in parts:
+        try:
+            listed = _at(parse_json(read_file(checkpoint / part / TREE)), "tree_metadata")
+        except (OSError, ValueError, UserError):
+            continue  # reading the part itself says why
+        found += len(listed) if isinstance(listed, dict) else 0
+    return found
+
+
 def check_parts(stored: object, parts: Iterable[str]) -> Parts:
     """Return Orbax's metadata of a checkpoint; raise ValueError if one of ``parts`` has none of its arrays."""
     if not isinstance(stored, Mapping):

@@ -1,5 +1,6 @@
 """Writers of metrics: ``metrics.jsonl``, TensorBoard, and the progress bar. Only the first process writes."""
 
+import contextlib
 import io
 import json
 import os
@@ -100,13 +101,16 @@ def truncate(path: Path, step: int) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, float | int | None]]:
-    """Return the complete lines of a file such as ``metrics.jsonl``; None is a value that is not finite."""
+    """Return the whole lines of a file such as ``metrics.jsonl``; None is a value that is not finite.
+
+    Lines that are damaged, or name no step, are left out.
+    """
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(parse_object(text.encode()))
-        except ValueError:
-            continue
+    for text in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            line = parse_object(text)
+            if isinstance(line.get("step", ""), int | None):
+                lines.append(line)
     return lines
 
 

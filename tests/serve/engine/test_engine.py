@@ -96,7 +96,7 @@ def test_a_job_past_its_deadline_ends_without_being_drawn(engine, model):
     engine.submit(job(events, deadline=time.monotonic() - 1))
     wait_until(lambda: events)
     assert isinstance(events[0].error, Expired)
-    assert model.seen == []
+    assert not model.seen
 
 
 def test_a_step_that_fails_ends_the_jobs_of_its_model_and_nothing_else(engine):

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 
+from dalle_jax.config.errors import UserError
 from dalle_jax.pipelines.request import RequestKeywords, RequestOptions
 from dalle_jax.serve.engine.call_runner import CallRunner
 from dalle_jax.serve.engine.serve_job import Job
@@ -12,11 +13,13 @@ from dalle_jax.serve.engine.served_model import Abilities, Tokens
 from dalle_jax.serve.engine.works import Drawn, Edit, Finished, Generate, Partial, Vary, Work
 
 SIDE = 32
+BROKEN = "break"
+"""A prompt whose images are shown in part and then end with an error."""
 HELD = "hold"
 """A prompt whose images are shown in part and finished after ``gate`` is set."""
 TRANSFORMER = Abilities(
     kind="transformer of codes", side=SIDE, inpaint=True, vary=True, partials=True, ranks=True,
-    options=("seed", "candidates", "guidance", "temperature", "top_k", "top_p", "negative_prompt"),
+    options=("seed", "candidates", "guidance", "guidance_end", "temperature", "top_k", "top_p", "negative_prompt"),
 )  # fmt: skip
 DIFFUSION = Abilities(
     kind="unCLIP of codes", side=SIDE, inpaint=True, vary=True, mix=True, options=("seed", "candidates", "guidance"),
@@ -56,6 +59,8 @@ class PaintedModel:
                 for image, pixels in enumerate(images):
                     partial = np.where(np.arange(SIDE)[:, None, None] < share * SIDE, pixels, 127).astype(np.uint8)
                     job.send(Partial(image, number, partial))
+            if work.prompt == BROKEN:
+                raise UserError("seed: expected another one")
             while work.prompt == HELD and not job.over() and not self.gate.is_set():
                 time.sleep(0.005)
             if job.cancelled:

@@ -97,18 +97,6 @@ def test_every_state_has_names_contrast_and_no_sideways_scrolling_on_a_phone_and
     assert not any(found.values()), found
 
 
-def test_the_theme_is_the_systems_until_another_is_chosen(visit):
-    page = visit(theme="dark")
-    ground = "getComputedStyle(document.body).backgroundColor"
-    dark = page.evaluate(ground)
-    page.select_option("#theme", "light")
-    light = page.evaluate(ground)
-    page.reload()
-    assert page.evaluate(ground) == light != dark
-    page.select_option("#theme", "system")
-    assert page.evaluate(ground) == dark
-
-
 def test_a_server_with_keys_asks_for_one_and_refuses_a_wrong_one(visit):
     with running(PaintedModel("painted", TRANSFORMER), keys=("sk-0123456789abcdef",)) as server:
         page = visit(url=server.url, refused=True, ready=False)

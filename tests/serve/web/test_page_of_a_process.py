@@ -1,5 +1,6 @@
 """A visit of the page of ``python -m dalle_jax serve`` with two small models."""
 
+import json
 import signal
 import time
 import urllib.error
@@ -72,6 +73,10 @@ def test_a_whole_visit_of_a_served_transformer_and_a_served_unclip(visit, addres
     page.context.set_default_timeout(120_000)
     runs = page.locator("#history .title")
     page.evaluate(CAPTIONS)
+    with urllib.request.urlopen(f"{address}/v1/models") as answer:
+        options = json.load(answer)["data"][0]["abilities"]["options"]
+    assert {"seed", "guidance"} <= set(options)
+    assert not [option for option in options if page.locator(f"#{option}").count() != 1]
     page.fill("#prompt", "a red circle")
     page.fill("#n", "2")
     page.fill("#candidates", "4")
@@ -86,6 +91,7 @@ def test_a_whole_visit_of_a_served_transformer_and_a_served_unclip(visit, addres
     page.click("#start-edit")
     runs.nth(1).wait_for()
     page.get_by_role("button", name="Details of image 1").click()
+    page.locator("#details").wait_for()
     assert "16 × 32 pixels" in page.locator("#details-facts").inner_text()
     page.keyboard.press("Escape")
 
@@ -100,6 +106,7 @@ def test_a_whole_visit_of_a_served_transformer_and_a_served_unclip(visit, addres
         assert (image.format, image.size) == ("GIF", (16, 16)) and image.n_frames > 1
 
     page.select_option("#model", "unclip")
+    page.select_option("#output_format", "png")
     page.click("#start-change")
     runs.nth(3).wait_for()
     page.get_by_role("button", name="Vary image 1").click()

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dalle_jax.serve.engine.works import Edit, Generate, Vary
-from tests.serve.web.painted_model import HELD, SIDE
+from tests.serve.web.painted_model import BROKEN, HELD, SIDE, TRANSFORMER
 
 PIXELS = """async image => {
   await image.decode();
@@ -20,6 +20,7 @@ PIXELS = """async image => {
   return [...pen.getImageData(0, 0, canvas.width, canvas.height).data];
 }"""
 
+GROUND = "getComputedStyle(document.body).backgroundColor"
 STORED_RUNS = """() => new Promise(resolve => {
   indexedDB.open("dalle_jax").onsuccess = ({ target }) => {
     const counting = target.result.transaction("runs").objectStore("runs").count();
@@ -95,12 +96,18 @@ def test_a_whole_visit_generates_paints_extends_varies_and_downloads(visit, serv
     assert isinstance(varied, Vary) and varied.image.size == edited.images[0].size
 
 
-def test_the_history_outlives_a_reload_restores_a_run_and_is_cleared(visit):
-    page = visit()
+def test_theme_and_history_outlive_a_reload_and_the_history_restores_a_run_and_is_cleared(visit):
+    page = visit(theme="dark")
+    dark = page.evaluate(GROUND)
+    page.select_option("#theme", "light")
+    light = page.evaluate(GROUND)
     page.fill("#temperature", "0.7")
     generate(page, "a green square")
     before = page.locator("#images img").first.evaluate(PIXELS)
     page.reload()
+    assert page.evaluate(GROUND) == light != dark
+    page.select_option("#theme", "system")
+    assert page.evaluate(GROUND) == dark
     page.locator("#history .run").first.click()
     assert page.locator("#images img").first.evaluate(PIXELS) == before
     assert (page.input_value("#prompt"), page.input_value("#temperature")) == ("a green square", "0.7")
@@ -142,12 +149,19 @@ def test_partial_images_are_shown_and_cancelling_ends_the_work(visit, models):
 
 def test_the_settings_are_those_of_the_model_and_errors_are_the_servers_words(visit):
     page = visit(refused=True)
-    assert page.get_by_label("Guidance").get_attribute("placeholder") == "3"
+    assert all(page.locator(f"#{option}").count() == 1 for option in TRANSFORMER.options)
+    assert page.get_by_label("Guidance", exact=True).get_attribute("placeholder") == "3"
     page.fill("#top_p", "2")
     page.fill("#prompt", "a red circle")
     page.click("#start")
     page.get_by_text("top_p: input should be less than or equal to 1, got 2").wait_for()
     assert page.evaluate("document.activeElement.id") == "top_p"
+    page.fill("#top_p", "")
+    page.fill("#prompt", BROKEN)
+    page.click("#start")
+    page.get_by_text("seed: expected another one").wait_for()
+    assert page.evaluate("document.activeElement.id") == "seed"
+    assert page.locator(".card").count() == 0
     page.select_option("#model", "painted-unclip")
     assert page.locator("#temperature, #top_k, #top_p, #negative_prompt, #candidates").count() == 0
     assert page.locator("#steps option").all_inner_texts() == ["model's own", "2", "4", "8"]
@@ -157,3 +171,24 @@ def test_the_settings_are_those_of_the_model_and_errors_are_the_servers_words(vi
     page.fill("#prompt", "")
     page.click("#start")
     assert page.evaluate("document.activeElement.id") == "prompt"
+
+
+def test_events_are_read_whatever_the_pieces_of_a_stream(visit):
+    read = """async ([bytes, size]) => {
+      const { readEvents } = await import("/assets/js/event_stream.js");
+      const body = new ReadableStream({
+        start(controller) {
+          for (let i = 0; i < bytes.length; i += size) controller.enqueue(new Uint8Array(bytes.slice(i, i + size)));
+          controller.close();
+        },
+      });
+      const found = [];
+      for await (const event of readEvents(body)) found.push(event);
+      return found;
+    }"""
+    text = (
+        ': waiting\n\nevent: a\ndata: {"a": "ä€😀"}\n\ndata: {"b":\r\ndata:  2}\r\n\r\ndata: [DONE]\n\ndata: {"c": 3}'
+    )
+    page = visit()
+    for size in (1, 2, 3, 1000):
+        assert page.evaluate(read, [list(text.encode()), size]) == [{"a": "ä€😀"}, {"b": 2}, {"c": 3}]

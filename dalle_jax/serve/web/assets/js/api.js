@@ -8,13 +8,12 @@ const KEY = "dalle_jax.key";
 export class ApiError extends Error {
   /**
    * @param {string} message the server's
-   * @param {{status: number, param?: string|null, code?: string|null, requestId?: string|null}} details
+   * @param {{status: number, param?: string|null, requestId?: string|null}} details
    */
-  constructor(message, { status, param = null, code = null, requestId = null }) {
+  constructor(message, { status, param = null, requestId = null }) {
     super(message);
     this.status = status;
     this.param = param;
-    this.code = code;
     this.requestId = requestId;
   }
 }
@@ -29,16 +28,27 @@ export const storedKey = () => sessionStorage.getItem(KEY) ?? "";
 export const storeKey = (key) => sessionStorage.setItem(KEY, key);
 
 /**
- * Return the error that a body describes, as OpenAI's API writes it.
+ * Return the error that a body describes, as OpenAI's API writes it, and when to try again.
  * @param {any} body
- * @param {number} status
- * @param {string|null} requestId
+ * @param {Response} response
  */
-export function errorOf(body, status, requestId) {
+export function errorOf(body, { status, headers }) {
   const error = body?.error ?? {};
   const message = error.message ?? `The server answered ${status} without a message.`;
-  return new ApiError(message, { status, param: error.param, code: error.code, requestId });
+  const seconds = headers.get("retry-after");
+  const again = seconds ? ` (try again in ${seconds} s)` : "";
+  return new ApiError(message + again, { status, param: error.param, requestId: headers.get("x-request-id") });
 }
+
+/**
+ * Return a handler that names a failure of the network in words, and leaves a cancellation as it is.
+ * @param {string} message
+ * @returns {(error: unknown) => never}
+ */
+export const failed = (message) => (error) => {
+  if (error instanceof DOMException && error.name === "AbortError") throw error;
+  throw new ApiError(message, { status: 0 });
+};
 
 /**
  * Send a request and return its response, if it is a success.
@@ -48,13 +58,10 @@ export function errorOf(body, status, requestId) {
 async function send(path, options = {}) {
   const headers = new Headers(options.headers);
   if (storedKey()) headers.set("Authorization", `Bearer ${storedKey()}`);
-  const response = await fetch(path, { ...options, headers }).catch((error) => {
-    if (error.name === "AbortError") throw error;
-    throw new ApiError("The server does not answer. Is it running?", { status: 0 });
-  });
+  const response = await fetch(path, { ...options, headers }).catch(failed("The server does not answer. Is it running?"));
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  throw errorOf(body, response.status, response.headers.get("x-request-id"));
+  throw errorOf(body, response);
 }
 
 /** Return the models that the server has loaded. */

@@ -90,9 +90,8 @@ async function fromStream(response, { onPartial, onImage }) {
   const images = [];
   /** @type {string[]} */
   let warnings = [];
-  const requestId = response.headers.get("x-request-id");
   for await (const event of readEvents(/** @type {ReadableStream<Uint8Array>} */ (response.body))) {
-    if (event.error) throw errorOf(event, response.status, requestId);
+    if (event.error) throw errorOf(event, response);
     if (event.type?.endsWith(".partial_image")) {
       onPartial(event.image_index ?? 0, blobOf(event.b64_json), event.partial_image_index);
     } else if (event.type?.endsWith(".completed")) {
@@ -102,7 +101,7 @@ async function fromStream(response, { onPartial, onImage }) {
       onImage(slot, images[slot]);
     }
   }
-  if (!images.length) throw errorOf({ error: { message: "The stream ended without an image." } }, 200, requestId);
+  if (!images.length) throw errorOf({ error: { message: "The stream ended without an image." } }, response);
   return { images, warnings };
 }
 

@@ -1,5 +1,7 @@
 /** Server-sent events, read from the body of a fetch. EventSource cannot POST. */
 
+import { failed } from "./api.js";
+
 /**
  * Yield the JSON of each event's data. Events without data, comments and `[DONE]` are skipped.
  * @param {ReadableStream<Uint8Array>} body
@@ -10,7 +12,7 @@ export async function* readEvents(body) {
   const decoder = new TextDecoder();
   let unread = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch(failed("The connection was lost before the end."));
     unread += decoder.decode(value, { stream: !done });
     const events = unread.split(/\r?\n\r?\n/);
     unread = done ? "" : (events.pop() ?? "");

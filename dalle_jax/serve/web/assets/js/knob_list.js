@@ -51,6 +51,11 @@ export const KNOBS = [
     help: "How closely images follow the prompt. 1 turns it off, which is faster.",
   },
   {
+    name: "guidance_end", label: "Last guidance", kind: "number", range: { min: 0, max: 1000, step: "any" },
+    routes: SAMPLED, fits: reads("guidance_end"), placeholder: "as guidance",
+    help: "From code to code, guidance changes up to this value.",
+  },
+  {
     name: "negative_prompt", label: "Negative prompt", kind: "text", routes: ["generations"], fits: reads("negative_prompt"),
     help: "Images move away from this text. Needs a guidance other than 1.",
   },

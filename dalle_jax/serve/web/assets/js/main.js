@@ -38,7 +38,15 @@ const gallery = new Gallery({ open: openDetails, edit: (image, title) => openEdi
   vary: models.able("vary") !== undefined,
 }));
 const historyList = await openHistory();
-const studio = new Studio(gallery, { onRun: async (run) => historyList?.add(run), askKey });
+const studio = new Studio(gallery, { onRun: keep, askKey });
+
+/**
+ * Keep a run in the history. Its images stay on the page where the browser refuses them, such as for lack of space.
+ * @param {Run} run
+ */
+async function keep(run) {
+  await historyList?.add(run).catch((error) => showProblem(`The history does not keep these images: ${error}`));
+}
 
 /** Open the history, or say why the browser does not keep one. */
 async function openHistory() {

@@ -1,8 +1,8 @@
 /** The part of an image that is to be drawn anew: a canvas in the image's pixels, opaque where the hole is. */
 
-const COLOUR = "#e0457b";
 const HALF = 128; // alpha from which a pixel belongs to the hole
 const MOST_UNDONE = 20;
+const MOST_UNDONE_BYTES = 100e6; // one stroke can always be undone
 
 /**
  * @typedef {{x: number, y: number}} Point in pixels of the image
@@ -19,7 +19,6 @@ export class Hole {
     this.pen = /** @type {OffscreenCanvasRenderingContext2D} */ (
       this.canvas.getContext("2d", { willReadFrequently: true })
     );
-    this.pen.fillStyle = this.pen.strokeStyle = COLOUR;
     this.pen.lineCap = "round";
     this.fill();
     this.pen.globalCompositeOperation = "destination-out";
@@ -33,7 +32,8 @@ export class Hole {
   /** Keep the present hole for `undo`. Call it before each stroke. */
   remember() {
     this.before.push(this.read());
-    if (this.before.length > MOST_UNDONE) this.before.shift();
+    const fitting = Math.floor(MOST_UNDONE_BYTES / (4 * this.canvas.width * this.canvas.height));
+    if (this.before.length > Math.max(1, Math.min(MOST_UNDONE, fitting))) this.before.shift();
   }
 
   /** Return to the hole before the last stroke. */

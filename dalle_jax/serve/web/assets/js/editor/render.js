@@ -1,7 +1,9 @@
-/** Show an image, its hole and its margins on a canvas of the page. */
+/** Show an image, its hole and its margins on a canvas of the page. What is to be drawn anew is striped. */
 
-const CHECK = 8; // pixels of the screen
-const MARGIN = "#e0457b";
+const STRIPE = 5; // pixels of the screen
+const COLOURS = ["#e0457b", "#ffffff"]; // two, so that stripes show on every image
+const OPACITY = 0.6;
+const GROUND = "#b4b7ba";
 
 /**
  * @param {HTMLCanvasElement} canvas
@@ -12,36 +14,51 @@ const MARGIN = "#e0457b";
  */
 export function render(canvas, { image, hole, margins, scale, brush }) {
   const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-  const place = [margins.left * scale, margins.top * scale, image.width * scale, image.height * scale];
-  const [x, y, width, height] = place;
+  const [x, y] = [margins.left * scale, margins.top * scale];
+  const [width, height] = [image.width * scale, image.height * scale];
   pen.imageSmoothingEnabled = scale < 1;
-  pen.fillStyle = checks(pen);
+  pen.fillStyle = GROUND;
   pen.fillRect(0, 0, canvas.width, canvas.height);
-  pen.globalAlpha = 0.3;
-  pen.fillStyle = MARGIN;
-  pen.fillRect(0, 0, canvas.width, canvas.height);
-  pen.globalAlpha = 1;
-  pen.fillStyle = checks(pen);
-  pen.fillRect(x, y, width, height);
   pen.drawImage(image, x, y, width, height);
-  pen.globalAlpha = 0.6;
-  pen.drawImage(hole.canvas, x, y, width, height);
+  pen.globalAlpha = OPACITY;
+  pen.drawImage(striped(canvas, hole, [x, y, width, height]), 0, 0);
   pen.globalAlpha = 1;
   if (brush) ring(pen, x + brush.x * scale, y + brush.y * scale, brush.radius * scale);
 }
 
 /**
- * Return a pattern of grey checks, which shows what is transparent.
- * @param {CanvasRenderingContext2D} pen
+ * Return stripes over the hole and the margins.
+ * @param {HTMLCanvasElement} canvas
+ * @param {import("./hole.js").Hole} hole
+ * @param {[number, number, number, number]} place of the image on the canvas
  */
-function checks(pen) {
-  const tile = new OffscreenCanvas(2 * CHECK, 2 * CHECK);
+function striped(canvas, hole, place) {
+  const stripes = new OffscreenCanvas(canvas.width, canvas.height);
+  const pen = /** @type {OffscreenCanvasRenderingContext2D} */ (stripes.getContext("2d"));
+  pen.imageSmoothingEnabled = false;
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.clearRect(...place);
+  pen.drawImage(hole.canvas, ...place);
+  pen.globalCompositeOperation = "source-in";
+  pen.fillStyle = pattern(pen);
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  return stripes;
+}
+
+/**
+ * Return a pattern of slanted stripes.
+ * @param {OffscreenCanvasRenderingContext2D} pen
+ */
+function pattern(pen) {
+  const side = 2 * STRIPE;
+  const tile = new OffscreenCanvas(side, side);
   const tilePen = /** @type {OffscreenCanvasRenderingContext2D} */ (tile.getContext("2d"));
-  tilePen.fillStyle = "#c9cbcd";
-  tilePen.fillRect(0, 0, 2 * CHECK, 2 * CHECK);
-  tilePen.fillStyle = "#b4b7ba";
-  tilePen.fillRect(0, 0, CHECK, CHECK);
-  tilePen.fillRect(CHECK, CHECK, CHECK, CHECK);
+  for (let y = 0; y < side; y++) {
+    for (let x = 0; x < side; x++) {
+      tilePen.fillStyle = COLOURS[Math.floor((x + y) / STRIPE) % 2];
+      tilePen.fillRect(x, y, 1, 1);
+    }
+  }
   return /** @type {CanvasPattern} */ (pen.createPattern(tile, "repeat"));
 }
 
