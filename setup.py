@@ -4,6 +4,14 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+serve = [
+    "starlette>=1,<2",
+    "uvicorn>=0.40,<1",
+    "python-multipart>=0.0.20",
+    "prometheus_client>=0.22,<1",
+    "pydantic>=2.11,<3",
+]
+
 configs = sorted({str(path.parent) for path in Path("configs").rglob("*.gin")})
 
 setup(
@@ -16,7 +24,10 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["dalle_jax", "dalle_jax.*"]),
-    package_data={"dalle_jax.evaluate.report": ["templates/*", "templates/sections/*"]},
+    package_data={
+        "dalle_jax.evaluate.report": ["templates/*", "templates/sections/*"],
+        "dalle_jax.serve": ["web/*", "web/assets/*", "web/assets/*/*", "web/assets/*/*/*"],
+    },
     data_files=[
         (f"share/dalle_jax/{folder}", [str(path) for path in sorted(Path(folder).iterdir()) if path.is_file()])
         for folder in configs
@@ -61,7 +72,12 @@ setup(
             "gcsfs>=2026.1",
             "google-cloud-storage>=3,<4",
             "gcp-storage-emulator>=2026.7",
+            *serve,
+            "openai>=3.57,<4",
+            "httpx>=0.28,<1",
+            "playwright>=1.55,<2",
         ],
+        "serve": serve,
         "dalle-mini": ["emoji>=2.14,<3", "unidecode>=1.3,<2"],
         "min-dalle": ["emoji>=2.14,<3"],
         "gcs": ["gcsfs>=2026.1", "google-cloud-storage>=3,<4"],

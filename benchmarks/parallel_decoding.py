@@ -1,11 +1,13 @@
 """Parallel decoding of trained transformers: passes per image, codes that differ, and the time of a pass.
 
     python benchmarks/parallel_decoding.py codes FOLDER... [--images 1000] [--windows 4 8 16] [--dtype bfloat16]
-    python benchmarks/parallel_decoding.py times FOLDER... [--core 0]
+    python benchmarks/parallel_decoding.py forecasts FOLDER... --forecast HEADS... [--images 1000]
+    python benchmarks/parallel_decoding.py times FOLDER... [--forecast HEADS...] [--core 0]
 
 ``codes`` samples an image of each caption in slots (sampling/slots.py): with guidance, without, and with half of the
 codes given. It counts the codes that differ from those of the same program when a pass accepts one code at a time, and
-from those of plain sampling. ``times`` measures the passes of a few images on one core, in turn with plain sampling.
+from those of plain sampling. ``forecasts`` compares the passes with and without forecasting heads, guided. ``times``
+measures the passes of a few images on one core, in turn with plain sampling.
 """
 
 import argparse
@@ -26,20 +28,27 @@ from dalle_jax.arrays import Array
 from dalle_jax.evaluate.metrics.composition import evaluation_captions
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.parallel.layout import jit
+from dalle_jax.pipelines.load.forecast import add_forecast_heads
 from dalle_jax.pipelines.load.models import load_generator
 from dalle_jax.pipelines.load.text import load_text
 from dalle_jax.sampling.autoregressive import GivenCodes, Settings, image_keys, sample
 from dalle_jax.sampling.slots import sample_in_slots
 
 
-def load(folder: Path, images: int, dtype: str) -> tuple[CodeGenerator, Array]:
-    """Return a transformer with activations of ``dtype``, and the tokens of a caption for each image."""
+def load(folder: Path, images: int, dtype: str, heads: Path | None = None) -> tuple[CodeGenerator, Array]:
+    """Return a transformer with activations of ``dtype``, and the tokens of a caption for each image.
+
+    ``heads`` is the folder of its forecasting heads, which keep their own dtype.
+    """
     model = load_generator(folder)
     captions = [one for level in (1, 2) for one in evaluation_captions(level, "seen", -(-images // 2), seed=0)]
     tokens = jnp.asarray(load_text(folder, model.text_length).encode_batch(captions[:images]))
     config = dataclasses.replace(model.config, dtype=dtype, code_width=0)  # the code vectors are folded into the tables
     graph = nnx.split(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))[0]
-    return nnx.merge(graph, nnx.split(model)[1]), tokens
+    model = nnx.merge(graph, nnx.split(model)[1])
+    if heads is not None:
+        add_forecast_heads(model, folder, heads)
+    return model, tokens
 
 
 def compiled(model: CodeGenerator, function: Callable, **options) -> Callable:
@@ -71,9 +80,30 @@ def in_calls(run: Callable, calls: list[tuple], *first: Array) -> tuple[np.ndarr
     return np.concatenate([one.codes for one in found]), sum(int(one.passes) for one in found)
 
 
-def measure_codes(folder: Path, args: argparse.Namespace) -> None:
+def measure_forecasts(folder: Path, heads: Path | None, args: argparse.Namespace) -> None:
+    """Print the passes of guided images without and with forecasting heads, and the codes that differ from plain."""
+    plain, found = np.zeros(0), {}
+    for own in (None, heads):
+        model, text = load(folder, args.images, args.dtype, own)
+        calls = list(calls_of(text, None, args))
+        if own is None:
+            plain, _ = in_calls(compiled(model, sample, guided=True), calls)
+        for window in args.windows:
+            run = in_slots(model, guided=True, window=window, slots=args.slots)
+            found[window, own] = in_calls(run, calls, jnp.int32(window))
+    for window in args.windows:
+        passes = [found[window, own][1] * args.slots / len(plain) for own in (None, heads)]
+        wrong = [int((found[window, own][0] != plain).sum()) for own in (None, heads)]
+        print(
+            f"window {window:2}: {passes[0]:5.2f} passes per image, {passes[1]:5.2f} with heads; of {plain.size} codes "
+            f"{wrong[0]} and {wrong[1]} differ from plain sampling",
+            flush=True,
+        )
+
+
+def measure_codes(folder: Path, heads: Path | None, args: argparse.Namespace) -> None:
     """Print the passes and the differing codes of guided, half given and unguided images of one model."""
-    model, text = load(folder, args.images, args.dtype)
+    model, text = load(folder, args.images, args.dtype, heads)
     length = model.grid[0] * model.grid[1]
     calls = list(calls_of(text, None, args))
     plain, _ = in_calls(compiled(model, sample, guided=True), calls)
@@ -106,8 +136,8 @@ def measure_case(
         )
 
 
-def measure_times(folder: Path, args: argparse.Namespace) -> None:
-    model, text = load(folder, 16, args.dtype)
+def measure_times(folder: Path, heads: Path | None, args: argparse.Namespace) -> None:
+    model, text = load(folder, 16, args.dtype, heads)
     for images in (1, 4, 16):
         arguments = text[:images], image_keys(jnp.arange(images), 1), Settings.of(images, guidance=args.guidance)
         sequential = compiled(model, sample, guided=True)
@@ -136,8 +166,11 @@ def measure_times(folder: Path, args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measure", choices=("codes", "times"))
+    parser.add_argument("measure", choices=("codes", "forecasts", "times"))
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="run folders of transformers")
+    parser.add_argument(
+        "--forecast", type=Path, nargs="+", default=[], metavar="HEADS", help="forecasting heads of each FOLDER"
+    )
     parser.add_argument("--images", type=int, default=1000, help="number of images of each case (default 1000)")
     parser.add_argument("--windows", type=int, nargs="+", default=[4, 8, 16], help="codes per pass (default 4 8 16)")
     parser.add_argument("--slots", type=int, default=32, help="images side by side (default 32)")
@@ -152,9 +185,15 @@ def main() -> None:
     if args.measure == "times":
         os.sched_setaffinity(0, {args.core})  # before jax starts its threads
     print(f"python benchmarks/parallel_decoding.py {' '.join(sys.argv[1:])}")
-    for folder in args.folders:
-        print(folder.name)
-        (measure_codes if args.measure == "codes" else measure_times)(folder, args)
+    measures = {"codes": measure_codes, "forecasts": measure_forecasts, "times": measure_times}
+    if args.measure == "forecasts" and not args.forecast:
+        parser.error("--forecast: expected the forecasting heads of each FOLDER")
+    heads = args.forecast or [None] * len(args.folders)
+    if len(heads) != len(args.folders):
+        parser.error(f"--forecast: expected {len(args.folders)} folders, one for each FOLDER, got {len(heads)}")
+    for folder, own in zip(args.folders, heads, strict=True):
+        print(folder.name if own is None else f"{folder.name} with {own.name}")
+        measures[args.measure](folder, own, args)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Uneven bulk work in blocks of one shape, as ``sample --tars`` draws it, and in slots that images leave and join.
+"""Codes of bulk jobs of even and uneven prompts in slots, and of full calls of plain sampling.
 
-    python benchmarks/uneven_bulk.py --model runs/demo --prompts 40 --most 32
+    python benchmarks/uneven_bulk.py --model runs/demo --images 384 --most 32
 
-Every prompt has a random number of candidates. All sides compute the codes alone, in turn: blocks with the shape that
-the job chooses, blocks of one candidate per row, and slots with one code per pass, as many as a block has images.
-Rows that candidates do not fill compute images that nobody asked for.
+The jobs have prompts of 1 to ``--most`` candidates, of 16 and of one. Every side computes the codes alone, in turn. A
+call of plain sampling has 16 candidates of each prompt and ``--batch`` images, so that it computes no other image.
 """
 
 import argparse
@@ -16,106 +15,88 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from harness import cpu_model
 
 from dalle_jax.models.code_generator import CodeGenerator
-from dalle_jax.parallel.axes import BATCH
-from dalle_jax.pipelines.bulk.block_prompts import BlockPrompts
-from dalle_jax.pipelines.bulk.blocks import BlockShape, block_shape, blocks
-from dalle_jax.pipelines.bulk.prompt_files import NumberedRequest
+from dalle_jax.pipelines.bulk.device_engine import DeviceEngine
+from dalle_jax.pipelines.bulk.prompt_files import NumberedRequest, Survey
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.load.models import load_generator
 from dalle_jax.pipelines.load.pipeline import load_pipeline
 from dalle_jax.pipelines.request import Request, RequestOptions
 from dalle_jax.pipelines.text_to_image import TextToImage
-from dalle_jax.sampling.autoregressive import GivenCodes, Prefix, Settings, image_keys
-from dalle_jax.sampling.slots import Prefilled, sample_prefilled_in_slots
+from dalle_jax.sampling.autoregressive import Settings, image_keys, sample
+from dalle_jax.sampling.options import Decoding
 from dalle_jax.scenes.grammar import COLOURS, SHAPES
 from dalle_jax.storage import place
 
-
-def requests_of(prompts: int, most: int) -> list[NumberedRequest]:
-    """Return prompts with 1 to ``most`` candidates each."""
-    chosen = random.Random(0)
-    names = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    counts = [chosen.randint(1, most) for _ in range(prompts)]
-    options = [RequestOptions(candidates=count, seed=number, guidance=2.0) for number, count in enumerate(counts)]
-    return [NumberedRequest(n, Request(names[n % len(names)], one)) for n, one in enumerate(options)]
+NAMES = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
 
 
-def in_blocks(pipeline: TextToImage, work: list[NumberedRequest], shape: BlockShape) -> Callable[[], int]:
-    """Return a function that computes all blocks, and the images in them."""
-    length = pipeline.grid[0] * pipeline.grid[1]
-    given = GivenCodes(jnp.zeros((*shape, length), jnp.int32), jnp.zeros((shape.rows, length), bool))
+def job_of(counts: list[int], decoding: Decoding) -> tuple[list[NumberedRequest], Survey]:
+    """Return prompts with these numbers of candidates, and their survey."""
+    options = [
+        RequestOptions(candidates=count, seed=number, guidance=2.0, keep=1, decoding=decoding)
+        for number, count in enumerate(counts)
+    ]
+    requests = [NumberedRequest(n, Request(NAMES[n % len(NAMES)], one)) for n, one in enumerate(options)]
+    survey = Survey(
+        prompts=len(counts), sha256="", candidates={count: counts.count(count) for count in counts},
+        kept=len(counts), most_kept=1, guided=True, negative=False, ignored=(),
+    )  # fmt: skip
+    return requests, survey
 
-    keys_of = jax.jit(image_keys, static_argnums=1)
 
-    def run() -> int:
-        prompts, computed = BlockPrompts(pipeline, shape, guided=True, negative=False), 0
-        for block in blocks(iter(work), shape):
-            rows = block + [block[-1]] * (shape.rows - len(block))
-            options = [row.request.options for row in rows]
-            keys = keys_of(
-                jnp.array([one.seed for one in options], jnp.uint32), shape.candidates,
-                jnp.array([row.first for row in rows]),
-            )  # fmt: skip
-            prefix = prompts.read(rows).prefix
-            jax.block_until_ready(pipeline.sample_device(prefix, keys, Settings.stack(options), given, True, 1))
-            computed += shape.rows * shape.candidates
-        return computed
+def in_slots(pipeline: TextToImage, requests: list[NumberedRequest], survey: Survey) -> Callable[[], None]:
+    """Return a function that computes the codes of a job in the slots that it chooses."""
+    window = pipeline.window(requests[0].request.options, pipeline.batch, survey.guided)
+    queue = DeviceEngine(pipeline, survey).queue(window)
+
+    def run() -> None:
+        for batch in queue.batches(iter(requests)):
+            batch.codes.block_until_ready()
 
     return run
 
 
-def in_slots(
-    pipeline: TextToImage, network: CompiledNetwork[CodeGenerator], work: list[NumberedRequest], slots: int
-) -> Callable[[], int]:
-    """Return a function that computes all images in slots."""
-    options = [one.request.options for one in work]
-    numbers = jnp.array(np.repeat(np.arange(len(work)), [one.candidates for one in options]))
-    keys = jnp.concatenate([image_keys(jnp.array([one.seed], jnp.uint32), one.candidates)[0] for one in options])
-    settings = jax.tree.map(lambda leaf: leaf[numbers], Settings.stack(options))
-    run_slots = network.jit(
-        lambda generator, prefix, keys, settings: sample_prefilled_in_slots(
-            generator, Prefilled.of(prefix, guided=True), keys, settings, guided=True, window=1, slots=slots
-        )
-    )
+def in_calls(pipeline: TextToImage, network: CompiledNetwork[CodeGenerator], images: int) -> Callable[[], None]:
+    """Return a function that computes as many codes by full calls of ``autoregressive.sample``."""
+    rows = pipeline.batch // 16
+    plain = network.jit(lambda generator, text, keys, settings: sample(generator, text, keys, settings, guided=True))
 
-    def run() -> int:
-        text = jnp.asarray(pipeline.prompts.read([one.request.prompt for one in work]))
-        prefix = pipeline.prefill_device(text, None, 1, True)
-        rows = jnp.concatenate([numbers, numbers + len(work)])
-        prefix = jax.tree.map(lambda leaf: leaf[rows], prefix)
-        jax.block_until_ready(run_slots(Prefix(*prefix), keys[:, None], settings))
-        return len(numbers)
+    def run() -> None:
+        for first in range(0, images // 16, rows):
+            text = pipeline.prompts.read([NAMES[(first + row) % len(NAMES)] for row in range(rows)])
+            keys = image_keys(jnp.arange(first, first + rows, dtype=jnp.uint32), 16)
+            jax.block_until_ready(plain(jnp.asarray(text), keys, Settings.of(rows, guidance=2.0)))
 
     return run
 
 
 def main() -> None:
-    """Print the CPU seconds per image that was asked for, of all sides."""
+    """Print the CPU milliseconds per image that was asked for, of all sides."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="runs/demo")
-    parser.add_argument("--prompts", type=int, default=40)
+    parser.add_argument("--images", type=int, default=384, help="images of each job, about (default 384)")
     parser.add_argument("--most", type=int, default=32, help="largest number of candidates (default 32)")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--decoding", default="auto", choices=("auto", "sequential", "jacobi"))
+    parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     pipeline = load_pipeline(place(given.model), batch=given.batch)
     assert isinstance(pipeline, TextToImage)
-    network = CompiledNetwork(load_generator(place(given.model) / "transformer"))
-    work = requests_of(given.prompts, given.most)
-    counts = [one.request.options.candidates for one in work]
-    prefix = pipeline.prompts.length / (pipeline.grid[0] * pipeline.grid[1])
-    shape = block_shape({n: counts.count(n) for n in counts}, given.batch, prefix, pipeline.layout.parts(BATCH))
-    single = BlockShape(given.batch, 1)
-    sides = {
-        "blocks": in_blocks(pipeline, work, shape),
-        "rows of one candidate": in_blocks(pipeline, work, single),
-        "slots": in_slots(pipeline, network, work, given.batch),
-    }
-    computed = {name: run() for name, run in sides.items()}  # compiles
+    chosen = random.Random(0)
+    uneven: list[int] = []
+    while sum(uneven) < given.images:
+        uneven.append(chosen.randint(1, given.most))
+    jobs = {f"1 to {given.most} each": uneven, "16 each": [16] * (given.images // 16), "1 each": [1] * given.images}
+    sides = {name: in_slots(pipeline, *job_of(counts, given.decoding)) for name, counts in jobs.items()}
+    images = {name: sum(counts) for name, counts in jobs.items()} | {"full calls": given.images}
+    sides["full calls"] = in_calls(
+        pipeline, CompiledNetwork(load_generator(place(given.model) / "transformer")), given.images
+    )
+    for run in sides.values():
+        run()  # compiles
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(given.rounds):
         for name, run in sides.items():
@@ -124,11 +105,9 @@ def main() -> None:
             seconds[name].append(time.process_time() - start)
     print(json.dumps({
         "cpu": cpu_model(),
-        "images": sum(counts),
-        "shape": list(shape),
-        "computed": computed,
+        "images": images,
         "cpu_milliseconds_per_image": {
-            name: round(1e3 * statistics.median(taken) / sum(counts), 2) for name, taken in seconds.items()
+            name: round(1e3 * statistics.median(taken) / images[name], 2) for name, taken in seconds.items()
         },
     }, indent=1))  # fmt: skip
 

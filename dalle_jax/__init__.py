@@ -28,6 +28,8 @@ def load(
     clip_scale: float | None = None,
     weights: Literal["int8"] | None = None,
     cache: Literal["bfloat16"] | None = None,
+    attention: Literal["xla", "pallas"] | None = None,
+    forecast: str | os.PathLike[str] | None = None,
 ) -> "AnyPipeline":
     """Load the pipeline of a model folder, as ``sample --model`` does (docs/python.md).
 
@@ -36,7 +38,9 @@ def load(
     device holds everything. ``sees`` and ``steps`` are the inputs ("embedding", "caption" or "both") and the steps of
     an unCLIP's decoder. ``consistency_decoder`` is the folder of one that decodes codes or latents to pixels.
     ``guide_clip`` is that of a CLIP trained on noised images, which guides GLIDE by ``clip_scale``. ``weights`` and
-    ``cache`` are smaller forms of a transformer's matrices, and of its cached keys and values.
+    ``cache`` are smaller forms of a transformer's matrices, and of its cached keys and values. ``attention`` computes
+    that of images in slots; by default a kernel on a TPU, and XLA elsewhere. ``forecast`` is the folder of its
+    forecasting heads, which guess codes in parallel decoding.
 
     Raises ``UserError`` if a folder holds something else.
     """
@@ -45,13 +49,12 @@ def load(
     from dalle_jax.pipelines.load.glide_pipeline import guiding_clip
     from dalle_jax.pipelines.load.pipeline import load_pipeline
 
-    tokenizer, ranker, decoder = (
-        None if one is None else storage.reachable(one) for one in (image_tokenizer, clip, consistency_decoder)
-    )
+    given = (image_tokenizer, clip, consistency_decoder, forecast)
+    tokenizer, ranker, decoder, heads = (None if one is None else storage.reachable(one) for one in given)
     guide = guiding_clip(None if guide_clip is None else storage.reachable(guide_clip), clip_scale)
     return load_pipeline(
         storage.reachable(folder), tokenizer, ranker, batch, layout, sees=sees, steps=steps,
-        consistency_decoder=decoder, guide=guide, reduced=Reduced(weights, cache),
+        consistency_decoder=decoder, guide=guide, reduced=Reduced(weights, cache, attention), forecast=heads,
     )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        return _print_error(str(error))
+        return _print_error(str(error), error.code)
     except BrokenPipeError:  # the reader of the output has closed it, as in `| head`
         _discard_output()
         return 128 + signal.SIGPIPE
@@ -133,11 +133,11 @@ def _absent_platform(error: Exception) -> str | None:
     return None
 
 
-def _print_error(text: str) -> int:
-    """Print each line of the text as an error; return the exit code for bad input."""
+def _print_error(text: str, code: int = UserError.code) -> int:
+    """Print each line of the text as an error; return the exit code, by default that of bad input."""
     for line in text.splitlines() or [""]:
         print(f"{PROGRAM}: error: {printable(line)}", file=sys.stderr)
-    return 2
+    return code
 
 
 def _discard_output() -> None:

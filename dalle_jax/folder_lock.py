@@ -49,6 +49,7 @@ from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.parallel import hosts
 from dalle_jax.storage import Place
+from dalle_jax.untrusted import parse_object
 
 FILE = ".lock"
 RENEW_SECONDS = 10.0
@@ -110,9 +111,11 @@ class Holder:
     def parse(cls, content: bytes) -> "Holder | None":
         """Parse the content of a lock. Return None if it is unreadable, for example half written."""
         try:
-            return cls(**json.loads(content))
-        except (ValueError, TypeError):
+            holder = cls(**parse_object(content))
+            holder.describe()
+        except (ValueError, TypeError, OverflowError, OSError):  # the last two for a time that is out of range
             return None
+        return holder if isinstance(holder.pid, int) and isinstance(holder.renewals, int) else None
 
     def render(self) -> bytes:
         """Return the content of the lock as JSON."""

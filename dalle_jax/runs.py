@@ -30,6 +30,7 @@ from dalle_jax.tasks.align_readable_images import AlignReadableImages
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.denoise_codes import DenoiseCodes
 from dalle_jax.tasks.denoise_images import DenoiseImages
+from dalle_jax.tasks.forecast_codes import ForecastCodes
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
@@ -87,6 +88,7 @@ AnyTask: TypeAlias = (
     | GenerateCodes
     | GenerateFromConditions
     | AlignConditions
+    | ForecastCodes
     | AlignTextImages
     | AlignReadableImages
     | PredictEmbeddings

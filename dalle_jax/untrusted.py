@@ -9,7 +9,7 @@ import json
 import os
 import re
 import stat
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
@@ -109,6 +109,14 @@ def parse_json(content: bytes, budget: Budget | None = None, unique_names: bool 
         raise ValueError(f"half of a surrogate pair, {error.object[error.start]!a}") from error
     except RecursionError as error:
         raise ValueError("brackets nested too deeply") from error
+    return found
+
+
+def parse_object(content: bytes) -> dict[str, Any]:
+    """Parse a JSON object. Raise ``ValueError`` for any other content."""
+    found = parse_json(content)
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a JSON object, got {type(found).__name__}")
     return found
 
 

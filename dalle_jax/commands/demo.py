@@ -1,7 +1,6 @@
 """``demo``: train text tokenizer, image tokenizer, CLIP and transformer from scratch; sample, measure and report."""
 
 import argparse
-import json
 import shlex
 import time
 from collections.abc import Iterator
@@ -40,6 +39,7 @@ from dalle_jax.pipelines.load.pipeline import load_transformer_pipeline
 from dalle_jax.runs import Data, DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
 from dalle_jax.storage import Place, write_bytes
 from dalle_jax.text.sentencepiece import SentencePiece
+from dalle_jax.untrusted import parse_object, read_file
 
 DEFAULT = "demo/demo.gin"
 READER_IMAGES = 300
@@ -266,7 +266,7 @@ class Demo:
         """Return the measurements of several transformers, or None if the config does not name a file of them."""
         if self.config.compared is None:
             return None
-        measured = json.loads(Path(find(self.config.compared)).read_text(encoding="utf-8"))
+        measured = parse_object(read_file(Path(find(self.config.compared))))
         contenders = tuple(
             Contender(one["name"], tuple(Figure(f["path"], f["label"], f["value"], f["kind"]) for f in one["figures"]))
             for one in measured["contenders"]

@@ -43,6 +43,8 @@ from dalle_jax.text.bart_bpe import BartBpe
 from dalle_jax.text.clip_bpe import ClipBpe
 from dalle_jax.text.glide_bpe import ENCODER, GlideBpe, pairs_file
 from dalle_jax.text.vocabulary_files import MERGES, TOKENIZER, VOCABULARY
+from dalle_jax.train.checkpoints.checkpoints import FOLDER as CHECKPOINTS
+from dalle_jax.train.checkpoints.recovery import whole_steps
 from dalle_jax.train.checkpoints.save_weights import save_weights
 
 ReadsText: TypeAlias = ClipConfig | ClipTextConfig | DalleBartConfig | GlideConfig
@@ -85,7 +87,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _import_parts(args: argparse.Namespace, chosen: WholeKind) -> None:
-    """Write a model folder for each part, then the pipeline's file, which marks the folder as complete."""
+    """Write a model folder for each part, then the pipeline's file, which marks the folder as complete.
+
+    Parts that an interrupted import of the same files has written are kept.
+    """
     file = _pipeline_file(args.source, chosen)
     parts = [one for one in chosen.parts if not one.optional or (args.source / one.source).exists()]
     if missing := ", ".join(one.source for one in parts if not (args.source / one.source).exists()):
@@ -93,7 +98,7 @@ def _import_parts(args: argparse.Namespace, chosen: WholeKind) -> None:
     found = [(find_kind(one.kind), one, find_kind(one.kind).read(args.source / one.source)) for one in parts]
     for kind, part, published in found:
         reads_text = published.vocabulary is not None
-        _import(kind, published, args.out / part.folder, args, args.vocabulary if reads_text else None)
+        _import(kind, published, args.out / part.folder, args, args.vocabulary if reads_text else None, resumes=True)
     storage.write(args.out / (KARLO if isinstance(file, KarloFile) else GLIDE), render(file).encode())
     print(f"{args.out}: {chosen.name}, images of {file.side} px")
 
@@ -106,8 +111,13 @@ def _pipeline_file(source: Path, chosen: WholeKind) -> KarloFile | GlideFile:
     return KarloFile(sizes.decoder_side, sizes.side)
 
 
-def _import(chosen: Kind, found: Published, out: Place, args: argparse.Namespace, vocabulary: Path | None) -> None:
-    """Check published weights, map them to this package's variables and write a model folder."""
+def _import(
+    chosen: Kind, found: Published, out: Place, args: argparse.Namespace, vocabulary: Path | None, resumes: bool = False
+) -> None:
+    """Check published weights, map them to this package's variables and write a model folder.
+
+    With ``resumes``, a folder that has the same model from the same files is kept.
+    """
     module = nnx.eval_shape(lambda: found.config.build(nnx.Rngs(0)))
     layout = None if args.fsdp == 1 else Layout(make_mesh(Mesh(data=1, fsdp=args.fsdp)), Rules())
     unused = fill(module, found.tensors, found.rules, found.ignored, layout)
@@ -123,12 +133,23 @@ def _import(chosen: Kind, found: Published, out: Place, args: argparse.Namespace
     }
     model_file = render(ModelFile(model=found.config, sampling=found.sampling))
     source_json = (json.dumps(record, indent=2) + "\n").encode()
-    save_weights(out, module, model_file, {"model.gin": model_file.encode(), IMPORTED: source_json, **text.files})
+    files = {"model.gin": model_file.encode(), IMPORTED: source_json, **text.files}
+    if resumes and _is_imported(out, files):
+        print(f"{out}: kept, since it was imported from the same files before")
+        return
+    save_weights(out, module, model_file, files)
     place = f" (under {found.tensors.prefix!r} in the file)" if found.tensors.prefix else ""
     used = len(found.tensors) + len(found.tensors.skipped) - len(unused)
     print(f"{out}: {_model_name(found)}, {used} tensors used{place}, {len(unused)} ignored, licence: {licence}")
     if text.message:
         print(f"{out}: {text.message}")
+
+
+def _is_imported(out: Place, files: Mapping[str, bytes]) -> bool:
+    """Return whether a folder has a checkpoint, which is written last, and files of the same content."""
+    return bool(whole_steps(storage.absolute(out) / CHECKPOINTS)) and all(
+        storage.exists(out / name) and storage.read(out / name) == content for name, content in files.items()
+    )
 
 
 class _TextTokenizer(NamedTuple):

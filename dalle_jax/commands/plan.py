@@ -154,10 +154,11 @@ def check_tokenizer(task: "TaskConfig") -> None:
     """Raise ``UserError`` if the config names an image tokenizer that is not trained yet."""
     from dalle_jax.tasks.align_conditions import AlignConditions
     from dalle_jax.tasks.align_text_images import AlignTextImages
+    from dalle_jax.tasks.forecast_codes import ForecastCodes
     from dalle_jax.tasks.generate_codes import GenerateCodes
     from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 
-    task = task.generate if isinstance(task, AlignConditions) else task
+    task = task.generate if isinstance(task, AlignConditions | ForecastCodes) else task
     if not isinstance(task, AlignTextImages | GenerateCodes | GenerateFromConditions):
         return
     folder = task.image_tokenizer
@@ -176,12 +177,13 @@ def unchecked(task: "TaskConfig") -> list[str]:
     from dalle_jax.tasks.align_text_images import AlignTextImages
     from dalle_jax.tasks.denoise_codes import DenoiseCodes
     from dalle_jax.tasks.denoise_images import DenoiseImages
+    from dalle_jax.tasks.forecast_codes import ForecastCodes
     from dalle_jax.tasks.generate_codes import GenerateCodes
     from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
 
     notes = []
     captioned = task.align if isinstance(task, AlignReadableImages) else task
-    captioned = task.generate if isinstance(task, AlignConditions) else captioned
+    captioned = task.generate if isinstance(task, AlignConditions | ForecastCodes) else captioned
     if isinstance(captioned, AlignTextImages | DenoiseCodes | DenoiseImages | GenerateCodes | PredictEmbeddings):
         file = captioned.captions.file
         notes += [] if Path(file).is_file() else [f"the vocabulary against {file}, which does not exist yet"]

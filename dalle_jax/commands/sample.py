@@ -132,6 +132,12 @@ def _add_replacing_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the folder of a consistency decoder, which decodes the image tokenizer's codes or latents in its place",
     )
+    parser.add_argument(
+        "--forecast",
+        type=storage.reachable,
+        metavar="DIR",
+        help="the folder of forecasting heads of the transformer, for fewer passes of the same codes with jacobi",
+    )
 
 
 def _add_guide_flags(parser: argparse.ArgumentParser) -> None:
@@ -189,7 +195,7 @@ def _draw(args: argparse.Namespace, layout: Layout | None) -> None:
     pipeline = load_pipeline(
         args.model, args.image_tokenizer, args.clip, args.batch, layout, sees=args.sees, steps=args.steps,
         consistency_decoder=args.consistency_decoder, guide=guiding_clip(args.guide_clip, args.clip_scale),
-        reduced=reduced_of(args),
+        reduced=reduced_of(args), forecast=args.forecast,
     )  # fmt: skip
     if hosts.is_first():
         for line in truncation_warnings(pipeline, prompts, args.caption):
@@ -269,7 +275,7 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
                 return load_pipeline(
                     *folders, args.batch, layout, sees=args.sees, steps=args.steps,
                     consistency_decoder=args.consistency_decoder, guide=guiding_clip(args.guide_clip, args.clip_scale),
-                    reduced=reduced_of(args),
+                    reduced=reduced_of(args), forecast=args.forecast,
                 )  # fmt: skip
 
             line = run_job(load, files, survey, job, args.out, args.together)

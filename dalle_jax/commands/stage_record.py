@@ -6,6 +6,7 @@ from typing import NotRequired, TypedDict
 from dalle_jax.config.errors import UserError
 from dalle_jax.storage import Place, write_bytes
 from dalle_jax.train.trainer import TrainResult
+from dalle_jax.untrusted import parse_object, read_file
 
 NAME = "stages.json"
 
@@ -25,7 +26,7 @@ def read_record(folder: Place) -> dict[str, StageEntry]:
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_object(read_file(path))
     except ValueError as error:
         raise UserError(f"{path}: expected the JSON that the demo wrote, got other content; delete the file") from error
 

@@ -11,8 +11,9 @@ from jax.typing import DTypeLike
 from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.layers import kv_cache, slot_cache
 from dalle_jax.layers.attend import Backend, dense_attention, stream_attention
+from dalle_jax.layers.attend_backends.attend_decode import DecodeBackend
 from dalle_jax.layers.attention_masks import MASKED_SCORE, Pattern
-from dalle_jax.layers.head_groups import group_heads
+from dalle_jax.layers.head_groups import group_heads, own_columns, spread_queries
 from dalle_jax.layers.kv_cache import KvCache
 from dalle_jax.layers.linear import Initializer, Linear, precision_of, unstack
 from dalle_jax.layers.norms import LayerNorm
@@ -26,13 +27,13 @@ def _heads_first(x: Float[Array, "B L N H"]) -> Float[Array, "B N L H"]:
     return constrain(x.swapaxes(1, 2), BATCH, HEADS, axis_after_batch(x.shape[0]), None)
 
 
-def _per_head(x: Float[Array, "P M G *R D"], kernel: Float[Array, "P G D F"], dtype: DTypeLike) -> Float[Array, "..."]:
+def _per_head(x: Float[Array, "P M G *R D"], kernel: Float[Array, "P G D E"], dtype: DTypeLike) -> Float[Array, "..."]:
     """Multiply the rows of each head by the head's matrix; an einsum would compute the transposed product."""
     axes = (((x.ndim - 1,), (2,)), ((0, 1), (0, 1)))
     rows, kernel = x.swapaxes(1, 2), kernel.astype(x.dtype)  # [P G M *R D]
     product = jax.lax.dot_general(
         rows, kernel, axes, precision=precision_of(x.dtype), preferred_element_type=dtype
-    )  # [P G M *R F]
+    )  # [P G M *R E]
     return product.swapaxes(1, 2)
 
 
@@ -49,21 +50,25 @@ def step_attention(
 
     ``seen`` marks the visible context positions; None makes all of them visible.
     """
-    codes, shape = kv_cache.read(cache, pattern, index), q.shape
-    q, r = group_heads(q * q.shape[-1] ** -0.5, k.shape[2], axis=2)  # [P M N H], or [P M G R H]
-    k, v = (x[..., None, :] if r else x for x in (k, v))
+    codes, shape, heads = kv_cache.read(cache, pattern, index), q.shape, k.shape[2]
+    q = q * q.shape[-1] ** -0.5
+    wide, r = group_heads(spread_queries(q, heads, codes.k.shape[-1]), codes.k.shape[2], axis=2)  # [P M (N or Y R) F]
+    q, shared = group_heads(q, heads, axis=2)  # [P M N H], or [P M G R H]
+    k, v = (x[..., None, :] if shared else x for x in (k, v))
     product = partial(jnp.einsum, precision=precision_of(q.dtype))
-    context = _per_head(q, cache.context_k, jnp.float32)  # [P M N C], or [P M G R C]
+    context = _per_head(wide, cache.context_k, jnp.float32)  # [P M N C], or [P M Y R C]
     if seen is not None:
         context = jnp.where(jnp.expand_dims(seen, tuple(range(1, context.ndim - 1))), context, MASKED_SCORE)
-    image = product(f"pmg{r}h,pmgsh->pmg{r}s", q, codes.k, preferred_element_type=jnp.float32)
-    own = (q.astype(jnp.float32) * k.astype(jnp.float32)).sum(axis=-1, keepdims=True)  # [P M N 1]
+    image = product(f"pmy{r}f,pmysf->pmy{r}s", wide, codes.k, preferred_element_type=jnp.float32)
+    own = (q.astype(jnp.float32) * k.astype(jnp.float32)).sum(axis=-1, keepdims=True).reshape(*wide.shape[:-1], 1)
     scores = jnp.concatenate([context, jnp.where(codes.visible, image, MASKED_SCORE), own], axis=-1)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [P M N C+S+1], not normalised
-    total = weights.sum(axis=-1, keepdims=True)
+    total = weights.sum(axis=-1, keepdims=True).reshape(*q.shape[:-1], 1)
     weights, split = weights.astype(q.dtype), cache.context_v.shape[2]
-    out = _per_head(weights[..., :split], cache.context_v, q.dtype)  # [P M N H], or [P M G R H]
-    out = out + product(f"pmg{r}s,pmgsh->pmg{r}h", weights[..., split:-1], codes.v) + weights[..., -1:] * v
+    out = _per_head(weights[..., :split], cache.context_v, q.dtype)  # [P M N F], or [P M Y R F]
+    out = out + product(f"pmy{r}s,pmysf->pmy{r}f", weights[..., split:-1], codes.v)
+    out = own_columns(out.reshape(*shape[:-1], -1), heads, shape[-1]).reshape(q.shape)
+    out = out + weights[..., -1:].reshape(*q.shape[:-1], 1) * v
     return (out / total.astype(q.dtype)).reshape(shape)
 
 
@@ -83,6 +88,7 @@ class SelfAttention(nnx.Module):
         rngs: nnx.Rngs,
     ):  # fmt: skip
         self.backend = backend
+        self.decode_backend: DecodeBackend = "auto"
         self.grouped = kv_heads not in (None, heads)
 
         def linear(*out_shape: int) -> Linear:
@@ -171,9 +177,9 @@ class SelfAttention(nnx.Module):
         stack.
         """
         q, k, v = self.project(x)  # [B W N H], [B W G H]
-        cache = slot_cache.write_window(cache, pattern, k, v, index, group)
-        layer = slot_cache.of_group(cache, group)
-        return self.out(slot_cache.window_attention(q, layer, pattern, index, context)), cache
+        cache = slot_cache.write_window(cache, pattern, k, v, index, group, backend=self.decode_backend)
+        out = slot_cache.window_attention(q, cache, pattern, index, context, group=group, backend=self.decode_backend)
+        return self.out(out), cache
 
 
 class CrossKeys(NamedTuple):

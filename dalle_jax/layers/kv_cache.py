@@ -17,29 +17,30 @@ import numpy as np
 
 from dalle_jax.arrays import Array, Bool, Float, Int
 from dalle_jax.layers.attention_masks import Pattern
+from dalle_jax.layers.head_groups import pack_heads
 from dalle_jax.parallel.axes import BATCH, CANDIDATES, HEADS, LAYERS
 from dalle_jax.parallel.layout import constrain
 
 
 class KvCache(NamedTuple):
-    """Keys and values of one layer, of G key and value heads (layers/head_groups.py).
+    """Keys and values of one layer: Y heads of width F, the G heads of the model or packed ones (head_groups.py).
 
-    The first axis of every array is prompts.
-    The context's keys are stored transposed, so that both products with the context contract the rows of a matrix. XLA
-    on a CPU computes them twice as fast (docs/architecture.md). Column attention stores the codes as [P M G w r H]: r
-    rows of each of the w columns.
+    The first axis of every array is prompts. The context's keys are stored transposed, so that both products with the
+    context contract the rows of a matrix. XLA on a CPU computes them twice as fast (docs/architecture.md). Column
+    attention stores the codes as [P M Y w r F]: r rows of each of the w columns.
     """
 
-    context_k: Float[Array, "P G H C"]
-    context_v: Float[Array, "P G C H"]
-    k: Float[Array, "P M G S H"] | Float[Array, "P M G w r H"]
-    v: Float[Array, "P M G S H"] | Float[Array, "P M G w r H"]
+    context_k: Float[Array, "P Y F C"]
+    context_v: Float[Array, "P Y C F"]
+    k: Float[Array, "P M Y S F"] | Float[Array, "P M Y w r F"]
+    v: Float[Array, "P M Y S F"] | Float[Array, "P M Y w r F"]
 
 
 def new_cache(
     context_k: Float[Array, "P G C H"], context_v: Float[Array, "P G C H"], candidates: int, pattern: Pattern
 ) -> KvCache:
     """Create a cache that holds the context and has no capacity for codes yet."""
+    context_k, context_v = pack_heads(context_k), pack_heads(context_v)
     prompts, heads, _, size = context_k.shape
     room = (pattern.grid[1], 0) if pattern.kind == "column" else (0,)
     empty = jnp.zeros((prompts, candidates, heads, *room, size), context_k.dtype)
@@ -107,7 +108,8 @@ def write(
         slot = (index % pattern.grid[1], index // pattern.grid[1])
     layer: tuple[Array, ...] = () if group is None else (group,)
     start: tuple[Array | int, ...] = (0, *layer, 0, 0, *slot, 0)
-    shape = (k.shape[0], *(1,) * len(layer), *k.shape[1:3], *(1,) * len(slot), k.shape[-1])
+    heads, size = cache.context_v.shape[1 + len(layer)], cache.k.shape[-1]
+    shape = (k.shape[0], *(1,) * len(layer), k.shape[1], heads, *(1,) * len(slot), size)
     return cache._replace(
         k=jax.lax.dynamic_update_slice(cache.k, k.reshape(shape).astype(cache.k.dtype), start),
         v=jax.lax.dynamic_update_slice(cache.v, v.reshape(shape).astype(cache.v.dtype), start),
@@ -117,8 +119,8 @@ def write(
 class CachedCodes(NamedTuple):
     """The cached codes that one step reads: S slots, and which of them are visible."""
 
-    k: Float[Array, "P M G S H"]
-    v: Float[Array, "P M G S H"]
+    k: Float[Array, "P M Y S F"]
+    v: Float[Array, "P M Y S F"]
     visible: Bool[Array, " S"]
 
 

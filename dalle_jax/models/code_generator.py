@@ -11,6 +11,7 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Float, Int, Key, Prompts, PyTree
 from dalle_jax.layers import kv_cache, slot_cache
+from dalle_jax.layers.attention import SelfAttention
 from dalle_jax.layers.attention_masks import Pattern
 from dalle_jax.layers.code_tokens import CodeTokens
 from dalle_jax.layers.embeddings import Embedding, GridEmbedding
@@ -19,7 +20,9 @@ from dalle_jax.layers.linear import Linear
 from dalle_jax.layers.slot_cache import SlotCache
 from dalle_jax.layers.stack import Apply, Layered, Stack, for_decoding
 from dalle_jax.losses.cross_entropy import cross_entropy_in_parts
+from dalle_jax.models.heads.forecast_heads import ForecastHeads
 from dalle_jax.models.prompt_kinds import PromptKind
+from dalle_jax.sampling.forecasts import Forecast
 from dalle_jax.sampling.slots import SlotDecoder
 
 
@@ -149,18 +152,26 @@ def prepare_for_sampling(generator: CodeGenerator) -> None:
 
 @dataclass(frozen=True)
 class Reduced:
-    """Choices of memory over precision in sampling; None keeps the precision in which the model computes.
+    """Choices of what a step of sampling reads.
 
     - ``weights``: "int8" stores the matrices of linear layers as int8 with a float32 scale per output (``Linear``).
-    - ``cache``: "bfloat16" stores keys and values in bfloat16; attention computes in its own dtype.
+      None keeps the dtype in which the model computes.
+    - ``cache``: "bfloat16" stores keys and values in bfloat16; attention computes in its own dtype. None as above.
+    - ``attention``: "xla" or "pallas" computes attention in slots (layers/attend_backends/attend_decode.py); None is
+      "auto".
     """
 
     weights: Literal["int8"] | None = None
     cache: Literal["bfloat16"] | None = None
+    attention: Literal["xla", "pallas"] | None = None
 
 
 def reduce_precision(generator: CodeGenerator, reduced: Reduced) -> None:
     """Apply the choices to a transformer that is prepared for sampling, in place."""
+    if reduced.attention is not None:
+        for _, node in nnx.iter_graph(cast(nnx.Module, generator)):
+            if isinstance(node, SelfAttention):
+                node.decode_backend = reduced.attention
     if reduced.weights == "int8":
         for _, node in nnx.iter_graph(cast(nnx.Module, generator)):
             if isinstance(node, Linear):
@@ -176,13 +187,15 @@ class CachedGenerator(nnx.Module):
     """The base class of transformers with one ``KvCache`` per layer.
 
     The cache of a layer is a ``KvCache``, or a named tuple with a ``KvCache`` in its field ``codes``. ``cache_dtype``
-    is that of cached keys and values in sampling; None is the dtype of the model.
+    is that of cached keys and values in sampling; None is the dtype of the model. ``forecast_heads`` guess codes in
+    parallel decoding; they are trained after the model, and are no part of its checkpoints.
     """
 
     config: GeneratorSizes
     codes: CodeTokens
     stack: Stack
     cache_dtype: str | None = None
+    forecast_heads: ForecastHeads | None = None
 
     @property
     def prompt_kind(self) -> PromptKind:
@@ -200,6 +213,10 @@ class CachedGenerator(nnx.Module):
     def fold_code_vectors(self) -> None:
         """Fold the networks over code vectors into the tables of codes."""
         self.codes.fold()
+
+    def empty(self, text: Prompts) -> Array:
+        """Return the empty prompt of guidance."""
+        raise NotImplementedError
 
     def outputs(self, text: Prompts, codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None) -> Outputs:
         """Compute the outputs of teacher forcing, with dropout if there is a key."""
@@ -226,6 +243,24 @@ class CachedGenerator(nnx.Module):
         words = cross_entropy_in_parts(self.text_logits, found.text, text, parts)
         return Nats(image.nats, words.nats, jnp.concatenate([image.log_z, words.log_z], axis=1))
 
+    def window_outputs(
+        self,
+        previous: Int[Array, "B W"],
+        position: Int[Array, " B"],
+        cache: Layered,
+        context: Int[Array, " B"] | None = None,
+    ) -> tuple[Float[Array, "B W D"], Layered]:
+        """Return the outputs at codes ``position`` >= 1 to ``position + W - 1``, given the codes before each."""
+        raise NotImplementedError
+
+    def code_logits(self, outputs: Float[Array, "... D"]) -> Float[Array, "... K"]:
+        """Return the logits of the codebook's codes."""
+        return self.codes.predict(outputs)
+
+    def forecast(self, outputs: Float[Array, "B D"], codes: Int[Array, " B"]) -> Forecast | None:
+        """Guess the codes after ``codes`` by the forecasting heads, if there are any."""
+        return None if self.forecast_heads is None else self.forecast_heads(outputs, self.codes.embed(codes))
+
     @property
     def text_length(self) -> int:
         """The length of a prompt, T."""
@@ -247,7 +282,7 @@ class CachedGenerator(nnx.Module):
         return self.stack.map(lambda pattern, layer: _of_codes(layer, kv_cache.grow, pattern, codes), cache)
 
     def slots(self, cache: Layered, window: int, rows: int) -> Layered:
-        """Return a prefilled cache with room for the codes of ``rows`` rows, as ``decode_window`` takes it."""
+        """Return a prefilled cache with room for the codes of ``rows`` rows, as ``window_outputs`` takes it."""
 
         def change(pattern: Pattern, layer: PyTree) -> PyTree:
             return _of_codes(layer, slot_cache.slot_cache, pattern, window, rows)

@@ -262,14 +262,14 @@ class Dalle(CachedGenerator):
         x, cache = self.step(apply, x, cache, index)
         return self.codes.predict(self.norm(x)), cache
 
-    def decode_window(
+    def window_outputs(
         self,
         previous: Int[Array, "B W"],
         position: Int[Array, " B"],
         cache: Layered,
         context: Int[Array, " B"] | None = None,
-    ) -> tuple[Float[Array, "B W K"], Layered]:
-        """Return the logits of codes ``position`` >= 1 to ``position + W - 1``, given the codes before each of them."""
+    ) -> tuple[Float[Array, "B W D"], Layered]:
+        """Return the outputs at codes ``position`` >= 1 to ``position + W - 1``, given the codes before each."""
         index = position - 1
         codes = index[:, None] + jnp.arange(previous.shape[1])
         x = self.codes.embed(previous) + self.code_positions(codes)  # [B W D]
@@ -280,4 +280,4 @@ class Dalle(CachedGenerator):
             return block.decode_window(x, cache, pattern, index, context, group)
 
         x, cache = self.stack.update(change, x, cache)
-        return self.codes.predict(self.norm(x)), cache
+        return self.norm(x), cache

@@ -301,7 +301,7 @@ class DalleBart(CachedGenerator):
             return block.prefill(x, encoded, mask, candidates, pattern)
 
         x, caches = self.stack(apply, self.embedding_norm(x))
-        return self._codebook_logits(self.norm(x[:, 0])), caches
+        return self.code_logits(self.norm(x[:, 0])), caches
 
     def decode(
         self, previous: Int[Array, "P M"], position: Int[Array, ""], cache: Layered
@@ -316,16 +316,16 @@ class DalleBart(CachedGenerator):
             return block.decode(x, cache, pattern, index)
 
         x, cache = self.step(apply, x, cache, index)
-        return self._codebook_logits(self.norm(x)), cache
+        return self.code_logits(self.norm(x)), cache
 
-    def decode_window(
+    def window_outputs(
         self,
         previous: Int[Array, "B W"],
         position: Int[Array, " B"],
         cache: Layered,
         context: Int[Array, " B"] | None = None,
-    ) -> tuple[Float[Array, "B W K"], Layered]:
-        """Return the logits of codes ``position`` >= 1 to ``position + W - 1``, given the codes before each of them."""
+    ) -> tuple[Float[Array, "B W D"], Layered]:
+        """Return the outputs at codes ``position`` >= 1 to ``position + W - 1``, given the codes before each."""
         codes = position[:, None] + jnp.arange(previous.shape[1])
         x = self.embedding_norm(self.codes.embed(previous) + self.positions(codes))  # [B W D]
 
@@ -339,8 +339,8 @@ class DalleBart(CachedGenerator):
             return block.decode_window(x, cache, pattern, position - 1, context, group)
 
         x, cache = self.stack.update(change, x, cache)
-        return self._codebook_logits(self.norm(x)), cache
+        return self.norm(x), cache
 
-    def _codebook_logits(self, x: Float[Array, "... D"]) -> Float[Array, "... K"]:
+    def code_logits(self, outputs: Float[Array, "... D"]) -> Float[Array, "... K"]:
         """Return the logits of the codebook's codes, without the extra rows."""
-        return self.codes.predict(x)[..., : self.config.codebook_size]
+        return self.codes.predict(outputs)[..., : self.config.codebook_size]

@@ -191,8 +191,9 @@ class LlamaGenBlock(nnx.Module):
         q, k, v = self.attention.project(self.attention_norm(x))  # [B W N H], [B W G H]
         q, k = rotate(q, table), rotate(k, table)
         assert isinstance(cache.codes, SlotCache)
-        codes = write_window(cache.codes, pattern, k, v, index, group)
-        out = window_attention(q, of_group(codes, group), pattern, index, context, of_group(cache.seen, group))
+        seen, backend = of_group(cache.seen, group), self.attention.decode_backend
+        codes = write_window(cache.codes, pattern, k, v, index, group, backend=backend)
+        out = window_attention(q, codes, pattern, index, context, seen, group, backend=backend)
         x = x + self.attention.out(out)
         return x + self.mlp(self.mlp_norm(x)), cache._replace(codes=codes)
 
@@ -307,14 +308,14 @@ class LlamaGen(CachedGenerator):
         x, cache = self.step(apply, self.codes.embed(previous), cache, index)
         return self.codes.predict(self.norm(x)), cache
 
-    def decode_window(
+    def window_outputs(
         self,
         previous: Int[Array, "B W"],
         position: Int[Array, " B"],
         cache: Layered,
         context: Int[Array, " B"] | None = None,
-    ) -> tuple[Float[Array, "B W K"], Layered]:
-        """Return the logits of codes ``position`` >= 1 to ``position + W - 1``, given the codes before each of them."""
+    ) -> tuple[Float[Array, "B W D"], Layered]:
+        """Return the outputs at codes ``position`` >= 1 to ``position + W - 1``, given the codes before each."""
         index = position - 1
         codes = jnp.minimum(index[:, None] + jnp.arange(previous.shape[1]), self.pattern.positions - 1)
         table = jnp.asarray(self._table()[self.text_length :])[codes][:, :, None]  # [B W 1 h 2]
@@ -325,4 +326,4 @@ class LlamaGen(CachedGenerator):
             return block.decode_window(x, table, cache, pattern, index, context, group)
 
         x, cache = self.stack.update(change, self.codes.embed(previous), cache)
-        return self.codes.predict(self.norm(x)), cache
+        return self.norm(x), cache

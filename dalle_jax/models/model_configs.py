@@ -16,6 +16,7 @@ from dalle_jax.models.decoders.pixel_decoder import PixelDecoderConfig
 from dalle_jax.models.decoders.upsampler import UpsamplerConfig
 from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.glide import GlideConfig
+from dalle_jax.models.heads.forecast_heads import ForecastHeadsConfig
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
 from dalle_jax.models.patch_denoisers.patch_transformer import PatchTransformerConfig
@@ -73,5 +74,6 @@ AnyModelConfig: TypeAlias = (
     | UnclipPartConfig
     | ClipConfig
     | LpipsConfig
+    | ForecastHeadsConfig
 )
 """Configs of all networks that a run folder can hold."""

@@ -30,6 +30,12 @@ KEY = "dalle_jax/failure"
 POLL_SECONDS = 1.0
 """Seconds between two reads of ``KEY``."""
 
+NEWS_SECONDS = 5.0
+"""Seconds that a process with a lost connection waits for the reason that a different process stores."""
+
+LOST_CONNECTION = ("Gloo", "Connection reset", "Connection closed", "Socket closed", "UNAVAILABLE")
+"""Words of jax's errors when a process is gone in the middle of a collective operation."""
+
 OWN_SECONDS = 1.0
 """Seconds that a process has to report an error of its own before the error of a different process ends it."""
 
@@ -52,6 +58,14 @@ class Failure(NamedTuple):
 
     def __str__(self) -> str:
         return f"process {self.process} ended the run: {self.reason}"
+
+
+class EndedByOther(UserError):
+    """The end of this process because of another one, with the exit code of the other."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 @contextlib.contextmanager
@@ -80,12 +94,26 @@ def shared() -> Iterator[None]:
         if earlier is not None and earlier.code == INTERRUPTED:
             raise KeyboardInterrupt from error
         if earlier is not None and not isinstance(error, UserError):  # such as a lost connection to the failed process
-            raise UserError(str(earlier)) from error
+            raise EndedByOther(str(earlier), earlier.code) from error
+        if isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in LOST_CONNECTION):
+            raise _why_lost(client, error) from error
         _write(client, error)
         raise
     finally:
         left.set()
         listener.join()
+
+
+def _why_lost(client: distributed._jax.DistributedRuntimeClient, error: Exception) -> EndedByOther:
+    """Return the reason of a lost connection: what a different process stores soon, or that it is gone."""
+    end = time.monotonic() + NEWS_SECONDS
+    while time.monotonic() < end:
+        if (failure := _read(client)) is not None:
+            return EndedByOther(str(failure), failure.code)
+        time.sleep(POLL_SECONDS / 5)
+    line = str(error).splitlines()[0][:200]
+    why = "lost the connection to a process of this run, which was killed or whose machine is gone; repeat the command"
+    return EndedByOther(f"{why} ({line})", os.EX_TEMPFAIL)
 
 
 def _write(client: distributed._jax.DistributedRuntimeClient, error: BaseException) -> None:
@@ -95,7 +123,10 @@ def _write(client: distributed._jax.DistributedRuntimeClient, error: BaseExcepti
         code, reason = 2, str(error)
     elif isinstance(error, KeyboardInterrupt):
         code, reason = INTERRUPTED, "interrupted"
-    failure = Failure(distributed.global_state.process_id, code, reason)
+    _store(client, Failure(distributed.global_state.process_id, code, reason))
+
+
+def _store(client: distributed._jax.DistributedRuntimeClient, failure: Failure) -> None:
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         client.key_value_set(KEY, json.dumps(failure))
 
@@ -175,8 +206,7 @@ def _lost(exchange: Exchange, silences: Silences) -> Failure | None:
         return None
     failure = Failure(lost[0], os.EX_TEMPFAIL, lost[1])
     if exchange.process == 0:
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            exchange.client.key_value_set(KEY, json.dumps(failure))
+        _store(exchange.client, failure)
     return failure
 
 

@@ -85,10 +85,15 @@ def whole(weights: Array, axis: str) -> Array:
     return constrain(weights, *(None,) * weights.ndim)
 
 
+def axis_parts(axis: str) -> int:
+    """Return the number of shards of a logical axis under the current layout; 1 outside of ``Layout.jit``."""
+    layout = _current.get()
+    return 1 if layout is None else layout.parts(axis)
+
+
 def batch_parts() -> int:
     """Return the number of shards of the batch under the current layout; 1 outside of ``Layout.jit``."""
-    layout = _current.get()
-    return 1 if layout is None else layout.parts(BATCH)
+    return axis_parts(BATCH)
 
 
 def on_each_device(function: Callable[..., Array], axes: Axes, *arrays: Array) -> Array:
@@ -98,12 +103,22 @@ def on_each_device(function: Callable[..., Array], axes: Axes, *arrays: Array) -
     whose size is not a multiple of its mesh axes is not sharded. Outside of ``Layout.jit`` and on one device it is a
     plain call.
     """
+    return map_shards(function, (axes,) * len(arrays), axes, *arrays)
+
+
+def map_shards(function: Callable[..., R], axes: Sequence[Axes], out_axes: Axes, *arrays: Array) -> R:
+    """Do what ``on_each_device`` does for arrays that differ in shape; ``axes`` has the logical axes of each.
+
+    All dimensions with the same axis must have the same size. Results have that size too, where ``out_axes`` has it.
+    """
     layout = _current.get()
     if layout is None or layout.mesh.size == 1:
         return function(*arrays)
-    spec = layout.spec(layout.divisible_axes(axes, arrays[0].shape))
-    specs = (spec,) * len(arrays)
-    return jax.shard_map(function, mesh=layout.mesh, in_specs=specs, out_specs=spec, check_vma=False)(*arrays)
+    found = [layout.divisible_axes(own, array.shape) for own, array in zip(axes, arrays, strict=True)]
+    kept = {axis for own in found for axis in own}
+    specs = tuple(map(layout.spec, found))
+    out = layout.spec([axis if axis in kept else None for axis in out_axes])
+    return jax.shard_map(function, mesh=layout.mesh, in_specs=specs, out_specs=out, check_vma=False)(*arrays)
 
 
 def platform() -> str:

@@ -1,5 +1,6 @@
 """A trained network on the devices of a layout, and functions of it that are compiled there."""
 
+import copy
 from collections.abc import Callable
 from typing import Concatenate, Generic, ParamSpec, TypeVar
 
@@ -17,6 +18,7 @@ from dalle_jax.train.flops import count
 N = TypeVar("N")
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 
 
 def one_device() -> Layout:
@@ -34,29 +36,55 @@ class CompiledNetwork(Generic[N]):
 
     def __init__(self, network: N, layout: Layout | None = None) -> None:
         """Move the network's own parameters to the devices, so that sharing it needs no second copy."""
-        self._layout = one_device() if layout is None else layout
+        self.layout = one_device() if layout is None else layout
         self._graph, state = nnx.split(network)
-        self._state = put(self._layout, state, self._layout.state_shardings(state))
+        self._state = put(self.layout, state, self.layout.state_shardings(state))
         nnx.update(network, self._state)
 
     @property
     def parts(self) -> int:
         """The number of devices that share the rows of a call."""
-        return self._layout.parts(BATCH)
+        return self.layout.parts(BATCH)
+
+    def changed(self, change: Callable[[N], N]) -> "CompiledNetwork[N]":
+        """Return the network that ``change`` makes of this one. Parameters that it leaves as they are are shared."""
+        new = copy.copy(self)
+
+        def run(state: PyTree) -> PyTree:
+            new._graph, changed = nnx.split(change(nnx.merge(self._graph, state)))
+            return changed
+
+        new._state = self.layout.jit(run)(self._state)
+        return new
 
     def jit(
-        self, function: Callable[Concatenate[N, P], R], static_argnames: tuple[str, ...] = ()
+        self, function: Callable[Concatenate[N, P], R], static_argnames: tuple[str, ...] = (), sharded: bool = False
     ) -> "NetworkFunction[P, R]":
-        """Compile a function of the network and further arguments, once for each of their shapes."""
+        """Compile a function of the network and further arguments, once for each of their shapes.
+
+        With several processes each gets the whole result, unless the result is to stay ``sharded``.
+        """
         graph = self._graph
 
         def run(state: PyTree, *args: P.args, **kwargs: P.kwargs) -> R:
             return function(nnx.merge(graph, state), *args, **kwargs)
 
         options: JitOptions = {"static_argnames": static_argnames}
-        if not self._layout.is_local:  # so that every process can read the results
-            options["out_shardings"] = self._layout.replicated
-        return NetworkFunction(self._layout.jit(run, **options), run, self._state, self._layout)
+        if not (self.layout.is_local or sharded):  # so that every process can read the results
+            options["out_shardings"] = self.layout.replicated
+        return NetworkFunction(self.layout.jit(run, **options), run, self._state, self.layout)
+
+    def jit_update(self, function: Callable[Concatenate[N, S, P], S], shardings: PyTree = None) -> "StateUpdate[P, S]":
+        """Compile a function of the network that replaces a state on the devices, such as that of a loop.
+
+        ``shardings`` are those of the state; None leaves them to the compiler.
+        """
+        graph = self._graph
+
+        def run(network: PyTree, state: S, *args: P.args, **kwargs: P.kwargs) -> S:
+            return function(nnx.merge(graph, network), state, *args, **kwargs)
+
+        return StateUpdate(self.layout.jit(run, donate_argnums=1, out_shardings=shardings), self._state, self.layout)
 
 
 class NetworkFunction(Generic[P, R]):
@@ -69,7 +97,7 @@ class NetworkFunction(Generic[P, R]):
         """Call the compiled function with the network's state; keyword arguments are static.
 
         Array arguments are split over the devices by their rows (parallel/row_placement.py). With several processes
-        each must call it with the same arguments, and each gets the whole result.
+        each must call it with the same arguments.
         """
         return self._compiled(self._state, *put_rows(self._layout, args), **kwargs)
 
@@ -77,6 +105,21 @@ class NetworkFunction(Generic[P, R]):
         """Return the FLOPs of the products of a call with arguments of these shapes (train/flops.py)."""
         with portable_trace():
             return count(jax.make_jaxpr(lambda *given: self._function(*given, **kwargs))(self._state, *args)).total
+
+    def compiles(self) -> int:
+        """Return the number of signatures that are compiled."""
+        return self._compiled.compiles()
+
+
+class StateUpdate(Generic[P, S]):
+    """A compiled function of a network that replaces a state and takes over its memory (donation)."""
+
+    def __init__(self, compiled: LayoutJit[S], network: PyTree, layout: Layout) -> None:
+        self._compiled, self._network, self._layout = compiled, network, layout
+
+    def __call__(self, state: S, *args: P.args, **kwargs: P.kwargs) -> S:
+        """Return the new state; the old one can no longer be used. Arguments are placed as in ``NetworkFunction``."""
+        return self._compiled(self._network, state, *put_rows(self._layout, args), **kwargs)
 
     def compiles(self) -> int:
         """Return the number of signatures that are compiled."""

@@ -14,7 +14,7 @@ from flax import nnx
 from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.clip import Clip
-from dalle_jax.models.code_denoiser import Guide
+from dalle_jax.models.code_denoiser import CodeDenoiser, Guide
 from dalle_jax.models.priors.prior import Prior, PriorOptions, read_text
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.prompted_pipeline import DiffusionPipeline
@@ -38,6 +38,14 @@ class PromptEmbedder(nnx.Module):
 
     def __init__(self, prior: Prior, clip: Clip) -> None:
         self.prior, self.clip = nnx.data(prior), clip
+
+
+class UnclipNetworks(PromptEmbedder):
+    """The networks from token ids to codes."""
+
+    def __init__(self, prior: Prior, clip: Clip, decoder: CodeDenoiser) -> None:
+        super().__init__(prior, clip)
+        self.decoder = decoder
 
 
 Networks = TypeVar("Networks", bound=PromptEmbedder)

@@ -3,6 +3,7 @@
 P prompts   M candidates of each   B = P * M   E embedding
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -188,6 +189,17 @@ class PixelUnclip(EmbeddingPipeline):
         """The decoder's steps."""
         return self.sampling.decoder.steps
 
+    @property
+    def inpaints(self) -> bool:
+        """True for a decoder of pixels, which can keep the known ones."""
+        return not isinstance(self._decoder.space, Latents)
+
+    def with_steps(self, steps: int) -> "PixelUnclip":
+        """Return this pipeline with a number of steps of its decoder; both share networks and compiled programs."""
+        changed = copy.copy(self)
+        changed.sampling = replace(self.sampling, decoder=replace(self.sampling.decoder, steps=steps))
+        return changed
+
     def noise(self, keys: Key[Array, " B"]) -> Float[np.ndarray, "B h w c"]:
         """Draw the noise that ``decode`` may begin with."""
         return np.asarray(initial_noise(keys, self._noise_shape))
@@ -234,7 +246,7 @@ class PixelUnclip(EmbeddingPipeline):
 
     def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
         """Draw the hidden pixels of windows. Raise UserError for a decoder of latents, which has no known pixels."""
-        if isinstance(self._decoder.space, Latents):
+        if not self.inpaints:
             raise UserError("decoder: expected one of pixels or of codes to fill holes, got one of latents")
         for prompt, one in zip(call.prompts, call.options, strict=True):
             check_diffusion_options(Request(prompt, one))

@@ -56,6 +56,11 @@ def _score(clip: Clip, pixels: UInt8[Array, "B H W 3"], text: Int[Array, "P T"])
     return jnp.einsum("pme,pe->pm", images, words, precision=jax.lax.Precision.HIGHEST)
 
 
+def _score_rows(clip: Clip, pixels: UInt8[Array, "B H W 3"], texts: Float[Array, "B E"]) -> Float[Array, " B"]:
+    vectors = _encode_image(clip, pixels)
+    return jnp.einsum("be,be->b", vectors, texts, precision=jax.lax.Precision.HIGHEST)
+
+
 def _encode_text(clip: Clip, text: Int[Array, "B T"]) -> Float[Array, "B E"]:
     return clip.encode_text(by_rows(text))
 
@@ -85,6 +90,7 @@ class ClipRanker:
         network = CompiledNetwork(clip, layout)
         self._parts = network.parts
         self._score = network.jit(_score)
+        self._score_rows = network.jit(_score_rows)
         self._encode_text = network.jit(_encode_text)
         self._encode_image = network.jit(_encode_image)
 
@@ -103,19 +109,22 @@ class ClipRanker:
 
     def scores(self, pixels: UInt8[Array, "B H W 3"], captions: list[str]) -> Float[np.ndarray, "P M"]:
         """Return the cosine similarity of each caption with its own M images; B = P * M."""
-        return np.asarray(self.scores_device(pixels, self.text.encode_batch(captions)))
+        return np.asarray(self._score(pixels, jnp.asarray(self.text.encode_batch(captions))))
 
-    def scores_device(
-        self, pixels: UInt8[Array, "B H W 3"], rows: Int[Array, "P T"] | Int[np.ndarray, "P T"]
-    ) -> Float[Array, "P M"]:
-        """Return the similarities of ``scores`` for captions as token ids; they stay on the device."""
-        return self._score(pixels, jnp.asarray(rows))
+    def text_vectors_device(self, rows: Int[np.ndarray, "P T"]) -> Float[Array, "P E"]:
+        """Return the unit vector of each text, given as token ids; the vectors stay on the devices."""
+        return self._encode_text(jnp.asarray(rows))
 
-    def score_flops(self, images: int, captions: int) -> float:
-        """Return the FLOPs of the products of ``scores_device``."""
+    def row_scores_device(self, pixels: UInt8[Array, "B H W 3"], texts: Float[Array, "B E"]) -> Float[Array, " B"]:
+        """Return the cosine similarity of each image with its own text vector; they stay on the devices."""
+        return self._score_rows(pixels, texts)
+
+    def score_flops(self, images_per_text: float) -> float:
+        """Return the FLOPs of the products of an image's score, with its share of its text."""
         size = self.config.image_size
-        pixels = jnp.zeros((images, size, size, 3), jnp.uint8)
-        return self._score.flops(pixels, jnp.zeros((captions, self.text.length), jnp.int32))
+        text = self._encode_text.flops(jnp.zeros((1, self.text.length), jnp.int32))
+        image = self._encode_image.flops(jnp.zeros((1, size, size, 3), jnp.uint8))
+        return image + text / images_per_text
 
     def similarity(self, images: Pixels, texts: Sequence[str]) -> Float[np.ndarray, "B n"]:
         """Return the cosine similarity of every image with every text."""

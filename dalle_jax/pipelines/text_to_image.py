@@ -19,19 +19,17 @@ from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
 from dalle_jax.pipelines.prompts import Prompt, PromptReader
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Generation, Request, RequestOptions
+from dalle_jax.pipelines.slot_engine import SlotEngine
 from dalle_jax.sampling.autoregressive import (
     GivenCodes,
     NegativePrompts,
-    Prefix,
     Settings,
     image_keys,
-    prefill_prompts,
     sample,
-    sample_prefilled,
 )
 from dalle_jax.sampling.decoding import choose_window
 from dalle_jax.sampling.options import RecommendedSampling
-from dalle_jax.sampling.slots import Prefilled, SlotSamples, sample_in_slots, sample_prefilled_in_slots
+from dalle_jax.sampling.slots import Prefilled, SlotSamples, prefill, sample_in_slots
 
 
 def _sample(
@@ -39,7 +37,7 @@ def _sample(
     text: Prompts,
     keys: Key[Array, "P M"],
     settings: Settings,
-    given: GivenCodes,
+    given: GivenCodes | None,
     negative: NegativePrompts | None,
     guided: bool,
     window: int,
@@ -51,26 +49,12 @@ def _sample(
     return SlotSamples(codes, jnp.int32(codes.shape[-1] - 1))
 
 
-def _prefill(
-    generator: CodeGenerator, text: Prompts, negative: NegativePrompts | None, candidates: int, guided: bool
-) -> Prefix:
-    return prefill_prompts(generator, text, negative, candidates=candidates, guided=guided)
+def _prefill(generator: CodeGenerator, text: Prompts, guided: bool) -> Prefilled:
+    return prefill(generator, text, guided=guided)
 
 
-def _sample_prefilled(
-    generator: CodeGenerator,
-    prefix: Prefix,
-    keys: Key[Array, "P M"],
-    settings: Settings,
-    given: GivenCodes,
-    guided: bool,
-    window: int,
-) -> Int[Array, "P M I"]:
-    """Sample codes as ``_sample`` does."""
-    if window > 1:
-        new = Prefilled.of(prefix, guided=guided)
-        return sample_prefilled_in_slots(generator, new, keys, settings, given, guided=guided, window=window).codes
-    return sample_prefilled(generator, prefix, keys, settings, given, guided=guided)
+CONTEXTS = 16
+"""The most prompts that a slot engine computes at once, and holds for images that wait."""
 
 
 class TextToImage(PromptedPipeline):
@@ -96,10 +80,9 @@ class TextToImage(PromptedPipeline):
         self.recommended = recommended
         self.layout = one_device() if layout is None else layout
         self.likelihood = CodeLikelihood(generator, codec, prompts, batch, layout)
-        network = CompiledNetwork(generator, layout)
-        self._sample, self.parts = network.jit(_sample, static_argnames=("guided", "window")), network.parts
-        self._prefill = network.jit(_prefill, static_argnames=("candidates", "guided"))
-        self._sample_prefilled = network.jit(_sample_prefilled, static_argnames=("guided", "window"))
+        self._network = CompiledNetwork(generator, layout)
+        self._sample = self._network.jit(_sample, static_argnames=("guided", "window"))
+        self.parts = self._network.parts
 
     @property
     def side(self) -> int:
@@ -135,23 +118,18 @@ class TextToImage(PromptedPipeline):
         rows = -(-images * (2 if guided else 1) // self.parts)  # on each device
         return choose_window(options.decoding, options.window, rows, device)
 
-    def prefill_device(self, text: Prompts, negative: NegativePrompts | None, candidates: int, guided: bool) -> Prefix:
-        """Compute prompts for ``candidates`` images each; the result stays on the device."""
-        return self._prefill(text, negative, candidates=candidates, guided=guided)
+    def slot_engine(self, *, guided: bool, window: int, group: int = 1, slots: int | None = None) -> SlotEngine:
+        """Return a new engine of the transformer, by default of ``batch`` slots."""
+        count = self.batch if slots is None else slots
+        contexts = min(count, CONTEXTS)
+        return SlotEngine(self._network, slots=count, contexts=contexts, guided=guided, window=window, group=group)
 
-    def sample_device(
-        self, prefix: Prefix, keys: Key[Array, "P M"], settings: Settings, given: GivenCodes, guided: bool, window: int
-    ) -> Int[Array, "P M I"]:
-        """Sample the codes that are not given in one call; the codes stay on the device."""
-        return self._sample_prefilled(prefix, keys, settings, given, guided=guided, window=window)
-
-    def prefill_flops(self, text: Prompts, candidates: int, guided: bool) -> float:
-        """Return the FLOPs of the products of ``prefill_device``."""
-        return self._prefill.flops(text, None, candidates=candidates, guided=guided)
-
-    def sample_flops(self, text: Prompts, keys: Key[Array, "P M"], given: GivenCodes, guided: bool) -> float:
-        """Return the FLOPs of the products of ``prefill_device`` and of sequential decoding in ``sample_device``."""
-        return self._sample.flops(text, keys, Settings.of(text.shape[0]), given, None, guided=guided, window=1)
+    def code_flops(self, images_per_prompt: float, guided: bool) -> float:
+        """Return the FLOPs of the products of an image's codes, one per pass, with its share of its prompt."""
+        text, key = jnp.asarray(self.prompts.read(["any"])), image_keys(jnp.zeros(1, jnp.uint32), 1)
+        prompt = self._network.jit(_prefill, static_argnames=("guided",)).flops(text, guided=guided)
+        codes = self._sample.flops(text, key, Settings.of(1), None, None, guided=guided, window=1)
+        return codes - prompt + prompt / images_per_prompt
 
     def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:
         """Cut an image to the model's size, and return its top in whole rows of codes."""

@@ -3,6 +3,8 @@
 DALL·E 2's decoder denoises pixels; this one denoises the codes of an image tokenizer (models/code_denoiser.py).
 """
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,19 +16,19 @@ from dalle_jax.diffusion.levels import initial_noise
 from dalle_jax.diffusion.samplers.ddim import Ddim
 from dalle_jax.diffusion.samplers.flow_ode import Euler
 from dalle_jax.diffusion.samplers.sampler import Sampler
-from dalle_jax.models.clip import Clip
-from dalle_jax.models.code_denoiser import CodeDenoiser, Guide
-from dalle_jax.models.priors.prior import Prior, PriorOptions
+from dalle_jax.models.code_denoiser import Guide
+from dalle_jax.models.priors.prior import PriorOptions
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.batching import in_chunks
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
+from dalle_jax.pipelines.denoising_slots import DenoisingSlots
 from dalle_jax.pipelines.edits.code_filler import fill_by_codes
 from dalle_jax.pipelines.edits.filler import FillCall
 from dalle_jax.pipelines.embedding_pipeline import (
     EmbeddingPipeline,
-    PromptEmbedder,
     PromptIds,
     Sees,
+    UnclipNetworks,
     embed_prompts,
     given_inputs,
 )
@@ -39,14 +41,6 @@ from dalle_jax.sampling.autoregressive import GivenCodes
 
 DECODER_STEPS = 8
 """The decoder's steps by default."""
-
-
-class UnclipNetworks(PromptEmbedder):
-    """The networks from token ids to codes."""
-
-    def __init__(self, prior: Prior, clip: Clip, decoder: CodeDenoiser) -> None:
-        super().__init__(prior, clip)
-        self.decoder = decoder
 
 
 def decode_embeddings(
@@ -145,7 +139,8 @@ class Unclip(EmbeddingPipeline):
         self.ranker: ClipRanker = embedder if ranker is None else ranker
         self.sees, self.steps, self.prior, self.batch = sees, steps, prior, batch
         network, static = CompiledNetwork(networks, layout), ("sees", "steps", "guided")
-        self.parts = network.parts
+        self._network, self._decoder = network, networks.decoder.config
+        self.parts, self.layout = network.parts, network.layout
         self._sample = network.jit(_sample, static_argnames=(*static, "options"))
         self._decode = network.jit(decode_embeddings, static_argnames=(*static, "eta"))
         self._invert = network.jit(invert_images, static_argnames=("steps", "guided"))
@@ -155,6 +150,20 @@ class Unclip(EmbeddingPipeline):
     def side(self) -> int:
         """The side of an image in pixels."""
         return self.grid[0] * self.codec.downsample
+
+    def with_steps(self, steps: int) -> "Unclip":
+        """Return this pipeline with a number of steps of its decoder; both share networks and compiled programs."""
+        changed = copy.copy(self)
+        changed.steps = steps
+        return changed
+
+    def denoising_slots(self, slots: int) -> DenoisingSlots:
+        """Return new slots, in which images are denoised side by side at steps of their own."""
+        return DenoisingSlots(self._network, self._decoder, slots=slots, sees=self.sees, prior=self.prior)
+
+    def prompt_ids(self, prompts: list[str]) -> PromptIds:
+        """Return the token ids of prompts for the decoder and for CLIP."""
+        return self._ids(prompts)
 
     def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
         """Draw the hidden pixels of windows by their codes."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from dalle_jax.arrays import Array, Bool, Float, Int, Key, Prompts, PyTree, UInt
 from dalle_jax.parallel.axes import BATCH, CANDIDATES
 from dalle_jax.parallel.layout import batch_parts, constrain
-from dalle_jax.sampling.filters import restrict
+from dalle_jax.sampling.filters import first_largest, restrict
 from dalle_jax.sampling.options import SamplingKeywords, SamplingOptions
 
 STAGE = 64
@@ -143,7 +143,7 @@ def draw(logits: Float[Array, "P M K"], noise: Float[Array, "P M K"], settings: 
     """Sample codes from the filtered logits by the Gumbel-max trick; temperature 0 takes the largest logit."""
     noise = jnp.where((settings.temperature > 0)[:, None, None], noise, 0.0)
     filtered = restrict(logits, settings.temperature, settings.top_k, settings.top_p)
-    return jnp.argmax(filtered + noise, axis=-1).astype(jnp.int32)
+    return first_largest(filtered + noise)
 
 
 def guide(
@@ -208,43 +208,6 @@ def _prefill_joined(
     return generator.prefill(_with_empty(text, empty), candidates)
 
 
-class Prefix(NamedTuple):
-    """Prefilled prompts: the logits of code 0, and the cache without room for codes.
-
-    If guided, each prompt has a row, and its empty or negative prompt another (``_with_empty``).
-    """
-
-    logits: Float[Array, "Q K"]
-    cache: PyTree
-
-    def halves(self) -> tuple["Prefix", "Prefix"]:
-        """Return the rows of prompts, and those of their empty prompts."""
-        logits, without = _without_empty(self.logits)
-        parts = (jax.tree.map(lambda leaf, i=i: _without_empty(leaf)[i], self.cache) for i in (0, 1))
-        return Prefix(logits, next(parts)), Prefix(without, next(parts))
-
-
-def prefill_prompts(
-    generator: CachedDecoder, text: Prompts, negative: NegativePrompts | None, *, candidates: int, guided: bool
-) -> Prefix:
-    """Compute prompts for ``candidates`` images each, and the empty or negative prompts if ``guided``."""
-    if guided:
-        return Prefix(*_prefill_joined(text, negative, generator, candidates))
-    return Prefix(*generator.prefill(text, candidates))
-
-
-def pick_prompts(before: Prefix, new: Prefix, places: Int[Array, " P"], *, guided: bool) -> Prefix:
-    """Return P prompts: at place 0 stands the last one of ``before``, and then those of ``new``."""
-
-    def pick(old: Array, leaf: Array) -> Array:
-        return jnp.concatenate([old[-1:], leaf])[places]
-
-    def pick_both(old: Array, leaf: Array) -> Array:
-        return _with_empty(*map(pick, _without_empty(old), _without_empty(leaf)))
-
-    return jax.tree.map(pick_both if guided else pick, before, new)
-
-
 def stages(generator: CachedDecoder, cache: PyTree, length: int) -> list[int]:
     """Return the positions at which the stages of the cache begin, followed by ``length``.
 
@@ -276,23 +239,13 @@ def sample(
     before it, not on those after it. If ``guided`` is False, the guidance scale is ignored, and neither the empty nor
     the ``negative`` prompts are computed.
     """
-    prefix = prefill_prompts(generator, text, negative, candidates=keys.shape[1], guided=guided)
-    return sample_prefilled(generator, prefix, keys, settings, given, guided=guided)
-
-
-def sample_prefilled(
-    generator: CachedDecoder,
-    prefix: Prefix,
-    keys: Key[Array, "P M"],
-    settings: Settings,
-    given: GivenCodes | None = None,
-    *,
-    guided: bool,
-) -> Int[Array, "P M I"]:
-    """Sample as ``sample`` does, from prompts that are computed already."""
     keys = constrain(keys, BATCH, CANDIDATES)
     (prompts, candidates), length = keys.shape, generator.grid[0] * generator.grid[1]
-    size, (first, cache) = generator.codebook_size, prefix
+    size = generator.codebook_size
+    if guided:
+        first, cache = _prefill_joined(text, negative, generator, candidates)
+    else:
+        first, cache = generator.prefill(text, candidates)
     generator = generator.for_decoding(first.shape[0] * candidates)
     noise_ahead = prompts * candidates * length * size <= MAX_NOISE_VALUES
     noises = jax.vmap(lambda i: _noise(keys, i, size))(jnp.arange(length)) if noise_ahead else None

@@ -80,7 +80,7 @@ class SamplingOptions:
 
     @property
     def guided(self) -> bool:
-        """True if any code is drawn with guidance."""
+        """True if any code is sampled with guidance."""
         return not self.guidance == self.last_guidance == 1.0
 
 

@@ -8,7 +8,8 @@ One pass computes the logits of a window of W codes of every row, from guesses o
 final if all its inputs in the window were guessed right. Since the noise of a code depends on its image and
 position alone, the codes are those of ``autoregressive.sample``, in fewer passes: parallel decoding by Jacobi iteration
 (Wiggers and Hoogeboom 2020, arXiv 2002.09928). The guess of a code is its latest drawing. A code that was not drawn yet
-is guessed to equal the last one that was. W = 1 is plain sampling in slots.
+is guessed to equal the last one that was, or by forecasting heads if the transformer has them
+(models/heads/forecast_heads.py). W = 1 is plain sampling in slots.
 
     new = prefill(generator, text, guided=True)                     # once per prompt
     state = empty_slots(generator, new, slots=16, window=8, guided=True)  # with the contexts of new
@@ -20,6 +21,7 @@ is guessed to equal the last one that was. W = 1 is plain sampling in slots.
 All functions are pure and may be jitted. ``sample_in_slots`` runs the whole loop in one program.
 """
 
+import functools
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -32,12 +34,12 @@ from dalle_jax.sampling.autoregressive import (
     CachedDecoder,
     GivenCodes,
     NegativePrompts,
-    Prefix,
     Settings,
     draw,
     guide,
     prefill_guided,
 )
+from dalle_jax.sampling.forecasts import Forecast, with_guesses
 
 
 @runtime_checkable
@@ -56,19 +58,27 @@ class SlotDecoder(CachedDecoder, Protocol):
         """Return the decoder, or a copy whose weights are laid out for decoding ``rows`` codes at once."""
         ...
 
-    def decode_window(
+    def window_outputs(
         self,
         previous: Int[Array, "B W"],
         position: Int[Array, " B"],
         cache: PyTree,
         context: Int[Array, " B"] | None = None,
-    ) -> tuple[Float[Array, "B W K"], PyTree]:
-        """Return the logits of codes ``position`` (>= 1) to ``position + W - 1`` of each row, and the new cache.
+    ) -> tuple[Float[Array, "B W D"], PyTree]:
+        """Return the outputs of the last norm at codes ``position`` (>= 1) to ``position + W - 1``, and the new cache.
 
         ``context`` is the context of each row; None if adjacent rows share contexts (layers/slot_cache.py).
-        ``previous`` are the codes before each of them: ``position - 1`` to ``position + W - 2``. The logits of a code
-        do not depend on the codes after it, nor on its place in the window.
+        ``previous`` are the codes before each of them: ``position - 1`` to ``position + W - 2``. The output at a code
+        does not depend on the codes after it, nor on its place in the window.
         """
+        ...
+
+    def code_logits(self, outputs: Float[Array, "... D"]) -> Float[Array, "... K"]:
+        """Return the logits of the codes at which the outputs of the last norm are."""
+        ...
+
+    def forecast(self, outputs: Float[Array, "B D"], codes: Int[Array, " B"]) -> Forecast | None:
+        """Guess the codes after ``codes``, at which the outputs are; None for a decoder without forecasting heads."""
         ...
 
 
@@ -77,11 +87,6 @@ class Prefilled(NamedTuple):
 
     logits: Float[Array, "Q K"]
     cache: PyTree
-
-    @classmethod
-    def of(cls, prefix: Prefix, *, guided: bool) -> "Prefilled":
-        """Return the prompts of ``autoregressive.prefill_prompts`` in the order of slots."""
-        return cls(*(jax.tree.map(lambda *rows: jnp.concatenate(rows), *prefix.halves()) if guided else prefix))
 
 
 class NewImages(NamedTuple):
@@ -140,25 +145,36 @@ def empty_slots(
     )
 
 
-def insert_contexts(
-    generator: SlotDecoder,
-    state: SlotState,
-    contexts: Int[Array, " P"],
-    prefilled: Prefilled,
-    *,
-    window: int,
-    guided: bool,
-) -> SlotState:
-    """Replace contexts by those of new prompts. No unfinished slot may have an image of them."""
-    if guided:
-        contexts = jnp.concatenate([contexts, contexts + state.first.shape[0] // 2])
-    new = generator.slots(prefilled.cache, window, 0)  # without rows
+def contexts_of(generator: SlotDecoder, prefilled: Prefilled, *, window: int) -> Prefilled:
+    """Return prefilled prompts with a cache that ``put_contexts`` takes; it has no room for codes."""
+    return prefilled._replace(cache=generator.slots(prefilled.cache, window, 0))
 
-    def replace(old: Array, leaf: Array) -> Array:
-        return old.at[contexts].set(leaf) if leaf.shape[0] else old
 
-    first = state.first.at[contexts].set(prefilled.logits)
-    return state._replace(first=first, cache=jax.tree.map(replace, state.cache, new))
+def pick_contexts(contexts: Prefilled, places: Int[Array, " P"], *, guided: bool) -> Prefilled:
+    """Return some of the contexts of ``contexts_of``."""
+    rows = _with_empty_contexts(contexts.logits, places, guided)
+    return jax.tree.map(lambda leaf: leaf[rows] if leaf.shape[0] else leaf, contexts)
+
+
+def put_contexts(old: Prefilled, places: Int[Array, " P"], new: Prefilled, *, guided: bool) -> Prefilled:
+    """Replace contexts by those of ``new``. The first of twice the number of contexts and later places do not exist."""
+    rows = _with_empty_contexts(old.logits, places, guided)
+
+    def replace(leaf: Array, changed: Array) -> Array:
+        return leaf.at[rows].set(changed, mode="drop") if changed.shape[0] else leaf
+
+    return jax.tree.map(replace, old, new)
+
+
+def _with_empty_contexts(logits: Float[Array, "X K"], places: Int[Array, " P"], guided: bool) -> Int[Array, " Q"]:
+    """Return the rows of contexts, and after them those of their empty prompts if ``guided``."""
+    return jnp.concatenate([places, places + logits.shape[0] // 2]) if guided else places
+
+
+def insert_contexts(state: SlotState, places: Int[Array, " P"], new: Prefilled, *, guided: bool) -> SlotState:
+    """Replace contexts of slots (``put_contexts``). No unfinished slot may have an image of them."""
+    first, cache = put_contexts(Prefilled(state.first, state.cache), places, new, guided=guided)
+    return state._replace(first=first, cache=cache)
 
 
 def insert(state: SlotState, slots: Int[Array, " R"], images: NewImages, *, guided: bool) -> SlotState:
@@ -209,18 +225,20 @@ def advance(
     if guided and context is not None:
         context = jnp.concatenate([context, context + state.first.shape[0] // 2])
     previous, starts = jnp.tile(previous, (copies, 1)), jnp.tile(start, copies)
-    logits, cache = generator.decode_window(previous, starts, state.cache, context)
+    outputs, cache = generator.window_outputs(previous, starts, state.cache, context)
+    logits = generator.code_logits(outputs)
     if guided:
         conditional, unconditional = jnp.split(logits, 2)
         logits = guide(conditional, unconditional, state.settings.guidance_at(places, length))
-    drawn = draw(logits, _noise(state.keys, places, logits.shape[-1]), state.settings)
+    noise_of = functools.partial(_noise, state.keys, size=logits.shape[-1])
+    drawn = draw(logits, noise_of(places), state.settings)
     drawn = jnp.where(state.keep[rows, inside], guesses, drawn)
     right = jnp.cumprod(drawn[:, :-1] == guesses[:, :-1], axis=1).sum(axis=1)
     accepted = jnp.minimum(1 + right, window if most is None else most)
     active = ~finished(state)
     ahead = start[:, None] + jnp.arange(2 * window - 1)  # the codes that the next window may reach
     changed = active[:, None] & ~state.keep[rows, jnp.minimum(ahead, length - 1)]
-    found = jnp.concatenate([drawn, jnp.broadcast_to(drawn[:, -1:], (drawn.shape[0], window - 1))], axis=1)
+    found = with_guesses(generator.forecast, noise_of, state.settings, places, outputs[: len(drawn)], drawn, accepted)
     codes = constrain(state.codes.at[rows, jnp.where(changed, ahead, length)].set(found, mode="drop"), BATCH, None)
     position = jnp.where(active, jnp.minimum(state.position + accepted, length), state.position)
     return state._replace(codes=codes, position=position, cache=cache)
@@ -261,29 +279,11 @@ def sample_in_slots(
     ``slots`` images at once, by default all. A finished image makes room for the next one. ``most`` is the largest
     number of codes that a pass accepts of one image, by default the window.
     """
-    new = prefill(generator, text, negative, guided=guided)
-    return sample_prefilled_in_slots(
-        generator, new, keys, settings, given, guided=guided, window=window, slots=slots, most=most
-    )
-
-
-def sample_prefilled_in_slots(
-    generator: SlotDecoder,
-    new: Prefilled,
-    keys: Key[Array, "P M"],
-    settings: Settings,
-    given: GivenCodes | None = None,
-    *,
-    guided: bool,
-    window: int,
-    slots: int | None = None,
-    most: int | Int[Array, ""] | None = None,
-) -> SlotSamples:
-    """Sample as ``sample_in_slots`` does, from prompts that are computed already."""
     prompts, candidates = keys.shape
     count, length = prompts * candidates, generator.grid[0] * generator.grid[1]
     slots = count if slots is None else min(slots, count)
     images = _images(keys, settings, given, length)
+    new = prefill(generator, text, negative, guided=guided)
     generator = generator.for_decoding(slots * window * (2 if guided else 1))
 
     def fill(state: SlotState, slot: Int[Array, " B"], number: Int[Array, " B"]) -> SlotState:

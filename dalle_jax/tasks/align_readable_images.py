@@ -16,7 +16,7 @@ from dalle_jax.config.render import render
 from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.cross_entropy import cross_entropy
-from dalle_jax.models.code_readout import CodeReadoutConfig, ReadableClip
+from dalle_jax.models.heads.code_readout import CodeReadoutConfig, ReadableClip
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import ModelFile

@@ -1,32 +1,24 @@
 """GLIDE by command: small random networks in the published files are imported, sampled and used to inpaint."""
 
-import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from small_glide import FILES, published_glide
 from small_karlo import random_parameters
 from small_unclip import CLIP, small_words
 
 import dalle_jax
 from dalle_jax.__main__ import main
 from dalle_jax.config.render import render
-from dalle_jax.models.clip import TowerConfig
-from dalle_jax.models.glide import GlideConfig
-from dalle_jax.models.unet import UNetConfig
 from dalle_jax.pipelines.edits.painting import inpaint
 from dalle_jax.pipelines.imported.glide import GlideFile, GlidePipeline
 from dalle_jax.pipelines.load.models import ModelFile
-from dalle_jax.pretrained.mapping import to_published
-from dalle_jax.pretrained.publishers import glide
 from dalle_jax.train.checkpoints.save_weights import save_weights
-from tests.pretrained.publishers.test_image_tokenizer_files import save
 
-FILES = {"base.pt": 0, "upsample.pt": 3, "base_inpaint.pt": 4, "upsample_inpaint.pt": 7}
-"""The published files, and the additional input channels of their networks."""
-PIECES = {piece: number for number, piece in enumerate(("r", "e", "d", "a", "<|endoftext|>"))}
 EVALUATION = str(Path(__file__).parents[2] / "configs" / "demo" / "evaluation.gin")
 SMALL = GlideFile(base_side=4, side=8, steps=3, guidance=30.0)
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
@@ -38,15 +30,7 @@ MASK[2:5, 3:7] = True
 def folder(tmp_path_factory):
     """Write a folder of published files; import "text2im" and "inpaint" from it, for images of 8 px."""
     out = tmp_path_factory.mktemp("glide")
-    source = out / "published"
-    source.mkdir()
-    for name, extra in FILES.items():
-        unet = UNetConfig(32, (1,), 1, (0,), head_size=16, context_width=4, extra_channels=extra)
-        config = GlideConfig(unet, vocab_size=len(PIECES), text_length=3, text=TowerConfig(4, 1, 2))
-        save(source / name, to_published(random_parameters(config, extra), glide.rules_for(config)))
-    (source / "config.json").write_text(json.dumps({"num_head_channels": 16, "xf_heads": 2}))
-    (source / "encoder.json").write_text(json.dumps(PIECES))
-    (source / "vocab.bpe").write_text("#version: 0.2\nzz zz\n")
+    source = published_glide(out / "published", tuple(FILES))
     for kind in ("text2im", "inpaint"):
         assert main(["import", f"glide-{kind}", str(source), str(out / kind)]) == 0
         file = out / kind / "glide.gin"
@@ -87,6 +71,22 @@ def test_an_inpainted_image_keeps_its_other_pixels(folder, tmp_path):
     np.testing.assert_array_equal(written, called.pixels[0])
     whole = pipeline("red", candidates=1)  # nothing is known
     assert whole.pixels.shape == (1, 8, 8, 3)
+
+
+def test_an_interrupted_import_is_completed_by_the_same_command_which_keeps_whole_parts(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(folder / "text2im", out)
+    (out / "glide.gin").unlink()
+    shutil.rmtree(out / "upsampler" / "checkpoints")  # as if killed before its commit
+    before = {path: path.stat().st_mtime_ns for path in (out / "base").rglob("*") if path.is_file()}
+    command = ["import", "glide-text2im", str(folder / "published"), str(out)]
+    assert main(command) == 0
+    assert "base: kept, since it was imported from the same files before" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in (out / "base").rglob("*") if path.is_file()}
+    assert dalle_jax.load(out).side == 256
+    (out / "glide.gin").unlink()
+    assert main([*command, "--licence", "other"]) == 2  # no part of a different import is kept
+    assert "base: expected a folder without checkpoints" in capsys.readouterr().err
 
 
 def test_a_clip_of_noised_images_guides_the_base(folder):

@@ -4,8 +4,8 @@ import pytest
 from example_runs import PLAIN, Measure, Train
 
 from dalle_jax.config.bind import load, loads
-from dalle_jax.config.errors import UserError
-from dalle_jax.config.problems import Problems
+from dalle_jax.config.errors import MAX_LETTERS, UserError
+from dalle_jax.config.problems import Location, Problems
 from dalle_jax.config.syntax import MAX_ADJACENT_STRINGS, read
 
 LINES = PLAIN.count("\n")
@@ -254,3 +254,14 @@ def test_half_a_surrogate_pair_is_refused_in_files_and_arguments():
     assert "half of a surrogate pair" in problems.lines()[0]
     (error,) = errors(PLAIN, "task.name=caf\udce9")
     assert "expected text in UTF-8" in error
+
+
+def test_a_line_about_a_name_of_any_length_is_short_and_ends_with_the_advice():
+    problems = Problems()
+    problems.add(Location("x.gin", 3), f"{'model.width' * 10_000}: no such name; did you mean model.width?")
+    with pytest.raises(UserError) as caught:
+        problems.raise_if_any()
+    line = str(caught.value)
+    assert line.startswith("x.gin:3: model.width") and line.endswith("did you mean model.width?")
+    assert MAX_LETTERS <= len(line) < MAX_LETTERS + 10
+    assert str(UserError(f"{'a' * 5000}\nb")).split("\n")[1] == "b"

@@ -25,16 +25,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dalle_jax.__main__ import USER_ERRNOS
 from dalle_jax.untrusted import FREE_BYTES, MEMORY_RATIO
 from tests.fuzz.checkpoint_targets import checkpoint_targets
 from tests.fuzz.mutations import mutated
 from tests.fuzz.targets import EXPECTED, Target, all_targets, chosen
+from tests.fuzz.text_targets import text_targets
 
 MAX_SECONDS = 20
 MAX_MESSAGE = 50_000
 """Largest number of characters of an error. A config's has up to 50 lines."""
 HANG_SECONDS = 600
 """Seconds without a new input after which a worker is ended. A busy machine may give it little of the processor."""
+IN_MEMORY = next((path for path in ("/dev/shm",) if os.access(path, os.W_OK)), None)
+"""A folder in memory, where folders are made and removed in no time, or None for the usual one."""
 STARTED = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen", "socket.connect")
 
 
@@ -89,8 +93,9 @@ def read_input(target: Target, content: bytes, place: Path, guard: Guard, armed:
         if len(str(refused)) > MAX_MESSAGE:
             error = ("message", f"an error of {len(str(refused))} characters")
     except BaseException as unexpected:
-        place_of = traceback.extract_tb(unexpected.__traceback__)[-1]
-        error = ("traceback", f"{unexpected!r:.200} at {place_of.filename}:{place_of.lineno}")
+        if not (isinstance(unexpected, OSError) and unexpected.errno in USER_ERRNOS):
+            place_of = traceback.extract_tb(unexpected.__traceback__)[-1]
+            error = ("traceback", f"{unexpected!r:.200} at {place_of.filename}:{place_of.lineno}")
     guard.armed = False
     seconds, memory = time.process_time() - started, _peak_bytes(reset=False) - before
     allowed = FREE_BYTES + MEMORY_RATIO * len(content) + target.memory(content)
@@ -106,9 +111,9 @@ def read_input(target: Target, content: bytes, place: Path, guard: Guard, armed:
 def work(seed: int, numbers: Sequence[int], log: Callable[[dict[str, object]], None]) -> None:
     """Read the inputs of these numbers; ``log`` gets a line before each input and for each fault."""
     guard = Guard()
-    with tempfile.TemporaryDirectory(prefix="dalle-jax-fuzz-") as name:
+    with tempfile.TemporaryDirectory(prefix="dalle-jax-fuzz-", dir=IN_MEMORY) as name:
         folder = Path(name)
-        targets = [*all_targets(folder), *checkpoint_targets(folder)]
+        targets = [*all_targets(folder), *checkpoint_targets(folder), *text_targets(folder)]
         for target, armed in itertools.product(targets, (False, True)):  # the valid files; at first imports come late
             for content in target.seeds:
                 if fault := read_input(target, content, folder / "place", guard, armed):

@@ -41,8 +41,8 @@ from dalle_jax.text.vocabulary_files import read_bpe_files, read_merges, read_vo
 from tests.pretrained.weight_files import Raw, encoded, flax_array, flax_map, pickled, tensor, torch_old, torch_zip
 
 ROOT = Path(__file__).parents[2]
-EXPECTED = (UserError, BadRecord, BadImage, DroppedRecord, FileNotFoundError)
-"""Errors that a reader may raise for a file, and that a command turns into one line."""
+EXPECTED = (UserError, BadRecord, BadImage, DroppedRecord)
+"""Errors that a reader may raise for a file, and that a command turns into one line, besides ``USER_ERRNOS``."""
 NUMBERS = np.arange(24, dtype=np.float32)
 PIXEL_BYTES = 16
 """Bytes of memory that decoding takes for a pixel, in its own mode, with transparency and in RGB."""

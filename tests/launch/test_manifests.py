@@ -1,5 +1,7 @@
 """The manifests: their pods against Kubernetes' own schema, the rest against the fields that their tools document."""
 
+import argparse
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +10,8 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+
+from dalle_jax.commands.serving.serve import add_arguments
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 
@@ -69,6 +73,29 @@ def test_every_host_of_the_slice_has_a_pod_with_all_of_its_chips(jobset):
     assert spec["parallelism"] == spec["completions"] == rows * columns // chips
     assert spec["completionMode"] == "Indexed"
     assert pod["containers"][0]["args"][1:] == ["--out", "gs://BUCKET/runs/dalle"]
+
+
+def test_the_deployment_is_valid_and_finishes_requests_before_it_is_killed():
+    deployment, service = yaml.safe_load_all((LAUNCH / "gke_serve.yaml").read_text())
+    for one in (deployment, service):
+        kubernetes_validate.validate(one, "1.34", strict=True)
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    grace = container["args"][container["args"].index("--grace") + 1]
+    assert int(grace) < pod["terminationGracePeriodSeconds"]
+    assert service["spec"]["selector"] == deployment["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["ports"][0]["targetPort"] == container["ports"][0]["containerPort"]
+
+
+def test_the_arguments_of_the_deployment_and_the_dockerfile_are_those_of_the_command():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    deployment = next(yaml.safe_load_all((LAUNCH / "gke_serve.yaml").read_text()))
+    lines = (LAUNCH.parent / "Dockerfile").read_text().splitlines()
+    entry = json.loads(next(line for line in lines if line.startswith("ENTRYPOINT ")).removeprefix("ENTRYPOINT "))
+    assert entry[:4] == ["python", "-m", "dalle_jax", "serve"]
+    args = parser.parse_args(entry[4:] + deployment["spec"]["template"]["spec"]["containers"][0]["args"])
+    assert (args.host, args.port, str(args.keys)) == ("0.0.0.0", 8000, "/keys/keys.txt")
 
 
 def test_skypilot_runs_one_process_per_node_with_the_address_of_the_first(tmp_path):

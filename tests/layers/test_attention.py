@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dalle_jax.layers import kv_cache
+from dalle_jax.layers import head_groups, kv_cache
 from dalle_jax.layers.attend import dense_attention
 from dalle_jax.layers.attention import step_attention
 from dalle_jax.layers.attention_masks import Pattern
@@ -22,8 +22,9 @@ def test_dense_attention_equals_the_definition():
     np.testing.assert_allclose(dense_attention(q, k, v)[0, 0], weights @ np.asarray(v)[0, 0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_cached_steps_equal_the_stream_while_the_cache_grows(kind):
+@pytest.mark.parametrize(("kind", "where"), [*((kind, "cpu") for kind in KINDS), ("row", "tpu"), ("column", "tpu")])
+def test_cached_steps_equal_the_stream_while_the_cache_grows(kind, where, monkeypatch):
+    monkeypatch.setattr(head_groups, "platform", lambda: where)
     pattern, prompts, candidates, context = Pattern(kind, 3, (4, 5), 3), 2, 3, 3
     codes = pattern.positions - 1
     shared = [normal(seed, prompts, 2, context, 4) for seed in range(3)]
@@ -40,6 +41,7 @@ def test_cached_steps_equal_the_stream_while_the_cache_grows(kind):
         return step_attention(q, k, v, cache, pattern, index), kv_cache.write(cache, pattern, k, v, index)
 
     cache = kv_cache.new_cache(shared[1], shared[2], candidates, pattern)
+    assert cache.context_v.shape == ((2, 1, 3, 8) if where == "tpu" else (2, 2, 3, 4))
     for index in range(codes):
         if index in (0, 7):
             cache = kv_cache.grow(cache, pattern, 7 if index == 0 else codes)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dalle_jax.layers import head_groups
 from dalle_jax.layers import slot_cache as module
 from dalle_jax.layers.attend import dense_attention
 from dalle_jax.layers.attention_masks import Pattern
@@ -28,9 +29,12 @@ def at_codes(x, codes):
     return jax.vmap(lambda row, at: row[:, CONTEXT + jnp.minimum(at, CODES - 1)])(x, codes).swapaxes(1, 2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("window", [1, 3, 7])
-def test_rows_at_their_own_positions_equal_attention_over_the_stream(kind, window):
+@pytest.mark.parametrize(
+    ("kind", "window", "where"),
+    [*((kind, window, "cpu") for kind in KINDS for window in (1, 3, 7)), ("column", 3, "tpu"), ("full", 3, "tpu")],
+)
+def test_rows_at_their_own_positions_equal_attention_over_the_stream(kind, window, where, monkeypatch):
+    monkeypatch.setattr(head_groups, "platform", lambda: where)
     pattern, (q, k, v) = Pattern(kind, CONTEXT, GRID, kernel=3), stream()
     expected = dense_attention(q, k, v, jnp.asarray(pattern.mask(CONTEXT + CODES))[None, None])
     cache = cache_of(k, v, pattern, window)

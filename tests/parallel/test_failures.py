@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 
+import jax
 import pytest
 from jax._src import distributed
 
@@ -112,3 +113,40 @@ def test_an_error_of_another_process_ends_this_one_with_its_line(client, monkeyp
     monkeypatch.setattr(failures, "POLL_SECONDS", 60.0)
     with pytest.raises(UserError, match=r"^process 0 ended the run: a bad row$"):
         fail(client, 2, "a bad row", RuntimeError("lost connection"))
+
+
+LOST = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: Connection closed by peer\nmore")
+
+
+@pytest.mark.parametrize(
+    ("later", "line"),
+    [
+        (
+            None,
+            r"^lost the connection to a process of this run, .* is gone; repeat the command \(UNKNOWN: Gloo .*peer\)$",
+        ),
+        ("its disk is gone", r"^process 0 ended the run: its disk is gone$"),
+    ],
+)
+def test_a_lost_connection_is_one_line_with_the_reason_if_one_comes(client, monkeypatch, later, line):
+    monkeypatch.setattr(failures, "NEWS_SECONDS", 0.5 if later else 0.05)
+    monkeypatch.setattr(failures, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(failures, "OWN_SECONDS", 60.0)
+
+    def lose():
+        with failures.shared():
+            if later:
+                threading.Timer(0.05, store, (client, 2, later)).start()
+            raise LOST
+
+    with pytest.raises(UserError, match=line):
+        lose()
+
+
+def test_other_errors_of_jax_stay_as_they_are(client):
+    def full():
+        with failures.shared():
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="out of memory"):
+        full()

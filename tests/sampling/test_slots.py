@@ -7,10 +7,12 @@ import pytest
 from flax import nnx
 from small_generators import dalle, dalle_bart, llamagen
 
+from dalle_jax.models.heads.forecast_heads import ForecastHeadsConfig
 from dalle_jax.sampling.autoregressive import GivenCodes, Settings, image_keys, sample
 from dalle_jax.sampling.slots import (
     NewImages,
     advance,
+    contexts_of,
     empty_slots,
     finished,
     insert,
@@ -33,11 +35,22 @@ GIVEN = GivenCodes(
     jnp.zeros((3, 12), bool).at[1, jnp.array([0, 1, 2, 3, 6, 11])].set(True).at[2, 3:9].set(True),
 )
 SLOTS = {"slots": 3, "window": 3, "guided": True}
+
+
+def with_heads(model):
+    """Add random forecasting heads, whose guesses are mostly wrong."""
+    heads = ForecastHeadsConfig(model.codebook_size, model.config.width).build(nnx.Rngs(0))
+    heads.code.kernel[...] = jax.random.normal(jax.random.key(7), heads.code.kernel.shape)
+    heads.noise[...] = jnp.array([1.0, 0.2])
+    model.forecast_heads = heads
+    return model
+
+
 GENERATORS = {
     "mixed": lambda: dalle(["full", "convolutional"]),
-    "scanned dalle": lambda: dalle(["row", "column"], depth=4, scan=True),
-    "scanned bart": lambda: dalle_bart(scan=True),
-    "scanned class": lambda: llamagen(scan=True),
+    "scanned dalle, heads": lambda: with_heads(dalle(["row", "column"], depth=4, scan=True)),
+    "scanned bart, heads": lambda: with_heads(dalle_bart(scan=True)),
+    "scanned class, heads": lambda: with_heads(llamagen(scan=True)),
     "caption": lambda: llamagen(captions=True, depth=1),
 }
 
@@ -128,7 +141,8 @@ def test_a_new_prompt_takes_the_place_of_another_and_drawn_images_keep_theirs(en
     new, put, go, empty = engine
     model = GENERATORS["mixed"]()
     third = compiled(model, prefill, guided=True)(TEXT[2:])
-    swap = compiled(model, insert_contexts, window=3, guided=True)
+    third = compiled(model, contexts_of, window=3)(third)
+    swap = jax.jit(functools.partial(insert_contexts, guided=True))
 
     def run(state):
         while not finished(state).all():
@@ -151,16 +165,16 @@ def test_an_image_whose_slot_does_not_exist_is_left_out(engine):
         assert (old == leaf).all()
 
 
-def test_the_logits_of_a_code_do_not_depend_on_its_place_in_the_window_nor_on_wrong_guesses(engine):
+def test_the_output_at_a_code_depends_neither_on_its_place_in_the_window_nor_on_wrong_guesses(engine):
     model, new = GENERATORS["mixed"](), engine[0]
     cache = model.slots(new.cache, 3, rows=6)  # six rows: three prompts, and the empty one of each
-    decode = compiled(model, type(model).decode_window)
+    decode = compiled(model, type(model).window_outputs)
     codes = jax.random.randint(jax.random.key(8), (6, 14), 0, 7)
     seen = {}
     for start, right in ((1, 1), (2, 3), (3, 3), (5, 2), (6, 3), (9, 3)):
         guesses = codes[:, start - 1 : start + 2] + (jnp.arange(3) >= right)  # the inputs from ``right`` on are wrong
-        logits, cache = decode(guesses % 7, jnp.full(6, start), cache)
+        outputs, cache = decode(guesses % 7, jnp.full(6, start), cache)
         for place in range(right):
-            own = np.asarray(logits[:, place])
+            own = np.asarray(outputs[:, place])
             np.testing.assert_array_equal(seen.setdefault(start + place, own), own)
     assert len(seen) == 11

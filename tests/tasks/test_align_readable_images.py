@@ -12,7 +12,7 @@ from dalle_jax.config.bind import loads
 from dalle_jax.config.errors import UserError
 from dalle_jax.losses.cross_entropy import cross_entropy
 from dalle_jax.models.clip import ClipConfig, TowerConfig
-from dalle_jax.models.code_readout import CodeReadoutConfig, ReadableClip
+from dalle_jax.models.heads.code_readout import CodeReadoutConfig, ReadableClip
 from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh

@@ -22,6 +22,7 @@ from dalle_jax.data.examples.record_report import RecordReport, ReportContent, m
 from dalle_jax.data.records import BadRecord, Records
 from dalle_jax.parallel import hosts
 from dalle_jax.storage import Place, write_bytes
+from dalle_jax.untrusted import parse_object
 
 VERSION = 1
 """Increase this when the same records and config give a different index."""
@@ -113,11 +114,14 @@ def _from_bytes(content: bytes, count: int | None) -> RecordIndex:
     if content[:start] != _MAGIC or hashlib.sha256(body).digest() != content[start : start + 32]:
         raise ValueError("expected a whole index of usable records in the present format, got other content")
     line, _, bits = body.partition(b"\n")
-    head = json.loads(line)
-    if count not in (None, head["records"]):
-        raise ValueError(f"expected an index of {count} records, got {head['records']}")
-    usable = np.unpackbits(np.frombuffer(bits, np.uint8), count=head["records"]).astype(bool)
-    return RecordIndex(usable, head["report"], head["bad_read"])
+    head = parse_object(line)
+    records, bad_read = head.get("records"), head.get("bad_read")
+    if not (isinstance(records, int) and isinstance(bad_read, int) and isinstance(head.get("report"), dict)):
+        raise ValueError("expected the numbers of records and of bad ones and a report, got other content")
+    if count not in (None, records) or len(bits) != -(-records // 8):
+        raise ValueError(f"expected an index of {count} records, got {records} in {len(bits)} bytes")
+    usable = np.unpackbits(np.frombuffer(bits, np.uint8), count=records).astype(bool)
+    return RecordIndex(usable, head["report"], bad_read)
 
 
 def _read_stored(path: Place) -> bytes:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from dalle_jax import storage
+from dalle_jax.config.errors import UserError
 from dalle_jax.data.examples.images import too_many_bad
 from dalle_jax.data.examples.record_report import RecordReport, ReportContent, format_report, merge_reports
 from dalle_jax.parallel import hosts
 from dalle_jax.storage import Place
+from dalle_jax.untrusted import parse_object, read_file
 
 FILE = "records.json"
 """Name of the report in a run's folder; it holds a ``SourceReport`` for each source."""
@@ -117,7 +119,6 @@ def _earlier_reports(folder: Place | None) -> dict[str, SourceReport]:
     """Return the content of ``records.json`` in the run's folder, empty if the file is missing or damaged."""
     if folder is None:
         return {}
-    with contextlib.suppress(OSError, ValueError), storage.store_errors(folder):
-        found = json.loads((folder / FILE).read_text())
-        return found if isinstance(found, dict) else {}
+    with contextlib.suppress(OSError, ValueError, UserError), storage.store_errors(folder):
+        return parse_object(read_file(folder / FILE))
     return {}

@@ -18,6 +18,7 @@ from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.files.ranges import DataFile, is_web, read_range
 from dalle_jax.data.formats.tar_headers import BrokenTail, TarMember, read_members
+from dalle_jax.untrusted import parse_object
 
 ENDING = ".index"
 REMOTE_BLOCK = 4 * 2**20
@@ -240,7 +241,7 @@ def decode_index(content: bytes, file: DataFile) -> TarIndex | None:
 
 
 def _decode(line: bytes, data: bytes, file: DataFile) -> TarIndex | None:
-    header = json.loads(line)
+    header = parse_object(line)
     if (header["size"], header["stamp"]) != (file.size, file.stamp):
         return None
     ends = list(itertools.accumulate(header["bytes"], initial=0))

@@ -12,6 +12,7 @@ from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.files.ranges import DataFile
 from dalle_jax.storage import Place
+from dalle_jax.untrusted import parse_json, parse_object, read_file
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -162,7 +163,7 @@ def _read(folder: Place, kind: type[AnyEncoding]) -> AnyManifest:
     if not place.is_file():
         raise UserError(f"{folder}: expected {kind.KIND} from a finished `encode` run, found no {MANIFEST}")
     try:
-        found = json.loads(place.read_text(encoding="utf-8"))
+        found = parse_object(read_file(place))
         if (found.pop("format"), found.pop("version")) != (_format(kind.KIND), VERSION):
             raise ValueError("a different format or version")
         encoding = parse_encoding(found.pop("encoding"), kind)
@@ -200,9 +201,9 @@ def verify_shards(manifest: AnyManifest, files: Sequence[DataFile]) -> None:
     unique = hashlib.sha256(manifest.to_json()).hexdigest()[:16]
     mark = Path(files[0].name).parent / f".checked-{unique}.json"
     try:
-        if json.loads(mark.read_text(encoding="utf-8")) == versions:
+        if parse_json(read_file(mark)) == versions:
             return
-    except (OSError, ValueError):
+    except (OSError, ValueError, UserError):
         pass
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda file: sha256(file.name), files))

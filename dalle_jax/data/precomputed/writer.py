@@ -32,6 +32,7 @@ from dalle_jax.data.precomputed.manifest import (
     shard_names,
 )
 from dalle_jax.storage import Place
+from dalle_jax.untrusted import parse_object, read_file
 
 ENCODING = "encoding.json"
 PROGRESS = "progress"
@@ -105,7 +106,7 @@ class EncodedFolder:
     def compare(self) -> None:
         """Compare ``encoding.json`` with this run. Raises UserError that names each difference."""
         try:
-            found = json.loads((self._path / ENCODING).read_text(encoding="utf-8"))
+            found = parse_object(read_file(self._path / ENCODING))
             before = parse_encoding(found, type(self._encoding))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(
@@ -159,8 +160,8 @@ class EncodedFolder:
             while not self.is_finished():
                 time.sleep(WAIT)
             return
-        records = [self._progress(number).read_text(encoding="utf-8") for number in range(len(self._names))]
-        shards = tuple(Shard(**json.loads(one)) for one in records)
+        records = [read_file(self._progress(number)) for number in range(len(self._names))]
+        shards = tuple(Shard(**parse_object(one)) for one in records)
         manifest = manifest_of(self._encoding, network, config, shards)
         storage.write(self._path / MANIFEST, manifest.to_json())
         self._remove_temporary()
@@ -176,9 +177,9 @@ class EncodedFolder:
 
     def _is_whole(self, number: int) -> bool:
         try:
-            shard = Shard(**json.loads(self._progress(number).read_text(encoding="utf-8")))
+            shard = Shard(**parse_object(read_file(self._progress(number))))
             whole = sha256(str(self._path / self._names[number])) == shard.sha256
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, UserError):
             return False
         if not whole:
             self._progress(number).unlink(missing_ok=True)

@@ -29,6 +29,8 @@ ARROW_ERRORS = (OSError, ValueError, NotImplementedError, TypeError, LookupError
 """Kinds of error that pyarrow raises for files that it cannot read."""
 ROWS_AT_ONCE = 16
 """Largest number of rows that are read at once from a row group that is too large to keep in memory."""
+UNBUFFERED_BYTES = 256 * 2**20
+"""Largest row group, as stored, whose column chunks are read as a whole."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,9 @@ class _Table:
         groups = [self._footer.row_group(number) for number in range(self._footer.num_row_groups)]
         self.rows = Rows([group.num_rows for group in groups])
         self.group_bytes = [group.total_byte_size for group in groups]
+        self._stored_bytes = [
+            sum(group.column(number).total_compressed_size for number in range(group.num_columns)) for group in groups
+        ]
         self._pages: dict[int, int] = {}
         self._kept_bytes = config.kept_bytes
         if any(group.num_rows < 0 for group in groups) or len(self.rows) > file.size:
@@ -219,7 +224,7 @@ class _Table:
     def read_group(self, group: int) -> _ArrowTable | None:
         """Read all rows of a row group. Return None, also from now on, if they take more than ``kept_bytes``."""
         rows, fitting = self._footer.row_group(group).num_rows, self._fitting_rows(group)
-        opened = self._opened(self._footer)
+        opened = self._opened(self._footer, self._stored_bytes[group])
         if rows <= fitting:
             return opened.read_row_group(group, use_threads=False)
         batches, taken = [], 0
@@ -240,25 +245,37 @@ class _Table:
     def read_row(self, group: int, row: int) -> dict[str, object]:
         """Read one row of a row group that is too large for memory, by iterating over small batches of rows."""
         first, rows = 0, min(ROWS_AT_ONCE, self._fitting_rows(group))
-        batches = self._opened(self._footer).iter_batches(rows, row_groups=[group], use_threads=False)
-        for batch in batches:
+        opened = self._opened(self._footer, self._stored_bytes[group])
+        for batch in opened.iter_batches(rows, row_groups=[group], use_threads=False):
             if row < first + batch.num_rows:
                 return self.fields(batch, row - first)
             first += batch.num_rows
         raise ValueError(f"row group {group} ends before its row {row}")
 
-    def _opened(self, footer: _Footer | None) -> _ParquetFile:
-        """Open the file for one reading by one thread. If ``footer`` is given, the footer is not read again."""
+    def _opened(self, footer: _Footer | None, stored: int = 0) -> _ParquetFile:
+        """Open the file for one reading by one thread. If ``footer`` is given, the footer is not read again.
+
+        ``stored`` is the size in the file of the row group that will be read.
+        """
         try:
             parquet = importlib.import_module("pyarrow.parquet")
         except ImportError as error:
             hint = install_hint("parquet")
             raise UserError(f"{self._file.name}: expected the package pyarrow, found none; {hint}") from error
         try:
-            return parquet.ParquetFile(SeekableFile(self._file), metadata=footer, pre_buffer=False, buffer_size=2**20)
+            buffer = buffer_bytes(stored)
+            return parquet.ParquetFile(SeekableFile(self._file), metadata=footer, pre_buffer=False, buffer_size=buffer)
         except ARROW_ERRORS as error:
             message = " ".join(str(error).split())[:200]
             raise UserError(f"{self._file.name}: expected a parquet file, got other content ({message})") from error
+
+
+def buffer_bytes(stored: int) -> int:
+    """Return pyarrow's buffer size for a row group of ``stored`` bytes in the file; 0 reads column chunks as a whole.
+
+    A buffered stream takes as much memory as a page's header says, up to 2 GiB, even if the file is smaller.
+    """
+    return 0 if stored <= UNBUFFERED_BYTES else 2**20
 
 
 def _type(schema: _ArrowSchema, name: str) -> object:

@@ -1,33 +1,33 @@
 """A transformer's bulk sampling: draw, decode, score and keep the best, all on the devices.
 
-The host dispatches the next blocks before it fetches one. It gets the kept images and the scores of all candidates.
+The host dispatches the next batches of images before it fetches one. It gets the kept images and the scores of all
+candidates.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.arrays import Array, Float, Int, Key, UInt, UInt8
+from dalle_jax.arrays import Array, Float, Int, UInt8
 from dalle_jax.parallel.axes import BATCH
-from dalle_jax.parallel.row_placement import put_rows
-from dalle_jax.pipelines.bulk.block_prompts import BlockPrompts
-from dalle_jax.pipelines.bulk.blocks import BlockRow, BlockShape, block_shape, blocks
+from dalle_jax.pipelines.batching import power_of_two
 from dalle_jax.pipelines.bulk.prompt_files import NumberedRequest, Survey
-from dalle_jax.pipelines.bulk.running_best import RunningBest, keep_best
+from dalle_jax.pipelines.bulk.running_best import KeptImages, RunningBest, keep_best, pick_kept
+from dalle_jax.pipelines.bulk.slot_queue import CodeBatch, QueuedImage, SlotQueue
 from dalle_jax.pipelines.prompts import PromptReader, TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Request
 from dalle_jax.pipelines.text_to_image import TextToImage
-from dalle_jax.sampling.autoregressive import GivenCodes, Settings, image_keys
 from dalle_jax.text.tokenizer import TextTokenizer
 
 AHEAD = 2
-"""Number of blocks that are dispatched before the results of the first of them are fetched."""
+"""Number of batches that are dispatched before the results of the first of them are fetched."""
 
 
 class DrawnPrompt(NamedTuple):
@@ -64,11 +64,11 @@ def tokenizers_of(prompts: PromptReader, ranker: ClipRanker | None) -> dict[str,
 
 
 class Dispatched(NamedTuple):
-    """A block whose programs run: its rows and their results on the devices."""
+    """A batch whose programs run: its images and their results on the devices."""
 
-    rows: list[BlockRow]
-    scores: Float[Array, "P M"] | None
-    best: RunningBest | None
+    images: list[QueuedImage]
+    scores: Float[Array, " D"] | None
+    kept: KeptImages | None
 
 
 class DeviceEngine:
@@ -78,99 +78,109 @@ class DeviceEngine:
     """
 
     def __init__(self, pipeline: TextToImage, survey: Survey) -> None:
-        """Choose the shape of all blocks from the numbers of candidates."""
-        self._pipeline = pipeline
-        codes = pipeline.grid[0] * pipeline.grid[1]
-        layout, prefix = pipeline.layout, pipeline.prompts.length / codes
-        self.shape: BlockShape = block_shape(survey.candidates, pipeline.batch, prefix, layout.parts(BATCH))
-        rows, candidates = self.shape
-        self._guided, self._images_per_prompt = survey.guided, survey.images / max(1, survey.prompts)
-        self._prompts = BlockPrompts(pipeline, self.shape, guided=survey.guided, negative=survey.negative)
-        none = GivenCodes(jnp.zeros((rows, candidates, codes), jnp.int32), jnp.zeros((rows, codes), bool))
-        self._given: GivenCodes = put_rows(layout, none)
-        self._keys = layout.jit(_keys, static_argnames=("candidates",))
-        self._keep_best = layout.jit(keep_best, out_shardings=layout.replicated)
-        self._unscored = np.zeros((rows, candidates), np.float32)
+        """Draw ``pipeline.batch`` images at a time."""
+        self._pipeline, self._survey = pipeline, survey
+        layout = pipeline.layout
         image = tuple(side * pipeline.codec.downsample for side in pipeline.grid)
         start = layout.jit(partial(RunningBest.none, survey.most_kept, (*image, 3)), out_shardings=layout.replicated)
-        self._running = start()
+        self._running: RunningBest = start()
+        self._keep_best = layout.jit(keep_best, out_shardings=layout.replicated)
+        self._pick_kept = layout.jit(pick_kept, out_shardings=layout.replicated)
+        self._unscored = np.zeros(pipeline.batch, np.float32)
+        self._queues: dict[int, SlotQueue] = {}
+
+    def queue(self, window: int) -> SlotQueue:
+        """Return the slots of the job, for so many codes per pass."""
+        if window not in self._queues:
+            pipeline = self._pipeline
+            slots = pipeline.slot_engine(
+                guided=self._survey.guided, window=window, group=group_size(self._survey, pipeline, window)
+            )
+            self._queues[window] = SlotQueue(slots, pipeline.prompts, pipeline.ranker, pipeline.layout, pipeline.batch)
+        return self._queues[window]
 
     def draw(self, requests: Iterator[NumberedRequest]) -> Iterator[DrawnPrompt]:
         """Yield the result of each request, in order."""
+        first = next(requests, None)
+        if first is None:
+            return
+        options = first.request.options
+        window = self._pipeline.window(options, self._pipeline.batch, self._survey.guided)
         waiting: deque[Dispatched] = deque()
-        scored: list[np.ndarray] = []  # scores of the prompt that goes on in the next block
-        self._prompts.forget()
-        for block in blocks(requests, self.shape):
-            waiting.append(self._dispatch(block))
+        scored: list[np.ndarray] = []  # scores of the prompt that goes on in the next batch
+        for batch in self.queue(window).batches(chain((first,), requests)):
+            waiting.append(self._dispatch(batch))
             if len(waiting) > AHEAD:
                 yield from _fetch(waiting.popleft(), scored)
         while waiting:
             yield from _fetch(waiting.popleft(), scored)
 
     def flops_per_image(self) -> float | None:
-        """Return the FLOPs of the products that an image takes in a full block, with its share of its prompt."""
-        pipeline, (rows, candidates) = self._pipeline, self.shape
-        text = jnp.asarray(pipeline.prompts.read(["any"] * rows))
-        keys = image_keys(jnp.zeros(rows, jnp.uint32), candidates)
-        images = rows * candidates
-        prefill = pipeline.prefill_flops(text, candidates, self._guided)
-        total = pipeline.sample_flops(text, keys, self._given, self._guided) - prefill
-        total += prefill * candidates / self._images_per_prompt
-        total += pipeline.codec.decode_flops(jnp.zeros((images, *pipeline.grid), jnp.int32))
-        total += 0.0 if pipeline.ranker is None else pipeline.ranker.score_flops(images, rows)
-        return total / images
+        """Return the FLOPs of the products that an image takes, with its share of its prompt."""
+        pipeline, per_prompt = self._pipeline, self._survey.images / max(1, self._survey.prompts)
+        total = pipeline.code_flops(per_prompt, self._survey.guided)
+        total += pipeline.codec.decode_flops(jnp.zeros((1, *pipeline.grid), jnp.int32))
+        return total + (0.0 if pipeline.ranker is None else pipeline.ranker.score_flops(per_prompt))
 
     def tokenizers(self) -> dict[str, TextTokenizer]:
         """Return the text tokenizers of the transformer and of CLIP."""
         return tokenizers_of(self._pipeline.prompts, self._pipeline.ranker)
 
-    def _dispatch(self, block: list[BlockRow]) -> Dispatched:
-        """Start the programs of a block. A block of fewer rows is padded with empty copies of its last row."""
-        pipeline, (rows, candidates) = self._pipeline, self.shape
-        padded = block + [block[-1]] * (rows - len(block))
-        options = [row.request.options for row in padded]
-        first = np.array([row.first for row in padded], np.int32)
-        count = np.array([row.size for row in block] + [0] * (rows - len(block)), np.int32)
-        starts = first + np.array([one.first for one in options], np.int32)
-        seeds = np.array([one.seed for one in options], np.uint32)
-        keys = self._keys(seeds, starts, self._running.order, candidates=candidates)
-        prefix, ranked = self._prompts.read(padded)
-        window = pipeline.window(options[0], rows * candidates, self._guided)
-        codes = pipeline.sample_device(prefix, keys, Settings.stack(options), self._given, self._guided, window)
-        pixels = pipeline.codec.decode_device(codes.reshape(-1, *pipeline.grid))  # [P*M H W 3]
+    def _dispatch(self, batch: CodeBatch) -> Dispatched:
+        """Start the programs of a batch."""
+        pipeline, before = self._pipeline, self._running
+        pixels = pipeline.codec.decode_device(batch.codes.reshape(-1, *pipeline.grid))  # [D H W 3]
         scores = None
-        if pipeline.ranker is not None and ranked is not None:
-            scores = pipeline.ranker.scores_device(pixels, ranked)
-        images = pixels.reshape(rows, candidates, *pixels.shape[1:])
+        if pipeline.ranker is not None and batch.texts is not None:
+            scores = pipeline.ranker.row_scores_device(pixels, batch.texts)
+        absent = [-1] * (len(pixels) - len(batch.images))
+        candidates = np.array([one.candidate for one in batch.images] + absent, np.int32)
         ordered = self._unscored if scores is None else scores
-        self._running, best = self._keep_best(self._running, images, ordered, first, count)
-        kept = best if any(row.ends for row in block) else None
+        self._running, ranked = self._keep_best(before, pixels, ordered, candidates)
+        rows, ranks = ranks_of(batch.images)
+        kept: KeptImages | None = None
+        if len(rows):
+            kept = self._pick_kept(before.images, pixels, ranked, rows, ranks)
         for array in (*(kept or ()), *(() if scores is None else (scores,))):
             array.copy_to_host_async()
-        return Dispatched(block, scores, kept)
+        return Dispatched(batch.images, scores, kept)
 
 
-def _keys(
-    seeds: UInt[Array, " P"], first: Int[Array, " P"], after: Float[Array, " k"], candidates: int
-) -> Key[Array, "P M"]:
-    """Create the keys of a block once ``after``, a result of the block before it, is there.
+def group_size(survey: Survey, pipeline: TextToImage, window: int) -> int:
+    """Return the number of slots that share a prompt: the most for which no slot ever waits.
 
-    A CPU would otherwise run several blocks at once, which takes the memory of all of them.
+    With one code per pass all slots finish together, so groups that divide the candidates of every prompt are always
+    full. With a window they do not, and each slot has a prompt of its own.
     """
-    seeds, _ = jax.lax.optimization_barrier((seeds, after))
-    return image_keys(seeds, candidates, first)
+    return 1 if window > 1 else math.gcd(pipeline.batch // pipeline.layout.parts(BATCH), *survey.candidates)
 
 
-def _fetch(block: Dispatched, scored: list[np.ndarray]) -> Iterator[DrawnPrompt]:
-    """Yield the prompts that end in a block; ``scored`` has the scores of earlier rows of its first prompt."""
-    scores = None if block.scores is None else np.asarray(block.scores)
-    best = None if block.best is None else block.best.fetch()
-    for place, row in enumerate(block.rows):
-        if scores is not None:
-            scored.append(scores[place, : row.size])
-        if best is not None and row.ends:
-            keep = row.request.options.kept
-            pixels = best.images[place, :keep].copy()  # a view would keep the whole block in memory
-            every = np.concatenate(scored) if scored else None
-            yield DrawnPrompt(row.number, row.request, pixels, best.candidates[place, :keep].copy(), every)
-            scored.clear()
+def ranks_of(images: list[QueuedImage]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Return the row and the rank of each image that is kept for the prompts that end in a batch.
+
+    Their number is rounded up to a power of two, so that few programs compile.
+    """
+    places = [(row, rank) for row, one in enumerate(images) if one.ends for rank in range(one.request.options.kept)]
+    padded = places + places[-1:] * (power_of_two(len(places)) - len(places)) if places else []
+    rows, ranks = np.array(padded, np.int32).reshape(-1, 2).T
+    return rows, ranks
+
+
+def _fetch(batch: Dispatched, scored: list[np.ndarray]) -> Iterator[DrawnPrompt]:
+    """Yield the prompts that end in a batch; ``scored`` has the scores of earlier images of its first prompt."""
+    scores = None if batch.scores is None else np.asarray(batch.scores)
+    begin = place = 0
+    for row, image in enumerate(batch.images):
+        if not image.ends:
+            continue
+        assert batch.kept is not None
+        numbers, pixels = np.asarray(batch.kept.candidates), np.asarray(batch.kept.images)
+        options = image.request.options
+        chosen = slice(place, place + options.kept)
+        every = None if scores is None else np.concatenate([*scored, scores[begin : row + 1]])
+        # A view would keep the whole batch in memory.
+        yield DrawnPrompt(image.number, image.request, pixels[chosen].copy(), numbers[chosen].copy(), every)
+        scored.clear()
+        begin, place = row + 1, place + options.kept
+    if scores is not None and begin < len(batch.images):
+        scored.append(scores[begin : len(batch.images)])

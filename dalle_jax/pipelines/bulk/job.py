@@ -8,6 +8,7 @@ from typing import TypeAlias
 from dalle_jax.config.errors import UserError
 from dalle_jax.pipelines.bulk.prompt_files import Survey
 from dalle_jax.storage import Place
+from dalle_jax.untrusted import parse_object, read_file
 
 FORMAT, VERSION = "dalle_jax bulk sampling", 1
 MANIFEST = "manifest.json"
@@ -67,7 +68,7 @@ class BulkJob:
     def read(cls, file: Place) -> "BulkJob":
         """Read a manifest. Raise UserError for other content."""
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = parse_object(read_file(file))
             if (found.pop("format"), found.pop("version")) != (FORMAT, VERSION):
                 raise ValueError("a different format or version")
             return cls(**found)

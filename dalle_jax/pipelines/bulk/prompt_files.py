@@ -19,7 +19,7 @@ from dalle_jax.data.files.patterns import find_files
 from dalle_jax.data.files.ranges import DataFile
 from dalle_jax.data.files.seekable_file import SeekableFile
 from dalle_jax.data.formats.parquet_pages import RowGroup, largest_page
-from dalle_jax.data.sources.parquet import ARROW_ERRORS
+from dalle_jax.data.sources.parquet import ARROW_ERRORS, buffer_bytes
 from dalle_jax.pipelines.request import Request, RequestKeywords, RequestOptions
 from dalle_jax.untrusted import parse_json
 
@@ -294,7 +294,7 @@ def _parquet_rows(file: DataFile) -> Iterator[Fields]:
     table: _PromptTable
     try:
         parquet = importlib.import_module("pyarrow.parquet")
-        table = parquet.ParquetFile(SeekableFile(file), pre_buffer=False, buffer_size=2**20)
+        table = parquet.ParquetFile(SeekableFile(file), pre_buffer=False, buffer_size=buffer_bytes(file.size))
     except ImportError as error:
         raise UserError(f"{file.name}: expected the package pyarrow, found none; {install_hint('parquet')}") from error
     except ARROW_ERRORS as error:

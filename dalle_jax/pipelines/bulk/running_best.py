@@ -1,13 +1,12 @@
 """The best candidates of a prompt so far, on the devices.
 
-P rows of a block   M candidates of a row   k images to keep
+D consecutive images of a job, in the order of its prompts   k images to keep
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dalle_jax.arrays import Array, Float, Int, UInt8
 
@@ -15,23 +14,12 @@ ABSENT = -jnp.inf
 """The order of a place without a candidate. NaN comes before it, and after all other scores."""
 
 
-class FetchedBest(NamedTuple):
-    """The best candidates after each row of a block, on the host."""
-
-    candidates: Int[np.ndarray, "P k"]
-    images: UInt8[np.ndarray, "P k H W 3"]
-
-
 class RunningBest(NamedTuple):
     """The best candidates, best first: order, number within the prompt, and image."""
 
-    order: Float[Array, "*P k"]
-    candidates: Int[Array, "*P k"]
-    images: UInt8[Array, "*P k H W 3"]
-
-    def fetch(self) -> "FetchedBest":
-        """Copy numbers and images to the host."""
-        return FetchedBest(np.asarray(self.candidates), np.asarray(self.images))
+    order: Float[Array, " k"]
+    candidates: Int[Array, " k"]
+    images: UInt8[Array, "k H W 3"]
 
     @classmethod
     def none(cls, keep: int, image: tuple[int, ...]) -> "RunningBest":
@@ -41,29 +29,60 @@ class RunningBest(NamedTuple):
         )
 
 
+class RankedRows(NamedTuple):
+    """The best candidates of a prompt after each image: their numbers, and their places among all images.
+
+    Places 0 to k - 1 are the best images before the D new ones, which follow them.
+    """
+
+    candidates: Int[Array, "D k"]
+    places: Int[Array, "D k"]
+
+
 def keep_best(
     before: RunningBest,
-    images: UInt8[Array, "P M H W 3"],
-    scores: Float[Array, "P M"],
-    first: Int[Array, " P"],
-    count: Int[Array, " P"],
-) -> tuple[RunningBest, RunningBest]:
-    """Add the rows of a block, and return the best of the last row's prompt, and those after each row.
+    images: UInt8[Array, "D H W 3"],
+    scores: Float[Array, " D"],
+    candidates: Int[Array, " D"],
+) -> tuple[RunningBest, RankedRows]:
+    """Add images, and return the best of the last image's prompt, and those after each image.
 
-    A row has candidates ``first`` to ``first + count - 1`` of its prompt, and goes on from the row before it unless
-    ``first`` is 0. Of equal scores the smaller candidate comes first, and NaN last, as in ``best_candidates``.
+    ``candidates`` are the numbers of the images within their prompts: 0 begins a prompt, and -1 is no image. Of equal
+    scores the smaller candidate comes first, and NaN last, as in ``best_candidates``.
     """
-    keep, size = before.order.shape[0], scores.shape[1]
-    lowest = jnp.finfo(scores.dtype).min
+    keep = before.order.shape[0]
+    order = jnp.where(jnp.isnan(scores), jnp.finfo(scores.dtype).min, scores)
+    order = jnp.where(candidates < 0, ABSENT, order)
 
-    def add(best: RunningBest, row: tuple[Array, Array, Array, Array]) -> tuple[RunningBest, RunningBest]:
-        images, scores, first, count = row
-        places = jnp.arange(size)
-        order = jnp.where(places < count, jnp.where(jnp.isnan(scores), lowest, scores), ABSENT)
-        earlier = jnp.where(first == 0, ABSENT, best.order)
-        order, chosen = jax.lax.top_k(jnp.concatenate([earlier, order]), keep)  # of equals the first comes first
-        numbers = jnp.concatenate([best.candidates, first + places])
-        after = RunningBest(order, numbers[chosen], jnp.concatenate([best.images, images])[chosen])
-        return after, after
+    def add(
+        best: tuple[Array, Array, Array], image: tuple[Array, Array, Array]
+    ) -> tuple[tuple[Array, Array, Array], RankedRows]:
+        own = [one[None] for one in image]
+        earlier = jnp.where(image[1] == 0, ABSENT, best[0])
+        order, chosen = jax.lax.top_k(jnp.concatenate([earlier, own[0]]), keep)  # of equals the first comes first
+        numbers, places = (jnp.concatenate([old, new])[chosen] for old, new in zip(best[1:], own[1:], strict=True))
+        return (order, numbers, places), RankedRows(numbers, places)
 
-    return jax.lax.scan(add, before, (images, scores, first, count))
+    start = before.order, before.candidates, jnp.arange(keep)
+    new = order, candidates, keep + jnp.arange(len(scores))
+    (order, numbers, places), rows = jax.lax.scan(add, start, new)
+    return RunningBest(order, numbers, jnp.concatenate([before.images, images])[places]), rows
+
+
+class KeptImages(NamedTuple):
+    """Images that are kept, and their numbers within their prompts."""
+
+    candidates: Int[Array, " n"]
+    images: UInt8[Array, "n H W 3"]
+
+
+def pick_kept(
+    before: UInt8[Array, "k H W 3"],
+    images: UInt8[Array, "D H W 3"],
+    ranked: RankedRows,
+    rows: Int[Array, " n"],
+    ranks: Int[Array, " n"],
+) -> KeptImages:
+    """Return the images of some ranks after some of the new images; ``before`` are the best images before them."""
+    places = ranked.places[rows, ranks]
+    return KeptImages(ranked.candidates[rows, ranks], jnp.concatenate([before, images])[places])

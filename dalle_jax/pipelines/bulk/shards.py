@@ -17,6 +17,7 @@ from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.pipelines.bulk.job import MANIFEST, BulkJob
 from dalle_jax.storage import Place
+from dalle_jax.untrusted import parse_object, read_file
 
 WRITING = ".writing-"
 STATS = "_stats.json"
@@ -112,9 +113,9 @@ class BulkFolder:
         if name + STATS not in sizes:
             return False
         try:
-            files = json.loads((self._place / (name + STATS)).read_text(encoding="utf-8"))["files"]
+            files = parse_object(read_file(self._place / (name + STATS)))["files"]
             return bool(files) and all(sizes.get(file) == one["bytes"] for file, one in files.items())
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, UserError):
             return False
 
     def _other_files(self) -> list[str]:

@@ -164,6 +164,11 @@ class GlidePipeline(DiffusionPipeline):
         """The side of an image in pixels."""
         return self.file.side
 
+    @property
+    def inpaints(self) -> bool:
+        """True for the networks that fill holes."""
+        return self._inpaints
+
     def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
         """Draw the hidden pixels of windows. Raise UserError without inpainting networks."""
         if not self._inpaints:

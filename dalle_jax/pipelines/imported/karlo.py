@@ -180,6 +180,11 @@ class Karlo(DiffusionPipeline):
         return self.file.side
 
     @property
+    def embeds_images(self) -> bool:
+        """True if the model has its image encoder."""
+        return self._image is not None
+
+    @property
     def text_reader(self) -> TextPrompts:
         """The reader of the texts that are embedded."""
         return self.prompts

@@ -20,14 +20,17 @@ def model_fingerprints(
     consistency_decoder: Place | None = None,
     guide_clip: Place | None = None,
 ) -> dict[str, str]:
-    """Return the fingerprint of each model that ``load_pipeline`` loads for these folders, by name."""
+    """Return the fingerprint of each model that ``load_pipeline`` loads for these folders, by name.
+
+    Forecasting heads are left out: no image depends on them.
+    """
     imported = {KARLO: KARLO_PARTS, GLIDE: GLIDE_PARTS}
     parts = next((parts for file, parts in imported.items() if (folder / file).is_file()), None)
     if parts is not None:
         found = {part: folder / part for part in parts}
     else:
         needs = stage_folders(folder, image_tokenizer, clip, consistency_decoder).needs
-        found = {name: place(one) for name, one in needs.items()}
+        found = {name: place(one) for name, one in needs.items() if name != "forecast"}
     if clip is not None and found.get("clip") != clip:
         found["ranker"] = clip
     if guide_clip is not None:

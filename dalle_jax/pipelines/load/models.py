@@ -62,11 +62,11 @@ class ModelFile:
 class PipelineFile:
     """The content of ``pipeline.gin``: the folders of the models of a pipeline by name, relative to the file's folder.
 
-    A pipeline has an ``image_tokenizer`` and a ``transformer`` of its codes, and may have a ``clip`` that ranks. An
-    unCLIP has a ``decoder`` and the ``clip`` that it was trained with. A decoder of codes needs an
-    ``image_tokenizer``; after one of pixels, ``upsampler`` and ``upsampler_2`` enlarge the image. Without a ``prior``
-    it decodes the text's vector. ``steps`` are those of its decoder; None is the default. A ``consistency_decoder``
-    replaces the decoder of the image tokenizer.
+    A pipeline has an ``image_tokenizer`` and a ``transformer`` of its codes, and may have a ``clip`` that ranks and a
+    ``forecast``, the heads that guess codes in parallel decoding. An unCLIP has a ``decoder`` and the ``clip`` that it
+    was trained with. A decoder of codes needs an ``image_tokenizer``; after one of pixels, ``upsampler`` and
+    ``upsampler_2`` enlarge the image. Without a ``prior`` it decodes the text's vector. ``steps`` are those of its
+    decoder; None is the default. A ``consistency_decoder`` replaces the decoder of the image tokenizer.
     """
 
     needs: Mapping[str, str]
@@ -85,6 +85,8 @@ class PipelineFile:
                 raise ValueError(f"needs.{name}: expected a folder, got none")
         of_unclip = {f"needs.{name}": name in self.needs for name in ("prior", *UPSAMPLERS)}
         of_unclip |= {"steps": self.steps is not None}
+        if self.is_unclip and "forecast" in self.needs:
+            raise ValueError("needs.forecast: expected none with needs.decoder, since it guesses a transformer's codes")
         for name in (name for name, given in of_unclip.items() if given and not self.is_unclip):
             raise ValueError(f"{name}: expected none without needs.decoder, since a transformer has no {name}")
 
@@ -97,7 +99,7 @@ class PipelineFile:
 MODEL_FILE = "model.gin"
 UPSAMPLERS = ("upsampler", "upsampler_2")
 PIPELINE_NEEDS = (
-    "image_tokenizer", "transformer", "clip", "decoder", "prior", *UPSAMPLERS, "consistency_decoder"
+    "image_tokenizer", "transformer", "clip", "decoder", "prior", *UPSAMPLERS, "consistency_decoder", "forecast"
 )  # fmt: skip
 """Names of the models that a pipeline may be made of."""
 
@@ -215,13 +217,15 @@ def stage_folders(
     image_tokenizer: Place | None = None,
     clip: Place | None = None,
     consistency_decoder: Place | None = None,
+    forecast: Place | None = None,
 ) -> PipelineFile:
     """Return the folders of a pipeline's models, from ``pipeline.gin`` or from the ``model.gin`` of a transformer.
 
-    ``image_tokenizer``, ``clip`` and ``consistency_decoder`` replace the folders that the file names. The CLIP of an
-    unCLIP stays, since the decoder reads its embeddings.
+    The other arguments replace the folders that the file names. The CLIP of an unCLIP stays, since the decoder reads
+    its embeddings.
     """
     given = {"image_tokenizer": image_tokenizer, "clip": clip, "consistency_decoder": consistency_decoder}
+    given["forecast"] = forecast
     replacing = {name: str(one) for name, one in given.items() if one is not None}
     path = folder / "pipeline.gin"
     if path.is_file():

@@ -15,6 +15,7 @@ from dalle_jax.pipelines.embedding_pipeline import sees_of
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.imported.glide import GlidePipeline
 from dalle_jax.pipelines.imported.karlo import Karlo
+from dalle_jax.pipelines.load.forecast import add_forecast_heads
 from dalle_jax.pipelines.load.glide_pipeline import GLIDE, GuidingClip, load_glide, read_glide_file
 from dalle_jax.pipelines.load.karlo_pipeline import KARLO, load_karlo, read_karlo_file
 from dalle_jax.pipelines.load.models import (
@@ -51,6 +52,7 @@ def load_pipeline(
     consistency_decoder: Place | None = None,
     guide: GuidingClip | None = None,
     reduced: Reduced | None = None,
+    forecast: Place | None = None,
 ) -> AnyPipeline:
     """Load the pipeline of a folder with ``pipeline.gin``, of a transformer's run folder, or of imported weights.
 
@@ -58,8 +60,9 @@ def load_pipeline(
     alone. All networks are loaded into their shards of ``layout``, by default one device. ``sees`` and ``steps`` are
     the inputs and the steps of an unCLIP's decoder; None is the default. ``consistency_decoder`` decodes codes, or the
     latents of an unCLIP's decoder, in place of the image tokenizer. ``guide`` is a CLIP of noised images
-    that guides GLIDE. ``reduced`` is the precision of a transformer's weights and cache. Raises UserError without an
-    image tokenizer, or if its codebook has a different size.
+    that guides GLIDE. ``reduced`` is the precision of a transformer's weights and cache. ``forecast`` has the heads
+    that guess its codes in parallel decoding. Raises UserError without an image tokenizer, or if its codebook has a
+    different size.
     """
     check_batch(batch, 1 if layout is None else layout.parts(BATCH))
     is_karlo = (folder / KARLO).is_file()
@@ -67,6 +70,7 @@ def load_pipeline(
         _refuse_reduced(folder, reduced)
     if is_karlo or (folder / GLIDE).is_file():
         given_none = {"image_tokenizer": image_tokenizer, "sees": sees, "consistency_decoder": consistency_decoder}
+        given_none["forecast"] = forecast
         for name, value in given_none.items():
             if value is not None:
                 raise UserError(f"{name}: expected none for the imported pipeline in {folder}, got {value}")
@@ -77,7 +81,7 @@ def load_pipeline(
         raise UserError(f"guide_clip: expected none for a model other than GLIDE, got {guide.folder}")
     if is_karlo:
         return load_karlo(folder, ranker=ranker, steps=steps, batch=batch, layout=layout)
-    file = stage_folders(folder, image_tokenizer, clip, consistency_decoder)
+    file = stage_folders(folder, image_tokenizer, clip, consistency_decoder, forecast)
     if not file.is_unclip:
         for name in (name for name, value in {"sees": sees, "steps": steps}.items() if value is not None):
             raise UserError(f"{name}: expected none for the transformer of {folder}; an unCLIP's decoder has {name}")
@@ -112,9 +116,11 @@ def recommended_sampling(folder: Place) -> RecommendedSampling:
 def load_transformer_pipeline(
     needs: Mapping[str, str], batch: int = 64, layout: Layout | None = None, reduced: Reduced | None = None
 ) -> TextToImage:
-    """Load the transformer, the image tokenizer and the CLIP of a pipeline's ``needs``."""
+    """Load the transformer with its forecasting heads, the image tokenizer and the CLIP of a pipeline's ``needs``."""
     transformer, tokenizer_folder = storage.place(needs["transformer"]), storage.place(needs["image_tokenizer"])
     generator, tokenizer = load_generator(transformer, layout, reduced), load_tokenizer_of(needs, layout)
+    if "forecast" in needs:
+        add_forecast_heads(generator, transformer, storage.place(needs["forecast"]), layout)
     if generator.codebook_size != tokenizer.codebook_size:
         raise UserError(
             f"{tokenizer_folder}: expected an image tokenizer of {generator.codebook_size} codes, which the "

@@ -18,9 +18,10 @@ from dalle_jax.train.task import ExtendsTrained, Task
 
 
 def save_weights(out: Place, module: nnx.Module, config_text: str, files: Mapping[str, bytes]) -> None:
-    """Write the weights as the checkpoint ``checkpoints/0``, with checksums, and ``files`` into the folder ``out``.
+    """Write ``files`` into the folder ``out``, then the weights as the checkpoint ``checkpoints/0``, with checksums.
 
-    Each process writes the shards that it holds. Raise UserError if the folder has checkpoints already.
+    The checkpoint comes last, so a folder with one is complete. Each process writes the shards that it holds. Raise
+    UserError if the folder has checkpoints already.
     """
     folder = storage.absolute(out) / FOLDER
     steps = whole_steps(folder)
@@ -31,13 +32,13 @@ def save_weights(out: Place, module: nnx.Module, config_text: str, files: Mappin
     params, non_params = ModuleSpec.of(module).split(module)
     learned = Learned(params, non_params, {}, {})
     state = State(learned, Counted.zero(), Remembered(RunningNorms.none(()), ()))
+    for name, content in files.items():
+        storage.write(out / name, content)
     checkpoints = Checkpoints(out, keep=1)
     try:
         checkpoints.save(0, state, Meta(config_text, "", 0, dict(files)))
     finally:
         checkpoints.close()
-    for name, content in files.items():
-        storage.write(out / name, content)
 
 
 def with_weights(state: State, task: Task, folder: Place, layout: Layout) -> State:

@@ -1,5 +1,6 @@
 """Writers of metrics: ``metrics.jsonl``, TensorBoard, and the progress bar. Only the first process writes."""
 
+import contextlib
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dalle_jax import storage
+from dalle_jax.untrusted import parse_object
 
 METRICS_FILE = "metrics.jsonl"
 BAR = "{bar:20} {n_fmt}/{total_fmt} {percentage:3.0f}%  {rate_noinv_fmt}  {remaining} left  {desc}"
@@ -99,13 +101,16 @@ def truncate(path: Path, step: int) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, float | int | None]]:
-    """Return the complete lines of a file such as ``metrics.jsonl``; None is a value that is not finite."""
+    """Return the whole lines of a file such as ``metrics.jsonl``; None is a value that is not finite.
+
+    Lines that are damaged, or name no step, are left out.
+    """
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
+    for text in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            line = parse_object(text)
+            if isinstance(line.get("step", ""), int | None):
+                lines.append(line)
     return lines
 
 

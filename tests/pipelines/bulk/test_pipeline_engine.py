@@ -9,12 +9,13 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.models.priors.prior import PriorOptions
 from dalle_jax.models.priors.text_vector_prior import TextVectorPrior
 from dalle_jax.pipelines.bulk.job import BulkJob
-from dalle_jax.pipelines.bulk.prompt_files import PromptFiles
+from dalle_jax.pipelines.bulk.pipeline_engine import alike
+from dalle_jax.pipelines.bulk.prompt_files import NumberedRequest, PromptFiles
 from dalle_jax.pipelines.bulk.run_job import run_job
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.request import RequestOptions
+from dalle_jax.pipelines.request import Request, RequestOptions
 from dalle_jax.pipelines.unclip import Unclip, UnclipNetworks
 
 PROMPTS = ("a red circle", "a blue square", "a red square")
@@ -54,3 +55,9 @@ def test_rows_with_options_that_diffusion_does_not_have_are_named(unclip, tmp_pa
     first, second = str(caught.value).splitlines()
     assert "prompts.jsonl: row 1: top_k: expected its default" in first
     assert "prompts.jsonl: row 3: negative_prompt: expected none for a diffusion model, got 'd'" in second
+
+
+def test_calls_have_requests_of_equal_candidates_and_at_most_a_batch():
+    counts = [4, 4, 4, 2, 2, 30, 4]
+    given = [NumberedRequest(n, Request("a", RequestOptions(candidates=m, keep=1))) for n, m in enumerate(counts)]
+    assert [[one.number for one in group] for group in alike(given, 8)] == [[0, 1], [2], [3, 4], [5], [6]]

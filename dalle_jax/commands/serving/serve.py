@@ -1,0 +1,184 @@
+"""``serve --model DIR``: an HTTP server that speaks OpenAI's Images API, and a page (docs/serving.md)."""
+
+import argparse
+import importlib.util
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+
+from dalle_jax import storage
+from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, layout_of
+from dalle_jax.commands.flags.reduced_flags import add_reduced_flags, reduced_of
+from dalle_jax.commands.sample import add_decoder_flags
+from dalle_jax.config.errors import UserError, install_hint
+from dalle_jax.pipelines.load.pipeline import load_pipeline
+
+if TYPE_CHECKING:
+    from dalle_jax.serve.engine.engine import Engine
+    from dalle_jax.serve.engine.served_model import ServedModel
+    from dalle_jax.serve.safety import SafetyFilter
+
+PACKAGES = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "pydantic")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    parser.add_argument(
+        "--model", action="append", required=True, metavar="[NAME=]DIR",
+        help="the folder of a demo, of a trained transformer, of an unCLIP, or of imported weights, and the name that "
+        "requests give (default: the folder's); may be given several times, and the first is the default",
+    )  # fmt: skip
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one (default 8000)")
+    parser.add_argument("--keys", type=Path, metavar="FILE", help="accept only the keys of this file, one per line")
+    parser.add_argument(
+        "--open", action="store_true", help="listen on other machines' requests without keys, such as behind a proxy"
+    )
+    parser.add_argument("--public-url", metavar="URL", help="start of the URLs of images (default: the request's host)")
+    parser.add_argument("--batch", type=int, default=8, help="number of images to sample at once (default 8)")
+    parser.add_argument("--queue", type=int, default=64, help="requests that may wait; others get a 429 (default 64)")
+    parser.add_argument(
+        "--deadline", type=float, default=600.0, metavar="S", help="seconds until a request is given up (default 600)"
+    )
+    parser.add_argument(
+        "--rate", type=int, default=0, metavar="N", help="requests per minute of a client (default: any)"
+    )
+    parser.add_argument(
+        "--grace", type=int, default=120, metavar="S", help="seconds to finish requests after SIGTERM (default 120)"
+    )
+    parser.add_argument(
+        "--refuse", type=Path, metavar="FILE",
+        help="refuse prompts that contain a line of this file, and with --refuse-similarity images that are near one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--refuse-similarity", type=float, metavar="S",
+        help="the similarity, by the first model's CLIP, from which an image is refused",
+    )  # fmt: skip
+    parser.add_argument("--signature", action="store_true", help="draw five small squares into a corner of each image")
+    parser.add_argument(
+        "--compiled", type=Path, metavar="DIR",
+        help="the folder of compiled programs, which make the next start quick (default: in the user's cache)",
+    )  # fmt: skip
+    add_decoder_flags(parser)
+    add_reduced_flags(parser)
+    add_mesh_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load the models and serve until a signal."""
+    missing = [one for one in PACKAGES if importlib.util.find_spec(one) is None]
+    if missing:
+        raise UserError(f"serve: the package {missing[0]} is not installed; {install_hint('serve')}")
+    from dalle_jax.serve.engine.engine import Engine
+    from dalle_jax.serve.http.access import Keys, RateLimit, is_loopback, read_keys
+    from dalle_jax.serve.http.app import build_app
+    from dalle_jax.serve.http.image_routes import ImageRoutes
+    from dalle_jax.serve.results.signed_files import SignedFiles
+    from dalle_jax.serve.server import Listening, serve
+
+    _log_to_stderr()
+    loopback = is_loopback(args.host)
+    if not loopback and args.keys is None and not args.open:
+        raise UserError(
+            f"--host {args.host}: expected --keys FILE for other machines' requests, or --open, got neither"
+        )
+    _check_numbers(args)
+    keys = Keys([] if args.keys is None else read_keys(args.keys))
+    keep_compiled_programs(args.compiled)
+    models = _models(args)
+    engine = Engine(models, queue=args.queue)
+    _count_compiles(engine)
+    files = SignedFiles()
+    routes = ImageRoutes(
+        engine, files, _safety(args, models[0]), deadline=args.deadline, public_url=args.public_url, sign=args.signature
+    )
+    app = build_app(routes, keys=keys, rate=RateLimit(args.rate), loopback=loopback)
+    try:
+        serve(app, engine, Listening(args.host, args.port, args.grace))
+    finally:
+        files.close()
+    return 0 if engine.alive else 1
+
+
+def _log_to_stderr() -> None:
+    """Log a line per request, without its prompt, and faults with their traceback."""
+    handler, own = logging.StreamHandler(), logging.getLogger("dalle_jax.serve")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    own.addHandler(handler)
+    own.setLevel(logging.INFO)
+    own.propagate = False
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    for name, least in (("queue", 1), ("deadline", 0.001), ("rate", 0), ("grace", 0), ("port", 0)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name}: expected at least {least}, got {getattr(args, name)}")
+    if args.refuse_similarity is not None and args.refuse is None:
+        raise UserError("--refuse-similarity: expected --refuse FILE with it")
+
+
+def named_folders(given: list[str]) -> dict[str, str]:
+    """Return the folders of ``[NAME=]DIR`` by name. Raise UserError for one name twice."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not equals or "/" in name:
+            name, folder = Path(text).name or "model", text
+        if not name or name in found:
+            raise UserError(f"--model {text}: expected a name of its own for each model, got {name!r}; give NAME=DIR")
+        found[name] = folder
+    return found
+
+
+def _models(args: argparse.Namespace) -> list["ServedModel"]:
+    from dalle_jax.serve.engine.served_pipelines import served_model
+
+    if jax.process_count() > 1:
+        raise UserError(f"serve: expected one process, got {jax.process_count()}; --mesh shares its devices")
+    layout = layout_of(args.mesh, args.rules)
+    found: list[ServedModel] = []
+    for name, folder in named_folders(args.model).items():
+        pipeline = load_pipeline(
+            storage.reachable(folder), batch=args.batch, layout=layout, sees=args.sees, steps=args.steps,
+            reduced=reduced_of(args),
+        )  # fmt: skip
+        found.append(served_model(name, pipeline))
+    return found
+
+
+def _safety(args: argparse.Namespace, first: "ServedModel") -> "SafetyFilter":
+    from dalle_jax.serve.engine.pipeline_model import PipelineModel
+    from dalle_jax.serve.safety import ConceptFilter, NoFilter, read_concepts
+
+    if args.refuse is None:
+        return NoFilter()
+    concepts = read_concepts(args.refuse)
+    if args.refuse_similarity is None:
+        return ConceptFilter(concepts)
+    assert isinstance(first, PipelineModel)
+    return ConceptFilter(concepts, first.pipeline.require_ranker(), args.refuse_similarity)
+
+
+def keep_compiled_programs(folder: Path | None) -> None:
+    """Let JAX keep what it compiles in a folder of the user, unless the environment names another."""
+    if folder is None:
+        if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+            return
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(cache) / "dalle_jax" / "compiled"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _count_compiles(engine: "Engine") -> None:
+    def count(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        del duration_secs, kwargs
+        if event == "/jax/core/compile/backend_compile_duration":
+            engine.metrics.compiles.inc()
+
+    jax.monitoring.register_event_duration_secs_listener(count)

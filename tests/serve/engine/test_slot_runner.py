@@ -1,0 +1,148 @@
+"""A small transformer whose requests share a running batch."""
+
+import numpy as np
+import pytest
+from small_painters import transformer
+
+from dalle_jax.images.editable import load_editable
+from dalle_jax.pipelines.request import Request, RequestOptions
+from dalle_jax.serve.engine.serve_job import Job
+from dalle_jax.serve.engine.transformer_model import TransformerModel
+from dalle_jax.serve.engine.works import Edit, Failed, Finished, Generate, Partial, Vary
+
+LENGTH = 16  # codes of an image
+
+
+@pytest.fixture(scope="module")
+def model() -> TransformerModel:
+    found = TransformerModel("small", transformer(batch=4))
+    found.warm()
+    return found
+
+
+class Asked:
+    """A job and its events."""
+
+    def __init__(self, model: TransformerModel, work) -> None:
+        model.check(work)
+        self.events = []
+        self.job = Job(model.name, work, self.events.append)
+
+    @property
+    def images(self) -> dict[int, np.ndarray]:
+        end = self.events[-1]
+        assert isinstance(end, Finished), end
+        return {one.candidate: one.pixels for one in end.images}
+
+
+def generate(prompt: str, seed: int, candidates: int, **changes) -> Generate:
+    shown, negative = changes.pop("shown", ()), changes.pop("negative_prompt", None)
+    options = RequestOptions(candidates=candidates, keep=changes.pop("keep", candidates), seed=seed, **changes)
+    return Generate(prompt=prompt, options=options, negative_prompt=negative, shown=shown)
+
+
+def run(model: TransformerModel, *asked: Asked, steps_between: int = 1) -> None:
+    """Let jobs arrive one after the other, as soon as there is room, and run until all are done."""
+    waiting = list(asked)
+    while waiting or model.runner.busy:
+        if waiting and model.runner.admit(waiting[0].job):
+            waiting.pop(0)
+        for _ in range(steps_between):
+            model.runner.step()
+
+
+def test_an_image_is_the_same_to_the_last_bit_alone_and_in_any_company(model):
+    works = [
+        generate("a red circle", 3, 2),
+        generate("a blue square", 4, 3, temperature=0.5, top_k=5),
+        generate("a red circle", 5, 1, guidance=1.0),
+        generate("a red square", 6, 2, negative_prompt="a blue circle", top_p=0.8),
+    ]
+    alone = [Asked(model, one) for one in works]
+    for one in alone:
+        run(model, one)
+    company = [Asked(model, one) for one in works]
+    run(model, *company)
+    for first, second in zip(alone, company, strict=True):
+        assert first.images.keys() == second.images.keys()
+        for number, pixels in first.images.items():
+            np.testing.assert_array_equal(pixels, second.images[number])
+
+
+@pytest.mark.slow
+def test_images_and_scores_are_those_of_the_pipeline(model):
+    work = generate("a red circle", 7, 4, temperature=0.7)
+    asked = Asked(model, work)
+    run(model, asked)
+    drawn = model.pipeline.draw([Request(work.prompt, work.options)])[0]
+    for one in asked.events[-1].images:
+        np.testing.assert_array_equal(one.pixels, drawn.candidates[one.candidate])
+        np.testing.assert_allclose(one.score, drawn.candidate_scores[one.candidate], atol=1e-5)
+    assert [one.candidate for one in asked.events[-1].images] == drawn.chosen.tolist()
+
+
+def test_partial_images_show_the_drawn_codes_and_are_grey_below(model):
+    asked = Asked(model, generate("a red circle", 8, 3, keep=2, shown=(0.25, 0.5, 0.75)))
+    run(model, asked)
+    partial = [one for one in asked.events if isinstance(one, Partial)]
+    assert sorted((one.image, one.number) for one in partial) == [(i, n) for i in range(2) for n in range(3)]
+    for one in partial:
+        rows = 4 * (one.number + 1)  # of 16 pixels
+        assert (one.pixels[rows:] == 128).all()
+        assert one.pixels[:rows].std() > 0
+    assert asked.images  # and the end comes last
+
+
+def test_a_cancelled_job_leaves_its_slots_to_others(model):
+    gone, other = Asked(model, generate("a red circle", 1, 6)), Asked(model, generate("a blue square", 2, 4))
+    assert model.runner.admit(gone.job)
+    model.runner.step()
+    gone.job.cancel()
+    run(model, other)
+    assert gone.events == []
+    assert len(other.images) == 4
+
+
+def test_more_candidates_than_slots_are_drawn_one_after_the_other(model):
+    asked = Asked(model, generate("a red circle", 9, 10, keep=3))
+    run(model, asked)
+    scores = [one.score for one in asked.events[-1].images]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_variation_keeps_the_codes_of_the_top_half(model):
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    asked = Asked(model, Vary(image=load_editable(image), options=RequestOptions(candidates=2, keep=2, seed=1)))
+    run(model, asked)
+    codes = model.pipeline.codec.encode(image)
+    top = model.pipeline.codec.decode(codes)[0][:4]  # below, the decoder sees codes that were drawn
+    first, second = asked.images.values()
+    np.testing.assert_array_equal(first[:4], top)
+    assert (first[8:] != second[8:]).any()
+
+
+@pytest.mark.slow
+def test_an_edit_fills_the_hole_while_others_are_drawn(model):
+    image, hidden = np.full((16, 16, 3), 200, np.uint8), np.zeros((16, 16), bool)
+    hidden[4:12, 4:12] = True
+    work = Edit(
+        images=(load_editable(image),), hidden=hidden, prompt="a red circle",
+        options=RequestOptions(candidates=1, seed=1),
+    )  # fmt: skip
+    asked, other = Asked(model, work), Asked(model, generate("a blue square", 2, 2))
+    run(model, asked, other)
+    assert (asked.images[0][~hidden] == 200).all()
+    assert len(other.images) == 2
+
+
+@pytest.mark.slow
+def test_after_a_fault_the_slots_begin_anew(model):
+    asked = Asked(model, generate("a red circle", 1, 6))
+    assert model.runner.admit(asked.job)
+    model.runner.step()
+    model.runner.drop(RuntimeError("lost"))
+    assert isinstance(asked.events[-1], Failed)
+    again = Asked(model, generate("a red circle", 1, 2))
+    run(model, again)
+    assert len(again.images) == 2
