@@ -1,12 +1,13 @@
 """Parallel decoding of trained transformers: passes per image, codes that differ, and the time of a pass.
 
     python benchmarks/parallel_decoding.py codes FOLDER... [--images 1000] [--windows 4 8 16] [--dtype bfloat16]
-    python benchmarks/parallel_decoding.py times FOLDER... [--core 0]
+    python benchmarks/parallel_decoding.py forecasts FOLDER... --forecast HEADS... [--images 1000]
+    python benchmarks/parallel_decoding.py times FOLDER... [--forecast HEADS...] [--core 0]
 
 ``codes`` samples an image of each caption in slots (sampling/slots.py): with guidance, without, and with half of the
 codes given. It counts the codes that differ from those of the same program when a pass accepts one code at a time, and
-from those of plain sampling. ``--forecast HEADS...`` gives each model its forecasting heads.
-``times`` measures the passes of a few images on one core, in turn with plain sampling.
+from those of plain sampling. ``forecasts`` compares the passes with and without forecasting heads, guided. ``times``
+measures the passes of a few images on one core, in turn with plain sampling.
 """
 
 import argparse
@@ -79,6 +80,27 @@ def in_calls(run: Callable, calls: list[tuple], *first: Array) -> tuple[np.ndarr
     return np.concatenate([one.codes for one in found]), sum(int(one.passes) for one in found)
 
 
+def measure_forecasts(folder: Path, heads: Path | None, args: argparse.Namespace) -> None:
+    """Print the passes of guided images without and with forecasting heads, and the codes that differ from plain."""
+    plain, found = np.zeros(0), {}
+    for own in (None, heads):
+        model, text = load(folder, args.images, args.dtype, own)
+        calls = list(calls_of(text, None, args))
+        if own is None:
+            plain, _ = in_calls(compiled(model, sample, guided=True), calls)
+        for window in args.windows:
+            run = in_slots(model, guided=True, window=window, slots=args.slots)
+            found[window, own] = in_calls(run, calls, jnp.int32(window))
+    for window in args.windows:
+        passes = [found[window, own][1] * args.slots / len(plain) for own in (None, heads)]
+        wrong = [int((found[window, own][0] != plain).sum()) for own in (None, heads)]
+        print(
+            f"window {window:2}: {passes[0]:5.2f} passes per image, {passes[1]:5.2f} with heads; of {plain.size} codes "
+            f"{wrong[0]} and {wrong[1]} differ from plain sampling",
+            flush=True,
+        )
+
+
 def measure_codes(folder: Path, heads: Path | None, args: argparse.Namespace) -> None:
     """Print the passes and the differing codes of guided, half given and unguided images of one model."""
     model, text = load(folder, args.images, args.dtype, heads)
@@ -144,7 +166,7 @@ def measure_times(folder: Path, heads: Path | None, args: argparse.Namespace) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measure", choices=("codes", "times"))
+    parser.add_argument("measure", choices=("codes", "forecasts", "times"))
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="run folders of transformers")
     parser.add_argument(
         "--forecast", type=Path, nargs="+", default=[], metavar="HEADS", help="forecasting heads of each FOLDER"
@@ -163,12 +185,15 @@ def main() -> None:
     if args.measure == "times":
         os.sched_setaffinity(0, {args.core})  # before jax starts its threads
     print(f"python benchmarks/parallel_decoding.py {' '.join(sys.argv[1:])}")
+    measures = {"codes": measure_codes, "forecasts": measure_forecasts, "times": measure_times}
+    if args.measure == "forecasts" and not args.forecast:
+        parser.error("--forecast: expected the forecasting heads of each FOLDER")
     heads = args.forecast or [None] * len(args.folders)
     if len(heads) != len(args.folders):
         parser.error(f"--forecast: expected {len(args.folders)} folders, one for each FOLDER, got {len(heads)}")
     for folder, own in zip(args.folders, heads, strict=True):
         print(folder.name if own is None else f"{folder.name} with {own.name}")
-        (measure_codes if args.measure == "codes" else measure_times)(folder, own, args)
+        measures[args.measure](folder, own, args)
 
 
 if __name__ == "__main__":

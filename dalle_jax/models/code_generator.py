@@ -282,7 +282,7 @@ class CachedGenerator(nnx.Module):
         return self.stack.map(lambda pattern, layer: _of_codes(layer, kv_cache.grow, pattern, codes), cache)
 
     def slots(self, cache: Layered, window: int, rows: int) -> Layered:
-        """Return a prefilled cache with room for the codes of ``rows`` rows, as ``decode_window`` takes it."""
+        """Return a prefilled cache with room for the codes of ``rows`` rows, as ``window_outputs`` takes it."""
 
         def change(pattern: Pattern, layer: PyTree) -> PyTree:
             return _of_codes(layer, slot_cache.slot_cache, pattern, window, rows)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from dalle_jax.arrays import Array, Bool, Float, Int, Key, Prompts, PyTree, UInt
 from dalle_jax.parallel.axes import BATCH, CANDIDATES
 from dalle_jax.parallel.layout import batch_parts, constrain
-from dalle_jax.sampling.filters import restrict
+from dalle_jax.sampling.filters import first_largest, restrict
 from dalle_jax.sampling.options import SamplingKeywords, SamplingOptions
 
 STAGE = 64
@@ -143,7 +143,7 @@ def draw(logits: Float[Array, "P M K"], noise: Float[Array, "P M K"], settings: 
     """Sample codes from the filtered logits by the Gumbel-max trick; temperature 0 takes the largest logit."""
     noise = jnp.where((settings.temperature > 0)[:, None, None], noise, 0.0)
     filtered = restrict(logits, settings.temperature, settings.top_k, settings.top_p)
-    return jnp.argmax(filtered + noise, axis=-1).astype(jnp.int32)
+    return first_largest(filtered + noise)
 
 
 def guide(

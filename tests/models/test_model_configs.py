@@ -18,6 +18,7 @@ from dalle_jax.models.dalle_bart import DalleBartConfig
 from dalle_jax.models.decoders.consistency_decoder import ConsistencyDecoderConfig
 from dalle_jax.models.dvae import DvaeConfig
 from dalle_jax.models.glide import GlideConfig
+from dalle_jax.models.heads.forecast_heads import ForecastHeadsConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.models.llamagen import LlamaGenConfig
 from dalle_jax.models.lpips import LpipsConfig
@@ -77,6 +78,7 @@ CONFIGS = [
     ConsistencyDecoderConfig(
         UNetConfig(32, (1,), 1, extra_channels=2, learned_times=1024), 4, 0.5, mean=(0.1, 0.2), std=(1.0, 2.0)
     ),
+    ForecastHeadsConfig(codebook_size=8, width=4),
 ]
 
 

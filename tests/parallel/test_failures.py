@@ -121,7 +121,10 @@ LOST = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: Connection cl
 @pytest.mark.parametrize(
     ("later", "line"),
     [
-        (None, r"^lost the connection to a process of this run, .* is gone \(UNKNOWN: Gloo .* closed by peer\)$"),
+        (
+            None,
+            r"^lost the connection to a process of this run, .* is gone; repeat the command \(UNKNOWN: Gloo .*peer\)$",
+        ),
         ("its disk is gone", r"^process 0 ended the run: its disk is gone$"),
     ],
 )

@@ -40,11 +40,14 @@ def test_the_clip_of_an_unclip_is_not_replaced_since_its_decoder_reads_the_embed
         (
             "needs.transformer = 't'\nneeds.image_tokenizer = 'i'\nneeds.clipp = 'c'\n",
             "needs.clipp: expected one of image_tokenizer, transformer, clip, decoder, prior, upsampler, upsampler_2, "
-            "consistency_decoder, got clipp; "
-            "did you mean needs.clip?",
+            "consistency_decoder, forecast, got clipp; did you mean needs.clip?",
         ),
         ("needs.transformer = 't'\nneeds.decoder = 'd'\n", "needs: expected a transformer or a decoder, got both"),
         ("needs.decoder = 'd'\nneeds.image_tokenizer = 'i'\n", "needs.clip: expected a folder, got none"),
+        (
+            "needs.decoder = 'd'\nneeds.clip = 'c'\nneeds.forecast = 'f'\n",
+            "needs.forecast: expected none with needs.decoder",
+        ),
         (
             "needs.transformer = 't'\nneeds.image_tokenizer = 'i'\nsteps = 8\n",
             "steps: expected none without needs.decoder, since a transformer has no steps",

@@ -78,7 +78,7 @@ CASES = {
 }
 
 
-SLOW = {"mini in groups", "class", "caption"}
+SLOW = {"mixed", "mini in groups", "class", "caption"}
 
 
 @pytest.mark.parametrize(
@@ -143,6 +143,7 @@ def test_prompts_without_room_and_unfinished_images_are_errors(engine):
     engine.release(context)
 
 
+@pytest.mark.slow
 def test_slots_on_eight_devices_give_the_codes_of_one():
     network = CompiledNetwork(dalle(codebook_size=8, text_vocab=12), layout_of(MESHES["2x2x2"]))
     engine = SlotEngine(network, slots=8, contexts=4, guided=True, window=2)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dalle_jax.sampling.filters import EXCLUDED_LOGIT, restrict, top_k, top_p
+from dalle_jax.sampling.filters import EXCLUDED_LOGIT, first_largest, restrict, top_k, top_p
 
 LOGITS = 3 * jax.random.normal(jax.random.key(0), (3, 2, 50))
 
@@ -47,3 +47,10 @@ def test_the_filters_of_one_prompt_leave_another_unchanged():
     out = restrict(LOGITS, jnp.array([1.0, 2.0, 1.0]), jnp.array([3, 0, 0]), jnp.array([1.0, 1.0, 0.5]))
     assert kept(out)[0].sum() == 6
     np.testing.assert_array_equal(out[1], LOGITS[1] / 2)
+
+
+def test_the_first_of_equal_largest_values_is_drawn():
+    values = np.round(2 * np.asarray(LOGITS))  # with many equal values
+    values[0, 0], values[1, 0, ::2] = 0.0, -0.0
+    values[2, 1, 7:] = EXCLUDED_LOGIT
+    np.testing.assert_array_equal(jax.jit(first_largest)(values), values.argmax(axis=-1))

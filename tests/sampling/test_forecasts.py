@@ -110,7 +110,7 @@ def _trained_heads_save_passes(model, prompts):
 
     @nnx.jit
     def step(heads, optimizer, key):
-        loss = lambda heads: task.loss(heads, {"transformer": model}, batch, key, 0)  # noqa: E731
+        loss = lambda heads: task.loss(heads, {"transformer": model}, batch, key, jnp.int32(0))  # noqa: E731
         (_, sums), gradients = nnx.value_and_grad(loss, has_aux=True)(heads)
         optimizer.update(heads, gradients)
         return sums

@@ -15,6 +15,7 @@ from dalle_jax.data.files.ranges import DataFile, read_range
 from dalle_jax.data.files.seekable_file import SeekableFile
 from dalle_jax.data.formats import sidecars
 from dalle_jax.data.formats.config_checks import check_config
+from dalle_jax.data.formats.parquet_pages import RowGroup, largest_page
 from dalle_jax.data.formats.row_files import RowRecords, Rows, short_names
 from dalle_jax.data.records import BadRecord, Record
 
@@ -27,7 +28,7 @@ DATES = ("timestamp", "date", "time", "duration", "decimal")
 ARROW_ERRORS = (OSError, ValueError, NotImplementedError, TypeError, LookupError, OverflowError, MemoryError)
 """Kinds of error that pyarrow raises for files that it cannot read."""
 ROWS_AT_ONCE = 16
-"""Number of rows that are read at once from a row group that is too large to keep in memory."""
+"""Largest number of rows that are read at once from a row group that is too large to keep in memory."""
 UNBUFFERED_BYTES = 256 * 2**20
 """Largest row group, as stored, whose column chunks are read as a whole."""
 
@@ -43,7 +44,8 @@ class Parquet:
 
     Parquet is read one row group at a time, so random access is slow if row groups are large. Row groups of up to
     ``kept_bytes`` in total are kept in memory. A larger row group is read again for each of its records, in small
-    batches. Write small row groups (100 images), or array_record files.
+    batches. Write small row groups (100 images), or array_record files. Sizes are those in the page headers, since a
+    footer may lie (data/formats/parquet_pages.py).
     """
 
     files: tuple[str, ...]
@@ -81,21 +83,10 @@ class _ArrowTable(Protocol):
 
 
 @runtime_checkable
-class _ColumnChunk(Protocol):
-    """The part of ``pyarrow.parquet.ColumnChunkMetaData`` that is used here."""
-
-    total_compressed_size: int
-
-
-@runtime_checkable
-class _RowGroup(Protocol):
+class _RowGroup(RowGroup, Protocol):
     """The part of ``pyarrow.parquet.RowGroupMetaData`` that is used here."""
 
-    num_rows: int
-    num_columns: int
     total_byte_size: int
-
-    def column(self, number: int) -> _ColumnChunk: ...
 
 
 @runtime_checkable
@@ -179,6 +170,8 @@ class ParquetRecords(RowRecords):
             kept = self._groups.pop((file, group), None)
         if kept is None:
             kept = table.read_group(group)
+        if kept is None:  # it is larger than its footer says
+            return table.read_row(group, row_in_group)
         with self._lock:
             self._groups[file, group] = kept
             while len(self._groups) > 1 and sum(one.nbytes for one in self._groups.values()) > self._config.kept_bytes:
@@ -200,6 +193,8 @@ class _Table:
         self._stored_bytes = [
             sum(group.column(number).total_compressed_size for number in range(group.num_columns)) for group in groups
         ]
+        self._pages: dict[int, int] = {}
+        self._kept_bytes = config.kept_bytes
         if any(group.num_rows < 0 for group in groups) or len(self.rows) > file.size:
             got = f"{self._footer.num_rows:,} in {file.size:,} bytes"
             raise UserError(f"{file.name}: expected rows with an image in each, got {got}")
@@ -226,15 +221,32 @@ class _Table:
                 raise ValueError(f"the column {name}: {error}") from error
         return found
 
-    def read_group(self, group: int) -> _ArrowTable:
-        """Read all rows of a row group."""
-        return self._opened(self._footer, self._stored_bytes[group]).read_row_group(group, use_threads=False)
+    def read_group(self, group: int) -> _ArrowTable | None:
+        """Read all rows of a row group. Return None, also from now on, if they take more than ``kept_bytes``."""
+        rows, fitting = self._footer.row_group(group).num_rows, self._fitting_rows(group)
+        opened = self._opened(self._footer, self._stored_bytes[group])
+        if rows <= fitting:
+            return opened.read_row_group(group, use_threads=False)
+        batches, taken = [], 0
+        for batch in opened.iter_batches(fitting, row_groups=[group], use_threads=False):
+            batches.append(batch)
+            taken += batch.nbytes
+            if taken > self._kept_bytes:
+                self.group_bytes[group] = taken
+                return None
+        return importlib.import_module("pyarrow").Table.from_batches(batches)
+
+    def _fitting_rows(self, group: int) -> int:
+        """Return how many rows take at most ``kept_bytes`` even if each has a value of the largest page's size."""
+        if group not in self._pages:
+            self._pages[group] = largest_page(self._file, self._footer.row_group(group))
+        return max(1, self._kept_bytes // self._pages[group])
 
     def read_row(self, group: int, row: int) -> dict[str, object]:
         """Read one row of a row group that is too large for memory, by iterating over small batches of rows."""
-        first = 0
+        first, rows = 0, min(ROWS_AT_ONCE, self._fitting_rows(group))
         opened = self._opened(self._footer, self._stored_bytes[group])
-        for batch in opened.iter_batches(ROWS_AT_ONCE, row_groups=[group], use_threads=False):
+        for batch in opened.iter_batches(rows, row_groups=[group], use_threads=False):
             if row < first + batch.num_rows:
                 return self.fields(batch, row - first)
             first += batch.num_rows

@@ -18,6 +18,7 @@ from dalle_jax.config.problems import did_you_mean
 from dalle_jax.data.files.patterns import find_files
 from dalle_jax.data.files.ranges import DataFile
 from dalle_jax.data.files.seekable_file import SeekableFile
+from dalle_jax.data.formats.parquet_pages import RowGroup, largest_page
 from dalle_jax.data.sources.parquet import ARROW_ERRORS, buffer_bytes
 from dalle_jax.pipelines.request import Request, RequestKeywords, RequestOptions
 from dalle_jax.untrusted import parse_json
@@ -42,7 +43,9 @@ MAX_LINE_BYTES = 2**20
 MAX_FIELDS = 100
 """Largest number of fields of a row; an unknown one is compared with all known names."""
 ROWS_AT_ONCE = 1024
-"""Number of rows that are read at once from parquet."""
+"""Largest number of rows that are read at once from parquet."""
+MAX_BATCH_BYTES = 64 * 2**20
+"""Memory for the rows that are read at once, even if each has a value of the largest page's size."""
 
 
 Fields = Mapping[str, object]
@@ -268,10 +271,21 @@ class _PromptSchema(Protocol):
 
 
 @runtime_checkable
+class _PromptFooter(Protocol):
+    """The part of ``pyarrow.parquet.FileMetaData`` that is used here."""
+
+    num_rows: int
+    num_row_groups: int
+
+    def row_group(self, number: int) -> RowGroup: ...
+
+
+@runtime_checkable
 class _PromptTable(Protocol):
     """The part of ``pyarrow.parquet.ParquetFile`` that is used here."""
 
     schema_arrow: _PromptSchema
+    metadata: _PromptFooter
 
     def iter_batches(self, batch_size: int, columns: Sequence[str], use_threads: bool) -> Iterator[_ArrowBatch]: ...
 
@@ -289,7 +303,13 @@ def _parquet_rows(file: DataFile) -> Iterator[Fields]:
     used = [name for name in names if name in NUMBERS or name in TEXTS]
     others = dict.fromkeys(name for name in names if name not in used)
     try:
-        for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=used, use_threads=False):
+        footer = table.metadata
+        if footer.num_rows > file.size:
+            raise ValueError(f"{footer.num_rows:,} rows in {file.size:,} bytes")
+        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+        page = max((largest_page(file, group, frozenset(used)) for group in groups), default=1)
+        rows = max(1, min(ROWS_AT_ONCE, MAX_BATCH_BYTES // page))
+        for batch in table.iter_batches(batch_size=rows, columns=used, use_threads=False):
             for row in batch.to_pylist():
                 known = {name: None if isinstance(one, float) and math.isnan(one) else one for name, one in row.items()}
                 yield others | known

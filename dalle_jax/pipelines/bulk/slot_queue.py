@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from dalle_jax.arrays import Array, Float, Int
 from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.row_placement import put
 from dalle_jax.pipelines.batching import power_of_two
 from dalle_jax.pipelines.bulk.prompt_files import NumberedRequest
 from dalle_jax.pipelines.prompts import PromptReader
@@ -67,11 +67,10 @@ class SlotQueue:
         replicated = layout.replicated
         self._put = layout.jit(_put_rows, donate_argnums=0, out_shardings=replicated)
         self._take_rows = layout.jit(_take_rows, out_shardings=replicated)
-        zeros = layout.jit(jnp.zeros, static_argnames=("shape", "dtype"), out_shardings=replicated)
-        self._codes: Array = zeros(shape=(self._capacity, engine.length), dtype=jnp.int32)
+        self._codes: Array = put(layout, np.zeros((self._capacity, engine.length), np.int32), replicated)
         self._texts: Array | None = None
         if ranker is not None:
-            self._texts = zeros(shape=(self._texts_room, ranker.config.embed_width), dtype=jnp.float32)
+            self._texts = put(layout, np.zeros((self._texts_room, ranker.config.embed_width), np.float32), replicated)
         self._begin()
 
     def _begin(self) -> None:
