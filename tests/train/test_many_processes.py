@@ -26,11 +26,11 @@ LOST = 9
 
 
 def start(
-    out: Path, mesh: tuple[int, int, int], processes: int, pause: float = 0.0, fails: int = -1
+    out: Path, mesh: tuple[int, int, int], processes: int, pause: float = 0.0, fails: int = -1, lost: int = 60
 ) -> list[subprocess.Popen]:
     """Start the processes of a run on eight devices in all."""
     process = [str(MANY), str(out), *map(str, mesh), str(pause), str(fails)]
-    return start_processes([process] * processes, devices=8 // processes, DALLE_JAX_LOST=str(LOST))
+    return start_processes([process] * processes, devices=8 // processes, DALLE_JAX_LOST=str(lost))
 
 
 def wait_until_saved(out: Path, started: list[subprocess.Popen]) -> None:
@@ -125,7 +125,7 @@ def test_an_error_of_one_process_ends_both_with_its_code_and_its_reason(tmp_path
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda one: one.name)
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_killed_or_suspended_process_ends_the_other_with_one_line_and_code_75(tmp_path, lost, number):
-    started = start(tmp_path / "run", (2, 2, 2), 2, pause=0.5)
+    started = start(tmp_path / "run", (2, 2, 2), 2, pause=0.5, lost=LOST)
     wait_until_saved(tmp_path / "run", started)
     started[lost].send_signal(number)
     [(code, _, err)] = finish([started[1 - lost]], seconds=60)  # jax ends it after 100 s
@@ -141,7 +141,7 @@ def test_a_killed_or_suspended_process_ends_the_other_with_one_line_and_code_75(
 @pytest.mark.slow
 @pytest.mark.parametrize("held", [0, 1])
 def test_the_others_wait_for_a_suspended_process_and_name_it(alone, tmp_path, held):
-    started = start(tmp_path / "run", (2, 2, 2), 2, pause=0.5)
+    started = start(tmp_path / "run", (2, 2, 2), 2, pause=0.5, lost=LOST)
     wait_until_saved(tmp_path / "run", started)
     started[held].send_signal(signal.SIGSTOP)
     time.sleep(LOST / 3 + 2.5)

@@ -68,7 +68,7 @@ class TransformerModel(PipelineModel):
     def warm(self) -> None:
         """Compile the programs of the slots, with and without a negative prompt, and those of edits."""
         prompt, options = self.prompt(self.any_prompt()), self.pipeline.options(candidates=1, keep=1)
-        negative = prompt if options.guidance != 1.0 else None
+        negative = prompt if options.guided else None
         self._slots.warm([Request(prompt, options), Request(prompt, options, negative_prompt=negative)])
         self.warm_edits()
 
