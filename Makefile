@@ -28,7 +28,7 @@ demo-unclip: $(VENV)/.installed
 test: lint
 	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-# Thirty kills of one run, and slow compilations on every mesh: many minutes.
+# Processes killed at random moments (KILLS=100 is the number of each kind), and slow compilations on every mesh: many minutes.
 test-slow: $(VENV)/.installed-test
 	$(RUN) -m pytest -m slow
 

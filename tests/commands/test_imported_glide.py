@@ -89,6 +89,7 @@ def test_an_interrupted_import_is_completed_by_the_same_command_which_keeps_whol
     assert "base: expected a folder without checkpoints" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_clip_of_noised_images_guides_the_base(folder):
     plain, off, on = (
         dalle_jax.load(folder / "text2im", **guide)("red", candidates=1, guidance=1.0).pixels.astype(int)

@@ -69,8 +69,8 @@ def write_vocabulary(folder, io) -> list[int]:
     ("kind", "name", "file", "convention"),
     [
         ("hf-clip", "clip_hf", "", "hugging_face"),
-        ("openai-clip", "clip_openai_vit", "model.pt", "openai"),
-        ("open-clip", "open_clip", "", "openai"),
+        pytest.param("openai-clip", "clip_openai_vit", "model.pt", "openai", marks=pytest.mark.slow),
+        pytest.param("open-clip", "open_clip", "", "openai", marks=pytest.mark.slow),
     ],
 )
 def test_candidates_are_ranked_by_an_imported_clip(drawing, tmp_path, capsys, kind, name, file, convention):

@@ -60,7 +60,7 @@ def test_the_published_steps_are_the_references():
         assert_close(levels.alphas[:-1] ** 2, io[f"{name}_alphas_cumprod"][::-1], 1e-12)
 
 
-@pytest.fixture(scope="module", params=["base", "upsample", "inpaint"])
+@pytest.fixture(scope="module", params=[pytest.param("base", marks=pytest.mark.slow), "upsample", "inpaint"])
 def glide(request):
     return request.param, *glide_network(request.param)
 

@@ -100,6 +100,7 @@ def test_too_many_bad_records_stop_both_hosts_with_the_same_line(tars, tmp_path)
     assert "records are bad" in errors[0][0] and "bad_share allows 1.0%" in errors[0][0]
 
 
+@pytest.mark.slow
 def test_two_hosts_killed_and_restarted_get_the_rows_of_an_uninterrupted_run(alone, tars, tmp_path):
     out = tmp_path / "run"
     started = start(out, tars, 2, "pixels", pause=0.5)

@@ -104,14 +104,14 @@ def test_sigterm_to_one_process_saves_one_step_and_the_resumed_run_equals_an_uni
     assert values(tmp_path / "run") == values(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("processes", [1, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 4))])
 def test_any_number_of_processes_resumes_on_a_different_mesh_with_the_same_losses(alone, stopped, tmp_path, processes):
     shutil.copytree(stopped[0], tmp_path / "run")
     assert last_lines(start(tmp_path / "run", (2, 4, 1), processes)) == ["interrupted=False step=20"] * processes
     np.testing.assert_allclose(losses(tmp_path / "run")[20], losses(alone)[20], rtol=1e-5)
 
 
-@pytest.mark.parametrize("fails", [0, 1])
+@pytest.mark.parametrize("fails", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_an_error_of_one_process_ends_both_with_its_code_and_its_reason(tmp_path, fails):
     started = start(tmp_path / "run", (2, 2, 2), 2, fails=fails)
     ended = finish(started)  # each waited for the other for 300 s

@@ -81,6 +81,7 @@ def check_kills(starter: subprocess.Popen, folder: Path, kills: int, steps: int)
     return where
 
 
+@pytest.mark.slow
 def test_a_run_killed_three_times_equals_an_uninterrupted_run_bit_for_bit(starter, tmp_path):
     assert len(check_kills(starter, tmp_path, kills=3, steps=100)) == 3
 
