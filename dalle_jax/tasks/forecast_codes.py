@@ -172,7 +172,7 @@ class CodeForecasting:
         empty = jnp.broadcast_to(transformer.empty(prompts), prompts.shape)
         both = transformer.outputs(jnp.concatenate([prompts, empty]), jnp.tile(codes, (2, 1))).image
         conditional, unconditional = jnp.split(transformer.code_logits(both), 2)
-        logits = guide(conditional, unconditional, jnp.full(len(codes), scale))
+        logits = guide(conditional, unconditional, jnp.full((len(codes), 1), scale))
         return both[: len(codes)], logits
 
     def images(self, module: ForecastHeads, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> None:

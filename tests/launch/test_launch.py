@@ -110,7 +110,10 @@ def test_local_with_fewer_gpus_than_processes_leaves_the_variable_alone(fakes):
 
 def test_local_ends_all_processes_when_one_fails_and_returns_its_exit_code(fakes):
     began = time.monotonic()
-    assert start(fakes, "local.sh", "3", "a.gin", FAILING="1", SECONDS_TO_RUN="60").wait(30) == 7
+    running = start(fakes, "local.sh", "3", "a.gin", FAILING="1", SECONDS_TO_RUN="60")
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 7
+    assert "no such job" not in said
     assert time.monotonic() - began < 30
 
 

@@ -47,6 +47,7 @@ from dalle_jax.train.optim.schedules import ConstantRate
 from dalle_jax.train.state import State
 from dalle_jax.train.task import Task
 from dalle_jax.train.trainer import Trainer
+from tests.parallel.xla_messages import REPLICATES, printed_by_xla
 from tests.small_denoisers import UPSAMPLER, decoder_config
 
 ONE = Mesh(1, 1, 1)
@@ -181,10 +182,12 @@ def initial_state(kind: str, compiled: CompiledTask, layout: Layout) -> State:
 
 @functools.cache
 def run(kind: str, mesh: Mesh, accumulate: int = 1) -> SimpleNamespace:
-    """Take one step of the trainer; return its loss and gradients, and the state after it."""
+    """Take one step of the trainer; return its loss, gradients and new state, and what XLA printed."""
     layout = Layout(make_mesh(mesh), Rules())
     compiled = CompiledTask(task_of(kind), trainer_of(accumulate), layout)
-    state, sums = compiled.step(initial_state(kind, compiled, layout), None, layout.put_batch(batch_of()))
+    initial, batch = initial_state(kind, compiled, layout), layout.put_batch(batch_of())
+    with printed_by_xla() as said:
+        state, sums = compiled.step(initial, None, batch)
     adams = state.learned.optimizers.values()
     moments = {moment: {k: v for one in adams for k, v in getattr(one, moment).items()} for moment in ("mu", "nu")}
     adam = SimpleNamespace(**moments)
@@ -196,6 +199,7 @@ def run(kind: str, mesh: Mesh, accumulate: int = 1) -> SimpleNamespace:
         adam=adam,
         spec=compiled.state_spec,
         devices=layout.mesh.size,
+        said=said(),
     )
 
 
@@ -235,6 +239,11 @@ def test_eight_devices_compute_the_loss_and_gradients_of_one(kind, name):
     many = run(kind, MESHES[name])
     assert many.devices == 8
     assert_the_same(many, run(kind, ONE))
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_xla_replicates_no_array_to_reshard_it(kind, name):
+    assert REPLICATES not in run(kind, MESHES[name]).said
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)

@@ -68,7 +68,7 @@ def test_an_exact_tokenizer_is_measured_as_one(findings):
 
 def test_a_decoder_of_pixels_has_no_reconstructions():
     fake, said = FakePipeline(right={2}), []
-    few = replace(CONFIG, levels=(1,), captions=2, many_captions=0, guidance_captions=0, guidances=())
+    few = replace(CONFIG, levels=(1,), captions=2, many_captions=0, guidance_captions=0)
     found = evaluate_scenes(fake, None, fake, few, said.append)
     assert found.reconstruction is None and found.reconstructed == () and found.zero_shot.count == 4
     assert found.to_json().keys() == {"composition", "guidance", "clip"}

@@ -14,6 +14,12 @@ LENGTH = 16  # codes of an image
 
 
 @pytest.fixture(scope="module")
+def plain() -> TransformerModel:
+    """Return a model without a CLIP, of which only what a test needs is compiled."""
+    return TransformerModel("plain", transformer(batch=4, ranked=False))
+
+
+@pytest.fixture(scope="module")
 def model() -> TransformerModel:
     found = TransformerModel("small", transformer(batch=4))
     found.warm()
@@ -51,13 +57,7 @@ def run(model: TransformerModel, *asked: Asked, steps_between: int = 1) -> None:
             model.runner.step()
 
 
-def test_an_image_is_the_same_to_the_last_bit_alone_and_in_any_company(model):
-    works = [
-        generate("a red circle", 3, 2),
-        generate("a blue square", 4, 3, temperature=0.5, top_k=5),
-        generate("a red circle", 5, 1, guidance=1.0),
-        generate("a red square", 6, 2, negative_prompt="a blue circle", top_p=0.8),
-    ]
+def check_company(model: TransformerModel, works: list[Generate]) -> None:
     alone = [Asked(model, one) for one in works]
     for one in alone:
         run(model, one)
@@ -67,6 +67,24 @@ def test_an_image_is_the_same_to_the_last_bit_alone_and_in_any_company(model):
         assert first.images.keys() == second.images.keys()
         for number, pixels in first.images.items():
             np.testing.assert_array_equal(pixels, second.images[number])
+
+
+def test_an_image_is_the_same_to_the_last_bit_alone_and_in_any_company(plain):
+    works = [
+        generate("a red circle", 3, 2),
+        generate("a blue square", 4, 3, temperature=0.5, top_k=5),
+        generate("a red circle", 5, 1, guidance=1.0),
+    ]
+    check_company(plain, works)
+
+
+@pytest.mark.slow
+def test_negative_prompts_change_nothing_in_their_company(model):
+    works = [
+        generate("a red square", 6, 2, negative_prompt="a blue circle", top_p=0.8),
+        generate("a red square", 6, 2, top_p=0.8),
+    ]
+    check_company(model, works)
 
 
 @pytest.mark.slow
@@ -81,9 +99,9 @@ def test_images_and_scores_are_those_of_the_pipeline(model):
     assert [one.candidate for one in asked.events[-1].images] == drawn.chosen.tolist()
 
 
-def test_partial_images_show_the_drawn_codes_and_are_grey_below(model):
-    asked = Asked(model, generate("a red circle", 8, 3, keep=2, shown=(0.25, 0.5, 0.75)))
-    run(model, asked)
+def test_partial_images_show_the_drawn_codes_and_are_grey_below(plain):
+    asked = Asked(plain, generate("a red circle", 8, 3, keep=2, shown=(0.25, 0.5, 0.75)))
+    run(plain, asked)
     partial = [one for one in asked.events if isinstance(one, Partial)]
     assert sorted((one.image, one.number) for one in partial) == [(i, n) for i in range(2) for n in range(3)]
     for one in partial:
@@ -93,16 +111,17 @@ def test_partial_images_show_the_drawn_codes_and_are_grey_below(model):
     assert asked.images  # and the end comes last
 
 
-def test_a_cancelled_job_leaves_its_slots_to_others(model):
-    gone, other = Asked(model, generate("a red circle", 1, 6)), Asked(model, generate("a blue square", 2, 4))
-    assert model.runner.admit(gone.job)
-    model.runner.step()
+def test_a_cancelled_job_leaves_its_slots_to_others(plain):
+    gone, other = Asked(plain, generate("a red circle", 1, 6)), Asked(plain, generate("a blue square", 2, 4))
+    assert plain.runner.admit(gone.job)
+    plain.runner.step()
     gone.job.cancel()
-    run(model, other)
+    run(plain, other)
     assert gone.events == []
     assert len(other.images) == 4
 
 
+@pytest.mark.slow
 def test_more_candidates_than_slots_are_drawn_one_after_the_other(model):
     asked = Asked(model, generate("a red circle", 9, 10, keep=3))
     run(model, asked)
@@ -111,6 +130,7 @@ def test_more_candidates_than_slots_are_drawn_one_after_the_other(model):
     assert scores == sorted(scores, reverse=True)
 
 
+@pytest.mark.slow
 def test_a_variation_keeps_the_codes_of_the_top_half(model):
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
     asked = Asked(model, Vary(image=load_editable(image), options=RequestOptions(candidates=2, keep=2, seed=1)))
