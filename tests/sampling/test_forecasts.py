@@ -120,7 +120,7 @@ def _trained_heads_save_passes(model, prompts):
     keys = image_keys(jnp.arange(100, 164), 1)
     expected, passes = plain(prompts, keys, settings), []
     for own in (None, heads):
-        model.forecast_heads = own
+        model.forecast_heads = nnx.data(own)
         found = jax.jit(functools.partial(sample_in_slots, model, guided=True, window=4, slots=8))(
             prompts, keys, settings
         )
