@@ -21,10 +21,6 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="dalle_jax-tes
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-# A shell starts background jobs with SIGINT ignored, which processes that tests start would inherit.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 import jax
 
 ENOUGH = 1_200_000_000
@@ -44,6 +40,11 @@ def forget_compiled_programs() -> Iterator[None]:
     if resident_bytes() >= ENOUGH:
         jax.clear_caches()
         gc.collect()
+
+
+def pytest_configure() -> None:
+    """Handle SIGINT: a shell starts background jobs with it ignored, which processes that tests start would inherit."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
