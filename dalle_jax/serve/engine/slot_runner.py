@@ -70,8 +70,8 @@ class _Inside:
 
     def next_shown(self) -> int | None:
         """Return the position of its next partial image, if it has one."""
-        shown = self.drawing.shown
-        if self.candidate >= self.drawing.options.kept or self.sent >= len(shown):
+        shown, work = self.drawing.shown, self.drawing.job.work
+        if not isinstance(work, Generate) or self.candidate >= work.shown_images or self.sent >= len(shown):
             return None
         return max(1, int(shown[self.sent] * self.drawing.length))
 

@@ -15,7 +15,8 @@ class Generate:
     """Images of a prompt. ``options.keep`` are returned of ``options.candidates``.
 
     ``shown`` are the shares of the progress, above 0 and below 1, at which the first ``options.keep`` images are
-    returned as far as they are drawn. ``steps`` are those of a diffusion decoder.
+    returned as far as they are drawn; all candidates are if ``shows_all``, since CLIP may choose any of them. ``steps``
+    are those of a diffusion decoder.
     """
 
     prompt: str
@@ -23,6 +24,12 @@ class Generate:
     negative_prompt: str | None = None
     steps: int | None = None
     shown: tuple[float, ...] = ()
+    shows_all: bool = False
+
+    @property
+    def shown_images(self) -> int:
+        """The number of candidates that are shown while they are drawn."""
+        return self.options.candidates if self.shows_all else self.options.kept
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -49,8 +49,9 @@ def generation_order(models: Mapping[str, ServedModel], body: GenerationBody, fi
         raise refused("moderation", "expected auto, since this server's filter has one level, got low")
     options, shown = _options(model, body), _shown(model, body)
     work = Generate(
-        prompt=body.prompt, options=options, negative_prompt=body.negative_prompt, steps=body.steps, shown=shown
-    )
+        prompt=body.prompt, options=options, negative_prompt=body.negative_prompt, steps=body.steps, shown=shown,
+        shows_all=body.output_format == "gif",
+    )  # fmt: skip
     return _order(model, work, body, _file(body, body))
 
 

@@ -43,8 +43,9 @@ class Asked:
 
 def generate(prompt: str, seed: int, candidates: int, **changes) -> Generate:
     shown, negative = changes.pop("shown", ()), changes.pop("negative_prompt", None)
-    options = RequestOptions(candidates=candidates, keep=changes.pop("keep", candidates), seed=seed, **changes)
-    return Generate(prompt=prompt, options=options, negative_prompt=negative, shown=shown)
+    shows_all, keep = changes.pop("shows_all", False), changes.pop("keep", candidates)
+    options = RequestOptions(candidates=candidates, keep=keep, seed=seed, **changes)
+    return Generate(prompt=prompt, options=options, negative_prompt=negative, shown=shown, shows_all=shows_all)
 
 
 def run(model: TransformerModel, *asked: Asked, steps_between: int = 1) -> None:
@@ -109,6 +110,12 @@ def test_partial_images_show_the_drawn_codes_and_are_grey_below(plain):
         assert (one.pixels[rows:] == 128).all()
         assert one.pixels[:rows].std() > 0
     assert asked.images  # and the end comes last
+
+
+def test_every_candidate_is_shown_if_all_are_asked_for(plain):
+    asked = Asked(plain, generate("a red circle", 8, 3, keep=1, shown=(0.5,), shows_all=True))
+    run(plain, asked)
+    assert sorted(one.image for one in asked.events if isinstance(one, Partial)) == [0, 1, 2]
 
 
 def test_a_cancelled_job_leaves_its_slots_to_others(plain):
