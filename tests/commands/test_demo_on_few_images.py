@@ -73,6 +73,7 @@ def test_two_hundred_images_train_a_demo_and_all_held_out_images_are_measured(tm
         assert any(f"evaluation/{name}" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_one_image_is_trained_on_with_no_evaluation(tmp_path, capsys):
     sets = [f"stages.{name}.data.batch_size=8" for name in ("tokenizer", "clip", "transformer")]
     sets = ["data.evaluation=None", *sets, *ONE_DEVICE]

@@ -56,6 +56,7 @@ def test_a_second_train_is_refused_and_the_first_saves_and_unlocks_at_sigterm(tm
     assert not (tmp_path / FILE).exists()
 
 
+@pytest.mark.slow
 def test_every_process_of_a_run_ends_when_its_folder_is_locked(tmp_path):
     command = [*TRAIN, "--out", str(tmp_path)]
     with FolderLock(tmp_path, "serve"):

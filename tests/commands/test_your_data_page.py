@@ -90,6 +90,7 @@ def followed(workplace) -> tuple[Path, list[str], str]:
     return workplace, done, said.getvalue()
 
 
+@pytest.mark.slow
 def test_every_command_of_the_page_runs_as_written(followed):
     workplace, done, said = followed
     wanted = {"demo", "sample", "inspect", "text-tokenizer", "train", "evaluate", "encode"}
@@ -102,6 +103,7 @@ def test_every_command_of_the_page_runs_as_written(followed):
     assert len(ArrayRecord(files=(str(workplace / "images"),)).open()) == IMAGES
 
 
+@pytest.mark.slow
 def test_the_pages_demo_is_a_pipeline_with_a_report_of_all_held_out_images(followed):
     mine = followed[0] / "runs" / "mine"
     metrics = json.loads((mine / "metrics.json").read_text())
@@ -118,6 +120,7 @@ def test_the_pages_demo_is_a_pipeline_with_a_report_of_all_held_out_images(follo
     assert (mine / "transformer" / "config.gin").read_text().count("WebDataset") >= 1
 
 
+@pytest.mark.slow
 def test_evaluate_computes_the_metrics_of_the_demo(followed):
     mine = followed[0] / "runs" / "mine"
     before, again = (json.loads((mine / name).read_text()) for name in ("metrics.json", "evaluation.json"))
@@ -125,6 +128,7 @@ def test_evaluate_computes_the_metrics_of_the_demo(followed):
     assert again["captioned"]["transformer.image_nll"] == pytest.approx(before["transformer"]["image_nll"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_captions_without_data_is_an_error(followed, tmp_path, capsys):
     file = tmp_path / "x.gin"
     file.write_text(

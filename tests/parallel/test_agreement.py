@@ -58,7 +58,13 @@ def test_fields_of_one_host_alone_are_not_compared():
             "trainer.seed is 0 on process 0 ({host}), 1 on process 1 ({host}); "
             "trainer.schedule.rate is 0.001 on process 0 ({host}), 0.01 on process 1 ({host}). Start",
         ),
-        ("encode", "smoke/encode.gin", ["crops=2"], "crops is 1 on process 0 ({host}), 2 on process 1 ({host}). Start"),
+        pytest.param(
+            "encode",
+            "smoke/encode.gin",
+            ["crops=2"],
+            "crops is 1 on process 0 ({host}), 2 on process 1 ({host}). Start",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["train", "encode"],
 )
@@ -75,6 +81,7 @@ def test_two_processes_with_different_configs_both_end_with_one_line_and_code_2(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_that_name_one_config_by_two_paths_train_under_one_lock(tmp_path):
     out = tmp_path / "run"
     common = ["--out", str(out), *FEW]

@@ -88,7 +88,7 @@ KINDS = ("tokenizer", "dvae", "vqgan", "dalle", "dalle_bart", "llamagen", "clip"
          "autoregressive_prior", "pixel_decoder", "upsampler")  # fmt: skip
 ON_EVERY_MESH = ("tokenizer",)
 """These kinds are always tested on every mesh, the others on 2x2x2, and on the other meshes by ``make test-slow``."""
-ONLY_SLOW = ("vqgan", "pixel_decoder", "upsampler")
+ONLY_SLOW = ("dvae", "vqgan", "pixel_decoder", "upsampler")
 """These kinds compile for long, and are tested by ``make test-slow`` alone."""
 
 TOKENIZER = Vqvae(VQVAE, rngs=nnx.Rngs(5))

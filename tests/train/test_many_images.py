@@ -85,6 +85,7 @@ def test_every_good_record_comes_once_per_epoch(alone):
     assert not {int(key) for key in order} & BAD.keys()
 
 
+@pytest.mark.slow
 def test_without_validation_hosts_with_bad_records_stay_at_one_step_and_share_the_report(tars, tmp_path):
     out = tmp_path / "run"
     well(start(out, tars, 2, "none"))

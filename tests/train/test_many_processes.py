@@ -94,6 +94,7 @@ def values(out: Path) -> dict[str, bytes]:
     return leaves(Checkpoints(out, 2).restore(20, target))
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_process_saves_one_step_and_the_resumed_run_equals_an_uninterrupted_one(stopped, tmp_path):
     out, step = stopped
     assert 5 <= step < 20

@@ -4,12 +4,14 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from small_unclip import write_unclip
 
 PAGE = Path(__file__).parents[3] / "docs" / "editing.md"
 
 
+@pytest.mark.slow
 def test_every_code_block_of_the_page_runs(tmp_path, monkeypatch):
     (tmp_path / "runs" / "demo-unclip").mkdir(parents=True)
     write_unclip(tmp_path / "runs" / "demo-unclip")

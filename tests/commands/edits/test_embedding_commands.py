@@ -90,6 +90,7 @@ def test_a_transformer_is_an_error_that_says_what_it_can_do(smoke_demo, tmp_path
     assert "vary: expected an unCLIP" in (error := capsys.readouterr().err) and "--given-rows" in error
 
 
+@pytest.mark.slow
 def test_the_python_blocks_of_the_page_on_embedding_edits_run(folder, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo-unclip").symlink_to(folder)
