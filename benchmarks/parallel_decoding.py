@@ -165,6 +165,7 @@ def measure_times(folder: Path, heads: Path | None, args: argparse.Namespace) ->
 
 
 def main() -> None:
+    """Print the measure that the first argument names, for each folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measure", choices=("codes", "forecasts", "times"))
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="run folders of transformers")

@@ -263,6 +263,7 @@ async def measure_batching(model: str, flags: list[str], report: Report) -> None
 
 
 def main() -> int:
+    """Measure the chosen parts, print them, and return 1 if a part found a fault."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--compiled", required=True, help="an empty folder for compiled programs")

@@ -111,7 +111,7 @@ def test_a_step_that_fails_ends_the_jobs_of_its_model_and_nothing_else(engine):
 
 def test_a_model_without_room_does_not_hold_up_another_one():
     slow, quick = SolidModel("slow", room=0), SolidModel("quick")
-    slow.jobs.append((job([], model="slow"), 0))  # busy for ever, since its room is 0
+    slow.jobs.append((job([], model="slow"), 0))  # its room is 0, so it admits no other
     engine = Engine([slow, quick])
     events = []
     engine.submit(job([], model="slow"))
@@ -119,6 +119,7 @@ def test_a_model_without_room_does_not_hold_up_another_one():
     engine.start()
     wait_until(lambda: events)
     engine.close(0.0)
+    assert isinstance(events[-1], Finished) and not slow.seen
 
 
 def test_an_image_that_is_refused_ends_its_job(engine):
