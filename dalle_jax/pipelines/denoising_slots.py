@@ -21,7 +21,7 @@ from dalle_jax.models.code_denoiser import CodeDenoiserConfig, Guide
 from dalle_jax.models.priors.prior import PriorOptions
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.embedding_pipeline import PromptIds, Sees, UnclipNetworks, embed_prompts, given_inputs
-from dalle_jax.pipelines.slot_engine import CodesSoFar, SlotImage
+from dalle_jax.pipelines.slot_engine import SlotImage
 from dalle_jax.sampling.autoregressive import image_keys
 
 MOST_STEPS = 256
@@ -66,6 +66,7 @@ class DenoisingSlots:
         self._insert = network.jit_update(partial(_insert, sees=sees, options=prior))
         self._advance = network.jit_update(_advance)
         self._left = np.full(slots, EMPTY, np.int64)  # steps that an image still needs, or EMPTY
+        self._steps = np.zeros(slots, np.int64)
         self._held: dict[int, HeldPrompt] = {}
         self._next = 0
 
@@ -98,7 +99,7 @@ class DenoisingSlots:
                 self._state, jnp.asarray([slot], jnp.int32), held.ids, keys,
                 jnp.asarray([image.options.guidance], jnp.float32), jnp.asarray(shares), jnp.asarray([held.steps]),
             )  # fmt: skip
-            self._left[slot] = held.steps
+            self._left[slot] = self._steps[slot] = held.steps
         return [int(one) for one in free]
 
     def advance(self, passes: int) -> list[int]:
@@ -112,14 +113,21 @@ class DenoisingSlots:
 
     def collect(self, slots: Sequence[int]) -> Int[Array, "B I"]:
         """Return the codes of finished images, and free their slots. Rows after the last image are not used."""
-        found = self._state.codes[jnp.asarray([*slots] + [0] * (self.slots - len(slots)))]
+        found = self.codes_so_far(slots)
         self._left[list(slots)] = EMPTY
         return found
 
-    def codes_so_far(self, slots: Sequence[int]) -> CodesSoFar:
-        """Return the codes that the last step predicted; this waits for the devices."""
-        codes, step = np.asarray(self._state.codes), np.asarray(self._state.step)
-        return CodesSoFar(codes[list(slots)], step[list(slots)])
+    def codes_so_far(self, slots: Sequence[int]) -> Int[Array, "B I"]:
+        """Return the codes that the last step predicted, as ``collect`` does."""
+        return self._state.codes[jnp.asarray([*slots] + [0] * (self.slots - len(slots)))]
+
+    def position(self, slot: int) -> int:
+        """Return the number of steps that the image in a slot has had."""
+        return int(self._steps[slot] - self._left[slot])
+
+    def started(self) -> Array:
+        """Return an array that is ready once the devices have run all steps up to now."""
+        return self._state.step + 0
 
     def cancel(self, slots: Sequence[int]) -> None:
         """Free slots; what is in them is computed on until the next image takes them."""
