@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 def _serve(args: argparse.Namespace, models: list["PipelineModel"], keys: "Keys") -> int:
     """Serve in process 0; others repeat what its engine does."""
     from dalle_jax.serve.engine.engine import Engine
-    from dalle_jax.serve.engine.followed_runner import FollowedRunner, end_following
+    from dalle_jax.serve.engine.followed_runner import END, FollowedRunner
     from dalle_jax.serve.http.access import RateLimit, is_loopback
     from dalle_jax.serve.http.app import build_app
     from dalle_jax.serve.http.image_routes import ImageRoutes
@@ -121,7 +121,7 @@ def _serve(args: argparse.Namespace, models: list["PipelineModel"], keys: "Keys"
     finally:
         files.close()
         if sender is not None:
-            end_following(sender)
+            sender.send(END)
     return 0 if engine.alive else 1
 
 
@@ -132,7 +132,7 @@ def _follow(models: list["PipelineModel"]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for model in models:
         model.warm()
-    follow({model.name: model.runner for model in models}, Receiver())
+    follow({model.name: model.runner for model in models}, Receiver().receive)
 
 
 def _log_to_stderr() -> None:

@@ -12,13 +12,14 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 
-from dalle_jax.parallel.messages import Receiver, Sender
 from dalle_jax.serve.engine.serve_job import Job
 from dalle_jax.serve.engine.served_model import Runner
 from dalle_jax.serve.engine.work_bytes import work_bytes, work_of_bytes
 from dalle_jax.serve.engine.works import Event
 
 LOG = logging.getLogger(__name__)
+END = b"[]\n"
+"""The message after which ``follow`` returns."""
 
 
 class FollowedRunner:
@@ -99,20 +100,15 @@ class Replay:
         self._jobs.clear()
 
 
-def end_following(sender: Sender) -> None:
-    """Let the other processes return from ``follow``."""
-    sender.send(b"[]\n")
-
-
-def follow(runners: Mapping[str, Runner], receiver: Receiver) -> None:
-    """Repeat the calls of process 0 until its server has ended.
+def follow(runners: Mapping[str, Runner], receive: Callable[[], bytes]) -> None:
+    """Repeat the calls of process 0, whose messages ``receive`` waits for, until its server has ended.
 
     Raise the error of a step that did not fail in process 0 too, since the processes then differ.
     """
     replays = {name: Replay(runner) for name, runner in runners.items()}
     failed: Exception | None = None
     while True:
-        head, _, content = receiver.receive().partition(b"\n")
+        head, _, content = receive().partition(b"\n")
         call = json.loads(head)
         if failed is not None and call[1:2] != ["drop"]:
             raise failed
