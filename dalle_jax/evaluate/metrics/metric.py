@@ -1,4 +1,4 @@
-"""Protocol of metrics that accumulate over batches, devices and hosts, and the estimate that they give."""
+"""Protocol of metrics that accumulate over batches, devices and hosts, and the measurement that they give."""
 
 import io
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Same = TypeVar("Same")
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Measurement:
     """A measured number and the facts that another number needs to be comparable with it.
 
     - ``name``: its key in JSON, such as "fd".
@@ -60,7 +60,7 @@ class Metric(Protocol[Batch_contra]):
         """Add all batches of another metric of the same options."""
         ...
 
-    def result(self) -> tuple[Estimate, ...]:
+    def result(self) -> tuple[Measurement, ...]:
         """Compute the figures. Raises ``UserError`` for too few images."""
         ...
 
@@ -90,7 +90,7 @@ def merge_over_hosts(metric: M) -> M:
     return merged
 
 
-def require_comparable(one: Estimate, other: Estimate) -> None:
+def require_comparable(one: Measurement, other: Measurement) -> None:
     """Raise ``UserError`` unless both are the same metric, of the same features and numbers of images.
 
     The numbers of images matter only to metrics that have a ``noise``, since this depends on them.

@@ -18,7 +18,7 @@ from dalle_jax.evaluate.metrics.bootstrap import SEED, bootstrap_interval
 from dalle_jax.evaluate.metrics.distributions.feature_set import FeatureSet
 from dalle_jax.evaluate.metrics.distributions.moments import Moments, moments_of
 from dalle_jax.evaluate.metrics.distributions.set_comparison import require_comparable_sets
-from dalle_jax.evaluate.metrics.metric import Estimate, require_count
+from dalle_jax.evaluate.metrics.metric import Measurement, require_count
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ class FrechetDistance:
     fewest: int | None = None
     with_noise: bool = True
 
-    def compare(self, reference: FeatureSet, generated: FeatureSet) -> tuple[Estimate, ...]:
-        """Return the estimate "fd"."""
+    def compare(self, reference: FeatureSet, generated: FeatureSet) -> tuple[Measurement, ...]:
+        """Return the measurement "fd"."""
         require_comparable_sets("fd", reference, generated)
         fewest = self.fewest or generated.width + 1
         why = f"a covariance of {generated.width} features needs more images than features"
@@ -122,7 +122,7 @@ class FrechetDistance:
             for side, one in enumerate((reference, generated))
         ]
         return (
-            Estimate(
+            Measurement(
                 name="fd",
                 value=gap.value,
                 count=generated.count,

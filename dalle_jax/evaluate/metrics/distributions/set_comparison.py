@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from dalle_jax.evaluate.metrics.distributions.feature_set import FeatureRows, FeatureSet, require_same_size
-from dalle_jax.evaluate.metrics.metric import Estimate, require_same_features
+from dalle_jax.evaluate.metrics.metric import Measurement, require_same_features
 
 
 def require_comparable_sets(metric: str, reference: FeatureSet, generated: FeatureSet) -> None:
@@ -20,8 +20,8 @@ def require_comparable_sets(metric: str, reference: FeatureSet, generated: Featu
 class FeatureDistance(Protocol):
     """A figure, or several, that compare two sets of features."""
 
-    def compare(self, reference: FeatureSet, generated: FeatureSet) -> tuple[Estimate, ...]:
-        """Return the estimates. Raises ``UserError`` if the sets are not comparable or have too few images."""
+    def compare(self, reference: FeatureSet, generated: FeatureSet) -> tuple[Measurement, ...]:
+        """Return the measurements. Raises ``UserError`` if the sets are not comparable or have too few images."""
         ...
 
 
@@ -49,7 +49,7 @@ class SetComparison:
         self.reference.merge(other.reference)
         self.generated.merge(other.generated)
 
-    def result(self) -> tuple[Estimate, ...]:
+    def result(self) -> tuple[Measurement, ...]:
         """Compute all distances."""
         return tuple(one for distance in self.distances for one in distance.compare(self.reference, self.generated))
 
