@@ -52,7 +52,7 @@ def page_of(path: Place) -> Place:
 
 
 def write_evaluation(path: Place, title: str, found: Mapping[str, SuiteFindings]) -> None:
-    """Write the JSON of all suites to ``path``, and the page beside it. Raise ``UserError`` if they cannot be written."""
+    """Write the JSON of all suites to ``path``, and the page beside it. Raise ``UserError`` if that fails."""
     write_metrics(path, {name: one.to_json() for name, one in found.items()})
     page = evaluation_page(title, path.name, {name: one.panel() for name, one in found.items()})
     storage.write_bytes(page_of(path), page.encode())
