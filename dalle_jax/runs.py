@@ -21,6 +21,7 @@ from dalle_jax.evaluate.suites.evaluate_captioned import EvaluateCaptioned
 from dalle_jax.evaluate.suites.evaluate_edits import EvaluateEdits
 from dalle_jax.evaluate.suites.evaluate_inpainting import EvaluateInpainting
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes
+from dalle_jax.evaluate.suites.evaluate_text import EvaluateText
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.mesh import Mesh
 from dalle_jax.parallel.rules import Rules
@@ -255,11 +256,11 @@ class EncodeRun:
 class EvaluateRun:
     """``evaluate``: one or more named evaluations of a trained pipeline.
 
-    ``EvaluateScenes`` renders its own scenes. ``EvaluateCaptioned`` measures on the held-out images of ``data``. The
-    pipeline is sharded by ``mesh`` and ``rules``; the default is one device.
+    ``EvaluateScenes`` and ``EvaluateText`` render their own scenes. ``EvaluateCaptioned`` measures on the held-out
+    images of ``data``. The pipeline is sharded by ``mesh`` and ``rules``; the default is one device.
     """
 
-    evaluations: Mapping[str, EvaluateScenes | EvaluateCaptioned]
+    evaluations: Mapping[str, EvaluateScenes | EvaluateCaptioned | EvaluateText]
     data: OwnData | None = None
     mesh: Mesh = field(default_factory=lambda: Mesh(data=1))
     rules: Rules = field(default_factory=Rules)
@@ -276,10 +277,14 @@ class EvaluateRun:
             raise ValueError("data: expected None, because only EvaluateCaptioned uses data, got OwnData")
 
     def single(self) -> EvaluateScenes | EvaluateCaptioned:
-        """Return the evaluation if there is only one. Raise ``UserError`` if there are more."""
+        """Return the evaluation of a demo. Raise ``UserError`` for several, or one that its report does not show."""
         if len(self.evaluations) > 1:
             raise UserError(f"evaluations: expected exactly one evaluation, got {', '.join(self.evaluations)}")
-        return next(iter(self.evaluations.values()))
+        ((name, single),) = self.evaluations.items()
+        if not isinstance(single, EvaluateScenes | EvaluateCaptioned):
+            expected = "expected @EvaluateScenes or @EvaluateCaptioned in a demo"
+            raise UserError(f"evaluations.{name}: {expected}, got @{type(single).__name__}")
+        return single
 
 
 DEMO_STAGES = ("text", "tokenizer", "clip", "transformer", "evaluation")

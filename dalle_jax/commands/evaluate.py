@@ -1,4 +1,4 @@
-"""``evaluate CONFIG --model DIR``: run the evaluations of a config on a trained pipeline and write JSON."""
+"""``evaluate CONFIG --model DIR``: run the evaluations of a config on a trained pipeline; write JSON and a page."""
 
 import argparse
 from collections.abc import Iterator
@@ -9,9 +9,11 @@ from dalle_jax import storage
 from dalle_jax.commands.flags.reduced_flags import add_reduced_flags, reduced_of
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.evaluate.report.write_report import write_metrics
+from dalle_jax.evaluate.report.evaluation_page import page_of, write_evaluation
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes, evaluate_scenes
+from dalle_jax.evaluate.suites.evaluate_text import EvaluateText, evaluate_text
+from dalle_jax.evaluate.suites.panels import SuiteFindings
 from dalle_jax.models.code_generator import Reduced
 from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.agreement import require_same_config
@@ -47,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run each evaluation and write the metrics of all as JSON, by the evaluation's name."""
+    """Run each evaluation. Write the metrics of all as JSON, by the evaluation's name, and a page beside it."""
     run: EvaluateRun = load_run(args.config, EvaluateRun, args.set)
     hosts.join()
     with failures.shared():
@@ -65,13 +67,13 @@ def _evaluate(
     pipeline_of = cache(
         lambda batch: load_pipeline(*folders, batch=batch, layout=layout, reduced=reduced)
     )  # compiled once per batch size
-    figures = {}
+    found: dict[str, SuiteFindings] = {}
     for name, config in run.evaluations.items():
         _say(f"evaluation {name}")
-        figures[name] = _figures(pipeline_of(config.drawing.batch), run, config)
+        found[name] = _findings(pipeline_of(config.drawing.batch), run, config)
     if hosts.is_first():
-        write_metrics(out, figures)
-    _say(str(out))
+        write_evaluation(out, f"Evaluation of {folders[0]}", found)
+    _say(f"{out}, {page_of(out)}")
 
 
 def _say(line: str) -> None:
@@ -92,7 +94,11 @@ def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[Ca
     return cast("Iterator[CaptionedBatch]", opened.evaluation_batches())
 
 
-def _figures(pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | EvaluateCaptioned) -> dict[str, object]:
+def _findings(
+    pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | EvaluateCaptioned | EvaluateText
+) -> SuiteFindings:
+    if isinstance(config, EvaluateText):
+        return evaluate_text(pipeline, config, _say)
     clip = pipeline.require_ranker()
     if isinstance(config, EvaluateCaptioned):
         if not isinstance(pipeline, TextToImage):
@@ -101,6 +107,6 @@ def _figures(pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | E
                 "which measures a transformer's likelihood"
             )
         batches = held_out_batches(run, config)
-        return evaluate_captioned(pipeline, pipeline.codec, clip, pipeline.likelihood, config, batches, _say).to_json()
+        return evaluate_captioned(pipeline, pipeline.codec, clip, pipeline.likelihood, config, batches, _say)
     codec = pipeline.codec if isinstance(pipeline, TextToImage | Unclip) else None
-    return evaluate_scenes(pipeline, codec, clip, config, _say).to_json()
+    return evaluate_scenes(pipeline, codec, clip, config, _say)

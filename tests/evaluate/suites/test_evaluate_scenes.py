@@ -84,13 +84,13 @@ def test_a_decoder_of_pixels_has_no_reconstructions():
     few = replace(CONFIG, levels=(1,), captions=2, many_captions=0, guidance_captions=0)
     found = evaluate_scenes(fake, None, fake, few, said.append)
     assert found.reconstruction is None and found.reconstructed == () and found.zero_shot.count == 4
-    assert found.to_json().keys() == {"composition", "guidance", "clip"}
+    assert found.to_json().keys() == {"composition", "atoms", "guidance", "clip"}
     assert not any("reconstruction" in line for line in said)
 
 
 def test_evaluation_json_has_the_documented_keys(findings):
     content = findings.to_json()
-    assert content.keys() == {"reconstruction", "composition", "guidance", "clip"}
+    assert content.keys() == {"reconstruction", "composition", "atoms", "guidance", "clip"}
     assert content["guidance"].keys() == {"1", "3"}
     assert content["clip"] == {
         "zero_shot": findings.zero_shot.value,
