@@ -30,20 +30,15 @@ def resampled_means(effects: Float[np.ndarray, " n"], resamples: int, seed: int)
 
 
 def bootstrap_interval(
-    value: float,
-    effects: Sequence[Float[np.ndarray, " _"] | None],
-    degenerate: float = 0.0,
-    resamples: int = RESAMPLES,
+    value: float, effects: Sequence[Float[np.ndarray, " _"] | None], resamples: int = RESAMPLES
 ) -> tuple[float, float]:
     """Return the 95 % interval of a figure from the effects of each resampled side, whose mean is taken as 0.
 
-    ``degenerate`` is the variance of the part without a first-order effect. A side of None is not resampled, such as a
-    reference of which only the moments are known.
+    A side of None is not resampled, such as a reference of which only the moments are known.
     """
     draws = np.zeros(resamples)
     for index, effect in enumerate(effects):
         if effect is not None:
             draws += resampled_means(effect - effect.mean(), resamples, SEED + index)
-    draws += np.random.default_rng(SEED - 1).normal(size=resamples) * np.sqrt(max(degenerate, 0.0))
     low, high = np.quantile(draws, (0.025, 0.975))
     return value + float(low), value + float(high)
