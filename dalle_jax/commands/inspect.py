@@ -10,8 +10,8 @@ from dalle_jax.data.examples.images import Images
 from dalle_jax.data.examples.inspection import inspect
 from dalle_jax.data.mixture import Mixture
 from dalle_jax.data.open_data import Openable
-from dalle_jax.data.sources.precomputed import ClipEmbeddings, Codes
 from dalle_jax.data.source_of_path import source_of_path
+from dalle_jax.data.sources.precomputed import ClipEmbeddings, Codes
 from dalle_jax.data.sources.scenes import Scenes
 from dalle_jax.evaluate.report.inspection_page import contact_sheet, format_text, inspection_page, to_json
 from dalle_jax.images.png import write_png
@@ -22,6 +22,7 @@ from dalle_jax.storage import Place, write_bytes
 from dalle_jax.text.sentencepiece import SentencePiece
 from dalle_jax.text.tokenizer import TextTokenizer
 from dalle_jax.untrusted import read_file
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
@@ -125,4 +126,5 @@ def read_config(source: str, sets: list[str]) -> InspectRun:
         raise UserError(
             f"{source}: expected a config (.gin) to inspect, since --set sets a field of a config; leave out --set"
         )
-    return InspectRun(source=source_of_path(source, lambda line: print(line, file=sys.stderr, flush=True)), images=Images(size=256))
+    found = source_of_path(source, lambda line: print(line, file=sys.stderr, flush=True))
+    return InspectRun(source=found, images=Images(size=256))
