@@ -9,8 +9,11 @@ from dalle_jax import storage
 from dalle_jax.commands.flags.reduced_flags import add_reduced_flags, reduced_of
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
+from dalle_jax.data.labelled_images import read_labelled_images
+from dalle_jax.data.mixture import Mixture
 from dalle_jax.evaluate.report.write_report import write_metrics
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
+from dalle_jax.evaluate.suites.evaluate_icon_colours import EvaluateIconColours, Icon, evaluate_icon_colours
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes, evaluate_scenes
 from dalle_jax.models.code_generator import Reduced
 from dalle_jax.parallel import failures, hosts
@@ -92,8 +95,31 @@ def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[Ca
     return cast("Iterator[CaptionedBatch]", opened.evaluation_batches())
 
 
-def _figures(pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | EvaluateCaptioned) -> dict[str, object]:
+def icons_of(run: EvaluateRun, config: EvaluateIconColours) -> dict[str, list[Icon]]:
+    """Return icons of the data of a run: "seen" ones, of training records, and "held_out" ones.
+
+    Raise ``UserError`` for data of which nothing is held out by a rule, and for a mixture.
+    """
+    data = run.data
+    assert data is not None
+    if isinstance(data.source, Mixture) or data.held_out is None:
+        raise UserError(
+            "data: expected one source with @HeldOutPairs or @HeldOut as data.evaluation for @EvaluateIconColours, got "
+            f"{type(data.source).__name__} and {type(data.evaluation).__name__}"
+        )
+    both = read_labelled_images(data.source, data.images, data.held_out, config.is_icon, config.captions)
+    return {
+        split: [Icon(one.image, one.caption, config.names(one.metadata)) for one in images]
+        for split, images in zip(("seen", "held_out"), both, strict=True)
+    }
+
+
+def _figures(
+    pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | EvaluateCaptioned | EvaluateIconColours
+) -> dict[str, object]:
     clip = pipeline.require_ranker()
+    if isinstance(config, EvaluateIconColours):
+        return evaluate_icon_colours(pipeline, config, icons_of(run, config), _say).to_json()
     if isinstance(config, EvaluateCaptioned):
         if not isinstance(pipeline, TextToImage):
             raise UserError(
