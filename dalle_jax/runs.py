@@ -22,6 +22,7 @@ from dalle_jax.evaluate.suites.evaluate_edits import EvaluateEdits
 from dalle_jax.evaluate.suites.evaluate_icon_colours import EvaluateIconColours
 from dalle_jax.evaluate.suites.evaluate_inpainting import EvaluateInpainting
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes
+from dalle_jax.evaluate.suites.evaluate_text import EvaluateText
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.mesh import Mesh
 from dalle_jax.parallel.rules import Rules
@@ -257,12 +258,12 @@ class EncodeRun:
 class EvaluateRun:
     """``evaluate``: one or more named evaluations of a trained pipeline.
 
-    ``EvaluateScenes`` renders its own scenes. ``EvaluateCaptioned`` measures on the held-out images of ``data``, and
-    ``EvaluateIconColours`` draws captions of its icons. The pipeline is sharded by ``mesh`` and ``rules``; the default
-    is one device.
+    ``EvaluateScenes`` and ``EvaluateText`` render their own scenes. ``EvaluateCaptioned`` measures on the held-out
+    images of ``data``, and ``EvaluateIconColours`` draws captions of its icons. The pipeline is sharded by ``mesh`` and
+    ``rules``; the default is one device.
     """
 
-    evaluations: Mapping[str, EvaluateScenes | EvaluateCaptioned | EvaluateIconColours]
+    evaluations: Mapping[str, EvaluateScenes | EvaluateCaptioned | EvaluateText | EvaluateIconColours]
     data: OwnData | None = None
     mesh: Mesh = field(default_factory=lambda: Mesh(data=1))
     rules: Rules = field(default_factory=Rules)
@@ -270,20 +271,21 @@ class EvaluateRun:
     def __post_init__(self) -> None:
         if not self.evaluations:
             raise ValueError("evaluations: expected at least one, such as evaluations.scenes = @EvaluateScenes")
-        needing = [name for name, one in self.evaluations.items() if not isinstance(one, EvaluateScenes)]
+        needing = [name for name, one in self.evaluations.items() if not isinstance(one, EvaluateScenes | EvaluateText)]
         if needing and self.data is None:
             raise ValueError(f"data: expected @OwnData, whose held-out images evaluations.{needing[0]} uses, got None")
         if self.data is not None and not needing:
-            raise ValueError("data: expected None, because EvaluateScenes renders its own images, got OwnData")
+            raise ValueError("data: expected None, because no evaluation measures on data, got OwnData")
 
     def single(self) -> EvaluateScenes | EvaluateCaptioned:
-        """Return the evaluation if there is only one, for a demo. Raise ``UserError`` if there are more."""
+        """Return the evaluation of a demo. Raise ``UserError`` for several, or one that its report does not show."""
         if len(self.evaluations) > 1:
             raise UserError(f"evaluations: expected exactly one evaluation, got {', '.join(self.evaluations)}")
-        only = next(iter(self.evaluations.values()))
-        if isinstance(only, EvaluateIconColours):
-            raise UserError("evaluations: expected @EvaluateScenes or @EvaluateCaptioned, got EvaluateIconColours")
-        return only
+        ((name, single),) = self.evaluations.items()
+        if not isinstance(single, EvaluateScenes | EvaluateCaptioned):
+            expected = "expected @EvaluateScenes or @EvaluateCaptioned in a demo"
+            raise UserError(f"evaluations.{name}: {expected}, got @{type(single).__name__}")
+        return single
 
 
 DEMO_STAGES = ("text", "tokenizer", "clip", "transformer", "evaluation")

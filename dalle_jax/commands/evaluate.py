@@ -1,4 +1,4 @@
-"""``evaluate CONFIG --model DIR``: run the evaluations of a config on a trained pipeline and write JSON."""
+"""``evaluate CONFIG --model DIR``: run the evaluations of a config on a trained pipeline; write JSON and a page."""
 
 import argparse
 from collections.abc import Iterator
@@ -11,10 +11,12 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.data.labelled_images import read_labelled_images
 from dalle_jax.data.mixture import Mixture
-from dalle_jax.evaluate.report.write_report import write_metrics
+from dalle_jax.evaluate.report.evaluation_page import page_of, write_evaluation
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
 from dalle_jax.evaluate.suites.evaluate_icon_colours import EvaluateIconColours, Icon, evaluate_icon_colours
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes, evaluate_scenes
+from dalle_jax.evaluate.suites.evaluate_text import EvaluateText, evaluate_text
+from dalle_jax.evaluate.suites.panels import SuiteFindings
 from dalle_jax.models.code_generator import Reduced
 from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.agreement import require_same_config
@@ -50,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run each evaluation and write the metrics of all as JSON, by the evaluation's name."""
+    """Run each evaluation. Write the metrics of all as JSON, by the evaluation's name, and a page beside it."""
     run: EvaluateRun = load_run(args.config, EvaluateRun, args.set)
     hosts.join()
     with failures.shared():
@@ -68,13 +70,13 @@ def _evaluate(
     pipeline_of = cache(
         lambda batch: load_pipeline(*folders, batch=batch, layout=layout, reduced=reduced)
     )  # compiled once per batch size
-    figures = {}
+    found: dict[str, SuiteFindings] = {}
     for name, config in run.evaluations.items():
         _say(f"evaluation {name}")
-        figures[name] = _figures(pipeline_of(config.drawing.batch), run, config)
+        found[name] = _findings(pipeline_of(config.drawing.batch), run, config)
     if hosts.is_first():
-        write_metrics(out, figures)
-    _say(str(out))
+        write_evaluation(out, f"Evaluation of {folders[0]}", found)
+    _say(f"{out}, {page_of(out)}")
 
 
 def _say(line: str) -> None:
@@ -114,12 +116,16 @@ def icons_of(run: EvaluateRun, config: EvaluateIconColours) -> dict[str, list[Ic
     }
 
 
-def _figures(
-    pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | EvaluateCaptioned | EvaluateIconColours
-) -> dict[str, object]:
+def _findings(
+    pipeline: AnyPipeline,
+    run: EvaluateRun,
+    config: EvaluateScenes | EvaluateCaptioned | EvaluateText | EvaluateIconColours,
+) -> SuiteFindings:
+    if isinstance(config, EvaluateText):
+        return evaluate_text(pipeline, config, _say)
     clip = pipeline.require_ranker()
     if isinstance(config, EvaluateIconColours):
-        return evaluate_icon_colours(pipeline, config, icons_of(run, config), _say).to_json()
+        return evaluate_icon_colours(pipeline, config, icons_of(run, config), _say)
     if isinstance(config, EvaluateCaptioned):
         if not isinstance(pipeline, TextToImage):
             raise UserError(
@@ -127,6 +133,6 @@ def _figures(
                 "which measures a transformer's likelihood"
             )
         batches = held_out_batches(run, config)
-        return evaluate_captioned(pipeline, pipeline.codec, clip, pipeline.likelihood, config, batches, _say).to_json()
+        return evaluate_captioned(pipeline, pipeline.codec, clip, pipeline.likelihood, config, batches, _say)
     codec = pipeline.codec if isinstance(pipeline, TextToImage | Unclip) else None
-    return evaluate_scenes(pipeline, codec, clip, config, _say).to_json()
+    return evaluate_scenes(pipeline, codec, clip, config, _say)

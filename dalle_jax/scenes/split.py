@@ -19,6 +19,8 @@ Share of uniformly drawn scenes that are held out (checked by ``tests/scenes/tes
     6       11 %    letter followed by letter; words of one letter are never held out
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from dalle_jax.scenes.scene import COLOURS, COUNTS, LETTERS, SHAPES, SIZES, Scene, SceneObject, Split
@@ -54,20 +56,28 @@ HELD_OUT_LETTERS = frozenset(
 
 def is_held_out(scene: Scene) -> bool:
     """Return True if any combination in the scene is held out. For a caption: ``is_held_out(parse(caption))``."""
+    return any(combinations(scene))
+
+
+def combinations(scene: Scene) -> Iterator[bool]:
+    """Yield for each combination in the scene whether it is held out; a group shows its colour and shape once."""
     shapes = [thing.shape for thing in scene.objects]
-    if any((thing.colour, thing.shape) in HELD_OUT_COLOUR_SHAPE for thing in scene.objects):
-        return True
-    if scene.arrangement == "group":
-        return (len(shapes), shapes[0]) in HELD_OUT_COUNT_SHAPE
-    if scene.arrangement in ("vertical", "horizontal", "stack"):
-        axis = "horizontal" if scene.arrangement == "horizontal" else "vertical"
-        pairs = [(shapes[i], axis, shapes[j]) for i in range(len(shapes)) for j in range(i + 1, len(shapes))]
-        return any(pair in HELD_OUT_RELATION for pair in pairs)
-    if scene.background is not None:
-        return (scene.background, scene.objects[0].colour) in HELD_OUT_BACKGROUND
     if scene.word is not None:
-        return any(scene.word[i : i + 2] in HELD_OUT_LETTERS for i in range(len(scene.word) - 1))
-    return False
+        for i in range(len(scene.word) - 1):
+            yield scene.word[i : i + 2] in HELD_OUT_LETTERS
+        return
+    grouped = scene.arrangement == "group"
+    for thing in scene.objects[:1] if grouped else scene.objects:
+        yield (thing.colour, thing.shape) in HELD_OUT_COLOUR_SHAPE
+    if grouped:
+        yield (len(shapes), shapes[0]) in HELD_OUT_COUNT_SHAPE
+    elif scene.arrangement in ("vertical", "horizontal", "stack"):
+        axis = "horizontal" if scene.arrangement == "horizontal" else "vertical"
+        for i in range(len(shapes)):
+            for j in range(i + 1, len(shapes)):
+                yield (shapes[i], axis, shapes[j]) in HELD_OUT_RELATION
+    elif scene.background is not None:
+        yield (scene.background, scene.objects[0].colour) in HELD_OUT_BACKGROUND
 
 
 def sample_scene(level: int, rng: np.random.Generator, split: Split) -> Scene:

@@ -118,10 +118,10 @@ def format_text(content: InspectionContent) -> str:
     for kind, same in content["same"].items():
         first = f" ({' and '.join(same['examples'][0])})" if same["examples"] else ""
         lines.append(f"same {kind}: {same['count']}{first}")
-    for name, one in content["metadata"].items():
-        if one["values"] < one["count"]:  # fields such as a key or a digest differ in every record
-            most = ", ".join(f"{shortened(value, MOST_LETTERS)} {count}" for value, count in one["most"].items())
-            lines.append(f"metadata {name}: {one['values']} values in {one['count']} records, {most}")
+    for name, known in content["metadata"].items():
+        if known["values"] < known["count"]:  # fields such as a key or a digest differ in every record
+            most = ", ".join(f"{shortened(value, MOST_LETTERS)} {count}" for value, count in known["most"].items())
+            lines.append(f"metadata {name}: {known['values']} values in {known['count']} records, {most}")
     lines.append("words: " + ", ".join(f"{word} {count}" for word, count in list(content["words"].items())[:15]))
     return "\n".join(lines)
 

@@ -15,7 +15,13 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.metrics.icon_colours import GLYPHS, GROUNDS, IconColours, read_icon
 from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.evaluate.suites.drawing import Drawing
+from dalle_jax.evaluate.suites.panels import JsonObject, Panel, PanelFigure, ShownImage, ShownImages
 from dalle_jax.evaluate.suites.pipeline_parts import ImageSampler
+
+SPLIT_TITLES = {"seen": "icons of the training data", "held_out": "held-out icons"}
+KINDS = {"original": "originals", "first": "first candidate", "chosen": "CLIP's choice"}
+PAIR = ("glyph", "ground")
+PARTS = {"glyph": "Colour right", "ground": "Ground right", "both": "Both right"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class EvaluateIconColours:
     """Evaluation of the colours of icons, for ``captions`` of training and as many of held-out records.
 
     ``colour`` and ``ground`` are the fields of the metadata that name the two colours. Records without one of the names
-    in ``evaluate/metrics/icon_colours.py`` are left out.
+    in ``evaluate/metrics/icon_colours.py`` are left out. A report shows ``shown`` icons of each split.
     """
 
     drawing: Drawing
@@ -31,10 +37,11 @@ class EvaluateIconColours:
     colour: str = "colour"
     ground: str = "background"
     seed: int = 0
+    shown: int = 24
 
     def __post_init__(self) -> None:
-        if self.captions < 1:
-            raise ValueError(f"captions: expected at least 1, got {self.captions}")
+        if not 1 <= self.shown <= self.captions:
+            raise ValueError(f"shown: expected 1 to captions ({self.captions}), got {self.shown}")
 
     def names(self, metadata: Mapping[str, object]) -> IconColours:
         """Return the names of the two colours in a record's metadata, None if it has none that can be read."""
@@ -56,30 +63,69 @@ class Icon:
     colours: IconColours
 
 
-@dataclass(frozen=True)
-class ColoursRead:
-    """Shares of images with the right ``glyph``, the right ``ground``, and ``both``."""
+@dataclass(frozen=True, eq=False)
+class ReadIcon:
+    """An image, its caption, the colours that the caption names, and those that were read."""
 
-    glyph: Share
-    ground: Share
-    both: Share
+    image: UInt8[np.ndarray, "H W 3"]
+    caption: str
+    wanted: IconColours
+    found: IconColours
 
-    def to_json(self) -> dict[str, object]:
-        """Return the three shares with the number of images."""
-        values = {name: getattr(self, name).value for name in ("glyph", "ground", "both")}
-        return {**values, "count": self.both.count}
+    @property
+    def right(self) -> int:
+        """The number of right colours, 0 to 2."""
+        return (self.wanted.glyph == self.found.glyph) + (self.wanted.ground == self.found.ground)
 
 
 @dataclass(frozen=True)
 class IconColourFindings:
-    """The colours that were read, by split ("seen", "held_out") and by images: originals, first candidates, CLIP's
-    choices."""
+    """The icons that were read, by split ("seen", "held_out") and by kind of image, in the order of the captions."""
 
-    read: Mapping[str, Mapping[str, ColoursRead]]
+    icons: Mapping[str, Mapping[str, tuple[ReadIcon, ...]]]
+    shown: int
 
-    def to_json(self) -> dict[str, object]:
+    def share(self, split: str, kind: str, part: str) -> Share:
+        """Return the share of images with the right ``part``: "glyph", "ground" or "both"."""
+        return share_of(_is_right(one, part) for one in self.icons[split][kind])
+
+    def to_json(self) -> JsonObject:
         """Return ``{"seen": {"original": {"glyph": 1.0, ...}, "first": ..., "chosen": ...}, "held_out": ...}``."""
-        return {split: {name: one.to_json() for name, one in images.items()} for split, images in self.read.items()}
+        return {
+            split: {
+                kind: {**{part: self.share(split, kind, part).value for part in PARTS}, "count": len(read)}
+                for kind, read in kinds.items()
+            }
+            for split, kinds in self.icons.items()
+        }
+
+    def panel(self) -> Panel:
+        """Return the panel of the page."""
+        figures = [
+            PanelFigure.of_share(
+                f"{split}.{kind}.{part}",
+                f"{PARTS[part]}, {SPLIT_TITLES[split]}, {KINDS[kind]}",
+                self.share(split, kind, part),
+            )
+            for split, kinds in self.icons.items()
+            for kind in kinds
+            for part in PARTS
+        ]
+        images = [
+            ShownImages(f"{SPLIT_TITLES[split]}, {KINDS['first']}", self._worst(kinds["first"]))
+            for split, kinds in self.icons.items()
+        ]
+        about = (
+            "Icons of one colour on a uniform ground. Captions name both colours, and both are read from the pixels. "
+            "The share of originals is the accuracy of the reader."
+        )
+        return Panel("Colours of icons", about, tuple(figures), images=tuple(images))
+
+    def _worst(self, read: Sequence[ReadIcon]) -> tuple[ShownImage, ...]:
+        return tuple(
+            ShownImage(one.image, one.caption, f"read: {one.found.glyph} on {one.found.ground}", one.right == len(PAIR))
+            for one in sorted(read, key=lambda one: one.right)[: self.shown]
+        )
 
 
 def evaluate_icon_colours(
@@ -95,10 +141,10 @@ def evaluate_icon_colours(
     if not any(icons.values()):
         fields = f"{config.colour} and {config.ground}"
         raise UserError(f"data.source: expected records whose metadata name colours in {fields}, got none")
-    read: dict[str, dict[str, ColoursRead]] = {}
+    found: dict[str, dict[str, tuple[ReadIcon, ...]]] = {}
     for split, own in icons.items():
         if not own:
-            say(f"icons {split}: the data has none")
+            say(f"{SPLIT_TITLES[split]}: the data has no icons of this kind")
             continue
         drawn = sampler.draw(config.drawing.requests(tuple(one.caption for one in own), config.seed))
         images = {
@@ -106,20 +152,24 @@ def evaluate_icon_colours(
             "first": [one.candidates[0] for one in drawn],
             "chosen": [one.candidates[one.chosen[0]] for one in drawn],
         }
-        wanted = [one.colours for one in own]
-        read[split] = {name: colours_read(some, wanted) for name, some in images.items()}
-        for name, one in read[split].items():
-            shares = ", ".join(f"{key} {_percent(getattr(one, key))}" for key in ("glyph", "ground", "both"))
-            say(f"icons {split}, {name}: {shares} of {one.both.count}")
-    return IconColourFindings(read)
+        found[split] = {kind: read_icons(some, own) for kind, some in images.items()}
+        for kind in images:
+            findings = IconColourFindings(found, config.shown)
+            shares = ", ".join(f"{part} {_percent(findings.share(split, kind, part))}" for part in PARTS)
+            say(f"{SPLIT_TITLES[split]}, {KINDS[kind]}: {shares} of {len(own)}")
+    return IconColourFindings(found, config.shown)
 
 
-def colours_read(images: Sequence[UInt8[np.ndarray, "H W 3"]], wanted: Sequence[IconColours]) -> ColoursRead:
-    """Read images and compare them with the wanted colours."""
-    found = [read_icon(image) for image in images]
-    glyph = [one.glyph == other.glyph for one, other in zip(found, wanted, strict=True)]
-    ground = [one.ground == other.ground for one, other in zip(found, wanted, strict=True)]
-    return ColoursRead(share_of(glyph), share_of(ground), share_of(a and b for a, b in zip(glyph, ground, strict=True)))
+def read_icons(images: Sequence[UInt8[np.ndarray, "H W 3"]], icons: Sequence[Icon]) -> tuple[ReadIcon, ...]:
+    """Read the image of each icon."""
+    return tuple(
+        ReadIcon(image, icon.caption, icon.colours, read_icon(image)) for image, icon in zip(images, icons, strict=True)
+    )
+
+
+def _is_right(icon: ReadIcon, part: str) -> bool:
+    parts = PAIR if part == "both" else (part,)
+    return all(getattr(icon.wanted, one) == getattr(icon.found, one) for one in parts)
 
 
 def _percent(share: Share) -> str:

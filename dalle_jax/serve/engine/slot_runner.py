@@ -182,7 +182,8 @@ class SlotRunner(ABC):
         for one in self._inside.values():
             one.position += passes
         self._show()  # waits for the devices
-        self._seconds_per_pass += 0.2 * ((time.monotonic() - begin) / passes - self._seconds_per_pass)
+        if self._pipeline.layout.is_local:  # processes of one mesh must run equal chunks, so they measure no time
+            self._seconds_per_pass += 0.2 * ((time.monotonic() - begin) / passes - self._seconds_per_pass)
         if done:
             self._finish(done)
 

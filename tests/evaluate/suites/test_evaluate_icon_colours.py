@@ -8,7 +8,7 @@ from dalle_jax.evaluate.suites.evaluate_icon_colours import EvaluateIconColours,
 from dalle_jax.pipelines.request import Generation
 
 SIDE = 16
-CONFIG = EvaluateIconColours(Drawing(candidates=2), captions=4)
+CONFIG = EvaluateIconColours(Drawing(candidates=2), captions=4, shown=1)
 
 
 def image(colours):
@@ -40,12 +40,17 @@ def icon(glyph, ground):
 def test_colours_of_originals_first_candidates_and_choices_are_read_for_each_split():
     icons = {"seen": [icon("red", "white"), icon("blue", "black")], "held_out": [icon("pink", "gray")]}
     lines = []
-    found = evaluate_icon_colours(Painter(), CONFIG, icons, lines.append).to_json()
+    findings = evaluate_icon_colours(Painter(), CONFIG, icons, lines.append)
+    found, panel = findings.to_json(), findings.panel()
     right, ground_only = {"glyph": 1.0, "ground": 1.0, "both": 1.0}, {"glyph": 0.0, "ground": 1.0, "both": 0.0}
     for split, count in (("seen", 2), ("held_out", 1)):
         counted = {name: {**shares, "count": count} for name, shares in (("original", right), ("chosen", right))}
         assert found[split] == {**counted, "first": {**ground_only, "count": count}}
-    assert lines[1] == "icons seen, first: glyph 0.0 %, ground 100.0 %, both 0.0 % of 2"
+    title = "icons of the training data, first candidate"
+    assert lines[1] == f"{title}: glyph 0.0 %, ground 100.0 %, both 0.0 % of 2"
+    assert [one.value for one in panel.figures[3:6]] == [0.0, 1.0, 0.0]
+    ((shown,), _) = (one.images for one in panel.images)
+    assert (shown.caption, shown.right, shown.note) == ("red on white", False, "read: orange on white")
 
 
 def test_data_without_named_colours_is_refused_and_a_split_without_icons_is_left_out():
@@ -54,7 +59,7 @@ def test_data_without_named_colours_is_refused_and_a_split_without_icons_is_left
     found = evaluate_icon_colours(
         Painter(), CONFIG, {"seen": [icon("red", "white")], "held_out": []}, lambda line: None
     )
-    assert list(found.read) == ["seen"]
+    assert list(found.icons) == ["seen"]
 
 
 def test_records_are_icons_if_both_names_can_be_read():
