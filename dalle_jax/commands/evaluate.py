@@ -19,9 +19,12 @@ from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, bulk_layout
 from dalle_jax.commands.flags.reduced_flags import add_reduced_flags, reduced_of
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
+from dalle_jax.data.labelled_images import read_labelled_images
+from dalle_jax.data.mixture import Mixture
 from dalle_jax.evaluate.report.evaluation_page import page_of, write_evaluation
 from dalle_jax.evaluate.suites.compare_images import AMONG, compare_images
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
+from dalle_jax.evaluate.suites.evaluate_icon_colours import EvaluateIconColours, Icon, evaluate_icon_colours
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes, evaluate_scenes
 from dalle_jax.evaluate.suites.evaluate_text import EvaluateText, evaluate_text
 from dalle_jax.evaluate.suites.panels import SuiteFindings
@@ -151,12 +154,35 @@ def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[Ca
     return cast("Iterator[CaptionedBatch]", opened.evaluation_batches())
 
 
+def icons_of(run: EvaluateRun, config: EvaluateIconColours) -> dict[str, list[Icon]]:
+    """Return icons of the data of a run: "seen" ones, of training records, and "held_out" ones.
+
+    Raise ``UserError`` for data of which nothing is held out by a rule, and for a mixture.
+    """
+    data = run.data
+    assert data is not None
+    if isinstance(data.source, Mixture) or data.held_out is None:
+        raise UserError(
+            "data: expected one source with @HeldOutPairs or @HeldOut as data.evaluation for @EvaluateIconColours, got "
+            f"{type(data.source).__name__} and {type(data.evaluation).__name__}"
+        )
+    both = read_labelled_images(data.source, data.images, data.held_out, config.is_icon, config.captions)
+    return {
+        split: [Icon(one.image, one.caption, config.names(one.metadata)) for one in images]
+        for split, images in zip(("seen", "held_out"), both, strict=True)
+    }
+
+
 def _findings(
-    pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | EvaluateCaptioned | EvaluateText
+    pipeline: AnyPipeline,
+    run: EvaluateRun,
+    config: EvaluateScenes | EvaluateCaptioned | EvaluateText | EvaluateIconColours,
 ) -> SuiteFindings:
     if isinstance(config, EvaluateText):
         return evaluate_text(pipeline, config, _say)
     clip = pipeline.require_ranker()
+    if isinstance(config, EvaluateIconColours):
+        return evaluate_icon_colours(pipeline, config, icons_of(run, config), _say)
     if isinstance(config, EvaluateCaptioned):
         if not isinstance(pipeline, TextToImage):
             raise UserError(
