@@ -17,7 +17,13 @@ Share of uniformly drawn scenes that are held out (checked by ``tests/scenes/tes
     4       62 %    colour with shape; shape, axis, shape
     5       29 %    colour with shape; background with object colour
     6       11 %    letter followed by letter; words of one letter are never held out
+
+About half of the held-out combinations are prompted ones. Training by rewards may use their captions as prompts, but
+never sees an image of them (docs/rewards.md). A held-out scene is "prompted" if all its held-out combinations are,
+and "unnamed" if any is not.
 """
+
+from typing import TypeAlias
 
 import numpy as np
 
@@ -52,33 +58,69 @@ HELD_OUT_LETTERS = frozenset(
 )
 
 
-def is_held_out(scene: Scene) -> bool:
-    """Return True if any combination in the scene is held out. For a caption: ``is_held_out(parse(caption))``."""
+Combination: TypeAlias = tuple[str, str] | tuple[int, str] | tuple[str, str, str] | str
+"""A combination of attributes that can be held out, as in the sets above."""
+
+PROMPTED: frozenset[Combination] = frozenset(
+    {
+        *(pair for pair in HELD_OUT_COLOUR_SHAPE if _COLOURS.index(pair[0]) % 2 == 0),
+        *(triple for triple in HELD_OUT_RELATION if SHAPES.index(triple[0]) % 2 == 0),
+        (2, "heart"),
+        *(pair for pair in HELD_OUT_BACKGROUND if _COLOURS.index(pair[0]) % 2 == 0),
+        *(pair for pair in HELD_OUT_LETTERS if LETTERS.index(pair[0]) % 2 == 0),
+    }
+)
+"""The held-out combinations that prompts may name."""
+
+
+def held_out_combinations(scene: Scene) -> list[Combination]:
+    """Return the held-out combinations that a scene contains."""
     shapes = [thing.shape for thing in scene.objects]
-    if any((thing.colour, thing.shape) in HELD_OUT_COLOUR_SHAPE for thing in scene.objects):
-        return True
+    found: list[Combination] = [
+        (thing.colour, thing.shape) for thing in scene.objects if (thing.colour, thing.shape) in HELD_OUT_COLOUR_SHAPE
+    ]
     if scene.arrangement == "group":
-        return (len(shapes), shapes[0]) in HELD_OUT_COUNT_SHAPE
-    if scene.arrangement in ("vertical", "horizontal", "stack"):
+        found += {(len(shapes), shapes[0])} & HELD_OUT_COUNT_SHAPE
+    elif scene.arrangement in ("vertical", "horizontal", "stack"):
         axis = "horizontal" if scene.arrangement == "horizontal" else "vertical"
         pairs = [(shapes[i], axis, shapes[j]) for i in range(len(shapes)) for j in range(i + 1, len(shapes))]
-        return any(pair in HELD_OUT_RELATION for pair in pairs)
-    if scene.background is not None:
-        return (scene.background, scene.objects[0].colour) in HELD_OUT_BACKGROUND
-    if scene.word is not None:
-        return any(scene.word[i : i + 2] in HELD_OUT_LETTERS for i in range(len(scene.word) - 1))
-    return False
+        found += [pair for pair in pairs if pair in HELD_OUT_RELATION]
+    elif scene.background is not None:
+        found += {(scene.background, scene.objects[0].colour)} & HELD_OUT_BACKGROUND
+    elif scene.word is not None:
+        word = scene.word
+        found += [word[i : i + 2] for i in range(len(word) - 1) if word[i : i + 2] in HELD_OUT_LETTERS]
+    return found
+
+
+def is_held_out(scene: Scene) -> bool:
+    """Return True if any combination in the scene is held out. For a caption: ``is_held_out(parse(caption))``."""
+    return bool(held_out_combinations(scene))
+
+
+def is_in_split(scene: Scene, split: Split) -> bool:
+    """Return True if a scene belongs to a split."""
+    found = held_out_combinations(scene)
+    match split:
+        case "train" | "validation":
+            return not found
+        case "held_out":
+            return bool(found)
+        case "prompted":
+            return bool(found) and PROMPTED.issuperset(found)
+        case "unnamed":
+            return not PROMPTED.issuperset(found)
 
 
 def sample_scene(level: int, rng: np.random.Generator, split: Split) -> Scene:
     """Draw a scene of a level, uniformly among those of the split.
 
-    "train" and "validation" are the same set of scenes, for which callers use different seeds.
+    "train" and "validation" are the same set of scenes, for which callers use different seeds. "prompted" and "unnamed"
+    are the two parts of "held_out".
     """
-    held_out = split == "held_out"
     while True:
         scene = _DRAW[level](rng)
-        if is_held_out(scene) == held_out:
+        if is_in_split(scene, split):
             return scene
 
 
