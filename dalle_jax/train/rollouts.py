@@ -93,8 +93,9 @@ def check_updates(task: TrainsOnSamples, trainer: Trainer) -> None:
 def _gather(rewards: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
     """Return the rewards of all processes in the order of their rows."""
     file = io.BytesIO()
-    np.savez(file, rows=rows, **{f"reward {name}": values for name, values in rewards.items()})
-    found = [np.load(io.BytesIO(one)) for one in hosts.gather(file.getvalue())]
-    every, first = np.unique(np.concatenate([one["rows"] for one in found]), return_index=True)
-    assert np.array_equal(every, np.arange(len(every)))
-    return {name: np.concatenate([one[f"reward {name}"] for one in found])[first] for name in rewards}
+    for array in (rows, np.stack(list(rewards.values()), axis=1)):
+        np.save(file, array)
+    found = [(np.load(one), np.load(one)) for one in map(io.BytesIO, hosts.gather(file.getvalue()))]
+    first = np.unique(np.concatenate([rows for rows, _ in found]), return_index=True)[1]
+    values = np.concatenate([values for _, values in found])[first]  # [P n ...]
+    return {name: values[:, index] for index, name in enumerate(rewards)}

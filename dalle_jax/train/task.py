@@ -14,6 +14,9 @@ from dalle_jax.storage import Place
 M = TypeVar("M")
 """The module that a task trains."""
 
+Sampled = TypeVar("Sampled", contravariant=True)
+"""The module that a task samples."""
+
 Frozen: TypeAlias = Mapping[str, nnx.Module]
 """Networks that losses use and that are not trained, by name, such as "image_tokenizer" or "clip"."""
 
@@ -200,7 +203,7 @@ class JudgedRollout(NamedTuple):
 
 
 @runtime_checkable
-class TrainsOnSamples(Protocol[M]):
+class TrainsOnSamples(Protocol[Sampled]):
     """A task that trains on samples of its own module, which are judged between steps (train/rollouts.py).
 
     A batch of the data gives the prompts of one rollout, and a rollout gives the batches of ``updates`` steps.
@@ -215,7 +218,7 @@ class TrainsOnSamples(Protocol[M]):
         """Return the prompts of a rollout and its arrays, which have a row for each example."""
         ...
 
-    def rollout(self, module: M, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> dict[str, Array]:
+    def rollout(self, module: Sampled, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> dict[str, Array]:
         """Sample from the module; a pure function. Each array that it returns has a row for each prompt."""
         ...
 

@@ -339,7 +339,10 @@ def _logits(
 
     def logits(outputs: Float[Array, "B l s D"]) -> Float[Array, "B l K"]:
         found = [predict(outputs[:, :, index])[..., :size] for index in range(outputs.shape[2])]
-        return found[0] if len(found) == 1 else guide(*found, jnp.full((len(outputs), 1), scale))
+        if len(found) == 1:
+            return found[0]
+        with_text, without = found
+        return guide(with_text, without, jnp.full((len(outputs), 1), scale))
 
     return logits
 
