@@ -36,6 +36,7 @@ from dalle_jax.tasks.forecast_codes import ForecastCodes
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
+from dalle_jax.tasks.reinforcement.reinforce import Reinforce
 from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages
 from dalle_jax.tasks.tokenizers.tokenize_images_dvae import TokenizeImagesDvae
 from dalle_jax.tasks.tokenizers.tokenize_images_gan import TokenizeImagesGan
@@ -91,6 +92,7 @@ AnyTask: TypeAlias = (
     | GenerateFromConditions
     | AlignConditions
     | ForecastCodes
+    | Reinforce
     | AlignTextImages
     | AlignReadableImages
     | PredictEmbeddings
@@ -112,7 +114,7 @@ class TrainRun:
     rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self) -> None:
-        if isinstance(self.task, AlignConditions) and self.trainer.initial is None:
+        if isinstance(self.task, AlignConditions | Reinforce) and self.trainer.initial is None:
             raise ValueError(
                 f"trainer.initial: expected the folder of a trained transformer to fine-tune, such as task.reference "
                 f"{self.task.reference}, got None"
