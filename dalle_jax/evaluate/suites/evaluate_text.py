@@ -88,16 +88,13 @@ class TextFindings:
 
     def to_json(self) -> JsonObject:
         """Return the figures by reader, split and kind of image, and the readers' agreement by kind of image."""
-        out: JsonObject = {
-            key: {
-                "reader": self.readers[key],
-                **{
-                    split: {which: self.accuracy(split, which, reader).to_json() for which in kinds}
-                    for split, kinds in self.signs.items()
-                },
+        out: JsonObject = {}
+        for reader, key in enumerate(self.readers):
+            splits: JsonObject = {
+                split: {which: self.accuracy(split, which, reader).to_json() for which in kinds}
+                for split, kinds in self.signs.items()
             }
-            for reader, key in enumerate(self.readers)
-        }
+            out[key] = {"reader": self.readers[key], **splits}
         if len(self.readers) > 1:
             out["agreement"] = {which: self.agreement(which).value for which in self._kinds()}
         return out
@@ -169,7 +166,9 @@ def evaluate_text(sampler: ImageSampler, config: EvaluateText, say: Callable[[st
     for split in SPLITS:
         captions = evaluation_captions(LEVEL, split, config.captions, config.seed)
         rng = np.random.default_rng((config.seed, 6, SPLITS.index(split)))
-        images = {"clean": [render(grammar.parse(one), sampler.side, rng) for one in captions]}
+        images: dict[Which, list[np.ndarray]] = {
+            "clean": [render(grammar.parse(one), sampler.side, rng) for one in captions]
+        }
         drawn = sampler.draw(config.drawing.requests(captions, config.seed))
         images["first"] = [one.candidates[0] for one in drawn]
         if any(one.candidate_scores is not None for one in drawn):
