@@ -16,7 +16,7 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.storage import Place
 
 Takes: TypeAlias = Literal["none", "optional", "required"]
-"""Whether a specification has a file or folder after the colon."""
+"""The need of a file or folder after the colon of a specification."""
 
 
 @dataclass(frozen=True)
