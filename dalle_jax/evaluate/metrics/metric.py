@@ -49,19 +49,11 @@ class Measurement:
 
 
 @runtime_checkable
-class Metric(Protocol[Batch_contra]):
-    """Figures of a stream of batches. Equal batches give equal figures, in any order and on any number of hosts."""
-
-    def update(self, batch: Batch_contra) -> None:
-        """Add a batch. Raises ``UserError`` for arrays of a wrong shape or that are not finite."""
-        ...
+class Mergeable(Protocol):
+    """An accumulated state that adds up over hosts."""
 
     def merge(self: Same, other: Same) -> None:
-        """Add all batches of another metric of the same options."""
-        ...
-
-    def result(self) -> tuple[Measurement, ...]:
-        """Compute the figures. Raises ``UserError`` for too few images."""
+        """Add all batches of another one of the same options."""
         ...
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -69,11 +61,24 @@ class Metric(Protocol[Batch_contra]):
         ...
 
     def from_arrays(self: Same, arrays: Mapping[str, np.ndarray]) -> Same:
-        """Return a metric of the same options with the given state."""
+        """Return one of the same options with the given state."""
         ...
 
 
-M = TypeVar("M", bound=Metric)
+@runtime_checkable
+class Metric(Mergeable, Protocol[Batch_contra]):
+    """Figures of a stream of batches. Equal batches give equal figures, in any order and on any number of hosts."""
+
+    def update(self, batch: Batch_contra) -> None:
+        """Add a batch. Raises ``UserError`` for arrays of a wrong shape or that are not finite."""
+        ...
+
+    def result(self) -> tuple[Measurement, ...]:
+        """Compute the figures. Raises ``UserError`` for too few images."""
+        ...
+
+
+M = TypeVar("M", bound=Mergeable)
 
 
 def merge_over_hosts(metric: M) -> M:
