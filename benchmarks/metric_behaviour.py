@@ -37,7 +37,7 @@ from dalle_jax.images.decode import decode_image
 from dalle_jax.images.header import Limits, read_header
 
 BATCH = 64
-SHARED = (KernelDistance(), NeighbourShares())
+SHARED = (KernelDistance(subsets=0), NeighbourShares())
 WITH_NOISE = (FrechetDistance(), SlicedWasserstein())
 WITHOUT = (FrechetDistance(with_noise=False), SlicedWasserstein(shuffles=0))
 Distort = Callable[[Image.Image, int], Image.Image]
@@ -141,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", nargs="+", required=True, help="tars of images")
     parser.add_argument("--features", default="efficientnet-lite0")
-    parser.add_argument("--images", type=int, default=1500, help="images of each half")
+    parser.add_argument("--images", type=int, default=1300, help="images of each half")
     parser.add_argument("--levels", type=int, default=3, choices=(1, 2, 3))
     parser.add_argument("--mode-field", default="style")
     parser.add_argument("--size", type=int, default=128)
