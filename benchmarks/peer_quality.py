@@ -139,8 +139,24 @@ def sample(options: argparse.Namespace) -> None:
         some = dalle.generate_images(
             text[start : start + 64].clone(), filter_thres=0.9, cond_scale=options.guidance, use_cache=True
         )
-        drawn.append((some.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy())
+        drawn.append(to_bytes(some))
     np.save(options.out, np.concatenate(drawn))
+    if options.reconstructed:
+        held_out = np.load(options.data / "held_out.npy")
+        np.save(
+            options.reconstructed, np.concatenate([reconstruct(dalle.vae, one) for one in np.array_split(held_out, 20)])
+        )
+
+
+@torch.no_grad()
+def reconstruct(vae: DiscreteVAE, images: np.ndarray) -> np.ndarray:
+    """Return the reconstructions of images from their most likely codes; the decoder works on normalised values."""
+    return to_bytes(vae.decode(vae.get_codebook_indices(to_pixels(images))))
+
+
+def to_bytes(decoded: torch.Tensor) -> np.ndarray:
+    """Return the dVAE's output, in the range -1 to 1 that it normalises to, as uint8 [B H W 3]."""
+    return (((decoded + 1) / 2).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def main() -> None:
@@ -154,6 +170,7 @@ def main() -> None:
     training.add_argument("--rates", type=float, nargs=2, default=(1e-3, 1e-3), help="of the dVAE and of the DALLE")
     training.add_argument("--temperatures", type=float, nargs=2, default=(1.0, 0.5), help="of the dVAE, first and last")
     sampling.add_argument("--run", type=Path, required=True)
+    sampling.add_argument("--reconstructed", type=Path, help="the file for reconstructions of the held-out images")
     sampling.add_argument("--guidance", type=float, default=3.0, help="cond_scale")
     options = parser.parse_args()
     torch.set_num_threads(1)
