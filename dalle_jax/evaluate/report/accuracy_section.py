@@ -151,8 +151,8 @@ def _parts(composition: Composition) -> ShareTable:
             rows.append(ShareRow(name, f"level {level}", tuple(shares)))
     largest = max(cell.chosen_of for cell in composition.cells)
     choice = f"CLIP’s choice of {largest}" if largest > 1 else "CLIP’s choice"
-    names = [SPLIT_NAMES[split].capitalize() for split in splits]
-    head = ("Part", *(f"{name}\n{column}" for name in names for column in ("first", choice)))
+    titles = [SPLIT_NAMES[split].capitalize() for split in splits]
+    head = ("Part", *(f"{title}\n{column}" for title in titles for column in ("first", choice)))
     return ShareTable("Accuracy of each part of the captions, counted apart from the other parts", head, tuple(rows))
 
 
