@@ -365,7 +365,26 @@ class UnclipDemoRun:
             )
 
 
-Run: TypeAlias = TrainRun | TextTokenizerRun | InspectRun | EncodeRun | EvaluateRun | DemoRun | UnclipDemoRun
+@dataclass(frozen=True)
+class ReinforcedDemoRun:
+    """``demo-reinforced``: training of a finished demo's transformer by rewards, measured before and after.
+
+    - ``demo``: the folder of the finished ``demo``.
+    - ``training``, ``evaluation``: the config files of both stages. A file that does not exist is searched among the
+      package's configs.
+    - ``guidance_before``: the guidance scale of the transformer before. After, it is that of the evaluation.
+    """
+
+    title: str
+    training: str
+    evaluation: str
+    demo: str = "runs/demo"
+    guidance_before: float = 2.0
+
+
+Run: TypeAlias = (
+    TrainRun | TextTokenizerRun | InspectRun | EncodeRun | EvaluateRun | DemoRun | UnclipDemoRun | ReinforcedDemoRun
+)
 """The kind of a run. A config chooses it by the name of a class, such as ``run = @TextTokenizerRun``.
 
 The default is ``TrainRun``.
@@ -380,6 +399,7 @@ KINDS = RunKinds(
         "EvaluateRun": "evaluate",
         "DemoRun": "demo",
         "UnclipDemoRun": "demo-unclip",
+        "ReinforcedDemoRun": "demo-reinforced",
     },
 )
 
