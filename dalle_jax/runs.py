@@ -85,21 +85,10 @@ class Data(CaptionedData):
 
 
 AnyTask: TypeAlias = (
-    TokenizeImages
-    | TokenizeImagesDvae
-    | TokenizeImagesGan
-    | GenerateCodes
-    | GenerateFromConditions
-    | AlignConditions
-    | ForecastCodes
-    | Reinforce
-    | AlignTextImages
-    | AlignReadableImages
-    | PredictEmbeddings
-    | DenoiseCodes
-    | DenoiseImages
-    | UpsampleImages
-)
+    TokenizeImages | TokenizeImagesDvae | TokenizeImagesGan | GenerateCodes | GenerateFromConditions
+    | AlignConditions | ForecastCodes | Reinforce | AlignTextImages | AlignReadableImages | PredictEmbeddings
+    | DenoiseCodes | DenoiseImages | UpsampleImages
+)  # fmt: skip
 """The config of a task: one for each training objective."""
 
 
