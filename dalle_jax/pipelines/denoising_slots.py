@@ -19,9 +19,10 @@ from dalle_jax.diffusion.code_vectors import guided_logits, signal_shares
 from dalle_jax.diffusion.levels import initial_noise, per_row
 from dalle_jax.models.code_denoiser import CodeDenoiserConfig, Guide
 from dalle_jax.models.priors.prior import PriorOptions
+from dalle_jax.parallel.layout import by_rows
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.embedding_pipeline import PromptIds, Sees, UnclipNetworks, embed_prompts, given_inputs
-from dalle_jax.pipelines.slot_engine import CodesSoFar, SlotImage
+from dalle_jax.pipelines.slot_engine import SlotImage
 from dalle_jax.sampling.autoregressive import image_keys
 
 MOST_STEPS = 256
@@ -59,13 +60,17 @@ class DenoisingSlots:
         self.slots = slots
         places, texts = config.grid[0] * config.grid[1], jnp.zeros((slots, config.text_length), jnp.int32)
         guide = Guide(texts, jnp.zeros((slots, config.embed_width)), jnp.zeros(slots, bool))
-        self._state = DenoisingState(
+        empty = DenoisingState(
             jnp.zeros((slots, places, config.code_width)), guide, jnp.ones(slots), jnp.zeros((slots, MOST_STEPS)),
             jnp.zeros(slots, jnp.int32), jnp.zeros(slots, jnp.int32), jnp.zeros((slots, places), jnp.int32),
         )  # fmt: skip
-        self._insert = network.jit_update(partial(_insert, sees=sees, options=prior))
-        self._advance = network.jit_update(_advance)
+        self._state: DenoisingState = network.layout.jit(partial(jax.tree.map, by_rows))(empty)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self._state)
+        self._insert = network.jit_update(partial(_insert, sees=sees, options=prior), shardings)
+        self._advance = network.jit_update(_advance, shardings)
+        self._read = network.layout.jit(_read, out_shardings=network.layout.replicated)
         self._left = np.full(slots, EMPTY, np.int64)  # steps that an image still needs, or EMPTY
+        self._steps = np.zeros(slots, np.int64)
         self._held: dict[int, HeldPrompt] = {}
         self._next = 0
 
@@ -98,7 +103,7 @@ class DenoisingSlots:
                 self._state, jnp.asarray([slot], jnp.int32), held.ids, keys,
                 jnp.asarray([image.options.guidance], jnp.float32), jnp.asarray(shares), jnp.asarray([held.steps]),
             )  # fmt: skip
-            self._left[slot] = held.steps
+            self._left[slot] = self._steps[slot] = held.steps
         return [int(one) for one in free]
 
     def advance(self, passes: int) -> list[int]:
@@ -112,18 +117,33 @@ class DenoisingSlots:
 
     def collect(self, slots: Sequence[int]) -> Int[Array, "B I"]:
         """Return the codes of finished images, and free their slots. Rows after the last image are not used."""
-        found = self._state.codes[jnp.asarray([*slots] + [0] * (self.slots - len(slots)))]
+        codes = self.codes_so_far(slots)
         self._left[list(slots)] = EMPTY
-        return found
+        return codes
 
-    def codes_so_far(self, slots: Sequence[int]) -> CodesSoFar:
-        """Return the codes that the last step predicted; this waits for the devices."""
-        codes, step = np.asarray(self._state.codes), np.asarray(self._state.step)
-        return CodesSoFar(codes[list(slots)], step[list(slots)])
+    def codes_so_far(self, slots: Sequence[int]) -> Int[Array, "B I"]:
+        """Return the codes that the last step predicted, as ``collect`` does."""
+        return self._read(self._state, self._padded(slots))
+
+    def position(self, slot: int) -> int:
+        """Return the number of steps that the image in a slot has had."""
+        return int(self._steps[slot] - self._left[slot])
+
+    def started(self) -> Array:
+        """Return an array that is ready once the devices have run all steps up to now."""
+        return self._state.step + 0
 
     def cancel(self, slots: Sequence[int]) -> None:
         """Free slots; what is in them is computed on until the next image takes them."""
         self._left[list(slots)] = EMPTY
+
+    def _padded(self, slots: Sequence[int]) -> Int[np.ndarray, " B"]:
+        return np.array([*slots] + [0] * (self.slots - len(slots)), np.int32)
+
+
+def _read(state: DenoisingState, slots: Int[Array | np.ndarray, " B"]) -> Int[Array, "B I"]:
+    """Return the codes of slots."""
+    return state.codes[slots]
 
 
 def _insert(

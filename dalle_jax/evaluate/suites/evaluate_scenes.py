@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dalle_jax.arrays import Float, UInt8
+from dalle_jax.evaluate.metrics.atoms import AtomTable, atom_table
 from dalle_jax.evaluate.metrics.composition import (
-    SPLITS,
+    DEFAULT_SPLITS,
     Cell,
     Composition,
     JudgedCaption,
@@ -21,7 +22,9 @@ from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.evaluate.metrics.zero_shot import class_vectors
 from dalle_jax.evaluate.suites.drawing import Drawing
 from dalle_jax.evaluate.suites.findings import Candidate, GuidancePoint, ReconstructedImage, Sample, SampleGroup
+from dalle_jax.evaluate.suites.panels import Panel
 from dalle_jax.evaluate.suites.pipeline_parts import ImageSampler, Reconstructor, TextImageEncoder
+from dalle_jax.evaluate.suites.scene_panel import scene_panel
 from dalle_jax.pipelines.request import Generation
 from dalle_jax.scenes import grammar
 from dalle_jax.scenes.rendering import render
@@ -35,7 +38,12 @@ LEVEL_TITLES = (
     (5, "an object on a coloured background"),
     (6, "a word on a sign"),
 )
-SPLIT_TITLES: dict[Split, str] = {"seen": "combinations seen in training", "held_out": "combinations never seen"}
+SPLIT_TITLES: dict[Split, str] = {
+    "seen": "combinations seen in training",
+    "held_out": "combinations never seen",
+    "prompted": "combinations never seen that prompts may name",
+    "unnamed": "combinations that neither images nor prompts have",
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class EvaluateScenes:
     The first ``many_captions`` of each get ``many_candidates`` candidates, to measure reranking among more images. The
     first ``guidance_captions`` get one candidate at each scale of ``guidances``. The image tokenizer, if there is one,
     reconstructs ``reconstructions`` rendered scenes of each level; CLIP names as many of level 1. A report shows the
-    first ``shown`` captions of each level and split.
+    first ``shown`` captions of each level and split, among ``splits``.
     """
 
     levels: tuple[int, ...]
@@ -58,6 +66,7 @@ class EvaluateScenes:
     guidances: tuple[float, ...] = ()
     reconstructions: int = 200
     shown: int = 8
+    splits: tuple[Split, ...] = DEFAULT_SPLITS
 
     def __post_init__(self) -> None:
         if self.many_captions and self.many_candidates <= self.drawing.candidates:
@@ -75,12 +84,14 @@ class SceneFindings:
 
     ``reconstruction`` is None without an image tokenizer, for a decoder of pixels. ``zero_shot`` is CLIP's accuracy on
     scenes of level 1 among all scenes of the level, one caption per scene; ``zero_shot_ensemble`` the same with every
-    caption of each scene.
+    caption of each scene. ``atoms_first`` is of the first candidates, ``atoms_chosen`` of CLIP's choices.
     """
 
     reconstruction: Reconstruction | None
     reconstructed: tuple[ReconstructedImage, ...]
     composition: Composition
+    atoms_first: AtomTable
+    atoms_chosen: AtomTable
     samples: tuple[SampleGroup, ...]
     guidance: tuple[GuidancePoint, ...]
     zero_shot: Share
@@ -91,9 +102,15 @@ class SceneFindings:
         return {
             **({} if self.reconstruction is None else {"reconstruction": self.reconstruction.to_json()}),
             "composition": self.composition.to_json(),
+            "atoms": {"first": self.atoms_first.to_json(), "chosen": self.atoms_chosen.to_json()},
             "guidance": {f"{point.scale:g}": point.composition.to_json() for point in self.guidance},
             "clip": {"zero_shot": self.zero_shot.value, "zero_shot_ensemble": self.zero_shot_ensemble.value},
         }
+
+    def panel(self) -> Panel:
+        """Return the panel of the page."""
+        atoms = (self.atoms_first, self.atoms_chosen)
+        return scene_panel(self.composition, self.reconstruction, *atoms, self.samples)
 
 
 def evaluate_scenes(
@@ -109,13 +126,15 @@ def evaluate_scenes(
         say(f"reconstruction {reconstruction.psnr:.1f} dB")
     cells: list[Cell] = []
     groups: list[SampleGroup] = []
+    every: list[JudgedCaption] = []
     for level in config.levels:
-        for split in SPLITS:
+        for split in config.splits:
             captions = evaluation_captions(level, split, config.captions, config.seed)
             cell, judged, drawn = _draw_cell(sampler, level, split, captions, config.drawing, config.seed)
             if config.many_captions:
                 cell = _with_many(sampler, cell, drawn[: config.many_captions], config)
             cells.append(cell)
+            every += judged
             groups.append(_group(level, split, judged[: config.shown], drawn[: config.shown], cell.chosen_of))
             say(f"level {level} {split}: first candidate {_percent(cell.first)}, CLIP's choice {_percent(cell.chosen)}")
     points = _guidance_points(sampler, config)
@@ -126,6 +145,8 @@ def evaluate_scenes(
         reconstruction=reconstruction,
         reconstructed=shown,
         composition=composition,
+        atoms_first=atom_table(one.first for one in every),
+        atoms_chosen=atom_table(one.chosen for one in every),
         samples=tuple(groups),
         guidance=points,
         zero_shot=zero_shot,
@@ -169,7 +190,7 @@ def _guidance_points(sampler: ImageSampler, config: EvaluateScenes) -> tuple[Gui
     if not config.guidance_captions:
         return ()
     cells: dict[float, list[Cell]] = {scale: [] for scale in config.guidances}
-    for level, split in itertools.product(config.levels, SPLITS):
+    for level, split in itertools.product(config.levels, config.splits):
         captions = evaluation_captions(level, split, config.guidance_captions, config.seed)
         requests = [
             one

@@ -16,6 +16,21 @@ def falling(scores):
     return [{"evaluation/image_nll": nll, "evaluation/clip_score": s} for nll, s in zip(nats, scores, strict=True)]
 
 
+def rewarded(reward, nats):
+    first = [{"evaluation/image_nll": 0.1}, {"train/reward": 1.0}]
+    return [*first, {"train/reward": reward}, {"evaluation/image_nll": nats}]
+
+
+def with_suites(distances, losses=(3.0, 2.9, 2.8, 2.7)):
+    """Return evaluations, each followed by the figures of a suite."""
+    name, steady = "suites/images/first/efficientnet-lite0/fd", {"suites/images/first/clip/kid": 0.1}
+    return [
+        values
+        for loss, fd in zip(losses, distances, strict=True)
+        for values in ({"evaluation/image_nll": loss}, {"train/loss": 9.0}, {name: fd, **steady})
+    ]
+
+
 NORM, USUAL = "train/gradient_norm/predict", [1.0, 1.3, 0.8, 1.1, 0.9, 1.2, 1.0, 1.1]
 
 CASES = {
@@ -41,6 +56,21 @@ CASES = {
     "THE LOSS FALLS AND SO DOES THE CLIP SCORE: nats per code went from 3 to 2.7": (
         falling((0.30, 0.29, 0.28, 0.27, 0.26)),
         falling((0.30, 0.31, 0.29, 0.30, 0.32)),
+    ),
+    "REWARD HACKING?: the reward rose from 1 to 1.5 while nats per code of held-out images went from 0.1 to 0.2": (
+        rewarded(1.5, 0.2),
+        rewarded(1.5, 0.14),
+    ),
+    "GROUPS ALL ALIKE: only 5% of the prompts": ([{"train/live_groups": 0.05}], [{"train/live_groups": 0.5}]),
+    "ENTROPY GONE: the model has 10% of the entropy": ([{"train/entropy_kept": 0.1}], [{"train/entropy_kept": 0.9}]),
+    "KL INFINITE: at 1.0% of the codes": ([{"train/kl_infinite": 0.01}], [{"train/kl_infinite": 0.0}]),
+    "SLOW REWARD: judging takes 2.5 times as long": (
+        [{"speed/judging_per_rollout": 2.5}],
+        [{"speed/judging_per_rollout": 0.2}],
+    ),
+    "THE LOSS FALLS WHILE suites/images/first/efficientnet-lite0/fd RISES: the loss went from 3 to 2.8": (
+        with_suites((50.0, 52.0, 60.0, 61.0)),
+        with_suites((50.0, 52.0, 48.0, 51.0)),
     ),
 }
 assert len(USUAL) == HISTORY
@@ -69,6 +99,10 @@ def test_the_norm_of_a_late_objective_is_compared_from_its_start_on():
 
 def test_a_falling_loss_without_a_clip_score_raises_no_warning():
     assert said([{"evaluation/image_nll": nll} for nll in (3.0, 2.5, 2.0, 1.5, 1.0)]) == []
+
+
+def test_a_distance_that_rises_with_the_loss_raises_no_warning():
+    assert said(with_suites((50.0, 55.0, 60.0, 70.0), losses=(3.0, 3.0, 3.1, 3.2))) == []
 
 
 @pytest.mark.parametrize(
