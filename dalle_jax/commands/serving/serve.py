@@ -134,7 +134,7 @@ def named_folders(given: list[str]) -> dict[str, str]:
 
 
 def _models(args: argparse.Namespace) -> list["ServedModel"]:
-    from dalle_jax.serve.engine.served_pipelines import served_model
+    from dalle_jax.serve.engine.pipeline_model import PipelineModel
 
     if jax.process_count() > 1:
         raise UserError(f"serve: expected one process, got {jax.process_count()}; --mesh shares its devices")
@@ -145,7 +145,7 @@ def _models(args: argparse.Namespace) -> list["ServedModel"]:
             storage.reachable(folder), batch=args.batch, layout=layout, sees=args.sees, steps=args.steps,
             reduced=reduced_of(args),
         )  # fmt: skip
-        found.append(served_model(name, pipeline))
+        found.append(PipelineModel(name, pipeline))
     return found
 
 
