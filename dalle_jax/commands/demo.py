@@ -31,12 +31,13 @@ from dalle_jax.evaluate.suites.evaluate_captioned import (
     evaluate_captioned,
 )
 from dalle_jax.evaluate.suites.evaluate_scenes import LEVEL_TITLES, EvaluateScenes, SceneFindings, evaluate_scenes
-from dalle_jax.evaluate.suites.findings import SampleGroup
+from dalle_jax.evaluate.suites.findings import SampleGroup, best_scale
 from dalle_jax.folder_lock import locked
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.load.models import PipelineFile, stage_folders
 from dalle_jax.pipelines.load.pipeline import load_transformer_pipeline
 from dalle_jax.runs import Data, DemoRun, EvaluateRun, TextTokenizerRun, TrainRun
+from dalle_jax.sampling.options import RecommendedSampling
 from dalle_jax.storage import Place, write_bytes
 from dalle_jax.text.sentencepiece import SentencePiece
 from dalle_jax.untrusted import parse_object, read_file
@@ -159,9 +160,13 @@ class Demo:
             if result.interrupted:
                 return False
             add_seconds(self.out, name, time.monotonic() - began, result)
-        file = PipelineFile({"image_tokenizer": "tokenizer", "transformer": "transformer", "clip": "clip"})
-        write_bytes(self.out / "pipeline.gin", render(file).encode())
+        self._write_pipeline_file(None)
         return True
+
+    def _write_pipeline_file(self, sampling: RecommendedSampling | None) -> None:
+        """Write ``pipeline.gin``, with the sampling that ``sample`` and ``serve`` take by default."""
+        needs = {"image_tokenizer": "tokenizer", "transformer": "transformer", "clip": "clip"}
+        write_bytes(self.out / "pipeline.gin", render(PipelineFile(needs, sampling=sampling)).encode())
 
     def report(self) -> tuple[Place, Place]:
         """Sample, evaluate, and write ``report.html`` and ``metrics.json``; return their paths."""
@@ -182,6 +187,8 @@ class Demo:
             return write_report(self._captioned_report(findings), self.out)
         assert isinstance(evaluation, EvaluateScenes)
         scenes = evaluate_scenes(pipeline, codec, clip, evaluation, say)
+        if (scale := best_scale(scenes.guidance)) is not None:
+            self._write_pipeline_file(RecommendedSampling(guidance=scale))
         reader = _check_reader(codec, pipeline.side, evaluation)
         add_seconds(self.out, "sampling", time.monotonic() - began)
         return write_report(self._scenes_report(scenes, reader, evaluation), self.out)

@@ -1,4 +1,7 @@
-"""``evaluate CONFIG --model DIR``: run the evaluations of a config on a trained pipeline and write JSON."""
+"""``evaluate CONFIG --model DIR``: run the evaluations of a config on a trained pipeline; write JSON and a page.
+
+``evaluate --images SOURCE`` compares images that are there already, with others or with their captions.
+"""
 
 import argparse
 from collections.abc import Iterator
@@ -6,18 +9,31 @@ from functools import cache
 from typing import cast
 
 from dalle_jax import storage
+from dalle_jax.commands.flags.image_set_flags import (
+    add_image_set_flags,
+    comparison_of,
+    open_extractors,
+    open_image_set,
+)
+from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, bulk_layout
 from dalle_jax.commands.flags.reduced_flags import add_reduced_flags, reduced_of
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.evaluate.report.write_report import write_metrics
+from dalle_jax.data.labelled_images import read_labelled_images
+from dalle_jax.data.mixture import Mixture
+from dalle_jax.evaluate.report.evaluation_page import page_of, write_evaluation
+from dalle_jax.evaluate.suites.compare_images import AMONG, compare_images
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
+from dalle_jax.evaluate.suites.evaluate_icon_colours import EvaluateIconColours, Icon, evaluate_icon_colours
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes, evaluate_scenes
+from dalle_jax.evaluate.suites.evaluate_text import EvaluateText, evaluate_text
+from dalle_jax.evaluate.suites.panels import SuiteFindings
 from dalle_jax.models.code_generator import Reduced
 from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.agreement import require_same_config
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh
-from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
+from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline, load_ranker
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.runs import EvaluateRun, load_run
@@ -26,34 +42,80 @@ from dalle_jax.storage import Place
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
-    parser.add_argument("config", help="a config file, such as configs/demo/evaluation.gin")
+    parser.add_argument("config", nargs="?", help="a config file, such as configs/demo/evaluation.gin")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="set one field of the config")
     parser.add_argument(
         "--model",
         type=storage.reachable,
-        required=True,
-        help="the folder of a demo, such as runs/demo, or of a trained transformer",
+        help="with a config, the folder of a demo, such as runs/demo, or of a trained transformer",
     )
+    add_image_set_flags(parser)
     parser.add_argument(
         "--image-tokenizer", type=storage.reachable, metavar="DIR", help="an image tokenizer to use instead of its own"
     )
     parser.add_argument(
-        "--clip", type=storage.reachable, metavar="DIR", help="a CLIP that ranks images instead of the model's"
+        "--clip",
+        type=storage.reachable,
+        metavar="DIR",
+        help="a CLIP that ranks images instead of the model's; with --images, the CLIP that scores them by their "
+        "captions",
     )
     parser.add_argument(
         "--out", type=storage.reachable, help="the JSON file to write (default: evaluation.json in the model's folder)"
     )
     add_reduced_flags(parser)
+    add_mesh_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run each evaluation and write the metrics of all as JSON, by the evaluation's name."""
+    """Run each evaluation. Write the metrics of all as JSON, by the evaluation's name, and a page beside it."""
+    if args.images is not None:
+        return _run_on_images(args)
+    _refuse(args, ("against", "features", "distances", "size", "count", "mesh", "rules"), "without --images")
+    if args.config is None:
+        raise UserError("evaluate: expected a config with --model, or --images, got neither")
     run: EvaluateRun = load_run(args.config, EvaluateRun, args.set)
+    if args.model is None:
+        raise UserError(f"--model: expected the folder of a trained model for {args.config}, got none")
     hosts.join()
     with failures.shared():
         require_same_config(render(run, per_host=False))
         folders, out = (args.model, args.image_tokenizer, args.clip), args.out or args.model / "evaluation.json"
         _evaluate(run, folders, reduced_of(args), out)
+    return 0
+
+
+def _refuse(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
+    """Raise ``UserError`` for the first flag of these that is given."""
+    for name in names:
+        if getattr(args, name):
+            raise UserError(f"--{name.replace('_', '-')}: expected none {why}, got {getattr(args, name)}")
+
+
+def _run_on_images(args: argparse.Namespace) -> int:
+    """Measure a set of images, and write JSON and a page. Each process reads its share with its own devices."""
+    if args.config is not None:
+        raise UserError(f"evaluate: expected a config or --images, got both {args.config} and {args.images}")
+    _refuse(args, ("model", "set"), "with --images, which needs no model")
+    if args.out is None:
+        raise UserError("--out: expected the JSON file to write, got none")
+    if args.against is None:
+        _refuse(args, ("features", "distances"), "without --against, the images to compare with")
+    config = comparison_of(args.distances, args.count)
+    hosts.join()
+    with failures.shared():
+        layout = bulk_layout(args.mesh, args.rules, together=False)
+        images, against = (
+            None if path is None else open_image_set(path, args.size, args.image_tokenizer, layout, _say)
+            for path in (args.images, args.against)
+        )
+        assert images is not None
+        extractors = {} if against is None else open_extractors(args.features, args.clip, layout)
+        clip = None if args.clip is None else load_ranker(args.clip, AMONG, layout)
+        found = compare_images(images, against, extractors, clip, config, _say)
+        if hosts.is_first():
+            write_evaluation(args.out, " against ".join(name for name, _ in found.sets), {"images": found})
+        _say(f"{args.out}, {page_of(args.out)}")
     return 0
 
 
@@ -65,13 +127,13 @@ def _evaluate(
     pipeline_of = cache(
         lambda batch: load_pipeline(*folders, batch=batch, layout=layout, reduced=reduced)
     )  # compiled once per batch size
-    figures = {}
+    found: dict[str, SuiteFindings] = {}
     for name, config in run.evaluations.items():
         _say(f"evaluation {name}")
-        figures[name] = _figures(pipeline_of(config.drawing.batch), run, config)
+        found[name] = _findings(pipeline_of(config.drawing.batch), run, config)
     if hosts.is_first():
-        write_metrics(out, figures)
-    _say(str(out))
+        write_evaluation(out, f"Evaluation of {folders[0]}", found)
+    _say(f"{out}, {page_of(out)}")
 
 
 def _say(line: str) -> None:
@@ -92,8 +154,35 @@ def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[Ca
     return cast("Iterator[CaptionedBatch]", opened.evaluation_batches())
 
 
-def _figures(pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | EvaluateCaptioned) -> dict[str, object]:
+def icons_of(run: EvaluateRun, config: EvaluateIconColours) -> dict[str, list[Icon]]:
+    """Return icons of the data of a run: "seen" ones, of training records, and "held_out" ones.
+
+    Raise ``UserError`` for data of which nothing is held out by a rule, and for a mixture.
+    """
+    data = run.data
+    assert data is not None
+    if isinstance(data.source, Mixture) or data.held_out is None:
+        raise UserError(
+            "data: expected one source with @HeldOutPairs or @HeldOut as data.evaluation for @EvaluateIconColours, got "
+            f"{type(data.source).__name__} and {type(data.evaluation).__name__}"
+        )
+    both = read_labelled_images(data.source, data.images, data.held_out, config.is_icon, config.captions)
+    return {
+        split: [Icon(one.image, one.caption, config.names(one.metadata)) for one in images]
+        for split, images in zip(("seen", "held_out"), both, strict=True)
+    }
+
+
+def _findings(
+    pipeline: AnyPipeline,
+    run: EvaluateRun,
+    config: EvaluateScenes | EvaluateCaptioned | EvaluateText | EvaluateIconColours,
+) -> SuiteFindings:
+    if isinstance(config, EvaluateText):
+        return evaluate_text(pipeline, config, _say)
     clip = pipeline.require_ranker()
+    if isinstance(config, EvaluateIconColours):
+        return evaluate_icon_colours(pipeline, config, icons_of(run, config), _say)
     if isinstance(config, EvaluateCaptioned):
         if not isinstance(pipeline, TextToImage):
             raise UserError(
@@ -101,6 +190,6 @@ def _figures(pipeline: AnyPipeline, run: EvaluateRun, config: EvaluateScenes | E
                 "which measures a transformer's likelihood"
             )
         batches = held_out_batches(run, config)
-        return evaluate_captioned(pipeline, pipeline.codec, clip, pipeline.likelihood, config, batches, _say).to_json()
+        return evaluate_captioned(pipeline, pipeline.codec, clip, pipeline.likelihood, config, batches, _say)
     codec = pipeline.codec if isinstance(pipeline, TextToImage | Unclip) else None
-    return evaluate_scenes(pipeline, codec, clip, config, _say).to_json()
+    return evaluate_scenes(pipeline, codec, clip, config, _say)

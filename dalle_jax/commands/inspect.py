@@ -3,23 +3,16 @@
 import argparse
 import json
 import sys
-from collections import Counter
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.examples.images import Images
 from dalle_jax.data.examples.inspection import inspect
-from dalle_jax.data.files.patterns import expand_paths
-from dalle_jax.data.formats.folder_listing import list_folder
-from dalle_jax.data.formats.sidecars import IMAGES
 from dalle_jax.data.mixture import Mixture
 from dalle_jax.data.open_data import Openable
-from dalle_jax.data.sources.array_record import ArrayRecord
-from dalle_jax.data.sources.folder import Folder
-from dalle_jax.data.sources.parquet import Parquet
+from dalle_jax.data.source_of_path import source_of_path
 from dalle_jax.data.sources.precomputed import ClipEmbeddings, Codes
 from dalle_jax.data.sources.scenes import Scenes
-from dalle_jax.data.sources.webdataset import WebDataset
 from dalle_jax.evaluate.report.inspection_page import contact_sheet, format_text, inspection_page, to_json
 from dalle_jax.images.png import write_png
 from dalle_jax.pipelines.load.models import read_model_file
@@ -29,14 +22,6 @@ from dalle_jax.storage import Place, write_bytes
 from dalle_jax.text.sentencepiece import SentencePiece
 from dalle_jax.text.tokenizer import TextTokenizer
 from dalle_jax.untrusted import read_file
-
-CONTAINERS: dict[str, type[WebDataset | Parquet | ArrayRecord]] = {
-    ".tar": WebDataset,
-    ".parquet": Parquet,
-    ".array_record": ArrayRecord,
-    ".arrayrecord": ArrayRecord,
-}
-"""Sources of files of records, by the files' ending."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,26 +126,5 @@ def read_config(source: str, sets: list[str]) -> InspectRun:
         raise UserError(
             f"{source}: expected a config (.gin) to inspect, since --set sets a field of a config; leave out --set"
         )
-    return InspectRun(source=_source_of(source), images=Images(size=256))
-
-
-def _source_of(path: str) -> Folder | WebDataset | Parquet | ArrayRecord:
-    """Return the source for a path: the files of records that it matches or has below it, or else the folder itself.
-
-    Training lists a folder by the same rules. Images outside of these files are counted in a message. Raises UserError
-    for files of records of several kinds.
-    """
-    is_folder = storage.place(path).is_dir()
-    names = list_folder(storage.place(path))[0] if is_folder else expand_paths((path,), tuple(CONTAINERS))
-    counts = Counter(one.rpartition(".")[2].lower() for one in names)
-    found = {ending: counts[ending.removeprefix(".")] for ending in CONTAINERS if counts[ending.removeprefix(".")]}
-    if len(found) > 1:
-        got = " and ".join(f"{count} {ending}" for ending, count in found.items())
-        raise UserError(f"{path}: expected files of records of one kind, got {got}; name one kind (*.tar)")
-    if not found:
-        return Folder(path=path)
-    ((ending, count),) = found.items()
-    if images := sum(counts[one] for one in IMAGES):
-        line = f"{images} images outside of the {count} {ending} files are not examined; inspect them as a @Folder"
-        print(f"{path}: {line}", file=sys.stderr, flush=True)
-    return CONTAINERS[ending](files=(path,))
+    found = source_of_path(source, lambda line: print(line, file=sys.stderr, flush=True))
+    return InspectRun(source=found, images=Images(size=256))

@@ -10,8 +10,10 @@ from PIL import Image, PngImagePlugin
 from dalle_jax.storage import Place, write_bytes
 
 
-def encode_png(pixels: UInt8[np.ndarray, "H W 3"], text: Mapping[str, str] | None = None) -> bytes:
-    """Encode an image as a PNG file; ``text`` (a prompt, a seed) goes into its metadata as UTF-8."""
+def encode_png(
+    pixels: UInt8[np.ndarray, "H W 3"] | UInt8[np.ndarray, "H W"], text: Mapping[str, str] | None = None
+) -> bytes:
+    """Encode an image, in colour or grey, as PNG; ``text`` (a prompt, a seed) goes into its metadata as UTF-8."""
     info = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
         info.add_itxt(key, value)

@@ -19,8 +19,11 @@ class Statistics(nnx.Variable):
 class BatchNorm(nnx.Module):
     """Normalisation of each channel, with the batch's statistics in training and the running ones otherwise."""
 
-    def __init__(self, channels: int, *, axes: tuple[str | None, ...], dtype: DTypeLike = jnp.float32):
+    def __init__(
+        self, channels: int, *, axes: tuple[str | None, ...], epsilon: float = EPSILON, dtype: DTypeLike = jnp.float32
+    ):
         self.dtype = jnp.dtype(dtype)
+        self.epsilon = epsilon
         self.scale = NormParam(jnp.ones(channels, jnp.float32), axes=axes)
         self.bias = NormParam(jnp.zeros(channels, jnp.float32), axes=axes)
         self.mean = Statistics(jnp.zeros(channels, jnp.float32), axes=axes)
@@ -36,7 +39,7 @@ class BatchNorm(nnx.Module):
             unbiased = variance * (flat.shape[0] / max(flat.shape[0] - 1, 1))
             self.mean[...] = _moving_average(self.mean[...], mean)
             self.variance[...] = _moving_average(self.variance[...], unbiased)
-        y = (x - mean) * jax.lax.rsqrt(variance + EPSILON) * self.scale[...] + self.bias[...]
+        y = (x - mean) * jax.lax.rsqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]
         return y.astype(self.dtype)
 
 

@@ -26,6 +26,7 @@ from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
 from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
 from dalle_jax.models.priors.unclip_text_projection import UnclipTextProjectionConfig
 from dalle_jax.models.unet import UNetConfig
+from dalle_jax.models.vision.efficientnet_lite import EfficientNetLiteConfig
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import VqvaeConfig
 
@@ -66,6 +67,9 @@ PriorConfig: TypeAlias = DiffusionPriorConfig | OneStepPriorConfig | Autoregress
 UnclipPartConfig: TypeAlias = ClipTextConfig | ClipImageConfig | UnclipTextProjectionConfig
 """Configs of the other parts of unCLIP: towers of a CLIP, and the projections that the decoder reads."""
 
+VisionConfig: TypeAlias = EfficientNetLiteConfig
+"""Configs of the frozen networks that metrics see images with."""
+
 AnyModelConfig: TypeAlias = (
     ImageTokenizerConfig
     | CodeGeneratorConfig
@@ -74,6 +78,7 @@ AnyModelConfig: TypeAlias = (
     | UnclipPartConfig
     | ClipConfig
     | LpipsConfig
+    | VisionConfig
     | ForecastHeadsConfig
 )
 """Configs of all networks that a run folder can hold."""

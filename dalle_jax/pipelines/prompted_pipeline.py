@@ -28,7 +28,7 @@ SeveralPrompts: TypeAlias = list[str] | list[int] | list[np.ndarray] | tuple[Pro
 class PromptedPipeline(ABC):
     """A pipeline from prompts to images, which its ``ranker`` compares with the prompts; None without a CLIP.
 
-    ``recommended`` are the options of sampling that the publisher of imported weights recommends.
+    ``recommended`` are the options of sampling that the publisher, the training or an evaluation recommends.
     """
 
     ranker: ClipRanker | None

@@ -63,10 +63,12 @@ CONSISTENCY = Signature("consistency-decoder", ("decoder_unet.conv_in.weight", "
 GLIDE = Signature("glide", ("input_blocks.0.0.weight", "token_embedding.weight", "transformer_proj.weight"))
 KARLO_PRIOR = Signature("karlo-prior", ("positional_embedding", "prd_embedding", "proj_in.weight"))
 KARLO_TEXT_PROJ = Signature("karlo-text-proj", ("learned_classifier_free_guidance_embeddings", "embedding_proj.weight"))
+EFFICIENTNET_LITE = Signature("efficientnet-lite0", ("_conv_stem.weight", "_conv_head.weight", "_fc.weight"))
 
 SIGNATURES = (
     OPENAI_CLIP, HF_CLIP, HF_IMAGE, HF_TEXT, DVAE_SIDE, TAMING_VQGAN, GUMBEL_VQGAN, LLAMAGEN_VQ, LPIPS, LPIPS_FEATURES,
     FLAX_VQGAN, DALLE_MINI, MIN_DALLE_SIDE, LLAMAGEN, DIFFUSERS_UNET, CONSISTENCY, GLIDE, KARLO_PRIOR, KARLO_TEXT_PROJ,
+    EFFICIENTNET_LITE,
 )  # fmt: skip
 """Signatures by which an unknown file is recognised."""
 

@@ -38,14 +38,14 @@ class SamplingOptions:
     temperature: float = field(default=1.0, metadata={"help": "sampling temperature; 0 is greedy"})
     top_k: int = field(
         default=0,
-        metadata={"help": "sample among the k most likely codes; 0 is off", "default": "the publisher's, or 0"},
+        metadata={"help": "sample among the k most likely codes; 0 is off", "default": "the model folder's, or 0"},
     )
     top_p: float = field(
         default=1.0, metadata={"help": "sample among the most likely codes of this total probability; 1 is off"}
     )
     guidance: float = field(
         default=3.0,
-        metadata={"help": "scale of classifier-free guidance; 1 is off", "default": "the publisher's, or 3.0"},
+        metadata={"help": "scale of classifier-free guidance; 1 is off", "default": "the model folder's, or 3.0"},
     )
     guidance_end: float | None = field(
         default=None,
@@ -86,7 +86,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class RecommendedSampling:
-    """Options that a model's publisher or its training recommends; None leaves the default of ``SamplingOptions``."""
+    """Options that a model's publisher, training or evaluation recommends; None leaves the default."""
 
     guidance: float | None = None
     top_k: int | None = None

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from scipy import ndimage
 
+from dalle_jax.scenes.rendering import STROKES_FROM
 from dalle_jax.scenes.scene import COLOURS, PLAIN
 from dalle_jax.scenes.templates import GLYPH_HEIGHT, extent, letter_bank, letter_view, shape_bank, shape_view
 
@@ -76,7 +77,7 @@ def perceive(image: UInt8[np.ndarray, "size size 3"]) -> DetectedScene:
         if any(_is_inside(window, board) for board in boards):
             continue  # the inside of an O
         if window in boards:
-            colour, word = _read_sign(pixels[window])
+            colour, word = _read_sign(pixels[window], strokes=size >= STROKES_FROM)
             rows, columns = window
             middle = ((columns.start + columns.stop) / 2 / size, (rows.start + rows.stop) / 2 / size)
             objects.append(DetectedObject(colour, "sign", *middle, extent=(columns.stop - columns.start) / size))
@@ -169,8 +170,8 @@ def _name_colour(core: np.ndarray, background: np.ndarray) -> str:
     return _NAMES[distances.argmin()] if distances.min() < MAX_COLOUR_DISTANCE else UNKNOWN
 
 
-def _read_sign(board: Float[np.ndarray, "h w c"]) -> tuple[str, str]:
-    """Return the colour of a sign and the word on it."""
+def _read_sign(board: Float[np.ndarray, "h w c"], strokes: bool) -> tuple[str, str]:
+    """Return the colour of a sign and the word on it, whose letters are bitmaps or ``strokes``."""
     height, width = board.shape[:2]
     edge = max(1, int(0.1 * height))
     thin = height <= 2 * edge  # too thin for letters
@@ -186,14 +187,14 @@ def _read_sign(board: Float[np.ndarray, "h w c"]) -> tuple[str, str]:
     if np.linalg.norm(ink) < 2 * FOREGROUND:
         return name, ""
     coverage = np.clip(difference @ (ink / (ink @ ink)), 0, 1.1)
-    return name, "".join(_letters(coverage, width / 0.94))
+    return name, "".join(_letters(coverage, width / 0.94, strokes))
 
 
-def _letters(coverage: np.ndarray, size: float) -> list[str]:
+def _letters(coverage: np.ndarray, size: float, strokes: bool) -> list[str]:
     """Recognise the letters of a word. Each group of neighbouring columns with ink is one letter."""
     inked = np.concatenate([[0], coverage.max(axis=0) > 0.42, [0]]).astype(np.int8)
     edges = np.flatnonzero(np.diff(inked))
-    names, bank = letter_bank()
+    names, bank = letter_bank(strokes)
     letters = []
     for start, stop in edges.reshape(-1, 2).tolist():
         if stop - start < 0.06 * size:

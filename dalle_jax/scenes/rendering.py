@@ -1,6 +1,7 @@
 """Rendering of scenes: positions of objects, and antialiased drawing at any image size.
 
-Lengths are in units of the image's side, so a scene looks alike at 32 and at 256 pixels.
+Lengths are in units of the image's side, so a scene looks alike at 32 and at 256 pixels. Only the letters of a sign
+differ: bitmaps in small images, and strokes from ``STROKES_FROM`` pixels.
 """
 
 from functools import cache
@@ -10,6 +11,7 @@ from jaxtyping import Float, UInt8
 
 from dalle_jax.scenes.scene import COLOURS, PLAIN, Scene
 from dalle_jax.scenes.shapes import GLYPH_ROWS, REACH, RESOLUTION, distance_table, word_bitmap
+from dalle_jax.scenes.strokes import word_coverage
 
 DIAMETER = {"small": 0.34, "big": 0.62}
 PAIR_DIAMETER = 0.39
@@ -17,6 +19,8 @@ BACKGROUND_DIAMETER = 0.56
 COUNT_DIAMETER = 0.37
 STACK_DIAMETER = 0.25
 SIGN_WIDTH, SIGN_HEIGHT, SIGN_CELL = 0.94, 0.46, 0.042
+STROKES_FROM = 128
+"""The side from which words are drawn in strokes. In a smaller image a cell of a bitmap is about as fine."""
 NEAR, FAR = 0.26, 0.74
 _GROUPS = {
     2: [(NEAR, 0.5), (FAR, 0.5)],
@@ -113,6 +117,10 @@ def _draw_sign(canvas: np.ndarray, scene: Scene, rng: np.random.Generator) -> No
     colour = scene.objects[0].colour
     board = np.ones((1, 1), np.float32)
     _draw_bitmap(canvas, board, COLOURS[colour], x, y, SIGN_WIDTH, SIGN_HEIGHT)
+    size = canvas.shape[1]
+    if size >= STROKES_FROM:
+        _blend(canvas, word_coverage(str(scene.word), size, x * size, y * size, cell * size), _INK[colour])
+        return
     bitmap = word_bitmap(str(scene.word))
     _draw_bitmap(canvas, bitmap, _INK[colour], x, y, bitmap.shape[1] * cell, GLYPH_ROWS * cell)
 

@@ -14,6 +14,7 @@ from scipy import ndimage
 from dalle_jax.scenes.rendering import SIGN_CELL, draw_shape, overlap
 from dalle_jax.scenes.scene import LETTERS, SHAPES
 from dalle_jax.scenes.shapes import GLYPH_COLUMNS, GLYPH_ROWS, word_bitmap
+from dalle_jax.scenes.strokes import word_coverage
 
 SHAPE_GRID = (np.arange(14) + 0.5) / 14 * 4.4 - 2.2
 """Sampling points of a shape along one axis, with 0 at its centre.
@@ -112,17 +113,30 @@ def shape_bank() -> tuple[list[str], Float[np.ndarray, "templates n"]]:
 
 
 @cache
-def letter_bank() -> tuple[list[str], Float[np.ndarray, "templates n"]]:
-    """Render every letter at several sizes, positions and amounts of blur. Return the letters and their views."""
+def letter_bank(strokes: bool) -> tuple[list[str], Float[np.ndarray, "templates n"]]:
+    """Render every letter at several sizes, positions and amounts of blur. Return the letters and their views.
+
+    The letters are bitmaps, or ``strokes`` as in large images.
+    """
     names, views = [], []
     for letter in LETTERS:
-        for cell in (1.35, 2.7, 5.4):
+        for cell in (5.4, 10.8) if strokes else (1.35, 2.7, 5.4):
             for blur in (0.0, 0.25, 0.5):
                 for shift in (0.0, 0.33, 0.66):
-                    rows = overlap(int(9 * cell) + 2, GLYPH_ROWS, cell + shift, GLYPH_ROWS * cell)
-                    columns = overlap(int(8 * cell) + 2, GLYPH_COLUMNS, cell + shift, GLYPH_COLUMNS * cell)
-                    ink = ndimage.gaussian_filter(rows @ word_bitmap(letter) @ columns.T, blur * cell)
+                    drawn = _strokes(letter, cell, shift) if strokes else _bitmap(letter, cell, shift)
+                    ink = ndimage.gaussian_filter(drawn, blur * cell)
                     names.append(letter)
                     ink /= ink.max()
                     views.append(letter_view(ink, 0, ink.shape[1]))
     return names, np.stack(views)
+
+
+def _bitmap(letter: str, cell: float, shift: float) -> Float[np.ndarray, "h w"]:
+    rows = overlap(int(9 * cell) + 2, GLYPH_ROWS, cell + shift, GLYPH_ROWS * cell)
+    columns = overlap(int(8 * cell) + 2, GLYPH_COLUMNS, cell + shift, GLYPH_COLUMNS * cell)
+    return rows @ word_bitmap(letter) @ columns.T
+
+
+def _strokes(letter: str, cell: float, shift: float) -> Float[np.ndarray, "h w"]:
+    side = int((GLYPH_ROWS + 2) * cell) + 2
+    return word_coverage(letter, side, side / 2 + shift, side / 2 + shift, cell)

@@ -1,11 +1,13 @@
 import json
 import os
+from statistics import fmean
 
 import jax
 from flax import nnx
 
 from dalle_jax.__main__ import main
 from dalle_jax.pipelines.load.models import load_clip
+from dalle_jax.pipelines.load.pipeline import load_pipeline, recommended_sampling
 from dalle_jax.storage import place
 
 
@@ -21,6 +23,12 @@ def test_the_demo_writes_a_report_its_metrics_and_a_pipeline(smoke_demo):
             assert cell["count"] == 2
     assert 0 <= metrics["clip"]["retrieval_top1"] <= 1
     assert metrics["transformer"]["image_nll"] > 0
+    means = {
+        float(scale): -fmean(cell["first"] for splits in levels.values() for cell in splits.values())
+        for scale, levels in metrics["guidance"].items()
+    }
+    best = min(means, key=lambda scale: (means[scale], scale))
+    assert load_pipeline(smoke_demo).options().guidance == recommended_sampling(smoke_demo).guidance == best
     for stage in ("tokenizer", "clip", "transformer"):
         assert (smoke_demo / stage / "model.gin").exists()
     clip = jax.tree.leaves(nnx.state(load_clip(place(str(smoke_demo / "clip"))), nnx.Param))

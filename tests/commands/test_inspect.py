@@ -44,7 +44,7 @@ def test_every_kind_of_files_is_inspected_by_the_rule_of_its_source(tmp_path, ca
     assert inspected(tmp_path / "deep") == "2 listed, 2 examined, 0 usable"
     write_folder(tmp_path / "deep" / "loose")
     said = inspected(tmp_path / "deep")
-    assert "2 listed" in said and "deep: 3 images outside of the 1 .tar files are not examined; inspect them as" in said
+    assert "2 listed" in said and "deep: 3 images outside of the 1 .tar files are not read; name them as" in said
     records = [encode_record(b"x", ["a"]) for _ in range(3)]
     array_files.write(tmp_path / "rows" / "a.array_record", records)
     assert inspected(tmp_path / "rows") == "3 listed, 3 examined, 0 usable"

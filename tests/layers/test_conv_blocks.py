@@ -14,6 +14,7 @@ from dalle_jax.layers.conv_blocks import (
     convolve,
     convolve_transposed,
     depth_to_space,
+    depthwise,
     max_pool,
     space_to_depth,
     upsample,
@@ -40,6 +41,16 @@ def assert_same_with_gradients(ours, reference, x, kernel):
     assert results[0][0].shape == shape
     for got, expected in zip(*results, strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5 * float(jnp.abs(expected).max()))
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(5, 2, None), (3, 1, ((0, 2), (1, 0)))])
+def test_a_depthwise_convolution_equals_lax(size, stride, padding):
+    x, kernel = normal(0, 2, 8, 7, 3), normal(1, size, size, 1, 3)
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding or "SAME", dimension_numbers=DIMENSIONS, feature_group_count=3
+    )
+    ours = jax.jit(lambda x, kernel: depthwise(x, kernel, stride=stride, padding=padding))
+    np.testing.assert_allclose(ours(x, kernel), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

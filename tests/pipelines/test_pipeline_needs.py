@@ -7,6 +7,8 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.models.vqvae import VqvaeConfig
 from dalle_jax.pipelines.load.models import ModelFile, PipelineFile, absolute_needs, stage_folders
+from dalle_jax.pipelines.load.pipeline import recommended_sampling
+from dalle_jax.sampling.options import RecommendedSampling
 
 TOKENIZER = VqvaeConfig(downsample=4, width=8, blocks=1, codebook_size=16, code_width=4)
 
@@ -23,6 +25,17 @@ def test_folders_are_relative_to_the_pipeline_file_and_are_replaced_by_arguments
     needs = {"image_tokenizer": f"{tmp_path}/tokenizer", "transformer": "/else/where", "clip": f"{tmp_path}/clip"}
     assert stage_folders(tmp_path) == PipelineFile(needs)
     assert stage_folders(tmp_path, clip=Path("other")) == PipelineFile(needs | {"clip": "other"})
+
+
+def test_the_sampling_of_a_pipeline_file_replaces_that_of_its_transformer(tmp_path):
+    (tmp_path / "transformer").mkdir()
+    own = ModelFile(TOKENIZER, sampling=RecommendedSampling(guidance=1.0))
+    (tmp_path / "transformer" / "model.gin").write_text(render(own))
+    needs = {"image_tokenizer": "tokenizer", "transformer": "transformer"}
+    (tmp_path / "pipeline.gin").write_text(render(PipelineFile(needs)))
+    assert recommended_sampling(tmp_path) == RecommendedSampling(guidance=1.0)
+    (tmp_path / "pipeline.gin").write_text(render(PipelineFile(needs, sampling=RecommendedSampling(guidance=2.0))))
+    assert recommended_sampling(tmp_path) == RecommendedSampling(guidance=2.0)
 
 
 def test_the_clip_of_an_unclip_is_not_replaced_since_its_decoder_reads_the_embeddings(tmp_path):
@@ -43,6 +56,10 @@ def test_the_clip_of_an_unclip_is_not_replaced_since_its_decoder_reads_the_embed
             "consistency_decoder, forecast, got clipp; did you mean needs.clip?",
         ),
         ("needs.transformer = 't'\nneeds.decoder = 'd'\n", "needs: expected a transformer or a decoder, got both"),
+        (
+            "needs.decoder = 'd'\nneeds.clip = 'c'\nsampling = @RecommendedSampling\nsampling.top_k = 3\n",
+            "sampling.top_k: expected none with needs.decoder, got 3",
+        ),
         ("needs.decoder = 'd'\nneeds.image_tokenizer = 'i'\n", "needs.clip: expected a folder, got none"),
         (
             "needs.decoder = 'd'\nneeds.clip = 'c'\nneeds.forecast = 'f'\n",

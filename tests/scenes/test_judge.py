@@ -25,7 +25,7 @@ def wrong_parts(image, caption):
     return {part.name: (part.expected, part.found) for part in judge(image, caption).parts if not part.right}
 
 
-@pytest.mark.parametrize(("level", "size"), [(1, 32), (2, 32), (3, 32), *((level, 64) for level in LEVELS)])
+@pytest.mark.parametrize(("level", "size"), [(1, 32), (2, 32), (3, 32), *((level, 64) for level in LEVELS), (6, 128)])
 def test_judge_is_right_on_clean_images(level, size):
     rates = measure_reader(level=level, size=size, count=120, seed=11)
     assert rates.accepted_true >= 0.995
@@ -33,7 +33,7 @@ def test_judge_is_right_on_clean_images(level, size):
     assert rates.accepted_random <= 0.005
 
 
-@pytest.mark.parametrize(("level", "size"), [(1, 32), (2, 32), (3, 32), *((level, 64) for level in LEVELS)])
+@pytest.mark.parametrize(("level", "size"), [(1, 32), (2, 32), (3, 32), *((level, 64) for level in LEVELS), (6, 128)])
 def test_judge_is_right_on_blurred_and_noisy_images(level, size):
     rates = measure_reader(level=level, size=size, count=80, seed=12, degrade=blur_and_noise)
     assert rates.accepted_true >= 0.97

@@ -5,6 +5,7 @@ from dalle_jax.scenes.grammar import Scene, SceneObject, sample_scene
 from dalle_jax.scenes.rendering import draw_shape, overlap, render
 from dalle_jax.scenes.scene import COLOURS, LETTERS, LEVELS, SHAPES
 from dalle_jax.scenes.shapes import word_bitmap
+from dalle_jax.scenes.strokes import word_coverage
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -22,8 +23,9 @@ def test_a_large_image_averaged_down_equals_a_small_one(level):
     for _ in range(10):
         scene, seed = sample_scene(level, rng, "train"), int(rng.integers(1000))
         small = render(scene, 32, np.random.default_rng(seed)).astype(float)
-        large = render(scene, 256, np.random.default_rng(seed)).astype(float)
-        averaged = large.reshape(32, 8, 32, 8, 3).mean(axis=(1, 3))
+        side = 256 if scene.word is None else 96  # the letters of large signs are strokes
+        large = render(scene, side, np.random.default_rng(seed)).astype(float)
+        averaged = large.reshape(32, side // 32, 32, side // 32, 3).mean(axis=(1, 3))
         assert np.abs(averaged - small).mean() < 1.5
         assert np.abs(averaged - small).max() < 70  # sharp corners: coverage from the distance to one edge
 
@@ -70,6 +72,23 @@ def test_all_letters_differ_by_at_least_two_cells():
     for a in LETTERS:
         assert bitmaps[a].shape == (7, 5)
         assert all(np.abs(bitmaps[a] - bitmaps[b]).sum() >= 2 for b in LETTERS if b != a)
+
+
+def test_strokes_cover_about_the_ink_of_the_bitmap_in_its_place():
+    for letter in LETTERS:
+        ink = word_coverage(letter, 128, 64.0, 64.0, 5.0)
+        rows, columns = np.nonzero(ink > 0.5)
+        assert columns.min() >= 40
+        assert columns.max() <= 88
+        assert abs(rows.min() + rows.max() - 127) <= 2  # as high as the bitmap, 7 cells, in the middle
+        assert 33 <= np.ptp(rows) <= 36
+        assert 0.75 <= ink.sum() / (25 * word_bitmap(letter).sum()) <= 1.2
+
+
+def test_a_word_of_strokes_is_its_letters_side_by_side():
+    word = word_coverage("XO", 128, 64.0, 64.0, 5.0)
+    left, right = (word_coverage(letter, 128, x, 64.0, 5.0) for letter, x in (("X", 46.5), ("O", 81.5)))
+    np.testing.assert_allclose(word, np.maximum(left, right), atol=1e-6)
 
 
 def test_colours_are_far_apart():

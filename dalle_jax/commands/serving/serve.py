@@ -4,21 +4,26 @@ import argparse
 import importlib.util
 import logging
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
 
 from dalle_jax import storage
-from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, layout_of
+from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, joined_layout
 from dalle_jax.commands.flags.reduced_flags import add_reduced_flags, reduced_of
 from dalle_jax.commands.sample import add_decoder_flags
 from dalle_jax.config.errors import UserError, install_hint
+from dalle_jax.parallel import hosts
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.messages import Receiver, Sender
 from dalle_jax.pipelines.load.pipeline import load_pipeline
 
 if TYPE_CHECKING:
     from dalle_jax.serve.engine.engine import Engine
-    from dalle_jax.serve.engine.served_model import ServedModel
+    from dalle_jax.serve.engine.pipeline_model import PipelineModel
+    from dalle_jax.serve.http.access import Keys
     from dalle_jax.serve.safety import SafetyFilter
 
 PACKAGES = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "pydantic")
@@ -72,35 +77,62 @@ def run(args: argparse.Namespace) -> int:
     missing = [one for one in PACKAGES if importlib.util.find_spec(one) is None]
     if missing:
         raise UserError(f"serve: the package {missing[0]} is not installed; {install_hint('serve')}")
-    from dalle_jax.serve.engine.engine import Engine
-    from dalle_jax.serve.http.access import Keys, RateLimit, is_loopback, read_keys
-    from dalle_jax.serve.http.app import build_app
-    from dalle_jax.serve.http.image_routes import ImageRoutes
-    from dalle_jax.serve.results.signed_files import SignedFiles
-    from dalle_jax.serve.server import Listening, serve
+    from dalle_jax.serve.http.access import Keys, is_loopback, read_keys
 
     _log_to_stderr()
-    loopback = is_loopback(args.host)
-    if not loopback and args.keys is None and not args.open:
+    if not is_loopback(args.host) and args.keys is None and not args.open:
         raise UserError(
             f"--host {args.host}: expected --keys FILE for other machines' requests, or --open, got neither"
         )
     _check_numbers(args)
     keys = Keys([] if args.keys is None else read_keys(args.keys))
     keep_compiled_programs(args.compiled)
-    models = _models(args)
+    with joined_layout(args) as layout:
+        models = _models(args, layout)
+        if hosts.is_first():
+            return _serve(args, models, keys)
+        _follow(models)
+    return 0
+
+
+def _serve(args: argparse.Namespace, models: list["PipelineModel"], keys: "Keys") -> int:
+    """Serve in process 0; others repeat what its engine does."""
+    from dalle_jax.serve.engine.engine import Engine
+    from dalle_jax.serve.engine.followed_runner import END, FollowedRunner
+    from dalle_jax.serve.http.access import RateLimit, is_loopback
+    from dalle_jax.serve.http.app import build_app
+    from dalle_jax.serve.http.image_routes import ImageRoutes
+    from dalle_jax.serve.results.signed_files import SignedFiles
+    from dalle_jax.serve.server import Listening, serve
+
+    sender = Sender() if jax.process_count() > 1 else None
+    if sender is not None:
+        for model in models:
+            model.runner = FollowedRunner(model.name, model.runner, sender.send)
     engine = Engine(models, queue=args.queue)
     _count_compiles(engine)
     files = SignedFiles()
     routes = ImageRoutes(
         engine, files, _safety(args, models[0]), deadline=args.deadline, public_url=args.public_url, sign=args.signature
     )
-    app = build_app(routes, keys=keys, rate=RateLimit(args.rate), loopback=loopback)
+    app = build_app(routes, keys=keys, rate=RateLimit(args.rate), loopback=is_loopback(args.host))
     try:
         serve(app, engine, Listening(args.host, args.port, args.grace))
     finally:
         files.close()
+        if sender is not None:
+            sender.send(END)
     return 0 if engine.alive else 1
+
+
+def _follow(models: list["PipelineModel"]) -> None:
+    """Repeat what the engine of process 0 does; SIGTERM is for process 0, which ends the others."""
+    from dalle_jax.serve.engine.followed_runner import follow
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for model in models:
+        model.warm()
+    follow({model.name: model.runner for model in models}, Receiver().receive)
 
 
 def _log_to_stderr() -> None:
@@ -133,13 +165,15 @@ def named_folders(given: list[str]) -> dict[str, str]:
     return found
 
 
-def _models(args: argparse.Namespace) -> list["ServedModel"]:
+def _models(args: argparse.Namespace, layout: Layout | None) -> list["PipelineModel"]:
     from dalle_jax.serve.engine.pipeline_model import PipelineModel
 
-    if jax.process_count() > 1:
-        raise UserError(f"serve: expected one process, got {jax.process_count()}; --mesh shares its devices")
-    layout = layout_of(args.mesh, args.rules)
-    found: list[ServedModel] = []
+    if jax.process_count() > 1 and args.refuse_similarity is not None:
+        raise UserError(
+            f"--refuse-similarity: expected none in a run of {jax.process_count()} processes, whose CLIP all of them "
+            f"would have to run for each image, got {args.refuse_similarity}"
+        )
+    found: list[PipelineModel] = []
     for name, folder in named_folders(args.model).items():
         pipeline = load_pipeline(
             storage.reachable(folder), batch=args.batch, layout=layout, sees=args.sees, steps=args.steps,
@@ -149,8 +183,7 @@ def _models(args: argparse.Namespace) -> list["ServedModel"]:
     return found
 
 
-def _safety(args: argparse.Namespace, first: "ServedModel") -> "SafetyFilter":
-    from dalle_jax.serve.engine.pipeline_model import PipelineModel
+def _safety(args: argparse.Namespace, first: "PipelineModel") -> "SafetyFilter":
     from dalle_jax.serve.safety import ConceptFilter, NoFilter, read_concepts
 
     if args.refuse is None:
@@ -158,7 +191,6 @@ def _safety(args: argparse.Namespace, first: "ServedModel") -> "SafetyFilter":
     concepts = read_concepts(args.refuse)
     if args.refuse_similarity is None:
         return ConceptFilter(concepts)
-    assert isinstance(first, PipelineModel)
     return ConceptFilter(concepts, first.pipeline.require_ranker(), args.refuse_similarity)
 
 

@@ -144,6 +144,15 @@ def parse_encoding(content: dict, kind: type[AnyEncoding]) -> AnyEncoding:
     return kind(**content | {"grid": tuple(content["grid"])}) if kind is Encoding else kind(**content)
 
 
+def holds_codes(folder: Place) -> bool:
+    """Return True for a folder whose manifest is one of codes."""
+    place = folder / MANIFEST
+    try:
+        return place.is_file() and parse_object(read_file(place)).get("format") == _format(Encoding.KIND)
+    except ValueError:
+        return False
+
+
 def read_manifest(folder: Place) -> Manifest:
     """Read the manifest of a folder of codes. Raises UserError if it is missing or of a different format."""
     found = _read(folder, Encoding)

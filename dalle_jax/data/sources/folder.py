@@ -26,7 +26,8 @@ class Folder:
     The other fields of the first line are the image's metadata. For an image without a line, the object in ``x.json``
     is its metadata. ``images`` holds file extensions. Extensions and names of metadata files may be in capitals. An
     image of more than ``max_bytes`` is left out. A file next to a caption whose extension is not in ``images`` is
-    reported as a bad record, unless there is such an image of the same name.
+    reported as a bad record, unless there is such an image of the same name. With ``captioned`` False an image without
+    a caption is a record without captions.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Folder:
     metadata: tuple[str, ...] = NAMES
     file: str = FILE_NAME
     max_bytes: int = 64 * 2**20
+    captioned: bool = True
 
     def open(self) -> "FolderRecords":
         """List the folder and read its metadata files. Raises UserError for wrong fields, or if there is no image."""
@@ -99,6 +101,8 @@ class FolderRecords:
             captions = found.captions
         else:
             captions = [line for text in self._texts(key) for line in sidecars.caption_lines(key, self._read(text))]
+        if not captions and not self._config.captioned:
+            return Record(key, image, (), metadata)
         return Record(key, image, sidecars.unique_captions(key, captions), metadata)
 
     def key(self, index: int) -> str:
@@ -109,7 +113,8 @@ class FolderRecords:
         """Return a digest of the config, of all files' names and sizes, and of the metadata files' content."""
         config = self._config
         fields = (config.caption, config.images, config.texts, config.metadata, config.file, config.max_bytes)
-        digest = hashlib.sha256(repr((VERSION, fields)).encode())
+        version = VERSION if config.captioned else (VERSION, "uncaptioned")
+        digest = hashlib.sha256(repr((version, fields)).encode())
         for key in self._keys:
             found = self._metadata.get(key)
             names = (key, *self._texts(key), self._sidecar(key, "json"))
@@ -152,6 +157,8 @@ class FolderRecords:
         if found is None and json_file is not None and (size := self._sizes[json_file]) > sidecars.MAX_JSON_BYTES:
             return sidecars.size_fault("json", json_file, size, sidecars.MAX_JSON_BYTES)
         if found is not None and found.captions:
+            return None
+        if not texts and not self._config.captioned:
             return None
         if not texts:
             wanted = " or ".join(_sibling(name, one).rpartition("/")[2] for one in self._config.texts)

@@ -16,6 +16,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.metrics.reconstruction import Reconstruction, measure_reconstruction
 from dalle_jax.evaluate.suites.drawing import Drawing
 from dalle_jax.evaluate.suites.findings import Candidate, ReconstructedImage, Sample, SampleGroup
+from dalle_jax.evaluate.suites.panels import Panel, PanelFigure, ShownImage, ShownImages
 from dalle_jax.evaluate.suites.pipeline_parts import ImageSampler, Likelihood, Reconstructor, TextImageEncoder
 from dalle_jax.pipelines.request import Generation
 
@@ -87,6 +88,39 @@ class CaptionedFindings:
     def to_json(self) -> dict[str, object]:
         """Return all metrics as ``evaluation.json`` holds them."""
         return {"reconstruction": self.reconstruction.to_json(), **self.scalars()}
+
+    def panel(self) -> Panel:
+        """Return the panel of the page. The images are CLIP's choices, the least similar to their prompt first."""
+        chosen = [(one.caption, one.chosen or one.first) for one in self.samples.samples]
+        ordered = sorted(chosen, key=lambda pair: pair[1].score or 0.0)
+        among = {"clip": self.retrieval_among, "drawn": self.found_among}
+        labels = {
+            "clip.retrieval_top1": "Held-out images whose caption is the most similar",
+            "clip.retrieval_top5": "Held-out images whose caption is one of the five most similar",
+            "transformer.image_nll": "Nats per code, with the image's caption",
+            "transformer.image_nll_other": "Nats per code, with another image's caption",
+            "drawn.first_found": "First candidates whose prompt is the most similar",
+            "drawn.chosen_found": "CLIP's choices whose prompt is the most similar",
+        }
+        figures = [PanelFigure("reconstruction.psnr", "Reconstruction", self.reconstruction.psnr, "decibel")]
+        for key, value in self.scalars().items():
+            count = among.get(key.partition(".")[0])
+            note = "" if count is None else f"of {count} captions"
+            figures.append(PanelFigure(key, labels[key], value, "nats" if count is None else "percent", note=note))
+        return Panel(
+            "Captioned images",
+            "The CLIP that ranks the candidates also judges them here, which is kind to its own choices.",
+            tuple(figures),
+            images=(
+                ShownImages(
+                    "CLIP's choices, the least similar to their prompt first",
+                    tuple(
+                        ShownImage(one.image, caption, "" if one.score is None else f"score {one.score:.3f}")
+                        for caption, one in ordered
+                    ),
+                ),
+            ),
+        )
 
 
 def fitted(config: EvaluateCaptioned, held_out: int) -> tuple[EvaluateCaptioned, list[str]]:

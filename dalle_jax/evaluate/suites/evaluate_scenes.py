@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dalle_jax.arrays import Float, UInt8
+from dalle_jax.evaluate.metrics.atoms import AtomTable, atom_table
 from dalle_jax.evaluate.metrics.composition import (
     SPLITS,
     Cell,
@@ -21,7 +22,9 @@ from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.evaluate.metrics.zero_shot import class_vectors
 from dalle_jax.evaluate.suites.drawing import Drawing
 from dalle_jax.evaluate.suites.findings import Candidate, GuidancePoint, ReconstructedImage, Sample, SampleGroup
+from dalle_jax.evaluate.suites.panels import Panel
 from dalle_jax.evaluate.suites.pipeline_parts import ImageSampler, Reconstructor, TextImageEncoder
+from dalle_jax.evaluate.suites.scene_panel import scene_panel
 from dalle_jax.pipelines.request import Generation
 from dalle_jax.scenes import grammar
 from dalle_jax.scenes.rendering import render
@@ -75,12 +78,14 @@ class SceneFindings:
 
     ``reconstruction`` is None without an image tokenizer, for a decoder of pixels. ``zero_shot`` is CLIP's accuracy on
     scenes of level 1 among all scenes of the level, one caption per scene; ``zero_shot_ensemble`` the same with every
-    caption of each scene.
+    caption of each scene. ``atoms_first`` is of the first candidates, ``atoms_chosen`` of CLIP's choices.
     """
 
     reconstruction: Reconstruction | None
     reconstructed: tuple[ReconstructedImage, ...]
     composition: Composition
+    atoms_first: AtomTable
+    atoms_chosen: AtomTable
     samples: tuple[SampleGroup, ...]
     guidance: tuple[GuidancePoint, ...]
     zero_shot: Share
@@ -91,9 +96,15 @@ class SceneFindings:
         return {
             **({} if self.reconstruction is None else {"reconstruction": self.reconstruction.to_json()}),
             "composition": self.composition.to_json(),
+            "atoms": {"first": self.atoms_first.to_json(), "chosen": self.atoms_chosen.to_json()},
             "guidance": {f"{point.scale:g}": point.composition.to_json() for point in self.guidance},
             "clip": {"zero_shot": self.zero_shot.value, "zero_shot_ensemble": self.zero_shot_ensemble.value},
         }
+
+    def panel(self) -> Panel:
+        """Return the panel of the page."""
+        atoms = (self.atoms_first, self.atoms_chosen)
+        return scene_panel(self.composition, self.reconstruction, *atoms, self.samples)
 
 
 def evaluate_scenes(
@@ -109,6 +120,7 @@ def evaluate_scenes(
         say(f"reconstruction {reconstruction.psnr:.1f} dB")
     cells: list[Cell] = []
     groups: list[SampleGroup] = []
+    every: list[JudgedCaption] = []
     for level in config.levels:
         for split in SPLITS:
             captions = evaluation_captions(level, split, config.captions, config.seed)
@@ -116,6 +128,7 @@ def evaluate_scenes(
             if config.many_captions:
                 cell = _with_many(sampler, cell, drawn[: config.many_captions], config)
             cells.append(cell)
+            every += judged
             groups.append(_group(level, split, judged[: config.shown], drawn[: config.shown], cell.chosen_of))
             say(f"level {level} {split}: first candidate {_percent(cell.first)}, CLIP's choice {_percent(cell.chosen)}")
     points = _guidance_points(sampler, config)
@@ -126,6 +139,8 @@ def evaluate_scenes(
         reconstruction=reconstruction,
         reconstructed=shown,
         composition=composition,
+        atoms_first=atom_table(one.first for one in every),
+        atoms_chosen=atom_table(one.chosen for one in every),
         samples=tuple(groups),
         guidance=points,
         zero_shot=zero_shot,

@@ -1,6 +1,8 @@
 """Findings of the evaluation suites as plain values; ``report`` turns them into pages."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
@@ -93,3 +95,15 @@ class GuidancePoint:
 
     scale: float
     composition: Composition
+
+
+def best_scale(points: Sequence[GuidancePoint]) -> float | None:
+    """Return the scale with the highest mean share of right first candidates over all cells; the lower of equal ones.
+
+    None without points.
+    """
+
+    def right(point: GuidancePoint) -> tuple[float, float]:
+        return fmean(cell.first.value or 0.0 for cell in point.composition.cells), -point.scale
+
+    return max(points, key=right).scale if points else None

@@ -44,7 +44,7 @@ class EmbeddingEdit:
     seed: int = field(default=0, metadata={"help": "seed of the noise"})
     guidance: float = field(
         default=2.0,
-        metadata={"help": "scale of classifier-free guidance; 1 is off", "default": "the publisher's, or 2.0"},
+        metadata={"help": "scale of classifier-free guidance; 1 is off", "default": "the model folder's, or 2.0"},
     )
 
     def __post_init__(self) -> None:

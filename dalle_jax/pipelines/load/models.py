@@ -66,11 +66,13 @@ class PipelineFile:
     ``forecast``, the heads that guess codes in parallel decoding. An unCLIP has a ``decoder`` and the ``clip`` that it
     was trained with. A decoder of codes needs an ``image_tokenizer``; after one of pixels, ``upsampler`` and
     ``upsampler_2`` enlarge the image. Without a ``prior`` it decodes the text's vector. ``steps`` are those of its
-    decoder; None is the default. A ``consistency_decoder`` replaces the decoder of the image tokenizer.
+    decoder; None is the default. A ``consistency_decoder`` replaces the decoder of the image tokenizer. ``sampling``
+    are options that an evaluation of the whole pipeline recommends, in place of those of the transformer's own file.
     """
 
     needs: Mapping[str, str]
     steps: int | None = None
+    sampling: RecommendedSampling | None = None
 
     def __post_init__(self) -> None:
         for name in self.needs:
@@ -87,6 +89,8 @@ class PipelineFile:
         of_unclip |= {"steps": self.steps is not None}
         if self.is_unclip and "forecast" in self.needs:
             raise ValueError("needs.forecast: expected none with needs.decoder, since it guesses a transformer's codes")
+        if self.is_unclip and self.sampling is not None and self.sampling.top_k is not None:
+            raise ValueError(f"sampling.top_k: expected none with needs.decoder, got {self.sampling.top_k}")
         for name in (name for name, given in of_unclip.items() if given and not self.is_unclip):
             raise ValueError(f"{name}: expected none without needs.decoder, since a transformer has no {name}")
 

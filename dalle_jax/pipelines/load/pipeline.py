@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
@@ -19,6 +19,7 @@ from dalle_jax.pipelines.load.forecast import add_forecast_heads
 from dalle_jax.pipelines.load.glide_pipeline import GLIDE, GuidingClip, load_glide, read_glide_file
 from dalle_jax.pipelines.load.karlo_pipeline import KARLO, load_karlo, read_karlo_file
 from dalle_jax.pipelines.load.models import (
+    PipelineFile,
     load_clip,
     load_generator,
     load_tokenizer_of,
@@ -85,14 +86,25 @@ def load_pipeline(
     if not file.is_unclip:
         for name in (name for name, value in {"sees": sees, "steps": steps}.items() if value is not None):
             raise UserError(f"{name}: expected none for the transformer of {folder}; an unCLIP's decoder has {name}")
-        return load_transformer_pipeline(file.needs, batch, layout, reduced)
+        return _recommending(load_transformer_pipeline(file.needs, batch, layout, reduced), file)
     _refuse_reduced(folder, reduced)
     ranker = None if clip is None else load_ranker(clip, batch, layout)
     chosen, given = sees_of(sees or "embedding"), file.steps if steps is None else steps
     if is_pixel_decoder(storage.place(file.needs["decoder"])):
-        return load_pixel_unclip(file.needs, ranker=ranker, sees=chosen, steps=given, batch=batch, layout=layout)
+        pixels = load_pixel_unclip(file.needs, ranker=ranker, sees=chosen, steps=given, batch=batch, layout=layout)
+        return _recommending(pixels, file)
     number = DECODER_STEPS if given is None else given
-    return load_unclip(file.needs, ranker=ranker, sees=chosen, steps=number, batch=batch, layout=layout)
+    codes = load_unclip(file.needs, ranker=ranker, sees=chosen, steps=number, batch=batch, layout=layout)
+    return _recommending(codes, file)
+
+
+P = TypeVar("P", TextToImage, Unclip, PixelUnclip)
+
+
+def _recommending(pipeline: P, file: PipelineFile) -> P:
+    """Return the pipeline with the sampling of ``pipeline.gin``, if it has one."""
+    pipeline.recommended = file.sampling or pipeline.recommended
+    return pipeline
 
 
 def _refuse_reduced(folder: Place, reduced: Reduced | None) -> None:
@@ -108,8 +120,8 @@ def recommended_sampling(folder: Place) -> RecommendedSampling:
     if (folder / GLIDE).is_file():
         return RecommendedSampling(guidance=read_glide_file(folder).guidance)
     file = stage_folders(folder, image_tokenizer=folder)
-    if file.is_unclip:
-        return RecommendedSampling()
+    if file.sampling is not None or file.is_unclip:
+        return file.sampling or RecommendedSampling()
     return read_model_file(storage.place(file.needs["transformer"])).sampling or RecommendedSampling()
 
 

@@ -237,7 +237,8 @@ class SlotRunner(ABC):
         jax.block_until_ready(chunk.started)
         seconds = time.monotonic() - max(chunk.begin, self._last_end)
         self._last_end = time.monotonic()
-        self._seconds_per_pass += 0.2 * (seconds / chunk.passes - self._seconds_per_pass)
+        if self._pipeline.layout.is_local:  # processes of one mesh must run equal chunks, so they measure no time
+            self._seconds_per_pass += 0.2 * (seconds / chunk.passes - self._seconds_per_pass)
 
     def drop(self, error: Exception) -> None:
         """End all jobs with an error, and begin with new slots, since a failed step may have lost their state."""

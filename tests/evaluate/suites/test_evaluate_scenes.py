@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from fake_pipeline import FakePipeline
 
-from dalle_jax.evaluate.metrics.composition import SPLITS, evaluation_captions
+from dalle_jax.evaluate.metrics.composition import SPLITS, Cell, Composition, evaluation_captions
 from dalle_jax.evaluate.metrics.reconstruction import PSNR_LIMIT
+from dalle_jax.evaluate.metrics.shares import share_of
 from dalle_jax.evaluate.suites.drawing import Drawing
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes, evaluate_scenes
+from dalle_jax.evaluate.suites.findings import GuidancePoint, best_scale
 
 CONFIG = EvaluateScenes(
     levels=(1, 2),
@@ -60,6 +62,17 @@ def test_guidance_draws_one_candidate_at_each_scale(findings):
     assert {cell.chosen_of for point in findings.guidance for cell in point.composition.cells} == {1}
 
 
+def test_the_best_scale_is_that_of_the_most_right_images_over_all_cells_and_the_lower_of_equal_ones():
+    def point(scale: float, *right: int) -> GuidancePoint:
+        shares = [share_of([True] * one + [False] * (4 - one)) for one in right]
+        cells = [Cell(level, "seen", share, {}, {}, 1, ()) for level, share in enumerate(shares)]
+        return GuidancePoint(scale, Composition(tuple(cells)))
+
+    assert best_scale([point(3.0, 2, 2), point(1.0, 4, 0), point(2.0, 4, 1)]) == 2.0
+    assert best_scale([point(3.0, 2, 2), point(1.5, 4, 0)]) == 1.5
+    assert best_scale([]) is None
+
+
 def test_an_exact_tokenizer_is_measured_as_one(findings):
     assert (findings.reconstruction.psnr, findings.reconstruction.count) == (PSNR_LIMIT, 8)
     assert findings.reconstruction.still_right == findings.reconstruction.read_right
@@ -71,13 +84,13 @@ def test_a_decoder_of_pixels_has_no_reconstructions():
     few = replace(CONFIG, levels=(1,), captions=2, many_captions=0, guidance_captions=0)
     found = evaluate_scenes(fake, None, fake, few, said.append)
     assert found.reconstruction is None and found.reconstructed == () and found.zero_shot.count == 4
-    assert found.to_json().keys() == {"composition", "guidance", "clip"}
+    assert found.to_json().keys() == {"composition", "atoms", "guidance", "clip"}
     assert not any("reconstruction" in line for line in said)
 
 
 def test_evaluation_json_has_the_documented_keys(findings):
     content = findings.to_json()
-    assert content.keys() == {"reconstruction", "composition", "guidance", "clip"}
+    assert content.keys() == {"reconstruction", "composition", "atoms", "guidance", "clip"}
     assert content["guidance"].keys() == {"1", "3"}
     assert content["clip"] == {
         "zero_shot": findings.zero_shot.value,

