@@ -166,7 +166,7 @@ def named_folders(given: list[str]) -> dict[str, str]:
 
 
 def _models(args: argparse.Namespace, layout: Layout | None) -> list["PipelineModel"]:
-    from dalle_jax.serve.engine.served_pipelines import served_model
+    from dalle_jax.serve.engine.pipeline_model import PipelineModel
 
     if jax.process_count() > 1 and args.refuse_similarity is not None:
         raise UserError(
@@ -179,7 +179,7 @@ def _models(args: argparse.Namespace, layout: Layout | None) -> list["PipelineMo
             storage.reachable(folder), batch=args.batch, layout=layout, sees=args.sees, steps=args.steps,
             reduced=reduced_of(args),
         )  # fmt: skip
-        found.append(served_model(name, pipeline))
+        found.append(PipelineModel(name, pipeline))
     return found
 
 

@@ -4,10 +4,10 @@ import threading
 import time
 
 import numpy as np
+from call_runner import CallRunner
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.pipelines.request import RequestKeywords, RequestOptions
-from dalle_jax.serve.engine.call_runner import CallRunner
 from dalle_jax.serve.engine.serve_job import Job
 from dalle_jax.serve.engine.served_model import Abilities, Tokens
 from dalle_jax.serve.engine.works import Drawn, Edit, Finished, Generate, Partial, Vary, Work
