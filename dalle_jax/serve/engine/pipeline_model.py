@@ -26,7 +26,7 @@ from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.serve.engine.code_slots import TransformerSlots, UnclipSlots
 from dalle_jax.serve.engine.drawing_plans import DrawingPlan, HolePlan, WholePlan
 from dalle_jax.serve.engine.pixel_slots import PixelSlots
-from dalle_jax.serve.engine.served_model import Abilities, Tokens
+from dalle_jax.serve.engine.served_model import Abilities, Runner, Tokens
 from dalle_jax.serve.engine.slot_runner import SlotRunner
 from dalle_jax.serve.engine.works import Edit, Generate, Vary, Work
 
@@ -50,12 +50,14 @@ KINDS: dict[type, str] = {
 class PipelineModel:
     """A pipeline by the name that requests give. Its images share a running batch of the pipeline's ``batch`` slots."""
 
-    def __init__(self, name: str, pipeline: AnyPipeline) -> None:
+    def __init__(self, name: str, pipeline: AnyPipeline, window: int = 1) -> None:
+        """Serve a pipeline; ``window`` is the number of codes of an image that a pass of a transformer computes."""
         self.name, self.pipeline = name, pipeline
         if isinstance(_reader(pipeline), FeaturePrompts):
             raise UserError(f"--model {name}: expected a model of texts or of classes, got one of caption features")
         self.abilities = abilities_of(pipeline)
-        self.runner = slots_of(pipeline, self.plan)
+        self._slots = slots_of(pipeline, self.plan, window)
+        self.runner: Runner = self._slots
 
     def options(self, given: RequestKeywords) -> RequestOptions:
         """Return the options of a request, with the model's defaults."""
@@ -105,7 +107,7 @@ class PipelineModel:
             works.append(Edit(images=(image,), hidden=hidden, prompt=prompt, options=options, shown=shown))
         if self.abilities.vary:
             works.append(Vary(image=image, prompt=prompt, options=options, shown=shown))
-        self.runner.warm([*works, works[0]])
+        self._slots.warm([*works, works[0]])
 
     def any_prompt(self) -> str:
         """Return a prompt that the model takes."""
@@ -249,8 +251,8 @@ def _alone(chosen: EmbeddingEdit) -> Request:
     return Request("", options)
 
 
-def slots_of(pipeline: AnyPipeline, plan: Callable[[Work], DrawingPlan]) -> SlotRunner:
+def slots_of(pipeline: AnyPipeline, plan: Callable[[Work], DrawingPlan], window: int) -> SlotRunner:
     """Return the slots of a pipeline."""
     if isinstance(pipeline, TextToImage):
-        return TransformerSlots(pipeline, plan)
+        return TransformerSlots(pipeline, plan, window)
     return UnclipSlots(pipeline, plan) if isinstance(pipeline, Unclip) else PixelSlots(pipeline, plan)
