@@ -12,7 +12,7 @@ from dalle_jax.config.run_kinds import RunKinds
 from dalle_jax.config.schema import PER_HOST
 from dalle_jax.data.choices import ImageSourceConfig, SourceConfig
 from dalle_jax.data.examples.caption_blend import Blend
-from dalle_jax.data.examples.held_out import HeldOut
+from dalle_jax.data.examples.held_out_pairs import AnyHeldOut
 from dalle_jax.data.examples.images import Images
 from dalle_jax.data.loader import Loader
 from dalle_jax.data.mixture import Mixture
@@ -36,6 +36,7 @@ from dalle_jax.tasks.forecast_codes import ForecastCodes
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
+from dalle_jax.tasks.reinforcement.reinforce import Reinforce
 from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages
 from dalle_jax.tasks.tokenizers.tokenize_images_dvae import TokenizeImagesDvae
 from dalle_jax.tasks.tokenizers.tokenize_images_gan import TokenizeImagesGan
@@ -55,7 +56,7 @@ class CaptionedData:
     """
 
     source: SourceConfig | Mixture
-    evaluation: SourceConfig | HeldOut | None
+    evaluation: SourceConfig | AnyHeldOut | None
     images: Images | None
     seed: int = 0
     workers: int = field(default=0, metadata=PER_HOST)
@@ -91,6 +92,7 @@ AnyTask: TypeAlias = (
     | GenerateFromConditions
     | AlignConditions
     | ForecastCodes
+    | Reinforce
     | AlignTextImages
     | AlignReadableImages
     | PredictEmbeddings
@@ -120,7 +122,7 @@ class TrainRun:
     def __post_init__(self) -> None:
         images = self.data.evaluation is not None and not isinstance(self.data.source, Codes | ClipEmbeddings)
         check_in_training(self.suites, self.trainer.suites_every, self.suite_clip, images)
-        if isinstance(self.task, AlignConditions) and self.trainer.initial is None:
+        if isinstance(self.task, AlignConditions | Reinforce) and self.trainer.initial is None:
             raise ValueError(
                 f"trainer.initial: expected the folder of a trained transformer to fine-tune, such as task.reference "
                 f"{self.task.reference}, got None"
@@ -136,13 +138,13 @@ class OwnData(CaptionedData):
     """The user's captioned images, shared by all stages of a pipeline. Each stage has its own batch size."""
 
     source: ImageSourceConfig | Mixture
-    evaluation: ImageSourceConfig | HeldOut | None
+    evaluation: ImageSourceConfig | AnyHeldOut | None
     images: Images
 
     @property
-    def held_out(self) -> HeldOut | None:
+    def held_out(self) -> AnyHeldOut | None:
         """Return the rule that holds examples out of the source, or None if the evaluation has its own source."""
-        return self.evaluation if isinstance(self.evaluation, HeldOut) else None
+        return self.evaluation if isinstance(self.evaluation, AnyHeldOut) else None
 
     def with_batch_size(self, batch_size: int) -> Data:
         """Return the data of one stage."""
@@ -179,7 +181,7 @@ class TextTokenizerRun:
     text_length: int | None = None
     dropout: float = 0.0
     blend: Blend | None = None
-    held_out: HeldOut | None = None
+    held_out: AnyHeldOut | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -236,7 +238,7 @@ class EncodeRun:
     shard_examples: int = 16_384
     images: Images | None = None
     workers: int = field(default=0, metadata=PER_HOST)
-    held_out: HeldOut | None = None
+    held_out: AnyHeldOut | None = None
     part: Literal["training", "held_out"] = "training"
     mesh: Mesh = field(default_factory=Mesh)
     rules: Rules = field(default_factory=Rules)
@@ -250,7 +252,8 @@ class EncodeRun:
             raise ValueError("text_states: expected False without a clip, got True")
         if self.part == "held_out" and self.held_out is None:
             raise ValueError(
-                "held_out: expected @HeldOut, because part = 'held_out' encodes the held-out images; got None"
+                "held_out: expected @HeldOut or @HeldOutPairs, because part = 'held_out' encodes the held-out images; "
+                "got None"
             )
         if self.images is not None and self.images.size != self.image_size:
             raise ValueError(f"images.size: expected image_size {self.image_size}, got {self.images.size}")
@@ -266,8 +269,8 @@ class EvaluateRun:
     """``evaluate``: one or more named evaluations of a trained pipeline.
 
     ``EvaluateScenes`` and ``EvaluateText`` render their own scenes. ``EvaluateCaptioned`` and ``EvaluateImages``
-    measure on the held-out images of ``data``. The pipeline is sharded by ``mesh`` and ``rules``; the default is one
-    device.
+    measure on the held-out images of ``data``, and ``EvaluateIconColours`` draws captions of its icons. The pipeline is
+    sharded by ``mesh`` and ``rules``; the default is one device.
     """
 
     evaluations: Mapping[str, AnySuite]
@@ -278,21 +281,11 @@ class EvaluateRun:
     def __post_init__(self) -> None:
         if not self.evaluations:
             raise ValueError("evaluations: expected at least one, such as evaluations.scenes = @EvaluateScenes")
-        captioned = on_data(self.evaluations)
-        if captioned and self.data is None:
-            raise ValueError(
-                f"data: expected @OwnData, whose held-out images evaluations.{captioned[0]} uses, got None"
-            )
-        if self.data is not None and not captioned:
-            raise ValueError(
-                "data: expected None, because only EvaluateCaptioned and EvaluateImages use data, got OwnData"
-            )
-
-    def open_data(self, batch_size: int) -> Loader:
-        """Open the data. Raise ``UserError`` if a suite needs it and the config has none."""
-        if self.data is None:
-            raise UserError("data: expected @OwnData, whose held-out images a suite uses, got None")
-        return self.data.with_batch_size(batch_size).open()
+        needing = on_data(self.evaluations)
+        if needing and self.data is None:
+            raise ValueError(f"data: expected @OwnData, whose held-out images evaluations.{needing[0]} uses, got None")
+        if self.data is not None and not needing:
+            raise ValueError("data: expected None, because no evaluation measures on data, got OwnData")
 
     def single(self) -> EvaluateScenes | EvaluateCaptioned:
         """Return the evaluation of a demo. Raise ``UserError`` for several, or one that its report does not show."""

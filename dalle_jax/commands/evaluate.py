@@ -138,7 +138,7 @@ def _evaluate(
     found: dict[str, SuiteFindings] = {}
     for name, config in run.evaluations.items():
         _say(f"evaluation {name}")
-        found[name] = findings_of(pipeline_of(config.drawing.batch), run.open_data, config, layout, _say)
+        found[name] = findings_of(pipeline_of(config.drawing.batch), run.data, config, layout, _say)
     if hosts.is_first():
         write_evaluation(out, f"Evaluation of {folders[0]}", found)
     _say(f"{out}, {page_of(out)}")

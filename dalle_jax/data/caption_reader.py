@@ -7,7 +7,7 @@ import numpy as np
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.examples.caption_blend import Blend
-from dalle_jax.data.examples.held_out import HeldOut, keys_of
+from dalle_jax.data.examples.held_out_pairs import AnyHeldOut
 from dalle_jax.data.mixture import Mixture
 from dalle_jax.data.open_data import Openable
 from dalle_jax.data.records import BadRecord, Record, Records
@@ -42,7 +42,7 @@ def read_captions(
     count: int,
     bad: list[BadRecord],
     blend: Blend | None = None,
-    held_out: HeldOut | None = None,
+    held_out: AnyHeldOut | None = None,
 ) -> Iterator[str]:
     """Yield the captions of the first ``count`` examples, and append unreadable records to ``bad``.
 
@@ -64,11 +64,13 @@ def read_captions(
                 bad.append(problem)
 
 
-def _training_indices(source: Source | Records, count: int, held_out: HeldOut | None) -> list[int]:
+def _training_indices(source: Source | Records, count: int, held_out: AnyHeldOut | None) -> list[int]:
     """Return the indices of the first ``count`` examples that are not held out."""
     if held_out is None:
         return list(range(min(count, len(source))))
     if not isinstance(source, Records):
-        raise UserError("held_out: expected None, since only records of files can be held out, got HeldOut")
-    held = held_out.mask(keys_of(source, np.arange(len(source))))
+        raise UserError(
+            f"held_out: expected None, since only records of files can be held out, got {type(held_out).__name__}"
+        )
+    held = held_out.held(source, np.arange(len(source)))
     return np.flatnonzero(~held)[:count].tolist()

@@ -8,7 +8,8 @@ import numpy as np
 
 from dalle_jax import storage
 from dalle_jax.config.errors import UserError
-from dalle_jax.data.examples.held_out import HeldOut, Subset, keys_of
+from dalle_jax.data.examples.held_out import Subset
+from dalle_jax.data.examples.held_out_pairs import AnyHeldOut
 from dalle_jax.data.examples.images import MIN_READS, Images, RecordSource, too_many_bad
 from dalle_jax.data.examples.index import build_index
 from dalle_jax.data.examples.record_report import RecordReport, format_report
@@ -45,7 +46,7 @@ class SourceOpener:
         self._stats: dict[str, SourceStats] = {}
         self._images_used = False
 
-    def open(self, config: Openable, name: str, held_out: HeldOut | None = None) -> tuple[Source, Source | None]:
+    def open(self, config: Openable, name: str, held_out: AnyHeldOut | None = None) -> tuple[Source, Source | None]:
         """Open a source.
 
         Return its training examples, and its held-out examples with the centre crop (None without any).
@@ -60,7 +61,7 @@ class SourceOpener:
             if held_out is not None:
                 raise UserError(
                     "data.evaluation: expected a source of its own, since only records of files can be held out and "
-                    f"data.{name} is a {type(config).__name__}; got HeldOut"
+                    f"data.{name} is a {type(config).__name__}; got {type(held_out).__name__}"
                 )
             return opened, None
         if self._images is None:
@@ -78,14 +79,14 @@ class SourceOpener:
         return RecordStats(self._stats, self._folder) if self._stats else None
 
     def _open_records(
-        self, records: Records, images: Images, name: str, held_out: HeldOut | None
+        self, records: Records, images: Images, name: str, held_out: AnyHeldOut | None
     ) -> tuple[RecordSource, RecordSource | None]:
         if name == "evaluation":
             images = replace(images, crop="centre")
         report, usable = self._check(records, images)
         held = np.zeros(len(usable), bool)
         if held_out is not None:
-            held = held_out.mask(keys_of(records, usable))
+            held = held_out.held(records, usable)
         validated = images.validate != "none"
         remaining = Subset(records, usable[~held], () if validated else records.problems)
         source = images.source_of(remaining, shared_stop=True)
@@ -135,7 +136,7 @@ class SourceOpener:
 
 def open_batches(
     source: Openable | Mixture,
-    evaluation: Openable | HeldOut | None,
+    evaluation: Openable | AnyHeldOut | None,
     batch_size: int,
     seed: int,
     images: Images | None,
@@ -152,14 +153,14 @@ def open_batches(
     opener = SourceOpener(images, workers, folder, log)
     examples: Source | MixedSources
     held: Source | None
-    held_out = evaluation if isinstance(evaluation, HeldOut) else None
+    held_out = evaluation if isinstance(evaluation, AnyHeldOut) else None
     if isinstance(source, Mixture):
         parts = [opener.open(part.source, f"source.parts.{name}", held_out) for name, part in source.parts.items()]
         examples = MixedSources([training for training, _ in parts], source.weights)
         held = ConcatSource([kept for _, kept in parts if kept is not None]) if held_out is not None else None
     else:
         examples, held = opener.open(source, "source", held_out)
-    if evaluation is not None and not isinstance(evaluation, HeldOut):
+    if evaluation is not None and not isinstance(evaluation, AnyHeldOut):
         held, _ = opener.open(evaluation, "evaluation")
     loader = Loader(examples, held, batch_size, seed, workers, opener.finish())
     if not loader.held_out:

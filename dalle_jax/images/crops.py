@@ -8,6 +8,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+ROUNDING = 1e-3
+"""Pixels by which a box inside an image may exceed it, since its size was computed in floating point."""
+
 
 @dataclass(frozen=True)
 class Box:
@@ -47,6 +50,15 @@ def area_box(width: int, height: int, least: float, rng: random.Random) -> Box:
     return Box(rng.uniform(0, width - side), rng.uniform(0, height - side), side)
 
 
+def jittered_box(width: int, height: int, rng: random.Random) -> Box:
+    """Draw a square that contains the whole image and is up to 9/8 as large as its longer side.
+
+    The image comes to lie anywhere in it, so all of it is kept, and nothing is mirrored or turned.
+    """
+    side = max(width, height) * rng.uniform(1, 9 / 8)
+    return Box(rng.uniform(width - side, 0), rng.uniform(height - side, 0), side)
+
+
 def centre_box(width: int, height: int) -> Box:
     """Return the largest square in the middle of an image."""
     side = min(width, height)
@@ -54,11 +66,16 @@ def centre_box(width: int, height: int) -> Box:
 
 
 def crop_image(
-    image: Image.Image, box: Box, size: int, of: tuple[int, int] | None = None
+    image: Image.Image,
+    box: Box,
+    size: int,
+    of: tuple[int, int] | None = None,
+    outside: tuple[int, int, int] = (255, 255, 255),
 ) -> UInt8[np.ndarray, "size size 3"]:
     """Crop a box and resize it to ``size`` pixels a side.
 
-    The Lanczos filter does not use pixels outside the box.
+    The Lanczos filter does not use pixels outside the box. A box that is larger than the image is filled up with the
+    colour that its four corners share, such as that of a uniform ground, or else with ``outside``.
 
     ``of`` is the width and height that the box refers to, if ``image`` was decoded at a reduced size
     (``decode(min_side=…)``).
@@ -66,12 +83,31 @@ def crop_image(
     width, height = image.size
     across, down = (width / of[0], height / of[1]) if of else (1.0, 1.0)
     left, top = box.left * across, box.top * down
+    if box.side * across > width + ROUNDING or box.side * down > height + ROUNDING:
+        return _crop_beyond(image, (left, top, left + box.side * across, top + box.side * down), size, outside)
     right, bottom = min(left + box.side * across, width), min(top + box.side * down, height)
     column, row = math.floor(left), math.floor(top)
     part = image.crop((column, row, math.ceil(right), math.ceil(bottom)))
     inside = (left - column, top - row, right - column, bottom - row)
     square = part.resize((size, size), Image.Resampling.LANCZOS, box=inside)
     return np.frombuffer(square.tobytes(), np.uint8).reshape(size, size, 3)  # a third faster than np.array
+
+
+def _crop_beyond(
+    image: Image.Image, box: tuple[float, float, float, float], size: int, outside: tuple[int, int, int]
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Crop a box that contains the image; what is outside has the colour of the corners, or ``outside``."""
+    width, height = image.size
+    corners = {image.getpixel((x, y)) for x in (0, width - 1) for y in (0, height - 1)}
+    left, top = math.ceil(-box[0]), math.ceil(-box[1])
+    right, bottom = math.ceil(box[2] - width), math.ceil(box[3] - height)
+    canvas = Image.new(
+        "RGB", (left + width + right, top + height + bottom), corners.pop() if len(corners) == 1 else outside
+    )
+    canvas.paste(image, (left, top))
+    inside = (box[0] + left, box[1] + top, box[2] + left, box[3] + top)
+    square = canvas.resize((size, size), Image.Resampling.LANCZOS, box=inside)
+    return np.frombuffer(square.tobytes(), np.uint8).reshape(size, size, 3)
 
 
 def _corner_near_the_middle(margin: int, rng: random.Random) -> int:

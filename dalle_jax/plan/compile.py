@@ -23,7 +23,7 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.train.compiled import jitted_step
 from dalle_jax.train.flops import Count, count, model_flops
 from dalle_jax.train.state import ModuleSpec, state_spec
-from dalle_jax.train.task import Task
+from dalle_jax.train.task import Task, step_spec
 from dalle_jax.train.trainer import Trainer
 
 REFUSED = re.compile(
@@ -131,7 +131,7 @@ class Planned:
 
     def model_flops(self, batch: int) -> Count:
         """Return the model FLOPs of one step, summed over devices."""
-        return model_flops(self.task, self.plan, self.frozen, self.task.batch_spec(batch), self.trainer.accumulate)
+        return model_flops(self.task, self.plan, self.frozen, step_spec(self.task, batch), self.trainer.accumulate)
 
     def step(self, batch: int) -> Program:
         """Compile the training step for a batch size. Raise ``UserError`` if the size is not a multiple of ``rows``."""
@@ -146,7 +146,7 @@ class Planned:
         return Program(self.state_bytes, 0, 0, count(traced.jaxpr), 0.0, None, "the state alone; nothing was compiled")
 
     def _traced_step(self, batch: int) -> Traced:
-        spec = self.task.batch_spec(batch)
+        spec = step_spec(self.task, batch)
         shardings = self.layout.batch_shardings(spec)
         rows = {name: laid_out(spec[name], shardings[name]) for name in spec}
         step = jitted_step(self.task, self.plan, self.frozen, self.trainer, self.layout)

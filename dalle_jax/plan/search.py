@@ -8,7 +8,7 @@ from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.plan.compile import Planned, Say
 from dalle_jax.plan.topologies import Topology
-from dalle_jax.train.task import Task
+from dalle_jax.train.task import Task, step_spec
 from dalle_jax.train.trainer import Trainer
 
 MOST_COMPILATIONS = 6
@@ -93,7 +93,7 @@ def _widest(
         wide = replace(mesh, data=rest // fsdp, fsdp=fsdp, tensor=tensor)
         try:
             planned = Planned(task, trainer, Layout(make_mesh(wide, devices), rules))
-            planned.layout.batch_shardings(task.batch_spec(batch // trainer.accumulate))
+            planned.layout.batch_shardings(step_spec(task, batch // trainer.accumulate))
         except UserError:  # this fsdp does not divide them
             continue
         return wide, planned

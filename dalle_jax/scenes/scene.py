@@ -27,7 +27,8 @@ LETTERS = "ABCDEFHIKLNOPRSTUXYZ"
 LEVELS = (1, 2, 3, 4, 5, 6)
 
 Arrangement = Literal["single", "vertical", "horizontal", "group", "stack", "sign"]
-Split = Literal["train", "validation", "held_out"]
+Split = Literal["train", "validation", "held_out", "prompted", "unnamed"]
+"""The splits of scenes by their combinations of attributes (scenes/split.py)."""
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,14 @@ Share of uniformly drawn scenes that are held out (checked by ``tests/scenes/tes
     4       62 %    colour with shape; shape, axis, shape
     5       29 %    colour with shape; background with object colour
     6       11 %    letter followed by letter; words of one letter are never held out
+
+About half of the held-out combinations are prompted ones. Training by rewards may use their captions as prompts, but
+never sees an image of them (docs/rewards.md). A held-out scene is "prompted" if all its held-out combinations are,
+and "unnamed" if any is not.
 """
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 
@@ -54,41 +59,79 @@ HELD_OUT_LETTERS = frozenset(
 )
 
 
-def is_held_out(scene: Scene) -> bool:
-    """Return True if any combination in the scene is held out. For a caption: ``is_held_out(parse(caption))``."""
-    return any(combinations(scene))
+Combination: TypeAlias = tuple[str, str] | tuple[int, str] | tuple[str, str, str] | str
+"""A combination of attributes that can be held out, as in the sets above."""
+
+HELD_OUT: frozenset[Combination] = frozenset(
+    {*HELD_OUT_COLOUR_SHAPE, *HELD_OUT_COUNT_SHAPE, *HELD_OUT_RELATION, *HELD_OUT_BACKGROUND, *HELD_OUT_LETTERS}
+)
+
+PROMPTED: frozenset[Combination] = frozenset(
+    {
+        *(pair for pair in HELD_OUT_COLOUR_SHAPE if _COLOURS.index(pair[0]) % 2 == 0),
+        *(triple for triple in HELD_OUT_RELATION if SHAPES.index(triple[0]) % 2 == 0),
+        (2, "heart"),
+        *(pair for pair in HELD_OUT_BACKGROUND if _COLOURS.index(pair[0]) % 2 == 0),
+        *(pair for pair in HELD_OUT_LETTERS if LETTERS.index(pair[0]) % 2 == 0),
+    }
+)
+"""The held-out combinations that prompts may name."""
 
 
-def combinations(scene: Scene) -> Iterator[bool]:
-    """Yield for each combination in the scene whether it is held out; a group shows its colour and shape once."""
+def combinations(scene: Scene) -> Iterator[Combination]:
+    """Yield each combination in the scene that could be held out; a group shows its colour and shape once."""
     shapes = [thing.shape for thing in scene.objects]
     if scene.word is not None:
         for i in range(len(scene.word) - 1):
-            yield scene.word[i : i + 2] in HELD_OUT_LETTERS
+            yield scene.word[i : i + 2]
         return
     grouped = scene.arrangement == "group"
     for thing in scene.objects[:1] if grouped else scene.objects:
-        yield (thing.colour, thing.shape) in HELD_OUT_COLOUR_SHAPE
+        yield thing.colour, thing.shape
     if grouped:
-        yield (len(shapes), shapes[0]) in HELD_OUT_COUNT_SHAPE
+        yield len(shapes), shapes[0]
     elif scene.arrangement in ("vertical", "horizontal", "stack"):
         axis = "horizontal" if scene.arrangement == "horizontal" else "vertical"
         for i in range(len(shapes)):
             for j in range(i + 1, len(shapes)):
-                yield (shapes[i], axis, shapes[j]) in HELD_OUT_RELATION
+                yield shapes[i], axis, shapes[j]
     elif scene.background is not None:
-        yield (scene.background, scene.objects[0].colour) in HELD_OUT_BACKGROUND
+        yield scene.background, scene.objects[0].colour
+
+
+def held_out_combinations(scene: Scene) -> list[Combination]:
+    """Return the held-out combinations that a scene contains."""
+    return [one for one in combinations(scene) if one in HELD_OUT]
+
+
+def is_held_out(scene: Scene) -> bool:
+    """Return True if any combination in the scene is held out. For a caption: ``is_held_out(parse(caption))``."""
+    return any(one in HELD_OUT for one in combinations(scene))
+
+
+def is_in_split(scene: Scene, split: Split) -> bool:
+    """Return True if a scene belongs to a split."""
+    found = held_out_combinations(scene)
+    match split:
+        case "train" | "validation":
+            return not found
+        case "held_out":
+            return bool(found)
+        case "prompted":
+            return bool(found) and PROMPTED.issuperset(found)
+        case "unnamed":
+            return not PROMPTED.issuperset(found)
 
 
 def sample_scene(level: int, rng: np.random.Generator, split: Split) -> Scene:
     """Draw a scene of a level, uniformly among those of the split.
 
-    "train" and "validation" are the same set of scenes, for which callers use different seeds.
+    "train" and "validation" are the same set of scenes, for which callers use different seeds. "prompted" and "unnamed"
+    are the two parts of "held_out".
     """
-    held_out = split == "held_out"
     while True:
         scene = _DRAW[level](rng)
-        if is_held_out(scene) == held_out:
+        if is_in_split(scene, split):
             return scene
 
 

@@ -63,14 +63,18 @@ class AlignConditions:
 
     def open_for_plan(self) -> "ConditionAlignment":
         """Open the task for ``plan``: load the tokenizers if their files exist; the frozen transformer is abstract."""
-        reference = nnx.eval_shape(lambda: _built_for_sampling(self.generate.model))
-        return ConditionAlignment(self, self.generate.open_for_plan(), reference)
+        return ConditionAlignment(self, self.generate.open_for_plan(), abstract_reference(self.generate.model))
 
 
-def _built_for_sampling(model: TextToCodesConfig) -> Dalle | DalleBart:
-    module: Dalle | DalleBart = model.build(nnx.Rngs(0))
-    prepare_for_sampling(module)
-    return module
+def abstract_reference(model: TextToCodesConfig) -> Dalle | DalleBart:
+    """Return a frozen transformer that has shapes and no values."""
+
+    def build() -> Dalle | DalleBart:
+        module: Dalle | DalleBart = model.build(nnx.Rngs(0))
+        prepare_for_sampling(module)
+        return module
+
+    return nnx.eval_shape(build)
 
 
 def load_reference(folder: str, model: TextToCodesConfig, layout: Layout) -> CodeGenerator:

@@ -9,10 +9,11 @@ from dalle_jax.train import flops, metrics, recompiles
 from dalle_jax.train.measure import put_frozen
 from dalle_jax.train.state import Arrays, ModuleSpec, State, StateSpec, state_spec
 from dalle_jax.train.step import make_step
-from dalle_jax.train.task import Batch, Frozen, MetricSums, Task
+from dalle_jax.train.task import Batch, Frozen, MetricSums, Task, TrainsOnSamples, step_spec
 from dalle_jax.train.trainer import Trainer
 
 EVALUATION_KEY = 1
+ROLLOUT_KEY = 2
 
 
 class CompiledTask:
@@ -36,6 +37,7 @@ class CompiledTask:
         self._merge = layout.jit(metrics.merge, donate_argnums=0)
         self._evaluate = layout.jit(self._evaluation, out_shardings=layout.replicated)
         self._draw = layout.jit(self._images, out_shardings=layout.replicated)
+        self._rollout = layout.jit(self._samples, out_shardings=layout.replicated)
 
     def step(self, state: State, sums: MetricSums | None, batch: Batch) -> tuple[State, MetricSums]:
         """Run one training step and add its metrics to ``sums``; ``state`` and ``sums`` are donated.
@@ -71,6 +73,11 @@ class CompiledTask:
         params = learned.ema_params or learned.params
         return self._draw(params, learned.non_params, self._frozen, batch, self._key)
 
+    def rollout(self, state: State, batch: Batch, index: int) -> dict[str, Array]:
+        """Return the samples of rollout number ``index`` of a task that trains on its samples, whole on each device."""
+        learned = state.learned
+        return self._rollout(learned.params, learned.non_params, self._frozen, batch, self._key, np.int32(index))
+
     def compiles(self) -> dict[str, int]:
         """Return the number of compilations of each function."""
         functions: dict[str, LayoutJit] = {"step": self._step, "evaluate": self._evaluate, "images": self._draw}
@@ -81,7 +88,7 @@ class CompiledTask:
 
         Either is None if the step has an operation whose FLOPs are not known.
         """
-        batch = self._task.batch_spec(batch_size)
+        batch = step_spec(self._task, batch_size)
         model = flops.model_flops(self._task, self.state_spec, self._frozen_spec, batch, self._accumulate)
         traced = self._step.trace(self.state_spec.target(), self._frozen, batch, self._key)
         counts = (model, flops.count(traced.jaxpr))
@@ -113,6 +120,20 @@ class CompiledTask:
     ) -> Float[Array, "n H W 3"] | None:
         module = self.state_spec.module_spec.merge(params, non_params)
         return self._task.images(module, self._frozen_spec.merge(frozen), batch, key)
+
+    def _samples(
+        self,
+        params: Arrays,
+        non_params: Arrays,
+        frozen: Arrays,
+        batch: Batch,
+        key: Key[Array, ""],
+        index: Int[Array, ""],
+    ) -> dict[str, Array]:
+        assert isinstance(self._task, TrainsOnSamples)
+        key = jax.random.fold_in(jax.random.fold_in(key, ROLLOUT_KEY), index)
+        module = self.state_spec.module_spec.merge(params, non_params)
+        return self._task.rollout(module, self._frozen_spec.merge(frozen), batch, key)
 
 
 def jitted_step(

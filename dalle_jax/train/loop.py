@@ -26,9 +26,19 @@ from dalle_jax.train.monitor.watchdog import Phase, Watchdog
 from dalle_jax.train.output import sample_sheet
 from dalle_jax.train.output.upload import UploadBuffer
 from dalle_jax.train.output.writers import METRICS_FILE, Progress, Writers, read_lines
+from dalle_jax.train.rollouts import Rollouts, check_updates
 from dalle_jax.train.signals import Interrupt, command_to_resume
 from dalle_jax.train.state import State
-from dalle_jax.train.task import Batches, MetricSums, ReadsCaptions, ReportsRecords, Suites, Task
+from dalle_jax.train.task import (
+    Batch,
+    Batches,
+    MetricSums,
+    ReadsCaptions,
+    ReportsRecords,
+    Suites,
+    Task,
+    TrainsOnSamples,
+)
 from dalle_jax.train.trainer import Trainer, TrainResult
 
 CONFIG_FILE = "config.gin"
@@ -89,6 +99,10 @@ class TrainLoop:
                 )
         if found is None and trainer.initial is None:  # else the checkpoint has the statistics
             self.task = task = measured(task, data, layout)
+        self.rollouts: Rollouts | None = None
+        if isinstance(task, TrainsOnSamples):
+            check_updates(task, trainer)
+            self.rollouts = Rollouts(task, data, layout, trainer.seed)
         self.compiled = CompiledTask(task, trainer, layout)
         self.state = self._first_state(found)
         self.start = 0 if found is None else found
@@ -121,12 +135,15 @@ class TrainLoop:
         if description is not None:
             self.progress.message(description)
         step = self.start
-        batches = prefetch.Prefetcher(self.task, self.data, self.layout, self.trainer.seed, step, self.trainer.steps)
+        if self.rollouts is not None and step == 0 and self.trainer.evaluate_every is not None:
+            self._evaluate(0)  # the figures of the start, with which detectors compare
+        steps = range(step, step if self.rollouts is not None else self.trainer.steps)
+        batches = prefetch.Prefetcher(self.task, self.data, self.layout, self.trainer.seed, steps)
         with Interrupt() as interrupt, self.profiler:
             try:
-                while step < self.trainer.steps and not hosts.agree_to_stop(interrupt.asked, step):
+                while step < self.trainer.steps and not self._stops(interrupt, step):
                     self.profiler.before_step(step, self._newest())
-                    batch = self.monitor.batch(batches.next)
+                    batch = self._batch(batches, step)
                     self.state, self.sums = self.compiled.step(self.state, self.sums, batch)
                     del batch  # free its device memory before the next batch is taken
                     step += 1
@@ -150,6 +167,18 @@ class TrainLoop:
         parameters = sum(one.size for one in self.state.learned.params.values())
         skipped = int(self.state.counted.skipped)
         return TrainResult(step, dict(self.metrics), interrupted, seconds, skipped, parameters)
+
+    def _stops(self, interrupt: Interrupt, step: int) -> bool:
+        """Return True if the run was asked to stop, but not between the steps of one rollout."""
+        resumable = self.rollouts is None or self.rollouts.used_up
+        return resumable and hosts.agree_to_stop(interrupt.asked, step)
+
+    def _batch(self, batches: prefetch.Prefetcher, step: int) -> Batch:
+        """Return the batch of a step: the next one of the data, or one of the newest rollout."""
+        rollouts = self.rollouts
+        if rollouts is None:
+            return self.monitor.batch(batches.next)
+        return self.monitor.rollout(lambda: rollouts.next(self.compiled, self.state, step))
 
     def _first_state(self, found: int | None) -> State:
         if found is None:
@@ -183,13 +212,14 @@ class TrainLoop:
         with self.monitor.reading(step):
             values = metrics.divide(self.sums or {})
         self.sums = None
+        sampled = {} if self.rollouts is None else self.rollouts.metrics()
         before, then = self.logged
         self.logged = (step, time.monotonic())
         values["steps_per_second"] = (step - before) / max(self.logged[1] - then, 1e-9)
         speeds, messages = self.monitor.metrics()
         for message in messages:
             self.progress.message(f"WARNING step {step}: {message}")
-        self._write(step, {f"train/{name}": value for name, value in values.items()} | speeds)
+        self._write(step, {f"train/{name}": value for name, value in values.items()} | sampled | speeds)
         self.progress.metrics(step, {"loss": values["loss"]} if "loss" in values else {})
         if not self.warned_of_cuts:
             self._log_cut_captions(mostly_cut_only=True)

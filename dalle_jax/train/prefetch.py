@@ -16,10 +16,10 @@ AHEAD = 2
 class Prefetcher:
     """The batches of consecutive steps, prepared in a thread; ``next`` raises the thread's errors."""
 
-    def __init__(self, task: Task, data: Batches, layout: Layout, seed: int, start: int, steps: int):
+    def __init__(self, task: Task, data: Batches, layout: Layout, seed: int, steps: range):
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=AHEAD)
         self._stop = threading.Event()
-        arguments = (task, data, layout, seed, range(start, steps))
+        arguments = (task, data, layout, seed, steps)
         self._thread = threading.Thread(target=self._fill, args=arguments, name="prefetch", daemon=True)
         self._thread.start()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -13,6 +13,9 @@ from dalle_jax.storage import Place
 
 M = TypeVar("M")
 """The module that a task trains."""
+
+Sampled = TypeVar("Sampled", contravariant=True)
+"""The module that a task samples."""
 
 Frozen: TypeAlias = Mapping[str, nnx.Module]
 """Networks that losses use and that are not trained, by name, such as "image_tokenizer" or "clip"."""
@@ -183,6 +186,61 @@ class ExtendsTrained(Protocol[M]):
     def extended(self, module: M) -> M:
         """Return this task's module, made of the smaller one's, with the same outputs."""
         ...
+
+
+class RolloutInputs(NamedTuple):
+    """The prompts of a rollout, one for each example, and the arrays that its function takes."""
+
+    prompts: tuple[str, ...]
+    arrays: dict[str, np.ndarray]
+
+
+class JudgedRollout(NamedTuple):
+    """The batches of the steps that a rollout gives, and metrics of its samples as (sum, weight) by name."""
+
+    batches: list[dict[str, np.ndarray]]
+    sums: dict[str, tuple[float, float]]
+
+
+@runtime_checkable
+class TrainsOnSamples(Protocol[Sampled]):
+    """A task that trains on samples of its own module, which are judged between steps (train/rollouts.py).
+
+    A batch of the data gives the prompts of one rollout, and a rollout gives the batches of ``updates`` steps.
+    """
+
+    @property
+    def updates(self) -> int:
+        """The number of steps on the samples of one rollout."""
+        ...
+
+    def rollout_inputs(self, examples: ExampleBatch, seeds: Sequence[Seed]) -> RolloutInputs:
+        """Return the prompts of a rollout and its arrays, which have a row for each example."""
+        ...
+
+    def rollout(self, module: Sampled, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> dict[str, Array]:
+        """Sample from the module; a pure function. Each array that it returns has a row for each prompt."""
+        ...
+
+    def judge(self, prompts: Sequence[str], samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return rewards by name for the samples of some prompts, on the host; each has a row for each prompt.
+
+        Raise ``UserError`` for rewards that cannot be trained on.
+        """
+        ...
+
+    def training_batches(self, samples: Mapping[str, np.ndarray], rewards: Mapping[str, np.ndarray]) -> JudgedRollout:
+        """Return the batches of the rollout's steps, given the samples and rewards of all prompts."""
+        ...
+
+    def training_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shapes and dtypes of a step's batch for ``batch_size`` prompts."""
+        ...
+
+
+def step_spec(task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes and dtypes of the batch that a training step takes for ``batch_size`` examples of the data."""
+    return task.training_spec(batch_size) if isinstance(task, TrainsOnSamples) else task.batch_spec(batch_size)
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dalle_jax.images.crops import Box, centre_box, crop_image, random_box
+from dalle_jax.images.crops import Box, centre_box, crop_image, jittered_box, random_box
 from dalle_jax.images.pixels import centre_square, resize
 
 
@@ -85,3 +85,26 @@ def test_a_crop_of_an_image_at_half_size_shows_the_same_part():
     box = Box(left=31.0, top=10.0, side=128.0)
     difference = np.abs(crop(half, box, 32, of=(240, 200)).astype(int) - crop(ramp, box, 32).astype(int))
     assert difference.max() <= 1
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 2**32))
+def test_a_jittered_box_contains_the_whole_image_and_is_at_most_an_eighth_larger(width, height, seed):
+    box = jittered_box(width, height, random.Random(seed))
+    assert box.left <= 0 and box.top <= 0
+    assert box.left + box.side >= width - 1e-9 and box.top + box.side >= height - 1e-9
+    assert max(width, height) <= box.side <= 9 / 8 * max(width, height)
+
+
+def test_a_box_around_an_image_is_filled_with_the_colour_of_its_corners_or_else_with_the_outer_colour():
+    blue, red, pink = (32, 80, 224), (224, 32, 32), (255, 105, 180)
+    pixels = np.full((16, 16, 3), blue, np.uint8)
+    pixels[4:12, 4:12] = red
+    box = Box(-8.0, -8.0, 32.0)
+    uniform = crop_image(Image.fromarray(pixels), box, 32, outside=pink).copy()
+    assert (uniform[12:20, 12:20] == red).all()
+    uniform[11:21, 11:21] = blue
+    assert (uniform == blue).all()
+    pixels[0, 0] = red
+    differing = crop_image(Image.fromarray(pixels), box, 32, outside=pink)
+    assert (differing[:5] == pink).all() and (differing[-5:] == pink).all() and (differing[14, 14] == red).all()

@@ -12,6 +12,8 @@ from dalle_jax.scenes.split import (
     HELD_OUT_COUNT_SHAPE,
     HELD_OUT_LETTERS,
     HELD_OUT_RELATION,
+    PROMPTED,
+    is_in_split,
 )
 
 THINGS = [SceneObject(colour, shape) for colour, shape in product(COLOURS, SHAPES)]
@@ -108,3 +110,18 @@ def test_each_part_of_a_held_out_combination_is_common_in_training():
         assert sum(letter + other in HELD_OUT_LETTERS for other in LETTERS) <= 3
         assert sum(other + letter in HELD_OUT_LETTERS for other in LETTERS) <= 3
     assert not any(first == second for first, _, second in HELD_OUT_RELATION)
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, 5])
+def test_held_out_scenes_are_prompted_or_unnamed_and_both_parts_are_large(level):
+    held_out = [scene for scene in every_scene(level) if is_held_out(scene)]
+    prompted = [is_in_split(scene, "prompted") for scene in held_out]
+    assert prompted == [not is_in_split(scene, "unnamed") for scene in held_out]
+    assert 0.25 < np.mean(prompted) < 0.75
+    assert not any(is_in_split(one, "unnamed") for one in every_scene(level) if not is_held_out(one))
+
+
+def test_a_scene_with_one_combination_that_no_prompt_names_is_unnamed():
+    both = Scene(2, "vertical", (SceneObject("red", "heart"), SceneObject("yellow", "square")))
+    assert ("red", "heart") in PROMPTED and ("yellow", "square") not in PROMPTED
+    assert is_in_split(both, "unnamed") and not is_in_split(both, "prompted")

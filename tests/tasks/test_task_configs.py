@@ -11,6 +11,7 @@ from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
+from dalle_jax.rewards.read_scenes import ReadScenes
 from dalle_jax.runs import TrainRun
 from dalle_jax.tasks.align_conditions import AlignConditions
 from dalle_jax.tasks.align_readable_images import AlignReadableImages
@@ -21,6 +22,7 @@ from dalle_jax.tasks.forecast_codes import ForecastCodes
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
+from dalle_jax.tasks.reinforcement.reinforce import Reinforce
 from dalle_jax.tasks.task_config import TaskConfig
 from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages
 from dalle_jax.tasks.tokenizers.tokenize_images_dvae import TokenizeImagesDvae
@@ -40,6 +42,11 @@ CONFIGS = (
     GenerateFromConditions(model=MODELS["llamagen"]),
     AlignConditions(generate=GenerateCodes(model=MODELS["dalle_bart"], captions=UNREAD), reference="absent"),
     ForecastCodes(generate=GenerateCodes(model=MODELS["dalle_bart"], captions=UNREAD), transformer="absent"),
+    Reinforce(
+        generate=GenerateCodes(model=MODELS["dalle_bart"], captions=UNREAD),
+        reference="absent",
+        rewards={"reader": ReadScenes()},
+    ),
     AlignTextImages(model=MODELS["clip"], captions=UNREAD),
     DenoiseCodes(model=MODELS["code_denoiser"], captions=UNREAD, image_size=SIDE),
     PredictEmbeddings(
@@ -51,7 +58,7 @@ CONFIGS = (
     UpsampleImages(model=MODELS["upsampler"], image_size=SIDE, crop=8),
     AlignReadableImages(align=AlignTextImages(model=MODELS["clip"], captions=UNREAD), readout=READOUT),
 )
-FROZEN = {AlignConditions: {"reference"}, ForecastCodes: {"transformer"}}
+FROZEN = {AlignConditions: {"reference"}, Reinforce: {"reference"}, ForecastCodes: {"transformer"}}
 MANIFEST = Manifest(
     encoding=Encoding(
         source="images", examples=1, crops=1, image_size=SIDE, tokenizer="tokenizer-0", codebook_size=16, grid=(4, 4),

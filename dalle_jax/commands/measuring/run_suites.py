@@ -8,10 +8,14 @@ from typing import cast
 from dalle_jax import storage
 from dalle_jax.commands.flags.image_set_flags import open_extractors
 from dalle_jax.config.errors import UserError
+from dalle_jax.data.examples.held_out_pairs import AnyHeldOut
+from dalle_jax.data.labelled_images import read_labelled_images
 from dalle_jax.data.loader import Loader
+from dalle_jax.data.mixture import Mixture
 from dalle_jax.evaluate.suites.any_suite import AnySuite
 from dalle_jax.evaluate.suites.compare_images import AMONG
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
+from dalle_jax.evaluate.suites.evaluate_icon_colours import EvaluateIconColours, Icon, evaluate_icon_colours
 from dalle_jax.evaluate.suites.evaluate_images import EvaluateImages, SampledFindings, evaluate_images
 from dalle_jax.evaluate.suites.evaluate_scenes import evaluate_scenes
 from dalle_jax.evaluate.suites.evaluate_text import EvaluateText, evaluate_text
@@ -23,32 +27,62 @@ from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline, load_r
 from dalle_jax.pipelines.prompted_pipeline import DiffusionPipeline
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.pipelines.unclip import Unclip
-from dalle_jax.runs import TrainRun
+from dalle_jax.runs import CaptionedData, Data, OwnData, TrainRun
 from dalle_jax.storage import Place
-
-OpenData = Callable[[int], Loader]
-"""Function from a batch size to the data of a run."""
 
 
 def findings_of(
-    pipeline: AnyPipeline, data: OpenData, config: AnySuite, layout: Layout, say: Callable[[str], None]
+    pipeline: AnyPipeline, data: CaptionedData | None, config: AnySuite, layout: Layout, say: Callable[[str], None]
 ) -> SuiteFindings:
-    """Run a suite on a pipeline. Raise ``UserError`` if the pipeline or the data lack what it needs."""
+    """Run a suite on a pipeline. Raise ``UserError`` if the pipeline or the data lack what it needs.
+
+    ``data`` may be None for suites that render their own scenes.
+    """
     if isinstance(config, EvaluateText):
         return evaluate_text(pipeline, config, say)
     if isinstance(config, EvaluateImages):
-        return _sampled(pipeline, held_out_batches(data(AMONG), pipeline.side), config, layout, say)
+        return _sampled(pipeline, held_out_batches(_opened(data, AMONG), pipeline.side), config, layout, say)
     clip = pipeline.require_ranker()
+    if isinstance(config, EvaluateIconColours):
+        return evaluate_icon_colours(pipeline, config, icons_of(data, config), say)
     if isinstance(config, EvaluateCaptioned):
         if not isinstance(pipeline, TextToImage):
             raise UserError(
                 "evaluations: expected @EvaluateScenes or @EvaluateImages for a diffusion model, got "
                 "@EvaluateCaptioned, which measures a transformer's likelihood"
             )
-        batches = held_out_batches(data(config.among), pipeline.side)
+        batches = held_out_batches(_opened(data, config.among), pipeline.side)
         return evaluate_captioned(pipeline, pipeline.codec, clip, pipeline.likelihood, config, batches, say)
     codec = pipeline.codec if isinstance(pipeline, TextToImage | Unclip) else None
     return evaluate_scenes(pipeline, codec, clip, config, say)
+
+
+def _opened(data: CaptionedData | None, batch_size: int) -> Loader:
+    """Open the data of a run with another batch size."""
+    if isinstance(data, OwnData):
+        data = data.with_batch_size(batch_size)
+    if not isinstance(data, Data):
+        raise UserError(f"data: expected data whose held-out images a suite uses, got {type(data).__name__}")
+    return replace(data, batch_size=batch_size).open(quiet=True)
+
+
+def icons_of(data: CaptionedData | None, config: EvaluateIconColours) -> dict[str, list[Icon]]:
+    """Return icons of the data of a run: "seen" ones, of training records, and "held_out" ones.
+
+    Raise ``UserError`` for data of which nothing is held out by a rule, and for a mixture.
+    """
+    held_out = None if data is None else data.evaluation
+    if data is None or data.images is None or isinstance(data.source, Mixture) or not isinstance(held_out, AnyHeldOut):
+        got = "none" if data is None else f"{type(data.source).__name__} and {type(held_out).__name__}"
+        raise UserError(
+            "data: expected one source of images with @HeldOutPairs or @HeldOut as data.evaluation for "
+            f"@EvaluateIconColours, got {got}"
+        )
+    both = read_labelled_images(data.source, data.images, held_out, config.is_icon, config.captions)
+    return {
+        split: [Icon(one.image, one.caption, config.names(one.metadata)) for one in images]
+        for split, images in zip(("seen", "held_out"), both, strict=True)
+    }
 
 
 def held_out_batches(data: Loader, side: int) -> Iterator[CaptionedBatch]:
@@ -96,12 +130,9 @@ class SuitesInTraining:
         figures: dict[str, float] = {}
         for name, config in self._run.suites.items():
             say = partial(_say_as, log, name)
-            found = findings_of(pipeline_of(config.drawing.batch), self._data, config, self._layout, say)
+            found = findings_of(pipeline_of(config.drawing.batch), self._run.data, config, self._layout, say)
             figures |= {f"{name}/{key}": value for key, value in scalars_of(found.panel()).items()}
         return figures
-
-    def _data(self, batch_size: int) -> Loader:
-        return replace(self._run.data, batch_size=batch_size).open(quiet=True)
 
 
 def _say_as(log: Callable[[str], None], name: str, line: str) -> None:

@@ -33,6 +33,10 @@ class HeldOut:
         if self.share is not None and not 0 <= self.share < 1:
             raise ValueError(f"share: expected at least 0 and less than 1, got {self.share}")
 
+    def held(self, records: Records, indices: np.ndarray) -> np.ndarray:
+        """Return bool [N]: True for each of the records at ``indices`` that is held out."""
+        return self.mask(keys_of(records, indices))
+
     def mask(self, keys: Sequence[str]) -> np.ndarray:
         """Return bool [N]: True for each key that is held out."""
         numbers = [draw("held out", self.seed, key) for key in keys]

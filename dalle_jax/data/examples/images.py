@@ -18,7 +18,7 @@ from dalle_jax.data.examples.record_report import RecordReport, ReportContent, f
 from dalle_jax.data.records import BadRecord, Record, Records
 from dalle_jax.data.seeded_hash import draw
 from dalle_jax.data.source import Example
-from dalle_jax.images.crops import Box, centre_box, crop_image, random_box
+from dalle_jax.images.crops import Box, centre_box, crop_image, jittered_box, random_box
 from dalle_jax.images.decode import WHITE, decode_image
 from dalle_jax.images.header import BadImage, Header, Limits, read_header, refuse_sparse
 
@@ -36,7 +36,8 @@ class Images:
     """Preprocessing of captioned images to examples of ``size`` pixels a side.
 
     - ``crop``: "random" is DALL·E 1's random crop, a different one in each epoch; "centre" is the middle square, for
-      evaluation.
+      evaluation; "jitter" keeps the whole image and varies its size and place a little (``jittered_box``), for images
+      whose subject reaches the edges.
     - ``background``: the colour behind transparent parts.
     - ``reduced_jpeg``: decode large JPEGs at 1/2, 1/4 or 1/8 of their size if at least two pixels are left for each
       pixel of the crop. It is faster, and the pixels are nearly the same.
@@ -50,7 +51,7 @@ class Images:
 
     size: int
     seed: int = 0
-    crop: Literal["random", "centre"] = "random"
+    crop: Literal["random", "centre", "jitter"] = "random"
     background: tuple[int, int, int] = WHITE
     reduced_jpeg: bool = False
     limits: Limits = field(default_factory=Limits)
@@ -191,7 +192,10 @@ class RecordSource:
         """Return the crop box of example ``index`` in an epoch; width and height are those of the upright image."""
         if self._config.crop == "centre":
             return centre_box(width, height)
-        return random_box(width, height, self._config.size, random.Random(draw(self._config.seed, epoch, index)))
+        rng = random.Random(draw(self._config.seed, epoch, index))
+        if self._config.crop == "jitter":
+            return jittered_box(width, height, rng)
+        return random_box(width, height, self._config.size, rng)
 
     def fingerprint(self) -> str:
         """Return a hash that changes with the records, their order and the examples made from them."""
@@ -217,7 +221,9 @@ class RecordSource:
         width, height = checked.header.upright
         box = self.box(index, epoch, width, height)
         min_side = math.ceil(2 * config.size * min(width, height) / box.side) if config.reduced_jpeg else None
-        image = crop_image(config.decode(checked, min_side), box, config.size, of=(width, height))
+        image = crop_image(
+            config.decode(checked, min_side), box, config.size, of=(width, height), outside=config.background
+        )
         fields = checked.captions
         captions = [choose_caption(fields, config.seed, epoch, index)] if config.blend else list(fields[0][1])
         return Example(key=record.key, image=image, captions=captions)

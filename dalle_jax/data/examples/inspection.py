@@ -24,6 +24,8 @@ from dalle_jax.text.tokenizer import TextTokenizer
 CELL = 128
 MAX_ENTRIES = 200_000
 """Largest number of words and of image sizes that are counted."""
+MAX_VALUES = 10_000
+"""Largest number of different values that are counted of a metadata field."""
 NAMED = 20
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
@@ -51,6 +53,8 @@ class Repeats:
 class InspectionFindings:
     """Findings about a source. ``numbers`` holds one value per image or caption, in the order of reading.
 
+    ``metadata`` counts the values of each field that are texts, numbers or truth values.
+
     ``truncated`` counts the captions of more than ``text_length`` tokens, which is None without a text tokenizer.
     """
 
@@ -61,6 +65,7 @@ class InspectionFindings:
     formats: Counter[str] = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     words: Counter[str] = field(default_factory=Counter)
+    metadata: dict[str, Counter[str]] = field(default_factory=dict)
     numbers: dict[str, array] = field(default_factory=dict)
     repeats: dict[str, Repeats] = field(default_factory=dict)
     text_length: int | None = None
@@ -167,6 +172,7 @@ class _Inspector:
         self._add_digest("key", index, record.key.encode())
         self._add_digest("image", index, record.image)
         self._add_captions(index, list(record.captions))
+        self._add_metadata(record)
         findings.add("bytes", len(record.image))
         dropped = None
         try:
@@ -182,7 +188,7 @@ class _Inspector:
         if dropped is None:
             findings.report.add_usable()
             findings.usable += 1
-            findings.add("share of the image that is kept", box.side**2 / (width * height))
+            findings.add("share of the image that is kept", min(1.0, box.side**2 / (width * height)))
             findings.add("image pixels per pixel of the crop, along a side", box.side / config.size)
         else:
             findings.report.add_dropped(record.key, dropped)
@@ -193,6 +199,13 @@ class _Inspector:
     def _crop(self, index: int, width: int, height: int) -> Box:
         assert self._crops is not None
         return self._crops.box(index, 0, width, height)
+
+    def _add_metadata(self, record: Record) -> None:
+        for name, value in record.metadata.items():
+            if isinstance(value, str | int | float):
+                counted = self._findings.metadata.setdefault(name, Counter())
+                if len(counted) < MAX_VALUES or str(value) in counted:
+                    counted[str(value)] += 1
 
     def _add_captions(self, index: int, captions: list[str]) -> None:
         findings = self._findings

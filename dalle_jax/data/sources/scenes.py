@@ -16,8 +16,8 @@ from dalle_jax.scenes.scene import LEVELS, Scene
 
 VERSION = 1
 """Increase this whenever the same config gives different images or captions."""
-SplitName: TypeAlias = Literal["train", "validation", "held_out"]
-_SPLITS: tuple[SplitName, ...] = ("train", "validation", "held_out")
+SplitName: TypeAlias = Literal["train", "validation", "held_out", "prompted", "unnamed"]
+_SPLITS: tuple[SplitName, ...] = ("train", "validation", "held_out", "prompted", "unnamed")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Scenes:
     ``weights`` are the shares of scenes of each of ``levels``, by default equal.
 
     The splits "train" and "validation" have the same combinations of attributes, in different images. "held_out" has
-    the combinations that are held out of training.
+    the combinations that are held out of training. "prompted" and "unnamed" are its two parts (scenes/split.py).
     """
 
     size: int

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.scenes.grammar import parse
 from dalle_jax.scenes.judge import Judgement, Part
-from dalle_jax.scenes.split import combinations
+from dalle_jax.scenes.split import HELD_OUT, combinations
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def atom_table(judgements: Iterable[Judgement]) -> AtomTable:
             kinds[part.name.split()[0]].append(part.right)
         captions[len(own)].append(judgement.right)
         atoms[len(own)] += [part.right for part in own]
-        flags = list(combinations(parse(judgement.caption)))
+        flags = [one in HELD_OUT for one in combinations(parse(judgement.caption))]
         if flags:
             held_out[round(sum(flags) / len(flags), 2)].append(judgement.right)
     return AtomTable(

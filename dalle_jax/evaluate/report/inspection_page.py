@@ -12,7 +12,7 @@ from dalle_jax.images.grid import grid
 
 COLUMNS = 10
 MOST_LETTERS = 60
-WORDS, SIZES = 40, 12
+WORDS, SIZES, VALUES = 40, 12, 8
 QUANTILES = ("least", "p5", "median", "p95", "most")
 
 
@@ -29,6 +29,14 @@ class Duplicates(TypedDict):
 
     count: int
     examples: list[list[str]]
+
+
+class MetadataField(TypedDict):
+    """Number of images with a metadata field, number of its different values, and the most frequent of these."""
+
+    count: int
+    values: int
+    most: dict[str, int]
 
 
 class TruncatedCaptions(TypedDict):
@@ -54,6 +62,7 @@ class InspectionContent(TypedDict):
     sizes: list[ImageSize]
     numbers: dict[str, dict[str, float]]
     words: dict[str, int]
+    metadata: dict[str, MetadataField]
     same: dict[str, Duplicates]
     truncated: TruncatedCaptions | None
 
@@ -71,6 +80,10 @@ def to_json(findings: InspectionFindings) -> InspectionContent:
         "sizes": [{"width": w, "height": h, "count": n} for (w, h), n in findings.sizes.most_common(SIZES)],
         "numbers": {name: dict(zip(QUANTILES, values, strict=True)) for name, values in findings.quantiles().items()},
         "words": dict(findings.words.most_common(WORDS)),
+        "metadata": {
+            name: {"count": counted.total(), "values": len(counted), "most": dict(counted.most_common(VALUES))}
+            for name, counted in findings.metadata.items()
+        },
         "same": {
             kind: {"count": repeats.count, "examples": [list(pair) for pair in repeats.examples]}
             for kind, repeats in findings.repeats.items()
@@ -105,6 +118,10 @@ def format_text(content: InspectionContent) -> str:
     for kind, same in content["same"].items():
         first = f" ({' and '.join(same['examples'][0])})" if same["examples"] else ""
         lines.append(f"same {kind}: {same['count']}{first}")
+    for name, known in content["metadata"].items():
+        if known["values"] < known["count"]:  # fields such as a key or a digest differ in every record
+            most = ", ".join(f"{shortened(value, MOST_LETTERS)} {count}" for value, count in known["most"].items())
+            lines.append(f"metadata {name}: {known['values']} values in {known['count']} records, {most}")
     lines.append("words: " + ", ".join(f"{word} {count}" for word, count in list(content["words"].items())[:15]))
     return "\n".join(lines)
 

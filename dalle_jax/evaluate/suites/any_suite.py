@@ -4,17 +4,18 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from dalle_jax.evaluate.suites.evaluate_captioned import EvaluateCaptioned
+from dalle_jax.evaluate.suites.evaluate_icon_colours import EvaluateIconColours
 from dalle_jax.evaluate.suites.evaluate_images import EvaluateImages
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes
 from dalle_jax.evaluate.suites.evaluate_text import EvaluateText
 
-AnySuite: TypeAlias = EvaluateScenes | EvaluateCaptioned | EvaluateText | EvaluateImages
+AnySuite: TypeAlias = EvaluateScenes | EvaluateCaptioned | EvaluateText | EvaluateImages | EvaluateIconColours
 """The config of an evaluation suite."""
 
 
 def on_data(suites: Mapping[str, AnySuite]) -> list[str]:
     """Return the names of the suites that measure on held-out images of the data."""
-    return [name for name, one in suites.items() if isinstance(one, EvaluateCaptioned | EvaluateImages)]
+    return [name for name, one in suites.items() if not isinstance(one, EvaluateScenes | EvaluateText)]
 
 
 def check_in_training(suites: Mapping[str, AnySuite], every: int | None, clip: str | None, images: bool) -> None:

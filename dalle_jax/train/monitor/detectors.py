@@ -156,6 +156,41 @@ class Estrangement:
         return found
 
 
+@dataclass
+class Hacking:
+    """Detector of a ``reward`` that rises while a held-out loss (``worsening``) rises too.
+
+    Both are compared with their first values, since they are written at different steps. It warns if the reward rose
+    by the share ``rose`` of its size, and the loss by the share ``worse``.
+    """
+
+    reward: str
+    worsening: str
+    message: str
+    rose: float = 0.05
+    worse: float = 0.5
+    _first: dict[str, float] = field(default_factory=dict)
+    _newest: dict[str, float] = field(default_factory=dict)
+
+    def check(self, step: int, values: Mapping[str, float]) -> str | None:
+        """Return ``message`` if both rose, else a result as in ``Detector.check``.
+
+        {reward_before}, {reward_now}, {before} and {now} are the values of both.
+        """
+        del step
+        for name in (self.reward, self.worsening):
+            if name in values:
+                self._first.setdefault(name, values[name])
+                self._newest[name] = values[name]
+        if self.worsening not in values or self.reward not in self._newest:
+            return None
+        reward_before, reward_now = self._first[self.reward], self._newest[self.reward]
+        before, now = self._first[self.worsening], self._newest[self.worsening]
+        if reward_now - reward_before < self.rose * abs(reward_before) or now - before < self.worse * abs(before):
+            return ""
+        return self.message.format(reward_before=reward_before, reward_now=reward_now, before=before, now=now)
+
+
 class Alerts:
     """The alerts of a run: each detector warns once until its metric recovers."""
 
@@ -259,5 +294,45 @@ def detectors(warmup: int = 0) -> tuple[Detector, ...]:
             "in the run's images/ mean too little data: add data, augmentation or dropout, or stop here. Broken images "
             "mean that sampling fails: lower the temperature or top-k, or average longer with trainer.ema. "
             "trainer.keep_every keeps the checkpoints among which you choose by {name}.",
+        ),
+        *_of_rewards(),
+    )
+
+
+def _of_rewards() -> tuple[Detector, ...]:
+    """Return the detectors of training by rewards."""
+    return (
+        Hacking(
+            "train/reward",
+            "evaluation/image_nll",
+            "REWARD HACKING?: the reward rose from {reward_before:.4g} to {reward_now:.4g} while nats per code of "
+            "held-out images went from {before:.4g} to {now:.4g}: samples may please the reward alone. Look at "
+            "images/, judge them by a reward that was not trained on, raise task.anchor or task.kl, or take an "
+            "earlier checkpoint.",
+        ),
+        Threshold(
+            "train/live_groups",
+            "GROUPS ALL ALIKE: only {value:.0%} of the prompts have images of different rewards, so little is learned. "
+            "If train/reward is high, the prompts are solved: take harder ones. Else the reward may be constant: "
+            "check its parts, raise task.group or task.temperature, or add a reward of finer steps.",
+            below=0.1,
+        ),
+        Threshold(
+            "train/entropy_kept",
+            "ENTROPY GONE: the model has {value:.0%} of the entropy of its start, so a prompt's images are nearly "
+            "equal. Raise task.entropy, task.kl or task.anchor, lower the learning rate, or add @SpreadCodes.",
+            below=0.3,
+        ),
+        Threshold(
+            "train/kl_infinite",
+            "KL INFINITE: at {value:.1%} of the codes the starting model gives probability 0 to a code that the "
+            "trained one may draw. The KL leaves them out. Check that task.reference is the model of trainer.initial.",
+            above=0.0,
+        ),
+        Threshold(
+            "speed/judging_per_rollout",
+            "SLOW REWARD: judging takes {value:.1f} times as long as sampling. Judge a batch of images in one call, "
+            "use a smaller network, or take fewer images (task.group).",
+            above=1.0,
         ),
     )

@@ -41,6 +41,13 @@ class Monitor:
         self._watchdog.enter(Phase.STEP)
         return got
 
+    def rollout(self, get: Callable[[], T]) -> T:
+        """Call ``get``, which returns a batch of judged samples; its time is time of the step."""
+        self._watchdog.enter(Phase.ROLLOUT)
+        got = get()
+        self._watchdog.enter(Phase.STEP)
+        return got
+
     def stepped(self, step: int) -> None:
         """Record that a step was dispatched to the devices."""
         self._timer.stepped()

@@ -34,6 +34,7 @@ class Phase(Enum):
 
     OPENING = ("the run's folder, its data and its newest checkpoint to be opened", True)
     BATCH = ("a batch from the data source", False)
+    ROLLOUT = ("samples to be drawn and judged", True)
     STEP = ("a step to be compiled or handed to the devices", False)
     DEVICES = ("the devices to finish the steps they were given", False)
     PROCESSES = ("the other processes of the run", False)

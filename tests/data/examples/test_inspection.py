@@ -1,4 +1,5 @@
 import io
+import json
 
 import numpy as np
 import pytest
@@ -78,6 +79,20 @@ def test_the_sheet_is_spread_over_the_source_and_the_page_escapes_what_captions_
     made = inspection_page("<b>title</b>", content, sheet)
     assert "<b>title" not in made and "&lt;html&gt;" in made and "duplicate key" in made
     assert "9 usable" in format_text(content) and "dropped: 1 aspect (100)" in format_text(content)
+
+
+def test_values_of_metadata_are_counted_and_fields_that_differ_in_every_record_are_in_the_json_alone(tmp_path):
+    members = []
+    for number, colour in enumerate(("red", "red", "<blue>")):
+        metadata = {"colour": colour, "number": number, "boxes": [1, 2], "none": None}
+        members += [*sample(str(number), image=png(8, 8, number)), (f"{number}.json", json.dumps(metadata).encode())]
+    records = WebDataset(files=(str(write(tmp_path / "a.tar", *members)),)).open()
+    content = to_json(inspect(records, Images(size=8), max_examples=9, cells=0))
+    assert content["metadata"]["colour"] == {"count": 3, "values": 2, "most": {"red": 2, "<blue>": 1}}
+    assert content["metadata"]["number"]["values"] == 3 and set(content["metadata"]) == {"colour", "number"}
+    assert "metadata colour: 2 values in 3 records, red 2, <blue> 1" in format_text(content)
+    assert "metadata number" not in format_text(content)
+    assert "&lt;blue&gt; 1" in inspection_page("title", content, None)
 
 
 def test_a_large_source_is_sampled_evenly():

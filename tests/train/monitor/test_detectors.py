@@ -26,6 +26,11 @@ def with_suites(distances, losses=(3.0, 2.9, 2.8, 2.7)):
     ]
 
 
+def rewarded(reward, nats):
+    first = [{"evaluation/image_nll": 0.1}, {"train/reward": 1.0}]
+    return [*first, {"train/reward": reward}, {"evaluation/image_nll": nats}]
+
+
 NORM, USUAL = "train/gradient_norm/predict", [1.0, 1.3, 0.8, 1.1, 0.9, 1.2, 1.0, 1.1]
 
 CASES = {
@@ -55,6 +60,17 @@ CASES = {
     "THE LOSS FALLS WHILE suites/images/first/efficientnet-lite0/fd RISES: the loss went from 3 to 2.8": (
         with_suites((50.0, 52.0, 60.0, 61.0)),
         with_suites((50.0, 52.0, 48.0, 51.0)),
+    ),
+    "REWARD HACKING?: the reward rose from 1 to 1.5 while nats per code of held-out images went from 0.1 to 0.2": (
+        rewarded(1.5, 0.2),
+        rewarded(1.5, 0.14),
+    ),
+    "GROUPS ALL ALIKE: only 5% of the prompts": ([{"train/live_groups": 0.05}], [{"train/live_groups": 0.5}]),
+    "ENTROPY GONE: the model has 10% of the entropy": ([{"train/entropy_kept": 0.1}], [{"train/entropy_kept": 0.9}]),
+    "KL INFINITE: at 1.0% of the codes": ([{"train/kl_infinite": 0.01}], [{"train/kl_infinite": 0.0}]),
+    "SLOW REWARD: judging takes 2.5 times as long": (
+        [{"speed/judging_per_rollout": 2.5}],
+        [{"speed/judging_per_rollout": 0.2}],
     ),
 }
 assert len(USUAL) == HISTORY
