@@ -85,21 +85,10 @@ class Data(CaptionedData):
 
 
 AnyTask: TypeAlias = (
-    TokenizeImages
-    | TokenizeImagesDvae
-    | TokenizeImagesGan
-    | GenerateCodes
-    | GenerateFromConditions
-    | AlignConditions
-    | ForecastCodes
-    | Reinforce
-    | AlignTextImages
-    | AlignReadableImages
-    | PredictEmbeddings
-    | DenoiseCodes
-    | DenoiseImages
-    | UpsampleImages
-)
+    TokenizeImages | TokenizeImagesDvae | TokenizeImagesGan | GenerateCodes | GenerateFromConditions
+    | AlignConditions | ForecastCodes | Reinforce | AlignTextImages | AlignReadableImages | PredictEmbeddings
+    | DenoiseCodes | DenoiseImages | UpsampleImages
+)  # fmt: skip
 """The config of a task: one for each training objective."""
 
 
@@ -287,6 +276,12 @@ class EvaluateRun:
         if self.data is not None and not needing:
             raise ValueError("data: expected None, because no evaluation measures on data, got OwnData")
 
+    def data_of(self, batch_size: int) -> Data:
+        """Return the data with a batch size. Raise ``UserError`` if a suite needs it and the config has none."""
+        if self.data is None:
+            raise UserError("data: expected @OwnData, whose held-out images a suite uses, got None")
+        return self.data.with_batch_size(batch_size)
+
     def single(self) -> EvaluateScenes | EvaluateCaptioned:
         """Return the evaluation of a demo. Raise ``UserError`` for several, or one that its report does not show."""
         if len(self.evaluations) > 1:
@@ -359,7 +354,26 @@ class UnclipDemoRun:
             )
 
 
-Run: TypeAlias = TrainRun | TextTokenizerRun | InspectRun | EncodeRun | EvaluateRun | DemoRun | UnclipDemoRun
+@dataclass(frozen=True)
+class ReinforcedDemoRun:
+    """``demo-reinforced``: training of a finished demo's transformer by rewards, measured before and after.
+
+    - ``demo``: the folder of the finished ``demo``.
+    - ``training``, ``evaluation``: the config files of both stages. A file that does not exist is searched among the
+      package's configs.
+    - ``guidance_before``: the guidance scale of the transformer before. After, it is that of the evaluation.
+    """
+
+    title: str
+    training: str
+    evaluation: str
+    demo: str = "runs/demo"
+    guidance_before: float = 2.0
+
+
+Run: TypeAlias = (
+    TrainRun | TextTokenizerRun | InspectRun | EncodeRun | EvaluateRun | DemoRun | UnclipDemoRun | ReinforcedDemoRun
+)
 """The kind of a run. A config chooses it by the name of a class, such as ``run = @TextTokenizerRun``.
 
 The default is ``TrainRun``.
@@ -374,6 +388,7 @@ KINDS = RunKinds(
         "EvaluateRun": "evaluate",
         "DemoRun": "demo",
         "UnclipDemoRun": "demo-unclip",
+        "ReinforcedDemoRun": "demo-reinforced",
     },
 )
 

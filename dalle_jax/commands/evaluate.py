@@ -15,7 +15,7 @@ from dalle_jax.commands.flags.image_set_flags import (
 )
 from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, bulk_layout
 from dalle_jax.commands.flags.reduced_flags import add_reduced_flags, reduced_of
-from dalle_jax.commands.measuring.run_suites import findings_of
+from dalle_jax.commands.measuring.run_suites import SuiteData, findings_of
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.evaluate.report.evaluation_page import page_of, write_evaluation
@@ -138,7 +138,7 @@ def _evaluate(
     found: dict[str, SuiteFindings] = {}
     for name, config in run.evaluations.items():
         _say(f"evaluation {name}")
-        found[name] = findings_of(pipeline_of(config.drawing.batch), run.data, config, layout, _say)
+        found[name] = findings_of(pipeline_of(config.drawing.batch), SuiteData(run.data_of), config, layout, _say)
     if hosts.is_first():
         write_evaluation(out, f"Evaluation of {folders[0]}", found)
     _say(f"{out}, {page_of(out)}")

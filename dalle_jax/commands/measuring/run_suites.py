@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache, partial
-from typing import cast
+from typing import NamedTuple, cast
 
 from dalle_jax import storage
 from dalle_jax.commands.flags.image_set_flags import open_extractors
@@ -27,58 +27,55 @@ from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline, load_r
 from dalle_jax.pipelines.prompted_pipeline import DiffusionPipeline
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.pipelines.unclip import Unclip
-from dalle_jax.runs import CaptionedData, Data, OwnData, TrainRun
+from dalle_jax.runs import Data, TrainRun
 from dalle_jax.storage import Place
 
 
-def findings_of(
-    pipeline: AnyPipeline, data: CaptionedData | None, config: AnySuite, layout: Layout, say: Callable[[str], None]
-) -> SuiteFindings:
-    """Run a suite on a pipeline. Raise ``UserError`` if the pipeline or the data lack what it needs.
+class SuiteData(NamedTuple):
+    """The data of a run for its suites, by their batch size. ``quiet`` hides the number of records found."""
 
-    ``data`` may be None for suites that render their own scenes.
-    """
+    of_size: Callable[[int], Data]
+    quiet: bool = False
+
+    def open(self, batch_size: int) -> Loader:
+        """Return a loader of batches."""
+        return self.of_size(batch_size).open(quiet=self.quiet)
+
+
+def findings_of(
+    pipeline: AnyPipeline, data: SuiteData, config: AnySuite, layout: Layout, say: Callable[[str], None]
+) -> SuiteFindings:
+    """Run a suite on a pipeline. Raise ``UserError`` if the pipeline or the data lack what it needs."""
     if isinstance(config, EvaluateText):
         return evaluate_text(pipeline, config, say)
     if isinstance(config, EvaluateImages):
-        return _sampled(pipeline, held_out_batches(_opened(data, AMONG), pipeline.side), config, layout, say)
+        return _sampled(pipeline, held_out_batches(data.open(AMONG), pipeline.side), config, layout, say)
     clip = pipeline.require_ranker()
     if isinstance(config, EvaluateIconColours):
-        return evaluate_icon_colours(pipeline, config, icons_of(data, config), say)
+        return evaluate_icon_colours(pipeline, config, icons_of(data.of_size(1), config), say)
     if isinstance(config, EvaluateCaptioned):
         if not isinstance(pipeline, TextToImage):
             raise UserError(
                 "evaluations: expected @EvaluateScenes or @EvaluateImages for a diffusion model, got "
                 "@EvaluateCaptioned, which measures a transformer's likelihood"
             )
-        batches = held_out_batches(_opened(data, config.among), pipeline.side)
+        batches = held_out_batches(data.open(config.among), pipeline.side)
         return evaluate_captioned(pipeline, pipeline.codec, clip, pipeline.likelihood, config, batches, say)
     codec = pipeline.codec if isinstance(pipeline, TextToImage | Unclip) else None
     return evaluate_scenes(pipeline, codec, clip, config, say)
 
 
-def _opened(data: CaptionedData | None, batch_size: int) -> Loader:
-    """Open the data of a run with another batch size."""
-    if isinstance(data, OwnData):
-        data = data.with_batch_size(batch_size)
-    if not isinstance(data, Data):
-        raise UserError(f"data: expected data whose held-out images a suite uses, got {type(data).__name__}")
-    return replace(data, batch_size=batch_size).open(quiet=True)
-
-
-def icons_of(data: CaptionedData | None, config: EvaluateIconColours) -> dict[str, list[Icon]]:
+def icons_of(data: Data, config: EvaluateIconColours) -> dict[str, list[Icon]]:
     """Return icons of the data of a run: "seen" ones, of training records, and "held_out" ones.
 
-    Raise ``UserError`` for data of which nothing is held out by a rule, and for a mixture.
+    Raise ``UserError`` for data of which nothing is held out by a rule, for a mixture, and for data without images.
     """
-    held_out = None if data is None else data.evaluation
-    if data is None or data.images is None or isinstance(data.source, Mixture) or not isinstance(held_out, AnyHeldOut):
-        got = "none" if data is None else f"{type(data.source).__name__} and {type(held_out).__name__}"
+    if isinstance(data.source, Mixture) or not isinstance(data.evaluation, AnyHeldOut) or data.images is None:
         raise UserError(
             "data: expected one source of images with @HeldOutPairs or @HeldOut as data.evaluation for "
-            f"@EvaluateIconColours, got {got}"
+            f"@EvaluateIconColours, got {type(data.source).__name__} and {type(data.evaluation).__name__}"
         )
-    both = read_labelled_images(data.source, data.images, held_out, config.is_icon, config.captions)
+    both = read_labelled_images(data.source, data.images, data.evaluation, config.is_icon, config.captions)
     return {
         split: [Icon(one.image, one.caption, config.names(one.metadata)) for one in images]
         for split, images in zip(("seen", "held_out"), both, strict=True)
@@ -127,10 +124,11 @@ class SuitesInTraining:
         pipeline_of = cache(
             lambda batch: load_pipeline(folder, None, clip, batch=batch, layout=self._layout)
         )  # one for the suites of a batch size
+        data = SuiteData(lambda batch_size: replace(self._run.data, batch_size=batch_size), quiet=True)
         figures: dict[str, float] = {}
         for name, config in self._run.suites.items():
             say = partial(_say_as, log, name)
-            found = findings_of(pipeline_of(config.drawing.batch), self._run.data, config, self._layout, say)
+            found = findings_of(pipeline_of(config.drawing.batch), data, config, self._layout, say)
             figures |= {f"{name}/{key}": value for key, value in scalars_of(found.panel()).items()}
         return figures
 

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.evaluate.metrics.composition import SPLITS, Split, evaluation_captions
+from dalle_jax.evaluate.metrics.composition import DEFAULT_SPLITS, Split, evaluation_captions
 from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.evaluate.metrics.text_accuracy import TextAccuracy, edit_distance
 from dalle_jax.evaluate.readers.tesseract import Tesseract
@@ -170,9 +170,9 @@ def evaluate_text(sampler: ImageSampler | None, config: EvaluateText, say: Calla
     readers: list[TextReader] = [Tesseract() if name == "tesseract" else SceneTextReader() for name in config.readers]
     names = {key: reader.name for key, reader in zip(config.readers, readers, strict=True)}
     signs: dict[Split, dict[Which, tuple[ReadSign, ...]]] = {}
-    for split in SPLITS:
+    for split in DEFAULT_SPLITS:
         captions = evaluation_captions(LEVEL, split, config.captions, config.seed)
-        rng = np.random.default_rng((config.seed, 6, SPLITS.index(split)))
+        rng = np.random.default_rng((config.seed, 6, DEFAULT_SPLITS.index(split)))
         images: dict[Which, list[np.ndarray]] = {"clean": [render(grammar.parse(one), side, rng) for one in captions]}
         if sampler is not None:
             drawn = sampler.draw(config.drawing.requests(captions, config.seed))

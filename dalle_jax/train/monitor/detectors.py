@@ -115,6 +115,41 @@ class Divergence:
 
 
 @dataclass
+class Hacking:
+    """Detector of a ``reward`` that rises while a held-out loss (``worsening``) rises too.
+
+    Both are compared with their first values, since they are written at different steps. It warns if the reward rose
+    by the share ``rose`` of its size, and the loss by the share ``worse``.
+    """
+
+    reward: str
+    worsening: str
+    message: str
+    rose: float = 0.05
+    worse: float = 0.5
+    _first: dict[str, float] = field(default_factory=dict)
+    _newest: dict[str, float] = field(default_factory=dict)
+
+    def check(self, step: int, values: Mapping[str, float]) -> str | None:
+        """Return ``message`` if both rose, else a result as in ``Detector.check``.
+
+        {reward_before}, {reward_now}, {before} and {now} are the values of both.
+        """
+        del step
+        for name in (self.reward, self.worsening):
+            if name in values:
+                self._first.setdefault(name, values[name])
+                self._newest[name] = values[name]
+        if self.worsening not in values or self.reward not in self._newest:
+            return None
+        reward_before, reward_now = self._first[self.reward], self._newest[self.reward]
+        before, now = self._first[self.worsening], self._newest[self.worsening]
+        if reward_now - reward_before < self.rose * abs(reward_before) or now - before < self.worse * abs(before):
+            return ""
+        return self.message.format(reward_before=reward_before, reward_now=reward_now, before=before, now=now)
+
+
+@dataclass
 class Estrangement:
     """Detector of a loss that falls while a distance of the generated images from real ones rises.
 
@@ -154,41 +189,6 @@ class Estrangement:
                     name=name, before=before, now=now, loss_before=loss_before, loss_now=loss_now
                 )
         return found
-
-
-@dataclass
-class Hacking:
-    """Detector of a ``reward`` that rises while a held-out loss (``worsening``) rises too.
-
-    Both are compared with their first values, since they are written at different steps. It warns if the reward rose
-    by the share ``rose`` of its size, and the loss by the share ``worse``.
-    """
-
-    reward: str
-    worsening: str
-    message: str
-    rose: float = 0.05
-    worse: float = 0.5
-    _first: dict[str, float] = field(default_factory=dict)
-    _newest: dict[str, float] = field(default_factory=dict)
-
-    def check(self, step: int, values: Mapping[str, float]) -> str | None:
-        """Return ``message`` if both rose, else a result as in ``Detector.check``.
-
-        {reward_before}, {reward_now}, {before} and {now} are the values of both.
-        """
-        del step
-        for name in (self.reward, self.worsening):
-            if name in values:
-                self._first.setdefault(name, values[name])
-                self._newest[name] = values[name]
-        if self.worsening not in values or self.reward not in self._newest:
-            return None
-        reward_before, reward_now = self._first[self.reward], self._newest[self.reward]
-        before, now = self._first[self.worsening], self._newest[self.worsening]
-        if reward_now - reward_before < self.rose * abs(reward_before) or now - before < self.worse * abs(before):
-            return ""
-        return self.message.format(reward_before=reward_before, reward_now=reward_now, before=before, now=now)
 
 
 class Alerts:

@@ -16,6 +16,11 @@ def falling(scores):
     return [{"evaluation/image_nll": nll, "evaluation/clip_score": s} for nll, s in zip(nats, scores, strict=True)]
 
 
+def rewarded(reward, nats):
+    first = [{"evaluation/image_nll": 0.1}, {"train/reward": 1.0}]
+    return [*first, {"train/reward": reward}, {"evaluation/image_nll": nats}]
+
+
 def with_suites(distances, losses=(3.0, 2.9, 2.8, 2.7)):
     """Return evaluations, each followed by the figures of a suite."""
     name, steady = "suites/images/first/efficientnet-lite0/fd", {"suites/images/first/clip/kid": 0.1}
@@ -24,11 +29,6 @@ def with_suites(distances, losses=(3.0, 2.9, 2.8, 2.7)):
         for loss, fd in zip(losses, distances, strict=True)
         for values in ({"evaluation/image_nll": loss}, {"train/loss": 9.0}, {name: fd, **steady})
     ]
-
-
-def rewarded(reward, nats):
-    first = [{"evaluation/image_nll": 0.1}, {"train/reward": 1.0}]
-    return [*first, {"train/reward": reward}, {"evaluation/image_nll": nats}]
 
 
 NORM, USUAL = "train/gradient_norm/predict", [1.0, 1.3, 0.8, 1.1, 0.9, 1.2, 1.0, 1.1]
@@ -57,10 +57,6 @@ CASES = {
         falling((0.30, 0.29, 0.28, 0.27, 0.26)),
         falling((0.30, 0.31, 0.29, 0.30, 0.32)),
     ),
-    "THE LOSS FALLS WHILE suites/images/first/efficientnet-lite0/fd RISES: the loss went from 3 to 2.8": (
-        with_suites((50.0, 52.0, 60.0, 61.0)),
-        with_suites((50.0, 52.0, 48.0, 51.0)),
-    ),
     "REWARD HACKING?: the reward rose from 1 to 1.5 while nats per code of held-out images went from 0.1 to 0.2": (
         rewarded(1.5, 0.2),
         rewarded(1.5, 0.14),
@@ -71,6 +67,10 @@ CASES = {
     "SLOW REWARD: judging takes 2.5 times as long": (
         [{"speed/judging_per_rollout": 2.5}],
         [{"speed/judging_per_rollout": 0.2}],
+    ),
+    "THE LOSS FALLS WHILE suites/images/first/efficientnet-lite0/fd RISES: the loss went from 3 to 2.8": (
+        with_suites((50.0, 52.0, 60.0, 61.0)),
+        with_suites((50.0, 52.0, 48.0, 51.0)),
     ),
 }
 assert len(USUAL) == HISTORY
