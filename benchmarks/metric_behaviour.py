@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", required=True, help="tars of images")
     parser.add_argument("--features", default="efficientnet-lite0")
     parser.add_argument("--images", type=int, default=1300, help="images of each half")
-    parser.add_argument("--levels", type=int, default=3, choices=(1, 2, 3))
+    parser.add_argument("--levels", type=int, default=3, choices=(0, 1, 2, 3), help="0 compares the halves alone")
     parser.add_argument("--mode-field", default="style")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
