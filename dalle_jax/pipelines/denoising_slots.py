@@ -22,7 +22,7 @@ from dalle_jax.models.priors.prior import PriorOptions
 from dalle_jax.parallel.layout import by_rows
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.embedding_pipeline import PromptIds, Sees, UnclipNetworks, embed_prompts, given_inputs
-from dalle_jax.pipelines.slot_engine import CodesSoFar, SlotImage
+from dalle_jax.pipelines.slot_engine import SlotImage
 from dalle_jax.sampling.autoregressive import image_keys
 
 MOST_STEPS = 256
@@ -70,6 +70,7 @@ class DenoisingSlots:
         self._advance = network.jit_update(_advance, shardings)
         self._read = network.layout.jit(_read, out_shardings=network.layout.replicated)
         self._left = np.full(slots, EMPTY, np.int64)  # steps that an image still needs, or EMPTY
+        self._steps = np.zeros(slots, np.int64)
         self._held: dict[int, HeldPrompt] = {}
         self._next = 0
 
@@ -102,7 +103,7 @@ class DenoisingSlots:
                 self._state, jnp.asarray([slot], jnp.int32), held.ids, keys,
                 jnp.asarray([image.options.guidance], jnp.float32), jnp.asarray(shares), jnp.asarray([held.steps]),
             )  # fmt: skip
-            self._left[slot] = held.steps
+            self._left[slot] = self._steps[slot] = held.steps
         return [int(one) for one in free]
 
     def advance(self, passes: int) -> list[int]:
@@ -116,14 +117,21 @@ class DenoisingSlots:
 
     def collect(self, slots: Sequence[int]) -> Int[Array, "B I"]:
         """Return the codes of finished images, and free their slots. Rows after the last image are not used."""
-        codes, _ = self._read(self._state, self._padded(slots))
+        codes = self.codes_so_far(slots)
         self._left[list(slots)] = EMPTY
         return codes
 
-    def codes_so_far(self, slots: Sequence[int]) -> CodesSoFar:
-        """Return the codes that the last step predicted; this waits for the devices."""
-        codes, steps = self._read(self._state, self._padded(slots))
-        return CodesSoFar(np.asarray(codes)[: len(slots)], np.asarray(steps)[: len(slots)])
+    def codes_so_far(self, slots: Sequence[int]) -> Int[Array, "B I"]:
+        """Return the codes that the last step predicted, as ``collect`` does."""
+        return self._read(self._state, self._padded(slots))
+
+    def position(self, slot: int) -> int:
+        """Return the number of steps that the image in a slot has had."""
+        return int(self._steps[slot] - self._left[slot])
+
+    def started(self) -> Array:
+        """Return an array that is ready once the devices have run all steps up to now."""
+        return self._state.step + 0
 
     def cancel(self, slots: Sequence[int]) -> None:
         """Free slots; what is in them is computed on until the next image takes them."""
@@ -133,9 +141,9 @@ class DenoisingSlots:
         return np.array([*slots] + [0] * (self.slots - len(slots)), np.int32)
 
 
-def _read(state: DenoisingState, slots: Int[Array, " B"]) -> tuple[Int[Array, "B I"], Int[Array, " B"]]:
-    """Return the codes of slots, and the steps that they are at."""
-    return state.codes[slots], state.step[slots]
+def _read(state: DenoisingState, slots: Int[Array | np.ndarray, " B"]) -> Int[Array, "B I"]:
+    """Return the codes of slots."""
+    return state.codes[slots]
 
 
 def _insert(

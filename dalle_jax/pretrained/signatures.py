@@ -64,11 +64,12 @@ GLIDE = Signature("glide", ("input_blocks.0.0.weight", "token_embedding.weight",
 KARLO_PRIOR = Signature("karlo-prior", ("positional_embedding", "prd_embedding", "proj_in.weight"))
 KARLO_TEXT_PROJ = Signature("karlo-text-proj", ("learned_classifier_free_guidance_embeddings", "embedding_proj.weight"))
 EFFICIENTNET_LITE = Signature("efficientnet-lite0", ("_conv_stem.weight", "_conv_head.weight", "_fc.weight"))
+INCEPTION_V3 = Signature("inception-v3", ("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight", "fc.weight"))
 
 SIGNATURES = (
     OPENAI_CLIP, HF_CLIP, HF_IMAGE, HF_TEXT, DVAE_SIDE, TAMING_VQGAN, GUMBEL_VQGAN, LLAMAGEN_VQ, LPIPS, LPIPS_FEATURES,
     FLAX_VQGAN, DALLE_MINI, MIN_DALLE_SIDE, LLAMAGEN, DIFFUSERS_UNET, CONSISTENCY, GLIDE, KARLO_PRIOR, KARLO_TEXT_PROJ,
-    EFFICIENTNET_LITE,
+    EFFICIENTNET_LITE, INCEPTION_V3,
 )  # fmt: skip
 """Signatures by which an unknown file is recognised."""
 

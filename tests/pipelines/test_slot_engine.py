@@ -126,10 +126,11 @@ def test_the_codes_so_far_are_the_first_codes_of_the_finished_image(engine):
     engine.release(context)
     assert len(slots) == 3  # of four images
     assert engine.advance(5) == []
-    seen = engine.codes_so_far(slots)
-    assert seen.position.tolist() == [6, 6, 6]
+    seen = np.asarray(engine.codes_so_far(slots))
+    assert [engine.position(slot) for slot in slots] == [6, 6, 6]
+    assert np.asarray(engine.started()).tolist() == [6, 6, 6]
     done = engine.advance()
-    np.testing.assert_array_equal(np.asarray(engine.collect(done))[:, :6], seen.codes[:, :6])
+    np.testing.assert_array_equal(np.asarray(engine.collect(done))[:, :6], seen[:, :6])
 
 
 def test_prompts_without_room_and_unfinished_images_are_errors(engine):

@@ -7,13 +7,16 @@ from flax import nnx
 from dalle_jax.evaluate.features.compiled_features import (
     BATCH,
     CompiledClassifier,
+    CompiledFeatures,
     Extraction,
     Preparation,
     weights_fingerprint,
 )
 from dalle_jax.images.clip_pixels_device import clip_pixels_device
+from dalle_jax.images.tensorflow_resize import resize_like_tensorflow1
 from dalle_jax.models.model_configs import ModelConfig, Network
 from dalle_jax.models.vision.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
+from dalle_jax.models.vision.inception_v3 import IMAGE_SIZE, InceptionV3, InceptionV3Config
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import load_network
 from dalle_jax.pretrained.mapping import fill
@@ -41,6 +44,29 @@ def efficientnet_lite0(
         probabilities=lambda net, features: net.probabilities(features),
     )
     return CompiledClassifier(found, layout, batch)
+
+
+def inception(
+    source: Path, layout: Layout | None = None, batch: int = BATCH, block: int = 3
+) -> CompiledFeatures[InceptionV3]:
+    """Load FID's InceptionV3 from a file or imported folder, with feature vector ``block``; vector 3 is that of FID.
+
+    Images are resized to 299 x 299 as TensorFlow 1 does it, which torch-fidelity repeats.
+    """
+    network = read_vision("inception-v3", source, (InceptionV3Config,))
+    width, is_last = network.config.widths[block], block == len(network.config.widths) - 1
+    found = Extraction(
+        network=network,
+        label="inception-v3" if is_last else f"inception-v3-{width}",
+        fingerprint=weights_fingerprint(network),
+        width=width,
+        preparation=Preparation(
+            f"tensorflow1-bilinear-{IMAGE_SIZE}", lambda images: resize_like_tensorflow1(images, IMAGE_SIZE)
+        ),
+        extract=lambda net, pixels: net.features(pixels, block),
+        probabilities=lambda net, features: net.probabilities(features),
+    )
+    return CompiledClassifier(found, layout, batch) if is_last else CompiledFeatures(found, layout, batch)
 
 
 def read_vision(kind: str, source: Path, configs: tuple[type[ModelConfig[Network]], ...]) -> Network:

@@ -3,28 +3,29 @@
 All programs have fixed shapes, whatever shares the batch, so an image is the same to the last bit alone and in company.
 """
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from dalle_jax.arrays import Array, Float, Int, UInt8
 from dalle_jax.pipelines.ranker import best_candidates
 from dalle_jax.pipelines.request import Request, RequestOptions
-from dalle_jax.pipelines.slot_engine import CodesSoFar, GivenRow, SlotImage
+from dalle_jax.pipelines.slot_engine import GivenRow, SlotImage
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.serve.engine.call_runner import CallRunner
 from dalle_jax.serve.engine.serve_job import Job
 from dalle_jax.serve.engine.works import Drawn, Event, Failed, Finished, Generate, Partial, Work
 
-CHUNK_SECONDS = 0.03
-"""About how long the devices run before new images may join and cancelled ones leave."""
+CHUNK_SECONDS, JOIN_SECONDS = 0.03, 0.005
+"""About how long the devices run before cancelled images may leave, and before new ones may join if there is room."""
 MOST_PASSES = 64
 """Most passes of a chunk, before their time was measured."""
 KEPT_TEXTS = 256
@@ -75,6 +76,31 @@ class _Inside:
             return None
         return max(1, int(shown[self.sent] * self.drawing.length))
 
+    @property
+    def is_due(self) -> bool:
+        """True if it is drawn as far as its next partial image shows."""
+        place = self.next_shown()
+        return place is not None and place <= self.position
+
+
+class _Chunk(NamedTuple):
+    """Passes that the devices run: an array that is ready after them, their number, and the time of their start."""
+
+    started: Array
+    passes: int
+    begin: float
+
+
+@dataclass(eq=False)
+class _Decoding:
+    """Images that the devices decode, each with the number of its partial image and its position."""
+
+    images: Sequence[_Inside]
+    numbers: Sequence[tuple[int, int]]
+    finished: bool
+    pixels: UInt8[Array, "B H W 3"]
+    vectors: Float[Array, "B E"] | None
+
 
 @runtime_checkable
 class ImageSlots(Protocol):
@@ -103,8 +129,16 @@ class ImageSlots(Protocol):
         """Return the codes of finished images, and free their slots."""
         ...
 
-    def codes_so_far(self, slots: Sequence[int]) -> CodesSoFar:
-        """Return the codes of images that may be unfinished; this waits for the devices."""
+    def codes_so_far(self, slots: Sequence[int]) -> Int[Array, "B I"]:
+        """Return the codes of images that may be unfinished, as ``collect`` does."""
+        ...
+
+    def position(self, slot: int) -> int:
+        """Return how far the image in a slot is drawn, of the length of its drawing."""
+        ...
+
+    def started(self) -> Array:
+        """Return an array that is ready once the devices have run all passes up to now."""
         ...
 
     def cancel(self, slots: Sequence[int]) -> None:
@@ -115,18 +149,18 @@ class ImageSlots(Protocol):
 class SlotRunner(ABC):
     """A model of codes at work: as many images at once as its pipeline's ``batch``."""
 
-    FIRST = 0
-    """The passes of an image that are done when it takes its slot."""
-
     def __init__(self, pipeline: TextToImage | Unclip) -> None:
         self._pipeline = pipeline
         self._engine = self._new_slots()
         self._drawings: list[_Drawing] = []
         self._texts: OrderedDict[str, Float[np.ndarray, "1 E"]] = OrderedDict()
         self._inside: dict[int, _Inside] = {}
+        self._chunks: deque[_Chunk] = deque()
+        self._decoding: list[_Decoding] = []
         self._seconds_per_pass = CHUNK_SECONDS / MOST_PASSES
-        on_cpu = pipeline.layout.platform == "cpu" and pipeline.parts == 1
-        self._together = 1 if on_cpu else max(pipeline.parts, min(DECODED_TOGETHER, self._engine.slots))
+        self._last_end = 0.0
+        together = self._engine.slots if pipeline.parts > 1 else math.gcd(DECODED_TOGETHER, self._engine.slots)
+        self._together = 1 if pipeline.layout.platform == "cpu" and pipeline.parts == 1 else together
 
     @abstractmethod
     def _new_slots(self) -> ImageSlots:
@@ -172,20 +206,44 @@ class SlotRunner(ABC):
         return True
 
     def step(self) -> None:
-        """Let images leave and join, run a chunk of passes, and send what is finished or due to be shown."""
+        """Let images leave and join, start a chunk of passes, and send the images that the chunk before it finished.
+
+        The devices run a chunk while the host sends and lets images join: one chunk runs, and one waits behind it.
+        """
         self._leave()
         self._join()
-        if not self._inside:
-            return
+        decoded, self._decoding = self._decoding, []
+        if self._inside:
+            self._run()
+        for one in decoded:
+            self._send(one)
+        while len(self._chunks) > (1 if self._inside else 0):
+            self._wait(self._chunks.popleft())
+
+    def _run(self) -> None:
+        """Start a chunk of passes, and the decoding of images that are then finished or due to be shown."""
         passes, begin = self._passes(), time.monotonic()
         done = self._engine.advance(passes)
-        for one in self._inside.values():
-            one.position += passes
-        self._show()  # waits for the devices
-        if self._pipeline.layout.is_local:  # processes of one mesh must run equal chunks, so they measure no time
-            self._seconds_per_pass += 0.2 * ((time.monotonic() - begin) / passes - self._seconds_per_pass)
+        self._chunks.append(_Chunk(self._engine.started(), passes, begin))
+        for slot, one in self._inside.items():
+            one.position = self._engine.position(slot)
+        due = [slot for slot, one in self._inside.items() if slot not in done and one.is_due]
+        if due:
+            images = [self._inside[slot] for slot in due]
+            self._decoding.append(self._decoded(self._engine.codes_so_far(due), images, finished=False))
+            for one in images:
+                one.sent += 1
         if done:
-            self._finish(done)
+            images = [self._inside.pop(slot) for slot in done]
+            self._decoding.append(self._decoded(self._engine.collect(done), images, finished=True))
+
+    def _wait(self, chunk: _Chunk) -> None:
+        """Wait until the devices have run a chunk, and measure the time of its passes."""
+        jax.block_until_ready(chunk.started)
+        seconds = time.monotonic() - max(chunk.begin, self._last_end)
+        self._last_end = time.monotonic()
+        if self._pipeline.layout.is_local:  # processes of one mesh must run equal chunks, so they measure no time
+            self._seconds_per_pass += 0.2 * (seconds / chunk.passes - self._seconds_per_pass)
 
     def drop(self, error: Exception) -> None:
         """End all jobs with an error, and begin with new slots, since a failed step may have lost their state."""
@@ -193,6 +251,8 @@ class SlotRunner(ABC):
             one.job.send(Failed(error))
         self._drawings.clear()
         self._inside.clear()
+        self._chunks.clear()
+        self._decoding.clear()
         self._engine = self._new_slots()
 
     def warm(self, requests: Sequence[Request]) -> None:
@@ -239,7 +299,7 @@ class SlotRunner(ABC):
         if not coming:
             return
         for slot, (drawing, number) in zip(self._engine.insert([_image(*one) for one in coming]), coming, strict=False):
-            self._inside[slot] = _Inside(drawing, number, self.FIRST)
+            self._inside[slot] = _Inside(drawing, number, self._engine.position(slot))
             drawing.waiting.popleft()
         for one in self._drawings:
             if not one.waiting:
@@ -247,55 +307,38 @@ class SlotRunner(ABC):
 
     def _passes(self) -> int:
         """Return the passes until an image is finished or due to be shown, at most those of a chunk."""
-        most = min(MOST_PASSES, max(1, round(CHUNK_SECONDS / max(self._seconds_per_pass, 1e-6))))
+        seconds = CHUNK_SECONDS if len(self._inside) == self._engine.slots else JOIN_SECONDS
+        most = min(MOST_PASSES, max(1, round(seconds / max(self._seconds_per_pass, 1e-6))))
         ends = [one.left for one in self._inside.values()]
         due = [place - one.position for one in self._inside.values() if (place := one.next_shown()) is not None]
         return max(1, min([most, *ends, *(one for one in due if one > 0)]))
 
-    def _show(self) -> None:
-        """Wait for the devices, and send the partial images that are due."""
-        due = [
-            slot for slot, one in self._inside.items()
-            if one.left and (place := one.next_shown()) is not None and place <= one.position
-        ]  # fmt: skip
-        found = self._engine.codes_so_far(due)
-        if not due:
-            return
-        for slot, pixels in zip(due, self._decode(found.codes), strict=True):
-            one = self._inside[slot]
-            one.drawing.job.send(Partial(one.candidate, one.sent, self._seen(pixels, one.position)))
-            one.sent += 1
+    def _decoded(self, codes: Int[Array, "B I"], images: Sequence[_Inside], *, finished: bool) -> _Decoding:
+        """Start decoding images, and scoring them if they are finished."""
+        codec, ranker, count = self._pipeline.codec, self._pipeline.ranker, len(images)
+        pixels, vectors = codec.decode_first(codes.reshape(-1, *self._pipeline.grid), count, self._together), None
+        if finished and ranker is not None and any(one.drawing.text is not None for one in images):
+            vectors = ranker.first_image_vectors(pixels, count, self._together)
+        numbers = [(one.sent, one.position) for one in images]
+        return _Decoding(images, numbers, finished, pixels, vectors)
 
-    def _finish(self, done: Sequence[int]) -> None:
-        """Decode and score finished images, and send the jobs whose images are all finished."""
-        codes = np.asarray(self._engine.collect(done))[: len(done)]
-        images = self._decode(codes)
-        finished = [self._inside.pop(slot) for slot in done]
-        vectors = self._image_vectors(images, finished)
-        for row, one in enumerate(finished):
+    def _send(self, decoding: _Decoding) -> None:
+        """Send images as far as they are drawn, or the jobs whose images are all finished."""
+        pixels = np.asarray(decoding.pixels)
+        vectors = None if decoding.vectors is None else np.asarray(decoding.vectors)
+        for row, (one, (number, position)) in enumerate(zip(decoding.images, decoding.numbers, strict=True)):
             drawing = one.drawing
-            drawing.pixels[one.candidate] = images[row]
+            if drawing not in self._drawings:  # given up meanwhile
+                continue
+            if not decoding.finished:
+                drawing.job.send(Partial(one.candidate, number, self._seen(pixels[row], position)))
+                continue
+            drawing.pixels[one.candidate] = pixels[row]
             if vectors is not None and drawing.text is not None:
                 drawing.scores[one.candidate] = float(vectors[row] @ drawing.text[0])
             if len(drawing.pixels) == drawing.options.candidates:
                 drawing.job.send(Finished(_best(drawing)))
                 self._drawings.remove(drawing)
-
-    def _decode(self, codes: Int[np.ndarray, "n I"]) -> UInt8[np.ndarray, "n H W 3"]:
-        """Decode images in calls of one size."""
-        grids = codes.reshape(-1, *self._pipeline.grid)
-        calls = _calls(len(grids), self._together)
-        decoded = [np.asarray(self._pipeline.codec.decode_device(jnp.asarray(grids[rows]))) for rows in calls]
-        return np.concatenate(decoded)[: len(grids)]
-
-    def _image_vectors(
-        self, images: UInt8[np.ndarray, "n H W 3"], finished: Sequence[_Inside]
-    ) -> Float[np.ndarray, "n E"] | None:
-        ranker = self._pipeline.ranker
-        if ranker is None or all(one.drawing.text is None for one in finished):
-            return None
-        calls = _calls(len(images), self._together)
-        return np.concatenate([ranker.image_vectors(images[rows]) for rows in calls])[: len(images)]
 
 
 def _raise_failure(event: Event) -> None:
@@ -309,12 +352,6 @@ def _image(drawing: _Drawing, number: int) -> SlotImage:
     assert drawing.context is not None  # it is released once no image waits
     options = drawing.options
     return SlotImage(drawing.context, options.seed, options.first + number, options, drawing.given)
-
-
-def _calls(count: int, size: int) -> list[Int[np.ndarray, " n"]]:
-    """Return the rows of calls of one size; the last is filled up with the last row."""
-    rows = np.minimum(np.arange(-(-count // size) * size), count - 1)
-    return list(rows.reshape(-1, size))
 
 
 def _best(drawing: _Drawing) -> list[Drawn]:

@@ -19,8 +19,6 @@ GREY = 128
 class TransformerSlots(SlotRunner):
     """The slots of a transformer: a pass draws the next code of every image."""
 
-    FIRST = 1  # code 0 is drawn with the prompt
-
     def __init__(self, pipeline: TextToImage) -> None:
         self._transformer = pipeline
         super().__init__(pipeline)
