@@ -12,9 +12,8 @@ pytestmark = pytest.mark.slow
 
 def figures(path):
     """Return value, interval and count of each figure of a JSON file, by network and name."""
-    networks = {
-        name: found for name, found in json.loads(path.read_text())["images"].items() if isinstance(found, dict)
-    }
+    content = json.loads(path.read_text())["images"]
+    networks = {name: content[name] for name in ("clip", "captions")}
     return {
         (network, name): [figure["value"], *figure["interval_95"], figure["count"]]
         for network, found in networks.items()
