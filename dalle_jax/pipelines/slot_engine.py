@@ -25,14 +25,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.arrays import Array, Bool, Int, Prompts, UInt
+from dalle_jax.arrays import Array, Bool, Int, Key, Prompts, UInt
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.parallel.layout import by_rows
 from dalle_jax.parallel.row_placement import put_rows
 from dalle_jax.pipelines.batching import power_of_two
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
+from dalle_jax.pipelines.rows.slot_image import SlotImage
 from dalle_jax.sampling.autoregressive import NegativePrompts, Settings, columns
-from dalle_jax.sampling.options import SamplingOptions
 from dalle_jax.sampling.slots import (
     NewImages,
     Prefilled,
@@ -50,23 +50,8 @@ from dalle_jax.sampling.slots import (
 
 EMPTY, NO_PROMPT = -1, -1
 """The position of a slot without an image, and the prompt of a group that never had one."""
-
-
-class GivenRow(NamedTuple):
-    """The codes of one image that are given; ``codes`` is read only where ``keep`` is True."""
-
-    codes: Int[np.ndarray, " I"]
-    keep: Bool[np.ndarray, " I"]
-
-
-class SlotImage(NamedTuple):
-    """An image to sample. Its noise depends on ``seed`` and ``candidate``, its number among those of the seed."""
-
-    context: int
-    seed: int
-    candidate: int
-    options: SamplingOptions
-    given: GivenRow | None = None
+NO_WINDOW = -1
+"""The number of an image that is not a window of an edited one."""
 
 
 class EngineState(NamedTuple):
@@ -77,11 +62,12 @@ class EngineState(NamedTuple):
 
 
 class SlotRows(NamedTuple):
-    """R images to insert, by slot, key and settings."""
+    """R images to insert, by slot, key and settings. ``numbers`` are those of windows, or ``NO_WINDOW``."""
 
     slots: Int[Array, " R"]
     seeds: UInt[Array, " R"]
     candidates: Int[Array, " R"]
+    numbers: Int[Array, " R"]
     settings: Settings
 
 
@@ -215,15 +201,16 @@ class SlotEngine:
         """Put images into slots in one call, padded with images whose slot does not exist."""
         absent, options = self._rows - len(images), [image.options for image in images]
         groups = max(1, self._rows // self.group)
-        places, held, chosen, seeds, candidates, *settings = jax.device_put([  # in one transfer
+        places, held, chosen, seeds, candidates, numbers, *settings = jax.device_put([  # in one transfer
             np.array([*new] + [2 * self.slots] * (groups - len(new)), np.int32),
             np.array([*new.values()] + [0] * (groups - len(new)), np.int32),
             np.array(slots + [2 * self.slots] * absent, np.int32),
             np.array([one.seed for one in images] + [0] * absent, np.uint32),
             np.array([one.candidate for one in images] + [0] * absent, np.int32),
+            np.array([NO_WINDOW if one.number is None else one.number for one in images] + [0] * absent, np.int32),
             *columns(options + options[-1:] * absent),
         ])  # fmt: skip
-        rows = SlotRows(chosen, seeds, candidates, Settings(*settings))
+        rows = SlotRows(chosen, seeds, candidates, numbers, Settings(*settings))
         self._state = self._insert(self._state, places, held, rows, *self._given(images))
 
     def _given(self, images: Sequence[SlotImage]) -> tuple[Array, Array]:
@@ -353,9 +340,15 @@ def _insert(
     """Copy held prompts into groups, and put images into slots."""
     del generator
     slots = insert_contexts(state.slots, groups, pick_contexts(state.held, contexts, guided=guided), guided=guided)
-    keys = jax.vmap(lambda seed, candidate: jax.random.fold_in(jax.random.key(seed), candidate))
-    images = NewImages(rows.slots // group, keys(rows.seeds, rows.candidates), rows.settings, codes, keep)
+    keys = jax.vmap(_image_key)(rows.seeds, rows.candidates, rows.numbers)
+    images = NewImages(rows.slots // group, keys, rows.settings, codes, keep)
     return state._replace(slots=insert(slots, rows.slots, images, guided=guided))
+
+
+def _image_key(seed: UInt[Array, ""], candidate: Int[Array, ""], number: Int[Array, ""]) -> Key[Array, ""]:
+    """Return the key of an image, or that of a window of it."""
+    key = jax.random.fold_in(jax.random.key(seed), candidate)
+    return jnp.where(number == NO_WINDOW, key, jax.random.fold_in(key, number))
 
 
 def _advance(

@@ -9,7 +9,8 @@ import pytest
 from small_generators import dalle, dalle_bart, llamagen
 
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
-from dalle_jax.pipelines.slot_engine import GivenRow, SlotEngine, SlotImage
+from dalle_jax.pipelines.rows.slot_image import GivenRow, SlotImage
+from dalle_jax.pipelines.slot_engine import SlotEngine
 from dalle_jax.sampling.autoregressive import GivenCodes, NegativePrompts, Settings, image_keys, sample
 from dalle_jax.sampling.options import SamplingOptions
 from tests.sharded_sampling import MESHES, layout_of
