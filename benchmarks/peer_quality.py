@@ -19,7 +19,7 @@ import torch
 from dalle_pytorch import DALLE, DiscreteVAE
 
 SAVE_EVERY = 120.0  # CPU seconds
-BATCH = 32
+TOKENIZER_BATCH, BATCH = 8, 32  # 8 is the default of train_vae.py
 CODES, TOKENIZER_SHARE = 2048, 0.2
 
 
@@ -39,11 +39,12 @@ class Budget:
         return min(1.0, self.spent / self.seconds)
 
 
-def image_tokenizer(size: int) -> DiscreteVAE:
+def image_tokenizer(size: int, straight_through: bool = False) -> DiscreteVAE:
     """Create the dVAE of the README (3 layers, 1 residual block, hidden width 64), with ``CODES`` codes."""
     return DiscreteVAE(
-        image_size=size, num_layers=3, num_tokens=CODES, codebook_dim=512, hidden_dim=64, num_resnet_blocks=1
-    )
+        image_size=size, num_layers=3, num_tokens=CODES, codebook_dim=512, hidden_dim=64, num_resnet_blocks=1,
+        straight_through=straight_through,
+    )  # fmt: skip
 
 
 def transformer(vae: DiscreteVAE, vocabulary: int, text_length: int) -> DALLE:
@@ -90,11 +91,11 @@ def train(
     save()
 
 
-def rows_of(count: int, number: int, seed: int) -> torch.Tensor:
+def rows_of(count: int, number: int, seed: int, batch: int) -> torch.Tensor:
     """Return the rows of a batch: a new order in each epoch, from the seed and the step alone."""
-    epoch, place = divmod(number * BATCH, count)
+    epoch, place = divmod(number * batch, count)
     orders = [torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch + n)) for n in (0, 1)]
-    return torch.cat(orders)[place : place + BATCH]
+    return torch.cat(orders)[place : place + batch]
 
 
 def to_pixels(images: np.ndarray) -> torch.Tensor:
@@ -106,11 +107,12 @@ def train_both(options: argparse.Namespace) -> None:
     images, text = np.load(options.data / "images.npy"), torch.from_numpy(np.load(options.data / "text.npy")).long()
     about = json.loads((options.data / "about.json").read_text())
     options.out.mkdir(parents=True, exist_ok=True)
-    vae = image_tokenizer(images.shape[1])
+    vae = image_tokenizer(images.shape[1], options.straight_through)
 
     def reconstruct(number: int, share: float) -> torch.Tensor:
         temperature = options.temperatures[0] * (options.temperatures[1] / options.temperatures[0]) ** share
-        return vae(to_pixels(images[rows_of(len(images), number, 0).numpy()]), return_loss=True, temp=temperature)
+        rows = rows_of(len(images), number, 0, TOKENIZER_BATCH).numpy()
+        return vae(to_pixels(images[rows]), return_loss=True, temp=temperature)
 
     tokenizer_seconds = options.seconds * TOKENIZER_SHARE
     train(vae, options.rates[0], reconstruct, tokenizer_seconds, options.out / "vae.pt")
@@ -121,7 +123,7 @@ def train_both(options: argparse.Namespace) -> None:
     dalle = transformer(vae, about["vocabulary"], text.shape[1])
 
     def predict(number: int, share: float) -> torch.Tensor:
-        rows = rows_of(len(images), number, 1000)
+        rows = rows_of(len(images), number, 1000, BATCH)
         return dalle(text[rows].clone(), codes[rows], return_loss=True, null_cond_prob=0.2)
 
     train(dalle, options.rates[1], predict, left, options.out / "dalle.pt")
@@ -139,8 +141,24 @@ def sample(options: argparse.Namespace) -> None:
         some = dalle.generate_images(
             text[start : start + 64].clone(), filter_thres=0.9, cond_scale=options.guidance, use_cache=True
         )
-        drawn.append((some.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy())
+        drawn.append(to_bytes(some))
     np.save(options.out, np.concatenate(drawn))
+    if options.reconstructed:
+        held_out = np.load(options.data / "held_out.npy")
+        np.save(
+            options.reconstructed, np.concatenate([reconstruct(dalle.vae, one) for one in np.array_split(held_out, 20)])
+        )
+
+
+@torch.no_grad()
+def reconstruct(vae: DiscreteVAE, images: np.ndarray) -> np.ndarray:
+    """Return the reconstructions of images from their most likely codes; the decoder works on normalised values."""
+    return to_bytes(vae.decode(vae.get_codebook_indices(to_pixels(images))))
+
+
+def to_bytes(decoded: torch.Tensor) -> np.ndarray:
+    """Return the dVAE's output, in the range -1 to 1 that it normalises to, as uint8 [B H W 3]."""
+    return (((decoded + 1) / 2).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def main() -> None:
@@ -153,7 +171,9 @@ def main() -> None:
     training.add_argument("--seconds", type=float, required=True, help="CPU seconds of both stages together")
     training.add_argument("--rates", type=float, nargs=2, default=(1e-3, 1e-3), help="of the dVAE and of the DALLE")
     training.add_argument("--temperatures", type=float, nargs=2, default=(1.0, 0.5), help="of the dVAE, first and last")
+    training.add_argument("--straight-through", action="store_true", help="of the dVAE's Gumbel-softmax")
     sampling.add_argument("--run", type=Path, required=True)
+    sampling.add_argument("--reconstructed", type=Path, help="the file for reconstructions of the held-out images")
     sampling.add_argument("--guidance", type=float, default=3.0, help="cond_scale")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -59,8 +59,9 @@ class CodeRows:
         found, key = self._vectors.of(held, image), image.key()
         count = self._pipeline.steps if steps is None else steps
         shares = signal_shares(count) if count > 1 else np.zeros(2)
-        start, eta = (None, 0.0) if image.vector is None else (image.vector.start, image.vector.eta)
-        table = step_table(Ddim(eta if count > 1 else 0.0), straight_levels(shares), room=MOST_STEPS)
+        start = None if image.vector is None else image.vector.start
+        eta = 0.0 if image.vector is None or start is None or count == 1 else image.vector.eta
+        table = step_table(Ddim(eta), straight_levels(shares), room=MOST_STEPS)  # at eta 0 Euler's steps
         places = self._pipeline.grid[0] * self._pipeline.grid[1]
         given = image.given or GivenRow(np.zeros(places, np.int32), np.zeros(places, bool))
         known = KnownCodes(*(jnp.asarray(one)[None] for one in given))
