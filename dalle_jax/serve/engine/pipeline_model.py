@@ -26,7 +26,7 @@ from dalle_jax.pipelines.unclip import Unclip
 from dalle_jax.serve.engine.code_slots import TransformerSlots, UnclipSlots
 from dalle_jax.serve.engine.drawing_plans import DrawingPlan, HolePlan, WholePlan
 from dalle_jax.serve.engine.pixel_slots import PixelSlots
-from dalle_jax.serve.engine.served_model import Abilities, Tokens
+from dalle_jax.serve.engine.served_model import Abilities, Runner, Tokens
 from dalle_jax.serve.engine.slot_runner import SlotRunner
 from dalle_jax.serve.engine.works import Edit, Generate, Vary, Work
 
@@ -55,7 +55,8 @@ class PipelineModel:
         if isinstance(_reader(pipeline), FeaturePrompts):
             raise UserError(f"--model {name}: expected a model of texts or of classes, got one of caption features")
         self.abilities = abilities_of(pipeline)
-        self.runner = slots_of(pipeline, self.plan)
+        self._slots = slots_of(pipeline, self.plan)
+        self.runner: Runner = self._slots
 
     def options(self, given: RequestKeywords) -> RequestOptions:
         """Return the options of a request, with the model's defaults."""
@@ -105,7 +106,7 @@ class PipelineModel:
             works.append(Edit(images=(image,), hidden=hidden, prompt=prompt, options=options, shown=shown))
         if self.abilities.vary:
             works.append(Vary(image=image, prompt=prompt, options=options, shown=shown))
-        self.runner.warm([*works, works[0]])
+        self._slots.warm([*works, works[0]])
 
     def any_prompt(self) -> str:
         """Return a prompt that the model takes."""

@@ -28,7 +28,7 @@ class ShownWork:
         return self.options.candidates if self.shows_all else self.options.kept
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class Generate(ShownWork):
     """Images of a prompt. ``steps`` are those of a diffusion decoder."""
 
