@@ -125,15 +125,18 @@ def chart_of(name: str, rows: Mapping[str, list[Measurement]], noise: float | No
     lines = [Line(kind, tuple((level, one.value) for level, one in enumerate(found))) for kind, found in rows.items()]
     if noise is not None:
         levels = max(len(found) for found in rows.values()) - 1
-        lines.append(Line("noise", ((0, noise), (levels, noise))))
-    return Chart(name, "level of the distortion", tuple(lines), x_ticks=tuple(range(max(map(len, rows.values())))))
+        lines.append(Line("two equal samples", ((0, noise), (levels, noise))))
+    positive = all(y > 0 for line in lines for _, y in line.points)
+    ticks = tuple(range(max(map(len, rows.values()))))
+    return Chart(name, "level of the distortion", tuple(lines), log_y=positive, x_ticks=ticks)
 
 
 def svg(chart: Chart) -> str:
     """Render a chart as a file of its own, with the styles that a report's page has."""
     drawn = render("chart.svg.j2", chart=drawing(chart))
     head, _, rest = drawn[drawn.index("<svg") :].strip().partition(">")
-    style = "<style>text { font: 12px sans-serif; fill: #444 } .grid { stroke: #ddd } .axis { stroke: #888 }</style>"
+    style = "<style>svg { background: #fff } text { font: 12px sans-serif; fill: #444 } "
+    style += ".grid { stroke: #ddd } .axis { stroke: #888 }</style>"
     return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{rest}'
 
 
@@ -142,7 +145,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", required=True, help="tars of images")
     parser.add_argument("--features", default="efficientnet-lite0")
     parser.add_argument("--images", type=int, default=1300, help="images of each half")
-    parser.add_argument("--levels", type=int, default=3, choices=(1, 2, 3))
+    parser.add_argument("--levels", type=int, default=3, choices=(0, 1, 2, 3), help="0 compares the halves alone")
     parser.add_argument("--mode-field", default="style")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
@@ -183,7 +186,11 @@ def report(out: Path, sets: dict[str, FeatureSet]) -> None:
     for name, row in {"clean half": clean, **found}.items():
         print(f"| {name} | " + " | ".join(f"{row[metric].value:.4g}" for metric in metrics) + " |")
     noises = {metric: clean[metric].noise for metric in metrics}
-    print("| noise | " + " | ".join("" if one is None else f"{one:.4g}" for one in noises.values()) + " |")
+    print(
+        "| two samples of one distribution | "
+        + " | ".join("" if one is None else f"{one:.4g}" for one in noises.values())
+        + " |"
+    )
     kinds = dict.fromkeys(name.rpartition(" ")[0] for name in found)
     for metric in metrics:
         rows = {

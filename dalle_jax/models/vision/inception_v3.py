@@ -7,8 +7,6 @@ here. The network is small, so every device holds all of it.
 B batch   H W pixels   h w grid   C channels   D features   c classes
 """
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -19,7 +17,7 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, Float
 from dalle_jax.layers.batch_norm import BatchNorm
-from dalle_jax.layers.conv_blocks import convolve
+from dalle_jax.layers.conv_blocks import convolve, windows
 from dalle_jax.layers.linear import Linear, project
 from dalle_jax.parallel.axes import BATCH, CHANNELS, HEIGHT, WIDTH
 from dalle_jax.parallel.layout import constrain
@@ -147,17 +145,6 @@ def steps_of(branches: tuple[Branch, ...]) -> list[Step]:
     return [one for branch in branches for step in branch for one in (step if isinstance(step, tuple) else (step,))]
 
 
-def windows(
-    x: Float[Array, "B H W C"], combine: Callable[[Array, Array], Array], stride: int
-) -> Float[Array, "B h w C"]:
-    """Combine the values of each 3 x 3 window, first along rows and then along columns."""
-    for axis in (1, 2):
-        last = (x.shape[axis] - 3) // stride * stride
-        parts = [jax.lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(3)]
-        x = functools.reduce(combine, parts)
-    return x
-
-
 def pool(x: Float[Array, "B H W C"], pooling: Pooling) -> Float[Array, "B h w C"]:
     """Pool 3 x 3 windows. Without a stride the size stays, and values outside the image do not count."""
     if pooling == "maximum_strided":
@@ -165,8 +152,8 @@ def pool(x: Float[Array, "B H W C"], pooling: Pooling) -> Float[Array, "B h w C"
     outside = ((0, 0), (1, 1), (1, 1), (0, 0))
     if pooling == "maximum":
         return windows(jnp.pad(x, outside, constant_values=-np.inf), jnp.maximum, 1)
-    counts = [np.convolve(np.ones(size, np.float32), np.ones(3, np.float32), "same") for size in x.shape[1:3]]
-    return windows(jnp.pad(x, outside), jnp.add, 1) / np.outer(*counts)[:, :, None]
+    rows, columns = ([min(i + 2, size) - max(i - 1, 0) for i in range(size)] for size in x.shape[1:3])
+    return windows(jnp.pad(x, outside), jnp.add, 1) / np.outer(rows, columns).astype(np.float32)[:, :, None]
 
 
 class InceptionConv(nnx.Module):

@@ -60,15 +60,18 @@ class CodeSlots(SlotRunner):
 
 
 class TransformerSlots(CodeSlots):
-    """The slots of a transformer. An unfinished image is grey where no code is drawn."""
+    """The slots of a transformer. An unfinished image is grey where no code is drawn.
 
-    def __init__(self, pipeline: TextToImage, plan: Callable[[Work], DrawingPlan]) -> None:
-        self._transformer = pipeline
+    A ``window`` above 1 is parallel decoding: a pass computes so many codes of an image, and keeps the final ones.
+    """
+
+    def __init__(self, pipeline: TextToImage, plan: Callable[[Work], DrawingPlan], window: int) -> None:
+        self._transformer, self._window = pipeline, window
         super().__init__(pipeline, plan)
 
     def _new_slots(self) -> SlotEngine:
         # guided, since a request may have guidance whatever the others have
-        self._slots = self._transformer.slot_engine(guided=True, window=1)
+        self._slots = self._transformer.slot_engine(guided=True, window=self._window)
         return self._slots
 
     def _hold(self, request: Request, steps: int | None) -> int:

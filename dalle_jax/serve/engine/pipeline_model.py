@@ -50,12 +50,13 @@ KINDS: dict[type, str] = {
 class PipelineModel:
     """A pipeline by the name that requests give. Its images share a running batch of the pipeline's ``batch`` slots."""
 
-    def __init__(self, name: str, pipeline: AnyPipeline) -> None:
+    def __init__(self, name: str, pipeline: AnyPipeline, window: int = 1) -> None:
+        """Serve a pipeline; ``window`` is the number of codes of an image that a pass of a transformer computes."""
         self.name, self.pipeline = name, pipeline
         if isinstance(_reader(pipeline), FeaturePrompts):
             raise UserError(f"--model {name}: expected a model of texts or of classes, got one of caption features")
         self.abilities = abilities_of(pipeline)
-        self._slots = slots_of(pipeline, self.plan)
+        self._slots = slots_of(pipeline, self.plan, window)
         self.runner: Runner = self._slots
 
     def options(self, given: RequestKeywords) -> RequestOptions:
@@ -250,8 +251,8 @@ def _alone(chosen: EmbeddingEdit) -> Request:
     return Request("", options)
 
 
-def slots_of(pipeline: AnyPipeline, plan: Callable[[Work], DrawingPlan]) -> SlotRunner:
+def slots_of(pipeline: AnyPipeline, plan: Callable[[Work], DrawingPlan], window: int) -> SlotRunner:
     """Return the slots of a pipeline."""
     if isinstance(pipeline, TextToImage):
-        return TransformerSlots(pipeline, plan)
+        return TransformerSlots(pipeline, plan, window)
     return UnclipSlots(pipeline, plan) if isinstance(pipeline, Unclip) else PixelSlots(pipeline, plan)

@@ -79,6 +79,20 @@ def test_an_image_is_the_same_to_the_last_bit_alone_and_in_any_company(plain):
     check_company(plain, works)
 
 
+def test_windows_of_codes_give_the_same_images_alone_and_in_company(plain):
+    windowed = PipelineModel("windowed", transformer(batch=4, ranked=False), window=3)
+    works = [generate("a red circle", 3, 2, shown=(0.5,)), generate("a blue square", 4, 3, temperature=0.5, top_k=5)]
+    plainly = [Asked(plain, one) for one in works]
+    windows = [Asked(windowed, one) for one in works]
+    run(plain, *plainly)
+    run(windowed, *windows)
+    for first, second in zip(plainly, windows, strict=True):
+        assert first.images.keys() == second.images.keys()
+        for number, pixels in first.images.items():
+            np.testing.assert_array_equal(pixels, second.images[number])
+    assert [type(one) for one in windows[0].events] == [Partial, Partial, Finished]
+
+
 @pytest.mark.slow
 def test_negative_prompts_change_nothing_in_their_company(model):
     works = [
