@@ -1,4 +1,5 @@
 # make demo                train all stages on rendered scenes; samples and a report in runs/demo/
+# make demo-reinforced     train the demo's transformer by rewards of its samples; a report in runs/demo_reinforced/
 # make demo-unclip         train DALL·E 2's CLIP, prior and decoder on the scenes; a report in runs/demo-unclip/
 # make test                lint and all fast tests
 # make lint                ruff and mypy
@@ -14,11 +15,15 @@ RUN    := $(VENV)/bin/python
 # Without --no-compile, pip compiles 14,000 files of which few are ever imported.
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
-.PHONY: demo demo-unclip test test-slow test-plan fuzz parity lint bench clean
+.PHONY: demo demo-reinforced demo-unclip test test-slow test-plan fuzz parity lint bench clean
 
 # Huge pages, if the kernel grants them, save a few percent in addition to commands/memory.py.
 demo: $(VENV)/.installed
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(RUN) -m dalle_jax demo --out runs/demo
+
+# Needs runs/demo, which make demo writes.
+demo-reinforced: $(VENV)/.installed
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(RUN) -m dalle_jax demo-reinforced --out runs/demo_reinforced
 
 # Takes text tokenizer and image tokenizer from runs/demo, if make demo ran before.
 demo-unclip: $(VENV)/.installed

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Literal
 from dalle_jax.config.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from dalle_jax.parallel.layout import Layout
     from dalle_jax.pipelines.image_codec import ImageCodec
     from dalle_jax.pipelines.load.pipeline import AnyPipeline
+    from dalle_jax.rewards.reward import Reward, RewardFunction
+    from dalle_jax.train.trainer import TrainResult
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "load", "load_image_tokenizer"]
+__all__ = ["UserError", "load", "load_image_tokenizer", "reinforce"]
 
 
 def load(
@@ -65,3 +69,39 @@ def load_image_tokenizer(folder: str | os.PathLike[str], *, batch: int = 64) -> 
     from dalle_jax.pipelines.load.models import load_image_tokenizer
 
     return ImageCodec(load_image_tokenizer(storage.reachable(folder)), batch=batch)
+
+
+def reinforce(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    reward: "RewardFunction | Reward | Mapping[str, RewardFunction | Reward]",
+    prompts: "Sequence[str]",
+    steps: int = 100,
+    rate: float = 2e-4,
+    prompts_per_step: int = 16,
+    group: int = 12,
+    trained_groups: int | None = None,
+    kl: float = 0.1,
+    entropy: float = 0.0,
+    seed: int = 0,
+    layout: "Layout | None" = None,
+) -> "TrainResult":
+    """Train the transformer of a model folder by rewards of its own samples (docs/rewards.md).
+
+    ``reward(images, prompts)`` gets uint8 images [B H W 3] and the prompt of each, and returns a number for each. It
+    may be a reward of ``dalle_jax.rewards``, or several by name. The trained model is written to ``out``, from whose
+    newest checkpoint a stopped run resumes. The other arguments are fields of ``Reinforce`` and of the trainer.
+    """
+    from collections.abc import Mapping
+    from dataclasses import replace
+
+    from dalle_jax import storage
+    from dalle_jax.tasks.reinforcement.reinforce_model import default_trainer, reinforce_config
+    from dalle_jax.tasks.reinforcement.reinforce_model import reinforce as train_by_rewards
+
+    config = reinforce_config(storage.reachable(model))
+    config = replace(config, group=group, trained_groups=trained_groups, kl=kl, entropy=entropy)
+    rewards = reward if isinstance(reward, Mapping) else {"reward": reward}
+    trainer = default_trainer(steps, rate, seed)
+    return train_by_rewards(config, storage.reachable(out), rewards, prompts, trainer, prompts_per_step, layout)

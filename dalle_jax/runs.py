@@ -17,12 +17,12 @@ from dalle_jax.data.examples.images import Images
 from dalle_jax.data.loader import Loader
 from dalle_jax.data.mixture import Mixture
 from dalle_jax.data.open_data import open_batches
+from dalle_jax.data.sources.precomputed import ClipEmbeddings, Codes
+from dalle_jax.evaluate.suites.any_suite import AnySuite, check_in_training, on_data
 from dalle_jax.evaluate.suites.evaluate_captioned import EvaluateCaptioned
 from dalle_jax.evaluate.suites.evaluate_edits import EvaluateEdits
-from dalle_jax.evaluate.suites.evaluate_icon_colours import EvaluateIconColours
 from dalle_jax.evaluate.suites.evaluate_inpainting import EvaluateInpainting
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes
-from dalle_jax.evaluate.suites.evaluate_text import EvaluateText
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.mesh import Mesh
 from dalle_jax.parallel.rules import Rules
@@ -85,35 +85,32 @@ class Data(CaptionedData):
 
 
 AnyTask: TypeAlias = (
-    TokenizeImages
-    | TokenizeImagesDvae
-    | TokenizeImagesGan
-    | GenerateCodes
-    | GenerateFromConditions
-    | AlignConditions
-    | ForecastCodes
-    | Reinforce
-    | AlignTextImages
-    | AlignReadableImages
-    | PredictEmbeddings
-    | DenoiseCodes
-    | DenoiseImages
-    | UpsampleImages
-)
+    TokenizeImages | TokenizeImagesDvae | TokenizeImagesGan | GenerateCodes | GenerateFromConditions
+    | AlignConditions | ForecastCodes | Reinforce | AlignTextImages | AlignReadableImages | PredictEmbeddings
+    | DenoiseCodes | DenoiseImages | UpsampleImages
+)  # fmt: skip
 """The config of a task: one for each training objective."""
 
 
 @dataclass(frozen=True)
 class TrainRun:
-    """``train``: the training of one stage."""
+    """``train``: the training of one stage.
+
+    Every ``trainer.suites_every`` steps each of ``suites`` measures the run's EMA weights, on the held-out images of
+    ``data``; ``suite_clip`` is the folder of the CLIP that ranks their candidates.
+    """
 
     task: AnyTask
     data: Data
     trainer: Trainer
     mesh: Mesh = field(default_factory=Mesh)
     rules: Rules = field(default_factory=Rules)
+    suites: Mapping[str, AnySuite] = field(default_factory=dict)
+    suite_clip: str | None = None
 
     def __post_init__(self) -> None:
+        images = self.data.evaluation is not None and not isinstance(self.data.source, Codes | ClipEmbeddings)
+        check_in_training(self.suites, self.trainer.suites_every, self.suite_clip, images)
         if isinstance(self.task, AlignConditions | Reinforce) and self.trainer.initial is None:
             raise ValueError(
                 f"trainer.initial: expected the folder of a trained transformer to fine-tune, such as task.reference "
@@ -260,12 +257,12 @@ class EncodeRun:
 class EvaluateRun:
     """``evaluate``: one or more named evaluations of a trained pipeline.
 
-    ``EvaluateScenes`` and ``EvaluateText`` render their own scenes. ``EvaluateCaptioned`` measures on the held-out
-    images of ``data``, and ``EvaluateIconColours`` draws captions of its icons. The pipeline is sharded by ``mesh`` and
-    ``rules``; the default is one device.
+    ``EvaluateScenes`` and ``EvaluateText`` render their own scenes. ``EvaluateCaptioned`` and ``EvaluateImages``
+    measure on the held-out images of ``data``, and ``EvaluateIconColours`` draws captions of its icons. The pipeline is
+    sharded by ``mesh`` and ``rules``; the default is one device.
     """
 
-    evaluations: Mapping[str, EvaluateScenes | EvaluateCaptioned | EvaluateText | EvaluateIconColours]
+    evaluations: Mapping[str, AnySuite]
     data: OwnData | None = None
     mesh: Mesh = field(default_factory=lambda: Mesh(data=1))
     rules: Rules = field(default_factory=Rules)
@@ -273,11 +270,17 @@ class EvaluateRun:
     def __post_init__(self) -> None:
         if not self.evaluations:
             raise ValueError("evaluations: expected at least one, such as evaluations.scenes = @EvaluateScenes")
-        needing = [name for name, one in self.evaluations.items() if not isinstance(one, EvaluateScenes | EvaluateText)]
+        needing = on_data(self.evaluations)
         if needing and self.data is None:
             raise ValueError(f"data: expected @OwnData, whose held-out images evaluations.{needing[0]} uses, got None")
         if self.data is not None and not needing:
             raise ValueError("data: expected None, because no evaluation measures on data, got OwnData")
+
+    def data_of(self, batch_size: int) -> Data:
+        """Return the data with a batch size. Raise ``UserError`` if a suite needs it and the config has none."""
+        if self.data is None:
+            raise UserError("data: expected @OwnData, whose held-out images a suite uses, got None")
+        return self.data.with_batch_size(batch_size)
 
     def single(self) -> EvaluateScenes | EvaluateCaptioned:
         """Return the evaluation of a demo. Raise ``UserError`` for several, or one that its report does not show."""
@@ -351,7 +354,26 @@ class UnclipDemoRun:
             )
 
 
-Run: TypeAlias = TrainRun | TextTokenizerRun | InspectRun | EncodeRun | EvaluateRun | DemoRun | UnclipDemoRun
+@dataclass(frozen=True)
+class ReinforcedDemoRun:
+    """``demo-reinforced``: training of a finished demo's transformer by rewards, measured before and after.
+
+    - ``demo``: the folder of the finished ``demo``.
+    - ``training``, ``evaluation``: the config files of both stages. A file that does not exist is searched among the
+      package's configs.
+    - ``guidance_before``: the guidance scale of the transformer before. After, it is that of the evaluation.
+    """
+
+    title: str
+    training: str
+    evaluation: str
+    demo: str = "runs/demo"
+    guidance_before: float = 2.0
+
+
+Run: TypeAlias = (
+    TrainRun | TextTokenizerRun | InspectRun | EncodeRun | EvaluateRun | DemoRun | UnclipDemoRun | ReinforcedDemoRun
+)
 """The kind of a run. A config chooses it by the name of a class, such as ``run = @TextTokenizerRun``.
 
 The default is ``TrainRun``.
@@ -366,6 +388,7 @@ KINDS = RunKinds(
         "EvaluateRun": "evaluate",
         "DemoRun": "demo",
         "UnclipDemoRun": "demo-unclip",
+        "ReinforcedDemoRun": "demo-reinforced",
     },
 )
 

@@ -87,7 +87,7 @@ class SolidModel:
             if job.work.prompt == "break":
                 raise_fault()
             options = job.work.options
-            shown = job.work.shown if isinstance(job.work, Generate) else ()
+            shown = job.work.shown
             if done < len(shown):
                 for image in range(options.kept):
                     job.send(Partial(image, done, colour(options.seed, image) // (2 + done)))

@@ -10,8 +10,9 @@ from dalle_jax.train.state import ModuleSpec
 
 
 def wave(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the sine of 0.7 times each position, shifted by the name's letters, at the scale of trained weights."""
-    sine = np.sin(np.arange(np.prod(shape)) * 0.7 + sum(map(ord, name))).reshape(shape)
+    """Return a sine of the position's square, shifted by the name's letters, at the scale of trained weights."""
+    place = np.arange(np.prod(shape, dtype=int))
+    sine = np.sin((place * place * 37 + place * 11 + sum(map(ord, name))) % 628 / 100).reshape(shape)
     if name.endswith("running_var"):
         return (sine**2 + 0.5).astype(np.float32)
     if name.endswith(("running_mean", "bias")):
@@ -44,6 +45,13 @@ def wave_network(config, rules_of):
 def counted_pixels(batch: int, side: int) -> np.ndarray:
     """Return images with values that a formula gives."""
     return (np.arange(batch * side * side * 3) * 37 % 251).reshape(batch, side, side, 3).astype(np.uint8)
+
+
+def noise_and_dark_noise(side: int) -> np.ndarray:
+    """Return two images of noise, the second one dark."""
+    images = np.random.default_rng(0).integers(0, 256, (2, side, side, 3)).astype(np.uint8)
+    images[1] //= 4
+    return images
 
 
 def run_once(network: nnx.Module, function, *args):

@@ -4,9 +4,7 @@
 """
 
 import argparse
-from collections.abc import Iterator
 from functools import cache
-from typing import cast
 
 from dalle_jax import storage
 from dalle_jax.commands.flags.image_set_flags import (
@@ -17,15 +15,11 @@ from dalle_jax.commands.flags.image_set_flags import (
 )
 from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, bulk_layout
 from dalle_jax.commands.flags.reduced_flags import add_reduced_flags, reduced_of
+from dalle_jax.commands.measuring.run_suites import SuiteData, findings_of
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
-from dalle_jax.data.labelled_images import read_labelled_images
-from dalle_jax.data.mixture import Mixture
 from dalle_jax.evaluate.report.evaluation_page import page_of, write_evaluation
 from dalle_jax.evaluate.suites.compare_images import AMONG, compare_images
-from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
-from dalle_jax.evaluate.suites.evaluate_icon_colours import EvaluateIconColours, Icon, evaluate_icon_colours
-from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes, evaluate_scenes
 from dalle_jax.evaluate.suites.evaluate_text import EvaluateText, evaluate_text
 from dalle_jax.evaluate.suites.panels import SuiteFindings
 from dalle_jax.models.code_generator import Reduced
@@ -33,9 +27,7 @@ from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.agreement import require_same_config
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh
-from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline, load_ranker
-from dalle_jax.pipelines.text_to_image import TextToImage
-from dalle_jax.pipelines.unclip import Unclip
+from dalle_jax.pipelines.load.pipeline import load_pipeline, load_ranker
 from dalle_jax.runs import EvaluateRun, load_run
 from dalle_jax.storage import Place
 
@@ -76,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("evaluate: expected a config with --model, or --images, got neither")
     run: EvaluateRun = load_run(args.config, EvaluateRun, args.set)
     if args.model is None:
-        raise UserError(f"--model: expected the folder of a trained model for {args.config}, got none")
+        return _run_without_model(args, run)
     hosts.join()
     with failures.shared():
         require_same_config(render(run, per_host=False))
@@ -119,6 +111,22 @@ def _run_on_images(args: argparse.Namespace) -> int:
     return 0
 
 
+def _run_without_model(args: argparse.Namespace, run: EvaluateRun) -> int:
+    """Measure the readers of text suites on clean signs, since nothing else can be measured without a model."""
+    others = [name for name, config in run.evaluations.items() if not isinstance(config, EvaluateText)]
+    if others or args.out is None:
+        wanted = f"a trained model for evaluations.{others[0]}" if others else "--out, or of a trained model"
+        raise UserError(f"--model: expected the folder of {wanted}, got none")
+    found: dict[str, SuiteFindings] = {
+        name: evaluate_text(None, config, _say)
+        for name, config in run.evaluations.items()
+        if isinstance(config, EvaluateText)
+    }
+    write_evaluation(args.out, "Readers of signs", found)
+    _say(f"{args.out}, {page_of(args.out)}")
+    return 0
+
+
 def _evaluate(
     run: EvaluateRun, folders: tuple[Place, Place | None, Place | None], reduced: Reduced, out: Place
 ) -> None:
@@ -130,7 +138,7 @@ def _evaluate(
     found: dict[str, SuiteFindings] = {}
     for name, config in run.evaluations.items():
         _say(f"evaluation {name}")
-        found[name] = _findings(pipeline_of(config.drawing.batch), run, config)
+        found[name] = findings_of(pipeline_of(config.drawing.batch), SuiteData(run.data_of), config, layout, _say)
     if hosts.is_first():
         write_evaluation(out, f"Evaluation of {folders[0]}", found)
     _say(f"{out}, {page_of(out)}")
@@ -140,56 +148,3 @@ def _say(line: str) -> None:
     """Print a line, on the first process only."""
     if hosts.is_first():
         print(line, flush=True)
-
-
-def held_out_batches(run: EvaluateRun, config: EvaluateCaptioned) -> Iterator[CaptionedBatch]:
-    """Yield the held-out examples of a run's data, ``config.among`` at a time. Raises UserError if there are none."""
-    assert run.data is not None
-    opened = run.data.with_batch_size(config.among).open()
-    if not opened.held_out:
-        raise UserError(
-            f"data.evaluation: expected held-out images to measure on, got none among {opened.examples:,} images; "
-            "hold some out before training, for example with data.evaluation = @HeldOut and data.evaluation.count = 1"
-        )
-    return cast("Iterator[CaptionedBatch]", opened.evaluation_batches())
-
-
-def icons_of(run: EvaluateRun, config: EvaluateIconColours) -> dict[str, list[Icon]]:
-    """Return icons of the data of a run: "seen" ones, of training records, and "held_out" ones.
-
-    Raise ``UserError`` for data of which nothing is held out by a rule, and for a mixture.
-    """
-    data = run.data
-    assert data is not None
-    if isinstance(data.source, Mixture) or data.held_out is None:
-        raise UserError(
-            "data: expected one source with @HeldOutPairs or @HeldOut as data.evaluation for @EvaluateIconColours, got "
-            f"{type(data.source).__name__} and {type(data.evaluation).__name__}"
-        )
-    both = read_labelled_images(data.source, data.images, data.held_out, config.is_icon, config.captions)
-    return {
-        split: [Icon(one.image, one.caption, config.names(one.metadata)) for one in images]
-        for split, images in zip(("seen", "held_out"), both, strict=True)
-    }
-
-
-def _findings(
-    pipeline: AnyPipeline,
-    run: EvaluateRun,
-    config: EvaluateScenes | EvaluateCaptioned | EvaluateText | EvaluateIconColours,
-) -> SuiteFindings:
-    if isinstance(config, EvaluateText):
-        return evaluate_text(pipeline, config, _say)
-    clip = pipeline.require_ranker()
-    if isinstance(config, EvaluateIconColours):
-        return evaluate_icon_colours(pipeline, config, icons_of(run, config), _say)
-    if isinstance(config, EvaluateCaptioned):
-        if not isinstance(pipeline, TextToImage):
-            raise UserError(
-                "evaluations: expected @EvaluateScenes for a diffusion model, got @EvaluateCaptioned, "
-                "which measures a transformer's likelihood"
-            )
-        batches = held_out_batches(run, config)
-        return evaluate_captioned(pipeline, pipeline.codec, clip, pipeline.likelihood, config, batches, _say)
-    codec = pipeline.codec if isinstance(pipeline, TextToImage | Unclip) else None
-    return evaluate_scenes(pipeline, codec, clip, config, _say)

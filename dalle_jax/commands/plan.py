@@ -157,8 +157,9 @@ def check_tokenizer(task: "TaskConfig") -> None:
     from dalle_jax.tasks.forecast_codes import ForecastCodes
     from dalle_jax.tasks.generate_codes import GenerateCodes
     from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
+    from dalle_jax.tasks.reinforcement.reinforce import Reinforce
 
-    task = task.generate if isinstance(task, AlignConditions | ForecastCodes) else task
+    task = task.generate if isinstance(task, AlignConditions | ForecastCodes | Reinforce) else task
     if not isinstance(task, AlignTextImages | GenerateCodes | GenerateFromConditions):
         return
     folder = task.image_tokenizer
@@ -180,10 +181,11 @@ def unchecked(task: "TaskConfig") -> list[str]:
     from dalle_jax.tasks.forecast_codes import ForecastCodes
     from dalle_jax.tasks.generate_codes import GenerateCodes
     from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
+    from dalle_jax.tasks.reinforcement.reinforce import Reinforce
 
     notes = []
     captioned = task.align if isinstance(task, AlignReadableImages) else task
-    captioned = task.generate if isinstance(task, AlignConditions | ForecastCodes) else captioned
+    captioned = task.generate if isinstance(task, AlignConditions | ForecastCodes | Reinforce) else captioned
     if isinstance(captioned, AlignTextImages | DenoiseCodes | DenoiseImages | GenerateCodes | PredictEmbeddings):
         file = captioned.captions.file
         notes += [] if Path(file).is_file() else [f"the vocabulary against {file}, which does not exist yet"]

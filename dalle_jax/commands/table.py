@@ -20,6 +20,7 @@ GROUPS = {
     "train and data": (
         Command("demo", "dalle_jax.commands.demo", "train every stage from scratch, then sample, rank and report"),
         Command("demo-unclip", "dalle_jax.commands.demo_unclip", "train and measure DALL·E 2's prior and decoder"),
+        Command("demo-reinforced", "dalle_jax.commands.reinforced.demo_reinforced", "train a demo by rewards"),
         Command("train", "dalle_jax.commands.train", "train one stage; resumes from the newest checkpoint"),
         Command("inspect", "dalle_jax.commands.inspect", "report sizes, captions, bad records and crops of a source"),
         Command("text-tokenizer", "dalle_jax.commands.text_tokenizer", "train a SentencePiece model on captions"),

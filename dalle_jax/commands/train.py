@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dalle_jax import storage
+from dalle_jax.commands.measuring.run_suites import suites_of
 from dalle_jax.config.render import render
 from dalle_jax.folder_lock import locked
 from dalle_jax.parallel import failures, hosts
@@ -53,4 +54,4 @@ def train_stage(config: TrainRun, out: Place, profile: Steps | None = None, comm
         data = config.data.open(out)
         task = config.task.open(layout, data.manifest)
         resolved = replace(config, task=task.config)
-        return train(task, data, config.trainer, layout, out, render(resolved), profile)
+        return train(task, data, config.trainer, layout, out, render(resolved), profile, suites_of(config, layout))

@@ -54,6 +54,17 @@ def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
     return jnp.where(left >= right, left, right)
 
 
+def windows(
+    x: Float[Array, "B H W C"], combine: Callable[[Array, Array], Array], stride: int
+) -> Float[Array, "B h w C"]:
+    """Combine the values of each 3 x 3 window, first along columns and then along rows, such as by ``jnp.maximum``."""
+    for axis in (1, 2):
+        last = (x.shape[axis] - 3) // stride * stride
+        parts = [jax.lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(3)]
+        x = functools.reduce(combine, parts)
+    return x
+
+
 def upsample(x: Float[Array, "B h w C"]) -> Float[Array, "B H W C"]:
     """Double height and width by repeating each value (nearest neighbour)."""
     batch, height, width, channels = x.shape
@@ -71,19 +82,18 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def convolve(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"], *, stride: int = 1, padding: Padding | None = None
+    x: Float[Array, "B H W C"], kernel: Float[Array, "k l C F"], *, stride: int = 1, padding: Padding | None = None
 ) -> Float[Array, "B h w F"]:
     """Convolve ``x`` with the kernel, cast to x's dtype.
 
-    ``padding`` is ((top, bottom), (left, right)); None means "SAME".
+    ``padding`` is ((top, bottom), (left, right)); None means "SAME". The kernel of a strided convolution is square.
     """
-    size = kernel.shape[0]
-    height, width = x.shape[1:3]
-    padding = padding or (same_padding(height, size, stride), same_padding(width, size, stride))
+    (height, width), sides = x.shape[1:3], kernel.shape[:2]
+    padding = padding or (same_padding(height, sides[0], stride), same_padding(width, sides[1], stride))
     x = _split(x)
     if platform() != "cpu":
         return _split(_native(x, kernel, stride, padding, 1, gradient_dtype().name))
-    if size == stride == 1 and padding == ((0, 0), (0, 0)):
+    if sides == (1, 1) and stride == 1 and padding == ((0, 0), (0, 0)):
         return _split(flat_matmul(x, whole(kernel[0, 0], CHANNELS)))
     return _split(_plain(x, kernel, padding) if stride == 1 else _strided(x, kernel, stride, padding))
 

@@ -26,7 +26,9 @@ from dalle_jax.models.priors.mlp_prior import MlpPriorConfig
 from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
 from dalle_jax.models.priors.unclip_text_projection import UnclipTextProjectionConfig
 from dalle_jax.models.unet import UNetConfig
+from dalle_jax.models.vision.dinov2 import Dinov2Config
 from dalle_jax.models.vision.efficientnet_lite import EfficientNetLiteConfig
+from dalle_jax.models.vision.inception_v3 import InceptionV3Config
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import VqvaeConfig
 
@@ -67,7 +69,7 @@ PriorConfig: TypeAlias = DiffusionPriorConfig | OneStepPriorConfig | Autoregress
 UnclipPartConfig: TypeAlias = ClipTextConfig | ClipImageConfig | UnclipTextProjectionConfig
 """Configs of the other parts of unCLIP: towers of a CLIP, and the projections that the decoder reads."""
 
-VisionConfig: TypeAlias = EfficientNetLiteConfig
+VisionConfig: TypeAlias = EfficientNetLiteConfig | InceptionV3Config | Dinov2Config
 """Configs of the frozen networks that metrics see images with."""
 
 AnyModelConfig: TypeAlias = (

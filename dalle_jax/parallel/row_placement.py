@@ -25,6 +25,8 @@ def row_sharding(layout: Layout, array: Array | jax.ShapeDtypeStruct | np.ndarra
 
 def put_rows(layout: Layout, tree: PyTree) -> PyTree:
     """Place arrays by ``row_sharding``. In a run of several processes, each passes the same whole arrays."""
+    if layout.mesh.size == 1:
+        return jax.device_put(tree, layout.replicated)
     shardings = jax.tree.map(lambda leaf: row_sharding(layout, leaf), tree)
     return put(layout, tree, shardings)
 

@@ -5,9 +5,11 @@
 
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.arrays import Array
+from dalle_jax.arrays import Array, Int
 from dalle_jax.config.errors import UserError
 
 SIDE_BY_SIDE = 16
@@ -52,6 +54,25 @@ def in_chunks(rows: np.ndarray, batch: int, parts: int, call: Callable[[np.ndarr
     The first axis of a result is the rows of its chunk. Several arrays share chunks if ``rows`` are their indices.
     """
     return np.concatenate([np.asarray(call(chunk)) for chunk in padded_chunks(rows, batch, parts)])[: len(rows)]
+
+
+def first_rows(call: Callable[[Array], Array], rows: Array, count: Int[Array | np.ndarray, ""], together: int) -> Array:
+    """Apply ``call`` to the first ``count`` rows, ``together`` at a time, in a compiled loop.
+
+    A row is computed by the same program whatever the other rows are. The results of later rows are not used, and
+    ``together`` divides the number of rows.
+    """
+    if together == len(rows):
+        return call(rows)
+    parts = rows.reshape(-1, together, *rows.shape[1:])
+    result = jax.eval_shape(call, parts[0])
+    empty = jnp.zeros((len(parts), *result.shape), result.dtype)
+
+    def one_part(number: Int[Array, ""], found: Array) -> Array:
+        return found.at[number].set(call(parts[number]))
+
+    found = jax.lax.fori_loop(0, -(-count // together), one_part, empty)
+    return found.reshape(-1, *result.shape[1:])
 
 
 def call_size(prompts: int, candidates: int, batch: int, parts: int = 1) -> tuple[int, int]:

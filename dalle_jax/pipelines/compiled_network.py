@@ -74,14 +74,16 @@ class CompiledNetwork(Generic[N]):
             options["out_shardings"] = self.layout.replicated
         return NetworkFunction(self.layout.jit(run, **options), run, self._state, self.layout)
 
-    def jit_update(self, function: Callable[Concatenate[N, S, P], S], shardings: PyTree = None) -> "StateUpdate[P, S]":
+    def jit_update(
+        self, function: Callable[Concatenate[N, S, P], R], shardings: PyTree = None
+    ) -> "StateUpdate[P, S, R]":
         """Compile a function of the network that replaces a state on the devices, such as that of a loop.
 
-        ``shardings`` are those of the state; None leaves them to the compiler.
+        ``shardings`` are those of the result, which is or has the new state; None leaves them to the compiler.
         """
         graph = self._graph
 
-        def run(network: PyTree, state: S, *args: P.args, **kwargs: P.kwargs) -> S:
+        def run(network: PyTree, state: S, *args: P.args, **kwargs: P.kwargs) -> R:
             return function(nnx.merge(graph, network), state, *args, **kwargs)
 
         return StateUpdate(self.layout.jit(run, donate_argnums=1, out_shardings=shardings), self._state, self.layout)
@@ -111,13 +113,13 @@ class NetworkFunction(Generic[P, R]):
         return self._compiled.compiles()
 
 
-class StateUpdate(Generic[P, S]):
+class StateUpdate(Generic[P, S, R]):
     """A compiled function of a network that replaces a state and takes over its memory (donation)."""
 
-    def __init__(self, compiled: LayoutJit[S], network: PyTree, layout: Layout) -> None:
+    def __init__(self, compiled: LayoutJit[R], network: PyTree, layout: Layout) -> None:
         self._compiled, self._network, self._layout = compiled, network, layout
 
-    def __call__(self, state: S, *args: P.args, **kwargs: P.kwargs) -> S:
+    def __call__(self, state: S, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the new state; the old one can no longer be used. Arguments are placed as in ``NetworkFunction``."""
         return self._compiled(self._network, state, *put_rows(self._layout, args), **kwargs)
 

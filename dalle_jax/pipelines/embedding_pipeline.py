@@ -15,7 +15,7 @@ from dalle_jax.arrays import Array, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.clip import Clip
 from dalle_jax.models.code_denoiser import CodeDenoiser, Guide
-from dalle_jax.models.priors.prior import Prior, PriorOptions, read_text
+from dalle_jax.models.priors.prior import Prior, PriorOptions, TextCondition, read_text
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.prompted_pipeline import DiffusionPipeline
 from dalle_jax.pipelines.prompts import TextPrompts
@@ -59,14 +59,31 @@ class PromptIds(NamedTuple):
     empty: Int[Array, "1 T"]
 
 
+class PromptTexts(NamedTuple):
+    """The prompts as the prior reads them, and the empty text."""
+
+    given: TextCondition
+    empty: TextCondition
+
+
+def read_texts(networks: PromptEmbedder, ids: PromptIds) -> PromptTexts:
+    """Compute what the prior reads of prompts."""
+    return PromptTexts(*(read_text(networks.clip, one, networks.prior.unit_vectors) for one in (ids.clip, ids.empty)))
+
+
+def draw_vectors(
+    networks: PromptEmbedder, texts: PromptTexts, keys: Key[Array, "P M"], options: PriorOptions
+) -> Float[Array, "P M E"]:
+    """Draw an image vector for each candidate, from its own key."""
+    prior_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, 0)))(keys)
+    return networks.prior.draw(texts.given, texts.empty, prior_keys, options)
+
+
 def embed_prompts(
     networks: PromptEmbedder, ids: PromptIds, keys: Key[Array, "P M"], options: PriorOptions
 ) -> Float[Array, "P M E"]:
-    """Draw an image vector for each candidate, from its own key."""
-    prior = networks.prior
-    text, empty = (read_text(networks.clip, one, prior.unit_vectors) for one in (ids.clip, ids.empty))
-    prior_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, 0)))(keys)
-    return prior.draw(text, empty, prior_keys, options)
+    """Read prompts, and draw an image vector for each candidate."""
+    return draw_vectors(networks, read_texts(networks, ids), keys, options)
 
 
 def given_inputs(ids: PromptIds, embeddings: Float[Array, "P M E"], sees: Sees) -> Guide:
@@ -84,6 +101,7 @@ class EmbeddingPipeline(DiffusionPipeline):
     prompts: TextPrompts
     embedder: ClipRanker
     prior: PriorOptions
+    sees: Sees
 
     @property
     def text_reader(self) -> TextPrompts:
@@ -100,11 +118,12 @@ class EmbeddingPipeline(DiffusionPipeline):
 
     def embed(self, prompts: list[str], keys: Key[Array, "P M"]) -> Float[np.ndarray, "P M E"]:
         """Draw an image vector of the prior for each prompt and key."""
-        return np.asarray(self._embed(self._ids(prompts), keys, options=self.prior))
+        return np.asarray(self._embed(self.prompt_ids(prompts), keys, options=self.prior))
 
     def _compile_prior(self, network: CompiledNetwork[Networks]) -> None:
         self._embed = network.jit(embed_prompts, static_argnames=("options",))
 
-    def _ids(self, prompts: list[str]) -> PromptIds:
+    def prompt_ids(self, prompts: list[str]) -> PromptIds:
+        """Return the token ids of prompts for the decoder and for CLIP."""
         clip = self.embedder.text.encode_batch([*prompts, ""])
         return PromptIds(jnp.asarray(self.prompts.read(prompts)), jnp.asarray(clip[:-1]), jnp.asarray(clip[-1:]))

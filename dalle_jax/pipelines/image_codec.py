@@ -11,7 +11,7 @@ from dalle_jax.images.inputs import ImageInput, load_all_pixels, stack_images
 from dalle_jax.images.pixels import to_float, to_uint8
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.parallel.layout import Layout, by_rows
-from dalle_jax.pipelines.batching import in_chunks
+from dalle_jax.pipelines.batching import first_rows, in_chunks
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 
 
@@ -21,6 +21,12 @@ def _encode(network: ImageTokenizer, pixels: UInt8[Array, "B H W 3"]) -> Int[Arr
 
 def _decode(network: ImageTokenizer, codes: Int[Array, "B h w"]) -> UInt8[Array, "B H W 3"]:
     return by_rows(to_uint8(network.decode(by_rows(codes))))
+
+
+def _decode_first(
+    network: ImageTokenizer, codes: Int[Array, "B h w"], count: Int[Array | np.ndarray, ""], together: int
+) -> UInt8[Array, "B H W 3"]:
+    return first_rows(lambda rows: _decode(network, rows), codes, count, together)
 
 
 class ImageCodec:
@@ -35,6 +41,7 @@ class ImageCodec:
         self._parts = network.parts
         self._encode = network.jit(_encode)
         self._decode = network.jit(_decode)
+        self._decode_first = network.jit(_decode_first, static_argnames=("together",))
 
     def encode_device(self, pixels: UInt8[Array, "B H W 3"] | UInt8[np.ndarray, "B H W 3"]) -> Int[Array, "B h w"]:
         """Encode images in one call; the codes stay on the device."""
@@ -43,6 +50,10 @@ class ImageCodec:
     def decode_device(self, codes: Int[Array, "B h w"]) -> UInt8[Array, "B H W 3"]:
         """Decode codes in one call; the images stay on the device."""
         return self._decode(codes)
+
+    def decode_first(self, codes: Int[Array, "B h w"], count: int, together: int) -> UInt8[Array, "B H W 3"]:
+        """Decode the first ``count`` images, ``together`` at a time, in one call (``first_rows``)."""
+        return self._decode_first(codes, np.array(count, np.int32), together=together)
 
     def decode_flops(self, codes: Int[Array, "B h w"]) -> float:
         """Return the FLOPs of the products of ``decode_device``."""

@@ -165,19 +165,21 @@ class PixelUnclip(EmbeddingPipeline):
         self.prompts, self.embedder = prompts, embedder
         self.ranker: ClipRanker = embedder if ranker is None else ranker
         self.sees, self.sampling, self.prior, self.batch = sees, sampling, prior, batch
+        self.decoder_config = networks.decoder.config
         self._factors = [one.config.factor for one in upsamplers]
-        self._decoder = networks.decoder.config
-        self._side = self._decoder.image_size * int(np.prod(self._factors, dtype=int))
+        self._side = self.decoder_config.image_size * int(np.prod(self._factors, dtype=int))
         space = networks.decoder.space(networks.image_tokenizer)
-        self._noise_shape = space.shape(self._decoder.image_size, self._decoder.image_size)
+        self._noise_shape = space.shape(self.decoder_config.image_size, self.decoder_config.image_size)
         network, static = CompiledNetwork(networks, layout), ("sees", "guided", "sampling")
-        self.parts = network.parts
+        self.network, self.parts, self.layout = network, network.parts, network.layout
         self._sample = network.jit(_sample, static_argnames=(*static, "options"))
         self._decode = network.jit(_decode, static_argnames=static)
         self._invert = network.jit(_invert, static_argnames=("guided", "sampling"))
         self._compile_prior(network)
         names = ("sampling", "noise", "tiles")
-        self._upsamplers = [CompiledNetwork(one, layout).jit(_upsample, static_argnames=names) for one in upsamplers]
+        self.upsamplers = [CompiledNetwork(one, layout) for one in upsamplers]
+        self.upsampler_configs = [one.config for one in upsamplers]
+        self._upsample = [one.jit(_upsample, static_argnames=names) for one in self.upsamplers]
 
     @property
     def side(self) -> int:
@@ -192,7 +194,7 @@ class PixelUnclip(EmbeddingPipeline):
     @property
     def inpaints(self) -> bool:
         """True for a decoder of pixels, which can keep the known ones."""
-        return not isinstance(self._decoder.space, Latents)
+        return not isinstance(self.decoder_config.space, Latents)
 
     def with_steps(self, steps: int) -> "PixelUnclip":
         """Return this pipeline with a number of steps of its decoder; both share networks and compiled programs."""
@@ -208,11 +210,11 @@ class PixelUnclip(EmbeddingPipeline):
         self, pixels: UInt8[np.ndarray, "B H W 3"], embeddings: Float[np.ndarray, "B E"], guidance: float
     ) -> Float[np.ndarray, "B h w c"]:
         """Return the noise from which ``decode`` makes nearly these images, resized to the decoder's size, at eta 0."""
-        side = self._decoder.image_size
+        side = self.decoder_config.image_size
         small = np.stack([resize(one, side, side) for one in pixels])
 
         def call(rows: np.ndarray) -> Float[Array, "B h w c"]:
-            ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
+            ids, scale = self.prompt_ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
             given = jnp.asarray(embeddings[rows])[:, None], jnp.asarray(small[rows])
             return self._invert(ids, *given, scale, guided=guidance != 1.0, sampling=self.sampling.decoder)
 
@@ -234,7 +236,7 @@ class PixelUnclip(EmbeddingPipeline):
         sampling = own if start is None else replace(own, sampler=Ddim(eta))
 
         def call(rows: np.ndarray) -> UInt8[np.ndarray, "B H W 3"]:
-            ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
+            ids, scale = self.prompt_ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
             first = None if start is None else jnp.asarray(start[rows])
             pixels = self._decode(
                 ids, jnp.asarray(embeddings[rows])[:, None], keys[rows][:, None], scale, first, sees="embedding",
@@ -250,7 +252,7 @@ class PixelUnclip(EmbeddingPipeline):
             raise UserError("decoder: expected one of pixels or of codes to fill holes, got one of latents")
         for prompt, one in zip(call.prompts, call.options, strict=True):
             check_diffusion_options(Request(prompt, one))
-        ids, known = self._ids([str(one) for one in call.prompts]), known_at(call, self._decoder.image_size)
+        ids, known = self.prompt_ids([str(one) for one in call.prompts]), known_at(call, self.decoder_config.image_size)
         guidance = jnp.asarray([one.guidance for one in call.options], jnp.float32)
         small = self._sample(
             ids, call.keys, guidance, known, sees=self.sees, guided=any(one.guidance != 1.0 for one in call.options),
@@ -260,7 +262,7 @@ class PixelUnclip(EmbeddingPipeline):
 
     def _pixels(self, call: DrawCall) -> UInt8[np.ndarray, "B H W 3"]:
         small = self._sample(
-            self._ids(call.prompts), call.keys, call.guidance, None, sees=self.sees, guided=call.guided,
+            self.prompt_ids(call.prompts), call.keys, call.guidance, None, sees=self.sees, guided=call.guided,
             sampling=self.sampling.decoder, options=self.prior,
         )  # fmt: skip
         return self._upsampled(small, call.keys.reshape(-1))
@@ -276,7 +278,7 @@ class PixelUnclip(EmbeddingPipeline):
         size = min(sampling.together, count)
         padded = np.minimum(np.arange(-(-count // size) * size), count - 1)  # the last image fills up the last call
         images = np.asarray(pixels)
-        for number, (upsample, one) in enumerate(zip(self._upsamplers, sampling.upsamplers, strict=False)):
+        for number, (upsample, one) in enumerate(zip(self._upsample, sampling.upsamplers, strict=False)):
             own = jax.vmap(lambda key, number=number: jax.random.fold_in(key, 2 + number))(keys)
             known = None if call is None else known_at(call, images.shape[1] * self._factors[number])
             calls = [

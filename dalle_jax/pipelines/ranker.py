@@ -15,7 +15,7 @@ from dalle_jax.images.inputs import ImageInput, load_all_pixels
 from dalle_jax.images.pixels import to_float
 from dalle_jax.models.clip import Clip
 from dalle_jax.parallel.layout import Layout, by_rows
-from dalle_jax.pipelines.batching import in_chunks
+from dalle_jax.pipelines.batching import first_rows, in_chunks
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.text.tokenizer import TextTokenizer
 
@@ -70,6 +70,12 @@ def _encode_image(clip: Clip, pixels: UInt8[Array, "B H W 3"]) -> Float[Array, "
     return clip.encode_image(to_float(fitted))
 
 
+def _encode_first(
+    clip: Clip, pixels: UInt8[Array, "B H W 3"], count: Int[Array | np.ndarray, ""], together: int
+) -> Float[Array, "B E"]:
+    return first_rows(lambda rows: _encode_image(clip, rows), pixels, count, together)
+
+
 def preprocessed(images: Pixels, size: int, convention: Convention) -> UInt8[Array, "B S S 3"]:
     """Return images of a CLIP's size S, resized by Pillow: on the devices each size would be compiled."""
     if isinstance(images, np.ndarray | Array) and images.shape[1:3] == (size, size):
@@ -93,6 +99,7 @@ class ClipRanker:
         self._score_rows = network.jit(_score_rows)
         self._encode_text = network.jit(_encode_text)
         self._encode_image = network.jit(_encode_image)
+        self._encode_first = network.jit(_encode_first, static_argnames=("together",))
 
     @overload
     def rank(self, images: ImageInput | Sequence[ImageInput], text: str) -> Float[np.ndarray, " B"]: ...
@@ -118,6 +125,10 @@ class ClipRanker:
     def row_scores_device(self, pixels: UInt8[Array, "B H W 3"], texts: Float[Array, "B E"]) -> Float[Array, " B"]:
         """Return the cosine similarity of each image with its own text vector; they stay on the devices."""
         return self._score_rows(pixels, texts)
+
+    def first_image_vectors(self, pixels: UInt8[Array, "B H W 3"], count: int, together: int) -> Float[Array, "B E"]:
+        """Return the unit vectors of the first ``count`` images, ``together`` at a time (``first_rows``)."""
+        return self._encode_first(pixels, np.array(count, np.int32), together=together)
 
     def score_flops(self, images_per_text: float) -> float:
         """Return the FLOPs of the products of an image's score, with its share of its text."""

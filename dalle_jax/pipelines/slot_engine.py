@@ -25,13 +25,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.arrays import Array, Bool, Int, Prompts, UInt
+from dalle_jax.arrays import Array, Bool, Int, Key, Prompts, UInt
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.parallel.layout import by_rows
+from dalle_jax.parallel.row_placement import put_rows
 from dalle_jax.pipelines.batching import power_of_two
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
-from dalle_jax.sampling.autoregressive import NegativePrompts, Settings
-from dalle_jax.sampling.options import SamplingOptions
+from dalle_jax.pipelines.rows.slot_image import SlotImage
+from dalle_jax.sampling.autoregressive import NegativePrompts, Settings, columns
 from dalle_jax.sampling.slots import (
     NewImages,
     Prefilled,
@@ -49,30 +50,8 @@ from dalle_jax.sampling.slots import (
 
 EMPTY, NO_PROMPT = -1, -1
 """The position of a slot without an image, and the prompt of a group that never had one."""
-
-
-class GivenRow(NamedTuple):
-    """The codes of one image that are given; ``codes`` is read only where ``keep`` is True."""
-
-    codes: Int[np.ndarray, " I"]
-    keep: Bool[np.ndarray, " I"]
-
-
-class SlotImage(NamedTuple):
-    """An image to sample. Its noise depends on ``seed`` and ``candidate``, its number among those of the seed."""
-
-    context: int
-    seed: int
-    candidate: int
-    options: SamplingOptions
-    given: GivenRow | None = None
-
-
-class CodesSoFar(NamedTuple):
-    """The codes of unfinished images: final before ``position``, and where they were given."""
-
-    codes: Int[np.ndarray, "n I"]
-    position: Int[np.ndarray, " n"]
+NO_WINDOW = -1
+"""The number of an image that is not a window of an edited one."""
 
 
 class EngineState(NamedTuple):
@@ -83,11 +62,12 @@ class EngineState(NamedTuple):
 
 
 class SlotRows(NamedTuple):
-    """R images to insert, by slot, key and settings."""
+    """R images to insert, by slot, key and settings. ``numbers`` are those of windows, or ``NO_WINDOW``."""
 
     slots: Int[Array, " R"]
     seeds: UInt[Array, " R"]
     candidates: Int[Array, " R"]
+    numbers: Int[Array, " R"]
     settings: Settings
 
 
@@ -131,15 +111,18 @@ class SlotEngine:
         sizes = Sizes(self.slots, groups, self.contexts, window, guided)
         decoder = network.changed(partial(_for_decoding, rows=sizes.rows))
         self._state: EngineState = network.jit(partial(_new_state, sizes=sizes), sharded=True)()
+        self._reached: Array = self._state.slots.position + 0  # after all passes that were started
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self._state)
         self._hold = network.jit_update(partial(_hold, sizes=sizes), shardings)
         self._insert = network.jit_update(partial(_insert, group=self.group, guided=guided), shardings)
         self._clear = network.jit_update(_clear, shardings)
-        self._advance = decoder.jit_update(partial(_advance, window=window, guided=guided), shardings)
+        self._advance = decoder.jit_update(
+            partial(_advance, window=window, guided=guided), (shardings, layout.replicated)
+        )
         self._read = layout.jit(_read, out_shardings=layout.replicated)
         self.length: int = self._state.slots.codes.shape[1]
         shape = self._rows, self.length
-        self._nothing_given = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
+        self._nothing_given = put_rows(layout, (np.zeros(shape, np.int32), np.zeros(shape, bool)))
 
     @property
     def busy(self) -> int:
@@ -176,7 +159,7 @@ class SlotEngine:
             given = [one is not None for one in negative] + [False] * padding
             replaced = NegativePrompts(jnp.asarray(np.stack(every + every[-1:] * padding)), jnp.asarray(given))
         absent = [2 * self.contexts] * padding
-        self._state = self._hold(self._state, jnp.asarray(places + absent, jnp.int32), jnp.asarray(padded), replaced)
+        self._state = self._hold(self._state, np.array(places + absent, np.int32), padded, replaced)
         numbers = list(range(self._next, self._next + count))
         self._next += count
         self._place_of |= dict(zip(numbers, places, strict=True))
@@ -218,14 +201,16 @@ class SlotEngine:
         """Put images into slots in one call, padded with images whose slot does not exist."""
         absent, options = self._rows - len(images), [image.options for image in images]
         groups = max(1, self._rows // self.group)
-        rows = SlotRows(
-            jnp.asarray(slots + [2 * self.slots] * absent, jnp.int32),
-            jnp.asarray([one.seed for one in images] + [0] * absent, jnp.uint32),
-            jnp.asarray([one.candidate for one in images] + [0] * absent, jnp.int32),
-            Settings.stack(options + options[-1:] * absent),
-        )
-        places = jnp.asarray([*new] + [2 * self.slots] * (groups - len(new)), jnp.int32)
-        held = jnp.asarray([*new.values()] + [0] * (groups - len(new)), jnp.int32)
+        places, held, chosen, seeds, candidates, numbers, *settings = jax.device_put([  # in one transfer
+            np.array([*new] + [2 * self.slots] * (groups - len(new)), np.int32),
+            np.array([*new.values()] + [0] * (groups - len(new)), np.int32),
+            np.array(slots + [2 * self.slots] * absent, np.int32),
+            np.array([one.seed for one in images] + [0] * absent, np.uint32),
+            np.array([one.candidate for one in images] + [0] * absent, np.int32),
+            np.array([NO_WINDOW if one.number is None else one.number for one in images] + [0] * absent, np.int32),
+            *columns(options + options[-1:] * absent),
+        ])  # fmt: skip
+        rows = SlotRows(chosen, seeds, candidates, numbers, Settings(*settings))
         self._state = self._insert(self._state, places, held, rows, *self._given(images))
 
     def _given(self, images: Sequence[SlotImage]) -> tuple[Array, Array]:
@@ -250,11 +235,11 @@ class SlotEngine:
         left = self.length if passes is None else passes
         if self.window == 1:
             left = min(left, self.length - int(self._position[inside].max()))
-        self._state = self._advance(self._state, jnp.int32(left))
+        self._state, self._reached = self._advance(self._state, np.array(left, np.int32))
         if self.window == 1:
             self._position[inside] += left
         else:
-            self._position[inside] = self._read_slots(range(self.slots))[1][inside]
+            self._position[inside] = np.asarray(self._reached)[inside]
         return self._finished()
 
     def _finished(self) -> list[int]:
@@ -267,23 +252,26 @@ class SlotEngine:
         """
         if any(self._position[slot] < self.length for slot in slots):
             raise ValueError(f"slots: expected those of finished images, got {list(slots)}")
-        codes, _ = self._read(self._state.slots, self._padded(slots))
+        codes = self.codes_so_far(slots)
         self._position[list(slots)] = EMPTY
         return codes
 
-    def codes_so_far(self, slots: Sequence[int]) -> CodesSoFar:
-        """Return the codes of images that may be unfinished, on the host; this waits for the devices."""
-        codes, positions = self._read_slots(slots)
-        return CodesSoFar(codes[: len(slots)], positions[: len(slots)])
+    def codes_so_far(self, slots: Sequence[int]) -> Int[Array, "B I"]:
+        """Return the codes of images that may be unfinished, as ``collect`` does; final before their ``position``."""
+        return self._read(self._state.slots, self._padded(slots))
+
+    def position(self, slot: int) -> int:
+        """Return the next code to sample of the image in a slot."""
+        return int(self._position[slot])
+
+    def started(self) -> Array:
+        """Return an array that is ready once the devices have run all passes up to now."""
+        return self._reached
 
     def cancel(self, slots: Sequence[int]) -> None:
         """Free slots whatever is in them."""
-        self._state = self._clear(self._state, jnp.asarray(self._padded(slots)))
+        self._state = self._clear(self._state, self._padded(slots))
         self._position[list(slots)] = EMPTY
-
-    def _read_slots(self, slots: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        codes, positions = self._read(self._state.slots, self._padded(slots))
-        return np.asarray(codes), np.asarray(positions)
 
     def _padded(self, slots: Sequence[int]) -> Int[np.ndarray, " B"]:
         return np.array([*slots] + [self.slots] * (self.slots - len(slots)), np.int32)
@@ -325,16 +313,16 @@ def _new_state(generator: CodeGenerator, *, sizes: Sizes) -> EngineState:
 def _hold(
     generator: CodeGenerator,
     state: EngineState,
-    places: Int[Array, " P"],
-    text: Prompts,
+    places: Int[Array | np.ndarray, " P"],
+    text: Prompts | np.ndarray,
     negative: NegativePrompts | None,
     *,
     sizes: Sizes,
 ) -> EngineState:
     """Compute prompts and put them into places; a place of twice the number of contexts is none."""
-    new = prefill(generator, text, negative, guided=sizes.guided)
+    new = prefill(generator, jnp.asarray(text), negative, guided=sizes.guided)
     new = contexts_of(_for_decoding(generator, sizes.rows), new, window=sizes.window)
-    return state._replace(held=put_contexts(state.held, places, new, guided=sizes.guided))
+    return state._replace(held=put_contexts(state.held, jnp.asarray(places), new, guided=sizes.guided))
 
 
 def _insert(
@@ -352,15 +340,21 @@ def _insert(
     """Copy held prompts into groups, and put images into slots."""
     del generator
     slots = insert_contexts(state.slots, groups, pick_contexts(state.held, contexts, guided=guided), guided=guided)
-    keys = jax.vmap(lambda seed, candidate: jax.random.fold_in(jax.random.key(seed), candidate))
-    images = NewImages(rows.slots // group, keys(rows.seeds, rows.candidates), rows.settings, codes, keep)
+    keys = jax.vmap(_image_key)(rows.seeds, rows.candidates, rows.numbers)
+    images = NewImages(rows.slots // group, keys, rows.settings, codes, keep)
     return state._replace(slots=insert(slots, rows.slots, images, guided=guided))
 
 
+def _image_key(seed: UInt[Array, ""], candidate: Int[Array, ""], number: Int[Array, ""]) -> Key[Array, ""]:
+    """Return the key of an image, or that of a window of it."""
+    key = jax.random.fold_in(jax.random.key(seed), candidate)
+    return jnp.where(number == NO_WINDOW, key, jax.random.fold_in(key, number))
+
+
 def _advance(
-    generator: CodeGenerator, state: EngineState, most: Int[Array, ""], *, window: int, guided: bool
-) -> EngineState:
-    """Run passes until an unfinished image is finished, at most ``most``."""
+    generator: CodeGenerator, state: EngineState, most: Int[Array | np.ndarray, ""], *, window: int, guided: bool
+) -> tuple[EngineState, Int[Array, " B"]]:
+    """Run passes until an unfinished image is finished, at most ``most``; return the positions too."""
     before = finished(state.slots)
 
     def going(carry: tuple[SlotState, Array]) -> Array:
@@ -369,16 +363,17 @@ def _advance(
     def one_pass(carry: tuple[SlotState, Array]) -> tuple[SlotState, Array]:
         return advance(generator, carry[0], window=window, guided=guided), carry[1] + 1
 
-    return state._replace(slots=jax.lax.while_loop(going, one_pass, (state.slots, jnp.int32(0)))[0])
+    slots = jax.lax.while_loop(going, one_pass, (state.slots, jnp.int32(0)))[0]
+    return state._replace(slots=slots), slots.position
 
 
-def _clear(generator: CodeGenerator, state: EngineState, slots: Int[Array, " B"]) -> EngineState:
+def _clear(generator: CodeGenerator, state: EngineState, slots: Int[Array | np.ndarray, " B"]) -> EngineState:
     """Empty slots."""
     del generator
     position = state.slots.position.at[slots].set(state.slots.codes.shape[1], mode="drop")
     return state._replace(slots=state.slots._replace(position=position))
 
 
-def _read(state: SlotState, slots: Int[Array, " B"]) -> tuple[Int[Array, "B I"], Int[Array, " B"]]:
-    """Return codes and positions of slots."""
-    return state.codes[slots], state.position[slots]
+def _read(state: SlotState, slots: Int[Array | np.ndarray, " B"]) -> Int[Array, "B I"]:
+    """Return the codes of slots."""
+    return state.codes[slots]

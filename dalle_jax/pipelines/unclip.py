@@ -21,7 +21,6 @@ from dalle_jax.models.priors.prior import PriorOptions
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.batching import in_chunks
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
-from dalle_jax.pipelines.denoising_slots import DenoisingSlots
 from dalle_jax.pipelines.edits.code_filler import fill_by_codes
 from dalle_jax.pipelines.edits.filler import FillCall
 from dalle_jax.pipelines.embedding_pipeline import (
@@ -139,7 +138,7 @@ class Unclip(EmbeddingPipeline):
         self.ranker: ClipRanker = embedder if ranker is None else ranker
         self.sees, self.steps, self.prior, self.batch = sees, steps, prior, batch
         network, static = CompiledNetwork(networks, layout), ("sees", "steps", "guided")
-        self._network, self._decoder = network, networks.decoder.config
+        self.network = network
         self.parts, self.layout = network.parts, network.layout
         self._sample = network.jit(_sample, static_argnames=(*static, "options"))
         self._decode = network.jit(decode_embeddings, static_argnames=(*static, "eta"))
@@ -157,14 +156,6 @@ class Unclip(EmbeddingPipeline):
         changed.steps = steps
         return changed
 
-    def denoising_slots(self, slots: int) -> DenoisingSlots:
-        """Return new slots, in which images are denoised side by side at steps of their own."""
-        return DenoisingSlots(self._network, self._decoder, slots=slots, sees=self.sees, prior=self.prior)
-
-    def prompt_ids(self, prompts: list[str]) -> PromptIds:
-        """Return the token ids of prompts for the decoder and for CLIP."""
-        return self._ids(prompts)
-
     def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
         """Draw the hidden pixels of windows by their codes."""
         return fill_by_codes(self, call)
@@ -178,7 +169,7 @@ class Unclip(EmbeddingPipeline):
         guidance = jnp.asarray([one.guidance for one in options], jnp.float32)
         guided = any(one.guidance != 1.0 for one in options)
         return self._sample(
-            self._ids([str(one) for one in prompts]), keys, guidance, given, sees=self.sees, steps=self.steps,
+            self.prompt_ids([str(one) for one in prompts]), keys, guidance, given, sees=self.sees, steps=self.steps,
             guided=guided, options=self.prior,
         )  # fmt: skip
 
@@ -193,7 +184,7 @@ class Unclip(EmbeddingPipeline):
         """Return the noise from which ``decode`` makes nearly the same codes at ``eta`` 0, of images and vectors."""
 
         def call(rows: np.ndarray) -> Float[Array, "B I c"]:
-            ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
+            ids, scale = self.prompt_ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
             codes = self.codec.encode_device(pixels[rows]).reshape(len(rows), -1)
             given = jnp.asarray(embeddings[rows])
             return self._invert(ids, given, codes, scale, steps=self.steps, guided=guidance != 1.0)
@@ -225,7 +216,7 @@ class Unclip(EmbeddingPipeline):
         """
 
         def call(rows: np.ndarray) -> Int[Array, "B h w"]:
-            ids, scale = self._ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
+            ids, scale = self.prompt_ids([""] * len(rows)), jnp.full(len(rows), guidance, jnp.float32)
             first = None if start is None else jnp.asarray(start[rows])[:, None]
             codes = self._decode(
                 ids, jnp.asarray(embeddings[rows])[:, None], keys[rows][:, None], scale, first, sees="embedding",
@@ -236,7 +227,7 @@ class Unclip(EmbeddingPipeline):
         return in_chunks(np.arange(len(embeddings)), self.batch, self.parts, call)
 
     def _pixels(self, call: DrawCall) -> UInt8[Array, "B H W 3"]:
-        ids, options = self._ids(call.prompts), self.prior
+        ids, options = self.prompt_ids(call.prompts), self.prior
         codes = self._sample(
             ids, call.keys, call.guidance, None, sees=self.sees, steps=self.steps, guided=call.guided, options=options
         )

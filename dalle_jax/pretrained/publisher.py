@@ -139,6 +139,8 @@ KINDS = (
     ),
     Kind("lpips", "lpips_weights", "LPIPS: a state dict, or a folder with VGG-16 and its weights", "either"),
     Kind("efficientnet-lite0", "vision.efficientnet_weights", "EfficientNet-Lite0: a .pth file", "file"),
+    Kind("inception-v3", "vision.inception_weights", "FID's InceptionV3: pt_inception-2015-12-05-6726825d.pth", "file"),
+    Kind("dinov2", "vision.dinov2_weights", "DINOv2's ViT: a state dict, or Hugging Face's folder", "either"),
     Kind("dalle-mini", "dalle_mini", "DALL·E mini or mega: a folder with flax_model.msgpack", "folder"),
     Kind("min-dalle", "min_dalle", "min-dalle: a folder with encoder.pt and decoder.pt", "folder"),
     Kind("llamagen", "llamagen", "LlamaGen's transformers: a .pt file", "file"),

@@ -54,6 +54,7 @@ LPIPS = Signature("lpips", ("lin0.model.1.weight", "lin4.model.1.weight", "net.s
 LPIPS_FEATURES = Signature("lpips", ("lin0.model.1.weight", "lin4.model.1.weight", "features.0.weight"))
 LPIPS_OWN = Signature("lpips", ("lin0.model.1.weight", "lin4.model.1.weight"))
 VGG16 = Signature("lpips", ("features.0.weight", "features.2.weight"))
+ALEXNET = Signature("lpips", ("features.0.weight", "features.10.weight"))
 FLAX_VQGAN = Signature("dalle-mini-vqgan", ("quantize/embedding/embedding", "encoder/conv_in/kernel"))
 DALLE_MINI = Signature("dalle-mini", ("model/encoder/embed_tokens/embedding", "model/decoder/embed_tokens/embedding"))
 MIN_DALLE_SIDE = Signature("min-dalle", ("embed_tokens.weight", "embed_positions.weight", "layers.0.glu.fc0.weight"))
@@ -64,11 +65,16 @@ GLIDE = Signature("glide", ("input_blocks.0.0.weight", "token_embedding.weight",
 KARLO_PRIOR = Signature("karlo-prior", ("positional_embedding", "prd_embedding", "proj_in.weight"))
 KARLO_TEXT_PROJ = Signature("karlo-text-proj", ("learned_classifier_free_guidance_embeddings", "embedding_proj.weight"))
 EFFICIENTNET_LITE = Signature("efficientnet-lite0", ("_conv_stem.weight", "_conv_head.weight", "_fc.weight"))
+INCEPTION_V3 = Signature("inception-v3", ("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight", "fc.weight"))
+DINOV2 = Signature("dinov2", ("pos_embed", "patch_embed.proj.weight", "blocks.0.ls1.gamma"))
+HF_DINOV2 = Signature(
+    "dinov2", ("embeddings.position_embeddings", "encoder.layer.0.layer_scale1.lambda1", "layernorm.weight")
+)
 
 SIGNATURES = (
     OPENAI_CLIP, HF_CLIP, HF_IMAGE, HF_TEXT, DVAE_SIDE, TAMING_VQGAN, GUMBEL_VQGAN, LLAMAGEN_VQ, LPIPS, LPIPS_FEATURES,
     FLAX_VQGAN, DALLE_MINI, MIN_DALLE_SIDE, LLAMAGEN, DIFFUSERS_UNET, CONSISTENCY, GLIDE, KARLO_PRIOR, KARLO_TEXT_PROJ,
-    EFFICIENTNET_LITE,
+    EFFICIENTNET_LITE, INCEPTION_V3, DINOV2, HF_DINOV2,
 )  # fmt: skip
 """Signatures by which an unknown file is recognised."""
 

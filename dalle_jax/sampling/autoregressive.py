@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, Unpack, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dalle_jax.arrays import Array, Bool, Float, Int, Key, Prompts, PyTree, UInt
 from dalle_jax.parallel.axes import BATCH, CANDIDATES
@@ -82,13 +83,7 @@ class Settings(NamedTuple):
     @classmethod
     def stack(cls, options: Sequence[SamplingOptions]) -> "Settings":
         """Stack the options of each prompt."""
-        return cls(
-            jnp.asarray([one.temperature for one in options], jnp.float32),
-            jnp.asarray([one.top_k for one in options], jnp.int32),
-            jnp.asarray([one.top_p for one in options], jnp.float32),
-            jnp.asarray([one.guidance for one in options], jnp.float32),
-            jnp.asarray([one.last_guidance - one.guidance for one in options], jnp.float32),
-        )
+        return cls(*map(jnp.asarray, columns(options)))
 
     @classmethod
     def of(cls, prompts: int, **options: Unpack[SamplingKeywords]) -> "Settings":
@@ -98,6 +93,17 @@ class Settings(NamedTuple):
     def guidance_at(self, position: Int[Array, "#P W"], codes: int) -> Float[Array, "P W"]:
         """Return the guidance scales at positions among ``codes`` codes; they are linear in the position."""
         return self.guidance[:, None] + self.guidance_change[:, None] * (position / max(codes - 1, 1))
+
+
+def columns(options: Sequence[SamplingOptions]) -> list[np.ndarray]:
+    """Return the fields of ``Settings`` on the host."""
+    return [
+        np.array([one.temperature for one in options], np.float32),
+        np.array([one.top_k for one in options], np.int32),
+        np.array([one.top_p for one in options], np.float32),
+        np.array([one.guidance for one in options], np.float32),
+        np.array([one.last_guidance - one.guidance for one in options], np.float32),
+    ]
 
 
 class GivenCodes(NamedTuple):

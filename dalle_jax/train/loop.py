@@ -29,7 +29,16 @@ from dalle_jax.train.output.writers import METRICS_FILE, Progress, Writers, read
 from dalle_jax.train.rollouts import Rollouts, check_updates
 from dalle_jax.train.signals import Interrupt, command_to_resume
 from dalle_jax.train.state import State
-from dalle_jax.train.task import Batch, Batches, MetricSums, ReadsCaptions, ReportsRecords, Task, TrainsOnSamples
+from dalle_jax.train.task import (
+    Batch,
+    Batches,
+    MetricSums,
+    ReadsCaptions,
+    ReportsRecords,
+    Suites,
+    Task,
+    TrainsOnSamples,
+)
 from dalle_jax.train.trainer import Trainer, TrainResult
 
 CONFIG_FILE = "config.gin"
@@ -43,14 +52,16 @@ def train(
     out: str | Place,
     config_text: str,
     profile: Steps | None = None,
+    suites: Suites | None = None,
 ) -> TrainResult:
     """Train up to step ``trainer.steps``. Start from the newest checkpoint in ``out`` if there is one.
 
-    ``profile`` selects steps to trace (train/monitor/profiler.py). Raise UserError if the folder cannot be written, if
+    ``profile`` selects steps to trace (train/monitor/profiler.py), and ``suites`` measures the model every
+    ``trainer.suites_every`` steps. Raise UserError if the folder cannot be written, if
     its checkpoints belong to a different model, data set or seed, or if the run diverges.
     """
     with contextlib.ExitStack() as opened:
-        return TrainLoop(task, data, trainer, layout, storage.place(out), config_text, opened, profile).run()
+        return TrainLoop(task, data, trainer, layout, storage.place(out), config_text, opened, profile, suites).run()
 
 
 class TrainLoop:
@@ -66,9 +77,11 @@ class TrainLoop:
         config_text: str,
         opened: contextlib.ExitStack,
         profile: Steps | None = None,
+        suites: Suites | None = None,
     ):
         self.began = time.monotonic()
         self.data, self.task, self.trainer, self.layout, self.out = data, task, trainer, layout, out
+        self.suites = suites
         self.meta = Meta(config_text, data.fingerprint(), trainer.seed, task.model_files())
         self.uploads = UploadBuffer(out, resumed=(METRICS_FILE, goodput.FILE))
         opened.callback(self.uploads.close)
@@ -191,6 +204,8 @@ class TrainLoop:
                 self._draw(step)
         if is_due(step, trainer.save_every, False):
             self._save(step)
+        if self.suites is not None and is_due(step, trainer.suites_every, last):
+            self._run_suites(step, self.suites)
 
     def _log(self, step: int) -> None:
         """Write the metrics since the last call. Apart from pauses, the loop waits for the devices only here."""
@@ -256,6 +271,15 @@ class TrainLoop:
             self._write(step, {"images/one_colour": sample_sheet.one_colour(pixels)})
             self.writers.image(step, "images", sheet)
             self.uploads.send()
+
+    def _run_suites(self, step: int, suites: Suites) -> None:
+        """Save a checkpoint, measure the model in the run's folder, and write the figures."""
+        self._save(step)
+        with self.monitor.pause(step, Phase.EVALUATION, self._newest()):
+            self.checkpoints.wait()
+            self.uploads.send_now()
+            values = suites(self.out, self.progress.message)
+        self._write(step, {f"suites/{name}": value for name, value in values.items()})
 
     def _save(self, step: int) -> None:
         if self.saved != step:

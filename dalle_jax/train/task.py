@@ -281,6 +281,15 @@ class Batches(Protocol):
 
 
 @runtime_checkable
+class Suites(Protocol):
+    """Evaluation suites of a model in a run's folder, which holds a checkpoint of its EMA weights."""
+
+    def __call__(self, folder: Place, log: Callable[[str], None]) -> dict[str, float]:
+        """Return the figures of all suites by name, the same on every host. All hosts call it together."""
+        ...
+
+
+@runtime_checkable
 class ReportsRecords(Protocol):
     """Batches that report unusable records. All hosts call each method at the same steps."""
 

@@ -20,6 +20,7 @@ class Trainer:
     - ``trainable``: the parameters that are trained; all others keep their values.
     - ``rate_factors``: factors of the schedule's rate by parameter; None is 1 for all.
     - ``reduce_dtype``: the dtype in which gradients are summed over devices (parallel/reduction.py).
+    - ``suites_every``: the evaluation suites of the run are run on its EMA weights.
     - ``stall_seconds``: the process ends if no step finishes for this long (train/monitor/watchdog.py).
     - ``initial``: the folder of a trained or imported model. A new run starts from its EMA weights (fine-tuning); a
       resumed run ignores it. A decoder that inpaints may start from one that does not.
@@ -39,6 +40,7 @@ class Trainer:
     log_every: int = 50
     evaluate_every: int | None = None
     images_every: int | None = None
+    suites_every: int | None = None
     save_every: int | None = None
     keep: int = 2
     keep_every: int | None = None

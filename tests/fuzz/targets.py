@@ -27,6 +27,8 @@ from dalle_jax.data.records import BadRecord, Records
 from dalle_jax.data.sources.folder import Folder
 from dalle_jax.data.sources.parquet import Parquet
 from dalle_jax.data.sources.webdataset import WebDataset
+from dalle_jax.evaluate.metrics.distributions.feature_set import FeatureRows, FeatureSet
+from dalle_jax.evaluate.metrics.distributions.statistics_file import read_statistics, write_statistics
 from dalle_jax.images.decode import decode
 from dalle_jax.images.editable import load_editable
 from dalle_jax.images.header import BadImage, Limits, read_header
@@ -159,6 +161,12 @@ def _weights(folder: Path) -> Iterator[Target]:
     np.savez_compressed(folder / "b.npz", a=NUMBERS)
     zips = tuple((folder / name).read_bytes() for name in ("a.npz", "b.npz"))
     yield Target("npz", "a.npz", zips, _read_weights)
+    features = FeatureSet("features", 4, (8, 8))
+    features.update(FeatureRows(np.arange(6), NUMBERS.reshape(6, 4)))
+    write_statistics(folder / "s.npz", features, "data")
+    np.savez(folder / "t.npz", mu=NUMBERS[:4], sigma=NUMBERS[:16].reshape(4, 4))
+    statistics = tuple((folder / name).read_bytes() for name in ("s.npz", "t.npz"))
+    yield Target("statistics", "s.npz", statistics, lambda path: read_statistics(path, "features", 4, "data"))
     np.save(folder / "a.npy", NUMBERS.reshape(4, 6))
     array = (folder / "a.npy").read_bytes()
     yield Target("npz member", "a.npz", (array,), _read_weights, _write_npz)

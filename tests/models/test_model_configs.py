@@ -30,7 +30,9 @@ from dalle_jax.models.priors.one_step_prior import OneStepPriorConfig
 from dalle_jax.models.priors.unclip_text_projection import UnclipTextProjectionConfig
 from dalle_jax.models.prompt_kinds import ByCaption, ByClass
 from dalle_jax.models.unet import UNetConfig
+from dalle_jax.models.vision.dinov2 import Dinov2Config
 from dalle_jax.models.vision.efficientnet_lite import EfficientNetLiteConfig
+from dalle_jax.models.vision.inception_v3 import InceptionV3Config
 from dalle_jax.models.vqgan import VqganConfig
 from dalle_jax.models.vqvae import VqvaeConfig
 from dalle_jax.pipelines.load.models import ModelFile
@@ -68,6 +70,8 @@ CONFIGS = [
     PatchTransformerConfig(width=8, layers=1, heads=2, patch=2, context_width=4),
     MlpPriorConfig(embed_width=8, width=8, hidden=8, layers=1),
     LpipsConfig(widths=(4, 4), depths=(1, 1)),
+    InceptionV3Config(unit=1, classes=3),
+    Dinov2Config(width=4, layers=1, heads=2, grid=2, patch=2, registers=1, image_size=4),
     EfficientNetLiteConfig(16, 4, (4,), (1,), (3,), (1,), (1,), features=4, classes=3),
     ClipTextConfig(vocab_size=9, text_length=3, text=TOWER, embed_width=8),
     ClipImageConfig(image_size=8, patch=4, vision=TOWER, embed_width=8),

@@ -9,7 +9,8 @@ import pytest
 from small_generators import dalle, dalle_bart, llamagen
 
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
-from dalle_jax.pipelines.slot_engine import GivenRow, SlotEngine, SlotImage
+from dalle_jax.pipelines.rows.slot_image import GivenRow, SlotImage
+from dalle_jax.pipelines.slot_engine import SlotEngine
 from dalle_jax.sampling.autoregressive import GivenCodes, NegativePrompts, Settings, image_keys, sample
 from dalle_jax.sampling.options import SamplingOptions
 from tests.sharded_sampling import MESHES, layout_of
@@ -126,10 +127,11 @@ def test_the_codes_so_far_are_the_first_codes_of_the_finished_image(engine):
     engine.release(context)
     assert len(slots) == 3  # of four images
     assert engine.advance(5) == []
-    seen = engine.codes_so_far(slots)
-    assert seen.position.tolist() == [6, 6, 6]
+    seen = np.asarray(engine.codes_so_far(slots))
+    assert [engine.position(slot) for slot in slots] == [6, 6, 6]
+    assert np.asarray(engine.started()).tolist() == [6, 6, 6]
     done = engine.advance()
-    np.testing.assert_array_equal(np.asarray(engine.collect(done))[:, :6], seen.codes[:, :6])
+    np.testing.assert_array_equal(np.asarray(engine.collect(done))[:, :6], seen[:, :6])
 
 
 def test_prompts_without_room_and_unfinished_images_are_errors(engine):

@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import openai
@@ -30,6 +31,8 @@ from dalle_jax.pipelines.load.models import ModelFile, absolute_needs
 from dalle_jax.train.checkpoints.save_weights import save_weights
 from tests.command_processes import start_command
 
+KEY = "sk-0123456789abcdef"
+
 
 def write_transformer(folder, unclip) -> None:
     needs = absolute_needs(image_tokenizer=str(unclip / "tokenizer"), clip=str(unclip / "clip"))
@@ -44,7 +47,9 @@ def process(tmp_path_factory):
     write_unclip(root / "unclip")
     write_transformer(root / "words", root / "unclip")
     models = ["--model", str(root / "words"), "--model", f"image={root / 'unclip'}"]
-    started = start_command(["serve", *models, "--port", "0", "--batch", "4"])
+    (root / "keys.txt").write_text(f"# of the tests\n{KEY}\n")
+    limits = ["--keys", str(root / "keys.txt"), "--queue", "16"]
+    started = start_command(["serve", *models, "--port", "0", "--batch", "4", *limits])
     yield started
     started.kill()
 
@@ -68,7 +73,7 @@ def is_ready(url: str) -> bool:
 
 @pytest.fixture(scope="module")
 def client(url):
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=KEY)
 
 
 def pixels(image) -> np.ndarray:
@@ -107,6 +112,8 @@ def test_the_old_body_by_curl_downloads_a_png(url):
         "--fail",
         f"{url}/v1/images/generations",
         "-H",
+        f"Authorization: Bearer {KEY}",
+        "-H",
         "Content-Type: application/json",
         "-d",
         body,
@@ -125,6 +132,7 @@ def test_curl_sends_a_form(url, tmp_path):
     (tmp_path / "image.png").write_bytes(IMAGE)
     (tmp_path / "mask.png").write_bytes(mask())
     command = ["curl", "-sS", "--fail", f"{url}/v1/images/edits", "-F", f"image=@{tmp_path}/image.png"]
+    command += ["-H", f"Authorization: Bearer {KEY}"]
     command += ["-F", f"mask=@{tmp_path}/mask.png", "-F", "prompt=a red circle", "-F", "response_format=b64_json"]
     answer = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     assert answer["output_format"] == "png"
@@ -156,7 +164,7 @@ def test_an_edit_of_several_images_and_variations_go_to_the_model_that_can(clien
 @pytest.mark.slow
 def test_the_asynchronous_client_streams_what_the_plain_one_gets(client, url):
     async def streamed():
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as asynchronous:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY) as asynchronous:
             stream = await asynchronous.images.generate(
                 prompt="a red circle", model="words", stream=True, partial_images=3, extra_body={"seed": 9}
             )
@@ -166,6 +174,61 @@ def test_the_asynchronous_client_streams_what_the_plain_one_gets(client, url):
     plain = client.images.generate(prompt="a red circle", model="words", extra_body={"seed": 9})
     assert [one.type.rpartition(".")[2] for one in events] == ["partial_image"] * 3 + ["completed"]
     np.testing.assert_array_equal(pixels(events[-1]), pixels(plain.data[0]))
+
+
+@pytest.mark.slow
+def test_every_method_of_the_asynchronous_client_answers_and_streams(url):
+    async def answers() -> list[openai.types.ImagesResponse]:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY) as asynchronous:
+            images = asynchronous.images
+            assert {one for one in dir(images) if not one.startswith("_")} == {
+                "generate", "edit", "create_variation", "with_raw_response", "with_streaming_response",
+            }  # fmt: skip
+            raw = images.with_raw_response
+            found = [
+                await images.generate(prompt="a red circle", model="gpt-image-2"),
+                await images.edit(image=[IMAGE, IMAGE], prompt="a red circle", model="image"),
+                await images.create_variation(image=IMAGE, model="words", response_format="b64_json"),
+                (await raw.edit(image=IMAGE, mask=mask(), prompt="a", model="gpt-image-2")).parse(),
+            ]
+            async with images.with_streaming_response.generate(prompt="a", model="gpt-image-2") as read:
+                found.append(await read.parse())
+            stream = await images.edit(image=IMAGE, mask=mask(), prompt="a", stream=True)
+            assert [event.type async for event in stream] == ["image_edit.completed"]
+            return found
+
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        found = asyncio.run(answers())
+    assert [pixels(one.data[0]).shape for one in found] == [(16, 16, 3)] * 5
+
+
+@pytest.mark.slow
+def test_errors_are_those_of_the_package_with_the_field_and_an_id(client, url):
+    with pytest.raises(openai.AuthenticationError) as refused:
+        client.with_options(api_key="sk-wrong").images.generate(prompt="a")
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.images.generate(prompt="a", model="dall-e-9")
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.images.edit(image=b"none", prompt="a")
+    with pytest.raises(openai.BadRequestError) as streamed:
+        client.images.generate(prompt="a", n=11, stream=True)
+    found = [one.value for one in (refused, unknown, wrong, streamed)]
+    assert [(one.code, one.param) for one in found] == [
+        ("invalid_api_key", None), ("model_not_found", "model"), ("invalid_image", "image"), ("invalid_value", "n"),
+    ]  # fmt: skip
+    assert all(one.request_id.startswith("req_") for one in found)
+    assert [one.id for one in client.models.list()] == ["words", "image"]
+
+
+@pytest.mark.slow
+def test_clients_beyond_the_queue_try_again_until_they_are_served(client):
+    patient = client.with_options(max_retries=20).images.with_raw_response
+    seeds = range(48)
+    with ThreadPoolExecutor(48) as pool:
+        given = {"prompt": "a", "model": "words", "n": 4}
+        found = list(pool.map(lambda seed: patient.generate(**given, extra_body={"seed": seed}), seeds))
+    assert [one.parse().model_extra["seed"] for one in found] == list(seeds)
+    assert any(one.retries_taken for one in found)
 
 
 @pytest.mark.slow
@@ -184,7 +247,8 @@ def test_sigterm_finishes_what_was_accepted_and_ends_with_0(client, url, process
         found.append(client.images.generate(prompt="a", model="words", n=4, extra_body={"seed": seed}))
 
     def accepted() -> float:
-        text = urllib.request.urlopen(f"{url}/metrics").read().decode()
+        asked = urllib.request.Request(f"{url}/metrics", headers={"Authorization": f"Bearer {KEY}"})
+        text = urllib.request.urlopen(asked).read().decode()
         names = ("dalle_jax_wait_seconds_count", "dalle_jax_queue_jobs")
         return sum(float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1]) for name in names)
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from dalle_jax.serve.http.access import Keys
     from dalle_jax.serve.safety import SafetyFilter
 
+MOST_WINDOW = 256
+"""Most codes of a pass, as in ``SamplingOptions``."""
 PACKAGES = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "pydantic")
 
 
@@ -66,6 +68,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compiled", type=Path, metavar="DIR",
         help="the folder of compiled programs, which make the next start quick (default: in the user's cache)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--window", type=int, default=1, metavar="N",
+        help="codes of an image that a pass of a transformer computes; above 1 the same images take fewer, longer "
+        "passes, which is parallel decoding (default 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--forecast", type=storage.reachable, metavar="DIR",
+        help="the folder of forecasting heads of the transformer, for fewer passes with a --window above 1",
     )  # fmt: skip
     add_decoder_flags(parser)
     add_reduced_flags(parser)
@@ -150,6 +161,12 @@ def _check_numbers(args: argparse.Namespace) -> None:
             raise UserError(f"--{name}: expected at least {least}, got {getattr(args, name)}")
     if args.refuse_similarity is not None and args.refuse is None:
         raise UserError("--refuse-similarity: expected --refuse FILE with it")
+    if not 1 <= args.window <= MOST_WINDOW:
+        raise UserError(f"--window: expected between 1 and {MOST_WINDOW}, got {args.window}")
+    if args.forecast is not None and (args.window == 1 or len(args.model) > 1):
+        raise UserError(
+            f"--forecast: expected one --model and a --window above 1, got {len(args.model)} and {args.window}"
+        )
 
 
 def named_folders(given: list[str]) -> dict[str, str]:
@@ -166,7 +183,7 @@ def named_folders(given: list[str]) -> dict[str, str]:
 
 
 def _models(args: argparse.Namespace, layout: Layout | None) -> list["PipelineModel"]:
-    from dalle_jax.serve.engine.served_pipelines import served_model
+    from dalle_jax.serve.engine.pipeline_model import PipelineModel
 
     if jax.process_count() > 1 and args.refuse_similarity is not None:
         raise UserError(
@@ -177,9 +194,9 @@ def _models(args: argparse.Namespace, layout: Layout | None) -> list["PipelineMo
     for name, folder in named_folders(args.model).items():
         pipeline = load_pipeline(
             storage.reachable(folder), batch=args.batch, layout=layout, sees=args.sees, steps=args.steps,
-            reduced=reduced_of(args),
+            reduced=reduced_of(args), forecast=args.forecast,
         )  # fmt: skip
-        found.append(served_model(name, pipeline))
+        found.append(PipelineModel(name, pipeline, args.window))
     return found
 
 

@@ -11,12 +11,14 @@ from dalle_jax.config.problems import did_you_mean
 from dalle_jax.evaluate.features.clip_features import clip_features
 from dalle_jax.evaluate.features.compiled_features import BATCH
 from dalle_jax.evaluate.features.feature_extractor import FeatureExtractor
-from dalle_jax.evaluate.features.vision_features import efficientnet_lite0
+from dalle_jax.evaluate.features.vision_features import dinov2, efficientnet_lite0, inception
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.storage import Place
 
 Takes: TypeAlias = Literal["none", "optional", "required"]
-"""Whether a specification has a file or folder after the colon."""
+"""The part of a specification after the colon: a file or folder."""
+Opener: TypeAlias = Callable[[Place | None, Layout | None, int], FeatureExtractor]
+"""Function that loads an extractor from a source, on a layout, for a number of images at once."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class FeatureKind:
     name: str
     takes: Takes
     source: str
-    open: Callable[[Place | None, Layout | None, int], FeatureExtractor]
+    open: Opener
 
     @property
     def form(self) -> str:
@@ -45,6 +47,16 @@ def _clip(source: Place | None, layout: Layout | None, batch: int) -> FeatureExt
     return clip_features(source, layout, batch)
 
 
+def _inception(block: int) -> Opener:
+    return lambda source, layout, batch: inception(_local(source), layout, batch, block)
+
+
+def _dinov2(like_tensorflow1: bool) -> Opener:
+    return lambda source, layout, batch: dinov2(_local(source), layout, batch, like_tensorflow1)
+
+
+INCEPTIONS = ("inception-64", "inception-192", "inception-768", "inception")
+"""InceptionV3's feature vectors by their width; the last is that of FID."""
 OWN_CLIP = "own-clip"
 KINDS = (
     FeatureKind(
@@ -53,6 +65,9 @@ KINDS = (
         "FILE",
         lambda source, layout, batch: efficientnet_lite0(None if source is None else _local(source), layout, batch),
     ),
+    *(FeatureKind(name, "required", "FILE", _inception(block)) for block, name in enumerate(INCEPTIONS)),
+    FeatureKind("dinov2", "required", "FILE", _dinov2(like_tensorflow1=False)),
+    FeatureKind("dinov2-tensorflow1", "required", "FILE", _dinov2(like_tensorflow1=True)),
     FeatureKind("clip", "required", "DIR", _clip),
     FeatureKind(OWN_CLIP, "none", "", _clip),
 )

@@ -18,8 +18,10 @@ from dalle_jax.pipelines.ranker import CANDIDATE_COUNTS, choice_among_first
 from dalle_jax.scenes import grammar
 from dalle_jax.scenes.judge import Judgement, judge
 
-Split = Literal["seen", "held_out"]
-SPLITS: tuple[Split, ...] = ("seen", "held_out")
+Split = Literal["seen", "held_out", "prompted", "unnamed"]
+SPLITS: tuple[Split, ...] = ("seen", "held_out", "prompted", "unnamed")
+"""Splits of captions by their combinations of attributes: "prompted" and "unnamed" are the parts of "held_out"."""
+DEFAULT_SPLITS: tuple[Split, ...] = ("seen", "held_out")
 RERANKED_COUNTS = CANDIDATE_COUNTS[1:]
 ANY_OF_COUNTS = (4, 16)
 """Numbers of candidates for which "at least one is right" is measured; every one of these candidates is judged."""
@@ -119,11 +121,12 @@ def level_name(level: int) -> str:
 def evaluation_captions(level: int, split: Split, count: int, seed: int) -> tuple[str, ...]:
     """Return ``count`` captions, which depend only on the arguments. A larger ``count`` adds captions at the end.
 
-    ``seen`` draws attribute combinations that occur in training, ``held_out`` combinations that never do. A caption is
+    ``seen`` draws attribute combinations that occur in training, ``held_out`` combinations that never do. Of these,
+    ``prompted`` may be prompts of training by rewards, and ``unnamed`` may not (scenes/split.py). A caption is
     repeated only after ``DRAWS`` draws give no new one: level 1 has only some 160 held-out captions.
     """
     rng = np.random.default_rng((seed, level, SPLITS.index(split)))
-    source: Literal["validation", "held_out"] = "validation" if split == "seen" else "held_out"
+    source = "validation" if split == "seen" else split
     captions: dict[str, None] = {}
     repeated: list[str] = []
     while len(captions) + len(repeated) < count:

@@ -9,7 +9,12 @@ from dalle_jax.evaluate.report.formats import format_value
 from dalle_jax.evaluate.report.run_report import RunReport
 from dalle_jax.evaluate.suites.findings import GuidancePoint
 
-SPLIT_NAMES: dict[Split, str] = {"seen": "seen", "held_out": "held out"}
+SPLIT_NAMES: dict[Split, str] = {
+    "seen": "seen",
+    "held_out": "held out",
+    "prompted": "held out, in prompts",
+    "unnamed": "held out, in no prompt",
+}
 WEAKEST = 3
 """The page describes this number of cells, those with the lowest accuracy, in a sentence each."""
 
@@ -135,8 +140,9 @@ def _candidates_chart(composition: Composition, level: int) -> Chart:
 
 def _parts(composition: Composition) -> ShareTable:
     rows = []
+    splits = [split for split in SPLITS if any(cell.split == split for cell in composition.cells)]
     for level in composition.levels:
-        cells = {split: composition.cell(level, split) for split in SPLITS}
+        cells = {split: composition.cell(level, split) for split in splits}
         names = dict.fromkeys(part.name for cell in cells.values() if cell for part in cell.parts)
         for name in names:
             shares: list[ShareCell] = []
@@ -145,7 +151,8 @@ def _parts(composition: Composition) -> ShareTable:
             rows.append(ShareRow(name, f"level {level}", tuple(shares)))
     largest = max(cell.chosen_of for cell in composition.cells)
     choice = f"CLIP’s choice of {largest}" if largest > 1 else "CLIP’s choice"
-    head = ("Part", "Seen\nfirst", f"Seen\n{choice}", "Held out\nfirst", f"Held out\n{choice}")
+    titles = [SPLIT_NAMES[split].capitalize() for split in splits]
+    head = ("Part", *(f"{title}\n{column}" for title in titles for column in ("first", choice)))
     return ShareTable("Accuracy of each part of the captions, counted apart from the other parts", head, tuple(rows))
 
 

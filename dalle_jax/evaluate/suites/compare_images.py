@@ -151,6 +151,10 @@ class CaptionScores:
     def result(self) -> tuple[Measurement, ...]:
         """Return the means of all processes, which must call this together."""
         self._scores, self._found = merge_over_hosts(self._scores), merge_over_hosts(self._found)
+        return self.means()
+
+    def means(self) -> tuple[Measurement, ...]:
+        """Return the means of this process's images."""
         found = self._found.by_number(self._found.names[0])
         return (*self._scores.result(), *(self._found.result() if found else ()))
 

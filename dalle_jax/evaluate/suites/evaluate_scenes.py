@@ -9,7 +9,7 @@ import numpy as np
 from dalle_jax.arrays import Float, UInt8
 from dalle_jax.evaluate.metrics.atoms import AtomTable, atom_table
 from dalle_jax.evaluate.metrics.composition import (
-    SPLITS,
+    DEFAULT_SPLITS,
     Cell,
     Composition,
     JudgedCaption,
@@ -38,7 +38,12 @@ LEVEL_TITLES = (
     (5, "an object on a coloured background"),
     (6, "a word on a sign"),
 )
-SPLIT_TITLES: dict[Split, str] = {"seen": "combinations seen in training", "held_out": "combinations never seen"}
+SPLIT_TITLES: dict[Split, str] = {
+    "seen": "combinations seen in training",
+    "held_out": "combinations never seen",
+    "prompted": "combinations never seen that prompts may name",
+    "unnamed": "combinations that neither images nor prompts have",
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class EvaluateScenes:
     The first ``many_captions`` of each get ``many_candidates`` candidates, to measure reranking among more images. The
     first ``guidance_captions`` get one candidate at each scale of ``guidances``. The image tokenizer, if there is one,
     reconstructs ``reconstructions`` rendered scenes of each level; CLIP names as many of level 1. A report shows the
-    first ``shown`` captions of each level and split.
+    first ``shown`` captions of each level and split, among ``splits``.
     """
 
     levels: tuple[int, ...]
@@ -61,6 +66,7 @@ class EvaluateScenes:
     guidances: tuple[float, ...] = ()
     reconstructions: int = 200
     shown: int = 8
+    splits: tuple[Split, ...] = DEFAULT_SPLITS
 
     def __post_init__(self) -> None:
         if self.many_captions and self.many_candidates <= self.drawing.candidates:
@@ -122,7 +128,7 @@ def evaluate_scenes(
     groups: list[SampleGroup] = []
     every: list[JudgedCaption] = []
     for level in config.levels:
-        for split in SPLITS:
+        for split in config.splits:
             captions = evaluation_captions(level, split, config.captions, config.seed)
             cell, judged, drawn = _draw_cell(sampler, level, split, captions, config.drawing, config.seed)
             if config.many_captions:
@@ -184,7 +190,7 @@ def _guidance_points(sampler: ImageSampler, config: EvaluateScenes) -> tuple[Gui
     if not config.guidance_captions:
         return ()
     cells: dict[float, list[Cell]] = {scale: [] for scale in config.guidances}
-    for level, split in itertools.product(config.levels, SPLITS):
+    for level, split in itertools.product(config.levels, config.splits):
         captions = evaluation_captions(level, split, config.guidance_captions, config.seed)
         requests = [
             one

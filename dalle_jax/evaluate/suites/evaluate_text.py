@@ -5,13 +5,13 @@ signs of the same captions, which is the most that it can find right on generate
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.evaluate.metrics.composition import SPLITS, Split, evaluation_captions
+from dalle_jax.evaluate.metrics.composition import DEFAULT_SPLITS, Split, evaluation_captions
 from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.evaluate.metrics.text_accuracy import TextAccuracy, edit_distance
 from dalle_jax.evaluate.readers.tesseract import Tesseract
@@ -34,14 +34,15 @@ class EvaluateText:
     """Evaluation of ``captions`` signs with letter pairs of the training data, and as many with held-out pairs.
 
     ``readers``: "scenes" is the scene reader, and "tesseract" needs the program Tesseract. A report shows ``shown``
-    signs of each split.
+    signs of each split. Without a model clean signs of ``side`` pixels are read.
     """
 
-    drawing: Drawing
+    drawing: Drawing = field(default_factory=Drawing)
     captions: int = 100
     readers: tuple[ReaderName, ...] = ("scenes", "tesseract")
     seed: int = 0
     shown: int = 24
+    side: int = 128
 
     def __post_init__(self) -> None:
         known = get_args(ReaderName)
@@ -124,7 +125,7 @@ class TextFindings:
             tuple(figures),
             plots=(self._plot(),),
             images=tuple(
-                ShownImages(f"{SPLIT_TITLES[split]}, {WHICH['first']}", self._worst(kinds["first"]))
+                ShownImages(f"{SPLIT_TITLES[split]}, {WHICH[self._shown_kind]}", self._worst(kinds[self._shown_kind]))
                 for split, kinds in self.signs.items()
             ),
         )
@@ -132,16 +133,21 @@ class TextFindings:
     def _kinds(self) -> tuple[Which, ...]:
         return tuple(next(iter(self.signs.values())))
 
+    @property
+    def _shown_kind(self) -> Which:
+        """The kind of sign that the page shows: first candidates, if there are any."""
+        return "first" if "first" in self._kinds() else "clean"
+
     def _plot(self) -> Plot:
-        """Return the share of right first candidates by the length of the word, a line for each reader."""
-        signs = [one for kinds in self.signs.values() for one in kinds["first"]]
+        """Return the share of right words by their length, a line for each reader."""
+        signs = [one for kinds in self.signs.values() for one in kinds[self._shown_kind]]
         lengths = sorted({len(one.word) for one in signs})
         lines = []
         for reader, name in enumerate(self.readers.values()):
             shares = [share_of(one.read[reader] == one.word for one in signs if len(one.word) == n) for n in lengths]
             points = [(n, share.value) for n, share in zip(lengths, shares, strict=True)]
             lines.append(PlotLine(name, tuple((float(n), value) for n, value in points if value is not None)))
-        return Plot("words right, first candidate", "letters of the word", tuple(lines), percent=True)
+        return Plot(f"words right, {WHICH[self._shown_kind]}", "letters of the word", tuple(lines), percent=True)
 
     def _worst(self, signs: Sequence[ReadSign]) -> tuple[ShownImage, ...]:
         ordered = sorted(signs, key=lambda one: one.edits, reverse=True)[: self.shown]
@@ -158,21 +164,21 @@ class TextFindings:
         )
 
 
-def evaluate_text(sampler: ImageSampler, config: EvaluateText, say: Callable[[str], None]) -> TextFindings:
+def evaluate_text(sampler: ImageSampler | None, config: EvaluateText, say: Callable[[str], None]) -> TextFindings:
     """Draw signs and read them; ``say`` takes a line of progress. Raise ``UserError`` if a reader is not installed."""
+    side = config.side if sampler is None else sampler.side
     readers: list[TextReader] = [Tesseract() if name == "tesseract" else SceneTextReader() for name in config.readers]
     names = {key: reader.name for key, reader in zip(config.readers, readers, strict=True)}
     signs: dict[Split, dict[Which, tuple[ReadSign, ...]]] = {}
-    for split in SPLITS:
+    for split in DEFAULT_SPLITS:
         captions = evaluation_captions(LEVEL, split, config.captions, config.seed)
-        rng = np.random.default_rng((config.seed, 6, SPLITS.index(split)))
-        images: dict[Which, list[np.ndarray]] = {
-            "clean": [render(grammar.parse(one), sampler.side, rng) for one in captions]
-        }
-        drawn = sampler.draw(config.drawing.requests(captions, config.seed))
-        images["first"] = [one.candidates[0] for one in drawn]
-        if any(one.candidate_scores is not None for one in drawn):
-            images["chosen"] = [one.candidates[one.chosen[0]] for one in drawn]
+        rng = np.random.default_rng((config.seed, 6, DEFAULT_SPLITS.index(split)))
+        images: dict[Which, list[np.ndarray]] = {"clean": [render(grammar.parse(one), side, rng) for one in captions]}
+        if sampler is not None:
+            drawn = sampler.draw(config.drawing.requests(captions, config.seed))
+            images["first"] = [one.candidates[0] for one in drawn]
+            if any(one.candidate_scores is not None for one in drawn):
+                images["chosen"] = [one.candidates[one.chosen[0]] for one in drawn]
         kinds: dict[Which, tuple[ReadSign, ...]] = {
             which: read_signs(images[which], captions, readers) for which in WHICH if which in images
         }

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dalle_jax.arrays import Array, Float, Key, UInt8
-from dalle_jax.evaluate.metrics.composition import SPLITS, Cell, evaluation_captions, measure_cell
+from dalle_jax.evaluate.metrics.composition import DEFAULT_SPLITS, Cell, evaluation_captions, measure_cell
 from dalle_jax.evaluate.metrics.linear_probe import probe_r2
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes
 from dalle_jax.evaluate.suites.pipeline_parts import ImageSampler, TextImageEncoder
@@ -48,7 +48,7 @@ def first_cells(sampler: ImageSampler, config: EvaluateScenes) -> list[Cell]:
     """Judge one candidate of each caption of the evaluation."""
     cells = []
     for level in config.levels:
-        for split in SPLITS:
+        for split in DEFAULT_SPLITS:
             captions = evaluation_captions(level, split, config.captions, config.seed)
             drawing = replace(config.drawing, candidates=1)
             drawn = sampler.draw(drawing.requests(captions, config.seed))
@@ -61,7 +61,7 @@ def true_vector_cells(sampler: EmbeddingDecoder, config: EvaluateScenes) -> list
     """Judge an image decoded from the CLIP embedding of a rendered image of each caption: a perfect prior."""
     cells = []
     for level in config.levels:
-        for split in SPLITS:
+        for split in DEFAULT_SPLITS:
             captions = evaluation_captions(level, split, config.captions, config.seed)
             rng = np.random.default_rng((config.seed, 3, level))
             rendered = np.stack([render(grammar.parse(one), sampler.side, rng) for one in captions])

@@ -51,19 +51,19 @@ class FeatureStream:
 
     def __init__(self, extractors: Sequence[FeatureExtractor]) -> None:
         self._extractors = tuple(extractors)
-        self._sets: list[FeatureSet] = []
+        self.sets: list[FeatureSet] = []
 
     def update(self, batch: NumberedImages) -> None:
         """Add images. Raise ``UserError`` for features that are not finite."""
-        if not self._sets:
+        if not self.sets:
             height, width = batch.images.shape[1:3]
-            self._sets = [FeatureSet(one.name, one.width, (height, width)) for one in self._extractors]
-        for extractor, found in zip(self._extractors, self._sets, strict=True):
+            self.sets = [FeatureSet(one.name, one.width, (height, width)) for one in self._extractors]
+        for extractor, found in zip(self._extractors, self.sets, strict=True):
             found.update(FeatureRows(batch.numbers, extractor.features(batch.images)))
 
     def merged(self) -> list[FeatureSet]:
         """Return the sets of all processes, which must call this at the same point."""
-        own = self._sets or [FeatureSet(one.name, one.width) for one in self._extractors]
+        own = self.sets or [FeatureSet(one.name, one.width) for one in self._extractors]
         return [merge_over_hosts(one) for one in own]
 
 

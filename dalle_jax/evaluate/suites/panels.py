@@ -77,6 +77,13 @@ class Panel:
     warnings: tuple[str, ...] = ()
 
 
+def scalars_of(panel: Panel) -> dict[str, float]:
+    """Return the measured figures under their paths in the suite's JSON, with slashes and without a last "value"."""
+    return {
+        one.key.removesuffix(".value").replace(".", "/"): one.value for one in panel.figures if one.value is not None
+    }
+
+
 JsonObject: TypeAlias = dict[str, object]
 
 

@@ -21,7 +21,8 @@ from dalle_jax.pipelines.bulk.prompt_files import NumberedRequest
 from dalle_jax.pipelines.prompts import PromptReader
 from dalle_jax.pipelines.ranker import ClipRanker
 from dalle_jax.pipelines.request import Request
-from dalle_jax.pipelines.slot_engine import SlotEngine, SlotImage
+from dalle_jax.pipelines.rows.slot_image import SlotImage
+from dalle_jax.pipelines.slot_engine import SlotEngine
 
 BATCHES_IN_FLIGHT = 8
 """A slow image holds back the images of at most so many batches that began after it."""

@@ -1,7 +1,7 @@
 """Parts of the edits that change an image by its CLIP embedding: options, the input image, and ranked results."""
 
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +75,13 @@ class EmbeddingEdit:
                 f"candidates: expected 1 at eta 0, where an image has one result, got {self.candidates}; "
                 "a larger eta mixes in new noise"
             )
+
+
+class VectorStarts(NamedTuple):
+    """The vector of each result, and the noise that it is decoded from; None for that of its key."""
+
+    vectors: Float[np.ndarray, "M E"]
+    start: Float[np.ndarray, " M *noise"] | None
 
 
 def require_editor(pipeline: PromptedPipeline | EmbeddingEditor, verb: str) -> EmbeddingEditor:

@@ -40,7 +40,7 @@ class Filled:
 
 def fill_holes(filler: HoleFiller, holes: Sequence[Hole]) -> list[Filled]:
     """Fill all holes, in order. The windows of equal number of different holes share calls of the model."""
-    works = [_Work.of(hole) for hole in holes]
+    works = [HoleWork.of(hole) for hole in holes]
     for number in range(max(len(one.hole.windows) for one in works)):
         waiting = [one for one in works if number < len(one.hole.windows)]
         requests = [one.request(number, filler.side) for one in waiting]
@@ -65,7 +65,7 @@ def cover(windows: UInt8[np.ndarray, "M h w 3"], hidden: Bool[np.ndarray, "h w"]
 
 
 @dataclass(eq=False)
-class _Work:
+class HoleWork:
     """The candidates of a hole while its windows are filled, on the smallest part of the plane that holds them all.
 
     ``hidden`` pixels are still to be filled. ``outside`` ones lie beyond the image: the model draws them too, but they
@@ -81,7 +81,7 @@ class _Work:
     scores: list[Float[np.ndarray, " M"]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, hole: Hole) -> "_Work":
+    def of(cls, hole: Hole) -> "HoleWork":
         """Cut the part that the windows cover."""
         height, width = hole.hidden.shape
         top, left = (min(getattr(one, name) for one in hole.windows) for name in ("top", "left"))
@@ -112,24 +112,40 @@ class _Work:
 
     def take(self, number: int, filled: UInt8[np.ndarray, "M S S 3"], scores: Float[np.ndarray, " M"] | None) -> None:
         """Paste the hidden pixels of a window's tile."""
+        for canvas, one in zip(self.canvases, filled, strict=True):
+            self._paste(canvas, number, one)
+        self.hidden[self.moved(self.hole.windows[number].tile)] = False
+        self.scores += [] if scores is None else [scores]
+
+    def _paste(self, canvas: UInt8[np.ndarray, "h w 3"], number: int, filled: UInt8[np.ndarray, "S S 3"]) -> None:
+        """Paste the hidden pixels of the tile of window ``number``."""
         window = self.hole.windows[number]
         part, tile = self.moved(window), self.moved(window.tile)
         pasted = np.zeros_like(self.hidden)
         pasted[tile] = self.hidden[tile]
-        for canvas, one in zip(self.canvases, filled, strict=True):
-            canvas[part][pasted[part]] = resize(one, window.side, window.side)[pasted[part]]
-        self.hidden[tile] = False
-        self.scores += [] if scores is None else [scores]
+        canvas[part][pasted[part]] = resize(filled, window.side, window.side)[pasted[part]]
+
+    def so_far(self, candidate: int, number: int, filled: UInt8[np.ndarray, "S S 3"]) -> UInt8[np.ndarray, "H W 3"]:
+        """Return the whole image of a candidate while its window ``number`` is filled; later windows are grey."""
+        canvas = self.canvases[candidate].copy()
+        self._paste(canvas, number, filled)
+        tile, later = self.moved(self.hole.windows[number].tile), self.hidden & ~self.outside
+        later[tile] = False
+        canvas[later] = GREY
+        return self._whole(canvas)
 
     def result(self) -> Filled:
         """Return the kept candidates in whole images."""
         options = self.hole.options
         scores = np.mean(self.scores, axis=0) if self.scores else None
         chosen = np.arange(options.kept) if scores is None else best_candidates(scores[None], options.kept)[0]
-        pixels = np.repeat(self.hole.pixels[None], len(chosen), axis=0)
-        rows, columns = (np.flatnonzero(~self.outside.all(axis=axis)) for axis in (1, 0))
-        inside = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-        top, left = max(0, self.top), max(0, self.left)
-        own = self.canvases[chosen][(slice(None), *inside)]
-        pixels[:, top : top + own.shape[1], left : left + own.shape[2]] = own
+        pixels = np.stack([self._whole(self.canvases[one]) for one in chosen])
         return Filled(pixels, None if scores is None else scores[chosen], chosen)
+
+    def _whole(self, canvas: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
+        """Return the whole image with the part that a canvas holds."""
+        rows, columns = (np.flatnonzero(~self.outside.all(axis=axis)) for axis in (1, 0))
+        own = canvas[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        pixels, top, left = self.hole.pixels.copy(), max(0, self.top), max(0, self.left)
+        pixels[top : top + own.shape[0], left : left + own.shape[1]] = own
+        return pixels

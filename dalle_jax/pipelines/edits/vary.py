@@ -11,6 +11,7 @@ from dalle_jax.pipelines.edits.embedding_editor import EmbeddingEditor
 from dalle_jax.pipelines.edits.embedding_edits import (
     EmbeddingEdit,
     EmbeddingEditKeywords,
+    VectorStarts,
     between,
     own_side,
     ranked,
@@ -45,6 +46,21 @@ def vary(
     """
     editor = require_editor(pipeline, "vary")
     chosen = EmbeddingEdit.of(editor, options)
+    found = variations(editor, image, text, strength, eta, chosen)
+    images = editor.decode(found.vectors, chosen.keys(), chosen.guidance, found.start, eta)
+    side = own_side(image) if original_size else None
+    return ranked(editor, images, text, chosen.keep, text or "variation", side)
+
+
+def variations(
+    editor: EmbeddingEditor,
+    image: ImageInput,
+    text: str | None,
+    strength: float | None,
+    eta: float,
+    chosen: EmbeddingEdit,
+) -> VectorStarts:
+    """Return the vector and the noise of each variation. Raise UserError for values out of range."""
     if text is None and strength:
         raise UserError(f"strength: expected a text, for which the prior draws another vector, got {strength} without")
     turn = 0.0 if text is None else STRENGTH if strength is None else strength
@@ -57,10 +73,7 @@ def vary(
     vectors = repeat(vector[0], chosen.candidates)
     if text is not None and turn:
         vectors = turned_to_texts(editor, vectors, [text] * chosen.candidates, turn, chosen.keys())
-    start = repeat(noise, chosen.candidates)
-    images = editor.decode(vectors, chosen.keys(), chosen.guidance, start, eta)
-    side = own_side(image) if original_size else None
-    return ranked(editor, images, text, chosen.keep, text or "variation", side)
+    return VectorStarts(vectors, repeat(noise, chosen.candidates))
 
 
 def turned_to_texts(

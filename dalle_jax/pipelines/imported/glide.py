@@ -153,10 +153,11 @@ class GlidePipeline(DiffusionPipeline):
     ) -> None:
         """Place the networks by ``layout``, by default on one device."""
         self.prompts, self.file, self.ranker, self.batch = prompts, file, ranker, batch
-        self._guide_text, self._clip_scale = guide_text, clip_scale
+        self.guide_text, self.clip_scale = guide_text, clip_scale
         self.recommended = RecommendedSampling(guidance=file.guidance)
         network = CompiledNetwork(networks, layout)
-        self.parts, self._inpaints = network.parts, networks.inpaint
+        self.network, self.parts, self.layout = network, network.parts, network.layout
+        self._inpaints = networks.inpaint
         self._sample = network.jit(_sample, static_argnames=("file", "guided", "clip_scale"))
 
     @property
@@ -196,7 +197,7 @@ class GlidePipeline(DiffusionPipeline):
         known: KnownSizes | None,
     ) -> UInt8[Array, "B S S 3"]:
         text, empty = (read_prompts(self.prompts.tokenizer, some) for some in (prompts, [""]))
-        ids = None if self._guide_text is None else jnp.asarray(self._guide_text.encode_batch(prompts))
+        ids = None if self.guide_text is None else jnp.asarray(self.guide_text.encode_batch(prompts))
         return self._sample(
-            text, empty, keys, guidance, known, ids, file=self.file, guided=guided, clip_scale=self._clip_scale
+            text, empty, keys, guidance, known, ids, file=self.file, guided=guided, clip_scale=self.clip_scale
         )

@@ -103,18 +103,22 @@ def sample_upsampler(
     levels: Levels | None = None,
     sampler: Sampler = Ddim(),  # noqa: B008 (frozen)
 ) -> Float[Array, "B H W 3"]:
-    """Sample images in -1 .. 1 of the size of the noise, from the base's, which are rounded to 256 values first.
+    """Sample images in -1 .. 1 of the size of the noise, from the base's (``enlarged_base``).
 
     Neither guidance nor new noise is used. The noise is expected with deviation ``UPSAMPLER_TEMPERATURE``.
     """
-    rounded = jnp.round((low + 1) * 127.5) / 127.5 - 1
-    enlarged = low_resolution(rounded, (noise.start.shape[1], noise.start.shape[2]))
+    enlarged = enlarged_base(low, (noise.start.shape[1], noise.start.shape[2]))
     extra = enlarged if known is None else jnp.concatenate([kept_pixels(*known), enlarged], axis=-1)
 
     def denoise(x: Array, level: NoiseLevel) -> ModelOutput:
         return split_variance(network(x, level.time, *prompts, extra=extra))
 
     return _sample(denoise, noise, known, upsampler_levels() if levels is None else levels, sampler)
+
+
+def enlarged_base(low: Float[Array, "B h w 3"], size: tuple[int, int]) -> Float[Array, "B H W 3"]:
+    """Enlarge images of the base in -1 .. 1, rounded to 256 values first, to ``size`` (H, W)."""
+    return low_resolution(jnp.round((low + 1) * 127.5) / 127.5 - 1, size)
 
 
 def upsampler_noise(keys: Key[Array, " B"], shape: tuple[int, ...]) -> StageNoise:

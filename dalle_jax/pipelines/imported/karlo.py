@@ -165,14 +165,14 @@ class Karlo(DiffusionPipeline):
         self.prompts, self.file, self.ranker, self.batch = prompts, file, ranker, batch
         self.recommended = RecommendedSampling(guidance=file.guidance)
         network, static = CompiledNetwork(networks, layout), ("file", "guided")
-        self.parts = network.parts
+        self.network, self.parts, self.layout = network, network.parts, network.layout
         self._sample = network.jit(_sample, static_argnames=static)
         self._decode = network.jit(_decode, static_argnames=(*static, "eta"))
         self._invert = network.jit(_invert, static_argnames=static)
         self._embed = network.jit(_embed, static_argnames=("file",))
         self._embed_texts, self._embed_images = network.jit(_embed_texts), network.jit(_embed_images)
         self._image = None if networks.image is None else networks.image.config
-        self._empty_ids = jnp.asarray(prompts.read([""]))
+        self.empty_ids = jnp.asarray(prompts.read([""]))
 
     @property
     def side(self) -> int:
@@ -207,7 +207,7 @@ class Karlo(DiffusionPipeline):
     def embed(self, prompts: list[str], keys: Key[Array, "P M"]) -> Float[np.ndarray, "P M E"]:
         """Draw an image vector of the prior for each prompt and key."""
         ids = jnp.asarray(self.prompts.read(prompts))
-        return np.asarray(self._embed(ids, self._empty_ids, keys, file=self.file))
+        return np.asarray(self._embed(ids, self.empty_ids, keys, file=self.file))
 
     def noise(self, keys: Key[Array, " B"]) -> Float[np.ndarray, "B h w 3"]:
         """Draw the noise that ``decode`` may begin with."""
@@ -222,7 +222,7 @@ class Karlo(DiffusionPipeline):
 
         def call(rows: np.ndarray) -> Float[Array, "B h w 3"]:
             given = jnp.asarray(embeddings[rows]), jnp.asarray(small[rows]), jnp.full(len(rows), guidance, jnp.float32)
-            return self._invert(self._empty_ids, *given, file=self.file, guided=guidance != 1.0)
+            return self._invert(self.empty_ids, *given, file=self.file, guided=guidance != 1.0)
 
         return in_chunks(np.arange(len(small)), self.batch, self.parts, call)
 
@@ -240,7 +240,7 @@ class Karlo(DiffusionPipeline):
             scale = jnp.full(len(rows), guidance, jnp.float32)
             first = None if start is None else jnp.asarray(start[rows])
             return self._decode(
-                self._empty_ids, jnp.asarray(embeddings[rows]), keys[rows], scale, first, file=self.file,
+                self.empty_ids, jnp.asarray(embeddings[rows]), keys[rows], scale, first, file=self.file,
                 guided=guidance != 1.0, eta=eta,
             )  # fmt: skip
 
@@ -249,4 +249,4 @@ class Karlo(DiffusionPipeline):
     def _pixels(self, call: DrawCall) -> UInt8[Array, "B H W 3"]:
         """Sample the candidates of each prompt; ``guidance`` is the decoder's."""
         ids = jnp.asarray(self.prompts.read(call.prompts))
-        return self._sample(ids, self._empty_ids, call.keys, call.guidance, file=self.file, guided=call.guided)
+        return self._sample(ids, self.empty_ids, call.keys, call.guidance, file=self.file, guided=call.guided)

@@ -98,6 +98,12 @@ def invert_images(
     return invert(guided, respaced(steps), images, FORM, INVERSION_REFINEMENTS)
 
 
+def decoder_output(networks: KarloNetworks, x: Array, level: NoiseLevel, condition: DecoderCondition) -> ModelOutput:
+    """Return the decoder's prediction."""
+    context = UNetContext(condition.context, condition.mask)
+    return split_variance(networks.decoder(x, level.time, vector=condition.time, context=context))
+
+
 def guided_decoder(
     networks: KarloNetworks,
     text: TextCondition,
@@ -108,8 +114,7 @@ def guided_decoder(
     """Return the decoder with its conditions, and with guidance of each row's scale."""
 
     def denoise(x: Array, level: NoiseLevel, condition: DecoderCondition) -> ModelOutput:
-        context = UNetContext(condition.context, condition.mask)
-        return split_variance(networks.decoder(x, level.time, vector=condition.time, context=context))
+        return decoder_output(networks, x, level, condition)
 
     condition = networks.projection(vectors, text)
 

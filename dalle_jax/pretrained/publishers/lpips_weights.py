@@ -1,4 +1,4 @@
-"""LPIPS with VGG-16: one state dict with all weights, or torchvision's VGG-16 and LPIPS's own weights in two files.
+"""LPIPS with VGG-16 or AlexNet: one state dict with all weights, or torchvision's network and LPIPS's own in two files.
 
 A checkpoint of taming's VQGAN contains all of them, because LPIPS is a part of its loss.
 """
@@ -11,22 +11,29 @@ from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.tensors import Tensors, file_error
 from dalle_jax.pretrained.mapping import CONV_KERNEL, Rule, reshaped, rule
 from dalle_jax.pretrained.publisher import Published, tensor_shape
-from dalle_jax.pretrained.signatures import LPIPS, LPIPS_FEATURES, LPIPS_OWN, VGG16, locate
+from dalle_jax.pretrained.signatures import ALEXNET, LPIPS, LPIPS_FEATURES, LPIPS_OWN, VGG16, Signature, locate
 
 GROUPS = 5
-VGG_FILE, OWN_FILE = "vgg16*.pth", "vgg*.pth"
+FILES = (("vgg16*.pth", "vgg*.pth"), ("alexnet*.pth", "alex*.pth"))
+"""Names of torchvision's file and of LPIPS's own, for each network."""
+ALEXNET_NUMBERS = [0, 3, 6, 8, 10]
+"""Numbers of AlexNet's convolutions; each is a group."""
 IGNORED = {
     r"scaling_layer\..*": "the mean and standard deviation of ImageNet, which are constants here",
     r"lins\..*": "the same weights as lin0 to lin4",
-    r"classifier\..*": "VGG-16's classifier, which LPIPS does not use",
+    r"classifier\..*": "the network's classifier, which LPIPS does not use",
 }
 
 
 def published(source: Path) -> Published:
-    """Read LPIPS in a state dict, or in a folder with ``vgg16….pth`` (torchvision's) and ``vgg….pth`` (LPIPS's own)."""
-    files, kinds = [source], [(LPIPS, LPIPS_FEATURES)]
+    """Read LPIPS in a state dict, or in a folder with two files.
+
+    They are ``vgg16….pth`` or ``alexnet….pth`` (torchvision's), and ``vgg.pth`` or ``alex.pth`` (LPIPS's own).
+    """
+    files: list[Path] = [source]
+    kinds: list[tuple[Signature, ...]] = [(LPIPS, LPIPS_FEATURES)]
     if source.is_dir():
-        files, kinds = _two_files(source), [(VGG16, LPIPS), (LPIPS_OWN, LPIPS)]
+        files, kinds = _two_files(source), [(VGG16, ALEXNET, LPIPS), (LPIPS_OWN, LPIPS)]
     tensors = Tensors(str(source), {})
     for file, signatures in zip(files, kinds, strict=True):
         tensors.add("", locate(read_tensors(file), *signatures))
@@ -42,12 +49,16 @@ def published(source: Path) -> Published:
             rule(f"weights.{index}", f"lin{index}.model.1.weight", transform=reshaped(width, stored=(1, width, 1, 1)))
         )
     return Published(
-        config=LpipsConfig(widths=widths, depths=tuple(map(len, names))),
+        config=LpipsConfig(
+            widths=widths,
+            depths=tuple(map(len, names)),
+            backbone="alexnet" if all(len(group) == 1 for group in names) else "vgg16",
+        ),
         tensors=tensors,
         rules=rules,
         ignored=IGNORED,
         files=tuple(files),
-        licence="BSD-2-Clause (PerceptualSimilarity); VGG-16: torchvision's",
+        licence="BSD-2-Clause (PerceptualSimilarity); the network: torchvision's",
     )
 
 
@@ -64,6 +75,8 @@ def convolutions(tensors: Tensors) -> list[list[str]]:
         match = re.fullmatch(r"(net\.slice\d\.|features\.)(\d+)\.weight", name)
         if match:
             found[int(match[2])] = name.removesuffix(".weight")
+    if sorted(found) == ALEXNET_NUMBERS:
+        return [[found[number]] for number in ALEXNET_NUMBERS]
     groups: list[list[str]] = []
     for number in sorted(found):
         if number - 2 in found:
@@ -76,12 +89,15 @@ def convolutions(tensors: Tensors) -> list[list[str]]:
 
 
 def _two_files(folder: Path) -> list[Path]:
-    network = sorted(folder.glob(VGG_FILE))
-    own = [file for file in sorted(folder.glob(OWN_FILE)) if file not in network]
-    if len(network) != 1 or len(own) != 1:
-        raise file_error(
-            folder,
-            f"one {VGG_FILE} (torchvision's VGG-16) and one other {OWN_FILE} (LPIPS's own weights)",
-            f"{len(network)} and {len(own)}",
-        )
-    return [network[0], own[0]]
+    found: list[tuple[list[Path], list[Path]]] = []
+    for network_name, own_name in FILES:
+        network = sorted(folder.glob(network_name))
+        own = [file for file in sorted(folder.glob(own_name)) if file not in network]
+        if network or own:
+            found.append((network, own))
+    files = [file for pair in found for one in pair for file in one[:1]]
+    if len(found) != 1 or len(files) != 2 or sum(map(len, found[0])) != 2:
+        of_each = (f"one {network} (torchvision's) and one other {own} (LPIPS's own)" for network, own in FILES)
+        got = " and ".join(str(len(one)) for pair in found for one in pair) or "none"
+        raise file_error(folder, f"two files: {', or '.join(of_each)}", got)
+    return files

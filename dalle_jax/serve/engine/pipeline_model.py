@@ -1,19 +1,18 @@
-"""A loaded pipeline as a served model: its abilities, its checks, and its calls."""
+"""A loaded pipeline as a served model: its abilities, its checks, and the plans of its works."""
 
-from collections.abc import Sequence
-from dataclasses import fields, replace
-from typing import cast
+from collections.abc import Callable
 
 import numpy as np
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.images.editable import EditableImage, load_editable
 from dalle_jax.pipelines.edits.embedding_editor import EmbeddingEditor
-from dalle_jax.pipelines.edits.embedding_edits import EmbeddingEditKeywords
+from dalle_jax.pipelines.edits.embedding_edits import EmbeddingEdit, EmbeddingEditKeywords, require_editor
 from dalle_jax.pipelines.edits.filler import HoleFiller
-from dalle_jax.pipelines.edits.mix import mix
-from dalle_jax.pipelines.edits.painting import CONTEXT, inpaint
-from dalle_jax.pipelines.edits.vary import vary
+from dalle_jax.pipelines.edits.holes import Hole, HoleWork
+from dalle_jax.pipelines.edits.mix import mixed
+from dalle_jax.pipelines.edits.painting import CONTEXT
+from dalle_jax.pipelines.edits.vary import variations
 from dalle_jax.pipelines.edits.windows import windows_about
 from dalle_jax.pipelines.imported.glide import GlidePipeline
 from dalle_jax.pipelines.imported.karlo import Karlo
@@ -21,13 +20,15 @@ from dalle_jax.pipelines.load.pipeline import AnyPipeline
 from dalle_jax.pipelines.pixel_unclip import PixelUnclip
 from dalle_jax.pipelines.prompted_pipeline import check_diffusion_options
 from dalle_jax.pipelines.prompts import ClassPrompts, FeaturePrompts, Prompt, PromptReader, TextPrompts, prompt_warnings
-from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
+from dalle_jax.pipelines.request import Request, RequestKeywords, RequestOptions
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.pipelines.unclip import Unclip
-from dalle_jax.serve.engine.call_runner import CallRunner
-from dalle_jax.serve.engine.serve_job import Job
+from dalle_jax.serve.engine.code_slots import TransformerSlots, UnclipSlots
+from dalle_jax.serve.engine.drawing_plans import DrawingPlan, HolePlan, WholePlan
+from dalle_jax.serve.engine.pixel_slots import PixelSlots
 from dalle_jax.serve.engine.served_model import Abilities, Runner, Tokens
-from dalle_jax.serve.engine.works import Drawn, Edit, Finished, Generate, Vary, Work
+from dalle_jax.serve.engine.slot_runner import SlotRunner
+from dalle_jax.serve.engine.works import Edit, Generate, Vary, Work
 
 STEPS = (2, 4, 8, 16, 32, 64)
 """The numbers of steps that a request may choose; a program is compiled for each, so that they are few."""
@@ -47,17 +48,16 @@ KINDS: dict[type, str] = {
 
 
 class PipelineModel:
-    """A pipeline by the name that requests give.
+    """A pipeline by the name that requests give. Its images share a running batch of the pipeline's ``batch`` slots."""
 
-    All its jobs are done by calls of the pipeline, one at a time, so an image depends on its own request alone.
-    """
-
-    def __init__(self, name: str, pipeline: AnyPipeline, *, partials: bool = False) -> None:
+    def __init__(self, name: str, pipeline: AnyPipeline, window: int = 1) -> None:
+        """Serve a pipeline; ``window`` is the number of codes of an image that a pass of a transformer computes."""
         self.name, self.pipeline = name, pipeline
         if isinstance(_reader(pipeline), FeaturePrompts):
             raise UserError(f"--model {name}: expected a model of texts or of classes, got one of caption features")
-        self.abilities = replace(abilities_of(pipeline), partials=partials)
-        self.runner: Runner = CallRunner(self.do)
+        self.abilities = abilities_of(pipeline)
+        self._slots = slots_of(pipeline, self.plan, window)
+        self.runner: Runner = self._slots
 
     def options(self, given: RequestKeywords) -> RequestOptions:
         """Return the options of a request, with the model's defaults."""
@@ -65,8 +65,6 @@ class PipelineModel:
 
     def check(self, work: Work) -> None:
         """Raise UserError for a work that this pipeline cannot do."""
-        if work.options.candidates > self.pipeline.batch and not isinstance(work, Generate):
-            raise UserError(f"candidates: expected at most {self.pipeline.batch}, got {work.options.candidates}")
         if isinstance(work, Generate):
             self._check_steps(work.steps)
             request = self.request(work)
@@ -96,20 +94,20 @@ class PipelineModel:
         return list(prompt_warnings(_reader(self.pipeline), self.name, [self.prompt(work.prompt)]))
 
     def warm(self) -> None:
-        """Compile the calls of one image, with guidance if the model has it by default."""
-        options = self.pipeline.options(candidates=1, keep=1)
-        self.pipeline.draw([self.request(Generate(prompt=self.any_prompt(), options=options))])
-        self.warm_edits()
-
-    def warm_edits(self) -> None:
-        """Compile the calls of an edit and of a variation of one image, where the model has them."""
-        side, options = self.abilities.side, self.pipeline.options(candidates=1, keep=1)
+        """Compile the programs of the slots, and those of an edit and of a variation, where the model has them."""
+        prompt, options = self.any_prompt(), self.pipeline.options(candidates=1, keep=1)
+        side, shown = self.abilities.side, (0.5,)
         image, hidden = load_editable(np.full((side, side, 3), 128, np.uint8)), np.zeros((side, side), bool)
         hidden[side // 4 : side // 2, side // 4 : side // 2] = True
+        works: list[Work] = [Generate(prompt=prompt, options=options, shown=shown)]
+        if isinstance(self.pipeline, TextToImage):
+            negative = prompt if options.guided else None
+            works.append(Generate(prompt=prompt, options=options, negative_prompt=negative))
         if self.abilities.inpaint:
-            self._edit(Edit(images=(image,), hidden=hidden, prompt=self.any_prompt(), options=options))
+            works.append(Edit(images=(image,), hidden=hidden, prompt=prompt, options=options, shown=shown))
         if self.abilities.vary:
-            self._vary(Vary(image=image, options=options, prompt=self.any_prompt()))
+            works.append(Vary(image=image, prompt=prompt, options=options, shown=shown))
+        self._slots.warm([*works, works[0]])
 
     def any_prompt(self) -> str:
         """Return a prompt that the model takes."""
@@ -134,41 +132,33 @@ class PipelineModel:
         caption = None if isinstance(prompt, str) else work.prompt
         return Request(prompt, work.options, caption=caption, negative_prompt=negative)
 
-    def do(self, job: Job) -> None:
-        """Do a job in calls of the pipeline, and send its end."""
-        work = job.work
+    def plan(self, work: Work) -> DrawingPlan:
+        """Plan the images of a work. Edits first embed their images, and invert one that is varied."""
         if isinstance(work, Generate):
-            with_steps = _with_steps(self.pipeline, work.steps)
-            drawn = with_steps.draw([self.request(work)])[0]
-        elif isinstance(work, Edit):
-            drawn = self._edit(work)
-        else:
-            drawn = self._vary(work)
-        job.send(Finished(_ranked(drawn)))
+            request = self.request(work)
+            return WholePlan(request, work.steps, text=request.text)
+        return self._planned_edit(work) if isinstance(work, Edit) else self._planned_variation(work)
 
-    def _edit(self, work: Edit) -> Generation:
-        pipeline = _with_steps(self.pipeline, work.steps)
+    def _planned_edit(self, work: Edit) -> DrawingPlan:
+        pipeline, prompt = _with_steps(self.pipeline, work.steps), work.prompt
         if work.hidden is None:
-            return mix(
-                pipeline,
-                [one.pixels for one in work.images],
-                work.prompt,
-                strength=work.strength,
-                **_edit_keywords(work),
-            )
-        assert isinstance(pipeline, HoleFiller)
-        options = cast(RequestKeywords, {one.name: getattr(work.options, one.name) for one in fields(RequestOptions)})
-        source = replace(work.images[0], own=work.images[0].pixels, mode="RGB")
-        found = inpaint(pipeline, source.pixels, work.prompt, mask=work.hidden, **options)
-        return Generation(work.prompt, found.pixels, found.scores, found.chosen, found.pixels, found.scores)
+            editor = require_editor(pipeline, "edit")
+            chosen = EmbeddingEdit.of(editor, _edit_keywords(work))
+            vectors = mixed(editor, [one.pixels for one in work.images], prompt, work.strength, chosen)
+            return WholePlan(_alone(chosen), work.steps, text=prompt, vectors=vectors, eta=1.0)
+        source = work.images[0].pixels
+        windows = windows_about(work.hidden, CONTEXT, pipeline.side // 2)
+        hole = Hole(source, work.hidden, windows, prompt, work.options)
+        return HolePlan(HoleWork.of(hole), pipeline.side, work.steps, prompt)
 
-    def _vary(self, work: Vary) -> Generation:
+    def _planned_variation(self, work: Vary) -> DrawingPlan:
         pipeline = self.pipeline
         if isinstance(pipeline, EmbeddingEditor):
-            return vary(pipeline, work.image.pixels, text=work.prompt, strength=work.strength, **_edit_keywords(work))
-        prompt = self.prompt(work.prompt or "")
-        top = pipeline.given_top(work.image.pixels, GIVEN_ROWS)
-        return pipeline.draw([Request(prompt, work.options, given_image=top)])[0]
+            chosen = EmbeddingEdit.of(pipeline, _edit_keywords(work))
+            vectors = variations(pipeline, work.image.pixels, work.prompt, work.strength, 1.0, chosen)
+            return WholePlan(_alone(chosen), text=work.prompt, vectors=vectors, eta=1.0)
+        request = Request(self.prompt(work.prompt or ""), work.options)
+        return WholePlan(request, text=request.text, top=pipeline.given_top(work.image.pixels, GIVEN_ROWS))
 
     def _check_steps(self, steps: int | None) -> None:
         if steps is not None and steps not in self.abilities.steps:
@@ -220,6 +210,7 @@ def abilities_of(pipeline: AnyPipeline) -> Abilities:
         mix=vectors,
         ranks=pipeline.ranker is not None,
         options=("seed", "candidates", "guidance", *own),
+        partials=True,
         steps=STEPS if isinstance(pipeline, Unclip | PixelUnclip) else (),
     )
 
@@ -254,9 +245,14 @@ def _edit_keywords(work: Edit | Vary) -> EmbeddingEditKeywords:
     }  # fmt: skip
 
 
-def _ranked(drawn: Generation) -> list[Drawn]:
-    scores: Sequence[float | None] = (
-        [None] * len(drawn.pixels) if drawn.scores is None else list(map(float, drawn.scores))
-    )
-    rows = zip(drawn.pixels, drawn.chosen, scores, strict=True)
-    return [Drawn(np.asarray(pixels), int(number), score) for pixels, number, score in rows]
+def _alone(chosen: EmbeddingEdit) -> Request:
+    """Return the request of vectors that are decoded without a prompt."""
+    options = RequestOptions(candidates=chosen.candidates, keep=chosen.keep, seed=chosen.seed, guidance=chosen.guidance)
+    return Request("", options)
+
+
+def slots_of(pipeline: AnyPipeline, plan: Callable[[Work], DrawingPlan], window: int) -> SlotRunner:
+    """Return the slots of a pipeline."""
+    if isinstance(pipeline, TextToImage):
+        return TransformerSlots(pipeline, plan, window)
+    return UnclipSlots(pipeline, plan) if isinstance(pipeline, Unclip) else PixelSlots(pipeline, plan)

@@ -3,28 +3,27 @@
 All programs have fixed shapes, whatever shares the batch, so an image is the same to the last bit alone and in company.
 """
 
+import math
 import time
 from abc import ABC, abstractmethod
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
-from dalle_jax.arrays import Array, Float, Int, UInt8
-from dalle_jax.pipelines.ranker import best_candidates
-from dalle_jax.pipelines.request import Request, RequestOptions
-from dalle_jax.pipelines.slot_engine import CodesSoFar, GivenRow, SlotImage
-from dalle_jax.pipelines.text_to_image import TextToImage
-from dalle_jax.pipelines.unclip import Unclip
-from dalle_jax.serve.engine.call_runner import CallRunner
+from dalle_jax.arrays import Array, Float, UInt8
+from dalle_jax.pipelines.load.pipeline import AnyPipeline
+from dalle_jax.pipelines.request import Request
+from dalle_jax.pipelines.rows.slot_image import SlotImage
+from dalle_jax.serve.engine.drawing_plans import DrawingPlan, PlannedRow, RoundOfImages
 from dalle_jax.serve.engine.serve_job import Job
-from dalle_jax.serve.engine.works import Drawn, Event, Failed, Finished, Generate, Partial, Work
+from dalle_jax.serve.engine.works import Event, Failed, Finished, Partial, Work
 
-CHUNK_SECONDS = 0.03
-"""About how long the devices run before new images may join and cancelled ones leave."""
+CHUNK_SECONDS, JOIN_SECONDS = 0.03, 0.005
+"""About how long the devices run before cancelled images may leave, and before new ones may join if there is room."""
 MOST_PASSES = 64
 """Most passes of a chunk, before their time was measured."""
 KEPT_TEXTS = 256
@@ -35,33 +34,32 @@ DECODED_TOGETHER = 8
 
 @dataclass(eq=False)
 class _Drawing:
-    """A job at work: its candidates that wait for a slot, those in slots, and those that are finished."""
+    """A job at work: the candidates of its round that wait for a slot, and those that are finished."""
 
     job: Job
-    request: Request
-    shown: tuple[float, ...]
+    plan: DrawingPlan
     length: int
     context: int | None
-    given: GivenRow | None
     text: Float[np.ndarray, "1 E"] | None
+    round: int = 0
     waiting: deque[int] = field(default_factory=deque)
     pixels: dict[int, UInt8[np.ndarray, "H W 3"]] = field(default_factory=dict)
     scores: dict[int, float] = field(default_factory=dict)
+    sent: Counter[int] = field(default_factory=Counter)
 
     @property
-    def options(self) -> RequestOptions:
-        """The options of the request."""
-        return self.request.options
+    def last(self) -> bool:
+        """True in the last round."""
+        return self.round + 1 == self.plan.rounds
 
 
 @dataclass(eq=False)
 class _Inside:
-    """An image in a slot: its candidate's number, the next code, and the number of partial images that were sent."""
+    """An image in a slot: its candidate's number, and how far it is drawn."""
 
     drawing: _Drawing
     candidate: int
     position: int
-    sent: int = 0
 
     @property
     def left(self) -> int:
@@ -69,11 +67,44 @@ class _Inside:
         return self.drawing.length - self.position
 
     def next_shown(self) -> int | None:
-        """Return the position of its next partial image, if it has one."""
-        shown, work = self.drawing.shown, self.drawing.job.work
-        if not isinstance(work, Generate) or self.candidate >= work.shown_images or self.sent >= len(shown):
+        """Return the position of its next partial image, if it has one in this round."""
+        drawing = self.drawing
+        work, sent = drawing.job.work, drawing.sent[self.candidate]
+        if self.candidate >= work.shown_images or sent >= len(work.shown):
             return None
-        return max(1, int(shown[self.sent] * self.drawing.length))
+        place = int(work.shown[sent] * drawing.length * drawing.plan.rounds) - drawing.round * drawing.length
+        return max(1, place) if place < drawing.length else None
+
+    @property
+    def is_due(self) -> bool:
+        """True if it is drawn as far as its next partial image shows."""
+        place = self.next_shown()
+        return place is not None and place <= self.position
+
+
+class _Chunk(NamedTuple):
+    """Passes that the devices run: an array that is ready after them, their number, and the time of their start."""
+
+    started: Array
+    passes: int
+    begin: float
+
+
+@dataclass(eq=False)
+class _Decoding:
+    """Images that the devices decode, each with the number of its partial image and its position."""
+
+    images: Sequence[_Inside]
+    numbers: Sequence[tuple[int, int]]
+    finished: bool
+    decoded: "DecodedRows"
+
+
+class DecodedRows(NamedTuple):
+    """Images on the devices, in an array or one by one, and CLIP's vectors of them, None if they are not encoded."""
+
+    pixels: Sequence[UInt8[Array, "H W 3"]] | UInt8[Array, "B H W 3"]
+    vectors: Float[Array, "B E"] | None
 
 
 @runtime_checkable
@@ -99,12 +130,12 @@ class ImageSlots(Protocol):
         """Run passes until an image is finished, at most ``passes``; return the slots of finished images."""
         ...
 
-    def collect(self, slots: Sequence[int]) -> Int[Array, "B I"]:
-        """Return the codes of finished images, and free their slots."""
+    def position(self, slot: int) -> int:
+        """Return how far the image in a slot is drawn, of the length of its drawing."""
         ...
 
-    def codes_so_far(self, slots: Sequence[int]) -> CodesSoFar:
-        """Return the codes of images that may be unfinished; this waits for the devices."""
+    def started(self) -> Array:
+        """Return an array that is ready once the devices have run all passes up to now."""
         ...
 
     def cancel(self, slots: Sequence[int]) -> None:
@@ -113,20 +144,20 @@ class ImageSlots(Protocol):
 
 
 class SlotRunner(ABC):
-    """A model of codes at work: as many images at once as its pipeline's ``batch``."""
+    """A model at work: as many images at once as its pipeline's ``batch``. ``plan`` plans a work, and may fail."""
 
-    FIRST = 0
-    """The passes of an image that are done when it takes its slot."""
-
-    def __init__(self, pipeline: TextToImage | Unclip) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipeline: AnyPipeline, plan: Callable[[Work], DrawingPlan]) -> None:
+        self._pipeline, self._plan = pipeline, plan
+        together = math.gcd(DECODED_TOGETHER, pipeline.batch) if pipeline.parts == 1 else pipeline.batch
+        self._together = 1 if pipeline.layout.platform == "cpu" and pipeline.parts == 1 else together
         self._engine = self._new_slots()
         self._drawings: list[_Drawing] = []
         self._texts: OrderedDict[str, Float[np.ndarray, "1 E"]] = OrderedDict()
         self._inside: dict[int, _Inside] = {}
+        self._chunks: deque[_Chunk] = deque()
+        self._decoding: list[_Decoding] = []
         self._seconds_per_pass = CHUNK_SECONDS / MOST_PASSES
-        on_cpu = pipeline.layout.platform == "cpu" and pipeline.parts == 1
-        self._together = 1 if on_cpu else max(pipeline.parts, min(DECODED_TOGETHER, self._engine.slots))
+        self._last_end = 0.0
 
     @abstractmethod
     def _new_slots(self) -> ImageSlots:
@@ -140,6 +171,14 @@ class SlotRunner(ABC):
     def _length(self, steps: int | None) -> int:
         """Return the passes of an image from its first to its last."""
 
+    @abstractmethod
+    def _decode(self, slots: Sequence[int], *, finished: bool, scored: bool) -> DecodedRows:
+        """Start decoding images, and encoding them by CLIP if they are ``scored``; finished ones leave their slots."""
+
+    def _image(self, image: SlotImage, row: PlannedRow) -> SlotImage:
+        """Return an image to insert with its given parts."""
+        return image._replace(hole=row.hole, number=row.number, vector=row.vector)
+
     def _seen(self, pixels: UInt8[np.ndarray, "H W 3"], position: int) -> UInt8[np.ndarray, "H W 3"]:
         """Return an unfinished image as it is shown."""
         del position
@@ -150,42 +189,56 @@ class SlotRunner(ABC):
         """True if there are jobs."""
         return bool(self._drawings)
 
-    def take(
-        self, job: Job, request: Request, shown: tuple[float, ...] = (), *, steps: int | None = None,
-        given: GivenRow | None = None,
-    ) -> bool:  # fmt: skip
-        """Take a job over, or return False if there is no room: as many images wait as there are slots.
-
-        ``steps`` are those of a decoder, and ``given`` the codes that a transformer keeps.
-        """
+    def admit(self, job: Job) -> bool:
+        """Take a job over, or return False if there is no room: as many images wait as there are slots."""
         waiting = sum(len(one.waiting) for one in self._drawings)
         if waiting >= self._engine.slots or not self._engine.free_contexts:
             return False
         try:
-            context, text = self._hold(request, steps), self._text_vector(request)
+            plan = self._plan(job.work)
+            context, text = self._hold(plan.request, plan.steps), self._text_vector(plan.text)
         except Exception as error:
             job.send(Failed(error))
             return True
-        drawing = _Drawing(job, request, shown, self._length(steps), context, given, text)
-        drawing.waiting.extend(range(request.options.candidates))
+        drawing = _Drawing(job, plan, self._length(plan.steps), context, text)
+        drawing.waiting.extend(range(plan.request.options.candidates))
         self._drawings.append(drawing)
         return True
 
     def step(self) -> None:
-        """Let images leave and join, run a chunk of passes, and send what is finished or due to be shown."""
+        """Let images leave and join, start a chunk of passes, and send the images that the chunk before it finished.
+
+        The devices run a chunk while the host sends and lets images join: one chunk runs, and one waits behind it.
+        """
         self._leave()
         self._join()
-        if not self._inside:
-            return
+        decoded, self._decoding = self._decoding, []
+        if self._inside:
+            self._run()
+        for one in decoded:
+            self._send(one)
+        while len(self._chunks) > (1 if self._inside else 0):
+            self._wait(self._chunks.popleft())
+
+    def _run(self) -> None:
+        """Start a chunk of passes, and the decoding of images that are then finished or due to be shown."""
         passes, begin = self._passes(), time.monotonic()
         done = self._engine.advance(passes)
-        for one in self._inside.values():
-            one.position += passes
-        self._show()  # waits for the devices
+        self._chunks.append(_Chunk(self._engine.started(), passes, begin))
+        for slot, one in self._inside.items():
+            one.position = self._engine.position(slot)
+        due = [slot for slot, one in self._inside.items() if slot not in done and one.is_due]
+        for slots, finished in ((due, False), (done, True)):
+            if slots:
+                self._decoding.append(self._decoded(slots, finished=finished))
+
+    def _wait(self, chunk: _Chunk) -> None:
+        """Wait until the devices have run a chunk, and measure the time of its passes."""
+        jax.block_until_ready(chunk.started)
+        seconds = time.monotonic() - max(chunk.begin, self._last_end)
+        self._last_end = time.monotonic()
         if self._pipeline.layout.is_local:  # processes of one mesh must run equal chunks, so they measure no time
-            self._seconds_per_pass += 0.2 * ((time.monotonic() - begin) / passes - self._seconds_per_pass)
-        if done:
-            self._finish(done)
+            self._seconds_per_pass += 0.2 * (seconds / chunk.passes - self._seconds_per_pass)
 
     def drop(self, error: Exception) -> None:
         """End all jobs with an error, and begin with new slots, since a failed step may have lost their state."""
@@ -193,21 +246,24 @@ class SlotRunner(ABC):
             one.job.send(Failed(error))
         self._drawings.clear()
         self._inside.clear()
+        self._chunks.clear()
+        self._decoding.clear()
         self._engine = self._new_slots()
 
-    def warm(self, requests: Sequence[Request]) -> None:
-        """Compile all programs by a run of requests of one image, the last of which is given up."""
-        jobs = [Job("", Generate(prompt="", options=one.options), _raise_failure) for one in requests]
-        for job, request in zip(jobs, requests, strict=True):
-            self.take(job, request, shown=(0.5,))
-        self.step()
-        jobs[-1].cancel()
-        while self.busy:
+    def warm(self, works: Sequence[Work]) -> None:
+        """Compile all programs by a run of works, the last of which is given up."""
+        jobs = deque(Job("", work, _raise_failure) for work in works)
+        last = jobs[-1]
+        while jobs or self.busy:
+            while jobs and self.admit(jobs[0]):
+                jobs.popleft()
             self.step()
+            if not jobs:
+                last.cancel()
 
-    def _text_vector(self, request: Request) -> Float[np.ndarray, "1 E"] | None:
-        """Return CLIP's vector of a request's text; those of the last texts are kept."""
-        ranker, text = self._pipeline.ranker, request.text
+    def _text_vector(self, text: str | None) -> Float[np.ndarray, "1 E"] | None:
+        """Return CLIP's vector of a text; those of the last texts are kept."""
+        ranker = self._pipeline.ranker
         if ranker is None or text is None:
             return None
         found = self._texts.pop(text, None)
@@ -238,123 +294,77 @@ class SlotRunner(ABC):
         coming = [(one, number) for one in self._drawings for number in one.waiting][: self._engine.slots]
         if not coming:
             return
-        for slot, (drawing, number) in zip(self._engine.insert([_image(*one) for one in coming]), coming, strict=False):
-            self._inside[slot] = _Inside(drawing, number, self.FIRST)
+        for slot, (drawing, number) in zip(
+            self._engine.insert([self._given(*one) for one in coming]), coming, strict=False
+        ):
+            self._inside[slot] = _Inside(drawing, number, self._engine.position(slot))
             drawing.waiting.popleft()
         for one in self._drawings:
-            if not one.waiting:
+            if not one.waiting and one.last:
                 self._release(one)
+
+    def _given(self, drawing: _Drawing, number: int) -> SlotImage:
+        """Return candidate ``number`` of a job as an image to insert."""
+        assert drawing.context is not None  # it is released once no image waits
+        options = drawing.plan.request.options
+        image = SlotImage(drawing.context, options.seed, options.first + number, options)
+        return self._image(image, drawing.plan.row(number))
 
     def _passes(self) -> int:
         """Return the passes until an image is finished or due to be shown, at most those of a chunk."""
-        most = min(MOST_PASSES, max(1, round(CHUNK_SECONDS / max(self._seconds_per_pass, 1e-6))))
+        seconds = CHUNK_SECONDS if len(self._inside) == self._engine.slots else JOIN_SECONDS
+        most = min(MOST_PASSES, max(1, round(seconds / max(self._seconds_per_pass, 1e-6))))
         ends = [one.left for one in self._inside.values()]
         due = [place - one.position for one in self._inside.values() if (place := one.next_shown()) is not None]
         return max(1, min([most, *ends, *(one for one in due if one > 0)]))
 
-    def _show(self) -> None:
-        """Wait for the devices, and send the partial images that are due."""
-        due = [
-            slot for slot, one in self._inside.items()
-            if one.left and (place := one.next_shown()) is not None and place <= one.position
-        ]  # fmt: skip
-        found = self._engine.codes_so_far(due)
-        if not due:
+    def _decoded(self, slots: Sequence[int], *, finished: bool) -> _Decoding:
+        """Start decoding images."""
+        images = [self._inside.pop(slot) if finished else self._inside[slot] for slot in slots]
+        scored = finished and any(one.drawing.plan.plain and one.drawing.text is not None for one in images)
+        numbers = [(one.drawing.sent[one.candidate], one.position) for one in images]
+        for one in images:
+            one.drawing.sent[one.candidate] += 0 if finished else 1
+        return _Decoding(images, numbers, finished, self._decode(slots, finished=finished, scored=scored))
+
+    def _send(self, decoding: _Decoding) -> None:
+        """Send images as far as they are drawn, or the jobs whose images are all finished."""
+        decoded = decoding.decoded.pixels
+        every = np.asarray(decoded) if isinstance(decoded, jax.Array) else [np.asarray(one) for one in decoded]
+        vectors = None if decoding.decoded.vectors is None else np.asarray(decoding.decoded.vectors)
+        for row, (one, (number, position)) in enumerate(zip(decoding.images, decoding.numbers, strict=True)):
+            drawing, pixels = one.drawing, every[row]
+            if drawing not in self._drawings:  # given up meanwhile
+                continue
+            if not decoding.finished:
+                seen = drawing.plan.shown(one.candidate, self._seen(pixels, position))
+                drawing.job.send(Partial(one.candidate, number, seen))
+                continue
+            drawing.pixels[one.candidate] = image = drawing.plan.finished(one.candidate, pixels)
+            if drawing.text is not None:
+                vector = self._vector(image) if vectors is None or not drawing.plan.plain else vectors[row]
+                drawing.scores[one.candidate] = float(vector @ drawing.text[0])
+            if len(drawing.pixels) == drawing.plan.request.options.candidates:
+                self._end_round(drawing)
+
+    def _vector(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, " E"]:
+        """Return CLIP's vector of an image that the devices did not encode with its decoding."""
+        assert self._pipeline.ranker is not None  # a job without one has no text
+        return self._pipeline.ranker.image_vectors(image[None])[0]
+
+    def _end_round(self, drawing: _Drawing) -> None:
+        """End a job, or let the candidates of its next round wait for slots."""
+        drawn = drawing.plan.end_round(RoundOfImages(drawing.pixels, drawing.scores))
+        if drawn is not None:
+            drawing.job.send(Finished(drawn))
+            self._drawings.remove(drawing)
             return
-        for slot, pixels in zip(due, self._decode(found.codes), strict=True):
-            one = self._inside[slot]
-            one.drawing.job.send(Partial(one.candidate, one.sent, self._seen(pixels, one.position)))
-            one.sent += 1
-
-    def _finish(self, done: Sequence[int]) -> None:
-        """Decode and score finished images, and send the jobs whose images are all finished."""
-        codes = np.asarray(self._engine.collect(done))[: len(done)]
-        images = self._decode(codes)
-        finished = [self._inside.pop(slot) for slot in done]
-        vectors = self._image_vectors(images, finished)
-        for row, one in enumerate(finished):
-            drawing = one.drawing
-            drawing.pixels[one.candidate] = images[row]
-            if vectors is not None and drawing.text is not None:
-                drawing.scores[one.candidate] = float(vectors[row] @ drawing.text[0])
-            if len(drawing.pixels) == drawing.options.candidates:
-                drawing.job.send(Finished(_best(drawing)))
-                self._drawings.remove(drawing)
-
-    def _decode(self, codes: Int[np.ndarray, "n I"]) -> UInt8[np.ndarray, "n H W 3"]:
-        """Decode images in calls of one size."""
-        grids = codes.reshape(-1, *self._pipeline.grid)
-        calls = _calls(len(grids), self._together)
-        decoded = [np.asarray(self._pipeline.codec.decode_device(jnp.asarray(grids[rows]))) for rows in calls]
-        return np.concatenate(decoded)[: len(grids)]
-
-    def _image_vectors(
-        self, images: UInt8[np.ndarray, "n H W 3"], finished: Sequence[_Inside]
-    ) -> Float[np.ndarray, "n E"] | None:
-        ranker = self._pipeline.ranker
-        if ranker is None or all(one.drawing.text is None for one in finished):
-            return None
-        calls = _calls(len(images), self._together)
-        return np.concatenate([ranker.image_vectors(images[rows]) for rows in calls])[: len(images)]
+        drawing.round += 1
+        drawing.pixels, drawing.scores = {}, {}
+        drawing.waiting.extend(range(drawing.plan.request.options.candidates))
 
 
 def _raise_failure(event: Event) -> None:
     """Raise the error of a job that failed."""
     if isinstance(event, Failed):
         raise event.error
-
-
-def _image(drawing: _Drawing, number: int) -> SlotImage:
-    """Return candidate ``number`` of a job as an image to insert."""
-    assert drawing.context is not None  # it is released once no image waits
-    options = drawing.options
-    return SlotImage(drawing.context, options.seed, options.first + number, options, drawing.given)
-
-
-def _calls(count: int, size: int) -> list[Int[np.ndarray, " n"]]:
-    """Return the rows of calls of one size; the last is filled up with the last row."""
-    rows = np.minimum(np.arange(-(-count // size) * size), count - 1)
-    return list(rows.reshape(-1, size))
-
-
-def _best(drawing: _Drawing) -> list[Drawn]:
-    """Return the kept images, best first."""
-    options, scores = drawing.options, drawing.scores
-    numbers = np.arange(options.kept)
-    if scores:
-        numbers = best_candidates(np.array([[scores[one] for one in range(options.candidates)]]), options.kept)[0]
-    return [Drawn(drawing.pixels[int(one)], int(one), scores.get(int(one))) for one in numbers]
-
-
-class BatchedRunner:
-    """The slots for works of some kinds, by ``take``, and calls for all others; each has a step in turn."""
-
-    def __init__(
-        self, slots: SlotRunner, kinds: tuple[type[Work], ...], take: Callable[[Job], bool], calls: CallRunner
-    ) -> None:
-        self._slots, self._kinds, self._take, self._calls = slots, kinds, take, calls
-
-    @property
-    def busy(self) -> bool:
-        """True if one of the two is busy."""
-        return self._slots.busy or self._calls.busy
-
-    def admit(self, job: Job) -> bool:
-        """Hand a job on."""
-        if not isinstance(job.work, self._kinds):
-            return self._calls.admit(job)
-        try:
-            return self._take(job)
-        except Exception as error:
-            job.send(Failed(error))
-            return True
-
-    def step(self) -> None:
-        """Run a step of both."""
-        self._slots.step()
-        self._calls.step()
-
-    def drop(self, error: Exception) -> None:
-        """End all jobs."""
-        self._slots.drop(error)
-        self._calls.drop(error)

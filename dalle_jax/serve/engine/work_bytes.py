@@ -37,10 +37,10 @@ def work_of_bytes(content: bytes) -> Work:
         arrays = dict(file)
     fields = json.loads(arrays.pop("fields").tobytes())
     kind, hidden = KINDS[fields.pop("kind")], arrays.pop("hidden", None)
-    fields["options"] = RequestOptions(**fields["options"])
+    fields |= {"options": RequestOptions(**fields["options"]), "shown": tuple(fields["shown"])}
     images = tuple(load_editable(arrays[f"image{number}"]) for number in range(len(arrays)))
     if kind is Generate:
-        return Generate(**fields | {"shown": tuple(fields["shown"])})
+        return Generate(**fields)
     if kind is Edit:
         return Edit(**fields, images=images, hidden=hidden)
     return Vary(**fields, image=images[0])

@@ -10,19 +10,15 @@ from dalle_jax.images.editable import EditableImage
 from dalle_jax.pipelines.request import RequestOptions
 
 
-@dataclass(frozen=True, kw_only=True)
-class Generate:
-    """Images of a prompt. ``options.keep`` are returned of ``options.candidates``.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ShownWork:
+    """The part of a work that says what is shown while it is drawn. ``options.keep`` of ``options.candidates`` return.
 
     ``shown`` are the shares of the progress, above 0 and below 1, at which the first ``options.keep`` images are
-    returned as far as they are drawn; all candidates are if ``shows_all``, since CLIP may choose any of them. ``steps``
-    are those of a diffusion decoder.
+    returned as far as they are drawn; all candidates are if ``shows_all``, since CLIP may choose any of them.
     """
 
-    prompt: str
     options: RequestOptions
-    negative_prompt: str | None = None
-    steps: int | None = None
     shown: tuple[float, ...] = ()
     shows_all: bool = False
 
@@ -32,8 +28,17 @@ class Generate:
         return self.options.candidates if self.shows_all else self.options.kept
 
 
+@dataclass(frozen=True, kw_only=True)
+class Generate(ShownWork):
+    """Images of a prompt. ``steps`` are those of a diffusion decoder."""
+
+    prompt: str
+    negative_prompt: str | None = None
+    steps: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Edit:
+class Edit(ShownWork):
     """Changes of images by a prompt: the ``hidden`` pixels of the first are drawn anew.
 
     Without them the vectors of all images are joined and turned toward the prompt by ``strength``.
@@ -42,17 +47,15 @@ class Edit:
     images: tuple[EditableImage, ...]
     hidden: Bool[np.ndarray, "H W"] | None
     prompt: str
-    options: RequestOptions
     steps: int | None = None
     strength: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Vary:
+class Vary(ShownWork):
     """Variations of an image, which ``prompt`` may describe."""
 
     image: EditableImage
-    options: RequestOptions
     prompt: str | None = None
     strength: float | None = None
 

@@ -12,6 +12,8 @@ from dalle_jax.serve.results.encoded_images import MEDIA_TYPES, encode, encode_g
 from dalle_jax.serve.results.provenance import Provenance, signed
 
 NAMES_OF_CANDIDATES = {1: "low", 2: "medium", 4: "high", 8: "xhigh", 16: "max"}
+SHORT_PROMPT, FEW_PIXELS = 2000, 2**12
+"""Characters of a prompt, and pixels of an answer, up to which another thread would cost more than the work."""
 KEEP_ALIVE = b": waiting\n\n"
 """A comment that keeps a stream's connection open; clients skip it."""
 
@@ -28,6 +30,14 @@ class Answer:
     def verb(self) -> str:
         """The name of the events."""
         return "image_generation" if isinstance(self.order.work, Generate) else "image_edit"
+
+    def is_small(self, images: Sequence[Drawn | Partial]) -> bool:
+        """Return True if the images are encoded in less time than another thread takes to begin."""
+        order, shapes = self.order, [one.pixels.shape for one in images]
+        if order.by_url or order.file.form != "png" or len(prompt_of(order.work)) > SHORT_PROMPT:
+            return False
+        width, height = order.file.size or (shapes[0][1], shapes[0][0])
+        return width * height * len(images) <= FEW_PIXELS
 
     def keep_frame(self, partial: Partial) -> None:
         """Keep a frame of a GIF."""

@@ -128,7 +128,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """Return Starlette's own errors, of unknown paths and methods, in the API's form."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path[:80]}: {error.detail}"
-    return ApiError(error.status_code, message, code="unknown_url" if error.status_code == 404 else None).response()
+    answer = ApiError(error.status_code, message, code="unknown_url" if error.status_code == 404 else None).response()
+    answer.headers.update(error.headers or {})  # Allow, of a 405
+    return answer
 
 
 class Guard:

@@ -16,7 +16,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.serve.engine.engine import Draining, Engine, QueueFull
 from dalle_jax.serve.engine.serve_job import Expired, Job
 from dalle_jax.serve.engine.works import Event, Failed, Finished, Partial
-from dalle_jax.serve.http.answers import KEEP_ALIVE, Answer, prompt_of
+from dalle_jax.serve.http.answers import KEEP_ALIVE, SHORT_PROMPT, Answer, prompt_of
 from dalle_jax.serve.http.api_errors import ApiError, internal, of_user_error
 from dalle_jax.serve.http.image_bodies import EditBody, GenerationBody, ImagesBody, VariationBody
 from dalle_jax.serve.http.request_bodies import read_form, read_json, receive_form, validated
@@ -51,7 +51,9 @@ class ImageRoutes:
         """Answer ``POST /v1/images/generations``."""
         body = validated(GenerationBody, await read_json(request))
         filtered = not isinstance(self.safety, NoFilter)
-        return await self._answer(request, await _in_thread(generation_order, self.engine.models, body, filtered))
+        make = functools.partial(generation_order, self.engine.models, body, filtered)
+        is_short = len(body.prompt) + len(body.negative_prompt or "") <= SHORT_PROMPT
+        return await self._answer(request, make() if is_short else await _in_thread(make))
 
     async def edits(self, request: Request) -> Response:
         """Answer ``POST /v1/images/edits``."""
@@ -74,10 +76,11 @@ class ImageRoutes:
 
     async def _answer(self, request: Request, order: Order) -> Response:
         """Put an order into the engine, and return its answer or a stream of it."""
-        try:
-            await _in_thread(self.safety.check_prompt, prompt_of(order.work))
-        except Unsafe as error:
-            raise _unsafe(error) from error
+        if not isinstance(self.safety, NoFilter):
+            try:
+                await _in_thread(self.safety.check_prompt, prompt_of(order.work))
+            except Unsafe as error:
+                raise _unsafe(error) from error
         answer = Answer(order, functools.partial(self._store, _base_url(request, self.public_url)), sign=self.sign)
         events, job = self._submit(order)
         if order.streamed:
@@ -91,7 +94,8 @@ class ImageRoutes:
                 elif isinstance(event, Failed):
                     raise self._error_of(event.error)
                 elif isinstance(event, Finished):
-                    body = await _in_thread(answer.json, event.images)
+                    make = functools.partial(answer.json, event.images)
+                    body = make() if answer.is_small(event.images) else await _in_thread(make)
                     return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
         finally:
             self._give_up(job)
@@ -158,7 +162,8 @@ class ImageRoutes:
                 if event is None:
                     yield KEEP_ALIVE
                 elif isinstance(event, Partial):
-                    yield await _in_thread(answer.partial_event, event)
+                    show = functools.partial(answer.partial_event, event)
+                    yield show() if answer.is_small([event]) else await _in_thread(show)
                 elif isinstance(event, Failed):
                     yield self._error_of(event.error).event()
                 else:

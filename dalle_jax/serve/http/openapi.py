@@ -110,6 +110,11 @@ def _schemas_of(kind: type[ImagesBody]) -> Json:
     """Return the schema of a body, with its files, and those that it refers to."""
     schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
     found: Json = schema.pop("$defs", {})
+    if FILES[kind]:  # a form has texts, and leaves out what would be null
+        for field in schema["properties"].values():
+            field.pop("default", None)
+            if choices := [one for one in field.pop("anyOf", ()) if one != {"type": "null"}]:
+                field["anyOf"] = choices
     for name, most in FILES[kind].items():
         one: Json = {"type": "string", "format": "binary"}
         schema["properties"][name] = one if most == 1 else {"type": "array", "items": one, "maxItems": most}

@@ -68,19 +68,17 @@ def edit_order(models: Mapping[str, ServedModel], body: EditBody, form: Form) ->
     if masks:
         hidden = read_mask(masks[0], images[0])
     model = choose_model(models, body.model, "mix" if hidden is None else "inpaint")
-    if body.partial_images or body.output_format == "gif":
-        field = "partial_images" if body.partial_images else "output_format"
-        raise refused(field, "expected none of an edit, which is not shown while it is drawn")
     if body.input_fidelity == "high" and hidden is None:
         raise refused("input_fidelity", "expected low without a mask; pixels outside of a mask are kept exactly")
     if body.strength is not None and hidden is not None:
         raise refused("strength", "expected none with a mask")
     if body.negative_prompt is not None:
         raise refused("negative_prompt", "expected none of an edit")
-    options = _options(model, body)
+    options, shown = _options(model, body), _shown(model, body)
     work = Edit(
-        images=images, hidden=hidden, prompt=body.prompt, options=options, steps=body.steps, strength=body.strength
-    )
+        images=images, hidden=hidden, prompt=body.prompt, options=options, steps=body.steps, strength=body.strength,
+        shown=shown, shows_all=body.output_format == "gif",
+    )  # fmt: skip
     return _order(model, work, body, _file(body, body))
 
 

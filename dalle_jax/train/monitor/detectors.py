@@ -149,6 +149,48 @@ class Hacking:
         return self.message.format(reward_before=reward_before, reward_now=reward_now, before=before, now=now)
 
 
+@dataclass
+class Estrangement:
+    """Detector of a loss that falls while a distance of the generated images from real ones rises.
+
+    A distance is a metric of a suite that ends in one of ``endings``. Each is compared with its value ``readings``
+    suites ago. It warns if the loss, the first of ``losses`` that the run writes, fell by the share ``fell`` since, and
+    the distance rose by the share ``rose``.
+    """
+
+    losses: tuple[str, ...]
+    endings: tuple[str, ...]
+    message: str
+    readings: int = 3
+    fell: float = 0.01
+    rose: float = 0.1
+    _losses: dict[str, float] = field(default_factory=dict)
+    _history: dict[str, deque[tuple[float, float]]] = field(default_factory=dict)
+
+    def check(self, step: int, values: Mapping[str, float]) -> str | None:
+        """Return ``message`` for the first distance that rose, else a result as in ``Detector.check``.
+
+        {name}, {before} and {now} are of the distance; {loss_before} and {loss_now} are of the loss.
+        """
+        del step
+        self._losses |= {name: values[name] for name in self.losses if name in values}
+        loss = next((self._losses[name] for name in self.losses if name in self._losses), None)
+        distances = [name for name in values if name.startswith("suites/") and name.endswith(self.endings)]
+        if not distances or loss is None:
+            return None
+        found = ""
+        for name in distances:
+            history = self._history.setdefault(name, deque(maxlen=self.readings))
+            history.append((loss, values[name]))
+            (loss_before, before), (loss_now, now) = history[0], history[-1]
+            fell = loss_before - loss_now >= self.fell * abs(loss_before)
+            if len(history) == self.readings and fell and now - before >= self.rose * abs(before) and not found:
+                found = self.message.format(
+                    name=name, before=before, now=now, loss_before=loss_before, loss_now=loss_now
+                )
+        return found
+
+
 class Alerts:
     """The alerts of a run: each detector warns once until its metric recovers."""
 
@@ -243,6 +285,15 @@ def detectors(warmup: int = 0) -> tuple[Detector, ...]:
             "CLIP score went from {other_before:.4g} to {other_now:.4g}: the model predicts codes better from other "
             "codes, but follows the caption less. Raise task.blank_captions or the guidance, check that captions "
             "belong to their images, and choose checkpoints by the CLIP score.",
+        ),
+        Estrangement(
+            ("evaluation/image_nll", "evaluation/loss", "train/loss"),
+            ("/fd", "/mind", "/kid"),
+            "THE LOSS FALLS WHILE {name} RISES: the loss went from {loss_before:.4g} to {loss_now:.4g}, and the "
+            "distance of the generated images from real ones from {before:.4g} to {now:.4g}. Copies of training images "
+            "in the run's images/ mean too little data: add data, augmentation or dropout, or stop here. Broken images "
+            "mean that sampling fails: lower the temperature or top-k, or average longer with trainer.ema. "
+            "trainer.keep_every keeps the checkpoints among which you choose by {name}.",
         ),
         *_of_rewards(),
     )

@@ -103,7 +103,7 @@ def test_evaluation_captions_are_deterministic_distinct_and_of_their_split(level
         assert captions == evaluation_captions(level, split, 60, seed=5)
         assert captions[:20] == evaluation_captions(level, split, 20, seed=5)
         assert len(set(captions)) == 60
-        assert {is_held_out(parse(caption)) for caption in captions} == {split == "held_out"}
+        assert {is_held_out(parse(caption)) for caption in captions} == {split != "seen"}
         assert {parse(caption).level for caption in captions} == {level}
     assert captions != evaluation_captions(level, "held_out", 60, seed=6)
 

@@ -18,6 +18,7 @@ EMPTY = {
     "sizes": [],
     "numbers": {},
     "words": {},
+    "metadata": {},
     "same": {},
     "truncated": None,
 }
@@ -30,6 +31,7 @@ CONTENT = EMPTY | {
     "sizes": [{"width": 40, "height": 30, "count": 2}],
     "numbers": {"width": {"least": 40.0, "p5": 40.0, "median": 40.0, "p95": 100.125, "most": 101.0}},
     "words": {"<i>": 4},
+    "metadata": {"style": {"count": 3, "values": 2, "most": {"<noto>": 2, "plain": 1}}},
     "same": {"key": {"count": 1, "examples": [["a", "b"]]}},
 }
 
@@ -60,7 +62,7 @@ def test_text_of_the_data_is_escaped():
 def test_tables_without_rows_read_none():
     page = inspection_page("t", EMPTY, None)
     assert "<table" not in page and "<img" not in page
-    assert page.count(": none.</p>") == 7
+    assert page.count(": none.</p>") == 8
 
 
 def test_an_undefined_name_in_a_template_is_an_error():
@@ -74,3 +76,4 @@ def test_the_text_holds_kinds_with_keys_and_quantiles():
     assert "dropped: 6 side (0.png, 1.png, 2.png)" in lines
     assert "width: 40 / 40 / 40 / 100.1 / 101 (minimum/5 %/median/95 %/maximum)" in lines
     assert "same key: 1 (a and b)" in lines
+    assert "metadata style: 2 values in 3 records, <noto> 2, plain 1" in lines

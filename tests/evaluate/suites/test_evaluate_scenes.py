@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fake_pipeline import FakePipeline
 
-from dalle_jax.evaluate.metrics.composition import SPLITS, Cell, Composition, evaluation_captions
+from dalle_jax.evaluate.metrics.composition import DEFAULT_SPLITS, Cell, Composition, evaluation_captions
 from dalle_jax.evaluate.metrics.reconstruction import PSNR_LIMIT
 from dalle_jax.evaluate.metrics.shares import share_of
 from dalle_jax.evaluate.suites.drawing import Drawing
@@ -31,7 +31,9 @@ def findings():
 
 
 def test_shares_follow_from_the_candidate_that_is_right(findings):
-    assert [(cell.level, cell.split) for cell in findings.composition.cells] == [(k, s) for k in (1, 2) for s in SPLITS]
+    assert [(cell.level, cell.split) for cell in findings.composition.cells] == [
+        (k, s) for k in (1, 2) for s in DEFAULT_SPLITS
+    ]
     for cell in findings.composition.cells:
         assert (cell.reranked[4].value, cell.any_of[4].value) == (1.0, 1.0)
         assert (cell.first.count, cell.reranked[4].count, cell.reranked[16].count) == (5, 5, 2)

@@ -57,6 +57,21 @@ def test_rows_of_jsonl_and_parquet_have_options_of_their_own(tmp_path):
     assert (first.guided, first.negative, first.ignored) == (True, True, ("url",))
 
 
+def test_prompt_lists_of_published_benchmarks_are_read_as_they_are(tmp_path):
+    """GenEval 2 has a JSON object a line, T2I-CompBench++ a prompt a line, DPG-Bench a file without a last newline."""
+    geneval = {"atom_count": 3, "vqa_list": [["How many rings are there?", "two"]], "skills": ["count", "object"]}
+    rows = jsonl(tmp_path / "geneval2_data.jsonl", [{"prompt": "two red rings", **geneval}])
+    (tmp_path / "color_val.txt").write_text("a green bench and a blue bowl\na blue bench and a green bowl")
+    (tmp_path / "prompts").mkdir()
+    for name, prompt in (("partiprompts9", "A long text. It goes on, and on."), ("1", "A red truck on a beach.")):
+        (tmp_path / "prompts" / f"{name}.txt").write_text(prompt)
+    assert [one.prompt for one in read(rows)] == ["two red rings"]
+    assert PromptFiles([rows], DEFAULTS).survey().ignored == ("atom_count", "skills", "vqa_list")
+    assert [one.prompt for one in read(str(tmp_path / "color_val.txt"))][1] == "a blue bench and a green bowl"
+    found = [one.prompt for one in read(str(tmp_path / "prompts"))]  # in the order of the files' names
+    assert found == ["A red truck on a beach.", "A long text. It goes on, and on."]
+
+
 def test_lines_of_text_are_prompts_without_blank_lines_and_marks_of_windows(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa red circle\r\n\r\n  a blue ring")
     assert [one.prompt for one in read(str(tmp_path / "a.txt"))] == ["a red circle", "a blue ring"]

@@ -68,8 +68,8 @@ def test_a_decoder_that_inpaints_reads_the_known_pixels():
 
 
 def test_a_decoder_of_latents_fills_no_holes(painter, monkeypatch):
-    latents = replace(pixel_unclip(inpaints=False)._decoder, space=Latents(channels=3, downsample=1))
-    monkeypatch.setattr(painter, "_decoder", latents)
+    latents = replace(pixel_unclip(inpaints=False).decoder_config, space=Latents(channels=3, downsample=1))
+    monkeypatch.setattr(painter, "decoder_config", latents)
     with pytest.raises(UserError, match="expected one of pixels or of codes to fill holes, got one of latents"):
         painter.fill_windows(CALL)
 

@@ -20,7 +20,9 @@ from dalle_jax.models.model_configs import ModelConfig
 from dalle_jax.models.priors.diffusion_prior import DiffusionPriorConfig
 from dalle_jax.models.priors.unclip_text_projection import UnclipTextProjectionConfig
 from dalle_jax.models.unet import UNet, UNetConfig
+from dalle_jax.models.vision.dinov2 import Dinov2, Dinov2Config
 from dalle_jax.models.vision.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
+from dalle_jax.models.vision.inception_v3 import InceptionV3, InceptionV3Config
 from dalle_jax.models.vqgan import Vqgan, VqganConfig
 from dalle_jax.pretrained.exporters import find_exporter
 from dalle_jax.pretrained.files.read_weights import read_tensors
@@ -29,7 +31,7 @@ from dalle_jax.pretrained.publisher import KINDS, find_kind
 from dalle_jax.pretrained.publishers import clip_presets, dalle_mini, glide, karlo, llamagen, min_dalle, openai_dvae
 from dalle_jax.pretrained.publishers.clip_presets import OpenClipPreset, OpenClipText
 from dalle_jax.pretrained.publishers.clip_rules import hugging_face_vision_rules, openai_rules
-from dalle_jax.pretrained.publishers.vision import efficientnet_weights
+from dalle_jax.pretrained.publishers.vision import dinov2_weights, efficientnet_weights, inception_weights
 from dalle_jax.pretrained.publishers.vqgan_layouts import LLAMAGEN, name_pairs, torch_rules
 from dalle_jax.sampling.options import RecommendedSampling
 from tests.commands.test_import import CONFIG as CLIP
@@ -98,6 +100,19 @@ EFFICIENTNET = EfficientNetLiteConfig(stem=2, widths=(1, 2, 3, 4, 5, 6, 7), feat
 def efficientnet(folder: Path) -> Path:
     tensors = to_published(noisy(EfficientNetLite, EFFICIENTNET), efficientnet_weights.network_rules(EFFICIENTNET))
     return save(folder / "lite0.pth", tensors | {"_bn0.num_batches_tracked": np.array(7)})
+
+
+def inception(folder: Path) -> Path:
+    tensors = to_published(noisy(InceptionV3, InceptionV3Config(unit=1, classes=5)), inception_weights.network_rules())
+    return save(folder / "inception.pth", tensors | {"Mixed_5b.branch1x1.bn.num_batches_tracked": np.array(7)})
+
+
+DINOV2 = Dinov2Config(width=64, layers=1, heads=1, grid=3, patch=2, registers=2, image_size=32)
+
+
+def dinov2(folder: Path) -> Path:
+    tensors = to_published(noisy(Dinov2, DINOV2), dinov2_weights.network_rules(DINOV2))
+    return save(folder / "dinov2.pth", tensors | {"mask_token": np.zeros((1, 64), np.float32)})
 
 
 def dalle_mini_folder(folder: Path) -> Path:
@@ -187,6 +202,8 @@ SOURCES: dict[str, tuple[Made, str, str, str]] = {
     "llamagen-vq": (llamagen_vq, "vq.pt", "quant_conv.bias", "decoder.norm_out.bias"),
     "lpips": (lpips, "lpips.pth", "net.slice2.5.bias", "net.slice1.0.bias"),
     "efficientnet-lite0": (efficientnet, "lite0.pth", "_fc.bias", "_blocks.15._bn2.bias"),
+    "inception-v3": (inception, "inception.pth", "fc.bias", "Mixed_7c.branch_pool.bn.bias"),
+    "dinov2": (dinov2, "dinov2.pth", "norm.bias", "blocks.0.mlp.fc2.bias"),
     "dalle-mini": (dalle_mini_folder, "flax_model.msgpack", "lm_head/kernel", "model/encoder/final_ln/bias"),
     "min-dalle": (min_dalle_folder, "decoder.pt", "lm_head.weight", "final_ln.bias"),
     "llamagen": (llamagen_file, "c2i.pt", "norm.weight", "output.weight"),

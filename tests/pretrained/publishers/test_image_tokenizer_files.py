@@ -19,6 +19,7 @@ from dalle_jax.pretrained.files.write_torch import write_state_dict
 from dalle_jax.pretrained.mapping import CONV_KERNEL, fill, to_published
 from dalle_jax.pretrained.publisher import find_kind
 from dalle_jax.pretrained.publishers import openai_dvae
+from dalle_jax.pretrained.publishers.lpips_weights import ALEXNET_NUMBERS
 from dalle_jax.pretrained.publishers.vqgan_layouts import LLAMAGEN, TAMING, name_pairs, torch_rules
 
 DVAE = DvaeConfig(width=8, codebook_size=12, code_width=6, groups=3, blocks=2)
@@ -184,8 +185,23 @@ def test_lpips_is_read_from_one_file_a_vqgans_checkpoint_or_two_files(source, tm
         np.testing.assert_array_equal(a[...], b[...], err_msg=str(path))
 
 
+def test_lpips_of_alexnet_is_read_from_two_files(tmp_path):
+    config = LpipsConfig(widths=(2, 3, 4, 5, 6), depths=(1, 1, 1, 1, 1), backbone="alexnet")
+    lpips = noisy(Lpips, config)
+    network: dict = {"classifier.1.bias": np.zeros(4, np.float32)}
+    for number, group in zip(ALEXNET_NUMBERS, lpips.groups, strict=True):
+        network[f"features.{number}.weight"] = np.asarray(group[0].kernel[...]).transpose(3, 2, 0, 1)
+        network[f"features.{number}.bias"] = np.asarray(group[0].bias[...])
+    weights = enumerate(lpips.weights)
+    save(tmp_path / "alex.pth", {f"lin{i}.model.1.weight": np.asarray(w[...])[None, :, None, None] for i, w in weights})
+    save(tmp_path / "alexnet-owt-7be5be79.pth", network)
+    module, _ = read("lpips", tmp_path)
+    assert module.config == config
+    assert_same(module, lpips)
+
+
 def test_a_folder_that_lacks_a_file_of_lpips_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"one vgg16\*\.pth .* and one other vgg\*\.pth .*, got 0 and 0"):
+    with pytest.raises(UserError, match=r"one vgg16\*\.pth .* and one other vgg\*\.pth .*, got none"):
         find_kind("lpips").read(tmp_path)
 
 

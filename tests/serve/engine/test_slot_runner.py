@@ -6,22 +6,22 @@ from small_painters import transformer
 
 from dalle_jax.images.editable import load_editable
 from dalle_jax.pipelines.request import Request, RequestOptions
+from dalle_jax.serve.engine.pipeline_model import PipelineModel
 from dalle_jax.serve.engine.serve_job import Job
-from dalle_jax.serve.engine.transformer_model import TransformerModel
 from dalle_jax.serve.engine.works import Edit, Failed, Finished, Generate, Partial, Vary
 
 LENGTH = 16  # codes of an image
 
 
 @pytest.fixture(scope="module")
-def plain() -> TransformerModel:
+def plain() -> PipelineModel:
     """Return a model without a CLIP, of which only what a test needs is compiled."""
-    return TransformerModel("plain", transformer(batch=4, ranked=False))
+    return PipelineModel("plain", transformer(batch=4, ranked=False))
 
 
 @pytest.fixture(scope="module")
-def model() -> TransformerModel:
-    found = TransformerModel("small", transformer(batch=4))
+def model() -> PipelineModel:
+    found = PipelineModel("small", transformer(batch=4))
     found.warm()
     return found
 
@@ -29,7 +29,7 @@ def model() -> TransformerModel:
 class Asked:
     """A job and its events."""
 
-    def __init__(self, model: TransformerModel, work) -> None:
+    def __init__(self, model: PipelineModel, work) -> None:
         model.check(work)
         self.events = []
         self.job = Job(model.name, work, self.events.append)
@@ -48,7 +48,7 @@ def generate(prompt: str, seed: int, candidates: int, **changes) -> Generate:
     return Generate(prompt=prompt, options=options, negative_prompt=negative, shown=shown, shows_all=shows_all)
 
 
-def run(model: TransformerModel, *asked: Asked, steps_between: int = 1) -> None:
+def run(model: PipelineModel, *asked: Asked, steps_between: int = 1) -> None:
     """Let jobs arrive one after the other, as soon as there is room, and run until all are done."""
     waiting = list(asked)
     while waiting or model.runner.busy:
@@ -58,7 +58,7 @@ def run(model: TransformerModel, *asked: Asked, steps_between: int = 1) -> None:
             model.runner.step()
 
 
-def check_company(model: TransformerModel, works: list[Generate]) -> None:
+def check_company(model: PipelineModel, works: list[Generate]) -> None:
     alone = [Asked(model, one) for one in works]
     for one in alone:
         run(model, one)
@@ -77,6 +77,20 @@ def test_an_image_is_the_same_to_the_last_bit_alone_and_in_any_company(plain):
         generate("a red circle", 5, 1, guidance=1.0),
     ]
     check_company(plain, works)
+
+
+def test_windows_of_codes_give_the_same_images_alone_and_in_company(plain):
+    windowed = PipelineModel("windowed", transformer(batch=4, ranked=False), window=3)
+    works = [generate("a red circle", 3, 2, shown=(0.5,)), generate("a blue square", 4, 3, temperature=0.5, top_k=5)]
+    plainly = [Asked(plain, one) for one in works]
+    windows = [Asked(windowed, one) for one in works]
+    run(plain, *plainly)
+    run(windowed, *windows)
+    for first, second in zip(plainly, windows, strict=True):
+        assert first.images.keys() == second.images.keys()
+        for number, pixels in first.images.items():
+            np.testing.assert_array_equal(pixels, second.images[number])
+    assert [type(one) for one in windows[0].events] == [Partial, Partial, Finished]
 
 
 @pytest.mark.slow

@@ -5,17 +5,16 @@ import pytest
 from small_painters import unclip
 
 from dalle_jax.pipelines.request import Request, RequestOptions
+from dalle_jax.serve.engine.pipeline_model import PipelineModel
 from dalle_jax.serve.engine.serve_job import Job
-from dalle_jax.serve.engine.served_pipelines import served_model
-from dalle_jax.serve.engine.unclip_model import UnclipModel
 from dalle_jax.serve.engine.works import Finished, Generate, Partial
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def model() -> UnclipModel:
-    found = served_model("small", unclip(batch=4).with_steps(8))
+def model() -> PipelineModel:
+    found = PipelineModel("small", unclip(batch=4).with_steps(8))
     found.warm()
     return found
 
@@ -25,7 +24,7 @@ def generate(seed: int, candidates: int, **changes) -> Generate:
     return Generate(prompt="a red circle", options=options, **changes)
 
 
-def run(model: UnclipModel, *works: Generate) -> list[list]:
+def run(model: PipelineModel, *works: Generate) -> list[list]:
     """Let works arrive one after the other, as soon as there is room, and return the events of each."""
     events = [[] for _ in works]
     waiting = [Job(model.name, work, own.append) for work, own in zip(works, events, strict=True)]

@@ -98,3 +98,4 @@ def test_the_description_of_the_api_has_the_fields_and_files_of_each_body():
     schemas = openapi_document()["components"]["schemas"]
     for body, files in FILES.items():
         assert set(schemas[body.__name__]["properties"]) == {*body.model_fields, *files}
+        assert ("null" in str(schemas[body.__name__])) == (not files)  # a form has no null

@@ -4,10 +4,10 @@ import threading
 import time
 
 import numpy as np
+from call_runner import CallRunner
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.pipelines.request import RequestKeywords, RequestOptions
-from dalle_jax.serve.engine.call_runner import CallRunner
 from dalle_jax.serve.engine.serve_job import Job
 from dalle_jax.serve.engine.served_model import Abilities, Tokens
 from dalle_jax.serve.engine.works import Drawn, Edit, Finished, Generate, Partial, Vary, Work
@@ -54,11 +54,12 @@ class PaintedModel:
         work = job.work
         self.works.append(work)
         images = [self.paint(work, candidate) for candidate in range(work.options.kept)]
+        for number, share in enumerate(work.shown):
+            for image, pixels in enumerate(images):
+                height = pixels.shape[0]
+                partial = np.where(np.arange(height)[:, None, None] < share * height, pixels, 127).astype(np.uint8)
+                job.send(Partial(image, number, partial))
         if isinstance(work, Generate):
-            for number, share in enumerate(work.shown):
-                for image, pixels in enumerate(images):
-                    partial = np.where(np.arange(SIDE)[:, None, None] < share * SIDE, pixels, 127).astype(np.uint8)
-                    job.send(Partial(image, number, partial))
             if work.prompt == BROKEN:
                 raise UserError("seed: expected another one")
             while work.prompt == HELD and not job.over() and not self.gate.is_set():

@@ -46,8 +46,12 @@ def test_a_visit_by_the_keyboard_alone(visit, models):
     page.keyboard.press("Enter")
     page.locator("#mask").wait_for()
     tab_to(page, "Mask of an image of 32 by 32 pixels, 0 % painted")
-    for key in ("Shift+ArrowRight", "Space", "ArrowDown", "Enter"):
+    for key in ("Space", "Control+z"):
         page.keyboard.press(key)
+    assert focused(page) == "Mask of an image of 32 by 32 pixels, 0 % painted"
+    for key in ("[", "[", "]", "Shift+ArrowRight", "Space", "ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    assert page.input_value("#brush-size") == "15"
     assert re.fullmatch(r"\d+ % of the image is painted\.", page.locator("#announcement").inner_text())
     tab_to(page, "Extend left", most=1)
     page.keyboard.press("ArrowLeft")

@@ -21,6 +21,21 @@ PIXELS = """async image => {
 }"""
 
 GROUND = "getComputedStyle(document.body).backgroundColor"
+ARRIVE = """([event, bytes, type]) => {
+  const clipboardData = new DataTransfer();
+  clipboardData.items.add(new File([new Uint8Array(bytes)], "image", { type }));
+  const given = { bubbles: true, cancelable: true };
+  const sent = event === "paste"
+    ? new ClipboardEvent(event, { ...given, clipboardData })
+    : new DragEvent(event, { ...given, dataTransfer: clipboardData });
+  document.body.dispatchEvent(sent);
+}"""
+CLIPBOARD = f"""async () => {{
+  const [item] = await navigator.clipboard.read();
+  const image = new Image();
+  image.src = URL.createObjectURL(await item.getType("image/png"));
+  return ({PIXELS})(image);
+}}"""
 STORED_RUNS = """() => new Promise(resolve => {
   indexedDB.open("dalle_jax").onsuccess = ({ target }) => {
     const counting = target.result.transaction("runs").objectStore("runs").count();
@@ -132,6 +147,46 @@ def test_an_opened_file_is_changed_as_a_whole_by_a_model_that_can(visit, models)
     (work,) = model.works
     assert isinstance(work, Edit) and (work.hidden, work.strength, work.prompt) == (None, 0.4, "in the evening")
     assert work.images[0].size == (5, 9)
+
+
+def test_an_image_that_is_dropped_or_pasted_is_opened_and_a_gif_is_sent_as_png(visit, models):
+    page, model = visit(), models[0]
+    out = BytesIO()
+    Image.new("RGB", (7, 5), "olive").save(out, "GIF")
+    page.evaluate(ARRIVE, ["paste", list(out.getvalue()), "image/gif"])
+    page.get_by_role("slider", name="Extend right").press("ArrowRight")
+    page.click("#start-edit")
+    page.get_by_role("button", name="Download image 4").wait_for()
+    assert model.works[-1].images[0].size == (8, 5)
+    page.evaluate(ARRIVE, ["drop", list(png((6, 3))), "image/png"])
+    page.get_by_label("Mask of an image of 6 by 3 pixels, 0 % painted").wait_for()
+    page.evaluate(ARRIVE, ["drop", list(b"none"), "image/png"])
+    page.get_by_text("The browser cannot read this file as an image.").wait_for()
+
+
+def test_images_are_turned_over_copied_and_kept_when_the_next_request_fails(visit):
+    page = visit(refused=True)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.fill("#seed", "3")
+    generate(page, images=3)
+    page.get_by_role("button", name="Details of image 1").click()
+    page.keyboard.press("ArrowLeft")
+    page.get_by_role("heading", name="Image 3 of 3").wait_for()
+    page.get_by_role("button", name="Next").click()
+    page.get_by_role("heading", name="Image 1 of 3").wait_for()
+    page.get_by_role("button", name="Copy").click()
+    page.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate(CLIPBOARD) == page.locator("#details-image").evaluate(PIXELS)
+    page.keyboard.press("Escape")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Download all").click()
+    assert saved.value.suggested_filename == "a-red-circle-seed3-1.png"
+    page.fill("#top_p", "2")
+    page.click("#start")
+    page.locator("#top_p-error").wait_for()
+    assert page.locator(".card img").count() == 3
+    page.get_by_role("button", name="Reset settings").click()
+    assert (page.input_value("#top_p"), page.input_value("#seed"), page.input_value("#n")) == ("", "", "4")
 
 
 def test_partial_images_are_shown_and_cancelling_ends_the_work(visit, models):

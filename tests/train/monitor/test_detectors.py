@@ -21,6 +21,16 @@ def rewarded(reward, nats):
     return [*first, {"train/reward": reward}, {"evaluation/image_nll": nats}]
 
 
+def with_suites(distances, losses=(3.0, 2.9, 2.8, 2.7)):
+    """Return evaluations, each followed by the figures of a suite."""
+    name, steady = "suites/images/first/efficientnet-lite0/fd", {"suites/images/first/clip/kid": 0.1}
+    return [
+        values
+        for loss, fd in zip(losses, distances, strict=True)
+        for values in ({"evaluation/image_nll": loss}, {"train/loss": 9.0}, {name: fd, **steady})
+    ]
+
+
 NORM, USUAL = "train/gradient_norm/predict", [1.0, 1.3, 0.8, 1.1, 0.9, 1.2, 1.0, 1.1]
 
 CASES = {
@@ -58,6 +68,10 @@ CASES = {
         [{"speed/judging_per_rollout": 2.5}],
         [{"speed/judging_per_rollout": 0.2}],
     ),
+    "THE LOSS FALLS WHILE suites/images/first/efficientnet-lite0/fd RISES: the loss went from 3 to 2.8": (
+        with_suites((50.0, 52.0, 60.0, 61.0)),
+        with_suites((50.0, 52.0, 48.0, 51.0)),
+    ),
 }
 assert len(USUAL) == HISTORY
 
@@ -85,6 +99,10 @@ def test_the_norm_of_a_late_objective_is_compared_from_its_start_on():
 
 def test_a_falling_loss_without_a_clip_score_raises_no_warning():
     assert said([{"evaluation/image_nll": nll} for nll in (3.0, 2.5, 2.0, 1.5, 1.0)]) == []
+
+
+def test_a_distance_that_rises_with_the_loss_raises_no_warning():
+    assert said(with_suites((50.0, 55.0, 60.0, 70.0), losses=(3.0, 3.0, 3.1, 3.2))) == []
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ class FeatureSet:
         if not (self.count_known and other.count_known):
             raise UserError("merge: expected sets of known numbers of images, got statistics that do not state theirs")
         self._add(other._numbers, other.moments)
+        self.image_size = self.image_size or other.image_size
         self._keep(other._kept)
 
     def rows(self) -> FeatureRows:
@@ -102,6 +103,7 @@ class FeatureSet:
         rows = self.rows()
         return {
             "count": np.asarray(self.count, np.int64),
+            "image_size": np.asarray(self.image_size or (0, 0), np.int64),
             "mean": self.moments.mean,
             "scatter": self.moments.scatter,
             "numbers": self._numbers,
@@ -111,7 +113,8 @@ class FeatureSet:
 
     def from_arrays(self, arrays: Mapping[str, np.ndarray]) -> "FeatureSet":
         """Return a set of the same features with the given state."""
-        out = FeatureSet(self.features, self.width, self.image_size, self.most_rows)
+        height, width = arrays["image_size"].tolist()
+        out = FeatureSet(self.features, self.width, (height, width) if height else None, self.most_rows)
         out.moments = Moments(int(arrays["count"]), arrays["mean"], arrays["scatter"])
         out._numbers = arrays["numbers"]
         out._kept = [FeatureRows(arrays["row_numbers"], arrays["rows"])]

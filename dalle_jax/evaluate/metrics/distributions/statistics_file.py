@@ -46,13 +46,9 @@ def write_statistics(path: Place, found: FeatureSet, data: str) -> None:
         packed,
         mu=found.moments.mean,
         sigma=found.moments.covariance,
-        count=state["count"],
-        numbers=state["numbers"],
-        row_numbers=state["row_numbers"],
-        rows=state["rows"],
+        **{name: state[name] for name in ("count", "numbers", "row_numbers", "rows", "image_size")},  # type: ignore[arg-type]
         features=np.frombuffer(found.features.encode(), np.uint8),
         data=np.frombuffer(data.encode(), np.uint8),
-        image_size=np.asarray(found.image_size or (0, 0), np.int64),
     )
     write(path, packed.getvalue())
 
@@ -105,19 +101,16 @@ def _own(
         )
     if size.shape != (2,) or not np.isfinite(rows).all():
         raise UserError(f"{path}: expected a height, a width and finite rows, got {size.tolist()} or NaN")
-    height, width = (int(side) for side in size)
-    kind = FeatureSet(features, len(mean), (height, width) if height else None, max(len(rows), 1))
-    scatter = covariance * (count - 1)
-    return kind.from_arrays(
-        {
-            "count": np.asarray(count),
-            "mean": mean,
-            "scatter": scatter,
-            "numbers": numbers,
-            "row_numbers": row_numbers,
-            "rows": rows,
-        }
-    )
+    state = {
+        "count": np.asarray(count),
+        "image_size": size,
+        "mean": mean,
+        "scatter": covariance * (count - 1),
+        "numbers": numbers,
+        "row_numbers": row_numbers,
+        "rows": rows,
+    }
+    return FeatureSet(features, len(mean), most_rows=max(len(rows), 1)).from_arrays(state)
 
 
 def cached_statistics(

@@ -54,6 +54,14 @@ def test_a_set_returns_from_its_arrays():
     assert found.arrays().keys() == whole.arrays().keys()
     for name, array in whole.arrays().items():
         np.testing.assert_array_equal(found.arrays()[name], array)
+    assert found.image_size == (8, 8)
+
+
+def test_a_set_without_images_takes_the_size_of_the_other():
+    found = FeatureSet("fake", WIDTH)
+    found.merge(feature_set(random_rows(60, 0)))
+    assert found.image_size == (8, 8) and found.count == 60
+    assert FeatureSet("fake", WIDTH).from_arrays(FeatureSet("fake", WIDTH).arrays()).image_size is None
 
 
 def test_wrong_features_are_refused_in_one_line():

@@ -63,12 +63,12 @@ export async function draw(order, listener) {
 }
 
 /**
- * Return the fields of a request. Variations and GIFs have no stream, and edits no partial images.
+ * Return the fields of a request. Variations and GIFs have no stream.
  * @param {Order} order
  */
 function fieldsOf({ route, model, prompt, settings, files = {} }) {
   const streams = route !== "variations" && settings.output_format !== "gif";
-  const partial = streams && route === "generations" && model.abilities.partials;
+  const partial = streams && model.abilities.partials;
   return {
     model: model.id,
     ...(prompt || route !== "variations" ? { prompt } : {}),

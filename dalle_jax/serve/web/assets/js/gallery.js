@@ -19,6 +19,10 @@ export class Gallery {
     this.abilities = abilities;
     this.section = byId("images-section", HTMLElement);
     this.list = byId("images", HTMLUListElement);
+    this.saveAll = byId("download-all", HTMLButtonElement);
+    this.saveAll.addEventListener("click", () => this.download());
+    /** @type {{run: Run, title: string}|null} the finished run that was shown last */
+    this.last = null;
   }
 
   /**
@@ -57,12 +61,21 @@ export class Gallery {
     this.clear(title);
     this.list.append(...run.images.map((image, i) => this.card(run, image, i)));
     byId("warnings", HTMLElement).textContent = run.warnings.join(" ");
+    this.saveAll.hidden = run.images.length === 1;
+    this.last = { run, title };
   }
 
-  /** Remove the places of a run that was not finished. */
+  /** Remove the places of a run that was not finished, and show the one before it again. */
   abandon() {
+    if (this.last) return this.finish(this.last.run, this.last.title);
     this.clear("");
     this.section.hidden = true;
+  }
+
+  /** Save all images of the run. */
+  download() {
+    const run = this.last?.run;
+    run?.images.forEach(({ blob, seed }, index) => save(blob, fileName(run.title, seed, index + 1)));
   }
 
   /** @param {string} title */
@@ -70,6 +83,7 @@ export class Gallery {
     if (this.list.contains(document.activeElement)) byId("images-title", HTMLElement).focus();
     emptyOf(this.list);
     this.section.hidden = false;
+    this.saveAll.hidden = true;
     byId("images-prompt", HTMLElement).textContent = title;
     byId("warnings", HTMLElement).textContent = "";
   }

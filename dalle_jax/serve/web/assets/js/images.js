@@ -1,6 +1,7 @@
 /** Images as blobs: from base64, on screen, and saved. */
 
-const SMALL = 160; // pixels; below this the browser would blur an image by enlarging it
+const CRISP = 96; // pixels of the longer side, below which an image is enlarged in squares; a larger one smoothly
+const EVEN = 48; // pixels, up to which all squares are made equally wide
 
 /**
  * Return the bytes of a base64 text, unchanged, with the type that their first bytes show.
@@ -40,9 +41,31 @@ export function extensionOf(blob) {
  */
 export function show(image, blob) {
   const before = image.src;
-  image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth < SMALL), { once: true });
+  image.addEventListener("load", () => sharpen(image), { once: true });
   image.src = URL.createObjectURL(blob);
   if (before.startsWith("blob:")) URL.revokeObjectURL(before);
+}
+
+/**
+ * Let a small image show its pixels as squares.
+ * @param {HTMLImageElement} image
+ */
+function sharpen(image) {
+  const side = Math.max(image.naturalWidth, image.naturalHeight);
+  image.classList.toggle("small", side < CRISP);
+  image.style.setProperty("--step", side <= EVEN ? `${side}px` : "1px");
+}
+
+/**
+ * Return an image as a PNG, which every clipboard takes.
+ * @param {Blob} blob
+ */
+export async function pngOf(blob) {
+  if (blob.type === "image/png") return blob;
+  const image = await createImageBitmap(blob);
+  const canvas = new OffscreenCanvas(image.width, image.height);
+  canvas.getContext("2d")?.drawImage(image, 0, 0);
+  return canvas.convertToBlob({ type: "image/png" });
 }
 
 /**

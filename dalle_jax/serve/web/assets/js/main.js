@@ -1,6 +1,7 @@
 /** Connects the parts of the page. */
 
 import { ApiError, listModels } from "./api.js";
+import { connectArrivals } from "./arrivals.js";
 import { connectDetails } from "./details.js";
 import { byId, element } from "./dom.js";
 import { Editor } from "./editor/editor.js";
@@ -74,8 +75,13 @@ async function loadModels() {
   clearProblems();
   modelChoice.replaceChildren(...models.all.map(({ id }) => element("option", { value: id }, id)));
   byId("model-field", HTMLElement).hidden = models.all.length === 0;
-  byId("open-image", HTMLElement).hidden = !(models.able("inpaint") ?? models.able("mix") ?? models.able("vary"));
+  for (const id of ["open-image", "arrivals-help"]) byId(id, HTMLElement).hidden = !changesImages();
   offer();
+}
+
+/** Whether any model takes an image. */
+function changesImages() {
+  return Boolean(models.able("inpaint") ?? models.able("mix") ?? models.able("vary"));
 }
 
 /** Show what the chosen model can do. */
@@ -201,6 +207,14 @@ byId("image-file", HTMLInputElement).addEventListener("change", async (event) =>
   const file = field.files?.[0];
   if (file) await openEditor(file, prompt.value);
   field.value = "";
+});
+connectArrivals((file) => {
+  if (changesImages()) openEditor(file, prompt.value);
+  else showProblem("No model of this server changes images.");
+});
+byId("reset-knobs", HTMLButtonElement).addEventListener("click", () => {
+  knobs.restore({});
+  announcement.textContent = "All settings are the server's own.";
 });
 byId("start-change", HTMLButtonElement).addEventListener("click", change);
 byId("vary-opened", HTMLButtonElement).addEventListener("click", () => {

@@ -39,6 +39,8 @@ export class Studio {
     if (this.controller) return;
     this.controller = new AbortController();
     const stopTimer = this.begin(order);
+    const before = document.title;
+    document.title = `Drawing – ${before}`;
     try {
       const run = await draw(order, { ...this.listener(), signal: this.controller.signal });
       this.gallery.finish(run, titleOf(run));
@@ -49,6 +51,7 @@ export class Studio {
       this.status.textContent = this.controller.signal.aborted ? "Cancelled." : "";
       if (!this.controller.signal.aborted) await this.fail(error, order);
     } finally {
+      document.title = before;
       stopTimer();
       this.end();
     }

@@ -1,6 +1,7 @@
 /** The editor: an image on a canvas, a hole painted into it, and margins around it. */
 
 import { byId } from "../dom.js";
+import { pngOf } from "../images.js";
 import { Hole } from "./hole.js";
 import { MarginHandles } from "./margins.js";
 import { editFiles } from "./files.js";
@@ -10,6 +11,7 @@ import { render } from "./render.js";
 
 const MOST_HEIGHT = 480; // pixels of the screen
 const HANDLES = 44; // pixels of the screen that the handles take, left and right together
+const SENT = ["image/png", "image/jpeg", "image/webp"]; // other files that the browser reads are sent as PNG
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 export class Editor {
@@ -47,7 +49,8 @@ export class Editor {
    */
   async open(blob) {
     const image = await createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
-    this.opened = { blob, image, hole: new Hole(image) };
+    this.opened?.image.close();
+    this.opened = { blob: SENT.includes(blob.type) ? blob : await pngOf(blob), image, hole: new Hole(image) };
     this.at = { x: image.width / 2, y: image.height / 2 };
     this.section.hidden = false;
     this.handles.reset(image);
@@ -110,6 +113,7 @@ export class Editor {
     this.canvas.addEventListener("focus", () => this.hover(this.canvas.matches(":focus-visible")));
     this.canvas.addEventListener("blur", () => this.hover(false));
     this.canvas.addEventListener("keydown", (event) => this.key(event));
+    this.section.addEventListener("keydown", (event) => this.shortcut(event));
   }
 
   /** @param {boolean} shows */
@@ -157,6 +161,22 @@ export class Editor {
     this.at = this.pointOf(event);
     if (this.canvas.hasPointerCapture(event.pointerId)) this.opened?.hole.stroke(before, this.at, this.brush);
     this.hover(true);
+  }
+
+  /**
+   * Undo, or change the brush's size, by keys that do not belong to the text that is written.
+   * @param {KeyboardEvent} event
+   */
+  shortcut(event) {
+    if (event.target instanceof HTMLTextAreaElement) return;
+    const size = byId("brush-size", HTMLInputElement);
+    if (event.key === "z" && (event.ctrlKey || event.metaKey)) this.undoButton.click();
+    else if (event.key === "[" || event.key === "]") {
+      size.valueAsNumber += event.key === "[" ? -5 : 5;
+      this.hover(true);
+      this.announce(`Brush size ${size.value}.`);
+    } else return;
+    event.preventDefault();
   }
 
   /** @param {KeyboardEvent} event */

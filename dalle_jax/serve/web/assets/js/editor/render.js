@@ -16,7 +16,7 @@ export function render(canvas, { image, hole, margins, scale, brush }) {
   const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
   const [x, y] = [margins.left * scale, margins.top * scale];
   const [width, height] = [image.width * scale, image.height * scale];
-  pen.imageSmoothingEnabled = scale < 1;
+  pen.imageSmoothingEnabled = scale < 2;
   pen.fillStyle = GROUND;
   pen.fillRect(0, 0, canvas.width, canvas.height);
   pen.drawImage(image, x, y, width, height);
