@@ -1,3 +1,5 @@
+import importlib.util
+
 import numpy as np
 import pytest
 
@@ -44,3 +46,9 @@ def test_a_large_efficientnet_is_refused(tmp_path):
     np.savez(tmp_path / "large.npz", **tensors, **spare)
     with pytest.raises(UserError, match=r"expected stages of \[1, 2, 2, 3, 3, 4, 1\] blocks, .* got \[1, 2.*4, 2\]"):
         open_features(f"efficientnet-lite0:{tmp_path / 'large.npz'}")
+
+
+@pytest.mark.skipif(importlib.util.find_spec(efficientnet_weights.PACKAGE) is None, reason="needs the extra features")
+def test_the_weights_of_the_package_are_read_and_named():
+    extractor = open_features("efficientnet-lite0")
+    assert extractor.name == "efficientnet-lite0 sha256:d1fc99095d1b bicubic-224" and extractor.width == 1280
