@@ -38,4 +38,4 @@ def test_a_run_measures_its_own_images_with_features_and_signs(smoke_demo, tmp_p
     assert last["suites/signs/scenes/seen/clean/word_accuracy"] == 1.0
     assert last["suites/images/first/clip/kid"] > 0
     assert 0 <= last["suites/images/chosen/captions/retrieval_top5"] <= 1
-    assert "images: first candidate, clip: kid" in capsys.readouterr().out
+    assert "images: first candidate, clip: kid" in capsys.readouterr().err
