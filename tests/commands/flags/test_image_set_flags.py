@@ -6,7 +6,7 @@ from dalle_jax.commands.flags import image_set_flags as flags
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.manifest import holds_codes
 from dalle_jax.evaluate.suites.image_sets import RecordImages
-from tests.evaluate.suites.image_files import write_images
+from tests.evaluate.suites.image_files import MeanColours, write_images
 
 
 @pytest.mark.parametrize(
@@ -41,11 +41,14 @@ def test_codes_have_the_size_of_their_tokenizer(tmp_path):
 
 
 def test_two_networks_of_a_kind_get_names_of_their_own(monkeypatch):
-    monkeypatch.setattr(flags, "open_features", lambda one, clip, layout, batch: one)
-    assert flags.open_extractors(["clip:a", "clip:b", "own-clip", "clip:c"], None, None) == {
-        "clip": "clip:a",
-        "clip-2": "clip:b",
-        "own-clip": "own-clip",
-        "clip-3": "clip:c",
-    }
-    assert flags.open_extractors(None, None, None) == {"efficientnet-lite0": "efficientnet-lite0"}
+    opened = []
+
+    def open_one(specification, own_clip, layout, batch):
+        opened.append(specification)
+        return MeanColours()
+
+    monkeypatch.setattr(flags, "open_features", open_one)
+    given = ["clip:a", "clip:b", "own-clip", "clip:c"]
+    assert list(flags.open_extractors(given, None, None)) == ["clip", "clip-2", "own-clip", "clip-3"]
+    assert list(flags.open_extractors(None, None, None)) == ["efficientnet-lite0"]
+    assert opened == [*given, "efficientnet-lite0"]
