@@ -170,6 +170,7 @@ def test_images_are_turned_over_copied_and_kept_when_the_next_request_fails(visi
     page.fill("#seed", "3")
     generate(page, images=3)
     page.get_by_role("button", name="Details of image 1").click()
+    page.get_by_role("heading", name="Image 1 of 3").wait_for()
     page.keyboard.press("ArrowLeft")
     page.get_by_role("heading", name="Image 3 of 3").wait_for()
     page.get_by_role("button", name="Next").click()
