@@ -6,7 +6,7 @@ import json
 import pytest
 from PIL import Image
 
-from dalle_jax.commands.evaluate import icons_of
+from dalle_jax.commands.measuring.run_suites import icons_of
 from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.metrics.icon_colours import GLYPHS, IconColours, read_icon
 from dalle_jax.evaluate.suites.evaluate_icon_colours import EvaluateIconColours
@@ -40,7 +40,8 @@ def run_of(tar, *sets):
 def icons(run):
     (config,) = run.evaluations.values()
     assert isinstance(config, EvaluateIconColours)
-    return icons_of(run, config)
+    assert run.data is not None
+    return icons_of(run.data.with_batch_size(1), config)
 
 
 def test_icons_of_both_splits_have_named_colours_that_the_reader_finds(tar):
@@ -53,5 +54,7 @@ def test_icons_of_both_splits_have_named_colours_that_the_reader_finds(tar):
 
 
 def test_data_of_which_no_rule_holds_records_out_is_refused(tar):
-    with pytest.raises(UserError, match=r"expected one source with @HeldOutPairs or @HeldOut as data\.evaluation"):
+    with pytest.raises(
+        UserError, match=r"expected one source of images with @HeldOutPairs or @HeldOut"
+    ):
         icons(run_of(tar, "data.evaluation=None"))
