@@ -131,7 +131,7 @@ def train_both(options: argparse.Namespace) -> None:
 
 def sample(options: argparse.Namespace) -> None:
     """Draw one image per prompt with ``generate_images``, as generate.py does (the most likely tenth of the tokens)."""
-    text = torch.from_numpy(np.load(options.data / "prompts.npy")).long()
+    text = torch.from_numpy(np.load(options.data / "prompts.npy"))[: options.prompts].long()
     about = json.loads((options.data / "about.json").read_text())
     dalle = transformer(image_tokenizer(about["size"]), about["vocabulary"], text.shape[1])
     dalle.load_state_dict(torch.load(options.run / "dalle.pt")["model"])
@@ -144,9 +144,10 @@ def sample(options: argparse.Namespace) -> None:
         drawn.append(to_bytes(some))
     np.save(options.out, np.concatenate(drawn))
     if options.reconstructed:
-        held_out = np.load(options.data / "held_out.npy")
+        reference = np.load(options.data / "reference.npy")
         np.save(
-            options.reconstructed, np.concatenate([reconstruct(dalle.vae, one) for one in np.array_split(held_out, 20)])
+            options.reconstructed,
+            np.concatenate([reconstruct(dalle.vae, one) for one in np.array_split(reference, 20)]),
         )
 
 
@@ -173,8 +174,9 @@ def main() -> None:
     training.add_argument("--temperatures", type=float, nargs=2, default=(1.0, 0.5), help="of the dVAE, first and last")
     training.add_argument("--straight-through", action="store_true", help="of the dVAE's Gumbel-softmax")
     sampling.add_argument("--run", type=Path, required=True)
-    sampling.add_argument("--reconstructed", type=Path, help="the file for reconstructions of the held-out images")
+    sampling.add_argument("--reconstructed", type=Path, help="the file for reconstructions of the reference images")
     sampling.add_argument("--guidance", type=float, default=3.0, help="cond_scale")
+    sampling.add_argument("--prompts", type=int, help="draw only the first ones")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

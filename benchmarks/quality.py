@@ -9,8 +9,9 @@
         --images peer=runs/quality/peer.npy 'ours, first=runs/quality/ours_first.npy'
 
 Our stages are those of configs/runs/real, one process on one core, and their CPU time is what ``time`` prints. The
-prompts are the captions of held-out combinations (configs/data/real.gin), and the reference is their images. The judge
-is a CLIP that neither used (configs/runs/real/judge.gin). ``--sheet`` draws some of the prompts.
+prompts are the captions of all held-out combinations (configs/data/real.gin), then of training images. The reference is
+their images. The judge is a CLIP that neither used (configs/runs/real/judge.gin). FD needs more images than its 1,280
+features. ``--sheet`` draws some of the prompts.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from dalle_jax.evaluate.metrics.distributions.feature_set import FeatureRows, Fe
 from dalle_jax.evaluate.metrics.distributions.frechet_distance import FrechetDistance
 from dalle_jax.evaluate.metrics.distributions.kernel_distance import KernelDistance
 from dalle_jax.evaluate.metrics.distributions.neighbours import NeighbourShares
+from dalle_jax.evaluate.metrics.distributions.set_comparison import FeatureDistance
 from dalle_jax.evaluate.metrics.distributions.sliced_wasserstein import SlicedWasserstein
 from dalle_jax.evaluate.metrics.icon_colours import IconColours, read_icon
 from dalle_jax.evaluate.metrics.shares import share_of
@@ -47,20 +49,26 @@ COLUMNS = 12
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Write the training images with the token ids of their captions, and the held-out images with their prompts."""
+    """Write the training images with the token ids of their captions, and the reference images with their prompts.
+
+    The prompts are those of all held-out images, and of evenly spaced training images up to ``--prompts``.
+    """
     data = load_run(CONFIG, TrainRun, [f"data.source.files=('{options.data}',)"]).data
     both = read_labelled_images(data.source, data.images, data.evaluation, lambda metadata: True, 10**9)
+    training, held_out = both
+    more = max(0, options.prompts - len(held_out))
+    prompts = held_out + [training[number * len(training) // more] for number in range(more)]
     length = load_run(CONFIG, TrainRun).task.model.text_length
     text = SentencePiece(options.text.read_bytes(), length)
     options.out.mkdir(parents=True, exist_ok=True)
-    for images, tokens, part in zip(("images", "held_out"), ("text", "prompts"), both, strict=True):
+    for images, tokens, part in (("images", "text", training), ("reference", "prompts", prompts)):
         np.save(options.out / f"{images}.npy", np.stack([one.image for one in part]))
         np.save(options.out / f"{tokens}.npy", text.encode_batch([one.caption for one in part]))
-    fields = [{name: one.metadata.get(name) for name in ("colour", "background", "style")} for one in both[1]]
-    about = {"size": data.images.size, "vocabulary": text.vocab_size}
-    about |= {"prompts": [one.caption for one in both[1]], "metadata": fields}
+    fields = [{name: one.metadata.get(name) for name in ("colour", "background", "style")} for one in prompts]
+    about = {"size": data.images.size, "vocabulary": text.vocab_size, "held_out": len(held_out)}
+    about |= {"prompts": [one.caption for one in prompts], "metadata": fields}
     (options.out / "about.json").write_text(json.dumps(about) + "\n")
-    print(f"{len(both[0])} images to train on, {len(both[1])} prompts")
+    print(f"{len(training)} images to train on, {len(prompts)} prompts, {len(held_out)} of them of held-out images")
 
 
 def sample(options: argparse.Namespace) -> None:
@@ -74,7 +82,7 @@ def sample(options: argparse.Namespace) -> None:
     found = {
         "first": [one.candidates[0] for one in drawn],
         "chosen": [one.candidates[one.chosen[0]] for one in drawn],
-        "reconstructed": pipeline.codec.reconstruct(np.load(options.data / "held_out.npy")),
+        "reconstructed": pipeline.codec.reconstruct(np.load(options.data / "reference.npy")),
     }
     for name, images in found.items():
         np.save(options.out.with_name(f"{options.out.name}_{name}.npy"), np.stack(images))
@@ -88,7 +96,7 @@ class Judge:
         self.prompts: list[str] = about["prompts"]
         self.colours = [IconColours(one["colour"], one["background"]) for one in about["metadata"]]
         self.clip, self.features = clip, features
-        self.originals = np.load(data / "held_out.npy")
+        self.originals = np.load(data / "reference.npy")
         self.reference = self.feature_set(self.originals)
 
     def feature_set(self, images: np.ndarray) -> FeatureSet:
@@ -109,7 +117,9 @@ class Judge:
     def figures(self, images: np.ndarray) -> dict[str, object]:
         """Measure one image for each of the first prompts."""
         generated = self.feature_set(images)
-        distances = (FrechetDistance(), KernelDistance(subsets=0), SlicedWasserstein(), NeighbourShares())
+        distances: list[FeatureDistance] = [KernelDistance(subsets=0), SlicedWasserstein(), NeighbourShares()]
+        if min(generated.count, self.reference.count) > self.features.width:  # or its covariance is singular
+            distances.append(FrechetDistance())
         found = [one for distance in distances for one in distance.compare(self.reference, generated)]
         out: dict[str, object] = {one.name: one.to_json() for one in found}
         out["retrieval"] = share_of(map(bool, self.retrieval(images))).value
@@ -127,7 +137,7 @@ def table(figures: dict[str, dict]) -> str:
     """Return a row for each set of images."""
     rows = ["| images | " + " | ".join(HEADS) + " |", "|---" * (len(HEADS) + 1) + "|"]
     for name, one in figures.items():
-        values = [one[head]["value"] if isinstance(one[head], dict) else one[head] for head in HEADS]
+        values = [one[head]["value"] if isinstance(one.get(head), dict) else one.get(head) for head in HEADS]
         rows.append(f"| {name} | " + " | ".join("-" if value is None else f"{value:.4g}" for value in values) + " |")
     return "\n".join(rows)
 
@@ -142,8 +152,9 @@ def judge(options: argparse.Namespace) -> None:
     found = Judge(options.data, load_ranker(options.judge), efficientnet_lite0(options.features))
     sets = named(options.images)
     training = np.load(options.data / "images.npy", mmap_mode="r")
-    few = np.asarray(training[np.arange(len(found.prompts)) * len(training) // len(found.prompts)])
-    print(f"retrieval of the held-out images themselves: {found.retrieval(found.originals).mean():.3f}", flush=True)
+    count = max(len(images) for images in sets.values())
+    few = np.asarray(training[np.arange(count) * len(training) // count])
+    print(f"retrieval of the reference images themselves: {found.retrieval(found.originals).mean():.3f}", flush=True)
     figures = {
         "training images": {**found.figures(few), "retrieval": None, "glyph_colour": None, "ground_colour": None}
     }
@@ -167,6 +178,7 @@ def main() -> None:
     preparing.add_argument("--data", required=True, help="the tars: a folder or a pattern")
     preparing.add_argument("--text", type=Path, required=True, help="our text tokenizer, which the peer uses too")
     preparing.add_argument("--out", type=Path, required=True)
+    preparing.add_argument("--prompts", type=int, default=2000)
     sampling.add_argument("--data", type=Path, required=True)
     sampling.add_argument("--model", type=Path, required=True)
     sampling.add_argument("--out", type=Path, required=True, help="the beginning of the files' names")

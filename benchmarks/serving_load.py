@@ -18,18 +18,10 @@ import time
 from dataclasses import asdict, dataclass, field
 
 import httpx
+from serving_client import Answered, from_sockets
 
 PARTS = ("start", "load", "partial", "burst", "slow", "mixed", "batching")
 PROMPTS = ("a red circle", "a blue square above a green triangle", "a yellow star", "two small purple circles")
-
-
-@dataclass
-class Answered:
-    seed: int
-    status: int
-    seconds: float
-    image: str | None
-    retry_after: str | None = None
 
 
 @dataclass
@@ -71,6 +63,12 @@ class Server:
         with open(f"/proc/{self.process.pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
+    def processor_seconds(self) -> float:
+        """Return the seconds that the process has spent on all cores."""
+        with open(f"/proc/{self.process.pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(120)
@@ -91,17 +89,9 @@ async def ask(client: httpx.AsyncClient, seed: int, **changes: object) -> Answer
     return Answered(seed, answer.status_code, seconds, image, answer.headers.get("retry-after"))
 
 
-async def from_clients(server: Server, clients: int, seeds: list[int]) -> list[Answered]:
+async def from_clients(server: Server, clients: int, seeds: list[int], **changes: object) -> list[Answered]:
     """Let ``clients`` ask for the images of all seeds, each for one after the other."""
-    waiting, found = list(reversed(seeds)), list[Answered]()
-
-    async def work() -> None:
-        async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
-            while waiting:
-                found.append(await ask(client, waiting.pop()))
-
-    await asyncio.gather(*(work() for _ in range(clients)))
-    return found
+    return await asyncio.to_thread(from_sockets, server.url, clients, seeds, lambda seed: body(seed, **changes))
 
 
 def percentiles(answers: list[Answered]) -> tuple[float, float]:
@@ -123,6 +113,7 @@ async def measure_load(server: Server, report: Report) -> None:
     p50, p99 = percentiles(alone)
     report.add("alone, p50 s", p50)
     report.add("alone, p99 s", p99)
+    report.add("alone, the engine's own ms per request (job and wait)", 1000 * sum(spent.values()) / len(seeds))
     report.add("overhead of HTTP as a share of the engine's time", wall / sum(spent.values()) - 1)
     begin = time.monotonic()
     together = await from_clients(server, 20, seeds)
@@ -211,13 +202,12 @@ async def measure_cancellations(server: Server, report: Report, seconds: float) 
 
     async def watch() -> None:
         while time.monotonic() < end:
-            samples.append(server.memory())
-            await asyncio.sleep(seconds / 20)
+            samples.append(round(server.memory()))
+            await asyncio.sleep(min(60, seconds / 4))
 
     await asyncio.gather(watch(), *(work(number) for number in range(8)))
     report.add(f"mixed load of {seconds:.0f} s", f"{counts['drawn']} drawn, {counts['given up']} given up")
-    report.add("its memory after a quarter, MB", samples[len(samples) // 4])
-    report.add("its memory at the end, MB", samples[-1])
+    report.add("its memory by the minute, MB", " ".join(map(str, [*samples, round(server.memory())])))
 
 
 async def measure_stop(server: Server, report: Report) -> None:
@@ -249,17 +239,22 @@ async def measure_stop(server: Server, report: Report) -> None:
 
 
 async def measure_batching(model: str, flags: list[str], report: Report) -> None:
-    """8 clients of a running batch beside one image at a time."""
-    rates = {}
+    """8 clients of a running batch beside one image at a time, for requests of 1 and of 4 candidates."""
+    rates: dict[int, dict[int, float]] = {1: {}, 4: {}}
     for slots in (1, 8):
         server = Server(model, "--batch", str(slots), *flags)
         await from_clients(server, 2, list(range(8)))
-        begin, seeds = time.monotonic(), list(range(100))
-        await from_clients(server, 8, seeds)
-        rates[slots] = 60 * len(seeds) / (time.monotonic() - begin)
+        for candidates, found in rates.items():
+            begin, seeds, spent = time.monotonic(), list(range(400 // candidates)), server.processor_seconds()
+            await from_clients(server, 8, seeds, candidates=candidates)
+            images, seconds = candidates * len(seeds), time.monotonic() - begin
+            found[slots] = 60 * images / seconds
+            name = f"8 clients, {slots} slots, {candidates} candidates"
+            report.add(f"{name}: images drawn per minute", found[slots])
+            report.add(f"{name}: ms of the processor per image", 1000 * (server.processor_seconds() - spent) / images)
         server.stop()
-        report.add(f"8 clients, {slots} slots, images per minute", rates[slots])
-    report.add("8 slots beside 1", rates[8] / rates[1])
+    for candidates, found in rates.items():
+        report.add(f"8 slots beside 1, {candidates} candidates", found[8] / found[1])
 
 
 def main() -> int:

@@ -38,7 +38,7 @@ GROUPS = {
         Command("interpolate", "dalle_jax.commands.edits.interpolate", "frames between two images or two texts"),
         Command("edit", "dalle_jax.commands.edits.edit", "change an image from one description toward another"),
         Command("serve", "dalle_jax.commands.serving.serve", "an HTTP server of OpenAI's Images API, and a page"),
-        Command("evaluate", "dalle_jax.commands.evaluate", "measure a trained pipeline"),
+        Command("evaluate", "dalle_jax.commands.evaluate", "measure a trained pipeline, or images"),
     ),
     "published weights": (
         Command("import", "dalle_jax.commands.import_", "convert published weights to a model folder"),

@@ -7,7 +7,7 @@ from typing import Concatenate, Generic, ParamSpec, TypeVar
 import jax
 from flax import nnx
 
-from dalle_jax.arrays import PyTree
+from dalle_jax.arrays import Array, PyTree
 from dalle_jax.parallel.axes import BATCH
 from dalle_jax.parallel.layout import JitOptions, Layout, LayoutJit, portable_trace
 from dalle_jax.parallel.mesh import Mesh, make_mesh
@@ -64,15 +64,15 @@ class CompiledNetwork(Generic[N]):
 
         With several processes each gets the whole result, unless the result is to stay ``sharded``.
         """
-        graph = self._graph
+        parameters, rebuilt = self._flattened()
 
-        def run(state: PyTree, *args: P.args, **kwargs: P.kwargs) -> R:
-            return function(nnx.merge(graph, state), *args, **kwargs)
+        def run(parameters: list[Array], *args: P.args, **kwargs: P.kwargs) -> R:
+            return function(rebuilt(parameters), *args, **kwargs)
 
         options: JitOptions = {"static_argnames": static_argnames}
         if not (self.layout.is_local or sharded):  # so that every process can read the results
             options["out_shardings"] = self.layout.replicated
-        return NetworkFunction(self.layout.jit(run, **options), run, self._state, self.layout)
+        return NetworkFunction(self.layout.jit(run, **options), run, parameters, self.layout)
 
     def jit_update(
         self, function: Callable[Concatenate[N, S, P], R], shardings: PyTree = None
@@ -81,32 +81,43 @@ class CompiledNetwork(Generic[N]):
 
         ``shardings`` are those of the result, which is or has the new state; None leaves them to the compiler.
         """
+        parameters, rebuilt = self._flattened()
+
+        def run(parameters: list[Array], state: S, *args: P.args, **kwargs: P.kwargs) -> R:
+            return function(rebuilt(parameters), state, *args, **kwargs)
+
+        return StateUpdate(self.layout.jit(run, donate_argnums=1, out_shardings=shardings), parameters, self.layout)
+
+    def _flattened(self) -> tuple[list[Array], Callable[[list[Array]], N]]:
+        """Return the parameters as a list, and a function from such a list to the network.
+
+        A call flattens its arguments, and the variables of NNX one by one in Python.
+        """
+        parameters, tree = jax.tree.flatten(self._state)
         graph = self._graph
-
-        def run(network: PyTree, state: S, *args: P.args, **kwargs: P.kwargs) -> R:
-            return function(nnx.merge(graph, network), state, *args, **kwargs)
-
-        return StateUpdate(self.layout.jit(run, donate_argnums=1, out_shardings=shardings), self._state, self.layout)
+        return parameters, lambda given: nnx.merge(graph, jax.tree.unflatten(tree, given))
 
 
 class NetworkFunction(Generic[P, R]):
-    """A compiled function with the state of its network as the first argument."""
+    """A compiled function with the parameters of its network as the first argument."""
 
-    def __init__(self, compiled: LayoutJit[R], function: Callable[..., R], state: PyTree, layout: Layout) -> None:
-        self._compiled, self._function, self._state, self._layout = compiled, function, state, layout
+    def __init__(
+        self, compiled: LayoutJit[R], function: Callable[..., R], parameters: list[Array], layout: Layout
+    ) -> None:
+        self._compiled, self._function, self._parameters, self._layout = compiled, function, parameters, layout
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the compiled function with the network's state; keyword arguments are static.
+        """Call the compiled function with the network's parameters; keyword arguments are static.
 
         Array arguments are split over the devices by their rows (parallel/row_placement.py). With several processes
         each must call it with the same arguments.
         """
-        return self._compiled(self._state, *put_rows(self._layout, args), **kwargs)
+        return self._compiled(self._parameters, *put_rows(self._layout, args), **kwargs)
 
     def flops(self, *args: P.args, **kwargs: P.kwargs) -> float:
         """Return the FLOPs of the products of a call with arguments of these shapes (train/flops.py)."""
         with portable_trace():
-            return count(jax.make_jaxpr(lambda *given: self._function(*given, **kwargs))(self._state, *args)).total
+            return count(jax.make_jaxpr(lambda *given: self._function(*given, **kwargs))(self._parameters, *args)).total
 
     def compiles(self) -> int:
         """Return the number of signatures that are compiled."""
@@ -116,12 +127,12 @@ class NetworkFunction(Generic[P, R]):
 class StateUpdate(Generic[P, S, R]):
     """A compiled function of a network that replaces a state and takes over its memory (donation)."""
 
-    def __init__(self, compiled: LayoutJit[R], network: PyTree, layout: Layout) -> None:
-        self._compiled, self._network, self._layout = compiled, network, layout
+    def __init__(self, compiled: LayoutJit[R], parameters: list[Array], layout: Layout) -> None:
+        self._compiled, self._parameters, self._layout = compiled, parameters, layout
 
     def __call__(self, state: S, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the new state; the old one can no longer be used. Arguments are placed as in ``NetworkFunction``."""
-        return self._compiled(self._network, state, *put_rows(self._layout, args), **kwargs)
+        return self._compiled(self._parameters, state, *put_rows(self._layout, args), **kwargs)
 
     def compiles(self) -> int:
         """Return the number of signatures that are compiled."""

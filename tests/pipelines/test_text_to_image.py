@@ -155,7 +155,7 @@ def test_a_layout_of_two_devices_gives_the_images_of_one(pipeline):
 
 
 def test_sampler_and_likelihood_share_the_parameters_of_one_transformer(pipeline):
-    states = [function._state for function in (pipeline._sample, pipeline.likelihood._nats)]
+    states = [function._parameters for function in (pipeline._sample, pipeline.likelihood._nats)]
     first, second = ([leaf.unsafe_buffer_pointer() for leaf in arrays(state)] for state in states)
     assert first == second and len(first) > 10
 

@@ -1,5 +1,6 @@
 """The command ``serve`` as a process of its own, with an unCLIP and a transformer, through the package openai."""
 
+import argparse
 import asyncio
 import base64
 import contextlib
@@ -23,6 +24,7 @@ from PIL import Image
 from small_painters import DALLE
 from small_unclip import small_words, write_unclip
 
+from dalle_jax.commands.serving import serve
 from dalle_jax.commands.serving.serve import named_folders
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
@@ -263,6 +265,17 @@ def test_sigterm_finishes_what_was_accepted_and_ends_with_0(client, url, process
         thread.join(60)
     assert process.wait(60) == 0
     assert len(found) == 8
+
+
+def test_forecasting_heads_want_one_model_and_windows_within_bounds():
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    for flags, message in (
+        (["--forecast", "heads"], r"--forecast: expected one --model and a --window above 1, got 1 and 1"),
+        (["--window", "257"], r"--window: expected between 1 and 256, got 257"),
+    ):
+        with pytest.raises(UserError, match=message):
+            serve.run(parser.parse_args(["--model", "any", *flags]))
 
 
 def test_models_have_the_names_of_their_folders_or_those_that_are_given():

@@ -36,10 +36,3 @@ def test_suites_run_on_a_finished_checkpoint_and_their_figures_are_metrics_of_th
     figures = {line["step"]: line["suites/images/fd"] for line in lines if "suites/images/fd" in line}
     assert figures == {3: 1.0, 6: 2.0, 7: 3.0}
     assert result.metrics["suites/images/fd"] == 3.0
-
-
-def test_without_suites_nothing_is_saved_for_them(tmp_path):
-    trainer = dataclasses.replace(TRAINER, steps=2, suites_every=1, save_every=None)
-    with contextlib.ExitStack() as opened:
-        TrainLoop(TASK, LINES, trainer, layout(), storage.place(tmp_path), CONFIG, opened).run()
-    assert "suites/" not in (tmp_path / "metrics.jsonl").read_text()

@@ -89,7 +89,7 @@ def open_features(
     if source is None:
         return kind.open(None, layout, batch)
     place = storage.place(source)
-    if not storage.exists(place):
+    if not place.exists():
         raise UserError(f"features {kind.name}:{source}: expected a file or folder, got a path that does not exist")
     return kind.open(place, layout, batch)
 

@@ -60,7 +60,7 @@ class ImageFindings:
         """Return all measurements with their intervals and counts."""
         sets = [{"name": name, "count": count} for name, count in self.sets]
         out: JsonObject = {"sets": sets, "unreadable": list(self.unreadable)}
-        for name, measured in (*self.by_features.items(), *((("clip", self.by_clip),) if self.by_clip else ())):
+        for name, measured in (*self.by_features.items(), *((("captions", self.by_clip),) if self.by_clip else ())):
             out[name] = {one.name: one.to_json() for one in measured}
         return out
 
@@ -69,7 +69,7 @@ class ImageFindings:
         figures: list[PanelFigure] = []
         for name, measured in self.by_features.items():
             figures += [figure_of(name, one, f"{name}: ") for one in measured]
-        figures += [figure_of("clip", one) for one in self.by_clip]
+        figures += [figure_of("captions", one) for one in self.by_clip]
         names = {one.features for listed in (*self.by_features.values(), self.by_clip) for one in listed}
         return Panel(
             " against ".join(name for name, _ in self.sets),
@@ -124,7 +124,7 @@ def compare_images(
     by_clip: tuple[Measurement, ...] = ()
     if scored is not None:
         by_clip = scored.result()
-        say(f"clip: {summary(by_clip)}")
+        say(f"captions: {summary(by_clip)}")
         plots.append(scored.plot())
         shown.append(scored.worst(images, config.shown))
     unreadable = tuple(line for one in (images, against) if one is not None for line in unreadable_lines(one))

@@ -84,7 +84,7 @@ class SampledFindings:
         for group in dict.fromkeys((*self.by_features, *self.by_clip)):
             parts: dict[str, tuple[Measurement, ...]] = {**self.by_features.get(group, {})}
             if group in self.by_clip:
-                parts["clip"] = self.by_clip[group]
+                parts["captions"] = self.by_clip[group]
             out[group] = {name: {one.name: one.to_json() for one in listed} for name, listed in parts.items()}
         return out
 
@@ -97,7 +97,7 @@ class SampledFindings:
             for one in listed
         ]
         figures += [
-            figure_of(f"{group}.clip", one, f"{GROUPS[group]}, judging CLIP: ")
+            figure_of(f"{group}.captions", one, f"{GROUPS[group]}, judging CLIP: ")
             for group, listed in self.by_clip.items()
             for one in listed
         ]

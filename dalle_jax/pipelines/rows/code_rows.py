@@ -20,7 +20,7 @@ from dalle_jax.diffusion.samplers.ddim import Ddim
 from dalle_jax.diffusion.samplers.row_steps import StepTable, first_rows, step_table
 from dalle_jax.models.code_denoiser import Guide
 from dalle_jax.pipelines.embedding_pipeline import PromptIds, Sees, UnclipNetworks, given_inputs
-from dalle_jax.pipelines.rows.denoise_stage import Row, Stage, StageProgram
+from dalle_jax.pipelines.rows.denoise_stage import DenoiseStage, SlotRow, StageProgram
 from dalle_jax.pipelines.rows.denoising_slots import MOST_STEPS
 from dalle_jax.pipelines.rows.prompt_vectors import HeldTexts, PromptVectors
 from dalle_jax.pipelines.rows.slot_image import GivenRow, SlotImage
@@ -43,7 +43,7 @@ class CodeRows:
         self._pipeline, network = pipeline, pipeline.network
         self._vectors = PromptVectors(pipeline, network)
         self._begin = network.jit(_begin, static_argnames=("sees",))
-        stage = Stage(_denoiser, Parameterization("x0"), True, _codes)
+        stage = DenoiseStage(_denoiser, Parameterization("x0"), True, _codes)
         self.stages: Sequence[StageProgram[UnclipNetworks]] = [StageProgram(network, stage, together)]
 
     def lengths(self, steps: int | None) -> list[int]:
@@ -54,7 +54,7 @@ class CodeRows:
         """Compute the text that the prior reads."""
         return self._vectors.hold(prompt)
 
-    def begin(self, held: HeldTexts, image: SlotImage, steps: int | None) -> Row:
+    def begin(self, held: HeldTexts, image: SlotImage, steps: int | None) -> SlotRow:
         """Return an image at its first step."""
         found, key = self._vectors.of(held, image), image.key()
         count = self._pipeline.steps if steps is None else steps
@@ -71,7 +71,7 @@ class CodeRows:
             sees=found.sees,
         )  # fmt: skip
 
-    def enter(self, stage: int, row: Row, image: SlotImage) -> Row:
+    def enter(self, stage: int, row: SlotRow, image: SlotImage) -> SlotRow:
         """Raise ValueError: there is no second stage."""
         raise ValueError(f"stage: expected 0, the only one, got {stage}")
 
@@ -88,12 +88,12 @@ def _begin(
     last: Float[Array, " 1"],
     *,
     sees: Sees,
-) -> Row:
+) -> SlotRow:
     noise_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
     shape = known.codes.shape[1], networks.decoder.code_vectors.shape[1]
     first = initial_noise(noise_keys, shape) if start is None else start
     guide = given_inputs(ids, vector[:, None], sees)
-    return Row(first_rows(first, noise_keys, table), CodeCondition(guide, scale, known, last))
+    return SlotRow(first_rows(first, noise_keys, table), CodeCondition(guide, scale, known, last))
 
 
 def _denoiser(networks: UnclipNetworks, given: CodeCondition) -> Denoiser:
@@ -102,7 +102,7 @@ def _denoiser(networks: UnclipNetworks, given: CodeCondition) -> Denoiser:
     return keep_known(expected, vectors[known.codes], known.keep[..., None], "x0")
 
 
-def _codes(networks: UnclipNetworks, row: Row, finished: bool) -> Int[Array, "B I"]:
+def _codes(networks: UnclipNetworks, row: SlotRow, finished: bool) -> Int[Array, "B I"]:
     """Predict the codes of rows by one forward, at the time of their next step, or at the last time."""
     state, given = row
     time = given.last if finished else state.table.level.time[jnp.arange(len(state.step)), state.step]

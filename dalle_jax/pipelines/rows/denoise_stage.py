@@ -20,7 +20,7 @@ from dalle_jax.pipelines.compiled_network import CompiledNetwork
 N = TypeVar("N")
 
 
-class Row(NamedTuple):
+class SlotRow(NamedTuple):
     """One image in a stage, or R of them: its state, and the conditions of the network."""
 
     state: RowState
@@ -43,17 +43,17 @@ class _Fixed(NamedTuple):
     condition: PyTree
 
 
-def _parts(row: Row) -> tuple[_Moving, _Fixed]:
+def _parts(row: SlotRow) -> tuple[_Moving, _Fixed]:
     x, estimates, keys, table, step = row.state
     return _Moving(x, estimates, step), _Fixed(keys, table, row.condition)
 
 
-def _row(moving: _Moving, fixed: _Fixed) -> Row:
-    return Row(RowState(moving.x, moving.estimates, fixed.keys, fixed.table, moving.step), fixed.condition)
+def _row(moving: _Moving, fixed: _Fixed) -> SlotRow:
+    return SlotRow(RowState(moving.x, moving.estimates, fixed.keys, fixed.table, moving.step), fixed.condition)
 
 
 @dataclass(frozen=True)
-class Stage(Generic[N]):
+class DenoiseStage(Generic[N]):
     """The functions of a stage.
 
     - ``denoiser``: the network with the conditions of rows.
@@ -65,7 +65,7 @@ class Stage(Generic[N]):
     denoiser: Callable[[N, PyTree], Denoiser]
     form: Parameterization
     draws: bool
-    show: Callable[[N, Row, bool], Array]
+    show: Callable[[N, SlotRow, bool], Array]
 
 
 class StageProgram(Generic[N]):
@@ -74,15 +74,15 @@ class StageProgram(Generic[N]):
     An image is computed by the same program whatever is beside it.
     """
 
-    def __init__(self, network: CompiledNetwork[N], stage: Stage[N], together: int) -> None:
+    def __init__(self, network: CompiledNetwork[N], stage: DenoiseStage[N], together: int) -> None:
         shardings = None if network.layout.mesh.size == 1 else network.layout.replicated
         self._advance = network.jit_update(partial(_advance, stage=stage), shardings)
         self._show = network.jit(partial(_show, stage=stage), static_argnames=("finished",))
         self._together, self._fill = together, list[_Moving]()
 
-    def advance(self, rows: Sequence[Row], passes: int) -> list[Row]:
+    def advance(self, rows: Sequence[SlotRow], passes: int) -> list[SlotRow]:
         """Run ``passes`` steps of all rows, in calls of ``together``; x of the given rows can no longer be used."""
-        found: list[Row] = []
+        found: list[SlotRow] = []
         for start in range(0, len(rows), self._together):
             moving, fixed = map(list, zip(*map(_parts, rows[start : start + self._together]), strict=True))
             count, more = len(moving), self._together - len(moving)
@@ -94,11 +94,11 @@ class StageProgram(Generic[N]):
             self._fill[:more] = moved[count:]
         return found
 
-    def image(self, row: Row) -> Array:
+    def image(self, row: SlotRow) -> Array:
         """Return one finished image [1 …] on the devices."""
         return self.show([row], finished=True)[0][None]
 
-    def show(self, rows: Sequence[Row], *, finished: bool) -> list[Array]:
+    def show(self, rows: Sequence[SlotRow], *, finished: bool) -> list[Array]:
         """Return the image or the codes of each row, on the devices."""
         found: list[Array] = []
         for start in range(0, len(rows), self._together):
@@ -108,14 +108,19 @@ class StageProgram(Generic[N]):
         return found
 
 
-def _joined(rows: tuple[Row, ...]) -> Row:
+def _joined(rows: tuple[SlotRow, ...]) -> SlotRow:
     """Return the rows of a call as one batch."""
-    joined: Row = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows)
+    joined: SlotRow = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows)
     return joined._replace(state=joined.state._replace(x=by_rows(joined.state.x)))
 
 
 def _advance(
-    network: N, moving: tuple[_Moving, ...], fixed: tuple[_Fixed, ...], passes: Int[Array, ""], *, stage: Stage[N]
+    network: N,
+    moving: tuple[_Moving, ...],
+    fixed: tuple[_Fixed, ...],
+    passes: Int[Array, ""],
+    *,
+    stage: DenoiseStage[N],
 ) -> tuple[_Moving, ...]:
     """Run steps of rows, each at its own."""
     joined = _joined(tuple(map(_row, moving, fixed)))
@@ -128,5 +133,5 @@ def _advance(
     return tuple(_Moving(*(leaf[row : row + 1] for leaf in moved)) for row in range(len(moving)))
 
 
-def _show(network: N, rows: tuple[Row, ...], *, stage: Stage[N], finished: bool) -> list[Array]:
+def _show(network: N, rows: tuple[SlotRow, ...], *, stage: DenoiseStage[N], finished: bool) -> list[Array]:
     return list(stage.show(network, _joined(rows), finished))

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax.numpy as jnp
 
 from dalle_jax.arrays import Array, PyTree
-from dalle_jax.pipelines.rows.denoise_stage import Row, StageProgram
+from dalle_jax.pipelines.rows.denoise_stage import SlotRow, StageProgram
 from dalle_jax.pipelines.rows.slot_image import SlotImage
 
 MOST_STEPS = 256
@@ -39,11 +39,11 @@ class RowModel(Protocol):
         """Compute what all images of a prompt share."""
         ...
 
-    def begin(self, held: PyTree, image: SlotImage, steps: int | None) -> Row:
+    def begin(self, held: PyTree, image: SlotImage, steps: int | None) -> SlotRow:
         """Return an image at the first step of the first stage, from its key."""
         ...
 
-    def enter(self, stage: int, row: Row, image: SlotImage) -> Row:
+    def enter(self, stage: int, row: SlotRow, image: SlotImage) -> SlotRow:
         """Return an image that finished a stage at the first step of the next, number ``stage``."""
         ...
 
@@ -64,7 +64,7 @@ class _Slot:
     lengths: list[int]
     stage: int
     left: int
-    row: Row
+    row: SlotRow
 
     @property
     def done(self) -> bool:

@@ -30,12 +30,12 @@ from dalle_jax.pipelines.imported.glide_stages import (
     upsampler_levels,
     upsampler_noise,
 )
-from dalle_jax.pipelines.rows.denoise_stage import Row, Stage, StageProgram
+from dalle_jax.pipelines.rows.denoise_stage import DenoiseStage, SlotRow, StageProgram
 from dalle_jax.pipelines.rows.known_rows import known_of
 from dalle_jax.pipelines.rows.slot_image import SlotImage
 
 
-class ReadText(NamedTuple):
+class EncodedText(NamedTuple):
     """The states and the vector of a text, as a network reads them."""
 
     states: Float[Array, "B T D"]
@@ -45,27 +45,27 @@ class ReadText(NamedTuple):
 class HeldGlide(NamedTuple):
     """A prompt for the base and for the upsampler, and its vector of the CLIP that guides, None without one."""
 
-    base: ReadText
-    nothing: ReadText
-    upsampler: ReadText
+    base: EncodedText
+    nothing: EncodedText
+    upsampler: EncodedText
     toward: Float[Array, "1 E"] | None
 
 
 class BaseCondition(NamedTuple):
     """The conditions of the base, and the text for the upsampler; ``known`` is None without inpainting networks."""
 
-    given: ReadText
-    nothing: ReadText
+    given: EncodedText
+    nothing: EncodedText
     scale: Float[Array, " B"]
     toward: Float[Array, "B E"] | None
     known: KnownPixels | None
-    upsampler: ReadText
+    upsampler: EncodedText
 
 
 class UpsamplerInputs(NamedTuple):
     """The conditions of the upsampler: the text, and the image of the base, enlarged."""
 
-    given: ReadText
+    given: EncodedText
     low: Float[Array, "B H W 3"]
     known: KnownPixels | None
 
@@ -77,8 +77,10 @@ class GlideRows:
         network, self._pipeline, self._file = pipeline.network, pipeline, pipeline.file
         self._hold, self._begin = network.jit(_hold), network.jit(_begin, static_argnames=("side",))
         self._enter = network.jit(_enter, static_argnames=("side",))
-        base = Stage(partial(_base, scale=pipeline.clip_scale), FORM, True, _shown)
-        self.stages = [StageProgram(network, one, together) for one in (base, Stage(_upsampler, FORM, False, _shown))]
+        base = DenoiseStage(partial(_base, scale=pipeline.clip_scale), FORM, True, _shown)
+        self.stages = [
+            StageProgram(network, one, together) for one in (base, DenoiseStage(_upsampler, FORM, False, _shown))
+        ]
 
     def lengths(self, steps: int | None) -> list[int]:
         """Return the steps of base and upsampler."""
@@ -92,14 +94,14 @@ class GlideRows:
         ids = None if guide is None else jnp.asarray(guide.encode_batch([prompt]))
         return self._hold(read_prompts(tokenizer, [prompt]), read_prompts(tokenizer, [""]), ids)
 
-    def begin(self, held: HeldGlide, image: SlotImage, steps: int | None) -> Row:
+    def begin(self, held: HeldGlide, image: SlotImage, steps: int | None) -> SlotRow:
         """Return an image at the base's first step."""
         del steps
         table, scale = step_table(Ddpm("learned_range"), base_levels(self._file.steps)), image.options.guidance
         known, side = self._known(image, self._file.base_side), self._file.base_side
         return self._begin(held, image.key(), jnp.asarray([scale], jnp.float32), known, table, side=side)
 
-    def enter(self, stage: int, row: Row, image: SlotImage) -> Row:
+    def enter(self, stage: int, row: SlotRow, image: SlotImage) -> SlotRow:
         """Return an image at the upsampler's first step."""
         del stage
         table, side = step_table(Ddim(), upsampler_levels()), self._file.side
@@ -110,8 +112,8 @@ class GlideRows:
         return known_of(image.hole, side) if self._pipeline.inpaints else None
 
 
-def _read(network: Glide, prompts: GlidePrompts) -> ReadText:
-    return ReadText(*network.text(*prompts))
+def _read(network: Glide, prompts: GlidePrompts) -> EncodedText:
+    return EncodedText(*network.text(*prompts))
 
 
 def _hold(
@@ -135,31 +137,31 @@ def _begin(
     table: StepTable,
     *,
     side: int,
-) -> Row:
+) -> SlotRow:
     del networks
     own = _of_stage(keys, 0)
     condition = BaseCondition(held.base, held.nothing, scale, held.toward, known, held.upsampler)
-    return Row(first_rows(initial_noise(own, (side, side, 3)), own, table), condition)
+    return SlotRow(first_rows(initial_noise(own, (side, side, 3)), own, table), condition)
 
 
 def _enter(
     networks: GlideNetworks,
     low: Float[Array, "1 h w 3"],
-    text: ReadText,
+    text: EncodedText,
     keys: Key[Array, " 1"],
     known: KnownPixels | None,
     table: StepTable,
     *,
     side: int,
-) -> Row:
+) -> SlotRow:
     """Begin to upsample an image of the base."""
     del networks
     own, image = _of_stage(keys, 1), enlarged_base(low, (side, side))
     state = first_rows(upsampler_noise(own, (side, side, 3)).start, own, table)
-    return Row(state._replace(estimates=state.estimates.at[:, 0].set(image)), UpsamplerInputs(text, image, known))
+    return SlotRow(state._replace(estimates=state.estimates.at[:, 0].set(image)), UpsamplerInputs(text, image, known))
 
 
-def _predict(network: Glide, x: Array, level: NoiseLevel, text: ReadText, extra: Array | None) -> ModelOutput:
+def _predict(network: Glide, x: Array, level: NoiseLevel, text: EncodedText, extra: Array | None) -> ModelOutput:
     values = network.unet(x, level.time, vector=text.vector, context=UNetContext(text.states), extra=extra)
     return split_variance(values)
 
@@ -168,7 +170,7 @@ def _base(networks: GlideNetworks, given: BaseCondition, *, scale: float) -> Den
     """Return the base with guidance, also by a CLIP of noised images if there is one; ``scale`` is the CLIP's."""
     extra = None if given.known is None else kept_pixels(*given.known)
 
-    def denoise(x: Array, level: NoiseLevel, text: ReadText) -> ModelOutput:
+    def denoise(x: Array, level: NoiseLevel, text: EncodedText) -> ModelOutput:
         repeated = None if extra is None else jnp.concatenate([extra] * (len(x) // len(extra)))
         return _predict(networks.base, x, level, text, repeated)
 
@@ -193,6 +195,6 @@ def _keeping(denoise: Denoiser, known: KnownPixels | None) -> Denoiser:
     return denoise if known is None else keep_known(denoise, known.image, known.mask > 0, FORM.prediction)
 
 
-def _shown(networks: GlideNetworks, row: Row, finished: bool) -> UInt8[Array, "B h w 3"]:
+def _shown(networks: GlideNetworks, row: SlotRow, finished: bool) -> UInt8[Array, "B h w 3"]:
     del networks
     return to_uint8(((row.state.x if finished else row.state.estimates[:, 0]) + 1) / 2)

@@ -20,7 +20,7 @@ from dalle_jax.models.priors.unclip_text_projection import DecoderCondition
 from dalle_jax.models.unet import UNet
 from dalle_jax.pipelines.imported.karlo import DECODER, PRIOR, UPSAMPLER, Karlo, KarloFile
 from dalle_jax.pipelines.imported.karlo_stages import FIXED, FORM, LEARNED, KarloNetworks, decoder_output, respaced
-from dalle_jax.pipelines.rows.denoise_stage import Row, Stage, StageProgram
+from dalle_jax.pipelines.rows.denoise_stage import DenoiseStage, SlotRow, StageProgram
 from dalle_jax.pipelines.rows.slot_image import SlotImage
 
 
@@ -47,8 +47,11 @@ class KarloRows:
         self._hold, self._vector = network.jit(_hold), network.jit(_vector, static_argnames=("file",))
         self._begin = network.jit(_begin, static_argnames=("side",))
         self._enter = network.jit(_enter, static_argnames=("side",))
-        decoder = Stage(_decoder, FORM, True, _shown)
-        upsampler, last = Stage(_upsampler, FORM, True, _shown), Stage(_last_upsampler, FORM, False, _shown)
+        decoder = DenoiseStage(_decoder, FORM, True, _shown)
+        upsampler, last = (
+            DenoiseStage(_upsampler, FORM, True, _shown),
+            DenoiseStage(_last_upsampler, FORM, False, _shown),
+        )
         self.stages = [StageProgram(network, one, together) for one in (decoder, upsampler, last)]
 
     def lengths(self, steps: int | None) -> list[int]:
@@ -61,7 +64,7 @@ class KarloRows:
         """Compute the text."""
         return self._hold(jnp.asarray(self._pipeline.prompts.read([prompt])), self._pipeline.empty_ids)
 
-    def begin(self, held: KarloTexts, image: SlotImage, steps: int | None) -> Row:
+    def begin(self, held: KarloTexts, image: SlotImage, steps: int | None) -> SlotRow:
         """Return an image at the decoder's first step; a given vector is decoded without a text."""
         key, given, sampler, start = image.key(), image.vector, LEARNED, None
         moves: TableSampler = sampler
@@ -75,7 +78,7 @@ class KarloRows:
         scale = jnp.asarray([image.options.guidance], jnp.float32)
         return self._begin(held, vector, key, scale, start, table, side=self._file.decoder_side)
 
-    def enter(self, stage: int, row: Row, image: SlotImage) -> Row:
+    def enter(self, stage: int, row: SlotRow, image: SlotImage) -> SlotRow:
         """Return an image at the first step of the upsampler, or at its last one."""
         steps = self._file.upsampler_steps
         levels = respaced(steps)
@@ -110,22 +113,22 @@ def _begin(
     table: StepTable,
     *,
     side: int,
-) -> Row:
+) -> SlotRow:
     own, project = _of_stage(keys, DECODER), networks.projection
     first = initial_noise(own, (side, side, 3)) if start is None else start
     nothing = project(project.without_image(1), texts.empty)
-    return Row(first_rows(first, own, table), KarloCondition(project(vector, texts.given), nothing, scale))
+    return SlotRow(first_rows(first, own, table), KarloCondition(project(vector, texts.given), nothing, scale))
 
 
 def _enter(
     networks: KarloNetworks, image: Float[Array, "1 h w 3"], keys: Key[Array, " 1"], table: StepTable, *, side: int
-) -> Row:
+) -> SlotRow:
     """Begin to upsample an image of the decoder."""
     del networks
     own, shape = _of_stage(keys, UPSAMPLER), (side, side, 3)
     low = jax.image.resize(image.clip(-1, 1), (1, *shape), "bicubic")
     state = first_rows(initial_noise(own, shape), own, table)
-    return Row(state._replace(estimates=state.estimates.at[:, 0].set(low)), low)
+    return SlotRow(state._replace(estimates=state.estimates.at[:, 0].set(low)), low)
 
 
 def _decoder(networks: KarloNetworks, given: KarloCondition) -> Denoiser:
@@ -147,6 +150,6 @@ def _last_upsampler(networks: KarloNetworks, low: Float[Array, "B H W 3"]) -> De
     return _upsampling(networks.last_upsampler, low)
 
 
-def _shown(networks: KarloNetworks, row: Row, finished: bool) -> UInt8[Array, "B h w 3"]:
+def _shown(networks: KarloNetworks, row: SlotRow, finished: bool) -> UInt8[Array, "B h w 3"]:
     del networks
     return to_uint8(((row.state.x if finished else row.state.estimates[:, 0]) + 1) / 2)

@@ -24,14 +24,14 @@ from dalle_jax.models.decoders.upsampler import LowResolution, Upsampler, Upsamp
 from dalle_jax.models.glide import KnownPixels
 from dalle_jax.pipelines.embedding_pipeline import PromptIds, Sees, given_inputs
 from dalle_jax.pipelines.pixel_unclip import PixelNetworks, PixelUnclip
-from dalle_jax.pipelines.rows.denoise_stage import Row, Stage, StageProgram
+from dalle_jax.pipelines.rows.denoise_stage import DenoiseStage, SlotRow, StageProgram
 from dalle_jax.pipelines.rows.denoising_slots import MOST_STEPS
 from dalle_jax.pipelines.rows.known_rows import known_of
 from dalle_jax.pipelines.rows.prompt_vectors import HeldTexts, PromptVectors
 from dalle_jax.pipelines.rows.slot_image import SlotImage
 
 
-class DecoderCondition(NamedTuple):
+class PixelCondition(NamedTuple):
     """The decoder's conditions with and without the prompt; ``known`` is None for a decoder of latents."""
 
     given: ImageCondition
@@ -55,7 +55,7 @@ class PixelRows:
         self._vectors = PromptVectors(pipeline, network)
         self._begin = network.jit(_begin, static_argnames=("sees",))
         form = Parameterization(pipeline.decoder_config.diffusion.prediction, sampling.decoder.threshold)
-        decoder = StageProgram(network, Stage(_decoder, form, True, _decoded), together)
+        decoder = StageProgram(network, DenoiseStage(_decoder, form, True, _decoded), together)
         self._enter = [one.jit(_enter, static_argnames=("noise",)) for one in pipeline.upsamplers]
         self._sides = [pipeline.decoder_config.image_size]
         self.stages: list[StageProgram[Any]] = [decoder]
@@ -74,7 +74,7 @@ class PixelRows:
         """Compute the text that the prior reads."""
         return self._vectors.hold(prompt)
 
-    def begin(self, held: HeldTexts, image: SlotImage, steps: int | None) -> Row:
+    def begin(self, held: HeldTexts, image: SlotImage, steps: int | None) -> SlotRow:
         """Return an image at the decoder's first step."""
         found, vector, own = self._vectors.of(held, image), image.vector, self._pipeline.sampling.decoder
         start = None if vector is None or vector.start is None else jnp.asarray(vector.start)[None]
@@ -86,7 +86,7 @@ class PixelRows:
             held.ids, found.vector, image.key(), scale, self._known(image, 0), start, table, sees=found.sees
         )
 
-    def enter(self, stage: int, row: Row, image: SlotImage) -> Row:
+    def enter(self, stage: int, row: SlotRow, image: SlotImage) -> SlotRow:
         """Return an image at the first step of an upsampler."""
         pipeline, number = self._pipeline, stage - 1
         own = pipeline.sampling.upsamplers[number]
@@ -105,7 +105,7 @@ def _order(sampler: TableSampler) -> int:
     return sampler.order if isinstance(sampler, DpmSolver) else 1
 
 
-def _upsampler_stage(config: UpsamplerConfig, sampling: ImageSampling, tiles: Tiles | None) -> Stage[Upsampler]:
+def _upsampler_stage(config: UpsamplerConfig, sampling: ImageSampling, tiles: Tiles | None) -> DenoiseStage[Upsampler]:
     """Return the stage of an upsampler."""
     form = Parameterization(config.diffusion.prediction, sampling.threshold)
     deterministic = isinstance(sampling.sampler, DpmSolver) or sampling.sampler == Ddim()
@@ -120,11 +120,11 @@ def _upsampler_stage(config: UpsamplerConfig, sampling: ImageSampling, tiles: Ti
         chosen = whole if tiles is None else tiled(denoise, given.low.image, tiles)
         return _keeping(chosen, given.known, form)
 
-    def show(network: Upsampler, row: Row, finished: bool) -> UInt8[Array, "B H W 3"]:
+    def show(network: Upsampler, row: SlotRow, finished: bool) -> UInt8[Array, "B H W 3"]:
         del network
         return to_uint8(to_pixels(row.state.x if finished else row.state.estimates[:, 0]))
 
-    return Stage(denoiser, form, not deterministic, show)
+    return DenoiseStage(denoiser, form, not deterministic, show)
 
 
 def _begin(
@@ -138,17 +138,17 @@ def _begin(
     table: StepTable,
     *,
     sees: Sees,
-) -> Row:
+) -> SlotRow:
     decoder, side = networks.decoder, networks.decoder.config.image_size
     guide, read = given_inputs(ids, vector[:, None], sees), known if decoder.config.inpaints else None
     noise_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
     shape = decoder.space(networks.image_tokenizer).shape(side, side)
     first = initial_noise(noise_keys, shape) if start is None else start
-    condition = DecoderCondition(decoder.condition(guide, read), decoder.condition(guide.nothing(), read), scale, known)
-    return Row(first_rows(first, noise_keys, table), condition)
+    condition = PixelCondition(decoder.condition(guide, read), decoder.condition(guide.nothing(), read), scale, known)
+    return SlotRow(first_rows(first, noise_keys, table), condition)
 
 
-def _decoder(networks: PixelNetworks, given: DecoderCondition) -> Denoiser:
+def _decoder(networks: PixelNetworks, given: PixelCondition) -> Denoiser:
     decoder = networks.decoder
     denoise = classifier_free(decoder.denoise, given.given, given.nothing, Guidance(), given.scale)
     return _keeping(denoise, given.known, Parameterization(decoder.config.diffusion.prediction))
@@ -159,7 +159,7 @@ def _keeping(denoise: Denoiser, known: KnownPixels | None, form: Parameterizatio
     return denoise if known is None else keep_known(denoise, known.image, known.mask > 0, form.prediction)
 
 
-def _decoded(networks: PixelNetworks, row: Row, finished: bool) -> UInt8[Array, "B H W 3"]:
+def _decoded(networks: PixelNetworks, row: SlotRow, finished: bool) -> UInt8[Array, "B H W 3"]:
     x0 = row.state.x if finished else row.state.estimates[:, 0]
     return to_uint8(networks.decoder.space(networks.image_tokenizer).decode(x0))
 
@@ -172,7 +172,7 @@ def _enter(
     table: StepTable,
     *,
     noise: float,
-) -> Row:
+) -> SlotRow:
     """Begin to upsample an image, as ``upsample_pixels`` does."""
     low, amounts = from_pixels(to_float(pixels)), jnp.full(1, noise)
     if upsampler.config.sees_noise:
@@ -180,4 +180,4 @@ def _enter(
     image = enlarged(low, upsampler.config.factor)
     state = first_rows(initial_noise(keys, image.shape[1:]), keys, table)
     state = state._replace(estimates=state.estimates.at[:, 0].set(image))
-    return Row(state, UpsamplerCondition(LowResolution(image, amounts), known))
+    return SlotRow(state, UpsamplerCondition(LowResolution(image, amounts), known))

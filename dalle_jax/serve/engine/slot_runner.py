@@ -66,20 +66,20 @@ class _Inside:
         """The number of passes that the image still needs."""
         return self.drawing.length - self.position
 
-    def next_shown(self) -> int | None:
-        """Return the position of its next partial image, if it has one in this round."""
+    def places_shown(self) -> list[int]:
+        """Return the positions of its partial images that are not sent, as far as they are in this round."""
         drawing = self.drawing
         work, sent = drawing.job.work, drawing.sent[self.candidate]
-        if self.candidate >= work.shown_images or sent >= len(work.shown):
-            return None
-        place = int(work.shown[sent] * drawing.length * drawing.plan.rounds) - drawing.round * drawing.length
-        return max(1, place) if place < drawing.length else None
+        if self.candidate >= work.shown_images:
+            return []
+        length, total = drawing.length, drawing.length * drawing.plan.rounds
+        places = [int(share * total) - drawing.round * length for share in work.shown[sent:]]
+        return [max(1, place) for place in places if place < length]
 
     @property
-    def is_due(self) -> bool:
-        """True if it is drawn as far as its next partial image shows."""
-        place = self.next_shown()
-        return place is not None and place <= self.position
+    def due(self) -> int:
+        """The number of its partial images that it is drawn far enough for."""
+        return sum(place <= self.position for place in self.places_shown())
 
 
 class _Chunk(NamedTuple):
@@ -92,10 +92,10 @@ class _Chunk(NamedTuple):
 
 @dataclass(eq=False)
 class _Decoding:
-    """Images that the devices decode, each with the number of its partial image and its position."""
+    """Images that the devices decode, each with the numbers of its partial images and its position."""
 
     images: Sequence[_Inside]
-    numbers: Sequence[tuple[int, int]]
+    numbers: Sequence[tuple[range, int]]
     finished: bool
     decoded: "DecodedRows"
 
@@ -227,7 +227,7 @@ class SlotRunner(ABC):
         self._chunks.append(_Chunk(self._engine.started(), passes, begin))
         for slot, one in self._inside.items():
             one.position = self._engine.position(slot)
-        due = [slot for slot, one in self._inside.items() if slot not in done and one.is_due]
+        due = [slot for slot, one in self._inside.items() if slot not in done and one.due]
         for slots, finished in ((due, False), (done, True)):
             if slots:
                 self._decoding.append(self._decoded(slots, finished=finished))
@@ -315,16 +315,18 @@ class SlotRunner(ABC):
         seconds = CHUNK_SECONDS if len(self._inside) == self._engine.slots else JOIN_SECONDS
         most = min(MOST_PASSES, max(1, round(seconds / max(self._seconds_per_pass, 1e-6))))
         ends = [one.left for one in self._inside.values()]
-        due = [place - one.position for one in self._inside.values() if (place := one.next_shown()) is not None]
+        due = [place - one.position for one in self._inside.values() for place in one.places_shown()]
         return max(1, min([most, *ends, *(one for one in due if one > 0)]))
 
     def _decoded(self, slots: Sequence[int], *, finished: bool) -> _Decoding:
         """Start decoding images."""
         images = [self._inside.pop(slot) if finished else self._inside[slot] for slot in slots]
         scored = finished and any(one.drawing.plan.plain and one.drawing.text is not None for one in images)
-        numbers = [(one.drawing.sent[one.candidate], one.position) for one in images]
+        numbers: list[tuple[range, int]] = []
         for one in images:
-            one.drawing.sent[one.candidate] += 0 if finished else 1
+            sent, due = one.drawing.sent[one.candidate], 0 if finished else one.due
+            one.drawing.sent[one.candidate] += due
+            numbers.append((range(sent, sent + due), one.position))
         return _Decoding(images, numbers, finished, self._decode(slots, finished=finished, scored=scored))
 
     def _send(self, decoding: _Decoding) -> None:
@@ -332,13 +334,14 @@ class SlotRunner(ABC):
         decoded = decoding.decoded.pixels
         every = np.asarray(decoded) if isinstance(decoded, jax.Array) else [np.asarray(one) for one in decoded]
         vectors = None if decoding.decoded.vectors is None else np.asarray(decoding.decoded.vectors)
-        for row, (one, (number, position)) in enumerate(zip(decoding.images, decoding.numbers, strict=True)):
+        for row, (one, (shown, position)) in enumerate(zip(decoding.images, decoding.numbers, strict=True)):
             drawing, pixels = one.drawing, every[row]
             if drawing not in self._drawings:  # given up meanwhile
                 continue
             if not decoding.finished:
                 seen = drawing.plan.shown(one.candidate, self._seen(pixels, position))
-                drawing.job.send(Partial(one.candidate, number, seen))
+                for number in shown:
+                    drawing.job.send(Partial(one.candidate, number, seen))
                 continue
             drawing.pixels[one.candidate] = image = drawing.plan.finished(one.candidate, pixels)
             if drawing.text is not None:

@@ -36,3 +36,8 @@ def test_a_file_of_other_content_is_one_line(tmp_path, kind):
     with pytest.raises(UserError) as caught:
         open_features(f"{kind}:{file}")
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_model_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=str(tmp_path)):
+        open_features(f"clip:{tmp_path}")

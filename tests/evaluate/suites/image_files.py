@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dalle_jax.images.png import write_png
+from dalle_jax.images.png import encode_png
 
 
 class MeanColours:
@@ -39,7 +39,8 @@ def write_images(folder, count, seed, size=8, captions=True, shift=0):
     for number in range(count):
         colour = rng.integers(20, 235, 3)
         noise = rng.integers(-15, 16, (size, size, 3))
-        write_png(folder / f"{number:04}.png", np.clip(colour + noise + shift, 0, 255).astype(np.uint8))
+        image = np.clip(colour + noise + shift, 0, 255).astype(np.uint8)
+        (folder / f"{number:04}.png").write_bytes(encode_png(image))
         if captions:
             (folder / f"{number:04}.txt").write_text(" ".join(map(str, colour)))
     return folder

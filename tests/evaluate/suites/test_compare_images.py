@@ -83,7 +83,7 @@ def test_a_clip_scores_images_by_their_captions_and_shows_the_worst_first(tmp_pa
     one.write_text(texts[1])
     other.write_text(texts[0])
     found = compare_images(folder_set(folder), None, {}, ColourNames(), CompareImages(shown=4), print)
-    content = found.to_json()["clip"]
+    content = found.to_json()["captions"]
     assert content["retrieval_top1"]["value"] == pytest.approx(118 / 120)
     assert 90 < content["clip_score"]["value"] < 99.9
     shown = found.images[0].images

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from dalle_jax.models.vision.dinov2 import Dinov2Config, position_weights
-from dalle_jax.pretrained.publishers.vision.dinov2_weights import hugging_face_rules
+from dalle_jax.pretrained.mapping import to_published
+from dalle_jax.pretrained.publishers.vision.dinov2_weights import hugging_face_rules, network_rules
 from tests.wave_weights import noise_and_dark_noise, run_once, wave_network
 
 SMALL = Dinov2Config(width=64, layers=1, heads=1, grid=3, patch=2, image_size=8, position_resize="plain")
@@ -49,3 +50,15 @@ def test_a_grid_of_the_size_of_training_keeps_its_positions():
 def test_an_image_size_of_broken_patches_is_refused():
     with pytest.raises(ValueError, match=r"image_size: expected a multiple of patch \(2 px\), got 7 px"):
         dataclasses.replace(SMALL, image_size=7)
+
+
+def test_the_matrix_of_dinov2s_layout_is_the_three_of_hugging_faces():
+    network = wave_network(SMALL, hugging_face_rules)
+    theirs, other = to_published(network, network_rules(SMALL)), to_published(network, hugging_face_rules(SMALL))
+    for end in ("weight", "bias"):
+        names = [f"encoder.layer.0.attention.attention.{name}.{end}" for name in ("query", "key", "value")]
+        joined = np.concatenate([other[name] for name in names])
+        np.testing.assert_array_equal(theirs[f"blocks.0.attn.qkv.{end}"], joined)
+        np.testing.assert_array_equal(
+            theirs[f"blocks.0.attn.proj.{end}"], other[f"encoder.layer.0.attention.output.dense.{end}"]
+        )

@@ -12,7 +12,7 @@ from dalle_jax.diffusion.samplers.ddim import Ddim
 from dalle_jax.diffusion.samplers.row_steps import first_rows, step_table
 from dalle_jax.pipelines.compiled_network import CompiledNetwork
 from dalle_jax.pipelines.request import RequestOptions
-from dalle_jax.pipelines.rows.denoise_stage import Row, Stage, StageProgram
+from dalle_jax.pipelines.rows.denoise_stage import DenoiseStage, SlotRow, StageProgram
 from dalle_jax.pipelines.rows.denoising_slots import DenoisingSlots
 from dalle_jax.pipelines.rows.slot_image import SlotImage
 
@@ -36,7 +36,7 @@ class TwoStages:
         def show(linear, row, finished):
             return row.state.x if finished else row.state.estimates[:, 0]
 
-        stage = Stage(denoiser, Parameterization("x0"), True, show)
+        stage = DenoiseStage(denoiser, Parameterization("x0"), True, show)
         self.stages = [StageProgram(network, stage, together) for _ in range(2)]
 
     def lengths(self, steps):
@@ -47,10 +47,10 @@ class TwoStages:
 
     def begin(self, held, image, steps):
         key = image.key()
-        return Row(first_rows(initial_noise(key, (WIDTH,)), key, table(self.lengths(steps)[0])), held)
+        return SlotRow(first_rows(initial_noise(key, (WIDTH,)), key, table(self.lengths(steps)[0])), held)
 
     def enter(self, stage, row, image):
-        return Row(first_rows(row.state.x + 1, image.key(), table(SECOND)), row.condition)
+        return SlotRow(first_rows(row.state.x + 1, image.key(), table(SECOND)), row.condition)
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["rows one by one", "rows by two"])

@@ -53,7 +53,7 @@ def by_call(model: PipelineModel, work: Work) -> Mapping[int, np.ndarray]:
     own = {name: getattr(options, name) for name in ("candidates", "keep", "seed", "guidance")}
     found: Generation
     if isinstance(work, Generate):
-        found = pipeline.draw([Request(work.prompt, options)])[0]
+        found = pipeline.draw([model.request(work)])[0]
     elif isinstance(work, Edit) and work.hidden is not None:
         filled = inpaint(pipeline, work.images[0].pixels, work.prompt, mask=work.hidden, **own)
         return dict(zip(filled.chosen.tolist(), filled.pixels, strict=True))

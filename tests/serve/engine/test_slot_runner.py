@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from served_jobs import check_company as check_company_of
+from served_jobs import hole
 from small_painters import transformer
 
 from dalle_jax.images.editable import load_editable
+from dalle_jax.pipelines.edits.painting import inpaint
 from dalle_jax.pipelines.request import Request, RequestOptions
 from dalle_jax.serve.engine.pipeline_model import PipelineModel
 from dalle_jax.serve.engine.serve_job import Job
@@ -91,6 +94,18 @@ def test_windows_of_codes_give_the_same_images_alone_and_in_company(plain):
         for number, pixels in first.images.items():
             np.testing.assert_array_equal(pixels, second.images[number])
     assert [type(one) for one in windows[0].events] == [Partial, Partial, Finished]
+
+
+def test_an_edit_shows_the_whole_image_while_its_hole_is_filled_and_keeps_all_other_pixels(plain):
+    work = hole("a red circle", 3, 16, 2, shown=(0.5, 0.9))
+    edited, _ = check_company_of(plain, work, generate("a blue square", 2, 1))
+    given, hidden = work.images[0].pixels, work.hidden
+    assert sorted((one.image, one.number) for one in edited.partial) == [(i, n) for i in range(2) for n in range(2)]
+    for pixels in [*edited.images.values(), *(one.pixels for one in edited.partial)]:
+        np.testing.assert_array_equal(pixels[~hidden], given[~hidden])
+    wanted = inpaint(plain.pipeline, given, work.prompt, mask=hidden, candidates=2, keep=2, seed=3)
+    for number, pixels in edited.images.items():
+        np.testing.assert_array_equal(pixels, wanted.pixels[number])
 
 
 @pytest.mark.slow

@@ -137,7 +137,7 @@ def sliced_distance(
         np.add.at(effects[1], order[~first] - n, factor * _potential(b, to_x).ravel())
         for index, mask in enumerate(masks):
             shuffled[index] += factor * _costs(*_split(values, mask[order], n), coupling).sum()
-    return SlicedDistance(value, effects, shuffled)
+    return SlicedDistance(float(value), effects, shuffled)
 
 
 def _split(

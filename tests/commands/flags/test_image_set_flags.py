@@ -1,0 +1,54 @@
+import json
+
+import pytest
+
+from dalle_jax.commands.flags import image_set_flags as flags
+from dalle_jax.config.errors import UserError
+from dalle_jax.data.precomputed.manifest import holds_codes
+from dalle_jax.evaluate.suites.image_sets import RecordImages
+from tests.evaluate.suites.image_files import MeanColours, write_images
+
+
+@pytest.mark.parametrize(
+    ("content", "codes"),
+    [
+        ('{"format": "dalle_jax codes"}', True),
+        ('{"format": "dalle_jax embeddings"}', False),
+        ('{"format": "dalle_jax bulk sampling"}', False),
+        ("not json", False),
+        (None, False),
+    ],
+)
+def test_a_folder_of_codes_is_known_by_its_manifest(tmp_path, content, codes):
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+    assert holds_codes(tmp_path) is codes
+
+
+def test_a_folder_of_images_needs_no_captions(tmp_path):
+    folder = write_images(tmp_path / "bare", 3, seed=0, captions=False)
+    found = flags.open_image_set(str(folder), 4, None, None, print)
+    assert isinstance(found, RecordImages)
+    assert found.read([1]).images.shape == (1, 4, 4, 3)
+    with pytest.raises(UserError, match="--size: expected at least 1 pixel, got 0"):
+        flags.open_image_set(str(folder), 0, None, None, print)
+
+
+def test_codes_have_the_size_of_their_tokenizer(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": "dalle_jax codes"}))
+    with pytest.raises(UserError, match="--size: expected none for codes"):
+        flags.open_image_set(str(tmp_path), 64, None, None, print)
+
+
+def test_two_networks_of_a_kind_get_names_of_their_own(monkeypatch):
+    opened = []
+
+    def open_one(specification, own_clip, layout, batch):
+        opened.append(specification)
+        return MeanColours()
+
+    monkeypatch.setattr(flags, "open_features", open_one)
+    given = ["clip:a", "clip:b", "own-clip", "clip:c"]
+    assert list(flags.open_extractors(given, None, None)) == ["clip", "clip-2", "own-clip", "clip-3"]
+    assert list(flags.open_extractors(None, None, None)) == ["efficientnet-lite0"]
+    assert opened == [*given, "efficientnet-lite0"]
