@@ -81,6 +81,7 @@ def test_an_error_of_the_judge_stops_the_run(tmp_path):
         run(tmp_path / "run", task=Refusing(), **STEPS)
 
 
+@pytest.mark.slow
 def test_eight_devices_get_the_rollouts_of_one(whole, tmp_path):
     shared = run(tmp_path / "run", task=Sampling(), lay=layout(data=8), **STEPS)
     for name, value in whole[0].state.learned.params.items():

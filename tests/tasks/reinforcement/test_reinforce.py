@@ -29,10 +29,10 @@ from dalle_jax.train.task import step_spec
 from dalle_jax.train.trainer import Trainer
 
 MODEL = DalleConfig(
-    text_vocab=9, text_length=3, codebook_size=8, grid=(2, 2), width=16, depth=1, heads=2, head_size=8, code_width=4
+    text_vocab=10, text_length=3, codebook_size=8, grid=(2, 2), width=16, depth=1, heads=2, head_size=8, code_width=4
 )  # fmt: skip
 VQVAE = VqvaeConfig(downsample=4, width=8, blocks=1, codebook_size=8, code_width=4, stem="patch")
-TOKENIZER = Vqvae(VQVAE, rngs=nnx.Rngs(5))
+TOKENIZER = nnx.jit(lambda: Vqvae(VQVAE, rngs=nnx.Rngs(5)))()
 KEY, STEP = jax.random.key(0), jnp.int32(0)
 TEXT = np.array([[1, 2, 0], [3, 4, 0], [5, 6, 7], [8, 0, 0]], np.int32)
 CONFIG = Reinforce(
@@ -99,7 +99,7 @@ def loss_of(task, batch):
 
 def test_a_rollout_has_the_images_of_its_codes_and_their_log_probability(samples):
     codes = samples["codes"].reshape(-1, 4)
-    pixels = TOKENIZER.decode(jnp.asarray(codes).reshape(-1, 2, 2))
+    pixels = nnx.jit(lambda tokenizer, grids: tokenizer.decode(grids))(TOKENIZER, jnp.asarray(codes).reshape(-1, 2, 2))
     expected = np.round(np.clip(pixels, 0, 1) * 255).reshape(samples["images"].shape)
     assert np.abs(samples["images"].astype(float) - expected).max() <= 1
     log_p = jax.nn.log_softmax(logits_of(0, TEXT.repeat(3, axis=0), codes))
@@ -156,6 +156,7 @@ def test_the_loss_is_the_clipped_policy_gradient_with_kl_and_entropy(samples):
     assert 0.0 < sums["clipped"][0] / sums["clipped"][1] < 0.5
 
 
+@pytest.mark.slow
 def test_a_guided_policy_is_the_guided_model(samples):
     task = task_of(guidance=2.0, policy="guided")
     batch = task.training_batches(samples, task.judge("abcd", samples)).batches[0]
