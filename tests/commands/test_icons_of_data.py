@@ -54,7 +54,5 @@ def test_icons_of_both_splits_have_named_colours_that_the_reader_finds(tar):
 
 
 def test_data_of_which_no_rule_holds_records_out_is_refused(tar):
-    with pytest.raises(
-        UserError, match=r"expected one source of images with @HeldOutPairs or @HeldOut"
-    ):
+    with pytest.raises(UserError, match=r"expected one source of images with @HeldOutPairs or @HeldOut"):
         icons(run_of(tar, "data.evaluation=None"))
