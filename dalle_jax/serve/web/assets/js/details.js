@@ -38,7 +38,8 @@ export function connectDetails(useSeed) {
     const drawn = run.images[number - 1];
     show(image, drawn.blob);
     image.alt = run.title;
-    await image.decode();
+    await image.decode().catch(() => {}); // another image may have taken its place
+    if (shown.run !== run || shown.number !== number) return;
     byId("details-title", HTMLElement).textContent = `Image ${number} of ${run.images.length}`;
     const rows = facts(run, number, image).map(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]);
     byId("details-facts", HTMLElement).replaceChildren(...rows.flat());
