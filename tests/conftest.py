@@ -42,9 +42,19 @@ def forget_compiled_programs() -> Iterator[None]:
         gc.collect()
 
 
+def _stay(number: int, frame: object) -> None:
+    """Go on after the terminal is gone."""
+    del number, frame
+
+
 def pytest_configure() -> None:
-    """Handle SIGINT: a shell starts background jobs with it ignored, which processes that tests start would inherit."""
+    """Handle SIGINT and SIGHUP: processes that tests start inherit them as ignored from background jobs and nohup.
+
+    A handler is not inherited, so they have the default.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _stay)
 
 
 def pytest_collection_finish() -> None:

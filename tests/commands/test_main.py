@@ -79,8 +79,8 @@ def test_every_flag_of_every_command_has_a_help_text(command: Command):
 
 def test_an_unknown_command_gets_the_most_similar_name(capsys):
     assert complaint(capsys, ["trian"]) == "expected a command, got 'trian'; did you mean train?"
-    assert "the choices are demo, demo-unclip, train" in complaint(capsys, ["\n\x1b[31m"])
-    assert complaint(capsys, []).startswith("expected a command: demo, demo-unclip, train")
+    assert "the choices are demo, demo-unclip, demo-reinforced, train" in complaint(capsys, ["\n\x1b[31m"])
+    assert complaint(capsys, []).startswith("expected a command: demo, demo-unclip, demo-reinforced, train")
 
 
 def test_a_wrong_flag_is_a_one_line_error_with_the_most_similar_flag(capsys, sample):

@@ -82,6 +82,8 @@ OWN_RECIPES = {
     "scenes": "its three stages are those of configs/demo at other sizes, which tests/commands/test_demo.py runs",
     "your_data": "tests/commands/test_your_data_page.py runs the whole of it on a few images",
     "your_data_128": "your_data at other sizes",
+    "real": "the stages of your_data on a set of styles, which docs/results.md was measured on",
+    "real_128": "real at other sizes",
 }
 """Folders of training configs that are not of published models, and the tests that run them."""
 SHARED = {"dalle1", "dalle_bart", "llamagen"}
