@@ -48,6 +48,7 @@ def test_a_place_has_moved_by_the_least_move_of_a_scene_and_a_size_has_changed()
     assert not has_moved(seen, None) and only_object(drawn("a red circle above a blue square")) is None
 
 
+@pytest.mark.slow
 def test_every_kind_of_edit_is_counted_over_all_cases(tmp_path):
     write_unclip(tmp_path)
     lines: list[str] = []

@@ -1,6 +1,7 @@
 """The evaluation of inpainting and outpainting: cases, the measure of a seam, and a run with an untrained unCLIP."""
 
 import numpy as np
+import pytest
 from small_painters import unclip
 
 from dalle_jax.evaluate.suites import evaluate_inpainting as suite
@@ -46,6 +47,7 @@ def test_the_cases_of_a_seed_are_the_first_of_a_longer_list():
     assert more[:2] == few
 
 
+@pytest.mark.slow
 def test_an_untrained_model_leaves_all_other_pixels_and_puts_no_object_into_the_hole():
     said: list[str] = []
     inpainted, outpainted = evaluate_inpainting(
