@@ -22,6 +22,8 @@ from dalle_jax.pipelines.load.models import load_image_tokenizer
 from dalle_jax.storage import Place
 
 DEFAULT_FEATURES = "efficientnet-lite0"
+SCORES = "scores.jsonl"
+"""The file that ``sample`` writes last, with a line for each image."""
 
 
 def add_image_set_flags(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +68,14 @@ def open_image_set(
         codec = ImageCodec(load_image_tokenizer(folder, layout), AMONG, layout)
         return DecodedCodes(path, codes, codec.decode)
     source = source_of_path(path, say)
-    return RecordImages(path, (replace(source, captioned=False) if isinstance(source, Folder) else source).open(), size)
+    if isinstance(source, Folder):
+        source = _samples(path) if storage.exists(place / SCORES) else replace(source, captioned=False)
+    return RecordImages(path, source.open(), size)
+
+
+def _samples(path: str) -> Folder:
+    """Return the images that ``sample`` wrote into a folder, with their prompts as captions, without the grid."""
+    return Folder(path, metadata=(SCORES,), file="file", caption=("prompt",), captioned=False, listed=True)
 
 
 def open_extractors(

@@ -27,7 +27,7 @@ class Folder:
     is its metadata. ``images`` holds file extensions. Extensions and names of metadata files may be in capitals. An
     image of more than ``max_bytes`` is left out. A file next to a caption whose extension is not in ``images`` is
     reported as a bad record, unless there is such an image of the same name. With ``captioned`` False an image without
-    a caption is a record without captions.
+    a caption is a record without captions. With ``listed`` only images that a metadata file lists are read.
     """
 
     path: str
@@ -38,6 +38,7 @@ class Folder:
     file: str = FILE_NAME
     max_bytes: int = 64 * 2**20
     captioned: bool = True
+    listed: bool = False
 
     def open(self) -> "FolderRecords":
         """List the folder and read its metadata files. Raises UserError for wrong fields, or if there is no image."""
@@ -66,6 +67,8 @@ class FolderRecords:
                 if self._is_passed_over(name):
                     expected = " or ".join(f".{one}" for one in config.images)
                     problems.append(BadRecord(name, "no image", f"has a caption, expected an image with {expected}"))
+                continue
+            if config.listed and name not in self._metadata:
                 continue
             fault = self._fault(name)
             if fault is None:
@@ -113,7 +116,8 @@ class FolderRecords:
         """Return a digest of the config, of all files' names and sizes, and of the metadata files' content."""
         config = self._config
         fields = (config.caption, config.images, config.texts, config.metadata, config.file, config.max_bytes)
-        version = VERSION if config.captioned else (VERSION, "uncaptioned")
+        options = ("uncaptioned",) * (not config.captioned) + ("listed",) * config.listed
+        version = (VERSION, *options) if options else VERSION
         digest = hashlib.sha256(repr((version, fields)).encode())
         for key in self._keys:
             found = self._metadata.get(key)

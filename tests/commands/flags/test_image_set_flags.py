@@ -34,6 +34,16 @@ def test_a_folder_of_images_needs_no_captions(tmp_path):
         flags.open_image_set(str(folder), 0, None, None, print)
 
 
+def test_samples_have_their_prompts_as_captions_and_their_grid_is_none_of_them(tmp_path):
+    folder = write_images(tmp_path / "samples", 3, seed=0, captions=False)
+    files = sorted(one.name for one in folder.iterdir())
+    lines = [{"file": one, "prompt": f"image {number}", "score": 0.5} for number, one in enumerate(files[:2])]
+    (folder / "scores.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    found = flags.open_image_set(str(folder), 4, None, None, print)
+    assert len(found) == 2 and found.unreadable() == ()
+    assert found.read([0, 1]).captions == (("image 0",), ("image 1",))
+
+
 def test_codes_have_the_size_of_their_tokenizer(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"format": "dalle_jax codes"}))
     with pytest.raises(UserError, match="--size: expected none for codes"):
