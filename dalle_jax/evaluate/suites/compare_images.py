@@ -71,10 +71,10 @@ class ImageFindings:
             figures += [figure_of(name, one, f"{name}: ") for one in measured]
         figures += [figure_of("captions", one) for one in self.by_clip]
         names = {one.features for listed in (*self.by_features.values(), self.by_clip) for one in listed}
+        seen_by = f"Features: {'; '.join(sorted(filter(None, names)))}. " if any(names) else ""
         return Panel(
             " against ".join(name for name, _ in self.sets),
-            f"Features: {'; '.join(sorted(filter(None, names)))}. Intervals resample the images. Training again with "
-            "another seed moves a figure more than that.",
+            f"{seen_by}Intervals resample the images. Training again with another seed moves a figure more than that.",
             tuple(figures),
             plots=self.plots,
             images=self.images,

@@ -29,6 +29,8 @@ DISTANCES: dict[DistanceName, FeatureDistance] = {
 DEFAULT_DISTANCES: tuple[DistanceName, ...] = ("fd", "kid", "mind", "neighbours")
 
 LABELS = {
+    "retrieval_top1": "Own caption is the most similar",
+    "retrieval_top5": "Own caption is one of the five most similar",
     "fd": "FD",
     "kid": "KID",
     "kid_subsets": "KID, mean of random subsets",
