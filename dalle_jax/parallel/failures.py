@@ -47,6 +47,8 @@ UNWIND_SECONDS = 5.0
 
 COORDINATOR_SECONDS = 8.0
 """``OWN_SECONDS`` of process 0. Its exit aborts the others with a long stack trace, so it exits last."""
+CLOSING_SECONDS = 10.0
+"""Longest time until a killed process no longer accepts connections, which close one after the other."""
 
 
 class Failure(NamedTuple):
@@ -221,9 +223,10 @@ def _lost_coordinator_named(coordinator: str) -> Iterator[None]:
 
     def aborted(number: int) -> None:
         try:
-            for _ in range(5):  # the sockets of a killed process close one after the other
+            end = time.monotonic() + CLOSING_SECONDS
+            while time.monotonic() < end:
                 socket.create_connection((host.strip("[]"), int(port)), timeout=OWN_SECONDS).close()
-                time.sleep(OWN_SECONDS / 5)
+                time.sleep(CLOSING_SECONDS / 50)
         except OSError:
             gone = Failure(0, os.EX_TEMPFAIL, f"{host} no longer answers, so it was killed; repeat the command")
             os.write(2, f"dalle-jax: error: {gone}\n".encode())
