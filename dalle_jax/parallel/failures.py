@@ -95,15 +95,26 @@ def shared() -> Iterator[None]:
         earlier = _read(client)
         if earlier is not None and earlier.code == INTERRUPTED:
             raise KeyboardInterrupt from error
-        if earlier is not None and not isinstance(error, UserError):  # such as a lost connection to the failed process
+        lost = _lost_connection(error)
+        if earlier is not None and (lost is not None or not isinstance(error, UserError)):
             raise EndedByOther(str(earlier), earlier.code) from error
-        if isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in LOST_CONNECTION):
-            raise _why_lost(client, error) from error
+        if lost is not None:
+            raise _why_lost(client, lost) from error
         _write(client, error)
         raise
     finally:
         left.set()
         listener.join()
+
+
+def _lost_connection(error: BaseException) -> Exception | None:
+    """Return the lost connection that an error is, or that it was raised from, such as while a checkpoint was saved."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, jax.errors.JaxRuntimeError) and any(word in str(cause) for word in LOST_CONNECTION):
+            return cause
+        cause = cause.__cause__
+    return None
 
 
 def _why_lost(client: distributed._jax.DistributedRuntimeClient, error: Exception) -> EndedByOther:

@@ -128,7 +128,8 @@ LOST = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: Connection cl
         ("its disk is gone", r"^process 0 ended the run: its disk is gone$"),
     ],
 )
-def test_a_lost_connection_is_one_line_with_the_reason_if_one_comes(client, monkeypatch, later, line):
+@pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "in a save that failed"])
+def test_a_lost_connection_is_one_line_with_the_reason_if_one_comes(client, monkeypatch, later, line, wrapped):
     monkeypatch.setattr(failures, "NEWS_SECONDS", 0.5 if later else 0.05)
     monkeypatch.setattr(failures, "POLL_SECONDS", 0.1)
     monkeypatch.setattr(failures, "OWN_SECONDS", 60.0)
@@ -137,6 +138,8 @@ def test_a_lost_connection_is_one_line_with_the_reason_if_one_comes(client, monk
         with failures.shared():
             if later:
                 threading.Timer(0.05, store, (client, 2, later)).start()
+            if wrapped:
+                raise UserError("could not save the checkpoint of step 10") from LOST
             raise LOST
 
     with pytest.raises(UserError, match=line):
