@@ -1,5 +1,5 @@
 # make demo                train all stages on rendered scenes; samples and a report in runs/demo/
-# make demo-reinforced     train the demo's transformer by rewards of its samples; a report in runs/demo_reinforced/
+# make demo-reinforced     train the demo's transformer by rewards of its samples; a report in runs/demo-reinforced/
 # make demo-unclip         train DALL·E 2's CLIP, prior and decoder on the scenes; a report in runs/demo-unclip/
 # make test                lint and all fast tests
 # make lint                ruff and mypy
@@ -23,7 +23,7 @@ demo: $(VENV)/.installed
 
 # Needs runs/demo, which make demo writes.
 demo-reinforced: $(VENV)/.installed
-	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(RUN) -m dalle_jax demo-reinforced --out runs/demo_reinforced
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(RUN) -m dalle_jax demo-reinforced --out runs/demo-reinforced
 
 # Takes text tokenizer and image tokenizer from runs/demo, if make demo ran before.
 demo-unclip: $(VENV)/.installed

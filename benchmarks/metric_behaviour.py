@@ -141,6 +141,7 @@ def svg(chart: Chart) -> str:
 
 
 def main() -> None:
+    """Measure the halves and each distortion of one, print the table, and write it and the plots to ``--out``."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", nargs="+", required=True, help="tars of images")
     parser.add_argument("--features", default="efficientnet-lite0")

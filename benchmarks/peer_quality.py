@@ -104,6 +104,7 @@ def to_pixels(images: np.ndarray) -> torch.Tensor:
 
 
 def train_both(options: argparse.Namespace) -> None:
+    """Train the dVAE and then the DALLE for ``options.seconds`` CPU seconds together, and save both."""
     images, text = np.load(options.data / "images.npy"), torch.from_numpy(np.load(options.data / "text.npy")).long()
     about = json.loads((options.data / "about.json").read_text())
     options.out.mkdir(parents=True, exist_ok=True)
@@ -163,6 +164,7 @@ def to_bytes(decoded: torch.Tensor) -> np.ndarray:
 
 
 def main() -> None:
+    """Train DALLE-pytorch or sample it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     training, sampling = commands.add_parser("train"), commands.add_parser("sample")

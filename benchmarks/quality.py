@@ -172,6 +172,7 @@ def judge(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Prepare the data, sample our model, or judge the images of both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     preparing, sampling, judging = (commands.add_parser(name) for name in ("prepare", "sample", "judge"))

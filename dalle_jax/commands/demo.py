@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from dalle_jax import storage
 from dalle_jax.commands.demo_checks import Counts, DemoChecks
 from dalle_jax.commands.demo_stages import PREFIX, read_stages
+from dalle_jax.commands.flags.demo_flags import add_demo_flags
 from dalle_jax.commands.stage_record import StageEntry, add_seconds, read_record
 from dalle_jax.commands.text_tokenizer import train_model
 from dalle_jax.commands.train import train_stage
@@ -49,16 +49,8 @@ READER_IMAGES = 300
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
-    parser.add_argument("config", nargs="?", default=DEFAULT, help=f"a demo's config (default: configs/{DEFAULT})")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="PATH=VALUE",
-        help="set one field of the config; stages.NAME.PATH sets a field of the stage text, tokenizer, clip, "
-        "transformer or evaluation",
-    )
-    parser.add_argument("--out", type=storage.reachable, default=Path("runs/demo"), help="the folder to write to")
+    fields = "stages.NAME.PATH sets a field of the stage text, tokenizer, clip, transformer or evaluation"
+    add_demo_flags(parser, DEFAULT, fields, "runs/demo")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,10 +5,10 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from dalle_jax import storage
 from dalle_jax.commands.demo_stages import is_within_a_stage
+from dalle_jax.commands.flags.demo_flags import add_demo_flags
 from dalle_jax.commands.stage_record import StageEntry, add_seconds, read_record
 from dalle_jax.commands.text_tokenizer import train_model
 from dalle_jax.commands.train import train_stage
@@ -70,17 +70,8 @@ CHARTED = ("loss", "psnr", "retrieval_top1", "read_nll", "pair_cosine", "prior_c
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
-    parser.add_argument("config", nargs="?", default=DEFAULT, help=f"a demo's config (default: configs/{DEFAULT})")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="PATH=VALUE",
-        help=f"set one field of the config; stages.NAME.PATH sets a field of the stage {', '.join(UNCLIP_STAGES)}",
-    )
-    parser.add_argument(
-        "--out", type=storage.reachable, default=Path("runs/demo-unclip"), help="the folder to write to"
-    )
+    fields = f"stages.NAME.PATH sets a field of the stage {', '.join(UNCLIP_STAGES)}"
+    add_demo_flags(parser, DEFAULT, fields, "runs/demo-unclip")
 
 
 def run(args: argparse.Namespace) -> int:

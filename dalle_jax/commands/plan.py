@@ -152,8 +152,8 @@ def search(planned: "Planned", config: "TrainRun", topology: "Topology") -> "Sug
 
 def check_tokenizer(task: "TaskConfig") -> None:
     """Raise ``UserError`` if the config names an image tokenizer that is not trained yet."""
-    from dalle_jax.tasks.align_conditions import AlignConditions
     from dalle_jax.tasks.align_text_images import AlignTextImages
+    from dalle_jax.tasks.fine_tuning.align_conditions import AlignConditions
     from dalle_jax.tasks.forecast_codes import ForecastCodes
     from dalle_jax.tasks.generate_codes import GenerateCodes
     from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
@@ -173,11 +173,11 @@ def check_tokenizer(task: "TaskConfig") -> None:
 
 def unchecked(task: "TaskConfig") -> list[str]:
     """Return the checks of training that the plan leaves out, and the frozen CLIP that its step lacks."""
-    from dalle_jax.tasks.align_conditions import AlignConditions
     from dalle_jax.tasks.align_readable_images import AlignReadableImages
     from dalle_jax.tasks.align_text_images import AlignTextImages
     from dalle_jax.tasks.denoise_codes import DenoiseCodes
     from dalle_jax.tasks.denoise_images import DenoiseImages
+    from dalle_jax.tasks.fine_tuning.align_conditions import AlignConditions
     from dalle_jax.tasks.forecast_codes import ForecastCodes
     from dalle_jax.tasks.generate_codes import GenerateCodes
     from dalle_jax.tasks.predict_embeddings import PredictEmbeddings

@@ -266,6 +266,7 @@ def sample(
     noises = jax.vmap(lambda i: _noise(keys, i, size))(jnp.arange(length)) if noise_ahead else None
 
     def choose(logits: Array, position: Array, noise: Array | None) -> Array:
+        """Return the codes [P M] at a position, drawn from logits [P M K], or those given there."""
         if guided:
             logits = guide(*_without_empty(logits), settings.guidance_at(position[None, None], length))
         logits = constrain(logits, BATCH, CANDIDATES, None)  # of all codes, for sampling

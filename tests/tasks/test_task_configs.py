@@ -13,11 +13,11 @@ from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.rewards.read_scenes import ReadScenes
 from dalle_jax.runs import TrainRun
-from dalle_jax.tasks.align_conditions import AlignConditions
 from dalle_jax.tasks.align_readable_images import AlignReadableImages
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.denoise_codes import DenoiseCodes
 from dalle_jax.tasks.denoise_images import DenoiseImages
+from dalle_jax.tasks.fine_tuning.align_conditions import AlignConditions
 from dalle_jax.tasks.forecast_codes import ForecastCodes
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions

@@ -5,9 +5,9 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from dalle_jax import storage
+from dalle_jax.commands.flags.demo_flags import add_demo_flags
 from dalle_jax.commands.stage_record import StageEntry, add_seconds, read_record
 from dalle_jax.commands.train import train_stage
 from dalle_jax.config.errors import UserError
@@ -33,17 +33,8 @@ CHARTED = ("reward", "reward/reader/parts", "reward/reader/whole", "image_nll", 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
-    parser.add_argument("config", nargs="?", default=DEFAULT, help=f"a demo's config (default: configs/{DEFAULT})")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="PATH=VALUE",
-        help=f"set one field of the config; NAME.PATH sets a field of the stage {' or '.join(STAGES)}",
-    )
-    parser.add_argument(
-        "--out", type=storage.reachable, default=Path("runs/demo_reinforced"), help="the folder to write to"
-    )
+    fields = f"NAME.PATH sets a field of the stage {' or '.join(STAGES)}"
+    add_demo_flags(parser, DEFAULT, fields, "runs/demo-reinforced")
 
 
 def run(args: argparse.Namespace) -> int:

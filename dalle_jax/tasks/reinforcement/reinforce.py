@@ -11,7 +11,6 @@ from flax import nnx
 
 from dalle_jax.arrays import Array, ExampleBatch, Float, Key
 from dalle_jax.config.errors import UserError
-from dalle_jax.config.render import render
 from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.images.pixels import to_uint8
 from dalle_jax.losses.policy_gradient import (
@@ -22,21 +21,24 @@ from dalle_jax.losses.policy_gradient import (
     policy_terms_in_parts,
     widest_groups,
 )
-from dalle_jax.models.code_generator import CachedGenerator, CodeGenerator, prepare_for_sampling
+from dalle_jax.models.code_generator import CachedGenerator, prepare_for_sampling
 from dalle_jax.models.dalle import Dalle
 from dalle_jax.models.dalle_bart import DalleBart
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.load.models import ModelFile, absolute_needs
 from dalle_jax.rewards.reward import Reward, SampledGroups
 from dalle_jax.rewards.reward_mixture import AnyReward, RewardMixture
 from dalle_jax.rewards.spread_codes import code_spread
 from dalle_jax.sampling.autoregressive import CachedDecoder, Settings, guide, sample
-from dalle_jax.sampling.options import RecommendedSampling
-from dalle_jax.tasks.align_conditions import REFERENCE, abstract_reference, load_reference
 from dalle_jax.tasks.batches import text_spec
 from dalle_jax.tasks.caption_tokens import loaded
+from dalle_jax.tasks.fine_tuning.fine_tuned_generation import (
+    REFERENCE,
+    FineTunedGeneration,
+    abstract_reference,
+    load_reference,
+)
 from dalle_jax.tasks.frozen_networks import image_tokenizer_of
-from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
+from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.reinforcement.named_prompts import NamedPrompts, PromptChoice
 from dalle_jax.train.task import Batch, Frozen, JudgedRollout, MetricSums, Objective, RolloutInputs, Seed
 
@@ -121,13 +123,13 @@ class Reinforce:
             raise UserError("task.generate.image_tokenizer: expected the folder of the codes' tokenizer, got None")
         reference = load_reference(self.reference, self.generate.model, layout)
         return Reinforcement(
-            replace(self, generate=generate.config), generate, reference, RewardMixture(rewards), self._choice()
+            generate, reference, replace(self, generate=generate.config), RewardMixture(rewards), self._choice()
         )
 
     def open_for_plan(self) -> "Reinforcement":
         """Open the task for ``plan``: load the tokenizers if their files exist; the frozen transformer is abstract."""
         reference = abstract_reference(self.generate.model)
-        return Reinforcement(self, self.generate.open_for_plan(), reference, RewardMixture({}), self._choice())
+        return Reinforcement(self.generate.open_for_plan(), reference, self, RewardMixture({}), self._choice())
 
     def _choice(self) -> PromptChoice:
         named = None if self.prompts is None else self.prompts.open()
@@ -135,14 +137,17 @@ class Reinforce:
 
 
 @dataclass(frozen=True, eq=False)
-class Reinforcement:
-    """The task that trains a transformer on its own samples. ``reference`` is the frozen one, prepared for sampling."""
+class Reinforcement(FineTunedGeneration):
+    """The task that trains a transformer on its own samples."""
 
     config: Reinforce
-    generate: CodeGeneration
-    reference: CodeGenerator
     rewards: RewardMixture
     choice: PromptChoice
+
+    @property
+    def recommended_guidance(self) -> float:
+        """The scale of the config."""
+        return self.generate.config.guidance
 
     @property
     def updates(self) -> int:
@@ -242,14 +247,6 @@ class Reinforcement:
             )
         return count
 
-    def init(self, rngs: nnx.Rngs) -> Dalle | DalleBart:
-        """Create the transformer."""
-        return self.generate.init(rngs)
-
-    def frozen(self) -> Frozen:
-        """Return the image tokenizer and the transformer from which training starts."""
-        return {**self.generate.frozen(), REFERENCE: cast(nnx.Module, self.reference)}
-
     def objectives(self) -> tuple[Objective, ...]:
         """Return the only objective: the clipped policy gradient, with its KL, entropy and anchor."""
         return (Objective("reinforce", nnx.Param, self.loss),)
@@ -289,28 +286,6 @@ class Reinforcement:
         if config.anchor:
             sums["anchor_nll"] = (jnp.sum(nll * (1.0 - is_sampled)), jnp.sum(1.0 - is_sampled))
         return loss, sums
-
-    def evaluate(self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
-        """Return nats per code (and per text token) of held-out examples, and the effect of guidance."""
-        return self.generate.evaluate(module, frozen, batch, key)
-
-    def images(
-        self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch, key: Key[Array, ""]
-    ) -> Float[Array, "n H W 3"] | None:
-        """Return one sample for each of the first captions."""
-        return self.generate.images(module, frozen, batch, key)
-
-    def cut_captions(self) -> tuple[int, int, str]:
-        """Return the number of truncated captions, the number of captions read, and a text that names the limit."""
-        return self.generate.cut_captions()
-
-    def model_files(self) -> dict[str, bytes]:
-        """Return the files of ``CodeGeneration.model_files``; ``model.gin`` also recommends ``generate.guidance``."""
-        generate = self.generate.config
-        needs = absolute_needs(image_tokenizer=generate.image_tokenizer)
-        recommended = RecommendedSampling(guidance=generate.guidance)
-        file = ModelFile(model=generate.model, needs=needs, sampling=recommended)
-        return {**self.generate.model_files(), "model.gin": render(file).encode()}
 
     def _terms(self, module: CachedGenerator, frozen: Frozen, text: Array, codes: Array) -> PolicyTerms:
         """Return the terms of the policy and of the reference at each code, by teacher forcing."""

@@ -57,7 +57,7 @@ def task_of(**changes) -> Reinforcement:
     prepare_for_sampling(reference)
     generate = CodeGeneration(config.generate, None, TOKENIZER)
     rewards = RewardMixture({"bright": FunctionReward(brightness, 2.0)})
-    return Reinforcement(config, generate, reference, rewards, PromptChoice(None, 0, 0.5))
+    return Reinforcement(generate, reference, config, rewards, PromptChoice(None, 0, 0.5))
 
 
 def dalle(seed: int) -> Dalle:

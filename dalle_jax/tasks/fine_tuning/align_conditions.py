@@ -2,31 +2,29 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast, get_args
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dalle_jax import storage
 from dalle_jax.arrays import Array, ExampleBatch, Float, Key
-from dalle_jax.config.errors import UserError
-from dalle_jax.config.render import render
 from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.losses.condition_contrastive import condition_contrastive
 from dalle_jax.losses.contrastive import same_caption_group
-from dalle_jax.models.code_generator import CachedGenerator, CodeGenerator, prepare_for_sampling
+from dalle_jax.models.code_generator import CachedGenerator
 from dalle_jax.models.dalle import Dalle
 from dalle_jax.models.dalle_bart import DalleBart
-from dalle_jax.models.model_configs import TextToCodesConfig
 from dalle_jax.parallel.layout import Layout
-from dalle_jax.pipelines.load.models import ModelFile, absolute_needs, load_generator, read_model_file
-from dalle_jax.sampling.options import RecommendedSampling
-from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
+from dalle_jax.tasks.fine_tuning.fine_tuned_generation import (
+    REFERENCE,
+    FineTunedGeneration,
+    abstract_reference,
+    load_reference,
+)
+from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, Seed
-
-REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
@@ -59,53 +57,23 @@ class AlignConditions:
         """Load the tokenizers and the frozen transformer, and check that they fit the model and the data."""
         generate = self.generate.open(layout, manifest)
         reference = load_reference(self.reference, self.generate.model, layout)
-        return ConditionAlignment(replace(self, generate=generate.config), generate, reference)
+        return ConditionAlignment(generate, reference, replace(self, generate=generate.config))
 
     def open_for_plan(self) -> "ConditionAlignment":
         """Open the task for ``plan``: load the tokenizers if their files exist; the frozen transformer is abstract."""
-        return ConditionAlignment(self, self.generate.open_for_plan(), abstract_reference(self.generate.model))
-
-
-def abstract_reference(model: TextToCodesConfig) -> Dalle | DalleBart:
-    """Return a frozen transformer that has shapes and no values."""
-
-    def build() -> Dalle | DalleBart:
-        module: Dalle | DalleBart = model.build(nnx.Rngs(0))
-        prepare_for_sampling(module)
-        return module
-
-    return nnx.eval_shape(build)
-
-
-def load_reference(folder: str, model: TextToCodesConfig, layout: Layout) -> CodeGenerator:
-    """Load a frozen transformer. Raise ``UserError`` if its texts or codes differ from those of ``model``."""
-    place = storage.place(folder)
-    found = read_model_file(place).model
-    if not isinstance(found, get_args(TextToCodesConfig)):
-        raise UserError(
-            f"task.reference: expected the folder of a text-to-image transformer, got one of a "
-            f"{type(found).__name__.removesuffix('Config')} in {folder}"
-        )
-    expected, given = _interface(model), _interface(cast(TextToCodesConfig, found))
-    if given != expected:
-        raise UserError(
-            "task.reference: expected a transformer of the text_vocab, text_length, codebook_size and grid of "
-            f"task.generate.model, {expected}, got {given} in {folder}"
-        )
-    return load_generator(place, layout)
-
-
-def _interface(model: TextToCodesConfig) -> tuple[int, int, int, tuple[int, int]]:
-    return model.text_vocab, model.text_length, model.codebook_size, model.grid
+        return ConditionAlignment(self.generate.open_for_plan(), abstract_reference(self.generate.model), self)
 
 
 @dataclass(frozen=True, eq=False)
-class ConditionAlignment:
-    """The task that fine-tunes a transformer. ``reference`` is the frozen one, prepared for sampling."""
+class ConditionAlignment(FineTunedGeneration):
+    """The task that fine-tunes a transformer to be sampled without guidance."""
 
     config: AlignConditions
-    generate: CodeGeneration
-    reference: CodeGenerator
+
+    @property
+    def recommended_guidance(self) -> float:
+        """The scale 1."""
+        return 1.0
 
     def prepare(self, examples: ExampleBatch, seeds: Sequence[Seed] | None) -> dict[str, np.ndarray]:
         """Return the arrays of ``CodeGeneration.prepare``, and ``caption_group`` int32 [B] (data/loader.py)."""
@@ -115,14 +83,6 @@ class ConditionAlignment:
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Return the shape and dtype of each array of ``prepare``."""
         return self.config.batch_spec(batch_size)
-
-    def init(self, rngs: nnx.Rngs) -> Dalle | DalleBart:
-        """Create the transformer."""
-        return self.generate.init(rngs)
-
-    def frozen(self) -> Frozen:
-        """Return the image tokenizer, if there is one, and the transformer from which training starts."""
-        return {**self.generate.frozen(), REFERENCE: cast(nnx.Module, self.reference)}
 
     def objectives(self) -> tuple[Objective, ...]:
         """Return the only objective: the contrastive loss of captions."""
@@ -165,24 +125,3 @@ class ConditionAlignment:
             "mismatched_gain": over_negatives(mismatched),
             "prefers_match": over_negatives(matched > mismatched),
         }
-
-    def evaluate(self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
-        """Return nats per code (and per text token) of held-out examples, and the effect of guidance."""
-        return self.generate.evaluate(module, frozen, batch, key)
-
-    def images(
-        self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch, key: Key[Array, ""]
-    ) -> Float[Array, "n H W 3"] | None:
-        """Return one sample for each of the first captions."""
-        return self.generate.images(module, frozen, batch, key)
-
-    def cut_captions(self) -> tuple[int, int, str]:
-        """Return the number of truncated captions, the number of captions read, and a text that names the limit."""
-        return self.generate.cut_captions()
-
-    def model_files(self) -> dict[str, bytes]:
-        """Return the files of ``CodeGeneration.model_files``; ``model.gin`` also recommends guidance 1."""
-        generate = self.generate.config
-        needs = absolute_needs(image_tokenizer=generate.image_tokenizer)
-        file = ModelFile(model=generate.model, needs=needs, sampling=RecommendedSampling(guidance=1.0))
-        return {**self.generate.model_files(), "model.gin": render(file).encode()}

@@ -17,8 +17,9 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.pipelines.load.models import ModelFile
-from dalle_jax.tasks.align_conditions import AlignConditions, ConditionAlignment, load_reference
 from dalle_jax.tasks.caption_tokens import Captions
+from dalle_jax.tasks.fine_tuning.align_conditions import AlignConditions, ConditionAlignment
+from dalle_jax.tasks.fine_tuning.fine_tuned_generation import load_reference
 from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
 from dalle_jax.train.compiled import CompiledTask
 from tests.parallel.test_sharded_tasks import batch_of as batch_of_pixels
@@ -36,7 +37,7 @@ def task_of(blank_captions: float = 0.0) -> ConditionAlignment:
     reference = Dalle(MODEL, rngs=nnx.Rngs(1))
     prepare_for_sampling(reference)
     config = AlignConditions(generate=generate, reference="unread", beta=0.1, negative_weight=3.0)
-    return ConditionAlignment(config, CodeGeneration(generate, None, None), reference)
+    return ConditionAlignment(CodeGeneration(generate, None, None), reference, config)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def test_eight_devices_compute_the_loss_and_gains_of_one():
     reference = plain.init(nnx.Rngs(5))
     prepare_for_sampling(reference)
     config = AlignConditions(generate=plain.config, reference="unread", beta=0.1, negative_weight=3.0)
-    task = ConditionAlignment(config, plain, reference)
+    task = ConditionAlignment(plain, reference, config)
     found = []
     for mesh in (Mesh(1, 1, 1), Mesh(2, 2, 2)):
         layout = Layout(make_mesh(mesh), Rules())
