@@ -6,6 +6,7 @@ import pytest
 
 from dalle_jax.__main__ import main
 from dalle_jax.commands import evaluate
+from dalle_jax.commands.measuring import measure_images
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.code_generator import Reduced
 from tests.evaluate.suites.image_files import MeanColours, write_images
@@ -40,7 +41,7 @@ def test_another_precision_is_one_line(tmp_path, capsys):
 @pytest.fixture
 def mean_colours(monkeypatch):
     """Extractors without networks, in place of those that the flags name."""
-    monkeypatch.setattr(evaluate, "open_extractors", lambda names, clip, layout: {"mean-colours": MeanColours()})
+    monkeypatch.setattr(measure_images, "open_extractors", lambda names, clip, layout: {"mean-colours": MeanColours()})
 
 
 @pytest.fixture(scope="module")
