@@ -51,6 +51,6 @@ class CodeLikelihood:
 
         return in_chunks(np.arange(len(pixels)), self._batch, self._parts, call)
 
-    def of_codes(self, prompts: Sequence[Prompt], codes: Int[Array, "P M I"]) -> Float[np.ndarray, "P M"]:
+    def of_codes(self, prompts: Sequence[Prompt], codes: Int[Array | np.ndarray, "P M I"]) -> Float[np.ndarray, "P M"]:
         """Return log p(codes | prompt) / I of M images of each prompt in one call, in nats per code."""
-        return np.asarray(self._log_likelihoods(jnp.asarray(self._prompts.read(prompts)), codes))
+        return np.asarray(self._log_likelihoods(jnp.asarray(self._prompts.read(prompts)), jnp.asarray(codes)))

@@ -26,7 +26,7 @@ def pixel_rows(images: list[np.ndarray], size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ImageFit:
-    """How images become rows of pixels: the side in pixels, and the least share of the area that a random crop keeps.
+    """The side of rows of pixels, and the least share of an image's area that a random crop keeps.
 
     A share of 1 crops nothing but the middle square.
     """

@@ -4,7 +4,7 @@ An example is followed by its m neighbours, and each of these 1 + m by its n wro
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ WRONG_TEXT: Final = "wrong_text"
 NEIGHBOUR: Final = "neighbour_"
 
 
+@runtime_checkable
 class NegativeCounts(Protocol):
     """The numbers of hard negatives."""
 

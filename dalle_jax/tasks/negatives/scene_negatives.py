@@ -7,9 +7,9 @@ from functools import lru_cache
 import numpy as np
 
 from dalle_jax.scenes.grammar import captions, parse
-from dalle_jax.scenes.neighbours import CACHED, seen_neighbours
 from dalle_jax.scenes.rendering import render
 from dalle_jax.scenes.scene import Scene
+from dalle_jax.scenes.scene_neighbours import CACHED, seen_neighbours
 from dalle_jax.tasks.negatives.hard_negatives import Neighbour
 
 
@@ -17,8 +17,8 @@ from dalle_jax.tasks.negatives.hard_negatives import Neighbour
 class SceneNegatives:
     """Hard negatives of a scene are its neighbours, which differ in one part or in the order of its parts.
 
-    The kinds of change are equally frequent (scenes/neighbours.py). Scenes with held-out combinations are left out, so
-    training neither shows nor names them.
+    The kinds of change are equally frequent (scenes/scene_neighbours.py). Scenes with held-out combinations are left
+    out, so training neither shows nor names them.
 
     - ``texts``: wrong captions of each caption, in the same phrasing (NegCLIP, arXiv 2210.01936, section 4).
     - ``images``: rendered neighbours of each example. They join the batch with a caption of their own.

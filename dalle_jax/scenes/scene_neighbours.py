@@ -29,8 +29,16 @@ def neighbours(scene: Scene) -> dict[str, tuple[Scene, ...]]:
         "letter": _letters, "swapped colours": _swapped_colours, "swapped shapes": _swapped_shapes, "order": _orders,
         "direction": _directions,
     }  # fmt: skip
-    found = {kind: tuple(one for one in changed(scene) if one != scene) for kind, changed in kinds.items()}
+    found = {
+        kind: tuple(one for one in changed(scene) if one != scene and not _is_ambiguous(one))
+        for kind, changed in kinds.items()
+    }
     return {kind: scenes for kind, scenes in found.items() if scenes}
+
+
+def _is_ambiguous(scene: Scene) -> bool:
+    """Return True for a pair of equal objects, which look like a group."""
+    return scene.level == 2 and scene.objects[0] == scene.objects[1]
 
 
 @lru_cache(maxsize=CACHED)
