@@ -120,7 +120,7 @@ def compare(reference: FeatureSet, generated: FeatureSet, distances: Sequence[Di
 def figure_of(path: str, measured: Measurement, prefix: str = "") -> PanelFigure:
     """Return the figure of a measurement, whose JSON is at ``path``."""
     share = measured.name in SHARES
-    counts = f"{measured.count:,} images"
+    counts = f"{measured.count:,} {'prompts' if measured.name == 'lpips_diversity' else 'images'}"
     if measured.reference_count is not None:
         counts += f" against {measured.reference_count:,}"
     noise = "" if measured.noise is None else f"; two samples of one distribution give {measured.noise:.4g}"
