@@ -257,9 +257,9 @@ class EncodeRun:
 class EvaluateRun:
     """``evaluate``: one or more named evaluations of a trained pipeline.
 
-    ``EvaluateScenes`` and ``EvaluateText`` render their own scenes. ``EvaluateCaptioned`` and ``EvaluateImages``
-    measure on the held-out images of ``data``, and ``EvaluateIconColours`` draws captions of its icons. The pipeline is
-    sharded by ``mesh`` and ``rules``; the default is one device.
+    ``EvaluateScenes`` and ``EvaluateText`` render their own scenes. ``EvaluateCaptioned``, ``EvaluateImages`` and
+    ``EvaluateReconstruction`` measure on the held-out images of ``data``, and ``EvaluateIconColours`` draws captions of
+    its icons. The pipeline is sharded by ``mesh`` and ``rules``; the default is one device.
     """
 
     evaluations: Mapping[str, AnySuite]
