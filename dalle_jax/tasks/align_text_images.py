@@ -37,6 +37,7 @@ from dalle_jax.tasks.negatives.any_negatives import AnyNegatives
 from dalle_jax.tasks.negatives.batch_arrays import (
     WRONG_TEXT,
     Embeddings,
+    all_pixels,
     joined,
     negative_rows,
     negative_spec,
@@ -197,9 +198,9 @@ class TextImageAlignment:
         With ``noise``, all images are then noised.
         """
         del step
-        pixels = to_float(with_neighbours(batch, "pixels"))
+        pixels = to_float(all_pixels(batch))
         count = round(self.config.reconstructed * batch["pixels"].shape[0]) if IMAGE_TOKENIZER in frozen else 0
-        count *= pixels.shape[0] // batch["pixels"].shape[0]  # the neighbours of an example follow it
+        count *= pixels.shape[0] // batch["pixels"].shape[0]  # those of an example are together
         if count:  # batches are shuffled, so the first images are a random choice
             tokenizer = image_tokenizer_of(frozen)
             reconstructions = jax.lax.stop_gradient(tokenizer.decode(tokenizer.encode(pixels[:count])))
@@ -237,9 +238,9 @@ class TextImageAlignment:
         ``loss_of_uniform`` is the softmax loss divided by the logarithm of the batch size, the loss of a uniform guess.
         """
         del key, step
-        image, text, wrong = joined(embeddings)
+        image, text, *wrong = joined(embeddings)
         same = same_caption_group(with_neighbours(batch, "text"), with_neighbours(batch, "caption_group"))
-        loss = self._contrast(module, image, text, same, wrong=wrong)
+        loss = self._contrast(module, image, text, same, None, None, *wrong)
         one = jnp.ones(())
         sums = {"loss": (loss, one), "logit_scale": (module.logit_scale, one)}
         if self.config.contrast == "softmax":
@@ -255,10 +256,12 @@ class TextImageAlignment:
         counted: Bool[Array, " B"] | None = None,
         candidates: Bool[Array, " B"] | None = None,
         wrong: Float[Array, "B n E"] | None = None,
+        wrong_images: Float[Array, "B k E"] | None = None,
     ) -> Float[Array, ""]:
         if module.bias is None:
-            return contrastive(image, text, module.logit_scale, same, counted, candidates, wrong)
-        return sigmoid(image, text, module.logit_scale, module.bias[...], same, counted, candidates, wrong)
+            return contrastive(image, text, module.logit_scale, same, counted, candidates, wrong, wrong_images)
+        bias = module.bias[...]
+        return sigmoid(image, text, module.logit_scale, bias, same, counted, candidates, wrong, wrong_images)
 
     def evaluate(self, module: Clip, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
         """Return the top-1 accuracy of caption retrieval within the batch, and the loss without hard negatives.

@@ -39,8 +39,12 @@ def test_wrong_texts_of_an_image_are_further_texts_in_its_own_softmax():
     of_image, of_text = np.log(1 + np.exp(-2) + np.exp(1.2 - 2)), np.log1p(np.exp(-2))
     found = contrastive(image, image, jnp.array(2.0), wrong=wrong)
     assert float(found) == pytest.approx((of_image + of_text) / 2, rel=1e-5)
+    both = contrastive(image, image, jnp.array(2.0), wrong=wrong, wrong_images=wrong)
+    assert float(both) == pytest.approx(of_image, rel=1e-5)
     plain, more = (sigmoid(image, image, jnp.array(2.0), jnp.array(-1.0), wrong=one) for one in (None, wrong))
     assert float(more - plain) == pytest.approx(np.log1p(np.exp(1.2 - 1)), rel=1e-5)
+    mirrored = sigmoid(image, image, jnp.array(2.0), jnp.array(-1.0), wrong_images=wrong)
+    assert float(mirrored) == pytest.approx(float(more), rel=1e-6)
 
 
 def test_captions_match_by_their_tokens_or_by_their_group():

@@ -218,7 +218,7 @@ def test_the_scale_of_the_sigmoid_loss_has_no_bound(captions):
 
 
 def test_hard_negatives_join_the_loss_and_are_the_same_in_any_batch(captions):
-    negatives = SceneNegatives(texts=2, images=1)
+    negatives = SceneNegatives(texts=2, images=1, blends=2)
     task = AlignTextImages(model=clip_config(), captions=captions, negatives=negatives).open(LAYOUT)
     texts = [
         "a small red circle",
@@ -242,10 +242,11 @@ def test_hard_negatives_join_the_loss_and_are_the_same_in_any_batch(captions):
     ids = np.stack([rows["text"], rows["neighbour_text"][:, 0]], axis=1).reshape(8, -1)
     image, text, wrong = jax.jit(
         lambda pixels, *ids: (module.encode_image(pixels / 255.0), *map(module.encode_text, ids))
-    )(pixels, ids, rows["wrong_text"].reshape(16, -1))
+    )(np.concatenate([pixels, rows["wrong_pixels"].reshape(8, 32, 32, 3)]), ids, rows["wrong_text"].reshape(16, -1))
+    image, blends = image[:8], jnp.repeat(image[8:].reshape(4, 2, -1), 2, axis=0)  # wrong for the neighbours too
     groups = np.stack([rows["caption_group"], rows["neighbour_caption_group"][:, 0]], axis=1).reshape(-1)
     same = same_caption_group(jnp.asarray(ids), jnp.asarray(groups))
-    wanted = contrastive(image, text, module.logit_scale, same, wrong=wrong.reshape(8, 2, -1))
+    wanted = contrastive(image, text, module.logit_scale, same, wrong=wrong.reshape(8, 2, -1), wrong_images=blends)
     np.testing.assert_allclose(value, wanted, rtol=1e-4)
     held_out = {name: jnp.asarray(own) for name, own in task.prepare(examples, None).items()}
     assert held_out["wrong_text"].shape == (4, 1, 2, 6) and "neighbour_text" not in held_out

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.arrays import Array, ExampleBatch, Float, Int, Num
+from dalle_jax.arrays import Array, ExampleBatch, Float, Int, Num, UInt8
 from dalle_jax.data.loader import caption_group
 from dalle_jax.data.seeded_hash import draw
 from dalle_jax.models.clip import ClipConfig
@@ -20,6 +20,7 @@ from dalle_jax.tasks.negatives.hard_negatives import HardNegatives, Neighbour
 from dalle_jax.train.task import Batch, Seed
 
 WRONG_TEXT: Final = "wrong_text"
+WRONG_PIXELS: Final = "wrong_pixels"
 NEIGHBOUR: Final = "neighbour_"
 
 
@@ -37,12 +38,18 @@ class NegativeCounts(Protocol):
         """The number of neighbours of each example."""
         ...
 
+    @property
+    def blends(self) -> int:
+        """The number of images of each example that no caption describes."""
+        ...
+
 
 class Embeddings(NamedTuple):
     """The L2-normalised embeddings of the images and captions of a batch.
 
-    With hard negatives, ``neighbour_image`` and ``neighbour_text`` are those of m neighbours of each example, and
-    ``wrong_text`` are those of n wrong captions of each example and of each neighbour.
+    With hard negatives, ``neighbour_image`` and ``neighbour_text`` are those of m neighbours of each example,
+    ``wrong_text`` those of n wrong captions of each example and of each neighbour, and ``wrong_image`` those of k
+    images of each example that no caption describes.
     """
 
     image: Float[Array, "B E"]
@@ -50,14 +57,16 @@ class Embeddings(NamedTuple):
     neighbour_image: Float[Array, "B m E"] | None = None
     neighbour_text: Float[Array, "B m E"] | None = None
     wrong_text: Float[Array, "B 1+m n E"] | None = None
+    wrong_image: Float[Array, "B k E"] | None = None
 
 
 class JoinedEmbeddings(NamedTuple):
-    """The embeddings of C = B (1 + m) examples and neighbours, and of n wrong captions of each."""
+    """The embeddings of C = B (1 + m) examples and neighbours, and of n wrong captions and k wrong images of each."""
 
     image: Float[Array, "C E"]
     text: Float[Array, "C E"]
-    wrong: Float[Array, "C n E"] | None
+    wrong_text: Float[Array, "C n E"] | None
+    wrong_image: Float[Array, "C k E"] | None
 
 
 def negative_spec(counts: NegativeCounts, batch_size: int, model: ClipConfig) -> dict[str, jax.ShapeDtypeStruct]:
@@ -68,6 +77,9 @@ def negative_spec(counts: NegativeCounts, batch_size: int, model: ClipConfig) ->
         spec[f"{NEIGHBOUR}pixels"] = jax.ShapeDtypeStruct((*near, side, side, 3), jnp.uint8)
         spec[f"{NEIGHBOUR}text"] = jax.ShapeDtypeStruct((*near, model.text_length), jnp.int32)
         spec[f"{NEIGHBOUR}caption_group"] = jax.ShapeDtypeStruct(near, jnp.int32)
+    if counts.blends:
+        side = model.image_size
+        spec[WRONG_PIXELS] = jax.ShapeDtypeStruct((batch_size, counts.blends, side, side, 3), jnp.uint8)
     if counts.texts:
         shape = (batch_size, 1 + counts.images, counts.texts, model.text_length)
         spec[WRONG_TEXT] = jax.ShapeDtypeStruct(shape, jnp.int32)
@@ -81,7 +93,7 @@ def negative_rows(
     examples: ExampleBatch,
     seeds: Sequence[Seed] | None,
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of a batch's hard negatives: ``wrong_text``, and fields of neighbours by the prefix.
+    """Return the arrays of a batch's hard negatives: ``wrong_text``, ``wrong_pixels``, and those of neighbours.
 
     Evaluation, with ``seeds`` None, has wrong captions of the examples alone, drawn by their captions.
     """
@@ -109,6 +121,11 @@ def negative_rows(
         arrays[f"{NEIGHBOUR}text"] = tokens([one.caption for one in flat], 1)
         groups = [caption_group(one.captions) for one in flat]
         arrays[f"{NEIGHBOUR}caption_group"] = np.array(groups, np.int32).reshape(len(texts), near)
+    if negatives.blends and seeds is not None:
+        blended = [negatives.blended(text, fit.size, seed) for text, seed in zip(texts, drawn, strict=True)]
+        own_seeds = [(*seed, near + number) for seed in seeds for number in range(negatives.blends)]
+        pixels = fit.rows([one for own in blended for one in own], own_seeds)
+        arrays[WRONG_PIXELS] = pixels.reshape(len(texts), negatives.blends, *pixels.shape[1:])
     if negatives.texts:
         wrong = [
             other
@@ -130,6 +147,14 @@ def with_neighbours(batch: Batch, name: str) -> Num[Array, "C ..."]:
     return rows.reshape(-1, *own.shape[1:])
 
 
+def all_pixels(batch: Batch) -> UInt8[Array, "R H W 3"]:
+    """Return all images of a batch: for each example its own, its neighbours, and those that no caption describes."""
+    own = batch["pixels"]
+    names = (NEIGHBOUR + "pixels", WRONG_PIXELS)
+    kinds = [own[:, None], *(batch[name] for name in names if name in batch)]
+    return jnp.concatenate(kinds, axis=1).reshape(-1, *own.shape[1:])
+
+
 def with_negatives(batch: Batch) -> Int[Array, "R T"]:
     """Return the token ids of all captions of a batch: for each example those of ``_texts``."""
     kinds = [rows.reshape(rows.shape[0], -1, rows.shape[-1]) for rows in _texts(batch)]
@@ -142,24 +167,27 @@ def _texts(batch: Batch) -> list[Int[Array, "B ... T"]]:
     return [batch[name] for name in names if name in batch]
 
 
-def split_negatives(image: Float[Array, "C E"], text: Float[Array, "R E"], batch: Batch) -> Embeddings:
-    """Return the embeddings by kind, given those of ``with_neighbours`` and ``with_negatives``."""
+def split_negatives(image: Float[Array, "Q E"], text: Float[Array, "R E"], batch: Batch) -> Embeddings:
+    """Return the embeddings by kind, given those of ``all_pixels`` and ``with_negatives``."""
     rows = batch["text"].shape[0]
-    images = image.reshape(rows, -1, image.shape[-1])  # [B 1+m E]
-    texts = text.reshape(rows, -1, text.shape[-1])  # [B k E]
-    near, wrong = images.shape[1], None
+    images = image.reshape(rows, -1, image.shape[-1])  # [B 1+m+k E]
+    texts = text.reshape(rows, -1, text.shape[-1])
+    near = 1 + (batch[NEIGHBOUR + "text"].shape[1] if NEIGHBOUR + "text" in batch else 0)
+    found = Embeddings(images[:, 0], texts[:, 0])
+    if near > 1:
+        found = found._replace(neighbour_image=images[:, 1:near], neighbour_text=texts[:, 1:near])
     if WRONG_TEXT in batch:
-        wrong = texts[:, near:].reshape(*batch[WRONG_TEXT].shape[:3], -1)
-    if near == 1:
-        return Embeddings(images[:, 0], texts[:, 0], wrong_text=wrong)
-    return Embeddings(images[:, 0], texts[:, 0], images[:, 1:], texts[:, 1:near], wrong)
+        found = found._replace(wrong_text=texts[:, near:].reshape(*batch[WRONG_TEXT].shape[:3], -1))
+    return found._replace(wrong_image=images[:, near:]) if WRONG_PIXELS in batch else found
 
 
 def joined(embeddings: Embeddings) -> JoinedEmbeddings:
     """Return the embeddings of examples and neighbours in the order of ``with_neighbours``."""
-    image, text, wrong = embeddings.image, embeddings.text, embeddings.wrong_text
+    image, text, wrong, blends = embeddings.image, embeddings.text, embeddings.wrong_text, embeddings.wrong_image
     width = image.shape[-1]
     if embeddings.neighbour_image is not None and embeddings.neighbour_text is not None:
         image = jnp.concatenate([image[:, None], embeddings.neighbour_image], axis=1).reshape(-1, width)
         text = jnp.concatenate([text[:, None], embeddings.neighbour_text], axis=1).reshape(-1, width)
-    return JoinedEmbeddings(image, text, None if wrong is None else wrong.reshape(-1, wrong.shape[2], width))
+    if blends is not None:  # they are wrong for the neighbours too
+        blends = jnp.repeat(blends, image.shape[0] // blends.shape[0], axis=0)
+    return JoinedEmbeddings(image, text, None if wrong is None else wrong.reshape(-1, wrong.shape[2], width), blends)

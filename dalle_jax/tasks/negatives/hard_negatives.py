@@ -30,8 +30,17 @@ class HardNegatives(Protocol):
         """The number of neighbours of each example."""
         ...
 
+    @property
+    def blends(self) -> int:
+        """The number of images of each example that no caption describes."""
+        ...
+
     def wrong_captions(self, caption: str, seed: int) -> list[str]:
         """Return ``texts`` captions that describe other images. An empty text stands for one that was not found."""
+        ...
+
+    def blended(self, caption: str, size: int, seed: int) -> list[UInt8[np.ndarray, "S S 3"]]:
+        """Return ``blends`` images of ``size`` pixels a side that are wrong for each caption of the example."""
         ...
 
     def neighbours(self, caption: str, size: int, seed: int) -> list[Neighbour]:

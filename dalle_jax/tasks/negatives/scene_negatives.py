@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from dalle_jax.arrays import UInt8
 from dalle_jax.scenes.grammar import captions, parse
 from dalle_jax.scenes.rendering import render
 from dalle_jax.scenes.scene import Scene
@@ -22,19 +23,21 @@ class SceneNegatives:
 
     - ``texts``: wrong captions of each caption, in the same phrasing (NegCLIP, arXiv 2210.01936, section 4).
     - ``images``: rendered neighbours of each example. They join the batch with a caption of their own.
+    - ``blends``: images of the scene in which one object is cut in two, and one half is that of a neighbour with a
+      different shape (of a sign, a different colour). No caption describes them: they are further images in the
+      softmax of the example's caption and of its neighbours' captions.
     """
 
     texts: int = 3
     images: int = 0
+    blends: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in (("texts", self.texts), ("images", self.images)):
+        for name, value in (("texts", self.texts), ("images", self.images), ("blends", self.blends)):
             if value < 0:
                 raise ValueError(f"{name}: expected 0 or more, got {value}")
-        if not self.texts and not self.images:
-            raise ValueError(
-                "texts, images: expected at least one of them above 0, got 0 and 0; for none, negatives = None"
-            )
+        if not self.texts and not self.images and not self.blends:
+            raise ValueError("texts, images, blends: expected one above 0, got none; set negatives = None for none")
 
     def open(self) -> "SceneNegatives":
         """Return self, which needs no files."""
@@ -53,6 +56,25 @@ class SceneNegatives:
             image = render(one, size, np.random.default_rng((seed, number)))
             found.append(Neighbour(image, captions_of(one)[phrasing], captions_of(one)))
         return found
+
+    def blended(self, caption: str, size: int, seed: int) -> list[UInt8[np.ndarray, "S S 3"]]:
+        """Render blends. Raise ``UserError`` for a caption outside the grammar."""
+        scene, found = _read(caption)[0], []
+        for number in range(self.blends):
+            rng = random.Random(f"{seed} {number}")
+            near = seen_neighbours(scene)
+            other, places = rng.choice(near.get("shape") or near["colour"]), rng.randrange(1 << 32)
+            own, theirs = (render(one, size, np.random.default_rng(places)) for one in (scene, other))
+            found.append(_halves(own, theirs, axis=rng.randrange(2)))
+        return found
+
+
+def _halves(own: UInt8[np.ndarray, "S S 3"], theirs: UInt8[np.ndarray, "S S 3"], axis: int) -> np.ndarray:
+    """Return the first image up to the middle of the part where two images differ, and then the second."""
+    differs = np.flatnonzero((own != theirs).any(axis=(1 - axis, 2)))
+    middle = (differs[0] + differs[-1] + 1) // 2
+    first, second = np.take(own, range(middle), axis), np.take(theirs, range(middle, len(own)), axis)
+    return np.concatenate([first, second], axis)
 
 
 @lru_cache(maxsize=CACHED)

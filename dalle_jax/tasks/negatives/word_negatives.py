@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TypeAlias
 
+import numpy as np
+
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.caption_reader import captions_of
 from dalle_jax.data.choices import ImageSourceConfig
@@ -48,6 +50,11 @@ class WordNegatives:
     @property
     def images(self) -> int:
         """The number of neighbours of an example: words give no images."""
+        return 0
+
+    @property
+    def blends(self) -> int:
+        """The number of blends of an example: words give no images."""
         return 0
 
     def open(self) -> "WordChanges":
@@ -104,6 +111,16 @@ class WordChanges:
     def images(self) -> int:
         """The number of neighbours of an example: none."""
         return 0
+
+    @property
+    def blends(self) -> int:
+        """The number of blends of an example: none."""
+        return 0
+
+    def blended(self, caption: str, size: int, seed: int) -> list[np.ndarray]:
+        """Return no images."""
+        del caption, size, seed
+        return []
 
     def neighbours(self, caption: str, size: int, seed: int) -> list[Neighbour]:
         """Return no neighbours."""
