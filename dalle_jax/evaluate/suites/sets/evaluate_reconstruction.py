@@ -131,7 +131,8 @@ def evaluate_reconstruction(
         scores.update(Scores(batch.numbers, found))
         worst = _worst([*worst, *_pairs(batch, copies, found)], config.shown)
         done += len(batch.numbers)
-        say(f"{done:,} images reconstructed")
+        if done % 1000 < len(batch.numbers):
+            say(f"{done:,} images reconstructed")
     if merge:
         scores, worst = _merged(scores, worst, config.shown)
         originals, reconstructed = (one.merged() for one in sides)
