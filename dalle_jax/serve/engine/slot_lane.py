@@ -20,7 +20,7 @@ from dalle_jax.serve.engine.serve_job import Job
 from dalle_jax.serve.engine.slot_model import DecodedRows, S, SlotModel
 from dalle_jax.serve.engine.works import Failed, Partial
 
-CHUNK_SECONDS, JOIN_SECONDS = 0.03, 0.005
+CHUNK_SECONDS, JOIN_SECONDS = 0.03, 0.01
 """About how long the devices run before cancelled images may leave, and before new ones may join if there is room."""
 MOST_PASSES = 64
 """Most passes of a chunk, before their time was measured."""
