@@ -81,6 +81,7 @@ setup(
             "playwright>=1.55,<2",
         ],
         "features": features,
+        "rapidocr": ["rapidocr>=3.10,<4", "onnxruntime>=1.20"],
         "serve": serve,
         "dalle-mini": ["emoji>=2.14,<3", "unidecode>=1.3,<2"],
         "min-dalle": ["emoji>=2.14,<3"],

@@ -29,7 +29,7 @@ from dalle_jax.evaluate.metrics.distributions.frechet_distance import FrechetDis
 from dalle_jax.evaluate.metrics.distributions.kernel_distance import KernelDistance
 from dalle_jax.evaluate.metrics.distributions.neighbours import NeighbourShares
 from dalle_jax.evaluate.metrics.distributions.sliced_wasserstein import SlicedWasserstein
-from dalle_jax.evaluate.metrics.distributions.statistics_file import cached_statistics
+from dalle_jax.evaluate.metrics.distributions.statistics_file import FeatureName, cached_statistics
 from dalle_jax.evaluate.metrics.metric import Measurement
 from dalle_jax.evaluate.report.charts import Chart, Line, drawing
 from dalle_jax.evaluate.report.environment import render
@@ -164,9 +164,10 @@ def main() -> None:
     for chosen in selections(groups, args.images, args.levels, args.seed):
         start = time.perf_counter()
         data = f"{records.fingerprint()} {chosen.name} {args.images} {args.size} {args.seed}"
-        sets[chosen.name] = cached_statistics(
-            args.out / "statistics", extractor.name, extractor.width, data,
-            lambda chosen=chosen: measure(extractor, records, chosen, args.size),
+        (sets[chosen.name],) = cached_statistics(
+            args.out / "statistics", [FeatureName(extractor.name, extractor.width)], data,
+            lambda missing, chosen=chosen: [measure(extractor, records, chosen, args.size)],
+            lambda line: print(line, file=sys.stderr),
         )  # fmt: skip
         print(f"{chosen.name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     report(args.out, sets)

@@ -3,15 +3,16 @@
     python benchmarks/quality.py prepare --data 'data/real/*.tar' --text runs/real/text.model --out runs/quality
     PEER=".venv-bench/bin/python benchmarks/peer_quality.py"
     $PEER train --data runs/quality --seconds 7200 --out runs/peer
-    $PEER sample --data runs/quality --run runs/peer --out runs/quality/peer.npy
-    python benchmarks/quality.py sample --data runs/quality --model runs/real --out runs/quality/ours
-    python benchmarks/quality.py judge --data runs/quality --judge runs/real_judge/clip \\
+    $PEER sample --data runs/quality/report --run runs/peer --out runs/quality/peer.npy
+    python benchmarks/quality.py sample --data runs/quality/report --model runs/real --out runs/quality/ours
+    python benchmarks/quality.py judge --data runs/quality/report --judge runs/real_judge/clip \\
         --images peer=runs/quality/peer.npy 'ours, first=runs/quality/ours_first.npy'
 
 Our stages are those of configs/runs/real, one process on one core, and their CPU time is what ``time`` prints. The
-prompts are the captions of all held-out combinations (configs/data/real.gin), then of training images. The reference is
-their images. The judge is a CLIP that neither used (configs/runs/real/judge.gin). FD needs more images than its 1,280
-features. ``--sheet`` draws some of the prompts.
+held-out images (configs/data/real.gin) are in two halves by their things: ``choice``, to choose guidance and
+temperature by, and ``report``. The prompts of ``report`` are the captions of its half, then of training images. The
+reference is their images. The judge is a CLIP that neither used (configs/runs/real/judge.gin). FD needs more images
+than its 1,280 features. ``--sheet`` draws some of the prompts.
 """
 
 import argparse
@@ -22,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dalle_jax.data.labelled_images import read_labelled_images
+from dalle_jax.data.labelled_images import LabelledImage, read_labelled_images
+from dalle_jax.data.seeded_hash import draw
 from dalle_jax.evaluate.features.feature_extractor import FeatureExtractor
 from dalle_jax.evaluate.features.vision_features import efficientnet_lite0
 from dalle_jax.evaluate.metrics.distributions.feature_set import FeatureRows, FeatureSet
@@ -49,26 +51,36 @@ COLUMNS = 12
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Write the training images with the token ids of their captions, and the reference images with their prompts.
+    """Write the training images with the token ids of their captions, and both halves of the reference and its prompts.
 
-    The prompts are those of all held-out images, and of evenly spaced training images up to ``--prompts``.
+    ``report`` also has evenly spaced training images, up to ``--prompts``.
     """
     data = load_run(CONFIG, TrainRun, [f"data.source.files=('{options.data}',)"]).data
     both = read_labelled_images(data.source, data.images, data.evaluation, lambda metadata: True, 10**9)
     training, held_out = both
-    more = max(0, options.prompts - len(held_out))
-    prompts = held_out + [training[number * len(training) // more] for number in range(more)]
+    halves = [[one for one in held_out if draw(0, str(one.metadata["thing"])) % 2 == half] for half in (0, 1)]
+    more = max(0, options.prompts - len(halves[1]))
+    halves[1] += [training[number * len(training) // more] for number in range(more)]
     length = load_run(CONFIG, TrainRun).task.model.text_length
     text = SentencePiece(options.text.read_bytes(), length)
     options.out.mkdir(parents=True, exist_ok=True)
-    for images, tokens, part in (("images", "text", training), ("reference", "prompts", prompts)):
-        np.save(options.out / f"{images}.npy", np.stack([one.image for one in part]))
-        np.save(options.out / f"{tokens}.npy", text.encode_batch([one.caption for one in part]))
-    fields = [{name: one.metadata.get(name) for name in ("colour", "background", "style")} for one in prompts]
-    about = {"size": data.images.size, "vocabulary": text.vocab_size, "held_out": len(held_out)}
-    about |= {"prompts": [one.caption for one in prompts], "metadata": fields}
+    write_part(options.out, training, text, ("images", "text"))
+    for name, part in zip(("choice", "report"), halves, strict=True):
+        (options.out / name).mkdir(exist_ok=True)
+        write_part(options.out / name, part, text, ("reference", "prompts"))
+        fields = [{field: one.metadata.get(field) for field in ("colour", "background", "style")} for one in part]
+        about = {"prompts": [one.caption for one in part], "metadata": fields}
+        (options.out / name / "about.json").write_text(json.dumps(about) + "\n")
+    about = {"size": data.images.size, "vocabulary": text.vocab_size}
     (options.out / "about.json").write_text(json.dumps(about) + "\n")
-    print(f"{len(training)} images to train on, {len(prompts)} prompts, {len(held_out)} of them of held-out images")
+    print(f"{len(training)} images to train on, {len(halves[0])} prompts to choose by")
+    print(f"{len(halves[1])} prompts to report, {len(halves[1]) - more} of them of held-out images")
+
+
+def write_part(folder: Path, part: Sequence[LabelledImage], text: SentencePiece, names: tuple[str, str]) -> None:
+    """Write the images and the token ids of their captions."""
+    np.save(folder / f"{names[0]}.npy", np.stack([one.image for one in part]))
+    np.save(folder / f"{names[1]}.npy", text.encode_batch([one.caption for one in part]))
 
 
 def sample(options: argparse.Namespace) -> None:
@@ -151,7 +163,7 @@ def judge(options: argparse.Namespace) -> None:
     """Measure every set of images. The first row is of as many training images, of which FD shows the bias."""
     found = Judge(options.data, load_ranker(options.judge), efficientnet_lite0(options.features))
     sets = named(options.images)
-    training = np.load(options.data / "images.npy", mmap_mode="r")
+    training = np.load(options.data.parent / "images.npy", mmap_mode="r")
     count = max(len(images) for images in sets.values())
     few = np.asarray(training[np.arange(count) * len(training) // count])
     print(f"retrieval of the reference images themselves: {found.retrieval(found.originals).mean():.3f}", flush=True)
@@ -179,7 +191,7 @@ def main() -> None:
     preparing.add_argument("--data", required=True, help="the tars: a folder or a pattern")
     preparing.add_argument("--text", type=Path, required=True, help="our text tokenizer, which the peer uses too")
     preparing.add_argument("--out", type=Path, required=True)
-    preparing.add_argument("--prompts", type=int, default=2000)
+    preparing.add_argument("--prompts", type=int, default=1400, help="of the half to report")
     sampling.add_argument("--data", type=Path, required=True)
     sampling.add_argument("--model", type=Path, required=True)
     sampling.add_argument("--out", type=Path, required=True, help="the beginning of the files' names")

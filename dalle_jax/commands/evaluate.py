@@ -1,25 +1,22 @@
 """``evaluate CONFIG --model DIR``: run the evaluations of a config on a trained pipeline; write JSON and a page.
 
-``evaluate --images SOURCE`` compares images that are there already, with others or with their captions.
+``evaluate --images SOURCE`` measures images that are there already: with others, with their captions, or with their
+reconstructions by an image tokenizer. ``evaluate --compare DIR DIR`` puts the figures of evaluations beside each other.
 """
 
 import argparse
 from functools import cache
 
 from dalle_jax import storage
-from dalle_jax.commands.flags.image_set_flags import (
-    add_image_set_flags,
-    comparison_of,
-    open_extractors,
-    open_image_set,
-)
-from dalle_jax.commands.flags.mesh_flags import add_mesh_flags, bulk_layout
+from dalle_jax.commands.flags.image_set_flags import IMAGE_SET_FLAGS, add_image_set_flags, refuse_flags
+from dalle_jax.commands.flags.mesh_flags import add_mesh_flags
 from dalle_jax.commands.flags.reduced_flags import add_reduced_flags, reduced_of
-from dalle_jax.commands.measuring.run_suites import SuiteData, findings_of
+from dalle_jax.commands.measuring.measure_images import measure_images, say
+from dalle_jax.commands.measuring.run_suites import SuiteData, SuiteModel, findings_of
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
+from dalle_jax.evaluate.report.compared_reports import compare_reports
 from dalle_jax.evaluate.report.evaluation_page import page_of, write_evaluation
-from dalle_jax.evaluate.suites.compare_images import AMONG, compare_images
 from dalle_jax.evaluate.suites.evaluate_text import EvaluateText, evaluate_text
 from dalle_jax.evaluate.suites.panels import SuiteFindings
 from dalle_jax.models.code_generator import Reduced
@@ -27,7 +24,8 @@ from dalle_jax.parallel import failures, hosts
 from dalle_jax.parallel.agreement import require_same_config
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import make_mesh
-from dalle_jax.pipelines.load.pipeline import load_pipeline, load_ranker
+from dalle_jax.pipelines.load.models import load_tokenizer_in
+from dalle_jax.pipelines.load.pipeline import load_pipeline
 from dalle_jax.runs import EvaluateRun, load_run
 from dalle_jax.storage import Place
 
@@ -39,9 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         type=storage.reachable,
-        help="with a config, the folder of a demo, such as runs/demo, or of a trained transformer",
+        help="the folder of a demo, such as runs/demo, or of a trained transformer; with --images, or for "
+        "@EvaluateReconstruction, of an image tokenizer or a model that has one",
     )
     add_image_set_flags(parser)
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        type=storage.reachable,
+        metavar="DIR",
+        help="instead of a config: evaluations whose figures are put beside each other, JSON files or their folders",
+    )
     parser.add_argument(
         "--image-tokenizer", type=storage.reachable, metavar="DIR", help="an image tokenizer to use instead of its own"
     )
@@ -62,8 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run each evaluation. Write the metrics of all as JSON, by the evaluation's name, and a page beside it."""
     if args.images is not None:
-        return _run_on_images(args)
-    _refuse(args, ("against", "features", "distances", "size", "count", "mesh", "rules"), "without --images")
+        return measure_images(args)
+    refuse_flags(args, (*IMAGE_SET_FLAGS, "mesh", "rules"), "without --images")
+    if args.compare is not None:
+        return _compare_reports(args)
     if args.config is None:
         raise UserError("evaluate: expected a config with --model, or --images, got neither")
     run: EvaluateRun = load_run(args.config, EvaluateRun, args.set)
@@ -77,37 +85,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
-    """Raise ``UserError`` for the first flag of these that is given."""
-    for name in names:
-        if getattr(args, name):
-            raise UserError(f"--{name.replace('_', '-')}: expected none {why}, got {getattr(args, name)}")
-
-
-def _run_on_images(args: argparse.Namespace) -> int:
-    """Measure a set of images, and write JSON and a page. Each process reads its share with its own devices."""
-    if args.config is not None:
-        raise UserError(f"evaluate: expected a config or --images, got both {args.config} and {args.images}")
-    _refuse(args, ("model", "set"), "with --images, which needs no model")
+def _compare_reports(args: argparse.Namespace) -> int:
+    """Compare the figures of evaluations."""
+    refuse_flags(args, ("config", "set", "model", "clip"), "with --compare, which reads evaluations that exist")
     if args.out is None:
         raise UserError("--out: expected the JSON file to write, got none")
-    if args.against is None:
-        _refuse(args, ("features", "distances"), "without --against, the images to compare with")
-    config = comparison_of(args.distances, args.count)
-    hosts.join()
-    with failures.shared():
-        layout = bulk_layout(args.mesh, args.rules, together=False)
-        images, against = (
-            None if path is None else open_image_set(path, args.size, args.image_tokenizer, layout, _say)
-            for path in (args.images, args.against)
-        )
-        assert images is not None
-        extractors = {} if against is None else open_extractors(args.features, args.clip, layout)
-        clip = None if args.clip is None else load_ranker(args.clip, AMONG, layout)
-        found = compare_images(images, against, extractors, clip, config, _say)
-        if hosts.is_first():
-            write_evaluation(args.out, " against ".join(name for name, _ in found.sets), {"images": found})
-        _say(f"{args.out}, {page_of(args.out)}")
+    found = compare_reports(args.compare)
+    for line in found.lines():
+        say(line)
+    write_evaluation(args.out, "Evaluations beside each other", {"compared": found})
+    say(f"{args.out}, {page_of(args.out)}")
     return 0
 
 
@@ -118,12 +105,12 @@ def _run_without_model(args: argparse.Namespace, run: EvaluateRun) -> int:
         wanted = f"a trained model for evaluations.{others[0]}" if others else "--out, or of a trained model"
         raise UserError(f"--model: expected the folder of {wanted}, got none")
     found: dict[str, SuiteFindings] = {
-        name: evaluate_text(None, config, _say)
+        name: evaluate_text(None, config, say)
         for name, config in run.evaluations.items()
         if isinstance(config, EvaluateText)
     }
     write_evaluation(args.out, "Readers of signs", found)
-    _say(f"{args.out}, {page_of(args.out)}")
+    say(f"{args.out}, {page_of(args.out)}")
     return 0
 
 
@@ -132,19 +119,14 @@ def _evaluate(
 ) -> None:
     """Evaluate the pipeline of a model, an image tokenizer and a CLIP on every process; the first one writes."""
     layout = Layout(make_mesh(run.mesh), run.rules)
-    pipeline_of = cache(
-        lambda batch: load_pipeline(*folders, batch=batch, layout=layout, reduced=reduced)
-    )  # compiled once per batch size
+    model = SuiteModel(
+        cache(lambda batch: load_pipeline(*folders, batch=batch, layout=layout, reduced=reduced)),  # once per size
+        lambda: load_tokenizer_in(folders[1] or folders[0], layout),
+    )
     found: dict[str, SuiteFindings] = {}
     for name, config in run.evaluations.items():
-        _say(f"evaluation {name}")
-        found[name] = findings_of(pipeline_of(config.drawing.batch), SuiteData(run.data_of), config, layout, _say)
+        say(f"evaluation {name}")
+        found[name] = findings_of(model, SuiteData(run.data_of), config, layout, say)
     if hosts.is_first():
         write_evaluation(out, f"Evaluation of {folders[0]}", found)
-    _say(f"{out}, {page_of(out)}")
-
-
-def _say(line: str) -> None:
-    """Print a line, on the first process only."""
-    if hosts.is_first():
-        print(line, flush=True)
+    say(f"{out}, {page_of(out)}")

@@ -155,8 +155,9 @@ def add_option_flags(parser: argparse.ArgumentParser) -> None:
     """Add a flag for each field of ``RequestOptions``, with the field's type or choices, default and help text."""
     types = get_type_hints(RequestOptions)
     for field in fields(RequestOptions):
-        accepted = get_args(types[field.name]) or (types[field.name],)
-        choices = accepted if isinstance(accepted[0], str) else None
+        parts = get_args(types[field.name]) or (types[field.name],)
+        accepted = [one for part in parts for one in get_args(part) or (part,)]
+        choices = [one for one in accepted if isinstance(one, str)] or None
         kind = str if choices else int if int in accepted else float
         default = field.metadata.get("default", field.default)
         shown = "" if default is None else f" (default {default})"
@@ -252,6 +253,8 @@ def sample_in_bulk(args: argparse.Namespace) -> int:
     for name in ("prompt", "class_id", "features", "caption", "given_image"):
         if getattr(args, name) is not None:
             raise UserError(f"--{name.replace('_', '-')}: expected none with --tars, which takes texts from --prompts")
+    if args.ranker not in (None, "clip"):
+        raise UserError(f"--ranker: expected clip with --tars, which scores on the devices by CLIP, got {args.ranker}")
     require_pyarrow()
     storage.check_output(args.out)
     hosts.join()

@@ -27,7 +27,7 @@ VERSION = 3
 """Increase this when the same sources, seed and batch size give different batches."""
 
 
-ARRAYS = ("image", "codes", "condition", "image_vector")
+ARRAYS = ("image", "rejected", "codes", "condition", "image_vector")
 """Names of the arrays of an example that its row takes over."""
 
 
@@ -38,6 +38,7 @@ class Row(TypedDict):
     caption: str
     caption_group: int
     image: NotRequired[np.ndarray]
+    rejected: NotRequired[np.ndarray]
     codes: NotRequired[np.ndarray]
     condition: NotRequired[np.ndarray]
     image_vector: NotRequired[np.ndarray]
@@ -190,8 +191,13 @@ def _to_row(example: Example, seed: int, epoch: int, index: int) -> Row:
         text = example["texts"][chosen]
         row |= {"text_vector": text.vector} | ({} if text.states is None else {"text_states": text.states})
     row["key"] = example["key"]
-    row["caption_group"] = draw(*sorted(captions)) >> 33
+    row["caption_group"] = caption_group(captions)
     return cast(Row, row)
+
+
+def caption_group(captions: Sequence[str]) -> int:
+    """Return the 31-bit hash of all captions of an example, in any order."""
+    return draw(*sorted(captions)) >> 33
 
 
 def _collate(rows: list[Row]) -> ExampleBatch:

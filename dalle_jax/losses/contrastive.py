@@ -26,6 +26,8 @@ def contrastive(
     same: Bool[Array, "B B"] | None = None,
     counted: Bool[Array, " B"] | None = None,
     candidates: Bool[Array, " B"] | None = None,
+    wrong: Float[Array, "B n E"] | None = None,
+    wrong_images: Float[Array, "B k E"] | None = None,
 ) -> Float[Array, ""]:
     """Compute CLIP's loss (Radford et al. 2021, arXiv 2103.00020, figure 3), in float32.
 
@@ -35,6 +37,10 @@ def contrastive(
     rare among natural captions.
 
     The mean is over the ``counted`` rows, each of which is compared with the ``candidates``. None means all rows.
+    ``wrong`` texts of each image are further texts in its own softmax, and ``wrong_images`` of each text are further
+    images in its own. NegCLIP (Yuksekgonul et al. 2022, arXiv
+    2210.01936, section 4) compares them with all images; here an image meets its own alone, since a wrong text of one
+    image may describe another.
     """
     logits = scale * similarities(image, text)  # [B B]
     same = jnp.eye(logits.shape[0], dtype=bool) if same is None else same
@@ -43,8 +49,14 @@ def contrastive(
     else:
         same &= candidates
         targets = same / jnp.maximum(same.sum(axis=-1, keepdims=True), 1)
-    of_image = -_mean((targets * jax.nn.log_softmax(_among(logits, candidates), axis=-1)).sum(-1), counted)
-    of_text = -_mean((targets * jax.nn.log_softmax(_among(logits.T, candidates), axis=-1)).sum(-1), counted)
+    halves = []
+    for one, rows, others in ((image, logits, wrong), (text, logits.T, wrong_images)):
+        among = _among(rows, candidates)
+        if others is not None:
+            among = jnp.concatenate([among, scale * own_similarities(one, others)], axis=-1)  # [B B+n]
+        log_p = jax.nn.log_softmax(among, axis=-1)[:, : rows.shape[1]]
+        halves.append(-_mean((targets * log_p).sum(-1), counted))
+    of_image, of_text = halves
     return (of_image + of_text) / 2
 
 
@@ -67,18 +79,25 @@ def sigmoid(
     same: Bool[Array, "B B"] | None = None,
     counted: Bool[Array, " B"] | None = None,
     candidates: Bool[Array, " B"] | None = None,
+    wrong: Float[Array, "B n E"] | None = None,
+    wrong_images: Float[Array, "B k E"] | None = None,
 ) -> Float[Array, ""]:
     """Compute SigLIP's loss (Zhai et al. 2023, arXiv 2303.15343, equation 1), in float32.
 
     It is the sum over all pairs of a binary cross-entropy (positive or negative pair), divided by B. ``same`` marks
     pairs with equivalent captions, which are positives too. With ``counted`` and ``candidates`` the pairs consist of
-    counted images and candidate captions, and the divisor is the number of counted images.
+    counted images and candidate captions, and the divisor is the number of counted images. The ``wrong`` texts of each
+    image and the ``wrong_images`` of each text are further negative pairs.
     """
     logits = scale * similarities(image, text) + bias  # [B B]
     same = jnp.eye(logits.shape[0], dtype=bool) if same is None else same
     log_likelihoods = jax.nn.log_sigmoid(jnp.where(same, logits, -logits))
+    more = jnp.zeros(())
+    for one, others in ((image, wrong), (text, wrong_images)):
+        if others is not None:
+            more += jax.nn.log_sigmoid(-scale * own_similarities(one, others) - bias).sum()
     if counted is None or candidates is None:
-        return -log_likelihoods.sum() / logits.shape[0]
+        return -(log_likelihoods.sum() + more) / logits.shape[0]
     pairs = counted[:, None] & candidates
     return -jnp.where(pairs, log_likelihoods, 0.0).sum() / counted.sum()
 
@@ -87,6 +106,12 @@ def similarities(image: Float[Array, "B E"], text: Float[Array, "N E"]) -> Float
     """Compute the cosine similarities of unit vectors, in float32."""
     image, text = image.astype(jnp.float32), text.astype(jnp.float32)
     return jnp.matmul(image, text.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def own_similarities(one: Float[Array, "B E"], others: Float[Array, "B n E"]) -> Float[Array, "B n"]:
+    """Compute the cosine similarities of each unit vector with n of its own, in float32."""
+    one, others = one.astype(jnp.float32), others.astype(jnp.float32)
+    return jnp.einsum("be,bne->bn", one, others, precision=jax.lax.Precision.HIGHEST)
 
 
 def retrieval_hits(

@@ -14,7 +14,7 @@ AnyRequest = TypeVar("AnyRequest", bound=Request)
 
 
 class CallResult(NamedTuple):
-    """The images [P M H W 3] of one call, and their CLIP scores [P M]: None without a ranker or without a text.
+    """The images [P M H W 3] of one call, and their scores [P M]: None without a ranker or without a text for CLIP.
 
     ``passes`` is the number of passes of a transformer; None for a diffusion model.
     """
@@ -33,12 +33,15 @@ def draw_in_buckets(
 ) -> list[Generation]:
     """Sample images for every request, in order.
 
-    Requests of equal ``candidates``, ``first``, ``decoding`` and ``window`` share calls. A call samples at most
-    ``batch`` images, of numbers of prompts and candidates rounded up to powers of two, one of them to a multiple of
-    ``parts``, the number of devices that share them (pipelines/batching.py).
+    Requests of equal ``candidates``, ``first``, ``decoding``, ``window`` and ``ranker`` share calls. A call samples at
+    most ``batch`` images, of numbers of prompts and candidates rounded up to powers of two, one of them to a multiple
+    of ``parts``, the number of devices that share them (pipelines/batching.py).
     """
     drawn: dict[int, Generation] = {}
-    kinds = [(one.candidates, one.first, one.decoding, one.window) for one in (request.options for request in requests)]
+    kinds = [
+        (one.candidates, one.first, one.decoding, one.window, one.ranker or "")
+        for one in (request.options for request in requests)
+    ]
     for kind in sorted(set(kinds)):
         alike = [i for i, own in enumerate(kinds) if own == kind]
         together = prompts_together(kind[0], batch, parts)
@@ -64,7 +67,7 @@ def _draw_bucket(
     every = None if not scored else np.concatenate(scored, axis=1)[:, :candidates]  # [P M]
     results = []
     for row, request in enumerate(requests):
-        own = None if every is None or request.text is None else every[row]
+        own = None if every is None or not request.is_ranked else every[row]
         keep = request.options.kept
         best = np.arange(keep) if own is None else best_candidates(own[None], keep)[0]
         results.append(

@@ -65,11 +65,7 @@ class ImageCodec:
         Raises UserError if a side is not a multiple of ``downsample``.
         """
         pixels = stack_images(load_all_pixels(images))
-        height, width = pixels.shape[1:3]
-        if height % self.downsample or width % self.downsample:
-            raise UserError(
-                f"images: expected sides that are multiples of {self.downsample} px, got {width} x {height} px"
-            )
+        self._check_sides(pixels)
         return in_chunks(pixels, self.batch, self._parts, self.encode_device)
 
     def decode(self, codes: np.ndarray | Array) -> UInt8[np.ndarray, "B H W 3"]:
@@ -90,9 +86,17 @@ class ImageCodec:
         return in_chunks(rows, self.batch, self._parts, lambda chunk: self.decode_device(jnp.asarray(chunk)))
 
     def reconstruct(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> UInt8[np.ndarray, "B H W 3"]:
-        """Encode images and decode their codes."""
+        """Encode images and decode their codes. Raises UserError as ``encode`` does."""
+        self._check_sides(pixels)
 
         def copy(chunk: np.ndarray) -> Array:
             return self.decode_device(self.encode_device(chunk))
 
         return in_chunks(pixels, self.batch, self._parts, copy)
+
+    def _check_sides(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> None:
+        height, width = pixels.shape[1:3]
+        if height % self.downsample or width % self.downsample:
+            raise UserError(
+                f"images: expected sides that are multiples of {self.downsample} px, got {width} x {height} px"
+            )

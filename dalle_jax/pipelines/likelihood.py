@@ -19,6 +19,11 @@ def _nats(generator: CodeGenerator, text: Prompts, codes: Int[Array, "B I"]) -> 
     return cross_entropy(generator(text, codes).image, codes).mean(axis=-1)
 
 
+def _log_likelihoods(generator: CodeGenerator, text: Prompts, codes: Int[Array, "P M I"]) -> Float[Array, "P M"]:
+    rows = codes.reshape(-1, codes.shape[-1])  # [P*M I]
+    return -_nats(generator, jnp.repeat(text, codes.shape[1], axis=0), rows).reshape(codes.shape[:2])
+
+
 class CodeLikelihood:
     """The negative log-likelihood of an image's codes given its prompt, for at most ``batch`` images a call."""
 
@@ -34,6 +39,7 @@ class CodeLikelihood:
         self._codec, self._prompts, self._batch = codec, prompts, batch
         network = CompiledNetwork(generator, layout)
         self._nats, self._parts = network.jit(_nats), network.parts
+        self._log_likelihoods = network.jit(_log_likelihoods)
 
     def nats(self, pixels: UInt8[np.ndarray, "B H W 3"], prompts: Sequence[Prompt]) -> Float[np.ndarray, " B"]:
         """Return the mean negative log-likelihood per code of each image, in nats."""
@@ -44,3 +50,7 @@ class CodeLikelihood:
             return self._nats(jnp.asarray(text[rows]), codes)
 
         return in_chunks(np.arange(len(pixels)), self._batch, self._parts, call)
+
+    def of_codes(self, prompts: Sequence[Prompt], codes: Int[Array | np.ndarray, "P M I"]) -> Float[np.ndarray, "P M"]:
+        """Return log p(codes | prompt) / I of M images of each prompt in one call, in nats per code."""
+        return np.asarray(self._log_likelihoods(jnp.asarray(self._prompts.read(prompts)), jnp.asarray(codes)))

@@ -16,9 +16,9 @@ from dalle_jax.images.inputs import ImageInput
 from dalle_jax.pipelines.buckets import CallResult, draw_in_buckets
 from dalle_jax.pipelines.prompts import Prompt, TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
+from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions, check_rankers
 from dalle_jax.sampling.autoregressive import image_keys
-from dalle_jax.sampling.options import RecommendedSampling
+from dalle_jax.sampling.options import Ranker, RecommendedSampling, SamplingOptions
 
 Captions: TypeAlias = str | list[str] | tuple[str, ...]
 SeveralPrompts: TypeAlias = list[str] | list[int] | list[np.ndarray] | tuple[Prompt, ...]
@@ -94,9 +94,33 @@ class PromptedPipeline(ABC):
         drawn = self.draw(requests)
         return drawn if several else drawn[0]
 
-    def rank(self, images: ImageInput | Sequence[ImageInput], text: str | list[str] | tuple[str, ...]) -> np.ndarray:
-        """Return CLIP's cosine similarity of images with one text [B], or with several [B n]."""
-        return self.require_ranker().rank(images, text)
+    def rank(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        text: str | list[str] | tuple[str, ...],
+        *,
+        ranker: Ranker = "clip",
+        likelihood_weight: float = SamplingOptions.likelihood_weight,
+    ) -> np.ndarray:
+        """Return the scores of images with one text [B], or with several [B n].
+
+        They are CLIP's cosine similarities unless ``ranker`` says otherwise (``Ranker`` in sampling/options.py). Raise
+        UserError if there is no such ranker.
+        """
+        SamplingOptions(ranker=ranker, likelihood_weight=likelihood_weight)
+        texts = [text] if isinstance(text, str) else list(text)
+        scores = np.zeros(())
+        if ranker != "likelihood":
+            scores = self.require_ranker().rank(images, texts)
+        if ranker != "clip":
+            likelihoods = self._log_likelihoods(images, texts)
+            scores = likelihoods if ranker == "likelihood" else scores + likelihood_weight * likelihoods
+        return scores[:, 0] if isinstance(text, str) else scores
+
+    def _log_likelihoods(self, images: ImageInput | Sequence[ImageInput], texts: list[str]) -> Float[np.ndarray, "B n"]:
+        """Return log p(codes | text) / I of images. Raise UserError for a model without a likelihood."""
+        del images, texts
+        raise UserError("ranker: expected clip, since this model has no likelihood of codes, got likelihood or both")
 
     def require_ranker(self) -> ClipRanker:
         """Return the ranker; raise UserError if there is none."""
@@ -137,6 +161,7 @@ class DiffusionPipeline(PromptedPipeline):
         """
         for request in requests:
             check_diffusion_options(request)
+        check_rankers(requests, clip=self.ranker is not None, transformer=False)
         return draw_in_buckets(requests, self.batch, self._draw_call, self.parts)
 
     def given_top(self, image: ImageInput, share: float) -> UInt8[np.ndarray, "H W 3"]:

@@ -1,5 +1,6 @@
 """A request for the images of one prompt, and its result."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Unpack, cast
 
@@ -86,11 +87,37 @@ class Request:
         return self.prompt if isinstance(self.prompt, str) else self.caption
 
     @property
+    def is_ranked(self) -> bool:
+        """True if a ranker can compare images with the prompt: CLIP needs a text."""
+        return self.text is not None or self.options.ranks_by_likelihood
+
+    @property
     def title(self) -> str:
         """The prompt as a short text, such as for a file name or a caption."""
         if self.text is not None:
             return self.text
         return "features" if isinstance(self.prompt, np.ndarray) else f"class {self.prompt}"
+
+
+def check_rankers(requests: Iterable[Request], *, clip: bool, transformer: bool) -> None:
+    """Raise UserError if a request names a ranker that is not there.
+
+    ``clip`` and ``transformer`` are True if there is a CLIP, and a transformer whose candidates have a likelihood.
+    """
+    for request in requests:
+        named = request.options.ranker
+        if request.options.ranks_by_likelihood and not transformer:
+            raise UserError(
+                f"ranker: expected clip, since only images drawn by a transformer from a prompt have a likelihood, "
+                f"got {named}"
+            )
+        if named in ("clip", "both") and not clip:
+            raise UserError(
+                f"ranker: expected likelihood, since there is no CLIP, got {named}; give its folder with --clip DIR "
+                "(in Python clip=DIR)"
+            )
+        if named in ("clip", "both") and request.text is None:
+            raise UserError(f"caption: expected a text for ranker = {named}, since the prompt is none, got none")
 
 
 @dataclass(frozen=True)
@@ -99,7 +126,7 @@ class Generation:
 
     prompt: str  # in words, if it is a class or features
     pixels: np.ndarray  # uint8 [keep H W 3]
-    scores: np.ndarray | None  # float32 [keep], cosine similarity; None without a CLIP or without a text
+    scores: np.ndarray | None  # float32 [keep], of the ranker; None without a CLIP or without a text for it
     chosen: np.ndarray  # int [keep], indices of the kept candidates
     candidates: np.ndarray  # uint8 [M H W 3]
     candidate_scores: np.ndarray | None  # float32 [M]

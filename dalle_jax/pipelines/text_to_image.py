@@ -1,11 +1,13 @@
 """Text to images: prompts, codes, pixels, CLIP scores."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 
-from dalle_jax.arrays import Array, Int, Key, Prompts, UInt8
+from dalle_jax.arrays import Array, Float, Int, Key, Prompts, UInt8
 from dalle_jax.config.errors import UserError
-from dalle_jax.images.inputs import ImageInput, load_pixels
+from dalle_jax.images.inputs import ImageInput, load_all_pixels, load_pixels
 from dalle_jax.images.pixels import centre_square
 from dalle_jax.models.code_generator import CodeGenerator
 from dalle_jax.parallel.layout import Layout
@@ -18,7 +20,7 @@ from dalle_jax.pipelines.likelihood import CodeLikelihood
 from dalle_jax.pipelines.prompted_pipeline import PromptedPipeline
 from dalle_jax.pipelines.prompts import Prompt, PromptReader
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.request import Generation, Request, RequestOptions
+from dalle_jax.pipelines.request import Generation, Request, RequestOptions, check_rankers
 from dalle_jax.pipelines.slot_engine import SlotEngine
 from dalle_jax.sampling.autoregressive import (
     GivenCodes,
@@ -58,7 +60,7 @@ CONTEXTS = 16
 
 
 class TextToImage(PromptedPipeline):
-    """A transformer that samples codes, a codec that decodes them, and a CLIP that ranks the images (docs/python.md).
+    """A transformer that samples codes, a codec that decodes them, and rankers of the images (docs/python.md).
 
     A call samples at most ``batch`` images. It is compiled once per bucket of (prompts, candidates), both rounded up
     to powers of two, per guidance on or off, and per number of codes in a pass.
@@ -91,6 +93,7 @@ class TextToImage(PromptedPipeline):
 
     def draw(self, requests: list[Request]) -> list[Generation]:
         """Sample images for every request, in order; requests of equal ``candidates`` and ``first`` share calls."""
+        check_rankers(requests, clip=self.ranker is not None, transformer=True)
         return draw_in_buckets(requests, self.batch, self._draw_call, self.parts)
 
     def fill_windows(self, call: FillCall) -> UInt8[np.ndarray, "P M S S 3"]:
@@ -147,13 +150,29 @@ class TextToImage(PromptedPipeline):
         prompts, given = [one.prompt for one in requests], self._given(requests, count)
         found = self._codes(prompts, options, keys, given, self._negative(requests))
         pixels = self.codec.decode_device(found.codes.reshape(-1, *self.grid))  # [P*M H W 3]
-        texts = [request.text for request in requests]
-        scores = None
-        if self.ranker is not None and any(text is not None for text in texts):
-            scores = self.ranker.scores(pixels, [text or "" for text in texts])
+        scores = self._scores(requests, found.codes, pixels)
         return CallResult(
             np.asarray(pixels).reshape(len(requests), count, *pixels.shape[1:]), scores, int(found.passes)
         )
+
+    def _scores(
+        self, requests: list[Request], codes: Int[Array, "P M I"], pixels: UInt8[Array, "B H W 3"]
+    ) -> Float[np.ndarray, "P M"] | None:
+        """Return the scores of candidates by the ranker that all requests name, or None without one."""
+        options, texts, scores = [one.options for one in requests], [one.text for one in requests], None
+        if self.ranker is not None and options[0].ranker != "likelihood" and any(text is not None for text in texts):
+            scores = self.ranker.scores(pixels, [text or "" for text in texts])
+        if not options[0].ranks_by_likelihood:
+            return scores
+        likelihood = self.likelihood.of_codes([one.prompt for one in requests], codes)
+        weights = np.array([[one.likelihood_weight] for one in options], np.float32)  # [P 1]
+        return likelihood if scores is None else scores + weights * likelihood
+
+    def _log_likelihoods(self, images: ImageInput | Sequence[ImageInput], texts: list[str]) -> Float[np.ndarray, "B n"]:
+        """Return log p(codes | text) / I of the middle squares of images, at the model's size."""
+        pixels = np.stack([centre_square(one, self.side) for one in load_all_pixels(images)])
+        every = np.repeat(pixels, len(texts), axis=0)  # [B*n H W 3]
+        return -self.likelihood.nats(every, texts * len(pixels)).reshape(len(pixels), len(texts))
 
     def _negative(self, requests: list[Request]) -> NegativePrompts | None:
         """Return the negative prompts of the requests, or None if none has one."""

@@ -13,6 +13,15 @@ Decoding: TypeAlias = Literal["auto", "sequential", "jacobi"]
 The codes are the same up to rounding (docs/python.md has measured rates).
 """
 
+Ranker: TypeAlias = Literal["clip", "likelihood", "both"]
+"""The score by which the candidates of a prompt are ordered, best first.
+
+- ``clip``: CLIP's cosine similarity with the prompt, as in DALL·E 1 (arXiv 2102.12092, section 2.6).
+- ``likelihood``: log p(codes | prompt) / I under the transformer, in nats per code: the mean over the I codes of an
+  image, without guidance and at temperature 1.
+- ``both``: the similarity plus ``likelihood_weight`` times the likelihood, a log-linear mixture.
+"""
+
 
 GUIDANCE = 3.0
 """The guidance scale of images and of edits where neither the request nor the model's folder has one."""
@@ -29,6 +38,8 @@ class SamplingKeywords(TypedDict, total=False):
     guidance_end: float | None
     decoding: Decoding
     window: int
+    ranker: Ranker | None
+    likelihood_weight: float
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,16 @@ class SamplingOptions:
         metadata={"help": "one code per pass of a transformer, or a window of codes (jacobi); auto is by the device"},
     )
     window: int = field(default=16, metadata={"help": "codes per pass of jacobi, and the most of auto"})
+    ranker: Ranker | None = field(
+        default=None,
+        metadata={
+            "help": "order candidates by CLIP's similarity, by the likelihood of their codes under the transformer, or "
+            "by a weighted sum of both (default: clip, if there is one)"
+        },
+    )
+    likelihood_weight: float = field(
+        default=0.1, metadata={"help": "weight of the likelihood, in nats per code, next to CLIP's cosine similarity"}
+    )
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -75,6 +96,8 @@ class SamplingOptions:
                 ("guidance", 0.0 <= self.guidance < math.inf, "0 or more (1 is off)", self.guidance),
                 ("guidance_end", 0.0 <= self.last_guidance < math.inf, "0 or more (1 is off)", self.guidance_end),
                 ("decoding", self.decoding in get_args(Decoding), "auto, sequential or jacobi", self.decoding),
+                ("ranker", self.ranker in (None, *get_args(Ranker)), "clip, likelihood or both", self.ranker),
+                ("likelihood_weight", math.isfinite(self.likelihood_weight), "a finite number", self.likelihood_weight),
                 ("window", 1 <= self.window <= 256, "between 1 and 256", self.window),
             )
         )
@@ -83,6 +106,11 @@ class SamplingOptions:
     def last_guidance(self) -> float:
         """The guidance scale of the last code."""
         return self.guidance if self.guidance_end is None else self.guidance_end
+
+    @property
+    def ranks_by_likelihood(self) -> bool:
+        """True if candidates are ordered by their likelihood, alone or with CLIP."""
+        return self.ranker in ("likelihood", "both")
 
     @property
     def guided(self) -> bool:

@@ -20,10 +20,11 @@ from dalle_jax.models.heads.code_readout import CodeReadoutConfig, ReadableClip
 from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import ModelFile
-from dalle_jax.tasks.align_text_images import AlignTextImages, Embeddings, TextImageAlignment
+from dalle_jax.tasks.align_text_images import AlignTextImages, TextImageAlignment
 from dalle_jax.tasks.batches import summed
 from dalle_jax.tasks.caption_tokens import loaded
 from dalle_jax.tasks.frozen_networks import image_tokenizer_of
+from dalle_jax.tasks.negatives.batch_arrays import Embeddings
 from dalle_jax.train.task import Batch, CachedEmbeddings, Frozen, MetricSums, Objective, Seed
 
 

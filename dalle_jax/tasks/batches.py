@@ -1,21 +1,49 @@
 """Arrays of a batch that several tasks share: pixels, token ids, codes, and sums over counted rows."""
 
 import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
-from dalle_jax.arrays import COUNTED, Array, ExampleBatch, Float
+from dalle_jax.arrays import COUNTED, Array, ExampleBatch, Float, UInt8
 from dalle_jax.config.errors import UserError
+from dalle_jax.data.seeded_hash import draw
+from dalle_jax.images.crops import area_box, crop_image
 from dalle_jax.images.pixels import centre_square
-from dalle_jax.train.task import Batch
+from dalle_jax.train.task import Batch, Seed
 
 
 def pixel_rows(images: list[np.ndarray], size: int) -> np.ndarray:
     """Return images uint8 [H W 3] of any size, center-cropped and resized, as one array uint8 [B size size 3]."""
     square = (size, size)
     return np.stack([image if image.shape[:2] == square else centre_square(image, size) for image in images])
+
+
+@dataclass(frozen=True)
+class ImageFit:
+    """The side of rows of pixels, and the least share of an image's area that a random crop keeps.
+
+    A share of 1 crops nothing but the middle square.
+    """
+
+    size: int
+    crop_area: float = 1.0
+
+    def rows(self, images: Sequence[np.ndarray], seeds: Sequence[Seed] | None) -> UInt8[np.ndarray, "B s s 3"]:
+        """Return images uint8 [H W 3] of any size as one array. Crops take ``seeds``, one for each image."""
+        if seeds is not None and self.crop_area < 1.0:
+            images = [self._cropped(image, seed) for image, seed in zip(images, seeds, strict=True)]
+        return pixel_rows(list(images), self.size)
+
+    def _cropped(self, image: UInt8[np.ndarray, "H W 3"], seed: Seed) -> UInt8[np.ndarray, "s s 3"]:
+        height, width = image.shape[:2]
+        box = area_box(width, height, self.crop_area, random.Random(draw(*seed)))
+        return crop_image(Image.fromarray(image), box, self.size)
 
 
 def pixel_spec(batch_size: int, size: int) -> jax.ShapeDtypeStruct:

@@ -128,6 +128,7 @@ def test_the_top_of_a_given_image_is_kept(smoke_demo, tmp_path):
         (("--prompts", "missing.txt"), "missing.txt"),
         (("--prompt", "x", "--clip", "nowhere"), "nowhere"),
         (("--promt", "x"), "prompt"),
+        (("--prompts", "x.txt", "--tars", "--ranker", "both"), "--ranker: expected clip with --tars"),
         (("--prompt", "x", "--tars"), "--prompt: expected none with --tars"),
         (("--prompt", "x", "--negative-prompt", "y", "--guidance", "1"), "negative_prompt"),
         (("--prompt", "x", "--caption", "y"), "--caption: expected one for each --class-id"),

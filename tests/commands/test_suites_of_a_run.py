@@ -28,6 +28,7 @@ def test_a_run_measures_its_own_images_with_features_and_signs(smoke_demo, tmp_p
         "suites.signs.readers = ('scenes',)\nsuites.signs.drawing.candidates = 2\nsuites.signs.drawing.batch = 8\n"
         "suites.images = @EvaluateImages\nsuites.images.captions = 100\nsuites.images.drawing.candidates = 2\n"
         f"suites.images.drawing.batch = 8\nsuites.images.features = ('clip:{clip}',)\n"
+        "suites.codes = @EvaluateReconstruction\nsuites.codes.features = ()\nsuites.codes.distances = ()\n"
         f"suites.images.distances = ('kid',)\nsuites.images.judge_clip = '{clip}'\nsuites.images.shown = 2\n"
     )
     assert main(["train", str(config), "--out", str(out)]) == 0
@@ -37,5 +38,6 @@ def test_a_run_measures_its_own_images_with_features_and_signs(smoke_demo, tmp_p
     last = next(line for line in reversed(lines) if "suites/images/first/clip/kid" in line)
     assert last["suites/signs/scenes/seen/clean/word_accuracy"] == 1.0
     assert last["suites/images/first/clip/kid"] > 0
+    assert last["suites/codes/pairs/psnr"] > 5
     assert 0 <= last["suites/images/chosen/captions/retrieval_top5"] <= 1
     assert "images: first candidate, clip: kid" in capsys.readouterr().err

@@ -32,6 +32,21 @@ def test_equal_captions_share_their_target():
     assert float(contrastive(text, text, jnp.array(2.0), same)) == pytest.approx(float(by_hand), rel=1e-5)
 
 
+def test_wrong_texts_of_an_image_are_further_texts_in_its_own_softmax():
+    image = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    wrong = jnp.array([[[0.6, 0.8]], [[0.8, 0.6]]])
+    # logits at scale 2: [[2, 0], [0, 2]], and 1.2 with each wrong text
+    of_image, of_text = np.log(1 + np.exp(-2) + np.exp(1.2 - 2)), np.log1p(np.exp(-2))
+    found = contrastive(image, image, jnp.array(2.0), wrong=wrong)
+    assert float(found) == pytest.approx((of_image + of_text) / 2, rel=1e-5)
+    both = contrastive(image, image, jnp.array(2.0), wrong=wrong, wrong_images=wrong)
+    assert float(both) == pytest.approx(of_image, rel=1e-5)
+    plain, more = (sigmoid(image, image, jnp.array(2.0), jnp.array(-1.0), wrong=one) for one in (None, wrong))
+    assert float(more - plain) == pytest.approx(np.log1p(np.exp(1.2 - 1)), rel=1e-5)
+    mirrored = sigmoid(image, image, jnp.array(2.0), jnp.array(-1.0), wrong_images=wrong)
+    assert float(mirrored) == pytest.approx(float(more), rel=1e-6)
+
+
 def test_captions_match_by_their_tokens_or_by_their_group():
     same = same_caption_group(jnp.array([[4, 5], [4, 5], [6, 0], [7, 0]]), jnp.array([1, 2, 3, 3]))
     np.testing.assert_array_equal(same, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])

@@ -67,6 +67,28 @@ def test_a_downsampling_factor_that_is_not_a_power_of_two_is_an_error():
         Vqvae(config(downsample=6), rngs=nnx.Rngs(0))
 
 
+@pytest.mark.parametrize("refine", [(8,), (8, 8, 8)])
+def test_the_residual_blocks_of_refining_stages_reach_over_the_edge_of_a_patch(refine):
+    model = Vqvae(config(downsample=8, blocks=0, refine=refine), rngs=nnx.Rngs(0))
+
+    def changed_columns():
+        codes = jnp.zeros((1, 1, 4), jnp.int32)
+        return jnp.abs(model.decode(codes) - model.decode(codes.at[0, 0, 3].set(1))).max((0, 1, 3))  # [W]
+
+    assert changed_columns().shape == (32,)
+    before = (changed_columns() > 0).sum()
+    for stage in model.decoder.refine:  # the last convolution of each block starts at zero
+        kernel = stage.block.convs[-1].kernel
+        kernel[...] = jax.random.normal(jax.random.key(1), kernel.shape)
+    assert (changed_columns() > 0).sum() > before
+
+
+@pytest.mark.parametrize("changes", [{"refine": (8, 8, 8)}, {"refine": (8,), "stem": "conv"}])
+def test_refining_stages_below_one_pixel_and_those_of_another_stem_are_refused(changes):
+    with pytest.raises(ValueError, match="refine: expected at most 2 widths and stem 'patch', got"):
+        Vqvae(config(**changes), rngs=nnx.Rngs(0))
+
+
 def test_it_overfits_one_batch():
     """The batch is two images of 16 random 4x4 squares each, as many as there are codes."""
     graph, parameters, rest = nnx.split(Vqvae(config(width=32, decay=0.9), rngs=nnx.Rngs(0)), nnx.Param, ...)

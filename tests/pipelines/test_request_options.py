@@ -46,6 +46,7 @@ def test_four_images_are_kept_by_default_or_all_if_there_are_fewer(candidates):
         ({"guidance_end": -1.0}, r"guidance_end: expected 0 or more \(1 is off\), got -1"),
         ({"candidates": 2, "keep": 3}, r"keep: expected between 1 and candidates \(2\), got 3"),
         ({"window": 0}, "window: expected between 1 and 256, got 0"),
+        ({"likelihood_weight": float("nan")}, "likelihood_weight: expected a finite number, got nan"),
         ({"seed": 2**32}, r"seed: expected in \[0, 2\^32\), got 4294967296"),
         ({"first": -1}, "first: expected 0 or more, got -1"),
     ],

@@ -14,11 +14,12 @@ from dalle_jax.parallel.rules import Rules
 from dalle_jax.pipelines.image_codec import ImageCodec
 from dalle_jax.pipelines.prompts import TextPrompts
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.request import Request, RequestOptions
+from dalle_jax.pipelines.request import Request, RequestOptions, check_rankers
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.text.sentencepiece import SentencePiece, train_sentencepiece
 
 LENGTH = 6
+PAIRS = [(row, candidate) for row in range(2) for candidate in range(3)]
 
 
 def build(layout: Layout | None = None, ranked: bool = True) -> TextToImage:
@@ -124,6 +125,38 @@ def test_without_a_clip_the_first_candidates_are_kept_and_nothing_is_scored():
     np.testing.assert_array_equal(drawn.pixels, drawn.candidates[:2])
     with pytest.raises(UserError, match="--clip"):
         bare.rank(drawn.pixels, "a red circle")
+
+
+def test_candidates_are_ranked_by_the_likelihood_of_their_codes_or_by_a_weighted_sum(pipeline):
+    options = {"candidates": 4, "keep": 4, "seed": 3, "temperature": 3.0, "likelihood_weight": 0.5}
+    requests = [request("a red circle", **options, ranker=one) for one in ("both", "clip", "likelihood", None)]
+    both, clip, likelihood, plain = pipeline.draw(requests)
+    np.testing.assert_array_equal(plain.candidate_scores, clip.candidate_scores)
+    assert len({*likelihood.candidate_scores.tolist()}) > 1
+    wanted = clip.candidate_scores + 0.5 * likelihood.candidate_scores
+    np.testing.assert_allclose(both.candidate_scores, wanted, rtol=1e-5)
+    np.testing.assert_array_equal(likelihood.chosen, np.argsort(-likelihood.candidate_scores, kind="stable"))
+    codes = np.random.default_rng(0).integers(0, 16, (2, 3, 16))
+    prompts = ["a red circle", "a blue square"]
+    alone = [pipeline.likelihood.of_codes([prompts[row]], codes[row : row + 1, m : m + 1])[0, 0] for row, m in PAIRS]
+    np.testing.assert_allclose(pipeline.likelihood.of_codes(prompts, codes).reshape(-1), alone, rtol=1e-4)
+    images, nats = clip.candidates, pipeline.likelihood.nats(clip.candidates, ["a blue square"] * 4)
+    given = [
+        pipeline.rank(images, "a blue square", ranker=one, likelihood_weight=2.0) for one in ("likelihood", "both")
+    ]
+    np.testing.assert_allclose(given[0], -nats, rtol=1e-5)
+    np.testing.assert_allclose(given[1], pipeline.rank(images, "a blue square") - 2 * nats, rtol=1e-5)
+
+
+def test_a_ranker_that_is_not_there_is_refused_and_a_likelihood_needs_no_clip():
+    bare = build(ranked=False)
+    with pytest.raises(UserError, match=r"ranker: expected likelihood, since there is no CLIP, got both; give its"):
+        bare("a red circle", candidates=4, ranker="both")
+    assert bare("a red circle", candidates=4, ranker="likelihood").scores.shape == (4,)
+    with pytest.raises(UserError, match="ranker: expected clip, since only images drawn by a transformer"):
+        check_rankers([request("x", candidates=4, ranker="likelihood")], clip=True, transformer=False)
+    with pytest.raises(UserError, match="caption: expected a text for ranker = clip"):
+        check_rankers([Request(3, RequestOptions(ranker="clip"))], clip=True, transformer=True)
 
 
 def test_a_given_image_of_the_wrong_size_is_refused(pipeline):

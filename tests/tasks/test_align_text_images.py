@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from dalle_jax.diffusion.noise_schedules import CosineNoise
-from dalle_jax.losses.contrastive import contrastive, sigmoid
+from dalle_jax.losses.contrastive import contrastive, same_caption_group, sigmoid
 from dalle_jax.models.clip import ClipConfig, TowerConfig
 from dalle_jax.models.clip_resnet import ResNetConfig
 from dalle_jax.parallel.layout import Layout
@@ -18,6 +18,7 @@ from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
 from dalle_jax.tasks.align_text_images import AlignTextImages, TextImageAlignment
 from dalle_jax.tasks.caption_tokens import Captions
+from dalle_jax.tasks.negatives.scene_negatives import SceneNegatives
 from dalle_jax.text.sentencepiece import train_sentencepiece
 from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.optim.optimizers import AdamW
@@ -214,3 +215,42 @@ def test_the_scale_of_the_sigmoid_loss_has_no_bound(captions):
     ).open(LAYOUT)
     _, after = step_of(task)(LN_100 + 0.5)
     assert abs(after - LN_100 - 0.5) == pytest.approx(0.01, abs=1e-5)
+
+
+def test_hard_negatives_join_the_loss_and_are_the_same_in_any_batch(captions):
+    negatives = SceneNegatives(texts=2, images=1, blends=2)
+    task = AlignTextImages(model=clip_config(), captions=captions, negatives=negatives).open(LAYOUT)
+    texts = [
+        "a small red circle",
+        "a big blue square",
+        "a red ring above a blue cross",
+        "a green cross over a red ring",
+    ]
+    images = list(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8))
+    examples = {"key": texts, "image": images, "caption": texts, "caption_group": [0, 1, 2, 3]}
+    rows = task.prepare(examples, [(0, 5, row) for row in range(4)])
+    assert {name: (one.shape, one.dtype) for name, one in rows.items()} == {
+        name: (one.shape, one.dtype) for name, one in task.batch_spec(4).items()
+    }
+    last = task.prepare({name: own[3:] for name, own in examples.items()}, [(0, 5, 3)])
+    for name, own in rows.items():
+        np.testing.assert_array_equal(own[3:], last[name])
+    batch, module = {name: jnp.asarray(own) for name, own in rows.items()}, initialised(task)
+    value, _, gradients, _ = trained(task, module, batch)
+    assert float(jnp.abs(gradients["text"]["norm_after"]["bias"][...]).max()) > 0
+    pixels = np.stack([rows["pixels"], rows["neighbour_pixels"][:, 0]], axis=1).reshape(8, 32, 32, 3)
+    ids = np.stack([rows["text"], rows["neighbour_text"][:, 0]], axis=1).reshape(8, -1)
+    image, text, wrong = jax.jit(
+        lambda pixels, *ids: (module.encode_image(pixels / 255.0), *map(module.encode_text, ids))
+    )(np.concatenate([pixels, rows["wrong_pixels"].reshape(8, 32, 32, 3)]), ids, rows["wrong_text"].reshape(16, -1))
+    image, blends = image[:8], jnp.repeat(image[8:].reshape(4, 2, -1), 2, axis=0)  # wrong for the neighbours too
+    groups = np.stack([rows["caption_group"], rows["neighbour_caption_group"][:, 0]], axis=1).reshape(-1)
+    same = same_caption_group(jnp.asarray(ids), jnp.asarray(groups))
+    wanted = contrastive(image, text, module.logit_scale, same, wrong=wrong.reshape(8, 2, -1), wrong_images=blends)
+    np.testing.assert_allclose(value, wanted, rtol=1e-4)
+    held_out = {name: jnp.asarray(own) for name, own in task.prepare(examples, None).items()}
+    assert held_out["wrong_text"].shape == (4, 1, 2, 6) and "neighbour_text" not in held_out
+    share, weight = jax.jit(lambda batch: task.evaluate(module, {}, batch, jax.random.key(0)))(held_out)[
+        "wrong_captions_top1"
+    ]
+    assert 0 <= float(share) <= float(weight) == 4

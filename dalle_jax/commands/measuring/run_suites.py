@@ -5,6 +5,8 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import NamedTuple, cast
 
+import numpy as np
+
 from dalle_jax import storage
 from dalle_jax.commands.flags.image_set_flags import open_extractors
 from dalle_jax.config.errors import UserError
@@ -12,6 +14,7 @@ from dalle_jax.data.examples.held_out_pairs import AnyHeldOut
 from dalle_jax.data.labelled_images import read_labelled_images
 from dalle_jax.data.loader import Loader
 from dalle_jax.data.mixture import Mixture
+from dalle_jax.evaluate.features.image_distance import open_lpips
 from dalle_jax.evaluate.suites.any_suite import AnySuite
 from dalle_jax.evaluate.suites.compare_images import AMONG
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch, EvaluateCaptioned, evaluate_captioned
@@ -19,10 +22,15 @@ from dalle_jax.evaluate.suites.evaluate_icon_colours import EvaluateIconColours,
 from dalle_jax.evaluate.suites.evaluate_images import EvaluateImages, SampledFindings, evaluate_images
 from dalle_jax.evaluate.suites.evaluate_scenes import evaluate_scenes
 from dalle_jax.evaluate.suites.evaluate_text import EvaluateText, evaluate_text
+from dalle_jax.evaluate.suites.image_sets import NumberedImages
 from dalle_jax.evaluate.suites.panels import SuiteFindings, scalars_of
+from dalle_jax.evaluate.suites.sets.evaluate_reconstruction import EvaluateReconstruction, evaluate_reconstruction
+from dalle_jax.models.image_tokenizer import ImageTokenizer
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.bulk.device_engine import DeviceEngine
 from dalle_jax.pipelines.bulk.pipeline_engine import PipelineEngine
+from dalle_jax.pipelines.image_codec import ImageCodec
+from dalle_jax.pipelines.load.models import load_tokenizer_in
 from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline, load_ranker
 from dalle_jax.pipelines.prompted_pipeline import DiffusionPipeline
 from dalle_jax.pipelines.text_to_image import TextToImage
@@ -42,10 +50,20 @@ class SuiteData(NamedTuple):
         return self.of_size(batch_size).open(quiet=self.quiet)
 
 
+class SuiteModel(NamedTuple):
+    """A model for its suites: its pipeline for a number of images at once, and its image tokenizer alone."""
+
+    pipeline_of: Callable[[int], AnyPipeline]
+    tokenizer: Callable[[], ImageTokenizer]
+
+
 def findings_of(
-    pipeline: AnyPipeline, data: SuiteData, config: AnySuite, layout: Layout, say: Callable[[str], None]
+    model: SuiteModel, data: SuiteData, config: AnySuite, layout: Layout, say: Callable[[str], None]
 ) -> SuiteFindings:
-    """Run a suite on a pipeline. Raise ``UserError`` if the pipeline or the data lack what it needs."""
+    """Run a suite on a model. Raise ``UserError`` if the model or the data lack what it needs."""
+    if isinstance(config, EvaluateReconstruction):
+        return _reconstructed(model, held_out_batches(data.open(config.batch), None), config, layout, say)
+    pipeline = model.pipeline_of(config.drawing.batch)
     if isinstance(config, EvaluateText):
         return evaluate_text(pipeline, config, say)
     if isinstance(config, EvaluateImages):
@@ -82,8 +100,34 @@ def icons_of(data: Data, config: EvaluateIconColours) -> dict[str, list[Icon]]:
     }
 
 
-def held_out_batches(data: Loader, side: int) -> Iterator[CaptionedBatch]:
-    """Yield the held-out examples of the data. Raise ``UserError`` if there are none, or of another size."""
+def _reconstructed(
+    model: SuiteModel,
+    batches: Iterable[CaptionedBatch],
+    config: EvaluateReconstruction,
+    layout: Layout,
+    say: Callable[[str], None],
+) -> SuiteFindings:
+    codec = ImageCodec(model.tokenizer(), config.batch, layout)
+    extractors = open_extractors(list(config.features), None, layout) if config.distances else {}
+    lpips = None if config.lpips is None else open_lpips(storage.reachable(config.lpips), layout)
+    title, images = "Reconstructions of held-out images", numbered(batches, config.images)
+    return evaluate_reconstruction(title, images, codec, extractors, lpips, config, say)
+
+
+def numbered(batches: Iterable[CaptionedBatch], count: int | None) -> Iterator[NumberedImages]:
+    """Yield the first ``count`` images, or all, with their numbers."""
+    done = 0
+    for batch in batches:
+        some = len(batch["image"]) if count is None else min(len(batch["image"]), count - done)
+        if not some:
+            return
+        captions = tuple((one,) for one in batch["caption"][:some])
+        yield NumberedImages(np.arange(done, done + some), np.stack(batch["image"][:some]), captions)
+        done += some
+
+
+def held_out_batches(data: Loader, side: int | None) -> Iterator[CaptionedBatch]:
+    """Yield the held-out examples of the data. Raise ``UserError`` if there are none, or not of ``side`` pixels."""
     if not data.held_out:
         raise UserError(
             f"data.evaluation: expected held-out images to measure on, got none among {data.examples:,} images; "
@@ -91,7 +135,7 @@ def held_out_batches(data: Loader, side: int) -> Iterator[CaptionedBatch]:
         )
     for batch in cast("Iterable[CaptionedBatch]", data.evaluation_batches()):
         for image in batch["image"]:
-            if image.shape[:2] != (side, side):
+            if side is not None and image.shape[:2] != (side, side):
                 raise UserError(f"held-out images: expected {side} px a side, the model's size, got {image.shape[:2]}")
         yield batch
 
@@ -105,11 +149,12 @@ def _sampled(
 ) -> SampledFindings:
     extractors = open_extractors(list(config.features), None, layout)
     judge = None if config.judge_clip is None else load_ranker(storage.place(config.judge_clip), AMONG, layout)
+    lpips = None if config.lpips is None else open_lpips(storage.reachable(config.lpips), layout)
     if isinstance(pipeline, TextToImage):
-        return evaluate_images(DeviceEngine(pipeline, config.survey()), batches, extractors, judge, config, say)
+        return evaluate_images(DeviceEngine(pipeline, config.survey()), batches, extractors, judge, config, say, lpips)
     if not isinstance(pipeline, DiffusionPipeline):
         raise UserError(f"evaluations: expected a model that is sampled in bulk for @EvaluateImages, got {pipeline}")
-    return evaluate_images(PipelineEngine(pipeline, pipeline.batch), batches, extractors, judge, config, say)
+    return evaluate_images(PipelineEngine(pipeline, pipeline.batch), batches, extractors, judge, config, say, lpips)
 
 
 class SuitesInTraining:
@@ -121,14 +166,15 @@ class SuitesInTraining:
     def __call__(self, folder: Place, log: Callable[[str], None]) -> dict[str, float]:
         """Load the newest weights and run each suite. Figures are named SUITE/FIGURE, as in ``evaluation.json``."""
         clip = None if self._run.suite_clip is None else storage.place(self._run.suite_clip)
-        pipeline_of = cache(
-            lambda batch: load_pipeline(folder, None, clip, batch=batch, layout=self._layout)
-        )  # one for the suites of a batch size
+        model = SuiteModel(
+            cache(lambda batch: load_pipeline(folder, None, clip, batch=batch, layout=self._layout)),  # once per size
+            lambda: load_tokenizer_in(folder, self._layout),
+        )
         data = SuiteData(lambda batch_size: replace(self._run.data, batch_size=batch_size), quiet=True)
         figures: dict[str, float] = {}
         for name, config in self._run.suites.items():
             say = partial(_say_as, log, name)
-            found = findings_of(pipeline_of(config.drawing.batch), data, config, self._layout, say)
+            found = findings_of(model, data, config, self._layout, say)
             figures |= {f"{name}/{key}": value for key, value in scalars_of(found.panel()).items()}
         return figures
 

@@ -41,7 +41,7 @@ class Preparation:
 class Extraction(Generic[N]):
     """A frozen network, the function of its features with their ``width``, and its preparation.
 
-    ``probabilities`` computes those of classes from features. ``fingerprint`` identifies the weights.
+    ``probabilities`` computes those of ``classes`` from features. ``fingerprint`` identifies the weights.
     """
 
     network: N
@@ -51,6 +51,7 @@ class Extraction(Generic[N]):
     preparation: Preparation
     extract: Callable[[N, Array], Float[Array, "B D"]]
     probabilities: Callable[[N, Float[Array, "B D"]], Float[Array, "B C"]] | None = None
+    classes: int = 0
 
     @property
     def name(self) -> str:
@@ -94,6 +95,7 @@ class CompiledClassifier(CompiledFeatures[N]):
         super().__init__(found, layout, batch)
         if found.probabilities is None:
             raise ValueError(f"{found.label}: expected a classifier, got a network without classes")
+        self.classes = found.classes
         self._probabilities = CompiledNetwork(found.network, self.layout).jit(found.probabilities)
 
     def probabilities(self, images: UInt8[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B C"]:

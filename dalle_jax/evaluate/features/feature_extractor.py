@@ -43,8 +43,17 @@ class ClassProbabilities(Protocol):
         """The network, a fingerprint of its weights, and its preprocessing, as for features."""
         ...
 
+    @property
+    def classes(self) -> int:
+        """The number C of classes."""
+        ...
+
     def probabilities(self, images: UInt8[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B C"]:
         """Return the probability of each class for each image; a row sums to 1."""
+        ...
+
+    def probabilities_of_features(self, features: Float[np.ndarray, "B D"]) -> Float[np.ndarray, "B C"]:
+        """Return the probabilities of images whose features are known, at a small part of the cost."""
         ...
 
 

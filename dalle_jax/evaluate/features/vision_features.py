@@ -44,6 +44,7 @@ def efficientnet_lite0(
         preparation=Preparation(f"bicubic-{size}", lambda images: clip_pixels_device(images, size)),
         extract=lambda net, pixels: net.features(pixels.astype(jnp.float32)),
         probabilities=lambda net, features: net.probabilities(features),
+        classes=network.config.classes,
     )
     return CompiledClassifier(found, layout, batch)
 
@@ -67,6 +68,7 @@ def inception(
         ),
         extract=lambda net, pixels: net.features(pixels, block),
         probabilities=lambda net, features: net.probabilities(features),
+        classes=network.config.classes,
     )
     return CompiledClassifier(found, layout, batch) if is_last else CompiledFeatures(found, layout, batch)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 Number: TypeAlias = float | int
@@ -172,9 +172,32 @@ def _summary(line: Line, chart: Chart) -> str:
 
 def _x_axis(values: Sequence[Number], chart: Chart) -> _Axis:
     low, high = _range(values, chart.log_x)
-    ticks = chart.x_ticks or (log_ticks(low, high) if chart.log_x else nice_ticks(low, high))
-    inside = tuple(tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9))
-    return _Axis(low, high, LEFT + 6, WIDTH - RIGHT - 6, chart.log_x, inside)
+    given = chart.x_ticks or (log_ticks(low, high) if chart.log_x else nice_ticks(low, high))
+    axis = _Axis(low, high, LEFT + 6, WIDTH - RIGHT - 6, chart.log_x, _inside(given, low, high))
+    if not _overlap(axis):
+        return axis
+    return replace(axis, ticks=_apart(replace(axis, ticks=_inside(nice_ticks(low, high), low, high))))
+
+
+def _inside(ticks: Sequence[Number], low: Number, high: Number) -> tuple[Number, ...]:
+    return tuple(tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9))
+
+
+def _overlap(axis: _Axis) -> bool:
+    """Return True if labels below the axis come closer than a letter."""
+    return len(_apart(axis)) < len(axis.ticks)
+
+
+def _apart(axis: _Axis) -> tuple[Number, ...]:
+    """Return the ticks whose labels, from the left on, keep the width of a letter between them."""
+    kept: list[Number] = []
+    end = -math.inf
+    for tick in axis.ticks:
+        half = LETTER * len(tick_label(tick)) / 2
+        if axis.at(tick) - half >= end + LETTER:
+            kept.append(tick)
+            end = axis.at(tick) + half
+    return tuple(kept)
 
 
 def _range(values: Sequence[Number], log: bool) -> tuple[Number, Number]:

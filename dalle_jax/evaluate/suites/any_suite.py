@@ -8,8 +8,11 @@ from dalle_jax.evaluate.suites.evaluate_icon_colours import EvaluateIconColours
 from dalle_jax.evaluate.suites.evaluate_images import EvaluateImages
 from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes
 from dalle_jax.evaluate.suites.evaluate_text import EvaluateText
+from dalle_jax.evaluate.suites.sets.evaluate_reconstruction import EvaluateReconstruction
 
-AnySuite: TypeAlias = EvaluateScenes | EvaluateCaptioned | EvaluateText | EvaluateImages | EvaluateIconColours
+AnySuite: TypeAlias = (
+    EvaluateScenes | EvaluateCaptioned | EvaluateText | EvaluateImages | EvaluateIconColours | EvaluateReconstruction
+)
 """The config of an evaluation suite."""
 
 

@@ -1,12 +1,12 @@
 """Comparison of a set of images with another one by features, and with their captions by a CLIP."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.evaluate.features.feature_extractor import FeatureExtractor
+from dalle_jax.evaluate.features.feature_extractor import FeatureExtractor, ImageDistance
 from dalle_jax.evaluate.metrics.distributions.feature_set import FeatureSet
 from dalle_jax.evaluate.metrics.metric import Measurement, merge_over_hosts
 from dalle_jax.evaluate.metrics.score_means import ScoreMeans, Scores, clip_scores
@@ -17,13 +17,14 @@ from dalle_jax.evaluate.suites.feature_comparison import (
     FeatureStream,
     compare,
     cumulative_plot,
-    features_of,
     figure_of,
     nearest,
 )
 from dalle_jax.evaluate.suites.image_sets import ImageSet, NumberedImages, stream
 from dalle_jax.evaluate.suites.panels import JsonObject, Panel, PanelFigure, Plot, ShownImage, ShownImages
 from dalle_jax.evaluate.suites.pipeline_parts import TextImageEncoder
+from dalle_jax.evaluate.suites.sets.caption_groups import CaptionGroups
+from dalle_jax.evaluate.suites.sets.reference_sets import ReferenceSet
 from dalle_jax.parallel import hosts
 
 AMONG = 100
@@ -31,20 +32,31 @@ AMONG = 100
 
 
 @dataclass(frozen=True)
+class Judges:
+    """Networks that measure images: feature extractors by their names in the JSON, a CLIP, and LPIPS."""
+
+    extractors: Mapping[str, FeatureExtractor] = field(default_factory=dict)
+    clip: TextImageEncoder | None = None
+    lpips: ImageDistance | None = None
+
+
+@dataclass(frozen=True)
 class CompareImages:
     """Options of a comparison: its ``distances``, the first ``count`` images of each set, and ``shown`` images.
 
-    ``count`` None is all images. The page shows the ``shown`` worst images of each kind.
+    ``count`` None is all images. The page shows the ``shown`` worst images of each kind. With ``inception_score`` the
+    extractors that are classifiers give it.
     """
 
     distances: tuple[DistanceName, ...] = DEFAULT_DISTANCES
     count: int | None = None
     shown: int = 24
+    inception_score: bool = False
 
 
 @dataclass(frozen=True)
 class ImageFindings:
-    """Measurements of a set of images, by extractor and by CLIP, and the images behind them.
+    """Measurements of a set of images, by extractor, by CLIP and by LPIPS, and the images behind them.
 
     ``sets`` are the compared sets and their numbers of images, and ``unreadable`` lines about images left out.
     """
@@ -52,6 +64,7 @@ class ImageFindings:
     sets: tuple[tuple[str, int], ...]
     by_features: Mapping[str, tuple[Measurement, ...]]
     by_clip: tuple[Measurement, ...]
+    by_lpips: tuple[Measurement, ...]
     plots: tuple[Plot, ...]
     images: tuple[ShownImages, ...]
     unreadable: tuple[str, ...]
@@ -60,17 +73,21 @@ class ImageFindings:
         """Return all measurements with their intervals and counts."""
         sets = [{"name": name, "count": count} for name, count in self.sets]
         out: JsonObject = {"sets": sets, "unreadable": list(self.unreadable)}
-        for name, measured in (*self.by_features.items(), *((("captions", self.by_clip),) if self.by_clip else ())):
+        for name, measured in self._parts().items():
             out[name] = {one.name: one.to_json() for one in measured}
         return out
+
+    def _parts(self) -> dict[str, tuple[Measurement, ...]]:
+        others = {"captions": self.by_clip, "candidates": self.by_lpips}
+        return {**self.by_features, **{name: measured for name, measured in others.items() if measured}}
 
     def panel(self) -> Panel:
         """Return the panel of the page."""
         figures: list[PanelFigure] = []
-        for name, measured in self.by_features.items():
-            figures += [figure_of(name, one, f"{name}: ") for one in measured]
-        figures += [figure_of("captions", one) for one in self.by_clip]
-        names = {one.features for listed in (*self.by_features.values(), self.by_clip) for one in listed}
+        for name, measured in self._parts().items():
+            prefix = f"{name}: " if name in self.by_features else ""
+            figures += [figure_of(name, one, prefix) for one in measured]
+        names = {one.features for listed in self._parts().values() for one in listed}
         seen_by = f"Features: {'; '.join(sorted(filter(None, names)))}. " if any(names) else ""
         return Panel(
             " against ".join(name for name, _ in self.sets),
@@ -84,51 +101,61 @@ class ImageFindings:
 
 def compare_images(
     images: ImageSet,
-    against: ImageSet | None,
-    extractors: Mapping[str, FeatureExtractor],
-    clip: TextImageEncoder | None,
+    against: ReferenceSet | None,
+    judges: Judges,
     config: CompareImages,
     say: Callable[[str], None],
 ) -> ImageFindings:
     """Read both sets once and measure; all processes must call this together, and each reads its share.
 
-    ``extractors`` are named as in the JSON. Without ``against`` only ``clip`` measures. Raise ``UserError`` if neither
-    is given, for too few images, for sizes that differ, and for an image without a caption.
+    Without ``against`` the extractors give the Inception Score alone. Raise ``UserError`` if nothing measures, for too
+    few images, for sizes that differ, and for an image without a caption.
     """
-    if clip is None and (against is None or not extractors):
+    compares = against is not None and bool(judges.extractors)
+    if not (compares or config.inception_score or judges.clip or judges.lpips):
         raise UserError("evaluate: expected a set to compare the images with, or a CLIP to score them, got neither")
-    scored = CaptionScores(clip) if clip is not None else None
-    used = tuple(extractors.values()) if against is not None else ()
-    found, seen = FeatureStream(used), 0
+    scored = CaptionScores(judges.clip) if judges.clip is not None else None
+    used = tuple(judges.extractors.values()) if compares or config.inception_score else ()
+    found, groups, seen = FeatureStream(used, config.inception_score), CaptionGroups(), 0
     for batch in stream(images, AMONG, config.count):
         if used:
             found.update(batch)
         if scored is not None:
             scored.update(batch)
+        groups.update(batch)
         seen += len(batch.numbers)
-        _progress(say, images.name, seen)
-    sets = found.merged()
-    by_features: dict[str, tuple[Measurement, ...]] = {}
+        if seen % (10 * AMONG) == 0:
+            say(f"{images.name}: {seen:,} images read")
+    read = [(images.name, sum(counts_of_hosts(seen)))]
+    by_features: dict[str, tuple[Measurement, ...]] = dict.fromkeys(judges.extractors if used else (), ())
     plots: list[Plot] = []
     shown: list[ShownImages] = []
-    read = [(images.name, sum(counts_of_hosts(seen)))]
-    if against is not None:
-        other = features_of(stream(against, AMONG, config.count), used, lambda done: _progress(say, against.name, done))
+    if against is not None and compares:
+        sets, other = found.merged(), against.features(used, AMONG, config.count, say)
         read.append((against.name, other[0].count))
-        for (name, _), reference, generated in zip(extractors.items(), other, sets, strict=True):
+        for name, reference, generated in zip(judges.extractors, other, sets, strict=True):
             by_features[name] = compare(reference, generated, config.distances)
-            say(f"{name}: {summary(by_features[name])}")
         far, plot = farthest(images, against, sets[0], other[0], config.shown)
         shown += far
-        plots.append(plot)
+        plots += plot
+    for name, measured in zip(by_features, found.class_scores(), strict=True):
+        by_features[name] += measured
+        say(f"{name}: {summary(by_features[name])}")
     by_clip: tuple[Measurement, ...] = ()
     if scored is not None:
         by_clip = scored.result()
         say(f"captions: {summary(by_clip)}")
         plots.append(scored.plot())
         shown.append(scored.worst(images, config.shown))
-    unreadable = tuple(line for one in (images, against) if one is not None for line in unreadable_lines(one))
-    return ImageFindings(tuple(read), by_features, by_clip, tuple(plots), tuple(shown), unreadable)
+    by_lpips: tuple[Measurement, ...] = ()
+    if judges.lpips is not None:
+        diverse = groups.measure(images, judges.lpips, config.shown, say)
+        by_lpips = diverse.measured
+        say(f"candidates: {summary(by_lpips)}")
+        shown.append(diverse.least)
+    both = (images, None if against is None else against.images)
+    unreadable = tuple(line for one in both if one is not None for line in unreadable_lines(one))
+    return ImageFindings(tuple(read), by_features, by_clip, by_lpips, tuple(plots), tuple(shown), unreadable)
 
 
 class CaptionScores:
@@ -182,22 +209,28 @@ def first_caption(batch: NumberedImages, row: int) -> str:
 
 
 def farthest(
-    images: ImageSet, against: ImageSet, generated: FeatureSet, reference: FeatureSet, shown: int
-) -> tuple[list[ShownImages], Plot]:
-    """Return the images that are farthest from the other set, both ways, and a plot of all distances."""
+    images: ImageSet, against: ReferenceSet, generated: FeatureSet, reference: FeatureSet, shown: int
+) -> tuple[list[ShownImages], list[Plot]]:
+    """Return the images that are farthest from the other set, both ways, and a plot of all distances.
+
+    Without the features of each image of the reference there are none.
+    """
     rows, others = generated.rows(), reference.rows()
+    if not len(others):
+        return [], []
     own, reverse = nearest(rows.features, others.features)
     groups = []
     for title, one, numbers, distances in (
         (f"{images.name}: the farthest from all of {against.name} first", images, rows.numbers, own),
-        (f"{against.name}: the farthest from all of {images.name} first", against, others.numbers, reverse),
+        (f"{against.name}: the farthest from all of {images.name} first", against.images, others.numbers, reverse),
     ):
-        order = np.argsort(-distances, kind="stable")[:shown]
-        found = [shown_image(one, int(numbers[i]), f"distance {distances[i]:.3g}") for i in order]
-        groups.append(ShownImages(title, tuple(image for listed in found for image in listed)))
+        if one is not None:
+            order = np.argsort(-distances, kind="stable")[:shown]
+            found = [shown_image(one, int(numbers[i]), f"distance {distances[i]:.3g}") for i in order]
+            groups.append(ShownImages(title, tuple(image for listed in found for image in listed)))
     names = {f"{images.name} to the nearest of {against.name}": own, "and back": reverse}
     plot = cumulative_plot("images up to a distance", f"distance of {generated.features.split()[0]}", names)
-    return groups, plot
+    return groups, [plot]
 
 
 def shown_image(images: ImageSet, number: int, note: str) -> list[ShownImage]:
@@ -223,8 +256,3 @@ def summary(measured: Sequence[Measurement]) -> str:
 def counts_of_hosts(own: int) -> list[int]:
     """Return a number of each process."""
     return [int(content) for content in hosts.gather(str(own).encode())]
-
-
-def _progress(say: Callable[[str], None], name: str, done: int) -> None:
-    if done % (10 * AMONG) == 0:
-        say(f"{name}: {done:,} images read")

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from dalle_jax.config.errors import UserError
-from dalle_jax.evaluate.features.feature_extractor import FeatureExtractor
+from dalle_jax.evaluate.features.feature_extractor import FeatureExtractor, ImageDistance
 from dalle_jax.evaluate.metrics.distributions.feature_set import FeatureSet
+from dalle_jax.evaluate.metrics.image_pairs import diversity
 from dalle_jax.evaluate.metrics.metric import Measurement
+from dalle_jax.evaluate.metrics.score_means import ScoreMeans, Scores
 from dalle_jax.evaluate.suites.compare_images import AMONG, CaptionScores, summary
 from dalle_jax.evaluate.suites.drawing import Drawing
 from dalle_jax.evaluate.suites.evaluate_captioned import CaptionedBatch
@@ -28,6 +30,7 @@ from dalle_jax.evaluate.suites.feature_comparison import (
 from dalle_jax.evaluate.suites.image_sets import NumberedImages
 from dalle_jax.evaluate.suites.panels import JsonObject, Panel, Plot, ShownImage, ShownImages
 from dalle_jax.evaluate.suites.pipeline_parts import TextImageEncoder
+from dalle_jax.evaluate.suites.sets.caption_groups import DIVERSITY
 from dalle_jax.pipelines.bulk.device_engine import BulkEngine, DrawnPrompt
 from dalle_jax.pipelines.bulk.prompt_files import NumberedRequest, Survey
 from dalle_jax.pipelines.request import Request, RequestOptions
@@ -43,7 +46,8 @@ class EvaluateImages:
     - ``features``: networks whose features are compared, as ``evaluate --features`` names them.
     - ``judge_clip``: the folder of a CLIP that scores images and retrieves captions; it should not be the one that
       ranks the candidates.
-    - ``distances``: the measurements of features.
+    - ``distances``: the measurements of features; ``inception_score`` adds that of the features that classify.
+    - ``lpips``: the folder of imported LPIPS weights, which measure the diversity of a prompt's candidates.
     - ``shown``: the farthest images that the page shows, for the first candidate and for CLIP's choice.
     """
 
@@ -54,8 +58,12 @@ class EvaluateImages:
     distances: tuple[DistanceName, ...] = DEFAULT_DISTANCES
     seed: int = 0
     shown: int = 24
+    inception_score: bool = False
+    lpips: str | None = None
 
     def __post_init__(self) -> None:
+        if self.lpips is not None and self.drawing.candidates < 2:
+            raise ValueError("lpips: expected None with one candidate of each prompt, which has no diversity")
         if self.captions < 1 or not self.features:
             raise ValueError(
                 f"captions, features: expected at least one each, got {self.captions} and {len(self.features)}"
@@ -70,11 +78,15 @@ class EvaluateImages:
 
 @dataclass(frozen=True)
 class SampledFindings:
-    """Measurements of sampled images: of first candidates and of CLIP's choices, by the names of ``groups``."""
+    """Measurements of sampled images: of first candidates and of CLIP's choices, by the names of ``groups``.
+
+    ``diversity`` is that of the candidates of a prompt, empty without LPIPS.
+    """
 
     prompts: int
     by_features: Mapping[str, Mapping[str, tuple[Measurement, ...]]]
     by_clip: Mapping[str, tuple[Measurement, ...]]
+    diversity: tuple[Measurement, ...]
     plots: tuple[Plot, ...]
     images: tuple[ShownImages, ...]
 
@@ -86,6 +98,8 @@ class SampledFindings:
             if group in self.by_clip:
                 parts["captions"] = self.by_clip[group]
             out[group] = {name: {one.name: one.to_json() for one in listed} for name, listed in parts.items()}
+        if self.diversity:
+            out["candidates"] = {one.name: one.to_json() for one in self.diversity}
         return out
 
     def panel(self) -> Panel:
@@ -101,6 +115,7 @@ class SampledFindings:
             for group, listed in self.by_clip.items()
             for one in listed
         ]
+        figures += [figure_of("candidates", one) for one in self.diversity]
         return Panel(
             "Images of held-out captions",
             f"One image of each of {self.prompts:,} held-out captions, against the held-out images. The networks that "
@@ -138,6 +153,7 @@ def evaluate_images(
     judge: TextImageEncoder | None,
     config: EvaluateImages,
     say: Callable[[str], None],
+    lpips: ImageDistance | None = None,
 ) -> SampledFindings:
     """Sample and measure; ``batches`` are the held-out images, and ``extractors`` those of ``config.features``.
 
@@ -146,13 +162,18 @@ def evaluate_images(
     reference = FeatureStream(tuple(extractors.values()))
     requests = _requests(batches, reference, config)
     groups: dict[str, _Group] = {}
+    diverse = None if lpips is None else (lpips, ScoreMeans((DIVERSITY,), lpips.name))
     prompts = 0
     for drawn in _in_batches(engine.draw(requests)):
         for name, one in _images_of(drawn).items():
             if name not in groups:
                 scores = None if judge is None else CaptionScores(judge)
-                groups[name] = _Group(FeatureStream(tuple(extractors.values())), scores)
+                found = FeatureStream(tuple(extractors.values()), config.inception_score)
+                groups[name] = _Group(found, scores)
             groups[name].update(one)
+        if diverse is not None:
+            numbers, candidates = np.array([one.number for one in drawn]), np.stack([one.pixels for one in drawn])
+            diverse[1].update(Scores(numbers, {DIVERSITY: diversity(candidates, diverse[0])}))
         prompts += len(drawn)
         if prompts % (10 * AMONG) == 0:
             say(f"{prompts:,} prompts sampled")
@@ -161,7 +182,9 @@ def evaluate_images(
     by_features: dict[str, dict[str, tuple[Measurement, ...]]] = {}
     for name, group in groups.items():
         pairs = zip(extractors, reference.sets, group.found.sets, strict=True)
-        by_features[name] = {key: compare(real, sampled, config.distances) for key, real, sampled in pairs}
+        compared = {key: compare(real, sampled, config.distances) for key, real, sampled in pairs}
+        scores_of = dict(zip(extractors, group.found.class_scores(merge=False), strict=True))
+        by_features[name] = {key: (*listed, *scores_of[key]) for key, listed in compared.items()}
         for key, listed in by_features[name].items():
             say(f"{GROUPS[name]}, {key}: {summary(listed)}")
     by_clip = {name: one.scores.means() for name, one in groups.items() if one.scores is not None}
@@ -174,7 +197,10 @@ def evaluate_images(
         ShownImages(f"{GROUPS[name]}: the farthest of {len(groups[name].kept):,} from the real images first", one[0])
         for name, one in farthest.items()
     )
-    return SampledFindings(prompts, by_features, by_clip, (plot,), shown)
+    diverse_by = () if diverse is None else diverse[1].result()
+    if diverse_by:
+        say(f"candidates: {summary(diverse_by)}")
+    return SampledFindings(prompts, by_features, by_clip, diverse_by, (plot,), shown)
 
 
 def _requests(

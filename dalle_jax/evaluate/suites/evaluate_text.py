@@ -14,6 +14,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.metrics.composition import DEFAULT_SPLITS, Split, evaluation_captions
 from dalle_jax.evaluate.metrics.shares import Share, share_of
 from dalle_jax.evaluate.metrics.text_accuracy import TextAccuracy, edit_distance
+from dalle_jax.evaluate.readers.rapid_ocr import RapidOcr
 from dalle_jax.evaluate.readers.tesseract import Tesseract
 from dalle_jax.evaluate.readers.text_reader import SceneTextReader, TextReader
 from dalle_jax.evaluate.suites.drawing import Drawing
@@ -23,8 +24,13 @@ from dalle_jax.scenes import grammar
 from dalle_jax.scenes.rendering import render
 
 LEVEL = 6
-ReaderName = Literal["scenes", "tesseract"]
+ReaderName = Literal["scenes", "tesseract", "rapidocr"]
 Which = Literal["clean", "first", "chosen"]
+READERS: dict[ReaderName, Callable[[], TextReader]] = {
+    "scenes": SceneTextReader,
+    "tesseract": Tesseract,
+    "rapidocr": RapidOcr,
+}
 WHICH: dict[Which, str] = {"clean": "clean signs", "first": "first candidate", "chosen": "CLIP's choice"}
 SPLIT_TITLES: dict[Split, str] = {"seen": "seen letter pairs", "held_out": "held-out letter pairs"}
 
@@ -33,8 +39,8 @@ SPLIT_TITLES: dict[Split, str] = {"seen": "seen letter pairs", "held_out": "held
 class EvaluateText:
     """Evaluation of ``captions`` signs with letter pairs of the training data, and as many with held-out pairs.
 
-    ``readers``: "scenes" is the scene reader, and "tesseract" needs the program Tesseract. A report shows ``shown``
-    signs of each split. Without a model clean signs of ``side`` pixels are read.
+    ``readers``: "scenes" is the scene reader, "tesseract" needs the program Tesseract, and "rapidocr" the package of
+    that name. A report shows ``shown`` signs of each split. Without a model clean signs of ``side`` pixels are read.
     """
 
     drawing: Drawing = field(default_factory=Drawing)
@@ -167,7 +173,7 @@ class TextFindings:
 def evaluate_text(sampler: ImageSampler | None, config: EvaluateText, say: Callable[[str], None]) -> TextFindings:
     """Draw signs and read them; ``say`` takes a line of progress. Raise ``UserError`` if a reader is not installed."""
     side = config.side if sampler is None else sampler.side
-    readers: list[TextReader] = [Tesseract() if name == "tesseract" else SceneTextReader() for name in config.readers]
+    readers = [READERS[name]() for name in config.readers]
     names = {key: reader.name for key, reader in zip(config.readers, readers, strict=True)}
     signs: dict[Split, dict[Which, tuple[ReadSign, ...]]] = {}
     for split in DEFAULT_SPLITS:

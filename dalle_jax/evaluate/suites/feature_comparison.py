@@ -6,9 +6,11 @@ from typing import Literal
 import numpy as np
 
 from dalle_jax.arrays import Float
-from dalle_jax.evaluate.features.feature_extractor import FeatureExtractor
+from dalle_jax.config.errors import UserError
+from dalle_jax.evaluate.features.feature_extractor import ClassProbabilities, FeatureExtractor
 from dalle_jax.evaluate.metrics.distributions.feature_set import FeatureRows, FeatureSet
 from dalle_jax.evaluate.metrics.distributions.frechet_distance import FrechetDistance
+from dalle_jax.evaluate.metrics.distributions.inception_score import ClassRows, InceptionScore
 from dalle_jax.evaluate.metrics.distributions.kernel_distance import ClipDiscrepancy, KernelDistance
 from dalle_jax.evaluate.metrics.distributions.neighbours import BLOCK, NeighbourShares, squared_distances
 from dalle_jax.evaluate.metrics.distributions.set_comparison import FeatureDistance
@@ -32,6 +34,7 @@ LABELS = {
     "retrieval_top1": "Own caption is the most similar",
     "retrieval_top5": "Own caption is one of the five most similar",
     "fd": "FD",
+    "rfd": "rFD",
     "kid": "KID",
     "kid_subsets": "KID, mean of random subsets",
     "mind": "MIND",
@@ -41,6 +44,12 @@ LABELS = {
     "density": "Density",
     "coverage": "Coverage",
     "clip_score": "CLIPScore",
+    "is": "Inception Score",
+    "lpips_diversity": "LPIPS diversity of a prompt's images",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "lpips": "LPIPS",
 }
 SHARES = ("precision", "recall", "coverage", "retrieval_top1", "retrieval_top5")
 """Measurements that are shares."""
@@ -49,11 +58,21 @@ POINTS = 60
 
 
 class FeatureStream:
-    """Sets of features of one stream of images, one set for each extractor."""
+    """Sets of features of one stream of images, one set for each extractor.
 
-    def __init__(self, extractors: Sequence[FeatureExtractor]) -> None:
+    With ``classify`` the Inception Score is accumulated by each extractor that is a classifier. Raise ``UserError`` if
+    none is.
+    """
+
+    def __init__(self, extractors: Sequence[FeatureExtractor], classify: bool = False) -> None:
         self._extractors = tuple(extractors)
         self.sets: list[FeatureSet] = []
+        classifiers = [one for one in extractors if classify and isinstance(one, ClassProbabilities)]
+        if classify and not classifiers:
+            names = ", ".join(one.name.split()[0] for one in extractors) or "none"
+            raise UserError(f"is: expected inception:FILE among the features, whose classes it needs, got {names}")
+        self._classifiers = {one.name: one for one in classifiers}
+        self._scores = {one.name: InceptionScore(one.name, one.classes) for one in classifiers}
 
     def update(self, batch: NumberedImages) -> None:
         """Add images. Raise ``UserError`` for features that are not finite."""
@@ -61,12 +80,24 @@ class FeatureStream:
             height, width = batch.images.shape[1:3]
             self.sets = [FeatureSet(one.name, one.width, (height, width)) for one in self._extractors]
         for extractor, found in zip(self._extractors, self.sets, strict=True):
-            found.update(FeatureRows(batch.numbers, extractor.features(batch.images)))
+            features = extractor.features(batch.images)
+            found.update(FeatureRows(batch.numbers, features))
+            if extractor.name in self._scores:
+                rows = self._classifiers[extractor.name].probabilities_of_features(features)
+                self._scores[extractor.name].update(ClassRows(batch.numbers, rows))
 
     def merged(self) -> list[FeatureSet]:
         """Return the sets of all processes, which must call this at the same point."""
         own = self.sets or [FeatureSet(one.name, one.width) for one in self._extractors]
         return [merge_over_hosts(one) for one in own]
+
+    def class_scores(self, merge: bool = True) -> list[tuple[Measurement, ...]]:
+        """Return the Inception Score by each extractor, empty for those that do not classify.
+
+        With ``merge`` it is of the images of all processes, which must call this together.
+        """
+        scores = {name: merge_over_hosts(one) if merge else one for name, one in self._scores.items()}
+        return [scores[one.name].result() if one.name in scores else () for one in self._extractors]
 
 
 def features_of(
@@ -98,7 +129,7 @@ def figure_of(path: str, measured: Measurement, prefix: str = "") -> PanelFigure
         f"{path}.{measured.name}.value",
         prefix + label,
         measured.value,
-        "percent" if share else "number",
+        "percent" if share else "decibel" if measured.name == "psnr" else "number",
         measured.interval,
         counts + noise,
     )

@@ -1,5 +1,6 @@
 """Sets of images that ``evaluate`` reads as a stream: records of files, or codes that a tokenizer decodes."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,8 +49,8 @@ class ImageSet(Protocol):
         """Read images by number. Raise ``UserError`` if their sizes differ."""
         ...
 
-    def fingerprint(self) -> str:
-        """Return a hash that changes with the images or with their preparation."""
+    def fingerprint(self, count: int | None = None) -> str:
+        """Return a hash that changes with the first ``count`` images, or all, or with their preparation."""
         ...
 
     def unreadable(self) -> tuple[BadRecord, ...]:
@@ -84,9 +85,11 @@ class RecordImages:
         captions = tuple(captions for _, _, captions in found)
         return NumberedImages(np.array([number for number, _, _ in found], np.int64), np.stack(images), captions)
 
-    def fingerprint(self) -> str:
-        """Return the records' fingerprint and the size."""
-        return f"{self._records.fingerprint()}-{self._size or 'own'}"
+    def fingerprint(self, count: int | None = None) -> str:
+        """Return a hash of the content of each file, in their order, and of the size. No image is decoded."""
+        numbers = range(min(len(self), len(self) if count is None else count))
+        digest = hashlib.sha256(b"".join(self._threads.map(self._digest, numbers)))
+        return f"records-{digest.hexdigest()}-{'own' if self._size is None else f'lanczos-{self._size}'}"
 
     def unreadable(self) -> tuple[BadRecord, ...]:
         """Return the images that could not be listed or read so far."""
@@ -106,19 +109,34 @@ class RecordImages:
             return None
         return number, self._prepared(image), record.captions
 
+    def _digest(self, number: int) -> bytes:
+        try:
+            content = self._records[number].image
+        except BadRecord:
+            content = b""
+        return hashlib.sha256(content).digest()
+
     def _prepared(self, image: Image.Image) -> np.ndarray:
-        if self._size is None:
-            return np.asarray(image)
-        if image.size == (self._size, self._size):
-            return np.asarray(image)
-        return crop_image(image, centre_box(*image.size), self._size)
+        return np.asarray(image) if self._size is None else middle_square(image, self._size)
+
+
+def middle_square(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """Return the middle square of an image, resized to ``size`` pixels a side unless it has this size."""
+    if image.size == (size, size):
+        return np.asarray(image)
+    return crop_image(image, centre_box(*image.size), size)
 
 
 class DecodedCodes:
-    """The images of precomputed codes, which ``decode`` turns into pixels."""
+    """The images of precomputed codes, which ``decode`` turns into pixels.
 
-    def __init__(self, name: str, codes: Source, decode: Callable[[np.ndarray], np.ndarray]) -> None:
-        self.name, self._codes, self._decode = name, codes, decode
+    ``tokenizer`` is a fingerprint of the model that decodes.
+    """
+
+    def __init__(
+        self, name: str, codes: Source, decode: Callable[[np.ndarray], np.ndarray], tokenizer: str = ""
+    ) -> None:
+        self.name, self._codes, self._decode, self._tokenizer = name, codes, decode, tokenizer
 
     def __len__(self) -> int:
         return len(self._codes)
@@ -129,9 +147,9 @@ class DecodedCodes:
         images = self._decode(np.stack([one["codes"] for one in examples]))
         return NumberedImages(np.array(numbers, np.int64), images, tuple(tuple(one["captions"]) for one in examples))
 
-    def fingerprint(self) -> str:
-        """Return the fingerprint of the codes."""
-        return self._codes.fingerprint()
+    def fingerprint(self, count: int | None = None) -> str:
+        """Return the fingerprints of the codes and the tokenizer, and the number of images."""
+        return f"{self._codes.fingerprint()}-{self._tokenizer}-{len(self) if count is None else min(count, len(self))}"
 
     def unreadable(self) -> tuple[BadRecord, ...]:
         """Return nothing: shards were verified when they were opened."""

@@ -13,7 +13,7 @@ from dalle_jax.arrays import Array, Bool, Int, Key, UInt8
 from dalle_jax.pipelines.buckets import CallResult, draw_in_buckets
 from dalle_jax.pipelines.prompts import Prompt
 from dalle_jax.pipelines.ranker import ClipRanker
-from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions
+from dalle_jax.pipelines.request import Generation, Request, RequestKeywords, RequestOptions, check_rankers
 from dalle_jax.sampling.autoregressive import image_keys
 
 
@@ -80,6 +80,7 @@ def fill(filler: HoleFiller, requests: list[FillRequest]) -> list[Generation]:
 
     A result depends on the prompt, the seed, the candidate's number and the kept pixels alone, in any batch.
     """
+    check_rankers(requests, clip=filler.ranker is not None, transformer=False)
     return draw_in_buckets(requests, filler.batch, functools.partial(_fill_call, filler), filler.parts)
 
 

@@ -170,6 +170,21 @@ def load_tokenizer_of(needs: Mapping[str, str], layout: Layout | None = None) ->
         raise UserError(f"{folder}: {error}") from error
 
 
+def load_tokenizer_in(folder: Place, layout: Layout | None = None) -> ImageTokenizer:
+    """Load the image tokenizer of a folder, which is its own or that of a pipeline or transformer.
+
+    Raise UserError for a model that has none.
+    """
+    if not (folder / "pipeline.gin").is_file():
+        model = read_model_file(folder).model
+        if isinstance(model, get_args(ImageTokenizerConfig)):
+            return load_image_tokenizer(folder, layout)
+    needs = stage_folders(folder).needs
+    if "image_tokenizer" not in needs:
+        raise UserError(f"{folder}: expected a model with an image tokenizer, got one of {', '.join(sorted(needs))}")
+    return load_tokenizer_of(needs, layout)
+
+
 def load_lpips(folder: Place) -> Lpips:
     """Load the imported perceptual distance."""
     return load_network(folder, (LpipsConfig,))

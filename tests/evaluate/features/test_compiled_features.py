@@ -6,7 +6,6 @@ from flax import nnx
 from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.features.compiled_features import (
     CompiledClassifier,
-    CompiledFeatures,
     Extraction,
     Preparation,
     check_images,
@@ -66,9 +65,10 @@ def test_images_of_a_second_size_do_not_compile_the_network_again(extraction, co
 
 def test_devices_share_the_rows_and_give_the_same(extraction, compiled):
     layout = Layout(make_mesh(Mesh(data=8)), Rules())
-    sharded = CompiledFeatures(extraction, layout, batch=4)
+    sharded = CompiledClassifier(extraction, layout, batch=4)
     assert sharded.batch == 8
     np.testing.assert_allclose(sharded.features(images(21)), compiled.features(images(21)), atol=1e-6)
+    np.testing.assert_allclose(sharded.probabilities(images(21)), compiled.probabilities(images(21)), atol=1e-6)
 
 
 def test_probabilities_follow_from_features(compiled):

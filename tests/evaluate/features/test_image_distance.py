@@ -8,7 +8,11 @@ from flax import nnx
 from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.features.feature_extractor import ImageDistance
 from dalle_jax.evaluate.features.image_distance import LpipsDistance, check_pairs
+from dalle_jax.evaluate.metrics.image_pairs import diversity
 from dalle_jax.models.lpips import Lpips, LpipsConfig
+from dalle_jax.parallel.layout import Layout
+from dalle_jax.parallel.mesh import Mesh, make_mesh
+from dalle_jax.parallel.rules import Rules
 
 VGG = LpipsConfig(widths=(4, 4, 4, 4, 4), depths=(1, 1, 1, 1, 1))
 
@@ -35,6 +39,14 @@ def test_distances_are_those_of_the_network_for_any_number_of_pairs(network, dis
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     np.testing.assert_array_equal(distance.distance(one, one), 0)
     assert isinstance(distance, ImageDistance) and distance.distance(one[:0], other[:0]).shape == (0,)
+
+
+def test_eight_devices_give_the_distances_and_the_diversity_of_one(network, distance):
+    sharded = LpipsDistance(network, Layout(make_mesh(Mesh(data=8)), Rules()), batch=4)
+    assert sharded.batch == 8
+    np.testing.assert_allclose(sharded.distance(images(0), images(1)), distance.distance(images(0), images(1)), 1e-6)
+    candidates = images(2, count=9).reshape(3, 3, 16, 16, 3)
+    np.testing.assert_allclose(diversity(candidates, sharded), diversity(candidates, distance), 1e-6)
 
 
 def test_images_that_cannot_be_compared_are_one_line(distance):

@@ -10,14 +10,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.metrics.distributions.feature_set import FeatureRows, FeatureSet
-from dalle_jax.evaluate.metrics.distributions.set_comparison import SetComparison
 from dalle_jax.evaluate.metrics.metric import Measurement, merge_over_hosts, require_comparable
 from tests.command_processes import finish, start_processes
-from tests.evaluate.metrics.merged_figures import DISTANCES, WIDTH, figures, rows_of
-
-
-def by_name(comparison):
-    return {one.name: [one.value, *one.interval, one.count, one.noise or 0] for one in comparison.result()}
+from tests.evaluate.metrics.merged_figures import WIDTH, figures, rows_of, sets_of
 
 
 def assert_same(found, wanted):
@@ -27,11 +22,12 @@ def assert_same(found, wanted):
 
 
 def test_merged_figures_are_those_of_one_process_with_other_batches():
-    merged = figures(2, 3, batch=8)
+    merged = sets_of(2, 3, batch=8)
     for process in (0, 1):
-        merged.merge(figures(process, 3, batch=31))
-    assert_same(by_name(merged), by_name(figures(0, 1, batch=64)))
-    assert_same(by_name(merge_over_hosts(merged)), by_name(merged))
+        for own, other in zip(merged, sets_of(process, 3, batch=31), strict=True):
+            own.merge(other)
+    assert_same(figures(merged), figures(sets_of(0, 1, batch=64)))
+    assert_same(figures([merge_over_hosts(one) for one in merged]), figures(merged))
 
 
 def test_features_of_eight_devices_give_the_figures_of_one():
@@ -47,15 +43,15 @@ def test_features_of_eight_devices_give_the_figures_of_one():
             features = np.asarray(project(jax.device_put(rows_of(side)[:200], place)))
             sets.append(FeatureSet("fake", WIDTH))
             sets[-1].update(FeatureRows(np.arange(len(features)), features))
-        return SetComparison(*sets, DISTANCES)
+        return figures(sets)
 
-    assert_same(by_name(comparison(by_rows)), by_name(comparison(devices[0])))
+    assert_same(comparison(by_rows), comparison(devices[0]))
 
 
 @pytest.mark.slow
 def test_two_processes_find_the_figures_of_one():
     ended = finish(start_processes([["-m", "tests.evaluate.metrics.merged_figures"]] * 2))
-    wanted = by_name(figures(0, 1, batch=64))
+    wanted = figures(sets_of(0, 1, batch=64))
     for code, out, error in ended:
         assert code == 0, error[-2000:]
         assert_same(json.loads(out.splitlines()[-1]), wanted)

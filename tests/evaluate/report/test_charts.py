@@ -1,3 +1,4 @@
+import itertools
 import re
 from xml.etree import ElementTree
 
@@ -83,3 +84,14 @@ def test_ticks_of_known_ranges():
 @pytest.mark.parametrize(("value", "label"), [(12000, "12k"), (0.1 + 0.2, "0.3"), (2.5e6, "2.5M"), (0, "0")])
 def test_labels_are_short(value, label):
     assert tick_label(value) == label
+
+
+def test_labels_of_given_ticks_that_would_overlap_give_way_to_ticks_that_do_not():
+    xs = (20.1234, 20.2345, 20.31, 24.5, 31.25)
+    for ticks in (xs, ()):
+        marks = drawing(Chart("t", "x", (Line("a", tuple((x, 1.0) for x in xs)),), x_ticks=ticks)).x_marks
+        places = [(float(one.at), len(one.label) * 6.7 / 2) for one in marks]
+        assert len(places) >= 3
+        assert all(b - half_b > a + half_a for (a, half_a), (b, half_b) in itertools.pairwise(places))
+    kept = drawing(Chart("t", "x", (Line("a", ((1, 1.0), (7, 2.0))),), x_ticks=(1, 7))).x_marks
+    assert [one.label for one in kept] == ["1", "7"]

@@ -15,6 +15,15 @@ class MeanColours:
         return rows.mean(axis=(2, 4)).reshape(len(images), 12).astype(np.float32)
 
 
+class MeanDistance:
+    """A distance of images without a network: that of their mean grey."""
+
+    name = "mean-grey none"
+
+    def distance(self, one, other):
+        return np.abs(one.mean(axis=(1, 2, 3)) - other.mean(axis=(1, 2, 3))).astype(np.float32)
+
+
 class ColourNames:
     """A CLIP without networks: an image's vector is its mean colour, and so is a caption's, such as "10 20 30"."""
 

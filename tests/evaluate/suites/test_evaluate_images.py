@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from image_files import ColourNames, MeanColours
+from image_files import ColourNames, MeanColours, MeanDistance
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.suites import evaluate_images as suite
@@ -52,8 +52,10 @@ def held_out(count, seed, batch=50):
 @pytest.fixture(scope="module")
 def measured():
     engine, lines = ColourEngine(), []
-    config = EvaluateImages(Drawing(candidates=3), captions=130, seed=7, shown=5)
-    return evaluate_images(engine, held_out(160, 0), EXTRACTORS, ColourNames(), config, lines.append), engine, lines
+    config = EvaluateImages(Drawing(candidates=3), captions=130, seed=7, shown=5, lpips="given")
+    networks = EXTRACTORS, ColourNames()
+    found = evaluate_images(engine, held_out(160, 0), *networks, config, lines.append, MeanDistance())
+    return found, engine, lines
 
 
 def test_clips_choice_is_nearer_to_the_held_out_images_than_the_first_candidate(measured):
@@ -64,6 +66,15 @@ def test_clips_choice_is_nearer_to_the_held_out_images_than_the_first_candidate(
     assert content["chosen"]["captions"]["clip_score"]["value"] > 90
     assert content["chosen"]["captions"]["retrieval_top1"]["value"] > 0.9
     assert content["first"]["captions"]["retrieval_top5"]["value"] < 0.5
+
+
+def test_candidates_of_a_prompt_have_a_diversity(measured):
+    one = measured[0].to_json()["candidates"]["lpips_diversity"]
+    low, high = one["interval_95"]
+    assert one["count"] == 130 and 10 < low < one["value"] < high < 60  # grey ones, and one of a random colour
+    assert any(line.startswith("candidates: lpips_diversity ") for line in measured[2])
+    with pytest.raises(ValueError, match="lpips: expected None with one candidate of each prompt"):
+        EvaluateImages(Drawing(candidates=1), lpips="folder")
 
 
 def test_each_prompt_has_a_seed_of_its_own(measured):

@@ -43,6 +43,16 @@ STORED_RUNS = """() => new Promise(resolve => {
   };
 })"""
 
+HOLD_HISTORY = """() => new Promise(resolve => {
+  indexedDB.open("dalle_jax").onsuccess = ({ target }) => {
+    const store = target.result.transaction("runs", "readwrite").objectStore("runs");
+    window.held = true;
+    const wait = () => { if (window.held) store.count().onsuccess = wait; };
+    wait();
+    resolve();
+  };
+})"""
+
 
 def generate(page, prompt: str = "a red circle", images: int = 2) -> None:
     page.fill("#prompt", prompt)
@@ -109,6 +119,17 @@ def test_a_whole_visit_generates_paints_extends_varies_and_downloads(visit, serv
     given = np.asarray(Image.open(BytesIO(files[0])))
     assert np.array_equal(edited.images[0].pixels[:, :SIDE], given)
     assert isinstance(varied, Vary) and varied.image.size == edited.images[0].size
+
+
+def test_images_can_be_varied_before_the_history_has_kept_them(visit, models):
+    page = visit()
+    page.evaluate(HOLD_HISTORY)
+    generate(page)
+    page.get_by_role("button", name="Vary image 1").click()
+    page.locator("#images-prompt", has_text="Variations: a red circle").wait_for()
+    page.evaluate("window.held = false")
+    page.locator("#history .title").nth(1).wait_for()
+    assert [type(work) for work in models[0].works[-2:]] == [Generate, Vary]
 
 
 def test_theme_and_history_outlive_a_reload_and_the_history_restores_a_run_and_is_cleared(visit):

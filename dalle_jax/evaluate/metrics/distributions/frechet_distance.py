@@ -112,9 +112,12 @@ class FrechetDistance:
         """Return the measurement "fd"."""
         require_comparable_sets("fd", reference, generated)
         fewest = self.fewest or generated.width + 1
-        why = f"a covariance of {generated.width} features needs more images than features"
-        for side, one in (("reference", reference), ("generated", generated)):
-            if one.count_known:
+        counted = [(side, one) for side, one in (("reference", reference), ("generated", generated)) if one.count_known]
+        if any(one.count < max(fewest, 2) for _, one in counted):
+            bias = _noise(reference, generated)
+            why = f"a covariance of {generated.width} features needs more images than features"
+            why += "" if bias is None else f", and so few give {bias:.4g} for two samples of one distribution"
+            for side, one in counted:
                 require_count("fd", side, one.count, max(fewest, 2), why)
         gap = _gap(reference.moments, generated.moments)
         effects = [

@@ -15,6 +15,9 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.metrics.distributions.feature_set import priorities
 from dalle_jax.evaluate.metrics.metric import Measurement, require_count, require_same_features
 
+INCEPTION = "inception-v3"
+"""The label of FID's network in the names of features."""
+
 
 @dataclass(frozen=True)
 class ClassRows:
@@ -29,11 +32,14 @@ class InceptionScore:
 
     Images are divided over ``splits`` by a hash of their numbers, so the figure depends neither on the order of batches
     nor on the number of hosts. The interval is Student's over the splits. ``fewest`` is the number of classes by
-    default: the mean over fewer images cannot hold all classes, which lowers IS.
+    default: the mean over fewer images cannot hold all classes, which lowers IS. The measurement is named ``is`` only
+    for FID's InceptionV3, and after the network for another classifier, whose values are not comparable with it.
     """
 
     def __init__(self, features: str, classes: int, splits: int = 10, fewest: int | None = None):
         self.features, self.classes, self.splits, self.fewest = features, classes, splits, fewest
+        network = features.partition(" ")[0]
+        self.name = "is" if network in ("", INCEPTION) else f"is_of_{network}"
         self._counts = np.zeros(splits, np.int64)
         self._sums = np.zeros((splits, classes))
         self._negative_entropy = np.zeros(splits)
@@ -65,10 +71,11 @@ class InceptionScore:
         self._negative_entropy = self._negative_entropy + other._negative_entropy
 
     def result(self) -> tuple[Measurement, ...]:
-        """Return the measurement "is"."""
+        """Return the measurement, which has the metric's ``name``."""
         count = int(self._counts.sum())
         fewest = max(self.fewest or self.classes, 2 * self.splits)
-        require_count("is", "generated", count, fewest, "fewer cannot hold all classes")
+        why = f"the mean of fewer cannot hold all of {self.classes} classes, which lowers the score"
+        require_count(self.name, "generated", count, fewest, why)
         if not self._counts.all():
             raise UserError(f"is: expected images in each of {self.splits} splits, got none in one; use fewer splits")
         q = self._sums / self._counts[:, None]
@@ -79,7 +86,7 @@ class InceptionScore:
         if self.splits > 1:
             half = float(student.ppf(0.975, self.splits - 1) * scores.std(ddof=1) / np.sqrt(self.splits))
             interval = (value - half, value + half)
-        return (Measurement("is", value, count, interval, features=self.features),)
+        return (Measurement(self.name, value, count, interval, features=self.features),)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the sums as arrays."""

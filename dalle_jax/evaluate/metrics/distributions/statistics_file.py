@@ -6,16 +6,20 @@ their files are read here. Files of others state neither network nor number of i
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.metrics.distributions.feature_set import FeatureSet
+from dalle_jax.evaluate.metrics.metric import merge_over_hosts
+from dalle_jax.parallel import hosts
 from dalle_jax.pretrained.files.read_weights import read_tensors
 from dalle_jax.pretrained.files.tensors import Tensors
-from dalle_jax.storage import Place, size_and_version, write
+from dalle_jax.storage import Place, write
 
 OWN = {
     "count": ("int64", 0),
@@ -32,10 +36,11 @@ MOST_LETTERS = 1000
 """Largest number of bytes of a text that is compared."""
 
 
-def files_fingerprint(files: Iterable[Place]) -> str:
-    """Return a fingerprint of data files by their names, sizes and times; the order does not matter."""
-    stamps = sorted(f"{file.name} {size} {version}" for file in files for size, version in [size_and_version(file)])
-    return hashlib.sha256("\n".join(stamps).encode()).hexdigest()
+class FeatureName(NamedTuple):
+    """The name of a network, its weights and preparation, and the number of its features."""
+
+    name: str
+    width: int
 
 
 def write_statistics(path: Place, found: FeatureSet, data: str) -> None:
@@ -114,12 +119,47 @@ def _own(
 
 
 def cached_statistics(
-    folder: Path, features: str, width: int, data: str, measure: Callable[[], FeatureSet]
-) -> FeatureSet:
-    """Return the features of the data, from ``folder`` if they are there, else measured and written there."""
-    path = folder / f"{hashlib.sha256(f'{features} {data}'.encode()).hexdigest()[:20]}.npz"
-    if path.is_file():
-        return read_statistics(path, features, width, data)
-    found = measure()
-    write_statistics(path, found, data)
-    return found
+    folder: Path,
+    networks: Sequence[FeatureName],
+    data: str,
+    measure: Callable[[list[int]], list[FeatureSet]],
+    say: Callable[[str], None],
+) -> list[FeatureSet]:
+    """Return the features of the data for each network, from ``folder`` if they are there, else measured and kept.
+
+    ``data`` is a fingerprint of the images and of their preparation. ``measure`` gets the indexes of the networks whose
+    features are missing. A damaged file is named and measured again. All processes must call this together; the first
+    one reads and writes the files.
+    """
+    paths = [folder / _file_name(one, data) for one in networks]
+    stored: list[FeatureSet | None] = [None] * len(paths)
+    if hosts.is_first():
+        stored = [_stored(path, one, data, say) for path, one in zip(paths, networks, strict=True)]
+    known = json.loads(hosts.gather(json.dumps([one is not None for one in stored]).encode())[0])
+    missing = [index for index, found in enumerate(known) if not found]
+    measured = dict(zip(missing, measure(missing), strict=True)) if missing else {}
+    out = []
+    for index, (path, network) in enumerate(zip(paths, networks, strict=True)):
+        if index in measured:
+            if hosts.is_first():
+                write_statistics(path, measured[index], data)
+            out.append(measured[index])
+        else:
+            say(f"features of {network.name.split()[0]} read from {path}")
+            out.append(merge_over_hosts(stored[index] or FeatureSet(network.name, network.width)))
+    return out
+
+
+def _file_name(network: FeatureName, data: str) -> str:
+    """Return a name that is another one for other networks, weights, preparations or data."""
+    return f"{network.name.split()[0]}-{hashlib.sha256(f'{network.name} {data}'.encode()).hexdigest()[:20]}.npz"
+
+
+def _stored(path: Path, network: FeatureName, data: str, say: Callable[[str], None]) -> FeatureSet | None:
+    if not path.is_file():
+        return None
+    try:
+        return read_statistics(path, network.name, network.width, data)
+    except UserError as error:
+        say(f"{error}; measured again")
+        return None

@@ -15,9 +15,9 @@ def probabilities(count, seed=0):
 
 
 def score_of(rows, splits, parts=1):
-    out = InceptionScore("fake", CLASSES, splits)
+    out = InceptionScore("inception-v3 sha256:0", CLASSES, splits)
     for part in range(parts):
-        other = InceptionScore("fake", CLASSES, splits)
+        other = InceptionScore("inception-v3 sha256:0", CLASSES, splits)
         other.update(ClassRows(np.arange(part, len(rows), parts), rows[part::parts]))
         out.merge(other)
     return out
@@ -45,7 +45,7 @@ def test_merged_scores_are_the_whole():
     whole, merged = score_of(rows, 4).result()[0], score_of(rows, 4, parts=3).result()[0]
     assert merged.value == pytest.approx(whole.value, rel=1e-12)
     whole = score_of(rows, 4)
-    assert InceptionScore("fake", CLASSES, 4).from_arrays(whole.arrays()).result() == whole.result()
+    assert InceptionScore("inception-v3 sha256:0", CLASSES, 4).from_arrays(whole.arrays()).result() == whole.result()
 
 
 def test_certain_and_equally_frequent_classes_give_their_number_and_one_class_gives_one():

@@ -8,8 +8,8 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.evaluate.metrics.distributions.frechet_distance import FrechetDistance
 from dalle_jax.evaluate.metrics.distributions.sliced_wasserstein import SlicedWasserstein
 from dalle_jax.evaluate.metrics.distributions.statistics_file import (
+    FeatureName,
     cached_statistics,
-    files_fingerprint,
     read_statistics,
     write_statistics,
 )
@@ -48,26 +48,27 @@ def test_statistics_of_other_programs_serve_fd_and_no_other_metric(tmp_path):
         other.merge(found)
 
 
-def test_the_cache_measures_once_for_each_network_and_data(tmp_path):
-    calls = []
+def test_the_cache_measures_once_for_each_network_and_data_and_again_what_is_damaged(tmp_path):
+    calls, lines = [], []
 
-    def measure(seed):
-        calls.append(seed)
-        return feature_set(random_rows(30, seed))
+    def found(data, *names):
+        def measure(missing):
+            calls.append((data, [names[index] for index in missing]))
+            return [feature_set(random_rows(30, index), name=names[index]) for index in missing]
 
-    for data, seed in (("one", 0), ("one", 1), ("two", 2)):
-        found = cached_statistics(tmp_path, "fake", WIDTH, data, lambda seed=seed: measure(seed))
-    assert calls == [0, 2]
-    np.testing.assert_array_equal(found.rows().features, random_rows(30, 2))
+        networks = [FeatureName(name, WIDTH) for name in names]
+        return cached_statistics(tmp_path, networks, data, measure, lines.append)
 
-
-def test_the_fingerprint_of_files_changes_with_their_names_and_sizes(tmp_path):
-    first, second = tmp_path / "a.tar", tmp_path / "b.tar"
-    first.write_bytes(b"12"), second.write_bytes(b"345")
-    before = files_fingerprint([first, second])
-    assert files_fingerprint([second, first]) == before != files_fingerprint([first])
-    second.write_bytes(b"3456")
-    assert files_fingerprint([first, second]) != before
+    found("one", "a")
+    found("one", "a", "b")
+    found("two", "b")
+    assert calls == [("one", ["a"]), ("one", ["b"]), ("two", ["b"])]
+    assert [one.features for one in found("one", "a", "b")] == ["a", "b"]
+    np.testing.assert_array_equal(found("one", "b")[0].rows().features, random_rows(30, 1))
+    (damaged,) = tmp_path.glob("a-*.npz")
+    damaged.write_bytes(damaged.read_bytes()[:3000])
+    assert found("one", "a")[0].count == 30 and calls[-1] == ("one", ["a"])
+    assert len(calls) == 4 and lines[-1].endswith("; measured again")
 
 
 @pytest.mark.parametrize(

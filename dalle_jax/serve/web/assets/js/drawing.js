@@ -16,7 +16,7 @@ const PATHS = { generations: "generations", edits: "edits", changes: "edits", va
  * @property {string} prompt as it is sent; empty if it is not
  * @property {string} title a text that describes the images to people
  * @property {Record<string, string|number>} settings fields of the request beside prompt and model
- * @property {Record<string, Blob>} [files] image and mask
+ * @property {Record<string, Blob>|Promise<Record<string, Blob>>} [files] image and mask
  *
  * @typedef {{blob: Blob, score: number|null, seed: number|null, candidate: number|null}} Drawn
  *
@@ -46,7 +46,8 @@ const PATHS = { generations: "generations", edits: "edits", changes: "edits", va
  */
 export async function draw(order, listener) {
   const begin = Date.now();
-  const response = await post(`v1/images/${PATHS[order.route]}`, fieldsOf(order), listener.signal);
+  const fields = { ...fieldsOf(order), ...(await order.files) };
+  const response = await post(`v1/images/${PATHS[order.route]}`, fields, listener.signal);
   const streamed = response.headers.get("content-type")?.startsWith("text/event-stream");
   const answer = streamed ? await fromStream(response, listener) : fromList(await response.json(), listener);
   return {
@@ -63,10 +64,10 @@ export async function draw(order, listener) {
 }
 
 /**
- * Return the fields of a request. Variations and GIFs have no stream.
+ * Return the fields of a request without its files. Variations and GIFs have no stream.
  * @param {Order} order
  */
-function fieldsOf({ route, model, prompt, settings, files = {} }) {
+function fieldsOf({ route, model, prompt, settings }) {
   const streams = route !== "variations" && settings.output_format !== "gif";
   const partial = streams && model.abilities.partials;
   return {
@@ -76,7 +77,6 @@ function fieldsOf({ route, model, prompt, settings, files = {} }) {
     response_format: "b64_json",
     ...(streams ? { stream: true } : {}),
     ...(partial ? { partial_images: MOST_PARTIALS } : {}),
-    ...files,
   };
 }
 

@@ -113,14 +113,13 @@ function generate() {
   return start({ route: "generations", model, prompt: text, title: text });
 }
 
-async function edit() {
+function edit() {
   clearProblems();
   const model = models.able("inpaint");
   if (!model) return showProblem("No model of this server fills parts of images.");
   if (!editor.hasHole) return showProblem("Nothing is painted, and no side is extended.");
-  const files = await editor.files();
   const text = editPrompt.value.trim();
-  return start({ route: "edits", model, prompt: text, title: text, files });
+  return start({ route: "edits", model, prompt: text, title: text, files: editor.files() });
 }
 
 /** Turn the whole opened image toward the prompt. */

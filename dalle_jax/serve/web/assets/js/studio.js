@@ -32,28 +32,38 @@ export class Studio {
   }
 
   /**
-   * Draw an order, unless another is being drawn.
+   * Draw an order, unless another is being drawn. The next may start as soon as the images are shown.
    * @param {Order} order
    */
   async start(order) {
-    if (this.controller) return;
-    this.controller = new AbortController();
+    if (this.controller) {
+      this.status.textContent = "Still drawing. Wait for it, or cancel it.";
+      return;
+    }
+    const { signal } = (this.controller = new AbortController());
     const stopTimer = this.begin(order);
     const before = document.title;
     document.title = `Drawing – ${before}`;
+    /** @type {Run|null} */
+    let run = null;
+    /** @type {unknown} */
+    let failure = null;
     try {
-      const run = await draw(order, { ...this.listener(), signal: this.controller.signal });
+      run = await draw(order, { ...this.listener(), signal });
+    } catch (error) {
+      failure = error;
+    }
+    document.title = before;
+    stopTimer();
+    this.end();
+    if (run) {
       this.gallery.finish(run, titleOf(run));
       this.status.textContent = `${countOf(run.images.length)} in ${run.seconds.toFixed(1)} s.`;
       await this.onRun(run);
-    } catch (error) {
+    } else {
       this.gallery.abandon();
-      this.status.textContent = this.controller.signal.aborted ? "Cancelled." : "";
-      if (!this.controller.signal.aborted) await this.fail(error, order);
-    } finally {
-      document.title = before;
-      stopTimer();
-      this.end();
+      this.status.textContent = signal.aborted ? "Cancelled." : "";
+      if (!signal.aborted) await this.fail(failure, order);
     }
   }
 
@@ -102,7 +112,7 @@ export class Studio {
    */
   async fail(error, order) {
     if (error instanceof ApiError && error.status === 401) {
-      if (await this.askKey(error.message)) queueMicrotask(() => this.start(order));
+      if (await this.askKey(error.message)) await this.start(order);
       return;
     }
     const aboutPrompt = error instanceof ApiError && error.param === "prompt";
