@@ -18,7 +18,7 @@ from dalle_jax.config.errors import UserError, install_hint
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.messages import Receiver, Sender
-from dalle_jax.pipelines.load.pipeline import load_pipeline
+from dalle_jax.pipelines.load.pipeline import AnyPipeline, load_pipeline
 
 if TYPE_CHECKING:
     from dalle_jax.serve.engine.engine import Engine
@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--public-url", metavar="URL", help="start of the URLs of images (default: the request's host)")
     parser.add_argument("--batch", type=int, default=8, help="number of images to sample at once (default 8)")
+    parser.add_argument(
+        "--lanes", type=int, metavar="N",
+        help="parts of the batch that advance beside each other, each by a thread of its own (default: one for each "
+        "core of a CPU as far as they divide --batch; else 1)",
+    )  # fmt: skip
     parser.add_argument("--queue", type=int, default=64, help="requests that may wait; others get a 429 (default 64)")
     parser.add_argument(
         "--deadline", type=float, default=600.0, metavar="S", help="seconds until a request is given up (default 600)"
@@ -196,8 +201,25 @@ def _models(args: argparse.Namespace, layout: Layout | None) -> list["PipelineMo
             storage.reachable(folder), batch=args.batch, layout=layout, sees=args.sees, steps=args.steps,
             reduced=reduced_of(args), forecast=args.forecast,
         )  # fmt: skip
-        found.append(PipelineModel(name, pipeline, args.window))
+        found.append(PipelineModel(name, pipeline, args.window, lanes_of(args.lanes, pipeline)))
     return found
+
+
+def lanes_of(given: int | None, pipeline: AnyPipeline) -> int:
+    """Return the number of lanes of ``--lanes``, by default one for each core of a CPU.
+
+    Raise UserError for a number that does not divide the batch, and for several lanes on a mesh.
+    """
+    batch, devices = pipeline.batch, pipeline.layout.mesh.size
+    if given is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        most = cores if pipeline.layout.platform == "cpu" and devices == 1 else 1
+        return max(one for one in range(1, batch + 1) if batch % one == 0 and one <= most)
+    if given < 1 or batch % given:
+        raise UserError(f"--lanes: expected a divisor of --batch ({batch}), got {given}")
+    if given > 1 and devices > 1:
+        raise UserError(f"--lanes: expected 1 with a mesh of {devices} devices, got {given}")
+    return given
 
 
 def _safety(args: argparse.Namespace, first: "PipelineModel") -> "SafetyFilter":
