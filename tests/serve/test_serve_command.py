@@ -51,7 +51,7 @@ def process(tmp_path_factory):
     models = ["--model", str(root / "words"), "--model", f"image={root / 'unclip'}"]
     (root / "keys.txt").write_text(f"# of the tests\n{KEY}\n")
     limits = ["--keys", str(root / "keys.txt"), "--queue", "16"]
-    started = start_command(["serve", *models, "--port", "0", "--batch", "4", *limits])
+    started = start_command(["serve", *models, "--port", "0", "--batch", "4", "--lanes", "2", *limits])
     yield started
     started.kill()
 
