@@ -47,9 +47,9 @@ class _Decoding:
 class Lane(Generic[S]):
     """The slots of a lane, and the images in them. ``step`` is called by one thread at a time."""
 
-    def __init__(self, model: SlotModel[S], drawings: Drawings, lanes: int, like: "Lane[S] | None" = None) -> None:
-        """Make one of ``lanes`` that share ``drawings``, with the compiled programs of ``like``."""
-        self._model, self._drawings, self._lanes = model, drawings, lanes
+    def __init__(self, model: SlotModel[S], drawings: Drawings, like: "Lane[S] | None" = None) -> None:
+        """Make a lane that shares ``drawings`` with others, and the compiled programs of ``like``."""
+        self._model, self._drawings = model, drawings
         self._seconds_per_pass = CHUNK_SECONDS / MOST_PASSES
         self._last_end = 0.0
         self._begin(None if like is None else like._slots)
@@ -109,10 +109,7 @@ class Lane(Generic[S]):
         self._release_contexts()
         taken: list[tuple[Drawing, int]] = []
         with self._drawings.lock:
-            free = self._slots.slots - len(self._inside)
-            if not self._model.empty_slots_cost:  # other lanes take their share
-                free = min(free, -(-self._drawings.waiting // self._lanes))
-            places = self._slots.free_contexts
+            free, places = self._slots.slots - len(self._inside), self._slots.free_contexts
             for drawing in self._drawings.every:
                 count = min(len(drawing.waiting), free - len(taken))
                 if not count or (drawing not in self._contexts and not places):

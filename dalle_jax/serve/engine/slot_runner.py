@@ -36,8 +36,8 @@ class SlotRunner(Generic[S]):
         self._model, self._plan = model, plan
         self._drawings = Drawings()
         self._texts: OrderedDict[str, Float[np.ndarray, "1 E"]] = OrderedDict()
-        first = Lane(model, self._drawings, lanes)
-        self._lanes = [first, *(Lane(model, self._drawings, lanes, first) for _ in range(lanes - 1))]
+        first = Lane(model, self._drawings)
+        self._lanes = [first, *(Lane(model, self._drawings, first) for _ in range(lanes - 1))]
         self._used = self._lanes
         self._threads = [ThreadPoolExecutor(1, f"lane-{number}") for number in range(lanes if lanes > 1 else 0)]
         self._steps: dict[int, Future[None]] = {}  # of lanes that work, by their number
