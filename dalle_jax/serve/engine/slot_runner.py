@@ -18,7 +18,7 @@ import numpy as np
 
 from dalle_jax.arrays import Float
 from dalle_jax.serve.engine.drawing_plans import DrawingPlan
-from dalle_jax.serve.engine.drawings import Drawing, Drawings
+from dalle_jax.serve.engine.drawings import DrawnJob, Drawings
 from dalle_jax.serve.engine.serve_job import Job
 from dalle_jax.serve.engine.slot_lane import JOIN_SECONDS, Lane
 from dalle_jax.serve.engine.slot_model import S, SlotModel
@@ -54,7 +54,7 @@ class SlotRunner(Generic[S]):
                 return False
         try:
             plan = self._plan(job.work)
-            drawing = Drawing(job, plan, self._model.length(plan.steps), self._text_vector(plan.text))
+            drawing = DrawnJob(job, plan, self._model.length(plan.steps), self._text_vector(plan.text))
         except Exception as error:
             job.send(Failed(error))
             return True
