@@ -15,7 +15,7 @@ import numpy as np
 
 from dalle_jax.arrays import Array
 from dalle_jax.pipelines.rows.slot_image import SlotImage
-from dalle_jax.serve.engine.drawings import DrawnJob, Drawings, ImageInside
+from dalle_jax.serve.engine.drawings import Drawings, DrawnJob, ImageInside
 from dalle_jax.serve.engine.serve_job import Job
 from dalle_jax.serve.engine.slot_model import DecodedRows, S, SlotModel
 from dalle_jax.serve.engine.works import Failed, Partial

@@ -18,7 +18,7 @@ import numpy as np
 
 from dalle_jax.arrays import Float
 from dalle_jax.serve.engine.drawing_plans import DrawingPlan
-from dalle_jax.serve.engine.drawings import DrawnJob, Drawings
+from dalle_jax.serve.engine.drawings import Drawings, DrawnJob
 from dalle_jax.serve.engine.serve_job import Job
 from dalle_jax.serve.engine.slot_lane import JOIN_SECONDS, Lane
 from dalle_jax.serve.engine.slot_model import S, SlotModel
