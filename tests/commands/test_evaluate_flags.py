@@ -145,7 +145,7 @@ def test_images_that_cannot_be_compared_are_one_line(ours, message, arrays, mean
     assert message in error and len(error.splitlines()) == 1 and not (arrays / "out.json").exists()
 
 
-def test_reconstructions_are_measured_with_a_tokenizer_alone(arrays, mean_colours, monkeypatch):
+def test_reconstructions_are_measured_with_a_tokenizer_alone(arrays, mean_colours, monkeypatch, capsys):
     class Same:
         def __init__(self, network, batch, layout):
             del network, batch, layout
@@ -160,3 +160,6 @@ def test_reconstructions_are_measured_with_a_tokenizer_alone(arrays, mean_colour
     content = json.loads((arrays / "out.json").read_text())["images"]
     assert content["mean-colours"].keys() == {"rfd"} and 30 < content["pairs"]["psnr"]["value"] < 50
     assert content["count"] == 110 and (arrays / "out.html").exists()
+    absent = ["--lpips", str(arrays / "absent")]
+    assert main(["evaluate", "--images", str(arrays / "good.npz"), *flags, *absent]) == 2
+    assert "lpips: expected imported weights (import lpips), got" in capsys.readouterr().err

@@ -63,5 +63,10 @@ def _distance(network: Lpips, one: UInt8[Array, "B H W 3"], other: UInt8[Array, 
 
 
 def open_lpips(source: Path, layout: Layout | None = None, batch: int = BATCH) -> LpipsDistance:
-    """Load LPIPS from an imported folder, a state dict, or a folder with torchvision's file and LPIPS's own."""
+    """Load LPIPS from an imported folder, a state dict, or a folder with torchvision's file and LPIPS's own.
+
+    Raises UserError for a path that does not exist, or that holds no LPIPS.
+    """
+    if not source.exists():
+        raise UserError(f"lpips: expected imported weights (import lpips), got {source}, which does not exist")
     return LpipsDistance(read_vision("lpips", source, (LpipsConfig,)), layout, batch)

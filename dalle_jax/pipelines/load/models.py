@@ -179,6 +179,9 @@ def load_tokenizer_in(folder: Place, layout: Layout | None = None) -> ImageToken
         model = read_model_file(folder).model
         if isinstance(model, get_args(ImageTokenizerConfig)):
             return load_image_tokenizer(folder, layout)
+        if not isinstance(model, CodeGeneratorConfig):
+            got = type(model).__name__.removesuffix("Config")
+            raise UserError(f"{folder}: expected an image tokenizer or a model that has one, got a {got}")
     needs = stage_folders(folder).needs
     if "image_tokenizer" not in needs:
         raise UserError(f"{folder}: expected a model with an image tokenizer, got one of {', '.join(sorted(needs))}")

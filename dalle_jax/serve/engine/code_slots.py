@@ -63,8 +63,6 @@ class TransformerSlots(CodeSlots[SlotEngine]):
     A ``window`` above 1 is parallel decoding: a pass computes so many codes of an image, and keeps the final ones.
     """
 
-    empty_slots_cost = True
-
     def __init__(self, pipeline: TextToImage, count: int, window: int) -> None:
         super().__init__(pipeline, count)
         self._transformer, self._window = pipeline, window
@@ -102,8 +100,6 @@ class TransformerSlots(CodeSlots[SlotEngine]):
 
 class UnclipSlots(CodeSlots[DenoisingSlots]):
     """The slots of an unCLIP of codes. An unfinished image is the one that the last step predicts."""
-
-    empty_slots_cost = False
 
     def __init__(self, pipeline: Unclip, count: int) -> None:
         super().__init__(pipeline, count)

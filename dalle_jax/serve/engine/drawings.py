@@ -13,7 +13,7 @@ from dalle_jax.serve.engine.works import Finished
 
 
 @dataclass(eq=False)
-class Drawing:
+class DrawnJob:
     """A job at work: the candidates of its round that wait for a slot, and those that are finished.
 
     ``length`` is the number of passes of an image, and ``text`` is CLIP's vector of the text to compare with.
@@ -50,7 +50,7 @@ class Drawing:
 class ImageInside:
     """An image in a slot: its candidate's number, and how far it is drawn."""
 
-    drawing: Drawing
+    drawing: DrawnJob
     candidate: int
     position: int
 
@@ -80,7 +80,7 @@ class Drawings:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.every: list[Drawing] = []
+        self.every: list[DrawnJob] = []
 
     @property
     def waiting(self) -> int:

@@ -54,7 +54,8 @@ class PipelineModel:
     def __init__(self, name: str, pipeline: AnyPipeline, window: int = 1, lanes: int = 1) -> None:
         """Serve a pipeline; ``window`` is the number of codes of an image that a pass of a transformer computes.
 
-        The slots are divided into ``lanes``, which advance beside each other (serve/engine/slot_runner.py).
+        The slots of a transformer are divided into ``lanes``, which advance beside each other
+        (serve/engine/slot_runner.py).
         """
         self.name, self.pipeline = name, pipeline
         if isinstance(_reader(pipeline), FeaturePrompts):
@@ -256,10 +257,9 @@ def _alone(chosen: EmbeddingEdit) -> Request:
 
 
 def slots_of(pipeline: AnyPipeline, plan: Callable[[Work], DrawingPlan], window: int, lanes: int) -> SlotRunner[Any]:
-    """Return the slots of a pipeline, in ``lanes`` that divide its ``batch``."""
-    count = pipeline.batch // lanes
+    """Return the slots of a pipeline: ``batch`` of them, those of a transformer in ``lanes``."""
     if isinstance(pipeline, TextToImage):
-        return SlotRunner(TransformerSlots(pipeline, count, window), plan, lanes)
+        return SlotRunner(TransformerSlots(pipeline, pipeline.batch // lanes, window), plan, lanes)
     if isinstance(pipeline, Unclip):
-        return SlotRunner(UnclipSlots(pipeline, count), plan, lanes)
-    return SlotRunner(PixelSlots(pipeline, count), plan, lanes)
+        return SlotRunner(UnclipSlots(pipeline, pipeline.batch), plan)
+    return SlotRunner(PixelSlots(pipeline, pipeline.batch), plan)

@@ -20,8 +20,6 @@ from dalle_jax.serve.engine.slot_model import DecodedRows, SlotModel
 class PixelSlots(SlotModel[DenoisingSlots]):
     """The slots of a model of pixels. An unfinished image is the one that the last step predicts, enlarged."""
 
-    empty_slots_cost = False
-
     def __init__(self, pipeline: PixelUnclip | Karlo | GlidePipeline, count: int) -> None:
         super().__init__(pipeline, count)
         self._pixels = pipeline

@@ -15,7 +15,7 @@ import numpy as np
 
 from dalle_jax.arrays import Array
 from dalle_jax.pipelines.rows.slot_image import SlotImage
-from dalle_jax.serve.engine.drawings import Drawing, Drawings, ImageInside
+from dalle_jax.serve.engine.drawings import Drawings, DrawnJob, ImageInside
 from dalle_jax.serve.engine.serve_job import Job
 from dalle_jax.serve.engine.slot_model import DecodedRows, S, SlotModel
 from dalle_jax.serve.engine.works import Failed, Partial
@@ -47,9 +47,9 @@ class _Decoding:
 class Lane(Generic[S]):
     """The slots of a lane, and the images in them. ``step`` is called by one thread at a time."""
 
-    def __init__(self, model: SlotModel[S], drawings: Drawings, lanes: int, like: "Lane[S] | None" = None) -> None:
-        """Make one of ``lanes`` that share ``drawings``, with the compiled programs of ``like``."""
-        self._model, self._drawings, self._lanes = model, drawings, lanes
+    def __init__(self, model: SlotModel[S], drawings: Drawings, like: "Lane[S] | None" = None) -> None:
+        """Make a lane that shares ``drawings`` with others, and the compiled programs of ``like``."""
+        self._model, self._drawings = model, drawings
         self._seconds_per_pass = CHUNK_SECONDS / MOST_PASSES
         self._last_end = 0.0
         self._begin(None if like is None else like._slots)
@@ -61,7 +61,7 @@ class Lane(Generic[S]):
     def _begin(self, like: S | None) -> None:
         self._slots = self._model.new_slots(like)
         self._inside: dict[int, ImageInside] = {}
-        self._contexts: dict[Drawing, int] = {}
+        self._contexts: dict[DrawnJob, int] = {}
         self._chunks: deque[_Chunk] = deque()
         self._decoding: list[_Decoding] = []
 
@@ -104,15 +104,12 @@ class Lane(Generic[S]):
                 self._inside[slot] = ImageInside(drawing, number, self._slots.position(slot))
         self._release_contexts()
 
-    def _taken(self) -> list[tuple[Drawing, int]]:
+    def _taken(self) -> list[tuple[DrawnJob, int]]:
         """Take waiting images for the free slots, with their prompts held."""
         self._release_contexts()
-        taken: list[tuple[Drawing, int]] = []
+        taken: list[tuple[DrawnJob, int]] = []
         with self._drawings.lock:
-            free = self._slots.slots - len(self._inside)
-            if not self._model.empty_slots_cost:  # other lanes take their share
-                free = min(free, -(-self._drawings.waiting // self._lanes))
-            places = self._slots.free_contexts
+            free, places = self._slots.slots - len(self._inside), self._slots.free_contexts
             for drawing in self._drawings.every:
                 count = min(len(drawing.waiting), free - len(taken))
                 if not count or (drawing not in self._contexts and not places):
@@ -122,7 +119,7 @@ class Lane(Generic[S]):
         failed = {drawing for drawing in dict(taken) if drawing not in self._contexts and not self._hold(drawing)}
         return [one for one in taken if one[0] not in failed]
 
-    def _hold(self, drawing: Drawing) -> bool:
+    def _hold(self, drawing: DrawnJob) -> bool:
         """Hold a job's prompt, or end the job and return False if its prompt cannot be read."""
         plan = drawing.plan
         try:
@@ -144,7 +141,7 @@ class Lane(Generic[S]):
         for one in needless:
             self._slots.release(self._contexts.pop(one))
 
-    def _given(self, drawing: Drawing, number: int) -> SlotImage:
+    def _given(self, drawing: DrawnJob, number: int) -> SlotImage:
         """Return candidate ``number`` of a job as an image to insert."""
         options = drawing.plan.request.options
         image = SlotImage(self._contexts[drawing], options.seed, options.first + number, options)

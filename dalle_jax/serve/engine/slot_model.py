@@ -69,9 +69,6 @@ class SlotModel(ABC, Generic[S]):
     ``count`` is the number of slots of a lane, and ``together`` that of the images of a call that decodes or scores.
     """
 
-    empty_slots_cost: bool
-    """True if a pass computes empty slots too, so that lanes are filled one after the other."""
-
     def __init__(self, pipeline: AnyPipeline, count: int) -> None:
         self.pipeline, self.count = pipeline, count
         shared = math.gcd(DECODED_TOGETHER, count) if pipeline.parts == 1 else count

@@ -18,7 +18,7 @@ import numpy as np
 
 from dalle_jax.arrays import Float
 from dalle_jax.serve.engine.drawing_plans import DrawingPlan
-from dalle_jax.serve.engine.drawings import Drawing, Drawings
+from dalle_jax.serve.engine.drawings import Drawings, DrawnJob
 from dalle_jax.serve.engine.serve_job import Job
 from dalle_jax.serve.engine.slot_lane import JOIN_SECONDS, Lane
 from dalle_jax.serve.engine.slot_model import S, SlotModel
@@ -36,8 +36,8 @@ class SlotRunner(Generic[S]):
         self._model, self._plan = model, plan
         self._drawings = Drawings()
         self._texts: OrderedDict[str, Float[np.ndarray, "1 E"]] = OrderedDict()
-        first = Lane(model, self._drawings, lanes)
-        self._lanes = [first, *(Lane(model, self._drawings, lanes, first) for _ in range(lanes - 1))]
+        first = Lane(model, self._drawings)
+        self._lanes = [first, *(Lane(model, self._drawings, first) for _ in range(lanes - 1))]
         self._used = self._lanes
         self._threads = [ThreadPoolExecutor(1, f"lane-{number}") for number in range(lanes if lanes > 1 else 0)]
         self._steps: dict[int, Future[None]] = {}  # of lanes that work, by their number
@@ -54,7 +54,7 @@ class SlotRunner(Generic[S]):
                 return False
         try:
             plan = self._plan(job.work)
-            drawing = Drawing(job, plan, self._model.length(plan.steps), self._text_vector(plan.text))
+            drawing = DrawnJob(job, plan, self._model.length(plan.steps), self._text_vector(plan.text))
         except Exception as error:
             job.send(Failed(error))
             return True
