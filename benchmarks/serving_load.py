@@ -238,23 +238,29 @@ async def measure_stop(server: Server, report: Report) -> None:
     report.check(code == 0, f"exit code {code} after SIGTERM")
 
 
-async def measure_batching(model: str, flags: list[str], report: Report) -> None:
-    """8 clients of a running batch beside one image at a time, for requests of 1 and of 4 candidates."""
-    rates: dict[int, dict[int, float]] = {1: {}, 4: {}}
-    for slots in (1, 8):
-        server = Server(model, "--batch", str(slots), *flags)
-        await from_clients(server, 2, list(range(8)))
-        for candidates, found in rates.items():
-            begin, seeds, spent = time.monotonic(), list(range(400 // candidates)), server.processor_seconds()
-            await from_clients(server, 8, seeds, candidates=candidates)
-            images, seconds = candidates * len(seeds), time.monotonic() - begin
-            found[slots] = 60 * images / seconds
-            name = f"8 clients, {slots} slots, {candidates} candidates"
-            report.add(f"{name}: images drawn per minute", found[slots])
-            report.add(f"{name}: ms of the processor per image", 1000 * (server.processor_seconds() - spent) / images)
+async def measure_batching(model: str, flags: list[str], report: Report, rounds: int = 3) -> None:
+    """8 clients of a running batch beside one image at a time, for requests of 1 and of 4 candidates, in turns."""
+    kinds = {"one at a time": ["--batch", "1"], "running batch": []}
+    servers = {name: Server(model, *own, *flags) for name, own in kinds.items()}
+    for server in servers.values():
+        await from_clients(server, 8, list(range(16)))
+    for candidates in (1, 4):
+        seeds, took = list(range(120 // candidates)), dict.fromkeys(kinds, 0.0)
+        images, spent = rounds * candidates * len(seeds), dict.fromkeys(kinds, 0.0)
+        for _ in range(rounds):
+            for name, server in servers.items():
+                begin, before = time.monotonic(), server.processor_seconds()
+                await from_clients(server, 8, seeds, candidates=candidates)
+                took[name] += time.monotonic() - begin
+                spent[name] += server.processor_seconds() - before
+        for name, seconds in took.items():
+            title = f"8 clients, {candidates} candidates, {name}"
+            report.add(f"{title}: images drawn per minute", 60 * images / seconds)
+            report.add(f"{title}: ms of the processor per image", 1000 * spent[name] / images)
+        gain = took["one at a time"] / took["running batch"]
+        report.add(f"running batch beside one at a time, {candidates} candidates", gain)
+    for server in servers.values():
         server.stop()
-    for candidates, found in rates.items():
-        report.add(f"8 slots beside 1, {candidates} candidates", found[8] / found[1])
 
 
 def main() -> int:

@@ -39,16 +39,18 @@ Metrics are computed over the examples where ``COUNTED`` is True. Retrieval metr
 class ExampleBatch(TypedDict):
     """Raw examples of one batch before a task turns them into arrays: one list entry per example.
 
-    ``image`` is uint8 [H W 3]. Data that ``encode`` wrote has ``codes`` int32 [h w] instead, perhaps with a
-    ``condition``: a class, or features [t c] of the caption. CLIP embeddings are an ``image_vector`` [E], a
-    ``text_vector`` [E] of the caption, and perhaps its ``text_states`` [t S], all float16. Examples of the same
-    ``caption_group`` have the same captions. ``counted`` and ``candidate`` are explained at ``COUNTED``.
+    ``image`` is uint8 [H W 3]. Pairs also have ``rejected`` images, to which ``image`` is preferred. Data that
+    ``encode`` wrote has ``codes`` int32 [h w] instead, perhaps with a ``condition``: a class, or features [t c] of the
+    caption. CLIP embeddings are an ``image_vector`` [E], a ``text_vector`` [E] of the caption, and perhaps its
+    ``text_states`` [t S], all float16. Examples of the same ``caption_group`` have the same captions. ``counted`` and
+    ``candidate`` are explained at ``COUNTED``.
     """
 
     key: list[str]
     caption: list[str]
     caption_group: list[int]
     image: NotRequired[list[np.ndarray]]
+    rejected: NotRequired[list[np.ndarray]]
     codes: NotRequired[list[np.ndarray]]
     condition: NotRequired[list[np.ndarray]]
     image_vector: NotRequired[list[np.ndarray]]

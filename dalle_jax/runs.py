@@ -26,17 +26,17 @@ from dalle_jax.evaluate.suites.evaluate_scenes import EvaluateScenes
 from dalle_jax.parallel import hosts
 from dalle_jax.parallel.mesh import Mesh
 from dalle_jax.parallel.rules import Rules
+from dalle_jax.rewards.ranked_candidates import RankedCandidates
 from dalle_jax.storage import Place
 from dalle_jax.tasks.align_readable_images import AlignReadableImages
 from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.denoise_codes import DenoiseCodes
 from dalle_jax.tasks.denoise_images import DenoiseImages
-from dalle_jax.tasks.fine_tuning.align_conditions import AlignConditions
 from dalle_jax.tasks.forecast_codes import ForecastCodes
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
-from dalle_jax.tasks.reinforcement.reinforce import Reinforce
+from dalle_jax.tasks.reinforcement.any_fine_tuning import AnyFineTuning
 from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages
 from dalle_jax.tasks.tokenizers.tokenize_images_dvae import TokenizeImagesDvae
 from dalle_jax.tasks.tokenizers.tokenize_images_gan import TokenizeImagesGan
@@ -55,8 +55,8 @@ class CaptionedData:
     - ``workers``: threads that decode images. With 0 a single thread decodes them.
     """
 
-    source: SourceConfig | Mixture
-    evaluation: SourceConfig | AnyHeldOut | None
+    source: SourceConfig | Mixture | RankedCandidates
+    evaluation: SourceConfig | AnyHeldOut | RankedCandidates | None
     images: Images | None
     seed: int = 0
     workers: int = field(default=0, metadata=PER_HOST)
@@ -86,8 +86,8 @@ class Data(CaptionedData):
 
 AnyTask: TypeAlias = (
     TokenizeImages | TokenizeImagesDvae | TokenizeImagesGan | GenerateCodes | GenerateFromConditions
-    | AlignConditions | ForecastCodes | Reinforce | AlignTextImages | AlignReadableImages | PredictEmbeddings
-    | DenoiseCodes | DenoiseImages | UpsampleImages
+    | ForecastCodes | AlignTextImages | AlignReadableImages | PredictEmbeddings | DenoiseCodes | DenoiseImages
+    | UpsampleImages | AnyFineTuning
 )  # fmt: skip
 """The config of a task: one for each training objective."""
 
@@ -111,9 +111,9 @@ class TrainRun:
     def __post_init__(self) -> None:
         images = self.data.evaluation is not None and not isinstance(self.data.source, Codes | ClipEmbeddings)
         check_in_training(self.suites, self.trainer.suites_every, self.suite_clip, images)
-        if isinstance(self.task, AlignConditions | Reinforce) and self.trainer.initial is None:
+        if isinstance(self.task, AnyFineTuning) and self.trainer.initial is None:
             raise ValueError(
-                f"trainer.initial: expected the folder of a trained transformer to fine-tune, such as task.reference "
+                f"trainer.initial: expected the folder of a trained model to fine-tune, such as task.reference "
                 f"{self.task.reference}, got None"
             )
         wanted = self.task.batch_spec(1).get("pixels")

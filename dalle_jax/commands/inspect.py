@@ -17,6 +17,7 @@ from dalle_jax.evaluate.report.inspection_page import contact_sheet, format_text
 from dalle_jax.images.png import write_png
 from dalle_jax.pipelines.load.models import read_model_file
 from dalle_jax.pipelines.load.text import load_text
+from dalle_jax.rewards.ranked_candidates import RankedCandidates
 from dalle_jax.runs import InspectRun, TrainRun, load_run
 from dalle_jax.storage import Place, write_bytes
 from dalle_jax.text.sentencepiece import SentencePiece
@@ -113,7 +114,7 @@ def read_config(source: str, sets: list[str]) -> InspectRun:
         config: TrainRun | InspectRun = load_run(source, TrainRun | InspectRun, sets)
         if isinstance(config, InspectRun):
             return config
-        if isinstance(config.data.source, Codes | ClipEmbeddings):
+        if isinstance(config.data.source, Codes | ClipEmbeddings | RankedCandidates):
             kind = type(config.data.source).__name__
             raise UserError(
                 f"{source}: data.source: expected a source of images, got {kind}; inspect the source that was encoded"

@@ -154,12 +154,14 @@ def check_tokenizer(task: "TaskConfig") -> None:
     """Raise ``UserError`` if the config names an image tokenizer that is not trained yet."""
     from dalle_jax.tasks.align_text_images import AlignTextImages
     from dalle_jax.tasks.fine_tuning.align_conditions import AlignConditions
+    from dalle_jax.tasks.fine_tuning.optimize_preferences import OptimizePreferences
     from dalle_jax.tasks.forecast_codes import ForecastCodes
     from dalle_jax.tasks.generate_codes import GenerateCodes
     from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
     from dalle_jax.tasks.reinforcement.reinforce import Reinforce
 
-    task = task.generate if isinstance(task, AlignConditions | ForecastCodes | Reinforce) else task
+    fine_tuning = AlignConditions | OptimizePreferences | ForecastCodes | Reinforce
+    task = task.generate if isinstance(task, fine_tuning) else task
     if not isinstance(task, AlignTextImages | GenerateCodes | GenerateFromConditions):
         return
     folder = task.image_tokenizer
@@ -178,18 +180,22 @@ def unchecked(task: "TaskConfig") -> list[str]:
     from dalle_jax.tasks.denoise_codes import DenoiseCodes
     from dalle_jax.tasks.denoise_images import DenoiseImages
     from dalle_jax.tasks.fine_tuning.align_conditions import AlignConditions
+    from dalle_jax.tasks.fine_tuning.optimize_preferences import OptimizePreferences
     from dalle_jax.tasks.forecast_codes import ForecastCodes
     from dalle_jax.tasks.generate_codes import GenerateCodes
     from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
     from dalle_jax.tasks.reinforcement.reinforce import Reinforce
+    from dalle_jax.tasks.reinforcement.reinforce_decoder import ReinforceDecoder
 
     notes = []
     captioned = task.align if isinstance(task, AlignReadableImages) else task
-    captioned = task.generate if isinstance(task, AlignConditions | ForecastCodes | Reinforce) else captioned
+    fine_tuning = AlignConditions | OptimizePreferences | ForecastCodes | Reinforce
+    captioned = task.generate if isinstance(task, fine_tuning) else captioned
+    captioned = task.denoise if isinstance(task, ReinforceDecoder) else captioned
     if isinstance(captioned, AlignTextImages | DenoiseCodes | DenoiseImages | GenerateCodes | PredictEmbeddings):
         file = captioned.captions.file
         notes += [] if Path(file).is_file() else [f"the vocabulary against {file}, which does not exist yet"]
-    if isinstance(task, DenoiseCodes | DenoiseImages) and task.clip is None and task.blank_clips < 1:
+    if isinstance(captioned, DenoiseCodes | DenoiseImages) and captioned.clip is None and captioned.blank_clips < 1:
         notes.append("memory and FLOPs of the frozen CLIP, since task.clip is None")
     return notes
 

@@ -27,7 +27,7 @@ VERSION = 3
 """Increase this when the same sources, seed and batch size give different batches."""
 
 
-ARRAYS = ("image", "codes", "condition", "image_vector")
+ARRAYS = ("image", "rejected", "codes", "condition", "image_vector")
 """Names of the arrays of an example that its row takes over."""
 
 
@@ -38,6 +38,7 @@ class Row(TypedDict):
     caption: str
     caption_group: int
     image: NotRequired[np.ndarray]
+    rejected: NotRequired[np.ndarray]
     codes: NotRequired[np.ndarray]
     condition: NotRequired[np.ndarray]
     image_vector: NotRequired[np.ndarray]

@@ -10,13 +10,15 @@ from dalle_jax.data.precomputed.embedding_record import CaptionVectors
 class Example(TypedDict):
     """A captioned image with at least one caption. ``key`` names the record in reports.
 
-    ``image`` is uint8 [H W 3]. Data that ``encode`` wrote has ``codes`` int32 [h w] instead, perhaps with a
-    ``condition``: a class, or features [t c] of the caption. Data of CLIP embeddings has an ``image_vector`` float16
-    [E], and in ``texts`` the embedding of each caption.
+    ``image`` is uint8 [H W 3]. A pair also has a ``rejected`` image, to which ``image`` is preferred. Data that
+    ``encode`` wrote has ``codes`` int32 [h w] instead, perhaps with a ``condition``: a class, or features [t c] of the
+    caption. Data of CLIP embeddings has an ``image_vector`` float16 [E], and in ``texts`` the embedding of each
+    caption.
     """
 
     key: str
     image: NotRequired[np.ndarray]
+    rejected: NotRequired[np.ndarray]
     codes: NotRequired[np.ndarray]
     condition: NotRequired[np.ndarray]
     image_vector: NotRequired[np.ndarray]

@@ -17,6 +17,7 @@ of ``autoregressive.sample`` for the same prompt, seed, candidate and settings, 
 B slots   M slots of a group   X held prompts   I codes of an image   R images of a call
 """
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, cast
@@ -99,20 +100,32 @@ class SlotEngine:
         self.slots, self.contexts, self.group, self.guided, self.window = slots, contexts, group, guided, window
         self._rows = min(slots, max(group, contexts))  # of a call of insert
         self._compile(network)
-        self._places = list(range(contexts))  # without a prompt
+        self._begin()
+
+    def another(self) -> "SlotEngine":
+        """Return an engine of the same sizes with empty slots; both use the same compiled programs."""
+        new = copy.copy(self)
+        new._begin()
+        return new
+
+    def _begin(self) -> None:
+        """Make the state on the devices, and the account of empty slots."""
+        self._state: EngineState = self._new_state()
+        self._reached: Array = self._state.slots.position + 0  # after all passes that were started
+        self._places = list(range(self.contexts))  # without a prompt
         self._place_of: dict[int, int] = {}  # by the number of a held prompt
         self._next = 0
-        self._position = np.full(slots, EMPTY, np.int64)  # the next code to sample, or EMPTY
-        self._prompt_of = np.full(slots // group, NO_PROMPT, np.int64)  # by group
+        self._position = np.full(self.slots, EMPTY, np.int64)  # the next code to sample, or EMPTY
+        self._prompt_of = np.full(self.slots // self.group, NO_PROMPT, np.int64)  # by group
 
     def _compile(self, network: CompiledNetwork[CodeGenerator]) -> None:
-        """Make the state on the devices, and the functions that change it."""
+        """Make the functions that make and change the state on the devices."""
         layout, guided, window, groups = network.layout, self.guided, self.window, self.slots // self.group
         sizes = Sizes(self.slots, groups, self.contexts, window, guided)
         decoder = network.changed(partial(_for_decoding, rows=sizes.rows))
-        self._state: EngineState = network.jit(partial(_new_state, sizes=sizes), sharded=True)()
-        self._reached: Array = self._state.slots.position + 0  # after all passes that were started
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self._state)
+        self._new_state = network.jit(partial(_new_state, sizes=sizes), sharded=True)
+        state = self._new_state()
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         self._hold = network.jit_update(partial(_hold, sizes=sizes), shardings)
         self._insert = network.jit_update(partial(_insert, group=self.group, guided=guided), shardings)
         self._clear = network.jit_update(_clear, shardings)
@@ -120,7 +133,7 @@ class SlotEngine:
             partial(_advance, window=window, guided=guided), (shardings, layout.replicated)
         )
         self._read = layout.jit(_read, out_shardings=layout.replicated)
-        self.length: int = self._state.slots.codes.shape[1]
+        self.length: int = state.slots.codes.shape[1]
         shape = self._rows, self.length
         self._nothing_given = put_rows(layout, (np.zeros(shape, np.int32), np.zeros(shape, bool)))
 

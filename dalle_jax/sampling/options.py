@@ -23,6 +23,10 @@ Ranker: TypeAlias = Literal["clip", "likelihood", "both"]
 """
 
 
+GUIDANCE = 3.0
+"""The guidance scale of images and of edits where neither the request nor the model's folder has one."""
+
+
 class SamplingKeywords(TypedDict, total=False):
     """The fields of ``SamplingOptions`` as keyword arguments."""
 
@@ -55,9 +59,11 @@ class SamplingOptions:
         default=1.0, metadata={"help": "sample among the most likely codes of this total probability; 1 is off"}
     )
     guidance: float = field(
-        default=3.0,
-        metadata={"help": "scale of classifier-free guidance; 1 is off", "default": "the model folder's, or 3.0"},
-    )
+        default=GUIDANCE,
+        metadata={
+            "help": "scale of classifier-free guidance; 1 is off", "default": f"the model folder's, or {GUIDANCE}"
+        },
+    )  # fmt: skip
     guidance_end: float | None = field(
         default=None,
         metadata={

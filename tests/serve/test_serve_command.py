@@ -29,6 +29,7 @@ from dalle_jax.commands.serving.serve import named_folders
 from dalle_jax.config.errors import UserError
 from dalle_jax.config.render import render
 from dalle_jax.images.png import encode_png
+from dalle_jax.pipelines.compiled_network import local_layout
 from dalle_jax.pipelines.load.models import ModelFile, absolute_needs
 from dalle_jax.train.checkpoints.save_weights import save_weights
 from tests.command_processes import start_command
@@ -51,7 +52,7 @@ def process(tmp_path_factory):
     models = ["--model", str(root / "words"), "--model", f"image={root / 'unclip'}"]
     (root / "keys.txt").write_text(f"# of the tests\n{KEY}\n")
     limits = ["--keys", str(root / "keys.txt"), "--queue", "16"]
-    started = start_command(["serve", *models, "--port", "0", "--batch", "4", *limits])
+    started = start_command(["serve", *models, "--port", "0", "--batch", "4", "--lanes", "2", *limits])
     yield started
     started.kill()
 
@@ -276,6 +277,21 @@ def test_forecasting_heads_want_one_model_and_windows_within_bounds():
     ):
         with pytest.raises(UserError, match=message):
             serve.run(parser.parse_args(["--model", "any", *flags]))
+
+
+def test_lanes_are_those_of_the_cores_and_divide_the_batch(monkeypatch):
+    monkeypatch.setattr(serve, "usable_cores", lambda: 3)
+    given = [(None, None), (None, 8), (2, None), (1, None), (4, 8)]
+    assert [serve.lanes_and_batch(*one, None) for one in given] == [(3, 6), (2, 8), (2, 4), (1, 2), (4, 8)]
+    mesh = local_layout()
+    assert serve.lanes_and_batch(None, None, mesh) == (1, 8)
+    for lanes, batch, layout, message in (
+        (3, 8, None, r"--batch: expected a multiple of the lanes \(3\), got 8"),
+        (0, 8, None, "--lanes: expected at least 1, got 0"),
+        (2, 8, mesh, "--lanes: expected 1 with --mesh, whose devices share the batch, got 2"),
+    ):
+        with pytest.raises(UserError, match=message):
+            serve.lanes_and_batch(lanes, batch, layout)
 
 
 def test_models_have_the_names_of_their_folders_or_those_that_are_given():

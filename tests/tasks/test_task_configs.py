@@ -18,11 +18,13 @@ from dalle_jax.tasks.align_text_images import AlignTextImages
 from dalle_jax.tasks.denoise_codes import DenoiseCodes
 from dalle_jax.tasks.denoise_images import DenoiseImages
 from dalle_jax.tasks.fine_tuning.align_conditions import AlignConditions
+from dalle_jax.tasks.fine_tuning.optimize_preferences import OptimizePreferences
 from dalle_jax.tasks.forecast_codes import ForecastCodes
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.generate_from_conditions import GenerateFromConditions
 from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
 from dalle_jax.tasks.reinforcement.reinforce import Reinforce
+from dalle_jax.tasks.reinforcement.reinforce_decoder import ReinforceDecoder
 from dalle_jax.tasks.task_config import TaskConfig
 from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages
 from dalle_jax.tasks.tokenizers.tokenize_images_dvae import TokenizeImagesDvae
@@ -47,6 +49,12 @@ CONFIGS = (
         reference="absent",
         rewards={"reader": ReadScenes()},
     ),
+    OptimizePreferences(generate=GenerateCodes(model=MODELS["dalle_bart"], captions=UNREAD), reference="absent"),
+    ReinforceDecoder(
+        denoise=DenoiseCodes(model=MODELS["code_denoiser"], captions=UNREAD, image_size=SIDE),
+        reference="absent",
+        rewards={"reader": ReadScenes()},
+    ),
     AlignTextImages(model=MODELS["clip"], captions=UNREAD),
     DenoiseCodes(model=MODELS["code_denoiser"], captions=UNREAD, image_size=SIDE),
     PredictEmbeddings(
@@ -58,7 +66,13 @@ CONFIGS = (
     UpsampleImages(model=MODELS["upsampler"], image_size=SIDE, crop=8),
     AlignReadableImages(align=AlignTextImages(model=MODELS["clip"], captions=UNREAD), readout=READOUT),
 )
-FROZEN = {AlignConditions: {"reference"}, Reinforce: {"reference"}, ForecastCodes: {"transformer"}}
+FROZEN = {
+    AlignConditions: {"reference"},
+    OptimizePreferences: {"reference"},
+    Reinforce: {"reference"},
+    ReinforceDecoder: {"reference"},
+    ForecastCodes: {"transformer"},
+}
 MANIFEST = Manifest(
     encoding=Encoding(
         source="images", examples=1, crops=1, image_size=SIDE, tokenizer="tokenizer-0", codebook_size=16, grid=(4, 4),

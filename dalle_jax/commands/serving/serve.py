@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from dalle_jax.serve.http.access import Keys
     from dalle_jax.serve.safety import SafetyFilter
 
+BATCH, LANE_BATCH = 8, 2
+"""Images at once, and those of a lane of a CPU, where a lane with an empty slot wastes half of its passes at most."""
+MOST_LANES = 4
+"""Most lanes of a CPU unless ``--lanes`` asks for more: Python's work for the images keeps one core busy."""
 MOST_WINDOW = 256
 """Most codes of a pass, as in ``SamplingOptions``."""
 PACKAGES = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "pydantic")
@@ -45,7 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--open", action="store_true", help="listen on other machines' requests without keys, such as behind a proxy"
     )
     parser.add_argument("--public-url", metavar="URL", help="start of the URLs of images (default: the request's host)")
-    parser.add_argument("--batch", type=int, default=8, help="number of images to sample at once (default 8)")
+    parser.add_argument(
+        "--batch", type=int, help="number of images to sample at once (default 8; on a CPU 2 for each lane)"
+    )
+    parser.add_argument(
+        "--lanes", type=int, metavar="N",
+        help="parts of a transformer's batch that advance beside each other, each by its own thread (default 1; on "
+        f"a CPU one for each core, at most {MOST_LANES}, as far as they divide --batch)",
+    )  # fmt: skip
     parser.add_argument("--queue", type=int, default=64, help="requests that may wait; others get a 429 (default 64)")
     parser.add_argument(
         "--deadline", type=float, default=600.0, metavar="S", help="seconds until a request is given up (default 600)"
@@ -190,14 +201,41 @@ def _models(args: argparse.Namespace, layout: Layout | None) -> list["PipelineMo
             f"--refuse-similarity: expected none in a run of {jax.process_count()} processes, whose CLIP all of them "
             f"would have to run for each image, got {args.refuse_similarity}"
         )
+    lanes, batch = lanes_and_batch(args.lanes, args.batch, layout)
     found: list[PipelineModel] = []
     for name, folder in named_folders(args.model).items():
         pipeline = load_pipeline(
-            storage.reachable(folder), batch=args.batch, layout=layout, sees=args.sees, steps=args.steps,
+            storage.reachable(folder), batch=batch, layout=layout, sees=args.sees, steps=args.steps,
             reduced=reduced_of(args), forecast=args.forecast,
         )  # fmt: skip
-        found.append(PipelineModel(name, pipeline, args.window))
+        found.append(PipelineModel(name, pipeline, args.window, lanes))
     return found
+
+
+def lanes_and_batch(lanes: int | None, batch: int | None, layout: Layout | None) -> tuple[int, int]:
+    """Return the numbers of lanes and of images of ``--lanes`` and ``--batch``, either of which may be left out.
+
+    Raise UserError for lanes that do not divide the batch, and for several lanes on a mesh.
+    """
+    if lanes is not None and lanes < 1:
+        raise UserError(f"--lanes: expected at least 1, got {lanes}")
+    if lanes is not None and lanes > 1 and layout is not None:
+        raise UserError(f"--lanes: expected 1 with --mesh, whose devices share the batch, got {lanes}")
+    if batch is not None and batch < 1:
+        raise UserError(f"--batch: expected at least 1, got {batch}")
+    most = min(MOST_LANES, usable_cores()) if layout is None and jax.default_backend() == "cpu" else 1
+    if lanes is None:
+        lanes = most if batch is None else max(one for one in range(1, most + 1) if batch % one == 0)
+    if batch is None:
+        batch = BATCH if most == 1 else LANE_BATCH * lanes
+    if batch % lanes:
+        raise UserError(f"--batch: expected a multiple of the lanes ({lanes}), got {batch}")
+    return lanes, batch
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _safety(args: argparse.Namespace, first: "PipelineModel") -> "SafetyFilter":

@@ -17,7 +17,7 @@ from dalle_jax.pipelines.ranker import best_candidates
 from dalle_jax.pipelines.request import DEFAULT_KEEP, Generation
 from dalle_jax.pipelines.text_to_image import TextToImage
 from dalle_jax.sampling.autoregressive import image_keys
-from dalle_jax.sampling.options import check_ranges
+from dalle_jax.sampling.options import GUIDANCE, check_ranges
 
 
 class EmbeddingEditKeywords(TypedDict, total=False):
@@ -43,9 +43,11 @@ class EmbeddingEdit:
     )
     seed: int = field(default=0, metadata={"help": "seed of the noise"})
     guidance: float = field(
-        default=2.0,
-        metadata={"help": "scale of classifier-free guidance; 1 is off", "default": "the model folder's, or 2.0"},
-    )
+        default=GUIDANCE,
+        metadata={
+            "help": "scale of classifier-free guidance; 1 is off", "default": f"the model folder's, or {GUIDANCE}"
+        },
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_ranges(

@@ -1,6 +1,7 @@
 """A loaded pipeline as a served model: its abilities, its checks, and the plans of its works."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -50,13 +51,17 @@ KINDS: dict[type, str] = {
 class PipelineModel:
     """A pipeline by the name that requests give. Its images share a running batch of the pipeline's ``batch`` slots."""
 
-    def __init__(self, name: str, pipeline: AnyPipeline, window: int = 1) -> None:
-        """Serve a pipeline; ``window`` is the number of codes of an image that a pass of a transformer computes."""
+    def __init__(self, name: str, pipeline: AnyPipeline, window: int = 1, lanes: int = 1) -> None:
+        """Serve a pipeline; ``window`` is the number of codes of an image that a pass of a transformer computes.
+
+        The slots of a transformer are divided into ``lanes``, which advance beside each other
+        (serve/engine/slot_runner.py).
+        """
         self.name, self.pipeline = name, pipeline
         if isinstance(_reader(pipeline), FeaturePrompts):
             raise UserError(f"--model {name}: expected a model of texts or of classes, got one of caption features")
         self.abilities = abilities_of(pipeline)
-        self._slots = slots_of(pipeline, self.plan, window)
+        self._slots = slots_of(pipeline, self.plan, window, lanes)
         self.runner: Runner = self._slots
 
     def options(self, given: RequestKeywords) -> RequestOptions:
@@ -251,8 +256,10 @@ def _alone(chosen: EmbeddingEdit) -> Request:
     return Request("", options)
 
 
-def slots_of(pipeline: AnyPipeline, plan: Callable[[Work], DrawingPlan], window: int) -> SlotRunner:
-    """Return the slots of a pipeline."""
+def slots_of(pipeline: AnyPipeline, plan: Callable[[Work], DrawingPlan], window: int, lanes: int) -> SlotRunner[Any]:
+    """Return the slots of a pipeline: ``batch`` of them, those of a transformer in ``lanes``."""
     if isinstance(pipeline, TextToImage):
-        return TransformerSlots(pipeline, plan, window)
-    return UnclipSlots(pipeline, plan) if isinstance(pipeline, Unclip) else PixelSlots(pipeline, plan)
+        return SlotRunner(TransformerSlots(pipeline, pipeline.batch // lanes, window), plan, lanes)
+    if isinstance(pipeline, Unclip):
+        return SlotRunner(UnclipSlots(pipeline, pipeline.batch), plan)
+    return SlotRunner(PixelSlots(pipeline, pipeline.batch), plan)

@@ -1,6 +1,6 @@
 """The slots of diffusion models of pixels: an image passes a decoder and its upsamplers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,40 +14,43 @@ from dalle_jax.pipelines.rows.denoising_slots import DenoisingSlots, RowModel
 from dalle_jax.pipelines.rows.glide_rows import GlideRows
 from dalle_jax.pipelines.rows.karlo_rows import KarloRows
 from dalle_jax.pipelines.rows.pixel_rows import PixelRows
-from dalle_jax.serve.engine.drawing_plans import DrawingPlan
-from dalle_jax.serve.engine.slot_runner import DecodedRows, SlotRunner
-from dalle_jax.serve.engine.works import Work
+from dalle_jax.serve.engine.slot_model import DecodedRows, SlotModel
 
 
-class PixelSlots(SlotRunner):
+class PixelSlots(SlotModel[DenoisingSlots]):
     """The slots of a model of pixels. An unfinished image is the one that the last step predicts, enlarged."""
 
-    def __init__(self, pipeline: PixelUnclip | Karlo | GlidePipeline, plan: Callable[[Work], DrawingPlan]) -> None:
+    def __init__(self, pipeline: PixelUnclip | Karlo | GlidePipeline, count: int) -> None:
+        super().__init__(pipeline, count)
         self._pixels = pipeline
-        super().__init__(pipeline, plan)
+        self._rows = self._new_rows()
 
-    def _new_slots(self) -> DenoisingSlots:
-        self._slots = DenoisingSlots(self._rows(), self._pixels.batch)
-        return self._slots
+    def new_slots(self, like: DenoisingSlots | None) -> DenoisingSlots:
+        """Return empty slots."""
+        if like is not None and self.together > 1:  # a failed step may have lost the rows that fill up a call
+            self._rows = self._new_rows()
+        return DenoisingSlots(self._rows, self.count)
 
-    def _rows(self) -> RowModel:
+    def _new_rows(self) -> RowModel:
         pipeline = self._pixels
         if isinstance(pipeline, PixelUnclip):
-            return PixelRows(pipeline, self._together)
-        return (
-            KarloRows(pipeline, self._together) if isinstance(pipeline, Karlo) else GlideRows(pipeline, self._together)
-        )
+            return PixelRows(pipeline, self.together)
+        return KarloRows(pipeline, self.together) if isinstance(pipeline, Karlo) else GlideRows(pipeline, self.together)
 
-    def _hold(self, request: Request, steps: int | None) -> int:
-        return self._slots.hold(str(request.prompt), steps)
+    def hold(self, slots: DenoisingSlots, request: Request, steps: int | None) -> int:
+        """Compute what all images of a prompt share."""
+        return slots.hold(str(request.prompt), steps)
 
-    def _length(self, steps: int | None) -> int:
-        return self._slots.length(steps)
+    def length(self, steps: int | None) -> int:
+        """Return the number of steps in all stages."""
+        return sum(self._rows.lengths(steps))
 
-    def _decode(self, slots: Sequence[int], *, finished: bool, scored: bool) -> DecodedRows:
+    def decode(self, slots: DenoisingSlots, places: Sequence[int], *, finished: bool, scored: bool) -> DecodedRows:
+        """Return the images of slots, which are not scored on the devices."""
         del scored
-        return DecodedRows(self._slots.collect(slots) if finished else self._slots.so_far(slots), None)
+        return DecodedRows(slots.collect(places) if finished else slots.so_far(places), None)
 
-    def _seen(self, pixels: UInt8[np.ndarray, "h w 3"], position: int) -> UInt8[np.ndarray, "H W 3"]:
+    def seen(self, pixels: UInt8[np.ndarray, "h w 3"], position: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Return an image at its full size."""
         del position
         return resize(pixels, self._pixels.side, self._pixels.side)

@@ -288,7 +288,7 @@ def detectors(warmup: int = 0) -> tuple[Detector, ...]:
         ),
         Estrangement(
             ("evaluation/image_nll", "evaluation/loss", "train/loss"),
-            ("/fd", "/mind", "/kid"),
+            ("/fd", "/rfd", "/mind", "/kid"),
             "THE LOSS FALLS WHILE {name} RISES: the loss went from {loss_before:.4g} to {loss_now:.4g}, and the "
             "distance of the generated images from real ones from {before:.4g} to {now:.4g}. Copies of training images "
             "in the run's images/ mean too little data: add data, augmentation or dropout, or stop here. Broken images "
@@ -302,13 +302,28 @@ def detectors(warmup: int = 0) -> tuple[Detector, ...]:
 def _of_rewards() -> tuple[Detector, ...]:
     """Return the detectors of training by rewards."""
     return (
+        *(
+            Hacking(
+                "train/reward",
+                f"evaluation/{worsening}",
+                "REWARD HACKING?: the reward rose from {reward_before:.4g} to {reward_now:.4g} while "
+                + what
+                + " of held-out images went from {before:.4g} to {now:.4g}: samples may please the reward alone. Look "
+                "at images/, judge them by a reward that was not trained on, raise task.anchor or task.kl, or take an "
+                "earlier checkpoint.",
+            )
+            for worsening, what in (
+                ("image_nll", "nats per code"),
+                ("nll_text", "nats per code"),
+                ("mse_text", "the error of x0"),
+            )
+        ),
         Hacking(
-            "train/reward",
+            "train/preference_margin",
             "evaluation/image_nll",
-            "REWARD HACKING?: the reward rose from {reward_before:.4g} to {reward_now:.4g} while nats per code of "
-            "held-out images went from {before:.4g} to {now:.4g}: samples may please the reward alone. Look at "
-            "images/, judge them by a reward that was not trained on, raise task.anchor or task.kl, or take an "
-            "earlier checkpoint.",
+            "PREFERENCES COST LIKELIHOOD: pairs are told apart by {reward_now:.4g} nats, {reward_before:.4g} before, "
+            "while nats per code of held-out images went from {before:.4g} to {now:.4g}. Raise task.beta or "
+            "task.preferred_weight, lower the learning rate, or take an earlier checkpoint.",
         ),
         Threshold(
             "train/live_groups",

@@ -9,6 +9,7 @@ from small_unclip import small_unclip
 from dalle_jax.config.errors import UserError
 from dalle_jax.models.priors.prior import PriorOptions
 from dalle_jax.models.priors.text_vector_prior import TextVectorPrior
+from dalle_jax.pipelines.edits.embedding_edits import EmbeddingEdit
 from dalle_jax.pipelines.edits.interpolate import interpolate_images, interpolate_texts
 from dalle_jax.pipelines.edits.text_edit import edit, text_differences
 from dalle_jax.pipelines.edits.vary import vary
@@ -30,6 +31,10 @@ def unclip():
     text, networks = parts.text, UnclipNetworks(TextVectorPrior(), parts.clip, parts.decoder)
     codec, ranker = ImageCodec(parts.tokenizer), ClipRanker(parts.clip, text)
     return Unclip(networks, codec, TextPrompts(text), ranker, steps=8, prior=PriorOptions(steps=3), batch=4)
+
+
+def test_edits_have_the_default_guidance_of_the_models_images(unclip):
+    assert EmbeddingEdit.of(unclip, {}).guidance == unclip.options().guidance
 
 
 def codes_of(unclip, images):

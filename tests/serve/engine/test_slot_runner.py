@@ -96,6 +96,32 @@ def test_windows_of_codes_give_the_same_images_alone_and_in_company(plain):
     assert [type(one) for one in windows[0].events] == [Partial, Partial, Finished]
 
 
+def test_lanes_share_the_images_of_jobs_and_draw_the_same_ones(plain):
+    lanes = PipelineModel("lanes", transformer(batch=4, ranked=False), lanes=2)
+    works = [generate("a red circle", 3, 5, shown=(0.5,)), generate("a blue square", 4, 1, temperature=0.5, top_k=5)]
+    plainly, shared = [[Asked(one, work) for work in works] for one in (plain, lanes)]
+    run(plain, *plainly)
+    gone = Asked(lanes, generate("a red circle", 1, 8))
+    assert lanes.runner.admit(gone.job)
+    lanes.runner.step()
+    gone.job.cancel()
+    run(lanes, *shared)
+    assert gone.events == []
+    for first, second in zip(plainly, shared, strict=True):
+        assert first.images.keys() == second.images.keys()
+        for number, pixels in first.images.items():
+            np.testing.assert_array_equal(pixels, second.images[number])
+    assert len([one for one in shared[0].events if isinstance(one, Partial)]) == 5
+    lost = Asked(lanes, generate("a red circle", 1, 6))
+    assert lanes.runner.admit(lost.job)
+    lanes.runner.step()
+    lanes.runner.drop(RuntimeError("lost"))
+    assert isinstance(lost.events[-1], Failed)
+    again = Asked(lanes, works[1])
+    run(lanes, again)
+    np.testing.assert_array_equal(again.images[0], shared[1].images[0])
+
+
 def test_an_edit_shows_the_whole_image_while_its_hole_is_filled_and_keeps_all_other_pixels(plain):
     work = hole("a red circle", 3, 16, 2, shown=(0.5, 0.9))
     edited, _ = check_company_of(plain, work, generate("a blue square", 2, 1))

@@ -1,5 +1,6 @@
 """A browser, a server, and visits of the page that end with a check of what the browser complained of."""
 
+import asyncio
 import shutil
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    """Start the system's Chromium, or skip with what is missing."""
+    """Start the system's Chromium, or skip with what is missing.
+
+    While it runs, no other module of this thread can run an event loop: playwright's counts as the running one.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
     executable = next(filter(None, map(shutil.which, NAMES)), None)
     if executable is None:
@@ -26,6 +30,7 @@ def browser() -> Iterator["Browser"]:
         started = driver.chromium.launch(executable_path=executable)
         yield started
         started.close()
+    asyncio._set_running_loop(None)  # playwright leaves its closed loop as the running one of this thread
 
 
 @pytest.fixture(scope="package")

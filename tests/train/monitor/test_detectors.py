@@ -16,9 +16,9 @@ def falling(scores):
     return [{"evaluation/image_nll": nll, "evaluation/clip_score": s} for nll, s in zip(nats, scores, strict=True)]
 
 
-def rewarded(reward, nats):
-    first = [{"evaluation/image_nll": 0.1}, {"train/reward": 1.0}]
-    return [*first, {"train/reward": reward}, {"evaluation/image_nll": nats}]
+def rewarded(value, worse, reward="train/reward", loss="evaluation/image_nll"):
+    first = [{loss: 0.1}, {reward: 1.0}]
+    return [*first, {reward: value}, {loss: worse}]
 
 
 def with_suites(distances, losses=(3.0, 2.9, 2.8, 2.7)):
@@ -60,6 +60,14 @@ CASES = {
     "REWARD HACKING?: the reward rose from 1 to 1.5 while nats per code of held-out images went from 0.1 to 0.2": (
         rewarded(1.5, 0.2),
         rewarded(1.5, 0.14),
+    ),
+    "REWARD HACKING?: the reward rose from 1 to 1.5 while the error of x0 of held-out images went from 0.1 to 0.2": (
+        rewarded(1.5, 0.2, loss="evaluation/mse_text"),
+        rewarded(1.5, 0.14, loss="evaluation/mse_text"),
+    ),
+    "PREFERENCES COST LIKELIHOOD: pairs are told apart by 1.5 nats, 1 before": (
+        rewarded(1.5, 0.2, reward="train/preference_margin"),
+        rewarded(1.5, 0.14, reward="train/preference_margin"),
     ),
     "GROUPS ALL ALIKE: only 5% of the prompts": ([{"train/live_groups": 0.05}], [{"train/live_groups": 0.5}]),
     "ENTROPY GONE: the model has 10% of the entropy": ([{"train/entropy_kept": 0.1}], [{"train/entropy_kept": 0.9}]),
