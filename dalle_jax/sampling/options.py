@@ -83,7 +83,7 @@ class SamplingOptions:
         },
     )
     likelihood_weight: float = field(
-        default=0.1, metadata={"help": "weight of the likelihood, in nats per code, next to CLIP's cosine similarity"}
+        default=0.05, metadata={"help": "weight of the likelihood, in nats per code, next to CLIP's cosine similarity"}
     )
 
     def __post_init__(self) -> None:
