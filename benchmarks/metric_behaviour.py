@@ -194,7 +194,7 @@ def report(out: Path, sets: dict[str, FeatureSet]) -> None:
         + " |"
     )
     kinds = dict.fromkeys(name.rpartition(" ")[0] for name in found)
-    for metric in metrics:
+    for metric in metrics if kinds else ():  # without distortions there is nothing to plot
         rows = {
             kind: [clean[metric], *(row[metric] for name, row in found.items() if name.rpartition(" ")[0] == kind)]
             for kind in kinds

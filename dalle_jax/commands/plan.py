@@ -185,15 +185,17 @@ def unchecked(task: "TaskConfig") -> list[str]:
     from dalle_jax.tasks.generate_codes import GenerateCodes
     from dalle_jax.tasks.predict_embeddings import PredictEmbeddings
     from dalle_jax.tasks.reinforcement.reinforce import Reinforce
+    from dalle_jax.tasks.reinforcement.reinforce_decoder import ReinforceDecoder
 
     notes = []
     captioned = task.align if isinstance(task, AlignReadableImages) else task
     fine_tuning = AlignConditions | OptimizePreferences | ForecastCodes | Reinforce
     captioned = task.generate if isinstance(task, fine_tuning) else captioned
+    captioned = task.denoise if isinstance(task, ReinforceDecoder) else captioned
     if isinstance(captioned, AlignTextImages | DenoiseCodes | DenoiseImages | GenerateCodes | PredictEmbeddings):
         file = captioned.captions.file
         notes += [] if Path(file).is_file() else [f"the vocabulary against {file}, which does not exist yet"]
-    if isinstance(task, DenoiseCodes | DenoiseImages) and task.clip is None and task.blank_clips < 1:
+    if isinstance(captioned, DenoiseCodes | DenoiseImages) and captioned.clip is None and captioned.blank_clips < 1:
         notes.append("memory and FLOPs of the frozen CLIP, since task.clip is None")
     return notes
 

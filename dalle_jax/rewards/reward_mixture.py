@@ -9,11 +9,12 @@ import numpy as np
 from dalle_jax.arrays import Float
 from dalle_jax.config.errors import UserError
 from dalle_jax.rewards.read_scenes import ReadScenes
+from dalle_jax.rewards.read_signs import ReadSigns
 from dalle_jax.rewards.reward import Reward, SampledGroups
 from dalle_jax.rewards.score_with_clip import ScoreWithClip
 from dalle_jax.rewards.spread_codes import SpreadCodes
 
-AnyReward: TypeAlias = ReadScenes | ScoreWithClip | SpreadCodes
+AnyReward: TypeAlias = ReadScenes | ReadSigns | ScoreWithClip | SpreadCodes
 """The rewards that a config can choose."""
 
 

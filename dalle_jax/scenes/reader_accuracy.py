@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from dalle_jax.scenes.grammar import Scene, SceneObject, sample_scene
 from dalle_jax.scenes.judge import judge_scene
-from dalle_jax.scenes.perceive import perceive
+from dalle_jax.scenes.perceive import DetectedScene, perceive
 from dalle_jax.scenes.rendering import render
 from dalle_jax.scenes.scene import COLOURS, COUNTS, LETTERS, SHAPES, SIZES
 
@@ -34,7 +34,14 @@ class AcceptanceRates:
     count: int
 
 
-def measure_reader(level: int, size: int, count: int, seed: int, degrade: Degradation | None = None) -> AcceptanceRates:
+def measure_reader(
+    level: int,
+    size: int,
+    count: int,
+    seed: int,
+    degrade: Degradation | None = None,
+    read: Callable[[UInt8[np.ndarray, "size size 3"]], DetectedScene] = perceive,
+) -> AcceptanceRates:
     """Render ``count`` scenes of a level and judge three captions of each: true, near miss, and of another scene.
 
     A third of the scenes are held-out combinations, the others are training combinations.
@@ -44,7 +51,7 @@ def measure_reader(level: int, size: int, count: int, seed: int, degrade: Degrad
     for number in range(count):
         scene = sample_scene(level, rng, "held_out" if number % 3 == 0 else "train")
         image = render(scene, size, rng)
-        detected = perceive(image if degrade is None else degrade(image, rng))
+        detected = read(image if degrade is None else degrade(image, rng))
         other = sample_scene(level, rng, "train")
         while other == scene:
             other = sample_scene(level, rng, "train")

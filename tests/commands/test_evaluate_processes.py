@@ -25,17 +25,20 @@ def test_devices_and_processes_do_not_change_figures(smoke_demo, tmp_path):
     folders = [write_images(tmp_path / f"set{i}", 230, seed=i, size=32, shift=60 * i) for i in range(2)]
     clip = str(smoke_demo / "clip")
 
-    def command(out):
+    def command(name, statistics):
+        out = ["--statistics", str(tmp_path / statistics), "--out", str(outs[name])]
         sets = ["--images", str(folders[1]), "--against", str(folders[0]), "--distances", "kid,mind,neighbours"]
-        return ["-m", "dalle_jax", "evaluate", *sets, "--features", f"clip:{clip}", "--clip", clip, "--out", str(out)]
+        return ["-m", "dalle_jax", "evaluate", *sets, "--features", f"clip:{clip}", "--clip", clip, *out]
 
-    outs = {name: tmp_path / f"{name}.json" for name in ("one", "eight", "two")}
-    started = [start_python(command(outs["one"])), start_python(command(outs["eight"]), devices=8)]
-    for code, _, error in finish([*started, *start_processes([command(outs["two"])] * 2)]):
-        assert code == 0, error[-2000:]
-    one, eight, two = (figures(path) for path in outs.values())
+    outs = {name: tmp_path / f"{name}.json" for name in ("one", "eight", "two", "kept")}
+    started = [start_python(command("one", "a")), start_python(command("eight", "b"), devices=8)]
+    for code, out, error in finish([*started, *start_processes([command("two", "c")] * 2)]):
+        assert code == 0 and "read from" not in out, error[-2000:]
+    first, second = finish(start_processes([command("kept", "c")] * 2))
+    assert (first[0], second[0]) == (0, 0) and "features of clip read from" in first[1], first[2][-2000:]
+    one, eight, two, kept = (figures(path) for path in outs.values())
     assert {name for _, name in one} >= {"kid", "mind", "recall", "clip_score", "retrieval_top1"}
-    for found in (eight, two):
+    for found in (eight, two, kept):
         assert found.keys() == one.keys()
         for name, numbers in found.items():
             # a CLIP of two steps sees captions nearly alike, so that rounding decides the rank of some

@@ -4,6 +4,7 @@ import pytest
 from dalle_jax.config.bind import loads
 from dalle_jax.config.errors import UserError
 from dalle_jax.rewards.read_scenes import ReadScenes
+from dalle_jax.rewards.read_signs import ReadSigns
 from dalle_jax.rewards.reward import FunctionReward, SampledGroups
 from dalle_jax.rewards.reward_mixture import RewardMixture
 from dalle_jax.rewards.score_with_clip import ClipReward, ScoreWithClip
@@ -20,7 +21,7 @@ def groups(prompts=(RIGHT,), images=None):
     rng = np.random.default_rng(0)
     if images is None:
         images = np.stack([render(parse(one), 32, rng) for one in (RIGHT, OTHER, RIGHT)])[None]
-    return SampledGroups(prompts, images, CODES)
+    return SampledGroups(prompts, images, np.repeat(CODES, len(prompts), axis=0))
 
 
 def test_the_reader_rewards_the_share_of_right_parts_and_images_that_are_right_as_a_whole():
@@ -34,6 +35,17 @@ def test_the_reader_rewards_the_share_of_right_parts_and_images_that_are_right_a
 def test_a_prompt_outside_the_grammar_is_an_error():
     with pytest.raises(UserError, match="expected a caption in the grammar"):
         ReadScenes().open()(groups(("a cat",)))
+
+
+def test_a_sign_is_rewarded_by_its_letters_and_as_a_whole():
+    words = ("BUS", "BAS", "NO")
+    drawn = [render(parse(f'a red sign that says "{word}"'), 64, np.random.default_rng(0)) for word in words]
+    prompts = ('a red sign that says "BUS"', "the word “no” on it")
+    parts = RewardMixture({"sign": ReadSigns().open()}).parts(groups(prompts, np.stack([drawn, drawn])))
+    np.testing.assert_allclose(parts["sign/letters"], [[1.0, 2 / 3, 0.0], [0.0, 0.0, 1.0]], atol=1e-6)
+    np.testing.assert_allclose(parts["sign/whole"], [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    with pytest.raises(UserError, match=r"expected a prompt with a word in quotes, .* got 'a red sign'"):
+        ReadSigns().open()(groups(("a red sign",)))
 
 
 def test_the_spread_of_codes_is_the_share_that_differs_from_the_others_of_the_group():
@@ -87,7 +99,10 @@ def test_a_reward_that_is_not_finite_or_of_another_shape_stops_with_one_line(fun
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("'my_module:reward'", r"task\.rewards\.own: expected @ReadScenes or @ScoreWithClip or @SpreadCodes"),
+        (
+            "'my_module:reward'",
+            r"task\.rewards\.own: expected @ReadScenes or @ReadSigns or @ScoreWithClip or @SpreadCodes",
+        ),
         ("@my_module.reward", "@my_module.reward: expected one word after @"),
     ],
 )

@@ -20,8 +20,8 @@ from dalle_jax.evaluate.suites.image_sets import DecodedCodes, ImageSet, RecordI
 from dalle_jax.evaluate.suites.sets.array_images import ENDINGS, is_statistics, open_array_images
 from dalle_jax.evaluate.suites.sets.reference_sets import ReferenceImages, ReferenceSet, ReferenceStatistics
 from dalle_jax.parallel.layout import Layout
+from dalle_jax.pipelines.encode import fingerprint
 from dalle_jax.pipelines.image_codec import ImageCodec
-from dalle_jax.pipelines.load.model_fingerprints import fingerprint_of_model
 from dalle_jax.pipelines.load.models import load_image_tokenizer
 from dalle_jax.storage import Place
 
@@ -92,12 +92,16 @@ def open_image_set(
             raise UserError(f"{path}: expected an array in a file of this machine, got a URL")
         return open_array_images(place, size)
     if holds_codes(place):
-        if size is not None:
-            raise UserError(f"--size: expected none for codes, whose images have the tokenizer's size, got {size}")
         codes = Codes(path).open()
+        side = codes.manifest.encoding.image_size
+        if size not in (None, side):
+            raise UserError(f"--size: expected {side}, the size of the images that {path} was encoded from, got {size}")
         folder = tokenizer or storage.place(codes.manifest.image_tokenizer)
-        codec = ImageCodec(load_image_tokenizer(folder, layout), AMONG, layout)
-        return DecodedCodes(path, codes, codec.decode, fingerprint_of_model(folder))
+        network = load_image_tokenizer(folder, layout)
+        if (found := fingerprint(network)) != codes.manifest.encoding.tokenizer:
+            wanted = f"{codes.manifest.encoding.tokenizer}, which computed the codes of {path}"
+            raise UserError(f"--image-tokenizer: expected {wanted}, got {found} in {folder}")
+        return DecodedCodes(path, codes, ImageCodec(network, AMONG, layout).decode, found)
     source = source_of_path(path, say)
     if isinstance(source, Folder):
         source = _samples(path) if storage.exists(place / SCORES) else replace(source, captioned=False)

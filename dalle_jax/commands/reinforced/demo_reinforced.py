@@ -143,7 +143,8 @@ class ReinforcedDemo:
             composition=after.composition,
             guidance=after.guidance,
             limits=(
-                "The reader that gave the rewards also judges the images, which favours images that it reads well.",
+                "The reader that gave the rewards also judges the images, which favours images that it reads well. "
+                "The second reader works in another way and had no part in the rewards.",
             ),
             level_titles=tuple(pair for pair in LEVEL_TITLES if pair[0] in self.evaluation.levels),
         )
@@ -168,7 +169,10 @@ def _given_to(stage: TrainRun, demo: Place, needs: Mapping[str, str]) -> TrainRu
 
 
 def _figures(findings: SceneFindings) -> tuple[Figure, ...]:
-    """Return the accuracies of a model: each cell's first candidate, without guidance too, and CLIP's choice."""
+    """Return the accuracies of a model: each cell's first candidate, without guidance too, and CLIP's choice.
+
+    The first candidate and CLIP's choice are also judged by the second reader.
+    """
     figures = []
     plain = next((point.composition for point in findings.guidance if point.scale == 1.0), None)
     for cell in findings.composition.cells:
@@ -179,5 +183,11 @@ def _figures(findings: SceneFindings) -> tuple[Figure, ...]:
             ("first", "first", cell.first.value),
             ("chosen", "CLIP’s choice", cell.chosen.value),
         )
+        if cell.second is not None:
+            rows = (
+                *rows,
+                ("second_first", "first, second reader", cell.second.first.value),
+                ("second_chosen", "CLIP’s choice, second reader", cell.second.chosen.value),
+            )
         figures += [Figure(f"{path}.{key}", f"{place}: {label}", value, "percent") for key, label, value in rows]
     return tuple(figures)

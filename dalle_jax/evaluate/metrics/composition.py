@@ -40,6 +40,22 @@ class PartShare:
 
 
 @dataclass(frozen=True)
+class SecondReading:
+    """Accuracy by a second reader: of the first candidates, and of CLIP's choices among ``Cell.chosen_of``.
+
+    ``agrees`` is the share of these images for which both readers have the same verdict.
+    """
+
+    first: Share
+    chosen: Share
+    agrees: Share
+
+    def to_json(self) -> dict[str, float | None]:
+        """Return the three shares."""
+        return {"first": self.first.value, "chosen": self.chosen.value, "agrees": self.agrees.value}
+
+
+@dataclass(frozen=True)
 class Cell:
     """Accuracy on one level and split: one row of the table.
 
@@ -55,6 +71,7 @@ class Cell:
     any_of: dict[int, Share]
     chosen_of: int
     parts: tuple[PartShare, ...]
+    second: SecondReading | None = None
 
     @property
     def chosen(self) -> Share:
@@ -99,6 +116,7 @@ class Composition:
                     part.name: {"first": part.first.value, f"reranked_{cell.chosen_of}": part.chosen.value}
                     for part in cell.parts
                 },
+                **({} if cell.second is None else {"second_reader": cell.second.to_json()}),
             }
         return out
 
@@ -147,10 +165,12 @@ def measure_cell(
     images: UInt8[np.ndarray, "P M H W 3"],
     scores: Float[np.ndarray, "P M"],
     judged_by: Judge = judge,
+    judged_again_by: Judge | None = None,
 ) -> tuple[Cell, tuple[JudgedCaption, ...]]:
     """Judge the candidates of one level and split; return its accuracies and the verdicts on each caption.
 
     Only the first 16 candidates and CLIP's choices are judged. For M = 64 these are about a quarter of the candidates.
+    ``judged_again_by`` judges the first candidate and CLIP's choice.
     Raises ValueError if the lengths of captions, images and scores differ.
     """
     if not len(captions) == len(images) == len(scores):
@@ -187,8 +207,17 @@ def measure_cell(
         any_of={n: share_of(any(seen[i].right for i in range(n)) for seen in verdicts) for n in any_of},
         chosen_of=chosen_of,
         parts=_part_shares(shown),
+        second=None if judged_again_by is None else _second_reading(shown, images, judged_again_by),
     )
     return cell, shown
+
+
+def _second_reading(shown: Sequence[JudgedCaption], images: UInt8[np.ndarray, "P M H W 3"], by: Judge) -> SecondReading:
+    first = [by(images[row, 0], one.caption).right for row, one in enumerate(shown)]
+    chosen = [by(images[row, one.chosen_index], one.caption).right for row, one in enumerate(shown)]
+    before = [one.first.right for one in shown] + [one.chosen.right for one in shown]
+    agrees = share_of(one == other for one, other in zip(before, first + chosen, strict=True))
+    return SecondReading(share_of(first), share_of(chosen), agrees)
 
 
 def _part_shares(shown: Sequence[JudgedCaption]) -> tuple[PartShare, ...]:

@@ -218,7 +218,8 @@ def _y_axis(values: Sequence[Number], chart: Chart, top: Number) -> _Axis:
 def _legend(names: Sequence[str]) -> tuple[tuple[LegendEntry, ...], int]:
     """Place the entries of a legend in rows that are filled like lines of text. Return them and the number of rows."""
     out, at, row = [], float(LEFT), 0
-    for index, name in enumerate(names):
+    most = int((WIDTH - RIGHT - LEFT - 27) / LETTER)
+    for index, name in enumerate(one if len(one) <= most else f"{one[: most - 1]}…" for one in names):
         length = 27 + LETTER * len(name)
         if at > LEFT and at + length > WIDTH - RIGHT:
             at, row = float(LEFT), row + 1

@@ -228,7 +228,7 @@ def farthest(
             order = np.argsort(-distances, kind="stable")[:shown]
             found = [shown_image(one, int(numbers[i]), f"distance {distances[i]:.3g}") for i in order]
             groups.append(ShownImages(title, tuple(image for listed in found for image in listed)))
-    names = {f"{images.name} to the nearest of {against.name}": own, "and back": reverse}
+    names = {"to the nearest of the reference": own, "from the reference to the nearest": reverse}
     plot = cumulative_plot("images up to a distance", f"distance of {generated.features.split()[0]}", names)
     return groups, [plot]
 

@@ -29,6 +29,8 @@ from dalle_jax.pipelines.request import Generation
 from dalle_jax.scenes import grammar
 from dalle_jax.scenes.rendering import render
 from dalle_jax.scenes.scene import COLOURS, SHAPES, SIZES, Scene, SceneObject
+from dalle_jax.scenes.second_reader import LEVELS as SECOND_READER_LEVELS
+from dalle_jax.scenes.second_reader import judge_again
 
 LEVEL_TITLES = (
     (1, "one object: size, colour, shape"),
@@ -49,6 +51,8 @@ SPLIT_TITLES: dict[Split, str] = {
 @dataclass(frozen=True)
 class EvaluateScenes:
     """Evaluation on scene captions: generates images for ``captions`` of each level and split, and judges them.
+
+    A second reader judges first candidates and choices too, except words on signs (``scenes.second_reader``).
 
     The first ``many_captions`` of each get ``many_candidates`` candidates, to measure reranking among more images. The
     first ``guidance_captions`` get one candidate at each scale of ``guidances``. The image tokenizer, if there is one,
@@ -158,7 +162,8 @@ def _draw_cell(
     sampler: ImageSampler, level: int, split: Split, captions: tuple[str, ...], drawing: Drawing, seed: int
 ) -> tuple[Cell, tuple[JudgedCaption, ...], list[Generation]]:
     drawn = sampler.draw(drawing.requests(captions, seed))
-    cell, judged = measure_cell(level, split, captions, *_candidates(drawn))
+    again = judge_again if level in SECOND_READER_LEVELS else None
+    cell, judged = measure_cell(level, split, captions, *_candidates(drawn), judged_again_by=again)
     return cell, judged, drawn
 
 

@@ -12,7 +12,7 @@ from dalle_jax.evaluate.metrics.distributions.feature_set import FeatureRows, Fe
 from dalle_jax.evaluate.metrics.distributions.frechet_distance import FrechetDistance
 from dalle_jax.evaluate.metrics.distributions.inception_score import ClassRows, InceptionScore
 from dalle_jax.evaluate.metrics.distributions.kernel_distance import ClipDiscrepancy, KernelDistance
-from dalle_jax.evaluate.metrics.distributions.neighbours import BLOCK, NeighbourShares, squared_distances
+from dalle_jax.evaluate.metrics.distributions.neighbours import NeighbourShares, row_blocks, squared_distances
 from dalle_jax.evaluate.metrics.distributions.set_comparison import FeatureDistance
 from dalle_jax.evaluate.metrics.distributions.sliced_wasserstein import SlicedWasserstein
 from dalle_jax.evaluate.metrics.metric import Measurement, merge_over_hosts
@@ -120,7 +120,7 @@ def compare(reference: FeatureSet, generated: FeatureSet, distances: Sequence[Di
 def figure_of(path: str, measured: Measurement, prefix: str = "") -> PanelFigure:
     """Return the figure of a measurement, whose JSON is at ``path``."""
     share = measured.name in SHARES
-    counts = f"{measured.count:,} images"
+    counts = f"{measured.count:,} {'prompts' if measured.name == 'lpips_diversity' else 'images'}"
     if measured.reference_count is not None:
         counts += f" against {measured.reference_count:,}"
     noise = "" if measured.noise is None else f"; two samples of one distribution give {measured.noise:.4g}"
@@ -140,9 +140,9 @@ def nearest(
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " m"]]:
     """Return the distance of each row to the nearest other one, and of each other one to the nearest row."""
     own, reverse = np.empty(len(rows), np.float32), np.full(len(others), np.inf, np.float32)
-    for start in range(0, len(rows), BLOCK):
-        squared = squared_distances(rows[start : start + BLOCK], others)
-        own[start : start + BLOCK] = squared.min(axis=1)
+    for block in row_blocks(len(rows), len(others)):
+        squared = squared_distances(rows[block], others)
+        own[block] = squared.min(axis=1)
         np.minimum(reverse, squared.min(axis=0), out=reverse)
     return np.sqrt(own), np.sqrt(reverse)
 

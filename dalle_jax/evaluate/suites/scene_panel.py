@@ -3,14 +3,19 @@
 from collections.abc import Sequence
 
 from dalle_jax.evaluate.metrics.atoms import AtomTable
-from dalle_jax.evaluate.metrics.composition import Cell, Composition, level_name
+from dalle_jax.evaluate.metrics.composition import Cell, Composition, Split, level_name
 from dalle_jax.evaluate.metrics.reconstruction import Reconstruction
 from dalle_jax.evaluate.metrics.shares import Share
 from dalle_jax.evaluate.suites.findings import Sample, SampleGroup
 from dalle_jax.evaluate.suites.panels import Panel, PanelFigure, Plot, PlotLine, ShownImage, ShownImages
 
 FIRST, CHOSEN = "first candidate", "CLIP's choice"
-SPLIT_WORDS = {"seen": "seen combinations", "held_out": "held-out combinations"}
+SPLIT_WORDS: dict[Split, str] = {
+    "seen": "seen combinations",
+    "held_out": "held-out combinations",
+    "prompted": "held-out combinations in prompts",
+    "unnamed": "held-out combinations in no prompt",
+}
 
 
 def scene_panel(
@@ -49,9 +54,16 @@ def _cell_figures(cell: Cell) -> list[PanelFigure]:
     path = f"composition.{level_name(cell.level)}.{cell.split}"
     names = {"first": FIRST, f"reranked_{cell.chosen_of}": f"{CHOSEN} of {cell.chosen_of}"}
     shares = cell.figures()
-    return [
+    found = [
         PanelFigure.of_share(f"{path}.{key}", f"{where}, {names[key]}", shares[key]) for key in names if key in shares
     ]
+    if cell.second is not None:
+        second = (("first", FIRST, cell.second.first), ("chosen", f"{CHOSEN} of {cell.chosen_of}", cell.second.chosen))
+        found += [
+            PanelFigure.of_share(f"{path}.second_reader.{key}", f"{where}, {name}, second reader", share)
+            for key, name, share in second
+        ]
+    return found
 
 
 def _by_number(first: AtomTable, chosen: AtomTable) -> Plot:

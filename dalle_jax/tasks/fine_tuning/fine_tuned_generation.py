@@ -21,7 +21,7 @@ from dalle_jax.tasks.generate_codes import CodeGeneration
 from dalle_jax.train.task import Batch, Frozen, MetricSums
 
 REFERENCE = "reference"
-"""The name of the frozen transformer among the frozen networks."""
+"""The name of the frozen start of training among the frozen networks."""
 
 
 @dataclass(frozen=True, eq=False)

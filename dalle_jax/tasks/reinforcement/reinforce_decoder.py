@@ -31,6 +31,7 @@ from dalle_jax.tasks.batches import text_spec
 from dalle_jax.tasks.caption_tokens import CaptionTokenizer, loaded
 from dalle_jax.tasks.denoise_codes import DenoiseCodes
 from dalle_jax.tasks.denoise_images import DenoiseImages
+from dalle_jax.tasks.fine_tuning.fine_tuned_generation import REFERENCE
 from dalle_jax.tasks.frozen_networks import CLIP
 from dalle_jax.tasks.image_denoising import TrainedDenoiser
 from dalle_jax.tasks.reinforcement.decoder_policies import DecoderPolicy, decoder_of, policy_of
@@ -47,8 +48,6 @@ from dalle_jax.train.task import (
     Task,
 )
 
-REFERENCE = "reference"
-"""The name of the frozen decoder among the frozen networks."""
 CHOICE = 2**31
 """The number that makes the key of a sample's trained steps from its own key; the numbers of its noise are smaller."""
 

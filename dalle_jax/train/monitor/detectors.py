@@ -288,7 +288,7 @@ def detectors(warmup: int = 0) -> tuple[Detector, ...]:
         ),
         Estrangement(
             ("evaluation/image_nll", "evaluation/loss", "train/loss"),
-            ("/fd", "/mind", "/kid"),
+            ("/fd", "/rfd", "/mind", "/kid"),
             "THE LOSS FALLS WHILE {name} RISES: the loss went from {loss_before:.4g} to {loss_now:.4g}, and the "
             "distance of the generated images from real ones from {before:.4g} to {now:.4g}. Copies of training images "
             "in the run's images/ mean too little data: add data, augmentation or dropout, or stop here. Broken images "

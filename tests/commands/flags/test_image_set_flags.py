@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,10 +45,17 @@ def test_samples_have_their_prompts_as_captions_and_their_grid_is_none_of_them(t
     assert found.read([0, 1]).captions == (("image 0",), ("image 1",))
 
 
-def test_codes_have_the_size_of_their_tokenizer(tmp_path):
+def test_codes_have_the_size_that_was_encoded_and_need_their_own_tokenizer(tmp_path, monkeypatch):
+    encoding = SimpleNamespace(image_size=32, tokenizer="tokenizer-1")
+    codes = SimpleNamespace(manifest=SimpleNamespace(encoding=encoding, image_tokenizer="here"))
     (tmp_path / "manifest.json").write_text(json.dumps({"format": "dalle_jax codes"}))
-    with pytest.raises(UserError, match="--size: expected none for codes"):
+    monkeypatch.setattr(flags, "Codes", lambda path: SimpleNamespace(open=lambda: codes))
+    monkeypatch.setattr(flags, "load_image_tokenizer", lambda folder, layout: None)
+    monkeypatch.setattr(flags, "fingerprint", lambda network: "tokenizer-2")
+    with pytest.raises(UserError, match=r"--size: expected 32, the size of the images .* was encoded from, got 64"):
         flags.open_image_set(str(tmp_path), 64, None, None, print)
+    with pytest.raises(UserError, match=r"--image-tokenizer: expected tokenizer-1, which .* got tokenizer-2 in here"):
+        flags.open_image_set(str(tmp_path), 32, None, None, print)
 
 
 def test_two_networks_of_a_kind_get_names_of_their_own(monkeypatch):

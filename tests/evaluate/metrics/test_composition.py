@@ -52,6 +52,22 @@ def test_only_candidates_that_a_share_needs_are_judged():
     assert len(read) == 17
 
 
+def test_a_second_reader_judges_first_candidates_and_choices():
+    images = np.zeros((2, 2, 2, 2, 3), np.uint8)
+    images[:, :, 0, 0] = [[(1, 0, 0), (0, 1, 0)], [(1, 1, 0), (0, 0, 0)]]  # red for the first reader, green the second
+    scores = np.array([[0.0, 1.0], [0.0, 1.0]])
+
+    def second(image, caption):
+        return judged_by_pixel(image[..., [1]], caption)
+
+    cell, _ = measure_cell(1, "seen", ["a", "b"], images, scores, judged_by_pixel, second)
+    assert cell.second is not None and cell.first == Share(2, 2) and cell.second.first == Share(1, 2)
+    assert cell.second.chosen == Share(1, 2) and cell.second.agrees == Share(2, 4)
+    assert Composition((cell,)).to_json()["level_1"]["seen"]["second_reader"] == {
+        "first": 0.5, "chosen": 0.5, "agrees": 0.5
+    }  # fmt: skip
+
+
 def test_a_single_candidate_gives_no_reranked_share():
     cell, _ = cell_of([[True], [False]], [[0.1], [0.2]])
     assert (cell.reranked, cell.any_of, cell.chosen_of, cell.chosen) == ({}, {}, 1, Share(1, 2))

@@ -217,3 +217,19 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path):
     assert found[0].keys() == found[1].keys()
     for name, one in found[0].items():
         np.testing.assert_array_equal(one, found[1][name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_training_raises_the_reward_of_a_decoder():
+    config = replace(CODES, trained_groups=None, trained_steps=None, group=16, kl=0.01)
+    task, layout = task_of(config), Layout(make_mesh(Mesh(1, 1, 1)), Rules())
+    compiled = CompiledTask(task, Trainer(steps=30, schedule=ConstantRate(3e-3), clip_norm=1.0), layout)
+    state, rewards, sums = compiled.state_spec.init_sharded(layout, 0), [], None
+    for number in range(30):
+        drawn = compiled.rollout(state, layout.put_batch({"prompt": TEXT}), number)
+        samples = {name: np.asarray(one) for name, one in drawn.items()}
+        found = task.judge("abcd", samples)
+        rewards.append(found["bright"].mean())
+        batch = task.training_batches(samples, found).batches[0]
+        state, sums = compiled.step(state, sums, layout.put_batch(batch))
+    assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.02

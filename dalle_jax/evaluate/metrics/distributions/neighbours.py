@@ -17,8 +17,8 @@ from dalle_jax.evaluate.metrics.distributions.feature_set import FeatureSet
 from dalle_jax.evaluate.metrics.distributions.set_comparison import require_comparable_sets, require_rows
 from dalle_jax.evaluate.metrics.metric import Measurement
 
-BLOCK = 1024
-"""Rows of a block of distances."""
+BLOCK = 4_000_000
+"""Distances that are computed at once: 32 MB in float64, for any number of rows."""
 
 
 def squared_distances(x: Float[np.ndarray, "a D"], y: Float[np.ndarray, "b D"]) -> Float[np.ndarray, "a b"]:
@@ -30,14 +30,21 @@ def squared_distances(x: Float[np.ndarray, "a D"], y: Float[np.ndarray, "b D"]) 
     return np.maximum(out, 0, out=out)
 
 
+def row_blocks(rows: int, columns: int) -> list[slice]:
+    """Return slices that together hold all of ``rows``, each with at most ``BLOCK`` distances to ``columns`` rows."""
+    size = max(1, BLOCK // max(1, columns))
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
 def squared_radii(rows: Float[np.ndarray, "n D"], ks: tuple[int, ...]) -> Float[np.ndarray, "k n"]:
     """Return the squared distance of each row to its k-th nearest other row, for each k."""
     out = np.empty((len(ks), len(rows)))
-    for start in range(0, len(rows), BLOCK):
-        part = squared_distances(rows[start : start + BLOCK], rows)
+    for block in row_blocks(len(rows), len(rows)):
+        part = squared_distances(rows[block], rows)
         own = np.arange(len(part))
-        part[own, start + own] = 0  # exactly, so that a row is its own nearest neighbour
-        out[:, start : start + BLOCK] = np.partition(part, ks, axis=1)[:, ks].T
+        part[own, block.start + own] = 0  # exactly, so that a row is its own nearest neighbour
+        part.partition(ks, axis=1)
+        out[:, block] = part[:, ks].T
     return out
 
 
@@ -64,13 +71,13 @@ def count_neighbours(
     (x_radii,), (near, wide) = squared_radii(x, (precision_k,)), squared_radii(y, (precision_k, density_k))
     near_balls, wide_balls = np.zeros(len(x)), np.zeros(len(x))
     inside, covered = np.zeros(len(y), bool), np.zeros(len(y), bool)
-    for start in range(0, len(x), BLOCK):
-        part = squared_distances(x[start : start + BLOCK], y)  # [a m]
+    for block in row_blocks(len(x), len(y)):
+        part = squared_distances(x[block], y)  # [a m]
         held = part <= wide
-        wide_balls[start : start + BLOCK] = held.sum(axis=1)
+        wide_balls[block] = held.sum(axis=1)
         covered |= held.any(axis=0)
-        near_balls[start : start + BLOCK] = (part <= near).sum(axis=1)
-        inside |= (part <= x_radii[start : start + BLOCK, None]).any(axis=0)
+        near_balls[block] = (part <= near).sum(axis=1)
+        inside |= (part <= x_radii[block, None]).any(axis=0)
     return NeighbourCounts(near_balls, wide_balls, inside.astype(np.float64), covered.astype(np.float64))
 
 

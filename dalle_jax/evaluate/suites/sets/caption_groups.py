@@ -58,7 +58,8 @@ class CaptionGroups:
             firsts = np.array([numbers[0] for numbers in batch], np.int64)
             scores.update(Scores(firsts, {DIVERSITY: diversity(pixels, distance)}))
             done += len(batch)
-            say(f"{images.name}: diversity of {done:,} of {len(own):,} captions measured")
+            if done % 100 < len(batch):
+                say(f"{images.name}: diversity of {done:,} of {len(own):,} captions measured")
         scores = merge_over_hosts(scores)
         return DiversityFindings(scores.result(), _least(images, groups, scores, shown))
 

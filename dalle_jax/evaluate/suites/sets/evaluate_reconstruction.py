@@ -28,7 +28,7 @@ from dalle_jax.parallel import hosts
 
 NO_LPIPS = "LPIPS is not measured without its weights; give --lpips DIR, or lpips in a config, of `import lpips`."
 GAP = 4
-"""White pixels between an image and its reconstruction on the page."""
+"""White rows between an image and its reconstruction on the page."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ def evaluate_reconstruction(
         scores.update(Scores(batch.numbers, found))
         worst = _worst([*worst, *_pairs(batch, copies, found)], config.shown)
         done += len(batch.numbers)
-        say(f"{done:,} images reconstructed")
+        if done % 1000 < len(batch.numbers):
+            say(f"{done:,} images reconstructed")
     if merge:
         scores, worst = _merged(scores, worst, config.shown)
         originals, reconstructed = (one.merged() for one in sides)
@@ -156,7 +157,7 @@ def evaluate_reconstruction(
         cumulative_plot("images up to an SSIM", "SSIM", {"images": values["ssim"]}),
         cumulative_plot("images up to a PSNR", "PSNR in dB", {"images": values["psnr"]}),
     )
-    shown = ShownImages("Original and reconstruction, the worst first", tuple(map(_shown, worst)))
+    shown = ShownImages("Originals above their reconstructions, the worst first", tuple(map(_shown, worst)))
     return ReconstructionFindings(title, pairs[0].count, by_features, pairs, plots, shown, tuple(notes))
 
 
@@ -204,6 +205,6 @@ def _merged(scores: ScoreMeans | None, worst: list[_Pair], shown: int) -> tuple[
 
 def _shown(pair: _Pair) -> ShownImage:
     original, copy = pair.both
-    gap = np.full((len(original), GAP, 3), 255, np.uint8)
+    gap = np.full((GAP, original.shape[1], 3), 255, np.uint8)
     note = ", ".join(f"{name.upper().replace('_', '-')} {value:.3g}" for name, value in sorted(pair.scores.items()))
-    return ShownImage(np.concatenate([original, gap, copy], axis=1), pair.caption, note)
+    return ShownImage(np.concatenate([original, gap, copy]), pair.caption, note)

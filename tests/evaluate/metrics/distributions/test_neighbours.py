@@ -26,7 +26,7 @@ def by_brute_force(x, y, precision_k=3, density_k=5):
     }
 
 
-@pytest.mark.parametrize("block", [1024, 37])
+@pytest.mark.parametrize("block", [4_000_000, 5000])
 def test_shares_are_a_count_by_brute_force(monkeypatch, block):
     monkeypatch.setattr(neighbours, "BLOCK", block)
     x, y = random_rows(120, 0, shift=0.4), random_rows(150, 1)
