@@ -63,7 +63,7 @@ def test_a_variation_without_new_noise_is_the_image_and_new_noise_makes_several(
 
 
 def test_a_variation_with_a_text_turns_toward_the_vector_of_the_prior_and_is_ranked(unclip):
-    named = vary(unclip, IMAGES[0], text="a red circle", strength=1.0, candidates=3, keep=2)
+    named = vary(unclip, IMAGES[0], text="a red circle", strength=1.0, candidates=3, keep=2, guidance=2.0)
     assert named.scores is not None and named.scores[0] >= named.scores[1]
     keys, own = image_keys(jnp.zeros(1, jnp.uint32), 3)[0], unclip.embedder.image_vectors(IMAGES[:1])
     noise = np.repeat(unclip.invert(IMAGES[:1], own, 2.0), 3, axis=0)
