@@ -180,7 +180,8 @@ def judge(options: argparse.Namespace) -> None:
         shown = [found.originals, *sets.values()]
         places = np.arange(COLUMNS) * len(found.prompts) // COLUMNS + 3
         cells = [images[place] for images in shown for place in places if place < len(images)]
-        write_png(options.sheet, grid(cells, COLUMNS, [found.prompts[place] for place in places]))
+        captions = [found.prompts[place] for place in places]
+        write_png(options.sheet, grid(cells, COLUMNS, captions + [""] * (len(cells) - len(captions))))
 
 
 def main() -> None:
