@@ -181,7 +181,8 @@ def judge(options: argparse.Namespace) -> None:
         places = np.arange(COLUMNS) * len(found.prompts) // COLUMNS + 3
         cells = [images[place] for images in shown for place in places if place < len(images)]
         captions = [found.prompts[place] for place in places]
-        write_png(options.sheet, grid(cells, COLUMNS, captions + [""] * (len(cells) - len(captions))))
+        first, others = cells[: len(captions)], cells[len(captions) :]
+        write_png(options.sheet, np.concatenate([grid(first, COLUMNS, captions), grid(others, COLUMNS)]))
 
 
 def main() -> None:
