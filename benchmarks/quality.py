@@ -180,7 +180,9 @@ def judge(options: argparse.Namespace) -> None:
         shown = [found.originals, *sets.values()]
         places = np.arange(COLUMNS) * len(found.prompts) // COLUMNS + 3
         cells = [images[place] for images in shown for place in places if place < len(images)]
-        write_png(options.sheet, grid(cells, COLUMNS, [found.prompts[place] for place in places]))
+        captions = [found.prompts[place] for place in places]
+        first, others = cells[: len(captions)], cells[len(captions) :]
+        write_png(options.sheet, np.concatenate([grid(first, COLUMNS, captions), grid(others, COLUMNS)]))
 
 
 def main() -> None:
