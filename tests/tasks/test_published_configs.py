@@ -84,6 +84,7 @@ OWN_RECIPES = {
     "your_data_128": "your_data at other sizes",
     "real": "the stages of your_data on a set of styles, which docs/results.md was measured on",
     "real_128": "real at other sizes",
+    "signs": "its stages are those of configs/demo on signs; docs/results.md has its image tokenizer",
 }
 """Folders of training configs that are not of published models, and the tests that run them."""
 SHARED = {"dalle1", "dalle_bart", "llamagen"}

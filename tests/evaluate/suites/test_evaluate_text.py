@@ -60,5 +60,5 @@ def test_the_page_shows_the_worst_readings_first(findings):
 
 @pytest.mark.parametrize("readers", [(), ("scenes", "scenes")])
 def test_wrong_readers_are_an_error(readers):
-    with pytest.raises(ValueError, match="readers: expected one or more of scenes, tesseract, each once"):
+    with pytest.raises(ValueError, match="readers: expected one or more of scenes, tesseract, rapidocr, each once"):
         EvaluateText(Drawing(), readers=readers)
