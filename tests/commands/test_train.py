@@ -28,7 +28,8 @@ def test_a_trained_transformer_is_aligned_with_its_conditions_and_loaded_for_sam
     assert not np.array_equal(*(one.codes.embedding.table[...] for one in (before, after)))
     assert recommended_sampling(tmp_path / "run").guidance == 1.0
     assert main([*command, "--set", "trainer.initial=None", "--out", str(tmp_path / "new")]) == 2
-    assert "trainer.initial: expected the folder of a trained model to fine-tune, such as task.reference" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "trainer.initial: expected the folder of a trained model to fine-tune, such as task.reference" in error
 
 
 def test_a_vocabulary_size_that_differs_from_the_tokenizers_is_an_error(smoke_demo, tmp_path, capsys):

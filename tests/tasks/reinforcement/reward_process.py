@@ -1,4 +1,4 @@
-"""One process of several that trains by rewards: ``reward_process.py OUT STEPS``. The environment says which process it is."""
+"""One process of several that trains by rewards: ``reward_process.py OUT STEPS``. The environment names the process."""
 
 import sys
 from dataclasses import fields
