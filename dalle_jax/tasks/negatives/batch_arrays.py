@@ -4,7 +4,7 @@ An example is followed by its m neighbours, and each of these 1 + m by its n wro
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,32 +16,12 @@ from dalle_jax.data.seeded_hash import draw
 from dalle_jax.models.clip import ClipConfig
 from dalle_jax.tasks.batches import ImageFit
 from dalle_jax.tasks.caption_tokens import CaptionTokenizer
-from dalle_jax.tasks.negatives.hard_negatives import HardNegatives, Neighbour
+from dalle_jax.tasks.negatives.hard_negatives import HardNegatives, NegativeCounts, Neighbour
 from dalle_jax.train.task import Batch, Seed
 
 WRONG_TEXT: Final = "wrong_text"
 WRONG_PIXELS: Final = "wrong_pixels"
 NEIGHBOUR: Final = "neighbour_"
-
-
-@runtime_checkable
-class NegativeCounts(Protocol):
-    """The numbers of hard negatives."""
-
-    @property
-    def texts(self) -> int:
-        """The number of wrong captions of each caption."""
-        ...
-
-    @property
-    def images(self) -> int:
-        """The number of neighbours of each example."""
-        ...
-
-    @property
-    def blends(self) -> int:
-        """The number of images of each example that no caption describes."""
-        ...
 
 
 class Embeddings(NamedTuple):

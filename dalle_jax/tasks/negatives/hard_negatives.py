@@ -17,8 +17,8 @@ class Neighbour(NamedTuple):
 
 
 @runtime_checkable
-class HardNegatives(Protocol):
-    """A maker of hard negatives, ready to read captions. Its results depend on its arguments alone."""
+class NegativeCounts(Protocol):
+    """The numbers of hard negatives."""
 
     @property
     def texts(self) -> int:
@@ -34,6 +34,11 @@ class HardNegatives(Protocol):
     def blends(self) -> int:
         """The number of images of each example that no caption describes."""
         ...
+
+
+@runtime_checkable
+class HardNegatives(NegativeCounts, Protocol):
+    """A maker of hard negatives, ready to read captions. Its results depend on its arguments alone."""
 
     def wrong_captions(self, caption: str, seed: int) -> list[str]:
         """Return ``texts`` captions that describe other images. An empty text stands for one that was not found."""
