@@ -9,6 +9,10 @@ if [ $# -lt 2 ] || ! [ "$1" -ge 1 ] 2>/dev/null; then
   echo "usage: launch/local.sh N CONFIG [flags of train]" >&2
   exit 2
 fi
+if [ "${BASH_VERSINFO[0]}${BASH_VERSINFO[1]}" -lt 51 ]; then
+  echo "launch/local.sh needs bash 5.1 or newer, but this is bash $BASH_VERSION" >&2
+  exit 2
+fi
 processes=$1
 shift
 root="$(cd "$(dirname "$0")/.." && pwd)"
@@ -35,9 +39,11 @@ done
 
 code=0
 for ((left = processes; left > 0; left--)); do
-  wait -n "${children[@]}" 2>/dev/null && ended=0 || ended=$?
-  while [ "$ended" -gt 128 ] && [ "$(jobs -pr | wc -l)" -ge "$left" ]; do # the trap interrupted wait
-    wait -n "${children[@]}" 2>/dev/null && ended=0 || ended=$?
+  ended_process=
+  while [ -z "$ended_process" ]; do # wait names no process when the trap interrupted it
+    wait -n -p ended_process "${children[@]}" 2>/dev/null && ended=0 || ended=$?
+    ended_process="${ended_process:-}"
+    [ "$ended" -eq 127 ] && break
   done
   if [ "$ended" -ne 0 ] && [ "$code" -eq 0 ]; then
     code=$ended

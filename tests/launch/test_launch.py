@@ -125,6 +125,14 @@ def test_local_forwards_signals_to_all_processes(fakes):
     assert notes(fakes, "told").keys() == {"python.0", "python.1"}
 
 
+def test_local_returns_the_code_of_processes_that_end_before_it_goes_on(fakes):
+    (fakes / "slow").write_text('kill() { builtin kill "$@"; sleep 1; }')
+    running = start(fakes, "local.sh", "2", "a.gin", SECONDS_TO_RUN="60", BASH_ENV=str(fakes / "slow"))
+    wait_for(fakes, "called", 2)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(30) == 0
+
+
 @pytest.mark.parametrize("arguments", [[], ["a.gin"], ["0", "a.gin"], ["two", "a.gin"]], ids=str)
 def test_local_without_arguments_prints_its_usage(fakes, arguments):
     running = start(fakes, "local.sh", *arguments)
