@@ -16,8 +16,9 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
-from dalle_jax.arrays import Array, Float, Int
+from dalle_jax.arrays import Array, Float, Int, Key
 from dalle_jax.layers.conv_blocks import Conv, ConvTranspose, ReluResBlock, depth_to_space, space_to_depth
 from dalle_jax.layers.quantize import Assignments, Quantizer
 from dalle_jax.losses.quantization import commitment
@@ -33,7 +34,8 @@ class VqvaeConfig:
     ``blocks`` residual blocks each. ``decay`` and ``revive_below`` belong to the quantizer (layers/quantize.py).
     ``commitment`` is the weight of the commitment loss. Each width in ``refine`` adds a stage to the decoder of
     ``stem="patch"``: it doubles the height and width, and has one residual block of that width. Without such stages
-    the edges of neighbouring patches of 8 pixels are visible in reconstructions.
+    the edges of neighbouring patches of 8 pixels are visible in reconstructions. ``head_kernel`` is the side of the
+    decoder's last convolution. If that is 1 and it draws squares of 2 pixels or more, a fine texture remains visible.
     """
 
     downsample: int
@@ -44,6 +46,7 @@ class VqvaeConfig:
     block_kernels: tuple[int, ...] = (3, 1)
     stem: Literal["conv", "patch"] = "conv"
     refine: tuple[int, ...] = ()
+    head_kernel: int = 1
     decay: float = 0.99
     revive_below: float = 0.02
     commitment: float = 0.25
@@ -103,11 +106,22 @@ class ConvEncoder(nnx.Module):
         return self.head(jax.nn.relu(x)).astype(jnp.float32)
 
 
+def alike_in_square(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Float[Array, "k k C d"]:
+    """Initialise a convolution before ``depth_to_space(..., 2)`` so that the four pixels of a square start equal.
+
+    Its result then starts as nearest-neighbour upsampling (ICNR, Aitken et al. 2017, arXiv 1707.02937, section 3).
+    Independent pixels start as a checkerboard, of which short training leaves a part.
+    """
+    *sides, inputs, outputs = shape
+    one = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")(key, (*sides, inputs, outputs // 4), dtype)
+    return jnp.tile(one, 4)
+
+
 class RefineStage(nnx.Module):
     """A stage that doubles height and width: a 1x1 convolution to 2x2 pixels, then a residual block."""
 
     def __init__(self, inputs: int, width: int, config: VqvaeConfig, *, rngs: nnx.Rngs):
-        self.expand = Conv(inputs, 4 * width, kernel=1, dtype=config.dtype, rngs=rngs)
+        self.expand = Conv(inputs, 4 * width, kernel=1, dtype=config.dtype, init=alike_in_square, rngs=rngs)
         self.block = ReluResBlock(width, kernels=config.block_kernels, dtype=config.dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B H W c"]:
@@ -131,7 +145,8 @@ class VqvaeDecoder(nnx.Module):
         self.refine = nnx.List(
             RefineStage(inputs, width, config, rngs=rngs) for inputs, width in itertools.pairwise(widths)
         )
-        self.head = Conv(widths[-1], 3 * self.patch**2, kernel=1, dtype=config.dtype, rngs=rngs)
+        outputs = 3 * self.patch**2
+        self.head = Conv(widths[-1], outputs, kernel=config.head_kernel, dtype=config.dtype, rngs=rngs)
 
     def __call__(self, vectors: Float[Array, "B h w c"]) -> Float[Array, "B H W C"]:
         """Decode code vectors to images, not clipped."""

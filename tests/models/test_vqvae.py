@@ -5,10 +5,10 @@ import optax
 import pytest
 from flax import nnx
 
-from dalle_jax.layers.conv_blocks import space_to_depth
+from dalle_jax.layers.conv_blocks import space_to_depth, upsample
 from dalle_jax.layers.quantize import Codebook, squared_distances
 from dalle_jax.losses.quantization import reconstruction
-from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
+from dalle_jax.models.vqvae import RefineStage, Vqvae, VqvaeConfig
 
 PIXELS = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))
 
@@ -81,6 +81,24 @@ def test_the_residual_blocks_of_refining_stages_reach_over_the_edge_of_a_patch(r
         kernel = stage.block.convs[-1].kernel
         kernel[...] = jax.random.normal(jax.random.key(1), kernel.shape)
     assert (changed_columns() > 0).sum() > before
+
+
+def test_refining_stages_start_as_nearest_neighbour_upsampling():
+    stage = RefineStage(6, 4, config(), rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (1, 3, 2, 6))
+    y = stage(x)
+    assert y.shape == (1, 6, 4, 4)
+    np.testing.assert_array_equal(y, upsample(y[:, ::2, ::2]))
+    assert (y.std((1, 2)) > 0).all()
+
+
+def test_a_last_convolution_of_3_x_3_reaches_over_the_edge_of_a_patch():
+    def reached(side):
+        model = Vqvae(config(downsample=4, blocks=0, refine=(8, 8), head_kernel=side), rngs=nnx.Rngs(0))
+        codes = jnp.zeros((1, 1, 4), jnp.int32)
+        return (jnp.abs(model.decode(codes) - model.decode(codes.at[0, 0, 3].set(1))).max((0, 1, 3)) > 0).sum()
+
+    assert reached(3) == reached(1) + 1
 
 
 @pytest.mark.parametrize("changes", [{"refine": (8, 8, 8)}, {"refine": (8,), "stem": "conv"}])
