@@ -80,6 +80,7 @@ OWN_RECIPES = {
     "unclip": "tests/tasks/test_unclip_configs.py counts their parameters and traces small ones",
     "unclip_scenes": "tests/tasks/test_unclip_configs.py traces small ones",
     "scenes": "its three stages are those of configs/demo at other sizes, which tests/commands/test_demo.py runs",
+    "scenes_32": "its stages are those of configs/demo on six levels, and docs/results.md has what they gave",
     "your_data": "tests/commands/test_your_data_page.py runs the whole of it on a few images",
     "your_data_128": "your_data at other sizes",
     "real": "the stages of your_data on a set of styles, which docs/results.md was measured on",
