@@ -76,6 +76,12 @@ class PromptChoice:
     count: int
     share: float
 
+    @classmethod
+    def open(cls, prompts: NamedPrompts | None, share: float) -> "PromptChoice":
+        """Read ``prompts``. Without any, all prompts are captions of the examples."""
+        named = None if prompts is None else prompts.open()
+        return cls(named, 0 if named is None else len(named), share)
+
     def choose(self, captions: Sequence[str], seeds: Sequence[Seed]) -> tuple[str, ...]:
         """Return one prompt for each example; each depends on its seed alone."""
         if self.named is None:

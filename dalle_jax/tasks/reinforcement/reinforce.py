@@ -14,12 +14,9 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.images.pixels import to_uint8
 from dalle_jax.losses.policy_gradient import (
-    SMALLEST_SPREAD,
     PolicyTerms,
     clipped_policy_loss,
-    group_advantages,
     policy_terms_in_parts,
-    widest_groups,
 )
 from dalle_jax.models.code_generator import CachedGenerator, prepare_for_sampling
 from dalle_jax.models.dalle import Dalle
@@ -40,6 +37,12 @@ from dalle_jax.tasks.fine_tuning.fine_tuned_generation import (
 from dalle_jax.tasks.frozen_networks import image_tokenizer_of
 from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.reinforcement.named_prompts import NamedPrompts, PromptChoice
+from dalle_jax.tasks.reinforcement.prompt_groups import (
+    check_group_settings,
+    choose_groups,
+    rollout_metrics,
+    trained_count,
+)
 from dalle_jax.train.task import Batch, Frozen, JudgedRollout, MetricSums, Objective, RolloutInputs, Seed
 
 
@@ -83,15 +86,7 @@ class Reinforce:
     prompt_share: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.group < 2:
-            raise ValueError(
-                f"group: expected at least 2 images of a prompt, whose rewards are compared, got {self.group}"
-            )
-        if self.updates < 1 or (self.trained_groups is not None and self.trained_groups % self.updates):
-            raise ValueError(
-                f"updates: expected at least 1 and a divisor of trained_groups {self.trained_groups}, "
-                f"got {self.updates}"
-            )
+        check_group_settings(self)
         for name in ("temperature", "guidance", "clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
@@ -122,18 +117,15 @@ class Reinforce:
         if generate.image_tokenizer is None:
             raise UserError("task.generate.image_tokenizer: expected the folder of the codes' tokenizer, got None")
         reference = load_reference(self.reference, self.generate.model, layout)
-        return Reinforcement(
-            generate, reference, replace(self, generate=generate.config), RewardMixture(rewards), self._choice()
-        )
+        choice = PromptChoice.open(self.prompts, self.prompt_share)
+        config = replace(self, generate=generate.config)
+        return Reinforcement(generate, reference, config, RewardMixture(rewards), choice)
 
     def open_for_plan(self) -> "Reinforcement":
         """Open the task for ``plan``: load the tokenizers if their files exist; the frozen transformer is abstract."""
         reference = abstract_reference(self.generate.model)
-        return Reinforcement(self.generate.open_for_plan(), reference, self, RewardMixture({}), self._choice())
-
-    def _choice(self) -> PromptChoice:
-        named = None if self.prompts is None else self.prompts.open()
-        return PromptChoice(named, 0 if named is None else len(named), self.prompt_share)
+        choice = PromptChoice.open(self.prompts, self.prompt_share)
+        return Reinforcement(self.generate.open_for_plan(), reference, self, RewardMixture({}), choice)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,35 +189,23 @@ class Reinforcement(FineTunedGeneration):
     def training_batches(self, samples: Mapping[str, np.ndarray], rewards: Mapping[str, np.ndarray]) -> JudgedRollout:
         """Choose the groups of largest spread, and share their images among the batches of the steps."""
         total = self.rewards.total(rewards)  # [P M]
-        prompts, updates = len(total), self.updates
-        chosen = widest_groups(total, self._trained(prompts))
-        advantages = group_advantages(total[chosen]).astype(np.float32)
-        batches = []
-        for update in range(updates):
-            groups = chosen[update::updates]
+        updates, batches = self.updates, []
+        shares = choose_groups(total, self._trained(len(total)), updates)
+        for update, (groups, advantages) in enumerate(shares):
             images = {"text": samples["text"][groups].repeat(self.config.group, axis=0)}
             images["codes"] = samples["codes"][groups].reshape(len(images["text"]), -1)
-            images["advantage"] = advantages[update::updates].reshape(-1)
+            images["advantage"] = advantages.reshape(-1)
             if updates > 1:
                 images["old_log_prob"] = samples["log_prob"][groups].reshape(images["codes"].shape)
             own = (
                 {name: samples[f"anchor_{name}"][update::updates] for name in ("text", "codes")}
-                if (self.config.anchor)
+                if self.config.anchor
                 else {}
             )
             batches.append(_joined(images, own, self.config.anchor))
-        spread = total.std(axis=1)
-        sums = {f"reward/{name}": (float(values.sum()), float(values.size)) for name, values in rewards.items()}
-        return JudgedRollout(
-            batches,
-            sums
-            | {
-                "reward": (float(total.sum()), float(total.size)),
-                "reward_spread": (float(spread.sum()), float(prompts)),
-                "live_groups": (float((spread > SMALLEST_SPREAD).sum()), float(prompts)),
-                "code_spread": (float(code_spread(samples["codes"]).sum()), float(total.size)),
-            },
-        )
+        different = code_spread(samples["codes"])  # [P M]
+        metrics = rollout_metrics(total, rewards)
+        return JudgedRollout(batches, metrics | {"code_spread": (float(different.sum()), float(total.size))})
 
     def training_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Return the shapes and dtypes of a step's batch."""
@@ -239,13 +219,7 @@ class Reinforcement(FineTunedGeneration):
 
     def _trained(self, prompts: int) -> int:
         """Return the number of trained groups. Raise ``UserError`` if there are not as many prompts."""
-        count = prompts if self.config.trained_groups is None else self.config.trained_groups
-        if not 1 <= count <= prompts or count % self.updates or (self.config.anchor and prompts % self.updates):
-            raise UserError(
-                f"task.trained_groups, task.updates: expected at most data.batch_size {prompts} groups and a divisor "
-                f"of both, got {count} and {self.updates}"
-            )
-        return count
+        return trained_count(self.config, prompts, " and a divisor of both", divides_prompts=bool(self.config.anchor))
 
     def objectives(self) -> tuple[Objective, ...]:
         """Return the only objective: the clipped policy gradient, with its KL, entropy and anchor."""

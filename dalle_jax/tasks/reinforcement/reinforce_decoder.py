@@ -14,12 +14,7 @@ from dalle_jax.config.errors import UserError
 from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.diffusion.levels import initial_noise
 from dalle_jax.images.pixels import to_float, to_uint8
-from dalle_jax.losses.policy_gradient import (
-    SMALLEST_SPREAD,
-    clipped_policy_loss,
-    group_advantages,
-    widest_groups,
-)
+from dalle_jax.losses.policy_gradient import clipped_policy_loss
 from dalle_jax.models.clip import Clip
 from dalle_jax.models.code_denoiser import CodeDenoiser, Guide
 from dalle_jax.parallel.layout import Layout
@@ -36,6 +31,12 @@ from dalle_jax.tasks.frozen_networks import CLIP
 from dalle_jax.tasks.image_denoising import TrainedDenoiser
 from dalle_jax.tasks.reinforcement.decoder_policies import DecoderPolicy, decoder_of, policy_of
 from dalle_jax.tasks.reinforcement.named_prompts import NamedPrompts, PromptChoice
+from dalle_jax.tasks.reinforcement.prompt_groups import (
+    check_group_settings,
+    choose_groups,
+    rollout_metrics,
+    trained_count,
+)
 from dalle_jax.train.task import (
     Batch,
     Frozen,
@@ -91,15 +92,7 @@ class ReinforceDecoder:
     prompt_share: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.group < 2:
-            raise ValueError(
-                f"group: expected at least 2 images of a prompt, whose rewards are compared, got {self.group}"
-            )
-        if self.updates < 1 or (self.trained_groups is not None and self.trained_groups % self.updates):
-            raise ValueError(
-                f"updates: expected at least 1 and a divisor of trained_groups {self.trained_groups}, "
-                f"got {self.updates}"
-            )
+        check_group_settings(self)
         if self.steps < 2 or not 0 < self.eta <= 1:
             raise ValueError(f"steps, eta: expected at least 2 and in (0, 1], got {self.steps} and {self.eta}")
         for name in ("guidance", "clip"):
@@ -155,16 +148,14 @@ class ReinforceDecoder:
         """Open the task with other rewards than those of the config."""
         denoise = self.denoise.open(layout, manifest)
         reference = self.policy.load(self.reference, layout)
-        return DecoderReinforcement(denoise, reference, self, RewardMixture(rewards), self._choice())
+        choice = PromptChoice.open(self.prompts, self.prompt_share)
+        return DecoderReinforcement(denoise, reference, self, RewardMixture(rewards), choice)
 
     def open_for_plan(self) -> "DecoderReinforcement":
         """Open the task for ``plan``: load the tokenizers if their files exist; the frozen decoder is abstract."""
         reference = nnx.eval_shape(lambda: self.policy.build(nnx.Rngs(0)))
-        return DecoderReinforcement(self.denoise.open_for_plan(), reference, self, RewardMixture({}), self._choice())
-
-    def _choice(self) -> PromptChoice:
-        named = None if self.prompts is None else self.prompts.open()
-        return PromptChoice(named, 0 if named is None else len(named), self.prompt_share)
+        choice = PromptChoice.open(self.prompts, self.prompt_share)
+        return DecoderReinforcement(self.denoise.open_for_plan(), reference, self, RewardMixture({}), choice)
 
 
 @runtime_checkable
@@ -265,27 +256,17 @@ class DecoderReinforcement:
     def training_batches(self, samples: Mapping[str, np.ndarray], rewards: Mapping[str, np.ndarray]) -> JudgedRollout:
         """Choose the groups of largest spread, and share their steps among the batches of the optimizer's steps."""
         total = self.rewards.total(rewards)  # [P M]
-        prompts, updates = len(total), self.updates
-        chosen = widest_groups(total, self._trained(prompts))
-        advantages = group_advantages(total[chosen]).astype(np.float32)
-        count = self.config.group * self.config.steps_of_image
-        batches = []
-        for update in range(updates):
-            groups = chosen[update::updates]
+        steps, updates, batches = self.config.steps_of_image, self.updates, []
+        for groups, advantages in choose_groups(total, self._trained(len(total)), updates):
+            count = self.config.group * steps
             batch = {name: samples[name][groups].repeat(count, axis=0) for name in ("text", "vector", "has_vector")}
             rows = len(batch["text"])
             for name in ("before", "after", "steps", *(("log_prob",) if updates > 1 else ())):
                 batch[name] = samples[name][groups].reshape(rows, *samples[name].shape[3:])
-            batch["advantage"] = advantages[update::updates].repeat(self.config.steps_of_image, axis=1).reshape(-1)
+            batch["advantage"] = advantages.repeat(steps, axis=1).reshape(-1)
             batches.append(batch)
-        spread = total.std(axis=1)
         pixel_spread = (samples["images"] / 255.0).std(axis=1).mean()
-        sums = {f"reward/{name}": (float(values.sum()), float(values.size)) for name, values in rewards.items()}
-        sums["reward"] = float(total.sum()), float(total.size)
-        sums["reward_spread"] = float(spread.sum()), float(prompts)
-        sums["live_groups"] = float((spread > SMALLEST_SPREAD).sum()), float(prompts)
-        sums["image_spread"] = float(pixel_spread), 1.0
-        return JudgedRollout(batches, sums)
+        return JudgedRollout(batches, rollout_metrics(total, rewards) | {"image_spread": (float(pixel_spread), 1.0)})
 
     def training_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Return the shapes and dtypes of a step's batch: a row is one step of one image."""
@@ -306,13 +287,7 @@ class DecoderReinforcement:
 
     def _trained(self, prompts: int) -> int:
         """Return the number of trained groups. Raise ``UserError`` if there are not as many prompts."""
-        count = prompts if self.config.trained_groups is None else self.config.trained_groups
-        if not 1 <= count <= prompts or count % self.updates:
-            raise UserError(
-                f"task.trained_groups, task.updates: expected at most data.batch_size {prompts} groups, and a divisor "
-                f"of their number, got {count} and {self.updates}"
-            )
-        return count
+        return trained_count(self.config, prompts, ", and a divisor of their number")
 
     def objectives(self) -> tuple[Objective, ...]:
         """Return the only objective: the clipped policy gradient with its KL."""

@@ -22,11 +22,8 @@ from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
 from dalle_jax.tasks.reinforcement.named_prompts import PromptChoice, PromptList
 from dalle_jax.tasks.reinforcement.reinforce import Reinforce, Reinforcement
-from dalle_jax.train.compiled import CompiledTask
-from dalle_jax.train.optim.optimizers import AdamW
-from dalle_jax.train.optim.schedules import ConstantRate
 from dalle_jax.train.task import step_spec
-from dalle_jax.train.trainer import Trainer
+from tests.tasks.reinforcement.one_and_eight_devices import check_eight_devices_are_as_one
 
 MODEL = DalleConfig(
     text_vocab=10, text_length=3, codebook_size=8, grid=(2, 2), width=16, depth=1, heads=2, head_size=8, code_width=4
@@ -201,17 +198,4 @@ def test_a_config_without_rewards_is_refused():
 
 @pytest.mark.slow
 def test_eight_devices_sample_and_learn_as_one():
-    task, found = task_of(trained_groups=None, group=4), []
-    trainer = Trainer(steps=1, schedule=ConstantRate(1e-3), optimizer=AdamW(beta1=0.0))
-    for mesh in (Mesh(1, 1, 1), Mesh(2, 2, 2)):
-        layout = Layout(make_mesh(mesh), Rules())
-        compiled = CompiledTask(task, trainer, layout)
-        state = compiled.state_spec.init_sharded(layout, 0)
-        drawn = compiled.rollout(state, layout.put_batch({"prompt": TEXT}), 3)
-        samples = {name: np.asarray(one) for name, one in drawn.items()}
-        batch = task.training_batches(samples, task.judge("abcd", samples)).batches[0]
-        found.append((samples["codes"], jax.device_get(compiled.step(state, None, layout.put_batch(batch))[1])))
-    np.testing.assert_array_equal(found[0][0], found[1][0])
-    for name, (total, count) in found[0][1].items():
-        np.testing.assert_allclose(found[1][1][name][0], total, rtol=1e-3, atol=1e-5, err_msg=name)
-        np.testing.assert_allclose(found[1][1][name][1], count, rtol=1e-3, err_msg=name)
+    check_eight_devices_are_as_one(task_of(trained_groups=None, group=4), TEXT)

@@ -30,11 +30,11 @@ from dalle_jax.text.sentencepiece import train_sentencepiece
 from dalle_jax.train.checkpoints.checkpoints import Checkpoints
 from dalle_jax.train.compiled import CompiledTask
 from dalle_jax.train.loop import train
-from dalle_jax.train.optim.optimizers import AdamW
 from dalle_jax.train.optim.schedules import ConstantRate
 from dalle_jax.train.task import step_spec
 from dalle_jax.train.trainer import Trainer
 from tests.small_denoisers import decoder_config, random_module
+from tests.tasks.reinforcement.one_and_eight_devices import check_eight_devices_are_as_one
 from tests.tasks.reinforcement.test_reinforce import TEXT, TOKENIZER, brightness
 
 KEY, STEP = jax.random.key(0), jnp.int32(0)
@@ -177,20 +177,7 @@ def test_settings_and_rewards_that_do_not_fit_are_refused():
 
 @pytest.mark.slow
 def test_eight_devices_sample_and_learn_as_one():
-    config, found = replace(CODES, trained_groups=None, group=4), []
-    task = task_of(config)
-    trainer = Trainer(steps=1, schedule=ConstantRate(1e-3), optimizer=AdamW(beta1=0.0))
-    for mesh in (Mesh(1, 1, 1), Mesh(2, 2, 2)):
-        layout = Layout(make_mesh(mesh), Rules())
-        compiled = CompiledTask(task, trainer, layout)
-        state = compiled.state_spec.init_sharded(layout, 0)
-        drawn = compiled.rollout(state, layout.put_batch({"prompt": TEXT}), 3)
-        samples = {name: np.asarray(one) for name, one in drawn.items()}
-        batch = task.training_batches(samples, task.judge("abcd", samples)).batches[0]
-        found.append((samples["codes"], jax.device_get(compiled.step(state, None, layout.put_batch(batch))[1])))
-    np.testing.assert_array_equal(found[0][0], found[1][0])
-    for name, (total, count) in found[0][1].items():
-        np.testing.assert_allclose(found[1][1][name][0] / found[1][1][name][1], total / count, rtol=1e-3, atol=1e-5)
+    check_eight_devices_are_as_one(task_of(replace(CODES, trained_groups=None, group=4)), TEXT)
 
 
 @pytest.mark.slow
