@@ -1,5 +1,6 @@
 """The protocols of rewards: functions of sampled images and their prompts, called on the host between steps."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -49,10 +50,14 @@ RewardFunction: TypeAlias = Callable[[UInt8[np.ndarray, "B H W 3"], Sequence[str
 
 @dataclass(frozen=True, eq=False)
 class FunctionReward:
-    """A reward that is a Python function. No config names one, since a config runs no code."""
+    """A reward that is a Python function. No config names one, since a config runs no code.
+
+    Errors give its ``name``.
+    """
 
     function: RewardFunction
     weight: float = 1.0
+    name: str = "function"
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -68,5 +73,22 @@ class FunctionReward:
         images = groups.images.reshape(-1, *groups.images.shape[2:])
         values = np.asarray(self.function(images, [one for one in groups.prompts for _ in range(candidates)]))
         if values.shape != (len(images),):
-            raise UserError(f"reward: expected one number for each of {len(images)} images, got {list(values.shape)}")
-        return {"": values.reshape(prompts, candidates)}
+            found = f"an array of shape {list(values.shape)}" if values.ndim else repr(values.item())
+            raise UserError(f"reward {self.name}: expected one number for each of {len(images)} images, got {found}")
+        return {"": self._numbers(values).reshape(prompts, candidates)}
+
+    def _numbers(self, values: np.ndarray) -> Float[np.ndarray, " B"]:
+        if not np.iscomplexobj(values):
+            with contextlib.suppress(TypeError, ValueError):
+                return values.astype(np.float64)
+        raise UserError(f"reward {self.name}: expected real numbers, got {values[0].item()!r} for the first image")
+
+
+def open_reward(name: str, given: object) -> Reward:
+    """Return ``given``, or the reward of a function. Raise ``UserError`` if it is something else."""
+    if isinstance(given, Reward):
+        return given
+    if not callable(given):
+        fix = "; open it first: .open()" if isinstance(given, RewardConfig) else ""
+        raise UserError(f"reward {name}: expected a function of images and prompts, got {given!r}{fix}")
+    return FunctionReward(given, name=name)

@@ -42,6 +42,8 @@ from dalle_jax.train.task import (
 from dalle_jax.train.trainer import Trainer, TrainResult
 
 CONFIG_FILE = "config.gin"
+SHOWN = ("loss", "reward")
+"""The metrics of training on a line of progress."""
 
 
 def train(
@@ -219,8 +221,9 @@ class TrainLoop:
         speeds, messages = self.monitor.metrics()
         for message in messages:
             self.progress.message(f"WARNING step {step}: {message}")
-        self._write(step, {f"train/{name}": value for name, value in values.items()} | sampled | speeds)
-        self.progress.metrics(step, {"loss": values["loss"]} if "loss" in values else {})
+        logged = {f"train/{name}": value for name, value in values.items()} | sampled
+        self._write(step, logged | speeds)
+        self.progress.metrics(step, {one: logged[f"train/{one}"] for one in SHOWN if f"train/{one}" in logged})
         if not self.warned_of_cuts:
             self._log_cut_captions(mostly_cut_only=True)
         self.alerts.check(step, int(self.state.counted.skipped_in_a_row))

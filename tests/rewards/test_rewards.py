@@ -5,7 +5,7 @@ from dalle_jax.config.bind import loads
 from dalle_jax.config.errors import UserError
 from dalle_jax.rewards.read_scenes import ReadScenes
 from dalle_jax.rewards.read_signs import ReadSigns
-from dalle_jax.rewards.reward import FunctionReward, SampledGroups
+from dalle_jax.rewards.reward import FunctionReward, SampledGroups, open_reward
 from dalle_jax.rewards.reward_mixture import RewardMixture
 from dalle_jax.rewards.score_with_clip import ClipReward, ScoreWithClip
 from dalle_jax.rewards.spread_codes import SpreadCodes, code_spread
@@ -88,12 +88,21 @@ def test_a_function_gets_all_images_with_the_prompt_of_each():
             lambda images, prompts: [0.0, np.nan, np.inf],
             "reward own: expected finite values, got nan for 2 of",
         ),
-        (lambda images, prompts: [0.0], r"reward: expected one number for each of 3 images, got \[1\]"),
+        (lambda images, prompts: [0.0], r"reward own: expected one number for each of 3 images, got an array .* \[1\]"),
+        (lambda images, prompts: None, "reward own: expected one number for each of 3 images, got None"),
+        (lambda images, prompts: ["good", "bad", "good"], "reward own: expected real numbers, got 'good'"),
+        (lambda images, prompts: [1j, 2j, 3j], "reward own: expected real numbers, got 1j"),
     ],
 )
 def test_a_reward_that_is_not_finite_or_of_another_shape_stops_with_one_line(function, message):
     with pytest.raises(UserError, match=message):
-        RewardMixture({"own": FunctionReward(function)}).parts(groups())
+        RewardMixture({"own": open_reward("own", function)}).parts(groups())
+
+
+@pytest.mark.parametrize(("given", "message"), [(3, "got 3"), (ReadScenes(), r"got ReadScenes\(.*open it first")])
+def test_something_else_than_a_function_is_no_reward(given, message):
+    with pytest.raises(UserError, match="reward own: expected a function of images and prompts, " + message):
+        open_reward("own", given)
 
 
 @pytest.mark.parametrize(

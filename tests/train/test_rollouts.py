@@ -1,5 +1,7 @@
 """Runs of a toy task that trains on samples of its own module, two steps on each rollout."""
 
+import contextlib
+import io
 from dataclasses import dataclass
 
 import jax
@@ -47,14 +49,16 @@ class Sampling(Toy):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "whole"
-    return run(out, task=Sampling(), **STEPS), out
+    with contextlib.redirect_stderr(io.StringIO()) as progress:
+        return run(out, task=Sampling(), **STEPS), out, progress.getvalue()
 
 
 def test_a_run_is_logged_with_the_rewards_of_its_rollouts_and_the_figures_of_its_start(whole):
-    _, out = whole
+    _, out, progress = whole
     assert isinstance(Sampling(), TrainsOnSamples) and not isinstance(Toy(), TrainsOnSamples)
     lines = list(read_lines(out / "metrics.jsonl"))
     assert [one["step"] for one in lines if "train/reward" in one] == [2, 4, 6]
+    assert progress.count("  reward ") == 3
     assert [one["step"] for one in lines if "evaluation/error" in one] == [0, 6]
     assert all(one["speed/judging_seconds"] >= 0 for one in lines if one["step"] == 4)
 

@@ -1,5 +1,6 @@
 """Fine-tuning of a text-to-image transformer by rewards of its own samples (GRPO, arXiv 2402.03300)."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
@@ -88,11 +89,11 @@ class Reinforce:
     def __post_init__(self) -> None:
         check_group_settings(self)
         for name in ("temperature", "guidance", "clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: expected more than 0, and finite, got {getattr(self, name)}")
         for name in ("kl", "entropy", "anchor"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: expected 0 or more, and finite, got {getattr(self, name)}")
         if not 0.0 < self.prompt_share <= 1.0:
             raise ValueError(f"prompt_share: expected a share in (0, 1], got {self.prompt_share}")
 

@@ -1,5 +1,6 @@
 """Fine-tuning of a diffusion decoder by rewards of its own samples (DDPO, arXiv 2305.13301; Flow-GRPO, 2505.05470)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
@@ -96,11 +97,12 @@ class ReinforceDecoder:
         if self.steps < 2 or not 0 < self.eta <= 1:
             raise ValueError(f"steps, eta: expected at least 2 and in (0, 1], got {self.steps} and {self.eta}")
         for name in ("guidance", "clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
-        if self.kl < 0 or not 0.0 < self.prompt_share <= 1.0:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: expected more than 0, and finite, got {getattr(self, name)}")
+        if not 0 <= self.kl < math.inf or not 0.0 < self.prompt_share <= 1.0:
             raise ValueError(
-                f"kl, prompt_share: expected 0 or more and a share in (0, 1], got {self.kl} and {self.prompt_share}"
+                "kl, prompt_share: expected a finite number of 0 or more and a share in (0, 1], "
+                f"got {self.kl} and {self.prompt_share}"
             )
         if isinstance(self.denoise, DenoiseImages) and self.denoise.model.inpaints:
             raise ValueError(

@@ -12,7 +12,7 @@ from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.compiled_network import local_layout
 from dalle_jax.pipelines.load.models import read_model_file, stage_folders
 from dalle_jax.pipelines.load.text import read_text
-from dalle_jax.rewards.reward import FunctionReward, Reward, RewardFunction
+from dalle_jax.rewards.reward import Reward, RewardFunction, open_reward
 from dalle_jax.storage import Place, place
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import GenerateCodes
@@ -34,7 +34,9 @@ def reinforce(
 ) -> TrainResult:
     """Train by rewards and write the transformer to ``out``; a stopped run resumes from its newest checkpoint."""
     layout = local_layout() if layout is None else layout
-    opened = {name: one if isinstance(one, Reward) else FunctionReward(one) for name, one in rewards.items()}
+    if not rewards:
+        raise UserError("reward: expected a function of images and prompts, or several by name, got none")
+    opened = {name: open_reward(name, one) for name, one in rewards.items()}
     data = PromptList(prompts, "prompts", batch_size)
     with locked(out, "reinforce"):
         task = config.open_with(layout, opened)
