@@ -2,7 +2,7 @@
 
 The loops are those of its train_vae.py and train_dalle.py, on one thread. A stage saves every two minutes and resumes.
 
-    python benchmarks/peer_quality.py train --data DIR --seconds 1300 --out RUN
+    python benchmarks/peer_quality.py train --data DIR --seconds 2700 --out RUN
     python benchmarks/peer_quality.py sample --data DIR/report --run RUN --guidance 3 --out IMAGES.npy
 """
 

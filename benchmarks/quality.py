@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py prepare --data 'data/real/*.tar' --text runs/real/text.model --out runs/quality
     PEER=".venv-bench/bin/python benchmarks/peer_quality.py"
-    $PEER train --data runs/quality --seconds 1300 --out runs/peer
+    $PEER train --data runs/quality --seconds 2700 --out runs/peer
     $PEER sample --data runs/quality/report --run runs/peer --out runs/quality/peer.npy
     python benchmarks/quality.py sample --data runs/quality/report --model runs/real --out runs/quality/ours
     python benchmarks/quality.py judge --data runs/quality/report --judge runs/real_judge/clip \\
