@@ -177,6 +177,8 @@ class Vqvae(nnx.Module):
                 f"refine: expected at most {config.downsample.bit_length() - 1} widths and stem 'patch', got "
                 f"{config.refine} with stem {config.stem!r}"
             )
+        if config.head_kernel < 1:
+            raise ValueError(f"head_kernel: expected at least 1, got {config.head_kernel}")
         self.config = config
         encoder = PatchEncoder if config.stem == "patch" else ConvEncoder
         self.encoder = encoder(config, rngs=rngs)

@@ -101,6 +101,11 @@ def test_a_last_convolution_of_3_x_3_reaches_over_the_edge_of_a_patch():
     assert reached(3) == reached(1) + 1
 
 
+def test_a_last_convolution_of_no_pixels_is_refused():
+    with pytest.raises(ValueError, match="head_kernel: expected at least 1, got 0"):
+        Vqvae(config(head_kernel=0), rngs=nnx.Rngs(0))
+
+
 @pytest.mark.parametrize("changes", [{"refine": (8, 8, 8)}, {"refine": (8,), "stem": "conv"}])
 def test_refining_stages_below_one_pixel_and_those_of_another_stem_are_refused(changes):
     with pytest.raises(ValueError, match="refine: expected at most 2 widths and stem 'patch', got"):

@@ -43,17 +43,18 @@ def check_group_settings(config: GroupSettings) -> None:
         )
 
 
-def trained_count(config: GroupSettings, prompts: int, divisor: str, *, divides_prompts: bool = False) -> int:
+def trained_count(config: GroupSettings, prompts: int, *, shares_prompts: bool = False) -> int:
     """Return the number of trained groups of a rollout.
 
-    Raise ``UserError``, whose text names the ``divisor``, if ``prompts`` are too few or the steps cannot share the
-    groups, or, with ``divides_prompts``, the prompts.
+    Raise ``UserError`` if ``prompts`` are too few, or if the steps cannot share the groups. With ``shares_prompts``,
+    they share all prompts too.
     """
     count = prompts if config.trained_groups is None else config.trained_groups
-    if not 1 <= count <= prompts or count % config.updates or (divides_prompts and prompts % config.updates):
+    if not 1 <= count <= prompts or count % config.updates or (shares_prompts and prompts % config.updates):
+        divided = "both" if shares_prompts else "their number"
         raise UserError(
-            f"task.trained_groups, task.updates: expected at most data.batch_size {prompts} groups{divisor}, "
-            f"got {count} and {config.updates}"
+            f"task.trained_groups, task.updates: expected at most data.batch_size {prompts} groups, and a divisor of "
+            f"{divided}, got {count} and {config.updates}"
         )
     return count
 

@@ -220,7 +220,7 @@ class Reinforcement(FineTunedGeneration):
 
     def _trained(self, prompts: int) -> int:
         """Return the number of trained groups. Raise ``UserError`` if there are not as many prompts."""
-        return trained_count(self.config, prompts, " and a divisor of both", divides_prompts=bool(self.config.anchor))
+        return trained_count(self.config, prompts, shares_prompts=bool(self.config.anchor))
 
     def objectives(self) -> tuple[Objective, ...]:
         """Return the only objective: the clipped policy gradient, with its KL, entropy and anchor."""

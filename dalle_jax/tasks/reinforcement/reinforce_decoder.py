@@ -289,7 +289,7 @@ class DecoderReinforcement:
 
     def _trained(self, prompts: int) -> int:
         """Return the number of trained groups. Raise ``UserError`` if there are not as many prompts."""
-        return trained_count(self.config, prompts, ", and a divisor of their number")
+        return trained_count(self.config, prompts)
 
     def objectives(self) -> tuple[Objective, ...]:
         """Return the only objective: the clipped policy gradient with its KL."""
