@@ -233,10 +233,19 @@ class CachedGenerator(nnx.Module):
         return Logits(image=self.codes.predict(found.image), text=words)
 
     def nats(
-        self, text: Prompts, codes: Int[Array, "B I"], *, dropout_key: Key[Array, ""] | None = None, parts: int = 1
+        self,
+        text: Prompts,
+        codes: Int[Array, "B I"],
+        *,
+        shown: Int[Array, "B I"] | None = None,
+        dropout_key: Key[Array, ""] | None = None,
+        parts: int = 1,
     ) -> Nats:
-        """Compute the negative log-likelihoods of teacher forcing, with logits in ``parts`` ranges of positions."""
-        found = self.outputs(text, codes, dropout_key=dropout_key)
+        """Compute the negative log-likelihoods of teacher forcing, with logits in ``parts`` ranges of positions.
+
+        ``shown`` holds the codes that the model reads, if they are not the ``codes`` that it is to predict.
+        """
+        found = self.outputs(text, codes if shown is None else shown, dropout_key=dropout_key)
         image = cross_entropy_in_parts(self.codes.predictor(), found.image, codes, parts)
         if found.text is None:
             return Nats(image.nats, None, image.log_z)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from dalle_jax.arrays import COUNTED, Array, ExampleBatch, Float, UInt8
+from dalle_jax.arrays import COUNTED, Array, ExampleBatch, Float, Int, Key, UInt8
 from dalle_jax.config.errors import UserError
 from dalle_jax.data.seeded_hash import draw
 from dalle_jax.images.crops import area_box, crop_image
@@ -72,6 +72,15 @@ def code_rows(examples: ExampleBatch, grid: tuple[int, int], codebook_size: int)
                 f"{len(row)} from {row.min()} to {row.max()}"
             )
     return np.stack(rows).astype(np.int32)
+
+
+def with_random_codes(
+    codes: Int[Array, "B I"], share: float, codebook_size: int, key: Key[Array, ""]
+) -> Int[Array, "B I"]:
+    """Replace a share of the codes, drawn independently, by codes drawn uniformly from the codebook."""
+    which, what = jax.random.split(key)
+    drawn = jax.random.randint(what, codes.shape, 0, codebook_size, codes.dtype)
+    return jnp.where(jax.random.bernoulli(which, share, codes.shape), drawn, codes)
 
 
 def check_loss_parts(parts: int, **lengths: int) -> None:

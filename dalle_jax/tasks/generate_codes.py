@@ -16,7 +16,6 @@ from dalle_jax.config.render import render
 from dalle_jax.data.precomputed.manifest import AnyManifest
 from dalle_jax.images.pixels import to_float
 from dalle_jax.losses.cross_entropy import dalle_loss, z_loss
-from dalle_jax.models.code_generator import Nats
 from dalle_jax.models.dalle import Dalle, DalleConfig
 from dalle_jax.models.dalle_bart import DalleBart, DalleBartConfig
 from dalle_jax.models.image_tokenizer import ImageTokenizer
@@ -24,7 +23,15 @@ from dalle_jax.models.model_configs import TextToCodesConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import ModelFile, absolute_needs
 from dalle_jax.sampling.autoregressive import CachedDecoder, Settings, image_keys, sample
-from dalle_jax.tasks.batches import check_loss_parts, code_rows, pixel_rows, pixel_spec, summed, text_spec
+from dalle_jax.tasks.batches import (
+    check_loss_parts,
+    code_rows,
+    pixel_rows,
+    pixel_spec,
+    summed,
+    text_spec,
+    with_random_codes,
+)
 from dalle_jax.tasks.caption_tokens import Captions, CaptionTokenizer, loaded
 from dalle_jax.tasks.frozen_networks import IMAGE_TOKENIZER, frozen_image_tokenizer, image_tokenizer_of, load_if_named
 from dalle_jax.tasks.precomputed_codes import check_codes, load_codes_tokenizer, refuse_precomputed
@@ -46,6 +53,9 @@ class GenerateCodes:
       precomputed codes, whose manifest names their image tokenizer (data/sources/precomputed.py). The tokenizer then
       only decodes samples.
     - ``blank_captions``: the share of captions that training replaces by the empty caption, for guidance.
+    - ``random_codes``: the share of codes that training shows the model as random ones, while it predicts the image's
+      own. The model then relies less on the codes before, and more on the caption. It is 1 - ``pkeep`` in the code of
+      arXiv 2012.09841, and arXiv 1511.06349, section 3.1, does it to words. Evaluation shows all codes as they are.
     - ``guidance``: the guidance scale of the images sampled during training.
     - ``loss_parts``: the number of ranges of positions whose logits are computed one after the other. More than 1 saves
       memory for one more product of the logits. It must divide the number of codes, and of text tokens if predicted.
@@ -59,6 +69,7 @@ class GenerateCodes:
     image_size: int | None = None
     text_weight: float = 0.125
     blank_captions: float = 0.1
+    random_codes: float = 0.0
     guidance: float = 3.0
     loss_parts: int = 1
     z_loss: float = 0.0
@@ -66,8 +77,9 @@ class GenerateCodes:
     def __post_init__(self) -> None:
         words = {"text tokens": self.model.text_length} if isinstance(self.model, DalleConfig) else {}
         check_loss_parts(self.loss_parts, codes=math.prod(self.model.grid), **words)
-        if not 0.0 <= self.blank_captions < 1.0:
-            raise ValueError(f"blank_captions: expected a share in [0, 1), got {self.blank_captions}")
+        for name in ("blank_captions", "random_codes"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name}: expected a share in [0, 1), got {getattr(self, name)}")
         if self.image_tokenizer is None and self.image_size is not None:
             raise ValueError(
                 "image_tokenizer: expected the folder of an image tokenizer, because image_size is set "
@@ -170,12 +182,17 @@ class CodeGeneration:
     def loss(
         self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Float[Array, ""], MetricSums]:
-        """Return the weighted loss of a batch in which some captions are replaced by the empty one."""
+        """Return the weighted loss of a batch in which some captions are blank, and some codes are shown as others."""
         del step
         blank_key, dropout_key = jax.random.split(key)
         blank = jax.random.bernoulli(blank_key, self.config.blank_captions, (batch["text"].shape[0], 1))
         text = jnp.where(blank, module.empty(batch["text"]), batch["text"])
-        image, words, log_z = self._likelihoods(module, frozen, batch, text, dropout_key)
+        codes, shown = self.codes_of(frozen, batch), None
+        if self.config.random_codes:
+            key = jax.random.fold_in(key, 1)
+            shown = with_random_codes(codes, self.config.random_codes, self.config.model.codebook_size, key)
+        parts = self.config.loss_parts
+        image, words, log_z = module.nats(text, codes, shown=shown, dropout_key=dropout_key, parts=parts)
         loss = dalle_loss(words, image, text_weight=self.config.text_weight)
         if self.config.z_loss:
             loss = loss + self.config.z_loss * z_loss(log_z)
@@ -190,22 +207,10 @@ class CodeGeneration:
         pixels = batch["pixels"]
         return jax.lax.stop_gradient(image_tokenizer_of(frozen).encode(to_float(pixels)).reshape(pixels.shape[0], -1))
 
-    def _likelihoods(
-        self,
-        module: Dalle | DalleBart,
-        frozen: Frozen,
-        batch: Batch,
-        text: Int[Array, "B T"],
-        dropout_key: Key[Array, ""] | None,
-    ) -> Nats:
-        """Return the negative log-likelihood of each code, and that of each text token if the model predicts text."""
-        codes = self.codes_of(frozen, batch)
-        return module.nats(text, codes, dropout_key=dropout_key, parts=self.config.loss_parts)
-
     def evaluate(self, module: Dalle | DalleBart, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> MetricSums:
         """Return nats per code (and per text token) of held-out examples, and the effect of guidance."""
         del key
-        found = self._likelihoods(module, frozen, batch, batch["text"], None)
+        found = module.nats(batch["text"], self.codes_of(frozen, batch), parts=self.config.loss_parts)
         sums = _sums(found.image, found.text, batch)
         return sums | (self._guidance_effect(module, frozen, batch) if self.config.blank_captions else {})
 

@@ -18,7 +18,7 @@ from dalle_jax.models.prompt_kinds import ByClass
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import ModelFile, absolute_needs
 from dalle_jax.pipelines.prompts import class_rows, feature_rows
-from dalle_jax.tasks.batches import check_loss_parts, code_rows, summed, text_spec
+from dalle_jax.tasks.batches import check_loss_parts, code_rows, summed, text_spec, with_random_codes
 from dalle_jax.tasks.precomputed_codes import load_codes_tokenizer
 from dalle_jax.train.task import Batch, Frozen, MetricSums, Objective, Seed
 
@@ -30,19 +30,21 @@ class GenerateFromConditions:
     Features with fewer positions than the model has are padded on the left; features with more are truncated.
     ``blanks`` is the share of conditions that training replaces by the empty condition, for guidance (LlamaGen has
     0.1). ``image_tokenizer`` is the folder of the image tokenizer that computed the codes, and that will decode the
-    codes which the model generates. The default is the folder that ``encode`` recorded with the codes. ``loss_parts``
-    is as in ``GenerateCodes``.
+    codes which the model generates. The default is the folder that ``encode`` recorded with the codes. ``random_codes``
+    and ``loss_parts`` are as in ``GenerateCodes``.
     """
 
     model: LlamaGenConfig
     blanks: float = 0.1
+    random_codes: float = 0.0
     image_tokenizer: str | None = None
     loss_parts: int = 1
 
     def __post_init__(self) -> None:
         check_loss_parts(self.loss_parts, codes=math.prod(self.model.grid))
-        if not 0.0 <= self.blanks < 1.0:
-            raise ValueError(f"blanks: expected a share in [0, 1), got {self.blanks}")
+        for name in ("blanks", "random_codes"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name}: expected a share in [0, 1), got {getattr(self, name)}")
         if self.model.code_width:
             raise ValueError(
                 f"model.code_width: expected 0, because precomputed codes come without code vectors, "
@@ -114,7 +116,12 @@ class ConditionalCodeGeneration:
         condition = batch["condition"]
         blank = jax.random.bernoulli(blank_key, self.config.blanks, (condition.shape[0], *(1,) * (condition.ndim - 1)))
         condition = jnp.where(blank, module.empty(condition), condition)
-        nats = module.nats(condition, batch["codes"], dropout_key=dropout_key, parts=self.config.loss_parts).image
+        codes, shown = batch["codes"], None
+        if self.config.random_codes:
+            key = jax.random.fold_in(key, 1)
+            shown = with_random_codes(codes, self.config.random_codes, self.config.model.codebook_size, key)
+        parts = self.config.loss_parts
+        nats = module.nats(condition, codes, shown=shown, dropout_key=dropout_key, parts=parts).image
         loss = nats.mean()
         return loss, _sums(nats, batch) | {"loss": (loss, jnp.ones(()))}
 

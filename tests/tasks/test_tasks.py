@@ -14,6 +14,7 @@ from dalle_jax.models.vqvae import Vqvae, VqvaeConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.parallel.mesh import Mesh, make_mesh
 from dalle_jax.parallel.rules import Rules
+from dalle_jax.tasks.batches import with_random_codes
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
 from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages, VqvaeReconstruction
@@ -84,6 +85,34 @@ def test_a_share_of_the_captions_is_blanked_in_training_and_none_in_evaluation(g
     kept = blanking.evaluate(module, generate.frozen(), batch, key)["image_nll"][0]
     emptied = blanking.evaluate(module, generate.frozen(), blank, key)["image_nll"][0]
     assert abs(float(kept - emptied)) > 1e-4
+
+
+def test_a_share_of_the_codes_is_shown_as_others_while_the_images_own_are_predicted(generate, batch):
+    module = Dalle(generate.config.model, rngs=nnx.Rngs(0))
+    plain = changed(generate, blank_captions=0.0)
+    confused = changed(plain, random_codes=0.999999)
+    key, step, frozen = jax.random.key(0), jnp.int32(0), generate.frozen()
+    codes = plain.codes_of(frozen, batch)
+    shown = with_random_codes(codes, 0.999999, 16, jax.random.fold_in(key, 1))
+    assert 0.8 < float((shown != codes).mean()) < 1.0  # a sixteenth of the draws are the code itself
+    found = confused.loss(module, frozen, batch, key, step)[1]["image_nll"]
+    expected = cross_entropy(module(batch["text"], shown).image, codes).mean()
+    np.testing.assert_allclose(found[0] / found[1], expected, rtol=1e-5)
+    assert abs(float(found[0] - plain.loss(module, frozen, batch, key, step)[1]["image_nll"][0])) > 1e-3
+    np.testing.assert_array_equal(
+        confused.evaluate(module, frozen, batch, key)["image_nll"][0],
+        plain.evaluate(module, frozen, batch, key)["image_nll"][0],
+    )
+
+
+def test_random_codes_replace_the_asked_share_by_codes_of_the_codebook():
+    codes = jnp.full((100, 64), 5)
+    shown = np.asarray(with_random_codes(codes, 0.2, 512, jax.random.key(0)))
+    assert abs((shown != 5).mean() - 0.2) < 0.02
+    assert shown.min() >= 0
+    assert 480 < shown.max() < 512
+    assert len(np.unique(shown)) > 400
+    np.testing.assert_array_equal(with_random_codes(codes, 0.0, 512, jax.random.key(0)), codes)
 
 
 def test_the_effect_of_guidance_is_the_mean_change_of_the_logits_by_a_caption(generate, batch):
