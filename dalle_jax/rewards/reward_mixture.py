@@ -18,6 +18,10 @@ AnyReward: TypeAlias = ReadScenes | ReadSigns | ScoreWithClip | SpreadCodes
 """The rewards that a config can choose."""
 
 
+LARGEST = 1e30
+"""The largest reward, beyond which advantages could overflow."""
+
+
 @dataclass(frozen=True, eq=False)
 class RewardMixture:
     """Rewards by name. The reward of an image is the sum of all parts, each times its weight."""
@@ -37,13 +41,19 @@ class RewardMixture:
         return found
 
     def total(self, parts: Mapping[str, Float[np.ndarray, "P M"]]) -> Float[np.ndarray, "P M"]:
-        """Return the weighted sum of the parts."""
+        """Return the weighted sum of the parts. Raise ``UserError`` if one is beyond ``LARGEST``."""
         weights = {
             f"{name}/{part}" if part else name: weight
             for name, reward in self.rewards.items()
             for part, weight in reward.weights.items()
         }
-        return np.sum([weights[name] * values for name, values in parts.items()], axis=0)
+        found = np.sum([weights[name] * values for name, values in parts.items()], axis=0)
+        if not (largest := np.abs(found).max()) <= LARGEST:
+            raise UserError(
+                f"rewards {', '.join(parts)}: expected a weighted sum of at most {LARGEST:g} in size, got {largest:g}; "
+                "lower their weights"
+            )
+        return found
 
 
 def _checked(name: str, values: np.ndarray, groups: SampledGroups) -> Float[np.ndarray, "P M"]:

@@ -103,7 +103,7 @@ class TrainLoop:
             self.task = task = measured(task, data, layout)
         self.rollouts: Rollouts | None = None
         if isinstance(task, TrainsOnSamples):
-            check_updates(task, trainer)
+            check_updates(task, trainer, data.batch_size)
             self.rollouts = Rollouts(task, data, layout, trainer.seed)
         self.compiled = CompiledTask(task, trainer, layout)
         self.state = self._first_state(found)

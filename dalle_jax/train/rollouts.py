@@ -80,8 +80,12 @@ class Rollouts:
         return found.batches
 
 
-def check_updates(task: TrainsOnSamples, trainer: Trainer) -> None:
-    """Raise ``UserError`` if a run would end or be saved within the steps of one rollout, where it cannot resume."""
+def check_updates(task: TrainsOnSamples, trainer: Trainer, batch_size: int) -> None:
+    """Raise ``UserError`` if a rollout of ``batch_size`` prompts has no batch for each of its steps.
+
+    Also raise it if a run would end or be saved within the steps of one rollout, where it cannot resume.
+    """
+    task.training_spec(batch_size)
     for name, steps in (("steps", trainer.steps), ("save_every", trainer.save_every)):
         if steps is not None and steps % task.updates:
             raise UserError(

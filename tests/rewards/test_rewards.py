@@ -99,6 +99,12 @@ def test_a_reward_that_is_not_finite_or_of_another_shape_stops_with_one_line(fun
         RewardMixture({"own": open_reward("own", function)}).parts(groups())
 
 
+def test_a_sum_of_rewards_whose_spread_would_overflow_stops_with_one_line():
+    mixture = RewardMixture({"own": open_reward("own", lambda images, prompts: [0.0, 1.0, -1e200])})
+    with pytest.raises(UserError, match=r"rewards own: expected a weighted sum of at most 1e\+30 in size, got 1e\+200"):
+        mixture.total(mixture.parts(groups()))
+
+
 @pytest.mark.parametrize(("given", "message"), [(3, "got 3"), (ReadScenes(), r"got ReadScenes\(.*open it first")])
 def test_something_else_than_a_function_is_no_reward(given, message):
     with pytest.raises(UserError, match="reward own: expected a function of images and prompts, " + message):

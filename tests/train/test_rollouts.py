@@ -76,6 +76,19 @@ def test_a_run_is_not_saved_between_the_steps_of_a_rollout(tmp_path):
         run(tmp_path / "run", task=Sampling(), **STEPS | {"save_every": 3})
 
 
+def test_groups_that_the_prompts_cannot_fill_are_refused_before_anything_is_compiled(tmp_path):
+    class TooMany(Sampling):
+        def training_spec(self, batch_size):
+            raise UserError(f"task.trained_groups: expected at most data.batch_size {batch_size}, got 99")
+
+        def rollout(self, module, frozen, batch, key):
+            raise AssertionError("a rollout was traced")
+
+    with pytest.raises(UserError, match=r"task\.trained_groups: expected at most data\.batch_size \d+, got 99"):
+        run(tmp_path / "run", task=TooMany(), **STEPS)
+    assert not (tmp_path / "run" / "config.gin").exists()
+
+
 def test_an_error_of_the_judge_stops_the_run(tmp_path):
     class Refusing(Sampling):
         def judge(self, prompts, samples):

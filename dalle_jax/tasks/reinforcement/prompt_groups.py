@@ -9,6 +9,9 @@ from dalle_jax.arrays import Float, Int
 from dalle_jax.config.errors import UserError
 from dalle_jax.losses.policy_gradient import SMALLEST_SPREAD, group_advantages, widest_groups
 
+LARGEST_WEIGHT = 1e6
+"""The largest weight of a term of the loss, beyond which its gradient could overflow in float32."""
+
 
 @runtime_checkable
 class GroupSettings(Protocol):
@@ -41,6 +44,13 @@ def check_group_settings(config: GroupSettings) -> None:
             f"updates: expected at least 1 and a divisor of trained_groups {config.trained_groups}, "
             f"got {config.updates}"
         )
+
+
+def check_weights(config: object, *names: str) -> None:
+    """Raise ``ValueError`` if a field of ``config`` is not a weight from 0 to ``LARGEST_WEIGHT``."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= LARGEST_WEIGHT:
+            raise ValueError(f"{name}: expected a weight from 0 to {LARGEST_WEIGHT:g}, got {getattr(config, name)}")
 
 
 def trained_count(config: GroupSettings, prompts: int, *, shares_prompts: bool = False) -> int:

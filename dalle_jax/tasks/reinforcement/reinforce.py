@@ -40,6 +40,7 @@ from dalle_jax.tasks.generate_codes import GenerateCodes
 from dalle_jax.tasks.reinforcement.named_prompts import NamedPrompts, PromptChoice
 from dalle_jax.tasks.reinforcement.prompt_groups import (
     check_group_settings,
+    check_weights,
     choose_groups,
     rollout_metrics,
     trained_count,
@@ -91,9 +92,7 @@ class Reinforce:
         for name in ("temperature", "guidance", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected more than 0, and finite, got {getattr(self, name)}")
-        for name in ("kl", "entropy", "anchor"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: expected 0 or more, and finite, got {getattr(self, name)}")
+        check_weights(self, "kl", "entropy", "anchor")
         if not 0.0 < self.prompt_share <= 1.0:
             raise ValueError(f"prompt_share: expected a share in (0, 1], got {self.prompt_share}")
 

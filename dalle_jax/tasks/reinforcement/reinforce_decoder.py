@@ -34,6 +34,7 @@ from dalle_jax.tasks.reinforcement.decoder_policies import DecoderPolicy, decode
 from dalle_jax.tasks.reinforcement.named_prompts import NamedPrompts, PromptChoice
 from dalle_jax.tasks.reinforcement.prompt_groups import (
     check_group_settings,
+    check_weights,
     choose_groups,
     rollout_metrics,
     trained_count,
@@ -99,11 +100,9 @@ class ReinforceDecoder:
         for name in ("guidance", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected more than 0, and finite, got {getattr(self, name)}")
-        if not 0 <= self.kl < math.inf or not 0.0 < self.prompt_share <= 1.0:
-            raise ValueError(
-                "kl, prompt_share: expected a finite number of 0 or more and a share in (0, 1], "
-                f"got {self.kl} and {self.prompt_share}"
-            )
+        check_weights(self, "kl")
+        if not 0.0 < self.prompt_share <= 1.0:
+            raise ValueError(f"prompt_share: expected a share in (0, 1], got {self.prompt_share}")
         if isinstance(self.denoise, DenoiseImages) and self.denoise.model.inpaints:
             raise ValueError(
                 "denoise.model.unet.extra_channels: expected 0, since rollouts have no known pixels, got 4"

@@ -183,8 +183,9 @@ def test_a_list_of_prompts_takes_each_once_per_epoch():
     [
         ({"group": 1}, "group: expected at least 2 images of a prompt, .* got 1"),
         ({"updates": 3}, "updates: expected at least 1 and a divisor of trained_groups 2, got 3"),
-        ({"kl": -1.0}, "kl: expected 0 or more"),
-        ({"kl": float("inf")}, "kl: expected 0 or more, and finite, got inf"),
+        ({"kl": -1.0}, r"kl: expected a weight from 0 to 1e\+06, got -1.0"),
+        ({"kl": float("inf")}, r"kl: expected a weight from 0 to 1e\+06, got inf"),
+        ({"anchor": 1e38}, r"anchor: expected a weight from 0 to 1e\+06, got 1e\+38"),
         ({"temperature": float("nan")}, "temperature: expected more than 0, and finite, got nan"),
     ],
 )
