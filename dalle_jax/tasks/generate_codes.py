@@ -23,6 +23,7 @@ from dalle_jax.models.model_configs import TextToCodesConfig
 from dalle_jax.parallel.layout import Layout
 from dalle_jax.pipelines.load.models import ModelFile, absolute_needs
 from dalle_jax.sampling.autoregressive import CachedDecoder, Settings, image_keys, sample
+from dalle_jax.sampling.options import RecommendedSampling
 from dalle_jax.tasks.batches import (
     check_loss_parts,
     code_rows,
@@ -56,7 +57,8 @@ class GenerateCodes:
     - ``random_codes``: the share of codes that training shows the model as random ones, while it predicts the image's
       own. The model then relies less on the codes before, and more on the caption. It is 1 - ``pkeep`` in the code of
       arXiv 2012.09841, and arXiv 1511.06349, section 3.1, does it to words. Evaluation shows all codes as they are.
-    - ``guidance``: the guidance scale of the images sampled during training.
+    - ``guidance``: the guidance scale of the images sampled during training, and the one that ``model.gin`` recommends
+      if training has ``blank_captions``.
     - ``loss_parts``: the number of ranges of positions whose logits are computed one after the other. More than 1 saves
       memory for one more product of the logits. It must divide the number of codes, and of text tokens if predicted.
     - ``z_loss``: the weight of the mean squared log Z of all positions in the loss (``z_loss`` in
@@ -246,9 +248,10 @@ class CodeGeneration:
         return loaded(self.captions).truncated()
 
     def model_files(self) -> dict[str, bytes]:
-        """Return ``model.gin``, which also names the image tokenizer, and the files of the text tokenizer."""
+        """Return ``model.gin``, with the image tokenizer and recommended guidance, and the text tokenizer's files."""
         needs = absolute_needs(image_tokenizer=self.config.image_tokenizer)
-        file = ModelFile(model=self.config.model, needs=needs)
+        recommended = RecommendedSampling(guidance=self.config.guidance if self.config.blank_captions else 1.0)
+        file = ModelFile(model=self.config.model, needs=needs, sampling=recommended)
         return {"model.gin": render(file).encode(), **loaded(self.captions).files()}
 
 

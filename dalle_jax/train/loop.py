@@ -345,12 +345,19 @@ def check_same_run(old: Meta, new: Meta, out: Place) -> None:
     if old.seed != new.seed:
         changed.append(f"trainer.seed: {old.seed} in its checkpoints, {new.seed} now")
     for name in sorted(old.files.keys() | new.files.keys()):
-        before, now = old.files.get(name, b""), new.files.get(name, b"")
+        before, now = (one.files.get(name, b"") for one in (old, new))
+        if name == "model.gin":
+            before, now = _without_recommendations(before), _without_recommendations(now)
         if before != now:
             changed.append(f"{name}: {first_difference(before, now)}")
     if changed:
         shown = "; ".join(changed)
         raise UserError(f"cannot resume in {out}: {shown}. Undo the change, or give a different --out")
+
+
+def _without_recommendations(file: bytes) -> bytes:
+    """Return a ``model.gin`` without the options that it recommends to sample with, which do not change training."""
+    return b"".join(line for line in file.splitlines(keepends=True) if not line.startswith(b"sampling"))
 
 
 def data_difference(before: str, now: str) -> str:

@@ -265,3 +265,13 @@ def test_resuming_with_other_data_is_refused_with_the_line_that_changed(tars, tm
         fingerprint = "other" if changed is config else changed.open().fingerprint()
         with pytest.raises(UserError, match=expected):
             loop.check_same_run(before, Meta(render(TrainRun(task, changed, trainer)), fingerprint, 0, {}), tmp_path)
+
+
+def test_a_run_resumes_with_another_recommended_guidance_but_not_with_another_model(tmp_path):
+    def meta(*lines: str) -> Meta:
+        return Meta("", "data", 0, {"model.gin": "\n".join(["width = 8", *lines]).encode() + b"\n"})
+
+    before = meta("sampling = None")
+    loop.check_same_run(before, meta("sampling = @RecommendedSampling", "sampling.guidance = 1.5"), tmp_path)
+    with pytest.raises(UserError, match=r"model\.gin: had nothing|had 'nothing', now has 'depth = 2'"):
+        loop.check_same_run(before, meta("depth = 2"), tmp_path)

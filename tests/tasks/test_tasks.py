@@ -105,6 +105,12 @@ def test_a_share_of_the_codes_is_shown_as_others_while_the_images_own_are_predic
     )
 
 
+@pytest.mark.parametrize(("blank", "guidance"), [(0.1, 1.5), (0.0, 1.0)])
+def test_the_model_file_recommends_the_guidance_of_the_config_if_captions_were_blanked(generate, blank, guidance):
+    task = changed(generate, blank_captions=blank, guidance=1.5)
+    assert f"sampling.guidance = {guidance}".encode() in task.model_files()["model.gin"]
+
+
 def test_random_codes_replace_the_asked_share_by_codes_of_the_codebook():
     codes = jnp.full((100, 64), 5)
     shown = np.asarray(with_random_codes(codes, 0.2, 512, jax.random.key(0)))
