@@ -18,6 +18,7 @@ from dalle_jax.evaluate.report.machine import this_machine
 from dalle_jax.evaluate.report.run_report import Comparison, Contender, Figure, RunReport, Stage
 from dalle_jax.evaluate.report.write_report import write_report
 from dalle_jax.evaluate.suites.evaluate_scenes import LEVEL_TITLES, EvaluateScenes, SceneFindings, evaluate_scenes
+from dalle_jax.evaluate.suites.findings import SampleGroup
 from dalle_jax.folder_lock import locked
 from dalle_jax.pipelines.load.models import PipelineFile, absolute_needs, stage_folders
 from dalle_jax.pipelines.load.pipeline import load_transformer_pipeline
@@ -114,11 +115,6 @@ class ReinforcedDemo:
     def _report(self, before: SceneFindings, after: SceneFindings) -> RunReport:
         record = read_record(self.out)
         drawing, rise = self.evaluation.drawing, self.config.guidance_before
-        samples = [
-            replace(group, title=f"{title}. {group.title}")
-            for pair in zip(before.samples, after.samples, strict=True)
-            for title, group in zip(("Before", "After"), pair, strict=True)
-        ]
         return RunReport(
             title=self.config.title,
             summary=(
@@ -138,8 +134,9 @@ class ReinforcedDemo:
                 f"and CLIP’s choice of {drawing.candidates}.",
             ),
             reconstruction=after.reconstruction,
-            sampling=f"{drawing.candidates} candidates for each caption, temperature {drawing.temperature:g}",
-            samples=tuple(samples),
+            sampling=f"{drawing.candidates} candidates for each caption, temperature {drawing.temperature:g}; the "
+            "first of each model is shown",
+            samples=tuple(side_by_side(*pair) for pair in zip(before.samples, after.samples, strict=True)),
             composition=after.composition,
             guidance=after.guidance,
             limits=(
@@ -154,6 +151,12 @@ class ReinforcedDemo:
         titles = {"transformer": "Training by rewards", "sampling": "Sampling, ranking and judging"}
         charts = training_charts(read_metrics_file(self.out / name / "metrics.jsonl"), CHARTED)
         return Stage(name, titles[name], entry["seconds"], entry.get("steps"), entry.get("parameters"), charts)
+
+
+def side_by_side(before: SampleGroup, after: SampleGroup) -> SampleGroup:
+    """Return pairs of the first candidates of both models for the same captions."""
+    samples = tuple(replace(one, chosen=other.first) for one, other in zip(before.samples, after.samples, strict=True))
+    return replace(before, samples=samples, headings=("Before", "After"))
 
 
 def _given_to(stage: TrainRun, demo: Place, needs: Mapping[str, str]) -> TrainRun:

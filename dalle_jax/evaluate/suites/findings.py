@@ -46,12 +46,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class SampleGroup:
-    """Samples of one fixed list of captions, in order; level and split are None if the captions are not of scenes."""
+    """Samples of one fixed list of captions, in order; level and split are None if the captions are not of scenes.
+
+    ``headings`` name the two images of a sample.
+    """
 
     title: str
     samples: tuple[Sample, ...]
     level: int | None = None
     split: Split | None = None
+    headings: tuple[str, str] = ("First candidate", "CLIP’s choice")
 
 
 @dataclass(frozen=True)
