@@ -17,8 +17,10 @@ from dalle_jax.parallel.rules import Rules
 from dalle_jax.tasks.batches import with_random_codes
 from dalle_jax.tasks.caption_tokens import Captions
 from dalle_jax.tasks.generate_codes import CodeGeneration, GenerateCodes
+from dalle_jax.tasks.generate_from_conditions import ConditionalCodeGeneration, GenerateFromConditions
 from dalle_jax.tasks.tokenizers.tokenize_images import TokenizeImages, VqvaeReconstruction
 from dalle_jax.text.sentencepiece import train_sentencepiece
+from tests.parallel.test_sharded_tasks import MODELS
 
 LAYOUT = Layout(make_mesh(Mesh(1, 1, 1)), Rules())
 VQVAE = VqvaeConfig(downsample=4, width=8, blocks=1, codebook_size=16, code_width=4, stem="patch")
@@ -233,3 +235,23 @@ def test_a_model_with_a_padding_id_that_the_text_tokenizer_does_not_use_is_refus
     )  # fmt: skip
     with pytest.raises(UserError, match=r"expected a text tokenizer that pads with id 1.* got SentencePieceModel"):
         GenerateCodes(model=model, captions=captions).open(LAYOUT)
+
+
+def test_codes_of_conditions_are_shown_as_others_too():
+    task = ConditionalCodeGeneration(GenerateFromConditions(model=MODELS["llamagen"], blanks=0.0, random_codes=0.5))
+    module, key = task.init(nnx.Rngs(0)), jax.random.key(0)
+    batch = {
+        name: jnp.asarray(np.random.default_rng(0).integers(0, 4, one.shape), one.dtype)
+        for name, one in task.batch_spec(8).items()
+    }
+    codes = batch["codes"]
+    shown = with_random_codes(codes, 0.5, task.config.model.codebook_size, jax.random.fold_in(key, 1))
+    expected = cross_entropy(module(batch["condition"], shown).image[..., : task.config.model.codebook_size], codes)
+    loss, _ = task.loss(module, {}, batch, key, jnp.int32(0))
+    np.testing.assert_allclose(loss, expected.mean(), rtol=1e-4)
+    assert (shown != codes).any()
+
+
+def test_a_share_of_random_codes_is_below_one():
+    with pytest.raises(ValueError, match=r"random_codes: expected a share in \[0, 1\), got 1.0"):
+        GenerateFromConditions(model=MODELS["llamagen"], random_codes=1.0)
