@@ -5,7 +5,8 @@
 Each stage of ``configs/runs/scenes.gin`` runs its first steps, whose speed gives the number of steps that fit its share
 of the time, and goes on to that step. The report of ``demo`` measures the transformer before rewards. Then
 ``configs/runs/scenes/reinforce.gin`` trains it in what is left, and ``evaluate`` measures it again. Files to keep are
-copied to ``--keep`` (by default ``$OUT``): report.html, before.json, after.json and steps.json.
+copied to ``--keep`` (by default ``$OUT``, else ``runs/scenes_64_kept``): report.html, before.json, after.json and
+steps.json.
 """
 
 import argparse
@@ -23,7 +24,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARES = {"tokenizer": 0.15, "clip": 0.2, "transformer": 0.65}
 """The shares of the stages in the time for training before rewards."""
 FIRST_STEPS, REINFORCED_SHARE, EVALUATION_SECONDS = 40, 0.2, 60.0
-CAPTIONS = "evaluations.scenes.captions=60"
+EVALUATION = (
+    "evaluations.scenes.captions=60",
+    "evaluations.scenes.many_captions=0",
+    "evaluations.scenes.guidance_captions=0",
+)
+"""Fields that make the config's evaluation fit ``EVALUATION_SECONDS``."""
 
 
 @dataclass
@@ -54,15 +60,15 @@ class Timed:
         """Train a stage for about ``seconds``, with the compilation of its first steps."""
         end = time.monotonic() + seconds
         sets = [*sets, *self.tiny.get(name, ()), "trainer.log_every=10"]
-        steps, done = FIRST_STEPS, 0
+        steps = FIRST_STEPS
         for last in (False, True):
             ends = [f"trainer.{key}={steps}" for key in ("steps", "evaluate_every", "save_every")]
             self.call("train", config, "--out", str(folder), sets=[*sets, *ends, "trainer.images_every=None"])
             if not last:
-                done, speed = steps, steps_per_second(folder)
-                # The second run loads the compiled programs, and takes about 15 s beside its steps.
+                speed = steps_per_second(folder)
+                # The second run loads the compiled programs; 15 s beside its steps are assumed, not measured.
                 steps += max(10, int(speed * max(0.0, end - time.monotonic() - 15)) // 10 * 10)
-        self.steps[name] = {"steps": steps, "steps_per_second": speed, "first_steps": done}
+        self.steps[name] = {"steps": steps, "steps_per_second": speed, "first_steps": FIRST_STEPS}
 
 
 def steps_per_second(folder: Path) -> float:
@@ -84,11 +90,12 @@ def run(timed: Timed, keep: Path) -> None:
     for name, share in SHARES.items():
         seconds = share * (1 - REINFORCED_SHARE) * training
         timed.train(name, f"configs/runs/scenes/{configs[name]}.gin", out / name, seconds, given[name])
-    sets = [f"stages.evaluation.{one}" for one in timed.tiny.get("evaluation", (CAPTIONS,))]
+    sets = [f"stages.evaluation.{one}" for one in timed.tiny.get("evaluation", EVALUATION)]
     for name in SHARES:
         fields = [*timed.tiny.get(name, ()), f"trainer.steps={timed.steps[name]['steps']:.0f}"]
         sets += [f"stages.{name}.{one}" for one in fields]
     timed.call("demo", "configs/runs/scenes.gin", "--out", str(out), sets=sets)
+    (keep / "steps.json").write_text(json.dumps(timed.steps, indent=2) + "\n")
     shutil.copy(out / "report.html", keep)
     shutil.copy(out / "metrics.json", keep / "before.json")
     reinforced = out.parent / f"{out.name}_reinforced"
@@ -102,7 +109,7 @@ def run(timed: Timed, keep: Path) -> None:
     lines = ["run = @PipelineFile", *(f"needs.{name} = '{folder}'" for name, folder in needs.items())]
     (reinforced / "pipeline.gin").write_text("\n".join(lines) + "\n")
     words = ("evaluate", "configs/runs/scenes/evaluation.gin", "--model", str(reinforced))
-    evaluation = timed.tiny.get("evaluation", (CAPTIONS,))
+    evaluation = timed.tiny.get("evaluation", EVALUATION)
     timed.call(*words, "--out", str(keep / "after.json"), sets=evaluation)
     (keep / "steps.json").write_text(json.dumps(timed.steps, indent=2) + "\n")
 

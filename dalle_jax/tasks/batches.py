@@ -78,6 +78,8 @@ def with_random_codes(
     codes: Int[Array, "B I"], share: float, codebook_size: int, key: Key[Array, ""]
 ) -> Int[Array, "B I"]:
     """Replace a share of the codes, drawn independently, by codes drawn uniformly from the codebook."""
+    if share == 0.0:
+        return codes
     which, what = jax.random.split(key)
     drawn = jax.random.randint(what, codes.shape, 0, codebook_size, codes.dtype)
     return jnp.where(jax.random.bernoulli(which, share, codes.shape), drawn, codes)

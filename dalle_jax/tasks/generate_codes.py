@@ -189,11 +189,9 @@ class CodeGeneration:
         blank_key, dropout_key = jax.random.split(key)
         blank = jax.random.bernoulli(blank_key, self.config.blank_captions, (batch["text"].shape[0], 1))
         text = jnp.where(blank, module.empty(batch["text"]), batch["text"])
-        codes, shown = self.codes_of(frozen, batch), None
-        if self.config.random_codes:
-            key = jax.random.fold_in(key, 1)
-            shown = with_random_codes(codes, self.config.random_codes, self.config.model.codebook_size, key)
-        parts = self.config.loss_parts
+        codes = self.codes_of(frozen, batch)
+        share, size, parts = self.config.random_codes, self.config.model.codebook_size, self.config.loss_parts
+        shown = with_random_codes(codes, share, size, jax.random.fold_in(key, 1))
         image, words, log_z = module.nats(text, codes, shown=shown, dropout_key=dropout_key, parts=parts)
         loss = dalle_loss(words, image, text_weight=self.config.text_weight)
         if self.config.z_loss:

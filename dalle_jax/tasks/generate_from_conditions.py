@@ -116,11 +116,9 @@ class ConditionalCodeGeneration:
         condition = batch["condition"]
         blank = jax.random.bernoulli(blank_key, self.config.blanks, (condition.shape[0], *(1,) * (condition.ndim - 1)))
         condition = jnp.where(blank, module.empty(condition), condition)
-        codes, shown = batch["codes"], None
-        if self.config.random_codes:
-            key = jax.random.fold_in(key, 1)
-            shown = with_random_codes(codes, self.config.random_codes, self.config.model.codebook_size, key)
-        parts = self.config.loss_parts
+        codes = batch["codes"]
+        share, size, parts = self.config.random_codes, self.config.model.codebook_size, self.config.loss_parts
+        shown = with_random_codes(codes, share, size, jax.random.fold_in(key, 1))
         nats = module.nats(condition, codes, shown=shown, dropout_key=dropout_key, parts=parts).image
         loss = nats.mean()
         return loss, _sums(nats, batch) | {"loss": (loss, jnp.ones(()))}
